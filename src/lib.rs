@@ -1,1 +1,12 @@
-//! x
+//! Switchyard: a durable relay at the address in a Sentry DSN.
+
+pub mod clock;
+pub mod config;
+pub mod delivery;
+pub mod http;
+pub mod journal;
+pub mod policy;
+pub mod protocol;
+pub mod tasks;
+pub mod telemetry;
+pub mod units;

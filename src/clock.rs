@@ -1,0 +1,164 @@
+//! Time. The only reader of the system clock; everything else is handed a [`Timestamp`] or a [`Clock`].
+//!
+//! The clock is anchored to tokio's, so that a test which pauses tokio's time pauses ours with it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::time::Instant;
+
+/// A moment: milliseconds since the Unix epoch, UTC.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// The moment `millis` milliseconds after the epoch.
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(millis)
+    }
+
+    /// Milliseconds since the epoch.
+    pub const fn as_millis(self) -> u64 {
+        self.0
+    }
+
+    /// Whole seconds since the epoch, rounded down.
+    pub const fn as_secs(self) -> u64 {
+        self.0 / 1000
+    }
+
+    /// Seconds since the epoch with millisecond precision, the unit of Prometheus timestamps.
+    #[expect(clippy::cast_precision_loss, reason = "exact until the year 287396")]
+    pub fn as_secs_f64(self) -> f64 {
+        self.0 as f64 / 1000.0
+    }
+
+    /// The time passed since `earlier`; zero when `earlier` is later.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
+    /// The hour this moment lies in, counted from the epoch: the key of hourly totals.
+    pub const fn hour(self) -> u64 {
+        self.0 / 3_600_000
+    }
+}
+
+impl std::ops::Add<Duration> for Timestamp {
+    type Output = Self;
+    fn add(self, rhs: Duration) -> Self {
+        Self(self.0.saturating_add(millis(rhs)))
+    }
+}
+
+impl std::ops::Sub<Duration> for Timestamp {
+    type Output = Self;
+    fn sub(self, rhs: Duration) -> Self {
+        Self(self.0.saturating_sub(millis(rhs)))
+    }
+}
+
+/// RFC 3339 in UTC with milliseconds, the spelling of logs, status and JSON.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nanos = i128::from(self.0) * 1_000_000;
+        match OffsetDateTime::from_unix_timestamp_nanos(nanos).map(|t| t.format(&Rfc3339)) {
+            Ok(Ok(text)) => f.write_str(&text),
+            _ => write!(f, "{}ms", self.0),
+        }
+    }
+}
+
+impl fmt::Debug for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl serde::Serialize for Timestamp {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Timestamp {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let at = OffsetDateTime::parse(&text, &Rfc3339).map_err(serde::de::Error::custom)?;
+        u64::try_from(at.unix_timestamp_nanos() / 1_000_000).map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
+/// Tells the time: the system's when anchored, moved on by tokio's clock since.
+#[derive(Clone, Debug)]
+pub struct Clock {
+    anchor: Instant,
+    /// Milliseconds since the epoch at `anchor`.
+    epoch: Arc<AtomicU64>,
+}
+
+impl Clock {
+    /// A clock anchored to the system's time now.
+    pub fn system() -> Self {
+        Self { anchor: Instant::now(), epoch: Arc::new(AtomicU64::new(system_millis())) }
+    }
+
+    /// The time now.
+    pub fn now(&self) -> Timestamp {
+        self.at(Instant::now())
+    }
+
+    /// The wall-clock time of a tokio instant.
+    pub fn at(&self, instant: Instant) -> Timestamp {
+        let passed = millis(instant.saturating_duration_since(self.anchor));
+        Timestamp(self.epoch.load(Ordering::Relaxed).saturating_add(passed))
+    }
+
+    /// The tokio instant at which this clock will show `when`; now when that is past.
+    pub fn instant(&self, when: Timestamp) -> Instant {
+        Instant::now() + when.since(self.now())
+    }
+
+    /// Follows the system clock again after it was set or the machine slept; steps under a second are left alone.
+    pub fn resync(&self) {
+        let (system, ours) = (system_millis(), self.now().as_millis());
+        if system.abs_diff(ours) >= 1000 {
+            let passed = millis(Instant::now().saturating_duration_since(self.anchor));
+            self.epoch.store(system.saturating_sub(passed), Ordering::Relaxed);
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the system clock")]
+fn system_millis() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_clock_follows_a_paused_tokio() {
+        let clock = Clock::system();
+        let before = clock.now();
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        assert_eq!(clock.now().since(before), Duration::from_secs(3600));
+    }
+
+    #[test]
+    fn a_timestamp_prints_as_rfc_3339_and_reads_back() {
+        let at = Timestamp::from_millis(1_700_000_000_123);
+        assert_eq!(at.to_string(), "2023-11-14T22:13:20.123Z");
+        let json = serde_json::to_string(&at).unwrap();
+        assert_eq!(serde_json::from_str::<Timestamp>(&json).unwrap(), at);
+    }
+}

@@ -1,0 +1,3 @@
+//! One upstream's way out.
+
+pub mod settings;

@@ -1,0 +1,61 @@
+//! The section `[upstreams.NAME]` of the configuration.
+
+use std::num::NonZeroU16;
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::Period;
+
+/// How one upstream is treated.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The most requests under way at once.
+    pub max_in_flight: NonZeroU16,
+    /// How long one request may take.
+    pub timeout: Period,
+    /// What waits longer than this is dropped as expired.
+    pub max_age: Period,
+    /// What happens to envelopes that the upstream limits.
+    pub on_rate_limit: OnRateLimit,
+    /// What the upstream is, for its known quirks.
+    pub kind: Kind,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_in_flight: NonZeroU16::new(8).expect("eight is not zero"),
+            timeout: Period::secs(30),
+            max_age: Period::secs(72 * 3600),
+            on_rate_limit: OnRateLimit::Hold,
+            kind: Kind::Generic,
+        }
+    }
+}
+
+/// What happens to envelopes that the upstream limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnRateLimit {
+    /// They wait until the limit ends.
+    Hold,
+    /// They are dropped, as SDKs do.
+    Drop,
+}
+
+/// What an upstream is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Sentry SaaS or self-hosted Sentry.
+    Sentry,
+    /// GlitchTip.
+    Glitchtip,
+    /// Bugsink.
+    Bugsink,
+    /// Sentry's Relay.
+    Relay,
+    /// Anything that takes envelopes.
+    Generic,
+}

@@ -1,0 +1,355 @@
+//! The journal: what was acknowledged and is not yet settled. The only meeting point of intake and delivery.
+//!
+//! Invariants, kept by every backend and held by the suite in `contract`:
+//!
+//! 1. [`Journal::append`] returns `Ok` only when the record is durable (with [`Sync::Full`]: through a loss of power).
+//! 2. A record stays until every target has settled it, then for `retain`, then goes; a dead letter keeps its record.
+//! 3. A claim is a lease that lives in memory: after a restart everything unsettled can be claimed again.
+//! 4. Per target, what is due comes first, in order of its due time; then what was never tried, in order of acceptance.
+//! 5. Settling is idempotent: settling what is settled, or was never claimed, changes nothing and posts nothing.
+//! 6. Every change of an account ([`Posting`](crate::telemetry::ledger::Posting)) is committed with the change it tells of.
+//! 7. A record that cannot be read is set aside and counted; it never blocks the ones behind it.
+//! 8. The space is bounded by `max_size`; delivered records go first, and when none is left [`JournalError::Full`] is the answer.
+//!    Space is given back to the file system after draining. A full disk is an answer too, and passes when there is room again.
+//! 9. No call does work that grows with the number of records waiting.
+//!
+//! What is in a body the journal does not know.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use crate::clock::Timestamp;
+use crate::policy::outcome::DropReason;
+use crate::protocol::category::{Category, Quantities};
+use crate::protocol::event_id::EventId;
+use crate::units::{ByteSize, Period};
+
+/// The section `[journal]` of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The database file; two more, with `-wal` and `-shm` at their end, and a `.lock` stand beside it while it is open.
+    pub path: std::path::PathBuf,
+    /// What an acknowledged record survives.
+    pub sync: Sync,
+    /// The most the journal may take of the disk.
+    pub max_size: ByteSize,
+    /// The journal refuses new records when the disk has less free than this.
+    pub min_free_disk: ByteSize,
+    /// How long a record stays after all its targets settled it.
+    pub retain: Period,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            path: "data/journal.db".into(),
+            sync: Sync::Full,
+            max_size: ByteSize::mib(1024),
+            min_free_disk: ByteSize::mib(256),
+            retain: Period::secs(24 * 3600),
+        }
+    }
+}
+
+/// What an acknowledged record survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sync {
+    /// A loss of power.
+    Full,
+    /// A crash of the process; a loss of power may take the last moments.
+    Normal,
+}
+
+/// The number of a record: rises with every append, never used twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RecordId(pub u64);
+
+impl fmt::Display for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// An upstream as the journal knows it: given by [`Journal::target`], the same for the same name through restarts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct TargetId(pub u8);
+
+/// The most targets a journal can know, those no longer configured included while something waits for them.
+pub const MAX_TARGETS: usize = 32;
+
+/// What is known of the client besides its bytes, as far as upstreams are told it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Client {
+    /// `User-Agent` as sent.
+    #[serde(rename = "ua", default, skip_serializing_if = "Option::is_none")]
+    pub user_agent: Option<Box<str>>,
+    /// `Origin` as sent.
+    #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Box<str>>,
+    /// The `X-Forwarded-For` chain to send on: the trusted part of what came, then the peer.
+    #[serde(rename = "f", default, skip_serializing_if = "Option::is_none")]
+    pub forwarded_for: Option<Box<str>>,
+    /// `sentry_client` of the authentication.
+    #[serde(rename = "c", default, skip_serializing_if = "Option::is_none")]
+    pub sentry_client: Option<Box<str>>,
+}
+
+/// One submission on its way into the journal.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+    /// The project's name.
+    pub project: Arc<str>,
+    /// The event id of the envelope header.
+    pub event_id: Option<EventId>,
+    /// What the items count as.
+    pub quantities: Quantities,
+    /// The keys under which a repeat of this submission is recognised ([`Journal::recent_keys`]).
+    pub keys: Vec<u128>,
+    /// What upstreams are told of the client.
+    pub client: Client,
+    /// The envelope.
+    pub body: Bytes,
+    /// The upstreams that get it.
+    pub targets: Vec<TargetId>,
+    /// The upstreams that are configured for the project and do not get it, and why. Posted as accepted and dropped at once.
+    pub withheld: Vec<(TargetId, DropReason)>,
+}
+
+/// One submission in the journal.
+#[derive(Debug)]
+pub struct Record {
+    /// Its number.
+    pub id: RecordId,
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+    /// The project's name.
+    pub project: Arc<str>,
+    /// The event id of the envelope header.
+    pub event_id: Option<EventId>,
+    /// What its items count as.
+    pub quantities: Quantities,
+    /// What upstreams are told of the client.
+    pub client: Client,
+    /// The envelope, stored once for all targets.
+    pub body: Bytes,
+}
+
+/// How it went so far with one record at one target.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Requests made.
+    pub attempts: u32,
+    /// Answers of 5xx while the upstream took other records: the mark of a poisonous one.
+    pub strikes: u32,
+    /// The positions of the items still to be delivered; `None` means all.
+    pub items: Option<Vec<u16>>,
+}
+
+/// A leased record.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// The record.
+    pub record: Arc<Record>,
+    /// How it went so far.
+    pub progress: Progress,
+}
+
+/// What became of a claim. `delivered`, `dropped` and `rest` together are what was pending for it.
+#[derive(Clone, Debug, Default)]
+pub struct Settlement {
+    /// What the upstream took.
+    pub delivered: Quantities,
+    /// What it will not get, and why.
+    pub dropped: Option<(DropReason, Quantities)>,
+    /// What is to be tried again.
+    pub rest: Option<Rest>,
+    /// What to keep of a refusal; goes with [`DropReason::Rejected`].
+    pub dead_letter: Option<DeadLetter>,
+}
+
+/// What is left of a record for a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rest {
+    /// Not before this.
+    pub due: Timestamp,
+    /// How it went so far.
+    pub progress: Progress,
+    /// What the remaining items count as.
+    pub quantities: Quantities,
+}
+
+/// A refusal for good, as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DeadLetter {
+    /// When the answer came.
+    pub at: Timestamp,
+    /// A word for the cause: `refused`, `poison`.
+    pub reason: &'static str,
+    /// The HTTP status.
+    pub status: Option<u16>,
+    /// The beginning of the answer's body.
+    pub answer: String,
+    /// Requests made.
+    pub attempts: u32,
+}
+
+/// What waits for one target: everything accepted for it and not settled, leased or not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Records.
+    pub envelopes: u64,
+    /// Their bodies in bytes.
+    pub bytes: u64,
+    /// When the oldest of them was accepted.
+    pub oldest: Option<Timestamp>,
+    /// What they count as, by project.
+    pub quantities: Vec<(Arc<str>, Category, u64)>,
+}
+
+/// A switch of the primary, as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switch {
+    /// When it went live.
+    pub at: Timestamp,
+    /// The project, when only its primary changed.
+    pub project: Option<Box<str>>,
+    /// The primary before; `None` for the first one of a journal.
+    pub from: Option<Box<str>>,
+    /// The primary since.
+    pub to: Box<str>,
+    /// Why, in the words of who did it.
+    pub reason: Option<Box<str>>,
+    /// Who did it, as far as known.
+    pub author: Option<Box<str>>,
+}
+
+/// How much room the journal takes and has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes in use by records and their accounts.
+    pub used: u64,
+    /// Bytes of the files on disk.
+    pub files: u64,
+}
+
+/// Why the journal cannot do what it was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum JournalError {
+    /// There is no room, in the journal's own limit or on the disk: the submission is answered with 503.
+    #[error("the journal is full: {0}")]
+    Full(String),
+    /// The storage failed.
+    #[error("the journal failed: {0}")]
+    Failed(String),
+    /// The journal is closing.
+    #[error("the journal is closed")]
+    Closed,
+}
+
+/// Why a journal cannot be opened. Nothing on disk was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("{path} is in use by another process: one journal, one switchyard")]
+    InUse {
+        /// The journal's file.
+        path: String,
+    },
+    /// It was written by a newer version.
+    #[error(
+        "{path} has format {found}, this version knows up to {known}: use the newer switchyard, or move the file away"
+    )]
+    Newer {
+        /// The journal's file.
+        path: String,
+        /// The format of the file.
+        found: i64,
+        /// The newest format known here.
+        known: i64,
+    },
+    /// It cannot be created, read or written, or is no journal.
+    #[error("{path} cannot be opened: {why}")]
+    Unusable {
+        /// The journal's file.
+        path: String,
+        /// What the system says.
+        why: String,
+    },
+}
+
+/// Durable storage of records and of what became of them. Shared by everyone through `Arc<dyn Journal>`.
+pub trait Journal: Send + std::marker::Sync + fmt::Debug {
+    /// The target for the upstream `name`. A new one begins with nothing waiting.
+    fn target(&self, name: &str) -> BoxFuture<'_, Result<TargetId, JournalError>>;
+
+    /// Every target known, with its name, those no longer configured included.
+    fn targets(&self) -> Vec<(TargetId, Arc<str>)>;
+
+    /// Makes the submission durable; returns after the commit.
+    fn append(&self, submission: Submission) -> BoxFuture<'_, Result<RecordId, JournalError>>;
+
+    /// Leases up to `max` records that may be tried now. Empty when there are none, or when so many settlements of this
+    /// target await their commit that a crash now would repeat too much; [`Journal::changed`] tells when to ask again.
+    fn claim(&self, target: TargetId, now: Timestamp, max: usize) -> BoxFuture<'_, Result<Vec<Claim>, JournalError>>;
+
+    /// Ends a lease. Returns at once; the change is durable with the next commit.
+    fn settle(&self, target: TargetId, record: &Record, settlement: Settlement);
+
+    /// Woken when a claim of this target may find more than before: a record came, or settlements were committed.
+    fn changed(&self, target: TargetId) -> Arc<Notify>;
+
+    /// When the next record put off by [`Settlement::rest`] comes due, if any is.
+    fn next_due(&self, target: TargetId) -> Option<Timestamp>;
+
+    /// Drops up to `limit` records that wait for `target` and were accepted before `before`, oldest first, leased ones left
+    /// alone. Returns how many; fewer than `limit` means that there are no more.
+    fn discard(
+        &self,
+        target: TargetId,
+        before: Timestamp,
+        reason: DropReason,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<usize, JournalError>>;
+
+    /// Removes up to `limit` settled records accepted before `before` and gives back space; returns how many went.
+    fn prune(&self, before: Timestamp, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>>;
+
+    /// What waits for a target.
+    fn backlog(&self, target: TargetId) -> BoxFuture<'_, Result<Backlog, JournalError>>;
+
+    /// The keys of the records accepted since, each with its moment, at most the `limit` newest: what fills the window of
+    /// duplicates after a restart.
+    fn recent_keys(
+        &self,
+        since: Timestamp,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(u128, Timestamp)>, JournalError>>;
+
+    /// Keeps a switch of the primary.
+    fn record_switch(&self, switch: Switch) -> BoxFuture<'_, Result<(), JournalError>>;
+
+    /// The last `limit` switches, newest first.
+    fn switches(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Switch>, JournalError>>;
+
+    /// The number of dead letters of a target.
+    fn dead_letters(&self, target: TargetId) -> u64;
+
+    /// Room taken.
+    fn space(&self) -> Space;
+
+    /// Whether an append would be accepted now, and if not, why.
+    fn writable(&self) -> Result<(), JournalError>;
+
+    /// Commits what is under way and closes. Calls made later answer [`JournalError::Closed`].
+    fn close(&self, patience: Duration) -> BoxFuture<'_, ()>;
+}

@@ -1,0 +1,5 @@
+//! Decisions. Values in, values out: `now` is passed in, nothing here opens a socket or a file.
+
+pub mod dedup;
+pub mod outcome;
+pub mod routing;

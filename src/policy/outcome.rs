@@ -1,0 +1,103 @@
+//! What can become of an item at an upstream: the closed vocabulary of metrics, ledger, status and dead letters.
+
+use std::fmt;
+
+/// Why an upstream does not get an item that was accepted.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum DropReason {
+    /// Not meant for it: mirror off, or its shadow filter.
+    Filtered,
+    /// Left out by its sampling rate.
+    Sampled,
+    /// Over its daily cap.
+    Capped,
+    /// Under a rate limit of the upstream, with `on_rate_limit = "drop"`.
+    RateLimited,
+    /// Waited longer than `max_age`.
+    Expired,
+    /// Given up to make room in the journal.
+    Evicted,
+    /// Refused by the upstream for good; kept as a dead letter.
+    Rejected,
+    /// Of a kind that the upstream cannot take.
+    Unsupported,
+}
+
+impl DropReason {
+    /// Every reason, in the order of their definition.
+    pub const ALL: [Self; 8] = [
+        Self::Filtered,
+        Self::Sampled,
+        Self::Capped,
+        Self::RateLimited,
+        Self::Expired,
+        Self::Evicted,
+        Self::Rejected,
+        Self::Unsupported,
+    ];
+
+    /// The name in labels, in the journal and in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Filtered => "filtered",
+            Self::Sampled => "sampled",
+            Self::Capped => "capped",
+            Self::RateLimited => "rate_limited",
+            Self::Expired => "expired",
+            Self::Evicted => "evicted",
+            Self::Rejected => "rejected",
+            Self::Unsupported => "unsupported",
+        }
+    }
+}
+
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// One side of the account: accepted = delivered + dropped + pending.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Outcome {
+    /// The item was accepted and concerns the upstream: the left side of the account.
+    Accepted,
+    /// The upstream has it.
+    Delivered,
+    /// The upstream will not get it.
+    Dropped(DropReason),
+}
+
+impl Outcome {
+    /// The name in the journal: `accepted`, `delivered`, or the reason of a drop.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Delivered => "delivered",
+            Self::Dropped(reason) => reason.name(),
+        }
+    }
+
+    /// The outcome of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "accepted" => Some(Self::Accepted),
+            "delivered" => Some(Self::Delivered),
+            other => DropReason::ALL.into_iter().find(|reason| reason.name() == other).map(Self::Dropped),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_are_found_by_their_names() {
+        for outcome in [Outcome::Accepted, Outcome::Delivered, Outcome::Dropped(DropReason::Evicted)] {
+            assert_eq!(Outcome::from_name(outcome.name()), Some(outcome));
+        }
+        assert_eq!(Outcome::from_name("lost"), None);
+    }
+}

@@ -1,0 +1,209 @@
+//! Authentication of a request: which project key does it carry, and in which one of the forms SDKs use.
+//!
+//! Order and rules follow getsentry/relay (`relay-server/src/extractors/request_meta.rs`): `X-Sentry-Auth`, `Authorization: Sentry`,
+//! `Authorization: Basic`, the query; two forms in one request are refused, even when they agree.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use super::dsn::is_token;
+
+/// The newest version of the protocol, and the one taken when a request names none.
+pub const PROTOCOL_VERSION: u16 = 7;
+
+/// What a request says of itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Credentials {
+    /// The project's public key as sent.
+    pub public_key: String,
+    /// Name and version of the SDK, `sentry.javascript.node/10.24.0`.
+    pub client: Option<String>,
+}
+
+/// Why the credentials of a request cannot be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum AuthError {
+    /// More than one form in one request: 401.
+    #[error("multiple authentication payloads in one request")]
+    Multiple,
+    /// A form is there but cannot be read: 401.
+    #[error("bad sentry authentication header")]
+    Unreadable,
+    /// A form is there but has no key: 401.
+    #[error("missing sentry_key in the authentication")]
+    NoKey,
+    /// The key has characters that no key has: 403, as for any unknown key.
+    #[error("the public key has characters that no key has")]
+    InvalidKey,
+    /// A protocol version this relay does not speak: 400.
+    #[error("unsupported protocol version: at most {PROTOCOL_VERSION} is spoken")]
+    Version,
+}
+
+/// Finds the credentials in the places a request may carry them; `None` when it carries none.
+///
+/// `sentry_auth` and `authorization` are the values of these headers, `query` the raw query string.
+pub fn find<'a>(
+    sentry_auth: impl Iterator<Item = &'a str>,
+    authorization: impl Iterator<Item = &'a str>,
+    query: Option<&str>,
+) -> Result<Option<Credentials>, AuthError> {
+    let mut found: Option<Fields> = None;
+    let mut take = |fields: Fields| match found.replace(fields) {
+        Some(_) => Err(AuthError::Multiple),
+        None => Ok(()),
+    };
+    for value in sentry_auth {
+        take(header_fields(value).ok_or(AuthError::Unreadable)?)?;
+    }
+    for value in authorization {
+        // Other schemes belong to a proxy in front of us; they are no Sentry authentication.
+        if let Some(fields) = header_fields(value).or_else(|| basic_fields(value)) {
+            take(fields)?;
+        }
+    }
+    if let Some(fields) = query.and_then(query_fields) {
+        take(fields)?;
+    }
+    found.map(Fields::validate).transpose()
+}
+
+/// The fields of one form, not yet looked at.
+#[derive(Default)]
+struct Fields {
+    key: Option<String>,
+    version: Option<String>,
+    client: Option<String>,
+}
+
+impl Fields {
+    fn set(&mut self, name: &str, value: &str) {
+        let field = match name {
+            "sentry_key" => &mut self.key,
+            "sentry_version" => &mut self.version,
+            "sentry_client" => &mut self.client,
+            // sentry_secret is accepted and ignored, sentry_timestamp means nothing any more.
+            _ => return,
+        };
+        *field = Some(value.to_owned());
+    }
+
+    fn validate(self) -> Result<Credentials, AuthError> {
+        let public_key = self.key.filter(|key| !key.is_empty()).ok_or(AuthError::NoKey)?;
+        if !is_token(&public_key) {
+            return Err(AuthError::InvalidKey);
+        }
+        if let Some(version) = self.version.filter(|v| !v.is_empty()) {
+            let major = version.split('.').next().unwrap_or_default();
+            if !major.parse::<u16>().is_ok_and(|v| v <= PROTOCOL_VERSION) {
+                return Err(AuthError::Version);
+            }
+        }
+        Ok(Credentials { public_key, client: self.client.filter(|client| is_client(client)) })
+    }
+}
+
+/// Only what may stand in a header of ours again is kept of a client's name.
+fn is_client(client: &str) -> bool {
+    !client.is_empty() && client.len() <= 128 && client.bytes().all(|b| b.is_ascii_graphic() && b != b',')
+}
+
+/// `Sentry k=v, k=v`: the scheme in any case; commas or blanks between the pairs.
+fn header_fields(value: &str) -> Option<Fields> {
+    let (scheme, rest) = value.trim().split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("sentry") {
+        return None;
+    }
+    let mut fields = Fields::default();
+    for pair in rest.split([',', ' ']) {
+        if let Some((name, value)) = pair.split_once('=') {
+            fields.set(name.trim(), value.trim());
+        }
+    }
+    Some(fields)
+}
+
+fn basic_fields(value: &str) -> Option<Fields> {
+    let (scheme, rest) = value.trim().split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = BASE64.decode(rest.trim()).ok()?;
+    let text = String::from_utf8(decoded).ok()?;
+    let user = text.split(':').next().unwrap_or_default();
+    Some(Fields { key: Some(user.to_owned()), ..Fields::default() })
+}
+
+/// A query is a form of authentication only when it names a key.
+fn query_fields(query: &str) -> Option<Fields> {
+    if !query.contains("sentry_key") {
+        return None;
+    }
+    let mut fields = Fields::default();
+    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        fields.set(&name, &value);
+    }
+    fields.key.is_some().then_some(fields)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "a1b2c3d4e5f60718293a4b5c6d7e8f90";
+
+    fn find_in(
+        header: Option<&str>,
+        authorization: Option<&str>,
+        query: Option<&str>,
+    ) -> Result<Option<Credentials>, AuthError> {
+        find(header.into_iter(), authorization.into_iter(), query)
+    }
+
+    fn with(client: Option<&str>) -> Result<Option<Credentials>, AuthError> {
+        Ok(Some(Credentials { public_key: KEY.into(), client: client.map(str::to_owned) }))
+    }
+
+    #[test]
+    fn each_form_is_read() {
+        let header =
+            format!("sEnTrY sentry_version=7, sentry_client=raven-python/6.10, sentry_key={KEY}, sentry_secret=x");
+        assert_eq!(find_in(Some(&header), None, None), with(Some("raven-python/6.10")));
+        assert_eq!(find_in(None, Some(&header), None), with(Some("raven-python/6.10")));
+        let basic = format!("Basic {}", BASE64.encode(format!("{KEY}:")));
+        assert_eq!(find_in(None, Some(&basic), None), with(None));
+        let query = format!("sentry_version=7&sentry_key={KEY}&sentry_client=sentry.javascript.node%2F10.24.0");
+        assert_eq!(find_in(None, None, Some(&query)), with(Some("sentry.javascript.node/10.24.0")));
+    }
+
+    #[test]
+    fn two_forms_are_refused_even_when_equal() {
+        let header = format!("Sentry sentry_key={KEY}");
+        let query = format!("sentry_key={KEY}");
+        assert_eq!(find_in(Some(&header), None, Some(&query)), Err(AuthError::Multiple));
+        assert_eq!(find_in(Some(&header), Some(&header), None), Err(AuthError::Multiple));
+    }
+
+    #[test]
+    fn no_form_is_no_error_and_a_proxys_own_authorization_is_none_of_ours() {
+        assert_eq!(find_in(None, None, Some("x=y")), Ok(None));
+        assert_eq!(find_in(None, Some("Bearer token"), None), Ok(None));
+    }
+
+    #[test]
+    fn what_cannot_be_used_says_why() {
+        assert_eq!(find_in(Some("nonsense"), None, None), Err(AuthError::Unreadable));
+        assert_eq!(find_in(Some("Sentry sentry_version=7"), None, None), Err(AuthError::NoKey));
+        let newer = format!("Sentry sentry_version=8, sentry_key={KEY}");
+        assert_eq!(find_in(Some(&newer), None, None), Err(AuthError::Version));
+        let broken = "Sentry sentry_version=seven, sentry_key=k";
+        assert_eq!(find_in(Some(broken), None, None), Err(AuthError::Version));
+        assert_eq!(find_in(None, None, Some("sentry_key=a%0d%0ab")), Err(AuthError::InvalidKey));
+    }
+
+    #[test]
+    fn an_old_version_is_spoken_too() {
+        let header = format!("Sentry sentry_version=2.0, sentry_key={KEY}");
+        assert_eq!(find_in(Some(&header), None, None), with(None));
+    }
+}

@@ -1,0 +1,213 @@
+//! Sentry's data categories: what a rate limit names and what the accounts count. Closed vocabulary.
+
+use std::fmt;
+
+/// A data category (getsentry/relay, `relay-base-schema/src/data_category.rs`; only those that items can carry).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum Category {
+    /// Error events.
+    Error,
+    /// Events of the default type.
+    Default,
+    /// Security reports: CSP, Expect-CT and their kin.
+    Security,
+    /// Transactions.
+    Transaction,
+    /// Spans sent on their own.
+    Span,
+    /// Attachments, counted in bytes.
+    Attachment,
+    /// Attachments, counted in pieces.
+    AttachmentItem,
+    /// User feedback, old and new.
+    Feedback,
+    /// Profiles of a transaction.
+    Profile,
+    /// Chunks of continuous profiles of backends.
+    ProfileChunk,
+    /// Chunks of continuous profiles of user interfaces.
+    ProfileChunkUi,
+    /// Session replays.
+    Replay,
+    /// Check-ins of cron monitors.
+    Monitor,
+    /// Log entries, counted in pieces.
+    LogItem,
+    /// Log entries, counted in bytes.
+    LogByte,
+    /// Trace metrics.
+    TraceMetric,
+    /// Session updates and aggregates.
+    Session,
+    /// Metric buckets and statsd lines.
+    MetricBucket,
+    /// Client reports.
+    Internal,
+    /// Items of no category: never limited, still counted.
+    Unknown,
+}
+
+impl Category {
+    /// Every category, in the order of their definition.
+    pub const ALL: [Self; 20] = [
+        Self::Error,
+        Self::Default,
+        Self::Security,
+        Self::Transaction,
+        Self::Span,
+        Self::Attachment,
+        Self::AttachmentItem,
+        Self::Feedback,
+        Self::Profile,
+        Self::ProfileChunk,
+        Self::ProfileChunkUi,
+        Self::Replay,
+        Self::Monitor,
+        Self::LogItem,
+        Self::LogByte,
+        Self::TraceMetric,
+        Self::Session,
+        Self::MetricBucket,
+        Self::Internal,
+        Self::Unknown,
+    ];
+
+    /// The name on the wire, in labels and in the journal.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Default => "default",
+            Self::Security => "security",
+            Self::Transaction => "transaction",
+            Self::Span => "span",
+            Self::Attachment => "attachment",
+            Self::AttachmentItem => "attachment_item",
+            Self::Feedback => "feedback",
+            Self::Profile => "profile",
+            Self::ProfileChunk => "profile_chunk",
+            Self::ProfileChunkUi => "profile_chunk_ui",
+            Self::Replay => "replay",
+            Self::Monitor => "monitor",
+            Self::LogItem => "log_item",
+            Self::LogByte => "log_byte",
+            Self::TraceMetric => "trace_metric",
+            Self::Session => "session",
+            Self::MetricBucket => "metric_bucket",
+            Self::Internal => "internal",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// The category of that name. `unknown` is ours alone and no limit can name it.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|category| category.name() == name)
+    }
+
+    /// Whether a rate limit may hold items of this category back ("Rate Limiting": client reports and unknown items never are).
+    pub const fn can_be_limited(self) -> bool {
+        !matches!(self, Self::Internal | Self::Unknown)
+    }
+}
+
+impl fmt::Display for Category {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How much of each category: what a record holds, what was delivered, what is waiting. Never holds a zero.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Quantities(Vec<(Category, u64)>);
+
+impl Quantities {
+    /// Nothing.
+    pub const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Adds `quantity` of `category`.
+    pub fn add(&mut self, category: Category, quantity: u64) {
+        if quantity == 0 {
+            return;
+        }
+        match self.0.iter_mut().find(|(c, _)| *c == category) {
+            Some((_, n)) => *n += quantity,
+            None => self.0.push((category, quantity)),
+        }
+    }
+
+    /// Adds everything in `other`.
+    pub fn extend(&mut self, other: &Self) {
+        for (category, quantity) in other.iter() {
+            self.add(category, quantity);
+        }
+    }
+
+    /// The pairs, in the order in which their categories first came.
+    pub fn iter(&self) -> impl Iterator<Item = (Category, u64)> + '_ {
+        self.0.iter().copied()
+    }
+
+    /// Whether there is nothing of any category.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromIterator<(Category, u64)> for Quantities {
+    fn from_iter<T: IntoIterator<Item = (Category, u64)>>(iter: T) -> Self {
+        let mut all = Self::new();
+        for (category, quantity) in iter {
+            all.add(category, quantity);
+        }
+        all
+    }
+}
+
+/// `error=1 attachment=2048`: how the journal keeps it, readable with any SQLite shell.
+impl fmt::Display for Quantities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (category, quantity)) in self.iter().enumerate() {
+            let gap = if i == 0 { "" } else { " " };
+            write!(f, "{gap}{category}={quantity}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::str::FromStr for Quantities {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let pair = |word: &str| {
+            let (name, n) = word.split_once('=')?;
+            Some((Category::from_name(name)?, n.parse().ok()?))
+        };
+        text.split_whitespace().map(|word| pair(word).ok_or_else(|| format!("{word:?} is no quantity"))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_category_is_found_by_its_name() {
+        for (i, category) in Category::ALL.into_iter().enumerate() {
+            assert_eq!(Category::from_name(category.name()), Some(category));
+            assert_eq!(category as usize, i);
+        }
+    }
+
+    #[test]
+    fn quantities_print_and_read_back() {
+        let mut q = Quantities::new();
+        q.add(Category::Error, 1);
+        q.add(Category::Attachment, 2048);
+        q.add(Category::Error, 1);
+        q.add(Category::Span, 0);
+        assert_eq!(q.to_string(), "error=2 attachment=2048");
+        assert_eq!(q.to_string().parse(), Ok(q));
+        assert!("error=x".parse::<Quantities>().is_err());
+    }
+}

@@ -1,0 +1,181 @@
+//! The DSN: one line that says where data goes, for which project, under which key.
+//!
+//! `{scheme}://{public_key}[:{secret}]@{host}[:{port}]{path prefix}/{project}` (Sentry's "SDK Overview", "Parsing the DSN").
+
+use std::fmt;
+use std::str::FromStr;
+
+use http::Uri;
+use http::uri::{Authority, Scheme};
+use url::Url;
+
+/// A parsed DSN. Prints with its key hidden; [`Dsn::reveal`] gives the whole.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Dsn {
+    scheme: Scheme,
+    authority: Authority,
+    prefix: String,
+    project: String,
+    public_key: String,
+}
+
+/// Why a text is no DSN. Never repeats the text: it holds a key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum InvalidDsn {
+    /// Not a URL at all.
+    #[error("a DSN is a URL like https://<key>@<host>/<project>")]
+    NotAUrl,
+    /// Neither http nor https.
+    #[error("the scheme of a DSN is http or https")]
+    Scheme,
+    /// No user name.
+    #[error("the DSN has no public key before its @")]
+    NoKey,
+    /// No path.
+    #[error("the DSN has no project id at its end")]
+    NoProject,
+    /// The project id or the key has characters that do not belong there.
+    #[error("the DSN's project id or key has characters other than letters, digits, - and _")]
+    Characters,
+}
+
+impl Dsn {
+    /// http or https.
+    pub fn scheme(&self) -> &Scheme {
+        &self.scheme
+    }
+
+    /// Host and port, without the key.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// The project id.
+    pub fn project(&self) -> &str {
+        &self.project
+    }
+
+    /// The public key.
+    pub fn public_key(&self) -> &str {
+        &self.public_key
+    }
+
+    /// The DSN with its key, as it goes into an envelope header.
+    pub fn reveal(&self) -> String {
+        format!("{}://{}@{}{}/{}", self.scheme, self.public_key, self.authority, self.prefix, self.project)
+    }
+
+    /// The address that takes envelopes for this DSN. The slash at its end is required by GlitchTip.
+    pub fn envelope_uri(&self) -> Uri {
+        self.uri(&format!("/api/{}/envelope/", self.project))
+    }
+
+    /// An address at this upstream: its base address and path prefix, then `path`.
+    pub fn uri(&self, path: &str) -> Uri {
+        Uri::builder()
+            .scheme(self.scheme.clone())
+            .authority(self.authority.clone())
+            .path_and_query(format!("{}{path}", self.prefix))
+            .build()
+            .expect("scheme and authority were parsed, prefix and project consist of URL characters")
+    }
+}
+
+impl FromStr for Dsn {
+    type Err = InvalidDsn;
+    fn from_str(text: &str) -> Result<Self, InvalidDsn> {
+        let url = Url::parse(text).map_err(|_| InvalidDsn::NotAUrl)?;
+        let scheme = match url.scheme() {
+            "http" => Scheme::HTTP,
+            "https" => Scheme::HTTPS,
+            _ => return Err(InvalidDsn::Scheme),
+        };
+        let host = url.host_str().ok_or(InvalidDsn::NotAUrl)?;
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        let authority = Authority::try_from(format!("{host}{port}")).map_err(|_| InvalidDsn::NotAUrl)?;
+        let (prefix, project) = url.path().trim_end_matches('/').rsplit_once('/').ok_or(InvalidDsn::NoProject)?;
+        match (url.username(), project) {
+            ("", _) => return Err(InvalidDsn::NoKey),
+            (_, "") => return Err(InvalidDsn::NoProject),
+            (key, project) if !is_token(key) || !is_token(project) => return Err(InvalidDsn::Characters),
+            _ => {}
+        }
+        Ok(Self {
+            scheme,
+            authority,
+            prefix: prefix.to_owned(),
+            project: project.to_owned(),
+            public_key: url.username().to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for Dsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://***@{}{}/{}", self.scheme, self.authority, self.prefix, self.project)
+    }
+}
+
+impl fmt::Debug for Dsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Whether `text` can stand in a header, a path and a query as it is.
+pub fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 128 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+}
+
+/// A public key in the form in which keys are compared: a UUID in lower case without hyphens, anything else as it is.
+///
+/// Relay's keys are 32 hex digits; GlitchTip prints its keys as UUIDs; other trackers use any token.
+pub fn constant_form(key: &str) -> String {
+    uuid::Uuid::try_parse(key).map_or_else(|_| key.to_owned(), |id| id.simple().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn port_path_prefix_and_any_key_are_kept() {
+        let dsn: Dsn = "http://Some_key-1:secret@localhost:8000/errors/glitch/42/".parse().unwrap();
+        assert_eq!(dsn.envelope_uri(), "http://localhost:8000/errors/glitch/api/42/envelope/");
+        assert_eq!(dsn.reveal(), "http://Some_key-1@localhost:8000/errors/glitch/42");
+        assert_eq!(dsn.uri("/api/0/"), "http://localhost:8000/errors/glitch/api/0/");
+    }
+
+    #[test]
+    fn ipv6_hosts_keep_their_brackets() {
+        let dsn: Dsn = "https://k@[::1]:9000/1".parse().unwrap();
+        assert_eq!(dsn.envelope_uri(), "https://[::1]:9000/api/1/envelope/");
+    }
+
+    #[test]
+    fn the_key_is_not_shown() {
+        let dsn: Dsn = "https://abcdef@o1.ingest.sentry.io/42".parse().unwrap();
+        assert_eq!(format!("{dsn} {dsn:?}").matches("abcdef").count(), 0);
+    }
+
+    #[test]
+    fn what_is_no_dsn_says_why() {
+        for (text, why) in [
+            ("nonsense", InvalidDsn::NotAUrl),
+            ("ftp://k@h/1", InvalidDsn::Scheme),
+            ("https://h/1", InvalidDsn::NoKey),
+            ("https://k@h", InvalidDsn::NoProject),
+            ("https://k@h/", InvalidDsn::NoProject),
+            ("https://k%0d@h/1", InvalidDsn::Characters),
+            ("https://k@h/1%2f2", InvalidDsn::Characters),
+        ] {
+            assert_eq!(text.parse::<Dsn>().unwrap_err(), why, "{text}");
+        }
+    }
+
+    #[test]
+    fn uuid_keys_compare_without_hyphens_and_case() {
+        assert_eq!(constant_form("9EC79C33-EC99-42AB-8353-589FCB2E04DC"), "9ec79c33ec9942ab8353589fcb2e04dc");
+        assert_eq!(constant_form("Any-Token"), "Any-Token");
+    }
+}

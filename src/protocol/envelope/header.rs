@@ -1,0 +1,137 @@
+//! The first line of an envelope: the values that a relay has to know, and where they stand, so that they can be replaced
+//! without touching anything else in the line.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+
+use serde::de::{Deserializer as _, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::protocol::event_id::EventId;
+
+/// Where the values that address an envelope stand in its header line. Offsets from the start of the line.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct HeaderSpans {
+    /// The value of `dsn`, quotes included.
+    pub dsn: Option<Range<usize>>,
+    /// The value of `sent_at`, quotes included.
+    pub sent_at: Option<Range<usize>>,
+    /// The value of `trace.public_key`, quotes included.
+    pub trace_public_key: Option<Range<usize>>,
+}
+
+impl HeaderSpans {
+    /// Finds the values in a header line that was accepted before.
+    pub fn locate(line: &[u8]) -> Result<Self, String> {
+        read(line).map(|(spans, _)| spans)
+    }
+}
+
+/// What else the header says.
+#[derive(Debug, Default)]
+pub(super) struct Fields {
+    pub(super) event_id: Option<EventId>,
+}
+
+/// Reads the line, which must be one JSON object and nothing else.
+pub(super) fn read(line: &[u8]) -> Result<(HeaderSpans, Fields), String> {
+    let text = std::str::from_utf8(line).map_err(|e| e.to_string())?;
+    let mut json = serde_json::Deserializer::from_str(text);
+    let found = json.deserialize_map(HeaderVisitor { line: text }).map_err(|e| e.to_string())?;
+    json.end().map_err(|e| e.to_string())?;
+    Ok(found)
+}
+
+struct HeaderVisitor<'a> {
+    line: &'a str,
+}
+
+impl<'de> Visitor<'de> for HeaderVisitor<'de> {
+    type Value = (HeaderSpans, Fields);
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let (mut spans, mut fields) = (HeaderSpans::default(), Fields::default());
+        while let Some(key) = map.next_key::<Key<'de>>()? {
+            match &*key.0 {
+                "event_id" => fields.event_id = event_id(map.next_value()?)?,
+                "dsn" => once(&mut spans.dsn, "dsn", span_of(self.line, map.next_value()?))?,
+                // Sentry refuses an envelope that says twice when it was sent.
+                "sent_at" => once(&mut spans.sent_at, "sent_at", span_of(self.line, map.next_value()?))?,
+                "trace" => {
+                    let raw: &RawValue = map.next_value()?;
+                    let inner = trace_key(raw).map_err(A::Error::custom)?;
+                    once(
+                        &mut spans.trace_public_key,
+                        "trace",
+                        inner.map(|key| span_of(self.line, key)).unwrap_or_default(),
+                    )?;
+                }
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        // A trace without a public key leaves an empty range, a null has nothing to replace.
+        let replaceable = |span: &Range<usize>| self.line.as_bytes().get(span.start) == Some(&b'"');
+        for span in [&mut spans.dsn, &mut spans.sent_at, &mut spans.trace_public_key] {
+            *span = span.take().filter(replaceable).filter(|span| !span.is_empty());
+        }
+        Ok((spans, fields))
+    }
+}
+
+fn once<E: serde::de::Error>(slot: &mut Option<Range<usize>>, name: &'static str, span: Range<usize>) -> Result<(), E> {
+    match slot.replace(span) {
+        Some(_) => Err(E::duplicate_field(name)),
+        None => Ok(()),
+    }
+}
+
+fn event_id<E: serde::de::Error>(raw: &RawValue) -> Result<Option<EventId>, E> {
+    let text: Option<Cow<'_, str>> = serde_json::from_str(raw.get()).map_err(E::custom)?;
+    text.map(|text| text.parse().map_err(E::custom)).transpose()
+}
+
+/// The raw value of `public_key` in the object `raw`; anything but an object has none.
+fn trace_key(raw: &RawValue) -> Result<Option<&RawValue>, serde_json::Error> {
+    #[derive(serde::Deserialize)]
+    struct Trace<'a> {
+        #[serde(borrow)]
+        public_key: Option<&'a RawValue>,
+    }
+    if !raw.get().starts_with('{') {
+        return Ok(None);
+    }
+    Ok(serde_json::from_str::<Trace<'_>>(raw.get())?.public_key)
+}
+
+/// The range of `raw` in `line`, which it is a part of.
+fn span_of(line: &str, raw: &RawValue) -> Range<usize> {
+    let start = raw.get().as_ptr().addr() - line.as_ptr().addr();
+    start..start + raw.get().len()
+}
+
+/// A key, borrowed from the line unless it holds escapes.
+struct Key<'a>(Cow<'a, str>);
+
+impl<'de: 'a, 'a> serde::Deserialize<'de> for Key<'a> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct KeyVisitor;
+        impl<'de> Visitor<'de> for KeyVisitor {
+            type Value = Key<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Borrowed(text)))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(KeyVisitor)
+    }
+}

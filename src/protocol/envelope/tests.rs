@@ -1,0 +1,119 @@
+//! Envelopes: what is read, what is kept, what is refused.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn parse(bytes: &[u8]) -> Result<Envelope, EnvelopeError> {
+    Envelope::parse(Bytes::copy_from_slice(bytes))
+}
+
+fn payloads(envelope: &Envelope) -> Vec<(String, Bytes)> {
+    envelope.items().iter().map(|i| (i.kind.name().to_owned(), envelope.payload(i))).collect()
+}
+
+#[test]
+fn items_with_and_without_length_are_found() {
+    let envelope = parse(
+        b"{\"event_id\":\"9ec79c33ec9942ab8353589fcb2e04dc\"}\n{\"type\":\"attachment\",\"length\":10}\n\xef\xbb\xbfHello\r\n\n{\"type\":\"event\"}\n{\"a\":1}\r\n{\"type\":\"new_word\"}\n\n",
+    )
+    .unwrap();
+    assert_eq!(envelope.event_id().unwrap().to_string(), "9ec79c33ec9942ab8353589fcb2e04dc");
+    let found = payloads(&envelope);
+    assert_eq!(found[0].1, &b"\xef\xbb\xbfHello\r\n"[..]);
+    assert_eq!(found[1].1, &b"{\"a\":1}\r"[..]);
+    assert_eq!(found[2], ("new_word".to_owned(), Bytes::new()));
+    assert_eq!(found.len(), 3);
+}
+
+#[test]
+fn a_header_alone_and_zero_length_items_are_envelopes() {
+    assert!(parse(b"{}").unwrap().items().is_empty());
+    assert!(parse(b"{}\n").unwrap().items().is_empty());
+    let envelope = parse(b"{}\n{\"type\":\"session\",\"length\":0}\n\n{\"type\":\"session\",\"length\":0}\n").unwrap();
+    assert_eq!(envelope.items().len(), 2);
+    assert_eq!(parse(b"{}\n{\"type\":\"session\",\"length\":0}").unwrap().items().len(), 1);
+}
+
+#[test]
+fn what_is_malformed_says_where() {
+    assert_eq!(parse(b"").unwrap_err(), EnvelopeError::Empty);
+    assert!(matches!(parse(b"[]").unwrap_err(), EnvelopeError::Header(_)));
+    assert!(matches!(parse(b"{} {}").unwrap_err(), EnvelopeError::Header(_)));
+    assert!(matches!(parse(b"{\"event_id\":\"x\"}").unwrap_err(), EnvelopeError::Header(_)));
+    assert!(matches!(parse(b"{}\n{\"length\":1}\nx").unwrap_err(), EnvelopeError::ItemHeader { at: 3, .. }));
+    let eof = EnvelopeError::Eof { at: 31, length: 5, left: 2 };
+    assert_eq!(parse(b"{}\n{\"type\":\"event\",\"length\":5}\nab").unwrap_err(), eof);
+    let missing = EnvelopeError::MissingNewline { at: 32 };
+    assert_eq!(parse(b"{}\n{\"type\":\"event\",\"length\":1}\nab").unwrap_err(), missing);
+}
+
+#[test]
+fn two_sent_at_keys_are_refused() {
+    assert!(parse(b"{\"sent_at\":\"a\",\"sent_at\":\"b\"}").unwrap_err().to_string().contains("sent_at"));
+}
+
+#[test]
+fn an_oversized_item_is_named_with_its_limit() {
+    let mut body = b"{}\n{\"type\":\"client_report\"}\n".to_vec();
+    body.resize(body.len() + 100 * 1024 + 1, b'x');
+    let error = parse(&body).unwrap_err();
+    assert!(error.is_too_large());
+    assert_eq!(error.to_string(), "the client_report item has 102401 bytes, more than its limit of 102400");
+}
+
+#[test]
+fn too_many_items_are_refused_before_they_cost_memory() {
+    let body = [b"{}\n".to_vec(), b"{\"type\":\"x\"}\n\n".repeat(MAX_ITEMS + 1)].concat();
+    assert_eq!(parse(&body).unwrap_err(), EnvelopeError::TooManyItems);
+}
+
+#[test]
+fn the_spans_of_a_header_are_where_the_values_stand() {
+    let line = br#"{ "dsn" : "http://a@b/1" ,"x":1.50e3,"trace":{"public_key":"k","t":[]},"s\u0065nt_at":"now"}"#;
+    let spans = HeaderSpans::locate(line).unwrap();
+    let text = |span: Option<Range<usize>>| std::str::from_utf8(&line[span.unwrap()]).unwrap();
+    assert_eq!(text(spans.dsn), "\"http://a@b/1\"");
+    assert_eq!(text(spans.trace_public_key), "\"k\"");
+    assert_eq!(text(spans.sent_at), "\"now\"");
+    let absent = HeaderSpans::locate(br#"{"dsn":null,"trace":{"a":1},"sent_at":5}"#).unwrap();
+    assert_eq!(absent, HeaderSpans::default());
+}
+
+#[test]
+fn a_selection_of_items_keeps_their_bytes() {
+    let body = b"{\"k\":1}\n{\"type\":\"event\"}\n{}\n{ \"type\":\"attachment\",\"length\":3 }\n\n\0\n\n{\"type\":\"session\"}\ns";
+    let envelope = parse(body).unwrap();
+    assert_eq!(envelope.with_items(|i| i == 1), &b"{\"k\":1}\n{ \"type\":\"attachment\",\"length\":3 }\n\n\0\n\n"[..]);
+    assert_eq!(envelope.quantities().to_string(), "error=1 attachment=3 attachment_item=1 session=1");
+    assert_eq!(envelope.quantities_of(|i| i == 2).to_string(), "session=1");
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_the_parser_fail(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        drop(parse(&bytes));
+        drop(HeaderSpans::locate(&bytes));
+    }
+
+    #[test]
+    fn text_that_resembles_an_envelope_does_not_make_it_fail(text in r#"(\{("(type|length|dsn|sent_at|trace)":("event"|-?[0-9]{1,12}|\{\}|null),?){0,3}\}|\n|x){0,12}"#) {
+        if let Ok(envelope) = parse(text.as_bytes()) {
+            prop_assert_eq!(&envelope.bytes()[..], text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_read(payloads in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..50), 0..6)) {
+        let mut body = b"{}".to_vec();
+        for payload in &payloads {
+            body.extend(format!("\n{{\"type\":\"attachment\",\"length\":{}}}\n", payload.len()).bytes());
+            body.extend(payload);
+        }
+        body.push(b'\n');
+        let envelope = parse(&body).unwrap();
+        prop_assert_eq!(&envelope.with_items(|_| true)[..], &body[..]);
+        let read: Vec<Bytes> = envelope.items().iter().map(|item| envelope.payload(item)).collect();
+        prop_assert_eq!(read, payloads);
+    }
+}

@@ -1,0 +1,212 @@
+//! Items of an envelope: their types, what they count as, and how large they may be.
+
+use super::category::{Category, Quantities};
+
+/// The type of an item. Types that are not known here are kept and forwarded as they are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "the names are the protocol's")]
+pub enum ItemType {
+    Event,
+    Transaction,
+    Security,
+    RawSecurity,
+    Attachment,
+    FormData,
+    UserReport,
+    Feedback,
+    Profile,
+    ProfileChunk,
+    ReplayEvent,
+    ReplayRecording,
+    ReplayVideo,
+    CheckIn,
+    Log,
+    TraceMetric,
+    Span,
+    Session,
+    Sessions,
+    Statsd,
+    MetricBuckets,
+    ClientReport,
+    Nel,
+    /// Any other word.
+    Unknown(Box<str>),
+}
+
+const MIB: u64 = 1024 * 1024;
+const KIB: u64 = 1024;
+
+impl ItemType {
+    /// The type of that name; `profile_chunk_ui` is an alias of `profile_chunk` (getsentry/relay, `relay-server/src/envelope/item.rs`).
+    pub fn from_name(name: &str) -> Self {
+        match name {
+            "event" => Self::Event,
+            "transaction" => Self::Transaction,
+            "security" => Self::Security,
+            "raw_security" => Self::RawSecurity,
+            "attachment" => Self::Attachment,
+            "form_data" => Self::FormData,
+            "user_report" => Self::UserReport,
+            "feedback" => Self::Feedback,
+            "profile" => Self::Profile,
+            "profile_chunk" | "profile_chunk_ui" => Self::ProfileChunk,
+            "replay_event" => Self::ReplayEvent,
+            "replay_recording" => Self::ReplayRecording,
+            "replay_video" => Self::ReplayVideo,
+            "check_in" => Self::CheckIn,
+            "log" => Self::Log,
+            "trace_metric" => Self::TraceMetric,
+            "span" => Self::Span,
+            "session" => Self::Session,
+            "sessions" => Self::Sessions,
+            "statsd" => Self::Statsd,
+            "metric_buckets" => Self::MetricBuckets,
+            "client_report" => Self::ClientReport,
+            "nel" => Self::Nel,
+            other => Self::Unknown(other.into()),
+        }
+    }
+
+    /// The name on the wire.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Event => "event",
+            Self::Transaction => "transaction",
+            Self::Security => "security",
+            Self::RawSecurity => "raw_security",
+            Self::Attachment => "attachment",
+            Self::FormData => "form_data",
+            Self::UserReport => "user_report",
+            Self::Feedback => "feedback",
+            Self::Profile => "profile",
+            Self::ProfileChunk => "profile_chunk",
+            Self::ReplayEvent => "replay_event",
+            Self::ReplayRecording => "replay_recording",
+            Self::ReplayVideo => "replay_video",
+            Self::CheckIn => "check_in",
+            Self::Log => "log",
+            Self::TraceMetric => "trace_metric",
+            Self::Span => "span",
+            Self::Session => "session",
+            Self::Sessions => "sessions",
+            Self::Statsd => "statsd",
+            Self::MetricBuckets => "metric_buckets",
+            Self::ClientReport => "client_report",
+            Self::Nel => "nel",
+            Self::Unknown(name) => name,
+        }
+    }
+
+    /// Whether this item is about the event of its envelope and goes where that goes: limited, refused or repeated with it.
+    pub const fn depends_on_event(&self) -> bool {
+        matches!(
+            self,
+            Self::Attachment
+                | Self::FormData
+                | Self::UserReport
+                | Self::Feedback
+                | Self::ReplayEvent
+                | Self::Profile
+                | Self::Security
+                | Self::RawSecurity
+        )
+    }
+
+    /// Whether the envelope's event id identifies this item, so that a second one is a repeat. Sessions, check-ins, replay
+    /// segments, attachments and reports share the id of something else.
+    pub const fn is_identified_by_event_id(&self) -> bool {
+        matches!(self, Self::Event | Self::Transaction)
+    }
+
+    /// The greatest size of one item of this type in bytes (getsentry/relay, `relay-config`, defaults); `None`: only the envelope's limit.
+    pub const fn size_limit(&self) -> Option<u64> {
+        Some(match self {
+            Self::Event
+            | Self::Transaction
+            | Self::Security
+            | Self::RawSecurity
+            | Self::ReplayEvent
+            | Self::Feedback
+            | Self::UserReport
+            | Self::FormData
+            | Self::Statsd
+            | Self::MetricBuckets => MIB,
+            Self::Attachment => 200 * MIB,
+            Self::ClientReport | Self::CheckIn => 100 * KIB,
+            Self::Session | Self::Sessions | Self::ReplayRecording | Self::ReplayVideo => 10 * MIB,
+            Self::Profile | Self::ProfileChunk => 50 * MIB,
+            Self::Log | Self::TraceMetric | Self::Span => 12 * MIB,
+            Self::Nel | Self::Unknown(_) => return None,
+        })
+    }
+}
+
+/// What the header of an item says, as far as it matters here.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Counting {
+    /// `item_count` of a container.
+    pub item_count: Option<u64>,
+    /// Whether `platform` names a user interface.
+    pub user_interface: bool,
+}
+
+impl ItemType {
+    /// Adds what an item of this type, with `bytes` of payload, counts as ("Rate Limiting"; getsentry/relay, `Item::quantities`).
+    pub fn count(&self, bytes: u64, counting: Counting, into: &mut Quantities) {
+        let pieces = counting.item_count.unwrap_or(1).max(1);
+        let category = match self {
+            Self::Event => Category::Error,
+            Self::Transaction => Category::Transaction,
+            Self::Security | Self::RawSecurity => Category::Security,
+            Self::Attachment => {
+                into.add(Category::Attachment, bytes);
+                return into.add(Category::AttachmentItem, 1);
+            }
+            Self::UserReport | Self::Feedback => Category::Feedback,
+            Self::Profile => Category::Profile,
+            Self::ProfileChunk if counting.user_interface => Category::ProfileChunkUi,
+            Self::ProfileChunk => Category::ProfileChunk,
+            Self::ReplayEvent | Self::ReplayRecording | Self::ReplayVideo => Category::Replay,
+            Self::CheckIn => Category::Monitor,
+            Self::Log => {
+                into.add(Category::LogByte, bytes);
+                return into.add(Category::LogItem, pieces);
+            }
+            Self::TraceMetric => return into.add(Category::TraceMetric, pieces),
+            Self::Span => return into.add(Category::Span, pieces),
+            Self::Session | Self::Sessions => Category::Session,
+            Self::Statsd | Self::MetricBuckets => Category::MetricBucket,
+            Self::ClientReport => Category::Internal,
+            Self::FormData | Self::Nel | Self::Unknown(_) => Category::Unknown,
+        };
+        into.add(category, 1);
+    }
+
+    /// The category whose limit holds this item back.
+    pub fn limiting_category(&self, counting: Counting) -> Category {
+        let mut quantities = Quantities::new();
+        self.count(1, counting, &mut quantities);
+        quantities.iter().map(|(category, _)| category).next().unwrap_or(Category::Unknown)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_read_back_and_strange_ones_are_kept() {
+        for name in ["event", "replay_video", "metric_buckets", "something_new"] {
+            assert_eq!(ItemType::from_name(name).name(), name);
+        }
+        assert_eq!(ItemType::from_name("profile_chunk_ui"), ItemType::ProfileChunk);
+    }
+
+    #[test]
+    fn attachments_count_bytes_and_pieces_and_logs_count_their_entries() {
+        let mut q = Quantities::new();
+        ItemType::Attachment.count(2048, Counting::default(), &mut q);
+        ItemType::Log.count(100, Counting { item_count: Some(5), ..Counting::default() }, &mut q);
+        assert_eq!(q.to_string(), "attachment=2048 attachment_item=1 log_byte=100 log_item=5");
+    }
+}

@@ -1,0 +1,12 @@
+//! Sentry's wire format: bytes to values and back. No sockets, no files, no clock, no policy.
+//!
+//! The rules come from Sentry's developer documentation ("Envelopes", "Rate Limiting", "Authentication") and, where
+//! behaviour differs from it, from the source of getsentry/relay; each place says which.
+
+pub mod auth;
+pub mod category;
+pub mod dsn;
+pub mod envelope;
+pub mod event_id;
+pub mod item;
+pub mod rate_limits;

@@ -1,0 +1,111 @@
+//! `X-Sentry-Rate-Limits`: reading what upstreams say, writing what we say ("Rate Limiting" in Sentry's developer documentation).
+//!
+//! `<seconds>:<category;category>:<scope>:<reason>[:<namespaces>], …` — no categories means all of them.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::category::Category;
+
+/// One limit: for how long, and of what.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RateLimit {
+    /// How long from now.
+    pub retry_after: Duration,
+    /// The limited categories; `None` limits all.
+    pub categories: Option<Vec<Category>>,
+}
+
+/// No limit is believed for longer than this: a wrong header must not silence an upstream for good.
+pub const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Reads one header line. Parts that cannot be understood are skipped, and so is a limit all of whose categories are unknown.
+pub fn parse(header: &str) -> Vec<RateLimit> {
+    header.split(',').filter_map(parse_one).collect()
+}
+
+fn parse_one(text: &str) -> Option<RateLimit> {
+    let mut parts = text.split(':').map(str::trim);
+    let retry_after = seconds(parts.next()?)?;
+    let names = parts.next().unwrap_or("");
+    if names.is_empty() {
+        return Some(RateLimit { retry_after, categories: None });
+    }
+    let known: Vec<Category> = names.split(';').filter_map(|name| Category::from_name(name.trim())).collect();
+    (!known.is_empty()).then_some(RateLimit { retry_after, categories: Some(known) })
+}
+
+/// Whole or fractional seconds, rounded up to whole milliseconds, capped at [`LONGEST`].
+pub fn seconds(text: &str) -> Option<Duration> {
+    let secs: f64 = text.trim().parse().ok()?;
+    if !secs.is_finite() || secs < 0.0 {
+        return None;
+    }
+    Some(Duration::try_from_secs_f64(secs).unwrap_or(LONGEST).min(LONGEST))
+}
+
+/// Writes limits as one header value: whole seconds, rounded up.
+pub fn format(limits: &[RateLimit], scope: &str, reason: &str) -> String {
+    let mut out = String::new();
+    for limit in limits {
+        let gap = if out.is_empty() { "" } else { ", " };
+        let names: Vec<&str> = limit.categories.iter().flatten().map(|c| c.name()).collect();
+        let secs = limit.retry_after.as_millis().div_ceil(1000);
+        write!(out, "{gap}{secs}:{}:{scope}:{reason}", names.join(";")).expect("writing to a string cannot fail");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn bugsinks_header_names_transactions() {
+        let limits = parse("86400:transaction;span:organization");
+        assert_eq!(limits.len(), 1);
+        assert_eq!(limits[0].retry_after, Duration::from_secs(86400));
+        assert_eq!(limits[0].categories, Some(vec![Category::Transaction, Category::Span]));
+    }
+
+    #[test]
+    fn empty_categories_mean_all_and_unknown_ones_alone_mean_nothing() {
+        assert_eq!(parse("60::key"), vec![RateLimit { retry_after: Duration::from_secs(60), categories: None }]);
+        assert_eq!(parse("60:sourcemaps:key"), vec![]);
+        assert_eq!(parse("60: foo ; error :key")[0].categories, Some(vec![Category::Error]));
+    }
+
+    #[test]
+    fn several_limits_floats_and_garbage_may_stand_in_one_header() {
+        let limits =
+            parse("1.5:error:organization:quota_exceeded, x:error, , -1:error, inf::, 7:session:project:r:custom");
+        let millis: Vec<u128> = limits.iter().map(|l| l.retry_after.as_millis()).collect();
+        assert_eq!(millis, [1500, 7000]);
+    }
+
+    #[test]
+    fn an_absurd_limit_is_cut() {
+        assert_eq!(parse("1e300::")[0].retry_after, LONGEST);
+    }
+
+    proptest! {
+        #[test]
+        fn what_we_write_is_what_we_read(secs in 0u64..2_000_000, picks in proptest::collection::vec(0usize..19, 0..5)) {
+            let mut categories: Vec<Category> = picks.into_iter().map(|i| Category::ALL[i]).collect();
+            categories.dedup();
+            let limit = RateLimit {
+                retry_after: Duration::from_secs(secs),
+                categories: (!categories.is_empty()).then_some(categories),
+            };
+            prop_assert_eq!(parse(&format(std::slice::from_ref(&limit), "project", "limit")), vec![limit]);
+        }
+
+        #[test]
+        fn no_header_makes_the_reader_fail(header in "\\PC{0,200}") {
+            for limit in parse(&header) {
+                prop_assert!(limit.retry_after <= LONGEST);
+            }
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The outcome balance: for each upstream, project and category, accepted = delivered + dropped + pending.
+//!
+//! The journal posts every change here in the moment it is committed, and begins with the totals it kept, so that the
+//! accounts stand for what is on disk and go on through restarts. Pending is not kept here: it is counted where it waits.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::policy::outcome::{DropReason, Outcome};
+use crate::protocol::category::Category;
+
+/// Whose account an entry belongs to.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct AccountKey {
+    /// The upstream's name; `None` for the intake, which knows only [`Outcome::Accepted`].
+    pub upstream: Option<Arc<str>>,
+    /// The project's name.
+    pub project: Arc<str>,
+    /// The category.
+    pub category: Category,
+}
+
+/// The totals of one account since the journal began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Account {
+    /// Accepted for this upstream.
+    pub accepted: u64,
+    /// Answered with 2xx by it.
+    pub delivered: u64,
+    dropped: [u64; DropReason::ALL.len()],
+}
+
+impl Account {
+    /// How much was dropped for `reason`.
+    pub const fn dropped(&self, reason: DropReason) -> u64 {
+        self.dropped[reason as usize]
+    }
+
+    /// How much was dropped for any reason.
+    pub fn dropped_total(&self) -> u64 {
+        self.dropped.iter().sum()
+    }
+
+    /// What must be pending if nothing was lost. Negative when more came out than went in.
+    pub fn expected_pending(&self) -> i64 {
+        let out = self.delivered + self.dropped_total();
+        i64::try_from(i128::from(self.accepted) - i128::from(out)).unwrap_or(i64::MIN)
+    }
+
+    fn post(&mut self, outcome: Outcome, quantity: u64) {
+        match outcome {
+            Outcome::Accepted => self.accepted += quantity,
+            Outcome::Delivered => self.delivered += quantity,
+            Outcome::Dropped(reason) => self.dropped[reason as usize] += quantity,
+        }
+    }
+}
+
+/// One change of one account.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Posting {
+    /// Whose account.
+    pub key: AccountKey,
+    /// Which side of it.
+    pub outcome: Outcome,
+    /// How much.
+    pub quantity: u64,
+}
+
+/// All accounts. Cheap to clone; clones share the accounts.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger(Arc<Mutex<BTreeMap<AccountKey, Account>>>);
+
+impl Ledger {
+    /// Books changes that have just become durable.
+    pub fn post<'a>(&self, postings: impl IntoIterator<Item = &'a Posting>) {
+        let mut accounts = self.lock();
+        for posting in postings {
+            match accounts.get_mut(&posting.key) {
+                Some(account) => account.post(posting.outcome, posting.quantity),
+                None => accounts.entry(posting.key.clone()).or_default().post(posting.outcome, posting.quantity),
+            }
+        }
+    }
+
+    /// The accounts now.
+    pub fn accounts(&self) -> BTreeMap<AccountKey, Account> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<AccountKey, Account>> {
+        // Nothing panics while holding it; the figures stay true even if something did.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_tells_what_must_be_pending() {
+        let ledger = Ledger::default();
+        let key = AccountKey { upstream: Some("a".into()), project: "p".into(), category: Category::Error };
+        let post = |outcome, quantity| ledger.post([&Posting { key: key.clone(), outcome, quantity }]);
+        post(Outcome::Accepted, 10);
+        post(Outcome::Delivered, 6);
+        post(Outcome::Dropped(DropReason::Expired), 1);
+        let account = ledger.accounts()[&key];
+        assert_eq!((account.expected_pending(), account.dropped(DropReason::Expired)), (3, 1));
+    }
+}

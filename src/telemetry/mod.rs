@@ -1,0 +1,3 @@
+//! What is counted and what is logged.
+
+pub mod ledger;

@@ -1,0 +1,196 @@
+//! Values of the configuration that carry a unit or a secret: they validate while parsing and print as written.
+//!
+//! A [`Secret`] never shows what it holds, in no format.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// A number of bytes, written `"64MiB"`: a whole number and one of B, KiB, MiB, GiB, TiB (powers of 1024) or KB, MB, GB, TB (powers of 1000).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub struct ByteSize(u64);
+
+impl ByteSize {
+    /// `n` bytes.
+    pub const fn bytes(n: u64) -> Self {
+        Self(n)
+    }
+
+    /// `n` × 1024 × 1024 bytes.
+    pub const fn mib(n: u64) -> Self {
+        Self(n * 1024 * 1024)
+    }
+
+    /// The number of bytes.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The number of bytes as a length in memory; the greatest possible one where that is smaller.
+    pub fn as_usize(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+const SIZES: [(&str, u64); 9] = [
+    ("TiB", 1 << 40),
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("TB", 1_000_000_000_000),
+    ("GB", 1_000_000_000),
+    ("MB", 1_000_000),
+    ("KB", 1_000),
+    ("B", 1),
+];
+
+impl FromStr for ByteSize {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        parse_with_unit(text, &SIZES)
+            .map(Self)
+            .ok_or_else(|| format!("{text:?} is not a size: write a whole number and a unit, as in \"64MiB\""))
+    }
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        print_with_unit(f, self.0, &SIZES[..4], "B")
+    }
+}
+
+/// A span of time, written `"10m"`: a whole number and one of ms, s, m, h, d.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub struct Period(Duration);
+
+impl Period {
+    /// `n` seconds.
+    pub const fn secs(n: u64) -> Self {
+        Self(Duration::from_secs(n))
+    }
+
+    /// The span as the standard library's type.
+    pub const fn get(self) -> Duration {
+        self.0
+    }
+}
+
+const PERIODS: [(&str, u64); 5] = [("ms", 1), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)];
+
+impl FromStr for Period {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        parse_with_unit(text, &PERIODS).map(|ms| Self(Duration::from_millis(ms))).ok_or_else(|| {
+            format!("{text:?} is not a period: write a whole number and a unit, as in \"30s\" or \"72h\"")
+        })
+    }
+}
+
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX);
+        // Hours up to three days: "72h" is how operators write it.
+        let units = if ms <= 259_200_000 { &PERIODS[2..] } else { &PERIODS[1..] };
+        print_with_unit(f, ms, units, "ms")
+    }
+}
+
+fn parse_with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(digits);
+    let factor = units.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit.trim()))?.1;
+    number.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+fn print_with_unit(f: &mut fmt::Formatter<'_>, n: u64, units: &[(&str, u64)], least: &str) -> fmt::Result {
+    match units.iter().find(|(_, factor)| n >= *factor && n.is_multiple_of(*factor)) {
+        Some((name, factor)) => write!(f, "{}{name}", n / factor),
+        None => write!(f, "{n}{least}"),
+    }
+}
+
+macro_rules! as_text {
+    ($($t:ty),*) => {$(
+        impl<'de> Deserialize<'de> for $t {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+            }
+        }
+        impl Serialize for $t {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+    )*};
+}
+as_text!(ByteSize, Period);
+
+/// A text that must not be seen: wiped from memory when dropped, and printed as `***` everywhere.
+#[derive(Clone, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(SecretString);
+
+impl Secret {
+    /// Wraps `text`.
+    pub fn new(text: String) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself, for the one place that needs it.
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
+    }
+}
+
+impl Eq for Secret {}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_periods_print_as_written() {
+        for text in ["200MiB", "1GiB", "1536KiB", "17B", "0B"] {
+            assert_eq!(text.parse::<ByteSize>().unwrap().to_string(), text);
+        }
+        for text in ["10m", "72h", "30s", "250ms", "24h", "90d"] {
+            assert_eq!(text.parse::<Period>().unwrap().to_string(), text);
+        }
+        assert_eq!("2GB".parse::<ByteSize>().unwrap().get(), 2_000_000_000);
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_an_example() {
+        for text in ["", "10", "MiB", "-1s", "1.5h", "10 parsecs", "99999999999999999999TiB"] {
+            assert!(text.parse::<ByteSize>().unwrap_err().contains("64MiB"), "{text}");
+            assert!(text.parse::<Period>().unwrap_err().contains("30s"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_secret_shows_nothing() {
+        let secret = Secret::new("hunter2".into());
+        assert_eq!(format!("{secret} {secret:?}"), "*** ***");
+    }
+}
