@@ -1,5 +1,9 @@
 //! Decisions. Values in, values out: `now` is passed in, nothing here opens a socket or a file.
 
+pub mod backoff;
+pub mod circuit;
+pub mod cooldown;
 pub mod dedup;
 pub mod outcome;
 pub mod routing;
+pub mod verdict;

@@ -1,0 +1,152 @@
+//! One upstream's rate limits, per project and category, as it told them ("Rate Limiting" in Sentry's developer documentation).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::protocol::category::Category;
+use crate::protocol::rate_limits::{self, RateLimit};
+
+/// How long a 429 without any header holds.
+pub const BARE_429: Duration = Duration::from_secs(60);
+
+/// Until when what is limited. Limits that have ended are forgotten.
+#[derive(Clone, Debug, Default)]
+pub struct Cooldown(HashMap<Arc<str>, Limits>);
+
+#[derive(Clone, Debug, Default)]
+struct Limits {
+    all: Timestamp,
+    categories: [Timestamp; Category::ALL.len()],
+}
+
+/// The limits that an answer carries. `limits` are the lines of `X-Sentry-Rate-Limits`, which count on any status;
+/// `retry_after` counts for all categories on a 429 without them.
+pub fn limits_of<'a>(
+    is_429: bool,
+    limits: impl Iterator<Item = &'a str>,
+    retry_after: Option<&str>,
+    now: Timestamp,
+) -> Vec<RateLimit> {
+    let mut found: Vec<RateLimit> = limits.flat_map(rate_limits::parse).collect();
+    if is_429 && found.is_empty() {
+        let wait = retry_after.and_then(|text| wait_of(text, now)).unwrap_or(BARE_429);
+        found.push(RateLimit { retry_after: wait, categories: None });
+    }
+    found
+}
+
+/// `Retry-After`: seconds or a date (RFC 9110, section 10.2.3).
+fn wait_of(text: &str, now: Timestamp) -> Option<Duration> {
+    rate_limits::seconds(text).or_else(|| {
+        let date = httpdate::parse_http_date(text.trim()).ok()?;
+        let since_epoch = date.duration_since(std::time::SystemTime::UNIX_EPOCH).ok()?;
+        let at = Timestamp::from_millis(u64::try_from(since_epoch.as_millis()).ok()?);
+        Some(at.since(now).min(rate_limits::LONGEST))
+    })
+}
+
+impl Cooldown {
+    /// Takes in limits that an answer for `project` carried. The longest wins.
+    pub fn apply(&mut self, project: &Arc<str>, limits: &[RateLimit], now: Timestamp) {
+        for limit in limits.iter().filter(|limit| !limit.retry_after.is_zero()) {
+            let until = now + limit.retry_after;
+            let known = self.0.entry(Arc::clone(project)).or_default();
+            match &limit.categories {
+                None => known.all = known.all.max(until),
+                Some(categories) => {
+                    for category in categories {
+                        let slot = &mut known.categories[*category as usize];
+                        *slot = (*slot).max(until);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Until when items of this category of this project are limited; `None` when they are not.
+    pub fn until(&self, project: &str, category: Category, now: Timestamp) -> Option<Timestamp> {
+        let limits = self.0.get(project)?;
+        let until = limits.all.max(limits.categories[category as usize]);
+        (until > now && category.can_be_limited()).then_some(until)
+    }
+
+    /// Whether anything of this project is limited: nothing else need be looked at when not.
+    pub fn touches(&self, project: &str) -> bool {
+        self.0.contains_key(project)
+    }
+
+    /// Until when each category is limited in any project, for metrics and status.
+    pub fn by_category(&self, now: Timestamp) -> Vec<(Category, Timestamp)> {
+        let latest = |category| self.0.keys().filter_map(|project| self.until(project, category, now)).max();
+        Category::ALL.into_iter().filter_map(|category| Some((category, latest(category)?))).collect()
+    }
+
+    /// When the next limit ends.
+    pub fn next_end(&self, now: Timestamp) -> Option<Timestamp> {
+        let ends = self.0.values().flat_map(|l| l.categories.iter().chain([&l.all]));
+        ends.copied().filter(|end| *end > now).min()
+    }
+
+    /// Forgets limits that have ended; `true` when one has.
+    pub fn forget_ended(&mut self, now: Timestamp) -> bool {
+        let mut ended = false;
+        for limits in self.0.values_mut() {
+            for slot in limits.categories.iter_mut().chain([&mut limits.all]) {
+                if *slot != Timestamp::default() && *slot <= now {
+                    *slot = Timestamp::default();
+                    ended = true;
+                }
+            }
+        }
+        self.0.retain(|_, l| l.categories.iter().chain([&l.all]).any(|slot| *slot != Timestamp::default()));
+        ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+    fn after(secs: u64) -> Timestamp {
+        T + Duration::from_secs(secs)
+    }
+
+    #[test]
+    fn a_limit_holds_its_categories_of_its_project_until_it_ends() {
+        let mut cooldown = Cooldown::default();
+        let project: Arc<str> = "shop".into();
+        cooldown.apply(&project, &rate_limits::parse("60:transaction:key, 30:transaction;error:key"), T);
+        assert_eq!(cooldown.until("shop", Category::Transaction, T), Some(after(60)));
+        assert_eq!(cooldown.until("shop", Category::Error, T), Some(after(30)));
+        assert_eq!(cooldown.until("other", Category::Error, T), None);
+        assert_eq!(cooldown.until("shop", Category::Session, T), None);
+        assert_eq!(cooldown.next_end(T), Some(after(30)));
+        assert!(cooldown.forget_ended(after(30)));
+        assert_eq!(cooldown.until("shop", Category::Error, after(30)), None);
+        assert!(cooldown.forget_ended(after(60)) && !cooldown.touches("shop"));
+    }
+
+    #[test]
+    fn a_limit_of_all_categories_spares_client_reports() {
+        let mut cooldown = Cooldown::default();
+        cooldown.apply(&"p".into(), &rate_limits::parse("60::organization"), T);
+        assert_eq!(cooldown.until("p", Category::Session, T), Some(after(60)));
+        assert_eq!(cooldown.until("p", Category::Internal, T), None);
+        assert_eq!(cooldown.by_category(T).len(), Category::ALL.len() - 2);
+    }
+
+    #[test]
+    fn retry_after_counts_only_on_a_429_without_limits() {
+        let wait = |is_429, header: &[&str], retry| limits_of(is_429, header.iter().copied(), retry, T);
+        assert_eq!(wait(false, &[], Some("5")), vec![]);
+        assert_eq!(wait(true, &[], Some("5"))[0].retry_after, Duration::from_secs(5));
+        assert_eq!(wait(true, &[], None)[0].retry_after, BARE_429);
+        assert_eq!(wait(true, &["7:error:key"], Some("5"))[0].retry_after, Duration::from_secs(7));
+        assert_eq!(wait(true, &[], Some("Tue, 14 Nov 2023 22:13:50 GMT"))[0].retry_after, Duration::from_secs(30));
+        assert_eq!(wait(false, &["7:error:key", "9:session:key"], None).len(), 2);
+    }
+}

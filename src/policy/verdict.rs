@@ -1,0 +1,86 @@
+//! What an upstream's answer means for the record that was sent.
+
+use http::StatusCode;
+
+/// What to do with a record after an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// The upstream has it.
+    Delivered,
+    /// The upstream takes it later: 429.
+    RateLimited,
+    /// The upstream is in trouble: network, timeout, 408, 5xx. Try again.
+    Failed,
+    /// Our DSN is wrong there, or the way to it: 401, 403, 404, a redirect. Hold, and say so.
+    Misconfigured,
+    /// The upstream will never take it.
+    Refused,
+}
+
+impl Verdict {
+    /// The verdict on an answer. `text` is the beginning of its body: a tracker that answers "duplicate" has the event.
+    pub fn of(status: StatusCode, text: &str) -> Self {
+        match status.as_u16() {
+            200..=299 => Self::Delivered,
+            429 => Self::RateLimited,
+            409 => Self::Delivered,
+            400 | 403 if says_duplicate(text) => Self::Delivered,
+            408 | 425 | 500..=599 => Self::Failed,
+            300..=399 | 401 | 402 | 403 | 404 | 405 | 407 => Self::Misconfigured,
+            _ => Self::Refused,
+        }
+    }
+
+    /// The label of `delivery_attempts_total`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::RateLimited => "rate_limited",
+            Self::Failed => "failed",
+            Self::Misconfigured => "misconfigured",
+            Self::Refused => "refused",
+        }
+    }
+
+    /// Every verdict, for series that exist from the start.
+    pub const ALL: [Self; 5] = [Self::Delivered, Self::RateLimited, Self::Failed, Self::Misconfigured, Self::Refused];
+}
+
+/// Sentry said "An event with the same ID already exists", GlitchTip says "Duplicate event id".
+fn says_duplicate(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    text.contains("duplicate event") || text.contains("same id already exists")
+}
+
+/// A record that failed with 5xx this often, each time while the upstream took others, is poison.
+pub const POISON_STRIKES: u32 = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_status_has_its_meaning() {
+        for (status, text, verdict) in [
+            (200, "", Verdict::Delivered),
+            (202, "", Verdict::Delivered),
+            (409, "", Verdict::Delivered),
+            (403, "An event with the same ID already exists (abc)", Verdict::Delivered),
+            (400, "Duplicate event id", Verdict::Delivered),
+            (429, "", Verdict::RateLimited),
+            (408, "", Verdict::Failed),
+            (500, "", Verdict::Failed),
+            (503, "", Verdict::Failed),
+            (401, "", Verdict::Misconfigured),
+            (403, "denied", Verdict::Misconfigured),
+            (404, "", Verdict::Misconfigured),
+            (301, "", Verdict::Misconfigured),
+            (400, "bad envelope", Verdict::Refused),
+            (413, "", Verdict::Refused),
+            (415, "", Verdict::Refused),
+            (422, "", Verdict::Refused),
+        ] {
+            assert_eq!(Verdict::of(StatusCode::from_u16(status).unwrap(), text), verdict, "{status} {text}");
+        }
+    }
+}
