@@ -1,0 +1,269 @@
+//! The metrics. The doc comment of each is its help text; labels come from closed sets, and every series exists at 0 from
+//! the moment its upstream or project is known.
+//!
+//! What the [`Ledger`](super::ledger::Ledger) counts is not counted here a second time: `http` copies it at each scrape.
+
+use prometheus::{Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Registry};
+
+use crate::policy::circuit::State;
+use crate::policy::outcome::DropReason;
+use crate::policy::verdict::Verdict;
+use crate::protocol::category::Category;
+
+/// From a tenth of a millisecond to a minute: answers and deliveries.
+const SECONDS: &[f64] =
+    &[0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// From a millisecond to three days: how long accepted envelopes waited.
+const LAG_SECONDS: &[f64] = &[
+    0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 21600.0, 86400.0, 259200.0,
+];
+
+trait Make: Sized {
+    fn make(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<Self>;
+}
+
+macro_rules! make {
+    ($($t:ty: |$o:ident, $l:ident| $e:expr;)*) => {$(
+        impl Make for $t {
+            fn make(name: &str, help: &str, $l: &[&str]) -> prometheus::Result<Self> {
+                let $o = prometheus::Opts::new(name, help.trim());
+                $e
+            }
+        }
+    )*};
+}
+make! {
+    IntCounter: |o, _l| Self::with_opts(o);
+    Gauge: |o, _l| Self::with_opts(o);
+    IntCounterVec: |o, l| Self::new(o, l);
+    IntGaugeVec: |o, l| Self::new(o, l);
+    GaugeVec: |o, l| Self::new(o, l);
+    Histogram: |o, _l| Self::with_opts(o.into_histogram(SECONDS));
+    HistogramVec: |o, l| { let b = if o.name.contains("lag") { LAG_SECONDS } else { SECONDS }; Self::new(o.into_histogram(b), l) };
+}
+
+trait IntoHistogram {
+    fn into_histogram(self, buckets: &[f64]) -> prometheus::HistogramOpts;
+}
+
+impl IntoHistogram for prometheus::Opts {
+    fn into_histogram(self, buckets: &[f64]) -> prometheus::HistogramOpts {
+        prometheus::HistogramOpts { common_opts: self, buckets: buckets.to_vec() }
+    }
+}
+
+macro_rules! metrics {
+    ($($(#[doc = $help:expr])+ $name:ident: $t:ty [$($label:literal),*];)*) => {
+        /// Every metric of the daemon.
+        #[derive(Clone, Debug)]
+        pub struct Metrics {
+            registry: Registry,
+            $($(#[doc = $help])+ pub $name: $t,)*
+        }
+
+        impl Metrics {
+            /// All metrics at zero, registered under the prefix `switchyard_`.
+            pub fn new() -> Self {
+                let registry = Registry::new_custom(Some("switchyard".into()), None)
+                    .expect("the prefix is a valid metric name");
+                $(
+                    let $name = <$t as Make>::make(stringify!($name), concat!($($help),+), &[$($label),*])
+                        .expect("names and labels are valid: the golden test reads them all");
+                    registry.register(Box::new($name.clone())).expect("every name is there once");
+                )*
+                Self { registry, $($name),* }
+            }
+        }
+    };
+}
+
+metrics! {
+    /// Requests on the public listener, by project (empty when none was recognised) and status code.
+    received_requests_total: IntCounterVec ["project", "code"];
+    /// Requests refused before anything was known of their items, by reason.
+    refused_requests_total: IntCounterVec ["reason"];
+    /// Items accepted: committed to the journal.
+    accepted_items_total: IntCounterVec ["project", "category"];
+    /// Items recognised as repeats of accepted ones and answered like them.
+    duplicate_items_total: IntCounterVec ["project", "category"];
+    /// Items an upstream answered with 2xx.
+    delivered_items_total: IntCounterVec ["upstream", "project", "category"];
+    /// Accepted items an upstream will not get, by reason.
+    dropped_items_total: IntCounterVec ["upstream", "project", "category", "reason"];
+    /// Accepted items that wait for an upstream.
+    pending_items: IntGaugeVec ["upstream", "project", "category"];
+    /// Accepted minus delivered minus dropped minus pending, over all categories: anything but 0 is a defect.
+    balance_difference_items: IntGaugeVec ["upstream"];
+    /// Requests made to an upstream, by what the answer meant.
+    delivery_attempts_total: IntCounterVec ["upstream", "result"];
+    /// How long one request to an upstream took.
+    delivery_duration_seconds: HistogramVec ["upstream"];
+    /// From the acceptance of an envelope to the 2xx of an upstream.
+    delivery_lag_seconds: HistogramVec ["upstream"];
+    /// From the first byte of a request's body to its answer.
+    accept_duration_seconds: Histogram [];
+    /// Envelopes that wait for an upstream.
+    backlog_envelopes: IntGaugeVec ["upstream"];
+    /// Bytes of the envelopes that wait for an upstream.
+    backlog_bytes: IntGaugeVec ["upstream"];
+    /// Age of the oldest envelope that waits for an upstream.
+    backlog_oldest_seconds: GaugeVec ["upstream"];
+    /// Envelopes an upstream refused for good, kept for a look.
+    dead_letters: IntGaugeVec ["upstream"];
+    /// Whether the last that was heard of an upstream is an answer (1) or a failure (0).
+    upstream_up: IntGaugeVec ["upstream"];
+    /// The state of an upstream's circuit: 1 for the one it is in.
+    upstream_circuit: IntGaugeVec ["upstream", "state"];
+    /// Until when an upstream limits a category; 0 when it does not.
+    upstream_limited_until_timestamp_seconds: GaugeVec ["upstream", "category"];
+    /// Which upstream is the primary: 1, the others 0.
+    primary: IntGaugeVec ["upstream"];
+    /// Switches of the primary.
+    switches_total: IntCounter [];
+    /// When the primary was last switched; 0 when never.
+    last_switch_timestamp_seconds: Gauge [];
+    /// Bytes of the journal's files on disk.
+    journal_size_bytes: Gauge [];
+    /// How long one commit of the journal took, its fsync included.
+    journal_commit_duration_seconds: Histogram [];
+    /// Failures of the journal's storage.
+    journal_errors_total: IntCounter [];
+    /// Bytes free on the journal's disk.
+    disk_free_bytes: Gauge [];
+    /// Whether the last reload of the configuration succeeded.
+    config_reload_success: Gauge [];
+    /// When the configuration was last loaded.
+    config_last_reload_success_timestamp_seconds: Gauge [];
+    /// The running version: always 1.
+    build_info: IntGaugeVec ["version", "commit"];
+}
+
+/// Why a request was refused as a whole: the label of `refused_requests_total`, and what repeated log lines are counted by.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[allow(missing_docs, reason = "each says itself")]
+pub enum Refused {
+    Malformed,
+    Unauthenticated,
+    UnknownProject,
+    Mismatch,
+    TooLarge,
+    Encoding,
+    Timeout,
+    Overloaded,
+    JournalFull,
+    JournalFailed,
+    Disconnected,
+    NoSuchRoute,
+    Method,
+}
+
+impl Refused {
+    /// Every reason.
+    pub const ALL: [Self; 13] = [
+        Self::Malformed,
+        Self::Unauthenticated,
+        Self::UnknownProject,
+        Self::Mismatch,
+        Self::TooLarge,
+        Self::Encoding,
+        Self::Timeout,
+        Self::Overloaded,
+        Self::JournalFull,
+        Self::JournalFailed,
+        Self::Disconnected,
+        Self::NoSuchRoute,
+        Self::Method,
+    ];
+
+    /// The name in labels.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Unauthenticated => "unauthenticated",
+            Self::UnknownProject => "unknown_project",
+            Self::Mismatch => "mismatch",
+            Self::TooLarge => "too_large",
+            Self::Encoding => "encoding",
+            Self::Timeout => "timeout",
+            Self::Overloaded => "overloaded",
+            Self::JournalFull => "journal_full",
+            Self::JournalFailed => "journal_failed",
+            Self::Disconnected => "disconnected",
+            Self::NoSuchRoute => "no_such_route",
+            Self::Method => "method",
+        }
+    }
+}
+
+/// The status codes that the public listener gives.
+const CODES: [&str; 11] = ["200", "400", "401", "403", "404", "405", "408", "413", "415", "429", "503"];
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Adds the metrics of the process itself, `process_*`, in the spelling every exporter has.
+    pub fn registries(&self) -> (Registry, Registry) {
+        let process = Registry::new();
+        #[cfg(target_os = "linux")]
+        process
+            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
+            .expect("a new registry has no such collector");
+        (self.registry.clone(), process)
+    }
+
+    /// Makes the series of an upstream exist.
+    pub fn know_upstream(&self, upstream: &str) {
+        for verdict in Verdict::ALL {
+            self.delivery_attempts_total.with_label_values(&[upstream, verdict.name()]);
+        }
+        for state in State::ALL {
+            let gauge = self.upstream_circuit.with_label_values(&[upstream, state.name()]);
+            gauge.set(i64::from(state == State::Closed));
+        }
+        for category in Category::ALL.into_iter().filter(|c| c.can_be_limited()) {
+            self.upstream_limited_until_timestamp_seconds.with_label_values(&[upstream, category.name()]);
+        }
+        for gauge in [&self.backlog_envelopes, &self.backlog_bytes, &self.dead_letters, &self.primary] {
+            gauge.with_label_values(&[upstream]);
+        }
+        self.balance_difference_items.with_label_values(&[upstream]);
+        self.backlog_oldest_seconds.with_label_values(&[upstream]);
+        self.upstream_up.with_label_values(&[upstream]).set(1);
+        self.delivery_duration_seconds.with_label_values(&[upstream]);
+        self.delivery_lag_seconds.with_label_values(&[upstream]);
+    }
+
+    /// Makes the series of a project exist, at each of its upstreams.
+    pub fn know_project<'a>(&self, project: &str, upstreams: impl Iterator<Item = &'a str> + Clone) {
+        for code in CODES {
+            self.received_requests_total.with_label_values(&[project, code]);
+        }
+        for category in Category::ALL.map(Category::name) {
+            self.accepted_items_total.with_label_values(&[project, category]);
+            self.duplicate_items_total.with_label_values(&[project, category]);
+            for upstream in upstreams.clone() {
+                self.delivered_items_total.with_label_values(&[upstream, project, category]);
+                self.pending_items.with_label_values(&[upstream, project, category]);
+                for reason in DropReason::ALL {
+                    self.dropped_items_total.with_label_values(&[upstream, project, category, reason.name()]);
+                }
+            }
+        }
+    }
+
+    /// Makes the series exist that belong to no upstream and no project.
+    pub fn know_daemon(&self, version: &str, commit: &str) {
+        self.build_info.with_label_values(&[version, commit]).set(1);
+        for reason in Refused::ALL {
+            self.refused_requests_total.with_label_values(&[reason.name()]);
+        }
+        for code in CODES {
+            self.received_requests_total.with_label_values(&["", code]);
+        }
+    }
+}
