@@ -4,6 +4,7 @@ pub mod clock;
 pub mod config;
 pub mod delivery;
 pub mod http;
+pub mod intake;
 pub mod journal;
 pub mod policy;
 pub mod protocol;

@@ -121,6 +121,11 @@ impl Dedup {
 }
 
 impl Reservation {
+    /// The key that is held.
+    pub fn key(&self) -> u128 {
+        self.key
+    }
+
     /// The journal has it: repeats are recognised from `at` on.
     pub fn commit(self, at: Timestamp) {
         self.window.remember(self.key, at);

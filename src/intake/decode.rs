@@ -1,0 +1,197 @@
+//! Content encodings: the only place with decompressors. Bounded in memory whatever comes in.
+//!
+//! Up to [`BUFFERED`] bytes are decoded in one pass. What yields more is first decoded into nothing, to learn its size within
+//! the limit, and then once more into a buffer of that size: a bomb costs time in proportion to its encoded bytes, and no memory.
+
+use std::io::{self, Read};
+
+use bytes::Bytes;
+use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
+
+/// What is decoded in one pass.
+pub const BUFFERED: u64 = 1024 * 1024;
+
+/// zstd frames may ask for windows of at most 2^23 bytes, the most that RFC 8878 wants every decoder to support.
+const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+
+/// No list of encodings is longer: nobody sends more than one, the protocol allows it all the same.
+const MOST_ENCODINGS: usize = 3;
+
+/// A content encoding.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Encoding {
+    /// gzip, x-gzip; several members in a row are one text.
+    Gzip,
+    /// deflate: with zlib's header, as the RFC says, or raw, as many senders understood it.
+    Deflate,
+    /// br
+    Brotli,
+    /// zstd
+    Zstd,
+}
+
+/// Why a body cannot be decoded.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// An encoding that is not spoken here: 415.
+    #[error("unsupported content encoding {0:?}: gzip, deflate, br, zstd and identity are understood")]
+    Unsupported(String),
+    /// The body is not what its encoding says: 400.
+    #[error("the body is not valid {encoding:?}: {why}")]
+    Malformed {
+        /// What it should be.
+        encoding: Encoding,
+        /// What the decompressor says.
+        why: io::Error,
+    },
+    /// It becomes larger than the limit: 413.
+    #[error("the decoded body has more than {limit} bytes, the limit of max_body")]
+    TooLarge {
+        /// The limit in bytes.
+        limit: u64,
+    },
+}
+
+/// Reads a `Content-Encoding`: a list applies in order, so the last one is to be undone first. The empty value and `UTF-8` are
+/// sent by real SDKs and mean identity.
+pub fn encodings(header: &str) -> Result<Vec<Encoding>, DecodeError> {
+    let mut list = Vec::new();
+    for word in header.split(',').map(str::trim) {
+        match word.to_ascii_lowercase().as_str() {
+            "" | "identity" | "utf-8" => {}
+            "gzip" | "x-gzip" => list.push(Encoding::Gzip),
+            "deflate" => list.push(Encoding::Deflate),
+            "br" => list.push(Encoding::Brotli),
+            "zstd" => list.push(Encoding::Zstd),
+            _ => return Err(DecodeError::Unsupported(word.chars().take(40).collect())),
+        }
+    }
+    if list.len() > MOST_ENCODINGS {
+        return Err(DecodeError::Unsupported(format!("a list of {}", list.len())));
+    }
+    list.reverse();
+    Ok(list)
+}
+
+/// Undoes the encodings, in the order [`encodings`] gave them. Without any, the body is returned as it is.
+pub fn decode(body: Bytes, encodings: &[Encoding], limit: u64) -> Result<Bytes, DecodeError> {
+    encodings.iter().try_fold(body, |body, encoding| decode_one(body, *encoding, limit))
+}
+
+fn decode_one(body: Bytes, encoding: Encoding, limit: u64) -> Result<Bytes, DecodeError> {
+    let malformed = |why| DecodeError::Malformed { encoding, why };
+    let mut decoded = Vec::new();
+    let buffered = limit.min(BUFFERED);
+    let mut reader = reader(&body, encoding).map_err(malformed)?;
+    reader.by_ref().take(buffered + 1).read_to_end(&mut decoded).map_err(malformed)?;
+    if decoded.len() as u64 <= buffered {
+        return Ok(decoded.into());
+    }
+    let rest = io::copy(&mut reader.take(limit + 1 - buffered), &mut io::sink()).map_err(malformed)?;
+    let size = decoded.len() as u64 + rest;
+    if size > limit {
+        return Err(DecodeError::TooLarge { limit });
+    }
+    decoded.clear();
+    decoded.reserve_exact(usize::try_from(size).unwrap_or(usize::MAX));
+    self::reader(&body, encoding).and_then(|mut again| again.read_to_end(&mut decoded)).map_err(malformed)?;
+    Ok(decoded.into())
+}
+
+fn reader(body: &Bytes, encoding: Encoding) -> io::Result<Box<dyn Read + '_>> {
+    Ok(match encoding {
+        Encoding::Gzip => Box::new(MultiGzDecoder::new(&body[..])),
+        Encoding::Deflate if has_zlib_header(body) => Box::new(ZlibDecoder::new(&body[..])),
+        Encoding::Deflate => Box::new(DeflateDecoder::new(&body[..])),
+        Encoding::Brotli => Box::new(brotli_decompressor::Decompressor::new(&body[..], 4096)),
+        Encoding::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(&body[..])?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+            Box::new(decoder)
+        }
+    })
+}
+
+/// Method 8 and a header checksum that is right (RFC 1950, section 2.2). Raw deflate that begins like this by chance, one
+/// stream in some thousands, would have to begin with a stored or reserved block no compressor writes.
+fn has_zlib_header(body: &[u8]) -> bool {
+    matches!(body, [cmf, flg, ..] if cmf & 0x0f == 8 && (u16::from(*cmf) << 8 | u16::from(*flg)).is_multiple_of(31))
+}
+
+/// Decodes zlib as legacy senders wrap it: without any header that says so.
+pub fn inflate(body: Bytes, limit: u64) -> Result<Bytes, DecodeError> {
+    decode_one(body, Encoding::Deflate, limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::Compression;
+    use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
+    use std::io::Write as _;
+
+    const TEXT: &[u8] = b"{}\n{\"type\":\"event\"}\n{\"message\":\"hello hello hello\"}";
+
+    fn gzip(text: &[u8]) -> Bytes {
+        let mut encoder = GzEncoder::new(vec![], Compression::default());
+        encoder.write_all(text).unwrap();
+        encoder.finish().unwrap().into()
+    }
+
+    fn decoded(header: &str, body: Bytes) -> Bytes {
+        decode(body, &encodings(header).unwrap(), 10 * BUFFERED).unwrap()
+    }
+
+    #[test]
+    fn both_deflates_are_understood() {
+        let mut zlib = ZlibEncoder::new(vec![], Compression::default());
+        zlib.write_all(TEXT).unwrap();
+        let mut raw = DeflateEncoder::new(vec![], Compression::default());
+        raw.write_all(TEXT).unwrap();
+        assert_eq!(decoded("deflate", zlib.finish().unwrap().into()), TEXT);
+        assert_eq!(decoded("deflate", raw.finish().unwrap().into()), TEXT);
+    }
+
+    #[test]
+    fn lists_apply_in_order_and_names_that_mean_nothing_mean_identity() {
+        let twice = gzip(&zstd::encode_all(TEXT, 0).unwrap());
+        assert_eq!(decoded("zstd, x-gzip", twice), TEXT);
+        for header in ["", "identity", "UTF-8", " , "] {
+            assert_eq!(decoded(header, Bytes::from_static(TEXT)), TEXT);
+        }
+        assert!(matches!(encodings("compress"), Err(DecodeError::Unsupported(_))));
+        assert!(matches!(encodings("gzip,gzip,gzip,gzip"), Err(DecodeError::Unsupported(_))));
+    }
+
+    #[test]
+    fn members_of_gzip_in_a_row_are_one_text() {
+        let two = [gzip(b"ab"), gzip(b"cd")].concat();
+        assert_eq!(decoded("gzip", two.into()), "abcd");
+    }
+
+    #[test]
+    fn large_bodies_are_decoded_whole() {
+        let text = vec![b'x'; 3 * 1024 * 1024 + 7];
+        assert_eq!(decoded("gzip", gzip(&text)), text);
+    }
+
+    #[test]
+    fn a_bomb_is_refused_and_takes_no_memory() {
+        let bomb = gzip(&vec![0; 30 * 1024 * 1024]);
+        let limit = 20 * 1024 * 1024;
+        assert!(matches!(decode(bomb, &[Encoding::Gzip], limit), Err(DecodeError::TooLarge { limit: 20_971_520 })));
+    }
+
+    #[test]
+    fn what_is_cut_off_or_nonsense_is_malformed() {
+        let cut = gzip(TEXT).slice(..20);
+        for (encoding, body) in [
+            (Encoding::Gzip, cut),
+            (Encoding::Deflate, Bytes::from_static(b"\xff\xff\xff\xff")),
+            (Encoding::Brotli, Bytes::from_static(b"\xff\xff\xff\xff")),
+            (Encoding::Zstd, Bytes::from_static(b"nonsense")),
+        ] {
+            assert!(matches!(decode(body, &[encoding], BUFFERED), Err(DecodeError::Malformed { .. })), "{encoding:?}");
+        }
+    }
+}

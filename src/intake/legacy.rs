@@ -1,0 +1,96 @@
+//! The store endpoint's bodies: one JSON event, plain or as base64 around zlib, made into an envelope.
+//!
+//! A body that does not begin with `{` is base64, then zlib (getsentry/relay, `relay-server/src/endpoints/store.rs`).
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use serde::Deserialize;
+
+use crate::protocol::envelope::Envelope;
+use crate::protocol::event_id::EventId;
+use crate::protocol::item::ItemType;
+
+use super::decode::{DecodeError, inflate};
+
+/// Why a store body is no event.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It is empty: 400.
+    #[error("the body is empty")]
+    Empty,
+    /// Neither JSON nor base64: 400.
+    #[error("the body is neither a JSON object nor base64")]
+    Neither,
+    /// The zlib inside the base64 cannot be decoded: 400 or 413.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// The JSON is no event: 400.
+    #[error("the event is not valid JSON: {0}")]
+    Json(serde_json::Error),
+}
+
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(borrow, default)]
+    event_id: Option<std::borrow::Cow<'a, str>>,
+    #[serde(rename = "type", borrow, default)]
+    kind: Option<std::borrow::Cow<'a, str>>,
+}
+
+/// The envelope around a store body. An event without an id gets one: the answer has to name it.
+pub fn envelope_of(body: Bytes, limit: u64) -> Result<Bytes, StoreError> {
+    let event = plain(body, limit)?;
+    let fields: Event<'_> = serde_json::from_slice(&event).map_err(StoreError::Json)?;
+    let id = fields.event_id.and_then(|id| id.parse().ok()).unwrap_or_else(EventId::random);
+    let kind = match fields.kind.as_deref() {
+        Some("transaction") => ItemType::Transaction,
+        _ => ItemType::Event,
+    };
+    Ok(Envelope::of_one(id, &kind, &event))
+}
+
+fn plain(body: Bytes, limit: u64) -> Result<Bytes, StoreError> {
+    match body.trim_ascii_start().first() {
+        None => Err(StoreError::Empty),
+        Some(b'{') => Ok(body),
+        Some(_) => {
+            let text: Vec<u8> = body.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect();
+            let packed = BASE64.decode(text).map_err(|_| StoreError::Neither)?;
+            Ok(inflate(packed.into(), limit)?)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    #[test]
+    fn a_json_event_keeps_its_bytes_and_its_id() {
+        let event = br#" {"event_id":"9EC79C33ec9942ab8353589fcb2e04dc","a": 1.0}"#;
+        let envelope = Envelope::parse(envelope_of(Bytes::from_static(event), 1000).unwrap()).unwrap();
+        assert_eq!(envelope.event_id().unwrap().to_string(), "9ec79c33ec9942ab8353589fcb2e04dc");
+        assert_eq!(envelope.payload(&envelope.items()[0]), &event[..]);
+        assert_eq!(envelope.items()[0].kind, ItemType::Event);
+    }
+
+    #[test]
+    fn base64_around_zlib_is_unpacked() {
+        let mut zlib = flate2::write::ZlibEncoder::new(vec![], flate2::Compression::default());
+        zlib.write_all(br#"{"type":"transaction"}"#).unwrap();
+        let body = BASE64.encode(zlib.finish().unwrap());
+        let envelope = Envelope::parse(envelope_of(body.into(), 1000).unwrap()).unwrap();
+        assert_eq!(envelope.items()[0].kind, ItemType::Transaction);
+        assert!(envelope.event_id().is_some());
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        assert!(matches!(envelope_of(Bytes::new(), 10), Err(StoreError::Empty)));
+        assert!(matches!(envelope_of("hello!".into(), 10), Err(StoreError::Neither)));
+        assert!(matches!(envelope_of("{\"a\":}".into(), 10), Err(StoreError::Json(_))));
+        assert!(matches!(envelope_of("aGVsbG8=".into(), 10), Err(StoreError::Decode(_))));
+    }
+}
