@@ -75,6 +75,15 @@ impl Tasks {
     }
 }
 
+/// Runs what takes the processor for longer than a request may hold up others, on a thread of its own.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        // It was not cancelled, nobody can: its panic goes on where it was asked for.
+        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

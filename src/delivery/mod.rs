@@ -1,3 +1,11 @@
-//! One upstream's way out.
+//! One upstream's way out: a worker each, with its own connections, circuit and cooldowns. Workers meet nowhere but at the
+//! journal, so that nothing one upstream does is felt by another.
 
+pub mod board;
+mod parcel;
+mod rewrite;
 pub mod settings;
+pub mod supervisor;
+pub mod transport;
+mod watch;
+mod worker;

@@ -1,3 +1,20 @@
-//! The listeners.
+//! The two listeners: the public one for SDKs, the admin one for operators. The only user of axum.
 
+mod admin;
+mod body;
+mod error;
+mod ingest;
+mod listen;
+mod page;
+mod peer;
+mod routes;
+mod scrape;
+mod serve;
 pub mod settings;
+mod socket;
+mod state;
+
+pub use admin::{Control, SwitchOrder, SwitchRefusal};
+pub use listen::Listeners;
+pub use routes::{serve_admin, serve_public};
+pub use state::{Admin, Public, Readiness, View};

@@ -1,12 +1,12 @@
 //! Content encodings: the only place with decompressors. Bounded in memory whatever comes in.
 //!
 //! Up to [`BUFFERED`] bytes are decoded in one pass. What yields more is first decoded into nothing, to learn its size within
-//! the limit, and then once more into a buffer of that size: a bomb costs time in proportion to its encoded bytes, and no memory.
+//! the limit, and then once more into memory that was reserved for it: a bomb costs time, within the limit, and no memory.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read as _};
 
 use bytes::Bytes;
-use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
+use flate2::bufread::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 
 /// What is decoded in one pass.
 pub const BUFFERED: u64 = 1024 * 1024;
@@ -37,10 +37,10 @@ pub enum DecodeError {
     #[error("unsupported content encoding {0:?}: gzip, deflate, br, zstd and identity are understood")]
     Unsupported(String),
     /// The body is not what its encoding says: 400.
-    #[error("the body is not valid {encoding:?}: {why}")]
+    #[error("the body is not valid {encodings}: {why}")]
     Malformed {
         /// What it should be.
-        encoding: Encoding,
+        encodings: String,
         /// What the decompressor says.
         why: io::Error,
     },
@@ -50,6 +50,24 @@ pub enum DecodeError {
         /// The limit in bytes.
         limit: u64,
     },
+}
+
+impl DecodeError {
+    fn malformed(encodings: &[Encoding], why: io::Error) -> Self {
+        let names: Vec<&str> = encodings.iter().rev().map(|encoding| encoding.name()).collect();
+        Self::Malformed { encodings: names.join(", "), why }
+    }
+}
+
+impl Encoding {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Deflate => "deflate",
+            Self::Brotli => "br",
+            Self::Zstd => "zstd",
+        }
+    }
 }
 
 /// Reads a `Content-Encoding`: a list applies in order, so the last one is to be undone first. The empty value and `UTF-8` are
@@ -74,53 +92,55 @@ pub fn encodings(header: &str) -> Result<Vec<Encoding>, DecodeError> {
 }
 
 /// Undoes the encodings, in the order [`encodings`] gave them. Without any, the body is returned as it is.
+///
+/// Takes memory as the text grows, up to `limit`: what may be larger than [`BUFFERED`] is measured with [`size`] first.
 pub fn decode(body: Bytes, encodings: &[Encoding], limit: u64) -> Result<Bytes, DecodeError> {
-    encodings.iter().try_fold(body, |body, encoding| decode_one(body, *encoding, limit))
+    if encodings.is_empty() {
+        return Ok(body);
+    }
+    let mut text = Vec::new();
+    let read = chain(&body, encodings).and_then(|reader| reader.take(limit + 1).read_to_end(&mut text));
+    match read {
+        Err(why) => Err(DecodeError::malformed(encodings, why)),
+        Ok(n) if n as u64 > limit => Err(DecodeError::TooLarge { limit }),
+        Ok(_) => Ok(text.into()),
+    }
 }
 
-fn decode_one(body: Bytes, encoding: Encoding, limit: u64) -> Result<Bytes, DecodeError> {
-    let malformed = |why| DecodeError::Malformed { encoding, why };
-    let mut decoded = Vec::new();
-    let buffered = limit.min(BUFFERED);
-    let mut reader = reader(&body, encoding).map_err(malformed)?;
-    reader.by_ref().take(buffered + 1).read_to_end(&mut decoded).map_err(malformed)?;
-    if decoded.len() as u64 <= buffered {
-        return Ok(decoded.into());
+/// The size of the decoded text, learnt without keeping it.
+pub fn size(body: &Bytes, encodings: &[Encoding], limit: u64) -> Result<u64, DecodeError> {
+    let read = chain(body, encodings).and_then(|reader| io::copy(&mut reader.take(limit + 1), &mut io::sink()));
+    match read {
+        Err(why) => Err(DecodeError::malformed(encodings, why)),
+        Ok(n) if n > limit => Err(DecodeError::TooLarge { limit }),
+        Ok(n) => Ok(n),
     }
-    let rest = io::copy(&mut reader.take(limit + 1 - buffered), &mut io::sink()).map_err(malformed)?;
-    let size = decoded.len() as u64 + rest;
-    if size > limit {
-        return Err(DecodeError::TooLarge { limit });
-    }
-    decoded.clear();
-    decoded.reserve_exact(usize::try_from(size).unwrap_or(usize::MAX));
-    self::reader(&body, encoding).and_then(|mut again| again.read_to_end(&mut decoded)).map_err(malformed)?;
-    Ok(decoded.into())
 }
 
-fn reader(body: &Bytes, encoding: Encoding) -> io::Result<Box<dyn Read + '_>> {
+/// One decompressor around the other.
+fn chain<'a>(body: &'a [u8], encodings: &[Encoding]) -> io::Result<Box<dyn BufRead + 'a>> {
+    let whole: Box<dyn BufRead + 'a> = Box::new(body);
+    encodings.iter().try_fold(whole, |inner, encoding| wrap(inner, *encoding))
+}
+
+fn wrap<'a>(mut inner: Box<dyn BufRead + 'a>, encoding: Encoding) -> io::Result<Box<dyn BufRead + 'a>> {
     Ok(match encoding {
-        Encoding::Gzip => Box::new(MultiGzDecoder::new(&body[..])),
-        Encoding::Deflate if has_zlib_header(body) => Box::new(ZlibDecoder::new(&body[..])),
-        Encoding::Deflate => Box::new(DeflateDecoder::new(&body[..])),
-        Encoding::Brotli => Box::new(brotli_decompressor::Decompressor::new(&body[..], 4096)),
+        Encoding::Gzip => Box::new(BufReader::new(MultiGzDecoder::new(inner))),
+        Encoding::Deflate if has_zlib_header(inner.fill_buf()?) => Box::new(BufReader::new(ZlibDecoder::new(inner))),
+        Encoding::Deflate => Box::new(BufReader::new(DeflateDecoder::new(inner))),
+        Encoding::Brotli => Box::new(BufReader::new(brotli_decompressor::Decompressor::new(inner, 4096))),
         Encoding::Zstd => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(&body[..])?;
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(inner)?;
             decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
-            Box::new(decoder)
+            Box::new(BufReader::new(decoder))
         }
     })
 }
 
-/// Method 8 and a header checksum that is right (RFC 1950, section 2.2). Raw deflate that begins like this by chance, one
-/// stream in some thousands, would have to begin with a stored or reserved block no compressor writes.
+/// Method 8 and a header checksum that is right (RFC 1950, section 2.2). Raw deflate that begins like this by chance would
+/// have to begin with a block that no compressor writes.
 fn has_zlib_header(body: &[u8]) -> bool {
     matches!(body, [cmf, flg, ..] if cmf & 0x0f == 8 && (u16::from(*cmf) << 8 | u16::from(*flg)).is_multiple_of(31))
-}
-
-/// Decodes zlib as legacy senders wrap it: without any header that says so.
-pub fn inflate(body: Bytes, limit: u64) -> Result<Bytes, DecodeError> {
-    decode_one(body, Encoding::Deflate, limit)
 }
 
 #[cfg(test)]
@@ -179,7 +199,9 @@ mod tests {
     fn a_bomb_is_refused_and_takes_no_memory() {
         let bomb = gzip(&vec![0; 30 * 1024 * 1024]);
         let limit = 20 * 1024 * 1024;
-        assert!(matches!(decode(bomb, &[Encoding::Gzip], limit), Err(DecodeError::TooLarge { limit: 20_971_520 })));
+        assert!(matches!(size(&bomb, &[Encoding::Gzip], limit), Err(DecodeError::TooLarge { limit: 20_971_520 })));
+        assert!(matches!(decode(bomb.clone(), &[Encoding::Gzip], 1000), Err(DecodeError::TooLarge { .. })));
+        assert_eq!(size(&bomb, &[Encoding::Gzip], 2 * limit).unwrap(), 30 * 1024 * 1024);
     }
 
     #[test]

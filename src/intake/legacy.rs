@@ -11,7 +11,10 @@ use crate::protocol::envelope::Envelope;
 use crate::protocol::event_id::EventId;
 use crate::protocol::item::ItemType;
 
-use super::decode::{DecodeError, inflate};
+use super::decode::{self, DecodeError, Encoding};
+
+/// An event may have one MiB; a little more is decoded so that its size can be named.
+const EVENT_LIMIT: u64 = 2 * 1024 * 1024;
 
 /// Why a store body is no event.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +60,7 @@ fn plain(body: Bytes, limit: u64) -> Result<Bytes, StoreError> {
         Some(_) => {
             let text: Vec<u8> = body.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect();
             let packed = BASE64.decode(text).map_err(|_| StoreError::Neither)?;
-            Ok(inflate(packed.into(), limit)?)
+            Ok(decode::decode(packed.into(), &[Encoding::Deflate], limit.min(EVENT_LIMIT))?)
         }
     }
 }

@@ -240,6 +240,8 @@ pub struct Space {
     pub used: u64,
     /// Bytes of the files on disk.
     pub files: u64,
+    /// Bytes free on that disk, when known.
+    pub disk_free: Option<u64>,
 }
 
 /// Why the journal cannot do what it was asked.

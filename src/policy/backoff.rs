@@ -17,7 +17,7 @@ impl Backoff {
     /// An upstream that is down: how long until the next probe.
     pub const CIRCUIT: Self = Self { first: Duration::from_millis(500), most: Duration::from_secs(30) };
     /// An upstream that refuses our DSN: somebody has to mend a configuration.
-    pub const MISCONFIGURED: Self = Self { first: Duration::from_secs(30), most: Duration::from_secs(600) };
+    pub const MISCONFIGURED: Self = Self { first: Duration::from_secs(30), most: Duration::from_secs(300) };
 
     /// The wait before the try after `failures` failures in a row (at least one).
     pub fn after(self, failures: u32) -> Duration {

@@ -4,6 +4,7 @@ pub mod backoff;
 pub mod circuit;
 pub mod cooldown;
 pub mod dedup;
+pub mod hold;
 pub mod outcome;
 pub mod routing;
 pub mod verdict;

@@ -17,6 +17,7 @@ pub struct Dsn {
     prefix: String,
     project: String,
     public_key: String,
+    envelope_uri: Uri,
 }
 
 /// Why a text is no DSN. Never repeats the text: it holds a key.
@@ -66,18 +67,8 @@ impl Dsn {
     }
 
     /// The address that takes envelopes for this DSN. The slash at its end is required by GlitchTip.
-    pub fn envelope_uri(&self) -> Uri {
-        self.uri(&format!("/api/{}/envelope/", self.project))
-    }
-
-    /// An address at this upstream: its base address and path prefix, then `path`.
-    pub fn uri(&self, path: &str) -> Uri {
-        Uri::builder()
-            .scheme(self.scheme.clone())
-            .authority(self.authority.clone())
-            .path_and_query(format!("{}{path}", self.prefix))
-            .build()
-            .expect("scheme and authority were parsed, prefix and project consist of URL characters")
+    pub fn envelope_uri(&self) -> &Uri {
+        &self.envelope_uri
     }
 }
 
@@ -100,7 +91,9 @@ impl FromStr for Dsn {
             (key, project) if !is_token(key) || !is_token(project) => return Err(InvalidDsn::Characters),
             _ => {}
         }
+        let envelope_uri = format!("{scheme}://{authority}{prefix}/api/{project}/envelope/");
         Ok(Self {
+            envelope_uri: envelope_uri.parse().map_err(|_| InvalidDsn::NotAUrl)?,
             scheme,
             authority,
             prefix: prefix.to_owned(),
@@ -141,15 +134,14 @@ mod tests {
     #[test]
     fn port_path_prefix_and_any_key_are_kept() {
         let dsn: Dsn = "http://Some_key-1:secret@localhost:8000/errors/glitch/42/".parse().unwrap();
-        assert_eq!(dsn.envelope_uri(), "http://localhost:8000/errors/glitch/api/42/envelope/");
+        assert_eq!(*dsn.envelope_uri(), "http://localhost:8000/errors/glitch/api/42/envelope/");
         assert_eq!(dsn.reveal(), "http://Some_key-1@localhost:8000/errors/glitch/42");
-        assert_eq!(dsn.uri("/api/0/"), "http://localhost:8000/errors/glitch/api/0/");
     }
 
     #[test]
     fn ipv6_hosts_keep_their_brackets() {
         let dsn: Dsn = "https://k@[::1]:9000/1".parse().unwrap();
-        assert_eq!(dsn.envelope_uri(), "https://[::1]:9000/api/1/envelope/");
+        assert_eq!(*dsn.envelope_uri(), "https://[::1]:9000/api/1/envelope/");
     }
 
     #[test]

@@ -3,3 +3,4 @@
 pub mod ledger;
 pub mod log;
 pub mod metrics;
+pub mod status;

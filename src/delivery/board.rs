@@ -1,0 +1,78 @@
+//! What each worker tells of its upstream: written by the worker when it changes, read by status and metrics.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::clock::Timestamp;
+use crate::policy::circuit::State;
+use crate::protocol::category::Category;
+use crate::telemetry::status::LastError;
+
+/// The state of one upstream, as its worker sees it.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Its circuit.
+    pub circuit: State,
+    /// Whether the last that was heard of it is an answer.
+    pub up: bool,
+    /// Whether it refuses our DSN for some project.
+    pub misconfigured: bool,
+    /// When it last took an envelope.
+    pub last_delivery: Option<Timestamp>,
+    /// What last went wrong.
+    pub last_error: Option<LastError>,
+    /// Its rate limits, over all projects.
+    pub limits: Vec<(Category, Timestamp)>,
+}
+
+impl Default for Report {
+    fn default() -> Self {
+        Self {
+            circuit: State::Closed,
+            up: true,
+            misconfigured: false,
+            last_delivery: None,
+            last_error: None,
+            limits: vec![],
+        }
+    }
+}
+
+impl Report {
+    /// The state in one word, the gravest first.
+    pub fn word(&self, now: Timestamp) -> &'static str {
+        match self.circuit {
+            State::Open => "down",
+            State::HalfOpen => "probing",
+            State::Closed if self.misconfigured => "misconfigured",
+            State::Closed if !self.up => "failing",
+            State::Closed if self.limits.iter().any(|(_, until)| *until > now) => "limited",
+            State::Closed => "up",
+        }
+    }
+}
+
+/// The reports of all upstreams. Cheap to clone; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Board(Arc<Mutex<BTreeMap<Arc<str>, Report>>>);
+
+impl Board {
+    /// Changes the report of an upstream.
+    pub(super) fn update(&self, upstream: &Arc<str>, change: impl FnOnce(&mut Report)) {
+        let mut reports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match reports.get_mut(upstream) {
+            Some(report) => change(report),
+            None => change(reports.entry(Arc::clone(upstream)).or_default()),
+        }
+    }
+
+    /// Forgets an upstream.
+    pub(super) fn remove(&self, upstream: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(upstream);
+    }
+
+    /// The report of an upstream; `None` when no worker serves it.
+    pub fn report(&self, upstream: &str) -> Option<Report> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(upstream).cloned()
+    }
+}

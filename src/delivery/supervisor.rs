@@ -1,0 +1,103 @@
+//! Starts and stops the workers as the configuration has it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use crate::clock::Clock;
+use crate::journal::{Journal, TargetId};
+use crate::policy::routing::Routing;
+use crate::tasks::Tasks;
+use crate::telemetry::metrics::Metrics;
+
+use super::board::Board;
+use super::settings::Settings;
+use super::watch::Watch;
+use super::worker::{Surroundings, Worker};
+
+/// How long a worker of a removed upstream may take for what is under way.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The workers, by upstream.
+#[derive(Debug)]
+pub struct Supervisor {
+    journal: Arc<dyn Journal>,
+    routing: Arc<ArcSwap<Routing>>,
+    clock: Clock,
+    board: Board,
+    metrics: Metrics,
+    tasks: Tasks,
+    workers: BTreeMap<Arc<str>, Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    tasks: Tasks,
+    settings: Arc<ArcSwap<Settings>>,
+}
+
+impl Supervisor {
+    /// No worker yet. The workers run among `tasks`.
+    pub fn new(journal: Arc<dyn Journal>, clock: Clock, metrics: Metrics, tasks: Tasks) -> Self {
+        let (routing, board) = (Arc::default(), Board::default());
+        Self { journal, routing, clock, board, metrics, tasks, workers: BTreeMap::new() }
+    }
+
+    /// The reports of the workers.
+    pub fn board(&self) -> Board {
+        self.board.clone()
+    }
+
+    /// Follows a configuration: DSNs and settings change under the running workers, new upstreams get one, removed ones lose
+    /// theirs; what waits for a removed upstream stays in the journal until it expires.
+    pub fn configure(&mut self, routing: Arc<Routing>, upstreams: &BTreeMap<Arc<str>, (TargetId, Settings)>) {
+        self.routing.store(routing);
+        let gone: Vec<Arc<str>> = self.workers.keys().filter(|name| !upstreams.contains_key(*name)).cloned().collect();
+        for name in gone {
+            if let Some(worker) = self.workers.remove(&name) {
+                self.board.remove(&name);
+                self.tasks.spawn("the end of a worker", async move {
+                    if !worker.tasks.stop(PATIENCE).await {
+                        tracing::warn!(upstream.name = &*name, "requests of a removed upstream were cut off");
+                    }
+                });
+            }
+        }
+        for (name, (target, settings)) in upstreams {
+            match self.workers.get(name) {
+                Some(worker) => {
+                    worker.settings.store(Arc::new(settings.clone()));
+                    // It may be asleep over something that has just been mended.
+                    self.journal.changed(*target).notify_one();
+                }
+                None => self.start(name, *target, settings),
+            }
+        }
+    }
+
+    fn start(&mut self, name: &Arc<str>, target: TargetId, settings: &Settings) {
+        let settings = Arc::new(ArcSwap::from_pointee(settings.clone()));
+        let around = Surroundings {
+            journal: Arc::clone(&self.journal),
+            routing: Arc::clone(&self.routing),
+            clock: self.clock.clone(),
+            board: self.board.clone(),
+            watch: Watch::new(name, &self.metrics),
+        };
+        let tasks = self.tasks.child();
+        let worker = Worker::new(Arc::clone(name), target, Arc::clone(&settings), around);
+        tasks.spawn("a delivery worker", worker.run(tasks.stopping().clone()));
+        self.workers.insert(Arc::clone(name), Running { tasks, settings });
+    }
+
+    /// Stops all workers; what is under way gets up to `patience`. The backlog stays in the journal.
+    pub async fn stop(&mut self, patience: Duration) {
+        let all = std::mem::take(&mut self.workers);
+        futures_util::future::join_all(
+            all.into_values().map(|worker| async move { worker.tasks.stop(patience).await }),
+        )
+        .await;
+    }
+}

@@ -1,0 +1,178 @@
+//! The only HTTP client of the delivery: hyper-util's pooled one, with rustls. Knows requests and answers, not what they mean.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{Client, Error};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::time::timeout;
+
+/// How long a connection may take to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an unused connection is kept: less than most servers do, so that few die under a request.
+const POOL_IDLE: Duration = Duration::from_secs(20);
+/// How much of an answer is read; connections with longer ones are given up.
+const MAX_ANSWER: usize = 64 * 1024;
+/// How much of an answer is kept for errors and dead letters.
+const KEPT_ANSWER: usize = 2 * 1024;
+
+/// A request to an upstream.
+#[derive(Clone, Debug)]
+pub(super) struct Parcel {
+    pub(super) uri: Uri,
+    pub(super) headers: HeaderMap,
+    /// The envelope in two pieces: its header line, and the rest.
+    pub(super) body: [Bytes; 2],
+}
+
+/// An upstream's answer, as far as it is of use.
+#[derive(Clone, Debug)]
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    /// The lines of `X-Sentry-Rate-Limits`.
+    pub(super) rate_limits: Vec<String>,
+    pub(super) retry_after: Option<String>,
+    /// The beginning of the body, as text.
+    pub(super) text: String,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum SendError {
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    #[error("{0}")]
+    Network(String),
+}
+
+/// The connections to one upstream.
+#[derive(Clone, Debug)]
+pub(super) struct Transport {
+    client: Client<HttpsConnector<HttpConnector>, Pieces>,
+}
+
+impl Transport {
+    pub(super) fn new(max_in_flight: usize) -> Self {
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        http.set_keepalive(Some(Duration::from_secs(60)));
+        let connector = match HttpsConnectorBuilder::new().with_native_roots() {
+            Ok(tls) => tls.https_or_http().enable_http1().wrap_connector(http),
+            Err(error) => {
+                tracing::warn!(%error, "the system has no certificate authorities, using Mozilla's");
+                HttpsConnectorBuilder::new().with_webpki_roots().https_or_http().enable_http1().wrap_connector(http)
+            }
+        };
+        let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(POOL_IDLE)
+            .pool_max_idle_per_host(max_in_flight)
+            .build(connector);
+        Self { client }
+    }
+
+    /// Sends and waits for the whole answer. A connection that dies before any answer is tried once more at once: servers
+    /// close idle connections without saying so (GlitchTip's default one after each answer), and a repeat is dropped by event id.
+    pub(super) async fn send(&self, parcel: Parcel, patience: Duration) -> Result<Reply, SendError> {
+        let exchange = async {
+            let response = match self.client.request(request(parcel.clone())).await {
+                Err(error) if died_before_answer(&error) => self.client.request(request(parcel)).await,
+                done => done,
+            };
+            read(response.map_err(|error| SendError::Network(chain(&error)))?).await
+        };
+        timeout(patience, exchange).await.unwrap_or(Err(SendError::Timeout(patience)))
+    }
+}
+
+fn request(parcel: Parcel) -> Request<Pieces> {
+    let mut request = Request::new(Pieces(parcel.body));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = parcel.uri;
+    *request.headers_mut() = parcel.headers;
+    request
+}
+
+fn died_before_answer(error: &Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<hyper::Error>());
+    !error.is_connect()
+        && source.is_some_and(|e| e.is_incomplete_message() || e.is_closed() || e.is_canceled() || is_reset(e))
+}
+
+fn is_reset(error: &hyper::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
+    let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    io.is_some_and(|e| matches!(e.kind(), ConnectionReset | BrokenPipe))
+}
+
+async fn read(response: Response<Incoming>) -> Result<Reply, SendError> {
+    let (head, mut body) = response.into_parts();
+    let mut text = Vec::new();
+    let mut total = 0;
+    while let Some(frame) = body.frame().await {
+        // The status is what counts; an answer that breaks off after it still answers.
+        let Ok(Ok(data)) = frame.map(Frame::into_data) else { break };
+        total += data.len();
+        text.extend_from_slice(&data[..data.len().min(KEPT_ANSWER - text.len())]);
+        if total > MAX_ANSWER {
+            break;
+        }
+    }
+    let lines = head.headers.get_all("x-sentry-rate-limits").iter();
+    Ok(Reply {
+        status: head.status,
+        rate_limits: lines.filter_map(|line| line.to_str().ok()).map(str::to_owned).collect(),
+        retry_after: head.headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()).map(str::to_owned),
+        text: String::from_utf8_lossy(&text).into_owned(),
+    })
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// A body of two pieces that are sent as they are.
+#[derive(Debug)]
+struct Pieces([Bytes; 2]);
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let next = self.0.iter_mut().find(|piece| !piece.is_empty()).map(std::mem::take);
+        Poll::Ready(next.map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.iter().all(Bytes::is_empty)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.iter().map(|piece| piece.len() as u64).sum())
+    }
+}
+
+/// Header values that never change.
+pub(super) const ENVELOPE: HeaderValue = HeaderValue::from_static("application/x-sentry-envelope");

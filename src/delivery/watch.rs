@@ -1,0 +1,88 @@
+//! What a worker's upstream does, told to operators: counted in metrics, and logged where somebody may have to act.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::{Histogram, IntCounter};
+
+use crate::journal::Record;
+use crate::policy::verdict::Verdict;
+use crate::telemetry::log::Damper;
+use crate::telemetry::metrics::Metrics;
+
+/// The watch over one upstream.
+#[derive(Clone, Debug)]
+pub(super) struct Watch {
+    upstream: Arc<str>,
+    attempts: [IntCounter; Verdict::ALL.len()],
+    duration: Histogram,
+    lag: Histogram,
+    damper: Damper<Line>,
+}
+
+/// The lines that would repeat.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+enum Line {
+    Failed,
+    Refused,
+    Misconfigured(Arc<str>),
+    NoDsn(Arc<str>),
+}
+
+impl Watch {
+    pub(super) fn new(upstream: &Arc<str>, metrics: &Metrics) -> Self {
+        metrics.know_upstream(upstream);
+        let attempts = Verdict::ALL
+            .map(|verdict| metrics.delivery_attempts_total.with_label_values(&[&**upstream, verdict.name()]));
+        Self {
+            upstream: Arc::clone(upstream),
+            attempts,
+            duration: metrics.delivery_duration_seconds.with_label_values(&[upstream]),
+            lag: metrics.delivery_lag_seconds.with_label_values(&[upstream]),
+            damper: Damper::new(),
+        }
+    }
+
+    pub(super) fn attempted(&self, verdict: Verdict, took: Duration) {
+        self.attempts[verdict as usize].inc();
+        self.duration.observe(took.as_secs_f64());
+    }
+
+    pub(super) fn delivered(&self, lag: Duration) {
+        self.lag.observe(lag.as_secs_f64());
+    }
+
+    pub(super) fn failed(&self, opened: bool, why: &str) {
+        if opened {
+            tracing::warn!(upstream.name = &*self.upstream, why, "upstream is down; envelopes wait in the journal");
+        } else if self.damper.lets_through(&Line::Failed) {
+            tracing::info!(upstream.name = &*self.upstream, why, "a delivery failed and will be tried again");
+        }
+    }
+
+    pub(super) fn recovered(&self) {
+        tracing::info!(upstream.name = &*self.upstream, "upstream is back; its backlog drains");
+    }
+
+    pub(super) fn misconfigured(&self, project: &Arc<str>, why: &str) {
+        if self.damper.lets_through(&Line::Misconfigured(Arc::clone(project))) {
+            let advice = "upstream refuses the DSN of this project: check key and project id; its envelopes wait";
+            tracing::error!(upstream.name = &*self.upstream, project.name = &**project, why, "{advice}");
+        }
+    }
+
+    pub(super) fn no_dsn(&self, project: &Arc<str>) {
+        if self.damper.lets_through(&Line::NoDsn(Arc::clone(project))) {
+            let advice = "envelopes wait for an upstream that has no DSN for their project any more";
+            tracing::warn!(upstream.name = &*self.upstream, project.name = &**project, "{advice}");
+        }
+    }
+
+    pub(super) fn refused(&self, record: &Record, reason: &str, why: &str) {
+        if self.damper.lets_through(&Line::Refused) {
+            let project = &*record.project;
+            let message = "upstream refused an envelope for good; it is kept as a dead letter";
+            tracing::error!(upstream.name = &*self.upstream, project.name = project, record = %record.id, reason, why, "{message}");
+        }
+    }
+}

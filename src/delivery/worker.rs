@@ -1,0 +1,365 @@
+//! The worker of one upstream: claims what may be sent, sends it, settles it by the answer.
+//!
+//! One task, one owner of circuit and cooldowns. It never waits with a record in hand: a retry goes back to the journal with
+//! its due time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{Clock, Timestamp};
+use crate::journal::{Claim, DeadLetter, Journal, Progress, Record, Rest, Settlement, TargetId};
+use crate::policy::backoff::Backoff;
+use crate::policy::circuit::Circuit;
+use crate::policy::cooldown::{self, Cooldown};
+use crate::policy::hold::Holds;
+use crate::policy::outcome::DropReason;
+use crate::policy::routing::Routing;
+use crate::policy::verdict::{POISON_STRIKES, Verdict};
+use crate::protocol::category::Quantities;
+use crate::telemetry::status::LastError;
+
+use super::board::Board;
+use super::parcel::{self, Load};
+use super::settings::{OnRateLimit, Settings};
+use super::transport::{Reply, SendError, Transport};
+use super::watch::Watch;
+
+/// How long to wait when the journal itself fails to give records.
+const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
+/// How much of an error is shown.
+const ERROR_LENGTH: usize = 300;
+
+/// What a worker shares with the rest of the daemon.
+#[derive(Clone, Debug)]
+pub(super) struct Surroundings {
+    pub(super) journal: Arc<dyn Journal>,
+    pub(super) routing: Arc<ArcSwap<Routing>>,
+    pub(super) clock: Clock,
+    pub(super) board: Board,
+    pub(super) watch: Watch,
+}
+
+/// One upstream's worker.
+pub(super) struct Worker {
+    upstream: Arc<str>,
+    target: TargetId,
+    settings: Arc<ArcSwap<Settings>>,
+    around: Surroundings,
+    transport: Transport,
+    circuit: Circuit,
+    cooldown: Cooldown,
+    holds: Holds,
+    /// The DSNs that the holds are about: other ones deserve another try.
+    routing: Arc<Routing>,
+    /// When the upstream last took something: tells poison from an outage.
+    last_success: Timestamp,
+    in_flight: FuturesUnordered<BoxFuture<'static, Sent>>,
+}
+
+/// A request that has come to its end.
+struct Sent {
+    claim: Claim,
+    load: Load,
+    began: Timestamp,
+    took: Duration,
+    result: Result<Reply, SendError>,
+}
+
+impl Worker {
+    pub(super) fn new(
+        upstream: Arc<str>,
+        target: TargetId,
+        settings: Arc<ArcSwap<Settings>>,
+        around: Surroundings,
+    ) -> Self {
+        let transport = Transport::new(settings.load().max_in_flight.get().into());
+        around.board.update(&upstream, |_| {});
+        Self {
+            upstream,
+            target,
+            settings,
+            around,
+            transport,
+            circuit: Circuit::default(),
+            cooldown: Cooldown::default(),
+            holds: Holds::default(),
+            routing: Arc::default(),
+            last_success: Timestamp::default(),
+            in_flight: FuturesUnordered::new(),
+        }
+    }
+
+    /// Works until told to stop; then what is under way is brought to its end within its timeout.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let changed = self.around.journal.changed(self.target);
+        loop {
+            let wake = self.claim().await;
+            let wake = wake.map(|at| self.around.clock.instant(at));
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(sent) = self.in_flight.next() => self.settle(sent),
+                () = changed.notified() => {}
+                () = async { sleep_until(wake.unwrap_or_else(tokio::time::Instant::now)).await }, if wake.is_some() => {}
+            }
+        }
+        while let Some(sent) = self.in_flight.next().await {
+            self.settle(sent);
+        }
+    }
+
+    /// Starts as much as may be started now, and says when to look again if nothing happens before.
+    async fn claim(&mut self) -> Option<Timestamp> {
+        loop {
+            let now = self.around.clock.now();
+            self.end_limits(now);
+            self.end_holds();
+            let most: usize = self.settings.load().max_in_flight.get().into();
+            let room = most.saturating_sub(self.in_flight.len());
+            let permits = self.circuit.permits(now, room, self.in_flight.len());
+            if permits == 0 {
+                self.publish();
+                return if room == 0 { None } else { self.circuit.wakes_at(now) };
+            }
+            let claims = match self.around.journal.claim(self.target, now, permits).await {
+                Ok(claims) => claims,
+                Err(error) => {
+                    tracing::error!(upstream.name = &*self.upstream, %error, "the journal gives no records");
+                    return Some(now + JOURNAL_PAUSE);
+                }
+            };
+            if claims.is_empty() {
+                let due = self.around.journal.next_due(self.target);
+                return [due, self.cooldown.next_end(now)].into_iter().flatten().min();
+            }
+            for claim in claims {
+                self.start(claim, now);
+            }
+        }
+    }
+
+    fn end_limits(&mut self, now: Timestamp) {
+        if self.cooldown.forget_ended(now) {
+            // What the limit held back comes out slowly.
+            self.circuit.slow_start(now);
+            self.publish();
+        }
+    }
+
+    /// A new configuration may have mended what a project is held for.
+    fn end_holds(&mut self) {
+        let routing = self.around.routing.load_full();
+        if !Arc::ptr_eq(&routing, &self.routing) {
+            self.routing = routing;
+            self.holds.clear();
+        }
+    }
+
+    /// Sends a claimed record, or settles it at once when there is no point in sending.
+    fn start(&mut self, claim: Claim, now: Timestamp) {
+        let settings = self.settings.load_full();
+        let record = &claim.record;
+        if now.since(record.accepted_at) >= settings.max_age.get() {
+            let pending = parcel::pending(&claim);
+            return self.give_up(record, DropReason::Expired, pending);
+        }
+        if let Some(until) = self.holds.until(&record.project, now) {
+            return self.put_off(&claim, until);
+        }
+        let routing = self.around.routing.load();
+        let dsn = routing.project(&record.project).and_then(|project| project.dsns.get(&self.upstream));
+        let Some(dsn) = dsn else {
+            self.around.watch.no_dsn(&record.project);
+            return self.put_off(&claim, now + Backoff::MISCONFIGURED.after(1));
+        };
+        let load = parcel::select(&claim, &self.cooldown, now);
+        if load.send.is_empty() && !load.is_whole() {
+            return self.hold_or_drop(&claim, load, settings.on_rate_limit);
+        }
+        let parcel = parcel::pack(&claim, &load, dsn, now);
+        let (transport, clock) = (self.transport.clone(), self.around.clock.clone());
+        self.circuit.started(1);
+        self.in_flight.push(Box::pin(async move {
+            let began = clock.now();
+            let started = tokio::time::Instant::now();
+            let result = transport.send(parcel, settings.timeout.get()).await;
+            Sent { claim, load, began, took: started.elapsed(), result }
+        }));
+    }
+
+    /// Everything of this record that is still pending is limited.
+    fn hold_or_drop(&mut self, claim: &Claim, load: Load, mode: OnRateLimit) {
+        let settlement = limited_part(claim, load, mode, claim.progress.attempts);
+        self.journal_settle(&claim.record, settlement);
+    }
+
+    /// Not tried, tried later.
+    fn put_off(&self, claim: &Claim, due: Timestamp) {
+        let rest = Rest { due, progress: claim.progress.clone(), quantities: parcel::pending(claim) };
+        self.journal_settle(&claim.record, Settlement { rest: Some(rest), ..Settlement::default() });
+    }
+
+    fn give_up(&self, record: &Record, reason: DropReason, quantities: Quantities) {
+        self.journal_settle(record, Settlement { dropped: Some((reason, quantities)), ..Settlement::default() });
+    }
+
+    fn journal_settle(&self, record: &Record, settlement: Settlement) {
+        self.around.journal.settle(self.target, record, settlement);
+    }
+
+    /// Settles a record by the answer, and learns from it.
+    fn settle(&mut self, sent: Sent) {
+        let now = self.around.clock.now();
+        let verdict = match &sent.result {
+            Ok(reply) => Verdict::of(reply.status, &reply.text),
+            Err(_) => Verdict::Failed,
+        };
+        self.around.watch.attempted(verdict, sent.took);
+        self.learn(&sent, verdict, now);
+        let settlement = match verdict {
+            Verdict::Delivered => self.delivered(&sent, now),
+            Verdict::RateLimited => self.rate_limited(&sent, now),
+            Verdict::Failed => self.failed(&sent, now),
+            Verdict::Misconfigured => {
+                let until = self.holds.refused(&sent.claim.record.project, now);
+                self.retry(&sent, until, sent.claim.progress.strikes)
+            }
+            Verdict::Refused => self.refused(&sent, now, "refused"),
+        };
+        self.journal_settle(&sent.claim.record, settlement);
+        self.publish();
+    }
+
+    /// What the answer says about the upstream, whatever becomes of the record.
+    fn learn(&mut self, sent: &Sent, verdict: Verdict, now: Timestamp) {
+        let record = &sent.claim.record;
+        if let Ok(reply) = &sent.result {
+            let lines = reply.rate_limits.iter().map(String::as_str);
+            let limits = cooldown::limits_of(verdict == Verdict::RateLimited, lines, reply.retry_after.as_deref(), now);
+            if !limits.is_empty() {
+                self.cooldown.apply(&record.project, &limits, now);
+            }
+        }
+        match verdict {
+            Verdict::Failed => {
+                let opened = self.circuit.failed(now);
+                self.around.watch.failed(opened, &what_went_wrong(sent));
+            }
+            _ => {
+                if self.circuit.succeeded(now) {
+                    self.around.watch.recovered();
+                }
+            }
+        }
+        if verdict == Verdict::Misconfigured {
+            self.around.watch.misconfigured(&record.project, &what_went_wrong(sent));
+        }
+        let error = (verdict != Verdict::Delivered).then(|| LastError { at: now, what: what_went_wrong(sent) });
+        self.around.board.update(&self.upstream, |report| {
+            report.up = verdict != Verdict::Failed;
+            if verdict == Verdict::Delivered {
+                report.last_delivery = Some(now);
+            }
+            if let Some(error) = error {
+                report.last_error = Some(error);
+            }
+        });
+    }
+
+    fn delivered(&mut self, sent: &Sent, now: Timestamp) -> Settlement {
+        self.last_success = now;
+        self.holds.taken(&sent.claim.record.project);
+        self.around.watch.delivered(now.since(sent.claim.record.accepted_at));
+        let mode = self.settings.load().on_rate_limit;
+        let attempts = sent.claim.progress.attempts + 1;
+        let rest = limited_part(&sent.claim, sent.load.clone(), mode, attempts);
+        Settlement { delivered: sent.load.send_quantities.clone(), ..rest }
+    }
+
+    fn rate_limited(&self, sent: &Sent, now: Timestamp) -> Settlement {
+        // The cooldown is known now: select again under it. An answer that limits none of what was sent comes later, too.
+        let again = parcel::select(&sent.claim, &self.cooldown, now);
+        let mode = self.settings.load().on_rate_limit;
+        if again.send.is_empty() && !again.is_whole() {
+            return limited_part(&sent.claim, again, mode, sent.claim.progress.attempts + 1);
+        }
+        let due = again.limited_until.unwrap_or(now + cooldown::BARE_429);
+        self.retry(sent, due, sent.claim.progress.strikes)
+    }
+
+    fn failed(&mut self, sent: &Sent, now: Timestamp) -> Settlement {
+        let progress = &sent.claim.progress;
+        // A strike only when the upstream took something else since it was last tried with this.
+        let previous = sent.began - Backoff::RECORD.after(progress.attempts);
+        let is_answer = sent.result.as_ref().is_ok_and(|reply| reply.status.is_server_error());
+        let strikes = progress.strikes + u32::from(is_answer && self.last_success > previous);
+        if strikes >= POISON_STRIKES {
+            return self.refused(sent, now, "poison");
+        }
+        self.retry(sent, now + Backoff::RECORD.after(progress.attempts + 1), strikes)
+    }
+
+    fn retry(&self, sent: &Sent, due: Timestamp, strikes: u32) -> Settlement {
+        let progress = &sent.claim.progress;
+        let progress = Progress { attempts: progress.attempts + 1, strikes, items: progress.items.clone() };
+        let rest = Rest { due, progress, quantities: parcel::pending(&sent.claim) };
+        Settlement { rest: Some(rest), ..Settlement::default() }
+    }
+
+    fn refused(&self, sent: &Sent, now: Timestamp, reason: &'static str) -> Settlement {
+        let record = &sent.claim.record;
+        self.around.watch.refused(record, reason, &what_went_wrong(sent));
+        let reply = sent.result.as_ref().ok();
+        let dead_letter = DeadLetter {
+            at: now,
+            reason,
+            status: reply.map(|reply| reply.status.as_u16()),
+            answer: reply.map(|reply| reply.text.clone()).unwrap_or_default(),
+            attempts: sent.claim.progress.attempts + 1,
+        };
+        Settlement {
+            dropped: Some((DropReason::Rejected, parcel::pending(&sent.claim))),
+            dead_letter: Some(dead_letter),
+            ..Settlement::default()
+        }
+    }
+
+    fn publish(&self) {
+        let now = self.around.clock.now();
+        let (circuit, limits) = (self.circuit.state(), self.cooldown.by_category(now));
+        let misconfigured = self.holds.any();
+        self.around.board.update(&self.upstream, |report| {
+            (report.circuit, report.limits, report.misconfigured) = (circuit, limits, misconfigured);
+        });
+    }
+}
+
+/// What becomes of the limited items of a record: they wait until the limit ends, or are dropped.
+fn limited_part(claim: &Claim, load: Load, mode: OnRateLimit, attempts: u32) -> Settlement {
+    let Some(until) = load.limited_until.filter(|_| !load.limited.is_empty()) else { return Settlement::default() };
+    match mode {
+        OnRateLimit::Drop => {
+            Settlement { dropped: Some((DropReason::RateLimited, load.limited_quantities)), ..Settlement::default() }
+        }
+        OnRateLimit::Hold => {
+            let progress = Progress { attempts, strikes: claim.progress.strikes, items: Some(load.limited) };
+            let rest = Rest { due: until, progress, quantities: load.limited_quantities };
+            Settlement { rest: Some(rest), ..Settlement::default() }
+        }
+    }
+}
+
+fn what_went_wrong(sent: &Sent) -> String {
+    let text = match &sent.result {
+        Ok(reply) => format!("{} {}", reply.status, reply.text.trim()),
+        Err(error) => error.to_string(),
+    };
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(ERROR_LENGTH).collect()
+}

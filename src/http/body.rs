@@ -1,0 +1,203 @@
+//! Bodies: read whole, within a limit each, a limit together, and a limit of patience.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use crate::units::ByteSize;
+
+/// How long the next bytes of a body may take.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How long a body waits for others to leave memory.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// What a body of unknown length is given to begin with: most are smaller.
+const FIRST: u64 = 64 * 1024;
+
+/// Why a body was not read to its end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BodyError {
+    /// It is larger than one body may be: 413.
+    #[error("the body has more than {limit} bytes, the limit of {name}")]
+    TooLarge {
+        /// The limit in bytes.
+        limit: u64,
+        /// The option that sets it.
+        name: &'static str,
+    },
+    /// Nothing came for too long: 408.
+    #[error("nothing more of the body arrived for {} seconds", SILENCE.as_secs())]
+    Timeout,
+    /// The bodies in memory together have reached their limit: 503.
+    #[error("too many bytes are in flight, try again later")]
+    Overloaded,
+    /// The client left, or its chunks cannot be read: 400, if anybody still listens.
+    #[error("the body broke off")]
+    Disconnected,
+}
+
+/// Room for bodies in memory, `max_inflight_bytes` in all.
+#[derive(Clone, Debug)]
+pub(super) struct Room {
+    /// In units of a KiB, because permits are counted in 32 bits.
+    kib: Arc<Semaphore>,
+    total: u64,
+    max_body: u64,
+}
+
+/// Room taken; given back when dropped.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    permits: Option<OwnedSemaphorePermit>,
+    bytes: u64,
+}
+
+impl Room {
+    pub(super) fn new(max_body: ByteSize, max_inflight: ByteSize) -> Self {
+        let kib = usize::try_from(max_inflight.get() / 1024).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS);
+        Self { kib: Arc::new(Semaphore::new(kib)), total: max_inflight.get(), max_body: max_body.get() }
+    }
+
+    /// The limit of one body, and the option that sets it: what all may have together is the most for one.
+    pub(super) const fn limit(&self) -> (u64, &'static str) {
+        if self.total < self.max_body { (self.total, "max_inflight_bytes") } else { (self.max_body, "max_body") }
+    }
+
+    /// Makes `held` be room for `bytes`.
+    pub(super) async fn extend(&self, held: &mut Held, bytes: u64) -> Result<(), BodyError> {
+        if bytes <= held.bytes {
+            return Ok(());
+        }
+        let more = u32::try_from((bytes - held.bytes).div_ceil(1024)).map_err(|_| BodyError::Overloaded)?;
+        let permit = match Arc::clone(&self.kib).try_acquire_many_owned(more) {
+            Ok(permit) => permit,
+            Err(_) => match timeout(PATIENCE, Arc::clone(&self.kib).acquire_many_owned(more)).await {
+                Ok(Ok(permit)) => permit,
+                _ => return Err(BodyError::Overloaded),
+            },
+        };
+        match &mut held.permits {
+            Some(permits) => permits.merge(permit),
+            None => held.permits = Some(permit),
+        }
+        held.bytes += u64::from(more) * 1024;
+        Ok(())
+    }
+
+    /// Reads a body. One that came in one piece, as small ones do, is not copied.
+    pub(super) async fn read(&self, mut body: Body, held: &mut Held) -> Result<Bytes, BodyError> {
+        let (limit, name) = self.limit();
+        let too_large = BodyError::TooLarge { limit, name };
+        let length = body.size_hint().exact();
+        if length.is_some_and(|length| length > limit) {
+            return Err(too_large);
+        }
+        self.extend(held, length.unwrap_or(FIRST.min(limit))).await?;
+        let mut first = Bytes::new();
+        let mut all = BytesMut::new();
+        while let Some(piece) = next(&mut body).await? {
+            let total = (first.len() + all.len() + piece.len()) as u64;
+            if total > limit {
+                return Err(too_large);
+            }
+            if first.is_empty() && all.is_empty() {
+                first = piece;
+                continue;
+            }
+            if all.is_empty() {
+                all.reserve(usize::try_from(length.unwrap_or(total * 2)).unwrap_or(0));
+                all.extend_from_slice(&std::mem::take(&mut first));
+            }
+            // Doubling keeps both the copies and the visits to the semaphore few.
+            if total > held.bytes {
+                self.extend(held, (total * 2).min(limit)).await?;
+            }
+            all.extend_from_slice(&piece);
+        }
+        Ok(if all.is_empty() { first } else { all.freeze() })
+    }
+}
+
+impl Room {
+    /// Reads a body away, keeping nothing.
+    pub(super) async fn discard(&self, body: &mut Body) -> Result<(), BodyError> {
+        let (limit, name) = self.limit();
+        let mut total = 0;
+        while let Some(piece) = next(body).await? {
+            total += piece.len() as u64;
+            if total > limit {
+                return Err(BodyError::TooLarge { limit, name });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The next bytes; trailers are passed over.
+async fn next(body: &mut Body) -> Result<Option<Bytes>, BodyError> {
+    loop {
+        let frame = timeout(SILENCE, body.frame()).await.map_err(|_| BodyError::Timeout)?;
+        match frame {
+            None => return Ok(None),
+            Some(Err(_)) => return Err(BodyError::Disconnected),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) if data.is_empty() => {}
+                Ok(data) => return Ok(Some(data)),
+                Err(_) => {}
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn room(max_body: u64, inflight: u64) -> Room {
+        Room::new(ByteSize::bytes(max_body), ByteSize::bytes(inflight))
+    }
+
+    fn chunked(pieces: Vec<&'static [u8]>) -> Body {
+        let frames = pieces.into_iter().map(|p| Ok::<_, std::io::Error>(Bytes::from_static(p)));
+        Body::from_stream(futures_util::stream::iter(frames))
+    }
+
+    #[tokio::test]
+    async fn pieces_become_one_body_and_room_comes_back() {
+        let room = room(10_000, 100 * 1024);
+        let mut held = Held::default();
+        assert_eq!(room.read(chunked(vec![b"ab", b"", b"cd"]), &mut held).await.unwrap(), "abcd");
+        assert!(room.kib.available_permits() < 100);
+        drop(held);
+        assert_eq!(room.kib.available_permits(), 100);
+    }
+
+    #[tokio::test]
+    async fn too_much_is_refused_whether_announced_or_not() {
+        let room = room(4, 1024 * 1024);
+        let mut held = Held::default();
+        assert!(matches!(room.read(Body::from("12345"), &mut held).await, Err(BodyError::TooLarge { limit: 4, .. })));
+        assert!(matches!(room.read(chunked(vec![b"123", b"45"]), &mut held).await, Err(BodyError::TooLarge { .. })));
+        assert_eq!(room.read(chunked(vec![b"12", b"34"]), &mut held).await.unwrap(), "1234");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_ends_a_body() {
+        let stream = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
+        let read = room(10, 1024).read(Body::from_stream(stream), &mut Held::default()).await;
+        assert!(matches!(read, Err(BodyError::Timeout)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_for_which_no_room_comes_free_is_told_to_come_back() {
+        let room = room(2048, 2048);
+        let mut first = Held::default();
+        room.extend(&mut first, 2048).await.unwrap();
+        assert!(matches!(room.read(Body::from("x"), &mut Held::default()).await, Err(BodyError::Overloaded)));
+    }
+}

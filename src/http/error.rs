@@ -1,0 +1,128 @@
+//! Refusals as answers: the only place that maps what went wrong to a status, and the JSON that Sentry's SDKs know,
+//! `{"detail": "…", "causes": ["…"]}`.
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::json;
+
+use crate::intake::decode::DecodeError;
+use crate::intake::keyring::KeyError;
+use crate::intake::legacy::StoreError;
+use crate::intake::submit::Refusal;
+use crate::journal::JournalError;
+use crate::protocol::auth::AuthError;
+use crate::protocol::envelope::EnvelopeError;
+use crate::telemetry::metrics::Refused;
+
+use super::body::BodyError;
+
+/// Seconds after which a client may try again what we had no room for.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("30");
+
+/// A refusal: what the client is told, and what it is counted as.
+#[derive(Debug)]
+pub(super) struct ApiError {
+    pub(super) status: StatusCode,
+    pub(super) reason: Refused,
+    pub(super) detail: String,
+}
+
+impl ApiError {
+    pub(super) fn new(status: StatusCode, reason: Refused, detail: impl Into<String>) -> Self {
+        Self { status, reason, detail: detail.into() }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = Json(json!({ "detail": self.detail, "causes": [] }));
+        let mut response = (self.status, body).into_response();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        if let Ok(detail) = HeaderValue::try_from(&self.detail) {
+            response.headers_mut().insert("x-sentry-error", detail);
+        }
+        response.extensions_mut().insert(self.reason);
+        response
+    }
+}
+
+impl From<KeyError> for ApiError {
+    fn from(error: KeyError) -> Self {
+        let (status, reason) = match &error {
+            KeyError::Unreadable(AuthError::Version) => (StatusCode::BAD_REQUEST, Refused::Malformed),
+            KeyError::Unreadable(AuthError::InvalidKey) => (StatusCode::FORBIDDEN, Refused::UnknownProject),
+            KeyError::Unreadable(_) | KeyError::Missing => (StatusCode::UNAUTHORIZED, Refused::Unauthenticated),
+            KeyError::Unknown => (StatusCode::FORBIDDEN, Refused::UnknownProject),
+            KeyError::ProjectId | KeyError::Dsn(_) => (StatusCode::BAD_REQUEST, Refused::Malformed),
+            KeyError::Mismatch(_) => (StatusCode::BAD_REQUEST, Refused::Mismatch),
+        };
+        Self::new(status, reason, error.to_string())
+    }
+}
+
+impl From<EnvelopeError> for ApiError {
+    fn from(error: EnvelopeError) -> Self {
+        let (status, reason) = if error.is_too_large() {
+            (StatusCode::PAYLOAD_TOO_LARGE, Refused::TooLarge)
+        } else {
+            (StatusCode::BAD_REQUEST, Refused::Malformed)
+        };
+        Self::new(status, reason, error.to_string())
+    }
+}
+
+impl From<JournalError> for ApiError {
+    fn from(error: JournalError) -> Self {
+        let reason = match &error {
+            JournalError::Full(_) => Refused::JournalFull,
+            JournalError::Failed(_) | JournalError::Closed => Refused::JournalFailed,
+        };
+        // Paths and sizes are for the log, not for clients.
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, reason, "the submission cannot be stored now")
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Key(error) => error.into(),
+            Refusal::Envelope(error) => error.into(),
+            Refusal::Journal(error) => error.into(),
+        }
+    }
+}
+
+impl From<DecodeError> for ApiError {
+    fn from(error: DecodeError) -> Self {
+        let (status, reason) = match &error {
+            DecodeError::Unsupported(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, Refused::Encoding),
+            DecodeError::Malformed { .. } => (StatusCode::BAD_REQUEST, Refused::Malformed),
+            DecodeError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Refused::TooLarge),
+        };
+        Self::new(status, reason, error.to_string())
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Decode(error) => error.into(),
+            other => Self::new(StatusCode::BAD_REQUEST, Refused::Malformed, other.to_string()),
+        }
+    }
+}
+
+impl From<BodyError> for ApiError {
+    fn from(error: BodyError) -> Self {
+        let (status, reason) = match &error {
+            BodyError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Refused::TooLarge),
+            BodyError::Timeout => (StatusCode::REQUEST_TIMEOUT, Refused::Timeout),
+            BodyError::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, Refused::Overloaded),
+            BodyError::Disconnected => (StatusCode::BAD_REQUEST, Refused::Disconnected),
+        };
+        Self::new(status, reason, error.to_string())
+    }
+}

@@ -1,0 +1,158 @@
+//! The requests of SDKs: from HTTP to a submission, and back to an answer.
+
+use std::net::{IpAddr, SocketAddr};
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, StatusCode, header};
+use serde_json::json;
+
+use crate::intake::decode::{self, BUFFERED, DecodeError};
+use crate::intake::legacy;
+use crate::intake::submit::{Entrance, Receipt};
+use crate::protocol::auth;
+use crate::tasks;
+
+use super::body::Held;
+use super::error::ApiError;
+use super::peer::client;
+use super::state::Public;
+
+/// The project a request was for, for the counts: in the extensions of its answer.
+#[derive(Clone, Debug)]
+pub(super) struct ForProject(pub(super) std::sync::Arc<str>);
+
+/// Bodies of up to this many encoded bytes are decoded where they are read; larger ones on a thread of their own.
+const DECODED_INLINE: usize = 128 * 1024;
+
+/// `POST /api/{project}/envelope/`
+pub(super) async fn envelope(State(public): State<Public>, Path(id): Path<String>, request: Request) -> Response {
+    take_in(&public, Some(&id), request, Form::Envelope).await
+}
+
+/// `POST /api/{project}/store/`
+pub(super) async fn store(State(public): State<Public>, Path(id): Path<String>, request: Request) -> Response {
+    take_in(&public, Some(&id), request, Form::Event).await
+}
+
+/// `POST /api/store/`: the key alone says for which project.
+pub(super) async fn store_without_project(State(public): State<Public>, request: Request) -> Response {
+    take_in(&public, None, request, Form::Event).await
+}
+
+/// What a body is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Envelope,
+    /// One event, unless its content type says that it is an envelope.
+    Event,
+}
+
+async fn take_in(public: &Public, id: Option<&str>, request: Request, form: Form) -> Response {
+    let timer = public.metrics.accept_duration_seconds.start_timer();
+    let (parts, mut body) = request.into_parts();
+    let entrance = match authenticate(public, id, &parts) {
+        Ok(entrance) => entrance,
+        Err(error) => {
+            drain(&mut body, public).await;
+            timer.stop_and_discard();
+            return error.into_response();
+        }
+    };
+    let project = entrance.project().cloned();
+    let taken = submit(public, entrance, &parts, body, form).await;
+    let (project, mut response) = match taken {
+        Ok(receipt) => (Some(receipt.project.clone()), answer(&receipt)),
+        Err(error) => (project, error.into_response()),
+    };
+    if let Some(project) = project {
+        response.extensions_mut().insert(ForProject(project));
+    }
+    timer.observe_duration();
+    response
+}
+
+fn authenticate(public: &Public, id: Option<&str>, parts: &Parts) -> Result<Entrance, ApiError> {
+    let values = |name: &str| {
+        let all: Vec<&str> = parts.headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
+        all.into_iter()
+    };
+    let credentials = auth::find(values("x-sentry-auth"), values("authorization"), parts.uri.query());
+    Ok(public.intake.authenticate(id, credentials)?)
+}
+
+async fn submit(
+    public: &Public,
+    entrance: Entrance,
+    parts: &Parts,
+    body: Body,
+    form: Form,
+) -> Result<Receipt, ApiError> {
+    let encodings = encodings(&parts.headers)?;
+    let mut held = Held::default();
+    let body = public.room.read(body, &mut held).await?;
+    let body = if encodings.is_empty() { body } else { decode(public, body, encodings, &mut held).await? };
+    let body = match form {
+        Form::Event if !says_envelope(&parts.headers) => legacy::envelope_of(body, public.room.limit().0)?,
+        _ => body,
+    };
+    let client = client(&parts.headers, peer(parts), &public.trusted.load());
+    Ok(public.intake.submit(entrance, client, body).await?)
+}
+
+fn encodings(headers: &HeaderMap) -> Result<Vec<decode::Encoding>, DecodeError> {
+    let mut all = Vec::new();
+    for line in headers.get_all(header::CONTENT_ENCODING) {
+        // Several lines are one list; the last encoding is the first to be undone.
+        let line = line.to_str().map_err(|_| DecodeError::Unsupported("of unreadable name".to_owned()))?;
+        all.splice(0..0, decode::encodings(line)?);
+    }
+    Ok(all)
+}
+
+/// Decodes where it is quick, and elsewhere where it is not.
+async fn decode(
+    public: &Public,
+    body: Bytes,
+    encodings: Vec<decode::Encoding>,
+    held: &mut Held,
+) -> Result<Bytes, ApiError> {
+    let (limit, _) = public.room.limit();
+    if body.len() <= DECODED_INLINE {
+        match decode::decode(body.clone(), &encodings, limit.min(BUFFERED)) {
+            Err(DecodeError::TooLarge { .. }) if limit > BUFFERED => {}
+            done => return Ok(done?),
+        }
+    }
+    let (packed, list) = (body.clone(), encodings.clone());
+    let size = tasks::blocking(move || decode::size(&packed, &list, limit)).await?;
+    public.room.extend(held, body.len() as u64 + size).await?;
+    Ok(tasks::blocking(move || decode::decode(body, &encodings, size)).await?)
+}
+
+fn says_envelope(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    kind.trim_start().to_ascii_lowercase().starts_with("application/x-sentry-envelope")
+}
+
+fn peer(parts: &Parts) -> IpAddr {
+    parts.extensions.get::<SocketAddr>().map_or(IpAddr::from([127, 0, 0, 1]), SocketAddr::ip)
+}
+
+/// Reads away the body of a request that is refused, within the limits of one that is not: an answer that comes before the
+/// body was sent is not read by every SDK.
+async fn drain(body: &mut Body, public: &Public) {
+    drop(public.room.discard(body).await);
+}
+
+fn answer(receipt: &Receipt) -> Response {
+    let body = match receipt.event_id {
+        Some(id) => json!({ "id": id }),
+        None => json!({}),
+    };
+    (StatusCode::OK, Json(body)).into_response()
+}

@@ -1,0 +1,135 @@
+//! The status page: the status as a person reads it, without scripts.
+
+use maud::{DOCTYPE, Markup, html};
+
+use crate::telemetry::status::{Status, UpstreamStatus};
+
+const STYLE: &str = "
+:root{color-scheme:light dark;--line:#8884;--good:#1a7f37;--bad:#cf222e;--warn:#9a6700}
+body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem}
+h1{font-size:1.3rem;margin:0}h2{font-size:1.05rem;margin:2rem 0 .5rem}
+table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.35rem .6rem;border-bottom:1px solid var(--line)}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.good{color:var(--good)}.bad{color:var(--bad)}.warn{color:var(--warn)}
+.muted{opacity:.7}.banner{padding:.6rem .8rem;border:1px solid currentColor;border-radius:.4rem;margin:1rem 0;white-space:pre-wrap}";
+
+/// The page.
+pub(super) fn render(status: &Status) -> String {
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width";
+                meta http-equiv="refresh" content="5";
+                title { "Switchyard: primary " (status.primary) }
+                style { (maud::PreEscaped(STYLE)) }
+            }
+            body {
+                (head(status))
+                (upstreams(status))
+                @for upstream in &status.upstreams { (accounts(upstream)) }
+                (switches(status))
+            }
+        }
+    };
+    page.into_string()
+}
+
+fn head(status: &Status) -> Markup {
+    html! {
+        h1 { "Switchyard" }
+        p {
+            "Primary: " b { (status.primary) } " · mirror " (if status.mirror { "on" } else { "off" })
+            span.muted {
+                " · version " (status.version) " · running since " (status.started_at)
+                " · journal " (bytes(status.journal.size_bytes)) " · " (status.now)
+            }
+        }
+        @if let Some(why) = &status.not_ready { div.banner.bad { "Not accepting: " (why) } }
+        @if let Some(error) = &status.config.error {
+            div.banner.bad { "The configuration file has problems; the one loaded at " (status.config.loaded_at) " stays in force.\n" (error) }
+        }
+        @if status.difference != 0 {
+            div.banner.bad { "The accounts do not balance: " (status.difference) " items. This is a defect: please report it." }
+        }
+    }
+}
+
+fn upstreams(status: &Status) -> Markup {
+    html! {
+        h2 { "Upstreams" }
+        table {
+            tr {
+                th { "Upstream" } th { "Role" } th { "State" } th.n { "Delivered" } th.n { "Dropped" } th.n { "Waiting" }
+                th.n { "Oldest" } th.n { "Dead letters" } th.n { "Difference" } th { "Last error" }
+            }
+            @for upstream in &status.upstreams {
+                tr {
+                    td { b { (upstream.name) } } td { (upstream.role) } td class=(tone(upstream)) { (upstream.state) }
+                    td.n { (upstream.delivered) } td.n { (upstream.dropped.values().sum::<u64>()) }
+                    td.n { (upstream.backlog.envelopes) } td.n { (seconds(upstream.backlog.oldest_seconds)) }
+                    td.n { (upstream.dead_letters) } td.n { (upstream.difference) }
+                    td { @if let Some(error) = &upstream.last_error { (error.at) " " (error.what) } }
+                }
+            }
+        }
+    }
+}
+
+fn accounts(upstream: &UpstreamStatus) -> Markup {
+    html! {
+        h2 { "Items for " (upstream.name) }
+        table {
+            tr { th { "Project" } th { "Category" } th.n { "Accepted" } th.n { "Delivered" } th.n { "Dropped" } th.n { "Pending" } th.n { "Difference" } }
+            @for account in &upstream.accounts {
+                tr {
+                    td { (account.project) } td { (account.category) } td.n { (account.accepted) } td.n { (account.delivered) }
+                    td.n { @for (reason, n) in &account.dropped { (reason) " " (n) " " } }
+                    td.n { (account.pending) } td.n { (account.difference) }
+                }
+            }
+        }
+    }
+}
+
+fn switches(status: &Status) -> Markup {
+    html! {
+        h2 { "Switches" }
+        @if status.switches.is_empty() { p.muted { "None yet." } }
+        table {
+            @for switch in &status.switches {
+                tr {
+                    td { (switch.at) } td { (switch.project.as_deref().unwrap_or("all projects")) }
+                    td { (switch.from.as_deref().unwrap_or("")) " → " b { (switch.to) } }
+                    td { (switch.reason.as_deref().unwrap_or("")) } td.muted { (switch.author.as_deref().unwrap_or("")) }
+                }
+            }
+        }
+    }
+}
+
+fn tone(upstream: &UpstreamStatus) -> &'static str {
+    match upstream.state.as_str() {
+        "up" => "good",
+        "down" | "misconfigured" => "bad",
+        _ => "warn",
+    }
+}
+
+/// A number of bytes as a person reads it.
+fn bytes(n: u64) -> String {
+    let (unit, name) = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")]
+        .into_iter()
+        .find(|(unit, _)| n >= *unit)
+        .unwrap_or((1, "bytes"));
+    format!("{} {name}", n / unit)
+}
+
+fn seconds(n: f64) -> String {
+    match n {
+        0.0 => String::new(),
+        n if n < 120.0 => format!("{n:.0} s"),
+        n if n < 7200.0 => format!("{:.0} min", n / 60.0),
+        n => format!("{:.1} h", n / 3600.0),
+    }
+}

@@ -1,0 +1,208 @@
+//! Every route on one page, and what all answers have in common.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::handler::Handler;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, any, get, post};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tower::ServiceExt as _;
+
+use crate::clock::Clock;
+use crate::tasks::Tasks;
+use crate::telemetry::metrics::Refused;
+
+use super::error::ApiError;
+use super::ingest::ForProject;
+use super::serve::{App, serve};
+use super::state::{Admin, Public};
+use super::{admin, ingest};
+
+/// What SDKs reach.
+fn public(state: Public) -> Router {
+    let mut routes = Router::new();
+    for (path, handler) in [
+        ("/api/{project}/envelope", taken(ingest::envelope)),
+        ("/api/{project}/store", taken(ingest::store)),
+        ("/api/store", taken(ingest::store_without_project)),
+        ("/api/relay/healthcheck/live", get(alive).fallback(wrong_method)),
+        ("/api/relay/healthcheck/ready", get(ready).fallback(wrong_method)),
+    ] {
+        routes = routes.route(path, handler.clone()).route(&format!("{path}/"), handler);
+    }
+    routes.fallback(any(nowhere)).with_state(state)
+}
+
+/// What operators reach.
+fn operators(state: Admin) -> Router {
+    Router::new()
+        .route("/", get(admin::page))
+        .route("/metrics", get(admin::metrics))
+        .route("/healthz", get(admin::healthz))
+        .route("/readyz", get(admin::readyz))
+        .route("/api/status", get(admin::status))
+        .route("/api/primary", post(admin::switch))
+        .fallback(any(|| async { (StatusCode::NOT_FOUND, "no such page\n") }))
+        .with_state(state)
+}
+
+fn taken<T: 'static>(handler: impl Handler<T, Public>) -> MethodRouter<Public> {
+    post(handler).fallback(wrong_method)
+}
+
+async fn alive() -> Response {
+    axum::Json(json!({ "is_healthy": true })).into_response()
+}
+
+async fn ready(State(public): State<Public>) -> Response {
+    let is_healthy = public.readiness.not_ready().is_none();
+    let status = if is_healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, axum::Json(json!({ "is_healthy": is_healthy }))).into_response()
+}
+
+async fn wrong_method() -> ApiError {
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, Refused::Method, "this endpoint does not take that method")
+}
+
+async fn nowhere() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, Refused::NoSuchRoute, "no such endpoint")
+}
+
+/// Serves SDKs on `listener`.
+pub async fn serve_public(listener: TcpListener, state: Public, clock: Clock, tasks: Tasks) {
+    serve(listener, PublicApp { routes: public(state.clone()), state: Arc::new(state) }, clock, tasks).await;
+}
+
+/// Serves operators on `listener`.
+pub async fn serve_admin(listener: TcpListener, state: Admin, clock: Clock, tasks: Tasks) {
+    serve(listener, AdminApp(operators(state)), clock, tasks).await;
+}
+
+#[derive(Clone)]
+struct PublicApp {
+    routes: Router,
+    state: Arc<Public>,
+}
+
+impl App for PublicApp {
+    async fn answer(&self, peer: SocketAddr, mut request: Request<Body>) -> Response {
+        request.extensions_mut().insert(peer);
+        fold_slashes(request.uri_mut());
+        let mut response = if request.method() == Method::OPTIONS {
+            preflight()
+        } else {
+            self.routes.clone().oneshot(request).await.unwrap_or_else(|never| match never {})
+        };
+        share(&mut response);
+        self.count(&response);
+        response
+    }
+
+    fn stalled(&self) {
+        self.refused(Refused::Timeout, "the headers did not arrive in time");
+        self.state.metrics.received_requests_total.with_label_values(&["", "408"]).inc();
+    }
+}
+
+impl PublicApp {
+    fn count(&self, response: &Response) {
+        let project = response.extensions().get::<ForProject>().map_or("", |project| &project.0);
+        let code = response.status();
+        self.state.metrics.received_requests_total.with_label_values(&[project, code.as_str()]).inc();
+        if let Some(reason) = response.extensions().get::<Refused>() {
+            let why = response.headers().get("x-sentry-error").and_then(|value| value.to_str().ok());
+            self.refused(*reason, why.unwrap_or_default());
+        }
+    }
+
+    /// Counts every refusal, and logs one of each kind a minute.
+    fn refused(&self, reason: Refused, why: &str) {
+        self.state.metrics.refused_requests_total.with_label_values(&[reason.name()]).inc();
+        if self.state.damper.lets_through(&reason) {
+            tracing::warn!(
+                reason = reason.name(),
+                why,
+                "a request was refused; further ones of this kind are only counted for a minute"
+            );
+        }
+    }
+}
+
+/// The answer to a browser that asks before it sends (getsentry/relay, `relay-server/src/middlewares/cors.rs`).
+fn preflight() -> Response {
+    let headers = [
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "POST"),
+        (header::ACCESS_CONTROL_MAX_AGE, "3600"),
+        (
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            "x-sentry-auth, x-requested-with, x-forwarded-for, origin, referer, accept, content-type, \
+             authentication, authorization, content-encoding, transfer-encoding",
+        ),
+    ];
+    (StatusCode::OK, headers).into_response()
+}
+
+/// Browsers may read every answer, refusals included.
+fn share(response: &mut Response) {
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(
+        header::ACCESS_CONTROL_EXPOSE_HEADERS,
+        HeaderValue::from_static("x-sentry-error, x-sentry-rate-limits, retry-after"),
+    );
+    headers.insert("cross-origin-resource-policy", HeaderValue::from_static("cross-origin"));
+}
+
+/// Runs of slashes count as one: a DSN with a slash too many has always worked.
+fn fold_slashes(uri: &mut Uri) {
+    if !uri.path().contains("//") {
+        return;
+    }
+    let mut path = String::with_capacity(uri.path().len());
+    for c in uri.path().chars() {
+        if c != '/' || !path.ends_with('/') {
+            path.push(c);
+        }
+    }
+    let whole = uri.query().map_or(path.clone(), |query| format!("{path}?{query}"));
+    if let Ok(whole) = PathAndQuery::try_from(whole) {
+        let mut parts = std::mem::take(uri).into_parts();
+        parts.path_and_query = Some(whole);
+        *uri = Uri::from_parts(parts).unwrap_or_default();
+    }
+}
+
+#[derive(Clone)]
+struct AdminApp(Router);
+
+impl App for AdminApp {
+    async fn answer(&self, peer: SocketAddr, mut request: Request<Body>) -> Response {
+        request.extensions_mut().insert(peer);
+        self.0.clone().oneshot(request).await.unwrap_or_else(|never| match never {})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_of_slashes_are_folded_and_the_query_is_kept() {
+        for (before, after) in [
+            ("//api///1/envelope//?a=//b", "/api/1/envelope/?a=//b"),
+            ("http://h:1//api/1/store", "http://h:1/api/1/store"),
+            ("/api/1/envelope/", "/api/1/envelope/"),
+        ] {
+            let mut uri: Uri = before.parse().unwrap();
+            fold_slashes(&mut uri);
+            assert_eq!(uri, after);
+        }
+    }
+}

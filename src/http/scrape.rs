@@ -1,0 +1,247 @@
+//! What the admin listener tells: the status, gathered from ledger, journal and workers, and the metrics, brought up to date
+//! with the same figures.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use prometheus::{Encoder as _, IntCounter, TextEncoder};
+
+use crate::clock::Timestamp;
+use crate::delivery::board::Report;
+use crate::journal::{Backlog, TargetId};
+use crate::policy::circuit::State;
+use crate::policy::outcome::DropReason;
+use crate::protocol::category::Category;
+use crate::telemetry::ledger::{Account, AccountKey};
+use crate::telemetry::status::{
+    AccountStatus, BacklogStatus, JournalStatus, LimitStatus, ProjectStatus, Status, SwitchStatus, UpstreamStatus,
+};
+
+use super::state::{Admin, View};
+
+/// How many switches are shown.
+const SWITCHES: usize = 20;
+
+/// The status now.
+pub(super) async fn status(admin: &Admin) -> Status {
+    let now = admin.clock.now();
+    let view = admin.view();
+    let mut upstreams = Vec::new();
+    for (target, name) in targets(admin, &view) {
+        let backlog = admin.journal.backlog(target).await.unwrap_or_default();
+        upstreams.push(upstream(admin, &view, target, &name, &backlog, now));
+    }
+    upstreams.sort_by_key(|upstream| (upstream.role != "primary", upstream.role == "removed", upstream.name.clone()));
+    let not_ready = admin.readiness.not_ready();
+    let space = admin.journal.space();
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_at: admin.started_at,
+        now,
+        ready: not_ready.is_none(),
+        not_ready,
+        primary: view.routing.primary.to_string(),
+        mirror: view.routing.mirror,
+        journal: JournalStatus { size_bytes: space.files, disk_free_bytes: space.disk_free },
+        difference: upstreams.iter().map(|upstream| upstream.difference).sum(),
+        upstreams,
+        projects: projects(&view),
+        switches: switches(admin).await,
+        config: view.config,
+    }
+}
+
+/// The targets of configured upstreams, and those for which something still waits.
+fn targets(admin: &Admin, view: &View) -> Vec<(TargetId, Arc<str>)> {
+    let accounts = admin.ledger.accounts();
+    let still_waits = |name: &Arc<str>| {
+        let mut own = accounts.iter().filter(|(key, _)| key.upstream.as_ref() == Some(name));
+        own.any(|(_, account)| account.expected_pending() != 0)
+    };
+    let mut targets = admin.journal.targets();
+    targets.retain(|(_, name)| view.upstreams.contains(name) || still_waits(name));
+    targets
+}
+
+fn upstream(
+    admin: &Admin,
+    view: &View,
+    target: TargetId,
+    name: &Arc<str>,
+    backlog: &Backlog,
+    now: Timestamp,
+) -> UpstreamStatus {
+    let configured = view.upstreams.contains(name);
+    let report = admin.board.report(name).unwrap_or_default();
+    let accounts = accounts(admin, name, backlog);
+    let mut dropped = BTreeMap::new();
+    for (reason, quantity) in accounts.iter().flat_map(|account| &account.dropped) {
+        *dropped.entry(reason.clone()).or_default() += quantity;
+    }
+    let role = match configured {
+        true if **name == *view.routing.primary => "primary",
+        true => "shadow",
+        false => "removed",
+    };
+    UpstreamStatus {
+        name: name.to_string(),
+        role: role.to_owned(),
+        state: if configured { report.word(now) } else { "removed" }.to_owned(),
+        delivered: accounts.iter().map(|account| account.delivered).sum(),
+        dropped,
+        backlog: backlog_status(backlog, now),
+        dead_letters: admin.journal.dead_letters(target),
+        last_delivery_at: report.last_delivery,
+        limits: limits(&report, now),
+        last_error: report.last_error,
+        difference: accounts.iter().map(|account| account.difference).sum(),
+        accounts,
+    }
+}
+
+fn backlog_status(backlog: &Backlog, now: Timestamp) -> BacklogStatus {
+    BacklogStatus {
+        envelopes: backlog.envelopes,
+        bytes: backlog.bytes,
+        oldest_seconds: backlog.oldest.map_or(0.0, |oldest| now.since(oldest).as_secs_f64()),
+    }
+}
+
+fn limits(report: &Report, now: Timestamp) -> Vec<LimitStatus> {
+    let running = report.limits.iter().filter(|(_, until)| *until > now);
+    running.map(|(category, until)| LimitStatus { category: category.to_string(), until: *until }).collect()
+}
+
+/// The accounts of an upstream against what is counted as waiting for it.
+fn accounts(admin: &Admin, name: &Arc<str>, backlog: &Backlog) -> Vec<AccountStatus> {
+    let mut pending: BTreeMap<(Arc<str>, Category), u64> = BTreeMap::new();
+    for (project, category, quantity) in &backlog.quantities {
+        *pending.entry((Arc::clone(project), *category)).or_default() += quantity;
+    }
+    let mut accounts: BTreeMap<(Arc<str>, Category), Account> =
+        pending.keys().map(|key| (key.clone(), Account::default())).collect();
+    for (key, account) in admin.ledger.accounts() {
+        if key.upstream.as_ref() == Some(name) {
+            accounts.insert((key.project, key.category), account);
+        }
+    }
+    let row = |((project, category), account): ((Arc<str>, Category), Account)| {
+        let pending = pending.get(&(Arc::clone(&project), category)).copied().unwrap_or(0);
+        let dropped = DropReason::ALL.into_iter().map(|reason| (reason.to_string(), account.dropped(reason)));
+        AccountStatus {
+            project: project.to_string(),
+            category: category.to_string(),
+            accepted: account.accepted,
+            delivered: account.delivered,
+            dropped: dropped.filter(|(_, quantity)| *quantity > 0).collect(),
+            pending,
+            difference: account.expected_pending() - i64::try_from(pending).unwrap_or(i64::MAX),
+        }
+    };
+    accounts.into_iter().map(row).collect()
+}
+
+fn projects(view: &View) -> Vec<ProjectStatus> {
+    let row = |project: &Arc<crate::policy::routing::Project>| ProjectStatus {
+        name: project.name.to_string(),
+        id: project.id.to_string(),
+        primary: view.routing.primary_of(project).to_string(),
+        upstreams: project.dsns.keys().map(ToString::to_string).collect(),
+    };
+    view.routing.projects.iter().map(row).collect()
+}
+
+async fn switches(admin: &Admin) -> Vec<SwitchStatus> {
+    let text = |text: Option<Box<str>>| text.map(String::from);
+    let row = |switch: crate::journal::Switch| SwitchStatus {
+        at: switch.at,
+        project: text(switch.project),
+        from: text(switch.from),
+        to: switch.to.into(),
+        reason: text(switch.reason),
+        author: text(switch.author),
+    };
+    // The first primary of a journal is no switch.
+    let all = admin.journal.switches(SWITCHES).await.unwrap_or_default();
+    all.into_iter().filter(|switch| switch.from.is_some()).map(row).collect()
+}
+
+/// The metrics in Prometheus' text format.
+pub(super) async fn text(admin: &Admin) -> Vec<u8> {
+    let status = status(admin).await;
+    refresh(admin, &status);
+    let (ours, process) = admin.metrics.registries();
+    let mut text = Vec::new();
+    for families in [ours.gather(), process.gather()] {
+        if let Err(error) = TextEncoder::new().encode(&families, &mut text) {
+            tracing::error!(%error, "metrics cannot be written");
+        }
+    }
+    text
+}
+
+/// Copies into the metrics what is counted elsewhere.
+fn refresh(admin: &Admin, status: &Status) {
+    let metrics = &admin.metrics;
+    for (key, account) in admin.ledger.accounts() {
+        copy_account(admin, &key, &account);
+    }
+    for upstream in &status.upstreams {
+        refresh_upstream(admin, upstream);
+    }
+    #[expect(clippy::cast_precision_loss, reason = "sizes of disks are far below 2^53 bytes")]
+    {
+        metrics.journal_size_bytes.set(status.journal.size_bytes as f64);
+        metrics.disk_free_bytes.set(status.journal.disk_free_bytes.unwrap_or(0) as f64);
+    }
+    metrics.config_reload_success.set(if status.config.error.is_none() { 1.0 } else { 0.0 });
+    metrics.config_last_reload_success_timestamp_seconds.set(status.config.loaded_at.as_secs_f64());
+}
+
+fn copy_account(admin: &Admin, key: &AccountKey, account: &Account) {
+    let metrics = &admin.metrics;
+    let (project, category) = (&*key.project, key.category.name());
+    let Some(upstream) = key.upstream.as_deref() else {
+        return raise(&metrics.accepted_items_total.with_label_values(&[project, category]), account.accepted);
+    };
+    raise(&metrics.delivered_items_total.with_label_values(&[upstream, project, category]), account.delivered);
+    for reason in DropReason::ALL {
+        let labels = [upstream, project, category, reason.name()];
+        raise(&metrics.dropped_items_total.with_label_values(&labels), account.dropped(reason));
+    }
+}
+
+/// Brings a counter up to a total that is kept elsewhere.
+fn raise(counter: &IntCounter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
+}
+
+fn refresh_upstream(admin: &Admin, upstream: &UpstreamStatus) {
+    let metrics = &admin.metrics;
+    let name = upstream.name.as_str();
+    let int = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    metrics.backlog_envelopes.with_label_values(&[name]).set(int(upstream.backlog.envelopes));
+    metrics.backlog_bytes.with_label_values(&[name]).set(int(upstream.backlog.bytes));
+    metrics.backlog_oldest_seconds.with_label_values(&[name]).set(upstream.backlog.oldest_seconds);
+    metrics.dead_letters.with_label_values(&[name]).set(int(upstream.dead_letters));
+    metrics.balance_difference_items.with_label_values(&[name]).set(upstream.difference);
+    metrics.primary.with_label_values(&[name]).set(i64::from(upstream.role == "primary"));
+    for account in &upstream.accounts {
+        let labels = [name, account.project.as_str(), account.category.as_str()];
+        metrics.pending_items.with_label_values(&labels).set(int(account.pending));
+    }
+    let Some(report) = admin.board.report(name) else { return };
+    metrics.upstream_up.with_label_values(&[name]).set(i64::from(report.up && report.circuit == State::Closed));
+    for state in State::ALL {
+        let gauge = metrics.upstream_circuit.with_label_values(&[name, state.name()]);
+        gauge.set(i64::from(state == report.circuit));
+    }
+    for category in Category::ALL.into_iter().filter(|category| category.can_be_limited()) {
+        let until =
+            report.limits.iter().find(|(limited, _)| *limited == category).map(|(_, until)| until.as_secs_f64());
+        metrics
+            .upstream_limited_until_timestamp_seconds
+            .with_label_values(&[name, category.name()])
+            .set(until.unwrap_or(0.0));
+    }
+}

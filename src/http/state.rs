@@ -1,0 +1,127 @@
+//! What the listeners share with the rest of the daemon.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{Clock, Timestamp};
+use crate::delivery::board::Board;
+use crate::intake::submit::Intake;
+use crate::journal::Journal;
+use crate::policy::routing::Routing;
+use crate::telemetry::ledger::Ledger;
+use crate::telemetry::log::Damper;
+use crate::telemetry::metrics::{Metrics, Refused};
+use crate::telemetry::status::ConfigStatus;
+use crate::units::Secret;
+
+use super::admin::Control;
+use super::body::Room;
+use super::settings::Server;
+
+/// Whether the daemon can accept submissions now. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Readiness {
+    journal: Arc<dyn Journal>,
+    draining: CancellationToken,
+}
+
+impl Readiness {
+    /// Ready as long as the journal takes records and `draining` has not begun.
+    pub fn new(journal: Arc<dyn Journal>, draining: CancellationToken) -> Self {
+        Self { journal, draining }
+    }
+
+    /// Why not, when not. An upstream's outage is no reason.
+    pub fn not_ready(&self) -> Option<String> {
+        if self.draining.is_cancelled() {
+            return Some("shutting down".to_owned());
+        }
+        self.journal.writable().err().map(|error| error.to_string())
+    }
+}
+
+/// What the public listener works with. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Public {
+    pub(super) intake: Intake,
+    pub(super) room: Room,
+    pub(super) trusted: Arc<ArcSwap<Vec<IpAddr>>>,
+    pub(super) metrics: Metrics,
+    pub(super) damper: Damper<Refused>,
+    pub(super) readiness: Readiness,
+}
+
+impl Public {
+    /// The public listener's state.
+    pub fn new(intake: Intake, server: &Server, metrics: Metrics, readiness: Readiness) -> Self {
+        Self {
+            intake,
+            room: Room::new(server.max_body, server.max_inflight_bytes),
+            trusted: Arc::new(ArcSwap::from_pointee(server.trusted_proxies.clone())),
+            metrics,
+            damper: Damper::new(),
+            readiness,
+        }
+    }
+
+    /// Follows a changed configuration.
+    pub fn configure(&self, server: &Server) {
+        self.trusted.store(Arc::new(server.trusted_proxies.clone()));
+    }
+}
+
+/// What of the configuration the admin listener shows.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// Who gets what.
+    pub routing: Arc<Routing>,
+    /// The configured upstreams.
+    pub upstreams: BTreeSet<Arc<str>>,
+    /// The file and its state.
+    pub config: ConfigStatus,
+    /// The token of the admin listener.
+    pub token: Option<Secret>,
+}
+
+/// What the admin listener works with. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    pub(super) view: Arc<ArcSwap<View>>,
+    pub(super) journal: Arc<dyn Journal>,
+    pub(super) ledger: Ledger,
+    pub(super) board: Board,
+    pub(super) metrics: Metrics,
+    pub(super) clock: Clock,
+    pub(super) started_at: Timestamp,
+    pub(super) readiness: Readiness,
+    pub(super) control: Control,
+}
+
+impl Admin {
+    /// The admin listener's state; it shows nothing until [`Admin::configure`].
+    pub fn new(
+        (journal, ledger): (Arc<dyn Journal>, Ledger),
+        board: Board,
+        metrics: Metrics,
+        clock: Clock,
+        readiness: Readiness,
+        control: Control,
+    ) -> Self {
+        let started_at = clock.now();
+        Self { view: Arc::default(), journal, ledger, board, metrics, clock, started_at, readiness, control }
+    }
+
+    /// Follows a changed configuration, or a changed state of its file.
+    pub fn configure(&self, view: View) {
+        self.view.store(Arc::new(view));
+    }
+
+    /// What is shown now.
+    pub fn view(&self) -> View {
+        View::clone(&self.view.load())
+    }
+}

@@ -1,0 +1,71 @@
+//! Projects whose DSN an upstream refuses. The whole project waits, so that a wrong key does not cost one refusal an envelope;
+//! GlitchTip answers a wrong key by refusing that project for everybody for 30 seconds.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+
+use super::backoff::Backoff;
+
+/// Which projects wait, and until when.
+#[derive(Clone, Debug, Default)]
+pub struct Holds(HashMap<Arc<str>, Hold>);
+
+#[derive(Clone, Copy, Debug)]
+struct Hold {
+    until: Timestamp,
+    refusals: u32,
+}
+
+impl Holds {
+    /// The upstream refused the project's DSN: it waits, longer each time. Answers that were under way together count once.
+    pub fn refused(&mut self, project: &Arc<str>, now: Timestamp) -> Timestamp {
+        let hold = self.0.entry(Arc::clone(project)).or_insert(Hold { until: now, refusals: 0 });
+        if hold.until <= now {
+            hold.refusals = hold.refusals.saturating_add(1);
+            hold.until = now + Backoff::MISCONFIGURED.after(hold.refusals);
+        }
+        hold.until
+    }
+
+    /// The upstream took something of the project.
+    pub fn taken(&mut self, project: &str) {
+        self.0.remove(project);
+    }
+
+    /// Until when the project waits; `None` when it does not, or when it may be tried again.
+    pub fn until(&self, project: &str, now: Timestamp) -> Option<Timestamp> {
+        self.0.get(project).map(|hold| hold.until).filter(|until| *until > now)
+    }
+
+    /// Whether any project's last answer was a refusal.
+    pub fn any(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    /// Somebody may have mended it: everything may be tried at once.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_refused_project_waits_ever_longer_and_the_others_do_not() {
+        let mut holds = Holds::default();
+        let (shop, mut now): (Arc<str>, _) = ("shop".into(), Timestamp::from_millis(1));
+        let first = holds.refused(&shop, now);
+        assert_eq!(holds.refused(&shop, now), first, "answers under way together count once");
+        assert_eq!((holds.until("shop", now), holds.until("other", now)), (Some(first), None));
+        now = first;
+        assert_eq!(holds.until("shop", now), None, "it may be tried");
+        assert!(holds.refused(&shop, now).since(now) >= Duration::from_secs(60));
+        holds.taken("shop");
+        assert!(!holds.any());
+    }
+}

@@ -1,0 +1,166 @@
+//! The status: what `/api/status` answers, what the status page and `switchyard status` show. Plain data, one shape for all.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+
+/// The state of the daemon and of every upstream.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// The version that runs.
+    pub version: String,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// The time of this status.
+    pub now: Timestamp,
+    /// Whether submissions are accepted now; if not, why.
+    pub ready: bool,
+    /// Why not, when not.
+    #[serde(default)]
+    pub not_ready: Option<String>,
+    /// The upstream the team trusts now.
+    pub primary: String,
+    /// Whether shadows receive new envelopes.
+    pub mirror: bool,
+    /// The configuration in force.
+    pub config: ConfigStatus,
+    /// The journal.
+    pub journal: JournalStatus,
+    /// Each upstream, the primary first.
+    pub upstreams: Vec<UpstreamStatus>,
+    /// Each project.
+    pub projects: Vec<ProjectStatus>,
+    /// The last switches, newest first.
+    pub switches: Vec<SwitchStatus>,
+    /// Accepted minus delivered minus dropped minus pending, over all accounts: anything but 0 is a defect.
+    pub difference: i64,
+}
+
+/// The configuration in force, and whether the file is still it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ConfigStatus {
+    /// The file.
+    pub path: String,
+    /// When it was last loaded.
+    pub loaded_at: Timestamp,
+    /// The problems of the file as it is now, when it cannot be loaded.
+    pub error: Option<String>,
+}
+
+/// The journal's room.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JournalStatus {
+    /// Bytes of its files on disk.
+    pub size_bytes: u64,
+    /// Bytes free on that disk, when known.
+    pub disk_free_bytes: Option<u64>,
+}
+
+/// A project and what it overrides.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProjectStatus {
+    /// Its name.
+    pub name: String,
+    /// Its id in the path of requests.
+    pub id: String,
+    /// Its primary, its own or the global one.
+    pub primary: String,
+    /// The upstreams that have a DSN for it.
+    pub upstreams: Vec<String>,
+}
+
+/// A switch of the primary.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SwitchStatus {
+    /// When it went live.
+    pub at: Timestamp,
+    /// The project, when only its primary changed.
+    pub project: Option<String>,
+    /// The primary before.
+    pub from: Option<String>,
+    /// The primary since.
+    pub to: String,
+    /// Why.
+    pub reason: Option<String>,
+    /// Who.
+    pub author: Option<String>,
+}
+
+/// One upstream.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UpstreamStatus {
+    /// Its name.
+    pub name: String,
+    /// `primary`, `shadow`, or `removed` when it is no longer configured and something still waits for it.
+    pub role: String,
+    /// `up`, `failing`, `down`, `probing`, `limited`, `misconfigured`, `removed`.
+    pub state: String,
+    /// Items delivered since the journal began.
+    pub delivered: u64,
+    /// Items dropped since the journal began, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    /// What waits.
+    pub backlog: BacklogStatus,
+    /// Envelopes it refused for good.
+    pub dead_letters: u64,
+    /// When it last took an envelope, since the start of the daemon.
+    pub last_delivery_at: Option<Timestamp>,
+    /// What last went wrong, since the start of the daemon.
+    pub last_error: Option<LastError>,
+    /// Its rate limits now.
+    pub limits: Vec<LimitStatus>,
+    /// Its accounts, by project and category.
+    pub accounts: Vec<AccountStatus>,
+    /// The differences of its accounts added up.
+    pub difference: i64,
+}
+
+/// What waits for an upstream.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct BacklogStatus {
+    /// Envelopes.
+    pub envelopes: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Age of the oldest.
+    pub oldest_seconds: f64,
+}
+
+/// What went wrong, and when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastError {
+    /// When.
+    pub at: Timestamp,
+    /// What.
+    pub what: String,
+}
+
+/// A rate limit of an upstream.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LimitStatus {
+    /// The limited category.
+    pub category: String,
+    /// Until when.
+    pub until: Timestamp,
+}
+
+/// One account: accepted = delivered + dropped + pending.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AccountStatus {
+    /// The project.
+    pub project: String,
+    /// The category.
+    pub category: String,
+    /// Items accepted for this upstream.
+    pub accepted: u64,
+    /// Items it took.
+    pub delivered: u64,
+    /// Items it will not get, by reason; reasons with 0 are left out.
+    pub dropped: BTreeMap<String, u64>,
+    /// Items that wait, counted in the journal.
+    pub pending: u64,
+    /// What does not add up.
+    pub difference: i64,
+}
