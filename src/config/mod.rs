@@ -21,6 +21,8 @@ use crate::policy::routing::{Project, Routing};
 use crate::{delivery, journal};
 
 pub mod diagnostics;
+pub mod diff;
+pub mod edit;
 mod interpolate;
 mod load;
 mod mask;
@@ -32,6 +34,7 @@ mod suggest;
 #[cfg(test)]
 mod tests;
 mod tree;
+pub mod watch;
 
 pub use interpolate::Variables;
 pub use load::{Fingerprint, Loaded, load, parse};
