@@ -1,0 +1,304 @@
+//! What is wrong with a configuration file, and how that is shown: with the line and a caret, one line each, or as JSON.
+//!
+//! The rule: no form shows a secret. Messages arrive without any, and the text that is shown has them hidden already.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use miette::{
+    Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError, MietteSpanContents,
+    Severity as MietteSeverity, SourceCode, SourceSpan, SpanContents,
+};
+use serde::{Serialize, Serializer, ser::SerializeStruct};
+
+/// How bad a problem is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The file cannot be used.
+    Error,
+    /// The file can be used; somebody should look.
+    Warning,
+}
+
+/// One thing that is wrong with a configuration file.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Problem {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What it is about, as in `upstreams.sentry.timeout`; empty for what concerns the file as a whole.
+    pub path: String,
+    /// The line it stands on, from 1.
+    pub line: usize,
+    /// The column of its first character, from 1.
+    pub column: usize,
+    /// The place in the file, in bytes.
+    #[serde(skip)]
+    pub span: Range<usize>,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub help: Option<String>,
+}
+
+/// How problems are written out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Form {
+    /// For terminals: line, caret, help.
+    Graphical {
+        /// Whether to use colours.
+        color: bool,
+        /// The columns of the terminal.
+        width: usize,
+    },
+    /// For logs and files: as for terminals, in ASCII, without colour, 100 columns wide.
+    Plain,
+    /// One line for each, as compilers write them: `config.toml:12:5: upstreams.sentry.timeout: …`.
+    Lines,
+}
+
+/// Everything that is wrong with a configuration file, in the order of the file.
+#[derive(Clone, thiserror::Error)]
+#[error("{}", self.render(Form::Lines))]
+pub struct Problems {
+    file: String,
+    masked: Arc<str>,
+    list: Vec<Problem>,
+}
+
+impl Problems {
+    /// `masked` is the text of the file with its secrets hidden.
+    pub(super) fn new(file: &str, masked: String, mut list: Vec<Problem>) -> Self {
+        list.sort_by_key(|problem| (problem.span.start, problem.severity));
+        Self { file: file.to_owned(), masked: masked.into(), list }
+    }
+
+    /// The problems, in the order of the file.
+    pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
+        self.list.iter()
+    }
+
+    /// Whether there is nothing to say.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// How many make the file unusable.
+    pub fn errors(&self) -> usize {
+        self.list.iter().filter(|problem| problem.severity == Severity::Error).count()
+    }
+
+    /// How many are warnings.
+    pub fn warnings(&self) -> usize {
+        self.list.len() - self.errors()
+    }
+
+    /// The count, as in `3 problems, 1 warning in config.toml`.
+    pub fn summary(&self) -> String {
+        let count = |n: usize, what: &str| match n {
+            0 => None,
+            1 => Some(format!("1 {what}")),
+            n => Some(format!("{n} {what}s")),
+        };
+        let counts: Vec<_> =
+            [count(self.errors(), "problem"), count(self.warnings(), "warning")].into_iter().flatten().collect();
+        let counts = if counts.is_empty() { "no problems".to_owned() } else { counts.join(", ") };
+        format!("{counts} in {}", self.file)
+    }
+
+    /// All problems and the count, in the form asked for.
+    pub fn render(&self, form: Form) -> String {
+        let mut text = String::new();
+        for problem in &self.list {
+            text.push_str(&self.render_one(problem, form));
+        }
+        text + &self.summary()
+    }
+
+    fn render_one(&self, problem: &Problem, form: Form) -> String {
+        let (theme, width) = match form {
+            Form::Graphical { color: true, width } => (GraphicalTheme::unicode(), width),
+            Form::Graphical { color: false, width } => (GraphicalTheme::unicode_nocolor(), width),
+            Form::Plain => (GraphicalTheme::none(), 100),
+            Form::Lines => return self.line(problem),
+        };
+        let handler = GraphicalReportHandler::new_themed(theme).with_width(width.max(40));
+        let mut text = String::new();
+        match handler.render_report(&mut text, &Shown { problem, file: &self.file, masked: &self.masked }) {
+            Ok(()) => text + "\n",
+            // A place that cannot be shown must not hide what is wrong there.
+            Err(fmt::Error) => self.line(problem),
+        }
+    }
+
+    fn line(&self, problem: &Problem) -> String {
+        let kind = if problem.severity == Severity::Warning { "warning: " } else { "" };
+        let help = problem.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
+        format!("{}:{}:{}: {kind}{problem}{help}\n", self.file, problem.line, problem.column)
+    }
+}
+
+impl fmt::Debug for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Problems").field("file", &self.file).field("list", &self.list).finish_non_exhaustive()
+    }
+}
+
+impl Serialize for Problems {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut shown = serializer.serialize_struct("Problems", 4)?;
+        shown.serialize_field("file", &self.file)?;
+        shown.serialize_field("errors", &self.errors())?;
+        shown.serialize_field("warnings", &self.warnings())?;
+        shown.serialize_field("problems", &self.list)?;
+        shown.end()
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.path.as_str() {
+            "" => f.write_str(&self.message),
+            path => write!(f, "{path}: {}", self.message),
+        }
+    }
+}
+
+/// A problem together with the text it is in.
+#[derive(Debug)]
+struct Shown<'a> {
+    problem: &'a Problem,
+    file: &'a str,
+    masked: &'a str,
+}
+
+impl Shown<'_> {
+    /// The line the problem stands on, without its end.
+    fn line(&self) -> Range<usize> {
+        let at = self.problem.span.start;
+        let start = self.masked[..at].rfind('\n').map_or(0, |newline| newline + 1);
+        start..start + self.masked[start..].lines().next().map_or(0, str::len)
+    }
+}
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self.problem, f)
+    }
+}
+
+impl std::error::Error for Shown<'_> {}
+
+impl Diagnostic for Shown<'_> {
+    fn severity(&self) -> Option<MietteSeverity> {
+        Some(match self.problem.severity {
+            Severity::Error => MietteSeverity::Error,
+            Severity::Warning => MietteSeverity::Warning,
+        })
+    }
+
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.problem.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        Some(self)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        let label = LabeledSpan::new_with_span(None, self.problem.span.clone());
+        // There is nothing to point at on an empty line.
+        (!self.line().is_empty()).then(|| Box::new(std::iter::once(label)) as Box<dyn Iterator<Item = LabeledSpan>>)
+    }
+}
+
+/// Always the whole line, and nothing of its neighbours.
+impl SourceCode for Shown<'_> {
+    fn read_span<'a>(
+        &'a self,
+        _: &SourceSpan,
+        _: usize,
+        _: usize,
+    ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
+        let line = self.line();
+        let (number, column) = (self.problem.line - 1, self.problem.column - 1);
+        let text = self.masked[line.clone()].as_bytes();
+        let contents = MietteSpanContents::new_named(self.file.to_owned(), text, line.into(), number, column, 1);
+        Ok(Box::new(contents))
+    }
+}
+
+/// Why a configuration could not be loaded.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum LoadError {
+    /// There is no such file.
+    #[error("{} does not exist", .0.display())]
+    Missing(PathBuf),
+    /// The system does not let us read it.
+    #[error("{} cannot be read: {why}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Whether we lack the permission.
+        denied: bool,
+        /// What the system says.
+        why: String,
+    },
+    /// It is no text, or too large to be a configuration.
+    #[error("{} is no configuration: {why}", path.display())]
+    Unfit {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Its content is wrong.
+    #[error(transparent)]
+    Invalid(#[from] Problems),
+}
+
+impl LoadError {
+    pub(super) fn reading(path: &Path, error: &std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::NotFound => Self::Missing(path.to_owned()),
+            kind => Self::Unreadable {
+                path: path.to_owned(),
+                denied: kind == std::io::ErrorKind::PermissionDenied,
+                why: error.to_string(),
+            },
+        }
+    }
+
+    /// Whether there is no such file.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Missing(_))
+    }
+
+    /// Whether we lack the permission to read it.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Unreadable { denied: true, .. })
+    }
+
+    /// Whether the file was read and its content is wrong.
+    pub fn is_invalid(&self) -> bool {
+        matches!(self, Self::Invalid(_) | Self::Unfit { .. })
+    }
+
+    /// What is wrong with its content.
+    pub fn problems(&self) -> Option<&Problems> {
+        match self {
+            Self::Invalid(problems) => Some(problems),
+            _ => None,
+        }
+    }
+
+    /// The whole story in the form asked for.
+    pub fn render(&self, form: Form) -> String {
+        match self {
+            Self::Invalid(problems) => problems.render(form),
+            other => other.to_string(),
+        }
+    }
+}

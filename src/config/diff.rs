@@ -1,0 +1,220 @@
+//! What is different between two configurations, and what of it an already running daemon cannot take over.
+//!
+//! The rule: secrets are compared and never shown; a changed one says that it changed.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::policy::routing::Project;
+
+use super::Config;
+
+/// The fields that are fixed when the daemon starts: listening sockets, the buffers that the limits on bodies size, and the open
+/// journal. Everything else changes live.
+pub const FIXED: [&str; 8] = [
+    "server.listen",
+    "server.max_body",
+    "server.max_inflight_bytes",
+    "admin.listen",
+    "journal.path",
+    "journal.sync",
+    "journal.max_size",
+    "journal.min_free_disk",
+];
+
+/// The fields of [`FIXED`] in which the two differ: with any, the new configuration needs a restart.
+pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let (old, new) = (fields(old), fields(new));
+    FIXED.into_iter().filter(|field| old.get(*field) != new.get(*field)).collect()
+}
+
+/// Every difference in words, as in `primary: sentry -> glitchtip`, in the order of the fields' names.
+pub fn changes(old: &Config, new: &Config) -> Vec<String> {
+    let sections = [("upstreams", upstream_names(old), upstream_names(new)), ("projects", names(old), names(new))];
+    let (old, new) = (fields(old), fields(new));
+    let mut changes = vec![];
+    let mut whole = vec![];
+    for (section, before, after) in sections {
+        for name in before.iter().filter(|name| !after.contains(name)) {
+            changes.push(format!("{section}.{name} removed"));
+            whole.push(format!("{section}.{name}."));
+        }
+        for name in after.iter().filter(|name| !before.contains(name)) {
+            changes.push(format!("{section}.{name} added"));
+            whole.push(format!("{section}.{name}."));
+        }
+    }
+    let mut all: Vec<_> = old.keys().chain(new.keys()).collect();
+    all.sort();
+    all.dedup();
+    for field in all.into_iter().filter(|field| !whole.iter().any(|name| field.starts_with(name.as_str()))) {
+        changes.extend(change(field, old.get(field), new.get(field)));
+    }
+    changes.sort();
+    changes
+}
+
+/// A value to compare, and what may be shown of it.
+#[derive(PartialEq, Eq)]
+struct Field {
+    compared: String,
+    shown: String,
+}
+
+impl Field {
+    fn open(text: impl ToString) -> Self {
+        let text = text.to_string();
+        Self { compared: text.clone(), shown: text }
+    }
+
+    fn hidden(compared: &str, shown: String) -> Self {
+        Self { compared: compared.to_owned(), shown }
+    }
+}
+
+fn change(name: &str, old: Option<&Field>, new: Option<&Field>) -> Option<String> {
+    match (old, new) {
+        (Some(old), Some(new)) if old == new => None,
+        (Some(old), Some(new)) if old.shown == new.shown => Some(format!("{name} changed")),
+        (Some(old), Some(new)) => Some(format!("{name}: {} -> {}", old.shown, new.shown)),
+        (Some(_), None) => Some(format!("{name} removed")),
+        (None, Some(new)) => Some(format!("{name} added: {}", new.shown)),
+        (None, None) => None,
+    }
+}
+
+fn upstream_names(config: &Config) -> Vec<&str> {
+    config.upstreams.keys().map(|name| &**name).collect()
+}
+
+fn names(config: &Config) -> Vec<&str> {
+    config.projects.iter().map(|project| &*project.name).collect()
+}
+
+/// Every field of a configuration under its name.
+fn fields(config: &Config) -> BTreeMap<String, Field> {
+    let mut fields = BTreeMap::new();
+    fields.insert("primary".into(), Field::open(&config.primary));
+    fields.insert("mirror".into(), Field::open(config.mirror));
+    fields.insert("admin.listen".into(), Field::open(config.admin.listen));
+    if let Some(token) = &config.admin.token {
+        fields.insert("admin.token".into(), Field::hidden(token.expose(), token.to_string()));
+    }
+    section(&mut fields, "server", &config.server);
+    section(&mut fields, "journal", &config.journal);
+    section(&mut fields, "dedup", &config.dedup);
+    for (name, settings) in &config.upstreams {
+        section(&mut fields, &format!("upstreams.{name}"), settings);
+    }
+    for project in &config.projects {
+        project_fields(&mut fields, project);
+    }
+    fields
+}
+
+/// The fields of a section of open values.
+fn section(fields: &mut BTreeMap<String, Field>, name: &str, settings: &impl Serialize) {
+    // Settings are plain structs: they always have a JSON form.
+    let Ok(Value::Object(values)) = serde_json::to_value(settings) else { return };
+    for (key, value) in values {
+        let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        fields.insert(format!("{name}.{key}"), Field::open(shown));
+    }
+}
+
+fn project_fields(fields: &mut BTreeMap<String, Field>, project: &Project) {
+    let mut add = |key: &str, field| {
+        fields.insert(format!("projects.{}.{key}", project.name), field);
+    };
+    add("id", Field::open(&project.id));
+    add("public_key", Field::hidden(project.public_key.expose(), "***".into()));
+    if let Some(primary) = &project.primary {
+        add("primary", Field::open(primary));
+    }
+    if let Some(mirror) = project.mirror {
+        add("mirror", Field::open(mirror));
+    }
+    for (upstream, dsn) in &project.dsns {
+        add(&format!("upstreams.{upstream}"), Field::hidden(&dsn.reveal(), dsn.to_string()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEFORE: &str = r#"
+primary = "sentry"
+[admin]
+token = "hunter2"
+[upstreams.sentry]
+[upstreams.old]
+[[projects]]
+name = "shop"
+id = "1"
+public_key = "abcdef"
+[projects.upstreams]
+sentry = "https://hunter2@a/1"
+old = "https://hunter2@b/1"
+"#;
+
+    const AFTER: &str = r#"
+primary = "glitchtip"
+[server]
+listen = ["127.0.0.1:9000"]
+trusted_proxies = ["127.0.0.1"]
+[journal]
+sync = "normal"
+retain = "3h"
+[admin]
+token = "hunter3"
+[upstreams.sentry]
+timeout = "5s"
+[upstreams.glitchtip]
+[[projects]]
+name = "shop"
+id = "1"
+public_key = "fedcba"
+mirror = false
+[projects.upstreams]
+sentry = "https://hunter3@a/1"
+glitchtip = "https://hunter3@c/1"
+"#;
+
+    fn config(text: &str) -> Config {
+        super::super::parse("config.toml", text, &|_| None).unwrap().config
+    }
+
+    #[test]
+    fn what_changed_is_told_without_secrets() {
+        insta::assert_snapshot!(changes(&config(BEFORE), &config(AFTER)).join("\n"), @r##"
+        admin.token changed
+        journal.retain: 24h -> 3h
+        journal.sync: full -> normal
+        primary: sentry -> glitchtip
+        projects.shop.mirror added: false
+        projects.shop.public_key changed
+        projects.shop.upstreams.glitchtip added: https://***@c/1
+        projects.shop.upstreams.old removed
+        projects.shop.upstreams.sentry changed
+        server.listen: ["127.0.0.1:8484","[::1]:8484"] -> ["127.0.0.1:9000"]
+        server.trusted_proxies: [] -> ["127.0.0.1"]
+        upstreams.glitchtip added
+        upstreams.old removed
+        upstreams.sentry.timeout: 30s -> 5s
+        "##);
+    }
+
+    #[test]
+    fn fixed_fields_need_a_restart_and_exist() {
+        assert_eq!(needs_restart(&config(BEFORE), &config(AFTER)), ["server.listen", "journal.sync"]);
+        assert!(FIXED.iter().all(|field| fields(&config(BEFORE)).contains_key(*field)));
+    }
+
+    #[test]
+    fn the_same_configuration_changes_nothing() {
+        assert_eq!(changes(&config(AFTER), &config(AFTER)), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,175 @@
+//! The checks of `[[projects]]`: who services say they are, and where their data goes.
+//!
+//! The rule: keys and DSNs are compared, never shown.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::delivery::settings::Kind;
+use crate::policy::routing::{Project, PublicKey};
+use crate::protocol::dsn::{Dsn, is_token};
+
+use super::report::Report;
+use super::resolve::{check_name, check_names_an_upstream, is_own_address};
+use super::shape::{File, Project as Written};
+use super::tree::Path;
+
+/// The projects, as far as they can be told.
+pub(super) fn resolve(file: &File, known: &[String], report: &mut Report<'_>) -> Vec<Arc<Project>> {
+    let section = Path::default().key("projects");
+    if file.projects.is_empty() && !report.knows_about(&section) {
+        let help = "add [[projects]] with name, id and public_key, and [projects.upstreams] with its DSNs";
+        report.error(&section, "there is no project", Some(help.into()));
+    }
+    let projects: Vec<_> = file
+        .projects
+        .iter()
+        .enumerate()
+        .map(|(index, project)| Arc::new(resolve_one(&section.index(index), project, file, known, report)))
+        .collect();
+    check_repeats(&projects, report);
+    check_shared_glitchtip(&projects, file, report);
+    check_unused(file, report);
+    projects
+}
+
+fn resolve_one(path: &Path, written: &Written, file: &File, known: &[String], report: &mut Report<'_>) -> Project {
+    check_identity(path, written, report);
+    if let Some(primary) = &written.primary {
+        check_names_an_upstream(&path.key("primary"), primary, known, report);
+    }
+    check_primary_has_dsn(path, written, file, known, report);
+    let mut dsns = BTreeMap::new();
+    for (upstream, text) in &written.upstreams {
+        let place = path.key("upstreams").key(upstream);
+        check_names_key(&place, upstream, known, report);
+        match text.parse::<Dsn>() {
+            Ok(dsn) => {
+                check_loop(&place, &dsn, file, report);
+                dsns.insert(upstream.as_str().into(), dsn);
+            }
+            Err(invalid) => report.error(&place, invalid.to_string(), None),
+        }
+    }
+    Project {
+        name: written.name.as_deref().unwrap_or_default().into(),
+        id: written.id.as_deref().unwrap_or_default().into(),
+        public_key: PublicKey::new(written.public_key.as_deref().unwrap_or_default()),
+        dsns,
+        primary: written.primary.as_deref().map(Into::into),
+        mirror: written.mirror,
+    }
+}
+
+fn check_identity(path: &Path, written: &Written, report: &mut Report<'_>) {
+    match &written.name {
+        Some(name) => check_name(&path.key("name"), name, "a project", false, report),
+        None => missing(path, "name", "it stands in metrics, logs and status", report),
+    }
+    match written.id.as_deref() {
+        Some(id) if is_token(id) && id.bytes().all(|b| b.is_ascii_digit()) => {}
+        Some(_) => report.error(&path.key("id"), "a project id consists of digits", Some("as in id = \"1\"".into())),
+        None => missing(path, "id", "the number at the end of the DSN that services use, as in id = \"1\"", report),
+    }
+    match written.public_key.as_deref() {
+        Some(key) if is_token(key) => {}
+        Some(_) => report.error(&path.key("public_key"), "a key is 1 to 128 letters, digits, - and _", None),
+        None => missing(path, "public_key", "what stands before the @ in the DSN that services use", report),
+    }
+}
+
+fn missing(path: &Path, key: &str, help: &str, report: &mut Report<'_>) {
+    report.error(&path.key(key), "is missing", Some(help.to_owned()));
+}
+
+fn check_names_key(path: &Path, upstream: &str, known: &[String], report: &mut Report<'_>) {
+    if !known.is_empty() && !known.iter().any(|known| known == upstream) {
+        let help = match super::suggest::nearest(upstream, known.iter().map(String::as_str)) {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None => format!("add [upstreams.{upstream}], or use one of: {}", known.join(", ")),
+        };
+        report.error_at_key(path, "there is no such upstream", Some(help));
+    }
+}
+
+/// The primary gets everything and answers what only a tracker can: every project needs its DSN there.
+fn check_primary_has_dsn(path: &Path, written: &Written, file: &File, known: &[String], report: &mut Report<'_>) {
+    let own = path.key("primary");
+    let (primary, stated_at) = match &written.primary {
+        Some(primary) => (primary, own),
+        None if report.has(&own) => return,
+        None => match &file.primary {
+            Some(primary) => (primary, Path::default().key("primary")),
+            None => return,
+        },
+    };
+    let place = path.key("upstreams").key(primary);
+    if report.has(&place) || !known.contains(primary) {
+        return;
+    }
+    let shown = report.quote(&stated_at).to_owned();
+    let message = format!("this project has no DSN at its primary, `{shown}`");
+    let help = format!("add {shown} = \"…\" under [projects.upstreams], or give the project a primary of its own");
+    report.error(&place, message, Some(help));
+}
+
+fn check_loop(path: &Path, dsn: &Dsn, file: &File, report: &mut Report<'_>) {
+    let default_port = if dsn.scheme() == &http::uri::Scheme::HTTPS { 443 } else { 80 };
+    let port = dsn.authority().port_u16().unwrap_or(default_port);
+    let host = dsn.authority().host();
+    if is_own_address(host, port, &file.server.listen) {
+        let help = "here belongs the DSN that the tracker gave you; ours belongs into the services' SENTRY_DSN";
+        report.error(path, "this is our own address: envelopes would go round in a circle", Some(help.into()));
+    } else if is_own_address(host, port, &[file.admin.listen]) {
+        report.error(path, "this is the address of our own [admin] listener", None);
+    }
+}
+
+fn check_repeats(projects: &[Arc<Project>], report: &mut Report<'_>) {
+    let section = Path::default().key("projects");
+    let (mut names, mut identities) = (BTreeSet::new(), BTreeSet::new());
+    for (index, project) in projects.iter().enumerate() {
+        let path = section.index(index);
+        if !project.name.is_empty() && !names.insert(&project.name) {
+            report.error(&path.key("name"), "another project has this name", None);
+        }
+        let told = !project.id.is_empty() && !project.public_key.expose().is_empty();
+        if told && !identities.insert((&project.id, &project.public_key)) {
+            let help = "services tell us who they are by id and key: give each project its own";
+            report.error(&path.key("public_key"), "another project has this id and key", Some(help.into()));
+        }
+    }
+}
+
+/// GlitchTip keeps an event id once for 300 seconds, whatever the project.
+fn check_shared_glitchtip(projects: &[Arc<Project>], file: &File, report: &mut Report<'_>) {
+    let mut hosts: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
+    for (index, project) in projects.iter().enumerate() {
+        for (upstream, dsn) in &project.dsns {
+            let glitchtip = file.upstreams.get(&**upstream).is_some_and(|settings| settings.kind == Kind::Glitchtip);
+            let users = hosts.entry(dsn.authority().to_string()).or_default();
+            if glitchtip && users.insert(index) && users.len() == 2 {
+                let path = Path::default().key("projects").index(index).key("upstreams").key(upstream);
+                let message = "this GlitchTip serves another project too, and keeps an event id once for 300 s across all projects";
+                let help = "an event that is sent to both projects is stored in one of them only";
+                report.warning(&path, message, Some(help.into()));
+            }
+        }
+    }
+}
+
+fn check_unused(file: &File, report: &mut Report<'_>) {
+    if file.projects.is_empty() {
+        return;
+    }
+    let section = Path::default().key("upstreams");
+    let used: BTreeSet<_> = file.projects.iter().flat_map(|project| project.upstreams.keys()).collect();
+    for name in file.upstreams.keys().filter(|name| !used.contains(name)) {
+        // A DSN that could not be read is a use all the same.
+        let projects = Path::default().key("projects");
+        let mentioned = (0..file.projects.len()).any(|i| report.has(&projects.index(i).key("upstreams").key(name)));
+        if !mentioned {
+            report.warning(&section.key(name), "no project has a DSN here: it will get nothing", None);
+        }
+    }
+}

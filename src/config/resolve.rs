@@ -1,0 +1,188 @@
+//! From the shape of the file to a [`Config`]: the checks that need more than one value.
+//!
+//! The rule: every check runs, whatever the others found. Nothing here reads files, the network or the clock.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::delivery::settings::Settings as Upstream;
+use crate::journal::MAX_TARGETS;
+use crate::units::Period;
+
+use super::Config;
+use super::projects;
+use super::report::Report;
+use super::shape::File;
+use super::suggest::nearest;
+use super::tree::Path;
+
+/// The most requests under way at one upstream.
+pub(super) const MOST_IN_FLIGHT: u16 = 256;
+/// Longer than any period that makes sense, short enough for every timer.
+const LONGEST: Duration = Duration::from_secs(3650 * 86_400);
+
+/// The configuration, as far as it can be told; use it only when the report has no errors.
+pub(super) fn resolve(file: File, report: &mut Report<'_>) -> Config {
+    let top = Path::default();
+    let known = known_upstreams(&file, report);
+    check_upstreams(&file, report);
+    check_listeners(&file, report);
+    check_sizes_and_periods(&file, report);
+    let primary = match &file.primary {
+        Some(name) => {
+            check_names_an_upstream(&top.key("primary"), name, &known, report);
+            name.as_str().into()
+        }
+        None => {
+            let help = format!("write primary = \"{}\" at the top", known.first().map_or("NAME", String::as_str));
+            report.error(&top.key("primary"), "is missing: which upstream does the team trust now?", Some(help));
+            Arc::default()
+        }
+    };
+    let projects = projects::resolve(&file, &known, report);
+    Config {
+        primary,
+        mirror: file.mirror,
+        server: file.server,
+        admin: file.admin,
+        journal: file.journal,
+        dedup: file.dedup,
+        upstreams: file.upstreams.into_iter().map(|(name, settings)| (name.into(), settings)).collect(),
+        projects,
+    }
+}
+
+/// Reports a reference to an upstream that there is not.
+pub(super) fn check_names_an_upstream(path: &Path, name: &str, known: &[String], report: &mut Report<'_>) {
+    if known.iter().any(|known| known == name) || known.is_empty() {
+        return;
+    }
+    let help = match nearest(name, known.iter().map(String::as_str)) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => format!("there are: {}", known.join(", ")),
+    };
+    let message = format!("`{}` names no upstream", report.quote(path));
+    report.error(path, message, Some(help));
+}
+
+/// Reports a name that cannot be a label or a part of a path. `what` is "an upstream" or "a project".
+pub(super) fn check_name(path: &Path, name: &str, what: &str, at_key: bool, report: &mut Report<'_>) {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    if (1..=64).contains(&name.len()) && name.bytes().all(fits) {
+        return;
+    }
+    let message = format!("the name of {what} is 1 to 64 letters, digits, - and _");
+    if at_key { report.error_at_key(path, message, None) } else { report.error(path, message, None) }
+}
+
+/// The upstreams that the file names, those included that were taken out because something is wrong with them.
+fn known_upstreams(file: &File, report: &Report<'_>) -> Vec<String> {
+    let written = report.keys(&Path::default().key("upstreams"));
+    if written.is_empty() { file.upstreams.keys().cloned().collect() } else { written }
+}
+
+fn check_upstreams(file: &File, report: &mut Report<'_>) {
+    let section = Path::default().key("upstreams");
+    let count = file.upstreams.len();
+    if count == 0 && !report.knows_about(&section) {
+        report.error(&section, "there is no upstream", Some("add a section [upstreams.NAME] for each tracker".into()));
+    }
+    if count > MAX_TARGETS {
+        report.error_at_key(&section, format!("{count} upstreams; {MAX_TARGETS} are the most"), None);
+    }
+    for (name, upstream) in &file.upstreams {
+        let path = section.key(name);
+        check_name(&path, name, "an upstream", true, report);
+        check_upstream(&path, upstream, report);
+    }
+}
+
+fn check_upstream(path: &Path, upstream: &Upstream, report: &mut Report<'_>) {
+    if upstream.max_in_flight.get() > MOST_IN_FLIGHT {
+        report.error(&path.key("max_in_flight"), format!("{MOST_IN_FLIGHT} is the most"), None);
+    }
+    check_period(&path.key("timeout"), upstream.timeout, true, report);
+    check_period(&path.key("max_age"), upstream.max_age, true, report);
+}
+
+fn check_listeners(file: &File, report: &mut Report<'_>) {
+    let (server, admin) = (Path::default().key("server").key("listen"), Path::default().key("admin"));
+    let listen = &file.server.listen;
+    if listen.is_empty() {
+        report.error(&server, "is empty: SDKs need an address to send to", Some("leave it out for the default".into()));
+    }
+    for (position, address) in listen.iter().enumerate() {
+        if address.port() != 0 && listen[..position].contains(address) {
+            report.error(&server.index(position), "this address is listed twice", None);
+        }
+    }
+    if file.admin.listen.port() != 0 && listen.contains(&file.admin.listen) {
+        report.error(&admin.key("listen"), "[server] listens on this address already", None);
+    }
+    match &file.admin.token {
+        Some(token) if token.expose().trim().is_empty() => report.error(&admin.key("token"), "is empty", None),
+        None if !is_loopback(file.admin.listen.ip()) => {
+            let help = "add token = \"${SWITCHYARD_ADMIN_TOKEN}\" to [admin], or listen on 127.0.0.1";
+            let message = "everybody who reaches this address could switch the primary: a token is required";
+            report.error(&admin.key("listen"), message, Some(help.into()));
+        }
+        _ => {}
+    }
+}
+
+fn check_sizes_and_periods(file: &File, report: &mut Report<'_>) {
+    let top = Path::default();
+    let (server, journal) = (top.key("server"), top.key("journal"));
+    for (path, size) in [
+        (server.key("max_body"), file.server.max_body),
+        (server.key("max_inflight_bytes"), file.server.max_inflight_bytes),
+        (journal.key("max_size"), file.journal.max_size),
+    ] {
+        if size.get() == 0 {
+            report.error(&path, "is zero: nothing would fit", None);
+        }
+    }
+    if file.server.max_body > file.journal.max_size {
+        let message = "the largest body is larger than the whole journal: such a body will be refused";
+        let path = if report.has(&server.key("max_body")) { server.key("max_body") } else { journal.key("max_size") };
+        report.warning(&path, message, None);
+    }
+    if file.journal.path.as_os_str().is_empty() {
+        report.error(&journal.key("path"), "is empty", None);
+    }
+    check_period(&journal.key("retain"), file.journal.retain, false, report);
+    check_period(&top.key("dedup").key("window"), file.dedup.window, false, report);
+}
+
+fn check_period(path: &Path, period: Period, nonzero: bool, report: &mut Report<'_>) {
+    if nonzero && period.get().is_zero() {
+        report.error(path, "is zero: nothing could ever be delivered", None);
+    } else if period.get() > LONGEST {
+        report.error(path, "is longer than 3650d", None);
+    }
+}
+
+fn is_loopback(ip: IpAddr) -> bool {
+    ip.to_canonical().is_loopback()
+}
+
+/// Whether a connection to `host` and `port` ends at one of our own listeners, as far as can be told without asking the network.
+pub(super) fn is_own_address(host: &str, port: u16, listen: &[SocketAddr]) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let ip = match host.parse::<IpAddr>() {
+        Ok(ip) => Some(ip.to_canonical()),
+        // Either family may be what it resolves to.
+        Err(_) if host.eq_ignore_ascii_case("localhost") || host.ends_with(".localhost") => None,
+        Err(_) => return false,
+    };
+    listen.iter().filter(|address| address.port() == port && port != 0).any(|address| {
+        let own = address.ip().to_canonical();
+        match ip {
+            None => own.is_loopback() || own.is_unspecified(),
+            // Connecting to the unspecified address reaches this machine.
+            Some(ip) if ip.is_unspecified() => own.is_loopback() || own.is_unspecified(),
+            Some(ip) => own == ip || (own.is_unspecified() && ip.is_loopback()),
+        }
+    })
+}

@@ -1,0 +1,217 @@
+//! The file as it is written: which sections and keys there are, and of which kind their values. Nothing is required here: what is
+//! absent `resolve` and `projects` report, with the rest of what only the whole can tell.
+//!
+//! The rule: a value of the wrong kind is reported, taken out, and reading goes on without it.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use toml::de::DeValue;
+
+use crate::http::settings::{Admin, Server};
+use crate::policy::dedup;
+use crate::{delivery, journal};
+
+use super::report::Report;
+use super::resolve::MOST_IN_FLIGHT;
+use super::suggest::nearest;
+use super::tree::{Path, Segment, Tree};
+
+/// The most problems of this kind that are told at once.
+const MOST: usize = 100;
+
+/// The whole file.
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct File {
+    pub(super) primary: Option<String>,
+    pub(super) mirror: bool,
+    pub(super) server: Server,
+    pub(super) admin: Admin,
+    pub(super) journal: journal::Settings,
+    pub(super) dedup: dedup::Settings,
+    pub(super) upstreams: BTreeMap<String, delivery::settings::Settings>,
+    pub(super) projects: Vec<Project>,
+}
+
+impl Default for File {
+    fn default() -> Self {
+        Self {
+            primary: None,
+            mirror: true,
+            server: Server::default(),
+            admin: Admin::default(),
+            journal: journal::Settings::default(),
+            dedup: dedup::Settings::default(),
+            upstreams: BTreeMap::new(),
+            projects: vec![],
+        }
+    }
+}
+
+/// One of `[[projects]]`.
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Project {
+    pub(super) name: Option<String>,
+    pub(super) id: Option<String>,
+    pub(super) public_key: Option<String>,
+    pub(super) primary: Option<String>,
+    pub(super) mirror: Option<bool>,
+    pub(super) upstreams: BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for Project {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Project").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Reads the tree, reporting and removing what does not fit. `None` when that leads nowhere.
+pub(super) fn read(tree: &mut Tree<'_>, report: &mut Report<'_>) -> Option<File> {
+    refuse_what_comes_later(tree, report);
+    for _ in 0..MOST {
+        let (path, message) = match attempt(tree) {
+            Ok(file) => return Some(file),
+            Err(refusal) => refusal,
+        };
+        reject(tree, report, &path, &message);
+        report.removed(&path);
+        if !tree.remove(&path) {
+            return None;
+        }
+    }
+    None
+}
+
+fn attempt(tree: &Tree<'_>) -> Result<File, (Path, String)> {
+    serde_path_to_error::deserialize(tree.deserializer())
+        .map_err(|error| (Path::from(error.path()), error.inner().message().to_owned()))
+}
+
+/// What belongs to a later version: sections that may stand there empty, and keys. Elsewhere they would be called unknown.
+fn refuse_what_comes_later(tree: &mut Tree<'_>, report: &mut Report<'_>) {
+    let top = Path::default();
+    let (upstreams, server) = (top.key("upstreams"), top.key("server"));
+    let shadows = tree.keys(&upstreams).into_iter().map(|name| upstreams.key(&name).key("shadow"));
+    for section in std::iter::once(top.key("limits")).chain(shadows.collect::<Vec<_>>()) {
+        match tree.value(&section) {
+            Some(DeValue::Table(_)) => {
+                tree.keys(&section).iter().for_each(|key| refuse_later(report, &section.key(key)));
+            }
+            Some(_) => report.error(&section, "expected a section, found a value", None),
+            None => {}
+        }
+        tree.remove(&section);
+    }
+    for key in [server.key("tls_cert"), server.key("tls_key")] {
+        if tree.remove(&key) {
+            refuse_later(report, &key);
+        }
+    }
+}
+
+fn refuse_later(report: &mut Report<'_>, path: &Path) {
+    report.error_at_key(path, "this version does not have it yet", Some("take it out".to_owned()));
+}
+
+fn reject(tree: &Tree<'_>, report: &mut Report<'_>, path: &Path, message: &str) {
+    if let Some(rest) = message.strip_prefix("unknown field ") {
+        let help = unknown_key_help(path, &quoted(rest.split_once(", expected").map_or("", |(_, known)| known)));
+        return report.error_at_key(path, "unknown key", Some(help));
+    }
+    let message = safe_message(tree, report, path, message);
+    let help = help_for(path, &message);
+    report.error(path, message, help);
+}
+
+/// The message without anything that must not be seen: secrets, and what came through `${…}`.
+fn safe_message(tree: &Tree<'_>, report: &Report<'_>, path: &Path, message: &str) -> String {
+    let kind = tree.value(path).map_or("nothing", DeValue::type_str);
+    let expected = message.split_once(", expected ").map(|(_, expected)| plain_words(expected));
+    let blunt = || match &expected {
+        Some(expected) => format!("expected {expected}, found {}", indefinite(kind)),
+        None => "this value does not fit here".to_owned(),
+    };
+    if super::mask::is_secret(path) {
+        return blunt();
+    }
+    if tree.string(path).is_some_and(|text| text != report.quote(path)) {
+        // Asked again with the reference itself in place of its text, serde says the same about what is no secret.
+        let mut harmless = tree.clone();
+        harmless.set_string(path, report.quote(path).to_owned());
+        return match attempt(&harmless) {
+            Err((same, message)) if same == *path => reworded(&message),
+            _ => blunt(),
+        };
+    }
+    reworded(message)
+}
+
+/// What serde says, in the words of the file's author.
+fn reworded(message: &str) -> String {
+    let found = message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: "));
+    if let Some((found, expected)) = found.and_then(|found| found.split_once(", expected ")) {
+        return format!("expected {}, found {}", plain_words(expected), plain_words(found));
+    }
+    if let Some((value, expected)) =
+        message.strip_prefix("unknown variant ").and_then(|rest| rest.split_once(", expected "))
+    {
+        let word = value.trim_matches('`');
+        let meant = nearest(word, quoted(expected)).map(|meant| format!("; did you mean `{meant}`?"));
+        return format!("expected {expected}, found {value}{}", meant.unwrap_or_default());
+    }
+    message.to_owned()
+}
+
+/// A kind of value, as it is said.
+fn indefinite(kind: &str) -> String {
+    let article = if kind.starts_with(['a', 'i']) { "an" } else { "a" };
+    format!("{article} {kind}")
+}
+
+fn plain_words(words: &str) -> String {
+    match words {
+        "a nonzero u16" => format!("a whole number from 1 to {MOST_IN_FLIGHT}"),
+        "a sequence" => "a list".to_owned(),
+        "map" | "a map" => "a section".to_owned(),
+        "sequence" => "a list".to_owned(),
+        "struct Project" => "a section [[projects]]".to_owned(),
+        _ if words.starts_with("struct ") => "a section".to_owned(),
+        _ => words.to_owned(),
+    }
+}
+
+fn unknown_key_help(path: &Path, known: &[&str]) -> String {
+    const TOP: [&str; 8] = ["primary", "mirror", "server", "admin", "journal", "dedup", "upstreams", "projects"];
+    let Some((Segment::Key(word), parent)) = path.split_last() else { return String::new() };
+    if let Some(meant) = nearest(word, known.iter().copied()) {
+        return format!("did you mean `{meant}`?");
+    }
+    if !parent.segments().is_empty() && TOP.contains(&word.as_str()) {
+        return format!("`{word}` belongs at the top of the file, before the first [section]");
+    }
+    format!("known here: {}", known.join(", "))
+}
+
+fn help_for(path: &Path, message: &str) -> Option<String> {
+    let text = path.to_string();
+    let help =
+        if message.starts_with("invalid socket address") || (text.ends_with("listen") && message.contains("list")) {
+            "an address is an IP and a port, as in \"127.0.0.1:8484\" or \"[::1]:8484\"; [server] takes a list of them"
+        } else if message.starts_with("invalid IP address") {
+            "an address is an IP without port, as in \"10.0.0.1\""
+        } else if text == "projects" {
+            "each project begins with [[projects]], in double brackets"
+        } else if message.starts_with("expected a string") {
+            "write it in quotes; a period or a size with its unit, as in \"30s\" or \"64MiB\""
+        } else {
+            return None;
+        };
+    Some(help.to_owned())
+}
+
+/// The words that stand between backticks.
+fn quoted(text: &str) -> Vec<&str> {
+    text.split('`').skip(1).step_by(2).collect()
+}

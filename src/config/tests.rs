@@ -1,0 +1,367 @@
+//! The loader as a whole: what is accepted, what is said about the rest, and that no secret is ever in it.
+
+use proptest::prelude::*;
+
+use super::diagnostics::{Form, Problems};
+use super::{Config, load, parse};
+
+fn variables(name: &str) -> Option<String> {
+    match name {
+        "SENTRY_DSN" => Some("https://hunter2@o1.ingest.sentry.io/42".into()),
+        "KEY" => Some("hunter2".into()),
+        _ => None,
+    }
+}
+
+fn problems(text: &str) -> Problems {
+    match parse("config.toml", text, &variables) {
+        Err(problems) => problems,
+        Ok(loaded) => loaded.warnings,
+    }
+}
+
+fn lines(text: &str) -> String {
+    problems(text).render(Form::Lines)
+}
+
+const GOOD: &str = r#"
+primary = "sentry"
+[upstreams.sentry]
+[upstreams.glitchtip]
+kind = "glitchtip"
+[[projects]]
+name = "shop"
+id = "1"
+public_key = "${KEY}"
+[projects.upstreams]
+sentry = "${SENTRY_DSN}"
+glitchtip = "http://hunter2@127.0.0.1:8080/1"
+"#;
+
+fn good() -> Config {
+    parse("config.toml", GOOD, &variables).unwrap().config
+}
+
+const MANY: &str = r#"
+primary = "sentri"
+mirrow = true
+
+[server]
+listen = "127.0.0.1:8484"
+max_body = "200 parsecs"
+mirror = true
+tls_cert = "cert.pem"
+
+[admin]
+listen = "0.0.0.0:8485"
+
+[limits]
+error = "100/s"
+
+[upstreams.sentry]
+tiemout = "30s"
+max_in_flight = 0
+on_rate_limit = "hodl"
+
+[upstreams.glitchtip]
+kind = "glitchtip"
+timeout = "${KEY}"
+
+[upstreams.unused]
+max_in_flight = 300
+max_age = "0s"
+
+[[projects]]
+name = "shop"
+id = "one"
+public_key = "hunter2 hunter2"
+[projects.upstreams]
+sentry = "ftp://hunter2@host/1"
+glitchtip = "${GLITCHTIP_DSN}"
+
+[[projects]]
+public_key = 12345678
+primary = "glitchtip"
+[projects.upstreams]
+sentry = "http://hunter2@localhost:8484/1"
+senty = "http://hunter2@h/1"
+"#;
+
+#[test]
+fn a_good_file_is_loaded_and_has_defaults() {
+    let config = good();
+    assert_eq!(&*config.primary, "sentry");
+    assert!(config.mirror);
+    assert_eq!(config.server, crate::http::settings::Server::default());
+    assert_eq!(config.routing().project("shop").unwrap().dsns.len(), 2);
+    assert_eq!(config.routing().route(&config.projects[0]).deliver, ["sentry".into(), "glitchtip".into()]);
+    assert!(!format!("{config:?}").contains("hunter2"));
+}
+
+#[test]
+fn all_problems_are_told_at_once_each_at_its_place() {
+    insta::assert_snapshot!(lines(MANY), @r##"
+    config.toml:2:11: primary: `sentri` names no upstream (did you mean `sentry`?)
+    config.toml:3:1: mirrow: unknown key (did you mean `mirror`?)
+    config.toml:6:10: server.listen: expected a list, found string "127.0.0.1:8484" (an address is an IP and a port, as in "127.0.0.1:8484" or "[::1]:8484"; [server] takes a list of them)
+    config.toml:7:12: server.max_body: "200 parsecs" is not a size: write a whole number and a unit, as in "64MiB"
+    config.toml:8:1: server.mirror: unknown key (`mirror` belongs at the top of the file, before the first [section])
+    config.toml:9:1: server.tls_cert: this version does not have it yet (take it out)
+    config.toml:12:10: admin.listen: everybody who reaches this address could switch the primary: a token is required (add token = "${SWITCHYARD_ADMIN_TOKEN}" to [admin], or listen on 127.0.0.1)
+    config.toml:15:1: limits.error: this version does not have it yet (take it out)
+    config.toml:18:1: upstreams.sentry.tiemout: unknown key (did you mean `timeout`?)
+    config.toml:19:17: upstreams.sentry.max_in_flight: expected a whole number from 1 to 256, found integer `0`
+    config.toml:20:17: upstreams.sentry.on_rate_limit: expected `hold` or `drop`, found `hodl`; did you mean `hold`?
+    config.toml:24:11: upstreams.glitchtip.timeout: "${KEY}" is not a period: write a whole number and a unit, as in "30s" or "72h"
+    config.toml:26:1: warning: upstreams.unused: no project has a DSN here: it will get nothing
+    config.toml:27:17: upstreams.unused.max_in_flight: 256 is the most
+    config.toml:28:11: upstreams.unused.max_age: is zero: nothing could ever be delivered
+    config.toml:32:6: projects[0].id: a project id consists of digits (as in id = "1")
+    config.toml:33:14: projects[0].public_key: a key is 1 to 128 letters, digits, - and _
+    config.toml:35:10: projects[0].upstreams.sentry: the scheme of a DSN is http or https
+    config.toml:36:13: projects[0].upstreams.glitchtip: the environment variable GLITCHTIP_DSN is not set (set it in the daemon's environment, or write ${file:/path} to take the value from a file)
+    config.toml:38:1: projects[1].name: is missing (it stands in metrics, logs and status)
+    config.toml:38:1: projects[1].id: is missing (the number at the end of the DSN that services use, as in id = "1")
+    config.toml:39:14: projects[1].public_key: expected a string, found an integer (write it in quotes; a period or a size with its unit, as in "30s" or "64MiB")
+    config.toml:41:1: projects[1].upstreams.glitchtip: this project has no DSN at its primary, `glitchtip` (add glitchtip = "…" under [projects.upstreams], or give the project a primary of its own)
+    config.toml:42:10: projects[1].upstreams.sentry: this is our own address: envelopes would go round in a circle (here belongs the DSN that the tracker gave you; ours belongs into the services' SENTRY_DSN)
+    config.toml:43:1: projects[1].upstreams.senty: there is no such upstream (did you mean `sentry`?)
+    24 problems, 1 warning in config.toml
+    "##);
+}
+
+#[test]
+fn terminals_get_the_line_and_a_caret() {
+    let text = "primary = \"sentry\"\n[upstreams.sentry]\ntimeout = 30\n[[projects]]\nname = \"a\"\nid = \"1\"\npublic_key = \"hunter2!\"\nupstreams.sentry = \"https://hunter2@h/1\"\n";
+    insta::assert_snapshot!(problems(text).render(Form::Plain), @r##"
+      x upstreams.sentry.timeout: expected a string, found integer `30`
+       ,-[config.toml:3:11]
+     3 | timeout = 30
+       :           ^^
+       `----
+      help: write it in quotes; a period or a size with its unit, as in "30s" or "64MiB"
+
+      x projects[0].public_key: a key is 1 to 128 letters, digits, - and _
+       ,-[config.toml:7:14]
+     7 | public_key = "********"
+       :              ^^^^^^^^^^
+       `----
+
+    2 problems in config.toml
+    "##);
+    insta::assert_snapshot!(problems(text).render(Form::Graphical { color: false, width: 80 }), @r##"
+      × upstreams.sentry.timeout: expected a string, found integer `30`
+       ╭─[config.toml:3:11]
+     3 │ timeout = 30
+       ·           ──
+       ╰────
+      help: write it in quotes; a period or a size with its unit, as in "30s" or
+            "64MiB"
+
+      × projects[0].public_key: a key is 1 to 128 letters, digits, - and _
+       ╭─[config.toml:7:14]
+     7 │ public_key = "********"
+       ·              ──────────
+       ╰────
+
+    2 problems in config.toml
+    "##);
+    assert!(problems(text).render(Form::Graphical { color: true, width: 80 }).contains("\u{1b}["));
+}
+
+#[test]
+fn scripts_get_json() {
+    let json = serde_json::to_value(problems("primary = 1\n[upstreams.a]\n")).unwrap();
+    insta::assert_snapshot!(serde_json::to_string_pretty(&json).unwrap(), @r##"
+    {
+      "errors": 2,
+      "file": "config.toml",
+      "problems": [
+        {
+          "column": 1,
+          "help": "add [[projects]] with name, id and public_key, and [projects.upstreams] with its DSNs",
+          "line": 1,
+          "message": "there is no project",
+          "path": "projects",
+          "severity": "error"
+        },
+        {
+          "column": 11,
+          "help": "write it in quotes; a period or a size with its unit, as in \"30s\" or \"64MiB\"",
+          "line": 1,
+          "message": "expected a string, found integer `1`",
+          "path": "primary",
+          "severity": "error"
+        }
+      ],
+      "warnings": 0
+    }
+    "##);
+}
+
+#[test]
+fn what_is_no_toml_is_told_by_line() {
+    insta::assert_snapshot!(lines("primary = sentry\n[upstreams.a\nx = 1\npublic_key = hunter2\nprimary = \"b\"\n"), @r##"
+    config.toml:1:11: string values must be quoted, expected literal string
+    config.toml:2:13: unclosed table, expected `]`
+    config.toml:5:1: duplicate key
+    3 problems in config.toml
+    "##);
+}
+
+#[test]
+fn an_empty_file_says_what_belongs_there() {
+    insta::assert_snapshot!(lines(""), @r##"
+    config.toml:1:1: upstreams: there is no upstream (add a section [upstreams.NAME] for each tracker)
+    config.toml:1:1: primary: is missing: which upstream does the team trust now? (write primary = "NAME" at the top)
+    config.toml:1:1: projects: there is no project (add [[projects]] with name, id and public_key, and [projects.upstreams] with its DSNs)
+    3 problems in config.toml
+    "##);
+}
+
+#[test]
+fn secrets_are_in_no_rendering() {
+    let broken = MANY.replace("[server]", "[server");
+    for text in [MANY, GOOD, &broken, &GOOD.replace("\"sentry\"", "5"), &GOOD.replace("id", "public_key"), &shared()] {
+        let problems = problems(text);
+        let forms = [Form::Plain, Form::Lines, Form::Graphical { color: true, width: 120 }];
+        let json = serde_json::to_string(&problems).unwrap();
+        for shown in
+            forms.map(|form| problems.render(form)).into_iter().chain([json, format!("{problems} {problems:?}")])
+        {
+            assert!(!shown.contains("hunter2") && !shown.contains("12345678"), "{shown}");
+        }
+    }
+}
+
+#[test]
+fn what_came_through_a_reference_is_not_repeated() {
+    for line in [
+        "primary = \"${KEY}\"\nupstreams.other.kind = \"sentry\"",
+        "mirror = \"${KEY}\"",
+        "upstreams = \"${KEY}\"",
+        "projects = \"${KEY}\"",
+        "projects = [\"${KEY}\", {name = \"${KEY}!\", id = \"${KEY}\", primary = \"${KEY}\", mirror = \"${KEY}\"}]",
+        "server = \"${KEY}\"",
+        "server.listen = \"${KEY}\"",
+        "server.listen = [\"${KEY}\", \"x\", \"${KEY}\"]",
+        "server.max_body = \"${KEY}\"",
+        "journal.sync = \"a ${KEY}\"",
+        "upstreams.sentry.kind = \"${KEY}\"",
+        "upstreams.sentry.max_in_flight = \"${KEY}\"",
+        "upstreams.sentry = \"${KEY}\"",
+    ] {
+        let said = lines(line);
+        assert!(said.contains(line.split([' ', '.']).next().unwrap()), "{said}");
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+}
+
+/// Two projects at one GlitchTip, under one name and key.
+fn shared() -> String {
+    let project = &GOOD[GOOD.find("[[projects]]").unwrap()..];
+    format!("{GOOD}{project}")
+}
+
+#[test]
+fn repeated_projects_are_errors_and_a_shared_glitchtip_a_warning() {
+    insta::assert_snapshot!(lines(&shared()), @r##"
+    config.toml:14:8: projects[1].name: another project has this name
+    config.toml:16:14: projects[1].public_key: another project has this id and key (services tell us who they are by id and key: give each project its own)
+    config.toml:19:13: warning: projects[1].upstreams.glitchtip: this GlitchTip serves another project too, and keeps an event id once for 300 s across all projects (an event that is sent to both projects is stored in one of them only)
+    2 problems, 1 warning in config.toml
+    "##);
+    let apart = shared().replacen("name = \"shop\"\nid = \"1\"", "name = \"blog\"\nid = \"2\"", 1);
+    let warnings = parse("config.toml", &apart, &variables).unwrap().warnings;
+    assert_eq!((warnings.errors(), warnings.warnings()), (0, 1));
+    assert_eq!(warnings.summary(), "1 warning in config.toml");
+}
+
+#[test]
+fn sections_of_later_versions_may_stand_empty() {
+    let text = format!("{GOOD}\n[limits]\n[upstreams.sentry.shadow]\n");
+    assert_eq!(parse("config.toml", &text, &variables).unwrap().config, good());
+    let text = format!("{GOOD}\n[limits]\nerror = \"1/s\"\n[upstreams.sentry.shadow]\nsample = 1\n");
+    insta::assert_snapshot!(lines(&text), @r##"
+    config.toml:15:1: limits.error: this version does not have it yet (take it out)
+    config.toml:17:1: upstreams.sentry.shadow.sample: this version does not have it yet (take it out)
+    2 problems in config.toml
+    "##);
+}
+
+#[test]
+fn more_upstreams_than_the_journal_knows_are_too_many() {
+    let many: String = (0..33).map(|n| format!("[upstreams.u{n}]\n")).collect();
+    assert!(lines(&format!("{GOOD}{many}")).contains("35 upstreams; 32 are the most"));
+}
+
+#[test]
+fn loops_are_found_whatever_the_spelling() {
+    for (listen, dsn, ours) in [
+        ("127.0.0.1:8484", "http://k@127.0.0.1:8484/1", true),
+        ("127.0.0.1:8484", "http://k@localhost:8484/1", true),
+        ("[::1]:8484", "http://k@[::1]:8484/1", true),
+        ("0.0.0.0:8484", "http://k@127.0.0.1:8484/1", true),
+        ("0.0.0.0:80", "http://k@localhost/1", true),
+        ("127.0.0.1:8484", "http://k@[::ffff:127.0.0.1]:8484/1", true),
+        ("127.0.0.1:8484", "http://k@127.0.0.1:8485/1", true),
+        ("127.0.0.1:8484", "http://k@127.0.0.1:8080/1", false),
+        ("0.0.0.0:8484", "http://k@tracker.example:8484/1", false),
+        ("127.0.0.1:0", "http://k@127.0.0.1:9/1", false),
+    ] {
+        let text = GOOD.replace("http://hunter2@127.0.0.1:8080/1", dsn);
+        let said = lines(&format!("{text}\n[server]\nlisten = [{listen:?}]\n"));
+        assert_eq!(said.contains("our own"), ours, "{listen} {dsn}: {said}");
+    }
+}
+
+#[test]
+fn elements_of_lists_are_told_by_their_own_place() {
+    let text = format!("{GOOD}\n[server]\nlisten = [\"a\", \"127.0.0.1:1\", \"b\"]\n");
+    let said = lines(&text);
+    assert!(said.contains("server.listen[0]") && said.contains("server.listen[2]"), "{said}");
+}
+
+#[test]
+fn a_missing_file_and_one_that_is_no_text_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.toml");
+    assert!(load(&path).unwrap_err().is_missing());
+    std::fs::write(&path, b"primary = \"\xff\"").unwrap();
+    let unfit = load(&path).unwrap_err();
+    assert!(unfit.is_invalid() && unfit.to_string().contains("byte 11"), "{unfit}");
+    assert!(!load(folder.path()).unwrap_err().is_missing());
+    std::fs::write(&path, "primary = 1").unwrap();
+    assert!(load(&path).unwrap_err().problems().is_some());
+}
+
+/// Pieces of configuration files, right and wrong ones.
+fn piece() -> impl Strategy<Value = String> {
+    let words = GOOD.lines().chain(MANY.lines()).map(str::to_owned).collect::<Vec<_>>();
+    prop_oneof![
+        proptest::sample::select(words),
+        "[ -~é\n]{0,20}",
+        Just("projects = [5, {upstreams = 3}, [[]]]".to_owned()),
+        Just("upstreams = { a = 1, b = {timeout = [{}]} }".to_owned()),
+        Just("[[upstreams]]".to_owned()),
+        Just("a = '''\n\n".to_owned()),
+        Just("\u{feff}\r\nlisten = [\"\u{1F600}\", 1979-05-27]".to_owned()),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_loader_panic_or_show_a_secret(pieces in proptest::collection::vec(piece(), 0..30)) {
+        let text = pieces.join("\n");
+        let problems = problems(&text);
+        for form in [Form::Plain, Form::Lines, Form::Graphical { color: true, width: 20 }] {
+            let shown = problems.render(form);
+            prop_assert!(!shown.contains("hunter2"), "{}", shown);
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_the_loader_panic(text in any::<String>()) {
+        problems(&text).render(Form::Plain);
+    }
+}

@@ -1,0 +1,265 @@
+//! Tells when the content of the configuration file changed.
+//!
+//! The system's notifications make it quick; a look at the content each second makes it certain: editors replace files, mounts and
+//! symbolic links change where a path leads, and some file systems notify nobody. The rule: only the content decides. What is read
+//! while a file is being written is not reported; a file that is gone changes nothing until it is back.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::Fingerprint;
+
+/// How often the content is looked at when nothing is notified.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long the content must stay the same before it counts.
+const STABLE: Duration = Duration::from_millis(20);
+/// How long an unstable content is waited for.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// A watch over one file. Ends when dropped.
+#[derive(Debug)]
+pub struct Watch {
+    path: PathBuf,
+    seen: Fingerprint,
+    gone: bool,
+    stirred: Arc<Notify>,
+    /// Held for its notifications; `None` when the system gives none.
+    watcher: Option<RecommendedWatcher>,
+}
+
+impl Watch {
+    /// Watches the file at `path`, whose content is known as `seen`: a change since then is reported too.
+    pub fn new(path: &Path, seen: Fingerprint) -> Self {
+        let stirred = Arc::new(Notify::new());
+        let watcher = subscribe(path, &stirred);
+        Self { path: path.to_owned(), seen, gone: false, stirred, watcher }
+    }
+
+    /// Without the system's notifications: the look each second alone.
+    #[cfg(test)]
+    fn polling(path: &Path, seen: Fingerprint) -> Self {
+        Self { path: path.to_owned(), seen, gone: false, stirred: Arc::default(), watcher: None }
+    }
+
+    /// Waits until the content is another one than last time. Nothing is lost when the wait is abandoned.
+    pub async fn changed(&mut self) {
+        loop {
+            let told = tokio::select! {
+                () = self.stirred.notified() => true,
+                () = tokio::time::sleep(LOOK) => false,
+            };
+            if !self.differs().await {
+                continue;
+            }
+            let settled = self.settle().await;
+            if !told {
+                // The notifications have missed it: the folder they were asked for may be another one by now.
+                self.watcher = self.watcher.is_some().then(|| subscribe(&self.path, &self.stirred)).flatten();
+            }
+            if let Some(content) = settled.filter(|content| *content != self.seen) {
+                self.seen = content;
+                return;
+            }
+        }
+    }
+
+    /// Whether there is a content, and another one than last time.
+    async fn differs(&mut self) -> bool {
+        match content(&self.path).await {
+            Some(content) => {
+                if std::mem::take(&mut self.gone) {
+                    tracing::info!(config.path = %self.path.display(), "the configuration file is back");
+                }
+                content != self.seen
+            }
+            None => {
+                // A file that is being replaced may be missing for a moment.
+                let gone = self.settle().await.is_none();
+                if gone && !std::mem::replace(&mut self.gone, true) {
+                    let path = self.path.display();
+                    tracing::warn!(config.path = %path, "the configuration file is gone; what was loaded stays in force");
+                }
+                !gone
+            }
+        }
+    }
+
+    /// The content once it has stayed the same for a moment, or the last one when it does not come to rest.
+    async fn settle(&self) -> Option<Fingerprint> {
+        let begun = Instant::now();
+        let (mut last, mut since) = (content(&self.path).await, Instant::now());
+        while since.elapsed() < STABLE && begun.elapsed() < PATIENCE {
+            tokio::time::sleep(STABLE / 4).await;
+            let now = content(&self.path).await;
+            if now != last {
+                (last, since) = (now, Instant::now());
+            }
+        }
+        last
+    }
+}
+
+async fn content(path: &Path) -> Option<Fingerprint> {
+    tokio::fs::read(path).await.ok().map(|content| Fingerprint::of(&content))
+}
+
+/// Asks for notifications about the folder of the file and, behind a symbolic link, about the folder it leads to.
+fn subscribe(path: &Path, stirred: &Arc<Notify>) -> Option<RecommendedWatcher> {
+    let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let names: Vec<OsString> = [path, &target].iter().filter_map(|path| path.file_name()).map(Into::into).collect();
+    let wake = Arc::clone(stirred);
+    let concerns = move |event: &Event| {
+        let ours = |path: &PathBuf| {
+            // `..data` and its like are the links through which mounted secrets and config maps are exchanged.
+            path.file_name()
+                .is_some_and(|name| names.iter().any(|ours| ours == name) || name.to_string_lossy().starts_with(".."))
+        };
+        !matches!(event.kind, EventKind::Access(_)) && (event.paths.is_empty() || event.paths.iter().any(ours))
+    };
+    let told = move |event: notify::Result<Event>| {
+        // An error may mean lost notifications, which is a reason to look.
+        if event.map_or(true, |event| concerns(&event)) {
+            wake.notify_one();
+        }
+    };
+    let folders = [folder(path), folder(&target)];
+    let watching = notify::recommended_watcher(told).and_then(|mut watcher| {
+        watcher.watch(folders[0], RecursiveMode::NonRecursive)?;
+        if folders[1] != folders[0] {
+            watcher.watch(folders[1], RecursiveMode::NonRecursive)?;
+        }
+        Ok(watcher)
+    });
+    watching
+        .inspect_err(|error| {
+            tracing::warn!(
+                config.path = %path.display(), %error,
+                "the system does not tell of changes to the configuration file; it is looked at once a second"
+            );
+        })
+        .ok()
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    fn folder_with(content: &str) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        std::fs::write(&path, content).unwrap();
+        (folder, path)
+    }
+
+    async fn told(watch: &mut Watch) {
+        tokio::time::timeout(SOON, watch.changed()).await.expect("the change is told");
+    }
+
+    #[tokio::test]
+    async fn a_changed_content_is_told_long_before_the_next_look() {
+        let (_folder, path) = folder_with("a");
+        let mut watch = Watch::new(&path, Fingerprint::of(b"a"));
+        let saved = std::time::Instant::now();
+        std::fs::write(&path, "b").unwrap();
+        told(&mut watch).await;
+        assert!(saved.elapsed() < LOOK, "{:?}", saved.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_change_from_before_the_watch_began_is_told() {
+        let (_folder, path) = folder_with("b");
+        told(&mut Watch::new(&path, Fingerprint::of(b"a"))).await;
+    }
+
+    #[tokio::test]
+    async fn a_replaced_file_is_told() {
+        let (folder, path) = folder_with("a");
+        let mut watch = Watch::new(&path, Fingerprint::of(b"a"));
+        for content in ["b", "c"] {
+            let beside = folder.path().join("beside");
+            std::fs::write(&beside, content).unwrap();
+            std::fs::rename(&beside, &path).unwrap();
+            told(&mut watch).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn without_notifications_the_look_each_second_finds_it() {
+        let (_folder, path) = folder_with("a");
+        let mut watch = Watch::polling(&path, Fingerprint::of(b"a"));
+        std::fs::write(&path, "b").unwrap();
+        told(&mut watch).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_same_content_again_is_no_change() {
+        let (_folder, path) = folder_with("a");
+        let mut watch = Watch::polling(&path, Fingerprint::of(b"a"));
+        std::fs::write(&path, "a").unwrap();
+        assert!(tokio::time::timeout(5 * LOOK, watch.changed()).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_is_gone_changes_nothing_until_it_is_back() {
+        let (_folder, path) = folder_with("a");
+        let mut watch = Watch::polling(&path, Fingerprint::of(b"a"));
+        for (content, tells) in [("a", false), ("b", true)] {
+            std::fs::remove_file(&path).unwrap();
+            assert!(tokio::time::timeout(5 * LOOK, watch.changed()).await.is_err());
+            std::fs::write(&path, content).unwrap();
+            assert_eq!(tokio::time::timeout(5 * LOOK, watch.changed()).await.is_ok(), tells);
+        }
+    }
+
+    #[tokio::test]
+    async fn notifications_go_on_after_the_file_was_gone() {
+        let (_folder, path) = folder_with("a");
+        let mut watch = Watch::new(&path, Fingerprint::of(b"a"));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "b").unwrap();
+        told(&mut watch).await;
+    }
+
+    #[tokio::test]
+    async fn exchanged_links_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for (version, content) in [("..one", "a"), ("..two", "b")] {
+            std::fs::create_dir(at(version)).unwrap();
+            std::fs::write(at(version).join("config.toml"), content).unwrap();
+        }
+        std::os::unix::fs::symlink("..one", at("..data")).unwrap();
+        std::os::unix::fs::symlink("..data/config.toml", at("config.toml")).unwrap();
+        let mut watch = Watch::new(&at("config.toml"), Fingerprint::of(b"a"));
+        std::os::unix::fs::symlink("..two", at("..data_tmp")).unwrap();
+        std::fs::rename(at("..data_tmp"), at("..data")).unwrap();
+        told(&mut watch).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_half_written_file_is_not_told() {
+        let (_folder, path) = folder_with("whole");
+        let mut watch = Watch::polling(&path, Fingerprint::of(b"whole"));
+        let writing = async {
+            tokio::time::sleep(LOOK - STABLE / 8).await;
+            for part in ["", "w", "who", "whole again"] {
+                std::fs::write(&path, part).unwrap();
+                tokio::time::sleep(STABLE / 2).await;
+            }
+        };
+        tokio::join!(writing, watch.changed());
+        assert_eq!(watch.seen, Fingerprint::of(b"whole again"));
+    }
+}

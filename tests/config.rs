@@ -1,0 +1,96 @@
+//! The configuration files that come with Switchyard load as they are, and the commented one tells the truth about the defaults.
+
+use std::path::PathBuf;
+
+use switchyard::config::{Loaded, parse};
+use switchyard::{delivery, http, journal, policy};
+
+fn text(name: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("config").join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// What the variables that the files name are set to.
+fn variable(name: &str) -> Option<String> {
+    match name {
+        "SWITCHYARD_KEY" | "SWITCHYARD_MAILER_KEY" => Some(format!("{:032x}", name.len())),
+        "SWITCHYARD_ADMIN_TOKEN" => Some("token".into()),
+        _ if name.starts_with("SENTRY") => Some("https://key@o1.ingest.sentry.io/42".into()),
+        _ if name.starts_with("GLITCHTIP") => Some("http://key@127.0.0.1:8080/1".into()),
+        _ => None,
+    }
+}
+
+fn load(name: &str, text: &str) -> Loaded {
+    parse(name, text, &variable).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+/// The text with the options that are commented out switched on: lines like `# key = …` and `# [section]`.
+fn with_all_options(text: &str) -> String {
+    let option = |line: &&str| {
+        let is_name = |key: &str| !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+        line.starts_with('[') || line.split_once(" = ").is_some_and(|(key, _)| is_name(key))
+    };
+    let lines = text.lines().map(|line| line.strip_prefix("# ").filter(option).unwrap_or(line));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn every_example_loads_as_it_is_and_with_all_its_options() {
+    for name in ["config.toml", "minimal.toml", "parallel-run.toml"] {
+        let loaded = load(name, &text(name));
+        assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+        load(name, &with_all_options(&text(name)));
+    }
+}
+
+#[test]
+fn the_commented_example_has_every_option_at_its_default() {
+    let config = load("config.toml", &text("config.toml")).config;
+    assert!(config.mirror);
+    assert_eq!(config.server, http::settings::Server::default());
+    assert_eq!(config.admin, http::settings::Admin::default());
+    assert_eq!(config.journal, journal::Settings::default());
+    assert_eq!(config.dedup, policy::dedup::Settings::default());
+    assert_eq!(config.upstreams["sentry"], delivery::settings::Settings::default());
+}
+
+#[test]
+fn the_commented_example_lacks_no_option() {
+    let example: toml::Table = toml::from_str(&with_all_options(&text("config.toml"))).unwrap();
+    let written = |section: &str| example[section].as_table().unwrap().clone();
+    let upstream = written("upstreams")["sentry"].as_table().unwrap().clone();
+    let options = [
+        (written("server"), serde_json::to_value(http::settings::Server::default()).unwrap()),
+        (written("journal"), serde_json::to_value(journal::Settings::default()).unwrap()),
+        (written("dedup"), serde_json::to_value(policy::dedup::Settings::default()).unwrap()),
+        (upstream, serde_json::to_value(delivery::settings::Settings::default()).unwrap()),
+        // Not serialisable, because of its token.
+        (written("admin"), serde_json::json!({"listen": 0, "token": 0})),
+    ];
+    for (written, all) in options {
+        for option in all.as_object().unwrap().keys() {
+            assert!(written.contains_key(option), "{option}");
+        }
+    }
+}
+
+#[test]
+fn the_commented_example_marks_what_needs_a_restart() {
+    let text = text("config.toml");
+    let mut section = "";
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.split(']').next()) {
+            section = name;
+        }
+        let Some((key, _)) = line.split_once(" = ") else { continue };
+        let fixed = switchyard::config::diff::FIXED.contains(&&*format!("{section}.{key}"));
+        assert_eq!(line.ends_with("(restart)"), fixed, "{line}");
+    }
+}
+
+#[test]
+fn the_minimal_example_is_the_defaults() {
+    let minimal = load("minimal.toml", &text("minimal.toml")).config;
+    assert_eq!(minimal, load("config.toml", &text("config.toml")).config);
+}
