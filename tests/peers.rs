@@ -201,6 +201,7 @@ async fn assert_arrived(kent: &mut Kent, runs: &[(&str, &[Captured])]) {
         eventually(&format!("Kent has every {kind} once"), ARRIVAL, async || {
             kent.look().await?;
             let times = kent.times(KENT_PROJECT, item);
+            assert!(times.values().all(|times| *times == 1), "Kent has something twice: {times:?}");
             if times == expected { Ok(()) } else { Err(format!("{} of {}: {times:?}", times.len(), expected.len())) }
         })
         .await;

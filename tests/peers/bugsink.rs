@@ -77,7 +77,11 @@ impl Bugsink {
     pub(crate) async fn start_again(&mut self) {
         assert!(self.process.is_none(), "Bugsink runs already");
         let mut gunicorn = Command::new(install::bugsink().join("gunicorn"));
-        gunicorn.args(["-w", "1", "--threads", "4", "-b", &format!("127.0.0.1:{}", self.port), "bugsink.wsgi"]);
+        // One worker and threads: its database is a file. Its control socket would be one path for all instances.
+        gunicorn.args(["--workers", "1", "--threads", "4", "--no-control-socket"]);
+        // An orderly end waits this long for clients that keep a connection and ask nothing.
+        gunicorn.args(["--graceful-timeout", "2"]);
+        gunicorn.args(["--bind", &format!("127.0.0.1:{}", self.port), "bugsink.wsgi"]);
         gunicorn.current_dir(self.home.path());
         let mut process = Process::start("Bugsink", &mut gunicorn, &self.home.path().join("log"), None);
         let ready = format!("http://127.0.0.1:{}/health/ready", self.port);
