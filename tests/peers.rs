@@ -1,0 +1,251 @@
+//! The relay between real peers: Node and Python services on one side, Bugsink, Kent and Prometheus on the other.
+//!
+//! Rule: what the SDKs say they captured is compared with what the trackers give back, and every test ends with the balance of the relay's books.
+//! Peers are installed on first use into `target/peers/`; one that cannot be had fails the test. These tests know the contract, not the sources.
+
+mod peers {
+    pub(crate) mod bugsink;
+    pub(crate) mod eventually;
+    pub(crate) mod install;
+    pub(crate) mod kent;
+    pub(crate) mod net;
+    pub(crate) mod process;
+    pub(crate) mod prometheus;
+    pub(crate) mod relay;
+    pub(crate) mod samples;
+    pub(crate) mod sdk;
+}
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use peers::bugsink::{Bugsink, Project, Quotas};
+use peers::eventually::eventually;
+use peers::kent::Kent;
+use peers::prometheus::{Prometheus, check_metrics};
+use peers::relay::{Relay, Upstream};
+use peers::sdk::{Captured, Plan, Service, assert_intact};
+use serde_json::Value;
+
+/// The project at Kent; every test has a Kent of its own.
+const KENT_PROJECT: u64 = 7;
+
+/// For a service of a few seconds to flush and end.
+const A_RUN: Duration = Duration::from_secs(40);
+
+/// For everything acknowledged to be where it belongs, an upstream's restart with the retries it takes included.
+const ARRIVAL: Duration = Duration::from_secs(45);
+
+#[tokio::test]
+async fn the_peers_work_without_the_relay() {
+    let (mut bugsink, mut kent) =
+        tokio::join!(Bugsink::start_with(Quotas { per_5_minutes: 5, per_hour: 1000 }), Kent::start());
+    let project = bugsink.project("direct").await;
+
+    let plan = Plan { errors: 3, ..Plan::default() };
+    let to_kent = Service::python(&kent.dsn(KENT_PROJECT), &plan);
+    let to_bugsink = Service::node(&project.dsn, &plan).finished(A_RUN).await;
+    assert!(to_bugsink.status.success());
+    bugsink.stop().await;
+    bugsink.start_again().await;
+    assert_stored(&bugsink, &project, &[("node", &to_bugsink.captured)]).await;
+
+    let to_kent = to_kent.finished(A_RUN).await;
+    assert!(to_kent.status.success());
+    assert_arrived(&mut kent, &[("python", &to_kent.captured)]).await;
+    kent.flush().await;
+    kent.look().await.expect("Kent answers");
+    assert_eq!(kent.arrivals(KENT_PROJECT).count(), 0);
+
+    // Three are stored, five are allowed.
+    let beyond = Service::python(&project.dsn, &Plan { errors: 6, pause: Duration::from_millis(200), ..plan })
+        .finished(A_RUN)
+        .await;
+    assert_eq!(beyond.captured.len(), 6);
+    assert_eq!(bugsink.stored(&project).await, Ok(5));
+}
+
+#[tokio::test]
+async fn both_trackers_receive_what_node_and_python_services_report() {
+    let (bugsink, mut kent) = tokio::join!(Bugsink::start(), Kent::start());
+    let project = bugsink.project("both").await;
+    let relay = between(&project, &kent).await;
+
+    let plan = Plan { errors: 8, transactions: 2, profile: true, ..Plan::default() };
+    let (node, python) = (Service::node(&relay.dsn(), &plan), Service::python(&relay.dsn(), &plan));
+    let (node, python) = tokio::join!(node.finished(A_RUN), python.finished(A_RUN));
+    assert!(node.status.success() && python.status.success());
+    let runs: [(&str, &[Captured]); 2] = [("node", &node.captured), ("python", &python.captured)];
+
+    assert_stored(&bugsink, &project, &runs).await;
+    assert_arrived(&mut kent, &runs).await;
+    assert_addressed_to(&kent, "anykey");
+    let profiled: BTreeSet<String> = kent.times(KENT_PROJECT, "profile").into_keys().collect();
+    let transactions = node.captured.iter().filter(|captured| captured.kind == "transaction");
+    assert_eq!(profiled, transactions.map(|captured| captured.event_id.clone()).collect());
+    assert_same_bodies(&bugsink.events(&project).await, &kent);
+
+    let samples = relay.balanced(ARRIVAL).await;
+    assert_eq!(samples.sum("switchyard_accepted_items_total", &[("category", "error")]), 16.0);
+    assert_eq!(samples.sum("switchyard_accepted_items_total", &[("category", "transaction")]), 4.0);
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn switching_the_primary_and_losing_a_tracker_under_traffic_loses_and_doubles_nothing() {
+    let (mut bugsink, mut kent) = tokio::join!(Bugsink::start(), Kent::start());
+    let project = bugsink.project("switched").await;
+    let relay = between(&project, &kent).await;
+
+    let node = Service::node(&relay.dsn(), &Plan { errors: 60, pause: Duration::from_millis(150), ..Plan::default() });
+    let python =
+        Service::python(&relay.dsn(), &Plan { errors: 30, pause: Duration::from_millis(300), ..Plan::default() });
+    let services = [&node, &python];
+    captured_in_all(services, 10, &mut kent).await;
+    relay.flip_to("kent").await;
+    captured_in_all(services, 20, &mut kent).await;
+    bugsink.kill();
+    captured_in_all(services, 50, &mut kent).await;
+    bugsink.start_again().await;
+    relay.flip_to("bugsink").await;
+
+    let (node, python) = tokio::join!(node.finished(A_RUN), python.finished(A_RUN));
+    assert!(node.status.success() && python.status.success());
+    let runs: [(&str, &[Captured]); 2] = [("node", &node.captured), ("python", &python.captured)];
+    assert_eq!(runs.iter().map(|(_, captured)| captured.len()).sum::<usize>(), 90);
+    assert_arrived(&mut kent, &runs).await;
+    assert_stored(&bugsink, &project, &runs).await;
+
+    let samples = relay.balanced(ARRIVAL).await;
+    assert_eq!(samples.sum("switchyard_accepted_items_total", &[("category", "error")]), 90.0);
+    assert_eq!(samples.sum("switchyard_dropped_items_total", &[("category", "error")]), 0.0);
+    assert_eq!(samples.sum("switchyard_switches_total", &[]), 2.0);
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn what_prometheus_scrapes_agrees_with_what_was_sent() {
+    let kent = Kent::start().await;
+    let (first, second) = (kent.dsn(1), kent.dsn(2));
+    let relay = Relay::start(&[
+        Upstream { name: "first", kind: "generic", dsn: &first },
+        Upstream { name: "second", kind: "generic", dsn: &second },
+    ])
+    .await;
+    let prometheus = Prometheus::scraping(&relay.admin_address()).await;
+    check_metrics(&relay.metrics().await.expect("a scrape")).expect("nothing to complain of before the first event");
+
+    let plan = Plan { errors: 12, transactions: 3, ..Plan::default() };
+    let (node, python) = (Service::node(&relay.dsn(), &plan), Service::python(&relay.dsn(), &plan));
+    let (node, python) = tokio::join!(node.finished(A_RUN), python.finished(A_RUN));
+    assert!(node.status.success() && python.status.success());
+
+    for (category, sent) in [("error", 24.0), ("transaction", 6.0)] {
+        let accepted = format!("sum(switchyard_accepted_items_total{{category='{category}'}})");
+        assert_scraped(&prometheus, &accepted, sent).await;
+        for upstream in ["first", "second"] {
+            let labels = format!("upstream='{upstream}',category='{category}'");
+            assert_scraped(&prometheus, &format!("sum(switchyard_delivered_items_total{{{labels}}})"), sent).await;
+            assert_scraped(&prometheus, &format!("sum(switchyard_dropped_items_total{{{labels}}})"), 0.0).await;
+        }
+    }
+    assert_scraped(&prometheus, "sum(switchyard_backlog_envelopes)", 0.0).await;
+    check_metrics(&relay.metrics().await.expect("a scrape")).expect("nothing to complain of after the traffic");
+    relay.balanced(ARRIVAL).await;
+    relay.stop().await;
+}
+
+/// A relay between the services and both trackers; Bugsink is primary.
+async fn between(project: &Project, kent: &Kent) -> Relay {
+    let kent = kent.dsn(KENT_PROJECT);
+    Relay::start(&[
+        Upstream { name: "bugsink", kind: "bugsink", dsn: &project.dsn },
+        Upstream { name: "kent", kind: "generic", dsn: &kent },
+    ])
+    .await
+}
+
+/// Waits until the services have captured `count` events together, and looks at Kent meanwhile.
+async fn captured_in_all(services: [&Service; 2], count: usize, kent: &mut Kent) {
+    eventually(&format!("{count} events are captured"), A_RUN, async || {
+        kent.look().await?;
+        let captured: usize = services.iter().map(|service| service.captured().len()).sum();
+        if captured >= count { Ok(()) } else { Err(format!("{captured} so far")) }
+    })
+    .await;
+}
+
+/// Fails unless Bugsink has every error of `runs`, whole, once, and nothing else.
+async fn assert_stored(bugsink: &Bugsink, project: &Project, runs: &[(&str, &[Captured])]) {
+    let errors: Vec<(&str, &Captured)> = of_kind(runs, "error");
+    eventually("Bugsink has every error", ARRIVAL, async || match bugsink.stored(project).await? {
+        stored if stored >= errors.len() as u64 => Ok(()),
+        stored => Err(format!("{stored} of {}", errors.len())),
+    })
+    .await;
+    let stored = bugsink.events(project).await;
+    assert_eq!(stored.len(), errors.len());
+    let stored = by_id(&stored);
+    for (name, captured) in errors {
+        let event =
+            stored.get(captured.event_id.as_str()).unwrap_or_else(|| panic!("{name} {captured:?} is not in Bugsink"));
+        assert_intact(name, captured, event);
+    }
+}
+
+/// Fails unless Kent has every error and transaction of `runs`, whole, once, and no others.
+async fn assert_arrived(kent: &mut Kent, runs: &[(&str, &[Captured])]) {
+    for (kind, item) in [("error", "event"), ("transaction", "transaction")] {
+        let expected: BTreeMap<String, usize> =
+            of_kind(runs, kind).iter().map(|(_, captured)| (captured.event_id.clone(), 1)).collect();
+        eventually(&format!("Kent has every {kind} once"), ARRIVAL, async || {
+            kent.look().await?;
+            let times = kent.times(KENT_PROJECT, item);
+            assert!(times.values().all(|times| *times == 1), "Kent has something twice: {times:?}");
+            if times == expected { Ok(()) } else { Err(format!("{} of {}: {times:?}", times.len(), expected.len())) }
+        })
+        .await;
+    }
+    let bodies: BTreeMap<&str, &Value> = kent
+        .arrivals(KENT_PROJECT)
+        .filter(|arrival| arrival.kind() == "event")
+        .map(|arrival| (arrival.event_id(), &arrival.body))
+        .collect();
+    for (name, captured) in of_kind(runs, "error") {
+        assert_intact(name, captured, bodies[captured.event_id.as_str()]);
+    }
+}
+
+/// Fails unless every envelope that names a key in its header names the upstream's, the only one that belongs there.
+fn assert_addressed_to(kent: &Kent, key: &str) {
+    let keys =
+        kent.arrivals(KENT_PROJECT).filter_map(|arrival| arrival.envelope_header["trace"]["public_key"].as_str());
+    let keys: BTreeSet<&str> = keys.collect();
+    assert_eq!(keys, BTreeSet::from([key]));
+}
+
+/// Fails unless both trackers hold the same JSON for each event.
+fn assert_same_bodies(stored: &[Value], kent: &Kent) {
+    let stored = by_id(stored);
+    for arrival in kent.arrivals(KENT_PROJECT).filter(|arrival| arrival.kind() == "event") {
+        assert_eq!(stored.get(arrival.event_id()), Some(&&arrival.body));
+    }
+}
+
+/// Waits until a scrape has brought the value.
+async fn assert_scraped(prometheus: &Prometheus, expression: &str, expected: f64) {
+    eventually(&format!("{expression} is {expected}"), ARRIVAL, async || match prometheus.query(expression).await? {
+        value if value == expected => Ok(()),
+        value => Err(format!("it is {value}")),
+    })
+    .await;
+}
+
+fn of_kind<'a>(runs: &[(&'a str, &'a [Captured])], kind: &str) -> Vec<(&'a str, &'a Captured)> {
+    let all = runs.iter().flat_map(|(name, captured)| captured.iter().map(|one| (*name, one)));
+    all.filter(|(_, captured)| captured.kind == kind).collect()
+}
+
+fn by_id(events: &[Value]) -> BTreeMap<&str, &Value> {
+    events.iter().map(|event| (event["event_id"].as_str().expect("an event's id"), event)).collect()
+}

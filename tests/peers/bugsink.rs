@@ -1,0 +1,197 @@
+//! Bugsink, a real self-hosted tracker whose API gives stored events back: started, filled with projects, read, killed, started again.
+//!
+//! Rule: each instance has its own folder and port, so tests do not see one another's events. It does not know the relay.
+//!
+//! Learned by running 2.6.1: it stores events only (the rest is answered 200 and forgotten), keeps one copy per event id, lets an
+//! envelope header's `dsn` win over the request's key, and its `event_id` is hyphenated in its own answers but not in the event's data.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use reqwest::Client;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::eventually::eventually;
+use super::install;
+use super::net;
+use super::process::Process;
+
+/// How many events an instance takes before it answers 429, over all projects and for each of them.
+#[derive(Clone, Copy)]
+pub(crate) struct Quotas {
+    /// Events in any five minutes; 1,000 in a stock installation.
+    pub(crate) per_5_minutes: u32,
+    /// Events in any hour; 5,000 in a stock installation.
+    pub(crate) per_hour: u32,
+}
+
+impl Quotas {
+    /// More than a test sends.
+    pub(crate) const OUT_OF_THE_WAY: Self = Self { per_5_minutes: 1_000_000, per_hour: 1_000_000 };
+}
+
+/// An instance with its data; killed and removed when dropped.
+pub(crate) struct Bugsink {
+    home: TempDir,
+    port: u16,
+    client: Client,
+    process: Option<Process>,
+}
+
+/// A project of an instance.
+pub(crate) struct Project {
+    id: String,
+    /// What an SDK or an upstream is given.
+    pub(crate) dsn: String,
+}
+
+impl Bugsink {
+    /// A fresh instance whose quotas no test reaches.
+    pub(crate) async fn start() -> Self {
+        Self::start_with(Quotas::OUT_OF_THE_WAY).await
+    }
+
+    /// A fresh instance with these quotas.
+    pub(crate) async fn start_with(quotas: Quotas) -> Self {
+        let template = install::ready("bugsink-empty", "migrated, with a token; 1", migrate);
+        let home = TempDir::with_prefix("bugsink-").expect("a folder for Bugsink");
+        let port = net::free_port();
+        for file in ["bugsink_conf.py", "db.sqlite3", "snappea.sqlite3"] {
+            fs::copy(template.join(file), home.path().join(file)).expect("a copy of an empty installation");
+        }
+        configure(home.path(), port, quotas);
+        let token = fs::read_to_string(template.join("token")).expect("the token of an empty installation");
+        let mut bugsink = Self { home, port, client: client_with(token.trim()), process: None };
+        bugsink.start_again().await;
+        bugsink
+    }
+
+    /// Starts the same installation again, on the same port and data, and waits until it answers.
+    ///
+    /// # Panics
+    /// When it still runs, or is not ready within 20 seconds.
+    pub(crate) async fn start_again(&mut self) {
+        assert!(self.process.is_none(), "Bugsink runs already");
+        let mut gunicorn = Command::new(install::bugsink().join("gunicorn"));
+        // One worker and threads: its database is a file. Its control socket would be one path for all instances.
+        gunicorn.args(["--workers", "1", "--threads", "4", "--no-control-socket"]);
+        // An orderly end waits this long for clients that keep a connection and ask nothing.
+        gunicorn.args(["--graceful-timeout", "2"]);
+        gunicorn.args(["--bind", &format!("127.0.0.1:{}", self.port), "bugsink.wsgi"]);
+        gunicorn.current_dir(self.home.path());
+        let mut process = Process::start("Bugsink", &mut gunicorn, &self.home.path().join("log"), None);
+        let ready = format!("http://127.0.0.1:{}/health/ready", self.port);
+        eventually("Bugsink is ready", Duration::from_secs(20), async || {
+            assert!(process.ended().is_none(), "Bugsink ended. {}", process.last_words());
+            net::text(&self.client, &ready).await
+        })
+        .await;
+        self.process = Some(process);
+    }
+
+    /// Ends it in order: requests that have begun are answered.
+    pub(crate) async fn stop(&mut self) {
+        let process = self.process.take().expect("a running Bugsink");
+        let status = process.stop(Duration::from_secs(20)).await;
+        assert!(status.success(), "Bugsink ended with {status}");
+    }
+
+    /// Ends it at once, master and workers, whatever they are doing.
+    pub(crate) fn kill(&mut self) {
+        self.process.take().expect("a running Bugsink").kill();
+    }
+
+    /// Creates a project.
+    pub(crate) async fn project(&self, name: &str) -> Project {
+        let team = self.create("teams", &json!({ "name": format!("team of {name}") })).await;
+        let made = self.create("projects", &json!({ "name": name, "team": team })).await;
+        let project = self.get(&self.api(&format!("projects/{made}/"))).await.expect("a new project");
+        Project { id: made, dsn: project["dsn"].as_str().expect("a project's DSN").to_owned() }
+    }
+
+    /// How many different events it has stored for `project`: cheap enough to poll.
+    pub(crate) async fn stored(&self, project: &Project) -> Result<u64, String> {
+        let answer = self.get(&self.api(&format!("projects/{}/", project.id))).await?;
+        answer["stored_event_count"].as_u64().ok_or_else(|| format!("no count of events in {answer}"))
+    }
+
+    /// Every event stored for `project`, of all issues, as the SDK sent it.
+    pub(crate) async fn events(&self, project: &Project) -> Vec<Value> {
+        let mut events = Vec::new();
+        for issue in self.all(&self.api(&format!("issues/?project={}", project.id))).await {
+            let issue = issue["id"].as_str().expect("an issue's id");
+            for listed in self.all(&self.api(&format!("events/?issue={issue}"))).await {
+                let id = listed["id"].as_str().expect("Bugsink's own id of an event");
+                let mut event = self.get(&self.api(&format!("events/{id}/"))).await.expect("a listed event");
+                events.push(event["data"].take());
+            }
+        }
+        events
+    }
+
+    fn api(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}/api/canonical/0/{path}", self.port)
+    }
+
+    async fn get(&self, url: &str) -> Result<Value, String> {
+        net::json(&self.client, url).await
+    }
+
+    /// The results of a listing, page after page.
+    async fn all(&self, first: &str) -> Vec<Value> {
+        let mut results = Vec::new();
+        let mut next = Some(first.to_owned());
+        while let Some(url) = next {
+            let mut page = self.get(&url).await.expect("a page of a listing");
+            results.append(page["results"].as_array_mut().expect("results"));
+            next = page["next"].as_str().map(str::to_owned);
+        }
+        results
+    }
+
+    /// Creates one of `kind` and returns its id.
+    async fn create(&self, kind: &str, body: &Value) -> String {
+        let answer =
+            self.client.post(self.api(&format!("{kind}/"))).json(body).send().await.expect("an answer of Bugsink");
+        let status = answer.status();
+        let answer = answer.text().await.expect("a body");
+        assert!(status.is_success(), "Bugsink refused to create one of {kind}: {status}: {answer}");
+        let made: Value = serde_json::from_str(&answer).expect("JSON");
+        made["id"].as_str().expect("an id").to_owned()
+    }
+}
+
+/// An empty installation, made once and copied for each instance: the migrations take longer than everything else together.
+fn migrate(place: &Path) {
+    let programs = install::bugsink();
+    let bugsink = |program: &str, arguments: &[&str]| {
+        install::run("bugsink", Command::new(programs.join(program)).args(arguments).current_dir(place))
+    };
+    bugsink("bugsink-create-conf", &["--template=local", "--host=127.0.0.1", "--port=1"]);
+    bugsink("bugsink-manage", &["migrate", "-v0"]);
+    bugsink("bugsink-manage", &["migrate", "snappea", "--database=snappea", "-v0"]);
+    let said = bugsink("bugsink-manage", &["create_auth_token"]);
+    let token = said.lines().last().expect("a token");
+    fs::write(place.join("token"), token).expect("the token's file");
+}
+
+fn configure(home: &Path, port: u16, quotas: Quotas) {
+    let conf = home.join("bugsink_conf.py");
+    let Quotas { per_5_minutes, per_hour } = quotas;
+    let own = format!(
+        "\nBUGSINK.update(\n    BASE_URL=\"http://127.0.0.1:{port}\", PHONEHOME=False, INGEST_STORE_BASE_DIR=\"ingest\",\n    \
+         MAX_EVENTS_PER_5_MINUTES={per_5_minutes}, MAX_EVENTS_PER_PROJECT_PER_5_MINUTES={per_5_minutes},\n    \
+         MAX_EVENTS_PER_HOUR={per_hour}, MAX_EVENTS_PER_PROJECT_PER_HOUR={per_hour},\n)\n"
+    );
+    let all = fs::read_to_string(&conf).expect("the installation's settings") + &own;
+    fs::write(conf, all).expect("the instance's settings");
+}
+
+fn client_with(token: &str) -> Client {
+    let bearer = HeaderValue::from_str(&format!("Bearer {token}")).expect("a token of plain letters");
+    net::client_with(HeaderMap::from_iter([(AUTHORIZATION, bearer)]))
+}

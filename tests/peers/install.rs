@@ -1,0 +1,120 @@
+//! Where the peers' programs come from: the ordinary package clients, once, into `target/peers/`.
+//!
+//! Rule: versions are named here and nowhere else; what was installed before is used again; what cannot be installed fails the test with the
+//! client's own words. It starts none of them.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const BUGSINK: &str = "bugsink==2.6.1";
+const KENT: &str = "kent==2.2.0";
+const PYTHON_SDK: &str = "sentry-sdk==2.75.0";
+const NODE_SDK: [&str; 2] = ["@sentry/node@10.24.0", "@sentry/profiling-node@10.24.0"];
+
+/// The folder of Bugsink's programs.
+pub(crate) fn bugsink() -> PathBuf {
+    python_programs("bugsink", BUGSINK)
+}
+
+/// The folder of Kent's programs.
+pub(crate) fn kent() -> PathBuf {
+    python_programs("kent", KENT)
+}
+
+/// A Python interpreter that can import `sentry_sdk`.
+pub(crate) fn python_with_sdk() -> PathBuf {
+    python_programs("python-sdk", PYTHON_SDK).join("python")
+}
+
+/// A `node_modules` folder with `@sentry/node` and `@sentry/profiling-node`, for NODE_PATH.
+pub(crate) fn node_modules() -> PathBuf {
+    let place = ready("node-sdk", &NODE_SDK.join(" "), |place| {
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--no-audit", "--no-fund", "--prefix"]).arg(place).args(NODE_SDK);
+        run("npm (Node.js)", &mut npm);
+    });
+    place.join("node_modules")
+}
+
+/// The path of `prometheus` or `promtool`: the machine's own, else from Debian's package, unpacked and not installed, so that no service starts.
+pub(crate) fn prometheus(program: &str) -> PathBuf {
+    if let Some(own) = on_path(program) {
+        return own;
+    }
+    let place = ready("prometheus", "the Debian package prometheus", |place| {
+        let download = || {
+            let mut apt = Command::new("apt-get");
+            apt.args(["download", "prometheus"]).current_dir(place);
+            apt
+        };
+        // A fresh machine has no package lists yet.
+        if try_run(&mut download()).is_err() {
+            run("prometheus (apt-get)", Command::new("apt-get").arg("update"));
+            run("prometheus (apt-get)", &mut download());
+        }
+        run("prometheus (dpkg-deb)", Command::new("dpkg-deb").arg("-x").arg(only_file(place, "deb")).arg(place));
+    });
+    place.join("usr/bin").join(program)
+}
+
+/// The folder `target/peers/<name>`, built by `build` unless it was built from the same `recipe` before.
+///
+/// One build at a time, over all threads and processes: a lock file beside the folders is held meanwhile.
+pub(crate) fn ready(name: &str, recipe: &str, build: impl FnOnce(&Path)) -> PathBuf {
+    let peers = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("peers");
+    fs::create_dir_all(&peers).expect("target/peers");
+    let lock = File::create(peers.join(format!("{name}.lock"))).expect("a lock file");
+    lock.lock().expect("the lock of target/peers");
+    let place = peers.join(name);
+    let marker = place.join(".ready");
+    // Virtual environments know their own path, so a folder that was moved is built again.
+    let recipe = format!("{recipe}\n{}\n", place.display());
+    if fs::read_to_string(&marker).is_ok_and(|built| built == recipe) {
+        return place;
+    }
+    if place.exists() {
+        fs::remove_dir_all(&place).expect("the remains of an earlier build");
+    }
+    fs::create_dir_all(&place).expect("a peer's folder");
+    build(&place);
+    fs::write(&marker, recipe).expect("a marker");
+    place
+}
+
+/// Runs `command` to its end and returns its output.
+///
+/// # Panics
+/// When it cannot be started or fails: says that `peer` is missing and why.
+pub(crate) fn run(peer: &str, command: &mut Command) -> String {
+    try_run(command).unwrap_or_else(|reason| panic!("this test needs {peer}, which is missing: {reason}"))
+}
+
+fn try_run(command: &mut Command) -> Result<String, String> {
+    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+    let words = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() {
+        return Ok(words(&output.stdout));
+    }
+    Err(format!("{command:?}: {}\n{}{}", output.status, words(&output.stdout), words(&output.stderr)))
+}
+
+fn python_programs(name: &str, package: &str) -> PathBuf {
+    let place = ready(name, package, |place| {
+        run("Python 3 with venv", Command::new("python3").args(["-m", "venv"]).arg(place));
+        run(package, Command::new(place.join("bin/pip")).args(["install", "--quiet", package]));
+    });
+    place.join("bin")
+}
+
+fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|candidate| candidate.is_file())
+}
+
+fn only_file(folder: &Path, extension: &str) -> PathBuf {
+    let files = fs::read_dir(folder).expect("a peer's folder").map(|entry| entry.expect("an entry").path());
+    let mut matching = files.filter(|path| path.extension() == Some(OsStr::new(extension)));
+    matching.next().unwrap_or_else(|| panic!("no .{extension} in {}", folder.display()))
+}
