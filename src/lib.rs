@@ -1,7 +1,9 @@
 //! Switchyard: a durable relay at the address in a Sentry DSN.
 
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod daemon;
 pub mod delivery;
 pub mod http;
 pub mod intake;
