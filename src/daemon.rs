@@ -1,12 +1,51 @@
-//! The daemon. (Being assembled.)
+//! Assembly: the only file that sees every part. Start order, reload, shutdown order.
+//!
+//! Start: journal, then what it still holds is remembered, then workers, then listeners: nothing is accepted before it can
+//! be kept. Stop: listeners first, then requests under way, then workers, then the journal: nothing accepted is forgotten.
 
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Loaded;
-use crate::http::Listeners;
-use crate::journal::OpenError;
+use crate::clock::{Clock, Timestamp};
+use crate::config::diagnostics::{Form, LoadError};
+use crate::config::watch::Watch;
+use crate::config::{Config, Loaded, diff, edit, load};
+use crate::delivery::supervisor::Supervisor;
+use crate::http::{Admin, Listeners, Public, Readiness, SwitchOrder, SwitchRefusal, View, serve_admin, serve_public};
+use crate::intake::submit::{self, Intake};
+use crate::journal::sqlite::SqliteJournal;
+use crate::journal::{Journal, JournalError, OpenError, Switch, TargetId};
+use crate::policy::dedup::{self, Dedup};
+use crate::policy::outcome::DropReason;
+use crate::policy::routing::Routing;
+use crate::tasks::{self, Tasks};
+use crate::telemetry::ledger::Ledger;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::status::ConfigStatus;
+use crate::units::Period;
+
+/// How long requests under way may take when stopping.
+const REQUESTS_PATIENCE: Duration = Duration::from_secs(8);
+/// How long deliveries under way may take when stopping; what is cut off is delivered after the next start.
+const DELIVERIES_PATIENCE: Duration = Duration::from_secs(4);
+/// How long the journal may take for its last commit.
+const JOURNAL_PAUSE: Duration = Duration::from_secs(10);
+/// How long an announced switch waits for its edit of the file.
+const ANNOUNCED: Duration = Duration::from_secs(10);
+/// How much upkeep is done at once, so that it never stands in anybody's way for long.
+const STEP: usize = 256;
+/// How many steps are made each second.
+const STEPS: usize = 32;
 
 /// What a daemon starts with.
 #[derive(Debug)]
@@ -29,7 +68,7 @@ pub enum DaemonError {
     #[error("cannot listen on {address}: {why}")]
     Listen {
         /// The address of the configuration.
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         /// What the system says.
         why: std::io::Error,
     },
@@ -38,10 +77,361 @@ pub enum DaemonError {
     Failed(String),
 }
 
+impl From<JournalError> for DaemonError {
+    fn from(error: JournalError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
 /// Runs until `stop` is cancelled; calls `ready` once, when requests are accepted.
 pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce()) -> Result<(), DaemonError> {
-    drop(options);
+    let Options { path, loaded, mut listeners } = options;
+    let mut daemon = Daemon::assemble(path, loaded.config).await?;
+    let serving = Tasks::new();
+    daemon.serve(&mut listeners, &serving)?;
+    let mut watch = Watch::new(&daemon.path, loaded.fingerprint);
+    let mut hangup = signal(SignalKind::hangup()).ok();
+    let mut upkeep = every(Duration::from_secs(1));
+    daemon.announce_start();
     ready();
-    stop.cancelled().await;
+    let outcome = loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break Ok(()),
+            failure = daemon.tasks.first_failure() => break Err(DaemonError::Failed(failure)),
+            failure = serving.first_failure() => break Err(DaemonError::Failed(failure)),
+            Some(order) = daemon.orders.recv() => daemon.carry_out(order).await,
+            () = watch.changed() => daemon.reload().await,
+            () = received(&mut hangup) => daemon.reload().await,
+            _ = upkeep.tick() => daemon.keep_up().await,
+        }
+    };
+    notify(NotifyState::Stopping);
+    tracing::info!("stopping: finishing what is under way");
+    daemon.stop(serving).await;
+    outcome
+}
+
+/// Everything that runs, and the configuration it runs under.
+struct Daemon {
+    path: PathBuf,
+    config: Config,
+    status: ConfigStatus,
+    clock: Clock,
+    metrics: Metrics,
+    journal: Arc<dyn Journal>,
+    dedup: Dedup,
+    intake: Intake,
+    supervisor: Supervisor,
+    public: Public,
+    admin: Admin,
+    draining: CancellationToken,
+    tasks: Tasks,
+    orders: mpsc::Receiver<SwitchOrder>,
+    announced: Option<(Announced, Instant)>,
+}
+
+/// A switch that somebody is about to make by editing the file.
+struct Announced {
+    to: String,
+    reason: Option<String>,
+    author: Option<String>,
+}
+
+impl Daemon {
+    async fn assemble(path: PathBuf, config: Config) -> Result<Self, DaemonError> {
+        let (clock, ledger, metrics, tasks) = (Clock::system(), Ledger::default(), Metrics::new(), Tasks::new());
+        metrics.know_daemon(env!("CARGO_PKG_VERSION"), option_env!("SWITCHYARD_COMMIT").unwrap_or("unknown"));
+        let journal = open_journal(&config, &clock, &ledger, &metrics).await?;
+        let dedup = Dedup::new(&config.dedup);
+        remember(&dedup, &*journal, clock.now()).await?;
+        let intake = Intake::new(Arc::clone(&journal), dedup.clone(), clock.clone(), metrics.clone());
+        let supervisor = Supervisor::new(Arc::clone(&journal), clock.clone(), metrics.clone(), tasks.child());
+        let draining = CancellationToken::new();
+        let readiness = Readiness::new(Arc::clone(&journal), draining.clone());
+        let (control, orders) = mpsc::channel(8);
+        let public = Public::new(intake.clone(), &config.server, metrics.clone(), readiness.clone());
+        let board = supervisor.board();
+        let admin =
+            Admin::new((Arc::clone(&journal), ledger), board, metrics.clone(), clock.clone(), readiness, control);
+        let status = ConfigStatus { path: path.display().to_string(), loaded_at: clock.now(), error: None };
+        let mut daemon = Self {
+            path,
+            status,
+            clock,
+            metrics,
+            journal,
+            dedup,
+            intake,
+            supervisor,
+            public,
+            admin,
+            draining,
+            tasks,
+            orders,
+            announced: None,
+            config: config.clone(),
+        };
+        daemon.apply(config).await?;
+        daemon.note_first_primary().await?;
+        Ok(daemon)
+    }
+
+    fn serve(&self, listeners: &mut Listeners, serving: &Tasks) -> Result<(), DaemonError> {
+        let mut bind = |address| listeners.bind(address).map_err(|why| DaemonError::Listen { address, why });
+        for address in &self.config.server.listen {
+            let (listener, tasks) = (bind(*address)?, serving.clone());
+            serving.spawn("the public listener", serve_public(listener, self.public.clone(), self.clock.clone(), tasks));
+        }
+        let (listener, tasks) = (bind(self.config.admin.listen)?, serving.clone());
+        serving.spawn("the admin listener", serve_admin(listener, self.admin.clone(), self.clock.clone(), tasks));
+        for address in listeners.unused() {
+            tracing::warn!(%address, "systemd gave a socket that the configuration does not listen on");
+        }
+        Ok(())
+    }
+
+    fn announce_start(&self) {
+        let listen: Vec<String> = self.config.server.listen.iter().map(ToString::to_string).collect();
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            primary = &*self.config.primary,
+            listen = listen.join(" "),
+            admin = %self.config.admin.listen,
+            "switchyard is ready"
+        );
+        notify(NotifyState::Ready);
+    }
+
+    /// Puts a configuration into force. The intake's view is exchanged at once: that is the moment of a switch.
+    async fn apply(&mut self, config: Config) -> Result<(), JournalError> {
+        let routing = Arc::new(config.routing());
+        let mut targets: HashMap<Arc<str>, TargetId> = HashMap::new();
+        let mut upstreams = BTreeMap::new();
+        for (name, settings) in &config.upstreams {
+            let target = self.journal.target(name).await?;
+            targets.insert(Arc::clone(name), target);
+            upstreams.insert(Arc::clone(name), (target, settings.clone()));
+        }
+        for project in &config.projects {
+            self.metrics.know_project(&project.name, project.dsns.keys().map(|upstream| &**upstream));
+        }
+        self.supervisor.configure(Arc::clone(&routing), &upstreams);
+        self.dedup.configure(&config.dedup);
+        self.public.configure(&config.server);
+        self.intake.configure(submit::View::new(Arc::clone(&routing), targets));
+        self.config = config;
+        self.status.loaded_at = self.clock.now();
+        self.status.error = None;
+        self.show(routing);
+        Ok(())
+    }
+
+    fn show(&self, routing: Arc<Routing>) {
+        let upstreams = self.config.upstreams.keys().cloned().collect();
+        let (config, token) = (self.status.clone(), self.config.admin.token.clone());
+        self.admin.configure(View { routing, upstreams, config, token });
+    }
+
+    /// Loads the file again: all of it comes into force, or nothing.
+    async fn reload(&mut self) {
+        notify(NotifyState::Reloading);
+        let path = self.path.clone();
+        let outcome = match tasks::blocking(move || load(&path)).await {
+            Ok(loaded) => self.take_over(loaded).await,
+            Err(error) => Err(describe(&error)),
+        };
+        if let Err(problem) = outcome {
+            tracing::error!(config.path = %self.path.display(), "the changed configuration is not used:\n{problem}");
+            self.status.error = Some(problem);
+            self.show(Arc::clone(&self.admin.view().routing));
+        }
+        notify(NotifyState::Ready);
+    }
+
+    async fn take_over(&mut self, loaded: Loaded) -> Result<(), String> {
+        let fixed = diff::needs_restart(&self.config, &loaded.config);
+        if !fixed.is_empty() {
+            return Err(format!("a restart is needed to change {}", fixed.join(", ")));
+        }
+        for warning in loaded.warnings.render(Form::Lines).lines() {
+            tracing::warn!("{warning}");
+        }
+        let changes = diff::changes(&self.config, &loaded.config);
+        let before = self.config.routing();
+        self.apply(loaded.config).await.map_err(|error| error.to_string())?;
+        tracing::info!(changes = changes.join("; "), "the configuration was reloaded");
+        self.note_switches(&before).await.map_err(|error| error.to_string())
+    }
+
+    /// Keeps every switch between the routing before and the one in force.
+    async fn note_switches(&mut self, before: &Routing) -> Result<(), JournalError> {
+        let (now, after) = (self.clock.now(), self.config.routing());
+        let announced = self.announced.take().filter(|(_, at)| at.elapsed() < ANNOUNCED).map(|(announced, _)| announced);
+        if before.primary != after.primary {
+            let announced = announced.filter(|announced| announced.to == *after.primary);
+            let (reason, author) = announced.map_or((None, None), |announced| (announced.reason, announced.author));
+            self.keep_switch(now, None, &before.primary, &after.primary, reason, author).await?;
+        }
+        for project in &after.projects {
+            let Some(old) = before.project(&project.name) else { continue };
+            let (from, to) = (before.primary_of(old), after.primary_of(project));
+            let is_global = old.primary.is_none() && project.primary.is_none();
+            if from != to && !is_global {
+                self.keep_switch(now, Some(&project.name), from, to, None, None).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn keep_switch(
+        &self,
+        at: Timestamp,
+        project: Option<&Arc<str>>,
+        from: &str,
+        to: &str,
+        reason: Option<String>,
+        author: Option<String>,
+    ) -> Result<(), JournalError> {
+        let all = project.map_or("all", |project| &**project);
+        tracing::info!(from, to, project.name = all, reason, author, "the primary was switched");
+        self.metrics.switches_total.inc();
+        self.metrics.last_switch_timestamp_seconds.set(at.as_secs_f64());
+        let text = |text: Option<String>| text.map(Into::into);
+        let switch = Switch {
+            at,
+            project: project.map(|project| (**project).into()),
+            from: Some(from.into()),
+            to: to.into(),
+            reason: text(reason),
+            author: text(author),
+        };
+        self.journal.record_switch(switch).await
+    }
+
+    /// The first primary of a journal is kept as the beginning; one that was changed while stopped is a switch.
+    async fn note_first_primary(&mut self) -> Result<(), JournalError> {
+        let kept = self.journal.switches(100).await?;
+        let primary = Arc::clone(&self.config.primary);
+        if let Some(last) = kept.iter().find(|switch| switch.from.is_some()) {
+            self.metrics.last_switch_timestamp_seconds.set(last.at.as_secs_f64());
+        }
+        match kept.into_iter().find(|switch| switch.project.is_none()) {
+            None => {
+                let to = (*primary).into();
+                let first = Switch { at: self.clock.now(), project: None, from: None, to, reason: None, author: None };
+                self.journal.record_switch(first).await
+            }
+            Some(last) if *last.to != *primary => {
+                let reason = Some("changed while stopped".to_owned());
+                self.keep_switch(self.clock.now(), None, &last.to, &primary, reason, None).await
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Carries out an order from the admin listener.
+    async fn carry_out(&mut self, order: SwitchOrder) {
+        let SwitchOrder { to, reason, author, announced, reply } = order;
+        let outcome = if self.config.upstreams.contains_key(to.as_str()) {
+            self.announced = Some((Announced { to: to.clone(), reason, author }, Instant::now()));
+            if announced { Ok(()) } else { self.edit(&to).await }
+        } else {
+            let known: Vec<&str> = self.config.upstreams.keys().map(|name| &**name).collect();
+            Err(format!("{to:?} is no upstream; there are {}", known.join(", ")))
+        };
+        // Whoever asked may have left; the order is carried out all the same.
+        drop(reply.send(outcome.map_err(|detail| SwitchRefusal { detail })));
+    }
+
+    async fn edit(&mut self, to: &str) -> Result<(), String> {
+        let (path, name) = (self.path.clone(), to.to_owned());
+        tasks::blocking(move || edit::set_primary(&path, &name)).await.map_err(|error| error.to_string())?;
+        self.reload().await;
+        if *self.config.primary == *to { Ok(()) } else { Err(self.status.error.clone().unwrap_or_default()) }
+    }
+
+    /// What has to be done again and again: follow the clock, expire, prune.
+    async fn keep_up(&self) {
+        self.clock.resync();
+        let now = self.clock.now();
+        let oldest = Period::secs(72 * 3600).get();
+        for (target, name) in self.journal.targets() {
+            let max_age = self.config.upstreams.get(&name).map_or(oldest, |settings| settings.max_age.get());
+            let expired =
+                in_steps(|| self.journal.discard(target, now - max_age, DropReason::Expired, STEP)).await;
+            if expired > 0 {
+                tracing::error!(upstream.name = &*name, envelopes = expired, "expired before they could be delivered");
+            }
+        }
+        in_steps(|| self.journal.prune(now - self.config.journal.retain.get(), STEP)).await;
+    }
+
+    async fn stop(mut self, serving: Tasks) {
+        self.draining.cancel();
+        if !serving.stop(REQUESTS_PATIENCE).await {
+            tracing::warn!("requests under way were cut off");
+        }
+        self.supervisor.stop(DELIVERIES_PATIENCE).await;
+        self.journal.close(JOURNAL_PAUSE).await;
+    }
+}
+
+async fn open_journal(
+    config: &Config,
+    clock: &Clock,
+    ledger: &Ledger,
+    metrics: &Metrics,
+) -> Result<Arc<dyn Journal>, OpenError> {
+    let (settings, clock, ledger, metrics) = (config.journal.clone(), clock.clone(), ledger.clone(), metrics.clone());
+    let opened = tasks::blocking(move || SqliteJournal::open(&settings, clock, ledger, &metrics)).await?;
+    Ok(Arc::new(opened))
+}
+
+/// Refills the window of duplicates with what the journal holds.
+async fn remember(dedup: &Dedup, journal: &dyn Journal, now: Timestamp) -> Result<(), JournalError> {
+    let limit = usize::try_from(dedup::CAPACITY).unwrap_or(usize::MAX);
+    for (key, at) in journal.recent_keys(now - dedup.length(), limit).await? {
+        dedup.remember(key, at);
+    }
     Ok(())
+}
+
+fn describe(error: &LoadError) -> String {
+    error.render(Form::Plain)
+}
+
+fn every(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+async fn received(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Repeats a step as long as it finds as much as it may do, for a while; returns how much was done in all.
+async fn in_steps<'a>(mut step: impl FnMut() -> BoxFuture<'a, Result<usize, JournalError>>) -> usize {
+    let mut done = 0;
+    for _ in 0..STEPS {
+        match step().await {
+            Ok(n) => done += n,
+            Err(error) => tracing::debug!(%error, "upkeep of the journal is put off"),
+        }
+        if !done.is_multiple_of(STEP) || done == 0 {
+            break;
+        }
+    }
+    done
+}
+
+/// Tells systemd, when it is there to be told.
+fn notify(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::debug!(%error, "systemd was not told");
+    }
 }

@@ -1,0 +1,233 @@
+//! An upstream that does as it is told: answers by script, remembers every request, and fails the test on what no relay may send.
+
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// What to do with a request.
+#[derive(Clone, Debug)]
+pub(crate) enum Reply {
+    /// 200, as Sentry answers.
+    Ok,
+    /// This status, with these headers and this text.
+    Status(u16, Vec<(&'static str, String)>, String),
+    /// Never answer.
+    Hang,
+    /// Close the connection without an answer.
+    Close,
+    /// 200, after a while.
+    Slow(Duration),
+}
+
+impl Reply {
+    /// A status without anything.
+    pub(crate) fn status(code: u16) -> Self {
+        Self::Status(code, vec![], String::new())
+    }
+
+    /// A status with one header.
+    pub(crate) fn with_header(code: u16, name: &'static str, value: &str) -> Self {
+        Self::Status(code, vec![(name, value.to_owned())], String::new())
+    }
+}
+
+/// A request as it arrived.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) path: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    /// Whether it was answered with 2xx.
+    pub(crate) taken: bool,
+}
+
+impl Seen {
+    /// The envelope's header line.
+    pub(crate) fn header(&self) -> serde_json::Value {
+        let line = self.body.split(|b| *b == b'\n').next().unwrap_or_default();
+        serde_json::from_slice(line).expect("an envelope header")
+    }
+
+    /// The event id of the envelope header.
+    pub(crate) fn event_id(&self) -> String {
+        self.header()["event_id"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// What follows the header line.
+    pub(crate) fn items(&self) -> &[u8] {
+        let end = self.body.iter().position(|b| *b == b'\n').map_or(self.body.len(), |n| n + 1);
+        &self.body[end..]
+    }
+}
+
+type Rule = Box<dyn Fn(&Seen) -> Option<Reply> + Send>;
+
+#[derive(Default)]
+struct Script {
+    seen: Vec<Seen>,
+    next: VecDeque<Reply>,
+    rule: Option<Rule>,
+    always: Option<Reply>,
+}
+
+/// A running upstream.
+pub(crate) struct Upstream {
+    address: SocketAddr,
+    script: Arc<Mutex<Script>>,
+    /// Cancelled to take it off the network.
+    life: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Upstream {
+    /// One that answers everything with 200.
+    pub(crate) async fn start() -> Self {
+        let port = super::net::free_port();
+        let mut upstream = Self {
+            address: (Ipv4Addr::LOCALHOST, port).into(),
+            script: Arc::default(),
+            life: CancellationToken::new(),
+            tasks: JoinSet::new(),
+        };
+        upstream.listen().await;
+        upstream
+    }
+
+    /// The DSN of a project here; `key` need not be hex.
+    pub(crate) fn dsn(&self, key: &str, project: u64) -> String {
+        format!("http://{key}@{}/{project}", self.address)
+    }
+
+    /// Answers from now on, unless a rule or a queued reply says otherwise.
+    pub(crate) fn always(&self, reply: Reply) {
+        self.lock().always = Some(reply);
+    }
+
+    /// Answers the next requests with these, one each.
+    pub(crate) fn then(&self, replies: impl IntoIterator<Item = Reply>) {
+        self.lock().next.extend(replies);
+    }
+
+    /// Answers those requests differently for which the rule has a reply.
+    pub(crate) fn when(&self, rule: impl Fn(&Seen) -> Option<Reply> + Send + 'static) {
+        self.lock().rule = Some(Box::new(rule));
+    }
+
+    /// Everything that arrived.
+    pub(crate) fn seen(&self) -> Vec<Seen> {
+        self.lock().seen.clone()
+    }
+
+    /// What arrived and was answered with 2xx.
+    pub(crate) fn taken(&self) -> Vec<Seen> {
+        self.seen().into_iter().filter(|seen| seen.taken).collect()
+    }
+
+    /// The event ids of what was taken, in order.
+    pub(crate) fn taken_ids(&self) -> Vec<String> {
+        self.lock().seen.iter().filter(|seen| seen.taken).map(Seen::event_id).collect()
+    }
+
+    /// How many were taken.
+    pub(crate) fn taken_count(&self) -> usize {
+        self.lock().seen.iter().filter(|seen| seen.taken).count()
+    }
+
+    /// Takes it off the network: connections are refused, those that are open end.
+    pub(crate) async fn go_down(&mut self) {
+        self.life.cancel();
+        self.tasks.shutdown().await;
+    }
+
+    /// Brings it back at the same address.
+    pub(crate) async fn come_back(&mut self) {
+        self.life = CancellationToken::new();
+        self.listen().await;
+    }
+
+    async fn listen(&mut self) {
+        let listener = TcpListener::bind(self.address).await.expect("the upstream's address");
+        let (script, life) = (Arc::clone(&self.script), self.life.clone());
+        self.tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let accepted = tokio::select! {
+                    () = life.cancelled() => break,
+                    accepted = listener.accept() => accepted,
+                };
+                let Ok((stream, _)) = accepted else { continue };
+                let script = Arc::clone(&script);
+                connections.spawn(async move {
+                    let service = service_fn(move |request| answer(Arc::clone(&script), request));
+                    drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
+                });
+            }
+            connections.shutdown().await;
+        });
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Script> {
+        self.script.lock().expect("no test panics while holding the script")
+    }
+}
+
+/// A connection error towards hyper: it closes without an answer.
+#[derive(Debug)]
+struct Closed;
+
+impl std::fmt::Display for Closed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("closed by the script")
+    }
+}
+
+impl std::error::Error for Closed {}
+
+async fn answer(script: Arc<Mutex<Script>>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Closed> {
+    let (parts, body) = request.into_parts();
+    let Ok(body) = body.collect().await.map(http_body_util::Collected::to_bytes) else { return Err(Closed) };
+    let mut seen = Seen { path: parts.uri.path().to_owned(), headers: parts.headers, body, taken: false };
+    let reply = {
+        let mut script = script.lock().expect("no test panics while holding the script");
+        let by_rule = script.rule.as_ref().and_then(|rule| rule(&seen));
+        let reply = by_rule.or_else(|| script.next.pop_front()).or_else(|| script.always.clone()).unwrap_or(Reply::Ok);
+        seen.taken = match &reply {
+            Reply::Ok | Reply::Slow(_) => true,
+            Reply::Status(code, ..) => (200..300).contains(code),
+            Reply::Hang | Reply::Close => false,
+        };
+        script.seen.push(seen.clone());
+        reply
+    };
+    let ok = || Response::new(Full::from(r#"{"id":"0"}"#));
+    match reply {
+        Reply::Ok => Ok(ok()),
+        Reply::Close => Err(Closed),
+        Reply::Hang => std::future::pending().await,
+        Reply::Slow(wait) => {
+            tokio::time::sleep(wait).await;
+            Ok(ok())
+        }
+        Reply::Status(code, headers, text) => {
+            let mut response = Response::new(Full::from(text));
+            *response.status_mut() = StatusCode::from_u16(code).expect("a status");
+            for (name, value) in headers {
+                response.headers_mut().insert(name, value.parse().expect("a header value"));
+            }
+            Ok(response)
+        }
+    }
+}
+
