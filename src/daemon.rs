@@ -142,7 +142,7 @@ impl Daemon {
     async fn assemble(path: PathBuf, config: Config) -> Result<Self, DaemonError> {
         let (clock, ledger, metrics, tasks) = (Clock::system(), Ledger::default(), Metrics::new(), Tasks::new());
         metrics.know_daemon(env!("CARGO_PKG_VERSION"), option_env!("SWITCHYARD_COMMIT").unwrap_or("unknown"));
-        let journal = open_journal(&config, &clock, &ledger, &metrics).await?;
+        let journal = open_journal(&config, &clock, &ledger).await?;
         let dedup = Dedup::new(&config.dedup);
         remember(&dedup, &*journal, clock.now()).await?;
         let intake = Intake::new(Arc::clone(&journal), dedup.clone(), clock.clone(), metrics.clone());
@@ -181,7 +181,8 @@ impl Daemon {
         let mut bind = |address| listeners.bind(address).map_err(|why| DaemonError::Listen { address, why });
         for address in &self.config.server.listen {
             let (listener, tasks) = (bind(*address)?, serving.clone());
-            serving.spawn("the public listener", serve_public(listener, self.public.clone(), self.clock.clone(), tasks));
+            serving
+                .spawn("the public listener", serve_public(listener, self.public.clone(), self.clock.clone(), tasks));
         }
         let (listener, tasks) = (bind(self.config.admin.listen)?, serving.clone());
         serving.spawn("the admin listener", serve_admin(listener, self.admin.clone(), self.clock.clone(), tasks));
@@ -267,7 +268,8 @@ impl Daemon {
     /// Keeps every switch between the routing before and the one in force.
     async fn note_switches(&mut self, before: &Routing) -> Result<(), JournalError> {
         let (now, after) = (self.clock.now(), self.config.routing());
-        let announced = self.announced.take().filter(|(_, at)| at.elapsed() < ANNOUNCED).map(|(announced, _)| announced);
+        let announced =
+            self.announced.take().filter(|(_, at)| at.elapsed() < ANNOUNCED).map(|(announced, _)| announced);
         if before.primary != after.primary {
             let announced = announced.filter(|announced| announced.to == *after.primary);
             let (reason, author) = announced.map_or((None, None), |announced| (announced.reason, announced.author));
@@ -358,8 +360,7 @@ impl Daemon {
         let oldest = Period::secs(72 * 3600).get();
         for (target, name) in self.journal.targets() {
             let max_age = self.config.upstreams.get(&name).map_or(oldest, |settings| settings.max_age.get());
-            let expired =
-                in_steps(|| self.journal.discard(target, now - max_age, DropReason::Expired, STEP)).await;
+            let expired = in_steps(|| self.journal.discard(target, now - max_age, DropReason::Expired, STEP)).await;
             if expired > 0 {
                 tracing::error!(upstream.name = &*name, envelopes = expired, "expired before they could be delivered");
             }
@@ -377,14 +378,9 @@ impl Daemon {
     }
 }
 
-async fn open_journal(
-    config: &Config,
-    clock: &Clock,
-    ledger: &Ledger,
-    metrics: &Metrics,
-) -> Result<Arc<dyn Journal>, OpenError> {
-    let (settings, clock, ledger, metrics) = (config.journal.clone(), clock.clone(), ledger.clone(), metrics.clone());
-    let opened = tasks::blocking(move || SqliteJournal::open(&settings, clock, ledger, &metrics)).await?;
+async fn open_journal(config: &Config, clock: &Clock, ledger: &Ledger) -> Result<Arc<dyn Journal>, OpenError> {
+    let (settings, clock, ledger) = (config.journal.clone(), clock.clone(), ledger.clone());
+    let opened = tasks::blocking(move || SqliteJournal::open(&settings, clock, ledger)).await?;
     Ok(Arc::new(opened))
 }
 

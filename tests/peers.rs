@@ -3,16 +3,14 @@
 //! Rule: what the SDKs say they captured is compared with what the trackers give back, and every test ends with the balance of the relay's books.
 //! Peers are installed on first use into `target/peers/`; one that cannot be had fails the test. These tests know the contract, not the sources.
 
+mod support;
+
 mod peers {
     pub(crate) mod bugsink;
-    pub(crate) mod eventually;
     pub(crate) mod install;
     pub(crate) mod kent;
-    pub(crate) mod net;
-    pub(crate) mod process;
     pub(crate) mod prometheus;
     pub(crate) mod relay;
-    pub(crate) mod samples;
     pub(crate) mod sdk;
 }
 
@@ -20,12 +18,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use peers::bugsink::{Bugsink, Project, Quotas};
-use peers::eventually::eventually;
 use peers::kent::Kent;
 use peers::prometheus::{Prometheus, check_metrics};
-use peers::relay::{Relay, Upstream};
+use peers::relay::{self, Upstream};
 use peers::sdk::{Captured, Plan, Service, assert_intact};
 use serde_json::Value;
+use support::eventually::eventually;
+use support::relay::Relay;
 
 /// The project at Kent; every test has a Kent of its own.
 const KENT_PROJECT: u64 = 7;
@@ -127,7 +126,7 @@ async fn switching_the_primary_and_losing_a_tracker_under_traffic_loses_and_doub
 async fn what_prometheus_scrapes_agrees_with_what_was_sent() {
     let kent = Kent::start().await;
     let (first, second) = (kent.dsn(1), kent.dsn(2));
-    let relay = Relay::start(&[
+    let relay = relay::start(&[
         Upstream { name: "first", kind: "generic", dsn: &first },
         Upstream { name: "second", kind: "generic", dsn: &second },
     ])
@@ -158,7 +157,7 @@ async fn what_prometheus_scrapes_agrees_with_what_was_sent() {
 /// A relay between the services and both trackers; Bugsink is primary.
 async fn between(project: &Project, kent: &Kent) -> Relay {
     let kent = kent.dsn(KENT_PROJECT);
-    Relay::start(&[
+    relay::start(&[
         Upstream { name: "bugsink", kind: "bugsink", dsn: &project.dsn },
         Upstream { name: "kent", kind: "generic", dsn: &kent },
     ])

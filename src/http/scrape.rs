@@ -4,15 +4,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use prometheus::proto::MetricFamily;
 use prometheus::{Encoder as _, IntCounter, TextEncoder};
 
 use crate::clock::Timestamp;
 use crate::delivery::board::Report;
-use crate::journal::{Backlog, TargetId};
+use crate::journal::{Backlog, Stats, TargetId};
 use crate::policy::circuit::State;
 use crate::policy::outcome::DropReason;
 use crate::protocol::category::Category;
 use crate::telemetry::ledger::{Account, AccountKey};
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::status::{
     AccountStatus, BacklogStatus, JournalStatus, LimitStatus, ProjectStatus, Status, SwitchStatus, UpstreamStatus,
 };
@@ -172,12 +174,22 @@ pub(super) async fn text(admin: &Admin) -> Vec<u8> {
     refresh(admin, &status);
     let (ours, process) = admin.metrics.registries();
     let mut text = Vec::new();
-    for families in [ours.gather(), process.gather()] {
+    for families in [ours.gather(), process.gather(), vec![commit_durations(&admin.journal.stats())]] {
         if let Err(error) = TextEncoder::new().encode(&families, &mut text) {
             tracing::error!(%error, "metrics cannot be written");
         }
     }
     text
+}
+
+fn commit_durations(stats: &Stats) -> MetricFamily {
+    let mut up_to = 0;
+    let cumulative = stats.commits.iter().map(|count| {
+        up_to += count;
+        up_to
+    });
+    let buckets: Vec<(f64, u64)> = Stats::BOUNDS.into_iter().zip(cumulative).collect();
+    Metrics::commit_durations(&buckets, stats.commits.iter().sum(), stats.commit_time.as_secs_f64())
 }
 
 /// Copies into the metrics what is counted elsewhere.
@@ -194,6 +206,9 @@ fn refresh(admin: &Admin, status: &Status) {
         metrics.journal_size_bytes.set(status.journal.size_bytes as f64);
         metrics.disk_free_bytes.set(status.journal.disk_free_bytes.unwrap_or(0) as f64);
     }
+    let stats = admin.journal.stats();
+    raise(&metrics.journal_errors_total, stats.errors);
+    raise(&metrics.journal_set_aside_records_total, stats.set_aside);
     metrics.config_reload_success.set(if status.config.error.is_none() { 1.0 } else { 0.0 });
     metrics.config_last_reload_success_timestamp_seconds.set(status.config.loaded_at.as_secs_f64());
 }

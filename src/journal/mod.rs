@@ -15,6 +15,11 @@
 //!
 //! What is in a body the journal does not know.
 
+#[cfg(test)]
+mod contract;
+pub mod memory;
+pub mod sqlite;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -244,6 +249,24 @@ pub struct Space {
     pub disk_free: Option<u64>,
 }
 
+/// What the storage did since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Stats {
+    /// Commits by how long they took: one count per bound of [`Stats::BOUNDS`], the last for those above all of them.
+    pub commits: [u64; Stats::BOUNDS.len() + 1],
+    /// How long they took together.
+    pub commit_time: Duration,
+    /// Failures of the storage.
+    pub errors: u64,
+    /// Records that could not be read and were set aside.
+    pub set_aside: u64,
+}
+
+impl Stats {
+    /// Upper bounds of the classes of commits, in seconds.
+    pub const BOUNDS: [f64; 11] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5];
+}
+
 /// Why the journal cannot do what it was asked.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum JournalError {
@@ -313,8 +336,9 @@ pub trait Journal: Send + std::marker::Sync + fmt::Debug {
     /// When the next record put off by [`Settlement::rest`] comes due, if any is.
     fn next_due(&self, target: TargetId) -> Option<Timestamp>;
 
-    /// Drops up to `limit` records that wait for `target` and were accepted before `before`, oldest first, leased ones left
-    /// alone. Returns how many; fewer than `limit` means that there are no more.
+    /// Drops up to `limit` records that wait for `target` and were accepted before `before`, in the order of acceptance, looking
+    /// no further than the first one accepted later, leased ones left alone. Returns how many; fewer than `limit` means that
+    /// there are no more.
     fn discard(
         &self,
         target: TargetId,
@@ -323,7 +347,8 @@ pub trait Journal: Send + std::marker::Sync + fmt::Debug {
         limit: usize,
     ) -> BoxFuture<'_, Result<usize, JournalError>>;
 
-    /// Removes up to `limit` settled records accepted before `before` and gives back space; returns how many went.
+    /// Removes up to `limit` settled records accepted before `before`; returns how many went. Looks at a bounded number of
+    /// records and goes on from there with the next call. The space is given back when there is time for it.
     fn prune(&self, before: Timestamp, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>>;
 
     /// What waits for a target.
@@ -348,6 +373,9 @@ pub trait Journal: Send + std::marker::Sync + fmt::Debug {
 
     /// Room taken.
     fn space(&self) -> Space;
+
+    /// What the storage did so far.
+    fn stats(&self) -> Stats;
 
     /// Whether an append would be accepted now, and if not, why.
     fn writable(&self) -> Result<(), JournalError>;

@@ -3,6 +3,7 @@
 //!
 //! What the [`Ledger`](super::ledger::Ledger) counts is not counted here a second time: `http` copies it at each scrape.
 
+use prometheus::proto::{self, MetricFamily};
 use prometheus::{Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Registry};
 
 use crate::policy::circuit::State;
@@ -125,10 +126,10 @@ metrics! {
     last_switch_timestamp_seconds: Gauge [];
     /// Bytes of the journal's files on disk.
     journal_size_bytes: Gauge [];
-    /// How long one commit of the journal took, its fsync included.
-    journal_commit_duration_seconds: Histogram [];
     /// Failures of the journal's storage.
     journal_errors_total: IntCounter [];
+    /// Records of the journal that could not be read and were set aside.
+    journal_set_aside_records_total: IntCounter [];
     /// Bytes free on the journal's disk.
     disk_free_bytes: Gauge [];
     /// Whether the last reload of the configuration succeeded.
@@ -206,6 +207,29 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// How long the commits of the journal took: the journal counts them itself. `buckets` are pairs of an upper bound in
+    /// seconds and the number of commits up to it, `count` and `sum` stand for all commits.
+    pub fn commit_durations(buckets: &[(f64, u64)], count: u64, sum: f64) -> MetricFamily {
+        let mut histogram = proto::Histogram::default();
+        histogram.set_sample_count(count);
+        histogram.set_sample_sum(sum);
+        let bucket = |(bound, count): &(f64, u64)| {
+            let mut bucket = proto::Bucket::default();
+            bucket.set_upper_bound(*bound);
+            bucket.set_cumulative_count(*count);
+            bucket
+        };
+        histogram.set_bucket(buckets.iter().map(bucket).collect());
+        let mut metric = proto::Metric::default();
+        metric.set_histogram(histogram);
+        let mut family = MetricFamily::default();
+        family.set_name("switchyard_journal_commit_duration_seconds".to_owned());
+        family.set_help("How long one commit of the journal took, its fsync included.".to_owned());
+        family.set_field_type(proto::MetricType::HISTOGRAM);
+        family.set_metric(vec![metric]);
+        family
+    }
+
     /// Adds the metrics of the process itself, `process_*`, in the spelling every exporter has.
     pub fn registries(&self) -> (Registry, Registry) {
         let process = Registry::new();

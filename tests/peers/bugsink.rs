@@ -15,10 +15,10 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::eventually::eventually;
 use super::install;
-use super::net;
-use super::process::Process;
+use crate::support::eventually::eventually;
+use crate::support::net;
+use crate::support::process::Process;
 
 /// How many events an instance takes before it answers 429, over all projects and for each of them.
 #[derive(Clone, Copy)]

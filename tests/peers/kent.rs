@@ -11,10 +11,10 @@ use reqwest::Client;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::eventually::eventually;
 use super::install;
-use super::net;
-use super::process::Process;
+use crate::support::eventually::eventually;
+use crate::support::net;
+use crate::support::process::Process;
 
 /// How many entries Kent keeps.
 const KEPT: usize = 100;

@@ -12,10 +12,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 use url::Url;
 
-use super::eventually::eventually;
 use super::install;
-use super::net;
-use super::process::Process;
+use crate::support::eventually::eventually;
+use crate::support::net;
+use crate::support::process::Process;
 
 /// A running Prometheus, killed when dropped.
 pub(crate) struct Prometheus {

@@ -11,9 +11,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::eventually::eventually;
 use super::install;
-use super::process::Process;
+use crate::support::eventually::eventually;
+use crate::support::process::Process;
 
 /// What a service does before it flushes and ends.
 #[derive(Clone, Copy, Default)]

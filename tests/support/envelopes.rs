@@ -88,7 +88,8 @@ impl Recorded {
     /// The decoded body.
     pub(crate) fn decoded(&self) -> Vec<u8> {
         let encoding = self.sent_headers().find(|(name, _)| name.eq_ignore_ascii_case("content-encoding"));
-        let encodings = switchyard::intake::decode::encodings(encoding.map_or("", |(_, value)| value)).expect("an encoding");
+        let encodings =
+            switchyard::intake::decode::encodings(encoding.map_or("", |(_, value)| value)).expect("an encoding");
         let body = switchyard::intake::decode::decode(self.body.clone().into(), &encodings, 10 << 20);
         body.expect("a recorded body is well formed").to_vec()
     }

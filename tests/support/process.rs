@@ -54,6 +54,16 @@ impl Process {
         .await
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal; one that has ended gets none.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("a signal to a child");
+    }
+
     /// Ends the whole group at once (SIGKILL), as a crash or the kernel would.
     pub(crate) fn kill(&mut self) {
         // A leader that has not been waited for keeps its group's number from being given away.

@@ -230,4 +230,3 @@ async fn answer(script: Arc<Mutex<Script>>, request: Request<Incoming>) -> Resul
         }
     }
 }
-

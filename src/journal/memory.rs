@@ -1,0 +1,352 @@
+//! The journal in memory: the contract in its plainest form, for tests and for a demonstration without a disk.
+//!
+//! Nothing here is durable, and nothing here is clever: every call does its work under one mutex.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, FutureExt, ready};
+use tokio::sync::Notify;
+
+use crate::clock::Timestamp;
+use crate::policy::outcome::{DropReason, Outcome};
+use crate::protocol::category::{Category, Quantities};
+use crate::telemetry::ledger::{AccountKey, Ledger, Posting};
+
+use super::{
+    Backlog, Claim, DeadLetter, Journal, JournalError, MAX_TARGETS, Progress, Record, RecordId, Rest, Settlement,
+    Space, Stats, Submission, Switch, TargetId,
+};
+
+/// A journal that forgets everything when it is dropped.
+#[derive(Debug, Default)]
+pub struct MemoryJournal {
+    ledger: Ledger,
+    max_bytes: Option<u64>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    closed: bool,
+    last: u64,
+    bytes: u64,
+    records: BTreeMap<u64, Kept>,
+    targets: Vec<Target>,
+    switches: Vec<Switch>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    record: Arc<Record>,
+    keys: Vec<u128>,
+}
+
+#[derive(Debug)]
+struct Target {
+    name: Arc<str>,
+    changed: Arc<Notify>,
+    waiting: BTreeMap<u64, Waiting>,
+    /// What can be claimed at some time, in the order in which it is.
+    claimable: BTreeSet<Turn>,
+    dead: Vec<(u64, DeadLetter)>,
+}
+
+/// Whose turn it is: what was put off by its due time, then (`true`) what was never tried by its number.
+type Turn = (bool, Timestamp, u64);
+
+#[derive(Debug)]
+struct Waiting {
+    due: Option<Timestamp>,
+    progress: Progress,
+    quantities: Quantities,
+    leased: bool,
+}
+
+fn turn(id: u64, due: Option<Timestamp>) -> Turn {
+    (due.is_none(), due.unwrap_or_default(), id)
+}
+
+impl MemoryJournal {
+    /// An empty journal that posts to `ledger`.
+    pub fn new(ledger: Ledger) -> Self {
+        Self { ledger, ..Self::default() }
+    }
+
+    /// Refuses what would make the bodies exceed `max` bytes.
+    #[must_use]
+    pub fn bounded(self, max: u64) -> Self {
+        Self { max_bytes: Some(max), ..self }
+    }
+
+    /// Ends every lease as a restart would: all that is unsettled can be claimed again.
+    pub fn forget_leases(&self) {
+        for target in &mut self.lock().targets {
+            for (id, waiting) in &mut target.waiting {
+                waiting.leased = false;
+                target.claimable.insert(turn(*id, waiting.due));
+            }
+        }
+    }
+
+    /// The dead letters of a target with the records they are about, oldest first.
+    pub fn letters(&self, target: TargetId) -> Vec<(RecordId, DeadLetter)> {
+        let state = self.lock();
+        let letters = state.targets.get(usize::from(target.0)).map(|target| target.dead.clone()).unwrap_or_default();
+        letters.into_iter().map(|(id, letter)| (RecordId(id), letter)).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Calls leave the state whole between statements that can panic: there are none.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What `act` makes of the state, unless it is closed.
+    fn with<T>(&self, act: impl FnOnce(&mut State) -> Result<T, JournalError>) -> Result<T, JournalError> {
+        let mut state = self.lock();
+        if state.closed { Err(JournalError::Closed) } else { act(&mut state) }
+    }
+
+    fn post(&self, upstream: Option<&Arc<str>>, project: &Arc<str>, outcome: Outcome, quantities: &Quantities) {
+        let key = |category| AccountKey { upstream: upstream.cloned(), project: Arc::clone(project), category };
+        let postings: Vec<Posting> =
+            quantities.iter().map(|(c, quantity)| Posting { key: key(c), outcome, quantity }).collect();
+        self.ledger.post(&postings);
+    }
+
+    fn insert(&self, state: &mut State, submission: Submission) -> Result<RecordId, JournalError> {
+        let size = submission.body.len() as u64;
+        if let Some(max) = self.max_bytes {
+            while state.bytes + size > max && state.prune(Timestamp::from_millis(u64::MAX), 1) > 0 {}
+            if state.bytes + size > max {
+                return Err(JournalError::Full(format!("{} of {max} bytes are in use", state.bytes)));
+            }
+        }
+        state.last += 1;
+        state.bytes += size;
+        let id = state.last;
+        let Submission { accepted_at, project, event_id, quantities, keys, client, body, targets, withheld } =
+            submission;
+        self.post(None, &project, Outcome::Accepted, &quantities);
+        for (number, target) in (0..).zip(&mut state.targets) {
+            if targets.contains(&TargetId(number)) {
+                self.post(Some(&target.name), &project, Outcome::Accepted, &quantities);
+                let (progress, quantities) = (Progress::default(), quantities.clone());
+                target.waiting.insert(id, Waiting { due: None, progress, quantities, leased: false });
+                target.claimable.insert(turn(id, None));
+                target.changed.notify_one();
+            }
+            for (_, reason) in withheld.iter().filter(|(withheld, _)| withheld.0 == number) {
+                self.post(Some(&target.name), &project, Outcome::Accepted, &quantities);
+                self.post(Some(&target.name), &project, Outcome::Dropped(*reason), &quantities);
+            }
+        }
+        let record = Record { id: RecordId(id), accepted_at, project, event_id, quantities, client, body };
+        state.records.insert(id, Kept { record: Arc::new(record), keys });
+        Ok(RecordId(id))
+    }
+
+    fn end(&self, target: &mut Target, record: &Record, settlement: Settlement) {
+        let id = record.id.0;
+        let Some(waiting) = target.waiting.get_mut(&id).filter(|waiting| waiting.leased) else { return };
+        match settlement.rest {
+            Some(Rest { due, progress, quantities }) => {
+                *waiting = Waiting { due: Some(due), progress, quantities, leased: false };
+                target.claimable.insert(turn(id, Some(due)));
+            }
+            None => drop(target.waiting.remove(&id)),
+        }
+        target.dead.extend(settlement.dead_letter.map(|letter| (id, letter)));
+        self.post(Some(&target.name), &record.project, Outcome::Delivered, &settlement.delivered);
+        if let Some((reason, quantities)) = &settlement.dropped {
+            self.post(Some(&target.name), &record.project, Outcome::Dropped(*reason), quantities);
+        }
+        target.changed.notify_one();
+    }
+}
+
+impl State {
+    fn target(&mut self, id: TargetId) -> Result<&mut Target, JournalError> {
+        let unknown = || JournalError::Failed(format!("target {} is not known", id.0));
+        self.targets.get_mut(usize::from(id.0)).ok_or_else(unknown)
+    }
+
+    fn claim(&mut self, id: TargetId, now: Timestamp, max: usize) -> Result<Vec<Claim>, JournalError> {
+        let Self { targets, records, .. } = self;
+        let unknown = || JournalError::Failed(format!("target {} is not known", id.0));
+        let target = targets.get_mut(usize::from(id.0)).ok_or_else(unknown)?;
+        let due = target.claimable.range(..=(false, now, u64::MAX));
+        let untried = target.claimable.range((true, Timestamp::default(), 0)..);
+        let turns: Vec<Turn> = due.chain(untried).take(max).copied().collect();
+        let mut claims = Vec::new();
+        for next in turns {
+            target.claimable.remove(&next);
+            if let (Some(waiting), Some(kept)) = (target.waiting.get_mut(&next.2), records.get(&next.2)) {
+                waiting.leased = true;
+                claims.push(Claim { record: Arc::clone(&kept.record), progress: waiting.progress.clone() });
+            }
+        }
+        Ok(claims)
+    }
+
+    fn prune(&mut self, before: Timestamp, limit: usize) -> usize {
+        let Self { records, targets, bytes, .. } = self;
+        let needed =
+            |id: &u64| targets.iter().any(|t| t.waiting.contains_key(id) || t.dead.iter().any(|(dead, _)| dead == id));
+        let old = records.iter().take_while(|(_, kept)| kept.record.accepted_at < before).map(|(id, _)| *id);
+        let gone: Vec<u64> = old.filter(|id| !needed(id)).take(limit).collect();
+        for id in &gone {
+            *bytes -= records.remove(id).map_or(0, |kept| kept.record.body.len() as u64);
+        }
+        gone.len()
+    }
+
+    fn backlog(&self, target: &Target) -> Backlog {
+        let mut backlog = Backlog::default();
+        let mut quantities: BTreeMap<(Arc<str>, Category), u64> = BTreeMap::new();
+        for (id, waiting) in &target.waiting {
+            let Some(Kept { record, .. }) = self.records.get(id) else { continue };
+            backlog.envelopes += 1;
+            backlog.bytes += record.body.len() as u64;
+            backlog.oldest = backlog.oldest.or(Some(record.accepted_at));
+            for (category, quantity) in waiting.quantities.iter() {
+                *quantities.entry((Arc::clone(&record.project), category)).or_default() += quantity;
+            }
+        }
+        backlog.quantities = quantities.into_iter().map(|((project, category), n)| (project, category, n)).collect();
+        backlog
+    }
+}
+
+fn at_once<'a, T: Send + 'a>(answer: T) -> BoxFuture<'a, T> {
+    ready(answer).boxed()
+}
+
+impl Journal for MemoryJournal {
+    fn target(&self, name: &str) -> BoxFuture<'_, Result<TargetId, JournalError>> {
+        at_once(self.with(|state| {
+            if let Some(at) = state.targets.iter().position(|target| &*target.name == name) {
+                return Ok(TargetId(u8::try_from(at).unwrap_or(u8::MAX)));
+            }
+            let id = u8::try_from(state.targets.len()).ok().filter(|id| usize::from(*id) < MAX_TARGETS);
+            let id = id.ok_or_else(|| JournalError::Failed(format!("{MAX_TARGETS} upstreams are known")))?;
+            let (waiting, claimable, dead) = (BTreeMap::new(), BTreeSet::new(), vec![]);
+            state.targets.push(Target { name: name.into(), changed: Arc::default(), waiting, claimable, dead });
+            Ok(TargetId(id))
+        }))
+    }
+
+    fn targets(&self) -> Vec<(TargetId, Arc<str>)> {
+        (0..).map(TargetId).zip(self.lock().targets.iter().map(|target| Arc::clone(&target.name))).collect()
+    }
+
+    fn append(&self, submission: Submission) -> BoxFuture<'_, Result<RecordId, JournalError>> {
+        async move { self.with(|state| self.insert(state, submission)) }.boxed()
+    }
+
+    fn claim(&self, target: TargetId, now: Timestamp, max: usize) -> BoxFuture<'_, Result<Vec<Claim>, JournalError>> {
+        async move { self.with(|state| state.claim(target, now, max)) }.boxed()
+    }
+
+    fn settle(&self, target: TargetId, record: &Record, settlement: Settlement) {
+        // After closing there is nobody left to tell: the record stays unsettled.
+        drop(self.with(|state| {
+            self.end(state.target(target)?, record, settlement);
+            Ok(())
+        }));
+    }
+
+    fn changed(&self, target: TargetId) -> Arc<Notify> {
+        self.lock().target(target).map(|target| Arc::clone(&target.changed)).unwrap_or_default()
+    }
+
+    fn next_due(&self, target: TargetId) -> Option<Timestamp> {
+        let mut state = self.lock();
+        let first = state.target(target).ok()?.claimable.first().copied()?;
+        (!first.0).then_some(first.1)
+    }
+
+    fn discard(
+        &self,
+        target: TargetId,
+        before: Timestamp,
+        reason: DropReason,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<usize, JournalError>> {
+        at_once(self.with(|state| {
+            let State { targets, records, .. } = state;
+            let unknown = || JournalError::Failed(format!("target {} is not known", target.0));
+            let target = targets.get_mut(usize::from(target.0)).ok_or_else(unknown)?;
+            let old = |id: &u64| records.get(id).is_some_and(|kept| kept.record.accepted_at < before);
+            let waiting = target.waiting.iter().take_while(|(id, _)| old(id)).filter(|(_, waiting)| !waiting.leased);
+            let gone: Vec<u64> = waiting.map(|(id, _)| *id).take(limit).collect();
+            for id in &gone {
+                if let (Some(waiting), Some(kept)) = (target.waiting.remove(id), records.get(id)) {
+                    target.claimable.remove(&turn(*id, waiting.due));
+                    let outcome = Outcome::Dropped(reason);
+                    self.post(Some(&target.name), &kept.record.project, outcome, &waiting.quantities);
+                }
+            }
+            Ok(gone.len())
+        }))
+    }
+
+    fn prune(&self, before: Timestamp, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
+        at_once(self.with(|state| Ok(state.prune(before, limit))))
+    }
+
+    fn backlog(&self, target: TargetId) -> BoxFuture<'_, Result<Backlog, JournalError>> {
+        at_once(self.with(|state| {
+            state.target(target)?;
+            Ok(state.backlog(&state.targets[usize::from(target.0)]))
+        }))
+    }
+
+    fn recent_keys(
+        &self,
+        since: Timestamp,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(u128, Timestamp)>, JournalError>> {
+        at_once(self.with(|state| {
+            let newest = state.records.values().rev().take_while(|kept| kept.record.accepted_at >= since);
+            let keys = newest.flat_map(|kept| kept.keys.iter().map(|key| (*key, kept.record.accepted_at)));
+            Ok(keys.take(limit).collect())
+        }))
+    }
+
+    fn record_switch(&self, switch: Switch) -> BoxFuture<'_, Result<(), JournalError>> {
+        at_once(self.with(|state| {
+            state.switches.push(switch);
+            Ok(())
+        }))
+    }
+
+    fn switches(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Switch>, JournalError>> {
+        at_once(self.with(|state| Ok(state.switches.iter().rev().take(limit).cloned().collect())))
+    }
+
+    fn dead_letters(&self, target: TargetId) -> u64 {
+        self.lock().target(target).map_or(0, |target| target.dead.len() as u64)
+    }
+
+    fn space(&self) -> Space {
+        Space { used: self.lock().bytes, files: 0, disk_free: None }
+    }
+
+    fn stats(&self) -> Stats {
+        Stats::default()
+    }
+
+    fn writable(&self) -> Result<(), JournalError> {
+        self.with(|state| match self.max_bytes {
+            Some(max) if state.bytes >= max => Err(JournalError::Full(format!("all of {max} bytes are in use"))),
+            _ => Ok(()),
+        })
+    }
+
+    fn close(&self, _: Duration) -> BoxFuture<'_, ()> {
+        self.lock().closed = true;
+        at_once(())
+    }
+}

@@ -1,0 +1,108 @@
+//! The ledger's rows: what one commit changes in the hourly totals, and the postings that tell of it.
+//!
+//! Rule: the rows are written in the transaction of the change they tell of; the postings go out after its commit.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rusqlite::{Connection, params};
+
+use crate::clock::Timestamp;
+use crate::journal::TargetId;
+use crate::policy::outcome::Outcome;
+use crate::protocol::category::{Category, Quantities};
+use crate::telemetry::ledger::{AccountKey, Posting};
+
+use super::Shared;
+
+/// The intake's number in the column `target`.
+const INTAKE: i64 = -1;
+/// Hours after which rows are summed up into the hour 0.
+const KEPT_HOURS: u64 = 90 * 24;
+
+/// The changes of one commit.
+#[derive(Debug, Default)]
+pub(super) struct Book(BTreeMap<(u64, i64, u32, Category, Outcome), u64>);
+
+impl Book {
+    /// Notes a change; `None` is the intake's account.
+    pub(super) fn note(
+        &mut self,
+        at: Timestamp,
+        target: Option<TargetId>,
+        project: u32,
+        outcome: Outcome,
+        quantities: &Quantities,
+    ) {
+        let target = target.map_or(INTAKE, |id| i64::from(id.0));
+        for (category, quantity) in quantities.iter() {
+            *self.0.entry((at.hour(), target, project, category, outcome)).or_default() += quantity;
+        }
+    }
+
+    /// Writes the rows.
+    pub(super) fn write(&self, conn: &Connection) -> rusqlite::Result<()> {
+        let mut upsert = conn.prepare_cached(
+            "INSERT INTO ledger VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT DO UPDATE SET quantity = quantity + excluded.quantity",
+        )?;
+        for ((hour, target, project, category, outcome), quantity) in &self.0 {
+            let (hour, quantity) = (hour.cast_signed(), quantity.cast_signed());
+            upsert.execute(params![hour, target, project, category.name(), outcome.name(), quantity])?;
+        }
+        Ok(())
+    }
+
+    /// The changes as postings.
+    pub(super) fn postings(&self, shared: &Shared) -> Vec<Posting> {
+        let (targets, projects) = (shared.targets(), shared.projects());
+        let posting = |(&(_, target, project, category, outcome), &quantity)| {
+            let upstream = match usize::try_from(target) {
+                Ok(at) => Some(Arc::clone(&targets.get(at)?.name)),
+                Err(_) => None,
+            };
+            let project = Arc::clone(projects.get(project as usize)?);
+            Some(Posting { key: AccountKey { upstream, project, category }, outcome, quantity })
+        };
+        self.0.iter().filter_map(posting).collect()
+    }
+}
+
+/// Sums the rows older than 90 days up into the hour 0.
+pub(super) fn roll_up(conn: &Connection, now: Timestamp) -> rusqlite::Result<()> {
+    let oldest = now.hour().saturating_sub(KEPT_HOURS).cast_signed();
+    let old: bool =
+        conn.query_row("SELECT EXISTS (SELECT 1 FROM ledger WHERE hour > 0 AND hour < ?1)", [oldest], |r| r.get(0))?;
+    if !old {
+        return Ok(());
+    }
+    let tx = conn.unchecked_transaction()?;
+    tx.execute(
+        "INSERT INTO ledger SELECT 0, target, project, category, outcome, sum(quantity) FROM ledger
+         WHERE hour > 0 AND hour < ?1 GROUP BY target, project, category, outcome
+         ON CONFLICT DO UPDATE SET quantity = quantity + excluded.quantity",
+        [oldest],
+    )?;
+    tx.execute("DELETE FROM ledger WHERE hour > 0 AND hour < ?1", [oldest])?;
+    tx.commit()
+}
+
+/// Posts the totals kept on disk.
+pub(super) fn post_totals(conn: &Connection, shared: &Shared) -> rusqlite::Result<()> {
+    let mut sums = conn.prepare(
+        "SELECT target, project, category, outcome, sum(quantity) FROM ledger
+         GROUP BY target, project, category, outcome",
+    )?;
+    let mut book = Book::default();
+    let mut rows = sums.query([])?;
+    while let Some(row) = rows.next()? {
+        let (category, outcome) = (row.get_ref(2)?.as_str(), row.get_ref(3)?.as_str());
+        let known = (category.ok().and_then(Category::from_name), outcome.ok().and_then(Outcome::from_name));
+        if let (Some(category), Some(outcome)) = known {
+            let quantity: i64 = row.get(4)?;
+            *book.0.entry((0, row.get(0)?, row.get(1)?, category, outcome)).or_default() += quantity.cast_unsigned();
+        }
+    }
+    shared.ledger.post(&book.postings(shared));
+    Ok(())
+}

@@ -1,0 +1,112 @@
+//! Submissions on their way to disk.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
+
+use rusqlite::{Connection, params};
+
+use crate::journal::{Record, RecordId, Submission};
+use crate::policy::outcome::Outcome;
+
+use super::Shared;
+use super::accounts::Book;
+
+/// Bodies above this go through the incremental interface, which copies no more than a page at a time.
+pub(super) const LARGE: usize = 256 << 10;
+
+/// A record in the transaction under way.
+#[derive(Debug)]
+pub(super) struct Appended {
+    pub(super) record: Arc<Record>,
+    pub(super) project: u32,
+    /// The targets it waits for, a bit each.
+    pub(super) mask: i64,
+}
+
+/// The projects' numbers, as the writer knows them; the names are published in [`Shared::projects`].
+#[derive(Debug)]
+pub(super) struct Projects(HashMap<Arc<str>, u32>);
+
+impl Projects {
+    pub(super) fn new(shared: &Shared) -> Self {
+        Self((0..).zip(shared.projects().iter()).map(|(number, name)| (Arc::clone(name), number)).collect())
+    }
+
+    fn number(&mut self, conn: &Connection, shared: &Shared, name: &Arc<str>) -> rusqlite::Result<u32> {
+        if let Some(number) = self.0.get(name) {
+            return Ok(*number);
+        }
+        let mut names = shared.projects.write().unwrap_or_else(PoisonError::into_inner);
+        let number = u32::try_from(names.len()).unwrap_or(u32::MAX);
+        // A rollback takes the row away and leaves the number: the next transaction then writes it again.
+        conn.execute("INSERT INTO project VALUES (?1, ?2)", params![number, &**name])?;
+        names.push(Arc::clone(name));
+        self.0.insert(Arc::clone(name), number);
+        Ok(number)
+    }
+
+    /// After a rollback: forgets the projects from `count` on, whose rows are gone.
+    pub(super) fn cut(&mut self, shared: &Shared, count: usize) {
+        shared.projects.write().unwrap_or_else(PoisonError::into_inner).truncate(count);
+        self.0.retain(|_, number| (*number as usize) < count);
+    }
+}
+
+/// Writes a submission under the number `id`.
+pub(super) fn append(
+    conn: &Connection,
+    shared: &Shared,
+    projects: &mut Projects,
+    book: &mut Book,
+    id: u64,
+    submission: Submission,
+) -> rusqlite::Result<Appended> {
+    let project = projects.number(conn, shared, &submission.project)?;
+    let known = shared.targets().len();
+    let targets = submission.targets.iter().filter(|target| usize::from(target.0) < known);
+    let mask = targets.clone().fold(0_i64, |mask, target| mask | 1 << target.0);
+    let keys: Option<Vec<u8>> = match submission.keys.as_slice() {
+        [] => None,
+        keys => Some(keys.iter().flat_map(|key| key.to_le_bytes()).collect()),
+    };
+    conn.prepare_cached("INSERT INTO record VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?.execute(params![
+        id.cast_signed(),
+        submission.accepted_at.as_millis().cast_signed(),
+        project,
+        mask,
+        submission.body.len() as i64,
+        submission.quantities.to_string(),
+        submission.event_id.map(|id| id.as_u128().to_be_bytes()),
+        keys,
+    ])?;
+    write_body(conn, id, &submission)?;
+    let (at, quantities) = (submission.accepted_at, &submission.quantities);
+    book.note(at, None, project, Outcome::Accepted, quantities);
+    for target in shared.targets().iter().filter(|target| mask & target.bit() != 0) {
+        book.note(at, Some(target.id), project, Outcome::Accepted, quantities);
+    }
+    for (target, reason) in &submission.withheld {
+        book.note(at, Some(*target), project, Outcome::Accepted, quantities);
+        book.note(at, Some(*target), project, Outcome::Dropped(*reason), quantities);
+    }
+    let Submission { accepted_at, project: name, event_id, quantities, client, body, .. } = submission;
+    let record = Record { id: RecordId(id), accepted_at, project: name, event_id, quantities, client, body };
+    Ok(Appended { record: Arc::new(record), project, mask })
+}
+
+fn write_body(conn: &Connection, id: u64, submission: &Submission) -> rusqlite::Result<()> {
+    let client = serde_json::to_string(&submission.client)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+    let (id, body) = (id.cast_signed(), &submission.body);
+    if body.len() <= LARGE {
+        let mut insert = conn.prepare_cached("INSERT INTO body VALUES (?1, ?2, ?3)")?;
+        return insert.execute(params![id, client, &body[..]]).map(drop);
+    }
+    let size = body.len() as i64;
+    conn.prepare_cached("INSERT INTO body VALUES (?1, ?2, zeroblob(?3))")?.execute(params![id, client, size])?;
+    let mut blob = conn.blob_open("main", "body", "bytes", id, false)?;
+    for (at, piece) in (0..).step_by(LARGE).zip(body.chunks(LARGE)) {
+        blob.write_at(piece, at)?;
+    }
+    blob.close()
+}

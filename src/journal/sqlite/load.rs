@@ -1,0 +1,123 @@
+//! What is known at the start: targets, projects, totals, and what waits, counted from the rows themselves.
+//!
+//! Rule: the counts are taken from the rows, not kept beside them, so that the balance of the accounts is a true audit.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, RwLock};
+
+use rusqlite::Connection;
+
+use crate::clock::{Clock, Timestamp};
+use crate::journal::{Settings, TargetId};
+use crate::protocol::category::Quantities;
+use crate::telemetry::ledger::Ledger;
+
+use super::queue::{Queue, Target};
+use super::{Counters, Room, Shared, accounts, space};
+
+/// Reads what the threads share.
+pub(super) fn load(conn: &Connection, settings: &Settings, clock: Clock, ledger: Ledger) -> rusqlite::Result<Shared> {
+    accounts::roll_up(conn, clock.now())?;
+    let names = conn
+        .prepare("SELECT name FROM project ORDER BY id")?
+        .query_map([], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    let mut targets = targets(conn)?;
+    count_untried(conn, &mut targets)?;
+    count_rows(conn, &mut targets)?;
+    count_dead_letters(conn, &mut targets)?;
+    let targets = (0..).zip(targets).map(|(id, (name, queue))| Arc::new(Target::new(TargetId(id), name, queue)));
+    let shared = Shared {
+        clock,
+        ledger,
+        targets: RwLock::new(Arc::new(targets.collect())),
+        projects: RwLock::new(names),
+        space: Room::default(),
+        disk: space::Disk::new(settings),
+        trouble: Mutex::new(None),
+        closed: AtomicBool::new(false),
+        woken: AtomicBool::new(false),
+        hurried: AtomicBool::new(false),
+        counters: Counters::default(),
+    };
+    accounts::post_totals(conn, &shared)?;
+    Ok(shared)
+}
+
+type Targets = Vec<(Arc<str>, Queue)>;
+
+fn targets(conn: &Connection) -> rusqlite::Result<Targets> {
+    let mut select = conn.prepare("SELECT name, watermark FROM target ORDER BY id")?;
+    let rows = select.query_map([], |row| {
+        let watermark = row.get::<_, i64>(1)?.cast_unsigned();
+        Ok((row.get(0)?, Queue::new(watermark, false)))
+    })?;
+    rows.collect()
+}
+
+/// One walk over the narrow table, from the lowest watermark on.
+fn count_untried(conn: &Connection, targets: &mut Targets) -> rusqlite::Result<()> {
+    let Some(lowest) = targets.iter().map(|(_, queue)| queue.watermark).min() else { return Ok(()) };
+    let mut select =
+        conn.prepare("SELECT id, targets, project, size, quantities FROM record WHERE id > ?1 ORDER BY id")?;
+    let mut rows = select.query([lowest.cast_signed()])?;
+    let mut last = Parsed::default();
+    while let Some(row) = rows.next()? {
+        let (id, mask) = (row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(1)?);
+        let (project, size) = (row.get::<_, u32>(2)?, row.get::<_, i64>(3)?.cast_unsigned());
+        let quantities = last.parse(row.get_ref(4)?.as_str().unwrap_or_default());
+        for (bit, (_, queue)) in targets.iter_mut().enumerate() {
+            if mask & 1 << bit != 0 && id > queue.watermark {
+                queue.tally.enter(project, size, quantities);
+                queue.committed = id;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn count_rows(conn: &Connection, targets: &mut Targets) -> rusqlite::Result<()> {
+    let mut select = conn.prepare(
+        "SELECT p.target, p.due, r.project, r.size, coalesce(p.quantities, r.quantities)
+         FROM pending p JOIN record r ON r.id = p.record",
+    )?;
+    let mut rows = select.query([])?;
+    let mut last = Parsed::default();
+    while let Some(row) = rows.next()? {
+        let Some((_, queue)) = targets.get_mut(row.get::<_, u8>(0)? as usize) else { continue };
+        let quantities = last.parse(row.get_ref(4)?.as_str().unwrap_or_default());
+        queue.tally.enter(row.get(2)?, row.get::<_, i64>(3)?.cast_unsigned(), quantities);
+        queue.put_off(Timestamp::from_millis(row.get::<_, i64>(1)?.cast_unsigned()));
+    }
+    Ok(())
+}
+
+fn count_dead_letters(conn: &Connection, targets: &mut Targets) -> rusqlite::Result<()> {
+    let mut select = conn.prepare("SELECT target, count(*) FROM dead_letter GROUP BY target")?;
+    let mut rows = select.query([])?;
+    while let Some(row) = rows.next()? {
+        if let Some((_, queue)) = targets.get_mut(row.get::<_, u8>(0)? as usize) {
+            queue.dead_letters = row.get::<_, i64>(1)?.cast_unsigned();
+        }
+    }
+    Ok(())
+}
+
+/// Quantities repeat from row to row: the last text is not parsed twice.
+#[derive(Default)]
+struct Parsed {
+    text: String,
+    quantities: Quantities,
+}
+
+impl Parsed {
+    /// Unreadable text counts as nothing; the record is set aside when it is claimed.
+    fn parse(&mut self, text: &str) -> &Quantities {
+        if self.text != text {
+            self.text.clear();
+            self.text.push_str(text);
+            self.quantities = text.parse().unwrap_or_default();
+        }
+        &self.quantities
+    }
+}

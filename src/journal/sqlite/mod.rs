@@ -1,0 +1,383 @@
+//! The journal in one SQLite file.
+//!
+//! ```text
+//!  intake ──append──▶ writer thread ──after the commit──▶ queues in memory ──claim──▶ workers
+//!  workers ─settle──▶ queue.ended ──next transaction──▲         ▲
+//!                                    reader thread ─────────────┘  only when a target fell behind
+//! ```
+//!
+//! Rules: one thread writes; what arrives together is committed together; answers, postings and hand-off come after the
+//! commit; in steady state nothing is read back. No lock is held across a read, a commit or an await.
+
+mod accounts;
+mod append;
+mod load;
+mod queue;
+mod reader;
+mod schema;
+mod settlement;
+mod space;
+mod tally;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::{Notify, Semaphore, oneshot};
+
+use crate::clock::{Clock, Timestamp};
+use crate::policy::outcome::DropReason;
+use crate::telemetry::ledger::Ledger;
+
+use super::{
+    Backlog, Claim, Journal, JournalError, OpenError, Record, RecordId, Settings, Settlement, Space, Stats, Submission,
+    Switch, TargetId,
+};
+use queue::{Take, Target};
+use reader::Question;
+use schema::unusable;
+use writer::{Command, INBOX};
+
+/// A journal in one SQLite file.
+#[derive(Debug)]
+pub struct SqliteJournal {
+    shared: Arc<Shared>,
+    commands: Option<SyncSender<Command>>,
+    questions: Option<SyncSender<Question>>,
+    places: Semaphore,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Held for as long as the files are ours.
+    lock: File,
+}
+
+/// What the threads and the callers share.
+#[derive(Debug)]
+struct Shared {
+    clock: Clock,
+    ledger: Ledger,
+    /// By number.
+    targets: RwLock<Arc<Vec<Arc<Target>>>>,
+    /// By number.
+    projects: RwLock<Vec<Arc<str>>>,
+    space: Room,
+    disk: space::Disk,
+    trouble: Mutex<Option<JournalError>>,
+    closed: AtomicBool,
+    /// A command that wakes the writer for settlements is under way.
+    woken: AtomicBool,
+    /// The same, without waiting for company.
+    hurried: AtomicBool,
+    counters: Counters,
+}
+
+/// Published figures of [`Space`].
+#[derive(Debug, Default)]
+struct Room {
+    used: AtomicU64,
+    files: AtomicU64,
+}
+
+impl Room {
+    fn set(&self, used: u64, files: u64) {
+        self.used.store(used, Ordering::Relaxed);
+        self.files.store(files, Ordering::Relaxed);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    commits: [AtomicU64; Stats::BOUNDS.len() + 1],
+    nanos: AtomicU64,
+    errors: AtomicU64,
+    set_aside: AtomicU64,
+}
+
+impl Counters {
+    fn committed(&self, took: Duration) {
+        let bucket = Stats::BOUNDS.iter().position(|bound| took.as_secs_f64() <= *bound);
+        self.commits[bucket.unwrap_or(Stats::BOUNDS.len())].fetch_add(1, Ordering::Relaxed);
+        self.nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    fn targets(&self) -> Arc<Vec<Arc<Target>>> {
+        Arc::clone(&self.targets.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn target(&self, id: TargetId) -> Result<Arc<Target>, JournalError> {
+        let known = self.targets().get(usize::from(id.0)).map(Arc::clone);
+        known.ok_or_else(|| JournalError::Failed(format!("target {} is not known", id.0)))
+    }
+
+    fn projects(&self) -> RwLockReadGuard<'_, Vec<Arc<str>>> {
+        self.projects.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn trouble(&self) -> Option<JournalError> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_trouble(&self, trouble: Option<JournalError>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+}
+
+impl SqliteJournal {
+    /// Opens the journal at `settings.path`, making it when there is none, and posts the kept totals to `ledger`.
+    pub fn open(settings: &Settings, clock: Clock, ledger: Ledger) -> Result<Self, OpenError> {
+        let path = settings.path.as_path();
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(|e| unusable(path, &e))?;
+        }
+        let lock = lock(path)?;
+        let conn = schema::open(settings)?;
+        let shared = load::load(&conn, settings, clock, ledger).map_err(|e| unusable(path, &e))?;
+        let shared = Arc::new(shared);
+        let (commands, inbox) = std::sync::mpsc::sync_channel(INBOX + 8);
+        let (questions, asked) = std::sync::mpsc::sync_channel(64);
+        let reading = schema::open_reader(path)?;
+        let writer = writer::Writer::new(conn, Arc::clone(&shared), settings).map_err(|e| unusable(path, &e))?;
+        let reader = reader::Reader::new(reading, Arc::clone(&shared), commands.clone());
+        let start = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(name.into()).spawn(run).map_err(|e| unusable(path, &e))
+        };
+        let threads = vec![
+            start("journal-reader", Box::new(move || reader.run(&asked)))?,
+            start("journal-writer", Box::new(move || writer.run(&inbox)))?,
+        ];
+        Ok(Self {
+            shared,
+            commands: Some(commands),
+            questions: Some(questions),
+            places: Semaphore::new(INBOX),
+            threads: Mutex::new(threads),
+            lock,
+        })
+    }
+
+    /// Sends a command that is answered, waiting for a place among the others.
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, JournalError>>) -> Command,
+    ) -> Result<T, JournalError> {
+        if self.shared.closed.load(Ordering::Acquire) {
+            return Err(JournalError::Closed);
+        }
+        let place = self.places.acquire().await.map_err(|_| JournalError::Closed)?;
+        let (reply, answer) = oneshot::channel();
+        let commands = self.commands.as_ref().ok_or(JournalError::Closed)?;
+        commands.try_send(command(reply)).map_err(|error| match error {
+            TrySendError::Full(_) => JournalError::Full("too many submissions at once".into()),
+            TrySendError::Disconnected(_) => JournalError::Closed,
+        })?;
+        let answer = answer.await.map_err(|_| JournalError::Closed)?;
+        drop(place);
+        answer
+    }
+
+    async fn read<T>(
+        &self,
+        question: impl FnOnce(oneshot::Sender<Result<T, JournalError>>) -> Question,
+    ) -> Result<T, JournalError> {
+        if self.shared.closed.load(Ordering::Acquire) {
+            return Err(JournalError::Closed);
+        }
+        let (reply, answer) = oneshot::channel();
+        let questions = self.questions.as_ref().ok_or(JournalError::Closed)?;
+        questions.try_send(question(reply)).map_err(|error| match error {
+            TrySendError::Full(_) => JournalError::Failed("too many questions at once".into()),
+            TrySendError::Disconnected(_) => JournalError::Closed,
+        })?;
+        answer.await.map_err(|_| JournalError::Closed)?
+    }
+
+    fn wake(&self, hurry: bool) {
+        let flag = if hurry { &self.shared.hurried } else { &self.shared.woken };
+        if !flag.swap(true, Ordering::AcqRel) {
+            // A full inbox wakes the writer as well.
+            drop(self.commands.as_ref().map(|commands| commands.try_send(Command::Wake { hurry })));
+        }
+    }
+}
+
+impl Drop for SqliteJournal {
+    fn drop(&mut self) {
+        // Without `close` this is as good as a crash: what is not committed is not.
+        self.commands = None;
+        self.questions = None;
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            // A panic in it was answered with `Closed` to everyone who waited.
+            drop(thread.join());
+        }
+        drop(self.lock.unlock());
+    }
+}
+
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&name).map_err(|e| unusable(path, &e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.display().to_string() }),
+        Err(std::fs::TryLockError::Error(error)) => Err(unusable(path, &error)),
+    }
+}
+
+/// What an error of the storage is for the caller.
+fn failure(error: &rusqlite::Error) -> JournalError {
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DiskFull) => JournalError::Full("the disk is full".into()),
+        _ => JournalError::Failed(error.to_string()),
+    }
+}
+
+impl Journal for SqliteJournal {
+    fn target(&self, name: &str) -> BoxFuture<'_, Result<TargetId, JournalError>> {
+        let name: Arc<str> = name.into();
+        let known = self.shared.targets().iter().find(|target| target.name == name).map(|target| target.id);
+        Box::pin(async move {
+            match known {
+                Some(id) => Ok(id),
+                None => self.ask(|reply| Command::Target(name, reply)).await,
+            }
+        })
+    }
+
+    fn targets(&self) -> Vec<(TargetId, Arc<str>)> {
+        self.shared.targets().iter().map(|target| (target.id, Arc::clone(&target.name))).collect()
+    }
+
+    fn append(&self, submission: Submission) -> BoxFuture<'_, Result<RecordId, JournalError>> {
+        Box::pin(self.ask(|reply| Command::Append(Box::new(submission), reply)))
+    }
+
+    fn claim(&self, target: TargetId, now: Timestamp, max: usize) -> BoxFuture<'_, Result<Vec<Claim>, JournalError>> {
+        Box::pin(async move {
+            let target = self.shared.target(target)?;
+            loop {
+                if self.shared.closed.load(Ordering::Acquire) {
+                    return Err(JournalError::Closed);
+                }
+                // Leased in one go without waiting: a caller that goes away takes nothing with it.
+                let take = target.queue().take(now, max);
+                match take {
+                    Take::Claims(claims) => return Ok(claims),
+                    Take::ReadDue => self.read(|reply| Question::Due(Arc::clone(&target), now, reply)).await?,
+                    Take::ReadFresh => self.read(|reply| Question::Fresh(Arc::clone(&target), reply)).await?,
+                }
+            }
+        })
+    }
+
+    fn settle(&self, target: TargetId, record: &Record, settlement: Settlement) {
+        let Ok(target) = self.shared.target(target) else { return };
+        let ended = target.queue().settle(record.id.0, settlement);
+        if let Some(hurry) = ended {
+            self.wake(hurry);
+        }
+    }
+
+    fn changed(&self, target: TargetId) -> Arc<Notify> {
+        self.shared.target(target).map(|target| Arc::clone(&target.changed)).unwrap_or_default()
+    }
+
+    fn next_due(&self, target: TargetId) -> Option<Timestamp> {
+        self.shared.target(target).ok().and_then(|target| target.queue().due())
+    }
+
+    fn discard(
+        &self,
+        target: TargetId,
+        before: Timestamp,
+        reason: DropReason,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<usize, JournalError>> {
+        Box::pin(async move {
+            let target = self.shared.target(target)?;
+            self.ask(|reply| Command::Discard { target, before, reason, limit, reply }).await
+        })
+    }
+
+    fn prune(&self, before: Timestamp, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
+        Box::pin(self.ask(move |reply| Command::Prune { before, limit, reply }))
+    }
+
+    fn backlog(&self, target: TargetId) -> BoxFuture<'_, Result<Backlog, JournalError>> {
+        Box::pin(async move {
+            let target = self.shared.target(target)?;
+            self.read(|reply| Question::Backlog(target, reply)).await
+        })
+    }
+
+    fn recent_keys(
+        &self,
+        since: Timestamp,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(u128, Timestamp)>, JournalError>> {
+        Box::pin(self.read(move |reply| Question::Keys(since, limit, reply)))
+    }
+
+    fn record_switch(&self, switch: Switch) -> BoxFuture<'_, Result<(), JournalError>> {
+        Box::pin(self.ask(|reply| Command::Switch(Box::new(switch), reply)))
+    }
+
+    fn switches(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Switch>, JournalError>> {
+        Box::pin(self.read(move |reply| Question::Switches(limit, reply)))
+    }
+
+    fn dead_letters(&self, target: TargetId) -> u64 {
+        self.shared.target(target).map_or(0, |target| target.queue().dead_letters)
+    }
+
+    fn space(&self) -> Space {
+        let room = &self.shared.space;
+        Space {
+            used: room.used.load(Ordering::Relaxed),
+            files: room.files.load(Ordering::Relaxed),
+            disk_free: Some(self.shared.disk.free()).filter(|free| *free < u64::MAX),
+        }
+    }
+
+    fn stats(&self) -> Stats {
+        let counters = &self.shared.counters;
+        Stats {
+            commits: std::array::from_fn(|i| counters.commits[i].load(Ordering::Relaxed)),
+            commit_time: Duration::from_nanos(counters.nanos.load(Ordering::Relaxed)),
+            errors: counters.errors.load(Ordering::Relaxed),
+            set_aside: counters.set_aside.load(Ordering::Relaxed),
+        }
+    }
+
+    fn writable(&self) -> Result<(), JournalError> {
+        if self.shared.closed.load(Ordering::Acquire) {
+            return Err(JournalError::Closed);
+        }
+        self.shared.trouble().map_or(Ok(()), Err)?;
+        self.shared.disk.check()
+    }
+
+    fn close(&self, patience: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if self.shared.closed.swap(true, Ordering::AcqRel) {
+                return;
+            }
+            let (reply, answer) = oneshot::channel();
+            let sent = self.commands.as_ref().is_some_and(|c| c.try_send(Command::Close(reply)).is_ok());
+            // The inbox holds more than there are places; a thread that is gone has nothing left to commit.
+            if sent && tokio::time::timeout(patience, answer).await.is_err() {
+                tracing::warn!("the journal is still writing; what is not committed will be delivered again");
+            }
+        })
+    }
+}

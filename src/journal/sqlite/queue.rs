@@ -1,0 +1,276 @@
+//! One target's hand-off: what is ready in memory, what is leased, what awaits its commit. No SQL and no waiting in here.
+//!
+//! Rules: untried records are handed out in the order of their numbers, so everything untried at or below `handed` is ready,
+//! leased, or ended. While `live`, nothing on disk is untried and not handed to memory. The mutex is held for moments only,
+//! never across a read or a commit.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::clock::Timestamp;
+use crate::journal::{Claim, Progress, Record, Settlement, TargetId};
+use crate::protocol::category::Quantities;
+
+use super::tally::Tally;
+
+/// The most records held ready in memory, and the most bytes of their bodies.
+pub(super) const READY_RECORDS: usize = 256;
+/// See [`READY_RECORDS`].
+pub(super) const READY_BYTES: usize = 1 << 20;
+/// The most settlements of one target that may await their commit: what a crash may repeat.
+const MAX_UNCOMMITTED: usize = 64;
+/// So many settlements are committed without waiting for company.
+const HURRY: usize = MAX_UNCOMMITTED / 2;
+/// The due time of a record set aside: never.
+pub(super) const NEVER: Timestamp = Timestamp::from_millis(i64::MAX as u64);
+
+/// A target and its hand-off.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) id: TargetId,
+    pub(super) name: Arc<str>,
+    pub(super) changed: Arc<Notify>,
+    queue: Mutex<Queue>,
+}
+
+impl Target {
+    pub(super) fn new(id: TargetId, name: Arc<str>, queue: Queue) -> Self {
+        Self { id, name, changed: Arc::new(Notify::new()), queue: Mutex::new(queue) }
+    }
+
+    pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
+        // A panic while it was held is a bug that the writer's end makes known; the state is whole between statements.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its bit in the mask of a record.
+    pub(super) fn bit(&self) -> i64 {
+        1 << self.id.0
+    }
+}
+
+/// A record that can be claimed without reading.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub(super) record: Arc<Record>,
+    pub(super) project: u32,
+    /// Set for a record that has a row in `pending`.
+    pub(super) put_off: Option<PutOff>,
+}
+
+/// What the row in `pending` says.
+#[derive(Debug)]
+pub(super) struct PutOff {
+    pub(super) due: Timestamp,
+    pub(super) progress: Progress,
+    /// `None`: all of the record.
+    pub(super) quantities: Option<Quantities>,
+}
+
+/// A lease: what must be known of the record when it ends.
+#[derive(Debug)]
+pub(super) struct Lease {
+    pub(super) project: u32,
+    pub(super) size: u64,
+    /// What is pending for the target.
+    pub(super) quantities: Quantities,
+    /// Whether a row in `pending` names it.
+    pub(super) row: bool,
+}
+
+/// A settled lease on its way to disk.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) id: u64,
+    pub(super) lease: Lease,
+    pub(super) settlement: Settlement,
+}
+
+/// What a claim comes to.
+#[derive(Debug)]
+pub(super) enum Take {
+    /// These are leased now.
+    Claims(Vec<Claim>),
+    /// Rows that are due must be read first.
+    ReadDue,
+    /// Untried records must be read first.
+    ReadFresh,
+}
+
+/// The state behind the mutex.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    pub(super) ready: VecDeque<Ready>,
+    ready_bytes: usize,
+    /// Rows that were due when they were read, by due time.
+    pub(super) due_ready: VecDeque<Ready>,
+    /// The next due time of a row that is neither leased nor in `due_ready`. May be early, never late.
+    pub(super) next_due: Option<Timestamp>,
+    /// The earliest row that came while the reader was looking.
+    pub(super) came: Option<Timestamp>,
+    pub(super) live: bool,
+    /// The highest number handed to memory.
+    pub(super) handed: u64,
+    /// The highest number committed.
+    pub(super) committed: u64,
+    /// As on disk, or as the transaction under way will leave it.
+    pub(super) watermark: u64,
+    pub(super) leases: BTreeMap<u64, Lease>,
+    pub(super) ended: Vec<Ended>,
+    pub(super) committing: Vec<u64>,
+    /// A discard is under way: nothing is handed out until its commit.
+    pub(super) frozen: bool,
+    /// Rises with every discard; tells the reader that what it read may be gone.
+    pub(super) discards: u64,
+    pub(super) tally: Tally,
+    pub(super) dead_letters: u64,
+}
+
+impl Queue {
+    /// Nothing is handed out beyond `watermark`; whether something waits there the caller says by `committed` and `live`.
+    pub(super) fn new(watermark: u64, live: bool) -> Self {
+        Self { live, handed: watermark, committed: watermark, watermark, ..Self::default() }
+    }
+
+    /// Leases up to `max` records, or says what must be read first.
+    pub(super) fn take(&mut self, now: Timestamp, max: usize) -> Take {
+        let mut claims = Vec::new();
+        if self.frozen || self.ended.len() + self.committing.len() >= MAX_UNCOMMITTED {
+            return Take::Claims(claims);
+        }
+        while claims.len() < max {
+            let due = self.due_ready.front().and_then(|ready| ready.put_off.as_ref()).map(|row| row.due);
+            if due.is_some_and(|due| due <= now) {
+                claims.extend(self.due_ready.pop_front().map(|ready| self.lease(ready)));
+            } else if self.next_due.is_some_and(|due| due <= now) {
+                return if claims.is_empty() { Take::ReadDue } else { Take::Claims(claims) };
+            } else if let Some(ready) = self.ready.pop_front() {
+                self.ready_bytes -= ready.record.body.len();
+                claims.push(self.lease(ready));
+            } else if !self.live && claims.is_empty() {
+                return Take::ReadFresh;
+            } else {
+                break;
+            }
+        }
+        Take::Claims(claims)
+    }
+
+    fn lease(&mut self, ready: Ready) -> Claim {
+        let Ready { record, project, put_off } = ready;
+        let row = put_off.is_some();
+        let (progress, quantities) = put_off.map_or_else(Default::default, |row| (row.progress, row.quantities));
+        let quantities = quantities.unwrap_or_else(|| record.quantities.clone());
+        let lease = Lease { project, size: record.body.len() as u64, quantities, row };
+        self.leases.insert(record.id.0, lease);
+        Claim { record, progress }
+    }
+
+    /// Ends a lease. `None` when there is none; else whether its commit should not wait for company.
+    pub(super) fn settle(&mut self, id: u64, settlement: Settlement) -> Option<bool> {
+        let lease = self.leases.remove(&id)?;
+        self.ended.push(Ended { id, lease, settlement });
+        Some(self.ended.len() >= HURRY)
+    }
+
+    /// New records, just committed, in order.
+    pub(super) fn arrived(&mut self, record: &Arc<Record>, project: u32) {
+        let id = record.id.0;
+        self.committed = id;
+        self.tally.enter(project, record.body.len() as u64, &record.quantities);
+        if self.live && self.has_room(record.body.len()) {
+            self.push(Ready { record: Arc::clone(record), project, put_off: None });
+        } else {
+            self.live = false;
+        }
+    }
+
+    /// Whether a body of that size may be held ready as well.
+    pub(super) fn has_room(&self, size: usize) -> bool {
+        self.ready.len() < READY_RECORDS && self.ready_bytes + size <= READY_BYTES
+    }
+
+    /// Makes an untried record ready.
+    pub(super) fn push(&mut self, ready: Ready) {
+        self.handed = ready.record.id.0;
+        self.ready_bytes += ready.record.body.len();
+        self.ready.push_back(ready);
+    }
+
+    /// A row that can be claimed at `due` is there now.
+    pub(super) fn put_off(&mut self, due: Timestamp) {
+        self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
+        self.came = Some(self.came.map_or(due, |next| next.min(due)));
+        let last = self.due_ready.back().and_then(|ready| ready.put_off.as_ref()).map(|row| row.due);
+        if last.is_some_and(|last| due < last) {
+            // It belongs before some that are ready: they are read again, in the right order.
+            let first = self.due_ready.front().and_then(|ready| ready.put_off.as_ref()).map(|row| row.due);
+            self.next_due = self.next_due.min(first);
+            self.due_ready.clear();
+        }
+    }
+
+    /// The rows that must not be handed out again.
+    pub(super) fn busy_rows(&self) -> HashSet<u64> {
+        let ready = self.due_ready.iter().map(|ready| ready.record.id.0);
+        self.leased_rows().into_iter().chain(ready).chain(self.committing.iter().copied()).collect()
+    }
+
+    /// The rows of records leased, or settled since the transaction under way began.
+    pub(super) fn leased_rows(&self) -> HashSet<u64> {
+        let leased = self.leases.iter().filter(|(_, lease)| lease.row).map(|(id, _)| *id);
+        leased.chain(self.ended.iter().map(|ended| ended.id)).collect()
+    }
+
+    /// Whether everything up to the last commit is settled or has a row: the watermark may rise to there.
+    pub(super) fn is_clear(&self) -> bool {
+        self.live && self.ready.is_empty() && self.ended.is_empty() && self.leases.values().all(|lease| lease.row)
+    }
+
+    /// Raises the watermark; names the unsettled records at or below it that need a row from now on.
+    pub(super) fn advance(&mut self, watermark: u64) -> Vec<u64> {
+        self.watermark = self.watermark.max(watermark);
+        let mut rowed = Vec::new();
+        for (id, lease) in self.leases.range_mut(..=self.watermark) {
+            if !std::mem::replace(&mut lease.row, true) {
+                rowed.push(*id);
+            }
+        }
+        for ended in self.ended.iter_mut().filter(|ended| ended.id <= self.watermark) {
+            if !std::mem::replace(&mut ended.lease.row, true) {
+                rowed.push(ended.id);
+            }
+        }
+        rowed
+    }
+
+    /// Takes back [`Queue::advance`] after a rollback.
+    pub(super) fn retreat(&mut self, watermark: u64, rowed: &[u64]) {
+        self.watermark = watermark;
+        for id in rowed {
+            if let Some(lease) = self.leases.get_mut(id) {
+                lease.row = false;
+            }
+        }
+        for ended in &mut self.ended {
+            ended.lease.row &= !rowed.contains(&ended.id);
+        }
+    }
+
+    /// The records of `gone` were discarded: forgets them.
+    pub(super) fn forget(&mut self, gone: &HashSet<u64>, last_fresh: u64) {
+        self.ready.retain(|ready| !gone.contains(&ready.record.id.0));
+        self.ready_bytes = self.ready.iter().map(|ready| ready.record.body.len()).sum();
+        self.due_ready.retain(|ready| !gone.contains(&ready.record.id.0));
+        self.handed = self.handed.max(last_fresh);
+        self.discards += 1;
+    }
+
+    /// When the next row comes due; rows set aside do not count.
+    pub(super) fn due(&self) -> Option<Timestamp> {
+        let ready = self.due_ready.front().and_then(|ready| ready.put_off.as_ref()).map(|row| row.due);
+        ready.into_iter().chain(self.next_due).min().filter(|due| *due != NEVER)
+    }
+}

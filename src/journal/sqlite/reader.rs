@@ -1,0 +1,354 @@
+//! The thread that reads: records for a target that fell behind or has retries due, and questions about what is kept.
+//!
+//! Rule: read transactions are short, a bounded number of rows and about 1 MiB of bodies, so that the log can start over.
+//! A record that cannot be read is set aside: it stays pending, never comes due, and is counted.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, SyncSender};
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension, Row};
+use tokio::sync::oneshot;
+
+use crate::clock::Timestamp;
+use crate::journal::{Backlog, JournalError, Progress, Record, RecordId, Rest, Settlement, Switch};
+use crate::protocol::category::Quantities;
+
+use super::append::LARGE;
+use super::queue::{Lease, NEVER, PutOff, READY_BYTES, READY_RECORDS, Ready, Target};
+use super::writer::{Command, Reply};
+use super::{Shared, failure};
+
+/// Records looked at for one target in one read.
+const SCAN: u64 = 20_000;
+
+/// What the reader is asked.
+#[derive(Debug)]
+pub(super) enum Question {
+    /// Make ready what is due by then.
+    Due(Arc<Target>, Timestamp, Reply<()>),
+    /// Make ready what was never tried.
+    Fresh(Arc<Target>, Reply<()>),
+    Backlog(Arc<Target>, Reply<Backlog>),
+    Keys(Timestamp, usize, Reply<Vec<(u128, Timestamp)>>),
+    Switches(usize, Reply<Vec<Switch>>),
+}
+
+/// The owner of the connection that reads.
+#[derive(Debug)]
+pub(super) struct Reader {
+    conn: Connection,
+    shared: Arc<Shared>,
+    commands: SyncSender<Command>,
+}
+
+/// A record as read, or why it is none.
+enum Loaded {
+    Record(Ready),
+    Unreadable { id: u64, lease: Lease, why: String },
+}
+
+/// The columns that [`Reader::load`] reads; a row in `pending` follows with [`PENDING`]. Large bodies are left where they are:
+/// 262144 is [`LARGE`].
+const COLUMNS: &str = "r.id, r.accepted_at, r.project, r.size, r.quantities, r.event_id, b.client, length(b.bytes),
+    CASE WHEN length(b.bytes) <= 262144 THEN b.bytes END";
+const _: () = assert!(LARGE == 262_144);
+const PENDING: &str = "p.due, p.attempts, p.strikes, p.items, p.quantities";
+
+impl Reader {
+    pub(super) fn new(conn: Connection, shared: Arc<Shared>, commands: SyncSender<Command>) -> Self {
+        Self { conn, shared, commands }
+    }
+
+    /// Answers until there is nobody left to ask. Whoever asked may be gone.
+    pub(super) fn run(self, asked: &Receiver<Question>) {
+        for question in asked {
+            match question {
+                Question::Due(target, now, reply) => answer(reply, self.due(&target, now)),
+                Question::Fresh(target, reply) => answer(reply, self.fresh(&target)),
+                Question::Backlog(target, reply) => answer(reply, self.backlog(&target)),
+                Question::Keys(since, limit, reply) => answer(reply, self.keys(since, limit)),
+                Question::Switches(limit, reply) => answer(reply, self.switches(limit)),
+            }
+        }
+    }
+
+    /// Fills `ready` with the next untried records, until it has some or there are none.
+    fn fresh(&self, target: &Target) -> rusqlite::Result<()> {
+        loop {
+            let (from, to) = {
+                let mut queue = target.queue();
+                if queue.handed >= queue.committed {
+                    queue.live = true;
+                }
+                if queue.live || !queue.ready.is_empty() {
+                    return Ok(());
+                }
+                (queue.handed, queue.committed.min(queue.handed + SCAN))
+            };
+            let (loaded, seen) = self.read_fresh(target, from, to)?;
+            let mut queue = target.queue();
+            for loaded in loaded {
+                match loaded {
+                    Loaded::Record(ready) if ready.record.id.0 > queue.handed => queue.push(ready),
+                    Loaded::Unreadable { id, lease, why } if id > queue.handed => {
+                        queue.handed = id;
+                        queue.leases.insert(id, lease);
+                        drop(queue);
+                        self.set_aside(target, id, &why);
+                        queue = target.queue();
+                    }
+                    // Discarded while it was read.
+                    _ => {}
+                }
+            }
+            queue.handed = queue.handed.max(seen);
+        }
+    }
+
+    /// What was read of the records after `from`, and the number up to which that is all there is.
+    fn read_fresh(&self, target: &Target, from: u64, to: u64) -> rusqlite::Result<(Vec<Loaded>, u64)> {
+        let mut select = self.conn.prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM record r LEFT JOIN body b ON b.id = r.id
+             WHERE r.id > ?1 AND r.id <= ?2 AND r.targets & ?3 ORDER BY r.id"
+        ))?;
+        let mut rows = select.query((from.cast_signed(), to.cast_signed(), target.bit()))?;
+        let (mut loaded, mut bytes) = (Vec::new(), 0);
+        while let Some(row) = rows.next()? {
+            bytes += usize::try_from(row.get::<_, i64>(3).unwrap_or(0)).unwrap_or(0);
+            if !loaded.is_empty() && (bytes > READY_BYTES || loaded.len() == READY_RECORDS) {
+                return Ok((loaded, row.get::<_, i64>(0)?.cast_unsigned() - 1));
+            }
+            loaded.push(self.load(row, false)?);
+        }
+        Ok((loaded, to))
+    }
+
+    /// Fills `due_ready` with the rows that are due, or learns when the next one is.
+    fn due(&self, target: &Target, now: Timestamp) -> rusqlite::Result<()> {
+        loop {
+            let (busy, discards) = {
+                let mut queue = target.queue();
+                queue.came = None;
+                (queue.busy_rows(), queue.discards)
+            };
+            let (loaded, next) = self.read_due(target, now, &busy)?;
+            let mut queue = target.queue();
+            let last = loaded.last().and_then(|(_, due)| *due);
+            if queue.discards != discards || queue.came.is_some_and(|came| Some(came) < last) {
+                // Some of it is gone, or something belongs before it.
+                continue;
+            }
+            queue.next_due = next.into_iter().chain(queue.came).min();
+            for (loaded, _) in loaded {
+                match loaded {
+                    Loaded::Record(ready) => queue.due_ready.push_back(ready),
+                    Loaded::Unreadable { id, lease, why } => {
+                        queue.leases.insert(id, lease);
+                        drop(queue);
+                        self.set_aside(target, id, &why);
+                        queue = target.queue();
+                    }
+                }
+            }
+            return Ok(());
+        }
+    }
+
+    /// The rows due that are not `busy`, each with its due time, and when the next one after them is.
+    #[expect(clippy::type_complexity, reason = "used once, right above")]
+    fn read_due(
+        &self,
+        target: &Target,
+        now: Timestamp,
+        busy: &std::collections::HashSet<u64>,
+    ) -> rusqlite::Result<(Vec<(Loaded, Option<Timestamp>)>, Option<Timestamp>)> {
+        let mut select = self.conn.prepare_cached(&format!(
+            "SELECT {COLUMNS}, {PENDING} FROM pending p LEFT JOIN record r ON r.id = p.record
+             LEFT JOIN body b ON b.id = p.record WHERE p.target = ?1 ORDER BY p.due, p.record"
+        ))?;
+        let mut rows = select.query([target.id.0])?;
+        let (mut loaded, mut bytes) = (Vec::new(), 0);
+        while let Some(row) = rows.next()? {
+            // A row without its record is nobody's.
+            let Some(id) = row.get::<_, Option<i64>>(0)?.map(i64::cast_unsigned) else { continue };
+            if busy.contains(&id) {
+                continue;
+            }
+            let due = Timestamp::from_millis(row.get::<_, i64>(9)?.cast_unsigned());
+            bytes += usize::try_from(row.get::<_, i64>(3).unwrap_or(0)).unwrap_or(0);
+            let whole = !loaded.is_empty() && (bytes > READY_BYTES || loaded.len() == READY_RECORDS);
+            if due > now || whole {
+                return Ok((loaded, Some(due)));
+            }
+            loaded.push((self.load(row, true)?, Some(due)));
+        }
+        Ok((loaded, None))
+    }
+
+    fn load(&self, row: &Row<'_>, put_off: bool) -> rusqlite::Result<Loaded> {
+        let id = row.get::<_, i64>(0)?.cast_unsigned();
+        match self.parse(row, id, put_off) {
+            Ok(ready) => Ok(Loaded::Record(ready)),
+            Err(error) if is_storage_failure(&error) => Err(error),
+            Err(error) => {
+                let text = |at| row.get_ref(at).ok().and_then(|value| value.as_str().ok()?.parse::<Quantities>().ok());
+                let own = if put_off { text(13) } else { None };
+                let lease = Lease {
+                    project: row.get(2).unwrap_or(0),
+                    size: row.get::<_, i64>(3).unwrap_or(0).cast_unsigned(),
+                    quantities: own.or_else(|| text(4)).unwrap_or_default(),
+                    row: put_off,
+                };
+                Ok(Loaded::Unreadable { id, lease, why: error.to_string() })
+            }
+        }
+    }
+
+    fn parse(&self, row: &Row<'_>, id: u64, put_off: bool) -> rusqlite::Result<Ready> {
+        let project: u32 = row.get(2)?;
+        let name = self.shared.projects().get(project as usize).cloned().ok_or_else(|| unreadable("its project"))?;
+        let event_id = row.get::<_, Option<[u8; 16]>>(5)?.map(|id| u128::from_be_bytes(id).into());
+        let client = serde_json::from_str(row.get_ref(6)?.as_str().map_err(|_| unreadable("its client"))?)
+            .map_err(|_| unreadable("its client"))?;
+        let size: i64 = row.get(3)?;
+        if row.get::<_, Option<i64>>(7)? != Some(size) {
+            return Err(unreadable("its body"));
+        }
+        let record = Record {
+            id: RecordId(id),
+            accepted_at: Timestamp::from_millis(row.get::<_, i64>(1)?.cast_unsigned()),
+            project: name,
+            event_id,
+            quantities: quantities(row, 4)?.ok_or_else(|| unreadable("its quantities"))?,
+            client,
+            body: self.body(row, id, usize::try_from(size).unwrap_or(0))?,
+        };
+        let put_off = if put_off { Some(progress(row)?) } else { None };
+        Ok(Ready { record: Arc::new(record), project, put_off })
+    }
+
+    /// The body; a large one without a second copy in memory.
+    fn body(&self, row: &Row<'_>, id: u64, size: usize) -> rusqlite::Result<Bytes> {
+        if size <= LARGE {
+            return Ok(Bytes::copy_from_slice(row.get_ref(8)?.as_blob().map_err(|_| unreadable("its body"))?));
+        }
+        let blob = self.conn.blob_open("main", "body", "bytes", id.cast_signed(), true)?;
+        let mut body = vec![0; size];
+        blob.read_at_exact(&mut body, 0)?;
+        blob.close()?;
+        Ok(body.into())
+    }
+
+    /// Ends the lease of a record that cannot be read: it stays pending and never comes due.
+    fn set_aside(&self, target: &Target, id: u64, why: &str) {
+        self.shared.counters.set_aside.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(record.id = id, upstream.name = %target.name, why, "a record cannot be read and is set aside");
+        let mut queue = target.queue();
+        let quantities = queue.leases.get(&id).map(|lease| lease.quantities.clone()).unwrap_or_default();
+        let rest = Rest { due: NEVER, progress: Progress::default(), quantities };
+        queue.settle(id, Settlement { rest: Some(rest), ..Settlement::default() });
+        drop(queue);
+        // A full inbox wakes the writer as well.
+        drop(self.commands.try_send(Command::Wake { hurry: true }));
+    }
+
+    fn backlog(&self, target: &Target) -> rusqlite::Result<Backlog> {
+        self.fresh(target)?;
+        let names = self.shared.projects().clone();
+        let first_row = self
+            .conn
+            .prepare_cached(
+                "SELECT r.accepted_at FROM pending p JOIN record r ON r.id = p.record
+                 WHERE p.target = ?1 ORDER BY p.record LIMIT 1",
+            )?
+            .query_row([target.id.0], |row| row.get::<_, i64>(0))
+            .optional()?
+            .map(|at| Timestamp::from_millis(at.cast_unsigned()));
+        let queue = target.queue();
+        let first_id = queue.leases.iter().find(|(_, lease)| !lease.row).map(|(id, _)| *id);
+        let first_id = queue.ended.iter().filter(|ended| !ended.lease.row).map(|ended| ended.id).chain(first_id).min();
+        let ready = queue.ready.front().map(|ready| ready.record.accepted_at);
+        let (envelopes, bytes) = (queue.tally.envelopes, queue.tally.bytes);
+        let quantities = queue.tally.quantities(&names);
+        drop(queue);
+        let leased = match first_id {
+            Some(id) => self.accepted_at(id)?,
+            None => None,
+        };
+        let oldest = first_row.into_iter().chain(leased).chain(ready).min().filter(|_| envelopes > 0);
+        Ok(Backlog { envelopes, bytes, oldest, quantities })
+    }
+
+    fn accepted_at(&self, id: u64) -> rusqlite::Result<Option<Timestamp>> {
+        self.conn
+            .prepare_cached("SELECT accepted_at FROM record WHERE id = ?1")?
+            .query_row([id.cast_signed()], |row| row.get::<_, i64>(0))
+            .optional()
+            .map(|at| at.map(|at| Timestamp::from_millis(at.cast_unsigned())))
+    }
+
+    fn keys(&self, since: Timestamp, limit: usize) -> rusqlite::Result<Vec<(u128, Timestamp)>> {
+        let mut select = self.conn.prepare_cached("SELECT accepted_at, keys FROM record ORDER BY id DESC")?;
+        let mut rows = select.query([])?;
+        let mut all = Vec::new();
+        while let Some(row) = rows.next()? {
+            let at = Timestamp::from_millis(row.get::<_, i64>(0)?.cast_unsigned());
+            if at < since || all.len() >= limit {
+                break;
+            }
+            let keys = row.get_ref(1)?.as_blob().unwrap_or_default();
+            all.extend(keys.as_chunks::<16>().0.iter().map(|key| (u128::from_le_bytes(*key), at)));
+        }
+        all.truncate(limit);
+        Ok(all)
+    }
+
+    fn switches(&self, limit: usize) -> rusqlite::Result<Vec<Switch>> {
+        let mut select = self.conn.prepare_cached(
+            "SELECT at, project, before, after, reason, author FROM switch ORDER BY id DESC LIMIT ?1",
+        )?;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = select.query_map([limit], |row| {
+            Ok(Switch {
+                at: Timestamp::from_millis(row.get::<_, i64>(0)?.cast_unsigned()),
+                project: row.get(1)?,
+                from: row.get(2)?,
+                to: row.get(3)?,
+                reason: row.get(4)?,
+                author: row.get(5)?,
+            })
+        })?;
+        rows.collect()
+    }
+}
+
+fn answer<T>(reply: oneshot::Sender<Result<T, JournalError>>, result: rusqlite::Result<T>) {
+    drop(reply.send(result.map_err(|error| failure(&error))));
+}
+
+fn progress(row: &Row<'_>) -> rusqlite::Result<PutOff> {
+    let items = row.get_ref(12)?.as_blob_or_null().map_err(|_| unreadable("its items"))?;
+    let items = items.map(|items| items.as_chunks::<2>().0.iter().map(|item| u16::from_le_bytes(*item)).collect());
+    Ok(PutOff {
+        due: Timestamp::from_millis(row.get::<_, i64>(9)?.cast_unsigned()),
+        progress: Progress { attempts: row.get(10)?, strikes: row.get(11)?, items },
+        quantities: quantities(row, 13)?,
+    })
+}
+
+/// The quantities in a column; `None` where it is empty.
+fn quantities(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Quantities>> {
+    let text = row.get_ref(at)?.as_str_or_null().map_err(|_| unreadable("its quantities"))?;
+    text.map(|text| text.parse().map_err(|_| unreadable("its quantities"))).transpose()
+}
+
+fn unreadable(what: &str) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Null, format!("{what} cannot be read").into())
+}
+
+/// Whether the storage failed rather than the row: it may work the next time.
+fn is_storage_failure(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code().is_some_and(|code| code != rusqlite::ErrorCode::DatabaseCorrupt)
+}

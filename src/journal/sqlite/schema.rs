@@ -1,0 +1,125 @@
+//! The database file: its tables, its settings, and how it is recognised before anything in it is touched.
+//!
+//! Rule: a file that is not ours, or that a newer version wrote, is left exactly as it was found.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+use crate::journal::{OpenError, Settings, Sync};
+
+/// The newest format this version reads and writes (`PRAGMA user_version`).
+pub(super) const FORMAT: i64 = 1;
+/// What marks a file as a journal (`PRAGMA application_id`): "SwJ1".
+const APPLICATION: i64 = 0x5377_4a31;
+/// Bytes of a page.
+const PAGE: u32 = 4096;
+/// What is left of the log file when it starts over.
+const LOG_KEPT: u32 = 4 << 20;
+
+/// `record` stays narrow so that walking over it is cheap; bodies lie apart.
+///
+/// A record is settled for a target when its number is not above the target's watermark and no `pending` row names it;
+/// above the watermark every record with the target's bit waits. So what waits untried costs no row at all.
+const TABLES: &str = "
+CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), next_record INTEGER NOT NULL);
+INSERT INTO meta VALUES (1, 1);
+CREATE TABLE project (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE target (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, watermark INTEGER NOT NULL);
+CREATE TABLE record (
+    id INTEGER PRIMARY KEY, accepted_at INTEGER NOT NULL, project INTEGER NOT NULL, targets INTEGER NOT NULL,
+    size INTEGER NOT NULL, quantities TEXT NOT NULL, event_id BLOB, keys BLOB
+);
+CREATE TABLE body (id INTEGER PRIMARY KEY, client TEXT NOT NULL, bytes BLOB NOT NULL);
+CREATE TABLE pending (
+    target INTEGER NOT NULL, record INTEGER NOT NULL, due INTEGER NOT NULL, attempts INTEGER NOT NULL,
+    strikes INTEGER NOT NULL, items BLOB, quantities TEXT, PRIMARY KEY (target, record)
+) WITHOUT ROWID;
+CREATE INDEX pending_due ON pending (target, due);
+CREATE TABLE ledger (
+    hour INTEGER NOT NULL, target INTEGER NOT NULL, project INTEGER NOT NULL, category TEXT NOT NULL,
+    outcome TEXT NOT NULL, quantity INTEGER NOT NULL, PRIMARY KEY (hour, target, project, category, outcome)
+) WITHOUT ROWID;
+CREATE TABLE dead_letter (
+    id INTEGER PRIMARY KEY, target INTEGER NOT NULL, record INTEGER NOT NULL, at INTEGER NOT NULL, reason TEXT NOT NULL,
+    status INTEGER, answer TEXT NOT NULL, attempts INTEGER NOT NULL
+);
+CREATE INDEX dead_letter_record ON dead_letter (record);
+CREATE TABLE switch (
+    id INTEGER PRIMARY KEY, at INTEGER NOT NULL, project TEXT, before TEXT, after TEXT NOT NULL, reason TEXT, author TEXT
+);
+";
+
+/// Opens the connection that writes, making the file when there is none.
+pub(super) fn open(settings: &Settings) -> Result<Connection, OpenError> {
+    recognise(&settings.path)?;
+    let conn = Connection::open(&settings.path).map_err(|e| unusable(&settings.path, &e))?;
+    prepare(&conn, settings.sync).map_err(|e| unusable(&settings.path, &e))?;
+    Ok(conn)
+}
+
+/// Opens a connection that only reads.
+pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let reader = || {
+        let conn = Connection::open_with_flags(path, flags)?;
+        conn.busy_timeout(Duration::from_secs(2))?;
+        conn.execute_batch("PRAGMA cache_size = -512; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY;")?;
+        conn.set_prepared_statement_cache_capacity(16);
+        Ok(conn)
+    };
+    reader().map_err(|e: rusqlite::Error| unusable(path, &e))
+}
+
+/// What the system says, as the error of opening.
+pub(super) fn unusable(path: &Path, why: &dyn std::error::Error) -> OpenError {
+    OpenError::Unusable { path: path.display().to_string(), why: why.to_string() }
+}
+
+/// Reads the header with plain file access: opening a foreign database with SQLite could already change it.
+fn recognise(path: &Path) -> Result<(), OpenError> {
+    let mut header = Vec::with_capacity(100);
+    match File::open(path) {
+        Ok(file) => file.take(100).read_to_end(&mut header).map_err(|e| unusable(path, &e))?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(unusable(path, &error)),
+    };
+    if header.is_empty() {
+        return Ok(());
+    }
+    let number =
+        |at: usize| header.get(at..at + 4).map_or(0, |b| i64::from(u32::from_be_bytes([b[0], b[1], b[2], b[3]])));
+    if !header.starts_with(b"SQLite format 3\0") || number(68) != APPLICATION {
+        let why = "it is no journal of switchyard".to_owned();
+        return Err(OpenError::Unusable { path: path.display().to_string(), why });
+    }
+    match number(60) {
+        found if found > FORMAT => Err(OpenError::Newer { path: path.display().to_string(), found, known: FORMAT }),
+        _ => Ok(()),
+    }
+}
+
+fn prepare(conn: &Connection, sync: Sync) -> rusqlite::Result<()> {
+    conn.busy_timeout(Duration::from_secs(2))?;
+    conn.set_prepared_statement_cache_capacity(48);
+    // Pages and vacuum can only be chosen before the first table.
+    conn.execute_batch(&format!("PRAGMA page_size = {PAGE}; PRAGMA auto_vacuum = INCREMENTAL;"))?;
+    if conn.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))? == 0 {
+        conn.execute_batch(&format!(
+            "BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION}; {TABLES} PRAGMA user_version = {FORMAT}; COMMIT;"
+        ))?;
+    }
+    let sync = match sync {
+        Sync::Full => "FULL",
+        Sync::Normal => "NORMAL",
+    };
+    // The writer checkpoints by itself, after answering: see `space`.
+    conn.execute_batch(&format!(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = {sync}; PRAGMA cache_size = -2048; PRAGMA mmap_size = 0;
+         PRAGMA temp_store = MEMORY; PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = {LOG_KEPT};
+         PRAGMA foreign_keys = OFF;"
+    ))
+}

@@ -1,0 +1,324 @@
+//! Settlements on their way to disk, one [`Pass`] per target and commit.
+//!
+//! Rule: a commit raises the target's watermark to the highest record it settles; what is below it and not settled gets a row
+//! in `pending` with the same commit. So nothing is written for a record that is delivered at the first try.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use rusqlite::{Connection, params};
+
+use crate::clock::Timestamp;
+use crate::journal::{DeadLetter, Progress, Rest, TargetId};
+use crate::policy::outcome::{DropReason, Outcome};
+use crate::protocol::category::Quantities;
+
+use super::accounts::Book;
+use super::queue::{Ended, Target};
+
+/// Records by which a watermark may lag behind without need.
+const FAR_BEHIND: u64 = 1024;
+
+/// What one transaction does for one target, with what it takes to undo it in memory.
+#[derive(Debug)]
+pub(super) struct Pass {
+    target: Arc<Target>,
+    watermark_before: u64,
+    rowed: Vec<u64>,
+    ended: Vec<Ended>,
+    victims: Vec<Victim>,
+    last_fresh: u64,
+    /// Set by a discard: when the next row comes due.
+    next_due: Option<Option<Timestamp>>,
+}
+
+/// A record that is discarded.
+#[derive(Debug)]
+struct Victim {
+    id: u64,
+    project: u32,
+    size: u64,
+    quantities: Quantities,
+}
+
+impl Pass {
+    fn begin(target: &Arc<Target>) -> Self {
+        let mut queue = target.queue();
+        let ended = std::mem::take(&mut queue.ended);
+        queue.committing.extend(ended.iter().map(|ended| ended.id));
+        let watermark_before = queue.watermark;
+        drop(queue);
+        Self {
+            target: Arc::clone(target),
+            watermark_before,
+            rowed: vec![],
+            ended,
+            victims: vec![],
+            last_fresh: 0,
+            next_due: None,
+        }
+    }
+
+    /// Whether this target has nothing to commit.
+    pub(super) fn idle(target: &Target) -> bool {
+        target.queue().ended.is_empty()
+    }
+
+    /// Writes what awaits its commit. The pass is in `passes` before anything can fail.
+    pub(super) fn settle(
+        conn: &Connection,
+        target: &Arc<Target>,
+        now: Timestamp,
+        book: &mut Book,
+        passes: &mut Vec<Self>,
+    ) -> rusqlite::Result<()> {
+        passes.push(Self::begin(target));
+        let Some(pass) = passes.last_mut() else { return Ok(()) };
+        let Some(highest) = pass.ended.iter().map(|ended| ended.id).max() else { return Ok(()) };
+        pass.advance(conn, highest, now)?;
+        for ended in &pass.ended {
+            write_ended(conn, target.id, ended)?;
+            note_ended(book, target.id, ended, now);
+        }
+        Ok(())
+    }
+
+    /// Raises the watermark to `last`, the last commit, when that is far and nothing in between waits: a start then has less
+    /// to count.
+    pub(super) fn catch_up(
+        conn: &Connection,
+        target: &Arc<Target>,
+        (last, now): (u64, Timestamp),
+        passes: &mut Vec<Self>,
+    ) -> rusqlite::Result<()> {
+        {
+            let queue = target.queue();
+            if queue.watermark + FAR_BEHIND > last || !queue.is_clear() {
+                return Ok(());
+            }
+        }
+        passes.push(Self::begin(target));
+        let Some(pass) = passes.last_mut() else { return Ok(()) };
+        pass.advance(conn, last, now)
+    }
+
+    /// Discards what waits and was accepted before `before`; returns how many. What awaits its commit is written first.
+    pub(super) fn discard(
+        conn: &Connection,
+        target: &Arc<Target>,
+        (before, reason, limit): (Timestamp, DropReason, usize),
+        (now, book): (Timestamp, &mut Book),
+        passes: &mut Vec<Self>,
+    ) -> rusqlite::Result<usize> {
+        target.queue().frozen = true;
+        Self::settle(conn, target, now, book, passes)?;
+        let Some(pass) = passes.last_mut() else { return Ok(0) };
+        let more = pass.find_rows(conn, before, limit)?;
+        for victim in &pass.victims {
+            conn.prepare_cached("DELETE FROM pending WHERE target = ?1 AND record = ?2")?
+                .execute(params![target.id.0, victim.id.cast_signed()])?;
+        }
+        pass.find_next_due(conn)?;
+        if more {
+            pass.find_fresh(conn, before, limit)?;
+        }
+        if pass.last_fresh > 0 {
+            pass.advance(conn, pass.last_fresh, now)?;
+        }
+        for victim in &pass.victims {
+            book.note(now, Some(target.id), victim.project, Outcome::Dropped(reason), &victim.quantities);
+        }
+        Ok(pass.victims.len())
+    }
+
+    /// Rows in the order of acceptance, those leased left alone. False when one was met that is not old enough.
+    fn find_rows(&mut self, conn: &Connection, before: Timestamp, limit: usize) -> rusqlite::Result<bool> {
+        let busy = self.target.queue().leased_rows();
+        let mut rows = conn.prepare_cached(
+            "SELECT r.id, r.accepted_at, r.project, r.size, coalesce(p.quantities, r.quantities)
+             FROM pending p JOIN record r ON r.id = p.record WHERE p.target = ?1 ORDER BY p.record",
+        )?;
+        let mut rows = rows.query([self.target.id.0])?;
+        while self.victims.len() < limit {
+            let Some(row) = rows.next()? else { return Ok(true) };
+            if row.get::<_, i64>(1)?.cast_unsigned() >= before.as_millis() {
+                return Ok(false);
+            }
+            let victim = Victim::read(row)?;
+            if !busy.contains(&victim.id) {
+                self.victims.push(victim);
+            }
+        }
+        Ok(false)
+    }
+
+    /// When the next row comes due after those discarded are gone.
+    fn find_next_due(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+        let busy = {
+            let queue = self.target.queue();
+            let ready = queue.due_ready.iter().map(|ready| ready.record.id.0);
+            queue.leased_rows().into_iter().chain(ready).collect::<HashSet<u64>>()
+        };
+        let mut rows = conn.prepare_cached("SELECT record, due FROM pending WHERE target = ?1 ORDER BY due, record")?;
+        let mut rows = rows.query([self.target.id.0])?;
+        self.next_due = Some(None);
+        while let Some(row) = rows.next()? {
+            if !busy.contains(&row.get::<_, i64>(0)?.cast_unsigned()) {
+                self.next_due = Some(Some(Timestamp::from_millis(row.get::<_, i64>(1)?.cast_unsigned())));
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// What was never tried nor leased, in the order of acceptance.
+    fn find_fresh(&mut self, conn: &Connection, before: Timestamp, limit: usize) -> rusqlite::Result<()> {
+        let (from, to) = {
+            let queue = self.target.queue();
+            let from = queue.ready.front().map_or(queue.handed, |ready| ready.record.id.0 - 1);
+            (from.max(queue.watermark), queue.committed)
+        };
+        let mut rows = conn.prepare_cached(
+            "SELECT id, accepted_at, project, size, quantities, targets FROM record
+             WHERE id > ?1 AND id <= ?2 ORDER BY id",
+        )?;
+        let mut rows = rows.query([from.cast_signed(), to.cast_signed()])?;
+        while self.victims.len() < limit {
+            let Some(row) = rows.next()? else { break };
+            if row.get::<_, i64>(1)?.cast_unsigned() >= before.as_millis() {
+                break;
+            }
+            if row.get::<_, i64>(5)? & self.target.bit() != 0 {
+                let victim = Victim::read(row)?;
+                self.last_fresh = victim.id;
+                self.victims.push(victim);
+            }
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, conn: &Connection, watermark: u64, now: Timestamp) -> rusqlite::Result<()> {
+        let (watermark, rowed) = {
+            let mut queue = self.target.queue();
+            let rowed = queue.advance(watermark);
+            (queue.watermark, rowed)
+        };
+        // Noted before writing: whatever fails from here on, `undo` knows of them.
+        self.rowed.extend_from_slice(&rowed);
+        for id in rowed {
+            write_row(conn, self.target.id, id, now, &Progress::default(), None)?;
+        }
+        if watermark != self.watermark_before {
+            conn.prepare_cached("UPDATE target SET watermark = ?2 WHERE id = ?1")?
+                .execute(params![self.target.id.0, watermark.cast_signed()])?;
+        }
+        Ok(())
+    }
+
+    /// The transaction was committed.
+    pub(super) fn finish(self) {
+        let mut queue = self.target.queue();
+        for Ended { lease, settlement, .. } in self.ended {
+            queue.dead_letters += u64::from(settlement.dead_letter.is_some());
+            match settlement.rest {
+                None => queue.tally.leave(lease.project, lease.size, &lease.quantities),
+                Some(rest) => {
+                    queue.tally.change(lease.project, &lease.quantities, &rest.quantities);
+                    queue.put_off(rest.due);
+                }
+            }
+        }
+        for victim in &self.victims {
+            queue.tally.leave(victim.project, victim.size, &victim.quantities);
+        }
+        if queue.frozen {
+            let gone: HashSet<u64> = self.victims.iter().map(|victim| victim.id).collect();
+            queue.forget(&gone, self.last_fresh);
+            queue.next_due = self.next_due.unwrap_or(queue.next_due);
+        }
+        queue.committing.clear();
+        drop(queue);
+        self.target.changed.notify_one();
+    }
+
+    /// The transaction was rolled back: what was settled awaits the next one. Passes are undone last first.
+    pub(super) fn undo(self) {
+        let mut queue = self.target.queue();
+        queue.retreat(self.watermark_before, &self.rowed);
+        let since = std::mem::replace(&mut queue.ended, self.ended);
+        queue.ended.extend(since);
+        queue.committing.clear();
+        queue.frozen = false;
+        drop(queue);
+        self.target.changed.notify_one();
+    }
+
+    /// Lets claims go on. After every pass of the transaction is finished.
+    pub(super) fn thaw(target: &Target) {
+        target.queue().frozen = false;
+    }
+}
+
+impl Victim {
+    fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            id: row.get::<_, i64>(0)?.cast_unsigned(),
+            project: row.get(2)?,
+            size: row.get::<_, i64>(3)?.cast_unsigned(),
+            // Unreadable quantities were counted as nothing when they were met.
+            quantities: row.get_ref(4)?.as_str().ok().and_then(|text| text.parse().ok()).unwrap_or_default(),
+        })
+    }
+}
+
+fn note_ended(book: &mut Book, target: TargetId, ended: &Ended, now: Timestamp) {
+    let Ended { lease, settlement, .. } = ended;
+    book.note(now, Some(target), lease.project, Outcome::Delivered, &settlement.delivered);
+    if let Some((reason, dropped)) = &settlement.dropped {
+        book.note(now, Some(target), lease.project, Outcome::Dropped(*reason), dropped);
+    }
+}
+
+fn write_ended(conn: &Connection, target: TargetId, ended: &Ended) -> rusqlite::Result<()> {
+    if let Some(letter) = &ended.settlement.dead_letter {
+        write_dead_letter(conn, target, ended.id, letter)?;
+    }
+    match &ended.settlement.rest {
+        Some(Rest { due, progress, quantities }) => write_row(conn, target, ended.id, *due, progress, Some(quantities)),
+        None if ended.lease.row => conn
+            .prepare_cached("DELETE FROM pending WHERE target = ?1 AND record = ?2")?
+            .execute(params![target.0, ended.id.cast_signed()])
+            .map(drop),
+        None => Ok(()),
+    }
+}
+
+fn write_row(
+    conn: &Connection,
+    target: TargetId,
+    id: u64,
+    due: Timestamp,
+    progress: &Progress,
+    quantities: Option<&Quantities>,
+) -> rusqlite::Result<()> {
+    let items = progress.items.as_ref().map(|items| items.iter().flat_map(|i| i.to_le_bytes()).collect::<Vec<u8>>());
+    let (id, due) = (id.cast_signed(), due.as_millis().min(i64::MAX as u64).cast_signed());
+    let quantities = quantities.map(ToString::to_string);
+    conn.prepare_cached(
+        "INSERT INTO pending VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+         ON CONFLICT DO UPDATE SET due = excluded.due, attempts = excluded.attempts, strikes = excluded.strikes,
+             items = excluded.items, quantities = excluded.quantities",
+    )?
+    .execute(params![target.0, id, due, progress.attempts, progress.strikes, items, quantities])
+    .map(drop)
+}
+
+fn write_dead_letter(conn: &Connection, target: TargetId, id: u64, letter: &DeadLetter) -> rusqlite::Result<()> {
+    let (id, at) = (id.cast_signed(), letter.at.as_millis().cast_signed());
+    conn.prepare_cached(
+        "INSERT INTO dead_letter (target, record, at, reason, status, answer, attempts)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?
+    .execute(params![target.0, id, at, letter.reason, letter.status, letter.answer, letter.attempts])
+    .map(drop)
+}

@@ -1,0 +1,1 @@
+//! What only the file on disk can show.

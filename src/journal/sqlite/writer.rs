@@ -1,0 +1,456 @@
+//! The thread that writes: gathers what has arrived, commits it as one, then answers.
+//!
+//! Rule: nothing is answered, posted or handed on before its commit, and after a failed one everything in memory is as before.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, params};
+use tokio::sync::oneshot;
+
+use crate::clock::Timestamp;
+use crate::journal::{JournalError, MAX_TARGETS, RecordId, Settings, Submission, Switch, TargetId};
+use crate::policy::outcome::DropReason;
+
+use super::accounts::{self, Book};
+use super::append::{self, Appended, Projects};
+use super::queue::{Queue, Target};
+use super::settlement::Pass;
+use super::space::{self, Room};
+use super::{Shared, failure};
+
+/// The most commands that wait for the writer.
+pub(super) const INBOX: usize = 1024;
+/// The most commands in one commit, and the bytes of bodies after which no more are taken in.
+const GROUP: usize = 256;
+const GROUP_BYTES: usize = 4 << 20;
+/// How long settlements wait for an append to share its commit.
+const COMPANY: Duration = Duration::from_millis(10);
+/// How soon a failed commit is tried again.
+const RETRY: Duration = Duration::from_millis(250);
+/// Quiet time after which the files are tidied up.
+const QUIET: Duration = Duration::from_secs(1);
+
+pub(super) type Reply<T> = oneshot::Sender<Result<T, JournalError>>;
+
+/// What the writer is asked to do.
+#[derive(Debug)]
+pub(super) enum Command {
+    Append(Box<Submission>, Reply<RecordId>),
+    Discard {
+        target: Arc<Target>,
+        before: Timestamp,
+        reason: DropReason,
+        limit: usize,
+        reply: Reply<usize>,
+    },
+    Prune {
+        before: Timestamp,
+        limit: usize,
+        reply: Reply<usize>,
+    },
+    Target(Arc<str>, Reply<TargetId>),
+    Switch(Box<Switch>, Reply<()>),
+    /// Settlements wait for a commit.
+    Wake {
+        hurry: bool,
+    },
+    Close(oneshot::Sender<()>),
+    /// Makes the storage refuse to grow beyond that many pages, as a full disk does.
+    #[cfg(test)]
+    Cap(i64, Reply<()>),
+}
+
+/// An answer that waits for the commit.
+#[derive(Debug)]
+enum Answer {
+    Record(Reply<RecordId>, Result<RecordId, JournalError>),
+    Count(Reply<usize>, usize),
+    Target(Reply<TargetId>, Result<TargetId, JournalError>),
+    Done(Reply<()>),
+}
+
+impl Answer {
+    /// Gives the answer, or `failed` in its place. Whoever asked may be gone.
+    fn give(self, failed: Option<&JournalError>) {
+        match self {
+            Self::Record(reply, answer) => drop(reply.send(failed.cloned().map_or(answer, Err))),
+            Self::Count(reply, count) => drop(reply.send(failed.cloned().map_or(Ok(count), Err))),
+            Self::Target(reply, answer) => drop(reply.send(failed.cloned().map_or(answer, Err))),
+            Self::Done(reply) => drop(reply.send(failed.cloned().map_or(Ok(()), Err))),
+        }
+    }
+}
+
+/// What is committed together.
+#[derive(Debug, Default)]
+struct Group {
+    commands: VecDeque<Command>,
+    bytes: usize,
+    closing: Option<oneshot::Sender<()>>,
+    hurry: bool,
+    book: Book,
+    appended: Vec<Appended>,
+    passes: Vec<Pass>,
+    new_targets: Vec<Arc<Target>>,
+    answers: Vec<Answer>,
+    refused: Option<JournalError>,
+}
+
+impl Group {
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::Close(reply) => self.closing = Some(reply),
+            Command::Wake { hurry } => self.hurry |= hurry,
+            command => {
+                if let Command::Append(submission, _) = &command {
+                    self.bytes += submission.body.len();
+                }
+                self.commands.push_back(command);
+            }
+        }
+    }
+
+    fn is_whole(&self) -> bool {
+        self.commands.len() >= GROUP || self.bytes >= GROUP_BYTES || self.closing.is_some()
+    }
+
+    fn gather(&mut self, inbox: &Receiver<Command>) {
+        let until = Instant::now() + COMPANY;
+        while !self.is_whole() {
+            if let Ok(command) = inbox.try_recv() {
+                self.take(command);
+                continue;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if self.hurry || !self.commands.is_empty() || left.is_zero() {
+                break;
+            }
+            match inbox.recv_timeout(left) {
+                Ok(command) => self.take(command),
+                Err(_) => break,
+            }
+        }
+    }
+}
+
+/// The owner of the connection that writes.
+#[derive(Debug)]
+pub(super) struct Writer {
+    conn: Connection,
+    shared: Arc<Shared>,
+    room: Room,
+    projects: Projects,
+    /// The number of the next record.
+    next: u64,
+    tidying: bool,
+    tidied: Instant,
+    /// The hour in which the ledger was last rolled up.
+    rolled: u64,
+}
+
+impl Writer {
+    pub(super) fn new(conn: Connection, shared: Arc<Shared>, settings: &Settings) -> rusqlite::Result<Self> {
+        let (room, projects) = (Room::new(&conn, settings)?, Projects::new(&shared));
+        room.publish(&shared);
+        let next = space::next_record(&conn)?;
+        Ok(Self { conn, shared, room, projects, next, tidying: false, tidied: Instant::now(), rolled: 0 })
+    }
+
+    /// Serves until told to close or left alone.
+    pub(super) fn run(mut self, inbox: &Receiver<Command>) {
+        loop {
+            let mut group = Group::default();
+            match inbox.recv_timeout(self.patience()) {
+                Ok(command) => group.take(command),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.idle();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            group.gather(inbox);
+            let closing = group.closing.take();
+            self.commit(group);
+            if let Some(reply) = closing {
+                return self.close(inbox, reply);
+            }
+        }
+    }
+
+    fn close(mut self, inbox: &Receiver<Command>, reply: oneshot::Sender<()>) {
+        loop {
+            // What was sent before anyone knew of the closing is served; the last round commits the settlements.
+            let mut group = Group { hurry: true, ..Group::default() };
+            group.gather(inbox);
+            let last = group.commands.is_empty();
+            self.commit(group);
+            if last {
+                break;
+            }
+        }
+        if let Err(error) = self.room.truncate_log(&self.conn) {
+            tracing::warn!(%error, "the journal's log could not be moved; the next start does it");
+        }
+        drop(self.conn);
+        // Who waited for it may have lost patience.
+        reply.send(()).unwrap_or_default();
+    }
+
+    fn patience(&self) -> Duration {
+        match (self.shared.trouble(), self.tidying) {
+            (Some(_), _) => RETRY,
+            (None, true) => Duration::from_millis(1),
+            (None, false) if self.room.untidy() => QUIET,
+            (None, false) => Duration::from_secs(3600),
+        }
+    }
+
+    fn idle(&mut self) {
+        if self.shared.trouble().is_some() {
+            // Something small is written to see whether it works again.
+            return self.commit(Group::default());
+        }
+        self.tidy();
+    }
+
+    fn tidy(&mut self) {
+        self.tidied = Instant::now();
+        match self.room.tidy(&self.conn) {
+            Ok(more) => self.tidying = more,
+            Err(error) => {
+                self.tidying = false;
+                self.failed(&error);
+            }
+        }
+        self.room.publish(&self.shared);
+    }
+
+    fn commit(&mut self, mut group: Group) {
+        // Before the settlements are taken: whoever settles from here on wakes us again.
+        self.shared.woken.store(false, Ordering::Release);
+        self.shared.hurried.store(false, Ordering::Release);
+        let targets = self.shared.targets();
+        let probing = self.shared.trouble().is_some();
+        if group.commands.is_empty() && !probing && targets.iter().all(|target| Pass::idle(target)) {
+            return;
+        }
+        let (began, first, projects) = (Instant::now(), self.next, self.shared.projects().len());
+        match self.transact(&mut group, &targets) {
+            Ok(()) => {
+                self.shared.counters.committed(began.elapsed());
+                self.finish(group, &targets);
+            }
+            Err(error) => {
+                self.next = first;
+                self.projects.cut(&self.shared, projects);
+                self.undo(group, &targets, &error);
+            }
+        }
+    }
+
+    fn transact(&mut self, group: &mut Group, targets: &[Arc<Target>]) -> rusqlite::Result<()> {
+        let now = self.shared.clock.now();
+        self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        if self.shared.trouble().is_some() {
+            space::keep_next_record(&self.conn, self.next)?;
+        }
+        let last = self.next - 1;
+        for target in targets {
+            if Pass::idle(target) {
+                Pass::catch_up(&self.conn, target, (last, now), &mut group.passes)?;
+            } else {
+                Pass::settle(&self.conn, target, now, &mut group.book, &mut group.passes)?;
+            }
+        }
+        while let Some(command) = group.commands.pop_front() {
+            self.apply(command, now, group)?;
+        }
+        group.book.write(&self.conn)?;
+        self.room.measure(&self.conn)?;
+        self.conn.prepare_cached("COMMIT")?.execute([]).map(drop)
+    }
+
+    /// Does one command within the transaction. Its answer is in the group before anything can fail.
+    fn apply(&mut self, command: Command, now: Timestamp, group: &mut Group) -> rusqlite::Result<()> {
+        match command {
+            Command::Append(submission, reply) => return self.append(*submission, reply, group),
+            Command::Discard { target, before, reason, limit, reply } => {
+                group.answers.push(Answer::Count(reply, 0));
+                let what = (before, reason, limit);
+                let count = Pass::discard(&self.conn, &target, what, (now, &mut group.book), &mut group.passes)?;
+                group.counted(count);
+            }
+            Command::Prune { before, limit, reply } => {
+                group.answers.push(Answer::Count(reply, 0));
+                let count = self.room.prune(&self.conn, &self.shared, before, limit)?;
+                if count > 0 {
+                    space::keep_next_record(&self.conn, self.next)?;
+                }
+                group.counted(count);
+            }
+            Command::Target(name, reply) => self.target(name, reply, group)?,
+            Command::Switch(switch, reply) => {
+                group.answers.push(Answer::Done(reply));
+                write_switch(&self.conn, &switch)?;
+            }
+            #[cfg(test)]
+            Command::Cap(pages, reply) => {
+                group.answers.push(Answer::Done(reply));
+                self.conn.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?;
+            }
+            Command::Wake { .. } | Command::Close(_) => {}
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, submission: Submission, reply: Reply<RecordId>, group: &mut Group) -> rusqlite::Result<()> {
+        let id = self.next;
+        group.answers.push(Answer::Record(reply, Ok(RecordId(id))));
+        let room = match self.shared.disk.check() {
+            Ok(()) => self.room.make(&self.conn, &self.shared, submission.body.len() as u64)?,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = room {
+            group.refused = Some(error.clone());
+            if let Some(Answer::Record(_, answer)) = group.answers.last_mut() {
+                *answer = Err(error);
+            }
+            return Ok(());
+        }
+        let (conn, shared) = (&self.conn, &self.shared);
+        let appended = append::append(conn, shared, &mut self.projects, &mut group.book, id, submission)?;
+        self.next += 1;
+        group.appended.push(appended);
+        Ok(())
+    }
+
+    fn target(&mut self, name: Arc<str>, reply: Reply<TargetId>, group: &mut Group) -> rusqlite::Result<()> {
+        let targets = self.shared.targets();
+        let mut known = targets.iter().chain(&group.new_targets);
+        if let Some(target) = known.find(|target| target.name == name) {
+            group.answers.push(Answer::Target(reply, Ok(target.id)));
+            return Ok(());
+        }
+        let number = targets.len() + group.new_targets.len();
+        let Some(id) = u8::try_from(number).ok().filter(|id| usize::from(*id) < MAX_TARGETS).map(TargetId) else {
+            let why = format!("{MAX_TARGETS} upstreams are known, more than that it cannot tell apart");
+            group.answers.push(Answer::Target(reply, Err(JournalError::Failed(why))));
+            return Ok(());
+        };
+        group.answers.push(Answer::Target(reply, Ok(id)));
+        let last = self.next - 1;
+        self.conn.execute("INSERT INTO target VALUES (?1, ?2, ?3)", params![id.0, &*name, last.cast_signed()])?;
+        group.new_targets.push(Arc::new(Target::new(id, name, Queue::new(last, true))));
+        Ok(())
+    }
+
+    fn finish(&mut self, group: Group, targets: &[Arc<Target>]) {
+        let bytes = group.bytes as u64;
+        if !group.new_targets.is_empty() {
+            let mut known = self.shared.targets.write().unwrap_or_else(PoisonError::into_inner);
+            *known = Arc::new(targets.iter().chain(&group.new_targets).cloned().collect());
+        }
+        self.shared.ledger.post(&group.book.postings(&self.shared));
+        for target in targets {
+            hand_over(target, &group.appended);
+        }
+        group.passes.into_iter().for_each(Pass::finish);
+        targets.iter().for_each(|target| Pass::thaw(target));
+        let full = matches!(self.shared.trouble(), Some(JournalError::Full(_))) && !self.room.fits(64 << 10);
+        let still = if full { self.shared.trouble() } else { None };
+        self.shared.set_trouble(group.refused.or(still));
+        self.room.publish(&self.shared);
+        group.answers.into_iter().for_each(|answer| answer.give(None));
+        self.after(bytes);
+    }
+
+    /// What is done after the answers are out.
+    fn after(&mut self, bytes: u64) {
+        let hour = self.shared.clock.now().hour();
+        let moved = if self.room.log(bytes) { self.room.checkpoint(&self.conn) } else { Ok(()) };
+        let rolled = if self.rolled == hour { Ok(()) } else { accounts::roll_up(&self.conn, self.shared.clock.now()) };
+        self.rolled = hour;
+        if let Err(error) = moved.and(rolled) {
+            self.failed(&error);
+        }
+        if self.room.slack() && self.tidied.elapsed() >= QUIET {
+            self.tidy();
+        }
+    }
+
+    fn undo(&mut self, group: Group, targets: &[Arc<Target>], error: &rusqlite::Error) {
+        if !self.conn.is_autocommit() {
+            // A failed rollback leaves the transaction open; the next BEGIN fails then, and this is tried again.
+            drop(self.conn.execute_batch("ROLLBACK"));
+        }
+        group.passes.into_iter().rev().for_each(Pass::undo);
+        targets.iter().for_each(|target| Pass::thaw(target));
+        drop(self.room.measure(&self.conn));
+        let answer = self.failed(error);
+        group.answers.into_iter().for_each(|waiting| waiting.give(Some(&answer)));
+        group.commands.into_iter().for_each(|command| refuse(command, &answer));
+    }
+
+    /// Counts a failure of the storage and says it once, until it works again.
+    fn failed(&self, error: &rusqlite::Error) -> JournalError {
+        self.shared.counters.errors.fetch_add(1, Ordering::Relaxed);
+        if self.shared.trouble().is_none() {
+            tracing::error!(%error, "the journal cannot write; submissions are refused until it can");
+        }
+        let answer = failure(error);
+        self.shared.set_trouble(Some(answer.clone()));
+        answer
+    }
+}
+
+impl Group {
+    fn counted(&mut self, count: usize) {
+        if let Some(Answer::Count(_, answer)) = self.answers.last_mut() {
+            *answer = count;
+        }
+    }
+}
+
+fn hand_over(target: &Target, appended: &[Appended]) {
+    let mut queue = target.queue();
+    let mut any = false;
+    for appended in appended.iter().filter(|appended| appended.mask & target.bit() != 0) {
+        queue.arrived(&appended.record, appended.project);
+        any = true;
+    }
+    drop(queue);
+    if any {
+        target.changed.notify_one();
+    }
+}
+
+fn refuse(command: Command, error: &JournalError) {
+    match command {
+        Command::Append(_, reply) => Answer::Record(reply, Err(JournalError::Closed)).give(Some(error)),
+        Command::Discard { reply, .. } | Command::Prune { reply, .. } => Answer::Count(reply, 0).give(Some(error)),
+        Command::Target(_, reply) => Answer::Target(reply, Err(JournalError::Closed)).give(Some(error)),
+        Command::Switch(_, reply) => Answer::Done(reply).give(Some(error)),
+        #[cfg(test)]
+        Command::Cap(_, reply) => Answer::Done(reply).give(Some(error)),
+        Command::Wake { .. } | Command::Close(_) => {}
+    }
+}
+
+fn write_switch(conn: &Connection, switch: &Switch) -> rusqlite::Result<()> {
+    conn.prepare_cached(
+        "INSERT INTO switch (at, project, before, after, reason, author) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?
+    .execute(params![
+        switch.at.as_millis().cast_signed(),
+        switch.project,
+        switch.from,
+        switch.to,
+        switch.reason,
+        switch.author
+    ])
+    .map(drop)
+}

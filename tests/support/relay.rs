@@ -1,0 +1,317 @@
+//! The relay as its users run it: the real binary, a configuration file, two listeners on this machine. Killed when dropped.
+//!
+//! Only what the contract names is used: the command line, the file, the signals, and the listeners.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use reqwest::{Client, RequestBuilder, Response};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::envelopes::{self, KEY};
+use super::eventually::eventually;
+use super::net;
+use super::process::Process;
+use super::samples::Samples;
+
+/// How long everything accepted may take to be where it belongs, when nothing is broken.
+pub(crate) const SOON: Duration = Duration::from_secs(10);
+
+/// A relay to be: the first upstream is the primary, all get the one project `shop` with the id 1 and the key [`KEY`].
+pub(crate) struct Plan {
+    upstreams: Vec<(String, String, String)>,
+    top: String,
+    server: String,
+    journal: String,
+    more: String,
+}
+
+impl Plan {
+    /// A relay with these upstreams, by name and DSN.
+    pub(crate) fn new(upstreams: &[(&str, String)]) -> Self {
+        let upstreams = upstreams.iter().map(|(name, dsn)| ((*name).to_owned(), dsn.clone(), String::new())).collect();
+        let empty = String::new;
+        Self { upstreams, top: empty(), server: empty(), journal: empty(), more: empty() }
+    }
+
+    /// Adds a line at the top level, before all sections.
+    pub(crate) fn top(mut self, line: &str) -> Self {
+        self.top = format!("{}{line}\n", self.top);
+        self
+    }
+
+    /// Adds a line to `[server]`.
+    pub(crate) fn server(mut self, line: &str) -> Self {
+        self.server = format!("{}{line}\n", self.server);
+        self
+    }
+
+    /// Adds a line to `[journal]`.
+    pub(crate) fn journal(mut self, line: &str) -> Self {
+        self.journal = format!("{}{line}\n", self.journal);
+        self
+    }
+
+    /// Adds a line to the section of an upstream.
+    pub(crate) fn upstream(mut self, name: &str, line: &str) -> Self {
+        let (_, _, lines) = self.upstreams.iter_mut().find(|(have, ..)| have == name).expect("an upstream of the plan");
+        lines.push_str(&format!("{line}\n"));
+        self
+    }
+
+    /// Adds whole sections at the end.
+    pub(crate) fn more(mut self, sections: &str) -> Self {
+        self.more = format!("{}{sections}\n", self.more);
+        self
+    }
+
+    /// The configuration; `primary` is its first line.
+    fn config(&self, port: u16, admin_port: u16) -> String {
+        let Self { top, server, journal, more, .. } = self;
+        let sections: String =
+            self.upstreams.iter().map(|(name, _, lines)| format!("[upstreams.{name}]\n{lines}\n")).collect();
+        let dsns: String = self.upstreams.iter().map(|(name, dsn, _)| format!("{name} = \"{dsn}\"\n")).collect();
+        format!(
+            "primary = \"{}\"\n{top}\n[server]\nlisten = [\"127.0.0.1:{port}\"]\n{server}\n\
+             [admin]\nlisten = \"127.0.0.1:{admin_port}\"\n\n[journal]\npath = \"journal.db\"\n{journal}\n{sections}\
+             [[projects]]\nname = \"shop\"\nid = \"1\"\npublic_key = \"{KEY}\"\n[projects.upstreams]\n{dsns}\n{more}",
+            self.upstreams[0].0
+        )
+    }
+
+    /// Starts it and waits until it is ready.
+    pub(crate) async fn start(self) -> Relay {
+        let relay = self.prepare();
+        relay.started().await
+    }
+
+    /// Writes the configuration, starts nothing.
+    pub(crate) fn prepare(self) -> Relay {
+        let home = TempDir::with_prefix("switchyard-").expect("a folder for the relay");
+        let (port, admin_port) = (net::free_port(), net::free_port());
+        fs::write(home.path().join("config.toml"), self.config(port, admin_port)).expect("a configuration");
+        let upstreams = self.upstreams.into_iter().map(|(name, ..)| name).collect();
+        Relay { home, port, admin_port, client: net::client(), upstreams, process: None }
+    }
+}
+
+/// A relay with one folder, one pair of ports, and one process at a time.
+pub(crate) struct Relay {
+    home: TempDir,
+    port: u16,
+    admin_port: u16,
+    client: Client,
+    upstreams: Vec<String>,
+    process: Option<Process>,
+}
+
+impl Relay {
+    /// Runs it (again) and waits until it is ready.
+    pub(crate) async fn started(mut self) -> Self {
+        self.launch();
+        self.await_ready().await;
+        self
+    }
+
+    /// Runs it (again).
+    pub(crate) fn launch(&mut self) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
+        command.args(["run", "--config", "config.toml"]).current_dir(self.home.path());
+        self.process = Some(Process::start("switchyard", &mut command, &self.home.path().join("log"), None));
+    }
+
+    /// Waits until it is ready.
+    pub(crate) async fn await_ready(&mut self) {
+        let (readiness, client) = (self.admin("/readyz"), self.client.clone());
+        let process = self.process.as_mut().expect("a running relay");
+        eventually("the relay is ready", Duration::from_secs(20), async || {
+            assert!(process.ended().is_none(), "the relay ended. {}", process.last_words());
+            net::text(&client, &readiness).await
+        })
+        .await;
+    }
+
+    /// Its folder.
+    pub(crate) fn home(&self) -> PathBuf {
+        self.home.path().to_owned()
+    }
+
+    /// Its configuration file.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.home.path().join("config.toml")
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.home.path().join("log")).unwrap_or_default()
+    }
+
+    /// `host:port` of the public listener.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// `host:port` of the admin listener.
+    pub(crate) fn admin_address(&self) -> String {
+        format!("127.0.0.1:{}", self.admin_port)
+    }
+
+    /// What a service puts into SENTRY_DSN.
+    pub(crate) fn dsn(&self) -> String {
+        format!("http://{KEY}@{}/1", self.address())
+    }
+
+    /// The process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.as_ref().expect("a running relay").id()
+    }
+
+    /// The HTTP client that talks to it.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    fn admin(&self, path: &str) -> String {
+        format!("http://{}{path}", self.admin_address())
+    }
+
+    /// A POST to the public listener, with nothing that authenticates it.
+    pub(crate) fn post(&self, path_and_query: &str, body: impl Into<reqwest::Body>) -> RequestBuilder {
+        self.client.post(format!("http://{}{path_and_query}", self.address())).body(body)
+    }
+
+    /// A POST of an envelope, authenticated in the query as Node's SDK does it.
+    pub(crate) async fn send(&self, envelope: impl Into<reqwest::Body>) -> Response {
+        let path = format!("/api/1/envelope/?sentry_version=7&sentry_key={KEY}");
+        self.post(&path, envelope).send().await.expect("an answer")
+    }
+
+    /// Sends `count` errors one after the other; each must be taken. Returns their event ids.
+    pub(crate) async fn send_errors(&self, count: usize) -> Vec<String> {
+        let mut ids = Vec::new();
+        for _ in 0..count {
+            let id = envelopes::new_id();
+            let response = self.send(envelopes::error(&id)).await;
+            assert_eq!(response.status(), 200, "{:?}", response.text().await);
+            ids.push(id);
+        }
+        ids
+    }
+
+    /// The status.
+    pub(crate) async fn status(&self) -> Value {
+        net::json(&self.client, &self.admin("/api/status")).await.expect("a status")
+    }
+
+    /// One upstream of the status.
+    pub(crate) async fn upstream(&self, name: &str) -> Value {
+        let status = self.status().await;
+        let upstreams = status["upstreams"].as_array().expect("upstreams").iter();
+        upstreams.clone().find(|upstream| upstream["name"] == name).expect("the upstream").clone()
+    }
+
+    /// The text of `/metrics`.
+    pub(crate) async fn metrics(&self) -> Result<String, String> {
+        net::text(&self.client, &self.admin("/metrics")).await
+    }
+
+    /// The samples of `/metrics`.
+    pub(crate) async fn samples(&self) -> Result<Samples, String> {
+        Ok(Samples::read(&self.metrics().await?))
+    }
+
+    /// Makes `name` the primary as `sed -i` does: the first line is rewritten, the file replaced. Does not wait.
+    pub(crate) fn rewrite_primary(&self, name: &str) {
+        let before = fs::read_to_string(self.config()).expect("the configuration");
+        let (line, rest) = before.split_once('\n').expect("more than one line");
+        assert!(line.starts_with("primary = "), "the first line names the primary: {line}");
+        self.replace_config(&format!("primary = \"{name}\"\n{rest}"));
+    }
+
+    /// Replaces the configuration file.
+    pub(crate) fn replace_config(&self, text: &str) {
+        let draft = self.config().with_extension("toml.new");
+        fs::write(&draft, text).expect("the new configuration");
+        fs::rename(&draft, self.config()).expect("the configuration replaced");
+    }
+
+    /// [`rewrite_primary`](Self::rewrite_primary), and waits until it is live.
+    pub(crate) async fn flip_to(&self, name: &str) {
+        self.rewrite_primary(name);
+        eventually(&format!("{name} is primary"), Duration::from_secs(5), async || {
+            let primary = self.status().await["primary"].clone();
+            if primary == name { Ok(()) } else { Err(self.log()) }
+        })
+        .await;
+    }
+
+    /// Waits for a quiet moment: nothing waits, and for each upstream and category accepted = delivered + dropped, in the
+    /// metrics as in the status, whose difference must be zero at every moment. Returns the samples of that moment.
+    pub(crate) async fn balanced(&self, within: Duration) -> Samples {
+        eventually("the relay's accounts balance", within, async || {
+            let samples = self.samples().await?;
+            let gaps: Vec<String> = self.upstreams.iter().flat_map(|upstream| gaps(&samples, upstream)).collect();
+            let difference = self.status().await["difference"].clone();
+            match gaps.is_empty() && difference == 0 {
+                true => Ok(samples),
+                false => Err(format!("difference {difference}\n{}\n{}", gaps.join("\n"), self.last_words())),
+            }
+        })
+        .await
+    }
+
+    fn last_words(&self) -> String {
+        self.process.as_ref().map(Process::last_words).unwrap_or_default()
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        self.process.as_ref().expect("a running relay").signal(signal);
+    }
+
+    /// Waits for it to end by itself.
+    pub(crate) async fn ended(&mut self, within: Duration) -> ExitStatus {
+        let mut process = self.process.take().expect("a running relay");
+        eventually("the relay ends", within, async || process.ended().ok_or_else(|| process.last_words())).await
+    }
+
+    /// Ends it at once, as a crash does.
+    pub(crate) fn kill(&mut self) {
+        self.process.take().expect("a running relay").kill();
+    }
+
+    /// Ends it in order; it must take no longer than 15 seconds and succeed. It can be started again.
+    pub(crate) async fn stop(&mut self) {
+        let process = self.process.take().expect("a running relay");
+        let status = process.stop(Duration::from_secs(15)).await;
+        assert!(status.success(), "the relay ended with {status}: {}", self.log());
+    }
+
+    /// The end of every test: a quiet moment with balanced accounts, then an orderly end.
+    pub(crate) async fn finish(mut self) {
+        self.balanced(SOON).await;
+        self.stop().await;
+    }
+}
+
+/// What does not add up for one upstream, a line each.
+fn gaps(samples: &Samples, upstream: &str) -> Vec<String> {
+    let mut gaps = Vec::new();
+    let waiting = samples.sum("switchyard_backlog_envelopes", &[("upstream", upstream)]);
+    if waiting != 0.0 {
+        gaps.push(format!("{upstream}: {waiting} envelopes wait"));
+    }
+    for category in samples.values_of("switchyard_accepted_items_total", "category") {
+        let accepted = samples.sum("switchyard_accepted_items_total", &[("category", category)]);
+        let labels = [("upstream", upstream), ("category", category)];
+        let delivered = samples.sum("switchyard_delivered_items_total", &labels);
+        let dropped = samples.sum("switchyard_dropped_items_total", &labels);
+        if accepted != delivered + dropped {
+            gaps.push(format!("{upstream}, {category}: {accepted} accepted, {delivered} delivered, {dropped} dropped"));
+        }
+    }
+    gaps
+}
