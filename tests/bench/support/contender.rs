@@ -199,6 +199,7 @@ error_log {place}/error.log crit;
 events {{ worker_connections 1024; }}
 http {{
   access_log off;
+  client_header_buffer_size 8k;
   keepalive_requests 1000000000;
   client_max_body_size 200m;
   client_body_buffer_size 64k;

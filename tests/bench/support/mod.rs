@@ -36,7 +36,7 @@ pub(crate) const ROLE: &str = "--play";
 pub(crate) fn main(contenders: &[Kind]) -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     let outcome = match arguments.iter().position(|a| a == ROLE).map(|at| &arguments[at + 1..]) {
-        Some([role]) if role == "sink" => sink::play().map(|()| true),
+        Some([role]) if role.ends_with("sink") => sink::play(role.starts_with("bare")).map(|()| true),
         Some([role, port, a, b]) if role == "floor" => floor::play(port, a, b).map(|()| true),
         Some(other) => Err(anyhow::anyhow!("no such role: {other:?}")),
         None => bench(&Options::parse(), contenders),
@@ -55,7 +55,7 @@ pub(crate) fn main(contenders: &[Kind]) -> ExitCode {
 fn bench(options: &Options, contenders: &[Kind]) -> Result<bool> {
     let contenders: Vec<Kind> = contenders.iter().copied().filter(|kind| options.wants(*kind)).collect();
     let place = tempfile::Builder::new().prefix("bench-").tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
-    let mut sinks = sink::Sinks::start()?;
+    let mut sinks = sink::Sinks::start(!options.answers_with_id)?;
     let rounds = rounds::run(options, &contenders, place.path(), &mut sinks)?;
     let mut rows = verdict::of_rounds(&rounds, &contenders);
     if contenders.contains(&Kind::Switchyard) {

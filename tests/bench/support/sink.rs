@@ -37,10 +37,10 @@ pub(crate) struct Sinks {
 }
 
 impl Sinks {
-    /// Starts both, up.
-    pub(crate) fn start() -> Result<Self> {
+    /// Starts both, up. They answer with an event id as trackers do, or, with `bare`, with nothing.
+    pub(crate) fn start(bare: bool) -> Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
-            .args([ROLE, "sink"])
+            .args([ROLE, if bare { "bare-sink" } else { "sink" }])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -108,20 +108,29 @@ impl Drop for Sinks {
 }
 
 /// The child's part.
-pub(crate) fn play() -> Result<()> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve())
+pub(crate) fn play(bare: bool) -> Result<()> {
+    let answer = if bare { EMPTY } else { WITH_ID };
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(answer))
 }
+
+/// What trackers answer.
+const WITH_ID: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 41\r\n\r\n\
+    {\"id\":\"fc6d8c0c43fc4630ad850ee518f1b9d0\"}";
+
+/// What nginx needs to keep its mirror's connection open: it drops one whose answer has a body.
+const EMPTY: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 
 struct Upstream {
     address: SocketAddr,
+    answer: &'static [u8],
     taken: AtomicU64,
     mode: watch::Sender<Mode>,
     /// What the listener has brought into force.
     in_force: watch::Sender<Mode>,
 }
 
-async fn serve() -> Result<()> {
-    let upstreams = [upstream()?, upstream()?];
+async fn serve(answer: &'static [u8]) -> Result<()> {
+    let upstreams = [upstream(answer)?, upstream(answer)?];
     for upstream in &upstreams {
         tokio::spawn(listen(Arc::clone(upstream)));
         in_force(upstream, Mode::Up).await?;
@@ -171,9 +180,9 @@ async fn in_force(upstream: &Upstream, mode: Mode) -> Result<()> {
     upstream.in_force.subscribe().wait_for(|now| *now == mode).await.map(drop).context("the listener ended")
 }
 
-fn upstream() -> Result<Arc<Upstream>> {
+fn upstream(answer: &'static [u8]) -> Result<Arc<Upstream>> {
     let (mode, in_force) = (watch::Sender::new(Mode::Up), watch::Sender::new(Mode::Down));
-    Ok(Arc::new(Upstream { address: ports::free()?, taken: AtomicU64::new(0), mode, in_force }))
+    Ok(Arc::new(Upstream { address: ports::free()?, answer, taken: AtomicU64::new(0), mode, in_force }))
 }
 
 /// Listens while the upstream is not down.
@@ -202,8 +211,6 @@ async fn listen(upstream: Arc<Upstream>) -> Result<()> {
 
 /// Takes envelopes until the peer closes or the upstream goes down.
 async fn connection(mut stream: TcpStream, upstream: Arc<Upstream>) -> Result<()> {
-    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 41\r\n\r\n\
-        {\"id\":\"fc6d8c0c43fc4630ad850ee518f1b9d0\"}";
     stream.set_nodelay(true)?;
     let mut mode = upstream.mode.subscribe();
     let mut down = upstream.mode.subscribe();
@@ -218,7 +225,7 @@ async fn connection(mut stream: TcpStream, upstream: Arc<Upstream>) -> Result<()
         if head.body > 0 {
             upstream.taken.fetch_add(1, Ordering::Relaxed);
         }
-        stream.write_all(ANSWER).await?;
+        stream.write_all(upstream.answer).await?;
         if head.closes {
             return Ok(());
         }
