@@ -103,7 +103,7 @@ fn what_belongs_to_one_part_is_named_nowhere_else() {
             let Some((_, owners, instead)) = hit else { continue };
             let within =
                 |owner: &&str| source.module().strip_prefix(*owner).is_some_and(|r| r.is_empty() || r.starts_with('/'));
-            if !owners.iter().any(|owner| within(owner)) {
+            if !owners.iter().any(within) {
                 broken.push(format!("{}:{}: {}: {instead}", source.path, named.line, named.segments.join("::")));
             }
         }

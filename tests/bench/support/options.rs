@@ -67,6 +67,6 @@ impl Options {
 
     /// How long each paced part of a round lasts.
     pub(crate) fn paced_load(&self) -> Duration {
-        Duration::from_secs(if self.quick { 2 } else { 4 })
+        Duration::from_secs(if self.quick { 2 } else { 3 })
     }
 }
