@@ -55,7 +55,7 @@ pub(crate) fn main(contenders: &[Kind]) -> ExitCode {
 fn bench(options: &Options, contenders: &[Kind]) -> Result<bool> {
     let contenders: Vec<Kind> = contenders.iter().copied().filter(|kind| options.wants(*kind)).collect();
     let place = tempfile::Builder::new().prefix("bench-").tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
-    let mut sinks = sink::Sinks::start(!options.answers_with_id)?;
+    let mut sinks = sink::Sinks::start(options.bare_answers)?;
     let rounds = rounds::run(options, &contenders, place.path(), &mut sinks)?;
     let mut rows = verdict::of_rounds(&rounds, &contenders);
     if contenders.contains(&Kind::Switchyard) {

@@ -31,10 +31,10 @@ pub(crate) struct Options {
     /// A new connection for each request, as @sentry/node 10.24 does
     #[arg(long)]
     pub connection_per_request: bool,
-    /// Let the upstreams answer with an event id, as trackers do, not with nothing: nginx's mirror then opens a new connection
-    /// for each envelope, which makes it the weaker measure
+    /// Let the upstreams answer with nothing, not with an event id as trackers do: nginx's best case, for its mirror opens a new
+    /// connection for each envelope when answers have a body
     #[arg(long)]
-    pub answers_with_id: bool,
+    pub bare_answers: bool,
     /// Envelopes waiting in the backlog measure; 0 leaves it out [quick: at most 50000]
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     pub backlog: u64,

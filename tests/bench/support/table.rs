@@ -31,10 +31,11 @@ pub(crate) fn text(rows: &[Row], contenders: &[Kind], options: &Options) -> Stri
         column.set_cell_alignment(CellAlignment::Right);
     }
     format!(
-        "{table}\n\nmedian of {} round(s), {} connections, 4 KiB events, {}; {} processors; ratio: to nginx's mirror, for a backlog to none",
+        "{table}\n\nmedian of {} round(s), {} connections, 4 KiB events, {}, {}; {} processors; ratio: to nginx's mirror, for a backlog to none",
         options.rounds(),
         options.connections,
         if options.connection_per_request { "a connection per request" } else { "keep-alive" },
+        if options.bare_answers { "upstreams answer with nothing" } else { "upstreams answer with an id" },
         std::thread::available_parallelism().map_or(0, usize::from),
     )
 }
@@ -45,6 +46,7 @@ pub(crate) fn json(rows: &[Row], options: &Options) -> Result<String> {
         "rounds": options.rounds(),
         "connections": options.connections,
         "connection_per_request": options.connection_per_request,
+        "bare_answers": options.bare_answers,
         "processors": std::thread::available_parallelism().map_or(0, usize::from),
         "rows": rows,
     });
