@@ -1,0 +1,198 @@
+//! Holds the sources to the architecture: who may import whom, who may touch what, how long things may get, and that every
+//! promise of the README names a test that exists. A failure names file and line and says what to do.
+
+#[path = "architecture/source.rs"]
+mod source;
+
+use std::fs;
+use std::path::Path;
+
+use source::{Named, Source, sources};
+
+/// Which parts a part may import, besides itself and the ones open to all.
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("clock", &[]),
+    ("tasks", &[]),
+    ("units", &[]),
+    ("protocol", &[]),
+    ("policy", &["protocol"]),
+    ("telemetry", &["protocol", "policy"]),
+    ("journal", &["protocol", "policy", "telemetry"]),
+    ("intake", &["protocol", "policy", "telemetry", "journal"]),
+    ("delivery", &["protocol", "policy", "telemetry", "journal"]),
+    ("http", &["protocol", "policy", "telemetry", "journal", "intake", "delivery"]),
+    ("config", &["protocol", "policy", "telemetry", "journal", "intake", "delivery", "http"]),
+    ("daemon", &["protocol", "policy", "telemetry", "journal", "intake", "delivery", "http", "config"]),
+    ("cli", &["protocol", "config", "daemon"]),
+    ("main", &["cli"]),
+];
+
+/// What every part but these themselves may import.
+const OPEN_TO_ALL: &[&str] = &["clock", "tasks", "units"];
+
+/// Foreign paths, the modules that may name them, and what to do instead.
+const RESERVED: &[(&[&str], &[&str], &str)] = &[
+    (&["axum"], &["http"], "axum belongs to http: pass plain values in and out"),
+    (&["reqwest"], HTTP_CLIENTS, ONE_CLIENT),
+    (&["hyper_util", "client"], HTTP_CLIENTS, ONE_CLIENT),
+    (&["hyper", "client"], HTTP_CLIENTS, ONE_CLIENT),
+    (&["hyper_rustls"], HTTP_CLIENTS, ONE_CLIENT),
+    (&["rusqlite"], &["journal"], "storage belongs to journal: add what you need to the trait Journal"),
+    (&["flate2"], DECODERS, ONE_DECODER),
+    (&["zstd"], DECODERS, ONE_DECODER),
+    (&["brotli"], DECODERS, ONE_DECODER),
+    (&["brotli_decompressor"], DECODERS, ONE_DECODER),
+    (&["std", "time", "SystemTime", "now"], &["clock"], ONE_CLOCK),
+    (&["SystemTime", "now"], &["clock"], ONE_CLOCK),
+    (&["tokio", "spawn"], &["tasks"], ONE_SPAWNER),
+    (&["tokio", "task", "spawn"], &["tasks"], ONE_SPAWNER),
+    (&["task", "spawn"], &["tasks"], ONE_SPAWNER),
+];
+
+const HTTP_CLIENTS: &[&str] = &["delivery/transport", "http/proxy", "cli"];
+const ONE_CLIENT: &str = "only delivery/transport, http/proxy and cli send requests: call the transport";
+const DECODERS: &[&str] = &["intake/decode"];
+const ONE_DECODER: &str = "intake/decode holds the only decoders, where both limits are kept: call it";
+const ONE_CLOCK: &str = "clock.rs is the only reader of time: take a Timestamp or a Clock";
+const ONE_SPAWNER: &str = "tasks.rs is the only caller of spawn: take a Tasks";
+
+const MAX_FILE: usize = 400;
+const MAX_FUNCTION: usize = 70;
+
+#[test]
+fn every_part_imports_only_what_the_table_allows() {
+    let mut broken = Vec::new();
+    for source in sources().iter().filter(|source| source.part() != "lib" && !source.is_test()) {
+        let part = source.part();
+        let Some((_, allowed)) = MAY_IMPORT.iter().find(|(name, _)| *name == part) else {
+            broken.push(format!(
+                "{}:1: {part} is not in MAY_IMPORT: say in tests/architecture.rs what it may import",
+                source.path
+            ));
+            continue;
+        };
+        for named in source.named() {
+            let Some(import) = import(&named, source) else { continue };
+            let open = OPEN_TO_ALL.contains(&import) && !OPEN_TO_ALL.contains(&part);
+            if import != part && !open && !allowed.contains(&import) {
+                let (path, line) = (&source.path, named.line);
+                broken.push(format!(
+                    "{path}:{line}: {part} may not import {import}: move what is shared down, or pass it in"
+                ));
+            }
+        }
+    }
+    report(&broken);
+}
+
+/// The part that a path leads into; `None` for foreign paths and for what stands in lib.rs itself.
+fn import<'a>(named: &'a Named, source: &Source) -> Option<&'a str> {
+    let ours = if source.part() == "main" { "switchyard" } else { "crate" };
+    let [first, part, ..] = named.segments.as_slice() else { return None };
+    (first == ours && part.starts_with(char::is_lowercase)).then_some(part)
+}
+
+#[test]
+fn what_belongs_to_one_part_is_named_nowhere_else() {
+    let mut broken = Vec::new();
+    for source in sources().iter().filter(|source| !source.is_test()) {
+        for named in source.named() {
+            let hit = RESERVED.iter().find(|(path, ..)| {
+                named.segments.len() >= path.len().max(2) && path.iter().zip(&named.segments).all(|(a, b)| a == b)
+            });
+            let Some((_, owners, instead)) = hit else { continue };
+            let within =
+                |owner: &&str| source.module().strip_prefix(*owner).is_some_and(|r| r.is_empty() || r.starts_with('/'));
+            if !owners.iter().any(within) {
+                broken.push(format!("{}:{}: {}: {instead}", source.path, named.line, named.segments.join("::")));
+            }
+        }
+    }
+    report(&broken);
+}
+
+#[test]
+fn every_file_begins_with_what_lives_in_it() {
+    let silent = sources().into_iter().filter(|source| !source.text.starts_with("//!"));
+    let says = |source: Source| {
+        format!("{}:1: begin with `//!`: what lives here, the rule it keeps, what it refuses to know", source.path)
+    };
+    report(&silent.map(says).collect::<Vec<_>>());
+}
+
+#[test]
+fn no_file_is_long_without_a_reason_in_its_head() {
+    let long = sources().into_iter().filter(|source| source.lines() > MAX_FILE && !source.head().contains("lines"));
+    let says = |source: Source| {
+        let (path, lines) = (&source.path, source.lines());
+        format!(
+            "{path}:1: {lines} lines without tests, {MAX_FILE} are allowed: split it, or say in the head comment why it has so many lines"
+        )
+    };
+    report(&long.map(says).collect::<Vec<_>>());
+}
+
+#[test]
+fn no_function_is_longer_than_a_screen_and_a_half() {
+    let mut broken = Vec::new();
+    for source in sources() {
+        for function in source.functions().iter().filter(|function| function.lines > MAX_FUNCTION) {
+            let (path, line, name, lines) = (&source.path, function.line, &function.name, function.lines);
+            broken.push(format!(
+                "{path}:{line}: {name} has {lines} lines, {MAX_FUNCTION} are allowed: give its steps names"
+            ));
+        }
+    }
+    report(&broken);
+}
+
+#[test]
+fn every_promise_of_the_readme_names_a_test_that_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(root.join("README.md")).expect("README.md exists: the promises stand there");
+    let mut broken = Vec::new();
+    let mut promises = 0;
+    let mut test_column = None;
+    for (number, line) in readme.lines().enumerate() {
+        let tests = named_tests(line);
+        promises += tests.len();
+        for test in &tests {
+            if let Some(why) = missing(root, test) {
+                broken.push(format!("README.md:{}: `{test}`: {why}: name the test that keeps the promise", number + 1));
+            }
+        }
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        if cells.len() < 3 {
+            test_column = None;
+        } else if test_column.is_none() {
+            test_column = cells.iter().position(|cell| cell.eq_ignore_ascii_case("test"));
+        } else if let Some(cell) = test_column.and_then(|column| cells.get(column)) {
+            let ruler = cell.chars().all(|c| matches!(c, '-' | ':' | ' '));
+            if cell.is_empty() || (!ruler && named_tests(cell).is_empty()) {
+                broken.push(format!("README.md:{}: this row names no test: write `tests/file.rs::name`", number + 1));
+            }
+        }
+    }
+    if promises == 0 {
+        broken.push("README.md:1: no promise names a test: write `tests/file.rs::name` beside each".into());
+    }
+    report(&broken);
+}
+
+/// The tokens between backticks of the form `path/file.rs::name`.
+fn named_tests(line: &str) -> Vec<&str> {
+    line.split('`').skip(1).step_by(2).filter(|token| token.contains(".rs::")).collect()
+}
+
+/// Why the named test does not exist.
+fn missing(root: &Path, test: &str) -> Option<String> {
+    let (file, name) = test.split_once("::")?;
+    let name = name.rsplit("::").next().unwrap_or(name);
+    let Ok(text) = fs::read_to_string(root.join(file)) else { return Some(format!("there is no {file}")) };
+    let defined = text.contains(&format!("fn {name}("));
+    (!defined).then(|| format!("{file} has no `fn {name}`"))
+}
+
+fn report(broken: &[String]) {
+    assert!(broken.is_empty(), "\n{}\n", broken.join("\n"));
+}

@@ -1,0 +1,80 @@
+//! The bench of relays: contenders as child processes, load from this process, two sinks in a child of their own.
+//!
+//! Rule: every contender meets the same load, the same sinks and the same machine within one round, and rounds alternate, so that
+//! what else the machine does hits all alike; medians of the rounds are reported. A contender is known by its address and its
+//! process only: nothing here looks into the relay.
+#![expect(clippy::disallowed_methods, reason = "a bench is not the daemon: its tasks die with its runtime")]
+
+mod attachments;
+mod backlog;
+pub(crate) mod contender;
+mod envelope;
+mod floor;
+mod load;
+mod options;
+mod ports;
+mod process;
+mod rounds;
+mod sink;
+mod switch;
+mod table;
+mod verdict;
+mod wire;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+use contender::Kind;
+use options::Options;
+
+/// The argument that makes this executable play a part of the bench instead of running it.
+pub(crate) const ROLE: &str = "--play";
+
+/// Plays a role when started as a child; else runs the bench for `contenders`, the first being the one judged.
+pub(crate) fn main(contenders: &[Kind]) -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    let outcome = match arguments.iter().position(|a| a == ROLE).map(|at| &arguments[at + 1..]) {
+        Some([role]) if role.ends_with("sink") => sink::play(role.starts_with("bare")).map(|()| true),
+        Some([role, port, a, b]) if role == "floor" => floor::play(port, a, b).map(|()| true),
+        Some(other) => Err(anyhow::anyhow!("no such role: {other:?}")),
+        None => bench(&Options::parse(), contenders),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Measures and prints; `false` when `--strict` was given and a must is missed.
+fn bench(options: &Options, contenders: &[Kind]) -> Result<bool> {
+    let contenders: Vec<Kind> = contenders.iter().copied().filter(|kind| options.wants(*kind)).collect();
+    let place = tempfile::Builder::new().prefix("bench-").tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+    let mut sinks = sink::Sinks::start(options.bare_answers)?;
+    let rounds = rounds::run(options, &contenders, place.path(), &mut sinks)?;
+    let mut rows = verdict::of_rounds(&rounds, &contenders);
+    if contenders.contains(&Kind::Switchyard) {
+        if options.backlog > 0 {
+            let large =
+                backlog::measure(options, options.backlog, place.path(), &mut sinks).context("with a backlog")?;
+            let small =
+                backlog::measure(options, backlog::SAMPLE, place.path(), &mut sinks).context("without a backlog")?;
+            rows.extend(verdict::of_backlog(&small, &large));
+        }
+        if !options.quick {
+            rows.push(verdict::of_attachments(attachments::measure(place.path(), &sinks)?));
+        }
+        rows.push(verdict::of_switch(switch::measure(options.rounds(), place.path(), &sinks)?));
+    }
+    if options.json {
+        println!("{}", table::json(&rows, options)?);
+    } else {
+        println!("{}", table::text(&rows, &contenders, options));
+    }
+    Ok(!options.strict || rows.iter().all(|row| row.verdict != Some(verdict::Verdict::Missed)))
+}

@@ -1,0 +1,59 @@
+//! As much of HTTP/1.1 as the load and the sinks need: where a head ends and how long its body is. Knows no chunked bodies.
+
+use anyhow::{Result, bail};
+use memchr::memmem;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+/// A message's head, as far as it matters here.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Head {
+    /// The status of an answer; of a request, nothing.
+    pub status: u16,
+    /// The bytes of the body.
+    pub body: usize,
+    /// The sender closes after this message.
+    pub closes: bool,
+}
+
+/// Reads one message, leaving what came after it in `buffer`; `None` when the peer closed before its first byte.
+pub(crate) async fn read_message(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<Option<Head>> {
+    let (head, length) = loop {
+        if let Some(end) = memmem::find(buffer, b"\r\n\r\n") {
+            let head = parse_head(&buffer[..end + 2])?;
+            break (head, end + 4 + head.body);
+        }
+        if stream.read_buf(buffer).await? == 0 {
+            if buffer.is_empty() {
+                return Ok(None);
+            }
+            bail!("closed within a head");
+        }
+    };
+    while buffer.len() < length {
+        if stream.read_buf(buffer).await? == 0 {
+            bail!("closed within a body");
+        }
+    }
+    buffer.drain(..length);
+    Ok(Some(head))
+}
+
+fn parse_head(head: &[u8]) -> Result<Head> {
+    let text = std::str::from_utf8(head)?;
+    let mut lines = text.split("\r\n");
+    let first = lines.next().unwrap_or_default();
+    let status = first.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok()).unwrap_or(0);
+    let mut parsed = Head { status, body: 0, closes: false };
+    for line in lines {
+        let Some((name, value)) = line.split_once(':') else { continue };
+        if name.eq_ignore_ascii_case("content-length") {
+            parsed.body = value.trim().parse()?;
+        } else if name.eq_ignore_ascii_case("connection") {
+            parsed.closes = value.trim().eq_ignore_ascii_case("close");
+        } else if name.eq_ignore_ascii_case("transfer-encoding") {
+            bail!("a chunked message: {first}");
+        }
+    }
+    Ok(parsed)
+}
