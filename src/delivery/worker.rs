@@ -136,7 +136,8 @@ impl Worker {
                 }
             };
             if claims.is_empty() {
-                let due = self.around.journal.next_due(self.target);
+                // What is due and was not given waits for a commit, which wakes us.
+                let due = self.around.journal.next_due(self.target).filter(|due| *due > now);
                 return [due, self.cooldown.next_end(now)].into_iter().flatten().min();
             }
             for claim in claims {
