@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, Timestamp};
 use crate::config::diagnostics::{Form, LoadError};
 use crate::config::watch::Watch;
-use crate::config::{Config, Loaded, diff, edit, load};
+use crate::config::{Config, Fingerprint, Loaded, diff, edit, load};
 use crate::delivery::supervisor::Supervisor;
 use crate::http::{Admin, Listeners, Public, Readiness, SwitchOrder, SwitchRefusal, View, serve_admin, serve_public};
 use crate::intake::submit::{self, Intake};
@@ -89,7 +89,7 @@ pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce()
     let mut daemon = Daemon::assemble(path, loaded.config).await?;
     let serving = Tasks::new();
     daemon.serve(&mut listeners, &serving)?;
-    let mut watch = Watch::new(&daemon.path, loaded.fingerprint);
+    let mut changed = watch(&daemon.path, loaded.fingerprint, &daemon.tasks);
     let mut hangup = signal(SignalKind::hangup()).ok();
     let mut upkeep = every(Duration::from_secs(1));
     daemon.announce_start();
@@ -101,7 +101,7 @@ pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce()
             failure = daemon.tasks.first_failure() => break Err(DaemonError::Failed(failure)),
             failure = serving.first_failure() => break Err(DaemonError::Failed(failure)),
             Some(order) = daemon.orders.recv() => daemon.carry_out(order).await,
-            () = watch.changed() => daemon.reload().await,
+            Some(()) = changed.recv() => daemon.reload().await,
             () = received(&mut hangup) => daemon.reload().await,
             _ = upkeep.tick() => daemon.keep_up().await,
         }
@@ -255,8 +255,8 @@ impl Daemon {
         if !fixed.is_empty() {
             return Err(format!("a restart is needed to change {}", fixed.join(", ")));
         }
-        for warning in loaded.warnings.render(Form::Lines).lines() {
-            tracing::warn!("{warning}");
+        if !loaded.warnings.is_empty() {
+            tracing::warn!("the configuration is used, but:\n{}", loaded.warnings.render(Form::Plain));
         }
         let changes = diff::changes(&self.config, &loaded.config);
         let before = self.config.routing();
@@ -374,6 +374,7 @@ impl Daemon {
             tracing::warn!("requests under way were cut off");
         }
         self.supervisor.stop(DELIVERIES_PATIENCE).await;
+        self.tasks.stop(Duration::ZERO).await;
         self.journal.close(JOURNAL_PAUSE).await;
     }
 }
@@ -401,6 +402,16 @@ fn every(period: Duration) -> Interval {
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
+}
+
+/// Watches the file in a task of its own: a look at it takes a moment, in which nothing else may wait or be forgotten.
+fn watch(path: &Path, seen: Fingerprint, tasks: &Tasks) -> mpsc::Receiver<()> {
+    let (tell, told) = mpsc::channel(1);
+    let (mut watch, stop) = (Watch::new(path, seen), tasks.stopping().clone());
+    tasks.spawn("the watch over the configuration", async move {
+        while stop.run_until_cancelled(watch.changed()).await.is_some() && tell.send(()).await.is_ok() {}
+    });
+    told
 }
 
 async fn received(signal: &mut Option<Signal>) {
