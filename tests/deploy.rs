@@ -1,0 +1,317 @@
+//! The files in `deploy/`: what can be found out about them without a server to put them on.
+//!
+//! Rule: each is judged by the tool that will read it (systemd-analyze, promtool, Node, a YAML parser), and what it repeats of the sources is
+//! compared with the sources. A tool that is missing is installed, or fails the test by name. No container is built: that needs an engine.
+
+// Only what installs is used here, not the peers that are installed with it.
+#[allow(dead_code, reason = "each test crate uses its part")]
+#[path = "peers/install.rs"]
+mod install;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use switchyard::policy::circuit::State;
+use switchyard::policy::outcome::DropReason;
+use switchyard::policy::verdict::Verdict;
+use switchyard::telemetry::metrics::{Metrics, Refused};
+use switchyard::{http, journal};
+use tempfile::TempDir;
+
+/// The most exposure that `systemd-analyze security` may find, in tenths: 0 is none, 100 is all. What is left is the network.
+const EXPOSURE: &str = "15";
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn text(path: &str) -> String {
+    let path = root().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The values of a key in a unit, in order.
+fn values_of<'a>(unit: &'a str, key: &str) -> Vec<&'a str> {
+    unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('=')).collect()
+}
+
+/// The units in a folder of their own, with a program that exists: verify looks for it.
+fn units() -> TempDir {
+    let folder = TempDir::with_prefix("switchyard-units-").expect("a folder");
+    let service = text("deploy/systemd/switchyard.service");
+    let there = service.replace("/usr/bin/switchyard", env!("CARGO_BIN_EXE_switchyard"));
+    assert_ne!(service, there, "the service starts /usr/bin/switchyard");
+    fs::write(folder.path().join("switchyard.service"), there).expect("the service");
+    fs::write(folder.path().join("switchyard.socket"), text("deploy/systemd/switchyard.socket")).expect("the socket");
+    folder
+}
+
+/// Runs systemd-analyze; returns whether it succeeded, and what it said.
+fn systemd_analyze(units: &TempDir, arguments: &[&str]) -> (bool, String) {
+    let mut command = Command::new("systemd-analyze");
+    // Ours before the machine's own, which are there for what ours refer to.
+    command.args(arguments).current_dir(units.path()).env("SYSTEMD_UNIT_PATH", format!("{}:", units.path().display()));
+    let missing = |error| panic!("this test needs systemd-analyze, of the Debian package systemd: {error}");
+    let output = command.output().unwrap_or_else(missing);
+    let words = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&words).into_owned())
+}
+
+#[test]
+fn systemd_has_nothing_against_the_units() {
+    // It succeeds in spite of misspelt keys, and tells of them.
+    let (success, words) =
+        systemd_analyze(&units(), &["verify", "--man=no", "./switchyard.service", "./switchyard.socket"]);
+    assert!(success && words.is_empty(), "{words}");
+}
+
+#[test]
+fn the_service_can_do_little_besides_its_work() {
+    let threshold = format!("--threshold={EXPOSURE}");
+    let (success, words) =
+        systemd_analyze(&units(), &["security", "--offline=true", "--no-pager", &threshold, "./switchyard.service"]);
+    assert!(success && words.contains("Overall exposure level"), "{words}");
+}
+
+#[test]
+fn the_socket_holds_the_addresses_that_are_listened_on_by_default() {
+    let socket = text("deploy/systemd/switchyard.socket");
+    let default: Vec<String> = http::settings::Server::default().listen.iter().map(ToString::to_string).collect();
+    assert_eq!(values_of(&socket, "ListenStream"), default);
+}
+
+#[test]
+fn the_credentials_that_the_service_explains_are_the_ones_it_loads() {
+    let service = text("deploy/systemd/switchyard.service");
+    let loaded: Vec<&str> = values_of(&service, "LoadCredential").iter().filter_map(|v| v.split(':').next()).collect();
+    let prefix = "${file:/run/credentials/switchyard.service/";
+    let explained: Vec<&str> = service.split(prefix).skip(1).filter_map(|rest| rest.split('}').next()).collect();
+    assert_eq!(explained, loaded);
+}
+
+#[test]
+fn draining_has_the_same_time_under_every_supervisor() {
+    assert_eq!(values_of(&text("deploy/systemd/switchyard.service"), "TimeoutStopSec"), ["30s"]);
+    assert_eq!(yaml("deploy/compose.yaml")["services"]["switchyard"]["stop_grace_period"], "30s");
+    assert_eq!(ecosystem()["apps"][0]["kill_timeout"], 30_000);
+}
+
+/// The PM2 file as Node reads it.
+fn ecosystem() -> Value {
+    let mut node = Command::new("node");
+    node.args(["-p", "JSON.stringify(require('./deploy/pm2/ecosystem.config.cjs'))"]).current_dir(root());
+    let json = install::run("Node.js", node.env("SWITCHYARD_KEY", "key"));
+    serde_json::from_str(&json).expect("JSON")
+}
+
+#[test]
+fn pm2_runs_one_switchyard_and_points_the_example_service_at_it() {
+    let ecosystem = ecosystem();
+    let [switchyard, service] = ecosystem["apps"].as_array().expect("apps").as_slice() else { panic!("{ecosystem}") };
+    assert_eq!((&switchyard["instances"], &switchyard["exec_mode"]), (&Value::from(1), &Value::from("fork")));
+    assert_eq!(switchyard["interpreter"], "none", "else PM2 hands the program to Node");
+    let listen = http::settings::Server::default().listen[0];
+    assert_eq!(service["env"]["SENTRY_DSN"], format!("http://key@{listen}/1"));
+}
+
+/// A YAML file, read by PyYAML.
+fn yaml(path: &str) -> Value {
+    const PYYAML: &str = "pyyaml==6.0.3";
+    let python = install::ready("yaml", PYYAML, |place| {
+        install::run("Python 3 with venv", Command::new("python3").args(["-m", "venv"]).arg(place));
+        install::run(PYYAML, Command::new(place.join("bin/pip")).args(["install", "--quiet", PYYAML]));
+    });
+    let program = "import json, sys, yaml; print(json.dumps(yaml.safe_load(open(sys.argv[1]))))";
+    let mut command = Command::new(python.join("bin/python"));
+    let json = install::run("a YAML file that parses", command.args(["-c", program]).arg(root().join(path)));
+    serde_json::from_str(&json).expect("JSON")
+}
+
+#[test]
+fn the_compose_file_names_only_volumes_services_and_files_that_exist() {
+    let compose = yaml("deploy/compose.yaml");
+    let services = compose["services"].as_object().expect("services");
+    for (name, service) in services {
+        for volume in service["volumes"].as_array().expect("volumes") {
+            let source = volume.as_str().and_then(|volume| volume.split(':').next()).expect("a source");
+            let known = source.starts_with("./") || compose["volumes"].get(source).is_some();
+            assert!(known, "{name}: {source}");
+        }
+        let dependencies = service["depends_on"].as_object().into_iter().flatten();
+        for (dependency, _) in dependencies {
+            assert!(services.contains_key(dependency), "{name} depends on {dependency}");
+        }
+    }
+    let dockerfile = services["switchyard"]["build"]["dockerfile"].as_str().expect("a Dockerfile");
+    assert!(root().join(dockerfile).is_file(), "{dockerfile}");
+}
+
+#[test]
+fn the_image_is_built_with_the_projects_compiler_and_runs_as_nobody_special() {
+    let dockerfile = text("deploy/Dockerfile");
+    let channel: toml::Table = text("rust-toolchain.toml").parse().expect("TOML");
+    let channel = channel["toolchain"]["channel"].as_str().expect("a channel");
+    assert!(dockerfile.contains(&format!("ENV RUSTUP_TOOLCHAIN={channel}\n")));
+    let (minor, _) = channel.rsplit_once('.').expect("a version");
+    assert!(dockerfile.contains(&format!("FROM rust:{minor}-")));
+    let last_stage = dockerfile.rsplit("\nFROM ").next().expect("a stage");
+    assert!(last_stage.contains("\nUSER 8484:8484\n") && !last_stage.contains("USER root"));
+    assert!(last_stage.contains("CMD [\"switchyard\", \"healthcheck\"]"));
+}
+
+fn promtool(arguments: &[&str], file: &Path) -> String {
+    let folder = file.parent().expect("a folder");
+    let mut promtool = Command::new(install::prometheus("promtool"));
+    install::run("a file that promtool accepts", promtool.args(arguments).arg(file).current_dir(folder))
+}
+
+#[test]
+fn the_alerts_are_valid_and_fire_as_their_tests_say() {
+    let folder = root().join("deploy/prometheus");
+    promtool(&["check", "config"], &folder.join("scrape.yml"));
+    promtool(&["check", "rules"], &folder.join("rules.yml"));
+    promtool(&["test", "rules"], &folder.join("rules_test.yml"));
+}
+
+#[test]
+fn every_alert_is_seen_firing_by_a_test() {
+    let rules = yaml("deploy/prometheus/rules.yml");
+    let rules = rules["groups"][0]["rules"].as_array().expect("rules");
+    let alerts: BTreeSet<&str> = rules.iter().filter_map(|rule| rule["alert"].as_str()).collect();
+    let tests = yaml("deploy/prometheus/rules_test.yml");
+    let tests = tests["tests"].as_array().expect("tests");
+    let checks = tests.iter().flat_map(|test| test["alert_rule_test"].as_array().expect("checks"));
+    let firing = checks.filter(|check| check["exp_alerts"].as_array().is_some_and(|alerts| !alerts.is_empty()));
+    let fired: BTreeSet<&str> = firing.filter_map(|check| check["alertname"].as_str()).collect();
+    assert_eq!(alerts, fired);
+}
+
+#[test]
+fn the_thresholds_of_the_alerts_follow_the_journals_defaults() {
+    let (rules, journal) = (text("deploy/prometheus/rules.yml"), journal::Settings::default());
+    assert!(rules.contains(&format!("switchyard_backlog_bytes) > 0.7 * {}\n", journal.max_size.get())));
+    assert!(rules.contains(&format!("switchyard_disk_free_bytes < 2 * {}\n", journal.min_free_disk.get())));
+}
+
+fn dashboard() -> Value {
+    serde_json::from_str(&text("deploy/grafana/switchyard.json")).expect("JSON")
+}
+
+/// Every string under a key of that name, at any depth.
+fn strings<'a>(value: &'a Value, key: &str) -> Vec<&'a str> {
+    match value {
+        Value::Object(map) => {
+            let own = map.get(key).and_then(Value::as_str);
+            own.into_iter().chain(map.values().flat_map(|value| strings(value, key))).collect()
+        }
+        Value::Array(values) => values.iter().flat_map(|value| strings(value, key)).collect(),
+        _ => vec![],
+    }
+}
+
+#[test]
+fn the_dashboards_expressions_are_understood_by_prometheus() {
+    let dashboard = dashboard();
+    let expressions = strings(&dashboard, "expr");
+    assert!(expressions.len() > 15, "{expressions:?}");
+    let rule = |(i, expression): (usize, &&str)| {
+        let expression = expression.replace("$__rate_interval", "1m");
+        serde_json::json!({ "record": format!("expression:{i}"), "expr": expression })
+    };
+    let rules: Vec<Value> = expressions.iter().enumerate().map(rule).collect();
+    let folder = TempDir::with_prefix("switchyard-dashboard-").expect("a folder");
+    let file: PathBuf = folder.path().join("rules.json");
+    // JSON is YAML.
+    let groups = serde_json::json!({ "groups": [{ "name": "dashboard", "rules": rules }] });
+    fs::write(&file, groups.to_string()).expect("rules");
+    promtool(&["check", "rules"], &file);
+}
+
+/// A metric as the sources declare it; `None` for labels that are not declared in the list.
+struct Declared {
+    is_histogram: bool,
+    labels: Option<BTreeSet<String>>,
+}
+
+/// What `src/telemetry/metrics.rs` declares: the lines `name: Type ["label", …];`, and names that are written out.
+fn declared() -> BTreeMap<String, Declared> {
+    let source = text("src/telemetry/metrics.rs");
+    let mut declared = BTreeMap::new();
+    for name in source.split("\"switchyard_").skip(1).filter_map(|rest| rest.split('"').next()) {
+        declared.insert(format!("switchyard_{name}"), Declared { is_histogram: true, labels: None });
+    }
+    for line in source.lines().filter_map(|line| line.trim().strip_suffix("];")) {
+        let Some((head, labels)) = line.split_once(" [") else { continue };
+        let Some((name, kind)) = head.split_once(": ") else { continue };
+        let labels = labels.split(", ").map(|label| label.trim_matches('"').to_owned()).collect();
+        let metric = Declared { is_histogram: kind.starts_with("Histogram"), labels: Some(labels) };
+        declared.insert(format!("switchyard_{name}"), metric);
+    }
+    assert!(declared.len() > 20, "the declarations look different now");
+    declared
+}
+
+/// The metrics that a text names, each with the label matchers behind it.
+fn named(text: &str) -> Vec<(String, Vec<(&str, &str)>)> {
+    let found = text.match_indices("switchyard_").map(|(start, _)| {
+        let rest = &text[start..];
+        let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
+        let matchers = rest[end..].strip_prefix('{').and_then(|rest| rest.split('}').next()).unwrap_or("");
+        // `label="value"`, with `=`, `!=`, `=~` or `!~` between: every second piece between quotes is a value.
+        let pieces: Vec<&str> = matchers.split('"').collect();
+        let matchers = pieces.chunks_exact(2).map(|pair| (pair[0].trim_matches([',', ' ', '=', '~', '!']), pair[1]));
+        (rest[..end].to_owned(), matchers.collect())
+    });
+    found.collect()
+}
+
+/// The values of labels whose sets are closed in the sources.
+fn closed_set(metric: &str, label: &str) -> Option<Vec<&'static str>> {
+    match (metric, label) {
+        (_, "result") => Some(Verdict::ALL.map(Verdict::name).to_vec()),
+        (_, "state") => Some(State::ALL.map(State::name).to_vec()),
+        ("switchyard_dropped_items_total", "reason") => Some(DropReason::ALL.map(DropReason::name).to_vec()),
+        ("switchyard_refused_requests_total", "reason") => Some(Refused::ALL.map(Refused::name).to_vec()),
+        _ => None,
+    }
+}
+
+fn assert_measured(place: &str, text: &str, declared: &BTreeMap<String, Declared>) {
+    for (name, matchers) in named(text) {
+        let part = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
+        let histogram = part.and_then(|base| declared.get(base)).filter(|metric| metric.is_histogram);
+        let metric = declared.get(&name).or(histogram).unwrap_or_else(|| panic!("{place}: {name} is not measured"));
+        for (label, values) in matchers {
+            let of_scrape = ["job", "instance"].contains(&label);
+            let known = metric.labels.as_ref().is_none_or(|labels| labels.contains(label));
+            assert!(of_scrape || known, "{place}: {name} has no label {label}");
+            let Some(set) = closed_set(&name, label) else { continue };
+            assert!(values.split('|').all(|value| set.contains(&value)), "{place}: {name}: {label} is never {values}");
+        }
+    }
+}
+
+#[test]
+fn alerts_and_dashboard_name_only_what_is_measured() {
+    let declared = declared();
+    for file in ["deploy/prometheus/rules.yml", "deploy/prometheus/rules_test.yml"] {
+        assert_measured(file, &text(file), &declared);
+    }
+    let dashboard = dashboard();
+    let expressions = [strings(&dashboard, "expr"), strings(&dashboard, "definition")].concat().join("\n");
+    assert_measured("deploy/grafana/switchyard.json", &expressions, &declared);
+    let (_, process) = Metrics::new().registries();
+    let process: Vec<String> = process.gather().iter().map(|family| family.name().to_owned()).collect();
+    for (start, _) in expressions.match_indices("process_") {
+        let name = expressions[start..].split('{').next().expect("a name");
+        assert!(process.iter().any(|known| known == name), "{name} is not measured");
+    }
+}
+
+#[test]
+fn the_changelog_has_an_entry_for_this_version() {
+    assert!(text("CHANGELOG.md").contains(concat!("\n## [", env!("CARGO_PKG_VERSION"), "] - ")));
+}
