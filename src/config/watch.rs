@@ -6,11 +6,10 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::sync::Notify;
+use futures_util::StreamExt as _;
+use inotify::{EventStream, Inotify, WatchMask};
 use tokio::time::Instant;
 
 use super::Fingerprint;
@@ -28,30 +27,34 @@ pub struct Watch {
     path: PathBuf,
     seen: Fingerprint,
     gone: bool,
-    stirred: Arc<Notify>,
-    /// Held for its notifications; `None` when the system gives none.
-    watcher: Option<RecommendedWatcher>,
+    /// `None` when the system does not notify.
+    notices: Option<Notices>,
+}
+
+/// The system's notifications about the folders that a file can be exchanged in.
+struct Notices {
+    events: EventStream<[u8; 4096]>,
+    /// What the file is called there.
+    names: Vec<OsString>,
 }
 
 impl Watch {
     /// Watches the file at `path`, whose content is known as `seen`: a change since then is reported too.
     pub fn new(path: &Path, seen: Fingerprint) -> Self {
-        let stirred = Arc::new(Notify::new());
-        let watcher = subscribe(path, &stirred);
-        Self { path: path.to_owned(), seen, gone: false, stirred, watcher }
+        Self { path: path.to_owned(), seen, gone: false, notices: Notices::subscribe(path) }
     }
 
     /// Without the system's notifications: the look each second alone.
     #[cfg(test)]
     fn polling(path: &Path, seen: Fingerprint) -> Self {
-        Self { path: path.to_owned(), seen, gone: false, stirred: Arc::default(), watcher: None }
+        Self { path: path.to_owned(), seen, gone: false, notices: None }
     }
 
     /// Waits until the content is another one than last time. Nothing is lost when the wait is abandoned.
     pub async fn changed(&mut self) {
         loop {
             let told = tokio::select! {
-                () = self.stirred.notified() => true,
+                () = Notices::next(&mut self.notices) => true,
                 () = tokio::time::sleep(LOOK) => false,
             };
             if !self.differs().await {
@@ -60,7 +63,7 @@ impl Watch {
             let settled = self.settle().await;
             if !told {
                 // The notifications have missed it: the folder they were asked for may be another one by now.
-                self.watcher = self.watcher.is_some().then(|| subscribe(&self.path, &self.stirred)).flatten();
+                self.notices = self.notices.is_some().then(|| Notices::subscribe(&self.path)).flatten();
             }
             if let Some(content) = settled.filter(|content| *content != self.seen) {
                 self.seen = content;
@@ -109,41 +112,49 @@ async fn content(path: &Path) -> Option<Fingerprint> {
     tokio::fs::read(path).await.ok().map(|content| Fingerprint::of(&content))
 }
 
-/// Asks for notifications about the folder of the file and, behind a symbolic link, about the folder it leads to.
-fn subscribe(path: &Path, stirred: &Arc<Notify>) -> Option<RecommendedWatcher> {
-    let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let names: Vec<OsString> = [path, &target].iter().filter_map(|path| path.file_name()).map(Into::into).collect();
-    let wake = Arc::clone(stirred);
-    let concerns = move |event: &Event| {
-        let ours = |path: &PathBuf| {
-            // `..data` and its like are the links through which mounted secrets and config maps are exchanged.
-            path.file_name()
-                .is_some_and(|name| names.iter().any(|ours| ours == name) || name.to_string_lossy().starts_with(".."))
-        };
-        !matches!(event.kind, EventKind::Access(_)) && (event.paths.is_empty() || event.paths.iter().any(ours))
-    };
-    let told = move |event: notify::Result<Event>| {
-        // An error may mean lost notifications, which is a reason to look.
-        if event.map_or(true, |event| concerns(&event)) {
-            wake.notify_one();
+impl Notices {
+    /// Asks for notifications about the folder of the file and, behind a symbolic link, about the folder it leads to. Only
+    /// for what finishes a change: a journal in the same folder would otherwise wake us with each of its writes.
+    fn subscribe(path: &Path) -> Option<Self> {
+        let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let names = [path, &target].iter().filter_map(|path| path.file_name()).map(Into::into).collect();
+        let asked = Inotify::init().and_then(|inotify| {
+            let finished = WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO | WatchMask::CREATE;
+            inotify.watches().add(folder(path), finished)?;
+            inotify.watches().add(folder(&target), finished)?;
+            inotify.into_event_stream([0; 4096])
+        });
+        match asked {
+            Ok(events) => Some(Self { events, names }),
+            Err(error) => {
+                let path = path.display();
+                let message =
+                    "the system does not tell of changes to the configuration file; it is looked at once a second";
+                tracing::warn!(config.path = %path, %error, "{message}");
+                None
+            }
         }
-    };
-    let folders = [folder(path), folder(&target)];
-    let watching = notify::recommended_watcher(told).and_then(|mut watcher| {
-        watcher.watch(folders[0], RecursiveMode::NonRecursive)?;
-        if folders[1] != folders[0] {
-            watcher.watch(folders[1], RecursiveMode::NonRecursive)?;
+    }
+
+    /// Waits for a notification that concerns the file; for ever when there are none.
+    async fn next(notices: &mut Option<Self>) {
+        let Some(Self { events, names }) = notices else { return std::future::pending().await };
+        while let Some(event) = events.next().await {
+            // `..data` and its like are the links through which mounted secrets and config maps are exchanged. An error may
+            // mean lost notifications, which is a reason to look.
+            let name = event.ok().and_then(|event| event.name);
+            if name.is_none_or(|name| names.contains(&name) || name.to_string_lossy().starts_with("..")) {
+                return;
+            }
         }
-        Ok(watcher)
-    });
-    watching
-        .inspect_err(|error| {
-            tracing::warn!(
-                config.path = %path.display(), %error,
-                "the system does not tell of changes to the configuration file; it is looked at once a second"
-            );
-        })
-        .ok()
+        *notices = None;
+    }
+}
+
+impl std::fmt::Debug for Notices {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Notices").field("names", &self.names).finish_non_exhaustive()
+    }
 }
 
 fn folder(path: &Path) -> &Path {

@@ -27,6 +27,8 @@ pub(super) const INBOX: usize = 1024;
 /// The most commands in one commit, and the bytes of bodies after which no more are taken in.
 const GROUP: usize = 256;
 const GROUP_BYTES: usize = 4 << 20;
+/// How often the processor is given away before a commit, as long as more commands come in.
+const YIELDS: usize = 8;
 /// How long settlements wait for an append to share its commit.
 const COMPANY: Duration = Duration::from_millis(10);
 /// How soon a failed commit is tried again.
@@ -120,9 +122,16 @@ impl Group {
 
     fn gather(&mut self, inbox: &Receiver<Command>) {
         let until = Instant::now() + COMPANY;
+        let mut yields = 0;
         while !self.is_whole() {
             if let Ok(command) = inbox.try_recv() {
                 self.take(command);
+                continue;
+            }
+            // Others get the processor first if they want it: what they submit meanwhile shares this commit.
+            if yields < YIELDS && self.commands.len() > yields {
+                yields += 1;
+                std::thread::yield_now();
                 continue;
             }
             let left = until.saturating_duration_since(Instant::now());

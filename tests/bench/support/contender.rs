@@ -183,7 +183,7 @@ public_key = "{KEY}"
 a = "http://3d1f7c5a9b2e4860a7c4e1d2f5b80963@{a}/1"
 b = "http://8c5e2a7f1d934b06b9e3f7a1c6d40582@{b}/1"
 "#,
-        path = place.join("journal.db"),
+        path = place.join("data/journal.db"),
     )
 }
 
