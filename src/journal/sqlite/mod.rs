@@ -25,13 +25,13 @@ mod writer;
 use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::clock::{Clock, Timestamp};
 use crate::policy::outcome::DropReason;
@@ -42,21 +42,26 @@ use super::{
     Switch, TargetId,
 };
 use queue::{Take, Target};
-use reader::Question;
+use reader::{Question, SEATS};
 use schema::unusable;
-use writer::{Command, INBOX};
+use writer::{Command, INBOX, Reply};
 
 /// A journal in one SQLite file.
 #[derive(Debug)]
 pub struct SqliteJournal {
     shared: Arc<Shared>,
-    commands: Option<SyncSender<Command>>,
-    questions: Option<SyncSender<Question>>,
-    places: Semaphore,
+    commands: Option<SyncSender<Placed<Command>>>,
+    questions: Option<SyncSender<Placed<Question>>>,
+    places: Arc<Semaphore>,
+    seats: Arc<Semaphore>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Held for as long as the files are ours.
     lock: File,
 }
+
+/// A message with the place it takes in the inbox. The place is free again when the message is taken out, also when whoever
+/// sent it has given up waiting; a message without one has room beyond the places.
+type Placed<T> = (T, Option<OwnedSemaphorePermit>);
 
 /// What the threads and the callers share.
 #[derive(Debug)]
@@ -143,7 +148,7 @@ impl SqliteJournal {
         let shared = load::load(&conn, settings, clock, ledger).map_err(|e| unusable(path, &e))?;
         let shared = Arc::new(shared);
         let (commands, inbox) = std::sync::mpsc::sync_channel(INBOX + 8);
-        let (questions, asked) = std::sync::mpsc::sync_channel(64);
+        let (questions, asked) = std::sync::mpsc::sync_channel(SEATS);
         let reading = schema::open_reader(path)?;
         let writer = writer::Writer::new(conn, Arc::clone(&shared), settings).map_err(|e| unusable(path, &e))?;
         let reader = reader::Reader::new(reading, Arc::clone(&shared), commands.clone());
@@ -158,55 +163,45 @@ impl SqliteJournal {
             shared,
             commands: Some(commands),
             questions: Some(questions),
-            places: Semaphore::new(INBOX),
+            places: Arc::new(Semaphore::new(INBOX)),
+            seats: Arc::new(Semaphore::new(SEATS)),
             threads: Mutex::new(threads),
             lock,
         })
     }
 
     /// Sends a command that is answered, waiting for a place among the others.
-    async fn ask<T>(
-        &self,
-        command: impl FnOnce(oneshot::Sender<Result<T, JournalError>>) -> Command,
-    ) -> Result<T, JournalError> {
-        if self.shared.closed.load(Ordering::Acquire) {
-            return Err(JournalError::Closed);
-        }
-        let place = self.places.acquire().await.map_err(|_| JournalError::Closed)?;
-        let (reply, answer) = oneshot::channel();
-        let commands = self.commands.as_ref().ok_or(JournalError::Closed)?;
-        commands.try_send(command(reply)).map_err(|error| match error {
-            TrySendError::Full(_) => JournalError::Full("too many submissions at once".into()),
-            TrySendError::Disconnected(_) => JournalError::Closed,
-        })?;
-        let answer = answer.await.map_err(|_| JournalError::Closed)?;
-        drop(place);
-        answer
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, JournalError> {
+        send(&self.shared, &self.places, self.commands.as_ref(), command).await
     }
 
-    async fn read<T>(
-        &self,
-        question: impl FnOnce(oneshot::Sender<Result<T, JournalError>>) -> Question,
-    ) -> Result<T, JournalError> {
-        if self.shared.closed.load(Ordering::Acquire) {
-            return Err(JournalError::Closed);
-        }
-        let (reply, answer) = oneshot::channel();
-        let questions = self.questions.as_ref().ok_or(JournalError::Closed)?;
-        questions.try_send(question(reply)).map_err(|error| match error {
-            TrySendError::Full(_) => JournalError::Failed("too many questions at once".into()),
-            TrySendError::Disconnected(_) => JournalError::Closed,
-        })?;
-        answer.await.map_err(|_| JournalError::Closed)?
+    async fn read<T>(&self, question: impl FnOnce(Reply<T>) -> Question) -> Result<T, JournalError> {
+        send(&self.shared, &self.seats, self.questions.as_ref(), question).await
     }
 
     fn wake(&self, hurry: bool) {
         let flag = if hurry { &self.shared.hurried } else { &self.shared.woken };
         if !flag.swap(true, Ordering::AcqRel) {
             // A full inbox wakes the writer as well.
-            drop(self.commands.as_ref().map(|commands| commands.try_send(Command::Wake { hurry })));
+            drop(self.commands.as_ref().map(|commands| commands.try_send((Command::Wake { hurry }, None))));
         }
     }
+}
+
+async fn send<T, M>(
+    shared: &Shared,
+    places: &Arc<Semaphore>,
+    inbox: Option<&SyncSender<Placed<M>>>,
+    message: impl FnOnce(Reply<T>) -> M,
+) -> Result<T, JournalError> {
+    if shared.closed.load(Ordering::Acquire) {
+        return Err(JournalError::Closed);
+    }
+    let place = Arc::clone(places).acquire_owned().await.map_err(|_| JournalError::Closed)?;
+    let (reply, answer) = oneshot::channel();
+    // There is room for whoever has a place: it fails only when the thread is gone.
+    inbox.ok_or(JournalError::Closed)?.try_send((message(reply), Some(place))).map_err(|_| JournalError::Closed)?;
+    answer.await.map_err(|_| JournalError::Closed)?
 }
 
 impl Drop for SqliteJournal {
@@ -369,7 +364,7 @@ impl Journal for SqliteJournal {
                 return;
             }
             let (reply, answer) = oneshot::channel();
-            let sent = self.commands.as_ref().is_some_and(|c| c.try_send(Command::Close(reply)).is_ok());
+            let sent = self.commands.as_ref().is_some_and(|c| c.try_send((Command::Close(reply), None)).is_ok());
             // The inbox holds more than there are places; a thread that is gone has nothing left to commit.
             if sent && tokio::time::timeout(patience, answer).await.is_err() {
                 tracing::warn!("the journal is still writing; what is not committed will be delivered again");

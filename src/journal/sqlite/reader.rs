@@ -18,8 +18,10 @@ use crate::protocol::category::Quantities;
 use super::append::LARGE;
 use super::queue::{Lease, NEVER, PutOff, READY_BYTES, READY_RECORDS, Ready, Target};
 use super::writer::{Command, Reply};
-use super::{Shared, failure};
+use super::{Placed, Shared, failure};
 
+/// The most questions that wait for the reader.
+pub(super) const SEATS: usize = 64;
 /// Records looked at for one target in one read.
 const SCAN: u64 = 20_000;
 
@@ -40,7 +42,7 @@ pub(super) enum Question {
 pub(super) struct Reader {
     conn: Connection,
     shared: Arc<Shared>,
-    commands: SyncSender<Command>,
+    commands: SyncSender<Placed<Command>>,
 }
 
 /// A record as read, or why it is none.
@@ -57,13 +59,14 @@ const _: () = assert!(LARGE == 262_144);
 const PENDING: &str = "p.due, p.attempts, p.strikes, p.items, p.quantities";
 
 impl Reader {
-    pub(super) fn new(conn: Connection, shared: Arc<Shared>, commands: SyncSender<Command>) -> Self {
+    pub(super) fn new(conn: Connection, shared: Arc<Shared>, commands: SyncSender<Placed<Command>>) -> Self {
         Self { conn, shared, commands }
     }
 
     /// Answers until there is nobody left to ask. Whoever asked may be gone.
-    pub(super) fn run(self, asked: &Receiver<Question>) {
-        for question in asked {
+    pub(super) fn run(self, asked: &Receiver<Placed<Question>>) {
+        for (question, place) in asked {
+            drop(place);
             match question {
                 Question::Due(target, now, reply) => answer(reply, self.due(&target, now)),
                 Question::Fresh(target, reply) => answer(reply, self.fresh(&target)),
@@ -251,7 +254,7 @@ impl Reader {
         queue.settle(id, Settlement { rest: Some(rest), ..Settlement::default() });
         drop(queue);
         // A full inbox wakes the writer as well.
-        drop(self.commands.try_send(Command::Wake { hurry: true }));
+        drop(self.commands.try_send((Command::Wake { hurry: true }, None)));
     }
 
     fn backlog(&self, target: &Target) -> rusqlite::Result<Backlog> {

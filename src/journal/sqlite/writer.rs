@@ -20,7 +20,7 @@ use super::append::{self, Appended, Projects};
 use super::queue::{Queue, Target};
 use super::settlement::Pass;
 use super::space::{self, Room};
-use super::{Shared, failure};
+use super::{Placed, Shared, failure};
 
 /// The most commands that wait for the writer.
 pub(super) const INBOX: usize = 1024;
@@ -89,7 +89,8 @@ struct Group {
 }
 
 impl Group {
-    fn take(&mut self, command: Command) {
+    fn take(&mut self, (command, place): Placed<Command>) {
+        drop(place);
         match command {
             Command::Close(reply) => self.closing = Some(reply),
             Command::Wake { hurry } => self.hurry |= hurry,
@@ -106,7 +107,7 @@ impl Group {
         self.commands.len() >= GROUP || self.bytes >= GROUP_BYTES || self.closing.is_some()
     }
 
-    fn gather(&mut self, inbox: &Receiver<Command>) {
+    fn gather(&mut self, inbox: &Receiver<Placed<Command>>) {
         let until = Instant::now() + COMPANY;
         while !self.is_whole() {
             if let Ok(command) = inbox.try_recv() {
@@ -149,7 +150,7 @@ impl Writer {
     }
 
     /// Serves until told to close or left alone.
-    pub(super) fn run(mut self, inbox: &Receiver<Command>) {
+    pub(super) fn run(mut self, inbox: &Receiver<Placed<Command>>) {
         loop {
             let mut group = Group::default();
             match inbox.recv_timeout(self.patience()) {
@@ -169,7 +170,7 @@ impl Writer {
         }
     }
 
-    fn close(mut self, inbox: &Receiver<Command>, reply: oneshot::Sender<()>) {
+    fn close(mut self, inbox: &Receiver<Placed<Command>>, reply: oneshot::Sender<()>) {
         loop {
             // What was sent before anyone knew of the closing is served; the last round commits the settlements.
             let mut group = Group { hurry: true, ..Group::default() };
@@ -198,11 +199,11 @@ impl Writer {
     }
 
     fn idle(&mut self) {
+        self.tidy();
         if self.shared.trouble().is_some() {
             // Something small is written to see whether it works again.
-            return self.commit(Group::default());
+            self.commit(Group::default());
         }
-        self.tidy();
     }
 
     fn tidy(&mut self) {
