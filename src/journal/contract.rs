@@ -145,8 +145,7 @@ fn retry(due: Timestamp, attempts: u32, n: u64) -> Settlement {
 }
 
 fn rejected() -> Settlement {
-    let letter =
-        DeadLetter { at: at(9), reason: "refused", status: Some(400), answer: "no".into(), attempts: 1 };
+    let letter = DeadLetter { at: at(9), reason: "refused", status: Some(400), answer: "no".into(), attempts: 1 };
     let dropped = Some((DropReason::Rejected, errors(1)));
     Settlement { dropped, dead_letter: Some(letter), ..Settlement::default() }
 }
@@ -200,7 +199,8 @@ suite!(
 async fn a_claimed_record_is_what_was_appended(mut subject: Subject) {
     let a = subject.journal().target("a").await.unwrap();
     let text = |text: &str| Some(text.into());
-    let client = Client { user_agent: text("sdk"), origin: None, forwarded_for: text("::1"), sentry_client: text("x/1") };
+    let client =
+        Client { user_agent: text("sdk"), origin: None, forwarded_for: text("::1"), sentry_client: text("x/1") };
     for (event_id, size) in [(Some(EventId::from(u128::MAX)), 10), (None, 0), (None, 700_000)] {
         let body = Bytes::from((0..size).map(|i| i as u8).collect::<Vec<u8>>());
         let sent = Submission { event_id, body, client: client.clone(), ..submission(at(3), &[a]) };

@@ -15,8 +15,8 @@ use crate::protocol::category::{Category, Quantities};
 use crate::telemetry::ledger::{AccountKey, Ledger, Posting};
 
 use super::{
-    Backlog, Claim, DeadLetter, Journal, JournalError, MAX_TARGETS, Progress, Record, RecordId, Rest, Settlement, Space,
-    Stats, Submission, Switch, TargetId,
+    Backlog, Claim, DeadLetter, Journal, JournalError, MAX_TARGETS, Progress, Record, RecordId, Rest, Settlement,
+    Space, Stats, Submission, Switch, TargetId,
 };
 
 /// A journal that forgets everything when it is dropped.
@@ -126,7 +126,8 @@ impl MemoryJournal {
         state.last += 1;
         state.bytes += size;
         let id = state.last;
-        let Submission { accepted_at, project, event_id, quantities, keys, client, body, targets, withheld } = submission;
+        let Submission { accepted_at, project, event_id, quantities, keys, client, body, targets, withheld } =
+            submission;
         self.post(None, &project, Outcome::Accepted, &quantities);
         for (number, target) in (0..).zip(&mut state.targets) {
             if targets.contains(&TargetId(number)) {
@@ -191,9 +192,8 @@ impl State {
 
     fn prune(&mut self, before: Timestamp, limit: usize) -> usize {
         let Self { records, targets, bytes, .. } = self;
-        let needed = |id: &u64| {
-            targets.iter().any(|t| t.waiting.contains_key(id) || t.dead.iter().any(|(dead, _)| dead == id))
-        };
+        let needed =
+            |id: &u64| targets.iter().any(|t| t.waiting.contains_key(id) || t.dead.iter().any(|(dead, _)| dead == id));
         let old = records.iter().take_while(|(_, kept)| kept.record.accepted_at < before).map(|(id, _)| *id);
         let gone: Vec<u64> = old.filter(|id| !needed(id)).take(limit).collect();
         for id in &gone {

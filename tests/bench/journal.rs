@@ -21,7 +21,10 @@ const WAITING: usize = 1_000_000;
 
 fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    println!("{:<44} {:>12} {:>14} {:>10}", "journal, 4 KiB bodies, sync = full", "per second", "CPU µs each", "MiB res.");
+    println!(
+        "{:<44} {:>12} {:>14} {:>10}",
+        "journal, 4 KiB bodies, sync = full", "per second", "CPU µs each", "MiB res."
+    );
     for batch in [1, 16, 64] {
         let puts = if batch == 1 { PUTS / 8 } else { PUTS };
         let folder = tempfile::tempdir()?;
@@ -119,7 +122,13 @@ async fn million() -> anyhow::Result<()> {
     drop(journal);
     let began = Instant::now();
     let journal = open(folder.path())?;
-    println!("{:<44} {:>9.3} s {:>14} {:>10}", "open with 1,000,000 waiting", began.elapsed().as_secs_f64(), "", resident());
+    println!(
+        "{:<44} {:>9.3} s {:>14} {:>10}",
+        "open with 1,000,000 waiting",
+        began.elapsed().as_secs_f64(),
+        "",
+        resident()
+    );
     let began = Instant::now();
     let backlog = journal.backlog(a).await?;
     println!("{:<44} {:>9.3} s", format!("backlog of {}", backlog.envelopes), began.elapsed().as_secs_f64());

@@ -12,14 +12,37 @@ use super::*;
 #[derive(Clone, Debug)]
 enum Call {
     /// Up to so many records for the targets of the mask, of so many errors each.
-    Append { count: u8, mask: u8, errors: u64, size: u16 },
-    Claim { target: u8, now: u64, max: usize },
-    Deliver { pick: usize },
+    Append {
+        count: u8,
+        mask: u8,
+        errors: u64,
+        size: u16,
+    },
+    Claim {
+        target: u8,
+        now: u64,
+        max: usize,
+    },
+    Deliver {
+        pick: usize,
+    },
     /// Delivers one, puts the rest off.
-    PutOff { pick: usize, due: u64 },
-    Reject { pick: usize },
-    Discard { target: u8, before: u64, limit: usize },
-    Prune { before: u64, limit: usize },
+    PutOff {
+        pick: usize,
+        due: u64,
+    },
+    Reject {
+        pick: usize,
+    },
+    Discard {
+        target: u8,
+        before: u64,
+        limit: usize,
+    },
+    Prune {
+        before: u64,
+        limit: usize,
+    },
     Crash,
 }
 
@@ -29,8 +52,8 @@ fn call() -> impl Strategy<Value = Call> {
         6 => (1..4_u8, 0..4_u8, 1..4_u64, prop_oneof![0..100_u16, 30_000..60_000_u16])
             .prop_map(|(count, mask, errors, size)| Call::Append { count, mask, errors, size }),
         8 => (target.clone(), time.clone(), 0..5_usize).prop_map(|(target, now, max)| Call::Claim { target, now, max }),
-        6 => pick.clone().prop_map(|pick| Call::Deliver { pick }),
-        5 => (pick.clone(), time.clone()).prop_map(|(pick, due)| Call::PutOff { pick, due }),
+        6 => pick.prop_map(|pick| Call::Deliver { pick }),
+        5 => (pick, time.clone()).prop_map(|(pick, due)| Call::PutOff { pick, due }),
         1 => pick.prop_map(|pick| Call::Reject { pick }),
         2 => (target, time.clone(), 0..5_usize).prop_map(|(target, before, limit)| Call::Discard { target, before, limit }),
         2 => (time, 0..9_usize).prop_map(|(before, limit)| Call::Prune { before, limit }),
@@ -160,8 +183,7 @@ impl Run {
         for _ in 0..count {
             self.model.clock += 1;
             let body = vec![1; usize::from(size)].into();
-            let submission =
-                Submission { quantities: errors(n), body, ..submission(at(self.model.clock), &targets) };
+            let submission = Submission { quantities: errors(n), body, ..submission(at(self.model.clock), &targets) };
             let id = self.subject.journal().append(submission).await.unwrap().0;
             self.model.records.insert(id, (self.model.clock, false));
             for target in &targets {
@@ -190,7 +212,8 @@ impl Run {
     }
 
     fn put_off(&mut self, target: usize, claim: &Claim, waiting: &Waiting, due: u64) {
-        let progress = Progress { attempts: waiting.progress.attempts + 1, items: Some(vec![1]), ..Progress::default() };
+        let progress =
+            Progress { attempts: waiting.progress.attempts + 1, items: Some(vec![1]), ..Progress::default() };
         // The last error is kept for the end: nothing of nothing is no rest.
         let done = waiting.errors.min(1) * u64::from(waiting.errors > 1);
         let left = waiting.errors - done;
@@ -217,8 +240,7 @@ impl Run {
     /// Claims what is untried or due in the far future, so that the model knows of everything again.
     async fn find_lost(&mut self) {
         for target in 0..2 {
-            let lost: Vec<u64> =
-                self.model.waiting[target].iter().filter(|(_, w)| w.lost).map(|(id, _)| *id).collect();
+            let lost: Vec<u64> = self.model.waiting[target].iter().filter(|(_, w)| w.lost).map(|(id, _)| *id).collect();
             if lost.is_empty() {
                 continue;
             }

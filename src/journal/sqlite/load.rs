@@ -12,13 +12,18 @@ use crate::journal::{Settings, TargetId};
 use crate::protocol::category::Quantities;
 use crate::telemetry::ledger::Ledger;
 
+use super::accounts;
+use super::disk::Disk;
 use super::queue::{Queue, Target};
-use super::{Counters, Room, Shared, accounts, space};
+use super::shared::{Counters, Room, Shared};
 
 /// Reads what the threads share.
 pub(super) fn load(conn: &Connection, settings: &Settings, clock: Clock, ledger: Ledger) -> rusqlite::Result<Shared> {
     accounts::roll_up(conn, clock.now())?;
-    let names = conn.prepare("SELECT name FROM project ORDER BY id")?.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let names = conn
+        .prepare("SELECT name FROM project ORDER BY id")?
+        .query_map([], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
     let mut targets = targets(conn)?;
     count_untried(conn, &mut targets)?;
     count_rows(conn, &mut targets)?;
@@ -30,7 +35,7 @@ pub(super) fn load(conn: &Connection, settings: &Settings, clock: Clock, ledger:
         targets: RwLock::new(Arc::new(targets.collect())),
         projects: RwLock::new(names),
         space: Room::default(),
-        disk: space::Disk::new(settings),
+        disk: Disk::new(settings),
         trouble: Mutex::new(None),
         closed: AtomicBool::new(false),
         woken: AtomicBool::new(false),
@@ -55,7 +60,8 @@ fn targets(conn: &Connection) -> rusqlite::Result<Targets> {
 /// One walk over the narrow table, from the lowest watermark on.
 fn count_untried(conn: &Connection, targets: &mut Targets) -> rusqlite::Result<()> {
     let Some(lowest) = targets.iter().map(|(_, queue)| queue.watermark).min() else { return Ok(()) };
-    let mut select = conn.prepare("SELECT id, targets, project, size, quantities FROM record WHERE id > ?1 ORDER BY id")?;
+    let mut select =
+        conn.prepare("SELECT id, targets, project, size, quantities FROM record WHERE id > ?1 ORDER BY id")?;
     let mut rows = select.query([lowest.cast_signed()])?;
     let mut last = Parsed::default();
     while let Some(row) = rows.next()? {

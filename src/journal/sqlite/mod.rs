@@ -11,11 +11,15 @@
 
 mod accounts;
 mod append;
+mod decode;
+mod disk;
+mod group;
 mod load;
 mod queue;
 mod reader;
 mod schema;
 mod settlement;
+mod shared;
 mod space;
 mod tally;
 #[cfg(test)]
@@ -24,14 +28,14 @@ mod writer;
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 
 use crate::clock::{Clock, Timestamp};
 use crate::policy::outcome::DropReason;
@@ -41,10 +45,11 @@ use super::{
     Backlog, Claim, Journal, JournalError, OpenError, Record, RecordId, Settings, Settlement, Space, Stats, Submission,
     Switch, TargetId,
 };
-use queue::{Take, Target};
+use group::{Command, INBOX, Reply};
+use queue::Take;
 use reader::{Question, SEATS};
 use schema::unusable;
-use writer::{Command, INBOX, Reply};
+use shared::{Placed, Shared};
 
 /// A journal in one SQLite file.
 #[derive(Debug)]
@@ -57,83 +62,6 @@ pub struct SqliteJournal {
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Held for as long as the files are ours.
     lock: File,
-}
-
-/// A message with the place it takes in the inbox. The place is free again when the message is taken out, also when whoever
-/// sent it has given up waiting; a message without one has room beyond the places.
-type Placed<T> = (T, Option<OwnedSemaphorePermit>);
-
-/// What the threads and the callers share.
-#[derive(Debug)]
-struct Shared {
-    clock: Clock,
-    ledger: Ledger,
-    /// By number.
-    targets: RwLock<Arc<Vec<Arc<Target>>>>,
-    /// By number.
-    projects: RwLock<Vec<Arc<str>>>,
-    space: Room,
-    disk: space::Disk,
-    trouble: Mutex<Option<JournalError>>,
-    closed: AtomicBool,
-    /// A command that wakes the writer for settlements is under way.
-    woken: AtomicBool,
-    /// The same, without waiting for company.
-    hurried: AtomicBool,
-    counters: Counters,
-}
-
-/// Published figures of [`Space`].
-#[derive(Debug, Default)]
-struct Room {
-    used: AtomicU64,
-    files: AtomicU64,
-}
-
-impl Room {
-    fn set(&self, used: u64, files: u64) {
-        self.used.store(used, Ordering::Relaxed);
-        self.files.store(files, Ordering::Relaxed);
-    }
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    commits: [AtomicU64; Stats::BOUNDS.len() + 1],
-    nanos: AtomicU64,
-    errors: AtomicU64,
-    set_aside: AtomicU64,
-}
-
-impl Counters {
-    fn committed(&self, took: Duration) {
-        let bucket = Stats::BOUNDS.iter().position(|bound| took.as_secs_f64() <= *bound);
-        self.commits[bucket.unwrap_or(Stats::BOUNDS.len())].fetch_add(1, Ordering::Relaxed);
-        self.nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-}
-
-impl Shared {
-    fn targets(&self) -> Arc<Vec<Arc<Target>>> {
-        Arc::clone(&self.targets.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn target(&self, id: TargetId) -> Result<Arc<Target>, JournalError> {
-        let known = self.targets().get(usize::from(id.0)).map(Arc::clone);
-        known.ok_or_else(|| JournalError::Failed(format!("target {} is not known", id.0)))
-    }
-
-    fn projects(&self) -> RwLockReadGuard<'_, Vec<Arc<str>>> {
-        self.projects.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn trouble(&self) -> Option<JournalError> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set_trouble(&self, trouble: Option<JournalError>) {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
-    }
 }
 
 impl SqliteJournal {
@@ -226,14 +154,6 @@ fn lock(path: &Path) -> Result<File, OpenError> {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.display().to_string() }),
         Err(std::fs::TryLockError::Error(error)) => Err(unusable(path, &error)),
-    }
-}
-
-/// What an error of the storage is for the caller.
-fn failure(error: &rusqlite::Error) -> JournalError {
-    match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::DiskFull) => JournalError::Full("the disk is full".into()),
-        _ => JournalError::Failed(error.to_string()),
     }
 }
 

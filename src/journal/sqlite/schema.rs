@@ -19,8 +19,9 @@ const APPLICATION: i64 = 0x5377_4a31;
 const PAGE: u32 = 4096;
 /// How long we wait for another process that holds the database: an administrator's shell, a backup.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
-/// What is left of the log file when it starts over.
-const LOG_KEPT: u32 = 4 << 20;
+/// What is left of the log file when it starts over: more than it grows to between checkpoints, because writing over blocks that
+/// are there is much cheaper than allocating them anew. When it is quiet nothing is left.
+const LOG_KEPT: u32 = 16 << 20;
 
 /// `record` stays narrow so that walking over it is cheap; bodies lie apart.
 ///
@@ -92,15 +93,14 @@ fn recognise(path: &Path) -> Result<(), OpenError> {
     if header.is_empty() {
         return Ok(());
     }
-    let number = |at: usize| header.get(at..at + 4).map_or(0, |b| i64::from(u32::from_be_bytes([b[0], b[1], b[2], b[3]])));
+    let number =
+        |at: usize| header.get(at..at + 4).map_or(0, |b| i64::from(u32::from_be_bytes([b[0], b[1], b[2], b[3]])));
     if !header.starts_with(b"SQLite format 3\0") || number(68) != APPLICATION {
         let why = "it is no journal of switchyard".to_owned();
         return Err(OpenError::Unusable { path: path.display().to_string(), why });
     }
     match number(60) {
-        found if found > FORMAT => {
-            Err(OpenError::Newer { path: path.display().to_string(), found, known: FORMAT })
-        }
+        found if found > FORMAT => Err(OpenError::Newer { path: path.display().to_string(), found, known: FORMAT }),
         _ => Ok(()),
     }
 }

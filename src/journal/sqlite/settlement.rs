@@ -282,9 +282,7 @@ fn write_ended(conn: &Connection, target: TargetId, ended: &Ended) -> rusqlite::
         write_dead_letter(conn, target, ended.id, letter)?;
     }
     match &ended.settlement.rest {
-        Some(Rest { due, progress, quantities }) => {
-            write_row(conn, target, ended.id, *due, progress, Some(quantities))
-        }
+        Some(Rest { due, progress, quantities }) => write_row(conn, target, ended.id, *due, progress, Some(quantities)),
         None if ended.lease.row => conn
             .prepare_cached("DELETE FROM pending WHERE target = ?1 AND record = ?2")?
             .execute(params![target.0, ended.id.cast_signed()])

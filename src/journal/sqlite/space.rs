@@ -4,8 +4,7 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -13,7 +12,7 @@ use crate::clock::Timestamp;
 use crate::journal::{JournalError, Settings};
 use crate::units::ByteSize;
 
-use super::Shared;
+use super::shared::Shared;
 
 /// Records looked at in one step.
 const STEP: u64 = 512;
@@ -29,43 +28,6 @@ const OVERHEAD: u64 = 512;
 const VACUUM_STEP: u64 = 512;
 /// Free pages kept for what comes next.
 const KEPT_FREE: u64 = 256;
-
-/// The disk under the journal, asked at most four times a second.
-#[derive(Debug)]
-pub(super) struct Disk {
-    folder: PathBuf,
-    least: u64,
-    seen: Mutex<Option<(Instant, u64)>>,
-}
-
-impl Disk {
-    pub(super) fn new(settings: &Settings) -> Self {
-        let folder = match settings.path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-            _ => PathBuf::from("."),
-        };
-        Self { folder, least: settings.min_free_disk.get(), seen: Mutex::new(None) }
-    }
-
-    /// `Full` when less is free than must be. A disk that cannot be asked is taken for roomy: writing will tell.
-    pub(super) fn check(&self) -> Result<(), JournalError> {
-        let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let free = match *seen {
-            Some((at, free)) if at.elapsed().as_millis() < 250 => free,
-            _ => {
-                let free = rustix::fs::statvfs(&self.folder).map_or(u64::MAX, |fs| fs.f_bavail * fs.f_frsize);
-                *seen = Some((Instant::now(), free));
-                free
-            }
-        };
-        drop(seen);
-        if free >= self.least {
-            return Ok(());
-        }
-        let (free, least) = (ByteSize::bytes(free), ByteSize::bytes(self.least));
-        Err(JournalError::Full(format!("the disk has {free} left, min_free_disk is {least}")))
-    }
-}
 
 /// The writer's view of the room.
 #[derive(Debug)]

@@ -2,7 +2,6 @@
 //!
 //! Rule: nothing is answered, posted or handed on before its commit, and after a failed one everything in memory is as before.
 
-use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, PoisonError};
@@ -13,118 +12,19 @@ use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
 use crate::journal::{JournalError, MAX_TARGETS, RecordId, Settings, Submission, Switch, TargetId};
-use crate::policy::outcome::DropReason;
 
-use super::accounts::{self, Book};
+use super::accounts;
 use super::append::{self, Appended, Projects};
+use super::group::{Answer, Command, Group, Reply, refuse};
 use super::queue::{Queue, Target};
 use super::settlement::Pass;
+use super::shared::{Placed, Shared, failure};
 use super::space::{self, Room};
-use super::{Placed, Shared, failure};
 
-/// The most commands that wait for the writer.
-pub(super) const INBOX: usize = 1024;
-/// The most commands in one commit, and the bytes of bodies after which no more are taken in.
-const GROUP: usize = 256;
-const GROUP_BYTES: usize = 4 << 20;
-/// How long settlements wait for an append to share its commit.
-const COMPANY: Duration = Duration::from_millis(10);
 /// How soon a failed commit is tried again.
 const RETRY: Duration = Duration::from_millis(250);
 /// Quiet time after which the files are tidied up.
 const QUIET: Duration = Duration::from_secs(1);
-
-pub(super) type Reply<T> = oneshot::Sender<Result<T, JournalError>>;
-
-/// What the writer is asked to do.
-#[derive(Debug)]
-pub(super) enum Command {
-    Append(Box<Submission>, Reply<RecordId>),
-    Discard { target: Arc<Target>, before: Timestamp, reason: DropReason, limit: usize, reply: Reply<usize> },
-    Prune { before: Timestamp, limit: usize, reply: Reply<usize> },
-    Target(Arc<str>, Reply<TargetId>),
-    Switch(Box<Switch>, Reply<()>),
-    /// Settlements wait for a commit.
-    Wake { hurry: bool },
-    Close(oneshot::Sender<()>),
-    /// Makes the storage refuse to grow beyond that many pages, as a full disk does.
-    #[cfg(test)]
-    Cap(i64, Reply<()>),
-}
-
-/// An answer that waits for the commit.
-#[derive(Debug)]
-enum Answer {
-    Record(Reply<RecordId>, Result<RecordId, JournalError>),
-    Count(Reply<usize>, usize),
-    Target(Reply<TargetId>, Result<TargetId, JournalError>),
-    Done(Reply<()>),
-}
-
-impl Answer {
-    /// Gives the answer, or `failed` in its place. Whoever asked may be gone.
-    fn give(self, failed: Option<&JournalError>) {
-        match self {
-            Self::Record(reply, answer) => drop(reply.send(failed.cloned().map_or(answer, Err))),
-            Self::Count(reply, count) => drop(reply.send(failed.cloned().map_or(Ok(count), Err))),
-            Self::Target(reply, answer) => drop(reply.send(failed.cloned().map_or(answer, Err))),
-            Self::Done(reply) => drop(reply.send(failed.cloned().map_or(Ok(()), Err))),
-        }
-    }
-}
-
-/// What is committed together.
-#[derive(Debug, Default)]
-struct Group {
-    commands: VecDeque<Command>,
-    bytes: usize,
-    closing: Option<oneshot::Sender<()>>,
-    hurry: bool,
-    book: Book,
-    appended: Vec<Appended>,
-    passes: Vec<Pass>,
-    new_targets: Vec<Arc<Target>>,
-    answers: Vec<Answer>,
-    refused: Option<JournalError>,
-}
-
-impl Group {
-    fn take(&mut self, (command, place): Placed<Command>) {
-        drop(place);
-        match command {
-            Command::Close(reply) => self.closing = Some(reply),
-            Command::Wake { hurry } => self.hurry |= hurry,
-            command => {
-                if let Command::Append(submission, _) = &command {
-                    self.bytes += submission.body.len();
-                }
-                self.commands.push_back(command);
-            }
-        }
-    }
-
-    fn is_whole(&self) -> bool {
-        self.commands.len() >= GROUP || self.bytes >= GROUP_BYTES || self.closing.is_some()
-    }
-
-    fn gather(&mut self, inbox: &Receiver<Placed<Command>>) {
-        let until = Instant::now() + COMPANY;
-        while !self.is_whole() {
-            if let Ok(command) = inbox.try_recv() {
-                self.take(command);
-                continue;
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if self.hurry || !self.commands.is_empty() || left.is_zero() {
-                break;
-            }
-            match inbox.recv_timeout(left) {
-                Ok(command) => self.take(command),
-                Err(_) => break,
-            }
-        }
-    }
-}
 
 /// The owner of the connection that writes.
 #[derive(Debug)]
@@ -296,12 +196,7 @@ impl Writer {
         Ok(())
     }
 
-    fn append(
-        &mut self,
-        submission: Submission,
-        reply: Reply<RecordId>,
-        group: &mut Group,
-    ) -> rusqlite::Result<()> {
+    fn append(&mut self, submission: Submission, reply: Reply<RecordId>, group: &mut Group) -> rusqlite::Result<()> {
         let id = self.next;
         group.answers.push(Answer::Record(reply, Ok(RecordId(id))));
         let room = match self.shared.disk.check() {
@@ -401,14 +296,6 @@ impl Writer {
     }
 }
 
-impl Group {
-    fn counted(&mut self, count: usize) {
-        if let Some(Answer::Count(_, answer)) = self.answers.last_mut() {
-            *answer = count;
-        }
-    }
-}
-
 fn hand_over(target: &Target, appended: &[Appended]) {
     let mut queue = target.queue();
     let mut any = false;
@@ -419,18 +306,6 @@ fn hand_over(target: &Target, appended: &[Appended]) {
     drop(queue);
     if any {
         target.changed.notify_one();
-    }
-}
-
-fn refuse(command: Command, error: &JournalError) {
-    match command {
-        Command::Append(_, reply) => Answer::Record(reply, Err(JournalError::Closed)).give(Some(error)),
-        Command::Discard { reply, .. } | Command::Prune { reply, .. } => Answer::Count(reply, 0).give(Some(error)),
-        Command::Target(_, reply) => Answer::Target(reply, Err(JournalError::Closed)).give(Some(error)),
-        Command::Switch(_, reply) => Answer::Done(reply).give(Some(error)),
-        #[cfg(test)]
-        Command::Cap(_, reply) => Answer::Done(reply).give(Some(error)),
-        Command::Wake { .. } | Command::Close(_) => {}
     }
 }
 
