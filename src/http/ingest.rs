@@ -1,6 +1,7 @@
 //! The requests of SDKs: from HTTP to a submission, and back to an answer.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
@@ -24,23 +25,23 @@ use super::state::Public;
 
 /// The project a request was for, for the counts: in the extensions of its answer.
 #[derive(Clone, Debug)]
-pub(super) struct ForProject(pub(super) std::sync::Arc<str>);
+pub(super) struct ForProject(pub(super) Arc<str>);
 
 /// Bodies of up to this many encoded bytes are decoded where they are read; larger ones on a thread of their own.
 const DECODED_INLINE: usize = 128 * 1024;
 
 /// `POST /api/{project}/envelope/`
-pub(super) async fn envelope(State(public): State<Public>, Path(id): Path<String>, request: Request) -> Response {
+pub(super) async fn envelope(State(public): State<Arc<Public>>, Path(id): Path<String>, request: Request) -> Response {
     take_in(&public, Some(&id), request, Form::Envelope).await
 }
 
 /// `POST /api/{project}/store/`
-pub(super) async fn store(State(public): State<Public>, Path(id): Path<String>, request: Request) -> Response {
+pub(super) async fn store(State(public): State<Arc<Public>>, Path(id): Path<String>, request: Request) -> Response {
     take_in(&public, Some(&id), request, Form::Event).await
 }
 
 /// `POST /api/store/`: the key alone says for which project.
-pub(super) async fn store_without_project(State(public): State<Public>, request: Request) -> Response {
+pub(super) async fn store_without_project(State(public): State<Arc<Public>>, request: Request) -> Response {
     take_in(&public, None, request, Form::Event).await
 }
 

@@ -26,7 +26,7 @@ use super::state::{Admin, Public};
 use super::{admin, ingest};
 
 /// What SDKs reach.
-fn public(state: Public) -> Router {
+fn public(state: Arc<Public>) -> Router {
     let mut routes = Router::new();
     for (path, handler) in [
         ("/api/{project}/envelope", taken(ingest::envelope)),
@@ -53,7 +53,7 @@ fn operators(state: Admin) -> Router {
         .with_state(state)
 }
 
-fn taken<T: 'static>(handler: impl Handler<T, Public>) -> MethodRouter<Public> {
+fn taken<T: 'static>(handler: impl Handler<T, Arc<Public>>) -> MethodRouter<Arc<Public>> {
     post(handler).fallback(wrong_method)
 }
 
@@ -61,7 +61,7 @@ async fn alive() -> Response {
     axum::Json(json!({ "is_healthy": true })).into_response()
 }
 
-async fn ready(State(public): State<Public>) -> Response {
+async fn ready(State(public): State<Arc<Public>>) -> Response {
     let is_healthy = public.readiness.not_ready().is_none();
     let status = if is_healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, axum::Json(json!({ "is_healthy": is_healthy }))).into_response()
@@ -77,7 +77,8 @@ async fn nowhere() -> ApiError {
 
 /// Serves SDKs on `listener`.
 pub async fn serve_public(listener: TcpListener, state: Public, clock: Clock, tasks: Tasks) {
-    serve(listener, PublicApp { routes: public(state.clone()), state: Arc::new(state) }, clock, tasks).await;
+    let state = Arc::new(state);
+    serve(listener, PublicApp { routes: public(Arc::clone(&state)), state }, clock, tasks).await;
 }
 
 /// Serves operators on `listener`.

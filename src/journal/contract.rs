@@ -104,6 +104,15 @@ pub(super) fn copy_files(from: &std::path::Path, to: &std::path::Path) -> PathBu
     to.join("journal.db")
 }
 
+/// Asks again and again until the answer is yes.
+pub(super) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(std::time::Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 pub(super) fn at(seconds: u64) -> Timestamp {
     Timestamp::from_millis(seconds * 1000)
 }

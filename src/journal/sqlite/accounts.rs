@@ -13,7 +13,7 @@ use crate::policy::outcome::Outcome;
 use crate::protocol::category::{Category, Quantities};
 use crate::telemetry::ledger::{AccountKey, Posting};
 
-use super::Shared;
+use super::shared::Shared;
 
 /// The intake's number in the column `target`.
 const INTAKE: i64 = -1;

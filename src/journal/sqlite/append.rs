@@ -8,8 +8,8 @@ use rusqlite::{Connection, params};
 use crate::journal::{Record, RecordId, Submission};
 use crate::policy::outcome::Outcome;
 
-use super::Shared;
 use super::accounts::Book;
+use super::shared::Shared;
 
 /// Bodies above this go through the incremental interface, which copies no more than a page at a time.
 pub(super) const LARGE: usize = 256 << 10;

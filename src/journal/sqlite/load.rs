@@ -12,8 +12,10 @@ use crate::journal::{Settings, TargetId};
 use crate::protocol::category::Quantities;
 use crate::telemetry::ledger::Ledger;
 
+use super::accounts;
+use super::disk::Disk;
 use super::queue::{Queue, Target};
-use super::{Counters, Room, Shared, accounts, space};
+use super::shared::{Counters, Room, Shared};
 
 /// Reads what the threads share.
 pub(super) fn load(conn: &Connection, settings: &Settings, clock: Clock, ledger: Ledger) -> rusqlite::Result<Shared> {
@@ -33,7 +35,7 @@ pub(super) fn load(conn: &Connection, settings: &Settings, clock: Clock, ledger:
         targets: RwLock::new(Arc::new(targets.collect())),
         projects: RwLock::new(names),
         space: Room::default(),
-        disk: space::Disk::new(settings),
+        disk: Disk::new(settings),
         trouble: Mutex::new(None),
         closed: AtomicBool::new(false),
         woken: AtomicBool::new(false),

@@ -11,11 +11,15 @@
 
 mod accounts;
 mod append;
+mod decode;
+mod disk;
+mod group;
 mod load;
 mod queue;
 mod reader;
 mod schema;
 mod settlement;
+mod shared;
 mod space;
 mod tally;
 #[cfg(test)]
@@ -24,9 +28,9 @@ mod writer;
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -41,94 +45,23 @@ use super::{
     Backlog, Claim, Journal, JournalError, OpenError, Record, RecordId, Settings, Settlement, Space, Stats, Submission,
     Switch, TargetId,
 };
-use queue::{Take, Target};
-use reader::Question;
+use group::{Command, INBOX, Reply};
+use queue::Take;
+use reader::{Question, SEATS};
 use schema::unusable;
-use writer::{Command, INBOX};
+use shared::{Placed, Shared};
 
 /// A journal in one SQLite file.
 #[derive(Debug)]
 pub struct SqliteJournal {
     shared: Arc<Shared>,
-    commands: Option<SyncSender<Command>>,
-    questions: Option<SyncSender<Question>>,
-    places: Semaphore,
+    commands: Option<SyncSender<Placed<Command>>>,
+    questions: Option<SyncSender<Placed<Question>>>,
+    places: Arc<Semaphore>,
+    seats: Arc<Semaphore>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Held for as long as the files are ours.
     lock: File,
-}
-
-/// What the threads and the callers share.
-#[derive(Debug)]
-struct Shared {
-    clock: Clock,
-    ledger: Ledger,
-    /// By number.
-    targets: RwLock<Arc<Vec<Arc<Target>>>>,
-    /// By number.
-    projects: RwLock<Vec<Arc<str>>>,
-    space: Room,
-    disk: space::Disk,
-    trouble: Mutex<Option<JournalError>>,
-    closed: AtomicBool,
-    /// A command that wakes the writer for settlements is under way.
-    woken: AtomicBool,
-    /// The same, without waiting for company.
-    hurried: AtomicBool,
-    counters: Counters,
-}
-
-/// Published figures of [`Space`].
-#[derive(Debug, Default)]
-struct Room {
-    used: AtomicU64,
-    files: AtomicU64,
-}
-
-impl Room {
-    fn set(&self, used: u64, files: u64) {
-        self.used.store(used, Ordering::Relaxed);
-        self.files.store(files, Ordering::Relaxed);
-    }
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    commits: [AtomicU64; Stats::BOUNDS.len() + 1],
-    nanos: AtomicU64,
-    errors: AtomicU64,
-    set_aside: AtomicU64,
-}
-
-impl Counters {
-    fn committed(&self, took: Duration) {
-        let bucket = Stats::BOUNDS.iter().position(|bound| took.as_secs_f64() <= *bound);
-        self.commits[bucket.unwrap_or(Stats::BOUNDS.len())].fetch_add(1, Ordering::Relaxed);
-        self.nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-}
-
-impl Shared {
-    fn targets(&self) -> Arc<Vec<Arc<Target>>> {
-        Arc::clone(&self.targets.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn target(&self, id: TargetId) -> Result<Arc<Target>, JournalError> {
-        let known = self.targets().get(usize::from(id.0)).map(Arc::clone);
-        known.ok_or_else(|| JournalError::Failed(format!("target {} is not known", id.0)))
-    }
-
-    fn projects(&self) -> RwLockReadGuard<'_, Vec<Arc<str>>> {
-        self.projects.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn trouble(&self) -> Option<JournalError> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set_trouble(&self, trouble: Option<JournalError>) {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
-    }
 }
 
 impl SqliteJournal {
@@ -143,7 +76,7 @@ impl SqliteJournal {
         let shared = load::load(&conn, settings, clock, ledger).map_err(|e| unusable(path, &e))?;
         let shared = Arc::new(shared);
         let (commands, inbox) = std::sync::mpsc::sync_channel(INBOX + 8);
-        let (questions, asked) = std::sync::mpsc::sync_channel(64);
+        let (questions, asked) = std::sync::mpsc::sync_channel(SEATS);
         let reading = schema::open_reader(path)?;
         let writer = writer::Writer::new(conn, Arc::clone(&shared), settings).map_err(|e| unusable(path, &e))?;
         let reader = reader::Reader::new(reading, Arc::clone(&shared), commands.clone());
@@ -158,55 +91,45 @@ impl SqliteJournal {
             shared,
             commands: Some(commands),
             questions: Some(questions),
-            places: Semaphore::new(INBOX),
+            places: Arc::new(Semaphore::new(INBOX)),
+            seats: Arc::new(Semaphore::new(SEATS)),
             threads: Mutex::new(threads),
             lock,
         })
     }
 
     /// Sends a command that is answered, waiting for a place among the others.
-    async fn ask<T>(
-        &self,
-        command: impl FnOnce(oneshot::Sender<Result<T, JournalError>>) -> Command,
-    ) -> Result<T, JournalError> {
-        if self.shared.closed.load(Ordering::Acquire) {
-            return Err(JournalError::Closed);
-        }
-        let place = self.places.acquire().await.map_err(|_| JournalError::Closed)?;
-        let (reply, answer) = oneshot::channel();
-        let commands = self.commands.as_ref().ok_or(JournalError::Closed)?;
-        commands.try_send(command(reply)).map_err(|error| match error {
-            TrySendError::Full(_) => JournalError::Full("too many submissions at once".into()),
-            TrySendError::Disconnected(_) => JournalError::Closed,
-        })?;
-        let answer = answer.await.map_err(|_| JournalError::Closed)?;
-        drop(place);
-        answer
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, JournalError> {
+        send(&self.shared, &self.places, self.commands.as_ref(), command).await
     }
 
-    async fn read<T>(
-        &self,
-        question: impl FnOnce(oneshot::Sender<Result<T, JournalError>>) -> Question,
-    ) -> Result<T, JournalError> {
-        if self.shared.closed.load(Ordering::Acquire) {
-            return Err(JournalError::Closed);
-        }
-        let (reply, answer) = oneshot::channel();
-        let questions = self.questions.as_ref().ok_or(JournalError::Closed)?;
-        questions.try_send(question(reply)).map_err(|error| match error {
-            TrySendError::Full(_) => JournalError::Failed("too many questions at once".into()),
-            TrySendError::Disconnected(_) => JournalError::Closed,
-        })?;
-        answer.await.map_err(|_| JournalError::Closed)?
+    async fn read<T>(&self, question: impl FnOnce(Reply<T>) -> Question) -> Result<T, JournalError> {
+        send(&self.shared, &self.seats, self.questions.as_ref(), question).await
     }
 
     fn wake(&self, hurry: bool) {
         let flag = if hurry { &self.shared.hurried } else { &self.shared.woken };
         if !flag.swap(true, Ordering::AcqRel) {
             // A full inbox wakes the writer as well.
-            drop(self.commands.as_ref().map(|commands| commands.try_send(Command::Wake { hurry })));
+            drop(self.commands.as_ref().map(|commands| commands.try_send((Command::Wake { hurry }, None))));
         }
     }
+}
+
+async fn send<T, M>(
+    shared: &Shared,
+    places: &Arc<Semaphore>,
+    inbox: Option<&SyncSender<Placed<M>>>,
+    message: impl FnOnce(Reply<T>) -> M,
+) -> Result<T, JournalError> {
+    if shared.closed.load(Ordering::Acquire) {
+        return Err(JournalError::Closed);
+    }
+    let place = Arc::clone(places).acquire_owned().await.map_err(|_| JournalError::Closed)?;
+    let (reply, answer) = oneshot::channel();
+    // There is room for whoever has a place: it fails only when the thread is gone.
+    inbox.ok_or(JournalError::Closed)?.try_send((message(reply), Some(place))).map_err(|_| JournalError::Closed)?;
+    answer.await.map_err(|_| JournalError::Closed)?
 }
 
 impl Drop for SqliteJournal {
@@ -231,14 +154,6 @@ fn lock(path: &Path) -> Result<File, OpenError> {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.display().to_string() }),
         Err(std::fs::TryLockError::Error(error)) => Err(unusable(path, &error)),
-    }
-}
-
-/// What an error of the storage is for the caller.
-fn failure(error: &rusqlite::Error) -> JournalError {
-    match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::DiskFull) => JournalError::Full("the disk is full".into()),
-        _ => JournalError::Failed(error.to_string()),
     }
 }
 
@@ -373,7 +288,7 @@ impl Journal for SqliteJournal {
                 return;
             }
             let (reply, answer) = oneshot::channel();
-            let sent = self.commands.as_ref().is_some_and(|c| c.try_send(Command::Close(reply)).is_ok());
+            let sent = self.commands.as_ref().is_some_and(|c| c.try_send((Command::Close(reply), None)).is_ok());
             // The inbox holds more than there are places; a thread that is gone has nothing left to commit.
             if sent && tokio::time::timeout(patience, answer).await.is_err() {
                 tracing::warn!("the journal is still writing; what is not committed will be delivered again");

@@ -259,11 +259,11 @@ impl Queue {
         }
     }
 
-    /// The records of `gone` were discarded: forgets them.
+    /// The records of `gone` were discarded: forgets them. Rows that were read ahead are read again.
     pub(super) fn forget(&mut self, gone: &HashSet<u64>, last_fresh: u64) {
         self.ready.retain(|ready| !gone.contains(&ready.record.id.0));
         self.ready_bytes = self.ready.iter().map(|ready| ready.record.body.len()).sum();
-        self.due_ready.retain(|ready| !gone.contains(&ready.record.id.0));
+        self.due_ready.clear();
         self.handed = self.handed.max(last_fresh);
         self.discards += 1;
     }

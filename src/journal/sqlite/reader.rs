@@ -7,19 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender};
 
-use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
-use crate::journal::{Backlog, JournalError, Progress, Record, RecordId, Rest, Settlement, Switch};
-use crate::protocol::category::Quantities;
+use crate::journal::{Backlog, JournalError, Progress, Rest, Settlement, Switch};
 
-use super::append::LARGE;
-use super::queue::{Lease, NEVER, PutOff, READY_BYTES, READY_RECORDS, Ready, Target};
-use super::writer::{Command, Reply};
-use super::{Shared, failure};
+use super::decode::{self, COLUMNS, Loaded, PENDING};
+use super::group::{Command, Reply};
+use super::queue::{NEVER, READY_BYTES, READY_RECORDS, Target};
+use super::shared::{Placed, Shared, failure};
 
+/// The most questions that wait for the reader.
+pub(super) const SEATS: usize = 64;
 /// Records looked at for one target in one read.
 const SCAN: u64 = 20_000;
 
@@ -40,30 +40,18 @@ pub(super) enum Question {
 pub(super) struct Reader {
     conn: Connection,
     shared: Arc<Shared>,
-    commands: SyncSender<Command>,
+    commands: SyncSender<Placed<Command>>,
 }
-
-/// A record as read, or why it is none.
-enum Loaded {
-    Record(Ready),
-    Unreadable { id: u64, lease: Lease, why: String },
-}
-
-/// The columns that [`Reader::load`] reads; a row in `pending` follows with [`PENDING`]. Large bodies are left where they are:
-/// 262144 is [`LARGE`].
-const COLUMNS: &str = "r.id, r.accepted_at, r.project, r.size, r.quantities, r.event_id, b.client, length(b.bytes),
-    CASE WHEN length(b.bytes) <= 262144 THEN b.bytes END";
-const _: () = assert!(LARGE == 262_144);
-const PENDING: &str = "p.due, p.attempts, p.strikes, p.items, p.quantities";
 
 impl Reader {
-    pub(super) fn new(conn: Connection, shared: Arc<Shared>, commands: SyncSender<Command>) -> Self {
+    pub(super) fn new(conn: Connection, shared: Arc<Shared>, commands: SyncSender<Placed<Command>>) -> Self {
         Self { conn, shared, commands }
     }
 
     /// Answers until there is nobody left to ask. Whoever asked may be gone.
-    pub(super) fn run(self, asked: &Receiver<Question>) {
-        for question in asked {
+    pub(super) fn run(self, asked: &Receiver<Placed<Question>>) {
+        for (question, place) in asked {
+            drop(place);
             match question {
                 Question::Due(target, now, reply) => answer(reply, self.due(&target, now)),
                 Question::Fresh(target, reply) => answer(reply, self.fresh(&target)),
@@ -120,7 +108,7 @@ impl Reader {
             if !loaded.is_empty() && (bytes > READY_BYTES || loaded.len() == READY_RECORDS) {
                 return Ok((loaded, row.get::<_, i64>(0)?.cast_unsigned() - 1));
             }
-            loaded.push(self.load(row, false)?);
+            loaded.push(decode::load(&self.conn, &self.shared, row, false)?);
         }
         Ok((loaded, to))
     }
@@ -182,63 +170,9 @@ impl Reader {
             if due > now || whole {
                 return Ok((loaded, Some(due)));
             }
-            loaded.push((self.load(row, true)?, Some(due)));
+            loaded.push((decode::load(&self.conn, &self.shared, row, true)?, Some(due)));
         }
         Ok((loaded, None))
-    }
-
-    fn load(&self, row: &Row<'_>, put_off: bool) -> rusqlite::Result<Loaded> {
-        let id = row.get::<_, i64>(0)?.cast_unsigned();
-        match self.parse(row, id, put_off) {
-            Ok(ready) => Ok(Loaded::Record(ready)),
-            Err(error) if is_storage_failure(&error) => Err(error),
-            Err(error) => {
-                let text = |at| row.get_ref(at).ok().and_then(|value| value.as_str().ok()?.parse::<Quantities>().ok());
-                let own = if put_off { text(13) } else { None };
-                let lease = Lease {
-                    project: row.get(2).unwrap_or(0),
-                    size: row.get::<_, i64>(3).unwrap_or(0).cast_unsigned(),
-                    quantities: own.or_else(|| text(4)).unwrap_or_default(),
-                    row: put_off,
-                };
-                Ok(Loaded::Unreadable { id, lease, why: error.to_string() })
-            }
-        }
-    }
-
-    fn parse(&self, row: &Row<'_>, id: u64, put_off: bool) -> rusqlite::Result<Ready> {
-        let project: u32 = row.get(2)?;
-        let name = self.shared.projects().get(project as usize).cloned().ok_or_else(|| unreadable("its project"))?;
-        let event_id = row.get::<_, Option<[u8; 16]>>(5)?.map(|id| u128::from_be_bytes(id).into());
-        let client = serde_json::from_str(row.get_ref(6)?.as_str().map_err(|_| unreadable("its client"))?)
-            .map_err(|_| unreadable("its client"))?;
-        let size: i64 = row.get(3)?;
-        if row.get::<_, Option<i64>>(7)? != Some(size) {
-            return Err(unreadable("its body"));
-        }
-        let record = Record {
-            id: RecordId(id),
-            accepted_at: Timestamp::from_millis(row.get::<_, i64>(1)?.cast_unsigned()),
-            project: name,
-            event_id,
-            quantities: quantities(row, 4)?.ok_or_else(|| unreadable("its quantities"))?,
-            client,
-            body: self.body(row, id, usize::try_from(size).unwrap_or(0))?,
-        };
-        let put_off = if put_off { Some(progress(row)?) } else { None };
-        Ok(Ready { record: Arc::new(record), project, put_off })
-    }
-
-    /// The body; a large one without a second copy in memory.
-    fn body(&self, row: &Row<'_>, id: u64, size: usize) -> rusqlite::Result<Bytes> {
-        if size <= LARGE {
-            return Ok(Bytes::copy_from_slice(row.get_ref(8)?.as_blob().map_err(|_| unreadable("its body"))?));
-        }
-        let blob = self.conn.blob_open("main", "body", "bytes", id.cast_signed(), true)?;
-        let mut body = vec![0; size];
-        blob.read_at_exact(&mut body, 0)?;
-        blob.close()?;
-        Ok(body.into())
     }
 
     /// Ends the lease of a record that cannot be read: it stays pending and never comes due.
@@ -251,7 +185,7 @@ impl Reader {
         queue.settle(id, Settlement { rest: Some(rest), ..Settlement::default() });
         drop(queue);
         // A full inbox wakes the writer as well.
-        drop(self.commands.try_send(Command::Wake { hurry: true }));
+        drop(self.commands.try_send((Command::Wake { hurry: true }, None)));
     }
 
     fn backlog(&self, target: &Target) -> rusqlite::Result<Backlog> {
@@ -326,29 +260,4 @@ impl Reader {
 
 fn answer<T>(reply: oneshot::Sender<Result<T, JournalError>>, result: rusqlite::Result<T>) {
     drop(reply.send(result.map_err(|error| failure(&error))));
-}
-
-fn progress(row: &Row<'_>) -> rusqlite::Result<PutOff> {
-    let items = row.get_ref(12)?.as_blob_or_null().map_err(|_| unreadable("its items"))?;
-    let items = items.map(|items| items.as_chunks::<2>().0.iter().map(|item| u16::from_le_bytes(*item)).collect());
-    Ok(PutOff {
-        due: Timestamp::from_millis(row.get::<_, i64>(9)?.cast_unsigned()),
-        progress: Progress { attempts: row.get(10)?, strikes: row.get(11)?, items },
-        quantities: quantities(row, 13)?,
-    })
-}
-
-/// The quantities in a column; `None` where it is empty.
-fn quantities(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Quantities>> {
-    let text = row.get_ref(at)?.as_str_or_null().map_err(|_| unreadable("its quantities"))?;
-    text.map(|text| text.parse().map_err(|_| unreadable("its quantities"))).transpose()
-}
-
-fn unreadable(what: &str) -> rusqlite::Error {
-    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Null, format!("{what} cannot be read").into())
-}
-
-/// Whether the storage failed rather than the row: it may work the next time.
-fn is_storage_failure(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code().is_some_and(|code| code != rusqlite::ErrorCode::DatabaseCorrupt)
 }

@@ -17,8 +17,11 @@ pub(super) const FORMAT: i64 = 1;
 const APPLICATION: i64 = 0x5377_4a31;
 /// Bytes of a page.
 const PAGE: u32 = 4096;
-/// What is left of the log file when it starts over.
-const LOG_KEPT: u32 = 4 << 20;
+/// How long we wait for another process that holds the database: an administrator's shell, a backup.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+/// What is left of the log file when it starts over: more than it grows to between checkpoints, because writing over blocks that
+/// are there is much cheaper than allocating them anew. When it is quiet nothing is left.
+const LOG_KEPT: u32 = 16 << 20;
 
 /// `record` stays narrow so that walking over it is cheap; bodies lie apart.
 ///
@@ -66,7 +69,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let reader = || {
         let conn = Connection::open_with_flags(path, flags)?;
-        conn.busy_timeout(Duration::from_secs(2))?;
+        conn.busy_timeout(PATIENCE)?;
         conn.execute_batch("PRAGMA cache_size = -512; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY;")?;
         conn.set_prepared_statement_cache_capacity(16);
         Ok(conn)
@@ -103,10 +106,10 @@ fn recognise(path: &Path) -> Result<(), OpenError> {
 }
 
 fn prepare(conn: &Connection, sync: Sync) -> rusqlite::Result<()> {
-    conn.busy_timeout(Duration::from_secs(2))?;
+    conn.busy_timeout(PATIENCE)?;
     conn.set_prepared_statement_cache_capacity(48);
     // Pages and vacuum can only be chosen before the first table.
-    conn.execute_batch(&format!("PRAGMA page_size = {PAGE}; PRAGMA auto_vacuum = INCREMENTAL;"))?;
+    conn.execute_batch(&format!("PRAGMA page_size = {}; PRAGMA auto_vacuum = INCREMENTAL;", std::env::var("SW_PAGE").unwrap_or(PAGE.to_string())))?;
     if conn.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))? == 0 {
         conn.execute_batch(&format!(
             "BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION}; {TABLES} PRAGMA user_version = {FORMAT}; COMMIT;"

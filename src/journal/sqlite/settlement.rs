@@ -154,11 +154,7 @@ impl Pass {
 
     /// When the next row comes due after those discarded are gone.
     fn find_next_due(&mut self, conn: &Connection) -> rusqlite::Result<()> {
-        let busy = {
-            let queue = self.target.queue();
-            let ready = queue.due_ready.iter().map(|ready| ready.record.id.0);
-            queue.leased_rows().into_iter().chain(ready).collect::<HashSet<u64>>()
-        };
+        let busy = self.target.queue().leased_rows();
         let mut rows = conn.prepare_cached("SELECT record, due FROM pending WHERE target = ?1 ORDER BY due, record")?;
         let mut rows = rows.query([self.target.id.0])?;
         self.next_due = Some(None);
@@ -224,17 +220,19 @@ impl Pass {
                 None => queue.tally.leave(lease.project, lease.size, &lease.quantities),
                 Some(rest) => {
                     queue.tally.change(lease.project, &lease.quantities, &rest.quantities);
-                    queue.put_off(rest.due);
+                    if self.next_due.is_none() {
+                        queue.put_off(rest.due);
+                    }
                 }
             }
         }
         for victim in &self.victims {
             queue.tally.leave(victim.project, victim.size, &victim.quantities);
         }
-        if queue.frozen {
+        if let Some(next_due) = self.next_due {
             let gone: HashSet<u64> = self.victims.iter().map(|victim| victim.id).collect();
             queue.forget(&gone, self.last_fresh);
-            queue.next_due = self.next_due.unwrap_or(queue.next_due);
+            queue.next_due = next_due;
         }
         queue.committing.clear();
         drop(queue);

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 use crate::journal::{JournalError, Settings};
 use crate::units::ByteSize;
 
-use super::Shared;
+use super::shared::Shared;
 
 /// Records looked at in one step.
 const STEP: u64 = 512;
@@ -29,47 +29,6 @@ const VACUUM_STEP: u64 = 512;
 /// Free pages kept for what comes next.
 const KEPT_FREE: u64 = 256;
 
-/// The disk under the journal, asked at most four times a second.
-#[derive(Debug)]
-pub(super) struct Disk {
-    folder: PathBuf,
-    least: u64,
-    seen: Mutex<Option<(std::time::Instant, u64)>>,
-}
-
-impl Disk {
-    pub(super) fn new(settings: &Settings) -> Self {
-        let folder = match settings.path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-            _ => PathBuf::from("."),
-        };
-        Self { folder, least: settings.min_free_disk.get(), seen: Mutex::new(None) }
-    }
-
-    /// Bytes free, looked up a few times a second at most; the greatest number when the disk cannot be asked.
-    pub(super) fn free(&self) -> u64 {
-        let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        match *seen {
-            Some((at, free)) if at.elapsed().as_millis() < 250 => free,
-            _ => {
-                let free = rustix::fs::statvfs(&self.folder).map_or(u64::MAX, |fs| fs.f_bavail * fs.f_frsize);
-                *seen = Some((std::time::Instant::now(), free));
-                free
-            }
-        }
-    }
-
-    /// `Full` when less is free than must be. A disk that cannot be asked is taken for roomy: writing will tell.
-    pub(super) fn check(&self) -> Result<(), JournalError> {
-        let free = self.free();
-        if free >= self.least {
-            return Ok(());
-        }
-        let (free, least) = (ByteSize::bytes(free), ByteSize::bytes(self.least));
-        Err(JournalError::Full(format!("the disk has {free} left, min_free_disk is {least}")))
-    }
-}
-
 /// The writer's view of the room.
 #[derive(Debug)]
 pub(super) struct Room {
@@ -78,6 +37,9 @@ pub(super) struct Room {
     log: PathBuf,
     /// Pages of the file, free ones included, and free ones.
     pages: (u64, u64),
+    /// Bytes of the log's file, and how much of them is more than should be.
+    log_size: u64,
+    log_excess: u64,
     /// Written since `pages` was read.
     grown: u64,
     /// Written since the log was moved.
@@ -100,9 +62,19 @@ impl Room {
         let page = conn.query_row("PRAGMA page_size", [], |row| row.get::<_, i64>(0))?.cast_unsigned();
         let mut log = settings.path.clone().into_os_string();
         log.push("-wal");
-        let max = settings.max_size.get();
-        let (pages, log) = ((0, 0), log.into());
-        let mut room = Self { max, page, log, pages, grown: 0, logged: 0, prune_from: 0, evict_from: 0, barren: false };
+        let mut room = Self {
+            max: settings.max_size.get(),
+            page,
+            log: log.into(),
+            pages: (0, 0),
+            log_size: 0,
+            log_excess: 0,
+            grown: 0,
+            logged: 0,
+            prune_from: 0,
+            evict_from: 0,
+            barren: false,
+        };
         room.measure(conn)?;
         Ok(room)
     }
@@ -116,13 +88,15 @@ impl Room {
     pub(super) fn measure(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         let ask = |sql| conn.prepare_cached(sql)?.query_row([], |row| row.get::<_, i64>(0)).map(i64::cast_unsigned);
         self.pages = (ask("PRAGMA page_count")?, ask("PRAGMA freelist_count")?);
+        self.log_size = length(&self.log);
+        self.log_excess = self.log_size.saturating_sub(LOG_FREE);
         self.grown = 0;
         Ok(())
     }
 
     /// Publishes what is taken.
     pub(super) fn publish(&self, shared: &Shared) {
-        shared.space.set(self.used(), self.pages.0 * self.page + length(&self.log));
+        shared.space.set(self.used(), self.pages.0 * self.page + self.log_size);
     }
 
     /// Whether records with `size` bytes of body fit, after removing delivered ones if need be.
@@ -139,11 +113,11 @@ impl Room {
         let need = size + OVERHEAD;
         if self.used() + need > self.max - self.max / 64 {
             self.evict(conn, shared, need)?;
-            if !self.fits(need) {
-                let (used, max) = (ByteSize::bytes(self.used()), ByteSize::bytes(self.max));
-                let why = format!("{used} are in use, max_size is {max}, and nothing can go yet");
-                return Ok(Err(JournalError::Full(why)));
-            }
+        }
+        if !self.fits(need) {
+            let (used, max) = (ByteSize::bytes(self.used() + self.log_excess), ByteSize::bytes(self.max));
+            let why = format!("{used} are in use, max_size is {max}, and nothing can go yet");
+            return Ok(Err(JournalError::Full(why)));
         }
         self.grown += need;
         Ok(Ok(()))
@@ -151,7 +125,7 @@ impl Room {
 
     /// Whether `need` bytes more stay within the limit, what a foreign reader makes the log take included.
     pub(super) fn fits(&self, need: u64) -> bool {
-        self.used() + need + length(&self.log).saturating_sub(LOG_FREE) <= self.max
+        self.used() + need + self.log_excess <= self.max
     }
 
     /// Whether so much of the file is free that it should shrink even while the journal is busy.
@@ -236,11 +210,14 @@ impl Room {
 
     /// Moves the log and cuts its file to nothing, unless somebody reads.
     pub(super) fn truncate_log(&mut self, conn: &Connection) -> rusqlite::Result<()> {
-        let busy: bool = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
-        if !busy {
+        // Nobody should wait for us while we wait for a reader that may never end.
+        conn.busy_timeout(Duration::ZERO)?;
+        let busy = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));
+        conn.busy_timeout(super::schema::PATIENCE)?;
+        if !busy? {
             self.logged = 0;
         }
-        Ok(())
+        self.measure(conn)
     }
 }
 

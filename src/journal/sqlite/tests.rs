@@ -1,1 +1,386 @@
-//! What only the file on disk can show.
+//! What only the file on disk can show: durability, group commit, bounds, damage, other people's files.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use rusqlite::Connection;
+
+use super::group::Command;
+use super::*;
+use crate::journal::contract::{Subject, at, copy_files, delivered, errors, eventually, fill, submission};
+use crate::journal::{Progress, Rest};
+use crate::units::ByteSize;
+
+fn parts(subject: &Subject) -> (Arc<SqliteJournal>, &Settings) {
+    let Subject::Sqlite { journal, settings, .. } = subject else { panic!("only SQLite here") };
+    (Arc::clone(journal.as_ref().unwrap()), settings)
+}
+
+fn open(settings: &Settings) -> Result<SqliteJournal, OpenError> {
+    SqliteJournal::open(settings, Clock::system(), Ledger::default())
+}
+
+fn in_folder(folder: &Path) -> Settings {
+    Settings { path: folder.join("journal.db"), min_free_disk: ByteSize::bytes(0), ..Settings::default() }
+}
+
+fn large(size: usize, targets: &[TargetId]) -> Submission {
+    Submission { body: Bytes::from(vec![7; size]), ..submission(at(1), targets) }
+}
+
+async fn drain(journal: &dyn Journal, target: TargetId) -> usize {
+    let mut count = 0;
+    while journal.backlog(target).await.unwrap().envelopes > 0 {
+        let claims = journal.claim(target, at(1), 16).await.unwrap();
+        count += claims.len();
+        for claim in claims {
+            journal.settle(target, &claim.record, delivered(1));
+        }
+        journal.prune(at(0), 0).await.unwrap();
+    }
+    count
+}
+
+fn count(path: &Path, sql: &str) -> i64 {
+    Connection::open(path).unwrap().query_row(sql, [], |row| row.get(0)).unwrap()
+}
+
+fn commits(journal: &SqliteJournal) -> u64 {
+    journal.stats().commits.iter().sum()
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_on_disk() {
+    let subject = Subject::sqlite();
+    let (journal, settings) = parts(&subject);
+    let a = journal.target("a").await.unwrap();
+    for n in 1..=10 {
+        journal.append(large(5000, &[a])).await.unwrap();
+        let copy = tempfile::tempdir().unwrap();
+        copy_files(settings.path.parent().unwrap(), copy.path());
+        let other = open(&in_folder(copy.path())).unwrap();
+        assert_eq!(other.backlog(a).await.unwrap().envelopes, n);
+    }
+}
+
+#[tokio::test]
+async fn what_arrives_together_is_committed_together() {
+    let subject = Subject::sqlite();
+    let (journal, _) = parts(&subject);
+    let a = journal.target("a").await.unwrap();
+    let before = commits(&journal);
+    let answers = join_all((0..500).map(|_| journal.append(submission(at(1), &[a])))).await;
+    assert!(answers.into_iter().all(|answer| answer.is_ok()));
+    assert!(commits(&journal) - before <= 25, "{} commits", commits(&journal) - before);
+    subject.assert_balanced().await;
+}
+
+#[tokio::test]
+async fn a_second_instance_is_told_that_the_journal_is_in_use() {
+    let subject = Subject::sqlite();
+    let (journal, settings) = parts(&subject);
+    assert!(matches!(open(settings), Err(OpenError::InUse { .. })));
+    let settings = settings.clone();
+    drop((journal, subject_without_folder(subject)));
+    assert!(open(&settings).is_ok(), "the lock goes with its owner");
+}
+
+/// Drops the journal and keeps its folder.
+fn subject_without_folder(subject: Subject) -> tempfile::TempDir {
+    let Subject::Sqlite { folder, journal, .. } = subject else { panic!("only SQLite here") };
+    drop(journal);
+    folder
+}
+
+#[tokio::test]
+async fn a_newer_journal_is_left_as_it_is() {
+    let subject = Subject::sqlite();
+    let (journal, settings) = parts(&subject);
+    let settings = settings.clone();
+    journal.close(Duration::from_secs(10)).await;
+    drop(journal);
+    let _folder = subject_without_folder(subject);
+    Connection::open(&settings.path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    let before = std::fs::read(&settings.path).unwrap();
+    assert!(matches!(open(&settings), Err(OpenError::Newer { found: 99, known: 1, .. })));
+    assert!(std::fs::read(&settings.path).unwrap() == before);
+}
+
+#[test]
+fn a_foreign_file_is_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = in_folder(folder.path());
+    let database = Connection::open(folder.path().join("foreign.db")).unwrap();
+    database.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (x); INSERT INTO t VALUES (1)").unwrap();
+    drop(database);
+    let foreign = std::fs::read(folder.path().join("foreign.db")).unwrap();
+    for content in [b"hello".to_vec(), vec![0; 4096], foreign] {
+        std::fs::write(&settings.path, &content).unwrap();
+        assert!(matches!(open(&settings), Err(OpenError::Unusable { .. })));
+        assert!(std::fs::read(&settings.path).unwrap() == content);
+    }
+    std::fs::remove_file(&settings.path).unwrap();
+    std::fs::create_dir(&settings.path).unwrap();
+    assert!(matches!(open(&settings), Err(OpenError::Unusable { .. })));
+}
+
+#[test]
+fn the_folder_is_made_when_there_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    open(&in_folder(&folder.path().join("a/b"))).unwrap();
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_does_not_block_those_behind_it() {
+    let mut subject = Subject::sqlite();
+    let (journal, settings) = parts(&subject);
+    let a = journal.target("a").await.unwrap();
+    let all = fill(&subject.journal(), 8, &[a]).await;
+    // One of them has a row of its own.
+    let claims = journal.claim(a, at(1), 1).await.unwrap();
+    let rest = Rest { due: at(2), progress: Progress::default(), quantities: errors(1) };
+    journal.settle(a, &claims[0].record, Settlement { rest: Some(rest), ..Settlement::default() });
+    subject.flush().await;
+    let damage = Connection::open(&settings.path).unwrap();
+    for (id, sql) in all.iter().zip([
+        "UPDATE pending SET items = 'x' WHERE record = ?1",
+        "UPDATE record SET quantities = 'gibberish' WHERE id = ?1",
+        "UPDATE body SET client = '{' WHERE id = ?1",
+        "UPDATE body SET bytes = x'00' WHERE id = ?1",
+        "DELETE FROM body WHERE id = ?1",
+        "UPDATE record SET project = 77 WHERE id = ?1",
+        "UPDATE record SET event_id = x'01' WHERE id = ?1",
+    ]) {
+        damage.execute(sql, [id.cast_signed()]).unwrap();
+    }
+    drop((damage, journal));
+    for restart in 0..2 {
+        subject.crash();
+        let (journal, _) = parts(&subject);
+        let claims = journal.claim(a, at(3), 10).await.unwrap();
+        assert_eq!(claims.iter().map(|claim| claim.record.id.0).collect::<Vec<_>>(), all[7..]);
+        subject.flush().await;
+        assert_eq!(journal.stats().set_aside, if restart == 0 { 7 } else { 0 }, "said once");
+        assert_eq!(journal.backlog(a).await.unwrap().envelopes, 8, "they stay pending");
+        assert_eq!(journal.next_due(a), None);
+        if restart == 0 {
+            let rest = Rest { due: at(3), progress: Progress::default(), quantities: errors(1) };
+            journal.settle(a, &claims[0].record, Settlement { rest: Some(rest), ..Settlement::default() });
+            subject.flush().await;
+        }
+    }
+    let (journal, _) = parts(&subject);
+    assert_eq!(journal.discard(a, at(100), DropReason::Expired, 100).await.unwrap(), 7, "and expire in the end");
+}
+
+#[tokio::test]
+async fn a_full_journal_refuses_until_something_is_delivered() {
+    let subject = Subject::sqlite_with(|settings| settings.max_size = ByteSize::mib(2));
+    let (journal, _) = parts(&subject);
+    let a = journal.target("a").await.unwrap();
+    let mut kept = 0;
+    let refusal = loop {
+        match journal.append(large(50_000, &[a])).await {
+            Ok(_) => kept += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refusal, JournalError::Full(_)) && (30..45).contains(&kept), "{refusal} after {kept}");
+    assert!(matches!(journal.writable(), Err(JournalError::Full(_))));
+    assert!(journal.space().used <= 2 << 20);
+    let claims = journal.claim(a, at(1), 3).await.unwrap();
+    for claim in &claims {
+        journal.settle(a, &claim.record, delivered(1));
+    }
+    subject.flush().await;
+    for _ in 0..claims.len() {
+        journal.append(large(50_000, &[a])).await.unwrap();
+    }
+    eventually("writable again", || journal.writable().is_ok()).await;
+    assert_eq!(drain(&*journal, a).await, kept);
+    // Now everything in it is delivered, and makes room without being told to.
+    for _ in 0..100 {
+        journal.append(large(50_000, &[])).await.unwrap();
+    }
+    assert!(journal.space().used <= 2 << 20);
+    assert!(matches!(journal.append(large(3 << 20, &[a])).await, Err(JournalError::Full(_))));
+    subject.assert_balanced().await;
+}
+
+#[tokio::test]
+async fn a_full_disk_is_an_answer_and_passes() {
+    let subject = Subject::sqlite();
+    let (journal, _) = parts(&subject);
+    let a = journal.target("a").await.unwrap();
+    fill(&subject.journal(), 3, &[a]).await;
+    let claims = journal.claim(a, at(1), 3).await.unwrap();
+    journal.ask(|reply| Command::Cap(1, reply)).await.unwrap();
+    let answers = join_all((0..5).map(|_| journal.append(large(100_000, &[a])))).await;
+    assert!(answers.iter().all(|answer| matches!(answer, Err(JournalError::Full(_)))), "{answers:?}");
+    assert!(matches!(journal.writable(), Err(JournalError::Full(_))) && journal.stats().errors > 0);
+    assert_eq!(journal.backlog(a).await.unwrap().envelopes, 3);
+    for claim in &claims {
+        journal.settle(a, &claim.record, delivered(1));
+    }
+    // A small change still fits into the pages there are: nothing of the failed group stands in its way.
+    eventually("settled", || journal.shared.targets()[0].queue().tally.envelopes == 0).await;
+    journal.ask(|reply| Command::Cap(i64::from(u32::MAX - 1), reply)).await.unwrap();
+    eventually("writable again", || journal.writable().is_ok()).await;
+    journal.append(large(100_000, &[a])).await.unwrap();
+    assert_eq!(drain(&*journal, a).await, 1);
+    subject.assert_balanced().await;
+}
+
+#[tokio::test]
+async fn a_disk_below_the_floor_refuses_submissions() {
+    let subject = Subject::sqlite_with(|settings| settings.min_free_disk = ByteSize::bytes(u64::MAX));
+    let (journal, _) = parts(&subject);
+    let a = journal.target("a").await.unwrap();
+    assert!(matches!(journal.append(submission(at(1), &[a])).await, Err(JournalError::Full(_))));
+    assert!(matches!(journal.writable(), Err(JournalError::Full(_))));
+}
+
+#[tokio::test]
+async fn the_files_stay_bounded_beside_a_reader_and_shrink_after_draining() {
+    let subject = Subject::sqlite();
+    let (journal, settings) = parts(&subject);
+    let a = journal.target("a").await.unwrap();
+    let reader = Connection::open(&settings.path).unwrap();
+    let log = settings.path.with_extension("db-wal");
+    let mut longest = 0;
+    for _ in 0..60 {
+        let answers = join_all((0..8).map(|_| journal.append(large(65_536, &[a])))).await;
+        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+        let _seen: i64 = reader.query_row("SELECT count(*) FROM record", [], |row| row.get(0)).unwrap();
+        longest = longest.max(std::fs::metadata(&log).unwrap().len());
+    }
+    assert!(longest < 12 << 20, "{longest}");
+    assert_eq!(drain(&*journal, a).await, 480);
+    while journal.prune(at(100), 100).await.unwrap() > 0 {}
+    let size = |path: &Path| std::fs::metadata(path).unwrap().len();
+    eventually("the space is given back", || size(&settings.path) < 2 << 20 && size(&log) == 0).await;
+    assert!(journal.space().used < 1 << 20);
+}
+
+#[tokio::test]
+async fn a_reader_that_never_ends_cannot_make_the_files_grow_without_bound() {
+    let subject = Subject::sqlite_with(|settings| settings.max_size = ByteSize::mib(4));
+    let (journal, settings) = parts(&subject);
+    let reader = Connection::open(&settings.path).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM record").unwrap();
+    let _held: i64 = reader.query_row("SELECT count(*) FROM record", [], |row| row.get(0)).unwrap();
+    let mut refused = false;
+    for _ in 0..200 {
+        refused |= journal.append(large(200_000, &[])).await.is_err();
+    }
+    assert!(refused && journal.space().files < 40 << 20, "{:?}", journal.space());
+    reader.execute_batch("COMMIT").unwrap();
+    eventually("writable again", || journal.writable().is_ok()).await;
+    journal.append(large(200_000, &[])).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_delivered_at_the_first_try_leaves_no_rows() {
+    let subject = Subject::sqlite();
+    let (journal, settings) = parts(&subject);
+    let (a, idle) = (journal.target("a").await.unwrap(), journal.target("idle").await.unwrap());
+    fill(&subject.journal(), 1500, &[a]).await;
+    assert_eq!(count(&settings.path, "SELECT count(*) FROM pending"), 0, "what waits costs no row");
+    drain(&*journal, a).await;
+    assert_eq!(count(&settings.path, "SELECT count(*) FROM pending"), 0);
+    let lag = "SELECT max(id) - (SELECT min(watermark) FROM target) FROM record";
+    assert!(count(&settings.path, lag) < 1100, "an idle target's watermark follows: {idle:?}");
+}
+
+#[tokio::test]
+async fn a_target_that_keeps_up_is_served_from_memory() {
+    let subject = Subject::sqlite();
+    let (journal, settings) = parts(&subject);
+    let a = journal.target("a").await.unwrap();
+    fill(&subject.journal(), 100, &[a]).await;
+    Connection::open(&settings.path).unwrap().execute("DELETE FROM body", []).unwrap();
+    let claims = journal.claim(a, at(1), 200).now_or_never().expect("no waiting for a read").unwrap();
+    assert_eq!(claims.len(), 100);
+}
+
+#[tokio::test]
+async fn a_claim_given_up_halfway_takes_nothing_with_it() {
+    let subject = Subject::sqlite();
+    let (journal, _) = parts(&subject);
+    let a = journal.target("a").await.unwrap();
+    fill(&subject.journal(), 300, &[a]).await;
+    let mut got = 0;
+    while got < 300 {
+        // Polled once: when it must read first, it is dropped while the reader is at work.
+        got += journal.claim(a, at(1), 10).now_or_never().map_or(0, |claims| claims.unwrap().len());
+        tokio::task::yield_now().await;
+    }
+    assert!(journal.claim(a, at(1), 10).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn claims_pause_while_too_many_settlements_await_their_commit() {
+    let subject = Subject::sqlite();
+    let (journal, settings) = parts(&subject);
+    let a = journal.target("a").await.unwrap();
+    fill(&subject.journal(), 100, &[a]).await;
+    subject.flush().await;
+    let blocker = Connection::open(&settings.path).unwrap();
+    blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut settled = 0;
+    loop {
+        let claims = journal.claim(a, at(1), 8).await.unwrap();
+        settled += claims.len();
+        for claim in &claims {
+            journal.settle(a, &claim.record, delivered(1));
+        }
+        if claims.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(settled, 64);
+    blocker.execute_batch("COMMIT").unwrap();
+    let changed = journal.changed(a);
+    while journal.claim(a, at(1), 8).await.unwrap().is_empty() {
+        tokio::time::timeout(Duration::from_secs(10), changed.notified()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn old_hours_are_summed_up_and_the_totals_stay() {
+    let mut subject = Subject::sqlite();
+    let (journal, _) = parts(&subject);
+    let a = journal.target("a").await.unwrap();
+    for hour in 0..5 {
+        journal.append(submission(at(hour * 3600), &[a])).await.unwrap();
+    }
+    drop(journal);
+    subject.crash();
+    let (journal, settings) = parts(&subject);
+    assert_eq!(count(&settings.path, "SELECT count(*) FROM ledger"), 2);
+    assert_eq!(count(&settings.path, "SELECT sum(quantity) FROM ledger WHERE hour = 0 AND target = 0"), 5);
+    drop(journal);
+    subject.assert_balanced().await;
+}
+
+#[tokio::test]
+async fn closing_commits_what_is_under_way_and_leaves_one_file() {
+    let subject = Subject::sqlite();
+    let (journal, settings) = parts(&subject);
+    let settings = settings.clone();
+    let a = journal.target("a").await.unwrap();
+    fill(&subject.journal(), 3, &[a]).await;
+    for claim in journal.claim(a, at(1), 2).await.unwrap() {
+        journal.settle(a, &claim.record, delivered(1));
+    }
+    journal.close(Duration::from_secs(10)).await;
+    assert_eq!(std::fs::metadata(settings.path.with_extension("db-wal")).map_or(0, |meta| meta.len()), 0);
+    drop(journal);
+    let _folder = subject_without_folder(subject);
+    let journal = open(&settings).unwrap();
+    assert_eq!(journal.backlog(a).await.unwrap().envelopes, 1);
+}

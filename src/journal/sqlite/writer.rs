@@ -2,7 +2,6 @@
 //!
 //! Rule: nothing is answered, posted or handed on before its commit, and after a failed one everything in memory is as before.
 
-use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, PoisonError};
@@ -13,138 +12,19 @@ use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
 use crate::journal::{JournalError, MAX_TARGETS, RecordId, Settings, Submission, Switch, TargetId};
-use crate::policy::outcome::DropReason;
 
-use super::accounts::{self, Book};
+use super::accounts;
 use super::append::{self, Appended, Projects};
+use super::group::{Answer, Command, Group, Reply, refuse};
 use super::queue::{Queue, Target};
 use super::settlement::Pass;
+use super::shared::{Placed, Shared, failure};
 use super::space::{self, Room};
-use super::{Shared, failure};
 
-/// The most commands that wait for the writer.
-pub(super) const INBOX: usize = 1024;
-/// The most commands in one commit, and the bytes of bodies after which no more are taken in.
-const GROUP: usize = 256;
-const GROUP_BYTES: usize = 4 << 20;
-/// How often the processor is given away before a commit, as long as more commands come in.
-const YIELDS: usize = 8;
-/// How long settlements wait for an append to share its commit.
-const COMPANY: Duration = Duration::from_millis(10);
 /// How soon a failed commit is tried again.
 const RETRY: Duration = Duration::from_millis(250);
 /// Quiet time after which the files are tidied up.
 const QUIET: Duration = Duration::from_secs(1);
-
-pub(super) type Reply<T> = oneshot::Sender<Result<T, JournalError>>;
-
-/// What the writer is asked to do.
-#[derive(Debug)]
-pub(super) enum Command {
-    Append(Box<Submission>, Reply<RecordId>),
-    Discard {
-        target: Arc<Target>,
-        before: Timestamp,
-        reason: DropReason,
-        limit: usize,
-        reply: Reply<usize>,
-    },
-    Prune {
-        before: Timestamp,
-        limit: usize,
-        reply: Reply<usize>,
-    },
-    Target(Arc<str>, Reply<TargetId>),
-    Switch(Box<Switch>, Reply<()>),
-    /// Settlements wait for a commit.
-    Wake {
-        hurry: bool,
-    },
-    Close(oneshot::Sender<()>),
-    /// Makes the storage refuse to grow beyond that many pages, as a full disk does.
-    #[cfg(test)]
-    Cap(i64, Reply<()>),
-}
-
-/// An answer that waits for the commit.
-#[derive(Debug)]
-enum Answer {
-    Record(Reply<RecordId>, Result<RecordId, JournalError>),
-    Count(Reply<usize>, usize),
-    Target(Reply<TargetId>, Result<TargetId, JournalError>),
-    Done(Reply<()>),
-}
-
-impl Answer {
-    /// Gives the answer, or `failed` in its place. Whoever asked may be gone.
-    fn give(self, failed: Option<&JournalError>) {
-        match self {
-            Self::Record(reply, answer) => drop(reply.send(failed.cloned().map_or(answer, Err))),
-            Self::Count(reply, count) => drop(reply.send(failed.cloned().map_or(Ok(count), Err))),
-            Self::Target(reply, answer) => drop(reply.send(failed.cloned().map_or(answer, Err))),
-            Self::Done(reply) => drop(reply.send(failed.cloned().map_or(Ok(()), Err))),
-        }
-    }
-}
-
-/// What is committed together.
-#[derive(Debug, Default)]
-struct Group {
-    commands: VecDeque<Command>,
-    bytes: usize,
-    closing: Option<oneshot::Sender<()>>,
-    hurry: bool,
-    book: Book,
-    appended: Vec<Appended>,
-    passes: Vec<Pass>,
-    new_targets: Vec<Arc<Target>>,
-    answers: Vec<Answer>,
-    refused: Option<JournalError>,
-}
-
-impl Group {
-    fn take(&mut self, command: Command) {
-        match command {
-            Command::Close(reply) => self.closing = Some(reply),
-            Command::Wake { hurry } => self.hurry |= hurry,
-            command => {
-                if let Command::Append(submission, _) = &command {
-                    self.bytes += submission.body.len();
-                }
-                self.commands.push_back(command);
-            }
-        }
-    }
-
-    fn is_whole(&self) -> bool {
-        self.commands.len() >= GROUP || self.bytes >= GROUP_BYTES || self.closing.is_some()
-    }
-
-    fn gather(&mut self, inbox: &Receiver<Command>) {
-        let until = Instant::now() + COMPANY;
-        let mut yields = 0;
-        while !self.is_whole() {
-            if let Ok(command) = inbox.try_recv() {
-                self.take(command);
-                continue;
-            }
-            // Others get the processor first if they want it: what they submit meanwhile shares this commit.
-            if yields < YIELDS && self.commands.len() > yields {
-                yields += 1;
-                std::thread::yield_now();
-                continue;
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if self.hurry || !self.commands.is_empty() || left.is_zero() {
-                break;
-            }
-            match inbox.recv_timeout(left) {
-                Ok(command) => self.take(command),
-                Err(_) => break,
-            }
-        }
-    }
-}
 
 /// The owner of the connection that writes.
 #[derive(Debug)]
@@ -170,7 +50,8 @@ impl Writer {
     }
 
     /// Serves until told to close or left alone.
-    pub(super) fn run(mut self, inbox: &Receiver<Command>) {
+    pub(super) fn run(mut self, inbox: &Receiver<Placed<Command>>) {
+        let mut busy = false;
         loop {
             let mut group = Group::default();
             match inbox.recv_timeout(self.patience()) {
@@ -181,7 +62,8 @@ impl Writer {
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            group.gather(inbox);
+            group.gather(inbox, busy);
+            busy = group.commands.len() >= 3;
             let closing = group.closing.take();
             self.commit(group);
             if let Some(reply) = closing {
@@ -190,11 +72,11 @@ impl Writer {
         }
     }
 
-    fn close(mut self, inbox: &Receiver<Command>, reply: oneshot::Sender<()>) {
+    fn close(mut self, inbox: &Receiver<Placed<Command>>, reply: oneshot::Sender<()>) {
         loop {
             // What was sent before anyone knew of the closing is served; the last round commits the settlements.
             let mut group = Group { hurry: true, ..Group::default() };
-            group.gather(inbox);
+            group.gather(inbox, false);
             let last = group.commands.is_empty();
             self.commit(group);
             if last {
@@ -219,11 +101,11 @@ impl Writer {
     }
 
     fn idle(&mut self) {
+        self.tidy();
         if self.shared.trouble().is_some() {
             // Something small is written to see whether it works again.
-            return self.commit(Group::default());
+            self.commit(Group::default());
         }
-        self.tidy();
     }
 
     fn tidy(&mut self) {
@@ -416,14 +298,6 @@ impl Writer {
     }
 }
 
-impl Group {
-    fn counted(&mut self, count: usize) {
-        if let Some(Answer::Count(_, answer)) = self.answers.last_mut() {
-            *answer = count;
-        }
-    }
-}
-
 fn hand_over(target: &Target, appended: &[Appended]) {
     let mut queue = target.queue();
     let mut any = false;
@@ -434,18 +308,6 @@ fn hand_over(target: &Target, appended: &[Appended]) {
     drop(queue);
     if any {
         target.changed.notify_one();
-    }
-}
-
-fn refuse(command: Command, error: &JournalError) {
-    match command {
-        Command::Append(_, reply) => Answer::Record(reply, Err(JournalError::Closed)).give(Some(error)),
-        Command::Discard { reply, .. } | Command::Prune { reply, .. } => Answer::Count(reply, 0).give(Some(error)),
-        Command::Target(_, reply) => Answer::Target(reply, Err(JournalError::Closed)).give(Some(error)),
-        Command::Switch(_, reply) => Answer::Done(reply).give(Some(error)),
-        #[cfg(test)]
-        Command::Cap(_, reply) => Answer::Done(reply).give(Some(error)),
-        Command::Wake { .. } | Command::Close(_) => {}
     }
 }
 

@@ -1,0 +1,111 @@
+//! Rows back to records.
+//!
+//! Rule: a row that makes no sense is told apart from a storage that failed: the one is set aside, the other tried again.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rusqlite::{Connection, Row};
+
+use crate::clock::Timestamp;
+use crate::journal::{Progress, Record, RecordId};
+use crate::protocol::category::Quantities;
+
+use super::append::LARGE;
+use super::queue::{Lease, PutOff, Ready};
+use super::shared::Shared;
+
+/// A record as read, or why it is none.
+#[derive(Debug)]
+pub(super) enum Loaded {
+    Record(Ready),
+    Unreadable { id: u64, lease: Lease, why: String },
+}
+
+/// The columns that [`load`] reads; a row in `pending` follows with [`PENDING`]. Large bodies are left where they are:
+/// 262144 is [`LARGE`].
+pub(super) const COLUMNS: &str =
+    "r.id, r.accepted_at, r.project, r.size, r.quantities, r.event_id, b.client, length(b.bytes),
+    CASE WHEN length(b.bytes) <= 262144 THEN b.bytes END";
+const _: () = assert!(LARGE == 262_144);
+pub(super) const PENDING: &str = "p.due, p.attempts, p.strikes, p.items, p.quantities";
+
+/// Reads the record of a row; with `put_off` the columns of [`PENDING`] follow.
+pub(super) fn load(conn: &Connection, shared: &Shared, row: &Row<'_>, put_off: bool) -> rusqlite::Result<Loaded> {
+    let id = row.get::<_, i64>(0)?.cast_unsigned();
+    match parse(conn, shared, row, id, put_off) {
+        Ok(ready) => Ok(Loaded::Record(ready)),
+        Err(error) if is_storage_failure(&error) => Err(error),
+        Err(error) => {
+            let text = |at| row.get_ref(at).ok().and_then(|value| value.as_str().ok()?.parse::<Quantities>().ok());
+            let own = if put_off { text(13) } else { None };
+            let lease = Lease {
+                project: row.get(2).unwrap_or(0),
+                size: row.get::<_, i64>(3).unwrap_or(0).cast_unsigned(),
+                quantities: own.or_else(|| text(4)).unwrap_or_default(),
+                row: put_off,
+            };
+            Ok(Loaded::Unreadable { id, lease, why: error.to_string() })
+        }
+    }
+}
+
+fn parse(conn: &Connection, shared: &Shared, row: &Row<'_>, id: u64, put_off: bool) -> rusqlite::Result<Ready> {
+    let project: u32 = row.get(2)?;
+    let name = shared.projects().get(project as usize).cloned().ok_or_else(|| unreadable("its project"))?;
+    let event_id = row.get::<_, Option<[u8; 16]>>(5)?.map(|id| u128::from_be_bytes(id).into());
+    let client = serde_json::from_str(row.get_ref(6)?.as_str().map_err(|_| unreadable("its client"))?)
+        .map_err(|_| unreadable("its client"))?;
+    let size: i64 = row.get(3)?;
+    if row.get::<_, Option<i64>>(7)? != Some(size) {
+        return Err(unreadable("its body"));
+    }
+    let record = Record {
+        id: RecordId(id),
+        accepted_at: Timestamp::from_millis(row.get::<_, i64>(1)?.cast_unsigned()),
+        project: name,
+        event_id,
+        quantities: quantities(row, 4)?.ok_or_else(|| unreadable("its quantities"))?,
+        client,
+        body: body(conn, row, id, usize::try_from(size).unwrap_or(0))?,
+    };
+    let put_off = if put_off { Some(progress(row)?) } else { None };
+    Ok(Ready { record: Arc::new(record), project, put_off })
+}
+
+/// The body; a large one without a second copy in memory.
+fn body(conn: &Connection, row: &Row<'_>, id: u64, size: usize) -> rusqlite::Result<Bytes> {
+    if size <= LARGE {
+        return Ok(Bytes::copy_from_slice(row.get_ref(8)?.as_blob().map_err(|_| unreadable("its body"))?));
+    }
+    let blob = conn.blob_open("main", "body", "bytes", id.cast_signed(), true)?;
+    let mut body = vec![0; size];
+    blob.read_at_exact(&mut body, 0)?;
+    blob.close()?;
+    Ok(body.into())
+}
+
+fn progress(row: &Row<'_>) -> rusqlite::Result<PutOff> {
+    let items = row.get_ref(12)?.as_blob_or_null().map_err(|_| unreadable("its items"))?;
+    let items = items.map(|items| items.as_chunks::<2>().0.iter().map(|item| u16::from_le_bytes(*item)).collect());
+    Ok(PutOff {
+        due: Timestamp::from_millis(row.get::<_, i64>(9)?.cast_unsigned()),
+        progress: Progress { attempts: row.get(10)?, strikes: row.get(11)?, items },
+        quantities: quantities(row, 13)?,
+    })
+}
+
+/// The quantities in a column; `None` where it is empty.
+fn quantities(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Quantities>> {
+    let text = row.get_ref(at)?.as_str_or_null().map_err(|_| unreadable("its quantities"))?;
+    text.map(|text| text.parse().map_err(|_| unreadable("its quantities"))).transpose()
+}
+
+fn unreadable(what: &str) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Null, format!("{what} cannot be read").into())
+}
+
+/// Whether the storage failed rather than the row: it may work the next time.
+fn is_storage_failure(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code().is_some_and(|code| code != rusqlite::ErrorCode::DatabaseCorrupt)
+}

@@ -1,0 +1,163 @@
+//! What the writer is asked, and what it commits together.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use crate::clock::Timestamp;
+use crate::journal::{JournalError, RecordId, Submission, Switch, TargetId};
+use crate::policy::outcome::DropReason;
+
+use super::accounts::Book;
+use super::append::Appended;
+use super::queue::Target;
+use super::settlement::Pass;
+use super::shared::Placed;
+
+/// The most commands that wait for the writer.
+pub(super) const INBOX: usize = 1024;
+/// The most commands in one commit, and the bytes of bodies after which no more are taken in.
+const GROUP: usize = 256;
+const GROUP_BYTES: usize = 4 << 20;
+/// How long settlements wait for an append to share its commit.
+const COMPANY: Duration = Duration::from_millis(10);
+
+pub(super) type Reply<T> = oneshot::Sender<Result<T, JournalError>>;
+
+/// What the writer is asked to do.
+#[derive(Debug)]
+pub(super) enum Command {
+    Append(Box<Submission>, Reply<RecordId>),
+    Discard {
+        target: Arc<Target>,
+        before: Timestamp,
+        reason: DropReason,
+        limit: usize,
+        reply: Reply<usize>,
+    },
+    Prune {
+        before: Timestamp,
+        limit: usize,
+        reply: Reply<usize>,
+    },
+    Target(Arc<str>, Reply<TargetId>),
+    Switch(Box<Switch>, Reply<()>),
+    /// Settlements wait for a commit.
+    Wake {
+        hurry: bool,
+    },
+    Close(oneshot::Sender<()>),
+    /// Makes the storage refuse to grow beyond that many pages, as a full disk does.
+    #[cfg(test)]
+    Cap(i64, Reply<()>),
+}
+
+/// An answer that waits for the commit.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Record(Reply<RecordId>, Result<RecordId, JournalError>),
+    Count(Reply<usize>, usize),
+    Target(Reply<TargetId>, Result<TargetId, JournalError>),
+    Done(Reply<()>),
+}
+
+impl Answer {
+    /// Gives the answer, or `failed` in its place. Whoever asked may be gone.
+    pub(super) fn give(self, failed: Option<&JournalError>) {
+        match self {
+            Self::Record(reply, answer) => drop(reply.send(failed.cloned().map_or(answer, Err))),
+            Self::Count(reply, count) => drop(reply.send(failed.cloned().map_or(Ok(count), Err))),
+            Self::Target(reply, answer) => drop(reply.send(failed.cloned().map_or(answer, Err))),
+            Self::Done(reply) => drop(reply.send(failed.cloned().map_or(Ok(()), Err))),
+        }
+    }
+}
+
+/// What is committed together.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    pub(super) commands: VecDeque<Command>,
+    pub(super) bytes: usize,
+    pub(super) closing: Option<oneshot::Sender<()>>,
+    pub(super) hurry: bool,
+    pub(super) book: Book,
+    pub(super) appended: Vec<Appended>,
+    pub(super) passes: Vec<Pass>,
+    pub(super) new_targets: Vec<Arc<Target>>,
+    pub(super) answers: Vec<Answer>,
+    pub(super) refused: Option<JournalError>,
+}
+
+impl Group {
+    pub(super) fn take(&mut self, (command, place): Placed<Command>) {
+        drop(place);
+        match command {
+            Command::Close(reply) => self.closing = Some(reply),
+            Command::Wake { hurry } => self.hurry |= hurry,
+            command => {
+                if let Command::Append(submission, _) = &command {
+                    self.bytes += submission.body.len();
+                }
+                self.commands.push_back(command);
+            }
+        }
+    }
+
+    fn is_whole(&self) -> bool {
+        self.commands.len() >= GROUP || self.bytes >= GROUP_BYTES || self.closing.is_some()
+    }
+
+    /// Takes in what has arrived; settlements alone wait a moment for an append to share its commit.
+    pub(super) fn gather(&mut self, inbox: &Receiver<Placed<Command>>, busy: bool) {
+        let until = Instant::now() + COMPANY;
+        static L: std::sync::LazyLock<u64> = std::sync::LazyLock::new(|| std::env::var("SW_LINGER_US").ok().and_then(|v| v.parse().ok()).unwrap_or(0));
+        static Y: std::sync::LazyLock<usize> = std::sync::LazyLock::new(|| std::env::var("SW_YIELDS").ok().and_then(|v| v.parse().ok()).unwrap_or(0));
+        if busy && *L > 0 {
+            std::thread::sleep(std::time::Duration::from_micros(*L));
+        }
+        let mut yields = 0;
+        while !self.is_whole() {
+            if let Ok(command) = inbox.try_recv() {
+                self.take(command);
+                continue;
+            }
+            // Others get the processor first if they want it: what they submit meanwhile shares this commit.
+            if yields < *Y && self.commands.len() > yields {
+                yields += 1;
+                std::thread::yield_now();
+                continue;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if self.hurry || !self.commands.is_empty() || left.is_zero() {
+                break;
+            }
+            match inbox.recv_timeout(left) {
+                Ok(command) => self.take(command),
+                Err(_) => break,
+            }
+        }
+    }
+
+    /// The count that the last command is answered with.
+    pub(super) fn counted(&mut self, count: usize) {
+        if let Some(Answer::Count(_, answer)) = self.answers.last_mut() {
+            *answer = count;
+        }
+    }
+}
+
+/// Answers a command that was not tried.
+pub(super) fn refuse(command: Command, error: &JournalError) {
+    match command {
+        Command::Append(_, reply) => Answer::Record(reply, Err(JournalError::Closed)).give(Some(error)),
+        Command::Discard { reply, .. } | Command::Prune { reply, .. } => Answer::Count(reply, 0).give(Some(error)),
+        Command::Target(_, reply) => Answer::Target(reply, Err(JournalError::Closed)).give(Some(error)),
+        Command::Switch(_, reply) => Answer::Done(reply).give(Some(error)),
+        #[cfg(test)]
+        Command::Cap(_, reply) => Answer::Done(reply).give(Some(error)),
+        Command::Wake { .. } | Command::Close(_) => {}
+    }
+}

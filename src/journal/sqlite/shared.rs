@@ -1,0 +1,99 @@
+//! What the threads and the callers share.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::clock::Clock;
+use crate::journal::{JournalError, Stats, TargetId};
+use crate::telemetry::ledger::Ledger;
+
+use super::disk::Disk;
+use super::queue::Target;
+
+/// A message with the place it takes in the inbox. The place is free again when the message is taken out, also when whoever
+/// sent it has given up waiting; a message without one has room beyond the places.
+pub(super) type Placed<T> = (T, Option<OwnedSemaphorePermit>);
+
+/// What the threads and the callers share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) clock: Clock,
+    pub(super) ledger: Ledger,
+    /// By number.
+    pub(super) targets: RwLock<Arc<Vec<Arc<Target>>>>,
+    /// By number.
+    pub(super) projects: RwLock<Vec<Arc<str>>>,
+    pub(super) space: Room,
+    pub(super) disk: Disk,
+    pub(super) trouble: Mutex<Option<JournalError>>,
+    pub(super) closed: AtomicBool,
+    /// A command that wakes the writer for settlements is under way.
+    pub(super) woken: AtomicBool,
+    /// The same, without waiting for company.
+    pub(super) hurried: AtomicBool,
+    pub(super) counters: Counters,
+}
+
+/// Published figures of [`Space`].
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    pub(super) used: AtomicU64,
+    pub(super) files: AtomicU64,
+}
+
+impl Room {
+    pub(super) fn set(&self, used: u64, files: u64) {
+        self.used.store(used, Ordering::Relaxed);
+        self.files.store(files, Ordering::Relaxed);
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) commits: [AtomicU64; Stats::BOUNDS.len() + 1],
+    pub(super) nanos: AtomicU64,
+    pub(super) errors: AtomicU64,
+    pub(super) set_aside: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn committed(&self, took: Duration) {
+        let bucket = Stats::BOUNDS.iter().position(|bound| took.as_secs_f64() <= *bound);
+        self.commits[bucket.unwrap_or(Stats::BOUNDS.len())].fetch_add(1, Ordering::Relaxed);
+        self.nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    pub(super) fn targets(&self) -> Arc<Vec<Arc<Target>>> {
+        Arc::clone(&self.targets.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn target(&self, id: TargetId) -> Result<Arc<Target>, JournalError> {
+        let known = self.targets().get(usize::from(id.0)).map(Arc::clone);
+        known.ok_or_else(|| JournalError::Failed(format!("target {} is not known", id.0)))
+    }
+
+    pub(super) fn projects(&self) -> RwLockReadGuard<'_, Vec<Arc<str>>> {
+        self.projects.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn trouble(&self) -> Option<JournalError> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_trouble(&self, trouble: Option<JournalError>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+}
+
+/// What an error of the storage is for the caller.
+pub(super) fn failure(error: &rusqlite::Error) -> JournalError {
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DiskFull) => JournalError::Full("the disk is full".into()),
+        _ => JournalError::Failed(error.to_string()),
+    }
+}
