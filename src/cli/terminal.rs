@@ -14,8 +14,13 @@ const WIDTH: u16 = 100;
 
 /// Writes a line, or several.
 pub(super) fn say(text: impl std::fmt::Display) -> Result<(), Failure> {
+    write(format_args!("{text}\n"))
+}
+
+/// Writes a piece of a line.
+pub(super) fn write(text: impl std::fmt::Display) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+    match write!(out, "{text}").and_then(|()| out.flush()) {
         // `switchyard status | head -1` is no mistake.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Failure::told(Exit::Done)),
         Err(error) => Err(Failure::new(Exit::Io, format_args!("standard output cannot be written: {error}"))),

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::cli::admin::{AdminClient, Announcement};
 use crate::cli::failure::{Exit, Failure};
-use crate::cli::terminal::{Tone, harmless, say, tint};
+use crate::cli::terminal::{Tone, harmless, say, tint, write};
 use crate::config::edit;
 use crate::http::sink::Sink;
 use crate::telemetry::status::{Status, UpstreamStatus};
@@ -113,9 +113,9 @@ impl Script {
         sleep(OUTAGE).await;
         let status = self.status().await?;
         let glitchtip = upstream(&status, "glitchtip")?;
-        let error = glitchtip.last_error.as_ref().map(|error| harmless(&error.what, 80)).unwrap_or_default();
         let waiting = tint(Tone::Bad, format_args!("{} wait in the journal", glitchtip.backlog.envelopes));
-        say(format_args!("  glitchtip  is {}, {waiting}  {}", glitchtip.state, tint(Tone::Quiet, error)))?;
+        let error = glitchtip.last_error.as_ref().and_then(|error| error.what.rsplit(": ").next()).unwrap_or_default();
+        say(format_args!("  glitchtip  does not answer; {waiting}  {}", tint(Tone::Quiet, harmless(error, 80))))?;
         self.trackers[1].come_back().await?;
         let began = Instant::now();
         say("  glitchtip  is back")?;
@@ -124,17 +124,19 @@ impl Script {
 
     /// Shows the backlog as it gets smaller.
     async fn drain(&self, began: Instant) -> Result<(), Failure> {
+        write("  glitchtip  backlog")?;
         let mut last = None;
+        let mut written = Ok(());
         self.eventually("the backlog drains", |status| {
             let waiting = upstream(status, "glitchtip").map_or(0, |glitchtip| glitchtip.backlog.envelopes);
-            if last.replace(waiting) != Some(waiting) {
-                let line = format_args!("  glitchtip  backlog {waiting:>2} after {}", millis(began.elapsed())).to_string();
-                // Whether it can be shown is asked with the next line; the wait is about something else.
-                drop(say(if waiting == 0 { tint(Tone::Good, line) } else { line }));
+            if written.is_ok() && last.replace(waiting) != Some(waiting) {
+                written = write(format_args!(" {waiting}"));
             }
             waiting == 0
         })
         .await?;
+        written?;
+        say(tint(Tone::Good, format_args!(": drained {} after it came back", millis(began.elapsed()))))?;
         self.wait_for_all(1).await
     }
 
