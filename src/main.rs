@@ -1,22 +1,31 @@
-//! Temporary.
-fn main() -> anyhow::Result<()> {
-    rustls::crypto::ring::default_provider().install_default().ok();
-    switchyard::telemetry::log::start(switchyard::telemetry::log::Format::detect(), "info");
-    let path: std::path::PathBuf = std::env::args().nth(3).unwrap().into();
-    let loaded = switchyard::config::load(&path)
-        .map_err(|e| anyhow::anyhow!(e.render(switchyard::config::diagnostics::Form::Plain)))?;
-    let listeners = switchyard::http::Listeners::inherit()?;
-    let rt = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    rt.block_on(async {
-        let stop = tokio_util::sync::CancellationToken::new();
-        let s2 = stop.clone();
-        let t = switchyard::tasks::Tasks::new();
-        t.spawn_detached(async move {
-            let mut s = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
-            s.recv().await;
-            s2.cancel();
-        });
-        switchyard::daemon::run(switchyard::daemon::Options { path, loaded, listeners }, stop, || ()).await
-    })?;
-    Ok(())
+//! The program: parses the command line, calls one function, maps what comes back to an exit code. Knows nothing else.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use switchyard::cli::{Cli, Exit};
+
+fn main() -> ExitCode {
+    // First thing: whatever speaks TLS later finds it, and finds no other.
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        eprintln!("switchyard: a second cryptography provider was installed");
+        return ExitCode::from(Exit::Internal as u8);
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => {
+            // Help and version go to standard output, mistakes to standard error; nobody is left to tell when neither works.
+            drop(usage.print());
+            return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(Exit::Usage as u8));
+        }
+    };
+    match cli.execute() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !failure.message().is_empty() {
+                eprintln!("switchyard: {}", failure.message());
+            }
+            ExitCode::from(failure.code())
+        }
+    }
 }

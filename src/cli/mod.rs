@@ -1,1 +1,100 @@
-//! The command line.
+//! The command line: one file per verb, each with its arguments and one function.
+//!
+//! | file | verb |
+//! | --- | --- |
+//! | `run`, `demo`, `sink` | run something here |
+//! | `check` (with `probe`), `switch` | work on the configuration file |
+//! | `status`, `send_test`, `healthcheck` | ask a running daemon |
+//! | `completions`, `man` | describe the command line itself |
+//! | `locate`, `admin`, `process`, `terminal`, `failure` | what they share |
+//!
+//! Asks a daemon over its admin listener alone; knows neither its journal nor its memory. What a script may read is there as JSON,
+//! and how a verb ended is an exit code of [`Exit`].
+
+use std::sync::LazyLock;
+
+use clap::{Parser, Subcommand};
+
+mod admin;
+mod check;
+mod completions;
+mod demo;
+mod failure;
+mod healthcheck;
+mod locate;
+mod man;
+mod probe;
+mod process;
+mod run;
+mod send_test;
+mod sink;
+mod status;
+mod switch;
+mod terminal;
+
+pub use failure::{Exit, Failure};
+
+/// The version with its commit, for `--version`.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    format!("{} ({})", env!("CARGO_PKG_VERSION"), option_env!("SWITCHYARD_COMMIT").unwrap_or("unknown commit"))
+});
+
+const AFTER: &str = "Exit codes: 0 done, 1 the answer is no, 2 usage, 66 no configuration, 69 unavailable, 70 defect, \
+                     73/74 files, 77 permission, 78 configuration.";
+
+/// A durable relay at the Sentry DSN: one address for every SDK, several trackers behind it, one line to switch.
+#[derive(Parser, Debug)]
+#[command(name = "switchyard", version = VERSION.as_str(), after_help = AFTER)]
+pub struct Cli {
+    #[command(flatten)]
+    located: locate::Located,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    Run(run::Args),
+    Demo(demo::Args),
+    Check(check::Args),
+    Switch(switch::Args),
+    SendTest(send_test::Args),
+    Status(status::Args),
+    Sink(sink::Args),
+    Healthcheck(healthcheck::Args),
+    Completions(completions::Args),
+    Man(man::Args),
+}
+
+impl Cli {
+    /// Does what the command line asks for.
+    ///
+    /// # Errors
+    ///
+    /// When it did not end well, or the answer is no.
+    pub fn execute(self) -> Result<(), Failure> {
+        let located = self.located;
+        match self.verb {
+            Verb::Run(args) => run::run(&located, &args),
+            Verb::Demo(args) => demo::demo(&args),
+            Verb::Check(args) => check::check(&located, &args),
+            Verb::Switch(args) => switch::switch(&located, &args),
+            Verb::SendTest(args) => send_test::send_test(&located, &args),
+            Verb::Status(args) => status::status(&located, &args),
+            Verb::Sink(args) => sink::sink(&args),
+            Verb::Healthcheck(args) => healthcheck::healthcheck(&located, &args),
+            Verb::Completions(args) => completions::completions(&args),
+            Verb::Man(args) => man::man(&args),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -11,6 +11,7 @@ mod routes;
 mod scrape;
 mod serve;
 pub mod settings;
+pub mod sink;
 mod socket;
 mod state;
 

@@ -1,0 +1,143 @@
+//! Talking to a running daemon over its admin listener.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use reqwest::redirect::Policy;
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use serde::Serialize;
+
+use crate::telemetry::status::Status;
+
+use super::failure::{Exit, Failure};
+use super::locate::Contact;
+
+/// How long an answer may take: the daemon is near.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// A daemon's admin listener.
+#[derive(Clone, Debug)]
+pub(super) struct AdminClient {
+    http: Client,
+    contact: Contact,
+}
+
+/// A switch that is about to be made by editing the file.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Announcement<'a> {
+    /// The upstream that is to be the primary.
+    pub(super) to: &'a str,
+    /// Why.
+    pub(super) reason: Option<&'a str>,
+    /// Who.
+    pub(super) author: Option<&'a str>,
+    /// That the file is edited by us.
+    pub(super) announced: bool,
+}
+
+/// Why a daemon gave no answer that can be used.
+#[derive(Debug)]
+pub(super) enum Silence {
+    /// Nobody listens there, or does not answer in time.
+    Unreachable(String),
+    /// It wants a token, or another one.
+    Unauthorized,
+    /// It answered something else: with its own words.
+    Refused(String),
+}
+
+impl AdminClient {
+    pub(super) fn new(contact: Contact) -> Result<Self, Failure> {
+        // Plain http to one known address: no proxy, no redirects, and no certificate authorities to be looked for.
+        let http = Client::builder()
+            .no_proxy()
+            .redirect(Policy::none())
+            .tls_certs_only([])
+            .connect_timeout(PATIENCE)
+            .timeout(PATIENCE)
+            .build()
+            .map_err(|error| Failure::new(Exit::Internal, format_args!("no HTTP client: {}", told(&error))))?;
+        Ok(Self { http, contact })
+    }
+
+    /// The address asked.
+    pub(super) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.contact.address)
+    }
+
+    /// The status, and as the text it came in.
+    pub(super) async fn status_and_text(&self) -> Result<(Status, String), Silence> {
+        let answer = self.ask(self.http.get(self.url("/api/status"))).await?;
+        let text = answer.text().await.map_err(|error| Silence::Unreachable(told(&error)))?;
+        let status = serde_json::from_str(&text)
+            .map_err(|error| Silence::Refused(format!("it answers no status of this version: {error}")))?;
+        Ok((status, text))
+    }
+
+    /// The status.
+    pub(super) async fn status(&self) -> Result<Status, Silence> {
+        self.status_and_text().await.map(|(status, _)| status)
+    }
+
+    /// Says that the file is about to be edited, why and by whom.
+    pub(super) async fn announce(&self, announcement: &Announcement<'_>) -> Result<(), Silence> {
+        self.ask(self.http.post(self.url("/api/primary")).json(announcement)).await.map(drop)
+    }
+
+    /// Whether it accepts submissions; if not, why.
+    pub(super) async fn ready(&self) -> Result<(), Silence> {
+        self.ask(self.http.get(self.url("/readyz"))).await.map(drop)
+    }
+
+    async fn ask(&self, request: RequestBuilder) -> Result<Response, Silence> {
+        let request = match &self.contact.token {
+            Some(token) => request.bearer_auth(token.expose()),
+            None => request,
+        };
+        let answer = request.send().await.map_err(|error| Silence::Unreachable(told(&error)))?;
+        match answer.status() {
+            status if status.is_success() => Ok(answer),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Silence::Unauthorized),
+            status => {
+                let text = answer.text().await.unwrap_or_default();
+                Err(Silence::Refused(detail(&text).unwrap_or_else(|| format!("{status} {}", text.trim()))))
+            }
+        }
+    }
+
+    /// What the person at the terminal is told about a silence.
+    pub(super) fn failure(&self, silence: Silence) -> Failure {
+        let address = self.contact.address;
+        match silence {
+            Silence::Unreachable(why) => Failure::new(
+                Exit::Unavailable,
+                format_args!("no daemon answers at {address}, the admin address of the configuration: {why}\nis `switchyard run` running?"),
+            ),
+            Silence::Unauthorized => Failure::new(
+                Exit::Permission,
+                format_args!("the daemon at {address} wants its admin token: set admin.token as the daemon has it"),
+            ),
+            Silence::Refused(why) => Failure::new(Exit::Negative, format_args!("the daemon at {address} refuses: {why}")),
+        }
+    }
+}
+
+/// The words in `{"detail": "…"}`.
+fn detail(text: &str) -> Option<String> {
+    let answer: serde_json::Value = serde_json::from_str(text).ok()?;
+    Some(answer.get("detail")?.as_str()?.to_owned())
+}
+
+/// An error with what lies beneath it, in one line and without the address, which everybody knows.
+pub(super) fn told(error: &reqwest::Error) -> String {
+    let mut deepest = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        deepest = cause.to_string();
+        source = cause.source();
+    }
+    match error.is_timeout() {
+        true => "no answer in time".to_owned(),
+        false => deepest,
+    }
+}

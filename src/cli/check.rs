@@ -1,0 +1,113 @@
+//! `switchyard check`: is the configuration fit for use, what would a change change, and do the upstreams take what we send?
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::config::diagnostics::Problems;
+use crate::config::{Config, Loaded, diff, load};
+
+use super::failure::{Exit, Failure};
+use super::locate::Located;
+use super::probe::{self, Probe};
+use super::{process, terminal};
+
+/// Checks the configuration: every problem at once, with its line; exit 78 when it cannot be used
+///
+/// With --online the upstreams are asked, too: is each DSN's address there, and does it take the key? Exit 1 when one does not.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// Asks each upstream of each project: DNS, connection, TLS, key. Nothing is stored there
+    #[arg(long)]
+    online: bool,
+    /// Another file to compare with: what is different, and what of it needs a restart
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a check found.
+#[derive(Debug, Serialize)]
+struct Findings<'a> {
+    ok: bool,
+    #[serde(flatten)]
+    problems: &'a Problems,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changes: Option<Changes>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    online: Option<Vec<Probe>>,
+}
+
+/// What is different from another configuration.
+#[derive(Debug, Serialize)]
+struct Changes {
+    changes: Vec<String>,
+    needs_restart: Vec<&'static str>,
+}
+
+/// Checks the file, and what else was asked for.
+pub(super) fn check(located: &Located, args: &Args) -> Result<(), Failure> {
+    let loaded = match load(&located.path()) {
+        Ok(loaded) => loaded,
+        Err(error) => match error.problems() {
+            Some(problems) => return invalid(problems, args),
+            None => return Err(Failure::loading(&error, terminal::form_of_errors())),
+        },
+    };
+    let changes = args.against.as_deref().map(|old| compare(old, &loaded.config)).transpose()?;
+    if !args.json {
+        summarise(located, &loaded)?;
+        changes.as_ref().map_or(Ok(()), print_changes)?;
+    }
+    let online = args.online.then(|| process::block_on(probe::all(&loaded.config))).transpose()?;
+    let ok = online.iter().flatten().all(Probe::is_good);
+    if args.json {
+        terminal::say_json(&Findings { ok, problems: &loaded.warnings, changes, online })?;
+    } else if let Some(online) = online {
+        probe::print(&online)?;
+    }
+    if ok { Ok(()) } else { Err(Failure::negative()) }
+}
+
+fn invalid(problems: &Problems, args: &Args) -> Result<(), Failure> {
+    if args.json {
+        terminal::say_json(&Findings { ok: false, problems, changes: None, online: None })?;
+    } else {
+        terminal::say(problems.render(terminal::form()))?;
+    }
+    Err(Failure::told(Exit::Config))
+}
+
+fn compare(old: &Path, new: &Config) -> Result<Changes, Failure> {
+    let old = load(old).map_err(|error| Failure::loading(&error, terminal::form_of_errors()))?.config;
+    Ok(Changes { changes: diff::changes(&old, new), needs_restart: diff::needs_restart(&old, new) })
+}
+
+fn summarise(located: &Located, Loaded { config, warnings, .. }: &Loaded) -> Result<(), Failure> {
+    if !warnings.is_empty() {
+        terminal::say(warnings.render(terminal::form()))?;
+    }
+    let upstreams: Vec<&str> = config.upstreams.keys().map(|name| &**name).collect();
+    let projects: Vec<&str> = config.projects.iter().map(|project| &*project.name).collect();
+    terminal::say(format_args!(
+        "{} can be used: primary {}, mirror {}; upstreams {}; projects {}",
+        located.path().display(),
+        config.primary,
+        if config.mirror { "on" } else { "off" },
+        upstreams.join(", "),
+        projects.join(", "),
+    ))
+}
+
+fn print_changes(Changes { changes, needs_restart }: &Changes) -> Result<(), Failure> {
+    if changes.is_empty() {
+        return terminal::say("Nothing is different.");
+    }
+    terminal::say(format_args!("Different:\n  {}", changes.join("\n  ")))?;
+    match needs_restart.as_slice() {
+        [] => terminal::say("All of it is taken over live."),
+        fields => terminal::say(format_args!("A restart is needed for: {}", fields.join(", "))),
+    }
+}

@@ -1,0 +1,101 @@
+//! `switchyard demo`: the whole thing on this machine, with nothing to configure. A relay, two stand-in trackers, recorded traffic,
+//! a switch, an outage, and the proof that nothing was lost.
+//!
+//! The daemon is the real one, run in this process; everything is asked over its listeners, as anybody would.
+
+use std::path::PathBuf;
+use std::pin::pin;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::config::load;
+use crate::daemon::{self, Options};
+use crate::http::Listeners;
+
+use super::admin::AdminClient;
+use super::failure::{Exit, Failure};
+use super::locate::Contact;
+use super::process::{self, Logging, Signals};
+use super::{sink, terminal};
+
+mod script;
+mod stage;
+mod traffic;
+
+use script::Script;
+use stage::{Folder, Ports, Tracker};
+use traffic::Traffic;
+
+/// Shows the whole thing on this machine, with nothing to configure
+///
+/// Starts a relay and two stand-in trackers on the loopback interface, sends recorded traffic of real SDKs, switches the primary,
+/// takes a tracker down and brings it back, and shows that nothing was lost. Then it stays for you to play with.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// Ends by itself: exit 0 when everything went as it should, 1 when not
+    #[arg(long)]
+    exit: bool,
+    /// Takes place in this folder and leaves it behind, instead of one that goes away
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+    #[command(flatten)]
+    logging: Logging,
+}
+
+/// Shows it.
+pub(super) fn demo(args: &Args) -> Result<(), Failure> {
+    args.logging.start("off");
+    let folder = Folder::make(args.keep.as_deref())?;
+    // Before there are other threads; what systemd gave is not the demo's.
+    let listeners = Listeners::inherit().map_err(|error| Failure::new(Exit::Internal, error))?;
+    process::block_on_many(perform(args, &folder, listeners))
+}
+
+async fn perform(args: &Args, folder: &Folder, listeners: Listeners) -> Result<(), Failure> {
+    let mut signals = Signals::listen()?;
+    let mut ports = Ports::new();
+    let trackers = [Tracker::start("sentry", &mut ports)?, Tracker::start("glitchtip", &mut ports)?];
+    let (relay, admin) = (ports.address()?, ports.address()?);
+    let path = folder.path().join("config.toml");
+    let text = stage::config(folder.path(), relay, admin, &trackers);
+    std::fs::write(&path, text).map_err(|error| Failure::file(&path, "written", &error))?;
+    let loaded = load(&path).map_err(|error| Failure::new(Exit::Internal, error))?;
+    let client = AdminClient::new(Contact::of(admin, None))?;
+    let script = Script::new(path.clone(), relay, client, Traffic::new(relay)?, trackers);
+
+    let (stop, ready) = (CancellationToken::new(), CancellationToken::new());
+    let options = Options { path, loaded, listeners };
+    let mut daemon = pin!(daemon::run(options, stop.clone(), || ready.cancel()));
+    let outcome = tokio::select! {
+        ended = &mut daemon => return Ok(ended?),
+        outcome = play(script, &ready, args.exit) => outcome,
+        () = signals.next() => terminal::say(""),
+    };
+    stop.cancel();
+    let ended = daemon.await;
+    outcome.and(ended.map_err(Failure::from))
+}
+
+async fn play(mut script: Script, ready: &CancellationToken, exit: bool) -> Result<(), Failure> {
+    ready.cancelled().await;
+    script.play().await?;
+    if exit {
+        return Ok(());
+    }
+    script.invite()?;
+    let [first, second] = script.sinks();
+    let mut seen = [first.since(0).1, second.since(0).1];
+    loop {
+        for (sink, seen) in [first, second].into_iter().zip(&mut seen) {
+            let (arrivals, total) = sink.since(*seen);
+            *seen = total;
+            for arrival in &arrivals {
+                terminal::say(format_args!("  {}", sink::line(arrival)))?;
+            }
+        }
+        tokio::select! {
+            () = first.changed() => {}
+            () = second.changed() => {}
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Where the configuration is, and where the daemon that runs under it is to be reached.
+//!
+//! Asking the daemon needs nothing but its address and token. The secrets of the DSNs are often known to the daemon's
+//! environment alone, so a file that cannot be used whole here is read for these two all the same.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::config::diagnostics::LoadError;
+use crate::config::{Loaded, load};
+use crate::http::settings;
+use crate::units::Secret;
+
+use super::failure::Failure;
+use super::terminal;
+
+/// Where the configuration is looked for, in this order.
+const PLACES: [&str; 3] = ["config.toml", "config/config.toml", "/etc/switchyard/config.toml"];
+
+/// Which configuration a verb is about.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Located {
+    /// The configuration [default: the first there is of config.toml, config/config.toml, /etc/switchyard/config.toml]
+    #[arg(long, short, value_name = "FILE", env = "SWITCHYARD_CONFIG", global = true)]
+    config: Option<PathBuf>,
+}
+
+/// Where a daemon is to be reached.
+#[derive(Clone, Debug)]
+pub(super) struct Contact {
+    /// The address of its admin listener.
+    pub(super) address: SocketAddr,
+    /// The token that listener may ask for.
+    pub(super) token: Option<Secret>,
+}
+
+impl Located {
+    /// The file.
+    pub(super) fn path(&self) -> PathBuf {
+        self.config.clone().unwrap_or_else(|| {
+            let found = PLACES.into_iter().find(|place| Path::new(place).exists());
+            PathBuf::from(found.unwrap_or(PLACES[2]))
+        })
+    }
+
+    /// What has to be added to a command for it to be about the same file.
+    pub(super) fn as_option(&self) -> String {
+        self.config.as_ref().map(|path| format!(" --config {}", path.display())).unwrap_or_default()
+    }
+
+    /// The whole configuration.
+    pub(super) fn load(&self) -> Result<Loaded, Failure> {
+        load(&self.path()).map_err(|error| Failure::loading(&error, terminal::form_of_errors()))
+    }
+
+    /// Where the daemon is to be reached.
+    pub(super) fn contact(&self) -> Result<Contact, Failure> {
+        let path = self.path();
+        let error = match load(&path) {
+            Ok(loaded) => return Ok(Contact::of(loaded.config.admin.listen, loaded.config.admin.token)),
+            Err(error) => error,
+        };
+        let lenient = matches!(error, LoadError::Invalid(_)).then(|| lenient(&path)).flatten();
+        lenient.ok_or_else(|| Failure::loading(&error, terminal::form_of_errors()))
+    }
+}
+
+impl Contact {
+    pub(super) fn of(listen: SocketAddr, token: Option<Secret>) -> Self {
+        Self { address: reachable(listen), token }
+    }
+}
+
+/// The address to connect to for an address that is listened on: "any" is reached by way of loopback.
+pub(super) fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    (ip, listen.port()).into()
+}
+
+/// The section `[admin]` of a file that may have problems elsewhere; `None` when it has them there.
+fn lenient(path: &Path) -> Option<Contact> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let file: toml::Table = text.parse().ok()?;
+    let admin = file.get("admin");
+    let word = |name: &str| admin.and_then(|admin| admin.get(name)).and_then(toml::Value::as_str);
+    let listen = match word("listen") {
+        Some(listen) => listen.parse().ok()?,
+        None => settings::Admin::default().listen,
+    };
+    let token = word("token").and_then(|token| match token.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')) {
+        Some(name) => match name.strip_prefix("file:") {
+            Some(file) => std::fs::read_to_string(file).ok().map(|text| text.trim().to_owned()),
+            None => std::env::var(name).ok(),
+        },
+        None => Some(token.to_owned()),
+    });
+    Some(Contact::of(listen, token.map(Secret::new)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_is_found_by_a_file_whose_secrets_are_not_known_here() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        let text = "[admin]\nlisten = \"0.0.0.0:9\"\ntoken = \"t\"\n[[projects]]\npublic_key = \"${NOT_SET_ANYWHERE}\"\n";
+        std::fs::write(&path, text).unwrap();
+        let contact = Located { config: Some(path) }.contact().unwrap();
+        assert_eq!(contact.address, "127.0.0.1:9".parse().unwrap());
+        assert_eq!(contact.token.unwrap().expose(), "t");
+    }
+}

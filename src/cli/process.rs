@@ -1,0 +1,93 @@
+//! What every process needs of the system: a runtime, signals, enough file descriptors, log lines.
+
+use std::future::Future;
+use std::io;
+
+use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::telemetry::log;
+
+use super::failure::{Exit, Failure};
+
+/// More threads than this find nothing to do.
+const MOST_WORKERS: usize = 4;
+
+/// How the process logs, for the verbs that run for long.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Logging {
+    /// How log lines look [default: journald under systemd, else text]
+    #[arg(long, value_name = "FORMAT", env = "SWITCHYARD_LOG_FORMAT")]
+    log_format: Option<log::Format>,
+    /// What is logged, in the syntax of RUST_LOG, which is read too: `info`, `debug`, `switchyard::delivery=debug,info`
+    #[arg(long = "log", value_name = "FILTER", env = "SWITCHYARD_LOG")]
+    filter: Option<String>,
+}
+
+impl Logging {
+    /// Starts logging; `filter` is taken when nobody asked for another one.
+    pub(super) fn start(&self, filter: &str) {
+        let asked = self.filter.clone().or_else(|| std::env::var("RUST_LOG").ok());
+        let asked = asked.filter(|asked| !asked.trim().is_empty());
+        log::start(self.log_format.unwrap_or_else(log::Format::detect), asked.as_deref().unwrap_or(filter));
+    }
+}
+
+/// Runs one future to its end on this thread: for verbs that ask the daemon something.
+pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    runtime(Builder::new_current_thread())?.block_on(work)
+}
+
+/// The same with threads for the daemon's tasks.
+pub(super) fn block_on_many<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_WORKERS);
+    let mut builder = Builder::new_multi_thread();
+    builder.worker_threads(workers);
+    let runtime = runtime(builder)?;
+    let outcome = runtime.block_on(work);
+    // Whatever is still at work had its time; what was accepted is in the journal.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn runtime(mut builder: Builder) -> Result<Runtime, Failure> {
+    let built = builder.enable_all().build();
+    built.map_err(|error| Failure::new(Exit::Internal, format_args!("the runtime cannot be started: {error}")))
+}
+
+/// The signals that ask for an end: SIGINT and SIGTERM. From its making on they no longer end the process by themselves.
+#[derive(Debug)]
+pub(super) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// Listens from now on.
+    pub(super) fn listen() -> Result<Self, Failure> {
+        let all = || -> io::Result<Self> {
+            Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        };
+        all().map_err(|error| Failure::new(Exit::Internal, format_args!("signals cannot be listened to: {error}")))
+    }
+
+    /// Waits for the next one.
+    pub(super) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Lets the process open as many files as the system allows it: each connection is one.
+pub(super) fn raise_open_files() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        tracing::warn!(%error, current, "the limit on open files cannot be raised");
+    }
+}

@@ -1,0 +1,55 @@
+//! `switchyard run`: the daemon, in the foreground, until a signal ends it.
+
+use std::pin::pin;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::daemon::{self, Options};
+use crate::http::Listeners;
+
+use super::failure::{Exit, Failure};
+use super::locate::Located;
+use super::process::{self, Logging, Signals};
+
+/// Runs the daemon in the foreground; logs go to standard error
+///
+/// The configuration is watched: what changes in it is live within a second, and SIGHUP reloads it at once. SIGINT and SIGTERM
+/// end the daemon in order; a second one ends it at once, and nothing that was acknowledged is lost either way.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    #[command(flatten)]
+    logging: Logging,
+}
+
+/// Runs the daemon until it is told to stop.
+pub(super) fn run(located: &Located, args: &Args) -> Result<(), Failure> {
+    args.logging.start("info");
+    process::raise_open_files();
+    let loaded = located.load()?;
+    for warning in loaded.warnings.iter() {
+        tracing::warn!(line = warning.line, column = warning.column, "{warning}");
+    }
+    // Now, as long as this is the only thread: it reads and clears the environment.
+    let listeners = Listeners::inherit()
+        .map_err(|error| Failure::new(Exit::Unavailable, format_args!("systemd's sockets cannot be used: {error}")))?;
+    let options = Options { path: located.path(), loaded, listeners };
+    process::block_on_many(until_told(options))
+}
+
+async fn until_told(options: Options) -> Result<(), Failure> {
+    let mut signals = Signals::listen()?;
+    let stop = CancellationToken::new();
+    let mut daemon = pin!(daemon::run(options, stop.clone(), || {}));
+    loop {
+        tokio::select! {
+            outcome = &mut daemon => return Ok(outcome?),
+            () = signals.next() => match stop.is_cancelled() {
+                false => stop.cancel(),
+                true => {
+                    let told = "stopped at once; the journal has what was accepted and not yet delivered";
+                    return Err(Failure::new(Exit::Negative, told));
+                }
+            },
+        }
+    }
+}

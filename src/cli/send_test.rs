@@ -1,0 +1,283 @@
+//! `switchyard send-test`: one marked event through the front door, and when each upstream took it.
+//!
+//! The daemon counts; it does not tell events apart. While this event is the only one of its project and category under way, the
+//! counts are proof; under traffic they are a good guess, and are called one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::Client;
+use reqwest::redirect::Policy;
+use serde::Serialize;
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::policy::routing::{Project, Routing};
+use crate::protocol::envelope::Envelope;
+use crate::protocol::event_id::EventId;
+use crate::protocol::item::ItemType;
+use crate::telemetry::status::{AccountStatus, Status, UpstreamStatus};
+
+use super::admin::{AdminClient, told};
+use super::failure::{Exit, Failure};
+use super::locate::{Contact, Located, reachable};
+use super::process;
+use super::terminal::{self, Tone, harmless, right, table, tint};
+
+/// How long the upstreams may take.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// How often the daemon is asked.
+const EACH: Duration = Duration::from_millis(20);
+/// What an event counts as.
+const CATEGORY: &str = "error";
+
+/// Sends one marked event through the relay and says when each upstream took it
+///
+/// Exit 0 when each did, 1 when one did not within 30 seconds.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// The project to send it for [default: the first]
+    #[arg(long, value_name = "NAME")]
+    project: Option<String>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What became of the event.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    event_id: EventId,
+    project: Arc<str>,
+    /// From sending to the relay's answer.
+    accepted_ms: u64,
+    upstreams: Vec<Arrival>,
+}
+
+/// What became of it at one upstream.
+#[derive(Debug, Serialize)]
+struct Arrival {
+    upstream: Arc<str>,
+    result: Taken,
+    /// From sending to when it was seen to have been taken.
+    within_ms: Option<u64>,
+    explanation: String,
+}
+
+/// Whether an upstream took the event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Taken {
+    /// It did.
+    Yes,
+    /// As many were taken as were on their way, this one among them unless a later one overtook it.
+    MostLikely,
+    /// It did not in time.
+    No,
+    /// It gets nothing now, because the mirror is off.
+    NotMeant,
+}
+
+/// Sends and looks.
+pub(super) fn send_test(located: &Located, args: &Args) -> Result<(), Failure> {
+    let config = located.load()?.config;
+    let project = choose(&config, args.project.as_deref())?;
+    let admin = AdminClient::new(Contact::of(config.admin.listen, config.admin.token.clone()))?;
+    let outcome = process::block_on(async {
+        let before = admin.status().await.map_err(|silence| admin.failure(silence))?;
+        let event_id = EventId::random();
+        let began = Instant::now();
+        send(&config, &project, event_id).await?;
+        let accepted_ms = millis(began);
+        let upstreams = observe(&admin, &project, &before, began).await?;
+        Ok(Outcome { event_id, project: Arc::clone(&project.name), accepted_ms, upstreams })
+    })?;
+    if args.json {
+        terminal::say_json(&outcome)?;
+    } else {
+        tell(&outcome)?;
+    }
+    match outcome.upstreams.iter().any(|arrival| arrival.result == Taken::No) {
+        true => Err(Failure::negative()),
+        false => Ok(()),
+    }
+}
+
+fn choose(config: &Config, name: Option<&str>) -> Result<Arc<Project>, Failure> {
+    let found = match name {
+        Some(name) => config.projects.iter().find(|project| &*project.name == name),
+        None => config.projects.first(),
+    };
+    found.cloned().ok_or_else(|| {
+        let known: Vec<&str> = config.projects.iter().map(|project| &*project.name).collect();
+        Failure::new(Exit::Usage, format_args!("there is no project {name:?}; there are {}", known.join(", ")))
+    })
+}
+
+fn event(id: EventId) -> bytes::Bytes {
+    let payload = json!({
+        "event_id": id,
+        "timestamp": Clock::system().now().as_secs_f64(),
+        "level": "info",
+        "logger": "switchyard",
+        "platform": "other",
+        "message": "Switchyard test event",
+        "tags": { "switchyard.test": "true" },
+        "sdk": { "name": "switchyard", "version": env!("CARGO_PKG_VERSION") },
+        // Each one under its own issue would bury the trackers in tests.
+        "fingerprint": ["switchyard-test"],
+    });
+    Envelope::of_one(id, &ItemType::Event, payload.to_string().as_bytes())
+}
+
+async fn send(config: &Config, project: &Project, id: EventId) -> Result<(), Failure> {
+    let failure = |exit, why: String| Failure::new(exit, format_args!("the test event was not accepted: {why}"));
+    let listen = config.server.listen.first().copied().map(reachable);
+    let address = listen.ok_or_else(|| failure(Exit::Config, "server.listen is empty".to_owned()))?;
+    let http = Client::builder().no_proxy().redirect(Policy::none()).tls_certs_only([]).timeout(DEADLINE).build();
+    let http = http.map_err(|error| failure(Exit::Internal, told(&error)))?;
+    let agent = concat!("switchyard/", env!("CARGO_PKG_VERSION"));
+    let key = project.public_key.expose();
+    let answer = http
+        .post(format!("http://{address}/api/{}/envelope/", project.id))
+        .header("content-type", "application/x-sentry-envelope")
+        .header("user-agent", agent)
+        .header("x-sentry-auth", format!("Sentry sentry_version=7, sentry_client={agent}, sentry_key={key}"))
+        .body(event(id))
+        .send()
+        .await
+        .map_err(|error| failure(Exit::Unavailable, format!("{address}: {}", told(&error))))?;
+    if answer.status().is_success() {
+        return Ok(());
+    }
+    let status = answer.status();
+    let text = answer.text().await.unwrap_or_default();
+    Err(failure(Exit::Negative, format!("{status} {}", harmless(text.trim(), 300))))
+}
+
+/// Asks the daemon until every upstream took the event, or the time is over.
+async fn observe(
+    admin: &AdminClient,
+    project: &Arc<Project>,
+    before: &Status,
+    began: Instant,
+) -> Result<Vec<Arrival>, Failure> {
+    let first = admin.status().await.map_err(|silence| admin.failure(silence))?;
+    let routing = Routing { primary: first.primary.as_str().into(), mirror: first.mirror, projects: vec![] };
+    let route = routing.route(project);
+    let mut watched: Vec<Watched> = route.deliver.iter().map(|name| Watched::new(name, project, before, &first)).collect();
+    let mut status = first;
+    loop {
+        for watched in &mut watched {
+            watched.look(project, &status, began);
+        }
+        if watched.iter().all(|watched| watched.result != Taken::No || watched.is_dropped) || began.elapsed() >= DEADLINE {
+            break;
+        }
+        sleep(EACH).await;
+        status = admin.status().await.map_err(|silence| admin.failure(silence))?;
+    }
+    let withheld = route.withheld.into_iter().map(|(upstream, _)| Arrival {
+        upstream,
+        result: Taken::NotMeant,
+        within_ms: None,
+        explanation: "is a shadow, and the mirror is off".to_owned(),
+    });
+    Ok(watched.into_iter().map(|watched| watched.end(&status)).chain(withheld).collect())
+}
+
+/// What is known of the event at one upstream.
+struct Watched {
+    upstream: Arc<str>,
+    result: Taken,
+    is_dropped: bool,
+    within_ms: Option<u64>,
+    /// Settled before the event was sent.
+    dropped_before: u64,
+    /// Accepted up to and with the event.
+    accepted: u64,
+}
+
+impl Watched {
+    fn new(upstream: &Arc<str>, project: &Project, before: &Status, first: &Status) -> Self {
+        let dropped_before = account(before, upstream, project).map_or(0, dropped);
+        let accepted = account(first, upstream, project).map_or(0, |account| account.accepted);
+        Self {
+            upstream: Arc::clone(upstream),
+            result: Taken::No,
+            is_dropped: false,
+            within_ms: None,
+            dropped_before,
+            accepted,
+        }
+    }
+
+    fn look(&mut self, project: &Project, status: &Status, began: Instant) {
+        let Some(account) = account(status, &self.upstream, project) else { return };
+        let settled = account.delivered + dropped(account);
+        if self.result != Taken::No || self.is_dropped || settled < self.accepted {
+            return;
+        }
+        let none_dropped = dropped(account) == self.dropped_before;
+        self.is_dropped = account.pending == 0 && !none_dropped;
+        self.result = match (account.pending, none_dropped) {
+            (0, true) => Taken::Yes,
+            (0, false) => Taken::No,
+            _ => Taken::MostLikely,
+        };
+        self.within_ms = (self.result != Taken::No).then(|| millis(began));
+    }
+
+    fn end(self, status: &Status) -> Arrival {
+        let upstream = status.upstreams.iter().find(|upstream| *upstream.name == *self.upstream);
+        let explanation = match self.result {
+            Taken::MostLikely => "other events of this project are on their way, so the count cannot prove it".to_owned(),
+            Taken::No => upstream.map_or("the daemon does not know it".to_owned(), |upstream| why_not(upstream, self.is_dropped)),
+            Taken::Yes | Taken::NotMeant => String::new(),
+        };
+        Arrival { upstream: self.upstream, result: self.result, within_ms: self.within_ms, explanation }
+    }
+}
+
+fn why_not(upstream: &UpstreamStatus, is_dropped: bool) -> String {
+    let error = upstream.last_error.as_ref().map(|error| format!("; last error: {}", harmless(&error.what, 200)));
+    let error = error.unwrap_or_default();
+    match is_dropped {
+        true => format!("events of this project were dropped meanwhile, most likely this one{error}"),
+        false => format!("is {}; {} envelopes wait for it{error}", upstream.state, upstream.backlog.envelopes),
+    }
+}
+
+fn account<'a>(status: &'a Status, upstream: &str, project: &Project) -> Option<&'a AccountStatus> {
+    let upstream = status.upstreams.iter().find(|own| own.name == upstream)?;
+    upstream.accounts.iter().find(|account| *account.project == *project.name && account.category == CATEGORY)
+}
+
+fn dropped(account: &AccountStatus) -> u64 {
+    account.dropped.values().sum()
+}
+
+fn millis(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+fn tell(outcome: &Outcome) -> Result<(), Failure> {
+    terminal::say(format_args!(
+        "event {} of project {}: accepted in {} ms, and durable since",
+        outcome.event_id, outcome.project, outcome.accepted_ms
+    ))?;
+    let mut rows = table(&["UPSTREAM", "TOOK IT", "WITHIN", ""]);
+    for arrival in &outcome.upstreams {
+        let word = match arrival.result {
+            Taken::Yes => tint(Tone::Good, "yes"),
+            Taken::MostLikely => tint(Tone::Good, "most likely"),
+            Taken::No => tint(Tone::Bad, "no"),
+            Taken::NotMeant => "not meant to".to_owned(),
+        };
+        let within = arrival.within_ms.map_or("-".to_owned(), |ms| format!("{ms} ms"));
+        rows.add_row(vec![(*arrival.upstream).into(), word.into(), right(within), arrival.explanation.as_str().into()]);
+    }
+    terminal::say(rows.trim_fmt())
+}

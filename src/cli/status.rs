@@ -1,0 +1,222 @@
+//! `switchyard status`: how each upstream fares, as the running daemon sees it.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::clock::Timestamp;
+use crate::telemetry::status::{Status, UpstreamStatus};
+
+use super::admin::AdminClient;
+use super::failure::Failure;
+use super::locate::Located;
+use super::process;
+use super::terminal::{self, Tone, harmless, right, table, tint};
+
+/// How often `--watch` looks.
+const EACH: Duration = Duration::from_secs(2);
+/// Cursor to the top left, then everything below it cleared: redraws without flicker.
+const REDRAW: &str = "\x1b[H\x1b[2J";
+/// How many switches are shown.
+const SWITCHES: usize = 5;
+
+/// Shows how each upstream fares: state, delivered, backlog, last error, limits
+///
+/// Exit 0 when the daemon accepts submissions, 1 when it does not, 69 when none answers.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// Looks again every 2 seconds, until Ctrl-C
+    #[arg(long)]
+    watch: bool,
+    /// As JSON, as the daemon tells it: one document, with --watch one a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Shows it once, or again and again.
+pub(super) fn status(located: &Located, args: &Args) -> Result<(), Failure> {
+    let admin = AdminClient::new(located.contact()?)?;
+    process::block_on(async {
+        if !args.watch {
+            let ready = show(&admin, args.json).await?;
+            return if ready { Ok(()) } else { Err(Failure::negative()) };
+        }
+        let mut signals = process::Signals::listen()?;
+        loop {
+            watch(&admin, args.json).await?;
+            tokio::select! {
+                () = sleep(EACH) => {}
+                () = signals.next() => return Ok(()),
+            }
+        }
+    })
+}
+
+async fn show(admin: &AdminClient, json: bool) -> Result<bool, Failure> {
+    let (status, text) = admin.status_and_text().await.map_err(|silence| admin.failure(silence))?;
+    terminal::say(if json { text } else { render(&status) })?;
+    Ok(status.ready)
+}
+
+/// A daemon that restarts is no reason to stop watching.
+async fn watch(admin: &AdminClient, json: bool) -> Result<(), Failure> {
+    let told = match admin.status_and_text().await {
+        Ok((_, text)) if json => return terminal::say(text),
+        Ok((status, _)) => render(&status),
+        Err(silence) => {
+            let failure = admin.failure(silence);
+            if json {
+                return terminal::say(serde_json::json!({ "error": failure.message() }));
+            }
+            failure.message().to_owned()
+        }
+    };
+    let redraw = if terminal::is_watched() { REDRAW } else { "" };
+    terminal::say(format_args!("{redraw}{told}"))
+}
+
+/// The whole status as a person reads it.
+pub(super) fn render(status: &Status) -> String {
+    let mut parts = vec![head(status)];
+    parts.extend(alarms(status));
+    parts.push(upstreams(status));
+    parts.extend(status.upstreams.iter().filter_map(troubles));
+    parts.extend(switches(status));
+    parts.join("\n")
+}
+
+fn head(status: &Status) -> String {
+    let delivered: u64 = status.upstreams.iter().map(|upstream| upstream.delivered).sum();
+    let dropped: u64 = status.upstreams.iter().map(|upstream| upstream.dropped.values().sum::<u64>()).sum();
+    let waiting: u64 = status.upstreams.iter().map(|upstream| upstream.backlog.envelopes).sum();
+    format!(
+        "primary {} · mirror {} · {} · up {} · version {}\n\
+         in all {delivered} items delivered, {dropped} dropped, {waiting} envelopes waiting · journal {}\n",
+        tint(Tone::Strong, &status.primary),
+        if status.mirror { "on" } else { "off" },
+        if status.ready { tint(Tone::Good, "ready") } else { tint(Tone::Bad, "not ready") },
+        span(status.now.since(status.started_at)),
+        status.version,
+        bytes(status.journal.size_bytes),
+    )
+}
+
+fn alarms(status: &Status) -> Vec<String> {
+    let mut alarms = vec![];
+    if let Some(why) = &status.not_ready {
+        alarms.push(format!("not accepting: {why}\n"));
+    }
+    if let Some(error) = &status.config.error {
+        let since = status.config.loaded_at;
+        alarms.push(format!("the file {} is not in use; what was loaded at {since} is:\n{error}\n", status.config.path));
+    }
+    if status.difference != 0 {
+        alarms.push(format!("the accounts do not balance: {} items. This is a defect: please report it.\n", status.difference));
+    }
+    alarms.into_iter().map(|alarm| tint(Tone::Bad, alarm)).collect()
+}
+
+fn upstreams(status: &Status) -> String {
+    let mut rows =
+        table(&["UPSTREAM", "ROLE", "STATE", "DELIVERED", "DROPPED", "WAITING", "OLDEST", "DEAD LETTERS", "LAST DELIVERY"]);
+    for upstream in &status.upstreams {
+        let tone = match upstream.state.as_str() {
+            "up" => Tone::Good,
+            "down" | "misconfigured" => Tone::Bad,
+            _ => Tone::Strong,
+        };
+        rows.add_row(vec![
+            upstream.name.as_str().into(),
+            upstream.role.as_str().into(),
+            tint(tone, &upstream.state).into(),
+            right(upstream.delivered),
+            right(upstream.dropped.values().sum::<u64>()),
+            right(upstream.backlog.envelopes),
+            right(oldest(upstream)),
+            right(upstream.dead_letters),
+            right(upstream.last_delivery_at.map_or("-".to_owned(), |at| ago(status.now, at))),
+        ]);
+    }
+    rows.trim_fmt()
+}
+
+fn oldest(upstream: &UpstreamStatus) -> String {
+    match upstream.backlog.envelopes {
+        0 => "-".to_owned(),
+        _ => span(Duration::try_from_secs_f64(upstream.backlog.oldest_seconds).unwrap_or_default()),
+    }
+}
+
+/// What there is to say of one upstream beyond its row.
+fn troubles(upstream: &UpstreamStatus) -> Option<String> {
+    let mut lines = vec![];
+    for (reason, quantity) in &upstream.dropped {
+        lines.push(format!("  dropped as {reason}: {quantity}"));
+    }
+    if let Some(error) = &upstream.last_error {
+        lines.push(format!("  last error at {}: {}", error.at, harmless(&error.what, 300)));
+    }
+    for limit in &upstream.limits {
+        lines.push(format!("  limited: {} until {}", limit.category, limit.until));
+    }
+    if upstream.difference != 0 {
+        lines.push(format!("  difference: {}", upstream.difference));
+    }
+    (!lines.is_empty()).then(|| format!("\n{}\n{}", upstream.name, lines.join("\n")))
+}
+
+fn switches(status: &Status) -> Option<String> {
+    let line = |switch: &crate::telemetry::status::SwitchStatus| format!("  {}", super::switch::describe(switch));
+    let lines: Vec<String> = status.switches.iter().take(SWITCHES).map(line).collect();
+    (!lines.is_empty()).then(|| format!("\nswitches\n{}", lines.join("\n")))
+}
+
+fn ago(now: Timestamp, at: Timestamp) -> String {
+    format!("{} ago", span(now.since(at)))
+}
+
+/// A span of time as a person reads it.
+fn span(length: Duration) -> String {
+    match length.as_secs() {
+        0 => format!("{} ms", length.as_millis()),
+        s @ 1..=119 => format!("{s} s"),
+        s @ 120..=7199 => format!("{} min", s / 60),
+        s @ 7200..=172_799 => format!("{} h", s / 3600),
+        s => format!("{} d", s / 86_400),
+    }
+}
+
+/// A number of bytes as a person reads it.
+fn bytes(n: u64) -> String {
+    let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let (unit, name) = units.into_iter().find(|(unit, _)| n >= *unit).unwrap_or((1, "bytes"));
+    format!("{} {name}", n / unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_says_what_is_wrong_before_anything_else() {
+        let status = serde_json::json!({
+            "version": "1", "started_at": "2026-01-01T00:00:00Z", "now": "2026-01-01T03:00:00Z", "ready": false,
+            "not_ready": "the journal is full", "primary": "a", "mirror": true, "difference": 2,
+            "config": {"path": "c.toml", "loaded_at": "2026-01-01T00:00:00Z", "error": "line 3 is wrong"},
+            "journal": {"size_bytes": 3_000_000, "disk_free_bytes": null}, "projects": [], "switches": [],
+            "upstreams": [{
+                "name": "a", "role": "primary", "state": "down", "delivered": 5, "dropped": {"expired": 3},
+                "backlog": {"envelopes": 7, "bytes": 70, "oldest_seconds": 61.0}, "dead_letters": 1,
+                "last_delivery_at": null, "last_error": {"at": "2026-01-01T02:59:00Z", "what": "refused\u{1b}[2J"},
+                "limits": [], "accounts": [], "difference": 2,
+            }],
+        });
+        let text = render(&serde_json::from_value(status).unwrap());
+        let position = |word: &str| text.find(word).unwrap_or_else(|| panic!("{word:?} is not in {text}"));
+        assert!(position("the journal is full") < position("UPSTREAM"));
+        assert!(position("line 3 is wrong") < position("UPSTREAM"));
+        for word in ["up 3 h", "2 MiB", "61 s", "dropped as expired: 3", "do not balance: 2", "refused [2J"] {
+            position(word);
+        }
+    }
+}

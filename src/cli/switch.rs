@@ -1,0 +1,270 @@
+//! `switchyard switch`: shows the primary, or flips it: an edit of one line of the file, then a look at the daemon until it is live.
+//!
+//! The file is the truth. Without a daemon the edit is all there is to do.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::{Instant, sleep};
+
+use crate::config::edit;
+use crate::telemetry::status::{Status, SwitchStatus};
+
+use super::admin::{AdminClient, Announcement, Silence};
+use super::failure::{Exit, Failure};
+use super::locate::Located;
+use super::terminal::{self, Tone, harmless, tint};
+use super::process;
+
+/// How long the daemon may take to follow the file.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// How often it is asked.
+const EACH: Duration = Duration::from_millis(20);
+/// How many switches are shown.
+const SHOWN: usize = 10;
+
+/// Shows the primary and the last switches, or makes another upstream the primary
+///
+/// Changes the line `primary` of the configuration and no other byte, then waits until the running daemon has taken it over. No
+/// service restarts, and no envelope is lost or sent under two primaries. Run it again with the other name to undo.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// The upstream that is to be the primary
+    name: Option<String>,
+    /// Why, for the history of switches
+    #[arg(long, value_name = "TEXT", requires = "name")]
+    reason: Option<String>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What became of a switch.
+#[derive(Debug, Serialize)]
+struct Done<'a> {
+    primary: &'a str,
+    previous: Option<String>,
+    changed: bool,
+    /// Whether a running daemon works under it; null when none runs.
+    live: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    took_ms: Option<u64>,
+    /// Why the daemon did not take it over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    /// The projects that have a primary of their own and do not follow.
+    unmoved: Vec<String>,
+    undo: Option<String>,
+}
+
+/// The primary as it is.
+#[derive(Debug, Serialize)]
+struct Shown {
+    primary: Option<String>,
+    live: bool,
+    switches: Vec<SwitchStatus>,
+}
+
+/// Shows or switches.
+pub(super) fn switch(located: &Located, args: &Args) -> Result<(), Failure> {
+    let admin = AdminClient::new(located.contact()?)?;
+    process::block_on(async {
+        match &args.name {
+            None => show(&admin, located, args.json).await,
+            Some(name) => flip(&admin, located, name, args).await,
+        }
+    })
+}
+
+async fn show(admin: &AdminClient, located: &Located, json: bool) -> Result<(), Failure> {
+    let shown = match admin.status().await {
+        Ok(status) => Shown { primary: Some(status.primary), live: true, switches: status.switches },
+        Err(Silence::Unreachable(_)) => Shown { primary: written(&located.path()), live: false, switches: vec![] },
+        Err(silence) => return Err(admin.failure(silence)),
+    };
+    if json {
+        return terminal::say_json(&shown);
+    }
+    let primary = shown.primary.as_deref().unwrap_or("not named");
+    let source = if shown.live { "" } else { ", says the file; no daemon is running" };
+    terminal::say(format_args!("primary: {}{source}", tint(Tone::Strong, primary)))?;
+    for switch in shown.switches.iter().take(SHOWN) {
+        terminal::say(format_args!("  {}", describe(switch)))?;
+    }
+    Ok(())
+}
+
+/// A switch in one line.
+pub(super) fn describe(switch: &SwitchStatus) -> String {
+    let project = switch.project.as_ref().map(|project| format!(" for {project}")).unwrap_or_default();
+    let author = switch.author.as_ref().map(|author| format!(" by {}", harmless(author, 60))).unwrap_or_default();
+    let reason = switch.reason.as_ref().map(|reason| format!(": {}", harmless(reason, 200))).unwrap_or_default();
+    let from = switch.from.as_deref().unwrap_or("none");
+    format!("{}  {from} -> {}{project}{author}{reason}", switch.at, switch.to)
+}
+
+async fn flip(admin: &AdminClient, located: &Located, name: &str, args: &Args) -> Result<(), Failure> {
+    let path = located.path();
+    let before = match admin.status().await {
+        Ok(status) => Some(status),
+        Err(Silence::Unreachable(_)) => None,
+        Err(silence) => return Err(nothing_changed(admin.failure(silence))),
+    };
+    let is_written = written(&path).as_deref() == Some(name);
+    let is_live = before.as_ref().is_none_or(|status| status.primary == name);
+    if is_written && is_live {
+        return report(already(name, before.as_ref()), args.json);
+    }
+    if before.is_some() && !is_written {
+        announce(admin, name, args).await?;
+    }
+    let saved = Instant::now();
+    let previous = edit::set_primary(&path, name)?;
+    let undo = previous.as_ref().filter(|previous| *previous != name);
+    let undo = undo.map(|previous| format!("switchyard switch {previous}{}", located.as_option()));
+    let mut done = Done {
+        primary: name,
+        previous,
+        changed: !is_written,
+        live: None,
+        took_ms: None,
+        error: None,
+        unmoved: vec![],
+        undo,
+    };
+    if let Some(before) = before {
+        match follow(admin, &before, name, saved).await {
+            Ok(after) => {
+                done.live = Some(true);
+                done.took_ms = u64::try_from(saved.elapsed().as_millis()).ok();
+                done.unmoved = unmoved(&after);
+            }
+            Err(why) => (done.live, done.error) = (Some(false), Some(elsewhere(&before, &path).unwrap_or(why))),
+        }
+    }
+    report(done, args.json)
+}
+
+fn nothing_changed(failure: Failure) -> Failure {
+    failure.and("nothing was changed")
+}
+
+fn already<'a>(name: &'a str, status: Option<&Status>) -> Done<'a> {
+    Done {
+        primary: name,
+        previous: Some(name.to_owned()),
+        changed: false,
+        live: status.map(|_| true),
+        took_ms: None,
+        error: None,
+        unmoved: status.map(unmoved).unwrap_or_default(),
+        undo: None,
+    }
+}
+
+/// Tells the daemon whose edit it is about to see, and why. Nothing is changed when it refuses.
+async fn announce(admin: &AdminClient, to: &str, args: &Args) -> Result<(), Failure> {
+    let author = author();
+    let announcement =
+        Announcement { to, reason: args.reason.as_deref(), author: author.as_deref(), announced: true };
+    match admin.announce(&announcement).await {
+        // It went away in between: then the file is all there is.
+        Ok(()) | Err(Silence::Unreachable(_)) => Ok(()),
+        Err(Silence::Refused(why)) => Err(Failure::new(Exit::Usage, format_args!("{why}\nnothing was changed"))),
+        Err(silence) => Err(nothing_changed(admin.failure(silence))),
+    }
+}
+
+/// Waits until the daemon works under the new primary; else tells why it does not.
+async fn follow(admin: &AdminClient, before: &Status, name: &str, since: Instant) -> Result<Status, String> {
+    let mut last = None;
+    while since.elapsed() < DEADLINE {
+        match admin.status().await {
+            Ok(status) if status.primary == name => return Ok(status),
+            // A new problem is about this edit. One from before may be about to go away.
+            Ok(status) if status.config.error.is_some() && status.config.error != before.config.error => {
+                return Err(refused(status.config.error));
+            }
+            Ok(status) => last = Some(refused(status.config.error)),
+            Err(Silence::Unreachable(why)) => last = Some(format!("the daemon has stopped answering: {why}")),
+            Err(Silence::Unauthorized) => last = Some("the daemon wants another token now".to_owned()),
+            Err(Silence::Refused(why)) => last = Some(why),
+        }
+        sleep(EACH).await;
+    }
+    Err(last.unwrap_or_else(|| refused(None)))
+}
+
+fn refused(error: Option<String>) -> String {
+    match error {
+        Some(error) => format!("the daemon does not take over the file:\n{error}"),
+        None => format!("the daemon has not taken over the file within {} seconds", DEADLINE.as_secs()),
+    }
+}
+
+/// Whether the daemon works under another file than ours, and what to say then.
+fn elsewhere(status: &Status, path: &Path) -> Option<String> {
+    let (theirs, ours) = (Path::new(&status.config.path), std::fs::canonicalize(path).ok()?);
+    // A relative path is relative to a folder that is not known here, and one in a container need not exist here.
+    let theirs = theirs.is_absolute().then(|| std::fs::canonicalize(theirs).ok()).flatten()?;
+    (theirs != ours).then(|| format!("the daemon works under another file, {}", theirs.display()))
+}
+
+fn unmoved(status: &Status) -> Vec<String> {
+    let others = status.projects.iter().filter(|project| project.primary != status.primary);
+    others.map(|project| format!("{} ({})", project.name, project.primary)).collect()
+}
+
+fn report(done: Done<'_>, json: bool) -> Result<(), Failure> {
+    if json {
+        terminal::say_json(&done)?;
+    } else {
+        tell(&done)?;
+    }
+    if done.live != Some(false) {
+        return Ok(());
+    }
+    if json {
+        return Err(Failure::negative());
+    }
+    let undo = done.undo.map(|undo| format!("; to undo: {undo}")).unwrap_or_default();
+    let error = done.error.unwrap_or_default();
+    Err(Failure::new(Exit::Negative, format_args!("{error}\nthe file was changed, the running daemon was not{undo}")))
+}
+
+fn tell(done: &Done<'_>) -> Result<(), Failure> {
+    let name = tint(Tone::Strong, done.primary);
+    match (done.changed, done.live, done.took_ms) {
+        (_, Some(false), _) => return Ok(()),
+        (_, _, Some(ms)) => terminal::say(format_args!(
+            "{name} is the primary, live {ms} ms after the file was saved{}",
+            done.previous.as_ref().map(|previous| format!(" (before: {previous})")).unwrap_or_default()
+        ))?,
+        (false, ..) => terminal::say(format_args!("{name} is the primary already; nothing was changed"))?,
+        (true, ..) => terminal::say(format_args!("{name} is the primary in the file; no daemon is running, it takes effect when one starts"))?,
+    }
+    if !done.unmoved.is_empty() {
+        let unmoved = done.unmoved.join(", ");
+        terminal::say(format_args!("with a primary of their own, and not moved: {unmoved}"))?;
+    }
+    done.undo.as_ref().map_or(Ok(()), |undo| terminal::say(format_args!("undo: {undo}")))
+}
+
+/// The primary that the file names, whatever else is wrong with it.
+fn written(path: &Path) -> Option<String> {
+    let file: toml::Table = std::fs::read_to_string(path).ok()?.parse().ok()?;
+    Some(file.get("primary")?.as_str()?.to_owned())
+}
+
+/// Who sits at the terminal.
+fn author() -> Option<String> {
+    let named = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let user = named("SUDO_USER").or_else(|| named("USER")).or_else(|| named("LOGNAME"))?;
+    let terminal = std::fs::read_link("/proc/self/fd/0").ok();
+    let terminal = terminal.as_deref().and_then(|path| path.strip_prefix("/dev").ok());
+    Some(match terminal.filter(|path| path.starts_with("pts") || path.to_string_lossy().starts_with("tty")) {
+        Some(terminal) => format!("{user}@{}", terminal.display()),
+        None => user,
+    })
+}
