@@ -180,6 +180,7 @@ suite!(
     a_dead_letter_keeps_its_record,
     after_a_restart_everything_unsettled_can_be_claimed_again,
     what_is_due_comes_first_by_its_due_time_then_the_untried_in_order,
+    a_retry_that_comes_due_before_one_already_looked_up_goes_first,
     settling_twice_or_without_a_claim_changes_nothing,
     a_claim_is_given_once,
     what_is_withheld_is_accepted_and_dropped_at_once,
@@ -294,6 +295,23 @@ async fn what_is_due_comes_first_by_its_due_time_then_the_untried_in_order(subje
     assert_eq!(ids(&journal.claim(a, at(40), 3).await.unwrap()), [all[2]]);
     assert_eq!(journal.next_due(a), None);
     subject.assert_balanced().await;
+}
+
+async fn a_retry_that_comes_due_before_one_already_looked_up_goes_first(subject: Subject) {
+    let journal = subject.journal();
+    let a = journal.target("a").await.unwrap();
+    let all = fill(&journal, 3, &[a]).await;
+    for (claim, due) in journal.claim(a, at(10), 3).await.unwrap().iter().zip([20, 30, 40]) {
+        journal.settle(a, &claim.record, retry(at(due), 1, 1));
+    }
+    subject.flush().await;
+    let first = journal.claim(a, at(50), 1).await.unwrap();
+    assert_eq!(ids(&first), all[..1]);
+    journal.settle(a, &first[0].record, retry(at(25), 2, 1));
+    subject.flush().await;
+    assert_eq!(journal.next_due(a), Some(at(25)));
+    assert_eq!(ids(&journal.claim(a, at(50), 1).await.unwrap()), all[..1]);
+    assert_eq!(ids(&journal.claim(a, at(50), 3).await.unwrap()), all[1..]);
 }
 
 async fn settling_twice_or_without_a_claim_changes_nothing(subject: Subject) {
