@@ -8,3 +8,4 @@ pub(crate) mod process;
 pub(crate) mod relay;
 pub(crate) mod samples;
 pub(crate) mod upstream;
+pub(crate) mod wire;
