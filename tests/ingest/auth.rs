@@ -123,7 +123,6 @@ async fn whoever_is_not_let_in_is_told_why_and_is_counted() {
         (Request::to(envelope).with("X-Sentry-Auth", auth.clone()).with("Authorization", auth.clone()), "multiple"),
         (Request::to(query.clone()).with("Authorization", basic(TOKEN)), "multiple"),
         (Request::to(envelope), "missing authentication"),
-        (Request::to("/api/store/"), "missing authentication"),
         (Request::to(envelope).with("X-Sentry-Auth", "Sentry sentry_version=7"), "sentry_key"),
         (Request::to(envelope).with("X-Sentry-Auth", "nonsense"), "bad sentry authentication"),
         (Request::to(format!("{envelope}?sentry_key=")), "sentry_key"),

@@ -1,7 +1,12 @@
 //! Clients that stall, and what they may not take from others.
 
+use std::time::Duration;
+
+use tokio::time::{Instant, interval};
+
 use crate::support::envelopes::{self, envelope, new_id};
-use crate::support::relay::Relay;
+use crate::support::eventually::eventually;
+use crate::support::relay::{Relay, SOON};
 use crate::support::wire::{Answer, Wire, exchange, post};
 use crate::{front, front_of, keyed, refused};
 
@@ -54,6 +59,23 @@ async fn a_client_that_falls_silent_is_told_so_and_disturbs_nobody() {
     assert_eq!(upstream.taken_count(), served);
 }
 
+/// The answer to `request`; in the time it takes small envelopes are sent, all of which must be taken. Also the longest that
+/// one of them took.
+async fn exchange_beside(relay: &Relay, request: &[u8], small: &dyn Fn() -> String) -> (Answer, Duration) {
+    let address = relay.address();
+    let mut answer = std::pin::pin!(exchange(&address, request));
+    let (mut slowest, mut turns) = (Duration::ZERO, interval(Duration::from_millis(100)));
+    loop {
+        tokio::select! {
+            answer = &mut answer => return (answer, slowest),
+            _ = turns.tick() => {}
+        }
+        let began = Instant::now();
+        assert_eq!(relay.send(small()).await.status(), 200);
+        slowest = slowest.max(began.elapsed());
+    }
+}
+
 #[tokio::test]
 async fn bodies_together_have_a_limit_and_what_fits_beside_a_large_one_is_served() {
     let (relay, upstream) = front_of(|plan| plan.server("max_inflight_bytes = \"1MiB\"")).await;
@@ -63,25 +85,31 @@ async fn bodies_together_have_a_limit_and_what_fits_beside_a_large_one_is_served
     let mut first = Wire::connect(&relay.address()).await;
     let (begin, rest) = request.split_at(1000);
     first.send(begin).await;
-    // One byte may be read before another: wait until the relay has the first one's announcement.
-    crate::support::eventually::eventually("room is taken", crate::support::relay::SOON, async || {
-        let answer = exchange(&relay.address(), &post(&keyed("/api/1/envelope/"), &[], of_size(900).as_bytes())).await;
+    let next = post(&keyed("/api/1/envelope/"), &[], of_size(900).as_bytes());
+    let refusal = eventually("the first one has its room", SOON, async || {
+        let (answer, slowest) = exchange_beside(&relay, &next, &|| of_size(10)).await;
+        assert!(slowest < Duration::from_secs(2), "small bodies had to wait {slowest:?}");
         if answer.status == 503 { Ok(answer) } else { Err(format!("{answer:?}")) }
     })
     .await;
-    let beside = relay.send(of_size(100)).await;
-    assert_eq!(beside.status(), 200);
-    let answer = exchange(&relay.address(), &post(&keyed("/api/1/envelope/"), &[], of_size(700).as_bytes())).await;
-    assert_eq!(answer.status, 503);
-    assert_eq!(answer.header("retry-after"), "30");
-    assert!(answer.detail().contains("in flight"), "{answer:?}");
+    assert_eq!(refusal.header("retry-after"), "30");
+    assert!(refusal.detail().contains("in flight"), "{refusal:?}");
     first.send(rest).await;
     assert_eq!(first.answer().await.status, 200);
     assert_eq!(relay.send(of_size(900)).await.status(), 200);
     let over = relay.send(of_size(1100)).await;
     assert_eq!(over.status(), 413);
     assert!(over.text().await.expect("a body").contains("max_inflight_bytes"));
-    assert!(refused(&relay, "overloaded").await >= 2.0);
+    // What cannot fit even alone is not told to come back: the encoded and the decoded bytes together are too many.
+    let noise: Vec<u8> = (0..600 * 1024).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let head = format!("{{}}\n{{\"type\":\"attachment\",\"length\":{}}}\n", noise.len());
+    let packed = zstd::encode_all(&[head.as_bytes(), &noise].concat()[..], 0).expect("memory");
+    assert!(packed.len() > 500 * 1024);
+    let request = post(&keyed("/api/1/envelope/"), &[("content-encoding", "zstd")], &packed);
+    let answer = exchange(&relay.address(), &request).await;
+    assert_eq!(answer.status, 413);
+    assert!(answer.detail().contains("max_inflight_bytes"), "{answer:?}");
+    assert_eq!(refused(&relay, "overloaded").await, 1.0);
     relay.finish().await;
     assert!(upstream.taken_count() >= 3);
 }

@@ -111,5 +111,6 @@ async fn an_event_without_an_id_gets_one_and_an_envelope_stays_what_it_is() {
     assert_eq!(send(&relay, &store, &[], bomb.as_bytes()).await.status, 413);
     let unknown = send(&relay, "/api/store/?sentry_key=unknown", &[], b"{}").await;
     assert_eq!(unknown.status, 403);
+    assert_eq!(send(&relay, "/api/store/", &[], b"{}").await.status, 401);
     relay.finish().await;
 }
