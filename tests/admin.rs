@@ -23,7 +23,8 @@ async fn two_upstreams() -> (Upstream, Upstream, Plan) {
 }
 
 async fn get(relay: &Relay, path: &str) -> (StatusCode, String) {
-    let response = relay.client().get(format!("http://{}{path}", relay.admin_address())).send().await.expect("an answer");
+    let response =
+        relay.client().get(format!("http://{}{path}", relay.admin_address())).send().await.expect("an answer");
     (response.status(), response.text().await.expect("a body"))
 }
 
@@ -42,15 +43,22 @@ async fn health_says_alive_and_ready_and_an_upstreams_outage_changes_neither() {
     let relay = plan.start().await;
     old.go_down().await;
     relay.send_errors(3).await;
-    eventually("the outage is known", SOON, async || match relay.upstream("old").await["last_error"].is_null() {
-        true => Err("no error yet"),
-        false => Ok(()),
-    }
-    .map_err(str::to_owned))
+    eventually("the outage is known", SOON, async || {
+        match relay.upstream("old").await["last_error"].is_null() {
+            true => Err("no error yet"),
+            false => Ok(()),
+        }
+        .map_err(str::to_owned)
+    })
     .await;
     assert_eq!(get(&relay, "/healthz").await, (StatusCode::OK, "alive\n".into()));
     assert_eq!(get(&relay, "/readyz").await, (StatusCode::OK, "ready\n".into()));
-    for path in ["/api/relay/healthcheck/live/", "/api/relay/healthcheck/ready/", "/api/relay/healthcheck/live", "//api/relay/healthcheck/ready"] {
+    for path in [
+        "/api/relay/healthcheck/live/",
+        "/api/relay/healthcheck/ready/",
+        "/api/relay/healthcheck/live",
+        "//api/relay/healthcheck/ready",
+    ] {
         let healthy = net::json(relay.client(), &format!("http://{}{path}", relay.address())).await;
         assert_eq!(healthy, Ok(json!({ "is_healthy": true })), "{path}");
     }
@@ -75,7 +83,8 @@ async fn without_room_on_the_disk_it_is_alive_and_not_ready_and_refuses_with_503
     let (status, why) = get(&relay, "/readyz").await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(why.contains("min_free_disk"), "{why}");
-    let probe = |path: &str| relay.client().get(format!("http://{}/api/relay/healthcheck/{path}/", relay.address())).send();
+    let probe =
+        |path: &str| relay.client().get(format!("http://{}/api/relay/healthcheck/{path}/", relay.address())).send();
     assert_eq!(probe("live").await.expect("an answer").status(), 200);
     let ready = probe("ready").await.expect("an answer");
     assert_eq!(ready.status(), 503);
@@ -89,7 +98,10 @@ async fn without_room_on_the_disk_it_is_alive_and_not_ready_and_refuses_with_503
         let detail = refusal["detail"].as_str().expect("a detail");
         assert!(!detail.contains("journal.db") && !detail.contains("TiB"), "paths and sizes are for the log: {detail}");
     }
-    assert_eq!(relay.samples().await.expect("metrics").sum("switchyard_refused_requests_total", &[("reason", "journal_full")]), 3.0);
+    assert_eq!(
+        relay.samples().await.expect("metrics").sum("switchyard_refused_requests_total", &[("reason", "journal_full")]),
+        3.0
+    );
     let status = relay.status().await;
     assert_eq!(status["ready"], false);
     assert!(status["not_ready"].as_str().expect("a reason").contains("min_free_disk"), "{status}");
@@ -118,7 +130,9 @@ async fn the_status_page_shows_the_primary_the_upstreams_and_what_waits() {
     assert!(page.contains("&lt;script&gt;") && !page.contains("<script"), "what an upstream says is only text: {page}");
     let backlog = relay.upstream("new").await["backlog"].clone();
     assert_eq!(backlog["envelopes"], 5);
-    assert!(backlog["bytes"].as_u64().expect("bytes") > 500 && backlog["oldest_seconds"].as_f64().expect("an age") > 0.0);
+    assert!(
+        backlog["bytes"].as_u64().expect("bytes") > 500 && backlog["oldest_seconds"].as_f64().expect("an age") > 0.0
+    );
     assert!(page.contains("<td class=\"n\">5</td>"), "{page}");
     eventually("the primary has all", SOON, async || match old.taken_count() {
         5 => Ok(()),
@@ -198,7 +212,8 @@ async fn an_order_that_cannot_be_carried_out_changes_nothing() {
     for body in [json!({}), json!({"to": 1}), json!({"to": "new", "force": true})] {
         assert!(order(&relay, &[], &body).await.status().is_client_error(), "{body}");
     }
-    let get = relay.client().get(format!("http://{}/api/primary", relay.admin_address())).send().await.expect("an answer");
+    let get =
+        relay.client().get(format!("http://{}/api/primary", relay.admin_address())).send().await.expect("an answer");
     assert_eq!(get.status(), 405);
     // A file that is broken meanwhile is not made worse.
     relay.replace_config(&format!("{before}\nnonsense = = 1\n"));

@@ -123,7 +123,9 @@ async fn every_metric_exists_at_zero_from_the_start_under_its_name_type_and_labe
         let name = line.split(' ').nth(2).expect("a name");
         assert!(text.contains(&format!("# HELP {name} ")), "{name} says what it is");
     }
-    for name in ["process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds", "process_start_time_seconds"] {
+    for name in
+        ["process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds", "process_start_time_seconds"]
+    {
         assert!(lines(&text).iter().any(|(have, ..)| have == name), "{name}");
     }
     // What is not zero before anything has happened.
@@ -159,7 +161,11 @@ async fn every_metric_exists_at_zero_from_the_start_under_its_name_type_and_labe
 async fn labels_take_their_values_from_closed_sets_whatever_arrives() {
     let (_old, new, relay) = two_upstreams().await;
     let before: BTreeSet<_> = lines(&relay.metrics().await.expect("metrics")).into_iter().map(|l| (l.0, l.1)).collect();
-    new.then([Reply::status(500), Reply::with_header(200, "x-sentry-rate-limits", "1:strange;error:key"), Reply::status(400)]);
+    new.then([
+        Reply::status(500),
+        Reply::with_header(200, "x-sentry-rate-limits", "1:strange;error:key"),
+        Reply::status(400),
+    ]);
     for kind in ["event", "x_never_heard_of", "attachment", "log", "statsd", "client_report", "nel"] {
         let id = envelopes::new_id();
         assert_eq!(relay.send(envelopes::envelope(&id, kind, "{}")).await.status(), 200);
@@ -174,7 +180,9 @@ async fn labels_take_their_values_from_closed_sets_whatever_arrives() {
         assert!(relay.post(path, body).send().await.expect("an answer").status().is_client_error());
     }
     assert_eq!(relay.send("nonsense").await.status(), 400);
-    let method = relay.client().request("BREW".parse().expect("a method"), format!("http://{}/api/1/envelope/", relay.address()));
+    let method = relay
+        .client()
+        .request("BREW".parse().expect("a method"), format!("http://{}/api/1/envelope/", relay.address()));
     assert_eq!(method.send().await.expect("an answer").status(), 405);
     relay.balanced(SOON).await;
     let text = relay.metrics().await.expect("metrics");

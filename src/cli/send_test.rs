@@ -167,13 +167,16 @@ async fn observe(
     let first = admin.status().await.map_err(|silence| admin.failure(silence))?;
     let routing = Routing { primary: first.primary.as_str().into(), mirror: first.mirror, projects: vec![] };
     let route = routing.route(project);
-    let mut watched: Vec<Watched> = route.deliver.iter().map(|name| Watched::new(name, project, before, &first)).collect();
+    let mut watched: Vec<Watched> =
+        route.deliver.iter().map(|name| Watched::new(name, project, before, &first)).collect();
     let mut status = first;
     loop {
         for watched in &mut watched {
             watched.look(project, &status, began);
         }
-        if watched.iter().all(|watched| watched.result != Taken::No || watched.is_dropped) || began.elapsed() >= DEADLINE {
+        if watched.iter().all(|watched| watched.result != Taken::No || watched.is_dropped)
+            || began.elapsed() >= DEADLINE
+        {
             break;
         }
         sleep(EACH).await;
@@ -233,8 +236,12 @@ impl Watched {
     fn end(self, status: &Status) -> Arrival {
         let upstream = status.upstreams.iter().find(|upstream| *upstream.name == *self.upstream);
         let explanation = match self.result {
-            Taken::MostLikely => "other events of this project are on their way, so the count cannot prove it".to_owned(),
-            Taken::No => upstream.map_or("the daemon does not know it".to_owned(), |upstream| why_not(upstream, self.is_dropped)),
+            Taken::MostLikely => {
+                "other events of this project are on their way, so the count cannot prove it".to_owned()
+            }
+            Taken::No => {
+                upstream.map_or("the daemon does not know it".to_owned(), |upstream| why_not(upstream, self.is_dropped))
+            }
             Taken::Yes | Taken::NotMeant => String::new(),
         };
         Arrival { upstream: self.upstream, result: self.result, within_ms: self.within_ms, explanation }

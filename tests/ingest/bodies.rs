@@ -96,7 +96,8 @@ async fn every_encoding_is_understood() {
         expected.push(text.into_bytes());
     }
     for name in ["compress", "gzip, x-shop", "gzip,gzip,gzip,gzip"] {
-        let answer = exchange(&relay.address(), &post(&keyed("/api/1/envelope/"), &[("content-encoding", name)], b"x")).await;
+        let answer =
+            exchange(&relay.address(), &post(&keyed("/api/1/envelope/"), &[("content-encoding", name)], b"x")).await;
         assert_eq!(answer.status, 415, "{name}");
         assert!(answer.detail().contains("content encoding"), "{answer:?}");
     }
@@ -155,7 +156,8 @@ impl Case {
 async fn hostile_bodies_get_their_answers_and_bombs_no_memory() {
     // Equal event ids are no repeats here: every good body is to arrive.
     let (relay, upstream) = front_of(|plan| plan.server("max_body = \"8MiB\"").more("[dedup]\nwindow = \"0s\"")).await;
-    let (bombs, cases): (Vec<Case>, Vec<Case>) = Case::all().into_iter().partition(|case| case.name.starts_with("bomb-"));
+    let (bombs, cases): (Vec<Case>, Vec<Case>) =
+        Case::all().into_iter().partition(|case| case.name.starts_with("bomb-"));
     assert!(bombs.len() >= 9 && cases.len() >= 40);
     let mut expected = Vec::new();
     for case in &cases {

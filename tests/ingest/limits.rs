@@ -35,7 +35,8 @@ async fn an_item_over_its_limit_is_refused_by_name_and_one_at_its_limit_is_taken
         assert!(detail.contains(&format!(" {kind} ")) && detail.contains(&limit.to_string()), "{detail}");
     }
     assert_eq!(refused(&relay, "too_large").await, limits.len() as f64);
-    for (kind, size) in [("event", MIB), ("client_report", 100 * KIB), ("x_unknown", 2 * MIB), ("attachment", 2 * MIB)] {
+    for (kind, size) in [("event", MIB), ("client_report", 100 * KIB), ("x_unknown", 2 * MIB), ("attachment", 2 * MIB)]
+    {
         assert_eq!(relay.send(envelope(&new_id(), kind, &"x".repeat(size))).await.status(), 200, "{kind}");
     }
     // The first offender takes the whole envelope with it.

@@ -36,8 +36,17 @@ async fn browsers_may_send_and_may_read_every_answer() {
         let mut allowed: Vec<&str> = allowed.split(',').map(str::trim).collect();
         allowed.sort_unstable();
         let mut expected = [
-            "x-sentry-auth", "x-requested-with", "x-forwarded-for", "origin", "referer", "accept", "content-type",
-            "authentication", "authorization", "content-encoding", "transfer-encoding",
+            "x-sentry-auth",
+            "x-requested-with",
+            "x-forwarded-for",
+            "origin",
+            "referer",
+            "accept",
+            "content-type",
+            "authentication",
+            "authorization",
+            "content-encoding",
+            "transfer-encoding",
         ];
         expected.sort_unstable();
         assert_eq!(allowed, expected);
@@ -67,7 +76,8 @@ async fn browsers_may_send_and_may_read_every_answer() {
 #[tokio::test]
 async fn slashes_do_not_matter_and_other_paths_and_methods_are_refused_in_json() {
     let (relay, upstream) = front().await;
-    let paths = ["/api/1/envelope", "/api/1/envelope/", "//api/1/envelope/", "/api//1//envelope///", "///api/1/envelope"];
+    let paths =
+        ["/api/1/envelope", "/api/1/envelope/", "//api/1/envelope/", "/api//1//envelope///", "///api/1/envelope"];
     for path in paths {
         let id = new_id();
         let answer = exchange(&relay.address(), &post(&keyed(path), &[], envelopes::error(&id).as_bytes())).await;
@@ -85,7 +95,12 @@ async fn slashes_do_not_matter_and_other_paths_and_methods_are_refused_in_json()
         assert!(answer.detail().contains("no such endpoint"), "{answer:?}");
     }
     assert_eq!(refused(&relay, "no_such_route").await, nowhere.len() as f64);
-    let wrong = [("GET", "/api/1/envelope/"), ("PUT", "/api/1/envelope"), ("DELETE", "/api/1/store/"), ("POST", "/api/relay/healthcheck/live/")];
+    let wrong = [
+        ("GET", "/api/1/envelope/"),
+        ("PUT", "/api/1/envelope"),
+        ("DELETE", "/api/1/store/"),
+        ("POST", "/api/relay/healthcheck/live/"),
+    ];
     for (method, path) in wrong {
         let answer = exchange(&relay.address(), &head(method, &keyed(path), &[("content-length", "0")])).await;
         assert_eq!(answer.status, 405, "{method} {path}");

@@ -48,7 +48,9 @@ async fn arrived_as(relay: &Relay, upstream: &Upstream, id: &str, kind: &str, pa
 async fn events_of_old_sdks_become_envelopes() {
     let (relay, upstream) = front().await;
     let auth = |version: u8, client: &str| {
-        format!("Sentry sentry_timestamp=1.5, sentry_client={client}, sentry_version={version}, sentry_key={KEY}, sentry_secret=x")
+        format!(
+            "Sentry sentry_timestamp=1.5, sentry_client={client}, sentry_version={version}, sentry_key={KEY}, sentry_secret=x"
+        )
     };
     let (ruby, python, go) = (auth(5, "raven-ruby/3.1"), auth(6, "raven-python/6.10"), auth(7, "sentry.go/0.11.0"));
     let octets = ("content-type", "application/octet-stream");
@@ -101,7 +103,9 @@ async fn an_event_without_an_id_gets_one_and_an_envelope_stays_what_it_is() {
         assert_eq!((answer.status, answer.json()), (200, json!({ "id": id })));
         arrived_as(&relay, &upstream, &id, "session", "{}").await;
     }
-    for (body, words) in [("", "empty"), ("hello!", "base64"), ("{\"a\":}", "JSON"), ("aGVsbG8=", "deflate"), ("[]", "base64")] {
+    for (body, words) in
+        [("", "empty"), ("hello!", "base64"), ("{\"a\":}", "JSON"), ("aGVsbG8=", "deflate"), ("[]", "base64")]
+    {
         let answer = send(&relay, &store, &[], body.as_bytes()).await;
         assert_eq!(answer.status, 400, "{body}");
         assert!(answer.detail().contains(words), "{body} {answer:?}");

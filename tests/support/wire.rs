@@ -86,7 +86,10 @@ impl Wire {
 
     /// Sends all of `bytes`.
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
-        timeout(PATIENCE, self.stream.write_all(bytes)).await.expect("bytes are taken in time").expect("bytes are taken");
+        timeout(PATIENCE, self.stream.write_all(bytes))
+            .await
+            .expect("bytes are taken in time")
+            .expect("bytes are taken");
     }
 
     /// Reads one answer.
@@ -106,7 +109,8 @@ impl Wire {
             (name.parse::<HeaderName>().expect("a name"), value.parse::<HeaderValue>().expect("a value"))
         };
         let headers: HeaderMap = lines.map(pair).collect();
-        let length = headers.get("content-length").map_or(0, |n| n.to_str().expect("digits").parse().expect("a length"));
+        let length =
+            headers.get("content-length").map_or(0, |n| n.to_str().expect("digits").parse().expect("a length"));
         while self.read.len() < length {
             assert!(self.more().await > 0, "a cut answer: {head}");
         }

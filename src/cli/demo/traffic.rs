@@ -106,7 +106,9 @@ impl Traffic {
         let began = Instant::now();
         let request = self.http.post(&self.url).header("x-sentry-auth", auth(client)).body(body);
         let answer = request.send().await;
-        let answer = answer.map_err(|error| Failure::new(Exit::Negative, format_args!("the relay does not answer: {}", told(&error))))?;
+        let answer = answer.map_err(|error| {
+            Failure::new(Exit::Negative, format_args!("the relay does not answer: {}", told(&error)))
+        })?;
         if !answer.status().is_success() {
             return Err(Failure::new(Exit::Negative, format_args!("the relay answers {} to {what}", answer.status())));
         }

@@ -15,8 +15,8 @@ use crate::journal::{OpenError, Settings, Sync};
 pub(super) const FORMAT: i64 = 1;
 /// What marks a file as a journal (`PRAGMA application_id`): "SwJ1".
 const APPLICATION: i64 = 0x5377_4a31;
-/// Bytes of a page.
-const PAGE: u32 = 4096;
+/// Bytes of a page: three usual events fit, and a commit writes fewer, larger pieces.
+const PAGE: u32 = 16384;
 /// How long we wait for another process that holds the database: an administrator's shell, a backup.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// What is left of the log file when it starts over: more than it grows to between checkpoints, because writing over blocks that
@@ -109,7 +109,7 @@ fn prepare(conn: &Connection, sync: Sync) -> rusqlite::Result<()> {
     conn.busy_timeout(PATIENCE)?;
     conn.set_prepared_statement_cache_capacity(48);
     // Pages and vacuum can only be chosen before the first table.
-    conn.execute_batch(&format!("PRAGMA page_size = {}; PRAGMA auto_vacuum = INCREMENTAL;", std::env::var("SW_PAGE").unwrap_or(PAGE.to_string())))?;
+    conn.execute_batch(&format!("PRAGMA page_size = {PAGE}; PRAGMA auto_vacuum = INCREMENTAL;"))?;
     if conn.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))? == 0 {
         conn.execute_batch(&format!(
             "BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION}; {TABLES} PRAGMA user_version = {FORMAT}; COMMIT;"
