@@ -3,6 +3,7 @@
 //! Only what the contract names is used: the command line, the file, the signals, and the listeners.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -143,6 +144,17 @@ impl Relay {
         self.process = Some(Process::start("switchyard", &mut command, &self.home.path().join("log"), None));
     }
 
+    /// Runs it (again) with this socket in place of its public listener, as systemd does: file descriptor 3.
+    pub(crate) fn launch_activated(&mut self, socket: &std::net::TcpListener) {
+        // Standard input carries the socket into the shell, which puts it where the protocol wants it and becomes the relay.
+        let script = r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" run --config config.toml"#;
+        let mut command = Command::new("sh");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_switchyard")]).current_dir(self.home.path());
+        let socket = OwnedFd::from(socket.try_clone().expect("a second handle of the socket"));
+        let log = self.home.path().join("log");
+        self.process = Some(Process::start_with_stdin("switchyard", &mut command, &log, None, socket.into()));
+    }
+
     /// Waits until it is ready.
     pub(crate) async fn await_ready(&mut self) {
         let (readiness, client) = (self.admin("/readyz"), self.client.clone());
@@ -152,6 +164,11 @@ impl Relay {
             net::text(&client, &readiness).await
         })
         .await;
+    }
+
+    /// Its public port.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// Its folder.

@@ -51,6 +51,8 @@ pub(crate) struct Seen {
     pub(crate) body: Bytes,
     /// Whether it was answered with 2xx.
     pub(crate) taken: bool,
+    /// When it arrived.
+    pub(crate) at: tokio::time::Instant,
 }
 
 impl Seen {
@@ -103,6 +105,11 @@ impl Upstream {
         };
         upstream.listen().await;
         upstream
+    }
+
+    /// `host:port`.
+    pub(crate) fn address(&self) -> String {
+        self.address.to_string()
     }
 
     /// The DSN of a project here; `key` need not be hex.
@@ -198,7 +205,13 @@ impl std::error::Error for Closed {}
 async fn answer(script: Arc<Mutex<Script>>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Closed> {
     let (parts, body) = request.into_parts();
     let Ok(body) = body.collect().await.map(http_body_util::Collected::to_bytes) else { return Err(Closed) };
-    let mut seen = Seen { path: parts.uri.path().to_owned(), headers: parts.headers, body, taken: false };
+    let mut seen = Seen {
+        path: parts.uri.path().to_owned(),
+        headers: parts.headers,
+        body,
+        taken: false,
+        at: tokio::time::Instant::now(),
+    };
     let reply = {
         let mut script = script.lock().expect("no test panics while holding the script");
         let by_rule = script.rule.as_ref().and_then(|rule| rule(&seen));
