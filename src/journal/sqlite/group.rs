@@ -40,6 +40,11 @@ pub(super) enum Command {
         limit: usize,
         reply: Reply<usize>,
     },
+    Hasten {
+        target: Arc<Target>,
+        limit: usize,
+        reply: Reply<usize>,
+    },
     Prune {
         before: Timestamp,
         limit: usize,
@@ -147,7 +152,9 @@ impl Group {
 pub(super) fn refuse(command: Command, error: &JournalError) {
     match command {
         Command::Append(_, reply) => Answer::Record(reply, Err(JournalError::Closed)).give(Some(error)),
-        Command::Discard { reply, .. } | Command::Prune { reply, .. } => Answer::Count(reply, 0).give(Some(error)),
+        Command::Discard { reply, .. } | Command::Hasten { reply, .. } | Command::Prune { reply, .. } => {
+            Answer::Count(reply, 0).give(Some(error));
+        }
         Command::Target(_, reply) => Answer::Target(reply, Err(JournalError::Closed)).give(Some(error)),
         Command::Switch(_, reply) => Answer::Done(reply).give(Some(error)),
         #[cfg(test)]
