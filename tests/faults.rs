@@ -59,7 +59,7 @@ impl Scene {
 
     /// The same load without and with a fault: answers are as quick, the other upstream gets everything at once, and the
     /// troubled one when it is over.
-    async fn is_unmoved_by(self, fault: Fault) {
+    async fn stays_unmoved_by(self, fault: Fault) {
         let before = self.send(120).await;
         self.healthy_has(&before).await;
         self.proxy.set(fault);
@@ -83,22 +83,22 @@ impl Scene {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_never_answers_is_felt_by_nobody_else() {
-    Scene::set().await.is_unmoved_by(Fault::BlackHole).await;
+    Scene::set().await.stays_unmoved_by(Fault::BlackHole).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_resets_every_connection_is_felt_by_nobody_else() {
-    Scene::set().await.is_unmoved_by(Fault::Reset).await;
+    Scene::set().await.stays_unmoved_by(Fault::Reset).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_answers_a_byte_at_a_time_is_felt_by_nobody_else() {
-    Scene::set().await.is_unmoved_by(Fault::Drip(Duration::from_millis(100))).await;
+    Scene::set().await.stays_unmoved_by(Fault::Drip(Duration::from_millis(100))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_answers_late_is_felt_by_nobody_else() {
-    Scene::set().await.is_unmoved_by(Fault::Delay(Duration::from_millis(400))).await;
+    Scene::set().await.stays_unmoved_by(Fault::Delay(Duration::from_millis(400))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

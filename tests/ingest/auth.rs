@@ -149,7 +149,8 @@ async fn whoever_is_not_let_in_is_told_why_and_is_counted() {
         (Request::to(format!("/api/-1/envelope/?sentry_key={KEY}")), "not a number"),
         (Request::to(format!("/api/%ff/envelope/?sentry_key={KEY}")), "not a number"),
     ];
-    let groups: [(&str, u16, &[(Request, &str)]); 4] = [
+    type Group<'a> = (&'a str, u16, &'a [(Request, &'a str)]);
+    let groups: [Group<'_>; 4] = [
         ("unauthenticated", 401, &unauthenticated),
         ("unknown_project", 403, &unknown),
         ("mismatch", 400, &mismatch),

@@ -55,7 +55,8 @@ async fn events_of_old_sdks_become_envelopes() {
     let (ruby, python, go) = (auth(5, "raven-ruby/3.1"), auth(6, "raven-python/6.10"), auth(7, "sentry.go/0.11.0"));
     let octets = ("content-type", "application/octet-stream");
     type Encoder = fn(&str) -> Vec<u8>;
-    let requests: [(&str, Vec<(&str, &str)>, Encoder); 7] = [
+    type Case<'a> = (&'a str, Vec<(&'a str, &'a str)>, Encoder);
+    let requests: [Case<'_>; 7] = [
         ("/api/1/store/", vec![("X-Sentry-Auth", &go), ("content-type", "application/json")], |text| text.into()),
         ("/api/1/store/", vec![("X-Sentry-Auth", &ruby), octets], |text| BASE64.encode(zlib(text)).into()),
         ("/api/1/store/", vec![("X-Sentry-Auth", &python), octets, ("content-encoding", "deflate")], zlib),
