@@ -1,4 +1,5 @@
-//! The suite that every backend passes: one function per promise of the contract, run for each backend.
+//! The suite that every backend passes: one function per promise of the contract, run for each backend. Its many lines are one
+//! list of promises, which belongs together.
 
 mod model;
 
