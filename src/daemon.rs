@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -19,20 +18,23 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, Timestamp};
 use crate::config::diagnostics::{Form, LoadError};
 use crate::config::watch::Watch;
-use crate::config::{Config, Fingerprint, Loaded, diff, edit, load};
+use crate::config::{Config, Fingerprint, Loaded, diff, load};
 use crate::delivery::supervisor::Supervisor;
-use crate::http::{Admin, Listeners, Public, Readiness, SwitchOrder, SwitchRefusal, View, serve_admin, serve_public};
+use crate::http::{Admin, Listeners, Public, Readiness, SwitchOrder, View, serve_admin, serve_public};
 use crate::intake::submit::{self, Intake};
 use crate::journal::sqlite::SqliteJournal;
-use crate::journal::{Journal, JournalError, OpenError, Switch, TargetId};
+use crate::journal::{Journal, JournalError, OpenError, TargetId};
 use crate::policy::dedup::{self, Dedup};
-use crate::policy::outcome::DropReason;
 use crate::policy::routing::Routing;
 use crate::tasks::{self, Tasks};
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::status::ConfigStatus;
-use crate::units::Period;
+
+mod switching;
+mod upkeep;
+
+use switching::Announced;
 
 /// How long requests under way may take when stopping.
 const REQUESTS_PATIENCE: Duration = Duration::from_secs(8);
@@ -40,12 +42,6 @@ const REQUESTS_PATIENCE: Duration = Duration::from_secs(8);
 const DELIVERIES_PATIENCE: Duration = Duration::from_secs(4);
 /// How long the journal may take for its last commit.
 const JOURNAL_PAUSE: Duration = Duration::from_secs(10);
-/// How long an announced switch waits for its edit of the file.
-const ANNOUNCED: Duration = Duration::from_secs(10);
-/// How much upkeep is done at once, so that it never stands in anybody's way for long.
-const STEP: usize = 256;
-/// How many steps are made each second.
-const STEPS: usize = 32;
 
 /// What a daemon starts with.
 #[derive(Debug)]
@@ -129,13 +125,6 @@ struct Daemon {
     tasks: Tasks,
     orders: mpsc::Receiver<SwitchOrder>,
     announced: Option<(Announced, Instant)>,
-}
-
-/// A switch that somebody is about to make by editing the file.
-struct Announced {
-    to: String,
-    reason: Option<String>,
-    author: Option<String>,
 }
 
 impl Daemon {
@@ -265,109 +254,6 @@ impl Daemon {
         self.note_switches(&before).await.map_err(|error| error.to_string())
     }
 
-    /// Keeps every switch between the routing before and the one in force.
-    async fn note_switches(&mut self, before: &Routing) -> Result<(), JournalError> {
-        let (now, after) = (self.clock.now(), self.config.routing());
-        let announced =
-            self.announced.take().filter(|(_, at)| at.elapsed() < ANNOUNCED).map(|(announced, _)| announced);
-        if before.primary != after.primary {
-            let announced = announced.filter(|announced| announced.to == *after.primary);
-            let (reason, author) = announced.map_or((None, None), |announced| (announced.reason, announced.author));
-            self.keep_switch(now, None, &before.primary, &after.primary, reason, author).await?;
-        }
-        for project in &after.projects {
-            let Some(old) = before.project(&project.name) else { continue };
-            let (from, to) = (before.primary_of(old), after.primary_of(project));
-            let is_global = old.primary.is_none() && project.primary.is_none();
-            if from != to && !is_global {
-                self.keep_switch(now, Some(&project.name), from, to, None, None).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn keep_switch(
-        &self,
-        at: Timestamp,
-        project: Option<&Arc<str>>,
-        from: &str,
-        to: &str,
-        reason: Option<String>,
-        author: Option<String>,
-    ) -> Result<(), JournalError> {
-        let all = project.map_or("all", |project| &**project);
-        tracing::info!(from, to, project.name = all, reason, author, "the primary was switched");
-        self.metrics.switches_total.inc();
-        self.metrics.last_switch_timestamp_seconds.set(at.as_secs_f64());
-        let text = |text: Option<String>| text.map(Into::into);
-        let switch = Switch {
-            at,
-            project: project.map(|project| (**project).into()),
-            from: Some(from.into()),
-            to: to.into(),
-            reason: text(reason),
-            author: text(author),
-        };
-        self.journal.record_switch(switch).await
-    }
-
-    /// The first primary of a journal is kept as the beginning; one that was changed while stopped is a switch.
-    async fn note_first_primary(&mut self) -> Result<(), JournalError> {
-        let kept = self.journal.switches(100).await?;
-        let primary = Arc::clone(&self.config.primary);
-        if let Some(last) = kept.iter().find(|switch| switch.from.is_some()) {
-            self.metrics.last_switch_timestamp_seconds.set(last.at.as_secs_f64());
-        }
-        match kept.into_iter().find(|switch| switch.project.is_none()) {
-            None => {
-                let to = (*primary).into();
-                let first = Switch { at: self.clock.now(), project: None, from: None, to, reason: None, author: None };
-                self.journal.record_switch(first).await
-            }
-            Some(last) if *last.to != *primary => {
-                let reason = Some("changed while stopped".to_owned());
-                self.keep_switch(self.clock.now(), None, &last.to, &primary, reason, None).await
-            }
-            Some(_) => Ok(()),
-        }
-    }
-
-    /// Carries out an order from the admin listener.
-    async fn carry_out(&mut self, order: SwitchOrder) {
-        let SwitchOrder { to, reason, author, announced, reply } = order;
-        let outcome = if self.config.upstreams.contains_key(to.as_str()) {
-            self.announced = Some((Announced { to: to.clone(), reason, author }, Instant::now()));
-            if announced { Ok(()) } else { self.edit(&to).await }
-        } else {
-            let known: Vec<&str> = self.config.upstreams.keys().map(|name| &**name).collect();
-            Err(format!("{to:?} is no upstream; there are {}", known.join(", ")))
-        };
-        // Whoever asked may have left; the order is carried out all the same.
-        drop(reply.send(outcome.map_err(|detail| SwitchRefusal { detail })));
-    }
-
-    async fn edit(&mut self, to: &str) -> Result<(), String> {
-        let (path, name) = (self.path.clone(), to.to_owned());
-        tasks::blocking(move || edit::set_primary(&path, &name)).await.map_err(|error| error.to_string())?;
-        self.reload().await;
-        if *self.config.primary == *to { Ok(()) } else { Err(self.status.error.clone().unwrap_or_default()) }
-    }
-
-    /// What has to be done again and again: follow the clock, expire, prune.
-    async fn keep_up(&self) {
-        self.clock.resync();
-        let now = self.clock.now();
-        let oldest = Period::secs(72 * 3600).get();
-        for (target, name) in self.journal.targets() {
-            let max_age = self.config.upstreams.get(&name).map_or(oldest, |settings| settings.max_age.get());
-            let expired = in_steps(|| self.journal.discard(target, now - max_age, DropReason::Expired, STEP)).await;
-            if expired > 0 {
-                tracing::error!(upstream.name = &*name, envelopes = expired, "expired before they could be delivered");
-            }
-        }
-        in_steps(|| self.journal.prune(now - self.config.journal.retain.get(), STEP)).await;
-    }
-
     async fn stop(mut self, serving: Tasks) {
         self.draining.cancel();
         if !serving.stop(REQUESTS_PATIENCE).await {
@@ -419,21 +305,6 @@ async fn received(signal: &mut Option<Signal>) {
         Some(signal) => drop(signal.recv().await),
         None => std::future::pending().await,
     }
-}
-
-/// Repeats a step as long as it finds as much as it may do, for a while; returns how much was done in all.
-async fn in_steps<'a>(mut step: impl FnMut() -> BoxFuture<'a, Result<usize, JournalError>>) -> usize {
-    let mut done = 0;
-    for _ in 0..STEPS {
-        match step().await {
-            Ok(n) => done += n,
-            Err(error) => tracing::debug!(%error, "upkeep of the journal is put off"),
-        }
-        if !done.is_multiple_of(STEP) || done == 0 {
-            break;
-        }
-    }
-    done
 }
 
 /// Tells systemd, when it is there to be told.

@@ -1,4 +1,43 @@
 //! Switchyard: a durable relay at the address in a Sentry DSN.
+//!
+//! # An envelope's way
+//!
+//! An SDK connects to [`http`], which reads the request within limits of size, time and memory and hands it to [`intake`].
+//! That finds the project by the key, undoes the encoding, finds the items' boundaries and nothing more ([`protocol`]), reserves
+//! the event's id in the window of duplicates ([`policy`]), and appends the envelope to the [`journal`], once, with the upstreams
+//! it is for. The writer thread commits what has come together in one transaction, and only then is the client answered.
+//!
+//! The same commit hands the record to the workers of [`delivery`], one for each upstream, in memory: in the steady state nothing
+//! is read back from disk. A worker asks its circuit and its cooldowns whether and what to send, rewrites what addresses the
+//! envelope and nothing else, sends it, and settles the record by the answer: delivered, dropped for a reason, or put off until a
+//! due time. Every settlement is an entry in the accounts ([`telemetry::ledger`]), committed with it, so that for each upstream and
+//! category accepted = delivered + dropped + pending holds through crashes.
+//!
+//! Who gets what is one value, [`policy::routing::Routing`], exchanged as a whole when the configuration changes: a switch of the
+//! primary is that exchange.
+//!
+//! # The map
+//!
+//! | part | may use | what lives there |
+//! | --- | --- | --- |
+//! | [`protocol`] | - | the wire format: bytes to values and back |
+//! | [`policy`] | protocol | decisions; `now` is passed in |
+//! | [`telemetry`] | protocol, policy | metrics, accounts, the status, logs |
+//! | [`journal`] | protocol, policy, telemetry | durable records and what became of them |
+//! | [`intake`] | protocol, policy, telemetry, journal | one submission's way in; knows no HTTP |
+//! | [`delivery`] | protocol, policy, telemetry, journal | one upstream's way out; the only HTTP client |
+//! | [`http`] | all above | the listeners; the only user of axum |
+//! | [`config`] | the parts' settings | file to validated configuration, all problems at once |
+//! | [`daemon`] | all above | assembly: start, reload, stop |
+//! | [`cli`] | protocol, telemetry, http, config, daemon | one file for each verb |
+//!
+//! [`clock`], [`tasks`] and [`units`] use nothing of ours and are open to all. `tests/architecture.rs` holds this table.
+//!
+//! # Who owns what
+//!
+//! The configuration belongs to the daemon's loop; view and window of duplicates to the intake; circuit, cooldowns and connections
+//! of an upstream to its worker; records, leases and accounts to the journal's writer thread. The intake and the workers share
+//! nothing but the journal, which is why nothing one upstream does is felt by another.
 
 pub mod cli;
 pub mod clock;

@@ -23,7 +23,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("http", &["protocol", "policy", "telemetry", "journal", "intake", "delivery"]),
     ("config", &["protocol", "policy", "telemetry", "journal", "intake", "delivery", "http"]),
     ("daemon", &["protocol", "policy", "telemetry", "journal", "intake", "delivery", "http", "config"]),
-    ("cli", &["protocol", "config", "daemon"]),
+    ("cli", &["protocol", "telemetry", "http", "config", "daemon"]),
     ("main", &["cli"]),
 ];
 

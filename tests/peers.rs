@@ -68,7 +68,7 @@ async fn the_peers_work_without_the_relay() {
 async fn both_trackers_receive_what_node_and_python_services_report() {
     let (bugsink, mut kent) = tokio::join!(Bugsink::start(), Kent::start());
     let project = bugsink.project("both").await;
-    let relay = between(&project, &kent).await;
+    let mut relay = between(&project, &kent).await;
 
     let plan = Plan { errors: 8, transactions: 2, profile: true, ..Plan::default() };
     let (node, python) = (Service::node(&relay.dsn(), &plan), Service::python(&relay.dsn(), &plan));
@@ -94,7 +94,7 @@ async fn both_trackers_receive_what_node_and_python_services_report() {
 async fn switching_the_primary_and_losing_a_tracker_under_traffic_loses_and_doubles_nothing() {
     let (mut bugsink, mut kent) = tokio::join!(Bugsink::start(), Kent::start());
     let project = bugsink.project("switched").await;
-    let relay = between(&project, &kent).await;
+    let mut relay = between(&project, &kent).await;
 
     let node = Service::node(&relay.dsn(), &Plan { errors: 60, pause: Duration::from_millis(150), ..Plan::default() });
     let python =
@@ -126,7 +126,7 @@ async fn switching_the_primary_and_losing_a_tracker_under_traffic_loses_and_doub
 async fn what_prometheus_scrapes_agrees_with_what_was_sent() {
     let kent = Kent::start().await;
     let (first, second) = (kent.dsn(1), kent.dsn(2));
-    let relay = relay::start(&[
+    let mut relay = relay::start(&[
         Upstream { name: "first", kind: "generic", dsn: &first },
         Upstream { name: "second", kind: "generic", dsn: &second },
     ])

@@ -111,13 +111,17 @@ impl AdminClient {
         match silence {
             Silence::Unreachable(why) => Failure::new(
                 Exit::Unavailable,
-                format_args!("no daemon answers at {address}, the admin address of the configuration: {why}\nis `switchyard run` running?"),
+                format_args!(
+                    "no daemon answers at {address}, the admin address of the configuration: {why}\nis `switchyard run` running?"
+                ),
             ),
             Silence::Unauthorized => Failure::new(
                 Exit::Permission,
                 format_args!("the daemon at {address} wants its admin token: set admin.token as the daemon has it"),
             ),
-            Silence::Refused(why) => Failure::new(Exit::Negative, format_args!("the daemon at {address} refuses: {why}")),
+            Silence::Refused(why) => {
+                Failure::new(Exit::Negative, format_args!("the daemon at {address} refuses: {why}"))
+            }
         }
     }
 }

@@ -119,7 +119,9 @@ impl From<DaemonError> for Failure {
             DaemonError::Journal(_) => Self::new(Exit::Io, error),
             DaemonError::Listen { why, .. } if why.kind() == io::ErrorKind::AddrInUse => Self::new(
                 Exit::Unavailable,
-                format_args!("{error}\nanother process has that address: another switchyard? `switchyard status` tells"),
+                format_args!(
+                    "{error}\nanother process has that address: another switchyard? `switchyard status` tells"
+                ),
             ),
             DaemonError::Listen { why, .. } if why.kind() == io::ErrorKind::PermissionDenied => {
                 Self::new(Exit::Permission, format_args!("{error}\nports below 1024 need CAP_NET_BIND_SERVICE"))

@@ -11,9 +11,10 @@ pub(super) struct Args {}
 
 /// Asks once.
 pub(super) fn healthcheck(located: &Located, _: &Args) -> Result<(), Failure> {
-    let asked = located.contact().and_then(AdminClient::new).and_then(|admin| {
-        process::block_on(async { admin.ready().await.map_err(|silence| admin.failure(silence)) })
-    });
+    let asked = located
+        .contact()
+        .and_then(AdminClient::new)
+        .and_then(|admin| process::block_on(async { admin.ready().await.map_err(|silence| admin.failure(silence)) }));
     asked.map_err(|failure| Failure::new(Exit::Negative, failure.message()))?;
     terminal::say("ready")
 }

@@ -93,13 +93,14 @@ fn lenient(path: &Path) -> Option<Contact> {
         Some(listen) => listen.parse().ok()?,
         None => settings::Admin::default().listen,
     };
-    let token = word("token").and_then(|token| match token.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')) {
-        Some(name) => match name.strip_prefix("file:") {
-            Some(file) => std::fs::read_to_string(file).ok().map(|text| text.trim().to_owned()),
-            None => std::env::var(name).ok(),
-        },
-        None => Some(token.to_owned()),
-    });
+    let token =
+        word("token").and_then(|token| match token.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')) {
+            Some(name) => match name.strip_prefix("file:") {
+                Some(file) => std::fs::read_to_string(file).ok().map(|text| text.trim().to_owned()),
+                None => std::env::var(name).ok(),
+            },
+            None => Some(token.to_owned()),
+        });
     Some(Contact::of(listen, token.map(Secret::new)))
 }
 
@@ -111,7 +112,8 @@ mod tests {
     fn a_daemon_is_found_by_a_file_whose_secrets_are_not_known_here() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.toml");
-        let text = "[admin]\nlisten = \"0.0.0.0:9\"\ntoken = \"t\"\n[[projects]]\npublic_key = \"${NOT_SET_ANYWHERE}\"\n";
+        let text =
+            "[admin]\nlisten = \"0.0.0.0:9\"\ntoken = \"t\"\n[[projects]]\npublic_key = \"${NOT_SET_ANYWHERE}\"\n";
         std::fs::write(&path, text).unwrap();
         let contact = Located { config: Some(path) }.contact().unwrap();
         assert_eq!(contact.address, "127.0.0.1:9".parse().unwrap());

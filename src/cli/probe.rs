@@ -77,7 +77,9 @@ pub(super) async fn all(config: &Config) -> Result<Vec<Probe>, Failure> {
         .map_err(|error| Failure::new(Exit::Unavailable, format_args!("TLS cannot be used: {}", told(&error))))?;
     let pairs = config.projects.iter().flat_map(|project| project.dsns.iter().map(move |dsn| (project, dsn)));
     let probes: Vec<_> = pairs
-        .map(|(project, (upstream, dsn))| one(http.clone(), Arc::clone(upstream), Arc::clone(&project.name), dsn.clone()))
+        .map(|(project, (upstream, dsn))| {
+            one(http.clone(), Arc::clone(upstream), Arc::clone(&project.name), dsn.clone())
+        })
         .collect();
     Ok(futures_util::stream::iter(probes).buffered(AT_ONCE).collect().await)
 }

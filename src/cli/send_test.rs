@@ -3,6 +3,7 @@
 //! The daemon counts; it does not tell events apart. While this event is the only one of its project and category under way, the
 //! counts are proof; under traffic they are a good guess, and are called one.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,11 +15,11 @@ use tokio::time::{Instant, sleep};
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::policy::routing::{Project, Routing};
 use crate::protocol::envelope::Envelope;
 use crate::protocol::event_id::EventId;
 use crate::protocol::item::ItemType;
 use crate::telemetry::status::{AccountStatus, Status, UpstreamStatus};
+use crate::units::Secret;
 
 use super::admin::{AdminClient, told};
 use super::failure::{Exit, Failure};
@@ -83,16 +84,16 @@ enum Taken {
 /// Sends and looks.
 pub(super) fn send_test(located: &Located, args: &Args) -> Result<(), Failure> {
     let config = located.load()?.config;
-    let project = choose(&config, args.project.as_deref())?;
+    let door = FrontDoor::choose(&config, args.project.as_deref())?;
     let admin = AdminClient::new(Contact::of(config.admin.listen, config.admin.token.clone()))?;
     let outcome = process::block_on(async {
         let before = admin.status().await.map_err(|silence| admin.failure(silence))?;
         let event_id = EventId::random();
         let began = Instant::now();
-        send(&config, &project, event_id).await?;
+        door.send(event_id).await?;
         let accepted_ms = millis(began);
-        let upstreams = observe(&admin, &project, &before, began).await?;
-        Ok(Outcome { event_id, project: Arc::clone(&project.name), accepted_ms, upstreams })
+        let upstreams = observe(&admin, &config, &door.project, &before, began).await?;
+        Ok(Outcome { event_id, project: Arc::clone(&door.project), accepted_ms, upstreams })
     })?;
     if args.json {
         terminal::say_json(&outcome)?;
@@ -103,17 +104,6 @@ pub(super) fn send_test(located: &Located, args: &Args) -> Result<(), Failure> {
         true => Err(Failure::negative()),
         false => Ok(()),
     }
-}
-
-fn choose(config: &Config, name: Option<&str>) -> Result<Arc<Project>, Failure> {
-    let found = match name {
-        Some(name) => config.projects.iter().find(|project| &*project.name == name),
-        None => config.projects.first(),
-    };
-    found.cloned().ok_or_else(|| {
-        let known: Vec<&str> = config.projects.iter().map(|project| &*project.name).collect();
-        Failure::new(Exit::Usage, format_args!("there is no project {name:?}; there are {}", known.join(", ")))
-    })
 }
 
 fn event(id: EventId) -> bytes::Bytes {
@@ -132,48 +122,80 @@ fn event(id: EventId) -> bytes::Bytes {
     Envelope::of_one(id, &ItemType::Event, payload.to_string().as_bytes())
 }
 
-async fn send(config: &Config, project: &Project, id: EventId) -> Result<(), Failure> {
-    let failure = |exit, why: String| Failure::new(exit, format_args!("the test event was not accepted: {why}"));
-    let listen = config.server.listen.first().copied().map(reachable);
-    let address = listen.ok_or_else(|| failure(Exit::Config, "server.listen is empty".to_owned()))?;
-    let http = Client::builder().no_proxy().redirect(Policy::none()).tls_certs_only([]).timeout(DEADLINE).build();
-    let http = http.map_err(|error| failure(Exit::Internal, told(&error)))?;
-    let agent = concat!("switchyard/", env!("CARGO_PKG_VERSION"));
-    let key = project.public_key.expose();
-    let answer = http
-        .post(format!("http://{address}/api/{}/envelope/", project.id))
-        .header("content-type", "application/x-sentry-envelope")
-        .header("user-agent", agent)
-        .header("x-sentry-auth", format!("Sentry sentry_version=7, sentry_client={agent}, sentry_key={key}"))
-        .body(event(id))
-        .send()
-        .await
-        .map_err(|error| failure(Exit::Unavailable, format!("{address}: {}", told(&error))))?;
-    if answer.status().is_success() {
-        return Ok(());
+/// Where services of a project send to.
+struct FrontDoor {
+    project: Arc<str>,
+    address: SocketAddr,
+    path: String,
+    key: Secret,
+}
+
+impl FrontDoor {
+    fn choose(config: &Config, name: Option<&str>) -> Result<Self, Failure> {
+        let found = match name {
+            Some(name) => config.projects.iter().find(|project| &*project.name == name),
+            None => config.projects.first(),
+        };
+        let project = found.ok_or_else(|| {
+            let known: Vec<&str> = config.projects.iter().map(|project| &*project.name).collect();
+            let name = name.unwrap_or_default();
+            Failure::new(Exit::Usage, format_args!("there is no project {name:?}; there are {}", known.join(", ")))
+        })?;
+        let listen = config.server.listen.first();
+        let listen = listen.ok_or_else(|| Failure::new(Exit::Config, "server.listen names no address"))?;
+        Ok(Self {
+            project: Arc::clone(&project.name),
+            address: reachable(*listen),
+            path: format!("/api/{}/envelope/", project.id),
+            key: Secret::new(project.public_key.expose().to_owned()),
+        })
     }
-    let status = answer.status();
-    let text = answer.text().await.unwrap_or_default();
-    Err(failure(Exit::Negative, format!("{status} {}", harmless(text.trim(), 300))))
+
+    async fn send(&self, id: EventId) -> Result<(), Failure> {
+        let Self { address, path, key, .. } = self;
+        let failure = |exit, why: String| Failure::new(exit, format_args!("the test event was not accepted: {why}"));
+        let http = Client::builder().no_proxy().redirect(Policy::none()).tls_certs_only([]).timeout(DEADLINE).build();
+        let http = http.map_err(|error| failure(Exit::Internal, told(&error)))?;
+        let agent = concat!("switchyard/", env!("CARGO_PKG_VERSION"));
+        let key = key.expose();
+        let request = http
+            .post(format!("http://{address}{path}"))
+            .header("content-type", "application/x-sentry-envelope")
+            .header("user-agent", agent)
+            .header("x-sentry-auth", format!("Sentry sentry_version=7, sentry_client={agent}, sentry_key={key}"));
+        let answer = request.body(event(id)).send().await;
+        let answer = answer.map_err(|error| failure(Exit::Unavailable, format!("{address}: {}", told(&error))))?;
+        if answer.status().is_success() {
+            return Ok(());
+        }
+        let status = answer.status();
+        let text = answer.text().await.unwrap_or_default();
+        Err(failure(Exit::Negative, format!("{status} {}", harmless(text.trim(), 300))))
+    }
 }
 
 /// Asks the daemon until every upstream took the event, or the time is over.
 async fn observe(
     admin: &AdminClient,
-    project: &Arc<Project>,
+    config: &Config,
+    project: &str,
     before: &Status,
     began: Instant,
 ) -> Result<Vec<Arrival>, Failure> {
     let first = admin.status().await.map_err(|silence| admin.failure(silence))?;
-    let routing = Routing { primary: first.primary.as_str().into(), mirror: first.mirror, projects: vec![] };
-    let route = routing.route(project);
-    let mut watched: Vec<Watched> = route.deliver.iter().map(|name| Watched::new(name, project, before, &first)).collect();
+    // The file may be ahead of the daemon, or behind: who gets what is decided by the primary in force.
+    let mut routing = config.routing();
+    (routing.primary, routing.mirror) = (first.primary.as_str().into(), first.mirror);
+    let route = routing.project(project).map(|project| routing.route(project)).unwrap_or_default();
+    let watch = |name: &Arc<str>| Watched::new(name, project, before, &first);
+    let mut watched: Vec<Watched> = route.deliver.iter().map(watch).collect();
     let mut status = first;
     loop {
         for watched in &mut watched {
             watched.look(project, &status, began);
         }
-        if watched.iter().all(|watched| watched.result != Taken::No || watched.is_dropped) || began.elapsed() >= DEADLINE {
+        let is_over = watched.iter().all(|watched| watched.result != Taken::No || watched.is_dropped);
+        if is_over || began.elapsed() >= DEADLINE {
             break;
         }
         sleep(EACH).await;
@@ -201,7 +223,7 @@ struct Watched {
 }
 
 impl Watched {
-    fn new(upstream: &Arc<str>, project: &Project, before: &Status, first: &Status) -> Self {
+    fn new(upstream: &Arc<str>, project: &str, before: &Status, first: &Status) -> Self {
         let dropped_before = account(before, upstream, project).map_or(0, dropped);
         let accepted = account(first, upstream, project).map_or(0, |account| account.accepted);
         Self {
@@ -214,7 +236,7 @@ impl Watched {
         }
     }
 
-    fn look(&mut self, project: &Project, status: &Status, began: Instant) {
+    fn look(&mut self, project: &str, status: &Status, began: Instant) {
         let Some(account) = account(status, &self.upstream, project) else { return };
         let settled = account.delivered + dropped(account);
         if self.result != Taken::No || self.is_dropped || settled < self.accepted {
@@ -233,8 +255,12 @@ impl Watched {
     fn end(self, status: &Status) -> Arrival {
         let upstream = status.upstreams.iter().find(|upstream| *upstream.name == *self.upstream);
         let explanation = match self.result {
-            Taken::MostLikely => "other events of this project are on their way, so the count cannot prove it".to_owned(),
-            Taken::No => upstream.map_or("the daemon does not know it".to_owned(), |upstream| why_not(upstream, self.is_dropped)),
+            Taken::MostLikely => {
+                "other events of this project are on their way, so the count cannot prove it".to_owned()
+            }
+            Taken::No => {
+                upstream.map_or("the daemon does not know it".to_owned(), |upstream| why_not(upstream, self.is_dropped))
+            }
             Taken::Yes | Taken::NotMeant => String::new(),
         };
         Arrival { upstream: self.upstream, result: self.result, within_ms: self.within_ms, explanation }
@@ -250,9 +276,9 @@ fn why_not(upstream: &UpstreamStatus, is_dropped: bool) -> String {
     }
 }
 
-fn account<'a>(status: &'a Status, upstream: &str, project: &Project) -> Option<&'a AccountStatus> {
+fn account<'a>(status: &'a Status, upstream: &str, project: &str) -> Option<&'a AccountStatus> {
     let upstream = status.upstreams.iter().find(|own| own.name == upstream)?;
-    upstream.accounts.iter().find(|account| *account.project == *project.name && account.category == CATEGORY)
+    upstream.accounts.iter().find(|account| account.project == project && account.category == CATEGORY)
 }
 
 fn dropped(account: &AccountStatus) -> u64 {

@@ -50,7 +50,10 @@ pub(super) fn sink(args: &Args) -> Result<(), Failure> {
     process::block_on_many(async {
         let mut signals = Signals::listen()?;
         let listener = TcpListener::bind(args.listen).await.map_err(|error| {
-            Failure::new(Exit::Unavailable, format_args!("cannot listen on {}: {error}; --listen takes another", args.listen))
+            Failure::new(
+                Exit::Unavailable,
+                format_args!("cannot listen on {}: {error}; --listen takes another", args.listen),
+            )
         })?;
         let address = listener.local_addr().unwrap_or(args.listen);
         let behaviour = Behaviour { status: args.status, delay: args.delay.get() };

@@ -108,17 +108,30 @@ fn alarms(status: &Status) -> Vec<String> {
     }
     if let Some(error) = &status.config.error {
         let since = status.config.loaded_at;
-        alarms.push(format!("the file {} is not in use; what was loaded at {since} is:\n{error}\n", status.config.path));
+        alarms
+            .push(format!("the file {} is not in use; what was loaded at {since} is:\n{error}\n", status.config.path));
     }
     if status.difference != 0 {
-        alarms.push(format!("the accounts do not balance: {} items. This is a defect: please report it.\n", status.difference));
+        alarms.push(format!(
+            "the accounts do not balance: {} items. This is a defect: please report it.\n",
+            status.difference
+        ));
     }
     alarms.into_iter().map(|alarm| tint(Tone::Bad, alarm)).collect()
 }
 
 fn upstreams(status: &Status) -> String {
-    let mut rows =
-        table(&["UPSTREAM", "ROLE", "STATE", "DELIVERED", "DROPPED", "WAITING", "OLDEST", "DEAD LETTERS", "LAST DELIVERY"]);
+    let mut rows = table(&[
+        "UPSTREAM",
+        "ROLE",
+        "STATE",
+        "DELIVERED",
+        "DROPPED",
+        "WAITING",
+        "OLDEST",
+        "DEAD LETTERS",
+        "LAST DELIVERY",
+    ]);
     for upstream in &status.upstreams {
         let tone = match upstream.state.as_str() {
             "up" => Tone::Good,

@@ -14,8 +14,8 @@ use crate::telemetry::status::{Status, SwitchStatus};
 use super::admin::{AdminClient, Announcement, Silence};
 use super::failure::{Exit, Failure};
 use super::locate::Located;
-use super::terminal::{self, Tone, harmless, tint};
 use super::process;
+use super::terminal::{self, Tone, harmless, tint};
 
 /// How long the daemon may take to follow the file.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -166,8 +166,7 @@ fn already<'a>(name: &'a str, status: Option<&Status>) -> Done<'a> {
 /// Tells the daemon whose edit it is about to see, and why. Nothing is changed when it refuses.
 async fn announce(admin: &AdminClient, to: &str, args: &Args) -> Result<(), Failure> {
     let author = author();
-    let announcement =
-        Announcement { to, reason: args.reason.as_deref(), author: author.as_deref(), announced: true };
+    let announcement = Announcement { to, reason: args.reason.as_deref(), author: author.as_deref(), announced: true };
     match admin.announce(&announcement).await {
         // It went away in between: then the file is all there is.
         Ok(()) | Err(Silence::Unreachable(_)) => Ok(()),
@@ -242,7 +241,9 @@ fn tell(done: &Done<'_>) -> Result<(), Failure> {
             done.previous.as_ref().map(|previous| format!(" (before: {previous})")).unwrap_or_default()
         ))?,
         (false, ..) => terminal::say(format_args!("{name} is the primary already; nothing was changed"))?,
-        (true, ..) => terminal::say(format_args!("{name} is the primary in the file; no daemon is running, it takes effect when one starts"))?,
+        (true, ..) => terminal::say(format_args!(
+            "{name} is the primary in the file; no daemon is running, it takes effect when one starts"
+        ))?,
     }
     if !done.unmoved.is_empty() {
         let unmoved = done.unmoved.join(", ");

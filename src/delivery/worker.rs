@@ -33,6 +33,8 @@ use super::watch::Watch;
 
 /// How long to wait when the journal itself fails to give records.
 const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
+/// How many records are brought forward at once.
+const STEP: usize = 256;
 /// How much of an error is shown.
 const ERROR_LENGTH: usize = 300;
 
@@ -58,6 +60,8 @@ pub(super) struct Worker {
     holds: Holds,
     /// The DSNs that the holds are about: other ones deserve another try.
     routing: Arc<Routing>,
+    /// What was put off because of a hold is to be brought forward.
+    mended: bool,
     /// When the upstream last took something: tells poison from an outage.
     last_success: Timestamp,
     in_flight: FuturesUnordered<BoxFuture<'static, Sent>>,
@@ -67,6 +71,8 @@ pub(super) struct Worker {
 struct Sent {
     claim: Claim,
     load: Load,
+    /// What it was addressed by.
+    routing: Arc<Routing>,
     began: Timestamp,
     took: Duration,
     result: Result<Reply, SendError>,
@@ -91,6 +97,7 @@ impl Worker {
             cooldown: Cooldown::default(),
             holds: Holds::default(),
             routing: Arc::default(),
+            mended: false,
             last_success: Timestamp::default(),
             in_flight: FuturesUnordered::new(),
         }
@@ -120,7 +127,7 @@ impl Worker {
         loop {
             let now = self.around.clock.now();
             self.end_limits(now);
-            self.end_holds();
+            self.end_holds().await;
             let most: usize = self.settings.load().max_in_flight.get().into();
             let room = most.saturating_sub(self.in_flight.len());
             let permits = self.circuit.permits(now, room, self.in_flight.len());
@@ -154,12 +161,22 @@ impl Worker {
         }
     }
 
-    /// A new configuration may have mended what a project is held for.
-    fn end_holds(&mut self) {
+    /// A new configuration may have mended what a project is held for: its records are tried now, not when the hold would
+    /// have ended. Others that were put off come along, which costs each of them one early try.
+    async fn end_holds(&mut self) {
         let routing = self.around.routing.load_full();
         if !Arc::ptr_eq(&routing, &self.routing) {
             self.routing = routing;
+            self.mended |= self.holds.any();
             self.holds.clear();
+        }
+        if self.mended {
+            match self.around.journal.hasten(self.target, STEP).await {
+                Ok(count) => self.mended = count == STEP,
+                Err(error) => {
+                    tracing::debug!(upstream.name = &*self.upstream, %error, "records are brought forward later")
+                }
+            }
         }
     }
 
@@ -174,7 +191,7 @@ impl Worker {
         if let Some(until) = self.holds.until(&record.project, now) {
             return self.put_off(&claim, until);
         }
-        let routing = self.around.routing.load();
+        let routing = self.around.routing.load_full();
         let dsn = routing.project(&record.project).and_then(|project| project.dsns.get(&self.upstream));
         let Some(dsn) = dsn else {
             self.around.watch.no_dsn(&record.project);
@@ -191,7 +208,7 @@ impl Worker {
             let began = clock.now();
             let started = tokio::time::Instant::now();
             let result = transport.send(parcel, settings.timeout.get()).await;
-            Sent { claim, load, began, took: started.elapsed(), result }
+            Sent { claim, load, routing, began, took: started.elapsed(), result }
         }));
     }
 
@@ -228,6 +245,10 @@ impl Worker {
             Verdict::Delivered => self.delivered(&sent, now),
             Verdict::RateLimited => self.rate_limited(&sent, now),
             Verdict::Failed => self.failed(&sent, now),
+            // It went to a DSN that has been mended since, perhaps.
+            Verdict::Misconfigured if !Arc::ptr_eq(&sent.routing, &self.around.routing.load()) => {
+                self.retry(&sent, now, sent.claim.progress.strikes)
+            }
             Verdict::Misconfigured => {
                 let until = self.holds.refused(&sent.claim.record.project, now);
                 self.retry(&sent, until, sent.claim.progress.strikes)

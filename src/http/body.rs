@@ -7,7 +7,7 @@ use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::units::ByteSize;
@@ -46,6 +46,7 @@ pub(super) enum BodyError {
 pub(super) struct Room {
     /// In units of a KiB, because permits are counted in 32 bits.
     kib: Arc<Semaphore>,
+    freed: Arc<Notify>,
     total: u64,
     max_body: u64,
 }
@@ -55,12 +56,24 @@ pub(super) struct Room {
 pub(super) struct Held {
     permits: Option<OwnedSemaphorePermit>,
     bytes: u64,
+    /// Told when the room is given back.
+    freed: Option<Arc<Notify>>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        drop(self.permits.take());
+        if let Some(freed) = &self.freed {
+            freed.notify_waiters();
+        }
+    }
 }
 
 impl Room {
     pub(super) fn new(max_body: ByteSize, max_inflight: ByteSize) -> Self {
         let kib = usize::try_from(max_inflight.get() / 1024).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS);
-        Self { kib: Arc::new(Semaphore::new(kib)), total: max_inflight.get(), max_body: max_body.get() }
+        let (kib, freed) = (Arc::new(Semaphore::new(kib)), Arc::default());
+        Self { kib, freed, total: max_inflight.get(), max_body: max_body.get() }
     }
 
     /// The limit of one body, and the option that sets it: what all may have together is the most for one.
@@ -73,20 +86,33 @@ impl Room {
         if bytes <= held.bytes {
             return Ok(());
         }
-        let more = u32::try_from((bytes - held.bytes).div_ceil(1024)).map_err(|_| BodyError::Overloaded)?;
-        let permit = match Arc::clone(&self.kib).try_acquire_many_owned(more) {
-            Ok(permit) => permit,
-            Err(_) => match timeout(PATIENCE, Arc::clone(&self.kib).acquire_many_owned(more)).await {
-                Ok(Ok(permit)) => permit,
-                _ => return Err(BodyError::Overloaded),
-            },
-        };
+        let too_large = BodyError::TooLarge { limit: self.total, name: "max_inflight_bytes" };
+        if bytes > self.total {
+            // It would wait for what can never be free.
+            return Err(too_large);
+        }
+        let more = u32::try_from((bytes - held.bytes).div_ceil(1024)).map_err(|_| too_large)?;
+        let permit = timeout(PATIENCE, self.take(more)).await.map_err(|_| BodyError::Overloaded)?;
         match &mut held.permits {
             Some(permits) => permits.merge(permit),
             None => held.permits = Some(permit),
         }
         held.bytes += u64::from(more) * 1024;
+        held.freed = Some(Arc::clone(&self.freed));
         Ok(())
+    }
+
+    /// Waits for room without a place in the semaphore's queue, whose first takes all that is free: a large body would keep
+    /// small ones, for which there is room, from coming in.
+    async fn take(&self, kib: u32) -> OwnedSemaphorePermit {
+        loop {
+            let mut freed = std::pin::pin!(self.freed.notified());
+            freed.as_mut().enable();
+            if let Ok(permit) = Arc::clone(&self.kib).try_acquire_many_owned(kib) {
+                return permit;
+            }
+            freed.await;
+        }
     }
 
     /// Reads a body. One that came in one piece, as small ones do, is not copied.
@@ -199,5 +225,30 @@ mod tests {
         let mut first = Held::default();
         room.extend(&mut first, 2048).await.unwrap();
         assert!(matches!(room.read(Body::from("x"), &mut Held::default()).await, Err(BodyError::Overloaded)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_body_that_waits_keeps_no_small_one_waiting_and_gets_the_room_that_comes_free() {
+        let room = room(2048, 2048);
+        let (mut first, mut large, mut small) = (Held::default(), Held::default(), Held::default());
+        room.extend(&mut first, 1024).await.unwrap();
+        let waiting = room.extend(&mut large, 2048);
+        let others = async {
+            tokio::task::yield_now().await;
+            let began = tokio::time::Instant::now();
+            room.extend(&mut small, 1024).await.unwrap();
+            assert!(began.elapsed().is_zero());
+            drop((small, first));
+        };
+        assert!(tokio::join!(waiting, others).0.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_can_never_fit_is_too_large_and_does_not_wait() {
+        let room = room(4096, 2048);
+        let began = tokio::time::Instant::now();
+        let extended = room.extend(&mut Held::default(), 2049).await;
+        assert!(matches!(extended, Err(BodyError::TooLarge { limit: 2048, name: "max_inflight_bytes" })));
+        assert!(began.elapsed().is_zero());
     }
 }

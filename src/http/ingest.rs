@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -31,18 +32,25 @@ pub(super) struct ForProject(pub(super) Arc<str>);
 const DECODED_INLINE: usize = 128 * 1024;
 
 /// `POST /api/{project}/envelope/`
-pub(super) async fn envelope(State(public): State<Arc<Public>>, Path(id): Path<String>, request: Request) -> Response {
-    take_in(&public, Some(&id), request, Form::Envelope).await
+pub(super) async fn envelope(State(public): State<Arc<Public>>, id: ProjectId, request: Request) -> Response {
+    take_in(&public, Some(&project(id)), request, Form::Envelope).await
 }
 
 /// `POST /api/{project}/store/`
-pub(super) async fn store(State(public): State<Arc<Public>>, Path(id): Path<String>, request: Request) -> Response {
-    take_in(&public, Some(&id), request, Form::Event).await
+pub(super) async fn store(State(public): State<Arc<Public>>, id: ProjectId, request: Request) -> Response {
+    take_in(&public, Some(&project(id)), request, Form::Event).await
 }
 
 /// `POST /api/store/`: the key alone says for which project.
 pub(super) async fn store_without_project(State(public): State<Arc<Public>>, request: Request) -> Response {
     take_in(&public, None, request, Form::Event).await
+}
+
+type ProjectId = Result<Path<String>, PathRejection>;
+
+/// The project id in the path. One that is no text at all is no number either, and refused like any other.
+fn project(id: ProjectId) -> String {
+    id.map_or_else(|_| String::new(), |Path(id)| id)
 }
 
 /// What a body is.

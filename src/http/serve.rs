@@ -30,6 +30,8 @@ const MAX_CONNECTIONS: usize = 16_384;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may be idle between requests.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long a new connection is waited for when stopping: its first request is most likely on its way.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
 /// How often a connection is looked at for both.
 const WATCH: Duration = Duration::from_secs(3);
 
@@ -80,6 +82,13 @@ async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> Accepted {
     }
 }
 
+/// The time to close. A connection is not closed on which nothing was asked yet: hyper would not even read what has arrived,
+/// and its client would lose a request that nobody refused.
+async fn told_to_close(stop: &CancellationToken, socket: &Socket) {
+    stop.cancelled().await;
+    drop(tokio::time::timeout(FIRST_REQUEST, socket.first_request()).await);
+}
+
 async fn connection((stream, peer, _place): Accepted, app: impl App, clock: Clock, stop: CancellationToken) {
     // Answers are small and complete; waiting for more of them helps nobody.
     drop(stream.set_nodelay(true));
@@ -97,13 +106,14 @@ async fn connection((stream, peer, _place): Accepted, app: impl App, clock: Cloc
     builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(64 * 1024);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(64).keep_alive_interval(IDLE_TIMEOUT);
     let stalled = {
+        let mut told = std::pin::pin!(told_to_close(&stop, &socket));
         let mut http = std::pin::pin!(builder.serve_connection(TokioIo::new(socket.clone()), service));
         let mut closing = false;
         loop {
             tokio::select! {
                 // How a connection ends is the client's business; requests are counted where they are answered.
                 _ = http.as_mut() => break false,
-                () = stop.cancelled(), if !closing => {
+                () = told.as_mut(), if !closing => {
                     closing = true;
                     http.as_mut().graceful_shutdown();
                 }

@@ -142,7 +142,9 @@ impl Sink {
         let path = parts.uri.path().trim_matches('/').to_owned();
         let (project, endpoint) = match path.split('/').collect::<Vec<_>>()[..] {
             ["api", project, endpoint @ ("envelope" | "store")] => (project, endpoint),
-            _ => return Err((StatusCode::NOT_FOUND, "this sink takes /api/{project}/envelope/ and /store/".to_owned())),
+            _ => {
+                return Err((StatusCode::NOT_FOUND, "this sink takes /api/{project}/envelope/ and /store/".to_owned()));
+            }
         };
         if parts.method != Method::POST {
             return Err((StatusCode::METHOD_NOT_ALLOWED, "only POST is taken".to_owned()));

@@ -13,6 +13,7 @@ use std::time::Duration;
 use rustix::net::Shutdown;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 use crate::clock::{Clock, Timestamp};
 
@@ -36,6 +37,8 @@ pub(super) enum Phase {
 pub(super) struct Socket {
     stream: Arc<TcpStream>,
     phase: Arc<PhaseCell>,
+    /// Holds a permit from the first request on.
+    asked: Arc<Notify>,
     clock: Clock,
 }
 
@@ -50,7 +53,7 @@ const HEAD: u64 = 1;
 impl Socket {
     pub(super) fn new(stream: TcpStream, clock: Clock) -> Self {
         let phase = PhaseCell(AtomicU64::new(clock.now().as_millis() << 1));
-        Self { stream: Arc::new(stream), phase: Arc::new(phase), clock }
+        Self { stream: Arc::new(stream), phase: Arc::new(phase), asked: Arc::default(), clock }
     }
 
     pub(super) fn phase(&self) -> Phase {
@@ -64,6 +67,12 @@ impl Socket {
     /// A request is complete as far as its headers go.
     pub(super) fn request_began(&self) {
         self.set(BUSY);
+        self.asked.notify_one();
+    }
+
+    /// Returns when a request has begun on this connection, now or at any time before. For one caller.
+    pub(super) async fn first_request(&self) {
+        self.asked.notified().await;
     }
 
     /// Its answer is on its way.

@@ -1,4 +1,5 @@
-//! The suite that every backend passes: one function per promise of the contract, run for each backend.
+//! The suite that every backend passes: one function per promise of the contract, run for each backend. Its many lines are one
+//! list of promises, which belongs together.
 
 mod model;
 
@@ -185,6 +186,7 @@ suite!(
     a_claim_is_given_once,
     what_is_withheld_is_accepted_and_dropped_at_once,
     part_of_a_record_can_be_put_off,
+    what_was_put_off_can_be_tried_at_once,
     what_is_old_is_discarded_in_order_and_leases_are_left_alone,
     discarding_goes_on_across_what_was_put_off_and_what_was_never_tried,
     a_target_keeps_its_number_and_a_new_one_begins_with_nothing,
@@ -384,6 +386,32 @@ async fn part_of_a_record_can_be_put_off(mut subject: Subject) {
     subject.assert_balanced().await;
     assert_eq!(subject.journal().backlog(a).await.unwrap(), Backlog::default());
     assert_eq!(subject.journal().prune(at(100), 10).await.unwrap(), 1);
+}
+
+async fn what_was_put_off_can_be_tried_at_once(mut subject: Subject) {
+    let journal = subject.journal();
+    let a = journal.target("a").await.unwrap();
+    let ids_all = fill(&journal, 5, &[a]).await;
+    // Beyond any clock that a backend may have.
+    let later = |n: u64| Timestamp::from_millis(u64::from(u32::MAX) * 1_000_000 + n);
+    for (n, claim) in (0..).zip(journal.claim(a, at(5), 5).await.unwrap()) {
+        journal.settle(a, &claim.record, retry(later(n), 1, 1));
+    }
+    subject.flush().await;
+    let now = Timestamp::from_millis(u64::from(u32::MAX) * 1000);
+    assert!(journal.claim(a, now, 9).await.unwrap().is_empty());
+    assert_eq!(journal.hasten(a, 3).await.unwrap(), 3, "no more than asked");
+    let claims = journal.claim(a, now, 9).await.unwrap();
+    assert_eq!(ids(&claims), ids_all[..3], "the next ones first");
+    assert_eq!(claims[0].progress.attempts, 1);
+    journal.settle(a, &claims[0].record, delivered(1));
+    assert_eq!(journal.hasten(a, 9).await.unwrap(), 2);
+    drop(journal);
+    subject.crash();
+    let journal = subject.journal();
+    assert_eq!(ids(&journal.claim(a, now, 9).await.unwrap()), ids_all[1..], "it is kept");
+    assert_eq!(journal.hasten(a, 9).await.unwrap(), 0);
+    subject.assert_balanced().await;
 }
 
 async fn what_is_old_is_discarded_in_order_and_leases_are_left_alone(mut subject: Subject) {

@@ -292,6 +292,23 @@ impl Journal for MemoryJournal {
         }))
     }
 
+    fn hasten(&self, target: TargetId, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
+        at_once(self.with(|state| {
+            let target = state.target(target)?;
+            let put_off =
+                target.claimable.range((false, Timestamp::from_millis(1), 0)..(true, Timestamp::default(), 0));
+            let hastened: Vec<Turn> = put_off.take(limit).copied().collect();
+            for next in &hastened {
+                target.claimable.remove(next);
+                let due = Some(Timestamp::default());
+                target.claimable.insert(turn(next.2, due));
+                target.waiting.entry(next.2).and_modify(|waiting| waiting.due = due);
+            }
+            target.changed.notify_one();
+            Ok(hastened.len())
+        }))
+    }
+
     fn prune(&self, before: Timestamp, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
         at_once(self.with(|state| Ok(state.prune(before, limit))))
     }

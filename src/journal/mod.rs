@@ -347,6 +347,10 @@ pub trait Journal: Send + std::marker::Sync + fmt::Debug {
         limit: usize,
     ) -> BoxFuture<'_, Result<usize, JournalError>>;
 
+    /// Lets up to `limit` records that were put off be tried at once, in the order of their due times. Returns how many; fewer
+    /// than `limit` means that there are no more.
+    fn hasten(&self, target: TargetId, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>>;
+
     /// Removes up to `limit` settled records accepted before `before`; returns how many went. Looks at a bounded number of
     /// records and goes on from there with the next call. The space is given back when there is time for it.
     fn prune(&self, before: Timestamp, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>>;

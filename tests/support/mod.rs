@@ -1,10 +1,14 @@
 //! What the tests of the relay share: the relay as a real process, scripted upstreams, and waiting with a deadline.
 #![allow(dead_code, reason = "each test crate uses its part")]
 
+pub(crate) mod connection;
 pub(crate) mod envelopes;
 pub(crate) mod eventually;
+pub(crate) mod fault_proxy;
+pub(crate) mod load;
 pub(crate) mod net;
 pub(crate) mod process;
 pub(crate) mod relay;
 pub(crate) mod samples;
 pub(crate) mod upstream;
+pub(crate) mod wire;

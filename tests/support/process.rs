@@ -22,9 +22,20 @@ pub(crate) struct Process {
 impl Process {
     /// Starts `command` with stderr appended to `log`; stdout goes there too unless `stdout` names a file.
     pub(crate) fn start(name: &'static str, command: &mut Command, log: &Path, stdout: Option<File>) -> Self {
+        Self::start_with_stdin(name, command, log, stdout, Stdio::null())
+    }
+
+    /// [`start`](Self::start) with something as its standard input, by which it can also be given a socket.
+    pub(crate) fn start_with_stdin(
+        name: &'static str,
+        command: &mut Command,
+        log: &Path,
+        stdout: Option<File>,
+        stdin: Stdio,
+    ) -> Self {
         let errors = File::options().create(true).append(true).open(log).expect("a log file");
         let output = stdout.unwrap_or_else(|| errors.try_clone().expect("a second handle of the log file"));
-        let child = command.stdin(Stdio::null()).stdout(output).stderr(errors).process_group(0).spawn();
+        let child = command.stdin(stdin).stdout(output).stderr(errors).process_group(0).spawn();
         let child = child.unwrap_or_else(|error| panic!("cannot start {name} ({command:?}): {error}"));
         Self { name, child, log: log.to_owned() }
     }

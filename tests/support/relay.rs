@@ -3,6 +3,7 @@
 //! Only what the contract names is used: the command line, the file, the signals, and the listeners.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -22,9 +23,11 @@ pub(crate) const SOON: Duration = Duration::from_secs(10);
 
 /// A relay to be: the first upstream is the primary, all get the one project `shop` with the id 1 and the key [`KEY`].
 pub(crate) struct Plan {
+    key: String,
     upstreams: Vec<(String, String, String)>,
     top: String,
     server: String,
+    admin: String,
     journal: String,
     more: String,
 }
@@ -34,7 +37,19 @@ impl Plan {
     pub(crate) fn new(upstreams: &[(&str, String)]) -> Self {
         let upstreams = upstreams.iter().map(|(name, dsn)| ((*name).to_owned(), dsn.clone(), String::new())).collect();
         let empty = String::new;
-        Self { upstreams, top: empty(), server: empty(), journal: empty(), more: empty() }
+        let key = KEY.to_owned();
+        Self { key, upstreams, top: empty(), server: empty(), admin: empty(), journal: empty(), more: empty() }
+    }
+
+    /// Gives the project another key.
+    pub(crate) fn key(mut self, key: &str) -> Self {
+        self.key = key.to_owned();
+        self
+    }
+
+    /// The DSN of the project at an upstream.
+    pub(crate) fn dsn_of(&self, name: &str) -> String {
+        self.upstreams.iter().find(|(have, ..)| have == name).expect("an upstream of the plan").1.clone()
     }
 
     /// Adds a line at the top level, before all sections.
@@ -46,6 +61,12 @@ impl Plan {
     /// Adds a line to `[server]`.
     pub(crate) fn server(mut self, line: &str) -> Self {
         self.server = format!("{}{line}\n", self.server);
+        self
+    }
+
+    /// Adds a line to `[admin]`.
+    pub(crate) fn admin(mut self, line: &str) -> Self {
+        self.admin = format!("{}{line}\n", self.admin);
         self
     }
 
@@ -70,14 +91,14 @@ impl Plan {
 
     /// The configuration; `primary` is its first line.
     fn config(&self, port: u16, admin_port: u16) -> String {
-        let Self { top, server, journal, more, .. } = self;
+        let Self { key, top, server, admin, journal, more, .. } = self;
         let sections: String =
             self.upstreams.iter().map(|(name, _, lines)| format!("[upstreams.{name}]\n{lines}\n")).collect();
         let dsns: String = self.upstreams.iter().map(|(name, dsn, _)| format!("{name} = \"{dsn}\"\n")).collect();
         format!(
             "primary = \"{}\"\n{top}\n[server]\nlisten = [\"127.0.0.1:{port}\"]\n{server}\n\
-             [admin]\nlisten = \"127.0.0.1:{admin_port}\"\n\n[journal]\npath = \"journal.db\"\n{journal}\n{sections}\
-             [[projects]]\nname = \"shop\"\nid = \"1\"\npublic_key = \"{KEY}\"\n[projects.upstreams]\n{dsns}\n{more}",
+             [admin]\nlisten = \"127.0.0.1:{admin_port}\"\n{admin}\n[journal]\npath = \"journal.db\"\n{journal}\n{sections}\
+             [[projects]]\nname = \"shop\"\nid = \"1\"\npublic_key = \"{key}\"\n[projects.upstreams]\n{dsns}\n{more}",
             self.upstreams[0].0
         )
     }
@@ -123,6 +144,17 @@ impl Relay {
         self.process = Some(Process::start("switchyard", &mut command, &self.home.path().join("log"), None));
     }
 
+    /// Runs it (again) with this socket in place of its public listener, as systemd does: file descriptor 3.
+    pub(crate) fn launch_activated(&mut self, socket: &std::net::TcpListener) {
+        // Standard input carries the socket into the shell, which puts it where the protocol wants it and becomes the relay.
+        let script = r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" run --config config.toml"#;
+        let mut command = Command::new("sh");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_switchyard")]).current_dir(self.home.path());
+        let socket = OwnedFd::from(socket.try_clone().expect("a second handle of the socket"));
+        let log = self.home.path().join("log");
+        self.process = Some(Process::start_with_stdin("switchyard", &mut command, &log, None, socket.into()));
+    }
+
     /// Waits until it is ready.
     pub(crate) async fn await_ready(&mut self) {
         let (readiness, client) = (self.admin("/readyz"), self.client.clone());
@@ -132,6 +164,11 @@ impl Relay {
             net::text(&client, &readiness).await
         })
         .await;
+    }
+
+    /// Its public port.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// Its folder.

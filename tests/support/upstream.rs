@@ -1,7 +1,7 @@
 //! An upstream that does as it is told: answers by script, remembers every request, and fails the test on what no relay may send.
 
 use std::collections::VecDeque;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -47,10 +47,13 @@ impl Reply {
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) path: String,
+    pub(crate) query: Option<String>,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     /// Whether it was answered with 2xx.
     pub(crate) taken: bool,
+    /// When it arrived.
+    pub(crate) at: tokio::time::Instant,
 }
 
 impl Seen {
@@ -94,9 +97,14 @@ pub(crate) struct Upstream {
 impl Upstream {
     /// One that answers everything with 200.
     pub(crate) async fn start() -> Self {
+        Self::start_on(Ipv4Addr::LOCALHOST.into()).await
+    }
+
+    /// The same, listening on this address only.
+    pub(crate) async fn start_on(address: IpAddr) -> Self {
         let port = super::net::free_port();
         let mut upstream = Self {
-            address: (Ipv4Addr::LOCALHOST, port).into(),
+            address: (address, port).into(),
             script: Arc::default(),
             life: CancellationToken::new(),
             tasks: JoinSet::new(),
@@ -105,9 +113,19 @@ impl Upstream {
         upstream
     }
 
+    /// `host:port`.
+    pub(crate) fn address(&self) -> String {
+        self.address.to_string()
+    }
+
     /// The DSN of a project here; `key` need not be hex.
     pub(crate) fn dsn(&self, key: &str, project: u64) -> String {
         format!("http://{key}@{}/{project}", self.address)
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Answers from now on, unless a rule or a queued reply says otherwise.
@@ -198,7 +216,9 @@ impl std::error::Error for Closed {}
 async fn answer(script: Arc<Mutex<Script>>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Closed> {
     let (parts, body) = request.into_parts();
     let Ok(body) = body.collect().await.map(http_body_util::Collected::to_bytes) else { return Err(Closed) };
-    let mut seen = Seen { path: parts.uri.path().to_owned(), headers: parts.headers, body, taken: false };
+    let (path, query) = (parts.uri.path().to_owned(), parts.uri.query().map(str::to_owned));
+    let at = tokio::time::Instant::now();
+    let mut seen = Seen { path, query, headers: parts.headers, body, taken: false, at };
     let reply = {
         let mut script = script.lock().expect("no test panics while holding the script");
         let by_rule = script.rule.as_ref().and_then(|rule| rule(&seen));

@@ -44,7 +44,7 @@ pub(super) struct Args {
 
 /// Shows it.
 pub(super) fn demo(args: &Args) -> Result<(), Failure> {
-    args.logging.start("off");
+    args.logging.start("error");
     let folder = Folder::make(args.keep.as_deref())?;
     // Before there are other threads; what systemd gave is not the demo's.
     let listeners = Listeners::inherit().map_err(|error| Failure::new(Exit::Internal, error))?;

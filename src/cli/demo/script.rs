@@ -15,7 +15,7 @@ use crate::http::sink::Sink;
 use crate::telemetry::status::{Status, UpstreamStatus};
 
 use super::stage::Tracker;
-use super::traffic::{KEY, Sent, Traffic};
+use super::traffic::{KEY, ROUND, Sent, Traffic};
 
 /// How long anything that must follow may take.
 const DEADLINE: Duration = Duration::from_secs(12);
@@ -72,14 +72,14 @@ impl Script {
     async fn mirror(&mut self) -> Result<(), Failure> {
         step(1, "SDKs send to one address. Both trackers receive everything.")?;
         let began = Instant::now();
-        let sent = self.traffic.send(5).await?;
+        let sent = self.traffic.send(ROUND).await?;
         for Sent { client, what, took, .. } in &sent {
             say(format_args!("  {client:<22} {what:<34} 200 in {}", millis(*took)))?;
         }
         self.sent.extend(sent);
         for at in 0..self.trackers.len() {
             self.wait_for_all(at).await?;
-            self.say_received(at, 5)?;
+            self.say_received(at, ROUND)?;
         }
         say(tint(Tone::Quiet, format_args!("  all delivered {} after the first was sent", millis(began.elapsed()))))
     }

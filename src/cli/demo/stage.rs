@@ -82,7 +82,8 @@ impl Tracker {
     }
 
     fn serve(&mut self, listener: std::net::TcpListener) -> Result<(), Failure> {
-        let listener = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)).map_err(no_port)?;
+        let listener =
+            listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)).map_err(no_port)?;
         self.running = Tasks::new();
         self.running.spawn("a tracker", self.sink.clone().serve(listener, self.running.clone()));
         Ok(())

@@ -22,6 +22,8 @@ pub(super) const INBOX: usize = 1024;
 /// The most commands in one commit, and the bytes of bodies after which no more are taken in.
 const GROUP: usize = 256;
 const GROUP_BYTES: usize = 4 << 20;
+/// How long a commit waits under load.
+const LINGER: Duration = Duration::from_millis(1);
 /// How long settlements wait for an append to share its commit.
 const COMPANY: Duration = Duration::from_millis(10);
 
@@ -35,6 +37,11 @@ pub(super) enum Command {
         target: Arc<Target>,
         before: Timestamp,
         reason: DropReason,
+        limit: usize,
+        reply: Reply<usize>,
+    },
+    Hasten {
+        target: Arc<Target>,
         limit: usize,
         reply: Reply<usize>,
     },
@@ -110,24 +117,16 @@ impl Group {
         self.commands.len() >= GROUP || self.bytes >= GROUP_BYTES || self.closing.is_some()
     }
 
-    /// Takes in what has arrived; settlements alone wait a moment for an append to share its commit.
+    /// Takes in what has arrived; settlements alone wait a moment for an append to share its commit. When the last commit
+    /// had company, more is on its way: waiting for it saves a sync of the disk for each that comes in time.
     pub(super) fn gather(&mut self, inbox: &Receiver<Placed<Command>>, busy: bool) {
-        let until = Instant::now() + COMPANY;
-        static L: std::sync::LazyLock<u64> = std::sync::LazyLock::new(|| std::env::var("SW_LINGER_US").ok().and_then(|v| v.parse().ok()).unwrap_or(0));
-        static Y: std::sync::LazyLock<usize> = std::sync::LazyLock::new(|| std::env::var("SW_YIELDS").ok().and_then(|v| v.parse().ok()).unwrap_or(0));
-        if busy && *L > 0 {
-            std::thread::sleep(std::time::Duration::from_micros(*L));
+        if busy {
+            std::thread::sleep(LINGER);
         }
-        let mut yields = 0;
+        let until = Instant::now() + COMPANY;
         while !self.is_whole() {
             if let Ok(command) = inbox.try_recv() {
                 self.take(command);
-                continue;
-            }
-            // Others get the processor first if they want it: what they submit meanwhile shares this commit.
-            if yields < *Y && self.commands.len() > yields {
-                yields += 1;
-                std::thread::yield_now();
                 continue;
             }
             let left = until.saturating_duration_since(Instant::now());
@@ -153,7 +152,9 @@ impl Group {
 pub(super) fn refuse(command: Command, error: &JournalError) {
     match command {
         Command::Append(_, reply) => Answer::Record(reply, Err(JournalError::Closed)).give(Some(error)),
-        Command::Discard { reply, .. } | Command::Prune { reply, .. } => Answer::Count(reply, 0).give(Some(error)),
+        Command::Discard { reply, .. } | Command::Hasten { reply, .. } | Command::Prune { reply, .. } => {
+            Answer::Count(reply, 0).give(Some(error));
+        }
         Command::Target(_, reply) => Answer::Target(reply, Err(JournalError::Closed)).give(Some(error)),
         Command::Switch(_, reply) => Answer::Done(reply).give(Some(error)),
         #[cfg(test)]

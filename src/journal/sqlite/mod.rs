@@ -224,6 +224,13 @@ impl Journal for SqliteJournal {
         })
     }
 
+    fn hasten(&self, target: TargetId, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
+        Box::pin(async move {
+            let target = self.shared.target(target)?;
+            self.ask(|reply| Command::Hasten { target, limit, reply }).await
+        })
+    }
+
     fn prune(&self, before: Timestamp, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
         Box::pin(self.ask(move |reply| Command::Prune { before, limit, reply }))
     }

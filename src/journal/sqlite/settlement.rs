@@ -14,7 +14,7 @@ use crate::policy::outcome::{DropReason, Outcome};
 use crate::protocol::category::Quantities;
 
 use super::accounts::Book;
-use super::queue::{Ended, Target};
+use super::queue::{Ended, NEVER, Target};
 
 /// Records by which a watermark may lag behind without need.
 const FAR_BEHIND: u64 = 1024;
@@ -30,6 +30,8 @@ pub(super) struct Pass {
     last_fresh: u64,
     /// Set by a discard: when the next row comes due.
     next_due: Option<Option<Timestamp>>,
+    /// Set by a hastening: rows are due from then on.
+    hastened: Option<Timestamp>,
 }
 
 /// A record that is discarded.
@@ -56,6 +58,7 @@ impl Pass {
             victims: vec![],
             last_fresh: 0,
             next_due: None,
+            hastened: None,
         }
     }
 
@@ -129,6 +132,27 @@ impl Pass {
             book.note(now, Some(target.id), victim.project, Outcome::Dropped(reason), &victim.quantities);
         }
         Ok(pass.victims.len())
+    }
+
+    /// Makes rows due that are not yet, the next ones first; returns how many. A leased one gets its due time when it is
+    /// settled, one that was set aside stays so.
+    pub(super) fn hasten(
+        conn: &Connection,
+        target: &Arc<Target>,
+        limit: usize,
+        (now, book): (Timestamp, &mut Book),
+        passes: &mut Vec<Self>,
+    ) -> rusqlite::Result<usize> {
+        Self::settle(conn, target, now, book, passes)?;
+        let Some(pass) = passes.last_mut() else { return Ok(0) };
+        pass.hastened = Some(now);
+        let (at, never) = (now.as_millis().cast_signed(), NEVER.as_millis().cast_signed());
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        conn.prepare_cached(
+            "UPDATE pending SET due = ?2 WHERE target = ?1 AND record IN (SELECT record FROM pending
+             WHERE target = ?1 AND due > ?2 AND due < ?3 ORDER BY due LIMIT ?4)",
+        )?
+        .execute(params![target.id.0, at, never, limit])
     }
 
     /// Rows in the order of acceptance, those leased left alone. False when one was met that is not old enough.
@@ -225,6 +249,9 @@ impl Pass {
                     }
                 }
             }
+        }
+        if let Some(due) = self.hastened {
+            queue.put_off(due);
         }
         for victim in &self.victims {
             queue.tally.leave(victim.project, victim.size, &victim.quantities);

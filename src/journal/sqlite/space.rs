@@ -25,9 +25,9 @@ const LOG_FREE: u64 = 16 << 20;
 /// What a record takes besides its body, roughly; only for the decision before it is written.
 const OVERHEAD: u64 = 512;
 /// Pages given back in one step, and pages kept for what comes next.
-const VACUUM_STEP: u64 = 512;
+const VACUUM_STEP: u64 = 128;
 /// Free pages kept for what comes next.
-const KEPT_FREE: u64 = 256;
+const KEPT_FREE: u64 = 64;
 
 /// The writer's view of the room.
 #[derive(Debug)]

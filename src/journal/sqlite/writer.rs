@@ -175,6 +175,11 @@ impl Writer {
                 let count = Pass::discard(&self.conn, &target, what, (now, &mut group.book), &mut group.passes)?;
                 group.counted(count);
             }
+            Command::Hasten { target, limit, reply } => {
+                group.answers.push(Answer::Count(reply, 0));
+                let count = Pass::hasten(&self.conn, &target, limit, (now, &mut group.book), &mut group.passes)?;
+                group.counted(count);
+            }
             Command::Prune { before, limit, reply } => {
                 group.answers.push(Answer::Count(reply, 0));
                 let count = self.room.prune(&self.conn, &self.shared, before, limit)?;

@@ -1,0 +1,115 @@
+//! Switches of the primary: carried out on order, found in a reload, and kept with time, reason and author.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::clock::Timestamp;
+use crate::config::edit;
+use crate::http::{SwitchOrder, SwitchRefusal};
+use crate::journal::{JournalError, Switch};
+use crate::policy::routing::Routing;
+use crate::tasks;
+
+use super::Daemon;
+
+/// How long an announced switch waits for its edit of the file.
+const ANNOUNCED: Duration = Duration::from_secs(10);
+
+/// A switch that somebody is about to make by editing the file.
+pub(super) struct Announced {
+    to: String,
+    reason: Option<String>,
+    author: Option<String>,
+}
+
+impl Daemon {
+    /// Keeps every switch between the routing before and the one in force.
+    pub(super) async fn note_switches(&mut self, before: &Routing) -> Result<(), JournalError> {
+        let (now, after) = (self.clock.now(), self.config.routing());
+        let announced =
+            self.announced.take().filter(|(_, at)| at.elapsed() < ANNOUNCED).map(|(announced, _)| announced);
+        if before.primary != after.primary {
+            let announced = announced.filter(|announced| announced.to == *after.primary);
+            let (reason, author) = announced.map_or((None, None), |announced| (announced.reason, announced.author));
+            self.keep_switch(now, None, &before.primary, &after.primary, reason, author).await?;
+        }
+        for project in &after.projects {
+            let Some(old) = before.project(&project.name) else { continue };
+            let (from, to) = (before.primary_of(old), after.primary_of(project));
+            let is_global = old.primary.is_none() && project.primary.is_none();
+            if from != to && !is_global {
+                self.keep_switch(now, Some(&project.name), from, to, None, None).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn keep_switch(
+        &self,
+        at: Timestamp,
+        project: Option<&Arc<str>>,
+        from: &str,
+        to: &str,
+        reason: Option<String>,
+        author: Option<String>,
+    ) -> Result<(), JournalError> {
+        let all = project.map_or("all", |project| &**project);
+        tracing::info!(from, to, project.name = all, reason, author, "the primary was switched");
+        self.metrics.switches_total.inc();
+        self.metrics.last_switch_timestamp_seconds.set(at.as_secs_f64());
+        let text = |text: Option<String>| text.map(Into::into);
+        let switch = Switch {
+            at,
+            project: project.map(|project| (**project).into()),
+            from: Some(from.into()),
+            to: to.into(),
+            reason: text(reason),
+            author: text(author),
+        };
+        self.journal.record_switch(switch).await
+    }
+
+    /// The first primary of a journal is kept as the beginning; one that was changed while stopped is a switch.
+    pub(super) async fn note_first_primary(&mut self) -> Result<(), JournalError> {
+        let kept = self.journal.switches(100).await?;
+        let primary = Arc::clone(&self.config.primary);
+        if let Some(last) = kept.iter().find(|switch| switch.from.is_some()) {
+            self.metrics.last_switch_timestamp_seconds.set(last.at.as_secs_f64());
+        }
+        match kept.into_iter().find(|switch| switch.project.is_none()) {
+            None => {
+                let to = (*primary).into();
+                let first = Switch { at: self.clock.now(), project: None, from: None, to, reason: None, author: None };
+                self.journal.record_switch(first).await
+            }
+            Some(last) if *last.to != *primary => {
+                let reason = Some("changed while stopped".to_owned());
+                self.keep_switch(self.clock.now(), None, &last.to, &primary, reason, None).await
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Carries out an order from the admin listener.
+    pub(super) async fn carry_out(&mut self, order: SwitchOrder) {
+        let SwitchOrder { to, reason, author, announced, reply } = order;
+        let outcome = if self.config.upstreams.contains_key(to.as_str()) {
+            self.announced = Some((Announced { to: to.clone(), reason, author }, Instant::now()));
+            if announced { Ok(()) } else { self.edit(&to).await }
+        } else {
+            let known: Vec<&str> = self.config.upstreams.keys().map(|name| &**name).collect();
+            Err(format!("{to:?} is no upstream; there are {}", known.join(", ")))
+        };
+        // Whoever asked may have left; the order is carried out all the same.
+        drop(reply.send(outcome.map_err(|detail| SwitchRefusal { detail })));
+    }
+
+    async fn edit(&mut self, to: &str) -> Result<(), String> {
+        let (path, name) = (self.path.clone(), to.to_owned());
+        tasks::blocking(move || edit::set_primary(&path, &name)).await.map_err(|error| error.to_string())?;
+        self.reload().await;
+        if *self.config.primary == *to { Ok(()) } else { Err(self.status.error.clone().unwrap_or_default()) }
+    }
+}

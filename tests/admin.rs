@@ -1,0 +1,258 @@
+//! What operators see and do: health, the status page, and switching the primary through the admin listener.
+//!
+//! Rule: everything goes through the listeners of the real daemon, and every test ends with balanced accounts and an orderly end.
+
+mod support;
+
+use std::fs;
+
+use reqwest::{Response, StatusCode};
+use serde_json::{Value, json};
+use support::envelopes;
+use support::eventually::eventually;
+use support::net;
+use support::relay::{Plan, Relay, SOON};
+use support::upstream::{Reply, Upstream};
+
+const TOKEN: &str = "a-token-of-the-operators";
+
+async fn two_upstreams() -> (Upstream, Upstream, Plan) {
+    let (old, new) = (Upstream::start().await, Upstream::start().await);
+    let plan = Plan::new(&[("old", old.dsn("0ld", 1)), ("new", new.dsn("4e3", 2))]);
+    (old, new, plan)
+}
+
+async fn get(relay: &Relay, path: &str) -> (StatusCode, String) {
+    let response =
+        relay.client().get(format!("http://{}{path}", relay.admin_address())).send().await.expect("an answer");
+    (response.status(), response.text().await.expect("a body"))
+}
+
+/// A `POST /api/primary` with these headers.
+async fn order(relay: &Relay, headers: &[(&str, &str)], body: &Value) -> Response {
+    let mut request = relay.client().post(format!("http://{}/api/primary", relay.admin_address())).json(body);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.send().await.expect("an answer")
+}
+
+#[tokio::test]
+async fn health_says_alive_and_ready_and_an_upstreams_outage_changes_neither() {
+    let (mut old, new, plan) = two_upstreams().await;
+    let relay = plan.start().await;
+    old.go_down().await;
+    relay.send_errors(3).await;
+    eventually("the outage is known", SOON, async || {
+        match relay.upstream("old").await["last_error"].is_null() {
+            true => Err("no error yet"),
+            false => Ok(()),
+        }
+        .map_err(str::to_owned)
+    })
+    .await;
+    assert_eq!(get(&relay, "/healthz").await, (StatusCode::OK, "alive\n".into()));
+    assert_eq!(get(&relay, "/readyz").await, (StatusCode::OK, "ready\n".into()));
+    for path in [
+        "/api/relay/healthcheck/live/",
+        "/api/relay/healthcheck/ready/",
+        "/api/relay/healthcheck/live",
+        "//api/relay/healthcheck/ready",
+    ] {
+        let healthy = net::json(relay.client(), &format!("http://{}{path}", relay.address())).await;
+        assert_eq!(healthy, Ok(json!({ "is_healthy": true })), "{path}");
+    }
+    assert_eq!(get(&relay, "/elsewhere").await.0, StatusCode::NOT_FOUND);
+    // The admin listener takes no submissions, and the public one shows no metrics.
+    let submission = relay.client().post(format!("http://{}/api/1/envelope/", relay.admin_address())).body("{}");
+    assert_eq!(submission.send().await.expect("an answer").status(), 404);
+    assert!(net::text(relay.client(), &format!("http://{}/metrics", relay.address())).await.is_err());
+    old.come_back().await;
+    relay.finish().await;
+    assert_eq!((old.taken_count(), new.taken_count()), (3, 3));
+}
+
+#[tokio::test]
+async fn without_room_on_the_disk_it_is_alive_and_not_ready_and_refuses_with_503() {
+    let (old, new, plan) = two_upstreams().await;
+    let mut relay = plan.journal("min_free_disk = \"1000TiB\"").prepare();
+    relay.launch();
+    let (health, client) = (format!("http://{}/healthz", relay.admin_address()), relay.client().clone());
+    eventually("it is alive", SOON, async || net::text(&client, &health).await).await;
+
+    let (status, why) = get(&relay, "/readyz").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(why.contains("min_free_disk"), "{why}");
+    let probe =
+        |path: &str| relay.client().get(format!("http://{}/api/relay/healthcheck/{path}/", relay.address())).send();
+    assert_eq!(probe("live").await.expect("an answer").status(), 200);
+    let ready = probe("ready").await.expect("an answer");
+    assert_eq!(ready.status(), 503);
+    assert_eq!(ready.json::<Value>().await.expect("JSON"), json!({ "is_healthy": false }));
+
+    for _ in 0..3 {
+        let refusal = relay.send(envelopes::error(&envelopes::new_id())).await;
+        assert_eq!(refusal.status(), 503);
+        assert_eq!(refusal.headers()["retry-after"], "30");
+        let refusal: Value = refusal.json().await.expect("JSON");
+        let detail = refusal["detail"].as_str().expect("a detail");
+        assert!(!detail.contains("journal.db") && !detail.contains("TiB"), "paths and sizes are for the log: {detail}");
+    }
+    assert_eq!(
+        relay.samples().await.expect("metrics").sum("switchyard_refused_requests_total", &[("reason", "journal_full")]),
+        3.0
+    );
+    let status = relay.status().await;
+    assert_eq!(status["ready"], false);
+    assert!(status["not_ready"].as_str().expect("a reason").contains("min_free_disk"), "{status}");
+    assert!(get(&relay, "/").await.1.contains("Not accepting"));
+    // An event that was refused for want of room is no repeat later: nothing was kept of it.
+    relay.finish().await;
+    assert_eq!((old.seen().len(), new.seen().len()), (0, 0));
+}
+
+#[tokio::test]
+async fn the_status_page_shows_the_primary_the_upstreams_and_what_waits() {
+    let (old, new, plan) = two_upstreams().await;
+    new.always(Reply::Status(503, vec![], "<script>alert(1)</script>".to_owned()));
+    let relay = plan.start().await;
+    relay.send_errors(5).await;
+    let page = eventually("the page tells of the outage", SOON, async || {
+        let (_, page) = get(&relay, "/").await;
+        if page.contains("503 Service Unavailable") { Ok(page) } else { Err(page) }
+    })
+    .await;
+    let response = relay.client().get(format!("http://{}/", relay.admin_address())).send().await.expect("an answer");
+    assert_eq!(response.headers()["content-type"], "text/html; charset=utf-8");
+    assert!(response.headers()["content-security-policy"].to_str().expect("a policy").contains("default-src 'none'"));
+    assert!(page.contains("Primary: <b>old</b>") && page.contains("mirror on"), "{page}");
+    assert!(page.contains("<b>new</b>") && page.contains("shadow"), "{page}");
+    assert!(page.contains("&lt;script&gt;") && !page.contains("<script"), "what an upstream says is only text: {page}");
+    let backlog = relay.upstream("new").await["backlog"].clone();
+    assert_eq!(backlog["envelopes"], 5);
+    assert!(
+        backlog["bytes"].as_u64().expect("bytes") > 500 && backlog["oldest_seconds"].as_f64().expect("an age") > 0.0
+    );
+    assert!(page.contains("<td class=\"n\">5</td>"), "{page}");
+    eventually("the primary has all", SOON, async || match old.taken_count() {
+        5 => Ok(()),
+        n => Err(n.to_string()),
+    })
+    .await;
+    new.always(Reply::Ok);
+    relay.balanced(SOON * 2).await;
+    let account = relay.upstream("new").await["accounts"][0].clone();
+    let expected = json!({"project": "shop", "category": "error", "accepted": 5, "delivered": 5, "dropped": {}, "pending": 0, "difference": 0});
+    assert_eq!(account, expected);
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn an_order_switches_the_primary_edits_the_file_and_is_kept_with_its_reason() {
+    let (old, new, plan) = two_upstreams().await;
+    let relay = plan.top("mirror = false   # the old one is paid by the event").start().await;
+    let before = fs::read_to_string(relay.config()).expect("the file");
+    let commented = before.replacen("primary = \"old\"", "# who is trusted\nprimary =   \"old\" # since 2019", 1);
+    relay.replace_config(&commented);
+    eventually("the comments are loaded", SOON, async || {
+        if relay.log().contains("the configuration was reloaded") { Ok(()) } else { Err(relay.log()) }
+    })
+    .await;
+    relay.send_errors(2).await;
+
+    let answer = order(&relay, &[], &json!({"to": "new", "reason": "48 hours are over", "author": "Kim"})).await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.json::<Value>().await.expect("JSON"), json!({"primary": "new"}));
+    // It is live when it is answered.
+    assert_eq!(relay.status().await["primary"], "new");
+    relay.send_errors(3).await;
+    relay.balanced(SOON).await;
+    assert_eq!((old.taken_count(), new.taken_count()), (2, 3));
+    let after = fs::read_to_string(relay.config()).expect("the file");
+    assert_eq!(after, commented.replacen("\"old\" # since", "\"new\" # since", 1), "every other byte stays");
+
+    let switches = relay.status().await["switches"].clone();
+    assert_eq!(switches.as_array().expect("switches").len(), 1, "{switches}");
+    let switch = &switches[0];
+    assert_eq!((&switch["from"], &switch["to"]), (&json!("old"), &json!("new")));
+    assert_eq!((&switch["reason"], &switch["author"]), (&json!("48 hours are over"), &json!("Kim")));
+    let (_, page) = get(&relay, "/").await;
+    assert!(page.contains("48 hours are over") && page.contains("Kim"), "{page}");
+    let samples = relay.samples().await.expect("metrics");
+    assert_eq!(samples.sum("switchyard_switches_total", &[]), 1.0);
+    assert_eq!(samples.sum("switchyard_primary", &[("upstream", "new")]), 1.0);
+    assert_eq!(samples.sum("switchyard_primary", &[("upstream", "old")]), 0.0);
+    assert!(samples.sum("switchyard_last_switch_timestamp_seconds", &[]) > 1.0e9);
+    assert!(relay.log().contains("48 hours are over"), "{}", relay.log());
+
+    // To where it is already: no switch.
+    assert_eq!(order(&relay, &[], &json!({"to": "new"})).await.status(), 200);
+    assert_eq!(relay.status().await["switches"].as_array().expect("switches").len(), 1);
+    // And what is a switch by hand is kept too, without a reason that was given for another.
+    relay.replace_config(&commented);
+    eventually("the way back is live", SOON, async || {
+        let status = relay.status().await;
+        if status["primary"] == "old" { Ok(status) } else { Err(status.to_string()) }
+    })
+    .await;
+    let back = relay.status().await["switches"][0].clone();
+    assert_eq!((&back["to"], &back["reason"], &back["author"]), (&json!("old"), &Value::Null, &Value::Null));
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn an_order_that_cannot_be_carried_out_changes_nothing() {
+    let (_old, _new, plan) = two_upstreams().await;
+    let relay = plan.start().await;
+    let before = fs::read_to_string(relay.config()).expect("the file");
+    let unknown = order(&relay, &[], &json!({"to": "newer"})).await;
+    assert_eq!(unknown.status(), 409);
+    let detail = unknown.json::<Value>().await.expect("JSON")["detail"].as_str().expect("a detail").to_owned();
+    assert!(["\"newer\"", "new", "old"].iter().all(|name| detail.contains(name)), "{detail}");
+    for body in [json!({}), json!({"to": 1}), json!({"to": "new", "force": true})] {
+        assert!(order(&relay, &[], &body).await.status().is_client_error(), "{body}");
+    }
+    let get =
+        relay.client().get(format!("http://{}/api/primary", relay.admin_address())).send().await.expect("an answer");
+    assert_eq!(get.status(), 405);
+    // A file that is broken meanwhile is not made worse.
+    relay.replace_config(&format!("{before}\nnonsense = = 1\n"));
+    let broken = order(&relay, &[], &json!({"to": "new"})).await;
+    assert_eq!(broken.status(), 409);
+    assert_eq!(fs::read_to_string(relay.config()).expect("the file"), format!("{before}\nnonsense = = 1\n"));
+    assert_eq!(relay.status().await["primary"], "old");
+    relay.replace_config(&before);
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn a_browser_changes_nothing_without_the_token() {
+    let (_old, _new, plan) = two_upstreams().await;
+    let relay = plan.admin(&format!("token = \"{TOKEN}\"")).start().await;
+    let to_new = json!({"to": "new"});
+    let bearer = format!("Bearer {TOKEN}");
+    let origin = format!("http://{}", relay.admin_address());
+    for headers in [
+        vec![("origin", "https://elsewhere.example")],
+        vec![("origin", origin.as_str())],
+        vec![("sec-fetch-site", "same-origin")],
+        vec![("referer", "https://elsewhere.example/page")],
+        vec![("origin", "null"), ("authorization", "Bearer wrong")],
+        vec![("origin", "null"), ("authorization", TOKEN)],
+    ] {
+        let refused = order(&relay, &headers, &to_new).await;
+        assert_eq!(refused.status(), 403, "{headers:?}");
+        assert!(refused.text().await.expect("a body").contains("token"), "{headers:?}");
+    }
+    // A form needs no preflight: its content type must not pass either.
+    let form = relay.client().post(format!("http://{}/api/primary", relay.admin_address())).body("{\"to\":\"new\"}");
+    assert_eq!(form.header("content-type", "text/plain").send().await.expect("an answer").status(), 415);
+    assert_eq!(relay.status().await["primary"], "old");
+    let taken = order(&relay, &[("origin", "https://elsewhere.example"), ("authorization", &bearer)], &to_new).await;
+    assert_eq!(taken.status(), 200);
+    assert_eq!(relay.status().await["primary"], "new");
+    // On this machine, and from no browser, none is needed.
+    assert_eq!(order(&relay, &[], &json!({"to": "old"})).await.status(), 200);
+    assert!(!relay.log().contains(TOKEN));
+    relay.finish().await;
+}

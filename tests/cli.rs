@@ -1,0 +1,360 @@
+//! The command line as scripts and people use it: exit codes, messages, JSON, and the verbs against a running relay.
+
+mod support;
+
+use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
+
+use assert_cmd::Command;
+use serde_json::Value;
+
+use support::envelopes;
+use support::eventually::eventually;
+use support::net;
+use support::process::Process;
+use support::relay::{Plan, Relay, SOON};
+use support::upstream::{Reply, Upstream};
+
+const CONFIG: &str = r#"primary = "sentry"  # flip me
+[admin]
+listen = "127.0.0.1:1"
+[upstreams.sentry]
+[upstreams.glitchtip]
+[[projects]]
+name = "shop"
+id = "1"
+public_key = "key"
+[projects.upstreams]
+sentry = "http://key@127.0.0.1:9/1"
+glitchtip = "http://key@127.0.0.1:9/2"
+"#;
+
+fn switchyard(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
+    command.args(args).timeout(Duration::from_secs(60));
+    for name in ["SWITCHYARD_CONFIG", "SWITCHYARD_LOG", "SWITCHYARD_LOG_FORMAT", "RUST_LOG", "SUDO_USER"] {
+        command.env_remove(name);
+    }
+    command.env("USER", "ada").env("NO_COLOR", "1");
+    command.output().expect("the binary")
+}
+
+/// A verb on a configuration file.
+fn on(config: &Path, args: &[&str]) -> Output {
+    let mut all = args.to_vec();
+    all.extend(["--config", config.to_str().expect("a path in UTF-8")]);
+    switchyard(&all)
+}
+
+/// The same while this test's own servers go on.
+async fn beside(config: &Path, args: &'static [&'static str]) -> Output {
+    let config = config.to_owned();
+    tokio::task::spawn_blocking(move || on(&config, args)).await.expect("the verb ends")
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap_or_else(|| panic!("ended by a signal: {output:?}"))
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("no JSON: {error}: {output:?}"))
+}
+
+fn folder_with(config: &str) -> (tempfile::TempDir, std::path::PathBuf) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("config.toml");
+    std::fs::write(&path, config).expect("a configuration");
+    (folder, path)
+}
+
+async fn relay_with_two() -> (Relay, Upstream, Upstream) {
+    let (sentry, glitchtip) = (Upstream::start().await, Upstream::start().await);
+    let dsns = [("sentry", sentry.dsn("a", 1)), ("glitchtip", glitchtip.dsn("b", 2))];
+    (Plan::new(&dsns).start().await, sentry, glitchtip)
+}
+
+#[test]
+fn help_version_completions_and_manual_pages_are_printed() {
+    assert!(out(&switchyard(&["--version"])).starts_with(concat!("switchyard ", env!("CARGO_PKG_VERSION"))));
+    let help = out(&switchyard(&["--help"]));
+    for verb in ["run", "demo", "check", "switch", "send-test", "status", "sink", "healthcheck", "completions", "man"] {
+        assert!(help.contains(verb), "{verb} is not in {help}");
+        assert_eq!(code(&switchyard(&[verb, "--help"])), 0, "{verb}");
+        assert!(out(&switchyard(&["man", verb])).starts_with(".ie"), "{verb}");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(out(&switchyard(&["completions", shell])).contains("send-test"), "{shell}");
+    }
+    assert_eq!(code(&switchyard(&["man", "nonsense"])), 2);
+}
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    for args in [&["nonsense"][..], &[], &["switch", "--reason", "why"], &["sink", "--status", "700"]] {
+        assert_eq!(code(&switchyard(args)), 2, "{args:?}");
+    }
+}
+
+#[test]
+fn a_missing_configuration_exits_with_66_and_says_how_to_name_one() {
+    for verb in ["run", "check", "switch", "status", "send-test"] {
+        let output = on(Path::new("/nowhere/config.toml"), &[verb]);
+        assert_eq!(code(&output), 66, "{verb}");
+        assert!(err(&output).contains("/nowhere/config.toml does not exist"), "{output:?}");
+        assert!(err(&output).contains("--config"), "{output:?}");
+    }
+}
+
+#[test]
+fn a_configuration_that_can_be_used_is_summed_up() {
+    let (_folder, config) = folder_with(CONFIG);
+    let output = on(&config, &["check"]);
+    assert_eq!(code(&output), 0);
+    assert!(
+        out(&output).contains("primary sentry, mirror on; upstreams glitchtip, sentry; projects shop"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn all_problems_are_told_at_once_with_their_lines_and_without_secrets() {
+    let broken =
+        CONFIG.replace("\"sentry\"  #", "\"nobody\" #").replace("[admin]", "[admin]\ncolour = 1\ntoken = \"hush\"");
+    let (_folder, config) = folder_with(&broken);
+    for verb in ["check", "run"] {
+        let output = on(&config, &[verb]);
+        assert_eq!(code(&output), 78, "{verb}");
+        let told = out(&output) + &err(&output);
+        for word in ["nobody", "colour", "config.toml:1:", "config.toml:3:", "2 problems"] {
+            assert!(told.contains(word), "{word:?} is not in {told}");
+        }
+        assert!(!told.contains("hush"), "{told}");
+    }
+    let output = on(&config, &["check", "--json"]);
+    assert_eq!(code(&output), 78);
+    assert_eq!(json(&output)["errors"], 2);
+    assert_eq!(json(&output)["problems"][1]["line"], 3);
+}
+
+#[test]
+fn a_change_is_compared_and_says_what_needs_a_restart() {
+    let (_folder, old) = folder_with(CONFIG);
+    let (_other, new) =
+        folder_with(&CONFIG.replace("127.0.0.1:1\"", "127.0.0.1:2\"").replace("\"sentry\"  #", "\"glitchtip\" #"));
+    let output = on(&new, &["check", "--json", "--against", old.to_str().expect("a path")]);
+    assert_eq!(code(&output), 0);
+    assert_eq!(json(&output)["changes"]["needs_restart"], serde_json::json!(["admin.listen"]));
+    assert_eq!(json(&output)["changes"]["changes"][1], "primary: sentry -> glitchtip");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_upstream_is_asked_and_what_is_wrong_is_explained() {
+    let (good, bad) = (Upstream::start().await, Upstream::start().await);
+    bad.always(Reply::Status(403, vec![], "no such key".to_owned()));
+    let text = CONFIG.replace("http://key@127.0.0.1:9/1", &good.dsn("k", 1));
+    let (_folder, config) = folder_with(&text.replace("http://key@127.0.0.1:9/2", &bad.dsn("k", 2)));
+    let output = beside(&config, &["check", "--online", "--json"]).await;
+    assert_eq!(code(&output), 1);
+    let found = json(&output);
+    let of = |name: &str| found["online"].as_array().unwrap().iter().find(|p| p["upstream"] == name).unwrap().clone();
+    assert_eq!(of("sentry")["result"], "good", "{found}");
+    assert_eq!(of("glitchtip")["status"], 403, "{found}");
+    assert!(of("glitchtip")["explanation"].as_str().unwrap().contains("no such key"), "{found}");
+    let probe = &good.seen()[0];
+    assert_eq!((probe.path.as_str(), &probe.body[..]), ("/api/1/envelope/", &b"{}\n"[..]));
+
+    bad.always(Reply::Ok);
+    assert_eq!(code(&beside(&config, &["check", "--online"]).await), 0);
+}
+
+#[test]
+fn a_switch_without_a_daemon_edits_one_line_and_says_when_it_takes_effect() {
+    let (_folder, config) = folder_with(CONFIG);
+    let output = on(&config, &["switch", "glitchtip"]);
+    assert_eq!(code(&output), 0, "{output:?}");
+    assert!(out(&output).contains("takes effect when one starts"), "{output:?}");
+    assert!(out(&output).contains("undo: switchyard switch sentry --config"), "{output:?}");
+    let text = std::fs::read_to_string(&config).unwrap();
+    assert_eq!(text, CONFIG.replace("primary = \"sentry\"", "primary = \"glitchtip\""));
+
+    let again = on(&config, &["switch", "glitchtip", "--json"]);
+    assert_eq!((code(&again), &json(&again)["changed"]), (0, &Value::Bool(false)));
+    let shown = on(&config, &["switch", "--json"]);
+    assert_eq!((&json(&shown)["primary"], &json(&shown)["live"]), (&"glitchtip".into(), &false.into()));
+}
+
+#[test]
+fn an_unknown_upstream_exits_with_2_and_lists_those_there_are() {
+    let (_folder, config) = folder_with(CONFIG);
+    let output = on(&config, &["switch", "nobody"]);
+    assert_eq!(code(&output), 2);
+    assert!(err(&output).contains("sentry, glitchtip"), "{output:?}");
+    assert_eq!(std::fs::read_to_string(&config).unwrap(), CONFIG);
+}
+
+#[test]
+fn without_a_daemon_who_asks_it_is_told_that_none_answers() {
+    let (_folder, config) = folder_with(CONFIG);
+    for (verb, expected) in [("status", 69), ("send-test", 69), ("healthcheck", 1)] {
+        let output = on(&config, &[verb]);
+        assert_eq!(code(&output), expected, "{verb}");
+        assert!(err(&output).contains("127.0.0.1:1"), "{output:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_journal_that_cannot_be_opened_exits_with_74_and_a_taken_address_with_69() {
+    let (folder, config) = folder_with(CONFIG);
+    let at = |text: &str| std::fs::write(&config, text).expect("a configuration");
+    at(&format!("{CONFIG}\n[journal]\npath = \"/proc/no/journal.db\"\n"));
+    let output = beside(&config, &["run"]).await;
+    assert_eq!(code(&output), 74, "{output:?}");
+
+    let taken = std::net::TcpListener::bind(("127.0.0.1", net::free_port())).expect("a port");
+    let journal = folder.path().join("journal.db");
+    at(&format!(
+        "{}\n[journal]\npath = {journal:?}\n[server]\nlisten = [\"{}\"]\n",
+        CONFIG,
+        taken.local_addr().expect("an address")
+    ));
+    let output = beside(&config, &["run"]).await;
+    assert_eq!(code(&output), 69, "{output:?}");
+    assert!(err(&output).contains("cannot listen on"), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_is_live_before_the_command_ends_and_keeps_who_and_why() {
+    let (relay, _sentry, _glitchtip) = relay_with_two().await;
+    let output = beside(&relay.config(), &["switch", "glitchtip", "--reason", "the window is over", "--json"]).await;
+    assert_eq!(code(&output), 0, "{output:?}");
+    assert_eq!(json(&output)["live"], true);
+    assert!(json(&output)["took_ms"].as_u64().unwrap() < 5000);
+    let status = relay.status().await;
+    assert_eq!(status["primary"], "glitchtip");
+    assert_eq!(status["switches"][0]["reason"], "the window is over");
+    assert!(status["switches"][0]["author"].as_str().unwrap().starts_with("ada"), "{status}");
+
+    let shown = beside(&relay.config(), &["switch"]).await;
+    assert!(out(&shown).contains("sentry -> glitchtip by ada"), "{shown:?}");
+    let again = beside(&relay.config(), &["switch", "glitchtip"]).await;
+    assert!(out(&again).contains("already"), "{again:?}");
+    assert_eq!(code(&beside(&relay.config(), &["switch", "nobody"]).await), 2);
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_that_the_daemon_refuses_says_so_and_how_to_undo_it() {
+    let (relay, _sentry, _glitchtip) = relay_with_two().await;
+    let text = std::fs::read_to_string(relay.config()).expect("the configuration");
+    relay.replace_config(&text.replace("\"journal.db\"", "\"another.db\""));
+    let output = beside(&relay.config(), &["switch", "glitchtip"]).await;
+    assert_eq!(code(&output), 1, "{output:?}");
+    for words in ["journal.path", "the file was changed, the running daemon was not", "switchyard switch sentry"] {
+        assert!(err(&output).contains(words), "{words:?} is not in {output:?}");
+    }
+    assert_eq!(relay.status().await["primary"], "sentry");
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemon_is_reached_by_a_file_whose_secrets_only_it_knows() {
+    let (relay, _sentry, _glitchtip) = relay_with_two().await;
+    let text = std::fs::read_to_string(relay.config()).expect("the configuration");
+    let beside_it = relay.home().join("other.toml");
+    let hidden = text.replace(&format!("\"{}\"", envelopes::KEY), "\"${ONLY_THE_DAEMON_KNOWS}\"");
+    std::fs::write(&beside_it, hidden).expect("a second configuration");
+    assert_eq!(code(&beside(&beside_it, &["check"]).await), 78);
+    assert_eq!(code(&beside(&beside_it, &["status"]).await), 0);
+    assert_eq!(code(&beside(&beside_it, &["healthcheck"]).await), 0);
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_is_shown_as_a_table_and_as_it_was_received() {
+    let (relay, _sentry, _glitchtip) = relay_with_two().await;
+    relay.send_errors(3).await;
+    relay.balanced(SOON).await;
+    let shown = beside(&relay.config(), &["status"]).await;
+    assert_eq!(code(&shown), 0);
+    for word in ["primary sentry", "ready", "glitchtip  shadow", "6 items delivered"] {
+        assert!(out(&shown).contains(word), "{word:?} is not in {}", out(&shown));
+    }
+    let status = beside(&relay.config(), &["status", "--json"]).await;
+    assert_eq!(json(&status)["upstreams"][0]["delivered"], 3);
+    assert_eq!(json(&status)["difference"], 0);
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_event_reaches_every_upstream_and_each_is_named() {
+    let (relay, sentry, glitchtip) = relay_with_two().await;
+    let output = beside(&relay.config(), &["send-test", "--json"]).await;
+    assert_eq!(code(&output), 0, "{output:?}");
+    let told = json(&output);
+    assert!(told["upstreams"].as_array().unwrap().iter().all(|upstream| upstream["result"] == "yes"), "{told}");
+    for upstream in [&sentry, &glitchtip] {
+        assert_eq!(upstream.taken_ids(), [told["event_id"].as_str().unwrap()]);
+    }
+    assert_eq!(code(&beside(&relay.config(), &["send-test", "--project", "nothing"]).await), 2);
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_test_event_is_told_with_the_upstreams_own_words() {
+    let (relay, _sentry, glitchtip) = relay_with_two().await;
+    glitchtip.always(Reply::Status(400, vec![], "not today".to_owned()));
+    let output = beside(&relay.config(), &["send-test"]).await;
+    assert_eq!(code(&output), 1, "{output:?}");
+    assert!(out(&output).contains("not today"), "{output:?}");
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_shows_what_arrives_and_answers_as_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (port, lines) = (net::free_port(), folder.path().join("lines"));
+    let listen = format!("127.0.0.1:{port}");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_switchyard"));
+    command.args(["sink", "--json", "--name", "late", "--status", "429", "--listen", &listen]);
+    let stdout = std::fs::File::create(&lines).expect("a file");
+    let sink = Process::start("a sink", &mut command, &folder.path().join("log"), Some(stdout));
+    let (id, client) = (envelopes::new_id(), net::client());
+    let url = format!("http://{listen}/api/5/envelope/?sentry_key=anything");
+    let answer = eventually("the sink answers", SOON, async || {
+        client.post(&url).body(envelopes::error(&id)).send().await.map_err(|error| error.to_string())
+    })
+    .await;
+    assert_eq!(answer.status(), 429);
+    assert_eq!(answer.headers()["retry-after"], "60");
+    let arrival: Value = eventually("the sink shows it", SOON, async || {
+        let text = std::fs::read_to_string(&lines).map_err(|error| error.to_string())?;
+        serde_json::from_str(text.trim()).map_err(|error| error.to_string())
+    })
+    .await;
+    assert_eq!(arrival["event_id"], id.as_str());
+    assert_eq!((&arrival["project"], &arrival["summary"]), (&"5".into(), &"a message".into()));
+    assert!(sink.stop(SOON).await.success());
+}
+
+#[test]
+fn the_demo_loses_nothing_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
+    command.args(["demo", "--exit"]).env("TMPDIR", folder.path()).timeout(Duration::from_secs(60));
+    let output = command.output().expect("the binary");
+    assert_eq!(code(&output), 0, "{output:?}");
+    for words in ["live ", "wait in the journal", "0 missing, 0 twice", "accepted - delivered - dropped - waiting = 0"]
+    {
+        assert!(out(&output).contains(words), "{words:?} is not in {}", out(&output));
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).expect("the folder").count(), 0);
+}

@@ -1,0 +1,390 @@
+//! What becomes of an envelope by what its upstream answers, and what other upstreams and the client notice of it: nothing.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::Value;
+use support::envelopes;
+use support::eventually::eventually;
+use support::relay::{Plan, Relay, SOON};
+use support::samples::Samples;
+use support::upstream::{Reply, Seen, Upstream};
+use switchyard::clock::Timestamp;
+use tokio::time::interval;
+
+/// A relay with an upstream `a` that the test scripts, and a healthy one, `b`, that must not notice.
+async fn relay_with(lines: &[&str]) -> (Upstream, Upstream, Relay) {
+    let (a, b) = (Upstream::start().await, Upstream::start().await);
+    let plan = Plan::new(&[("a", a.dsn("key-a", 11)), ("b", b.dsn("key-b", 22))]);
+    let relay = lines.iter().fold(plan, |plan, line| plan.upstream("a", line)).start().await;
+    (a, b, relay)
+}
+
+/// Waits until so many were taken there.
+async fn takes(upstream: &Upstream, count: usize, within: Duration) {
+    eventually(&format!("{count} arrive"), within, async || {
+        let have = upstream.taken_count();
+        if have >= count { Ok(()) } else { Err(format!("{have} have arrived")) }
+    })
+    .await;
+}
+
+/// Waits until the status of an upstream is so.
+async fn shows(relay: &Relay, name: &str, what: &str, look: impl Fn(&Value) -> bool) {
+    eventually(what, SOON, async || {
+        let upstream = relay.upstream(name).await;
+        if look(&upstream) { Ok(()) } else { Err(format!("{upstream:#}\n{}", relay.log())) }
+    })
+    .await;
+}
+
+/// Everything was taken there exactly once.
+fn has_each_once(upstream: &Upstream, ids: &[String]) {
+    let (mut have, mut expected) = (upstream.taken_ids(), ids.to_vec());
+    have.sort();
+    expected.sort();
+    assert_eq!(have, expected);
+}
+
+fn dropped(samples: &Samples, upstream: &str, reason: &str) -> f64 {
+    samples.sum("switchyard_dropped_items_total", &[("upstream", upstream), ("reason", reason)])
+}
+
+/// The seconds until a limit of a category ends; `None` when there is none.
+fn limit_of(status: &Value, name: &str, category: &str) -> Option<f64> {
+    let upstream = status["upstreams"].as_array()?.iter().find(|upstream| upstream["name"] == name)?;
+    let limit = upstream["limits"].as_array()?.iter().find(|limit| limit["category"] == category)?;
+    let at = |value: &Value| serde_json::from_value::<Timestamp>(value.clone()).expect("a time");
+    Some(at(&limit["until"]).as_secs_f64() - at(&status["now"]).as_secs_f64())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_2xx_counts_as_delivered() {
+    let (a, b, relay) = relay_with(&[]).await;
+    a.then([200, 201, 202, 204].map(Reply::status));
+    let ids = relay.send_errors(4).await;
+    let samples = relay.balanced(SOON).await;
+    has_each_once(&a, &ids);
+    has_each_once(&b, &ids);
+    assert_eq!(samples.sum("switchyard_delivered_items_total", &[("upstream", "a"), ("category", "error")]), 4.0);
+    assert!(a.seen().iter().all(|seen| seen.path == "/api/11/envelope/"));
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_429_limits_as_long_as_its_headers_say_and_a_minute_without_any() {
+    let upstreams =
+        [Upstream::start().await, Upstream::start().await, Upstream::start().await, Upstream::start().await];
+    let [ok, named, seconds, bare] = &upstreams;
+    named.always(Reply::with_header(429, "x-sentry-rate-limits", "90:error;transaction:organization, 30:session:key"));
+    seconds.always(Reply::with_header(429, "retry-after", "40"));
+    bare.always(Reply::status(429));
+    let dsns = [("ok", ok), ("named", named), ("seconds", seconds), ("bare", bare)].map(|(n, u)| (n, u.dsn("key", 1)));
+    let plan = ["named", "seconds", "bare"]
+        .into_iter()
+        .fold(Plan::new(&dsns), |plan, name| plan.upstream(name, "on_rate_limit = \"drop\""));
+    let relay = plan.start().await;
+    relay.send_errors(3).await;
+    let samples = relay.balanced(SOON).await;
+    let status = relay.status().await;
+    for (name, category, expected) in [
+        ("named", "error", Some(90.0)),
+        ("named", "session", Some(30.0)),
+        ("named", "attachment", None),
+        ("seconds", "error", Some(40.0)),
+        ("seconds", "session", Some(40.0)),
+        ("bare", "error", Some(60.0)),
+        ("ok", "error", None),
+    ] {
+        let left = limit_of(&status, name, category);
+        let fits = match (left, expected) {
+            (Some(left), Some(expected)) => (expected - 9.0..=expected).contains(&left),
+            (left, expected) => left.is_none() && expected.is_none(),
+        };
+        assert!(fits, "{name}, {category}: {left:?} seconds left of {expected:?}");
+    }
+    for name in ["named", "seconds", "bare"] {
+        assert_eq!(dropped(&samples, name, "rate_limited"), 3.0, "{name}");
+        assert_eq!(relay.upstream(name).await["state"], "limited");
+    }
+    assert_eq!(ok.taken_count(), 3);
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstreams_429_never_reaches_a_client_while_another_takes_the_data() {
+    let (a, b, relay) = relay_with(&["on_rate_limit = \"drop\""]).await;
+    a.always(Reply::with_header(429, "x-sentry-rate-limits", "60:error:organization"));
+    for round in 0..5 {
+        let answer = relay.send(envelopes::error(&envelopes::new_id())).await;
+        assert_eq!(answer.status(), 200);
+        for name in ["x-sentry-rate-limits", "retry-after"] {
+            assert!(!answer.headers().contains_key(name), "{:?} in round {round}", answer.headers());
+        }
+        takes(&b, round + 1, SOON).await;
+    }
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_on_a_200_holds_its_category_back_and_nothing_else() {
+    let (a, b, relay) = relay_with(&[]).await;
+    a.then([Reply::with_header(200, "x-sentry-rate-limits", "3:transaction;span:organization")]);
+    relay.send_errors(1).await;
+    shows(&relay, "a", "the limit is known", |upstream| upstream["state"] == "limited").await;
+    let transaction = envelopes::new_id();
+    let answer = relay.send(envelopes::envelope(&transaction, "transaction", "{}")).await;
+    assert_eq!(answer.status(), 200);
+    let error = relay.send_errors(1).await.remove(0);
+    takes(&b, 3, SOON).await;
+    takes(&a, 3, SOON).await;
+    let taken = a.taken();
+    assert_eq!([taken[1].event_id(), taken[2].event_id()], [error, transaction], "the error did not wait");
+    let waited = taken[2].at - taken[0].at;
+    assert!(waited >= Duration::from_millis(2900), "after {waited:?}");
+    assert_eq!(a.seen().len(), 3, "nothing was tried in vain");
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_an_envelope_the_limited_items_wait_and_the_others_go() {
+    let (a, b, relay) = relay_with(&[]).await;
+    a.then([Reply::with_header(200, "x-sentry-rate-limits", "3:profile:organization")]);
+    relay.send_errors(1).await;
+    shows(&relay, "a", "the limit is known", |upstream| upstream["state"] == "limited").await;
+    let id = envelopes::new_id();
+    let envelope = envelopes::envelope(&id, "transaction", "{\"transaction\":\"t\"}");
+    relay.send(format!("{envelope}{{\"type\":\"profile\"}}\n{{\"samples\":[]}}\n")).await;
+    takes(&a, 3, SOON).await;
+    let taken = a.taken();
+    let has = |i: usize, kind: &str| String::from_utf8_lossy(taken[i].items()).contains(kind);
+    assert_eq!((has(1, "\"transaction\""), has(1, "\"profile\"")), (true, false), "first what is not limited");
+    assert_eq!((has(2, "\"transaction\""), has(2, "\"profile\"")), (false, true), "then the rest");
+    assert_eq!([taken[1].event_id(), taken[2].event_id()], [id.clone(), id]);
+    assert!(taken[2].at - taken[0].at >= Duration::from_millis(2900));
+    takes(&b, 2, SOON).await;
+    let samples = relay.balanced(SOON).await;
+    for category in ["transaction", "profile"] {
+        let labels = [("upstream", "a"), ("category", category)];
+        assert_eq!(samples.sum("switchyard_delivered_items_total", &labels), 1.0, "{category}");
+    }
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_held_back_by_a_limit_is_delivered_when_it_ends() {
+    let (a, _b, relay) = relay_with(&[]).await;
+    a.then([Reply::with_header(429, "retry-after", "1")]);
+    let ids = relay.send_errors(1).await;
+    shows(&relay, "a", "the limit is known", |upstream| upstream["state"] == "limited").await;
+    let more = relay.send_errors(4).await;
+    takes(&a, 5, SOON).await;
+    has_each_once(&a, &[ids, more].concat());
+    assert!(a.taken()[0].at - a.seen()[0].at >= Duration::from_millis(950));
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_5xx_or_a_408_an_envelope_is_sent_again() {
+    let (a, b, relay) = relay_with(&[]).await;
+    a.then([500, 408, 503].map(Reply::status));
+    let ids = relay.send_errors(6).await;
+    takes(&b, 6, SOON).await;
+    takes(&a, 6, SOON).await;
+    has_each_once(&a, &ids);
+    has_each_once(&b, &ids);
+    assert_eq!(a.seen().len(), 9, "once more each");
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_for_good_becomes_a_dead_letter_and_blocks_nothing() {
+    let (a, b, relay) = relay_with(&["max_in_flight = 1"]).await;
+    a.then([400, 413, 415, 422].map(Reply::status));
+    let ids = relay.send_errors(6).await;
+    let samples = relay.balanced(SOON).await;
+    has_each_once(&a, &ids[4..]);
+    has_each_once(&b, &ids);
+    assert_eq!(a.seen().len(), 6, "a refused one is not sent again");
+    assert_eq!(dropped(&samples, "a", "rejected"), 4.0);
+    assert_eq!(dropped(&samples, "b", "rejected"), 0.0);
+    assert_eq!(samples.sum("switchyard_dead_letters", &[("upstream", "a")]), 4.0);
+    assert_eq!(relay.upstream("a").await["dead_letters"], 4);
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_dsn_holds_its_project_back_and_is_said_loudly() {
+    let (a, b, relay) = relay_with(&["max_age = \"6s\""]).await;
+    a.always(Reply::Status(403, vec![], "event submission rejected with_reason: ProjectId".to_owned()));
+    relay.send_errors(1).await;
+    shows(&relay, "a", "it is shown", |upstream| upstream["state"] == "misconfigured").await;
+    relay.send_errors(20).await;
+    takes(&b, 21, SOON).await;
+    let upstream = relay.upstream("a").await;
+    assert_eq!(upstream["backlog"]["envelopes"], 21);
+    assert!(upstream["last_error"]["what"].as_str().is_some_and(|what| what.contains("403")), "{upstream:#}");
+    assert_eq!(a.seen().len(), 1, "not one refusal for each envelope");
+    let log = relay.log();
+    let line = log.lines().find(|line| line.contains("refuses the DSN")).expect("a line about it");
+    assert!(line.contains("ERROR") && line.contains("shop"), "{line}");
+    let samples = relay.balanced(SOON * 2).await;
+    assert_eq!(dropped(&samples, "a", "expired"), 21.0);
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poisonous_envelope_ends_as_a_dead_letter_and_never_blocks_the_others() {
+    let (a, b, relay) = relay_with(&[]).await;
+    a.when(|seen| seen.body.windows(6).any(|word| word == b"poison").then(|| Reply::status(500)));
+    let mut ids = relay.send_errors(1).await;
+    takes(&a, 1, SOON).await;
+    let id = envelopes::new_id();
+    let answer = relay.send(envelopes::envelope(&id, "event", "{\"message\":\"poison\"}")).await;
+    assert_eq!(answer.status(), 200);
+    let mut turns = interval(Duration::from_millis(200));
+    while relay.upstream("a").await["dead_letters"] == 0 {
+        turns.tick().await;
+        ids.extend(relay.send_errors(1).await);
+        takes(&a, ids.len(), Duration::from_secs(3)).await;
+        assert!(ids.len() < 300, "after a minute: {:#}", relay.upstream("a").await);
+    }
+    let samples = relay.balanced(SOON).await;
+    has_each_once(&a, &ids);
+    assert_eq!(b.taken_count(), ids.len() + 1);
+    assert_eq!(dropped(&samples, "a", "rejected"), 1.0);
+    assert!(relay.log().contains("poison"), "{}", relay.log());
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_says_duplicate_has_it() {
+    let (a, _b, relay) = relay_with(&["max_in_flight = 1"]).await;
+    let answer = |code, text: &str| Reply::Status(code, vec![], text.to_owned());
+    a.then([
+        answer(409, ""),
+        answer(403, "An event with the same ID already exists (abc)"),
+        answer(403, "{\"detail\":\"Duplicate event id\"}"),
+    ]);
+    relay.send_errors(3).await;
+    let samples = relay.balanced(SOON).await;
+    assert_eq!(samples.sum("switchyard_delivered_items_total", &[("upstream", "a"), ("category", "error")]), 3.0);
+    assert_eq!(a.seen().len(), 3);
+    assert_eq!(relay.upstream("a").await["dead_letters"], 0);
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_closes_without_an_answer_is_tried_again_at_once() {
+    let (a, _b, relay) = relay_with(&[]).await;
+    a.then([Reply::Ok, Reply::Close, Reply::Ok, Reply::Close]);
+    let mut ids = vec![];
+    for n in 1..=3 {
+        ids.extend(relay.send_errors(1).await);
+        takes(&a, n, Duration::from_secs(5)).await;
+    }
+    has_each_once(&a, &ids);
+    let seen = a.seen();
+    assert_eq!(seen.len(), 5);
+    let pause = seen[2].at - seen[1].at;
+    assert!(pause < Duration::from_millis(500), "after {pause:?}");
+    let samples = relay.balanced(SOON).await;
+    let failed = [("upstream", "a"), ("result", "failed")];
+    assert_eq!(samples.sum("switchyard_delivery_attempts_total", &failed), 0.0);
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_longer_than_max_age_expires() {
+    let (mut a, b, relay) = relay_with(&["max_age = \"1s\""]).await;
+    a.go_down().await;
+    let ids = relay.send_errors(12).await;
+    let samples = relay.balanced(SOON).await;
+    assert_eq!(dropped(&samples, "a", "expired"), 12.0);
+    has_each_once(&b, &ids);
+    a.come_back().await;
+    assert_eq!(a.taken_count(), 0);
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_an_outage_the_backlog_goes_out_in_order_and_slowly_at_first() {
+    let (a, b, relay) = relay_with(&[]).await;
+    a.always(Reply::status(503));
+    let ids = relay.send_errors(100).await;
+    takes(&b, 100, SOON).await;
+    shows(&relay, "a", "the outage is known", |upstream| upstream["state"] == "down").await;
+    a.always(Reply::Ok);
+    takes(&a, 100, Duration::from_secs(25)).await;
+    has_each_once(&a, &ids);
+    let taken = a.taken();
+    let early = taken.iter().filter(|seen| seen.at - taken[0].at < Duration::from_secs(1)).count();
+    assert!((10..=25).contains(&early), "{early} in the first second");
+    // Those that were tried in vain wait for their own time; up to eight may be under way at once and overtake each other.
+    let tried: BTreeSet<String> = a.seen().iter().filter(|seen| !seen.taken).map(Seen::event_id).collect();
+    let place = |seen: &Seen| ids.iter().position(|sent| *sent == seen.event_id()).expect("one that was sent");
+    let order: Vec<usize> = taken.iter().filter(|seen| !tried.contains(&seen.event_id())).map(place).collect();
+    let mut sorted = order.clone();
+    sorted.sort_unstable();
+    let farthest = order.iter().zip(&sorted).map(|(have, due)| have.abs_diff(*due)).max();
+    assert!(farthest <= Some(8), "{order:?}");
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_of_an_outage_and_the_last_before_a_stop_both_arrive() {
+    let (a, b, mut relay) = relay_with(&[]).await;
+    a.always(Reply::status(503));
+    let mut ids = relay.send_errors(1).await;
+    shows(&relay, "a", "the failure is known", |upstream| upstream["state"] == "failing").await;
+    ids.extend(relay.send_errors(30).await);
+    relay.stop().await;
+    a.always(Reply::Ok);
+    relay.launch();
+    relay.await_ready().await;
+    takes(&a, 31, Duration::from_secs(20)).await;
+    has_each_once(&a, &ids);
+    has_each_once(&b, &ids);
+    relay.finish().await;
+}
+
+/// Sends one error with these headers through a relay and returns what the upstream got.
+async fn forwarded(server: &str, headers: &[(&str, &str)]) -> http::HeaderMap {
+    let a = Upstream::start().await;
+    let relay = Plan::new(&[("a", a.dsn("key-a", 11))]).server(server).start().await;
+    let path = format!("/api/1/envelope/?sentry_key={}&sentry_client=sentry.test%2F1", envelopes::KEY);
+    let request = relay.post(&path, envelopes::error(&envelopes::new_id()));
+    let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    assert_eq!(request.send().await.expect("an answer").status(), 200);
+    takes(&a, 1, SOON).await;
+    relay.finish().await;
+    a.taken().remove(0).headers
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upstreams_learn_the_clients_address_and_name_and_nothing_else_of_it() {
+    let sent = [
+        ("x-forwarded-for", "203.0.113.7"),
+        ("user-agent", "sentry.test/1"),
+        ("origin", "https://shop.example"),
+        ("cookie", "session=secret"),
+        ("authorization", "Bearer secret"),
+        ("x-anything", "else"),
+    ];
+    for (server, chain) in [("trusted_proxies = [\"127.0.0.1\"]", "203.0.113.7, 127.0.0.1"), ("", "127.0.0.1")] {
+        let got = forwarded(server, &sent).await;
+        assert_eq!(got["x-forwarded-for"], chain);
+        assert_eq!(got["x-sentry-forwarded-for"], chain, "Sentry's edge overwrites the other");
+        assert_eq!(got["user-agent"], "sentry.test/1");
+        assert_eq!(got["origin"], "https://shop.example");
+        assert_eq!(got["content-type"], "application/x-sentry-envelope");
+        assert!(got.contains_key("content-length"));
+        let auth = "Sentry sentry_version=7, sentry_client=sentry.test/1, sentry_key=key-a";
+        assert_eq!(got["x-sentry-auth"], auth, "one form of authentication");
+        for name in ["cookie", "authorization", "x-anything"] {
+            assert!(!got.contains_key(name), "{got:?}");
+        }
+    }
+}

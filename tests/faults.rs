@@ -1,0 +1,138 @@
+//! One upstream misbehaves, and nobody else notices: not the client, not the other upstream. Everything arrives when it is over.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use support::eventually::eventually;
+use support::fault_proxy::{Fault, FaultProxy};
+use support::load::{Load, Sendings, Style};
+use support::relay::{Plan, Relay, SOON};
+use support::upstream::{Reply, Upstream};
+use tokio::sync::{Mutex, MutexGuard};
+
+/// Answer times are compared here: one test at a time.
+static ALONE: Mutex<()> = Mutex::const_new(());
+
+/// A relay with a healthy upstream and one behind a proxy, and all of it alone on the machine as far as this file goes.
+struct Scene {
+    healthy: Upstream,
+    troubled: Upstream,
+    proxy: FaultProxy,
+    relay: Relay,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Scene {
+    async fn set() -> Self {
+        let alone = ALONE.lock().await;
+        let (healthy, troubled) = (Upstream::start().await, Upstream::start().await);
+        let proxy = FaultProxy::start(&troubled.address()).await;
+        let plan = Plan::new(&[("troubled", proxy.dsn("key-t", 22)), ("healthy", healthy.dsn("key-h", 11))]);
+        let relay = plan.upstream("troubled", "timeout = \"1s\"").start().await;
+        Self { healthy, troubled, proxy, relay, _alone: alone }
+    }
+
+    /// Sends `count` errors from a few services.
+    async fn send(&self, count: u64) -> Sendings {
+        let style = Style { senders: 4, pace: Some(Duration::from_millis(20)), keep_alive: true };
+        let mut load = Load::start(&self.relay.address(), style);
+        load.more(count).await;
+        let sent = load.stop().await;
+        assert_eq!(sent.failures().len(), 0, "{:?}", sent.failures());
+        sent
+    }
+
+    /// Everything that was sent is at the healthy upstream, soon and once.
+    async fn healthy_has(&self, sent: &Sendings) {
+        let ids = sent.accepted();
+        eventually("the healthy upstream has everything", Duration::from_secs(3), async || {
+            let have: BTreeSet<String> = self.healthy.taken_ids().into_iter().collect();
+            let missing = ids.difference(&have).count();
+            if missing == 0 { Ok(()) } else { Err(format!("{missing} of {} are missing", ids.len())) }
+        })
+        .await;
+        let all = self.healthy.taken_ids();
+        assert_eq!(all.len(), all.iter().collect::<BTreeSet<_>>().len(), "nothing is doubled");
+    }
+
+    /// The same load without and with a fault: answers are as quick, the other upstream gets everything at once, and the
+    /// troubled one when it is over.
+    async fn stays_unmoved_by(self, fault: Fault) {
+        let before = self.send(120).await;
+        self.healthy_has(&before).await;
+        self.proxy.set(fault);
+        let during = self.send(160).await;
+        self.healthy_has(&during).await;
+        let (p99_before, p99_during) = (before.p99(), during.p99());
+        println!("{fault:?}: p99 of the answers {p99_before:?} before, {p99_during:?} during");
+        assert!(p99_during <= 3 * p99_before + Duration::from_millis(20), "{p99_before:?}, then {p99_during:?}");
+        self.proxy.set(Fault::Pass);
+        self.recovers(&[before, during]).await;
+    }
+
+    async fn recovers(self, sent: &[Sendings]) {
+        self.relay.balanced(Duration::from_secs(25)).await;
+        let expected: BTreeSet<String> = sent.iter().flat_map(Sendings::accepted).collect();
+        let have: BTreeSet<String> = self.troubled.taken_ids().into_iter().collect();
+        assert_eq!(have, expected, "all of it and nothing else");
+        self.relay.finish().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_never_answers_is_felt_by_nobody_else() {
+    Scene::set().await.stays_unmoved_by(Fault::BlackHole).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_resets_every_connection_is_felt_by_nobody_else() {
+    Scene::set().await.stays_unmoved_by(Fault::Reset).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_answers_a_byte_at_a_time_is_felt_by_nobody_else() {
+    Scene::set().await.stays_unmoved_by(Fault::Drip(Duration::from_millis(100))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_answers_late_is_felt_by_nobody_else() {
+    Scene::set().await.stays_unmoved_by(Fault::Delay(Duration::from_millis(400))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_break_off_or_make_no_sense_are_tried_again() {
+    let scene = Scene::set().await;
+    let mut sent = vec![];
+    for fault in [Fault::Garbage, Fault::CutAfter(9), Fault::HalfClose] {
+        scene.proxy.set(fault);
+        sent.push(scene.send(5).await);
+        scene.healthy_has(&sent[sent.len() - 1]).await;
+        eventually(&format!("{fault:?} is noticed"), SOON, async || {
+            let upstream = scene.relay.upstream("troubled").await;
+            if upstream["state"] == "up" { Err(format!("{upstream:#}")) } else { Ok(()) }
+        })
+        .await;
+        scene.proxy.set(Fault::Pass);
+        scene.relay.balanced(Duration::from_secs(25)).await;
+    }
+    scene.recovers(&sent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_only_fails_is_felt_by_nobody_else() {
+    let scene = Scene::set().await;
+    let before = scene.send(120).await;
+    let mut all = vec![before];
+    for reply in [Reply::status(500), Reply::with_header(429, "retry-after", "1")] {
+        scene.troubled.always(reply);
+        let during = scene.send(120).await;
+        scene.healthy_has(&during).await;
+        let (p99_before, p99_during) = (all[0].p99(), during.p99());
+        assert!(p99_during <= 3 * p99_before + Duration::from_millis(20), "{p99_before:?}, then {p99_during:?}");
+        all.push(during);
+    }
+    scene.troubled.always(Reply::Ok);
+    scene.recovers(&all).await;
+}

@@ -1,0 +1,312 @@
+//! What upstreams receive, byte for byte: every recorded envelope of every SDK, and some that no SDK sends.
+//!
+//! Rule: what is expected is made from the recorded bytes by plain replacement of text, not by the project's own code.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use support::envelopes::{self, KEY, Recorded, new_id};
+use support::eventually::eventually;
+use support::relay::{Plan, Relay, SOON};
+use support::upstream::{Seen, Upstream};
+use support::wire::{chunked, exchange, post};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::time::Instant;
+
+/// An upstream, what its DSN says, and what follows for requests to it.
+struct Tracker {
+    upstream: Upstream,
+    key: &'static str,
+    dsn: String,
+    path: &'static str,
+}
+
+impl Tracker {
+    /// As Sentry's DSNs are.
+    async fn plain() -> Self {
+        let upstream = Upstream::start().await;
+        let key = "0f1e2d3c4b5a69788796a5b4c3d2e1f0";
+        Self { dsn: upstream.dsn(key, 11), upstream, key, path: "/api/11/envelope/" }
+    }
+
+    /// A key that is not hex, and a path before the project.
+    async fn odd() -> Self {
+        let upstream = Upstream::start().await;
+        let key = "Any-Key_of-ours";
+        let dsn = format!("http://{key}@{}/errors/here/42", upstream.address());
+        Self { dsn, upstream, key, path: "/errors/here/api/42/envelope/" }
+    }
+
+    /// What must arrive here of an envelope that was sent with this DSN and its key.
+    fn expects(&self, sent: &[u8], dsn: &str, key: &str) -> Vec<u8> {
+        let end = sent.iter().position(|b| *b == b'\n').unwrap_or(sent.len());
+        let line = std::str::from_utf8(&sent[..end]).expect("a header line in UTF-8");
+        let line = line.replace(dsn, &self.dsn).replace(key, self.key);
+        [line.as_bytes(), &sent[end..]].concat()
+    }
+
+    /// Checks everything but the body: where to, who for, and nothing that is not meant for it.
+    fn assert_addressed(&self, seen: &Seen, client: &str, what: &str) {
+        assert_eq!((seen.path.as_str(), &seen.query), (self.path, &None), "{what}");
+        let header = |name: &str| {
+            let mut values = seen.headers.get_all(name).iter().map(|value| value.to_str().expect("ASCII"));
+            let first = values.next();
+            assert!(values.next().is_none(), "{what}: {name} twice");
+            first.unwrap_or_default().to_owned()
+        };
+        assert_eq!(header("host"), self.upstream.address().to_string(), "{what}");
+        let auth = format!("Sentry sentry_version=7, sentry_client={client}, sentry_key={}", self.key);
+        assert_eq!(header("x-sentry-auth"), auth, "{what}");
+        assert_eq!(header("content-type"), "application/x-sentry-envelope", "{what}");
+        assert_eq!(header("content-length"), seen.body.len().to_string(), "{what}");
+        assert_eq!(header("x-forwarded-for"), header("x-sentry-forwarded-for"), "{what}");
+        let allowed = BTreeSet::from([
+            "host",
+            "x-sentry-auth",
+            "content-type",
+            "content-length",
+            "x-forwarded-for",
+            "x-sentry-forwarded-for",
+            "user-agent",
+            "origin",
+        ]);
+        let extra: Vec<_> = seen.headers.keys().filter(|name| !allowed.contains(name.as_str())).collect();
+        assert!(extra.is_empty(), "{what}: {extra:?}");
+    }
+}
+
+/// Sends a recorded request as it was sent then: its headers, its encoding, in chunks if it came so.
+async fn replay(relay: &Relay, recorded: &Recorded) {
+    let headers: Vec<(&str, &str)> = recorded.sent_headers().collect();
+    // A tunnel has a path of its own choice; what is sent there looks the same.
+    let path = if recorded.path == "/tunnel" { "/api/1/envelope/" } else { &recorded.path };
+    let path = if recorded.query.is_empty() { path.to_owned() } else { format!("{path}?{}", recorded.query) };
+    let in_chunks = recorded.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("transfer-encoding"));
+    let request =
+        if in_chunks { chunked(&path, &headers, &recorded.body, 4096) } else { post(&path, &headers, &recorded.body) };
+    let answer = exchange(&relay.address(), &request).await;
+    assert_eq!(answer.status, 200, "{}: {answer:?}", recorded.name);
+    assert_eq!(answer.json()["id"].as_str(), recorded.event_id.as_deref(), "{}", recorded.name);
+}
+
+fn user_agent(recorded: &Recorded) -> Option<&str> {
+    recorded.sent_headers().find(|(name, _)| name.eq_ignore_ascii_case("user-agent")).map(|(_, value)| value)
+}
+
+/// The name that the SDK gave itself, wherever it said it.
+fn client(recorded: &Recorded) -> String {
+    let auth = recorded.sent_headers().find(|(name, _)| name.eq_ignore_ascii_case("x-sentry-auth"));
+    let said = auth.map_or(recorded.query.clone(), |(_, value)| value.to_owned());
+    let name = said.split([',', '&', ' ']).find_map(|pair| pair.trim().strip_prefix("sentry_client="));
+    name.map_or(concat!("switchyard/", env!("CARGO_PKG_VERSION")).to_owned(), |name| name.replace("%2F", "/"))
+}
+
+/// The DSN in a recorded header line; what was recorded without one is given one that nothing contains.
+fn recorded_dsn(body: &[u8]) -> String {
+    let line = body.split(|b| *b == b'\n').next().unwrap_or_default();
+    let header: serde_json::Value = serde_json::from_slice(line).expect("a header");
+    header["dsn"].as_str().unwrap_or("no dsn at all").to_owned()
+}
+
+async fn has_taken(tracker: &Tracker, count: usize) -> Seen {
+    eventually("it has arrived", SOON, async || match tracker.upstream.taken() {
+        taken if taken.len() == count => Ok(taken.last().expect("at least one").clone()),
+        taken => Err(format!("{} of {count}", taken.len())),
+    })
+    .await
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[tokio::test]
+async fn every_recorded_envelope_reaches_every_upstream_byte_for_byte() {
+    let trackers = [Tracker::plain().await, Tracker::odd().await];
+    let dsns = [("plain", trackers[0].dsn.clone()), ("odd", trackers[1].dsn.clone())];
+    let relay = Plan::new(&dsns).key(Recorded::KEY).start().await;
+    for (n, recorded) in Recorded::all().iter().enumerate() {
+        replay(&relay, recorded).await;
+        let sent = recorded.decoded();
+        for tracker in &trackers {
+            let seen = has_taken(tracker, n + 1).await;
+            let what = format!("{} at {}", recorded.name, tracker.path);
+            let expected = tracker.expects(&sent, &recorded_dsn(&sent), Recorded::KEY);
+            assert!(seen.body == expected, "{what}:\n{}\n{}", text(&seen.body), text(&expected));
+            tracker.assert_addressed(&seen, &client(recorded), &what);
+            let agent = seen.headers.get("user-agent").map(|value| value.to_str().expect("ASCII"));
+            assert_eq!(agent, user_agent(recorded), "{what}");
+            assert_eq!(seen.headers["x-forwarded-for"], "127.0.0.1", "{what}");
+        }
+    }
+    // And each item counts as what it is.
+    let samples = relay.balanced(SOON).await;
+    let all = Recorded::all();
+    let categories: BTreeSet<&str> = all.iter().flat_map(|one| one.items.iter().map(|(_, c)| c.as_str())).collect();
+    for category in categories.into_iter().filter(|category| !category.is_empty()) {
+        let accepted = samples.sum("switchyard_accepted_items_total", &[("category", category)]);
+        let items = all.iter().flat_map(|one| &one.items).filter(|(_, own)| own == category).count();
+        assert!(accepted >= items as f64, "{category}: {accepted} accepted of {items} items");
+    }
+    relay.finish().await;
+}
+
+/// What no SDK sends, but somebody might. `<DSN>` and `<KEY>` stand for those of whoever is spoken to.
+const HANDMADE: [&str; 16] = [
+    "{\"event_id\":\"<ID>\",\"dsn\":\"<DSN>\"}\n{\"type\":\"event\",\"length\":2}\n{}\n",
+    "{ \"dsn\" : \"<DSN>\" , \"event_id\" : \"<ID>\" , \"n\" : 1.50E+3, \"big\": 123456789012345678901234567890 }\n{\"type\":\"event\"}\n{\"n\":1.0e-7}",
+    "{\"trace\":{\"public_key\":\"<KEY>\",\"sample_rate\":\"0.10\"},\"event_id\":\"<ID>\",\"dsn\":\"<DSN>\"}\n{\"type\":\"transaction\"}\n{}",
+    "{\"event_id\":\"<ID>\",\"trace\":{\"public_key\":null},\"sent_at\":null,\"dsn\":null}\n{\"type\":\"event\"}\n{}",
+    "{\"event_id\":\"<ID>\",\"trace\":[],\"sdk\":{\"dsn\":\"http://kept@h/9\"},\"x\":\"\\u00e9\\n\",\"\u{e9}\":\"\u{1f980}\"}\n{\"type\":\"event\"}\n{}",
+    "{\"event_id\":\"<ID>\",\"sent_at\":\"2026-11-23T10:00:00.100Z\",\"x\":1,\"x\":2}\n{\"type\":\"event\"}\n{}",
+    "{\"event_id\":\"<ID>\"}\r\n{\"type\":\"event\"}\r\n{\"a\":1}\r\n{\"type\":\"session\"}\r\n{\"b\":2}\r\n",
+    "{\"event_id\":\"<ID>\"}\n{\"type\":\"attachment\",\"length\":9,\"filename\":\"\u{e9}\"}\n\0\n\r\n{}\n\0\n\n{\"type\":\"event\",\"length\":2}\n{}",
+    "{\"event_id\":\"<ID>\"}\n{\"type\":\"x_never\",\"length\":4,\"x\":{\"deep\":[1.0,2e0]}}\n\u{1}\u{2}\u{3}\u{4}\n{\"type\":\"event\"}\n{}\n",
+    "{\"event_id\":\"<ID>\"}\n{\"type\":\"attachment\",\"length\":0}\n\n{\"type\":\"event\",\"length\":2}\n{}\n{\"type\":\"attachment\",\"length\":0}\n",
+    "{\"event_id\":\"<ID>\"}\n{\"type\":\"attachment\",\"length\":0}\n",
+    "{\"event_id\":\"<ID>\"}\n\n\n{\"type\":\"event\"}\n{}\n\n\n",
+    "{\"x\":\"<ID>\"}\n{\"length\":2,\"type\":\"client_report\"}\n{}",
+    "{\"event_id\":\"<ID>\"}\n{\"type\":\"event\"}\n{\"dsn\":\"http://kept@h/1\",\"public_key\":\"kept\",\"sent_at\":\"kept\"}",
+    "{\"x\":\"<ID>\",\"dsn\":\"<DSN>\",\"trace\":{\"x\":{\"public_key\":\"kept\"},\"public_key\":\"<KEY>\"}}\n{\"type\":\"profile_chunk_ui\",\"platform\":\"cocoa\"}\n{}\n",
+    "{\"event_id\":\"<ID>\"}\n{\"type\":\"event\"}\nno JSON at all",
+];
+
+#[tokio::test]
+async fn whatever_is_an_envelope_arrives_as_it_was_sent() {
+    let trackers = [Tracker::plain().await, Tracker::odd().await];
+    let dsns = [("plain", trackers[0].dsn.clone()), ("odd", trackers[1].dsn.clone())];
+    let relay = Plan::new(&dsns).start().await;
+    for (n, template) in HANDMADE.iter().enumerate() {
+        let template = template.replace("<ID>", &new_id());
+        let fill = |dsn: &str, key: &str| template.replace("<DSN>", dsn).replace("<KEY>", key);
+        let answer = relay.send(fill(&relay.dsn(), KEY)).await;
+        assert_eq!(answer.status(), 200, "{template} {:?}", answer.text().await);
+        for tracker in &trackers {
+            let seen = has_taken(tracker, n + 1).await;
+            assert_eq!(text(&seen.body), fill(&tracker.dsn, tracker.key));
+        }
+    }
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn an_upstream_is_told_of_the_client_what_it_needs_and_nothing_else() {
+    for (trusted, chain) in [("[]", "127.0.0.1"), ("[\"127.0.0.1\"]", "203.0.113.7, 10.1.2.3, 127.0.0.1")] {
+        let tracker = Tracker::odd().await;
+        let plan = Plan::new(&[("odd", tracker.dsn.clone())]).server(&format!("trusted_proxies = {trusted}"));
+        let relay = plan.start().await;
+        let auth = format!("Sentry sentry_key={KEY}, sentry_client=shop.web/1.2.3, sentry_version=6, sentry_secret=s");
+        let headers = [
+            ("X-Sentry-Auth", auth.as_str()),
+            ("Authorization", "Bearer of-a-proxy"),
+            ("Origin", "https://shop.example"),
+            ("User-Agent", "Mozilla/5.0 (of a person)"),
+            ("Cookie", "session=private"),
+            ("Referer", "https://shop.example/cart"),
+            ("X-Forwarded-For", "203.0.113.7, 10.1.2.3"),
+            ("X-Real-IP", "203.0.113.7"),
+            ("Accept", "*/*"),
+            ("Content-Type", "text/plain"),
+            ("X-Whatever", "x"),
+        ];
+        let request = post("/api/1/envelope/", &headers, envelopes::error(&new_id()).as_bytes());
+        assert_eq!(exchange(&relay.address(), &request).await.status, 200);
+        let seen = has_taken(&tracker, 1).await;
+        tracker.assert_addressed(&seen, "shop.web/1.2.3", trusted);
+        assert_eq!(seen.headers["origin"], "https://shop.example");
+        assert_eq!(seen.headers["user-agent"], "Mozilla/5.0 (of a person)");
+        assert_eq!(seen.headers["x-forwarded-for"], chain);
+        // Without a name of its own, ours; a name that is no name is not sent on.
+        for (n, auth) in ["", ", sentry_client=", ", sentry_client=a\u{7f}b"].into_iter().enumerate() {
+            let auth = format!("Sentry sentry_key={KEY}{auth}");
+            let request = post("/api/1/envelope/", &[("x-sentry-auth", &auth)], envelopes::error(&new_id()).as_bytes());
+            let answer = exchange(&relay.address(), &request).await;
+            if answer.status == 200 {
+                let seen = has_taken(&tracker, n + 2).await;
+                tracker.assert_addressed(&seen, concat!("switchyard/", env!("CARGO_PKG_VERSION")), &auth);
+            } else {
+                assert!(auth.contains('\u{7f}') && answer.status < 500, "{answer:?}");
+            }
+        }
+        relay.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_held_differs_only_in_sent_at_which_is_later_by_the_time_it_was_held() {
+    let mut tracker = Tracker::odd().await;
+    let relay = Plan::new(&[("odd", tracker.dsn.clone())]).key(Recorded::KEY).start().await;
+    tracker.upstream.go_down().await;
+    let all = Recorded::all();
+    let mut sent = Vec::new();
+    for recorded in &all {
+        let began = Instant::now();
+        replay(&relay, recorded).await;
+        sent.push((began, Instant::now()));
+    }
+    let last = sent.last().expect("many").1;
+    eventually("all were held for a while", SOON, async || match last.elapsed() > Duration::from_millis(1500) {
+        true => Ok(()),
+        false => Err(format!("{:?}", last.elapsed())),
+    })
+    .await;
+    let back = Instant::now();
+    tracker.upstream.come_back().await;
+    relay.balanced(SOON * 3).await;
+    let taken = tracker.upstream.taken();
+    assert_eq!(taken.len(), all.len());
+    let mut moved = 0;
+    for (recorded, (began, ended)) in all.iter().zip(sent) {
+        let body = recorded.decoded();
+        let expected = tracker.expects(&body, &recorded_dsn(&body), Recorded::KEY);
+        let end = expected.iter().position(|b| *b == b'\n').expect("items");
+        let same = |seen: &&Seen| seen.items() == &expected[end + 1..];
+        let seen = taken.iter().find(same).unwrap_or_else(|| panic!("{} has not arrived", recorded.name));
+        tracker.assert_addressed(seen, &client(recorded), &recorded.name);
+        let expected: serde_json::Value = serde_json::from_slice(&expected[..end]).expect("a header");
+        let line = text(&seen.body[..seen.body.len() - seen.items().len() - 1]);
+        let Some(before) = expected["sent_at"].as_str() else {
+            assert_eq!(line, text(&tracker.expects(&body, &recorded_dsn(&body), Recorded::KEY)[..end]));
+            continue;
+        };
+        let after = seen.header()["sent_at"].as_str().expect("still there").to_owned();
+        assert_eq!(
+            line.replace(&after, before),
+            text(&tracker.expects(&body, &recorded_dsn(&body), Recorded::KEY)[..end])
+        );
+        assert_eq!(after.len(), before.len(), "spelled as it was: {after}");
+        let at = |text: &str| OffsetDateTime::parse(text, &Rfc3339).expect("a date");
+        let dwell = Duration::try_from(at(&after) - at(before)).expect("later, not earlier");
+        let tolerance = Duration::from_millis(20);
+        assert!(dwell + tolerance >= back - ended, "{}: {dwell:?}", recorded.name);
+        assert!(dwell <= began.elapsed() + tolerance, "{}: {dwell:?}", recorded.name);
+        moved += 1;
+    }
+    assert!(moved > 20, "{moved}");
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn localhost_is_found_in_whichever_family_the_upstream_listens() {
+    let addresses: [IpAddr; 2] = [Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()];
+    let six = Upstream::start_on(addresses[0]).await;
+    let four = Upstream::start_on(addresses[1]).await;
+    let dsn = |upstream: &Upstream| format!("http://k@localhost:{}/prefix/5", upstream.address().port());
+    let relay = Plan::new(&[("six", dsn(&six)), ("four", dsn(&four))]).start().await;
+    let ids = relay.send_errors(3).await;
+    relay.balanced(SOON).await;
+    for upstream in [&six, &four] {
+        let (mut taken, mut sent) = (upstream.taken_ids(), ids.clone());
+        taken.sort();
+        sent.sort();
+        assert_eq!(taken, sent);
+        let seen = &upstream.taken()[0];
+        assert_eq!(seen.path, "/prefix/api/5/envelope/");
+        assert_eq!(seen.headers["host"], format!("localhost:{}", upstream.address().port()).as_str());
+    }
+    relay.finish().await;
+}

@@ -1,0 +1,173 @@
+//! Who is let in, in which form, and what the others are told.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use crate::support::envelopes::{self, KEY, new_id};
+use crate::support::eventually::eventually;
+use crate::support::relay::{Relay, SOON};
+use crate::support::upstream::Upstream;
+use crate::support::wire::{Answer, exchange, post};
+use crate::{front_of, refused};
+
+/// As GlitchTip prints its keys.
+const UUID: &str = "9EC79C33-EC99-42AB-8353-589FCB2E04DC";
+const TOKEN: &str = "any-Token_3";
+
+/// One request: what is special about it, its path and query, its headers, its envelope's header.
+struct Request {
+    path: String,
+    headers: Vec<(&'static str, String)>,
+    dsn: Option<String>,
+}
+
+impl Request {
+    fn to(path: impl Into<String>) -> Self {
+        Self { path: path.into(), headers: vec![], dsn: None }
+    }
+
+    fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    fn dsn(mut self, dsn: impl Into<String>) -> Self {
+        self.dsn = Some(dsn.into());
+        self
+    }
+
+    /// Sends it with a new event; returns that event's id too.
+    async fn send(&self, relay: &Relay) -> (String, Answer) {
+        let id = new_id();
+        let mut body = envelopes::error(&id);
+        if let Some(dsn) = &self.dsn {
+            body = body.replacen('}', &format!(",\"dsn\":\"{dsn}\"}}"), 1);
+        }
+        let headers: Vec<(&str, &str)> = self.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let answer = exchange(&relay.address(), &post(&self.path, &headers, body.as_bytes())).await;
+        (id, answer)
+    }
+}
+
+/// A relay with three projects: 1 with a key of 32 hex digits, 2 with a UUID, 3 with any token.
+async fn three_projects() -> (Relay, Upstream) {
+    front_of(|plan| {
+        let project = |id: u8, key: &str| {
+            let dsn = plan.dsn_of("tracker");
+            format!(
+                "[[projects]]\nname = \"project-{id}\"\nid = \"{id}\"\npublic_key = \"{key}\"\n\
+                 [projects.upstreams]\ntracker = \"{dsn}\"\n"
+            )
+        };
+        let (two, three) = (project(2, UUID), project(3, TOKEN));
+        plan.more(&two).more(&three)
+    })
+    .await
+}
+
+fn basic(user: &str) -> String {
+    format!("Basic {}", BASE64.encode(user))
+}
+
+#[tokio::test]
+async fn every_form_of_authentication_lets_in() {
+    let (relay, upstream) = three_projects().await;
+    let envelope = "/api/1/envelope/";
+    let uuid = UUID.to_lowercase();
+    let accepted = [
+        Request::to(envelope).with("X-Sentry-Auth", format!("Sentry sentry_version=7, sentry_key={KEY}")),
+        Request::to(envelope).with("x-sentry-auth", format!("sentry sentry_key={KEY},sentry_client=raven-go/1.0")),
+        Request::to(envelope).with("X-SENTRY-AUTH", format!("SENTRY sentry_key={KEY}, sentry_secret=ignored")),
+        Request::to(envelope).with("Authorization", format!("Sentry sentry_key={KEY}, sentry_version=2.0")),
+        Request::to(envelope).with("Authorization", basic(KEY)),
+        Request::to(envelope).with("Authorization", basic(&format!("{KEY}:secret"))),
+        Request::to(format!("{envelope}?sentry_key={KEY}")),
+        Request::to(format!("{envelope}?sentry_version=7&sentry_key={KEY}&sentry_client=a%2F1&sentry_secret=ignored")),
+        // The Authorization of a proxy in front of us is none of ours.
+        Request::to(format!("{envelope}?sentry_key={KEY}")).with("Authorization", "Bearer of-a-proxy"),
+        // A browser's tunnel: only the envelope says for whom it is.
+        Request::to(envelope).dsn(relay.dsn()),
+        Request::to(envelope).dsn(format!("https://{KEY}@elsewhere.example/1")),
+        Request::to(format!("{envelope}?sentry_key={KEY}")).dsn(relay.dsn()),
+        // UUIDs compare without hyphens and case, other tokens as they are.
+        Request::to(format!("/api/2/envelope/?sentry_key={UUID}")),
+        Request::to(format!("/api/2/envelope/?sentry_key={}", uuid.replace('-', ""))),
+        Request::to("/api/2/envelope/").dsn(format!("http://{uuid}@h/2")),
+        Request::to(format!("/api/3/envelope/?sentry_key={TOKEN}")),
+    ];
+    let mut sent = Vec::new();
+    for request in &accepted {
+        let (id, answer) = request.send(&relay).await;
+        assert_eq!(answer.status, 200, "{} {:?} {answer:?}", request.path, request.headers);
+        assert_eq!(answer.json(), serde_json::json!({ "id": id }));
+        sent.push(id);
+    }
+    sent.sort();
+    eventually("all have arrived", SOON, async || {
+        let mut taken = upstream.taken_ids();
+        taken.sort();
+        if taken == sent { Ok(()) } else { Err(format!("{} of {}", taken.len(), sent.len())) }
+    })
+    .await;
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn whoever_is_not_let_in_is_told_why_and_is_counted() {
+    let (relay, upstream) = three_projects().await;
+    let envelope = "/api/1/envelope/";
+    let query = format!("{envelope}?sentry_key={KEY}");
+    let auth = format!("Sentry sentry_key={KEY}");
+    let unauthenticated = [
+        (Request::to(query.clone()).with("X-Sentry-Auth", auth.clone()), "multiple"),
+        (Request::to(envelope).with("X-Sentry-Auth", auth.clone()).with("Authorization", auth.clone()), "multiple"),
+        (Request::to(query.clone()).with("Authorization", basic(TOKEN)), "multiple"),
+        (Request::to(envelope), "missing authentication"),
+        (Request::to(envelope).with("X-Sentry-Auth", "Sentry sentry_version=7"), "sentry_key"),
+        (Request::to(envelope).with("X-Sentry-Auth", "nonsense"), "bad sentry authentication"),
+        (Request::to(format!("{envelope}?sentry_key=")), "sentry_key"),
+    ];
+    let unknown = [
+        (Request::to(format!("{envelope}?sentry_key={}", new_id())), "known project"),
+        (Request::to(format!("{envelope}?sentry_key={TOKEN}")), "known project"),
+        (Request::to(format!("/api/99/envelope/?sentry_key={KEY}")), "known project"),
+        (Request::to(format!("/api/3/envelope/?sentry_key={}", TOKEN.to_lowercase())), "known project"),
+        (Request::to(format!("{envelope}?sentry_key=a%0d%0ab")), "characters"),
+        (Request::to(envelope).dsn("http://unknown@h/1"), "known project"),
+    ];
+    let mismatch = [
+        (Request::to(query.clone()).dsn(format!("http://{KEY}@h/2")), "project id"),
+        (Request::to(query.clone()).dsn(format!("http://{TOKEN}@h/1")), "public key"),
+        (Request::to(envelope).dsn(format!("http://{TOKEN}@h/3")), "project id"),
+    ];
+    let malformed = [
+        (Request::to(query.clone()).dsn("not a dsn"), "dsn"),
+        (Request::to(format!("{query}&sentry_version=8")), "version"),
+        (Request::to(envelope).with("X-Sentry-Auth", format!("{auth}, sentry_version=8")), "version"),
+        (Request::to(format!("/api/abc/envelope/?sentry_key={KEY}")), "not a number"),
+        (Request::to(format!("/api/1a/envelope/?sentry_key={KEY}")), "not a number"),
+        (Request::to(format!("/api/-1/envelope/?sentry_key={KEY}")), "not a number"),
+        (Request::to(format!("/api/%ff/envelope/?sentry_key={KEY}")), "not a number"),
+    ];
+    type Group<'a> = (&'a str, u16, &'a [(Request, &'a str)]);
+    let groups: [Group<'_>; 4] = [
+        ("unauthenticated", 401, &unauthenticated),
+        ("unknown_project", 403, &unknown),
+        ("mismatch", 400, &mismatch),
+        ("malformed", 400, &malformed),
+    ];
+    for (reason, status, requests) in groups {
+        for (request, words) in requests {
+            let (_, answer) = request.send(&relay).await;
+            let what = format!("{reason}: {} {:?} {:?}: {answer:?}", request.path, request.headers, request.dsn);
+            assert_eq!(answer.status, status, "{what}");
+            assert!(answer.detail().contains(words), "{what}");
+            assert_eq!(answer.header("x-sentry-error"), answer.detail(), "{what}");
+        }
+        assert_eq!(refused(&relay, reason).await, requests.len() as f64, "{reason}");
+        let lines = relay.log().matches(&format!("reason=\"{reason}\"")).count();
+        assert_eq!(lines, 1, "one line for many refusals of one kind: {}", relay.log());
+    }
+    assert_eq!(upstream.seen().len(), 0);
+    relay.finish().await;
+}

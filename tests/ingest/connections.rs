@@ -1,0 +1,102 @@
+//! Connections: kept, pipelined, of either version of HTTP, and never reset.
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+
+use crate::support::envelopes::{self, KEY, new_id};
+use crate::support::relay::SOON;
+use crate::support::wire::{Wire, chunked, exchange, head, post};
+use crate::{front, keyed};
+
+#[tokio::test]
+async fn a_connection_is_kept_and_may_be_pipelined() {
+    let (relay, upstream) = front().await;
+    let path = keyed("/api/1/envelope/");
+    let mut wire = Wire::connect(&relay.address()).await;
+    let ids: Vec<String> = (0..6).map(|_| new_id()).collect();
+    let request = |id: &String| post(&path, &[], envelopes::error(id).as_bytes());
+    for id in &ids[..3] {
+        wire.send(&request(id)).await;
+        assert_eq!(wire.answer().await.json()["id"], **id);
+    }
+    wire.send(&ids[3..].iter().flat_map(request).collect::<Vec<u8>>()).await;
+    for id in &ids[3..] {
+        assert_eq!(wire.answer().await.json()["id"], **id, "answers come in order");
+    }
+    // A refusal does not end a connection whose body was read.
+    wire.send(&post("/api/1/envelope/?sentry_key=unknown", &[], &[b'x'; 10_000])).await;
+    assert_eq!(wire.answer().await.status, 403);
+    wire.send(&chunked(&path, &[], envelopes::error(&new_id()).as_bytes(), 9)).await;
+    assert_eq!(wire.answer().await.status, 200);
+    let close = [("connection", "close")];
+    wire.send(&post(&path, &close, envelopes::error(&new_id()).as_bytes())).await;
+    assert_eq!(wire.answer().await.status, 200);
+    wire.ends().await;
+    relay.finish().await;
+    assert_eq!(upstream.taken_count(), 8);
+}
+
+#[tokio::test]
+async fn old_http_and_new_http_and_cautious_clients_are_served() {
+    let (relay, upstream) = front().await;
+    let path = keyed("/api/1/envelope/");
+    let body = envelopes::error(&new_id());
+    let request = String::from_utf8(post(&path, &[], body.as_bytes())).expect("text");
+    let mut old = Wire::connect(&relay.address()).await;
+    old.send(request.replace("HTTP/1.1", "HTTP/1.0").as_bytes()).await;
+    assert_eq!(old.answer().await.status, 200);
+    old.ends().await;
+
+    let mut cautious = Wire::connect(&relay.address()).await;
+    let body = envelopes::error(&new_id());
+    let length = body.len().to_string();
+    cautious.send(&head("POST", &path, &[("expect", "100-continue"), ("content-length", &length)])).await;
+    assert_eq!(cautious.answer().await.status, 100);
+    cautious.send(body.as_bytes()).await;
+    assert_eq!(cautious.answer().await.status, 200);
+
+    let http2 = Client::builder(TokioExecutor::new()).http2_only(true).build_http::<Full<Bytes>>();
+    let uri = format!("http://{}/api/1/envelope/", relay.address());
+    let send = async |key: &str, body: Vec<u8>| {
+        let auth = format!("Sentry sentry_key={key}");
+        let request = Request::post(&uri).header("x-sentry-auth", auth).body(Full::from(body)).expect("a request");
+        let response = http2.request(request).await.expect("an answer");
+        (response.status(), response.into_body().collect().await.expect("a body").to_bytes())
+    };
+    let id = new_id();
+    let (status, body) = send(KEY, envelopes::error(&id).into_bytes()).await;
+    assert_eq!((status.as_u16(), &*body), (200, format!("{{\"id\":\"{id}\"}}").as_bytes()));
+    let many = (0..20).map(|_| send(KEY, envelopes::error(&new_id()).into_bytes()));
+    assert!(futures_util::future::join_all(many).await.iter().all(|(status, _)| status.as_u16() == 200));
+    let (status, _) = send("unknown", vec![b'x'; 2 << 20]).await;
+    assert_eq!(status.as_u16(), 403);
+    relay.balanced(SOON).await;
+    relay.finish().await;
+    assert_eq!(upstream.taken_count(), 23);
+}
+
+#[tokio::test]
+async fn who_is_refused_while_still_sending_gets_the_answer_and_no_reset() {
+    let (relay, upstream) = front().await;
+    let body = vec![b'x'; 5 << 20];
+    for (path, headers, status) in [
+        ("/api/1/envelope/?sentry_key=unknown".to_owned(), &[][..], 403),
+        ("/api/1/envelope/".to_owned(), &[("x-sentry-auth", "nonsense")], 401),
+        ("/elsewhere/".to_owned(), &[], 404),
+        (keyed("/api/relay/healthcheck/live/"), &[], 405),
+        (keyed("/api/1/envelope/"), &[("content-encoding", "x-shop")], 415),
+        (keyed("/api/1/envelope/"), &[], 400),
+    ] {
+        // Both write everything before they read: an answer that is lost by a reset fails here.
+        for request in [post(&path, headers, &body), chunked(&path, headers, &body, 64_000)] {
+            let answer = exchange(&relay.address(), &request).await;
+            assert_eq!(answer.status, status, "{path}");
+            assert!(!answer.detail().is_empty());
+        }
+    }
+    assert_eq!(upstream.seen().len(), 0);
+    relay.finish().await;
+}

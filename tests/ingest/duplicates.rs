@@ -1,0 +1,105 @@
+//! Repeats: what is one delivery, and what only looks like a repeat.
+
+use futures_util::future::join_all;
+
+use crate::front;
+use crate::support::envelopes::{self, envelope, new_id};
+use crate::support::relay::{Relay, SOON};
+use crate::support::upstream::{Seen, Upstream};
+
+/// What the upstream has taken under an event id, when nothing waits any more.
+async fn taken(relay: &Relay, upstream: &Upstream, id: &str) -> Vec<Seen> {
+    relay.balanced(SOON).await;
+    upstream.taken().into_iter().filter(|seen| seen.event_id() == id).collect()
+}
+
+async fn send(relay: &Relay, body: String) {
+    let response = relay.send(body).await;
+    assert_eq!(response.status(), 200);
+}
+
+/// Puts another item behind those of an envelope.
+fn and(mut body: String, kind: &str, payload: &str) -> String {
+    body.push_str(&format!("{{\"type\":\"{kind}\",\"length\":{}}}\n{payload}\n", payload.len()));
+    body
+}
+
+#[tokio::test]
+async fn an_event_that_comes_again_is_answered_alike_and_delivered_once() {
+    let (relay, upstream) = front().await;
+    let id = new_id();
+    let hyphenated = uuid::Uuid::parse_str(&id).expect("a UUID").hyphenated().to_string();
+    for body in [envelopes::error(&id), envelopes::error(&id), envelopes::error(&hyphenated)] {
+        let response = relay.send(body).await;
+        assert_eq!(response.text().await.expect("a body"), format!("{{\"id\":\"{id}\"}}"));
+    }
+    assert_eq!(taken(&relay, &upstream, &id).await.len(), 1);
+
+    let id = new_id();
+    let answers = join_all((0..20).map(|_| relay.send(envelopes::error(&id)))).await;
+    assert!(answers.iter().all(|answer| answer.status() == 200), "{answers:?}");
+    assert_eq!(taken(&relay, &upstream, &id).await.len(), 1);
+    let samples = relay.samples().await.expect("metrics");
+    let labels = [("project", "shop"), ("category", "error")];
+    assert_eq!(samples.sum("switchyard_duplicate_items_total", &labels), 2.0 + 19.0);
+    assert_eq!(samples.sum("switchyard_accepted_items_total", &labels), 2.0);
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn what_shares_the_id_of_an_event_is_no_repeat_of_it() {
+    let (relay, upstream) = front().await;
+    let id = new_id();
+    for body in [
+        envelopes::error(&id),
+        envelope(&id, "attachment", "bytes"),
+        envelope(&id, "user_report", "{}"),
+        envelope(&id, "transaction", "{}"),
+    ] {
+        send(&relay, body).await;
+    }
+    assert_eq!(taken(&relay, &upstream, &id).await.len(), 4);
+
+    for kind in ["session", "check_in", "replay_recording", "attachment", "user_report", "log", "client_report"] {
+        let id = new_id();
+        for n in 0..3 {
+            send(&relay, envelope(&id, kind, &format!("{{\"segment\":{n}}}"))).await;
+        }
+        assert_eq!(taken(&relay, &upstream, &id).await.len(), 3, "{kind}");
+    }
+    let id = new_id();
+    for segment in 0..2 {
+        let event = envelope(&id, "replay_event", &format!("{{\"segment_id\":{segment}}}"));
+        send(&relay, and(event, "replay_recording", "binary")).await;
+    }
+    assert_eq!(taken(&relay, &upstream, &id).await.len(), 2, "segments of one replay");
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn a_repeated_event_leaves_what_came_with_it_and_stands_alone() {
+    let (relay, upstream) = front().await;
+    let id = new_id();
+    send(&relay, envelopes::error(&id)).await;
+    let again = and(and(envelopes::error(&id), "attachment", "of the event"), "session", "{\"sid\":\"x\"}");
+    send(&relay, again).await;
+    let both = taken(&relay, &upstream, &id).await;
+    assert_eq!(both.len(), 2);
+    let rest = and(String::new(), "session", "{\"sid\":\"x\"}");
+    let items: Vec<&[u8]> = both.iter().map(Seen::items).collect();
+    assert!(items.contains(&rest.as_bytes()), "only the session is new: {both:?}");
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn repeats_are_recognised_after_a_restart() {
+    let (mut relay, upstream) = front().await;
+    let id = new_id();
+    send(&relay, envelopes::error(&id)).await;
+    relay.balanced(SOON).await;
+    relay.stop().await;
+    let relay = relay.started().await;
+    send(&relay, envelopes::error(&id)).await;
+    assert_eq!(taken(&relay, &upstream, &id).await.len(), 1);
+    relay.finish().await;
+}

@@ -1,0 +1,74 @@
+//! What is too large, and how it is told.
+
+use crate::support::envelopes::{envelope, new_id};
+use crate::support::relay::SOON;
+use crate::support::wire::{Wire, chunked, exchange, head, post};
+use crate::{front_of, keyed, refused};
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+#[tokio::test]
+async fn an_item_over_its_limit_is_refused_by_name_and_one_at_its_limit_is_taken() {
+    let (relay, upstream) = front_of(|plan| plan.server("max_body = \"16MiB\"")).await;
+    let limits = [
+        ("event", MIB),
+        ("transaction", MIB),
+        ("security", MIB),
+        ("feedback", MIB),
+        ("user_report", MIB),
+        ("replay_event", MIB),
+        ("form_data", MIB),
+        ("statsd", MIB),
+        ("client_report", 100 * KIB),
+        ("check_in", 100 * KIB),
+        ("session", 10 * MIB),
+        ("sessions", 10 * MIB),
+        ("replay_recording", 10 * MIB),
+        ("log", 12 * MIB),
+    ];
+    for (kind, limit) in limits {
+        let over = relay.send(envelope(&new_id(), kind, &"x".repeat(limit + 1))).await;
+        assert_eq!(over.status(), 413, "{kind}");
+        let refusal: serde_json::Value = over.json().await.expect("JSON");
+        let detail = refusal["detail"].as_str().expect("a detail");
+        assert!(detail.contains(&format!(" {kind} ")) && detail.contains(&limit.to_string()), "{detail}");
+    }
+    assert_eq!(refused(&relay, "too_large").await, limits.len() as f64);
+    for (kind, size) in [("event", MIB), ("client_report", 100 * KIB), ("x_unknown", 2 * MIB), ("attachment", 2 * MIB)]
+    {
+        assert_eq!(relay.send(envelope(&new_id(), kind, &"x".repeat(size))).await.status(), 200, "{kind}");
+    }
+    // The first offender takes the whole envelope with it.
+    let body = envelope(&new_id(), "session", "{}") + &format!("{{\"type\":\"event\"}}\n{}", "x".repeat(MIB + 1));
+    assert_eq!(relay.send(body).await.status(), 413);
+    relay.balanced(SOON).await;
+    assert_eq!(upstream.taken_count(), 4);
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn a_body_over_max_body_is_refused_whether_it_says_so_or_not() {
+    let (relay, upstream) = front_of(|plan| plan.server("max_body = \"2MiB\"")).await;
+    let path = keyed("/api/1/envelope/");
+    let body = envelope(&new_id(), "attachment", &"x".repeat(2 * MIB));
+    let body = body.as_bytes();
+    // Announced: the answer does not wait for the body.
+    let mut wire = Wire::connect(&relay.address()).await;
+    wire.send(&head("POST", &path, &[("content-length", "3000000000")])).await;
+    let announced = wire.answer().await;
+    wire.ends().await;
+    // A client that sends everything before it reads gets the same answer.
+    let sent = exchange(&relay.address(), &post(&path, &[], body)).await;
+    let in_chunks = exchange(&relay.address(), &chunked(&path, &[], body, 60_000)).await;
+    let gzip = zstd::encode_all(body, 0).expect("memory");
+    let decoded = exchange(&relay.address(), &post(&path, &[("content-encoding", "zstd")], &gzip)).await;
+    for answer in [announced, sent, in_chunks, decoded] {
+        assert_eq!(answer.status, 413);
+        let detail = answer.detail();
+        assert!(detail.contains("max_body") && detail.contains("2097152"), "{detail}");
+    }
+    assert_eq!(refused(&relay, "too_large").await, 4.0);
+    assert_eq!(upstream.seen().len(), 0);
+    relay.finish().await;
+}

@@ -1,0 +1,114 @@
+//! Routes, methods, and what browsers need to read an answer.
+
+use crate::front;
+use crate::support::envelopes::{self, KEY, new_id};
+use crate::support::wire::{Answer, exchange, head, post};
+use crate::{keyed, refused};
+
+/// What lets a page read an answer.
+fn assert_readable_in_browsers(answer: &Answer) {
+    assert_eq!(answer.header("access-control-allow-origin"), "*", "{answer:?}");
+    let exposed = answer.header("access-control-expose-headers").to_ascii_lowercase();
+    let mut exposed: Vec<&str> = exposed.split(',').map(str::trim).collect();
+    exposed.sort_unstable();
+    assert_eq!(exposed, ["retry-after", "x-sentry-error", "x-sentry-rate-limits"]);
+    assert_eq!(answer.header("cross-origin-resource-policy"), "cross-origin");
+    // A Unity SDK cannot read compressed answers.
+    assert_eq!(answer.header("content-encoding"), "");
+}
+
+#[tokio::test]
+async fn browsers_may_send_and_may_read_every_answer() {
+    let (relay, upstream) = front().await;
+    let asks = [
+        ("Origin", "https://shop.example"),
+        ("Access-Control-Request-Method", "POST"),
+        ("Access-Control-Request-Headers", "x-sentry-auth"),
+        ("Content-Length", "0"),
+    ];
+    for path in ["/api/1/envelope/", "/api/1/store/", "/api/1/security/"] {
+        let answer = exchange(&relay.address(), &head("OPTIONS", path, &asks)).await;
+        assert_eq!(answer.status, 200, "{path}");
+        assert_readable_in_browsers(&answer);
+        assert_eq!(answer.header("access-control-allow-methods"), "POST");
+        assert_eq!(answer.header("access-control-max-age"), "3600");
+        let allowed = answer.header("access-control-allow-headers").to_ascii_lowercase();
+        let mut allowed: Vec<&str> = allowed.split(',').map(str::trim).collect();
+        allowed.sort_unstable();
+        let mut expected = [
+            "x-sentry-auth",
+            "x-requested-with",
+            "x-forwarded-for",
+            "origin",
+            "referer",
+            "accept",
+            "content-type",
+            "authentication",
+            "authorization",
+            "content-encoding",
+            "transfer-encoding",
+        ];
+        expected.sort_unstable();
+        assert_eq!(allowed, expected);
+    }
+    let event = envelopes::error(&new_id());
+    let origin = [("Origin", "https://shop.example"), ("Accept-Encoding", "gzip, deflate, br, zstd")];
+    let text = [origin[0], origin[1], ("Content-Type", "text/plain;charset=UTF-8")];
+    for (request, status) in [
+        (post(&keyed("/api/1/envelope/"), &text, event.as_bytes()), 200),
+        (post(&keyed("/api/1/envelope/"), &origin, b""), 400),
+        (post("/api/1/envelope/", &origin, event.as_bytes()), 401),
+        (post("/api/1/envelope/?sentry_key=unknown", &origin, event.as_bytes()), 403),
+        (post("/elsewhere", &origin, b""), 404),
+        (head("GET", &keyed("/api/1/envelope/"), &origin), 405),
+        (post(&keyed("/api/1/envelope/"), &[origin[0], ("content-encoding", "x")], b""), 415),
+        (head("GET", "/api/relay/healthcheck/live/", &origin), 200),
+    ] {
+        let answer = exchange(&relay.address(), &request).await;
+        assert_eq!(answer.status, status, "{answer:?}");
+        assert_readable_in_browsers(&answer);
+    }
+    relay.balanced(crate::support::relay::SOON).await;
+    assert_eq!(upstream.taken()[0].headers["origin"], "https://shop.example");
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn slashes_do_not_matter_and_other_paths_and_methods_are_refused_in_json() {
+    let (relay, upstream) = front().await;
+    let paths =
+        ["/api/1/envelope", "/api/1/envelope/", "//api/1/envelope/", "/api//1//envelope///", "///api/1/envelope"];
+    for path in paths {
+        let id = new_id();
+        let answer = exchange(&relay.address(), &post(&keyed(path), &[], envelopes::error(&id).as_bytes())).await;
+        assert_eq!((answer.status, answer.json()), (200, serde_json::json!({ "id": id })), "{path}");
+    }
+    // A proxy may pass the whole address on.
+    let whole = format!("http://relay.test//api/1/envelope/?sentry_key={KEY}");
+    let answer = exchange(&relay.address(), &post(&whole, &[], envelopes::error(&new_id()).as_bytes())).await;
+    assert_eq!(answer.status, 200);
+
+    let nowhere = ["/", "/api", "/api/", "/api/1/", "/envelope/", "/metrics", "/api/status", "/api/1/envelope/more/"];
+    for path in nowhere {
+        let answer = exchange(&relay.address(), &post(&keyed(path), &[], b"{}")).await;
+        assert_eq!(answer.status, 404, "{path}");
+        assert!(answer.detail().contains("no such endpoint"), "{answer:?}");
+    }
+    assert_eq!(refused(&relay, "no_such_route").await, nowhere.len() as f64);
+    let wrong = [
+        ("GET", "/api/1/envelope/"),
+        ("PUT", "/api/1/envelope"),
+        ("DELETE", "/api/1/store/"),
+        ("POST", "/api/relay/healthcheck/live/"),
+    ];
+    for (method, path) in wrong {
+        let answer = exchange(&relay.address(), &head(method, &keyed(path), &[("content-length", "0")])).await;
+        assert_eq!(answer.status, 405, "{method} {path}");
+        assert!(answer.detail().contains("method"), "{answer:?}");
+        assert!(!answer.header("allow").is_empty(), "RFC 9110 wants to know which methods are: {answer:?}");
+    }
+    assert_eq!(refused(&relay, "method").await, wrong.len() as f64);
+    relay.balanced(crate::support::relay::SOON).await;
+    assert_eq!(upstream.taken_count(), paths.len() + 1);
+    relay.finish().await;
+}

@@ -1,0 +1,121 @@
+//! The store endpoint, as old SDKs speak it.
+
+use std::io::Write as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use flate2::Compression;
+use flate2::write::{GzEncoder, ZlibEncoder};
+use serde_json::json;
+
+use crate::support::envelopes::{self, KEY, new_id};
+use crate::support::relay::{Relay, SOON};
+use crate::support::upstream::Upstream;
+use crate::support::wire::{Answer, exchange, post};
+use crate::{front, keyed};
+
+fn zlib(text: &str) -> Vec<u8> {
+    let mut encoder = ZlibEncoder::new(vec![], Compression::default());
+    encoder.write_all(text.as_bytes()).expect("memory");
+    encoder.finish().expect("memory")
+}
+
+fn gzip(text: &str) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(vec![], Compression::default());
+    encoder.write_all(text.as_bytes()).expect("memory");
+    encoder.finish().expect("memory")
+}
+
+fn event(id: &str) -> String {
+    format!("{{ \"event_id\": \"{id}\", \"message\": \"old\",\"n\":1.50e1}}")
+}
+
+async fn send(relay: &Relay, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    exchange(&relay.address(), &post(path, headers, body)).await
+}
+
+/// The one envelope that arrived under this id must hold this payload and nothing else.
+async fn arrived_as(relay: &Relay, upstream: &Upstream, id: &str, kind: &str, payload: &str) {
+    relay.balanced(SOON).await;
+    let taken: Vec<_> = upstream.taken().into_iter().filter(|seen| seen.event_id() == id).collect();
+    assert_eq!(taken.len(), 1, "{id}");
+    let items = format!("{{\"type\":\"{kind}\",\"length\":{}}}\n{payload}\n", payload.len());
+    assert_eq!(String::from_utf8_lossy(taken[0].items()), items);
+    assert_eq!(taken[0].path, "/api/7/envelope/");
+}
+
+#[tokio::test]
+async fn events_of_old_sdks_become_envelopes() {
+    let (relay, upstream) = front().await;
+    let auth = |version: u8, client: &str| {
+        format!(
+            "Sentry sentry_timestamp=1.5, sentry_client={client}, sentry_version={version}, sentry_key={KEY}, sentry_secret=x"
+        )
+    };
+    let (ruby, python, go) = (auth(5, "raven-ruby/3.1"), auth(6, "raven-python/6.10"), auth(7, "sentry.go/0.11.0"));
+    let octets = ("content-type", "application/octet-stream");
+    type Encoder = fn(&str) -> Vec<u8>;
+    type Case<'a> = (&'a str, Vec<(&'a str, &'a str)>, Encoder);
+    let requests: [Case<'_>; 7] = [
+        ("/api/1/store/", vec![("X-Sentry-Auth", &go), ("content-type", "application/json")], |text| text.into()),
+        ("/api/1/store/", vec![("X-Sentry-Auth", &ruby), octets], |text| BASE64.encode(zlib(text)).into()),
+        ("/api/1/store/", vec![("X-Sentry-Auth", &python), octets, ("content-encoding", "deflate")], zlib),
+        ("/api/1/store", vec![("X-Sentry-Auth", &go), ("content-encoding", "gzip")], gzip),
+        ("/api/store/", vec![("X-Sentry-Auth", &python)], |text| text.into()),
+        ("/api/store", vec![("X-Sentry-Auth", &python)], |text| BASE64.encode(zlib(text)).into()),
+        ("//api//1///store//", vec![("X-Sentry-Auth", &go)], |text| text.into()),
+    ];
+    for (path, headers, encode) in requests {
+        let id = new_id();
+        let answer = send(&relay, path, &headers, &encode(&event(&id))).await;
+        assert_eq!((answer.status, answer.json()), (200, json!({ "id": id })), "{path} {headers:?}");
+        arrived_as(&relay, &upstream, &id, "event", &event(&id)).await;
+    }
+    // A hyphenated id is the same id, so this is a repeat; a transaction under it is not.
+    let id = new_id();
+    let hyphenated = uuid::Uuid::parse_str(&id).expect("a UUID").hyphenated().to_string();
+    let store = keyed("/api/1/store/");
+    for text in [event(&id), event(&hyphenated)] {
+        assert_eq!(send(&relay, &store, &[], text.as_bytes()).await.json(), json!({ "id": id }));
+    }
+    arrived_as(&relay, &upstream, &id, "event", &event(&id)).await;
+    let id = new_id();
+    let transaction = event(&id).replace("\"message\"", "\"type\":\"transaction\",\"message\"");
+    assert_eq!(send(&relay, &store, &[], transaction.as_bytes()).await.status, 200);
+    arrived_as(&relay, &upstream, &id, "transaction", &transaction).await;
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn an_event_without_an_id_gets_one_and_an_envelope_stays_what_it_is() {
+    let (relay, upstream) = front().await;
+    let store = keyed("/api/1/store/");
+    for text in ["{}", "{\"event_id\":null,\"message\":\"m\"}", "  {\"event_id\":\"\"}", "{\"event_id\":\"what\"}"] {
+        let answer = send(&relay, &store, &[], text.as_bytes()).await;
+        assert_eq!(answer.status, 200, "{text} {answer:?}");
+        let id = answer.json()["id"].as_str().expect("an id").to_owned();
+        assert!(id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()), "{id}");
+        arrived_as(&relay, &upstream, &id, "event", text).await;
+    }
+    for kind in ["application/x-sentry-envelope", "Application/X-Sentry-Envelope; charset=utf-8"] {
+        let id = new_id();
+        let body = envelopes::envelope(&id, "session", "{}");
+        let answer = send(&relay, &store, &[("content-type", kind)], body.as_bytes()).await;
+        assert_eq!((answer.status, answer.json()), (200, json!({ "id": id })));
+        arrived_as(&relay, &upstream, &id, "session", "{}").await;
+    }
+    for (body, words) in
+        [("", "empty"), ("hello!", "base64"), ("{\"a\":}", "JSON"), ("aGVsbG8=", "deflate"), ("[]", "base64")]
+    {
+        let answer = send(&relay, &store, &[], body.as_bytes()).await;
+        assert_eq!(answer.status, 400, "{body}");
+        assert!(answer.detail().contains(words), "{body} {answer:?}");
+    }
+    // 20 MiB of nothing in base64.
+    let bomb = BASE64.encode(zlib(&format!("{{\"a\":\"{}\"}}", " ".repeat(20 << 20))));
+    assert_eq!(send(&relay, &store, &[], bomb.as_bytes()).await.status, 413);
+    let unknown = send(&relay, "/api/store/?sentry_key=unknown", &[], b"{}").await;
+    assert_eq!(unknown.status, 403);
+    assert_eq!(send(&relay, "/api/store/", &[], b"{}").await.status, 401);
+    relay.finish().await;
+}

@@ -1,0 +1,143 @@
+//! Stopping: what is under way is finished, nobody is reset, the backlog stays, and a restart behind a socket is not noticed.
+
+mod support;
+
+use std::io;
+use std::net::TcpListener;
+use std::time::Duration;
+
+use support::connection::Connection;
+use support::envelopes;
+use support::eventually::eventually;
+use support::load::{Load, Style};
+use support::relay::{Plan, Relay, SOON};
+use support::upstream::{Reply, Upstream};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+async fn one_upstream() -> (Upstream, Relay) {
+    let a = Upstream::start().await;
+    let relay = Plan::new(&[("a", a.dsn("key-a", 11))]).start().await;
+    (a, relay)
+}
+
+/// Waits until new connections are refused.
+async fn refuses(relay: &Relay) {
+    eventually("nothing listens any more", SOON, async || match TcpStream::connect(relay.address()).await {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_under_way_when_stopping_is_finished_with_200_and_kept() {
+    let (a, mut relay) = one_upstream().await;
+    let id = envelopes::new_id();
+    let envelope = envelopes::error(&id);
+    let (first, rest) = envelope.split_at(envelope.len() / 2);
+    let mut slow = Connection::open(&relay.address()).await.expect("a connection");
+    slow.write(format!("{}{first}", Connection::head(envelope.len())).as_bytes()).await.expect("half a request");
+    let mut idle = Connection::open(&relay.address()).await.expect("a connection");
+    assert_eq!(idle.post(&envelopes::error(&envelopes::new_id())).await.expect("an answer").status, 200);
+    relay.signal(rustix::process::Signal::TERM);
+    refuses(&relay).await;
+    let end = idle.answer().await.expect_err("an idle connection is closed");
+    assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof, "in the orderly way: {end}");
+    slow.write(rest.as_bytes()).await.expect("the other half");
+    let answer = slow.answer().await.expect("an answer");
+    assert_eq!((answer.status, answer.is_last()), (200, true), "{answer:?}");
+    assert!(answer.body.contains(&id), "{answer:?}");
+    let status = relay.ended(SOON).await;
+    assert!(status.success(), "{status}: {}", relay.log());
+    relay.launch();
+    relay.await_ready().await;
+    relay.balanced(SOON).await;
+    assert!(a.taken_ids().contains(&id));
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hung_upstream_does_not_keep_it_from_stopping_and_the_backlog_stays() {
+    let (a, mut relay) = one_upstream().await;
+    a.always(Reply::Hang);
+    let ids = relay.send_errors(20).await;
+    eventually("deliveries hang", SOON, async || match a.seen().len() {
+        8 => Ok(()),
+        n => Err(format!("{n} are under way")),
+    })
+    .await;
+    let began = Instant::now();
+    relay.stop().await;
+    let took = began.elapsed();
+    println!("stopped after {took:?}");
+    assert!(took < Duration::from_secs(10), "stopped after {took:?}");
+    a.always(Reply::Ok);
+    relay.launch();
+    relay.await_ready().await;
+    relay.balanced(SOON * 2).await;
+    let (mut have, mut expected) = (a.taken_ids(), ids);
+    have.sort();
+    expected.sort();
+    assert_eq!(have, expected, "each once");
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_never_ends_its_request_does_not_keep_it_from_stopping() {
+    let (_a, mut relay) = one_upstream().await;
+    let mut slow = Connection::open(&relay.address()).await.expect("a connection");
+    slow.write(format!("{}{{", Connection::head(1000)).as_bytes()).await.expect("the beginning of a request");
+    relay.send_errors(1).await;
+    relay.balanced(SOON).await;
+    relay.stop().await;
+    relay.launch();
+    relay.await_ready().await;
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_under_load_answers_everything_it_accepted_and_resets_nobody() {
+    let (a, mut relay) = one_upstream().await;
+    let mut load = Load::start(&relay.address(), Style { senders: 8, pace: None, keep_alive: false });
+    load.more(200).await;
+    relay.stop().await;
+    let sent = load.stop().await;
+    for failure in sent.failures() {
+        let refused = failure.outcome.as_ref().is_err_and(|what| what.contains("Connection refused"));
+        assert!(refused, "once it has stopped, and never worse: {failure:?}");
+    }
+    relay.launch();
+    relay.await_ready().await;
+    relay.balanced(Duration::from_secs(20)).await;
+    let (mut have, expected): (_, Vec<String>) = (a.taken_ids(), sent.accepted().into_iter().collect());
+    have.sort();
+    assert_eq!(have, expected, "each once, and nothing that was not acknowledged");
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restarts_behind_an_inherited_socket_refuse_and_lose_no_request() {
+    let a = Upstream::start().await;
+    let mut relay = Plan::new(&[("a", a.dsn("key-a", 11))]).prepare();
+    let socket = TcpListener::bind(("127.0.0.1", relay.port())).expect("the socket");
+    relay.launch_activated(&socket);
+    relay.await_ready().await;
+    let mut load = Load::start(&relay.address(), Style { senders: 8, pace: None, keep_alive: false });
+    for _ in 0..3 {
+        load.more(100).await;
+        relay.stop().await;
+        relay.launch_activated(&socket);
+        relay.await_ready().await;
+    }
+    load.more(100).await;
+    let sent = load.stop().await;
+    assert_eq!(sent.failures().len(), 0, "{:?}", sent.failures());
+    let longest = sent.0.iter().map(|sent| sent.took).max();
+    println!("{} requests, the longest took {longest:?}", sent.0.len());
+    relay.balanced(Duration::from_secs(20)).await;
+    let (mut have, expected): (_, Vec<String>) = (a.taken_ids(), sent.accepted().into_iter().collect());
+    have.sort();
+    assert_eq!(have, expected, "each once");
+    relay.finish().await;
+}
