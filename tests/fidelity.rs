@@ -58,7 +58,7 @@ impl Tracker {
             assert!(values.next().is_none(), "{what}: {name} twice");
             first.unwrap_or_default().to_owned()
         };
-        assert_eq!(header("host"), self.upstream.address().to_string(), "{what}");
+        assert_eq!(header("host"), self.upstream.address(), "{what}");
         let auth = format!("Sentry sentry_version=7, sentry_client={client}, sentry_key={}", self.key);
         assert_eq!(header("x-sentry-auth"), auth, "{what}");
         assert_eq!(header("content-type"), "application/x-sentry-envelope", "{what}");
@@ -295,7 +295,8 @@ async fn localhost_is_found_in_whichever_family_the_upstream_listens() {
     let addresses: [IpAddr; 2] = [Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()];
     let six = Upstream::start_on(addresses[0]).await;
     let four = Upstream::start_on(addresses[1]).await;
-    let dsn = |upstream: &Upstream| format!("http://k@localhost:{}/prefix/5", upstream.address().port());
+    let port = |upstream: &Upstream| upstream.address().rsplit_once(':').expect("a port").1.to_owned();
+    let dsn = |upstream: &Upstream| format!("http://k@localhost:{}/prefix/5", port(upstream));
     let relay = Plan::new(&[("six", dsn(&six)), ("four", dsn(&four))]).start().await;
     let ids = relay.send_errors(3).await;
     relay.balanced(SOON).await;
@@ -306,7 +307,7 @@ async fn localhost_is_found_in_whichever_family_the_upstream_listens() {
         assert_eq!(taken, sent);
         let seen = &upstream.taken()[0];
         assert_eq!(seen.path, "/prefix/api/5/envelope/");
-        assert_eq!(seen.headers["host"], format!("localhost:{}", upstream.address().port()).as_str());
+        assert_eq!(seen.headers["host"], format!("localhost:{}", port(upstream)).as_str());
     }
     relay.finish().await;
 }

@@ -248,7 +248,7 @@ async fn secrets_are_nowhere_to_be_read() {
     let plan = Plan::new(&[("old", old.dsn(OLD, 1)), ("new", new.dsn(NEW, 2))]);
     let relay = plan.admin(&format!("token = \"{TOKEN}\"")).start().await;
     // Everything that is logged: deliveries that fail in each way, refusals, a broken file, a switch.
-    new.then([Reply::status(400), Reply::status(500)]);
+    new.then([Reply::status(403), Reply::status(500), Reply::status(400)]);
     relay.send_errors(2).await;
     old.go_down().await;
     relay.send_errors(1).await;
@@ -272,6 +272,7 @@ async fn secrets_are_nowhere_to_be_read() {
     relay.replace_config(&good);
     relay.flip_to("new").await;
     old.come_back().await;
+    // Another DSN, and what was held for the refused one is tried again.
     let flipped = std::fs::read_to_string(relay.config()).expect("the file");
     relay.replace_config(&flipped.replace("/2\"", "/3\""));
     relay.balanced(SOON).await;

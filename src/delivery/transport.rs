@@ -15,6 +15,9 @@ use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::timeout;
 
+mod localhost;
+use localhost::Resolver;
+
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an unused connection is kept: less than most servers do, so that few die under a request.
@@ -56,12 +59,12 @@ pub(super) enum SendError {
 /// The connections to one upstream.
 #[derive(Clone, Debug)]
 pub(super) struct Transport {
-    client: Client<HttpsConnector<HttpConnector>, Pieces>,
+    client: Client<HttpsConnector<HttpConnector<Resolver>>, Pieces>,
 }
 
 impl Transport {
     pub(super) fn new(max_in_flight: usize) -> Self {
-        let mut http = HttpConnector::new();
+        let mut http = HttpConnector::new_with_resolver(Resolver::new());
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_connect_timeout(Some(CONNECT_TIMEOUT));

@@ -123,11 +123,6 @@ impl Upstream {
         format!("http://{key}@{}/{project}", self.address)
     }
 
-    /// Where it listens.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
-    }
-
     /// Answers from now on, unless a rule or a queued reply says otherwise.
     pub(crate) fn always(&self, reply: Reply) {
         self.lock().always = Some(reply);
