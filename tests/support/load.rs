@@ -29,6 +29,8 @@ pub(crate) struct Sent {
     pub(crate) id: String,
     /// The status, or what became of the connection.
     pub(crate) outcome: Result<u16, String>,
+    /// When it was sent.
+    pub(crate) at: Instant,
     pub(crate) took: Duration,
 }
 
@@ -115,7 +117,7 @@ async fn send(address: String, style: Style, stop: CancellationToken, answered: 
         if outcome == Ok(200) {
             answered.send_modify(|count| *count += 1);
         }
-        all.push(Sent { id, outcome, took: began.elapsed() });
+        all.push(Sent { id, outcome, at: began, took: began.elapsed() });
     }
     all
 }
