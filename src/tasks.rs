@@ -1,9 +1,12 @@
 //! Background tasks. The only caller of `tokio::spawn`: every task is tracked, can be told to stop, and its failure is seen.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -75,6 +78,33 @@ impl Tasks {
     }
 }
 
+/// Work that is brought to its end even when whoever waits for it goes away: a client that closes its connection must not
+/// undo half of what it asked for. Nothing is spawned as long as somebody waits.
+pub fn to_its_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> impl Future<Output = T> + Send {
+    ToItsEnd(Some(Box::pin(work)))
+}
+
+struct ToItsEnd<T: Send + 'static>(Option<Pin<Box<dyn Future<Output = T> + Send>>>);
+
+impl<T: Send + 'static> Future for ToItsEnd<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        let Some(work) = &mut self.0 else { return Poll::Pending };
+        let done = ready!(work.as_mut().poll(cx));
+        self.0 = None;
+        Poll::Ready(done)
+    }
+}
+
+impl<T: Send + 'static> Drop for ToItsEnd<T> {
+    fn drop(&mut self) {
+        if let (Some(rest), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            drop(runtime.spawn(rest));
+        }
+    }
+}
+
 /// Runs what takes the processor for longer than a request may hold up others, on a thread of its own.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
@@ -93,6 +123,20 @@ mod tests {
         let tasks = Tasks::new();
         tasks.child().spawn("the worker", async { panic!("broken") });
         assert!(tasks.first_failure().await.starts_with("the worker ended unexpectedly"));
+    }
+
+    #[tokio::test]
+    async fn work_goes_on_when_nobody_waits_for_it_any_more() {
+        let (go, gone) = tokio::sync::oneshot::channel::<()>();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let mut waiting = Box::pin(to_its_end(async move {
+            gone.await.unwrap();
+            tell.send("done").unwrap();
+        }));
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        drop(waiting);
+        go.send(()).unwrap();
+        assert_eq!(told.await, Ok("done"));
     }
 
     #[tokio::test]

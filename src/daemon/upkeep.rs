@@ -36,7 +36,10 @@ async fn in_steps<'a>(mut step: impl FnMut() -> BoxFuture<'a, Result<usize, Jour
     for _ in 0..STEPS {
         match step().await {
             Ok(n) => done += n,
-            Err(error) => tracing::debug!(%error, "upkeep of the journal is put off"),
+            Err(error) => {
+                tracing::debug!(%error, "upkeep of the journal is put off");
+                break;
+            }
         }
         if !done.is_multiple_of(STEP) || done == 0 {
             break;

@@ -44,9 +44,10 @@ impl Load {
 /// What of a claimed record is still pending.
 pub(super) fn pending(claim: &Claim) -> Quantities {
     let record = &claim.record;
-    match (&claim.progress.items, Envelope::parse(record.body.clone())) {
-        (Some(items), Ok(envelope)) => envelope.quantities_of(|i| contains(items, i)),
-        _ => record.quantities.clone(),
+    let Some(items) = &claim.progress.items else { return record.quantities.clone() };
+    match Envelope::parse(record.body.clone()) {
+        Ok(envelope) => envelope.quantities_of(|i| contains(items, i)),
+        Err(_) => record.quantities.clone(),
     }
 }
 

@@ -13,7 +13,7 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 mod localhost;
 use localhost::Resolver;
@@ -22,6 +22,8 @@ use localhost::Resolver;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an unused connection is kept: less than most servers do, so that few die under a request.
 const POOL_IDLE: Duration = Duration::from_secs(20);
+/// How long the body of an answer may take after its head.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 /// How much of an answer is read; connections with longer ones are given up.
 const MAX_ANSWER: usize = 64 * 1024;
 /// How much of an answer is kept for errors and dead letters.
@@ -93,9 +95,10 @@ impl Transport {
                 Err(error) if died_before_answer(&error) => self.client.request(request(parcel)).await,
                 done => done,
             };
-            read(response.map_err(|error| SendError::Network(chain(&error)))?).await
+            response.map_err(|error| SendError::Network(chain(&error)))
         };
-        timeout(patience, exchange).await.unwrap_or(Err(SendError::Timeout(patience)))
+        let response = timeout(patience, exchange).await.unwrap_or(Err(SendError::Timeout(patience)))?;
+        Ok(read(response).await)
     }
 }
 
@@ -119,13 +122,14 @@ fn is_reset(error: &hyper::Error) -> bool {
     io.is_some_and(|e| matches!(e.kind(), ConnectionReset | BrokenPipe))
 }
 
-async fn read(response: Response<Incoming>) -> Result<Reply, SendError> {
+async fn read(response: Response<Incoming>) -> Reply {
     let (head, mut body) = response.into_parts();
     let mut text = Vec::new();
     let mut total = 0;
-    while let Some(frame) = body.frame().await {
-        // The status is what counts; an answer that breaks off after it still answers.
-        let Ok(Ok(data)) = frame.map(Frame::into_data) else { break };
+    let until = Instant::now() + ANSWER_PATIENCE;
+    // The status is what counts: an answer that breaks off after it, or does not come to its end, still answers.
+    while let Ok(Some(Ok(frame))) = timeout_at(until, body.frame()).await {
+        let Ok(data) = frame.into_data() else { break };
         total += data.len();
         text.extend_from_slice(&data[..data.len().min(KEPT_ANSWER - text.len())]);
         if total > MAX_ANSWER {
@@ -133,12 +137,12 @@ async fn read(response: Response<Incoming>) -> Result<Reply, SendError> {
         }
     }
     let lines = head.headers.get_all("x-sentry-rate-limits").iter();
-    Ok(Reply {
+    Reply {
         status: head.status,
         rate_limits: lines.filter_map(|line| line.to_str().ok()).map(str::to_owned).collect(),
         retry_after: head.headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()).map(str::to_owned),
         text: String::from_utf8_lossy(&text).into_owned(),
-    })
+    }
 }
 
 /// An error with its causes, in one line.

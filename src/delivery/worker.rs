@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use http::StatusCode;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +28,7 @@ use crate::telemetry::status::LastError;
 
 use super::board::Board;
 use super::parcel::{self, Load};
-use super::settings::{OnRateLimit, Settings};
+use super::settings::{Kind, OnRateLimit, Settings};
 use super::transport::{Reply, SendError, Transport};
 use super::watch::Watch;
 
@@ -35,6 +36,10 @@ use super::watch::Watch;
 const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
 /// How many records are brought forward at once.
 const STEP: usize = 256;
+/// No more is started while this many bytes of bodies are under way.
+const MAX_BYTES_IN_FLIGHT: usize = 16 << 20;
+/// How long a record waits that has no DSN; a changed configuration brings it forward.
+const HOMELESS: Duration = Duration::from_secs(3600);
 /// How much of an error is shown.
 const ERROR_LENGTH: usize = 300;
 
@@ -65,6 +70,9 @@ pub(super) struct Worker {
     /// When the upstream last took something: tells poison from an outage.
     last_success: Timestamp,
     in_flight: FuturesUnordered<BoxFuture<'static, Sent>>,
+    bytes_in_flight: usize,
+    /// Something waits that had no DSN when it was looked at.
+    homeless: bool,
 }
 
 /// A request that has come to its end.
@@ -100,6 +108,8 @@ impl Worker {
             mended: false,
             last_success: Timestamp::default(),
             in_flight: FuturesUnordered::new(),
+            bytes_in_flight: 0,
+            homeless: false,
         }
     }
 
@@ -131,6 +141,9 @@ impl Worker {
             let most: usize = self.settings.load().max_in_flight.get().into();
             let room = most.saturating_sub(self.in_flight.len());
             let permits = self.circuit.permits(now, room, self.in_flight.len());
+            if self.bytes_in_flight >= MAX_BYTES_IN_FLIGHT {
+                return None;
+            }
             if permits == 0 {
                 self.publish();
                 return if room == 0 { None } else { self.circuit.wakes_at(now) };
@@ -167,7 +180,7 @@ impl Worker {
         let routing = self.around.routing.load_full();
         if !Arc::ptr_eq(&routing, &self.routing) {
             self.routing = routing;
-            self.mended |= self.holds.any();
+            self.mended |= self.holds.any() | std::mem::take(&mut self.homeless);
             self.holds.clear();
         }
         if self.mended {
@@ -195,7 +208,8 @@ impl Worker {
         let dsn = routing.project(&record.project).and_then(|project| project.dsns.get(&self.upstream));
         let Some(dsn) = dsn else {
             self.around.watch.no_dsn(&record.project);
-            return self.put_off(&claim, now + Backoff::MISCONFIGURED.after(1));
+            self.homeless = true;
+            return self.put_off(&claim, now + HOMELESS);
         };
         let load = parcel::select(&claim, &self.cooldown, now);
         if load.send.is_empty() && !load.is_whole() {
@@ -204,6 +218,7 @@ impl Worker {
         let parcel = parcel::pack(&claim, &load, dsn, now);
         let (transport, clock) = (self.transport.clone(), self.around.clock.clone());
         self.circuit.started(1);
+        self.bytes_in_flight += claim.record.body.len();
         self.in_flight.push(Box::pin(async move {
             let began = clock.now();
             let started = tokio::time::Instant::now();
@@ -233,8 +248,10 @@ impl Worker {
     }
 
     /// Settles a record by the answer, and learns from it.
-    fn settle(&mut self, sent: Sent) {
+    fn settle(&mut self, mut sent: Sent) {
         let now = self.around.clock.now();
+        self.bytes_in_flight -= sent.claim.record.body.len();
+        self.hide_key(&mut sent);
         let verdict = match &sent.result {
             Ok(reply) => Verdict::of(reply.status, &reply.text),
             Err(_) => Verdict::Failed,
@@ -257,6 +274,15 @@ impl Worker {
         };
         self.journal_settle(&sent.claim.record, settlement);
         self.publish();
+    }
+
+    /// An upstream may repeat our key in its answer; it must not get into logs, pages and dead letters.
+    fn hide_key(&self, sent: &mut Sent) {
+        let Ok(reply) = &mut sent.result else { return };
+        let dsn = sent.routing.project(&sent.claim.record.project).and_then(|project| project.dsns.get(&self.upstream));
+        if let Some(dsn) = dsn.filter(|_| !reply.status.is_success()) {
+            reply.text = reply.text.replace(dsn.public_key(), "***");
+        }
     }
 
     /// What the answer says about the upstream, whatever becomes of the record.
@@ -308,9 +334,12 @@ impl Worker {
     fn rate_limited(&self, sent: &Sent, now: Timestamp) -> Settlement {
         // The cooldown is known now: select again under it. An answer that limits none of what was sent comes later, too.
         let again = parcel::select(&sent.claim, &self.cooldown, now);
-        let mode = self.settings.load().on_rate_limit;
-        if again.send.is_empty() && !again.is_whole() {
-            return limited_part(&sent.claim, again, mode, sent.claim.progress.attempts + 1);
+        let (settings, attempts) = (self.settings.load(), sent.claim.progress.attempts + 1);
+        // Relay has taken what it does not limit (getsentry/relay, `relay-server/src/endpoints/common.rs`).
+        let partly = matches!(settings.kind, Kind::Sentry | Kind::Relay) && !again.limited.is_empty();
+        if !again.is_whole() && (again.send.is_empty() || partly) {
+            let delivered = again.send_quantities.clone();
+            return Settlement { delivered, ..limited_part(&sent.claim, again, settings.on_rate_limit, attempts) };
         }
         let due = again.limited_until.unwrap_or(now + cooldown::BARE_429);
         self.retry(sent, due, sent.claim.progress.strikes)
@@ -320,7 +349,8 @@ impl Worker {
         let progress = &sent.claim.progress;
         // A strike only when the upstream took something else since it was last tried with this.
         let previous = sent.began - Backoff::RECORD.after(progress.attempts);
-        let is_answer = sent.result.as_ref().is_ok_and(|reply| reply.status.is_server_error());
+        // Of the statuses only 500 speaks of the record; the others speak of the server or of a proxy before it.
+        let is_answer = sent.result.as_ref().is_ok_and(|reply| reply.status == StatusCode::INTERNAL_SERVER_ERROR);
         let strikes = progress.strikes + u32::from(is_answer && self.last_success > previous);
         if strikes >= POISON_STRIKES {
             return self.refused(sent, now, "poison");
@@ -346,11 +376,12 @@ impl Worker {
             answer: reply.map(|reply| reply.text.clone()).unwrap_or_default(),
             attempts: sent.claim.progress.attempts + 1,
         };
-        Settlement {
-            dropped: Some((DropReason::Rejected, parcel::pending(&sent.claim))),
-            dead_letter: Some(dead_letter),
-            ..Settlement::default()
-        }
+        // What was not sent, because it is limited, was not refused either.
+        let held = limited_part(&sent.claim, sent.load.clone(), OnRateLimit::Hold, dead_letter.attempts);
+        let refused =
+            if held.rest.is_some() { sent.load.send_quantities.clone() } else { parcel::pending(&sent.claim) };
+        let dropped = Some((DropReason::Rejected, refused));
+        Settlement { dropped, dead_letter: Some(dead_letter), ..held }
     }
 
     fn publish(&self) {

@@ -8,12 +8,16 @@ use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::units::ByteSize;
 
 /// How long the next bytes of a body may take.
 const SILENCE: Duration = Duration::from_secs(10);
+/// Bytes a second that a body must bring after half a minute.
+const SLOWEST: u64 = 4096;
+/// How many large bodies are decoded at once.
+const DECODERS: usize = 2;
 /// How long a body waits for others to leave memory.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What a body of unknown length is given to begin with: most are smaller.
@@ -49,6 +53,7 @@ pub(super) struct Room {
     freed: Arc<Notify>,
     total: u64,
     max_body: u64,
+    turns: Arc<Semaphore>,
 }
 
 /// Room taken; given back when dropped.
@@ -73,7 +78,8 @@ impl Room {
     pub(super) fn new(max_body: ByteSize, max_inflight: ByteSize) -> Self {
         let kib = usize::try_from(max_inflight.get() / 1024).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS);
         let (kib, freed) = (Arc::new(Semaphore::new(kib)), Arc::default());
-        Self { kib, freed, total: max_inflight.get(), max_body: max_body.get() }
+        let turns = Arc::new(Semaphore::new(DECODERS));
+        Self { kib, freed, turns, total: max_inflight.get(), max_body: max_body.get() }
     }
 
     /// The limit of one body, and the option that sets it: what all may have together is the most for one.
@@ -115,6 +121,11 @@ impl Room {
         }
     }
 
+    /// A turn at decoding a large body.
+    pub(super) async fn turn(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.turns).acquire_owned().await.expect("the semaphore is never closed")
+    }
+
     /// Reads a body. One that came in one piece, as small ones do, is not copied.
     pub(super) async fn read(&self, mut body: Body, held: &mut Held) -> Result<Bytes, BodyError> {
         let (limit, name) = self.limit();
@@ -126,10 +137,16 @@ impl Room {
         self.extend(held, length.unwrap_or(FIRST.min(limit))).await?;
         let mut first = Bytes::new();
         let mut all = BytesMut::new();
+        let began = Instant::now();
         while let Some(piece) = next(&mut body).await? {
             let total = (first.len() + all.len() + piece.len()) as u64;
             if total > limit {
                 return Err(too_large);
+            }
+            // A byte now and then would hold the room of a large body for ever.
+            let grace = began.elapsed().saturating_sub(3 * SILENCE);
+            if total < grace.as_secs() * SLOWEST {
+                return Err(BodyError::Timeout);
             }
             if first.is_empty() && all.is_empty() {
                 first = piece;
@@ -235,7 +252,7 @@ mod tests {
         let waiting = room.extend(&mut large, 2048);
         let others = async {
             tokio::task::yield_now().await;
-            let began = tokio::time::Instant::now();
+            let began = Instant::now();
             room.extend(&mut small, 1024).await.unwrap();
             assert!(began.elapsed().is_zero());
             drop((small, first));
@@ -246,7 +263,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_can_never_fit_is_too_large_and_does_not_wait() {
         let room = room(4096, 2048);
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         let extended = room.extend(&mut Held::default(), 2049).await;
         assert!(matches!(extended, Err(BodyError::TooLarge { limit: 2048, name: "max_inflight_bytes" })));
         assert!(began.elapsed().is_zero());

@@ -134,9 +134,15 @@ async fn decode(
     if body.len() <= DECODED_INLINE {
         match decode::decode(body.clone(), &encodings, limit.min(BUFFERED)) {
             Err(DecodeError::TooLarge { .. }) if limit > BUFFERED => {}
-            done => return Ok(done?),
+            done => {
+                let text = done?;
+                public.room.extend(held, (body.len() + text.len()) as u64).await?;
+                return Ok(text);
+            }
         }
     }
+    // A decompressor may take a window of many MiB: few at a time.
+    let _turn = public.room.turn().await;
     let (packed, list) = (body.clone(), encodings.clone());
     let size = tasks::blocking(move || decode::size(&packed, &list, limit)).await?;
     public.room.extend(held, body.len() as u64 + size).await?;

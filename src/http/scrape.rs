@@ -24,8 +24,23 @@ use super::state::{Admin, View};
 /// How many switches are shown.
 const SWITCHES: usize = 20;
 
+/// How often the figures are read again when they do not add up: accounts and backlog are read one after the other, and what
+/// is accepted in between looks like a difference.
+const READS: usize = 4;
+
 /// The status now.
 pub(super) async fn status(admin: &Admin) -> Status {
+    let mut status = read(admin).await;
+    for _ in 1..READS {
+        if status.difference == 0 {
+            break;
+        }
+        status = read(admin).await;
+    }
+    status
+}
+
+async fn read(admin: &Admin) -> Status {
     let now = admin.clock.now();
     let view = admin.view();
     let mut upstreams = Vec::new();
@@ -170,6 +185,7 @@ async fn switches(admin: &Admin) -> Vec<SwitchStatus> {
 
 /// The metrics in Prometheus' text format.
 pub(super) async fn text(admin: &Admin) -> Vec<u8> {
+    let _alone = admin.scraping.lock().await;
     let status = status(admin).await;
     refresh(admin, &status);
     let (ours, process) = admin.metrics.registries();

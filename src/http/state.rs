@@ -99,6 +99,8 @@ pub struct Admin {
     pub(super) started_at: Timestamp,
     pub(super) readiness: Readiness,
     pub(super) control: Control,
+    /// Held while the metrics are brought up to date and written: two at once would count what is new twice.
+    pub(super) scraping: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Admin {
@@ -112,7 +114,18 @@ impl Admin {
         control: Control,
     ) -> Self {
         let started_at = clock.now();
-        Self { view: Arc::default(), journal, ledger, board, metrics, clock, started_at, readiness, control }
+        Self {
+            view: Arc::default(),
+            journal,
+            ledger,
+            board,
+            metrics,
+            clock,
+            started_at,
+            readiness,
+            control,
+            scraping: Arc::default(),
+        }
     }
 
     /// Follows a changed configuration, or a changed state of its file.

@@ -43,6 +43,9 @@ struct Event<'a> {
 
 /// The envelope around a store body. An event without an id gets one: the answer has to name it.
 pub fn envelope_of(body: Bytes, limit: u64) -> Result<Bytes, StoreError> {
+    if body.len() as u64 > EVENT_LIMIT {
+        return Err(DecodeError::TooLarge { limit: EVENT_LIMIT }.into());
+    }
     let event = plain(body, limit)?;
     let fields: Event<'_> = serde_json::from_slice(&event).map_err(StoreError::Json)?;
     let id = fields.event_id.and_then(|id| id.parse().ok()).unwrap_or_else(EventId::random);

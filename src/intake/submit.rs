@@ -15,6 +15,7 @@ use crate::protocol::auth::{AuthError, Credentials};
 use crate::protocol::category::Quantities;
 use crate::protocol::envelope::{Envelope, EnvelopeError};
 use crate::protocol::event_id::EventId;
+use crate::tasks;
 use crate::telemetry::metrics::Metrics;
 
 use super::keyring::{KeyError, Keyring, check_dsn};
@@ -148,11 +149,15 @@ impl Intake {
         let project = Arc::clone(&project.name);
         let submission =
             Submission { accepted_at: now, project, event_id, quantities, keys, client, body, targets, withheld };
-        // Dropping the reservations on failure releases them.
-        self.journal.append(submission).await?;
-        for reservation in fresh {
-            reservation.commit(now);
-        }
+        let journal = Arc::clone(&self.journal);
+        // A client that leaves now would otherwise release ids that the journal is about to hold.
+        let kept = tasks::to_its_end(async move {
+            // Dropping the reservations on failure releases them.
+            journal.append(submission).await?;
+            fresh.into_iter().for_each(|reservation| reservation.commit(now));
+            Ok::<(), JournalError>(())
+        });
+        kept.await?;
         Ok(receipt)
     }
 

@@ -91,7 +91,8 @@ impl Circuit {
     /// When [`Circuit::permits`] will allow more than now without anything else happening.
     pub fn wakes_at(&self, now: Timestamp) -> Option<Timestamp> {
         match self.state {
-            State::Open => Some(self.until),
+            // Past it, a request that still hangs is waited for.
+            State::Open => Some(self.until).filter(|until| *until > now),
             State::Closed => self.pace.map(|_| now + Pace::STEP),
             State::HalfOpen => None,
         }

@@ -132,7 +132,7 @@ impl Quantities {
             return;
         }
         match self.0.iter_mut().find(|(c, _)| *c == category) {
-            Some((_, n)) => *n += quantity,
+            Some((_, n)) => *n = n.saturating_add(quantity),
             None => self.0.push((category, quantity)),
         }
     }

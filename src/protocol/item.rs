@@ -153,7 +153,8 @@ pub struct Counting {
 impl ItemType {
     /// Adds what an item of this type, with `bytes` of payload, counts as ("Rate Limiting"; getsentry/relay, `Item::quantities`).
     pub fn count(&self, bytes: u64, counting: Counting, into: &mut Quantities) {
-        let pieces = counting.item_count.unwrap_or(1).max(1);
+        // A container cannot hold more entries than bytes, whatever its header says.
+        let pieces = counting.item_count.unwrap_or(1).clamp(1, bytes.max(1));
         let category = match self {
             Self::Event => Category::Error,
             Self::Transaction => Category::Transaction,

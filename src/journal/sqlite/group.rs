@@ -23,7 +23,7 @@ pub(super) const INBOX: usize = 1024;
 const GROUP: usize = 256;
 const GROUP_BYTES: usize = 4 << 20;
 /// How long a commit waits under load.
-const LINGER: Duration = Duration::from_millis(1);
+const LINGER: Duration = Duration::from_millis(2);
 /// How long settlements wait for an append to share its commit.
 const COMPANY: Duration = Duration::from_millis(10);
 

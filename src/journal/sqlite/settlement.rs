@@ -280,7 +280,10 @@ impl Pass {
 
     /// Lets claims go on. After every pass of the transaction is finished.
     pub(super) fn thaw(target: &Target) {
-        target.queue().frozen = false;
+        let was = std::mem::take(&mut target.queue().frozen);
+        if was {
+            target.changed.notify_one();
+        }
     }
 }
 
