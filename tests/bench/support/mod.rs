@@ -5,7 +5,6 @@
 //! process only: nothing here looks into the relay.
 #![expect(clippy::disallowed_methods, reason = "a bench is not the daemon: its tasks die with its runtime")]
 
-mod attachments;
 mod backlog;
 pub(crate) mod contender;
 mod envelope;
@@ -65,9 +64,6 @@ fn bench(options: &Options, contenders: &[Kind]) -> Result<bool> {
             let small =
                 backlog::measure(options, backlog::SAMPLE, place.path(), &mut sinks).context("without a backlog")?;
             rows.extend(verdict::of_backlog(&small, &large));
-        }
-        if !options.quick {
-            rows.push(verdict::of_attachments(attachments::measure(place.path(), &sinks)?));
         }
         rows.push(verdict::of_switch(switch::measure(options.rounds(), place.path(), &sinks)?));
     }

@@ -10,7 +10,7 @@ use super::contender::Kind;
 #[derive(Parser, Debug)]
 #[command(name = "relay", about = "Measures relays side by side and prints the table of speed and size")]
 pub(crate) struct Options {
-    /// Under a minute: one short round, a small backlog, no attachments
+    /// Under a minute: one short round, a small backlog
     #[arg(long)]
     pub quick: bool,
     /// Print JSON instead of a table

@@ -125,12 +125,6 @@ pub(crate) fn of_backlog(small: &Backlog, large: &Backlog) -> Vec<Row> {
     ]
 }
 
-/// The row of the attachments.
-pub(crate) fn of_attachments(peak: u64) -> Row {
-    Row::new("resident, eight 100 MiB attachments, peak", "MiB", [(Kind::Switchyard, exact(peak) / MIB)])
-        .judged(false, 96.0, 48.0)
-}
-
 /// The row of the switch.
 pub(crate) fn of_switch(took: Duration) -> Row {
     Row::new("switch of primary, saved to live", "ms", [(Kind::Switchyard, millis(took))]).judged(false, 2000.0, 200.0)
