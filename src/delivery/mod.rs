@@ -4,6 +4,7 @@
 pub mod board;
 mod parcel;
 mod rewrite;
+mod sent;
 pub mod settings;
 pub mod supervisor;
 pub mod transport;

@@ -4,13 +4,15 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::clock::Timestamp;
-use crate::journal::{Claim, Client};
+use crate::journal::{Claim, Client, Progress, Rest, Settlement};
 use crate::policy::cooldown::Cooldown;
+use crate::policy::outcome::DropReason;
 use crate::protocol::category::{Category, Quantities};
 use crate::protocol::dsn::Dsn;
 use crate::protocol::envelope::Envelope;
 
 use super::rewrite::rewrite;
+use super::settings::OnRateLimit;
 use super::transport::{ENVELOPE, Parcel};
 
 const X_SENTRY_AUTH: HeaderName = HeaderName::from_static("x-sentry-auth");
@@ -83,6 +85,21 @@ pub(super) fn select(claim: &Claim, cooldown: &Cooldown, now: Timestamp) -> Load
     load.send_quantities = envelope.quantities_of(|i| contains(&load.send, i));
     load.limited_quantities = envelope.quantities_of(|i| contains(&load.limited, i));
     load
+}
+
+/// What becomes of the limited items of a record: they wait until the limit ends, or are dropped.
+pub(super) fn limited_part(claim: &Claim, load: Load, mode: OnRateLimit, attempts: u32) -> Settlement {
+    let Some(until) = load.limited_until.filter(|_| !load.limited.is_empty()) else { return Settlement::default() };
+    match mode {
+        OnRateLimit::Drop => {
+            Settlement { dropped: Some((DropReason::RateLimited, load.limited_quantities)), ..Settlement::default() }
+        }
+        OnRateLimit::Hold => {
+            let progress = Progress { attempts, strikes: claim.progress.strikes, items: Some(load.limited) };
+            let rest = Rest { due: until, progress, quantities: load.limited_quantities };
+            Settlement { rest: Some(rest), ..Settlement::default() }
+        }
+    }
 }
 
 fn contains(items: &[u16], i: usize) -> bool {

@@ -28,8 +28,9 @@ use crate::telemetry::status::LastError;
 
 use super::board::Board;
 use super::parcel::{self, Load};
+use super::sent::Sent;
 use super::settings::{Kind, OnRateLimit, Settings};
-use super::transport::{Reply, SendError, Transport};
+use super::transport::Transport;
 use super::watch::Watch;
 
 /// How long to wait when the journal itself fails to give records.
@@ -40,8 +41,6 @@ const STEP: usize = 256;
 const MAX_BYTES_IN_FLIGHT: usize = 16 << 20;
 /// How long a record waits that has no DSN; a changed configuration brings it forward.
 const HOMELESS: Duration = Duration::from_secs(3600);
-/// How much of an error is shown.
-const ERROR_LENGTH: usize = 300;
 
 /// What a worker shares with the rest of the daemon.
 #[derive(Clone, Debug)]
@@ -73,17 +72,6 @@ pub(super) struct Worker {
     bytes_in_flight: usize,
     /// Something waits that had no DSN when it was looked at.
     homeless: bool,
-}
-
-/// A request that has come to its end.
-struct Sent {
-    claim: Claim,
-    load: Load,
-    /// What it was addressed by.
-    routing: Arc<Routing>,
-    began: Timestamp,
-    took: Duration,
-    result: Result<Reply, SendError>,
 }
 
 impl Worker {
@@ -229,7 +217,7 @@ impl Worker {
 
     /// Everything of this record that is still pending is limited.
     fn hold_or_drop(&mut self, claim: &Claim, load: Load, mode: OnRateLimit) {
-        let settlement = limited_part(claim, load, mode, claim.progress.attempts);
+        let settlement = parcel::limited_part(claim, load, mode, claim.progress.attempts);
         self.journal_settle(&claim.record, settlement);
     }
 
@@ -251,7 +239,7 @@ impl Worker {
     fn settle(&mut self, mut sent: Sent) {
         let now = self.around.clock.now();
         self.bytes_in_flight -= sent.claim.record.body.len();
-        self.hide_key(&mut sent);
+        sent.hide_key(&self.upstream);
         let verdict = match &sent.result {
             Ok(reply) => Verdict::of(reply.status, &reply.text),
             Err(_) => Verdict::Failed,
@@ -276,15 +264,6 @@ impl Worker {
         self.publish();
     }
 
-    /// An upstream may repeat our key in its answer; it must not get into logs, pages and dead letters.
-    fn hide_key(&self, sent: &mut Sent) {
-        let Ok(reply) = &mut sent.result else { return };
-        let dsn = sent.routing.project(&sent.claim.record.project).and_then(|project| project.dsns.get(&self.upstream));
-        if let Some(dsn) = dsn.filter(|_| !reply.status.is_success()) {
-            reply.text = reply.text.replace(dsn.public_key(), "***");
-        }
-    }
-
     /// What the answer says about the upstream, whatever becomes of the record.
     fn learn(&mut self, sent: &Sent, verdict: Verdict, now: Timestamp) {
         let record = &sent.claim.record;
@@ -298,7 +277,7 @@ impl Worker {
         match verdict {
             Verdict::Failed => {
                 let opened = self.circuit.failed(now);
-                self.around.watch.failed(opened, &what_went_wrong(sent));
+                self.around.watch.failed(opened, &sent.what_went_wrong());
             }
             _ => {
                 if self.circuit.succeeded(now) {
@@ -307,9 +286,9 @@ impl Worker {
             }
         }
         if verdict == Verdict::Misconfigured {
-            self.around.watch.misconfigured(&record.project, &what_went_wrong(sent));
+            self.around.watch.misconfigured(&record.project, &sent.what_went_wrong());
         }
-        let error = (verdict != Verdict::Delivered).then(|| LastError { at: now, what: what_went_wrong(sent) });
+        let error = (verdict != Verdict::Delivered).then(|| LastError { at: now, what: sent.what_went_wrong() });
         self.around.board.update(&self.upstream, |report| {
             report.up = verdict != Verdict::Failed;
             if verdict == Verdict::Delivered {
@@ -327,7 +306,7 @@ impl Worker {
         self.around.watch.delivered(now.since(sent.claim.record.accepted_at));
         let mode = self.settings.load().on_rate_limit;
         let attempts = sent.claim.progress.attempts + 1;
-        let rest = limited_part(&sent.claim, sent.load.clone(), mode, attempts);
+        let rest = parcel::limited_part(&sent.claim, sent.load.clone(), mode, attempts);
         Settlement { delivered: sent.load.send_quantities.clone(), ..rest }
     }
 
@@ -339,7 +318,10 @@ impl Worker {
         let partly = matches!(settings.kind, Kind::Sentry | Kind::Relay) && !again.limited.is_empty();
         if !again.is_whole() && (again.send.is_empty() || partly) {
             let delivered = again.send_quantities.clone();
-            return Settlement { delivered, ..limited_part(&sent.claim, again, settings.on_rate_limit, attempts) };
+            return Settlement {
+                delivered,
+                ..parcel::limited_part(&sent.claim, again, settings.on_rate_limit, attempts)
+            };
         }
         let due = again.limited_until.unwrap_or(now + cooldown::BARE_429);
         self.retry(sent, due, sent.claim.progress.strikes)
@@ -367,7 +349,7 @@ impl Worker {
 
     fn refused(&self, sent: &Sent, now: Timestamp, reason: &'static str) -> Settlement {
         let record = &sent.claim.record;
-        self.around.watch.refused(record, reason, &what_went_wrong(sent));
+        self.around.watch.refused(record, reason, &sent.what_went_wrong());
         let reply = sent.result.as_ref().ok();
         let dead_letter = DeadLetter {
             at: now,
@@ -377,7 +359,7 @@ impl Worker {
             attempts: sent.claim.progress.attempts + 1,
         };
         // What was not sent, because it is limited, was not refused either.
-        let held = limited_part(&sent.claim, sent.load.clone(), OnRateLimit::Hold, dead_letter.attempts);
+        let held = parcel::limited_part(&sent.claim, sent.load.clone(), OnRateLimit::Hold, dead_letter.attempts);
         let refused =
             if held.rest.is_some() { sent.load.send_quantities.clone() } else { parcel::pending(&sent.claim) };
         let dropped = Some((DropReason::Rejected, refused));
@@ -392,27 +374,4 @@ impl Worker {
             (report.circuit, report.limits, report.misconfigured) = (circuit, limits, misconfigured);
         });
     }
-}
-
-/// What becomes of the limited items of a record: they wait until the limit ends, or are dropped.
-fn limited_part(claim: &Claim, load: Load, mode: OnRateLimit, attempts: u32) -> Settlement {
-    let Some(until) = load.limited_until.filter(|_| !load.limited.is_empty()) else { return Settlement::default() };
-    match mode {
-        OnRateLimit::Drop => {
-            Settlement { dropped: Some((DropReason::RateLimited, load.limited_quantities)), ..Settlement::default() }
-        }
-        OnRateLimit::Hold => {
-            let progress = Progress { attempts, strikes: claim.progress.strikes, items: Some(load.limited) };
-            let rest = Rest { due: until, progress, quantities: load.limited_quantities };
-            Settlement { rest: Some(rest), ..Settlement::default() }
-        }
-    }
-}
-
-fn what_went_wrong(sent: &Sent) -> String {
-    let text = match &sent.result {
-        Ok(reply) => format!("{} {}", reply.status, reply.text.trim()),
-        Err(error) => error.to_string(),
-    };
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(ERROR_LENGTH).collect()
 }

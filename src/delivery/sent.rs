@@ -1,0 +1,45 @@
+//! A request that has come to its end: what was sent, how it ended, and that in words.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::journal::Claim;
+use crate::policy::routing::Routing;
+
+use super::parcel::Load;
+use super::transport::{Reply, SendError};
+
+/// How much of an error is shown.
+const ERROR_LENGTH: usize = 300;
+
+/// A request that has come to its end.
+pub(super) struct Sent {
+    pub(super) claim: Claim,
+    pub(super) load: Load,
+    /// What it was addressed by.
+    pub(super) routing: Arc<Routing>,
+    pub(super) began: Timestamp,
+    pub(super) took: Duration,
+    pub(super) result: Result<Reply, SendError>,
+}
+
+impl Sent {
+    /// What went wrong, in one line that can be shown.
+    pub(super) fn what_went_wrong(&self) -> String {
+        let text = match &self.result {
+            Ok(reply) => format!("{} {}", reply.status, reply.text.trim()),
+            Err(error) => error.to_string(),
+        };
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(ERROR_LENGTH).collect()
+    }
+
+    /// An upstream may repeat our key in its answer; it must not get into logs, pages and dead letters.
+    pub(super) fn hide_key(&mut self, upstream: &str) {
+        let Ok(reply) = &mut self.result else { return };
+        let dsn = self.routing.project(&self.claim.record.project).and_then(|project| project.dsns.get(upstream));
+        if let Some(dsn) = dsn.filter(|_| !reply.status.is_success()) {
+            reply.text = reply.text.replace(dsn.public_key(), "***");
+        }
+    }
+}
