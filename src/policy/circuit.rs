@@ -62,11 +62,6 @@ impl Circuit {
         self.state
     }
 
-    /// Whether the last that was heard is a failure.
-    pub const fn is_failing(&self) -> bool {
-        self.failures > 0
-    }
-
     /// How many requests may be started now, at most `room`.
     pub fn permits(&mut self, now: Timestamp, room: usize, in_flight: usize) -> usize {
         match self.state {
