@@ -15,7 +15,9 @@ use super::event_id::EventId;
 use super::item::{Counting, ItemType};
 
 mod header;
+mod limits;
 pub use header::HeaderSpans;
+use limits::Limits;
 
 /// More items than any SDK sends in one envelope; bounds the memory that views may take.
 pub const MAX_ITEMS: usize = 1000;
@@ -88,12 +90,31 @@ pub enum EnvelopeError {
         /// The limit in bytes.
         limit: u64,
     },
+    /// More items of a type than an envelope may have: 413.
+    #[error("one {kind} item too many: {limit} in one envelope is the limit")]
+    TooManyOf {
+        /// The item's type.
+        kind: String,
+        /// How many there may be.
+        limit: u16,
+    },
+    /// The attachments are too large together: 413.
+    #[error("the attachment items have {size} bytes together, more than their limit of {limit}")]
+    AttachmentsTooLarge {
+        /// Their payloads in bytes, up to the one that was too much.
+        size: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
 }
 
 impl EnvelopeError {
     /// Whether the envelope is well formed but too large.
     pub const fn is_too_large(&self) -> bool {
-        matches!(self, Self::TooManyItems | Self::ItemTooLarge { .. })
+        matches!(
+            self,
+            Self::TooManyItems | Self::ItemTooLarge { .. } | Self::TooManyOf { .. } | Self::AttachmentsTooLarge { .. }
+        )
     }
 }
 
@@ -187,6 +208,7 @@ fn line_end(bytes: &[u8], start: usize) -> usize {
 
 fn parse_items(bytes: &Bytes, header_end: usize) -> Result<Vec<Item>, EnvelopeError> {
     let mut items = Vec::new();
+    let mut limits = Limits::default();
     let mut at = header_end + 1;
     while at < bytes.len() {
         // One newline may follow the last payload; a blank line stands for nothing.
@@ -198,6 +220,7 @@ fn parse_items(bytes: &Bytes, header_end: usize) -> Result<Vec<Item>, EnvelopeEr
             return Err(EnvelopeError::TooManyItems);
         }
         let item = parse_item(bytes, at)?;
+        limits.admit(&item.kind, item.payload.len() as u64)?;
         at = item.payload.end + 1;
         items.push(item);
     }
@@ -224,10 +247,6 @@ fn parse_item(bytes: &Bytes, at: usize) -> Result<Item, EnvelopeError> {
         return Err(EnvelopeError::MissingNewline { at: payload.end });
     }
     let kind = ItemType::from_name(&header.kind);
-    let size = payload.len() as u64;
-    if let Some(limit) = kind.size_limit().filter(|limit| size > *limit) {
-        return Err(EnvelopeError::ItemTooLarge { kind: kind.name().to_owned(), size, limit });
-    }
     let user_interface = matches!(header.platform.as_deref(), Some("javascript" | "cocoa" | "android"));
     let counting = Counting { item_count: header.item_count, user_interface };
     Ok(Item { kind, counting, header: at..end, payload })

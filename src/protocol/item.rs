@@ -139,7 +139,55 @@ impl ItemType {
             Self::Nel | Self::Unknown(_) => return None,
         })
     }
+
+    /// How many of this type one envelope may have, `(group, limit)`: types of one group count together. `None`: any number.
+    ///
+    /// getsentry/relay, `relay-server/src/utils/sizes.rs`, with one difference: there the first five groups count together, and
+    /// events among them. Here each counts by itself, and events are not counted, for there are trackers that take an envelope
+    /// of several.
+    pub const fn count_limit(&self) -> Option<(Group, u16)> {
+        Some(match self {
+            Self::Transaction => (Group::Transaction, 1),
+            Self::Security | Self::RawSecurity => (Group::Security, 1),
+            Self::ReplayEvent => (Group::ReplayEvent, 1),
+            Self::Feedback => (Group::Feedback, 1),
+            Self::FormData => (Group::FormData, 1),
+            Self::Attachment => (Group::Attachment, 30),
+            Self::CheckIn => (Group::CheckIn, 1),
+            Self::Session | Self::Sessions => (Group::Session, 100),
+            Self::Profile | Self::ProfileChunk => (Group::Profile, 1),
+            Self::ReplayRecording => (Group::ReplayRecording, 1),
+            Self::ReplayVideo => (Group::ReplayVideo, 1),
+            _ => return None,
+        })
+    }
 }
+
+/// Types that [`ItemType::count_limit`] counts together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+#[allow(missing_docs, reason = "each is named after its types")]
+pub enum Group {
+    Transaction,
+    Security,
+    ReplayEvent,
+    Feedback,
+    FormData,
+    Attachment,
+    CheckIn,
+    Session,
+    Profile,
+    ReplayRecording,
+    ReplayVideo,
+}
+
+impl Group {
+    /// How many there are.
+    pub const COUNT: usize = Self::ReplayVideo as usize + 1;
+}
+
+/// The greatest size of all attachments of an envelope together in bytes (getsentry/relay, `relay-config`, defaults).
+pub const ATTACHMENTS_LIMIT: u64 = 200 * MIB;
 
 /// What the header of an item says, as far as it matters here.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]

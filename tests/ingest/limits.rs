@@ -48,6 +48,44 @@ async fn an_item_over_its_limit_is_refused_by_name_and_one_at_its_limit_is_taken
 }
 
 #[tokio::test]
+async fn an_envelope_with_too_many_items_of_a_type_is_refused_by_their_name() {
+    let (relay, upstream) = front_of(|plan| plan).await;
+    let of = |kind: &str, count: usize| {
+        let item = format!("{{\"type\":\"{kind}\"}}\n{{}}\n");
+        format!("{{\"event_id\":\"{}\"}}\n{}", new_id(), item.repeat(count))
+    };
+    let limits = [
+        ("transaction", 1),
+        ("security", 1),
+        ("replay_event", 1),
+        ("feedback", 1),
+        ("form_data", 1),
+        ("check_in", 1),
+        ("profile", 1),
+        ("profile_chunk", 1),
+        ("replay_recording", 1),
+        ("replay_video", 1),
+        ("attachment", 30),
+        ("session", 100),
+        ("sessions", 100),
+    ];
+    for (kind, limit) in limits {
+        let over = relay.send(of(kind, limit + 1)).await;
+        assert_eq!(over.status(), 413, "{kind}");
+        let refusal: serde_json::Value = over.json().await.expect("JSON");
+        let detail = refusal["detail"].as_str().expect("a detail");
+        assert_eq!(detail, format!("one {kind} item too many: {limit} in one envelope is the limit"));
+        assert_eq!(relay.send(of(kind, limit)).await.status(), 200, "{kind}");
+    }
+    assert_eq!(refused(&relay, "too_large").await, limits.len() as f64);
+    // Several events are for the trackers to take or to refuse.
+    assert_eq!(relay.send(of("event", 3)).await.status(), 200);
+    relay.balanced(SOON).await;
+    assert_eq!(upstream.taken_count(), limits.len() + 1);
+    relay.finish().await;
+}
+
+#[tokio::test]
 async fn a_body_over_max_body_is_refused_whether_it_says_so_or_not() {
     let (relay, upstream) = front_of(|plan| plan.server("max_body = \"2MiB\"")).await;
     let path = keyed("/api/1/envelope/");
