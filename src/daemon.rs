@@ -208,7 +208,8 @@ impl Daemon {
         }
         self.supervisor.configure(Arc::clone(&routing), &upstreams);
         self.dedup.configure(&config.dedup);
-        self.public.configure(&config.server);
+        let patience = config.upstreams.iter().map(|(name, settings)| (Arc::clone(name), settings.timeout.get()));
+        self.public.configure(&config.server, patience.collect());
         self.intake.configure(submit::View::new(Arc::clone(&routing), targets));
         self.config = config;
         self.status.loaded_at = self.clock.now();

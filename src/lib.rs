@@ -16,6 +16,8 @@
 //! Who gets what is one value, [`policy::routing::Routing`], exchanged as a whole when the configuration changes: a switch of the
 //! primary is that exchange.
 //!
+//! What only a tracker can answer takes none of these steps: [`http`] passes it on to the primary and hands the answer back.
+//!
 //! # The map
 //!
 //! | part | may use | what lives there |

@@ -52,7 +52,7 @@ const CLOSED: [(&str, &str); 5] = [
         "attachment attachment_item default error feedback internal log_byte log_item metric_bucket monitor \
          profile profile_chunk profile_chunk_ui replay security session span trace_metric transaction unknown",
     ),
-    ("code", "200 400 401 403 404 405 408 413 415 429 503"),
+    ("code", "200 201 202 204 301 302 304 400 401 403 404 405 408 409 413 415 429 500 502 503 504 other"),
     ("result", "delivered failed misconfigured rate_limited refused"),
     ("state", "closed half_open open"),
     ("upstream", "new old"),
@@ -60,7 +60,7 @@ const CLOSED: [(&str, &str); 5] = [
 
 const DROPPED: &str = "capped evicted expired filtered rate_limited rejected sampled unsupported";
 const REFUSED: &str = "disconnected encoding journal_failed journal_full malformed method mismatch no_such_route overloaded \
-                       timeout too_large unauthenticated unknown_project";
+                       timeout too_large unauthenticated unknown_project upstream_failed upstream_timeout";
 
 /// One line of `/metrics`: name, labels, value.
 type Line = (String, BTreeMap<String, String>, f64);

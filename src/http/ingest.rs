@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::intake::decode::{self, BUFFERED, DecodeError};
 use crate::intake::legacy;
 use crate::intake::submit::{Entrance, Receipt};
-use crate::protocol::auth;
+use crate::protocol::auth::{self, AuthError, Credentials};
 use crate::tasks;
 
 use super::body::Held;
@@ -86,12 +86,16 @@ async fn take_in(public: &Public, id: Option<&str>, request: Request, form: Form
 }
 
 fn authenticate(public: &Public, id: Option<&str>, parts: &Parts) -> Result<Entrance, ApiError> {
+    Ok(public.intake.authenticate(id, credentials(parts))?)
+}
+
+/// What a request says of itself.
+pub(super) fn credentials(parts: &Parts) -> Result<Option<Credentials>, AuthError> {
     let values = |name: &str| {
         let all: Vec<&str> = parts.headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
         all.into_iter()
     };
-    let credentials = auth::find(values("x-sentry-auth"), values("authorization"), parts.uri.query());
-    Ok(public.intake.authenticate(id, credentials)?)
+    auth::find(values("x-sentry-auth"), values("authorization"), parts.uri.query())
 }
 
 async fn submit(
@@ -113,7 +117,8 @@ async fn submit(
     Ok(public.intake.submit(entrance, client, body).await?)
 }
 
-fn encodings(headers: &HeaderMap) -> Result<Vec<decode::Encoding>, DecodeError> {
+/// The encodings of a body, in the order in which they were applied.
+pub(super) fn encodings(headers: &HeaderMap) -> Result<Vec<decode::Encoding>, DecodeError> {
     let mut all = Vec::new();
     for line in headers.get_all(header::CONTENT_ENCODING) {
         // Several lines are one list; the last encoding is the first to be undone.
@@ -124,7 +129,7 @@ fn encodings(headers: &HeaderMap) -> Result<Vec<decode::Encoding>, DecodeError> 
 }
 
 /// Decodes where it is quick, and elsewhere where it is not.
-async fn decode(
+pub(super) async fn decode(
     public: &Public,
     body: Bytes,
     encodings: Vec<decode::Encoding>,
@@ -154,7 +159,8 @@ fn says_envelope(headers: &HeaderMap) -> bool {
     kind.trim_start().to_ascii_lowercase().starts_with("application/x-sentry-envelope")
 }
 
-fn peer(parts: &Parts) -> IpAddr {
+/// Who is at the other end of the connection.
+pub(super) fn peer(parts: &Parts) -> IpAddr {
     parts.extensions.get::<SocketAddr>().map_or(IpAddr::from([127, 0, 0, 1]), SocketAddr::ip)
 }
 

@@ -7,6 +7,7 @@ mod ingest;
 mod listen;
 mod page;
 mod peer;
+mod proxy;
 mod routes;
 mod scrape;
 mod serve;

@@ -10,20 +10,20 @@ use axum::handler::Handler;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, any, get, post};
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tower::ServiceExt as _;
 
 use crate::clock::Clock;
 use crate::tasks::Tasks;
-use crate::telemetry::metrics::Refused;
+use crate::telemetry::metrics::{Refused, code_label};
 
 use super::error::ApiError;
 use super::ingest::ForProject;
 use super::serve::{App, serve};
 use super::state::{Admin, Public};
-use super::{admin, ingest};
+use super::{admin, ingest, proxy};
 
 /// What SDKs reach.
 fn public(state: Arc<Public>) -> Router {
@@ -37,7 +37,7 @@ fn public(state: Arc<Public>) -> Router {
     ] {
         routes = routes.route(path, handler.clone()).route(&format!("{path}/"), handler);
     }
-    routes.fallback(any(nowhere)).with_state(state)
+    routes.fallback(any(proxy::forward)).with_state(state)
 }
 
 /// What operators reach.
@@ -69,10 +69,6 @@ async fn ready(State(public): State<Arc<Public>>) -> Response {
 
 async fn wrong_method() -> ApiError {
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, Refused::Method, "this endpoint does not take that method")
-}
-
-async fn nowhere() -> ApiError {
-    ApiError::new(StatusCode::NOT_FOUND, Refused::NoSuchRoute, "no such endpoint")
 }
 
 /// Serves SDKs on `listener`.
@@ -115,8 +111,8 @@ impl App for PublicApp {
 impl PublicApp {
     fn count(&self, response: &Response) {
         let project = response.extensions().get::<ForProject>().map_or("", |project| &project.0);
-        let code = response.status();
-        self.state.metrics.received_requests_total.with_label_values(&[project, code.as_str()]).inc();
+        let code = code_label(response.status().as_u16());
+        self.state.metrics.received_requests_total.with_label_values(&[project, code]).inc();
         if let Some(reason) = response.extensions().get::<Refused>() {
             let why = response.headers().get("x-sentry-error").and_then(|value| value.to_str().ok());
             self.refused(*reason, why.unwrap_or_default());
@@ -150,15 +146,16 @@ fn preflight() -> Response {
     (StatusCode::OK, headers).into_response()
 }
 
-/// Browsers may read every answer, refusals included.
+/// Browsers may read every answer, refusals included. What a tracker has said of it, in an answer passed on, stands.
 fn share(response: &mut Response) {
     let headers = response.headers_mut();
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    headers.insert(
-        header::ACCESS_CONTROL_EXPOSE_HEADERS,
-        HeaderValue::from_static("x-sentry-error, x-sentry-rate-limits, retry-after"),
-    );
-    headers.insert("cross-origin-resource-policy", HeaderValue::from_static("cross-origin"));
+    for (name, value) in [
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        (header::ACCESS_CONTROL_EXPOSE_HEADERS, "x-sentry-error, x-sentry-rate-limits, retry-after"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "cross-origin"),
+    ] {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
 }
 
 /// Runs of slashes count as one: a DSN with a slash too many has always worked.

@@ -1,8 +1,9 @@
 //! What the listeners share with the rest of the daemon.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,7 @@ use crate::units::Secret;
 
 use super::admin::Control;
 use super::body::Room;
+use super::proxy::Proxy;
 use super::settings::Server;
 
 /// Whether the daemon can accept submissions now. Cheap to clone.
@@ -49,6 +51,7 @@ impl Readiness {
 pub struct Public {
     pub(super) intake: Intake,
     pub(super) room: Room,
+    pub(super) proxy: Proxy,
     pub(super) trusted: Arc<ArcSwap<Vec<IpAddr>>>,
     pub(super) metrics: Metrics,
     pub(super) damper: Damper<Refused>,
@@ -61,6 +64,7 @@ impl Public {
         Self {
             intake,
             room: Room::new(server.max_body, server.max_inflight_bytes),
+            proxy: Proxy::new(),
             trusted: Arc::new(ArcSwap::from_pointee(server.trusted_proxies.clone())),
             metrics,
             damper: Damper::new(),
@@ -68,9 +72,10 @@ impl Public {
         }
     }
 
-    /// Follows a changed configuration.
-    pub fn configure(&self, server: &Server) {
+    /// Follows a changed configuration; `patience` is how long each upstream may take for one request.
+    pub fn configure(&self, server: &Server, patience: BTreeMap<Arc<str>, Duration>) {
         self.trusted.store(Arc::new(server.trusted_proxies.clone()));
+        self.proxy.configure(patience);
     }
 }
 

@@ -110,6 +110,11 @@ impl Intake {
         self.view.store(Arc::new(view));
     }
 
+    /// Who gets what now.
+    pub fn routing(&self) -> Arc<Routing> {
+        Arc::clone(&self.view.load().routing)
+    }
+
     /// Lets a request in by its credentials, before its body is looked at.
     pub fn authenticate(
         &self,

@@ -51,6 +51,11 @@ impl Dsn {
         &self.authority
     }
 
+    /// What stands in the path before `/api/`: empty, or a path that begins with a slash and ends without.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// The project id.
     pub fn project(&self) -> &str {
         &self.project

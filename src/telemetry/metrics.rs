@@ -157,11 +157,13 @@ pub enum Refused {
     Disconnected,
     NoSuchRoute,
     Method,
+    UpstreamTimeout,
+    UpstreamFailed,
 }
 
 impl Refused {
     /// Every reason.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Malformed,
         Self::Unauthenticated,
         Self::UnknownProject,
@@ -175,6 +177,8 @@ impl Refused {
         Self::Disconnected,
         Self::NoSuchRoute,
         Self::Method,
+        Self::UpstreamTimeout,
+        Self::UpstreamFailed,
     ];
 
     /// The name in labels.
@@ -193,12 +197,22 @@ impl Refused {
             Self::Disconnected => "disconnected",
             Self::NoSuchRoute => "no_such_route",
             Self::Method => "method",
+            Self::UpstreamTimeout => "upstream_timeout",
+            Self::UpstreamFailed => "upstream_failed",
         }
     }
 }
 
-/// The status codes that the public listener gives.
-const CODES: [&str; 11] = ["200", "400", "401", "403", "404", "405", "408", "413", "415", "429", "503"];
+/// The status codes that the public listener gives, those of the primary's answers that matter, and one for all others of these.
+const CODES: [&str; 22] = [
+    "200", "201", "202", "204", "301", "302", "304", "400", "401", "403", "404", "405", "408", "409", "413", "415",
+    "429", "500", "502", "503", "504", "other",
+];
+
+/// The label of a status code.
+pub fn code_label(code: u16) -> &'static str {
+    CODES.iter().find(|label| label.parse() == Ok(code)).unwrap_or(&"other")
+}
 
 impl Default for Metrics {
     fn default() -> Self {

@@ -46,6 +46,7 @@ impl Reply {
 /// A request as it arrived.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
+    pub(crate) method: http::Method,
     pub(crate) path: String,
     pub(crate) query: Option<String>,
     pub(crate) headers: HeaderMap,
@@ -213,7 +214,8 @@ async fn answer(script: Arc<Mutex<Script>>, request: Request<Incoming>) -> Resul
     let Ok(body) = body.collect().await.map(http_body_util::Collected::to_bytes) else { return Err(Closed) };
     let (path, query) = (parts.uri.path().to_owned(), parts.uri.query().map(str::to_owned));
     let at = tokio::time::Instant::now();
-    let mut seen = Seen { path, query, headers: parts.headers, body, taken: false, at };
+    let (method, headers) = (parts.method, parts.headers);
+    let mut seen = Seen { method, path, query, headers, body, taken: false, at };
     let reply = {
         let mut script = script.lock().expect("no test panics while holding the script");
         let by_rule = script.rule.as_ref().and_then(|rule| rule(&seen));

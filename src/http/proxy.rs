@@ -1,0 +1,241 @@
+//! Requests that only a tracker can answer go to the primary: the crash-report dialog, and the API that sentry-cli speaks.
+//!
+//! Bodies pass in both directions as they come, redirects are handed back. What arrives here never waits in the journal and is
+//! never counted in the accounts; a primary that hangs keeps its own few places and nothing else (getsentry/relay,
+//! `relay-server/src/endpoints/forward.rs`).
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use http::request::Parts;
+use http::{Method, StatusCode};
+use http_body::Body as _;
+use hyper_rustls::ConfigBuilderExt as _;
+use reqwest::redirect::Policy;
+use rustls::ClientConfig;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::telemetry::metrics::Refused;
+
+use super::body::Held;
+use super::error::ApiError;
+use super::ingest;
+use super::peer;
+use super::state::Public;
+
+mod destination;
+mod headers;
+mod stream;
+
+use destination::{Destination, NoDestination};
+use stream::{Download, Fault, Progress, Upload};
+
+/// Requests at the primary at once.
+const PLACES: usize = 64;
+/// How long a connection to the primary may take to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the primary may take when its `timeout` is not known.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const MIB: u64 = 1024 * 1024;
+
+/// The way to the primary for what only it can answer. Cheap to clone; clones share everything.
+#[derive(Clone, Debug)]
+pub(super) struct Proxy {
+    /// Made with the first request: most relays never see one.
+    client: Arc<OnceLock<Option<reqwest::Client>>>,
+    places: Arc<Semaphore>,
+    /// The `timeout` of each upstream.
+    patience: Arc<ArcSwap<BTreeMap<Arc<str>, Duration>>>,
+}
+
+impl Proxy {
+    pub(super) fn new() -> Self {
+        Self { client: Arc::default(), places: Arc::new(Semaphore::new(PLACES)), patience: Arc::default() }
+    }
+
+    /// How long each upstream may take from now on.
+    pub(super) fn configure(&self, patience: BTreeMap<Arc<str>, Duration>) {
+        self.patience.store(Arc::new(patience));
+    }
+
+    fn patience(&self, upstream: &str) -> Duration {
+        self.patience.load().get(upstream).copied().unwrap_or(PATIENCE)
+    }
+
+    fn client(&self) -> Result<&reqwest::Client, ApiError> {
+        self.client.get_or_init(client).as_ref().ok_or_else(|| failed("there is no way to the primary"))
+    }
+
+    fn place(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
+            let detail = format!("{PLACES} requests wait for the primary already, try again later");
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, Refused::Overloaded, detail)
+        })
+    }
+}
+
+/// A client that trusts whom the deliveries trust. It keeps no connection: one that its server has closed meanwhile, as GlitchTip's
+/// does after each answer, would cost a request whose body cannot be sent twice.
+fn client() -> Option<reqwest::Client> {
+    let tls = ClientConfig::builder();
+    let tls = match tls.clone().with_native_roots() {
+        Ok(tls) => tls,
+        Err(_) => tls.with_webpki_roots(),
+    };
+    let localhost = [(Ipv4Addr::LOCALHOST, 0).into(), (Ipv6Addr::LOCALHOST, 0).into()];
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .redirect(Policy::none())
+        .referer(false)
+        .pool_max_idle_per_host(0)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .resolve_to_addrs("localhost", &localhost)
+        .tls_backend_preconfigured(tls.with_no_client_auth())
+        .build();
+    client.map_err(|error| tracing::error!(%error, "requests cannot be passed on to the primary")).ok()
+}
+
+/// Passes a request on that no endpoint of ours takes.
+pub(super) async fn forward(State(public): State<Arc<Public>>, request: Request) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path();
+    let credentials = || ingest::credentials(&parts);
+    let destination = destination::find(&public.intake.routing(), path, parts.uri.query(), credentials)?;
+    if matches!(parts.method, Method::CONNECT | Method::TRACE) {
+        return Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, Refused::Method, "this method is not passed on"));
+    }
+    let limit = limit(path);
+    if body.size_hint().lower() > limit {
+        return Err(too_large(limit));
+    }
+    let place = public.proxy.place()?;
+    let patience = public.proxy.patience(&destination.upstream);
+    let progress = Arc::new(Progress::new());
+    let mut held = Held::default();
+    let body = outgoing(&public, &parts, body, limit, &progress, &mut held).await?;
+    let client = peer::client(&parts.headers, ingest::peer(&parts), &public.trusted.load());
+    let headers = headers::to_upstream(&parts.headers, client.forwarded_for.as_deref(), destination.rekey.as_ref());
+    let Destination { url, upstream, .. } = destination;
+    let sending = public.proxy.client()?.request(parts.method, url).headers(headers).body(body).send();
+    let answer = tokio::select! {
+        answer = sending => answer,
+        fault = progress.stalled(patience) => return Err(faulty(fault, limit)),
+    };
+    match answer {
+        Ok(answer) => Ok(answered(answer, patience, place)),
+        Err(error) => Err(match progress.fault() {
+            Some(fault) => faulty(fault, limit),
+            None => unanswered(&public, &upstream, &error.without_url()),
+        }),
+    }
+}
+
+/// The most bytes of a body on its way to `path` (getsentry/relay, `relay-server/src/endpoints/forward.rs`).
+fn limit(path: &str) -> u64 {
+    match path.strip_prefix("/api/0/").and_then(|below| below.trim_end_matches('/').rsplit('/').next()) {
+        Some("chunk-upload") => 100 * MIB,
+        Some("files" | "dsyms") => 40 * MIB,
+        _ => 20 * MIB,
+    }
+}
+
+/// The body as it comes. An encoded one is decoded: `content-encoding` is not passed on, since few trackers know all encodings.
+async fn outgoing(
+    public: &Public,
+    parts: &Parts,
+    body: Body,
+    limit: u64,
+    progress: &Arc<Progress>,
+    held: &mut Held,
+) -> Result<reqwest::Body, ApiError> {
+    let encodings = ingest::encodings(&parts.headers)?;
+    if encodings.is_empty() {
+        return Ok(reqwest::Body::wrap(Upload::new(body, limit, Arc::clone(progress))));
+    }
+    let body = public.room.read(body, held).await?;
+    let body = ingest::decode(public, body, encodings, held).await?;
+    if body.len() as u64 > limit { Err(too_large(limit)) } else { Ok(body.into()) }
+}
+
+fn answered(answer: reqwest::Response, patience: Duration, place: OwnedSemaphorePermit) -> Response {
+    let (head, body) = http::Response::from(answer).into_parts();
+    let mut response = Response::new(Body::new(Download::new(body, patience, place)));
+    *response.status_mut() = head.status;
+    *response.headers_mut() = headers::to_client(&head.headers);
+    response
+}
+
+/// No answer came: what exactly went wrong is for the log, not for clients.
+fn unanswered(public: &Public, upstream: &str, error: &reqwest::Error) -> ApiError {
+    let failure = if error.is_timeout() { timed_out() } else { failed("the primary cannot be reached") };
+    if public.damper.lets_through(&failure.reason) {
+        let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+        tracing::warn!(upstream.name = upstream, %error, cause, "a request could not be passed on to the primary");
+    }
+    failure
+}
+
+fn faulty(fault: Fault, limit: u64) -> ApiError {
+    match fault {
+        Fault::TooLarge => too_large(limit),
+        Fault::ClientSilent => {
+            ApiError::new(StatusCode::REQUEST_TIMEOUT, Refused::Timeout, "the body arrives too slowly")
+        }
+        Fault::UpstreamSilent => timed_out(),
+        Fault::Broken => ApiError::new(StatusCode::BAD_REQUEST, Refused::Disconnected, "the body broke off"),
+    }
+}
+
+fn too_large(limit: u64) -> ApiError {
+    let detail = format!("the body has more than {limit} bytes, the limit of this endpoint");
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, Refused::TooLarge, detail)
+}
+
+fn timed_out() -> ApiError {
+    ApiError::new(StatusCode::GATEWAY_TIMEOUT, Refused::UpstreamTimeout, "the primary does not answer in time")
+}
+
+fn failed(detail: &'static str) -> ApiError {
+    ApiError::new(StatusCode::BAD_GATEWAY, Refused::UpstreamFailed, detail)
+}
+
+impl From<NoDestination> for ApiError {
+    fn from(error: NoDestination) -> Self {
+        let (status, reason) = match &error {
+            NoDestination::Nowhere => (StatusCode::NOT_FOUND, Refused::NoSuchRoute),
+            NoDestination::Leaves => (StatusCode::BAD_REQUEST, Refused::Malformed),
+            NoDestination::UnknownDsn => (StatusCode::NOT_FOUND, Refused::UnknownProject),
+            NoDestination::UnknownKey => (StatusCode::FORBIDDEN, Refused::UnknownProject),
+            NoDestination::Unreadable(_) => (StatusCode::UNAUTHORIZED, Refused::Unauthenticated),
+            NoDestination::NoAddress => (StatusCode::BAD_GATEWAY, Refused::UpstreamFailed),
+        };
+        Self::new(status, reason, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uploads_have_larger_limits_than_the_rest() {
+        for (path, mib) in [
+            ("/api/0/organizations/shop/chunk-upload/", 100),
+            ("/api/0/organizations/shop/chunk-upload", 100),
+            ("/api/0/projects/shop/web/releases/1.0/files/", 40),
+            ("/api/0/projects/shop/web/files/dsyms/", 40),
+            ("/api/0/organizations/shop/releases/", 20),
+            ("/api/1/chunk-upload/", 20),
+            ("/api/embed/error-page/", 20),
+        ] {
+            assert_eq!(limit(path), mib * MIB, "{path}");
+        }
+    }
+}

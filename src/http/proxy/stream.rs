@@ -1,0 +1,247 @@
+//! The two bodies of a proxied request, passed on piece by piece: the client's within a limit, both within a limit of patience.
+//!
+//! Whom a request waits for, the client or the primary, is known at every moment: only who keeps the other waiting runs out of time.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::BoxError;
+use axum::body::Body as Incoming;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+
+/// How long the next bytes of a client's body may take.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How long a client may take for its body at any speed, and the bytes a second that it must bring after that.
+const GRACE: Duration = Duration::from_secs(30);
+const SLOWEST: u64 = 4096;
+/// How often a wait is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Why a request cannot be passed on to its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub(super) enum Fault {
+    #[error("the body is too large")]
+    TooLarge,
+    #[error("the client stopped sending")]
+    ClientSilent,
+    #[error("the upstream stopped answering")]
+    UpstreamSilent,
+    #[error("the body broke off")]
+    Broken,
+}
+
+/// How a request gets on, shared between its body, which moves, and who waits for the answer.
+#[derive(Debug)]
+pub(super) struct Progress(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    /// Whether the client has to bring more; otherwise it is the primary's turn.
+    on_client: bool,
+    since: Instant,
+    /// How long the client was waited for in all.
+    waited: Duration,
+    fault: Option<Fault>,
+}
+
+impl Progress {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(State { on_client: false, since: Instant::now(), waited: Duration::ZERO, fault: None }))
+    }
+
+    /// What went wrong with the client's body.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        self.state().fault
+    }
+
+    /// Returns when one side has kept the other waiting for too long; `patience` is the primary's.
+    pub(super) async fn stalled(&self, patience: Duration) -> Fault {
+        loop {
+            let (on_client, since) = {
+                let state = self.state();
+                (state.on_client, state.since)
+            };
+            let (most, fault) =
+                if on_client { (SILENCE, Fault::ClientSilent) } else { (patience, Fault::UpstreamSilent) };
+            let now = Instant::now();
+            if now >= since + most {
+                return fault;
+            }
+            sleep_until((since + most).min(now + LOOK)).await;
+        }
+    }
+
+    fn turn(&self, on_client: bool) {
+        let (mut state, now) = (self.state(), Instant::now());
+        if state.on_client {
+            let waited = now - state.since;
+            state.waited += waited;
+        }
+        (state.on_client, state.since) = (on_client, now);
+    }
+
+    fn fail(&self, fault: Fault) -> Fault {
+        self.state().fault = Some(fault);
+        fault
+    }
+
+    /// Nobody panics while holding it.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A client's body on its way to the primary.
+pub(super) struct Upload {
+    /// Never locked: the client library asks for bodies that can be shared, and shares none.
+    body: Mutex<Incoming>,
+    hint: SizeHint,
+    passed: u64,
+    limit: u64,
+    progress: Arc<Progress>,
+}
+
+impl Upload {
+    pub(super) fn new(body: Incoming, limit: u64, progress: Arc<Progress>) -> Self {
+        Self { hint: body.size_hint(), body: Mutex::new(body), passed: 0, limit, progress }
+    }
+
+    fn check(&mut self, more: usize) -> Result<(), Fault> {
+        self.passed += more as u64;
+        if self.passed > self.limit {
+            return Err(self.progress.fail(Fault::TooLarge));
+        }
+        let beyond = self.progress.state().waited.saturating_sub(GRACE);
+        if self.passed < beyond.as_secs() * SLOWEST {
+            return Err(self.progress.fail(Fault::ClientSilent));
+        }
+        Ok(())
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = Fault;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        let this = &mut *self;
+        let body = this.body.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Poll::Ready(next) = Pin::new(body).poll_frame(cx) else {
+            if !this.progress.state().on_client {
+                this.progress.turn(true);
+            }
+            return Poll::Pending;
+        };
+        this.progress.turn(false);
+        Poll::Ready(match next {
+            None => None,
+            Some(Err(_)) => Some(Err(this.progress.fail(Fault::Broken))),
+            Some(Ok(frame)) => Some(this.check(frame.data_ref().map_or(0, Bytes::len)).map(|()| frame)),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.hint.exact() == Some(self.passed)
+    }
+
+    /// What the client has announced, less what has passed.
+    fn size_hint(&self) -> SizeHint {
+        self.hint.exact().map_or_else(SizeHint::new, |length| SizeHint::with_exact(length - self.passed.min(length)))
+    }
+}
+
+/// The primary's answer on its way to the client. Its place among the requests under way comes free with its end.
+pub(super) struct Download {
+    body: reqwest::Body,
+    patience: Duration,
+    until: Pin<Box<Sleep>>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Download {
+    pub(super) fn new(body: reqwest::Body, patience: Duration, place: OwnedSemaphorePermit) -> Self {
+        Self { body, patience, until: Box::pin(sleep(patience)), _place: place }
+    }
+}
+
+impl Body for Download {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        if let Poll::Ready(next) = Pin::new(&mut this.body).poll_frame(cx) {
+            this.until.as_mut().reset(Instant::now() + this.patience);
+            return Poll::Ready(next.map(|frame| frame.map_err(Into::into)));
+        }
+        ready!(this.until.as_mut().poll(cx));
+        Poll::Ready(Some(Err(Fault::UpstreamSilent.into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    fn upload(pieces: Vec<&'static [u8]>, limit: u64) -> (Upload, Arc<Progress>) {
+        let progress = Arc::new(Progress::new());
+        let frames = pieces.into_iter().map(|piece| Ok::<_, std::io::Error>(Bytes::from_static(piece)));
+        (Upload::new(Incoming::from_stream(stream::iter(frames)), limit, Arc::clone(&progress)), progress)
+    }
+
+    #[tokio::test]
+    async fn a_body_passes_up_to_its_limit() {
+        let (body, progress) = upload(vec![b"12", b"34"], 4);
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "1234");
+        assert_eq!(progress.fault(), None);
+        let (body, progress) = upload(vec![b"12", b"345"], 4);
+        assert_eq!(body.collect().await.unwrap_err(), Fault::TooLarge);
+        assert_eq!(progress.fault(), Some(Fault::TooLarge));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_keeps_the_other_waiting_runs_out_of_time() {
+        let progress = Arc::new(Progress::new());
+        let began = Instant::now();
+        assert_eq!(progress.stalled(Duration::from_secs(30)).await, Fault::UpstreamSilent);
+        assert_eq!(began.elapsed().as_secs(), 30);
+        let silent = stream::pending::<Result<Bytes, std::io::Error>>();
+        let mut body = Upload::new(Incoming::from_stream(silent), 10, Arc::clone(&progress));
+        let mut reading = std::pin::pin!(body.frame());
+        let began = Instant::now();
+        tokio::select! {
+            _ = reading.as_mut() => panic!("nothing was sent"),
+            fault = progress.stalled(Duration::from_secs(300)) => assert_eq!(fault, Fault::ClientSilent),
+        }
+        assert_eq!(began.elapsed(), SILENCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_brings_a_byte_now_and_then_runs_out_of_time() {
+        let drip = stream::unfold((), |()| async {
+            sleep(Duration::from_secs(5)).await;
+            Some((Ok::<_, std::io::Error>(Bytes::from_static(b"x")), ()))
+        });
+        let progress = Arc::new(Progress::new());
+        let body = Upload::new(Incoming::from_stream(drip), 1 << 20, Arc::clone(&progress));
+        let began = Instant::now();
+        assert_eq!(body.collect().await.unwrap_err(), Fault::ClientSilent);
+        assert!(began.elapsed() < 2 * GRACE, "{:?}", began.elapsed());
+    }
+}

@@ -1,0 +1,386 @@
+//! What only a tracker can answer: passed on to the primary, and to nobody else.
+//!
+//! Rule: everything goes through the public listener of the real daemon; what it passes on is compared with what a tracker gets
+//! without it, and ingestion must not notice. sentry-cli is the real one.
+
+#[path = "peers/install.rs"]
+#[expect(dead_code, reason = "shared with the tests of other peers")]
+mod install;
+mod support;
+
+mod proxy {
+    pub(crate) mod sentry_cli;
+}
+
+use std::time::{Duration, Instant};
+
+use proxy::sentry_cli::{Project, TOKEN, answers_as_sentry};
+use support::envelopes::{self, KEY, new_id};
+use support::relay::{Plan, Relay, SOON};
+use support::upstream::{Reply, Seen, Upstream};
+use support::wire::{Wire, chunked, exchange, head, post};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+/// A relay with the primary `a` and the shadow `b`.
+async fn between() -> (Relay, Upstream, Upstream) {
+    let (a, b) = (Upstream::start().await, Upstream::start().await);
+    let dsns = [("a", a.dsn("a0a0", 11)), ("b", b.dsn("b0b0", 22))];
+    let relay = Plan::new(&dsns).upstream("a", "timeout = \"2s\"").start().await;
+    (relay, a, b)
+}
+
+/// What arrived and is no envelope, as method and path.
+fn calls(upstream: &Upstream) -> Vec<String> {
+    proxied(upstream).iter().map(|seen| format!("{} {}", seen.method, seen.path)).collect()
+}
+
+fn proxied(upstream: &Upstream) -> Vec<Seen> {
+    upstream.seen().into_iter().filter(|seen| !seen.path.ends_with("/envelope/")).collect()
+}
+
+async fn requests(relay: &Relay, project: &str, code: &str) -> f64 {
+    let labels = [("project", project), ("code", code)];
+    relay.samples().await.expect("metrics").sum("switchyard_received_requests_total", &labels)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sentry_cli_works_at_the_relays_address_and_follows_the_primary() {
+    let (relay, a, b) = between().await;
+    let project = Project::new();
+    // Sentry names itself in full, or the path below the address that it was asked at: then the upload comes here, too.
+    answers_as_sentry(&a, "/organizations/shop/chunk-upload/");
+    answers_as_sentry(&b, &format!("http://{}/api/0/organizations/shop/chunk-upload/", b.address()));
+    let run = async |arguments: &[&str]| project.cli(&relay.address(), &relay.dsn(), arguments).await;
+    let upload = ["sourcemaps", "upload", "--release", "web@1.0", "dist"];
+
+    run(&["releases", "new", "web@1.0"]).await;
+    run(&["releases", "set-commits", "web@1.0", "--local"]).await;
+    run(&["sourcemaps", "inject", "dist"]).await;
+    run(&upload).await;
+    run(&["releases", "finalize", "web@1.0"]).await;
+    let expected = [
+        "POST /api/0/organizations/shop/releases/",
+        "GET /api/0/organizations/shop/repos/",
+        "POST /api/0/organizations/shop/releases/",
+        "GET /api/0/organizations/shop/releases/web@1.0/previous-with-commits/",
+        "PUT /api/0/organizations/shop/releases/web@1.0/",
+        "GET /api/0/organizations/shop/chunk-upload/",
+        "POST /api/0/organizations/shop/artifactbundle/assemble/",
+        "POST /api/0/organizations/shop/chunk-upload/",
+        "POST /api/0/organizations/shop/artifactbundle/assemble/",
+        "PUT /api/0/organizations/shop/releases/web@1.0/",
+    ];
+    assert_eq!(calls(&a), expected);
+    for seen in proxied(&a) {
+        assert_eq!(seen.headers["authorization"], format!("Bearer {TOKEN}"));
+        assert!(seen.headers["user-agent"].to_str().is_ok_and(|agent| agent.starts_with("sentry-cli/")));
+        assert_eq!(seen.headers["host"], a.address());
+        assert!(!seen.headers.contains_key("transfer-encoding"), "a length that is known stays known");
+    }
+    let bundle = &proxied(&a)[7].body;
+    assert!(bundle.windows(11).any(|word| word == b"\"file_gzip\""), "the chunk arrived as it was sent");
+    assert_eq!(calls(&b), Vec::<String>::new(), "a shadow answers nothing");
+
+    run(&["send-event", "--message", "hello"]).await;
+    run(&["monitors", "run", "nightly", "--", "true"]).await;
+    relay.balanced(SOON).await;
+    assert_eq!((a.taken_count() - expected.len(), b.taken_count()), (3, 3), "envelopes go to both");
+
+    relay.flip_to("b").await;
+    run(&["releases", "new", "web@1.0"]).await;
+    run(&upload).await;
+    assert_eq!(calls(&a).len(), expected.len());
+    assert_eq!(calls(&b)[0], expected[0]);
+    assert_eq!(calls(&b).len(), 5);
+    assert_eq!(requests(&relay, "", "201").await, 3.0);
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn requests_and_answers_pass_whole_but_for_what_concerns_the_connection() {
+    let (relay, a, b) = between().await;
+    let headers = |names: &[(&'static str, &str)]| names.iter().map(|(n, v)| (*n, (*v).to_owned())).collect::<Vec<_>>();
+    let body = "not found, says the tracker".to_owned();
+    let said = [
+        ("link", "<x>; rel=next"),
+        ("x-hits", "3"),
+        ("set-cookie", "session=1"),
+        ("connection", "x-odd"),
+        ("x-odd", "1"),
+    ];
+    a.then([
+        Reply::Status(404, headers(&said), body.clone()),
+        Reply::Status(302, headers(&[("location", "http://127.0.0.1:1/login/")]), String::new()),
+        Reply::Status(500, headers(&[("access-control-allow-origin", "https://shop.example")]), body.clone()),
+        Reply::Status(418, vec![], body.clone()),
+    ]);
+    let sent = [
+        ("authorization", "Bearer token"),
+        ("cookie", "session=2"),
+        ("connection", "keep-alive, x-hop"),
+        ("x-hop", "1"),
+        ("x-forwarded-for", "6.6.6.6"),
+        ("x-real-ip", "6.6.6.6"),
+        ("accept", "application/json"),
+        ("content-type", "application/json"),
+    ];
+    let mut wire = Wire::connect(&relay.address()).await;
+    let path = "/api/0/organizations/shop/issues/?query=is%3Aunresolved+a%26b&cursor=0:1:0";
+    wire.send(&post(path, &sent, b"{}")).await;
+    let answer = wire.answer().await;
+    assert_eq!((answer.status, answer.body), (404, body.clone().into_bytes()));
+    assert_eq!(answer.headers["link"], "<x>; rel=next");
+    assert_eq!(answer.headers["x-hits"], "3");
+    assert_eq!(answer.headers["access-control-allow-origin"], "*");
+    for name in ["set-cookie", "x-odd"] {
+        assert!(!answer.headers.contains_key(name), "{name}");
+    }
+    let arrived = proxied(&a).remove(0);
+    assert_eq!((arrived.method.as_str(), arrived.path.as_str()), ("POST", "/api/0/organizations/shop/issues/"));
+    assert_eq!(arrived.query.as_deref(), Some("query=is%3Aunresolved+a%26b&cursor=0:1:0"));
+    assert_eq!(arrived.body, "{}");
+    let mut names: Vec<&str> = arrived.headers.keys().map(http::HeaderName::as_str).collect();
+    names.sort_unstable();
+    let expected = [
+        "accept",
+        "authorization",
+        "content-length",
+        "content-type",
+        "host",
+        "x-forwarded-for",
+        "x-sentry-forwarded-for",
+    ];
+    assert_eq!(names, expected);
+    assert_eq!(arrived.headers["x-forwarded-for"], "127.0.0.1");
+    // The connection is kept, and a redirect is the client's to follow.
+    wire.send(&head("GET", "/api/0/", &[])).await;
+    let answer = wire.answer().await;
+    assert_eq!((answer.status, answer.header("location")), (302, "http://127.0.0.1:1/login/"));
+    wire.send(&head("DELETE", "/api/0/projects/shop/web/", &[])).await;
+    let answer = wire.answer().await;
+    assert_eq!((answer.status, answer.header("access-control-allow-origin")), (500, "https://shop.example"));
+    wire.send(&head("PATCH", "/api/0/projects/shop/web/", &[("content-length", "0")])).await;
+    assert_eq!(wire.answer().await.status, 418);
+    assert_eq!(calls(&a)[1..], ["GET /api/0/", "DELETE /api/0/projects/shop/web/", "PATCH /api/0/projects/shop/web/"]);
+    assert_eq!(b.seen().len(), 0);
+    assert_eq!((requests(&relay, "", "404").await, requests(&relay, "", "other").await), (1.0, 1.0));
+    // What is compressed is decoded: trackers know different encodings.
+    let packed = zstd::encode_all(&b"{\"a\":1}"[..], 0).expect("memory");
+    let answer = exchange(&relay.address(), &post("/api/0/x/", &[("content-encoding", "zstd")], &packed)).await;
+    assert_eq!(answer.status, 200);
+    let arrived = proxied(&a).pop().expect("a request");
+    assert_eq!((&*arrived.body, arrived.headers.get("content-encoding")), (&b"{\"a\":1}"[..], None));
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn the_crash_report_dialog_is_the_primarys_under_its_own_dsn() {
+    let (relay, a, b) = between().await;
+    let dsn = |upstream: &Upstream, key: &str, id: u64| {
+        upstream.dsn(key, id).replace(':', "%3A").replace('/', "%2F").replace('@', "%40")
+    };
+    let ours = format!("http%3A%2F%2F{KEY}%40{}%2F1", relay.address());
+    let path = |dsn: &str| format!("/api/embed/error-page/?eventId={}&dsn={dsn}&name=A+B", "0".repeat(32));
+    a.then([Reply::Status(200, vec![("content-type", "text/javascript".to_owned())], "(function(){})();".to_owned())]);
+    let script = exchange(&relay.address(), &head("GET", &path(&ours), &[("accept", "*/*")])).await;
+    assert_eq!((script.status, script.header("content-type")), (200, "text/javascript"));
+    let form = [("content-type", "application/x-www-form-urlencoded"), ("origin", "https://shop.example")];
+    let answer =
+        exchange(&relay.address(), &post(&path(&ours), &form, b"name=A&email=a%40b.c&comments=It+broke")).await;
+    assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, "*"));
+    let arrived = proxied(&a);
+    let expected = path(&dsn(&a, "a0a0", 11));
+    for seen in &arrived {
+        assert_eq!(format!("{}?{}", seen.path, seen.query.as_deref().unwrap_or_default()), expected);
+    }
+    assert_eq!(arrived[1].body, "name=A&email=a%40b.c&comments=It+broke");
+    assert_eq!(arrived[1].headers["origin"], "https://shop.example");
+    let stranger = exchange(&relay.address(), &head("GET", &path("http%3A%2F%2Fother%40h%2F1"), &[])).await;
+    assert_eq!(stranger.status, 404);
+    relay.flip_to("b").await;
+    exchange(&relay.address(), &head("GET", &path(&ours), &[])).await;
+    assert_eq!((calls(&a).len(), calls(&b).len()), (2, 1));
+    assert!(proxied(&b)[0].query.as_ref().is_some_and(|query| query.contains(&dsn(&b, "b0b0", 22))));
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn a_projects_routes_that_we_do_not_know_reach_its_primary_under_the_primarys_name() {
+    let (relay, a, _b) = between().await;
+    let auth = |key: &str| format!("Sentry sentry_version=7, sentry_client=x/1, sentry_key={key}");
+    let request = |key: &str| post("/api/1/brand-new/thing/", &[("x-sentry-auth", &auth(key))], b"x");
+    assert_eq!(exchange(&relay.address(), &request(KEY)).await.status, 200);
+    let arrived = proxied(&a).remove(0);
+    assert_eq!(arrived.path, "/api/11/brand-new/thing/");
+    assert_eq!(arrived.headers["x-sentry-auth"], auth("a0a0"));
+    assert_eq!(exchange(&relay.address(), &request("unknown")).await.status, 403);
+    assert_eq!(calls(&a).len(), 1);
+    relay.finish().await;
+}
+
+/// A tracker by hand: the next connection, with the head of its request read.
+async fn taken(listener: &TcpListener) -> (TcpStream, String) {
+    let (mut stream, _) = timeout(SOON, listener.accept()).await.expect("a connection in time").expect("a connection");
+    let mut read = vec![];
+    while !read.windows(4).any(|four| four == b"\r\n\r\n") {
+        assert!(stream.read_buf(&mut read).await.expect("a request") > 0, "a whole head");
+    }
+    (stream, String::from_utf8(read).expect("text"))
+}
+
+async fn reads(stream: &mut TcpStream, expected: &str) {
+    let mut piece = vec![0; expected.len()];
+    timeout(SOON, stream.read_exact(&mut piece)).await.expect("bytes in time").expect("bytes");
+    assert_eq!(String::from_utf8_lossy(&piece), expected);
+}
+
+#[tokio::test]
+async fn bodies_pass_piece_by_piece_in_both_directions() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+    let address = listener.local_addr().expect("an address");
+    let relay = Plan::new(&[("a", format!("http://a0a0@{address}/prefix/11"))]).start().await;
+    let mut client = TcpStream::connect(relay.address()).await.expect("a connection");
+    client.write_all(&head("PUT", "/api/0/x/", &[("content-length", "10")])).await.expect("a head is taken");
+    client.write_all(b"first").await.expect("half a body is taken");
+    let (mut tracker, request) = taken(&listener).await;
+    assert!(request.starts_with("PUT /prefix/api/0/x/ HTTP/1.1\r\n"), "{request}");
+    assert!(request.contains("content-length: 10\r\n"), "{request}");
+    // The other half is sent only when the first has arrived.
+    if !request.ends_with("first") {
+        reads(&mut tracker, "first").await;
+    }
+    client.write_all(b"other").await.expect("the other half is taken");
+    reads(&mut tracker, "other").await;
+    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 8\r\nx-odd: 1\r\n\r\n";
+    tracker.write_all(format!("{answer}well").as_bytes()).await.expect("half an answer");
+    let mut wire = vec![];
+    while !wire.ends_with(b"\r\n\r\nwell") {
+        let n =
+            timeout(SOON, client.read_buf(&mut wire)).await.expect("half an answer in time").expect("half an answer");
+        assert!(n > 0, "{}", String::from_utf8_lossy(&wire));
+    }
+    tracker.write_all(b"done").await.expect("the rest");
+    reads(&mut client, "done").await;
+    // An answer that breaks off breaks off for the client too: it must not take it for whole.
+    client.write_all(&head("GET", "/api/0/y/", &[])).await.expect("a second request");
+    let (mut tracker, _) = taken(&listener).await;
+    tracker.write_all(format!("{answer}well").as_bytes()).await.expect("half an answer");
+    drop(tracker);
+    let mut rest = vec![];
+    timeout(SOON, client.read_to_end(&mut rest)).await.expect("an end in time").expect("no reset");
+    assert!(rest.ends_with(b"\r\n\r\nwell"), "{}", String::from_utf8_lossy(&rest));
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn bodies_have_the_limits_of_sentrys_relay() {
+    let (relay, a, _b) = between().await;
+    let over = (20 << 20) + 1;
+    let announced = over.to_string();
+    for expect in [&[][..], &[("expect", "100-continue")]] {
+        let request = head("POST", "/api/0/x/", &[&[("content-length", &*announced)], expect].concat());
+        let answer = exchange(&relay.address(), &request).await;
+        assert_eq!(answer.status, 413);
+        assert!(answer.detail().contains("20971520"), "{answer:?}");
+    }
+    let body = vec![b'x'; over];
+    assert_eq!(exchange(&relay.address(), &chunked("/api/0/x/", &[], &body, 1 << 20)).await.status, 413);
+    assert_eq!(calls(&a), Vec::<String>::new(), "a request that is cut off is no request");
+    let files = "/api/0/projects/shop/web/releases/1/files/";
+    assert_eq!(exchange(&relay.address(), &chunked(files, &[], &body, 1 << 20)).await.status, 200);
+    assert_eq!(
+        exchange(&relay.address(), &post("/api/0/organizations/shop/chunk-upload/", &[], &body)).await.status,
+        200
+    );
+    assert!(proxied(&a).iter().all(|seen| seen.body.len() == over));
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hung_primary_keeps_its_places_and_ingestion_does_not_notice() {
+    let (relay, a, b) = between().await;
+    a.when(|seen| seen.path.starts_with("/api/0/").then_some(Reply::Hang));
+    let began = Instant::now();
+    let ask = async || exchange(&relay.address(), &head("GET", "/api/0/x/", &[])).await.status;
+    let asks = futures_util::future::join_all((0..80).map(|_| ask()));
+    let (statuses, slowest) = tokio::join!(asks, async {
+        let mut slowest = Duration::ZERO;
+        for _ in 0..20 {
+            let sent = Instant::now();
+            assert_eq!(relay.send(envelopes::error(&new_id())).await.status(), 200);
+            slowest = slowest.max(sent.elapsed());
+        }
+        slowest
+    });
+    let count = |code: u16| statuses.iter().filter(|status| **status == code).count();
+    assert_eq!((count(504), count(503)), (64, 16), "{statuses:?}");
+    assert!(began.elapsed() >= Duration::from_secs(2), "the primary's own timeout");
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    relay.balanced(SOON).await;
+    assert_eq!(b.taken_count(), 20);
+    let refused = |samples: &support::samples::Samples, reason| {
+        samples.sum("switchyard_refused_requests_total", &[("reason", reason)])
+    };
+    let samples = relay.samples().await.expect("metrics");
+    assert_eq!((refused(&samples, "upstream_timeout"), refused(&samples, "overloaded")), (64.0, 16.0));
+    assert_eq!(ask().await, 504, "the places are free again");
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn a_primary_that_is_down_is_a_502_that_names_no_address() {
+    let (relay, mut a, _b) = between().await;
+    a.go_down().await;
+    let answer = exchange(&relay.address(), &head("GET", "/api/0/x/", &[])).await;
+    assert_eq!(answer.status, 502);
+    assert_eq!(answer.header("access-control-allow-origin"), "*");
+    assert!(!answer.detail().contains(&a.address()), "{answer:?}");
+    a.come_back().await;
+    a.then([Reply::Close]);
+    assert_eq!(exchange(&relay.address(), &head("GET", "/api/0/x/", &[])).await.status, 502);
+    assert_eq!(exchange(&relay.address(), &head("GET", "/api/0/x/", &[])).await.status, 200);
+    let log = relay.log();
+    assert!(log.contains("could not be passed on") && !log.contains("a0a0"), "{log}");
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn no_request_reaches_another_host_or_leaves_the_api() {
+    let (relay, a, _b) = between().await;
+    let elsewhere = Upstream::start().await;
+    let evil = elsewhere.address();
+    for (request, status) in [
+        (head("GET", "/api/0/../../admin/", &[]), 400),
+        (head("GET", "/api/0/%2e%2e/%2E%2E/admin/", &[]), 400),
+        (head("GET", "/api/0/..%2f..%2fadmin/", &[]), 400),
+        (head("GET", "/api/0/..\\..\\admin/", &[]), 400),
+        (head("GET", &format!("http://{evil}/elsewhere/"), &[]), 404),
+        (head("GET", &format!("http://{evil}"), &[]), 404),
+        (head("GET", "/", &[]), 404),
+        (head("GET", "/api/", &[]), 404),
+        (head("GET", "/organizations/shop/", &[]), 404),
+        (head("CONNECT", &evil, &[]), 404),
+        (head("TRACE", "/api/0/x/", &[]), 405),
+        // These have a good path: they go to the primary, whatever host they name.
+        (head("GET", &format!("http://{evil}/api/0/absolute/"), &[]), 200),
+        (head("GET", &format!("http://user:pass@{evil}/api/0/userinfo/"), &[]), 200),
+        (head("GET", &format!("//{evil}/api/0/"), &[]), 404),
+        (head("GET", &format!("/api/0/@{evil}/"), &[]), 200),
+        (head("GET", &format!("/api/0/x/?url=http://{evil}/"), &[("x-forwarded-host", &evil)]), 200),
+        (head("GET", "/api/0/releases/a%2Fb/", &[]), 200),
+    ] {
+        let asked = String::from_utf8_lossy(&request).into_owned();
+        assert_eq!(exchange(&relay.address(), &request).await.status, status, "{asked}");
+    }
+    assert_eq!(elsewhere.seen().len(), 0);
+    let expected =
+        ["/api/0/absolute/", "/api/0/userinfo/", &format!("/api/0/@{evil}/"), "/api/0/x/", "/api/0/releases/a%2Fb/"];
+    let arrived = proxied(&a);
+    assert_eq!(arrived.iter().map(|seen| seen.path.as_str()).collect::<Vec<_>>(), expected);
+    assert!(
+        arrived.iter().all(|seen| seen.headers["host"] == a.address() && !seen.headers.contains_key("authorization"))
+    );
+    relay.finish().await;
+}
