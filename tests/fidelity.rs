@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use support::envelopes::{self, KEY, Recorded, new_id};
+use support::envelopes::{self, Item, KEY, Recorded, items, new_id};
 use support::eventually::eventually;
 use support::relay::{Plan, Relay, SOON};
 use support::upstream::{Seen, Upstream};
@@ -156,7 +156,7 @@ async fn every_recorded_envelope_reaches_every_upstream_byte_for_byte() {
 }
 
 /// What no SDK sends, but somebody might. `<DSN>` and `<KEY>` stand for those of whoever is spoken to.
-const HANDMADE: [&str; 16] = [
+const HANDMADE: [&str; 19] = [
     "{\"event_id\":\"<ID>\",\"dsn\":\"<DSN>\"}\n{\"type\":\"event\",\"length\":2}\n{}\n",
     "{ \"dsn\" : \"<DSN>\" , \"event_id\" : \"<ID>\" , \"n\" : 1.50E+3, \"big\": 123456789012345678901234567890 }\n{\"type\":\"event\"}\n{\"n\":1.0e-7}",
     "{\"trace\":{\"public_key\":\"<KEY>\",\"sample_rate\":\"0.10\"},\"event_id\":\"<ID>\",\"dsn\":\"<DSN>\"}\n{\"type\":\"transaction\"}\n{}",
@@ -173,6 +173,9 @@ const HANDMADE: [&str; 16] = [
     "{\"event_id\":\"<ID>\"}\n{\"type\":\"event\"}\n{\"dsn\":\"http://kept@h/1\",\"public_key\":\"kept\",\"sent_at\":\"kept\"}",
     "{\"x\":\"<ID>\",\"dsn\":\"<DSN>\",\"trace\":{\"x\":{\"public_key\":\"kept\"},\"public_key\":\"<KEY>\"}}\n{\"type\":\"profile_chunk_ui\",\"platform\":\"cocoa\"}\n{}\n",
     "{\"event_id\":\"<ID>\"}\n{\"type\":\"event\"}\nno JSON at all",
+    "{\"event_id\":\"<ID>\"}\n{\"type\":\"feedback\",\"length\":2}\n{}\n{\"x\":1.0,\"type\":\"event\"}\n{\"b\":1e1}\r\n{\"type\":\"x_new\",\"length\":3}\n\n\n\n\n{\"type\":\"attachment\",\"length\":2}\n\0\n\n",
+    "{\"event_id\":\"<ID>\"}\n{\"type\":\"event\"}\n{\"first\":1}\n{\"type\":\"attachment\",\"length\":0}\n\n{\"type\":\"event\"}\n{\"second\":2}",
+    "{\"event_id\":\"<ID>\"}\n{\"type\":\"profile_chunk\"}\n{}\n{\"type\":\"transaction\"}\n{}\n{\"type\":\"x_empty\"}",
 ];
 
 #[tokio::test]
@@ -189,6 +192,76 @@ async fn whatever_is_an_envelope_arrives_as_it_was_sent() {
             let seen = has_taken(tracker, n + 1).await;
             assert_eq!(text(&seen.body), fill(&tracker.dsn, tracker.key));
         }
+    }
+    relay.finish().await;
+}
+
+/// Waits until everything accepted is settled, and returns what came to the upstream since `before` requests.
+async fn settled(relay: &Relay, upstream: &Upstream, before: usize) -> Vec<Seen> {
+    relay.balanced(SOON).await;
+    upstream.taken().split_off(before)
+}
+
+/// The envelope as a tracker must have it that gets its items in other groups or another order: the header line of each request is
+/// that of the envelope, and the items are its items, each once, byte for byte.
+fn assert_same_items(tracker: &Tracker, requests: &[Seen], expected: &[u8], kept: impl Fn(&str) -> bool, what: &str) {
+    let line = |body: &[u8]| text(body.split(|b| *b == b'\n').next().unwrap_or_default());
+    let sorted = |mut items: Vec<Item>| {
+        items.retain(|item| kept(&item.kind));
+        let mut bytes: Vec<_> = items.into_iter().map(|item| item.bytes).collect();
+        bytes.sort();
+        bytes
+    };
+    let arrived: Vec<Item> = requests.iter().flat_map(|seen| items(&seen.body)).collect();
+    assert!(arrived.iter().all(|item| kept(&item.kind) && !item.after_blank), "{what}: {arrived:?}");
+    assert_eq!(sorted(arrived), sorted(items(expected)), "{what}");
+    for seen in requests {
+        assert_eq!(line(&seen.body), line(expected), "{what}");
+        assert_eq!((seen.path.as_str(), seen.headers.get("content-encoding")), (tracker.path, None), "{what}");
+        assert_eq!(seen.headers["content-length"], seen.body.len().to_string().as_str(), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn trackers_with_quirks_get_the_same_items_byte_for_byte() {
+    let (glitchtip, bugsink) = (Tracker::plain().await, Tracker::odd().await);
+    let dsns = [("glitchtip", glitchtip.dsn.clone()), ("bugsink", bugsink.dsn.clone())];
+    let plan = Plan::new(&dsns).key(Recorded::KEY).upstream("glitchtip", "kind = \"glitchtip\"");
+    let relay = plan.upstream("bugsink", "kind = \"bugsink\"").start().await;
+    let own_dsn = relay.dsn().replace(KEY, Recorded::KEY);
+    let made = HANDMADE
+        .map(|template| template.replace("<ID>", &new_id()).replace("<DSN>", &own_dsn).replace("<KEY>", Recorded::KEY));
+    let recorded = Recorded::all();
+    let all = recorded.iter().map(|one| (one.name.clone(), one.decoded(), Some(one)));
+    let all = all.chain(made.iter().map(|body| (body.clone(), body.clone().into_bytes(), None)));
+    for (name, sent, recorded) in all {
+        let before = [glitchtip.upstream.taken_count(), bugsink.upstream.taken_count()];
+        match recorded {
+            Some(recorded) => replay(&relay, recorded).await,
+            None => {
+                let path = format!("/api/1/envelope/?sentry_key={}", Recorded::KEY);
+                assert_eq!(relay.post(&path, sent.clone()).send().await.expect("an answer").status(), 200, "{name}");
+            }
+        }
+        let expected = |tracker: &Tracker| {
+            let dsn = recorded.map_or_else(|| own_dsn.clone(), |_| recorded_dsn(&sent));
+            tracker.expects(&sent, &dsn, Recorded::KEY)
+        };
+        let arrived = settled(&relay, &glitchtip.upstream, before[0]).await;
+        assert_same_items(&glitchtip, &arrived, &expected(&glitchtip), |_| true, &format!("{name} at glitchtip"));
+        let has_event = items(&sent).iter().any(|item| item.kind == "event");
+        let stored = |kind: &str| match kind {
+            "transaction" | "span" => false,
+            // A profile goes where its transaction goes.
+            "profile" => has_event,
+            _ => true,
+        };
+        let arrived = settled(&relay, &bugsink.upstream, before[1]).await;
+        let what = format!("{name} at bugsink");
+        if arrived.len() == 1 && arrived[0].body == expected(&bugsink) {
+            continue;
+        }
+        assert_same_items(&bugsink, &arrived, &expected(&bugsink), stored, &what);
     }
     relay.finish().await;
 }

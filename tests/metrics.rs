@@ -19,6 +19,7 @@ switchyard_backlog_bytes gauge upstream
 switchyard_backlog_envelopes gauge upstream
 switchyard_backlog_oldest_seconds gauge upstream
 switchyard_balance_difference_items gauge upstream
+switchyard_batch_poison_events_total counter upstream
 switchyard_build_info gauge commit version
 switchyard_config_last_reload_success_timestamp_seconds gauge
 switchyard_config_reload_success gauge

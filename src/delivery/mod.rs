@@ -1,8 +1,11 @@
 //! One upstream's way out: a worker each, with its own connections, circuit and cooldowns. Workers meet nowhere but at the
 //! journal, so that nothing one upstream does is felt by another.
 
+mod batch_poison;
 pub mod board;
+mod load;
 mod parcel;
+mod quirks;
 mod rewrite;
 mod sent;
 pub mod settings;

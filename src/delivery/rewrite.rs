@@ -1,5 +1,5 @@
 //! What changes on the way out, and nothing else: the header line's `dsn`, `trace.public_key`, and `sent_at` when we held the
-//! envelope. Every other byte of the line stays where it is; the items are not even looked at.
+//! envelope; and `event_id` when an envelope of several events goes out as several. Every other byte of the line stays where it is; the items are not even looked at.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -11,13 +11,14 @@ use time::macros::format_description;
 
 use crate::protocol::dsn::Dsn;
 use crate::protocol::envelope::HeaderSpans;
+use crate::protocol::event_id::EventId;
 
 /// An envelope kept for less than this was not held: clocks differ by more, and its header stays as it is.
 const HELD: Duration = Duration::from_secs(1);
 
 /// The header line for the upstream, without its newline, and the rest of the envelope, newline first. Both share the
-/// memory of `envelope` where nothing changed.
-pub(super) fn rewrite(envelope: &Bytes, dsn: &Dsn, dwell: Duration) -> (Bytes, Bytes) {
+/// memory of `envelope` where nothing changed. `event_id` replaces that of the envelope.
+pub(super) fn rewrite(envelope: &Bytes, dsn: &Dsn, dwell: Duration, event_id: Option<EventId>) -> (Bytes, Bytes) {
     let end = memchr::memchr(b'\n', envelope).unwrap_or(envelope.len());
     let (line, rest) = (envelope.slice(..end), envelope.slice(end..));
     // The line was read before it was accepted; if it cannot be read now, it goes out as it came.
@@ -28,6 +29,9 @@ pub(super) fn rewrite(envelope: &Bytes, dsn: &Dsn, dwell: Duration) -> (Bytes, B
     }
     if let Some(span) = spans.trace_public_key {
         edits.push((span, quoted(dsn.public_key())));
+    }
+    if let (Some(span), Some(id)) = (spans.event_id, event_id) {
+        edits.push((span, quoted(&id.to_string())));
     }
     if let Some(span) = spans.sent_at.filter(|_| dwell >= HELD) {
         let moved = serde_json::from_slice::<String>(&line[span.clone()]).ok().and_then(|at| moved(&at, dwell));
@@ -77,7 +81,8 @@ mod tests {
 
     fn out(envelope: &'static str, dwell_secs: u64) -> String {
         let dsn = "https://new_key@tracker.example:9000/prefix/42".parse().unwrap();
-        let (line, rest) = rewrite(&Bytes::from_static(envelope.as_bytes()), &dsn, Duration::from_secs(dwell_secs));
+        let (line, rest) =
+            rewrite(&Bytes::from_static(envelope.as_bytes()), &dsn, Duration::from_secs(dwell_secs), None);
         format!("{}{}", std::str::from_utf8(&line).unwrap(), std::str::from_utf8(&rest).unwrap())
     }
 
@@ -118,9 +123,19 @@ mod tests {
     }
 
     #[test]
+    fn an_event_that_goes_alone_goes_under_its_own_id() {
+        let envelope = Bytes::from_static(b"{\"event_id\":\"00000000-0000-0000-0000-000000000001\",\"x\": 1}\n");
+        let (line, _) = rewrite(&envelope, &"http://k@h/1".parse().unwrap(), Duration::ZERO, Some(2.into()));
+        assert_eq!(line, r#"{"event_id":"00000000000000000000000000000002","x": 1}"#);
+        let (line, _) =
+            rewrite(&Bytes::from_static(b"{}\n"), &"http://k@h/1".parse().unwrap(), Duration::ZERO, Some(2.into()));
+        assert_eq!(line, "{}", "absent stays absent");
+    }
+
+    #[test]
     fn an_envelope_with_nothing_to_change_is_not_copied() {
         let envelope = Bytes::from_static(b"{\"event_id\":\"x\"}\n{\"type\":\"event\"}\n{}");
-        let (line, rest) = rewrite(&envelope, &"http://k@h/1".parse().unwrap(), Duration::ZERO);
+        let (line, rest) = rewrite(&envelope, &"http://k@h/1".parse().unwrap(), Duration::ZERO, None);
         assert_eq!(line.as_ptr(), envelope.as_ptr());
         assert_eq!(rest.as_ptr().addr(), envelope.as_ptr().addr() + line.len());
     }

@@ -3,11 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
+
 use crate::clock::Timestamp;
-use crate::journal::Claim;
+use crate::journal::{Claim, Progress};
 use crate::policy::routing::Routing;
 
-use super::parcel::Load;
+use super::load::Load;
+use super::quirks::Quirks;
 use super::transport::{Reply, SendError};
 
 /// How much of an error is shown.
@@ -32,6 +35,21 @@ impl Sent {
             Err(error) => error.to_string(),
         };
         text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(ERROR_LENGTH).collect()
+    }
+
+    /// How it went with the record, this request included.
+    pub(super) fn progress(&self, strikes: u32) -> Progress {
+        let Progress { attempts, items, .. } = &self.claim.progress;
+        Progress { attempts: attempts + 1, strikes, items: items.clone() }
+    }
+
+    /// Whether a failure may be the record's own fault. Of the statuses only 500 speaks of the record; the others speak of the
+    /// server or of a proxy before it, and so does a page of HTML where that is how maintenance looks.
+    pub(super) fn speaks_of_the_record(&self, quirks: &Quirks) -> bool {
+        self.result.as_ref().is_ok_and(|reply| {
+            let is_page = reply.text.trim_ascii_start().starts_with('<');
+            reply.status == StatusCode::INTERNAL_SERVER_ERROR && !(quirks.maintenance_is_a_500_page && is_page)
+        })
     }
 
     /// An upstream may repeat our key in its answer; it must not get into logs, pages and dead letters.

@@ -17,6 +17,7 @@ pub(super) struct Watch {
     attempts: [IntCounter; Verdict::ALL.len()],
     duration: Histogram,
     lag: Histogram,
+    batch_poison: IntCounter,
     damper: Damper<Line>,
 }
 
@@ -27,6 +28,7 @@ enum Line {
     Refused,
     Misconfigured(Arc<str>),
     NoDsn(Arc<str>),
+    BatchPoison(Arc<str>),
 }
 
 impl Watch {
@@ -39,6 +41,7 @@ impl Watch {
             attempts,
             duration: metrics.delivery_duration_seconds.with_label_values(&[upstream]),
             lag: metrics.delivery_lag_seconds.with_label_values(&[upstream]),
+            batch_poison: metrics.batch_poison_events_total.with_label_values(&[upstream]),
             damper: Damper::new(),
         }
     }
@@ -75,6 +78,15 @@ impl Watch {
         if self.damper.lets_through(&Line::NoDsn(Arc::clone(project))) {
             let advice = "envelopes wait for an upstream that has no DSN for their project any more";
             tracing::warn!(upstream.name = &*self.upstream, project.name = &**project, "{advice}");
+        }
+    }
+
+    pub(super) fn batch_poison(&self, record: &Record, why: &str) {
+        self.batch_poison.inc();
+        if self.damper.lets_through(&Line::BatchPoison(Arc::clone(&record.project))) {
+            let (upstream, project) = (&*self.upstream, &*record.project);
+            let message = "upstream was sent an event that makes a GlitchTip 5 lose the whole batch it is stored with";
+            tracing::warn!(upstream.name = upstream, project.name = project, record = %record.id, why, "{message}");
         }
     }
 

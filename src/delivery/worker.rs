@@ -10,12 +10,11 @@ use arc_swap::ArcSwap;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use http::StatusCode;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Timestamp};
-use crate::journal::{Claim, DeadLetter, Journal, Progress, Record, Rest, Settlement, TargetId};
+use crate::journal::{Claim, DeadLetter, Journal, Record, Rest, Settlement, TargetId};
 use crate::policy::backoff::Backoff;
 use crate::policy::circuit::Circuit;
 use crate::policy::cooldown::{self, Cooldown};
@@ -27,9 +26,11 @@ use crate::protocol::category::Quantities;
 use crate::telemetry::status::LastError;
 
 use super::board::Board;
-use super::parcel::{self, Load};
+use super::load;
+use super::parcel;
+use super::quirks::{self, Quirks};
 use super::sent::Sent;
-use super::settings::{Kind, OnRateLimit, Settings};
+use super::settings::{OnRateLimit, Settings};
 use super::transport::Transport;
 use super::watch::Watch;
 
@@ -125,7 +126,7 @@ impl Worker {
         loop {
             let now = self.around.clock.now();
             self.end_limits(now);
-            self.end_holds().await;
+            self.end_holds(now).await;
             let most: usize = self.settings.load().max_in_flight.get().into();
             let room = most.saturating_sub(self.in_flight.len());
             let permits = self.circuit.permits(now, room, self.in_flight.len());
@@ -146,7 +147,8 @@ impl Worker {
             if claims.is_empty() {
                 // What is due and was not given waits for a commit, which wakes us.
                 let due = self.around.journal.next_due(self.target).filter(|due| *due > now);
-                return [due, self.cooldown.next_end(now)].into_iter().flatten().min();
+                let mended = self.holds.last_end(now).filter(|_| self.mended);
+                return [due, mended, self.cooldown.next_end(now)].into_iter().flatten().min();
             }
             for claim in claims {
                 self.start(claim, now);
@@ -163,15 +165,16 @@ impl Worker {
     }
 
     /// A new configuration may have mended what a project is held for: its records are tried now, not when the hold would
-    /// have ended. Others that were put off come along, which costs each of them one early try.
-    async fn end_holds(&mut self) {
+    /// have ended, or when the upstream takes note of it. Others that were put off come along, which costs each of them one early
+    /// try.
+    async fn end_holds(&mut self, now: Timestamp) {
         let routing = self.around.routing.load_full();
         if !Arc::ptr_eq(&routing, &self.routing) {
             self.routing = routing;
             self.mended |= self.holds.any() | std::mem::take(&mut self.homeless);
-            self.holds.clear();
+            self.holds.mended(now, self.quirks().cool_off);
         }
-        if self.mended {
+        if self.mended && self.holds.last_end(now).is_none() {
             match self.around.journal.hasten(self.target, STEP).await {
                 Ok(count) => self.mended = count == STEP,
                 Err(error) => {
@@ -186,7 +189,7 @@ impl Worker {
         let settings = self.settings.load_full();
         let record = &claim.record;
         if now.since(record.accepted_at) >= settings.max_age.get() {
-            let pending = parcel::pending(&claim);
+            let pending = load::pending(&claim);
             return self.give_up(record, DropReason::Expired, pending);
         }
         if let Some(until) = self.holds.until(&record.project, now) {
@@ -199,9 +202,13 @@ impl Worker {
             self.homeless = true;
             return self.put_off(&claim, now + HOMELESS);
         };
-        let load = parcel::select(&claim, &self.cooldown, now);
-        if load.send.is_empty() && !load.is_whole() {
-            return self.hold_or_drop(&claim, load, settings.on_rate_limit);
+        let load = load::select(&claim, &self.cooldown, self.quirks(), now);
+        if let Some(settlement) = load.without_unsupported(&claim, now) {
+            return self.journal_settle(&claim.record, settlement);
+        }
+        if load.is_empty() {
+            let settlement = load.remainder(settings.on_rate_limit, claim.progress.clone(), now);
+            return self.journal_settle(&claim.record, settlement);
         }
         let parcel = parcel::pack(&claim, &load, dsn, now);
         let (transport, clock) = (self.transport.clone(), self.around.clock.clone());
@@ -215,15 +222,9 @@ impl Worker {
         }));
     }
 
-    /// Everything of this record that is still pending is limited.
-    fn hold_or_drop(&mut self, claim: &Claim, load: Load, mode: OnRateLimit) {
-        let settlement = parcel::limited_part(claim, load, mode, claim.progress.attempts);
-        self.journal_settle(&claim.record, settlement);
-    }
-
     /// Not tried, tried later.
     fn put_off(&self, claim: &Claim, due: Timestamp) {
-        let rest = Rest { due, progress: claim.progress.clone(), quantities: parcel::pending(claim) };
+        let rest = Rest { due, progress: claim.progress.clone(), quantities: load::pending(claim) };
         self.journal_settle(&claim.record, Settlement { rest: Some(rest), ..Settlement::default() });
     }
 
@@ -269,7 +270,9 @@ impl Worker {
         let record = &sent.claim.record;
         if let Ok(reply) = &sent.result {
             let lines = reply.rate_limits.iter().map(String::as_str);
-            let limits = cooldown::limits_of(verdict == Verdict::RateLimited, lines, reply.retry_after.as_deref(), now);
+            let is_429 = verdict == Verdict::RateLimited;
+            let mut limits = cooldown::limits_of(is_429, lines, reply.retry_after.as_deref(), now);
+            self.quirks().heed(&mut limits);
             if !limits.is_empty() {
                 self.cooldown.apply(&record.project, &limits, now);
             }
@@ -304,35 +307,30 @@ impl Worker {
         self.last_success = now;
         self.holds.taken(&sent.claim.record.project);
         self.around.watch.delivered(now.since(sent.claim.record.accepted_at));
-        let mode = self.settings.load().on_rate_limit;
-        let attempts = sent.claim.progress.attempts + 1;
-        let rest = parcel::limited_part(&sent.claim, sent.load.clone(), mode, attempts);
-        Settlement { delivered: sent.load.send_quantities.clone(), ..rest }
+        if let Some(why) = sent.load.batch_poison {
+            self.around.watch.batch_poison(&sent.claim.record, why);
+        }
+        let rest = sent.load.remainder(self.settings.load().on_rate_limit, sent.progress(0), now);
+        Settlement { delivered: sent.load.send.quantities.clone(), ..rest }
     }
 
     fn rate_limited(&self, sent: &Sent, now: Timestamp) -> Settlement {
         // The cooldown is known now: select again under it. An answer that limits none of what was sent comes later, too.
-        let again = parcel::select(&sent.claim, &self.cooldown, now);
-        let (settings, attempts) = (self.settings.load(), sent.claim.progress.attempts + 1);
-        // Relay has taken what it does not limit (getsentry/relay, `relay-server/src/endpoints/common.rs`).
-        let partly = matches!(settings.kind, Kind::Sentry | Kind::Relay) && !again.limited.is_empty();
-        if !again.is_whole() && (again.send.is_empty() || partly) {
-            let delivered = again.send_quantities.clone();
-            return Settlement {
-                delivered,
-                ..parcel::limited_part(&sent.claim, again, settings.on_rate_limit, attempts)
-            };
+        let again = load::select(&sent.claim, &self.cooldown, self.quirks(), now);
+        let strikes = sent.claim.progress.strikes;
+        if again.is_empty() || (self.quirks().takes_the_rest_on_429 && again.has_limited()) {
+            let mode = self.settings.load().on_rate_limit;
+            let rest = again.remainder(mode, sent.progress(strikes), now);
+            return Settlement { delivered: again.send.quantities, ..rest };
         }
-        let due = again.limited_until.unwrap_or(now + cooldown::BARE_429);
-        self.retry(sent, due, sent.claim.progress.strikes)
+        self.retry(sent, again.limited_until.unwrap_or(now + cooldown::BARE_429), strikes)
     }
 
     fn failed(&mut self, sent: &Sent, now: Timestamp) -> Settlement {
         let progress = &sent.claim.progress;
         // A strike only when the upstream took something else since it was last tried with this.
         let previous = sent.began - Backoff::RECORD.after(progress.attempts);
-        // Of the statuses only 500 speaks of the record; the others speak of the server or of a proxy before it.
-        let is_answer = sent.result.as_ref().is_ok_and(|reply| reply.status == StatusCode::INTERNAL_SERVER_ERROR);
+        let is_answer = sent.speaks_of_the_record(self.quirks());
         let strikes = progress.strikes + u32::from(is_answer && self.last_success > previous);
         if strikes >= POISON_STRIKES {
             return self.refused(sent, now, "poison");
@@ -341,9 +339,7 @@ impl Worker {
     }
 
     fn retry(&self, sent: &Sent, due: Timestamp, strikes: u32) -> Settlement {
-        let progress = &sent.claim.progress;
-        let progress = Progress { attempts: progress.attempts + 1, strikes, items: progress.items.clone() };
-        let rest = Rest { due, progress, quantities: parcel::pending(&sent.claim) };
+        let rest = Rest { due, progress: sent.progress(strikes), quantities: load::pending(&sent.claim) };
         Settlement { rest: Some(rest), ..Settlement::default() }
     }
 
@@ -358,12 +354,14 @@ impl Worker {
             answer: reply.map(|reply| reply.text.clone()).unwrap_or_default(),
             attempts: sent.claim.progress.attempts + 1,
         };
-        // What was not sent, because it is limited, was not refused either.
-        let held = parcel::limited_part(&sent.claim, sent.load.clone(), OnRateLimit::Hold, dead_letter.attempts);
-        let refused =
-            if held.rest.is_some() { sent.load.send_quantities.clone() } else { parcel::pending(&sent.claim) };
-        let dropped = Some((DropReason::Rejected, refused));
-        Settlement { dropped, dead_letter: Some(dead_letter), ..held }
+        // What was not sent, because it is limited or comes later, was not refused either.
+        let rest = sent.load.remainder(OnRateLimit::Hold, sent.progress(0), now);
+        let dropped = Some((DropReason::Rejected, sent.load.send.quantities.clone()));
+        Settlement { dropped, dead_letter: Some(dead_letter), ..rest }
+    }
+
+    fn quirks(&self) -> &'static Quirks {
+        quirks::of(self.settings.load().kind)
     }
 
     fn publish(&self) {

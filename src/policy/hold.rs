@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Timestamp;
 
@@ -14,6 +15,8 @@ pub struct Holds(HashMap<Arc<str>, Hold>);
 
 #[derive(Clone, Copy, Debug)]
 struct Hold {
+    /// When it was last refused.
+    since: Timestamp,
     until: Timestamp,
     refusals: u32,
 }
@@ -21,9 +24,10 @@ struct Hold {
 impl Holds {
     /// The upstream refused the project's DSN: it waits, longer each time. Answers that were under way together count once.
     pub fn refused(&mut self, project: &Arc<str>, now: Timestamp) -> Timestamp {
-        let hold = self.0.entry(Arc::clone(project)).or_insert(Hold { until: now, refusals: 0 });
+        let hold = self.0.entry(Arc::clone(project)).or_insert(Hold { since: now, until: now, refusals: 0 });
         if hold.until <= now {
             hold.refusals = hold.refusals.saturating_add(1);
+            hold.since = now;
             hold.until = now + Backoff::MISCONFIGURED.after(hold.refusals);
         }
         hold.until
@@ -44,16 +48,23 @@ impl Holds {
         !self.0.is_empty()
     }
 
-    /// Somebody may have mended it: everything may be tried at once.
-    pub fn clear(&mut self) {
-        self.0.clear();
+    /// Somebody may have mended it: everything may be tried again, once `cool_off` has passed since the refusal.
+    pub fn mended(&mut self, now: Timestamp, cool_off: Duration) {
+        self.0.retain(|_, hold| {
+            (hold.until, hold.refusals) = (hold.since + cool_off, 0);
+            hold.until > now
+        });
+    }
+
+    /// When the last of the holds ends; `None` when none is in force.
+    pub fn last_end(&self, now: Timestamp) -> Option<Timestamp> {
+        self.0.values().map(|hold| hold.until).filter(|until| *until > now).max()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn a_refused_project_waits_ever_longer_and_the_others_do_not() {
@@ -67,5 +78,20 @@ mod tests {
         assert!(holds.refused(&shop, now).since(now) >= Duration::from_secs(60));
         holds.taken("shop");
         assert!(!holds.any());
+    }
+
+    #[test]
+    fn a_mended_project_is_tried_at_once_or_after_the_cool_off() {
+        let (shop, now): (Arc<str>, _) = ("shop".into(), Timestamp::from_millis(1000));
+        let mut holds = Holds::default();
+        holds.refused(&shop, now);
+        let mut cooling = holds.clone();
+        let soon = now + Duration::from_secs(1);
+        holds.mended(soon, Duration::ZERO);
+        assert!(!holds.any());
+        cooling.mended(soon, Duration::from_secs(30));
+        let end = now + Duration::from_secs(30);
+        assert_eq!((cooling.until("shop", soon), cooling.last_end(soon)), (Some(end), Some(end)));
+        assert_eq!((cooling.until("shop", end), cooling.last_end(end)), (None, None));
     }
 }

@@ -190,9 +190,18 @@ impl Envelope {
 
     /// The envelope with only the items at the wanted positions: the header line and these items, byte for byte.
     pub fn with_items(&self, wanted: impl Fn(usize) -> bool) -> Bytes {
-        let mut out = BytesMut::with_capacity(self.bytes.len());
+        self.assemble(self.items.iter().enumerate().filter(|(i, _)| wanted(*i)).map(|(_, item)| item))
+    }
+
+    /// The envelope with the items at these positions, in this order: the header line and these items, byte for byte.
+    pub fn in_order(&self, positions: &[u16]) -> Bytes {
+        self.assemble(positions.iter().filter_map(|position| self.items.get(usize::from(*position))))
+    }
+
+    fn assemble<'a>(&self, items: impl Iterator<Item = &'a Item>) -> Bytes {
+        let mut out = BytesMut::with_capacity(self.bytes.len() + 1);
         out.put_slice(&self.bytes[..self.header_end]);
-        for (_, item) in self.items.iter().enumerate().filter(|(i, _)| wanted(*i)) {
+        for item in items {
             out.put_u8(b'\n');
             out.put_slice(&self.bytes[item.header.start..item.payload.end]);
         }

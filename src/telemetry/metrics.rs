@@ -112,6 +112,8 @@ metrics! {
     backlog_oldest_seconds: GaugeVec ["upstream"];
     /// Envelopes an upstream refused for good, kept for a look.
     dead_letters: IntGaugeVec ["upstream"];
+    /// Events delivered that make a GlitchTip 5 lose the whole batch they are stored with.
+    batch_poison_events_total: IntCounterVec ["upstream"];
     /// Whether the last that was heard of an upstream is an answer (1) or a failure (0).
     upstream_up: IntGaugeVec ["upstream"];
     /// The state of an upstream's circuit: 1 for the one it is in.
@@ -270,6 +272,7 @@ impl Metrics {
             gauge.with_label_values(&[upstream]);
         }
         self.balance_difference_items.with_label_values(&[upstream]);
+        self.batch_poison_events_total.with_label_values(&[upstream]);
         self.backlog_oldest_seconds.with_label_values(&[upstream]);
         self.upstream_up.with_label_values(&[upstream]).set(1);
         self.delivery_duration_seconds.with_label_values(&[upstream]);

@@ -16,9 +16,7 @@ pub(crate) struct Upstream<'a> {
 pub(crate) async fn start(upstreams: &[Upstream<'_>]) -> Relay {
     let dsns: Vec<(&str, String)> = upstreams.iter().map(|upstream| (upstream.name, upstream.dsn.to_owned())).collect();
     let plan = upstreams.iter().fold(Plan::new(&dsns), |plan, upstream| {
-        let plan = plan.upstream(upstream.name, &format!("kind = \"{}\"", upstream.kind));
-        // Bugsink limits transactions for a day with its every answer: held, they would keep a test waiting as long.
-        if upstream.kind == "bugsink" { plan.upstream(upstream.name, "on_rate_limit = \"drop\"") } else { plan }
+        plan.upstream(upstream.name, &format!("kind = \"{}\"", upstream.kind))
     });
     plan.start().await
 }

@@ -22,6 +22,42 @@ pub(crate) fn envelope(id: &str, kind: &str, payload: &str) -> String {
     format!("{{\"event_id\":\"{id}\"}}\n{{\"type\":\"{kind}\",\"length\":{}}}\n{payload}\n", payload.len())
 }
 
+/// One item as it stands in an envelope.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Item {
+    pub(crate) kind: String,
+    /// Header line, newline and payload, byte for byte.
+    pub(crate) bytes: Vec<u8>,
+    /// Whether a blank line stands before it.
+    pub(crate) after_blank: bool,
+}
+
+impl std::fmt::Debug for Item {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", String::from_utf8_lossy(&self.bytes))
+    }
+}
+
+/// The items of an envelope, read by a few lines that know nothing of the relay's.
+pub(crate) fn items(envelope: &[u8]) -> Vec<Item> {
+    let line = |at: usize| envelope[at..].iter().position(|b| *b == b'\n').map_or(envelope.len(), |n| at + n);
+    let (mut at, mut after_blank, mut items) = (line(0) + 1, false, vec![]);
+    while at < envelope.len() {
+        if envelope[at] == b'\n' {
+            (at, after_blank) = (at + 1, true);
+            continue;
+        }
+        let end = line(at);
+        let header: Value = serde_json::from_slice(&envelope[at..end]).expect("an item's header");
+        let start = (end + 1).min(envelope.len());
+        let end = header["length"].as_u64().map_or_else(|| line(start), |length| start + length as usize);
+        let kind = header["type"].as_str().expect("a type").to_owned();
+        items.push(Item { kind, bytes: envelope[at..end].to_vec(), after_blank });
+        (at, after_blank) = (end + 1, false);
+    }
+    items
+}
+
 /// A request that was recorded from a real SDK.
 #[derive(Clone, Debug)]
 pub(crate) struct Recorded {

@@ -19,6 +19,8 @@ pub struct HeaderSpans {
     pub sent_at: Option<Range<usize>>,
     /// The value of `trace.public_key`, quotes included.
     pub trace_public_key: Option<Range<usize>>,
+    /// The value of `event_id`, quotes included.
+    pub event_id: Option<Range<usize>>,
 }
 
 impl HeaderSpans {
@@ -58,7 +60,12 @@ impl<'de> Visitor<'de> for HeaderVisitor<'de> {
         let (mut spans, mut fields) = (HeaderSpans::default(), Fields::default());
         while let Some(key) = map.next_key::<Key<'de>>()? {
             match &*key.0 {
-                "event_id" => fields.event_id = event_id(map.next_value()?)?,
+                "event_id" => {
+                    let raw: &RawValue = map.next_value()?;
+                    fields.event_id = event_id(raw)?;
+                    // Of several the last one counts.
+                    spans.event_id = Some(span_of(self.line, raw));
+                }
                 "dsn" => once(&mut spans.dsn, "dsn", span_of(self.line, map.next_value()?))?,
                 // Sentry refuses an envelope that says twice when it was sent.
                 "sent_at" => once(&mut spans.sent_at, "sent_at", span_of(self.line, map.next_value()?))?,
@@ -76,7 +83,8 @@ impl<'de> Visitor<'de> for HeaderVisitor<'de> {
         }
         // A trace without a public key leaves an empty range, a null has nothing to replace.
         let replaceable = |span: &Range<usize>| self.line.as_bytes().get(span.start) == Some(&b'"');
-        for span in [&mut spans.dsn, &mut spans.sent_at, &mut spans.trace_public_key] {
+        let HeaderSpans { dsn, sent_at, trace_public_key, event_id } = &mut spans;
+        for span in [dsn, sent_at, trace_public_key, event_id] {
             *span = span.take().filter(replaceable).filter(|span| !span.is_empty());
         }
         Ok((spans, fields))

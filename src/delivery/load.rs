@@ -1,0 +1,210 @@
+//! What of a claimed record goes now, what after it, what waits for a limit to end, and what the upstream has no place for.
+//!
+//! Rule: a record is looked into only when something of its project is limited, some of it has gone before, or its upstream's
+//! [`Quirks`] concern it; else it goes as a whole, unread.
+
+use bytes::Bytes;
+use memchr::memmem;
+use serde::Deserialize;
+use std::borrow::Cow;
+
+use crate::clock::Timestamp;
+use crate::journal::{Claim, Progress, Record, Rest, Settlement};
+use crate::policy::cooldown::Cooldown;
+use crate::policy::outcome::DropReason;
+use crate::protocol::category::{Category, Quantities};
+use crate::protocol::envelope::Envelope;
+use crate::protocol::event_id::EventId;
+use crate::protocol::item::ItemType;
+
+use super::batch_poison;
+use super::quirks::Quirks;
+use super::settings::OnRateLimit;
+
+/// Some items of a record, by their positions, and what they count as.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Part {
+    pub(super) items: Vec<u16>,
+    pub(super) quantities: Quantities,
+}
+
+/// What of a record goes now, and what becomes of the rest.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Load {
+    /// Everything goes, as it came.
+    whole: bool,
+    /// What goes now, in this order; without positions when whole.
+    pub(super) send: Part,
+    /// What goes in requests of its own after this one.
+    later: Part,
+    /// What is limited.
+    limited: Part,
+    /// When the last of its limits ends.
+    pub(super) limited_until: Option<Timestamp>,
+    /// What the upstream has no place for.
+    unsupported: Part,
+    /// The id of the event that goes, when the envelope had several.
+    pub(super) event_id: Option<EventId>,
+    /// Why what goes makes the upstream lose the batch it is stored with.
+    pub(super) batch_poison: Option<&'static str>,
+}
+
+impl Load {
+    fn all(record: &Record) -> Self {
+        let send = Part { items: vec![], quantities: record.quantities.clone() };
+        Self { whole: true, send, ..Self::default() }
+    }
+
+    /// Whether the whole record goes, as it came.
+    pub(super) const fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// Whether nothing can be sent now.
+    pub(super) fn is_empty(&self) -> bool {
+        !self.whole && self.send.items.is_empty()
+    }
+
+    /// Whether anything is limited.
+    pub(super) fn has_limited(&self) -> bool {
+        !self.limited.items.is_empty()
+    }
+
+    /// What is dropped before anything is sent; `None` when the upstream has a place for everything. The rest is due at once.
+    pub(super) fn without_unsupported(&self, claim: &Claim, now: Timestamp) -> Option<Settlement> {
+        if self.unsupported.items.is_empty() {
+            return None;
+        }
+        let others = [&self.send, &self.later, &self.limited];
+        let progress = Progress { items: Some(positions(&others)), ..claim.progress.clone() };
+        let rest = Rest { due: now, progress, quantities: sum(&others) };
+        let rest = (!rest.quantities.is_empty()).then_some(rest);
+        let dropped = Some((DropReason::Unsupported, self.unsupported.quantities.clone()));
+        Some(Settlement { dropped, rest, ..Settlement::default() })
+    }
+
+    /// What becomes of the items that are not sent now: those that come later are due at once, the limited ones wait until the
+    /// limit ends, or are dropped. `progress` is that of what is left.
+    pub(super) fn remainder(&self, mode: OnRateLimit, progress: Progress, now: Timestamp) -> Settlement {
+        let mut waiting = vec![&self.later];
+        let mut dropped = None;
+        match mode {
+            OnRateLimit::Drop if self.has_limited() => {
+                dropped = Some((DropReason::RateLimited, self.limited.quantities.clone()));
+            }
+            _ => waiting.push(&self.limited),
+        }
+        let due = if self.later.items.is_empty() { self.limited_until.unwrap_or(now) } else { now };
+        let items = positions(&waiting);
+        let rest = (!items.is_empty()).then(|| {
+            let progress = Progress { items: Some(items), ..progress };
+            Rest { due, progress, quantities: sum(&waiting) }
+        });
+        Settlement { dropped, rest, ..Settlement::default() }
+    }
+}
+
+fn positions(parts: &[&Part]) -> Vec<u16> {
+    let mut all: Vec<u16> = parts.iter().flat_map(|part| part.items.iter().copied()).collect();
+    all.sort_unstable();
+    all
+}
+
+fn sum(parts: &[&Part]) -> Quantities {
+    parts.iter().flat_map(|part| part.quantities.iter()).collect()
+}
+
+fn contains(items: &[u16], i: usize) -> bool {
+    items.iter().any(|item| usize::from(*item) == i)
+}
+
+/// What of a claimed record is still pending.
+pub(super) fn pending(claim: &Claim) -> Quantities {
+    let record = &claim.record;
+    let Some(items) = &claim.progress.items else { return record.quantities.clone() };
+    match Envelope::parse(record.body.clone()) {
+        Ok(envelope) => envelope.quantities_of(|i| contains(items, i)),
+        Err(_) => record.quantities.clone(),
+    }
+}
+
+/// Sorts the pending items of a claim by the upstream's quirks and the limits in force. What depends on an event waits with it,
+/// and is dropped with it.
+pub(super) fn select(claim: &Claim, cooldown: &Cooldown, quirks: &Quirks, now: Timestamp) -> Load {
+    let record = &claim.record;
+    if claim.progress.items.is_none() && !cooldown.touches(&record.project) && !concerns(quirks, record) {
+        return Load::all(record);
+    }
+    // What was accepted can be read; what cannot goes as it is.
+    let Ok(envelope) = Envelope::parse(record.body.clone()) else { return Load::all(record) };
+    let limit_of = |category: Category| cooldown.until(&record.project, category, now);
+    let categories: Vec<Category> =
+        envelope.items().iter().map(|item| item.kind.limiting_category(item.counting)).collect();
+    let events: Vec<Category> = (envelope.items().iter().zip(&categories))
+        .filter(|(item, _)| item.kind.is_identified_by_event_id())
+        .map(|(_, category)| *category)
+        .collect();
+    let event_limit = events.iter().filter_map(|category| limit_of(*category)).max();
+    let no_event_stored = !events.is_empty() && events.iter().all(|category| quirks.never_stores(*category));
+    let mut load = Load::default();
+    let mut going: Vec<(u16, &ItemType)> = vec![];
+    for ((position, item), category) in (0..).zip(envelope.items()).zip(categories) {
+        if claim.progress.items.as_ref().is_some_and(|items| !items.contains(&position)) {
+            continue;
+        }
+        let depends = item.kind.depends_on_event();
+        let until = limit_of(category).max(event_limit.filter(|_| depends));
+        if quirks.never_stores(category) || (depends && no_event_stored) {
+            load.unsupported.items.push(position);
+        } else if until.is_some() {
+            load.limited.items.push(position);
+            load.limited_until = load.limited_until.max(until);
+        } else {
+            going.push((position, &item.kind));
+        }
+    }
+    (load.send.items, load.later.items) = quirks.arrange(&going);
+    for part in [&mut load.send, &mut load.later, &mut load.limited, &mut load.unsupported] {
+        part.quantities = envelope.quantities_of(|i| contains(&part.items, i));
+    }
+    look_into(&mut load, &envelope, quirks);
+    load.whole = load.send.items.len() == envelope.items().len()
+        && load.send.items.is_sorted()
+        && !(quirks.ends_at_blank_lines && has_blank_line(&record.body));
+    load
+}
+
+/// Whether something about the record, as far as it can be told without reading it, concerns the upstream's quirks.
+fn concerns(quirks: &Quirks, record: &Record) -> bool {
+    quirks.concerns(&record.quantities)
+        || (quirks.ends_at_blank_lines && has_blank_line(&record.body))
+        || (quirks.has_batch_poison && batch_poison::is_suspect(&record.body))
+}
+
+/// Two newlines in a row: a blank line, or part of a payload, or an empty one.
+fn has_blank_line(body: &Bytes) -> bool {
+    memmem::find(body, b"\n\n").is_some()
+}
+
+/// What has to be known of the events that go.
+fn look_into(load: &mut Load, envelope: &Envelope, quirks: &Quirks) {
+    let going = load.send.items.iter().filter_map(|position| envelope.items().get(usize::from(*position)));
+    if quirks.has_batch_poison {
+        load.batch_poison = going.clone().find_map(|item| batch_poison::why(&item.kind, &envelope.payload(item)));
+    }
+    let events = envelope.items().iter().filter(|item| item.kind == ItemType::Event).count();
+    if quirks.one_event_a_request && events > 1 {
+        let event = going.clone().find(|item| item.kind == ItemType::Event);
+        load.event_id = event.and_then(|item| own_id(&envelope.payload(item)));
+    }
+}
+
+/// The id that an event has in its payload.
+fn own_id(payload: &[u8]) -> Option<EventId> {
+    #[derive(Deserialize)]
+    struct Event<'a> {
+        #[serde(borrow)]
+        event_id: Cow<'a, str>,
+    }
+    serde_json::from_slice::<Event<'_>>(payload).ok()?.event_id.parse().ok()
+}
