@@ -199,11 +199,14 @@ impl Envelope {
     }
 
     fn assemble<'a>(&self, items: impl Iterator<Item = &'a Item>) -> Bytes {
-        let mut out = BytesMut::with_capacity(self.bytes.len() + 1);
+        let mut out = BytesMut::with_capacity(self.bytes.len() + 2);
         out.put_slice(&self.bytes[..self.header_end]);
         for item in items {
             out.put_u8(b'\n');
-            out.put_slice(&self.bytes[item.header.start..item.payload.end]);
+            out.put_slice(&self.bytes[item.header.clone()]);
+            // It is missing where the envelope ends with a header line.
+            out.put_u8(b'\n');
+            out.put_slice(&self.bytes[item.payload.clone()]);
         }
         out.put_u8(b'\n');
         out.freeze()

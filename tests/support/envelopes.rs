@@ -47,12 +47,13 @@ pub(crate) fn items(envelope: &[u8]) -> Vec<Item> {
             (at, after_blank) = (at + 1, true);
             continue;
         }
-        let end = line(at);
-        let header: Value = serde_json::from_slice(&envelope[at..end]).expect("an item's header");
-        let start = (end + 1).min(envelope.len());
+        let head = &envelope[at..line(at)];
+        let header: Value = serde_json::from_slice(head).expect("an item's header");
+        let start = (line(at) + 1).min(envelope.len());
         let end = header["length"].as_u64().map_or_else(|| line(start), |length| start + length as usize);
         let kind = header["type"].as_str().expect("a type").to_owned();
-        items.push(Item { kind, bytes: envelope[at..end].to_vec(), after_blank });
+        // Where the envelope ends with a header line, an empty payload follows it.
+        items.push(Item { kind, bytes: [head, b"\n", &envelope[start..end]].concat(), after_blank });
         (at, after_blank) = (end + 1, false);
     }
     items

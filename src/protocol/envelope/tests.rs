@@ -89,6 +89,16 @@ fn a_selection_of_items_keeps_their_bytes() {
     assert_eq!(envelope.quantities_of(|i| i == 2).to_string(), "session=1");
 }
 
+#[test]
+fn items_in_another_order_keep_their_bytes() {
+    let body = b"{\"k\":1}\n\n{\"type\":\"event\"}\n{}\r\n{ \"type\":\"attachment\",\"length\":3 }\n\n\0\n\n\n{\"type\":\"x_empty\"}";
+    let expected = b"{\"k\":1}\n{\"type\":\"x_empty\"}\n\n{ \"type\":\"attachment\",\"length\":3 }\n\n\0\n\n{\"type\":\"event\"}\n{}\r\n";
+    let reordered = parse(body).unwrap().in_order(&[2, 1, 0]);
+    assert_eq!(reordered, &expected[..]);
+    let names: Vec<String> = payloads(&parse(&reordered).unwrap()).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["x_empty", "attachment", "event"]);
+}
+
 proptest! {
     #[test]
     fn no_bytes_make_the_parser_fail(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
