@@ -31,9 +31,11 @@ use crate::telemetry::ledger::Ledger;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::status::ConfigStatus;
 
+mod renewal;
 mod switching;
 mod upkeep;
 
+use renewal::Renewal;
 use switching::Announced;
 
 /// How long requests under way may take when stopping.
@@ -99,7 +101,10 @@ pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce()
             Some(order) = daemon.orders.recv() => daemon.carry_out(order).await,
             Some(()) = changed.recv() => daemon.reload().await,
             () = received(&mut hangup) => daemon.reload().await,
-            _ = upkeep.tick() => daemon.keep_up().await,
+            _ = upkeep.tick() => {
+                daemon.keep_up().await;
+                daemon.follow_certificate().await;
+            }
         }
     };
     notify(NotifyState::Stopping);
@@ -125,6 +130,7 @@ struct Daemon {
     tasks: Tasks,
     orders: mpsc::Receiver<SwitchOrder>,
     announced: Option<(Announced, Instant)>,
+    renewal: Renewal,
 }
 
 impl Daemon {
@@ -139,7 +145,7 @@ impl Daemon {
         let draining = CancellationToken::new();
         let readiness = Readiness::new(Arc::clone(&journal), draining.clone());
         let (control, orders) = mpsc::channel(8);
-        let public = Public::new(intake.clone(), &config.server, metrics.clone(), readiness.clone());
+        let public = Public::new(intake.clone(), &config.server, metrics.clone(), readiness.clone(), tasks.clone());
         let board = supervisor.board();
         let admin =
             Admin::new((Arc::clone(&journal), ledger), board, metrics.clone(), clock.clone(), readiness, control);
@@ -159,6 +165,7 @@ impl Daemon {
             tasks,
             orders,
             announced: None,
+            renewal: Renewal::of(&config),
             config: config.clone(),
         };
         daemon.apply(config).await?;
@@ -209,7 +216,7 @@ impl Daemon {
         self.supervisor.configure(Arc::clone(&routing), &upstreams);
         self.dedup.configure(&config.dedup);
         let patience = config.upstreams.iter().map(|(name, settings)| (Arc::clone(name), settings.timeout.get()));
-        self.public.configure(&config.server, patience.collect());
+        self.public.configure(&config.server, config.certificate.clone(), patience.collect());
         self.intake.configure(submit::View::new(Arc::clone(&routing), targets));
         self.config = config;
         self.status.loaded_at = self.clock.now();

@@ -40,7 +40,12 @@ fn every_example_loads_as_it_is_and_with_all_its_options() {
     for name in ["config.toml", "minimal.toml", "parallel-run.toml"] {
         let loaded = load(name, &text(name));
         assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
-        load(name, &with_all_options(&text(name)));
+        let folder = tempfile::tempdir().expect("a folder");
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        std::fs::write(folder.path().join("cert.pem"), made.cert.pem()).expect("a file");
+        std::fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).expect("a file");
+        let place = folder.path().to_str().expect("a path in UTF-8");
+        load(name, &with_all_options(&text(name)).replace("/etc/switchyard/tls", place));
     }
 }
 

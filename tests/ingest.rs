@@ -11,8 +11,10 @@ mod ingest {
     pub(crate) mod duplicates;
     pub(crate) mod limits;
     pub(crate) mod patience;
+    pub(crate) mod peer;
     pub(crate) mod routes;
     pub(crate) mod store;
+    pub(crate) mod tls;
 }
 
 use support::envelopes::KEY;

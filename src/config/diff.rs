@@ -103,6 +103,10 @@ fn fields(config: &Config) -> BTreeMap<String, Field> {
         fields.insert("admin.token".into(), Field::hidden(token.expose(), token.to_string()));
     }
     section(&mut fields, "server", &config.server);
+    if let Some(certificate) = &config.certificate {
+        let content = certificate.content().to_string();
+        fields.insert("server.certificate".into(), Field::hidden(&content, "***".into()));
+    }
     section(&mut fields, "journal", &config.journal);
     section(&mut fields, "dedup", &config.dedup);
     for (name, settings) in &config.upstreams {
@@ -118,7 +122,7 @@ fn fields(config: &Config) -> BTreeMap<String, Field> {
 fn section(fields: &mut BTreeMap<String, Field>, name: &str, settings: &impl Serialize) {
     // Settings are plain structs: they always have a JSON form.
     let Ok(Value::Object(values)) = serde_json::to_value(settings) else { return };
-    for (key, value) in values {
+    for (key, value) in values.into_iter().filter(|(_, value)| !value.is_null()) {
         let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         fields.insert(format!("{name}.{key}"), Field::open(shown));
     }

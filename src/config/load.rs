@@ -11,7 +11,7 @@ use super::diagnostics::{LoadError, Problems};
 use super::interpolate::{Variables, interpolate};
 use super::report::Report;
 use super::tree::Tree;
-use super::{Config, resolve, shape};
+use super::{Config, certificate, resolve, shape};
 
 /// The largest file that is taken for a configuration.
 const LARGEST: u64 = 1024 * 1024;
@@ -69,7 +69,10 @@ pub fn parse(file: &str, text: &str, variables: Variables<'_>) -> Result<Loaded,
         return Err(report.finish(file));
     }
     interpolate(&mut tree, variables, &mut report);
-    let config = shape::read(&mut tree, &mut report).map(|shape| resolve::resolve(shape, &mut report));
+    let config = shape::read(&mut tree, &mut report).map(|shape| {
+        let certificate = certificate::read(&shape.server, &mut report);
+        Config { certificate, ..resolve::resolve(shape, &mut report) }
+    });
     match config {
         Some(config) if !report.has_errors() => {
             Ok(Loaded { config, warnings: report.finish(file), fingerprint: Fingerprint::of(text.as_bytes()) })

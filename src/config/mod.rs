@@ -3,7 +3,7 @@
 //! | file | does |
 //! | --- | --- |
 //! | `load` | a file's text to a [`Config`], or to everything that is wrong with it at once |
-//! | `tree`, `interpolate`, `shape`, `resolve`, `projects` | its steps: places, `${…}`, kinds of values, checks across values |
+//! | `tree`, `interpolate`, `shape`, `resolve`, `projects`, `certificate` | its steps: places, `${…}`, kinds of values, checks across values, what they name |
 //! | `report`, `diagnostics`, `mask`, `suggest` | problems: gathered, shown, without secrets, with the word that was meant |
 //! | `diff` | what a change changes, and what of it needs a restart |
 //! | `watch` | tells when the file's content changed |
@@ -16,10 +16,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::http::settings::{Admin, Server};
+use crate::http::tls::Certificate;
 use crate::policy::dedup;
 use crate::policy::routing::{Project, Routing};
 use crate::{delivery, journal};
 
+mod certificate;
 pub mod diagnostics;
 pub mod diff;
 pub mod edit;
@@ -48,6 +50,8 @@ pub struct Config {
     pub mirror: bool,
     /// The listener that SDKs talk to.
     pub server: Server,
+    /// What it serves when it speaks TLS: what `server.tls_cert` and `server.tls_key` held when the file was loaded.
+    pub certificate: Option<Certificate>,
     /// The listener for metrics, health, status and the JSON API.
     pub admin: Admin,
     /// The journal.

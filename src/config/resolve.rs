@@ -22,7 +22,7 @@ pub(super) const MOST_IN_FLIGHT: u16 = 256;
 /// Longer than any period that makes sense, short enough for every timer.
 const LONGEST: Duration = Duration::from_secs(3650 * 86_400);
 
-/// The configuration, as far as it can be told; use it only when the report has no errors.
+/// The configuration without its certificate, as far as it can be told; use it only when the report has no errors.
 pub(super) fn resolve(file: File, report: &mut Report<'_>) -> Config {
     let top = Path::default();
     let known = known_upstreams(&file, report);
@@ -45,6 +45,7 @@ pub(super) fn resolve(file: File, report: &mut Report<'_>) -> Config {
         primary,
         mirror: file.mirror,
         server: file.server,
+        certificate: None,
         admin: file.admin,
         journal: file.journal,
         dedup: file.dedup,

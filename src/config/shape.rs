@@ -92,7 +92,7 @@ fn attempt(tree: &Tree<'_>) -> Result<File, (Path, String)> {
 /// What belongs to a later version: sections that may stand there empty, and keys. Elsewhere they would be called unknown.
 fn refuse_what_comes_later(tree: &mut Tree<'_>, report: &mut Report<'_>) {
     let top = Path::default();
-    let (upstreams, server) = (top.key("upstreams"), top.key("server"));
+    let upstreams = top.key("upstreams");
     let shadows = tree.keys(&upstreams).into_iter().map(|name| upstreams.key(&name).key("shadow"));
     for section in std::iter::once(top.key("limits")).chain(shadows.collect::<Vec<_>>()) {
         match tree.value(&section) {
@@ -103,11 +103,6 @@ fn refuse_what_comes_later(tree: &mut Tree<'_>, report: &mut Report<'_>) {
             None => {}
         }
         tree.remove(&section);
-    }
-    for key in [server.key("tls_cert"), server.key("tls_key")] {
-        if tree.remove(&key) {
-            refuse_later(report, &key);
-        }
     }
 }
 

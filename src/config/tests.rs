@@ -103,10 +103,10 @@ fn all_problems_are_told_at_once_each_at_its_place() {
     insta::assert_snapshot!(lines(MANY), @r##"
     config.toml:2:11: primary: `sentri` names no upstream (did you mean `sentry`?)
     config.toml:3:1: mirrow: unknown key (did you mean `mirror`?)
+    config.toml:5:1: server.tls_key: is missing: the key of this certificate (tls_cert and tls_key go together)
     config.toml:6:10: server.listen: expected a list, found string "127.0.0.1:8484" (an address is an IP and a port, as in "127.0.0.1:8484" or "[::1]:8484"; [server] takes a list of them)
     config.toml:7:12: server.max_body: "200 parsecs" is not a size: write a whole number and a unit, as in "64MiB"
     config.toml:8:1: server.mirror: unknown key (`mirror` belongs at the top of the file, before the first [section])
-    config.toml:9:1: server.tls_cert: this version does not have it yet (take it out)
     config.toml:12:10: admin.listen: everybody who reaches this address could switch the primary: a token is required (add token = "${SWITCHYARD_ADMIN_TOKEN}" to [admin], or listen on 127.0.0.1)
     config.toml:15:1: limits.error: this version does not have it yet (take it out)
     config.toml:18:1: upstreams.sentry.tiemout: unknown key (did you mean `timeout`?)

@@ -67,7 +67,10 @@ async fn take_in(public: &Public, id: Option<&str>, request: Request, form: Form
     let entrance = match authenticate(public, id, &parts) {
         Ok(entrance) => entrance,
         Err(error) => {
-            drain(&mut body, public).await;
+            // Who asks before sending sends nothing of what is refused.
+            if !parts.headers.contains_key(header::EXPECT) {
+                drain(&mut body, public).await;
+            }
             timer.stop_and_discard();
             return error.into_response();
         }

@@ -7,6 +7,7 @@ mod ingest;
 mod listen;
 mod page;
 mod peer;
+mod phase;
 mod proxy;
 mod routes;
 mod scrape;
@@ -15,6 +16,7 @@ pub mod settings;
 pub mod sink;
 mod socket;
 mod state;
+pub mod tls;
 
 pub use admin::{Control, SwitchOrder, SwitchRefusal};
 pub use listen::Listeners;

@@ -21,6 +21,7 @@ use reqwest::redirect::Policy;
 use rustls::ClientConfig;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::tasks::Tasks;
 use crate::telemetry::metrics::Refused;
 
 use super::body::Held;
@@ -34,7 +35,7 @@ mod headers;
 mod stream;
 
 use destination::{Destination, NoDestination};
-use stream::{Download, Fault, Progress, Upload};
+use stream::{Fault, Progress, Upload};
 
 /// Requests at the primary at once.
 const PLACES: usize = 64;
@@ -53,11 +54,12 @@ pub(super) struct Proxy {
     places: Arc<Semaphore>,
     /// The `timeout` of each upstream.
     patience: Arc<ArcSwap<BTreeMap<Arc<str>, Duration>>>,
+    tasks: Tasks,
 }
 
 impl Proxy {
-    pub(super) fn new() -> Self {
-        Self { client: Arc::default(), places: Arc::new(Semaphore::new(PLACES)), patience: Arc::default() }
+    pub(super) fn new(tasks: Tasks) -> Self {
+        Self { client: Arc::default(), places: Arc::new(Semaphore::new(PLACES)), patience: Arc::default(), tasks }
     }
 
     /// How long each upstream may take from now on.
@@ -129,7 +131,7 @@ pub(super) async fn forward(State(public): State<Arc<Public>>, request: Request)
         fault = progress.stalled(patience) => return Err(faulty(fault, limit)),
     };
     match answer {
-        Ok(answer) => Ok(answered(answer, patience, place)),
+        Ok(answer) => Ok(answered(answer, patience, place, &public.proxy.tasks)),
         Err(error) => Err(match progress.fault() {
             Some(fault) => faulty(fault, limit),
             None => unanswered(&public, &upstream, &error.without_url()),
@@ -164,9 +166,10 @@ async fn outgoing(
     if body.len() as u64 > limit { Err(too_large(limit)) } else { Ok(body.into()) }
 }
 
-fn answered(answer: reqwest::Response, patience: Duration, place: OwnedSemaphorePermit) -> Response {
+fn answered(answer: reqwest::Response, patience: Duration, place: OwnedSemaphorePermit, tasks: &Tasks) -> Response {
     let (head, body) = http::Response::from(answer).into_parts();
-    let mut response = Response::new(Body::new(Download::new(body, patience, place)));
+    let body = if body.is_end_stream() { Body::empty() } else { stream::download(body, patience, place, tasks) };
+    let mut response = Response::new(body);
     *response.status_mut() = head.status;
     *response.headers_mut() = headers::to_client(&head.headers);
     response

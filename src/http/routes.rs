@@ -21,8 +21,9 @@ use crate::telemetry::metrics::{Refused, code_label};
 
 use super::error::ApiError;
 use super::ingest::ForProject;
-use super::serve::{App, serve};
+use super::serve::{App, CutShort, serve};
 use super::state::{Admin, Public};
+use super::tls::Certificate;
 use super::{admin, ingest, proxy};
 
 /// What SDKs reach.
@@ -102,9 +103,15 @@ impl App for PublicApp {
         response
     }
 
-    fn stalled(&self) {
-        self.refused(Refused::Timeout, "the headers did not arrive in time");
-        self.state.metrics.received_requests_total.with_label_values(&["", "408"]).inc();
+    fn certificate(&self) -> Option<Arc<Certificate>> {
+        self.state.certificate.load_full()
+    }
+
+    fn cut_short(&self, why: CutShort) {
+        let reason = if why == CutShort::Stalled { Refused::Timeout } else { Refused::Malformed };
+        self.refused(reason, why.detail());
+        let code = code_label(why.status().as_u16());
+        self.state.metrics.received_requests_total.with_label_values(&["", code]).inc();
     }
 }
 

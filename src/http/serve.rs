@@ -1,4 +1,4 @@
-//! The accept loop: hyper-util serves each connection, HTTP/1.1 or HTTP/2 without TLS, until it ends or the daemon stops.
+//! The accept loop: hyper-util serves each connection, HTTP/1.1 or HTTP/2, with TLS or without, until it ends or the daemon stops.
 //!
 //! Nobody is reset: when stopping, what already waits in the listen queue is still served, requests under way are finished,
 //! and idle connections are closed in the orderly way.
@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use axum::body::Body;
 use futures_util::FutureExt as _;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +23,9 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::tasks::Tasks;
 
-use super::socket::{Phase, Socket};
+use super::phase::{Followed, Phase, Phases};
+use super::socket::Socket;
+use super::tls::{Certificate, HANDSHAKE};
 
 /// Connections open at once on one listener; the next ones wait in the listen queue.
 const MAX_CONNECTIONS: usize = 16_384;
@@ -35,17 +38,62 @@ const FIRST_REQUEST: Duration = Duration::from_secs(1);
 /// How often a connection is looked at for both.
 const WATCH: Duration = Duration::from_secs(3);
 
-const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\n\
-    access-control-allow-origin: *\r\nconnection: close\r\ncontent-length: 83\r\n\r\n\
-    {\"detail\":\"the request's headers did not arrive within 10 seconds\",\"causes\":[]}\r\n\r\n\r\n";
+/// How long a TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take nothing of an answer.
+const DEAF_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Why a connection ends before there was a request to answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum CutShort {
+    /// The headers did not come in time.
+    Stalled,
+    /// The request line is too long.
+    EndlessLine,
+    /// Something other than TLS on an address that speaks TLS.
+    NoTls,
+}
+
+impl CutShort {
+    pub(super) const fn status(self) -> StatusCode {
+        match self {
+            Self::Stalled => StatusCode::REQUEST_TIMEOUT,
+            Self::EndlessLine => StatusCode::URI_TOO_LONG,
+            Self::NoTls => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    pub(super) const fn detail(self) -> &'static str {
+        match self {
+            Self::Stalled => "the request's headers did not arrive within 10 seconds",
+            Self::EndlessLine => "the request line is too long",
+            Self::NoTls => "this address speaks TLS: use https",
+        }
+    }
+
+    /// What the client is told, in as far as it understands: behind TLS nothing, since only the handshake's end knows the cipher.
+    fn answer(self) -> String {
+        let body = format!("{{\"detail\":\"{}\",\"causes\":[]}}\r\n", self.detail());
+        let (status, length) = (self.status(), body.len());
+        format!(
+            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\naccess-control-allow-origin: *\r\nconnection: close\r\n\
+             content-length: {length}\r\n\r\n{body}"
+        )
+    }
+}
 
 /// What answers the requests of a listener.
 pub(super) trait App: Clone + Send + Sync + 'static {
     /// Answers one request of `peer`.
     fn answer(&self, peer: SocketAddr, request: Request<Body>) -> impl Future<Output = Response<Body>> + Send;
 
-    /// Told of a connection whose request headers never ended.
-    fn stalled(&self) {}
+    /// What new connections are served with; without one they speak plain HTTP.
+    fn certificate(&self) -> Option<Arc<Certificate>> {
+        None
+    }
+
+    /// Told of a connection that had no request to answer.
+    fn cut_short(&self, _why: CutShort) {}
 }
 
 /// Serves connections of `listener` until told to stop.
@@ -82,52 +130,116 @@ async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> Accepted {
     }
 }
 
-/// The time to close. A connection is not closed on which nothing was asked yet: hyper would not even read what has arrived,
-/// and its client would lose a request that nobody refused.
-async fn told_to_close(stop: &CancellationToken, socket: &Socket) {
-    stop.cancelled().await;
-    drop(tokio::time::timeout(FIRST_REQUEST, socket.first_request()).await);
-}
-
 async fn connection((stream, peer, _place): Accepted, app: impl App, clock: Clock, stop: CancellationToken) {
     // Answers are small and complete; waiting for more of them helps nobody.
     drop(stream.set_nodelay(true));
     let socket = Socket::new(stream, clock.clone());
+    let cut_short = match first_byte(&socket, &stop).await {
+        None => None,
+        // On the heap, and only then: a connection on which nothing was said yet costs a socket and no buffers.
+        Some(first) => Box::pin(speak(first, &socket, peer, app.clone(), clock, stop)).await,
+    };
+    if let Some(why) = cut_short {
+        app.cut_short(why);
+    }
+    socket.close().await;
+}
+
+/// Waits for the first byte of a connection. `None` when it does not come in time: nothing was asked, and nothing is to be
+/// answered.
+async fn first_byte(socket: &Socket, stop: &CancellationToken) -> Option<u8> {
+    tokio::select! {
+        first = socket.first_byte() => first,
+        () = tokio::time::sleep(IDLE_TIMEOUT) => None,
+        () = soon_after(stop) => None,
+    }
+}
+
+/// A while after the daemon was told to stop.
+async fn soon_after(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(FIRST_REQUEST).await;
+}
+
+/// Serves a connection, behind TLS where there is a certificate.
+async fn speak(
+    first: u8,
+    socket: &Socket,
+    peer: SocketAddr,
+    app: impl App,
+    clock: Clock,
+    stop: CancellationToken,
+) -> Option<CutShort> {
+    let Some(certificate) = app.certificate() else {
+        let cut_short = requests(socket.clone(), socket, peer, app, clock, stop).await;
+        return cut_short.inspect(|why| socket.say(why.answer().as_bytes()));
+    };
+    if first != HANDSHAKE {
+        socket.say(CutShort::NoTls.answer().as_bytes());
+        return Some(CutShort::NoTls);
+    }
+    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, certificate.accept(socket.clone()));
+    let shaken = tokio::select! {
+        shaken = handshake => shaken.ok()?,
+        () = soon_after(&stop) => return None,
+    };
+    match shaken {
+        Ok(stream) => requests(stream, socket, peer, app, clock, stop).await,
+        Err(error) => {
+            // Scanners and clients that trust others: their business, and too many to log.
+            tracing::debug!(%error, "a TLS handshake failed");
+            None
+        }
+    }
+}
+
+/// The time to close. A connection is not closed on which nothing was asked yet: hyper would not even read what has arrived,
+/// and its client would lose a request that nobody refused.
+async fn told_to_close(stop: &CancellationToken, phases: &Phases) {
+    stop.cancelled().await;
+    drop(tokio::time::timeout(FIRST_REQUEST, phases.first_request()).await);
+}
+
+/// Serves the requests of a connection, which come in `stream`, until it ends.
+async fn requests(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    socket: &Socket,
+    peer: SocketAddr,
+    app: impl App,
+    clock: Clock,
+    stop: CancellationToken,
+) -> Option<CutShort> {
+    let phases = Phases::new(clock.clone());
     let service = service_fn(|request: Request<Incoming>| {
-        socket.request_began();
-        let (app, socket) = (app.clone(), socket.clone());
+        phases.request_began();
+        let (app, phases) = (app.clone(), phases.clone());
         async move {
             let answer = app.answer(peer, request.map(Body::new)).await;
-            socket.request_ended();
+            phases.request_ended();
             Ok::<_, std::convert::Infallible>(answer)
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(64 * 1024);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(64).keep_alive_interval(IDLE_TIMEOUT);
-    let stalled = {
-        let mut told = std::pin::pin!(told_to_close(&stop, &socket));
-        let mut http = std::pin::pin!(builder.serve_connection(TokioIo::new(socket.clone()), service));
-        let mut closing = false;
-        loop {
-            tokio::select! {
-                // How a connection ends is the client's business; requests are counted where they are answered.
-                _ = http.as_mut() => break false,
-                () = told.as_mut(), if !closing => {
-                    closing = true;
-                    http.as_mut().graceful_shutdown();
-                }
-                () = tokio::time::sleep(WATCH) => match socket.phase() {
-                    Phase::Head(since) if clock.now().since(since) >= HEAD_TIMEOUT => break true,
-                    Phase::Idle(since) if clock.now().since(since) >= IDLE_TIMEOUT => break false,
-                    _ => {}
-                },
+    let followed = TokioIo::new(Followed::new(stream, phases.clone()));
+    let mut told = std::pin::pin!(told_to_close(&stop, &phases));
+    let mut http = std::pin::pin!(builder.serve_connection(followed, service));
+    let mut closing = false;
+    loop {
+        tokio::select! {
+            // How a connection ends is the client's business; requests are counted where they are answered.
+            _ = http.as_mut() => return phases.has_endless_line().then_some(CutShort::EndlessLine),
+            () = told.as_mut(), if !closing => {
+                closing = true;
+                http.as_mut().graceful_shutdown();
             }
+            () = tokio::time::sleep(WATCH) => match phases.phase() {
+                Phase::Head(since) if clock.now().since(since) >= HEAD_TIMEOUT => return Some(CutShort::Stalled),
+                Phase::Idle(since) if clock.now().since(since) >= IDLE_TIMEOUT => return None,
+                _ if socket.blocked_for() >= DEAF_TIMEOUT => return None,
+                _ => {}
+            },
         }
-    };
-    if stalled {
-        app.stalled();
-        socket.say(REQUEST_TIMEOUT);
     }
-    socket.close().await;
 }

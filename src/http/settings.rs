@@ -1,6 +1,7 @@
 //! The sections `[server]` and `[admin]` of the configuration.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,10 @@ pub struct Server {
     pub max_body: ByteSize,
     /// All bodies in memory together.
     pub max_inflight_bytes: ByteSize,
+    /// The file with the certificate, in PEM form, its chain below it: with one, all addresses speak TLS.
+    pub tls_cert: Option<PathBuf>,
+    /// The file with its key, in PEM form.
+    pub tls_key: Option<PathBuf>,
 }
 
 impl Default for Server {
@@ -27,6 +32,8 @@ impl Default for Server {
             trusted_proxies: vec![],
             max_body: ByteSize::mib(200),
             max_inflight_bytes: ByteSize::mib(64),
+            tls_cert: None,
+            tls_key: None,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Timestamp};
@@ -13,6 +13,7 @@ use crate::delivery::board::Board;
 use crate::intake::submit::Intake;
 use crate::journal::Journal;
 use crate::policy::routing::Routing;
+use crate::tasks::Tasks;
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::log::Damper;
 use crate::telemetry::metrics::{Metrics, Refused};
@@ -23,6 +24,7 @@ use super::admin::Control;
 use super::body::Room;
 use super::proxy::Proxy;
 use super::settings::Server;
+use super::tls::Certificate;
 
 /// Whether the daemon can accept submissions now. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -52,6 +54,7 @@ pub struct Public {
     pub(super) intake: Intake,
     pub(super) room: Room,
     pub(super) proxy: Proxy,
+    pub(super) certificate: Arc<ArcSwapOption<Certificate>>,
     pub(super) trusted: Arc<ArcSwap<Vec<IpAddr>>>,
     pub(super) metrics: Metrics,
     pub(super) damper: Damper<Refused>,
@@ -59,12 +62,13 @@ pub struct Public {
 }
 
 impl Public {
-    /// The public listener's state.
-    pub fn new(intake: Intake, server: &Server, metrics: Metrics, readiness: Readiness) -> Self {
+    /// The public listener's state. Answers of the primary are passed on in `tasks`.
+    pub fn new(intake: Intake, server: &Server, metrics: Metrics, readiness: Readiness, tasks: Tasks) -> Self {
         Self {
             intake,
             room: Room::new(server.max_body, server.max_inflight_bytes),
-            proxy: Proxy::new(),
+            proxy: Proxy::new(tasks),
+            certificate: Arc::default(),
             trusted: Arc::new(ArcSwap::from_pointee(server.trusted_proxies.clone())),
             metrics,
             damper: Damper::new(),
@@ -72,8 +76,10 @@ impl Public {
         }
     }
 
-    /// Follows a changed configuration; `patience` is how long each upstream may take for one request.
-    pub fn configure(&self, server: &Server, patience: BTreeMap<Arc<str>, Duration>) {
+    /// Follows a changed configuration; `patience` is how long each upstream may take for one request. New connections are served
+    /// with `certificate`, or without TLS when there is none.
+    pub fn configure(&self, server: &Server, certificate: Option<Certificate>, patience: BTreeMap<Arc<str>, Duration>) {
+        self.certificate.store(certificate.map(Arc::new));
         self.trusted.store(Arc::new(server.trusted_proxies.clone()));
         self.proxy.configure(patience);
     }

@@ -206,9 +206,9 @@ impl Refused {
 }
 
 /// The status codes that the public listener gives, those of the primary's answers that matter, and one for all others of these.
-const CODES: [&str; 22] = [
-    "200", "201", "202", "204", "301", "302", "304", "400", "401", "403", "404", "405", "408", "409", "413", "415",
-    "429", "500", "502", "503", "504", "other",
+const CODES: [&str; 23] = [
+    "200", "201", "202", "204", "301", "302", "304", "400", "401", "403", "404", "405", "408", "409", "413", "414",
+    "415", "429", "500", "502", "503", "504", "other",
 ];
 
 /// The label of a status code.

@@ -7,9 +7,9 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 
 use crate::support::envelopes::{self, KEY, new_id};
-use crate::support::relay::SOON;
+use crate::support::relay::{Plan, SOON};
 use crate::support::wire::{Wire, chunked, exchange, head, post};
-use crate::{front, keyed};
+use crate::{front, front_of, keyed};
 
 #[tokio::test]
 async fn a_connection_is_kept_and_may_be_pipelined() {
@@ -98,5 +98,96 @@ async fn who_is_refused_while_still_sending_gets_the_answer_and_no_reset() {
         }
     }
     assert_eq!(upstream.seen().len(), 0);
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn who_asks_before_sending_is_refused_without_sending() {
+    let (relay, upstream) = front().await;
+    let huge = (1_u64 << 40).to_string();
+    for (path, headers, status) in [
+        (keyed("/api/1/envelope/"), &[("content-length", &*huge)][..], 413),
+        ("/api/1/envelope/?sentry_key=unknown".to_owned(), &[("content-length", "1000000")], 403),
+        ("/api/1/envelope/".to_owned(), &[("content-length", "1000000"), ("x-sentry-auth", "nonsense")], 401),
+        (keyed("/api/1/envelope/"), &[("content-length", "1000000"), ("content-encoding", "x-shop")], 415),
+        (keyed("/elsewhere/"), &[("transfer-encoding", "chunked")], 404),
+    ] {
+        let mut wire = Wire::connect(&relay.address()).await;
+        wire.send(&head("POST", &path, &[headers, &[("expect", "100-continue")]].concat())).await;
+        let answer = wire.answer().await;
+        assert_eq!(answer.status, status, "{path}: no 100 comes first");
+        assert!(!answer.detail().is_empty());
+        // What has not come cannot be told from a next request: the connection ends.
+        wire.ends().await;
+    }
+    let path = keyed("/api/1/envelope/");
+    let mut wire = Wire::connect(&relay.address()).await;
+    for _ in 0..2 {
+        wire.send(&head("POST", &path, &[("expect", "100-Continue"), ("transfer-encoding", "chunked")])).await;
+        assert_eq!(wire.answer().await.status, 100);
+        let body = envelopes::error(&new_id());
+        wire.send(format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len()).as_bytes()).await;
+        assert_eq!(wire.answer().await.status, 200);
+    }
+    relay.finish().await;
+    assert_eq!(upstream.taken_count(), 2);
+}
+
+#[tokio::test]
+async fn floods_of_headers_and_absurd_request_lines_end_in_answers() {
+    let (relay, upstream) = front().await;
+    let long = "x".repeat(100_000);
+    let many: Vec<(String, &str)> = (0..2000).map(|n| (format!("x-{n}"), "1")).collect();
+    let many: Vec<(&str, &str)> = many.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+    for (request, status) in [
+        (head("POST", &keyed("/api/1/envelope/"), &many), 431),
+        (head("POST", &keyed("/api/1/envelope/"), &[("x-long", &long)]), 431),
+        (head("GET", &format!("/api/1/envelope/?{long}"), &[]), 414),
+        (head("GET", &format!("/api/1/store/?sentry_data={}", &long[..62_000]), &[]), 414),
+        (long.repeat(20).into_bytes(), 414),
+        (b"\x00\x17 what is this\r\n\r\n".to_vec(), 400),
+        (b"POST /api/1/envelope/\r\n\r\n".to_vec(), 400),
+        (b"POST\r\n\r\n".to_vec(), 400),
+        (b"POST /api/1/envelope/ HTTP/9.9\r\n\r\n".to_vec(), 400),
+        (head("POST", &keyed("/api/1/envelope/"), &[("content-length", "1"), ("content-length", "2")]), 400),
+        (head("POST", &keyed("/api/1/envelope/"), &[("content-length", "-1")]), 400),
+        (head("POST", &keyed("/api/1/envelope/"), &[("x y", "1")]), 400),
+    ] {
+        let mut wire = Wire::connect(&relay.address()).await;
+        wire.send(&request).await;
+        let shown = String::from_utf8_lossy(&request[..request.len().min(60)]).into_owned();
+        assert_eq!(wire.answer().await.status, status, "{shown}");
+        wire.ends().await;
+    }
+    // On a connection that has served, too.
+    let mut wire = Wire::connect(&relay.address()).await;
+    wire.send(&post(&keyed("/api/1/envelope/"), &[], envelopes::error(&new_id()).as_bytes())).await;
+    assert_eq!(wire.answer().await.status, 200);
+    wire.send(&head("GET", &format!("/{long}"), &[])).await;
+    let answer = wire.answer().await;
+    assert_eq!((answer.status, answer.header("access-control-allow-origin")), (414, "*"));
+    assert!(answer.detail().contains("request line"), "{answer:?}");
+    wire.ends().await;
+    let samples = relay.samples().await.expect("metrics");
+    assert_eq!(samples.sum("switchyard_received_requests_total", &[("project", ""), ("code", "414")]), 4.0);
+    relay.finish().await;
+    assert_eq!(upstream.taken_count(), 1);
+}
+
+#[tokio::test]
+async fn both_families_are_listened_on() {
+    let (relay, upstream) = front_of(Plan::on_both_families).await;
+    for host in ["127.0.0.1", "[::1]"] {
+        let request = post(&keyed("/api/1/envelope/"), &[], envelopes::error(&new_id()).as_bytes());
+        assert_eq!(exchange(&format!("{host}:{}", relay.port()), &request).await.status, 200, "{host}");
+    }
+    relay.balanced(SOON).await;
+    let mut peers: Vec<String> = upstream
+        .taken()
+        .iter()
+        .map(|seen| seen.headers["x-forwarded-for"].to_str().expect("text").to_owned())
+        .collect();
+    peers.sort();
+    assert_eq!(peers, ["127.0.0.1", "::1"]);
     relay.finish().await;
 }

@@ -30,6 +30,7 @@ pub(crate) struct Plan {
     admin: String,
     journal: String,
     more: String,
+    ipv6: bool,
 }
 
 impl Plan {
@@ -38,7 +39,16 @@ impl Plan {
         let upstreams = upstreams.iter().map(|(name, dsn)| ((*name).to_owned(), dsn.clone(), String::new())).collect();
         let empty = String::new;
         let key = KEY.to_owned();
-        Self { key, upstreams, top: empty(), server: empty(), admin: empty(), journal: empty(), more: empty() }
+        Self {
+            key,
+            upstreams,
+            top: empty(),
+            server: empty(),
+            admin: empty(),
+            journal: empty(),
+            more: empty(),
+            ipv6: false,
+        }
     }
 
     /// Gives the project another key.
@@ -61,6 +71,12 @@ impl Plan {
     /// Adds a line to `[server]`.
     pub(crate) fn server(mut self, line: &str) -> Self {
         self.server = format!("{}{line}\n", self.server);
+        self
+    }
+
+    /// Listens on the IPv6 loopback address, too.
+    pub(crate) fn on_both_families(mut self) -> Self {
+        self.ipv6 = true;
         self
     }
 
@@ -92,11 +108,12 @@ impl Plan {
     /// The configuration; `primary` is its first line.
     fn config(&self, port: u16, admin_port: u16) -> String {
         let Self { key, top, server, admin, journal, more, .. } = self;
+        let ipv6 = if self.ipv6 { format!(", \"[::1]:{port}\"") } else { String::new() };
         let sections: String =
             self.upstreams.iter().map(|(name, _, lines)| format!("[upstreams.{name}]\n{lines}\n")).collect();
         let dsns: String = self.upstreams.iter().map(|(name, dsn, _)| format!("{name} = \"{dsn}\"\n")).collect();
         format!(
-            "primary = \"{}\"\n{top}\n[server]\nlisten = [\"127.0.0.1:{port}\"]\n{server}\n\
+            "primary = \"{}\"\n{top}\n[server]\nlisten = [\"127.0.0.1:{port}\"{ipv6}]\n{server}\n\
              [admin]\nlisten = \"127.0.0.1:{admin_port}\"\n{admin}\n[journal]\npath = \"journal.db\"\n{journal}\n{sections}\
              [[projects]]\nname = \"shop\"\nid = \"1\"\npublic_key = \"{key}\"\n[projects.upstreams]\n{dsns}\n{more}",
             self.upstreams[0].0

@@ -4,21 +4,26 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::BoxError;
 use axum::body::Body as Incoming;
 use bytes::Bytes;
+use futures_util::stream;
 use http_body::{Body, Frame, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use http_body_util::BodyExt as _;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::tasks::Tasks;
 
 /// How long the next bytes of a client's body may take.
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long a client may take for its body at any speed, and the bytes a second that it must bring after that.
 const GRACE: Duration = Duration::from_secs(30);
 const SLOWEST: u64 = 4096;
+/// How long a client may take nothing of an answer.
+const DEAF: Duration = Duration::from_secs(60);
 /// How often a wait is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -155,47 +160,59 @@ impl Body for Upload {
     }
 }
 
-/// The primary's answer on its way to the client. Its place among the requests under way comes free with its end.
-pub(super) struct Download {
+/// The primary's answer on its way to the client, fetched by a task of its own: a client that takes nothing of it would otherwise keep
+/// its place among the requests under way, and the connection to the primary, for as long as it likes.
+pub(super) fn download(
     body: reqwest::Body,
     patience: Duration,
-    until: Pin<Box<Sleep>>,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Download {
-    pub(super) fn new(body: reqwest::Body, patience: Duration, place: OwnedSemaphorePermit) -> Self {
-        Self { body, patience, until: Box::pin(sleep(patience)), _place: place }
-    }
-}
-
-impl Body for Download {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = &mut *self;
-        if let Poll::Ready(next) = Pin::new(&mut this.body).poll_frame(cx) {
-            this.until.as_mut().reset(Instant::now() + this.patience);
-            return Poll::Ready(next.map(|frame| frame.map_err(Into::into)));
+    place: OwnedSemaphorePermit,
+    tasks: &Tasks,
+) -> Incoming {
+    let (tell, told) = mpsc::channel(1);
+    tasks.spawn_detached(async move {
+        fetch(body, patience, &tell).await;
+        drop(place);
+    });
+    Incoming::from_stream(stream::unfold(Some(told), |told| async {
+        let mut told = told?;
+        match told.recv().await.unwrap_or(Err(Fault::Broken)) {
+            Ok(Some(piece)) => Some((Ok(piece), Some(told))),
+            Ok(None) => None,
+            // The client must not take what it has for the whole.
+            Err(fault) => Some((Err(fault), None)),
         }
-        ready!(this.until.as_mut().poll(cx));
-        Poll::Ready(Some(Err(Fault::UpstreamSilent.into())))
-    }
+    }))
+}
 
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+/// Hands over piece by piece, and `None` at the end of a whole answer; less when one of the two sides gives up.
+async fn fetch(mut body: reqwest::Body, patience: Duration, tell: &mpsc::Sender<Result<Option<Bytes>, Fault>>) {
+    loop {
+        let next = tokio::select! {
+            () = tell.closed() => return,
+            next = timeout(patience, body.frame()) => next,
+        };
+        let piece = match next {
+            Err(_) => Err(Fault::UpstreamSilent),
+            Ok(Some(Err(_))) => Err(Fault::Broken),
+            Ok(None) => Ok(None),
+            Ok(Some(Ok(frame))) => match frame.into_data() {
+                Ok(data) => Ok(Some(data)),
+                // Trailers end here.
+                Err(_) => continue,
+            },
+        };
+        let is_last = !matches!(piece, Ok(Some(_)));
+        let taken = timeout(DEAF, tell.send(piece)).await.is_ok_and(|sent| sent.is_ok());
+        if is_last || !taken {
+            return;
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use futures_util::stream;
-    use http_body_util::BodyExt as _;
+    use tokio::sync::Semaphore;
+    use tokio::time::sleep;
 
     use super::*;
 
@@ -243,5 +260,46 @@ mod tests {
         let began = Instant::now();
         assert_eq!(body.collect().await.unwrap_err(), Fault::ClientSilent);
         assert!(began.elapsed() < 2 * GRACE, "{:?}", began.elapsed());
+    }
+
+    /// What an upstream answers, as the client library has it.
+    fn shared(body: Incoming) -> reqwest::Body {
+        reqwest::Body::wrap(Upload::new(body, u64::MAX, Arc::new(Progress::new())))
+    }
+
+    async fn place(places: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+        Arc::clone(places).acquire_owned().await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_loses_its_place_and_does_not_take_what_it_has_for_the_whole() {
+        let (places, patience) = (Arc::new(Semaphore::new(1)), Duration::from_secs(30));
+        let pieces = stream::iter((0..9).map(|_| Ok::<_, std::io::Error>(Bytes::from_static(b"x"))));
+        let body = shared(Incoming::from_stream(pieces));
+        let mut answer = download(body, patience, place(&places).await, &Tasks::new());
+        let began = Instant::now();
+        drop(place(&places).await);
+        assert_eq!(began.elapsed(), DEAF);
+        assert_eq!(answer.frame().await.unwrap().unwrap().into_data().unwrap(), "x");
+        assert!(answer.collect().await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_comes_free_with_the_end_of_the_answer_or_of_the_client() {
+        let (places, patience) = (Arc::new(Semaphore::new(1)), Duration::from_secs(30));
+        let answer = download(reqwest::Body::from("whole"), patience, place(&places).await, &Tasks::new());
+        assert_eq!(answer.collect().await.unwrap().to_bytes(), "whole");
+        for (is_read, after) in [(false, Duration::ZERO), (true, patience)] {
+            let body = shared(Incoming::from_stream(stream::pending::<Result<Bytes, std::io::Error>>()));
+            let answer = download(body, patience, place(&places).await, &Tasks::new());
+            let began = Instant::now();
+            if is_read {
+                assert!(answer.collect().await.is_err());
+            } else {
+                drop(answer);
+            }
+            drop(place(&places).await);
+            assert_eq!(began.elapsed(), after);
+        }
     }
 }

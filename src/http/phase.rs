@@ -1,0 +1,207 @@
+//! What goes on on one connection, seen from the bytes that are read: whose turn it is, since when, and whether a request line
+//! ever ends. Looks at requests before the HTTP implementation does, behind TLS where there is any; understands none.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
+
+use crate::clock::{Clock, Timestamp};
+
+/// The longest request line: less than the HTTP implementation keeps of a head, which would call it too many headers.
+const LONGEST_LINE: usize = 60 * 1024;
+
+/// What goes on between requests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Phase {
+    /// Nothing since then.
+    Idle(Timestamp),
+    /// A request has begun to come in then, and its headers are not complete.
+    Head(Timestamp),
+    /// A request is being answered, or the connection speaks HTTP/2, which looks after itself.
+    Busy,
+}
+
+/// The phase of a connection, shared between who reads and who watches.
+#[derive(Clone, Debug)]
+pub(super) struct Phases(Arc<Cell>);
+
+#[derive(Debug)]
+struct Cell {
+    /// The phase as one number: the moment in the upper bits, [`HEAD`] in the lowest.
+    phase: AtomicU64,
+    /// Bytes of a request line that has not ended.
+    line: AtomicUsize,
+    /// Whether one was too long.
+    endless: AtomicBool,
+    /// Holds a permit from the first request on.
+    asked: Notify,
+    clock: Clock,
+}
+
+const BUSY: u64 = u64::MAX;
+const HTTP2: u64 = u64::MAX - 1;
+const HEAD: u64 = 1;
+/// In place of a length: the line has ended.
+const ENDED: usize = usize::MAX;
+
+impl Phases {
+    /// A connection that is idle since now.
+    pub(super) fn new(clock: Clock) -> Self {
+        let (phase, asked) = (AtomicU64::new(clock.now().as_millis() << 1), Notify::new());
+        Self(Arc::new(Cell { phase, line: AtomicUsize::new(0), endless: AtomicBool::new(false), asked, clock }))
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        match self.0.phase.load(Ordering::Relaxed) {
+            BUSY | HTTP2 => Phase::Busy,
+            n if n & HEAD == HEAD => Phase::Head(Timestamp::from_millis(n >> 1)),
+            n => Phase::Idle(Timestamp::from_millis(n >> 1)),
+        }
+    }
+
+    /// Whether the connection was ended because of a request line that did not.
+    pub(super) fn has_endless_line(&self) -> bool {
+        self.0.endless.load(Ordering::Relaxed)
+    }
+
+    /// A request is complete as far as its headers go.
+    pub(super) fn request_began(&self) {
+        self.set(BUSY);
+        self.0.asked.notify_one();
+    }
+
+    /// Returns when a request has begun on this connection, now or at any time before. For one caller.
+    pub(super) async fn first_request(&self) {
+        self.0.asked.notified().await;
+    }
+
+    /// Its answer is on its way.
+    pub(super) fn request_ended(&self) {
+        self.0.line.store(0, Ordering::Relaxed);
+        self.set(self.0.clock.now().as_millis() << 1);
+    }
+
+    fn set(&self, phase: u64) {
+        if self.0.phase.load(Ordering::Relaxed) != HTTP2 {
+            self.0.phase.store(phase, Ordering::Relaxed);
+        }
+    }
+
+    /// Idle becomes head with the first byte; a preface of HTTP/2 ends the watch. An error ends the connection.
+    fn has_read(&self, bytes: &[u8]) -> io::Result<()> {
+        let phase = self.0.phase.load(Ordering::Relaxed);
+        if phase == BUSY || phase == HTTP2 || bytes.is_empty() {
+            return Ok(());
+        }
+        if phase & HEAD == 0 {
+            let next = if bytes.starts_with(b"PRI") { HTTP2 } else { self.0.clock.now().as_millis() << 1 | HEAD };
+            self.0.phase.store(next, Ordering::Relaxed);
+            if next == HTTP2 {
+                return Ok(());
+            }
+        }
+        self.has_read_of_line(bytes)
+    }
+
+    fn has_read_of_line(&self, bytes: &[u8]) -> io::Result<()> {
+        let before = self.0.line.load(Ordering::Relaxed);
+        if before == ENDED {
+            return Ok(());
+        }
+        let end = memchr::memchr(b'\n', bytes);
+        let line = before + end.unwrap_or(bytes.len());
+        if line > LONGEST_LINE {
+            self.0.endless.store(true, Ordering::Relaxed);
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        self.0.line.store(if end.is_some() { ENDED } else { line }, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// A stream whose phase is followed.
+#[derive(Debug)]
+pub(super) struct Followed<S> {
+    stream: S,
+    phases: Phases,
+}
+
+impl<S> Followed<S> {
+    pub(super) fn new(stream: S, phases: Phases) -> Self {
+        Self { stream, phases }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Followed<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        Poll::Ready(self.phases.has_read(&buf.filled()[before..]))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Followed<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_line_is_measured_over_all_its_pieces_and_each_request_begins_anew() {
+        let phases = Phases::new(Clock::system());
+        for _ in 0..3 {
+            for _ in 0..50 {
+                phases.has_read(&[b'x'; 1024]).unwrap();
+            }
+            phases.has_read(b" HTTP/1.1\r\nhost: x\r\n").unwrap();
+            assert!(matches!(phases.phase(), Phase::Head(_)));
+            // What follows is headers, which are for others to measure.
+            phases.has_read(&[b'x'; 2 * LONGEST_LINE]).unwrap();
+            phases.request_began();
+            phases.request_ended();
+            assert!(matches!(phases.phase(), Phase::Idle(_)));
+        }
+        phases.has_read(&[b'x'; LONGEST_LINE]).unwrap();
+        assert!(!phases.has_endless_line());
+        phases.has_read(b"x").unwrap_err();
+        assert!(phases.has_endless_line());
+    }
+
+    #[tokio::test]
+    async fn http2_looks_after_itself() {
+        let phases = Phases::new(Clock::system());
+        phases.has_read(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+        phases.has_read(&[0; 2 * LONGEST_LINE]).unwrap();
+        phases.request_ended();
+        assert_eq!(phases.phase(), Phase::Busy);
+    }
+}
