@@ -14,7 +14,7 @@ use support::eventually::eventually;
 use support::net;
 use support::process::Process;
 use support::relay::{Plan, Relay, SOON};
-use support::upstream::{Reply, Upstream};
+use support::upstream::{Reply, Seen, Upstream};
 
 const CONFIG: &str = r#"primary = "sentry"  # flip me
 [admin]
@@ -174,6 +174,50 @@ async fn each_upstream_is_asked_and_what_is_wrong_is_explained() {
 
     bad.always(Reply::Ok);
     assert_eq!(code(&beside(&config, &["check", "--online"]).await), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_kind_of_tracker_is_recognised_and_the_line_to_write_is_suggested() {
+    let json_at = |path: &'static str, body: &'static str| {
+        move |seen: &Seen| match seen.path.as_str() {
+            at if at == path => Some(Reply::Status(200, vec![], body.to_owned())),
+            at if at.ends_with("/envelope/") => None,
+            _ => Some(Reply::status(404)),
+        }
+    };
+    for (kind, path, body) in [
+        ("glitchtip", "/api/settings/", r#"{"socialApps": [], "iPaidForGlitchTip": false, "version": "5.2.0"}"#),
+        ("relay", "/api/relay/healthcheck/live/", r#"{"is_healthy":true}"#),
+        ("sentry", "/api/0/", r#"{"version":"0","auth":null,"user":null}"#),
+        ("bugsink", "", ""),
+        ("", "/api/settings/", r#"{"version":"0"}"#),
+    ] {
+        let tracker = Upstream::start().await;
+        tracker.always(match kind {
+            "bugsink" => Reply::with_header(200, "x-sentry-rate-limits", "86400:transaction;span:organization"),
+            _ => Reply::Ok,
+        });
+        tracker.when(json_at(path, body));
+        let text = CONFIG.replace("http://key@127.0.0.1:9/1", &tracker.dsn("k", 1));
+        let (_folder, config) = folder_with(&text.replace("http://key@127.0.0.1:9/2", &tracker.dsn("k", 2)));
+        let output = beside(&config, &["check", "--online", "--json"]).await;
+        let found = json(&output);
+        assert_eq!((code(&output), found["online"][0]["kind"].as_str().unwrap_or_default()), (0, kind), "{found}");
+        let shown = out(&beside(&config, &["check", "--online"]).await);
+        let line = |upstream: &str| {
+            format!("{upstream} looks like {kind}: write kind = \"{kind}\" under [upstreams.{upstream}]")
+        };
+        for upstream in ["sentry", "glitchtip"] {
+            assert_eq!(shown.matches(&line(upstream)).count(), usize::from(!kind.is_empty()), "{shown}");
+        }
+        let written = format!("[upstreams.sentry]\nkind = \"{kind}\"");
+        std::fs::write(&config, std::fs::read_to_string(&config).unwrap().replace("[upstreams.sentry]", &written))
+            .unwrap();
+        if !kind.is_empty() {
+            let shown = out(&beside(&config, &["check", "--online"]).await);
+            assert!(!shown.contains(&line("sentry")) && shown.contains(&line("glitchtip")), "{shown}");
+        }
+    }
 }
 
 #[test]

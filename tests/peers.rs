@@ -23,6 +23,7 @@ use peers::prometheus::{Prometheus, check_metrics};
 use peers::relay::{self, Upstream};
 use peers::sdk::{Captured, Plan, Service, assert_intact};
 use serde_json::Value;
+use support::envelopes::{envelope, new_id};
 use support::eventually::eventually;
 use support::relay::Relay;
 
@@ -119,6 +120,76 @@ async fn switching_the_primary_and_losing_a_tracker_under_traffic_loses_and_doub
     assert_eq!(samples.sum("switchyard_accepted_items_total", &[("category", "error")]), 90.0);
     assert_eq!(samples.sum("switchyard_dropped_items_total", &[("category", "error")]), 0.0);
     assert_eq!(samples.sum("switchyard_switches_total", &[]), 2.0);
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_bugsink_at_its_quota_pauses_and_resumes_and_none_is_lost_or_doubled() {
+    let quota = Quotas { per_5_minutes: 100, per_hour: 1000 };
+    let mut bugsink = Bugsink::start_with(quota).await;
+    let project = bugsink.project("quota").await;
+    bugsink.stop().await;
+    bugsink.shorten_pauses();
+    let mut relay = relay::start(&[Upstream { name: "bugsink", kind: "bugsink", dsn: &project.dsn }]).await;
+    let sent = relay.send_errors(251).await;
+    bugsink.start_again().await;
+    eventually("it is at its quota", ARRIVAL, async || {
+        let (stored, upstream) = (bugsink.stored(&project).await?, relay.upstream("bugsink").await);
+        if stored >= 100 && upstream["state"] == "limited" { Ok(()) } else { Err(format!("{stored} {upstream}")) }
+    })
+    .await;
+    assert_eq!(bugsink.stored(&project).await, Ok(100));
+    bugsink.stop().await;
+    bugsink.reconfigure(Quotas::OUT_OF_THE_WAY);
+    bugsink.start_again().await;
+    let samples = relay.balanced(ARRIVAL).await;
+    let count = |name, labels: &[(&str, &str)]| samples.sum(name, labels);
+    assert_eq!(count("switchyard_delivered_items_total", &[("category", "error")]), 251.0);
+    let paused = count("switchyard_delivery_attempts_total", &[("result", "rate_limited")]);
+    assert!((1.0..20.0).contains(&paused), "{paused} refusals: it waited, and asked again");
+    let events = bugsink.events(&project).await;
+    let stored = by_id(&events);
+    let lost: Vec<&String> = sent.iter().filter(|id| !stored.contains_key(id.as_str())).collect();
+    assert_eq!((lost.len(), events.len()), (0, sent.len()), "{lost:?} are lost");
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn bugsink_stores_each_event_of_an_envelope_and_is_recognised_and_kent_is_not_mistaken() {
+    let (bugsink, mut kent) = tokio::join!(Bugsink::start(), Kent::start());
+    let project = bugsink.project("several").await;
+    let mut relay = between(&project, &kent).await;
+    let ids = [new_id(), new_id(), new_id()];
+    let event = |id: &String| {
+        format!(
+            "{{\"type\":\"event\"}}\n{{\"event_id\":\"{id}\",\"platform\":\"other\",\"message\":\"one of three\"}}\n"
+        )
+    };
+    let items: String = ids.iter().map(event).collect();
+    assert_eq!(relay.send(format!("{{\"event_id\":\"{}\"}}\n{items}", new_id())).await.status(), 200);
+    let transaction = new_id();
+    assert_eq!(relay.send(envelope(&transaction, "transaction", "{\"type\":\"transaction\"}")).await.status(), 200);
+    relay.balanced(ARRIVAL).await;
+    let events = bugsink.events(&project).await;
+    let stored: BTreeSet<&str> = events.iter().filter_map(|event| event["event_id"].as_str()).collect();
+    assert_eq!(stored, ids.iter().map(String::as_str).collect());
+    assert_eq!(relay.upstream("bugsink").await["state"], "up", "what it never stores is no limit");
+    kent.look().await.expect("Kent answers");
+    assert_eq!(kent.arrivals(KENT_PROJECT).filter(|arrival| arrival.kind() == "event").count(), 3);
+
+    let text = std::fs::read_to_string(relay.config()).expect("the configuration").replace("kind = \"bugsink\"", "");
+    relay.replace_config(&text);
+    let mut check = std::process::Command::new(env!("CARGO_BIN_EXE_switchyard"));
+    check.args(["check", "--online", "--json", "--config"]).arg(relay.config());
+    let output = tokio::task::spawn_blocking(move || check.output().expect("the binary")).await.expect("it ends");
+    let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let kinds: BTreeMap<&str, &Value> = found["online"]
+        .as_array()
+        .expect("probes")
+        .iter()
+        .map(|probe| (probe["upstream"].as_str().expect("a name"), &probe["kind"]))
+        .collect();
+    assert_eq!(kinds, BTreeMap::from([("bugsink", &Value::from("bugsink")), ("kent", &Value::Null)]), "{found}");
     relay.stop().await;
 }
 

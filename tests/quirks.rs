@@ -298,6 +298,19 @@ async fn bugsinks_quota_pauses_what_it_stores_and_it_resumes_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn bugsink_is_sent_one_request_at_a_time() {
+    let (tracker, _generic, relay) = relay_to("bugsink", &["max_in_flight = 8"]).await;
+    let pause = Duration::from_millis(200);
+    tracker.always(Reply::Slow(pause));
+    relay.send_errors(6).await;
+    relay.balanced(SOON).await;
+    let at: Vec<Instant> = tracker.seen().iter().map(|seen| seen.at).collect();
+    assert_eq!(at.len(), 6);
+    assert!(at.windows(2).all(|pair| pair[1] - pair[0] >= pause), "{at:?}");
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_429_of_sentry_or_relay_has_taken_what_it_does_not_limit_and_one_of_others_has_not() {
     for (kind, requests) in [("sentry", 1), ("relay", 1), ("generic", 2)] {
         let (tracker, _generic, relay) = relay_to(kind, &["on_rate_limit = \"drop\""]).await;

@@ -15,6 +15,7 @@ use super::{process, terminal};
 /// Checks the configuration: every problem at once, with its line; exit 78 when it cannot be used
 ///
 /// With --online the upstreams are asked, too: is each DSN's address there, and does it take the key? Exit 1 when one does not.
+/// What kind of tracker it is is found out as well, and suggested when the file says otherwise.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// Asks each upstream of each project: DNS, connection, TLS, key. Nothing is stored there

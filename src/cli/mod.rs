@@ -25,6 +25,7 @@ mod locate;
 mod man;
 mod probe;
 mod process;
+mod recognise;
 mod run;
 mod send_test;
 mod sink;

@@ -1,8 +1,9 @@
-//! The questions of `check --online`: is the address of a DSN there, and does it take the key?
+//! The questions of `check --online`: is the address of a DSN there, does it take the key, and is it what the file says it is?
 //!
 //! The probe is an envelope without items: trackers check its key and store nothing. It goes the way deliveries go: no proxy,
 //! no redirects, the same headers.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +15,12 @@ use serde::Serialize;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout};
 
-use crate::config::Config;
+use crate::config::{Config, Kind};
 use crate::protocol::dsn::Dsn;
 
 use super::admin::told;
 use super::failure::{Exit, Failure};
+use super::recognise;
 use super::terminal::{self, Tone, harmless, right, table, tint};
 
 /// Probes under way at once.
@@ -45,6 +47,10 @@ pub(super) struct Probe {
     connect_ms: Option<f64>,
     /// TLS included.
     answer_ms: Option<f64>,
+    /// What kind of tracker it is, when it can be told.
+    kind: Option<Kind>,
+    /// What to write into the file for that.
+    suggestion: Option<String>,
 }
 
 /// What a probe says about a DSN.
@@ -78,13 +84,14 @@ pub(super) async fn all(config: &Config) -> Result<Vec<Probe>, Failure> {
     let pairs = config.projects.iter().flat_map(|project| project.dsns.iter().map(move |dsn| (project, dsn)));
     let probes: Vec<_> = pairs
         .map(|(project, (upstream, dsn))| {
-            one(http.clone(), Arc::clone(upstream), Arc::clone(&project.name), dsn.clone())
+            let written = config.upstreams.get(upstream).map_or(Kind::Generic, |settings| settings.kind);
+            one(http.clone(), Arc::clone(upstream), Arc::clone(&project.name), dsn.clone(), written)
         })
         .collect();
     Ok(futures_util::stream::iter(probes).buffered(AT_ONCE).collect().await)
 }
 
-async fn one(http: Client, upstream: Arc<str>, project: Arc<str>, dsn: Dsn) -> Probe {
+async fn one(http: Client, upstream: Arc<str>, project: Arc<str>, dsn: Dsn, written: Kind) -> Probe {
     let mut probe = Probe {
         upstream,
         project,
@@ -95,11 +102,14 @@ async fn one(http: Client, upstream: Arc<str>, project: Arc<str>, dsn: Dsn) -> P
         dns_ms: None,
         connect_ms: None,
         answer_ms: None,
+        kind: None,
+        suggestion: None,
     };
     match probe.ask(&http, &dsn).await {
         Ok((result, explanation)) => (probe.result, probe.explanation) = (result, explanation),
         Err(why) => probe.explanation = why,
     }
+    probe.suggestion = probe.kind.and_then(|found| recognise::suggestion(&probe.upstream, written, found));
     probe
 }
 
@@ -123,9 +133,12 @@ impl Probe {
         let answer = request.send().await.map_err(|error| explain_failure(&told(&error)))?;
         let status = answer.status();
         let location = answer.headers().get("location").and_then(|to| to.to_str().ok()).map(str::to_owned);
+        let limits =
+            answer.headers().get("x-sentry-rate-limits").and_then(|limits| limits.to_str().ok()).map(str::to_owned);
         let text = answer.text().await.unwrap_or_default();
         self.answer_ms = Some(millis(began));
         self.status = Some(status.as_u16());
+        self.kind = recognise::kind(http, dsn, limits.as_deref()).await;
         Ok(explain(status, location.as_deref(), &text))
     }
 }
@@ -202,6 +215,10 @@ pub(super) fn print(probes: &[Probe]) -> Result<(), Failure> {
         ]);
     }
     terminal::say(rows.trim_fmt())?;
+    // Once for each upstream, however many projects it has.
+    for suggestion in probes.iter().filter_map(|probe| probe.suggestion.as_ref()).collect::<BTreeSet<_>>() {
+        terminal::say(tint(Tone::Strong, suggestion))?;
+    }
     let bad = probes.iter().filter(|probe| !probe.is_good()).count();
     match bad {
         0 => terminal::say(tint(Tone::Good, "Every upstream can be reached.")),

@@ -38,6 +38,7 @@ mod tests;
 mod tree;
 pub mod watch;
 
+pub use crate::delivery::settings::Kind;
 pub use interpolate::Variables;
 pub use load::{Fingerprint, Loaded, load, parse};
 

@@ -23,6 +23,9 @@ pub(super) struct Quirks {
     concerns: &'static [Category],
     /// Of an envelope with several events it stores none: one goes in each request, under its own id.
     pub(super) one_event_a_request: bool,
+    /// It answers before it stores, and forgets what it has answered when another event reaches its quota meanwhile: one request
+    /// at a time.
+    pub(super) one_at_a_time: bool,
     /// A blank line between two items ends its reading.
     pub(super) ends_at_blank_lines: bool,
     /// A 429 that limits some categories has taken the others.
@@ -49,6 +52,7 @@ const GENERIC: Quirks = Quirks {
     place: |_| Place::AsSent,
     concerns: &[],
     one_event_a_request: false,
+    one_at_a_time: false,
     ends_at_blank_lines: false,
     takes_the_rest_on_429: false,
     maintenance_is_a_500_page: false,
@@ -80,9 +84,13 @@ const GLITCHTIP: Quirks = Quirks {
     ..GENERIC
 };
 
-/// Bugsink 2.6.1, run (bugsink, `ingest/views.py`, `IngestEnvelopeAPIView`).
-const BUGSINK: Quirks =
-    Quirks { never_stores: &[Category::Transaction, Category::Span], one_event_a_request: true, ..GENERIC };
+/// Bugsink 2.6.1, run (bugsink, `ingest/views.py`, `IngestEnvelopeAPIView`, `count_project_periods_and_act_on_it`).
+const BUGSINK: Quirks = Quirks {
+    never_stores: &[Category::Transaction, Category::Span],
+    one_event_a_request: true,
+    one_at_a_time: true,
+    ..GENERIC
+};
 
 /// The row of a kind.
 pub(super) const fn of(kind: Kind) -> &'static Quirks {

@@ -59,3 +59,16 @@ pub enum Kind {
     /// Anything that takes envelopes.
     Generic,
 }
+
+impl Kind {
+    /// The name in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sentry => "sentry",
+            Self::Glitchtip => "glitchtip",
+            Self::Bugsink => "bugsink",
+            Self::Relay => "relay",
+            Self::Generic => "generic",
+        }
+    }
+}

@@ -133,7 +133,8 @@ impl Worker {
             let now = self.around.clock.now();
             self.end_limits(now);
             self.end_holds(now).await;
-            let most: usize = self.settings.load().max_in_flight.get().into();
+            let most: usize =
+                if self.quirks().one_at_a_time { 1 } else { self.settings.load().max_in_flight.get().into() };
             let room = most.saturating_sub(self.in_flight.len());
             let permits = self.circuit.permits(now, room, self.in_flight.len());
             if self.bytes_in_flight >= MAX_BYTES_IN_FLIGHT {

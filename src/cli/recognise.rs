@@ -1,0 +1,87 @@
+//! What kind of tracker is it? Told by what each says of itself to everybody: the limits in its answer to the probe, its settings,
+//! its health, its API's version. Nothing here needs a token, and nothing is stored there.
+//!
+//! In this order, because GlitchTip imitates Sentry's API, and Relay passes on to Sentry what it does not know.
+
+use http::Uri;
+use reqwest::Client;
+use serde_json::Value;
+
+use crate::config::Kind;
+use crate::protocol::dsn::Dsn;
+
+/// The kind of the tracker behind a DSN, as far as it can be told. `limits` is `X-Sentry-Rate-Limits` of its answer to the probe.
+pub(super) async fn kind(http: &Client, dsn: &Dsn, limits: Option<&str>) -> Option<Kind> {
+    if is_sentrys_own(dsn.authority().host()) {
+        return Some(Kind::Sentry);
+    }
+    // Bugsink's way of saying that it stores no such things (bugsink, `ingest/views.py`).
+    if limits.is_some_and(|limits| limits.contains("86400:transaction;span:organization")) {
+        return Some(Kind::Bugsink);
+    }
+    // glitchtip-backend, `glitchtip/api/api.py`.
+    if told(http, dsn, "/api/settings/").await.is_some_and(|settings| settings.get("iPaidForGlitchTip").is_some()) {
+        return Some(Kind::Glitchtip);
+    }
+    if told(http, dsn, "/api/relay/healthcheck/live/").await.is_some_and(|health| health["is_healthy"] == true) {
+        return Some(Kind::Relay);
+    }
+    // getsentry/sentry, `src/sentry/api/endpoints/index.py`.
+    if told(http, dsn, "/api/0/").await.is_some_and(|index| index["version"] == "0") {
+        return Some(Kind::Sentry);
+    }
+    None
+}
+
+fn is_sentrys_own(host: &str) -> bool {
+    host == "sentry.io" || host.ends_with(".sentry.io")
+}
+
+/// The JSON at a path of the tracker.
+async fn told(http: &Client, dsn: &Dsn, path: &str) -> Option<Value> {
+    let address = Uri::builder().scheme(dsn.scheme().clone()).authority(dsn.authority().clone());
+    let address = address.path_and_query(format!("{}{path}", dsn.prefix())).build().ok()?;
+    let answer = http.get(address.to_string()).send().await.ok()?.error_for_status().ok()?;
+    // What is larger is none of these.
+    if answer.content_length().is_some_and(|length| length > 64 * 1024) {
+        return None;
+    }
+    serde_json::from_str(&answer.text().await.ok()?).ok()
+}
+
+/// What to write into the file, when the tracker is something else than it is said to be there.
+pub(super) fn suggestion(upstream: &str, written: Kind, found: Kind) -> Option<String> {
+    // They behave alike, and the one stands before the other.
+    let alike = |kind| matches!(kind, Kind::Sentry | Kind::Relay);
+    if written == found || (alike(written) && alike(found)) {
+        return None;
+    }
+    let name = found.name();
+    Some(format!("{upstream} looks like {name}: write kind = \"{name}\" under [upstreams.{upstream}]"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_already_is_not_suggested() {
+        assert_eq!(suggestion("a", Kind::Bugsink, Kind::Bugsink), None);
+        assert_eq!(suggestion("a", Kind::Sentry, Kind::Relay), None);
+        let expected = "a looks like glitchtip: write kind = \"glitchtip\" under [upstreams.a]";
+        assert_eq!(suggestion("a", Kind::Generic, Kind::Glitchtip).as_deref(), Some(expected));
+        assert!(suggestion("a", Kind::Sentry, Kind::Bugsink).is_some());
+    }
+
+    #[test]
+    fn sentrys_own_hosts_are_known_by_name() {
+        for (host, own) in [
+            ("sentry.io", true),
+            ("o1.ingest.us.sentry.io", true),
+            ("notsentry.io", false),
+            ("sentry.io.example", false),
+        ] {
+            assert_eq!(is_sentrys_own(host), own, "{host}");
+        }
+    }
+}
