@@ -105,6 +105,14 @@ impl<T: Send + 'static> Drop for ToItsEnd<T> {
     }
 }
 
+/// Runs what nobody waits for and what may take a moment, beside whoever asks for it.
+pub fn aside(work: impl FnOnce() + Send + 'static) {
+    match Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn_blocking(work)),
+        Err(_) => work(),
+    }
+}
+
 /// Runs what takes the processor for longer than a request may hold up others, on a thread of its own.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {

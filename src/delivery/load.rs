@@ -3,17 +3,17 @@
 //! Rule: a record is looked into only when something of its project is limited, some of it has gone before, or its upstream's
 //! [`Quirks`] concern it; else it goes as a whole, unread.
 
-use bytes::Bytes;
 use memchr::memmem;
 use serde::Deserialize;
 use std::borrow::Cow;
 
 use crate::clock::Timestamp;
+use crate::journal::body::Body;
 use crate::journal::{Claim, Progress, Record, Rest, Settlement};
 use crate::policy::cooldown::Cooldown;
 use crate::policy::outcome::DropReason;
 use crate::protocol::category::{Category, Quantities};
-use crate::protocol::envelope::Envelope;
+use crate::protocol::envelope::Outline;
 use crate::protocol::event_id::EventId;
 use crate::protocol::item::ItemType;
 
@@ -122,7 +122,7 @@ fn contains(items: &[u16], i: usize) -> bool {
 pub(super) fn pending(claim: &Claim) -> Quantities {
     let record = &claim.record;
     let Some(items) = &claim.progress.items else { return record.quantities.clone() };
-    match Envelope::parse(record.body.clone()) {
+    match record.body.outline() {
         Ok(envelope) => envelope.quantities_of(|i| contains(items, i)),
         Err(_) => record.quantities.clone(),
     }
@@ -136,7 +136,7 @@ pub(super) fn select(claim: &Claim, cooldown: &Cooldown, quirks: &Quirks, now: T
         return Load::all(record);
     }
     // What was accepted can be read; what cannot goes as it is.
-    let Ok(envelope) = Envelope::parse(record.body.clone()) else { return Load::all(record) };
+    let Ok(envelope) = record.body.outline() else { return Load::all(record) };
     let limit_of = |category: Category| cooldown.until(&record.project, category, now);
     let categories: Vec<Category> =
         envelope.items().iter().map(|item| item.kind.limiting_category(item.counting)).collect();
@@ -167,7 +167,7 @@ pub(super) fn select(claim: &Claim, cooldown: &Cooldown, quirks: &Quirks, now: T
     for part in [&mut load.send, &mut load.later, &mut load.limited, &mut load.unsupported] {
         part.quantities = envelope.quantities_of(|i| contains(&part.items, i));
     }
-    look_into(&mut load, &envelope, quirks);
+    look_into(&mut load, &record.body, &envelope, quirks);
     load.whole = load.send.items.len() == envelope.items().len()
         && load.send.items.is_sorted()
         && !(quirks.ends_at_blank_lines && has_blank_line(&record.body));
@@ -178,24 +178,37 @@ pub(super) fn select(claim: &Claim, cooldown: &Cooldown, quirks: &Quirks, now: T
 fn concerns(quirks: &Quirks, record: &Record) -> bool {
     quirks.concerns(&record.quantities)
         || (quirks.ends_at_blank_lines && has_blank_line(&record.body))
-        || (quirks.has_batch_poison && batch_poison::is_suspect(&record.body))
+        || (quirks.has_batch_poison && is_suspect(&record.body))
 }
 
-/// Two newlines in a row: a blank line, or part of a payload, or an empty one.
-fn has_blank_line(body: &Bytes) -> bool {
-    memmem::find(body, b"\n\n").is_some()
+/// Two newlines in a row: a blank line, or part of a payload, or an empty one. What is in a file is not searched: its outline is
+/// at hand, and knows.
+fn has_blank_line(body: &Body) -> bool {
+    match body {
+        Body::Memory(bytes) => memmem::find(bytes, b"\n\n").is_some(),
+        Body::File(_) => body.outline().is_ok_and(|outline| outline.has_blank_line()),
+    }
 }
 
-/// What has to be known of the events that go.
-fn look_into(load: &mut Load, envelope: &Envelope, quirks: &Quirks) {
+/// Whether its events are worth reading.
+fn is_suspect(body: &Body) -> bool {
+    match body {
+        Body::Memory(bytes) => batch_poison::is_suspect(bytes),
+        Body::File(_) => true,
+    }
+}
+
+/// What has to be known of the events that go. They have 1 MiB at most, also in a file.
+fn look_into(load: &mut Load, body: &Body, envelope: &Outline, quirks: &Quirks) {
     let going = load.send.items.iter().filter_map(|position| envelope.items().get(usize::from(*position)));
     if quirks.has_batch_poison {
-        load.batch_poison = going.clone().find_map(|item| batch_poison::why(&item.kind, &envelope.payload(item)));
+        let mut events = going.clone().filter(|item| item.kind.is_identified_by_event_id());
+        load.batch_poison = events.find_map(|item| batch_poison::why(&item.kind, &body.payload(item).ok()?));
     }
     let events = envelope.items().iter().filter(|item| item.kind == ItemType::Event).count();
     if quirks.one_event_a_request && events > 1 {
         let event = going.clone().find(|item| item.kind == ItemType::Event);
-        load.event_id = event.and_then(|item| own_id(&envelope.payload(item)));
+        load.event_id = event.and_then(|item| own_id(&body.payload(item).ok()?));
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod batch_poison;
 pub mod board;
+mod large;
 mod load;
 mod parcel;
 mod quirks;

@@ -1,31 +1,57 @@
 //! From what goes of a claimed record to a request: the envelope, addressed to the upstream, and its headers.
 
+use std::fs::File;
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::clock::Timestamp;
+use crate::journal::body::{Body, Unreadable};
 use crate::journal::{Claim, Client};
 use crate::protocol::dsn::Dsn;
 use crate::protocol::envelope::Envelope;
 
 use super::load::Load;
-use super::rewrite::rewrite;
-use super::transport::{ENVELOPE, Parcel};
+use super::rewrite::{rewrite, rewrite_line};
+use super::transport::{Contents, ENVELOPE, Parcel, Stream};
 
 const X_SENTRY_AUTH: HeaderName = HeaderName::from_static("x-sentry-auth");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_SENTRY_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-sentry-forwarded-for");
 
-/// The request for an upstream's DSN.
-pub(super) fn pack(claim: &Claim, load: &Load, dsn: &Dsn, now: Timestamp) -> Parcel {
+/// The request for an upstream's DSN. `file` is the body's, opened, when it is in one.
+pub(super) fn pack(
+    claim: &Claim,
+    load: &Load,
+    file: Option<Arc<File>>,
+    dsn: &Dsn,
+    now: Timestamp,
+) -> Result<Parcel, Unreadable> {
     let record = &claim.record;
     let dwell = now.since(record.accepted_at);
-    let (line, rest) = if load.is_whole() {
-        rewrite(&record.body, dsn, dwell, None)
-    } else {
-        rewrite(&selection(&record.body, &load.send.items), dsn, dwell, load.event_id)
+    let body = match (&record.body, file) {
+        (Body::Memory(bytes), _) if load.is_whole() => Contents::Pieces(rewrite(bytes, dsn, dwell, None).into()),
+        (Body::Memory(bytes), _) => {
+            Contents::Pieces(rewrite(&selection(bytes, &load.send.items), dsn, dwell, load.event_id).into())
+        }
+        (Body::File(_), None) => return Err(Unreadable::File(std::io::ErrorKind::NotFound.into())),
+        (body @ Body::File(_), Some(file)) => Contents::Stream(stream(body, load, file, dsn, dwell)?),
     };
-    Parcel { uri: dsn.envelope_uri().clone(), headers: headers(dsn, &record.client), body: [line, rest] }
+    Ok(Parcel { uri: dsn.envelope_uri().clone(), headers: headers(dsn, &record.client), body })
+}
+
+/// The same from a file.
+fn stream(body: &Body, load: &Load, file: Arc<File>, dsn: &Dsn, dwell: Duration) -> Result<Stream, Unreadable> {
+    let outline = body.outline()?;
+    let line = |event_id| rewrite_line(outline.header(), dsn, dwell, event_id);
+    Ok(if load.is_whole() {
+        Stream::new(line(None), file, Vec::from([outline.rest()]), Bytes::new())
+    } else {
+        let ranges = outline.ranges_in_order(&load.send.items);
+        Stream::new(line(load.event_id), file, ranges, Bytes::from_static(b"\n"))
+    })
 }
 
 fn selection(body: &Bytes, items: &[u16]) -> Bytes {
@@ -50,4 +76,64 @@ fn headers(dsn: &Dsn, client: &Client) -> HeaderMap {
     set(X_FORWARDED_FOR, client.forwarded_for.as_deref());
     set(X_SENTRY_FORWARDED_FOR, client.forwarded_for.as_deref());
     headers
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::delivery::load::select;
+    use crate::delivery::quirks;
+    use crate::delivery::settings::Kind;
+    use crate::journal::spool::BodyWriter;
+    use crate::journal::sqlite::SqliteJournal;
+    use crate::journal::{Progress, Record, RecordId, Settings};
+    use crate::policy::cooldown::Cooldown;
+    use crate::telemetry::ledger::Ledger;
+
+    fn claim(body: &Body, items: Option<Vec<u16>>) -> Claim {
+        let quantities = body.outline().unwrap().quantities();
+        let (id, project) = (RecordId(1), "shop".into());
+        let accepted_at = Timestamp::default();
+        let client = Client::default();
+        let record = Record { id, accepted_at, project, event_id: None, quantities, client, body: body.clone() };
+        Claim { record: Arc::new(record), progress: Progress { items, ..Progress::default() } }
+    }
+
+    async fn sent(claim: &Claim, kind: Kind) -> Bytes {
+        let file = if let Body::File(file) = &claim.record.body { Some(Arc::new(file.open().unwrap())) } else { None };
+        let now = Timestamp::from_millis(5000);
+        let load = select(claim, &Cooldown::default(), quirks::of(kind), now);
+        let dsn = "http://new@tracker.example/9".parse().unwrap();
+        let contents = pack(claim, &load, file, &dsn, now).unwrap().body;
+        let announced = http_body::Body::size_hint(&contents).exact();
+        let bytes = contents.collect().await.unwrap().to_bytes();
+        assert_eq!(announced, Some(bytes.len() as u64));
+        bytes
+    }
+
+    #[tokio::test]
+    async fn from_a_file_goes_out_what_would_go_out_from_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings { path: folder.path().join("journal.db"), ..Settings::default() };
+        let journal = Arc::new(SqliteJournal::open(&settings, Clock::system(), Ledger::default()).unwrap());
+        let payload = "p".repeat(700_000);
+        let text = format!(
+            "{{\"dsn\":\"http://old@h/1\",\"sent_at\":\"2026-11-23T10:00:00Z\"}}\n{{\"type\":\"attachment\",\"length\":700000}}\n{payload}\n\
+             {{\"type\":\"x_new\"}}\n{payload}\n\n{{\"type\":\"event\",\"length\":3}}\n{{ }}\n{{\"type\":\"feedback\"}}"
+        );
+        let mut writer = BodyWriter::new(journal);
+        writer.write(text.as_bytes()).await.unwrap();
+        let file = writer.finish().await.unwrap();
+        assert!(matches!(file, Body::File(_)));
+        let memory = Body::from(Bytes::from(text));
+        for kind in [Kind::Generic, Kind::Glitchtip, Kind::Bugsink] {
+            for items in [None, Some(vec![0]), Some(vec![1, 2]), Some(vec![0, 1, 2, 3])] {
+                let expected = sent(&claim(&memory, items.clone()), kind).await;
+                assert!(sent(&claim(&file, items.clone()), kind).await == expected, "{kind:?} {items:?}");
+            }
+        }
+    }
 }

@@ -20,9 +20,13 @@ const HELD: Duration = Duration::from_secs(1);
 /// memory of `envelope` where nothing changed. `event_id` replaces that of the envelope.
 pub(super) fn rewrite(envelope: &Bytes, dsn: &Dsn, dwell: Duration, event_id: Option<EventId>) -> (Bytes, Bytes) {
     let end = memchr::memchr(b'\n', envelope).unwrap_or(envelope.len());
-    let (line, rest) = (envelope.slice(..end), envelope.slice(end..));
+    (rewrite_line(&envelope.slice(..end), dsn, dwell, event_id), envelope.slice(end..))
+}
+
+/// The header line for the upstream, both without their newline.
+pub(super) fn rewrite_line(line: &Bytes, dsn: &Dsn, dwell: Duration, event_id: Option<EventId>) -> Bytes {
     // The line was read before it was accepted; if it cannot be read now, it goes out as it came.
-    let Ok(spans) = HeaderSpans::locate(&line) else { return (line, rest) };
+    let Ok(spans) = HeaderSpans::locate(line) else { return line.clone() };
     let mut edits: Vec<(Range<usize>, String)> = Vec::new();
     if let Some(span) = spans.dsn {
         edits.push((span, quoted(&dsn.reveal())));
@@ -38,10 +42,10 @@ pub(super) fn rewrite(envelope: &Bytes, dsn: &Dsn, dwell: Duration, event_id: Op
         edits.extend(moved.map(|at| (span, quoted(&at))));
     }
     if edits.is_empty() {
-        return (line, rest);
+        return line.clone();
     }
     edits.sort_by_key(|(span, _)| span.start);
-    (apply(&line, &edits).into(), rest)
+    apply(line, &edits).into()
 }
 
 fn apply(line: &[u8], edits: &[(Range<usize>, String)]) -> Vec<u8> {

@@ -12,7 +12,8 @@ use crate::units::Period;
 pub struct Settings {
     /// The most requests under way at once.
     pub max_in_flight: NonZeroU16,
-    /// How long one request may take.
+    /// How long one request may take. Of an envelope over 1 MiB: how long none of it may move, and how long the answer may take
+    /// after its end.
     pub timeout: Period,
     /// What waits longer than this is dropped as expired.
     pub max_age: Period,

@@ -16,7 +16,9 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Instant, timeout, timeout_at};
 
 mod localhost;
+mod stream;
 use localhost::Resolver;
+pub(super) use stream::Stream;
 
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,14 +30,24 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 const MAX_ANSWER: usize = 64 * 1024;
 /// How much of an answer is kept for errors and dead letters.
 const KEPT_ANSWER: usize = 2 * 1024;
+/// What a connection holds of a body that the upstream takes slowly, and the longest head of an answer.
+const CONNECTION_BUFFER: usize = 128 * 1024;
 
 /// A request to an upstream.
 #[derive(Clone, Debug)]
 pub(super) struct Parcel {
     pub(super) uri: Uri,
     pub(super) headers: HeaderMap,
-    /// The envelope in two pieces: its header line, and the rest.
-    pub(super) body: [Bytes; 2],
+    pub(super) body: Contents,
+}
+
+/// The envelope.
+#[derive(Clone, Debug)]
+pub(super) enum Contents {
+    /// In two pieces: its header line, and the rest.
+    Pieces([Bytes; 2]),
+    /// From a file.
+    Stream(Stream),
 }
 
 /// An upstream's answer, as far as it is of use.
@@ -52,6 +64,7 @@ pub(super) struct Reply {
 /// Why there is no answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum SendError {
+    /// Of a body in a file: nothing of it went out for so long, and no answer came.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
     #[error("{0}")]
@@ -61,7 +74,7 @@ pub(super) enum SendError {
 /// The connections to one upstream.
 #[derive(Clone, Debug)]
 pub(super) struct Transport {
-    client: Client<HttpsConnector<HttpConnector<Resolver>>, Pieces>,
+    client: Client<HttpsConnector<HttpConnector<Resolver>>, Contents>,
 }
 
 impl Transport {
@@ -83,13 +96,17 @@ impl Transport {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(max_in_flight)
+            .http1_max_buf_size(CONNECTION_BUFFER)
             .build(connector);
         Self { client }
     }
 
     /// Sends and waits for the whole answer. A connection that dies before any answer is tried once more at once: servers
     /// close idle connections without saying so (GlitchTip's default one after each answer), and a repeat is dropped by event id.
+    ///
+    /// `patience` is for all of it; of what comes from a file it is for each piece, and for the answer after the last one.
     pub(super) async fn send(&self, parcel: Parcel, patience: Duration) -> Result<Reply, SendError> {
+        let progress = if let Contents::Stream(stream) = &parcel.body { Some(stream.progress()) } else { None };
         let exchange = async {
             let response = match self.client.request(request(parcel.clone())).await {
                 Err(error) if died_before_answer(&error) => self.client.request(request(parcel)).await,
@@ -97,13 +114,17 @@ impl Transport {
             };
             response.map_err(|error| SendError::Network(chain(&error)))
         };
-        let response = timeout(patience, exchange).await.unwrap_or(Err(SendError::Timeout(patience)))?;
+        let response = match progress {
+            None => timeout(patience, exchange).await.ok(),
+            Some(progress) => progress.watch(exchange, patience).await,
+        };
+        let response = response.unwrap_or(Err(SendError::Timeout(patience)))?;
         Ok(read(response).await)
     }
 }
 
-fn request(parcel: Parcel) -> Request<Pieces> {
-    let mut request = Request::new(Pieces(parcel.body));
+fn request(parcel: Parcel) -> Request<Contents> {
+    let mut request = Request::new(parcel.body);
     *request.method_mut() = Method::POST;
     *request.uri_mut() = parcel.uri;
     *request.headers_mut() = parcel.headers;
@@ -159,25 +180,37 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// A body of two pieces that are sent as they are.
-#[derive(Debug)]
-struct Pieces([Bytes; 2]);
-
-impl Body for Pieces {
+impl Body for Contents {
     type Data = Bytes;
-    type Error = std::convert::Infallible;
+    type Error = std::io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let next = self.0.iter_mut().find(|piece| !piece.is_empty()).map(std::mem::take);
-        Poll::Ready(next.map(|piece| Ok(Frame::data(piece))))
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let next = match &mut *self {
+            Self::Pieces(pieces) => {
+                let next = pieces.iter_mut().find(|piece| !piece.is_empty()).map(std::mem::take);
+                Poll::Ready(next.map(Ok))
+            }
+            Self::Stream(stream) => stream.poll_next(cx),
+        };
+        next.map_ok(Frame::data)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.iter().all(Bytes::is_empty)
+        self.left() == 0
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.iter().map(|piece| piece.len() as u64).sum())
+        SizeHint::with_exact(self.left())
+    }
+}
+
+impl Contents {
+    /// Bytes still to be sent.
+    fn left(&self) -> u64 {
+        match self {
+            Self::Pieces(pieces) => pieces.iter().map(|piece| piece.len() as u64).sum(),
+            Self::Stream(stream) => stream.left(),
+        }
     }
 }
 

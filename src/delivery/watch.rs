@@ -26,6 +26,7 @@ pub(super) struct Watch {
 enum Line {
     Failed,
     Refused,
+    Unreadable,
     Misconfigured(Arc<str>),
     NoDsn(Arc<str>),
     BatchPoison(Arc<str>),
@@ -87,6 +88,14 @@ impl Watch {
             let (upstream, project) = (&*self.upstream, &*record.project);
             let message = "upstream was sent an event that makes a GlitchTip 5 lose the whole batch it is stored with";
             tracing::warn!(upstream.name = upstream, project.name = project, record = %record.id, why, "{message}");
+        }
+    }
+
+    pub(super) fn unreadable(&self, record: &Record, why: &str) {
+        if self.damper.lets_through(&Line::Unreadable) {
+            let (upstream, message) =
+                (&*self.upstream, "the file of a large envelope cannot be read; it is tried again later");
+            tracing::error!(upstream.name = upstream, record = %record.id, why, "{message}");
         }
     }
 

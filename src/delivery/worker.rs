@@ -3,6 +3,7 @@
 //! One task, one owner of circuit and cooldowns. It never waits with a record in hand: a retry goes back to the journal with
 //! its due time.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Timestamp};
+use crate::journal::body::Unreadable;
 use crate::journal::{Claim, DeadLetter, Journal, Record, Rest, Settlement, TargetId};
 use crate::policy::backoff::Backoff;
 use crate::policy::circuit::Circuit;
@@ -26,6 +28,7 @@ use crate::protocol::category::Quantities;
 use crate::telemetry::status::LastError;
 
 use super::board::Board;
+use super::large::{self, weight};
 use super::load;
 use super::parcel;
 use super::quirks::{self, Quirks};
@@ -69,10 +72,6 @@ pub(super) struct Worker {
     mended: bool,
     /// When the upstream last took something: tells poison from an outage.
     last_success: Timestamp,
-    /// Whether the last that was heard of it is an answer.
-    up: bool,
-    /// What went wrong since the board was last told.
-    error: Option<LastError>,
     in_flight: FuturesUnordered<BoxFuture<'static, Sent>>,
     bytes_in_flight: usize,
     /// Something waits that had no DSN when it was looked at.
@@ -100,8 +99,6 @@ impl Worker {
             routing: Arc::default(),
             mended: false,
             last_success: Timestamp::default(),
-            up: true,
-            error: None,
             in_flight: FuturesUnordered::new(),
             bytes_in_flight: 0,
             homeless: false,
@@ -158,7 +155,10 @@ impl Worker {
                 return [due, mended, self.cooldown.next_end(now)].into_iter().flatten().min();
             }
             for claim in claims {
-                self.start(claim, now);
+                match large::open(&claim).await {
+                    Ok(file) => self.start(claim, file, now),
+                    Err(error) => self.unreadable(&claim, &error, now),
+                }
             }
         }
     }
@@ -192,7 +192,7 @@ impl Worker {
     }
 
     /// Sends a claimed record, or settles it at once when there is no point in sending.
-    fn start(&mut self, claim: Claim, now: Timestamp) {
+    fn start(&mut self, claim: Claim, file: Option<Arc<File>>, now: Timestamp) {
         let settings = self.settings.load_full();
         let record = &claim.record;
         if now.since(record.accepted_at) >= settings.max_age.get() {
@@ -217,10 +217,13 @@ impl Worker {
             let settlement = load.remainder(settings.on_rate_limit, claim.progress.clone(), now);
             return self.journal_settle(&claim.record, settlement);
         }
-        let parcel = parcel::pack(&claim, &load, dsn, now);
+        let parcel = match parcel::pack(&claim, &load, file, dsn, now) {
+            Ok(parcel) => parcel,
+            Err(error) => return self.unreadable(&claim, &error, now),
+        };
         let (transport, clock) = (self.transport.clone(), self.around.clock.clone());
         self.circuit.started(1);
-        self.bytes_in_flight += claim.record.body.len();
+        self.bytes_in_flight += weight(&claim.record.body);
         self.in_flight.push(Box::pin(async move {
             let began = clock.now();
             let started = tokio::time::Instant::now();
@@ -235,6 +238,15 @@ impl Worker {
         self.journal_settle(&claim.record, Settlement { rest: Some(rest), ..Settlement::default() });
     }
 
+    /// The body's file cannot be read now. What is pending of a part that nobody knows stays leased, and is looked at by the next
+    /// start.
+    fn unreadable(&self, claim: &Claim, error: &Unreadable, now: Timestamp) {
+        self.around.watch.unreadable(&claim.record, &error.to_string());
+        if claim.progress.items.is_none() || claim.record.body.is_at_hand() {
+            self.put_off(claim, now + large::UNREADABLE);
+        }
+    }
+
     fn give_up(&self, record: &Record, reason: DropReason, quantities: Quantities) {
         self.journal_settle(record, Settlement { dropped: Some((reason, quantities)), ..Settlement::default() });
     }
@@ -246,7 +258,7 @@ impl Worker {
     /// Settles a record by the answer, and learns from it.
     fn settle(&mut self, mut sent: Sent) {
         let now = self.around.clock.now();
-        self.bytes_in_flight -= sent.claim.record.body.len();
+        self.bytes_in_flight -= weight(&sent.claim.record.body);
         sent.hide_key(&self.upstream);
         let verdict = match &sent.result {
             Ok(reply) => Verdict::of(reply.status, &reply.text),
@@ -298,10 +310,16 @@ impl Worker {
         if verdict == Verdict::Misconfigured {
             self.around.watch.misconfigured(&record.project, &sent.what_went_wrong());
         }
-        self.up = verdict != Verdict::Failed;
-        if verdict != Verdict::Delivered {
-            self.error = Some(LastError { at: now, what: sent.what_went_wrong() });
-        }
+        let error = (verdict != Verdict::Delivered).then(|| LastError { at: now, what: sent.what_went_wrong() });
+        self.around.board.update(&self.upstream, |report| {
+            report.up = verdict != Verdict::Failed;
+            if verdict == Verdict::Delivered {
+                report.last_delivery = Some(now);
+            }
+            if let Some(error) = error {
+                report.last_error = Some(error);
+            }
+        });
     }
 
     fn delivered(&mut self, sent: &Sent, now: Timestamp) -> Settlement {
@@ -365,13 +383,12 @@ impl Worker {
         quirks::of(self.settings.load().kind)
     }
 
-    fn publish(&mut self) {
-        let (limits, error) = (self.cooldown.by_category(self.around.clock.now()), self.error.take());
+    fn publish(&self) {
+        let now = self.around.clock.now();
+        let (circuit, limits) = (self.circuit.state(), self.cooldown.by_category(now));
+        let misconfigured = self.holds.any();
         self.around.board.update(&self.upstream, |report| {
-            (report.circuit, report.up, report.limits) = (self.circuit.state(), self.up, limits);
-            report.misconfigured = self.holds.any();
-            report.last_delivery = Some(self.last_success).filter(|at| *at != Timestamp::default());
-            report.last_error = error.or(report.last_error.take());
+            (report.circuit, report.limits, report.misconfigured) = (circuit, limits, misconfigured);
         });
     }
 }

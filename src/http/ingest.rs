@@ -117,7 +117,7 @@ async fn submit(
         _ => body,
     };
     let client = client(&parts.headers, peer(parts), &public.trusted.load());
-    Ok(public.intake.submit(entrance, client, body).await?)
+    Ok(public.intake.submit(entrance, client, body.into()).await?)
 }
 
 /// The encodings of a body, in the order in which they were applied.

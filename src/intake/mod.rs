@@ -3,4 +3,5 @@
 pub mod decode;
 pub mod keyring;
 pub mod legacy;
+mod part;
 pub mod submit;

@@ -1,24 +1,26 @@
 //! The use case of this relay: take one submission in. Each is decided under one [`View`], and so under exactly one primary.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 
 use crate::clock::{Clock, Timestamp};
+use crate::journal::body::{Body, Unreadable};
 use crate::journal::{Client, Journal, JournalError, Submission, TargetId};
 use crate::policy::dedup::{self, Answer, Dedup, Reservation};
 use crate::policy::outcome::DropReason;
 use crate::policy::routing::{Project, Routing};
 use crate::protocol::auth::{AuthError, Credentials};
 use crate::protocol::category::Quantities;
-use crate::protocol::envelope::{Envelope, EnvelopeError};
+use crate::protocol::envelope::{EnvelopeError, Outline};
 use crate::protocol::event_id::EventId;
 use crate::tasks;
 use crate::telemetry::metrics::Metrics;
 
 use super::keyring::{KeyError, Keyring, check_dsn};
+use super::part;
 
 /// What submissions are decided under; replaced as a whole by a reload.
 #[derive(Debug, Default)]
@@ -130,9 +132,14 @@ impl Intake {
         }
     }
 
+    /// The journal that submissions go to.
+    pub fn journal(&self) -> &Arc<dyn Journal> {
+        &self.journal
+    }
+
     /// Takes in one decoded envelope. Returns when it is durable.
-    pub async fn submit(&self, entrance: Entrance, mut client: Client, body: Bytes) -> Result<Receipt, Refusal> {
-        let envelope = Envelope::parse(body)?;
+    pub async fn submit(&self, entrance: Entrance, mut client: Client, body: Body) -> Result<Receipt, Refusal> {
+        let envelope = outline(&body).await?;
         let view = self.view.load_full();
         let project = match entrance {
             Entrance::Request { project, client: name } => {
@@ -145,8 +152,10 @@ impl Intake {
         let receipt = Receipt { event_id: envelope.event_id(), project: Arc::clone(&project.name) };
         let now = self.clock.now();
         let (fresh, repeated) = self.reserve(&project.name, &envelope, now).await;
-        let Some((body, quantities)) = self.without_repeats(&project.name, &envelope, &repeated) else {
-            return Ok(receipt);
+        let Some(kept) = self.without_repeats(&project.name, &envelope, &repeated) else { return Ok(receipt) };
+        let (body, quantities) = match kept.ranges {
+            None => (body, kept.quantities),
+            Some(ranges) => (part::of(&self.journal, &body, envelope.header(), &ranges).await?, kept.quantities),
         };
         let (targets, withheld) = self.targets(&view, &project);
         let keys = fresh.iter().map(Reservation::key).collect();
@@ -167,7 +176,7 @@ impl Intake {
     }
 
     /// Reserves the keys of the envelope's events; returns those that are ours now, and the keys that are repeats.
-    async fn reserve(&self, project: &str, envelope: &Envelope, now: Timestamp) -> (Vec<Reservation>, BTreeSet<u128>) {
+    async fn reserve(&self, project: &str, envelope: &Outline, now: Timestamp) -> (Vec<Reservation>, BTreeSet<u128>) {
         let (mut fresh, mut repeated) = (Vec::new(), BTreeSet::new());
         // In one order everywhere, so that two envelopes with the same keys cannot wait for each other.
         for key in keys(project, envelope).into_values().collect::<BTreeSet<_>>() {
@@ -187,15 +196,10 @@ impl Intake {
     }
 
     /// What is left of an envelope without its repeated events and what depends on them; `None` when nothing is.
-    fn without_repeats(
-        &self,
-        project: &str,
-        envelope: &Envelope,
-        repeated: &BTreeSet<u128>,
-    ) -> Option<(Bytes, Quantities)> {
+    fn without_repeats(&self, project: &str, envelope: &Outline, repeated: &BTreeSet<u128>) -> Option<Kept> {
         let items = envelope.items();
         if repeated.is_empty() {
-            return (!items.is_empty()).then(|| (envelope.bytes().clone(), envelope.quantities()));
+            return (!items.is_empty()).then(|| Kept { ranges: None, quantities: envelope.quantities() });
         }
         let keys = keys(project, envelope);
         let all_events_repeated = keys.values().all(|key| repeated.contains(key));
@@ -207,7 +211,8 @@ impl Intake {
             self.metrics.duplicate_items_total.with_label_values(&[project, category.name()]).inc_by(quantity);
         }
         let kept = |i: usize| !is_repeat(i);
-        (0..items.len()).any(kept).then(|| (envelope.with_items(kept), envelope.quantities_of(kept)))
+        let part = || Kept { ranges: Some(envelope.ranges_of(kept)), quantities: envelope.quantities_of(kept) };
+        (0..items.len()).any(kept).then(part)
     }
 
     fn targets(&self, view: &View, project: &Project) -> (Vec<TargetId>, Vec<(TargetId, DropReason)>) {
@@ -218,9 +223,31 @@ impl Intake {
     }
 }
 
+/// What of an envelope is no repeat.
+struct Kept {
+    /// Where it lies; `None`: all of it.
+    ranges: Option<Vec<Range<u64>>>,
+    quantities: Quantities,
+}
+
+/// What the envelope is made of, read on a thread of its own when it is in a file.
+async fn outline(body: &Body) -> Result<Outline, Refusal> {
+    let read = match body {
+        Body::Memory(_) => body.outline(),
+        Body::File(_) => {
+            let body = body.clone();
+            tasks::blocking(move || body.outline()).await
+        }
+    };
+    read.map_err(|error| match error {
+        Unreadable::Envelope(error) => error.into(),
+        Unreadable::File(error) => JournalError::Failed(error.to_string()).into(),
+    })
+}
+
 /// The keys of the items that the event id identifies, by their position. The nil id, which sentry-cli sends with raw
 /// events, identifies nothing.
-fn keys(project: &str, envelope: &Envelope) -> HashMap<usize, u128> {
+fn keys(project: &str, envelope: &Outline) -> HashMap<usize, u128> {
     let Some(id) = envelope.event_id().filter(|id| id.as_u128() != 0) else { return HashMap::new() };
     let items = envelope.items().iter().enumerate();
     let identified = items.filter(|(_, item)| item.kind.is_identified_by_event_id());

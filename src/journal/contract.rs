@@ -3,13 +3,16 @@
 
 mod model;
 
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::body::{Body, IN_MEMORY};
 use super::memory::MemoryJournal;
+use super::spool::BodyWriter;
 use super::sqlite::SqliteJournal;
 use super::*;
 use crate::clock::Clock;
@@ -97,12 +100,25 @@ impl Subject {
 }
 
 pub(super) fn copy_files(from: &std::path::Path, to: &std::path::Path) -> PathBuf {
-    for name in ["journal.db", "journal.db-wal"] {
+    std::fs::create_dir_all(to.join(BODIES)).unwrap();
+    let bodies = std::fs::read_dir(from.join(BODIES)).unwrap();
+    let bodies: Vec<PathBuf> = bodies.map(|file| PathBuf::from(BODIES).join(file.unwrap().file_name())).collect();
+    for name in bodies.iter().chain(&["journal.db".into(), "journal.db-wal".into()]) {
         if from.join(name).exists() {
             std::fs::copy(from.join(name), to.join(name)).unwrap();
         }
     }
     to.join("journal.db")
+}
+
+/// The folder of large bodies.
+pub(super) const BODIES: &str = "journal.db-bodies";
+
+/// All of a body.
+pub(super) fn bytes_of(body: &Body) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    body.reader().unwrap().read_to_end(&mut bytes).unwrap();
+    bytes
 }
 
 /// Asks again and again until the answer is yes.
@@ -130,7 +146,7 @@ pub(super) fn submission(accepted_at: Timestamp, targets: &[TargetId]) -> Submis
         quantities: errors(1),
         keys: vec![],
         client: Client::default(),
-        body: Bytes::from_static(b"{}\n"),
+        body: Bytes::from_static(b"{}\n").into(),
         targets: targets.to_vec(),
         withheld: vec![],
     }
@@ -197,6 +213,9 @@ suite!(
     a_closed_journal_says_so,
     an_arrival_and_a_settlement_wake_the_target,
     the_number_of_targets_is_bounded,
+    a_body_written_in_pieces_is_one_body_and_can_be_written_over,
+    a_large_body_is_claimed_as_it_was_written_and_gives_its_room_back,
+    a_body_that_was_not_finished_or_not_appended_leaves_nothing_behind,
 );
 
 async fn a_claimed_record_is_what_was_appended(mut subject: Subject) {
@@ -205,7 +224,7 @@ async fn a_claimed_record_is_what_was_appended(mut subject: Subject) {
     let client =
         Client { user_agent: text("sdk"), origin: None, forwarded_for: text("::1"), sentry_client: text("x/1") };
     for (event_id, size) in [(Some(EventId::from(u128::MAX)), 10), (None, 0), (None, 700_000)] {
-        let body = Bytes::from((0..size).map(|i| i as u8).collect::<Vec<u8>>());
+        let body = Bytes::from((0..size).map(|i| i as u8).collect::<Vec<u8>>()).into();
         let sent = Submission { event_id, body, client: client.clone(), ..submission(at(3), &[a]) };
         subject.journal().append(sent.clone()).await.unwrap();
         for restart in [false, true] {
@@ -216,7 +235,7 @@ async fn a_claimed_record_is_what_was_appended(mut subject: Subject) {
             let record = &claims[0].record;
             assert_eq!((record.event_id, &record.client, record.accepted_at), (event_id, &client, at(3)));
             assert_eq!((&*record.project, &record.quantities), ("shop", &errors(1)));
-            assert!(record.body == sent.body, "{size}");
+            assert!(bytes_of(&record.body) == bytes_of(&sent.body), "{size}");
             assert_eq!(claims[0].progress, Progress::default());
             if restart {
                 subject.journal().settle(a, record, delivered(1));
@@ -571,4 +590,87 @@ async fn the_number_of_targets_is_bounded(subject: Subject) {
     fill(&journal, 1, &[last]).await;
     assert_eq!(journal.claim(last, at(9), 9).await.unwrap().len(), 1);
     subject.assert_balanced().await;
+}
+
+/// So many bytes, none like the one before.
+pub(super) fn noise(size: usize) -> Vec<u8> {
+    (0..size).map(|i| (i * 31 + i / 251) as u8).collect()
+}
+
+/// A body written in uneven pieces.
+pub(super) async fn written(journal: &Arc<dyn Journal>, bytes: &[u8]) -> Result<Body, JournalError> {
+    let mut writer = BodyWriter::new(Arc::clone(journal));
+    for piece in bytes.chunks(70_001) {
+        writer.write(piece).await?;
+    }
+    writer.finish().await
+}
+
+async fn a_body_written_in_pieces_is_one_body_and_can_be_written_over(subject: Subject) {
+    let journal = subject.journal();
+    for size in [0, 10, IN_MEMORY, IN_MEMORY + 1, 3 * IN_MEMORY + 7] {
+        let mut expected = noise(size);
+        let body = written(&journal, &expected).await.unwrap();
+        assert_eq!((body.len(), body.is_empty()), (size as u64, size == 0));
+        assert!(bytes_of(&body) == expected, "{size}");
+        let mut writer = BodyWriter::new(Arc::clone(&journal));
+        writer.write(&expected).await.unwrap();
+        if size > 100 {
+            writer.overwrite(50, b"over").await.unwrap();
+            expected[50..54].copy_from_slice(b"over");
+        }
+        assert!(writer.overwrite(size as u64, b"x").await.is_err(), "behind the end");
+        writer.write(b"more").await.unwrap();
+        expected.extend(b"more");
+        assert!(bytes_of(&writer.finish().await.unwrap()) == expected, "{size}");
+    }
+}
+
+async fn a_large_body_is_claimed_as_it_was_written_and_gives_its_room_back(mut subject: Subject) {
+    let journal = subject.journal();
+    let a = journal.target("a").await.unwrap();
+    let (before, bytes) = (journal.space().used, noise(3 * IN_MEMORY));
+    for _ in 0..2 {
+        let body = written(&journal, &bytes).await.unwrap();
+        journal.append(Submission { body, ..submission(at(1), &[a]) }).await.unwrap();
+    }
+    drop(journal);
+    for restart in [false, true] {
+        if restart {
+            subject.crash();
+        }
+        assert!(subject.journal().space().used >= before + 6 * IN_MEMORY as u64, "{restart}");
+        assert_eq!(subject.journal().backlog(a).await.unwrap().bytes, 6 * IN_MEMORY as u64);
+    }
+    let journal = subject.journal();
+    let claims = journal.claim(a, at(9), 9).await.unwrap();
+    assert_eq!(claims.len(), 2);
+    for claim in &claims {
+        assert!(bytes_of(&claim.record.body) == bytes);
+    }
+    journal.settle(a, &claims[0].record, rejected());
+    journal.settle(a, &claims[1].record, delivered(1));
+    assert_eq!(journal.prune(at(100), 9).await.unwrap(), 1, "a dead letter keeps its body");
+    assert!(bytes_of(&claims[0].record.body) == bytes);
+    let most = before + 4 * IN_MEMORY as u64;
+    eventually("the room of the other comes back", || journal.space().used <= most).await;
+    subject.assert_balanced().await;
+}
+
+async fn a_body_that_was_not_finished_or_not_appended_leaves_nothing_behind(mut subject: Subject) {
+    let journal = subject.journal();
+    let before = journal.space().used;
+    let mut writer = BodyWriter::new(Arc::clone(&journal));
+    writer.write(&noise(2 * IN_MEMORY)).await.unwrap();
+    let body = written(&journal, &noise(2 * IN_MEMORY)).await.unwrap();
+    drop((writer, body.clone()));
+    assert!(bytes_of(&body).len() == 2 * IN_MEMORY, "one handle is left");
+    drop(body);
+    eventually("nothing is left", || journal.space().used <= before).await;
+    // The same through a crash.
+    let body = written(&journal, &noise(2 * IN_MEMORY)).await.unwrap();
+    drop(journal);
+    subject.crash();
+    assert!(subject.journal().space().used <= before);
+    drop(body);
 }

@@ -14,6 +14,8 @@ use crate::policy::outcome::{DropReason, Outcome};
 use crate::protocol::category::{Category, Quantities};
 use crate::telemetry::ledger::{AccountKey, Ledger, Posting};
 
+use super::body::Reservation;
+use super::spool::Spool;
 use super::{
     Backlog, Claim, DeadLetter, Journal, JournalError, MAX_TARGETS, Progress, Record, RecordId, Rest, Settlement,
     Space, Stats, Submission, Switch, TargetId,
@@ -116,7 +118,7 @@ impl MemoryJournal {
     }
 
     fn insert(&self, state: &mut State, submission: Submission) -> Result<RecordId, JournalError> {
-        let size = submission.body.len() as u64;
+        let size = submission.body.len();
         if let Some(max) = self.max_bytes {
             while state.bytes + size > max && state.prune(Timestamp::from_millis(u64::MAX), 1) > 0 {}
             if state.bytes + size > max {
@@ -197,7 +199,7 @@ impl State {
         let old = records.iter().take_while(|(_, kept)| kept.record.accepted_at < before).map(|(id, _)| *id);
         let gone: Vec<u64> = old.filter(|id| !needed(id)).take(limit).collect();
         for id in &gone {
-            *bytes -= records.remove(id).map_or(0, |kept| kept.record.body.len() as u64);
+            *bytes -= records.remove(id).map_or(0, |kept| kept.record.body.len());
         }
         gone.len()
     }
@@ -208,7 +210,7 @@ impl State {
         for (id, waiting) in &target.waiting {
             let Some(Kept { record, .. }) = self.records.get(id) else { continue };
             backlog.envelopes += 1;
-            backlog.bytes += record.body.len() as u64;
+            backlog.bytes += record.body.len();
             backlog.oldest = backlog.oldest.or(Some(record.accepted_at));
             for (category, quantity) in waiting.quantities.iter() {
                 *quantities.entry((Arc::clone(&record.project), category)).or_default() += quantity;
@@ -243,6 +245,15 @@ impl Journal for MemoryJournal {
 
     fn append(&self, submission: Submission) -> BoxFuture<'_, Result<RecordId, JournalError>> {
         async move { self.with(|state| self.insert(state, submission)) }.boxed()
+    }
+
+    fn spool(&self) -> Option<&Arc<Spool>> {
+        None
+    }
+
+    fn make_room(&self, _: u64) -> BoxFuture<'_, Result<Reservation, JournalError>> {
+        // There are no files; what a body takes is counted when it is appended.
+        at_once(Ok(Reservation::default()))
     }
 
     fn claim(&self, target: TargetId, now: Timestamp, max: usize) -> BoxFuture<'_, Result<Vec<Claim>, JournalError>> {

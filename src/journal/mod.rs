@@ -13,18 +13,23 @@
 //!    Space is given back to the file system after draining. A full disk is an answer too, and passes when there is room again.
 //! 9. No call does work that grows with the number of records waiting.
 //!
-//! What is in a body the journal does not know.
+//! 10. A body in a file is as durable as its record when `append` returns, and counts as room taken from its first byte on. The
+//!     file goes after the commit that removes its record; one of no record goes when it is dropped, or with the next start.
+//!
+//! What is in a body the journal does not look at.
 
+pub mod body;
 #[cfg(test)]
 mod contract;
 pub mod memory;
+mod settings;
+pub mod spool;
 pub mod sqlite;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -33,45 +38,10 @@ use crate::clock::Timestamp;
 use crate::policy::outcome::DropReason;
 use crate::protocol::category::{Category, Quantities};
 use crate::protocol::event_id::EventId;
-use crate::units::{ByteSize, Period};
 
-/// The section `[journal]` of the configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Settings {
-    /// The database file; two more, with `-wal` and `-shm` at their end, and a `.lock` stand beside it while it is open.
-    pub path: std::path::PathBuf,
-    /// What an acknowledged record survives.
-    pub sync: Sync,
-    /// The most the journal may take of the disk.
-    pub max_size: ByteSize,
-    /// The journal refuses new records when the disk has less free than this.
-    pub min_free_disk: ByteSize,
-    /// How long a record stays after all its targets settled it.
-    pub retain: Period,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            path: "data/journal.db".into(),
-            sync: Sync::Full,
-            max_size: ByteSize::mib(1024),
-            min_free_disk: ByteSize::mib(256),
-            retain: Period::secs(24 * 3600),
-        }
-    }
-}
-
-/// What an acknowledged record survives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Sync {
-    /// A loss of power.
-    Full,
-    /// A crash of the process; a loss of power may take the last moments.
-    Normal,
-}
+use body::{Body, Reservation};
+pub use settings::{Settings, Sync};
+use spool::Spool;
 
 /// The number of a record: rises with every append, never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -122,8 +92,8 @@ pub struct Submission {
     pub keys: Vec<u128>,
     /// What upstreams are told of the client.
     pub client: Client,
-    /// The envelope.
-    pub body: Bytes,
+    /// The envelope. One body belongs to one record.
+    pub body: Body,
     /// The upstreams that get it.
     pub targets: Vec<TargetId>,
     /// The upstreams that are configured for the project and do not get it, and why. Posted as accepted and dropped at once.
@@ -146,7 +116,7 @@ pub struct Record {
     /// What upstreams are told of the client.
     pub client: Client,
     /// The envelope, stored once for all targets.
-    pub body: Bytes,
+    pub body: Body,
 }
 
 /// How it went so far with one record at one target.
@@ -241,7 +211,7 @@ pub struct Switch {
 /// How much room the journal takes and has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Space {
-    /// Bytes in use by records and their accounts.
+    /// Bytes in use by records, their bodies and their accounts.
     pub used: u64,
     /// Bytes of the files on disk.
     pub files: u64,
@@ -322,6 +292,12 @@ pub trait Journal: Send + std::marker::Sync + fmt::Debug {
 
     /// Makes the submission durable; returns after the commit.
     fn append(&self, submission: Submission) -> BoxFuture<'_, Result<RecordId, JournalError>>;
+
+    /// Where bodies over [`IN_MEMORY`](body::IN_MEMORY) are written; `None`: they stay in memory.
+    fn spool(&self) -> Option<&Arc<Spool>>;
+
+    /// Takes room for `bytes` of a file; delivered records go first. [`BodyWriter`](spool::BodyWriter) asks for it.
+    fn make_room(&self, bytes: u64) -> BoxFuture<'_, Result<Reservation, JournalError>>;
 
     /// Leases up to `max` records that may be tried now. Empty when there are none, or when so many settlements of this
     /// target await their commit that a crash now would repeat too much; [`Journal::changed`] tells when to ask again.

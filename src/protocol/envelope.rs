@@ -1,13 +1,12 @@
 //! Envelopes: a lossless view over the bytes as they came.
 //!
 //! `Headers { "\n" Item } [ "\n" ]`, `Item = Headers "\n" Payload` (Sentry's "Envelopes"; getsentry/relay, `relay-server/src/envelope`).
-//! Only the header lines are read; payloads are ranges. [`Envelope::bytes`] is what came in, whatever was understood of it.
+//! Only the header lines are read; payloads are ranges. [`Envelope::bytes`] is what came in, whatever was understood of it. An
+//! envelope that is not in memory has an [`Outline`] all the same: the [`Scanner`] makes it of pieces.
 
-use std::borrow::Cow;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use serde::Deserialize;
 
 use super::category::Quantities;
 use super::dsn::{Dsn, InvalidDsn};
@@ -16,32 +15,66 @@ use super::item::{Counting, ItemType};
 
 mod header;
 mod limits;
+mod scanner;
 pub use header::HeaderSpans;
-use limits::Limits;
+pub use scanner::Scanner;
 
 /// More items than any SDK sends in one envelope; bounds the memory that views may take.
 pub const MAX_ITEMS: usize = 1000;
 
-/// A parsed envelope.
-#[derive(Clone, Debug)]
-pub struct Envelope {
-    bytes: Bytes,
-    header_end: usize,
+/// The longest header line, of the envelope or of an item: real ones have a few hundred bytes. What must be held to be
+/// understood is bounded by it, however large the envelope is.
+pub const MAX_LINE: usize = 64 * 1024;
+
+/// What an envelope is made of: its header line, and where its items lie. Holds none of the payloads.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outline {
+    /// The header line, the newline not included.
+    header: Bytes,
     spans: HeaderSpans,
     event_id: Option<EventId>,
     items: Vec<Item>,
+    /// Of the whole envelope in bytes.
+    length: u64,
+}
+
+/// A parsed envelope in memory.
+#[derive(Clone, Debug)]
+pub struct Envelope {
+    bytes: Bytes,
+    outline: Outline,
 }
 
 /// One item: where it lies and what it is.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Item {
     /// What it is.
     pub kind: ItemType,
     /// What its header says about counting.
     pub counting: Counting,
     /// Its header line, the newline not included.
-    header: Range<usize>,
-    payload: Range<usize>,
+    header: Range<u64>,
+    payload: Range<u64>,
+}
+
+impl Item {
+    /// The payload in bytes.
+    pub const fn size(&self) -> u64 {
+        self.payload.end - self.payload.start
+    }
+
+    /// Where its payload lies.
+    pub const fn payload(&self) -> Range<u64> {
+        self.payload.start..self.payload.end
+    }
+
+    /// Where it lies: the newline before its header line, that line, a newline, and the payload.
+    fn ranges(&self) -> impl Iterator<Item = Range<u64>> {
+        let newline = self.header.start - 1..self.header.start;
+        // It is missing where the envelope ends with a header line: the one before serves for it.
+        let missing = (self.payload.start == self.header.end).then(|| newline.clone());
+        std::iter::once(newline.start..self.payload.end).chain(missing)
+    }
 }
 
 /// Why bytes are no envelope. `at` is the offset in the decoded body.
@@ -57,25 +90,31 @@ pub enum EnvelopeError {
     #[error("invalid item header at byte {at}: {why}")]
     ItemHeader {
         /// Where the line begins.
-        at: usize,
+        at: u64,
         /// What is wrong with it.
         why: String,
+    },
+    /// A header line is longer than [`MAX_LINE`]: 413.
+    #[error("the header line at byte {at} has more than {MAX_LINE} bytes")]
+    LongLine {
+        /// Where the line begins.
+        at: u64,
     },
     /// The payload ends before its length.
     #[error("unexpected end of the envelope: the item at byte {at} says {length} bytes, {left} are there")]
     Eof {
         /// Where the payload begins.
-        at: usize,
+        at: u64,
         /// What its header says.
         length: u64,
         /// What is there.
-        left: usize,
+        left: u64,
     },
     /// No newline after a payload with a length.
     #[error("missing newline after the payload that ends at byte {at}")]
     MissingNewline {
         /// Where the newline should be.
-        at: usize,
+        at: u64,
     },
     /// More items than [`MAX_ITEMS`]: 413.
     #[error("more than {MAX_ITEMS} items in one envelope")]
@@ -113,31 +152,84 @@ impl EnvelopeError {
     pub const fn is_too_large(&self) -> bool {
         matches!(
             self,
-            Self::TooManyItems | Self::ItemTooLarge { .. } | Self::TooManyOf { .. } | Self::AttachmentsTooLarge { .. }
+            Self::TooManyItems
+                | Self::ItemTooLarge { .. }
+                | Self::LongLine { .. }
+                | Self::TooManyOf { .. }
+                | Self::AttachmentsTooLarge { .. }
         )
     }
 }
 
-#[derive(Deserialize)]
-struct ItemHeader<'a> {
-    #[serde(rename = "type", borrow)]
-    kind: Cow<'a, str>,
-    length: Option<u32>,
-    item_count: Option<u64>,
-    #[serde(borrow, default)]
-    platform: Option<Cow<'a, str>>,
+impl Outline {
+    /// The header line, the newline not included.
+    pub fn header(&self) -> &Bytes {
+        &self.header
+    }
+
+    /// The event id of the header.
+    pub fn event_id(&self) -> Option<EventId> {
+        self.event_id
+    }
+
+    /// The DSN of the header, when there is one.
+    pub fn dsn(&self) -> Option<Result<Dsn, InvalidDsn>> {
+        let range = self.spans.dsn.clone()?;
+        let text: String = serde_json::from_slice(&self.header[range]).ok()?;
+        Some(text.parse())
+    }
+
+    /// The items in their order.
+    pub fn items(&self) -> &[Item] {
+        &self.items
+    }
+
+    /// What follows the header line, its newline first.
+    pub fn rest(&self) -> Range<u64> {
+        self.header.len() as u64..self.length
+    }
+
+    /// What the items count as.
+    pub fn quantities(&self) -> Quantities {
+        self.quantities_of(|_| true)
+    }
+
+    /// What the items at the wanted positions count as.
+    pub fn quantities_of(&self, wanted: impl Fn(usize) -> bool) -> Quantities {
+        let mut all = Quantities::new();
+        for (_, item) in self.items.iter().enumerate().filter(|(i, _)| wanted(*i)) {
+            item.kind.count(item.size(), item.counting, &mut all);
+        }
+        all
+    }
+
+    /// Where the items at the wanted positions lie, each with the newline before it. After the header line, and with a newline
+    /// behind the last, they are an envelope.
+    pub fn ranges_of(&self, wanted: impl Fn(usize) -> bool) -> Vec<Range<u64>> {
+        let wanted = self.items.iter().enumerate().filter(|(i, _)| wanted(*i));
+        wanted.flat_map(|(_, item)| item.ranges()).collect()
+    }
+
+    /// The same of the items at these positions, in this order.
+    pub fn ranges_in_order(&self, positions: &[u16]) -> Vec<Range<u64>> {
+        let wanted = positions.iter().filter_map(|position| self.items.get(usize::from(*position)));
+        wanted.flat_map(Item::ranges).collect()
+    }
+
+    /// Whether a blank line stands between two items, or after the last one.
+    pub fn has_blank_line(&self) -> bool {
+        let mut end = self.header.len() as u64;
+        let apart = self.items.iter().any(|item| item.header.start > std::mem::replace(&mut end, item.payload.end) + 1);
+        apart || self.length > end + 1
+    }
 }
 
 impl Envelope {
     /// Reads the header lines and finds the payloads.
     pub fn parse(bytes: Bytes) -> Result<Self, EnvelopeError> {
-        if bytes.is_empty() {
-            return Err(EnvelopeError::Empty);
-        }
-        let header_end = line_end(&bytes, 0);
-        let (spans, fields) = header::read(&bytes[..header_end]).map_err(EnvelopeError::Header)?;
-        let items = parse_items(&bytes, header_end)?;
-        Ok(Self { bytes, header_end, spans, event_id: fields.event_id, items })
+        let mut scanner = Scanner::new();
+        scanner.push(&bytes)?;
+        Ok(Self { outline: scanner.finish()?, bytes })
     }
 
     /// An envelope of one item around `payload`: what a legacy store request becomes.
@@ -152,116 +244,49 @@ impl Envelope {
         &self.bytes
     }
 
-    /// The event id of the header.
-    pub fn event_id(&self) -> Option<EventId> {
-        self.event_id
-    }
-
-    /// The DSN of the header, when there is one.
-    pub fn dsn(&self) -> Option<Result<Dsn, InvalidDsn>> {
-        let range = self.spans.dsn.clone()?;
-        let text: String = serde_json::from_slice(&self.bytes[range]).ok()?;
-        Some(text.parse())
-    }
-
-    /// The items in their order.
-    pub fn items(&self) -> &[Item] {
-        &self.items
+    /// What it is made of, without the bytes.
+    pub fn into_outline(self) -> Outline {
+        self.outline
     }
 
     /// The payload of an item.
     pub fn payload(&self, item: &Item) -> Bytes {
-        self.bytes.slice(item.payload.clone())
-    }
-
-    /// What the items count as.
-    pub fn quantities(&self) -> Quantities {
-        self.quantities_of(|_| true)
-    }
-
-    /// What the items at the wanted positions count as.
-    pub fn quantities_of(&self, wanted: impl Fn(usize) -> bool) -> Quantities {
-        let mut all = Quantities::new();
-        for (_, item) in self.items.iter().enumerate().filter(|(i, _)| wanted(*i)) {
-            item.kind.count(item.payload.len() as u64, item.counting, &mut all);
-        }
-        all
+        self.bytes.slice(in_memory(&item.payload))
     }
 
     /// The envelope with only the items at the wanted positions: the header line and these items, byte for byte.
     pub fn with_items(&self, wanted: impl Fn(usize) -> bool) -> Bytes {
-        self.assemble(self.items.iter().enumerate().filter(|(i, _)| wanted(*i)).map(|(_, item)| item))
+        self.assemble(self.outline.ranges_of(wanted))
     }
 
     /// The envelope with the items at these positions, in this order: the header line and these items, byte for byte.
     pub fn in_order(&self, positions: &[u16]) -> Bytes {
-        self.assemble(positions.iter().filter_map(|position| self.items.get(usize::from(*position))))
+        self.assemble(self.outline.ranges_in_order(positions))
     }
 
-    fn assemble<'a>(&self, items: impl Iterator<Item = &'a Item>) -> Bytes {
+    fn assemble(&self, ranges: Vec<Range<u64>>) -> Bytes {
         let mut out = BytesMut::with_capacity(self.bytes.len() + 2);
-        out.put_slice(&self.bytes[..self.header_end]);
-        for item in items {
-            out.put_u8(b'\n');
-            out.put_slice(&self.bytes[item.header.clone()]);
-            // It is missing where the envelope ends with a header line.
-            out.put_u8(b'\n');
-            out.put_slice(&self.bytes[item.payload.clone()]);
+        out.put_slice(&self.outline.header);
+        for range in ranges {
+            out.put_slice(&self.bytes[in_memory(&range)]);
         }
         out.put_u8(b'\n');
         out.freeze()
     }
 }
 
-/// The offset of the newline that ends the line at `start`, or of the end.
-fn line_end(bytes: &[u8], start: usize) -> usize {
-    memchr::memchr(b'\n', &bytes[start..]).map_or(bytes.len(), |n| start + n)
+impl Deref for Envelope {
+    type Target = Outline;
+
+    fn deref(&self) -> &Outline {
+        &self.outline
+    }
 }
 
-fn parse_items(bytes: &Bytes, header_end: usize) -> Result<Vec<Item>, EnvelopeError> {
-    let mut items = Vec::new();
-    let mut limits = Limits::default();
-    let mut at = header_end + 1;
-    while at < bytes.len() {
-        // One newline may follow the last payload; a blank line stands for nothing.
-        if bytes[at] == b'\n' {
-            at += 1;
-            continue;
-        }
-        if items.len() == MAX_ITEMS {
-            return Err(EnvelopeError::TooManyItems);
-        }
-        let item = parse_item(bytes, at)?;
-        limits.admit(&item.kind, item.payload.len() as u64)?;
-        at = item.payload.end + 1;
-        items.push(item);
-    }
-    Ok(items)
-}
-
-fn parse_item(bytes: &Bytes, at: usize) -> Result<Item, EnvelopeError> {
-    let end = line_end(bytes, at);
-    let header: ItemHeader<'_> =
-        serde_json::from_slice(&bytes[at..end]).map_err(|e| EnvelopeError::ItemHeader { at, why: e.to_string() })?;
-    let start = (end + 1).min(bytes.len());
-    let payload = match header.length {
-        // Without a length the payload is the rest of the line; a carriage return belongs to it.
-        None => start..line_end(bytes, start),
-        Some(length) => {
-            let left = bytes.len() - start;
-            if left < length as usize {
-                return Err(EnvelopeError::Eof { at: start, length: length.into(), left });
-            }
-            start..start + length as usize
-        }
-    };
-    if bytes.get(payload.end).is_some_and(|b| *b != b'\n') {
-        return Err(EnvelopeError::MissingNewline { at: payload.end });
-    }
-    let kind = ItemType::from_name(&header.kind);
-    let user_interface = matches!(header.platform.as_deref(), Some("javascript" | "cocoa" | "android"));
-    let counting = Counting { item_count: header.item_count, user_interface };
-    Ok(Item { kind, counting, header: at..end, payload })
+/// Offsets within bytes that are in memory: none of them is greater than their number.
+fn in_memory(range: &Range<u64>) -> Range<usize> {
+    let at = |offset| usize::try_from(offset).unwrap_or(usize::MAX);
+    at(range.start)..at(range.end)
 }
 
 #[cfg(test)]

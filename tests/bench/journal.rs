@@ -63,7 +63,7 @@ fn submission(body: &Bytes, targets: &[TargetId]) -> Submission {
         quantities: quantities(),
         keys: vec![7],
         client: Client { user_agent: Some("sentry.javascript.node/10.24.0".into()), ..Client::default() },
-        body: body.clone(),
+        body: body.clone().into(),
         targets: targets.to_vec(),
         withheld: vec![],
     }

@@ -182,7 +182,7 @@ impl Run {
         let targets: Vec<TargetId> = (0..2).filter(|t| mask & 1 << t != 0).map(TargetId).collect();
         for _ in 0..count {
             self.model.clock += 1;
-            let body = vec![1; usize::from(size)].into();
+            let body = Bytes::from(vec![1; usize::from(size)]).into();
             let submission = Submission { quantities: errors(n), body, ..submission(at(self.model.clock), &targets) };
             let id = self.subject.journal().append(submission).await.unwrap().0;
             self.model.records.insert(id, (self.model.clock, false));

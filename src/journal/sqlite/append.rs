@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 
 use rusqlite::{Connection, params};
 
+use crate::journal::body::Body;
 use crate::journal::{Record, RecordId, Submission};
 use crate::policy::outcome::Outcome;
 
@@ -21,6 +22,15 @@ pub(super) struct Appended {
     pub(super) project: u32,
     /// The targets it waits for, a bit each.
     pub(super) mask: i64,
+}
+
+impl Appended {
+    /// After the commit: the body's file belongs to the record.
+    pub(super) fn keep_file(&self) {
+        if let Body::File(file) = &self.record.body {
+            file.keep();
+        }
+    }
 }
 
 /// The projects' numbers, as the writer knows them; the names are published in [`Shared::projects`].
@@ -74,7 +84,7 @@ pub(super) fn append(
         submission.accepted_at.as_millis().cast_signed(),
         project,
         mask,
-        submission.body.len() as i64,
+        submission.body.len().cast_signed(),
         submission.quantities.to_string(),
         submission.event_id.map(|id| id.as_u128().to_be_bytes()),
         keys,
@@ -97,7 +107,15 @@ pub(super) fn append(
 fn write_body(conn: &Connection, id: u64, submission: &Submission) -> rusqlite::Result<()> {
     let client = serde_json::to_string(&submission.client)
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
-    let (id, body) = (id.cast_signed(), &submission.body);
+    let id = id.cast_signed();
+    let body = match &submission.body {
+        Body::Memory(bytes) => bytes,
+        Body::File(file) => {
+            conn.prepare_cached("INSERT INTO body VALUES (?1, ?2, x'')")?.execute(params![id, client])?;
+            let mut insert = conn.prepare_cached("INSERT INTO file VALUES (?1, ?2, ?3)")?;
+            return insert.execute(params![id, file.name(), file.len().cast_signed()]).map(drop);
+        }
+    };
     if body.len() <= LARGE {
         let mut insert = conn.prepare_cached("INSERT INTO body VALUES (?1, ?2, ?3)")?;
         return insert.execute(params![id, client, &body[..]]).map(drop);

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, Row};
 
 use crate::clock::Timestamp;
+use crate::journal::body::Body;
 use crate::journal::{Progress, Record, RecordId};
 use crate::protocol::category::Quantities;
 
@@ -22,11 +23,12 @@ pub(super) enum Loaded {
     Unreadable { id: u64, lease: Lease, why: String },
 }
 
-/// The columns that [`load`] reads; a row in `pending` follows with [`PENDING`]. Large bodies are left where they are:
-/// 262144 is [`LARGE`].
+/// The columns that [`load`] reads, of [`TABLES`]; a row in `pending` follows with [`PENDING`]. Large bodies are left where they
+/// are: 262144 is [`LARGE`].
 pub(super) const COLUMNS: &str =
     "r.id, r.accepted_at, r.project, r.size, r.quantities, r.event_id, b.client, length(b.bytes),
-    CASE WHEN length(b.bytes) <= 262144 THEN b.bytes END";
+    CASE WHEN length(b.bytes) <= 262144 THEN b.bytes END, f.name";
+pub(super) const TABLES: &str = "LEFT JOIN body b ON b.id = r.id LEFT JOIN file f ON f.record = r.id";
 const _: () = assert!(LARGE == 262_144);
 pub(super) const PENDING: &str = "p.due, p.attempts, p.strikes, p.items, p.quantities";
 
@@ -38,7 +40,7 @@ pub(super) fn load(conn: &Connection, shared: &Shared, row: &Row<'_>, put_off: b
         Err(error) if is_storage_failure(&error) => Err(error),
         Err(error) => {
             let text = |at| row.get_ref(at).ok().and_then(|value| value.as_str().ok()?.parse::<Quantities>().ok());
-            let own = if put_off { text(13) } else { None };
+            let own = if put_off { text(14) } else { None };
             let lease = Lease {
                 project: row.get(2).unwrap_or(0),
                 size: row.get::<_, i64>(3).unwrap_or(0).cast_unsigned(),
@@ -56,10 +58,6 @@ fn parse(conn: &Connection, shared: &Shared, row: &Row<'_>, id: u64, put_off: bo
     let event_id = row.get::<_, Option<[u8; 16]>>(5)?.map(|id| u128::from_be_bytes(id).into());
     let client = serde_json::from_str(row.get_ref(6)?.as_str().map_err(|_| unreadable("its client"))?)
         .map_err(|_| unreadable("its client"))?;
-    let size: i64 = row.get(3)?;
-    if row.get::<_, Option<i64>>(7)? != Some(size) {
-        return Err(unreadable("its body"));
-    }
     let record = Record {
         id: RecordId(id),
         accepted_at: Timestamp::from_millis(row.get::<_, i64>(1)?.cast_unsigned()),
@@ -67,31 +65,41 @@ fn parse(conn: &Connection, shared: &Shared, row: &Row<'_>, id: u64, put_off: bo
         event_id,
         quantities: quantities(row, 4)?.ok_or_else(|| unreadable("its quantities"))?,
         client,
-        body: body(conn, row, id, usize::try_from(size).unwrap_or(0))?,
+        body: body(conn, shared, row, id)?,
     };
     let put_off = if put_off { Some(progress(row)?) } else { None };
     Ok(Ready { record: Arc::new(record), project, put_off })
 }
 
-/// The body; a large one without a second copy in memory.
-fn body(conn: &Connection, row: &Row<'_>, id: u64, size: usize) -> rusqlite::Result<Bytes> {
+/// The body; a large one without a second copy in memory, and one in a file as that file.
+fn body(conn: &Connection, shared: &Shared, row: &Row<'_>, id: u64) -> rusqlite::Result<Body> {
+    let size: i64 = row.get(3)?;
+    if let Some(name) = row.get_ref(9)?.as_str_or_null().map_err(|_| unreadable("its file"))? {
+        let file = shared.spool.file(name, size.cast_unsigned());
+        return file.open().map(|_| Body::File(Arc::new(file))).map_err(|_| unreadable("its file"));
+    }
+    if row.get::<_, Option<i64>>(7)? != Some(size) {
+        return Err(unreadable("its body"));
+    }
+    let size = usize::try_from(size).unwrap_or(0);
     if size <= LARGE {
-        return Ok(Bytes::copy_from_slice(row.get_ref(8)?.as_blob().map_err(|_| unreadable("its body"))?));
+        let bytes = row.get_ref(8)?.as_blob().map_err(|_| unreadable("its body"))?;
+        return Ok(Bytes::copy_from_slice(bytes).into());
     }
     let blob = conn.blob_open("main", "body", "bytes", id.cast_signed(), true)?;
     let mut body = vec![0; size];
     blob.read_at_exact(&mut body, 0)?;
     blob.close()?;
-    Ok(body.into())
+    Ok(Bytes::from(body).into())
 }
 
 fn progress(row: &Row<'_>) -> rusqlite::Result<PutOff> {
-    let items = row.get_ref(12)?.as_blob_or_null().map_err(|_| unreadable("its items"))?;
+    let items = row.get_ref(13)?.as_blob_or_null().map_err(|_| unreadable("its items"))?;
     let items = items.map(|items| items.as_chunks::<2>().0.iter().map(|item| u16::from_le_bytes(*item)).collect());
     Ok(PutOff {
-        due: Timestamp::from_millis(row.get::<_, i64>(9)?.cast_unsigned()),
-        progress: Progress { attempts: row.get(10)?, strikes: row.get(11)?, items },
-        quantities: quantities(row, 13)?,
+        due: Timestamp::from_millis(row.get::<_, i64>(10)?.cast_unsigned()),
+        progress: Progress { attempts: row.get(11)?, strikes: row.get(12)?, items },
+        quantities: quantities(row, 14)?,
     })
 }
 

@@ -40,10 +40,11 @@ impl Disk {
         }
     }
 
-    /// `Full` when less is free than must be. A disk that cannot be asked is taken for roomy: writing will tell.
-    pub(super) fn check(&self) -> Result<(), JournalError> {
+    /// `Full` when less would be free than must be after `bytes` more are written. A disk that cannot be asked is taken for
+    /// roomy: writing will tell.
+    pub(super) fn check(&self, bytes: u64) -> Result<(), JournalError> {
         let free = self.free();
-        if free >= self.least {
+        if free.saturating_sub(bytes) >= self.least {
             return Ok(());
         }
         let (free, least) = (ByteSize::bytes(free), ByteSize::bytes(self.least));

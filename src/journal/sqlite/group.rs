@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
+use crate::journal::body::Reservation;
 use crate::journal::{JournalError, RecordId, Submission, Switch, TargetId};
 use crate::policy::outcome::DropReason;
 
@@ -22,10 +23,8 @@ pub(super) const INBOX: usize = 1024;
 /// The most commands in one commit, and the bytes of bodies after which no more are taken in.
 const GROUP: usize = 256;
 const GROUP_BYTES: usize = 4 << 20;
-/// How long a commit waits for workers that fall behind, and how often it looks after them meanwhile.
+/// How long a commit waits under load.
 const LINGER: Duration = Duration::from_millis(2);
-/// See [`LINGER`].
-const LOOK: Duration = Duration::from_micros(200);
 /// How long settlements wait for an append to share its commit.
 const COMPANY: Duration = Duration::from_millis(10);
 
@@ -52,6 +51,8 @@ pub(super) enum Command {
         limit: usize,
         reply: Reply<usize>,
     },
+    /// Room for bytes of a file.
+    Room(u64, Reply<Reservation>),
     Target(Arc<str>, Reply<TargetId>),
     Switch(Box<Switch>, Reply<()>),
     /// Settlements wait for a commit.
@@ -69,6 +70,8 @@ pub(super) enum Command {
 pub(super) enum Answer {
     Record(Reply<RecordId>, Result<RecordId, JournalError>),
     Count(Reply<usize>, usize),
+    /// A reservation that nobody gets gives its room back.
+    Room(Reply<Reservation>, Result<Reservation, JournalError>),
     Target(Reply<TargetId>, Result<TargetId, JournalError>),
     Done(Reply<()>),
 }
@@ -79,6 +82,7 @@ impl Answer {
         match self {
             Self::Record(reply, answer) => drop(reply.send(failed.cloned().map_or(answer, Err))),
             Self::Count(reply, count) => drop(reply.send(failed.cloned().map_or(Ok(count), Err))),
+            Self::Room(reply, answer) => drop(reply.send(failed.cloned().map_or(answer, Err))),
             Self::Target(reply, answer) => drop(reply.send(failed.cloned().map_or(answer, Err))),
             Self::Done(reply) => drop(reply.send(failed.cloned().map_or(Ok(()), Err))),
         }
@@ -108,7 +112,7 @@ impl Group {
             Command::Wake { hurry } => self.hurry |= hurry,
             command => {
                 if let Command::Append(submission, _) = &command {
-                    self.bytes += submission.body.len();
+                    self.bytes += submission.body.in_memory();
                 }
                 self.commands.push_back(command);
             }
@@ -119,13 +123,11 @@ impl Group {
         self.commands.len() >= GROUP || self.bytes >= GROUP_BYTES || self.closing.is_some()
     }
 
-    /// Takes in what has arrived; settlements alone wait a moment for an append to share its commit. While a worker is
-    /// `crowded` it waits a little: what cannot be handed on in memory has to be read back from the disk, and the larger commit
-    /// costs less for each record.
-    pub(super) fn gather(&mut self, inbox: &Receiver<Placed<Command>>, crowded: impl Fn() -> bool) {
-        let until = Instant::now() + LINGER;
-        while crowded() && Instant::now() < until {
-            std::thread::sleep(LOOK);
+    /// Takes in what has arrived; settlements alone wait a moment for an append to share its commit. When the last commit
+    /// had company, more is on its way: waiting for it saves a sync of the disk for each that comes in time.
+    pub(super) fn gather(&mut self, inbox: &Receiver<Placed<Command>>, busy: bool) {
+        if busy {
+            std::thread::sleep(LINGER);
         }
         let until = Instant::now() + COMPANY;
         while !self.is_whole() {
@@ -159,6 +161,7 @@ pub(super) fn refuse(command: Command, error: &JournalError) {
         Command::Discard { reply, .. } | Command::Hasten { reply, .. } | Command::Prune { reply, .. } => {
             Answer::Count(reply, 0).give(Some(error));
         }
+        Command::Room(_, reply) => Answer::Room(reply, Err(JournalError::Closed)).give(Some(error)),
         Command::Target(_, reply) => Answer::Target(reply, Err(JournalError::Closed)).give(Some(error)),
         Command::Switch(_, reply) => Answer::Done(reply).give(Some(error)),
         #[cfg(test)]

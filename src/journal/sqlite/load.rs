@@ -2,12 +2,14 @@
 //!
 //! Rule: the counts are taken from the rows, not kept beside them, so that the balance of the accounts is a true audit.
 
+use std::collections::HashSet;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
 
 use rusqlite::Connection;
 
 use crate::clock::{Clock, Timestamp};
+use crate::journal::spool::Spool;
 use crate::journal::{Settings, TargetId};
 use crate::protocol::category::Quantities;
 use crate::telemetry::ledger::Ledger;
@@ -18,7 +20,13 @@ use super::queue::{Queue, Target};
 use super::shared::{Counters, Room, Shared};
 
 /// Reads what the threads share.
-pub(super) fn load(conn: &Connection, settings: &Settings, clock: Clock, ledger: Ledger) -> rusqlite::Result<Shared> {
+pub(super) fn load(
+    conn: &Connection,
+    settings: &Settings,
+    spool: Arc<Spool>,
+    clock: Clock,
+    ledger: Ledger,
+) -> rusqlite::Result<Shared> {
     accounts::roll_up(conn, clock.now())?;
     let names = conn
         .prepare("SELECT name FROM project ORDER BY id")?
@@ -35,6 +43,7 @@ pub(super) fn load(conn: &Connection, settings: &Settings, clock: Clock, ledger:
         targets: RwLock::new(Arc::new(targets.collect())),
         projects: RwLock::new(names),
         space: Room::default(),
+        spool,
         disk: Disk::new(settings),
         trouble: Mutex::new(None),
         closed: AtomicBool::new(false),
@@ -44,6 +53,17 @@ pub(super) fn load(conn: &Connection, settings: &Settings, clock: Clock, ledger:
     };
     accounts::post_totals(conn, &shared)?;
     Ok(shared)
+}
+
+/// The files that records name, and their bytes in all.
+pub(super) fn files(conn: &Connection) -> rusqlite::Result<(HashSet<String>, u64)> {
+    let mut select = conn.prepare("SELECT name, size FROM file")?;
+    let (mut rows, mut names, mut bytes) = (select.query([])?, HashSet::new(), 0);
+    while let Some(row) = rows.next()? {
+        names.insert(row.get(0)?);
+        bytes += row.get::<_, i64>(1)?.cast_unsigned();
+    }
+    Ok((names, bytes))
 }
 
 type Targets = Vec<(Arc<str>, Queue)>;

@@ -35,12 +35,15 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use rusqlite::Connection;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 use crate::clock::{Clock, Timestamp};
 use crate::policy::outcome::DropReason;
 use crate::telemetry::ledger::Ledger;
 
+use super::body::{Body, Reservation};
+use super::spool::Spool;
 use super::{
     Backlog, Claim, Journal, JournalError, OpenError, Record, RecordId, Settings, Settlement, Space, Stats, Submission,
     Switch, TargetId,
@@ -73,7 +76,8 @@ impl SqliteJournal {
         }
         let lock = lock(path)?;
         let conn = schema::open(settings)?;
-        let shared = load::load(&conn, settings, clock, ledger).map_err(|e| unusable(path, &e))?;
+        let spool = spool(&conn, settings)?;
+        let shared = load::load(&conn, settings, spool, clock, ledger).map_err(|e| unusable(path, &e))?;
         let shared = Arc::new(shared);
         let (commands, inbox) = std::sync::mpsc::sync_channel(INBOX + 8);
         let (questions, asked) = std::sync::mpsc::sync_channel(SEATS);
@@ -146,6 +150,15 @@ impl Drop for SqliteJournal {
     }
 }
 
+/// The folder of large bodies, without those of no record.
+fn spool(conn: &Connection, settings: &Settings) -> Result<Arc<Spool>, OpenError> {
+    let path = settings.path.as_path();
+    let (names, bytes) = load::files(conn).map_err(|e| unusable(path, &e))?;
+    let spool = Spool::open(path, settings.sync).map_err(|e| unusable(path, &e))?;
+    spool.clear(&names, bytes).map_err(|e| unusable(path, &e))?;
+    Ok(Arc::new(spool))
+}
+
 fn lock(path: &Path) -> Result<File, OpenError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
@@ -174,7 +187,20 @@ impl Journal for SqliteJournal {
     }
 
     fn append(&self, submission: Submission) -> BoxFuture<'_, Result<RecordId, JournalError>> {
-        Box::pin(self.ask(|reply| Command::Append(Box::new(submission), reply)))
+        Box::pin(async move {
+            if let Body::File(file) = &submission.body {
+                self.shared.spool.sync(file).await?;
+            }
+            self.ask(|reply| Command::Append(Box::new(submission), reply)).await
+        })
+    }
+
+    fn spool(&self) -> Option<&Arc<Spool>> {
+        Some(&self.shared.spool)
+    }
+
+    fn make_room(&self, bytes: u64) -> BoxFuture<'_, Result<Reservation, JournalError>> {
+        Box::pin(self.ask(move |reply| Command::Room(bytes, reply)))
     }
 
     fn claim(&self, target: TargetId, now: Timestamp, max: usize) -> BoxFuture<'_, Result<Vec<Claim>, JournalError>> {
@@ -286,7 +312,7 @@ impl Journal for SqliteJournal {
             return Err(JournalError::Closed);
         }
         self.shared.trouble().map_or(Ok(()), Err)?;
-        self.shared.disk.check()
+        self.shared.disk.check(0)
     }
 
     fn close(&self, patience: Duration) -> BoxFuture<'_, ()> {

@@ -19,8 +19,6 @@ use super::tally::Tally;
 pub(super) const READY_RECORDS: usize = 256;
 /// See [`READY_RECORDS`].
 pub(super) const READY_BYTES: usize = 1 << 20;
-/// With more than so many ready records, intake is faster than delivery.
-const CROWD: usize = READY_RECORDS / 4;
 /// The most settlements of one target that may await their commit: what a crash may repeat.
 const MAX_UNCOMMITTED: usize = 64;
 /// So many settlements are committed without waiting for company.
@@ -149,7 +147,7 @@ impl Queue {
             } else if self.next_due.is_some_and(|due| due <= now) {
                 return if claims.is_empty() { Take::ReadDue } else { Take::Claims(claims) };
             } else if let Some(ready) = self.ready.pop_front() {
-                self.ready_bytes -= ready.record.body.len();
+                self.ready_bytes -= ready.record.body.in_memory();
                 claims.push(self.lease(ready));
             } else if !self.live && claims.is_empty() {
                 return Take::ReadFresh;
@@ -165,7 +163,7 @@ impl Queue {
         let row = put_off.is_some();
         let (progress, quantities) = put_off.map_or_else(Default::default, |row| (row.progress, row.quantities));
         let quantities = quantities.unwrap_or_else(|| record.quantities.clone());
-        let lease = Lease { project, size: record.body.len() as u64, quantities, row };
+        let lease = Lease { project, size: record.body.len(), quantities, row };
         self.leases.insert(record.id.0, lease);
         Claim { record, progress }
     }
@@ -181,29 +179,23 @@ impl Queue {
     pub(super) fn arrived(&mut self, record: &Arc<Record>, project: u32) {
         let id = record.id.0;
         self.committed = id;
-        self.tally.enter(project, record.body.len() as u64, &record.quantities);
-        if self.live && self.has_room(record.body.len()) {
+        self.tally.enter(project, record.body.len(), &record.quantities);
+        if self.live && self.has_room(record.body.in_memory()) {
             self.push(Ready { record: Arc::clone(record), project, put_off: None });
         } else {
             self.live = false;
         }
     }
 
-    /// Whether a body of that size may be held ready as well.
+    /// Whether a body that takes so much memory may be held ready as well.
     pub(super) fn has_room(&self, size: usize) -> bool {
         self.ready.len() < READY_RECORDS && self.ready_bytes + size <= READY_BYTES
-    }
-
-    /// Whether intake is faster than a worker that is busy settling. One whose upstream does not answer settles nothing, one
-    /// that has fallen behind reads from the disk anyway: nobody waits for either.
-    pub(super) fn is_crowded(&self) -> bool {
-        self.live && self.ready.len() > CROWD && !self.ended.is_empty()
     }
 
     /// Makes an untried record ready.
     pub(super) fn push(&mut self, ready: Ready) {
         self.handed = ready.record.id.0;
-        self.ready_bytes += ready.record.body.len();
+        self.ready_bytes += ready.record.body.in_memory();
         self.ready.push_back(ready);
     }
 
@@ -270,7 +262,7 @@ impl Queue {
     /// The records of `gone` were discarded: forgets them. Rows that were read ahead are read again.
     pub(super) fn forget(&mut self, gone: &HashSet<u64>, last_fresh: u64) {
         self.ready.retain(|ready| !gone.contains(&ready.record.id.0));
-        self.ready_bytes = self.ready.iter().map(|ready| ready.record.body.len()).sum();
+        self.ready_bytes = self.ready.iter().map(|ready| ready.record.body.in_memory()).sum();
         self.due_ready.clear();
         self.handed = self.handed.max(last_fresh);
         self.discards += 1;
@@ -280,36 +272,5 @@ impl Queue {
     pub(super) fn due(&self) -> Option<Timestamp> {
         let ready = self.due_ready.front().and_then(|ready| ready.put_off.as_ref()).map(|row| row.due);
         ready.into_iter().chain(self.next_due).min().filter(|due| *due != NEVER)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::journal::{Client, RecordId};
-
-    fn record(id: u64) -> Arc<Record> {
-        Arc::new(Record {
-            id: RecordId(id),
-            accepted_at: Timestamp::default(),
-            project: "p".into(),
-            event_id: None,
-            quantities: Quantities::new(),
-            client: Client::default(),
-            body: b"x".as_slice().into(),
-        })
-    }
-
-    #[test]
-    fn only_a_worker_that_settles_is_waited_for() {
-        let mut queue = Queue::new(0, true);
-        let many = CROWD as u64 + 2;
-        (1..=many).for_each(|id| queue.arrived(&record(id), 0));
-        assert!(!queue.is_crowded(), "an upstream that does not answer holds up nobody");
-        let Take::Claims(claims) = queue.take(Timestamp::default(), 1) else { panic!("they are in memory") };
-        queue.settle(claims[0].record.id.0, Settlement::default());
-        assert!(queue.is_crowded());
-        (many + 1..many + READY_RECORDS as u64).for_each(|id| queue.arrived(&record(id), 0));
-        assert!(!queue.is_crowded(), "one that has fallen behind holds up nobody");
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use crate::clock::Timestamp;
 use crate::journal::{Backlog, JournalError, Progress, Rest, Settlement, Switch};
 
-use super::decode::{self, COLUMNS, Loaded, PENDING};
+use super::decode::{self, COLUMNS, Loaded, PENDING, TABLES};
 use super::group::{Command, Reply};
 use super::queue::{NEVER, READY_BYTES, READY_RECORDS, Target};
 use super::shared::{Placed, Shared, failure};
@@ -98,13 +98,13 @@ impl Reader {
     /// What was read of the records after `from`, and the number up to which that is all there is.
     fn read_fresh(&self, target: &Target, from: u64, to: u64) -> rusqlite::Result<(Vec<Loaded>, u64)> {
         let mut select = self.conn.prepare_cached(&format!(
-            "SELECT {COLUMNS} FROM record r LEFT JOIN body b ON b.id = r.id
+            "SELECT {COLUMNS} FROM record r {TABLES}
              WHERE r.id > ?1 AND r.id <= ?2 AND r.targets & ?3 ORDER BY r.id"
         ))?;
         let mut rows = select.query((from.cast_signed(), to.cast_signed(), target.bit()))?;
         let (mut loaded, mut bytes) = (Vec::new(), 0);
         while let Some(row) = rows.next()? {
-            bytes += usize::try_from(row.get::<_, i64>(3).unwrap_or(0)).unwrap_or(0);
+            bytes += usize::try_from(row.get::<_, i64>(7).unwrap_or(0)).unwrap_or(0);
             if !loaded.is_empty() && (bytes > READY_BYTES || loaded.len() == READY_RECORDS) {
                 return Ok((loaded, row.get::<_, i64>(0)?.cast_unsigned() - 1));
             }
@@ -154,7 +154,7 @@ impl Reader {
     ) -> rusqlite::Result<(Vec<(Loaded, Option<Timestamp>)>, Option<Timestamp>)> {
         let mut select = self.conn.prepare_cached(&format!(
             "SELECT {COLUMNS}, {PENDING} FROM pending p LEFT JOIN record r ON r.id = p.record
-             LEFT JOIN body b ON b.id = p.record WHERE p.target = ?1 ORDER BY p.due, p.record"
+             {TABLES} WHERE p.target = ?1 ORDER BY p.due, p.record"
         ))?;
         let mut rows = select.query([target.id.0])?;
         let (mut loaded, mut bytes) = (Vec::new(), 0);
@@ -164,8 +164,8 @@ impl Reader {
             if busy.contains(&id) {
                 continue;
             }
-            let due = Timestamp::from_millis(row.get::<_, i64>(9)?.cast_unsigned());
-            bytes += usize::try_from(row.get::<_, i64>(3).unwrap_or(0)).unwrap_or(0);
+            let due = Timestamp::from_millis(row.get::<_, i64>(10)?.cast_unsigned());
+            bytes += usize::try_from(row.get::<_, i64>(7).unwrap_or(0)).unwrap_or(0);
             let whole = !loaded.is_empty() && (bytes > READY_BYTES || loaded.len() == READY_RECORDS);
             if due > now || whole {
                 return Ok((loaded, Some(due)));

@@ -12,7 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::journal::{OpenError, Settings, Sync};
 
 /// The newest format this version reads and writes (`PRAGMA user_version`).
-pub(super) const FORMAT: i64 = 1;
+pub(super) const FORMAT: i64 = 2;
 /// What marks a file as a journal (`PRAGMA application_id`): "SwJ1".
 const APPLICATION: i64 = 0x5377_4a31;
 /// Bytes of a page: three usual events fit, and a commit writes fewer, larger pieces.
@@ -23,7 +23,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// are there is much cheaper than allocating them anew. When it is quiet nothing is left.
 const LOG_KEPT: u32 = 16 << 20;
 
-/// `record` stays narrow so that walking over it is cheap; bodies lie apart.
+/// `record` stays narrow so that walking over it is cheap; bodies lie apart, and those over 1 MiB in files that `file` names.
 ///
 /// A record is settled for a target when its number is not above the target's watermark and no `pending` row names it;
 /// above the watermark every record with the target's bit waits. So what waits untried costs no row at all.
@@ -37,6 +37,7 @@ CREATE TABLE record (
     size INTEGER NOT NULL, quantities TEXT NOT NULL, event_id BLOB, keys BLOB
 );
 CREATE TABLE body (id INTEGER PRIMARY KEY, client TEXT NOT NULL, bytes BLOB NOT NULL);
+CREATE TABLE file (record INTEGER PRIMARY KEY, name TEXT NOT NULL, size INTEGER NOT NULL);
 CREATE TABLE pending (
     target INTEGER NOT NULL, record INTEGER NOT NULL, due INTEGER NOT NULL, attempts INTEGER NOT NULL,
     strikes INTEGER NOT NULL, items BLOB, quantities TEXT, PRIMARY KEY (target, record)
@@ -54,6 +55,11 @@ CREATE INDEX dead_letter_record ON dead_letter (record);
 CREATE TABLE switch (
     id INTEGER PRIMARY KEY, at INTEGER NOT NULL, project TEXT, before TEXT, after TEXT NOT NULL, reason TEXT, author TEXT
 );
+";
+
+/// What a journal of format 1 lacks.
+const SINCE_1: &str = "
+CREATE TABLE IF NOT EXISTS file (record INTEGER PRIMARY KEY, name TEXT NOT NULL, size INTEGER NOT NULL);
 ";
 
 /// Opens the connection that writes, making the file when there is none.
@@ -110,10 +116,13 @@ fn prepare(conn: &Connection, sync: Sync) -> rusqlite::Result<()> {
     conn.set_prepared_statement_cache_capacity(48);
     // Pages and vacuum can only be chosen before the first table.
     conn.execute_batch(&format!("PRAGMA page_size = {PAGE}; PRAGMA auto_vacuum = INCREMENTAL;"))?;
-    if conn.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))? == 0 {
-        conn.execute_batch(&format!(
-            "BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION}; {TABLES} PRAGMA user_version = {FORMAT}; COMMIT;"
-        ))?;
+    let change = match conn.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))? {
+        0 => format!("PRAGMA application_id = {APPLICATION}; {TABLES}"),
+        1 => SINCE_1.to_owned(),
+        _ => String::new(),
+    };
+    if !change.is_empty() {
+        conn.execute_batch(&format!("BEGIN IMMEDIATE; {change} PRAGMA user_version = {FORMAT}; COMMIT;"))?;
     }
     let sync = match sync {
         Sync::Full => "FULL",

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::clock::Clock;
+use crate::journal::spool::Spool;
 use crate::journal::{JournalError, Stats, TargetId};
 use crate::telemetry::ledger::Ledger;
 
@@ -27,6 +28,7 @@ pub(super) struct Shared {
     /// By number.
     pub(super) projects: RwLock<Vec<Arc<str>>>,
     pub(super) space: Room,
+    pub(super) spool: Arc<Spool>,
     pub(super) disk: Disk,
     pub(super) trouble: Mutex<Option<JournalError>>,
     pub(super) closed: AtomicBool,

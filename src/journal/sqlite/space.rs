@@ -4,11 +4,13 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::clock::Timestamp;
+use crate::journal::spool::Spool;
 use crate::journal::{JournalError, Settings};
 use crate::units::ByteSize;
 
@@ -23,7 +25,7 @@ const LOG_FULL: u64 = 4 << 20;
 /// Bytes the log may take without counting as room taken: more means that a foreign reader keeps it from starting over.
 const LOG_FREE: u64 = 16 << 20;
 /// What a record takes besides its body, roughly; only for the decision before it is written.
-const OVERHEAD: u64 = 512;
+pub(super) const OVERHEAD: u64 = 512;
 /// Pages given back in one step, and pages kept for what comes next.
 const VACUUM_STEP: u64 = 128;
 /// Free pages kept for what comes next.
@@ -48,7 +50,13 @@ pub(super) struct Room {
     evict_from: u64,
     /// The last whole lap found nothing to evict: until something goes, each try looks at one step only.
     barren: bool,
+    spool: Arc<Spool>,
+    /// The files of records that the transaction under way removes.
+    doomed: Files,
 }
+
+/// Files by name and size.
+type Files = Vec<(String, u64)>;
 
 /// What one walk removed.
 struct Walk {
@@ -58,7 +66,7 @@ struct Walk {
 }
 
 impl Room {
-    pub(super) fn new(conn: &Connection, settings: &Settings) -> rusqlite::Result<Self> {
+    pub(super) fn new(conn: &Connection, spool: Arc<Spool>, settings: &Settings) -> rusqlite::Result<Self> {
         let page = conn.query_row("PRAGMA page_size", [], |row| row.get::<_, i64>(0))?.cast_unsigned();
         let mut log = settings.path.clone().into_os_string();
         log.push("-wal");
@@ -74,6 +82,8 @@ impl Room {
             prune_from: 0,
             evict_from: 0,
             barren: false,
+            spool,
+            doomed: vec![],
         };
         room.measure(conn)?;
         Ok(room)
@@ -81,7 +91,12 @@ impl Room {
 
     /// Bytes in use.
     pub(super) fn used(&self) -> u64 {
-        (self.pages.0 - self.pages.1) * self.page + self.grown
+        (self.pages.0 - self.pages.1) * self.page + self.grown + self.in_files()
+    }
+
+    /// Bytes of the files that stay.
+    fn in_files(&self) -> u64 {
+        self.spool.taken().saturating_sub(self.doomed.iter().map(|(_, size)| size).sum())
     }
 
     /// Reads the page counts anew.
@@ -96,10 +111,10 @@ impl Room {
 
     /// Publishes what is taken.
     pub(super) fn publish(&self, shared: &Shared) {
-        shared.space.set(self.used(), self.pages.0 * self.page + self.log_size);
+        shared.space.set(self.used(), self.pages.0 * self.page + self.log_size + self.in_files());
     }
 
-    /// Whether records with `size` bytes of body fit, after removing delivered ones if need be.
+    /// Whether `need` bytes more fit, after removing delivered ones if need be.
     ///
     /// # Errors
     ///
@@ -108,9 +123,8 @@ impl Room {
         &mut self,
         conn: &Connection,
         shared: &Shared,
-        size: u64,
+        need: u64,
     ) -> rusqlite::Result<Result<(), JournalError>> {
-        let need = size + OVERHEAD;
         if self.used() + need > self.max - self.max / 64 {
             self.evict(conn, shared, need)?;
         }
@@ -119,8 +133,25 @@ impl Room {
             let why = format!("{used} are in use, max_size is {max}, and nothing can go yet");
             return Ok(Err(JournalError::Full(why)));
         }
-        self.grown += need;
         Ok(Ok(()))
+    }
+
+    /// Counts what goes into the database with the transaction under way.
+    pub(super) fn grow(&mut self, bytes: u64) {
+        self.grown += bytes;
+    }
+
+    /// After the commit: removes the files of the records that it removed.
+    pub(super) fn remove_files(&mut self, shared: &Shared) {
+        if !self.doomed.is_empty() {
+            self.doomed.drain(..).for_each(|(name, size)| self.spool.remove(&name, size));
+            self.publish(shared);
+        }
+    }
+
+    /// After a rollback: the records are still there.
+    pub(super) fn spare_files(&mut self) {
+        self.doomed.clear();
     }
 
     /// Whether `need` bytes more stay within the limit, what a foreign reader makes the log take included.
@@ -137,7 +168,7 @@ impl Room {
     fn evict(&mut self, conn: &Connection, shared: &Shared, need: u64) -> rusqlite::Result<()> {
         let (began, mut wrapped, mut fruits) = (self.evict_from, self.evict_from == 0, 0);
         loop {
-            let walk = walk(conn, shared, self.evict_from, None, 64)?;
+            let walk = walk(conn, shared, self.evict_from, None, 64, &mut self.doomed)?;
             self.evict_from = if walk.end { 0 } else { walk.next };
             self.measure(conn)?;
             let lap = wrapped && (walk.end || self.evict_from >= began && began > 0);
@@ -163,7 +194,7 @@ impl Room {
             if removed >= limit || wrapped && began > 0 && self.prune_from >= began {
                 break;
             }
-            let walk = walk(conn, shared, self.prune_from, Some(before), limit - removed)?;
+            let walk = walk(conn, shared, self.prune_from, Some(before), limit - removed, &mut self.doomed)?;
             removed += walk.removed;
             self.prune_from = if walk.end { 0 } else { walk.next };
             if walk.end && std::mem::replace(&mut wrapped, true) {
@@ -228,6 +259,7 @@ fn walk(
     from: u64,
     before: Option<Timestamp>,
     limit: usize,
+    doomed: &mut Files,
 ) -> rusqlite::Result<Walk> {
     let before = before.map_or(u64::MAX, Timestamp::as_millis);
     let mut select =
@@ -266,7 +298,7 @@ fn walk(
         running = goes;
         removed += usize::from(goes);
     }
-    remove(conn, &runs)?;
+    remove(conn, &runs, doomed)?;
     Ok(Walk { removed, next, end })
 }
 
@@ -287,9 +319,13 @@ fn held(conn: &Connection, shared: &Shared, first: u64, last: u64) -> rusqlite::
     Ok(held)
 }
 
-fn remove(conn: &Connection, runs: &[(u64, u64)]) -> rusqlite::Result<()> {
+fn remove(conn: &Connection, runs: &[(u64, u64)], doomed: &mut Files) -> rusqlite::Result<()> {
     for (first, last) in runs {
         let range = [first.cast_signed(), last.cast_signed()];
+        let mut files = conn.prepare_cached("DELETE FROM file WHERE record BETWEEN ?1 AND ?2 RETURNING name, size")?;
+        for file in files.query_map(range, |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned())))? {
+            doomed.push(file?);
+        }
         conn.prepare_cached("DELETE FROM record WHERE id BETWEEN ?1 AND ?2")?.execute(range)?;
         conn.prepare_cached("DELETE FROM body WHERE id BETWEEN ?1 AND ?2")?.execute(range)?;
     }

@@ -11,6 +11,7 @@ use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
+use crate::journal::body::Reservation;
 use crate::journal::{JournalError, MAX_TARGETS, RecordId, Settings, Submission, Switch, TargetId};
 
 use super::accounts;
@@ -25,6 +26,8 @@ use super::space::{self, Room};
 const RETRY: Duration = Duration::from_millis(250);
 /// Quiet time after which the files are tidied up.
 const QUIET: Duration = Duration::from_secs(1);
+/// As long as so much fits, the journal is not full.
+const SMALL: u64 = 64 << 10;
 
 /// The owner of the connection that writes.
 #[derive(Debug)]
@@ -43,7 +46,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(conn: Connection, shared: Arc<Shared>, settings: &Settings) -> rusqlite::Result<Self> {
-        let (room, projects) = (Room::new(&conn, settings)?, Projects::new(&shared));
+        let (room, projects) = (Room::new(&conn, Arc::clone(&shared.spool), settings)?, Projects::new(&shared));
         room.publish(&shared);
         let next = space::next_record(&conn)?;
         Ok(Self { conn, shared, room, projects, next, tidying: false, tidied: Instant::now(), rolled: 0 })
@@ -51,6 +54,7 @@ impl Writer {
 
     /// Serves until told to close or left alone.
     pub(super) fn run(mut self, inbox: &Receiver<Placed<Command>>) {
+        let mut busy = false;
         loop {
             let mut group = Group::default();
             match inbox.recv_timeout(self.patience()) {
@@ -61,8 +65,8 @@ impl Writer {
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            let targets = self.shared.targets();
-            group.gather(inbox, || targets.iter().any(|target| target.queue().is_crowded()));
+            group.gather(inbox, busy);
+            busy = group.commands.len() >= 3;
             let closing = group.closing.take();
             self.commit(group);
             if let Some(reply) = closing {
@@ -75,7 +79,7 @@ impl Writer {
         loop {
             // What was sent before anyone knew of the closing is served; the last round commits the settlements.
             let mut group = Group { hurry: true, ..Group::default() };
-            group.gather(inbox, || false);
+            group.gather(inbox, false);
             let last = group.commands.is_empty();
             self.commit(group);
             if last {
@@ -187,6 +191,7 @@ impl Writer {
                 }
                 group.counted(count);
             }
+            Command::Room(bytes, reply) => return self.reserve(bytes, reply, group),
             Command::Target(name, reply) => self.target(name, reply, group)?,
             Command::Switch(switch, reply) => {
                 group.answers.push(Answer::Done(reply));
@@ -205,21 +210,43 @@ impl Writer {
     fn append(&mut self, submission: Submission, reply: Reply<RecordId>, group: &mut Group) -> rusqlite::Result<()> {
         let id = self.next;
         group.answers.push(Answer::Record(reply, Ok(RecordId(id))));
-        let room = match self.shared.disk.check() {
-            Ok(()) => self.room.make(&self.conn, &self.shared, submission.body.len() as u64)?,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = room {
+        let need = submission.body.in_memory() as u64 + space::OVERHEAD;
+        if let Err(error) = self.make_room(need)? {
             group.refused = Some(error.clone());
             if let Some(Answer::Record(_, answer)) = group.answers.last_mut() {
                 *answer = Err(error);
             }
             return Ok(());
         }
+        self.room.grow(need);
         let (conn, shared) = (&self.conn, &self.shared);
         let appended = append::append(conn, shared, &mut self.projects, &mut group.book, id, submission)?;
         self.next += 1;
         group.appended.push(appended);
+        Ok(())
+    }
+
+    /// Whether the disk and the journal's limit leave room for `need` bytes, after removing delivered records if need be.
+    fn make_room(&mut self, need: u64) -> rusqlite::Result<Result<(), JournalError>> {
+        match self.shared.disk.check(need) {
+            Ok(()) => self.room.make(&self.conn, &self.shared, need),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    /// Takes room for bytes of a file.
+    fn reserve(&mut self, bytes: u64, reply: Reply<Reservation>, group: &mut Group) -> rusqlite::Result<()> {
+        group.answers.push(Answer::Room(reply, Err(JournalError::Closed)));
+        let room = self.make_room(bytes)?.map(|()| self.shared.spool.take(bytes));
+        if let Err(error) = &room
+            && !self.room.fits(SMALL)
+        {
+            // Otherwise this one is too large, and small ones are still taken.
+            group.refused = Some(error.clone());
+        }
+        if let Some(Answer::Room(_, answer)) = group.answers.last_mut() {
+            *answer = room;
+        }
         Ok(())
     }
 
@@ -249,13 +276,14 @@ impl Writer {
             let mut known = self.shared.targets.write().unwrap_or_else(PoisonError::into_inner);
             *known = Arc::new(targets.iter().chain(&group.new_targets).cloned().collect());
         }
+        group.appended.iter().for_each(Appended::keep_file);
         self.shared.ledger.post(&group.book.postings(&self.shared));
         for target in targets {
             hand_over(target, &group.appended);
         }
         group.passes.into_iter().for_each(Pass::finish);
         targets.iter().for_each(|target| Pass::thaw(target));
-        let full = matches!(self.shared.trouble(), Some(JournalError::Full(_))) && !self.room.fits(64 << 10);
+        let full = matches!(self.shared.trouble(), Some(JournalError::Full(_))) && !self.room.fits(SMALL);
         let still = if full { self.shared.trouble() } else { None };
         self.shared.set_trouble(group.refused.or(still));
         self.room.publish(&self.shared);
@@ -265,6 +293,7 @@ impl Writer {
 
     /// What is done after the answers are out.
     fn after(&mut self, bytes: u64) {
+        self.room.remove_files(&self.shared);
         let hour = self.shared.clock.now().hour();
         let moved = if self.room.log(bytes) { self.room.checkpoint(&self.conn) } else { Ok(()) };
         let rolled = if self.rolled == hour { Ok(()) } else { accounts::roll_up(&self.conn, self.shared.clock.now()) };
@@ -284,6 +313,7 @@ impl Writer {
         }
         group.passes.into_iter().rev().for_each(Pass::undo);
         targets.iter().for_each(|target| Pass::thaw(target));
+        self.room.spare_files();
         drop(self.room.measure(&self.conn));
         let answer = self.failed(error);
         group.answers.into_iter().for_each(|waiting| waiting.give(Some(&answer)));

@@ -99,7 +99,74 @@ fn items_in_another_order_keep_their_bytes() {
     assert_eq!(names, ["x_empty", "attachment", "event"]);
 }
 
+#[test]
+fn a_header_line_has_a_bound_wherever_it_stands() {
+    let long = format!("{{\"x\":\"{}\"}}", "y".repeat(MAX_LINE));
+    assert_eq!(parse(long.as_bytes()).unwrap_err(), EnvelopeError::LongLine { at: 0 });
+    assert_eq!(parse(format!("{long}\n").as_bytes()).unwrap_err(), EnvelopeError::LongLine { at: 0 });
+    let in_item = parse(format!("{{}}\n\n{long}\n").as_bytes()).unwrap_err();
+    assert_eq!(in_item, EnvelopeError::LongLine { at: 4 });
+    assert!(in_item.is_too_large());
+    let longest = format!("{{\"x\":\"{}\"}}", "y".repeat(MAX_LINE - 8));
+    assert!(parse(longest.as_bytes()).is_ok());
+}
+
+/// What the scanner makes of the bytes when they come in pieces of these sizes, payloads being passed over where `skip` says so.
+fn in_pieces(bytes: &[u8], sizes: &[usize], skip: bool) -> Result<Outline, EnvelopeError> {
+    let (mut scanner, mut rest, mut sizes) = (Scanner::new(), bytes, sizes.iter().cycle());
+    while !rest.is_empty() {
+        let far = usize::try_from(scanner.payload_left()).unwrap().min(rest.len());
+        if skip && far > 0 {
+            scanner.skip(far as u64);
+            rest = &rest[far..];
+            continue;
+        }
+        let (piece, after) = rest.split_at(rest.len().min(*sizes.next().unwrap()));
+        scanner.push(&Bytes::copy_from_slice(piece))?;
+        rest = after;
+    }
+    scanner.finish()
+}
+
+fn whole(bytes: &[u8]) -> Result<Outline, EnvelopeError> {
+    parse(bytes).map(Envelope::into_outline)
+}
+
+#[test]
+fn blank_lines_are_seen_and_nothing_else_is_taken_for_one() {
+    for (text, has) in [
+        ("{}", false),
+        ("{}\n", false),
+        ("{}\n\n", true),
+        ("{}\n{\"type\":\"x\"}\n\n{\"type\":\"x\",\"length\":2}\n\n\n\n", false),
+        ("{}\n{\"type\":\"x\"}\na\n\n{\"type\":\"x\"}", true),
+        ("{}\n{\"type\":\"x\"}\na\n\n", true),
+    ] {
+        assert_eq!(parse(text.as_bytes()).unwrap().has_blank_line(), has, "{text}");
+    }
+}
+
 proptest! {
+    #[test]
+    fn any_bytes_mean_the_same_in_one_piece_and_in_many(
+        text in r#"\{\}\n(\{"type":"(event|x)"(,"length":[0-9]{1,2})?\}|\{"type":"client_report","length":102401\}|\n|\n\n|[a-z\r]{0,9}){0,14}"#,
+        sizes in proptest::collection::vec(1_usize..20, 1..5),
+        skip: bool,
+    ) {
+        prop_assert_eq!(in_pieces(text.as_bytes(), &sizes, skip), whole(text.as_bytes()));
+    }
+
+    #[test]
+    fn noise_means_the_same_in_one_piece_and_in_many(
+        bytes in proptest::collection::vec(any::<u8>(), 0..300),
+        sizes in proptest::collection::vec(1_usize..50, 1..5),
+        skip: bool,
+    ) {
+        prop_assert_eq!(in_pieces(&bytes, &sizes, skip), whole(&bytes));
+        let bytes = [b"{}\n", &bytes[..]].concat();
+        prop_assert_eq!(in_pieces(&bytes, &sizes, skip), whole(&bytes));
+    }
+
     #[test]
     fn no_bytes_make_the_parser_fail(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         drop(parse(&bytes));

@@ -1,0 +1,139 @@
+//! An envelope from a file, sent in pieces: the next one is read when the connection has room for it, so that a slow upstream
+//! costs no memory. Knows byte ranges, not what is in them.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::time::{Instant, timeout_at};
+
+use crate::journal::body::read_piece;
+use crate::tasks;
+
+/// What is read at once.
+const PIECE: u64 = 64 * 1024;
+
+/// The way of an envelope from its file to an upstream. A clone begins anew and shares the moment of the last progress.
+pub(in crate::delivery) struct Stream {
+    /// What is sent of what is in memory: before the ranges, and after them.
+    head: Bytes,
+    tail: Bytes,
+    file: Arc<File>,
+    /// What is sent of the file.
+    ranges: Arc<[Range<u64>]>,
+    /// Which range is next, and how much of it was read.
+    next: (usize, u64),
+    reading: Option<BoxFuture<'static, io::Result<Bytes>>>,
+    left: u64,
+    progress: Progress,
+}
+
+/// When something last moved. Clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Progress(Arc<Mutex<Instant>>);
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream").field("ranges", &self.ranges).field("left", &self.left).finish_non_exhaustive()
+    }
+}
+
+impl Clone for Stream {
+    fn clone(&self) -> Self {
+        let (head, tail, file, ranges) = (self.head.clone(), self.tail.clone(), self.file.clone(), self.ranges.clone());
+        let left = length(&head, &ranges, &tail);
+        Self { head, tail, file, ranges, next: (0, 0), reading: None, left, progress: self.progress.clone() }
+    }
+}
+
+fn length(head: &Bytes, ranges: &[Range<u64>], tail: &Bytes) -> u64 {
+    (head.len() + tail.len()) as u64 + ranges.iter().map(|range| range.end - range.start).sum::<u64>()
+}
+
+impl Stream {
+    /// `head`, then these ranges of the file, then `tail`.
+    pub(in crate::delivery) fn new(head: Bytes, file: Arc<File>, ranges: Vec<Range<u64>>, tail: Bytes) -> Self {
+        let left = length(&head, &ranges, &tail);
+        let progress = Progress(Arc::new(Mutex::new(Instant::now())));
+        Self { head, tail, file, ranges: ranges.into(), next: (0, 0), reading: None, left, progress }
+    }
+
+    /// Bytes still to be sent.
+    pub(super) const fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// Its progress.
+    pub(super) fn progress(&self) -> Progress {
+        self.progress.clone()
+    }
+
+    /// The next piece, when it is read.
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        let piece = match &mut self.reading {
+            Some(reading) => {
+                let piece = ready!(reading.as_mut().poll(cx));
+                self.reading = None;
+                piece
+            }
+            None if !self.head.is_empty() => Ok(std::mem::take(&mut self.head)),
+            None => match self.next_range() {
+                Some(range) => {
+                    let file = Arc::clone(&self.file);
+                    self.reading = Some(Box::pin(tasks::blocking(move || read_piece(&file, range))));
+                    return self.poll_next(cx);
+                }
+                None if self.tail.is_empty() => return Poll::Ready(None),
+                None => Ok(std::mem::take(&mut self.tail)),
+            },
+        };
+        self.progress.note();
+        self.left -= piece.as_ref().map_or(0, |piece| piece.len() as u64);
+        Poll::Ready(Some(piece))
+    }
+
+    /// The next piece's place in the file.
+    fn next_range(&mut self) -> Option<Range<u64>> {
+        loop {
+            let (at, done) = self.next;
+            let range = self.ranges.get(at)?;
+            let start = range.start + done;
+            if start < range.end {
+                let end = range.end.min(start + PIECE);
+                self.next.1 += end - start;
+                return Some(start..end);
+            }
+            self.next = (at + 1, 0);
+        }
+    }
+}
+
+impl Progress {
+    /// Waits for `exchange` as long as no piece takes longer than `patience`, nor the answer after the last one.
+    pub(super) async fn watch<T>(&self, exchange: impl Future<Output = T>, patience: Duration) -> Option<T> {
+        let mut exchange = pin!(exchange);
+        self.note();
+        loop {
+            let last = self.last();
+            match timeout_at(last + patience, &mut exchange).await {
+                Ok(done) => return Some(done),
+                Err(_) if self.last() == last => return None,
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn last(&self) -> Instant {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}

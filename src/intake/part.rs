@@ -1,0 +1,45 @@
+//! A part of an envelope as an envelope of its own: what is left of it without its repeats.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::journal::body::{Body, read_piece};
+use crate::journal::spool::BodyWriter;
+use crate::journal::{Journal, JournalError};
+use crate::tasks;
+
+/// What is copied at once.
+const PIECE: u64 = 256 * 1024;
+
+/// The header line, these ranges of the body (items, each with the newline before it), and a newline.
+pub(super) async fn of(
+    journal: &Arc<dyn Journal>,
+    body: &Body,
+    header: &Bytes,
+    ranges: &[Range<u64>],
+) -> Result<Body, JournalError> {
+    let mut writer = BodyWriter::new(Arc::clone(journal));
+    writer.write(header).await?;
+    for range in ranges {
+        copy(body, range.clone(), &mut writer).await?;
+    }
+    writer.write(b"\n").await?;
+    writer.finish().await
+}
+
+async fn copy(body: &Body, range: Range<u64>, writer: &mut BodyWriter) -> Result<(), JournalError> {
+    let file = match body {
+        Body::Memory(bytes) => return writer.write(&bytes[range.start as usize..range.end as usize]).await,
+        Body::File(file) => Arc::clone(file),
+    };
+    let failed = |error: std::io::Error| JournalError::Failed(error.to_string());
+    let file = Arc::new(tasks::blocking(move || file.open()).await.map_err(failed)?);
+    for start in range.clone().step_by(PIECE as usize) {
+        let (file, piece) = (Arc::clone(&file), start..range.end.min(start + PIECE));
+        let piece = tasks::blocking(move || read_piece(&file, piece)).await.map_err(failed)?;
+        writer.write(&piece).await?;
+    }
+    Ok(())
+}

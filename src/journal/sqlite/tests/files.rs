@@ -1,0 +1,131 @@
+//! Large bodies: what is in their folder, and what it counts as.
+
+use std::path::PathBuf;
+
+use super::*;
+use crate::journal::contract::{BODIES, bytes_of, noise, written};
+
+const MIB: usize = 1 << 20;
+
+/// The files in the folder of large bodies.
+fn files(settings: &Settings) -> Vec<PathBuf> {
+    let folder = settings.path.parent().unwrap().join(BODIES);
+    std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect()
+}
+
+async fn append(journal: &Arc<dyn Journal>, size: usize, targets: &[TargetId]) -> Result<RecordId, JournalError> {
+    let body = written(journal, &noise(size)).await?;
+    journal.append(Submission { body, ..submission(at(1), targets) }).await
+}
+
+#[tokio::test]
+async fn a_start_removes_the_files_of_no_record_and_only_those() {
+    let mut subject = Subject::sqlite();
+    let (_, settings) = parts(&subject);
+    let settings = settings.clone();
+    let a = subject.journal().target("a").await.unwrap();
+    append(&subject.journal(), 2 * MIB, &[a]).await.unwrap();
+    let [kept] = files(&settings).try_into().unwrap();
+    std::fs::write(kept.with_file_name("an orphan"), "half a body").unwrap();
+    subject.crash();
+    let (journal, settings) = parts(&subject);
+    let [file] = files(settings).try_into().unwrap();
+    assert_eq!(file.file_name(), kept.file_name());
+    assert!(bytes_of(&journal.claim(a, at(1), 1).await.unwrap()[0].record.body) == noise(2 * MIB));
+}
+
+#[tokio::test]
+async fn nobody_else_may_read_a_body() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let subject = Subject::sqlite();
+    append(&subject.journal(), 2 * MIB, &[]).await.unwrap();
+    let [file] = files(parts(&subject).1).try_into().unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&file), mode(file.parent().unwrap())), (0o600, 0o700));
+}
+
+#[tokio::test]
+async fn a_record_whose_file_is_gone_or_cut_does_not_block_those_behind_it() {
+    let mut subject = Subject::sqlite();
+    let a = subject.journal().target("a").await.unwrap();
+    for _ in 0..2 {
+        append(&subject.journal(), 2 * MIB, &[a]).await.unwrap();
+    }
+    fill(&subject.journal(), 1, &[a]).await;
+    let [gone, cut] = files(parts(&subject).1).try_into().unwrap();
+    std::fs::remove_file(gone).unwrap();
+    std::fs::write(cut, "short").unwrap();
+    subject.crash();
+    let (journal, _) = parts(&subject);
+    assert_eq!(journal.claim(a, at(1), 9).await.unwrap().len(), 1);
+    assert_eq!(journal.stats().set_aside, 2);
+    subject.assert_balanced().await;
+}
+
+#[tokio::test]
+async fn files_count_against_max_size_and_delivered_ones_make_room() {
+    let subject = Subject::sqlite_with(|settings| settings.max_size = ByteSize::mib(8));
+    let (journal, settings) = parts(&subject);
+    let shared = subject.journal();
+    let a = journal.target("a").await.unwrap();
+    for _ in 0..3 {
+        append(&shared, 2 * MIB, &[a]).await.unwrap();
+    }
+    let refused = append(&shared, 3 * MIB, &[a]).await;
+    assert!(matches!(&refused, Err(JournalError::Full(why)) if why.contains("max_size")), "{refused:?}");
+    eventually("what was refused leaves nothing", || files(settings).len() == 3).await;
+    journal.append(submission(at(1), &[a])).await.expect("there is room for small ones");
+    assert!(journal.writable().is_ok());
+    let claims = journal.claim(a, at(1), 2).await.unwrap();
+    for claim in &claims {
+        journal.settle(a, &claim.record, delivered(1));
+    }
+    subject.flush().await;
+    append(&shared, 3 * MIB, &[a]).await.unwrap();
+    append(&shared, MIB + 1, &[a]).await.unwrap();
+    eventually("what was delivered is gone", || files(settings).len() == 3).await;
+    assert!(journal.space().used <= 8 << 20 && journal.space().used >= 6 << 20, "{:?}", journal.space());
+    subject.assert_balanced().await;
+}
+
+#[tokio::test]
+async fn a_disk_below_the_floor_takes_no_large_body() {
+    let subject = Subject::sqlite_with(|settings| settings.min_free_disk = ByteSize::bytes(u64::MAX));
+    let refused = append(&subject.journal(), 2 * MIB, &[]).await;
+    assert!(matches!(refused, Err(JournalError::Full(_))), "{refused:?}");
+    let (journal, settings) = parts(&subject);
+    eventually("nothing is left", || files(settings).is_empty()).await;
+    assert!(journal.space().used < MIB as u64);
+}
+
+#[tokio::test]
+async fn a_commit_that_fails_leaves_no_file() {
+    let subject = Subject::sqlite();
+    let (journal, settings) = parts(&subject);
+    let a = journal.target("a").await.unwrap();
+    let before = journal.space().used;
+    let other = Connection::open(&settings.path).unwrap();
+    other.execute_batch("ALTER TABLE file RENAME TO elsewhere").unwrap();
+    let failed = append(&subject.journal(), 2 * MIB, &[a]).await;
+    assert!(matches!(failed, Err(JournalError::Failed(_))), "{failed:?}");
+    eventually("nothing is left", || files(settings).is_empty()).await;
+    other.execute_batch("ALTER TABLE elsewhere RENAME TO file").unwrap();
+    append(&subject.journal(), 2 * MIB, &[a]).await.unwrap();
+    assert!(journal.space().used >= before + 2 * MIB as u64);
+    subject.assert_balanced().await;
+}
+
+#[tokio::test]
+async fn a_journal_from_before_large_bodies_is_opened_and_takes_them() {
+    let mut subject = Subject::sqlite();
+    let a = subject.journal().target("a").await.unwrap();
+    fill(&subject.journal(), 2, &[a]).await;
+    let old = Connection::open(&parts(&subject).1.path).unwrap();
+    old.execute_batch("DROP TABLE file; PRAGMA user_version = 1").unwrap();
+    drop(old);
+    subject.crash();
+    append(&subject.journal(), 2 * MIB, &[a]).await.unwrap();
+    subject.crash();
+    assert_eq!(subject.journal().claim(a, at(9), 9).await.unwrap().len(), 3);
+    subject.assert_balanced().await;
+}

@@ -1,0 +1,217 @@
+//! The grammar of envelopes, over bytes in as many pieces as they come: what is in memory is one piece, a file is many.
+//!
+//! Rule: no more than one header line is ever held ([`MAX_LINE`]), and how the bytes are cut into pieces changes nothing.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+use serde::Deserialize;
+
+use super::header::{self, Fields};
+use super::limits::Limits;
+use super::{EnvelopeError, HeaderSpans, Item, MAX_ITEMS, MAX_LINE, Outline};
+use crate::protocol::item::{Counting, ItemType};
+
+/// Finds the items of an envelope that comes in pieces.
+#[derive(Debug, Default)]
+pub struct Scanner {
+    /// Bytes taken so far.
+    at: u64,
+    /// What there is of a line that began in an earlier piece.
+    line: BytesMut,
+    expected: Expected,
+    head: Option<(Bytes, HeaderSpans, Fields)>,
+    items: Vec<Item>,
+    limits: Limits,
+}
+
+/// What comes next.
+#[derive(Debug, Default)]
+enum Expected {
+    /// The envelope's header line.
+    #[default]
+    Header,
+    /// An item, or the end. One newline may follow the last payload; a blank line stands for nothing.
+    Item,
+    /// The header line of an item that begins there.
+    ItemHeader(u64),
+    /// So many more bytes of a payload.
+    Sized(Begun, u64),
+    /// The newline after such a payload, or the end.
+    Newline(Begun),
+    /// A payload without a length: the rest of the line; a carriage return belongs to it.
+    Line(Begun),
+}
+
+/// An item whose header line was read.
+#[derive(Debug)]
+struct Begun {
+    kind: ItemType,
+    counting: Counting,
+    /// Its header line.
+    header: Range<u64>,
+    payload_start: u64,
+    length: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct ItemHeader<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    length: Option<u32>,
+    item_count: Option<u64>,
+    #[serde(borrow, default)]
+    platform: Option<Cow<'a, str>>,
+}
+
+impl Scanner {
+    /// Before the first byte.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes the next piece.
+    pub fn push(&mut self, piece: &Bytes) -> Result<(), EnvelopeError> {
+        let mut done = 0;
+        while done < piece.len() {
+            done += self.step(piece, done)?;
+        }
+        Ok(())
+    }
+
+    /// How many bytes of a payload come next that need not be looked at.
+    pub const fn payload_left(&self) -> u64 {
+        if let Expected::Sized(_, left) = &self.expected { *left } else { 0 }
+    }
+
+    /// Passes over bytes of a payload, no more than [`Scanner::payload_left`].
+    pub fn skip(&mut self, bytes: u64) {
+        if let Expected::Sized(_, left) = &mut self.expected {
+            let bytes = bytes.min(*left);
+            *left -= bytes;
+            self.at += bytes;
+            self.end_sized();
+        }
+    }
+
+    /// All bytes were taken.
+    pub fn finish(mut self) -> Result<Outline, EnvelopeError> {
+        if self.at == 0 {
+            return Err(EnvelopeError::Empty);
+        }
+        if matches!(self.expected, Expected::Header | Expected::ItemHeader(_)) {
+            let line = self.line.split().freeze();
+            self.end_line(line, self.at)?;
+        }
+        match std::mem::take(&mut self.expected) {
+            Expected::Sized(item, left) if left > 0 => {
+                let length = item.length.unwrap_or(0).into();
+                return Err(EnvelopeError::Eof { at: item.payload_start, length, left: length - left });
+            }
+            Expected::Sized(item, _) | Expected::Newline(item) | Expected::Line(item) => self.complete(item)?,
+            Expected::Header | Expected::Item | Expected::ItemHeader(_) => {}
+        }
+        let (header, spans, fields) = self.head.ok_or(EnvelopeError::Empty)?;
+        Ok(Outline { header, spans, event_id: fields.event_id, items: self.items, length: self.at })
+    }
+
+    /// Takes some of the piece from `from` on; returns how much.
+    fn step(&mut self, piece: &Bytes, from: usize) -> Result<usize, EnvelopeError> {
+        match &mut self.expected {
+            Expected::Header | Expected::ItemHeader(_) => self.header_line(piece, from),
+            Expected::Item if piece[from] == b'\n' => Ok(self.took(1)),
+            Expected::Item if self.items.len() == MAX_ITEMS => Err(EnvelopeError::TooManyItems),
+            Expected::Item => {
+                self.expected = Expected::ItemHeader(self.at);
+                Ok(0)
+            }
+            Expected::Sized(_, left) => {
+                let bytes = usize::try_from(*left).unwrap_or(usize::MAX).min(piece.len() - from);
+                self.skip(bytes as u64);
+                Ok(bytes)
+            }
+            Expected::Newline(_) if piece[from] != b'\n' => Err(EnvelopeError::MissingNewline { at: self.at }),
+            Expected::Line(_) if piece[from] != b'\n' => {
+                let rest = &piece[from..];
+                Ok(self.took(memchr::memchr(b'\n', rest).unwrap_or(rest.len())))
+            }
+            Expected::Newline(_) | Expected::Line(_) => {
+                if let Expected::Newline(item) | Expected::Line(item) = std::mem::take(&mut self.expected) {
+                    self.complete(item)?;
+                }
+                Ok(self.took(1))
+            }
+        }
+    }
+
+    fn took(&mut self, bytes: usize) -> usize {
+        self.at += bytes as u64;
+        bytes
+    }
+
+    /// The rest of a header line, or as much of it as the piece has. A line that lies in one piece is not copied.
+    fn header_line(&mut self, piece: &Bytes, from: usize) -> Result<usize, EnvelopeError> {
+        let end = memchr::memchr(b'\n', &piece[from..]).map(|n| from + n);
+        let text = from..end.unwrap_or(piece.len());
+        if self.line.len() + text.len() > MAX_LINE {
+            return Err(EnvelopeError::LongLine { at: self.at - self.line.len() as u64 });
+        }
+        if end.is_none() || !self.line.is_empty() {
+            self.line.extend_from_slice(&piece[text.clone()]);
+        }
+        if end.is_none() {
+            return Ok(self.took(text.len()));
+        }
+        let line = if self.line.is_empty() { piece.slice(text.clone()) } else { self.line.split().freeze() };
+        let taken = self.took(text.len() + 1);
+        self.end_line(line, self.at)?;
+        Ok(taken)
+    }
+
+    /// A header line is complete; what follows it begins at `next`.
+    fn end_line(&mut self, line: Bytes, next: u64) -> Result<(), EnvelopeError> {
+        if let Expected::ItemHeader(start) = self.expected {
+            let item = read_item_header(&line, start, next)?;
+            self.expected = match item.length {
+                None => Expected::Line(item),
+                Some(length) => Expected::Sized(item, length.into()),
+            };
+            self.end_sized();
+        } else {
+            let (spans, fields) = header::read(&line).map_err(EnvelopeError::Header)?;
+            self.head = Some((line, spans, fields));
+            self.expected = Expected::Item;
+        }
+        Ok(())
+    }
+
+    /// A payload of which nothing is left is followed by a newline.
+    fn end_sized(&mut self) {
+        if matches!(self.expected, Expected::Sized(_, 0))
+            && let Expected::Sized(item, _) = std::mem::take(&mut self.expected)
+        {
+            self.expected = Expected::Newline(item);
+        }
+    }
+
+    /// A payload has come to its end, here.
+    fn complete(&mut self, item: Begun) -> Result<(), EnvelopeError> {
+        let Begun { kind, counting, header, payload_start, .. } = item;
+        let payload: Range<u64> = payload_start..self.at;
+        let size = payload.end - payload.start;
+        self.limits.admit(&kind, size)?;
+        self.items.push(Item { kind, counting, header, payload });
+        self.expected = Expected::Item;
+        Ok(())
+    }
+}
+
+fn read_item_header(line: &[u8], start: u64, payload_start: u64) -> Result<Begun, EnvelopeError> {
+    let header: ItemHeader<'_> =
+        serde_json::from_slice(line).map_err(|e| EnvelopeError::ItemHeader { at: start, why: e.to_string() })?;
+    let user_interface = matches!(header.platform.as_deref(), Some("javascript" | "cocoa" | "android"));
+    let counting = Counting { item_count: header.item_count, user_interface };
+    let (kind, length, header) = (ItemType::from_name(&header.kind), header.length, start..start + line.len() as u64);
+    Ok(Begun { kind, counting, header, payload_start, length })
+}
