@@ -174,6 +174,29 @@ async fn of_an_envelope_the_limited_items_wait_and_the_others_go() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_limited_event_takes_with_it_what_depends_on_it_and_nothing_else() {
+    let (a, _b, relay) = relay_with(&[]).await;
+    a.then([Reply::with_header(200, "x-sentry-rate-limits", "3:error:organization")]);
+    relay.send_errors(1).await;
+    shows(&relay, "a", "the limit is known", |upstream| upstream["state"] == "limited").await;
+    let dependent = "event attachment form_data user_report feedback replay_event profile security";
+    let alone = "session check_in log span client_report statsd replay_recording x_unknown";
+    let item = |kind: &str| format!("{{\"type\":\"{kind}\"}}\n{{}}\n");
+    // One of each in turn.
+    let mixed = dependent.split(' ').zip(alone.split(' ')).map(|(one, other)| item(one) + &item(other));
+    relay.send(format!("{{\"event_id\":\"{}\"}}\n{}", envelopes::new_id(), mixed.collect::<String>())).await;
+    takes(&a, 3, SOON).await;
+    let kinds = |seen: &Seen| {
+        let kinds: Vec<String> = envelopes::items(&seen.body).into_iter().map(|item| item.kind).collect();
+        kinds.join(" ")
+    };
+    let taken = a.taken();
+    assert_eq!([kinds(&taken[1]), kinds(&taken[2])], [alone, dependent]);
+    assert!(taken[2].at - taken[0].at >= Duration::from_millis(2900));
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_held_back_by_a_limit_is_delivered_when_it_ends() {
     let (a, _b, relay) = relay_with(&[]).await;
     a.then([Reply::with_header(429, "retry-after", "1")]);

@@ -363,6 +363,38 @@ async fn what_was_held_differs_only_in_sent_at_which_is_later_by_the_time_it_was
     relay.finish().await;
 }
 
+/// As if everything in the journal had been accepted so long ago.
+fn age(relay: &Relay, by: Duration) {
+    let journal = rusqlite::Connection::open(relay.home().join("journal.db")).expect("the journal");
+    let millis = i64::try_from(by.as_millis()).expect("a few hours");
+    journal.execute("UPDATE record SET accepted_at = accepted_at - ?1", [millis]).expect("records");
+}
+
+#[tokio::test]
+async fn a_backlog_of_two_hours_is_sent_two_hours_later_so_that_no_tracker_shifts_its_timestamps() {
+    let mut tracker = Tracker::plain().await;
+    let mut relay = Plan::new(&[("plain", tracker.dsn.clone())]).start().await;
+    tracker.upstream.go_down().await;
+    let sent_at = OffsetDateTime::now_utc();
+    let stamp = sent_at.format(&Rfc3339).expect("a date");
+    let items = "{\"type\":\"event\"}\n{\"timestamp\":1.5e9,\"sent_at\":\"kept\"}\n";
+    let envelope = format!("{{\"event_id\":\"{}\",\"sent_at\":\"{stamp}\",\"n\":1.0}}\n{items}", new_id());
+    assert_eq!(relay.send(envelope.clone()).await.status(), 200);
+    relay.stop().await;
+    age(&relay, Duration::from_secs(7200));
+    tracker.upstream.come_back().await;
+    relay.launch();
+    relay.await_ready().await;
+    let seen = has_taken(&tracker, 1).await;
+    let after = seen.header()["sent_at"].as_str().expect("still there").to_owned();
+    assert_eq!(text(&seen.body), envelope.replace(&stamp, &after), "nothing else has changed");
+    let moved = OffsetDateTime::parse(&after, &Rfc3339).expect("a date") - sent_at;
+    // Sentry compares it with its own clock, and shifts every timestamp from 55 minutes on.
+    let expected = Duration::from_secs(7200)..Duration::from_secs(7260);
+    assert!(expected.contains(&Duration::try_from(moved).expect("later")), "{moved}");
+    relay.finish().await;
+}
+
 #[tokio::test]
 async fn localhost_is_found_in_whichever_family_the_upstream_listens() {
     let addresses: [IpAddr; 2] = [Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()];
