@@ -8,8 +8,8 @@
 //! it is for. The writer thread commits what has come together in one transaction, and only then is the client answered.
 //!
 //! The same commit hands the record to the workers of [`delivery`], one for each upstream, in memory: in the steady state nothing
-//! is read back from disk. A worker asks its circuit and its cooldowns whether and what to send, rewrites what addresses the
-//! envelope and nothing else, sends it, and settles the record by the answer: delivered, dropped for a reason, or put off until a
+//! is read back from disk. A worker asks its circuit and its cooldowns whether and what to send, and the table of quirks in which
+//! requests its kind of upstream wants it; it rewrites what addresses the envelope and nothing else, sends it, and settles the record by the answer: delivered, dropped for a reason, or put off until a
 //! due time. Every settlement is an entry in the accounts ([`telemetry::ledger`]), committed with it, so that for each upstream and
 //! category accepted = delivered + dropped + pending holds through crashes.
 //!

@@ -128,7 +128,8 @@ fn text(bytes: &[u8]) -> String {
 async fn every_recorded_envelope_reaches_every_upstream_byte_for_byte() {
     let trackers = [Tracker::plain().await, Tracker::odd().await];
     let dsns = [("plain", trackers[0].dsn.clone()), ("odd", trackers[1].dsn.clone())];
-    let relay = Plan::new(&dsns).key(Recorded::KEY).start().await;
+    let plan = Plan::new(&dsns).key(Recorded::KEY).upstream("plain", "kind = \"sentry\"");
+    let relay = plan.upstream("odd", "kind = \"relay\"").start().await;
     for (n, recorded) in Recorded::all().iter().enumerate() {
         replay(&relay, recorded).await;
         let sent = recorded.decoded();
