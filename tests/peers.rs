@@ -23,7 +23,7 @@ use peers::prometheus::{Prometheus, check_metrics};
 use peers::relay::{self, Upstream};
 use peers::sdk::{Captured, Plan, Service, assert_intact};
 use serde_json::Value;
-use support::envelopes::{envelope, new_id};
+use support::envelopes::{KEY, envelope, new_id};
 use support::eventually::eventually;
 use support::relay::Relay;
 
@@ -191,6 +191,31 @@ async fn bugsink_stores_each_event_of_an_envelope_and_is_recognised_and_kent_is_
         .collect();
     assert_eq!(kinds, BTreeMap::from([("bugsink", &Value::from("bugsink")), ("kent", &Value::Null)]), "{found}");
     relay.stop().await;
+}
+
+#[tokio::test]
+async fn bugsink_resolves_auto_to_the_machine_of_the_sdk() {
+    let bugsink = Bugsink::start().await;
+    let project = bugsink.project("addresses").await;
+    let plan =
+        support::relay::Plan::new(&[("bugsink", project.dsn.clone())]).upstream("bugsink", "on_rate_limit = \"drop\"");
+    let relay = plan.server("trusted_proxies = [\"127.0.0.1\"]").start().await;
+    let id = new_id();
+    let event = serde_json::json!({
+        "event_id": id, "timestamp": "2026-01-01T00:00:00Z", "platform": "javascript", "level": "error",
+        "exception": { "values": [{ "type": "Error", "value": "no proxy in sight" }] },
+        "user": { "ip_address": "{{auto}}" },
+    });
+    let path = format!("/api/1/envelope/?sentry_key={KEY}");
+    let answer = relay.post(&path, envelope(&id, "event", &event.to_string())).header("x-forwarded-for", "[2001:db8::7]:4711").send().await;
+    assert_eq!(answer.expect("an answer").status(), 200);
+    eventually("Bugsink has stored it", ARRIVAL, async || match bugsink.stored(&project).await {
+        Ok(1) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    assert_eq!(bugsink.tag_values("user.ip_address"), ["2001:db8::7"]);
+    relay.finish().await;
 }
 
 #[tokio::test]

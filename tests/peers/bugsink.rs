@@ -158,6 +158,16 @@ MIDDLEWARE = ["bugsink_conf.ShortPauses"] + list(MIDDLEWARE)
         events
     }
 
+    /// The values that events have for a tag; no API tells them, so the database is asked.
+    pub(crate) fn tag_values(&self, key: &str) -> Vec<String> {
+        let script = "import sqlite3, sys\nquery = 'SELECT DISTINCT v.value FROM tags_tagvalue v JOIN tags_tagkey k ON v.key_id = k.id \
+                      WHERE k.key = ? ORDER BY v.value'\n\
+                      [print(row[0]) for row in sqlite3.connect('db.sqlite3').execute(query, sys.argv[1:])]";
+        let mut python = Command::new(install::bugsink().join("python"));
+        let said = install::run("Python 3", python.args(["-c", script, key]).current_dir(self.home.path()));
+        said.lines().map(str::to_owned).collect()
+    }
+
     fn api(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}/api/canonical/0/{path}", self.port)
     }
@@ -209,7 +219,8 @@ fn configure(home: &Path, port: u16, quotas: Quotas) {
     let own = format!(
         "\nBUGSINK.update(\n    BASE_URL=\"http://127.0.0.1:{port}\", PHONEHOME=False, INGEST_STORE_BASE_DIR=\"ingest\",\n    \
          MAX_EVENTS_PER_5_MINUTES={per_5_minutes}, MAX_EVENTS_PER_PROJECT_PER_5_MINUTES={per_5_minutes},\n    \
-         MAX_EVENTS_PER_HOUR={per_hour}, MAX_EVENTS_PER_PROJECT_PER_HOUR={per_hour},\n)\n"
+         MAX_EVENTS_PER_HOUR={per_hour}, MAX_EVENTS_PER_PROJECT_PER_HOUR={per_hour},\n)\n\
+         # One proxy in front of the relay, and the relay.\nUSE_X_FORWARDED_FOR = True\nX_FORWARDED_FOR_PROXY_COUNT = 2\n"
     );
     append(home, &own);
 }
