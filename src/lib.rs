@@ -27,8 +27,8 @@
 //! | [`telemetry`] | protocol, policy | metrics, accounts, the status, logs |
 //! | [`journal`] | protocol, policy, telemetry | durable records and what became of them |
 //! | [`intake`] | protocol, policy, telemetry, journal | one submission's way in; knows no HTTP |
-//! | [`delivery`] | protocol, policy, telemetry, journal | one upstream's way out; the only HTTP client |
-//! | [`http`] | all above | the listeners; the only user of axum |
+//! | [`delivery`] | protocol, policy, telemetry, journal | one upstream's way out, with the HTTP client of all deliveries |
+//! | [`http`] | all above | the listeners and the proxy to the primary; the only user of axum |
 //! | [`config`] | the parts' settings | file to validated configuration, all problems at once |
 //! | [`daemon`] | all above | assembly: start, reload, stop |
 //! | [`cli`] | protocol, telemetry, http, config, daemon | one file for each verb |

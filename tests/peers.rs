@@ -207,7 +207,11 @@ async fn bugsink_resolves_auto_to_the_machine_of_the_sdk() {
         "user": { "ip_address": "{{auto}}" },
     });
     let path = format!("/api/1/envelope/?sentry_key={KEY}");
-    let answer = relay.post(&path, envelope(&id, "event", &event.to_string())).header("x-forwarded-for", "[2001:db8::7]:4711").send().await;
+    let answer = relay
+        .post(&path, envelope(&id, "event", &event.to_string()))
+        .header("x-forwarded-for", "[2001:db8::7]:4711")
+        .send()
+        .await;
     assert_eq!(answer.expect("an answer").status(), 200);
     eventually("Bugsink has stored it", ARRIVAL, async || match bugsink.stored(&project).await {
         Ok(1) => Ok(()),

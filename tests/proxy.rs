@@ -288,13 +288,19 @@ async fn bodies_have_the_limits_of_sentrys_relay() {
     let body = vec![b'x'; over];
     assert_eq!(exchange(&relay.address(), &chunked("/api/0/x/", &[], &body, 1 << 20)).await.status, 413);
     assert_eq!(calls(&a), Vec::<String>::new(), "a request that is cut off is no request");
+    let mut cautious = Wire::connect(&relay.address()).await;
+    cautious.send(&head("POST", "/api/0/asked/", &[("content-length", "4"), ("expect", "100-continue")])).await;
+    assert_eq!(cautious.answer().await.status, 100);
+    cautious.send(b"body").await;
+    assert_eq!(cautious.answer().await.status, 200);
     let files = "/api/0/projects/shop/web/releases/1/files/";
     assert_eq!(exchange(&relay.address(), &chunked(files, &[], &body, 1 << 20)).await.status, 200);
     assert_eq!(
         exchange(&relay.address(), &post("/api/0/organizations/shop/chunk-upload/", &[], &body)).await.status,
         200
     );
-    assert!(proxied(&a).iter().all(|seen| seen.body.len() == over));
+    let lengths: Vec<usize> = proxied(&a).iter().map(|seen| seen.body.len()).collect();
+    assert_eq!(lengths, [4, over, over]);
     relay.finish().await;
 }
 
@@ -383,4 +389,33 @@ async fn no_request_reaches_another_host_or_leaves_the_api() {
         arrived.iter().all(|seen| seen.headers["host"] == a.address() && !seen.headers.contains_key("authorization"))
     );
     relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_behind_tls_is_reached_by_deliveries_and_the_proxy_alike() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    std::fs::write(at("cert.pem"), made.cert.pem()).expect("a certificate");
+    std::fs::write(at("key.pem"), made.signing_key.serialize_pem()).expect("a key");
+    let tracker = Upstream::start().await;
+    let options = format!("tls_cert = {:?}\ntls_key = {:?}", at("cert.pem"), at("key.pem"));
+    let far = Plan::new(&[("tracker", tracker.dsn("7eac", 7))]).server(&options).start().await;
+    let dsn = format!("https://{KEY}@localhost:{}/1", far.port());
+    let near = Plan::new(&[("far", dsn)]).variable("SSL_CERT_FILE", at("cert.pem")).start().await;
+    let ids = near.send_errors(1).await;
+    near.balanced(SOON).await;
+    far.balanced(SOON).await;
+    assert_eq!(tracker.taken_ids(), ids);
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        let mut curl = std::process::Command::new("curl");
+        curl.args(["--silent", "--show-error", "--noproxy", "*", version, "--data", "body"]);
+        curl.arg(format!("http://{}/api/0/x/", near.address()));
+        let ran = tokio::task::spawn_blocking(move || curl.output()).await.expect("no panic").expect("curl");
+        assert_eq!(String::from_utf8_lossy(&ran.stdout), "{\"id\":\"0\"}", "{ran:?}");
+    }
+    assert_eq!(calls(&tracker), ["POST /api/0/x/"; 2]);
+    assert!(proxied(&tracker).iter().all(|seen| seen.body == "body" && seen.headers["host"] == tracker.address()));
+    near.finish().await;
+    far.finish().await;
 }

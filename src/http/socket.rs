@@ -135,3 +135,33 @@ impl AsyncWrite for Socket {
         Poll::Ready(rustix::net::shutdown(&*self.stream, Shutdown::Write).map_err(Into::into))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_seen_and_so_is_when_it_does_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut socket = Socket::new(stream, Clock::system());
+        assert_eq!(socket.blocked_for(), Duration::ZERO);
+        let piece = [b'x'; 64 * 1024];
+        let mut filled = 0;
+        // Until the kernel takes no more.
+        while let Poll::Ready(written) = poll!(std::pin::pin!(socket.write(&piece))) {
+            filled += written.unwrap();
+        }
+        tokio::time::advance(Duration::from_secs(7)).await;
+        assert_eq!(socket.blocked_for(), Duration::from_secs(7));
+        client.read_exact(&mut vec![0; filled]).await.unwrap();
+        socket.write_all(b"more").await.unwrap();
+        assert_eq!(socket.blocked_for(), Duration::ZERO);
+        socket.shutdown().await.unwrap();
+    }
+}

@@ -31,6 +31,7 @@ pub(crate) struct Plan {
     journal: String,
     more: String,
     ipv6: bool,
+    variables: Vec<(&'static str, PathBuf)>,
 }
 
 impl Plan {
@@ -48,6 +49,7 @@ impl Plan {
             journal: empty(),
             more: empty(),
             ipv6: false,
+            variables: vec![],
         }
     }
 
@@ -77,6 +79,12 @@ impl Plan {
     /// Listens on the IPv6 loopback address, too.
     pub(crate) fn on_both_families(mut self) -> Self {
         self.ipv6 = true;
+        self
+    }
+
+    /// Sets an environment variable of the process.
+    pub(crate) fn variable(mut self, name: &'static str, value: PathBuf) -> Self {
+        self.variables.push((name, value));
         self
     }
 
@@ -132,7 +140,7 @@ impl Plan {
         let (port, admin_port) = (net::free_port(), net::free_port());
         fs::write(home.path().join("config.toml"), self.config(port, admin_port)).expect("a configuration");
         let upstreams = self.upstreams.into_iter().map(|(name, ..)| name).collect();
-        Relay { home, port, admin_port, client: net::client(), upstreams, process: None }
+        Relay { home, port, admin_port, client: net::client(), upstreams, variables: self.variables, process: None }
     }
 }
 
@@ -143,6 +151,7 @@ pub(crate) struct Relay {
     admin_port: u16,
     client: Client,
     upstreams: Vec<String>,
+    variables: Vec<(&'static str, PathBuf)>,
     process: Option<Process>,
 }
 
@@ -158,6 +167,7 @@ impl Relay {
     pub(crate) fn launch(&mut self) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
         command.args(["run", "--config", "config.toml"]).current_dir(self.home.path());
+        command.envs(self.variables.iter().cloned());
         self.process = Some(Process::start("switchyard", &mut command, &self.home.path().join("log"), None));
     }
 
