@@ -301,8 +301,9 @@ mod tests {
         #[test]
         fn no_path_at_all_leads_elsewhere(path in "/api/[ -~]{0,40}", query in proptest::option::of("[ -~]{0,20}")) {
             if let Ok(found) = with_key(&path, query.as_deref(), None) {
-                proptest::prop_assert_eq!(found.url.host_str(), Some("a.test"));
-                proptest::prop_assert!(found.url.path().starts_with("/pre/fix/api/"));
+                let url = found.url.as_str();
+                let leads_home = ["https://a.test:9000/pre/fix/api/", "http://b.test/api/"].iter().any(|home| url.starts_with(home));
+                proptest::prop_assert!(leads_home, "{}", url);
             }
         }
     }
