@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
+
 use crate::protocol::category::{Category, Quantities};
 use crate::protocol::item::ItemType;
 use crate::protocol::rate_limits::RateLimit;
@@ -31,7 +33,7 @@ pub(super) struct Quirks {
     /// A 429 that limits some categories has taken the others.
     pub(super) takes_the_rest_on_429: bool,
     /// A page of HTML with status 500 is its maintenance, and no answer to the envelope: no strike against it.
-    pub(super) maintenance_is_a_500_page: bool,
+    maintenance_is_a_500_page: bool,
     /// After a wrong key it refuses the project to everybody for this long.
     pub(super) cool_off: Duration,
     /// Some events make it lose the whole batch they are stored with: those are counted.
@@ -156,6 +158,13 @@ impl Quirks {
         (now, later)
     }
 
+    /// Whether a failure with this answer may be the record's own fault. Of the statuses only 500 speaks of the record; the others
+    /// speak of the server or of a proxy before it, and so does a page of HTML where that is how maintenance looks.
+    pub(super) fn speaks_of_the_record(&self, status: StatusCode, text: &str) -> bool {
+        let is_page = text.trim_ascii_start().starts_with('<');
+        status == StatusCode::INTERNAL_SERVER_ERROR && !(self.maintenance_is_a_500_page && is_page)
+    }
+
     /// Takes out of an answer's limits what is none: categories that it never stores.
     pub(super) fn heed(&self, limits: &mut Vec<RateLimit>) {
         if self.never_stores.is_empty() {
@@ -229,6 +238,17 @@ mod tests {
         assert!(of(Kind::Bugsink).concerns(&"error=2".parse().unwrap()));
         assert!(of(Kind::Bugsink).concerns(&"transaction=1 profile=1".parse().unwrap()));
         assert!(!of(Kind::Generic).concerns(&"error=2 transaction=1 unknown=1".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_page_of_html_is_glitchtips_maintenance_and_no_strike_against_an_envelope() {
+        let strike = |kind, code, text| of(kind).speaks_of_the_record(StatusCode::from_u16(code).unwrap(), text);
+        assert!(!strike(Kind::Glitchtip, 500, "\n<!doctype html>\n<title>Server Error (500)</title>"));
+        assert!(strike(Kind::Glitchtip, 500, "{\"detail\": \"broken\"}"));
+        for kind in [Kind::Bugsink, Kind::Sentry, Kind::Relay, Kind::Generic] {
+            assert!(strike(kind, 500, "<html>"), "{kind:?}");
+        }
+        assert!(!strike(Kind::Generic, 502, "") && !strike(Kind::Glitchtip, 503, "{}"));
     }
 
     #[test]

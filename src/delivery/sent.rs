@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
-
 use crate::clock::Timestamp;
 use crate::journal::{Claim, Progress};
 use crate::policy::routing::Routing;
@@ -43,13 +41,9 @@ impl Sent {
         Progress { attempts: attempts + 1, strikes, items: items.clone() }
     }
 
-    /// Whether a failure may be the record's own fault. Of the statuses only 500 speaks of the record; the others speak of the
-    /// server or of a proxy before it, and so does a page of HTML where that is how maintenance looks.
+    /// Whether the failure may be the record's own fault.
     pub(super) fn speaks_of_the_record(&self, quirks: &Quirks) -> bool {
-        self.result.as_ref().is_ok_and(|reply| {
-            let is_page = reply.text.trim_ascii_start().starts_with('<');
-            reply.status == StatusCode::INTERNAL_SERVER_ERROR && !(quirks.maintenance_is_a_500_page && is_page)
-        })
+        self.result.as_ref().is_ok_and(|reply| quirks.speaks_of_the_record(reply.status, &reply.text))
     }
 
     /// An upstream may repeat our key in its answer; it must not get into logs, pages and dead letters.
