@@ -72,6 +72,10 @@ pub(super) struct Worker {
     mended: bool,
     /// When the upstream last took something: tells poison from an outage.
     last_success: Timestamp,
+    /// Whether the last that was heard of it is an answer.
+    up: bool,
+    /// What went wrong since the board was last told.
+    error: Option<LastError>,
     in_flight: FuturesUnordered<BoxFuture<'static, Sent>>,
     bytes_in_flight: usize,
     /// Something waits that had no DSN when it was looked at.
@@ -99,6 +103,8 @@ impl Worker {
             routing: Arc::default(),
             mended: false,
             last_success: Timestamp::default(),
+            up: true,
+            error: None,
             in_flight: FuturesUnordered::new(),
             bytes_in_flight: 0,
             homeless: false,
@@ -310,16 +316,10 @@ impl Worker {
         if verdict == Verdict::Misconfigured {
             self.around.watch.misconfigured(&record.project, &sent.what_went_wrong());
         }
-        let error = (verdict != Verdict::Delivered).then(|| LastError { at: now, what: sent.what_went_wrong() });
-        self.around.board.update(&self.upstream, |report| {
-            report.up = verdict != Verdict::Failed;
-            if verdict == Verdict::Delivered {
-                report.last_delivery = Some(now);
-            }
-            if let Some(error) = error {
-                report.last_error = Some(error);
-            }
-        });
+        self.up = verdict != Verdict::Failed;
+        if verdict != Verdict::Delivered {
+            self.error = Some(LastError { at: now, what: sent.what_went_wrong() });
+        }
     }
 
     fn delivered(&mut self, sent: &Sent, now: Timestamp) -> Settlement {
@@ -383,12 +383,13 @@ impl Worker {
         quirks::of(self.settings.load().kind)
     }
 
-    fn publish(&self) {
-        let now = self.around.clock.now();
-        let (circuit, limits) = (self.circuit.state(), self.cooldown.by_category(now));
-        let misconfigured = self.holds.any();
+    fn publish(&mut self) {
+        let (limits, error) = (self.cooldown.by_category(self.around.clock.now()), self.error.take());
         self.around.board.update(&self.upstream, |report| {
-            (report.circuit, report.limits, report.misconfigured) = (circuit, limits, misconfigured);
+            (report.circuit, report.up, report.limits) = (self.circuit.state(), self.up, limits);
+            report.misconfigured = self.holds.any();
+            report.last_delivery = Some(self.last_success).filter(|at| *at != Timestamp::default());
+            report.last_error = error.or(report.last_error.take());
         });
     }
 }

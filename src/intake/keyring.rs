@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::policy::routing::{Project, PublicKey, Routing};
+use crate::policy::routing::{Project, Routing};
 use crate::protocol::auth::{AuthError, Credentials};
 use crate::protocol::dsn::{Dsn, InvalidDsn};
 
@@ -30,24 +30,27 @@ pub enum KeyError {
     Mismatch(&'static str),
 }
 
-/// The projects by id and key.
+/// The projects by id; several may share one, told apart by their keys.
 #[derive(Clone, Debug, Default)]
-pub struct Keyring(HashMap<(Box<str>, PublicKey), Arc<Project>>);
+pub struct Keyring(HashMap<Box<str>, Vec<Arc<Project>>>);
 
 impl Keyring {
     /// The keyring of a routing's projects.
     pub fn new(routing: &Routing) -> Self {
-        let entry = |project: &Arc<Project>| ((project.id.clone(), project.public_key.clone()), Arc::clone(project));
-        Self(routing.projects.iter().map(entry).collect())
+        let mut by_id: HashMap<Box<str>, Vec<Arc<Project>>> = HashMap::new();
+        for project in &routing.projects {
+            by_id.entry(project.id.clone()).or_default().push(Arc::clone(project));
+        }
+        Self(by_id)
     }
 
     /// The project with this id and key. Without an id (legacy `/api/store/`) the key alone decides.
     pub fn find(&self, id: Option<&str>, credentials: &Credentials) -> Result<Arc<Project>, KeyError> {
-        let key = PublicKey::new(&credentials.public_key);
+        let has_key = |project: &&Arc<Project>| project.public_key.is(&credentials.public_key);
         let found = match id {
             Some(id) if !is_project_id(id) => return Err(KeyError::ProjectId),
-            Some(id) => self.0.get(&(id.into(), key)),
-            None => self.0.values().find(|project| project.public_key == key),
+            Some(id) => self.0.get(id).into_iter().flatten().find(has_key),
+            None => self.0.values().flatten().find(has_key),
         };
         found.map(Arc::clone).ok_or(KeyError::Unknown)
     }
@@ -73,7 +76,7 @@ pub fn check_dsn(project: &Project, dsn: Option<Result<Dsn, InvalidDsn>>) -> Res
     if dsn.project() != &*project.id {
         return Err(KeyError::Mismatch("project id"));
     }
-    if PublicKey::new(dsn.public_key()) != project.public_key {
+    if !project.public_key.is(dsn.public_key()) {
         return Err(KeyError::Mismatch("public key"));
     }
     Ok(())
@@ -86,6 +89,7 @@ fn is_project_id(id: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::routing::PublicKey;
 
     const KEY: &str = "9ec79c33ec9942ab8353589fcb2e04dc";
 

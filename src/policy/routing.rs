@@ -34,6 +34,11 @@ impl PublicKey {
         Self(constant_form(key).into())
     }
 
+    /// Whether a key as sent is this one.
+    pub fn is(&self, sent: &str) -> bool {
+        *self.0 == *sent || *self.0 == *constant_form(sent)
+    }
+
     /// The key itself, for a DSN that is shown to its owner.
     pub fn expose(&self) -> &str {
         &self.0

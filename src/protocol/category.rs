@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use smallvec::SmallVec;
+
 /// A data category (getsentry/relay, `relay-base-schema/src/data_category.rs`; only those that items can carry).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
@@ -116,14 +118,15 @@ impl fmt::Display for Category {
     }
 }
 
-/// How much of each category: what a record holds, what was delivered, what is waiting. Never holds a zero.
+/// How much of each category: what a record holds, what was delivered, what is waiting. Never holds a zero. Copied many times on
+/// an envelope's way, and nearly always of one or two categories.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Quantities(Vec<(Category, u64)>);
+pub struct Quantities(SmallVec<[(Category, u64); 2]>);
 
 impl Quantities {
     /// Nothing.
     pub const fn new() -> Self {
-        Self(Vec::new())
+        Self(SmallVec::new_const())
     }
 
     /// Adds `quantity` of `category`.

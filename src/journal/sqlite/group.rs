@@ -23,8 +23,10 @@ pub(super) const INBOX: usize = 1024;
 /// The most commands in one commit, and the bytes of bodies after which no more are taken in.
 const GROUP: usize = 256;
 const GROUP_BYTES: usize = 4 << 20;
-/// How long a commit waits under load.
+/// How long a commit waits for workers that fall behind, and how often it looks after them meanwhile.
 const LINGER: Duration = Duration::from_millis(2);
+/// See [`LINGER`].
+const LOOK: Duration = Duration::from_micros(200);
 /// How long settlements wait for an append to share its commit.
 const COMPANY: Duration = Duration::from_millis(10);
 
@@ -123,11 +125,13 @@ impl Group {
         self.commands.len() >= GROUP || self.bytes >= GROUP_BYTES || self.closing.is_some()
     }
 
-    /// Takes in what has arrived; settlements alone wait a moment for an append to share its commit. When the last commit
-    /// had company, more is on its way: waiting for it saves a sync of the disk for each that comes in time.
-    pub(super) fn gather(&mut self, inbox: &Receiver<Placed<Command>>, busy: bool) {
-        if busy {
-            std::thread::sleep(LINGER);
+    /// Takes in what has arrived; settlements alone wait a moment for an append to share its commit. While a worker is
+    /// `crowded` it waits a little: what cannot be handed on in memory has to be read back from the disk, and the larger commit
+    /// costs less for each record.
+    pub(super) fn gather(&mut self, inbox: &Receiver<Placed<Command>>, crowded: impl Fn() -> bool) {
+        let until = Instant::now() + LINGER;
+        while crowded() && Instant::now() < until {
+            std::thread::sleep(LOOK);
         }
         let until = Instant::now() + COMPANY;
         while !self.is_whole() {

@@ -19,6 +19,8 @@ use super::tally::Tally;
 pub(super) const READY_RECORDS: usize = 256;
 /// See [`READY_RECORDS`].
 pub(super) const READY_BYTES: usize = 1 << 20;
+/// With more than so many ready records, intake is faster than delivery.
+const CROWD: usize = READY_RECORDS / 4;
 /// The most settlements of one target that may await their commit: what a crash may repeat.
 const MAX_UNCOMMITTED: usize = 64;
 /// So many settlements are committed without waiting for company.
@@ -192,6 +194,12 @@ impl Queue {
         self.ready.len() < READY_RECORDS && self.ready_bytes + size <= READY_BYTES
     }
 
+    /// Whether intake is faster than a worker that is busy settling. One whose upstream does not answer settles nothing, one
+    /// that has fallen behind reads from the disk anyway: nobody waits for either.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.live && self.ready.len() > CROWD && !self.ended.is_empty()
+    }
+
     /// Makes an untried record ready.
     pub(super) fn push(&mut self, ready: Ready) {
         self.handed = ready.record.id.0;
@@ -272,5 +280,36 @@ impl Queue {
     pub(super) fn due(&self) -> Option<Timestamp> {
         let ready = self.due_ready.front().and_then(|ready| ready.put_off.as_ref()).map(|row| row.due);
         ready.into_iter().chain(self.next_due).min().filter(|due| *due != NEVER)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{Client, RecordId};
+
+    fn record(id: u64) -> Arc<Record> {
+        Arc::new(Record {
+            id: RecordId(id),
+            accepted_at: Timestamp::default(),
+            project: "p".into(),
+            event_id: None,
+            quantities: Quantities::new(),
+            client: Client::default(),
+            body: bytes::Bytes::from_static(b"x").into(),
+        })
+    }
+
+    #[test]
+    fn only_a_worker_that_settles_is_waited_for() {
+        let mut queue = Queue::new(0, true);
+        let many = CROWD as u64 + 2;
+        (1..=many).for_each(|id| queue.arrived(&record(id), 0));
+        assert!(!queue.is_crowded(), "an upstream that does not answer holds up nobody");
+        let Take::Claims(claims) = queue.take(Timestamp::default(), 1) else { panic!("they are in memory") };
+        queue.settle(claims[0].record.id.0, Settlement::default());
+        assert!(queue.is_crowded());
+        (many + 1..many + READY_RECORDS as u64).for_each(|id| queue.arrived(&record(id), 0));
+        assert!(!queue.is_crowded(), "one that has fallen behind holds up nobody");
     }
 }

@@ -54,7 +54,6 @@ impl Writer {
 
     /// Serves until told to close or left alone.
     pub(super) fn run(mut self, inbox: &Receiver<Placed<Command>>) {
-        let mut busy = false;
         loop {
             let mut group = Group::default();
             match inbox.recv_timeout(self.patience()) {
@@ -65,8 +64,8 @@ impl Writer {
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            group.gather(inbox, busy);
-            busy = group.commands.len() >= 3;
+            let targets = self.shared.targets();
+            group.gather(inbox, || targets.iter().any(|target| target.queue().is_crowded()));
             let closing = group.closing.take();
             self.commit(group);
             if let Some(reply) = closing {
@@ -79,7 +78,7 @@ impl Writer {
         loop {
             // What was sent before anyone knew of the closing is served; the last round commits the settlements.
             let mut group = Group { hurry: true, ..Group::default() };
-            group.gather(inbox, false);
+            group.gather(inbox, || false);
             let last = group.commands.is_empty();
             self.commit(group);
             if last {
