@@ -1,4 +1,4 @@
-//! Bodies: read whole, within a limit each, a limit together, and a limit of patience.
+//! Bodies: read within a limit each, a limit of memory together, and a limit of patience.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,6 +65,19 @@ pub(super) struct Held {
     freed: Option<Arc<Notify>>,
 }
 
+impl Held {
+    /// Gives back what is more than `bytes`.
+    pub(super) fn shrink(&mut self, bytes: u64) {
+        let surplus = usize::try_from(self.bytes.saturating_sub(bytes) / 1024).unwrap_or(0);
+        let Some(given_back) = self.permits.as_mut().and_then(|permits| permits.split(surplus)) else { return };
+        drop(given_back);
+        self.bytes -= surplus as u64 * 1024;
+        if let Some(freed) = &self.freed {
+            freed.notify_waiters();
+        }
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
         drop(self.permits.take());
@@ -126,47 +139,43 @@ impl Room {
         Arc::clone(&self.turns).acquire_owned().await.expect("the semaphore is never closed")
     }
 
-    /// Reads a body. One that came in one piece, as small ones do, is not copied.
-    pub(super) async fn read(&self, mut body: Body, held: &mut Held) -> Result<Bytes, BodyError> {
+    /// What all bodies may take together.
+    pub(super) const fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// What one body may have, wherever it is kept.
+    pub(super) const fn max_body(&self) -> u64 {
+        self.max_body
+    }
+
+    /// Makes `held` be room for `bytes`, and for as much again, up to `most`, when it is not yet.
+    pub(super) async fn extend_for(&self, held: &mut Held, bytes: u64, most: u64) -> Result<(), BodyError> {
+        if bytes > held.bytes { self.extend(held, (bytes * 2).min(most)).await } else { Ok(()) }
+    }
+
+    /// Reads a body into memory, up to [`Room::limit`]. One that came in one piece, as small ones do, is not copied.
+    pub(super) async fn read(&self, body: Body, held: &mut Held) -> Result<Bytes, BodyError> {
         let (limit, name) = self.limit();
-        let too_large = BodyError::TooLarge { limit, name };
-        let length = body.size_hint().exact();
-        if length.is_some_and(|length| length > limit) {
-            return Err(too_large);
-        }
-        self.extend(held, length.unwrap_or(FIRST.min(limit))).await?;
-        let mut first = Bytes::new();
-        let mut all = BytesMut::new();
-        let began = Instant::now();
-        while let Some(piece) = next(&mut body).await? {
-            let total = (first.len() + all.len() + piece.len()) as u64;
-            if total > limit {
-                return Err(too_large);
-            }
-            // A byte now and then would hold the room of a large body for ever.
-            let grace = began.elapsed().saturating_sub(3 * SILENCE);
-            if total < grace.as_secs() * SLOWEST {
-                return Err(BodyError::Timeout);
-            }
+        let mut incoming = Incoming::new(body, limit, name)?;
+        self.extend(held, incoming.expected()).await?;
+        let (mut first, mut all) = (Bytes::new(), BytesMut::new());
+        while let Some(piece) = incoming.next().await? {
             if first.is_empty() && all.is_empty() {
                 first = piece;
                 continue;
             }
             if all.is_empty() {
-                all.reserve(usize::try_from(length.unwrap_or(total * 2)).unwrap_or(0));
+                all.reserve(usize::try_from(incoming.expected().max(incoming.total() * 2)).unwrap_or(0));
                 all.extend_from_slice(&std::mem::take(&mut first));
             }
             // Doubling keeps both the copies and the visits to the semaphore few.
-            if total > held.bytes {
-                self.extend(held, (total * 2).min(limit)).await?;
-            }
+            self.extend_for(held, incoming.total(), limit).await?;
             all.extend_from_slice(&piece);
         }
         Ok(if all.is_empty() { first } else { all.freeze() })
     }
-}
 
-impl Room {
     /// Reads a body away, keeping nothing.
     pub(super) async fn discard(&self, body: &mut Body) -> Result<(), BodyError> {
         let (limit, name) = self.limit();
@@ -178,6 +187,52 @@ impl Room {
             }
         }
         Ok(())
+    }
+}
+
+/// A body on its way in, within its limits of size and time.
+pub(super) struct Incoming {
+    body: Body,
+    limit: u64,
+    /// The option that sets the limit.
+    name: &'static str,
+    /// As announced, or what most have.
+    expected: u64,
+    total: u64,
+    began: Instant,
+}
+
+impl Incoming {
+    /// Refuses at once what announces that it is too large.
+    pub(super) fn new(body: Body, limit: u64, name: &'static str) -> Result<Self, BodyError> {
+        let length = body.size_hint().exact();
+        if length.is_some_and(|length| length > limit) {
+            return Err(BodyError::TooLarge { limit, name });
+        }
+        let expected = length.unwrap_or(FIRST.min(limit));
+        Ok(Self { body, limit, name, expected, total: 0, began: Instant::now() })
+    }
+
+    /// The length as announced, or what most bodies stay below.
+    pub(super) const fn expected(&self) -> u64 {
+        self.expected
+    }
+
+    /// Bytes that came so far.
+    pub(super) const fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// The next bytes.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        let Some(piece) = next(&mut self.body).await? else { return Ok(None) };
+        self.total += piece.len() as u64;
+        if self.total > self.limit {
+            return Err(BodyError::TooLarge { limit: self.limit, name: self.name });
+        }
+        // A byte now and then would hold the room of a large body for ever.
+        let grace = self.began.elapsed().saturating_sub(3 * SILENCE);
+        if self.total < grace.as_secs() * SLOWEST { Err(BodyError::Timeout) } else { Ok(Some(piece)) }
     }
 }
 
@@ -216,6 +271,20 @@ mod tests {
         let mut held = Held::default();
         assert_eq!(room.read(chunked(vec![b"ab", b"", b"cd"]), &mut held).await.unwrap(), "abcd");
         assert!(room.kib.available_permits() < 100);
+        drop(held);
+        assert_eq!(room.kib.available_permits(), 100);
+    }
+
+    #[tokio::test]
+    async fn room_that_is_needed_no_longer_can_be_given_back_early() {
+        let room = room(1 << 20, 100 * 1024);
+        let mut held = Held::default();
+        room.extend(&mut held, 80 * 1024).await.unwrap();
+        held.shrink(30 * 1024);
+        assert_eq!(room.kib.available_permits(), 70);
+        held.shrink(40 * 1024);
+        room.extend(&mut held, 50 * 1024).await.unwrap();
+        assert_eq!(room.kib.available_permits(), 50);
         drop(held);
         assert_eq!(room.kib.available_permits(), 100);
     }

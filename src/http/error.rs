@@ -10,6 +10,7 @@ use crate::intake::decode::DecodeError;
 use crate::intake::keyring::KeyError;
 use crate::intake::legacy::StoreError;
 use crate::intake::submit::Refusal;
+use crate::intake::unpack::UnpackError;
 use crate::journal::JournalError;
 use crate::protocol::auth::AuthError;
 use crate::protocol::envelope::EnvelopeError;
@@ -103,6 +104,15 @@ impl From<DecodeError> for ApiError {
             DecodeError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Refused::TooLarge),
         };
         Self::new(status, reason, error.to_string())
+    }
+}
+
+impl From<UnpackError> for ApiError {
+    fn from(error: UnpackError) -> Self {
+        match error {
+            UnpackError::Decode(error) => error.into(),
+            UnpackError::Journal(error) => error.into(),
+        }
     }
 }
 

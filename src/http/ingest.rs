@@ -22,6 +22,7 @@ use crate::tasks;
 use super::body::Held;
 use super::error::ApiError;
 use super::peer::client;
+use super::receive::receive;
 use super::state::Public;
 
 /// The project a request was for, for the counts: in the extensions of its answer.
@@ -29,7 +30,7 @@ use super::state::Public;
 pub(super) struct ForProject(pub(super) Arc<str>);
 
 /// Bodies of up to this many encoded bytes are decoded where they are read; larger ones on a thread of their own.
-const DECODED_INLINE: usize = 128 * 1024;
+pub(super) const DECODED_INLINE: usize = 128 * 1024;
 
 /// `POST /api/{project}/envelope/`
 pub(super) async fn envelope(State(public): State<Arc<Public>>, id: ProjectId, request: Request) -> Response {
@@ -110,14 +111,24 @@ async fn submit(
 ) -> Result<Receipt, ApiError> {
     let encodings = encodings(&parts.headers)?;
     let mut held = Held::default();
-    let body = public.room.read(body, &mut held).await?;
-    let body = if encodings.is_empty() { body } else { decode(public, body, encodings, &mut held).await? };
     let body = match form {
-        Form::Event if !says_envelope(&parts.headers) => legacy::envelope_of(body, public.room.limit().0)?,
-        _ => body,
+        Form::Event if !says_envelope(&parts.headers) => event(public, body, encodings, &mut held).await?.into(),
+        _ => receive(public, body, encodings, &mut held).await?,
     };
     let client = client(&parts.headers, peer(parts), &public.trusted.load());
-    Ok(public.intake.submit(entrance, client, body.into()).await?)
+    Ok(public.intake.submit(entrance, client, body).await?)
+}
+
+/// The envelope around one event, which is never large.
+async fn event(
+    public: &Public,
+    body: Body,
+    encodings: Vec<decode::Encoding>,
+    held: &mut Held,
+) -> Result<Bytes, ApiError> {
+    let body = public.room.read(body, held).await?;
+    let body = if encodings.is_empty() { body } else { decode(public, body, encodings, held).await? };
+    Ok(legacy::envelope_of(body, public.room.limit().0)?)
 }
 
 /// The encodings of a body, in the order in which they were applied.
@@ -131,7 +142,7 @@ pub(super) fn encodings(headers: &HeaderMap) -> Result<Vec<decode::Encoding>, De
     Ok(all)
 }
 
-/// Decodes where it is quick, and elsewhere where it is not.
+/// Decodes in memory: where it is quick, and elsewhere where it is not.
 pub(super) async fn decode(
     public: &Public,
     body: Bytes,
@@ -152,7 +163,7 @@ pub(super) async fn decode(
     // A decompressor may take a window of many MiB: few at a time.
     let _turn = public.room.turn().await;
     let (packed, list) = (body.clone(), encodings.clone());
-    let size = tasks::blocking(move || decode::size(&packed, &list, limit)).await?;
+    let size = tasks::blocking(move || decode::size(&packed[..], &list, limit)).await?;
     public.room.extend(held, body.len() as u64 + size).await?;
     Ok(tasks::blocking(move || decode::decode(body, &encodings, size)).await?)
 }

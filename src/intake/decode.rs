@@ -1,7 +1,8 @@
 //! Content encodings: the only place with decompressors. Bounded in memory whatever comes in.
 //!
 //! Up to [`BUFFERED`] bytes are decoded in one pass. What yields more is first decoded into nothing, to learn its size within
-//! the limit, and then once more into memory that was reserved for it: a bomb costs time, within the limit, and no memory.
+//! the limit, and then once more into memory that was reserved for it, or piece by piece: a bomb costs time, within the limit,
+//! and no memory.
 
 use std::io::{self, BufRead, BufReader, Read as _};
 
@@ -10,6 +11,8 @@ use flate2::bufread::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 
 /// What is decoded in one pass.
 pub const BUFFERED: u64 = 1024 * 1024;
+/// What is handed over at once of what is larger.
+const PIECE: u64 = 128 * 1024;
 
 /// zstd frames may ask for windows of at most 2^23 bytes, the most that RFC 8878 wants every decoder to support.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
@@ -99,7 +102,7 @@ pub fn decode(body: Bytes, encodings: &[Encoding], limit: u64) -> Result<Bytes, 
         return Ok(body);
     }
     let mut text = Vec::new();
-    let read = chain(&body, encodings).and_then(|reader| reader.take(limit + 1).read_to_end(&mut text));
+    let read = chain(&body[..], encodings).and_then(|reader| reader.take(limit + 1).read_to_end(&mut text));
     match read {
         Err(why) => Err(DecodeError::malformed(encodings, why)),
         Ok(n) if n as u64 > limit => Err(DecodeError::TooLarge { limit }),
@@ -108,7 +111,7 @@ pub fn decode(body: Bytes, encodings: &[Encoding], limit: u64) -> Result<Bytes, 
 }
 
 /// The size of the decoded text, learnt without keeping it.
-pub fn size(body: &Bytes, encodings: &[Encoding], limit: u64) -> Result<u64, DecodeError> {
+pub fn size(body: impl BufRead, encodings: &[Encoding], limit: u64) -> Result<u64, DecodeError> {
     let read = chain(body, encodings).and_then(|reader| io::copy(&mut reader.take(limit + 1), &mut io::sink()));
     match read {
         Err(why) => Err(DecodeError::malformed(encodings, why)),
@@ -117,8 +120,26 @@ pub fn size(body: &Bytes, encodings: &[Encoding], limit: u64) -> Result<u64, Dec
     }
 }
 
+/// Hands the decoded text over piece by piece, until that is refused: `size` bytes, as [`size`] found them.
+pub fn pieces(
+    body: impl BufRead,
+    encodings: &[Encoding],
+    size: u64,
+    mut hand_over: impl FnMut(Bytes) -> bool,
+) -> Result<(), DecodeError> {
+    let malformed = |why| DecodeError::malformed(encodings, why);
+    let mut reader = chain(body, encodings).map_err(malformed)?.take(size);
+    loop {
+        let mut piece = Vec::with_capacity(PIECE as usize);
+        let read = reader.by_ref().take(PIECE).read_to_end(&mut piece).map_err(malformed)?;
+        if read == 0 || !hand_over(piece.into()) {
+            return Ok(());
+        }
+    }
+}
+
 /// One decompressor around the other.
-fn chain<'a>(body: &'a [u8], encodings: &[Encoding]) -> io::Result<Box<dyn BufRead + 'a>> {
+fn chain<'a>(body: impl BufRead + 'a, encodings: &[Encoding]) -> io::Result<Box<dyn BufRead + 'a>> {
     let whole: Box<dyn BufRead + 'a> = Box::new(body);
     encodings.iter().try_fold(whole, |inner, encoding| wrap(inner, *encoding))
 }
@@ -190,18 +211,32 @@ mod tests {
     }
 
     #[test]
-    fn large_bodies_are_decoded_whole() {
+    fn large_bodies_are_decoded_whole_at_once_and_in_pieces() {
         let text = vec![b'x'; 3 * 1024 * 1024 + 7];
         assert_eq!(decoded("gzip", gzip(&text)), text);
+        let (packed, mut all) = (gzip(&text), vec![]);
+        let more = |piece: Bytes| {
+            all.extend_from_slice(&piece);
+            true
+        };
+        pieces(&packed[..], &[Encoding::Gzip], text.len() as u64, more).unwrap();
+        assert!(all == text);
+        let mut count = 0;
+        let refuse = |_| {
+            count += 1;
+            false
+        };
+        pieces(&packed[..], &[Encoding::Gzip], text.len() as u64, refuse).unwrap();
+        assert_eq!(count, 1);
     }
 
     #[test]
     fn a_bomb_is_refused_and_takes_no_memory() {
         let bomb = gzip(&vec![0; 30 * 1024 * 1024]);
         let limit = 20 * 1024 * 1024;
-        assert!(matches!(size(&bomb, &[Encoding::Gzip], limit), Err(DecodeError::TooLarge { limit: 20_971_520 })));
+        assert!(matches!(size(&bomb[..], &[Encoding::Gzip], limit), Err(DecodeError::TooLarge { limit: 20_971_520 })));
         assert!(matches!(decode(bomb.clone(), &[Encoding::Gzip], 1000), Err(DecodeError::TooLarge { .. })));
-        assert_eq!(size(&bomb, &[Encoding::Gzip], 2 * limit).unwrap(), 30 * 1024 * 1024);
+        assert_eq!(size(&bomb[..], &[Encoding::Gzip], 2 * limit).unwrap(), 30 * 1024 * 1024);
     }
 
     #[test]

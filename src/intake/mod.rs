@@ -5,3 +5,4 @@ pub mod keyring;
 pub mod legacy;
 mod part;
 pub mod submit;
+pub mod unpack;

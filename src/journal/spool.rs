@@ -107,13 +107,15 @@ impl Spool {
     }
 }
 
-/// A body on its way: in memory until it is larger than [`IN_MEMORY`], then in a file, of which [`STEP`] bytes are in memory.
+/// A body on its way: in memory until it is larger than [`IN_MEMORY`], then in a file, of which 256 KiB are in memory.
 /// Dropped before its end it leaves nothing behind.
 #[derive(Debug)]
 pub struct BodyWriter {
     journal: Arc<dyn Journal>,
     buffer: Vec<u8>,
     draft: Option<Draft>,
+    /// The most that stays in memory.
+    keep: usize,
     /// Nothing was lost on the way: false while a write is under way, and after one that failed.
     whole: bool,
 }
@@ -128,7 +130,13 @@ struct Draft {
 impl BodyWriter {
     /// Begins a body for that journal.
     pub fn new(journal: Arc<dyn Journal>) -> Self {
-        Self { journal, buffer: Vec::new(), draft: None, whole: true }
+        Self { journal, buffer: Vec::new(), draft: None, keep: IN_MEMORY, whole: true }
+    }
+
+    /// Goes through a file already beyond `bytes`.
+    #[must_use]
+    pub fn beyond(self, bytes: u64) -> Self {
+        Self { keep: usize::try_from(bytes).unwrap_or(IN_MEMORY).min(IN_MEMORY), ..self }
     }
 
     /// Bytes written so far.
@@ -149,7 +157,7 @@ impl BodyWriter {
     /// Appends bytes. [`JournalError::Full`] when the journal has no room for them. After an error, and after a call that was
     /// not brought to its end, the body cannot be finished.
     pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), JournalError> {
-        let fits = self.draft.is_none() && self.buffer.len() + bytes.len() <= IN_MEMORY;
+        let fits = self.draft.is_none() && self.buffer.len() + bytes.len() <= self.keep;
         if fits || self.journal.spool().is_none() {
             self.buffer.extend_from_slice(bytes);
             return Ok(());

@@ -1,0 +1,256 @@
+//! Large envelopes cost disk, not memory: received, kept and delivered in pieces, byte for byte, and gone from the disk when they
+//! are gone from the journal.
+
+mod support;
+
+use std::fs;
+use std::io::Write as _;
+use std::time::Duration;
+
+use support::connection::{Answer, Connection};
+use support::envelopes::{self, new_id};
+use support::eventually::eventually;
+use support::meter::{Measured, Meter};
+use support::relay::{Plan, Relay};
+use support::upstream::{Reply, Upstream};
+
+const MIB: usize = 1 << 20;
+/// How long everything may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The most that the relay may take of the memory.
+const MOST_MEMORY_MIB: u64 = 96;
+
+/// Bytes that do not repeat soon.
+fn noise(size: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    (0..size.div_ceil(8)).flat_map(|_| next()).take(size).collect()
+}
+
+/// What stands before the payload in an envelope of one attachment.
+fn beginning(payload: usize) -> String {
+    format!("{{\"event_id\":\"{}\"}}\n{{\"type\":\"attachment\",\"length\":{payload}}}\n", new_id())
+}
+
+/// An envelope of one attachment.
+fn envelope(payload: &[u8]) -> Vec<u8> {
+    [beginning(payload.len()).as_bytes(), payload, b"\n"].concat()
+}
+
+fn plan(upstreams: &[(&str, String)]) -> Plan {
+    Plan::new(upstreams).journal("min_free_disk = \"0B\"").journal("max_size = \"4GiB\"")
+}
+
+/// Names of the files in the folder of large bodies.
+fn files(relay: &Relay) -> Vec<String> {
+    let folder = fs::read_dir(relay.home().join("journal.db-bodies")).expect("the folder of large bodies");
+    folder.map(|file| file.expect("a file").file_name().to_string_lossy().into_owned()).collect()
+}
+
+async fn taken(meter: &Meter, mut expected: Vec<Measured>) {
+    expected.sort();
+    eventually("everything arrives as it was sent", PATIENCE, async || {
+        let taken = meter.taken();
+        if taken == expected { Ok(()) } else { Err(format!("{} of {}", taken.len(), expected.len())) }
+    })
+    .await;
+}
+
+/// Sends an envelope of an attachment of `mib` MiB, piece by piece; it must be taken.
+async fn send_large(address: String, mib: usize, block: &[u8]) -> Measured {
+    let beginning = beginning(mib * block.len());
+    let mut pieces = vec![beginning.as_bytes()];
+    pieces.extend(std::iter::repeat_n(block, mib));
+    pieces.push(b"\n");
+    let length = pieces.iter().map(|piece| piece.len()).sum();
+    let mut connection = Connection::open(&address).await.expect("a connection");
+    connection.write(Connection::head(length).as_bytes()).await.expect("the head is taken");
+    for piece in &pieces {
+        connection.write(piece).await.expect("the body is taken");
+    }
+    let answer = connection.answer().await.expect("an answer");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    Measured::of(&pieces)
+}
+
+/// A figure of the relay's memory, in MiB.
+fn memory(relay: &Relay, name: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", relay.pid())).expect("a running process");
+    let line = status.lines().find(|line| line.starts_with(name)).expect("the figure");
+    line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok()).expect("a number of KiB") / 1024
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_attachments_of_100_mib_in_flight_stay_within_96_mib_of_memory() {
+    let (a, b) = (Meter::start().await, Meter::start().await);
+    // Both take the beginning of each and then nothing until all are on their way.
+    a.set_open(false);
+    b.set_open(false);
+    let relay = plan(&[("a", a.dsn()), ("b", b.dsn())]).start().await;
+    let block = noise(MIB);
+    let sent = (0..8).map(|_| send_large(relay.address(), 100, &block));
+    let sent = futures_util::future::join_all(sent).await;
+    eventually("all are on their way to both", PATIENCE, async || match (a.begun(), b.begun()) {
+        (8, 8) => Ok(()),
+        begun => Err(format!("{begun:?}")),
+    })
+    .await;
+    let in_flight = memory(&relay, "VmRSS");
+    a.set_open(true);
+    b.set_open(true);
+    taken(&a, sent.clone()).await;
+    taken(&b, sent).await;
+    let most = memory(&relay, "VmHWM");
+    println!("resident with eight 100 MiB attachments in flight: {in_flight} MiB, at the most {most} MiB");
+    assert!(most <= MOST_MEMORY_MIB, "{most} MiB");
+    relay.finish().await;
+}
+
+async fn post(relay: &Relay, encoding: Option<&str>, body: &[u8]) -> Answer {
+    let mut connection = Connection::open(&relay.address()).await.expect("a connection");
+    let mut head = Connection::head(body.len());
+    if let Some(encoding) = encoding {
+        head = head.replacen("content-length", &format!("content-encoding: {encoding}\r\ncontent-length"), 1);
+    }
+    connection.write(head.as_bytes()).await.expect("the head is taken");
+    // A refusal may come before all of it was sent.
+    connection.write(body).await.ok();
+    connection.answer().await.expect("an answer")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_envelope_is_decoded_and_delivered_whatever_its_encoding_and_without_lengths() {
+    let a = Meter::start().await;
+    let relay = plan(&[("a", a.dsn())]).start().await;
+    // More than is kept in memory both as sent and as decoded, and a small one that becomes large.
+    let mixed = envelope(&[noise(2 * MIB), vec![0; 3 * MIB]].concat());
+    let zeros = envelope(&vec![0; 3 * MIB]);
+    let without_length =
+        [b"{}\n{\"type\":\"profile\"}\n".as_slice(), "p".repeat(2 * MIB).as_bytes(), b"\n{\"type\":\"session\"}\n{}"]
+            .concat();
+    let mut gzip = flate2::write::GzEncoder::new(vec![], flate2::Compression::fast());
+    gzip.write_all(&mixed).expect("memory");
+    let gzip = gzip.finish().expect("memory");
+    assert!(gzip.len() > MIB);
+    for (encoding, body) in [
+        (Some("gzip"), &gzip),
+        (Some("zstd"), &zstd::encode_all(&zeros[..], 0).expect("memory")),
+        (None, &without_length),
+    ] {
+        let answer = post(&relay, encoding, body).await;
+        assert_eq!(answer.status, 200, "{encoding:?}: {answer:?}");
+    }
+    let sent = [mixed, zeros, without_length].iter().map(|body| Measured::of(&[body])).collect();
+    taken(&a, sent).await;
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_envelope_outlives_a_kill_and_what_was_never_acknowledged_goes() {
+    let a = Meter::start().await;
+    a.set_open(false);
+    let mut relay = plan(&[("a", a.dsn())]).start().await;
+    let body = envelope(&noise(5 * MIB));
+    assert_eq!(post(&relay, None, &body).await.status, 200);
+    let mut unfinished = Connection::open(&relay.address()).await.expect("a connection");
+    unfinished.write(Connection::head(body.len()).as_bytes()).await.expect("the head is taken");
+    unfinished.write(&body[..3 * MIB]).await.expect("the half is taken");
+    eventually("half a body is in the folder", PATIENCE, async || match files(&relay).len() {
+        2 => Ok(()),
+        n => Err(n.to_string()),
+    })
+    .await;
+    relay.kill();
+    assert_eq!(files(&relay).len(), 2);
+    a.set_open(true);
+    relay.launch();
+    relay.await_ready().await;
+    assert_eq!(files(&relay).len(), 1, "the start removes what was never acknowledged");
+    relay.balanced(PATIENCE).await;
+    assert!(a.taken().contains(&Measured::of(&[&body])));
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_fit_on_the_disk_is_a_503_and_leaves_nothing_and_small_ones_are_taken() {
+    let upstream = Upstream::start().await;
+    upstream.always(Reply::status(503));
+    let relay = Plan::new(&[("tracker", upstream.dsn("cafe", 7))])
+        .journal("min_free_disk = \"0B\"")
+        .journal("max_size = \"12MiB\"")
+        .journal("retain = \"1s\"")
+        .start()
+        .await;
+    assert_eq!(post(&relay, None, &envelope(&noise(4 * MIB))).await.status, 200);
+    let refused = post(&relay, None, &envelope(&noise(20 * MIB))).await;
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("30")), "{refused:?}");
+    // A client that leaves halfway leaves nothing either.
+    let mut leaving = Connection::open(&relay.address()).await.expect("a connection");
+    leaving.write(Connection::head(4 * MIB).as_bytes()).await.expect("the head is taken");
+    leaving.write(&vec![b'x'; 2 * MIB]).await.expect("the half is taken");
+    eventually("half a body is in the folder", PATIENCE, async || match files(&relay).len() {
+        2 => Ok(()),
+        n => Err(n.to_string()),
+    })
+    .await;
+    drop(leaving);
+    eventually("only the one that was taken is left", PATIENCE, async || match files(&relay).len() {
+        1 => Ok(()),
+        n => Err(n.to_string()),
+    })
+    .await;
+    relay.send_errors(1).await;
+    upstream.always(Reply::Ok);
+    relay.balanced(PATIENCE).await;
+    eventually("what was delivered goes after its time", PATIENCE, async || match files(&relay).len() {
+        0 => Ok(()),
+        n => Err(n.to_string()),
+    })
+    .await;
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_upstream_gets_it_as_long_as_it_takes_something_and_a_stuck_one_is_tried_again() {
+    let (slow, stuck) = (Meter::resting(Duration::from_millis(60)).await, Meter::start().await);
+    stuck.set_open(false);
+    let relay = plan(&[("slow", slow.dsn()), ("stuck", stuck.dsn())])
+        .upstream("slow", "timeout = \"2s\"")
+        .upstream("stuck", "timeout = \"2s\"")
+        .start()
+        .await;
+    // Too much for the buffers of the sockets, which take some MiB.
+    let body = envelope(&noise(MIB).repeat(64));
+    assert_eq!(post(&relay, None, &body).await.status, 200);
+    taken(&slow, vec![Measured::of(&[&body])]).await;
+    assert_eq!(slow.begun(), 1, "it was slower than the timeout, but never as slow as that");
+    eventually("the stuck one is tried again", PATIENCE, async || match stuck.begun() {
+        n if n >= 2 => Ok(()),
+        n => Err(n.to_string()),
+    })
+    .await;
+    stuck.set_open(true);
+    taken(&stuck, vec![Measured::of(&[&body])]).await;
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_large_envelope_whose_event_is_a_repeat_only_the_rest_arrives() {
+    let a = Meter::start().await;
+    let relay = plan(&[("a", a.dsn())]).start().await;
+    let id = new_id();
+    let event = envelopes::error(&id);
+    let large = format!("{{\"type\":\"x_large\",\"length\":{}}}\n{}\n", 3 * MIB, "l".repeat(3 * MIB));
+    for _ in 0..2 {
+        assert_eq!(post(&relay, None, format!("{event}{large}").as_bytes()).await.status, 200);
+    }
+    let whole = Measured::of(&[event.as_bytes(), large.as_bytes()]);
+    let rest = Measured::of(&[format!("{{\"event_id\":\"{id}\"}}\n").as_bytes(), large.as_bytes()]);
+    taken(&a, vec![whole, rest]).await;
+    relay.finish().await;
+}
