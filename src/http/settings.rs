@@ -17,7 +17,7 @@ pub struct Server {
     pub trusted_proxies: Vec<IpAddr>,
     /// The largest body, as sent and as decoded.
     pub max_body: ByteSize,
-    /// All bodies in memory together.
+    /// All bodies in memory together; one over 1 MiB goes through a file beside the journal.
     pub max_inflight_bytes: ByteSize,
     /// The file with the certificate, in PEM form, its chain below it: with one, all addresses speak TLS.
     pub tls_cert: Option<PathBuf>,

@@ -94,8 +94,8 @@ pub enum EnvelopeError {
         /// What is wrong with it.
         why: String,
     },
-    /// A header line is longer than [`MAX_LINE`]: 413.
-    #[error("the header line at byte {at} has more than {MAX_LINE} bytes")]
+    /// A header line is longer than [`MAX_LINE`]: it is none.
+    #[error("invalid header at byte {at}: the line has more than {MAX_LINE} bytes")]
     LongLine {
         /// Where the line begins.
         at: u64,
@@ -152,11 +152,7 @@ impl EnvelopeError {
     pub const fn is_too_large(&self) -> bool {
         matches!(
             self,
-            Self::TooManyItems
-                | Self::ItemTooLarge { .. }
-                | Self::LongLine { .. }
-                | Self::TooManyOf { .. }
-                | Self::AttachmentsTooLarge { .. }
+            Self::TooManyItems | Self::ItemTooLarge { .. } | Self::TooManyOf { .. } | Self::AttachmentsTooLarge { .. }
         )
     }
 }

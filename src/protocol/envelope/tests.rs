@@ -106,7 +106,6 @@ fn a_header_line_has_a_bound_wherever_it_stands() {
     assert_eq!(parse(format!("{long}\n").as_bytes()).unwrap_err(), EnvelopeError::LongLine { at: 0 });
     let in_item = parse(format!("{{}}\n\n{long}\n").as_bytes()).unwrap_err();
     assert_eq!(in_item, EnvelopeError::LongLine { at: 4 });
-    assert!(in_item.is_too_large());
     let longest = format!("{{\"x\":\"{}\"}}", "y".repeat(MAX_LINE - 8));
     assert!(parse(longest.as_bytes()).is_ok());
 }

@@ -9,6 +9,7 @@ mod backlog;
 pub(crate) mod contender;
 mod envelope;
 mod floor;
+mod large;
 mod load;
 mod options;
 mod ports;
@@ -65,6 +66,8 @@ fn bench(options: &Options, contenders: &[Kind]) -> Result<bool> {
                 backlog::measure(options, backlog::SAMPLE, place.path(), &mut sinks).context("without a backlog")?;
             rows.extend(verdict::of_backlog(&small, &large));
         }
+        let large = large::measure(place.path(), &mut sinks).context("with large attachments")?;
+        rows.push(verdict::of_large(large));
         rows.push(verdict::of_switch(switch::measure(options.rounds(), place.path(), &sinks)?));
     }
     if options.json {

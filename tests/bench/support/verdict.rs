@@ -125,6 +125,13 @@ pub(crate) fn of_backlog(small: &Backlog, large: &Backlog) -> Vec<Row> {
     ]
 }
 
+/// The row of the large attachments.
+pub(crate) fn of_large(resident: u64) -> Row {
+    let value = exact(resident) / MIB;
+    Row::new("resident, eight 100 MiB attachments in flight", "MiB", [(Kind::Switchyard, value)])
+        .judged(false, 96.0, 48.0)
+}
+
 /// The row of the switch.
 pub(crate) fn of_switch(took: Duration) -> Row {
     Row::new("switch of primary, saved to live", "ms", [(Kind::Switchyard, millis(took))]).judged(false, 2000.0, 200.0)

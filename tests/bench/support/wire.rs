@@ -5,6 +5,9 @@ use memchr::memmem;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
+/// What is held of a body whose end has not come.
+const KEPT: usize = 256 * 1024;
+
 /// A message's head, as far as it matters here.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Head {
@@ -30,7 +33,12 @@ pub(crate) async fn read_message(stream: &mut TcpStream, buffer: &mut Vec<u8>) -
             bail!("closed within a head");
         }
     };
+    let mut length = length;
     while buffer.len() < length {
+        if buffer.len() > KEPT {
+            length -= buffer.len();
+            buffer.clear();
+        }
         if stream.read_buf(buffer).await? == 0 {
             bail!("closed within a body");
         }
