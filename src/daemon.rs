@@ -29,6 +29,7 @@ use crate::policy::routing::Routing;
 use crate::tasks::{self, Tasks};
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::observations::Observations;
 use crate::telemetry::status::ConfigStatus;
 
 mod renewal;
@@ -37,6 +38,7 @@ mod upkeep;
 
 use renewal::Renewal;
 use switching::Announced;
+use upkeep::Observed;
 
 /// How long requests under way may take when stopping.
 const REQUESTS_PATIENCE: Duration = Duration::from_secs(8);
@@ -54,6 +56,8 @@ pub struct Options {
     pub loaded: Loaded,
     /// The sockets systemd gave, if any.
     pub listeners: Listeners,
+    /// Tells the time.
+    pub clock: Clock,
 }
 
 /// Why a daemon did not start, or could not go on.
@@ -83,8 +87,8 @@ impl From<JournalError> for DaemonError {
 
 /// Runs until `stop` is cancelled; calls `ready` once, when requests are accepted.
 pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce()) -> Result<(), DaemonError> {
-    let Options { path, loaded, mut listeners } = options;
-    let mut daemon = Daemon::assemble(path, loaded.config).await?;
+    let Options { path, loaded, mut listeners, clock } = options;
+    let mut daemon = Daemon::assemble(path, loaded.config, clock).await?;
     let serving = Tasks::new();
     daemon.serve(&mut listeners, &serving)?;
     let mut changed = watch(&daemon.path, loaded.fingerprint, &daemon.tasks);
@@ -121,6 +125,8 @@ struct Daemon {
     clock: Clock,
     metrics: Metrics,
     journal: Arc<dyn Journal>,
+    observations: Observations,
+    observed: Observed,
     dedup: Dedup,
     intake: Intake,
     supervisor: Supervisor,
@@ -134,14 +140,20 @@ struct Daemon {
 }
 
 impl Daemon {
-    async fn assemble(path: PathBuf, config: Config) -> Result<Self, DaemonError> {
-        let (clock, ledger, metrics, tasks) = (Clock::system(), Ledger::default(), Metrics::new(), Tasks::new());
+    async fn assemble(path: PathBuf, config: Config, clock: Clock) -> Result<Self, DaemonError> {
+        let (ledger, metrics, tasks) = (Ledger::default(), Metrics::new(), Tasks::new());
         metrics.know_daemon(env!("CARGO_PKG_VERSION"), option_env!("SWITCHYARD_COMMIT").unwrap_or("unknown"));
         let journal = open_journal(&config, &clock, &ledger).await?;
         let dedup = Dedup::new(&config.dedup);
         remember(&dedup, &*journal, clock.now()).await?;
         let intake = Intake::new(Arc::clone(&journal), dedup.clone(), clock.clone(), metrics.clone());
-        let supervisor = Supervisor::new(Arc::clone(&journal), clock.clone(), metrics.clone(), tasks.child());
+        let observations = Observations::default();
+        let supervisor = Supervisor::new(
+            Arc::clone(&journal),
+            clock.clone(),
+            (metrics.clone(), observations.clone()),
+            tasks.child(),
+        );
         let draining = CancellationToken::new();
         let readiness = Readiness::new(Arc::clone(&journal), draining.clone());
         let (control, orders) = mpsc::channel(8);
@@ -153,6 +165,8 @@ impl Daemon {
         let mut daemon = Self {
             path,
             status,
+            observed: Observed::new(clock.now()),
+            observations,
             clock,
             metrics,
             journal,
@@ -269,6 +283,7 @@ impl Daemon {
         }
         self.supervisor.stop(DELIVERIES_PATIENCE).await;
         self.tasks.stop(Duration::ZERO).await;
+        self.keep_observations(self.clock.now(), true).await;
         self.journal.close(JOURNAL_PAUSE).await;
     }
 }

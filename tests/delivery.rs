@@ -411,3 +411,32 @@ async fn upstreams_learn_the_clients_address_and_name_and_nothing_else_of_it() {
         }
     }
 }
+
+#[tokio::test]
+async fn an_outage_is_kept_with_its_cause_through_a_crash_and_ends_with_the_next_answer() {
+    let mut upstream = Upstream::start().await;
+    let mut relay = Plan::new(&[("sentry", upstream.dsn("key-a", 11))]).start().await;
+    relay.send_errors(1).await;
+    relay.balanced(SOON).await;
+    upstream.go_down().await;
+    relay.send_errors(6).await;
+    let outage = async |relay: &Relay, over: bool| {
+        eventually("the outage is told", SOON, async || {
+            let outages = relay.upstream("sentry").await["outages"].clone();
+            match outages.as_array().map(Vec::as_slice) {
+                Some([outage]) if outage["to"].is_null() != over => Ok(outage.clone()),
+                _ => Err(outages.to_string()),
+            }
+        })
+        .await
+    };
+    let lasting = outage(&relay, false).await;
+    assert!(lasting["cause"].as_str().unwrap().contains("refused"), "{lasting}");
+    relay.kill();
+    upstream.come_back().await;
+    let relay = relay.started().await;
+    let over = outage(&relay, true).await;
+    assert_eq!((&over["from"], &over["cause"]), (&lasting["from"], &lasting["cause"]));
+    assert!(over["to"].as_str() > over["from"].as_str(), "{over}");
+    relay.finish().await;
+}

@@ -4,6 +4,7 @@ use std::pin::pin;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::daemon::{self, Options};
 use crate::http::Listeners;
 
@@ -32,7 +33,7 @@ pub(super) fn run(located: &Located, args: &Args) -> Result<(), Failure> {
     // Now, as long as this is the only thread: it reads and clears the environment.
     let listeners = Listeners::inherit()
         .map_err(|error| Failure::new(Exit::Unavailable, format_args!("systemd's sockets cannot be used: {error}")))?;
-    let options = Options { path: located.path(), loaded, listeners };
+    let options = Options { path: located.path(), loaded, listeners, clock: Clock::system() };
     process::block_on_many(until_told(options))
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::clock::Timestamp;
-use crate::telemetry::status::{Status, UpstreamStatus};
+use crate::telemetry::status::{OutageStatus, Status, UpstreamStatus};
 
 use super::admin::AdminClient;
 use super::failure::Failure;
@@ -169,6 +169,10 @@ fn troubles(upstream: &UpstreamStatus) -> Option<String> {
     if let Some(error) = &upstream.last_error {
         lines.push(format!("  last error at {}: {}", error.at, harmless(&error.what, 300)));
     }
+    for OutageStatus { from, to, cause } in &upstream.outages {
+        let end = to.map_or("still lasting".to_owned(), |to| format!("{} long", span(to.since(*from))));
+        lines.push(format!("  outage from {from}, {end}: {}", harmless(cause, 300)));
+    }
     for limit in &upstream.limits {
         lines.push(format!("  limited: {} until {}", limit.category, limit.until));
     }
@@ -221,6 +225,7 @@ mod tests {
                 "name": "a", "role": "primary", "state": "down", "delivered": 5, "dropped": {"expired": 3},
                 "backlog": {"envelopes": 7, "bytes": 70, "oldest_seconds": 61.0}, "dead_letters": 1,
                 "last_delivery_at": null, "last_error": {"at": "2026-01-01T02:59:00Z", "what": "refused\u{1b}[2J"},
+                "outages": [{"from": "2026-01-01T02:00:00Z", "to": "2026-01-01T02:10:00Z", "cause": "timeout"}],
                 "limits": [], "accounts": [], "difference": 2,
             }],
         });
@@ -228,7 +233,15 @@ mod tests {
         let position = |word: &str| text.find(word).unwrap_or_else(|| panic!("{word:?} is not in {text}"));
         assert!(position("the journal is full") < position("UPSTREAM"));
         assert!(position("line 3 is wrong") < position("UPSTREAM"));
-        for word in ["up 3 h", "2 MiB", "61 s", "dropped as expired: 3", "do not balance: 2", "refused [2J"] {
+        for word in [
+            "up 3 h",
+            "2 MiB",
+            "61 s",
+            "dropped as expired: 3",
+            "10 min long: timeout",
+            "do not balance: 2",
+            "refused [2J",
+        ] {
             position(word);
         }
     }

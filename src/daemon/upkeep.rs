@@ -1,9 +1,16 @@
-//! What has to be done again and again, in small steps that stand in nobody's way: follow the clock, expire, prune.
+//! What has to be done again and again, in small steps that stand in nobody's way: follow the clock, expire, prune, and keep
+//! what was observed.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
+use crate::clock::Timestamp;
 use crate::journal::JournalError;
+use crate::journal::evidence::{Observation, Tally};
 use crate::policy::outcome::DropReason;
+use crate::telemetry::metrics::IntakeCounts;
 use crate::units::Period;
 
 use super::Daemon;
@@ -13,9 +20,37 @@ const STEP: usize = 256;
 /// How many steps are made each second.
 const STEPS: usize = 32;
 
+/// How often what was observed goes to the journal: what a crash takes, and by how much a stretch may seem too short after one.
+const EACH: Duration = Duration::from_secs(10);
+
+/// What was kept last.
+pub(super) struct Observed {
+    started: Timestamp,
+    at: Option<Timestamp>,
+    counts: IntakeCounts,
+}
+
+impl Observed {
+    /// Nothing yet.
+    pub(super) fn new(started: Timestamp) -> Self {
+        Self { started, at: None, counts: IntakeCounts::new() }
+    }
+
+    /// By how much the counts have risen since.
+    fn news(&self, counts: &IntakeCounts) -> Vec<Tally> {
+        let risen = counts.iter().map(|(key, count)| (key, count - self.counts.get(key).copied().unwrap_or(0)));
+        let tally = |((what, kind), count): (&(&str, String), u64)| Tally {
+            what: (*what).into(),
+            kind: kind.as_str().into(),
+            count,
+        };
+        risen.filter(|(_, count)| *count > 0).map(tally).collect()
+    }
+}
+
 impl Daemon {
-    /// What has to be done again and again: follow the clock, expire, prune.
-    pub(super) async fn keep_up(&self) {
+    /// What has to be done again and again: follow the clock, expire, prune, keep what was observed.
+    pub(super) async fn keep_up(&mut self) {
         self.clock.resync();
         let now = self.clock.now();
         let oldest = Period::secs(72 * 3600).get();
@@ -27,6 +62,29 @@ impl Daemon {
             }
         }
         in_steps(|| self.journal.prune(now - self.config.journal.retain.get(), STEP)).await;
+        let is_due = self.observed.at.is_none_or(|at| now.since(at) >= EACH || at > now);
+        if is_due || self.observations.is_urgent() {
+            self.keep_observations(now, false).await;
+        }
+    }
+
+    /// Adds to the journal's evidence what was observed since the last time, and that we are alive. What it cannot take now is
+    /// told the next time.
+    pub(super) async fn keep_observations(&mut self, now: Timestamp, stopping: bool) {
+        let (targets, counts) = (self.journal.targets(), self.metrics.intake_counts());
+        let news = self.observations.take();
+        let target = |name: &Arc<str>| targets.iter().find(|(_, known)| known == name).map(|(target, _)| *target);
+        let upstreams = news.iter().filter_map(|(name, news)| Some((target(name)?, news.clone()))).collect();
+        let intake = self.observed.news(&counts);
+        let observation = Observation { started: self.observed.started, now, stopping, upstreams, intake };
+        match self.journal.observe(observation).await {
+            Ok(()) => self.observed.counts = counts,
+            Err(error) => {
+                tracing::debug!(%error, "what was observed is kept later");
+                self.observations.give_back(news);
+            }
+        }
+        self.observed.at = Some(now);
     }
 }
 

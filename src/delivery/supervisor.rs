@@ -11,6 +11,7 @@ use crate::journal::{Journal, TargetId};
 use crate::policy::routing::Routing;
 use crate::tasks::Tasks;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::observations::Observations;
 
 use super::board::Board;
 use super::settings::Settings;
@@ -28,6 +29,7 @@ pub struct Supervisor {
     clock: Clock,
     board: Board,
     metrics: Metrics,
+    observations: Observations,
     tasks: Tasks,
     workers: BTreeMap<Arc<str>, Running>,
 }
@@ -40,9 +42,14 @@ struct Running {
 
 impl Supervisor {
     /// No worker yet. The workers run among `tasks`.
-    pub fn new(journal: Arc<dyn Journal>, clock: Clock, metrics: Metrics, tasks: Tasks) -> Self {
+    pub fn new(
+        journal: Arc<dyn Journal>,
+        clock: Clock,
+        (metrics, observations): (Metrics, Observations),
+        tasks: Tasks,
+    ) -> Self {
         let (routing, board) = (Arc::default(), Board::default());
-        Self { journal, routing, clock, board, metrics, tasks, workers: BTreeMap::new() }
+        Self { journal, routing, clock, board, metrics, observations, tasks, workers: BTreeMap::new() }
     }
 
     /// The reports of the workers.
@@ -54,6 +61,9 @@ impl Supervisor {
     /// theirs; what waits for a removed upstream stays in the journal until it expires.
     pub fn configure(&mut self, routing: Arc<Routing>, upstreams: &BTreeMap<Arc<str>, (TargetId, Settings)>) {
         self.routing.store(routing);
+        for (_, name) in self.journal.targets().iter().filter(|(_, name)| !upstreams.contains_key(name)) {
+            self.observations.removed(name, self.clock.now());
+        }
         let gone: Vec<Arc<str>> = self.workers.keys().filter(|name| !upstreams.contains_key(*name)).cloned().collect();
         for name in gone {
             if let Some(worker) = self.workers.remove(&name) {
@@ -84,7 +94,7 @@ impl Supervisor {
             routing: Arc::clone(&self.routing),
             clock: self.clock.clone(),
             board: self.board.clone(),
-            watch: Watch::new(name, &self.metrics),
+            watch: Watch::new(name, &self.metrics, self.observations.clone()),
         };
         let tasks = self.tasks.child();
         let worker = Worker::new(Arc::clone(name), target, Arc::clone(&settings), around);

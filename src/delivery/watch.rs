@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use prometheus::{Histogram, IntCounter};
 
+use crate::clock::Timestamp;
 use crate::journal::Record;
 use crate::policy::verdict::Verdict;
 use crate::telemetry::log::Damper;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::observations::Observations;
 
 /// The watch over one upstream.
 #[derive(Clone, Debug)]
@@ -18,6 +20,7 @@ pub(super) struct Watch {
     duration: Histogram,
     lag: Histogram,
     batch_poison: IntCounter,
+    observations: Observations,
     damper: Damper<Line>,
 }
 
@@ -33,7 +36,7 @@ enum Line {
 }
 
 impl Watch {
-    pub(super) fn new(upstream: &Arc<str>, metrics: &Metrics) -> Self {
+    pub(super) fn new(upstream: &Arc<str>, metrics: &Metrics, observations: Observations) -> Self {
         metrics.know_upstream(upstream);
         let attempts = Verdict::ALL
             .map(|verdict| metrics.delivery_attempts_total.with_label_values(&[&**upstream, verdict.name()]));
@@ -43,21 +46,26 @@ impl Watch {
             duration: metrics.delivery_duration_seconds.with_label_values(&[upstream]),
             lag: metrics.delivery_lag_seconds.with_label_values(&[upstream]),
             batch_poison: metrics.batch_poison_events_total.with_label_values(&[upstream]),
+            observations,
             damper: Damper::new(),
         }
     }
 
-    pub(super) fn attempted(&self, verdict: Verdict, took: Duration) {
+    /// A request came to its end `now`, for a record that was accepted then.
+    pub(super) fn attempted(&self, verdict: Verdict, took: Duration, (now, accepted_at): (Timestamp, Timestamp)) {
         self.attempts[verdict as usize].inc();
         self.duration.observe(took.as_secs_f64());
+        let lag = (verdict == Verdict::Delivered).then(|| now.since(accepted_at));
+        if let Some(lag) = lag {
+            self.lag.observe(lag.as_secs_f64());
+        }
+        self.observations.attempted(&self.upstream, now, verdict, lag);
     }
 
-    pub(super) fn delivered(&self, lag: Duration) {
-        self.lag.observe(lag.as_secs_f64());
-    }
-
-    pub(super) fn failed(&self, opened: bool, why: &str) {
-        if opened {
+    /// A delivery failed; `down_since` when that opened the circuit.
+    pub(super) fn failed(&self, down_since: Option<Timestamp>, why: &str) {
+        if let Some(since) = down_since {
+            self.observations.down(&self.upstream, since, why);
             tracing::warn!(upstream.name = &*self.upstream, why, "upstream is down; envelopes wait in the journal");
         } else if self.damper.lets_through(&Line::Failed) {
             tracing::info!(upstream.name = &*self.upstream, why, "a delivery failed and will be tried again");

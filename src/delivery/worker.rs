@@ -270,7 +270,7 @@ impl Worker {
             Ok(reply) => Verdict::of(reply.status, &reply.text),
             Err(_) => Verdict::Failed,
         };
-        self.around.watch.attempted(verdict, sent.took);
+        self.around.watch.attempted(verdict, sent.took, (now, sent.claim.record.accepted_at));
         self.learn(&sent, verdict, now);
         let settlement = match verdict {
             Verdict::Delivered => self.delivered(&sent, now),
@@ -305,7 +305,8 @@ impl Worker {
         match verdict {
             Verdict::Failed => {
                 let opened = self.circuit.failed(now);
-                self.around.watch.failed(opened, &sent.what_went_wrong());
+                let down_since = opened.then(|| self.circuit.failing_since());
+                self.around.watch.failed(down_since, &sent.what_went_wrong());
             }
             _ => {
                 if self.circuit.succeeded(now) {
@@ -325,7 +326,6 @@ impl Worker {
     fn delivered(&mut self, sent: &Sent, now: Timestamp) -> Settlement {
         self.last_success = now;
         self.holds.taken(&sent.claim.record.project);
-        self.around.watch.delivered(now.since(sent.claim.record.accepted_at));
         if let Some(why) = sent.load.batch_poison {
             self.around.watch.batch_poison(&sent.claim.record, why);
         }

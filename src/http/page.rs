@@ -28,6 +28,7 @@ pub(super) fn render(status: &Status) -> String {
                 (head(status))
                 (upstreams(status))
                 @for upstream in &status.upstreams { (accounts(upstream)) }
+                (outages(status))
                 (switches(status))
             }
         }
@@ -86,6 +87,27 @@ fn accounts(upstream: &UpstreamStatus) -> Markup {
                     td { (account.project) } td { (account.category) } td.n { (account.accepted) } td.n { (account.delivered) }
                     td.n { @for (reason, n) in &account.dropped { (reason) " " (n) " " } }
                     td.n { (account.pending) } td.n { (account.difference) }
+                }
+            }
+        }
+    }
+}
+
+fn outages(status: &Status) -> Markup {
+    let mut all = status.upstreams.iter().flat_map(|upstream| upstream.outages.iter().map(move |one| (upstream, one)));
+    let first = all.next();
+    html! {
+        h2 { "Outages of the last day" }
+        @if first.is_none() { p.muted { "None." } }
+        table {
+            @for (upstream, outage) in first.into_iter().chain(all) {
+                tr {
+                    td { b { (upstream.name) } } td { (outage.from) }
+                    td { @match outage.to {
+                        Some(to) => (seconds(to.since(outage.from).as_secs_f64())),
+                        None => span.bad { "still lasting" },
+                    } }
+                    td { (outage.cause) }
                 }
             }
         }

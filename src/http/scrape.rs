@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus::proto::MetricFamily;
 use prometheus::{Encoder as _, IntCounter, TextEncoder};
 
 use crate::clock::Timestamp;
 use crate::delivery::board::Report;
+use crate::journal::evidence::Outage;
 use crate::journal::{Backlog, Stats, TargetId};
 use crate::policy::circuit::State;
 use crate::policy::outcome::DropReason;
@@ -16,13 +18,18 @@ use crate::protocol::category::Category;
 use crate::telemetry::ledger::{Account, AccountKey};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::status::{
-    AccountStatus, BacklogStatus, JournalStatus, LimitStatus, ProjectStatus, Status, SwitchStatus, UpstreamStatus,
+    AccountStatus, BacklogStatus, JournalStatus, LimitStatus, OutageStatus, ProjectStatus, Status, SwitchStatus,
+    UpstreamStatus,
 };
 
 use super::state::{Admin, View};
 
 /// How many switches are shown.
 const SWITCHES: usize = 20;
+/// How far back outages are shown, how many are looked at, and how many of each upstream are shown.
+const OUTAGES: Duration = Duration::from_secs(24 * 3600);
+const MOST_OUTAGES: usize = 200;
+const SHOWN_OUTAGES: usize = 5;
 
 /// How often the figures are read again when they do not add up: accounts and backlog are read one after the other, and what
 /// is accepted in between looks like a difference.
@@ -43,10 +50,14 @@ pub(super) async fn status(admin: &Admin) -> Status {
 async fn read(admin: &Admin) -> Status {
     let now = admin.clock.now();
     let view = admin.view();
+    let outages = admin.journal.outages(now - OUTAGES, MOST_OUTAGES).await.unwrap_or_default();
     let mut upstreams = Vec::new();
     for (target, name) in targets(admin, &view) {
         let backlog = admin.journal.backlog(target).await.unwrap_or_default();
         upstreams.push(upstream(admin, &view, target, &name, &backlog, now));
+        if let Some(upstream) = upstreams.last_mut() {
+            upstream.outages = outages_of(&name, &outages);
+        }
     }
     upstreams.sort_by_key(|upstream| (upstream.role != "primary", upstream.role == "removed", upstream.name.clone()));
     let not_ready = admin.readiness.not_ready();
@@ -109,11 +120,17 @@ fn upstream(
         backlog: backlog_status(backlog, now),
         dead_letters: admin.journal.dead_letters(target),
         last_delivery_at: report.last_delivery,
+        outages: vec![],
         limits: limits(&report, now),
         last_error: report.last_error,
         difference: accounts.iter().map(|account| account.difference).sum(),
         accounts,
     }
+}
+
+fn outages_of(name: &Arc<str>, outages: &[Outage]) -> Vec<OutageStatus> {
+    let own = outages.iter().filter(|outage| outage.upstream == *name).take(SHOWN_OUTAGES);
+    own.map(|outage| OutageStatus { from: outage.from, to: outage.to, cause: outage.cause.to_string() }).collect()
 }
 
 fn backlog_status(backlog: &Backlog, now: Timestamp) -> BacklogStatus {

@@ -1,6 +1,7 @@
 //! The suite that every backend passes: one function per promise of the contract, run for each backend. Its many lines are one
 //! list of promises, which belongs together.
 
+mod evidence;
 mod model;
 
 use std::io::Read as _;
@@ -18,6 +19,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::telemetry::ledger::Ledger;
 use crate::units::ByteSize;
+use evidence::*;
 
 /// A backend under test, with the ledger it posts to.
 pub(super) enum Subject {
@@ -216,6 +218,9 @@ suite!(
     a_body_written_in_pieces_is_one_body_and_can_be_written_over,
     a_large_body_is_claimed_as_it_was_written_and_gives_its_room_back,
     a_body_that_was_not_finished_or_not_appended_leaves_nothing_behind,
+    evidence_adds_up_and_outlives_a_restart,
+    an_outage_lasts_until_the_next_answer_also_through_a_restart,
+    what_one_upstream_got_and_another_did_not_is_told_record_by_record,
 );
 
 async fn a_claimed_record_is_what_was_appended(mut subject: Subject) {

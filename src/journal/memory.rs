@@ -1,6 +1,7 @@
 //! The journal in memory: the contract in its plainest form, for tests and for a demonstration without a disk.
 //!
-//! Nothing here is durable, and nothing here is clever: every call does its work under one mutex.
+//! Nothing here is durable, and nothing here is clever: every call does its work under one mutex. Its many lines are the calls of
+//! the contract, one after the other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +15,10 @@ use crate::policy::outcome::{DropReason, Outcome};
 use crate::protocol::category::{Category, Quantities};
 use crate::telemetry::ledger::{AccountKey, Ledger, Posting};
 
+mod evidence;
+
 use super::body::Reservation;
+use super::evidence::{Comparison, Evidence, Observation, Outage};
 use super::spool::Spool;
 use super::{
     Backlog, Claim, DeadLetter, Journal, JournalError, MAX_TARGETS, Progress, Record, RecordId, Rest, Settlement,
@@ -37,12 +41,16 @@ struct State {
     records: BTreeMap<u64, Kept>,
     targets: Vec<Target>,
     switches: Vec<Switch>,
+    evidence: evidence::Kept,
 }
 
 #[derive(Debug)]
 struct Kept {
     record: Arc<Record>,
     keys: Vec<u128>,
+    targets: Vec<TargetId>,
+    /// What a target will not get of it.
+    missed: BTreeMap<TargetId, DropReason>,
 }
 
 #[derive(Debug)]
@@ -145,13 +153,14 @@ impl MemoryJournal {
             }
         }
         let record = Record { id: RecordId(id), accepted_at, project, event_id, quantities, client, body };
-        state.records.insert(id, Kept { record: Arc::new(record), keys });
+        state.records.insert(id, Kept { record: Arc::new(record), keys, targets, missed: BTreeMap::new() });
         Ok(RecordId(id))
     }
 
-    fn end(&self, target: &mut Target, record: &Record, settlement: Settlement) {
+    /// Whether there was a lease to end.
+    fn end(&self, target: &mut Target, record: &Record, settlement: Settlement) -> bool {
         let id = record.id.0;
-        let Some(waiting) = target.waiting.get_mut(&id).filter(|waiting| waiting.leased) else { return };
+        let Some(waiting) = target.waiting.get_mut(&id).filter(|waiting| waiting.leased) else { return false };
         match settlement.rest {
             Some(Rest { due, progress, quantities }) => {
                 *waiting = Waiting { due: Some(due), progress, quantities, leased: false };
@@ -165,6 +174,7 @@ impl MemoryJournal {
             self.post(Some(&target.name), &record.project, Outcome::Dropped(*reason), quantities);
         }
         target.changed.notify_one();
+        true
     }
 }
 
@@ -263,7 +273,10 @@ impl Journal for MemoryJournal {
     fn settle(&self, target: TargetId, record: &Record, settlement: Settlement) {
         // After closing there is nobody left to tell: the record stays unsettled.
         drop(self.with(|state| {
-            self.end(state.target(target)?, record, settlement);
+            let missed = settlement.dropped.as_ref().map(|(reason, _)| *reason);
+            if self.end(state.target(target)?, record, settlement) {
+                state.missed(target, record.id.0, missed);
+            }
             Ok(())
         }));
     }
@@ -286,8 +299,8 @@ impl Journal for MemoryJournal {
         limit: usize,
     ) -> BoxFuture<'_, Result<usize, JournalError>> {
         at_once(self.with(|state| {
-            let State { targets, records, .. } = state;
-            let unknown = || JournalError::Failed(format!("target {} is not known", target.0));
+            let State { targets, records, .. } = &mut *state;
+            let (id, unknown) = (target, || JournalError::Failed(format!("target {} is not known", target.0)));
             let target = targets.get_mut(usize::from(target.0)).ok_or_else(unknown)?;
             let old = |id: &u64| records.get(id).is_some_and(|kept| kept.record.accepted_at < before);
             let waiting = target.waiting.iter().take_while(|(id, _)| old(id)).filter(|(_, waiting)| !waiting.leased);
@@ -299,6 +312,7 @@ impl Journal for MemoryJournal {
                     self.post(Some(&target.name), &kept.record.project, outcome, &waiting.quantities);
                 }
             }
+            gone.iter().for_each(|record| state.missed(id, *record, Some(reason)));
             Ok(gone.len())
         }))
     }
@@ -352,6 +366,30 @@ impl Journal for MemoryJournal {
 
     fn switches(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Switch>, JournalError>> {
         at_once(self.with(|state| Ok(state.switches.iter().rev().take(limit).cloned().collect())))
+    }
+
+    fn observe(&self, observation: Observation) -> BoxFuture<'_, Result<(), JournalError>> {
+        at_once(self.with(|state| {
+            state.evidence.observe(observation);
+            Ok(())
+        }))
+    }
+
+    fn evidence(&self, _: Timestamp) -> BoxFuture<'_, Result<Evidence, JournalError>> {
+        at_once(self.with(|state| Ok(state.evidence.told(self.ledger.accounts(), &state.targets))))
+    }
+
+    fn outages(&self, since: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<Outage>, JournalError>> {
+        at_once(self.with(|state| Ok(state.evidence.outages(since, limit, &state.targets))))
+    }
+
+    fn compare(
+        &self,
+        targets: (TargetId, TargetId),
+        since: Timestamp,
+        _: RecordId,
+    ) -> BoxFuture<'_, Result<Comparison, JournalError>> {
+        at_once(self.with(|state| Ok(state.compare(targets, since))))
     }
 
     fn dead_letters(&self, target: TargetId) -> u64 {

@@ -21,6 +21,7 @@
 pub mod body;
 #[cfg(test)]
 mod contract;
+pub mod evidence;
 pub mod memory;
 mod settings;
 pub mod spool;
@@ -40,6 +41,7 @@ use crate::protocol::category::{Category, Quantities};
 use crate::protocol::event_id::EventId;
 
 use body::{Body, Reservation};
+use evidence::{Comparison, Evidence, Observation, Outage};
 pub use settings::{Settings, Sync};
 use spool::Spool;
 
@@ -347,6 +349,25 @@ pub trait Journal: Send + std::marker::Sync + fmt::Debug {
 
     /// The last `limit` switches, newest first.
     fn switches(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Switch>, JournalError>>;
+
+    /// Adds what was observed since the last time to the evidence, and that the relay is alive.
+    fn observe(&self, observation: Observation) -> BoxFuture<'_, Result<(), JournalError>>;
+
+    /// What is kept of the time since the beginning of the hour in which `since` lies. A journal that keeps no hours tells of
+    /// all its time.
+    fn evidence(&self, since: Timestamp) -> BoxFuture<'_, Result<Evidence, JournalError>>;
+
+    /// The outages that had not ended by `since`, newest first, at most `limit`.
+    fn outages(&self, since: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<Outage>, JournalError>>;
+
+    /// Which records one target got and another did not, of those still kept that were accepted since `since` for at least one
+    /// of them. Looks at a bounded number of records behind `after`, and says where to go on.
+    fn compare(
+        &self,
+        targets: (TargetId, TargetId),
+        since: Timestamp,
+        after: RecordId,
+    ) -> BoxFuture<'_, Result<Comparison, JournalError>>;
 
     /// The number of dead letters of a target.
     fn dead_letters(&self, target: TargetId) -> u64;

@@ -43,6 +43,8 @@ pub struct Circuit {
     state: State,
     /// Failures since the last success.
     failures: u32,
+    /// When the first of them was.
+    since: Timestamp,
     /// Times it opened since it was last closed.
     openings: u32,
     /// While open: when to probe.
@@ -52,7 +54,8 @@ pub struct Circuit {
 
 impl Default for Circuit {
     fn default() -> Self {
-        Self { state: State::Closed, failures: 0, openings: 0, until: Timestamp::default(), pace: None }
+        let (since, until) = (Timestamp::default(), Timestamp::default());
+        Self { state: State::Closed, failures: 0, since, openings: 0, until, pace: None }
     }
 }
 
@@ -104,8 +107,16 @@ impl Circuit {
         ended
     }
 
+    /// When the failures since the last success began.
+    pub fn failing_since(&self) -> Timestamp {
+        self.since
+    }
+
     /// The upstream failed. Returns whether this opened the circuit.
     pub fn failed(&mut self, now: Timestamp) -> bool {
+        if self.failures == 0 {
+            self.since = now;
+        }
         self.failures = self.failures.saturating_add(1);
         let opens = match self.state {
             State::Closed => self.failures >= THRESHOLD,

@@ -47,7 +47,8 @@ impl Account {
         i64::try_from(i128::from(self.accepted) - i128::from(out)).unwrap_or(i64::MIN)
     }
 
-    fn post(&mut self, outcome: Outcome, quantity: u64) {
+    /// Books a change.
+    pub fn post(&mut self, outcome: Outcome, quantity: u64) {
         match outcome {
             Outcome::Accepted => self.accepted += quantity,
             Outcome::Delivered => self.delivered += quantity,

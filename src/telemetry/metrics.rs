@@ -3,6 +3,9 @@
 //!
 //! What the [`Ledger`](super::ledger::Ledger) counts is not counted here a second time: `http` copies it at each scrape.
 
+use std::collections::BTreeMap;
+
+use prometheus::core::Collector as _;
 use prometheus::proto::{self, MetricFamily};
 use prometheus::{Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Registry};
 
@@ -205,6 +208,9 @@ impl Refused {
     }
 }
 
+/// How often the intake did something: what, and of which kind.
+pub type IntakeCounts = BTreeMap<(&'static str, String), u64>;
+
 /// The status codes that the public listener gives, those of the primary's answers that matter, and one for all others of these.
 const CODES: [&str; 23] = [
     "200", "201", "202", "204", "301", "302", "304", "400", "401", "403", "404", "405", "408", "409", "413", "414",
@@ -254,6 +260,23 @@ impl Metrics {
             .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
             .expect("a new registry has no such collector");
         (self.registry.clone(), process)
+    }
+
+    /// What the intake has done since the start: `duplicate` items by category, `refused` requests by reason.
+    pub fn intake_counts(&self) -> IntakeCounts {
+        let counters = [
+            ("duplicate", "category", &self.duplicate_items_total),
+            ("refused", "reason", &self.refused_requests_total),
+        ];
+        let mut counts = IntakeCounts::new();
+        for (what, label, counter) in counters {
+            for metric in counter.collect().iter().flat_map(MetricFamily::get_metric) {
+                let kind = metric.get_label().iter().find(|pair| pair.name() == label);
+                let kind = kind.map(|pair| pair.value().to_owned()).unwrap_or_default();
+                *counts.entry((what, kind)).or_default() += metric.get_counter().get_value() as u64;
+            }
+        }
+        counts
     }
 
     /// Makes the series of an upstream exist.

@@ -1,6 +1,8 @@
 //! What is counted and what is logged.
 
+pub mod lags;
 pub mod ledger;
 pub mod log;
 pub mod metrics;
+pub mod observations;
 pub mod status;

@@ -109,6 +109,9 @@ pub struct UpstreamStatus {
     pub last_delivery_at: Option<Timestamp>,
     /// What last went wrong, since the start of the daemon.
     pub last_error: Option<LastError>,
+    /// Its outages of the last day, newest first, no more than a few.
+    #[serde(default)]
+    pub outages: Vec<OutageStatus>,
     /// Its rate limits now.
     pub limits: Vec<LimitStatus>,
     /// Its accounts, by project and category.
@@ -135,6 +138,17 @@ pub struct LastError {
     pub at: Timestamp,
     /// What.
     pub what: String,
+}
+
+/// A time in which an upstream did not answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutageStatus {
+    /// From the first failure on.
+    pub from: Timestamp,
+    /// To the next answer; absent while it lasts.
+    pub to: Option<Timestamp>,
+    /// What went wrong at first.
+    pub cause: String,
 }
 
 /// A rate limit of an upstream.

@@ -8,6 +8,7 @@ use std::pin::pin;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::config::load;
 use crate::daemon::{self, Options};
 use crate::http::Listeners;
@@ -64,7 +65,7 @@ async fn perform(args: &Args, folder: &Folder, listeners: Listeners) -> Result<(
     let script = Script::new(path.clone(), relay, client, Traffic::new(relay)?, trackers);
 
     let (stop, ready) = (CancellationToken::new(), CancellationToken::new());
-    let options = Options { path, loaded, listeners };
+    let options = Options { path, loaded, listeners, clock: Clock::system() };
     let mut daemon = pin!(daemon::run(options, stop.clone(), || ready.cancel()));
     let outcome = tokio::select! {
         ended = &mut daemon => return Ok(ended?),

@@ -9,16 +9,18 @@ use rusqlite::{Connection, params};
 
 use crate::clock::Timestamp;
 use crate::journal::TargetId;
+use crate::journal::evidence::KEPT;
 use crate::policy::outcome::Outcome;
 use crate::protocol::category::{Category, Quantities};
 use crate::telemetry::ledger::{AccountKey, Posting};
 
+use super::evidence;
 use super::shared::Shared;
 
 /// The intake's number in the column `target`.
 const INTAKE: i64 = -1;
 /// Hours after which rows are summed up into the hour 0.
-const KEPT_HOURS: u64 = 90 * 24;
+const KEPT_HOURS: u64 = KEPT.as_secs() / 3600;
 
 /// The changes of one commit.
 #[derive(Debug, Default)]
@@ -68,8 +70,9 @@ impl Book {
     }
 }
 
-/// Sums the rows older than 90 days up into the hour 0.
+/// Sums the rows older than 90 days up into the hour 0, and forgets the evidence of that time.
 pub(super) fn roll_up(conn: &Connection, now: Timestamp) -> rusqlite::Result<()> {
+    evidence::forget(conn, now)?;
     let oldest = now.hour().saturating_sub(KEPT_HOURS).cast_signed();
     let old: bool =
         conn.query_row("SELECT EXISTS (SELECT 1 FROM ledger WHERE hour > 0 AND hour < ?1)", [oldest], |r| r.get(0))?;

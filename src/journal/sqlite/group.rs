@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
 use crate::journal::body::Reservation;
+use crate::journal::evidence::Observation;
 use crate::journal::{JournalError, RecordId, Submission, Switch, TargetId};
 use crate::policy::outcome::DropReason;
 
@@ -57,6 +58,7 @@ pub(super) enum Command {
     Room(u64, Reply<Reservation>),
     Target(Arc<str>, Reply<TargetId>),
     Switch(Box<Switch>, Reply<()>),
+    Observe(Box<Observation>, Reply<()>),
     /// Settlements wait for a commit.
     Wake {
         hurry: bool,
@@ -167,7 +169,7 @@ pub(super) fn refuse(command: Command, error: &JournalError) {
         }
         Command::Room(_, reply) => Answer::Room(reply, Err(JournalError::Closed)).give(Some(error)),
         Command::Target(_, reply) => Answer::Target(reply, Err(JournalError::Closed)).give(Some(error)),
-        Command::Switch(_, reply) => Answer::Done(reply).give(Some(error)),
+        Command::Switch(_, reply) | Command::Observe(_, reply) => Answer::Done(reply).give(Some(error)),
         #[cfg(test)]
         Command::Cap(_, reply) => Answer::Done(reply).give(Some(error)),
         Command::Wake { .. } | Command::Close(_) => {}

@@ -11,8 +11,10 @@
 
 mod accounts;
 mod append;
+mod compare;
 mod decode;
 mod disk;
+mod evidence;
 mod group;
 mod load;
 mod queue;
@@ -43,6 +45,7 @@ use crate::policy::outcome::DropReason;
 use crate::telemetry::ledger::Ledger;
 
 use super::body::{Body, Reservation};
+use super::evidence::{Comparison, Evidence, Observation, Outage};
 use super::spool::Spool;
 use super::{
     Backlog, Claim, Journal, JournalError, OpenError, Record, RecordId, Settings, Settlement, Space, Stats, Submission,
@@ -282,6 +285,30 @@ impl Journal for SqliteJournal {
 
     fn switches(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Switch>, JournalError>> {
         Box::pin(self.read(move |reply| Question::Switches(limit, reply)))
+    }
+
+    fn observe(&self, observation: Observation) -> BoxFuture<'_, Result<(), JournalError>> {
+        Box::pin(self.ask(|reply| Command::Observe(Box::new(observation), reply)))
+    }
+
+    fn evidence(&self, since: Timestamp) -> BoxFuture<'_, Result<Evidence, JournalError>> {
+        Box::pin(self.read(move |reply| Question::Evidence(since, reply)))
+    }
+
+    fn outages(&self, since: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<Outage>, JournalError>> {
+        Box::pin(self.read(move |reply| Question::Outages(since, limit, reply)))
+    }
+
+    fn compare(
+        &self,
+        (a, b): (TargetId, TargetId),
+        since: Timestamp,
+        after: RecordId,
+    ) -> BoxFuture<'_, Result<Comparison, JournalError>> {
+        Box::pin(async move {
+            let targets = (self.shared.target(a)?, self.shared.target(b)?);
+            self.read(|reply| Question::Compare(targets, since, after, reply)).await
+        })
     }
 
     fn dead_letters(&self, target: TargetId) -> u64 {

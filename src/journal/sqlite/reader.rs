@@ -11,12 +11,14 @@ use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
-use crate::journal::{Backlog, JournalError, Progress, Rest, Settlement, Switch};
+use crate::journal::evidence::{Comparison, Evidence, Outage};
+use crate::journal::{Backlog, JournalError, Progress, RecordId, Rest, Settlement, Switch};
 
 use super::decode::{self, COLUMNS, Loaded, PENDING, TABLES};
 use super::group::{Command, Reply};
 use super::queue::{NEVER, READY_BYTES, READY_RECORDS, Target};
 use super::shared::{Placed, Shared, failure};
+use super::{compare, evidence};
 
 /// The most questions that wait for the reader.
 pub(super) const SEATS: usize = 64;
@@ -33,6 +35,9 @@ pub(super) enum Question {
     Backlog(Arc<Target>, Reply<Backlog>),
     Keys(Timestamp, usize, Reply<Vec<(u128, Timestamp)>>),
     Switches(usize, Reply<Vec<Switch>>),
+    Evidence(Timestamp, Reply<Evidence>),
+    Outages(Timestamp, usize, Reply<Vec<Outage>>),
+    Compare((Arc<Target>, Arc<Target>), Timestamp, RecordId, Reply<Comparison>),
 }
 
 /// The owner of the connection that reads.
@@ -58,6 +63,13 @@ impl Reader {
                 Question::Backlog(target, reply) => answer(reply, self.backlog(&target)),
                 Question::Keys(since, limit, reply) => answer(reply, self.keys(since, limit)),
                 Question::Switches(limit, reply) => answer(reply, self.switches(limit)),
+                Question::Evidence(since, reply) => answer(reply, evidence::read(&self.conn, &self.shared, since)),
+                Question::Outages(since, limit, reply) => {
+                    answer(reply, evidence::outages(&self.conn, &self.shared, since, limit));
+                }
+                Question::Compare((a, b), since, after, reply) => {
+                    answer(reply, compare::compare(&self.conn, &self.shared, (&a, &b), since, after));
+                }
             }
         }
     }

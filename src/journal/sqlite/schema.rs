@@ -12,7 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::journal::{OpenError, Settings, Sync};
 
 /// The newest format this version reads and writes (`PRAGMA user_version`).
-pub(super) const FORMAT: i64 = 2;
+pub(super) const FORMAT: i64 = FORMATS.len() as i64;
 /// What marks a file as a journal (`PRAGMA application_id`): "SwJ1".
 const APPLICATION: i64 = 0x5377_4a31;
 /// Bytes of a page: three usual events fit, and a commit writes fewer, larger pieces.
@@ -23,11 +23,14 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// are there is much cheaper than allocating them anew. When it is quiet nothing is left.
 const LOG_KEPT: u32 = 16 << 20;
 
+/// What each format added, the first one first: a journal of format n is brought up to date by all that follow its first n.
+///
 /// `record` stays narrow so that walking over it is cheap; bodies lie apart, and those over 1 MiB in files that `file` names.
 ///
 /// A record is settled for a target when its number is not above the target's watermark and no `pending` row names it;
 /// above the watermark every record with the target's bit waits. So what waits untried costs no row at all.
-const TABLES: &str = "
+pub(super) const FORMATS: [&str; 3] = [
+    "
 CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), next_record INTEGER NOT NULL);
 INSERT INTO meta VALUES (1, 1);
 CREATE TABLE project (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
@@ -37,7 +40,6 @@ CREATE TABLE record (
     size INTEGER NOT NULL, quantities TEXT NOT NULL, event_id BLOB, keys BLOB
 );
 CREATE TABLE body (id INTEGER PRIMARY KEY, client TEXT NOT NULL, bytes BLOB NOT NULL);
-CREATE TABLE file (record INTEGER PRIMARY KEY, name TEXT NOT NULL, size INTEGER NOT NULL);
 CREATE TABLE pending (
     target INTEGER NOT NULL, record INTEGER NOT NULL, due INTEGER NOT NULL, attempts INTEGER NOT NULL,
     strikes INTEGER NOT NULL, items BLOB, quantities TEXT, PRIMARY KEY (target, record)
@@ -55,12 +57,32 @@ CREATE INDEX dead_letter_record ON dead_letter (record);
 CREATE TABLE switch (
     id INTEGER PRIMARY KEY, at INTEGER NOT NULL, project TEXT, before TEXT, after TEXT NOT NULL, reason TEXT, author TEXT
 );
-";
-
-/// What a journal of format 1 lacks.
-const SINCE_1: &str = "
-CREATE TABLE IF NOT EXISTS file (record INTEGER PRIMARY KEY, name TEXT NOT NULL, size INTEGER NOT NULL);
-";
+",
+    "
+CREATE TABLE file (record INTEGER PRIMARY KEY, name TEXT NOT NULL, size INTEGER NOT NULL);
+",
+    // The evidence. `missed` names what a target will not get of a record that is still kept.
+    "
+CREATE TABLE attempt (
+    hour INTEGER NOT NULL, target INTEGER NOT NULL, result TEXT NOT NULL, quantity INTEGER NOT NULL,
+    PRIMARY KEY (hour, target, result)
+) WITHOUT ROWID;
+CREATE TABLE lag (
+    hour INTEGER NOT NULL, target INTEGER NOT NULL, histogram BLOB NOT NULL, PRIMARY KEY (hour, target)
+) WITHOUT ROWID;
+CREATE TABLE intake (
+    hour INTEGER NOT NULL, what TEXT NOT NULL, kind TEXT NOT NULL, quantity INTEGER NOT NULL,
+    PRIMARY KEY (hour, what, kind)
+) WITHOUT ROWID;
+CREATE TABLE outage (
+    id INTEGER PRIMARY KEY, target INTEGER NOT NULL, began INTEGER NOT NULL, ended INTEGER, cause TEXT NOT NULL
+);
+CREATE TABLE stretch (started INTEGER PRIMARY KEY, seen INTEGER NOT NULL, stopped INTEGER NOT NULL);
+CREATE TABLE missed (
+    record INTEGER NOT NULL, target INTEGER NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (record, target)
+) WITHOUT ROWID;
+",
+];
 
 /// Opens the connection that writes, making the file when there is none.
 pub(super) fn open(settings: &Settings) -> Result<Connection, OpenError> {
@@ -77,7 +99,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
         let conn = Connection::open_with_flags(path, flags)?;
         conn.busy_timeout(PATIENCE)?;
         conn.execute_batch("PRAGMA cache_size = -512; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY;")?;
-        conn.set_prepared_statement_cache_capacity(16);
+        conn.set_prepared_statement_cache_capacity(24);
         Ok(conn)
     };
     reader().map_err(|e: rusqlite::Error| unusable(path, &e))
@@ -113,16 +135,15 @@ fn recognise(path: &Path) -> Result<(), OpenError> {
 
 fn prepare(conn: &Connection, sync: Sync) -> rusqlite::Result<()> {
     conn.busy_timeout(PATIENCE)?;
-    conn.set_prepared_statement_cache_capacity(48);
+    conn.set_prepared_statement_cache_capacity(64);
     // Pages and vacuum can only be chosen before the first table.
     conn.execute_batch(&format!("PRAGMA page_size = {PAGE}; PRAGMA auto_vacuum = INCREMENTAL;"))?;
-    let change = match conn.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))? {
-        0 => format!("PRAGMA application_id = {APPLICATION}; {TABLES}"),
-        1 => SINCE_1.to_owned(),
-        _ => String::new(),
-    };
-    if !change.is_empty() {
-        conn.execute_batch(&format!("BEGIN IMMEDIATE; {change} PRAGMA user_version = {FORMAT}; COMMIT;"))?;
+    let found = conn.query_row("PRAGMA user_version", [], |row| row.get::<_, u32>(0))? as usize;
+    let missing = FORMATS.get(found..).unwrap_or_default().concat();
+    if !missing.is_empty() {
+        conn.execute_batch(&format!(
+            "BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION}; {missing} PRAGMA user_version = {FORMAT}; COMMIT;"
+        ))?;
     }
     let sync = match sync {
         Sync::Full => "FULL",

@@ -14,6 +14,7 @@ use crate::policy::outcome::{DropReason, Outcome};
 use crate::protocol::category::Quantities;
 
 use super::accounts::Book;
+use super::compare;
 use super::queue::{Ended, NEVER, Target};
 
 /// Records by which a watermark may lag behind without need.
@@ -80,7 +81,7 @@ impl Pass {
         let Some(highest) = pass.ended.iter().map(|ended| ended.id).max() else { return Ok(()) };
         pass.advance(conn, highest, now)?;
         for ended in &pass.ended {
-            write_ended(conn, target.id, ended)?;
+            write_ended(conn, target, ended)?;
             note_ended(book, target.id, ended, now);
         }
         Ok(())
@@ -130,6 +131,7 @@ impl Pass {
         }
         for victim in &pass.victims {
             book.note(now, Some(target.id), victim.project, Outcome::Dropped(reason), &victim.quantities);
+            compare::note_missed(conn, target, victim.id, reason)?;
         }
         Ok(pass.victims.len())
     }
@@ -307,7 +309,11 @@ fn note_ended(book: &mut Book, target: TargetId, ended: &Ended, now: Timestamp) 
     }
 }
 
-fn write_ended(conn: &Connection, target: TargetId, ended: &Ended) -> rusqlite::Result<()> {
+fn write_ended(conn: &Connection, target: &Target, ended: &Ended) -> rusqlite::Result<()> {
+    if let Some((reason, _)) = &ended.settlement.dropped {
+        compare::note_missed(conn, target, ended.id, *reason)?;
+    }
+    let target = target.id;
     if let Some(letter) = &ended.settlement.dead_letter {
         write_dead_letter(conn, target, ended.id, letter)?;
     }

@@ -328,6 +328,7 @@ fn remove(conn: &Connection, runs: &[(u64, u64)], doomed: &mut Files) -> rusqlit
         }
         conn.prepare_cached("DELETE FROM record WHERE id BETWEEN ?1 AND ?2")?.execute(range)?;
         conn.prepare_cached("DELETE FROM body WHERE id BETWEEN ?1 AND ?2")?.execute(range)?;
+        conn.prepare_cached("DELETE FROM missed WHERE record BETWEEN ?1 AND ?2")?.execute(range)?;
     }
     Ok(())
 }

@@ -14,13 +14,13 @@ use crate::clock::Timestamp;
 use crate::journal::body::Reservation;
 use crate::journal::{JournalError, MAX_TARGETS, RecordId, Settings, Submission, Switch, TargetId};
 
-use super::accounts;
 use super::append::{self, Appended, Projects};
 use super::group::{Answer, Command, Group, Reply, refuse};
 use super::queue::{Queue, Target};
 use super::settlement::Pass;
 use super::shared::{Placed, Shared, failure};
 use super::space::{self, Room};
+use super::{accounts, evidence};
 
 /// How soon a failed commit is tried again.
 const RETRY: Duration = Duration::from_millis(250);
@@ -195,6 +195,10 @@ impl Writer {
             Command::Switch(switch, reply) => {
                 group.answers.push(Answer::Done(reply));
                 write_switch(&self.conn, &switch)?;
+            }
+            Command::Observe(observation, reply) => {
+                group.answers.push(Answer::Done(reply));
+                evidence::write(&self.conn, &observation)?;
             }
             #[cfg(test)]
             Command::Cap(pages, reply) => {

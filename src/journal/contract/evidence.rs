@@ -1,0 +1,134 @@
+//! The suite's promises about the evidence: it adds up, outlives restarts, and tells who got what.
+
+use std::collections::BTreeMap;
+
+use crate::journal::evidence::{Fate, Observation, Tally};
+use crate::policy::verdict::Verdict;
+use crate::telemetry::observations::{Change, Observed, Performance};
+
+use super::*;
+
+/// So many seconds after an hour's beginning not long ago: what is older than 90 days is forgotten.
+fn today(second: u64) -> Timestamp {
+    at(Clock::system().now().hour() * 3600 + second)
+}
+
+/// An observation of one upstream, made `second`s after the epoch by the process that started at 1 s.
+fn observation(second: u64, target: TargetId, performance: &[(u64, Performance)], changes: &[Change]) -> Observation {
+    let mut observed = Observed::default();
+    observed.hours = performance.iter().cloned().collect();
+    observed.changes = changes.to_vec();
+    let intake = vec![Tally { what: "duplicate".into(), kind: "error".into(), count: 2 }];
+    Observation { started: today(1), now: today(second), stopping: false, upstreams: vec![(target, observed)], intake }
+}
+
+fn delivered_after(seconds: &[u64]) -> Performance {
+    let mut performance = Performance::default();
+    for second in seconds {
+        performance.attempts[Verdict::Delivered as usize] += 1;
+        performance.lags.record(Duration::from_secs(*second));
+    }
+    performance
+}
+
+pub(super) async fn evidence_adds_up_and_outlives_a_restart(mut subject: Subject) {
+    let journal = subject.journal();
+    let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
+    fill(&journal, 3, &[a]).await;
+    let hour = today(0).hour();
+    let mut failed = Performance::default();
+    failed.attempts[Verdict::Failed as usize] = 7;
+    journal.observe(observation(10, a, &[(hour, delivered_after(&[1, 2]))], &[])).await.unwrap();
+    journal.observe(observation(20, a, &[(hour, delivered_after(&[30]))], &[])).await.unwrap();
+    journal.observe(observation(30, b, &[(hour, failed)], &[])).await.unwrap();
+    drop(journal);
+    subject.crash();
+    let journal = subject.journal();
+    let last = Observation { stopping: true, started: today(50), ..observation(60, b, &[], &[]) };
+    journal.observe(last).await.unwrap();
+    let evidence = journal.evidence(at(0)).await.unwrap();
+    let of = |name: &str| &evidence.performance[name];
+    assert_eq!(of("a").attempts(Verdict::Delivered), 3);
+    assert_eq!((of("a").lags.count(), of("a").lags.max()), (3, Duration::from_secs(30)));
+    assert_eq!((of("b").attempts(Verdict::Failed), of("b").lags.count()), (7, 0));
+    assert_eq!(evidence.intake, [Tally { what: "duplicate".into(), kind: "error".into(), count: 8 }]);
+    let stretches: Vec<_> = evidence.stretches.iter().map(|s| (s.from, s.to, s.stopped)).collect();
+    assert_eq!(
+        stretches,
+        [(today(1), today(30), false), (today(50), today(60), true)],
+        "a crash ends at the last sign of life"
+    );
+    let accepted = evidence.accounts.iter().filter(|(key, _)| key.upstream.as_deref() == Some("a"));
+    assert_eq!(accepted.map(|(_, account)| account.accepted).sum::<u64>(), 3);
+}
+
+pub(super) async fn an_outage_lasts_until_the_next_answer_also_through_a_restart(mut subject: Subject) {
+    let journal = subject.journal();
+    let a = journal.target("a").await.unwrap();
+    let down = |second, cause: &str| Change::Down { at: today(second), cause: cause.into() };
+    journal.observe(observation(20, a, &[], &[Change::Up { at: today(1) }, down(10, "refused")])).await.unwrap();
+    drop(journal);
+    subject.crash();
+    let journal = subject.journal();
+    // The next process finds it down, too, and then up.
+    journal.observe(observation(40, a, &[], &[down(30, "timeout")])).await.unwrap();
+    let told = journal.outages(today(35), 9).await.unwrap();
+    assert_eq!((told.len(), told[0].from, told[0].to, &*told[0].cause), (1, today(10), None, "refused"));
+    let changes = [Change::Up { at: today(50) }, down(60, "500"), Change::Up { at: today(70) }];
+    journal.observe(observation(80, a, &[], &changes)).await.unwrap();
+    let told = journal.outages(today(0), 9).await.unwrap();
+    let told: Vec<_> = told.iter().map(|outage| (&*outage.upstream, outage.from, outage.to)).collect();
+    assert_eq!(told, [("a", today(60), Some(today(70))), ("a", today(10), Some(today(50)))], "newest first");
+    assert_eq!(journal.outages(today(50), 9).await.unwrap().len(), 1, "one that had ended is not told");
+    assert_eq!(journal.outages(today(0), 1).await.unwrap().len(), 1);
+}
+
+pub(super) async fn what_one_upstream_got_and_another_did_not_is_told_record_by_record(mut subject: Subject) {
+    let journal = subject.journal();
+    let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
+    for (second, targets) in [&[a, b][..], &[a, b], &[a, b], &[a], &[], &[a, b], &[a, b]].into_iter().enumerate() {
+        let event_id = Some(EventId::from(second as u128 + 1));
+        let submission = Submission { event_id, ..submission(at(second as u64 + 1), targets) };
+        journal.append(submission).await.unwrap();
+    }
+    // At a: all but the last are delivered. At b: 1 delivered, 2 refused, 3 delivered, 6 expires, 7 waits.
+    for claim in journal.claim(a, at(9), 5).await.unwrap() {
+        journal.settle(a, &claim.record, delivered(1));
+    }
+    for claim in journal.claim(b, at(9), 4).await.unwrap() {
+        match claim.record.id.0 {
+            2 => journal.settle(b, &claim.record, rejected()),
+            6 => journal.settle(b, &claim.record, retry(at(10), 1, 1)),
+            _ => journal.settle(b, &claim.record, delivered(1)),
+        }
+    }
+    subject.flush().await;
+    assert_eq!(journal.discard(b, at(7), DropReason::Expired, 9).await.unwrap(), 1);
+    drop(journal);
+    for restart in [false, true] {
+        if restart {
+            subject.crash();
+        }
+        let journal = subject.journal();
+        let told = journal.compare((a, b), at(0), RecordId(0)).await.unwrap();
+        assert_eq!((told.compared, told.oldest, told.next), (6, Some(at(1)), None));
+        let fates: BTreeMap<u64, _> =
+            told.unequal.iter().map(|one| (one.event_id.unwrap().as_u128() as u64, (one.a, one.b))).collect();
+        let expected = [
+            (2, (Fate::Delivered, Fate::Rejected)),
+            (4, (Fate::Delivered, Fate::NotSent)),
+            (6, (Fate::Delivered, Fate::Expired)),
+        ];
+        assert_eq!(fates, BTreeMap::from(expected), "{restart}");
+        assert_eq!(told.pending, (0, 0), "the last one waits for both");
+        let reverse = journal.compare((b, a), at(4), RecordId(0)).await.unwrap();
+        assert_eq!((reverse.compared, reverse.unequal.len()), (3, 2), "what is older is left out");
+    }
+    let journal = subject.journal();
+    for claim in journal.claim(a, at(9), 9).await.unwrap() {
+        journal.settle(a, &claim.record, delivered(1));
+    }
+    subject.flush().await;
+    assert_eq!(journal.compare((a, b), at(0), RecordId(0)).await.unwrap().pending, (0, 1));
+    subject.assert_balanced().await;
+}

@@ -1,0 +1,215 @@
+//! The evidence's rows: attempts, lags and outages of upstreams, what the intake did, when the relay ran.
+//!
+//! Rule: added to in the transaction of whatever else is committed; forgotten after 90 days, with the accounts' hours.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rusqlite::{Connection, Row, params};
+
+use crate::clock::Timestamp;
+use crate::journal::TargetId;
+use crate::journal::evidence::{Evidence, KEPT, Observation, Outage, Stretch, Tally};
+use crate::policy::outcome::Outcome;
+use crate::policy::verdict::Verdict;
+use crate::protocol::category::Category;
+use crate::telemetry::lags::Lags;
+use crate::telemetry::ledger::{Account, AccountKey};
+use crate::telemetry::observations::{Change, Performance};
+
+use super::shared::Shared;
+
+/// The most outages and stretches that are kept, and told.
+const MOST: i64 = 10_000;
+
+/// Keeps what was observed.
+pub(super) fn write(conn: &Connection, observation: &Observation) -> rusqlite::Result<()> {
+    let Observation { started, now, stopping, upstreams, intake } = observation;
+    let ms = |at: &Timestamp| at.as_millis().cast_signed();
+    conn.prepare_cached(
+        "INSERT INTO stretch VALUES (?1, ?2, ?3)
+         ON CONFLICT DO UPDATE SET seen = max(seen, excluded.seen), stopped = excluded.stopped",
+    )?
+    .execute(params![ms(started), ms(now), stopping])?;
+    for tally in intake {
+        let hour = now.hour().cast_signed();
+        conn.prepare_cached(
+            "INSERT INTO intake VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT DO UPDATE SET quantity = quantity + excluded.quantity",
+        )?
+        .execute(params![hour, tally.what, tally.kind, tally.count.cast_signed()])?;
+    }
+    for (target, observed) in upstreams {
+        for (hour, performance) in &observed.hours {
+            write_performance(conn, *target, *hour, performance)?;
+        }
+        for change in &observed.changes {
+            write_change(conn, *target, change)?;
+        }
+    }
+    Ok(())
+}
+
+fn write_performance(
+    conn: &Connection,
+    target: TargetId,
+    hour: u64,
+    performance: &Performance,
+) -> rusqlite::Result<()> {
+    let hour = hour.cast_signed();
+    for verdict in Verdict::ALL.into_iter().filter(|verdict| performance.attempts(*verdict) > 0) {
+        conn.prepare_cached(
+            "INSERT INTO attempt VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT DO UPDATE SET quantity = quantity + excluded.quantity",
+        )?
+        .execute(params![hour, target.0, verdict.name(), performance.attempts(verdict).cast_signed()])?;
+    }
+    let mut lags = performance.lags.clone();
+    let mut kept = conn.prepare_cached("SELECT histogram FROM lag WHERE hour = ?1 AND target = ?2")?;
+    let mut rows = kept.query(params![hour, target.0])?;
+    if let Some(row) = rows.next()? {
+        lags.merge(&histogram(row, 0)?);
+    }
+    drop(rows);
+    conn.prepare_cached("INSERT OR REPLACE INTO lag VALUES (?1, ?2, ?3)")?
+        .execute(params![hour, target.0, lags.encode()])
+        .map(drop)
+}
+
+/// One that cannot be read counts as empty: it stands for nothing but itself.
+fn histogram(row: &Row<'_>, at: usize) -> rusqlite::Result<Lags> {
+    Ok(row.get_ref(at)?.as_blob().ok().and_then(Lags::decode).unwrap_or_default())
+}
+
+/// An outage that lasts is not begun twice: a restart does not end it.
+fn write_change(conn: &Connection, target: TargetId, change: &Change) -> rusqlite::Result<()> {
+    match change {
+        Change::Down { at, cause } => conn
+            .prepare_cached(
+                "INSERT INTO outage (target, began, cause) SELECT ?1, ?2, ?3
+                 WHERE NOT EXISTS (SELECT 1 FROM outage WHERE target = ?1 AND ended IS NULL)",
+            )?
+            .execute(params![target.0, at.as_millis().cast_signed(), cause]),
+        Change::Up { at } => conn
+            .prepare_cached("UPDATE outage SET ended = max(began, ?2) WHERE target = ?1 AND ended IS NULL")?
+            .execute(params![target.0, at.as_millis().cast_signed()]),
+    }
+    .map(drop)
+}
+
+/// Forgets what is older than 90 days, and what is more than is kept.
+pub(super) fn forget(conn: &Connection, now: Timestamp) -> rusqlite::Result<()> {
+    let oldest = now - KEPT;
+    let (hour, ms) = (oldest.hour().cast_signed(), oldest.as_millis().cast_signed());
+    for table in ["attempt", "lag", "intake"] {
+        conn.execute(&format!("DELETE FROM {table} WHERE hour < ?1"), [hour])?;
+    }
+    conn.execute("DELETE FROM outage WHERE ended < ?1 OR id <= (SELECT max(id) FROM outage) - ?2", [ms, MOST])?;
+    conn.execute(
+        "DELETE FROM stretch WHERE seen < ?1
+         OR started <= (SELECT started FROM stretch ORDER BY started DESC LIMIT 1 OFFSET ?2)",
+        [ms, MOST],
+    )
+    .map(drop)
+}
+
+/// What is kept of the time since the beginning of that hour.
+pub(super) fn read(conn: &Connection, shared: &Shared, since: Timestamp) -> rusqlite::Result<Evidence> {
+    let hour = since.hour().cast_signed();
+    Ok(Evidence {
+        accounts: accounts(conn, shared, hour)?,
+        performance: performance(conn, shared, hour)?,
+        intake: intake(conn, hour)?,
+        stretches: stretches(conn, since)?,
+    })
+}
+
+fn accounts(conn: &Connection, shared: &Shared, hour: i64) -> rusqlite::Result<BTreeMap<AccountKey, Account>> {
+    let mut sums = conn.prepare_cached(
+        "SELECT target, project, category, outcome, sum(quantity) FROM ledger WHERE hour >= ?1
+         GROUP BY target, project, category, outcome",
+    )?;
+    let mut rows = sums.query([hour])?;
+    let mut accounts: BTreeMap<AccountKey, Account> = BTreeMap::new();
+    while let Some(row) = rows.next()? {
+        let (category, outcome) = (row.get_ref(2)?.as_str().ok(), row.get_ref(3)?.as_str().ok());
+        let known = (category.and_then(Category::from_name), outcome.and_then(Outcome::from_name));
+        let project = shared.projects().get(row.get::<_, u32>(1)? as usize).cloned();
+        let ((Some(category), Some(outcome)), Some(project)) = (known, project) else { continue };
+        let upstream = match u8::try_from(row.get::<_, i64>(0)?) {
+            Ok(target) => Some(name(shared, target)),
+            Err(_) => None,
+        };
+        let quantity = row.get::<_, i64>(4)?.cast_unsigned();
+        accounts.entry(AccountKey { upstream, project, category }).or_default().post(outcome, quantity);
+    }
+    Ok(accounts)
+}
+
+fn performance(conn: &Connection, shared: &Shared, hour: i64) -> rusqlite::Result<BTreeMap<Arc<str>, Performance>> {
+    let mut all: BTreeMap<Arc<str>, Performance> = BTreeMap::new();
+    let mut select = conn
+        .prepare_cached("SELECT target, result, sum(quantity) FROM attempt WHERE hour >= ?1 GROUP BY target, result")?;
+    let mut rows = select.query([hour])?;
+    while let Some(row) = rows.next()? {
+        let verdict = Verdict::ALL.into_iter().find(|verdict| row.get_ref(1).is_ok_and(|v| v == verdict.name().into()));
+        let Some(verdict) = verdict else { continue };
+        let own = all.entry(name(shared, row.get(0)?)).or_default();
+        own.attempts[verdict as usize] += row.get::<_, i64>(2)?.cast_unsigned();
+    }
+    let mut select = conn.prepare_cached("SELECT target, histogram FROM lag WHERE hour >= ?1")?;
+    let mut rows = select.query([hour])?;
+    while let Some(row) = rows.next()? {
+        all.entry(name(shared, row.get(0)?)).or_default().lags.merge(&histogram(row, 1)?);
+    }
+    Ok(all)
+}
+
+fn intake(conn: &Connection, hour: i64) -> rusqlite::Result<Vec<Tally>> {
+    let mut sums =
+        conn.prepare_cached("SELECT what, kind, sum(quantity) FROM intake WHERE hour >= ?1 GROUP BY what, kind")?;
+    let tally = |row: &Row<'_>| {
+        Ok(Tally { what: row.get(0)?, kind: row.get(1)?, count: row.get::<_, i64>(2)?.cast_unsigned() })
+    };
+    sums.query_map([hour], tally)?.collect()
+}
+
+fn stretches(conn: &Connection, since: Timestamp) -> rusqlite::Result<Vec<Stretch>> {
+    let mut select =
+        conn.prepare_cached("SELECT started, seen, stopped FROM stretch WHERE seen >= ?1 ORDER BY started LIMIT ?2")?;
+    let rows = select.query_map([since.as_millis().cast_signed(), MOST], |row| {
+        Ok(Stretch { from: at(row.get(0)?), to: at(row.get(1)?), stopped: row.get(2)? })
+    })?;
+    rows.collect()
+}
+
+/// The outages that had not ended by `since`, newest first, at most `limit`.
+pub(super) fn outages(
+    conn: &Connection,
+    shared: &Shared,
+    since: Timestamp,
+    limit: usize,
+) -> rusqlite::Result<Vec<Outage>> {
+    let mut select = conn.prepare_cached(
+        "SELECT target, began, ended, cause FROM outage WHERE ended IS NULL OR ended > ?1 ORDER BY id DESC LIMIT ?2",
+    )?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = select.query_map([since.as_millis().cast_signed(), limit], |row| {
+        Ok(Outage {
+            upstream: name(shared, row.get(0)?),
+            from: at(row.get(1)?),
+            to: row.get::<_, Option<i64>>(2)?.map(at),
+            cause: row.get(3)?,
+        })
+    })?;
+    rows.collect()
+}
+
+fn at(ms: i64) -> Timestamp {
+    Timestamp::from_millis(ms.cast_unsigned())
+}
+
+/// The name of a target. Rows name none that is not known: targets are never removed.
+fn name(shared: &Shared, target: u8) -> Arc<str> {
+    shared.targets().get(usize::from(target)).map_or_else(|| "unknown".into(), |target| Arc::clone(&target.name))
+}

@@ -1,0 +1,34 @@
+//! What a newer version finds when it opens a journal of an older one.
+
+use super::*;
+
+#[tokio::test]
+async fn a_journal_of_each_older_format_is_brought_up_to_date_with_what_it_holds() {
+    for format in 1..schema::FORMATS.len() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = in_folder(folder.path());
+        let old = Connection::open(&settings.path).unwrap();
+        old.execute_batch("PRAGMA page_size = 16384; PRAGMA auto_vacuum = INCREMENTAL").unwrap();
+        old.execute_batch(&schema::FORMATS[..format].concat()).unwrap();
+        old.execute_batch(&format!(
+            "INSERT INTO target VALUES (0, 'a', 0); INSERT INTO project VALUES (0, 'shop');
+             INSERT INTO record VALUES (1, 1000, 0, 1, 3, 'error=1', NULL, NULL);
+             INSERT INTO body VALUES (1, '{{}}', x'7b7d0a');
+             INSERT INTO ledger VALUES (0, 0, 0, 'error', 'accepted', 1);
+             PRAGMA application_id = {}; PRAGMA user_version = {format}",
+            0x5377_4a31
+        ))
+        .unwrap();
+        old.close().unwrap();
+        let ledger = Ledger::default();
+        let journal = Arc::new(SqliteJournal::open(&settings, Clock::system(), ledger.clone()).unwrap());
+        assert_eq!(count(&settings.path, "PRAGMA user_version"), schema::FORMAT);
+        let subject = Subject::Sqlite { folder, settings, journal: Some(Arc::clone(&journal)), ledger };
+        subject.assert_balanced().await;
+        files::append(&subject.journal(), 2 << 20, &[TargetId(0)]).await.unwrap();
+        assert_eq!(drain(&*journal, TargetId(0)).await, 2, "{format}");
+        let compared = journal.compare((TargetId(0), TargetId(0)), at(0), RecordId(0)).await.unwrap();
+        assert_eq!(compared.compared, 2, "{format}");
+        subject.assert_balanced().await;
+    }
+}
