@@ -9,12 +9,14 @@ mod ingest {
     pub(crate) mod bodies;
     pub(crate) mod connections;
     pub(crate) mod duplicates;
+    pub(crate) mod endpoints;
     pub(crate) mod limits;
     pub(crate) mod patience;
     pub(crate) mod peer;
     pub(crate) mod routes;
     pub(crate) mod store;
     pub(crate) mod tls;
+    pub(crate) mod tunnel;
 }
 
 use support::envelopes::KEY;

@@ -11,10 +11,11 @@ use crate::policy::routing::Project;
 
 use super::Config;
 
-/// The fields that are fixed when the daemon starts: listening sockets, the buffers that the limits on bodies size, and the open
-/// journal. Everything else changes live.
-pub const FIXED: [&str; 8] = [
+/// The fields that are fixed when the daemon starts: listening sockets and routes, the buffers that the limits on bodies size, and
+/// the open journal. Everything else changes live.
+pub const FIXED: [&str; 9] = [
     "server.listen",
+    "server.tunnel",
     "server.max_body",
     "server.max_inflight_bytes",
     "admin.listen",
@@ -214,7 +215,8 @@ glitchtip = "https://hunter3@c/1"
     #[test]
     fn fixed_fields_need_a_restart_and_exist() {
         assert_eq!(needs_restart(&config(BEFORE), &config(AFTER)), ["server.listen", "journal.sync"]);
-        assert!(FIXED.iter().all(|field| fields(&config(BEFORE)).contains_key(*field)));
+        let all = BEFORE.replace("[admin]", "[server]\ntunnel = \"/tunnel\"\n[admin]");
+        assert!(FIXED.iter().all(|field| fields(&config(&all)).contains_key(*field)));
     }
 
     #[test]

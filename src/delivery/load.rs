@@ -122,6 +122,9 @@ fn contains(items: &[u16], i: usize) -> bool {
 pub(super) fn pending(claim: &Claim) -> Quantities {
     let record = &claim.record;
     let Some(items) = &claim.progress.items else { return record.quantities.clone() };
+    if record.client.request.is_some() {
+        return record.quantities.clone();
+    }
     match record.body.outline() {
         Ok(envelope) => envelope.quantities_of(|i| contains(items, i)),
         Err(_) => record.quantities.clone(),
@@ -134,6 +137,9 @@ pub(super) fn select(claim: &Claim, cooldown: &Cooldown, quirks: &Quirks, now: T
     let record = &claim.record;
     if claim.progress.items.is_none() && !cooldown.touches(&record.project) && !concerns(quirks, record) {
         return Load::all(record);
+    }
+    if record.client.request.is_some() {
+        return select_whole(record, cooldown, quirks, now);
     }
     // What was accepted can be read; what cannot goes as it is.
     let Ok(envelope) = record.body.outline() else { return Load::all(record) };
@@ -172,6 +178,19 @@ pub(super) fn select(claim: &Claim, cooldown: &Cooldown, quirks: &Quirks, now: T
         && load.send.items.is_sorted()
         && !(quirks.ends_at_blank_lines && has_blank_line(&record.body));
     load
+}
+
+/// A record that is no envelope is like one item, which waits while any of its categories is limited.
+fn select_whole(record: &Record, cooldown: &Cooldown, quirks: &Quirks, now: Timestamp) -> Load {
+    let part = Part { items: vec![0], quantities: record.quantities.clone() };
+    let categories = || record.quantities.iter().map(|(category, _)| category);
+    if categories().any(|category| quirks.never_stores(category)) {
+        return Load { unsupported: part, ..Load::default() };
+    }
+    match categories().filter_map(|category| cooldown.until(&record.project, category, now)).max() {
+        None => Load::all(record),
+        until => Load { limited: part, limited_until: until, ..Load::default() },
+    }
 }
 
 /// Whether something about the record, as far as it can be told without reading it, concerns the upstream's quirks.

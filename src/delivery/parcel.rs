@@ -1,16 +1,18 @@
-//! From what goes of a claimed record to a request: the envelope, addressed to the upstream, and its headers.
+//! From what goes of a claimed record to a request: the envelope, addressed to the upstream, and its headers. A record that is no
+//! envelope is made again at the upstream as it was made here.
 
 use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use crate::clock::Timestamp;
 use crate::journal::body::{Body, Unreadable};
-use crate::journal::{Claim, Client};
+use crate::journal::{Claim, Client, Record};
 use crate::protocol::dsn::Dsn;
+use crate::protocol::endpoint::RawRequest;
 use crate::protocol::envelope::Envelope;
 
 use super::load::Load;
@@ -30,6 +32,9 @@ pub(super) fn pack(
     now: Timestamp,
 ) -> Result<Parcel, Unreadable> {
     let record = &claim.record;
+    if let Some(request) = &record.client.request {
+        return repeat(record, request, file, dsn);
+    }
     let dwell = now.since(record.accepted_at);
     let body = match (&record.body, file) {
         (Body::Memory(bytes), _) if load.is_whole() => Contents::Pieces(rewrite(bytes, dsn, dwell, None).into()),
@@ -39,7 +44,35 @@ pub(super) fn pack(
         (Body::File(_), None) => return Err(Unreadable::File(std::io::ErrorKind::NotFound.into())),
         (body @ Body::File(_), Some(file)) => Contents::Stream(stream(body, load, file, dsn, dwell)?),
     };
-    Ok(Parcel { uri: dsn.envelope_uri().clone(), headers: headers(dsn, &record.client), body })
+    let mut headers = headers(dsn, &record.client);
+    headers.insert(header::CONTENT_TYPE, ENVELOPE);
+    Ok(Parcel { method: Method::POST, uri: dsn.envelope_uri().clone(), headers, body })
+}
+
+/// The request as it came, with the upstream's project and key. A key that came in the path goes there: a second form of
+/// authentication would be refused.
+fn repeat(record: &Record, request: &RawRequest, file: Option<Arc<File>>, dsn: &Dsn) -> Result<Parcel, Unreadable> {
+    let mut headers = headers(dsn, &record.client);
+    if request.keyed {
+        headers.remove(X_SENTRY_AUTH);
+    }
+    for (name, value) in &request.headers {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(&**name), HeaderValue::try_from(&**value)) {
+            headers.insert(name, value);
+        }
+    }
+    let method = if request.get { Method::GET } else { Method::POST };
+    // The parts were an address when they came.
+    let uri = request.uri(dsn).unwrap_or_else(|| dsn.envelope_uri().clone());
+    let body = match (&record.body, file) {
+        (Body::Memory(bytes), _) => Contents::Pieces([bytes.clone(), Bytes::new()]),
+        (Body::File(_), None) => return Err(Unreadable::File(std::io::ErrorKind::NotFound.into())),
+        (Body::File(_), Some(file)) => {
+            let whole = std::iter::once(0..record.body.len()).collect();
+            Contents::Stream(Stream::new(Bytes::new(), file, whole, Bytes::new()))
+        }
+    };
+    Ok(Parcel { method, uri, headers, body })
 }
 
 /// The same from a file.
@@ -62,7 +95,6 @@ fn selection(body: &Bytes, items: &[u16]) -> Bytes {
 /// Nothing else of the client's: no cookies.
 fn headers(dsn: &Dsn, client: &Client) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(8);
-    headers.insert(header::CONTENT_TYPE, ENVELOPE);
     let name = client.sentry_client.as_deref().unwrap_or(concat!("switchyard/", env!("CARGO_PKG_VERSION")));
     let auth = format!("Sentry sentry_version=7, sentry_client={name}, sentry_key={}", dsn.public_key());
     let mut set = |name: HeaderName, value: Option<&str>| {

@@ -36,15 +36,16 @@ const CONNECTION_BUFFER: usize = 128 * 1024;
 /// A request to an upstream.
 #[derive(Clone, Debug)]
 pub(super) struct Parcel {
+    pub(super) method: Method,
     pub(super) uri: Uri,
     pub(super) headers: HeaderMap,
     pub(super) body: Contents,
 }
 
-/// The envelope.
+/// The body.
 #[derive(Clone, Debug)]
 pub(super) enum Contents {
-    /// In two pieces: its header line, and the rest.
+    /// In two pieces, an envelope's header line and the rest; another request's body in one.
     Pieces([Bytes; 2]),
     /// From a file.
     Stream(Stream),
@@ -125,7 +126,7 @@ impl Transport {
 
 fn request(parcel: Parcel) -> Request<Contents> {
     let mut request = Request::new(parcel.body);
-    *request.method_mut() = Method::POST;
+    *request.method_mut() = parcel.method;
     *request.uri_mut() = parcel.uri;
     *request.headers_mut() = parcel.headers;
     request

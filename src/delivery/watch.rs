@@ -33,6 +33,7 @@ enum Line {
     Misconfigured(Arc<str>),
     NoDsn(Arc<str>),
     BatchPoison(Arc<str>),
+    Unsupported(Box<str>),
 }
 
 impl Watch {
@@ -104,6 +105,15 @@ impl Watch {
             let (upstream, message) =
                 (&*self.upstream, "the file of a large envelope cannot be read; it is tried again later");
             tracing::error!(upstream.name = upstream, record = %record.id, why, "{message}");
+        }
+    }
+
+    pub(super) fn unsupported(&self, record: &Record, why: &str) {
+        let Some(request) = &record.client.request else { return };
+        let endpoint = request.path.split('/').next().unwrap_or_default();
+        if self.damper.lets_through(&Line::Unsupported(endpoint.into())) {
+            let message = "upstream has no such endpoint; what comes for it is dropped as unsupported there";
+            tracing::warn!(upstream.name = &*self.upstream, endpoint, why, "{message}");
         }
     }
 

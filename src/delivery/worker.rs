@@ -37,6 +37,8 @@ use super::settings::{OnRateLimit, Settings};
 use super::transport::Transport;
 use super::watch::Watch;
 
+mod endpoints;
+
 /// How long to wait when the journal itself fails to give records.
 const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
 /// How many records are brought forward at once.
@@ -267,6 +269,7 @@ impl Worker {
         self.bytes_in_flight -= weight(&sent.claim.record.body);
         sent.hide_key(&self.upstream);
         let verdict = match &sent.result {
+            Ok(reply) if sent.claim.record.client.request.is_some() => Verdict::of_other(reply.status, &reply.text),
             Ok(reply) => Verdict::of(reply.status, &reply.text),
             Err(_) => Verdict::Failed,
         };
@@ -280,11 +283,13 @@ impl Worker {
             Verdict::Misconfigured if !Arc::ptr_eq(&sent.routing, &self.around.routing.load()) => {
                 self.retry(&sent, now, sent.claim.progress.strikes)
             }
+            Verdict::Misconfigured if self.is_about_the_endpoint(&sent) => self.refused_alone(&sent, now),
             Verdict::Misconfigured => {
                 let until = self.holds.refused(&sent.claim.record.project, now);
                 self.retry(&sent, until, sent.claim.progress.strikes)
             }
             Verdict::Refused => self.refused(&sent, now, "refused"),
+            Verdict::Unsupported => self.unsupported(&sent),
         };
         self.journal_settle(&sent.claim.record, settlement);
         self.publish();
@@ -314,11 +319,11 @@ impl Worker {
                 }
             }
         }
-        if verdict == Verdict::Misconfigured {
+        if verdict == Verdict::Misconfigured && !self.is_about_the_endpoint(sent) {
             self.around.watch.misconfigured(&record.project, &sent.what_went_wrong());
         }
         self.up = verdict != Verdict::Failed;
-        if verdict != Verdict::Delivered {
+        if !matches!(verdict, Verdict::Delivered | Verdict::Unsupported) {
             self.error = Some(LastError { at: now, what: sent.what_went_wrong() });
         }
     }

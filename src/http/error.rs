@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::intake::decode::DecodeError;
 use crate::intake::keyring::KeyError;
 use crate::intake::legacy::StoreError;
+use crate::intake::raw::RawError;
 use crate::intake::submit::Refusal;
 use crate::intake::unpack::UnpackError;
 use crate::journal::JournalError;
@@ -122,6 +123,19 @@ impl From<StoreError> for ApiError {
             StoreError::Decode(error) => error.into(),
             other => Self::new(StatusCode::BAD_REQUEST, Refused::Malformed, other.to_string()),
         }
+    }
+}
+
+impl From<RawError> for ApiError {
+    fn from(error: RawError) -> Self {
+        let (status, reason) = match &error {
+            RawError::Request(_) | RawError::Empty(_) | RawError::CheckIn(_) => {
+                (StatusCode::BAD_REQUEST, Refused::Malformed)
+            }
+            RawError::ContentType { .. } => (StatusCode::UNSUPPORTED_MEDIA_TYPE, Refused::ContentType),
+            RawError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Refused::TooLarge),
+        };
+        Self::new(status, reason, error.to_string())
     }
 }
 

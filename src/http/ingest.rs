@@ -11,11 +11,14 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode, header};
+use prometheus::HistogramTimer;
 use serde_json::json;
+use url::form_urlencoded;
 
 use crate::intake::decode::{self, BUFFERED, DecodeError};
 use crate::intake::legacy;
 use crate::intake::submit::{Entrance, Receipt};
+use crate::journal::Client;
 use crate::protocol::auth::{self, AuthError, Credentials};
 use crate::tasks;
 
@@ -32,6 +35,10 @@ pub(super) struct ForProject(pub(super) Arc<str>);
 /// Bodies of up to this many encoded bytes are decoded where they are read; larger ones on a thread of their own.
 pub(super) const DECODED_INLINE: usize = 128 * 1024;
 
+/// A transparent image of one pixel: what a page gets for an event that it sent as one (getsentry/relay,
+/// `relay-server/src/endpoints/store.rs`).
+const PIXEL: &[u8] = b"GIF89a\x01\x00\x01\x00\x00\xff\x00,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x00;";
+
 /// `POST /api/{project}/envelope/`
 pub(super) async fn envelope(State(public): State<Arc<Public>>, id: ProjectId, request: Request) -> Response {
     take_in(&public, Some(&project(id)), request, Form::Envelope).await
@@ -45,6 +52,16 @@ pub(super) async fn store(State(public): State<Arc<Public>>, id: ProjectId, requ
 /// `POST /api/store/`: the key alone says for which project.
 pub(super) async fn store_without_project(State(public): State<Arc<Public>>, request: Request) -> Response {
     take_in(&public, None, request, Form::Event).await
+}
+
+/// `POST` to the tunnel's path: only the envelope says for which project it is. What the request carries besides belongs to the
+/// site that it passed through.
+pub(super) async fn tunnel(State(public): State<Arc<Public>>, mut request: Request) -> Response {
+    for name in ["x-sentry-auth", "authorization"] {
+        request.headers_mut().remove(name);
+    }
+    *request.uri_mut() = request.uri().path().parse().unwrap_or_default();
+    take_in(&public, None, request, Form::Envelope).await
 }
 
 type ProjectId = Result<Path<String>, PathRejection>;
@@ -63,43 +80,105 @@ enum Form {
 }
 
 async fn take_in(public: &Public, id: Option<&str>, request: Request, form: Form) -> Response {
+    let Visit { entrance, parts, body, pass } = match admit(public, id, None, request).await {
+        Ok(visit) => visit,
+        Err(refusal) => return refusal,
+    };
+    let taken = submit(public, entrance, &parts, body, form).await;
+    pass.end(taken.map(|receipt| (receipt.project.clone(), answer(&receipt))))
+}
+
+/// `GET /api/{project}/store/`: the event is in the query, the answer an image for a page to show.
+pub(super) async fn pixel(State(public): State<Arc<Public>>, id: ProjectId, request: Request) -> Response {
+    picture(&public, Some(&project(id)), request).await
+}
+
+/// `GET /api/store/`
+pub(super) async fn pixel_without_project(State(public): State<Arc<Public>>, request: Request) -> Response {
+    picture(&public, None, request).await
+}
+
+async fn picture(public: &Public, id: Option<&str>, request: Request) -> Response {
+    let Visit { entrance, parts, pass, .. } = match admit(public, id, None, request).await {
+        Ok(visit) => visit,
+        Err(refusal) => return refusal,
+    };
+    let taken = submit_query(public, entrance, &parts).await;
+    pass.end(taken.map(|receipt| (receipt.project, ([(header::CONTENT_TYPE, "image/gif")], PIXEL).into_response())))
+}
+
+async fn submit_query(public: &Public, entrance: Entrance, parts: &Parts) -> Result<Receipt, ApiError> {
+    let mut fields = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
+    let event = fields.find(|(name, _)| name == "sentry_data").map(|(_, data)| data.into_owned());
+    let envelope = legacy::envelope_of(event.unwrap_or_default().into(), public.room.limit().0)?;
+    Ok(public.intake.submit(entrance, sender(public, parts), envelope.into()).await?)
+}
+
+/// A request that was let in.
+pub(super) struct Visit {
+    pub(super) entrance: Entrance,
+    pub(super) parts: Parts,
+    pub(super) body: Body,
+    pub(super) pass: Pass,
+}
+
+/// What must be given back at the end of a visit, for the counts.
+pub(super) struct Pass {
+    project: Option<Arc<str>>,
+    timer: HistogramTimer,
+}
+
+/// Lets a request in by its credentials; refuses it after reading its body away. `key` is the one in its path.
+pub(super) async fn admit(
+    public: &Public,
+    id: Option<&str>,
+    key: Option<&str>,
+    request: Request,
+) -> Result<Visit, Response> {
     let timer = public.metrics.accept_duration_seconds.start_timer();
     let (parts, mut body) = request.into_parts();
-    let entrance = match authenticate(public, id, &parts) {
-        Ok(entrance) => entrance,
+    match authenticate(public, id, key, &parts) {
+        Ok(entrance) => {
+            let pass = Pass { project: entrance.project().cloned(), timer };
+            Ok(Visit { entrance, parts, body, pass })
+        }
         Err(error) => {
             // Who asks before sending sends nothing of what is refused.
             if !parts.headers.contains_key(header::EXPECT) {
                 drain(&mut body, public).await;
             }
             timer.stop_and_discard();
-            return error.into_response();
+            Err(error.into_response())
         }
-    };
-    let project = entrance.project().cloned();
-    let taken = submit(public, entrance, &parts, body, form).await;
-    let (project, mut response) = match taken {
-        Ok(receipt) => (Some(receipt.project.clone()), answer(&receipt)),
-        Err(error) => (project, error.into_response()),
-    };
-    if let Some(project) = project {
-        response.extensions_mut().insert(ForProject(project));
     }
-    timer.observe_duration();
-    response
 }
 
-fn authenticate(public: &Public, id: Option<&str>, parts: &Parts) -> Result<Entrance, ApiError> {
-    Ok(public.intake.authenticate(id, credentials(parts))?)
+impl Pass {
+    /// The answer: what was taken in for a project, or the refusal.
+    pub(super) fn end(self, taken: Result<(Arc<str>, Response), ApiError>) -> Response {
+        let (project, mut response) = match taken {
+            Ok((project, response)) => (Some(project), response),
+            Err(error) => (self.project, error.into_response()),
+        };
+        if let Some(project) = project {
+            response.extensions_mut().insert(ForProject(project));
+        }
+        self.timer.observe_duration();
+        response
+    }
 }
 
-/// What a request says of itself.
-pub(super) fn credentials(parts: &Parts) -> Result<Option<Credentials>, AuthError> {
+fn authenticate(public: &Public, id: Option<&str>, key: Option<&str>, parts: &Parts) -> Result<Entrance, ApiError> {
+    Ok(public.intake.authenticate(id, credentials(parts, key))?)
+}
+
+/// What a request says of itself; `key` is the one in its path.
+pub(super) fn credentials(parts: &Parts, key: Option<&str>) -> Result<Option<Credentials>, AuthError> {
     let values = |name: &str| {
         let all: Vec<&str> = parts.headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
         all.into_iter()
     };
-    auth::find(values("x-sentry-auth"), values("authorization"), parts.uri.query())
+    auth::find(values("x-sentry-auth"), values("authorization"), parts.uri.query(), key)
 }
 
 async fn submit(
@@ -109,26 +188,27 @@ async fn submit(
     body: Body,
     form: Form,
 ) -> Result<Receipt, ApiError> {
-    let encodings = encodings(&parts.headers)?;
     let mut held = Held::default();
     let body = match form {
-        Form::Event if !says_envelope(&parts.headers) => event(public, body, encodings, &mut held).await?.into(),
-        _ => receive(public, body, encodings, &mut held).await?,
+        Form::Event if !says_envelope(&parts.headers) => {
+            let body = read(public, parts, body, &mut held).await?;
+            legacy::envelope_of(body, public.room.limit().0)?.into()
+        }
+        _ => receive(public, body, encodings(&parts.headers)?, &mut held).await?,
     };
-    let client = client(&parts.headers, peer(parts), &public.trusted.load());
-    Ok(public.intake.submit(entrance, client, body).await?)
+    Ok(public.intake.submit(entrance, sender(public, parts), body).await?)
 }
 
-/// The envelope around one event, which is never large.
-async fn event(
-    public: &Public,
-    body: Body,
-    encodings: Vec<decode::Encoding>,
-    held: &mut Held,
-) -> Result<Bytes, ApiError> {
+/// Reads and decodes a body that is never large; `held` is the room it takes.
+pub(super) async fn read(public: &Public, parts: &Parts, body: Body, held: &mut Held) -> Result<Bytes, ApiError> {
+    let encodings = encodings(&parts.headers)?;
     let body = public.room.read(body, held).await?;
-    let body = if encodings.is_empty() { body } else { decode(public, body, encodings, held).await? };
-    Ok(legacy::envelope_of(body, public.room.limit().0)?)
+    if encodings.is_empty() { Ok(body) } else { decode(public, body, encodings, held).await }
+}
+
+/// What upstreams are told of the sender of a request.
+pub(super) fn sender(public: &Public, parts: &Parts) -> Client {
+    client(&parts.headers, peer(parts), &public.trusted.load())
 }
 
 /// The encodings of a body, in the order in which they were applied.

@@ -9,6 +9,7 @@ mod page;
 mod peer;
 mod phase;
 mod proxy;
+mod raw;
 mod receive;
 mod routes;
 mod scrape;

@@ -34,6 +34,7 @@ pub(super) fn client(headers: &HeaderMap, peer: IpAddr, trusted: &[IpAddr]) -> C
         origin: text(headers.get(header::ORIGIN)).map(Into::into),
         forwarded_for: Some(forwarded_for.into()),
         sentry_client: None,
+        request: None,
     }
 }
 

@@ -108,7 +108,7 @@ fn client() -> Option<reqwest::Client> {
 pub(super) async fn forward(State(public): State<Arc<Public>>, request: Request) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
-    let credentials = || ingest::credentials(&parts);
+    let credentials = || ingest::credentials(&parts, None);
     let destination = destination::find(&public.intake.routing(), path, parts.uri.query(), credentials)?;
     if matches!(parts.method, Method::CONNECT | Method::TRACE) {
         return Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, Refused::Method, "this method is not passed on"));

@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tower::ServiceExt as _;
 
 use crate::clock::Clock;
+use crate::protocol::endpoint::Endpoint;
 use crate::tasks::Tasks;
 use crate::telemetry::metrics::{Refused, code_label};
 
@@ -31,12 +32,27 @@ fn public(state: Arc<Public>) -> Router {
     let mut routes = Router::new();
     for (path, handler) in [
         ("/api/{project}/envelope", taken(ingest::envelope)),
-        ("/api/{project}/store", taken(ingest::store)),
-        ("/api/store", taken(ingest::store_without_project)),
+        ("/api/{project}/store", and_get(taken(ingest::store), ingest::pixel)),
+        ("/api/store", and_get(taken(ingest::store_without_project), ingest::pixel_without_project)),
+        ("/api/{project}/security", raw(Endpoint::Security)),
+        ("/api/{project}/csp-report", raw(Endpoint::CspReport)),
+        ("/api/{project}/nel", raw(Endpoint::Nel)),
+        ("/api/{project}/cron/{slug}", raw(Endpoint::Cron)),
+        ("/api/{project}/cron/{slug}/{key}", raw(Endpoint::Cron)),
+        ("/api/{project}/integration/otlp/v1/traces", raw(Endpoint::OtlpTraces)),
+        ("/api/{project}/integration/otlp/v1/logs", raw(Endpoint::OtlpLogs)),
+        ("/api/{project}/otlp/v1/traces", raw(Endpoint::OtlpTraces)),
+        ("/api/{project}/otlp/v1/logs", raw(Endpoint::OtlpLogs)),
+        ("/api/{project}/integration/vercel/logs", raw(Endpoint::Vercel)),
         ("/api/relay/healthcheck/live", get(alive).fallback(wrong_method)),
         ("/api/relay/healthcheck/ready", get(ready).fallback(wrong_method)),
     ] {
         routes = routes.route(path, handler.clone()).route(&format!("{path}/"), handler);
+    }
+    routes = routes.route("/api/{project}/integration/heroku/{*rest}", raw(Endpoint::Heroku));
+    if let Some(path) = &state.tunnel {
+        let path = path.as_str();
+        routes = routes.route(path, taken(ingest::tunnel)).route(&format!("{path}/"), taken(ingest::tunnel));
     }
     routes.fallback(any(proxy::forward)).with_state(state)
 }
@@ -56,6 +72,24 @@ fn operators(state: Admin) -> Router {
 
 fn taken<T: 'static>(handler: impl Handler<T, Arc<Public>>) -> MethodRouter<Arc<Public>> {
     post(handler).fallback(wrong_method)
+}
+
+/// An endpoint that takes no envelopes. Only check-ins may be sent with GET.
+fn raw(endpoint: Endpoint) -> MethodRouter<Arc<Public>> {
+    let handler =
+        move |State(public): State<Arc<Public>>, request: Request<Body>| super::raw::take_in(public, endpoint, request);
+    match endpoint {
+        Endpoint::Cron => and_get(taken(handler), handler),
+        _ => taken(handler),
+    }
+}
+
+/// Takes GET beside what is there. HEAD would be answered like GET, and is no submission.
+fn and_get<T: 'static>(
+    routes: MethodRouter<Arc<Public>>,
+    handler: impl Handler<T, Arc<Public>>,
+) -> MethodRouter<Arc<Public>> {
+    routes.get(handler).head(wrong_method)
 }
 
 async fn alive() -> Response {

@@ -2,8 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::units::{ByteSize, Secret};
 
@@ -15,6 +16,8 @@ pub struct Server {
     pub listen: Vec<SocketAddr>,
     /// The peers whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpAddr>,
+    /// A path that takes envelopes whose own `dsn` names the project: the `tunnel` of browser SDKs. None by default.
+    pub tunnel: Option<TunnelPath>,
     /// The largest body, as sent and as decoded.
     pub max_body: ByteSize,
     /// All bodies in memory together; one over 1 MiB goes through a file beside the journal.
@@ -30,11 +33,46 @@ impl Default for Server {
         Self {
             listen: vec![(Ipv4Addr::LOCALHOST, 8484).into(), (Ipv6Addr::LOCALHOST, 8484).into()],
             trusted_proxies: vec![],
+            tunnel: None,
             max_body: ByteSize::mib(200),
             max_inflight_bytes: ByteSize::mib(64),
             tls_cert: None,
             tls_key: None,
         }
+    }
+}
+
+/// The path of the tunnel: below the root, and not among the API's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct TunnelPath(String);
+
+impl TunnelPath {
+    /// The path, without a slash at its end.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for TunnelPath {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names = text.strip_prefix('/').unwrap_or_default();
+        let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+        let is_name = |name: &str| name.bytes().all(is_plain) && !matches!(name, "" | "." | "..");
+        if text.len() > 256 || !names.split('/').all(is_name) {
+            return Err(format!("{text:?} is no path for a tunnel: write one as in \"/tunnel\""));
+        }
+        if names.split('/').next() == Some("api") {
+            return Err("a tunnel cannot be under /api/, where trackers have their own paths".to_owned());
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl<'de> Deserialize<'de> for TunnelPath {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 
@@ -51,5 +89,21 @@ pub struct Admin {
 impl Default for Admin {
     fn default() -> Self {
         Self { listen: (Ipv4Addr::LOCALHOST, 8485).into(), token: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tunnel_has_a_plain_path_of_its_own() {
+        for path in ["/tunnel", "/a/b-c_d.php", "/apiary"] {
+            assert_eq!(path.parse::<TunnelPath>().unwrap().as_str(), path);
+        }
+        for path in ["", "/", "tunnel", "/tunnel/", "//t", "/a/../b", "/{x}", "/a b", "/a?b", "/api", "/api/1/envelope"]
+        {
+            assert!(path.parse::<TunnelPath>().is_err(), "{path}");
+        }
     }
 }

@@ -23,6 +23,7 @@ use crate::intake::legacy;
 use crate::protocol::auth;
 use crate::protocol::category::Category;
 use crate::protocol::envelope::{Envelope, Item};
+use crate::protocol::event_id::EventId;
 use crate::protocol::item::ItemType;
 use crate::protocol::rate_limits::{self, RateLimit};
 use crate::tasks::{self, Tasks};
@@ -142,8 +143,12 @@ impl Sink {
         let path = parts.uri.path().trim_matches('/').to_owned();
         let (project, endpoint) = match path.split('/').collect::<Vec<_>>()[..] {
             ["api", project, endpoint @ ("envelope" | "store")] => (project, endpoint),
+            ["api", project, "integration", endpoint, ..] => return Ok(self.take_other(project, endpoint, body).await),
+            ["api", project, endpoint @ ("security" | "csp-report" | "nel" | "cron" | "otlp"), ..] => {
+                return Ok(self.take_other(project, endpoint, body).await);
+            }
             _ => {
-                return Err((StatusCode::NOT_FOUND, "this sink takes /api/{project}/envelope/ and /store/".to_owned()));
+                return Err((StatusCode::NOT_FOUND, "this sink takes what SDKs send below /api/{project}/".to_owned()));
             }
         };
         if parts.method != Method::POST {
@@ -163,14 +168,32 @@ impl Sink {
         }
         let envelope = Envelope::parse(body).map_err(|error| bad(&error))?;
         let sent = [text(&parts.headers, "x-sentry-auth"), text(&parts.headers, "authorization")];
-        let found = auth::find(sent[0].into_iter(), sent[1].into_iter(), parts.uri.query());
+        let found = auth::find(sent[0].into_iter(), sent[1].into_iter(), parts.uri.query(), None);
         let found = found.map_err(|error| (StatusCode::UNAUTHORIZED, error.to_string()))?;
         if found.is_none() && envelope.dsn().is_none() {
             return Err((StatusCode::UNAUTHORIZED, "missing authentication".to_owned()));
         }
         tokio::time::sleep(self.behaviour.delay).await;
         self.remember(self.arrivals(project, &envelope));
-        Ok(self.answer(&envelope))
+        Ok(self.answer(envelope.event_id()))
+    }
+
+    /// A request that is no envelope is remembered by its endpoint's name.
+    async fn take_other(&self, project: &str, endpoint: &str, body: Body) -> Response {
+        let body = self.room.read(body, &mut Held::default()).await;
+        let arrival = Arrival {
+            at: self.clock.now(),
+            sink: Arc::clone(&self.name),
+            project: project.to_owned(),
+            kind: harmless(endpoint),
+            event_id: None,
+            bytes: body.map_or(0, |body| body.len()),
+            summary: None,
+            answer: self.behaviour.status.as_u16(),
+        };
+        tokio::time::sleep(self.behaviour.delay).await;
+        self.remember(vec![arrival]);
+        self.answer(None)
     }
 
     fn arrivals(&self, project: &str, envelope: &Envelope) -> Vec<Arrival> {
@@ -190,10 +213,10 @@ impl Sink {
         envelope.items().iter().map(row).collect()
     }
 
-    fn answer(&self, envelope: &Envelope) -> Response {
+    fn answer(&self, event_id: Option<EventId>) -> Response {
         let status = self.behaviour.status;
         if status.is_success() {
-            let body = envelope.event_id().map_or(json!({}), |id| json!({ "id": id }));
+            let body = event_id.map_or(json!({}), |id| json!({ "id": id }));
             return (status, Json(body)).into_response();
         }
         let mut response = (status, Json(json!({ "detail": "told to answer so", "causes": [] }))).into_response();
@@ -303,6 +326,17 @@ mod tests {
         let event = "{\"event_id\":\"9ec79c33ec9942ab8353589fcb2e04dc\",\"message\":\"old\"}";
         assert_eq!(answer(&sink, "/api/7/store/", Some("k"), event).await.0, StatusCode::OK);
         assert_eq!(sink.since(0).0[0].summary.as_deref(), Some("old"));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_envelope_is_remembered_by_its_endpoint() {
+        let sink = sink(Behaviour::default());
+        for (path, kind) in [("/api/7/cron/nightly/k/", "cron"), ("/api/7/integration/vercel/logs", "vercel")] {
+            assert_eq!(answer(&sink, path, None, "{}").await.0, StatusCode::OK);
+            let (arrivals, _) = sink.since(0);
+            let last = arrivals.last().unwrap();
+            assert_eq!((last.kind.as_str(), last.bytes), (kind, 2));
+        }
     }
 
     #[tokio::test]

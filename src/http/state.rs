@@ -23,7 +23,7 @@ use crate::units::Secret;
 use super::admin::Control;
 use super::body::Room;
 use super::proxy::Proxy;
-use super::settings::Server;
+use super::settings::{Server, TunnelPath};
 use super::tls::Certificate;
 
 /// Whether the daemon can accept submissions now. Cheap to clone.
@@ -59,6 +59,7 @@ pub struct Public {
     pub(super) metrics: Metrics,
     pub(super) damper: Damper<Refused>,
     pub(super) readiness: Readiness,
+    pub(super) tunnel: Option<TunnelPath>,
 }
 
 impl Public {
@@ -73,6 +74,7 @@ impl Public {
             metrics,
             damper: Damper::new(),
             readiness,
+            tunnel: server.tunnel.clone(),
         }
     }
 

@@ -4,5 +4,6 @@ pub mod decode;
 pub mod keyring;
 pub mod legacy;
 mod part;
+pub mod raw;
 pub mod submit;
 pub mod unpack;

@@ -175,6 +175,28 @@ impl Intake {
         Ok(receipt)
     }
 
+    /// Takes in a request that is no envelope: `client.request` says what it asked for. Returns when it is durable. Such requests
+    /// have no identity, so none is a repeat.
+    pub async fn submit_raw(
+        &self,
+        entrance: Entrance,
+        mut client: Client,
+        quantities: Quantities,
+        body: Body,
+    ) -> Result<Receipt, Refusal> {
+        let Entrance::Request { project, client: name } = entrance else { return Err(KeyError::Missing.into()) };
+        client.sentry_client = name.map(Into::into);
+        let view = self.view.load_full();
+        let (targets, withheld) = self.targets(&view, &project);
+        let (accepted_at, project) = (self.clock.now(), Arc::clone(&project.name));
+        let receipt = Receipt { event_id: None, project: Arc::clone(&project) };
+        let (event_id, keys) = (None, vec![]);
+        let submission =
+            Submission { accepted_at, project, event_id, quantities, keys, client, body, targets, withheld };
+        self.journal.append(submission).await?;
+        Ok(receipt)
+    }
+
     /// Reserves the keys of the envelope's events; returns those that are ours now, and the keys that are repeats.
     async fn reserve(&self, project: &str, envelope: &Outline, now: Timestamp) -> (Vec<Reservation>, BTreeSet<u128>) {
         let (mut fresh, mut repeated) = (Vec::new(), BTreeSet::new());

@@ -38,6 +38,7 @@ use tokio::sync::Notify;
 use crate::clock::Timestamp;
 use crate::policy::outcome::DropReason;
 use crate::protocol::category::{Category, Quantities};
+use crate::protocol::endpoint::RawRequest;
 use crate::protocol::event_id::EventId;
 
 use body::{Body, Reservation};
@@ -62,7 +63,8 @@ pub struct TargetId(pub u8);
 /// The most targets a journal can know, those no longer configured included while something waits for them.
 pub const MAX_TARGETS: usize = 32;
 
-/// What is known of the client besides its bytes, as far as upstreams are told it.
+/// What is known of a submission besides its bytes, as far as upstreams are told it: who sent it, and where to when not to the
+/// envelope endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Client {
     /// `User-Agent` as sent.
@@ -77,6 +79,9 @@ pub struct Client {
     /// `sentry_client` of the authentication.
     #[serde(rename = "c", default, skip_serializing_if = "Option::is_none")]
     pub sentry_client: Option<Box<str>>,
+    /// What was asked for when it is no envelope: then the body is that request's and goes out as it is.
+    #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Box<RawRequest>>,
 }
 
 /// One submission on its way into the journal.

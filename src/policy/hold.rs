@@ -1,7 +1,7 @@
 //! Projects whose DSN an upstream refuses. The whole project waits, so that a wrong key does not cost one refusal an envelope;
 //! GlitchTip answers a wrong key by refusing that project for everybody for 30 seconds.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,11 @@ use super::backoff::Backoff;
 
 /// Which projects wait, and until when.
 #[derive(Clone, Debug, Default)]
-pub struct Holds(HashMap<Arc<str>, Hold>);
+pub struct Holds {
+    held: HashMap<Arc<str>, Hold>,
+    /// The projects whose DSN was good when it was last used.
+    good: HashSet<Arc<str>>,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Hold {
@@ -24,7 +28,8 @@ struct Hold {
 impl Holds {
     /// The upstream refused the project's DSN: it waits, longer each time. Answers that were under way together count once.
     pub fn refused(&mut self, project: &Arc<str>, now: Timestamp) -> Timestamp {
-        let hold = self.0.entry(Arc::clone(project)).or_insert(Hold { since: now, until: now, refusals: 0 });
+        self.good.remove(project);
+        let hold = self.held.entry(Arc::clone(project)).or_insert(Hold { since: now, until: now, refusals: 0 });
         if hold.until <= now {
             hold.refusals = hold.refusals.saturating_add(1);
             hold.since = now;
@@ -34,23 +39,32 @@ impl Holds {
     }
 
     /// The upstream took something of the project.
-    pub fn taken(&mut self, project: &str) {
-        self.0.remove(project);
+    pub fn taken(&mut self, project: &Arc<str>) {
+        self.held.remove(project);
+        if !self.good.contains(project) {
+            self.good.insert(Arc::clone(project));
+        }
+    }
+
+    /// Whether the project's DSN was good when it was last used: then a refusal at another endpoint is about that endpoint.
+    pub fn is_good(&self, project: &str) -> bool {
+        self.good.contains(project)
     }
 
     /// Until when the project waits; `None` when it does not, or when it may be tried again.
     pub fn until(&self, project: &str, now: Timestamp) -> Option<Timestamp> {
-        self.0.get(project).map(|hold| hold.until).filter(|until| *until > now)
+        self.held.get(project).map(|hold| hold.until).filter(|until| *until > now)
     }
 
     /// Whether any project's last answer was a refusal.
     pub fn any(&self) -> bool {
-        !self.0.is_empty()
+        !self.held.is_empty()
     }
 
     /// Somebody may have mended it: everything may be tried again, once `cool_off` has passed since the refusal.
     pub fn mended(&mut self, now: Timestamp, cool_off: Duration) {
-        self.0.retain(|_, hold| {
+        self.good.clear();
+        self.held.retain(|_, hold| {
             (hold.until, hold.refusals) = (hold.since + cool_off, 0);
             hold.until > now
         });
@@ -58,7 +72,7 @@ impl Holds {
 
     /// When the last of the holds ends; `None` when none is in force.
     pub fn last_end(&self, now: Timestamp) -> Option<Timestamp> {
-        self.0.values().map(|hold| hold.until).filter(|until| *until > now).max()
+        self.held.values().map(|hold| hold.until).filter(|until| *until > now).max()
     }
 }
 
@@ -76,8 +90,11 @@ mod tests {
         now = first;
         assert_eq!(holds.until("shop", now), None, "it may be tried");
         assert!(holds.refused(&shop, now).since(now) >= Duration::from_secs(60));
-        holds.taken("shop");
-        assert!(!holds.any());
+        assert!(!holds.is_good("shop"));
+        holds.taken(&shop);
+        assert!(!holds.any() && holds.is_good("shop"));
+        holds.refused(&shop, now);
+        assert!(!holds.is_good("shop"));
     }
 
     #[test]

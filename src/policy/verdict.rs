@@ -15,6 +15,8 @@ pub enum Verdict {
     Misconfigured,
     /// The upstream will never take it.
     Refused,
+    /// The upstream has no such endpoint.
+    Unsupported,
 }
 
 impl Verdict {
@@ -31,6 +33,15 @@ impl Verdict {
         }
     }
 
+    /// The verdict on an answer to a request that is no envelope: not every tracker has such endpoints (GlitchTip 5.2 has no
+    /// NEL and no OTLP), and those that lack one say nothing against the DSN.
+    pub fn of_other(status: StatusCode, text: &str) -> Self {
+        match status.as_u16() {
+            404 | 405 | 410 | 501 => Self::Unsupported,
+            _ => Self::of(status, text),
+        }
+    }
+
     /// The label of `delivery_attempts_total`.
     pub const fn name(self) -> &'static str {
         match self {
@@ -39,11 +50,13 @@ impl Verdict {
             Self::Failed => "failed",
             Self::Misconfigured => "misconfigured",
             Self::Refused => "refused",
+            Self::Unsupported => "unsupported",
         }
     }
 
     /// Every verdict, for series that exist from the start.
-    pub const ALL: [Self; 5] = [Self::Delivered, Self::RateLimited, Self::Failed, Self::Misconfigured, Self::Refused];
+    pub const ALL: [Self; 6] =
+        [Self::Delivered, Self::RateLimited, Self::Failed, Self::Misconfigured, Self::Refused, Self::Unsupported];
 }
 
 /// Sentry said "An event with the same ID already exists", GlitchTip says "Duplicate event id".
@@ -58,6 +71,21 @@ pub const POISON_STRIKES: u32 = 5;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_missing_endpoint_says_nothing_against_the_dsn() {
+        for (status, verdict) in [
+            (404, Verdict::Unsupported),
+            (405, Verdict::Unsupported),
+            (501, Verdict::Unsupported),
+            (202, Verdict::Delivered),
+            (403, Verdict::Misconfigured),
+            (415, Verdict::Refused),
+            (500, Verdict::Failed),
+        ] {
+            assert_eq!(Verdict::of_other(StatusCode::from_u16(status).unwrap(), ""), verdict, "{status}");
+        }
+    }
 
     #[test]
     fn each_status_has_its_meaning() {

@@ -1,7 +1,7 @@
 //! Authentication of a request: which project key does it carry, and in which one of the forms SDKs use.
 //!
 //! Order and rules follow getsentry/relay (`relay-server/src/extractors/request_meta.rs`): `X-Sentry-Auth`, `Authorization: Sentry`,
-//! `Authorization: Basic`, the query; two forms in one request are refused, even when they agree.
+//! `Authorization: Basic`, the query, the path; two forms in one request are refused, even when they agree.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -42,11 +42,13 @@ pub enum AuthError {
 
 /// Finds the credentials in the places a request may carry them; `None` when it carries none.
 ///
-/// `sentry_auth` and `authorization` are the values of these headers, `query` the raw query string.
+/// `sentry_auth` and `authorization` are the values of these headers, `query` the raw query string, `key` the key that stands in
+/// the path of some endpoints.
 pub fn find<'a>(
     sentry_auth: impl Iterator<Item = &'a str>,
     authorization: impl Iterator<Item = &'a str>,
     query: Option<&str>,
+    key: Option<&str>,
 ) -> Result<Option<Credentials>, AuthError> {
     let mut found: Option<Fields> = None;
     let mut take = |fields: Fields| match found.replace(fields) {
@@ -64,6 +66,9 @@ pub fn find<'a>(
     }
     if let Some(fields) = query.and_then(query_fields) {
         take(fields)?;
+    }
+    if let Some(key) = key {
+        take(Fields { key: Some(key.to_owned()), ..Fields::default() })?;
     }
     found.map(Fields::validate).transpose()
 }
@@ -157,7 +162,7 @@ mod tests {
         authorization: Option<&str>,
         query: Option<&str>,
     ) -> Result<Option<Credentials>, AuthError> {
-        find(header.into_iter(), authorization.into_iter(), query)
+        find(header.into_iter(), authorization.into_iter(), query, None)
     }
 
     fn with(client: Option<&str>) -> Result<Option<Credentials>, AuthError> {
@@ -182,6 +187,13 @@ mod tests {
         let query = format!("sentry_key={KEY}");
         assert_eq!(find_in(Some(&header), None, Some(&query)), Err(AuthError::Multiple));
         assert_eq!(find_in(Some(&header), Some(&header), None), Err(AuthError::Multiple));
+    }
+
+    #[test]
+    fn a_key_in_the_path_is_a_form_like_the_others() {
+        let in_path = |query| find([].into_iter(), [].into_iter(), query, Some(KEY));
+        assert_eq!(in_path(Some("status=ok")), with(None));
+        assert_eq!(in_path(Some(&format!("sentry_key={KEY}"))), Err(AuthError::Multiple));
     }
 
     #[test]

@@ -71,6 +71,11 @@ impl Dsn {
         format!("{}://{}@{}{}/{}", self.scheme, self.public_key, self.authority, self.prefix, self.project)
     }
 
+    /// The beginning of every address of this project: what stands before `envelope/`.
+    pub fn api_address(&self) -> String {
+        format!("{}://{}{}/api/{}/", self.scheme, self.authority, self.prefix, self.project)
+    }
+
     /// The address that takes envelopes for this DSN. The slash at its end is required by GlitchTip.
     pub fn envelope_uri(&self) -> &Uri {
         &self.envelope_uri

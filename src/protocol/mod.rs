@@ -6,6 +6,7 @@
 pub mod auth;
 pub mod category;
 pub mod dsn;
+pub mod endpoint;
 pub mod envelope;
 pub mod event_id;
 pub mod item;

@@ -155,6 +155,7 @@ pub enum Refused {
     Mismatch,
     TooLarge,
     Encoding,
+    ContentType,
     Timeout,
     Overloaded,
     JournalFull,
@@ -168,13 +169,14 @@ pub enum Refused {
 
 impl Refused {
     /// Every reason.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Malformed,
         Self::Unauthenticated,
         Self::UnknownProject,
         Self::Mismatch,
         Self::TooLarge,
         Self::Encoding,
+        Self::ContentType,
         Self::Timeout,
         Self::Overloaded,
         Self::JournalFull,
@@ -195,6 +197,7 @@ impl Refused {
             Self::Mismatch => "mismatch",
             Self::TooLarge => "too_large",
             Self::Encoding => "encoding",
+            Self::ContentType => "content_type",
             Self::Timeout => "timeout",
             Self::Overloaded => "overloaded",
             Self::JournalFull => "journal_full",

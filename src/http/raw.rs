@@ -1,0 +1,88 @@
+//! Requests that are no envelopes: security and NEL reports, check-ins by URL, OTLP, log drains. They are kept as they came and
+//! made again at each upstream.
+//!
+//! Check-ins are never answered with 429: what pings them would take that for a failure of its own (getsentry/relay,
+//! `relay-server/src/endpoints/monitor.rs`).
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
+use http::request::Parts;
+use http::{HeaderMap, Method, StatusCode, header};
+
+use crate::intake::raw;
+use crate::intake::submit::{Entrance, Receipt};
+use crate::protocol::endpoint::{Endpoint, RawRequest, is_json};
+
+use super::body::Held;
+use super::error::ApiError;
+use super::ingest::{Visit, admit, read, sender};
+use super::state::Public;
+
+/// Longer header values are no use to anybody and would be kept with every record.
+const LONGEST_VALUE: usize = 512;
+
+/// A request to one of the endpoints.
+pub(super) async fn take_in(public: Arc<Public>, endpoint: Endpoint, request: Request) -> Response {
+    let path = request.uri().path().to_owned();
+    // The route has seen to it that both are there.
+    let (id, tail) = path.strip_prefix("/api/").and_then(|rest| rest.split_once('/')).unwrap_or_default();
+    let kept = RawRequest::new(endpoint, request.method() == Method::GET, tail, request.uri().query());
+    let key = kept.as_ref().ok().and_then(|(_, key)| *key);
+    let Visit { entrance, parts, body, pass } = match admit(&public, Some(id), key, request).await {
+        Ok(visit) => visit,
+        Err(refusal) => return refusal,
+    };
+    let content_type = content_type(&parts.headers).to_owned();
+    let taken = match kept {
+        Ok((request, _)) => submit(&public, endpoint, request, &content_type, entrance, &parts, body).await,
+        Err(error) => Err(raw::RawError::from(error).into()),
+    };
+    pass.end(taken.map(|receipt| (receipt.project, answer(endpoint, &content_type))))
+}
+
+async fn submit(
+    public: &Public,
+    endpoint: Endpoint,
+    mut request: RawRequest,
+    content_type: &str,
+    entrance: Entrance,
+    parts: &Parts,
+    body: Body,
+) -> Result<Receipt, ApiError> {
+    raw::check_content_type(endpoint, content_type)?;
+    let mut held = Held::default();
+    let body = read(public, parts, body, &mut held).await?;
+    raw::check(endpoint, content_type, &request.query, &body)?;
+    request.headers = kept_headers(endpoint, &parts.headers);
+    let mut client = sender(public, parts);
+    client.request = Some(request.into());
+    let quantities = endpoint.quantities(body.len() as u64);
+    Ok(public.intake.submit_raw(entrance, client, quantities, body.into()).await?)
+}
+
+fn content_type(headers: &HeaderMap) -> &str {
+    headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+fn kept_headers(endpoint: Endpoint, headers: &HeaderMap) -> Vec<(Box<str>, Box<str>)> {
+    let value = |name: &&str| headers.get(*name)?.to_str().ok().filter(|value| value.len() <= LONGEST_VALUE);
+    endpoint.headers().iter().filter_map(|name| Some(((*name).into(), value(name)?.into()))).collect()
+}
+
+/// What each endpoint's clients expect. OTLP's want a response message of their own encoding; the empty one says that all was
+/// taken (OpenTelemetry's "OTLP Specification", "Full Success").
+fn answer(endpoint: Endpoint, content_type: &str) -> Response {
+    match endpoint {
+        Endpoint::Cron => StatusCode::ACCEPTED.into_response(),
+        Endpoint::OtlpTraces | Endpoint::OtlpLogs if is_json(content_type) => {
+            ([(header::CONTENT_TYPE, "application/json")], "{}").into_response()
+        }
+        Endpoint::OtlpTraces | Endpoint::OtlpLogs => {
+            ([(header::CONTENT_TYPE, "application/x-protobuf")], "").into_response()
+        }
+        _ => StatusCode::OK.into_response(),
+    }
+}

@@ -1,0 +1,163 @@
+//! Requests that are no envelopes and go on as they came: what is refused of them before they are kept.
+//!
+//! Rule: only what no tracker would take is refused; what a report, a trace or a log says is nobody's business here.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use serde::Deserialize;
+
+use crate::protocol::endpoint::{Endpoint, InvalidRequest, is_json};
+use crate::protocol::event_id::EventId;
+
+/// Why such a request is not kept.
+#[derive(Debug, thiserror::Error)]
+pub enum RawError {
+    /// Its path or query cannot be kept: 400.
+    #[error(transparent)]
+    Request(#[from] InvalidRequest),
+    /// It has no body and would say nothing without one: 400.
+    #[error("the body is empty: a {0} is expected")]
+    Empty(&'static str),
+    /// Its content type is not one of the endpoint's: 415.
+    #[error("a {what} of content type {found:?} is not understood")]
+    ContentType {
+        /// What the endpoint takes.
+        what: &'static str,
+        /// What the request says.
+        found: String,
+    },
+    /// Its body is too large: 413.
+    #[error("the {what} has {size} bytes, more than its limit of {limit}")]
+    TooLarge {
+        /// What the endpoint takes.
+        what: &'static str,
+        /// The decoded body in bytes.
+        size: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// It is no check-in: 400.
+    #[error("invalid check-in: {0}")]
+    CheckIn(String),
+}
+
+/// Whether the endpoint takes this content type; asked before the body is read.
+pub fn check_content_type(endpoint: Endpoint, content_type: &str) -> Result<(), RawError> {
+    if endpoint.takes(content_type) {
+        return Ok(());
+    }
+    Err(RawError::ContentType { what: endpoint.what(), found: content_type.chars().take(80).collect() })
+}
+
+/// Whether the endpoint takes this query and this decoded body.
+pub fn check(endpoint: Endpoint, content_type: &str, query: &str, body: &Bytes) -> Result<(), RawError> {
+    let (what, size, limit) = (endpoint.what(), body.len() as u64, endpoint.limit());
+    if size > limit {
+        return Err(RawError::TooLarge { what, size, limit });
+    }
+    if body.is_empty() && !endpoint.may_be_empty() {
+        return Err(RawError::Empty(what));
+    }
+    if endpoint == Endpoint::Cron {
+        let check_in = if is_json(content_type) { CheckIn::in_json(body) } else { CheckIn::in_query(query) };
+        check_in.and_then(|check_in| check_in.validate()).map_err(RawError::CheckIn)?;
+    }
+    Ok(())
+}
+
+/// The fields of a check-in that Relay reads (getsentry/relay, `relay-server/src/endpoints/monitor.rs`). A status that is not
+/// known is one that a newer tracker may know.
+#[derive(Deserialize, Default)]
+struct CheckIn<'a> {
+    #[serde(borrow, default)]
+    status: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    check_in_id: Option<Cow<'a, str>>,
+    #[serde(default)]
+    duration: Option<f64>,
+}
+
+impl<'a> CheckIn<'a> {
+    fn in_json(body: &'a [u8]) -> Result<Self, String> {
+        serde_json::from_slice(body).map_err(|error| error.to_string())
+    }
+
+    fn in_query(query: &'a str) -> Result<Self, String> {
+        let mut found = Self::default();
+        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            match &*name {
+                "status" => found.status = Some(value),
+                "check_in_id" => found.check_in_id = Some(value),
+                "duration" => {
+                    let seconds = value.parse().map_err(|_| "duration is no number of seconds".to_owned())?;
+                    found.duration = Some(seconds);
+                }
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
+    fn validate(self) -> Result<(), String> {
+        if self.status.is_none_or(|status| status.is_empty()) {
+            return Err("status is missing: ok, error or in_progress".to_owned());
+        }
+        if self.check_in_id.is_some_and(|id| id.parse::<EventId>().is_err()) {
+            return Err("check_in_id is no UUID".to_owned());
+        }
+        if self.duration.is_some_and(|seconds| !seconds.is_finite() || seconds < 0.0) {
+            return Err("duration is no number of seconds".to_owned());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "9ec79c33-ec99-42ab-8353-589fcb2e04dc";
+
+    fn cron(content_type: &str, query: &str, body: &'static str) -> Result<(), RawError> {
+        check(Endpoint::Cron, content_type, query, &Bytes::from_static(body.as_bytes()))
+    }
+
+    #[test]
+    fn check_ins_are_read_from_the_query_or_from_json() {
+        for query in
+            ["status=ok", "status=in_progress&duration=1.5&environment=a", &format!("status=x&check_in_id={ID}")]
+        {
+            assert!(cron("", query, "").is_ok(), "{query}");
+        }
+        assert!(cron("application/json; charset=utf-8", "", "{\"status\":\"ok\",\"duration\":2,\"x\":{}}").is_ok());
+    }
+
+    #[test]
+    fn malformed_check_ins_are_refused_and_say_why() {
+        for (content_type, query, body, words) in [
+            ("", "", "", "status"),
+            ("", "status=", "", "status"),
+            ("", "status=ok&check_in_id=7", "", "check_in_id"),
+            ("", "status=ok&duration=long", "", "duration"),
+            ("", "status=ok&duration=-1", "", "duration"),
+            ("application/json", "status=ok", "", "EOF"),
+            ("application/json", "", "{}", "status"),
+            ("application/json", "", "{\"status\":\"ok\",\"check_in_id\":\"x\"}", "check_in_id"),
+            ("application/json", "", "{\"status\":1}", "string"),
+        ] {
+            let error = cron(content_type, query, body).unwrap_err().to_string();
+            assert!(error.contains(words), "{query} {body}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_empty_or_too_large_is_refused_by_name() {
+        let nothing = check(Endpoint::Security, "application/json", "", &Bytes::new()).unwrap_err();
+        assert_eq!(nothing.to_string(), "the body is empty: a security report is expected");
+        let large = Bytes::from(vec![b' '; 1024 * 1024 + 1]);
+        let error = check(Endpoint::CspReport, "application/json", "", &large).unwrap_err();
+        assert_eq!(error.to_string(), "the security report has 1048577 bytes, more than its limit of 1048576");
+        assert!(check(Endpoint::OtlpLogs, "application/x-protobuf", "", &Bytes::new()).is_ok());
+    }
+}

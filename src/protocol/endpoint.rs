@@ -1,0 +1,273 @@
+//! The endpoints that take something other than envelopes and events: what each takes, how much of it, what it counts as, and
+//! what is kept of such a request so that it can be made again at another tracker.
+//!
+//! The rules follow getsentry/relay (`relay-server/src/endpoints`: `security_report.rs`, `nel.rs`, `monitor.rs`,
+//! `integrations/otlp.rs`, `vercel.rs`, `heroku.rs`). Payloads are not understood: a request counts as one entry, whatever it holds.
+
+use http::Uri;
+use serde::{Deserialize, Serialize};
+
+use super::category::{Category, Quantities};
+use super::dsn::Dsn;
+
+/// An endpoint under `/api/{project}/` whose requests go on as they came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Endpoint {
+    /// `security/`: CSP, Expect-CT, Expect-Staple.
+    Security,
+    /// `csp-report/`: the old name of it.
+    CspReport,
+    /// `nel/`: Network Error Logging.
+    Nel,
+    /// `cron/{slug}/`, `cron/{slug}/{key}/`: a check-in by URL.
+    Cron,
+    /// `integration/otlp/v1/traces`, or without `integration/`.
+    OtlpTraces,
+    /// `integration/otlp/v1/logs`, or without `integration/`.
+    OtlpLogs,
+    /// `integration/vercel/logs`
+    Vercel,
+    /// `integration/heroku/…`
+    Heroku,
+}
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+/// The longest query that is kept with a record.
+const LONGEST_QUERY: usize = 8 * 1024;
+/// The longest path below the project: a slug has 50 characters, percent signs treble them.
+const LONGEST_PATH: usize = 512;
+
+impl Endpoint {
+    /// What it takes, in words.
+    pub const fn what(self) -> &'static str {
+        match self {
+            Self::Security | Self::CspReport => "security report",
+            Self::Nel => "NEL report",
+            Self::Cron => "check-in",
+            Self::OtlpTraces => "OTLP traces request",
+            Self::OtlpLogs => "OTLP logs request",
+            Self::Vercel | Self::Heroku => "log drain request",
+        }
+    }
+
+    /// The most bytes of a decoded body: what the same may have as an item of an envelope.
+    pub const fn limit(self) -> u64 {
+        match self {
+            Self::Security | Self::CspReport => MIB,
+            Self::Cron => 100 * KIB,
+            Self::Nel | Self::OtlpTraces | Self::OtlpLogs | Self::Vercel | Self::Heroku => 12 * MIB,
+        }
+    }
+
+    /// Whether a body of this content type is taken. Log drains and NEL reports are anybody's: upstreams decide.
+    pub fn takes(self, content_type: &str) -> bool {
+        let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        match self {
+            Self::Security | Self::CspReport => matches!(
+                essence.as_str(),
+                "application/json"
+                    | "application/csp-report"
+                    | "application/expect-ct-report"
+                    | "application/expect-ct-report+json"
+                    | "application/expect-staple-report"
+            ),
+            Self::OtlpTraces | Self::OtlpLogs => is_json(content_type) || essence == "application/x-protobuf",
+            Self::Cron | Self::Nel | Self::Vercel | Self::Heroku => true,
+        }
+    }
+
+    /// Whether nothing is something: a ping says all in its query, and no field set is a valid protobuf message.
+    pub const fn may_be_empty(self) -> bool {
+        matches!(self, Self::Cron | Self::OtlpTraces | Self::OtlpLogs)
+    }
+
+    /// What a request with `bytes` of body counts as. Entries are not counted: that would mean to understand them.
+    pub fn quantities(self, bytes: u64) -> Quantities {
+        let mut all = Quantities::new();
+        match self {
+            Self::Security | Self::CspReport => all.add(Category::Security, 1),
+            Self::Nel => all.add(Category::Unknown, 1),
+            Self::Cron => all.add(Category::Monitor, 1),
+            Self::OtlpTraces => all.add(Category::Span, 1),
+            Self::OtlpLogs | Self::Vercel | Self::Heroku => {
+                all.add(Category::LogItem, 1);
+                all.add(Category::LogByte, bytes);
+            }
+        }
+        all
+    }
+
+    /// The headers that upstreams read, besides what is known of every client.
+    pub const fn headers(self) -> &'static [&'static str] {
+        match self {
+            Self::Heroku => &["content-type", "logplex-frame-id", "logplex-drain-token", "logplex-msg-count"],
+            _ => &["content-type"],
+        }
+    }
+
+    /// Whether the path ends in a slash where it is defined; Relay and GlitchTip take only that spelling of most.
+    const fn ends_in_slash(self) -> bool {
+        matches!(self, Self::Security | Self::CspReport | Self::Nel | Self::Cron)
+    }
+}
+
+/// Whether this is JSON, whatever its parameters.
+pub fn is_json(content_type: &str) -> bool {
+    content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
+}
+
+/// A request that is no envelope, as it is made again: everything but its body and who sent it. Holds no key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RawRequest {
+    /// GET, else POST.
+    #[serde(rename = "g", default, skip_serializing_if = "is_false")]
+    pub get: bool,
+    /// The path below the project, without a slash before it.
+    #[serde(rename = "p")]
+    pub path: Box<str>,
+    /// The key came at the end of the path and goes there again, in place of a header.
+    #[serde(rename = "k", default, skip_serializing_if = "is_false")]
+    pub keyed: bool,
+    /// The query without what authenticates.
+    #[serde(rename = "q", default, skip_serializing_if = "str::is_empty")]
+    pub query: Box<str>,
+    /// Names and values of the headers to send.
+    #[serde(rename = "h", default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<(Box<str>, Box<str>)>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
+/// Why a request cannot be kept: 400.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum InvalidRequest {
+    /// The path holds what would mean another path to an upstream, or is too long.
+    #[error("the path is too long, or has a part that is no name")]
+    Path,
+    /// The query is too long.
+    #[error("the query has more than {LONGEST_QUERY} bytes")]
+    Query,
+}
+
+impl RawRequest {
+    /// What is kept of a request to `/api/{project}/{tail}?{query}`, and the key when the path ends with it.
+    pub fn new<'a>(
+        endpoint: Endpoint,
+        get: bool,
+        tail: &'a str,
+        query: Option<&str>,
+    ) -> Result<(Self, Option<&'a str>), InvalidRequest> {
+        let mut parts: Vec<&str> = tail.trim_end_matches('/').split('/').collect();
+        let key = if endpoint == Endpoint::Cron && parts.len() > 2 { parts.pop() } else { None };
+        if tail.len() > LONGEST_PATH || !parts.iter().all(|part| is_name(part)) {
+            return Err(InvalidRequest::Path);
+        }
+        let query = query.map(without_credentials).unwrap_or_default();
+        if query.len() > LONGEST_QUERY {
+            return Err(InvalidRequest::Query);
+        }
+        let mut path = parts.join("/");
+        if endpoint.ends_in_slash() {
+            path.push('/');
+        }
+        let keyed = key.is_some();
+        Ok((Self { get, path: path.into(), keyed, query: query.into(), headers: vec![] }, key))
+    }
+
+    /// The address of this request at an upstream; `None` when its parts make none.
+    pub fn uri(&self, dsn: &Dsn) -> Option<Uri> {
+        let key = if self.keyed { format!("{}/", dsn.public_key()) } else { String::new() };
+        let query = if self.query.is_empty() { String::new() } else { format!("?{}", self.query) };
+        format!("{}{}{key}{query}", dsn.api_address(), self.path).parse().ok()
+    }
+}
+
+/// Whether an upstream takes this for one name in a path, however often it unpacks it: no slash of any spelling, no dots alone.
+fn is_name(part: &str) -> bool {
+    let bytes = part.as_bytes();
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-_.~!$'()*+,;=:@%".contains(b);
+    let hidden = |at: usize| {
+        let code = part.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        code.is_none_or(|code| code.is_ascii_control() || b"/\\.%".contains(&code))
+    };
+    let mut escapes = bytes.iter().enumerate().filter(|(_, b)| **b == b'%').map(|(at, _)| at);
+    !bytes.is_empty() && bytes.iter().all(plain) && !bytes.iter().all(|b| *b == b'.') && !escapes.any(hidden)
+}
+
+/// The query without the parameters that say who sends, the rest as it is spelled.
+fn without_credentials(query: &str) -> String {
+    const CREDENTIALS: [&str; 5] = ["sentry_key", "sentry_version", "sentry_client", "sentry_secret", "glitchtip_key"];
+    let authenticates = |pair: &&str| {
+        let name = url::form_urlencoded::parse(pair.as_bytes()).next().map(|(name, _)| name);
+        name.is_some_and(|name| CREDENTIALS.contains(&&*name))
+    };
+    let kept: Vec<&str> = query.split('&').filter(|pair| !pair.is_empty() && !authenticates(pair)).collect();
+    kept.join("&")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(endpoint: Endpoint, tail: &'static str, query: &str) -> (RawRequest, Option<&'static str>) {
+        RawRequest::new(endpoint, false, tail, Some(query)).unwrap()
+    }
+
+    #[test]
+    fn only_what_authenticates_is_taken_out_of_the_query() {
+        let query =
+            "sentry_key=a&sentry_release=my%20app%401.0&sentry_version=7&&sentry%5Fclient=x&sentry_environment=a+b";
+        let (request, key) = kept(Endpoint::Security, "security", query);
+        assert_eq!(&*request.query, "sentry_release=my%20app%401.0&sentry_environment=a+b");
+        assert_eq!((&*request.path, key), ("security/", None));
+    }
+
+    #[test]
+    fn a_key_in_the_path_is_replaced_by_the_upstreams() {
+        let dsn: Dsn = "https://theirs@tracker.example:9000/prefix/42".parse().unwrap();
+        let (request, key) = kept(Endpoint::Cron, "cron/nightly/ours/", "status=ok");
+        assert_eq!(key, Some("ours"));
+        let uri = request.uri(&dsn).unwrap().to_string();
+        assert_eq!(uri, "https://tracker.example:9000/prefix/api/42/cron/nightly/theirs/?status=ok");
+        let (request, key) = kept(Endpoint::Cron, "cron/nightly", "");
+        assert_eq!(key, None);
+        assert_eq!(request.uri(&dsn).unwrap(), "https://tracker.example:9000/prefix/api/42/cron/nightly/");
+        let (request, _) = kept(Endpoint::OtlpTraces, "otlp/v1/traces/", "");
+        assert_eq!(request.uri(&dsn).unwrap(), "https://tracker.example:9000/prefix/api/42/otlp/v1/traces");
+    }
+
+    #[test]
+    fn no_path_leads_elsewhere() {
+        for slug in ["..", ".", "a%2fb", "%2e%2e", "a%5Cb", "%252e", "a%", "a%zz", "a\"b", "%00", ""] {
+            let tail = format!("cron/{slug}/key");
+            assert!(RawRequest::new(Endpoint::Cron, true, &tail, None).is_err(), "{slug}");
+        }
+        for slug in ["nightly", "a.b", "My%20Job", "%C3%A9t%C3%A9", "x_1-2~3"] {
+            assert!(RawRequest::new(Endpoint::Cron, true, &format!("cron/{slug}"), None).is_ok(), "{slug}");
+        }
+        assert!(RawRequest::new(Endpoint::Cron, true, &format!("cron/{}", "a".repeat(600)), None).is_err());
+        assert!(RawRequest::new(Endpoint::Cron, true, "cron/a", Some(&"a".repeat(9000))).is_err());
+    }
+
+    #[test]
+    fn a_request_reads_back_from_json() {
+        let (mut request, _) = kept(Endpoint::Heroku, "integration/heroku/logs", "a=b");
+        request.headers.push(("content-type".into(), "application/logplex-1".into()));
+        let json = serde_json::to_string(&request).unwrap();
+        assert_eq!(serde_json::from_str::<RawRequest>(&json).unwrap(), request);
+    }
+
+    #[test]
+    fn content_types_are_compared_without_case_and_parameters() {
+        assert!(Endpoint::Security.takes("Application/CSP-Report; charset=utf-8"));
+        assert!(Endpoint::OtlpLogs.takes("application/x-protobuf") && Endpoint::OtlpLogs.takes("application/json"));
+        for wrong in ["", "text/plain", "application/reports+json", "application/jsonx"] {
+            assert!(!Endpoint::Security.takes(wrong) && !Endpoint::OtlpTraces.takes(wrong), "{wrong}");
+        }
+    }
+}
