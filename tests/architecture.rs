@@ -41,6 +41,8 @@ const RESERVED: &[(&[&str], &[&str], &str)] = &[
     (&["flate2"], DECODERS, ONE_DECODER),
     (&["zstd"], DECODERS, ONE_DECODER),
     (&["brotli"], DECODERS, ONE_DECODER),
+    (&["bzip2"], DECODERS, ONE_DECODER),
+    (&["liblzma"], DECODERS, ONE_DECODER),
     (&["brotli_decompressor"], DECODERS, ONE_DECODER),
     (&["std", "time", "SystemTime", "now"], &["clock"], ONE_CLOCK),
     (&["SystemTime", "now"], &["clock"], ONE_CLOCK),

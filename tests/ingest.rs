@@ -8,6 +8,7 @@ mod ingest {
     pub(crate) mod auth;
     pub(crate) mod bodies;
     pub(crate) mod connections;
+    pub(crate) mod crashes;
     pub(crate) mod duplicates;
     pub(crate) mod endpoints;
     pub(crate) mod limits;

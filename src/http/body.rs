@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, stream};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -132,6 +133,27 @@ impl Room {
             }
             freed.await;
         }
+    }
+
+    /// The turns at decoding large bodies.
+    pub(super) fn turns(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.turns)
+    }
+
+    /// A body as it comes, none of it kept here.
+    pub(super) fn pieces(&self, body: Body) -> impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static {
+        let (limit, began) = (self.max_body, Instant::now());
+        stream::try_unfold((body, 0), move |(mut body, before)| async move {
+            let Some(piece) = next(&mut body).await? else { return Ok(None) };
+            let total = before + piece.len() as u64;
+            if total > limit {
+                return Err(BodyError::TooLarge { limit, name: "max_body" });
+            }
+            if total < began.elapsed().saturating_sub(3 * SILENCE).as_secs() * SLOWEST {
+                return Err(BodyError::Timeout);
+            }
+            Ok(Some((piece, (body, total))))
+        })
     }
 
     /// A turn at decoding a large body.
@@ -262,7 +284,7 @@ mod tests {
 
     fn chunked(pieces: Vec<&'static [u8]>) -> Body {
         let frames = pieces.into_iter().map(|p| Ok::<_, std::io::Error>(Bytes::from_static(p)));
-        Body::from_stream(futures_util::stream::iter(frames))
+        Body::from_stream(stream::iter(frames))
     }
 
     #[tokio::test]
@@ -300,7 +322,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn silence_ends_a_body() {
-        let stream = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
+        let stream = stream::pending::<Result<Bytes, std::io::Error>>();
         let read = room(10, 1024).read(Body::from_stream(stream), &mut Held::default()).await;
         assert!(matches!(read, Err(BodyError::Timeout)));
     }

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 
+use crate::intake::crash::CrashError;
 use crate::intake::decode::DecodeError;
 use crate::intake::keyring::KeyError;
 use crate::intake::legacy::StoreError;
@@ -123,6 +124,23 @@ impl From<StoreError> for ApiError {
             StoreError::Decode(error) => error.into(),
             other => Self::new(StatusCode::BAD_REQUEST, Refused::Malformed, other.to_string()),
         }
+    }
+}
+
+impl From<CrashError> for ApiError {
+    fn from(error: CrashError) -> Self {
+        let (status, reason) = match error {
+            CrashError::Journal(error) => return error.into(),
+            CrashError::Body(why) => match why.downcast::<BodyError>() {
+                Ok(error) => return (*error).into(),
+                Err(other) => return Self::new(StatusCode::BAD_REQUEST, Refused::Malformed, other.to_string()),
+            },
+            CrashError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Refused::TooLarge),
+            CrashError::Multipart(_) | CrashError::Empty(_) | CrashError::NoMinidump | CrashError::Container(_) => {
+                (StatusCode::BAD_REQUEST, Refused::Malformed)
+            }
+        };
+        Self::new(status, reason, error.to_string())
     }
 }
 

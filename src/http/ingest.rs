@@ -260,7 +260,7 @@ pub(super) fn peer(parts: &Parts) -> IpAddr {
 
 /// Reads away the body of a request that is refused, within the limits of one that is not: an answer that comes before the
 /// body was sent is not read by every SDK.
-async fn drain(body: &mut Body, public: &Public) {
+pub(super) async fn drain(body: &mut Body, public: &Public) {
     drop(public.room.discard(body).await);
 }
 

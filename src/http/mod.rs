@@ -2,6 +2,7 @@
 
 mod admin;
 mod body;
+mod crash;
 mod error;
 mod ingest;
 mod listen;

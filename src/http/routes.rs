@@ -25,7 +25,7 @@ use super::ingest::ForProject;
 use super::serve::{App, CutShort, serve};
 use super::state::{Admin, Public};
 use super::tls::Certificate;
-use super::{admin, ingest, proxy};
+use super::{admin, crash, ingest, proxy};
 
 /// What SDKs reach.
 fn public(state: Arc<Public>) -> Router {
@@ -34,6 +34,9 @@ fn public(state: Arc<Public>) -> Router {
         ("/api/{project}/envelope", taken(ingest::envelope)),
         ("/api/{project}/store", and_get(taken(ingest::store), ingest::pixel)),
         ("/api/store", and_get(taken(ingest::store_without_project), ingest::pixel_without_project)),
+        ("/api/{project}/minidump", taken(crash::minidump)),
+        ("/api/{project}/unreal/{key}", taken(crash::unreal)),
+        ("/api/{project}/events/{event_id}/attachments", taken(crash::attachments)),
         ("/api/{project}/security", raw(Endpoint::Security)),
         ("/api/{project}/csp-report", raw(Endpoint::CspReport)),
         ("/api/{project}/nel", raw(Endpoint::Nel)),

@@ -9,6 +9,9 @@ use std::io::{self, BufRead, BufReader, Read as _};
 use bytes::Bytes;
 use flate2::bufread::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 
+mod container;
+pub use container::{Container, MAGIC};
+
 /// What is decoded in one pass.
 pub const BUFFERED: u64 = 1024 * 1024;
 /// What is handed over at once of what is larger.

@@ -1,8 +1,12 @@
 //! One submission's way in: authenticate, decode, parse, police, journal. Knows no HTTP connection and no upstream's state.
 
+mod assemble;
+pub mod crash;
 pub mod decode;
+mod form;
 pub mod keyring;
 pub mod legacy;
+mod paced;
 mod part;
 pub mod raw;
 pub mod submit;

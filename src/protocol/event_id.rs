@@ -13,6 +13,11 @@ impl EventId {
         Self(uuid::Uuid::new_v4().as_u128())
     }
 
+    /// The id in the spelling with hyphens.
+    pub fn hyphenated(self) -> String {
+        uuid::Uuid::from_u128(self.0).to_string()
+    }
+
     /// The id as a number.
     pub const fn as_u128(self) -> u128 {
         self.0

@@ -1,0 +1,156 @@
+//! Crash reports and files sent apart from their events: minidumps, Unreal's crashes, attachments. They become envelopes on the
+//! way in, so that the id that is answered is the one that every upstream stores.
+//!
+//! Minidumps and Unreal's crashes are never answered with 429: crash reporters would send them again and again
+//! (getsentry/relay, `relay-server/src/endpoints/minidump.rs`).
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use http::request::Parts;
+use http::{HeaderMap, StatusCode, header};
+use url::form_urlencoded;
+
+use crate::intake::crash::{self, FormKind, Pieces, Workshop};
+use crate::intake::keyring::KeyError;
+use crate::intake::submit::{Entrance, Receipt};
+use crate::journal;
+use crate::protocol::event_id::EventId;
+use crate::telemetry::metrics::Refused;
+
+use super::body::Held;
+use super::error::ApiError;
+use super::ingest::{Visit, admit, drain, encodings, read, sender};
+use super::state::Public;
+
+/// What a form or file takes of the memory while it passes through: the beginning of a body, a piece of a file, the form's data.
+const IN_PASSING: u64 = 2 * 1024 * 1024;
+/// The pieces of a body that was decoded.
+const PIECE: usize = 64 * 1024;
+
+/// `POST /api/{project}/minidump/`: a form, or the minidump itself.
+pub(super) async fn minidump(State(public): State<Arc<Public>>, path: Segments, request: Request) -> Response {
+    let [project, _] = segments(path);
+    take_in(&public, &project, None, request, What::Minidump).await
+}
+
+/// `POST /api/{project}/unreal/{key}/`
+pub(super) async fn unreal(State(public): State<Arc<Public>>, path: Segments, request: Request) -> Response {
+    let [project, key] = segments(path);
+    take_in(&public, &project, Some(&key), request, What::Unreal).await
+}
+
+/// `POST /api/{project}/events/{event_id}/attachments/`
+pub(super) async fn attachments(State(public): State<Arc<Public>>, path: Segments, request: Request) -> Response {
+    let [project, id] = segments(path);
+    take_in(&public, &project, None, request, What::Attachments(id.parse().ok())).await
+}
+
+type Segments = Result<Path<Vec<(String, String)>>, PathRejection>;
+
+/// The two parameters of a path; what is no text belongs to nobody.
+fn segments(path: Segments) -> [String; 2] {
+    let mut values = path.map(|Path(pairs)| pairs).unwrap_or_default().into_iter().map(|(_, value)| value);
+    [values.next().unwrap_or_default(), values.next().unwrap_or_default()]
+}
+
+/// What a request brings.
+#[derive(Clone, Copy)]
+enum What {
+    Minidump,
+    Unreal,
+    /// Files for this event; `None` when the path names none.
+    Attachments(Option<EventId>),
+}
+
+async fn take_in(public: &Public, id: &str, key: Option<&str>, request: Request, what: What) -> Response {
+    let Visit { entrance, parts, body, pass } = match admit(public, Some(id), key, request).await {
+        Ok(visit) => visit,
+        Err(refusal) => return refusal,
+    };
+    let taken = submit(public, entrance, &parts, body, what).await;
+    pass.end(taken.map(|receipt| (Arc::clone(&receipt.project), answer(what, &receipt))))
+}
+
+async fn submit(
+    public: &Public,
+    entrance: Entrance,
+    parts: &Parts,
+    body: Body,
+    what: What,
+) -> Result<Receipt, ApiError> {
+    if entrance.project().is_none() {
+        // Nothing is written for somebody who does not say who it is.
+        let mut body = body;
+        drain(&mut body, public).await;
+        return Err(KeyError::Missing.into());
+    }
+    let mut held = Held::default();
+    let (_, envelope) = envelope(public, parts, body, what, &mut held).await?;
+    Ok(public.intake.submit(entrance, sender(public, parts), envelope).await?)
+}
+
+async fn envelope(
+    public: &Public,
+    parts: &Parts,
+    body: Body,
+    what: What,
+    held: &mut Held,
+) -> Result<(EventId, journal::body::Body), ApiError> {
+    let workshop = Workshop { journal: Arc::clone(public.intake.journal()), turns: public.room.turns() };
+    let boundary = boundary(&parts.headers);
+    let form = match (what, &boundary) {
+        (What::Attachments(None), _) => return Err(malformed("the event id in the path is no event id")),
+        (What::Attachments(_), None) => return Err(malformed("a multipart form with a boundary is expected")),
+        (What::Attachments(Some(id)), Some(boundary)) => Some((boundary, FormKind::Attachments(id))),
+        (What::Minidump, Some(boundary)) => Some((boundary, FormKind::Minidump)),
+        (What::Minidump, None) | (What::Unreal, _) => None,
+    };
+    let pieces = pieces(public, parts, body, held).await?;
+    Ok(match form {
+        Some((boundary, kind)) => crash::of_form(&workshop, pieces, boundary, kind).await?,
+        None if matches!(what, What::Unreal) => crash::of_unreal(&workshop, pieces, user(parts).as_deref()).await?,
+        None => crash::of_minidump(&workshop, pieces).await?,
+    })
+}
+
+/// The body as it comes, or what it holds when it is encoded.
+async fn pieces(public: &Public, parts: &Parts, body: Body, held: &mut Held) -> Result<Pieces, ApiError> {
+    if encodings(&parts.headers)?.is_empty() {
+        public.room.extend(held, IN_PASSING.min(public.room.limit().0)).await?;
+        return Ok(public.room.pieces(body).map_err(Into::into).boxed());
+    }
+    let body = read(public, parts, body, held).await?;
+    let pieces = stream::unfold(body, |mut rest| async {
+        (!rest.is_empty()).then(|| (Ok(rest.split_to(PIECE.min(rest.len()))), rest))
+    });
+    Ok(pieces.boxed())
+}
+
+/// The boundary of a form; `None` for what is none.
+fn boundary(headers: &HeaderMap) -> Option<String> {
+    let content_type = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    multer::parse_boundary(content_type).ok()
+}
+
+/// `UserID` of the query: names the user, the Epic account and the machine.
+fn user(parts: &Parts) -> Option<String> {
+    let mut fields = form_urlencoded::parse(parts.uri.query()?.as_bytes());
+    fields.find(|(name, _)| name == "UserID").map(|(_, value)| value.into_owned())
+}
+
+fn malformed(detail: &str) -> ApiError {
+    ApiError::new(StatusCode::BAD_REQUEST, Refused::Malformed, detail)
+}
+
+/// Crash reporters want the id as text, in the spelling with hyphens.
+fn answer(what: What, receipt: &Receipt) -> Response {
+    match what {
+        What::Attachments(_) => StatusCode::CREATED.into_response(),
+        What::Minidump | What::Unreal => receipt.event_id.map(EventId::hyphenated).unwrap_or_default().into_response(),
+    }
+}

@@ -1,0 +1,68 @@
+//! Envelopes that are made here, in one pass: what is known only at the end, the event id and the lengths of the items, is
+//! written over room that was left for it.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use crate::journal::body::Body;
+use crate::journal::spool::BodyWriter;
+use crate::journal::{Journal, JournalError};
+use crate::protocol::event_id::EventId;
+
+const ID: &str = "{\"event_id\":\"";
+/// As many digits as the longest length has; JSON allows blanks before a number.
+const LENGTH: usize = 10;
+
+/// An envelope on its way.
+#[derive(Debug)]
+pub(super) struct EnvelopeWriter {
+    body: BodyWriter,
+    /// Where the length of the item under way goes, and where its payload begins.
+    item: Option<(u64, u64)>,
+}
+
+impl EnvelopeWriter {
+    /// An envelope without items whose header has these keys beside its event id.
+    pub(super) async fn begin(journal: Arc<dyn Journal>, keys: Map<String, Value>) -> Result<Self, JournalError> {
+        let mut body = BodyWriter::new(journal);
+        let keys: String = keys.iter().map(|(key, value)| format!(",{}:{value}", Value::from(key.as_str()))).collect();
+        body.write(format!("{ID}{:032}\"{keys}}}\n", 0).as_bytes()).await?;
+        Ok(Self { body, item: None })
+    }
+
+    /// Begins an item with this header.
+    pub(super) async fn begin_item(&mut self, header: Map<String, Value>) -> Result<(), JournalError> {
+        let header = Value::from(header).to_string();
+        let line = format!("{},\"length\":{:LENGTH$}}}\n", header.trim_end_matches('}'), 0);
+        self.body.write(line.as_bytes()).await?;
+        let begins = self.body.len();
+        self.item = Some((begins - (LENGTH as u64 + 2), begins));
+        Ok(())
+    }
+
+    /// Appends to the payload of the item.
+    pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), JournalError> {
+        self.body.write(bytes).await
+    }
+
+    /// Ends the item; returns how many bytes its payload has.
+    pub(super) async fn end_item(&mut self) -> Result<u64, JournalError> {
+        let Some((at, begins)) = self.item.take() else { return Ok(0) };
+        let length = self.body.len() - begins;
+        self.body.overwrite(at, format!("{length:LENGTH$}").as_bytes()).await?;
+        self.body.write(b"\n").await?;
+        Ok(length)
+    }
+
+    /// The envelope, under its event id.
+    pub(super) async fn finish(mut self, id: EventId) -> Result<Body, JournalError> {
+        self.body.overwrite(ID.len() as u64, id.to_string().as_bytes()).await?;
+        self.body.finish().await
+    }
+}
+
+/// The header of an item.
+pub(super) fn header<const N: usize>(fields: [(&str, Option<&str>); N]) -> Map<String, Value> {
+    fields.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.into()))).collect()
+}

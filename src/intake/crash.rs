@@ -1,0 +1,327 @@
+//! Crash reports and files that come as forms or as they are, made into envelopes on the way in: minidumps, Unreal's crashes,
+//! attachments to an event that was sent before.
+//!
+//! The envelopes are those that Relay makes of the same requests (getsentry/relay, `relay-server/src/endpoints/minidump.rs`,
+//! `unreal.rs`, `attachments.rs`, `utils/multipart.rs`). Bodies pass through as they come; nothing of a file is understood but
+//! its first bytes.
+
+use std::error::Error;
+use std::io::{self, Read as _};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::BoxStream;
+use futures_util::{Stream, TryStreamExt as _};
+use multer::{Field, Multipart};
+use tokio::sync::Semaphore;
+
+use crate::journal::body::Body;
+use crate::journal::spool::BodyWriter;
+use crate::journal::{Journal, JournalError};
+use crate::protocol::event_id::EventId;
+use crate::tasks;
+
+use super::assemble::{EnvelopeWriter, header};
+use super::decode::{Container, MAGIC};
+use super::form::Form;
+use super::paced::Paced;
+
+/// The field of a form that holds the minidump.
+const MINIDUMP: &str = "upload_file_minidump";
+/// The field that holds sentry-native's event, in MessagePack.
+const EVENT: &str = "__sentry-event";
+/// How a minidump begins, in either order of bytes.
+const MAGICS: [&[u8]; 2] = [b"MDMP", b"PMDM"];
+/// The most bytes of an unpacked minidump (getsentry/relay, `max_attachment_size`).
+const LIMIT: u64 = 200 * 1024 * 1024;
+/// What is unpacked at once.
+const STEP: usize = 256 * 1024;
+/// So much of an event is looked at for its id, which comes first in it.
+const EVENT_HEAD: usize = 16 * 1024;
+
+/// The bytes of a request, as they come.
+pub type Pieces = BoxStream<'static, Result<Bytes, Box<dyn Error + Send + Sync>>>;
+
+/// Why a request cannot be made into an envelope.
+#[derive(Debug, thiserror::Error)]
+pub enum CrashError {
+    /// It cannot be kept: 503.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The body did not come to its end: whoever gave it knows why.
+    #[error("the body broke off")]
+    Body(Box<dyn Error + Send + Sync>),
+    /// It is no form: 400.
+    #[error("the body is no multipart form: {0}")]
+    Multipart(String),
+    /// There is nothing in it: 400.
+    #[error("the body is empty: {0} expected")]
+    Empty(&'static str),
+    /// What is there as a minidump is none: 400.
+    #[error("the file in {MINIDUMP} is no minidump: it begins with neither MDMP nor PMDM")]
+    NoMinidump,
+    /// A compressed minidump cannot be unpacked: 400.
+    #[error("the compressed minidump cannot be unpacked: {0}")]
+    Container(io::Error),
+    /// Something of it is too large: 413.
+    #[error("{what} has more than {limit} bytes, its limit")]
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// The limit in bytes.
+        limit: u64,
+    },
+}
+
+/// What a form is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FormKind {
+    /// A crash with its minidump.
+    Minidump,
+    /// Files for the event of this id.
+    Attachments(EventId),
+}
+
+/// Where files go, and how many are unpacked at once.
+#[derive(Clone, Debug)]
+pub struct Workshop {
+    /// The journal beside which large files lie.
+    pub journal: Arc<dyn Journal>,
+    /// A decompressor may take many MiB: one permit for each at work.
+    pub turns: Arc<Semaphore>,
+}
+
+/// The envelope of a form, and its event id.
+pub async fn of_form(
+    workshop: &Workshop,
+    pieces: Pieces,
+    boundary: &str,
+    kind: FormKind,
+) -> Result<(EventId, Body), CrashError> {
+    let (stream, ahead) = Paced::new(pieces);
+    let mut multipart = Multipart::new(stream, boundary);
+    let mut envelope = EnvelopeWriter::begin(Arc::clone(&workshop.journal), header([])).await?;
+    let (mut form, mut files, mut minidumps) = (Form::default(), 0, 0);
+    while let Some(field) = multipart.next_field().await.map_err(broken)? {
+        ahead.catch_up();
+        match (field.file_name().map(str::to_owned), field.name().unwrap_or_default().to_owned()) {
+            (Some(file), name) => {
+                let is_minidump = kind == FormKind::Minidump && name == MINIDUMP;
+                (files, minidumps) = (files + 1, minidumps + u32::from(is_minidump));
+                let chunks = field_chunks(field).inspect_ok(|chunk| ahead.passed(chunk.len()));
+                let part = Part { name: &name, file: &file, is_minidump };
+                if let Some(id) = add_file(workshop, &mut envelope, part, chunks).await? {
+                    form.found(id);
+                }
+            }
+            (None, name) => {
+                let chunks = field_chunks(field).inspect_ok(|chunk| ahead.passed(chunk.len()));
+                form.add(&name, chunks).await?;
+            }
+        }
+    }
+    let id = match kind {
+        FormKind::Minidump if minidumps == 0 => return Err(CrashError::Empty("a file in upload_file_minidump is")),
+        FormKind::Attachments(_) if files == 0 => return Err(CrashError::Empty("files are")),
+        FormKind::Minidump => form.event_id().unwrap_or_else(EventId::random),
+        FormKind::Attachments(id) => id,
+    };
+    if let Some(entries) = form.into_entries() {
+        envelope.begin_item(header([("type", Some("form_data")), ("content_type", Some("text/plain"))])).await?;
+        envelope.write(&entries).await?;
+        envelope.end_item().await?;
+    }
+    Ok((id, envelope.finish(id).await?))
+}
+
+/// The envelope of a minidump that is the whole body, and the event id it was given.
+pub async fn of_minidump(workshop: &Workshop, pieces: Pieces) -> Result<(EventId, Body), CrashError> {
+    let mut envelope = EnvelopeWriter::begin(Arc::clone(&workshop.journal), header([])).await?;
+    let part = Part { name: MINIDUMP, file: "Minidump", is_minidump: true };
+    add_file(workshop, &mut envelope, part, pieces.map_err(CrashError::Body)).await?;
+    let id = EventId::random();
+    Ok((id, envelope.finish(id).await?))
+}
+
+/// The envelope of a crash of the Unreal engine, and the event id it was given. Trackers unpack it.
+pub async fn of_unreal(
+    workshop: &Workshop,
+    mut pieces: Pieces,
+    user: Option<&str>,
+) -> Result<(EventId, Body), CrashError> {
+    let keys = header([("unreal_user_header", user)]);
+    let mut envelope = EnvelopeWriter::begin(Arc::clone(&workshop.journal), keys).await?;
+    let kind = [("type", Some("unreal_report")), ("content_type", Some("application/octet-stream"))];
+    envelope.begin_item(header(kind)).await?;
+    while let Some(piece) = pieces.try_next().await.map_err(CrashError::Body)? {
+        envelope.write(&piece).await?;
+    }
+    if envelope.end_item().await? == 0 {
+        return Err(CrashError::Empty("a crash of Unreal is"));
+    }
+    let id = EventId::random();
+    Ok((id, envelope.finish(id).await?))
+}
+
+/// A file of a form.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    name: &'a str,
+    file: &'a str,
+    is_minidump: bool,
+}
+
+/// Adds a file as an attachment; returns the id of the event when it is that.
+async fn add_file<S>(
+    workshop: &Workshop,
+    envelope: &mut EnvelopeWriter,
+    part: Part<'_>,
+    mut chunks: S,
+) -> Result<Option<EventId>, CrashError>
+where
+    S: Stream<Item = Result<Bytes, CrashError>> + Unpin,
+{
+    let file = if part.is_minidump { without_container(part.file) } else { part.file };
+    let content_type = if part.is_minidump { "application/x-dmp" } else { "application/octet-stream" };
+    envelope
+        .begin_item(header([
+            ("type", Some("attachment")),
+            ("attachment_type", Some(attachment_type(part.name))),
+            ("content_type", Some(content_type)),
+            ("filename", Some(file)),
+        ]))
+        .await?;
+    let mut head = BytesMut::new();
+    if part.is_minidump {
+        add_minidump(workshop, envelope, chunks).await?;
+    } else {
+        while let Some(chunk) = chunks.try_next().await? {
+            if part.name == EVENT && head.len() < EVENT_HEAD {
+                head.extend_from_slice(&chunk[..chunk.len().min(EVENT_HEAD - head.len())]);
+            }
+            envelope.write(&chunk).await?;
+        }
+    }
+    envelope.end_item().await?;
+    Ok(id_in_message_pack(&head))
+}
+
+/// What kind of attachment the field of a form holds.
+fn attachment_type(name: &str) -> &'static str {
+    match name {
+        MINIDUMP => "event.minidump",
+        EVENT => "event.payload",
+        "__sentry-breadcrumb1" | "__sentry-breadcrumb2" => "event.breadcrumbs",
+        "view-hierarchy.json" => "event.view_hierarchy",
+        _ => "event.attachment",
+    }
+}
+
+/// The name of a file without what says how it was compressed: it is not any more.
+fn without_container(file: &str) -> &str {
+    [".gz", ".xz", ".bz2", ".zst"].into_iter().find_map(|end| file.strip_suffix(end)).unwrap_or(file)
+}
+
+async fn add_minidump<S>(workshop: &Workshop, envelope: &mut EnvelopeWriter, mut chunks: S) -> Result<(), CrashError>
+where
+    S: Stream<Item = Result<Bytes, CrashError>> + Unpin,
+{
+    let mut first = BytesMut::new();
+    while first.len() < MAGIC {
+        match chunks.try_next().await? {
+            Some(chunk) => first.extend_from_slice(&chunk),
+            None => break,
+        }
+    }
+    let Some(container) = Container::recognise(&first) else {
+        check_magic(&first)?;
+        envelope.write(&first).await?;
+        while let Some(chunk) = chunks.try_next().await? {
+            envelope.write(&chunk).await?;
+        }
+        return Ok(());
+    };
+    let mut packed = BodyWriter::new(Arc::clone(&workshop.journal));
+    packed.write(&first).await?;
+    while let Some(chunk) = chunks.try_next().await? {
+        packed.write(&chunk).await?;
+    }
+    let packed = packed.finish().await?;
+    let _turn = workshop.turns.acquire().await;
+    unpack(container, packed, envelope).await
+}
+
+fn check_magic(first: &[u8]) -> Result<(), CrashError> {
+    if MAGICS.iter().any(|magic| first.starts_with(magic)) { Ok(()) } else { Err(CrashError::NoMinidump) }
+}
+
+async fn unpack(container: Container, packed: Body, envelope: &mut EnvelopeWriter) -> Result<(), CrashError> {
+    let opened = tasks::blocking(move || container.open(packed.reader()?)).await;
+    let mut reader = opened.map_err(CrashError::Container)?;
+    let mut total = 0;
+    loop {
+        let (next, piece) = tasks::blocking(move || {
+            let mut piece = Vec::with_capacity(STEP);
+            let read = reader.by_ref().take(STEP as u64).read_to_end(&mut piece);
+            (reader, read.map(|_| piece))
+        })
+        .await;
+        reader = next;
+        let piece = piece.map_err(CrashError::Container)?;
+        if total == 0 {
+            check_magic(&piece)?;
+        }
+        if piece.is_empty() {
+            return Ok(());
+        }
+        total += piece.len() as u64;
+        if total > LIMIT {
+            return Err(CrashError::TooLarge { what: "the unpacked minidump", limit: LIMIT });
+        }
+        envelope.write(&piece).await?;
+    }
+}
+
+/// The event id in sentry-native's event: a map whose keys are short texts, its id first. Another one is made when it cannot be
+/// found; trackers take the envelope's.
+fn id_in_message_pack(head: &[u8]) -> Option<EventId> {
+    const KEY: &[u8] = b"\xa8event_id";
+    let value = &head[memchr::memmem::find(head, KEY)? + KEY.len()..];
+    // A text of 32 to 255 bytes: its length in one byte.
+    let (0xd9, length) = (*value.first()?, usize::from(*value.get(1)?)) else { return None };
+    std::str::from_utf8(value.get(2..2 + length)?).ok()?.parse().ok()
+}
+
+fn field_chunks(field: Field<'static>) -> impl Stream<Item = Result<Bytes, CrashError>> + Unpin {
+    field.map_err(broken)
+}
+
+/// What the parser of forms says. What the body said, it hands on.
+fn broken(error: multer::Error) -> CrashError {
+    match error {
+        multer::Error::StreamReadFailed(why) => CrashError::Body(why),
+        other => CrashError::Multipart(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "9ec79c33-ec99-42ab-8353-589fcb2e04dc";
+
+    #[test]
+    fn an_events_id_is_found_in_message_pack() {
+        let packed = [&b"\x83\xa8event_id\xd9\x24"[..], ID.as_bytes(), b"\xa5level\xa5fatal"].concat();
+        assert_eq!(id_in_message_pack(&packed), ID.parse().ok());
+        for broken in [&b""[..], b"\xa8event_id", b"\xa8event_id\xd9\x24abc", b"\xa8event_id\x01\x02"] {
+            assert_eq!(id_in_message_pack(broken), None);
+        }
+    }
+
+    #[test]
+    fn the_ending_of_a_container_goes_with_it() {
+        let names = ["a.dmp.gz", "a.xz", "a.dmp", "a.zst", "b.bz2"].map(without_container);
+        assert_eq!(names, ["a.dmp", "a", "a.dmp", "a", "b"]);
+    }
+}

@@ -1,0 +1,283 @@
+//! Crash reports and files sent apart from their events: the answers, and the envelope that both upstreams get.
+
+use std::io::{Read as _, Write as _};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::keyed;
+use crate::support::envelopes::KEY;
+use crate::support::relay::{Plan, Relay, SOON};
+use crate::support::upstream::Upstream;
+use crate::support::wire::{Answer, chunked, exchange, post};
+
+const ID: &str = "9ec79c33-ec99-42ab-8353-589fcb2e04dc";
+
+/// A relay with two upstreams, and these.
+async fn pair() -> (Relay, [Upstream; 2]) {
+    let upstreams = [Upstream::start().await, Upstream::start().await];
+    let dsns = [("first", upstreams[0].dsn("cafe", 7)), ("second", upstreams[1].dsn("beef", 8))];
+    (Plan::new(&dsns).start().await, upstreams)
+}
+
+fn minidump(size: usize) -> Vec<u8> {
+    [&b"MDMP\x93\xa7\r\n"[..], &(0..size).map(|i| (i * 7 + i / 251) as u8).collect::<Vec<_>>()].concat()
+}
+
+/// A form with these parts: name, file name, contents.
+fn form(parts: &[(&str, Option<&str>, &[u8])]) -> Vec<u8> {
+    let mut body = vec![];
+    for (name, file, contents) in parts {
+        let file = file
+            .map(|file| format!("; filename=\"{file}\"\r\nContent-Type: application/octet-stream"))
+            .unwrap_or_default();
+        body.extend_from_slice(
+            format!("--frontier\r\nContent-Disposition: form-data; name=\"{name}\"{file}\r\n\r\n").as_bytes(),
+        );
+        body.extend_from_slice(contents);
+        body.extend_from_slice(b"\r\n");
+    }
+    body.extend_from_slice(b"--frontier--\r\n");
+    body
+}
+
+const FORM: (&str, &str) = ("content-type", "multipart/form-data; boundary=frontier");
+
+async fn send(relay: &Relay, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    exchange(&relay.address(), &post(path, headers, body)).await
+}
+
+/// An item of an envelope: its header without the length, and its payload.
+type Item = (Value, Vec<u8>);
+
+/// The items of an envelope whose items all say how long they are.
+fn items(mut rest: &[u8]) -> Vec<Item> {
+    let mut items = vec![];
+    while !rest.is_empty() {
+        let end = rest.iter().position(|b| *b == b'\n').expect("an item's header");
+        let mut header: Value = serde_json::from_slice(&rest[..end]).expect("JSON");
+        let length = header.as_object_mut().expect("an object").remove("length").expect("a length");
+        let length = usize::try_from(length.as_u64().expect("a number")).expect("a length");
+        items.push((header, rest[end + 1..end + 1 + length].to_vec()));
+        assert_eq!(rest[end + 1 + length], b'\n');
+        rest = &rest[end + 2 + length..];
+    }
+    items
+}
+
+/// The items that arrived under this id, the same at both upstreams.
+async fn arrived(relay: &Relay, upstreams: &[Upstream; 2], id: &str) -> (Value, Vec<Item>) {
+    relay.balanced(SOON).await;
+    let [first, second] = [0, 1].map(|at| {
+        let seen: Vec<_> = upstreams[at].taken().into_iter().filter(|seen| seen.event_id() == id).collect();
+        assert_eq!(seen.len(), 1, "{id}");
+        assert_eq!(seen[0].path, ["/api/7/envelope/", "/api/8/envelope/"][at]);
+        (seen[0].header(), items(seen[0].items()))
+    });
+    assert!(first == second);
+    first
+}
+
+/// The id of an answer in text, as the envelope has it.
+fn id_in(answer: &Answer) -> String {
+    let text = String::from_utf8(answer.body.clone()).expect("text");
+    assert_eq!((answer.status, text.len(), text.matches('-').count()), (200, 36, 4), "{answer:?}");
+    text.replace('-', "")
+}
+
+fn attachment(kind: &str, content_type: &str, file: &str) -> Value {
+    json!({ "type": "attachment", "attachment_type": kind, "content_type": content_type, "filename": file })
+}
+
+#[tokio::test]
+async fn a_minidump_in_a_form_becomes_an_envelope_under_the_id_that_is_answered() {
+    let (relay, upstreams) = pair().await;
+    let event = format!("{{\"event_id\":\"{ID}\",\"release\":\"shop@1\"}}");
+    // A small one in memory, a large one through a file.
+    for (size, fields, id) in [
+        (100, vec![("sentry", event.as_str()), ("ptype", "browser")], Some(ID)),
+        (
+            3 << 20,
+            vec![("sentry[event_id]", "00000000000000000000000000000abc")],
+            Some("00000000-0000-0000-0000-000000000abc"),
+        ),
+        (
+            100,
+            vec![("sentry__2", "\"00000000000000000000000000000def\"}"), ("sentry__1", "{\"event_id\":")],
+            Some("00000000000000000000000000000def"),
+        ),
+        (2 << 20, vec![], None),
+    ] {
+        let dump = minidump(size);
+        let mut parts: Vec<(&str, Option<&str>, &[u8])> =
+            vec![("upload_file_minidump", Some("a \"b\".dmp"), &dump), ("log", Some("log.txt"), b"a\nb\n")];
+        parts[0].1 = Some("crash.dmp");
+        // What says the id comes last, as curl and Crashpad may have it.
+        parts.extend(fields.iter().map(|(name, value)| (*name, None, value.as_bytes())));
+        let request = chunked(&keyed("/api/1/minidump/"), &[FORM], &form(&parts), 60_000);
+        let answer = exchange(&relay.address(), &request).await;
+        let answered = id_in(&answer);
+        if let Some(id) = id {
+            assert_eq!(answered, id.replace('-', ""));
+        }
+        let (header, items) = arrived(&relay, &upstreams, &answered).await;
+        assert_eq!(header, json!({ "event_id": answered }));
+        assert_eq!(items[0].0, attachment("event.minidump", "application/x-dmp", "crash.dmp"));
+        assert!(items[0].1 == dump, "{size}");
+        assert_eq!(
+            items[1],
+            (attachment("event.attachment", "application/octet-stream", "log.txt"), b"a\nb\n".to_vec())
+        );
+        let data: Vec<u8> = fields
+            .iter()
+            .flat_map(|(name, value)| [*name, *value])
+            .flat_map(|text| [&u32::try_from(text.len()).expect("short").to_le_bytes()[..], text.as_bytes()].concat())
+            .collect();
+        assert_eq!(items.len(), if fields.is_empty() { 2 } else { 3 });
+        if let Some((header, payload)) = items.get(2) {
+            assert_eq!(header, &json!({ "type": "form_data", "content_type": "text/plain" }));
+            assert_eq!(payload, &data);
+        }
+    }
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn curl_uploads_a_minidump_as_crashpad_does() {
+    let (relay, upstreams) = pair().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (dump, event) = (minidump(1_500_000), [b"\x81\xa8event_id\xd9\x24", ID.as_bytes()].concat());
+    for (name, contents) in [("crash.dmp", &dump), ("__sentry-event", &event)] {
+        std::fs::write(folder.path().join(name), contents).expect("a file");
+    }
+    let url = format!("http://{}/api/1/minidump/?sentry_key={KEY}", relay.address());
+    let mut curl = Command::new("curl");
+    curl.args([
+        "-s",
+        "--fail-with-body",
+        "-F",
+        "upload_file_minidump=@crash.dmp",
+        "-F",
+        "__sentry-event=@__sentry-event",
+    ]);
+    let output = curl.args(["-F", "prod=Shop", &url]).current_dir(folder.path()).output();
+    let output =
+        tokio::task::spawn_blocking(move || output).await.expect("a thread").expect("curl, which .ci/run installs");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), ID, "sentry-native's own id");
+    let (_, items) = arrived(&relay, &upstreams, &ID.replace('-', "")).await;
+    assert!(items[0].1 == dump);
+    assert_eq!(items[1], (attachment("event.payload", "application/octet-stream", "__sentry-event"), event));
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn a_minidump_alone_is_taken_and_unpacked_whatever_packed_it() {
+    let (relay, upstreams) = pair().await;
+    let dump = minidump(1_200_000);
+    let mut gzip = flate2::write::GzEncoder::new(vec![], flate2::Compression::fast());
+    gzip.write_all(&dump).expect("memory");
+    let (mut xz, mut bzip2) = (vec![], vec![]);
+    liblzma::bufread::XzEncoder::new(&dump[..], 1).read_to_end(&mut xz).expect("memory");
+    bzip2::bufread::BzEncoder::new(&dump[..], bzip2::Compression::fast()).read_to_end(&mut bzip2).expect("memory");
+    let zstd = zstd::encode_all(&dump[..], 1).expect("memory");
+    for (ending, packed) in
+        [("", dump.clone()), (".gz", gzip.finish().expect("memory")), (".xz", xz), (".bz2", bzip2), (".zst", zstd)]
+    {
+        let raw = [("content-type", "application/x-dmp")];
+        let id = id_in(&send(&relay, &keyed("/api/1/minidump"), &raw, &packed).await);
+        let (_, items) = arrived(&relay, &upstreams, &id).await;
+        assert_eq!((items.len(), &items[0].0), (1, &attachment("event.minidump", "application/x-dmp", "Minidump")));
+        assert!(items[0].1 == dump, "{ending}");
+        let name = format!("a.dmp{ending}");
+        let in_form = form(&[("upload_file_minidump", Some(&name), &packed)]);
+        let id = id_in(&send(&relay, &keyed("/api/1/minidump"), &[FORM], &in_form).await);
+        let (_, items) = arrived(&relay, &upstreams, &id).await;
+        assert_eq!(items[0].0["filename"], "a.dmp");
+        assert!(items[0].1 == dump, "{ending}");
+    }
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_no_crash_report_is_refused_and_says_why() {
+    let (relay, upstreams) = pair().await;
+    let dump = minidump(10);
+    let bomb = zstd::encode_all(&[&dump[..], &vec![0; 201 << 20]].concat()[..], 1).expect("memory");
+    let endless = [&form(&[("a", None, b"b")])[..8], &vec![b'x'; 3 << 20]].concat();
+    let long = vec![b'x'; (1 << 20) + 1];
+    for (path, headers, body, status, words) in [
+        ("minidump", vec![], b"nonsense".to_vec(), 400, "MDMP"),
+        ("minidump", vec![], vec![], 400, "MDMP"),
+        ("minidump", vec![], b"\x1f\x8bnonsense".to_vec(), 400, "cannot be unpacked"),
+        ("minidump", vec![], bomb, 413, "limit"),
+        ("minidump", vec![FORM], b"nonsense".to_vec(), 400, "multipart"),
+        ("minidump", vec![FORM], form(&[("upload_file_minidump", Some("a"), b"text")]), 400, "MDMP"),
+        ("minidump", vec![FORM], form(&[("other", Some("a"), &dump), ("b", None, b"c")]), 400, "upload_file_minidump"),
+        (
+            "minidump",
+            vec![FORM],
+            form(&[("upload_file_minidump", Some("a"), &dump), ("b", None, &long)]),
+            413,
+            "form's data",
+        ),
+        ("minidump", vec![FORM], endless, 400, "headers"),
+        ("unreal/KEY", vec![], vec![], 400, "empty"),
+        ("events/not-an-id/attachments", vec![FORM], form(&[("a", Some("a"), b"a")]), 400, "event id"),
+        (&format!("events/{ID}/attachments"), vec![FORM], form(&[("a", None, b"a")]), 400, "empty"),
+        (&format!("events/{ID}/attachments"), vec![], b"a".to_vec(), 400, "multipart"),
+    ] {
+        let path = format!("/api/1/{path}/");
+        let path = if path.contains("KEY") { path.replace("KEY", KEY) } else { keyed(&path) };
+        let answer = send(&relay, &path, &headers, &body).await;
+        assert_eq!(answer.status, status, "{path} {words} {answer:?}");
+        assert!(answer.detail().contains(words), "{words}: {answer:?}");
+    }
+    for (path, status) in [
+        ("/api/1/minidump/".to_owned(), 401),
+        ("/api/1/minidump/?sentry_key=unknown".to_owned(), 403),
+        ("/api/1/unreal/unknown/".to_owned(), 403),
+        (format!("/api/1/unreal/{KEY}/?sentry_key={KEY}"), 401),
+    ] {
+        assert_eq!(send(&relay, &path, &[], &dump).await.status, status, "{path}");
+    }
+    relay.balanced(SOON).await;
+    assert!(upstreams.iter().all(|upstream| upstream.seen().is_empty()));
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn an_unreal_crash_becomes_an_envelope_as_relay_makes_it() {
+    let (relay, upstreams) = pair().await;
+    let crash = [&b"CR1\xff\n"[..], &minidump(1_100_000)].concat();
+    for path in
+        [format!("/api/1/unreal/{KEY}/?AppID=CrashReporter&UserID=me%7C%7Cmachine"), format!("/api/1/unreal/{KEY}")]
+    {
+        let id = id_in(&send(&relay, &path, &[("content-type", "application/octet-stream")], &crash).await);
+        let (header, items) = arrived(&relay, &upstreams, &id).await;
+        match path.contains("UserID") {
+            true => assert_eq!(header, json!({ "event_id": id, "unreal_user_header": "me||machine" })),
+            false => assert_eq!(header, json!({ "event_id": id })),
+        }
+        assert_eq!(items[0].0, json!({ "type": "unreal_report", "content_type": "application/octet-stream" }));
+        assert!(items.len() == 1 && items[0].1 == crash);
+    }
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn attachments_by_url_go_to_the_event_of_the_path() {
+    let (relay, upstreams) = pair().await;
+    let large = minidump(2 << 20);
+    let body = form(&[("a", Some("a.txt"), b"A"), ("note", None, b"n"), ("b", Some("b.bin"), &large)]);
+    let answer = send(&relay, &keyed(&format!("/api/1/events/{ID}/attachments/")), &[FORM], &body).await;
+    assert_eq!((answer.status, answer.body.len()), (201, 0), "{answer:?}");
+    let (_, items) = arrived(&relay, &upstreams, &ID.replace('-', "")).await;
+    let kind = |file| attachment("event.attachment", "application/octet-stream", file);
+    assert_eq!(items[0], (kind("a.txt"), b"A".to_vec()));
+    assert!(items[1].0 == kind("b.bin") && items[1].1 == large);
+    assert_eq!(items[2].0["type"], "form_data");
+    let samples = relay.balanced(SOON).await;
+    assert_eq!(samples.sum("switchyard_accepted_items_total", &[("category", "attachment_item")]), 2.0);
+    relay.finish().await;
+}
