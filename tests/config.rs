@@ -88,6 +88,7 @@ fn the_commented_example_marks_what_needs_a_restart() {
         if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.split(']').next()) {
             section = name;
         }
+        let line = line.strip_prefix("# ").unwrap_or(line);
         let Some((key, _)) = line.split_once(" = ") else { continue };
         let fixed = switchyard::config::diff::FIXED.contains(&&*format!("{section}.{key}"));
         assert_eq!(line.ends_with("(restart)"), fixed, "{line}");

@@ -54,13 +54,13 @@ const CLOSED: [(&str, &str); 5] = [
          profile profile_chunk profile_chunk_ui replay security session span trace_metric transaction unknown",
     ),
     ("code", "200 201 202 204 301 302 304 400 401 403 404 405 408 409 413 414 415 429 500 502 503 504 other"),
-    ("result", "delivered failed misconfigured rate_limited refused"),
+    ("result", "delivered failed misconfigured rate_limited refused unsupported"),
     ("state", "closed half_open open"),
     ("upstream", "new old"),
 ];
 
 const DROPPED: &str = "capped evicted expired filtered rate_limited rejected sampled unsupported";
-const REFUSED: &str = "disconnected encoding journal_failed journal_full malformed method mismatch no_such_route overloaded \
+const REFUSED: &str = "content_type disconnected encoding journal_failed journal_full malformed method mismatch no_such_route overloaded \
                        timeout too_large unauthenticated unknown_project upstream_failed upstream_timeout";
 
 /// One line of `/metrics`: name, labels, value.
