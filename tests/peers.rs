@@ -15,9 +15,12 @@ mod peers {
 }
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use peers::bugsink::{Bugsink, Project, Quotas};
+use peers::install;
 use peers::kent::Kent;
 use peers::prometheus::{Prometheus, check_metrics};
 use peers::relay::{self, Upstream};
@@ -26,6 +29,7 @@ use serde_json::Value;
 use support::envelopes::{KEY, envelope, new_id};
 use support::eventually::eventually;
 use support::relay::Relay;
+use support::upstream::Upstream as Recorder;
 
 /// The project at Kent; every test has a Kent of its own.
 const KENT_PROJECT: u64 = 7;
@@ -35,6 +39,33 @@ const A_RUN: Duration = Duration::from_secs(40);
 
 /// For everything acknowledged to be where it belongs, an upstream's restart with the retries it takes included.
 const ARRIVAL: Duration = Duration::from_secs(45);
+
+#[tokio::test]
+async fn what_opentelemetrys_sdk_exports_reaches_both_upstreams_byte_for_byte() {
+    let upstreams = [Recorder::start().await, Recorder::start().await];
+    let dsns = [("first", upstreams[0].dsn("cafe", 7)), ("second", upstreams[1].dsn("beef", 8))];
+    let relay = support::relay::Plan::new(&dsns).start().await;
+    let address = format!("http://{}/api/1/integration/otlp", relay.address());
+    let run = tokio::task::spawn_blocking(move || {
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/clients/otel_service.py");
+        install::run(
+            "OpenTelemetry's SDK",
+            Command::new(install::python_with_opentelemetry()).arg(program).args([&address, KEY]),
+        )
+    });
+    run.await.expect("the service ends with success");
+    relay.balanced(ARRIVAL).await;
+    let [first, second] = [0, 1].map(|at| {
+        let seen = upstreams[at].taken().into_iter();
+        let below_project = |path: &str| path.splitn(4, '/').last().expect("a path").to_owned();
+        seen.map(|seen| (below_project(&seen.path), seen.body)).collect::<BTreeMap<_, _>>()
+    });
+    assert_eq!(first, second);
+    for (path, word) in [("integration/otlp/v1/traces", "checkout"), ("integration/otlp/v1/logs", "stock is low")] {
+        assert!(String::from_utf8_lossy(&first[path]).contains(word), "{path}: {first:?}");
+    }
+    relay.finish().await;
+}
 
 #[tokio::test]
 async fn the_peers_work_without_the_relay() {

@@ -11,6 +11,8 @@ use std::process::Command;
 const BUGSINK: &str = "bugsink==2.6.1";
 const KENT: &str = "kent==2.2.0";
 const PYTHON_SDK: &str = "sentry-sdk==2.75.0";
+/// Brings the SDK itself.
+const OPENTELEMETRY: &str = "opentelemetry-exporter-otlp-proto-http==1.45.2";
 const NODE_SDK: [&str; 2] = ["@sentry/node@10.24.0", "@sentry/profiling-node@10.24.0"];
 
 /// The folder of Bugsink's programs.
@@ -26,6 +28,11 @@ pub(crate) fn kent() -> PathBuf {
 /// A Python interpreter that can import `sentry_sdk`.
 pub(crate) fn python_with_sdk() -> PathBuf {
     python_programs("python-sdk", PYTHON_SDK).join("python")
+}
+
+/// A Python interpreter that can import the OpenTelemetry SDK and its exporters over HTTP.
+pub(crate) fn python_with_opentelemetry() -> PathBuf {
+    python_programs("opentelemetry", OPENTELEMETRY).join("python")
 }
 
 /// A `node_modules` folder with `@sentry/node` and `@sentry/profiling-node`, for NODE_PATH.
