@@ -237,13 +237,16 @@ async fn a_journal_of_a_newer_version_is_refused_and_left_as_it_is() {
     relay.balanced(SOON).await;
     relay.stop().await;
     let journal = relay.home().join("journal.db");
+    // Returns the version it had.
     let version = |number: i64| {
         let conn = Connection::open(&journal).expect("the journal");
+        let before = conn.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).expect("a version");
         conn.execute_batch(&format!("PRAGMA user_version = {number}")).expect("another version");
+        before
     };
-    version(99);
+    let own = version(99);
     refused(&mut relay, &journal, "has format 99").await;
-    version(1);
+    version(own);
     relay.launch();
     relay.await_ready().await;
     relay.finish().await;

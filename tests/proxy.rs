@@ -270,7 +270,9 @@ async fn bodies_pass_piece_by_piece_in_both_directions() {
     drop(tracker);
     let mut rest = vec![];
     timeout(SOON, client.read_to_end(&mut rest)).await.expect("an end in time").expect("no reset");
-    assert!(rest.ends_with(b"\r\n\r\nwell"), "{}", String::from_utf8_lossy(&rest));
+    let rest = String::from_utf8_lossy(&rest);
+    let (head, body) = rest.split_once("\r\n\r\n").expect("a head");
+    assert!(head.contains("content-length: 8") && "well".starts_with(body), "{rest}");
     relay.finish().await;
 }
 
