@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::support::envelopes::{self, KEY, new_id};
 use crate::support::eventually::eventually;
+use crate::support::memory::Memory;
 use crate::support::relay::{Relay, SOON};
 use crate::support::upstream::Upstream;
 use crate::support::wire::{Answer, chunked, exchange, post};
@@ -168,23 +169,17 @@ async fn hostile_bodies_get_their_answers_and_bombs_no_memory() {
     }
     arrived(&upstream, expected).await;
 
-    let before = memory(&relay, "VmRSS");
+    let memory = Memory::of(relay.pid());
+    let before = memory.resident();
     for bomb in &bombs {
         bomb.send(&relay).await;
     }
-    let most = memory(&relay, "VmHWM");
+    let most = memory.peak();
     assert!(most < before + MOST_MEMORY_KIB, "{before} KiB before the bombs, {most} KiB at the most");
     assert!(refused(&relay, "too_large").await >= 5.0);
     // And it is as well as before.
     assert_eq!(relay.send(envelopes::error(&new_id())).await.status(), 200);
     relay.finish().await;
-}
-
-/// A figure of the relay's memory, in KiB.
-fn memory(relay: &Relay, name: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", relay.pid())).expect("a running process");
-    let line = status.lines().find(|line| line.starts_with(name)).expect("the figure");
-    line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number of KiB")
 }
 
 #[tokio::test]

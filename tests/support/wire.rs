@@ -118,9 +118,20 @@ impl Wire {
         Answer { status: status.expect("a status"), headers, body: std::mem::replace(&mut self.read, rest) }
     }
 
-    /// Reads until the other side ends the connection, which it must do in the orderly way.
-    pub(crate) async fn ends(mut self) {
+    /// Sends as much of `bytes` as is taken: the other side may have seen enough.
+    pub(crate) async fn offer(&mut self, bytes: &[u8]) {
+        drop(timeout(PATIENCE, self.stream.write_all(bytes)).await.expect("bytes are taken or refused in time"));
+    }
+
+    /// Reads until the other side ends the connection, which it must do in the orderly way, and returns what came.
+    pub(crate) async fn rest(mut self) -> Vec<u8> {
         while self.more().await > 0 {}
+        self.read
+    }
+
+    /// Reads until the other side ends the connection, which it must do in the orderly way.
+    pub(crate) async fn ends(self) {
+        drop(self.rest().await);
     }
 
     async fn more(&mut self) -> usize {

@@ -1,0 +1,139 @@
+//! Bombs: bodies that grow a thousandfold, and bodies from which nothing ever comes.
+
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use flate2::write::DeflateEncoder;
+use flate2::{Compression, Crc, FlushCompress};
+
+use super::beside::beside;
+use crate::support::memory::Memory;
+use crate::support::relay::Relay;
+use crate::support::wire::{Answer, chunked, exchange, post};
+use crate::{front, keyed};
+
+const MIB: usize = 1024 * 1024;
+/// What a bomb may take for a moment, in KiB.
+const MOST_MEMORY: u64 = 16 * 1024;
+/// Long enough for an unoptimised build beside other tests; a bomb that were decoded to its end would take minutes.
+const MOST_TIME: Duration = Duration::from_secs(20);
+
+/// A well-formed gzip of 4.7 GB of zeros, in 4.7 MB: the same 16 MiB, compressed once, over and over.
+fn gigabytes_of_gzip() -> Vec<u8> {
+    const PIECES: usize = 281;
+    let zeros = vec![0; 16 * MIB];
+    let mut compress = flate2::Compress::new(Compression::best(), false);
+    let mut piece = Vec::with_capacity(64 * 1024);
+    // The flush ends at a byte, and the next piece refers to nothing before it.
+    compress.compress_vec(&zeros, &mut piece, FlushCompress::Full).expect("memory");
+    assert_eq!(compress.total_in() as usize, zeros.len());
+    let (mut sum, mut one) = (Crc::new(), Crc::new());
+    one.update(&zeros);
+    for _ in 0..PIECES {
+        sum.combine(&one);
+    }
+    let mut bomb = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\xff".to_vec();
+    bomb.extend(piece.repeat(PIECES));
+    bomb.extend(b"\x03\x00");
+    bomb.extend(sum.sum().to_le_bytes());
+    bomb.extend(((PIECES * zeros.len()) as u32).to_le_bytes());
+    bomb
+}
+
+/// The same text in zstd: a frame of 16 MiB, over and over.
+fn gigabytes_of_zstd() -> Vec<u8> {
+    zstd::encode_all(&vec![0; 16 * MIB][..], 0).expect("memory").repeat(281)
+}
+
+fn raw_deflate(text: &[u8]) -> Vec<u8> {
+    let mut encoder = DeflateEncoder::new(vec![], Compression::best());
+    encoder.write_all(text).expect("memory");
+    encoder.finish().expect("memory")
+}
+
+/// 4.7 MB from which nothing comes: the smallest unit of an encoding that yields no byte, over and over.
+fn nothing_in_much(begin: &[u8], unit: &[u8], end: &[u8]) -> Vec<u8> {
+    [begin, &unit.repeat(4_700_000 / unit.len()), end].concat()
+}
+
+/// Bombs by name and content encoding.
+fn bombs() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    let gzip = gigabytes_of_gzip();
+    let twice = {
+        let mut encoder = flate2::write::GzEncoder::new(vec![], Compression::fast());
+        encoder.write_all(&gzip).expect("memory");
+        encoder.finish().expect("memory")
+    };
+    let deflate = [&b"\x78\x9c"[..], &raw_deflate(&vec![0; 256 * MIB / 4])].concat();
+    let empty_member: &[u8] = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\xff\x03\x00\x00\x00\x00\x00\x00\x00\x00\x00";
+    vec![
+        ("4.7 GB of zeros", "gzip", gzip),
+        ("4.7 GB of zeros, packed twice", "gzip, gzip", twice),
+        ("64 MiB of zeros without an end", "deflate", deflate),
+        ("4.7 GB of zeros", "zstd", gigabytes_of_zstd()),
+        ("skippable frames", "zstd", nothing_in_much(b"", b"\x50\x2a\x4d\x18\x00\x00\x00\x00", b"")),
+        ("empty blocks", "zstd", nothing_in_much(b"\x28\xb5\x2f\xfd\x00\x00", b"\x00\x00\x00", b"\x01\x00\x00")),
+        ("empty members", "gzip", nothing_in_much(b"", empty_member, b"")),
+        ("empty blocks", "deflate", nothing_in_much(b"", b"\x00\x00\x00\xff\xff", b"\x03\x00")),
+        ("empty blocks, three deep", "br, br, br", nothing_in_much(b"", b"\x06", b"\x03")),
+    ]
+}
+
+/// Sends a bomb with a length or in chunks. It must be refused, soon, and no memory may be taken for it.
+async fn refused(relay: &Relay, name: &str, encoding: &str, request: &[u8]) -> Answer {
+    let memory = Memory::of(relay.pid());
+    memory.forget_peak();
+    let (before, began) = (memory.resident(), Instant::now());
+    let answer = exchange(&relay.address(), request).await;
+    let (taken, grown) = (began.elapsed(), memory.peak() - before);
+    eprintln!("{name} ({encoding}): {} after {taken:?}, {grown} KiB more than {before} KiB at the most", answer.status);
+    assert!(matches!(answer.status, 400 | 413), "{name}: {answer:?}");
+    assert!(!answer.detail().is_empty());
+    assert!(grown < MOST_MEMORY, "{name} ({encoding}): {grown} KiB");
+    assert!(taken < MOST_TIME, "{name} ({encoding}): {taken:?}");
+    answer
+}
+
+#[tokio::test]
+async fn a_bomb_of_4_7_gigabytes_is_refused_with_flat_memory_while_others_are_served() {
+    let (relay, upstream) = front().await;
+    let bomb = gigabytes_of_gzip();
+    assert!(bomb.len() > 4_500_000, "{}", bomb.len());
+    let path = keyed("/api/1/envelope/");
+    let headers = [("content-encoding", "gzip")];
+    let attack = async {
+        for request in [post(&path, &headers, &bomb), chunked(&path, &headers, &bomb, 60_000)] {
+            let answer = refused(&relay, "4.7 GB of zeros", "gzip", &request).await;
+            assert_eq!(answer.status, 413);
+        }
+    };
+    let ((), sent) = beside(&relay, attack).await;
+    relay.finish().await;
+    assert_eq!(upstream.taken_count(), sent);
+}
+
+#[tokio::test]
+async fn what_grows_without_end_and_what_yields_nothing_costs_neither_memory_nor_much_time() {
+    let (relay, upstream) = front().await;
+    let path = keyed("/api/1/envelope/");
+    let bombs = bombs();
+    for (name, encoding, body) in &bombs {
+        refused(&relay, name, encoding, &post(&path, &[("content-encoding", encoding)], body)).await;
+    }
+    // All of them at once, in chunks.
+    let memory = Memory::of(relay.pid());
+    memory.forget_peak();
+    let before = memory.resident();
+    let attack = futures_util::future::join_all(bombs.iter().map(async |(name, encoding, body)| {
+        let request = chunked(&path, &[("content-encoding", encoding)], body, 50_000);
+        let answer = exchange(&relay.address(), &request).await;
+        assert!(matches!(answer.status, 400 | 413 | 503), "{name} ({encoding}): {answer:?}");
+    }));
+    let (_, sent) = beside(&relay, attack).await;
+    let grown = memory.peak() - before;
+    eprintln!("all {} of them at once: {grown} KiB more than {before} KiB at the most", bombs.len());
+    // The encoded bodies are held, and a window for each of those that are decoded at once.
+    assert!(grown < 64 * 1024, "{grown} KiB");
+    relay.finish().await;
+    assert_eq!(upstream.taken_count(), sent);
+}
