@@ -7,6 +7,7 @@ mod support;
 
 mod peers {
     pub(crate) mod bugsink;
+    #[allow(dead_code, reason = "each test crate uses its part")]
     pub(crate) mod install;
     pub(crate) mod kent;
     pub(crate) mod prometheus;

@@ -13,7 +13,12 @@ const KENT: &str = "kent==2.2.0";
 const PYTHON_SDK: &str = "sentry-sdk==2.75.0";
 /// Brings the SDK itself.
 const OPENTELEMETRY: &str = "opentelemetry-exporter-otlp-proto-http==1.45.2";
+const OLD_PYTHON_SDK: &str = "sentry-sdk==1.5.12";
+const RAVEN: &str = "raven==6.10.0";
 const NODE_SDK: [&str; 2] = ["@sentry/node@10.24.0", "@sentry/profiling-node@10.24.0"];
+const NEWEST_NODE_SDK: [&str; 1] = ["@sentry/node@11.12.0"];
+const CLI: [&str; 1] = ["@sentry/cli@3.8.0"];
+const BROWSER_SDK: [&str; 3] = ["@sentry/browser@11.12.0", "esbuild@0.28.2", "playwright-core@1.65.1"];
 
 /// The folder of Bugsink's programs.
 pub(crate) fn bugsink() -> PathBuf {
@@ -35,14 +40,55 @@ pub(crate) fn python_with_opentelemetry() -> PathBuf {
     python_programs("opentelemetry", OPENTELEMETRY).join("python")
 }
 
+/// The same of the last version that posted errors to the store endpoint.
+pub(crate) fn python_with_old_sdk() -> PathBuf {
+    python_programs("python-old-sdk", OLD_PYTHON_SDK).join("python")
+}
+
+/// A Python interpreter that can import `raven`.
+pub(crate) fn python_with_raven() -> PathBuf {
+    python_programs("python-raven", RAVEN).join("python")
+}
+
 /// A `node_modules` folder with `@sentry/node` and `@sentry/profiling-node`, for NODE_PATH.
 pub(crate) fn node_modules() -> PathBuf {
-    let place = ready("node-sdk", &NODE_SDK.join(" "), |place| {
-        let mut npm = Command::new("npm");
-        npm.args(["install", "--no-audit", "--no-fund", "--prefix"]).arg(place).args(NODE_SDK);
-        run("npm (Node.js)", &mut npm);
-    });
-    place.join("node_modules")
+    node_packages("node-sdk", &NODE_SDK)
+}
+
+/// A `node_modules` folder with the newest `@sentry/node`.
+pub(crate) fn newest_node_modules() -> PathBuf {
+    node_packages("node-newest-sdk", &NEWEST_NODE_SDK)
+}
+
+/// The program `sentry-cli`.
+pub(crate) fn sentry_cli() -> PathBuf {
+    node_packages("sentry-cli", &CLI).join(".bin/sentry-cli")
+}
+
+/// A `node_modules` folder with `@sentry/browser` and what it takes to steer a browser.
+pub(crate) fn browser_modules() -> PathBuf {
+    node_packages("browser-sdk", &BROWSER_SDK)
+}
+
+/// The folder with the program of a page, `page.js`, with everything it imports bundled.
+pub(crate) fn bundled(page: &Path) -> PathBuf {
+    let modules = browser_modules();
+    let source = fs::read_to_string(page).expect("a page's program");
+    ready("browser-page", &format!("{}\n{source}", BROWSER_SDK.join(" ")), |place| {
+        let mut esbuild = Command::new(modules.join(".bin/esbuild"));
+        esbuild.env("NODE_PATH", &modules).args(["--bundle", "--format=iife", "--log-level=warning"]);
+        run("esbuild", esbuild.arg(format!("--outfile={}", place.join("page.js").display())).arg(page));
+    })
+}
+
+/// The path of a program that only Debian's package manager can bring whole, with the libraries it needs.
+///
+/// # Panics
+/// When it is missing: says which package has it.
+pub(crate) fn debian(program: &str, package: &str) -> PathBuf {
+    let path = Path::new("/usr/bin").join(program);
+    assert!(path.is_file(), "this test needs {}: apt-get install {package}", path.display());
+    path
 }
 
 /// The path of `prometheus` or `promtool`: the machine's own, else from Debian's package, unpacked and not installed, so that no service starts.
@@ -113,6 +159,15 @@ fn python_programs(name: &str, package: &str) -> PathBuf {
         run(package, Command::new(place.join("bin/pip")).args(["install", "--quiet", package]));
     });
     place.join("bin")
+}
+
+fn node_packages(name: &str, packages: &[&str]) -> PathBuf {
+    let place = ready(name, &packages.join(" "), |place| {
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--no-audit", "--no-fund", "--prefix"]).arg(place).args(packages);
+        run("npm (Node.js)", &mut npm);
+    });
+    place.join("node_modules")
 }
 
 fn on_path(program: &str) -> Option<PathBuf> {
