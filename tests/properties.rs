@@ -1,0 +1,202 @@
+//! Laws that hold for any bytes whatsoever, tried with generated ones and with every seed of the fuzzers.
+//!
+//! The laws are in `properties/`, and `fuzz/` calls the very same functions: what holds here is what is fuzzed there. A finding of a
+//! fuzzer becomes a seed in `fixtures/fuzz/<law>/`, which is tried here from then on.
+
+#[path = "properties/laws.rs"]
+mod laws;
+
+use std::fs;
+use std::path::Path;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+/// Runs a law on every file of these folders of `fixtures`. There must be some.
+fn holds_for_seeds(law: fn(&[u8]), folders: &[&str]) {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    for folder in folders {
+        let mut files = 0;
+        for entry in fs::read_dir(fixtures.join(folder)).expect("a folder of seeds") {
+            let path = entry.expect("a seed").path();
+            let seed = fs::read(&path).expect("a seed");
+            if std::panic::catch_unwind(|| law(&seed)).is_err() {
+                panic!("the law does not hold for {}", path.display());
+            }
+            files += 1;
+        }
+        assert!(files > 0, "no seeds in {folder}");
+    }
+}
+
+#[test]
+fn every_law_holds_for_every_seed() {
+    holds_for_seeds(laws::envelope, &["fuzz/envelope", "envelopes", "hostile"]);
+    holds_for_seeds(laws::pieces, &["fuzz/pieces", "envelopes"]);
+    holds_for_seeds(laws::auth, &["fuzz/auth"]);
+    holds_for_seeds(laws::dsn, &["fuzz/dsn"]);
+    holds_for_seeds(laws::rate_limits, &["fuzz/rate_limits"]);
+    holds_for_seeds(laws::decoder, &["fuzz/decoder", "hostile"]);
+    holds_for_seeds(laws::store, &["fuzz/store"]);
+}
+
+/// Text of the pieces that a format is made of, in any order.
+fn pieces(pieces: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
+    vec(proptest::sample::select(pieces), 0..24).prop_map(|words| words.concat().into_bytes())
+}
+
+fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
+    vec(any::<u8>(), 0..400)
+}
+
+const ENVELOPE: &[&str] = &[
+    "{}",
+    "\n",
+    "\n\n",
+    "\r\n",
+    r#"{"event_id":"9ec79c33ec9942ab8353589fcb2e04dc"}"#,
+    r#"{"dsn":"http://k@h/1","sent_at":"2025-01-02T03:04:05Z","trace":{"public_key":"k"}}"#,
+    r#"{"type":"event"}"#,
+    r#"{"type":"event","length":2}"#,
+    r#"{"type":"attachment","length":0}"#,
+    r#"{"type":"attachment","length":5}"#,
+    r#"{"type":"profile_chunk_ui","platform":"javascript"}"#,
+    r#"{"type":"log","item_count":3}"#,
+    r#"{"type":"x_new"}"#,
+    "{\"type\":\"\\u0000\"}",
+    "ab",
+    "abcde",
+    "\u{2603}",
+    "\0",
+    " ",
+];
+
+const AUTH: &[&str] = &[
+    "Sentry ",
+    "sentry ",
+    "Basic ",
+    "Bearer x",
+    "sentry_key=",
+    "sentry_version=",
+    "sentry_client=",
+    "sentry_secret=x",
+    "a1b2c3d4e5f60718293a4b5c6d7e8f90",
+    "YTFiMjo=",
+    "7",
+    "7.1",
+    "8",
+    "raven-python/6.10",
+    "%0d%0a",
+    ",",
+    ", ",
+    " ",
+    "&",
+    "\n",
+    "\u{2603}",
+];
+
+const DSN: &[&str] = &[
+    "http",
+    "https",
+    "://",
+    ":",
+    "@",
+    "/",
+    "//",
+    "k",
+    "K-9_",
+    "h",
+    "localhost",
+    "[::1]",
+    "127.1",
+    "8000",
+    "443",
+    "1",
+    "42",
+    "%2f",
+    "?q",
+    "#f",
+    "..",
+    "\\",
+    " ",
+    "\u{e9}",
+    "xn--",
+];
+
+const LIMITS: &[&str] = &[
+    "60",
+    "1.5",
+    "1e300",
+    "-1",
+    "inf",
+    "NaN",
+    ":",
+    ";",
+    ",",
+    ", ",
+    "error",
+    "transaction",
+    "span",
+    "sourcemaps",
+    "organization",
+    "quota_exceeded",
+    " ",
+    "\u{2603}",
+];
+
+const STORE: &[&str] = &[
+    "{",
+    "}",
+    "\"event_id\":",
+    "\"9ec79c33ec9942ab8353589fcb2e04dc\"",
+    "\"type\":",
+    "\"transaction\"",
+    "\"error\"",
+    "null",
+    "1.0",
+    ",",
+    ":",
+    "[",
+    "]",
+    " ",
+    "\n",
+    "eJyrVkotS80rUbJSUPJIzcnJVwjPL8pJUaoFAGxZCLs=",
+    "\\u0000",
+];
+
+proptest! {
+    #[test]
+    fn envelopes_are_read_without_loss_or_not_at_all(bytes in prop_oneof![any_bytes(), pieces(ENVELOPE)]) {
+        laws::envelope(&bytes);
+    }
+
+    #[test]
+    fn how_an_envelope_is_cut_into_pieces_changes_nothing(size: u8, bytes in prop_oneof![any_bytes(), pieces(ENVELOPE)]) {
+        laws::pieces(&[&[size], &bytes[..]].concat());
+    }
+
+    #[test]
+    fn credentials_are_what_every_form_says_alike(bytes in prop_oneof![any_bytes(), pieces(AUTH)]) {
+        laws::auth(&bytes);
+    }
+
+    #[test]
+    fn a_dsn_prints_as_itself_and_hides_its_key(bytes in prop_oneof![any_bytes(), pieces(DSN)]) {
+        laws::dsn(&bytes);
+    }
+
+    #[test]
+    fn rate_limits_are_bounded_and_are_read_as_they_are_written(bytes in prop_oneof![any_bytes(), pieces(LIMITS)]) {
+        laws::rate_limits(&bytes);
+    }
+
+    #[test]
+    fn decoding_stays_within_its_limit_and_undoes_encoding(bytes in any_bytes()) {
+        laws::decoder(&bytes);
+    }
+
+    #[test]
+    fn a_stored_event_becomes_an_envelope_of_one_item_or_nothing(bytes in prop_oneof![any_bytes(), pieces(STORE)]) {
+        laws::store(&bytes);
+    }
+}

@@ -1,0 +1,205 @@
+//! The laws: each takes any bytes, and panics where the relay would break a promise.
+//!
+//! Rule: a law knows the public interface of the library and nothing of where its bytes come from: `tests/properties.rs` generates
+//! them, the targets in `tests/fuzz` are given them by libFuzzer.
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
+use switchyard::intake::decode::{self, DecodeError, Encoding};
+use switchyard::intake::legacy;
+use switchyard::protocol::auth::{self, AuthError, Credentials};
+use switchyard::protocol::category::Quantities;
+use switchyard::protocol::dsn::{Dsn, constant_form, is_token};
+use switchyard::protocol::envelope::{Envelope, EnvelopeError, HeaderSpans, MAX_ITEMS, Outline, Scanner};
+use switchyard::protocol::rate_limits::{self, LONGEST, RateLimit};
+
+/// What an envelope is made of: the types and payloads of its items.
+fn parts(envelope: &Envelope) -> Vec<(String, Bytes)> {
+    envelope.items().iter().map(|item| (item.kind.name().to_owned(), envelope.payload(item))).collect()
+}
+
+/// An envelope is read without loss or not at all.
+pub(crate) fn envelope(data: &[u8]) {
+    let line = data.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    if let Ok(spans) = HeaderSpans::locate(line) {
+        for span in [spans.dsn, spans.sent_at, spans.trace_public_key].into_iter().flatten() {
+            let value: Result<String, _> = serde_json::from_slice(&line[span.clone()]);
+            assert!(value.is_ok(), "{span:?} is no string");
+        }
+    }
+    let Ok(envelope) = Envelope::parse(Bytes::copy_from_slice(data)) else { return };
+    assert_eq!(envelope.bytes(), data);
+    let parts_read = parts(&envelope);
+    assert!(parts_read.len() <= MAX_ITEMS);
+    assert!(parts_read.iter().map(|(_, payload)| payload.len()).sum::<usize>() <= data.len());
+    if let Some(Ok(dsn)) = envelope.dsn() {
+        assert!(is_token(dsn.public_key()));
+    }
+    if let Some(id) = envelope.event_id() {
+        assert_eq!(id.to_string().parse(), Ok(id));
+    }
+    // One newline more means nothing.
+    let longer = Envelope::parse([data, b"\n"].concat().into()).expect("a newline at the end is allowed");
+    assert_eq!(parts(&longer), parts_read);
+    selections(&envelope, &parts_read);
+}
+
+/// Every selection of items is an envelope of these items, and counts as they do.
+fn selections(envelope: &Envelope, parts_read: &[(String, Bytes)]) {
+    let whole = Envelope::parse(envelope.with_items(|_| true)).expect("a selection of all is an envelope");
+    assert_eq!(parts(&whole), parts_read);
+    assert_eq!(whole.event_id(), envelope.event_id());
+    let mut sum = Quantities::new();
+    for (at, part) in parts_read.iter().enumerate().take(20) {
+        let one = Envelope::parse(envelope.with_items(|i| i == at)).expect("a selection of one is an envelope");
+        assert_eq!(parts(&one), std::slice::from_ref(part));
+        assert_eq!(one.quantities(), envelope.quantities_of(|i| i == at));
+        sum.extend(&one.quantities());
+    }
+    if parts_read.len() <= 20 {
+        assert_eq!(sum, envelope.quantities());
+    }
+}
+
+/// How an envelope is cut into pieces changes nothing, nor whether payloads are looked at. The first byte is the size of a piece.
+pub(crate) fn pieces(data: &[u8]) {
+    let [size, envelope @ ..] = data else { return };
+    let size = usize::from(*size) + 1;
+    let whole = Envelope::parse(Bytes::copy_from_slice(envelope)).map(Envelope::into_outline);
+    assert_eq!(scanned(envelope, size, false), whole);
+    assert_eq!(scanned(envelope, size, true), whole);
+}
+
+fn scanned(envelope: &[u8], size: usize, skipping: bool) -> Result<Outline, EnvelopeError> {
+    let mut scanner = Scanner::new();
+    let mut rest = Bytes::copy_from_slice(envelope);
+    while !rest.is_empty() {
+        if skipping {
+            let left = usize::try_from(scanner.payload_left()).expect("a length fits").min(rest.len());
+            scanner.skip(left as u64);
+            drop(rest.split_to(left));
+        }
+        scanner.push(&rest.split_to(size.min(rest.len())))?;
+    }
+    scanner.finish()
+}
+
+/// The lines of `data`: `X-Sentry-Auth`, `Authorization`, the query, the key in the path; an empty one is absent.
+pub(crate) fn auth(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let mut lines = text.splitn(4, '\n').map(|line| Some(line).filter(|line| !line.is_empty()));
+    let [header, authorization, query, key] = std::array::from_fn(|_| lines.next().flatten());
+    let found = auth::find(header.into_iter(), authorization.into_iter(), query, key);
+    let Ok(Some(credentials)) = found else { return };
+    let Credentials { public_key, client } = &credentials;
+    assert!(is_token(public_key), "{public_key:?}");
+    let plain = |client: &String| client.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',');
+    assert!(client.as_ref().is_none_or(plain), "{client:?}");
+    // What was found says the same in the other forms, and twice is once too often.
+    let client = client.as_ref().map(|client| format!(", sentry_client={client}")).unwrap_or_default();
+    let header = format!("Sentry sentry_version=7, sentry_key={public_key}{client}");
+    let again = |header: &[&str], authorization: &[&str]| {
+        auth::find(header.iter().copied(), authorization.iter().copied(), None, None)
+    };
+    assert_eq!(again(&[&header], &[]), Ok(Some(credentials.clone())));
+    assert_eq!(again(&[], &[&header]), Ok(Some(credentials.clone())));
+    assert_eq!(again(&[&header], &[&header]), Err(AuthError::Multiple));
+}
+
+/// A DSN prints as itself and hides its key.
+pub(crate) fn dsn(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    assert_eq!(constant_form(&constant_form(text)), constant_form(text));
+    let Ok(dsn) = text.parse::<Dsn>() else { return };
+    assert_eq!(dsn.reveal().parse(), Ok(dsn.clone()), "{}", dsn.reveal());
+    assert!(is_token(dsn.public_key()) && is_token(dsn.project()));
+    assert!(!dsn.authority().as_str().contains('@'));
+    let hidden = dsn.reveal().replacen(&format!("//{}@", dsn.public_key()), "//***@", 1);
+    assert_eq!([format!("{dsn}"), format!("{dsn:?}")], [hidden.clone(), hidden]);
+    let address = dsn.envelope_uri();
+    assert_eq!(address.authority(), Some(dsn.authority()));
+    assert!(address.path().ends_with(&format!("/api/{}/envelope/", dsn.project())) && address.query().is_none());
+}
+
+/// Rate limits are bounded, and are read as they are written.
+pub(crate) fn rate_limits(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Some(seconds) = rate_limits::seconds(text) {
+        assert!(seconds <= LONGEST);
+    }
+    let limits = rate_limits::parse(text);
+    for limit in &limits {
+        assert!(limit.retry_after <= LONGEST);
+        assert!(limit.categories.as_ref().is_none_or(|categories| !categories.is_empty()));
+    }
+    let written = rate_limits::format(&limits, "organization", "quota_exceeded");
+    let rounded = |limit: &RateLimit| {
+        let seconds = limit.retry_after.as_millis().div_ceil(1000);
+        RateLimit { retry_after: std::time::Duration::from_secs(seconds as u64), categories: limit.categories.clone() }
+    };
+    assert_eq!(rate_limits::parse(&written), limits.iter().map(rounded).collect::<Vec<_>>(), "{written}");
+}
+
+/// More than most bodies here become.
+const LIMIT: u64 = 64 * 1024;
+
+/// Decoding stays within its limit, and undoes encoding. The first byte says which encodings are to be undone.
+pub(crate) fn decoder(data: &[u8]) {
+    let [which, body @ ..] = data else { return };
+    let all = [Encoding::Gzip, Encoding::Deflate, Encoding::Brotli, Encoding::Zstd];
+    let list: Vec<Encoding> = (0..=which >> 6 & 1).map(|turn| all[usize::from(which >> (2 * turn) & 3)]).collect();
+    let body = Bytes::copy_from_slice(body);
+    let size = decode::size(&body[..], &list, LIMIT);
+    match decode::decode(body.clone(), &list, LIMIT) {
+        Ok(text) => {
+            assert!(text.len() as u64 <= LIMIT);
+            assert_eq!(size.ok(), Some(text.len() as u64));
+        }
+        Err(DecodeError::TooLarge { limit }) => {
+            assert_eq!(limit, LIMIT);
+            assert!(matches!(size, Err(DecodeError::TooLarge { .. })), "{size:?}");
+        }
+        Err(_) => assert!(matches!(size, Err(DecodeError::Malformed { .. })), "{size:?}"),
+    }
+    if let Ok(header) = std::str::from_utf8(&body)
+        && let Ok(list) = decode::encodings(header)
+    {
+        assert!(list.len() <= 3);
+    }
+    undone(&body, Compression::new(u32::from(which % 10)));
+}
+
+/// What was encoded is decoded to the same.
+fn undone(text: &Bytes, level: Compression) {
+    fn ended(mut encoder: impl std::io::Write, text: &[u8]) {
+        encoder.write_all(text).expect("memory");
+    }
+    let (mut gzip, mut zlib, mut raw) = (Vec::new(), Vec::new(), Vec::new());
+    ended(GzEncoder::new(&mut gzip, level), text);
+    ended(ZlibEncoder::new(&mut zlib, level), text);
+    ended(DeflateEncoder::new(&mut raw, level), text);
+    for (encoding, packed) in [(Encoding::Gzip, gzip), (Encoding::Deflate, zlib), (Encoding::Deflate, raw)] {
+        let unpacked = decode::decode(packed.into(), &[encoding], LIMIT.max(text.len() as u64));
+        assert_eq!(unpacked.expect("what was encoded is well formed"), *text, "{encoding:?}");
+    }
+}
+
+/// A stored event becomes an envelope of one item, or nothing.
+pub(crate) fn store(data: &[u8]) {
+    let Ok(bytes) = legacy::envelope_of(Bytes::copy_from_slice(data), LIMIT) else { return };
+    let envelope = match Envelope::parse(bytes) {
+        Ok(envelope) => envelope,
+        Err(error) => return assert!(error.is_too_large(), "{error}"),
+    };
+    assert!(envelope.event_id().is_some());
+    let [(kind, payload)] = &parts(&envelope)[..] else { panic!("not one item") };
+    assert!(matches!(kind.as_str(), "event" | "transaction"), "{kind}");
+    let event: serde_json::Value = serde_json::from_slice(payload).expect("an event is JSON");
+    if let Some(Ok(id)) = event["event_id"].as_str().map(str::parse) {
+        assert_eq!(envelope.event_id(), Some(id));
+    }
+    if data.trim_ascii_start().first() == Some(&b'{') {
+        assert_eq!(payload, data);
+    }
+}
