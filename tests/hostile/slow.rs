@@ -1,17 +1,16 @@
-//! Clients that never read what they asked for, and clients that never finish what they say.
+//! Clients that never read what they asked for.
 
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::time::{interval, timeout};
+use tokio::time::timeout;
 
 use super::beside::beside;
-use crate::support::envelopes::{self, new_id};
+use crate::front;
 use crate::support::memory::Memory;
 use crate::support::relay::Relay;
-use crate::support::wire::{head, post};
-use crate::{front, keyed};
+use crate::support::wire::post;
 
 /// What the whole attack may take for itself, in KiB.
 const MOST_MEMORY: u64 = 32 * 1024;
@@ -44,35 +43,4 @@ async fn clients_that_never_read_their_answers_cost_little_and_keep_nobody_from_
     drop(held);
     relay.finish().await;
     assert_eq!(upstream.taken_count(), sent);
-}
-
-#[tokio::test]
-async fn clients_that_announce_much_and_send_a_byte_now_and_then_keep_nobody_from_being_served() {
-    let (relay, upstream) = front().await;
-    let path = keyed("/api/1/envelope/");
-    // Together they announce far more than all bodies may have in memory.
-    let length = (1024 * 1024).to_string();
-    let attack = futures_util::future::join_all((0..300).map(async |_| {
-        let mut stream = TcpStream::connect(relay.address()).await.expect("a connection");
-        stream.write_all(&head("POST", &path, &[("content-length", &length)])).await.expect("a head is taken");
-        let mut turns = interval(Duration::from_millis(300));
-        for _ in 0..15 {
-            turns.tick().await;
-            stream.write_all(b"x").await.expect("a byte is taken");
-        }
-        stream
-    }));
-    let ((held, sent), large) = tokio::join!(costs_little(&relay, "300 clients that drip", attack), async {
-        // Nor may they keep out a body of some size.
-        let large = envelopes::envelope(&new_id(), "attachment", &"x".repeat(900 * 1024));
-        let mut statuses = Vec::new();
-        for _ in 0..3 {
-            statuses.push(relay.send(large.clone()).await.status().as_u16());
-        }
-        statuses
-    });
-    assert_eq!(large, [200; 3]);
-    drop(held);
-    relay.finish().await;
-    assert_eq!(upstream.taken_count(), sent + large.len());
 }
