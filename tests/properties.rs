@@ -38,6 +38,7 @@ fn every_law_holds_for_every_seed() {
     holds_for_seeds(laws::rate_limits, &["fuzz/rate_limits"]);
     holds_for_seeds(laws::decoder, &["fuzz/decoder", "hostile"]);
     holds_for_seeds(laws::store, &["fuzz/store"]);
+    holds_for_seeds(laws::multipart, &["fuzz/multipart"]);
 }
 
 /// Text of the pieces that a format is made of, in any order.
@@ -164,6 +165,25 @@ const STORE: &[&str] = &[
     "\\u0000",
 ];
 
+const FORM: &[&str] = &[
+    "--b",
+    "--b--",
+    "\r\n",
+    "\n",
+    "Content-Disposition: form-data; ",
+    "name=\"upload_file_minidump\"; ",
+    "name=\"sentry\"",
+    "name=\"sentry__1\"",
+    "name=\"__sentry-event\"; ",
+    "filename=\"a.dmp\"",
+    "filename=\"a\\\"\u{2603}.gz\"",
+    "MDMP",
+    "\u{1f}\u{8b}",
+    "{\"event_id\":\"9ec79c33ec9942ab8353589fcb2e04dc\"}",
+    "Content-Type: text/plain",
+    "\0",
+];
+
 proptest! {
     #[test]
     fn envelopes_are_read_without_loss_or_not_at_all(bytes in prop_oneof![any_bytes(), pieces(ENVELOPE)]) {
@@ -198,5 +218,10 @@ proptest! {
     #[test]
     fn a_stored_event_becomes_an_envelope_of_one_item_or_nothing(bytes in prop_oneof![any_bytes(), pieces(STORE)]) {
         laws::store(&bytes);
+    }
+
+    #[test]
+    fn a_form_becomes_an_envelope_or_nothing(size: u8, bytes in prop_oneof![any_bytes(), pieces(FORM)]) {
+        laws::multipart(&[&[size], &bytes[..]].concat());
     }
 }

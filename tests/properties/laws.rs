@@ -3,16 +3,24 @@
 //! Rule: a law knows the public interface of the library and nothing of where its bytes come from: `tests/properties.rs` generates
 //! them, the targets in `tests/fuzz` are given them by libFuzzer.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
+use futures_util::{StreamExt as _, stream};
+use switchyard::intake::crash::{self, FormKind, Pieces, Workshop};
 use switchyard::intake::decode::{self, DecodeError, Encoding};
 use switchyard::intake::legacy;
+use switchyard::journal::memory::MemoryJournal;
 use switchyard::protocol::auth::{self, AuthError, Credentials};
 use switchyard::protocol::category::Quantities;
 use switchyard::protocol::dsn::{Dsn, constant_form, is_token};
 use switchyard::protocol::envelope::{Envelope, EnvelopeError, HeaderSpans, MAX_ITEMS, Outline, Scanner};
+use switchyard::protocol::event_id::EventId;
 use switchyard::protocol::rate_limits::{self, LONGEST, RateLimit};
+use switchyard::telemetry::ledger::Ledger;
+use tokio::sync::Semaphore;
 
 /// What an envelope is made of: the types and payloads of its items.
 fn parts(envelope: &Envelope) -> Vec<(String, Bytes)> {
@@ -201,5 +209,25 @@ pub(crate) fn store(data: &[u8]) {
     }
     if data.trim_ascii_start().first() == Some(&b'{') {
         assert_eq!(payload, data);
+    }
+}
+
+/// A form, its parts parted by `--b`, becomes an envelope under the id that is answered, or nothing. The first byte is the size of
+/// the pieces it comes in.
+pub(crate) fn multipart(data: &[u8]) {
+    let [size, form @ ..] = data else { return };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let journal = Arc::new(MemoryJournal::new(Ledger::default()));
+    let workshop = Workshop { journal, turns: Arc::new(Semaphore::new(1)) };
+    let pieces = || -> Pieces {
+        let pieces: Vec<_> = form.chunks(usize::from(*size) + 1).map(Bytes::copy_from_slice).map(Ok).collect();
+        stream::iter(pieces).boxed()
+    };
+    for kind in [FormKind::Minidump, FormKind::Attachments(EventId::from(7))] {
+        let Ok((id, body)) = runtime.block_on(crash::of_form(&workshop, pieces(), "b", kind)) else { continue };
+        match body.outline() {
+            Ok(outline) => assert_eq!(outline.event_id(), Some(id)),
+            Err(error) => assert!(error.to_string().contains("more than"), "{error}"),
+        }
     }
 }
