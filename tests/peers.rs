@@ -211,7 +211,7 @@ async fn bugsink_stores_each_event_of_an_envelope_and_is_recognised_and_kent_is_
 
     let text = std::fs::read_to_string(relay.config()).expect("the configuration").replace("kind = \"bugsink\"", "");
     relay.replace_config(&text);
-    let mut check = std::process::Command::new(env!("CARGO_BIN_EXE_switchyard"));
+    let mut check = Command::new(env!("CARGO_BIN_EXE_switchyard"));
     check.args(["check", "--online", "--json", "--config"]).arg(relay.config());
     let output = tokio::task::spawn_blocking(move || check.output().expect("the binary")).await.expect("it ends");
     let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
