@@ -125,6 +125,11 @@ impl Clock {
         Timestamp(self.epoch.load(Ordering::Relaxed).saturating_add(passed))
     }
 
+    /// The time since this clock was made: goes on whatever happens to the system's clock.
+    pub fn uptime(&self) -> Duration {
+        Instant::now().saturating_duration_since(self.anchor)
+    }
+
     /// The tokio instant at which this clock will show `when`; now when that is past.
     pub fn instant(&self, when: Timestamp) -> Instant {
         Instant::now() + when.since(self.now())

@@ -21,7 +21,7 @@ use crate::config::watch::Watch;
 use crate::config::{Config, Fingerprint, Loaded, diff, load};
 use crate::delivery::supervisor::Supervisor;
 use crate::http::{Admin, Listeners, Public, Readiness, SwitchOrder, View, serve_admin, serve_public};
-use crate::intake::submit::{self, Intake};
+use crate::intake::submit::Intake;
 use crate::journal::sqlite::SqliteJournal;
 use crate::journal::{Journal, JournalError, OpenError, TargetId};
 use crate::policy::dedup::{self, Dedup};
@@ -231,7 +231,7 @@ impl Daemon {
         self.dedup.configure(&config.dedup);
         let patience = config.upstreams.iter().map(|(name, settings)| (Arc::clone(name), settings.timeout.get()));
         self.public.configure(&config.server, config.certificate.clone(), patience.collect());
-        self.intake.configure(submit::View::new(Arc::clone(&routing), targets));
+        self.intake.configure(Arc::clone(&routing), targets, &config.limits);
         self.config = config;
         self.status.loaded_at = self.clock.now();
         self.status.error = None;
@@ -242,7 +242,7 @@ impl Daemon {
     fn show(&self, routing: Arc<Routing>) {
         let upstreams = self.config.upstreams.keys().cloned().collect();
         let (config, token) = (self.status.clone(), self.config.admin.token.clone());
-        self.admin.configure(View { routing, upstreams, config, token });
+        self.admin.configure(View { routing, upstreams, config, token, storms: self.intake.storms().clone() });
     }
 
     /// Loads the file again: all of it comes into force, or nothing.

@@ -3,6 +3,7 @@
 //! A [`Secret`] never shows what it holds, in no format.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -98,6 +99,100 @@ impl fmt::Display for Period {
     }
 }
 
+/// A number of pieces, written `500`, or of bytes, written `"20MiB"`; at least one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Amount {
+    count: NonZeroU32,
+    /// Written as a size.
+    bytes: bool,
+}
+
+impl Amount {
+    /// How many pieces or bytes.
+    pub const fn get(self) -> NonZeroU32 {
+        self.count
+    }
+}
+
+impl FromStr for Amount {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bytes = !text.bytes().all(|b| b.is_ascii_digit());
+        let count = if bytes { text.parse().ok().map(ByteSize::get) } else { text.parse().ok() };
+        let count = count.and_then(|count| u32::try_from(count).ok()).and_then(NonZeroU32::new);
+        let example = "write a whole number from 1 to 4294967295, or a size as in \"20MiB\"";
+        count.map(|count| Self { count, bytes }).ok_or_else(|| format!("{text:?} is no amount: {example}"))
+    }
+}
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.bytes { ByteSize(self.count.get().into()).fmt(f) } else { self.count.fmt(f) }
+    }
+}
+
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Written;
+        impl de::Visitor<'_> for Written {
+            type Value = Amount;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a whole number or a size")
+            }
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Amount, E> {
+                number.to_string().parse().map_err(E::custom)
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Amount, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_any(Written)
+    }
+}
+
+/// So many in a span of time, written `"100/s"`, of bytes `"10MiB/s"`: an [`Amount`] and one of s, m, h, d.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rate {
+    amount: Amount,
+    per: Period,
+}
+
+const PER: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)];
+
+impl Rate {
+    /// How many in one [`Rate::per`].
+    pub const fn amount(self) -> NonZeroU32 {
+        self.amount.count
+    }
+
+    /// The span of time.
+    pub const fn per(self) -> Duration {
+        self.per.0
+    }
+}
+
+impl FromStr for Rate {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refusal = || format!("{text:?} is no rate: write an amount and one of s, m, h, d, as in \"100/s\"");
+        let (amount, unit) = text.split_once('/').ok_or_else(refusal)?;
+        let seconds = PER.iter().find(|(name, _)| *name == unit.trim()).ok_or_else(refusal)?.1;
+        let rate = Self { amount: amount.trim().parse().map_err(|_| refusal())?, per: Period::secs(seconds) };
+        // Finer than nanoseconds no clock of ours is.
+        if Duration::from_nanos(rate.amount().get().into()) > rate.per() {
+            return Err(format!("{text:?} is more than 1000000000 in a second: leave the limit out"));
+        }
+        Ok(rate)
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = PER.iter().find(|(_, seconds)| Period::secs(*seconds) == self.per).map_or("s", |(name, _)| name);
+        write!(f, "{}/{unit}", self.amount)
+    }
+}
+
 fn parse_with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at(digits);
@@ -126,7 +221,7 @@ macro_rules! as_text {
         }
     )*};
 }
-as_text!(ByteSize, Period);
+as_text!(ByteSize, Period, Rate);
 
 /// A text that must not be seen: wiped from memory when dropped, and printed as `***` everywhere.
 #[derive(Clone, Deserialize)]
@@ -178,6 +273,21 @@ mod tests {
             assert_eq!(text.parse::<Period>().unwrap().to_string(), text);
         }
         assert_eq!("2GB".parse::<ByteSize>().unwrap().get(), 2_000_000_000);
+    }
+
+    #[test]
+    fn rates_and_amounts_print_as_written() {
+        for text in ["100/s", "6000/m", "1/h", "5000/d", "10MiB/s", "1KiB/h"] {
+            assert_eq!(text.parse::<Rate>().unwrap().to_string(), text);
+        }
+        let rate: Rate = "2KiB/m".parse().unwrap();
+        assert_eq!((rate.amount().get(), rate.per()), (2048, Duration::from_secs(60)));
+        for text in ["500", "20MiB"] {
+            assert_eq!(text.parse::<Amount>().unwrap().to_string(), text);
+        }
+        for text in ["", "100", "0/s", "1/y", "-1/s", "1.5/s", "5GiB/s", "/s", "2000000000/s"] {
+            assert!(text.parse::<Rate>().is_err(), "{text}");
+        }
     }
 
     #[test]

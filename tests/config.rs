@@ -57,6 +57,7 @@ fn the_commented_example_has_every_option_at_its_default() {
     assert_eq!(config.admin, http::settings::Admin::default());
     assert_eq!(config.journal, journal::Settings::default());
     assert_eq!(config.dedup, policy::dedup::Settings::default());
+    assert_eq!(config.limits, policy::limits::Limits::default());
     assert_eq!(config.upstreams["sentry"], delivery::settings::Settings::default());
 }
 
@@ -68,6 +69,10 @@ fn the_commented_example_lacks_no_option() {
     let options = [
         (written("server"), serde_json::to_value(http::settings::Server::default()).unwrap()),
         (written("journal"), serde_json::to_value(journal::Settings::default()).unwrap()),
+        (
+            written("limits")["storm"].as_table().unwrap().clone(),
+            serde_json::to_value(policy::storm::Settings::default()).unwrap(),
+        ),
         (written("dedup"), serde_json::to_value(policy::dedup::Settings::default()).unwrap()),
         (upstream, serde_json::to_value(delivery::settings::Settings::default()).unwrap()),
         // Not serialisable, because of its token.
@@ -77,6 +82,18 @@ fn the_commented_example_lacks_no_option() {
         for option in all.as_object().unwrap().keys() {
             assert!(written.contains_key(option), "{option}");
         }
+    }
+}
+
+#[test]
+fn the_commented_example_shows_each_way_to_write_a_limit() {
+    let config = load("config.toml", &with_all_options(&text("config.toml"))).config;
+    let shown = |limits| serde_json::to_string(&limits).unwrap();
+    let storm = policy::storm::Settings::default();
+    assert_eq!(config.limits.all.storm, Some(storm));
+    let of_shop = shown(config.limits.of("shop"));
+    for limit in ["\"error\":\"100/s\"", "\"attachment\":\"10MiB/s burst 200MiB\"", "\"transaction\":\"50/s\""] {
+        assert!(of_shop.contains(limit), "{of_shop}");
     }
 }
 

@@ -14,6 +14,7 @@ mod ingest {
     pub(crate) mod limits;
     pub(crate) mod patience;
     pub(crate) mod peer;
+    pub(crate) mod policing;
     pub(crate) mod routes;
     pub(crate) mod store;
     pub(crate) mod tls;

@@ -39,6 +39,7 @@ switchyard_last_switch_timestamp_seconds gauge
 switchyard_pending_items gauge category project upstream
 switchyard_primary gauge upstream
 switchyard_received_requests_total counter code project
+switchyard_refused_items_total counter category project reason
 switchyard_refused_requests_total counter reason
 switchyard_switches_total counter
 switchyard_upstream_circuit gauge state upstream
@@ -61,7 +62,7 @@ const CLOSED: [(&str, &str); 5] = [
 
 const DROPPED: &str = "capped evicted expired filtered rate_limited rejected sampled unsupported";
 const REFUSED: &str = "content_type disconnected encoding journal_failed journal_full malformed method mismatch no_such_route overloaded \
-                       timeout too_large unauthenticated unknown_project upstream_failed upstream_timeout";
+                       rate_limited timeout too_large unauthenticated unknown_project upstream_failed upstream_timeout";
 
 /// One line of `/metrics`: name, labels, value.
 type Line = (String, BTreeMap<String, String>, f64);

@@ -81,6 +81,7 @@ pub(super) fn render(status: &Status) -> String {
     parts.extend(alarms(status));
     parts.push(upstreams(status));
     parts.extend(status.upstreams.iter().filter_map(troubles));
+    parts.extend(refused(status));
     parts.extend(switches(status));
     parts.join("\n")
 }
@@ -180,6 +181,23 @@ fn troubles(upstream: &UpstreamStatus) -> Option<String> {
         lines.push(format!("  difference: {}", upstream.difference));
     }
     (!lines.is_empty()).then(|| format!("\n{}\n{}", upstream.name, lines.join("\n")))
+}
+
+/// What was not accepted.
+fn refused(status: &Status) -> Option<String> {
+    let refused =
+        status.refused.iter().map(|row| format!("  {}: {} {} {}", row.project, row.items, row.category, row.reason));
+    let storms = status.storms.iter().map(|storm| {
+        let what = harmless(&storm.what, 80);
+        format!(
+            "  {}: storm of {what}, {} dropped, the last {}",
+            storm.project,
+            storm.collapsed,
+            ago(status.now, storm.last)
+        )
+    });
+    let lines: Vec<String> = refused.chain(storms).collect();
+    (!lines.is_empty()).then(|| format!("\nnot accepted\n{}", lines.join("\n")))
 }
 
 fn switches(status: &Status) -> Option<String> {

@@ -110,6 +110,10 @@ fn fields(config: &Config) -> BTreeMap<String, Field> {
     }
     section(&mut fields, "journal", &config.journal);
     section(&mut fields, "dedup", &config.dedup);
+    section(&mut fields, "limits", &config.limits.all);
+    for (project, own) in &config.limits.own {
+        section(&mut fields, &format!("projects.{project}.limits"), own);
+    }
     for (name, settings) in &config.upstreams {
         section(&mut fields, &format!("upstreams.{name}"), settings);
     }
@@ -170,6 +174,9 @@ primary = "glitchtip"
 [server]
 listen = ["127.0.0.1:9000"]
 trusted_proxies = ["127.0.0.1"]
+[limits]
+error = { rate = "100/s", burst = 500 }
+storm = { limit = 100 }
 [journal]
 sync = "normal"
 retain = "3h"
@@ -183,6 +190,7 @@ name = "shop"
 id = "1"
 public_key = "fedcba"
 mirror = false
+limits.session = "5/s"
 [projects.upstreams]
 sentry = "https://hunter3@a/1"
 glitchtip = "https://hunter3@c/1"
@@ -198,7 +206,10 @@ glitchtip = "https://hunter3@c/1"
         admin.token changed
         journal.retain: 24h -> 3h
         journal.sync: full -> normal
+        limits.error added: 100/s burst 500
+        limits.storm added: {"limit":100,"window":"1m"}
         primary: sentry -> glitchtip
+        projects.shop.limits.session added: 5/s
         projects.shop.mirror added: false
         projects.shop.public_key changed
         projects.shop.upstreams.glitchtip added: https://***@c/1

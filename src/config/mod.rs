@@ -18,6 +18,7 @@ use std::sync::Arc;
 use crate::http::settings::{Admin, Server};
 use crate::http::tls::Certificate;
 use crate::policy::dedup;
+use crate::policy::limits::Limits;
 use crate::policy::routing::{Project, Routing};
 use crate::{delivery, journal};
 
@@ -59,6 +60,8 @@ pub struct Config {
     pub journal: journal::Settings,
     /// Duplicates.
     pub dedup: dedup::Settings,
+    /// What may come in, of each project.
+    pub limits: Limits,
     /// The upstreams by name: at least one, at most [`MAX_TARGETS`](journal::MAX_TARGETS).
     pub upstreams: BTreeMap<Arc<str>, delivery::settings::Settings>,
     /// The projects: at least one.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::delivery::settings::Settings as Upstream;
 use crate::journal::MAX_TARGETS;
+use crate::policy::limits::{self, Limits};
 use crate::units::Period;
 
 use super::Config;
@@ -41,6 +42,9 @@ pub(super) fn resolve(file: File, report: &mut Report<'_>) -> Config {
         }
     };
     let projects = projects::resolve(&file, &known, report);
+    let limits =
+        file.projects.iter().filter_map(|project| Some((project.name.as_deref()?.into(), project.limits.clone())));
+    let limits = limits.filter(|(_, own)| *own != limits::Settings::default()).collect();
     Config {
         primary,
         mirror: file.mirror,
@@ -49,6 +53,7 @@ pub(super) fn resolve(file: File, report: &mut Report<'_>) -> Config {
         admin: file.admin,
         journal: file.journal,
         dedup: file.dedup,
+        limits: Limits { all: file.limits, own: limits },
         upstreams: file.upstreams.into_iter().map(|(name, settings)| (name.into(), settings)).collect(),
         projects,
     }

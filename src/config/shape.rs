@@ -9,7 +9,7 @@ use serde::Deserialize;
 use toml::de::DeValue;
 
 use crate::http::settings::{Admin, Server};
-use crate::policy::dedup;
+use crate::policy::{dedup, limits};
 use crate::{delivery, journal};
 
 use super::report::Report;
@@ -30,6 +30,7 @@ pub(super) struct File {
     pub(super) admin: Admin,
     pub(super) journal: journal::Settings,
     pub(super) dedup: dedup::Settings,
+    pub(super) limits: limits::Settings,
     pub(super) upstreams: BTreeMap<String, delivery::settings::Settings>,
     pub(super) projects: Vec<Project>,
 }
@@ -43,6 +44,7 @@ impl Default for File {
             admin: Admin::default(),
             journal: journal::Settings::default(),
             dedup: dedup::Settings::default(),
+            limits: limits::Settings::default(),
             upstreams: BTreeMap::new(),
             projects: vec![],
         }
@@ -58,6 +60,7 @@ pub(super) struct Project {
     pub(super) public_key: Option<String>,
     pub(super) primary: Option<String>,
     pub(super) mirror: Option<bool>,
+    pub(super) limits: limits::Settings,
     pub(super) upstreams: BTreeMap<String, String>,
 }
 
@@ -94,7 +97,7 @@ fn refuse_what_comes_later(tree: &mut Tree<'_>, report: &mut Report<'_>) {
     let top = Path::default();
     let upstreams = top.key("upstreams");
     let shadows = tree.keys(&upstreams).into_iter().map(|name| upstreams.key(&name).key("shadow"));
-    for section in std::iter::once(top.key("limits")).chain(shadows.collect::<Vec<_>>()) {
+    for section in shadows.collect::<Vec<_>>() {
         match tree.value(&section) {
             Some(DeValue::Table(_)) => {
                 tree.keys(&section).iter().for_each(|key| refuse_later(report, &section.key(key)));
@@ -168,6 +171,7 @@ fn indefinite(kind: &str) -> String {
 fn plain_words(words: &str) -> String {
     match words {
         "a nonzero u16" => format!("a whole number from 1 to {MOST_IN_FLIGHT}"),
+        "a nonzero u32" => format!("a whole number from 1 to {}", u32::MAX),
         "a sequence" => "a list".to_owned(),
         "map" | "a map" => "a section".to_owned(),
         "sequence" => "a list".to_owned(),
@@ -178,7 +182,8 @@ fn plain_words(words: &str) -> String {
 }
 
 fn unknown_key_help(path: &Path, known: &[&str]) -> String {
-    const TOP: [&str; 8] = ["primary", "mirror", "server", "admin", "journal", "dedup", "upstreams", "projects"];
+    const TOP: [&str; 9] =
+        ["primary", "mirror", "server", "admin", "journal", "dedup", "limits", "upstreams", "projects"];
     let Some((Segment::Key(word), parent)) = path.split_last() else { return String::new() };
     if let Some(meant) = nearest(word, known.iter().copied()) {
         return format!("did you mean `{meant}`?");

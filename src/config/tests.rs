@@ -56,7 +56,7 @@ tls_cert = "cert.pem"
 listen = "0.0.0.0:8485"
 
 [limits]
-error = "100/s"
+eror = "100/s"
 
 [upstreams.sentry]
 tiemout = "30s"
@@ -108,7 +108,7 @@ fn all_problems_are_told_at_once_each_at_its_place() {
     config.toml:7:12: server.max_body: "200 parsecs" is not a size: write a whole number and a unit, as in "64MiB"
     config.toml:8:1: server.mirror: unknown key (`mirror` belongs at the top of the file, before the first [section])
     config.toml:12:10: admin.listen: everybody who reaches this address could switch the primary: a token is required (add token = "${SWITCHYARD_ADMIN_TOKEN}" to [admin], or listen on 127.0.0.1)
-    config.toml:15:1: limits.error: this version does not have it yet (take it out)
+    config.toml:15:1: limits.eror: unknown key (did you mean `error`?)
     config.toml:18:1: upstreams.sentry.tiemout: unknown key (did you mean `timeout`?)
     config.toml:19:17: upstreams.sentry.max_in_flight: expected a whole number from 1 to 256, found integer `0`
     config.toml:20:17: upstreams.sentry.on_rate_limit: expected `hold` or `drop`, found `hodl`; did you mean `hold`?
@@ -281,11 +281,29 @@ fn repeated_projects_are_errors_and_a_shared_glitchtip_a_warning() {
 fn sections_of_later_versions_may_stand_empty() {
     let text = format!("{GOOD}\n[limits]\n[upstreams.sentry.shadow]\n");
     assert_eq!(parse("config.toml", &text, &variables).unwrap().config, good());
-    let text = format!("{GOOD}\n[limits]\nerror = \"1/s\"\n[upstreams.sentry.shadow]\nsample = 1\n");
+    let text = format!("{GOOD}\n[upstreams.sentry.shadow]\nsample = 1\n");
     insta::assert_snapshot!(lines(&text), @r##"
-    config.toml:15:1: limits.error: this version does not have it yet (take it out)
-    config.toml:17:1: upstreams.sentry.shadow.sample: this version does not have it yet (take it out)
-    2 problems in config.toml
+    config.toml:15:1: upstreams.sentry.shadow.sample: this version does not have it yet (take it out)
+    1 problem in config.toml
+    "##);
+}
+
+#[test]
+fn limits_are_read_for_all_projects_and_for_one() {
+    let own =
+        "[projects.limits]\nerror = \"7/s\"\n[limits]\nerror = \"5/s\"\nsession = \"6/s\"\n[limits.storm]\nlimit = 3\n";
+    let limits = parse("config.toml", &format!("{GOOD}{own}"), &variables).unwrap().config.limits;
+    let shown = |project| serde_json::to_string(&limits.of(project)).unwrap();
+    assert_eq!(shown("shop"), r#"{"error":"7/s","session":"6/s","storm":{"limit":3,"window":"1m"}}"#);
+    assert_eq!(shown("other"), r#"{"error":"5/s","session":"6/s","storm":{"limit":3,"window":"1m"}}"#);
+    let wrong = "[limits]\nerror = \"5 a second\"\nsession = { rate = \"1/d\", burst = 500 }\nlogs = \"1/s\"\nspan = 5\n[limits.storm]\nlimit = 0\n";
+    insta::assert_snapshot!(lines(&format!("{GOOD}{wrong}")), @r##"
+    config.toml:14:9: limits.error: "5 a second" is no rate: write an amount and one of s, m, h, d, as in "100/s"
+    config.toml:15:11: limits.session: a burst of 500 takes more than a year at 1/d
+    config.toml:16:1: limits.logs: unknown key (known here: error, default, security, transaction, span, attachment, attachment_item, feedback, profile, profile_chunk, profile_chunk_ui, replay, monitor, log_item, log_byte, trace_metric, session, metric_bucket, storm)
+    config.toml:17:8: limits.span: expected a rate as in "100/s", or { rate = "100/s", burst = 500 }, found integer `5`
+    config.toml:19:9: limits.storm.limit: expected a whole number from 1 to 4294967295, found integer `0`
+    5 problems in config.toml
     "##);
 }
 

@@ -16,6 +16,7 @@ use crate::intake::unpack::UnpackError;
 use crate::journal::JournalError;
 use crate::protocol::auth::AuthError;
 use crate::protocol::envelope::EnvelopeError;
+use crate::protocol::rate_limits::{self, RateLimit};
 use crate::telemetry::metrics::Refused;
 
 use super::body::BodyError;
@@ -29,11 +30,13 @@ pub(super) struct ApiError {
     pub(super) status: StatusCode,
     pub(super) reason: Refused,
     pub(super) detail: String,
+    /// The limits that it is for, when it is for limits.
+    limits: Vec<RateLimit>,
 }
 
 impl ApiError {
     pub(super) fn new(status: StatusCode, reason: Refused, detail: impl Into<String>) -> Self {
-        Self { status, reason, detail: detail.into() }
+        Self { status, reason, detail: detail.into(), limits: vec![] }
     }
 }
 
@@ -47,8 +50,24 @@ impl IntoResponse for ApiError {
         if let Ok(detail) = HeaderValue::try_from(&self.detail) {
             response.headers_mut().insert("x-sentry-error", detail);
         }
+        tell_limits(&self.limits, &mut response);
         response.extensions_mut().insert(self.reason);
         response
+    }
+}
+
+/// Tells limits: the categories on any status, and on a 429 the longest wait, too ("Rate Limiting").
+pub(super) fn tell_limits(limits: &[RateLimit], response: &mut Response) {
+    let Some(longest) = limits.iter().map(|limit| limit.retry_after).max() else { return };
+    let value = rate_limits::format(limits, "project", "switchyard");
+    if let Ok(value) = HeaderValue::try_from(value) {
+        response.headers_mut().insert("x-sentry-rate-limits", value);
+    }
+    if response.status() == StatusCode::TOO_MANY_REQUESTS {
+        let seconds = longest.as_millis().div_ceil(1000);
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX)));
     }
 }
 
@@ -93,6 +112,10 @@ impl From<Refusal> for ApiError {
         match refusal {
             Refusal::Key(error) => error.into(),
             Refusal::Envelope(error) => error.into(),
+            Refusal::Limited(limits) => {
+                let detail = "this project sends more than it may: try again later";
+                Self { limits, ..Self::new(StatusCode::TOO_MANY_REQUESTS, Refused::RateLimited, detail) }
+            }
             Refusal::Journal(error) => error.into(),
         }
     }

@@ -23,7 +23,7 @@ use crate::protocol::auth::{self, AuthError, Credentials};
 use crate::tasks;
 
 use super::body::Held;
-use super::error::ApiError;
+use super::error::{ApiError, tell_limits};
 use super::peer::client;
 use super::receive::receive;
 use super::state::Public;
@@ -269,5 +269,7 @@ fn answer(receipt: &Receipt) -> Response {
         Some(id) => json!({ "id": id }),
         None => json!({}),
     };
-    (StatusCode::OK, Json(body)).into_response()
+    let mut response = (StatusCode::OK, Json(body)).into_response();
+    tell_limits(&receipt.limits, &mut response);
+    response
 }

@@ -29,6 +29,7 @@ pub(super) fn render(status: &Status) -> String {
                 (upstreams(status))
                 @for upstream in &status.upstreams { (accounts(upstream)) }
                 (outages(status))
+                (refused(status))
                 (switches(status))
             }
         }
@@ -108,6 +109,29 @@ fn outages(status: &Status) -> Markup {
                         None => span.bad { "still lasting" },
                     } }
                     td { (outage.cause) }
+                }
+            }
+        }
+    }
+}
+
+fn refused(status: &Status) -> Markup {
+    html! {
+        @if !status.refused.is_empty() {
+            h2 { "Not accepted" }
+            table {
+                tr { th { "Project" } th { "Category" } th { "Reason" } th.n { "Items" } }
+                @for row in &status.refused {
+                    tr { td { (row.project) } td { (row.category) } td { (row.reason) } td.n { (row.items) } }
+                }
+            }
+        }
+        @if !status.storms.is_empty() {
+            h2 { "Storms of identical errors" }
+            table {
+                tr { th { "Project" } th { "Error" } th.n { "Dropped" } th { "Last" } }
+                @for storm in &status.storms {
+                    tr { td { (storm.project) } td { (storm.what) } td.n { (storm.collapsed) } td { (storm.last) } }
                 }
             }
         }

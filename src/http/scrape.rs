@@ -13,13 +13,14 @@ use crate::delivery::board::Report;
 use crate::journal::evidence::Outage;
 use crate::journal::{Backlog, Stats, TargetId};
 use crate::policy::circuit::State;
-use crate::policy::outcome::DropReason;
+use crate::policy::outcome::{DropReason, RefusalReason};
+use crate::policy::storm::Storm;
 use crate::protocol::category::Category;
 use crate::telemetry::ledger::{Account, AccountKey};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::status::{
-    AccountStatus, BacklogStatus, JournalStatus, LimitStatus, OutageStatus, ProjectStatus, Status, SwitchStatus,
-    UpstreamStatus,
+    AccountStatus, BacklogStatus, JournalStatus, LimitStatus, OutageStatus, ProjectStatus, RefusedStatus, Status,
+    StormStatus, SwitchStatus, UpstreamStatus,
 };
 
 use super::state::{Admin, View};
@@ -74,6 +75,8 @@ async fn read(admin: &Admin) -> Status {
         difference: upstreams.iter().map(|upstream| upstream.difference).sum(),
         upstreams,
         projects: projects(&view),
+        refused: refused(admin, &view),
+        storms: storms(&view),
         switches: switches(admin).await,
         config: view.config,
     }
@@ -183,6 +186,32 @@ fn projects(view: &View) -> Vec<ProjectStatus> {
         upstreams: project.dsns.keys().map(ToString::to_string).collect(),
     };
     view.routing.projects.iter().map(row).collect()
+}
+
+/// What the metrics say of items that were not accepted.
+fn refused(admin: &Admin, view: &View) -> Vec<RefusedStatus> {
+    let mut all = vec![];
+    for project in &view.routing.projects {
+        for (category, reason) in Category::ALL.iter().flat_map(|c| RefusalReason::ALL.map(|reason| (c, reason))) {
+            let labels = [&*project.name, category.name(), reason.name()];
+            let items = admin.metrics.refused_items_total.with_label_values(&labels).get();
+            if items > 0 {
+                let [project, category, reason] = labels.map(str::to_owned);
+                all.push(RefusedStatus { project, category, reason, items });
+            }
+        }
+    }
+    all
+}
+
+fn storms(view: &View) -> Vec<StormStatus> {
+    let row = |storm: Storm| StormStatus {
+        project: storm.project.to_string(),
+        what: storm.what.into(),
+        collapsed: storm.collapsed,
+        last: storm.last,
+    };
+    view.storms.shown().into_iter().map(row).collect()
 }
 
 async fn switches(admin: &Admin) -> Vec<SwitchStatus> {

@@ -13,6 +13,7 @@ use crate::delivery::board::Board;
 use crate::intake::submit::Intake;
 use crate::journal::Journal;
 use crate::policy::routing::Routing;
+use crate::policy::storm::Storms;
 use crate::tasks::Tasks;
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::log::Damper;
@@ -98,6 +99,8 @@ pub struct View {
     pub config: ConfigStatus,
     /// The token of the admin listener.
     pub token: Option<Secret>,
+    /// The storms of identical errors.
+    pub storms: Storms,
 }
 
 /// What the admin listener works with. Cheap to clone.

@@ -8,6 +8,7 @@ pub mod keyring;
 pub mod legacy;
 mod paced;
 mod part;
+mod police;
 pub mod raw;
 pub mod submit;
 pub mod unpack;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crate::journal::body::{Body, read_piece};
 use crate::journal::spool::BodyWriter;
 use crate::journal::{Journal, JournalError};
+use crate::protocol::envelope::Item;
 use crate::tasks;
 
 /// What is copied at once.
@@ -27,6 +28,17 @@ pub(super) async fn of(
     }
     writer.write(b"\n").await?;
     writer.finish().await
+}
+
+/// The payload of an item that is known to be small.
+pub(super) async fn payload(body: &Body, item: &Item) -> std::io::Result<Bytes> {
+    match body {
+        Body::Memory(_) => body.payload(item),
+        Body::File(_) => {
+            let (body, item) = (body.clone(), item.clone());
+            tasks::blocking(move || body.payload(&item)).await
+        }
+    }
 }
 
 async fn copy(body: &Body, range: Range<u64>, writer: &mut BodyWriter) -> Result<(), JournalError> {

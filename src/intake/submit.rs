@@ -1,7 +1,6 @@
 //! The use case of this relay: take one submission in. Each is decided under one [`View`], and so under exactly one primary.
 
 use std::collections::{BTreeSet, HashMap};
-use std::ops::Range;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -10,17 +9,22 @@ use crate::clock::{Clock, Timestamp};
 use crate::journal::body::{Body, Unreadable};
 use crate::journal::{Client, Journal, JournalError, Submission, TargetId};
 use crate::policy::dedup::{self, Answer, Dedup, Reservation};
+use crate::policy::limiter::Limiter;
+use crate::policy::limits::Limits;
 use crate::policy::outcome::DropReason;
 use crate::policy::routing::{Project, Routing};
+use crate::policy::storm::{self, Storms};
 use crate::protocol::auth::{AuthError, Credentials};
-use crate::protocol::category::Quantities;
-use crate::protocol::envelope::{EnvelopeError, Outline};
+use crate::protocol::category::{Category, Quantities};
+use crate::protocol::envelope::{EnvelopeError, Item, Outline};
 use crate::protocol::event_id::EventId;
+use crate::protocol::rate_limits::RateLimit;
 use crate::tasks;
 use crate::telemetry::metrics::Metrics;
 
 use super::keyring::{KeyError, Keyring, check_dsn};
 use super::part;
+use super::police::{self, Sorting};
 
 /// What submissions are decided under; replaced as a whole by a reload.
 #[derive(Debug, Default)]
@@ -28,14 +32,12 @@ pub struct View {
     routing: Arc<Routing>,
     keyring: Keyring,
     targets: HashMap<Arc<str>, TargetId>,
+    limiter: Limiter,
+    /// What storms are, for the projects that watch for them.
+    storms: HashMap<Arc<str>, storm::Settings>,
 }
 
 impl View {
-    /// The view of a routing, with the journal's target of each upstream.
-    pub fn new(routing: Arc<Routing>, targets: HashMap<Arc<str>, TargetId>) -> Self {
-        Self { keyring: Keyring::new(&routing), routing, targets }
-    }
-
     fn target(&self, upstream: &Arc<str>) -> Option<TargetId> {
         self.targets.get(upstream).copied()
     }
@@ -75,6 +77,8 @@ pub struct Receipt {
     pub event_id: Option<EventId>,
     /// The project it was taken in for.
     pub project: Arc<str>,
+    /// The limits that took some of it.
+    pub limits: Vec<RateLimit>,
 }
 
 /// Why a submission was not taken in.
@@ -86,6 +90,9 @@ pub enum Refusal {
     /// It is no envelope, or too large a one.
     #[error(transparent)]
     Envelope(#[from] EnvelopeError),
+    /// All of it is over limits of its project.
+    #[error("this project sends more than it may: see the limits")]
+    Limited(Vec<RateLimit>),
     /// It could not be kept.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -97,6 +104,7 @@ pub struct Intake {
     view: Arc<ArcSwap<View>>,
     journal: Arc<dyn Journal>,
     dedup: Dedup,
+    storms: Storms,
     clock: Clock,
     metrics: Metrics,
 }
@@ -104,12 +112,21 @@ pub struct Intake {
 impl Intake {
     /// A way in that knows no project yet.
     pub fn new(journal: Arc<dyn Journal>, dedup: Dedup, clock: Clock, metrics: Metrics) -> Self {
-        Self { view: Arc::default(), journal, dedup, clock, metrics }
+        Self { view: Arc::default(), journal, dedup, storms: Storms::default(), clock, metrics }
     }
 
-    /// From now on submissions are decided under `view`; those under way keep theirs.
-    pub fn configure(&self, view: View) {
-        self.view.store(Arc::new(view));
+    /// From now on submissions are decided under this routing, with the journal's target of each upstream, and these limits;
+    /// those under way keep theirs. What was spent of limits stays spent.
+    pub fn configure(&self, routing: Arc<Routing>, targets: HashMap<Arc<str>, TargetId>, limits: &Limits) {
+        let names = || routing.projects.iter().map(|project| &project.name);
+        let limiter = Limiter::new(limits, names(), &self.view.load().limiter, self.clock.uptime());
+        let storms = names().filter_map(|name| Some((Arc::clone(name), limits.of(name).storm?))).collect();
+        self.view.store(Arc::new(View { keyring: Keyring::new(&routing), routing, targets, limiter, storms }));
+    }
+
+    /// The storms of identical errors.
+    pub fn storms(&self) -> &Storms {
+        &self.storms
     }
 
     /// Who gets what now.
@@ -149,13 +166,28 @@ impl Intake {
             }
             Entrance::Envelope { id } => view.keyring.find_by_dsn(id.as_deref(), envelope.dsn())?,
         };
-        let receipt = Receipt { event_id: envelope.event_id(), project: Arc::clone(&project.name) };
         let now = self.clock.now();
-        let (fresh, repeated) = self.reserve(&project.name, &envelope, now).await;
-        let Some(kept) = self.without_repeats(&project.name, &envelope, &repeated) else { return Ok(receipt) };
-        let (body, quantities) = match kept.ranges {
-            None => (body, kept.quantities),
-            Some(ranges) => (part::of(&self.journal, &body, envelope.header(), &ranges).await?, kept.quantities),
+        let keys = keys(&project.name, &envelope);
+        let (mut fresh, repeated) = self.reserve(&keys, now).await;
+        let mut sorting = Sorting::new(&envelope);
+        sorting.without_repeats(&keys, &repeated);
+        self.police(&view, &project.name, &body, &mut sorting, now).await;
+        if sorting.is_all_limited() {
+            return Err(Refusal::Limited(sorting.limits));
+        }
+        let limits = std::mem::take(&mut sorting.limits);
+        let receipt = Receipt { event_id: envelope.event_id(), project: Arc::clone(&project.name), limits };
+        if sorting.keeps_nothing() {
+            return Ok(receipt);
+        }
+        let (body, quantities) = if sorting.is_whole() {
+            (body, envelope.quantities())
+        } else {
+            fresh.retain(|reservation| {
+                (0..).zip(&keys).any(|(i, key)| *key == Some(reservation.key()) && sorting.keeps(i))
+            });
+            let ranges = envelope.ranges_of(|i| sorting.keeps(i));
+            (part::of(&self.journal, &body, envelope.header(), &ranges).await?, sorting.quantities())
         };
         let (targets, withheld) = self.targets(&view, &project);
         let keys = fresh.iter().map(Reservation::key).collect();
@@ -187,9 +219,17 @@ impl Intake {
         let Entrance::Request { project, client: name } = entrance else { return Err(KeyError::Missing.into()) };
         client.sentry_client = name.map(Into::into);
         let view = self.view.load_full();
+        let limited = view.limiter.of(&project.name).map(|buckets| buckets.take(&quantities, self.clock.uptime()));
+        if let Some(Err(reached)) = limited {
+            police::count_limited(&project.name, &quantities, &self.metrics);
+            // A check-in by URL is answered as ever ("Crons", its rate limits are not told to clients).
+            let is_check_in = quantities.iter().any(|(category, _)| category == Category::Monitor);
+            let receipt = Receipt { event_id: None, project: Arc::clone(&project.name), limits: vec![] };
+            return if is_check_in { Ok(receipt) } else { Err(Refusal::Limited(vec![reached.told()])) };
+        }
         let (targets, withheld) = self.targets(&view, &project);
         let (accepted_at, project) = (self.clock.now(), Arc::clone(&project.name));
-        let receipt = Receipt { event_id: None, project: Arc::clone(&project) };
+        let receipt = Receipt { event_id: None, project: Arc::clone(&project), limits: vec![] };
         let (event_id, keys) = (None, vec![]);
         let submission =
             Submission { accepted_at, project, event_id, quantities, keys, client, body, targets, withheld };
@@ -197,11 +237,24 @@ impl Intake {
         Ok(receipt)
     }
 
-    /// Reserves the keys of the envelope's events; returns those that are ours now, and the keys that are repeats.
-    async fn reserve(&self, project: &str, envelope: &Outline, now: Timestamp) -> (Vec<Reservation>, BTreeSet<u128>) {
+    /// Sorts out what limits and storms do not let in, and counts what is not taken.
+    async fn police(&self, view: &View, project: &Arc<str>, body: &Body, sorting: &mut Sorting<'_>, now: Timestamp) {
+        if let Some(storm) = view.storms.get(project) {
+            sorting.without_storms(project, body, (&self.storms, storm), now).await;
+        }
+        if let Some(buckets) = view.limiter.of(project) {
+            sorting.without_excess(buckets, self.clock.uptime());
+        }
+        if !sorting.is_whole() {
+            sorting.count(project, &self.metrics);
+        }
+    }
+
+    /// Reserves the keys of an envelope's items; returns those that are ours now, and the keys that are repeats.
+    async fn reserve(&self, keys: &[Option<u128>], now: Timestamp) -> (Vec<Reservation>, BTreeSet<u128>) {
         let (mut fresh, mut repeated) = (Vec::new(), BTreeSet::new());
         // In one order everywhere, so that two envelopes with the same keys cannot wait for each other.
-        for key in keys(project, envelope).into_values().collect::<BTreeSet<_>>() {
+        for key in keys.iter().flatten().copied().collect::<BTreeSet<_>>() {
             loop {
                 match self.dedup.reserve(key, now) {
                     Answer::Fresh(reservation) => fresh.push(reservation),
@@ -217,39 +270,12 @@ impl Intake {
         (fresh, repeated)
     }
 
-    /// What is left of an envelope without its repeated events and what depends on them; `None` when nothing is.
-    fn without_repeats(&self, project: &str, envelope: &Outline, repeated: &BTreeSet<u128>) -> Option<Kept> {
-        let items = envelope.items();
-        if repeated.is_empty() {
-            return (!items.is_empty()).then(|| Kept { ranges: None, quantities: envelope.quantities() });
-        }
-        let keys = keys(project, envelope);
-        let all_events_repeated = keys.values().all(|key| repeated.contains(key));
-        let is_repeat = |i: usize| match keys.get(&i) {
-            Some(key) => repeated.contains(key),
-            None => all_events_repeated && items[i].kind.depends_on_event(),
-        };
-        for (category, quantity) in envelope.quantities_of(is_repeat).iter() {
-            self.metrics.duplicate_items_total.with_label_values(&[project, category.name()]).inc_by(quantity);
-        }
-        let kept = |i: usize| !is_repeat(i);
-        let part = || Kept { ranges: Some(envelope.ranges_of(kept)), quantities: envelope.quantities_of(kept) };
-        (0..items.len()).any(kept).then(part)
-    }
-
     fn targets(&self, view: &View, project: &Project) -> (Vec<TargetId>, Vec<(TargetId, DropReason)>) {
         let route = view.routing.route(project);
         let targets = route.deliver.iter().filter_map(|upstream| view.target(upstream)).collect();
         let withheld = route.withheld.iter().filter_map(|(upstream, why)| Some((view.target(upstream)?, *why)));
         (targets, withheld.collect())
     }
-}
-
-/// What of an envelope is no repeat.
-struct Kept {
-    /// Where it lies; `None`: all of it.
-    ranges: Option<Vec<Range<u64>>>,
-    quantities: Quantities,
 }
 
 /// What the envelope is made of, read on a thread of its own when it is in a file.
@@ -267,11 +293,10 @@ async fn outline(body: &Body) -> Result<Outline, Refusal> {
     })
 }
 
-/// The keys of the items that the event id identifies, by their position. The nil id, which sentry-cli sends with raw
-/// events, identifies nothing.
-fn keys(project: &str, envelope: &Outline) -> HashMap<usize, u128> {
-    let Some(id) = envelope.event_id().filter(|id| id.as_u128() != 0) else { return HashMap::new() };
-    let items = envelope.items().iter().enumerate();
-    let identified = items.filter(|(_, item)| item.kind.is_identified_by_event_id());
-    identified.map(|(i, item)| (i, dedup::key(project, &item.kind, id))).collect()
+/// The keys of the items that the event id identifies, by their position; none at all when it identifies nothing. The nil id,
+/// which sentry-cli sends with raw events, does not.
+fn keys(project: &str, envelope: &Outline) -> Vec<Option<u128>> {
+    let Some(id) = envelope.event_id().filter(|id| id.as_u128() != 0) else { return vec![] };
+    let key = |item: &Item| item.kind.is_identified_by_event_id().then(|| dedup::key(project, &item.kind, id));
+    envelope.items().iter().map(key).collect()
 }

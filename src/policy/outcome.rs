@@ -58,6 +58,28 @@ impl fmt::Display for DropReason {
     }
 }
 
+/// Why an item of a submission is not accepted while the rest of it may be: the label of `refused_items_total`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum RefusalReason {
+    /// Over an inbound limit of its project.
+    RateLimited,
+    /// One more of a storm of identical errors.
+    Collapsed,
+}
+
+impl RefusalReason {
+    /// Every reason.
+    pub const ALL: [Self; 2] = [Self::RateLimited, Self::Collapsed];
+
+    /// The name in labels and in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RateLimited => "rate_limited",
+            Self::Collapsed => "collapsed",
+        }
+    }
+}
+
 /// One side of the account: accepted = delivered + dropped + pending.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Outcome {

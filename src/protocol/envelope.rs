@@ -63,6 +63,13 @@ impl Item {
         self.payload.end - self.payload.start
     }
 
+    /// What it counts as.
+    pub fn quantities(&self) -> Quantities {
+        let mut all = Quantities::new();
+        self.kind.count(self.size(), self.counting, &mut all);
+        all
+    }
+
     /// Where its payload lies.
     pub const fn payload(&self) -> Range<u64> {
         self.payload.start..self.payload.end

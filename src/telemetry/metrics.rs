@@ -10,7 +10,7 @@ use prometheus::proto::{self, MetricFamily};
 use prometheus::{Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Registry};
 
 use crate::policy::circuit::State;
-use crate::policy::outcome::DropReason;
+use crate::policy::outcome::{DropReason, RefusalReason};
 use crate::policy::verdict::Verdict;
 use crate::protocol::category::Category;
 
@@ -85,12 +85,14 @@ macro_rules! metrics {
 metrics! {
     /// Requests on the public listener, by project (empty when none was recognised) and status code.
     received_requests_total: IntCounterVec ["project", "code"];
-    /// Requests refused before anything was known of their items, by reason.
+    /// Requests refused as a whole, by reason.
     refused_requests_total: IntCounterVec ["reason"];
     /// Items accepted: committed to the journal.
     accepted_items_total: IntCounterVec ["project", "category"];
     /// Items recognised as repeats of accepted ones and answered like them.
     duplicate_items_total: IntCounterVec ["project", "category"];
+    /// Items that were not accepted, by reason: over a limit of their project, or one more of a storm of identical errors.
+    refused_items_total: IntCounterVec ["project", "category", "reason"];
     /// Items an upstream answered with 2xx.
     delivered_items_total: IntCounterVec ["upstream", "project", "category"];
     /// Accepted items an upstream will not get, by reason.
@@ -153,6 +155,7 @@ pub enum Refused {
     Unauthenticated,
     UnknownProject,
     Mismatch,
+    RateLimited,
     TooLarge,
     Encoding,
     ContentType,
@@ -174,6 +177,7 @@ impl Refused {
         Self::Unauthenticated,
         Self::UnknownProject,
         Self::Mismatch,
+        Self::RateLimited,
         Self::TooLarge,
         Self::Encoding,
         Self::ContentType,
@@ -195,6 +199,7 @@ impl Refused {
             Self::Unauthenticated => "unauthenticated",
             Self::UnknownProject => "unknown_project",
             Self::Mismatch => "mismatch",
+            Self::RateLimited => "rate_limited",
             Self::TooLarge => "too_large",
             Self::Encoding => "encoding",
             Self::ContentType => "content_type",
@@ -313,6 +318,9 @@ impl Metrics {
         for category in Category::ALL.map(Category::name) {
             self.accepted_items_total.with_label_values(&[project, category]);
             self.duplicate_items_total.with_label_values(&[project, category]);
+            for reason in RefusalReason::ALL {
+                self.refused_items_total.with_label_values(&[project, category, reason.name()]);
+            }
             for upstream in upstreams.clone() {
                 self.delivered_items_total.with_label_values(&[upstream, project, category]);
                 self.pending_items.with_label_values(&[upstream, project, category]);

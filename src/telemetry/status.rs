@@ -32,6 +32,12 @@ pub struct Status {
     pub upstreams: Vec<UpstreamStatus>,
     /// Each project.
     pub projects: Vec<ProjectStatus>,
+    /// What was not accepted, since the start of the daemon.
+    #[serde(default)]
+    pub refused: Vec<RefusedStatus>,
+    /// The last storms of identical errors, the most recent first, since the start of the daemon.
+    #[serde(default)]
+    pub storms: Vec<StormStatus>,
     /// The last switches, newest first.
     pub switches: Vec<SwitchStatus>,
     /// Accepted minus delivered minus dropped minus pending, over all accounts: anything but 0 is a defect.
@@ -69,6 +75,32 @@ pub struct ProjectStatus {
     pub primary: String,
     /// The upstreams that have a DSN for it.
     pub upstreams: Vec<String>,
+}
+
+/// Items of a project that were not accepted.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RefusedStatus {
+    /// The project.
+    pub project: String,
+    /// The category.
+    pub category: String,
+    /// Why: `rate_limited`, `collapsed`.
+    pub reason: String,
+    /// How many.
+    pub items: u64,
+}
+
+/// Errors that were dropped because they were identical to others.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StormStatus {
+    /// The project.
+    pub project: String,
+    /// Their type, or their fingerprint.
+    pub what: String,
+    /// How many were dropped.
+    pub collapsed: u64,
+    /// When the last of them came.
+    pub last: Timestamp,
 }
 
 /// A switch of the primary.

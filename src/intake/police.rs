@@ -1,0 +1,193 @@
+//! What of an envelope is taken in: not the repeats, not what is over a limit, not one more of a storm of identical errors.
+//!
+//! Rule: what depends on an event shares its fate. An envelope of which all is taken costs no allocation here, and its payloads
+//! are read only when storms are watched for.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::journal::body::Body;
+use crate::policy::limiter::Buckets;
+use crate::policy::outcome::RefusalReason;
+use crate::policy::storm::{self, Answer, Storms};
+use crate::protocol::category::Quantities;
+use crate::protocol::envelope::{Item, Outline};
+use crate::protocol::item::ItemType;
+use crate::protocol::rate_limits::RateLimit;
+use crate::telemetry::metrics::Metrics;
+
+use super::part;
+
+/// What becomes of an item.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fate {
+    Kept,
+    Repeat,
+    Refused(RefusalReason),
+}
+
+/// The items of an envelope, and what becomes of each.
+pub(super) struct Sorting<'a> {
+    envelope: &'a Outline,
+    /// By position; none while all are kept.
+    fates: Vec<Fate>,
+    /// The limits that were reached.
+    pub(super) limits: Vec<RateLimit>,
+}
+
+impl<'a> Sorting<'a> {
+    /// All are kept.
+    pub(super) const fn new(envelope: &'a Outline) -> Self {
+        Self { envelope, fates: vec![], limits: vec![] }
+    }
+
+    fn fate(&self, position: usize) -> Fate {
+        self.fates.get(position).copied().unwrap_or(Fate::Kept)
+    }
+
+    fn decide(&mut self, position: usize, fate: Fate) {
+        if self.fates.is_empty() {
+            self.fates = vec![Fate::Kept; self.envelope.items().len()];
+        }
+        self.fates[position] = fate;
+    }
+
+    /// The items that are kept so far and of which this holds.
+    fn kept(&self, which: impl Fn(&Item) -> bool) -> Vec<usize> {
+        let items = self.envelope.items().iter().enumerate();
+        items.filter(|(i, item)| self.fate(*i) == Fate::Kept && which(item)).map(|(i, _)| i).collect()
+    }
+
+    /// When all events have this fate, what depends on them has it, too.
+    fn share(&mut self, fate: Fate, is_judged_alone: impl Fn(usize) -> bool) {
+        let is_event = |item: &Item| item.kind.is_identified_by_event_id();
+        let mut events = (0..).zip(self.envelope.items()).filter(|(_, item)| is_event(item)).peekable();
+        if self.fates.is_empty() || events.peek().is_none() || !events.all(|(i, _)| self.fate(i) == fate) {
+            return;
+        }
+        for position in self.kept(|item| item.kind.depends_on_event()) {
+            if !is_judged_alone(position) {
+                self.decide(position, fate);
+            }
+        }
+    }
+
+    /// Takes out the items whose keys are known.
+    pub(super) fn without_repeats(&mut self, keys: &[Option<u128>], repeated: &BTreeSet<u128>) {
+        if repeated.is_empty() {
+            return;
+        }
+        for (position, _) in (0..).zip(keys).filter(|(_, key)| key.is_some_and(|key| repeated.contains(&key))) {
+            self.decide(position, Fate::Repeat);
+        }
+        self.share(Fate::Repeat, |position| keys.get(position).is_some_and(Option::is_some));
+    }
+
+    /// Takes out errors that are one too many of the same.
+    pub(super) async fn without_storms(
+        &mut self,
+        project: &Arc<str>,
+        body: &Body,
+        (storms, of): (&Storms, &storm::Settings),
+        now: Timestamp,
+    ) {
+        for position in self.kept(|item| item.kind == ItemType::Event) {
+            // What cannot be read now is found out where it is kept.
+            let Ok(payload) = part::payload(body, &self.envelope.items()[position]).await else { continue };
+            let Some(signature) = storms.signature(project, &payload) else { continue };
+            match storms.weather(project, signature, of, now) {
+                Answer::Collapses => self.decide(position, Fate::Refused(RefusalReason::Collapsed)),
+                Answer::Passes(None) => {}
+                Answer::Passes(Some(storm)) => {
+                    let message = "identical errors were dropped before this one";
+                    tracing::info!(
+                        project.name = &**project,
+                        error.kind = &*storm.what,
+                        errors = storm.collapsed,
+                        "{message}"
+                    );
+                }
+            }
+        }
+        self.share(Fate::Refused(RefusalReason::Collapsed), |_| false);
+    }
+
+    /// Takes out what is over a limit. Events are asked for first, so that what goes with them takes nothing from its own bucket.
+    pub(super) fn without_excess(&mut self, buckets: &Buckets, now: Duration) {
+        for position in self.kept(|item| item.kind.is_identified_by_event_id()) {
+            self.take(position, buckets, now);
+        }
+        self.share(Fate::Refused(RefusalReason::RateLimited), |_| false);
+        for position in self.kept(|item| !item.kind.is_identified_by_event_id()) {
+            self.take(position, buckets, now);
+        }
+    }
+
+    fn take(&mut self, position: usize, buckets: &Buckets, now: Duration) {
+        let item = self.envelope.items()[position].quantities();
+        if let Err(reached) = buckets.take(&item, now) {
+            self.decide(position, Fate::Refused(RefusalReason::RateLimited));
+            note(&mut self.limits, reached.told());
+        }
+    }
+
+    /// Counts what is not kept.
+    pub(super) fn count(&self, project: &str, metrics: &Metrics) {
+        for (fate, item) in self.fates.iter().zip(self.envelope.items()) {
+            for (category, quantity) in item.quantities().iter() {
+                let category = category.name();
+                match fate {
+                    Fate::Kept => continue,
+                    Fate::Repeat => metrics.duplicate_items_total.with_label_values(&[project, category]),
+                    Fate::Refused(why) => {
+                        metrics.refused_items_total.with_label_values(&[project, category, why.name()])
+                    }
+                }
+                .inc_by(quantity);
+            }
+        }
+    }
+
+    /// Whether all are kept.
+    pub(super) fn is_whole(&self) -> bool {
+        self.fates.is_empty()
+    }
+
+    /// Whether the item is kept.
+    pub(super) fn keeps(&self, position: usize) -> bool {
+        self.fate(position) == Fate::Kept
+    }
+
+    /// Whether nothing is kept.
+    pub(super) fn keeps_nothing(&self) -> bool {
+        (0..self.envelope.items().len()).all(|position| !self.keeps(position))
+    }
+
+    /// Whether limits took all there was.
+    pub(super) fn is_all_limited(&self) -> bool {
+        !self.fates.is_empty() && self.fates.iter().all(|fate| *fate == Fate::Refused(RefusalReason::RateLimited))
+    }
+
+    /// What the items that are kept count as.
+    pub(super) fn quantities(&self) -> Quantities {
+        self.envelope.quantities_of(|position| self.keeps(position))
+    }
+}
+
+/// Counts a request that is no envelope and over a limit.
+pub(super) fn count_limited(project: &str, quantities: &Quantities, metrics: &Metrics) {
+    for (category, quantity) in quantities.iter() {
+        let labels = [project, category.name(), RefusalReason::RateLimited.name()];
+        metrics.refused_items_total.with_label_values(&labels).inc_by(quantity);
+    }
+}
+
+/// Adds a limit; of two of one category the longer one counts.
+fn note(limits: &mut Vec<RateLimit>, reached: RateLimit) {
+    match limits.iter_mut().find(|limit| limit.categories == reached.categories) {
+        Some(limit) => limit.retry_after = limit.retry_after.max(reached.retry_after),
+        None => limits.push(reached),
+    }
+}
