@@ -47,6 +47,9 @@ const DELIVERIES_PATIENCE: Duration = Duration::from_secs(4);
 /// How long the journal may take for its last commit.
 const JOURNAL_PAUSE: Duration = Duration::from_secs(10);
 
+/// How many records' keys are read at once.
+const REMEMBERED_AT_ONCE: usize = 16_384;
+
 /// What a daemon starts with.
 #[derive(Debug)]
 pub struct Options {
@@ -296,9 +299,15 @@ async fn open_journal(config: &Config, clock: &Clock, ledger: &Ledger) -> Result
 
 /// Refills the window of duplicates with what the journal holds.
 async fn remember(dedup: &Dedup, journal: &dyn Journal, now: Timestamp) -> Result<(), JournalError> {
-    let limit = usize::try_from(dedup::CAPACITY).unwrap_or(usize::MAX);
-    for (key, at) in journal.recent_keys(now - dedup.length(), limit).await? {
-        dedup.remember(key, at);
+    let (since, mut before, mut remembered) = (now - dedup.length(), None, 0);
+    while remembered < dedup::CAPACITY {
+        let page = journal.recent_keys(since, before, REMEMBERED_AT_ONCE).await?;
+        remembered += page.keys.len();
+        page.keys.into_iter().for_each(|(key, at)| dedup.remember(key, at));
+        match page.next {
+            Some(next) => before = Some(next),
+            None => break,
+        }
     }
     Ok(())
 }

@@ -147,7 +147,7 @@ pub(super) fn select(claim: &Claim, cooldown: &Cooldown, quirks: &Quirks, now: T
     let categories: Vec<Category> =
         envelope.items().iter().map(|item| item.kind.limiting_category(item.counting)).collect();
     let events: Vec<Category> = (envelope.items().iter().zip(&categories))
-        .filter(|(item, _)| item.kind.is_identified_by_event_id())
+        .filter(|(item, _)| item.kind.is_event())
         .map(|(_, category)| *category)
         .collect();
     let event_limit = events.iter().filter_map(|category| limit_of(*category)).max();
@@ -221,7 +221,7 @@ fn is_suspect(body: &Body) -> bool {
 fn look_into(load: &mut Load, body: &Body, envelope: &Outline, quirks: &Quirks) {
     let going = load.send.items.iter().filter_map(|position| envelope.items().get(usize::from(*position)));
     if quirks.has_batch_poison {
-        let mut events = going.clone().filter(|item| item.kind.is_identified_by_event_id());
+        let mut events = going.clone().filter(|item| item.kind.is_event());
         load.batch_poison = events.find_map(|item| batch_poison::why(&item.kind, &body.payload(item).ok()?));
     }
     let events = envelope.items().iter().filter(|item| item.kind == ItemType::Event).count();

@@ -4,6 +4,7 @@ mod assemble;
 pub mod crash;
 pub mod decode;
 mod form;
+mod identity;
 pub mod keyring;
 pub mod legacy;
 mod paced;

@@ -30,6 +30,18 @@ pub(super) async fn of(
     writer.finish().await
 }
 
+/// No more than the first `most` bytes of an item's payload.
+pub(super) async fn beginning(body: &Body, item: &Item, most: u64) -> std::io::Result<Bytes> {
+    let range = item.payload().start..item.payload().end.min(item.payload().start + most);
+    match body {
+        Body::Memory(bytes) => Ok(bytes.slice(range.start as usize..range.end as usize)),
+        Body::File(file) => {
+            let file = Arc::clone(file);
+            tasks::blocking(move || read_piece(&file.open()?, range)).await
+        }
+    }
+}
+
 /// The payload of an item that is known to be small.
 pub(super) async fn payload(body: &Body, item: &Item) -> std::io::Result<Bytes> {
     match body {

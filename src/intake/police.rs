@@ -62,7 +62,7 @@ impl<'a> Sorting<'a> {
 
     /// When all events have this fate, what depends on them has it, too.
     fn share(&mut self, fate: Fate, is_judged_alone: impl Fn(usize) -> bool) {
-        let is_event = |item: &Item| item.kind.is_identified_by_event_id();
+        let is_event = |item: &Item| item.kind.is_event();
         let mut events = (0..).zip(self.envelope.items()).filter(|(_, item)| is_event(item)).peekable();
         if self.fates.is_empty() || events.peek().is_none() || !events.all(|(i, _)| self.fate(i) == fate) {
             return;
@@ -116,11 +116,11 @@ impl<'a> Sorting<'a> {
 
     /// Takes out what is over a limit. Events are asked for first, so that what goes with them takes nothing from its own bucket.
     pub(super) fn without_excess(&mut self, buckets: &Buckets, now: Duration) {
-        for position in self.kept(|item| item.kind.is_identified_by_event_id()) {
+        for position in self.kept(|item| item.kind.is_event()) {
             self.take(position, buckets, now);
         }
         self.share(Fate::Refused(RefusalReason::RateLimited), |_| false);
-        for position in self.kept(|item| !item.kind.is_identified_by_event_id()) {
+        for position in self.kept(|item| !item.kind.is_event()) {
             self.take(position, buckets, now);
         }
     }

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use crate::clock::{Clock, Timestamp};
 use crate::journal::body::{Body, Unreadable};
 use crate::journal::{Client, Journal, JournalError, Submission, TargetId};
-use crate::policy::dedup::{self, Answer, Dedup, Reservation};
+use crate::policy::dedup::{Answer, Dedup, Reservation};
 use crate::policy::limiter::Limiter;
 use crate::policy::limits::Limits;
 use crate::policy::outcome::DropReason;
@@ -16,12 +16,13 @@ use crate::policy::routing::{Project, Routing};
 use crate::policy::storm::{self, Storms};
 use crate::protocol::auth::{AuthError, Credentials};
 use crate::protocol::category::{Category, Quantities};
-use crate::protocol::envelope::{EnvelopeError, Item, Outline};
+use crate::protocol::envelope::{EnvelopeError, Outline};
 use crate::protocol::event_id::EventId;
 use crate::protocol::rate_limits::RateLimit;
 use crate::tasks;
 use crate::telemetry::metrics::Metrics;
 
+use super::identity;
 use super::keyring::{KeyError, Keyring, check_dsn};
 use super::part;
 use super::police::{self, Sorting};
@@ -167,7 +168,7 @@ impl Intake {
             Entrance::Envelope { id } => view.keyring.find_by_dsn(id.as_deref(), envelope.dsn())?,
         };
         let now = self.clock.now();
-        let keys = keys(&project.name, &envelope);
+        let keys = identity::keys(&project.name, &envelope, &body).await;
         let (mut fresh, repeated) = self.reserve(&keys, now).await;
         let mut sorting = Sorting::new(&envelope);
         sorting.without_repeats(&keys, &repeated);
@@ -291,12 +292,4 @@ async fn outline(body: &Body) -> Result<Outline, Refusal> {
         Unreadable::Envelope(error) => error.into(),
         Unreadable::File(error) => JournalError::Failed(error.to_string()).into(),
     })
-}
-
-/// The keys of the items that the event id identifies, by their position; none at all when it identifies nothing. The nil id,
-/// which sentry-cli sends with raw events, does not.
-fn keys(project: &str, envelope: &Outline) -> Vec<Option<u128>> {
-    let Some(id) = envelope.event_id().filter(|id| id.as_u128() != 0) else { return vec![] };
-    let key = |item: &Item| item.kind.is_identified_by_event_id().then(|| dedup::key(project, &item.kind, id));
-    envelope.items().iter().map(key).collect()
 }

@@ -534,15 +534,21 @@ async fn numbers_are_never_used_twice(mut subject: Subject) {
 
 async fn keys_come_newest_first_and_no_older_than_asked(mut subject: Subject) {
     let a = subject.journal().target("a").await.unwrap();
+    let mut ids = vec![];
     for (second, keys) in [(1, vec![1]), (2, vec![2, u128::MAX]), (3, vec![]), (4, vec![4])] {
-        subject.journal().append(Submission { keys, ..submission(at(second), &[a]) }).await.unwrap();
+        ids.push(subject.journal().append(Submission { keys, ..submission(at(second), &[a]) }).await.unwrap());
     }
     subject.crash();
     let journal = subject.journal();
+    let keys = async |since, before, limit| journal.recent_keys(at(since), before, limit).await.unwrap();
     let all = [(4, at(4)), (2, at(2)), (u128::MAX, at(2)), (1, at(1))];
-    assert_eq!(journal.recent_keys(at(0), 100).await.unwrap(), all);
-    assert_eq!(journal.recent_keys(at(2), 100).await.unwrap(), all[..3]);
-    assert_eq!(journal.recent_keys(at(2), 1).await.unwrap(), all[..1]);
+    let of = |keys: &[(u128, Timestamp)], next| RecentKeys { keys: keys.to_vec(), next };
+    assert_eq!(keys(0, None, 100).await, of(&all, None));
+    assert_eq!(keys(2, None, 100).await, of(&all[..3], None));
+    assert_eq!(keys(0, None, 2).await, of(&all[..1], Some(ids[2])));
+    assert_eq!(keys(0, Some(ids[2]), 1).await, of(&all[1..3], Some(ids[1])));
+    assert_eq!(keys(0, Some(ids[1]), 2).await, of(&all[3..], None));
+    assert_eq!(keys(3, Some(ids[2]), 2).await, of(&[], None));
 }
 
 async fn switches_are_kept_newest_first(mut subject: Subject) {

@@ -21,8 +21,8 @@ use super::body::Reservation;
 use super::evidence::{Comparison, Evidence, Observation, Outage};
 use super::spool::Spool;
 use super::{
-    Backlog, Claim, DeadLetter, Journal, JournalError, MAX_TARGETS, Progress, Record, RecordId, Rest, Settlement,
-    Space, Stats, Submission, Switch, TargetId,
+    Backlog, Claim, DeadLetter, Journal, JournalError, MAX_TARGETS, Progress, RecentKeys, Record, RecordId, Rest,
+    Settlement, Space, Stats, Submission, Switch, TargetId,
 };
 
 /// A journal that forgets everything when it is dropped.
@@ -348,12 +348,16 @@ impl Journal for MemoryJournal {
     fn recent_keys(
         &self,
         since: Timestamp,
+        before: Option<RecordId>,
         limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<(u128, Timestamp)>, JournalError>> {
+    ) -> BoxFuture<'_, Result<RecentKeys, JournalError>> {
         at_once(self.with(|state| {
-            let newest = state.records.values().rev().take_while(|kept| kept.record.accepted_at >= since);
-            let keys = newest.flat_map(|kept| kept.keys.iter().map(|key| (*key, kept.record.accepted_at)));
-            Ok(keys.take(limit).collect())
+            let before = before.map_or(u64::MAX, |id| id.0);
+            let newest = state.records.range(..before).rev().take_while(|(_, kept)| kept.record.accepted_at >= since);
+            let looked: Vec<_> = newest.take(limit).collect();
+            let keys = looked.iter().flat_map(|(_, kept)| kept.keys.iter().map(|key| (*key, kept.record.accepted_at)));
+            let next = looked.last().filter(|_| looked.len() == limit).map(|(id, _)| RecordId(**id));
+            Ok(RecentKeys { keys: keys.collect(), next })
         }))
     }
 

@@ -198,6 +198,15 @@ pub struct Backlog {
     pub quantities: Vec<(Arc<str>, Category, u64)>,
 }
 
+/// Keys under which repeats are recognised.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecentKeys {
+    /// Each with the moment at which its record was accepted.
+    pub keys: Vec<(u128, Timestamp)>,
+    /// The record before which to go on; `None` when there are no more.
+    pub next: Option<RecordId>,
+}
+
 /// A switch of the primary, as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Switch {
@@ -341,13 +350,14 @@ pub trait Journal: Send + std::marker::Sync + fmt::Debug {
     /// What waits for a target.
     fn backlog(&self, target: TargetId) -> BoxFuture<'_, Result<Backlog, JournalError>>;
 
-    /// The keys of the records accepted since, each with its moment, at most the `limit` newest: what fills the window of
-    /// duplicates after a restart.
+    /// The keys of records accepted since, the newest first: what fills the window of duplicates after a restart. Looks at up to
+    /// `limit` records, at those before the record `before`.
     fn recent_keys(
         &self,
         since: Timestamp,
+        before: Option<RecordId>,
         limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<(u128, Timestamp)>, JournalError>>;
+    ) -> BoxFuture<'_, Result<RecentKeys, JournalError>>;
 
     /// Keeps a switch of the primary.
     fn record_switch(&self, switch: Switch) -> BoxFuture<'_, Result<(), JournalError>>;

@@ -1,4 +1,4 @@
-//! Duplicates: the second submission of an event or transaction within the window is answered like the first and goes nowhere.
+//! Duplicates: what comes again within the window is answered like the first and goes nowhere.
 //!
 //! A key is *reserved* while its submission is on its way into the journal and *committed* when the journal has it; a failed
 //! append releases it, so that the client's next try is not taken for a repeat of something that was never kept. A repeat
@@ -9,8 +9,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use moka::policy::EvictionPolicy;
-use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -19,8 +17,9 @@ use crate::protocol::event_id::EventId;
 use crate::protocol::item::ItemType;
 use crate::units::Period;
 
-/// The most keys remembered; beyond it the oldest go before the window ends.
-pub const CAPACITY: u64 = 50_000;
+mod recent;
+pub use recent::CAPACITY;
+use recent::Recent;
 
 /// The section `[dedup]` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -36,12 +35,14 @@ impl Default for Settings {
     }
 }
 
-/// The key of an item: the same for the same event id, item type and project, and the same after a restart.
-pub fn key(project: &str, kind: &ItemType, id: EventId) -> u128 {
-    // FNV-1a: it need not resist anybody, for the event id itself is the client's choice.
+/// The key of an item: the same for the same id, item type and project, and the same after a restart. `more` is what tells it from
+/// others with that id.
+pub fn key(project: &str, kind: &ItemType, id: EventId, more: &[u8]) -> u128 {
+    // FNV-1a: it need not resist anybody, for the id itself is the client's choice.
     let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
     let name = project.bytes().chain([0]).chain(kind.name().bytes());
-    let hash = u128::from(name.fold(0xcbf2_9ce4_8422_2325, step));
+    let more = (!more.is_empty()).then_some(0).into_iter().chain(more.iter().copied());
+    let hash = u128::from(name.chain(more).fold(0xcbf2_9ce4_8422_2325, step));
     id.as_u128() ^ (hash << 64 | hash)
 }
 
@@ -53,10 +54,15 @@ pub struct Dedup(Arc<Window>);
 struct Window {
     /// Milliseconds.
     length: AtomicU64,
-    /// When each key was committed.
-    recent: Cache<u128, Timestamp>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// The keys that were committed.
+    recent: Recent,
     /// The keys on their way; each token is cancelled when its key's fate is decided.
-    reserved: Mutex<HashMap<u128, CancellationToken>>,
+    reserved: HashMap<u128, CancellationToken>,
 }
 
 /// What is known of a key.
@@ -80,8 +86,7 @@ pub struct Reservation {
 impl Dedup {
     /// An empty window.
     pub fn new(settings: &Settings) -> Self {
-        let recent = Cache::builder().max_capacity(CAPACITY).eviction_policy(EvictionPolicy::lru()).build();
-        let window = Self(Arc::new(Window { length: AtomicU64::new(0), recent, reserved: Mutex::default() }));
+        let window = Self(Arc::new(Window { length: AtomicU64::new(0), known: Mutex::default() }));
         window.configure(settings);
         window
     }
@@ -99,24 +104,24 @@ impl Dedup {
 
     /// Takes the key for a submission, unless it was taken before.
     pub fn reserve(&self, key: u128, now: Timestamp) -> Answer {
-        let mut reserved = self.reserved();
-        if let Some(undecided) = reserved.get(&key) {
+        let mut known = self.known();
+        if let Some(undecided) = known.reserved.get(&key) {
             return Answer::Undecided(undecided.clone());
         }
-        if self.0.recent.get(&key).is_some_and(|at| now.since(at) < self.length()) {
+        if known.recent.contains(key, now, self.length()) {
             return Answer::Repeat;
         }
-        reserved.insert(key, CancellationToken::new());
+        known.reserved.insert(key, CancellationToken::new());
         Answer::Fresh(Reservation { window: self.clone(), key })
     }
 
     /// Remembers a key that the journal holds since `at`: refills the window after a restart.
     pub fn remember(&self, key: u128, at: Timestamp) {
-        self.0.recent.insert(key, at);
+        self.known().recent.insert(key, at, self.length());
     }
 
-    fn reserved(&self) -> MutexGuard<'_, HashMap<u128, CancellationToken>> {
-        self.0.reserved.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -134,7 +139,7 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if let Some(undecided) = self.window.reserved().remove(&self.key) {
+        if let Some(undecided) = self.window.known().reserved.remove(&self.key) {
             undecided.cancel();
         }
     }
@@ -181,12 +186,14 @@ mod tests {
     fn project_and_type_tell_equal_event_ids_apart() {
         let id = EventId::from(7);
         let keys = [
-            key("a", &ItemType::Event, id),
-            key("b", &ItemType::Event, id),
-            key("a", &ItemType::Transaction, id),
-            key("a", &ItemType::Event, EventId::from(8)),
+            key("a", &ItemType::Event, id, &[]),
+            key("b", &ItemType::Event, id, &[]),
+            key("a", &ItemType::Transaction, id, &[]),
+            key("a", &ItemType::Event, EventId::from(8), &[]),
+            key("a", &ItemType::Event, id, &[0]),
+            key("a", &ItemType::Event, id, &[0, 0]),
         ];
         let distinct: std::collections::BTreeSet<u128> = keys.into_iter().collect();
-        assert_eq!(distinct.len(), 4);
+        assert_eq!(distinct.len(), 6);
     }
 }

@@ -75,6 +75,11 @@ impl Item {
         self.payload.start..self.payload.end
     }
 
+    /// Where header line and payload lie.
+    pub const fn whole(&self) -> Range<u64> {
+        self.header.start..self.payload.end
+    }
+
     /// Where it lies: the newline before its header line, that line, a newline, and the payload.
     fn ranges(&self) -> impl Iterator<Item = Range<u64>> {
         let newline = self.header.start - 1..self.header.start;

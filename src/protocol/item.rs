@@ -112,9 +112,8 @@ impl ItemType {
         )
     }
 
-    /// Whether the envelope's event id identifies this item, so that a second one is a repeat. Sessions, check-ins, replay
-    /// segments, attachments and reports share the id of something else.
-    pub const fn is_identified_by_event_id(&self) -> bool {
+    /// Whether this is the event of its envelope, which other items depend on.
+    pub const fn is_event(&self) -> bool {
         matches!(self, Self::Event | Self::Transaction)
     }
 

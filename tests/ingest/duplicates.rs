@@ -77,29 +77,77 @@ async fn what_shares_the_id_of_an_event_is_no_repeat_of_it() {
 }
 
 #[tokio::test]
-async fn a_repeated_event_leaves_what_came_with_it_and_stands_alone() {
+async fn a_repeated_event_takes_its_report_along_and_leaves_what_is_new() {
     let (relay, upstream) = front().await;
     let id = new_id();
     send(&relay, envelopes::error(&id)).await;
-    let again = and(and(envelopes::error(&id), "attachment", "of the event"), "session", "{\"sid\":\"x\"}");
+    let again = and(envelopes::error(&id), "user_report", "{}");
+    let again = and(and(again, "attachment", "of the event"), "session", "{\"sid\":\"x\"}");
     send(&relay, again).await;
     let both = taken(&relay, &upstream, &id).await;
     assert_eq!(both.len(), 2);
-    let rest = and(String::new(), "session", "{\"sid\":\"x\"}");
+    let rest = and(and(String::new(), "attachment", "of the event"), "session", "{\"sid\":\"x\"}");
     let items: Vec<&[u8]> = both.iter().map(Seen::items).collect();
-    assert!(items.contains(&rest.as_bytes()), "only the session is new: {both:?}");
+    assert!(items.contains(&rest.as_bytes()), "the attachment and the session are new: {both:?}");
     relay.finish().await;
 }
 
+/// One of everything that has an identity, and what it counts as.
+fn identified(id: &str) -> [(&'static str, String); 9] {
+    let check_in =
+        |status: &str| format!("{{\"check_in_id\":\"{id}\",\"monitor_slug\":\"m\",\"status\":\"{status}\"}}");
+    let large = "x".repeat(2 << 20);
+    [
+        ("error", envelopes::error(id)),
+        ("transaction", envelope(id, "transaction", "{}")),
+        ("feedback", envelope(id, "feedback", "{}")),
+        ("replay", envelope(id, "replay_event", "{\"type\":\"replay_event\",\"urls\":[],\"segment_id\":3}")),
+        ("replay", envelope(id, "replay_recording", "{\"segment_id\":3}\nbinary")),
+        ("monitor", envelope(&new_id(), "check_in", &check_in("in_progress"))),
+        ("monitor", envelope(&new_id(), "check_in", &check_in("ok"))),
+        ("attachment_item", envelope(id, "attachment", "small")),
+        ("attachment_item", envelope(id, "attachment", &large)),
+    ]
+}
+
 #[tokio::test]
-async fn repeats_are_recognised_after_a_restart() {
+async fn everything_with_an_identity_is_delivered_once_through_restarts() {
     let (mut relay, upstream) = front().await;
     let id = new_id();
-    send(&relay, envelopes::error(&id)).await;
+    let all = identified(&id);
+    for (_, body) in &all {
+        // A browser sends a recording up to four times.
+        for answer in join_all((0..4).map(|_| relay.send(body.clone()))).await {
+            assert_eq!(answer.status(), 200);
+        }
+    }
     relay.balanced(SOON).await;
+    assert_eq!(upstream.taken_count(), all.len());
     relay.stop().await;
     let relay = relay.started().await;
-    send(&relay, envelopes::error(&id)).await;
-    assert_eq!(taken(&relay, &upstream, &id).await.len(), 1);
+    for (_, body) in &all {
+        send(&relay, body.clone()).await;
+    }
+    relay.balanced(SOON).await;
+    assert_eq!(upstream.taken_count(), all.len(), "each of them once");
+    let samples = relay.samples().await.expect("metrics");
+    for category in ["error", "transaction", "feedback", "replay", "monitor", "attachment_item"] {
+        let labels = [("project", "shop"), ("category", category)];
+        let expected = all.iter().filter(|(own, _)| *own == category).count() as f64;
+        assert_eq!(samples.sum("switchyard_duplicate_items_total", &labels), expected, "{category}");
+    }
+    // Another segment, another content, another event: nothing of that is a repeat.
+    let other = new_id();
+    for body in [
+        envelope(&id, "replay_recording", "{\"segment_id\":4}\nbinary"),
+        envelope(&id, "attachment", "other"),
+        envelope(&other, "attachment", "small"),
+        envelope(&other, "replay_recording", "{\"segment_id\":3}\nbinary"),
+        envelope(&id, "attachment", &"y".repeat(2 << 20)),
+    ] {
+        send(&relay, body).await;
+    }
+    relay.balanced(SOON).await;
+    assert_eq!(upstream.taken_count(), all.len() + 5);
     relay.finish().await;
 }

@@ -5,11 +5,11 @@ use std::time::Duration;
 use reqwest::Response;
 use serde_json::{Value, json};
 
-use crate::front_of;
 use crate::support::envelopes::{self, envelope, new_id};
 use crate::support::eventually::eventually;
 use crate::support::relay::{Relay, SOON};
 use crate::support::upstream::{Seen, Upstream};
+use crate::{front_of, keyed};
 
 /// A relay with these limits, and its only upstream.
 async fn limited(limits: &str) -> (Relay, Upstream) {
@@ -97,8 +97,7 @@ async fn what_is_limited_leaves_with_what_depends_on_it_and_the_rest_goes_on() {
         assert_eq!(relay.send(attachment(bytes)).await.status(), status, "{bytes}");
     }
     // Two limits at once: both are told.
-    let answer =
-        relay.send(envelopes::error(&new_id()) + &attachment(4000).split_once('\n').expect("a header").1).await;
+    let answer = relay.send(envelopes::error(&new_id()) + attachment(4000).split_once('\n').expect("a header").1).await;
     assert_eq!((answer.status().as_u16(), told(&answer)), (429, vec!["error".to_owned()]));
     let answer = relay.send(envelopes::error(&new_id()) + &rest.repeat(3)).await;
     assert_eq!((answer.status().as_u16(), told(&answer)), (200, vec!["error".to_owned(), "session".to_owned()]));
@@ -127,6 +126,27 @@ async fn a_reload_keeps_what_was_spent_and_what_was_limited_is_no_repeat_later()
     relay.balanced(SOON).await;
     assert_eq!(upstream.taken_ids().iter().filter(|taken| **taken == id).count(), 1);
     assert_eq!(upstream.taken_count(), 8);
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn requests_that_are_no_envelopes_have_the_same_limits_and_pings_are_never_told() {
+    let (relay, upstream) = limited("monitor = \"1/h\"\nsecurity = \"1/h\"").await;
+    let ping = keyed("/api/1/cron/nightly/") + "&status=ok";
+    let report = keyed("/api/1/security/");
+    for (again, status) in [(false, 200), (true, 429)] {
+        let answer = relay.client().get(format!("http://{}{ping}", relay.address())).send().await.expect("an answer");
+        assert_eq!((answer.status().as_u16(), told(&answer)), (202, vec![]));
+        let answer = relay.post(&report, "{\"csp-report\":{}}").header("content-type", "application/csp-report");
+        let answer = answer.send().await.expect("an answer");
+        assert_eq!(answer.status(), status);
+        assert_eq!(told(&answer), if again { vec!["security".to_owned()] } else { vec![] });
+    }
+    relay.balanced(SOON).await;
+    assert_eq!(upstream.taken_count(), 2);
+    for category in ["monitor", "security"] {
+        assert_eq!(refused(&relay, category, "rate_limited").await, 1.0, "{category}");
+    }
     relay.finish().await;
 }
 

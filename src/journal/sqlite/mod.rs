@@ -48,8 +48,8 @@ use super::body::{Body, Reservation};
 use super::evidence::{Comparison, Evidence, Observation, Outage};
 use super::spool::Spool;
 use super::{
-    Backlog, Claim, Journal, JournalError, OpenError, Record, RecordId, Settings, Settlement, Space, Stats, Submission,
-    Switch, TargetId,
+    Backlog, Claim, Journal, JournalError, OpenError, RecentKeys, Record, RecordId, Settings, Settlement, Space, Stats,
+    Submission, Switch, TargetId,
 };
 use group::{Command, INBOX, Reply};
 use queue::Take;
@@ -274,9 +274,10 @@ impl Journal for SqliteJournal {
     fn recent_keys(
         &self,
         since: Timestamp,
+        before: Option<RecordId>,
         limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<(u128, Timestamp)>, JournalError>> {
-        Box::pin(self.read(move |reply| Question::Keys(since, limit, reply)))
+    ) -> BoxFuture<'_, Result<RecentKeys, JournalError>> {
+        Box::pin(self.read(move |reply| Question::Keys(since, before, limit, reply)))
     }
 
     fn record_switch(&self, switch: Switch) -> BoxFuture<'_, Result<(), JournalError>> {

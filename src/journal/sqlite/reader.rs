@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
 use crate::journal::evidence::{Comparison, Evidence, Outage};
-use crate::journal::{Backlog, JournalError, Progress, RecordId, Rest, Settlement, Switch};
+use crate::journal::{Backlog, JournalError, Progress, RecentKeys, RecordId, Rest, Settlement, Switch};
 
 use super::decode::{self, COLUMNS, Loaded, PENDING, TABLES};
 use super::group::{Command, Reply};
@@ -33,7 +33,7 @@ pub(super) enum Question {
     /// Make ready what was never tried.
     Fresh(Arc<Target>, Reply<()>),
     Backlog(Arc<Target>, Reply<Backlog>),
-    Keys(Timestamp, usize, Reply<Vec<(u128, Timestamp)>>),
+    Keys(Timestamp, Option<RecordId>, usize, Reply<RecentKeys>),
     Switches(usize, Reply<Vec<Switch>>),
     Evidence(Timestamp, Reply<Evidence>),
     Outages(Timestamp, usize, Reply<Vec<Outage>>),
@@ -61,7 +61,7 @@ impl Reader {
                 Question::Due(target, now, reply) => answer(reply, self.due(&target, now)),
                 Question::Fresh(target, reply) => answer(reply, self.fresh(&target)),
                 Question::Backlog(target, reply) => answer(reply, self.backlog(&target)),
-                Question::Keys(since, limit, reply) => answer(reply, self.keys(since, limit)),
+                Question::Keys(since, before, limit, reply) => answer(reply, self.keys(since, before, limit)),
                 Question::Switches(limit, reply) => answer(reply, self.switches(limit)),
                 Question::Evidence(since, reply) => answer(reply, evidence::read(&self.conn, &self.shared, since)),
                 Question::Outages(since, limit, reply) => {
@@ -235,19 +235,23 @@ impl Reader {
             .map(|at| at.map(|at| Timestamp::from_millis(at.cast_unsigned())))
     }
 
-    fn keys(&self, since: Timestamp, limit: usize) -> rusqlite::Result<Vec<(u128, Timestamp)>> {
-        let mut select = self.conn.prepare_cached("SELECT accepted_at, keys FROM record ORDER BY id DESC")?;
-        let mut rows = select.query([])?;
-        let mut all = Vec::new();
+    fn keys(&self, since: Timestamp, before: Option<RecordId>, limit: usize) -> rusqlite::Result<RecentKeys> {
+        let mut select = self
+            .conn
+            .prepare_cached("SELECT id, accepted_at, keys FROM record WHERE id < ?1 ORDER BY id DESC LIMIT ?2")?;
+        let before = before.map_or(i64::MAX, |id| id.0.cast_signed());
+        let mut rows = select.query(rusqlite::params![before, i64::try_from(limit).unwrap_or(i64::MAX)])?;
+        let (mut all, mut looked) = (RecentKeys::default(), 0);
         while let Some(row) = rows.next()? {
-            let at = Timestamp::from_millis(row.get::<_, i64>(0)?.cast_unsigned());
-            if at < since || all.len() >= limit {
-                break;
+            let at = Timestamp::from_millis(row.get::<_, i64>(1)?.cast_unsigned());
+            if at < since {
+                return Ok(RecentKeys { next: None, ..all });
             }
-            let keys = row.get_ref(1)?.as_blob().unwrap_or_default();
-            all.extend(keys.as_chunks::<16>().0.iter().map(|key| (u128::from_le_bytes(*key), at)));
+            let keys = row.get_ref(2)?.as_blob().unwrap_or_default();
+            all.keys.extend(keys.as_chunks::<16>().0.iter().map(|key| (u128::from_le_bytes(*key), at)));
+            looked += 1;
+            all.next = Some(RecordId(row.get::<_, i64>(0)?.cast_unsigned())).filter(|_| looked == limit);
         }
-        all.truncate(limit);
         Ok(all)
     }
 

@@ -1,0 +1,104 @@
+//! What makes an item a repeat of another: the id of its event, its segment of a replay, its id and status, its content.
+//!
+//! Rule: a payload is read only where its identity lies in it, and no more of it than that takes.
+
+use std::borrow::Cow;
+use std::hash::{DefaultHasher, Hasher as _};
+use std::io;
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use crate::journal::body::{Body, read_piece};
+use crate::policy::dedup;
+use crate::protocol::envelope::{Item, Outline};
+use crate::protocol::event_id::EventId;
+use crate::protocol::item::ItemType;
+use crate::tasks;
+
+use super::part;
+
+/// The line before a replay recording's bytes has one number in it.
+const SEGMENT_LINE: u64 = 256;
+/// What is read of a file at once.
+const PIECE: u64 = 256 * 1024;
+
+/// The keys of the items that have an identity, by their position. The nil id, which sentry-cli sends with raw events, identifies
+/// nothing.
+pub(super) async fn keys(project: &str, envelope: &Outline, body: &Body) -> Vec<Option<u128>> {
+    let event = envelope.event_id().filter(|id| id.as_u128() != 0);
+    let mut keys = Vec::with_capacity(envelope.items().len());
+    for item in envelope.items() {
+        let key = match (&item.kind, event) {
+            (ItemType::Event | ItemType::Transaction | ItemType::Feedback, Some(id)) => {
+                Some(dedup::key(project, &item.kind, id, &[]))
+            }
+            (ItemType::CheckIn, _) => check_in(project, item, body).await,
+            (ItemType::ReplayEvent | ItemType::ReplayRecording, Some(id)) => {
+                segment(item, body).await.map(|n| dedup::key(project, &item.kind, id, &n.to_le_bytes()))
+            }
+            (ItemType::Attachment | ItemType::ReplayVideo, Some(id)) => {
+                content(item, body).await.map(|hash| dedup::key(project, &item.kind, id, &hash.to_le_bytes()))
+            }
+            _ => None,
+        };
+        keys.push(key);
+    }
+    keys
+}
+
+/// A check-in is one update of its id, told by its status. The nil id stands for whichever was the last one.
+async fn check_in(project: &str, item: &Item, body: &Body) -> Option<u128> {
+    #[derive(Deserialize)]
+    struct CheckIn<'a> {
+        #[serde(borrow)]
+        check_in_id: Cow<'a, str>,
+        #[serde(borrow)]
+        status: Cow<'a, str>,
+    }
+    let payload = part::payload(body, item).await.ok()?;
+    let CheckIn { check_in_id, status } = serde_json::from_slice(&payload).ok()?;
+    let id: EventId = check_in_id.parse().ok().filter(|id: &EventId| id.as_u128() != 0)?;
+    Some(dedup::key(project, &item.kind, id, status.as_bytes()))
+}
+
+/// The number of a replay's segment: in the payload of its event, and in the first line of its recording.
+async fn segment(item: &Item, body: &Body) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Segment {
+        segment_id: u64,
+    }
+    let payload = match item.kind {
+        ItemType::ReplayRecording => part::beginning(body, item, SEGMENT_LINE).await.ok()?,
+        _ => part::payload(body, item).await.ok()?,
+    };
+    let json = match item.kind {
+        ItemType::ReplayRecording => &payload[..memchr::memchr(b'\n', &payload)?],
+        _ => &payload[..],
+    };
+    serde_json::from_slice(json).ok().map(|Segment { segment_id }| segment_id)
+}
+
+/// A hash of the item's header line and payload. It need not be the same in other versions: all it costs is a repeat that is not
+/// recognised after an upgrade.
+async fn content(item: &Item, body: &Body) -> Option<u64> {
+    let mut hasher = DefaultHasher::new();
+    let range = item.whole();
+    match body {
+        Body::Memory(bytes) => {
+            hasher.write(&bytes[range.start as usize..range.end as usize]);
+            Some(hasher.finish())
+        }
+        Body::File(file) => {
+            let file = Arc::clone(file);
+            let hash = move || -> io::Result<u64> {
+                let file = file.open()?;
+                for start in range.clone().step_by(PIECE as usize) {
+                    hasher.write(&read_piece(&file, start..range.end.min(start + PIECE))?);
+                }
+                Ok(hasher.finish())
+            };
+            tasks::blocking(hash).await.ok()
+        }
+    }
+}
