@@ -19,6 +19,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::diagnostics::{Form, LoadError};
 use crate::config::watch::Watch;
 use crate::config::{Config, Fingerprint, Loaded, diff, load};
+use crate::delivery::settings::Settings;
 use crate::delivery::supervisor::Supervisor;
 use crate::http::{Admin, Listeners, Public, Readiness, SwitchOrder, View, serve_admin, serve_public};
 use crate::intake::submit::Intake;
@@ -243,7 +244,8 @@ impl Daemon {
     }
 
     fn show(&self, routing: Arc<Routing>) {
-        let upstreams = self.config.upstreams.keys().cloned().collect();
+        let max_age = |(name, settings): (&Arc<str>, &Settings)| (Arc::clone(name), settings.max_age.get());
+        let upstreams = self.config.upstreams.iter().map(max_age).collect();
         let (config, token) = (self.status.clone(), self.config.admin.token.clone());
         self.admin.configure(View { routing, upstreams, config, token, storms: self.intake.storms().clone() });
     }

@@ -11,7 +11,8 @@
 //! is read back from disk. A worker asks its circuit and its cooldowns whether and what to send, and the table of quirks in which
 //! requests its kind of upstream wants it; it rewrites what addresses the envelope and nothing else, sends it, and settles the record by the answer: delivered, dropped for a reason, or put off until a
 //! due time. Every settlement is an entry in the accounts ([`telemetry::ledger`]), committed with it, so that for each upstream and
-//! category accepted = delivered + dropped + pending holds through crashes.
+//! category accepted + returned = delivered + dropped + pending holds through crashes. Returned is what was dropped first and
+//! waits again, as a dead letter does that is retried.
 //!
 //! Who gets what is one value, [`policy::routing::Routing`], exchanged as a whole when the configuration changes: a switch of the
 //! primary is that exchange.

@@ -86,7 +86,19 @@ async fn relay_with_two() -> (Relay, Upstream, Upstream) {
 fn help_version_completions_and_manual_pages_are_printed() {
     assert!(out(&switchyard(&["--version"])).starts_with(concat!("switchyard ", env!("CARGO_PKG_VERSION"))));
     let help = out(&switchyard(&["--help"]));
-    for verb in ["run", "demo", "check", "switch", "send-test", "status", "sink", "healthcheck", "completions", "man"] {
+    for verb in [
+        "run",
+        "demo",
+        "check",
+        "switch",
+        "send-test",
+        "status",
+        "dead-letters",
+        "sink",
+        "healthcheck",
+        "completions",
+        "man",
+    ] {
         assert!(help.contains(verb), "{verb} is not in {help}");
         assert_eq!(code(&switchyard(&[verb, "--help"])), 0, "{verb}");
         assert!(out(&switchyard(&["man", verb])).starts_with(".ie"), "{verb}");

@@ -41,6 +41,7 @@ switchyard_primary gauge upstream
 switchyard_received_requests_total counter code project
 switchyard_refused_items_total counter category project reason
 switchyard_refused_requests_total counter reason
+switchyard_returned_items_total counter category project upstream
 switchyard_switches_total counter
 switchyard_upstream_circuit gauge state upstream
 switchyard_upstream_limited_until_timestamp_seconds gauge category upstream

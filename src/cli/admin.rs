@@ -6,6 +6,7 @@ use std::time::Duration;
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::telemetry::status::Status;
 
@@ -14,6 +15,8 @@ use super::locate::Contact;
 
 /// How long an answer may take: the daemon is near.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long one may take that means work, or many bytes.
+const LONG: Duration = Duration::from_secs(120);
 
 /// A daemon's admin listener.
 #[derive(Clone, Debug)]
@@ -84,6 +87,25 @@ impl AdminClient {
         self.ask(self.http.post(self.url("/api/primary")).json(announcement)).await.map(drop)
     }
 
+    /// What is to be read at `path`.
+    pub(super) async fn read<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<T, Silence> {
+        let query: String = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish();
+        let answer = self.ask(self.http.get(self.url(&format!("{path}?{query}"))).timeout(LONG)).await?;
+        understood(answer).await
+    }
+
+    /// Has something changed by an order to `path`.
+    pub(super) async fn order<T: DeserializeOwned>(&self, path: &str, order: &impl Serialize) -> Result<T, Silence> {
+        let answer = self.ask(self.http.post(self.url(path)).json(order).timeout(LONG)).await?;
+        understood(answer).await
+    }
+
+    /// The bytes at `path`.
+    pub(super) async fn bytes(&self, path: &str) -> Result<Vec<u8>, Silence> {
+        let answer = self.ask(self.http.get(self.url(path)).timeout(LONG)).await?;
+        answer.bytes().await.map(Vec::from).map_err(|error| Silence::Unreachable(told(&error)))
+    }
+
     /// Whether it accepts submissions; if not, why.
     pub(super) async fn ready(&self) -> Result<(), Silence> {
         self.ask(self.http.get(self.url("/readyz"))).await.map(drop)
@@ -124,6 +146,12 @@ impl AdminClient {
             }
         }
     }
+}
+
+async fn understood<T: DeserializeOwned>(answer: Response) -> Result<T, Silence> {
+    let text = answer.text().await.map_err(|error| Silence::Unreachable(told(&error)))?;
+    serde_json::from_str(&text)
+        .map_err(|error| Silence::Refused(format!("it answers otherwise than this version: {error}")))
 }
 
 /// The words in `{"detail": "…"}`.

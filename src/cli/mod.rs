@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `run`, `demo`, `sink` | run something here |
 //! | `check` (with `probe`), `switch` | work on the configuration file |
-//! | `status`, `send_test`, `healthcheck` | ask a running daemon |
+//! | `status`, `send_test`, `dead_letters`, `healthcheck` | ask a running daemon |
 //! | `completions`, `man` | describe the command line itself |
 //! | `locate`, `admin`, `process`, `terminal`, `failure` | what they share |
 //!
@@ -18,6 +18,7 @@ use clap::{Parser, Subcommand};
 mod admin;
 mod check;
 mod completions;
+mod dead_letters;
 mod demo;
 mod failure;
 mod healthcheck;
@@ -61,6 +62,7 @@ enum Verb {
     Switch(switch::Args),
     SendTest(send_test::Args),
     Status(status::Args),
+    DeadLetters(dead_letters::Args),
     Sink(sink::Args),
     Healthcheck(healthcheck::Args),
     Completions(completions::Args),
@@ -82,6 +84,7 @@ impl Cli {
             Verb::Switch(args) => switch::switch(&located, &args),
             Verb::SendTest(args) => send_test::send_test(&located, &args),
             Verb::Status(args) => status::status(&located, &args),
+            Verb::DeadLetters(args) => dead_letters::dead_letters(&located, &args),
             Verb::Sink(args) => sink::sink(&args),
             Verb::Healthcheck(args) => healthcheck::healthcheck(&located, &args),
             Verb::Completions(args) => completions::completions(&args),

@@ -167,6 +167,12 @@ fn troubles(upstream: &UpstreamStatus) -> Option<String> {
     for (reason, quantity) in &upstream.dropped {
         lines.push(format!("  dropped as {reason}: {quantity}"));
     }
+    if upstream.returned > 0 {
+        lines.push(format!("  taken up again: {}", upstream.returned));
+    }
+    if upstream.dead_letters > 0 {
+        lines.push(format!("  refused for good: {}; `switchyard dead-letters list` shows them", upstream.dead_letters));
+    }
     if let Some(error) = &upstream.last_error {
         lines.push(format!("  last error at {}: {}", error.at, harmless(&error.what, 300)));
     }

@@ -60,6 +60,11 @@ impl Load {
         self.whole
     }
 
+    /// The positions of what goes now; `None` means all.
+    pub(super) fn positions(&self) -> Option<Vec<u16>> {
+        (!self.whole).then(|| positions(&[&self.send]))
+    }
+
     /// Whether nothing can be sent now.
     pub(super) fn is_empty(&self) -> bool {
         !self.whole && self.send.items.is_empty()

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::journal::{Claim, Progress};
+use crate::journal::{Claim, DeadLetter, Progress};
 use crate::policy::routing::Routing;
 
 use super::load::Load;
@@ -33,6 +33,19 @@ impl Sent {
             Err(error) => error.to_string(),
         };
         text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(ERROR_LENGTH).collect()
+    }
+
+    /// What is kept of it as a refusal for good.
+    pub(super) fn dead_letter(&self, now: Timestamp, reason: &'static str) -> DeadLetter {
+        let reply = self.result.as_ref().ok();
+        DeadLetter {
+            at: now,
+            reason: reason.into(),
+            status: reply.map(|reply| reply.status.as_u16()),
+            answer: reply.map(|reply| reply.text.clone()).unwrap_or_default(),
+            attempts: self.claim.progress.attempts + 1,
+            items: self.load.positions(),
+        }
     }
 
     /// How it went with the record, this request included.

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Timestamp};
 use crate::journal::body::Unreadable;
-use crate::journal::{Claim, DeadLetter, Journal, Record, Rest, Settlement, TargetId};
+use crate::journal::{Claim, Journal, Record, Rest, Settlement, TargetId};
 use crate::policy::backoff::Backoff;
 use crate::policy::circuit::Circuit;
 use crate::policy::cooldown::{self, Cooldown};
@@ -368,20 +368,11 @@ impl Worker {
     }
 
     fn refused(&self, sent: &Sent, now: Timestamp, reason: &'static str) -> Settlement {
-        let record = &sent.claim.record;
-        self.around.watch.refused(record, reason, &sent.what_went_wrong());
-        let reply = sent.result.as_ref().ok();
-        let dead_letter = DeadLetter {
-            at: now,
-            reason,
-            status: reply.map(|reply| reply.status.as_u16()),
-            answer: reply.map(|reply| reply.text.clone()).unwrap_or_default(),
-            attempts: sent.claim.progress.attempts + 1,
-        };
+        self.around.watch.refused(&sent.claim.record, reason, &sent.what_went_wrong());
         // What was not sent, because it is limited or comes later, was not refused either.
         let rest = sent.load.remainder(OnRateLimit::Hold, sent.progress(0), now);
         let dropped = Some((DropReason::Rejected, sent.load.send.quantities.clone()));
-        Settlement { dropped, dead_letter: Some(dead_letter), ..rest }
+        Settlement { dropped, dead_letter: Some(sent.dead_letter(now, reason)), ..rest }
     }
 
     fn quirks(&self) -> &'static Quirks {

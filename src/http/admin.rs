@@ -15,7 +15,7 @@ use subtle::ConstantTimeEq as _;
 use tokio::sync::{mpsc, oneshot};
 
 use super::state::Admin;
-use super::{page, scrape};
+use super::{letters, page, scrape};
 
 /// An order to make another upstream the primary.
 #[derive(Debug)]
@@ -54,6 +54,8 @@ pub(super) struct SwitchBody {
     announced: bool,
 }
 
+/// How many dead letters the page shows.
+const LETTERS: usize = 10;
 /// Longer reasons and names are cut.
 const LONGEST_WORDS: usize = 500;
 
@@ -78,7 +80,8 @@ pub(super) async fn status(_: Reader, State(admin): State<Admin>) -> Response {
 }
 
 pub(super) async fn page(_: Reader, State(admin): State<Admin>) -> Response {
-    let html = page::render(&scrape::status(&admin).await);
+    let letters = letters::newest(&admin, LETTERS).await;
+    let html = page::render(&scrape::status(&admin).await, &letters);
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
@@ -146,6 +149,6 @@ fn has_token(headers: &HeaderMap, admin: &Admin) -> bool {
     }
 }
 
-fn refuse(status: StatusCode, detail: &str) -> Response {
+pub(super) fn refuse(status: StatusCode, detail: &str) -> Response {
     (status, Json(json!({ "detail": detail }))).into_response()
 }

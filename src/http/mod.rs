@@ -5,6 +5,7 @@ mod body;
 mod crash;
 mod error;
 mod ingest;
+mod letters;
 mod listen;
 mod page;
 mod peer;

@@ -2,6 +2,7 @@
 
 use maud::{DOCTYPE, Markup, html};
 
+use crate::telemetry::letters::LetterSummary;
 use crate::telemetry::status::{Status, UpstreamStatus};
 
 const STYLE: &str = "
@@ -13,7 +14,7 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.good{color:var(--g
 .muted{opacity:.7}.banner{padding:.6rem .8rem;border:1px solid currentColor;border-radius:.4rem;margin:1rem 0;white-space:pre-wrap}";
 
 /// The page.
-pub(super) fn render(status: &Status) -> String {
+pub(super) fn render(status: &Status, letters: &[LetterSummary]) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -30,6 +31,7 @@ pub(super) fn render(status: &Status) -> String {
                 @for upstream in &status.upstreams { (accounts(upstream)) }
                 (outages(status))
                 (refused(status))
+                (dead_letters(letters))
                 (switches(status))
             }
         }
@@ -82,12 +84,12 @@ fn accounts(upstream: &UpstreamStatus) -> Markup {
     html! {
         h2 { "Items for " (upstream.name) }
         table {
-            tr { th { "Project" } th { "Category" } th.n { "Accepted" } th.n { "Delivered" } th.n { "Dropped" } th.n { "Pending" } th.n { "Difference" } }
+            tr { th { "Project" } th { "Category" } th.n { "Accepted" } th.n { "Delivered" } th.n { "Dropped" } th.n { "Returned" } th.n { "Pending" } th.n { "Difference" } }
             @for account in &upstream.accounts {
                 tr {
                     td { (account.project) } td { (account.category) } td.n { (account.accepted) } td.n { (account.delivered) }
                     td.n { @for (reason, n) in &account.dropped { (reason) " " (n) " " } }
-                    td.n { (account.pending) } td.n { (account.difference) }
+                    td.n { (account.returned) } td.n { (account.pending) } td.n { (account.difference) }
                 }
             }
         }
@@ -134,6 +136,24 @@ fn refused(status: &Status) -> Markup {
                     tr { td { (storm.project) } td { (storm.what) } td.n { (storm.collapsed) } td { (storm.last) } }
                 }
             }
+        }
+    }
+}
+
+fn dead_letters(letters: &[LetterSummary]) -> Markup {
+    html! {
+        @if !letters.is_empty() {
+            h2 { "Newest dead letters" }
+            table {
+                tr { th.n { "Number" } th { "Refused at" } th { "Upstream" } th { "Project" } th { "Why" } th { "Answer" } }
+                @for letter in letters {
+                    tr {
+                        td.n { (letter.id) } td { (letter.at) } td { (letter.upstream) } td { (letter.project) } td { (letter.reason) }
+                        td { @if let Some(status) = letter.status { (status) " " } (letter.answer.chars().take(200).collect::<String>()) }
+                    }
+                }
+            }
+            p.muted { "switchyard dead-letters show NUMBER tells more; retry and discard decide what becomes of it." }
         }
     }
 }

@@ -25,7 +25,7 @@ use super::ingest::ForProject;
 use super::serve::{App, CutShort, serve};
 use super::state::{Admin, Public};
 use super::tls::Certificate;
-use super::{admin, crash, ingest, proxy};
+use super::{admin, crash, ingest, letters, proxy};
 
 /// What SDKs reach.
 fn public(state: Arc<Public>) -> Router {
@@ -69,6 +69,11 @@ fn operators(state: Admin) -> Router {
         .route("/readyz", get(admin::readyz))
         .route("/api/status", get(admin::status))
         .route("/api/primary", post(admin::switch))
+        .route("/api/dead-letters", get(letters::list))
+        .route("/api/dead-letters/{id}", get(letters::show))
+        .route("/api/dead-letters/{id}/envelope", get(letters::envelope))
+        .route("/api/dead-letters/retry", post(letters::retry))
+        .route("/api/dead-letters/discard", post(letters::discard))
         .fallback(any(|| async { (StatusCode::NOT_FOUND, "no such page\n") }))
         .with_state(state)
 }

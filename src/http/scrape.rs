@@ -90,7 +90,7 @@ fn targets(admin: &Admin, view: &View) -> Vec<(TargetId, Arc<str>)> {
         own.any(|(_, account)| account.expected_pending() != 0)
     };
     let mut targets = admin.journal.targets();
-    targets.retain(|(_, name)| view.upstreams.contains(name) || still_waits(name));
+    targets.retain(|(_, name)| view.upstreams.contains_key(name) || still_waits(name));
     targets
 }
 
@@ -102,7 +102,7 @@ fn upstream(
     backlog: &Backlog,
     now: Timestamp,
 ) -> UpstreamStatus {
-    let configured = view.upstreams.contains(name);
+    let configured = view.upstreams.contains_key(name);
     let report = admin.board.report(name).unwrap_or_default();
     let accounts = accounts(admin, name, backlog);
     let mut dropped = BTreeMap::new();
@@ -120,6 +120,7 @@ fn upstream(
         state: if configured { report.word(now) } else { "removed" }.to_owned(),
         delivered: accounts.iter().map(|account| account.delivered).sum(),
         dropped,
+        returned: accounts.iter().map(|account| account.returned).sum(),
         backlog: backlog_status(backlog, now),
         dead_letters: admin.journal.dead_letters(target),
         last_delivery_at: report.last_delivery,
@@ -171,6 +172,7 @@ fn accounts(admin: &Admin, name: &Arc<str>, backlog: &Backlog) -> Vec<AccountSta
             accepted: account.accepted,
             delivered: account.delivered,
             dropped: dropped.filter(|(_, quantity)| *quantity > 0).collect(),
+            returned: account.returned,
             pending,
             difference: account.expected_pending() - i64::try_from(pending).unwrap_or(i64::MAX),
         }
@@ -282,6 +284,7 @@ fn copy_account(admin: &Admin, key: &AccountKey, account: &Account) {
         return raise(&metrics.accepted_items_total.with_label_values(&[project, category]), account.accepted);
     };
     raise(&metrics.delivered_items_total.with_label_values(&[upstream, project, category]), account.delivered);
+    raise(&metrics.returned_items_total.with_label_values(&[upstream, project, category]), account.returned);
     for reason in DropReason::ALL {
         let labels = [upstream, project, category, reason.name()];
         raise(&metrics.dropped_items_total.with_label_values(&labels), account.dropped(reason));

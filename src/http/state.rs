@@ -1,6 +1,6 @@
 //! What the listeners share with the rest of the daemon.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,8 +93,8 @@ impl Public {
 pub struct View {
     /// Who gets what.
     pub routing: Arc<Routing>,
-    /// The configured upstreams.
-    pub upstreams: BTreeSet<Arc<str>>,
+    /// The configured upstreams, each with its `max_age`.
+    pub upstreams: BTreeMap<Arc<str>, Duration>,
     /// The file and its state.
     pub config: ConfigStatus,
     /// The token of the admin listener.

@@ -82,9 +82,14 @@ impl Body {
 
     /// The payload of an item, read into memory when it is in a file: of what is known to be small.
     pub fn payload(&self, item: &Item) -> io::Result<Bytes> {
+        self.piece(item.payload())
+    }
+
+    /// The bytes of a range within it, read into memory when it is in a file.
+    pub fn piece(&self, range: Range<u64>) -> io::Result<Bytes> {
         match self {
-            Self::Memory(bytes) => Ok(bytes.slice(item.payload().start as usize..item.payload().end as usize)),
-            Self::File(file) => read_piece(&file.open()?, item.payload()),
+            Self::Memory(bytes) => Ok(bytes.slice(range.start as usize..range.end as usize)),
+            Self::File(file) => read_piece(&file.open()?, range),
         }
     }
 

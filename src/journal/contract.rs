@@ -2,6 +2,7 @@
 //! list of promises, which belongs together.
 
 mod evidence;
+mod letters;
 mod model;
 
 use std::io::Read as _;
@@ -21,6 +22,7 @@ use crate::protocol::endpoint::Endpoint;
 use crate::telemetry::ledger::Ledger;
 use crate::units::ByteSize;
 use evidence::*;
+use letters::*;
 
 /// A backend under test, with the ledger it posts to.
 pub(super) enum Subject {
@@ -55,7 +57,7 @@ impl Subject {
         }
     }
 
-    fn ledger(&self) -> &Ledger {
+    pub(super) fn ledger(&self) -> &Ledger {
         match self {
             Self::Memory(_, ledger) | Self::Sqlite { ledger, .. } => ledger,
         }
@@ -164,8 +166,9 @@ fn retry(due: Timestamp, attempts: u32, n: u64) -> Settlement {
     Settlement { rest: Some(Rest { due, progress, quantities: errors(n) }), ..Settlement::default() }
 }
 
-fn rejected() -> Settlement {
-    let letter = DeadLetter { at: at(9), reason: "refused", status: Some(400), answer: "no".into(), attempts: 1 };
+pub(super) fn rejected() -> Settlement {
+    let reason = "refused".into();
+    let letter = DeadLetter { at: at(9), reason, status: Some(400), answer: "no".into(), attempts: 1, items: None };
     let dropped = Some((DropReason::Rejected, errors(1)));
     Settlement { dropped, dead_letter: Some(letter), ..Settlement::default() }
 }
@@ -198,6 +201,11 @@ suite!(
     a_claimed_record_is_what_was_appended,
     a_record_stays_until_every_target_settled_it,
     a_dead_letter_keeps_its_record,
+    dead_letters_are_listed_newest_first_and_found_by_what_they_are,
+    a_dead_letter_that_is_retried_waits_again_and_the_accounts_balance,
+    parts_of_one_record_are_retried_together,
+    a_dead_letter_of_a_record_that_is_still_under_way_is_left_alone,
+    a_dead_letter_that_is_forgotten_lets_its_record_go,
     after_a_restart_everything_unsettled_can_be_claimed_again,
     what_is_due_comes_first_by_its_due_time_then_the_untried_in_order,
     a_retry_that_comes_due_before_one_already_looked_up_goes_first,

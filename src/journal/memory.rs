@@ -16,13 +16,14 @@ use crate::protocol::category::{Category, Quantities};
 use crate::telemetry::ledger::{AccountKey, Ledger, Posting};
 
 mod evidence;
+mod letters;
 
 use super::body::Reservation;
 use super::evidence::{Comparison, Evidence, Observation, Outage};
 use super::spool::Spool;
 use super::{
-    Backlog, Claim, DeadLetter, Journal, JournalError, MAX_TARGETS, Progress, RecentKeys, Record, RecordId, Rest,
-    Settlement, Space, Stats, Submission, Switch, TargetId,
+    Backlog, Claim, Journal, JournalError, Letter, MAX_TARGETS, Pick, Progress, RecentKeys, Record, RecordId, Rest,
+    Settlement, Space, Stats, Submission, Switch, TargetId, WithRecord,
 };
 
 /// A journal that forgets everything when it is dropped.
@@ -42,6 +43,9 @@ struct State {
     targets: Vec<Target>,
     switches: Vec<Switch>,
     evidence: evidence::Kept,
+    /// Oldest first.
+    letters: Vec<Letter>,
+    last_letter: u64,
 }
 
 #[derive(Debug)]
@@ -60,7 +64,6 @@ struct Target {
     waiting: BTreeMap<u64, Waiting>,
     /// What can be claimed at some time, in the order in which it is.
     claimable: BTreeSet<Turn>,
-    dead: Vec<(u64, DeadLetter)>,
 }
 
 /// Whose turn it is: what was put off by its due time, then (`true`) what was never tried by its number.
@@ -98,13 +101,6 @@ impl MemoryJournal {
                 target.claimable.insert(turn(*id, waiting.due));
             }
         }
-    }
-
-    /// The dead letters of a target with the records they are about, oldest first.
-    pub fn letters(&self, target: TargetId) -> Vec<(RecordId, DeadLetter)> {
-        let state = self.lock();
-        let letters = state.targets.get(usize::from(target.0)).map(|target| target.dead.clone()).unwrap_or_default();
-        letters.into_iter().map(|(id, letter)| (RecordId(id), letter)).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -158,8 +154,9 @@ impl MemoryJournal {
     }
 
     /// Whether there was a lease to end.
-    fn end(&self, target: &mut Target, record: &Record, settlement: Settlement) -> bool {
-        let id = record.id.0;
+    fn end(&self, state: &mut State, target_id: TargetId, record: &Record, mut settlement: Settlement) -> bool {
+        let (id, dead_letter) = (record.id.0, settlement.dead_letter.take());
+        let Ok(target) = state.target(target_id) else { return false };
         let Some(waiting) = target.waiting.get_mut(&id).filter(|waiting| waiting.leased) else { return false };
         match settlement.rest {
             Some(Rest { due, progress, quantities }) => {
@@ -168,12 +165,15 @@ impl MemoryJournal {
             }
             None => drop(target.waiting.remove(&id)),
         }
-        target.dead.extend(settlement.dead_letter.map(|letter| (id, letter)));
         self.post(Some(&target.name), &record.project, Outcome::Delivered, &settlement.delivered);
         if let Some((reason, quantities)) = &settlement.dropped {
             self.post(Some(&target.name), &record.project, Outcome::Dropped(*reason), quantities);
         }
         target.changed.notify_one();
+        if let Some(refusal) = dead_letter {
+            let quantities = settlement.dropped.map(|(_, quantities)| quantities).unwrap_or_default();
+            state.keep_letter(target_id, record, quantities, refusal);
+        }
         true
     }
 }
@@ -203,9 +203,10 @@ impl State {
     }
 
     fn prune(&mut self, before: Timestamp, limit: usize) -> usize {
-        let Self { records, targets, bytes, .. } = self;
-        let needed =
-            |id: &u64| targets.iter().any(|t| t.waiting.contains_key(id) || t.dead.iter().any(|(dead, _)| dead == id));
+        let Self { records, targets, bytes, letters, .. } = self;
+        let needed = |id: &u64| {
+            targets.iter().any(|t| t.waiting.contains_key(id)) || letters.iter().any(|letter| letter.record.0 == *id)
+        };
         let old = records.iter().take_while(|(_, kept)| kept.record.accepted_at < before).map(|(id, _)| *id);
         let gone: Vec<u64> = old.filter(|id| !needed(id)).take(limit).collect();
         for id in &gone {
@@ -243,8 +244,8 @@ impl Journal for MemoryJournal {
             }
             let id = u8::try_from(state.targets.len()).ok().filter(|id| usize::from(*id) < MAX_TARGETS);
             let id = id.ok_or_else(|| JournalError::Failed(format!("{MAX_TARGETS} upstreams are known")))?;
-            let (waiting, claimable, dead) = (BTreeMap::new(), BTreeSet::new(), vec![]);
-            state.targets.push(Target { name: name.into(), changed: Arc::default(), waiting, claimable, dead });
+            let (waiting, claimable) = (BTreeMap::new(), BTreeSet::new());
+            state.targets.push(Target { name: name.into(), changed: Arc::default(), waiting, claimable });
             Ok(TargetId(id))
         }))
     }
@@ -274,7 +275,7 @@ impl Journal for MemoryJournal {
         // After closing there is nobody left to tell: the record stays unsettled.
         drop(self.with(|state| {
             let missed = settlement.dropped.as_ref().map(|(reason, _)| *reason);
-            if self.end(state.target(target)?, record, settlement) {
+            if self.end(state, target, record, settlement) {
                 state.missed(target, record.id.0, missed);
             }
             Ok(())
@@ -397,7 +398,23 @@ impl Journal for MemoryJournal {
     }
 
     fn dead_letters(&self, target: TargetId) -> u64 {
-        self.lock().target(target).map_or(0, |target| target.dead.len() as u64)
+        self.lock().letters.iter().filter(|letter| letter.target == target).count() as u64
+    }
+
+    fn letters(&self, pick: Pick, before: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Letter>, JournalError>> {
+        at_once(self.with(|state| Ok(state.newest(&pick, before, limit))))
+    }
+
+    fn letter(&self, id: u64) -> BoxFuture<'_, Result<Option<WithRecord>, JournalError>> {
+        at_once(self.with(|state| Ok(state.letter(id))))
+    }
+
+    fn retry_letters(&self, pick: Pick, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
+        at_once(self.with(|state| Ok(self.retry(state, &pick, limit))))
+    }
+
+    fn discard_letters(&self, pick: Pick, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
+        at_once(self.with(|state| Ok(state.forget(&pick, limit))))
     }
 
     fn space(&self) -> Space {

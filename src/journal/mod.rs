@@ -3,7 +3,8 @@
 //! Invariants, kept by every backend and held by the suite in `contract`:
 //!
 //! 1. [`Journal::append`] returns `Ok` only when the record is durable (with [`Sync::Full`]: through a loss of power).
-//! 2. A record stays until every target has settled it, then for `retain`, then goes; a dead letter keeps its record.
+//! 2. A record stays until every target has settled it, then for `retain`, then goes; a dead letter keeps its record, and the oldest letters go when there are too
+//!    many ([`letters`]).
 //! 3. A claim is a lease that lives in memory: after a restart everything unsettled can be claimed again.
 //! 4. Per target, what is due comes first, in order of its due time; then what was never tried, in order of acceptance.
 //! 5. Settling is idempotent: settling what is settled, or was never claimed, changes nothing and posts nothing.
@@ -22,6 +23,8 @@ pub mod body;
 #[cfg(test)]
 mod contract;
 pub mod evidence;
+pub mod letters;
+mod measures;
 pub mod memory;
 mod settings;
 pub mod spool;
@@ -43,6 +46,8 @@ use crate::protocol::event_id::EventId;
 
 use body::{Body, Reservation};
 use evidence::{Comparison, Evidence, Observation, Outage};
+pub use letters::{DeadLetter, Letter, Pick, WithRecord};
+pub use measures::{Space, Stats};
 pub use settings::{Settings, Sync};
 use spool::Spool;
 
@@ -170,21 +175,6 @@ pub struct Rest {
     pub quantities: Quantities,
 }
 
-/// A refusal for good, as it is kept.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct DeadLetter {
-    /// When the answer came.
-    pub at: Timestamp,
-    /// A word for the cause: `refused`, `poison`.
-    pub reason: &'static str,
-    /// The HTTP status.
-    pub status: Option<u16>,
-    /// The beginning of the answer's body.
-    pub answer: String,
-    /// Requests made.
-    pub attempts: u32,
-}
-
 /// What waits for one target: everything accepted for it and not settled, leased or not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
@@ -222,35 +212,6 @@ pub struct Switch {
     pub reason: Option<Box<str>>,
     /// Who did it, as far as known.
     pub author: Option<Box<str>>,
-}
-
-/// How much room the journal takes and has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Space {
-    /// Bytes in use by records, their bodies and their accounts.
-    pub used: u64,
-    /// Bytes of the files on disk.
-    pub files: u64,
-    /// Bytes free on that disk, when known.
-    pub disk_free: Option<u64>,
-}
-
-/// What the storage did since it was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Stats {
-    /// Commits by how long they took: one count per bound of [`Stats::BOUNDS`], the last for those above all of them.
-    pub commits: [u64; Stats::BOUNDS.len() + 1],
-    /// How long they took together.
-    pub commit_time: Duration,
-    /// Failures of the storage.
-    pub errors: u64,
-    /// Records that could not be read and were set aside.
-    pub set_aside: u64,
-}
-
-impl Stats {
-    /// Upper bounds of the classes of commits, in seconds.
-    pub const BOUNDS: [f64; 11] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5];
 }
 
 /// Why the journal cannot do what it was asked.
@@ -386,6 +347,20 @@ pub trait Journal: Send + std::marker::Sync + fmt::Debug {
 
     /// The number of dead letters of a target.
     fn dead_letters(&self, target: TargetId) -> u64;
+
+    /// The dead letters meant by `pick` with numbers below `before`, newest first, at most `limit`.
+    fn letters(&self, pick: Pick, before: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Letter>, JournalError>>;
+
+    /// One dead letter with its record.
+    fn letter(&self, id: u64) -> BoxFuture<'_, Result<Option<WithRecord>, JournalError>>;
+
+    /// Lets up to `limit` dead letters wait for their upstream again, due at once, the oldest first; posted as
+    /// [`Outcome::Returned`](crate::policy::outcome::Outcome). Returns how many; one of a record of which something waits there
+    /// already is left alone.
+    fn retry_letters(&self, pick: Pick, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>>;
+
+    /// Forgets up to `limit` dead letters; returns how many.
+    fn discard_letters(&self, pick: Pick, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>>;
 
     /// Room taken.
     fn space(&self) -> Space;

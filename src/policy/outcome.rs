@@ -80,7 +80,7 @@ impl RefusalReason {
     }
 }
 
-/// One side of the account: accepted = delivered + dropped + pending.
+/// One side of the account: accepted + returned = delivered + dropped + pending.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Outcome {
     /// The item was accepted and concerns the upstream: the left side of the account.
@@ -89,15 +89,19 @@ pub enum Outcome {
     Delivered,
     /// The upstream will not get it.
     Dropped(DropReason),
+    /// What it was not to get waits for it again: a dead letter that is retried, a record that is backfilled. Figures only ever
+    /// rise, so this stands beside what was dropped and takes nothing away from it.
+    Returned,
 }
 
 impl Outcome {
-    /// The name in the journal: `accepted`, `delivered`, or the reason of a drop.
+    /// The name in the journal: `accepted`, `delivered`, `returned`, or the reason of a drop.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
             Self::Delivered => "delivered",
             Self::Dropped(reason) => reason.name(),
+            Self::Returned => "returned",
         }
     }
 
@@ -106,6 +110,7 @@ impl Outcome {
         match name {
             "accepted" => Some(Self::Accepted),
             "delivered" => Some(Self::Delivered),
+            "returned" => Some(Self::Returned),
             other => DropReason::ALL.into_iter().find(|reason| reason.name() == other).map(Self::Dropped),
         }
     }
@@ -117,7 +122,8 @@ mod tests {
 
     #[test]
     fn outcomes_are_found_by_their_names() {
-        for outcome in [Outcome::Accepted, Outcome::Delivered, Outcome::Dropped(DropReason::Evicted)] {
+        let dropped = Outcome::Dropped(DropReason::Evicted);
+        for outcome in [Outcome::Accepted, Outcome::Delivered, Outcome::Returned, dropped] {
             assert_eq!(Outcome::from_name(outcome.name()), Some(outcome));
         }
         assert_eq!(Outcome::from_name("lost"), None);

@@ -70,6 +70,11 @@ impl Item {
         all
     }
 
+    /// Where its header line lies, the newline not included.
+    pub const fn header(&self) -> Range<u64> {
+        self.header.start..self.header.end
+    }
+
     /// Where its payload lies.
     pub const fn payload(&self) -> Range<u64> {
         self.payload.start..self.payload.end

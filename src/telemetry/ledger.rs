@@ -1,4 +1,4 @@
-//! The outcome balance: for each upstream, project and category, accepted = delivered + dropped + pending.
+//! The outcome balance: for each upstream, project and category, accepted + returned = delivered + dropped + pending.
 //!
 //! The journal posts every change here in the moment it is committed, and begins with the totals it kept, so that the
 //! accounts stand for what is on disk and go on through restarts. Pending is not kept here: it is counted where it waits.
@@ -27,6 +27,8 @@ pub struct Account {
     pub accepted: u64,
     /// Answered with 2xx by it.
     pub delivered: u64,
+    /// Dropped first, and waiting again later: retried dead letters, backfilled records.
+    pub returned: u64,
     dropped: [u64; DropReason::ALL.len()],
 }
 
@@ -44,7 +46,7 @@ impl Account {
     /// What must be pending if nothing was lost. Negative when more came out than went in.
     pub fn expected_pending(&self) -> i64 {
         let out = self.delivered + self.dropped_total();
-        i64::try_from(i128::from(self.accepted) - i128::from(out)).unwrap_or(i64::MIN)
+        i64::try_from(i128::from(self.accepted + self.returned) - i128::from(out)).unwrap_or(i64::MIN)
     }
 
     /// Books a change.
@@ -53,6 +55,7 @@ impl Account {
             Outcome::Accepted => self.accepted += quantity,
             Outcome::Delivered => self.delivered += quantity,
             Outcome::Dropped(reason) => self.dropped[reason as usize] += quantity,
+            Outcome::Returned => self.returned += quantity,
         }
     }
 }
@@ -109,5 +112,8 @@ mod tests {
         post(Outcome::Dropped(DropReason::Expired), 1);
         let account = ledger.accounts()[&key];
         assert_eq!((account.expected_pending(), account.dropped(DropReason::Expired)), (3, 1));
+        post(Outcome::Returned, 1);
+        let account = ledger.accounts()[&key];
+        assert_eq!((account.expected_pending(), account.dropped(DropReason::Expired)), (4, 1));
     }
 }

@@ -97,9 +97,12 @@ metrics! {
     delivered_items_total: IntCounterVec ["upstream", "project", "category"];
     /// Accepted items an upstream will not get, by reason.
     dropped_items_total: IntCounterVec ["upstream", "project", "category", "reason"];
+    /// Items that were dropped and wait for the upstream again, as retried dead letters or by a backfill: accepted + returned =
+    /// delivered + dropped + pending.
+    returned_items_total: IntCounterVec ["upstream", "project", "category"];
     /// Accepted items that wait for an upstream.
     pending_items: IntGaugeVec ["upstream", "project", "category"];
-    /// Accepted minus delivered minus dropped minus pending, over all categories: anything but 0 is a defect.
+    /// Accepted and returned minus delivered minus dropped minus pending, over all categories: anything but 0 is a defect.
     balance_difference_items: IntGaugeVec ["upstream"];
     /// Requests made to an upstream, by what the answer meant.
     delivery_attempts_total: IntCounterVec ["upstream", "result"];
@@ -323,6 +326,7 @@ impl Metrics {
             }
             for upstream in upstreams.clone() {
                 self.delivered_items_total.with_label_values(&[upstream, project, category]);
+                self.returned_items_total.with_label_values(&[upstream, project, category]);
                 self.pending_items.with_label_values(&[upstream, project, category]);
                 for reason in DropReason::ALL {
                     self.dropped_items_total.with_label_values(&[upstream, project, category, reason.name()]);

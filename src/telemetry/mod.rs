@@ -2,6 +2,7 @@
 
 pub mod lags;
 pub mod ledger;
+pub mod letters;
 pub mod log;
 pub mod metrics;
 pub mod observations;

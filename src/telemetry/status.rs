@@ -40,7 +40,7 @@ pub struct Status {
     pub storms: Vec<StormStatus>,
     /// The last switches, newest first.
     pub switches: Vec<SwitchStatus>,
-    /// Accepted minus delivered minus dropped minus pending, over all accounts: anything but 0 is a defect.
+    /// Accepted and returned minus delivered minus dropped minus pending, over all accounts: anything but 0 is a defect.
     pub difference: i64,
 }
 
@@ -133,6 +133,9 @@ pub struct UpstreamStatus {
     pub delivered: u64,
     /// Items dropped since the journal began, by reason.
     pub dropped: BTreeMap<String, u64>,
+    /// Items dropped and taken up again since the journal began: retried dead letters, backfills.
+    #[serde(default)]
+    pub returned: u64,
     /// What waits.
     pub backlog: BacklogStatus,
     /// Envelopes it refused for good.
@@ -192,7 +195,7 @@ pub struct LimitStatus {
     pub until: Timestamp,
 }
 
-/// One account: accepted = delivered + dropped + pending.
+/// One account: accepted + returned = delivered + dropped + pending.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AccountStatus {
     /// The project.
@@ -205,6 +208,9 @@ pub struct AccountStatus {
     pub delivered: u64,
     /// Items it will not get, by reason; reasons with 0 are left out.
     pub dropped: BTreeMap<String, u64>,
+    /// Items dropped and taken up again.
+    #[serde(default)]
+    pub returned: u64,
     /// Items that wait, counted in the journal.
     pub pending: u64,
     /// What does not add up.

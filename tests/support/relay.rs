@@ -312,7 +312,7 @@ impl Relay {
         .await;
     }
 
-    /// Waits for a quiet moment: nothing waits, and for each upstream and category accepted = delivered + dropped, in the
+    /// Waits for a quiet moment: nothing waits, and for each upstream and category accepted + returned = delivered + dropped, in the
     /// metrics as in the status, whose difference must be zero at every moment. Returns the samples of that moment.
     pub(crate) async fn balanced(&self, within: Duration) -> Samples {
         eventually("the relay's accounts balance", within, async || {
@@ -373,8 +373,11 @@ fn gaps(samples: &Samples, upstream: &str) -> Vec<String> {
         let labels = [("upstream", upstream), ("category", category)];
         let delivered = samples.sum("switchyard_delivered_items_total", &labels);
         let dropped = samples.sum("switchyard_dropped_items_total", &labels);
-        if accepted != delivered + dropped {
-            gaps.push(format!("{upstream}, {category}: {accepted} accepted, {delivered} delivered, {dropped} dropped"));
+        let returned = samples.sum("switchyard_returned_items_total", &labels);
+        if accepted + returned != delivered + dropped {
+            gaps.push(format!(
+                "{upstream}, {category}: {accepted} accepted, {returned} returned, {delivered} delivered, {dropped} dropped"
+            ));
         }
     }
     gaps

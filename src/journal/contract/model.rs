@@ -43,6 +43,14 @@ enum Call {
         before: u64,
         limit: usize,
     },
+    Retry {
+        target: u8,
+        limit: usize,
+    },
+    Forget {
+        target: u8,
+        limit: usize,
+    },
     Crash,
 }
 
@@ -54,7 +62,9 @@ fn call() -> impl Strategy<Value = Call> {
         8 => (target.clone(), time.clone(), 0..5_usize).prop_map(|(target, now, max)| Call::Claim { target, now, max }),
         6 => pick.prop_map(|pick| Call::Deliver { pick }),
         5 => (pick, time.clone()).prop_map(|(pick, due)| Call::PutOff { pick, due }),
-        1 => pick.prop_map(|pick| Call::Reject { pick }),
+        2 => pick.prop_map(|pick| Call::Reject { pick }),
+        1 => (target.clone(), 0..4_usize).prop_map(|(target, limit)| Call::Retry { target, limit }),
+        1 => (target.clone(), 0..4_usize).prop_map(|(target, limit)| Call::Forget { target, limit }),
         2 => (target, time.clone(), 0..5_usize).prop_map(|(target, before, limit)| Call::Discard { target, before, limit }),
         2 => (time, 0..9_usize).prop_map(|(before, limit)| Call::Prune { before, limit }),
         2 => Just(Call::Crash),
@@ -73,11 +83,12 @@ struct Waiting {
 #[derive(Debug, Default)]
 struct Model {
     clock: u64,
-    /// Number → (accepted at, dead letters).
-    records: BTreeMap<u64, (u64, bool)>,
+    /// Number → accepted at.
+    records: BTreeMap<u64, u64>,
     waiting: [BTreeMap<u64, Waiting>; 2],
     leased: Vec<(usize, Claim, Waiting)>,
-    letters: [u64; 2],
+    /// Number of the record and its errors, oldest first.
+    letters: [Vec<(u64, u64)>; 2],
 }
 
 impl Model {
@@ -102,7 +113,8 @@ impl Model {
 
     fn held(&self, id: u64) -> bool {
         let leased = self.leased.iter().any(|(_, claim, _)| claim.record.id.0 == id);
-        leased || self.records[&id].1 || self.waiting.iter().any(|waiting| waiting.contains_key(&id))
+        let dead = self.letters.iter().flatten().any(|(record, _)| *record == id);
+        leased || dead || self.waiting.iter().any(|waiting| waiting.contains_key(&id))
     }
 
     fn envelopes(&self, target: usize) -> u64 {
@@ -118,7 +130,7 @@ impl Model {
     fn oldest(&self, target: usize) -> Option<Timestamp> {
         let leased = self.leased.iter().filter(|(by, ..)| *by == target).map(|(_, claim, _)| claim.record.id.0);
         let first = self.waiting[target].keys().copied().chain(leased).min();
-        first.map(|id| at(self.records[&id].0))
+        first.map(|id| at(self.records[&id]))
     }
 }
 
@@ -147,21 +159,20 @@ impl Run {
                 if let Some((target, claim, waiting)) = self.pick(pick) {
                     let dropped = Some((DropReason::Rejected, errors(waiting.errors)));
                     journal.settle(TargetId(target as u8), &claim.record, Settlement { dropped, ..rejected() });
-                    self.model.records.get_mut(&claim.record.id.0).unwrap().1 = true;
-                    self.model.letters[target] += 1;
+                    self.model.letters[target].push((claim.record.id.0, waiting.errors));
                 }
             }
             Call::Discard { target, before, limit } => {
                 self.subject.flush().await;
                 let model = &mut self.model;
-                let old = model.waiting[usize::from(target)].keys().filter(|id| model.records[id].0 < before);
+                let old = model.waiting[usize::from(target)].keys().filter(|id| model.records[id] < before);
                 let gone: Vec<u64> = old.take(limit).copied().collect();
                 gone.iter().for_each(|id| drop(model.waiting[usize::from(target)].remove(id)));
                 let count = journal.discard(TargetId(target), at(before), DropReason::Expired, limit).await.unwrap();
                 assert_eq!(count, gone.len());
             }
             Call::Prune { before, limit } => {
-                let old = self.model.records.iter().filter(|(_, (accepted, _))| *accepted < before);
+                let old = self.model.records.iter().filter(|(_, accepted)| **accepted < before);
                 let may_go: Vec<u64> = old.map(|(id, _)| *id).filter(|id| !self.model.held(*id)).collect();
                 let count = journal.prune(at(before), limit).await.unwrap();
                 assert_eq!(count, may_go.len().min(limit));
@@ -169,6 +180,13 @@ impl Run {
                 let rest = journal.prune(at(before), usize::MAX).await.unwrap();
                 assert_eq!(count + rest, may_go.len());
                 self.model.records.retain(|id, _| !may_go.contains(id));
+            }
+            Call::Retry { target, limit } => self.retry(target, limit).await,
+            Call::Forget { target, limit } => {
+                self.subject.flush().await;
+                let pick = Pick { target: Some(TargetId(target)), ..Pick::default() };
+                let count = journal.discard_letters(pick, limit).await.unwrap();
+                assert_eq!(self.model.letters[usize::from(target)].drain(..count).count(), count);
             }
             Call::Crash => {
                 self.subject.flush().await;
@@ -185,7 +203,7 @@ impl Run {
             let body = Bytes::from(vec![1; usize::from(size)]).into();
             let submission = Submission { quantities: errors(n), body, ..submission(at(self.model.clock), &targets) };
             let id = self.subject.journal().append(submission).await.unwrap().0;
-            self.model.records.insert(id, (self.model.clock, false));
+            self.model.records.insert(id, self.model.clock);
             for target in &targets {
                 let waiting = Waiting { errors: n, ..Waiting::default() };
                 self.model.waiting[usize::from(target.0)].insert(id, waiting);
@@ -222,6 +240,23 @@ impl Run {
         self.subject.journal().settle(TargetId(target as u8), &claim.record, settlement);
         let waiting = Waiting { due: Some(due), errors: left, progress, lost: false };
         self.model.waiting[target].insert(claim.record.id.0, waiting);
+    }
+
+    /// Those due at once are due as of a moment that is not known exactly.
+    async fn retry(&mut self, target: u8, limit: usize) {
+        self.subject.flush().await;
+        let pick = Pick { target: Some(TargetId(target)), ..Pick::default() };
+        let count = self.subject.journal().retry_letters(pick, limit).await.unwrap();
+        let target = usize::from(target);
+        assert_eq!(count, limit.min(self.model.letters[target].len()));
+        let memory = matches!(self.subject, Subject::Memory(..));
+        for (id, errors) in self.model.letters[target].drain(..count) {
+            let waiting = Waiting { due: Some(0), errors, lost: !memory, ..Waiting::default() };
+            self.model.waiting[target].insert(id, waiting);
+        }
+        if !memory {
+            self.find_lost().await;
+        }
     }
 
     async fn crash(&mut self) {
@@ -270,7 +305,7 @@ impl Run {
             assert_eq!(backlog.quantities.iter().map(|(_, _, n)| n).sum::<u64>(), self.model.errors(target));
             assert_eq!(backlog.oldest, self.model.oldest(target));
             assert_eq!(journal.next_due(TargetId(target as u8)), self.model.next_due(target));
-            assert_eq!(journal.dead_letters(TargetId(target as u8)), self.model.letters[target]);
+            assert_eq!(journal.dead_letters(TargetId(target as u8)), self.model.letters[target].len() as u64);
         }
     }
 }

@@ -94,8 +94,7 @@ fn body(conn: &Connection, shared: &Shared, row: &Row<'_>, id: u64) -> rusqlite:
 }
 
 fn progress(row: &Row<'_>) -> rusqlite::Result<PutOff> {
-    let items = row.get_ref(13)?.as_blob_or_null().map_err(|_| unreadable("its items"))?;
-    let items = items.map(|items| items.as_chunks::<2>().0.iter().map(|item| u16::from_le_bytes(*item)).collect());
+    let items = items(row, 13)?;
     Ok(PutOff {
         due: Timestamp::from_millis(row.get::<_, i64>(10)?.cast_unsigned()),
         progress: Progress { attempts: row.get(11)?, strikes: row.get(12)?, items },
@@ -103,13 +102,19 @@ fn progress(row: &Row<'_>) -> rusqlite::Result<PutOff> {
     })
 }
 
+/// The positions of items in a column; `None` where it is empty.
+pub(super) fn items(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Vec<u16>>> {
+    let items = row.get_ref(at)?.as_blob_or_null().map_err(|_| unreadable("its items"))?;
+    Ok(items.map(|items| items.as_chunks::<2>().0.iter().map(|item| u16::from_le_bytes(*item)).collect()))
+}
+
 /// The quantities in a column; `None` where it is empty.
-fn quantities(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Quantities>> {
+pub(super) fn quantities(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Quantities>> {
     let text = row.get_ref(at)?.as_str_or_null().map_err(|_| unreadable("its quantities"))?;
     text.map(|text| text.parse().map_err(|_| unreadable("its quantities"))).transpose()
 }
 
-fn unreadable(what: &str) -> rusqlite::Error {
+pub(super) fn unreadable(what: &str) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Null, format!("{what} cannot be read").into())
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use crate::clock::Timestamp;
 use crate::journal::body::Reservation;
 use crate::journal::evidence::Observation;
-use crate::journal::{JournalError, RecordId, Submission, Switch, TargetId};
+use crate::journal::{JournalError, Pick, RecordId, Submission, Switch, TargetId};
 use crate::policy::outcome::DropReason;
 
 use super::accounts::Book;
@@ -51,6 +51,13 @@ pub(super) enum Command {
     },
     Prune {
         before: Timestamp,
+        limit: usize,
+        reply: Reply<usize>,
+    },
+    /// Retries or forgets dead letters.
+    Letters {
+        retry: bool,
+        pick: Pick,
         limit: usize,
         reply: Reply<usize>,
     },
@@ -106,6 +113,8 @@ pub(super) struct Group {
     pub(super) new_targets: Vec<Arc<Target>>,
     pub(super) answers: Vec<Answer>,
     pub(super) refused: Option<JournalError>,
+    /// The targets of dead letters that went because there were too many, one each.
+    pub(super) letters_gone: Vec<TargetId>,
 }
 
 impl Group {
@@ -164,7 +173,10 @@ impl Group {
 pub(super) fn refuse(command: Command, error: &JournalError) {
     match command {
         Command::Append(_, reply) => Answer::Record(reply, Err(JournalError::Closed)).give(Some(error)),
-        Command::Discard { reply, .. } | Command::Hasten { reply, .. } | Command::Prune { reply, .. } => {
+        Command::Discard { reply, .. }
+        | Command::Hasten { reply, .. }
+        | Command::Prune { reply, .. }
+        | Command::Letters { reply, .. } => {
             Answer::Count(reply, 0).give(Some(error));
         }
         Command::Room(_, reply) => Answer::Room(reply, Err(JournalError::Closed)).give(Some(error)),

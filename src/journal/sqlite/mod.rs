@@ -16,6 +16,7 @@ mod decode;
 mod disk;
 mod evidence;
 mod group;
+mod letters;
 mod load;
 mod queue;
 mod reader;
@@ -48,8 +49,8 @@ use super::body::{Body, Reservation};
 use super::evidence::{Comparison, Evidence, Observation, Outage};
 use super::spool::Spool;
 use super::{
-    Backlog, Claim, Journal, JournalError, OpenError, RecentKeys, Record, RecordId, Settings, Settlement, Space, Stats,
-    Submission, Switch, TargetId,
+    Backlog, Claim, Journal, JournalError, Letter, OpenError, Pick, RecentKeys, Record, RecordId, Settings, Settlement,
+    Space, Stats, Submission, Switch, TargetId, WithRecord,
 };
 use group::{Command, INBOX, Reply};
 use queue::Take;
@@ -314,6 +315,22 @@ impl Journal for SqliteJournal {
 
     fn dead_letters(&self, target: TargetId) -> u64 {
         self.shared.target(target).map_or(0, |target| target.queue().dead_letters)
+    }
+
+    fn letters(&self, pick: Pick, before: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Letter>, JournalError>> {
+        Box::pin(self.read(move |reply| Question::Letters(pick, before, limit, reply)))
+    }
+
+    fn letter(&self, id: u64) -> BoxFuture<'_, Result<Option<WithRecord>, JournalError>> {
+        Box::pin(self.read(move |reply| Question::Letter(id, reply)))
+    }
+
+    fn retry_letters(&self, pick: Pick, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
+        Box::pin(self.ask(move |reply| Command::Letters { retry: true, pick, limit, reply }))
+    }
+
+    fn discard_letters(&self, pick: Pick, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
+        Box::pin(self.ask(move |reply| Command::Letters { retry: false, pick, limit, reply }))
     }
 
     fn space(&self) -> Space {

@@ -12,10 +12,13 @@ use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
 use crate::journal::evidence::{Comparison, Evidence, Outage};
-use crate::journal::{Backlog, JournalError, Progress, RecentKeys, RecordId, Rest, Settlement, Switch};
+use crate::journal::{
+    Backlog, JournalError, Letter, Pick, Progress, RecentKeys, RecordId, Rest, Settlement, Switch, WithRecord,
+};
 
 use super::decode::{self, COLUMNS, Loaded, PENDING, TABLES};
 use super::group::{Command, Reply};
+use super::letters;
 use super::queue::{NEVER, READY_BYTES, READY_RECORDS, Target};
 use super::shared::{Placed, Shared, failure};
 use super::{compare, evidence};
@@ -38,6 +41,8 @@ pub(super) enum Question {
     Evidence(Timestamp, Reply<Evidence>),
     Outages(Timestamp, usize, Reply<Vec<Outage>>),
     Compare((Arc<Target>, Arc<Target>), Timestamp, RecordId, Reply<Comparison>),
+    Letters(Pick, u64, usize, Reply<Vec<Letter>>),
+    Letter(u64, Reply<Option<WithRecord>>),
 }
 
 /// The owner of the connection that reads.
@@ -70,6 +75,10 @@ impl Reader {
                 Question::Compare((a, b), since, after, reply) => {
                     answer(reply, compare::compare(&self.conn, &self.shared, (&a, &b), since, after));
                 }
+                Question::Letters(pick, before, limit, reply) => {
+                    answer(reply, letters::list(&self.conn, &self.shared, &pick, before, limit));
+                }
+                Question::Letter(id, reply) => answer(reply, letters::one(&self.conn, &self.shared, id)),
             }
         }
     }

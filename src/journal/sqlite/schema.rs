@@ -29,7 +29,7 @@ const LOG_KEPT: u32 = 16 << 20;
 ///
 /// A record is settled for a target when its number is not above the target's watermark and no `pending` row names it;
 /// above the watermark every record with the target's bit waits. So what waits untried costs no row at all.
-pub(super) const FORMATS: [&str; 3] = [
+pub(super) const FORMATS: [&str; 4] = [
     "
 CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), next_record INTEGER NOT NULL);
 INSERT INTO meta VALUES (1, 1);
@@ -81,6 +81,10 @@ CREATE TABLE stretch (started INTEGER PRIMARY KEY, seen INTEGER NOT NULL, stoppe
 CREATE TABLE missed (
     record INTEGER NOT NULL, target INTEGER NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (record, target)
 ) WITHOUT ROWID;
+",
+    "
+ALTER TABLE dead_letter ADD COLUMN items BLOB;
+ALTER TABLE dead_letter ADD COLUMN quantities TEXT;
 ",
 ];
 

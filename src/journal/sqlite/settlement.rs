@@ -13,6 +13,10 @@ use crate::journal::{DeadLetter, Progress, Rest, TargetId};
 use crate::policy::outcome::{DropReason, Outcome};
 use crate::protocol::category::Quantities;
 
+mod again;
+
+pub(super) use again::Again;
+
 use super::accounts::Book;
 use super::compare;
 use super::queue::{Ended, NEVER, Target};
@@ -33,6 +37,10 @@ pub(super) struct Pass {
     next_due: Option<Option<Timestamp>>,
     /// Set by a hastening: rows are due from then on.
     hastened: Option<Timestamp>,
+    /// What was settled and waits again, due from then on.
+    returned: Vec<(Again, Timestamp)>,
+    /// The number of dead letters that went.
+    letters_gone: u64,
 }
 
 /// A record that is discarded.
@@ -60,6 +68,8 @@ impl Pass {
             last_fresh: 0,
             next_due: None,
             hastened: None,
+            returned: vec![],
+            letters_gone: 0,
         }
     }
 
@@ -252,6 +262,11 @@ impl Pass {
                 }
             }
         }
+        queue.dead_letters = queue.dead_letters.saturating_sub(self.letters_gone);
+        for (again, due) in self.returned {
+            queue.tally.enter(again.project, again.size, &again.quantities);
+            queue.put_off(due);
+        }
         if let Some(due) = self.hastened {
             queue.put_off(due);
         }
@@ -315,7 +330,8 @@ fn write_ended(conn: &Connection, target: &Target, ended: &Ended) -> rusqlite::R
     }
     let target = target.id;
     if let Some(letter) = &ended.settlement.dead_letter {
-        write_dead_letter(conn, target, ended.id, letter)?;
+        let quantities = ended.settlement.dropped.as_ref().map(|(_, quantities)| quantities);
+        write_dead_letter(conn, target, ended.id, letter, quantities)?;
     }
     match &ended.settlement.rest {
         Some(Rest { due, progress, quantities }) => write_row(conn, target, ended.id, *due, progress, Some(quantities)),
@@ -335,7 +351,7 @@ fn write_row(
     progress: &Progress,
     quantities: Option<&Quantities>,
 ) -> rusqlite::Result<()> {
-    let items = progress.items.as_ref().map(|items| items.iter().flat_map(|i| i.to_le_bytes()).collect::<Vec<u8>>());
+    let items = progress.items.as_ref().map(|items| packed(items));
     let (id, due) = (id.cast_signed(), due.as_millis().min(i64::MAX as u64).cast_signed());
     let quantities = quantities.map(ToString::to_string);
     conn.prepare_cached(
@@ -347,12 +363,24 @@ fn write_row(
     .map(drop)
 }
 
-fn write_dead_letter(conn: &Connection, target: TargetId, id: u64, letter: &DeadLetter) -> rusqlite::Result<()> {
-    let (id, at) = (id.cast_signed(), letter.at.as_millis().cast_signed());
+fn write_dead_letter(
+    conn: &Connection,
+    target: TargetId,
+    id: u64,
+    letter: &DeadLetter,
+    quantities: Option<&Quantities>,
+) -> rusqlite::Result<()> {
+    let (id, at, reason) = (id.cast_signed(), letter.at.as_millis().cast_signed(), &*letter.reason);
+    let (items, quantities) = (letter.items.as_ref().map(|items| packed(items)), quantities.map(ToString::to_string));
     conn.prepare_cached(
-        "INSERT INTO dead_letter (target, record, at, reason, status, answer, attempts)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT INTO dead_letter (target, record, at, reason, status, answer, attempts, items, quantities)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?
-    .execute(params![target.0, id, at, letter.reason, letter.status, letter.answer, letter.attempts])
+    .execute(params![target.0, id, at, reason, letter.status, letter.answer, letter.attempts, items, quantities])
     .map(drop)
+}
+
+/// Positions of items as they are kept.
+fn packed(items: &[u16]) -> Vec<u8> {
+    items.iter().flat_map(|item| item.to_le_bytes()).collect()
 }

@@ -2,6 +2,7 @@
 
 mod files;
 mod formats;
+mod letters;
 
 use std::path::Path;
 use std::sync::Arc;

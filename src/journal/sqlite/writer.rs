@@ -16,6 +16,7 @@ use crate::journal::{JournalError, MAX_TARGETS, RecordId, Settings, Submission, 
 
 use super::append::{self, Appended, Projects};
 use super::group::{Answer, Command, Group, Reply, refuse};
+use super::letters::{self, Letters};
 use super::queue::{Queue, Target};
 use super::settlement::Pass;
 use super::shared::{Placed, Shared, failure};
@@ -35,6 +36,7 @@ pub(super) struct Writer {
     conn: Connection,
     shared: Arc<Shared>,
     room: Room,
+    letters: Letters,
     projects: Projects,
     /// The number of the next record.
     next: u64,
@@ -48,8 +50,9 @@ impl Writer {
     pub(super) fn new(conn: Connection, shared: Arc<Shared>, settings: &Settings) -> rusqlite::Result<Self> {
         let (room, projects) = (Room::new(&conn, Arc::clone(&shared.spool), settings)?, Projects::new(&shared));
         room.publish(&shared);
+        let letters = Letters::new(&conn, settings)?;
         let next = space::next_record(&conn)?;
-        Ok(Self { conn, shared, room, projects, next, tidying: false, tidied: Instant::now(), rolled: 0 })
+        Ok(Self { conn, shared, room, letters, projects, next, tidying: false, tidied: Instant::now(), rolled: 0 })
     }
 
     /// Serves until told to close or left alone.
@@ -162,6 +165,8 @@ impl Writer {
         while let Some(command) = group.commands.pop_front() {
             self.apply(command, now, group)?;
         }
+        group.passes.iter().map(Pass::letters).for_each(|written| self.letters.add(written));
+        group.letters_gone = self.letters.bound(&self.conn)?;
         group.book.write(&self.conn)?;
         self.room.measure(&self.conn)?;
         self.conn.prepare_cached("COMMIT")?.execute([]).map(drop)
@@ -188,6 +193,13 @@ impl Writer {
                 if count > 0 {
                     space::keep_next_record(&self.conn, self.next)?;
                 }
+                group.counted(count);
+            }
+            Command::Letters { retry, pick, limit, reply } => {
+                group.answers.push(Answer::Count(reply, 0));
+                let act = if retry { Letters::retry } else { Letters::discard };
+                let (book, passes) = (&mut group.book, &mut group.passes);
+                let count = act(&mut self.letters, &self.conn, &self.shared, (&pick, limit), (now, book), passes)?;
                 group.counted(count);
             }
             Command::Room(bytes, reply) => return self.reserve(bytes, reply, group),
@@ -285,6 +297,7 @@ impl Writer {
             hand_over(target, &group.appended);
         }
         group.passes.into_iter().for_each(Pass::finish);
+        letters::forget(targets, &group.letters_gone);
         targets.iter().for_each(|target| Pass::thaw(target));
         let full = matches!(self.shared.trouble(), Some(JournalError::Full(_))) && !self.room.fits(SMALL);
         let still = if full { self.shared.trouble() } else { None };
@@ -318,6 +331,7 @@ impl Writer {
         targets.iter().for_each(|target| Pass::thaw(target));
         self.room.spare_files();
         drop(self.room.measure(&self.conn));
+        drop(self.letters.measure(&self.conn));
         let answer = self.failed(error);
         group.answers.into_iter().for_each(|waiting| waiting.give(Some(&answer)));
         group.commands.into_iter().for_each(|command| refuse(command, &answer));

@@ -1,0 +1,279 @@
+//! `switchyard dead-letters`: what upstreams refused for good, and what is to become of it.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use crate::telemetry::letters::{LetterDetail, LetterPage, LetterPick, LetterSummary, LettersChanged};
+
+use super::admin::AdminClient;
+use super::failure::{Exit, Failure};
+use super::locate::Located;
+use super::process;
+use super::terminal::{self, Tone, harmless, right, table, tint};
+
+/// How many are asked for at once.
+const PAGE: usize = 500;
+
+/// Shows what upstreams refused for good, retries it, forgets it, writes it to files
+///
+/// A refused envelope stays in the journal with the answer it got, through restarts; at most 10,000 are kept, in at most an eighth
+/// of journal.max_size, and the oldest go first.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Verb {
+    /// Lists them, newest first
+    List(ListArgs),
+    /// Shows one: the answer it got, its headers, its items and the beginning of each
+    Show(ShowArgs),
+    /// Sends them once more: they wait for their upstream again, due at once
+    ///
+    /// Exit 1 when nothing was to be retried. What waited longer than the upstream's max_age is left alone: export it.
+    Retry(ChangeArgs),
+    /// Forgets them
+    ///
+    /// Exit 1 when there was nothing to forget.
+    Discard(ChangeArgs),
+    /// Writes envelopes as they were accepted, byte for byte
+    Export(ExportArgs),
+}
+
+#[derive(clap::Args, Debug)]
+struct ListArgs {
+    /// Only those that this upstream refused
+    #[arg(long, value_name = "NAME")]
+    upstream: Option<String>,
+    /// Only those with this reason: refused, poison
+    #[arg(long)]
+    reason: Option<String>,
+    /// At most so many
+    #[arg(long, default_value_t = 50)]
+    limit: usize,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args, Debug)]
+struct ShowArgs {
+    /// Its number, as the list has it
+    id: u64,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Which ones.
+#[derive(clap::Args, Debug)]
+#[group(required = true, multiple = true)]
+struct Which {
+    /// These, by their numbers
+    #[arg(value_name = "NUMBER")]
+    ids: Vec<u64>,
+    /// Every one
+    #[arg(long, conflicts_with = "ids")]
+    all: bool,
+    /// Those that this upstream refused
+    #[arg(long, value_name = "NAME", conflicts_with = "ids")]
+    upstream: Option<String>,
+    /// Those with this reason: refused, poison
+    #[arg(long, conflicts_with = "ids")]
+    reason: Option<String>,
+}
+
+#[derive(clap::Args, Debug)]
+struct ChangeArgs {
+    #[command(flatten)]
+    which: Which,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args, Debug)]
+struct ExportArgs {
+    #[command(flatten)]
+    which: Which,
+    /// A folder: each goes into NUMBER.envelope there. Without it one goes to standard output
+    #[arg(long, value_name = "FOLDER")]
+    to: Option<PathBuf>,
+    /// What was written, as JSON
+    #[arg(long, requires = "to")]
+    json: bool,
+}
+
+/// Does what is asked.
+pub(super) fn dead_letters(located: &Located, args: &Args) -> Result<(), Failure> {
+    let admin = AdminClient::new(located.contact()?)?;
+    process::block_on(async {
+        match &args.verb {
+            Verb::List(args) => list(&admin, args).await,
+            Verb::Show(args) => show(&admin, args).await,
+            Verb::Retry(args) => change(&admin, "retry", "retried", args).await,
+            Verb::Discard(args) => change(&admin, "discard", "forgotten", args).await,
+            Verb::Export(args) => export(&admin, args).await,
+        }
+    })
+}
+
+async fn list(admin: &AdminClient, args: &ListArgs) -> Result<(), Failure> {
+    let letters = letters(admin, args.upstream.as_deref(), args.reason.as_deref(), args.limit).await?;
+    if args.json {
+        return terminal::say_json(&json!({ "dead_letters": letters }));
+    }
+    if letters.is_empty() {
+        return terminal::say("no dead letters");
+    }
+    let mut rows = table(&["NUMBER", "REFUSED AT", "UPSTREAM", "PROJECT", "REASON", "STATUS", "WHAT", "ANSWER"]);
+    for letter in &letters {
+        rows.add_row(vec![
+            right(letter.id),
+            letter.at.to_string().into(),
+            letter.upstream.as_str().into(),
+            letter.project.as_str().into(),
+            letter.reason.as_str().into(),
+            right(status(letter)),
+            what(letter).into(),
+            harmless(letter.answer.trim(), 60).into(),
+        ]);
+    }
+    terminal::say(rows.trim_fmt())
+}
+
+/// Up to `limit` of them, newest first.
+async fn letters(
+    admin: &AdminClient,
+    upstream: Option<&str>,
+    reason: Option<&str>,
+    limit: usize,
+) -> Result<Vec<LetterSummary>, Failure> {
+    let mut all: Vec<LetterSummary> = vec![];
+    let mut before = None;
+    while all.len() < limit {
+        let mut query = vec![("limit", PAGE.min(limit - all.len()).to_string())];
+        query.extend(upstream.map(|name| ("upstream", name.to_owned())));
+        query.extend(reason.map(|reason| ("reason", reason.to_owned())));
+        query.extend(before.map(|id: u64| ("before", id.to_string())));
+        let page: LetterPage = admin.read("/api/dead-letters", &query).await.map_err(|why| admin.failure(why))?;
+        all.extend(page.dead_letters);
+        before = page.next;
+        if before.is_none() {
+            break;
+        }
+    }
+    Ok(all)
+}
+
+fn status(letter: &LetterSummary) -> String {
+    letter.status.map_or("-".to_owned(), |status| status.to_string())
+}
+
+fn what(letter: &LetterSummary) -> String {
+    let all: Vec<String> = letter.quantities.iter().map(|(category, n)| format!("{category} {n}")).collect();
+    all.join(", ")
+}
+
+async fn show(admin: &AdminClient, args: &ShowArgs) -> Result<(), Failure> {
+    let path = format!("/api/dead-letters/{}", args.id);
+    let letter: LetterDetail = admin.read(&path, &[]).await.map_err(|why| admin.failure(why))?;
+    if args.json {
+        return terminal::say_json(&letter);
+    }
+    terminal::say(described(&letter))
+}
+
+/// As a person reads it.
+fn described(letter: &LetterDetail) -> String {
+    let summary = &letter.summary;
+    let mut lines = vec![];
+    let mut line = |name: &str, value: String| lines.push(format!("{name:<13}{value}"));
+    line("number", summary.id.to_string());
+    line("upstream", format!("{}, project {}", summary.upstream, summary.project));
+    line("refused at", format!("{} ({}), after {} requests", summary.at, summary.reason, summary.attempts));
+    line("answer", format!("{} {}", status(summary), harmless(summary.answer.trim(), 1000)));
+    line("accepted at", summary.accepted_at.to_string());
+    line("what", format!("{} in {} bytes", what(summary), summary.bytes));
+    line("event id", summary.event_id.clone().unwrap_or_else(|| "-".to_owned()));
+    line("client", harmless(letter.user_agent.as_deref().unwrap_or("-"), 200));
+    if let Some(header) = &letter.header {
+        line("header", harmless(&header.to_string(), 2000));
+    }
+    for (i, item) in letter.items.iter().enumerate() {
+        let refused = if item.refused { "" } else { ", not among what was refused" };
+        let head = tint(Tone::Strong, format_args!("item {}", i + 1));
+        let header = harmless(&item.header, 2000);
+        let more = if item.cut { " …" } else { "" };
+        let beginning = harmless(&item.beginning, 3000);
+        lines.push(format!("\n{head}, {} bytes{refused}\n  {header}\n  {beginning}{more}", item.bytes));
+    }
+    lines.join("\n")
+}
+
+async fn change(admin: &AdminClient, verb: &str, done: &str, args: &ChangeArgs) -> Result<(), Failure> {
+    let path = format!("/api/dead-letters/{verb}");
+    let changed: LettersChanged = admin.order(&path, &args.which.pick()).await.map_err(|why| admin.failure(why))?;
+    if args.json {
+        terminal::say_json(&changed)?;
+    } else {
+        terminal::say(format_args!("{} {done}", changed.changed))?;
+        if changed.left > 0 {
+            terminal::say(format_args!(
+                "{} left: older than max_age of the upstream, or part of an envelope that is still under way there",
+                changed.left
+            ))?;
+        }
+    }
+    if changed.changed == 0 { Err(Failure::negative()) } else { Ok(()) }
+}
+
+impl Which {
+    fn pick(&self) -> LetterPick {
+        let Self { ids, all, upstream, reason } = self;
+        LetterPick { ids: ids.clone(), all: *all, upstream: upstream.clone(), reason: reason.clone() }
+    }
+}
+
+async fn export(admin: &AdminClient, args: &ExportArgs) -> Result<(), Failure> {
+    let which = &args.which;
+    let ids = if which.ids.is_empty() {
+        let letters = letters(admin, which.upstream.as_deref(), which.reason.as_deref(), usize::MAX).await?;
+        letters.into_iter().map(|letter| letter.id).collect()
+    } else {
+        which.ids.clone()
+    };
+    let Some(folder) = &args.to else {
+        let [id] = ids.as_slice() else {
+            let what = format_args!("{} envelopes do not go into one stream: name a folder with --to", ids.len());
+            return Err(Failure::new(Exit::Usage, what));
+        };
+        return to_standard_output(&envelope(admin, *id).await?);
+    };
+    std::fs::create_dir_all(folder).map_err(|error| Failure::file(folder, "created", &error))?;
+    let mut written = vec![];
+    for id in ids {
+        let path = folder.join(format!("{id}.envelope"));
+        std::fs::write(&path, envelope(admin, id).await?).map_err(|error| Failure::file(&path, "written", &error))?;
+        written.push(path.display().to_string());
+    }
+    if args.json {
+        return terminal::say_json(&json!({ "written": written }));
+    }
+    terminal::say(format_args!("{} written to {}", written.len(), folder.display()))
+}
+
+async fn envelope(admin: &AdminClient, id: u64) -> Result<Vec<u8>, Failure> {
+    admin.bytes(&format!("/api/dead-letters/{id}/envelope")).await.map_err(|why| admin.failure(why))
+}
+
+fn to_standard_output(bytes: &[u8]) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(bytes)
+        .and_then(|()| out.flush())
+        .map_err(|error| Failure::new(Exit::Io, format_args!("standard output cannot be written: {error}")))
+}

@@ -1,0 +1,32 @@
+//! What a journal tells of itself: the room it takes, and what its storage did.
+
+use std::time::Duration;
+
+/// How much room the journal takes and has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes in use by records, their bodies and their accounts.
+    pub used: u64,
+    /// Bytes of the files on disk.
+    pub files: u64,
+    /// Bytes free on that disk, when known.
+    pub disk_free: Option<u64>,
+}
+
+/// What the storage did since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Stats {
+    /// Commits by how long they took: one count per bound of [`Stats::BOUNDS`], the last for those above all of them.
+    pub commits: [u64; Stats::BOUNDS.len() + 1],
+    /// How long they took together.
+    pub commit_time: Duration,
+    /// Failures of the storage.
+    pub errors: u64,
+    /// Records that could not be read and were set aside.
+    pub set_aside: u64,
+}
+
+impl Stats {
+    /// Upper bounds of the classes of commits, in seconds.
+    pub const BOUNDS: [f64; 11] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5];
+}

@@ -1,0 +1,60 @@
+//! What was settled and waits again, and the dead letters that come and go with it.
+
+use rusqlite::{Connection, params};
+
+use crate::clock::Timestamp;
+use crate::journal::Progress;
+use crate::journal::sqlite::accounts::Book;
+use crate::policy::outcome::Outcome;
+use crate::protocol::category::Quantities;
+
+use super::{Pass, write_row};
+
+/// A record that is settled and is to wait again.
+#[derive(Debug)]
+pub(in crate::journal::sqlite) struct Again {
+    pub(in crate::journal::sqlite) id: u64,
+    pub(in crate::journal::sqlite) project: u32,
+    pub(in crate::journal::sqlite) size: u64,
+    /// The positions of the items; `None` means all.
+    pub(in crate::journal::sqlite) items: Option<Vec<u16>>,
+    pub(in crate::journal::sqlite) quantities: Quantities,
+}
+
+impl Pass {
+    /// Lets what was settled, at or below the watermark, wait again, due at `due`. False when it waits already. It can be handed
+    /// out only after the commit, for the reader sees nothing before it.
+    pub(in crate::journal::sqlite) fn take_up(
+        &mut self,
+        conn: &Connection,
+        again: Again,
+        due: Timestamp,
+        (now, book): (Timestamp, &mut Book),
+    ) -> rusqlite::Result<bool> {
+        let mut waits = conn.prepare_cached("SELECT 1 FROM pending WHERE target = ?1 AND record = ?2")?;
+        if waits.exists(params![self.target.id.0, again.id.cast_signed()])? {
+            return Ok(false);
+        }
+        conn.prepare_cached("DELETE FROM missed WHERE record = ?1 AND target = ?2")?
+            .execute(params![again.id.cast_signed(), self.target.id.0])?;
+        let progress = Progress { items: again.items.clone(), ..Progress::default() };
+        write_row(conn, self.target.id, again.id, due, &progress, Some(&again.quantities))?;
+        book.note(now, Some(self.target.id), again.project, Outcome::Returned, &again.quantities);
+        self.returned.push((again, due));
+        Ok(true)
+    }
+
+    /// Notes that so many dead letters go with this transaction.
+    pub(in crate::journal::sqlite) fn forget_letters(&mut self, count: u64) {
+        self.letters_gone += count;
+    }
+
+    /// The dead letters that this transaction writes, and their bytes.
+    pub(in crate::journal::sqlite) fn letters(&self) -> (u64, u64) {
+        let sizes = self.ended.iter().filter_map(|ended| {
+            let letter = ended.settlement.dead_letter.as_ref()?;
+            Some(ended.lease.size + letter.answer.len() as u64)
+        });
+        sizes.fold((0, 0), |(count, bytes), size| (count + 1, bytes + size))
+    }
+}

@@ -1,0 +1,27 @@
+//! Dead letters within their bounds.
+
+use super::*;
+use crate::journal::contract::rejected;
+
+#[tokio::test]
+async fn the_oldest_dead_letters_go_when_their_records_take_too_much() {
+    let mut subject = Subject::sqlite_with(|settings| settings.max_size = ByteSize::mib(1));
+    let (journal, _) = parts(&subject);
+    let a = journal.target("a").await.unwrap();
+    for second in 1..=6 {
+        let body = Body::from(Bytes::from(vec![7; 40_000]));
+        journal.append(Submission { body, ..submission(at(second), &[a]) }).await.unwrap();
+        let claims = journal.claim(a, at(9), 9).await.unwrap();
+        journal.settle(a, &claims[0].record, rejected());
+        subject.flush().await;
+        assert_eq!(journal.dead_letters(a), second.min(3), "an eighth of max_size is room for three of them");
+    }
+    drop(journal);
+    subject.crash();
+    let (journal, _) = parts(&subject);
+    let left = journal.letters(Pick::default(), u64::MAX, 9).await.unwrap();
+    assert_eq!(left.iter().map(|letter| letter.accepted_at).collect::<Vec<_>>(), [at(6), at(5), at(4)]);
+    assert_eq!((journal.dead_letters(a), journal.prune(at(100), 9).await.unwrap()), (3, 3));
+    drop(journal);
+    subject.assert_balanced().await;
+}

@@ -1,0 +1,10 @@
+//! What is done after trouble: looking at dead letters and sending them again.
+//!
+//! Rule: everything goes through the command line and the listeners of the real daemon; every test ends with balanced accounts.
+
+mod support;
+
+#[path = "recovery/dead_letters.rs"]
+mod dead_letters;
+#[path = "recovery/verbs.rs"]
+mod verbs;
