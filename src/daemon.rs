@@ -235,6 +235,7 @@ impl Daemon {
         self.dedup.configure(&config.dedup);
         let patience = config.upstreams.iter().map(|(name, settings)| (Arc::clone(name), settings.timeout.get()));
         self.public.configure(&config.server, config.certificate.clone(), patience.collect());
+        self.intake.expect(&config.report.expect);
         self.intake.configure(Arc::clone(&routing), targets, &config.limits);
         self.config = config;
         self.status.loaded_at = self.clock.now();
@@ -247,7 +248,8 @@ impl Daemon {
         let max_age = |(name, settings): (&Arc<str>, &Settings)| (Arc::clone(name), settings.max_age.get());
         let upstreams = self.config.upstreams.iter().map(max_age).collect();
         let (config, token) = (self.status.clone(), self.config.admin.token.clone());
-        self.admin.configure(View { routing, upstreams, config, token, storms: self.intake.storms().clone() });
+        let (report, storms) = (self.config.report.clone(), self.intake.storms().clone());
+        self.admin.configure(View { routing, upstreams, report, config, token, storms });
     }
 
     /// Loads the file again: all of it comes into force, or nothing.

@@ -193,6 +193,47 @@ impl fmt::Display for Rate {
     }
 }
 
+/// A share in percent, written `"99.9%"`: from 0% to 100%, with up to three digits behind the point.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub struct Percent(u32);
+
+impl Percent {
+    /// `n` thousandths of a percent.
+    pub const fn thousandths(n: u32) -> Self {
+        Self(n)
+    }
+
+    /// Whether a share in percent is at least this.
+    pub fn is_reached_by(self, percent: f64) -> bool {
+        // Shares are quotients: a part in a thousand million is no difference.
+        percent * 1000.0 + 1e-6 >= f64::from(self.0)
+    }
+}
+
+impl FromStr for Percent {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parse = || {
+            let (whole, part) = match text.strip_suffix('%')?.split_once('.') {
+                Some((whole, part)) if (1..=3).contains(&part.len()) => (whole, part),
+                Some(_) => return None,
+                None => (text.strip_suffix('%')?, ""),
+            };
+            let digits = format!("{whole}{part:0<3}");
+            let is_number = !whole.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+            digits.parse().ok().filter(|n| is_number && *n <= 100_000).map(Self)
+        };
+        parse().ok_or_else(|| format!("{text:?} is not a share: write a number up to 100 and a sign, as in \"99.9%\""))
+    }
+}
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = format!("{}.{:03}", self.0 / 1000, self.0 % 1000);
+        write!(f, "{}%", text.trim_end_matches('0').trim_end_matches('.'))
+    }
+}
+
 fn parse_with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at(digits);
@@ -221,7 +262,7 @@ macro_rules! as_text {
         }
     )*};
 }
-as_text!(ByteSize, Period, Rate);
+as_text!(ByteSize, Period, Rate, Percent);
 
 /// A text that must not be seen: wiped from memory when dropped, and printed as `***` everywhere.
 #[derive(Clone, Deserialize)]
@@ -272,6 +313,9 @@ mod tests {
         for text in ["10m", "72h", "30s", "250ms", "24h", "90d"] {
             assert_eq!(text.parse::<Period>().unwrap().to_string(), text);
         }
+        for text in ["99.9%", "100%", "0%", "99.95%", "10%", "0.001%"] {
+            assert_eq!(text.parse::<Percent>().unwrap().to_string(), text);
+        }
         assert_eq!("2GB".parse::<ByteSize>().unwrap().get(), 2_000_000_000);
     }
 
@@ -296,6 +340,10 @@ mod tests {
             assert!(text.parse::<ByteSize>().unwrap_err().contains("64MiB"), "{text}");
             assert!(text.parse::<Period>().unwrap_err().contains("30s"), "{text}");
         }
+        for text in ["", "99", "%", ".5%", "1.%", "1.0000%", "100.001%", "-1%", "+1%", "1.5.5%"] {
+            assert!(text.parse::<Percent>().unwrap_err().contains("99.9%"), "{text}");
+        }
+        assert!(Percent(99_900).is_reached_by(99.9) && !Percent(99_900).is_reached_by(99.899));
     }
 
     #[test]

@@ -4,11 +4,13 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
-use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::telemetry::report::Report;
 use crate::telemetry::status::Status;
+use crate::units::Period;
 
 use super::failure::{Exit, Failure};
 use super::locate::Contact;
@@ -75,6 +77,24 @@ impl AdminClient {
         let status = serde_json::from_str(&text)
             .map_err(|error| Silence::Refused(format!("it answers no status of this version: {error}")))?;
         Ok((status, text))
+    }
+
+    /// The report of a time on a candidate, and as the text it came in.
+    pub(super) async fn report_and_text(
+        &self,
+        since: Option<Period>,
+        candidate: Option<&str>,
+    ) -> Result<(Report, String), Silence> {
+        let since = since.map(|since| ("since", since.to_string()));
+        let query: Vec<_> = since.into_iter().chain(candidate.map(|name| ("candidate", name.to_owned()))).collect();
+        // It may take a while: up to a million envelopes are compared.
+        let url = Url::parse_with_params(&self.url("/api/report"), &query)
+            .map_err(|error| Silence::Unreachable(error.to_string()))?;
+        let request = self.http.get(url).timeout(LONG);
+        let text = self.ask(request).await?.text().await.map_err(|error| Silence::Unreachable(told(&error)))?;
+        let report = serde_json::from_str(&text)
+            .map_err(|error| Silence::Refused(format!("it answers no report of this version: {error}")))?;
+        Ok((report, text))
     }
 
     /// The status.

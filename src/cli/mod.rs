@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `run`, `demo`, `sink` | run something here |
 //! | `check` (with `probe`), `switch` | work on the configuration file |
-//! | `status`, `send_test`, `dead_letters`, `healthcheck` | ask a running daemon |
+//! | `status`, `report`, `send_test`, `dead_letters`, `healthcheck` | ask a running daemon |
 //! | `completions`, `man` | describe the command line itself |
 //! | `locate`, `admin`, `process`, `terminal`, `failure` | what they share |
 //!
@@ -27,6 +27,7 @@ mod man;
 mod probe;
 mod process;
 mod recognise;
+mod report;
 mod run;
 mod send_test;
 mod sink;
@@ -63,6 +64,7 @@ enum Verb {
     SendTest(send_test::Args),
     Status(status::Args),
     DeadLetters(dead_letters::Args),
+    Report(report::Args),
     Sink(sink::Args),
     Healthcheck(healthcheck::Args),
     Completions(completions::Args),
@@ -85,6 +87,7 @@ impl Cli {
             Verb::SendTest(args) => send_test::send_test(&located, &args),
             Verb::Status(args) => status::status(&located, &args),
             Verb::DeadLetters(args) => dead_letters::dead_letters(&located, &args),
+            Verb::Report(args) => report::report(&located, &args),
             Verb::Sink(args) => sink::sink(&args),
             Verb::Healthcheck(args) => healthcheck::healthcheck(&located, &args),
             Verb::Completions(args) => completions::completions(&args),

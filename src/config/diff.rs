@@ -114,6 +114,7 @@ fn fields(config: &Config) -> BTreeMap<String, Field> {
     for (project, own) in &config.limits.own {
         section(&mut fields, &format!("projects.{project}.limits"), own);
     }
+    section(&mut fields, "report", &config.report);
     for (name, settings) in &config.upstreams {
         section(&mut fields, &format!("upstreams.{name}"), settings);
     }

@@ -20,6 +20,7 @@ use crate::http::tls::Certificate;
 use crate::policy::dedup;
 use crate::policy::limits::Limits;
 use crate::policy::routing::{Project, Routing};
+use crate::telemetry::report::criteria;
 use crate::{delivery, journal};
 
 mod certificate;
@@ -62,6 +63,8 @@ pub struct Config {
     pub dedup: dedup::Settings,
     /// What may come in, of each project.
     pub limits: Limits,
+    /// What a candidate must achieve.
+    pub report: criteria::Settings,
     /// The upstreams by name: at least one, at most [`MAX_TARGETS`](journal::MAX_TARGETS).
     pub upstreams: BTreeMap<Arc<str>, delivery::settings::Settings>,
     /// The projects: at least one.

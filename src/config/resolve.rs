@@ -54,6 +54,7 @@ pub(super) fn resolve(file: File, report: &mut Report<'_>) -> Config {
         journal: file.journal,
         dedup: file.dedup,
         limits: Limits { all: file.limits, own: limits },
+        report: file.report,
         upstreams: file.upstreams.into_iter().map(|(name, settings)| (name.into(), settings)).collect(),
         projects,
     }

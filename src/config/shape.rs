@@ -10,6 +10,7 @@ use toml::de::DeValue;
 
 use crate::http::settings::{Admin, Server};
 use crate::policy::{dedup, limits};
+use crate::telemetry::report::criteria;
 use crate::{delivery, journal};
 
 use super::report::Report;
@@ -31,6 +32,7 @@ pub(super) struct File {
     pub(super) journal: journal::Settings,
     pub(super) dedup: dedup::Settings,
     pub(super) limits: limits::Settings,
+    pub(super) report: criteria::Settings,
     pub(super) upstreams: BTreeMap<String, delivery::settings::Settings>,
     pub(super) projects: Vec<Project>,
 }
@@ -45,6 +47,7 @@ impl Default for File {
             journal: journal::Settings::default(),
             dedup: dedup::Settings::default(),
             limits: limits::Settings::default(),
+            report: criteria::Settings::default(),
             upstreams: BTreeMap::new(),
             projects: vec![],
         }
@@ -182,8 +185,8 @@ fn plain_words(words: &str) -> String {
 }
 
 fn unknown_key_help(path: &Path, known: &[&str]) -> String {
-    const TOP: [&str; 9] =
-        ["primary", "mirror", "server", "admin", "journal", "dedup", "limits", "upstreams", "projects"];
+    const TOP: [&str; 10] =
+        ["primary", "mirror", "server", "admin", "journal", "dedup", "limits", "report", "upstreams", "projects"];
     let Some((Segment::Key(word), parent)) = path.split_last() else { return String::new() };
     if let Some(meant) = nearest(word, known.iter().copied()) {
         return format!("did you mean `{meant}`?");

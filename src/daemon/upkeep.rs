@@ -38,7 +38,8 @@ impl Observed {
 
     /// By how much the counts have risen since.
     fn news(&self, counts: &IntakeCounts) -> Vec<Tally> {
-        let risen = counts.iter().map(|(key, count)| (key, count - self.counts.get(key).copied().unwrap_or(0)));
+        let risen =
+            counts.iter().map(|(key, count)| (key, count.saturating_sub(self.counts.get(key).copied().unwrap_or(0))));
         let tally = |((what, kind), count): (&(&str, String), u64)| Tally {
             what: (*what).into(),
             kind: kind.as_str().into(),
@@ -71,7 +72,8 @@ impl Daemon {
     /// Adds to the journal's evidence what was observed since the last time, and that we are alive. What it cannot take now is
     /// told the next time.
     pub(super) async fn keep_observations(&mut self, now: Timestamp, stopping: bool) {
-        let (targets, counts) = (self.journal.targets(), self.metrics.intake_counts());
+        let (targets, mut counts) = (self.journal.targets(), self.metrics.intake_counts());
+        counts.extend(self.intake.sightings().into_iter().map(|(name, count)| (("service", name), count)));
         let news = self.observations.take();
         let target = |name: &Arc<str>| targets.iter().find(|(_, known)| known == name).map(|(target, _)| *target);
         let upstreams = news.iter().filter_map(|(name, news)| Some((target(name)?, news.clone()))).collect();

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 
 use axum::Json;
-use axum::extract::{FromRequestParts, State};
+use axum::extract::{FromRequestParts, Query, State};
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode, header};
@@ -14,8 +14,12 @@ use serde_json::json;
 use subtle::ConstantTimeEq as _;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::telemetry::report::Report;
+use crate::units::Period;
+
+use super::report::{self, NoReport};
 use super::state::Admin;
-use super::{letters, page, scrape};
+use super::{letters, page, report_page, scrape};
 
 /// An order to make another upstream the primary.
 #[derive(Debug)]
@@ -81,7 +85,40 @@ pub(super) async fn status(_: Reader, State(admin): State<Admin>) -> Response {
 
 pub(super) async fn page(_: Reader, State(admin): State<Admin>) -> Response {
     let letters = letters::newest(&admin, LETTERS).await;
-    let html = page::render(&scrape::status(&admin).await, &letters);
+    html(page::render(&scrape::status(&admin).await, &letters))
+}
+
+/// What `/report` and `/api/report` may be asked.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReportQuery {
+    since: Option<Period>,
+    candidate: Option<String>,
+}
+
+pub(super) async fn report(_: Reader, State(admin): State<Admin>, Query(query): Query<ReportQuery>) -> Response {
+    make_report(&admin, &query).await.map_or_else(|why| no_report(&why), |report| Json(report).into_response())
+}
+
+pub(super) async fn report_page(_: Reader, State(admin): State<Admin>, Query(query): Query<ReportQuery>) -> Response {
+    let report = make_report(&admin, &query).await;
+    report.map_or_else(|why| no_report(&why), |report| html(report_page::render(&report)))
+}
+
+async fn make_report(admin: &Admin, query: &ReportQuery) -> Result<Report, NoReport> {
+    let window = query.since.unwrap_or(admin.view.load().report.window);
+    report::report(admin, admin.clock.now() - window.get(), query.candidate.as_deref()).await
+}
+
+fn no_report(why: &NoReport) -> Response {
+    let status = match why {
+        NoReport::Candidate(_) => StatusCode::BAD_REQUEST,
+        NoReport::Journal(_) => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    refuse(status, &why.to_string())
+}
+
+fn html(html: String) -> Response {
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),

@@ -13,6 +13,8 @@ mod phase;
 mod proxy;
 mod raw;
 mod receive;
+mod report;
+mod report_page;
 mod routes;
 mod scrape;
 mod serve;

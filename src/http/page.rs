@@ -5,7 +5,7 @@ use maud::{DOCTYPE, Markup, html};
 use crate::telemetry::letters::LetterSummary;
 use crate::telemetry::status::{Status, UpstreamStatus};
 
-const STYLE: &str = "
+pub(super) const STYLE: &str = "
 :root{color-scheme:light dark;--line:#8884;--good:#1a7f37;--bad:#cf222e;--warn:#9a6700}
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem}
 h1{font-size:1.3rem;margin:0}h2{font-size:1.05rem;margin:2rem 0 .5rem}
@@ -43,7 +43,7 @@ fn head(status: &Status) -> Markup {
     html! {
         h1 { "Switchyard" }
         p {
-            "Primary: " b { (status.primary) } " · mirror " (if status.mirror { "on" } else { "off" })
+            a href="/report" { "Report" } " · Primary: " b { (status.primary) } " · mirror " (if status.mirror { "on" } else { "off" })
             span.muted {
                 " · version " (status.version) " · running since " (status.started_at)
                 " · journal " (bytes(status.journal.size_bytes)) " · " (status.now)

@@ -68,6 +68,8 @@ fn operators(state: Admin) -> Router {
         .route("/healthz", get(admin::healthz))
         .route("/readyz", get(admin::readyz))
         .route("/api/status", get(admin::status))
+        .route("/report", get(admin::report_page))
+        .route("/api/report", get(admin::report))
         .route("/api/primary", post(admin::switch))
         .route("/api/dead-letters", get(letters::list))
         .route("/api/dead-letters/{id}", get(letters::show))

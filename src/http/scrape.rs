@@ -77,7 +77,7 @@ async fn read(admin: &Admin) -> Status {
         projects: projects(&view),
         refused: refused(admin, &view),
         storms: storms(&view),
-        switches: switches(admin).await,
+        switches: switches(admin, SWITCHES).await,
         config: view.config,
     }
 }
@@ -216,7 +216,8 @@ fn storms(view: &View) -> Vec<StormStatus> {
     view.storms.shown().into_iter().map(row).collect()
 }
 
-async fn switches(admin: &Admin) -> Vec<SwitchStatus> {
+/// The last `limit` switches, newest first.
+pub(super) async fn switches(admin: &Admin, limit: usize) -> Vec<SwitchStatus> {
     let text = |text: Option<Box<str>>| text.map(String::from);
     let row = |switch: crate::journal::Switch| SwitchStatus {
         at: switch.at,
@@ -227,7 +228,7 @@ async fn switches(admin: &Admin) -> Vec<SwitchStatus> {
         author: text(switch.author),
     };
     // The first primary of a journal is no switch.
-    let all = admin.journal.switches(SWITCHES).await.unwrap_or_default();
+    let all = admin.journal.switches(limit).await.unwrap_or_default();
     all.into_iter().filter(|switch| switch.from.is_some()).map(row).collect()
 }
 

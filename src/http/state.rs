@@ -18,6 +18,7 @@ use crate::tasks::Tasks;
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::log::Damper;
 use crate::telemetry::metrics::{Metrics, Refused};
+use crate::telemetry::report::criteria;
 use crate::telemetry::status::ConfigStatus;
 use crate::units::Secret;
 
@@ -95,6 +96,8 @@ pub struct View {
     pub routing: Arc<Routing>,
     /// The configured upstreams, each with its `max_age`.
     pub upstreams: BTreeMap<Arc<str>, Duration>,
+    /// What a candidate must achieve.
+    pub report: criteria::Settings,
     /// The file and its state.
     pub config: ConfigStatus,
     /// The token of the admin listener.

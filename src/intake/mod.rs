@@ -11,5 +11,6 @@ mod paced;
 mod part;
 mod police;
 pub mod raw;
+mod sightings;
 pub mod submit;
 pub mod unpack;

@@ -1,6 +1,6 @@
 //! The use case of this relay: take one submission in. Each is decided under one [`View`], and so under exactly one primary.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -26,6 +26,7 @@ use super::identity;
 use super::keyring::{KeyError, Keyring, check_dsn};
 use super::part;
 use super::police::{self, Sorting};
+use super::sightings::Sightings;
 
 /// What submissions are decided under; replaced as a whole by a reload.
 #[derive(Debug, Default)]
@@ -108,12 +109,14 @@ pub struct Intake {
     storms: Storms,
     clock: Clock,
     metrics: Metrics,
+    sightings: Sightings,
 }
 
 impl Intake {
     /// A way in that knows no project yet.
     pub fn new(journal: Arc<dyn Journal>, dedup: Dedup, clock: Clock, metrics: Metrics) -> Self {
-        Self { view: Arc::default(), journal, dedup, storms: Storms::default(), clock, metrics }
+        let (storms, sightings) = (Storms::default(), Sightings::default());
+        Self { view: Arc::default(), journal, dedup, storms, clock, metrics, sightings }
     }
 
     /// From now on submissions are decided under this routing, with the journal's target of each upstream, and these limits;
@@ -128,6 +131,16 @@ impl Intake {
     /// The storms of identical errors.
     pub fn storms(&self) -> &Storms {
         &self.storms
+    }
+
+    /// From now on these services are looked for in what comes in.
+    pub fn expect(&self, services: &[Box<str>]) {
+        self.sightings.expect(services);
+    }
+
+    /// How often each of them was seen since the start.
+    pub fn sightings(&self) -> BTreeMap<String, u64> {
+        self.sightings.counts()
     }
 
     /// Who gets what now.
@@ -190,6 +203,7 @@ impl Intake {
             let ranges = envelope.ranges_of(|i| sorting.keeps(i));
             (part::of(&self.journal, &body, envelope.header(), &ranges).await?, sorting.quantities())
         };
+        self.sightings.look(&body);
         let (targets, withheld) = self.targets(&view, &project);
         let keys = fresh.iter().map(Reservation::key).collect();
         let event_id = envelope.event_id();

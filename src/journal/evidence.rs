@@ -8,8 +8,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::clock::Timestamp;
 use crate::policy::outcome::DropReason;
 use crate::protocol::event_id::EventId;
@@ -39,9 +37,9 @@ pub struct Observation {
 /// How often the intake did something: what, with which word for the kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tally {
-    /// `duplicate` or `refused`.
+    /// `duplicate`, `refused` or `service`.
     pub what: Box<str>,
-    /// The category, or the reason.
+    /// The category, the reason, or the service that was seen.
     pub kind: Box<str>,
     /// How often.
     pub count: u64,
@@ -61,7 +59,7 @@ pub struct Evidence {
 }
 
 /// A stretch of time in which the relay ran.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stretch {
     /// From.
     pub from: Timestamp,
@@ -85,8 +83,7 @@ pub struct Outage {
 }
 
 /// What became of one record at one upstream, as far as it can be told of a record that is still kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// It has it.
     Delivered,
@@ -105,6 +102,19 @@ pub enum Fate {
 }
 
 impl Fate {
+    /// The name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Pending => "pending",
+            Self::NotSent => "not_sent",
+            Self::Rejected => "rejected",
+            Self::Expired => "expired",
+            Self::Evicted => "evicted",
+            Self::RateLimited => "rate_limited",
+        }
+    }
+
     /// The fate of what is dropped for that reason; `None` for what the configuration or the upstream's kind leaves out, which is
     /// counted, and can be too much to be listed.
     pub fn of(reason: DropReason) -> Option<Self> {

@@ -6,4 +6,5 @@ pub mod letters;
 pub mod log;
 pub mod metrics;
 pub mod observations;
+pub mod report;
 pub mod status;

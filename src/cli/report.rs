@@ -1,0 +1,202 @@
+//! `switchyard report`: the evidence of a parallel run, and whether the candidate is ready.
+
+use crate::telemetry::report::criteria::hours;
+use crate::telemetry::report::{MissedReport, Report, UpstreamReport};
+use crate::units::Period;
+
+use super::admin::AdminClient;
+use super::failure::Failure;
+use super::locate::Located;
+use super::process;
+use super::terminal::{self, Tone, harmless, right, table, tint};
+
+/// How many missed envelopes, outages and switches are shown; the page and --json have them all.
+const SHOWN: usize = 10;
+
+/// Says by the evidence whether the candidate is ready to be the primary
+///
+/// Exit 0 when it is, 1 when it is not, 69 when no daemon answers. The criteria stand in the section [report] of the
+/// configuration. The page /report on the admin listener shows the same, to be printed.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// The time looked at, as in 48h or 7d [default: report.window]
+    #[arg(long, value_name = "PERIOD")]
+    since: Option<Period>,
+    /// The upstream that is judged [default: the only one that is not the primary]
+    #[arg(long, value_name = "NAME")]
+    candidate: Option<String>,
+    /// As JSON, as the daemon tells it
+    #[arg(long)]
+    json: bool,
+}
+
+/// Shows the report.
+pub(super) fn report(located: &Located, args: &Args) -> Result<(), Failure> {
+    let admin = AdminClient::new(located.contact()?)?;
+    let asked = admin.report_and_text(args.since, args.candidate.as_deref());
+    let (report, text) = process::block_on(async { asked.await.map_err(|silence| admin.failure(silence)) })?;
+    terminal::say(if args.json { text } else { render(&report) })?;
+    if report.ready { Ok(()) } else { Err(Failure::negative()) }
+}
+
+/// The whole report as a person reads it, the verdict last.
+fn render(report: &Report) -> String {
+    let mut parts = vec![head(report), upstreams(report)];
+    parts.extend(report.upstreams.iter().map(details));
+    parts.push(comparison(report));
+    parts.extend(switches(report));
+    parts.push(criteria(report));
+    let tone = if report.ready { Tone::Good } else { Tone::Bad };
+    parts.push(format!("\n{}", tint(tone, &report.verdict)));
+    parts.join("\n")
+}
+
+fn head(report: &Report) -> String {
+    let list = |counts: &std::collections::BTreeMap<String, u64>| match counts.values().sum::<u64>() {
+        0 => "none".to_owned(),
+        _ => told(counts),
+    };
+    format!(
+        "parallel run of {} (primary) and {} (candidate), {} to {}\n\
+         the relay ran {} of {}, {} starts, {} crashes\n\
+         accepted items: {} · repeats: {} · refused requests: {}\n",
+        tint(Tone::Strong, &report.primary),
+        tint(Tone::Strong, &report.candidate),
+        report.since,
+        report.now,
+        hours(report.relay.up_seconds),
+        hours(report.relay.window_seconds),
+        report.relay.starts,
+        report.relay.crashes,
+        list(&report.intake.accepted),
+        list(&report.intake.duplicates),
+        list(&report.intake.refused),
+    )
+}
+
+fn told(counts: &std::collections::BTreeMap<String, u64>) -> String {
+    let counts: Vec<String> = counts.iter().filter(|(_, n)| **n > 0).map(|(kind, n)| format!("{kind} {n}")).collect();
+    counts.join(", ")
+}
+
+fn upstreams(report: &Report) -> String {
+    let mut rows = table(&[
+        "UPSTREAM",
+        "ROLE",
+        "CATEGORY",
+        "ACCEPTED",
+        "DELIVERED",
+        "DROPPED",
+        "PENDING",
+        "LAG P50",
+        "P99",
+        "MAX",
+        "AVAILABILITY",
+    ]);
+    for upstream in &report.upstreams {
+        let lag = |pick: fn(&crate::telemetry::report::LagReport) -> f64| {
+            upstream.lag.as_ref().map_or("-".to_owned(), |lag| format!("{:.3} s", pick(lag)))
+        };
+        rows.add_row(vec![
+            upstream.name.as_str().into(),
+            upstream.role.as_str().into(),
+            "all".into(),
+            right(upstream.accepted()),
+            right(upstream.delivered()),
+            right(upstream.dropped.values().sum::<u64>()),
+            right(upstream.categories.iter().map(|category| category.pending).sum::<u64>()),
+            right(lag(|lag| lag.p50_seconds)),
+            right(lag(|lag| lag.p99_seconds)),
+            right(lag(|lag| lag.max_seconds)),
+            right(format!("{:.3}%", upstream.availability_percent)),
+        ]);
+        for category in &upstream.categories {
+            rows.add_row(vec![
+                "".into(),
+                "".into(),
+                category.category.as_str().into(),
+                right(category.accepted),
+                right(category.delivered),
+                right(category.dropped.values().sum::<u64>()),
+                right(category.pending),
+            ]);
+        }
+    }
+    rows.trim_fmt()
+}
+
+/// What there is to say of one upstream beyond its rows.
+fn details(upstream: &UpstreamReport) -> String {
+    let mut lines = vec![format!("  requests: {}", told(&upstream.attempts))];
+    if !upstream.dropped.is_empty() {
+        lines.push(format!("  dropped items: {}", told(&upstream.dropped)));
+    }
+    let returned: u64 = upstream.categories.iter().map(|category| category.returned).sum();
+    if returned > 0 {
+        lines.push(format!("  of them waiting again since, or sent: {returned}"));
+    }
+    for outage in upstream.outages.iter().take(SHOWN) {
+        let end = outage.to.map_or("still lasting".to_owned(), |to| hours(to.since(outage.from).as_secs_f64()));
+        lines.push(format!("  outage from {}, {end}: {}", outage.from, harmless(&outage.cause, 300)));
+    }
+    more(&mut lines, upstream.outages.len(), "outages");
+    for limit in &upstream.limits {
+        lines.push(format!("  limited: {} until {}", limit.category, limit.until));
+    }
+    if upstream.dead_letters > 0 {
+        lines.push(format!("  dead letters kept: {}", upstream.dead_letters));
+    }
+    if upstream.difference != 0 {
+        lines.push(tint(Tone::Bad, format_args!("  difference: {}", upstream.difference)));
+    }
+    format!("\n{}\n{}", upstream.name, lines.join("\n"))
+}
+
+fn more(lines: &mut Vec<String>, all: usize, what: &str) {
+    if all > SHOWN {
+        lines.push(format!("  … and {} more {what}", all - SHOWN));
+    }
+}
+
+fn comparison(report: &Report) -> String {
+    let comparison = &report.comparison;
+    let since = comparison.oldest.map_or(String::new(), |oldest| format!(" from {oldest} on"));
+    let rest = if comparison.complete { "" } else { "; there are more" };
+    let mut lines = vec![
+        format!("\nwho got what: {} envelopes still kept{since} compared{rest}", comparison.compared),
+        format!("  waiting for {} alone: {}", report.candidate, comparison.candidate_waits),
+        format!("  waiting for {} alone: {}", report.primary, comparison.primary_waits),
+    ];
+    missed(&mut lines, (&*report.candidate, &*report.primary), &comparison.candidate_missed);
+    missed(&mut lines, (&*report.primary, &*report.candidate), &comparison.primary_missed);
+    lines.join("\n")
+}
+
+fn missed(lines: &mut Vec<String>, (loser, other): (&str, &str), missed: &MissedReport) {
+    let reasons = if missed.count > 0 { format!(": {}", told(&missed.reasons)) } else { String::new() };
+    lines.push(format!("  missed by {loser}, got by {other}: {}{reasons}", missed.count));
+    for one in missed.sample.iter().take(SHOWN) {
+        let id = one.event_id.as_deref().unwrap_or("no event id");
+        lines.push(format!("    {id}  {}  {}  {}", one.accepted_at, one.project, one.reason));
+    }
+    let shown = missed.sample.len().min(SHOWN) as u64;
+    if missed.count > shown {
+        lines.push(format!("    … and {} more", missed.count - shown));
+    }
+}
+
+fn switches(report: &Report) -> Option<String> {
+    let shown = report.switches.iter().take(SHOWN);
+    let mut lines: Vec<String> = shown.map(|switch| format!("  {}", super::switch::describe(switch))).collect();
+    more(&mut lines, report.switches.len(), "switches");
+    (!lines.is_empty()).then(|| format!("\nswitches\n{}", lines.join("\n")))
+}
+
+fn criteria(report: &Report) -> String {
+    let mut rows = table(&["CRITERION", "RESULT", "DEMANDED", "FOUND"]);
+    for criterion in &report.criteria {
+        let result = if criterion.passed { tint(Tone::Good, "pass") } else { tint(Tone::Bad, "FAIL") };
+        rows.add_row(vec![criterion.name.clone(), result, criterion.demanded.clone(), harmless(&criterion.found, 300)]);
+    }
+    format!("\n{}", rows.trim_fmt())
+}

@@ -1,0 +1,195 @@
+//! The report as a page that can be printed, without scripts.
+
+use maud::{DOCTYPE, Markup, html};
+
+use crate::telemetry::report::criteria::hours;
+use crate::telemetry::report::{MissedReport, Report, UpstreamReport};
+
+use super::page::STYLE;
+
+/// What a printer gets.
+const PRINT: &str =
+    "@media print{body{margin:0;max-width:none;font-size:11px}h2{break-after:avoid}tr{break-inside:avoid}}";
+
+/// The page.
+pub(super) fn render(report: &Report) -> String {
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width";
+                title { "Switchyard: report on " (report.candidate) }
+                style { (maud::PreEscaped(STYLE)) (maud::PreEscaped(PRINT)) }
+            }
+            body {
+                (head(report))
+                (criteria(report))
+                (side_by_side(report))
+                @for upstream in &report.upstreams { (upstream_part(upstream)) }
+                (intake(report))
+                (comparison(report))
+                (switches(report))
+            }
+        }
+    };
+    page.into_string()
+}
+
+fn head(report: &Report) -> Markup {
+    html! {
+        h1 { "Parallel run: " (report.primary) " (primary) and " (report.candidate) " (candidate)" }
+        p.muted {
+            "From " (report.since) " to " (report.now) " · items, attempts and lags from " (report.counted_since) " on · version "
+            (report.version)
+        }
+        div.banner.good[report.ready].bad[!report.ready] { b { (report.verdict) } }
+    }
+}
+
+fn criteria(report: &Report) -> Markup {
+    html! {
+        h2 { "Criteria" }
+        table {
+            tr { th { "Criterion" } th { "Result" } th { "Demanded" } th { "Found" } }
+            @for criterion in &report.criteria {
+                tr {
+                    td { (criterion.name) }
+                    td.good[criterion.passed].bad[!criterion.passed] { (if criterion.passed { "pass" } else { "FAIL" }) }
+                    td { (criterion.demanded) } td { (criterion.found) }
+                }
+            }
+        }
+    }
+}
+
+fn side_by_side(report: &Report) -> Markup {
+    html! {
+        h2 { "Side by side" }
+        table {
+            tr {
+                th { "Upstream" } th { "Role" } th.n { "Accepted" } th.n { "Delivered" } th.n { "Dropped" } th.n { "Waiting" }
+                th.n { "Lag p50" } th.n { "p99" } th.n { "max" } th.n { "Availability" } th.n { "Dead letters" }
+            }
+            @for upstream in &report.upstreams {
+                tr {
+                    td { b { (upstream.name) } } td { (upstream.role) }
+                    td.n { (upstream.accepted()) } td.n { (upstream.delivered()) } td.n { (upstream.dropped.values().sum::<u64>()) }
+                    td.n { (upstream.waiting) }
+                    @match &upstream.lag {
+                        Some(lag) => {
+                            td.n { (format!("{:.3} s", lag.p50_seconds)) } td.n { (format!("{:.3} s", lag.p99_seconds)) }
+                            td.n { (format!("{:.3} s", lag.max_seconds)) }
+                        }
+                        None => { td.n {} td.n {} td.n {} }
+                    }
+                    td.n { (format!("{:.3}%", upstream.availability_percent)) } td.n { (upstream.dead_letters) }
+                }
+            }
+        }
+    }
+}
+
+fn upstream_part(upstream: &UpstreamReport) -> Markup {
+    html! {
+        h2 { (upstream.name) }
+        p {
+            "Requests: " @for (result, n) in &upstream.attempts { (n) " " (result) " · " }
+            @for limit in &upstream.limits { "limited: " (limit.category) " until " (limit.until) " · " }
+            "difference " (upstream.difference)
+        }
+        table {
+            tr { th { "Category" } th.n { "Accepted" } th.n { "Delivered" } th.n { "Dropped" } th.n { "Pending" } }
+            @for category in &upstream.categories {
+                tr {
+                    td { (category.category) } td.n { (category.accepted) } td.n { (category.delivered) }
+                    td.n { @for (reason, n) in &category.dropped { (reason) " " (n) " " }
+                        @if category.returned > 0 { "returned " (category.returned) } } td.n { (category.pending) }
+                }
+            }
+        }
+        @if !upstream.outages.is_empty() {
+            table {
+                tr { th { "Outage from" } th { "to" } th { "Cause" } }
+                @for outage in &upstream.outages {
+                    tr {
+                        td { (outage.from) }
+                        td { @match outage.to { Some(to) => (to), None => span.bad { "still lasting" } } }
+                        td { (outage.cause) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn intake(report: &Report) -> Markup {
+    html! {
+        h2 { "What came in" }
+        p {
+            "The relay ran " (hours(report.relay.up_seconds)) " of " (hours(report.relay.window_seconds)) ", was started "
+            (report.relay.starts) " times and crashed " (report.relay.crashes) " times."
+        }
+        table {
+            @for (what, counts) in [
+                ("Items accepted", &report.intake.accepted), ("Items that were repeats", &report.intake.duplicates),
+                ("Requests refused", &report.intake.refused),
+            ] {
+                tr { td { (what) } td { @for (kind, n) in counts { (kind) " " (n) " " } } }
+            }
+            tr {
+                td { "Services seen" }
+                td { @for service in &report.services {
+                    span.good[service.seen].bad[!service.seen] { (service.name) (if service.seen { " " } else { " (silent) " }) }
+                } }
+            }
+        }
+    }
+}
+
+fn comparison(report: &Report) -> Markup {
+    let comparison = &report.comparison;
+    html! {
+        h2 { "Who got what" }
+        p {
+            (comparison.compared) " envelopes that are still kept were compared"
+            @if let Some(oldest) = comparison.oldest { ", from " (oldest) " on" }
+            @if !comparison.complete { ", and there are more" }
+            ". " (comparison.candidate_waits) " wait for " (report.candidate) " alone, " (comparison.primary_waits) " for "
+            (report.primary) " alone."
+        }
+        (missed(&report.candidate, &report.primary, &comparison.candidate_missed))
+        (missed(&report.primary, &report.candidate, &comparison.primary_missed))
+    }
+}
+
+fn missed(loser: &str, other: &str, missed: &MissedReport) -> Markup {
+    html! {
+        p { b { (loser) } " missed " (missed.count) " that " (other) " got" @if missed.count > 0 { ":" } @else { "." } }
+        table {
+            @for one in &missed.sample {
+                tr {
+                    td { (one.event_id.as_deref().unwrap_or("no event id")) } td { (one.project) } td { (one.accepted_at) }
+                    td { (one.reason) }
+                }
+            }
+        }
+        @if missed.count > missed.sample.len() as u64 { p.muted { "… and " (missed.count - missed.sample.len() as u64) " more" } }
+    }
+}
+
+fn switches(report: &Report) -> Markup {
+    html! {
+        h2 { "Switches" }
+        @if report.switches.is_empty() { p.muted { "None." } }
+        table {
+            @for switch in &report.switches {
+                tr {
+                    td { (switch.at) } td { (switch.project.as_deref().unwrap_or("all projects")) }
+                    td { (switch.from.as_deref().unwrap_or("")) " → " b { (switch.to) } }
+                    td { (switch.reason.as_deref().unwrap_or("")) }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! What is demanded of a candidate before it is called ready: the section `[report]`, and the decision.
+//!
+//! Rule: decided by what stands in the report, and nothing else.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::{Percent, Period};
+
+use super::{Criterion, Report, UpstreamReport};
+
+/// The section `[report]` of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// How long both ran side by side, when a report is asked for without saying so.
+    pub window: Period,
+    /// The least share of that time in which the relay ran.
+    pub min_uptime: Percent,
+    /// The least share of the relay's time in which the candidate was in no outage.
+    pub min_availability: Percent,
+    /// What 99 of 100 deliveries to the candidate stay below.
+    pub max_lag_p99: Period,
+    /// The most items and requests that the candidate refuses.
+    pub max_refused: u64,
+    /// The most items that are lost for the candidate: expired, evicted, dropped under its rate limits.
+    pub max_lost: u64,
+    /// The most items that are kept from the candidate: mirror off, filtered, sampled, capped.
+    pub max_withheld: u64,
+    /// The services that must have sent something: projects, or the `server_name` or release of events. Empty: every project.
+    pub expect: Vec<Box<str>>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            window: Period::secs(48 * 3600),
+            min_uptime: Percent::thousandths(99_900),
+            min_availability: Percent::thousandths(99_900),
+            max_lag_p99: Period::secs(10),
+            max_refused: 0,
+            max_lost: 0,
+            max_withheld: 0,
+            expect: vec![],
+        }
+    }
+}
+
+/// Judges a report: fills in its criteria and the verdict.
+pub fn judge(settings: &Settings, report: &mut Report) {
+    let unknown = UpstreamReport::default();
+    let candidate = report.upstreams.iter().find(|upstream| upstream.role == "candidate").unwrap_or(&unknown);
+    report.criteria = vec![
+        uptime(settings, report),
+        balance(candidate),
+        withheld(settings, candidate),
+        lost(settings, candidate),
+        refused(settings, candidate),
+        availability(settings, candidate),
+        lag(settings, candidate),
+        services(report),
+    ];
+    let failed: Vec<&str> =
+        report.criteria.iter().filter(|criterion| !criterion.passed).map(|criterion| &*criterion.name).collect();
+    report.ready = failed.is_empty();
+    report.verdict = match report.ready {
+        true => format!("ready: {} meets all {} criteria", report.candidate, report.criteria.len()),
+        false => format!("not ready: {} fails {}", report.candidate, failed.join(", ")),
+    };
+}
+
+fn criterion(name: &str, passed: bool, demanded: String, found: String) -> Criterion {
+    Criterion { name: name.to_owned(), passed, demanded, found }
+}
+
+fn uptime(settings: &Settings, report: &Report) -> Criterion {
+    let relay = &report.relay;
+    let found = format!("{} of {}, {:.3}%", hours(relay.up_seconds), hours(relay.window_seconds), relay.uptime_percent);
+    let passed = settings.min_uptime.is_reached_by(relay.uptime_percent);
+    criterion("uptime", passed, format!("the relay ran {} of the time", settings.min_uptime), found)
+}
+
+fn balance(candidate: &UpstreamReport) -> Criterion {
+    let demanded = "no unexplained loss: accepted = delivered + dropped + pending".to_owned();
+    criterion("balance", candidate.difference == 0, demanded, format!("a difference of {}", candidate.difference))
+}
+
+fn withheld(settings: &Settings, candidate: &UpstreamReport) -> Criterion {
+    let found = candidate.dropped_as(&["filtered", "sampled", "capped"]);
+    let demanded = format!("no more than {} items kept from it", settings.max_withheld);
+    criterion("withheld", found <= settings.max_withheld, demanded, format!("{found} items"))
+}
+
+fn lost(settings: &Settings, candidate: &UpstreamReport) -> Criterion {
+    let found = candidate.dropped_as(&["expired", "evicted", "rate_limited"]);
+    let demanded = format!("no more than {} items expired, evicted or dropped under a limit", settings.max_lost);
+    criterion("lost", found <= settings.max_lost, demanded, format!("{found} items"))
+}
+
+fn refused(settings: &Settings, candidate: &UpstreamReport) -> Criterion {
+    let (items, answers) = (candidate.dropped_as(&["rejected"]), candidate.attempts_of("misconfigured"));
+    let demanded = format!("no more than {} refusals", settings.max_refused);
+    let found = format!("{items} items refused for good, {answers} answers that our DSN is wrong");
+    criterion("refused", items + answers <= settings.max_refused, demanded, found)
+}
+
+fn availability(settings: &Settings, candidate: &UpstreamReport) -> Criterion {
+    let found = format!(
+        "{:.3}%, {} outages, {} together",
+        candidate.availability_percent,
+        candidate.outages.len(),
+        hours(candidate.outage_seconds)
+    );
+    let passed = settings.min_availability.is_reached_by(candidate.availability_percent);
+    criterion("availability", passed, format!("it answered {} of the time", settings.min_availability), found)
+}
+
+fn lag(settings: &Settings, candidate: &UpstreamReport) -> Criterion {
+    let demanded = format!("99 of 100 deliveries took less than {}", settings.max_lag_p99);
+    match &candidate.lag {
+        None => criterion("lag", false, demanded, "nothing was delivered".to_owned()),
+        Some(lag) => {
+            let passed = lag.p99_seconds < settings.max_lag_p99.get().as_secs_f64();
+            criterion("lag", passed, demanded, format!("{:.3} s", lag.p99_seconds))
+        }
+    }
+}
+
+fn services(report: &Report) -> Criterion {
+    let silent: Vec<&str> =
+        report.services.iter().filter(|service| !service.seen).map(|service| &*service.name).collect();
+    let found = match silent.as_slice() {
+        [] => format!("all {} did", report.services.len()),
+        silent => format!("nothing from {}", silent.join(", ")),
+    };
+    criterion("services", silent.is_empty(), "every expected service sent something".to_owned(), found)
+}
+
+/// A span of time in hours, minutes and seconds, without what is zero.
+pub fn hours(seconds: f64) -> String {
+    let whole = Duration::try_from_secs_f64(seconds).unwrap_or_default().as_secs();
+    let parts = [(whole / 3600, "h"), (whole / 60 % 60, "min"), (whole % 60, "s")];
+    let told: Vec<String> = parts.iter().filter(|(n, _)| *n > 0).map(|(n, unit)| format!("{n} {unit}")).collect();
+    if told.is_empty() { "0 s".to_owned() } else { told.join(" ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::report::{LagReport, ServiceReport};
+
+    fn report() -> Report {
+        let report = serde_json::json!({
+            "version": "1", "now": "2026-01-03T00:00:00Z", "since": "2026-01-01T00:00:00Z",
+            "counted_since": "2026-01-01T00:00:00Z", "primary": "a", "candidate": "b", "ready": false, "verdict": "",
+            "criteria": [], "upstreams": [], "switches": [], "services": [{"name": "shop", "seen": true}],
+            "relay": {"window_seconds": 172800.0, "up_seconds": 172790.0, "uptime_percent": 99.994, "starts": 1, "crashes": 0},
+            "intake": {"accepted": {}, "duplicates": {}, "refused": {}},
+            "comparison": {"compared": 0, "oldest": null, "complete": true, "candidate_waits": 0, "primary_waits": 0,
+                "candidate_missed": {"count": 0, "reasons": {}, "sample": []},
+                "primary_missed": {"count": 0, "reasons": {}, "sample": []}},
+        });
+        let mut report: Report = serde_json::from_value(report).unwrap();
+        let (p50_seconds, p99_seconds, max_seconds) = (0.1, 9.9, 300.0);
+        let lag = Some(LagReport { count: 9, p50_seconds, p99_seconds, max_seconds, error_percent: 1.5 });
+        let role = "candidate".to_owned();
+        report.upstreams.push(UpstreamReport { role, lag, availability_percent: 99.9, ..UpstreamReport::default() });
+        report
+    }
+
+    /// The criteria that fail after `change`.
+    fn failed(change: impl FnOnce(&mut Report)) -> Vec<String> {
+        let mut report = report();
+        change(&mut report);
+        judge(&Settings::default(), &mut report);
+        assert_eq!(report.ready, report.criteria.iter().all(|criterion| criterion.passed));
+        report.criteria.into_iter().filter(|criterion| !criterion.passed).map(|criterion| criterion.name).collect()
+    }
+
+    fn dropped(report: &mut Report, reason: &str) {
+        report.upstreams[0].dropped.insert(reason.to_owned(), 1);
+    }
+
+    #[test]
+    fn each_criterion_fails_by_itself() {
+        assert!(failed(|_| {}).is_empty());
+        assert_eq!(failed(|report| report.relay.uptime_percent = 99.8), ["uptime"]);
+        assert_eq!(failed(|report| report.upstreams[0].difference = -1), ["balance"]);
+        for (reason, criterion) in [
+            ("filtered", "withheld"),
+            ("sampled", "withheld"),
+            ("capped", "withheld"),
+            ("expired", "lost"),
+            ("evicted", "lost"),
+            ("rate_limited", "lost"),
+            ("rejected", "refused"),
+        ] {
+            assert_eq!(failed(|report| dropped(report, reason)), [criterion], "{reason}");
+        }
+        assert!(failed(|report| dropped(report, "unsupported")).is_empty(), "its kind says so");
+        let wrong = |report: &mut Report| report.upstreams[0].attempts.extend([("misconfigured".to_owned(), 1)]);
+        assert_eq!(failed(wrong), ["refused"]);
+        assert_eq!(failed(|report| report.upstreams[0].availability_percent = 99.89), ["availability"]);
+        assert_eq!(failed(|report| report.upstreams[0].lag = None), ["lag"], "no evidence is no good evidence");
+        assert_eq!(failed(|report| report.upstreams[0].lag.as_mut().unwrap().p99_seconds = 10.0), ["lag"]);
+        let silent = ServiceReport { name: "mailer".into(), seen: false };
+        assert_eq!(failed(|report| report.services.push(silent)), ["services"]);
+    }
+
+    #[test]
+    fn the_verdict_names_what_fails() {
+        let mut report = report();
+        (report.upstreams[0].difference, report.upstreams[0].lag) = (3, None);
+        judge(&Settings::default(), &mut report);
+        assert_eq!(report.verdict, "not ready: b fails balance, lag");
+        assert_eq!((hours(172_790.0), hours(0.2)), ("47 h 59 min 50 s".to_owned(), "0 s".to_owned()));
+    }
+}

@@ -1,0 +1,224 @@
+//! The report: the evidence of a parallel run, and whether it is enough. What `/api/report` answers, what the page and
+//! `switchyard report` show. Plain data, one shape for all; `criteria` decides.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+
+use super::status::{LimitStatus, OutageStatus, SwitchStatus};
+
+pub mod criteria;
+pub mod span;
+
+/// How two upstreams fared side by side, and whether the candidate is ready.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// The version that made it.
+    pub version: String,
+    /// When it was made: the end of its time.
+    pub now: Timestamp,
+    /// The beginning of its time.
+    pub since: Timestamp,
+    /// From when on items, attempts and lags are counted: they are kept by the hour.
+    pub counted_since: Timestamp,
+    /// The upstream that the candidate is compared with.
+    pub primary: String,
+    /// The upstream that is judged.
+    pub candidate: String,
+    /// Whether every criterion holds.
+    pub ready: bool,
+    /// The same in one line.
+    pub verdict: String,
+    /// What was demanded and what was found.
+    pub criteria: Vec<Criterion>,
+    /// When the relay ran.
+    pub relay: RelayReport,
+    /// What came in.
+    pub intake: IntakeReport,
+    /// The primary, the candidate, then others.
+    pub upstreams: Vec<UpstreamReport>,
+    /// Who got what, of the records that are still kept.
+    pub comparison: ComparisonReport,
+    /// The services that were expected.
+    pub services: Vec<ServiceReport>,
+    /// The switches in this time, newest first.
+    pub switches: Vec<SwitchStatus>,
+}
+
+/// One thing that is demanded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Criterion {
+    /// `uptime`, `balance`, `withheld`, `lost`, `refused`, `availability`, `lag`, `services`.
+    pub name: String,
+    /// Whether it holds.
+    pub passed: bool,
+    /// What is demanded.
+    pub demanded: String,
+    /// What was found.
+    pub found: String,
+}
+
+/// When the relay ran.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct RelayReport {
+    /// How long the time of the report is.
+    pub window_seconds: f64,
+    /// How long it ran in it. A crash counts from the last sign of life, which is no older than ten seconds.
+    pub up_seconds: f64,
+    /// The share of it in percent.
+    pub uptime_percent: f64,
+    /// How often it was started in it.
+    pub starts: u64,
+    /// How many of those before ended without being told to.
+    pub crashes: u64,
+}
+
+/// What came in.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct IntakeReport {
+    /// Items accepted, by category.
+    pub accepted: BTreeMap<String, u64>,
+    /// Items recognised as repeats, by category.
+    pub duplicates: BTreeMap<String, u64>,
+    /// Requests refused, by reason.
+    pub refused: BTreeMap<String, u64>,
+}
+
+/// How one upstream fared.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct UpstreamReport {
+    /// Its name.
+    pub name: String,
+    /// `primary`, `candidate` or `shadow`.
+    pub role: String,
+    /// Its items, by category.
+    pub categories: Vec<CategoryReport>,
+    /// Items dropped over all categories, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    /// Requests made, by what the answers meant: `delivered`, `rate_limited`, `failed`, `misconfigured`, `refused`.
+    pub attempts: BTreeMap<String, u64>,
+    /// How long its deliveries took; absent when there were none.
+    pub lag: Option<LagReport>,
+    /// Its outages in this time, newest first.
+    pub outages: Vec<OutageStatus>,
+    /// How long they lasted together, while the relay ran.
+    pub outage_seconds: f64,
+    /// The share of the relay's time in which it had none, in percent.
+    pub availability_percent: f64,
+    /// Envelopes that wait for it now.
+    pub waiting: u64,
+    /// Envelopes it refused for good, kept now.
+    pub dead_letters: u64,
+    /// Its rate limits now.
+    pub limits: Vec<LimitStatus>,
+    /// What does not add up in its accounts: anything but 0 is a defect.
+    pub difference: i64,
+}
+
+impl UpstreamReport {
+    /// Items accepted for it.
+    pub fn accepted(&self) -> u64 {
+        self.categories.iter().map(|category| category.accepted).sum()
+    }
+
+    /// Items it took.
+    pub fn delivered(&self) -> u64 {
+        self.categories.iter().map(|category| category.delivered).sum()
+    }
+
+    /// Items dropped for one of these reasons.
+    pub fn dropped_as(&self, reasons: &[&str]) -> u64 {
+        reasons.iter().filter_map(|reason| self.dropped.get(*reason)).sum()
+    }
+
+    /// Requests that ended so.
+    pub fn attempts_of(&self, result: &str) -> u64 {
+        self.attempts.get(result).copied().unwrap_or(0)
+    }
+}
+
+/// The items of one category at one upstream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CategoryReport {
+    /// The category.
+    pub category: String,
+    /// Accepted for it.
+    pub accepted: u64,
+    /// Taken by it.
+    pub delivered: u64,
+    /// Dropped, by reason; reasons with 0 are left out.
+    pub dropped: BTreeMap<String, u64>,
+    /// Dropped first, and waiting again later: retried dead letters.
+    pub returned: u64,
+    /// Waiting for it now.
+    pub pending: u64,
+}
+
+/// How long deliveries took, from acceptance to 2xx.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LagReport {
+    /// How many.
+    pub count: u64,
+    /// Half of them took no longer.
+    pub p50_seconds: f64,
+    /// 99 of 100 took no longer.
+    pub p99_seconds: f64,
+    /// The longest, exactly.
+    pub max_seconds: f64,
+    /// By how much of themselves the quantiles may be wrong, in percent.
+    pub error_percent: f64,
+}
+
+/// Who got what, of the records that are still kept.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ComparisonReport {
+    /// Records compared.
+    pub compared: u64,
+    /// When the first of them was accepted: what is older is not kept any more.
+    pub oldest: Option<Timestamp>,
+    /// Whether all that are kept were compared.
+    pub complete: bool,
+    /// What the primary got and the candidate did not.
+    pub candidate_missed: MissedReport,
+    /// What the candidate got and the primary did not.
+    pub primary_missed: MissedReport,
+    /// How many the primary got and still wait for the candidate.
+    pub candidate_waits: u64,
+    /// The reverse.
+    pub primary_waits: u64,
+}
+
+/// What one upstream got and the other did not.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct MissedReport {
+    /// How many records.
+    pub count: u64,
+    /// Why: `not_sent`, `rejected`, `expired`, `evicted`, `rate_limited`.
+    pub reasons: BTreeMap<String, u64>,
+    /// Some of them, the oldest first.
+    pub sample: Vec<Missed>,
+}
+
+/// A record that one upstream got and the other did not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missed {
+    /// The event id, when it has one.
+    pub event_id: Option<String>,
+    /// The project.
+    pub project: String,
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+    /// Why.
+    pub reason: String,
+}
+
+/// A service that was expected to send something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceReport {
+    /// The project, `server_name` or release it is known by.
+    pub name: String,
+    /// Whether it sent something.
+    pub seen: bool,
+}

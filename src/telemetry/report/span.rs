@@ -1,0 +1,42 @@
+//! Spans of time: how much of one is covered by others.
+
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+
+/// From when to when.
+pub type Span = (Timestamp, Timestamp);
+
+/// The spans within `window`, in order, those that touch made one.
+pub fn within(spans: impl IntoIterator<Item = Span>, window: Span) -> Vec<Span> {
+    let cut = |(from, to): Span| (from.max(window.0), to.min(window.1));
+    let mut all: Vec<Span> = spans.into_iter().map(cut).filter(|(from, to)| from < to).collect();
+    all.sort_unstable();
+    let mut merged: Vec<Span> = Vec::new();
+    for (from, to) in all {
+        match merged.last_mut().filter(|last| from <= last.1) {
+            Some(last) => last.1 = last.1.max(to),
+            None => merged.push((from, to)),
+        }
+    }
+    merged
+}
+
+/// How long they are together; they must not overlap.
+pub fn length(spans: &[Span]) -> Duration {
+    spans.iter().map(|(from, to)| to.since(*from)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_overlaps_counts_once_and_what_lies_outside_not_at_all() {
+        let at = |s: u64| Timestamp::from_millis(s * 1000);
+        let spans = [(at(50), at(70)), (at(0), at(12)), (at(60), at(65)), (at(70), at(80)), (at(95), at(200))];
+        let found = within(spans, (at(10), at(100)));
+        assert_eq!(found, [(at(10), at(12)), (at(50), at(80)), (at(95), at(100))]);
+        assert_eq!(length(&found), Duration::from_secs(37));
+    }
+}

@@ -1,0 +1,230 @@
+//! The relay in this process, in time that moves only when the test says so: the front door, the listeners and the journal are
+//! real, the clock is not.
+//!
+//! The journal's threads and the sockets live in real time; `until` waits for them there while the simulated time stands still.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use reqwest::Client;
+use serde_json::Value;
+use switchyard::clock::{Clock, Timestamp};
+use switchyard::config;
+use switchyard::daemon::{self, Options};
+use switchyard::http::Listeners;
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{Instant, advance};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::envelopes::KEY;
+use crate::support::relay::{Plan, Relay};
+use crate::support::upstream::Upstream;
+
+/// 2026-01-05, midnight: an hour's beginning.
+const START: Timestamp = Timestamp::from_millis(1_767_571_200_000);
+/// How long real work may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Simulation {
+    relay: Relay,
+    client: Client,
+    clock: Clock,
+    began: Instant,
+    running: JoinSet<()>,
+    stop: CancellationToken,
+    /// As long as this is there, tokio does not move its paused time by itself.
+    _hold: mpsc::Sender<()>,
+}
+
+impl Simulation {
+    /// A relay by this plan, started at midnight.
+    pub(crate) async fn start(plan: Plan) -> Self {
+        let (hold, held) = mpsc::channel();
+        drop(spawn_blocking(move || held.recv().is_ok()));
+        let relay = plan.prepare();
+        // Connections that are kept do not outlive hours.
+        let client = Client::builder().no_proxy().pool_max_idle_per_host(0).build().expect("an HTTP client");
+        let (clock, began) = (Clock::simulated(START), Instant::now());
+        let (running, stop) = (JoinSet::new(), CancellationToken::new());
+        let mut simulation = Self { relay, client, clock, began, running, stop, _hold: hold };
+        simulation.launch().await;
+        simulation
+    }
+
+    async fn launch(&mut self) {
+        self.stop = CancellationToken::new();
+        let journal = self.relay.home().join("journal.db");
+        let text = std::fs::read_to_string(self.relay.config()).expect("the configuration");
+        std::fs::write(self.relay.config(), text.replace("\"journal.db\"", &format!("{journal:?}"))).expect("the same");
+        let loaded = config::load(&self.relay.config()).expect("a configuration");
+        let listeners = Listeners::inherit().expect("no sockets of systemd");
+        let options = Options { path: self.relay.config(), loaded, listeners, clock: self.clock.clone() };
+        let (stop, ready) = (self.stop.clone(), CancellationToken::new());
+        let is_ready = ready.clone();
+        self.running.spawn(async move { daemon::run(options, stop, || is_ready.cancel()).await.expect("it runs") });
+        until("it is ready", async || ready.is_cancelled().then_some(())).await;
+    }
+
+    /// Stops in order.
+    pub(crate) async fn stop(mut self) {
+        self.end().await;
+    }
+
+    async fn end(&mut self) {
+        self.stop.cancel();
+        while let Some(ended) = self.running.join_next().await {
+            ended.expect("it ends in order");
+        }
+    }
+
+    /// Stops in order, and starts again when so much time has passed.
+    pub(crate) async fn restart(&mut self, after: Duration) {
+        self.end().await;
+        advance(after).await;
+        self.launch().await;
+    }
+
+    /// The simulated time in milliseconds.
+    pub(crate) fn now(&self) -> u64 {
+        self.clock.now().as_millis()
+    }
+
+    /// The same of an instant.
+    pub(crate) fn at(&self, instant: Instant) -> u64 {
+        self.clock.at(instant).as_millis()
+    }
+
+    /// The same of what the relay told.
+    pub(crate) fn ms(&self, told: &Value) -> u64 {
+        let at: Timestamp = serde_json::from_value(told.clone()).expect("a moment");
+        at.as_millis()
+    }
+
+    /// How much time has passed.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Lets time pass.
+    pub(crate) async fn advance(&self, duration: Duration) {
+        advance(duration).await;
+    }
+
+    /// Sends an envelope; the status of the answer.
+    pub(crate) async fn send(&self, envelope: impl Into<reqwest::Body>) -> u16 {
+        let path = format!("/api/1/envelope/?sentry_version=7&sentry_key={KEY}");
+        let url = format!("http://{}{path}", self.relay.address());
+        self.client.post(url).body(envelope).send().await.expect("an answer").status().as_u16()
+    }
+
+    async fn ask(&self, path: &str) -> (u16, String) {
+        let url = format!("http://{}{path}", self.relay.admin_address());
+        let answer = self.client.get(url).send().await.expect("an answer");
+        (answer.status().as_u16(), answer.text().await.expect("its text"))
+    }
+
+    async fn upstream(&self, name: &str) -> Value {
+        let status: Value = serde_json::from_str(&self.ask("/api/status").await.1).expect("a status");
+        assert_eq!(status["difference"], 0, "{status}");
+        let all = status["upstreams"].as_array().expect("upstreams").iter();
+        all.clone().find(|upstream| upstream["name"] == name).expect("the upstream").clone()
+    }
+
+    /// Waits until nothing waits for these, which is so without time passing.
+    pub(crate) async fn quiet(&self, names: &[&str]) {
+        for name in names {
+            until("nothing waits", async || (self.waiting(name).await == 0).then_some(())).await;
+        }
+    }
+
+    async fn waiting(&self, name: &str) -> u64 {
+        self.upstream(name).await["backlog"]["envelopes"].as_u64().expect("a number")
+    }
+
+    /// Waits until the relay says so of an upstream, without time passing.
+    pub(crate) async fn state(&self, name: &str, state: &str) {
+        until(state, async || (self.upstream(name).await["state"] == state).then_some(())).await;
+    }
+
+    /// Lets seconds pass until `count` were taken there: a backlog drains slowly at first. Each second is brought to its end.
+    pub(crate) async fn drained(&self, name: &str, upstream: &Upstream, count: usize) {
+        for _ in 0..7200 {
+            let settled = async || (self.waiting(name).await == (count - upstream.taken_count()) as u64).then_some(());
+            until("what was taken is settled", settled).await;
+            if upstream.taken_count() == count {
+                return;
+            }
+            advance(Duration::from_secs(1)).await;
+        }
+        panic!("{} of {count} were taken", upstream.taken_count());
+    }
+
+    /// Waits until that many deliveries are in the journal's evidence: the upkeep does it with its next turn.
+    pub(crate) async fn kept(&self, at: usize, delivered: usize) {
+        let told = async || {
+            let told = self.report("").await["upstreams"][at]["attempts"]["delivered"].clone();
+            (told == delivered).then_some(())
+        };
+        until("the evidence is kept", told).await;
+    }
+
+    /// Makes another upstream the primary, through the admin listener.
+    pub(crate) async fn switch(&self, to: &str) {
+        let url = format!("http://{}/api/primary", self.relay.admin_address());
+        let body = serde_json::json!({ "to": to, "reason": "to see how it goes" }).to_string();
+        let order = self.client.post(url).header("content-type", "application/json").body(body);
+        let answer = order.send().await.expect("an answer");
+        assert_eq!(answer.status(), 200);
+    }
+
+    /// What `/api/report` tells.
+    pub(crate) async fn report(&self, query: &str) -> Value {
+        let (status, text) = self.ask(&format!("/api/report{query}")).await;
+        assert_eq!(status, 200, "{text}");
+        serde_json::from_str(&text).expect("a report")
+    }
+
+    /// Why `/api/report` tells nothing.
+    pub(crate) async fn refusal(&self, query: &str) -> String {
+        let (status, text) = self.ask(&format!("/api/report{query}")).await;
+        assert_eq!(status, 400, "{text}");
+        let told: Value = serde_json::from_str(&text).expect("a refusal");
+        told["detail"].as_str().expect("why").to_owned()
+    }
+
+    /// The page to print.
+    pub(crate) async fn page(&self) -> String {
+        self.ask("/report").await.1
+    }
+
+    /// What `switchyard report` says, and its exit code.
+    pub(crate) async fn cli(&self, args: &[&str]) -> (i32, String) {
+        let (config, args): (PathBuf, Vec<String>) =
+            (self.relay.config(), args.iter().map(|arg| (*arg).to_owned()).collect());
+        let run = spawn_blocking(move || {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
+            command.arg("--config").arg(config).arg("report").args(args).output().expect("the command line")
+        });
+        let output = run.await.expect("it ran");
+        (output.status.code().expect("an exit code"), String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// Looks again and again, in real time, until there is something.
+async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(std::time::Instant::now() < deadline, "never: {what}");
+        real_moment().await;
+    }
+}
+
+/// A moment for the threads that live in real time.
+async fn real_moment() {
+    spawn_blocking(|| std::thread::sleep(Duration::from_millis(2))).await.expect("a moment");
+}
