@@ -1,7 +1,7 @@
 //! Bodies: small ones in memory and in the database, large ones in a file each, so that they cost disk and not memory.
 //!
 //! Rule: a file is deleted with the last handle on it, unless a record has taken it over; then it goes when that record goes.
-//! Reading a file blocks: from asynchronous code through [`tasks::blocking`](crate::tasks::blocking).
+//! Reading a file blocks: from asynchronous code through [`tasks::blocking`].
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};

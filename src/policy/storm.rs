@@ -1,7 +1,7 @@
 //! Storms: identical errors, the first few of which pass in each window and the rest is dropped and counted.
 //!
 //! Identical is what has the same fingerprint of its own, or else the same type, value and top frame of the project's code.
-//! Memory is bounded: of more than [`MOST`] different errors those not seen for longest are forgotten.
+//! Memory is bounded: of more than `MOST` different errors those not seen for longest are forgotten.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
