@@ -35,17 +35,22 @@ fn with_all_options(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+/// The file with all its options, and with a certificate where it names one.
+fn load_with_all_options(name: &str) -> Loaded {
+    let folder = tempfile::tempdir().expect("a folder");
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    std::fs::write(folder.path().join("cert.pem"), made.cert.pem()).expect("a file");
+    std::fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).expect("a file");
+    let place = folder.path().to_str().expect("a path in UTF-8");
+    load(name, &with_all_options(&text(name)).replace("/etc/switchyard/tls", place))
+}
+
 #[test]
 fn every_example_loads_as_it_is_and_with_all_its_options() {
     for name in ["config.toml", "minimal.toml", "parallel-run.toml"] {
         let loaded = load(name, &text(name));
         assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
-        let folder = tempfile::tempdir().expect("a folder");
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
-        std::fs::write(folder.path().join("cert.pem"), made.cert.pem()).expect("a file");
-        std::fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).expect("a file");
-        let place = folder.path().to_str().expect("a path in UTF-8");
-        load(name, &with_all_options(&text(name)).replace("/etc/switchyard/tls", place));
+        load_with_all_options(name);
     }
 }
 
@@ -87,7 +92,7 @@ fn the_commented_example_lacks_no_option() {
 
 #[test]
 fn the_commented_example_shows_each_way_to_write_a_limit() {
-    let config = load("config.toml", &with_all_options(&text("config.toml"))).config;
+    let config = load_with_all_options("config.toml").config;
     let shown = |limits| serde_json::to_string(&limits).unwrap();
     let storm = policy::storm::Settings::default();
     assert_eq!(config.limits.all.storm, Some(storm));
