@@ -28,7 +28,7 @@ fn load(name: &str, text: &str) -> Loaded {
 /// The text with the options that are commented out switched on: lines like `# key = …` and `# [section]`.
 fn with_all_options(text: &str) -> String {
     let option = |line: &&str| {
-        let is_name = |key: &str| !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+        let is_name = |key: &str| !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b"_.".contains(&b));
         line.starts_with('[') || line.split_once(" = ").is_some_and(|(key, _)| is_name(key))
     };
     let lines = text.lines().map(|line| line.strip_prefix("# ").filter(option).unwrap_or(line));
