@@ -150,7 +150,6 @@ impl Daemon {
         let journal = open_journal(&config, &clock, &ledger).await?;
         let dedup = Dedup::new(&config.dedup);
         remember(&dedup, &*journal, clock.now()).await?;
-        let intake = Intake::new(Arc::clone(&journal), dedup.clone(), clock.clone(), metrics.clone());
         let observations = Observations::default();
         let supervisor = Supervisor::new(
             Arc::clone(&journal),
@@ -158,6 +157,8 @@ impl Daemon {
             (metrics.clone(), observations.clone()),
             tasks.child(),
         );
+        let cooldowns = supervisor.cooldowns();
+        let intake = Intake::new(Arc::clone(&journal), dedup.clone(), cooldowns, clock.clone(), metrics.clone());
         let draining = CancellationToken::new();
         let readiness = Readiness::new(Arc::clone(&journal), draining.clone());
         let (control, orders) = mpsc::channel(8);

@@ -44,7 +44,8 @@
 //!
 //! The configuration belongs to the daemon's loop; view and window of duplicates to the intake; circuit, cooldowns and connections
 //! of an upstream to its worker; records, leases and accounts to the journal's writer thread. The intake and the workers share
-//! nothing but the journal, which is why nothing one upstream does is felt by another.
+//! the journal, and the limits that the workers know of ([`policy::cooldown::Cooldowns`]), which are read without waiting: so
+//! nothing one upstream does is felt by another, and only what all of them do by an SDK.
 
 pub mod cli;
 pub mod clock;

@@ -19,6 +19,7 @@ mod ingest {
     pub(crate) mod store;
     pub(crate) mod tls;
     pub(crate) mod tunnel;
+    pub(crate) mod upstream_limits;
 }
 
 use support::envelopes::KEY;

@@ -12,7 +12,7 @@ use crate::journal::body::Body;
 use crate::journal::{Claim, Progress, Record, Rest, Settlement};
 use crate::policy::cooldown::Cooldown;
 use crate::policy::outcome::DropReason;
-use crate::protocol::category::{Category, Quantities};
+use crate::protocol::category::Quantities;
 use crate::protocol::envelope::Outline;
 use crate::protocol::event_id::EventId;
 use crate::protocol::item::ItemType;
@@ -148,24 +148,27 @@ pub(super) fn select(claim: &Claim, cooldown: &Cooldown, quirks: &Quirks, now: T
     }
     // What was accepted can be read; what cannot goes as it is.
     let Ok(envelope) = record.body.outline() else { return Load::all(record) };
-    let limit_of = |category: Category| cooldown.until(&record.project, category, now);
-    let categories: Vec<Category> =
-        envelope.items().iter().map(|item| item.kind.limiting_category(item.counting)).collect();
-    let events: Vec<Category> = (envelope.items().iter().zip(&categories))
-        .filter(|(item, _)| item.kind.is_event())
-        .map(|(_, category)| *category)
-        .collect();
-    let event_limit = events.iter().filter_map(|category| limit_of(*category)).max();
-    let no_event_stored = !events.is_empty() && events.iter().all(|category| quirks.never_stores(*category));
+    let limit_of = |categories: &Quantities| {
+        let limit = |(category, _)| cooldown.until(&record.project, category, now);
+        categories.iter().filter_map(limit).max()
+    };
+    let never_stored = |categories: &Quantities| categories.iter().any(|(category, _)| quirks.never_stores(category));
+    let categories: Vec<Quantities> = envelope.items().iter().map(|item| item.kind.categories(item.counting)).collect();
+    let events = || {
+        let events = envelope.items().iter().zip(&categories).filter(|(item, _)| item.kind.is_event());
+        events.map(|(_, categories)| categories)
+    };
+    let event_limit = events().filter_map(limit_of).max();
+    let no_event_stored = events().next().is_some() && events().all(never_stored);
     let mut load = Load::default();
     let mut going: Vec<(u16, &ItemType)> = vec![];
-    for ((position, item), category) in (0..).zip(envelope.items()).zip(categories) {
+    for ((position, item), categories) in (0..).zip(envelope.items()).zip(&categories) {
         if claim.progress.items.as_ref().is_some_and(|items| !items.contains(&position)) {
             continue;
         }
         let depends = item.kind.depends_on_event();
-        let until = limit_of(category).max(event_limit.filter(|_| depends));
-        if quirks.never_stores(category) || (depends && no_event_stored) {
+        let until = limit_of(categories).max(event_limit.filter(|_| depends));
+        if never_stored(categories) || (depends && no_event_stored) {
             load.unsupported.items.push(position);
         } else if until.is_some() {
             load.limited.items.push(position);

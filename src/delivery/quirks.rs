@@ -18,7 +18,7 @@ use super::settings::Kind;
 pub(super) struct Quirks {
     /// It has no place for these and limits them for a day with its every answer: such items are dropped as unsupported, and
     /// such limits are not heeded.
-    never_stores: &'static [Category],
+    pub(super) never_stores: &'static [Category],
     /// Where an item goes among those of its record.
     place: fn(&ItemType) -> Place,
     /// Records with items of these categories are looked into.

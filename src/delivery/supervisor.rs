@@ -8,12 +8,14 @@ use arc_swap::ArcSwap;
 
 use crate::clock::Clock;
 use crate::journal::{Journal, TargetId};
+use crate::policy::cooldown::Cooldowns;
 use crate::policy::routing::Routing;
 use crate::tasks::Tasks;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::observations::Observations;
 
 use super::board::Board;
+use super::quirks;
 use super::settings::Settings;
 use super::watch::Watch;
 use super::worker::{Surroundings, Worker};
@@ -28,6 +30,7 @@ pub struct Supervisor {
     routing: Arc<ArcSwap<Routing>>,
     clock: Clock,
     board: Board,
+    cooldowns: Cooldowns,
     metrics: Metrics,
     observations: Observations,
     tasks: Tasks,
@@ -48,13 +51,18 @@ impl Supervisor {
         (metrics, observations): (Metrics, Observations),
         tasks: Tasks,
     ) -> Self {
-        let (routing, board) = (Arc::default(), Board::default());
-        Self { journal, routing, clock, board, metrics, observations, tasks, workers: BTreeMap::new() }
+        let (routing, board, cooldowns) = (Arc::default(), Board::default(), Cooldowns::default());
+        Self { journal, routing, clock, board, cooldowns, metrics, observations, tasks, workers: BTreeMap::new() }
     }
 
     /// The reports of the workers.
     pub fn board(&self) -> Board {
         self.board.clone()
+    }
+
+    /// What the upstreams take now, as their workers know it.
+    pub fn cooldowns(&self) -> Cooldowns {
+        self.cooldowns.clone()
     }
 
     /// Follows a configuration: DSNs and settings change under the running workers, new upstreams get one, removed ones lose
@@ -68,6 +76,7 @@ impl Supervisor {
         for name in gone {
             if let Some(worker) = self.workers.remove(&name) {
                 self.board.remove(&name);
+                self.cooldowns.forget(&name);
                 self.tasks.spawn("the end of a worker", async move {
                     if !worker.tasks.stop(PATIENCE).await {
                         tracing::warn!(upstream.name = &*name, "requests of a removed upstream were cut off");
@@ -76,6 +85,7 @@ impl Supervisor {
             }
         }
         for (name, (target, settings)) in upstreams {
+            self.cooldowns.know(name, quirks::of(settings.kind).never_stores);
             match self.workers.get(name) {
                 Some(worker) => {
                     worker.settings.store(Arc::new(settings.clone()));
@@ -94,6 +104,7 @@ impl Supervisor {
             routing: Arc::clone(&self.routing),
             clock: self.clock.clone(),
             board: self.board.clone(),
+            cooldowns: self.cooldowns.clone(),
             watch: Watch::new(name, &self.metrics, self.observations.clone()),
         };
         let tasks = self.tasks.child();

@@ -19,7 +19,7 @@ use crate::journal::body::Unreadable;
 use crate::journal::{Claim, Journal, Record, Rest, Settlement, TargetId};
 use crate::policy::backoff::Backoff;
 use crate::policy::circuit::Circuit;
-use crate::policy::cooldown::{self, Cooldown};
+use crate::policy::cooldown::{self, Cooldown, Cooldowns};
 use crate::policy::hold::Holds;
 use crate::policy::outcome::DropReason;
 use crate::policy::routing::Routing;
@@ -56,6 +56,8 @@ pub(super) struct Surroundings {
     pub(super) clock: Clock,
     pub(super) board: Board,
     pub(super) watch: Watch,
+    /// What the intake is told of limits.
+    pub(super) cooldowns: Cooldowns,
 }
 
 /// One upstream's worker.
@@ -173,6 +175,7 @@ impl Worker {
 
     fn end_limits(&mut self, now: Timestamp) {
         if self.cooldown.forget_ended(now) {
+            self.around.cooldowns.tell(&self.upstream, &self.cooldown);
             // What the limit held back comes out slowly.
             self.circuit.slow_start(now);
             self.publish();
@@ -305,6 +308,7 @@ impl Worker {
             self.quirks().heed(&mut limits);
             if !limits.is_empty() {
                 self.cooldown.apply(&record.project, &limits, now);
+                self.around.cooldowns.tell(&self.upstream, &self.cooldown);
             }
         }
         match verdict {

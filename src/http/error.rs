@@ -113,7 +113,7 @@ impl From<Refusal> for ApiError {
             Refusal::Key(error) => error.into(),
             Refusal::Envelope(error) => error.into(),
             Refusal::Limited(limits) => {
-                let detail = "this project sends more than it may: try again later";
+                let detail = "more was sent than may be: the limits say for how long";
                 Self { limits, ..Self::new(StatusCode::TOO_MANY_REQUESTS, Refused::RateLimited, detail) }
             }
             Refusal::Journal(error) => error.into(),

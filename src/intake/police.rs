@@ -1,4 +1,5 @@
-//! What of an envelope is taken in: not the repeats, not what is over a limit, not one more of a storm of identical errors.
+//! What of an envelope is taken in: not the repeats, not what is over a limit here or at every upstream, not one more of a storm of
+//! identical errors.
 //!
 //! Rule: what depends on an event shares its fate. An envelope of which all is taken costs no allocation here, and its payloads
 //! are read only when storms are watched for.
@@ -12,7 +13,7 @@ use crate::journal::body::Body;
 use crate::policy::limiter::Buckets;
 use crate::policy::outcome::RefusalReason;
 use crate::policy::storm::{self, Answer, Storms};
-use crate::protocol::category::Quantities;
+use crate::protocol::category::{Category, Quantities};
 use crate::protocol::envelope::{Item, Outline};
 use crate::protocol::item::ItemType;
 use crate::protocol::rate_limits::RateLimit;
@@ -114,6 +115,20 @@ impl<'a> Sorting<'a> {
         self.share(Fate::Refused(RefusalReason::Collapsed), |_| false);
     }
 
+    /// Takes out what no upstream in use takes now: `until` says of which category an item is limited, and until when.
+    pub(super) fn without_unwanted(&mut self, until: impl Fn(&Item) -> Option<(Category, Timestamp)>, now: Timestamp) {
+        let fate = Fate::Refused(RefusalReason::UpstreamLimited);
+        for is_event in [true, false] {
+            for position in self.kept(|item| item.kind.is_event() == is_event) {
+                if let Some((category, until)) = until(&self.envelope.items()[position]) {
+                    self.decide(position, fate);
+                    note(&mut self.limits, told(category, until, now));
+                }
+            }
+            self.share(fate, |_| false);
+        }
+    }
+
     /// Takes out what is over a limit. Events are asked for first, so that what goes with them takes nothing from its own bucket.
     pub(super) fn without_excess(&mut self, buckets: &Buckets, now: Duration) {
         for position in self.kept(|item| item.kind.is_event()) {
@@ -167,7 +182,8 @@ impl<'a> Sorting<'a> {
 
     /// Whether limits took all there was.
     pub(super) fn is_all_limited(&self) -> bool {
-        !self.fates.is_empty() && self.fates.iter().all(|fate| *fate == Fate::Refused(RefusalReason::RateLimited))
+        let limits = [RefusalReason::RateLimited, RefusalReason::UpstreamLimited].map(Fate::Refused);
+        !self.fates.is_empty() && self.fates.iter().all(|fate| limits.contains(fate))
     }
 
     /// What the items that are kept count as.
@@ -176,10 +192,15 @@ impl<'a> Sorting<'a> {
     }
 }
 
-/// Counts a request that is no envelope and over a limit.
-pub(super) fn count_limited(project: &str, quantities: &Quantities, metrics: &Metrics) {
+/// An upstream's limit as clients are told it.
+pub(super) fn told(category: Category, until: Timestamp, now: Timestamp) -> RateLimit {
+    RateLimit { retry_after: until.since(now), categories: Some(vec![category]) }
+}
+
+/// Counts a request that is no envelope and is not let in.
+pub(super) fn count_refused(project: &str, quantities: &Quantities, why: RefusalReason, metrics: &Metrics) {
     for (category, quantity) in quantities.iter() {
-        let labels = [project, category.name(), RefusalReason::RateLimited.name()];
+        let labels = [project, category.name(), why.name()];
         metrics.refused_items_total.with_label_values(&labels).inc_by(quantity);
     }
 }

@@ -8,10 +8,11 @@ use arc_swap::ArcSwap;
 use crate::clock::{Clock, Timestamp};
 use crate::journal::body::{Body, Unreadable};
 use crate::journal::{Client, Journal, JournalError, Submission, TargetId};
+use crate::policy::cooldown::Cooldowns;
 use crate::policy::dedup::{Answer, Dedup, Reservation};
 use crate::policy::limiter::Limiter;
 use crate::policy::limits::Limits;
-use crate::policy::outcome::DropReason;
+use crate::policy::outcome::{DropReason, RefusalReason};
 use crate::policy::routing::{Project, Routing};
 use crate::policy::storm::{self, Storms};
 use crate::protocol::auth::{AuthError, Credentials};
@@ -92,8 +93,8 @@ pub enum Refusal {
     /// It is no envelope, or too large a one.
     #[error(transparent)]
     Envelope(#[from] EnvelopeError),
-    /// All of it is over limits of its project.
-    #[error("this project sends more than it may: see the limits")]
+    /// All of it is over limits, of its project here or of every upstream in use.
+    #[error("more was sent than may be: see the limits")]
     Limited(Vec<RateLimit>),
     /// It could not be kept.
     #[error(transparent)]
@@ -107,6 +108,7 @@ pub struct Intake {
     journal: Arc<dyn Journal>,
     dedup: Dedup,
     storms: Storms,
+    cooldowns: Cooldowns,
     clock: Clock,
     metrics: Metrics,
     sightings: Sightings,
@@ -114,9 +116,9 @@ pub struct Intake {
 
 impl Intake {
     /// A way in that knows no project yet.
-    pub fn new(journal: Arc<dyn Journal>, dedup: Dedup, clock: Clock, metrics: Metrics) -> Self {
+    pub fn new(journal: Arc<dyn Journal>, dedup: Dedup, cooldowns: Cooldowns, clock: Clock, metrics: Metrics) -> Self {
         let (storms, sightings) = (Storms::default(), Sightings::default());
-        Self { view: Arc::default(), journal, dedup, storms, clock, metrics, sightings }
+        Self { view: Arc::default(), journal, dedup, storms, cooldowns, clock, metrics, sightings }
     }
 
     /// From now on submissions are decided under this routing, with the journal's target of each upstream, and these limits;
@@ -185,7 +187,7 @@ impl Intake {
         let (mut fresh, repeated) = self.reserve(&keys, now).await;
         let mut sorting = Sorting::new(&envelope);
         sorting.without_repeats(&keys, &repeated);
-        self.police(&view, &project.name, &body, &mut sorting, now).await;
+        self.police(&view, &project, &body, &mut sorting, now).await;
         if sorting.is_all_limited() {
             return Err(Refusal::Limited(sorting.limits));
         }
@@ -234,13 +236,17 @@ impl Intake {
         let Entrance::Request { project, client: name } = entrance else { return Err(KeyError::Missing.into()) };
         client.sentry_client = name.map(Into::into);
         let view = self.view.load_full();
-        let limited = view.limiter.of(&project.name).map(|buckets| buckets.take(&quantities, self.clock.uptime()));
-        if let Some(Err(reached)) = limited {
-            police::count_limited(&project.name, &quantities, &self.metrics);
-            // A check-in by URL is answered as ever ("Crons", its rate limits are not told to clients).
-            let is_check_in = quantities.iter().any(|(category, _)| category == Category::Monitor);
-            let receipt = Receipt { event_id: None, project: Arc::clone(&project.name), limits: vec![] };
-            return if is_check_in { Ok(receipt) } else { Err(Refusal::Limited(vec![reached.told()])) };
+        // A check-in by URL is answered as ever ("Crons", its rate limits are not told to clients).
+        let is_check_in = quantities.iter().any(|(category, _)| category == Category::Monitor);
+        match self.limits_on(&view, &project, &quantities) {
+            None => {}
+            // Who is not told sends on: it waits for the upstreams.
+            Some((RefusalReason::UpstreamLimited, _)) if is_check_in => {}
+            Some((why, limit)) => {
+                police::count_refused(&project.name, &quantities, why, &self.metrics);
+                let receipt = Receipt { event_id: None, project: Arc::clone(&project.name), limits: vec![] };
+                return if is_check_in { Ok(receipt) } else { Err(Refusal::Limited(vec![limit])) };
+            }
         }
         let (targets, withheld) = self.targets(&view, &project);
         let (accepted_at, project) = (self.clock.now(), Arc::clone(&project.name));
@@ -252,16 +258,37 @@ impl Intake {
         Ok(receipt)
     }
 
-    /// Sorts out what limits and storms do not let in, and counts what is not taken.
-    async fn police(&self, view: &View, project: &Arc<str>, body: &Body, sorting: &mut Sorting<'_>, now: Timestamp) {
-        if let Some(storm) = view.storms.get(project) {
-            sorting.without_storms(project, body, (&self.storms, storm), now).await;
+    /// Why a request that is no envelope is not let in now, and for how long.
+    fn limits_on(&self, view: &View, project: &Project, quantities: &Quantities) -> Option<(RefusalReason, RateLimit)> {
+        let (name, now) = (&project.name, self.clock.now());
+        if !self.cooldowns.is_clear(name) {
+            let upstreams = view.routing.route(project).deliver;
+            if let Some((category, until)) = self.cooldowns.until(&upstreams, name, quantities, now) {
+                return Some((RefusalReason::UpstreamLimited, police::told(category, until, now)));
+            }
         }
-        if let Some(buckets) = view.limiter.of(project) {
+        let taken = view.limiter.of(name)?.take(quantities, self.clock.uptime());
+        taken.err().map(|reached| (RefusalReason::RateLimited, reached.told()))
+    }
+
+    /// Sorts out what limits and storms do not let in, and counts what is not taken.
+    async fn police(&self, view: &View, project: &Project, body: &Body, sorting: &mut Sorting<'_>, now: Timestamp) {
+        let name = &project.name;
+        if !self.cooldowns.is_clear(name) {
+            let upstreams = view.routing.route(project).deliver;
+            sorting.without_unwanted(
+                |item| self.cooldowns.until(&upstreams, name, &item.kind.categories(item.counting), now),
+                now,
+            );
+        }
+        if let Some(storm) = view.storms.get(name) {
+            sorting.without_storms(name, body, (&self.storms, storm), now).await;
+        }
+        if let Some(buckets) = view.limiter.of(name) {
             sorting.without_excess(buckets, self.clock.uptime());
         }
         if !sorting.is_whole() {
-            sorting.count(project, &self.metrics);
+            sorting.count(name, &self.metrics);
         }
     }
 

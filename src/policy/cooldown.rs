@@ -1,11 +1,13 @@
 //! One upstream's rate limits, per project and category, as it told them ("Rate Limiting" in Sentry's developer documentation).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+
 use crate::clock::Timestamp;
-use crate::protocol::category::Category;
+use crate::protocol::category::{Category, Quantities};
 use crate::protocol::rate_limits::{self, RateLimit};
 
 /// How long a 429 without any header holds.
@@ -105,6 +107,73 @@ impl Cooldown {
     }
 }
 
+/// What upstreams take now, as far as they told: what each of them never stores, and its limits. Written by their workers, read by
+/// the intake, which waits for nobody. Cheap to clone; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Cooldowns(Arc<ArcSwap<BTreeMap<Arc<str>, Standing>>>);
+
+#[derive(Clone, Debug, Default)]
+struct Standing {
+    never: &'static [Category],
+    limits: Arc<Cooldown>,
+}
+
+impl Cooldowns {
+    /// From now on this upstream is known; it has no place for the categories `never`.
+    pub fn know(&self, upstream: &Arc<str>, never: &'static [Category]) {
+        self.change(|all| all.entry(Arc::clone(upstream)).or_default().never = never);
+    }
+
+    /// Forgets an upstream.
+    pub fn forget(&self, upstream: &str) {
+        self.change(|all| drop(all.remove(upstream)));
+    }
+
+    /// Tells what an upstream that is known limits now.
+    pub fn tell(&self, upstream: &str, cooldown: &Cooldown) {
+        let limits = Arc::new(cooldown.clone());
+        self.change(|all| {
+            if let Some(standing) = all.get_mut(upstream) {
+                standing.limits = Arc::clone(&limits);
+            }
+        });
+    }
+
+    fn change(&self, change: impl Fn(&mut BTreeMap<Arc<str>, Standing>)) {
+        self.0.rcu(|all| {
+            let mut all = BTreeMap::clone(all);
+            change(&mut all);
+            all
+        });
+    }
+
+    /// Whether no upstream limits anything of this project: nothing else need be asked when so.
+    pub fn is_clear(&self, project: &str) -> bool {
+        !self.0.load().values().any(|standing| standing.limits.touches(project))
+    }
+
+    /// Of which category none of `upstreams` takes what counts as `quantities`, and until when: until the first of them does
+    /// again. `None` when one takes it now, and when none ever would, for then no limit keeps it out.
+    pub fn until(
+        &self,
+        upstreams: &[Arc<str>],
+        project: &str,
+        quantities: &Quantities,
+        now: Timestamp,
+    ) -> Option<(Category, Timestamp)> {
+        let all = self.0.load();
+        let categories = || quantities.iter().map(|(category, _)| category);
+        let stores = |standing: &&Standing| !categories().any(|category| standing.never.contains(&category));
+        let limit = |standing: &Standing| {
+            let limits = categories().filter_map(|c| Some((c, standing.limits.until(project, c, now)?)));
+            limits.max_by_key(|(_, until)| *until)
+        };
+        let limits = upstreams.iter().filter_map(|upstream| all.get(upstream)).filter(stores).map(limit);
+        // One without a limit takes it.
+        limits.min_by_key(|limit| limit.map(|(_, until)| until)).flatten()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,6 +206,58 @@ mod tests {
         assert_eq!(cooldown.until("p", Category::Session, T), Some(after(60)));
         assert_eq!(cooldown.until("p", Category::Internal, T), None);
         assert_eq!(cooldown.by_category(T).len(), Category::ALL.len() - 2);
+    }
+
+    #[test]
+    fn what_no_upstream_takes_is_limited_until_the_first_takes_it_again() {
+        let (cooldowns, names): (Cooldowns, [Arc<str>; 2]) = (Cooldowns::default(), ["a".into(), "b".into()]);
+        let tell = |upstream: &str, limits: &str| {
+            let mut cooldown = Cooldown::default();
+            cooldown.apply(&"p".into(), &rate_limits::parse(limits), T);
+            cooldowns.tell(upstream, &cooldown);
+        };
+        let of = |category| Quantities::from_iter([(category, 1)]);
+        let until = |upstreams: &[Arc<str>], category| {
+            cooldowns.until(upstreams, "p", &of(category), T).map(|(limited, until)| {
+                assert_eq!(limited, category);
+                until
+            })
+        };
+        names.iter().for_each(|name| cooldowns.know(name, &[]));
+        tell("a", "60:error:key");
+        assert_eq!((cooldowns.is_clear("p"), cooldowns.is_clear("q")), (false, true));
+        assert_eq!(until(&names, Category::Error), None);
+        tell("b", "30::organization");
+        assert_eq!((until(&names, Category::Error), until(&names, Category::Session)), (Some(after(30)), None));
+        assert_eq!(until(&names[..1], Category::Error), Some(after(60)));
+        assert_eq!(until(&names[1..], Category::Session), Some(after(30)));
+        assert_eq!((until(&names[1..], Category::Internal), until(&names[1..], Category::Unknown)), (None, None));
+        assert_eq!(cooldowns.until(&names, "q", &of(Category::Error), T), None);
+        assert_eq!(until(&[], Category::Error), None, "nobody refuses it");
+        let log = Quantities::from_iter([(Category::LogByte, 9), (Category::LogItem, 1)]);
+        tell("a", "60:log_item:key");
+        assert_eq!(cooldowns.until(&names[..1], "p", &log, T), Some((Category::LogItem, after(60))));
+        tell("b", "");
+        assert_eq!(until(&names, Category::Error), None);
+        cooldowns.forget("a");
+        tell("a", "60::key");
+        assert!(cooldowns.is_clear("p"), "who is gone limits nothing");
+    }
+
+    #[test]
+    fn an_upstream_that_never_stores_a_category_does_not_take_it() {
+        let (cooldowns, names): (Cooldowns, [Arc<str>; 2]) =
+            (Cooldowns::default(), ["bugsink".into(), "sentry".into()]);
+        cooldowns.know(&names[0], &[Category::Transaction]);
+        cooldowns.know(&names[1], &[]);
+        let until = |upstreams: &[Arc<str>], category| {
+            cooldowns.until(upstreams, "p", &Quantities::from_iter([(category, 1)]), T).map(|(_, until)| until)
+        };
+        let mut cooldown = Cooldown::default();
+        cooldown.apply(&"p".into(), &rate_limits::parse("60:transaction;error:key"), T);
+        cooldowns.tell("sentry", &cooldown);
+        assert_eq!((until(&names, Category::Transaction), until(&names, Category::Error)), (Some(after(60)), None));
+        assert_eq!(until(&names[..1], Category::Transaction), None, "it is unsupported, and counted so");
     }
 
     #[test]

@@ -65,17 +65,20 @@ pub enum RefusalReason {
     RateLimited,
     /// One more of a storm of identical errors.
     Collapsed,
+    /// Limited by every upstream in use.
+    UpstreamLimited,
 }
 
 impl RefusalReason {
     /// Every reason.
-    pub const ALL: [Self; 2] = [Self::RateLimited, Self::Collapsed];
+    pub const ALL: [Self; 3] = [Self::RateLimited, Self::Collapsed, Self::UpstreamLimited];
 
     /// The name in labels and in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::RateLimited => "rate_limited",
             Self::Collapsed => "collapsed",
+            Self::UpstreamLimited => "upstream_limited",
         }
     }
 }

@@ -230,11 +230,11 @@ impl ItemType {
         into.add(category, 1);
     }
 
-    /// The category whose limit holds this item back.
-    pub fn limiting_category(&self, counting: Counting) -> Category {
+    /// What a piece of it counts as: the categories whose limits hold it back.
+    pub fn categories(&self, counting: Counting) -> Quantities {
         let mut quantities = Quantities::new();
         self.count(1, counting, &mut quantities);
-        quantities.iter().map(|(category, _)| category).next().unwrap_or(Category::Unknown)
+        quantities
     }
 }
 

@@ -91,7 +91,8 @@ metrics! {
     accepted_items_total: IntCounterVec ["project", "category"];
     /// Items recognised as repeats of accepted ones and answered like them.
     duplicate_items_total: IntCounterVec ["project", "category"];
-    /// Items that were not accepted, by reason: over a limit of their project, or one more of a storm of identical errors.
+    /// Items that were not accepted, by reason: over a limit of their project, limited by every upstream in use, or one
+    /// more of a storm of identical errors.
     refused_items_total: IntCounterVec ["project", "category", "reason"];
     /// Items an upstream answered with 2xx.
     delivered_items_total: IntCounterVec ["upstream", "project", "category"];

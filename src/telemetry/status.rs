@@ -84,7 +84,7 @@ pub struct RefusedStatus {
     pub project: String,
     /// The category.
     pub category: String,
-    /// Why: `rate_limited`, `collapsed`.
+    /// Why: `rate_limited`, `collapsed`, `upstream_limited`.
     pub reason: String,
     /// How many.
     pub items: u64,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::envelopes::{self, envelope, new_id};
 use crate::support::eventually::eventually;
-use crate::support::relay::{Relay, SOON};
+use crate::support::relay::{Plan, Relay, SOON};
 use crate::support::upstream::{Seen, Upstream};
 use crate::{front_of, keyed};
 
@@ -17,16 +17,16 @@ async fn limited(limits: &str) -> (Relay, Upstream) {
 }
 
 /// An item as it stands in an envelope.
-fn item(kind: &str, payload: &str) -> String {
+pub(crate) fn item(kind: &str, payload: &str) -> String {
     format!("{{\"type\":\"{kind}\",\"length\":{}}}\n{payload}\n", payload.len())
 }
 
-fn header(answer: &Response, name: &str) -> Option<String> {
+pub(crate) fn header(answer: &Response, name: &str) -> Option<String> {
     answer.headers().get(name).map(|value| value.to_str().expect("text").to_owned())
 }
 
 /// The limits that an answer tells, as categories; each must be of whole seconds, at least one, and no more than an hour.
-fn told(answer: &Response) -> Vec<String> {
+pub(crate) fn told(answer: &Response) -> Vec<String> {
     let line = header(answer, "x-sentry-rate-limits").unwrap_or_default();
     let category = |limit: &str| {
         let (seconds, rest) = limit.split_once(':').expect("a limit");
@@ -36,7 +36,7 @@ fn told(answer: &Response) -> Vec<String> {
     line.split(", ").filter(|limit| !limit.is_empty()).map(category).collect()
 }
 
-async fn refused(relay: &Relay, category: &str, reason: &str) -> f64 {
+pub(crate) async fn refused_items(relay: &Relay, category: &str, reason: &str) -> f64 {
     let labels = [("project", "shop"), ("category", category), ("reason", reason)];
     relay.samples().await.expect("metrics").sum("switchyard_refused_items_total", &labels)
 }
@@ -73,7 +73,7 @@ async fn over_its_limit_a_project_is_told_429_and_for_how_long() {
     relay.balanced(SOON).await;
     assert_eq!(upstream.taken_ids()[..3], ids);
     assert_eq!(upstream.taken_count(), 7);
-    assert_eq!(refused(&relay, "error", "rate_limited").await, 1.0);
+    assert_eq!(refused_items(&relay, "error", "rate_limited").await, 1.0);
     let expected = json!([{"project": "shop", "category": "error", "reason": "rate_limited", "items": 1}]);
     assert_eq!(relay.status().await["refused"], expected);
     relay.finish().await;
@@ -105,8 +105,8 @@ async fn what_is_limited_leaves_with_what_depends_on_it_and_the_rest_goes_on() {
     let items: Vec<Vec<u8>> = upstream.taken().iter().map(|seen| seen.items().to_vec()).collect();
     assert!(items.contains(&rest.clone().into_bytes()), "only the session is left");
     assert!(items.contains(&rest.repeat(2).into_bytes()), "two of three sessions are left");
-    assert_eq!(refused(&relay, "feedback", "rate_limited").await, 1.0);
-    assert_eq!(refused(&relay, "attachment_item", "rate_limited").await, 4.0);
+    assert_eq!(refused_items(&relay, "feedback", "rate_limited").await, 1.0);
+    assert_eq!(refused_items(&relay, "attachment_item", "rate_limited").await, 4.0);
     relay.finish().await;
 }
 
@@ -145,7 +145,7 @@ async fn requests_that_are_no_envelopes_have_the_same_limits_and_pings_are_never
     relay.balanced(SOON).await;
     assert_eq!(upstream.taken_count(), 2);
     for category in ["monitor", "security"] {
-        assert_eq!(refused(&relay, category, "rate_limited").await, 1.0, "{category}");
+        assert_eq!(refused_items(&relay, category, "rate_limited").await, 1.0, "{category}");
     }
     relay.finish().await;
 }
@@ -161,7 +161,7 @@ async fn each_project_has_its_own_buckets_and_may_have_its_own_limits() {
              [projects.upstreams]\ntracker = \"{}\"\n[limits]\nerror = {{ rate = \"1/h\", burst = 2 }}",
             upstream.dsn("cafe", 8)
         );
-        let plan = crate::support::relay::Plan::new(&[("tracker", upstream.dsn("cafe", 7))]).more(&own);
+        let plan = Plan::new(&[("tracker", upstream.dsn("cafe", 7))]).more(&own);
         (plan.start().await, upstream)
     };
     relay.send_errors(4).await;
@@ -197,8 +197,8 @@ async fn of_a_storm_of_identical_errors_the_first_pass_and_the_rest_is_dropped_a
     passed.push(id);
     relay.balanced(SOON).await;
     assert_eq!(upstream.taken_ids(), passed);
-    assert_eq!(refused(&relay, "error", "collapsed").await, 7.0);
-    assert_eq!(refused(&relay, "attachment_item", "collapsed").await, 7.0);
+    assert_eq!(refused_items(&relay, "error", "collapsed").await, 7.0);
+    assert_eq!(refused_items(&relay, "attachment_item", "collapsed").await, 7.0);
     let storms = relay.status().await["storms"].clone();
     assert_eq!((&storms[0]["what"], &storms[0]["collapsed"]), (&json!("TypeError"), &json!(7)));
     // When the window is over, the first one passes again, and the log tells of those before it.
