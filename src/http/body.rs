@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, stream};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use crate::units::ByteSize;
@@ -21,8 +21,8 @@ const SLOWEST: u64 = 4096;
 const DECODERS: usize = 2;
 /// How long a body waits for others to leave memory.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// What a body of unknown length is given to begin with: most are smaller.
-const FIRST: u64 = 64 * 1024;
+/// Bodies of up to this size may take the last of the room; what is larger leaves a quarter of it to them.
+pub(super) const SMALL: u64 = 64 * 1024;
 
 /// Why a body was not read to its end.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +67,11 @@ pub(super) struct Held {
 }
 
 impl Held {
+    /// How much it is, in bytes.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Gives back what is more than `bytes`.
     pub(super) fn shrink(&mut self, bytes: u64) {
         let surplus = usize::try_from(self.bytes.saturating_sub(bytes) / 1024).unwrap_or(0);
@@ -101,25 +106,40 @@ impl Room {
         if self.total < self.max_body { (self.total, "max_inflight_bytes") } else { (self.max_body, "max_body") }
     }
 
-    /// Makes `held` be room for `bytes`.
+    /// Makes `held` be room for `bytes`; waits for others to leave memory.
     pub(super) async fn extend(&self, held: &mut Held, bytes: u64) -> Result<(), BodyError> {
-        if bytes <= held.bytes {
-            return Ok(());
-        }
-        let too_large = BodyError::TooLarge { limit: self.total, name: "max_inflight_bytes" };
         if bytes > self.total {
             // It would wait for what can never be free.
-            return Err(too_large);
+            return Err(BodyError::TooLarge { limit: self.total, name: "max_inflight_bytes" });
         }
-        let more = u32::try_from((bytes - held.bytes).div_ceil(1024)).map_err(|_| too_large)?;
-        let permit = timeout(PATIENCE, self.take(more)).await.map_err(|_| BodyError::Overloaded)?;
+        let more = missing(held, bytes);
+        if more > 0 {
+            let permit = timeout(PATIENCE, self.take(more)).await.map_err(|_| BodyError::Overloaded)?;
+            self.add(held, permit);
+        }
+        Ok(())
+    }
+
+    /// Makes `held` be room for `bytes` if that is free now beside the quarter that is for small bodies. Whether it is.
+    pub(super) fn extend_now(&self, held: &mut Held, bytes: u64) -> bool {
+        let more = missing(held, bytes);
+        let free = self.kib.available_permits().saturating_sub(usize::try_from(self.total / 4 / 1024).unwrap_or(0));
+        if more == 0 || more as usize > free {
+            return more == 0;
+        }
+        let taken = Arc::clone(&self.kib).try_acquire_many_owned(more);
+        taken.map(|permit| self.add(held, permit)).is_ok()
+    }
+
+    fn add(&self, held: &mut Held, permit: OwnedSemaphorePermit) {
+        held.bytes += permit.num_permits() as u64 * 1024;
         match &mut held.permits {
             Some(permits) => permits.merge(permit),
             None => held.permits = Some(permit),
         }
-        held.bytes += u64::from(more) * 1024;
-        held.freed = Some(Arc::clone(&self.freed));
-        Ok(())
+        if held.freed.is_none() {
+            held.freed = Some(Arc::clone(&self.freed));
+        }
     }
 
     /// Waits for room without a place in the semaphore's queue, whose first takes all that is free: a large body would keep
@@ -140,20 +160,19 @@ impl Room {
         Arc::clone(&self.turns)
     }
 
-    /// A body as it comes, none of it kept here.
-    pub(super) fn pieces(&self, body: Body) -> impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static {
-        let (limit, began) = (self.max_body, Instant::now());
-        stream::try_unfold((body, 0), move |(mut body, before)| async move {
-            let Some(piece) = next(&mut body).await? else { return Ok(None) };
-            let total = before + piece.len() as u64;
-            if total > limit {
-                return Err(BodyError::TooLarge { limit, name: "max_body" });
-            }
-            if total < began.elapsed().saturating_sub(3 * SILENCE).as_secs() * SLOWEST {
-                return Err(BodyError::Timeout);
-            }
-            Ok(Some((piece, (body, total))))
-        })
+    /// A body as it comes, none of it kept here; `held` becomes room for what came, up to `most`.
+    pub(super) fn pieces(
+        &self,
+        body: Body,
+        held: Arc<Mutex<Held>>,
+        most: u64,
+    ) -> Result<impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static, BodyError> {
+        let (incoming, room) = (Incoming::new(body, self.max_body, "max_body")?, self.clone());
+        Ok(stream::try_unfold((incoming, room, held), move |(mut incoming, room, held)| async move {
+            let Some(piece) = incoming.next().await? else { return Ok(None) };
+            room.follow(&mut *held.lock().await, &incoming, most).await?;
+            Ok(Some((piece, (incoming, room, held))))
+        }))
     }
 
     /// A turn at decoding a large body.
@@ -171,31 +190,27 @@ impl Room {
         self.max_body
     }
 
-    /// Makes `held` be room for `bytes`, and for as much again, up to `most`, when it is not yet.
-    pub(super) async fn extend_for(&self, held: &mut Held, bytes: u64, most: u64) -> Result<(), BodyError> {
-        if bytes > held.bytes { self.extend(held, (bytes * 2).min(most)).await } else { Ok(()) }
+    /// Makes `held` be room for what came, and for as much again when more is to come, up to `most`: what is only announced takes
+    /// none. Doubling keeps both the copies and the visits to the semaphore few.
+    pub(super) fn follow<'a>(
+        &'a self,
+        held: &'a mut Held,
+        incoming: &Incoming,
+        most: u64,
+    ) -> impl Future<Output = Result<(), BodyError>> + Send + use<'a> {
+        let wanted = if incoming.total() > held.bytes { incoming.soon().min(most) } else { 0 };
+        self.extend(held, wanted)
     }
 
     /// Reads a body into memory, up to [`Room::limit`]. One that came in one piece, as small ones do, is not copied.
     pub(super) async fn read(&self, body: Body, held: &mut Held) -> Result<Bytes, BodyError> {
         let (limit, name) = self.limit();
-        let mut incoming = Incoming::new(body, limit, name)?;
-        self.extend(held, incoming.expected()).await?;
-        let (mut first, mut all) = (Bytes::new(), BytesMut::new());
+        let (mut incoming, mut all) = (Incoming::new(body, limit, name)?, Joined::default());
         while let Some(piece) = incoming.next().await? {
-            if first.is_empty() && all.is_empty() {
-                first = piece;
-                continue;
-            }
-            if all.is_empty() {
-                all.reserve(usize::try_from(incoming.expected().max(incoming.total() * 2)).unwrap_or(0));
-                all.extend_from_slice(&std::mem::take(&mut first));
-            }
-            // Doubling keeps both the copies and the visits to the semaphore few.
-            self.extend_for(held, incoming.total(), limit).await?;
-            all.extend_from_slice(&piece);
+            self.follow(held, &incoming, limit).await?;
+            all.push(piece, held);
         }
-        Ok(if all.is_empty() { first } else { all.freeze() })
+        Ok(all.into_bytes())
     }
 
     /// Reads a body away, keeping nothing.
@@ -212,14 +227,47 @@ impl Room {
     }
 }
 
+/// Room that `held` lacks for `bytes`, in KiB.
+fn missing(held: &Held, bytes: u64) -> u32 {
+    u32::try_from(bytes.saturating_sub(held.bytes).div_ceil(1024)).unwrap_or(u32::MAX)
+}
+
+/// The pieces of a body made one. One that came in one piece is not copied.
+#[derive(Default)]
+pub(super) struct Joined {
+    first: Bytes,
+    all: BytesMut,
+}
+
+impl Joined {
+    /// Adds a piece, for which there is room in `held`.
+    pub(super) fn push(&mut self, piece: Bytes, held: &Held) {
+        if self.first.is_empty() && self.all.is_empty() {
+            self.first = piece;
+            return;
+        }
+        let first = std::mem::take(&mut self.first);
+        let needed = self.all.len() + first.len() + piece.len();
+        if needed > self.all.capacity() {
+            let capacity = needed.max(usize::try_from(held.bytes).unwrap_or(needed));
+            self.all.reserve(capacity - self.all.len());
+        }
+        self.all.extend_from_slice(&first);
+        self.all.extend_from_slice(&piece);
+    }
+
+    pub(super) fn into_bytes(self) -> Bytes {
+        if self.all.is_empty() { self.first } else { self.all.freeze() }
+    }
+}
+
 /// A body on its way in, within its limits of size and time.
 pub(super) struct Incoming {
     body: Body,
     limit: u64,
     /// The option that sets the limit.
     name: &'static str,
-    /// As announced, or what most have.
-    expected: u64,
+    announced: Option<u64>,
     total: u64,
     began: Instant,
 }
@@ -227,17 +275,16 @@ pub(super) struct Incoming {
 impl Incoming {
     /// Refuses at once what announces that it is too large.
     pub(super) fn new(body: Body, limit: u64, name: &'static str) -> Result<Self, BodyError> {
-        let length = body.size_hint().exact();
-        if length.is_some_and(|length| length > limit) {
+        let announced = body.size_hint().exact();
+        if announced.is_some_and(|length| length > limit) {
             return Err(BodyError::TooLarge { limit, name });
         }
-        let expected = length.unwrap_or(FIRST.min(limit));
-        Ok(Self { body, limit, name, expected, total: 0, began: Instant::now() })
+        Ok(Self { body, limit, name, announced, total: 0, began: Instant::now() })
     }
 
-    /// The length as announced, or what most bodies stay below.
-    pub(super) const fn expected(&self) -> u64 {
-        self.expected
+    /// What there will be soon: as much again as came so far, or what is left.
+    pub(super) fn soon(&self) -> u64 {
+        self.announced.map_or(self.total * 2, |length| length.min(self.total * 2))
     }
 
     /// Bytes that came so far.
@@ -295,6 +342,28 @@ mod tests {
         assert!(room.kib.available_permits() < 100);
         drop(held);
         assert_eq!(room.kib.available_permits(), 100);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_all_there_takes_its_own_size_and_one_that_is_still_coming_twice_what_came() {
+        let room = room(1 << 20, 100 * 1024);
+        let mut held = Held::default();
+        room.read(Body::from(vec![0; 5000]), &mut held).await.unwrap();
+        assert_eq!(held.bytes(), 5 * 1024);
+        let mut held = Held::default();
+        room.read(chunked(vec![&[0; 3000], &[0; 3000], &[0; 1000]]), &mut held).await.unwrap();
+        assert_eq!(held.bytes(), 14 * 1024);
+    }
+
+    #[tokio::test]
+    async fn what_is_large_leaves_a_quarter_of_the_room() {
+        let room = room(1 << 20, 100 * 1024);
+        let (mut large, mut small) = (Held::default(), Held::default());
+        assert!(!room.extend_now(&mut large, 76 * 1024));
+        assert!(room.extend_now(&mut large, 75 * 1024));
+        assert!(room.extend_now(&mut large, 75 * 1024) && !room.extend_now(&mut large, 75 * 1024 + 1));
+        room.extend(&mut small, 25 * 1024).await.unwrap();
+        assert_eq!((room.kib.available_permits(), large.bytes()), (0, 75 * 1024));
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode, header};
+use tokio::sync::Mutex;
 use url::form_urlencoded;
 
 use crate::intake::crash::{self, FormKind, Pieces, Workshop};
@@ -27,7 +28,7 @@ use super::error::ApiError;
 use super::ingest::{Visit, admit, drain, encodings, read, sender};
 use super::state::Public;
 
-/// What a form or file takes of the memory while it passes through: the beginning of a body, a piece of a file, the form's data.
+/// The most that a form or file takes of the memory while it passes through: the beginning of a body, a piece of a file, the form's data.
 const IN_PASSING: u64 = 2 * 1024 * 1024;
 /// The pieces of a body that was decoded.
 const PIECE: usize = 64 * 1024;
@@ -89,8 +90,9 @@ async fn submit(
         drain(&mut body, public).await;
         return Err(KeyError::Missing.into());
     }
-    let mut held = Held::default();
-    let (_, envelope) = envelope(public, parts, body, what, &mut held).await?;
+    // Shared with the pieces, which take it as they come, and kept until what was made of them is taken in.
+    let held = Arc::default();
+    let (_, envelope) = envelope(public, parts, body, what, &held).await?;
     Ok(public.intake.submit(entrance, sender(public, parts), envelope).await?)
 }
 
@@ -99,7 +101,7 @@ async fn envelope(
     parts: &Parts,
     body: Body,
     what: What,
-    held: &mut Held,
+    held: &Arc<Mutex<Held>>,
 ) -> Result<(EventId, journal::body::Body), ApiError> {
     let workshop = Workshop { journal: Arc::clone(public.intake.journal()), turns: public.room.turns() };
     let boundary = boundary(&parts.headers);
@@ -119,12 +121,12 @@ async fn envelope(
 }
 
 /// The body as it comes, or what it holds when it is encoded.
-async fn pieces(public: &Public, parts: &Parts, body: Body, held: &mut Held) -> Result<Pieces, ApiError> {
+async fn pieces(public: &Public, parts: &Parts, body: Body, held: &Arc<Mutex<Held>>) -> Result<Pieces, ApiError> {
     if encodings(&parts.headers)?.is_empty() {
-        public.room.extend(held, IN_PASSING.min(public.room.limit().0)).await?;
-        return Ok(public.room.pieces(body).map_err(Into::into).boxed());
+        let most = IN_PASSING.min(public.room.limit().0);
+        return Ok(public.room.pieces(body, Arc::clone(held), most)?.map_err(Into::into).boxed());
     }
-    let body = read(public, parts, body, held).await?;
+    let body = read(public, parts, body, &mut *held.lock().await).await?;
     let pieces = stream::unfold(body, |mut rest| async {
         (!rest.is_empty()).then(|| (Ok(rest.split_to(PIECE.min(rest.len()))), rest))
     });

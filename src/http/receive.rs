@@ -1,25 +1,28 @@
 //! The body of a submission, read and decoded: in memory as long as it is small, through a file of the journal beyond that.
 //!
-//! Rule: what one body takes of the memory is bounded whatever its size; only `max_body` bounds that, as sent and as decoded.
-//! Encoded bytes are decoded after they are all there, so that a slow client keeps no decoder.
+//! Rule: what one body takes of the memory is bounded whatever its size; only `max_body` bounds that, as sent and as decoded. It is
+//! taken as the body comes, and when there is no more of it a body goes on through a file, too. Encoded bytes are decoded after
+//! they are all there, so that a slow client keeps no decoder.
 
 use std::sync::Arc;
 
 use axum::body::Body;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::intake::decode::{self, DecodeError, Encoding};
 use crate::intake::unpack;
 use crate::journal::body::{self, IN_MEMORY};
 use crate::journal::spool::BodyWriter;
 
-use super::body::{BodyError, Held, Incoming, Room};
+use super::body::{BodyError, Held, Incoming, Joined, Room, SMALL};
 use super::error::ApiError;
 use super::ingest::DECODED_INLINE;
 use super::state::Public;
 
 /// What a body takes of the memory while it goes through a file.
 const STREAMED: u64 = 512 * 1024;
+/// The same when there is no room for that: what is written at once, and a piece as it comes.
+const SQUEEZED: u64 = 2 * SMALL;
 
 /// Reads a body and undoes its encodings.
 pub(super) async fn receive(
@@ -42,41 +45,45 @@ async fn read(public: &Public, body: Body, held: &mut Held) -> Result<body::Body
     let mut incoming = Incoming::new(body, room.max_body(), "max_body")?;
     let (start, more) = gather(room, &mut incoming, held).await?;
     let Some(more) = more else { return Ok(start.into()) };
-    let mut writer = BodyWriter::new(Arc::clone(public.intake.journal())).beyond(keep(room));
+    let (mut writer, takes) = through_a_file(public, held, 0).await?;
     writer.write(&start).await?;
     drop(start);
     writer.write(&more).await?;
     drop(more);
-    held.shrink(STREAMED.min(keep(room)));
+    held.shrink(takes);
     while let Some(piece) = incoming.next().await? {
         writer.write(&piece).await?;
     }
     Ok(writer.finish().await?)
 }
 
-/// What may be held in memory of a body, and the piece that was too much. A body that came in one piece, as small ones do, is not
-/// copied.
-async fn gather(room: &Room, incoming: &mut Incoming, held: &mut Held) -> Result<(Bytes, Option<Bytes>), BodyError> {
-    let keep = keep(room);
-    room.extend(held, incoming.expected().min(keep)).await?;
-    let (mut first, mut all) = (Bytes::new(), BytesMut::new());
-    while let Some(piece) = incoming.next().await? {
-        if incoming.total() > keep {
-            return Ok((if all.is_empty() { first } else { all.freeze() }, Some(piece)));
-        }
-        if first.is_empty() && all.is_empty() {
-            first = piece;
-            continue;
-        }
-        if all.is_empty() {
-            all.reserve(usize::try_from(incoming.expected().max(incoming.total() * 2).min(keep)).unwrap_or(0));
-            all.extend_from_slice(&std::mem::take(&mut first));
-        }
-        // Doubling keeps both the copies and the visits to the semaphore few.
-        room.extend_for(held, incoming.total(), keep).await?;
-        all.extend_from_slice(&piece);
+/// The way through a file, in steps as large as there is room for beside `others`, and what it takes of the memory.
+async fn through_a_file(public: &Public, held: &mut Held, others: u64) -> Result<(BodyWriter, u64), BodyError> {
+    let writer = BodyWriter::new(Arc::clone(public.intake.journal())).beyond(0);
+    let [wanted, least] = [STREAMED, SQUEEZED].map(|takes| takes.min(keep(&public.room)));
+    if public.room.extend_now(held, others + wanted) {
+        return Ok((writer, wanted));
     }
-    Ok((if all.is_empty() { first } else { all.freeze() }, None))
+    public.room.extend(held, others + least).await?;
+    Ok((writer.in_steps_of(SMALL), least))
+}
+
+/// What may be held in memory of a body, and the piece that was too much, for this body or for all of them together.
+async fn gather(room: &Room, incoming: &mut Incoming, held: &mut Held) -> Result<(Bytes, Option<Bytes>), BodyError> {
+    let (keep, mut all) = (keep(room), Joined::default());
+    while let Some(piece) = incoming.next().await? {
+        let total = incoming.total();
+        if total > keep {
+            return Ok((all.into_bytes(), Some(piece)));
+        }
+        if total <= SMALL {
+            room.follow(held, incoming, keep).await?;
+        } else if total > held.bytes() && !room.extend_now(held, incoming.soon().min(keep)) {
+            return Ok((all.into_bytes(), Some(piece)));
+        }
+        all.push(piece, held);
+    }
+    Ok((all.into_bytes(), None))
 }
 
 /// Decodes where it is quick, and elsewhere where it is not.
@@ -103,7 +110,10 @@ async fn decoded(
     // A decompressor may take a window of many MiB: few at a time.
     let _turn = room.turn().await;
     let size = unpack::size(&body, &encodings, room.max_body()).await?;
-    room.extend(held, body.in_memory() as u64 + size.min(keep)).await?;
-    let writer = BodyWriter::new(Arc::clone(public.intake.journal())).beyond(keep);
+    let writer = if room.extend_now(held, body.in_memory() as u64 + size.min(keep)) {
+        BodyWriter::new(Arc::clone(public.intake.journal())).beyond(keep)
+    } else {
+        through_a_file(public, held, body.in_memory() as u64).await?.0
+    };
     Ok(unpack::unpack(body, encodings, size, writer).await?)
 }

@@ -17,7 +17,7 @@ use super::body::{Body, BodyFile, IN_MEMORY, Reservation};
 use super::{Journal, JournalError, Sync};
 use crate::tasks;
 
-/// What is written at once.
+/// What is written at once, unless there is no memory for that.
 const STEP: usize = 256 << 10;
 /// The least room taken at once.
 const ROOM_STEP: u64 = 1 << 20;
@@ -116,6 +116,8 @@ pub struct BodyWriter {
     draft: Option<Draft>,
     /// The most that stays in memory.
     keep: usize,
+    /// What is written at once.
+    step: usize,
     /// Nothing was lost on the way: false while a write is under way, and after one that failed.
     whole: bool,
 }
@@ -130,13 +132,19 @@ struct Draft {
 impl BodyWriter {
     /// Begins a body for that journal.
     pub fn new(journal: Arc<dyn Journal>) -> Self {
-        Self { journal, buffer: Vec::new(), draft: None, keep: IN_MEMORY, whole: true }
+        Self { journal, buffer: Vec::new(), draft: None, keep: IN_MEMORY, step: STEP, whole: true }
     }
 
     /// Goes through a file already beyond `bytes`.
     #[must_use]
     pub fn beyond(self, bytes: u64) -> Self {
         Self { keep: usize::try_from(bytes).unwrap_or(IN_MEMORY).min(IN_MEMORY), ..self }
+    }
+
+    /// Writes `bytes` at once, 256 KiB at most.
+    #[must_use]
+    pub fn in_steps_of(self, bytes: u64) -> Self {
+        Self { step: usize::try_from(bytes).unwrap_or(STEP).clamp(1, STEP), ..self }
     }
 
     /// Bytes written so far.
@@ -163,10 +171,10 @@ impl BodyWriter {
             return Ok(());
         }
         while !bytes.is_empty() {
-            let (now, later) = bytes.split_at(bytes.len().min(STEP.saturating_sub(self.buffer.len())));
+            let (now, later) = bytes.split_at(bytes.len().min(self.step.saturating_sub(self.buffer.len())));
             self.buffer.extend_from_slice(now);
             bytes = later;
-            if self.buffer.len() >= STEP {
+            if self.buffer.len() >= self.step {
                 self.flush().await?;
             }
         }
@@ -221,14 +229,14 @@ impl BodyWriter {
         }
         draft.unsynced += bytes;
         let sync = durable && draft.unsynced >= SYNC_STEP;
-        let (mut file, mut buffer) = (Arc::clone(&draft.file), std::mem::take(&mut self.buffer));
+        let (mut file, mut buffer, step) = (Arc::clone(&draft.file), std::mem::take(&mut self.buffer), self.step);
         let written = tasks::blocking(move || {
             file.write_all(&buffer)?;
             if sync {
                 file.sync_data()?;
             }
             buffer.clear();
-            buffer.shrink_to(STEP);
+            buffer.shrink_to(step);
             Ok(buffer)
         });
         self.buffer = written.await.map_err(|error: io::Error| failure(&error))?;
