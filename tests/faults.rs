@@ -16,7 +16,10 @@ use tokio::time::Instant;
 /// How long the troubled upstream is waited for: whatever waits with it waits as long.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Answer times are compared here: one test at a time.
+/// Far longer than an answer takes on a busy machine, and far less than anything that waits for the troubled upstream would take.
+const UNMOVED: Duration = Duration::from_secs(1);
+
+/// Times of answers are looked at here: one test at a time.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
 /// A relay with a healthy upstream and one behind a proxy, and all of it alone on the machine as far as this file goes.
@@ -68,13 +71,13 @@ impl Scene {
         self.healthy.taken().iter().filter_map(way).max().expect("something arrived")
     }
 
-    /// Under a load that was sent while the other upstream was troubled, answers and deliveries were as quick as before.
-    async fn was_unmoved(&self, before: &Sendings, during: &Sendings, what: &str) {
+    /// Of a load that was sent while the other upstream was troubled, no answer and no delivery waited for it.
+    async fn was_unmoved(&self, during: &Sendings, what: &str) {
         self.healthy_has(during).await;
-        let (p99_before, p99_during, longest) = (before.p99(), during.p99(), self.longest_way(during));
-        println!("{what}: p99 of the answers {p99_before:?} before, {p99_during:?} during; longest way {longest:?}");
-        assert!(p99_during <= 3 * p99_before + Duration::from_millis(20), "{p99_before:?}, then {p99_during:?}");
-        assert!(longest < TIMEOUT / 2, "{longest:?} from a client to the healthy upstream");
+        let (answer, way) = (during.slowest(), self.longest_way(during));
+        println!("{what}: the slowest answer took {answer:?}, the longest way {way:?}");
+        assert!(answer < UNMOVED, "an answer took {answer:?}");
+        assert!(way < UNMOVED, "{way:?} from a client to the healthy upstream");
     }
 
     /// Nobody notices a fault, and everything arrives when it is over.
@@ -83,7 +86,7 @@ impl Scene {
         self.healthy_has(&before).await;
         self.proxy.set(fault);
         let during = self.send(160).await;
-        self.was_unmoved(&before, &during, &format!("{fault:?}")).await;
+        self.was_unmoved(&during, &format!("{fault:?}")).await;
         self.proxy.set(Fault::Pass);
         self.recovers(&[before, during]).await;
     }
@@ -114,7 +117,7 @@ async fn an_upstream_that_answers_a_byte_at_a_time_is_felt_by_nobody_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_answers_late_is_felt_by_nobody_else() {
-    Scene::set().await.stays_unmoved_by(Fault::Delay(Duration::from_millis(400))).await;
+    Scene::set().await.stays_unmoved_by(Fault::Delay(Duration::from_millis(1500))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,7 +148,7 @@ async fn an_upstream_that_only_fails_is_felt_by_nobody_else() {
         let what = format!("{reply:?}");
         scene.troubled.always(reply);
         let during = scene.send(120).await;
-        scene.was_unmoved(&all[0], &during, &what).await;
+        scene.was_unmoved(&during, &what).await;
         all.push(during);
     }
     scene.troubled.always(Reply::Ok);
