@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 mod localhost;
 mod stream;
+pub mod tls;
 use localhost::Resolver;
 pub(super) use stream::Stream;
 
@@ -85,13 +86,8 @@ impl Transport {
         http.set_nodelay(true);
         http.set_connect_timeout(Some(CONNECT_TIMEOUT));
         http.set_keepalive(Some(Duration::from_secs(60)));
-        let connector = match HttpsConnectorBuilder::new().with_native_roots() {
-            Ok(tls) => tls.https_or_http().enable_http1().wrap_connector(http),
-            Err(error) => {
-                tracing::warn!(%error, "the system has no certificate authorities, using Mozilla's");
-                HttpsConnectorBuilder::new().with_webpki_roots().https_or_http().enable_http1().wrap_connector(http)
-            }
-        };
+        let tls = HttpsConnectorBuilder::new().with_tls_config(tls::config());
+        let connector = tls.https_or_http().enable_http1().wrap_connector(http);
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())

@@ -16,11 +16,10 @@ use axum::response::Response;
 use http::request::Parts;
 use http::{Method, StatusCode};
 use http_body::Body as _;
-use hyper_rustls::ConfigBuilderExt as _;
 use reqwest::redirect::Policy;
-use rustls::ClientConfig;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::delivery::transport::tls;
 use crate::tasks::Tasks;
 use crate::telemetry::metrics::Refused;
 
@@ -86,11 +85,6 @@ impl Proxy {
 /// A client that trusts whom the deliveries trust. It keeps no connection: one that its server has closed meanwhile, as GlitchTip's
 /// does after each answer, would cost a request whose body cannot be sent twice.
 fn client() -> Option<reqwest::Client> {
-    let tls = ClientConfig::builder();
-    let tls = match tls.clone().with_native_roots() {
-        Ok(tls) => tls,
-        Err(_) => tls.with_webpki_roots(),
-    };
     let localhost = [(Ipv4Addr::LOCALHOST, 0).into(), (Ipv6Addr::LOCALHOST, 0).into()];
     let client = reqwest::Client::builder()
         .no_proxy()
@@ -99,7 +93,7 @@ fn client() -> Option<reqwest::Client> {
         .pool_max_idle_per_host(0)
         .connect_timeout(CONNECT_TIMEOUT)
         .resolve_to_addrs("localhost", &localhost)
-        .tls_backend_preconfigured(tls.with_no_client_auth())
+        .tls_backend_preconfigured(tls::config())
         .build();
     client.map_err(|error| tracing::error!(%error, "requests cannot be passed on to the primary")).ok()
 }
