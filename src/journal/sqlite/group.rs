@@ -24,6 +24,11 @@ pub(super) const INBOX: usize = 1024;
 /// The most commands in one commit, and the bytes of bodies after which no more are taken in.
 const GROUP: usize = 256;
 const GROUP_BYTES: usize = 4 << 20;
+/// When so many commands shared the last commit, the next one waits this long for as many: larger commits cost less for each
+/// record, and at this rate a client waits for others' commits anyway.
+const SHARED: usize = 4;
+/// See [`SHARED`].
+const PAUSE: Duration = Duration::from_micros(300);
 /// How long a commit waits for workers that fall behind, and how often it looks after them meanwhile.
 const LINGER: Duration = Duration::from_millis(2);
 /// See [`LINGER`].
@@ -136,10 +141,18 @@ impl Group {
         self.commands.len() >= GROUP || self.bytes >= GROUP_BYTES || self.closing.is_some()
     }
 
-    /// Takes in what has arrived; settlements alone wait a moment for an append to share its commit. While a worker is
-    /// `crowded` it waits a little: what cannot be handed on in memory has to be read back from the disk, and the larger commit
-    /// costs less for each record.
-    pub(super) fn gather(&mut self, inbox: &Receiver<Placed<Command>>, crowded: impl Fn() -> bool) {
+    /// Whether so many share this commit that others are likely to be on their way.
+    pub(super) fn is_shared(&self) -> bool {
+        self.commands.len() >= SHARED
+    }
+
+    /// Takes in what has arrived; settlements alone wait a moment for an append to share its commit. After a commit that many
+    /// shared it pauses for as many again. While a worker is `crowded` it waits a little longer: what cannot be handed on in
+    /// memory has to be read back from the disk.
+    pub(super) fn gather(&mut self, inbox: &Receiver<Placed<Command>>, after_shared: bool, crowded: impl Fn() -> bool) {
+        if after_shared {
+            std::thread::sleep(PAUSE);
+        }
         let until = Instant::now() + LINGER;
         while crowded() && Instant::now() < until {
             std::thread::sleep(LOOK);

@@ -57,6 +57,7 @@ impl Writer {
 
     /// Serves until told to close or left alone.
     pub(super) fn run(mut self, inbox: &Receiver<Placed<Command>>) {
+        let mut shared = false;
         loop {
             let mut group = Group::default();
             match inbox.recv_timeout(self.patience()) {
@@ -68,7 +69,8 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             let targets = self.shared.targets();
-            group.gather(inbox, || targets.iter().any(|target| target.queue().is_crowded()));
+            group.gather(inbox, shared, || targets.iter().any(|target| target.queue().is_crowded()));
+            shared = group.is_shared();
             let closing = group.closing.take();
             self.commit(group);
             if let Some(reply) = closing {
@@ -81,7 +83,7 @@ impl Writer {
         loop {
             // What was sent before anyone knew of the closing is served; the last round commits the settlements.
             let mut group = Group { hurry: true, ..Group::default() };
-            group.gather(inbox, || false);
+            group.gather(inbox, false, || false);
             let last = group.commands.is_empty();
             self.commit(group);
             if last {
