@@ -33,6 +33,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::observations::Observations;
 use crate::telemetry::status::ConfigStatus;
 
+mod backfilling;
 mod renewal;
 mod switching;
 mod upkeep;
@@ -188,6 +189,7 @@ impl Daemon {
             config: config.clone(),
         };
         daemon.apply(config).await?;
+        backfilling::start(&daemon.tasks, Arc::clone(&daemon.journal), daemon.admin.clone());
         daemon.note_first_primary().await?;
         Ok(daemon)
     }
@@ -249,8 +251,9 @@ impl Daemon {
         let max_age = |(name, settings): (&Arc<str>, &Settings)| (Arc::clone(name), settings.max_age.get());
         let upstreams = self.config.upstreams.iter().map(max_age).collect();
         let (config, token) = (self.status.clone(), self.config.admin.token.clone());
-        let (report, storms) = (self.config.report.clone(), self.intake.storms().clone());
-        self.admin.configure(View { routing, upstreams, report, config, token, storms });
+        let (retain, report, storms) =
+            (self.config.journal.retain.get(), self.config.report.clone(), self.intake.storms().clone());
+        self.admin.configure(View { routing, upstreams, retain, report, config, token, storms });
     }
 
     /// Loads the file again: all of it comes into force, or nothing.

@@ -94,6 +94,7 @@ fn help_version_completions_and_manual_pages_are_printed() {
         "send-test",
         "status",
         "dead-letters",
+        "backfill",
         "sink",
         "healthcheck",
         "completions",

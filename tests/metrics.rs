@@ -15,6 +15,7 @@ use support::upstream::{Reply, Upstream};
 const GOLDEN: &str = "
 switchyard_accept_duration_seconds histogram
 switchyard_accepted_items_total counter category project
+switchyard_backfill_remaining_envelopes gauge upstream
 switchyard_backlog_bytes gauge upstream
 switchyard_backlog_envelopes gauge upstream
 switchyard_backlog_oldest_seconds gauge upstream

@@ -1,9 +1,11 @@
-//! What is done after trouble: looking at dead letters and sending them again.
+//! What is done after trouble: looking at dead letters and sending them again, giving an upstream what it missed.
 //!
 //! Rule: everything goes through the command line and the listeners of the real daemon; every test ends with balanced accounts.
 
 mod support;
 
+#[path = "recovery/backfill.rs"]
+mod backfill;
 #[path = "recovery/dead_letters.rs"]
 mod dead_letters;
 #[path = "recovery/verbs.rs"]

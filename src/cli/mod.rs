@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `run`, `demo`, `sink` | run something here |
 //! | `check` (with `probe`), `switch` | work on the configuration file |
-//! | `status`, `report`, `send_test`, `dead_letters`, `healthcheck` | ask a running daemon |
+//! | `status`, `report`, `send_test`, `dead_letters`, `backfill`, `healthcheck` | ask a running daemon |
 //! | `completions`, `man` | describe the command line itself |
 //! | `locate`, `admin`, `process`, `terminal`, `failure` | what they share |
 //!
@@ -16,6 +16,7 @@ use std::sync::LazyLock;
 use clap::{Parser, Subcommand};
 
 mod admin;
+mod backfill;
 mod check;
 mod completions;
 mod dead_letters;
@@ -65,6 +66,7 @@ enum Verb {
     Status(status::Args),
     DeadLetters(dead_letters::Args),
     Report(report::Args),
+    Backfill(backfill::Args),
     Sink(sink::Args),
     Healthcheck(healthcheck::Args),
     Completions(completions::Args),
@@ -86,6 +88,7 @@ impl Cli {
             Verb::Switch(args) => switch::switch(&located, &args),
             Verb::SendTest(args) => send_test::send_test(&located, &args),
             Verb::Status(args) => status::status(&located, &args),
+            Verb::Backfill(args) => backfill::backfill(&located, &args),
             Verb::DeadLetters(args) => dead_letters::dead_letters(&located, &args),
             Verb::Report(args) => report::report(&located, &args),
             Verb::Sink(args) => sink::sink(&args),

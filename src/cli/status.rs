@@ -8,6 +8,7 @@ use crate::clock::Timestamp;
 use crate::telemetry::status::{OutageStatus, Status, UpstreamStatus};
 
 use super::admin::AdminClient;
+use super::backfill::describe;
 use super::failure::Failure;
 use super::locate::Located;
 use super::process;
@@ -82,6 +83,7 @@ pub(super) fn render(status: &Status) -> String {
     parts.push(upstreams(status));
     parts.extend(status.upstreams.iter().filter_map(troubles));
     parts.extend(refused(status));
+    parts.extend(status.backfills.iter().map(|backfill| format!("\n{}", describe(backfill))));
     parts.extend(switches(status));
     parts.join("\n")
 }

@@ -131,7 +131,7 @@ mod tests {
         let accepted_at = Timestamp::default();
         let client = Client::default();
         let record = Record { id, accepted_at, project, event_id: None, quantities, client, body: body.clone() };
-        Claim { record: Arc::new(record), progress: Progress { items, ..Progress::default() } }
+        Claim { record: Arc::new(record), progress: Progress { items, ..Progress::default() }, backfilled: false }
     }
 
     async fn sent(claim: &Claim, kind: Kind) -> Bytes {

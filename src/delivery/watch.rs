@@ -6,7 +6,7 @@ use std::time::Duration;
 use prometheus::{Histogram, IntCounter};
 
 use crate::clock::Timestamp;
-use crate::journal::Record;
+use crate::journal::{Claim, Record};
 use crate::policy::verdict::Verdict;
 use crate::telemetry::log::Damper;
 use crate::telemetry::metrics::Metrics;
@@ -52,11 +52,12 @@ impl Watch {
         }
     }
 
-    /// A request came to its end `now`, for a record that was accepted then.
-    pub(super) fn attempted(&self, verdict: Verdict, took: Duration, (now, accepted_at): (Timestamp, Timestamp)) {
+    /// A request for a claim came to its end `now`. What was backfilled was late before the upstream was asked at all.
+    pub(super) fn attempted(&self, verdict: Verdict, took: Duration, claim: &Claim, now: Timestamp) {
         self.attempts[verdict as usize].inc();
         self.duration.observe(took.as_secs_f64());
-        let lag = (verdict == Verdict::Delivered).then(|| now.since(accepted_at));
+        let has_lag = verdict == Verdict::Delivered && !claim.backfilled;
+        let lag = has_lag.then(|| now.since(claim.record.accepted_at));
         if let Some(lag) = lag {
             self.lag.observe(lag.as_secs_f64());
         }

@@ -276,7 +276,7 @@ impl Worker {
             Ok(reply) => Verdict::of(reply.status, &reply.text),
             Err(_) => Verdict::Failed,
         };
-        self.around.watch.attempted(verdict, sent.took, (now, sent.claim.record.accepted_at));
+        self.around.watch.attempted(verdict, sent.took, &sent.claim, now);
         self.learn(&sent, verdict, now);
         let settlement = match verdict {
             Verdict::Delivered => self.delivered(&sent, now),

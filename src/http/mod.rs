@@ -1,6 +1,7 @@
 //! The two listeners: the public one for SDKs, the admin one for operators. The only user of axum.
 
 mod admin;
+mod backfill;
 mod body;
 mod crash;
 mod error;

@@ -31,6 +31,7 @@ pub(super) fn render(status: &Status, letters: &[LetterSummary]) -> String {
                 @for upstream in &status.upstreams { (accounts(upstream)) }
                 (outages(status))
                 (refused(status))
+                (backfills(status))
                 (dead_letters(letters))
                 (switches(status))
             }
@@ -134,6 +135,23 @@ fn refused(status: &Status) -> Markup {
                 tr { th { "Project" } th { "Error" } th.n { "Dropped" } th { "Last" } }
                 @for storm in &status.storms {
                     tr { td { (storm.project) } td { (storm.what) } td.n { (storm.collapsed) } td { (storm.last) } }
+                }
+            }
+        }
+    }
+}
+
+fn backfills(status: &Status) -> Markup {
+    html! {
+        @if !status.backfills.is_empty() {
+            h2 { "Backfills" }
+            table {
+                tr { th { "Upstream" } th { "Projects" } th { "Since" } th { "State" } th.n { "Handed over" } th.n { "Found" } }
+                @for backfill in &status.backfills {
+                    tr {
+                        td { (backfill.upstream) } td { (backfill.projects.join(", ")) } td { (backfill.since) }
+                        td { (backfill.state) } td.n { (backfill.taken) } td.n { (backfill.found) }
+                    }
                 }
             }
         }

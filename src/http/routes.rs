@@ -25,7 +25,7 @@ use super::ingest::ForProject;
 use super::serve::{App, CutShort, serve};
 use super::state::{Admin, Public};
 use super::tls::Certificate;
-use super::{admin, crash, ingest, letters, proxy};
+use super::{admin, backfill, crash, ingest, letters, proxy};
 
 /// What SDKs reach.
 fn public(state: Arc<Public>) -> Router {
@@ -71,6 +71,8 @@ fn operators(state: Admin) -> Router {
         .route("/report", get(admin::report_page))
         .route("/api/report", get(admin::report))
         .route("/api/primary", post(admin::switch))
+        .route("/api/backfill", get(backfill::show).post(backfill::begin))
+        .route("/api/backfill/cancel", post(backfill::cancel))
         .route("/api/dead-letters", get(letters::list))
         .route("/api/dead-letters/{id}", get(letters::show))
         .route("/api/dead-letters/{id}/envelope", get(letters::envelope))

@@ -16,6 +16,7 @@ use crate::policy::circuit::State;
 use crate::policy::outcome::{DropReason, RefusalReason};
 use crate::policy::storm::Storm;
 use crate::protocol::category::Category;
+use crate::telemetry::backfill::BackfillStatus;
 use crate::telemetry::ledger::{Account, AccountKey};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::status::{
@@ -23,6 +24,7 @@ use crate::telemetry::status::{
     StormStatus, SwitchStatus, UpstreamStatus,
 };
 
+use super::backfill;
 use super::state::{Admin, View};
 
 /// How many switches are shown.
@@ -78,6 +80,7 @@ async fn read(admin: &Admin) -> Status {
         refused: refused(admin, &view),
         storms: storms(&view),
         switches: switches(admin, SWITCHES).await,
+        backfills: backfill::all(admin).await,
         config: view.config,
     }
 }
@@ -265,6 +268,10 @@ fn refresh(admin: &Admin, status: &Status) {
     }
     for upstream in &status.upstreams {
         refresh_upstream(admin, upstream);
+        let running = |backfill: &&BackfillStatus| backfill.upstream == upstream.name && backfill.state == "running";
+        let remaining = status.backfills.iter().find(running).map_or(0, |now| now.found.saturating_sub(now.taken));
+        let gauge = metrics.backfill_remaining_envelopes.with_label_values(&[&upstream.name]);
+        gauge.set(i64::try_from(remaining).unwrap_or(i64::MAX));
     }
     #[expect(clippy::cast_precision_loss, reason = "sizes of disks are far below 2^53 bytes")]
     {

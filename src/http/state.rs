@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Timestamp};
@@ -98,6 +99,8 @@ pub struct View {
     pub upstreams: BTreeMap<Arc<str>, Duration>,
     /// What a candidate must achieve.
     pub report: criteria::Settings,
+    /// How long delivered envelopes are kept.
+    pub retain: Duration,
     /// The file and its state.
     pub config: ConfigStatus,
     /// The token of the admin listener.
@@ -118,6 +121,8 @@ pub struct Admin {
     pub(super) started_at: Timestamp,
     pub(super) readiness: Readiness,
     pub(super) control: Control,
+    /// Notified when a backfill begins.
+    pub(super) backfill_begun: Arc<Notify>,
     /// Held while the metrics are brought up to date and written: two at once would count what is new twice.
     pub(super) scraping: Arc<tokio::sync::Mutex<()>>,
 }
@@ -143,6 +148,7 @@ impl Admin {
             started_at,
             readiness,
             control,
+            backfill_begun: Arc::default(),
             scraping: Arc::default(),
         }
     }
@@ -150,6 +156,11 @@ impl Admin {
     /// Follows a changed configuration, or a changed state of its file.
     pub fn configure(&self, view: View) {
         self.view.store(Arc::new(view));
+    }
+
+    /// Waits until a backfill is begun.
+    pub async fn backfill_begun(&self) {
+        self.backfill_begun.notified().await;
     }
 
     /// What is shown now.

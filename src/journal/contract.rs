@@ -1,6 +1,7 @@
 //! The suite that every backend passes: one function per promise of the contract, run for each backend. Its many lines are one
 //! list of promises, which belongs together.
 
+pub(super) mod backfill;
 mod evidence;
 mod letters;
 mod model;
@@ -21,6 +22,7 @@ use crate::clock::Clock;
 use crate::protocol::endpoint::Endpoint;
 use crate::telemetry::ledger::Ledger;
 use crate::units::ByteSize;
+use backfill::*;
 use evidence::*;
 use letters::*;
 
@@ -161,7 +163,7 @@ pub(super) fn delivered(n: u64) -> Settlement {
     Settlement { delivered: errors(n), ..Settlement::default() }
 }
 
-fn retry(due: Timestamp, attempts: u32, n: u64) -> Settlement {
+pub(super) fn retry(due: Timestamp, attempts: u32, n: u64) -> Settlement {
     let progress = Progress { attempts, ..Progress::default() };
     Settlement { rest: Some(Rest { due, progress, quantities: errors(n) }), ..Settlement::default() }
 }
@@ -173,7 +175,7 @@ pub(super) fn rejected() -> Settlement {
     Settlement { dropped, dead_letter: Some(letter), ..Settlement::default() }
 }
 
-fn ids(claims: &[Claim]) -> Vec<u64> {
+pub(super) fn ids(claims: &[Claim]) -> Vec<u64> {
     claims.iter().map(|claim| claim.record.id.0).collect()
 }
 
@@ -206,6 +208,9 @@ suite!(
     parts_of_one_record_are_retried_together,
     a_dead_letter_of_a_record_that_is_still_under_way_is_left_alone,
     a_dead_letter_that_is_forgotten_lets_its_record_go,
+    a_backfill_gives_what_was_withheld_once_and_the_accounts_balance,
+    what_is_backfilled_goes_after_everything_else,
+    a_backfill_that_is_cancelled_takes_up_no_more,
     after_a_restart_everything_unsettled_can_be_claimed_again,
     what_is_due_comes_first_by_its_due_time_then_the_untried_in_order,
     a_retry_that_comes_due_before_one_already_looked_up_goes_first,

@@ -12,12 +12,15 @@ use tokio::sync::Notify;
 
 use crate::clock::Timestamp;
 use crate::policy::outcome::{DropReason, Outcome};
-use crate::protocol::category::{Category, Quantities};
+use crate::protocol::category::Quantities;
 use crate::telemetry::ledger::{AccountKey, Ledger, Posting};
 
+mod backfill;
 mod evidence;
 mod letters;
+mod state;
 
+use super::backfill::{BACKGROUND, Backfill, BackfillStep, Scope, Survey};
 use super::body::Reservation;
 use super::evidence::{Comparison, Evidence, Observation, Outage};
 use super::spool::Spool;
@@ -46,12 +49,14 @@ struct State {
     /// Oldest first.
     letters: Vec<Letter>,
     last_letter: u64,
+    backfills: BTreeMap<u8, Backfill>,
 }
 
 #[derive(Debug)]
 struct Kept {
     record: Arc<Record>,
     keys: Vec<u128>,
+    /// The targets that were meant to get it.
     targets: Vec<TargetId>,
     /// What a target will not get of it.
     missed: BTreeMap<TargetId, DropReason>,
@@ -178,60 +183,6 @@ impl MemoryJournal {
     }
 }
 
-impl State {
-    fn target(&mut self, id: TargetId) -> Result<&mut Target, JournalError> {
-        let unknown = || JournalError::Failed(format!("target {} is not known", id.0));
-        self.targets.get_mut(usize::from(id.0)).ok_or_else(unknown)
-    }
-
-    fn claim(&mut self, id: TargetId, now: Timestamp, max: usize) -> Result<Vec<Claim>, JournalError> {
-        let Self { targets, records, .. } = self;
-        let unknown = || JournalError::Failed(format!("target {} is not known", id.0));
-        let target = targets.get_mut(usize::from(id.0)).ok_or_else(unknown)?;
-        let due = target.claimable.range(..=(false, now, u64::MAX));
-        let untried = target.claimable.range((true, Timestamp::default(), 0)..);
-        let turns: Vec<Turn> = due.chain(untried).take(max).copied().collect();
-        let mut claims = Vec::new();
-        for next in turns {
-            target.claimable.remove(&next);
-            if let (Some(waiting), Some(kept)) = (target.waiting.get_mut(&next.2), records.get(&next.2)) {
-                waiting.leased = true;
-                claims.push(Claim { record: Arc::clone(&kept.record), progress: waiting.progress.clone() });
-            }
-        }
-        Ok(claims)
-    }
-
-    fn prune(&mut self, before: Timestamp, limit: usize) -> usize {
-        let Self { records, targets, bytes, letters, .. } = self;
-        let needed = |id: &u64| {
-            targets.iter().any(|t| t.waiting.contains_key(id)) || letters.iter().any(|letter| letter.record.0 == *id)
-        };
-        let old = records.iter().take_while(|(_, kept)| kept.record.accepted_at < before).map(|(id, _)| *id);
-        let gone: Vec<u64> = old.filter(|id| !needed(id)).take(limit).collect();
-        for id in &gone {
-            *bytes -= records.remove(id).map_or(0, |kept| kept.record.body.len());
-        }
-        gone.len()
-    }
-
-    fn backlog(&self, target: &Target) -> Backlog {
-        let mut backlog = Backlog::default();
-        let mut quantities: BTreeMap<(Arc<str>, Category), u64> = BTreeMap::new();
-        for (id, waiting) in &target.waiting {
-            let Some(Kept { record, .. }) = self.records.get(id) else { continue };
-            backlog.envelopes += 1;
-            backlog.bytes += record.body.len();
-            backlog.oldest = backlog.oldest.or(Some(record.accepted_at));
-            for (category, quantity) in waiting.quantities.iter() {
-                *quantities.entry((Arc::clone(&record.project), category)).or_default() += quantity;
-            }
-        }
-        backlog.quantities = quantities.into_iter().map(|((project, category), n)| (project, category, n)).collect();
-        backlog
-    }
-}
-
 fn at_once<'a, T: Send + 'a>(answer: T) -> BoxFuture<'a, T> {
     ready(answer).boxed()
 }
@@ -289,7 +240,7 @@ impl Journal for MemoryJournal {
     fn next_due(&self, target: TargetId) -> Option<Timestamp> {
         let mut state = self.lock();
         let first = state.target(target).ok()?.claimable.first().copied()?;
-        (!first.0).then_some(first.1)
+        (!first.0 && first.1 < BACKGROUND).then_some(first.1)
     }
 
     fn discard(
@@ -321,8 +272,7 @@ impl Journal for MemoryJournal {
     fn hasten(&self, target: TargetId, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
         at_once(self.with(|state| {
             let target = state.target(target)?;
-            let put_off =
-                target.claimable.range((false, Timestamp::from_millis(1), 0)..(true, Timestamp::default(), 0));
+            let put_off = target.claimable.range((false, Timestamp::from_millis(1), 0)..(false, BACKGROUND, 0));
             let hastened: Vec<Turn> = put_off.take(limit).copied().collect();
             for next in &hastened {
                 target.claimable.remove(next);
@@ -415,6 +365,18 @@ impl Journal for MemoryJournal {
 
     fn discard_letters(&self, pick: Pick, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
         at_once(self.with(|state| Ok(state.forget(&pick, limit))))
+    }
+
+    fn survey(&self, scope: Scope, from: RecordId) -> BoxFuture<'_, Result<Survey, JournalError>> {
+        at_once(self.with(|state| Ok(state.survey(&scope, from))))
+    }
+
+    fn backfill(&self, target: TargetId, step: BackfillStep) -> BoxFuture<'_, Result<Option<Backfill>, JournalError>> {
+        at_once(self.with(|state| Ok(self.step(state, target, step))))
+    }
+
+    fn backfills(&self) -> BoxFuture<'_, Result<Vec<Backfill>, JournalError>> {
+        at_once(self.with(|state| Ok(state.backfills.values().cloned().collect())))
     }
 
     fn space(&self) -> Space {

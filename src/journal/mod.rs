@@ -6,7 +6,8 @@
 //! 2. A record stays until every target has settled it, then for `retain`, then goes; a dead letter keeps its record, and the oldest letters go when there are too
 //!    many ([`letters`]).
 //! 3. A claim is a lease that lives in memory: after a restart everything unsettled can be claimed again.
-//! 4. Per target, what is due comes first, in order of its due time; then what was never tried, in order of acceptance.
+//! 4. Per target, what is due comes first, in order of its due time; then what was never tried, in order of acceptance;
+//!    then what a [`backfill`] has taken up.
 //! 5. Settling is idempotent: settling what is settled, or was never claimed, changes nothing and posts nothing.
 //! 6. Every change of an account ([`Posting`](crate::telemetry::ledger::Posting)) is committed with the change it tells of.
 //! 7. A record that cannot be read is set aside and counted; it never blocks the ones behind it.
@@ -19,6 +20,7 @@
 //!
 //! What is in a body the journal does not look at.
 
+pub mod backfill;
 pub mod body;
 #[cfg(test)]
 mod contract;
@@ -44,6 +46,7 @@ use crate::protocol::category::{Category, Quantities};
 use crate::protocol::endpoint::RawRequest;
 use crate::protocol::event_id::EventId;
 
+use backfill::{Backfill, BackfillStep, Scope, Survey};
 use body::{Body, Reservation};
 use evidence::{Comparison, Evidence, Observation, Outage};
 pub use letters::{DeadLetter, Letter, Pick, WithRecord};
@@ -149,6 +152,8 @@ pub struct Claim {
     pub record: Arc<Record>,
     /// How it went so far.
     pub progress: Progress,
+    /// Whether a backfill has taken it up, and this is its first try since: its age says nothing of the upstream then.
+    pub backfilled: bool,
 }
 
 /// What became of a claim. `delivered`, `dropped` and `rest` together are what was pending for it.
@@ -182,7 +187,7 @@ pub struct Backlog {
     pub envelopes: u64,
     /// Their bodies in bytes.
     pub bytes: u64,
-    /// When the oldest of them was accepted.
+    /// When the oldest of them was accepted, those aside that a [`backfill`] has taken up and nobody has tried since.
     pub oldest: Option<Timestamp>,
     /// What they count as, by project.
     pub quantities: Vec<(Arc<str>, Category, u64)>,
@@ -361,6 +366,15 @@ pub trait Journal: Send + std::marker::Sync + fmt::Debug {
 
     /// Forgets up to `limit` dead letters; returns how many.
     fn discard_letters(&self, pick: Pick, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>>;
+
+    /// Counts what a backfill of `scope` would take up, of a bounded number of records after `from`.
+    fn survey(&self, scope: Scope, from: RecordId) -> BoxFuture<'_, Result<Survey, JournalError>>;
+
+    /// Does a step of a target's backfill; returns how it stands then, if there ever was one ([`backfill`]).
+    fn backfill(&self, target: TargetId, step: BackfillStep) -> BoxFuture<'_, Result<Option<Backfill>, JournalError>>;
+
+    /// The last backfill of each target.
+    fn backfills(&self) -> BoxFuture<'_, Result<Vec<Backfill>, JournalError>>;
 
     /// Room taken.
     fn space(&self) -> Space;

@@ -119,6 +119,8 @@ metrics! {
     backlog_bytes: IntGaugeVec ["upstream"];
     /// Age of the oldest envelope that waits for an upstream.
     backlog_oldest_seconds: GaugeVec ["upstream"];
+    /// Envelopes that the running backfill of an upstream has still to hand over.
+    backfill_remaining_envelopes: IntGaugeVec ["upstream"];
     /// Envelopes an upstream refused for good, kept for a look.
     dead_letters: IntGaugeVec ["upstream"];
     /// Events delivered that make a GlitchTip 5 lose the whole batch they are stored with.
@@ -306,6 +308,7 @@ impl Metrics {
         for gauge in [&self.backlog_envelopes, &self.backlog_bytes, &self.dead_letters, &self.primary] {
             gauge.with_label_values(&[upstream]);
         }
+        self.backfill_remaining_envelopes.with_label_values(&[upstream]);
         self.balance_difference_items.with_label_values(&[upstream]);
         self.batch_poison_events_total.with_label_values(&[upstream]);
         self.backlog_oldest_seconds.with_label_values(&[upstream]);

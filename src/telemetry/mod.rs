@@ -1,5 +1,6 @@
 //! What is counted and what is logged.
 
+pub mod backfill;
 pub mod lags;
 pub mod ledger;
 pub mod letters;

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 
+use super::backfill::BackfillStatus;
+
 /// The state of the daemon and of every upstream.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
@@ -40,6 +42,9 @@ pub struct Status {
     pub storms: Vec<StormStatus>,
     /// The last switches, newest first.
     pub switches: Vec<SwitchStatus>,
+    /// The last backfill of each upstream.
+    #[serde(default)]
+    pub backfills: Vec<BackfillStatus>,
     /// Accepted and returned minus delivered minus dropped minus pending, over all accounts: anything but 0 is a defect.
     pub difference: i64,
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
+use crate::journal::backfill::{Backfill, BackfillStep};
 use crate::journal::body::Reservation;
 use crate::journal::evidence::Observation;
 use crate::journal::{JournalError, Pick, RecordId, Submission, Switch, TargetId};
@@ -66,6 +67,7 @@ pub(super) enum Command {
         limit: usize,
         reply: Reply<usize>,
     },
+    Backfill(Arc<Target>, BackfillStep, Reply<Option<Backfill>>),
     /// Room for bytes of a file.
     Room(u64, Reply<Reservation>),
     Target(Arc<str>, Reply<TargetId>),
@@ -86,6 +88,7 @@ pub(super) enum Command {
 pub(super) enum Answer {
     Record(Reply<RecordId>, Result<RecordId, JournalError>),
     Count(Reply<usize>, usize),
+    Backfill(Reply<Option<Backfill>>, Option<Backfill>),
     /// A reservation that nobody gets gives its room back.
     Room(Reply<Reservation>, Result<Reservation, JournalError>),
     Target(Reply<TargetId>, Result<TargetId, JournalError>),
@@ -98,6 +101,7 @@ impl Answer {
         match self {
             Self::Record(reply, answer) => drop(reply.send(failed.cloned().map_or(answer, Err))),
             Self::Count(reply, count) => drop(reply.send(failed.cloned().map_or(Ok(count), Err))),
+            Self::Backfill(reply, now) => drop(reply.send(failed.cloned().map_or(Ok(now), Err))),
             Self::Room(reply, answer) => drop(reply.send(failed.cloned().map_or(answer, Err))),
             Self::Target(reply, answer) => drop(reply.send(failed.cloned().map_or(answer, Err))),
             Self::Done(reply) => drop(reply.send(failed.cloned().map_or(Ok(()), Err))),
@@ -118,6 +122,8 @@ pub(super) struct Group {
     pub(super) new_targets: Vec<Arc<Target>>,
     pub(super) answers: Vec<Answer>,
     pub(super) refused: Option<JournalError>,
+    /// The last record of the commit before.
+    pub(super) last: u64,
     /// The targets of dead letters that went because there were too many, one each.
     pub(super) letters_gone: Vec<TargetId>,
 }
@@ -193,6 +199,7 @@ pub(super) fn refuse(command: Command, error: &JournalError) {
             Answer::Count(reply, 0).give(Some(error));
         }
         Command::Room(_, reply) => Answer::Room(reply, Err(JournalError::Closed)).give(Some(error)),
+        Command::Backfill(_, _, reply) => Answer::Backfill(reply, None).give(Some(error)),
         Command::Target(_, reply) => Answer::Target(reply, Err(JournalError::Closed)).give(Some(error)),
         Command::Switch(_, reply) | Command::Observe(_, reply) => Answer::Done(reply).give(Some(error)),
         #[cfg(test)]

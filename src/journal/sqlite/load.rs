@@ -109,7 +109,7 @@ fn count_rows(conn: &Connection, targets: &mut Targets) -> rusqlite::Result<()> 
         let Some((_, queue)) = targets.get_mut(row.get::<_, u8>(0)? as usize) else { continue };
         let quantities = last.parse(row.get_ref(4)?.as_str().unwrap_or_default());
         queue.tally.enter(row.get(2)?, row.get::<_, i64>(3)?.cast_unsigned(), quantities);
-        queue.put_off(Timestamp::from_millis(row.get::<_, i64>(1)?.cast_unsigned()));
+        queue.wait(Timestamp::from_millis(row.get::<_, i64>(1)?.cast_unsigned()));
     }
     Ok(())
 }

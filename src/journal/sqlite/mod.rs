@@ -11,6 +11,7 @@
 
 mod accounts;
 mod append;
+mod backfill;
 mod compare;
 mod decode;
 mod disk;
@@ -45,6 +46,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::policy::outcome::DropReason;
 use crate::telemetry::ledger::Ledger;
 
+use super::backfill::{Backfill, BackfillStep, Scope, Survey};
 use super::body::{Body, Reservation};
 use super::evidence::{Comparison, Evidence, Observation, Outage};
 use super::spool::Spool;
@@ -219,6 +221,7 @@ impl Journal for SqliteJournal {
                 match take {
                     Take::Claims(claims) => return Ok(claims),
                     Take::ReadDue => self.read(|reply| Question::Due(Arc::clone(&target), now, reply)).await?,
+                    Take::ReadBackground => self.read(|reply| Question::Background(Arc::clone(&target), reply)).await?,
                     Take::ReadFresh => self.read(|reply| Question::Fresh(Arc::clone(&target), reply)).await?,
                 }
             }
@@ -331,6 +334,21 @@ impl Journal for SqliteJournal {
 
     fn discard_letters(&self, pick: Pick, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
         Box::pin(self.ask(move |reply| Command::Letters { retry: false, pick, limit, reply }))
+    }
+
+    fn survey(&self, scope: Scope, from: RecordId) -> BoxFuture<'_, Result<Survey, JournalError>> {
+        Box::pin(self.read(move |reply| Question::Survey(scope, from, reply)))
+    }
+
+    fn backfill(&self, target: TargetId, step: BackfillStep) -> BoxFuture<'_, Result<Option<Backfill>, JournalError>> {
+        Box::pin(async move {
+            let target = self.shared.target(target)?;
+            self.ask(|reply| Command::Backfill(target, step, reply)).await
+        })
+    }
+
+    fn backfills(&self) -> BoxFuture<'_, Result<Vec<Backfill>, JournalError>> {
+        Box::pin(self.read(Question::Backfills))
     }
 
     fn space(&self) -> Space {

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use crate::clock::Timestamp;
+use crate::journal::backfill::BACKGROUND;
 use crate::journal::{Claim, Progress, Record, Settlement, TargetId};
 use crate::protocol::category::Quantities;
 
@@ -99,6 +100,8 @@ pub(super) enum Take {
     ReadDue,
     /// Untried records must be read first.
     ReadFresh,
+    /// What is backfilled must be read first.
+    ReadBackground,
 }
 
 /// The state behind the mutex.
@@ -112,6 +115,10 @@ pub(super) struct Queue {
     pub(super) next_due: Option<Timestamp>,
     /// The earliest row that came while the reader was looking.
     pub(super) came: Option<Timestamp>,
+    /// Rows of backfilled records, by number: for when nothing else can be tried.
+    pub(super) background: VecDeque<Ready>,
+    /// There may be more of them on disk.
+    pub(super) more_background: bool,
     pub(super) live: bool,
     /// The highest number handed to memory.
     pub(super) handed: u64,
@@ -153,6 +160,12 @@ impl Queue {
                 claims.push(self.lease(ready));
             } else if !self.live && claims.is_empty() {
                 return Take::ReadFresh;
+            } else if !self.live {
+                break;
+            } else if let Some(ready) = self.background.pop_front() {
+                claims.push(self.lease(ready));
+            } else if self.more_background && claims.is_empty() {
+                return Take::ReadBackground;
             } else {
                 break;
             }
@@ -163,11 +176,12 @@ impl Queue {
     fn lease(&mut self, ready: Ready) -> Claim {
         let Ready { record, project, put_off } = ready;
         let row = put_off.is_some();
+        let backfilled = put_off.as_ref().is_some_and(|row| BACKGROUND <= row.due);
         let (progress, quantities) = put_off.map_or_else(Default::default, |row| (row.progress, row.quantities));
         let quantities = quantities.unwrap_or_else(|| record.quantities.clone());
         let lease = Lease { project, size: record.body.len(), quantities, row };
         self.leases.insert(record.id.0, lease);
-        Claim { record, progress }
+        Claim { record, progress, backfilled }
     }
 
     /// Ends a lease. `None` when there is none; else whether its commit should not wait for company.
@@ -207,6 +221,15 @@ impl Queue {
         self.ready.push_back(ready);
     }
 
+    /// A row is there now, to be claimed at `due` or, of a backfill, when nothing else can be.
+    pub(super) fn wait(&mut self, due: Timestamp) {
+        if (BACKGROUND..NEVER).contains(&due) {
+            self.more_background = true;
+        } else {
+            self.put_off(due);
+        }
+    }
+
     /// A row that can be claimed at `due` is there now.
     pub(super) fn put_off(&mut self, due: Timestamp) {
         self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
@@ -222,7 +245,7 @@ impl Queue {
 
     /// The rows that must not be handed out again.
     pub(super) fn busy_rows(&self) -> HashSet<u64> {
-        let ready = self.due_ready.iter().map(|ready| ready.record.id.0);
+        let ready = self.due_ready.iter().chain(&self.background).map(|ready| ready.record.id.0);
         self.leased_rows().into_iter().chain(ready).chain(self.committing.iter().copied()).collect()
     }
 
@@ -272,14 +295,16 @@ impl Queue {
         self.ready.retain(|ready| !gone.contains(&ready.record.id.0));
         self.ready_bytes = self.ready.iter().map(|ready| ready.record.body.in_memory()).sum();
         self.due_ready.clear();
+        self.background.clear();
+        self.more_background = true;
         self.handed = self.handed.max(last_fresh);
         self.discards += 1;
     }
 
-    /// When the next row comes due; rows set aside do not count.
+    /// When the next row comes due; rows set aside and those of a backfill do not count.
     pub(super) fn due(&self) -> Option<Timestamp> {
         let ready = self.due_ready.front().and_then(|ready| ready.put_off.as_ref()).map(|row| row.due);
-        ready.into_iter().chain(self.next_due).min().filter(|due| *due != NEVER)
+        ready.into_iter().chain(self.next_due).min().filter(|due| *due < BACKGROUND)
     }
 }
 

@@ -11,15 +11,17 @@ use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
+use crate::journal::backfill::{BACKGROUND, Backfill, Scope, Survey};
 use crate::journal::evidence::{Comparison, Evidence, Outage};
 use crate::journal::{
     Backlog, JournalError, Letter, Pick, Progress, RecentKeys, RecordId, Rest, Settlement, Switch, WithRecord,
 };
 
+use super::backfill;
 use super::decode::{self, COLUMNS, Loaded, PENDING, TABLES};
 use super::group::{Command, Reply};
 use super::letters;
-use super::queue::{NEVER, READY_BYTES, READY_RECORDS, Target};
+use super::queue::{Lease, NEVER, READY_BYTES, READY_RECORDS, Ready, Target};
 use super::shared::{Placed, Shared, failure};
 use super::{compare, evidence};
 
@@ -33,6 +35,8 @@ const SCAN: u64 = 20_000;
 pub(super) enum Question {
     /// Make ready what is due by then.
     Due(Arc<Target>, Timestamp, Reply<()>),
+    /// Make ready what is backfilled.
+    Background(Arc<Target>, Reply<()>),
     /// Make ready what was never tried.
     Fresh(Arc<Target>, Reply<()>),
     Backlog(Arc<Target>, Reply<Backlog>),
@@ -43,6 +47,8 @@ pub(super) enum Question {
     Compare((Arc<Target>, Arc<Target>), Timestamp, RecordId, Reply<Comparison>),
     Letters(Pick, u64, usize, Reply<Vec<Letter>>),
     Letter(u64, Reply<Option<WithRecord>>),
+    Survey(Scope, RecordId, Reply<Survey>),
+    Backfills(Reply<Vec<Backfill>>),
 }
 
 /// The owner of the connection that reads.
@@ -64,6 +70,7 @@ impl Reader {
             drop(place);
             match question {
                 Question::Due(target, now, reply) => answer(reply, self.due(&target, now)),
+                Question::Background(target, reply) => answer(reply, self.background(&target)),
                 Question::Fresh(target, reply) => answer(reply, self.fresh(&target)),
                 Question::Backlog(target, reply) => answer(reply, self.backlog(&target)),
                 Question::Keys(since, before, limit, reply) => answer(reply, self.keys(since, before, limit)),
@@ -78,6 +85,10 @@ impl Reader {
                 Question::Letters(pick, before, limit, reply) => {
                     answer(reply, letters::list(&self.conn, &self.shared, &pick, before, limit));
                 }
+                Question::Survey(scope, from, reply) => {
+                    answer(reply, backfill::survey(&self.conn, &self.shared, &scope, from));
+                }
+                Question::Backfills(reply) => answer(reply, backfill::all(&self.conn)),
                 Question::Letter(id, reply) => answer(reply, letters::one(&self.conn, &self.shared, id)),
             }
         }
@@ -142,7 +153,7 @@ impl Reader {
                 queue.came = None;
                 (queue.busy_rows(), queue.discards)
             };
-            let (loaded, next) = self.read_due(target, now, &busy)?;
+            let (loaded, next) = self.read_due(target, (Timestamp::default(), now), &busy)?;
             let mut queue = target.queue();
             let last = loaded.last().and_then(|(_, due)| *due);
             if queue.discards != discards || queue.came.is_some_and(|came| Some(came) < last) {
@@ -150,34 +161,50 @@ impl Reader {
                 continue;
             }
             queue.next_due = next.into_iter().chain(queue.came).min();
-            for (loaded, _) in loaded {
-                match loaded {
-                    Loaded::Record(ready) => queue.due_ready.push_back(ready),
-                    Loaded::Unreadable { id, lease, why } => {
-                        queue.leases.insert(id, lease);
-                        drop(queue);
-                        self.set_aside(target, id, &why);
-                        queue = target.queue();
-                    }
-                }
-            }
+            let (ready, unreadable) = apart(loaded);
+            queue.due_ready.extend(ready);
+            drop(queue);
+            self.set_all_aside(target, unreadable);
             return Ok(());
         }
     }
 
-    /// The rows due that are not `busy`, each with its due time, and when the next one after them is.
+    /// Fills `background` with the next rows of a backfill.
+    fn background(&self, target: &Target) -> rusqlite::Result<()> {
+        let (busy, discards) = {
+            let mut queue = target.queue();
+            queue.more_background = false;
+            (queue.busy_rows(), queue.discards)
+        };
+        let last = Timestamp::from_millis(NEVER.as_millis() - 1);
+        let (loaded, next) = self.read_due(target, (BACKGROUND, last), &busy)?;
+        let mut queue = target.queue();
+        if queue.discards != discards {
+            // Some of it is gone: whoever asked asks again.
+            queue.more_background = true;
+            return Ok(());
+        }
+        queue.more_background |= next.is_some_and(|next| next <= last);
+        let (ready, unreadable) = apart(loaded);
+        queue.background.extend(ready);
+        drop(queue);
+        self.set_all_aside(target, unreadable);
+        Ok(())
+    }
+
+    /// The rows due in that span that are not `busy`, each with its due time, and when the next one after them is.
     #[expect(clippy::type_complexity, reason = "used once, right above")]
     fn read_due(
         &self,
         target: &Target,
-        now: Timestamp,
+        (from, now): (Timestamp, Timestamp),
         busy: &std::collections::HashSet<u64>,
     ) -> rusqlite::Result<(Vec<(Loaded, Option<Timestamp>)>, Option<Timestamp>)> {
         let mut select = self.conn.prepare_cached(&format!(
             "SELECT {COLUMNS}, {PENDING} FROM pending p LEFT JOIN record r ON r.id = p.record
-             {TABLES} WHERE p.target = ?1 ORDER BY p.due, p.record"
+             {TABLES} WHERE p.target = ?1 AND p.due >= ?2 ORDER BY p.due, p.record"
         ))?;
-        let mut rows = select.query([target.id.0])?;
+        let mut rows = select.query((target.id.0, from.as_millis().cast_signed()))?;
         let (mut loaded, mut bytes) = (Vec::new(), 0);
         while let Some(row) = rows.next()? {
             // A row without its record is nobody's.
@@ -194,6 +221,13 @@ impl Reader {
             loaded.push((decode::load(&self.conn, &self.shared, row, true)?, Some(due)));
         }
         Ok((loaded, None))
+    }
+
+    fn set_all_aside(&self, target: &Target, unreadable: Vec<(u64, Lease, String)>) {
+        for (id, lease, why) in unreadable {
+            target.queue().leases.insert(id, lease);
+            self.set_aside(target, id, &why);
+        }
     }
 
     /// Ends the lease of a record that cannot be read: it stays pending and never comes due.
@@ -216,9 +250,11 @@ impl Reader {
             .conn
             .prepare_cached(
                 "SELECT r.accepted_at FROM pending p JOIN record r ON r.id = p.record
-                 WHERE p.target = ?1 ORDER BY p.record LIMIT 1",
+                 WHERE p.target = ?1 AND (p.due < ?2 OR p.due = ?3) ORDER BY p.record LIMIT 1",
             )?
-            .query_row([target.id.0], |row| row.get::<_, i64>(0))
+            .query_row((target.id.0, BACKGROUND.as_millis().cast_signed(), NEVER.as_millis().cast_signed()), |row| {
+                row.get::<_, i64>(0)
+            })
             .optional()?
             .map(|at| Timestamp::from_millis(at.cast_unsigned()));
         let queue = target.queue();
@@ -281,6 +317,18 @@ impl Reader {
         })?;
         rows.collect()
     }
+}
+
+/// What can be handed out, and what cannot be read.
+fn apart(loaded: Vec<(Loaded, Option<Timestamp>)>) -> (Vec<Ready>, Vec<(u64, Lease, String)>) {
+    let (mut ready, mut unreadable) = (vec![], vec![]);
+    for (loaded, _) in loaded {
+        match loaded {
+            Loaded::Record(record) => ready.push(record),
+            Loaded::Unreadable { id, lease, why } => unreadable.push((id, lease, why)),
+        }
+    }
+    (ready, unreadable)
 }
 
 fn answer<T>(reply: oneshot::Sender<Result<T, JournalError>>, result: rusqlite::Result<T>) {

@@ -29,7 +29,7 @@ const LOG_KEPT: u32 = 16 << 20;
 ///
 /// A record is settled for a target when its number is not above the target's watermark and no `pending` row names it;
 /// above the watermark every record with the target's bit waits. So what waits untried costs no row at all.
-pub(super) const FORMATS: [&str; 4] = [
+pub(super) const FORMATS: [&str; 5] = [
     "
 CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), next_record INTEGER NOT NULL);
 INSERT INTO meta VALUES (1, 1);
@@ -85,6 +85,14 @@ CREATE TABLE missed (
     "
 ALTER TABLE dead_letter ADD COLUMN items BLOB;
 ALTER TABLE dead_letter ADD COLUMN quantities TEXT;
+",
+    // The last backfill of each target.
+    "
+CREATE TABLE backfill (
+    target INTEGER PRIMARY KEY, projects TEXT NOT NULL, since INTEGER NOT NULL, until INTEGER NOT NULL,
+    reached INTEGER NOT NULL, found INTEGER NOT NULL, taken INTEGER NOT NULL, started_at INTEGER NOT NULL,
+    ended_at INTEGER, cancelled INTEGER NOT NULL
+);
 ",
 ];
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, params};
 
 use crate::clock::Timestamp;
+use crate::journal::backfill::BACKGROUND;
 use crate::journal::{DeadLetter, Progress, Rest, TargetId};
 use crate::policy::outcome::{DropReason, Outcome};
 use crate::protocol::category::Quantities;
@@ -19,7 +20,7 @@ pub(super) use again::Again;
 
 use super::accounts::Book;
 use super::compare;
-use super::queue::{Ended, NEVER, Target};
+use super::queue::{Ended, Target};
 
 /// Records by which a watermark may lag behind without need.
 const FAR_BEHIND: u64 = 1024;
@@ -116,6 +117,12 @@ impl Pass {
         pass.advance(conn, last, now)
     }
 
+    /// Raises the watermark to `last`, the last commit, when nothing in between waits.
+    pub(super) fn rise(&mut self, conn: &Connection, last: u64, now: Timestamp) -> rusqlite::Result<()> {
+        let is_clear = self.target.queue().is_clear();
+        if is_clear { self.advance(conn, last, now) } else { Ok(()) }
+    }
+
     /// Discards what waits and was accepted before `before`; returns how many. What awaits its commit is written first.
     pub(super) fn discard(
         conn: &Connection,
@@ -147,7 +154,7 @@ impl Pass {
     }
 
     /// Makes rows due that are not yet, the next ones first; returns how many. A leased one gets its due time when it is
-    /// settled, one that was set aside stays so.
+    /// settled; one that was set aside stays so, and so does what is backfilled.
     pub(super) fn hasten(
         conn: &Connection,
         target: &Arc<Target>,
@@ -158,7 +165,7 @@ impl Pass {
         Self::settle(conn, target, now, book, passes)?;
         let Some(pass) = passes.last_mut() else { return Ok(0) };
         pass.hastened = Some(now);
-        let (at, never) = (now.as_millis().cast_signed(), NEVER.as_millis().cast_signed());
+        let (at, never) = (now.as_millis().cast_signed(), BACKGROUND.as_millis().cast_signed());
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         conn.prepare_cached(
             "UPDATE pending SET due = ?2 WHERE target = ?1 AND record IN (SELECT record FROM pending
@@ -265,7 +272,7 @@ impl Pass {
         queue.dead_letters = queue.dead_letters.saturating_sub(self.letters_gone);
         for (again, due) in self.returned {
             queue.tally.enter(again.project, again.size, &again.quantities);
-            queue.put_off(due);
+            queue.wait(due);
         }
         if let Some(due) = self.hastened {
             queue.put_off(due);

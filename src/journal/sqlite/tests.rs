@@ -1,5 +1,6 @@
 //! What only the file on disk can show: durability, group commit, bounds, damage, other people's files.
 
+mod backfill;
 mod files;
 mod formats;
 mod letters;

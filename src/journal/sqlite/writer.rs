@@ -15,6 +15,7 @@ use crate::journal::body::Reservation;
 use crate::journal::{JournalError, MAX_TARGETS, RecordId, Settings, Submission, Switch, TargetId};
 
 use super::append::{self, Appended, Projects};
+use super::backfill;
 use super::group::{Answer, Command, Group, Reply, refuse};
 use super::letters::{self, Letters};
 use super::queue::{Queue, Target};
@@ -157,6 +158,7 @@ impl Writer {
             space::keep_next_record(&self.conn, self.next)?;
         }
         let last = self.next - 1;
+        group.last = last;
         for target in targets {
             if Pass::idle(target) {
                 Pass::catch_up(&self.conn, target, (last, now), &mut group.passes)?;
@@ -203,6 +205,14 @@ impl Writer {
                 let (book, passes) = (&mut group.book, &mut group.passes);
                 let count = act(&mut self.letters, &self.conn, &self.shared, (&pick, limit), (now, book), passes)?;
                 group.counted(count);
+            }
+            Command::Backfill(target, step, reply) => {
+                group.answers.push(Answer::Backfill(reply, None));
+                let (conn, shared, book) = (&self.conn, &self.shared, &mut group.book);
+                let after = backfill::step(conn, shared, &target, step, (group.last, now, book), &mut group.passes)?;
+                if let Some(Answer::Backfill(_, answer)) = group.answers.last_mut() {
+                    *answer = after;
+                }
             }
             Command::Room(bytes, reply) => return self.reserve(bytes, reply, group),
             Command::Target(name, reply) => self.target(name, reply, group)?,

@@ -5,6 +5,7 @@ use rusqlite::{Connection, params};
 use crate::clock::Timestamp;
 use crate::journal::Progress;
 use crate::journal::sqlite::accounts::Book;
+use crate::journal::sqlite::queue::NEVER;
 use crate::policy::outcome::Outcome;
 use crate::protocol::category::Quantities;
 
@@ -42,6 +43,28 @@ impl Pass {
         book.note(now, Some(self.target.id), again.project, Outcome::Returned, &again.quantities);
         self.returned.push((again, due));
         Ok(true)
+    }
+
+    /// How many records wait that are not being tried, counted up to `most`; those set aside do not count. After a settling.
+    pub(in crate::journal::sqlite) fn waiting(&self, conn: &Connection, most: usize) -> rusqlite::Result<usize> {
+        let (ready, busy) = {
+            let queue = self.target.queue();
+            // What is not in memory is more than that.
+            let ready = if queue.live { queue.ready.len() } else { most };
+            (ready, queue.leased_rows())
+        };
+        if ready >= most {
+            return Ok(most);
+        }
+        let mut select = conn.prepare_cached("SELECT record FROM pending WHERE target = ?1 AND due < ?2")?;
+        let mut rows = select.query(params![self.target.id.0, NEVER.as_millis().cast_signed()])?;
+        let mut waiting = ready;
+        while waiting < most
+            && let Some(row) = rows.next()?
+        {
+            waiting += usize::from(!busy.contains(&row.get::<_, i64>(0)?.cast_unsigned()));
+        }
+        Ok(waiting)
     }
 
     /// Notes that so many dead letters go with this transaction.

@@ -1,0 +1,174 @@
+//! `switchyard backfill`: gives an upstream what it was not meant to get when it came. The daemon does it; this asks, and watches.
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::time::{Instant, sleep};
+
+use crate::telemetry::backfill::{BackfillEnd, BackfillOrder, BackfillStatus, Backfills};
+use crate::units::Period;
+
+use super::admin::{AdminClient, Silence};
+use super::failure::{Exit, Failure};
+use super::locate::Located;
+use super::process;
+use super::terminal;
+
+/// How often it is looked at.
+const EACH: Duration = Duration::from_millis(200);
+/// How often a line is written where there is no terminal.
+const LINE_EACH: Duration = Duration::from_secs(10);
+/// The bar on a terminal.
+const BAR: &str = "{msg} {wide_bar} {pos} of {len}, {eta} left";
+
+/// Redelivers envelopes that an upstream was not meant to get when they came
+///
+/// Because mirror was off, because it was added later, or because it was filtered: of what the journal still retains. What it has
+/// had, or is about to get, is not sent again. Live deliveries come first. The daemon does it, through restarts: closing the
+/// terminal leaves it going, ctrl-c cancels it. Exit 1 when it was cancelled.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// The upstream that is to get them
+    upstream: String,
+    /// How far back, as in 6h; journal.retain and the upstream's max_age bound it
+    #[arg(long, value_name = "PERIOD", required_unless_present = "cancel")]
+    since: Option<Period>,
+    /// Only what this project sent
+    #[arg(long, value_name = "NAME")]
+    project: Option<String>,
+    /// Says what would be sent, and sends nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Does not wait for its end: `switchyard status` shows how it stands
+    #[arg(long, conflicts_with = "dry_run")]
+    detach: bool,
+    /// Cancels the one that is running
+    #[arg(long, conflicts_with_all = ["since", "project", "dry_run", "detach"])]
+    cancel: bool,
+    /// As JSON: how it stands in the end
+    #[arg(long)]
+    json: bool,
+}
+
+/// Does what is asked.
+pub(super) fn backfill(located: &Located, args: &Args) -> Result<(), Failure> {
+    let admin = AdminClient::new(located.contact()?)?;
+    process::block_on(async {
+        match args.since {
+            Some(since) => begin(&admin, args, since).await,
+            None => tell(args, &cancel(&admin, &args.upstream).await?),
+        }
+    })
+}
+
+async fn begin(admin: &AdminClient, args: &Args, since: Period) -> Result<(), Failure> {
+    let Args { upstream, project, dry_run, detach, json, .. } = args;
+    let order = BackfillOrder { upstream: upstream.clone(), since, project: project.clone(), dry_run: *dry_run };
+    let begun: BackfillStatus = admin.order("/api/backfill", &order).await.map_err(|why| admin.failure(why))?;
+    if !json {
+        let (found, bytes) = (begun.found, begun.bytes.unwrap_or(0));
+        let verb = if *dry_run { "would go" } else { "go" };
+        begun.note.iter().try_for_each(terminal::say)?;
+        terminal::say(format_args!("{found} envelopes of {bytes} bytes {verb} to {upstream}"))?;
+    }
+    if *dry_run || *detach {
+        return if *json { terminal::say_json(&begun) } else { Ok(()) };
+    }
+    let ended = tokio::select! {
+        ended = watch(admin, args, begun.found) => ended?,
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted.map_err(|error| Failure::new(Exit::Internal, format_args!("no signals: {error}")))?;
+            cancel(admin, upstream).await.map_err(|failure| {
+                failure.and(&format!("it could not be cancelled: `switchyard backfill {upstream} --cancel` does that later"))
+            })?
+        }
+    };
+    tell(args, &BackfillStatus { note: begun.note, bytes: begun.bytes, ..ended.clone() })?;
+    if ended.state == "done" { Ok(()) } else { Err(Failure::negative()) }
+}
+
+/// Waits for its end, and shows how far it is to whoever looks.
+async fn watch(admin: &AdminClient, args: &Args, found: u64) -> Result<BackfillStatus, Failure> {
+    let mut progress = Progress::new(args, found);
+    loop {
+        let all: Result<Backfills, Silence> = admin.read("/api/backfill", &[]).await;
+        let own = all.map(|all| all.backfills.into_iter().find(|backfill| backfill.upstream == args.upstream));
+        match own {
+            Ok(Some(now)) if now.state == "running" => progress.show(now.taken, None),
+            Ok(Some(ended)) => return Ok(ended),
+            Ok(None) => return Err(Failure::new(Exit::Negative, "the daemon knows nothing of it any more")),
+            // A daemon that restarts goes on with it.
+            Err(Silence::Unreachable(_)) => progress.show(0, Some("waiting for the daemon")),
+            Err(silence) => return Err(admin.failure(silence)),
+        }
+        sleep(EACH).await;
+    }
+}
+
+/// A bar on a terminal, a line now and then elsewhere, nothing beside JSON. On standard error; gone when it is dropped.
+struct Progress {
+    bar: Option<ProgressBar>,
+    line_at: Option<Instant>,
+    name: String,
+    found: u64,
+}
+
+impl Progress {
+    fn new(args: &Args, found: u64) -> Self {
+        let is_terminal = std::io::stderr().is_terminal();
+        let style = ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = (is_terminal && !args.json).then(|| ProgressBar::new(found).with_style(style));
+        let line_at = (!is_terminal && !args.json).then(|| Instant::now() + LINE_EACH);
+        Self { bar, line_at, name: args.upstream.clone(), found }
+    }
+
+    fn show(&mut self, taken: u64, trouble: Option<&str>) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(trouble.unwrap_or(&self.name).to_owned());
+            if trouble.is_none() {
+                bar.set_position(taken);
+            }
+        }
+        if self.line_at.is_some_and(|at| at <= Instant::now()) {
+            self.line_at = Some(Instant::now() + LINE_EACH);
+            match trouble {
+                None => eprintln!("backfill of {}: {taken} of {} handed over", self.name, self.found),
+                Some(trouble) => eprintln!("backfill of {}: {trouble}", self.name),
+            }
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+async fn cancel(admin: &AdminClient, upstream: &str) -> Result<BackfillStatus, Failure> {
+    let end = BackfillEnd { upstream: upstream.to_owned() };
+    admin.order("/api/backfill/cancel", &end).await.map_err(|why| admin.failure(why))
+}
+
+/// How it ended.
+fn tell(args: &Args, ended: &BackfillStatus) -> Result<(), Failure> {
+    if args.json {
+        return terminal::say_json(ended);
+    }
+    terminal::say(describe(ended))?;
+    let missing = ended.found.saturating_sub(ended.taken);
+    match ended.state.as_str() {
+        "cancelled" => terminal::say("what was handed over arrives; a new backfill goes on where this one was"),
+        "done" if missing > 0 => terminal::say(format_args!("{missing} had left the journal before their turn came")),
+        _ => Ok(()),
+    }
+}
+
+/// How a backfill stands, in a line.
+pub(super) fn describe(backfill: &BackfillStatus) -> String {
+    let BackfillStatus { upstream, state, found, taken, since, projects, .. } = backfill;
+    format!("backfill of {upstream}, {}, since {since}: {state}, {taken} of {found} handed over", projects.join(", "))
+}

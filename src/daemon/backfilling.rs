@@ -1,0 +1,61 @@
+//! Going on with backfills: a few records at a time, and only while next to nothing else waits for the upstream.
+//!
+//! Rule: live deliveries come first. What is taken up stands behind everything else in the queue, so all it can cost them is a
+//! connection that is busy with it for the time of one request; few wait at any moment.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::http::Admin;
+use crate::journal::backfill::{Backfill, BackfillStep};
+use crate::journal::{Journal, JournalError};
+use crate::tasks::Tasks;
+
+/// The most that wait for an upstream, of whatever kind, when more are taken up.
+const BATCH: usize = 4;
+/// How often: 100 a second at most.
+const EACH: Duration = Duration::from_millis(40);
+/// How long to wait when the journal fails.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Goes on, as one of these tasks, with every backfill that is running, those from before the start included.
+pub(super) fn start(tasks: &Tasks, journal: Arc<dyn Journal>, admin: Admin) {
+    let stop = tasks.stopping().clone();
+    tasks.spawn("the backfills", async move {
+        stop.run_until_cancelled(go_on(&*journal, &admin)).await.unwrap_or_default();
+    });
+}
+
+async fn go_on(journal: &dyn Journal, admin: &Admin) {
+    loop {
+        match step(journal, admin).await {
+            Ok(true) => sleep(EACH).await,
+            Ok(false) => admin.backfill_begun().await,
+            Err(error) => {
+                tracing::debug!(%error, "backfills are put off");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Whether there is more to do.
+async fn step(journal: &dyn Journal, admin: &Admin) -> Result<bool, JournalError> {
+    let running: Vec<Backfill> = journal.backfills().await?.into_iter().filter(Backfill::is_running).collect();
+    for backfill in &running {
+        let target = backfill.scope.target;
+        let Some((_, name)) = journal.targets().into_iter().find(|(id, _)| *id == target) else { continue };
+        // One that is not configured gets nothing: it goes on when it is again.
+        if !admin.view().upstreams.contains_key(&name) {
+            continue;
+        }
+        let after = journal.backfill(target, BackfillStep::GoOn(BATCH)).await?;
+        if let Some(done) = after.filter(|after| !after.is_running()) {
+            let Backfill { found, taken, .. } = done;
+            tracing::info!(upstream.name = &*name, found, taken, "a backfill has handed over everything");
+        }
+    }
+    Ok(!running.is_empty())
+}
