@@ -34,6 +34,7 @@ use crate::telemetry::observations::Observations;
 use crate::telemetry::status::ConfigStatus;
 
 mod backfilling;
+mod caps;
 mod renewal;
 mod switching;
 mod upkeep;
@@ -231,6 +232,7 @@ impl Daemon {
             targets.insert(Arc::clone(name), target);
             upstreams.insert(Arc::clone(name), (target, settings.clone()));
         }
+        caps::follow(self.intake.caps(), &config, &*self.journal, self.clock.now()).await?;
         for project in &config.projects {
             self.metrics.know_project(&project.name, project.dsns.keys().map(|upstream| &**upstream));
         }
@@ -239,7 +241,9 @@ impl Daemon {
         let patience = config.upstreams.iter().map(|(name, settings)| (Arc::clone(name), settings.timeout.get()));
         self.public.configure(&config.server, config.certificate.clone(), patience.collect());
         self.intake.expect(&config.report.expect);
-        self.intake.configure(Arc::clone(&routing), targets, &config.limits);
+        let shadows = config.upstreams.iter().filter(|(_, settings)| !settings.shadow.is_open());
+        let shadows = shadows.map(|(name, settings)| (Arc::clone(name), settings.shadow.clone())).collect();
+        self.intake.configure(Arc::clone(&routing), targets, &config.limits, shadows);
         self.config = config;
         self.status.loaded_at = self.clock.now();
         self.status.error = None;
@@ -250,10 +254,14 @@ impl Daemon {
     fn show(&self, routing: Arc<Routing>) {
         let max_age = |(name, settings): (&Arc<str>, &Settings)| (Arc::clone(name), settings.max_age.get());
         let upstreams = self.config.upstreams.iter().map(max_age).collect();
+        let spared = |(name, settings): (&Arc<str>, &Settings)| {
+            (!settings.shadow.is_open()).then(|| (Arc::clone(name), settings.shadow.to_string()))
+        };
+        let spared = self.config.upstreams.iter().filter_map(spared).collect();
         let (config, token) = (self.status.clone(), self.config.admin.token.clone());
         let (retain, report, storms) =
             (self.config.journal.retain.get(), self.config.report.clone(), self.intake.storms().clone());
-        self.admin.configure(View { routing, upstreams, retain, report, config, token, storms });
+        self.admin.configure(View { routing, upstreams, spared, retain, report, config, token, storms });
     }
 
     /// Loads the file again: all of it comes into force, or nothing.

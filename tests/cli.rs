@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
@@ -362,6 +363,25 @@ async fn a_test_event_reaches_every_upstream_and_each_is_named() {
         assert_eq!(upstream.taken_ids(), [told["event_id"].as_str().unwrap()]);
     }
     assert_eq!(code(&beside(&relay.config(), &["send-test", "--project", "nothing"]).await), 2);
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_shadow_is_spared_is_said_by_check_status_and_send_test() {
+    let (sentry, glitchtip) = (Upstream::start().await, Upstream::start().await);
+    let plan = Plan::new(&[("sentry", sentry.dsn("cafe", 7)), ("glitchtip", glitchtip.dsn("beef", 8))]);
+    let relay = plan.more("[upstreams.glitchtip.shadow]\nitems = [\"transaction\"]").start().await;
+    let output = beside(&relay.config(), &["send-test", "--json"]).await;
+    assert_eq!(code(&output), 0, "nothing is wrong: {output:?}");
+    let told: BTreeMap<String, String> = (json(&output)["upstreams"].as_array().expect("a list").iter())
+        .map(|one| (one["upstream"].to_string(), one["result"].to_string()))
+        .collect();
+    assert_eq!((told["\"sentry\""].as_str(), told["\"glitchtip\""].as_str()), ("\"yes\"", "\"not_meant\""));
+    let checked = out(&beside(&relay.config(), &["check"]).await);
+    assert!(checked.contains("While glitchtip is not the primary it gets: only transaction"), "{checked}");
+    let status = out(&beside(&relay.config(), &["status"]).await);
+    assert!(status.contains("as a shadow it gets: only transaction"), "{status}");
+    assert!(status.contains("dropped as filtered: 1"), "{status}");
     relay.finish().await;
 }
 

@@ -79,6 +79,10 @@ fn the_commented_example_lacks_no_option() {
             serde_json::to_value(policy::storm::Settings::default()).unwrap(),
         ),
         (written("dedup"), serde_json::to_value(policy::dedup::Settings::default()).unwrap()),
+        (
+            upstream["shadow"].as_table().unwrap().clone(),
+            serde_json::to_value(policy::shadow::Settings::default()).unwrap(),
+        ),
         (upstream, serde_json::to_value(delivery::settings::Settings::default()).unwrap()),
         // Not serialisable, because of its token.
         (written("admin"), serde_json::json!({"listen": 0, "token": 0})),

@@ -3,6 +3,8 @@
 
 mod support;
 
+#[path = "report/caps.rs"]
+mod caps;
 #[path = "report/simulation.rs"]
 mod simulation;
 

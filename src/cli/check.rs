@@ -99,7 +99,11 @@ fn summarise(located: &Located, Loaded { config, warnings, .. }: &Loaded) -> Res
         if config.mirror { "on" } else { "off" },
         upstreams.join(", "),
         projects.join(", "),
-    ))
+    ))?;
+    for (name, settings) in config.upstreams.iter().filter(|(_, settings)| !settings.shadow.is_open()) {
+        terminal::say(format_args!("While {name} is not the primary it gets: {}", settings.shadow))?;
+    }
+    Ok(())
 }
 
 fn print_changes(Changes { changes, needs_restart }: &Changes) -> Result<(), Failure> {

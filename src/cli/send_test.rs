@@ -77,7 +77,7 @@ enum Taken {
     MostLikely,
     /// It did not in time.
     No,
-    /// It gets nothing now, because the mirror is off.
+    /// It gets nothing now, because the mirror is off, or its section `shadow` leaves it out.
     NotMeant,
 }
 
@@ -224,20 +224,23 @@ struct Watched {
     within_ms: Option<u64>,
     /// Settled before the event was sent.
     dropped_before: u64,
+    /// What of that it was spared as a shadow.
+    spared_before: u64,
     /// Accepted up to and with the event.
     accepted: u64,
 }
 
 impl Watched {
     fn new(upstream: &Arc<str>, project: &str, before: &Status, first: &Status) -> Self {
-        let dropped_before = account(before, upstream, project).map_or(0, dropped);
+        let before = account(before, upstream, project);
         let accepted = account(first, upstream, project).map_or(0, |account| account.accepted);
         Self {
             upstream: Arc::clone(upstream),
             result: Taken::No,
             is_dropped: false,
             within_ms: None,
-            dropped_before,
+            dropped_before: before.map_or(0, dropped),
+            spared_before: before.map_or(0, spared),
             accepted,
         }
     }
@@ -250,12 +253,14 @@ impl Watched {
         }
         let none_dropped = dropped(account) == self.dropped_before;
         self.is_dropped = account.pending == 0 && !none_dropped;
+        let all_spared = dropped(account) - self.dropped_before == spared(account) - self.spared_before;
         self.result = match (account.pending, none_dropped) {
             (0, true) => Taken::Yes,
+            (0, false) if all_spared => Taken::NotMeant,
             (0, false) => Taken::No,
             _ => Taken::MostLikely,
         };
-        self.within_ms = (self.result != Taken::No).then(|| millis(began));
+        self.within_ms = matches!(self.result, Taken::Yes | Taken::MostLikely).then(|| millis(began));
     }
 
     fn end(self, status: &Status) -> Arrival {
@@ -267,7 +272,8 @@ impl Watched {
             Taken::No => {
                 upstream.map_or("the daemon does not know it".to_owned(), |upstream| why_not(upstream, self.is_dropped))
             }
-            Taken::Yes | Taken::NotMeant => String::new(),
+            Taken::NotMeant => "is a shadow, and spared this one".to_owned(),
+            Taken::Yes => String::new(),
         };
         Arrival { upstream: self.upstream, result: self.result, within_ms: self.within_ms, explanation }
     }
@@ -289,6 +295,10 @@ fn account<'a>(status: &'a Status, upstream: &str, project: &str) -> Option<&'a 
 
 fn dropped(account: &AccountStatus) -> u64 {
     account.dropped.values().sum()
+}
+
+fn spared(account: &AccountStatus) -> u64 {
+    ["filtered", "sampled", "capped"].iter().filter_map(|reason| account.dropped.get(*reason)).sum()
 }
 
 fn millis(since: Instant) -> u64 {

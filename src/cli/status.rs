@@ -166,6 +166,9 @@ fn oldest(upstream: &UpstreamStatus) -> String {
 /// What there is to say of one upstream beyond its row.
 fn troubles(upstream: &UpstreamStatus) -> Option<String> {
     let mut lines = vec![];
+    if let Some(spared) = &upstream.spared {
+        lines.push(format!("  as a shadow it gets: {spared}"));
+    }
     for (reason, quantity) in &upstream.dropped {
         lines.push(format!("  dropped as {reason}: {quantity}"));
     }

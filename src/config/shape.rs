@@ -75,7 +75,6 @@ impl std::fmt::Debug for Project {
 
 /// Reads the tree, reporting and removing what does not fit. `None` when that leads nowhere.
 pub(super) fn read(tree: &mut Tree<'_>, report: &mut Report<'_>) -> Option<File> {
-    refuse_what_comes_later(tree, report);
     for _ in 0..MOST {
         let (path, message) = match attempt(tree) {
             Ok(file) => return Some(file),
@@ -93,27 +92,6 @@ pub(super) fn read(tree: &mut Tree<'_>, report: &mut Report<'_>) -> Option<File>
 fn attempt(tree: &Tree<'_>) -> Result<File, (Path, String)> {
     serde_path_to_error::deserialize(tree.deserializer())
         .map_err(|error| (Path::from(error.path()), error.inner().message().to_owned()))
-}
-
-/// What belongs to a later version: sections that may stand there empty, and keys. Elsewhere they would be called unknown.
-fn refuse_what_comes_later(tree: &mut Tree<'_>, report: &mut Report<'_>) {
-    let top = Path::default();
-    let upstreams = top.key("upstreams");
-    let shadows = tree.keys(&upstreams).into_iter().map(|name| upstreams.key(&name).key("shadow"));
-    for section in shadows.collect::<Vec<_>>() {
-        match tree.value(&section) {
-            Some(DeValue::Table(_)) => {
-                tree.keys(&section).iter().for_each(|key| refuse_later(report, &section.key(key)));
-            }
-            Some(_) => report.error(&section, "expected a section, found a value", None),
-            None => {}
-        }
-        tree.remove(&section);
-    }
-}
-
-fn refuse_later(report: &mut Report<'_>, path: &Path) {
-    report.error_at_key(path, "this version does not have it yet", Some("take it out".to_owned()));
 }
 
 fn reject(tree: &Tree<'_>, report: &mut Report<'_>, path: &Path, message: &str) {

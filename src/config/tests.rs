@@ -278,14 +278,27 @@ fn repeated_projects_are_errors_and_a_shared_glitchtip_a_warning() {
 }
 
 #[test]
-fn sections_of_later_versions_may_stand_empty() {
-    let text = format!("{GOOD}\n[limits]\n[upstreams.sentry.shadow]\n");
-    assert_eq!(parse("config.toml", &text, &variables).unwrap().config, good());
-    let text = format!("{GOOD}\n[upstreams.sentry.shadow]\nsample = 1\n");
-    insta::assert_snapshot!(lines(&text), @r##"
-    config.toml:15:1: upstreams.sentry.shadow.sample: this version does not have it yet (take it out)
-    1 problem in config.toml
+fn what_a_shadow_is_spared_is_read_and_checked() {
+    let good = "items = [\"event\", \"transaction\"]\nsample = { transaction = 0.25 }\ndaily_cap = { error = 5000, attachment = \"1GiB\" }\n";
+    let loaded = parse("config.toml", &format!("{GOOD}[upstreams.sentry.shadow]\n{good}"), &variables).unwrap();
+    let shown = loaded.config.upstreams["sentry"].shadow.to_string();
+    assert_eq!(
+        shown,
+        "only event, transaction; 25% of transaction; at most 5000 error a day; at most 1GiB attachment a day"
+    );
+    assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+    let wrong = "items = [\"event\", \"transactoin\"]\nsample = { transaction = 25, errors = 0.1 }\ndaily_cap = { error = -1, session = \"5\" }\nsampel = 1\n";
+    insta::assert_snapshot!(lines(&format!("{GOOD}[upstreams.sentry.shadow]\n{wrong}")), @r##"
+    config.toml:14:19: upstreams.sentry.shadow.items[1]: expected one of `event`, `transaction`, `security`, `raw_security`, `attachment`, `form_data`, `user_report`, `feedback`, `profile`, `profile_chunk`, `replay_event`, `replay_recording`, `replay_video`, `check_in`, `log`, `trace_metric`, `span`, `session`, `sessions`, `statsd`, `metric_buckets`, `client_report`, `nel`, found `transactoin`; did you mean `transaction`?
+    config.toml:15:26: upstreams.sentry.shadow.sample.transaction: expected a number from 0 to 1, found integer `25`
+    config.toml:15:30: upstreams.sentry.shadow.sample.errors: unknown key (did you mean `error`?)
+    config.toml:16:23: upstreams.sentry.shadow.daily_cap.error: expected a whole number, or a size as in "1GiB", found integer `-1`
+    config.toml:16:37: upstreams.sentry.shadow.daily_cap.session: "5" is not a size: write a whole number and a unit, as in "64MiB"
+    config.toml:17:1: upstreams.sentry.shadow.sampel: unknown key (did you mean `sample`?)
+    6 problems in config.toml
     "##);
+    let value = GOOD.replace("[upstreams.sentry]\n", "[upstreams.sentry]\nshadow = 0.1\n");
+    assert!(lines(&value).contains("upstreams.sentry.shadow: expected a section, found"), "{}", lines(&value));
 }
 
 #[test]

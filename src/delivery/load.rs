@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use crate::clock::Timestamp;
 use crate::journal::body::Body;
-use crate::journal::{Claim, Progress, Record, Rest, Settlement};
+use crate::journal::{Claim, Progress, Record, Rest, Settlement, TargetId};
 use crate::policy::cooldown::Cooldown;
 use crate::policy::outcome::DropReason;
 use crate::protocol::category::Quantities;
@@ -134,6 +134,26 @@ pub(super) fn pending(claim: &Claim) -> Quantities {
         Ok(envelope) => envelope.quantities_of(|i| contains(items, i)),
         Err(_) => record.quantities.clone(),
     }
+}
+
+/// What this target was not to get when the record was taken in, and what still waits with it, is dropped before anything is sent, one
+/// reason at a time; `None` when there is nothing of it. The rest is due at once.
+pub(super) fn left_out(claim: &Claim, target: TargetId, now: Timestamp) -> Option<Settlement> {
+    let (record, items) = (&claim.record, &claim.progress.items);
+    let waits = |item: &u16| items.as_ref().is_none_or(|items| items.contains(item));
+    let mut own = record.client.left_out.iter().filter(|out| out.target == target);
+    let out = own.find(|out| out.items.iter().any(waits))?;
+    let envelope = record.body.outline().ok()?;
+    let (gone, rest): (Vec<u16>, Vec<u16>) = (0..)
+        .zip(envelope.items())
+        .map(|(position, _)| position)
+        .filter(waits)
+        .partition(|position| out.items.contains(position));
+    let dropped = Some((out.why, envelope.quantities_of(|i| contains(&gone, i))));
+    let quantities = envelope.quantities_of(|i| contains(&rest, i));
+    let progress = Progress { items: Some(rest), ..claim.progress.clone() };
+    let rest = (!quantities.is_empty()).then_some(Rest { due: now, progress, quantities });
+    Some(Settlement { dropped, rest, ..Settlement::default() })
 }
 
 /// Sorts the pending items of a claim by the upstream's quirks and the limits in force. What depends on an event waits with it,

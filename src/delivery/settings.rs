@@ -4,6 +4,7 @@ use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
 
+use crate::policy::shadow;
 use crate::units::Period;
 
 /// How one upstream is treated.
@@ -21,6 +22,8 @@ pub struct Settings {
     pub on_rate_limit: OnRateLimit,
     /// What the upstream is, for its known quirks.
     pub kind: Kind,
+    /// What it is spared while it is not the primary.
+    pub shadow: shadow::Settings,
 }
 
 impl Default for Settings {
@@ -31,6 +34,7 @@ impl Default for Settings {
             max_age: Period::secs(72 * 3600),
             on_rate_limit: OnRateLimit::Hold,
             kind: Kind::Generic,
+            shadow: shadow::Settings::default(),
         }
     }
 }

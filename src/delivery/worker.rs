@@ -206,6 +206,9 @@ impl Worker {
     fn start(&mut self, claim: Claim, file: Option<Arc<File>>, now: Timestamp) {
         let settings = self.settings.load_full();
         let record = &claim.record;
+        if let Some(settlement) = load::left_out(&claim, self.target, now) {
+            return self.journal_settle(record, settlement);
+        }
         if now.since(record.accepted_at) >= settings.max_age.get() {
             let pending = load::pending(&claim);
             return self.give_up(record, DropReason::Expired, pending);

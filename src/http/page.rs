@@ -84,6 +84,7 @@ fn upstreams(status: &Status) -> Markup {
 fn accounts(upstream: &UpstreamStatus) -> Markup {
     html! {
         h2 { "Items for " (upstream.name) }
+        @if let Some(spared) = &upstream.spared { p { "As a shadow it gets: " (spared) "." } }
         table {
             tr { th { "Project" } th { "Category" } th.n { "Accepted" } th.n { "Delivered" } th.n { "Dropped" } th.n { "Returned" } th.n { "Pending" } th.n { "Difference" } }
             @for account in &upstream.accounts {

@@ -35,6 +35,7 @@ pub(super) fn client(headers: &HeaderMap, peer: IpAddr, trusted: &[IpAddr]) -> C
         forwarded_for: Some(forwarded_for.into()),
         sentry_client: None,
         request: None,
+        left_out: vec![],
     }
 }
 

@@ -120,6 +120,7 @@ fn upstream(
     UpstreamStatus {
         name: name.to_string(),
         role: role.to_owned(),
+        spared: view.spared.get(name).filter(|_| role == "shadow").cloned(),
         state: if configured { report.word(now) } else { "removed" }.to_owned(),
         delivered: accounts.iter().map(|account| account.delivered).sum(),
         dropped,

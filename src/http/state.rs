@@ -97,6 +97,8 @@ pub struct View {
     pub routing: Arc<Routing>,
     /// The configured upstreams, each with its `max_age`.
     pub upstreams: BTreeMap<Arc<str>, Duration>,
+    /// What each of them is spared while it is not the primary, in words; absent, nothing.
+    pub spared: BTreeMap<Arc<str>, String>,
     /// What a candidate must achieve.
     pub report: criteria::Settings,
     /// How long delivered envelopes are kept.

@@ -11,6 +11,7 @@ mod paced;
 mod part;
 mod police;
 pub mod raw;
+mod shadows;
 mod sightings;
 pub mod submit;
 pub mod unpack;

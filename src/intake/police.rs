@@ -31,7 +31,7 @@ enum Fate {
 
 /// The items of an envelope, and what becomes of each.
 pub(super) struct Sorting<'a> {
-    envelope: &'a Outline,
+    pub(super) envelope: &'a Outline,
     /// By position; none while all are kept.
     fates: Vec<Fate>,
     /// The limits that were reached.
@@ -173,6 +173,12 @@ impl<'a> Sorting<'a> {
     /// Whether the item is kept.
     pub(super) fn keeps(&self, position: usize) -> bool {
         self.fate(position) == Fate::Kept
+    }
+
+    /// The items that are kept.
+    pub(super) fn kept_items(&self) -> impl Iterator<Item = &'a Item> {
+        let items = self.envelope.items().iter().enumerate();
+        items.filter(|(position, _)| self.keeps(*position)).map(|(_, item)| item)
     }
 
     /// Whether nothing is kept.

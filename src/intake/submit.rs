@@ -12,8 +12,10 @@ use crate::policy::cooldown::Cooldowns;
 use crate::policy::dedup::{Answer, Dedup, Reservation};
 use crate::policy::limiter::Limiter;
 use crate::policy::limits::Limits;
-use crate::policy::outcome::{DropReason, RefusalReason};
+use crate::policy::outcome::RefusalReason;
 use crate::policy::routing::{Project, Routing};
+use crate::policy::shadow;
+use crate::policy::shadow::caps::Caps;
 use crate::policy::storm::{self, Storms};
 use crate::protocol::auth::{AuthError, Credentials};
 use crate::protocol::category::{Category, Quantities};
@@ -27,7 +29,10 @@ use super::identity;
 use super::keyring::{KeyError, Keyring, check_dsn};
 use super::part;
 use super::police::{self, Sorting};
+use super::shadows::{Recipients, Shadows, Sight};
 use super::sightings::Sightings;
+
+mod decide;
 
 /// What submissions are decided under; replaced as a whole by a reload.
 #[derive(Debug, Default)]
@@ -38,6 +43,7 @@ pub struct View {
     limiter: Limiter,
     /// What storms are, for the projects that watch for them.
     storms: HashMap<Arc<str>, storm::Settings>,
+    shadows: Shadows,
 }
 
 impl View {
@@ -109,6 +115,7 @@ pub struct Intake {
     dedup: Dedup,
     storms: Storms,
     cooldowns: Cooldowns,
+    caps: Caps,
     clock: Clock,
     metrics: Metrics,
     sightings: Sightings,
@@ -117,17 +124,30 @@ pub struct Intake {
 impl Intake {
     /// A way in that knows no project yet.
     pub fn new(journal: Arc<dyn Journal>, dedup: Dedup, cooldowns: Cooldowns, clock: Clock, metrics: Metrics) -> Self {
-        let (storms, sightings) = (Storms::default(), Sightings::default());
-        Self { view: Arc::default(), journal, dedup, storms, cooldowns, clock, metrics, sightings }
+        let (storms, sightings, caps) = (Storms::default(), Sightings::default(), Caps::default());
+        Self { view: Arc::default(), journal, dedup, storms, cooldowns, caps, clock, metrics, sightings }
     }
 
-    /// From now on submissions are decided under this routing, with the journal's target of each upstream, and these limits;
-    /// those under way keep theirs. What was spent of limits stays spent.
-    pub fn configure(&self, routing: Arc<Routing>, targets: HashMap<Arc<str>, TargetId>, limits: &Limits) {
+    /// From now on submissions are decided under this routing, with the journal's target of each upstream, these limits, and what
+    /// `shadows` are spared; those under way keep theirs. What was spent of limits and caps stays spent.
+    pub fn configure(
+        &self,
+        routing: Arc<Routing>,
+        targets: HashMap<Arc<str>, TargetId>,
+        limits: &Limits,
+        shadows: HashMap<Arc<str>, shadow::Settings>,
+    ) {
         let names = || routing.projects.iter().map(|project| &project.name);
         let limiter = Limiter::new(limits, names(), &self.view.load().limiter, self.clock.uptime());
+        let shadows = Shadows { settings: shadows, caps: self.caps.clone() };
         let storms = names().filter_map(|name| Some((Arc::clone(name), limits.of(name).storm?))).collect();
-        self.view.store(Arc::new(View { keyring: Keyring::new(&routing), routing, targets, limiter, storms }));
+        let keyring = Keyring::new(&routing);
+        self.view.store(Arc::new(View { routing, keyring, targets, limiter, storms, shadows }));
+    }
+
+    /// What is used of the daily caps of shadows.
+    pub fn caps(&self) -> &Caps {
+        &self.caps
     }
 
     /// The storms of identical errors.
@@ -196,6 +216,8 @@ impl Intake {
         if sorting.keeps_nothing() {
             return Ok(receipt);
         }
+        let (to, spent) = self.recipients(&view, &project, Sight::new(&body, &sorting), now).await;
+        client.left_out = to.left_out;
         let (body, quantities) = if sorting.is_whole() {
             (body, envelope.quantities())
         } else {
@@ -206,7 +228,7 @@ impl Intake {
             (part::of(&self.journal, &body, envelope.header(), &ranges).await?, sorting.quantities())
         };
         self.sightings.look(&body);
-        let (targets, withheld) = self.targets(&view, &project);
+        let Recipients { targets, withheld, .. } = to;
         let keys = fresh.iter().map(Reservation::key).collect();
         let event_id = envelope.event_id();
         let project = Arc::clone(&project.name);
@@ -215,8 +237,11 @@ impl Intake {
         let journal = Arc::clone(&self.journal);
         // A client that leaves now would otherwise release ids that the journal is about to hold.
         let kept = tasks::to_its_end(async move {
-            // Dropping the reservations on failure releases them.
+            // On failure the reservations are dropped, which releases them, and what was spent is given back.
             journal.append(submission).await?;
+            if let Some(spent) = spent {
+                spent.keep();
+            }
             fresh.into_iter().for_each(|reservation| reservation.commit(now));
             Ok::<(), JournalError>(())
         });
@@ -248,48 +273,25 @@ impl Intake {
                 return if is_check_in { Ok(receipt) } else { Err(Refusal::Limited(vec![limit])) };
             }
         }
-        let (targets, withheld) = self.targets(&view, &project);
-        let (accepted_at, project) = (self.clock.now(), Arc::clone(&project.name));
+        let now = self.clock.now();
+        let (to, spent) = self.recipients(&view, &project, Sight::of_request(&quantities), now).await;
+        client.left_out = to.left_out;
+        let Recipients { targets, withheld, .. } = to;
+        let (accepted_at, project) = (now, Arc::clone(&project.name));
         let receipt = Receipt { event_id: None, project: Arc::clone(&project), limits: vec![] };
         let (event_id, keys) = (None, vec![]);
         let submission =
             Submission { accepted_at, project, event_id, quantities, keys, client, body, targets, withheld };
-        self.journal.append(submission).await?;
-        Ok(receipt)
-    }
-
-    /// Why a request that is no envelope is not let in now, and for how long.
-    fn limits_on(&self, view: &View, project: &Project, quantities: &Quantities) -> Option<(RefusalReason, RateLimit)> {
-        let (name, now) = (&project.name, self.clock.now());
-        if !self.cooldowns.is_clear(name) {
-            let upstreams = view.routing.route(project).deliver;
-            if let Some((category, until)) = self.cooldowns.until(&upstreams, name, quantities, now) {
-                return Some((RefusalReason::UpstreamLimited, police::told(category, until, now)));
+        let journal = Arc::clone(&self.journal);
+        let kept = tasks::to_its_end(async move {
+            journal.append(submission).await?;
+            if let Some(spent) = spent {
+                spent.keep();
             }
-        }
-        let taken = view.limiter.of(name)?.take(quantities, self.clock.uptime());
-        taken.err().map(|reached| (RefusalReason::RateLimited, reached.told()))
-    }
-
-    /// Sorts out what limits and storms do not let in, and counts what is not taken.
-    async fn police(&self, view: &View, project: &Project, body: &Body, sorting: &mut Sorting<'_>, now: Timestamp) {
-        let name = &project.name;
-        if !self.cooldowns.is_clear(name) {
-            let upstreams = view.routing.route(project).deliver;
-            sorting.without_unwanted(
-                |item| self.cooldowns.until(&upstreams, name, &item.kind.categories(item.counting), now),
-                now,
-            );
-        }
-        if let Some(storm) = view.storms.get(name) {
-            sorting.without_storms(name, body, (&self.storms, storm), now).await;
-        }
-        if let Some(buckets) = view.limiter.of(name) {
-            sorting.without_excess(buckets, self.clock.uptime());
-        }
-        if !sorting.is_whole() {
-            sorting.count(name, &self.metrics);
-        }
+            Ok::<(), JournalError>(())
+        });
+        kept.await?;
+        Ok(receipt)
     }
 
     /// Reserves the keys of an envelope's items; returns those that are ours now, and the keys that are repeats.
@@ -310,13 +312,6 @@ impl Intake {
             }
         }
         (fresh, repeated)
-    }
-
-    fn targets(&self, view: &View, project: &Project) -> (Vec<TargetId>, Vec<(TargetId, DropReason)>) {
-        let route = view.routing.route(project);
-        let targets = route.deliver.iter().filter_map(|upstream| view.target(upstream)).collect();
-        let withheld = route.withheld.iter().filter_map(|(upstream, why)| Some((view.target(upstream)?, *why)));
-        (targets, withheld.collect())
     }
 }
 

@@ -19,7 +19,7 @@ use super::spool::BodyWriter;
 use super::sqlite::SqliteJournal;
 use super::*;
 use crate::clock::Clock;
-use crate::protocol::endpoint::Endpoint;
+use crate::protocol::endpoint::{Endpoint, RawRequest};
 use crate::telemetry::ledger::Ledger;
 use crate::units::ByteSize;
 use backfill::*;
@@ -242,7 +242,9 @@ async fn a_claimed_record_is_what_was_appended(mut subject: Subject) {
     let text = |text: &str| Some(text.into());
     let (user_agent, forwarded_for, sentry_client) = (text("sdk"), text("::1"), text("x/1"));
     let ping = RawRequest::new(Endpoint::Cron, true, "cron/nightly", Some("status=ok")).unwrap().0;
-    let client = Client { user_agent, origin: None, forwarded_for, sentry_client, request: Some(ping.into()) };
+    let left_out = vec![LeftOut { target: a, why: DropReason::Sampled, items: vec![0, 9] }];
+    let request = Some(ping.into());
+    let client = Client { user_agent, origin: None, forwarded_for, sentry_client, request, left_out };
     for (event_id, size) in [(Some(EventId::from(u128::MAX)), 10), (None, 0), (None, 700_000)] {
         let body = Bytes::from((0..size).map(|i| i as u8).collect::<Vec<u8>>()).into();
         let sent = Submission { event_id, body, client: client.clone(), ..submission(at(3), &[a]) };

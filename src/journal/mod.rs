@@ -22,6 +22,7 @@
 
 pub mod backfill;
 pub mod body;
+mod client;
 #[cfg(test)]
 mod contract;
 pub mod evidence;
@@ -43,11 +44,11 @@ use tokio::sync::Notify;
 use crate::clock::Timestamp;
 use crate::policy::outcome::DropReason;
 use crate::protocol::category::{Category, Quantities};
-use crate::protocol::endpoint::RawRequest;
 use crate::protocol::event_id::EventId;
 
 use backfill::{Backfill, BackfillStep, Scope, Survey};
 use body::{Body, Reservation};
+pub use client::{Client, LeftOut};
 use evidence::{Comparison, Evidence, Observation, Outage};
 pub use letters::{DeadLetter, Letter, Pick, WithRecord};
 pub use measures::{Space, Stats};
@@ -65,32 +66,11 @@ impl fmt::Display for RecordId {
 }
 
 /// An upstream as the journal knows it: given by [`Journal::target`], the same for the same name through restarts.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct TargetId(pub u8);
 
 /// The most targets a journal can know, those no longer configured included while something waits for them.
 pub const MAX_TARGETS: usize = 32;
-
-/// What is known of a submission besides its bytes, as far as upstreams are told it: who sent it, and where to when not to the
-/// envelope endpoint.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Client {
-    /// `User-Agent` as sent.
-    #[serde(rename = "ua", default, skip_serializing_if = "Option::is_none")]
-    pub user_agent: Option<Box<str>>,
-    /// `Origin` as sent.
-    #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
-    pub origin: Option<Box<str>>,
-    /// The `X-Forwarded-For` chain to send on: the trusted part of what came, then the peer.
-    #[serde(rename = "f", default, skip_serializing_if = "Option::is_none")]
-    pub forwarded_for: Option<Box<str>>,
-    /// `sentry_client` of the authentication.
-    #[serde(rename = "c", default, skip_serializing_if = "Option::is_none")]
-    pub sentry_client: Option<Box<str>>,
-    /// What was asked for when it is no envelope: then the body is that request's and goes out as it is.
-    #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
-    pub request: Option<Box<RawRequest>>,
-}
 
 /// One submission on its way into the journal.
 #[derive(Clone, Debug)]

@@ -154,9 +154,9 @@ impl Cooldowns {
 
     /// Of which category none of `upstreams` takes what counts as `quantities`, and until when: until the first of them does
     /// again. `None` when one takes it now, and when none ever would, for then no limit keeps it out.
-    pub fn until(
+    pub fn until<'a>(
         &self,
-        upstreams: &[Arc<str>],
+        upstreams: impl IntoIterator<Item = &'a Arc<str>>,
         project: &str,
         quantities: &Quantities,
         now: Timestamp,
@@ -168,7 +168,7 @@ impl Cooldowns {
             let limits = categories().filter_map(|c| Some((c, standing.limits.until(project, c, now)?)));
             limits.max_by_key(|(_, until)| *until)
         };
-        let limits = upstreams.iter().filter_map(|upstream| all.get(upstream)).filter(stores).map(limit);
+        let limits = upstreams.into_iter().filter_map(|upstream| all.get(upstream)).filter(stores).map(limit);
         // One without a limit takes it.
         limits.min_by_key(|limit| limit.map(|(_, until)| until)).flatten()
     }

@@ -9,5 +9,6 @@ pub mod limiter;
 pub mod limits;
 pub mod outcome;
 pub mod routing;
+pub mod shadow;
 pub mod storm;
 pub mod verdict;

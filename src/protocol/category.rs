@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use smallvec::SmallVec;
 
 /// A data category (getsentry/relay, `relay-base-schema/src/data_category.rs`; only those that items can carry).
@@ -112,6 +114,40 @@ impl Category {
     }
 }
 
+/// The names of the categories that can be limited: what a configuration may name.
+pub const LIMITABLE: [&str; Category::ALL.len() - 2] = {
+    let mut names = [""; Category::ALL.len() - 2];
+    let mut at = 0;
+    while at < names.len() {
+        names[at] = Category::ALL[at].name();
+        at += 1;
+    }
+    names
+};
+
+impl<'de> Deserialize<'de> for Category {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Name;
+        impl Visitor<'_> for Name {
+            type Value = Category;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a category")
+            }
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Category, E> {
+                let known = Category::from_name(name).filter(|category| category.can_be_limited());
+                known.ok_or_else(|| E::unknown_field(name, &LIMITABLE))
+            }
+        }
+        deserializer.deserialize_identifier(Name)
+    }
+}
+
+impl Serialize for Category {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
 impl fmt::Display for Category {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -199,6 +235,7 @@ mod tests {
         for (i, category) in Category::ALL.into_iter().enumerate() {
             assert_eq!(Category::from_name(category.name()), Some(category));
             assert_eq!(category as usize, i);
+            assert_eq!(LIMITABLE.contains(&category.name()), category.can_be_limited());
         }
     }
 

@@ -1,5 +1,7 @@
 //! Items of an envelope: their types, what they count as, and how large they may be.
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
 use super::category::{Category, Quantities};
 
 /// The type of an item. Types that are not known here are kept and forwarded as they are.
@@ -31,6 +33,49 @@ pub enum ItemType {
     Nel,
     /// Any other word.
     Unknown(Box<str>),
+}
+
+/// The names of the types that are known here: what a configuration may name.
+pub const KNOWN: [&str; 23] = [
+    "event",
+    "transaction",
+    "security",
+    "raw_security",
+    "attachment",
+    "form_data",
+    "user_report",
+    "feedback",
+    "profile",
+    "profile_chunk",
+    "replay_event",
+    "replay_recording",
+    "replay_video",
+    "check_in",
+    "log",
+    "trace_metric",
+    "span",
+    "session",
+    "sessions",
+    "statsd",
+    "metric_buckets",
+    "client_report",
+    "nel",
+];
+
+impl<'de> Deserialize<'de> for ItemType {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        match Self::from_name(&name) {
+            Self::Unknown(name) => Err(de::Error::unknown_variant(&name, &KNOWN)),
+            known => Ok(known),
+        }
+    }
+}
+
+impl Serialize for ItemType {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
 }
 
 const MIB: u64 = 1024 * 1024;
@@ -248,6 +293,9 @@ mod tests {
             assert_eq!(ItemType::from_name(name).name(), name);
         }
         assert_eq!(ItemType::from_name("profile_chunk_ui"), ItemType::ProfileChunk);
+        for name in KNOWN {
+            assert!(!matches!(ItemType::from_name(name), ItemType::Unknown(_)), "{name}");
+        }
     }
 
     #[test]

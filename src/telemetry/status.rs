@@ -132,6 +132,9 @@ pub struct UpstreamStatus {
     pub name: String,
     /// `primary`, `shadow`, or `removed` when it is no longer configured and something still waits for it.
     pub role: String,
+    /// What it is spared as a shadow, in words; `None` for the primary, and when it is spared nothing.
+    #[serde(default)]
+    pub spared: Option<String>,
     /// `up`, `failing`, `down`, `probing`, `limited`, `misconfigured`, `removed`.
     pub state: String,
     /// Items delivered since the journal began.

@@ -170,6 +170,29 @@ impl Simulation {
         until("the evidence is kept", told).await;
     }
 
+    /// What an upstream did not get, by reason.
+    pub(crate) async fn dropped(&self, name: &str) -> Value {
+        self.upstream(name).await["dropped"].clone()
+    }
+
+    /// Replaces a part of the configuration, and waits until that is live.
+    pub(crate) async fn rewrite(&self, before: &str, after: &str) {
+        let text = std::fs::read_to_string(self.relay.config()).expect("the configuration");
+        assert!(text.contains(before), "{text}");
+        let loaded_at = async || {
+            let status: Value = serde_json::from_str(&self.ask("/api/status").await.1).expect("a status");
+            status["config"]["loaded_at"].clone()
+        };
+        let then = loaded_at().await;
+        self.relay.replace_config(&text.replace(before, after));
+        // The watch looks again and again, until the file has come to rest.
+        until("it is live", async || {
+            advance(Duration::from_millis(100)).await;
+            (loaded_at().await != then).then_some(())
+        })
+        .await;
+    }
+
     /// Makes another upstream the primary, through the admin listener.
     pub(crate) async fn switch(&self, to: &str) {
         let url = format!("http://{}/api/primary", self.relay.admin_address());

@@ -1,0 +1,44 @@
+//! The daily caps of shadows through restarts and reloads: what the accounts say of today is where the counting goes on.
+//!
+//! Rule: an upstream is looked up when it gets a cap, and not again while it has one. Nothing is read when none has.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::config::Config;
+use crate::journal::{Journal, JournalError};
+use crate::policy::outcome::DropReason;
+use crate::policy::shadow::caps::{Caps, day_of};
+use crate::protocol::category::Category;
+use crate::telemetry::ledger::Account;
+
+/// Counts for the upstreams that have a cap in this configuration.
+pub(super) async fn follow(
+    caps: &Caps,
+    config: &Config,
+    journal: &dyn Journal,
+    now: Timestamp,
+) -> Result<(), JournalError> {
+    let capped = config.upstreams.iter().filter(|(_, settings)| !settings.shadow.daily_cap.is_empty());
+    let unknown = caps.follow(capped.map(|(name, _)| name), now);
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let mut used: BTreeMap<Arc<str>, Vec<(Category, u64)>> = BTreeMap::new();
+    for (key, account) in journal.evidence(day_of(now)).await?.accounts {
+        if let Some(upstream) = key.upstream {
+            used.entry(upstream).or_default().push((key.category, let_through(&account)));
+        }
+    }
+    for upstream in unknown {
+        caps.begin(&upstream, used.remove(&upstream).unwrap_or_default(), now);
+    }
+    Ok(())
+}
+
+/// What of a category an upstream was to get.
+fn let_through(account: &Account) -> u64 {
+    let left_out = [DropReason::Filtered, DropReason::Sampled, DropReason::Capped];
+    account.accepted.saturating_sub(left_out.map(|reason| account.dropped(reason)).iter().sum())
+}

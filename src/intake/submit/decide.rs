@@ -1,0 +1,101 @@
+//! What of a submission is let in under a [`View`], and who gets it.
+//!
+//! Rule: upstreams are not asked. What they limit is what they told, and who is a shadow says the view.
+
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::journal::body::Body;
+use crate::policy::outcome::RefusalReason;
+use crate::policy::routing::Project;
+use crate::policy::shadow::caps::Spent;
+use crate::protocol::category::{Category, Quantities};
+use crate::protocol::envelope::Item;
+use crate::protocol::item::ItemType;
+use crate::protocol::rate_limits::RateLimit;
+
+use super::{Intake, View};
+use crate::intake::police::{self, Sorting};
+use crate::intake::shadows::{self, Recipients, Sight};
+
+impl Intake {
+    /// Why a request that is no envelope is not let in now, and for how long.
+    pub(super) fn limits_on(
+        &self,
+        view: &View,
+        project: &Project,
+        quantities: &Quantities,
+    ) -> Option<(RefusalReason, RateLimit)> {
+        let (name, now) = (&project.name, self.clock.now());
+        if !self.cooldowns.is_clear(name) {
+            let kind = shadows::item_of(quantities);
+            if let Some((category, until)) = self.wanted_from(view, project, &kind, quantities, now) {
+                return Some((RefusalReason::UpstreamLimited, police::told(category, until, now)));
+            }
+        }
+        let taken = view.limiter.of(name)?.take(quantities, self.clock.uptime());
+        taken.err().map(|reached| (RefusalReason::RateLimited, reached.told()))
+    }
+
+    /// From when on one of the upstreams that would get such an item takes it again, and which category holds it up until then;
+    /// `None` when one takes it now.
+    fn wanted_from(
+        &self,
+        view: &View,
+        project: &Project,
+        kind: &ItemType,
+        categories: &Quantities,
+        now: Timestamp,
+    ) -> Option<(Category, Timestamp)> {
+        let (primary, upstreams) = (view.routing.primary_of(project), view.routing.route(project).deliver);
+        let gets_it =
+            |upstream: &&Arc<str>| *upstream == primary || !view.shadows.never_takes(upstream, kind, categories);
+        self.cooldowns.until(upstreams.iter().filter(gets_it), &project.name, categories, now)
+    }
+
+    /// Sorts out what limits and storms do not let in, and counts what is not taken.
+    pub(super) async fn police(
+        &self,
+        view: &View,
+        project: &Project,
+        body: &Body,
+        sorting: &mut Sorting<'_>,
+        now: Timestamp,
+    ) {
+        let name = &project.name;
+        if !self.cooldowns.is_clear(name) {
+            let until =
+                |item: &Item| self.wanted_from(view, project, &item.kind, &item.kind.categories(item.counting), now);
+            sorting.without_unwanted(until, now);
+        }
+        if let Some(storm) = view.storms.get(name) {
+            sorting.without_storms(name, body, (&self.storms, storm), now).await;
+        }
+        if let Some(buckets) = view.limiter.of(name) {
+            sorting.without_excess(buckets, self.clock.uptime());
+        }
+        if !sorting.is_whole() {
+            sorting.count(name, &self.metrics);
+        }
+    }
+
+    /// Who gets it, and what that uses up of daily caps.
+    pub(super) async fn recipients(
+        &self,
+        view: &View,
+        project: &Project,
+        sight: Sight<'_>,
+        now: Timestamp,
+    ) -> (Recipients, Option<Spent>) {
+        let route = view.routing.route(project);
+        let targets = route.deliver.iter().filter_map(|upstream| view.target(upstream)).collect();
+        let withheld = route.withheld.iter().filter_map(|(upstream, why)| Some((view.target(upstream)?, *why)));
+        let mut to = Recipients { targets, withheld: withheld.collect(), left_out: vec![] };
+        if view.shadows.is_open() {
+            return (to, None);
+        }
+        let of = route.deliver.iter().filter_map(|upstream| Some((upstream, view.target(upstream)?)));
+        let spent = view.shadows.spare(&mut to, of, view.routing.primary_of(project), sight, now).await;
+        (to, Some(spent))
+    }
+}

@@ -1,0 +1,49 @@
+//! Daily caps of a shadow: they are of a day, outlive restarts and reloads, and hold nothing back from a primary.
+
+use crate::simulation::Simulation;
+use crate::support::envelopes;
+use crate::support::relay::Plan;
+use crate::support::upstream::Upstream;
+use crate::{BOTH, HOUR, MINUTE};
+
+/// Sends errors; how many of them the upstream got.
+async fn of_errors(relay: &Simulation, count: usize, upstream: &Upstream) -> usize {
+    let before = upstream.taken_count();
+    for _ in 0..count {
+        assert_eq!(relay.send(envelopes::error(&envelopes::new_id())).await, 200);
+    }
+    relay.quiet(&BOTH).await;
+    upstream.taken_count() - before
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_daily_cap_is_of_a_day_and_outlives_restarts_reloads_and_a_time_as_primary() {
+    let (glitchtip, sentry) = (Upstream::start().await, Upstream::start().await);
+    let plan = Plan::new(&[("glitchtip", glitchtip.dsn("key-b", 2)), ("sentry", sentry.dsn("key-a", 1))]);
+    let plan = plan.more("[upstreams.sentry.shadow]\ndaily_cap = { error = 5 }");
+    let mut relay = Simulation::start(plan).await;
+    assert_eq!(of_errors(&relay, 3, &sentry).await, 3);
+    relay.restart(HOUR).await;
+    assert_eq!(of_errors(&relay, 4, &sentry).await, 2, "the three before the restart count");
+    relay.restart(MINUTE).await;
+    assert_eq!(of_errors(&relay, 1, &sentry).await, 0, "what was capped does not");
+    relay.rewrite("error = 5", "error = 7").await;
+    assert_eq!(of_errors(&relay, 3, &sentry).await, 2);
+    assert_eq!(relay.dropped("sentry").await["capped"], 4);
+    // The primary gets all of it, and it counts for the time after.
+    relay.advance(24 * HOUR).await;
+    relay.switch("sentry").await;
+    assert_eq!(of_errors(&relay, 6, &sentry).await, 6);
+    relay.switch("glitchtip").await;
+    assert_eq!(of_errors(&relay, 3, &sentry).await, 1);
+    // A cap that comes during the day counts what came before it.
+    relay.advance(24 * HOUR).await;
+    relay.rewrite("daily_cap = { error = 7 }", "").await;
+    assert_eq!(of_errors(&relay, 8, &sentry).await, 8);
+    relay.rewrite("[upstreams.sentry.shadow]", "[upstreams.sentry.shadow]\ndaily_cap = { error = 9 }").await;
+    assert_eq!(of_errors(&relay, 2, &sentry).await, 1);
+    relay.advance(23 * HOUR).await;
+    assert_eq!(of_errors(&relay, 2, &sentry).await, 2, "a new day");
+    assert_eq!(glitchtip.taken_count(), 32);
+    relay.stop().await;
+}
