@@ -83,6 +83,78 @@ async fn relay_with_two() -> (Relay, Upstream, Upstream) {
     (Plan::new(&dsns).start().await, sentry, glitchtip)
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn init_writes_a_file_with_which_a_relay_runs_and_says_what_services_need() {
+    let upstreams = [Upstream::start().await, Upstream::start().await];
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("config.toml");
+    let first = format!("shop:sentry={}", upstreams[0].dsn("secret-s", 11));
+    let args =
+        ["init", "--json", "--primary", "glitchtip", &first, "shop:glitchtip=${GLITCHTIP_DSN}", "api:glitchtip=${S}"];
+    let output = on(&path, &args);
+    assert_eq!(code(&output), 0, "{output:?}");
+    let written: Value = serde_json::from_str(&out(&output)).expect("JSON");
+    assert_eq!((&written["primary"], written["projects"].as_array().map(Vec::len)), (&"glitchtip".into(), Some(2)));
+    let text = std::fs::read_to_string(&path).expect("the file");
+    assert_eq!(text.matches("[upstreams.").count(), 2, "{text}");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).expect("the file").permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let again = on(&path, &args);
+    assert_eq!((code(&again), err(&again).contains("--force")), (73, true), "{again:?}");
+    assert_eq!(std::fs::read_to_string(&path).expect("the file"), text);
+
+    let [port, admin] = [net::free_port(), net::free_port()];
+    let journal = folder.path().join("journal.db");
+    let more = format!(
+        "[server]\nlisten = [\"127.0.0.1:{port}\"]\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n[journal]\npath = {journal:?}\n"
+    );
+    std::fs::write(&path, text + &more).expect("a longer file");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_switchyard"));
+    command.args(["run", "--config"]).arg(&path).env("GLITCHTIP_DSN", upstreams[1].dsn("secret-g", 22));
+    command.env("S", upstreams[1].dsn("secret-a", 33));
+    let relay = Process::start("switchyard", &mut command, &folder.path().join("log"), None);
+    let dsn = written["projects"][0]["dsn"].as_str().expect("a DSN");
+    let (key, end) = dsn.trim_start_matches("http://").split_once('@').expect("a key");
+    assert_eq!(end, "127.0.0.1:8484/1");
+    let (id, client) = (envelopes::new_id(), net::client());
+    eventually("an envelope is accepted", SOON, async || {
+        let url = format!("http://127.0.0.1:{port}/api/1/envelope/?sentry_key={key}");
+        let answer = client.post(url).body(envelopes::error(&id)).send().await.map_err(|error| error.to_string())?;
+        if answer.status() == 200 { Ok(()) } else { Err(answer.status().to_string()) }
+    })
+    .await;
+    for upstream in &upstreams {
+        eventually("it is at both upstreams", SOON, async || match upstream.taken_ids() {
+            ids if ids == [id.clone()] => Ok(()),
+            ids => Err(format!("{ids:?}")),
+        })
+        .await;
+    }
+    assert!(relay.stop(SOON).await.success());
+}
+
+#[test]
+fn init_refuses_what_makes_no_configuration_and_repeats_no_key() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("config.toml");
+    for (args, says) in [
+        (&["init"][..], "DSN"),
+        (&["init", "secret"], "UPSTREAM=DSN"),
+        (&["init", "sentry=https://secret@/1"], "the DSN for sentry"),
+        (&["init", "a=http://secret@h/1", "a=http://secret@h/2"], "two DSNs for a"),
+        (&["init", "a=http://secret@h/1", "--primary", "b"], "b"),
+        (&["init", "=http://secret@h/1"], "upstream"),
+    ] {
+        let output = on(&path, args);
+        assert_eq!(code(&output), 2, "{args:?}: {output:?}");
+        let told = err(&output);
+        assert!(told.contains(says) && !told.contains("secret"), "{args:?}: {told}");
+        assert!(!path.exists());
+    }
+    let nowhere = folder.path().join("no/config.toml");
+    assert_eq!(code(&on(&nowhere, &["init", "sentry=http://secret@h/1"])), 73);
+}
+
 #[test]
 fn help_version_completions_and_manual_pages_are_printed() {
     assert!(out(&switchyard(&["--version"])).starts_with(concat!("switchyard ", env!("CARGO_PKG_VERSION"))));
@@ -90,6 +162,7 @@ fn help_version_completions_and_manual_pages_are_printed() {
     for verb in [
         "run",
         "demo",
+        "init",
         "check",
         "switch",
         "send-test",

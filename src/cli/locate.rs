@@ -45,6 +45,11 @@ impl Located {
         })
     }
 
+    /// The file, when it is to be made.
+    pub(super) fn new_path(&self) -> PathBuf {
+        self.config.clone().unwrap_or_else(|| PathBuf::from(PLACES[0]))
+    }
+
     /// What has to be added to a command for it to be about the same file.
     pub(super) fn as_option(&self) -> String {
         self.config.as_ref().map(|path| format!(" --config {}", path.display())).unwrap_or_default()

@@ -3,7 +3,7 @@
 //! | file | verb |
 //! | --- | --- |
 //! | `run`, `demo`, `sink` | run something here |
-//! | `check` (with `probe`), `switch` | work on the configuration file |
+//! | `init`, `check` (with `probe`), `switch` | work on the configuration file |
 //! | `status`, `report`, `send_test`, `dead_letters`, `backfill`, `healthcheck` | ask a running daemon |
 //! | `completions`, `man` | describe the command line itself |
 //! | `locate`, `admin`, `process`, `terminal`, `failure` | what they share |
@@ -23,6 +23,7 @@ mod dead_letters;
 mod demo;
 mod failure;
 mod healthcheck;
+mod init;
 mod locate;
 mod man;
 mod probe;
@@ -60,6 +61,7 @@ pub struct Cli {
 enum Verb {
     Run(run::Args),
     Demo(demo::Args),
+    Init(init::Args),
     Check(check::Args),
     Switch(switch::Args),
     SendTest(send_test::Args),
@@ -84,6 +86,7 @@ impl Cli {
         match self.verb {
             Verb::Run(args) => run::run(&located, &args),
             Verb::Demo(args) => demo::demo(&args),
+            Verb::Init(args) => init::init(&located, &args),
             Verb::Check(args) => check::check(&located, &args),
             Verb::Switch(args) => switch::switch(&located, &args),
             Verb::SendTest(args) => send_test::send_test(&located, &args),
