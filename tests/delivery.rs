@@ -149,6 +149,32 @@ async fn a_limit_on_a_200_holds_its_category_back_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_counts_in_several_categories_waits_for_a_limit_on_any_of_them() {
+    let (a, b, relay) = relay_with(&[]).await;
+    let log = "{}\n{\"type\":\"log\",\"item_count\":2,\"length\":2}\n{}\n";
+    let crash = "{\"type\":\"attachment\",\"attachment_type\":\"event.minidump\",\"length\":4}\nMDMP\n";
+    for (limit, held) in [
+        ("log_item", log.to_owned()),
+        ("log_byte", log.to_owned()),
+        ("attachment_item", envelopes::envelope(&envelopes::new_id(), "attachment", "x")),
+        ("error", format!("{{\"event_id\":\"{}\"}}\n{crash}", envelopes::new_id())),
+    ] {
+        let before = a.taken_count();
+        a.then([Reply::with_header(200, "x-sentry-rate-limits", &format!("2:{limit}:organization"))]);
+        relay.send(envelopes::envelope(&envelopes::new_id(), "session", "{}")).await;
+        shows(&relay, "a", "the limit is known", |upstream| upstream["state"] == "limited").await;
+        assert_eq!(relay.send(held).await.status(), 200);
+        relay.send(envelopes::envelope(&envelopes::new_id(), "session", "{}")).await;
+        takes(&a, before + 3, SOON).await;
+        let kinds = a.taken()[before..].iter().map(|seen| seen.items().to_vec()).collect::<Vec<_>>();
+        let is_session = |at: usize| String::from_utf8_lossy(&kinds[at]).contains("session");
+        assert_eq!([is_session(1), is_session(2)], [true, false], "{limit}: the session did not wait");
+    }
+    takes(&b, 12, SOON).await;
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn of_an_envelope_the_limited_items_wait_and_the_others_go() {
     let (a, b, relay) = relay_with(&[]).await;
     a.then([Reply::with_header(200, "x-sentry-rate-limits", "3:profile:organization")]);

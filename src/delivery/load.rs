@@ -175,7 +175,7 @@ pub(super) fn select(claim: &Claim, cooldown: &Cooldown, quirks: &Quirks, now: T
     let never_stored = |categories: &Quantities| categories.iter().any(|(category, _)| quirks.never_stores(category));
     let categories: Vec<Quantities> = envelope.items().iter().map(|item| item.kind.categories(item.counting)).collect();
     let events = || {
-        let events = envelope.items().iter().zip(&categories).filter(|(item, _)| item.kind.is_event());
+        let events = envelope.items().iter().zip(&categories).filter(|(item, _)| item.is_event());
         events.map(|(_, categories)| categories)
     };
     let event_limit = events().filter_map(limit_of).max();

@@ -18,7 +18,7 @@ use url::form_urlencoded;
 
 use crate::intake::crash::{self, FormKind, Pieces, Workshop};
 use crate::intake::keyring::KeyError;
-use crate::intake::submit::{Entrance, Receipt};
+use crate::intake::submit::{Entrance, Receipt, Refusal};
 use crate::journal;
 use crate::protocol::event_id::EventId;
 use crate::telemetry::metrics::Refused;
@@ -92,8 +92,14 @@ async fn submit(
     }
     // Shared with the pieces, which take it as they come, and kept until what was made of them is taken in.
     let held = Arc::default();
-    let (_, envelope) = envelope(public, parts, body, what, &held).await?;
-    Ok(public.intake.submit(entrance, sender(public, parts), envelope).await?)
+    let (id, envelope) = envelope(public, parts, body, what, &held).await?;
+    let project = entrance.project().cloned();
+    match (public.intake.submit(entrance, sender(public, parts), envelope).await, project) {
+        (Err(Refusal::Limited(_)), Some(project)) if !matches!(what, What::Attachments(_)) => {
+            Ok(Receipt { event_id: Some(id), project, limits: vec![] })
+        }
+        (taken, _) => Ok(taken?),
+    }
 }
 
 async fn envelope(

@@ -6,7 +6,7 @@
 //! its first bytes.
 
 use std::error::Error;
-use std::io::{self, Read as _};
+use std::io;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -16,26 +16,18 @@ use multer::{Field, Multipart};
 use tokio::sync::Semaphore;
 
 use crate::journal::body::Body;
-use crate::journal::spool::BodyWriter;
 use crate::journal::{Journal, JournalError};
 use crate::protocol::event_id::EventId;
-use crate::tasks;
 
 use super::assemble::{EnvelopeWriter, header};
-use super::decode::{Container, MAGIC};
 use super::form::Form;
-use super::paced::Paced;
+use super::minidump::{add_minidump, without_container};
+use super::paced::{Ahead, Paced};
 
 /// The field of a form that holds the minidump.
-const MINIDUMP: &str = "upload_file_minidump";
+pub(super) const MINIDUMP: &str = "upload_file_minidump";
 /// The field that holds sentry-native's event, in MessagePack.
 const EVENT: &str = "__sentry-event";
-/// How a minidump begins, in either order of bytes.
-const MAGICS: [&[u8]; 2] = [b"MDMP", b"PMDM"];
-/// The most bytes of an unpacked minidump (getsentry/relay, `max_attachment_size`).
-const LIMIT: u64 = 200 * 1024 * 1024;
-/// What is unpacked at once.
-const STEP: usize = 256 * 1024;
 /// So much of an event is looked at for its id, which comes first in it.
 const EVENT_HEAD: usize = 16 * 1024;
 
@@ -98,8 +90,7 @@ pub async fn of_form(
     boundary: &str,
     kind: FormKind,
 ) -> Result<(EventId, Body), CrashError> {
-    let (stream, ahead) = Paced::new(pieces);
-    let mut multipart = Multipart::new(stream, boundary);
+    let (mut multipart, ahead) = parts(pieces, boundary);
     let mut envelope = EnvelopeWriter::begin(Arc::clone(&workshop.journal), header([])).await?;
     let (mut form, mut files, mut minidumps) = (Form::default(), 0, 0);
     while let Some(field) = multipart.next_field().await.map_err(broken)? {
@@ -108,14 +99,14 @@ pub async fn of_form(
             (Some(file), name) => {
                 let is_minidump = kind == FormKind::Minidump && name == MINIDUMP;
                 (files, minidumps) = (files + 1, minidumps + u32::from(is_minidump));
-                let chunks = field_chunks(field).inspect_ok(|chunk| ahead.passed(chunk.len()));
+                let chunks = field_chunks(field, &ahead);
                 let part = Part { name: &name, file: &file, is_minidump };
                 if let Some(id) = add_file(workshop, &mut envelope, part, chunks).await? {
                     form.found(id);
                 }
             }
             (None, name) => {
-                let chunks = field_chunks(field).inspect_ok(|chunk| ahead.passed(chunk.len()));
+                let chunks = field_chunks(field, &ahead);
                 form.add(&name, chunks).await?;
             }
         }
@@ -179,7 +170,7 @@ async fn add_file<S>(
     mut chunks: S,
 ) -> Result<Option<EventId>, CrashError>
 where
-    S: Stream<Item = Result<Bytes, CrashError>> + Unpin,
+    S: Stream<Item = Result<Bytes, CrashError>> + Unpin + Send + 'static,
 {
     let file = if part.is_minidump { without_container(part.file) } else { part.file };
     let content_type = if part.is_minidump { "application/x-dmp" } else { "application/octet-stream" };
@@ -217,71 +208,6 @@ fn attachment_type(name: &str) -> &'static str {
     }
 }
 
-/// The name of a file without what says how it was compressed: it is not any more.
-fn without_container(file: &str) -> &str {
-    [".gz", ".xz", ".bz2", ".zst"].into_iter().find_map(|end| file.strip_suffix(end)).unwrap_or(file)
-}
-
-async fn add_minidump<S>(workshop: &Workshop, envelope: &mut EnvelopeWriter, mut chunks: S) -> Result<(), CrashError>
-where
-    S: Stream<Item = Result<Bytes, CrashError>> + Unpin,
-{
-    let mut first = BytesMut::new();
-    while first.len() < MAGIC {
-        match chunks.try_next().await? {
-            Some(chunk) => first.extend_from_slice(&chunk),
-            None => break,
-        }
-    }
-    let Some(container) = Container::recognise(&first) else {
-        check_magic(&first)?;
-        envelope.write(&first).await?;
-        while let Some(chunk) = chunks.try_next().await? {
-            envelope.write(&chunk).await?;
-        }
-        return Ok(());
-    };
-    let mut packed = BodyWriter::new(Arc::clone(&workshop.journal));
-    packed.write(&first).await?;
-    while let Some(chunk) = chunks.try_next().await? {
-        packed.write(&chunk).await?;
-    }
-    let packed = packed.finish().await?;
-    let _turn = workshop.turns.acquire().await;
-    unpack(container, packed, envelope).await
-}
-
-fn check_magic(first: &[u8]) -> Result<(), CrashError> {
-    if MAGICS.iter().any(|magic| first.starts_with(magic)) { Ok(()) } else { Err(CrashError::NoMinidump) }
-}
-
-async fn unpack(container: Container, packed: Body, envelope: &mut EnvelopeWriter) -> Result<(), CrashError> {
-    let opened = tasks::blocking(move || container.open(packed.reader()?)).await;
-    let mut reader = opened.map_err(CrashError::Container)?;
-    let mut total = 0;
-    loop {
-        let (next, piece) = tasks::blocking(move || {
-            let mut piece = Vec::with_capacity(STEP);
-            let read = reader.by_ref().take(STEP as u64).read_to_end(&mut piece);
-            (reader, read.map(|_| piece))
-        })
-        .await;
-        reader = next;
-        let piece = piece.map_err(CrashError::Container)?;
-        if total == 0 {
-            check_magic(&piece)?;
-        }
-        if piece.is_empty() {
-            return Ok(());
-        }
-        total += piece.len() as u64;
-        if total > LIMIT {
-            return Err(CrashError::TooLarge { what: "the unpacked minidump", limit: LIMIT });
-        }
-        envelope.write(&piece).await?;
-    }
-}
-
 /// The event id in sentry-native's event: a map whose keys are short texts, its id first. Another one is made when it cannot be
 /// found; trackers take the envelope's.
 fn id_in_message_pack(head: &[u8]) -> Option<EventId> {
@@ -292,14 +218,28 @@ fn id_in_message_pack(head: &[u8]) -> Option<EventId> {
     std::str::from_utf8(value.get(2..2 + length)?).ok()?.parse().ok()
 }
 
-fn field_chunks(field: Field<'static>) -> impl Stream<Item = Result<Bytes, CrashError>> + Unpin {
-    field.map_err(broken)
+/// The parts of a form, and how far their parser is ahead of who reads them.
+pub(super) fn parts(pieces: Pieces, boundary: &str) -> (Multipart<'static>, Ahead) {
+    let (stream, ahead) = Paced::new(pieces);
+    (Multipart::new(stream, boundary), ahead)
+}
+
+/// The contents of a part.
+pub(super) fn field_chunks(
+    field: Field<'static>,
+    ahead: &Ahead,
+) -> impl Stream<Item = Result<Bytes, CrashError>> + Unpin + Send + use<> {
+    let ahead = ahead.clone();
+    field.map_err(broken).inspect_ok(move |chunk| ahead.passed(chunk.len()))
 }
 
 /// What the parser of forms says. What the body said, it hands on.
-fn broken(error: multer::Error) -> CrashError {
+pub(super) fn broken(error: multer::Error) -> CrashError {
     match error {
-        multer::Error::StreamReadFailed(why) => CrashError::Body(why),
+        multer::Error::StreamReadFailed(why) => match why.downcast() {
+            Ok(error) => *error,
+            Err(why) => CrashError::Body(why),
+        },
         other => CrashError::Multipart(other.to_string()),
     }
 }
@@ -317,11 +257,5 @@ mod tests {
         for broken in [&b""[..], b"\xa8event_id", b"\xa8event_id\xd9\x24abc", b"\xa8event_id\x01\x02"] {
             assert_eq!(id_in_message_pack(broken), None);
         }
-    }
-
-    #[test]
-    fn the_ending_of_a_container_goes_with_it() {
-        let names = ["a.dmp.gz", "a.xz", "a.dmp", "a.zst", "b.bz2"].map(without_container);
-        assert_eq!(names, ["a.dmp", "a", "a.dmp", "a", "b"]);
     }
 }

@@ -7,6 +7,7 @@ mod form;
 mod identity;
 pub mod keyring;
 pub mod legacy;
+mod minidump;
 mod paced;
 mod part;
 mod police;

@@ -63,8 +63,7 @@ impl<'a> Sorting<'a> {
 
     /// When all events have this fate, what depends on them has it, too.
     fn share(&mut self, fate: Fate, is_judged_alone: impl Fn(usize) -> bool) {
-        let is_event = |item: &Item| item.kind.is_event();
-        let mut events = (0..).zip(self.envelope.items()).filter(|(_, item)| is_event(item)).peekable();
+        let mut events = (0..).zip(self.envelope.items()).filter(|(_, item)| item.is_event()).peekable();
         if self.fates.is_empty() || events.peek().is_none() || !events.all(|(i, _)| self.fate(i) == fate) {
             return;
         }
@@ -119,7 +118,7 @@ impl<'a> Sorting<'a> {
     pub(super) fn without_unwanted(&mut self, until: impl Fn(&Item) -> Option<(Category, Timestamp)>, now: Timestamp) {
         let fate = Fate::Refused(RefusalReason::UpstreamLimited);
         for is_event in [true, false] {
-            for position in self.kept(|item| item.kind.is_event() == is_event) {
+            for position in self.kept(|item| item.is_event() == is_event) {
                 if let Some((category, until)) = until(&self.envelope.items()[position]) {
                     self.decide(position, fate);
                     note(&mut self.limits, told(category, until, now));
@@ -131,11 +130,11 @@ impl<'a> Sorting<'a> {
 
     /// Takes out what is over a limit. Events are asked for first, so that what goes with them takes nothing from its own bucket.
     pub(super) fn without_excess(&mut self, buckets: &Buckets, now: Duration) {
-        for position in self.kept(|item| item.kind.is_event()) {
+        for position in self.kept(Item::is_event) {
             self.take(position, buckets, now);
         }
         self.share(Fate::Refused(RefusalReason::RateLimited), |_| false);
-        for position in self.kept(|item| !item.kind.is_event()) {
+        for position in self.kept(|item| !item.is_event()) {
             self.take(position, buckets, now);
         }
     }
@@ -194,7 +193,7 @@ impl<'a> Sorting<'a> {
 
     /// What the items that are kept count as.
     pub(super) fn quantities(&self) -> Quantities {
-        self.envelope.quantities_of(|position| self.keeps(position))
+        self.envelope.quantities_without_others(|position| self.keeps(position))
     }
 }
 

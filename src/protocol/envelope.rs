@@ -52,12 +52,19 @@ pub struct Item {
     pub kind: ItemType,
     /// What its header says about counting.
     pub counting: Counting,
+    /// Whether an event is made of it where there is none.
+    is_crash_report: bool,
     /// Its header line, the newline not included.
     header: Range<u64>,
     payload: Range<u64>,
 }
 
 impl Item {
+    /// Whether this is the event of its envelope, or what that is made of: other items depend on it.
+    pub const fn is_event(&self) -> bool {
+        self.kind.is_event() || self.counting.makes_event
+    }
+
     /// The payload in bytes.
     pub const fn size(&self) -> u64 {
         self.payload.end - self.payload.start
@@ -174,6 +181,13 @@ impl EnvelopeError {
     }
 }
 
+/// Which of the items at the wanted positions their event is made of: the first crash report, unless there is an event.
+fn crash_report(items: &[Item], wanted: impl Fn(usize) -> bool) -> Option<usize> {
+    let all = || items.iter().enumerate().filter(|(i, _)| wanted(*i));
+    let first = all().find(|(_, item)| item.is_crash_report)?.0;
+    (!all().any(|(_, item)| item.kind.is_event())).then_some(first)
+}
+
 impl Outline {
     /// The header line, the newline not included.
     pub fn header(&self) -> &Bytes {
@@ -207,7 +221,19 @@ impl Outline {
         self.quantities_of(|_| true)
     }
 
-    /// What the items at the wanted positions count as.
+    /// What an envelope of only the items at the wanted positions counts as: a crash report may make the event that is not among
+    /// them.
+    pub fn quantities_without_others(&self, wanted: impl Fn(usize) -> bool) -> Quantities {
+        let made = crash_report(&self.items, &wanted);
+        let mut all = Quantities::new();
+        for (position, item) in self.items.iter().enumerate().filter(|(i, _)| wanted(*i)) {
+            let counting = Counting { makes_event: made == Some(position), ..item.counting };
+            item.kind.count(item.size(), counting, &mut all);
+        }
+        all
+    }
+
+    /// What the items at the wanted positions contribute to what all count as.
     pub fn quantities_of(&self, wanted: impl Fn(usize) -> bool) -> Quantities {
         let mut all = Quantities::new();
         for (_, item) in self.items.iter().enumerate().filter(|(i, _)| wanted(*i)) {

@@ -31,6 +31,7 @@ pub enum ItemType {
     MetricBuckets,
     ClientReport,
     Nel,
+    UnrealReport,
     /// Any other word.
     Unknown(Box<str>),
 }
@@ -108,6 +109,7 @@ impl ItemType {
             "metric_buckets" => Self::MetricBuckets,
             "client_report" => Self::ClientReport,
             "nel" => Self::Nel,
+            "unreal_report" => Self::UnrealReport,
             other => Self::Unknown(other.into()),
         }
     }
@@ -138,6 +140,7 @@ impl ItemType {
             Self::MetricBuckets => "metric_buckets",
             Self::ClientReport => "client_report",
             Self::Nel => "nel",
+            Self::UnrealReport => "unreal_report",
             Self::Unknown(name) => name,
         }
     }
@@ -154,12 +157,31 @@ impl ItemType {
                 | Self::Profile
                 | Self::Security
                 | Self::RawSecurity
+                | Self::UnrealReport
         )
     }
 
-    /// Whether this is the event of its envelope, which other items depend on.
+    /// Whether this is the event of its envelope, which other items depend on. A crash report may be as well:
+    /// [`Counting::makes_event`].
     pub const fn is_event(&self) -> bool {
         matches!(self, Self::Event | Self::Transaction)
+    }
+
+    /// Whether trackers make an event of such an item when its envelope has none: crash reports, and events in other forms
+    /// (getsentry/relay, `relay-server/src/envelope/item.rs`, `Item::creates_event`). `attachment_type` is the one in its header.
+    pub fn is_crash_report(&self, attachment_type: Option<&str>) -> bool {
+        const KINDS: [&str; 5] = [
+            "event.minidump",
+            "event.applecrashreport",
+            "event.payload",
+            "event.breadcrumbs",
+            "playstation.prosperodump",
+        ];
+        match self {
+            Self::UnrealReport => true,
+            Self::Attachment => attachment_type.is_some_and(|kind| KINDS.contains(&kind)),
+            _ => false,
+        }
     }
 
     /// The greatest size of one item of this type in bytes (getsentry/relay, `relay-config`, defaults); `None`: only the envelope's limit.
@@ -175,7 +197,7 @@ impl ItemType {
             | Self::FormData
             | Self::Statsd
             | Self::MetricBuckets => MIB,
-            Self::Attachment => 200 * MIB,
+            Self::Attachment | Self::UnrealReport => 200 * MIB,
             Self::ClientReport | Self::CheckIn => 100 * KIB,
             Self::Session | Self::Sessions | Self::ReplayRecording | Self::ReplayVideo => 10 * MIB,
             Self::Profile | Self::ProfileChunk => 50 * MIB,
@@ -196,7 +218,7 @@ impl ItemType {
             Self::ReplayEvent => (Group::ReplayEvent, 1),
             Self::Feedback => (Group::Feedback, 1),
             Self::FormData => (Group::FormData, 1),
-            Self::Attachment => (Group::Attachment, 30),
+            Self::Attachment | Self::UnrealReport => (Group::Attachment, 30),
             Self::CheckIn => (Group::CheckIn, 1),
             Self::Session | Self::Sessions => (Group::Session, 100),
             Self::Profile | Self::ProfileChunk => (Group::Profile, 1),
@@ -240,6 +262,9 @@ pub struct Counting {
     pub item_count: Option<u64>,
     /// Whether `platform` names a user interface.
     pub user_interface: bool,
+    /// Whether this is the crash report that the event of its envelope is made of: the first one where there is no event. It
+    /// counts as that event, too (getsentry/relay, `relay-server/src/utils/rate_limits.rs`, `infer_event_category`).
+    pub makes_event: bool,
 }
 
 impl ItemType {
@@ -247,6 +272,7 @@ impl ItemType {
     pub fn count(&self, bytes: u64, counting: Counting, into: &mut Quantities) {
         // A container cannot hold more entries than bytes, whatever its header says.
         let pieces = counting.item_count.unwrap_or(1).clamp(1, bytes.max(1));
+        into.add(Category::Error, counting.makes_event.into());
         let category = match self {
             Self::Event => Category::Error,
             Self::Transaction => Category::Transaction,
@@ -270,7 +296,8 @@ impl ItemType {
             Self::Session | Self::Sessions => Category::Session,
             Self::Statsd | Self::MetricBuckets => Category::MetricBucket,
             Self::ClientReport => Category::Internal,
-            Self::FormData | Self::Nel | Self::Unknown(_) => Category::Unknown,
+            Self::UnrealReport if counting.makes_event => return,
+            Self::UnrealReport | Self::FormData | Self::Nel | Self::Unknown(_) => Category::Unknown,
         };
         into.add(category, 1);
     }
@@ -304,5 +331,20 @@ mod tests {
         ItemType::Attachment.count(2048, Counting::default(), &mut q);
         ItemType::Log.count(100, Counting { item_count: Some(5), ..Counting::default() }, &mut q);
         assert_eq!(q.to_string(), "attachment=2048 attachment_item=1 log_byte=100 log_item=5");
+    }
+
+    #[test]
+    fn a_crash_report_that_makes_the_event_counts_as_an_error_and_as_what_it_is() {
+        let crash = Counting { makes_event: true, ..Counting::default() };
+        let count = |kind: ItemType, counting| {
+            let mut q = Quantities::new();
+            kind.count(100, counting, &mut q);
+            q.to_string()
+        };
+        assert_eq!(count(ItemType::Attachment, crash), "error=1 attachment=100 attachment_item=1");
+        assert_eq!(count(ItemType::UnrealReport, crash), "error=1");
+        assert_eq!(count(ItemType::UnrealReport, Counting::default()), "unknown=1");
+        let categories: Vec<_> = ItemType::Attachment.categories(crash).iter().map(|(category, _)| category).collect();
+        assert_eq!(categories, [Category::Error, Category::Attachment, Category::AttachmentItem]);
     }
 }

@@ -5,11 +5,11 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::keyed;
-use crate::support::envelopes::KEY;
+use crate::support::envelopes::{self, KEY, envelope, new_id};
 use crate::support::relay::{Plan, Relay, SOON};
 use crate::support::upstream::Upstream;
 use crate::support::wire::{Answer, chunked, exchange, post};
+use crate::{front_of, keyed};
 
 const ID: &str = "9ec79c33-ec99-42ab-8353-589fcb2e04dc";
 
@@ -26,18 +26,23 @@ fn minidump(size: usize) -> Vec<u8> {
 
 /// A form with these parts: name, file name, contents.
 fn form(parts: &[(&str, Option<&str>, &[u8])]) -> Vec<u8> {
+    form_with("frontier", parts)
+}
+
+/// The same with its parts parted by this.
+fn form_with(boundary: &str, parts: &[(&str, Option<&str>, &[u8])]) -> Vec<u8> {
     let mut body = vec![];
     for (name, file, contents) in parts {
         let file = file
             .map(|file| format!("; filename=\"{file}\"\r\nContent-Type: application/octet-stream"))
             .unwrap_or_default();
         body.extend_from_slice(
-            format!("--frontier\r\nContent-Disposition: form-data; name=\"{name}\"{file}\r\n\r\n").as_bytes(),
+            format!("--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"{file}\r\n\r\n").as_bytes(),
         );
         body.extend_from_slice(contents);
         body.extend_from_slice(b"\r\n");
     }
-    body.extend_from_slice(b"--frontier--\r\n");
+    body.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
     body
 }
 
@@ -200,12 +205,96 @@ async fn a_minidump_alone_is_taken_and_unpacked_whatever_packed_it() {
 }
 
 #[tokio::test]
+async fn a_minidump_in_a_form_within_the_form_is_found() {
+    let (relay, upstreams) = pair().await;
+    let beside = vec![b'x'; 2 << 20];
+    let packed = zstd::encode_all(&minidump(1000)[..], 1).expect("memory");
+    // As old versions of Electron's SDK for Linux send it; packed or not, in memory or through a file.
+    for (sent, dump) in
+        [(minidump(100), minidump(100)), (minidump(1_500_000), minidump(1_500_000)), (packed, minidump(1000))]
+    {
+        let inner = form_with(
+            "----electron",
+            &[
+                ("prod", None, b"Electron"),
+                ("other", Some("o.bin"), &beside),
+                ("upload_file_minidump", Some("inner.dmp"), &sent),
+                ("more", Some("m.bin"), &beside),
+            ],
+        );
+        let id = new_id();
+        let body = form(&[
+            ("upload_file_minidump", Some("crash.dmp"), &inner),
+            ("sentry[event_id]", None, id.as_bytes()),
+            ("log", Some("log.txt"), b"log"),
+        ]);
+        let request = chunked(&keyed("/api/1/minidump/"), &[FORM], &body, 50_000);
+        assert_eq!(id_in(&exchange(&relay.address(), &request).await), id);
+        let (_, items) = arrived(&relay, &upstreams, &id).await;
+        assert_eq!(items[0].0, attachment("event.minidump", "application/x-dmp", "crash.dmp"));
+        assert!(items[0].1 == dump, "{} bytes of {}", items[0].1.len(), dump.len());
+        assert_eq!((&items[1].0["filename"], items.len()), (&json!("log.txt"), 3));
+    }
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn crash_reports_count_as_errors_and_an_errors_limit_stops_them_without_telling_their_senders() {
+    let (relay, upstream) = front_of(|plan| plan.more("[limits]\nerror = { rate = \"1/h\", burst = 4 }")).await;
+    let dump = minidump(1000);
+    let raw = [("content-type", "application/x-dmp")];
+    let in_form = form(&[
+        ("upload_file_minidump", Some("a.dmp"), &dump),
+        ("__sentry-event", Some("e"), b"\x80"),
+        ("a", None, b"b"),
+    ]);
+    let apple = |id: &str| {
+        let header = "{\"type\":\"attachment\",\"attachment_type\":\"event.applecrashreport\",\"length\":2}";
+        format!("{{\"event_id\":\"{id}\"}}\n{header}\nxx\n")
+    };
+    // Each is one error, whatever it consists of; so is an event with a minidump.
+    let mut ids = vec![id_in(&send(&relay, &keyed("/api/1/minidump"), &raw, &dump).await)];
+    ids.push(id_in(&send(&relay, &keyed("/api/1/minidump"), &[FORM], &in_form).await));
+    ids.push(id_in(&send(&relay, &format!("/api/1/unreal/{KEY}/"), &[], &dump).await));
+    let id = new_id();
+    let item = "{\"type\":\"attachment\",\"attachment_type\":\"event.minidump\",\"length\":4}\nMDMP\n";
+    assert_eq!(relay.send(envelopes::error(&id) + item).await.status(), 200);
+    ids.push(id);
+    // The fifth is over the limit. What uploads crashes would send them again after a 429.
+    id_in(&send(&relay, &keyed("/api/1/minidump"), &[FORM], &in_form).await);
+    id_in(&send(&relay, &format!("/api/1/unreal/{KEY}/"), &[], &dump).await);
+    let answer = relay.send(apple(&new_id())).await;
+    assert_eq!(answer.status(), 429);
+    assert!(answer.headers()["x-sentry-rate-limits"].to_str().expect("text").contains(":error:"), "{answer:?}");
+    // Other files are none.
+    let file = form(&[("a", Some("a.txt"), b"A")]);
+    assert_eq!(send(&relay, &keyed(&format!("/api/1/events/{ID}/attachments/")), &[FORM], &file).await.status, 201);
+    assert_eq!(relay.send(envelope(&new_id(), "attachment", "x")).await.status(), 200);
+    let samples = relay.balanced(SOON).await;
+    for (name, category, items) in [
+        ("accepted", "error", 4.0),
+        ("accepted", "attachment_item", 6.0),
+        ("refused", "error", 3.0),
+        ("refused", "attachment_item", 3.0),
+    ] {
+        let found = samples.sum(&format!("switchyard_{name}_items_total"), &[("category", category)]);
+        assert_eq!(found, items, "{name} {category}");
+    }
+    let taken = upstream.taken_ids();
+    assert_eq!((taken.len(), &taken[..4]), (6, &ids[..]));
+    relay.finish().await;
+}
+
+#[tokio::test]
 async fn what_is_no_crash_report_is_refused_and_says_why() {
     let (relay, upstreams) = pair().await;
     let dump = minidump(10);
     let bomb = zstd::encode_all(&[&dump[..], &vec![0; 201 << 20]].concat()[..], 1).expect("memory");
     let endless = [&form(&[("a", None, b"b")])[..8], &vec![b'x'; 3 << 20]].concat();
     let long = vec![b'x'; (1 << 20) + 1];
+    // Forms within: without a minidump, and without an end.
+    let without = form_with("within", &[("other", Some("a"), &dump)]);
+    let cut = [&form_with("within", &[("upload_file_minidump", Some("a"), &dump)])[..100], b"x"].concat();
     for (path, headers, body, status, words) in [
         ("minidump", vec![], b"nonsense".to_vec(), 400, "MDMP"),
         ("minidump", vec![], vec![], 400, "MDMP"),
@@ -213,6 +302,9 @@ async fn what_is_no_crash_report_is_refused_and_says_why() {
         ("minidump", vec![], bomb, 413, "limit"),
         ("minidump", vec![FORM], b"nonsense".to_vec(), 400, "multipart"),
         ("minidump", vec![FORM], form(&[("upload_file_minidump", Some("a"), b"text")]), 400, "MDMP"),
+        ("minidump", vec![FORM], form(&[("upload_file_minidump", Some("a"), b"--\r\n")]), 400, "MDMP"),
+        ("minidump", vec![FORM], form(&[("upload_file_minidump", Some("a"), &without)]), 400, "MDMP"),
+        ("minidump", vec![FORM], form(&[("upload_file_minidump", Some("a"), &cut)]), 400, "multipart"),
         ("minidump", vec![FORM], form(&[("other", Some("a"), &dump), ("b", None, b"c")]), 400, "upload_file_minidump"),
         (
             "minidump",

@@ -121,6 +121,7 @@ async fn bodies_in_memory_have_a_limit_together_and_what_fits_beside_large_ones_
     let mut large = Stalling::begin(&relay, [of_size(500), of_size(500)]).await;
     let close = [("connection", "close")];
     for kib in [400, 900, 1100, 3000] {
+        large.drip().await;
         let request = post(&keyed("/api/1/envelope/"), &close, of_size(kib).as_bytes());
         let (answer, slowest) = exchange_beside(&relay, &request, &|| of_size(50)).await;
         assert_eq!(answer.status, 200, "{kib} KiB: {answer:?}");

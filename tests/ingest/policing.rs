@@ -111,6 +111,36 @@ async fn what_is_limited_leaves_with_what_depends_on_it_and_the_rest_goes_on() {
 }
 
 #[tokio::test]
+async fn what_counts_in_two_categories_is_held_to_the_limits_of_both() {
+    let logs = |count: usize, bytes: usize| {
+        let header = format!("{{\"type\":\"log\",\"item_count\":{count},\"length\":{bytes}}}");
+        format!("{{}}\n{header}\n{}\n", "x".repeat(bytes))
+    };
+    let (relay, upstream) = limited(
+        "log_item = { rate = \"10/h\", burst = 10 }\nlog_byte = { rate = \"1KiB/h\", burst = \"4KiB\" }\n\
+         attachment_item = \"2/h\"",
+    )
+    .await;
+    for (count, bytes, told_of) in
+        [(6, 1000, None), (6, 100, Some("log_item")), (1, 3500, Some("log_byte")), (3, 1000, None)]
+    {
+        let answer = relay.send(logs(count, bytes)).await;
+        let expected: Vec<&str> = told_of.into_iter().collect();
+        assert_eq!(told(&answer), expected, "{count} {bytes}");
+        assert_eq!(answer.status(), if expected.is_empty() { 200 } else { 429 }, "{count} {bytes}");
+    }
+    for (attached, told_of) in [(2, vec![]), (1, vec!["attachment_item"])] {
+        let answer = relay.send(format!("{{}}\n{}", item("attachment", "x").repeat(attached))).await;
+        assert_eq!(told(&answer), told_of);
+    }
+    relay.balanced(SOON).await;
+    assert_eq!(upstream.taken_count(), 3);
+    assert_eq!(refused_items(&relay, "log_item", "rate_limited").await, 7.0);
+    assert_eq!(refused_items(&relay, "log_byte", "rate_limited").await, 3600.0);
+    relay.finish().await;
+}
+
+#[tokio::test]
 async fn a_reload_keeps_what_was_spent_and_what_was_limited_is_no_repeat_later() {
     let (relay, upstream) = limited("error = { rate = \"1/h\", burst = 2 }").await;
     relay.send_errors(2).await;

@@ -55,17 +55,19 @@ pub(crate) fn envelope(data: &[u8]) {
     selections(&envelope, &parts_read);
 }
 
-/// Every selection of items is an envelope of these items, and counts as they do.
+/// Every selection of items is an envelope of these items, and counts as they do without the others; together they count as all.
 fn selections(envelope: &Envelope, parts_read: &[(String, Bytes)]) {
     let whole = Envelope::parse(envelope.with_items(|_| true)).expect("a selection of all is an envelope");
     assert_eq!(parts(&whole), parts_read);
     assert_eq!(whole.event_id(), envelope.event_id());
+    assert_eq!(whole.quantities(), envelope.quantities());
+    assert_eq!(envelope.quantities_without_others(|_| true), envelope.quantities());
     let mut sum = Quantities::new();
     for (at, part) in parts_read.iter().enumerate().take(20) {
         let one = Envelope::parse(envelope.with_items(|i| i == at)).expect("a selection of one is an envelope");
         assert_eq!(parts(&one), std::slice::from_ref(part));
-        assert_eq!(one.quantities(), envelope.quantities_of(|i| i == at));
-        sum.extend(&one.quantities());
+        assert_eq!(one.quantities(), envelope.quantities_without_others(|i| i == at));
+        sum.extend(&envelope.quantities_of(|i| i == at));
     }
     if parts_read.len() <= 20 {
         assert_eq!(sum, envelope.quantities());

@@ -28,7 +28,7 @@ impl Limits {
             }
             *count += 1;
         }
-        if *kind == ItemType::Attachment {
+        if matches!(kind, ItemType::Attachment | ItemType::UnrealReport) {
             self.attachments += size;
             if self.attachments > ATTACHMENTS_LIMIT {
                 return Err(EnvelopeError::AttachmentsTooLarge { size: self.attachments, limit: ATTACHMENTS_LIMIT });

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::header::{self, Fields};
 use super::limits::Limits;
-use super::{EnvelopeError, HeaderSpans, Item, MAX_ITEMS, MAX_LINE, Outline};
+use super::{EnvelopeError, HeaderSpans, Item, MAX_ITEMS, MAX_LINE, Outline, crash_report};
 use crate::protocol::item::{Counting, ItemType};
 
 /// Finds the items of an envelope that comes in pieces.
@@ -49,6 +49,7 @@ enum Expected {
 struct Begun {
     kind: ItemType,
     counting: Counting,
+    is_crash_report: bool,
     /// Its header line.
     header: Range<u64>,
     payload_start: u64,
@@ -63,6 +64,8 @@ struct ItemHeader<'a> {
     item_count: Option<u64>,
     #[serde(borrow, default)]
     platform: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    attachment_type: Option<Cow<'a, str>>,
 }
 
 impl Scanner {
@@ -111,6 +114,9 @@ impl Scanner {
             }
             Expected::Sized(item, _) | Expected::Newline(item) | Expected::Line(item) => self.complete(item)?,
             Expected::Header | Expected::Item | Expected::ItemHeader(_) => {}
+        }
+        if let Some(item) = crash_report(&self.items, |_| true) {
+            self.items[item].counting.makes_event = true;
         }
         let (header, spans, fields) = self.head.ok_or(EnvelopeError::Empty)?;
         Ok(Outline { header, spans, event_id: fields.event_id, items: self.items, length: self.at })
@@ -197,11 +203,11 @@ impl Scanner {
 
     /// A payload has come to its end, here.
     fn complete(&mut self, item: Begun) -> Result<(), EnvelopeError> {
-        let Begun { kind, counting, header, payload_start, .. } = item;
+        let Begun { kind, counting, is_crash_report, header, payload_start, .. } = item;
         let payload: Range<u64> = payload_start..self.at;
         let size = payload.end - payload.start;
         self.limits.admit(&kind, size)?;
-        self.items.push(Item { kind, counting, header, payload });
+        self.items.push(Item { kind, counting, is_crash_report, header, payload });
         self.expected = Expected::Item;
         Ok(())
     }
@@ -211,7 +217,9 @@ fn read_item_header(line: &[u8], start: u64, payload_start: u64) -> Result<Begun
     let header: ItemHeader<'_> =
         serde_json::from_slice(line).map_err(|e| EnvelopeError::ItemHeader { at: start, why: e.to_string() })?;
     let user_interface = matches!(header.platform.as_deref(), Some("javascript" | "cocoa" | "android"));
-    let counting = Counting { item_count: header.item_count, user_interface };
-    let (kind, length, header) = (ItemType::from_name(&header.kind), header.length, start..start + line.len() as u64);
-    Ok(Begun { kind, counting, header, payload_start, length })
+    let counting = Counting { item_count: header.item_count, user_interface, makes_event: false };
+    let kind = ItemType::from_name(&header.kind);
+    let is_crash_report = kind.is_crash_report(header.attachment_type.as_deref());
+    let (length, header) = (header.length, start..start + line.len() as u64);
+    Ok(Begun { kind, counting, is_crash_report, header, payload_start, length })
 }

@@ -90,6 +90,25 @@ fn a_selection_of_items_keeps_their_bytes() {
 }
 
 #[test]
+fn the_first_crash_report_makes_the_event_where_there_is_none() {
+    let crash = |kind: &str| format!("{{\"type\":\"attachment\",\"attachment_type\":\"{kind}\",\"length\":1}}\nx\n");
+    let counts =
+        |items: &[&str]| parse(format!("{{}}\n{}", items.concat()).as_bytes()).unwrap().quantities().to_string();
+    let (dump, apple) = (crash("event.minidump"), crash("event.applecrashreport"));
+    let (file, event) = (crash("event.attachment"), "{\"type\":\"event\"}\n{}\n");
+    assert_eq!(counts(&[&file, &dump, &apple]), "attachment=3 attachment_item=3 error=1");
+    assert_eq!(counts(&[&dump, event]), "attachment=1 attachment_item=1 error=1");
+    assert_eq!(counts(&["{\"type\":\"unreal_report\"}\nx\n"]), "error=1");
+    assert_eq!(counts(&[event, "{\"type\":\"unreal_report\"}\nx\n"]), "error=1 unknown=1");
+    // Without its event, it makes one of its own.
+    let envelope = parse(format!("{{}}\n{event}{dump}").as_bytes()).unwrap();
+    assert_eq!(envelope.quantities_of(|i| i == 1).to_string(), "attachment=1 attachment_item=1");
+    let alone = envelope.quantities_without_others(|i| i == 1);
+    assert_eq!(alone, parse(&envelope.with_items(|i| i == 1)).unwrap().quantities());
+    assert_eq!(alone.to_string(), "error=1 attachment=1 attachment_item=1");
+}
+
+#[test]
 fn items_in_another_order_keep_their_bytes() {
     let body = b"{\"k\":1}\n\n{\"type\":\"event\"}\n{}\r\n{ \"type\":\"attachment\",\"length\":3 }\n\n\0\n\n\n{\"type\":\"x_empty\"}";
     let expected = b"{\"k\":1}\n{\"type\":\"x_empty\"}\n\n{ \"type\":\"attachment\",\"length\":3 }\n\n\0\n\n{\"type\":\"event\"}\n{}\r\n";
