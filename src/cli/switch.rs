@@ -19,6 +19,8 @@ use super::terminal::{self, Tone, harmless, tint};
 
 /// How long the daemon may take to follow the file.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// How long a switch that is live may take to be kept, with its reason: the journal may be in trouble, and the switch is good.
+const KEPT: Duration = Duration::from_secs(1);
 /// How often it is asked.
 const EACH: Duration = Duration::from_millis(20);
 /// How many switches are shown.
@@ -180,7 +182,8 @@ async fn follow(admin: &AdminClient, before: &Status, name: &str, since: Instant
     let mut last = None;
     while since.elapsed() < DEADLINE {
         match admin.status().await {
-            Ok(status) if status.primary == name => return Ok(status),
+            Ok(status) if status.primary == name && (is_kept(&status) || since.elapsed() > KEPT) => return Ok(status),
+            Ok(status) if status.primary == name => {}
             // A new problem is about this edit. One from before may be about to go away.
             Ok(status) if status.config.error.is_some() && status.config.error != before.config.error => {
                 return Err(refused(status.config.error));
@@ -193,6 +196,12 @@ async fn follow(admin: &AdminClient, before: &Status, name: &str, since: Instant
         sleep(EACH).await;
     }
     Err(last.unwrap_or_else(|| refused(None)))
+}
+
+/// Whether the history knows of the primary in force.
+fn is_kept(status: &Status) -> bool {
+    let last = status.switches.iter().find(|switch| switch.project.is_none());
+    last.is_some_and(|last| last.to == status.primary)
 }
 
 fn refused(error: Option<String>) -> String {

@@ -28,10 +28,9 @@ impl Daemon {
     /// Keeps every switch between the routing before and the one in force.
     pub(super) async fn note_switches(&mut self, before: &Routing) -> Result<(), JournalError> {
         let (now, after) = (self.clock.now(), self.config.routing());
-        let announced =
-            self.announced.take().filter(|(_, at)| at.elapsed() < ANNOUNCED).map(|(announced, _)| announced);
         if before.primary != after.primary {
-            let announced = announced.filter(|announced| announced.to == *after.primary);
+            let announced = self.announced.take().filter(|(_, at)| at.elapsed() < ANNOUNCED);
+            let announced = announced.map(|(announced, _)| announced).filter(|it| it.to == *after.primary);
             let (reason, author) = announced.map_or((None, None), |announced| (announced.reason, announced.author));
             self.keep_switch(now, None, &before.primary, &after.primary, reason, author).await?;
         }
