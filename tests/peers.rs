@@ -187,6 +187,31 @@ async fn a_bugsink_at_its_quota_pauses_and_resumes_and_none_is_lost_or_doubled()
 }
 
 #[tokio::test]
+async fn node_keeps_sending_transactions_although_a_bugsink_limits_them_with_its_every_answer() {
+    let (bugsink, mut kent) = tokio::join!(Bugsink::start(), Kent::start());
+    let project = bugsink.project("limits").await;
+    // Without its kind: what it says of transactions is taken for a limit.
+    let dsns = [("bugsink", project.dsn.clone()), ("kent", kent.dsn(KENT_PROJECT))];
+    let relay = support::relay::Plan::new(&dsns).upstream("bugsink", "on_rate_limit = \"drop\"").start().await;
+    let errors = Service::node(&relay.dsn(), &Plan { errors: 2, ..Plan::default() }).finished(A_RUN).await;
+    eventually("Bugsink limits transactions", ARRIVAL, async || match relay.upstream("bugsink").await {
+        upstream if upstream["state"] == "limited" => Ok(()),
+        upstream => Err(upstream.to_string()),
+    })
+    .await;
+    let plan = Plan { errors: 1, transactions: 4, pause: Duration::from_millis(200), ..Plan::default() };
+    let node = Service::node(&relay.dsn(), &plan).finished(A_RUN).await;
+    assert!(node.status.success() && node.captured.len() == 5);
+    let runs: [(&str, &[Captured]); 2] = [("node", &errors.captured), ("node", &node.captured)];
+    assert_arrived(&mut kent, &runs).await;
+    assert_stored(&bugsink, &project, &runs).await;
+    let samples = relay.balanced(ARRIVAL).await;
+    let labels = [("upstream", "bugsink"), ("category", "transaction"), ("reason", "rate_limited")];
+    assert_eq!(samples.sum("switchyard_dropped_items_total", &labels), 4.0);
+    relay.finish().await;
+}
+
+#[tokio::test]
 async fn bugsink_stores_each_event_of_an_envelope_and_is_recognised_and_kent_is_not_mistaken() {
     let (bugsink, mut kent) = tokio::join!(Bugsink::start(), Kent::start());
     let project = bugsink.project("several").await;
