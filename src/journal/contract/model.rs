@@ -251,7 +251,8 @@ impl Run {
         assert_eq!(count, limit.min(self.model.letters[target].len()));
         let memory = matches!(self.subject, Subject::Memory(..));
         for (id, errors) in self.model.letters[target].drain(..count) {
-            let waiting = Waiting { due: Some(0), errors, lost: !memory, ..Waiting::default() };
+            // On disk it is due as of the real time, which the model does not know, also after a crash.
+            let waiting = Waiting { due: memory.then_some(0), errors, lost: !memory, ..Waiting::default() };
             self.model.waiting[target].insert(id, waiting);
         }
         if !memory {
