@@ -4,6 +4,7 @@ mod admin;
 mod backfill;
 mod body;
 mod crash;
+mod cut_short;
 mod error;
 mod ingest;
 mod letters;

@@ -1,5 +1,6 @@
 //! What goes on on one connection, seen from the bytes that are read: whose turn it is, since when, and whether a request line
-//! ever ends. Looks at requests before the HTTP implementation does, behind TLS where there is any; understands none.
+//! ever ends. Looks at requests before the HTTP implementation does, behind TLS where there is any; understands none. Has the
+//! last word where that implementation answers by itself.
 
 use std::io;
 use std::pin::Pin;
@@ -7,10 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
+use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
 use crate::clock::{Clock, Timestamp};
+
+use super::cut_short::CutShort;
 
 /// The longest request line: less than the HTTP implementation keeps of a head, which would call it too many headers.
 const LONGEST_LINE: usize = 60 * 1024;
@@ -38,6 +42,8 @@ struct Cell {
     line: AtomicUsize,
     /// Whether one was too long.
     endless: AtomicBool,
+    /// Whether there was a request.
+    began: AtomicBool,
     /// Holds a permit from the first request on.
     asked: Notify,
     clock: Clock,
@@ -53,7 +59,8 @@ impl Phases {
     /// A connection that is idle since now.
     pub(super) fn new(clock: Clock) -> Self {
         let (phase, asked) = (AtomicU64::new(clock.now().as_millis() << 1), Notify::new());
-        Self(Arc::new(Cell { phase, line: AtomicUsize::new(0), endless: AtomicBool::new(false), asked, clock }))
+        let (line, endless, began) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicBool::new(false));
+        Self(Arc::new(Cell { phase, line, endless, began, asked, clock }))
     }
 
     pub(super) fn phase(&self) -> Phase {
@@ -72,6 +79,7 @@ impl Phases {
     /// A request is complete as far as its headers go.
     pub(super) fn request_began(&self) {
         self.set(BUSY);
+        self.0.began.store(true, Ordering::Relaxed);
         self.0.asked.notify_one();
     }
 
@@ -84,6 +92,11 @@ impl Phases {
     pub(super) fn request_ended(&self) {
         self.0.line.store(0, Ordering::Relaxed);
         self.set(self.0.clock.now().as_millis() << 1);
+    }
+
+    /// Whether nothing that is written now can be the answer to a request: the HTTP implementation found that what came is none.
+    fn is_before_requests(&self) -> bool {
+        !self.0.began.load(Ordering::Relaxed) && self.0.phase.load(Ordering::Relaxed) != HTTP2
     }
 
     fn set(&self, phase: u64) {
@@ -129,11 +142,35 @@ impl Phases {
 pub(super) struct Followed<S> {
     stream: S,
     phases: Phases,
+    /// What is left to be said in place of an answer of the HTTP implementation's own.
+    instead: Option<Bytes>,
 }
 
 impl<S> Followed<S> {
     pub(super) fn new(stream: S, phases: Phases) -> Self {
-        Self { stream, phases }
+        Self { stream, phases, instead: None }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Followed<S> {
+    /// Writes our answer in place of `theirs`, when that is one that the HTTP implementation gives by itself; ready when all of
+    /// ours is written. `None` when it is another.
+    fn poll_instead(&mut self, cx: &mut Context<'_>, theirs: &[u8]) -> Option<Poll<io::Result<()>>> {
+        if !self.phases.is_before_requests() {
+            return None;
+        }
+        if self.instead.is_none() {
+            self.instead = Some(CutShort::of_answer(theirs)?.answer().into());
+        }
+        let left = self.instead.as_mut()?;
+        while !left.is_empty() {
+            match Pin::new(&mut self.stream).poll_write(cx, left) {
+                Poll::Ready(Ok(written)) => left.advance(written),
+                Poll::Ready(Err(error)) => return Some(Poll::Ready(Err(error))),
+                Poll::Pending => return Some(Poll::Pending),
+            }
+        }
+        Some(Poll::Ready(Ok(())))
     }
 }
 
@@ -147,7 +184,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Followed<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Followed<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        match self.poll_instead(cx, buf) {
+            Some(said) => said.map_ok(|()| buf.len()),
+            None => Pin::new(&mut self.stream).poll_write(cx, buf),
+        }
     }
 
     fn poll_write_vectored(
@@ -155,7 +195,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Followed<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        match self.poll_instead(cx, bufs.first().map_or(&[][..], |buf| &buf[..])) {
+            Some(said) => said.map_ok(|()| bufs.iter().map(|buf| buf.len()).sum()),
+            None => Pin::new(&mut self.stream).poll_write_vectored(cx, bufs),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -20,9 +20,10 @@ use crate::protocol::endpoint::Endpoint;
 use crate::tasks::Tasks;
 use crate::telemetry::metrics::{Refused, code_label};
 
+use super::cut_short::CutShort;
 use super::error::ApiError;
 use super::ingest::ForProject;
-use super::serve::{App, CutShort, serve};
+use super::serve::{App, serve};
 use super::state::{Admin, Public};
 use super::tls::Certificate;
 use super::{admin, backfill, crash, ingest, letters, proxy};
@@ -154,7 +155,11 @@ impl App for PublicApp {
     }
 
     fn cut_short(&self, why: CutShort) {
-        let reason = if why == CutShort::Stalled { Refused::Timeout } else { Refused::Malformed };
+        let reason = match why {
+            CutShort::Stalled => Refused::Timeout,
+            CutShort::TooManyHeaders => Refused::TooLarge,
+            CutShort::EndlessLine | CutShort::NoTls | CutShort::Malformed => Refused::Malformed,
+        };
         self.refused(reason, why.detail());
         let code = code_label(why.status().as_u16());
         self.state.metrics.received_requests_total.with_label_values(&["", code]).inc();

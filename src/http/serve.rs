@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use futures_util::FutureExt as _;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::tasks::Tasks;
 
+use super::cut_short::CutShort;
 use super::phase::{Followed, Phase, Phases};
 use super::socket::Socket;
 use super::tls::{Certificate, HANDSHAKE};
@@ -42,45 +43,6 @@ const WATCH: Duration = Duration::from_secs(3);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take nothing of an answer.
 const DEAF_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Why a connection ends before there was a request to answer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum CutShort {
-    /// The headers did not come in time.
-    Stalled,
-    /// The request line is too long.
-    EndlessLine,
-    /// Something other than TLS on an address that speaks TLS.
-    NoTls,
-}
-
-impl CutShort {
-    pub(super) const fn status(self) -> StatusCode {
-        match self {
-            Self::Stalled => StatusCode::REQUEST_TIMEOUT,
-            Self::EndlessLine => StatusCode::URI_TOO_LONG,
-            Self::NoTls => StatusCode::BAD_REQUEST,
-        }
-    }
-
-    pub(super) const fn detail(self) -> &'static str {
-        match self {
-            Self::Stalled => "the request's headers did not arrive within 10 seconds",
-            Self::EndlessLine => "the request line is too long",
-            Self::NoTls => "this address speaks TLS: use https",
-        }
-    }
-
-    /// What the client is told, in as far as it understands: behind TLS nothing, since only the handshake's end knows the cipher.
-    fn answer(self) -> String {
-        let body = format!("{{\"detail\":\"{}\",\"causes\":[]}}\r\n", self.detail());
-        let (status, length) = (self.status(), body.len());
-        format!(
-            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\naccess-control-allow-origin: *\r\nconnection: close\r\n\
-             content-length: {length}\r\n\r\n{body}"
-        )
-    }
-}
 
 /// What answers the requests of a listener.
 pub(super) trait App: Clone + Send + Sync + 'static {
@@ -172,7 +134,11 @@ async fn speak(
 ) -> Option<CutShort> {
     let Some(certificate) = app.certificate() else {
         let cut_short = requests(socket.clone(), socket, peer, app, clock, stop).await;
-        return cut_short.inspect(|why| socket.say(why.answer().as_bytes()));
+        return cut_short.inspect(|why| {
+            if !why.is_answered() {
+                socket.say(why.answer().as_bytes())
+            }
+        });
     };
     if first != HANDSHAKE {
         socket.say(CutShort::NoTls.answer().as_bytes());
@@ -228,8 +194,12 @@ async fn requests(
     let mut closing = false;
     loop {
         tokio::select! {
-            // How a connection ends is the client's business; requests are counted where they are answered.
-            _ = http.as_mut() => return phases.has_endless_line().then_some(CutShort::EndlessLine),
+            // How a connection ends is the client's business, unless by what was no request; requests are counted where they are
+            // answered.
+            ended = http.as_mut() => {
+                let endless = phases.has_endless_line().then_some(CutShort::EndlessLine);
+                return endless.or_else(|| CutShort::of_error(ended.err()?.downcast_ref()?));
+            }
             () = told.as_mut(), if !closing => {
                 closing = true;
                 http.as_mut().graceful_shutdown();

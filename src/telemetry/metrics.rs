@@ -226,9 +226,9 @@ impl Refused {
 pub type IntakeCounts = BTreeMap<(&'static str, String), u64>;
 
 /// The status codes that the public listener gives, those of the primary's answers that matter, and one for all others of these.
-const CODES: [&str; 23] = [
+const CODES: [&str; 24] = [
     "200", "201", "202", "204", "301", "302", "304", "400", "401", "403", "404", "405", "408", "409", "413", "414",
-    "415", "429", "500", "502", "503", "504", "other",
+    "415", "429", "431", "500", "502", "503", "504", "other",
 ];
 
 /// The label of a status code.

@@ -9,7 +9,7 @@ use hyper_util::rt::TokioExecutor;
 use crate::support::envelopes::{self, KEY, new_id};
 use crate::support::relay::{Plan, SOON};
 use crate::support::wire::{Wire, chunked, exchange, head, post};
-use crate::{front, front_of, keyed};
+use crate::{front, front_of, keyed, refused};
 
 #[tokio::test]
 async fn a_connection_is_kept_and_may_be_pipelined() {
@@ -156,7 +156,9 @@ async fn floods_of_headers_and_absurd_request_lines_end_in_answers() {
         let mut wire = Wire::connect(&relay.address()).await;
         wire.send(&request).await;
         let shown = String::from_utf8_lossy(&request[..request.len().min(60)]).into_owned();
-        assert_eq!(wire.answer().await.status, status, "{shown}");
+        let answer = wire.answer().await;
+        assert_eq!((answer.status, answer.header("access-control-allow-origin")), (status, "*"), "{shown}");
+        assert!(!answer.detail().is_empty(), "{shown}");
         wire.ends().await;
     }
     // On a connection that has served, too.
@@ -168,10 +170,19 @@ async fn floods_of_headers_and_absurd_request_lines_end_in_answers() {
     assert_eq!((answer.status, answer.header("access-control-allow-origin")), (414, "*"));
     assert!(answer.detail().contains("request line"), "{answer:?}");
     wire.ends().await;
+    // There, what is malformed gets the HTTP library's own answer, which has no body.
+    let mut wire = Wire::connect(&relay.address()).await;
+    wire.send(&post(&keyed("/api/1/envelope/"), &[], envelopes::error(&new_id()).as_bytes())).await;
+    assert_eq!(wire.answer().await.status, 200);
+    wire.send(b"nonsense\r\n\r\n").await;
+    assert_eq!(wire.answer().await.status, 400);
+    wire.ends().await;
     let samples = relay.samples().await.expect("metrics");
-    assert_eq!(samples.sum("switchyard_received_requests_total", &[("project", ""), ("code", "414")]), 4.0);
+    let of_code = |code| samples.sum("switchyard_received_requests_total", &[("project", ""), ("code", code)]);
+    assert_eq!([of_code("414"), of_code("431"), of_code("400")], [4.0, 2.0, 8.0]);
+    assert_eq!((refused(&relay, "malformed").await, refused(&relay, "too_large").await), (12.0, 2.0));
     relay.finish().await;
-    assert_eq!(upstream.taken_count(), 1);
+    assert_eq!(upstream.taken_count(), 2);
 }
 
 #[tokio::test]

@@ -1,0 +1,88 @@
+//! Connections that end before there was a request to answer, and what their clients are told.
+//!
+//! Rule: a client that speaks HTTP gets a status and the JSON that it knows of other refusals. The HTTP implementation finds out
+//! what is malformed, and answers that without a word of its own: [`CutShort::of_answer`] knows its answer.
+
+use http::StatusCode;
+
+/// Why a connection ends before there was a request to answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum CutShort {
+    /// The headers did not come in time.
+    Stalled,
+    /// The request line is too long.
+    EndlessLine,
+    /// Something other than TLS on an address that speaks TLS.
+    NoTls,
+    /// What came is no request.
+    Malformed,
+    /// The headers are too many, or too long.
+    TooManyHeaders,
+}
+
+impl CutShort {
+    /// What the HTTP implementation could not read, if it is that.
+    pub(super) fn of_error(error: &hyper::Error) -> Option<Self> {
+        if error.is_parse_too_large() {
+            return Some(Self::TooManyHeaders);
+        }
+        error.is_parse().then_some(Self::Malformed)
+    }
+
+    /// What the HTTP implementation says by an answer that begins like this.
+    pub(super) fn of_answer(head: &[u8]) -> Option<Self> {
+        let status = head.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
+        [Self::Malformed, Self::TooManyHeaders].into_iter().find(|why| why.status().as_str().as_bytes() == status)
+    }
+
+    /// Whether the HTTP implementation has answered it already.
+    pub(super) const fn is_answered(self) -> bool {
+        matches!(self, Self::Malformed | Self::TooManyHeaders)
+    }
+
+    pub(super) const fn status(self) -> StatusCode {
+        match self {
+            Self::Stalled => StatusCode::REQUEST_TIMEOUT,
+            Self::EndlessLine => StatusCode::URI_TOO_LONG,
+            Self::NoTls | Self::Malformed => StatusCode::BAD_REQUEST,
+            Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        }
+    }
+
+    pub(super) const fn detail(self) -> &'static str {
+        match self {
+            Self::Stalled => "the request's headers did not arrive within 10 seconds",
+            Self::EndlessLine => "the request line is too long",
+            Self::NoTls => "this address speaks TLS: use https",
+            Self::Malformed => "this is no HTTP request",
+            Self::TooManyHeaders => {
+                "the request's headers are too many or too long: 100 with 64 KiB together are the limit"
+            }
+        }
+    }
+
+    /// What the client is told. In place of an answer of the HTTP implementation's it goes its way, through TLS; else it is said in
+    /// plain text, and behind TLS not at all.
+    pub(super) fn answer(self) -> String {
+        let body = format!("{{\"detail\":\"{}\",\"causes\":[]}}\r\n", self.detail());
+        let (status, length) = (self.status(), body.len());
+        format!(
+            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\naccess-control-allow-origin: *\r\nconnection: close\r\n\
+             content-length: {length}\r\n\r\n{body}"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answers_of_the_http_implementation_are_known() {
+        assert_eq!(CutShort::of_answer(b"HTTP/1.1 400 Bad Request\r\n"), Some(CutShort::Malformed));
+        assert_eq!(CutShort::of_answer(b"HTTP/1.1 431 Request"), Some(CutShort::TooManyHeaders));
+        for other in [&b"HTTP/1.1 200 OK"[..], b"HTTP/1.1 4", b"PRI * HTTP/2.0", b""] {
+            assert_eq!(CutShort::of_answer(other), None);
+        }
+    }
+}
