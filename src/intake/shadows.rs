@@ -121,10 +121,16 @@ impl<'a> Sight<'a> {
     fn candidates(&self) -> Vec<Candidate<'_>> {
         match &self.what {
             What::Envelope(_, sorting) => {
-                let candidate = |item: &'a Item| Candidate { kind: &item.kind, quantities: item.quantities() };
+                let candidate = |item: &'a Item| Candidate {
+                    kind: &item.kind,
+                    is_event: item.is_event(),
+                    quantities: item.quantities(),
+                };
                 sorting.kept_items().map(candidate).collect()
             }
-            What::Request(kind, quantities) => vec![Candidate { kind, quantities: Quantities::clone(quantities) }],
+            What::Request(kind, quantities) => {
+                vec![Candidate { kind, is_event: false, quantities: Quantities::clone(quantities) }]
+            }
         }
     }
 

@@ -45,6 +45,8 @@ pub struct Identity {
 pub struct Candidate<'a> {
     /// What it is.
     pub kind: &'a ItemType,
+    /// Whether it is the event of its envelope, or what that is made of.
+    pub is_event: bool,
     /// What it counts as.
     pub quantities: Quantities,
 }
@@ -92,13 +94,12 @@ impl Settings {
             (!take(&item.quantities)).then_some(DropReason::Capped)
         };
         let mut verdicts: Vec<Option<DropReason>> = vec![None; items.len()];
-        let events =
-            || (0..).zip(items).filter(|(_, item)| item.kind.is_event()).map(|(position, _): (usize, _)| position);
+        let events = || (0..).zip(items).filter(|(_, item)| item.is_event).map(|(position, _): (usize, _)| position);
         events().for_each(|position| verdicts[position] = verdict(&items[position]));
         // Of several events one that goes through takes what depends on them along.
         let goes_alone = events().all(|position| verdicts[position].is_some());
         let shared = events().next().and_then(|first| verdicts[first]).filter(|_| goes_alone);
-        for (slot, item) in verdicts.iter_mut().zip(items).filter(|(_, item)| !item.kind.is_event()) {
+        for (slot, item) in verdicts.iter_mut().zip(items).filter(|(_, item)| !item.is_event) {
             *slot = shared.filter(|_| item.kind.depends_on_event()).or_else(|| verdict(item));
         }
         (0..).zip(verdicts).filter_map(|(position, why)| Some((position, why?))).collect()

@@ -23,7 +23,7 @@ fn left_out(
     let candidate = |kind| {
         let mut quantities = Quantities::new();
         ItemType::count(kind, 10, Counting::default(), &mut quantities);
-        Candidate { kind, quantities }
+        Candidate { kind, is_event: kind.is_event(), quantities }
     };
     let items: Vec<Candidate<'_>> = kinds.iter().map(candidate).collect();
     settings.left_out(&items, Identity { trace, event }, take)
