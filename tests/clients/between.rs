@@ -15,9 +15,14 @@ pub(crate) struct Between {
 
 impl Between {
     pub(crate) async fn start() -> Self {
+        Self::start_with(|plan| plan).await
+    }
+
+    /// The same with more in its configuration.
+    pub(crate) async fn start_with(shape: impl FnOnce(Plan) -> Plan) -> Self {
         let upstreams = [Upstream::start().await, Upstream::start().await];
         let dsns = [("first", upstreams[0].dsn("cafe", 7)), ("second", upstreams[1].dsn("f00d", 8))];
-        Self { relay: Plan::new(&dsns).start().await, upstreams }
+        Self { relay: shape(Plan::new(&dsns)).start().await, upstreams }
     }
 
     /// Waits until both upstreams have every promised item; then they must have each of them once, the same ones, and each

@@ -65,3 +65,11 @@ async fn a_browser_that_sends_through_a_tunnel_is_let_in_by_the_envelopes_dsn_al
     let promises = visit(&between, Some(&tunnel)).await;
     assert_whole(between, promises).await;
 }
+
+#[tokio::test]
+async fn a_browser_that_sends_to_the_configured_tunnel_reaches_both_upstreams() {
+    let between = Between::start_with(|plan| plan.server("tunnel = \"/t/monitoring\"")).await;
+    let tunnel = format!("http://{}/t/monitoring", between.relay.address());
+    let promises = visit(&between, Some(&tunnel)).await;
+    assert_whole(between, promises).await;
+}
