@@ -36,6 +36,7 @@ use crate::telemetry::status::ConfigStatus;
 mod backfilling;
 mod caps;
 mod renewal;
+mod reporting;
 mod switching;
 mod upkeep;
 
@@ -143,6 +144,8 @@ struct Daemon {
     orders: mpsc::Receiver<SwitchOrder>,
     announced: Option<(Announced, Instant)>,
     renewal: Renewal,
+    /// When client reports go out.
+    reports_due: reporting::Due,
 }
 
 impl Daemon {
@@ -187,6 +190,7 @@ impl Daemon {
             orders,
             announced: None,
             renewal: Renewal::of(&config),
+            reports_due: reporting::Due::new(),
             config: config.clone(),
         };
         daemon.apply(config).await?;
@@ -302,6 +306,7 @@ impl Daemon {
         }
         self.supervisor.stop(DELIVERIES_PATIENCE).await;
         self.tasks.stop(Duration::ZERO).await;
+        self.intake.keep_losses().await;
         self.keep_observations(self.clock.now(), true).await;
         self.journal.close(JOURNAL_PAUSE).await;
     }

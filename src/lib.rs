@@ -12,7 +12,8 @@
 //! requests its kind of upstream wants it; it rewrites what addresses the envelope and nothing else, sends it, and settles the record by the answer: delivered, dropped for a reason, or put off until a
 //! due time. Every settlement is an entry in the accounts ([`telemetry::ledger`]), committed with it, so that for each upstream and
 //! category accepted + returned = delivered + dropped + pending holds through crashes. Returned is what was dropped first and
-//! waits again, as a dead letter does that is retried.
+//! waits again, as a dead letter does that is retried. Every drop is also a loss ([`journal::losses`]), of which the upstream
+//! is told in a client report that goes the way of any other record.
 //!
 //! Who gets what is one value, [`policy::routing::Routing`], exchanged as a whole when the configuration changes: a switch of the
 //! primary is that exchange.

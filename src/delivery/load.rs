@@ -160,6 +160,10 @@ pub(super) fn left_out(claim: &Claim, target: TargetId, now: Timestamp) -> Optio
 /// and is dropped with it.
 pub(super) fn select(claim: &Claim, cooldown: &Cooldown, quirks: &Quirks, now: Timestamp) -> Load {
     let record = &claim.record;
+    // A report of ours: never limited, and counted nowhere.
+    if record.quantities.is_empty() {
+        return Load::all(record);
+    }
     if claim.progress.items.is_none() && !cooldown.touches(&record.project) && !concerns(quirks, record) {
         return Load::all(record);
     }

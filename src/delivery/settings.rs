@@ -20,6 +20,8 @@ pub struct Settings {
     pub max_age: Period,
     /// What happens to envelopes that the upstream limits.
     pub on_rate_limit: OnRateLimit,
+    /// How often it is told, at most, what was dropped for it; zero: never.
+    pub client_reports: Period,
     /// What the upstream is, for its known quirks.
     pub kind: Kind,
     /// What it is spared while it is not the primary.
@@ -33,6 +35,7 @@ impl Default for Settings {
             timeout: Period::secs(30),
             max_age: Period::secs(72 * 3600),
             on_rate_limit: OnRateLimit::Hold,
+            client_reports: Period::secs(60),
             kind: Kind::Generic,
             shadow: shadow::Settings::default(),
         }

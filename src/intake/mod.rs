@@ -13,6 +13,7 @@ mod part;
 mod police;
 pub mod raw;
 mod shadows;
+mod shed;
 mod sightings;
 pub mod submit;
 pub mod unpack;

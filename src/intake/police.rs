@@ -14,6 +14,7 @@ use crate::policy::limiter::Buckets;
 use crate::policy::outcome::RefusalReason;
 use crate::policy::storm::{self, Answer, Storms};
 use crate::protocol::category::{Category, Quantities};
+use crate::protocol::client_report;
 use crate::protocol::envelope::{Item, Outline};
 use crate::protocol::item::ItemType;
 use crate::protocol::rate_limits::RateLimit;
@@ -162,6 +163,21 @@ impl<'a> Sorting<'a> {
                 .inc_by(quantity);
             }
         }
+    }
+
+    /// What is refused, why, and what is lost with it: the spans of transactions, too.
+    pub(super) async fn refused(&self, body: &Body) -> Vec<(&'a Item, RefusalReason, Quantities)> {
+        let mut refused = Vec::new();
+        for (fate, item) in self.fates.iter().zip(self.envelope.items()) {
+            let Fate::Refused(reason) = fate else { continue };
+            let mut lost = item.quantities();
+            if item.kind == ItemType::Transaction {
+                let spans = part::payload(body, item).await.map_or(1, |payload| client_report::spans(&payload));
+                lost.add(Category::Span, spans);
+            }
+            refused.push((item, *reason, lost));
+        }
+        refused
     }
 
     /// Whether all are kept.

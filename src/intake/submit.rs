@@ -29,10 +29,12 @@ use super::identity;
 use super::keyring::{KeyError, Keyring, check_dsn};
 use super::part;
 use super::police::{self, Sorting};
-use super::shadows::{Recipients, Shadows, Sight};
+use super::shadows::{self, Recipients, Shadows, Sight};
+use super::shed::Shed;
 use super::sightings::Sightings;
 
 mod decide;
+use decide::takers;
 
 /// What submissions are decided under; replaced as a whole by a reload.
 #[derive(Debug, Default)]
@@ -119,13 +121,15 @@ pub struct Intake {
     clock: Clock,
     metrics: Metrics,
     sightings: Sightings,
+    shed: Shed,
 }
 
 impl Intake {
     /// A way in that knows no project yet.
     pub fn new(journal: Arc<dyn Journal>, dedup: Dedup, cooldowns: Cooldowns, clock: Clock, metrics: Metrics) -> Self {
-        let (storms, sightings, caps) = (Storms::default(), Sightings::default(), Caps::default());
-        Self { view: Arc::default(), journal, dedup, storms, cooldowns, caps, clock, metrics, sightings }
+        let (storms, caps) = (Storms::default(), Caps::default());
+        let (sightings, shed) = (Sightings::default(), Shed::default());
+        Self { view: Arc::default(), journal, dedup, storms, cooldowns, caps, clock, metrics, sightings, shed }
     }
 
     /// From now on submissions are decided under this routing, with the journal's target of each upstream, these limits, and what
@@ -163,6 +167,18 @@ impl Intake {
     /// How often each of them was seen since the start.
     pub fn sightings(&self) -> BTreeMap<String, u64> {
         self.sightings.counts()
+    }
+
+    /// Hands to the journal what was shed since the last time, for upstreams to be told of it.
+    pub async fn keep_losses(&self) {
+        let losses = self.shed.take();
+        if losses.is_empty() {
+            return;
+        }
+        if let Err(error) = self.journal.lose(losses.clone()).await {
+            tracing::debug!(%error, "what was shed is kept later");
+            losses.into_iter().for_each(|loss| self.shed.put(loss));
+        }
     }
 
     /// Who gets what now.
@@ -269,6 +285,8 @@ impl Intake {
             Some((RefusalReason::UpstreamLimited, _)) if is_check_in => {}
             Some((why, limit)) => {
                 police::count_refused(&project.name, &quantities, why, &self.metrics);
+                let of = takers(&view, &project, &shadows::item_of(&quantities), &quantities);
+                self.shed(&view, &project, &of, (why, &quantities));
                 let receipt = Receipt { event_id: None, project: Arc::clone(&project.name), limits: vec![] };
                 return if is_check_in { Ok(receipt) } else { Err(Refusal::Limited(vec![limit])) };
             }

@@ -4,6 +4,7 @@
 pub(super) mod backfill;
 mod evidence;
 mod letters;
+mod losses;
 mod model;
 
 use std::io::Read as _;
@@ -25,6 +26,7 @@ use crate::units::ByteSize;
 use backfill::*;
 use evidence::*;
 use letters::*;
+use losses::*;
 
 /// A backend under test, with the ledger it posts to.
 pub(super) enum Subject {
@@ -235,6 +237,10 @@ suite!(
     evidence_adds_up_and_outlives_a_restart,
     an_outage_lasts_until_the_next_answer_also_through_a_restart,
     what_one_upstream_got_and_another_did_not_is_told_record_by_record,
+    what_is_dropped_is_to_be_told_with_its_reason_through_restarts,
+    a_report_takes_off_what_it_tells_and_counts_as_nothing,
+    with_a_dropped_transaction_its_spans_are_lost,
+    what_is_shed_before_there_is_a_record_is_to_be_told_too,
 );
 
 async fn a_claimed_record_is_what_was_appended(mut subject: Subject) {

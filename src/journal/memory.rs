@@ -18,11 +18,13 @@ use crate::telemetry::ledger::{AccountKey, Ledger, Posting};
 mod backfill;
 mod evidence;
 mod letters;
+mod losses;
 mod state;
 
 use super::backfill::{BACKGROUND, Backfill, BackfillStep, Scope, Survey};
 use super::body::Reservation;
 use super::evidence::{Comparison, Evidence, Observation, Outage};
+use super::losses::Loss;
 use super::spool::Spool;
 use super::{
     Backlog, Claim, Journal, JournalError, Letter, MAX_TARGETS, Pick, Progress, RecentKeys, Record, RecordId, Rest,
@@ -50,6 +52,7 @@ struct State {
     letters: Vec<Letter>,
     last_letter: u64,
     backfills: BTreeMap<u8, Backfill>,
+    losses: losses::Losses,
 }
 
 #[derive(Debug)]
@@ -151,6 +154,7 @@ impl MemoryJournal {
             for (_, reason) in withheld.iter().filter(|(withheld, _)| withheld.0 == number) {
                 self.post(Some(&target.name), &project, Outcome::Accepted, &quantities);
                 self.post(Some(&target.name), &project, Outcome::Dropped(*reason), &quantities);
+                state.losses.dropped(TargetId(number), &project, *reason, (&body, &quantities));
             }
         }
         let record = Record { id: RecordId(id), accepted_at, project, event_id, quantities, client, body };
@@ -175,6 +179,9 @@ impl MemoryJournal {
             self.post(Some(&target.name), &record.project, Outcome::Dropped(*reason), quantities);
         }
         target.changed.notify_one();
+        if let Some((reason, quantities)) = &settlement.dropped {
+            state.losses.dropped(target_id, &record.project, *reason, (&record.body, quantities));
+        }
         if let Some(refusal) = dead_letter {
             let quantities = settlement.dropped.map(|(_, quantities)| quantities).unwrap_or_default();
             state.keep_letter(target_id, record, quantities, refusal);
@@ -251,17 +258,18 @@ impl Journal for MemoryJournal {
         limit: usize,
     ) -> BoxFuture<'_, Result<usize, JournalError>> {
         at_once(self.with(|state| {
-            let State { targets, records, .. } = &mut *state;
+            let State { targets, records, losses, .. } = &mut *state;
             let (id, unknown) = (target, || JournalError::Failed(format!("target {} is not known", target.0)));
             let target = targets.get_mut(usize::from(target.0)).ok_or_else(unknown)?;
             let old = |id: &u64| records.get(id).is_some_and(|kept| kept.record.accepted_at < before);
             let waiting = target.waiting.iter().take_while(|(id, _)| old(id)).filter(|(_, waiting)| !waiting.leased);
             let gone: Vec<u64> = waiting.map(|(id, _)| *id).take(limit).collect();
-            for id in &gone {
-                if let (Some(waiting), Some(kept)) = (target.waiting.remove(id), records.get(id)) {
-                    target.claimable.remove(&turn(*id, waiting.due));
+            for record in &gone {
+                if let (Some(waiting), Some(kept)) = (target.waiting.remove(record), records.get(record)) {
+                    target.claimable.remove(&turn(*record, waiting.due));
                     let outcome = Outcome::Dropped(reason);
                     self.post(Some(&target.name), &kept.record.project, outcome, &waiting.quantities);
+                    losses.dropped(id, &kept.record.project, reason, (&kept.record.body, &waiting.quantities));
                 }
             }
             gone.iter().for_each(|record| state.missed(id, *record, Some(reason)));
@@ -377,6 +385,25 @@ impl Journal for MemoryJournal {
 
     fn backfills(&self) -> BoxFuture<'_, Result<Vec<Backfill>, JournalError>> {
         at_once(self.with(|state| Ok(state.backfills.values().cloned().collect())))
+    }
+
+    fn lose(&self, losses: Vec<Loss>) -> BoxFuture<'_, Result<(), JournalError>> {
+        at_once(self.with(|state| {
+            losses.into_iter().for_each(|loss| state.losses.add(loss));
+            Ok(())
+        }))
+    }
+
+    fn losses(&self) -> BoxFuture<'_, Result<Vec<Loss>, JournalError>> {
+        at_once(self.with(|state| Ok(state.losses.all())))
+    }
+
+    fn report(&self, told: Vec<Loss>, report: Option<Submission>) -> BoxFuture<'_, Result<(), JournalError>> {
+        at_once(self.with(|state| {
+            report.map_or(Ok(()), |report| self.insert(state, report).map(drop))?;
+            state.losses.take_off(told);
+            Ok(())
+        }))
     }
 
     fn space(&self) -> Space {

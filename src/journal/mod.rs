@@ -18,15 +18,19 @@
 //! 10. A body in a file is as durable as its record when `append` returns, and counts as room taken from its first byte on. The
 //!     file goes after the commit that removes its record; one of no record goes when it is dropped, or with the next start.
 //!
-//! What is in a body the journal does not look at.
+//! 11. What is dropped is to be told to its target, until the transaction that appends the report of it ([`losses`]).
+//!
+//! What is in a body the journal does not look at, but for the spans of a transaction that is dropped.
 
 pub mod backfill;
 pub mod body;
 mod client;
 #[cfg(test)]
 mod contract;
+mod error;
 pub mod evidence;
 pub mod letters;
+pub mod losses;
 mod measures;
 pub mod memory;
 mod settings;
@@ -46,11 +50,14 @@ use crate::policy::outcome::DropReason;
 use crate::protocol::category::{Category, Quantities};
 use crate::protocol::event_id::EventId;
 
+pub use error::{JournalError, OpenError};
+
 use backfill::{Backfill, BackfillStep, Scope, Survey};
 use body::{Body, Reservation};
 pub use client::{Client, LeftOut};
 use evidence::{Comparison, Evidence, Observation, Outage};
 pub use letters::{DeadLetter, Letter, Pick, WithRecord};
+use losses::Loss;
 pub use measures::{Space, Stats};
 pub use settings::{Settings, Sync};
 use spool::Spool;
@@ -81,7 +88,7 @@ pub struct Submission {
     pub project: Arc<str>,
     /// The event id of the envelope header.
     pub event_id: Option<EventId>,
-    /// What the items count as.
+    /// What the items count as; nothing for a report of ours.
     pub quantities: Quantities,
     /// The keys under which a repeat of this submission is recognised ([`Journal::recent_keys`]).
     pub keys: Vec<u128>,
@@ -199,51 +206,6 @@ pub struct Switch {
     pub author: Option<Box<str>>,
 }
 
-/// Why the journal cannot do what it was asked.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum JournalError {
-    /// There is no room, in the journal's own limit or on the disk: the submission is answered with 503.
-    #[error("the journal is full: {0}")]
-    Full(String),
-    /// The storage failed.
-    #[error("the journal failed: {0}")]
-    Failed(String),
-    /// The journal is closing.
-    #[error("the journal is closed")]
-    Closed,
-}
-
-/// Why a journal cannot be opened. Nothing on disk was changed.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process has it.
-    #[error("{path} is in use by another process: one journal, one switchyard")]
-    InUse {
-        /// The journal's file.
-        path: String,
-    },
-    /// It was written by a newer version.
-    #[error(
-        "{path} has format {found}, this version knows up to {known}: use the newer switchyard, or move the file away"
-    )]
-    Newer {
-        /// The journal's file.
-        path: String,
-        /// The format of the file.
-        found: i64,
-        /// The newest format known here.
-        known: i64,
-    },
-    /// It cannot be created, read or written, or is no journal.
-    #[error("{path} cannot be opened: {why}")]
-    Unusable {
-        /// The journal's file.
-        path: String,
-        /// What the system says.
-        why: String,
-    },
-}
-
 /// Durable storage of records and of what became of them. Shared by everyone through `Arc<dyn Journal>`.
 pub trait Journal: Send + std::marker::Sync + fmt::Debug {
     /// The target for the upstream `name`. A new one begins with nothing waiting.
@@ -355,6 +317,16 @@ pub trait Journal: Send + std::marker::Sync + fmt::Debug {
 
     /// The last backfill of each target.
     fn backfills(&self) -> BoxFuture<'_, Result<Vec<Backfill>, JournalError>>;
+
+    /// Counts losses that no record tells of: what was shed before there was one.
+    fn lose(&self, losses: Vec<Loss>) -> BoxFuture<'_, Result<(), JournalError>>;
+
+    /// What was lost for targets and has not been told them.
+    fn losses(&self) -> BoxFuture<'_, Result<Vec<Loss>, JournalError>>;
+
+    /// Takes off what is told, and appends the report that tells it, both or neither; without a report it is forgotten. The
+    /// report counts as nothing: its quantities are empty ([`losses`]).
+    fn report(&self, told: Vec<Loss>, report: Option<Submission>) -> BoxFuture<'_, Result<(), JournalError>>;
 
     /// Room taken.
     fn space(&self) -> Space;

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::protocol::client_report::Reason;
+
 /// Why an upstream does not get an item that was accepted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
@@ -52,6 +54,18 @@ impl DropReason {
             Self::Unsupported => "unsupported",
         }
     }
+
+    /// The reason by which the upstream is told of the loss in a client report. `None` for what is none: what was not meant for
+    /// it, and may be backfilled; what it refused itself, and may be retried; what it has no place for.
+    pub const fn reported_as(self) -> Option<Reason> {
+        match self {
+            Self::Sampled => Some(Reason::SampleRate),
+            Self::Capped | Self::RateLimited => Some(Reason::RatelimitBackoff),
+            Self::Expired => Some(Reason::NetworkError),
+            Self::Evicted => Some(Reason::CacheOverflow),
+            Self::Filtered | Self::Rejected | Self::Unsupported => None,
+        }
+    }
 }
 
 impl Serialize for DropReason {
@@ -95,6 +109,16 @@ impl RefusalReason {
             Self::RateLimited => "rate_limited",
             Self::Collapsed => "collapsed",
             Self::UpstreamLimited => "upstream_limited",
+        }
+    }
+
+    /// The reason by which upstreams are told of the loss in a client report. SDKs count neither: what is answered with 429 is
+    /// told by whoever answers so ("Rate Limiting"), and a collapsed error is answered with 200.
+    pub const fn reported_as(self) -> Reason {
+        match self {
+            Self::RateLimited | Self::UpstreamLimited => Reason::RatelimitBackoff,
+            // As their own removal of repeated errors counts it (getsentry/sentry-javascript, `dedupeIntegration`).
+            Self::Collapsed => Reason::EventProcessor,
         }
     }
 }

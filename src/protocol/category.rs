@@ -112,6 +112,11 @@ impl Category {
     pub const fn can_be_limited(self) -> bool {
         !matches!(self, Self::Internal | Self::Unknown)
     }
+
+    /// Whether its loss is told in client reports: that of a client report is not, and what has no category cannot be.
+    pub const fn can_be_reported(self) -> bool {
+        !matches!(self, Self::Internal | Self::Unknown)
+    }
 }
 
 /// The names of the categories that can be limited: what a configuration may name.

@@ -5,6 +5,7 @@
 
 pub mod auth;
 pub mod category;
+pub mod client_report;
 pub mod dsn;
 pub mod endpoint;
 pub mod envelope;

@@ -105,6 +105,8 @@ metrics! {
     pending_items: IntGaugeVec ["upstream", "project", "category"];
     /// Accepted and returned minus delivered minus dropped minus pending, over all categories: anything but 0 is a defect.
     balance_difference_items: IntGaugeVec ["upstream"];
+    /// Client reports made to tell an upstream what was dropped for it.
+    client_reports_total: IntCounterVec ["upstream", "project"];
     /// Requests made to an upstream, by what the answer meant.
     delivery_attempts_total: IntCounterVec ["upstream", "result"];
     /// How long one request to an upstream took.
@@ -321,6 +323,9 @@ impl Metrics {
     pub fn know_project<'a>(&self, project: &str, upstreams: impl Iterator<Item = &'a str> + Clone) {
         for code in CODES {
             self.received_requests_total.with_label_values(&[project, code]);
+        }
+        for upstream in upstreams.clone() {
+            self.client_reports_total.with_label_values(&[upstream, project]);
         }
         for category in Category::ALL.map(Category::name) {
             self.accepted_items_total.with_label_values(&[project, category]);

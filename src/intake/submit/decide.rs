@@ -47,10 +47,7 @@ impl Intake {
         categories: &Quantities,
         now: Timestamp,
     ) -> Option<(Category, Timestamp)> {
-        let (primary, upstreams) = (view.routing.primary_of(project), view.routing.route(project).deliver);
-        let gets_it =
-            |upstream: &&Arc<str>| *upstream == primary || !view.shadows.never_takes(upstream, kind, categories);
-        self.cooldowns.until(upstreams.iter().filter(gets_it), &project.name, categories, now)
+        self.cooldowns.until(&takers(view, project, kind, categories), &project.name, categories, now)
     }
 
     /// Sorts out what limits and storms do not let in, and counts what is not taken.
@@ -76,7 +73,23 @@ impl Intake {
         }
         if !sorting.is_whole() {
             sorting.count(name, &self.metrics);
+            for (item, why, lost) in sorting.refused(body).await {
+                let of = takers(view, project, &item.kind, &item.kind.categories(item.counting));
+                self.shed(view, project, &of, (why, &lost));
+            }
         }
+    }
+
+    /// Counts what is not let in as lost for these upstreams.
+    pub(super) fn shed(
+        &self,
+        view: &View,
+        project: &Project,
+        upstreams: &[Arc<str>],
+        (why, lost): (RefusalReason, &Quantities),
+    ) {
+        let targets: Vec<_> = upstreams.iter().filter_map(|upstream| view.target(upstream)).collect();
+        self.shed.add(&targets, &project.name, why.reported_as(), lost);
     }
 
     /// Who gets it, and what that uses up of daily caps.
@@ -98,4 +111,11 @@ impl Intake {
         let spent = view.shadows.spare(&mut to, of, view.routing.primary_of(project), sight, now).await;
         (to, Some(spent))
     }
+}
+
+/// The upstreams that would get such an item, as far as its kind and its categories tell.
+pub(super) fn takers(view: &View, project: &Project, kind: &ItemType, categories: &Quantities) -> Vec<Arc<str>> {
+    let (primary, mut upstreams) = (view.routing.primary_of(project), view.routing.route(project).deliver);
+    upstreams.retain(|upstream| upstream == primary || !view.shadows.never_takes(upstream, kind, categories));
+    upstreams
 }

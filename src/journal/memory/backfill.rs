@@ -10,7 +10,8 @@ use super::{Kept, MemoryJournal, State, Waiting, turn};
 fn lacks(scope: &Scope, kept: &Kept) -> bool {
     let record = &kept.record;
     let is_meant = scope.projects.contains(&record.project) && record.accepted_at >= scope.since;
-    is_meant && !kept.targets.contains(&scope.target)
+    // A report of ours has nothing in it for others.
+    is_meant && !record.quantities.is_empty() && !kept.targets.contains(&scope.target)
 }
 
 impl State {

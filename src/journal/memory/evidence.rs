@@ -81,7 +81,8 @@ impl State {
         let mut comparison = Comparison::default();
         for kept in self.records.values() {
             let KeptRecord { record, targets, .. } = kept;
-            if record.accepted_at >= since && (targets.contains(&a) || targets.contains(&b)) {
+            let is_ours = record.quantities.is_empty();
+            if !is_ours && record.accepted_at >= since && (targets.contains(&a) || targets.contains(&b)) {
                 comparison.note(Unequal {
                     id: RecordId(record.id.0),
                     accepted_at: record.accepted_at,

@@ -1,4 +1,5 @@
-//! The ledger's rows: what one commit changes in the hourly totals, and the postings that tell of it.
+//! The ledger's rows: what one commit changes in the hourly totals, and the postings that tell of it. With every drop goes the
+//! loss that the target is to be told.
 //!
 //! Rule: the rows are written in the transaction of the change they tell of; the postings go out after its commit.
 
@@ -9,12 +10,16 @@ use rusqlite::{Connection, params};
 
 use crate::clock::Timestamp;
 use crate::journal::TargetId;
+use crate::journal::body::Body;
 use crate::journal::evidence::KEPT;
-use crate::policy::outcome::Outcome;
+use crate::journal::losses::{Loss, spans_in};
+use crate::journal::spool::Spool;
+use crate::policy::outcome::{DropReason, Outcome};
 use crate::protocol::category::{Category, Quantities};
 use crate::telemetry::ledger::{AccountKey, Posting};
 
 use super::evidence;
+use super::losses::{self, Losses};
 use super::shared::Shared;
 
 /// The intake's number in the column `target`.
@@ -24,9 +29,19 @@ const KEPT_HOURS: u64 = KEPT.as_secs() / 3600;
 
 /// The changes of one commit.
 #[derive(Debug, Default)]
-pub(super) struct Book(BTreeMap<(u64, i64, u32, Category, Outcome), u64>);
+pub(super) struct Book {
+    rows: BTreeMap<(u64, i64, u32, Category, Outcome), u64>,
+    losses: Losses,
+    /// Where large bodies are, for a look into those that are lost.
+    spool: Option<Arc<Spool>>,
+}
 
 impl Book {
+    /// Lets it look into bodies that are in files.
+    pub(super) fn reads(&mut self, spool: &Arc<Spool>) {
+        self.spool = Some(Arc::clone(spool));
+    }
+
     /// Notes a change; `None` is the intake's account.
     pub(super) fn note(
         &mut self,
@@ -38,8 +53,46 @@ impl Book {
     ) {
         let target = target.map_or(INTAKE, |id| i64::from(id.0));
         for (category, quantity) in quantities.iter() {
-            *self.0.entry((at.hour(), target, project, category, outcome)).or_default() += quantity;
+            *self.rows.entry((at.hour(), target, project, category, outcome)).or_default() += quantity;
         }
+    }
+
+    /// Notes that a target does not get this of a record.
+    pub(super) fn note_dropped(
+        &mut self,
+        conn: &Connection,
+        at: Timestamp,
+        (target, project): (TargetId, u32),
+        reason: DropReason,
+        (record, quantities): (u64, &Quantities),
+    ) -> rusqlite::Result<()> {
+        self.note(at, Some(target), project, Outcome::Dropped(reason), quantities);
+        let Some(reason) = reason.reported_as() else { return Ok(()) };
+        let spans = losses::spans_of(conn, self.spool.as_deref(), record, quantities)?;
+        let spans = spans.map(|spans| (Category::Span, spans));
+        quantities.iter().chain(spans).for_each(|lost| self.losses.add(target, project, reason, lost));
+        Ok(())
+    }
+
+    /// Notes that a target does not get what is just being accepted.
+    pub(super) fn note_withheld(
+        &mut self,
+        at: Timestamp,
+        (target, project): (TargetId, u32),
+        reason: DropReason,
+        (body, quantities): (&Body, &Quantities),
+    ) {
+        self.note(at, Some(target), project, Outcome::Accepted, quantities);
+        self.note(at, Some(target), project, Outcome::Dropped(reason), quantities);
+        let Some(reason) = reason.reported_as() else { return };
+        let transactions = quantities.iter().find(|(category, _)| *category == Category::Transaction);
+        let spans = transactions.map(|(_, count)| (Category::Span, spans_in(body).max(count)));
+        quantities.iter().chain(spans).for_each(|lost| self.losses.add(target, project, reason, lost));
+    }
+
+    /// Notes a loss that no record tells of.
+    pub(super) fn note_loss(&mut self, project: u32, loss: &Loss) {
+        self.losses.add(loss.target, project, loss.reason, (loss.category, loss.quantity));
     }
 
     /// Writes the rows.
@@ -48,11 +101,11 @@ impl Book {
             "INSERT INTO ledger VALUES (?1, ?2, ?3, ?4, ?5, ?6)
              ON CONFLICT DO UPDATE SET quantity = quantity + excluded.quantity",
         )?;
-        for ((hour, target, project, category, outcome), quantity) in &self.0 {
+        for ((hour, target, project, category, outcome), quantity) in &self.rows {
             let (hour, quantity) = (hour.cast_signed(), quantity.cast_signed());
             upsert.execute(params![hour, target, project, category.name(), outcome.name(), quantity])?;
         }
-        Ok(())
+        self.losses.write(conn)
     }
 
     /// The changes as postings.
@@ -66,7 +119,7 @@ impl Book {
             let project = Arc::clone(projects.get(project as usize)?);
             Some(Posting { key: AccountKey { upstream, project, category }, outcome, quantity })
         };
-        self.0.iter().filter_map(posting).collect()
+        self.rows.iter().filter_map(posting).collect()
     }
 }
 
@@ -103,7 +156,7 @@ pub(super) fn post_totals(conn: &Connection, shared: &Shared) -> rusqlite::Resul
         let known = (category.ok().and_then(Category::from_name), outcome.ok().and_then(Outcome::from_name));
         if let (Some(category), Some(outcome)) = known {
             let quantity: i64 = row.get(4)?;
-            *book.0.entry((0, row.get(0)?, row.get(1)?, category, outcome)).or_default() += quantity.cast_unsigned();
+            *book.rows.entry((0, row.get(0)?, row.get(1)?, category, outcome)).or_default() += quantity.cast_unsigned();
         }
     }
     shared.ledger.post(&book.postings(shared));

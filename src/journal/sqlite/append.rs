@@ -42,7 +42,8 @@ impl Projects {
         Self((0..).zip(shared.projects().iter()).map(|(number, name)| (Arc::clone(name), number)).collect())
     }
 
-    fn number(&mut self, conn: &Connection, shared: &Shared, name: &Arc<str>) -> rusqlite::Result<u32> {
+    /// The number of a project; a new one gets the next.
+    pub(super) fn number(&mut self, conn: &Connection, shared: &Shared, name: &Arc<str>) -> rusqlite::Result<u32> {
         if let Some(number) = self.0.get(name) {
             return Ok(*number);
         }
@@ -96,8 +97,7 @@ pub(super) fn append(
         book.note(at, Some(target.id), project, Outcome::Accepted, quantities);
     }
     for (target, reason) in &submission.withheld {
-        book.note(at, Some(*target), project, Outcome::Accepted, quantities);
-        book.note(at, Some(*target), project, Outcome::Dropped(*reason), quantities);
+        book.note_withheld(at, (*target, project), *reason, (&submission.body, quantities));
     }
     let Submission { accepted_at, project: name, event_id, quantities, client, body, .. } = submission;
     let record = Record { id: RecordId(id), accepted_at, project: name, event_id, quantities, client, body };

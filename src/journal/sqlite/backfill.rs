@@ -86,7 +86,7 @@ fn go_on(
 }
 
 /// Of up to `look` records after the first number and up to the second, those of the scope that the target lacks; and the last
-/// number looked at.
+/// number looked at. Reports of ours have nothing in them for others.
 fn lacking(
     conn: &Connection,
     shared: &Shared,
@@ -98,7 +98,7 @@ fn lacking(
     let bit = 1_i64 << scope.target.0;
     let mut select = conn.prepare_cached(
         "SELECT id, project, size, quantities, accepted_at, targets FROM record WHERE id > ?1 AND id <= ?2
-         ORDER BY id LIMIT ?3",
+         AND quantities <> '' ORDER BY id LIMIT ?3",
     )?;
     let mut rows =
         select.query(params![from.cast_signed(), to.cast_signed(), i64::try_from(look).unwrap_or(i64::MAX)])?;

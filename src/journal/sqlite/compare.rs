@@ -72,7 +72,7 @@ fn fate(reason: &str) -> Fate {
     known.and_then(Fate::of).unwrap_or(Fate::Rejected)
 }
 
-/// Compares the records accepted since `since` with numbers above `after`, as many as one look takes.
+/// Compares the records accepted since `since` with numbers above `after`, as many as one look takes, without reports of ours.
 pub(super) fn compare(
     conn: &Connection,
     shared: &Shared,
@@ -82,7 +82,8 @@ pub(super) fn compare(
 ) -> rusqlite::Result<Comparison> {
     let snapshot = conn.unchecked_transaction()?;
     let mut select = snapshot.prepare_cached(
-        "SELECT id, accepted_at, project, targets, event_id FROM record WHERE id > ?1 ORDER BY id LIMIT ?2",
+        "SELECT id, accepted_at, project, targets, event_id FROM record
+         WHERE id > ?1 AND quantities <> '' ORDER BY id LIMIT ?2",
     )?;
     let rows = select.query_map([after.0.cast_signed(), SCAN], |row| {
         Ok((

@@ -11,6 +11,7 @@ use crate::clock::Timestamp;
 use crate::journal::backfill::{Backfill, BackfillStep};
 use crate::journal::body::Reservation;
 use crate::journal::evidence::Observation;
+use crate::journal::losses::Loss;
 use crate::journal::{JournalError, Pick, RecordId, Submission, Switch, TargetId};
 use crate::policy::outcome::DropReason;
 
@@ -73,6 +74,10 @@ pub(super) enum Command {
     Target(Arc<str>, Reply<TargetId>),
     Switch(Box<Switch>, Reply<()>),
     Observe(Box<Observation>, Reply<()>),
+    /// Losses that no record tells of.
+    Lose(Vec<Loss>, Reply<()>),
+    /// Takes losses off, and appends the report that tells of them, if there is one.
+    Report(Vec<Loss>, Option<Box<Submission>>, Reply<()>),
     /// Settlements wait for a commit.
     Wake {
         hurry: bool,
@@ -93,6 +98,7 @@ pub(super) enum Answer {
     Room(Reply<Reservation>, Result<Reservation, JournalError>),
     Target(Reply<TargetId>, Result<TargetId, JournalError>),
     Done(Reply<()>),
+    Reported(Reply<()>, Result<(), JournalError>),
 }
 
 impl Answer {
@@ -105,6 +111,7 @@ impl Answer {
             Self::Room(reply, answer) => drop(reply.send(failed.cloned().map_or(answer, Err))),
             Self::Target(reply, answer) => drop(reply.send(failed.cloned().map_or(answer, Err))),
             Self::Done(reply) => drop(reply.send(failed.cloned().map_or(Ok(()), Err))),
+            Self::Reported(reply, answer) => drop(reply.send(failed.cloned().map_or(answer, Err))),
         }
     }
 }
@@ -201,7 +208,10 @@ pub(super) fn refuse(command: Command, error: &JournalError) {
         Command::Room(_, reply) => Answer::Room(reply, Err(JournalError::Closed)).give(Some(error)),
         Command::Backfill(_, _, reply) => Answer::Backfill(reply, None).give(Some(error)),
         Command::Target(_, reply) => Answer::Target(reply, Err(JournalError::Closed)).give(Some(error)),
-        Command::Switch(_, reply) | Command::Observe(_, reply) => Answer::Done(reply).give(Some(error)),
+        Command::Switch(_, reply)
+        | Command::Observe(_, reply)
+        | Command::Lose(_, reply)
+        | Command::Report(_, _, reply) => Answer::Done(reply).give(Some(error)),
         #[cfg(test)]
         Command::Cap(_, reply) => Answer::Done(reply).give(Some(error)),
         Command::Wake { .. } | Command::Close(_) => {}

@@ -10,13 +10,14 @@ use rusqlite::Connection;
 
 use crate::clock::{Clock, Timestamp};
 use crate::journal::spool::Spool;
-use crate::journal::{Settings, TargetId};
+use crate::journal::{OpenError, Settings, TargetId};
 use crate::protocol::category::Quantities;
 use crate::telemetry::ledger::Ledger;
 
 use super::accounts;
 use super::disk::Disk;
 use super::queue::{Queue, Target};
+use super::schema::unusable;
 use super::shared::{Counters, Room, Shared};
 
 /// Reads what the threads share.
@@ -55,8 +56,17 @@ pub(super) fn load(
     Ok(shared)
 }
 
+/// The folder of large bodies, without those of no record.
+pub(super) fn spool(conn: &Connection, settings: &Settings) -> Result<Arc<Spool>, OpenError> {
+    let path = settings.path.as_path();
+    let (names, bytes) = files(conn).map_err(|e| unusable(path, &e))?;
+    let spool = Spool::open(path, settings.sync).map_err(|e| unusable(path, &e))?;
+    spool.clear(&names, bytes).map_err(|e| unusable(path, &e))?;
+    Ok(Arc::new(spool))
+}
+
 /// The files that records name, and their bytes in all.
-pub(super) fn files(conn: &Connection) -> rusqlite::Result<(HashSet<String>, u64)> {
+fn files(conn: &Connection) -> rusqlite::Result<(HashSet<String>, u64)> {
     let mut select = conn.prepare("SELECT name, size FROM file")?;
     let (mut rows, mut names, mut bytes) = (select.query([])?, HashSet::new(), 0);
     while let Some(row) = rows.next()? {

@@ -19,6 +19,7 @@ mod evidence;
 mod group;
 mod letters;
 mod load;
+mod losses;
 mod queue;
 mod reader;
 mod schema;
@@ -31,7 +32,6 @@ mod tests;
 mod writer;
 
 use std::fs::File;
-use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,7 +39,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use rusqlite::Connection;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 use crate::clock::{Clock, Timestamp};
@@ -49,6 +48,7 @@ use crate::telemetry::ledger::Ledger;
 use super::backfill::{Backfill, BackfillStep, Scope, Survey};
 use super::body::{Body, Reservation};
 use super::evidence::{Comparison, Evidence, Observation, Outage};
+use super::losses::Loss;
 use super::spool::Spool;
 use super::{
     Backlog, Claim, Journal, JournalError, Letter, OpenError, Pick, RecentKeys, Record, RecordId, Settings, Settlement,
@@ -80,9 +80,9 @@ impl SqliteJournal {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(|e| unusable(path, &e))?;
         }
-        let lock = lock(path)?;
+        let lock = schema::lock(path)?;
         let conn = schema::open(settings)?;
-        let spool = spool(&conn, settings)?;
+        let spool = load::spool(&conn, settings)?;
         let shared = load::load(&conn, settings, spool, clock, ledger).map_err(|e| unusable(path, &e))?;
         let shared = Arc::new(shared);
         let (commands, inbox) = std::sync::mpsc::sync_channel(INBOX + 8);
@@ -153,26 +153,6 @@ impl Drop for SqliteJournal {
             drop(thread.join());
         }
         drop(self.lock.unlock());
-    }
-}
-
-/// The folder of large bodies, without those of no record.
-fn spool(conn: &Connection, settings: &Settings) -> Result<Arc<Spool>, OpenError> {
-    let path = settings.path.as_path();
-    let (names, bytes) = load::files(conn).map_err(|e| unusable(path, &e))?;
-    let spool = Spool::open(path, settings.sync).map_err(|e| unusable(path, &e))?;
-    spool.clear(&names, bytes).map_err(|e| unusable(path, &e))?;
-    Ok(Arc::new(spool))
-}
-
-fn lock(path: &Path) -> Result<File, OpenError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&name).map_err(|e| unusable(path, &e))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.display().to_string() }),
-        Err(std::fs::TryLockError::Error(error)) => Err(unusable(path, &error)),
     }
 }
 
@@ -349,6 +329,18 @@ impl Journal for SqliteJournal {
 
     fn backfills(&self) -> BoxFuture<'_, Result<Vec<Backfill>, JournalError>> {
         Box::pin(self.read(Question::Backfills))
+    }
+
+    fn lose(&self, losses: Vec<Loss>) -> BoxFuture<'_, Result<(), JournalError>> {
+        Box::pin(self.ask(move |reply| Command::Lose(losses, reply)))
+    }
+
+    fn losses(&self) -> BoxFuture<'_, Result<Vec<Loss>, JournalError>> {
+        Box::pin(self.read(Question::Losses))
+    }
+
+    fn report(&self, told: Vec<Loss>, report: Option<Submission>) -> BoxFuture<'_, Result<(), JournalError>> {
+        Box::pin(self.ask(move |reply| Command::Report(told, report.map(Box::new), reply)))
     }
 
     fn space(&self) -> Space {

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use crate::clock::Timestamp;
 use crate::journal::backfill::{BACKGROUND, Backfill, Scope, Survey};
 use crate::journal::evidence::{Comparison, Evidence, Outage};
+use crate::journal::losses::Loss;
 use crate::journal::{
     Backlog, JournalError, Letter, Pick, Progress, RecentKeys, RecordId, Rest, Settlement, Switch, WithRecord,
 };
@@ -21,6 +22,7 @@ use super::backfill;
 use super::decode::{self, COLUMNS, Loaded, PENDING, TABLES};
 use super::group::{Command, Reply};
 use super::letters;
+use super::losses;
 use super::queue::{Lease, NEVER, READY_BYTES, READY_RECORDS, Ready, Target};
 use super::shared::{Placed, Shared, failure};
 use super::{compare, evidence};
@@ -49,6 +51,7 @@ pub(super) enum Question {
     Letter(u64, Reply<Option<WithRecord>>),
     Survey(Scope, RecordId, Reply<Survey>),
     Backfills(Reply<Vec<Backfill>>),
+    Losses(Reply<Vec<Loss>>),
 }
 
 /// The owner of the connection that reads.
@@ -90,6 +93,7 @@ impl Reader {
                 }
                 Question::Backfills(reply) => answer(reply, backfill::all(&self.conn)),
                 Question::Letter(id, reply) => answer(reply, letters::one(&self.conn, &self.shared, id)),
+                Question::Losses(reply) => answer(reply, losses::read(&self.conn, &self.shared)),
             }
         }
     }

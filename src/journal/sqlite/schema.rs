@@ -29,7 +29,7 @@ const LOG_KEPT: u32 = 16 << 20;
 ///
 /// A record is settled for a target when its number is not above the target's watermark and no `pending` row names it;
 /// above the watermark every record with the target's bit waits. So what waits untried costs no row at all.
-pub(super) const FORMATS: [&str; 5] = [
+pub(super) const FORMATS: [&str; 6] = [
     "
 CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), next_record INTEGER NOT NULL);
 INSERT INTO meta VALUES (1, 1);
@@ -94,6 +94,13 @@ CREATE TABLE backfill (
     ended_at INTEGER, cancelled INTEGER NOT NULL
 );
 ",
+    // What was lost for a target, and not told it yet.
+    "
+CREATE TABLE loss (
+    target INTEGER NOT NULL, project INTEGER NOT NULL, reason TEXT NOT NULL, category TEXT NOT NULL,
+    quantity INTEGER NOT NULL, PRIMARY KEY (target, project, reason, category)
+) WITHOUT ROWID;
+",
 ];
 
 /// Opens the connection that writes, making the file when there is none.
@@ -115,6 +122,18 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
         Ok(conn)
     };
     reader().map_err(|e: rusqlite::Error| unusable(path, &e))
+}
+
+/// Takes the journal for this process alone, until the file is dropped.
+pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&name).map_err(|e| unusable(path, &e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.display().to_string() }),
+        Err(std::fs::TryLockError::Error(error)) => Err(unusable(path, &error)),
+    }
 }
 
 /// What the system says, as the error of opening.

@@ -10,13 +10,15 @@ use rusqlite::{Connection, params};
 
 use crate::clock::Timestamp;
 use crate::journal::backfill::BACKGROUND;
-use crate::journal::{DeadLetter, Progress, Rest, TargetId};
+use crate::journal::{Progress, Rest, TargetId};
 use crate::policy::outcome::{DropReason, Outcome};
 use crate::protocol::category::Quantities;
 
 mod again;
+mod rows;
 
 pub(super) use again::Again;
+use rows::{write_dead_letter, write_row};
 
 use super::accounts::Book;
 use super::compare;
@@ -93,7 +95,7 @@ impl Pass {
         pass.advance(conn, highest, now)?;
         for ended in &pass.ended {
             write_ended(conn, target, ended)?;
-            note_ended(book, target.id, ended, now);
+            note_ended(conn, book, target.id, ended, now)?;
         }
         Ok(())
     }
@@ -147,7 +149,8 @@ impl Pass {
             pass.advance(conn, pass.last_fresh, now)?;
         }
         for victim in &pass.victims {
-            book.note(now, Some(target.id), victim.project, Outcome::Dropped(reason), &victim.quantities);
+            let lost = (victim.id, &victim.quantities);
+            book.note_dropped(conn, now, (target.id, victim.project), reason, lost)?;
             compare::note_missed(conn, target, victim.id, reason)?;
         }
         Ok(pass.victims.len())
@@ -323,11 +326,18 @@ impl Victim {
     }
 }
 
-fn note_ended(book: &mut Book, target: TargetId, ended: &Ended, now: Timestamp) {
-    let Ended { lease, settlement, .. } = ended;
+fn note_ended(
+    conn: &Connection,
+    book: &mut Book,
+    target: TargetId,
+    ended: &Ended,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    let Ended { id, lease, settlement } = ended;
     book.note(now, Some(target), lease.project, Outcome::Delivered, &settlement.delivered);
-    if let Some((reason, dropped)) = &settlement.dropped {
-        book.note(now, Some(target), lease.project, Outcome::Dropped(*reason), dropped);
+    match &settlement.dropped {
+        Some((reason, dropped)) => book.note_dropped(conn, now, (target, lease.project), *reason, (*id, dropped)),
+        None => Ok(()),
     }
 }
 
@@ -348,46 +358,4 @@ fn write_ended(conn: &Connection, target: &Target, ended: &Ended) -> rusqlite::R
             .map(drop),
         None => Ok(()),
     }
-}
-
-fn write_row(
-    conn: &Connection,
-    target: TargetId,
-    id: u64,
-    due: Timestamp,
-    progress: &Progress,
-    quantities: Option<&Quantities>,
-) -> rusqlite::Result<()> {
-    let items = progress.items.as_ref().map(|items| packed(items));
-    let (id, due) = (id.cast_signed(), due.as_millis().min(i64::MAX as u64).cast_signed());
-    let quantities = quantities.map(ToString::to_string);
-    conn.prepare_cached(
-        "INSERT INTO pending VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-         ON CONFLICT DO UPDATE SET due = excluded.due, attempts = excluded.attempts, strikes = excluded.strikes,
-             items = excluded.items, quantities = excluded.quantities",
-    )?
-    .execute(params![target.0, id, due, progress.attempts, progress.strikes, items, quantities])
-    .map(drop)
-}
-
-fn write_dead_letter(
-    conn: &Connection,
-    target: TargetId,
-    id: u64,
-    letter: &DeadLetter,
-    quantities: Option<&Quantities>,
-) -> rusqlite::Result<()> {
-    let (id, at, reason) = (id.cast_signed(), letter.at.as_millis().cast_signed(), &*letter.reason);
-    let (items, quantities) = (letter.items.as_ref().map(|items| packed(items)), quantities.map(ToString::to_string));
-    conn.prepare_cached(
-        "INSERT INTO dead_letter (target, record, at, reason, status, answer, attempts, items, quantities)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-    )?
-    .execute(params![target.0, id, at, reason, letter.status, letter.answer, letter.attempts, items, quantities])
-    .map(drop)
-}
-
-/// Positions of items as they are kept.
-fn packed(items: &[u16]) -> Vec<u8> {
-    items.iter().flat_map(|item| item.to_le_bytes()).collect()
 }

@@ -12,9 +12,9 @@ use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
 use crate::journal::body::Reservation;
-use crate::journal::{JournalError, MAX_TARGETS, RecordId, Settings, Submission, Switch, TargetId};
+use crate::journal::{JournalError, MAX_TARGETS, Settings, Switch, TargetId};
 
-use super::append::{self, Appended, Projects};
+use super::append::{Appended, Projects};
 use super::backfill;
 use super::group::{Answer, Command, Group, Reply, refuse};
 use super::letters::{self, Letters};
@@ -23,6 +23,8 @@ use super::settlement::Pass;
 use super::shared::{Placed, Shared, failure};
 use super::space::{self, Room};
 use super::{accounts, evidence};
+
+mod admission;
 
 /// How soon a failed commit is tried again.
 const RETRY: Duration = Duration::from_millis(250);
@@ -153,6 +155,7 @@ impl Writer {
 
     fn transact(&mut self, group: &mut Group, targets: &[Arc<Target>]) -> rusqlite::Result<()> {
         let now = self.shared.clock.now();
+        group.book.reads(&self.shared.spool);
         self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         if self.shared.trouble().is_some() {
             space::keep_next_record(&self.conn, self.next)?;
@@ -224,6 +227,14 @@ impl Writer {
                 group.answers.push(Answer::Done(reply));
                 evidence::write(&self.conn, &observation)?;
             }
+            Command::Lose(losses, reply) => {
+                group.answers.push(Answer::Done(reply));
+                for loss in losses {
+                    let project = self.projects.number(&self.conn, &self.shared, &loss.project)?;
+                    group.book.note_loss(project, &loss);
+                }
+            }
+            Command::Report(told, report, reply) => return self.report(&told, report, reply, group),
             #[cfg(test)]
             Command::Cap(pages, reply) => {
                 group.answers.push(Answer::Done(reply));
@@ -231,25 +242,6 @@ impl Writer {
             }
             Command::Wake { .. } | Command::Close(_) => {}
         }
-        Ok(())
-    }
-
-    fn append(&mut self, submission: Submission, reply: Reply<RecordId>, group: &mut Group) -> rusqlite::Result<()> {
-        let id = self.next;
-        group.answers.push(Answer::Record(reply, Ok(RecordId(id))));
-        let need = submission.body.in_memory() as u64 + space::OVERHEAD;
-        if let Err(error) = self.make_room(need)? {
-            group.refused = Some(error.clone());
-            if let Some(Answer::Record(_, answer)) = group.answers.last_mut() {
-                *answer = Err(error);
-            }
-            return Ok(());
-        }
-        self.room.grow(need);
-        let (conn, shared) = (&self.conn, &self.shared);
-        let appended = append::append(conn, shared, &mut self.projects, &mut group.book, id, submission)?;
-        self.next += 1;
-        group.appended.push(appended);
         Ok(())
     }
 

@@ -1,0 +1,100 @@
+//! Client reports of ours: an upstream is told what was dropped for it, in an envelope of its own, not too often.
+//!
+//! Rule: as long as an upstream does not answer and something waits there that will find it back, what was lost stays a count,
+//! which does not age as a report would.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::journal::losses::Loss;
+use crate::journal::{Client, Submission, TargetId};
+use crate::protocol::category::Quantities;
+use crate::protocol::client_report;
+
+use super::Daemon;
+
+/// Whom a report is for, and about which project.
+type Addressee = (TargetId, Arc<str>);
+
+/// When reports that are gathered go out, in time since the start.
+pub(super) type Due = BTreeMap<Addressee, Duration>;
+
+impl Daemon {
+    /// Tells upstreams what was dropped for them, as far as it is time.
+    pub(super) async fn tell_losses(&mut self) {
+        self.intake.keep_losses().await;
+        let Ok(losses) = self.journal.losses().await else { return };
+        let mut gathered: BTreeMap<Addressee, Vec<Loss>> = BTreeMap::new();
+        for loss in losses {
+            gathered.entry((loss.target, Arc::clone(&loss.project))).or_default().push(loss);
+        }
+        self.reports_due.retain(|addressee, _| gathered.contains_key(addressee));
+        let upstreams: BTreeMap<TargetId, Arc<str>> = self.journal.targets().into_iter().collect();
+        for (addressee, losses) in gathered {
+            if let Some(upstream) = upstreams.get(&addressee.0) {
+                self.tell(upstream, addressee, losses).await;
+            }
+        }
+    }
+
+    async fn tell(&mut self, upstream: &Arc<str>, addressee: Addressee, mut losses: Vec<Loss>) {
+        let every = self.tells(upstream, &addressee.1);
+        let uptime = self.clock.uptime();
+        let due = self.reports_due.entry(addressee.clone()).or_insert_with(|| uptime + every.unwrap_or_default());
+        if uptime < *due || (every.is_some() && !self.may_tell(upstream, addressee.0).await) {
+            return;
+        }
+        // What is more than one report can say goes with the next.
+        losses.iter_mut().for_each(|loss| loss.quantity = loss.quantity.min(client_report::MOST));
+        let report = every.map(|_| report(&addressee, &losses, self.clock.now()));
+        let is_told = report.is_some();
+        let (upstream, project) = (&**upstream, &*addressee.1);
+        match self.journal.report(losses, report).await {
+            Ok(()) => {
+                self.reports_due.remove(&addressee);
+                if is_told {
+                    self.metrics.client_reports_total.with_label_values(&[upstream, project]).inc();
+                    tracing::debug!(upstream.name = upstream, project.name = project, "told what was dropped for it");
+                }
+            }
+            Err(error) => tracing::debug!(upstream.name = upstream, %error, "a client report is made later"),
+        }
+    }
+
+    /// How often an upstream is told of a project's losses; `None`: not at all, nor what it has lost so far.
+    fn tells(&self, upstream: &Arc<str>, project: &str) -> Option<Duration> {
+        let every = self.config.upstreams.get(upstream)?.client_reports.get();
+        let project = self.config.projects.iter().find(|known| &*known.name == project)?;
+        (every > Duration::ZERO && project.dsns.contains_key(upstream)).then_some(every)
+    }
+
+    /// Whether it answers, or nothing waits that would tell when it does.
+    async fn may_tell(&self, upstream: &str, target: TargetId) -> bool {
+        let report = self.supervisor.board().report(upstream).unwrap_or_default();
+        let is_heard_of = report.last_delivery.is_some() || report.last_error.is_some();
+        if report.up && !report.misconfigured && is_heard_of {
+            return true;
+        }
+        self.journal.backlog(target).await.is_ok_and(|backlog| backlog.envelopes == 0)
+    }
+}
+
+fn report((target, project): &Addressee, losses: &[Loss], now: Timestamp) -> Submission {
+    let discarded = losses.iter().map(|loss| (loss.reason, loss.category, loss.quantity));
+    let name = concat!("switchyard/", env!("CARGO_PKG_VERSION"));
+    let client = Client { user_agent: Some(name.into()), sentry_client: Some(name.into()), ..Client::default() };
+    Submission {
+        accepted_at: now,
+        project: Arc::clone(project),
+        event_id: None,
+        // The mark of a report of ours.
+        quantities: Quantities::new(),
+        keys: vec![],
+        client,
+        body: client_report::envelope(now, discarded).into(),
+        targets: vec![*target],
+        withheld: vec![],
+    }
+}

@@ -1,0 +1,100 @@
+//! The losses' rows: added to in the transaction that drops, taken off in the one that appends the report.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+use crate::journal::TargetId;
+use crate::journal::body::Body;
+use crate::journal::losses::{Loss, spans_in};
+use crate::journal::spool::Spool;
+use crate::protocol::category::{Category, Quantities};
+use crate::protocol::client_report::Reason;
+
+use super::shared::Shared;
+
+/// What one commit loses, by the numbers of target and project.
+#[derive(Debug, Default)]
+pub(super) struct Losses(BTreeMap<(u8, u32, Reason, Category), u64>);
+
+impl Losses {
+    /// Adds a loss.
+    pub(super) fn add(
+        &mut self,
+        target: TargetId,
+        project: u32,
+        reason: Reason,
+        (category, quantity): (Category, u64),
+    ) {
+        if category.can_be_reported() && quantity > 0 {
+            *self.0.entry((target.0, project, reason, category)).or_default() += quantity;
+        }
+    }
+
+    /// Writes the rows.
+    pub(super) fn write(&self, conn: &Connection) -> rusqlite::Result<()> {
+        let mut upsert = conn.prepare_cached(
+            "INSERT INTO loss VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT DO UPDATE SET quantity = quantity + excluded.quantity",
+        )?;
+        for ((target, project, reason, category), quantity) in &self.0 {
+            upsert.execute(params![target, project, reason.name(), category.name(), quantity.cast_signed()])?;
+        }
+        Ok(())
+    }
+}
+
+/// All that is to be told.
+pub(super) fn read(conn: &Connection, shared: &Shared) -> rusqlite::Result<Vec<Loss>> {
+    let mut select = conn.prepare_cached("SELECT target, project, reason, category, quantity FROM loss")?;
+    let (mut rows, mut losses) = (select.query([])?, Vec::new());
+    while let Some(row) = rows.next()? {
+        let name = |at| row.get_ref(at).ok().and_then(|name| name.as_str().ok());
+        let words = (name(2).and_then(Reason::from_name), name(3).and_then(Category::from_name));
+        let project = shared.projects().get(row.get::<_, u32>(1)? as usize).cloned();
+        if let ((Some(reason), Some(category)), Some(project)) = (words, project) {
+            let quantity = row.get::<_, i64>(4)?.cast_unsigned();
+            losses.push(Loss { target: TargetId(row.get(0)?), project, reason, category, quantity });
+        }
+    }
+    Ok(losses)
+}
+
+/// Takes off what is told.
+pub(super) fn take_off(conn: &Connection, shared: &Shared, told: &[Loss]) -> rusqlite::Result<()> {
+    let mut take = conn.prepare_cached(
+        "UPDATE loss SET quantity = quantity - ?5 WHERE target = ?1 AND project = ?2 AND reason = ?3 AND category = ?4",
+    )?;
+    for Loss { target, project, reason, category, quantity } in told {
+        let number = shared.projects().iter().position(|name| name == project).unwrap_or(usize::MAX);
+        let number = u32::try_from(number).unwrap_or(u32::MAX);
+        take.execute(params![target.0, number, reason.name(), category.name(), quantity.cast_signed()])?;
+    }
+    conn.prepare_cached("DELETE FROM loss WHERE quantity <= 0")?.execute([]).map(drop)
+}
+
+/// How many spans are lost with the transactions among what is lost of a record. One that cannot be read loses one for each.
+pub(super) fn spans_of(
+    conn: &Connection,
+    spool: Option<&Spool>,
+    record: u64,
+    lost: &Quantities,
+) -> rusqlite::Result<Option<u64>> {
+    let Some((_, transactions)) = lost.iter().find(|(category, _)| *category == Category::Transaction) else {
+        return Ok(None);
+    };
+    let mut select = conn.prepare_cached(
+        "SELECT b.bytes, f.name, f.size FROM body b LEFT JOIN file f ON f.record = b.id WHERE b.id = ?1",
+    )?;
+    let body = select.query_row([record.cast_signed()], |row| body(spool, row)).optional()?;
+    Ok(Some(body.map_or(0, |body| spans_in(&body)).max(transactions)))
+}
+
+fn body(spool: Option<&Spool>, row: &Row<'_>) -> rusqlite::Result<Body> {
+    Ok(match (row.get_ref(1)?.as_str_or_null(), spool) {
+        (Ok(Some(name)), Some(spool)) => Body::File(Arc::new(spool.file(name, row.get::<_, i64>(2)?.cast_unsigned()))),
+        _ => Bytes::copy_from_slice(row.get_ref(0)?.as_blob().unwrap_or_default()).into(),
+    })
+}

@@ -1,0 +1,63 @@
+//! Submissions and reports of ours into the transaction under way, as far as there is room.
+
+use crate::journal::losses::Loss;
+use crate::journal::sqlite::group::{Answer, Group, Reply};
+use crate::journal::sqlite::{append, losses, space};
+use crate::journal::{JournalError, RecordId, Submission};
+
+use super::Writer;
+
+impl Writer {
+    /// Appends a submission.
+    pub(super) fn append(
+        &mut self,
+        submission: Submission,
+        reply: Reply<RecordId>,
+        group: &mut Group,
+    ) -> rusqlite::Result<()> {
+        group.answers.push(Answer::Record(reply, Err(JournalError::Closed)));
+        let admitted = self.admit(submission, group)?;
+        if let Some(Answer::Record(_, answer)) = group.answers.last_mut() {
+            *answer = admitted;
+        }
+        Ok(())
+    }
+
+    /// Appends a report, if there is one, and takes off what it tells. Losses that cannot be told now stay.
+    pub(super) fn report(
+        &mut self,
+        told: &[Loss],
+        report: Option<Box<Submission>>,
+        reply: Reply<()>,
+        group: &mut Group,
+    ) -> rusqlite::Result<()> {
+        group.answers.push(Answer::Reported(reply, Ok(())));
+        let admitted = match report {
+            Some(report) => self.admit(*report, group)?.map(drop),
+            None => Ok(()),
+        };
+        if admitted.is_ok() {
+            losses::take_off(&self.conn, &self.shared, told)?;
+        }
+        if let Some(Answer::Reported(_, answer)) = group.answers.last_mut() {
+            *answer = admitted;
+        }
+        Ok(())
+    }
+
+    /// Writes a submission when there is room for it.
+    fn admit(&mut self, submission: Submission, group: &mut Group) -> rusqlite::Result<Result<RecordId, JournalError>> {
+        let id = self.next;
+        let need = submission.body.in_memory() as u64 + space::OVERHEAD;
+        if let Err(error) = self.make_room(need)? {
+            group.refused = Some(error.clone());
+            return Ok(Err(error));
+        }
+        self.room.grow(need);
+        let (conn, shared) = (&self.conn, &self.shared);
+        let appended = append::append(conn, shared, &mut self.projects, &mut group.book, id, submission)?;
+        self.next += 1;
+        group.appended.push(appended);
+        Ok(Ok(RecordId(id)))
+    }
+}

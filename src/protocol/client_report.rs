@@ -1,0 +1,144 @@
+//! Client reports: whoever loses data on its way to a tracker tells it what and why ("Client Reports" in Sentry's developer
+//! documentation).
+//!
+//! Rule: only documented reasons, and of each entry no more than Relay can read. Reports of SDKs pass as they came; this is about
+//! our own.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde_json::{Value, json};
+
+use super::category::Category;
+use super::item::ItemType;
+use crate::clock::Timestamp;
+
+/// Why data was discarded: those of the documented reasons that concern a relay.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Reason {
+    /// A store for data that could not be sent yet had no more room.
+    CacheOverflow,
+    /// A processor of events took it out.
+    EventProcessor,
+    /// It could not be sent, and is not tried any more.
+    NetworkError,
+    /// A rate limit was in force.
+    RatelimitBackoff,
+    /// The sample rate left it out.
+    SampleRate,
+}
+
+impl Reason {
+    /// Every reason.
+    pub const ALL: [Self; 5] =
+        [Self::CacheOverflow, Self::EventProcessor, Self::NetworkError, Self::RatelimitBackoff, Self::SampleRate];
+
+    /// The name on the wire and in the journal.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::CacheOverflow => "cache_overflow",
+            Self::EventProcessor => "event_processor",
+            Self::NetworkError => "network_error",
+            Self::RatelimitBackoff => "ratelimit_backoff",
+            Self::SampleRate => "sample_rate",
+        }
+    }
+
+    /// The reason of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.name() == name)
+    }
+}
+
+/// The most that one entry of a report may say: Relay reads 32 bits (getsentry/relay, `relay-event-schema`, `DiscardedEvent`).
+pub const MOST: u64 = u32::MAX as u64;
+
+/// An envelope with nothing but a report of what was discarded.
+pub fn envelope(at: Timestamp, discarded: impl IntoIterator<Item = (Reason, Category, u64)>) -> Bytes {
+    let entry = |(reason, category, quantity): (Reason, Category, u64)| json!({"reason": reason.name(), "category": category.name(), "quantity": quantity.min(MOST)});
+    let discarded: Value = discarded.into_iter().map(entry).collect();
+    let payload = json!({"timestamp": at, "discarded_events": discarded}).to_string();
+    let (header, kind) = (json!({"sent_at": at}), ItemType::ClientReport);
+    let item = json!({"type": kind.name(), "length": payload.len()});
+    format!("{header}\n{item}\n{payload}\n").into()
+}
+
+/// How many spans are lost with a transaction: those in it, and its own, which is all of one that cannot be read.
+pub fn spans(transaction: &[u8]) -> u64 {
+    #[derive(serde::Deserialize)]
+    struct Transaction {
+        #[serde(default)]
+        spans: Count,
+    }
+    serde_json::from_slice::<Transaction>(transaction).map_or(0, |transaction| transaction.spans.0) + 1
+}
+
+/// The length of a list whose elements are passed over.
+#[derive(Default)]
+struct Count(u64);
+
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List;
+        impl<'de> Visitor<'de> for List {
+            type Value = Count;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Count, A::Error> {
+                let mut count = Count(0);
+                while list.next_element::<IgnoredAny>()?.is_some() {
+                    count.0 += 1;
+                }
+                Ok(count)
+            }
+        }
+        deserializer.deserialize_any(List)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::envelope::Envelope;
+
+    #[test]
+    fn a_report_is_an_envelope_of_one_item_that_says_what_and_why() {
+        let at = Timestamp::from_millis(1_767_571_200_000);
+        let discarded =
+            [(Reason::NetworkError, Category::Error, 3), (Reason::RatelimitBackoff, Category::Attachment, u64::MAX)];
+        let envelope = Envelope::parse(envelope(at, discarded)).unwrap();
+        assert_eq!(envelope.header(), r#"{"sent_at":"2026-01-05T00:00:00Z"}"#);
+        let [item] = envelope.items() else { panic!("one item") };
+        assert_eq!(item.kind, ItemType::ClientReport);
+        let report: Value = serde_json::from_slice(&envelope.payload(item)).unwrap();
+        let expected = json!({"timestamp": "2026-01-05T00:00:00Z", "discarded_events": [
+            {"reason": "network_error", "category": "error", "quantity": 3},
+            {"reason": "ratelimit_backoff", "category": "attachment", "quantity": 4_294_967_295_u64},
+        ]});
+        assert_eq!(report, expected);
+    }
+
+    #[test]
+    fn every_reason_is_found_by_its_name() {
+        for reason in Reason::ALL {
+            assert_eq!(Reason::from_name(reason.name()), Some(reason));
+        }
+    }
+
+    #[test]
+    fn with_a_transaction_its_own_span_is_lost_and_those_in_it() {
+        for (payload, lost) in [
+            (r#"{"type":"transaction","spans":[{"spans":[1,2]},{},null]}"#, 4),
+            (r#"{"spans":[]}"#, 1),
+            (r#"{"contexts":{"spans":[1,2,3]}}"#, 1),
+            (r#"{"spans":null}"#, 1),
+            (r#"{"spans":{"a":1}}"#, 1),
+            (r#"{"spans":[1,2"#, 1),
+            ("", 1),
+        ] {
+            assert_eq!(spans(payload.as_bytes()), lost, "{payload}");
+        }
+    }
+}
