@@ -144,8 +144,8 @@ struct Daemon {
     orders: mpsc::Receiver<SwitchOrder>,
     announced: Option<(Announced, Instant)>,
     renewal: Renewal,
-    /// When client reports go out.
-    reports_due: reporting::Due,
+    /// Since when client reports are gathered.
+    gathering: reporting::Gathering,
 }
 
 impl Daemon {
@@ -190,7 +190,7 @@ impl Daemon {
             orders,
             announced: None,
             renewal: Renewal::of(&config),
-            reports_due: reporting::Due::new(),
+            gathering: reporting::Gathering::new(),
             config: config.clone(),
         };
         daemon.apply(config).await?;

@@ -231,6 +231,32 @@ fn check_upstream(relay: &Simulation, diary: &Diary, told: &Value, upstream: &Up
     assert_eq!(told["lag"]["max_seconds"], lags[lags.len() - 1]);
 }
 
+#[tokio::test]
+async fn a_report_tells_what_was_not_let_in_and_why_through_restarts() {
+    let (a, b) = (Upstream::start().await, Upstream::start().await);
+    let limits = "[limits]\nsession = { rate = \"1/h\", burst = 1 }\n[limits.storm]\nlimit = 1\nwindow = \"1h\"";
+    let plan = Plan::new(&[("a", a.dsn("cafe", 1)), ("b", b.dsn("beef", 2))]).more(limits);
+    let mut relay = plan.start().await;
+    for (kind, payload, statuses) in [
+        ("session", "{}", [200, 429, 429]),
+        ("event", r#"{"exception":{"values":[{"type":"TypeError","value":"x"}]}}"#, [200, 200, 200]),
+    ] {
+        for status in statuses {
+            let sent = envelopes::envelope(&envelopes::new_id(), kind, payload);
+            assert_eq!(relay.send(sent).await.status(), status);
+        }
+    }
+    relay.balanced(SOON).await;
+    relay.stop().await;
+    let relay = relay.started().await;
+    let path = format!("http://{}", relay.admin_address());
+    let report = support::net::json(relay.client(), &format!("{path}/api/report")).await.unwrap();
+    assert_eq!(report["intake"]["refused_items"], serde_json::json!({ "collapsed": 2, "rate_limited": 2 }));
+    let page = support::net::text(relay.client(), &format!("{path}/report")).await.unwrap();
+    assert!(page.contains("collapsed 2"), "{page}");
+    relay.finish().await;
+}
+
 /// Numbers that look random and are the same in each run of the same seed.
 struct Dice(AtomicU64);
 

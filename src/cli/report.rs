@@ -59,7 +59,7 @@ fn head(report: &Report) -> String {
     format!(
         "parallel run of {} (primary) and {} (candidate), {} to {}\n\
          the relay ran {} of {}, {} starts, {} crashes\n\
-         accepted items: {} · repeats: {} · refused requests: {}\n",
+         accepted items: {} · repeats: {} · refused requests: {} · items not let in: {}\n",
         tint(Tone::Strong, &report.primary),
         tint(Tone::Strong, &report.candidate),
         report.since,
@@ -71,6 +71,7 @@ fn head(report: &Report) -> String {
         list(&report.intake.accepted),
         list(&report.intake.duplicates),
         list(&report.intake.refused),
+        list(&report.intake.refused_items),
     )
 }
 

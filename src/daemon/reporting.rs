@@ -18,8 +18,8 @@ use super::Daemon;
 /// Whom a report is for, and about which project.
 type Addressee = (TargetId, Arc<str>);
 
-/// When reports that are gathered go out, in time since the start.
-pub(super) type Due = BTreeMap<Addressee, Duration>;
+/// Since when the next report is gathered, in time since the start.
+pub(super) type Gathering = BTreeMap<Addressee, Duration>;
 
 impl Daemon {
     /// Tells upstreams what was dropped for them, as far as it is time.
@@ -30,7 +30,7 @@ impl Daemon {
         for loss in losses {
             gathered.entry((loss.target, Arc::clone(&loss.project))).or_default().push(loss);
         }
-        self.reports_due.retain(|addressee, _| gathered.contains_key(addressee));
+        self.gathering.retain(|addressee, _| gathered.contains_key(addressee));
         let upstreams: BTreeMap<TargetId, Arc<str>> = self.journal.targets().into_iter().collect();
         for (addressee, losses) in gathered {
             if let Some(upstream) = upstreams.get(&addressee.0) {
@@ -42,8 +42,10 @@ impl Daemon {
     async fn tell(&mut self, upstream: &Arc<str>, addressee: Addressee, mut losses: Vec<Loss>) {
         let every = self.tells(upstream, &addressee.1);
         let uptime = self.clock.uptime();
-        let due = self.reports_due.entry(addressee.clone()).or_insert_with(|| uptime + every.unwrap_or_default());
-        if uptime < *due || (every.is_some() && !self.may_tell(upstream, addressee.0).await) {
+        let since = *self.gathering.entry(addressee.clone()).or_insert(uptime);
+        if uptime < since + every.unwrap_or_default()
+            || (every.is_some() && !self.may_tell(upstream, addressee.0).await)
+        {
             return;
         }
         // What is more than one report can say goes with the next.
@@ -53,7 +55,7 @@ impl Daemon {
         let (upstream, project) = (&**upstream, &*addressee.1);
         match self.journal.report(losses, report).await {
             Ok(()) => {
-                self.reports_due.remove(&addressee);
+                self.gathering.remove(&addressee);
                 if is_told {
                     self.metrics.client_reports_total.with_label_values(&[upstream, project]).inc();
                     tracing::debug!(upstream.name = upstream, project.name = project, "told what was dropped for it");

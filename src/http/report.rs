@@ -133,6 +133,7 @@ impl Sources {
             match &*tally.what {
                 "duplicate" => _ = intake.duplicates.insert(tally.kind.to_string(), tally.count),
                 "refused" => _ = intake.refused.insert(tally.kind.to_string(), tally.count),
+                "refused_item" => _ = intake.refused_items.insert(tally.kind.to_string(), tally.count),
                 _ => {}
             }
         }

@@ -134,6 +134,7 @@ fn intake(report: &Report) -> Markup {
             @for (what, counts) in [
                 ("Items accepted", &report.intake.accepted), ("Items that were repeats", &report.intake.duplicates),
                 ("Requests refused", &report.intake.refused),
+                ("Items not let in (limits, storms)", &report.intake.refused_items),
             ] {
                 tr { td { (what) } td { @for (kind, n) in counts { (kind) " " (n) " " } } }
             }

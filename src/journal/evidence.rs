@@ -37,7 +37,7 @@ pub struct Observation {
 /// How often the intake did something: what, with which word for the kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tally {
-    /// `duplicate`, `refused` or `service`.
+    /// `duplicate`, `refused`, `refused_item` or `service`.
     pub what: Box<str>,
     /// The category, the reason, or the service that was seen.
     pub kind: Box<str>,

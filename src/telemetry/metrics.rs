@@ -278,11 +278,12 @@ impl Metrics {
         (self.registry.clone(), process)
     }
 
-    /// What the intake has done since the start: `duplicate` items by category, `refused` requests by reason.
+    /// What the intake has done since the start: `duplicate` items by category, `refused` requests and `refused_item`s by reason.
     pub fn intake_counts(&self) -> IntakeCounts {
         let counters = [
             ("duplicate", "category", &self.duplicate_items_total),
             ("refused", "reason", &self.refused_requests_total),
+            ("refused_item", "reason", &self.refused_items_total),
         ];
         let mut counts = IntakeCounts::new();
         for (what, label, counter) in counters {

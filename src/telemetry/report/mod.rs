@@ -84,6 +84,9 @@ pub struct IntakeReport {
     pub duplicates: BTreeMap<String, u64>,
     /// Requests refused, by reason.
     pub refused: BTreeMap<String, u64>,
+    /// Items that were not let in, by reason: limits and storms.
+    #[serde(default)]
+    pub refused_items: BTreeMap<String, u64>,
 }
 
 /// How one upstream fared.
