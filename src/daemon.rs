@@ -24,9 +24,9 @@ use crate::delivery::supervisor::Supervisor;
 use crate::http::{Admin, Listeners, Public, Readiness, SwitchOrder, View, serve_admin, serve_public};
 use crate::intake::submit::Intake;
 use crate::journal::sqlite::SqliteJournal;
-use crate::journal::{Journal, JournalError, OpenError, TargetId};
+use crate::journal::{Journal, JournalError, OpenError, Primaries, TargetId};
 use crate::policy::dedup::{self, Dedup};
-use crate::policy::routing::Routing;
+use crate::policy::routing::{Project, Routing};
 use crate::tasks::{self, Tasks};
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::metrics::Metrics;
@@ -244,6 +244,7 @@ impl Daemon {
         self.dedup.configure(&config.dedup);
         let patience = config.upstreams.iter().map(|(name, settings)| (Arc::clone(name), settings.timeout.get()));
         self.public.configure(&config.server, config.certificate.clone(), patience.collect());
+        self.journal.protect(primaries(&routing, &targets));
         self.intake.expect(&config.report.expect);
         let shadows = config.upstreams.iter().filter(|(_, settings)| !settings.shadow.is_open());
         let shadows = shadows.map(|(name, settings)| (Arc::clone(name), settings.shadow.clone())).collect();
@@ -365,4 +366,11 @@ fn notify(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         tracing::debug!(%error, "systemd was not told");
     }
+}
+
+/// Whose backlogs never give way.
+fn primaries(routing: &Routing, targets: &HashMap<Arc<str>, TargetId>) -> Primaries {
+    let own = |project: &Arc<Project>| Some((Arc::clone(&project.name), *targets.get(project.primary.as_ref()?)?));
+    let own = routing.projects.iter().filter_map(own).collect();
+    Primaries { everywhere: targets.get(&routing.primary).copied(), own }
 }

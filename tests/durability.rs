@@ -318,9 +318,9 @@ async fn delivered_records_make_room_and_the_file_stays_within_its_bound() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_journal_answers_503_and_says_why_and_recovers_by_itself() {
-    let (a, mut b) = two_upstreams().await;
+    let (mut a, b) = two_upstreams().await;
     let relay = plan(&a, &b).journal("max_size = \"8MiB\"").journal("retain = \"1s\"").start().await;
-    b.go_down().await;
+    a.go_down().await;
     let mut ids = fill(&relay).await;
     let (file, log) = size(&relay);
     assert!(file <= 9 * MIB && log <= 16 * MIB, "{file} and {log} bytes");
@@ -330,15 +330,15 @@ async fn a_full_journal_answers_503_and_says_why_and_recovers_by_itself() {
     let why = answer.text().await.expect("a text");
     assert!(why.contains("full") && why.contains("max_size"), "{why}");
     assert_eq!(relay.status().await["ready"], false);
-    arrived(&a, &ids, SOON).await;
-    b.come_back().await;
+    arrived(&b, &ids, SOON).await;
+    a.come_back().await;
     eventually("it takes envelopes again", Duration::from_secs(30), async || {
         net::text(relay.client(), &readiness).await.map(drop)
     })
     .await;
     ids.extend(relay.send_errors(3).await);
     relay.balanced(Duration::from_secs(30)).await;
-    arrived(&b, &ids, SOON).await;
+    arrived(&a, &ids, SOON).await;
     eventually("the file shrinks", Duration::from_secs(15), async || match size(&relay) {
         (file, log) if file + log < 3 * MIB => Ok(()),
         sizes => Err(format!("{sizes:?} bytes")),

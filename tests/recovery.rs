@@ -8,5 +8,7 @@ mod support;
 mod backfill;
 #[path = "recovery/dead_letters.rs"]
 mod dead_letters;
+#[path = "recovery/eviction.rs"]
+mod eviction;
 #[path = "recovery/verbs.rs"]
 mod verbs;

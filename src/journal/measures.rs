@@ -1,6 +1,26 @@
-//! What a journal tells of itself: the room it takes, and what its storage did.
+//! What a journal tells of itself: the room it takes, and what its storage did; and what it is told of room.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
+
+use super::TargetId;
+
+/// Whose backlog never gives way when room is short.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Primaries {
+    /// The primary of projects that have none of their own.
+    pub everywhere: Option<TargetId>,
+    /// Projects by name, each with its own primary.
+    pub own: HashMap<Arc<str>, TargetId>,
+}
+
+impl Primaries {
+    /// The primary of a project.
+    pub fn of(&self, project: &str) -> Option<TargetId> {
+        self.own.get(project).copied().or(self.everywhere)
+    }
+}
 
 /// How much room the journal takes and has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -27,8 +27,8 @@ use super::evidence::{Comparison, Evidence, Observation, Outage};
 use super::losses::Loss;
 use super::spool::Spool;
 use super::{
-    Backlog, Claim, Journal, JournalError, Letter, MAX_TARGETS, Pick, Progress, RecentKeys, Record, RecordId, Rest,
-    Settlement, Space, Stats, Submission, Switch, TargetId, WithRecord,
+    Backlog, Claim, Journal, JournalError, Letter, MAX_TARGETS, Pick, Primaries, Progress, RecentKeys, Record,
+    RecordId, Rest, Settlement, Space, Stats, Submission, Switch, TargetId, WithRecord,
 };
 
 /// A journal that forgets everything when it is dropped.
@@ -53,6 +53,7 @@ struct State {
     last_letter: u64,
     backfills: BTreeMap<u8, Backfill>,
     losses: losses::Losses,
+    primaries: Option<Primaries>,
 }
 
 #[derive(Debug)]
@@ -132,7 +133,8 @@ impl MemoryJournal {
     fn insert(&self, state: &mut State, submission: Submission) -> Result<RecordId, JournalError> {
         let size = submission.body.len();
         if let Some(max) = self.max_bytes {
-            while state.bytes + size > max && state.prune(Timestamp::from_millis(u64::MAX), 1) > 0 {}
+            let all = Timestamp::from_millis(u64::MAX);
+            while state.bytes + size > max && (state.prune(all, 1) > 0 || self.evict(state)) {}
             if state.bytes + size > max {
                 return Err(JournalError::Full(format!("{} of {max} bytes are in use", state.bytes)));
             }
@@ -404,6 +406,10 @@ impl Journal for MemoryJournal {
             state.losses.take_off(told);
             Ok(())
         }))
+    }
+
+    fn protect(&self, primaries: Primaries) {
+        self.lock().primaries = Some(primaries);
     }
 
     fn space(&self) -> Space {

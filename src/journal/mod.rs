@@ -11,8 +11,8 @@
 //! 5. Settling is idempotent: settling what is settled, or was never claimed, changes nothing and posts nothing.
 //! 6. Every change of an account ([`Posting`](crate::telemetry::ledger::Posting)) is committed with the change it tells of.
 //! 7. A record that cannot be read is set aside and counted; it never blocks the ones behind it.
-//! 8. The space is bounded by `max_size`; delivered records go first, and when none is left [`JournalError::Full`] is the answer.
-//!    Space is given back to the file system after draining. A full disk is an answer too, and passes when there is room again.
+//! 8. The space is bounded by `max_size`; delivered records go first, then the oldest of those that wait for shadows alone
+//!    ([`Journal::protect`]), and when neither is left [`JournalError::Full`] is the answer. Space is given back to the file system after draining. A full disk is an answer too, and passes when there is room again.
 //! 9. No call does work that grows with the number of records waiting.
 //!
 //! 10. A body in a file is as durable as its record when `append` returns, and counts as room taken from its first byte on. The
@@ -58,7 +58,7 @@ pub use client::{Client, LeftOut};
 use evidence::{Comparison, Evidence, Observation, Outage};
 pub use letters::{DeadLetter, Letter, Pick, WithRecord};
 use losses::Loss;
-pub use measures::{Space, Stats};
+pub use measures::{Primaries, Space, Stats};
 pub use settings::{Settings, Sync};
 use spool::Spool;
 
@@ -327,6 +327,10 @@ pub trait Journal: Send + std::marker::Sync + fmt::Debug {
     /// Takes off what is told, and appends the report that tells it, both or neither; without a report it is forgotten. The
     /// report counts as nothing: its quantities are empty ([`losses`]).
     fn report(&self, told: Vec<Loss>, report: Option<Submission>) -> BoxFuture<'_, Result<(), JournalError>>;
+
+    /// Says whose backlog never gives way. When room is short, the oldest of what waits for others alone is dropped as evicted,
+    /// after what is only retained. Until it is said, no backlog gives way.
+    fn protect(&self, primaries: Primaries);
 
     /// Room taken.
     fn space(&self) -> Space;

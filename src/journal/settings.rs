@@ -15,7 +15,7 @@ pub struct Settings {
     pub sync: Sync,
     /// The most the journal may take of the disk.
     pub max_size: ByteSize,
-    /// The journal refuses new records when the disk has less free than this.
+    /// With less free than this on the disk, the journal takes no more of it: what is new needs room within its file.
     pub min_free_disk: ByteSize,
     /// How long a record stays after all its targets settled it.
     pub retain: Period,

@@ -6,9 +6,35 @@ use std::sync::Arc;
 use crate::clock::Timestamp;
 use crate::journal::backfill::BACKGROUND;
 use crate::journal::{Backlog, Claim, JournalError, TargetId};
+use crate::policy::outcome::{DropReason, Outcome};
 use crate::protocol::category::Category;
 
-use super::{Kept, State, Target, Turn};
+use super::{Kept, MemoryJournal, State, Target, Turn, turn};
+
+impl MemoryJournal {
+    /// Drops the oldest record that waits for shadows alone and is not being tried. False when there is none.
+    pub(super) fn evict(&self, state: &mut State) -> bool {
+        let State { targets, records, letters, losses, primaries, .. } = state;
+        let Some(primaries) = primaries else { return false };
+        let goes = |(id, kept): &(&u64, &Kept)| {
+            let primary = primaries.of(&kept.record.project);
+            let mut waiting =
+                (0..).zip(&*targets).filter_map(|(n, target)| Some((TargetId(n), target.waiting.get(id)?)));
+            let mut all = waiting.by_ref().peekable();
+            let is_shown = || letters.iter().any(|letter| letter.record.0 == **id);
+            all.peek().is_some() && all.all(|(n, waiting)| Some(n) != primary && !waiting.leased) && !is_shown()
+        };
+        let Some((id, kept)) = records.iter().find(goes) else { return false };
+        for (n, target) in (0..).zip(targets) {
+            let Some(waiting) = target.waiting.remove(id) else { continue };
+            target.claimable.remove(&turn(*id, waiting.due));
+            let (project, quantities) = (&kept.record.project, &waiting.quantities);
+            self.post(Some(&target.name), project, Outcome::Dropped(DropReason::Evicted), quantities);
+            losses.dropped(TargetId(n), project, DropReason::Evicted, (&kept.record.body, quantities));
+        }
+        true
+    }
+}
 
 impl State {
     pub(super) fn target(&mut self, id: TargetId) -> Result<&mut Target, JournalError> {

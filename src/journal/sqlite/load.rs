@@ -48,6 +48,7 @@ pub(super) fn load(
         disk: Disk::new(settings),
         trouble: Mutex::new(None),
         closed: AtomicBool::new(false),
+        primaries: RwLock::default(),
         woken: AtomicBool::new(false),
         hurried: AtomicBool::new(false),
         counters: Counters::default(),

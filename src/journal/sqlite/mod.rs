@@ -51,8 +51,8 @@ use super::evidence::{Comparison, Evidence, Observation, Outage};
 use super::losses::Loss;
 use super::spool::Spool;
 use super::{
-    Backlog, Claim, Journal, JournalError, Letter, OpenError, Pick, RecentKeys, Record, RecordId, Settings, Settlement,
-    Space, Stats, Submission, Switch, TargetId, WithRecord,
+    Backlog, Claim, Journal, JournalError, Letter, OpenError, Pick, Primaries, RecentKeys, Record, RecordId, Settings,
+    Settlement, Space, Stats, Submission, Switch, TargetId, WithRecord,
 };
 use group::{Command, INBOX, Reply};
 use queue::Take;
@@ -341,6 +341,10 @@ impl Journal for SqliteJournal {
 
     fn report(&self, told: Vec<Loss>, report: Option<Submission>) -> BoxFuture<'_, Result<(), JournalError>> {
         Box::pin(self.ask(move |reply| Command::Report(told, report.map(Box::new), reply)))
+    }
+
+    fn protect(&self, primaries: Primaries) {
+        *self.shared.primaries.write().unwrap_or_else(PoisonError::into_inner) = Some(primaries);
     }
 
     fn space(&self) -> Space {

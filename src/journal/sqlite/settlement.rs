@@ -11,13 +11,16 @@ use rusqlite::{Connection, params};
 use crate::clock::Timestamp;
 use crate::journal::backfill::BACKGROUND;
 use crate::journal::{Progress, Rest, TargetId};
-use crate::policy::outcome::{DropReason, Outcome};
-use crate::protocol::category::Quantities;
+use crate::policy::outcome::Outcome;
 
 mod again;
+mod discard;
+mod evict;
 mod rows;
 
 pub(super) use again::Again;
+use discard::Victim;
+pub(super) use evict::Eviction;
 use rows::{write_dead_letter, write_row};
 
 use super::accounts::Book;
@@ -36,6 +39,8 @@ pub(super) struct Pass {
     ended: Vec<Ended>,
     victims: Vec<Victim>,
     last_fresh: u64,
+    /// Untried records below `last_fresh` that stay: they have rows from now on.
+    skipped: Vec<u64>,
     /// Set by a discard: when the next row comes due.
     next_due: Option<Option<Timestamp>>,
     /// Set by a hastening: rows are due from then on.
@@ -44,15 +49,6 @@ pub(super) struct Pass {
     returned: Vec<(Again, Timestamp)>,
     /// The number of dead letters that went.
     letters_gone: u64,
-}
-
-/// A record that is discarded.
-#[derive(Debug)]
-struct Victim {
-    id: u64,
-    project: u32,
-    size: u64,
-    quantities: Quantities,
 }
 
 impl Pass {
@@ -69,6 +65,7 @@ impl Pass {
             ended,
             victims: vec![],
             last_fresh: 0,
+            skipped: vec![],
             next_due: None,
             hastened: None,
             returned: vec![],
@@ -125,37 +122,6 @@ impl Pass {
         if is_clear { self.advance(conn, last, now) } else { Ok(()) }
     }
 
-    /// Discards what waits and was accepted before `before`; returns how many. What awaits its commit is written first.
-    pub(super) fn discard(
-        conn: &Connection,
-        target: &Arc<Target>,
-        (before, reason, limit): (Timestamp, DropReason, usize),
-        (now, book): (Timestamp, &mut Book),
-        passes: &mut Vec<Self>,
-    ) -> rusqlite::Result<usize> {
-        target.queue().frozen = true;
-        Self::settle(conn, target, now, book, passes)?;
-        let Some(pass) = passes.last_mut() else { return Ok(0) };
-        let more = pass.find_rows(conn, before, limit)?;
-        for victim in &pass.victims {
-            conn.prepare_cached("DELETE FROM pending WHERE target = ?1 AND record = ?2")?
-                .execute(params![target.id.0, victim.id.cast_signed()])?;
-        }
-        pass.find_next_due(conn)?;
-        if more {
-            pass.find_fresh(conn, before, limit)?;
-        }
-        if pass.last_fresh > 0 {
-            pass.advance(conn, pass.last_fresh, now)?;
-        }
-        for victim in &pass.victims {
-            let lost = (victim.id, &victim.quantities);
-            book.note_dropped(conn, now, (target.id, victim.project), reason, lost)?;
-            compare::note_missed(conn, target, victim.id, reason)?;
-        }
-        Ok(pass.victims.len())
-    }
-
     /// Makes rows due that are not yet, the next ones first; returns how many. A leased one gets its due time when it is
     /// settled; one that was set aside stays so, and so does what is backfilled.
     pub(super) fn hasten(
@@ -175,68 +141,6 @@ impl Pass {
              WHERE target = ?1 AND due > ?2 AND due < ?3 ORDER BY due LIMIT ?4)",
         )?
         .execute(params![target.id.0, at, never, limit])
-    }
-
-    /// Rows in the order of acceptance, those leased left alone. False when one was met that is not old enough.
-    fn find_rows(&mut self, conn: &Connection, before: Timestamp, limit: usize) -> rusqlite::Result<bool> {
-        let busy = self.target.queue().leased_rows();
-        let mut rows = conn.prepare_cached(
-            "SELECT r.id, r.accepted_at, r.project, r.size, coalesce(p.quantities, r.quantities)
-             FROM pending p JOIN record r ON r.id = p.record WHERE p.target = ?1 ORDER BY p.record",
-        )?;
-        let mut rows = rows.query([self.target.id.0])?;
-        while self.victims.len() < limit {
-            let Some(row) = rows.next()? else { return Ok(true) };
-            if row.get::<_, i64>(1)?.cast_unsigned() >= before.as_millis() {
-                return Ok(false);
-            }
-            let victim = Victim::read(row)?;
-            if !busy.contains(&victim.id) {
-                self.victims.push(victim);
-            }
-        }
-        Ok(false)
-    }
-
-    /// When the next row comes due after those discarded are gone.
-    fn find_next_due(&mut self, conn: &Connection) -> rusqlite::Result<()> {
-        let busy = self.target.queue().leased_rows();
-        let mut rows = conn.prepare_cached("SELECT record, due FROM pending WHERE target = ?1 ORDER BY due, record")?;
-        let mut rows = rows.query([self.target.id.0])?;
-        self.next_due = Some(None);
-        while let Some(row) = rows.next()? {
-            if !busy.contains(&row.get::<_, i64>(0)?.cast_unsigned()) {
-                self.next_due = Some(Some(Timestamp::from_millis(row.get::<_, i64>(1)?.cast_unsigned())));
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// What was never tried nor leased, in the order of acceptance.
-    fn find_fresh(&mut self, conn: &Connection, before: Timestamp, limit: usize) -> rusqlite::Result<()> {
-        let (from, to) = {
-            let queue = self.target.queue();
-            let from = queue.ready.front().map_or(queue.handed, |ready| ready.record.id.0 - 1);
-            (from.max(queue.watermark), queue.committed)
-        };
-        let mut rows = conn.prepare_cached(
-            "SELECT id, accepted_at, project, size, quantities, targets FROM record
-             WHERE id > ?1 AND id <= ?2 ORDER BY id",
-        )?;
-        let mut rows = rows.query([from.cast_signed(), to.cast_signed()])?;
-        while self.victims.len() < limit {
-            let Some(row) = rows.next()? else { break };
-            if row.get::<_, i64>(1)?.cast_unsigned() >= before.as_millis() {
-                break;
-            }
-            if row.get::<_, i64>(5)? & self.target.bit() != 0 {
-                let victim = Victim::read(row)?;
-                self.last_fresh = victim.id;
-                self.victims.push(victim);
-            }
-        }
-        Ok(())
     }
 
     fn advance(&mut self, conn: &Connection, watermark: u64, now: Timestamp) -> rusqlite::Result<()> {
@@ -284,7 +188,8 @@ impl Pass {
             queue.tally.leave(victim.project, victim.size, &victim.quantities);
         }
         if let Some(next_due) = self.next_due {
-            let gone: HashSet<u64> = self.victims.iter().map(|victim| victim.id).collect();
+            let victims = self.victims.iter().map(|victim| victim.id);
+            let gone: HashSet<u64> = victims.chain(self.skipped).collect();
             queue.forget(&gone, self.last_fresh);
             queue.next_due = next_due;
         }
@@ -311,18 +216,6 @@ impl Pass {
         if was {
             target.changed.notify_one();
         }
-    }
-}
-
-impl Victim {
-    fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Self {
-            id: row.get::<_, i64>(0)?.cast_unsigned(),
-            project: row.get(2)?,
-            size: row.get::<_, i64>(3)?.cast_unsigned(),
-            // Unreadable quantities were counted as nothing when they were met.
-            quantities: row.get_ref(4)?.as_str().ok().and_then(|text| text.parse().ok()).unwrap_or_default(),
-        })
     }
 }
 

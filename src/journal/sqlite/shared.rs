@@ -8,7 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::clock::Clock;
 use crate::journal::spool::Spool;
-use crate::journal::{JournalError, Stats, TargetId};
+use crate::journal::{JournalError, Primaries, Stats, TargetId};
 use crate::telemetry::ledger::Ledger;
 
 use super::disk::Disk;
@@ -32,6 +32,8 @@ pub(super) struct Shared {
     pub(super) disk: Disk,
     pub(super) trouble: Mutex<Option<JournalError>>,
     pub(super) closed: AtomicBool,
+    /// Whose backlog never gives way; `None` until it is known.
+    pub(super) primaries: RwLock<Option<Primaries>>,
     /// A command that wakes the writer for settlements is under way.
     pub(super) woken: AtomicBool,
     /// The same, without waiting for company.
@@ -81,6 +83,14 @@ impl Shared {
 
     pub(super) fn projects(&self) -> RwLockReadGuard<'_, Vec<Arc<str>>> {
         self.projects.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The bit of each project's primary, by the project's number; `None` until they are known.
+    pub(super) fn primary_bits(&self) -> Option<Vec<i64>> {
+        let primaries = self.primaries.read().unwrap_or_else(PoisonError::into_inner);
+        let primaries = primaries.as_ref()?;
+        let bit = |name: &Arc<str>| primaries.of(name).map_or(0, |target| 1 << target.0);
+        Some(self.projects().iter().map(bit).collect())
     }
 
     pub(super) fn trouble(&self) -> Option<JournalError> {

@@ -1,6 +1,7 @@
 //! Room: what the journal takes, what it may take, what goes first, and how space goes back to the file system.
 //!
-//! Rule: every step is bounded. Nothing here removes a record that a target still waits for or that a dead letter needs.
+//! Rule: every step is bounded. Nothing here removes a record that a target still waits for or that a dead letter needs; what
+//! gives way although it is waited for is chosen in `settlement::evict`.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -96,7 +97,7 @@ impl Room {
 
     /// Bytes of the files that stay.
     fn in_files(&self) -> u64 {
-        self.spool.taken().saturating_sub(self.doomed.iter().map(|(_, size)| size).sum())
+        self.spool.taken().saturating_sub(self.doomed())
     }
 
     /// Reads the page counts anew.
@@ -126,7 +127,7 @@ impl Room {
         need: u64,
     ) -> rusqlite::Result<Result<(), JournalError>> {
         if self.used() + need > self.max - self.max / 64 {
-            self.evict(conn, shared, need)?;
+            self.evict(conn, shared, |room| room.used() + need <= room.max)?;
         }
         if !self.fits(need) {
             let (used, max) = (ByteSize::bytes(self.used() + self.log_excess), ByteSize::bytes(self.max));
@@ -134,6 +135,36 @@ impl Room {
             return Ok(Err(JournalError::Full(why)));
         }
         Ok(Ok(()))
+    }
+
+    /// Whether `need` bytes fit into what is free within the database file, after removing delivered ones if need be.
+    pub(super) fn reuse(&mut self, conn: &Connection, shared: &Shared, need: u64) -> rusqlite::Result<bool> {
+        let enough = |room: &Self| room.pages.1 * room.page >= room.grown + need + KEPT_FREE * room.page;
+        if !enough(self) {
+            self.evict(conn, shared, enough)?;
+        }
+        Ok(enough(self) && self.fits(need))
+    }
+
+    /// Records from this one on may be settled now.
+    pub(super) fn look_again(&mut self, first: u64) {
+        self.evict_from = self.evict_from.min(first.saturating_sub(1));
+        self.barren = false;
+    }
+
+    /// Bytes of the files that go with the transaction under way.
+    pub(super) fn doomed(&self) -> u64 {
+        self.doomed.iter().map(|(_, size)| size).sum()
+    }
+
+    /// Whether with `need` bytes more the records take more than the limit.
+    pub(super) fn exceeds(&self, need: u64) -> bool {
+        self.used() + need > self.max
+    }
+
+    /// Whether the limit is no less than that.
+    pub(super) fn holds(&self, bytes: u64) -> bool {
+        bytes <= self.max
     }
 
     /// Counts what goes into the database with the transaction under way.
@@ -165,7 +196,7 @@ impl Room {
     }
 
     /// Removes settled records, oldest first: a little when the limit is near, as much as is needed when it is reached.
-    fn evict(&mut self, conn: &Connection, shared: &Shared, need: u64) -> rusqlite::Result<()> {
+    fn evict(&mut self, conn: &Connection, shared: &Shared, enough: impl Fn(&Self) -> bool) -> rusqlite::Result<()> {
         let (began, mut wrapped, mut fruits) = (self.evict_from, self.evict_from == 0, 0);
         loop {
             let walk = walk(conn, shared, self.evict_from, None, 64, &mut self.doomed)?;
@@ -174,7 +205,7 @@ impl Room {
             let lap = wrapped && (walk.end || self.evict_from >= began && began > 0);
             fruits += walk.removed;
             self.barren = fruits == 0 && (self.barren || lap);
-            if lap || self.barren || self.used() + need <= self.max {
+            if lap || self.barren || enough(self) {
                 return Ok(());
             }
             wrapped |= walk.end;

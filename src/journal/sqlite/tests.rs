@@ -1,6 +1,7 @@
 //! What only the file on disk can show: durability, group commit, bounds, damage, other people's files.
 
 mod backfill;
+mod eviction;
 mod files;
 mod formats;
 mod letters;

@@ -11,7 +11,6 @@ use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
-use crate::journal::body::Reservation;
 use crate::journal::{JournalError, MAX_TARGETS, Settings, Switch, TargetId};
 
 use super::append::{Appended, Projects};
@@ -19,12 +18,13 @@ use super::backfill;
 use super::group::{Answer, Command, Group, Reply, refuse};
 use super::letters::{self, Letters};
 use super::queue::{Queue, Target};
-use super::settlement::Pass;
+use super::settlement::{Eviction, Pass};
 use super::shared::{Placed, Shared, failure};
 use super::space::{self, Room};
 use super::{accounts, evidence};
 
 mod admission;
+mod room;
 
 /// How soon a failed commit is tried again.
 const RETRY: Duration = Duration::from_millis(250);
@@ -39,6 +39,7 @@ pub(super) struct Writer {
     conn: Connection,
     shared: Arc<Shared>,
     room: Room,
+    eviction: Eviction,
     letters: Letters,
     projects: Projects,
     /// The number of the next record.
@@ -55,7 +56,8 @@ impl Writer {
         room.publish(&shared);
         let letters = Letters::new(&conn, settings)?;
         let next = space::next_record(&conn)?;
-        Ok(Self { conn, shared, room, letters, projects, next, tidying: false, tidied: Instant::now(), rolled: 0 })
+        let (eviction, tidied) = (Eviction::default(), Instant::now());
+        Ok(Self { conn, shared, room, eviction, letters, projects, next, tidying: false, tidied, rolled: 0 })
     }
 
     /// Serves until told to close or left alone.
@@ -245,30 +247,6 @@ impl Writer {
         Ok(())
     }
 
-    /// Whether the disk and the journal's limit leave room for `need` bytes, after removing delivered records if need be.
-    fn make_room(&mut self, need: u64) -> rusqlite::Result<Result<(), JournalError>> {
-        match self.shared.disk.check(need) {
-            Ok(()) => self.room.make(&self.conn, &self.shared, need),
-            Err(error) => Ok(Err(error)),
-        }
-    }
-
-    /// Takes room for bytes of a file.
-    fn reserve(&mut self, bytes: u64, reply: Reply<Reservation>, group: &mut Group) -> rusqlite::Result<()> {
-        group.answers.push(Answer::Room(reply, Err(JournalError::Closed)));
-        let room = self.make_room(bytes)?.map(|()| self.shared.spool.take(bytes));
-        if let Err(error) = &room
-            && !self.room.fits(SMALL)
-        {
-            // Otherwise this one is too large, and small ones are still taken.
-            group.refused = Some(error.clone());
-        }
-        if let Some(Answer::Room(_, answer)) = group.answers.last_mut() {
-            *answer = room;
-        }
-        Ok(())
-    }
-
     fn target(&mut self, name: Arc<str>, reply: Reply<TargetId>, group: &mut Group) -> rusqlite::Result<()> {
         let targets = self.shared.targets();
         let mut known = targets.iter().chain(&group.new_targets);
@@ -314,6 +292,7 @@ impl Writer {
     /// What is done after the answers are out.
     fn after(&mut self, bytes: u64) {
         self.room.remove_files(&self.shared);
+        self.eviction.tell(&self.shared.targets());
         let hour = self.shared.clock.now().hour();
         let moved = if self.room.log(bytes) { self.room.checkpoint(&self.conn) } else { Ok(()) };
         let rolled = if self.rolled == hour { Ok(()) } else { accounts::roll_up(&self.conn, self.shared.clock.now()) };

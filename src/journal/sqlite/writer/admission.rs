@@ -49,7 +49,7 @@ impl Writer {
     fn admit(&mut self, submission: Submission, group: &mut Group) -> rusqlite::Result<Result<RecordId, JournalError>> {
         let id = self.next;
         let need = submission.body.in_memory() as u64 + space::OVERHEAD;
-        if let Err(error) = self.make_room(need)? {
+        if let Err(error) = self.make_room(need, true, group)? {
             group.refused = Some(error.clone());
             return Ok(Err(error));
         }

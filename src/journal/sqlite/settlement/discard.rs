@@ -1,0 +1,144 @@
+//! What waits and is dropped for its age, and what both kinds of dropping share.
+//!
+//! Rule: what was leased is left alone; of what was never tried, all that goes lies before all that stays untried.
+
+use rusqlite::{Connection, params};
+
+use crate::clock::Timestamp;
+use crate::journal::sqlite::accounts::Book;
+use crate::journal::sqlite::compare;
+use crate::journal::sqlite::queue::Target;
+use crate::policy::outcome::DropReason;
+use crate::protocol::category::Quantities;
+
+use super::Pass;
+
+/// A record that is dropped.
+#[derive(Debug)]
+pub(super) struct Victim {
+    pub(super) id: u64,
+    pub(super) project: u32,
+    pub(super) size: u64,
+    pub(super) quantities: Quantities,
+}
+
+impl Pass {
+    /// Discards what waits and was accepted before `before`; returns how many. What awaits its commit is written first.
+    pub(in crate::journal::sqlite) fn discard(
+        conn: &Connection,
+        target: &std::sync::Arc<Target>,
+        (before, reason, limit): (Timestamp, DropReason, usize),
+        (now, book): (Timestamp, &mut Book),
+        passes: &mut Vec<Self>,
+    ) -> rusqlite::Result<usize> {
+        target.queue().frozen = true;
+        Self::settle(conn, target, now, book, passes)?;
+        let Some(pass) = passes.last_mut() else { return Ok(0) };
+        let more = pass.find_rows(conn, before, limit)?;
+        for victim in &pass.victims {
+            conn.prepare_cached("DELETE FROM pending WHERE target = ?1 AND record = ?2")?
+                .execute(params![target.id.0, victim.id.cast_signed()])?;
+        }
+        pass.find_next_due(conn)?;
+        if more {
+            pass.find_fresh(conn, before, limit)?;
+        }
+        if pass.last_fresh > 0 {
+            pass.advance(conn, pass.last_fresh, now)?;
+        }
+        pass.note_victims(conn, reason, (now, book))?;
+        Ok(pass.victims.len())
+    }
+
+    /// Posts that the target does not get what goes.
+    pub(super) fn note_victims(
+        &self,
+        conn: &Connection,
+        reason: DropReason,
+        (now, book): (Timestamp, &mut Book),
+    ) -> rusqlite::Result<()> {
+        for victim in &self.victims {
+            let lost = (victim.id, &victim.quantities);
+            book.note_dropped(conn, now, (self.target.id, victim.project), reason, lost)?;
+            compare::note_missed(conn, &self.target, victim.id, reason)?;
+        }
+        Ok(())
+    }
+
+    /// Between which numbers what was never tried nor leased lies: after the first, up to the second.
+    pub(super) fn untried(&self) -> (u64, u64) {
+        let queue = self.target.queue();
+        let from = queue.ready.front().map_or(queue.handed, |ready| ready.record.id.0 - 1);
+        (from.max(queue.watermark), queue.committed)
+    }
+
+    /// Rows in the order of acceptance, those leased left alone. False when one was met that is not old enough.
+    fn find_rows(&mut self, conn: &Connection, before: Timestamp, limit: usize) -> rusqlite::Result<bool> {
+        let busy = self.target.queue().leased_rows();
+        let mut rows = conn.prepare_cached(
+            "SELECT r.id, r.accepted_at, r.project, r.size, coalesce(p.quantities, r.quantities)
+             FROM pending p JOIN record r ON r.id = p.record WHERE p.target = ?1 ORDER BY p.record",
+        )?;
+        let mut rows = rows.query([self.target.id.0])?;
+        while self.victims.len() < limit {
+            let Some(row) = rows.next()? else { return Ok(true) };
+            if row.get::<_, i64>(1)?.cast_unsigned() >= before.as_millis() {
+                return Ok(false);
+            }
+            let victim = Victim::read(row)?;
+            if !busy.contains(&victim.id) {
+                self.victims.push(victim);
+            }
+        }
+        Ok(false)
+    }
+
+    /// When the next row comes due after those discarded are gone.
+    pub(super) fn find_next_due(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+        let busy = self.target.queue().leased_rows();
+        let mut rows = conn.prepare_cached("SELECT record, due FROM pending WHERE target = ?1 ORDER BY due, record")?;
+        let mut rows = rows.query([self.target.id.0])?;
+        self.next_due = Some(None);
+        while let Some(row) = rows.next()? {
+            if !busy.contains(&row.get::<_, i64>(0)?.cast_unsigned()) {
+                self.next_due = Some(Some(Timestamp::from_millis(row.get::<_, i64>(1)?.cast_unsigned())));
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// What was never tried nor leased, in the order of acceptance.
+    fn find_fresh(&mut self, conn: &Connection, before: Timestamp, limit: usize) -> rusqlite::Result<()> {
+        let (from, to) = self.untried();
+        let mut rows = conn.prepare_cached(
+            "SELECT id, accepted_at, project, size, quantities, targets FROM record
+             WHERE id > ?1 AND id <= ?2 ORDER BY id",
+        )?;
+        let mut rows = rows.query([from.cast_signed(), to.cast_signed()])?;
+        while self.victims.len() < limit {
+            let Some(row) = rows.next()? else { break };
+            if row.get::<_, i64>(1)?.cast_unsigned() >= before.as_millis() {
+                break;
+            }
+            if row.get::<_, i64>(5)? & self.target.bit() != 0 {
+                let victim = Victim::read(row)?;
+                self.last_fresh = victim.id;
+                self.victims.push(victim);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Victim {
+    fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            id: row.get::<_, i64>(0)?.cast_unsigned(),
+            project: row.get(2)?,
+            size: row.get::<_, i64>(3)?.cast_unsigned(),
+            // Unreadable quantities were counted as nothing when they were met.
+            quantities: row.get_ref(4)?.as_str().ok().and_then(|text| text.parse().ok()).unwrap_or_default(),
+        })
+    }
+}

@@ -1,0 +1,272 @@
+//! Making room: the oldest of what waits for shadows alone gives way.
+//!
+//! Rule: a record goes for all that wait for it, or for nobody. What the primary of its project waits for, what is being sent and
+//! what a dead letter shows stays, for dropping the other copies of it would free nothing. Each look is at a bounded number of
+//! records.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::{Connection, params};
+
+use crate::clock::Timestamp;
+use crate::journal::sqlite::accounts::Book;
+use crate::journal::sqlite::queue::Target;
+use crate::journal::sqlite::shared::Shared;
+use crate::journal::{Progress, TargetId};
+use crate::policy::outcome::DropReason;
+use crate::protocol::category::Quantities;
+use crate::telemetry::log::Damper;
+
+use super::{Pass, Victim, write_row};
+
+/// Records that go in one step, and records looked at for them.
+const STEP: usize = 128;
+const LOOK: usize = 1024;
+/// The fewest bytes that go in one step, where there are so many.
+const BYTES: u64 = 256 << 10;
+/// An untried record that is so far behind the first one stays: those in between would each need a row.
+const FAR: u64 = 8 * LOOK as u64;
+
+/// How often the search begins anew with the oldest: what a primary waited for may wait for shadows alone by now.
+const ANEW: Duration = Duration::from_secs(10);
+
+/// Where the search for room stands.
+#[derive(Debug, Default)]
+pub(in crate::journal::sqlite) struct Eviction {
+    /// Records up to this one were looked at, since then.
+    from: u64,
+    since: Timestamp,
+    /// The last whole lap found nothing: until something is found, each try is one look.
+    barren: bool,
+    damper: Damper<TargetId>,
+    /// Envelopes that no log line has told of yet.
+    untold: BTreeMap<TargetId, u64>,
+}
+
+/// What a step dropped.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::journal::sqlite) struct Gone {
+    /// The first of the records.
+    pub(in crate::journal::sqlite) first: u64,
+    /// The bytes of their bodies.
+    pub(in crate::journal::sqlite) bytes: u64,
+}
+
+/// A record as it is looked at.
+struct Looked {
+    id: u64,
+    project: u32,
+    size: u64,
+    quantities: String,
+    mask: i64,
+}
+
+/// How one target stands to the records of a look.
+struct Standing {
+    target: Arc<Target>,
+    watermark: u64,
+    /// What was never tried nor leased lies behind this.
+    untried: u64,
+    /// Its rows; `None`: all of the record.
+    rows: HashMap<u64, Option<String>>,
+    /// Leased, or settled since the transaction began.
+    busy: HashSet<u64>,
+    victims: Vec<Victim>,
+}
+
+impl Eviction {
+    /// Drops up to [`STEP`] of the oldest records that can go, or as many as `need` bytes take. `None` when there are none, or it is
+    /// not known yet who is the primary. `last` is the last record of the commit before.
+    pub(in crate::journal::sqlite) fn step(
+        &mut self,
+        conn: &Connection,
+        shared: &Shared,
+        need: u64,
+        (last, now, book): (u64, Timestamp, &mut Book),
+        passes: &mut Vec<Pass>,
+    ) -> rusqlite::Result<Option<Gone>> {
+        let Some(primaries) = shared.primary_bits() else { return Ok(None) };
+        let (own, targets) = (passes.len(), shared.targets());
+        for target in targets.iter() {
+            target.queue().frozen = true;
+            Pass::settle(conn, target, now, &mut *book, passes)?;
+            passes.iter_mut().last().map_or(Ok(()), |pass| pass.rise(conn, last, now))?;
+        }
+        let own = &mut passes[own..];
+        let bound = bound(&targets, &primaries).min(last);
+        if now.since(self.since) >= ANEW {
+            (self.from, self.since) = (0, now);
+        }
+        let (began, mut wrapped) = (self.from, self.from == 0);
+        loop {
+            let looked = look(conn, self.from, bound)?;
+            let is_end = looked.len() < LOOK;
+            let gone = match (looked.first(), looked.last()) {
+                (Some(first), Some(last)) => {
+                    let mut standings = standings(conn, own, (first.id, last.id))?;
+                    let (gone, reached) = choose(conn, &mut standings, &looked, &primaries, need.max(BYTES))?;
+                    self.from = if is_end && reached == last.id { 0 } else { reached };
+                    for (pass, standing) in own.iter_mut().zip(standings) {
+                        self.note(&standing);
+                        pass.give_up(conn, standing, (now, &mut *book))?;
+                    }
+                    gone
+                }
+                _ => {
+                    self.from = 0;
+                    None
+                }
+            };
+            let is_lap = wrapped && (is_end || self.from >= began && began > 0);
+            self.barren = gone.is_none() && (self.barren || is_lap);
+            if gone.is_some() || self.barren {
+                return Ok(gone);
+            }
+            wrapped |= is_end;
+        }
+    }
+
+    fn note(&mut self, standing: &Standing) {
+        if !standing.victims.is_empty() {
+            *self.untold.entry(standing.target.id).or_default() += standing.victims.len() as u64;
+        }
+    }
+
+    /// Says what went, of each target once a minute at most.
+    pub(in crate::journal::sqlite) fn tell(&mut self, targets: &[Arc<Target>]) {
+        let damper = &self.damper;
+        self.untold.retain(|id, envelopes| {
+            let tells = damper.lets_through(id);
+            if let Some(target) = targets.get(usize::from(id.0)).filter(|_| tells) {
+                let (name, why) = (&*target.name, "the journal is full: the oldest that wait for this shadow give way");
+                tracing::error!(upstream.name = name, envelopes = *envelopes, "{why}");
+            }
+            !tells
+        });
+    }
+}
+
+/// The highest number that need not be waited for by a primary: above its watermark it needs what bears its bit.
+fn bound(targets: &[Arc<Target>], primaries: &[i64]) -> u64 {
+    let used = targets.iter().filter(|target| primaries.contains(&target.bit()));
+    used.map(|target| target.queue().watermark).max().unwrap_or(u64::MAX)
+}
+
+fn look(conn: &Connection, from: u64, to: u64) -> rusqlite::Result<Vec<Looked>> {
+    let mut select = conn.prepare_cached(
+        "SELECT id, project, size, quantities, targets FROM record WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3",
+    )?;
+    let to = i64::try_from(to).unwrap_or(i64::MAX);
+    let rows = select.query_map(params![from.cast_signed(), to, LOOK as i64], |row| {
+        Ok(Looked {
+            id: row.get::<_, i64>(0)?.cast_unsigned(),
+            project: row.get(1)?,
+            size: row.get::<_, i64>(2)?.cast_unsigned(),
+            quantities: row.get(3).unwrap_or_default(),
+            mask: row.get(4)?,
+        })
+    })?;
+    rows.collect()
+}
+
+fn standings(conn: &Connection, passes: &[Pass], (first, last): (u64, u64)) -> rusqlite::Result<Vec<Standing>> {
+    let mut select =
+        conn.prepare_cached("SELECT record, quantities FROM pending WHERE target = ?1 AND record BETWEEN ?2 AND ?3")?;
+    let standing = |pass: &Pass| {
+        let rows = select.query_map(params![pass.target.id.0, first.cast_signed(), last.cast_signed()], |row| {
+            Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get(1).unwrap_or_default()))
+        })?;
+        let rows = rows.collect::<Result<_, _>>()?;
+        let (untried, _) = pass.untried();
+        let queue = pass.target.queue();
+        let busy = queue.leased_rows().into_iter().chain(queue.leases.keys().copied()).collect();
+        let watermark = queue.watermark;
+        drop(queue);
+        Ok(Standing { target: Arc::clone(&pass.target), watermark, untried, rows, busy, victims: vec![] })
+    };
+    passes.iter().map(standing).collect()
+}
+
+impl Standing {
+    fn waits(&self, record: &Looked) -> bool {
+        let is_meant = record.mask & self.target.bit() != 0;
+        is_meant && (record.id > self.watermark || self.rows.contains_key(&record.id))
+    }
+
+    /// Whether it cannot give this one up, which waits for it.
+    fn holds(&self, id: u64) -> bool {
+        let is_untried = id > self.watermark;
+        let is_held = self.busy.contains(&id) || is_untried && id <= self.untried;
+        is_held || is_untried && id - self.untried > FAR
+    }
+
+    fn victim(&mut self, record: &Looked) {
+        // Quantities that cannot be read were counted as nothing when they were met.
+        let own = self.rows.get(&record.id).and_then(Option::as_ref).unwrap_or(&record.quantities);
+        let quantities: Quantities = own.parse().unwrap_or_default();
+        self.victims.push(Victim { id: record.id, project: record.project, size: record.size, quantities });
+    }
+}
+
+/// Chooses victims, the oldest first; returns what they are, and the last record that was considered.
+fn choose(
+    conn: &Connection,
+    standings: &mut [Standing],
+    looked: &[Looked],
+    primaries: &[i64],
+    enough: u64,
+) -> rusqlite::Result<(Option<Gone>, u64)> {
+    let (mut gone, mut count, mut reached): (Option<Gone>, usize, u64) = (None, 0, 0);
+    let mut letter = conn.prepare_cached("SELECT 1 FROM dead_letter WHERE record = ?1")?;
+    for record in looked {
+        if count == STEP || gone.is_some_and(|gone| gone.bytes >= enough) {
+            break;
+        }
+        reached = record.id;
+        let primary = primaries.get(record.project as usize).copied().unwrap_or(0);
+        let waiting: Vec<usize> = (0..standings.len()).filter(|at| standings[*at].waits(record)).collect();
+        let is_held = |at: &usize| standings[*at].target.bit() == primary || standings[*at].holds(record.id);
+        if waiting.is_empty() || waiting.iter().any(is_held) || letter.exists([record.id.cast_signed()])? {
+            continue;
+        }
+        waiting.into_iter().for_each(|at| standings[at].victim(record));
+        let so_far = gone.unwrap_or(Gone { first: record.id, bytes: 0 });
+        (gone, count) = (Some(Gone { bytes: so_far.bytes + record.size, ..so_far }), count + 1);
+    }
+    Ok((gone, reached))
+}
+
+impl Pass {
+    /// Drops what was chosen. What was never tried and stays in between has a row from now on.
+    fn give_up(
+        &mut self,
+        conn: &Connection,
+        Standing { watermark, untried, victims, .. }: Standing,
+        (now, book): (Timestamp, &mut Book),
+    ) -> rusqlite::Result<()> {
+        let Some(last) = victims.last().map(|victim| victim.id) else { return Ok(()) };
+        for victim in victims.iter().filter(|victim| victim.id <= watermark) {
+            conn.prepare_cached("DELETE FROM pending WHERE target = ?1 AND record = ?2")?
+                .execute(params![self.target.id.0, victim.id.cast_signed()])?;
+        }
+        if last > watermark {
+            let gone: HashSet<u64> = victims.iter().map(|victim| victim.id).collect();
+            let mut select =
+                conn.prepare_cached("SELECT id FROM record WHERE id > ?1 AND id <= ?2 AND targets & ?3")?;
+            let range = params![untried.cast_signed(), last.cast_signed(), self.target.bit()];
+            let ids = select.query_map(range, |row| row.get::<_, i64>(0))?;
+            let ids = ids.collect::<Result<Vec<_>, _>>()?.into_iter().map(i64::cast_unsigned);
+            self.skipped.extend(ids.filter(|id| !gone.contains(id)));
+            for id in &self.skipped {
+                write_row(conn, self.target.id, *id, now, &Progress::default(), None)?;
+            }
+            self.last_fresh = last;
+            self.advance(conn, last, now)?;
+        }
+        self.victims = victims;
+        self.note_victims(conn, DropReason::Evicted, (now, book))?;
+        self.find_next_due(conn)
+    }
+}

@@ -1,0 +1,277 @@
+//! What gives way when there is no room, and what never does.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::journal::Primaries;
+use crate::journal::contract::{rejected, retry};
+use crate::policy::outcome::DropReason;
+
+const SIZE: usize = 20_000;
+/// Later than anything.
+const LATE: Timestamp = Timestamp::from_millis(1 << 50);
+
+fn tight() -> Subject {
+    Subject::sqlite_with(|settings| {
+        settings.max_size = ByteSize::mib(1);
+        settings.sync = crate::journal::Sync::Normal;
+    })
+}
+
+fn of(project: &str, targets: &[TargetId]) -> Submission {
+    let body = Body::from(Bytes::from(vec![7; SIZE]));
+    Submission { project: project.into(), body, ..submission(at(1), targets) }
+}
+
+/// The primary of everything but the project `other`.
+fn protect(journal: &SqliteJournal, primary: TargetId, of_other: Option<TargetId>) {
+    let own = of_other.into_iter().map(|target| ("other".into(), target)).collect();
+    journal.protect(Primaries { everywhere: Some(primary), own });
+}
+
+/// Appends records until one is refused; returns their numbers.
+async fn fill_up(journal: &SqliteJournal, submission: impl Fn() -> Submission, most: usize) -> Vec<u64> {
+    let mut ids = vec![];
+    while ids.len() < most {
+        match journal.append(submission()).await {
+            Ok(id) => ids.push(id.0),
+            Err(JournalError::Full(_)) => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    ids
+}
+
+/// Delivers everything that waits; returns the numbers.
+async fn deliver(journal: &SqliteJournal, target: TargetId) -> Vec<u64> {
+    let mut ids = vec![];
+    while journal.backlog(target).await.unwrap().envelopes > 0 {
+        for claim in journal.claim(target, LATE, 16).await.unwrap() {
+            ids.push(claim.record.id.0);
+            journal.settle(target, &claim.record, delivered(1));
+        }
+        journal.prune(at(0), 0).await.unwrap();
+    }
+    ids
+}
+
+fn evicted(subject: &Subject, upstream: &str) -> u64 {
+    let accounts = subject.ledger().accounts().into_iter();
+    let own = accounts.filter(|(key, _)| key.upstream.as_deref() == Some(upstream));
+    own.map(|(_, account)| account.dropped(DropReason::Evicted)).sum()
+}
+
+#[tokio::test]
+async fn the_oldest_of_a_shadow_give_way_and_the_newest_stay_through_a_crash() {
+    let mut subject = tight();
+    let (journal, _) = parts(&subject);
+    let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
+    let first = fill_up(&journal, || of("shop", &[a, b]), 500).await.len();
+    assert!(first < 60, "before anybody said who is the primary nothing gives way: {first}");
+    protect(&journal, a, None);
+    assert!(journal.append(of("shop", &[a, b])).await.is_err(), "nor what the primary waits for");
+    assert_eq!((evicted(&subject, "a"), evicted(&subject, "b")), (0, 0));
+    let mut all = vec![];
+    for _ in 0..150 {
+        deliver(&journal, a).await;
+        all.push(journal.append(of("shop", &[a, b])).await.expect("only a shadow is behind").0);
+    }
+    deliver(&journal, a).await;
+    subject.assert_balanced().await;
+    drop(journal);
+    subject.crash();
+    let (journal, _) = parts(&subject);
+    let left = deliver(&journal, b).await;
+    assert_eq!(left, all[all.len() - left.len()..], "the newest, in order, once");
+    assert!(left.len() > 20, "no more went than had to: {}", left.len());
+    assert_eq!((evicted(&subject, "a"), evicted(&subject, "b")), (0, (first + 150 - left.len()) as u64));
+    drop(journal);
+    subject.assert_balanced().await;
+}
+
+#[tokio::test]
+async fn of_two_projects_each_keeps_what_its_own_primary_waits_for() {
+    let subject = tight();
+    let (journal, _) = parts(&subject);
+    let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
+    protect(&journal, a, Some(b));
+    // What waits for `a` is a backlog of the primary, and between it a shadow's.
+    let mut own = BTreeSet::new();
+    for _ in 0..60 {
+        deliver(&journal, b).await;
+        own.insert(journal.append(of("shop", &[a, b])).await.map(|id| id.0).unwrap_or_default());
+        deliver(&journal, b).await;
+        drop(journal.append(of("other", &[a, b])).await);
+    }
+    own.remove(&0);
+    assert!(own.len() > 20, "those of the other project went for them: {}", own.len());
+    subject.assert_balanced().await;
+    deliver(&journal, b).await;
+    let left: BTreeSet<u64> = deliver(&journal, a).await.into_iter().collect();
+    assert!(own.is_subset(&left), "not one of the primary's went");
+    assert!(evicted(&subject, "a") > 10 && evicted(&subject, "b") == 0);
+    drop(journal);
+    subject.assert_balanced().await;
+}
+
+#[tokio::test]
+async fn what_is_being_sent_or_shown_stays_and_all_shadows_lose_the_same_record() {
+    let subject = tight();
+    let (journal, _) = parts(&subject);
+    let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
+    let c = journal.target("c").await.unwrap();
+    protect(&journal, a, None);
+    let ids = fill_up(&journal, || of("shop", &[b, c]), 6).await;
+    // The first is being sent to one of them, the second was refused by the other, the third waits for its turn.
+    let claims = journal.claim(b, at(9), 3).await.unwrap();
+    journal.settle(b, &claims[1].record, retry(LATE, 1, 1));
+    journal.settle(b, &claims[2].record, retry(LATE, 1, 1));
+    let refused = journal.claim(c, at(9), 2).await.unwrap();
+    journal.settle(c, &refused[1].record, rejected());
+    journal.settle(c, &refused[0].record, retry(LATE, 1, 1));
+    subject.flush().await;
+    assert!(fill_up(&journal, || of("shop", &[b, c]), 100).await.len() == 100);
+    for (target, kept) in [(b, vec![ids[1]]), (c, vec![ids[0]])] {
+        assert_eq!(journal.hasten(target, 9).await.unwrap(), 1, "of those put off only the needed ones are there");
+        let claims = journal.claim(target, LATE, 1).await.unwrap();
+        assert_eq!(claims.iter().map(|claim| claim.record.id.0).collect::<Vec<_>>(), kept);
+        journal.settle(target, &claims[0].record, delivered(1));
+    }
+    journal.settle(b, &claims[0].record, delivered(1));
+    let (of_b, of_c) = (deliver(&journal, b).await, deliver(&journal, c).await);
+    assert_eq!(of_b, of_c, "bytes come back when the last copy is gone");
+    drop(journal);
+    subject.assert_balanced().await;
+}
+
+#[tokio::test]
+async fn one_that_is_larger_than_what_could_ever_be_free_takes_nobodys_place() {
+    let subject = tight();
+    let (journal, _) = parts(&subject);
+    let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
+    protect(&journal, a, None);
+    fill_up(&journal, || of("shop", &[b]), 60).await;
+    fill_up(&journal, || of("shop", &[a]), 4).await;
+    let before = evicted(&subject, "b");
+    let refused = journal.append(large(1_000_000, &[a])).await;
+    assert!(matches!(refused, Err(JournalError::Full(_))), "{refused:?}");
+    assert_eq!(evicted(&subject, "b"), before);
+    journal.append(large(300_000, &[a])).await.unwrap();
+    assert!(evicted(&subject, "b") > before && evicted(&subject, "a") == 0);
+    drop(journal);
+    subject.assert_balanced().await;
+}
+
+#[tokio::test]
+async fn with_too_little_left_on_the_disk_what_gives_way_makes_room_within_the_file() {
+    let mut subject = Subject::sqlite();
+    let (journal, _) = parts(&subject);
+    let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
+    fill_up(&journal, || of("shop", &[a, b]), 300).await;
+    deliver(&journal, a).await;
+    drop(journal);
+    if let Subject::Sqlite { settings, .. } = &mut subject {
+        settings.min_free_disk = ByteSize::bytes(u64::MAX);
+    }
+    subject.crash();
+    let (journal, settings) = parts(&subject);
+    let size = || std::fs::metadata(&settings.path).unwrap().len();
+    let before = size();
+    protect(&journal, a, None);
+    for _ in 0..200 {
+        journal.append(of("shop", &[a, b])).await.expect("what a shadow gives up serves");
+        deliver(&journal, a).await;
+    }
+    subject.flush().await;
+    assert!(size() < before + (1 << 20), "six times as much went in: {} bytes, {before} before", size());
+    let left = deliver(&journal, b).await;
+    assert!(left.len() > 150 && left.windows(2).all(|two| two[0] < two[1]), "{}", left.len());
+    drop(journal);
+    subject.assert_balanced().await;
+}
+
+/// A number below `n` (Marsaglia's xorshift).
+fn dice(state: &mut u64, n: u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state % n
+}
+
+/// Of `a` and `b`, each the primary of one project.
+fn no_primary_lost_one(subject: &Subject, seed: u64) {
+    for (key, account) in subject.ledger().accounts() {
+        let is_primarys =
+            matches!((key.upstream.as_deref(), &*key.project), (Some("a"), "shop") | (Some("b"), "other"));
+        assert!(!is_primarys || account.dropped(DropReason::Evicted) == 0, "{key:?} {account:?}, seed {seed}");
+    }
+}
+
+#[tokio::test]
+async fn whatever_happens_each_copy_is_delivered_once_or_evicted_and_no_primary_loses_one() {
+    for seed in 1..=3_u64 {
+        let (mut subject, mut state) = (tight(), seed * 7919);
+        let mut targets = vec![];
+        for name in ["a", "b", "c"] {
+            targets.push(parts(&subject).0.target(name).await.unwrap());
+        }
+        let (mut leased, mut delivered_to, mut taken) = (vec![], vec![BTreeSet::new(); 3], 0);
+        for _ in 0..400 {
+            let (journal, _) = parts(&subject);
+            protect(&journal, targets[0], Some(targets[1]));
+            let at_random = dice(&mut state, 3) as usize;
+            match dice(&mut state, 16) {
+                0..8 => {
+                    let mask = 1 + dice(&mut state, 7);
+                    let meant: Vec<TargetId> = (0..3).filter(|n| mask & 1 << n != 0).map(|n| targets[n]).collect();
+                    let project = if dice(&mut state, 2) == 0 { "shop" } else { "other" };
+                    taken += u64::from(journal.append(of(project, &meant)).await.is_ok());
+                }
+                8..11 => {
+                    let claims = journal.claim(targets[at_random], at(9), 4).await.unwrap();
+                    leased.extend(claims.into_iter().map(|claim| (at_random, claim)));
+                }
+                11..15 if !leased.is_empty() => {
+                    let (n, claim) = leased.swap_remove(dice(&mut state, leased.len() as u64) as usize);
+                    let settlement = match dice(&mut state, 4) {
+                        0 => retry(at(dice(&mut state, 12)), 1, 1),
+                        _ => {
+                            assert!(delivered_to[n].insert(claim.record.id.0), "once");
+                            delivered(1)
+                        }
+                    };
+                    journal.settle(targets[n], &claim.record, settlement);
+                }
+                15 if dice(&mut state, 20) == 0 => {
+                    subject.flush().await;
+                    leased.clear();
+                    drop(journal);
+                    subject.crash();
+                }
+                _ => subject.flush().await,
+            }
+        }
+        let (journal, _) = parts(&subject);
+        for (n, claim) in leased {
+            assert!(delivered_to[n].insert(claim.record.id.0), "once");
+            journal.settle(targets[n], &claim.record, delivered(1));
+        }
+        for n in 0..3 {
+            for id in deliver(&journal, targets[n]).await {
+                assert!(delivered_to[n].insert(id), "once, seed {seed}");
+            }
+        }
+        drop(journal);
+        subject.assert_balanced().await;
+        no_primary_lost_one(&subject, seed);
+        assert!(evicted(&subject, "c") > 0 && taken > 60, "{taken} taken, seed {seed}");
+        let delivered: u64 = subject
+            .ledger()
+            .accounts()
+            .iter()
+            .filter(|(key, _)| key.upstream.is_some())
+            .map(|(_, account)| account.delivered)
+            .sum();
+        assert_eq!(delivered, delivered_to.iter().map(|ids| ids.len() as u64).sum::<u64>());
+    }
+}
