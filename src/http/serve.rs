@@ -96,10 +96,14 @@ async fn connection((stream, peer, _place): Accepted, app: impl App, clock: Cloc
     // Answers are small and complete; waiting for more of them helps nobody.
     drop(stream.set_nodelay(true));
     let socket = Socket::new(stream, clock.clone());
-    let cut_short = match first_byte(&socket, &stop).await {
-        None => None,
-        // On the heap, and only then: a connection on which nothing was said yet costs a socket and no buffers.
-        Some(first) => Box::pin(speak(first, &socket, peer, app.clone(), clock, stop)).await,
+    let cut_short = match beginning(&socket, app.certificate().is_some(), &stop).await {
+        Ok(None) => None,
+        // On the heap, and only then: a connection on which no request came yet costs a socket and no buffers.
+        Ok(Some(first)) => Box::pin(speak(first, &socket, peer, app.clone(), clock, stop)).await,
+        Err(why) => {
+            socket.say(why.answer().as_bytes());
+            Some(why)
+        }
     };
     if let Some(why) = cut_short {
         app.cut_short(why);
@@ -107,13 +111,22 @@ async fn connection((stream, peer, _place): Accepted, app: impl App, clock: Cloc
     socket.close().await;
 }
 
-/// Waits for the first byte of a connection. `None` when it does not come in time: nothing was asked, and nothing is to be
-/// answered.
-async fn first_byte(socket: &Socket, stop: &CancellationToken) -> Option<u8> {
-    tokio::select! {
-        first = socket.first_byte() => first,
+/// Waits for the beginning of a connection, and where that is not the business of TLS for the head of its first request, which
+/// has as long as any. `None` when nothing comes in time: nothing was asked, and nothing is to be answered.
+async fn beginning(socket: &Socket, is_tls: bool, stop: &CancellationToken) -> Result<Option<u8>, CutShort> {
+    let beginning = tokio::select! {
+        beginning = socket.beginning() => beginning,
         () = tokio::time::sleep(IDLE_TIMEOUT) => None,
         () = soon_after(stop) => None,
+    };
+    let Some(beginning) = beginning.filter(|beginning| !beginning.is_whole && !is_tls && beginning.first != HANDSHAKE)
+    else {
+        return Ok(beginning.map(|beginning| beginning.first));
+    };
+    tokio::select! {
+        whole = socket.whole_beginning() => Ok(whole.map(|whole| whole.first)),
+        () = tokio::time::sleep(HEAD_TIMEOUT) => Err(CutShort::Stalled),
+        () = soon_after(stop) => Ok(Some(beginning.first)),
     }
 }
 

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use rustix::net::Shutdown;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustix::net::{RecvFlags, Shutdown};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::clock::{Clock, Timestamp};
@@ -19,6 +19,25 @@ use crate::clock::{Clock, Timestamp};
 /// How long and how much is read away before the socket is closed.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
+
+/// So much of a request's head is waited for where it is: in the kernel, which takes less for it than the HTTP implementation.
+const PEEKED: usize = 1024;
+
+/// What came first on a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Beginning {
+    pub(super) first: u8,
+    /// There is a request's head in it, or more of one than is waited for.
+    pub(super) is_whole: bool,
+}
+
+impl Beginning {
+    fn of(head: &[u8]) -> Option<Self> {
+        let has = |end: &[u8]| memchr::memmem::find(head, end).is_some();
+        let is_whole = head.len() >= PEEKED || has(b"\r\n\r\n") || has(b"\n\n");
+        head.first().map(|first| Self { first: *first, is_whole })
+    }
+}
 
 /// A socket shared between the HTTP implementation, which reads and writes, and us, who watch and close.
 #[derive(Clone, Debug)]
@@ -42,11 +61,35 @@ impl Socket {
         }
     }
 
-    /// The first byte that there is to read, once there is one. It stays there to be read.
-    pub(super) async fn first_byte(&self) -> Option<u8> {
-        let mut first = [0];
-        // Looked at, not only waited for: a new socket counts as readable until it was tried.
-        self.stream.peek(&mut first).await.ok().filter(|n| *n == 1).map(|_| first[0])
+    /// What there is to read, once there is something. It stays there to be read.
+    pub(super) async fn beginning(&self) -> Option<Beginning> {
+        self.peek(|_| true).await
+    }
+
+    /// The same, once it is worth a look of the HTTP implementation's.
+    pub(super) async fn whole_beginning(&self) -> Option<Beginning> {
+        self.peek(|beginning| beginning.is_whole).await
+    }
+
+    async fn peek(&self, suffices: impl Fn(&Beginning) -> bool) -> Option<Beginning> {
+        loop {
+            let ready = self.stream.ready(Interest::READABLE).await.ok()?;
+            let peeked = self.stream.try_io(Interest::READABLE, || {
+                // Not a part of the connection while it waits.
+                let mut head = [0; PEEKED];
+                let (read, _) = rustix::net::recv(&*self.stream, &mut head, RecvFlags::PEEK)?;
+                let beginning = Beginning::of(&head[..read]);
+                // Nothing more comes of a side that is closed.
+                match beginning.filter(|beginning| !suffices(beginning) && !ready.is_read_closed()) {
+                    Some(_) => Err(io::ErrorKind::WouldBlock.into()),
+                    None => Ok(beginning),
+                }
+            });
+            match peeked {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return done.ok().flatten(),
+            }
+        }
     }
 
     /// Writes a last answer to a client that gets no other; it gets lost where there is no room for it.
@@ -163,5 +206,23 @@ mod tests {
         socket.write_all(b"more").await.unwrap();
         assert_eq!(socket.blocked_for(), Duration::ZERO);
         socket.shutdown().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_head_is_waited_for_where_it_is_until_it_is_whole_or_nothing_more_comes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for (rest, whole) in [(&b"host: x\r\n\r\n"[..], true), (&[b'x'; PEEKED], true), (b"", false)] {
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let socket = Socket::new(listener.accept().await.unwrap().0, Clock::system());
+            client.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+            assert_eq!(socket.beginning().await, Some(Beginning { first: b'G', is_whole: false }));
+            let mut waiting = std::pin::pin!(socket.whole_beginning());
+            assert!(poll!(waiting.as_mut()).is_pending());
+            client.write_all(rest).await.unwrap();
+            if !whole {
+                client.shutdown().await.unwrap();
+            }
+            assert_eq!(waiting.await, Some(Beginning { first: b'G', is_whole: whole }));
+        }
     }
 }

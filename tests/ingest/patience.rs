@@ -100,16 +100,20 @@ impl Stalling {
     /// One byte more of each, so that none counts as silent.
     async fn drip(&mut self) {
         for (wire, rest) in &mut self.0 {
-            wire.send(&rest.drain(..1).collect::<Vec<u8>>()).await;
+            wire.offer(&rest.drain(..1).collect::<Vec<u8>>()).await;
         }
     }
 
-    /// The rest, which must be taken.
-    async fn end(self) {
+    /// The rest of each; returns how many were taken. The others came too late to have room.
+    async fn end(self) -> usize {
+        let mut taken = 0;
         for (mut wire, rest) in self.0 {
-            wire.send(&rest).await;
-            assert_eq!(wire.answer().await.status, 200);
+            wire.offer(&rest).await;
+            let answer = wire.answer().await;
+            assert!(matches!(answer.status, 200 | 503), "{answer:?}");
+            taken += usize::from(answer.status == 200);
         }
+        taken
     }
 }
 
@@ -127,21 +131,25 @@ async fn bodies_in_memory_have_a_limit_together_and_what_fits_beside_large_ones_
         assert_eq!(answer.status, 200, "{kib} KiB: {answer:?}");
         assert!(slowest < Duration::from_secs(2), "small bodies had to wait {slowest:?}");
     }
-    // Small ones may have the rest. When that is not enough for one whose body is still coming, it is told to come again.
-    let mut small = Stalling::begin(&relay, (0..6).map(|_| of_size(63))).await;
+    // Small ones may have the rest. When there is no more for one whose body is still coming, it is told to come again.
+    let mut small = Stalling::begin(&relay, (0..5).map(|_| of_size(63))).await;
     let next = post(&keyed("/api/1/envelope/"), &close, of_size(60).as_bytes());
-    let refusal = eventually("the others have their room", SOON, async || {
+    let refusal = eventually("the others have their room", 3 * SOON, async || {
         large.drip().await;
         small.drip().await;
-        let (answer, slowest) = exchange_beside(&relay, &next, &|| of_size(2)).await;
-        assert!(slowest < Duration::from_secs(2), "small bodies had to wait {slowest:?}");
+        // One more, until there is no room even for that.
+        small.0.extend(Stalling::begin(&relay, [of_size(63)]).await.0);
+        let mut wire = Wire::connect(&relay.address()).await;
+        wire.offer(&next).await;
+        let answer = wire.answer().await;
+        wire.ends().await;
         if answer.status == 503 { Ok(answer) } else { Err(format!("{answer:?}")) }
     })
     .await;
     assert_eq!(refusal.header("retry-after"), "30");
     assert!(refusal.detail().contains("in flight"), "{refusal:?}");
-    small.end().await;
-    large.end().await;
+    assert!(small.end().await >= 4);
+    assert_eq!(large.end().await, 2);
     assert_eq!(exchange(&relay.address(), &next).await.status, 200);
     // What is encoded finds its way, too.
     let noise: Vec<u8> = (0..40_000).flat_map(|_| *uuid::Uuid::new_v4().as_bytes()).collect();
@@ -150,7 +158,7 @@ async fn bodies_in_memory_have_a_limit_together_and_what_fits_beside_large_ones_
     assert!(packed.len() > 500 * 1024);
     let request = post(&keyed("/api/1/envelope/"), &[("content-encoding", "zstd")], &packed);
     assert_eq!(exchange(&relay.address(), &request).await.status, 200);
-    assert_eq!(refused(&relay, "overloaded").await, 1.0);
+    assert!(refused(&relay, "overloaded").await >= 1.0);
     relay.finish().await;
     assert!(upstream.taken_count() >= 10);
 }
