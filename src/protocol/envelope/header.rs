@@ -86,9 +86,18 @@ impl<'de> Visitor<'de> for HeaderVisitor<'de> {
         let HeaderSpans { dsn, sent_at, trace_public_key, event_id } = &mut spans;
         for span in [dsn, sent_at, trace_public_key, event_id] {
             *span = span.take().filter(replaceable).filter(|span| !span.is_empty());
+            if let Some(span) = span {
+                readable(&self.line[span.clone()]).map_err(A::Error::custom)?;
+            }
         }
         Ok((spans, fields))
     }
+}
+
+/// A string that was only passed over may have an escape that stands for no character: then it says nothing, which is not the
+/// same as not being there.
+fn readable(string: &str) -> Result<(), serde_json::Error> {
+    if string.contains('\\') { serde_json::from_str::<Cow<'_, str>>(string).map(drop) } else { Ok(()) }
 }
 
 fn once<E: serde::de::Error>(slot: &mut Option<Range<usize>>, name: &'static str, span: Range<usize>) -> Result<(), E> {

@@ -76,6 +76,10 @@ fn the_spans_of_a_header_are_where_the_values_stand() {
     assert_eq!(text(spans.dsn), "\"http://a@b/1\"");
     assert_eq!(text(spans.trace_public_key), "\"k\"");
     assert_eq!(text(spans.sent_at), "\"now\"");
+    for unreadable in [r#"{"dsn":"http:\uDfeb"}"#, r#"{"sent_at":"\ud800"}"#, r#"{"trace":{"public_key":"\udc00x"}}"#] {
+        assert!(HeaderSpans::locate(unreadable.as_bytes()).is_err(), "{unreadable}");
+    }
+    assert!(HeaderSpans::locate(br#"{"dsn":"\ud83d\ude00"}"#).unwrap().dsn.is_some());
     let absent = HeaderSpans::locate(br#"{"dsn":null,"trace":{"a":1},"sent_at":5}"#).unwrap();
     assert_eq!(absent, HeaderSpans::default());
 }
