@@ -9,15 +9,16 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, h
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Instant, timeout, timeout_at};
 
+mod connector;
 mod localhost;
 mod stream;
 pub mod tls;
+use connector::Connector;
 use localhost::Resolver;
 pub(super) use stream::Stream;
 
@@ -76,7 +77,7 @@ pub(super) enum SendError {
 /// The connections to one upstream.
 #[derive(Clone, Debug)]
 pub(super) struct Transport {
-    client: Client<HttpsConnector<HttpConnector<Resolver>>, Contents>,
+    client: Client<Connector, Contents>,
 }
 
 impl Transport {
@@ -86,15 +87,13 @@ impl Transport {
         http.set_nodelay(true);
         http.set_connect_timeout(Some(CONNECT_TIMEOUT));
         http.set_keepalive(Some(Duration::from_secs(60)));
-        let tls = HttpsConnectorBuilder::new().with_tls_config(tls::config());
-        let connector = tls.https_or_http().enable_http1().wrap_connector(http);
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(max_in_flight)
             .http1_max_buf_size(CONNECTION_BUFFER)
-            .build(connector);
+            .build(Connector::new(http));
         Self { client }
     }
 

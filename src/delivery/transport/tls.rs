@@ -5,7 +5,7 @@
 use std::sync::LazyLock;
 
 use hyper_rustls::ConfigBuilderExt as _;
-use rustls::ClientConfig;
+use rustls::{ClientConfig, RootCertStore};
 
 static CONFIG: LazyLock<ClientConfig> = LazyLock::new(|| {
     let tls = ClientConfig::builder();
@@ -19,7 +19,15 @@ static CONFIG: LazyLock<ClientConfig> = LazyLock::new(|| {
     tls.with_no_client_auth()
 });
 
+static NOBODY: LazyLock<ClientConfig> =
+    LazyLock::new(|| ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth());
+
 /// For connections to upstreams. Clones share the authorities and the sessions to be resumed.
 pub fn config() -> ClientConfig {
     CONFIG.clone()
+}
+
+/// For connections without TLS: it trusts nobody.
+pub(super) fn nobody() -> ClientConfig {
+    NOBODY.clone()
 }
