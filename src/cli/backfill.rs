@@ -68,9 +68,10 @@ async fn begin(admin: &AdminClient, args: &Args, since: Period) -> Result<(), Fa
     let begun: BackfillStatus = admin.order("/api/backfill", &order).await.map_err(|why| admin.failure(why))?;
     if !json {
         let (found, bytes) = (begun.found, begun.bytes.unwrap_or(0));
-        let verb = if *dry_run { "would go" } else { "go" };
+        let envelopes = if found == 1 { "envelope" } else { "envelopes" };
+        let verb = if *dry_run { "would be given" } else { "to be given" };
         begun.note.iter().try_for_each(terminal::say)?;
-        terminal::say(format_args!("{found} envelopes of {bytes} bytes {verb} to {upstream}"))?;
+        terminal::say(format_args!("{found} {envelopes} of {bytes} bytes {verb} to {upstream}"))?;
     }
     if *dry_run || *detach {
         return if *json { terminal::say_json(&begun) } else { Ok(()) };

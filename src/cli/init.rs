@@ -149,6 +149,7 @@ fn by_project(dsns: &[Given]) -> Result<Vec<Project<'_>>, Failure> {
 /// The file's text; `dsn` says what is written for each.
 fn text<'a>(primary: &str, dsns: &'a [Given], projects: &[Project<'a>], dsn: impl Fn(&'a Given) -> &'a str) -> String {
     let quoted = |text: &str| toml_edit::Value::from(text).to_string().trim().to_owned();
+    let key = |name: &str| toml_edit::Key::new(name).to_string();
     let mut out = format!(
         "# Flip this line: live within a second, no restart.\nprimary = {}\n# false: new envelopes go to the primary alone.\n\
          mirror = true\n",
@@ -160,17 +161,19 @@ fn text<'a>(primary: &str, dsns: &'a [Given], projects: &[Project<'a>], dsn: imp
             continue;
         }
         seen.push(&given.upstream);
-        out += &format!("\n[upstreams.{}]\n", quoted(&given.upstream));
+        out += &format!("\n[upstreams.{}]\n", key(&given.upstream));
         out += &match given.kind() {
             Some(kind) => format!("kind = \"{}\"\n", kind.name()),
             None => "# kind = \"\"    # `switchyard check --online` finds out\n".to_owned(),
         };
     }
     for (id, project) in (1..).zip(projects) {
-        let (name, key) = (quoted(project.name), &project.key);
-        out += &format!("\n[[projects]]\nname = {name}\nid = \"{id}\"\npublic_key = \"{key}\"\n[projects.upstreams]\n");
+        let (name, public_key) = (quoted(project.name), &project.key);
+        out += &format!(
+            "\n[[projects]]\nname = {name}\nid = \"{id}\"\npublic_key = \"{public_key}\"\n[projects.upstreams]\n"
+        );
         for given in &project.dsns {
-            out += &format!("{} = {}\n", quoted(&given.upstream), quoted(dsn(given)));
+            out += &format!("{} = {}\n", key(&given.upstream), quoted(dsn(given)));
         }
     }
     out
