@@ -202,6 +202,29 @@ async fn an_order_switches_the_primary_edits_the_file_and_is_kept_with_its_reaso
 }
 
 #[tokio::test]
+async fn an_announced_reason_waits_for_its_edit_whatever_else_is_reloaded_meanwhile() {
+    let (_old, _new, plan) = two_upstreams().await;
+    let relay = plan.start().await;
+    let announced = json!({"to": "new", "reason": "as agreed", "author": "Kim", "announced": true});
+    assert_eq!(order(&relay, &[], &announced).await.status(), 200);
+    assert_eq!(relay.status().await["primary"], "old", "nothing is switched before the edit");
+    let before = fs::read_to_string(relay.config()).expect("the file");
+    relay.replace_config(&format!("{before}\n# somebody else's line\n"));
+    eventually("the other edit is loaded", SOON, async || {
+        if relay.log().contains("the configuration was reloaded") { Ok(()) } else { Err(relay.log()) }
+    })
+    .await;
+    relay.flip_to("new").await;
+    eventually("the switch is kept with its reason", SOON, async || {
+        let switch = relay.status().await["switches"][0].clone();
+        let is_kept = (&switch["reason"], &switch["author"]) == (&json!("as agreed"), &json!("Kim"));
+        if is_kept { Ok(()) } else { Err(switch.to_string()) }
+    })
+    .await;
+    relay.finish().await;
+}
+
+#[tokio::test]
 async fn an_order_that_cannot_be_carried_out_changes_nothing() {
     let (_old, _new, plan) = two_upstreams().await;
     let relay = plan.start().await;

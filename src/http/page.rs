@@ -3,7 +3,7 @@
 use maud::{DOCTYPE, Markup, html};
 
 use crate::telemetry::letters::LetterSummary;
-use crate::telemetry::status::{Status, UpstreamStatus};
+use crate::telemetry::status::{Status, SwitchStatus, UpstreamStatus};
 
 pub(super) const STYLE: &str = "
 :root{color-scheme:light dark;--line:#8884;--good:#1a7f37;--bad:#cf222e;--warn:#9a6700}
@@ -33,7 +33,7 @@ pub(super) fn render(status: &Status, letters: &[LetterSummary]) -> String {
                 (refused(status))
                 (backfills(status))
                 (dead_letters(letters))
-                (switches(status))
+                (switches(&status.switches))
             }
         }
     };
@@ -177,12 +177,12 @@ fn dead_letters(letters: &[LetterSummary]) -> Markup {
     }
 }
 
-fn switches(status: &Status) -> Markup {
+pub(super) fn switches(switches: &[SwitchStatus]) -> Markup {
     html! {
         h2 { "Switches" }
-        @if status.switches.is_empty() { p.muted { "None yet." } }
+        @if switches.is_empty() { p.muted { "None." } }
         table {
-            @for switch in &status.switches {
+            @for switch in switches {
                 tr {
                     td { (switch.at) } td { (switch.project.as_deref().unwrap_or("all projects")) }
                     td { (switch.from.as_deref().unwrap_or("")) " → " b { (switch.to) } }

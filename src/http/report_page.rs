@@ -5,7 +5,7 @@ use maud::{DOCTYPE, Markup, html};
 use crate::telemetry::report::criteria::hours;
 use crate::telemetry::report::{MissedReport, Report, UpstreamReport};
 
-use super::page::STYLE;
+use super::page::{STYLE, switches};
 
 /// What a printer gets.
 const PRINT: &str =
@@ -29,7 +29,7 @@ pub(super) fn render(report: &Report) -> String {
                 @for upstream in &report.upstreams { (upstream_part(upstream)) }
                 (intake(report))
                 (comparison(report))
-                (switches(report))
+                (switches(&report.switches))
             }
         }
     };
@@ -176,21 +176,5 @@ fn missed(loser: &str, other: &str, missed: &MissedReport) -> Markup {
             }
         }
         @if missed.count > missed.sample.len() as u64 { p.muted { "… and " (missed.count - missed.sample.len() as u64) " more" } }
-    }
-}
-
-fn switches(report: &Report) -> Markup {
-    html! {
-        h2 { "Switches" }
-        @if report.switches.is_empty() { p.muted { "None." } }
-        table {
-            @for switch in &report.switches {
-                tr {
-                    td { (switch.at) } td { (switch.project.as_deref().unwrap_or("all projects")) }
-                    td { (switch.from.as_deref().unwrap_or("")) " → " b { (switch.to) } }
-                    td { (switch.reason.as_deref().unwrap_or("")) }
-                }
-            }
-        }
     }
 }

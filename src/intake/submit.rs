@@ -15,7 +15,7 @@ use crate::policy::limits::Limits;
 use crate::policy::outcome::RefusalReason;
 use crate::policy::routing::{Project, Routing};
 use crate::policy::shadow;
-use crate::policy::shadow::caps::Caps;
+use crate::policy::shadow::caps::{Caps, Spent};
 use crate::policy::storm::{self, Storms};
 use crate::protocol::auth::{AuthError, Credentials};
 use crate::protocol::category::{Category, Quantities};
@@ -250,18 +250,7 @@ impl Intake {
         let project = Arc::clone(&project.name);
         let submission =
             Submission { accepted_at: now, project, event_id, quantities, keys, client, body, targets, withheld };
-        let journal = Arc::clone(&self.journal);
-        // A client that leaves now would otherwise release ids that the journal is about to hold.
-        let kept = tasks::to_its_end(async move {
-            // On failure the reservations are dropped, which releases them, and what was spent is given back.
-            journal.append(submission).await?;
-            if let Some(spent) = spent {
-                spent.keep();
-            }
-            fresh.into_iter().for_each(|reservation| reservation.commit(now));
-            Ok::<(), JournalError>(())
-        });
-        kept.await?;
+        self.keep(submission, fresh, spent).await?;
         Ok(receipt)
     }
 
@@ -291,25 +280,38 @@ impl Intake {
                 return if is_check_in { Ok(receipt) } else { Err(Refusal::Limited(vec![limit])) };
             }
         }
-        let now = self.clock.now();
-        let (to, spent) = self.recipients(&view, &project, Sight::of_request(&quantities), now).await;
+        let accepted_at = self.clock.now();
+        let (to, spent) = self.recipients(&view, &project, Sight::of_request(&quantities), accepted_at).await;
         client.left_out = to.left_out;
         let Recipients { targets, withheld, .. } = to;
-        let (accepted_at, project) = (now, Arc::clone(&project.name));
+        let project = Arc::clone(&project.name);
         let receipt = Receipt { event_id: None, project: Arc::clone(&project), limits: vec![] };
         let (event_id, keys) = (None, vec![]);
         let submission =
             Submission { accepted_at, project, event_id, quantities, keys, client, body, targets, withheld };
-        let journal = Arc::clone(&self.journal);
+        self.keep(submission, vec![], spent).await?;
+        Ok(receipt)
+    }
+
+    /// Hands a submission to the journal, with the reservations it rests on and what it uses up of caps.
+    async fn keep(
+        &self,
+        submission: Submission,
+        reserved: Vec<Reservation>,
+        spent: Option<Spent>,
+    ) -> Result<(), JournalError> {
+        let (journal, now) = (Arc::clone(&self.journal), submission.accepted_at);
+        // A client that leaves now would otherwise release ids that the journal is about to hold.
         let kept = tasks::to_its_end(async move {
+            // On failure the reservations are dropped, which releases them, and what was spent is given back.
             journal.append(submission).await?;
             if let Some(spent) = spent {
                 spent.keep();
             }
-            Ok::<(), JournalError>(())
+            reserved.into_iter().for_each(|reservation| reservation.commit(now));
+            Ok(())
         });
-        kept.await?;
-        Ok(receipt)
+        kept.await
     }
 
     /// Reserves the keys of an envelope's items; returns those that are ours now, and the keys that are repeats.

@@ -93,32 +93,12 @@ impl Letters {
         Ok(targets)
     }
 
-    /// Forgets those that `pick` means; returns how many.
-    pub(super) fn discard(
+    /// Takes out those that `pick` means, to wait again when it is a `retry`, else for good; returns how many.
+    pub(super) fn take_out(
         &mut self,
         conn: &Connection,
         shared: &Shared,
-        (pick, limit): (&Pick, usize),
-        (now, book): (Timestamp, &mut Book),
-        passes: &mut Vec<Pass>,
-    ) -> rusqlite::Result<usize> {
-        let mut count = 0;
-        for (target, records) in meant(conn, shared, pick, limit)? {
-            Pass::settle(conn, &target, now, &mut *book, passes)?;
-            let Some(pass) = passes.last_mut() else { continue };
-            for retried in records.into_values() {
-                count += self.remove(conn, pass, &retried.letters)?;
-            }
-        }
-        Ok(count)
-    }
-
-    /// Lets those that `pick` means wait again; returns how many.
-    pub(super) fn retry(
-        &mut self,
-        conn: &Connection,
-        shared: &Shared,
-        (pick, limit): (&Pick, usize),
+        (pick, limit, retry): (&Pick, usize, bool),
         (now, book): (Timestamp, &mut Book),
         passes: &mut Vec<Pass>,
     ) -> rusqlite::Result<usize> {
@@ -127,7 +107,7 @@ impl Letters {
             Pass::settle(conn, &target, now, &mut *book, passes)?;
             let Some(pass) = passes.last_mut() else { continue };
             for Retried { letters, again } in records.into_values() {
-                if pass.take_up(conn, again, now, (now, &mut *book))? {
+                if !retry || pass.take_up(conn, again, now, (now, &mut *book))? {
                     count += self.remove(conn, pass, &letters)?;
                 }
             }

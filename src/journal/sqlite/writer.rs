@@ -206,9 +206,8 @@ impl Writer {
             }
             Command::Letters { retry, pick, limit, reply } => {
                 group.answers.push(Answer::Count(reply, 0));
-                let act = if retry { Letters::retry } else { Letters::discard };
-                let (book, passes) = (&mut group.book, &mut group.passes);
-                let count = act(&mut self.letters, &self.conn, &self.shared, (&pick, limit), (now, book), passes)?;
+                let (which, books) = ((&pick, limit, retry), (now, &mut group.book));
+                let count = self.letters.take_out(&self.conn, &self.shared, which, books, &mut group.passes)?;
                 group.counted(count);
             }
             Command::Backfill(target, step, reply) => {
