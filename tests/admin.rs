@@ -2,6 +2,8 @@
 //!
 //! Rule: everything goes through the listeners of the real daemon, and every test ends with balanced accounts and an orderly end.
 
+#[path = "admin/pages.rs"]
+mod pages;
 mod support;
 
 use std::fs;
@@ -245,7 +247,21 @@ async fn an_order_that_cannot_be_carried_out_changes_nothing() {
     assert_eq!(broken.status(), 409);
     assert_eq!(fs::read_to_string(relay.config()).expect("the file"), format!("{before}\nnonsense = = 1\n"));
     assert_eq!(relay.status().await["primary"], "old");
-    relay.replace_config(&before);
+    // And what the file cannot be used with is taken out of it again.
+    let with_third = format!("{before}\n[upstreams.third]   # no project has a DSN there\n");
+    relay.replace_config(&with_third);
+    eventually("the third upstream is there", SOON, async || match relay.status().await["upstreams"].clone() {
+        all if all.as_array().is_some_and(|all| all.len() == 3) => Ok(()),
+        all => Err(all.to_string()),
+    })
+    .await;
+    let unusable = order(&relay, &[], &json!({"to": "third"})).await;
+    assert_eq!(unusable.status(), 409);
+    let why = unusable.text().await.expect("a body");
+    assert!(why.contains("this project has no DSN at its primary"), "{why}");
+    assert_eq!(fs::read_to_string(relay.config()).expect("the file"), with_third);
+    let status = relay.status().await;
+    assert_eq!((&status["primary"], &status["config"]["error"]), (&json!("old"), &Value::Null));
     relay.finish().await;
 }
 

@@ -14,6 +14,7 @@ mod clients {
     pub(crate) mod items;
     mod legacy;
     mod node;
+    mod operator;
     pub(crate) mod program;
     mod python;
     mod rust;

@@ -105,10 +105,26 @@ impl Daemon {
         drop(reply.send(outcome.map_err(|detail| SwitchRefusal { detail })));
     }
 
+    /// Changes the file and loads it. When it cannot be used so, the line is put back.
     async fn edit(&mut self, to: &str) -> Result<(), String> {
-        let (path, name) = (self.path.clone(), to.to_owned());
-        tasks::blocking(move || edit::set_primary(&path, &name)).await.map_err(|error| error.to_string())?;
+        let before = self.write_primary(to).await?;
         self.reload().await;
-        if *self.config.primary == *to { Ok(()) } else { Err(self.status.error.clone().unwrap_or_default()) }
+        if *self.config.primary == *to {
+            return Ok(());
+        }
+        let mut why = self.status.error.clone().unwrap_or_default();
+        if let Some(before) = before.filter(|before| before != to) {
+            match self.write_primary(&before).await {
+                Ok(_) => self.reload().await,
+                Err(error) => why = format!("{why}\nand the line could not be put back: {error}"),
+            }
+        }
+        Err(why)
+    }
+
+    /// Changes the line `primary` of the file; the name that stood there.
+    async fn write_primary(&self, name: &str) -> Result<Option<String>, String> {
+        let (path, name) = (self.path.clone(), name.to_owned());
+        tasks::blocking(move || edit::set_primary(&path, &name)).await.map_err(|error| error.to_string())
     }
 }

@@ -1,22 +1,20 @@
 //! The admin listener: metrics, health, status, and switching the primary.
 //!
-//! Reading is free on loopback; from elsewhere, and for changes that a browser asks for, the token is needed.
-
-use std::net::SocketAddr;
+//! Who may do what is told by [`access`](super::access); what a page changes, [`changes`](super::changes) asks for here.
 
 use axum::Json;
-use axum::extract::{FromRequestParts, Query, State};
+use axum::extract::{Query, RawQuery, State};
 use axum::response::{IntoResponse, Response};
-use http::request::Parts;
-use http::{HeaderMap, StatusCode, header};
+use http::{StatusCode, header};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use subtle::ConstantTimeEq as _;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::telemetry::report::Report;
 use crate::units::Period;
 
+use super::access::{Changer, Fields, Reader, Visitor};
+use super::forms::{Outcome, Viewer};
 use super::report::{self, NoReport};
 use super::state::Admin;
 use super::{letters, page, report_page, scrape};
@@ -51,17 +49,20 @@ pub type Control = mpsc::Sender<SwitchOrder>;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SwitchBody {
-    to: String,
-    reason: Option<String>,
-    author: Option<String>,
+    pub(super) to: String,
+    pub(super) reason: Option<String>,
+    pub(super) author: Option<String>,
     #[serde(default)]
-    announced: bool,
+    pub(super) announced: bool,
 }
+
+/// Why something cannot be done: the status and the words.
+pub(super) type Refused = (StatusCode, String);
 
 /// How many dead letters the page shows.
 const LETTERS: usize = 10;
 /// Longer reasons and names are cut.
-const LONGEST_WORDS: usize = 500;
+pub(super) const LONGEST_WORDS: usize = 500;
 
 pub(super) async fn healthz() -> &'static str {
     "alive\n"
@@ -83,9 +84,12 @@ pub(super) async fn status(_: Reader, State(admin): State<Admin>) -> Response {
     Json(scrape::status(&admin).await).into_response()
 }
 
-pub(super) async fn page(_: Reader, State(admin): State<Admin>) -> Response {
+pub(super) async fn page(visitor: Visitor, State(admin): State<Admin>, RawQuery(query): RawQuery) -> Response {
     let letters = letters::newest(&admin, LETTERS).await;
-    html(page::render(&scrape::status(&admin).await, &letters))
+    let outcome = Outcome::read(Fields::parse(query.unwrap_or_default().as_bytes()).get("done"));
+    let has_token = admin.view.load().token.is_some();
+    let viewer = Viewer { session: visitor.session, has_token, outcome };
+    html(page::render(&scrape::status(&admin).await, &letters, &viewer))
 }
 
 /// What `/report` and `/api/report` may be asked.
@@ -100,7 +104,7 @@ pub(super) async fn report(_: Reader, State(admin): State<Admin>, Query(query): 
     make_report(&admin, &query).await.map_or_else(|why| no_report(&why), |report| Json(report).into_response())
 }
 
-pub(super) async fn report_page(_: Reader, State(admin): State<Admin>, Query(query): Query<ReportQuery>) -> Response {
+pub(super) async fn report_page(_: Visitor, State(admin): State<Admin>, Query(query): Query<ReportQuery>) -> Response {
     let report = make_report(&admin, &query).await;
     report.map_or_else(|why| no_report(&why), |report| html(report_page::render(&report)))
 }
@@ -118,16 +122,19 @@ fn no_report(why: &NoReport) -> Response {
     refuse(status, &why.to_string())
 }
 
-fn html(html: String) -> Response {
-    let headers = [
-        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
-        (header::CACHE_CONTROL, "no-store"),
-    ];
-    (headers, html).into_response()
+pub(super) fn html(html: String) -> Response {
+    ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], html).into_response()
 }
 
 pub(super) async fn switch(_: Changer, State(admin): State<Admin>, Json(body): Json<SwitchBody>) -> Response {
+    match order(&admin, body).await {
+        Ok(()) => Json(json!({ "primary": admin.view().routing.primary })).into_response(),
+        Err((status, why)) => refuse(status, &why),
+    }
+}
+
+/// Has a switch carried out: it is live when this returns, unless it is only announced.
+pub(super) async fn order(admin: &Admin, body: SwitchBody) -> Result<(), Refused> {
     let cut = |text: Option<String>| text.map(|text| text.chars().take(LONGEST_WORDS).collect::<String>());
     let (reply, outcome) = oneshot::channel();
     let SwitchBody { to, reason, author, announced } = body;
@@ -136,54 +143,8 @@ pub(super) async fn switch(_: Changer, State(admin): State<Admin>, Json(body): J
         Ok(()) => outcome.await.ok(),
         Err(_) => None,
     };
-    match done {
-        Some(Ok(())) => Json(json!({ "primary": admin.view().routing.primary })).into_response(),
-        Some(Err(refusal)) => (StatusCode::CONFLICT, Json(refusal)).into_response(),
-        None => refuse(StatusCode::SERVICE_UNAVAILABLE, "shutting down"),
-    }
-}
-
-/// Proof that the request may read.
-pub(super) struct Reader;
-
-/// Proof that the request may change something.
-pub(super) struct Changer;
-
-impl FromRequestParts<Admin> for Reader {
-    type Rejection = Response;
-
-    async fn from_request_parts(parts: &mut Parts, admin: &Admin) -> Result<Self, Response> {
-        if is_loopback(parts) || has_token(&parts.headers, admin) {
-            return Ok(Self);
-        }
-        Err(refuse(StatusCode::UNAUTHORIZED, "from other machines the admin token is needed: Authorization: Bearer …"))
-    }
-}
-
-impl FromRequestParts<Admin> for Changer {
-    type Rejection = Response;
-
-    async fn from_request_parts(parts: &mut Parts, admin: &Admin) -> Result<Self, Response> {
-        // A page from anywhere can make a browser on this machine send a POST; browsers always say that they are one.
-        let is_browser = ["origin", "sec-fetch-site", "referer"].iter().any(|name| parts.headers.contains_key(*name));
-        if has_token(&parts.headers, admin) || (is_loopback(parts) && !is_browser) {
-            return Ok(Self);
-        }
-        Err(refuse(StatusCode::FORBIDDEN, "changes need the admin token: Authorization: Bearer …"))
-    }
-}
-
-fn is_loopback(parts: &Parts) -> bool {
-    parts.extensions.get::<SocketAddr>().is_some_and(|peer| peer.ip().to_canonical().is_loopback())
-}
-
-fn has_token(headers: &HeaderMap, admin: &Admin) -> bool {
-    let sent = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let sent = sent.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim);
-    match (&admin.view.load().token, sent) {
-        (Some(token), Some(sent)) => token.expose().as_bytes().ct_eq(sent.as_bytes()).into(),
-        _ => false,
-    }
+    let done = done.ok_or_else(|| (StatusCode::SERVICE_UNAVAILABLE, "shutting down".to_owned()))?;
+    done.map_err(|refusal| (StatusCode::CONFLICT, refusal.detail))
 }
 
 pub(super) fn refuse(status: StatusCode, detail: &str) -> Response {

@@ -13,7 +13,8 @@ use crate::journal::{JournalError, RecordId, TargetId};
 use crate::telemetry::backfill::{BackfillEnd, BackfillOrder, BackfillStatus, Backfills};
 use crate::units::Period;
 
-use super::admin::{Changer, Reader, refuse};
+use super::access::{Changer, Reader};
+use super::admin::{Refused, refuse};
 use super::state::Admin;
 
 pub(super) async fn show(_: Reader, State(admin): State<Admin>) -> Response {
@@ -42,20 +43,20 @@ pub(super) async fn begin(_: Changer, State(admin): State<Admin>, Json(order): J
 }
 
 pub(super) async fn cancel(_: Changer, State(admin): State<Admin>, Json(end): Json<BackfillEnd>) -> Response {
-    let none = || refuse(StatusCode::NOT_FOUND, &format!("no backfill of {} is running", end.upstream));
-    let Some(target) = target(&admin, &end.upstream) else { return none() };
-    let running = match admin.journal.backfills().await {
-        Ok(all) => all.iter().any(|backfill| backfill.scope.target == target && backfill.is_running()),
-        Err(error) => return failed(&error),
-    };
-    if !running {
-        return none();
+    let ended = stop(&admin, &end.upstream).await;
+    ended.map_or_else(|(status, why)| refuse(status, &why), |ended| Json(ended).into_response())
+}
+
+/// Ends the backfill of an upstream.
+pub(super) async fn stop(admin: &Admin, upstream: &str) -> Result<BackfillStatus, Refused> {
+    let none = || (StatusCode::NOT_FOUND, format!("no backfill of {upstream} is running"));
+    let target = target(admin, upstream).ok_or_else(none)?;
+    let all = admin.journal.backfills().await.map_err(|error| unavailable(&error))?;
+    if !all.iter().any(|backfill| backfill.scope.target == target && backfill.is_running()) {
+        return Err(none());
     }
-    match admin.journal.backfill(target, BackfillStep::Cancel).await {
-        Ok(Some(backfill)) => Json(status(&admin, &backfill)).into_response(),
-        Ok(None) => none(),
-        Err(error) => failed(&error),
-    }
+    let ended = admin.journal.backfill(target, BackfillStep::Cancel).await.map_err(|error| unavailable(&error))?;
+    ended.map(|backfill| status(admin, &backfill)).ok_or_else(none)
 }
 
 /// Counts what there is, and begins unless that was all that was asked. `None` when one is running.
@@ -148,6 +149,11 @@ fn status(admin: &Admin, backfill: &Backfill) -> BackfillStatus {
     }
 }
 
+fn unavailable(error: &JournalError) -> Refused {
+    (StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+}
+
 fn failed(error: &JournalError) -> Response {
-    refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string())
+    let (status, why) = unavailable(error);
+    refuse(status, &why)
 }

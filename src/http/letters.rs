@@ -19,7 +19,8 @@ use crate::journal::{JournalError, Letter, Pick, Record, TargetId};
 use crate::tasks;
 use crate::telemetry::letters::{LetterDetail, LetterItem, LetterPage, LetterPick, LetterSummary, LettersChanged};
 
-use super::admin::{Changer, Reader, refuse};
+use super::access::{Changer, Reader};
+use super::admin::{Refused, refuse};
 use super::state::Admin;
 
 /// How many are listed when nothing is asked, and at most.
@@ -33,9 +34,6 @@ const SHOWN: u64 = 2000;
 const ITEMS: usize = 100;
 /// How much of a file is read at once.
 const PIECE: u64 = 64 << 10;
-
-/// Why something cannot be done: the status and the words.
-type Refused = (StatusCode, String);
 
 /// The query of the list.
 #[derive(Debug, Default, Deserialize)]
@@ -86,29 +84,28 @@ pub(super) async fn envelope(_: Reader, State(admin): State<Admin>, Path(id): Pa
 }
 
 pub(super) async fn retry(_: Changer, State(admin): State<Admin>, Json(pick): Json<LetterPick>) -> Response {
-    change(&admin, pick, true).await
+    changed(change(&admin, &pick, true).await)
 }
 
 pub(super) async fn discard(_: Changer, State(admin): State<Admin>, Json(pick): Json<LetterPick>) -> Response {
-    change(&admin, pick, false).await
+    changed(change(&admin, &pick, false).await)
 }
 
-async fn change(admin: &Admin, pick: LetterPick, retry: bool) -> Response {
-    let picks = match picks(admin, &pick) {
-        Ok(picks) => picks,
-        Err((status, why)) => return refuse(status, &why),
-    };
+fn changed(done: Result<LettersChanged, Refused>) -> Response {
+    done.map_or_else(|(status, why)| refuse(status, &why), |done| Json(done).into_response())
+}
+
+/// Retries what is meant, or forgets it.
+pub(super) async fn change(admin: &Admin, pick: &LetterPick, retry: bool) -> Result<LettersChanged, Refused> {
     let mut done = LettersChanged::default();
-    for pick in picks {
-        match change_some(admin, pick, retry).await {
-            Ok(some) => (done.changed, done.left) = (done.changed + some.changed, done.left + some.left),
-            Err(error) => return failed(&error),
-        }
+    for one in picks(admin, pick)? {
+        let some = change_some(admin, one, retry).await.map_err(|error| unavailable(&error))?;
+        (done.changed, done.left) = (done.changed + some.changed, done.left + some.left);
     }
-    if let ([id], true) = (pick.ids.as_slice(), done == LettersChanged::default()) {
-        return unknown(*id);
+    match pick.ids.as_slice() {
+        [id] if done == LettersChanged::default() => Err((StatusCode::NOT_FOUND, no_such(*id))),
+        _ => Ok(done),
     }
-    Json(done).into_response()
 }
 
 /// What is retried must be young enough to be delivered.
@@ -168,6 +165,13 @@ fn target(admin: &Admin, name: &str) -> Result<TargetId, Refused> {
 pub(super) async fn newest(admin: &Admin, limit: usize) -> Vec<LetterSummary> {
     let letters = admin.journal.letters(Pick::default(), u64::MAX, limit).await.unwrap_or_default();
     letters.iter().map(summary).collect()
+}
+
+/// One of them.
+pub(super) async fn one(admin: &Admin, id: u64) -> Result<LetterSummary, Refused> {
+    let pick = Pick { id: Some(id), ..Pick::default() };
+    let letters = admin.journal.letters(pick, u64::MAX, 1).await.map_err(|error| unavailable(&error))?;
+    letters.first().map(summary).ok_or_else(|| (StatusCode::NOT_FOUND, no_such(id)))
 }
 
 fn summary(letter: &Letter) -> LetterSummary {
@@ -247,12 +251,21 @@ fn in_pieces(file: Arc<BodyFile>) -> Answer {
     Answer::from_stream(pieces)
 }
 
+fn no_such(id: u64) -> String {
+    format!("there is no dead letter {id}")
+}
+
 fn unknown(id: u64) -> Response {
-    refuse(StatusCode::NOT_FOUND, &format!("there is no dead letter {id}"))
+    refuse(StatusCode::NOT_FOUND, &no_such(id))
+}
+
+fn unavailable(error: &JournalError) -> Refused {
+    (StatusCode::SERVICE_UNAVAILABLE, error.to_string())
 }
 
 fn failed(error: &JournalError) -> Response {
-    refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string())
+    let (status, why) = unavailable(error);
+    refuse(status, &why)
 }
 
 #[cfg(test)]

@@ -1,11 +1,14 @@
 //! The two listeners: the public one for SDKs, the admin one for operators. The only user of axum.
 
+mod access;
 mod admin;
 mod backfill;
 mod body;
+mod changes;
 mod crash;
 mod cut_short;
 mod error;
+mod forms;
 mod ingest;
 mod letters;
 mod listen;
@@ -20,6 +23,7 @@ mod report_page;
 mod routes;
 mod scrape;
 mod serve;
+mod session;
 pub mod settings;
 pub mod sink;
 mod socket;

@@ -5,34 +5,44 @@ use maud::{DOCTYPE, Markup, html};
 use crate::telemetry::letters::LetterSummary;
 use crate::telemetry::status::{Status, SwitchStatus, UpstreamStatus};
 
+use super::forms::Viewer;
+
 pub(super) const STYLE: &str = "
 :root{color-scheme:light dark;--line:#8884;--good:#1a7f37;--bad:#cf222e;--warn:#9a6700}
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem}
 h1{font-size:1.3rem;margin:0}h2{font-size:1.05rem;margin:2rem 0 .5rem}
 table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.35rem .6rem;border-bottom:1px solid var(--line)}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.good{color:var(--good)}.bad{color:var(--bad)}.warn{color:var(--warn)}
-.muted{opacity:.7}.banner{padding:.6rem .8rem;border:1px solid currentColor;border-radius:.4rem;margin:1rem 0;white-space:pre-wrap}";
+.muted{opacity:.7}.banner{padding:.6rem .8rem;border:1px solid currentColor;border-radius:.4rem;margin:1rem 0;white-space:pre-wrap}
+nav{display:flex;flex-wrap:wrap;gap:.5rem;align-items:center;margin:1rem 0}.end{margin-left:auto}td.act{white-space:nowrap}td form{display:inline-block;margin-right:.4rem}
+button,input{font:inherit;color:inherit;background:#8881;border:1px solid var(--line);border-radius:.4rem;padding:.25rem .7rem}
+button{cursor:pointer}button:hover{border-color:currentColor}button.main,button.drop{background:#1a7f37;color:#fff}button.drop{background:#b31d28}
+.narrow{max-width:42rem}.narrow li{margin:.4rem 0}.tall{display:grid;gap:1rem;margin:1.5rem 0;justify-items:start}
+.tall label{display:grid;gap:.25rem;width:100%}code{overflow-wrap:anywhere}
+@media(max-width:60rem){table{display:block;overflow-x:auto}}
+@media(prefers-color-scheme:dark){:root{--good:#3fb950;--bad:#ff7b72;--warn:#d29922}}";
 
 /// The page.
-pub(super) fn render(status: &Status, letters: &[LetterSummary]) -> String {
+pub(super) fn render(status: &Status, letters: &[LetterSummary], viewer: &Viewer) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width";
-                meta http-equiv="refresh" content="5";
+                meta http-equiv="refresh" content=(viewer.refresh());
                 title { "Switchyard: primary " (status.primary) }
                 style { (maud::PreEscaped(STYLE)) }
             }
             body {
                 (head(status))
+                (viewer.bar(status))
                 (upstreams(status))
                 @for upstream in &status.upstreams { (accounts(upstream)) }
                 (outages(status))
                 (refused(status))
-                (backfills(status))
-                (dead_letters(letters))
+                (backfills(status, viewer))
+                (dead_letters(letters, viewer))
                 (switches(&status.switches))
             }
         }
@@ -142,16 +152,17 @@ fn refused(status: &Status) -> Markup {
     }
 }
 
-fn backfills(status: &Status) -> Markup {
+fn backfills(status: &Status, viewer: &Viewer) -> Markup {
     html! {
         @if !status.backfills.is_empty() {
             h2 { "Backfills" }
             table {
-                tr { th { "Upstream" } th { "Projects" } th { "Since" } th { "State" } th.n { "Handed over" } th.n { "Found" } }
+                tr { th { "Upstream" } th { "Projects" } th { "Since" } th { "State" } th.n { "Handed over" } th.n { "Found" } (viewer.heading()) }
                 @for backfill in &status.backfills {
                     tr {
                         td { (backfill.upstream) } td { (backfill.projects.join(", ")) } td { (backfill.since) }
                         td { (backfill.state) } td.n { (backfill.taken) } td.n { (backfill.found) }
+                        (viewer.backfill(&backfill.upstream, &backfill.state))
                     }
                 }
             }
@@ -159,16 +170,17 @@ fn backfills(status: &Status) -> Markup {
     }
 }
 
-fn dead_letters(letters: &[LetterSummary]) -> Markup {
+fn dead_letters(letters: &[LetterSummary], viewer: &Viewer) -> Markup {
     html! {
         @if !letters.is_empty() {
             h2 { "Newest dead letters" }
             table {
-                tr { th.n { "Number" } th { "Refused at" } th { "Upstream" } th { "Project" } th { "Why" } th { "Answer" } }
+                tr { th.n { "Number" } th { "Refused at" } th { "Upstream" } th { "Project" } th { "Why" } th { "Answer" } (viewer.heading()) }
                 @for letter in letters {
                     tr {
                         td.n { (letter.id) } td { (letter.at) } td { (letter.upstream) } td { (letter.project) } td { (letter.reason) }
                         td { @if let Some(status) = letter.status { (status) " " } (letter.answer.chars().take(200).collect::<String>()) }
+                        (viewer.letter(letter))
                     }
                 }
             }

@@ -26,7 +26,7 @@ use super::ingest::ForProject;
 use super::serve::{App, serve};
 use super::state::{Admin, Public};
 use super::tls::Certificate;
-use super::{admin, backfill, crash, ingest, letters, proxy};
+use super::{admin, backfill, changes, crash, ingest, letters, proxy};
 
 /// What SDKs reach.
 fn public(state: Arc<Public>) -> Router {
@@ -62,9 +62,15 @@ fn public(state: Arc<Public>) -> Router {
 }
 
 /// What operators reach.
-fn operators(state: Admin) -> Router {
+pub(super) fn operators(state: Admin) -> Router {
     Router::new()
         .route("/", get(admin::page))
+        .route("/login", get(changes::sign_in_page).post(changes::sign_in))
+        .route("/logout", post(changes::sign_out))
+        .route("/switch", get(changes::switch_page).post(changes::switch))
+        .route("/dead-letters/retry", post(changes::retry))
+        .route("/dead-letters/discard", get(changes::discard_page).post(changes::discard))
+        .route("/backfill/cancel", post(changes::cancel_backfill))
         .route("/metrics", get(admin::metrics))
         .route("/healthz", get(admin::healthz))
         .route("/readyz", get(admin::readyz))
@@ -241,7 +247,24 @@ struct AdminApp(Router);
 impl App for AdminApp {
     async fn answer(&self, peer: SocketAddr, mut request: Request<Body>) -> Response {
         request.extensions_mut().insert(peer);
-        self.0.clone().oneshot(request).await.unwrap_or_else(|never| match never {})
+        let mut response = self.0.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
+        confine(&mut response);
+        response
+    }
+}
+
+/// What a browser may do with what operators get: show it, keep none of it, and send forms to where it came from.
+fn confine(response: &mut Response) {
+    let policy =
+        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, policy),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::REFERRER_POLICY, "same-origin"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
 }
 

@@ -26,6 +26,7 @@ use crate::units::Secret;
 use super::admin::Control;
 use super::body::Room;
 use super::proxy::Proxy;
+use super::session::Sessions;
 use super::settings::{Server, TunnelPath};
 use super::tls::Certificate;
 
@@ -123,6 +124,7 @@ pub struct Admin {
     pub(super) started_at: Timestamp,
     pub(super) readiness: Readiness,
     pub(super) control: Control,
+    pub(super) sessions: Sessions,
     /// Notified when a backfill begins.
     pub(super) backfill_begun: Arc<Notify>,
     /// Held while the metrics are brought up to date and written: two at once would count what is new twice.
@@ -150,14 +152,19 @@ impl Admin {
             started_at,
             readiness,
             control,
+            sessions: Sessions::default(),
             backfill_begun: Arc::default(),
             scraping: Arc::default(),
         }
     }
 
-    /// Follows a changed configuration, or a changed state of its file.
+    /// Follows a changed configuration, or a changed state of its file. Another token ends all sessions.
     pub fn configure(&self, view: View) {
-        self.view.store(Arc::new(view));
+        let token = view.token.clone();
+        let before = self.view.swap(Arc::new(view));
+        if before.token != token {
+            self.sessions.end_all();
+        }
     }
 
     /// Waits until a backfill is begun.
