@@ -82,7 +82,8 @@ impl<'de> Deserialize<'de> for TunnelPath {
 pub struct Admin {
     /// The address listened on.
     pub listen: SocketAddr,
-    /// Asked for as `Authorization: Bearer` from everywhere but loopback.
+    /// Asked for from everywhere but loopback, as `Authorization: Bearer` or to sign in on the status page, and for every change that
+    /// is made in a browser.
     pub token: Option<Secret>,
 }
 
