@@ -34,6 +34,7 @@ use crate::telemetry::observations::Observations;
 use crate::telemetry::status::ConfigStatus;
 
 mod backfilling;
+mod canary;
 mod caps;
 mod renewal;
 mod reporting;

@@ -63,6 +63,7 @@ fn the_commented_example_has_every_option_at_its_default() {
     assert_eq!(config.journal, journal::Settings::default());
     assert_eq!(config.dedup, policy::dedup::Settings::default());
     assert_eq!(config.limits, policy::limits::Limits::default());
+    assert_eq!(config.canary, policy::canary::Settings::default());
     assert_eq!(config.upstreams["sentry"], delivery::settings::Settings::default());
 }
 
@@ -83,6 +84,9 @@ fn the_commented_example_lacks_no_option() {
             upstream["shadow"].as_table().unwrap().clone(),
             serde_json::to_value(policy::shadow::Settings::default()).unwrap(),
         ),
+        (written("canary"), serde_json::to_value(policy::canary::Settings::default()).unwrap()),
+        // There is no default: what stands there is asked for.
+        (upstream["canary"].as_table().unwrap().clone(), serde_json::json!({"read_back": 0, "token": 0})),
         (upstream, serde_json::to_value(delivery::settings::Settings::default()).unwrap()),
         // Not serialisable, because of its token.
         (written("admin"), serde_json::json!({"listen": 0, "token": 0})),

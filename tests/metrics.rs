@@ -22,6 +22,8 @@ switchyard_backlog_oldest_seconds gauge upstream
 switchyard_balance_difference_items gauge upstream
 switchyard_batch_poison_events_total counter upstream
 switchyard_build_info gauge commit version
+switchyard_canary_age_seconds gauge upstream
+switchyard_canary_success gauge upstream
 switchyard_client_reports_total counter project upstream
 switchyard_config_last_reload_success_timestamp_seconds gauge
 switchyard_config_reload_success gauge

@@ -10,14 +10,12 @@ use std::time::Duration;
 use reqwest::Client;
 use reqwest::redirect::Policy;
 use serde::Serialize;
-use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::protocol::envelope::Envelope;
 use crate::protocol::event_id::EventId;
-use crate::protocol::item::ItemType;
+use crate::protocol::marked::{self, Mark};
 use crate::telemetry::status::{AccountStatus, Status, UpstreamStatus};
 use crate::units::Secret;
 
@@ -106,22 +104,6 @@ pub(super) fn send_test(located: &Located, args: &Args) -> Result<(), Failure> {
     }
 }
 
-fn event(id: EventId) -> bytes::Bytes {
-    let payload = json!({
-        "event_id": id,
-        "timestamp": Clock::system().now().as_secs_f64(),
-        "level": "info",
-        "logger": "switchyard",
-        "platform": "other",
-        "message": "Switchyard test event",
-        "tags": { "switchyard.test": "true" },
-        "sdk": { "name": "switchyard", "version": env!("CARGO_PKG_VERSION") },
-        // Each one under its own issue would bury the trackers in tests.
-        "fingerprint": ["switchyard-test"],
-    });
-    Envelope::of_one(id, &ItemType::Event, payload.to_string().as_bytes())
-}
-
 /// Where services of a project send to.
 struct FrontDoor {
     project: Arc<str>,
@@ -169,7 +151,7 @@ impl FrontDoor {
             .header("content-type", "application/x-sentry-envelope")
             .header("user-agent", agent)
             .header("x-sentry-auth", format!("Sentry sentry_version=7, sentry_client={agent}, sentry_key={key}"));
-        let answer = request.body(event(id)).send().await;
+        let answer = request.body(marked::event(Mark::Test, id, Clock::system().now())).send().await;
         let answer = answer.map_err(|error| failure(Exit::Unavailable, format!("{address}: {}", told(&error))))?;
         if answer.status().is_success() {
             return Ok(());

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::clock::Timestamp;
-use crate::telemetry::status::{OutageStatus, Status, UpstreamStatus};
+use crate::telemetry::status::{CanaryStatus, OutageStatus, Status, UpstreamStatus};
 
 use super::admin::AdminClient;
 use super::backfill::describe;
@@ -81,7 +81,7 @@ pub(super) fn render(status: &Status) -> String {
     let mut parts = vec![head(status)];
     parts.extend(alarms(status));
     parts.push(upstreams(status));
-    parts.extend(status.upstreams.iter().filter_map(troubles));
+    parts.extend(status.upstreams.iter().filter_map(more));
     parts.extend(refused(status));
     parts.extend(status.backfills.iter().map(|backfill| format!("\n{}", describe(backfill))));
     parts.extend(switches(status));
@@ -164,7 +164,7 @@ fn oldest(upstream: &UpstreamStatus) -> String {
 }
 
 /// What there is to say of one upstream beyond its row.
-fn troubles(upstream: &UpstreamStatus) -> Option<String> {
+fn more(upstream: &UpstreamStatus) -> Option<String> {
     let mut lines = vec![];
     if let Some(spared) = &upstream.spared {
         lines.push(format!("  as a shadow it gets: {spared}"));
@@ -185,6 +185,7 @@ fn troubles(upstream: &UpstreamStatus) -> Option<String> {
         let end = to.map_or("still lasting".to_owned(), |to| format!("{} long", span(to.since(*from))));
         lines.push(format!("  outage from {from}, {end}: {}", harmless(cause, 300)));
     }
+    lines.extend(upstream.canary.as_ref().map(of_canary));
     for limit in &upstream.limits {
         lines.push(format!("  limited: {} until {}", limit.category, limit.until));
     }
@@ -192,6 +193,19 @@ fn troubles(upstream: &UpstreamStatus) -> Option<String> {
         lines.push(format!("  difference: {}", upstream.difference));
     }
     (!lines.is_empty()).then(|| format!("\n{}\n{}", upstream.name, lines.join("\n")))
+}
+
+/// How canaries fare.
+fn of_canary(canary: &CanaryStatus) -> String {
+    let age = Duration::try_from_secs_f64(canary.age_seconds).unwrap_or_default();
+    let last = match canary.through_at {
+        Some(_) => format!("the last got through {} ago", span(age)),
+        None => format!("none got through so far, for {}", span(age)),
+    };
+    match &canary.why {
+        Some(why) => tint(Tone::Bad, format!("  canary: failing; {last}: {}", harmless(why, 300))),
+        None => format!("  canary: {last}"),
+    }
 }
 
 /// What was not accepted.
@@ -255,6 +269,8 @@ mod tests {
                 "backlog": {"envelopes": 7, "bytes": 70, "oldest_seconds": 61.0}, "dead_letters": 1,
                 "last_delivery_at": null, "last_error": {"at": "2026-01-01T02:59:00Z", "what": "refused\u{1b}[2J"},
                 "outages": [{"from": "2026-01-01T02:00:00Z", "to": "2026-01-01T02:10:00Z", "cause": "timeout"}],
+                "canary": {"state": "failing", "sent_at": "2026-01-01T02:58:00Z", "through_at": "2026-01-01T01:00:00Z",
+                    "age_seconds": 7200.0, "why": "not taken within 60s"},
                 "limits": [], "accounts": [], "difference": 2,
             }],
         });
@@ -268,6 +284,7 @@ mod tests {
             "61 s",
             "dropped as expired: 3",
             "10 min long: timeout",
+            "canary: failing; the last got through 2 h ago: not taken within 60s",
             "do not balance: 2",
             "refused [2J",
         ] {

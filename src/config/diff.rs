@@ -115,8 +115,13 @@ fn fields(config: &Config) -> BTreeMap<String, Field> {
         section(&mut fields, &format!("projects.{project}.limits"), own);
     }
     section(&mut fields, "report", &config.report);
+    section(&mut fields, "canary", &config.canary);
     for (name, settings) in &config.upstreams {
         section(&mut fields, &format!("upstreams.{name}"), settings);
+        if let Some(canary) = &settings.canary {
+            let token = Field::hidden(canary.token.expose(), canary.token.to_string());
+            fields.insert(format!("upstreams.{name}.canary.token"), token);
+        }
     }
     for project in &config.projects {
         project_fields(&mut fields, project);

@@ -3,7 +3,7 @@
 //! | file | does |
 //! | --- | --- |
 //! | `load` | a file's text to a [`Config`], or to everything that is wrong with it at once |
-//! | `tree`, `interpolate`, `shape`, `resolve`, `projects`, `certificate` | its steps: places, `${…}`, kinds of values, checks across values, what they name |
+//! | `tree`, `interpolate`, `shape`, `resolve`, `projects`, `canary`, `certificate` | its steps: places, `${…}`, kinds of values, checks across values, what they name |
 //! | `report`, `diagnostics`, `mask`, `suggest` | problems: gathered, shown, without secrets, with the word that was meant |
 //! | `diff` | what a change changes, and what of it needs a restart |
 //! | `watch` | tells when the file's content changed |
@@ -17,12 +17,13 @@ use std::sync::Arc;
 
 use crate::http::settings::{Admin, Server};
 use crate::http::tls::Certificate;
-use crate::policy::dedup;
 use crate::policy::limits::Limits;
 use crate::policy::routing::{Project, Routing};
+use crate::policy::{canary as canaries, dedup};
 use crate::telemetry::report::criteria;
 use crate::{delivery, journal};
 
+mod canary;
 mod certificate;
 pub mod diagnostics;
 pub mod diff;
@@ -65,6 +66,8 @@ pub struct Config {
     pub limits: Limits,
     /// What a candidate must achieve.
     pub report: criteria::Settings,
+    /// Canaries.
+    pub canary: canaries::Settings,
     /// The upstreams by name: at least one, at most [`MAX_TARGETS`](journal::MAX_TARGETS).
     pub upstreams: BTreeMap<Arc<str>, delivery::settings::Settings>,
     /// The projects: at least one.

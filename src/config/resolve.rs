@@ -12,6 +12,7 @@ use crate::policy::limits::{self, Limits};
 use crate::units::Period;
 
 use super::Config;
+use super::canary;
 use super::projects;
 use super::report::Report;
 use super::shape::File;
@@ -42,6 +43,7 @@ pub(super) fn resolve(file: File, report: &mut Report<'_>) -> Config {
         }
     };
     let projects = projects::resolve(&file, &known, report);
+    canary::check(&file, report);
     let limits =
         file.projects.iter().filter_map(|project| Some((project.name.as_deref()?.into(), project.limits.clone())));
     let limits = limits.filter(|(_, own)| *own != limits::Settings::default()).collect();
@@ -55,6 +57,7 @@ pub(super) fn resolve(file: File, report: &mut Report<'_>) -> Config {
         dedup: file.dedup,
         limits: Limits { all: file.limits, own: limits },
         report: file.report,
+        canary: file.canary,
         upstreams: file.upstreams.into_iter().map(|(name, settings)| (name.into(), settings)).collect(),
         projects,
     }
@@ -162,7 +165,7 @@ fn check_sizes_and_periods(file: &File, report: &mut Report<'_>) {
     check_period(&top.key("dedup").key("window"), file.dedup.window, false, report);
 }
 
-fn check_period(path: &Path, period: Period, nonzero: bool, report: &mut Report<'_>) {
+pub(super) fn check_period(path: &Path, period: Period, nonzero: bool, report: &mut Report<'_>) {
     if nonzero && period.get().is_zero() {
         report.error(path, "is zero: nothing could ever be delivered", None);
     } else if period.get() > LONGEST {

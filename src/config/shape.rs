@@ -9,7 +9,7 @@ use serde::Deserialize;
 use toml::de::DeValue;
 
 use crate::http::settings::{Admin, Server};
-use crate::policy::{dedup, limits};
+use crate::policy::{canary, dedup, limits};
 use crate::telemetry::report::criteria;
 use crate::{delivery, journal};
 
@@ -33,6 +33,7 @@ pub(super) struct File {
     pub(super) dedup: dedup::Settings,
     pub(super) limits: limits::Settings,
     pub(super) report: criteria::Settings,
+    pub(super) canary: canary::Settings,
     pub(super) upstreams: BTreeMap<String, delivery::settings::Settings>,
     pub(super) projects: Vec<Project>,
 }
@@ -48,6 +49,7 @@ impl Default for File {
             dedup: dedup::Settings::default(),
             limits: limits::Settings::default(),
             report: criteria::Settings::default(),
+            canary: canary::Settings::default(),
             upstreams: BTreeMap::new(),
             projects: vec![],
         }
@@ -98,6 +100,14 @@ fn reject(tree: &Tree<'_>, report: &mut Report<'_>, path: &Path, message: &str) 
     if let Some(rest) = message.strip_prefix("unknown field ") {
         let help = unknown_key_help(path, &quoted(rest.split_once(", expected").map_or("", |(_, known)| known)));
         return report.error_at_key(path, "unknown key", Some(help));
+    }
+    if let Some(field) = message.strip_prefix("missing field ") {
+        let field = path.key(field.trim_matches('`'));
+        // One that was taken out has been reported.
+        if !report.has(&field) {
+            report.error(&field, "is missing", None);
+        }
+        return;
     }
     let message = safe_message(tree, report, path, message);
     let help = help_for(path, &message);
@@ -163,8 +173,19 @@ fn plain_words(words: &str) -> String {
 }
 
 fn unknown_key_help(path: &Path, known: &[&str]) -> String {
-    const TOP: [&str; 10] =
-        ["primary", "mirror", "server", "admin", "journal", "dedup", "limits", "report", "upstreams", "projects"];
+    const TOP: [&str; 11] = [
+        "primary",
+        "mirror",
+        "server",
+        "admin",
+        "journal",
+        "dedup",
+        "limits",
+        "report",
+        "canary",
+        "upstreams",
+        "projects",
+    ];
     let Some((Segment::Key(word), parent)) = path.split_last() else { return String::new() };
     if let Some(meant) = nearest(word, known.iter().copied()) {
         return format!("did you mean `{meant}`?");

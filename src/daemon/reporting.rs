@@ -85,8 +85,6 @@ impl Daemon {
 
 fn report((target, project): &Addressee, losses: &[Loss], now: Timestamp) -> Submission {
     let discarded = losses.iter().map(|loss| (loss.reason, loss.category, loss.quantity));
-    let name = concat!("switchyard/", env!("CARGO_PKG_VERSION"));
-    let client = Client { user_agent: Some(name.into()), sentry_client: Some(name.into()), ..Client::default() };
     Submission {
         accepted_at: now,
         project: Arc::clone(project),
@@ -94,7 +92,7 @@ fn report((target, project): &Addressee, losses: &[Loss], now: Timestamp) -> Sub
         // The mark of a report of ours.
         quantities: Quantities::new(),
         keys: vec![],
-        client,
+        client: Client::ours(),
         body: client_report::envelope(now, discarded).into(),
         targets: vec![*target],
         withheld: vec![],

@@ -1,5 +1,5 @@
 //! What has to be done again and again, in small steps that stand in nobody's way: follow the clock, expire, tell upstreams what
-//! was dropped, prune, and keep what was observed.
+//! was dropped, send canaries, prune, and keep what was observed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,7 +50,7 @@ impl Observed {
 }
 
 impl Daemon {
-    /// What has to be done again and again: follow the clock, expire, tell, prune, keep what was observed.
+    /// What has to be done again and again: follow the clock, expire, tell, send canaries, prune, keep what was observed.
     pub(super) async fn keep_up(&mut self) {
         self.clock.resync();
         let now = self.clock.now();
@@ -63,6 +63,7 @@ impl Daemon {
             }
         }
         self.tell_losses().await;
+        self.keep_canaries().await;
         in_steps(|| self.journal.prune(now - self.config.journal.retain.get(), STEP)).await;
         let is_due = self.observed.at.is_none_or(|at| now.since(at) >= EACH || at > now);
         if is_due || self.observations.is_urgent() {

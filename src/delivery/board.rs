@@ -1,9 +1,11 @@
-//! What each worker tells of its upstream: written by the worker when it changes, read by status and metrics.
+//! What each worker tells of its upstream: written by the worker when it changes, read by status and metrics. And how the canaries
+//! fare there, of which the worker is one witness.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::clock::Timestamp;
+use crate::policy::canary::Canary;
 use crate::policy::circuit::State;
 use crate::protocol::category::Category;
 use crate::telemetry::status::LastError;
@@ -23,6 +25,8 @@ pub struct Report {
     pub last_error: Option<LastError>,
     /// Its rate limits, over all projects.
     pub limits: Vec<(Category, Timestamp)>,
+    /// Its canaries, when it gets any.
+    pub canary: Option<Canary>,
 }
 
 impl Default for Report {
@@ -34,6 +38,7 @@ impl Default for Report {
             last_delivery: None,
             last_error: None,
             limits: vec![],
+            canary: None,
         }
     }
 }
@@ -64,6 +69,18 @@ impl Board {
             Some(report) => change(report),
             None => change(reports.entry(Arc::clone(upstream)).or_default()),
         }
+    }
+
+    /// Acts on what is known of an upstream's canaries; `None` when no worker serves it.
+    pub fn canary<T>(&self, upstream: &str, act: impl FnOnce(&mut Option<Canary>) -> T) -> Option<T> {
+        let mut reports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        reports.get_mut(upstream).map(|report| act(&mut report.canary))
+    }
+
+    /// Forgets the canaries of all upstreams but these.
+    pub fn keep_canaries(&self, of: &[Arc<str>]) {
+        let mut reports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        reports.iter_mut().filter(|(name, _)| !of.contains(name)).for_each(|(_, report)| report.canary = None);
     }
 
     /// Forgets an upstream.

@@ -127,7 +127,7 @@ fn contains(items: &[u16], i: usize) -> bool {
 pub(super) fn pending(claim: &Claim) -> Quantities {
     let record = &claim.record;
     let Some(items) = &claim.progress.items else { return record.quantities.clone() };
-    if record.client.request.is_some() {
+    if record.client.request.is_some() || record.quantities.is_empty() {
         return record.quantities.clone();
     }
     match record.body.outline() {
@@ -160,8 +160,9 @@ pub(super) fn left_out(claim: &Claim, target: TargetId, now: Timestamp) -> Optio
 /// and is dropped with it.
 pub(super) fn select(claim: &Claim, cooldown: &Cooldown, quirks: &Quirks, now: Timestamp) -> Load {
     let record = &claim.record;
-    // A report of ours: never limited, and counted nowhere.
-    if record.quantities.is_empty() {
+    // A report of ours is never limited.
+    let is_ours = record.quantities.is_empty();
+    if is_ours && record.canary().is_none() {
         return Load::all(record);
     }
     if claim.progress.items.is_none() && !cooldown.touches(&record.project) && !concerns(quirks, record) {
@@ -203,7 +204,8 @@ pub(super) fn select(claim: &Claim, cooldown: &Cooldown, quirks: &Quirks, now: T
     }
     (load.send.items, load.later.items) = quirks.arrange(&going);
     for part in [&mut load.send, &mut load.later, &mut load.limited, &mut load.unsupported] {
-        part.quantities = envelope.quantities_of(|i| contains(&part.items, i));
+        // What is ours is counted nowhere.
+        part.quantities = envelope.quantities_of(|i| !is_ours && contains(&part.items, i));
     }
     look_into(&mut load, &record.body, &envelope, quirks);
     load.whole = load.send.items.len() == envelope.items().len()

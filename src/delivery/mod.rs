@@ -7,6 +7,7 @@ mod large;
 mod load;
 mod parcel;
 mod quirks;
+pub mod read_back;
 mod rewrite;
 mod sent;
 pub mod settings;

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::policy::shadow;
 use crate::units::Period;
 
+use super::read_back;
+
 /// How one upstream is treated.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -26,6 +28,8 @@ pub struct Settings {
     pub kind: Kind,
     /// What it is spared while it is not the primary.
     pub shadow: shadow::Settings,
+    /// How it is asked whether it stored a canary; absent, it is enough that it takes it.
+    pub canary: Option<read_back::Settings>,
 }
 
 impl Default for Settings {
@@ -38,6 +42,7 @@ impl Default for Settings {
             client_reports: Period::secs(60),
             kind: Kind::Generic,
             shadow: shadow::Settings::default(),
+            canary: None,
         }
     }
 }

@@ -102,6 +102,15 @@ impl Transport {
     ///
     /// `patience` is for all of it; of what comes from a file it is for each piece, and for the answer after the last one.
     pub(super) async fn send(&self, parcel: Parcel, patience: Duration) -> Result<Reply, SendError> {
+        Ok(read(self.exchange(parcel, patience).await?).await)
+    }
+
+    /// Sends and waits for the status alone; the rest of the answer is not read.
+    pub(super) async fn status(&self, parcel: Parcel, patience: Duration) -> Result<StatusCode, SendError> {
+        Ok(self.exchange(parcel, patience).await?.status())
+    }
+
+    async fn exchange(&self, parcel: Parcel, patience: Duration) -> Result<Response<Incoming>, SendError> {
         let progress = if let Contents::Stream(stream) = &parcel.body { Some(stream.progress()) } else { None };
         let exchange = async {
             let response = match self.client.request(request(parcel.clone())).await {
@@ -114,8 +123,7 @@ impl Transport {
             None => timeout(patience, exchange).await.ok(),
             Some(progress) => progress.watch(exchange, patience).await,
         };
-        let response = response.unwrap_or(Err(SendError::Timeout(patience)))?;
-        Ok(read(response).await)
+        response.unwrap_or(Err(SendError::Timeout(patience)))
     }
 }
 

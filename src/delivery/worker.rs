@@ -37,6 +37,7 @@ use super::settings::{OnRateLimit, Settings};
 use super::transport::Transport;
 use super::watch::Watch;
 
+mod canary;
 mod endpoints;
 
 /// How long to wait when the journal itself fails to give records.
@@ -297,6 +298,7 @@ impl Worker {
             Verdict::Refused => self.refused(&sent, now, "refused"),
             Verdict::Unsupported => self.unsupported(&sent),
         };
+        self.tell_canary(&sent, verdict, &settlement, now);
         self.journal_settle(&sent.claim.record, settlement);
         self.publish();
     }

@@ -3,7 +3,7 @@
 use maud::{DOCTYPE, Markup, html};
 
 use crate::telemetry::letters::LetterSummary;
-use crate::telemetry::status::{Status, SwitchStatus, UpstreamStatus};
+use crate::telemetry::status::{CanaryStatus, Status, SwitchStatus, UpstreamStatus};
 
 use super::forms::Viewer;
 
@@ -71,12 +71,13 @@ fn head(status: &Status) -> Markup {
 }
 
 fn upstreams(status: &Status) -> Markup {
+    let has_canaries = status.upstreams.iter().any(|upstream| upstream.canary.is_some());
     html! {
         h2 { "Upstreams" }
         table {
             tr {
                 th { "Upstream" } th { "Role" } th { "State" } th.n { "Delivered" } th.n { "Dropped" } th.n { "Waiting" }
-                th.n { "Oldest" } th.n { "Dead letters" } th.n { "Difference" } th { "Last error" }
+                th.n { "Oldest" } th.n { "Dead letters" } th.n { "Difference" } @if has_canaries { th { "Canary" } } th { "Last error" }
             }
             @for upstream in &status.upstreams {
                 tr {
@@ -84,10 +85,27 @@ fn upstreams(status: &Status) -> Markup {
                     td.n { (upstream.delivered) } td.n { (upstream.dropped.values().sum::<u64>()) }
                     td.n { (upstream.backlog.envelopes) } td.n { (seconds(upstream.backlog.oldest_seconds)) }
                     td.n { (upstream.dead_letters) } td.n { (upstream.difference) }
+                    @if has_canaries { td { @if let Some(canary) = &upstream.canary { (of_canary(canary)) } } }
                     td { @if let Some(error) = &upstream.last_error { (error.at) " " (error.what) } }
                 }
             }
         }
+    }
+}
+
+fn of_canary(canary: &CanaryStatus) -> Markup {
+    let class = match canary.state.as_str() {
+        "through" => "good",
+        "failing" => "bad",
+        _ => "warn",
+    };
+    html! {
+        span class=(class) { (canary.state.replace('_', " ")) }
+        @match canary.through_at {
+            Some(at) => span.muted { ", the last at " (at) },
+            None => span.muted { ", none so far" },
+        }
+        @if let Some(why) = &canary.why { br; (why) }
     }
 }
 

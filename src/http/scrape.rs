@@ -12,6 +12,7 @@ use crate::clock::Timestamp;
 use crate::delivery::board::Report;
 use crate::journal::evidence::Outage;
 use crate::journal::{Backlog, Stats, TargetId};
+use crate::policy::canary::Canary;
 use crate::policy::circuit::State;
 use crate::policy::outcome::{DropReason, RefusalReason};
 use crate::policy::storm::Storm;
@@ -20,8 +21,8 @@ use crate::telemetry::backfill::BackfillStatus;
 use crate::telemetry::ledger::{Account, AccountKey};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::status::{
-    AccountStatus, BacklogStatus, JournalStatus, LimitStatus, OutageStatus, ProjectStatus, RefusedStatus, Status,
-    StormStatus, SwitchStatus, UpstreamStatus,
+    AccountStatus, BacklogStatus, CanaryStatus, JournalStatus, LimitStatus, OutageStatus, ProjectStatus, RefusedStatus,
+    Status, StormStatus, SwitchStatus, UpstreamStatus,
 };
 
 use super::backfill;
@@ -129,6 +130,7 @@ fn upstream(
         dead_letters: admin.journal.dead_letters(target),
         last_delivery_at: report.last_delivery,
         outages: vec![],
+        canary: report.canary.as_ref().map(|canary| canary_status(canary, now)),
         limits: limits(&report, now),
         last_error: report.last_error,
         difference: accounts.iter().map(|account| account.difference).sum(),
@@ -146,6 +148,21 @@ fn backlog_status(backlog: &Backlog, now: Timestamp) -> BacklogStatus {
         envelopes: backlog.envelopes,
         bytes: backlog.bytes,
         oldest_seconds: backlog.oldest.map_or(0.0, |oldest| now.since(oldest).as_secs_f64()),
+    }
+}
+
+fn canary_status(canary: &Canary, now: Timestamp) -> CanaryStatus {
+    let state = match canary.success() {
+        None => "under_way",
+        Some(true) => "through",
+        Some(false) => "failing",
+    };
+    CanaryStatus {
+        state: state.to_owned(),
+        sent_at: canary.sent_at(),
+        through_at: canary.through_at(),
+        age_seconds: canary.age(now).as_secs_f64(),
+        why: canary.why().map(str::to_owned),
     }
 }
 
@@ -267,6 +284,9 @@ fn refresh(admin: &Admin, status: &Status) {
     for (key, account) in admin.ledger.accounts() {
         copy_account(admin, &key, &account);
     }
+    // Nothing remembers the canaries of an upstream that was removed.
+    metrics.canary_success.reset();
+    metrics.canary_age_seconds.reset();
     for upstream in &status.upstreams {
         refresh_upstream(admin, upstream);
         let running = |backfill: &&BackfillStatus| backfill.upstream == upstream.name && backfill.state == "running";
@@ -315,6 +335,10 @@ fn refresh_upstream(admin: &Admin, upstream: &UpstreamStatus) {
     metrics.dead_letters.with_label_values(&[name]).set(int(upstream.dead_letters));
     metrics.balance_difference_items.with_label_values(&[name]).set(upstream.difference);
     metrics.primary.with_label_values(&[name]).set(i64::from(upstream.role == "primary"));
+    let canary = upstream.canary.as_ref();
+    let is_through = canary.is_some_and(|canary| canary.state == "through");
+    metrics.canary_success.with_label_values(&[name]).set(i64::from(is_through));
+    metrics.canary_age_seconds.with_label_values(&[name]).set(canary.map_or(0.0, |canary| canary.age_seconds));
     for account in &upstream.accounts {
         let labels = [name, account.project.as_str(), account.category.as_str()];
         metrics.pending_items.with_label_values(&labels).set(int(account.pending));

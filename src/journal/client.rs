@@ -33,6 +33,14 @@ pub struct Client {
     pub left_out: Vec<LeftOut>,
 }
 
+impl Client {
+    /// Ourselves: what goes with a record that nobody sent us.
+    pub fn ours() -> Self {
+        let name = concat!("switchyard/", env!("CARGO_PKG_VERSION"));
+        Self { user_agent: Some(name.into()), sentry_client: Some(name.into()), ..Self::default() }
+    }
+}
+
 /// Items of a record that a target is not to get, though it gets others. They wait with the record, and are dropped for this reason
 /// when it is claimed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

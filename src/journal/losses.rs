@@ -3,7 +3,7 @@
 //! Rules: a loss is counted in the transaction that drops, and taken off in the transaction that appends the report which tells of
 //! it, so that a crash neither forgets nor repeats one. Rows are bounded by targets, projects, reasons and categories. The
 //! report is a record like any other but for its quantities: it has none, which marks it as ours. It was accepted from nobody,
-//! stands in no account, is compared with nothing, and its own loss is none.
+//! stands in no account, is compared with nothing, and its own loss is none. So are canaries, which have an event id beside.
 
 use std::sync::Arc;
 

@@ -88,7 +88,7 @@ pub struct Submission {
     pub project: Arc<str>,
     /// The event id of the envelope header.
     pub event_id: Option<EventId>,
-    /// What the items count as; nothing for a report of ours.
+    /// What the items count as; nothing for what is ours: a report, a canary.
     pub quantities: Quantities,
     /// The keys under which a repeat of this submission is recognised ([`Journal::recent_keys`]).
     pub keys: Vec<u128>,
@@ -119,6 +119,13 @@ pub struct Record {
     pub client: Client,
     /// The envelope, stored once for all targets.
     pub body: Body,
+}
+
+impl Record {
+    /// Its id when it is a canary: an event of ours, which counts as nothing ([`losses`]).
+    pub fn canary(&self) -> Option<EventId> {
+        self.event_id.filter(|_| self.quantities.is_empty())
+    }
 }
 
 /// How it went so far with one record at one target.

@@ -1,6 +1,7 @@
 //! Decisions. Values in, values out: `now` is passed in, nothing here opens a socket or a file.
 
 pub mod backoff;
+pub mod canary;
 pub mod circuit;
 pub mod cooldown;
 pub mod dedup;

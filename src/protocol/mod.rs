@@ -11,4 +11,5 @@ pub mod endpoint;
 pub mod envelope;
 pub mod event_id;
 pub mod item;
+pub mod marked;
 pub mod rate_limits;

@@ -133,6 +133,10 @@ metrics! {
     upstream_circuit: IntGaugeVec ["upstream", "state"];
     /// Until when an upstream limits a category; 0 when it does not.
     upstream_limited_until_timestamp_seconds: GaugeVec ["upstream", "category"];
+    /// Whether the last canary of which it is decided got through to an upstream in time (1) or not (0); 0 where there is none.
+    canary_success: IntGaugeVec ["upstream"];
+    /// The time since the last canary that got through to an upstream, since the first when none did; 0 where there is none.
+    canary_age_seconds: GaugeVec ["upstream"];
     /// Which upstream is the primary: 1, the others 0.
     primary: IntGaugeVec ["upstream"];
     /// Switches of the primary.
@@ -315,6 +319,8 @@ impl Metrics {
         self.balance_difference_items.with_label_values(&[upstream]);
         self.batch_poison_events_total.with_label_values(&[upstream]);
         self.backlog_oldest_seconds.with_label_values(&[upstream]);
+        self.canary_success.with_label_values(&[upstream]);
+        self.canary_age_seconds.with_label_values(&[upstream]);
         self.upstream_up.with_label_values(&[upstream]).set(1);
         self.delivery_duration_seconds.with_label_values(&[upstream]);
         self.delivery_lag_seconds.with_label_values(&[upstream]);

@@ -155,6 +155,9 @@ pub struct UpstreamStatus {
     /// Its outages of the last day, newest first, no more than a few.
     #[serde(default)]
     pub outages: Vec<OutageStatus>,
+    /// How canaries fare there; `None` where there is none.
+    #[serde(default)]
+    pub canary: Option<CanaryStatus>,
     /// Its rate limits now.
     pub limits: Vec<LimitStatus>,
     /// Its accounts, by project and category.
@@ -192,6 +195,21 @@ pub struct OutageStatus {
     pub to: Option<Timestamp>,
     /// What went wrong at first.
     pub cause: String,
+}
+
+/// How canaries fare at an upstream.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CanaryStatus {
+    /// `through` when the last of which it is decided got through in time, else `failing`; `under_way` before the first is decided.
+    pub state: String,
+    /// When the last was sent.
+    pub sent_at: Timestamp,
+    /// When the last that got through was taken, or, where it is read back, found stored.
+    pub through_at: Option<Timestamp>,
+    /// The time since then; since the first was sent when none got through.
+    pub age_seconds: f64,
+    /// Why not, when failing.
+    pub why: Option<String>,
 }
 
 /// A rate limit of an upstream.

@@ -1,0 +1,124 @@
+//! Canaries: every so often an event of ours goes the way of all others to every upstream that gets new envelopes, so that somebody
+//! knows that events get through when no service sends any.
+//!
+//! Rule: appended with its targets, past limits, storms and shadows' sections: it probes the way out. It counts as nothing, like our
+//! client reports, so that it is no evidence of what services sent. What is known of it is on the board before it can be taken.
+
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::delivery::board::Board;
+use crate::delivery::read_back;
+use crate::journal::{Client, Submission, TargetId};
+use crate::policy::canary::{Canary, Due};
+use crate::policy::routing::Project;
+use crate::protocol::category::Quantities;
+use crate::protocol::event_id::EventId;
+use crate::protocol::marked::{self, Mark};
+use crate::units::Period;
+
+use super::Daemon;
+
+/// An upstream that is to get one.
+type Recipient = (TargetId, Arc<str>);
+
+impl Daemon {
+    /// Decides about canaries whose time is over, tells what is new, and sends the next ones where it is time.
+    pub(super) async fn keep_canaries(&self) {
+        let (board, settings) = (self.supervisor.board(), &self.config.canary);
+        let Some((interval, project)) = settings.interval.zip(settings.project(&self.config.projects)) else {
+            return board.keep_canaries(&[]);
+        };
+        let upstreams = self.config.routing().route(project).deliver;
+        board.keep_canaries(&upstreams);
+        let mut due = vec![];
+        for recipient in self.journal.targets().into_iter().filter(|(_, name)| upstreams.contains(name)) {
+            self.follow(&board, &recipient.1);
+            if self.is_due(&board, &recipient, interval).await {
+                due.push(recipient);
+            }
+        }
+        if !due.is_empty() {
+            self.send_canary(&board, project, due).await;
+        }
+    }
+
+    /// Looks after the last one of an upstream.
+    fn follow(&self, board: &Board, upstream: &Arc<str>) {
+        let now = self.clock.now();
+        let look = |canary: &mut Option<Canary>| {
+            let canary = canary.as_mut()?;
+            canary.look(now);
+            Some((canary.news(), canary.to_be_read_back()))
+        };
+        let Some((news, taken)) = board.canary(upstream, look).flatten() else { return };
+        match news {
+            Some(Ok(())) => tracing::info!(upstream.name = &**upstream, "canaries get through again"),
+            Some(Err(why)) => tracing::warn!(upstream.name = &**upstream, why = &*why, "a canary did not get through"),
+            None => {}
+        }
+        if let Some((id, until)) = taken {
+            self.read_back(board, upstream, id, until);
+        }
+    }
+
+    /// Asks the upstream for one that it took, beside everything else.
+    fn read_back(&self, board: &Board, upstream: &Arc<str>, id: EventId, until: Timestamp) {
+        // A reload may have taken the section away; then its time passes.
+        let Some(settings) = self.config.upstreams.get(upstream).and_then(|settings| settings.canary.clone()) else {
+            return;
+        };
+        let (board, upstream, clock) = (board.clone(), Arc::clone(upstream), self.clock.clone());
+        let stop = self.tasks.stopping().clone();
+        self.tasks.spawn_detached(async move {
+            let seeking = read_back::seek(&settings, id, clock.instant(until));
+            let Some(found) = stop.run_until_cancelled(seeking).await else { return };
+            board.canary(&upstream, |canary| canary.as_mut().map(|canary| canary.read_back(id, found, clock.now())));
+        });
+    }
+
+    async fn is_due(&self, board: &Board, (target, upstream): &Recipient, interval: Period) -> bool {
+        let now = self.clock.now();
+        let due = |canary: &mut Option<Canary>| canary.as_ref().map_or(Due::Now, |last| last.due(now, interval.get()));
+        match board.canary(upstream, due) {
+            Some(Due::Now) => true,
+            Some(Due::UnlessWaiting(since)) => {
+                let backlog = self.journal.backlog(*target).await;
+                backlog.is_ok_and(|backlog| backlog.oldest.is_none_or(|oldest| oldest > since))
+            }
+            Some(Due::Later) | None => false,
+        }
+    }
+
+    async fn send_canary(&self, board: &Board, project: &Project, recipients: Vec<Recipient>) {
+        let (id, now, timeout) = (EventId::random(), self.clock.now(), self.config.canary.timeout.get());
+        for (_, upstream) in &recipients {
+            let reads_back = self.config.upstreams.get(upstream).is_some_and(|settings| settings.canary.is_some());
+            board.canary(upstream, |canary| {
+                *canary = Some(Canary::sent(canary.take(), id, now, timeout, reads_back));
+            });
+        }
+        let targets = recipients.iter().map(|(target, _)| *target).collect();
+        if let Err(error) = self.journal.append(submission(project, targets, id, now)).await {
+            let why = format!("the journal did not keep it: {error}");
+            for (_, upstream) in &recipients {
+                board.canary(upstream, |canary| canary.as_mut().map(|canary| canary.refused(id, &why)));
+            }
+        }
+    }
+}
+
+fn submission(project: &Project, targets: Vec<TargetId>, id: EventId, now: Timestamp) -> Submission {
+    Submission {
+        accepted_at: now,
+        project: Arc::clone(&project.name),
+        event_id: Some(id),
+        // With the event id, the mark of a canary.
+        quantities: Quantities::new(),
+        keys: vec![],
+        client: Client::ours(),
+        body: marked::event(Mark::Canary, id, now).into(),
+        targets,
+        withheld: vec![],
+    }
+}

@@ -1,0 +1,267 @@
+//! Canaries: at night, when no service sends anything, somebody still knows that events get through to each tracker.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::Method;
+use serde_json::Value;
+use support::envelopes;
+use support::eventually::eventually;
+use support::net;
+use support::relay::{Plan, Relay, SOON};
+use support::upstream::{Reply, Seen, Upstream};
+
+const SECTION: &str = "[canary]\ninterval = \"1s\"\ntimeout = \"900ms\"";
+/// The wait of a canary that was tried in vain a few times, and then some.
+const A_WHILE: Duration = Duration::from_secs(30);
+
+async fn upstreams() -> (Upstream, Upstream, Plan) {
+    let (a, b) = (Upstream::start().await, Upstream::start().await);
+    let plan = Plan::new(&[("a", a.dsn("cafe", 7)), ("b", b.dsn("beef", 8))]);
+    (a, b, plan)
+}
+
+/// The event of a canary.
+fn canary(seen: &Seen) -> Option<Value> {
+    if seen.method != Method::POST {
+        return None;
+    }
+    let item = envelopes::items(&seen.body).into_iter().next()?;
+    let payload = item.bytes.splitn(2, |b| *b == b'\n').nth(1)?;
+    let event: Value = serde_json::from_slice(payload).ok()?;
+    (event["tags"]["switchyard.canary"] == "true").then_some(event)
+}
+
+/// The canaries that it took.
+fn canaries(upstream: &Upstream) -> Vec<Seen> {
+    upstream.taken().into_iter().filter(|seen| canary(seen).is_some()).collect()
+}
+
+/// Success and age, as `/metrics` has them.
+async fn gauges(relay: &Relay, upstream: &str) -> (f64, f64) {
+    let samples = relay.samples().await.expect("metrics");
+    let of = |name| samples.sum(name, &[("upstream", upstream)]);
+    (of("switchyard_canary_success"), of("switchyard_canary_age_seconds"))
+}
+
+async fn success_is(relay: &Relay, upstream: &str, expected: f64, within: Duration) {
+    eventually(&format!("success of {upstream} is {expected}"), within, async || {
+        match gauges(relay, upstream).await.0 == expected {
+            true => Ok(()),
+            false => Err(format!("{}\n{}", relay.upstream(upstream).await["canary"], relay.log())),
+        }
+    })
+    .await;
+}
+
+/// Waits until it took so many more.
+async fn takes_more(upstream: &Upstream, more: usize) {
+    let before = canaries(upstream).len();
+    eventually("more canaries are taken", SOON, async || match canaries(upstream).len() {
+        n if n >= before + more => Ok(()),
+        n => Err(format!("{n} instead of {}", before + more)),
+    })
+    .await;
+}
+
+async fn why_not(relay: &Relay, upstream: &str, word: &str) {
+    eventually(&format!("the status says {word}"), SOON, async || {
+        let canary = relay.upstream(upstream).await["canary"].clone();
+        let is_said = canary["why"].as_str().is_some_and(|why| why.contains(word));
+        if is_said && canary["state"] == "failing" { Ok(()) } else { Err(canary.to_string()) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn every_upstream_takes_canaries_the_gauges_say_so_and_they_are_no_evidence_of_any_service() {
+    let (a, b, plan) = upstreams().await;
+    let relay = plan.more(SECTION).start().await;
+    success_is(&relay, "a", 1.0, SOON).await;
+    success_is(&relay, "b", 1.0, SOON).await;
+    let (_, age) = gauges(&relay, "a").await;
+    assert!((0.0..60.0).contains(&age), "{age}");
+    takes_more(&a, 2).await;
+    let (first, at_b) = (&canaries(&a)[0], &canaries(&b)[0]);
+    assert_eq!((first.path.as_str(), at_b.path.as_str()), ("/api/7/envelope/", "/api/8/envelope/"));
+    assert_eq!(first.event_id(), at_b.event_id(), "one event for all");
+    assert!(first.headers["x-sentry-auth"].to_str().expect("text").contains("sentry_key=cafe"));
+    let (event, next) = (canary(first).expect("an event"), canary(&canaries(&a)[1]).expect("an event"));
+    assert_eq!((&event["level"], &event["logger"]), (&"info".into(), &"switchyard".into()));
+    assert_eq!(event["event_id"], first.event_id());
+    assert_ne!(event["event_id"], next["event_id"]);
+    assert_eq!(event["fingerprint"], next["fingerprint"], "one issue for all of them");
+    let status = relay.upstream("a").await;
+    assert_eq!((&status["canary"]["state"], &status["canary"]["why"]), (&"through".into(), &Value::Null));
+    let page = net::text(relay.client(), &format!("http://{}/", relay.admin_address())).await.expect("the page");
+    assert!(page.contains("<th>Canary</th>") && page.contains("through</span>"), "{page}");
+    // No service has sent anything: what is ours makes no account, and no service seen.
+    let samples = relay.balanced(SOON).await;
+    assert_eq!(samples.sum("switchyard_accepted_items_total", &[]), 0.0);
+    let report = net::json(relay.client(), &format!("http://{}/api/report", relay.admin_address())).await;
+    let report = report.expect("a report");
+    assert_eq!(report["services"][0]["seen"], false, "{}", report["services"]);
+    assert_eq!(report["comparison"]["compared"], 0);
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_down_fails_alone_gets_no_second_canary_and_is_well_again_by_itself() {
+    let (a, mut b, plan) = upstreams().await;
+    let relay = plan.more(SECTION).start().await;
+    success_is(&relay, "b", 1.0, SOON).await;
+    assert!(!relay.log().contains("a canary did not get through"));
+    b.go_down().await;
+    let before = canaries(&b).len();
+    success_is(&relay, "b", 0.0, SOON).await;
+    why_not(&relay, "b", "not taken within 900ms").await;
+    takes_more(&a, 2).await;
+    let ((of_a, _), (of_b, age)) = (gauges(&relay, "a").await, gauges(&relay, "b").await);
+    assert_eq!((of_a, of_b), (1.0, 0.0));
+    assert!(age >= 1.5, "intervals have passed since b took one: {age}");
+    let samples = relay.samples().await.expect("metrics");
+    assert_eq!(samples.sum("switchyard_backlog_envelopes", &[("upstream", "b")]), 1.0, "one waits, and no more");
+    let warnings = relay.log().matches("a canary did not get through").count();
+    assert_eq!(warnings, 1, "told once: {}", relay.log());
+    b.come_back().await;
+    success_is(&relay, "b", 1.0, A_WHILE).await;
+    eventually("that is told, too", SOON, async || match relay.log().contains("canaries get through again") {
+        true => Ok(()),
+        false => Err(relay.log()),
+    })
+    .await;
+    // The one that waited, then fresh ones.
+    let after = canaries(&b).split_off(before);
+    assert!(canaries(&a).iter().any(|seen| seen.event_id() == after[0].event_id()), "the one that waited came, too");
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn limits_storms_and_shadows_sections_keep_no_canary_from_an_upstream() {
+    let (_a, b, plan) = upstreams().await;
+    let closed = "[limits]\nerror = { rate = \"1/d\", burst = 1 }\n[limits.storm]\nlimit = 1\nwindow = \"1h\"\n\
+                  [upstreams.b.shadow]\nitems = [\"transaction\"]\nsample = { error = 0.0 }\ndaily_cap = { error = 1 }";
+    let relay = plan.more(SECTION).more(closed).start().await;
+    success_is(&relay, "b", 1.0, SOON).await;
+    relay.send_errors(1).await;
+    assert_eq!(relay.send(envelopes::error(&envelopes::new_id())).await.status(), 429);
+    takes_more(&b, 2).await;
+    let samples = relay.balanced(SOON).await;
+    assert_eq!(samples.sum("switchyard_dropped_items_total", &[("upstream", "b"), ("reason", "filtered")]), 1.0);
+    assert!(b.taken().iter().all(|seen| canary(seen).is_some()), "b gets canaries and nothing else");
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn what_an_upstream_limits_waits_there_as_a_canary_too_and_what_it_refuses_is_said() {
+    let (a, b, plan) = upstreams().await;
+    a.then([Reply::with_header(429, "x-sentry-rate-limits", "3:error:key")]);
+    b.then([Reply::Status(400, vec![], "no such events here".to_owned())]);
+    let relay = plan.more(SECTION).start().await;
+    why_not(&relay, "a", "not taken").await;
+    success_is(&relay, "b", 1.0, SOON).await;
+    let log = relay.log();
+    assert!(
+        log.contains("a canary did not get through") && log.contains("400 Bad Request no such events here"),
+        "{log}"
+    );
+    success_is(&relay, "a", 1.0, SOON).await;
+    let first = a.seen()[0].event_id();
+    let tries = a.seen().iter().filter(|seen| seen.event_id() == first).count();
+    assert_eq!(tries, 2, "the answer with the limit, and once after its end");
+    assert!(canaries(&b).iter().all(|seen| seen.event_id() != first), "what is refused is not sent again");
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn a_reload_turns_canaries_on_and_off_and_they_go_where_new_envelopes_go() {
+    let (a, b, plan) = upstreams().await;
+    let relay = plan.start().await;
+    let off = std::fs::read_to_string(relay.config()).expect("the file");
+    assert_eq!(gauges(&relay, "a").await, (0.0, 0.0));
+    let on = format!("{off}\n{SECTION}\n");
+    relay.replace_config(&on);
+    success_is(&relay, "a", 1.0, SOON).await;
+    success_is(&relay, "b", 1.0, SOON).await;
+    relay.replace_config(&on.replacen('\n', "\nmirror = false\n", 1));
+    eventually("b gets nothing new, and no canary", SOON, async || match gauges(&relay, "b").await {
+        (0.0, 0.0) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    let before = canaries(&b).len();
+    takes_more(&a, 2).await;
+    assert_eq!((gauges(&relay, "a").await.0, canaries(&b).len()), (1.0, before));
+    relay.replace_config(&off);
+    eventually("there are none any more", SOON, async || match gauges(&relay, "a").await {
+        (0.0, 0.0) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    assert_eq!(relay.upstream("a").await["canary"], Value::Null);
+    relay.balanced(SOON).await;
+    let before = canaries(&a).len();
+    relay.send_errors(1).await;
+    relay.balanced(SOON).await;
+    assert_eq!(canaries(&a).len(), before);
+    relay.finish().await;
+}
+
+const TOKEN: &str = "5ec4e7-token-of-the-api";
+
+/// Asked to read canaries back from each upstream.
+fn reading_back(plan: Plan, all: [(&str, &Upstream); 2]) -> Plan {
+    let sections = all.map(|(name, upstream)| {
+        let address = format!("http://{}/api/0/projects/org/shop/events", upstream.address());
+        format!("[upstreams.{name}.canary]\nread_back = \"{address}\"\ntoken = \"{TOKEN}\"\n")
+    });
+    plan.more("[canary]\ninterval = \"5s\"\ntimeout = \"4s\"").more(&sections.concat())
+}
+
+#[tokio::test]
+async fn where_canaries_are_read_back_only_one_that_is_found_stored_is_a_success() {
+    let (a, b, plan) = upstreams().await;
+    // Queued at first, stored later; and queued for ever.
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    a.when(move |seen| match seen.method == Method::GET {
+        true if counted.fetch_add(1, Ordering::Relaxed) < 2 => Some(Reply::status(404)),
+        _ => None,
+    });
+    b.when(|seen| (seen.method == Method::GET).then(|| Reply::status(404)));
+    let relay = reading_back(plan, [("a", &a), ("b", &b)]).start().await;
+    success_is(&relay, "a", 1.0, SOON).await;
+    assert!(asked.load(Ordering::Relaxed) >= 3, "asked until it was there");
+    let questions: Vec<Seen> = a.seen().into_iter().filter(|seen| seen.method == Method::GET).collect();
+    assert_eq!(questions[0].path, format!("/api/0/projects/org/shop/events/{}/", canaries(&a)[0].event_id()));
+    assert_eq!(questions[0].headers["authorization"], format!("Bearer {TOKEN}"));
+    why_not(&relay, "b", "not found stored").await;
+    let (success, age) = gauges(&relay, "b").await;
+    assert!(success == 0.0 && age > 0.0, "it took them all, and stored none: {success}, {age}");
+    assert_eq!(relay.upstream("b").await["canary"]["through_at"], Value::Null);
+    assert!(!canaries(&b).is_empty());
+    // Stored after all, from now on.
+    b.when(|_| None);
+    success_is(&relay, "b", 1.0, A_WHILE).await;
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_no_waiting_changes_is_said_at_once_and_the_token_goes_nowhere_else() {
+    let (a, b, plan) = upstreams().await;
+    let elsewhere = Upstream::start().await;
+    let location = format!("http://{}/stolen/", elsewhere.address());
+    a.when(|seen| (seen.method == Method::GET).then(|| Reply::status(401)));
+    b.when(move |seen| (seen.method == Method::GET).then(|| Reply::with_header(302, "location", &location)));
+    let relay = reading_back(plan, [("a", &a), ("b", &b)]).start().await;
+    why_not(&relay, "a", "401 Unauthorized").await;
+    why_not(&relay, "b", "302 Found").await;
+    assert_eq!(elsewhere.seen().len(), 0, "no redirect is followed");
+    let page = net::text(relay.client(), &format!("http://{}/", relay.admin_address())).await.expect("the page");
+    let shown = [page, relay.status().await.to_string(), relay.metrics().await.expect("metrics"), relay.log()];
+    assert!(shown.iter().all(|text| !text.contains(TOKEN)), "{shown:?}");
+    relay.finish().await;
+}
