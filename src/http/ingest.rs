@@ -213,13 +213,10 @@ pub(super) fn sender(public: &Public, parts: &Parts) -> Client {
 
 /// The encodings of a body, in the order in which they were applied.
 pub(super) fn encodings(headers: &HeaderMap) -> Result<Vec<decode::Encoding>, DecodeError> {
-    let mut all = Vec::new();
-    for line in headers.get_all(header::CONTENT_ENCODING) {
-        // Several lines are one list; the last encoding is the first to be undone.
-        let line = line.to_str().map_err(|_| DecodeError::Unsupported("of unreadable name".to_owned()))?;
-        all.splice(0..0, decode::encodings(line)?);
-    }
-    Ok(all)
+    let unreadable = |_| DecodeError::Unsupported("of unreadable name".to_owned());
+    let lines = headers.get_all(header::CONTENT_ENCODING).iter().map(|line| line.to_str().map_err(unreadable));
+    // Several lines are one list (RFC 9110, section 5.3), with one limit.
+    decode::encodings(&lines.collect::<Result<Vec<_>, _>>()?.join(","))
 }
 
 /// Decodes in memory: where it is quick, and elsewhere where it is not.

@@ -113,6 +113,27 @@ async fn a_bomb_of_4_7_gigabytes_is_refused_with_flat_memory_while_others_are_se
 }
 
 #[tokio::test]
+async fn a_list_of_encodings_is_no_longer_for_standing_in_many_lines() {
+    let (relay, upstream) = front().await;
+    // Each decoder takes a window of 8 MiB as soon as it is given a frame that asks for one.
+    let skipped = [&b"\x50\x2a\x4d\x18"[..], &(9 * MIB as u32).to_le_bytes(), &vec![0; 9 * MIB]].concat();
+    let mut body = zstd::encode_all(&b"{}\n"[..], 1).expect("memory");
+    for _ in 1..60 {
+        body = zstd::encode_all(&[&skipped[..], &body].concat()[..], 1).expect("memory");
+    }
+    let lines = [("content-encoding", "zstd, zstd, zstd"); 20];
+    let memory = Memory::of(relay.pid());
+    memory.forget_peak();
+    let before = memory.resident();
+    let answer = exchange(&relay.address(), &post("/api/1/envelope/", &lines, &body)).await;
+    assert_eq!(answer.status, 415, "{answer:?}");
+    let grown = memory.peak() - before;
+    assert!(grown < MOST_MEMORY, "{grown} KiB");
+    relay.finish().await;
+    assert_eq!(upstream.taken_count(), 0);
+}
+
+#[tokio::test]
 async fn what_grows_without_end_and_what_yields_nothing_costs_neither_memory_nor_much_time() {
     let (relay, upstream) = front().await;
     let path = keyed("/api/1/envelope/");
