@@ -64,10 +64,7 @@ pub(super) fn tell_limits(limits: &[RateLimit], response: &mut Response) {
         response.headers_mut().insert("x-sentry-rate-limits", value);
     }
     if response.status() == StatusCode::TOO_MANY_REQUESTS {
-        let seconds = longest.as_millis().div_ceil(1000);
-        response
-            .headers_mut()
-            .insert(header::RETRY_AFTER, HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX)));
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(rate_limits::whole_seconds(longest)));
     }
 }
 

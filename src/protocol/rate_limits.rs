@@ -44,13 +44,18 @@ pub fn seconds(text: &str) -> Option<Duration> {
     Some(Duration::try_from_secs_f64(secs).unwrap_or(LONGEST).min(LONGEST))
 }
 
+/// In whole seconds, rounded up, as clients are told: whoever is told 0 does not wait.
+pub fn whole_seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+}
+
 /// Writes limits as one header value: whole seconds, rounded up.
 pub fn format(limits: &[RateLimit], scope: &str, reason: &str) -> String {
     let mut out = String::new();
     for limit in limits {
         let gap = if out.is_empty() { "" } else { ", " };
         let names: Vec<&str> = limit.categories.iter().flatten().map(|c| c.name()).collect();
-        let secs = limit.retry_after.as_millis().div_ceil(1000);
+        let secs = whole_seconds(limit.retry_after);
         write!(out, "{gap}{secs}:{}:{scope}:{reason}", names.join(";")).expect("writing to a string cannot fail");
     }
     out
@@ -87,6 +92,15 @@ mod tests {
     #[test]
     fn an_absurd_limit_is_cut() {
         assert_eq!(parse("1e300::")[0].retry_after, LONGEST);
+    }
+
+    #[test]
+    fn whoever_has_to_wait_is_never_told_0() {
+        for (nanos, told) in [(0, 0), (1, 1), (200_000, 1), (1_000_000_000, 1), (1_000_000_001, 2)] {
+            assert_eq!(whole_seconds(Duration::from_nanos(nanos)), told, "{nanos}");
+        }
+        let limit = RateLimit { retry_after: Duration::from_micros(200), categories: Some(vec![Category::Error]) };
+        assert_eq!(format(&[limit], "project", "x"), "1:error:project:x");
     }
 
     proptest! {
