@@ -5,6 +5,8 @@
 
 use http::StatusCode;
 
+use super::routes::SHARED;
+
 /// Why a connection ends before there was a request to answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum CutShort {
@@ -66,8 +68,9 @@ impl CutShort {
     pub(super) fn answer(self) -> String {
         let body = format!("{{\"detail\":\"{}\",\"causes\":[]}}\r\n", self.detail());
         let (status, length) = (self.status(), body.len());
+        let shared: String = SHARED.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         format!(
-            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\naccess-control-allow-origin: *\r\nconnection: close\r\n\
+            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{shared}connection: close\r\n\
              content-length: {length}\r\n\r\n{body}"
         )
     }

@@ -12,8 +12,8 @@ use crate::journal::Client;
 
 const FORWARDED: [&str; 4] =
     ["cf-connecting-ip", "x-vercel-forwarded-for", "x-sentry-forwarded-for", "x-forwarded-for"];
-/// Longer values are no use to anybody and would be kept with every record.
-const LONGEST: usize = 512;
+/// Longer values are no use to anybody and would be kept with every record. Browsers within apps have long names.
+const LONGEST: usize = 2048;
 /// Addresses of a chain that are kept, the client's first.
 const MOST: usize = 16;
 

@@ -48,6 +48,7 @@ fn public(state: Arc<Public>) -> Router {
         ("/api/{project}/otlp/v1/traces", raw(Endpoint::OtlpTraces)),
         ("/api/{project}/otlp/v1/logs", raw(Endpoint::OtlpLogs)),
         ("/api/{project}/integration/vercel/logs", raw(Endpoint::Vercel)),
+        ("/api/{project}/integration/heroku", raw(Endpoint::Heroku)),
         ("/api/relay/healthcheck/live", get(alive).fallback(wrong_method)),
         ("/api/relay/healthcheck/ready", get(ready).fallback(wrong_method)),
     ] {
@@ -210,14 +211,17 @@ fn preflight() -> Response {
     (StatusCode::OK, headers).into_response()
 }
 
-/// Browsers may read every answer, refusals included. What a tracker has said of it, in an answer passed on, stands.
+/// Browsers may read every answer, refusals included.
+pub(super) const SHARED: [(HeaderName, &str); 3] = [
+    (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+    (header::ACCESS_CONTROL_EXPOSE_HEADERS, "x-sentry-error, x-sentry-rate-limits, retry-after"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "cross-origin"),
+];
+
+/// What a tracker has said of it, in an answer passed on, stands.
 fn share(response: &mut Response) {
     let headers = response.headers_mut();
-    for (name, value) in [
-        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
-        (header::ACCESS_CONTROL_EXPOSE_HEADERS, "x-sentry-error, x-sentry-rate-limits, retry-after"),
-        (HeaderName::from_static("cross-origin-resource-policy"), "cross-origin"),
-    ] {
+    for (name, value) in SHARED {
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
 }

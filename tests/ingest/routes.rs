@@ -6,7 +6,7 @@ use crate::support::wire::{Answer, exchange, head, post};
 use crate::{keyed, refused};
 
 /// What lets a page read an answer.
-fn assert_readable_in_browsers(answer: &Answer) {
+pub(super) fn assert_readable_in_browsers(answer: &Answer) {
     assert_eq!(answer.header("access-control-allow-origin"), "*", "{answer:?}");
     let exposed = answer.header("access-control-expose-headers").to_ascii_lowercase();
     let mut exposed: Vec<&str> = exposed.split(',').map(str::trim).collect();
