@@ -215,7 +215,9 @@ async fn a_projects_routes_that_we_do_not_know_reach_its_primary_under_the_prima
     let arrived = proxied(&a).remove(0);
     assert_eq!(arrived.path, "/api/11/brand-new/thing/");
     assert_eq!(arrived.headers["x-sentry-auth"], auth("a0a0"));
-    assert_eq!(exchange(&relay.address(), &request("unknown")).await.status, 403);
+    for (key, status) in [("unknown", 403), ("a%0d", 403), (&*format!("{KEY}, sentry_version=8"), 400)] {
+        assert_eq!(exchange(&relay.address(), &request(key)).await.status, status, "{key}");
+    }
     assert_eq!(calls(&a).len(), 1);
     relay.finish().await;
 }

@@ -20,6 +20,7 @@ use reqwest::redirect::Policy;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::delivery::transport::tls;
+use crate::intake::keyring::KeyError;
 use crate::tasks::Tasks;
 use crate::telemetry::metrics::Refused;
 
@@ -210,7 +211,7 @@ impl From<NoDestination> for ApiError {
             NoDestination::Leaves => (StatusCode::BAD_REQUEST, Refused::Malformed),
             NoDestination::UnknownDsn => (StatusCode::NOT_FOUND, Refused::UnknownProject),
             NoDestination::UnknownKey => (StatusCode::FORBIDDEN, Refused::UnknownProject),
-            NoDestination::Unreadable(_) => (StatusCode::UNAUTHORIZED, Refused::Unauthenticated),
+            NoDestination::Unreadable(error) => return KeyError::from(*error).into(),
             NoDestination::NoAddress => (StatusCode::BAD_GATEWAY, Refused::UpstreamFailed),
         };
         Self::new(status, reason, error.to_string())

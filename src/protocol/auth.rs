@@ -64,8 +64,12 @@ pub fn find<'a>(
             take(fields)?;
         }
     }
-    if let Some(fields) = query.and_then(query_fields) {
-        take(fields)?;
+    let asked = query.map(query_fields).unwrap_or_default();
+    if asked.key.is_some() {
+        take(asked)?;
+    } else {
+        // The key may lie in the envelope; the version holds all the same.
+        asked.check_version()?;
     }
     if let Some(key) = key {
         take(Fields { key: Some(key.to_owned()), ..Fields::default() })?;
@@ -93,16 +97,19 @@ impl Fields {
         *field = Some(value.to_owned());
     }
 
+    fn check_version(&self) -> Result<(), AuthError> {
+        let major = self.version.as_deref().and_then(|version| version.split('.').next()).unwrap_or_default();
+        match major.is_empty() || major.parse::<u16>().is_ok_and(|version| version <= PROTOCOL_VERSION) {
+            true => Ok(()),
+            false => Err(AuthError::Version),
+        }
+    }
+
     fn validate(self) -> Result<Credentials, AuthError> {
+        self.check_version()?;
         let public_key = self.key.filter(|key| !key.is_empty()).ok_or(AuthError::NoKey)?;
         if !is_token(&public_key) {
             return Err(AuthError::InvalidKey);
-        }
-        if let Some(version) = self.version.filter(|v| !v.is_empty()) {
-            let major = version.split('.').next().unwrap_or_default();
-            if !major.parse::<u16>().is_ok_and(|v| v <= PROTOCOL_VERSION) {
-                return Err(AuthError::Version);
-            }
         }
         Ok(Credentials { public_key, client: self.client.filter(|client| is_client(client)) })
     }
@@ -140,15 +147,14 @@ fn basic_fields(value: &str) -> Option<Fields> {
 }
 
 /// A query is a form of authentication only when it names a key.
-fn query_fields(query: &str) -> Option<Fields> {
-    if !query.contains("sentry_key") {
-        return None;
-    }
+fn query_fields(query: &str) -> Fields {
     let mut fields = Fields::default();
-    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
-        fields.set(&name, &value);
+    if query.contains("sentry_") {
+        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            fields.set(&name, &value);
+        }
     }
-    fields.key.is_some().then_some(fields)
+    fields
 }
 
 #[cfg(test)]

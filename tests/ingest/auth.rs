@@ -144,6 +144,7 @@ async fn whoever_is_not_let_in_is_told_why_and_is_counted() {
         (Request::to(query.clone()).dsn("not a dsn"), "dsn"),
         (Request::to(format!("{query}&sentry_version=8")), "version"),
         (Request::to(envelope).with("X-Sentry-Auth", format!("{auth}, sentry_version=8")), "version"),
+        (Request::to(format!("{envelope}?sentry_version=8")).dsn(format!("http://{KEY}@h/1")), "version"),
         (Request::to(format!("/api/abc/envelope/?sentry_key={KEY}")), "not a number"),
         (Request::to(format!("/api/1a/envelope/?sentry_key={KEY}")), "not a number"),
         (Request::to(format!("/api/-1/envelope/?sentry_key={KEY}")), "not a number"),
