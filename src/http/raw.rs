@@ -55,12 +55,12 @@ async fn submit(
     raw::check_content_type(endpoint, content_type)?;
     let mut held = Held::default();
     let body = read(public, parts, body, &mut held).await?;
-    raw::check(endpoint, content_type, &request.query, &body)?;
+    let identity = raw::check(endpoint, content_type, &request.query, &body)?;
     request.headers = kept_headers(endpoint, &parts.headers);
     let mut client = sender(public, parts);
     client.request = Some(request.into());
     let quantities = endpoint.quantities(body.len() as u64);
-    Ok(public.intake.submit_raw(entrance, client, quantities, body.into()).await?)
+    Ok(public.intake.submit_raw(entrance, client, quantities, identity, body.into()).await?)
 }
 
 fn content_type(headers: &HeaderMap) -> &str {

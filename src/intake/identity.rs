@@ -47,7 +47,25 @@ pub(super) async fn keys(project: &str, envelope: &Outline, body: &Body) -> Vec<
     keys
 }
 
-/// A check-in is one update of its id, told by its status. The nil id stands for whichever was the last one.
+/// A check-in is one update of its id, told by its status: sent as an item or by URL.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CheckInIdentity {
+    id: EventId,
+    status: String,
+}
+
+impl CheckInIdentity {
+    /// The identity of an update, if it has one: the nil id stands for whichever was the last one.
+    pub fn new(id: EventId, status: &str) -> Option<Self> {
+        (id.as_u128() != 0).then(|| Self { id, status: status.to_owned() })
+    }
+
+    /// The key under which a repeat is recognised.
+    pub fn key(&self, project: &str) -> u128 {
+        dedup::key(project, &ItemType::CheckIn, self.id, self.status.as_bytes())
+    }
+}
+
 async fn check_in(project: &str, item: &Item, body: &Body) -> Option<u128> {
     #[derive(Deserialize)]
     struct CheckIn<'a> {
@@ -58,8 +76,7 @@ async fn check_in(project: &str, item: &Item, body: &Body) -> Option<u128> {
     }
     let payload = part::payload(body, item).await.ok()?;
     let CheckIn { check_in_id, status } = serde_json::from_slice(&payload).ok()?;
-    let id: EventId = check_in_id.parse().ok().filter(|id: &EventId| id.as_u128() != 0)?;
-    Some(dedup::key(project, &item.kind, id, status.as_bytes()))
+    CheckInIdentity::new(check_in_id.parse().ok()?, &status).map(|identity| identity.key(project))
 }
 
 /// The number of a replay's segment: in the payload of its event, and in the first line of its recording.

@@ -226,6 +226,13 @@ pub(super) fn count_refused(project: &str, quantities: &Quantities, why: Refusal
     }
 }
 
+/// Counts a request that came before.
+pub(super) fn count_repeated(project: &str, quantities: &Quantities, metrics: &Metrics) {
+    for (category, quantity) in quantities.iter() {
+        metrics.duplicate_items_total.with_label_values(&[project, category.name()]).inc_by(quantity);
+    }
+}
+
 /// Adds a limit; of two of one category the longer one counts.
 fn note(limits: &mut Vec<RateLimit>, reached: RateLimit) {
     match limits.iter_mut().find(|limit| limit.categories == reached.categories) {

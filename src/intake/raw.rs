@@ -10,6 +10,8 @@ use serde::Deserialize;
 use crate::protocol::endpoint::{Endpoint, InvalidRequest, is_json};
 use crate::protocol::event_id::EventId;
 
+use super::identity::CheckInIdentity;
+
 /// Why such a request is not kept.
 #[derive(Debug, thiserror::Error)]
 pub enum RawError {
@@ -50,8 +52,13 @@ pub fn check_content_type(endpoint: Endpoint, content_type: &str) -> Result<(), 
     Err(RawError::ContentType { what: endpoint.what(), found: content_type.chars().take(80).collect() })
 }
 
-/// Whether the endpoint takes this query and this decoded body.
-pub fn check(endpoint: Endpoint, content_type: &str, query: &str, body: &Bytes) -> Result<(), RawError> {
+/// Whether the endpoint takes this query and this decoded body; and what makes another request its repeat, if anything does.
+pub fn check(
+    endpoint: Endpoint,
+    content_type: &str,
+    query: &str,
+    body: &Bytes,
+) -> Result<Option<CheckInIdentity>, RawError> {
     let (what, size, limit) = (endpoint.what(), body.len() as u64, endpoint.limit());
     if size > limit {
         return Err(RawError::TooLarge { what, size, limit });
@@ -59,11 +66,11 @@ pub fn check(endpoint: Endpoint, content_type: &str, query: &str, body: &Bytes) 
     if body.is_empty() && !endpoint.may_be_empty() {
         return Err(RawError::Empty(what));
     }
-    if endpoint == Endpoint::Cron {
-        let check_in = if is_json(content_type) { CheckIn::in_json(body) } else { CheckIn::in_query(query) };
-        check_in.and_then(|check_in| check_in.validate()).map_err(RawError::CheckIn)?;
+    if endpoint != Endpoint::Cron {
+        return Ok(None);
     }
-    Ok(())
+    let check_in = if is_json(content_type) { CheckIn::in_json(body) } else { CheckIn::in_query(query) };
+    check_in.and_then(CheckIn::validate).map_err(RawError::CheckIn)
 }
 
 /// The fields of a check-in that Relay reads (getsentry/relay, `relay-server/src/endpoints/monitor.rs`). A status that is not
@@ -99,17 +106,15 @@ impl<'a> CheckIn<'a> {
         Ok(found)
     }
 
-    fn validate(self) -> Result<(), String> {
-        if self.status.is_none_or(|status| status.is_empty()) {
-            return Err("status is missing: ok, error or in_progress".to_owned());
-        }
-        if self.check_in_id.is_some_and(|id| id.parse::<EventId>().is_err()) {
-            return Err("check_in_id is no UUID".to_owned());
-        }
+    fn validate(self) -> Result<Option<CheckInIdentity>, String> {
+        let status = self.status.filter(|status| !status.is_empty());
+        let status = status.ok_or_else(|| "status is missing: ok, error or in_progress".to_owned())?;
+        let id = self.check_in_id.map(|id| id.parse::<EventId>()).transpose();
+        let id = id.map_err(|_| "check_in_id is no UUID".to_owned())?;
         if self.duration.is_some_and(|seconds| !seconds.is_finite() || seconds < 0.0) {
             return Err("duration is no number of seconds".to_owned());
         }
-        Ok(())
+        Ok(id.and_then(|id| CheckInIdentity::new(id, &status)))
     }
 }
 
@@ -119,7 +124,7 @@ mod tests {
 
     const ID: &str = "9ec79c33-ec99-42ab-8353-589fcb2e04dc";
 
-    fn cron(content_type: &str, query: &str, body: &'static str) -> Result<(), RawError> {
+    fn cron(content_type: &str, query: &str, body: &'static str) -> Result<Option<CheckInIdentity>, RawError> {
         check(Endpoint::Cron, content_type, query, &Bytes::from_static(body.as_bytes()))
     }
 

@@ -12,20 +12,19 @@ use crate::policy::cooldown::Cooldowns;
 use crate::policy::dedup::{Answer, Dedup, Reservation};
 use crate::policy::limiter::Limiter;
 use crate::policy::limits::Limits;
-use crate::policy::outcome::RefusalReason;
 use crate::policy::routing::{Project, Routing};
 use crate::policy::shadow;
 use crate::policy::shadow::caps::{Caps, Spent};
 use crate::policy::storm::{self, Storms};
 use crate::protocol::auth::{AuthError, Credentials};
-use crate::protocol::category::{Category, Quantities};
+use crate::protocol::category::Quantities;
 use crate::protocol::envelope::{EnvelopeError, Outline};
 use crate::protocol::event_id::EventId;
 use crate::protocol::rate_limits::RateLimit;
 use crate::tasks;
 use crate::telemetry::metrics::Metrics;
 
-use super::identity;
+use super::identity::{self, CheckInIdentity};
 use super::keyring::{KeyError, Keyring, check_dsn};
 use super::part;
 use super::police::{self, Sorting};
@@ -34,7 +33,7 @@ use super::shed::Shed;
 use super::sightings::Sightings;
 
 mod decide;
-use decide::takers;
+use decide::{is_check_in, takers};
 
 /// What submissions are decided under; replaced as a whole by a reload.
 #[derive(Debug, Default)]
@@ -254,42 +253,42 @@ impl Intake {
         Ok(receipt)
     }
 
-    /// Takes in a request that is no envelope: `client.request` says what it asked for. Returns when it is durable. Such requests
-    /// have no identity, so none is a repeat.
+    /// Takes in a request that is no envelope: `client.request` says what it asked for, `identity` what makes another one its
+    /// repeat, if anything does. Returns when it is durable.
     pub async fn submit_raw(
         &self,
         entrance: Entrance,
         mut client: Client,
         quantities: Quantities,
+        identity: Option<CheckInIdentity>,
         body: Body,
     ) -> Result<Receipt, Refusal> {
         let Entrance::Request { project, client: name } = entrance else { return Err(KeyError::Missing.into()) };
         client.sentry_client = name.map(Into::into);
         let view = self.view.load_full();
-        // A check-in by URL is answered as ever ("Crons", its rate limits are not told to clients).
-        let is_check_in = quantities.iter().any(|(category, _)| category == Category::Monitor);
-        match self.limits_on(&view, &project, &quantities) {
-            None => {}
-            // Who is not told sends on: it waits for the upstreams.
-            Some((RefusalReason::UpstreamLimited, _)) if is_check_in => {}
-            Some((why, limit)) => {
-                police::count_refused(&project.name, &quantities, why, &self.metrics);
-                let of = takers(&view, &project, &shadows::item_of(&quantities), &quantities);
-                self.shed(&view, &project, &of, (why, &quantities));
-                let receipt = Receipt { event_id: None, project: Arc::clone(&project.name), limits: vec![] };
-                return if is_check_in { Ok(receipt) } else { Err(Refusal::Limited(vec![limit])) };
-            }
-        }
         let accepted_at = self.clock.now();
+        let receipt = Receipt { event_id: None, project: Arc::clone(&project.name), limits: vec![] };
+        let key = identity.map(|identity| identity.key(&project.name));
+        let (fresh, repeated) = self.reserve(&[key], accepted_at).await;
+        if !repeated.is_empty() {
+            police::count_repeated(&project.name, &quantities, &self.metrics);
+            return Ok(receipt);
+        }
+        if let Some((why, limit)) = self.limits_on(&view, &project, &quantities) {
+            police::count_refused(&project.name, &quantities, why, &self.metrics);
+            let of = takers(&view, &project, &shadows::item_of(&quantities), &quantities);
+            self.shed(&view, &project, &of, (why, &quantities));
+            // A check-in by URL is answered as ever ("Crons", its rate limits are not told to clients).
+            return if is_check_in(&quantities) { Ok(receipt) } else { Err(Refusal::Limited(vec![limit])) };
+        }
         let (to, spent) = self.recipients(&view, &project, Sight::of_request(&quantities), accepted_at).await;
         client.left_out = to.left_out;
         let Recipients { targets, withheld, .. } = to;
-        let project = Arc::clone(&project.name);
-        let receipt = Receipt { event_id: None, project: Arc::clone(&project), limits: vec![] };
-        let (event_id, keys) = (None, vec![]);
+        let (project, event_id) = (Arc::clone(&project.name), None);
+        let keys = fresh.iter().map(Reservation::key).collect();
         let submission =
             Submission { accepted_at, project, event_id, quantities, keys, client, body, targets, withheld };
-        self.keep(submission, vec![], spent).await?;
+        self.keep(submission, fresh, spent).await?;
         Ok(receipt)
     }
 

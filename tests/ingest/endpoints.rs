@@ -2,7 +2,7 @@
 
 use http::Method;
 
-use crate::support::envelopes::{self, KEY, new_id};
+use crate::support::envelopes::{self, KEY, envelope, new_id};
 use crate::support::eventually::eventually;
 use crate::support::relay::{Plan, Relay, SOON};
 use crate::support::upstream::{Reply, Seen, Upstream};
@@ -118,7 +118,7 @@ async fn check_ins_by_url_are_answered_202_and_reach_every_upstream() {
             "cron/My%20Job/?status=error".into(),
         ),
         ("POST", keyed("/api/1/cron/nightly/"), "application/json", json, "cron/nightly/".into()),
-        // The same again is no repeat.
+        // Without an id the same again is no repeat.
         ("POST", keyed("/api/1/cron/nightly/"), "application/json", json, "cron/nightly/".into()),
     ] {
         let before = upstreams[0].seen().len();
@@ -144,6 +144,37 @@ async fn check_ins_by_url_are_answered_202_and_reach_every_upstream() {
     }
     let looked = relay.client().head(format!("http://{}/api/1/cron/nightly/{KEY}/?status=ok", relay.address()));
     assert_eq!(looked.send().await.expect("an answer").status(), 405);
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn a_check_in_that_comes_again_by_url_or_as_an_item_is_delivered_once() {
+    let (mut relay, upstreams) = pair().await;
+    let id = "9ec79c33-ec99-42ab-8353-589fcb2e04dc";
+    let by_url = async |relay: &Relay, id: &str, status: &str| {
+        let path = format!("/api/1/cron/nightly/{KEY}/?check_in_id={id}&status={status}");
+        assert_eq!(ask(relay, "GET", &path, &[], b"").await.status, 202);
+    };
+    for status in ["in_progress", "in_progress", "ok"] {
+        by_url(&relay, id, status).await;
+    }
+    relay.balanced(SOON).await;
+    relay.stop().await;
+    let relay = relay.started().await;
+    by_url(&relay, id, "ok").await;
+    let item =
+        format!("{{\"check_in_id\":\"{}\",\"status\":\"ok\",\"monitor_slug\":\"nightly\"}}", id.replace('-', ""));
+    assert_eq!(relay.send(envelope(&new_id(), "check_in", &item)).await.status(), 200);
+    // The nil id is whichever came last: no two of them are the same.
+    for _ in 0..2 {
+        by_url(&relay, "00000000-0000-0000-0000-000000000000", "ok").await;
+    }
+    let samples = relay.balanced(SOON).await;
+    let repeats = samples.sum("switchyard_duplicate_items_total", &[("project", "shop"), ("category", "monitor")]);
+    assert_eq!(repeats, 2.0, "since the restart");
+    for upstream in &upstreams {
+        assert_eq!(upstream.taken_count(), 4, "{:?}", upstream.seen());
+    }
     relay.finish().await;
 }
 
@@ -189,6 +220,7 @@ async fn telemetry_and_log_drains_reach_every_upstream_byte_for_byte() {
         ("integration/vercel/logs", json, br#"[{"id":"1","message":"x"}]"#, ("", b"")),
         ("integration/vercel/logs", "application/x-ndjson", b"{\"id\":\"1\"}\n{\"id\":\"2\"}\n", ("", b"")),
         ("integration/heroku/logs", logplex, frame, ("", b"")),
+        ("integration/heroku", logplex, frame, ("", b"")),
     ] {
         for slash in ["", "/"] {
             let headers = [
@@ -223,7 +255,7 @@ async fn telemetry_and_log_drains_reach_every_upstream_byte_for_byte() {
     }
     let samples = relay.balanced(SOON).await;
     let accepted = |category| samples.sum("switchyard_accepted_items_total", &[("category", category)]);
-    assert_eq!((accepted("span"), accepted("log_item")), (8.0, 8.0));
+    assert_eq!((accepted("span"), accepted("log_item")), (8.0, 10.0));
     relay.finish().await;
 }
 

@@ -110,6 +110,22 @@ async fn client_reports_and_check_ins_by_url_are_taken_whatever_is_limited() {
 }
 
 #[tokio::test]
+async fn a_limit_of_ours_holds_for_check_ins_by_url_while_every_upstream_limits_them_too() {
+    let (relay, a, b) = pair(|plan| plan.more("[limits]\nmonitor = \"2/h\"")).await;
+    for (name, upstream) in [("a", &a), ("b", &b)] {
+        limits(&relay, (name, upstream), "600:monitor:organization").await;
+    }
+    for _ in 0..5 {
+        let ping = relay.post(&format!("/api/1/cron/nightly/{KEY}/?status=ok"), "").send().await.expect("an answer");
+        assert_eq!(ping.status(), 202);
+    }
+    let samples = relay.balanced(SOON).await;
+    assert_eq!(samples.sum("switchyard_accepted_items_total", &[("category", "monitor")]), 2.0);
+    assert_eq!(refused_items(&relay, "monitor", "rate_limited").await, 3.0);
+    relay.finish().await;
+}
+
+#[tokio::test]
 async fn when_the_limit_ends_what_was_held_goes_out_and_sdks_are_told_nothing_more() {
     let upstream = Upstream::start().await;
     let relay = Plan::new(&[("tracker", upstream.dsn("cafe", 7))]).start().await;

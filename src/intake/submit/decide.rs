@@ -27,7 +27,8 @@ impl Intake {
         quantities: &Quantities,
     ) -> Option<(RefusalReason, RateLimit)> {
         let (name, now) = (&project.name, self.clock.now());
-        if !self.cooldowns.is_clear(name) {
+        // Who sends check-ins by URL is told of no limit and sends on: they wait for the upstreams.
+        if !self.cooldowns.is_clear(name) && !is_check_in(quantities) {
             let kind = shadows::item_of(quantities);
             if let Some((category, until)) = self.wanted_from(view, project, &kind, quantities, now) {
                 return Some((RefusalReason::UpstreamLimited, police::told(category, until, now)));
@@ -111,6 +112,11 @@ impl Intake {
         let spent = view.shadows.spare(&mut to, of, view.routing.primary_of(project), sight, now).await;
         (to, Some(spent))
     }
+}
+
+/// Whether a request that is no envelope is a check-in.
+pub(super) fn is_check_in(quantities: &Quantities) -> bool {
+    quantities.iter().any(|(category, _)| category == Category::Monitor)
 }
 
 /// The upstreams that would get such an item, as far as its kind and its categories tell.
