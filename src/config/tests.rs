@@ -313,7 +313,7 @@ fn limits_are_read_for_all_projects_and_for_one() {
     insta::assert_snapshot!(lines(&format!("{GOOD}{wrong}")), @r##"
     config.toml:14:9: limits.error: "5 a second" is no rate: write an amount and one of s, m, h, d, as in "100/s"
     config.toml:15:11: limits.session: a burst of 500 takes more than a year at 1/d
-    config.toml:16:1: limits.logs: unknown key (known here: error, default, security, transaction, span, attachment, attachment_item, feedback, profile, profile_chunk, profile_chunk_ui, replay, monitor, log_item, log_byte, trace_metric, session, metric_bucket, storm)
+    config.toml:16:1: limits.logs: unknown key (known here: error, security, transaction, span, attachment, attachment_item, feedback, profile, profile_chunk, profile_chunk_ui, replay, monitor, log_item, log_byte, trace_metric, session, metric_bucket, storm)
     config.toml:17:8: limits.span: expected a rate as in "100/s", or { rate = "100/s", burst = 500 }, found integer `5`
     config.toml:19:9: limits.storm.limit: expected a whole number from 1 to 4294967295, found integer `0`
     5 problems in config.toml

@@ -101,7 +101,6 @@ enum Key {
 /// The keys there are.
 const KEYS: &[&str] = &[
     "error",
-    "default",
     "security",
     "transaction",
     "span",
@@ -130,7 +129,7 @@ impl<'de> Deserialize<'de> for Key {
                 f.write_str("a category")
             }
             fn visit_str<E: de::Error>(self, name: &str) -> Result<Key, E> {
-                match Category::from_name(name).filter(|category| category.can_be_limited()) {
+                match Category::from_name(name).filter(|category| category.can_be_configured()) {
                     Some(category) => Ok(Key::Category(category)),
                     None if name == "storm" => Ok(Key::Storm),
                     None => Err(E::unknown_field(name, KEYS)),
@@ -207,10 +206,10 @@ mod tests {
     }
 
     #[test]
-    fn every_category_that_can_be_limited_has_a_key() {
+    fn every_category_that_has_items_to_limit_has_a_key() {
         for category in Category::ALL {
-            assert_eq!(KEYS.contains(&category.name()), category.can_be_limited(), "{category}");
-            assert_eq!(settings(&format!("{category} = \"1/s\"")).is_ok(), category.can_be_limited(), "{category}");
+            assert_eq!(KEYS.contains(&category.name()), category.can_be_configured(), "{category}");
+            assert_eq!(settings(&format!("{category} = \"1/s\"")).is_ok(), category.can_be_configured(), "{category}");
         }
     }
 

@@ -12,8 +12,6 @@ use smallvec::SmallVec;
 pub enum Category {
     /// Error events.
     Error,
-    /// Events of the default type.
-    Default,
     /// Security reports: CSP, Expect-CT and their kin.
     Security,
     /// Transactions.
@@ -46,6 +44,9 @@ pub enum Category {
     Session,
     /// Metric buckets and statsd lines.
     MetricBucket,
+    /// Events whose payload says that they are of the default type. Payloads are not read for that, so events count as errors;
+    /// upstreams' limits may name it.
+    Default,
     /// Client reports.
     Internal,
     /// Items of no category: never limited, still counted.
@@ -56,7 +57,6 @@ impl Category {
     /// Every category, in the order of their definition.
     pub const ALL: [Self; 20] = [
         Self::Error,
-        Self::Default,
         Self::Security,
         Self::Transaction,
         Self::Span,
@@ -73,6 +73,7 @@ impl Category {
         Self::TraceMetric,
         Self::Session,
         Self::MetricBucket,
+        Self::Default,
         Self::Internal,
         Self::Unknown,
     ];
@@ -113,15 +114,20 @@ impl Category {
         !matches!(self, Self::Internal | Self::Unknown)
     }
 
+    /// Whether a limit of ours may name it: there are items of it, and they may be held back.
+    pub const fn can_be_configured(self) -> bool {
+        self.can_be_limited() && !matches!(self, Self::Default)
+    }
+
     /// Whether its loss is told in client reports: that of a client report is not, and what has no category cannot be.
     pub const fn can_be_reported(self) -> bool {
         !matches!(self, Self::Internal | Self::Unknown)
     }
 }
 
-/// The names of the categories that can be limited: what a configuration may name.
-pub const LIMITABLE: [&str; Category::ALL.len() - 2] = {
-    let mut names = [""; Category::ALL.len() - 2];
+/// The names of the categories that a configuration may name.
+pub const CONFIGURABLE: [&str; Category::ALL.len() - 3] = {
+    let mut names = [""; Category::ALL.len() - 3];
     let mut at = 0;
     while at < names.len() {
         names[at] = Category::ALL[at].name();
@@ -139,8 +145,8 @@ impl<'de> Deserialize<'de> for Category {
                 f.write_str("a category")
             }
             fn visit_str<E: de::Error>(self, name: &str) -> Result<Category, E> {
-                let known = Category::from_name(name).filter(|category| category.can_be_limited());
-                known.ok_or_else(|| E::unknown_field(name, &LIMITABLE))
+                let known = Category::from_name(name).filter(|category| category.can_be_configured());
+                known.ok_or_else(|| E::unknown_field(name, &CONFIGURABLE))
             }
         }
         deserializer.deserialize_identifier(Name)
@@ -240,7 +246,7 @@ mod tests {
         for (i, category) in Category::ALL.into_iter().enumerate() {
             assert_eq!(Category::from_name(category.name()), Some(category));
             assert_eq!(category as usize, i);
-            assert_eq!(LIMITABLE.contains(&category.name()), category.can_be_limited());
+            assert_eq!(CONFIGURABLE.contains(&category.name()), category.can_be_configured());
         }
     }
 
