@@ -32,10 +32,10 @@ use crate::units::ByteSize;
 use super::body::{Held, Room};
 use super::serve::{App, serve};
 
-/// The largest body, as sent and as decoded.
-const MAX_BODY: ByteSize = ByteSize::mib(64);
+/// The largest body, as sent and as decoded: what a relay takes by default, and room for what it adds.
+const MAX_BODY: ByteSize = ByteSize::mib(208);
 /// All bodies in memory together.
-const MAX_INFLIGHT: ByteSize = ByteSize::mib(128);
+const MAX_INFLIGHT: ByteSize = ByteSize::mib(256);
 /// How many arrivals are remembered; the oldest are forgotten first.
 const REMEMBERED: usize = 10_000;
 /// How many characters of an event's words are kept.
@@ -288,13 +288,13 @@ mod tests {
         Sink::new("test", behaviour, Clock::system())
     }
 
-    async fn answer(sink: &Sink, path: &str, key: Option<&str>, body: &'static str) -> (StatusCode, Response) {
+    async fn answer(sink: &Sink, path: &str, key: Option<&str>, body: impl Into<Body>) -> (StatusCode, Response) {
         let mut request = Request::post(path);
         if let Some(key) = key {
             request = request.header("x-sentry-auth", format!("Sentry sentry_key={key}"));
         }
         let peer = ([127, 0, 0, 1], 1).into();
-        let response = App::answer(sink, peer, request.body(Body::from(body)).unwrap()).await;
+        let response = App::answer(sink, peer, request.body(body.into()).unwrap()).await;
         (response.status(), response)
     }
 
@@ -337,6 +337,16 @@ mod tests {
             let last = arrivals.last().unwrap();
             assert_eq!((last.kind.as_str(), last.bytes), (kind, 2));
         }
+    }
+
+    #[tokio::test]
+    async fn what_a_relay_takes_by_default_is_taken() {
+        let sink = sink(Behaviour::default());
+        let attachment = 200 << 20;
+        let head = format!("{{}}\n{{\"type\":\"attachment\",\"length\":{attachment}}}\n");
+        let body = [head.into_bytes(), vec![b'x'; attachment]].concat();
+        assert_eq!(answer(&sink, "/api/7/envelope/", Some("k"), body).await.0, StatusCode::OK);
+        assert_eq!(sink.since(0).0[0].bytes, attachment);
     }
 
     #[tokio::test]
