@@ -193,6 +193,23 @@ async fn glitchtips_maintenance_is_an_outage() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_glitchtip_refuses_is_a_dead_letter_there_and_delivered_elsewhere() {
+    let (tracker, generic, relay) = relay_to("glitchtip", &[]).await;
+    tracker.then([Reply::status(400)]);
+    let (_, refused) = send(&relay, &[("event", json!({ "sdk": {} }))]).await;
+    relay.balanced(SOON).await;
+    let (_, fine) = send(&relay, &[("event", json!({ "message": "fine" }))]).await;
+    let samples = relay.balanced(SOON).await;
+    assert_eq!((dropped(&samples, "rejected", "error"), delivered(&samples, "error")), (1.0, 1.0));
+    assert_eq!(samples.sum("switchyard_dead_letters", &[("upstream", "tracker")]), 1.0);
+    assert_eq!(
+        generic.taken().iter().map(|seen| &seen.body[..]).collect::<Vec<_>>(),
+        [refused.as_bytes(), fine.as_bytes()]
+    );
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_bugsink_never_stores_is_unsupported_there_and_limits_nothing() {
     let (tracker, generic, relay) = relay_to("bugsink", &[]).await;
     tracker.always(Reply::with_header(200, "x-sentry-rate-limits", BUGSINKS_LIMIT));

@@ -25,7 +25,12 @@ async fn an_item_over_its_limit_is_refused_by_name_and_one_at_its_limit_is_taken
         ("session", 10 * MIB),
         ("sessions", 10 * MIB),
         ("replay_recording", 10 * MIB),
+        ("replay_video", 10 * MIB),
         ("log", 12 * MIB),
+        ("span", 12 * MIB),
+        ("trace_metric", 12 * MIB),
+        ("metric_buckets", MIB),
+        ("raw_security", MIB),
     ];
     for (kind, limit) in limits {
         let over = relay.send(envelope(&new_id(), kind, &"x".repeat(limit + 1))).await;
@@ -82,6 +87,27 @@ async fn an_envelope_with_too_many_items_of_a_type_is_refused_by_their_name() {
     assert_eq!(relay.send(of("event", 3)).await.status(), 200);
     relay.balanced(SOON).await;
     assert_eq!(upstream.taken_count(), limits.len() + 1);
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn an_envelope_has_at_most_a_thousand_items_and_no_header_line_over_64_kib() {
+    let (relay, upstream) = front_of(|plan| plan).await;
+    let items = |count: usize| format!("{{}}\n{}", "{\"type\":\"x_new\"}\n{}\n".repeat(count));
+    let header = |size: usize| format!("{{\"x\":\"{}\"}}\n{{\"type\":\"x_new\"}}\n{{}}\n", "x".repeat(size));
+    for (body, status, words) in [
+        (items(1000), 200, ""),
+        (items(1001), 413, "1000 items"),
+        (header(65_000), 200, ""),
+        (header(66_000), 400, "line"),
+    ] {
+        let answer = relay.send(body).await;
+        assert_eq!(answer.status(), status, "{words}");
+        let answer: serde_json::Value = answer.json().await.expect("JSON");
+        assert!(answer["detail"].as_str().unwrap_or_default().contains(words), "{answer}");
+    }
+    relay.balanced(SOON).await;
+    assert_eq!(upstream.taken_count(), 2);
     relay.finish().await;
 }
 

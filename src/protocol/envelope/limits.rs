@@ -78,6 +78,31 @@ mod tests {
     }
 
     #[test]
+    fn an_item_may_have_so_many_bytes_and_no_more() {
+        for (kind, limit) in [
+            ("event", MIB),
+            ("transaction", MIB),
+            ("profile", 50 * MIB),
+            ("profile_chunk", 50 * MIB),
+            ("attachment", 200 * MIB),
+            ("unreal_report", 200 * MIB),
+            ("replay_video", 10 * MIB),
+            ("span", 12 * MIB),
+        ] {
+            assert_eq!(offence(&[(kind, limit)]), None, "{kind}");
+            let expected = format!("the {kind} item has {} bytes, more than its limit of {limit}", limit + 1);
+            assert_eq!(offence(&[(kind, limit + 1)]), Some(expected));
+        }
+        assert_eq!(offence(&[("x_unknown", u64::MAX)]), None);
+    }
+
+    #[test]
+    fn events_of_different_kinds_are_counted_apart() {
+        let kinds = ["event", "event", "transaction", "security", "replay_event", "feedback", "form_data"];
+        assert_eq!(offence(&kinds.map(|kind| (kind, 1))), None);
+    }
+
+    #[test]
     fn attachments_have_a_limit_together() {
         assert_eq!(offence(&[("attachment", 100 * MIB), ("attachment", 100 * MIB), ("event", MIB)]), None);
         let expected = "the attachment items have 209715201 bytes together, more than their limit of 209715200";
