@@ -98,11 +98,11 @@ pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce()
     let Options { path, loaded, mut listeners, clock } = options;
     let mut daemon = Daemon::assemble(path, loaded.config, clock).await?;
     let serving = Tasks::new();
-    daemon.serve(&mut listeners, &serving)?;
+    let addresses = daemon.serve(&mut listeners, &serving)?;
     let mut changed = watch(&daemon.path, loaded.fingerprint, &daemon.tasks);
     let mut hangup = signal(SignalKind::hangup()).ok();
     let mut upkeep = every(Duration::from_secs(1));
-    daemon.announce_start();
+    daemon.announce_start(&addresses);
     ready();
     let outcome = loop {
         tokio::select! {
@@ -200,23 +200,29 @@ impl Daemon {
         Ok(daemon)
     }
 
-    fn serve(&self, listeners: &mut Listeners, serving: &Tasks) -> Result<(), DaemonError> {
-        let mut bind = |address| listeners.bind(address).map_err(|why| DaemonError::Listen { address, why });
-        for address in &self.config.server.listen {
-            let (listener, tasks) = (bind(*address)?, serving.clone());
-            serving
-                .spawn("the public listener", serve_public(listener, self.public.clone(), self.clock.clone(), tasks));
+    /// Serves the addresses of the configuration; returns the public ones.
+    fn serve(&self, listeners: &mut Listeners, serving: &Tasks) -> Result<Vec<SocketAddr>, DaemonError> {
+        let failed = |(address, why)| DaemonError::Listen { address, why };
+        // All are bound before one is served: what is accepted by a process that ends because another address is taken is lost.
+        let public = listeners.bind_all(&self.config.server.listen).map_err(failed)?;
+        let admin = listeners.bind_all(&[self.config.admin.listen]).map_err(failed)?;
+        let addresses = public.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+        for listener in public {
+            let (public, clock, tasks) = (self.public.clone(), self.clock.clone(), serving.clone());
+            serving.spawn("the public listener", serve_public(listener, public, clock, tasks));
         }
-        let (listener, tasks) = (bind(self.config.admin.listen)?, serving.clone());
-        serving.spawn("the admin listener", serve_admin(listener, self.admin.clone(), self.clock.clone(), tasks));
+        for listener in admin {
+            let (admin, clock, tasks) = (self.admin.clone(), self.clock.clone(), serving.clone());
+            serving.spawn("the admin listener", serve_admin(listener, admin, clock, tasks));
+        }
         for address in listeners.unused() {
             tracing::warn!(%address, "systemd gave a socket that the configuration does not listen on");
         }
-        Ok(())
+        Ok(addresses)
     }
 
-    fn announce_start(&self) {
-        let listen: Vec<String> = self.config.server.listen.iter().map(ToString::to_string).collect();
+    fn announce_start(&self, addresses: &[SocketAddr]) {
+        let listen: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             primary = &*self.config.primary,

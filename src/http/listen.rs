@@ -4,9 +4,10 @@
 //! kernel's queue and is not refused.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 
 use listenfd::ListenFd;
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, ipproto, sockopt};
 use tokio::net::TcpListener;
 
@@ -30,8 +31,24 @@ impl Listeners {
         Ok(Self { inherited })
     }
 
+    /// The listeners at `addresses`, or the one that cannot be listened on, and why. On a machine without IPv6 its loopback address is left
+    /// out beside one of IPv4: nobody could connect to it.
+    pub fn bind_all(&mut self, addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, (SocketAddr, io::Error)> {
+        let mut bound = Vec::with_capacity(addresses.len());
+        for &address in addresses {
+            match self.bind(address) {
+                Ok(listener) => bound.push(listener),
+                Err(why) if addresses.iter().any(SocketAddr::is_ipv4) && is_without_ipv6(address, &why) => {
+                    tracing::warn!(%address, %why, "not listened on: this machine has no IPv6");
+                }
+                Err(why) => return Err((address, why)),
+            }
+        }
+        Ok(bound)
+    }
+
     /// The listener at `address`: the inherited one, or a new one.
-    pub fn bind(&mut self, address: SocketAddr) -> io::Result<TcpListener> {
+    fn bind(&mut self, address: SocketAddr) -> io::Result<TcpListener> {
         let at = self.inherited.iter().position(|l| l.local_addr().is_ok_and(|have| have == address));
         let listener = match at {
             Some(i) => self.inherited.swap_remove(i),
@@ -47,6 +64,12 @@ impl Listeners {
     }
 }
 
+/// Whether `why` says that the machine has no IPv6, or has it turned off, where `address` is its loopback address.
+fn is_without_ipv6(address: SocketAddr, why: &io::Error) -> bool {
+    let signs = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL];
+    address.ip() == Ipv6Addr::LOCALHOST && signs.iter().any(|sign| why.raw_os_error() == Some(sign.raw_os_error()))
+}
+
 fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
     let socket = rustix::net::socket(family, SocketType::STREAM, Some(ipproto::TCP))?;
@@ -59,4 +82,28 @@ fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     rustix::net::bind(&socket, &address)?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_loopback_address_of_ipv6_may_be_missing_and_only_because_there_is_no_ipv6() {
+        let is_without = |address: &str, errno: Errno| is_without_ipv6(address.parse().unwrap(), &errno.into());
+        assert!(is_without("[::1]:8484", Errno::AFNOSUPPORT) && is_without("[::1]:8484", Errno::ADDRNOTAVAIL));
+        assert!(!is_without("[::1]:8484", Errno::ADDRINUSE) && !is_without("[::1]:84", Errno::ACCESS));
+        assert!(!is_without("[2001:db8::1]:8484", Errno::ADDRNOTAVAIL), "clients elsewhere may know it");
+        assert!(!is_without("127.0.0.2:8484", Errno::ADDRNOTAVAIL));
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_taken_is_named() {
+        let mut listeners = Listeners { inherited: vec![] };
+        let free = SocketAddr::from(([127, 0, 0, 1], 0));
+        let taken = bind(free).and_then(|listener| listener.local_addr().map(|address| (listener, address)));
+        let (_taken, address) = taken.unwrap();
+        let (which, why) = listeners.bind_all(&[free, address]).unwrap_err();
+        assert_eq!((which, why.kind()), (address, io::ErrorKind::AddrInUse));
+    }
 }
