@@ -2,9 +2,11 @@
 //!
 //! The system's notifications make it quick; a look at the content each second makes it certain: editors replace files, mounts and
 //! symbolic links change where a path leads, and some file systems notify nobody. The rule: only the content decides. What is read
-//! while a file is being written is not reported; a file that is gone changes nothing until it is back.
+//! while a file is being written is not reported; a file that is gone changes nothing until it is back; one that is there and cannot
+//! be read is reported as any broken one.
 
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,11 +23,14 @@ const STABLE: Duration = Duration::from_millis(20);
 /// How long an unstable content is waited for.
 const PATIENCE: Duration = Duration::from_millis(200);
 
+/// What a look finds: a content, or why it cannot be read. `None` when there is no file.
+type Found = Option<Result<Fingerprint, ErrorKind>>;
+
 /// A watch over one file. Ends when dropped.
 #[derive(Debug)]
 pub struct Watch {
     path: PathBuf,
-    seen: Fingerprint,
+    seen: Result<Fingerprint, ErrorKind>,
     gone: bool,
     /// `None` when the system does not notify.
     notices: Option<Notices>,
@@ -41,13 +46,13 @@ struct Notices {
 impl Watch {
     /// Watches the file at `path`, whose content is known as `seen`: a change since then is reported too.
     pub fn new(path: &Path, seen: Fingerprint) -> Self {
-        Self { path: path.to_owned(), seen, gone: false, notices: Notices::subscribe(path) }
+        Self { path: path.to_owned(), seen: Ok(seen), gone: false, notices: Notices::subscribe(path) }
     }
 
     /// Without the system's notifications: the look each second alone.
     #[cfg(test)]
     fn polling(path: &Path, seen: Fingerprint) -> Self {
-        Self { path: path.to_owned(), seen, gone: false, notices: None }
+        Self { path: path.to_owned(), seen: Ok(seen), gone: false, notices: None }
     }
 
     /// Waits until the content is another one than last time. Nothing is lost when the wait is abandoned.
@@ -94,7 +99,7 @@ impl Watch {
     }
 
     /// The content once it has stayed the same for a moment, or the last one when it does not come to rest.
-    async fn settle(&self) -> Option<Fingerprint> {
+    async fn settle(&self) -> Found {
         let begun = Instant::now();
         let (mut last, mut since) = (content(&self.path).await, Instant::now());
         while since.elapsed() < STABLE && begun.elapsed() < PATIENCE {
@@ -108,8 +113,12 @@ impl Watch {
     }
 }
 
-async fn content(path: &Path) -> Option<Fingerprint> {
-    tokio::fs::read(path).await.ok().map(|content| Fingerprint::of(&content))
+async fn content(path: &Path) -> Found {
+    match tokio::fs::read(path).await {
+        Ok(content) => Some(Ok(Fingerprint::of(&content))),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => Some(Err(error.kind())),
+    }
 }
 
 impl Notices {
@@ -234,6 +243,20 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_cannot_be_read_is_told_once_and_once_more_when_it_can() {
+        let (_folder, path) = folder_with("a");
+        let mut watch = Watch::polling(&path, Fingerprint::of(b"a"));
+        std::fs::remove_file(&path).unwrap();
+        // Which cannot be read by root either.
+        std::fs::create_dir(&path).unwrap();
+        told(&mut watch).await;
+        assert!(tokio::time::timeout(3 * LOOK, watch.changed()).await.is_err());
+        std::fs::remove_dir(&path).unwrap();
+        std::fs::write(&path, "a").unwrap();
+        told(&mut watch).await;
+    }
+
     #[tokio::test]
     async fn notifications_go_on_after_the_file_was_gone() {
         let (_folder, path) = folder_with("a");
@@ -271,6 +294,6 @@ mod tests {
             }
         };
         tokio::join!(writing, watch.changed());
-        assert_eq!(watch.seen, Fingerprint::of(b"whole again"));
+        assert_eq!(watch.seen, Ok(Fingerprint::of(b"whole again")));
     }
 }
