@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use futures_util::FutureExt as _;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use rustix::net::SocketFlags;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -71,7 +71,7 @@ pub(super) async fn serve(listener: TcpListener, app: impl App, clock: Clock, ta
         tasks.spawn_detached(connection(accepted, app.clone(), clock.clone(), stop.clone()));
     }
     // Whoever connected before the listener closes must not be reset by its closing.
-    while let Some(accepted) = accept(&listener, &room).now_or_never() {
+    for accepted in std::iter::from_fn(|| accept_waiting(&listener, &room)) {
         tasks.spawn_detached(connection(accepted, app.clone(), clock.clone(), stop.clone()));
     }
 }
@@ -89,6 +89,18 @@ async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> Accepted {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
+    }
+}
+
+/// Who waits in the kernel's queue now. The runtime is not asked: it may not have heard of the last ones yet.
+fn accept_waiting(listener: &TcpListener, room: &Arc<Semaphore>) -> Option<Accepted> {
+    let place = Arc::clone(room).try_acquire_owned().ok()?;
+    loop {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let stream = std::net::TcpStream::from(rustix::net::accept_with(listener, flags).ok()?);
+        // One that has gone again has no address.
+        let Ok(peer) = stream.peer_addr() else { continue };
+        return Some((TcpStream::from_std(stream).ok()?, peer, place));
     }
 }
 
