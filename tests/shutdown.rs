@@ -141,3 +141,28 @@ async fn restarts_behind_an_inherited_socket_refuse_and_lose_no_request() {
     assert_eq!(have, expected, "each once");
     relay.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_fails_leaves_what_waits_in_an_inherited_socket_to_the_next() {
+    let a = Upstream::start().await;
+    let mut relay = Plan::new(&[("a", a.dsn("key-a", 11))]).prepare();
+    let socket = TcpListener::bind(("127.0.0.1", relay.port())).expect("the socket");
+    let id = envelopes::new_id();
+    let mut waiting = Connection::open(&relay.address()).await.expect("a place in the queue");
+    let envelope = envelopes::error(&id);
+    waiting.write(format!("{}{envelope}", Connection::head(envelope.len())).as_bytes()).await.expect("a request");
+    let taken = TcpListener::bind(relay.admin_address()).expect("the admin address");
+    for _ in 0..3 {
+        relay.launch_activated(&socket);
+        let status = relay.ended(SOON).await;
+        assert_eq!(status.code(), Some(69), "{}", relay.log());
+    }
+    drop(taken);
+    relay.launch_activated(&socket);
+    let answer = waiting.answer().await.expect("an answer");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    relay.await_ready().await;
+    relay.balanced(SOON).await;
+    assert_eq!(a.taken_ids(), [id]);
+    relay.finish().await;
+}
