@@ -24,6 +24,11 @@ use tempfile::TempDir;
 /// The most exposure that `systemd-analyze security` may find, in tenths: 0 is none, 100 is all. What is left is the network.
 const EXPOSURE: &str = "15";
 
+/// Where the README puts the program.
+const INSTALLED: &str = "/usr/local/bin/switchyard";
+/// Where systemd puts the service's credentials.
+const CREDENTIALS: &str = "/run/credentials/switchyard.service/";
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -42,8 +47,8 @@ fn values_of<'a>(unit: &'a str, key: &str) -> Vec<&'a str> {
 fn units() -> TempDir {
     let folder = TempDir::with_prefix("switchyard-units-").expect("a folder");
     let service = text("deploy/systemd/switchyard.service");
-    let there = service.replace("/usr/bin/switchyard", env!("CARGO_BIN_EXE_switchyard"));
-    assert_ne!(service, there, "the service starts /usr/bin/switchyard");
+    let there = service.replace(INSTALLED, env!("CARGO_BIN_EXE_switchyard"));
+    assert_ne!(service, there, "the service starts {INSTALLED}");
     fs::write(folder.path().join("switchyard.service"), there).expect("the service");
     fs::write(folder.path().join("switchyard.socket"), text("deploy/systemd/switchyard.socket")).expect("the socket");
     folder
@@ -81,15 +86,86 @@ fn the_socket_holds_the_addresses_that_are_listened_on_by_default() {
     let socket = text("deploy/systemd/switchyard.socket");
     let default: Vec<String> = http::settings::Server::default().listen.iter().map(ToString::to_string).collect();
     assert_eq!(values_of(&socket, "ListenStream"), default);
+    assert_eq!(values_of(&socket, "FreeBind"), ["yes"], "else it fails as a whole where IPv6 is turned off");
 }
 
 #[test]
 fn the_credentials_that_the_service_explains_are_the_ones_it_loads() {
     let service = text("deploy/systemd/switchyard.service");
     let loaded: Vec<&str> = values_of(&service, "LoadCredential").iter().filter_map(|v| v.split(':').next()).collect();
-    let prefix = "${file:/run/credentials/switchyard.service/";
-    let explained: Vec<&str> = service.split(prefix).skip(1).filter_map(|rest| rest.split('}').next()).collect();
-    assert_eq!(explained, loaded);
+    let named = |text: &str| -> Vec<String> {
+        let pieces = text.split(CREDENTIALS).skip(1).filter_map(|rest| rest.split_once('}'));
+        pieces.map(|(name, _)| name.to_owned()).collect()
+    };
+    assert_eq!(named(&service), loaded);
+    assert_eq!(named(&text("deploy/systemd/README.md")), loaded);
+}
+
+#[test]
+fn every_supervisor_starts_the_program_where_the_readmes_install_it() {
+    let install = "install -m 755 target/release/switchyard /usr/local/bin/\n";
+    for readme in ["README.md", "deploy/systemd/README.md"] {
+        assert!(text(readme).contains(install), "{readme}");
+    }
+    let start = format!("{INSTALLED} run --config /etc/switchyard/config.toml");
+    assert_eq!(values_of(&text("deploy/systemd/switchyard.service"), "ExecStart"), [&start]);
+    let ecosystem = ecosystem();
+    let switchyard = &ecosystem["apps"][0];
+    let line = |key: &str| switchyard[key].as_str().expect("a string").to_owned();
+    assert_eq!(format!("{} {}", line("script"), line("args")), start);
+}
+
+/// The first block of code in that language.
+fn block(text: &str, language: &str) -> String {
+    let start = format!("```{language}\n");
+    let (_, rest) = text.split_once(&start).unwrap_or_else(|| panic!("no block of {language}"));
+    rest.split("```").next().expect("its end").to_owned()
+}
+
+#[test]
+fn the_configuration_that_the_systemd_readme_begins_with_can_be_used() {
+    let folder = TempDir::with_prefix("switchyard-credentials-").expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    for (name, secret) in [
+        ("switchyard_key", "0123456789abcdef0123456789abcdef"),
+        ("sentry_dsn", "https://key@sentry.example/1"),
+        ("glitchtip_dsn", "http://key@127.0.0.1:8080/1"),
+    ] {
+        fs::write(at(name), format!("{secret}\n")).expect("a credential");
+    }
+    let config = block(&text("deploy/systemd/README.md"), "toml");
+    fs::write(at("config.toml"), config.replace(CREDENTIALS, &at("").display().to_string())).expect("a configuration");
+    let mut check = Command::new(env!("CARGO_BIN_EXE_switchyard"));
+    check.arg("check").arg("--config").arg(at("config.toml")).current_dir(folder.path());
+    let said = install::run("a configuration that can be used", &mut check);
+    assert!(said.contains("primary sentry"), "{said}");
+}
+
+#[test]
+fn the_line_for_a_services_env_leaves_everything_else_in_it_as_it_was() {
+    let folder = TempDir::with_prefix("switchyard-env-").expect("a folder");
+    let env = folder.path().join(".env");
+    for readme in ["README.md", "deploy/pm2/README.md"] {
+        let text = text(readme);
+        let line = text.lines().find(|line| line.contains(" >> .env")).expect("the line");
+        for (before, left) in [
+            ("", ""),
+            ("A=1\n", "A=1\n"),
+            ("A=1\nB=2", "A=1\nB=2\n"),
+            ("SENTRY_DSN=old\nA=1", "A=1\n"),
+            ("A=1\nSENTRY_DSN=old", "A=1\n"),
+        ] {
+            fs::write(&env, before).expect("a file");
+            install::run("the line of the README", Command::new("sh").args(["-c", line]).current_dir(folder.path()));
+            let after = fs::read_to_string(&env).expect("the file");
+            let (kept, dsn) = after.split_at(after.find("SENTRY_DSN=").expect("the new line"));
+            assert_eq!(
+                (kept, dsn.trim_end()),
+                (left, "SENTRY_DSN=http://<public_key>@127.0.0.1:8484/<id>"),
+                "{readme}"
+            );
+        }
+    }
 }
 
 #[test]
