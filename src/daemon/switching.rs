@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::clock::Timestamp;
-use crate::config::edit;
+use crate::config::edit::{self, EditError};
 use crate::http::{SwitchOrder, SwitchRefusal};
 use crate::journal::{JournalError, Switch};
 use crate::policy::routing::Routing;
@@ -96,7 +96,9 @@ impl Daemon {
         let SwitchOrder { to, reason, author, announced, reply } = order;
         let outcome = if self.config.upstreams.contains_key(to.as_str()) {
             self.announced = Some((Announced { to: to.clone(), reason, author }, Instant::now()));
-            if announced { Ok(()) } else { self.edit(&to).await }
+            let edited = if announced { Ok(()) } else { self.edit(&to).await };
+            // What was not done needs no reason, and what somebody does by hand in a moment has not this one.
+            edited.inspect_err(|_| self.announced = None)
         } else {
             let known: Vec<&str> = self.config.upstreams.keys().map(|name| &**name).collect();
             Err(format!("{to:?} is no upstream; there are {}", known.join(", ")))
@@ -124,7 +126,12 @@ impl Daemon {
 
     /// Changes the line `primary` of the file; the name that stood there.
     async fn write_primary(&self, name: &str) -> Result<Option<String>, String> {
-        let (path, name) = (self.path.clone(), name.to_owned());
-        tasks::blocking(move || edit::set_primary(&path, &name)).await.map_err(|error| error.to_string())
+        let (path, to) = (self.path.clone(), name.to_owned());
+        tasks::blocking(move || edit::set_primary(&path, &to)).await.map_err(|error| match error {
+            EditError::Io { .. } => format!(
+                "the daemon cannot change its file: {error}; who can does it with `switchyard switch {name}`, and then it is live, too"
+            ),
+            error => error.to_string(),
+        })
     }
 }

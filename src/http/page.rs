@@ -19,7 +19,7 @@ button,input{font:inherit;color:inherit;background:#8881;border:1px solid var(--
 button{cursor:pointer}button:hover{border-color:currentColor}button.main,button.drop{background:#1a7f37;color:#fff}button.drop{background:#b31d28}
 .narrow{max-width:42rem}.narrow li{margin:.4rem 0}.tall{display:grid;gap:1rem;margin:1.5rem 0;justify-items:start}
 .tall label{display:grid;gap:.25rem;width:100%}code{overflow-wrap:anywhere}
-@media(max-width:60rem){table{display:block;overflow-x:auto}}
+@media screen and (max-width:60rem){table{display:block;overflow-x:auto}}
 @media(prefers-color-scheme:dark){:root{--good:#3fb950;--bad:#ff7b72;--warn:#d29922}}";
 
 /// The page.

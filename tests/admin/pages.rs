@@ -173,6 +173,32 @@ async fn who_signs_in_makes_another_upstream_the_primary_with_a_form_and_signs_o
     assert_eq!((old.taken_count(), new.taken_count()), (2, 2));
 }
 
+#[tokio::test]
+async fn when_the_daemon_cannot_write_its_file_the_page_says_who_can() {
+    let (_old, _new, plan) = two_upstreams().await;
+    let relay = with_token(plan).start().await;
+    let file = fs::read_to_string(relay.config()).expect("the file");
+    // Where the new text would be written first there is something that no right of the daemon's removes.
+    let beside = relay.home().join(format!(".config.toml.{}.new", relay.pid()));
+    fs::create_dir(&beside).expect("a folder");
+    let browser = Browser::signed_in(&relay).await;
+    let form_token = browser.form_token().await;
+    let fields = [("csrf", form_token.as_str()), ("to", "new"), ("reason", "48 hours are over")];
+    let failed = browser.post("/switch", &fields).await;
+    failed.shows(409, &["Nothing was changed", "the daemon cannot change its file", "switchyard switch new"]);
+    unchanged(&relay, &file, "the file that cannot be written").await;
+    fs::remove_dir(&beside).expect("the folder");
+    // Who does it then by hand has reasons of their own.
+    relay.flip_to("new").await;
+    let switch = eventually("the switch is kept", SOON, async || match relay.status().await["switches"][0].clone() {
+        Value::Null => Err("none yet".to_owned()),
+        switch => Ok(switch),
+    })
+    .await;
+    assert_eq!((&switch["to"], &switch["reason"]), (&json!("new"), &Value::Null));
+    relay.finish().await;
+}
+
 /// Fails unless nothing was changed.
 async fn unchanged(relay: &Relay, file: &str, what: &str) {
     let status = relay.status().await;

@@ -174,6 +174,21 @@ async fn another_token_ends_all_sessions_for_good() {
     assert!(orders.try_recv().is_err());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_form_is_neither_waited_for_nor_read_without_end() {
+    let (admin, _orders) = admin().await;
+    let form = |body: Body| {
+        let request = Request::post("/login").header("content-type", "application/x-www-form-urlencoded");
+        let mut request = request.header("host", "relay.test:8485").body(body).unwrap();
+        request.extensions_mut().insert(ELSEWHERE.parse::<SocketAddr>().unwrap());
+        operators(admin.clone()).oneshot(request)
+    };
+    let endless = || futures_util::stream::repeat_with(|| Ok::<_, std::io::Error>("token=a&".repeat(100)));
+    assert_eq!(form(Body::from_stream(endless())).await.unwrap().status(), StatusCode::PAYLOAD_TOO_LARGE);
+    let silent = futures_util::stream::pending::<Result<String, std::io::Error>>();
+    assert_eq!(form(Body::from_stream(silent)).await.unwrap().status(), StatusCode::REQUEST_TIMEOUT);
+}
+
 #[test]
 fn an_origin_is_ours_when_its_host_and_port_are_those_that_were_asked() {
     let ours = |origin: &str, host: &str| is_origin_of(origin, &host.parse().unwrap());
