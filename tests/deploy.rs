@@ -226,6 +226,16 @@ fn the_compose_file_names_only_volumes_services_and_files_that_exist() {
 }
 
 #[test]
+fn the_container_gets_every_variable_that_the_minimal_configuration_names() {
+    let (config, compose) = (text("config/minimal.toml"), yaml("deploy/compose.yaml"));
+    let given = &compose["services"]["switchyard"]["environment"];
+    let lines = config.lines().filter(|line| !line.starts_with('#'));
+    let named: Vec<&str> = lines.filter_map(|line| line.split_once("${")?.1.split('}').next()).collect();
+    assert!(named.len() > 1, "{named:?}");
+    assert!(named.iter().all(|name| given.get(name).is_some()), "{named:?}: {given}");
+}
+
+#[test]
 fn the_image_is_built_with_the_projects_compiler_and_runs_as_nobody_special() {
     let dockerfile = text("deploy/Dockerfile");
     let channel: toml::Table = text("rust-toolchain.toml").parse().expect("TOML");
