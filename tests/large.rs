@@ -8,8 +8,9 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use support::connection::{Answer, Connection};
-use support::envelopes::{self, new_id};
+use support::envelopes::{self, KEY, new_id};
 use support::eventually::eventually;
+use support::memory::Memory;
 use support::meter::{Measured, Meter};
 use support::relay::{Plan, Relay};
 use support::upstream::{Reply, Upstream};
@@ -252,5 +253,58 @@ async fn of_a_large_envelope_whose_event_is_a_repeat_only_the_rest_arrives() {
     let whole = Measured::of(&[event.as_bytes(), large.as_bytes()]);
     let rest = Measured::of(&[format!("{{\"event_id\":\"{id}\"}}\n").as_bytes(), large.as_bytes()]);
     taken(&a, vec![whole, rest]).await;
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_request_that_is_no_envelope_costs_disk_and_not_memory_and_outlives_a_kill() {
+    const COUNT: usize = 16;
+    let (a, b) = (Meter::start().await, Meter::start().await);
+    a.set_open(false);
+    b.set_open(false);
+    let mut relay = plan(&[("a", a.dsn()), ("b", b.dsn())]).journal("retain = \"1s\"").start().await;
+    let memory = Memory::of(relay.pid());
+    let before = memory.resident();
+    // Almost what it may have; every fourth is encoded.
+    let body = noise(12 * MIB - 64 * 1024);
+    let packed = zstd::encode_all(&body[..], 1).expect("memory");
+    for at in 0..COUNT {
+        let encoding = if at % 4 == 3 { "zstd" } else { "identity" };
+        let body = if at % 4 == 3 { &packed } else { &body };
+        let head = format!(
+            "POST /api/1/integration/otlp/v1/traces?sentry_key={KEY} HTTP/1.1\r\nhost: relay\r\n\
+             content-type: application/x-protobuf\r\ncontent-encoding: {encoding}\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        let mut connection = Connection::open(&relay.address()).await.expect("a connection");
+        connection.write(head.as_bytes()).await.expect("the head is taken");
+        connection.write(body).await.expect("the body is taken");
+        let answer = connection.answer().await.expect("an answer");
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    eventually("they are on their way to both", PATIENCE, async || match (a.begun(), b.begun()) {
+        (8, 8) => Ok(()),
+        begun => Err(format!("{begun:?}")),
+    })
+    .await;
+    let (grown, database) = (memory.peak() - before, relay.home().join("journal.db"));
+    println!("{COUNT} OTLP requests of 12 MiB, both upstreams hung: {grown} KiB more than {before} KiB at the most");
+    assert!(grown < 32 * 1024, "{grown} KiB");
+    assert_eq!(files(&relay).len(), COUNT);
+    assert!(fs::metadata(&database).expect("a database").len() < 4 << 20);
+    relay.kill();
+    relay.launch();
+    relay.await_ready().await;
+    let (memory, before) = (Memory::of(relay.pid()), before / 1024);
+    assert!(memory.resident() / 1024 < before + 32, "{} KiB after the start", memory.resident());
+    a.set_open(true);
+    b.set_open(true);
+    taken(&a, vec![Measured::of(&[&body]); COUNT]).await;
+    taken(&b, vec![Measured::of(&[&body]); COUNT]).await;
+    eventually("the files go with their records", PATIENCE, async || match files(&relay).len() {
+        0 => Ok(()),
+        n => Err(n.to_string()),
+    })
+    .await;
     relay.finish().await;
 }

@@ -12,10 +12,13 @@ mod proxy {
     pub(crate) mod sentry_cli;
 }
 
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use proxy::sentry_cli::{Project, TOKEN, answers_as_sentry};
 use support::envelopes::{self, KEY, new_id};
+use support::eventually::eventually;
+use support::memory::Memory;
 use support::relay::{Plan, Relay, SOON};
 use support::upstream::{Reply, Seen, Upstream};
 use support::wire::{Wire, chunked, exchange, head, post};
@@ -422,4 +425,66 @@ async fn a_primary_behind_tls_is_reached_by_deliveries_and_the_proxy_alike() {
     assert!(proxied(&tracker).iter().all(|seen| seen.body == "body" && seen.headers["host"] == tracker.address()));
     near.finish().await;
     far.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encoded_upload_arrives_whole_within_the_limit_of_its_route_and_costs_no_memory() {
+    const MIB: usize = 1 << 20;
+    let (relay, a, _b) = between().await;
+    let gzip = |text: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(vec![], flate2::Compression::fast());
+        encoder.write_all(text).expect("memory");
+        encoder.finish().expect("memory")
+    };
+    let files = "/api/0/projects/shop/web/files/dsyms/";
+    let noise: Vec<u8> = (0..34 * MIB / 16).flat_map(|_| *uuid::Uuid::new_v4().as_bytes()).collect();
+    let (packed, zeros) = (gzip(&noise), vec![0; 39 * MIB]);
+    let memory = Memory::of(relay.pid());
+    let before = memory.resident();
+    for (path, encoding, body) in
+        [(files, "gzip", packed.clone()), (files, "gzip", gzip(&zeros)), ("/api/0/x/", "gzip", gzip(b"small"))]
+    {
+        let answer = exchange(&relay.address(), &post(path, &[("content-encoding", encoding)], &body)).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    let arrived = proxied(&a);
+    for (seen, expected) in arrived.iter().zip([&noise[..], &zeros, b"small"]) {
+        assert!(seen.body == expected, "{} bytes in place of {}", seen.body.len(), expected.len());
+        assert_eq!(seen.headers["content-length"], expected.len().to_string());
+        assert!(!seen.headers.contains_key("content-encoding") && !seen.headers.contains_key("transfer-encoding"));
+    }
+    let grown = memory.peak() - before;
+    eprintln!(
+        "34 MiB of noise and 39 of zeros, encoded, to the primary: {grown} KiB more than {before} KiB at the most"
+    );
+    assert!(grown < 24 * 1024, "{grown} KiB");
+    let too_much = gzip(&vec![0; 41 * MIB]);
+    for (path, request, limit) in [
+        (files, post(files, &[("content-encoding", "gzip")], &too_much), 40 * MIB),
+        ("/api/0/x/", chunked("/api/0/x/", &[("content-encoding", "gzip")], &packed, MIB), 20 * MIB),
+        (
+            "/api/0/x/",
+            head("POST", "/api/0/x/", &[("content-encoding", "gzip"), ("content-length", "20971521")]),
+            20 * MIB,
+        ),
+    ] {
+        let mut wire = Wire::connect(&relay.address()).await;
+        wire.offer(&request).await;
+        let answer = wire.answer().await;
+        assert_eq!(answer.status, 413, "{path}: {answer:?}");
+        assert!(
+            answer.detail().ends_with(&format!("body has more than {limit} bytes, the limit of this endpoint")),
+            "{answer:?}"
+        );
+    }
+    assert_eq!(proxied(&a).len(), 3);
+    let folder = relay.home().join("journal.db-bodies");
+    eventually("nothing of it is kept", SOON, async || {
+        match std::fs::read_dir(&folder).expect("the folder of large bodies").count() {
+            0 => Ok(()),
+            n => Err(n.to_string()),
+        }
+    })
+    .await;
+    relay.finish().await;
 }

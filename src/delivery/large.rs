@@ -1,4 +1,4 @@
-//! Envelopes in files, on their way out: what they weigh, and how they are opened before anything is decided about them, so that
+//! Bodies in files, on their way out: what they weigh, and how they are opened before anything is decided about them, so that
 //! the worker itself never waits for the disk.
 
 use std::fs::File;
@@ -19,12 +19,15 @@ pub(super) fn weight(body: &Body) -> usize {
     if let Body::Memory(bytes) = body { bytes.len() } else { STREAMED }
 }
 
-/// Opens the file of a body that is in one, and sees to it that its outline is at hand.
+/// Opens the file of a body that is in one, and sees to it that an envelope's outline is at hand.
 pub(super) async fn open(claim: &Claim) -> Result<Option<Arc<File>>, Unreadable> {
     let Body::File(file) = &claim.record.body else { return Ok(None) };
     let (body, file) = (claim.record.body.clone(), Arc::clone(file));
+    let is_envelope = claim.record.client.request.is_none();
     tasks::blocking(move || {
-        body.outline()?;
+        if is_envelope {
+            body.outline()?;
+        }
         Ok(Some(Arc::new(file.open()?)))
     })
     .await

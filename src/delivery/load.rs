@@ -165,11 +165,11 @@ pub(super) fn select(claim: &Claim, cooldown: &Cooldown, quirks: &Quirks, now: T
     if is_ours && record.canary().is_none() {
         return Load::all(record);
     }
-    if claim.progress.items.is_none() && !cooldown.touches(&record.project) && !concerns(quirks, record) {
-        return Load::all(record);
-    }
     if record.client.request.is_some() {
         return select_whole(record, cooldown, quirks, now);
+    }
+    if claim.progress.items.is_none() && !cooldown.touches(&record.project) && !concerns(quirks, record) {
+        return Load::all(record);
     }
     // What was accepted can be read; what cannot goes as it is.
     let Ok(envelope) = record.body.outline() else { return Load::all(record) };

@@ -257,7 +257,7 @@ impl Worker {
     /// start.
     fn unreadable(&self, claim: &Claim, error: &Unreadable, now: Timestamp) {
         self.around.watch.unreadable(&claim.record, &error.to_string());
-        if claim.progress.items.is_none() || claim.record.body.is_at_hand() {
+        if claim.progress.items.is_none() || claim.record.client.request.is_some() || claim.record.body.is_at_hand() {
             self.put_off(claim, now + large::UNREADABLE);
         }
     }

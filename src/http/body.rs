@@ -1,5 +1,6 @@
-//! Bodies: read within a limit each, a limit of memory together, and a limit of patience.
+//! Bodies on their way in: within a limit of size, which the caller knows before the first byte is read, and a limit of patience.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,35 +9,96 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, stream};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
-use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-use crate::units::ByteSize;
+use crate::intake::legacy;
+use crate::protocol::item::ItemType;
+
+use super::room::{Held, Room, SMALL};
 
 /// How long the next bytes of a body may take.
-const SILENCE: Duration = Duration::from_secs(10);
-/// Bytes a second that a body must bring after half a minute.
+pub(super) const SILENCE: Duration = Duration::from_secs(10);
+/// Bytes a second that a body must bring in the long run.
 const SLOWEST: u64 = 4096;
-/// How many large bodies are decoded at once.
-const DECODERS: usize = 2;
-/// How long a body waits for others to leave memory.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Bodies of up to this size may take the last of the room; what is larger leaves a quarter of it to them.
-pub(super) const SMALL: u64 = 64 * 1024;
+/// For how long it may bring less, whatever it brought before.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// The most bytes of a body, and what says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limit {
+    bytes: u64,
+    of: Of,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Of {
+    Option(&'static str),
+    One(&'static str),
+    Event,
+    Endpoint,
+}
+
+impl Limit {
+    /// What an option of the configuration sets.
+    pub(super) const fn option(bytes: u64, name: &'static str) -> Self {
+        Self { bytes, of: Of::Option(name) }
+    }
+
+    /// What one such request may have.
+    pub(super) const fn one(bytes: u64, what: &'static str) -> Self {
+        Self { bytes, of: Of::One(what) }
+    }
+
+    /// What the body of one stored event may have, packed or not: more than an event, so that its size can be named.
+    pub(super) const fn event() -> Self {
+        Self { bytes: legacy::LONGEST, of: Of::Event }
+    }
+
+    /// What an endpoint of the primary may be sent.
+    pub(super) const fn endpoint(bytes: u64) -> Self {
+        Self { bytes, of: Of::Endpoint }
+    }
+
+    pub(super) const fn bytes(self) -> u64 {
+        self.bytes
+    }
+
+    /// The smaller one of the two.
+    pub(super) fn or(self, other: Self) -> Self {
+        if other.bytes < self.bytes { other } else { self }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes, ", self.bytes)?;
+        match self.of {
+            Of::Option(name) => write!(f, "the limit of {name}"),
+            Of::One(what) => write!(f, "the limit of one {what}"),
+            Of::Event => write!(f, "too many for an event item, whose limit is {}", event_limit()),
+            Of::Endpoint => f.write_str("the limit of this endpoint"),
+        }
+    }
+}
+
+fn event_limit() -> u64 {
+    ItemType::Event.size_limit().unwrap_or(u64::MAX)
+}
 
 /// Why a body was not read to its end.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BodyError {
     /// It is larger than one body may be: 413.
-    #[error("the body has more than {limit} bytes, the limit of {name}")]
+    #[error("the {what} has more than {limit}")]
     TooLarge {
-        /// The limit in bytes.
-        limit: u64,
-        /// The option that sets it.
-        name: &'static str,
+        /// The body, or what was encoded in it.
+        what: &'static str,
+        /// Its limit.
+        limit: Limit,
     },
-    /// Nothing came for too long: 408.
-    #[error("nothing more of the body arrived for {} seconds", SILENCE.as_secs())]
+    /// Nothing came for too long, or too little: 408.
+    #[error("the body arrives too slowly: {SLOWEST} bytes a second are expected")]
     Timeout,
     /// The bodies in memory together have reached their limit: 503.
     #[error("too many bytes are in flight, try again later")]
@@ -46,190 +108,33 @@ pub(super) enum BodyError {
     Disconnected,
 }
 
-/// Room for bodies in memory, `max_inflight_bytes` in all.
-#[derive(Clone, Debug)]
-pub(super) struct Room {
-    /// In units of a KiB, because permits are counted in 32 bits.
-    kib: Arc<Semaphore>,
-    freed: Arc<Notify>,
-    total: u64,
-    max_body: u64,
-    turns: Arc<Semaphore>,
-}
-
-/// Room taken; given back when dropped.
-#[derive(Debug, Default)]
-pub(super) struct Held {
-    permits: Option<OwnedSemaphorePermit>,
-    bytes: u64,
-    /// Told when the room is given back.
-    freed: Option<Arc<Notify>>,
-}
-
-impl Held {
-    /// How much it is, in bytes.
-    pub(super) const fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Gives back what is more than `bytes`.
-    pub(super) fn shrink(&mut self, bytes: u64) {
-        let surplus = usize::try_from(self.bytes.saturating_sub(bytes) / 1024).unwrap_or(0);
-        let Some(given_back) = self.permits.as_mut().and_then(|permits| permits.split(surplus)) else { return };
-        drop(given_back);
-        self.bytes -= surplus as u64 * 1024;
-        if let Some(freed) = &self.freed {
-            freed.notify_waiters();
-        }
+impl BodyError {
+    /// The body itself is too large.
+    pub(super) const fn too_large(limit: Limit) -> Self {
+        Self::TooLarge { what: "body", limit }
     }
 }
 
-impl Drop for Held {
-    fn drop(&mut self) {
-        drop(self.permits.take());
-        if let Some(freed) = &self.freed {
-            freed.notify_waiters();
-        }
-    }
+/// How a body keeps up. Bringing much at first buys no right to bring a byte now and then later: that would hold the room of a
+/// large body, or a place at the primary, for hours.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    /// Until when more must have come, in time spent waiting for it.
+    until: Duration,
 }
 
-impl Room {
-    pub(super) fn new(max_body: ByteSize, max_inflight: ByteSize) -> Self {
-        let kib = usize::try_from(max_inflight.get() / 1024).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS);
-        let (kib, freed) = (Arc::new(Semaphore::new(kib)), Arc::default());
-        let turns = Arc::new(Semaphore::new(DECODERS));
-        Self { kib, freed, turns, total: max_inflight.get(), max_body: max_body.get() }
+impl Pace {
+    pub(super) const fn new() -> Self {
+        Self { until: GRACE }
     }
 
-    /// The limit of one body, and the option that sets it: what all may have together is the most for one.
-    pub(super) const fn limit(&self) -> (u64, &'static str) {
-        if self.total < self.max_body { (self.total, "max_inflight_bytes") } else { (self.max_body, "max_body") }
+    /// Whether `bytes` came in time, after `waited` in all.
+    pub(super) fn keeps(&mut self, bytes: usize, waited: Duration) -> bool {
+        let bought = Duration::from_micros((bytes as u64).saturating_mul(1_000_000) / SLOWEST);
+        let is_in_time = waited <= self.until;
+        self.until = (self.until + bought).min(waited + GRACE);
+        is_in_time
     }
-
-    /// Makes `held` be room for `bytes`; waits for others to leave memory.
-    pub(super) async fn extend(&self, held: &mut Held, bytes: u64) -> Result<(), BodyError> {
-        if bytes > self.total {
-            // It would wait for what can never be free.
-            return Err(BodyError::TooLarge { limit: self.total, name: "max_inflight_bytes" });
-        }
-        let more = missing(held, bytes);
-        if more > 0 {
-            let permit = timeout(PATIENCE, self.take(more)).await.map_err(|_| BodyError::Overloaded)?;
-            self.add(held, permit);
-        }
-        Ok(())
-    }
-
-    /// Makes `held` be room for `bytes` if that is free now beside the quarter that is for small bodies. Whether it is.
-    pub(super) fn extend_now(&self, held: &mut Held, bytes: u64) -> bool {
-        let more = missing(held, bytes);
-        let free = self.kib.available_permits().saturating_sub(usize::try_from(self.total / 4 / 1024).unwrap_or(0));
-        if more == 0 || more as usize > free {
-            return more == 0;
-        }
-        let taken = Arc::clone(&self.kib).try_acquire_many_owned(more);
-        taken.map(|permit| self.add(held, permit)).is_ok()
-    }
-
-    fn add(&self, held: &mut Held, permit: OwnedSemaphorePermit) {
-        held.bytes += permit.num_permits() as u64 * 1024;
-        match &mut held.permits {
-            Some(permits) => permits.merge(permit),
-            None => held.permits = Some(permit),
-        }
-        if held.freed.is_none() {
-            held.freed = Some(Arc::clone(&self.freed));
-        }
-    }
-
-    /// Waits for room without a place in the semaphore's queue, whose first takes all that is free: a large body would keep
-    /// small ones, for which there is room, from coming in.
-    async fn take(&self, kib: u32) -> OwnedSemaphorePermit {
-        loop {
-            let mut freed = std::pin::pin!(self.freed.notified());
-            freed.as_mut().enable();
-            if let Ok(permit) = Arc::clone(&self.kib).try_acquire_many_owned(kib) {
-                return permit;
-            }
-            freed.await;
-        }
-    }
-
-    /// The turns at decoding large bodies.
-    pub(super) fn turns(&self) -> Arc<Semaphore> {
-        Arc::clone(&self.turns)
-    }
-
-    /// A body as it comes, none of it kept here; `held` becomes room for what came, up to `most`.
-    pub(super) fn pieces(
-        &self,
-        body: Body,
-        held: Arc<Mutex<Held>>,
-        most: u64,
-    ) -> Result<impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static, BodyError> {
-        let (incoming, room) = (Incoming::new(body, self.max_body, "max_body")?, self.clone());
-        Ok(stream::try_unfold((incoming, room, held), move |(mut incoming, room, held)| async move {
-            let Some(piece) = incoming.next().await? else { return Ok(None) };
-            room.follow(&mut *held.lock().await, &incoming, most).await?;
-            Ok(Some((piece, (incoming, room, held))))
-        }))
-    }
-
-    /// A turn at decoding a large body.
-    pub(super) async fn turn(&self) -> OwnedSemaphorePermit {
-        Arc::clone(&self.turns).acquire_owned().await.expect("the semaphore is never closed")
-    }
-
-    /// What all bodies may take together.
-    pub(super) const fn total(&self) -> u64 {
-        self.total
-    }
-
-    /// What one body may have, wherever it is kept.
-    pub(super) const fn max_body(&self) -> u64 {
-        self.max_body
-    }
-
-    /// Makes `held` be room for what came, and for as much again when more is to come, up to `most`: what is only announced takes
-    /// none. Doubling keeps both the copies and the visits to the semaphore few.
-    pub(super) fn follow<'a>(
-        &'a self,
-        held: &'a mut Held,
-        incoming: &Incoming,
-        most: u64,
-    ) -> impl Future<Output = Result<(), BodyError>> + Send + use<'a> {
-        let wanted = if incoming.total() > held.bytes { incoming.soon().min(most) } else { 0 };
-        self.extend(held, wanted)
-    }
-
-    /// Reads a body into memory, up to [`Room::limit`]. One that came in one piece, as small ones do, is not copied.
-    pub(super) async fn read(&self, body: Body, held: &mut Held) -> Result<Bytes, BodyError> {
-        let (limit, name) = self.limit();
-        let (mut incoming, mut all) = (Incoming::new(body, limit, name)?, Joined::default());
-        while let Some(piece) = incoming.next().await? {
-            self.follow(held, &incoming, limit).await?;
-            all.push(piece, held);
-        }
-        Ok(all.into_bytes())
-    }
-
-    /// Reads a body away, keeping nothing.
-    pub(super) async fn discard(&self, body: &mut Body) -> Result<(), BodyError> {
-        let (limit, name) = self.limit();
-        let mut total = 0;
-        while let Some(piece) = next(body).await? {
-            total += piece.len() as u64;
-            if total > limit {
-                return Err(BodyError::TooLarge { limit, name });
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Room that `held` lacks for `bytes`, in KiB.
-fn missing(held: &Held, bytes: u64) -> u32 {
-    u32::try_from(bytes.saturating_sub(held.bytes).div_ceil(1024)).unwrap_or(u32::MAX)
 }
 
 /// The pieces of a body made one. One that came in one piece is not copied.
@@ -249,7 +154,7 @@ impl Joined {
         let first = std::mem::take(&mut self.first);
         let needed = self.all.len() + first.len() + piece.len();
         if needed > self.all.capacity() {
-            let capacity = needed.max(usize::try_from(held.bytes).unwrap_or(needed));
+            let capacity = needed.max(usize::try_from(held.bytes()).unwrap_or(needed));
             self.all.reserve(capacity - self.all.len());
         }
         self.all.extend_from_slice(&first);
@@ -261,30 +166,26 @@ impl Joined {
     }
 }
 
-/// A body on its way in, within its limits of size and time.
+/// A body on its way in, of which nothing is read but as the next piece.
 pub(super) struct Incoming {
     body: Body,
-    limit: u64,
-    /// The option that sets the limit.
-    name: &'static str,
+    limit: Limit,
     announced: Option<u64>,
     total: u64,
-    began: Instant,
+    /// How long it was waited for.
+    waited: Duration,
+    pace: Pace,
 }
 
 impl Incoming {
-    /// Refuses at once what announces that it is too large.
-    pub(super) fn new(body: Body, limit: u64, name: &'static str) -> Result<Self, BodyError> {
+    pub(super) fn new(body: Body, limit: Limit) -> Self {
         let announced = body.size_hint().exact();
-        if announced.is_some_and(|length| length > limit) {
-            return Err(BodyError::TooLarge { limit, name });
-        }
-        Ok(Self { body, limit, name, announced, total: 0, began: Instant::now() })
+        Self { body, limit, announced, total: 0, waited: Duration::ZERO, pace: Pace::new() }
     }
 
-    /// What there will be soon: as much again as came so far, or what is left.
-    pub(super) fn soon(&self) -> u64 {
-        self.announced.map_or(self.total * 2, |length| length.min(self.total * 2))
+    /// The most of it.
+    pub(super) const fn limit(&self) -> Limit {
+        self.limit
     }
 
     /// Bytes that came so far.
@@ -292,16 +193,61 @@ impl Incoming {
         self.total
     }
 
-    /// The next bytes.
+    /// What there will be soon: as much again as came so far, or what is left; what is small may become large only when it is.
+    pub(super) fn soon(&self) -> u64 {
+        let twice = self.total * 2;
+        let soon = if self.total <= SMALL { twice.min(SMALL) } else { twice };
+        self.announced.map_or(soon, |length| length.min(soon))
+    }
+
+    /// The next bytes. What announces that it is too large is refused before any are read.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
-        let Some(piece) = next(&mut self.body).await? else { return Ok(None) };
-        self.total += piece.len() as u64;
-        if self.total > self.limit {
-            return Err(BodyError::TooLarge { limit: self.limit, name: self.name });
+        if self.announced.is_some_and(|length| length > self.limit.bytes) {
+            return Err(BodyError::too_large(self.limit));
         }
-        // A byte now and then would hold the room of a large body for ever.
-        let grace = self.began.elapsed().saturating_sub(3 * SILENCE);
-        if self.total < grace.as_secs() * SLOWEST { Err(BodyError::Timeout) } else { Ok(Some(piece)) }
+        let asked = Instant::now();
+        let Some(piece) = next(&mut self.body).await? else { return Ok(None) };
+        self.waited += asked.elapsed();
+        self.total += piece.len() as u64;
+        if self.total > self.limit.bytes {
+            return Err(BodyError::too_large(self.limit));
+        }
+        if self.pace.keeps(piece.len(), self.waited) { Ok(Some(piece)) } else { Err(BodyError::Timeout) }
+    }
+
+    /// Makes `held` be room for what came, and for as much again when more is to come, up to `most`; waits for it. Doubling keeps
+    /// both the copies and the visits to the room few.
+    pub(super) async fn follow(&mut self, room: &Room, held: &mut Held, most: u64) -> Result<(), BodyError> {
+        if self.total > held.bytes() { room.extend(held, self.soon().min(most)).await } else { Ok(()) }
+    }
+
+    /// The body as it comes, none of it kept here; `held` becomes room for what came, up to `most`.
+    pub(super) fn pieces(
+        self,
+        room: Room,
+        held: Arc<Mutex<Held>>,
+        most: u64,
+    ) -> impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static {
+        stream::try_unfold((self, room, held), move |(mut incoming, room, held)| async move {
+            let Some(piece) = incoming.next().await? else { return Ok(None) };
+            incoming.follow(&room, &mut *held.lock().await, most).await?;
+            Ok(Some((piece, (incoming, room, held))))
+        })
+    }
+
+    /// All of it in memory: for the stand-in upstream, which has no files.
+    pub(super) async fn whole(mut self, room: &Room, held: &mut Held) -> Result<Bytes, BodyError> {
+        let mut all = Joined::default();
+        while let Some(piece) = self.next().await? {
+            self.follow(room, held, self.limit.bytes).await?;
+            all.push(piece, held);
+        }
+        Ok(all.into_bytes())
+    }
+
+    /// Reads it away, keeping nothing, for as long as it keeps its limits.
+    pub(super) async fn discard(mut self) {
+        while let Ok(Some(_)) = self.next().await {}
     }
 }
 
@@ -323,10 +269,16 @@ async fn next(body: &mut Body) -> Result<Option<Bytes>, BodyError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use tokio::time::sleep;
 
-    fn room(max_body: u64, inflight: u64) -> Room {
-        Room::new(ByteSize::bytes(max_body), ByteSize::bytes(inflight))
+    use super::*;
+    use crate::units::ByteSize;
+
+    const MIB: u64 = 1 << 20;
+
+    async fn read(body: Body, limit: u64, held: &mut Held) -> Result<Bytes, BodyError> {
+        let room = Room::new(ByteSize::mib(1), ByteSize::mib(16));
+        Incoming::new(body, Limit::option(limit, "max_body")).whole(&room, held).await
     }
 
     fn chunked(pieces: Vec<&'static [u8]>) -> Body {
@@ -335,97 +287,66 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pieces_become_one_body_and_room_comes_back() {
-        let room = room(10_000, 100 * 1024);
-        let mut held = Held::default();
-        assert_eq!(room.read(chunked(vec![b"ab", b"", b"cd"]), &mut held).await.unwrap(), "abcd");
-        assert!(room.kib.available_permits() < 100);
-        drop(held);
-        assert_eq!(room.kib.available_permits(), 100);
+    async fn pieces_become_one_body() {
+        let body = chunked(vec![b"ab", b"", b"cd"]);
+        assert_eq!(read(body, MIB, &mut Held::default()).await.unwrap(), "abcd");
     }
 
     #[tokio::test]
     async fn a_body_that_is_all_there_takes_its_own_size_and_one_that_is_still_coming_twice_what_came() {
-        let room = room(1 << 20, 100 * 1024);
         let mut held = Held::default();
-        room.read(Body::from(vec![0; 5000]), &mut held).await.unwrap();
-        assert_eq!(held.bytes(), 5 * 1024);
+        read(Body::from(vec![0; 5000]), MIB, &mut held).await.unwrap();
+        assert_eq!(held.bytes(), 5000);
         let mut held = Held::default();
-        room.read(chunked(vec![&[0; 3000], &[0; 3000], &[0; 1000]]), &mut held).await.unwrap();
-        assert_eq!(held.bytes(), 14 * 1024);
-    }
-
-    #[tokio::test]
-    async fn what_is_large_leaves_a_quarter_of_the_room() {
-        let room = room(1 << 20, 100 * 1024);
-        let (mut large, mut small) = (Held::default(), Held::default());
-        assert!(!room.extend_now(&mut large, 76 * 1024));
-        assert!(room.extend_now(&mut large, 75 * 1024));
-        assert!(room.extend_now(&mut large, 75 * 1024) && !room.extend_now(&mut large, 75 * 1024 + 1));
-        room.extend(&mut small, 25 * 1024).await.unwrap();
-        assert_eq!((room.kib.available_permits(), large.bytes()), (0, 75 * 1024));
-    }
-
-    #[tokio::test]
-    async fn room_that_is_needed_no_longer_can_be_given_back_early() {
-        let room = room(1 << 20, 100 * 1024);
+        read(chunked(vec![&[0; 3000], &[0; 3000], &[0; 1000]]), MIB, &mut held).await.unwrap();
+        assert_eq!(held.bytes(), 14_000);
+        // What is small so far takes no more than what is small may have.
         let mut held = Held::default();
-        room.extend(&mut held, 80 * 1024).await.unwrap();
-        held.shrink(30 * 1024);
-        assert_eq!(room.kib.available_permits(), 70);
-        held.shrink(40 * 1024);
-        room.extend(&mut held, 50 * 1024).await.unwrap();
-        assert_eq!(room.kib.available_permits(), 50);
-        drop(held);
-        assert_eq!(room.kib.available_permits(), 100);
+        read(chunked(vec![&[0; 40_000]]), MIB, &mut held).await.unwrap();
+        assert_eq!(held.bytes(), SMALL);
     }
 
     #[tokio::test]
     async fn too_much_is_refused_whether_announced_or_not() {
-        let room = room(4, 1024 * 1024);
         let mut held = Held::default();
-        assert!(matches!(room.read(Body::from("12345"), &mut held).await, Err(BodyError::TooLarge { limit: 4, .. })));
-        assert!(matches!(room.read(chunked(vec![b"123", b"45"]), &mut held).await, Err(BodyError::TooLarge { .. })));
-        assert_eq!(room.read(chunked(vec![b"12", b"34"]), &mut held).await.unwrap(), "1234");
+        for body in [Body::from("12345"), chunked(vec![b"123", b"45"])] {
+            let error = read(body, 4, &mut held).await.unwrap_err().to_string();
+            assert_eq!(error, "the body has more than 4 bytes, the limit of max_body");
+        }
+        assert_eq!(read(chunked(vec![b"12", b"34"]), 4, &mut held).await.unwrap(), "1234");
+    }
+
+    #[test]
+    fn the_smaller_limit_counts_and_says_whose_it_is() {
+        let (option, event) = (Limit::option(MIB, "max_body"), Limit::event());
+        assert_eq!((option.or(event), event.or(option)), (option, option));
+        assert_eq!(event.to_string(), "2097152 bytes, too many for an event item, whose limit is 1048576");
+        assert_eq!(Limit::one(7, "check-in").to_string(), "7 bytes, the limit of one check-in");
     }
 
     #[tokio::test(start_paused = true)]
     async fn silence_ends_a_body() {
         let stream = stream::pending::<Result<Bytes, std::io::Error>>();
-        let read = room(10, 1024).read(Body::from_stream(stream), &mut Held::default()).await;
+        let read = read(Body::from_stream(stream), 10, &mut Held::default()).await;
         assert!(matches!(read, Err(BodyError::Timeout)));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_body_for_which_no_room_comes_free_is_told_to_come_back() {
-        let room = room(2048, 2048);
-        let mut first = Held::default();
-        room.extend(&mut first, 2048).await.unwrap();
-        assert!(matches!(room.read(Body::from("x"), &mut Held::default()).await, Err(BodyError::Overloaded)));
+    /// A body of these pieces, a second between them.
+    fn second_by_second(pieces: impl Iterator<Item = usize> + Send + 'static) -> Body {
+        Body::from_stream(stream::unfold(pieces, |mut pieces| async move {
+            let next = pieces.next()?;
+            sleep(Duration::from_secs(1)).await;
+            Some((Ok::<_, std::io::Error>(Bytes::from(vec![0; next])), pieces))
+        }))
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_large_body_that_waits_keeps_no_small_one_waiting_and_gets_the_room_that_comes_free() {
-        let room = room(2048, 2048);
-        let (mut first, mut large, mut small) = (Held::default(), Held::default(), Held::default());
-        room.extend(&mut first, 1024).await.unwrap();
-        let waiting = room.extend(&mut large, 2048);
-        let others = async {
-            tokio::task::yield_now().await;
-            let began = Instant::now();
-            room.extend(&mut small, 1024).await.unwrap();
-            assert!(began.elapsed().is_zero());
-            drop((small, first));
-        };
-        assert!(tokio::join!(waiting, others).0.is_ok());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_can_never_fit_is_too_large_and_does_not_wait() {
-        let room = room(4096, 2048);
+    async fn who_brought_much_at_once_may_not_bring_a_byte_now_and_then_for_ever() {
         let began = Instant::now();
-        let extended = room.extend(&mut Held::default(), 2049).await;
-        assert!(matches!(extended, Err(BodyError::TooLarge { limit: 2048, name: "max_inflight_bytes" })));
-        assert!(began.elapsed().is_zero());
+        let drip = second_by_second(std::iter::once(500_000).chain(std::iter::repeat(1)));
+        assert!(matches!(read(drip, MIB, &mut Held::default()).await, Err(BodyError::Timeout)));
+        assert!(began.elapsed() < 2 * GRACE, "{:?}", began.elapsed());
+        let steady = second_by_second(std::iter::repeat_n(4096, 200));
+        assert_eq!(read(steady, MIB, &mut Held::default()).await.unwrap().len(), 200 * 4096);
     }
 }

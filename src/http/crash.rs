@@ -6,32 +6,31 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode, header};
 use tokio::sync::Mutex;
 use url::form_urlencoded;
 
 use crate::intake::crash::{self, FormKind, Pieces, Workshop};
-use crate::intake::keyring::KeyError;
 use crate::intake::submit::{Entrance, Receipt, Refusal};
-use crate::journal;
+use crate::journal::JournalError;
+use crate::journal::body::Body;
 use crate::protocol::event_id::EventId;
 use crate::telemetry::metrics::Refused;
 
-use super::body::Held;
+use super::body::Incoming;
 use super::error::ApiError;
-use super::ingest::{Visit, admit, drain, encodings, read, sender};
+use super::ingest::{Terms, Visit, admit, encodings, sender};
+use super::receive::receive;
+use super::room::Held;
 use super::state::Public;
 
 /// The most that a form or file takes of the memory while it passes through: the beginning of a body, a piece of a file, the form's data.
 const IN_PASSING: u64 = 2 * 1024 * 1024;
-/// The pieces of a body that was decoded.
-const PIECE: usize = 64 * 1024;
 
 /// `POST /api/{project}/minidump/`: a form, or the minidump itself.
 pub(super) async fn minidump(State(public): State<Arc<Public>>, path: Segments, request: Request) -> Response {
@@ -69,7 +68,9 @@ enum What {
 }
 
 async fn take_in(public: &Public, id: &str, key: Option<&str>, request: Request, what: What) -> Response {
-    let Visit { entrance, parts, body, pass } = match admit(public, Some(id), key, request).await {
+    // Nothing is written for somebody who does not say who it is.
+    let terms = Terms { limit: public.room.max_body(), may_name_project: false };
+    let Visit { entrance, parts, body, pass } = match admit(public, Some(id), key, terms, request).await {
         Ok(visit) => visit,
         Err(refusal) => return refusal,
     };
@@ -81,15 +82,9 @@ async fn submit(
     public: &Public,
     entrance: Entrance,
     parts: &Parts,
-    body: Body,
+    body: Incoming,
     what: What,
 ) -> Result<Receipt, ApiError> {
-    if entrance.project().is_none() {
-        // Nothing is written for somebody who does not say who it is.
-        let mut body = body;
-        drain(&mut body, public).await;
-        return Err(KeyError::Missing.into());
-    }
     // Shared with the pieces, which take it as they come, and kept until what was made of them is taken in.
     let held = Arc::default();
     let (id, envelope) = envelope(public, parts, body, what, &held).await?;
@@ -105,10 +100,10 @@ async fn submit(
 async fn envelope(
     public: &Public,
     parts: &Parts,
-    body: Body,
+    body: Incoming,
     what: What,
     held: &Arc<Mutex<Held>>,
-) -> Result<(EventId, journal::body::Body), ApiError> {
+) -> Result<(EventId, Body), ApiError> {
     let workshop = Workshop { journal: Arc::clone(public.intake.journal()), turns: public.room.turns() };
     let boundary = boundary(&parts.headers);
     let form = match (what, &boundary) {
@@ -126,17 +121,17 @@ async fn envelope(
     })
 }
 
-/// The body as it comes, or what it holds when it is encoded.
-async fn pieces(public: &Public, parts: &Parts, body: Body, held: &Arc<Mutex<Held>>) -> Result<Pieces, ApiError> {
-    if encodings(&parts.headers)?.is_empty() {
-        let most = IN_PASSING.min(public.room.limit().0);
-        return Ok(public.room.pieces(body, Arc::clone(held), most)?.map_err(Into::into).boxed());
+/// The body as it comes, or what it holds when it is encoded: that is received first.
+async fn pieces(public: &Public, parts: &Parts, body: Incoming, held: &Arc<Mutex<Held>>) -> Result<Pieces, ApiError> {
+    let (encodings, most) = (encodings(&parts.headers)?, IN_PASSING.min(public.room.whole().bytes()));
+    if encodings.is_empty() {
+        return Ok(body.pieces(public.room.clone(), Arc::clone(held), most).map_err(Into::into).boxed());
     }
-    let body = read(public, parts, body, &mut *held.lock().await).await?;
-    let pieces = stream::unfold(body, |mut rest| async {
-        (!rest.is_empty()).then(|| (Ok(rest.split_to(PIECE.min(rest.len()))), rest))
-    });
-    Ok(pieces.boxed())
+    let mut held = held.lock().await;
+    let body = receive(public, body, encodings, &mut held).await?;
+    public.room.extend(&mut held, body.in_memory() as u64 + most.min(body.len())).await?;
+    let unreadable = |error| JournalError::Failed(format!("the file of a body cannot be read: {error}")).into();
+    Ok(body.pieces().map_err(unreadable).boxed())
 }
 
 /// The boundary of a form; `None` for what is none.

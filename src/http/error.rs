@@ -142,6 +142,9 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Decode(error) => error.into(),
+            StoreError::TooLarge { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, Refused::TooLarge, error.to_string())
+            }
             other => Self::new(StatusCode::BAD_REQUEST, Refused::Malformed, other.to_string()),
         }
     }
@@ -151,16 +154,25 @@ impl From<CrashError> for ApiError {
     fn from(error: CrashError) -> Self {
         let (status, reason) = match error {
             CrashError::Journal(error) => return error.into(),
-            CrashError::Body(why) => match why.downcast::<BodyError>() {
-                Ok(error) => return (*error).into(),
-                Err(other) => return Self::new(StatusCode::BAD_REQUEST, Refused::Malformed, other.to_string()),
-            },
+            CrashError::Body(why) => return broken_off(why),
             CrashError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Refused::TooLarge),
             CrashError::Multipart(_) | CrashError::Empty(_) | CrashError::NoMinidump | CrashError::Container(_) => {
                 (StatusCode::BAD_REQUEST, Refused::Malformed)
             }
         };
         Self::new(status, reason, error.to_string())
+    }
+}
+
+/// Why a body did not come to its end, as whoever gave its pieces has said it.
+fn broken_off(why: Box<dyn std::error::Error + Send + Sync>) -> ApiError {
+    let why = match why.downcast::<BodyError>() {
+        Ok(error) => return (*error).into(),
+        Err(other) => other,
+    };
+    match why.downcast::<JournalError>() {
+        Ok(error) => (*error).into(),
+        Err(other) => ApiError::new(StatusCode::BAD_REQUEST, Refused::Malformed, other.to_string()),
     }
 }
 
@@ -171,7 +183,6 @@ impl From<RawError> for ApiError {
                 (StatusCode::BAD_REQUEST, Refused::Malformed)
             }
             RawError::ContentType { .. } => (StatusCode::UNSUPPORTED_MEDIA_TYPE, Refused::ContentType),
-            RawError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Refused::TooLarge),
         };
         Self::new(status, reason, error.to_string())
     }

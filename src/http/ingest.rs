@@ -4,7 +4,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
@@ -15,25 +14,23 @@ use prometheus::HistogramTimer;
 use serde_json::json;
 use url::form_urlencoded;
 
-use crate::intake::decode::{self, BUFFERED, DecodeError};
-use crate::intake::legacy;
+use crate::intake::decode::{self, DecodeError};
+use crate::intake::keyring::KeyError;
+use crate::intake::legacy::{self, StoreError};
 use crate::intake::submit::{Entrance, Receipt};
 use crate::journal::Client;
 use crate::protocol::auth::{self, AuthError, Credentials};
-use crate::tasks;
 
-use super::body::Held;
+use super::body::{BodyError, Incoming, Limit};
 use super::error::{ApiError, tell_limits};
 use super::peer::client;
-use super::receive::receive;
+use super::receive::{receive, whole};
+use super::room::{Held, SMALL};
 use super::state::Public;
 
 /// The project a request was for, for the counts: in the extensions of its answer.
 #[derive(Clone, Debug)]
 pub(super) struct ForProject(pub(super) Arc<str>);
-
-/// Bodies of up to this many encoded bytes are decoded where they are read; larger ones on a thread of their own.
-pub(super) const DECODED_INLINE: usize = 128 * 1024;
 
 /// A transparent image of one pixel: what a page gets for an event that it sent as one (getsentry/relay,
 /// `relay-server/src/endpoints/store.rs`).
@@ -79,8 +76,27 @@ enum Form {
     Event,
 }
 
+impl Form {
+    fn of(self, headers: &HeaderMap) -> Self {
+        if says_envelope(headers) { Self::Envelope } else { self }
+    }
+
+    fn terms(self, public: &Public) -> Terms {
+        match self {
+            Self::Envelope => Terms { limit: public.room.max_body(), may_name_project: true },
+            Self::Event => Terms { limit: longest_event(public), may_name_project: false },
+        }
+    }
+}
+
+/// The most of the body of one event.
+fn longest_event(public: &Public) -> Limit {
+    Limit::event().or(public.room.max_body()).or(public.room.whole())
+}
+
 async fn take_in(public: &Public, id: Option<&str>, request: Request, form: Form) -> Response {
-    let Visit { entrance, parts, body, pass } = match admit(public, id, None, request).await {
+    let form = form.of(request.headers());
+    let Visit { entrance, parts, body, pass } = match admit(public, id, None, form.terms(public), request).await {
         Ok(visit) => visit,
         Err(refusal) => return refusal,
     };
@@ -99,7 +115,8 @@ pub(super) async fn pixel_without_project(State(public): State<Arc<Public>>, req
 }
 
 async fn picture(public: &Public, id: Option<&str>, request: Request) -> Response {
-    let Visit { entrance, parts, pass, .. } = match admit(public, id, None, request).await {
+    let terms = Form::Event.terms(public);
+    let Visit { entrance, parts, pass, .. } = match admit(public, id, None, terms, request).await {
         Ok(visit) => visit,
         Err(refusal) => return refusal,
     };
@@ -110,15 +127,25 @@ async fn picture(public: &Public, id: Option<&str>, request: Request) -> Respons
 async fn submit_query(public: &Public, entrance: Entrance, parts: &Parts) -> Result<Receipt, ApiError> {
     let mut fields = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
     let event = fields.find(|(name, _)| name == "sentry_data").map(|(_, data)| data.into_owned());
-    let envelope = legacy::envelope_of(event.unwrap_or_default().into(), public.room.limit().0)?;
+    let mut held = Held::default();
+    let envelope = stored(public, event.unwrap_or_default().into(), &mut held).await?;
     Ok(public.intake.submit(entrance, sender(public, parts), envelope.into()).await?)
+}
+
+/// What is known of a route before a body is read.
+#[derive(Clone, Copy)]
+pub(super) struct Terms {
+    /// The most of the body.
+    pub(super) limit: Limit,
+    /// Whether the body may say for which project it is when the request does not.
+    pub(super) may_name_project: bool,
 }
 
 /// A request that was let in.
 pub(super) struct Visit {
     pub(super) entrance: Entrance,
     pub(super) parts: Parts,
-    pub(super) body: Body,
+    pub(super) body: Incoming,
     pub(super) pass: Pass,
 }
 
@@ -133,19 +160,26 @@ pub(super) async fn admit(
     public: &Public,
     id: Option<&str>,
     key: Option<&str>,
+    terms: Terms,
     request: Request,
 ) -> Result<Visit, Response> {
     let timer = public.metrics.accept_duration_seconds.start_timer();
-    let (parts, mut body) = request.into_parts();
-    match authenticate(public, id, key, &parts) {
+    let (parts, body) = request.into_parts();
+    let body = Incoming::new(body, terms.limit);
+    let entrance = authenticate(public, id, key, &parts).and_then(|entrance| match entrance {
+        Entrance::Envelope { .. } if !terms.may_name_project => Err(KeyError::Missing.into()),
+        entrance => Ok(entrance),
+    });
+    match entrance {
         Ok(entrance) => {
             let pass = Pass { project: entrance.project().cloned(), timer };
             Ok(Visit { entrance, parts, body, pass })
         }
         Err(error) => {
-            // Who asks before sending sends nothing of what is refused.
+            // An answer that comes before the body was sent is not read by every SDK. Who asks before sending sends nothing of what
+            // is refused.
             if !parts.headers.contains_key(header::EXPECT) {
-                drain(&mut body, public).await;
+                body.discard().await;
             }
             timer.stop_and_discard();
             Err(error.into_response())
@@ -185,25 +219,34 @@ async fn submit(
     public: &Public,
     entrance: Entrance,
     parts: &Parts,
-    body: Body,
+    body: Incoming,
     form: Form,
 ) -> Result<Receipt, ApiError> {
     let mut held = Held::default();
-    let body = match form {
-        Form::Event if !says_envelope(&parts.headers) => {
-            let body = read(public, parts, body, &mut held).await?;
-            legacy::envelope_of(body, public.room.limit().0)?.into()
-        }
-        _ => receive(public, body, encodings(&parts.headers)?, &mut held).await?,
-    };
+    let mut body = receive(public, body, encodings(&parts.headers)?, &mut held).await?;
+    if form == Form::Event {
+        let event = whole(public, body, &mut held).await?;
+        body = stored(public, event, &mut held).await?.into();
+    }
     Ok(public.intake.submit(entrance, sender(public, parts), body).await?)
 }
 
-/// Reads and decodes a body that is never large; `held` is the room it takes.
-pub(super) async fn read(public: &Public, parts: &Parts, body: Body, held: &mut Held) -> Result<Bytes, ApiError> {
-    let encodings = encodings(&parts.headers)?;
-    let body = public.room.read(body, held).await?;
-    if encodings.is_empty() { Ok(body) } else { decode(public, body, encodings, held).await }
+/// The envelope around a stored event, for which `held` becomes room before it is made. What is packed in a small one is seldom large.
+async fn stored(public: &Public, event: Bytes, held: &mut Held) -> Result<Bytes, ApiError> {
+    let limit = longest_event(public);
+    let mut most = limit.bytes().min(SMALL);
+    loop {
+        public.room.extend(held, most).await?;
+        match legacy::envelope_of(event.clone(), most) {
+            Err(StoreError::TooLarge { .. }) if most < limit.bytes() => most = limit.bytes(),
+            Err(StoreError::TooLarge { .. }) => return Err(BodyError::TooLarge { what: "event", limit }.into()),
+            made => {
+                let envelope = made?;
+                held.shrink(envelope.len() as u64);
+                return Ok(envelope);
+            }
+        }
+    }
 }
 
 /// What upstreams are told of the sender of a request.
@@ -219,32 +262,6 @@ pub(super) fn encodings(headers: &HeaderMap) -> Result<Vec<decode::Encoding>, De
     decode::encodings(&lines.collect::<Result<Vec<_>, _>>()?.join(","))
 }
 
-/// Decodes in memory: where it is quick, and elsewhere where it is not.
-pub(super) async fn decode(
-    public: &Public,
-    body: Bytes,
-    encodings: Vec<decode::Encoding>,
-    held: &mut Held,
-) -> Result<Bytes, ApiError> {
-    let (limit, _) = public.room.limit();
-    if body.len() <= DECODED_INLINE {
-        match decode::decode(body.clone(), &encodings, limit.min(BUFFERED)) {
-            Err(DecodeError::TooLarge { .. }) if limit > BUFFERED => {}
-            done => {
-                let text = done?;
-                public.room.extend(held, (body.len() + text.len()) as u64).await?;
-                return Ok(text);
-            }
-        }
-    }
-    // A decompressor may take a window of many MiB: few at a time.
-    let _turn = public.room.turn().await;
-    let (packed, list) = (body.clone(), encodings.clone());
-    let size = tasks::blocking(move || decode::size(&packed[..], &list, limit)).await?;
-    public.room.extend(held, body.len() as u64 + size).await?;
-    Ok(tasks::blocking(move || decode::decode(body, &encodings, size)).await?)
-}
-
 fn says_envelope(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     kind.trim_start().to_ascii_lowercase().starts_with("application/x-sentry-envelope")
@@ -253,12 +270,6 @@ fn says_envelope(headers: &HeaderMap) -> bool {
 /// Who is at the other end of the connection.
 pub(super) fn peer(parts: &Parts) -> IpAddr {
     parts.extensions.get::<SocketAddr>().map_or(IpAddr::from([127, 0, 0, 1]), SocketAddr::ip)
-}
-
-/// Reads away the body of a request that is refused, within the limits of one that is not: an answer that comes before the
-/// body was sent is not read by every SDK.
-pub(super) async fn drain(body: &mut Body, public: &Public) {
-    drop(public.room.discard(body).await);
 }
 
 fn answer(receipt: &Receipt) -> Response {

@@ -20,6 +20,7 @@ mod raw;
 mod receive;
 mod report;
 mod report_page;
+mod room;
 mod routes;
 mod scrape;
 mod serve;

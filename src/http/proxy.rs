@@ -15,19 +15,22 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use http::request::Parts;
 use http::{Method, StatusCode};
-use http_body::Body as _;
+use http_body::{Body as _, SizeHint};
 use reqwest::redirect::Policy;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::delivery::transport::tls;
 use crate::intake::keyring::KeyError;
+use crate::journal;
 use crate::tasks::Tasks;
 use crate::telemetry::metrics::Refused;
 
-use super::body::Held;
+use super::body::{BodyError, Incoming, Limit};
 use super::error::ApiError;
 use super::ingest;
 use super::peer;
+use super::receive::receive;
+use super::room::Held;
 use super::state::Public;
 
 mod destination;
@@ -109,14 +112,15 @@ pub(super) async fn forward(State(public): State<Arc<Public>>, request: Request)
         return Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, Refused::Method, "this method is not passed on"));
     }
     let limit = limit(path);
-    if body.size_hint().lower() > limit {
-        return Err(too_large(limit));
+    if body.size_hint().lower() > limit.bytes() {
+        return Err(BodyError::too_large(limit).into());
     }
     let place = public.proxy.place()?;
     let patience = public.proxy.patience(&destination.upstream);
-    let progress = Arc::new(Progress::new());
     let mut held = Held::default();
-    let body = outgoing(&public, &parts, body, limit, &progress, &mut held).await?;
+    let (body, length) = outgoing(&public, &parts, body, limit, &mut held).await?;
+    let progress = Arc::new(Progress::new());
+    let body = reqwest::Body::wrap(Upload::new(body, length, limit.bytes(), Arc::clone(&progress)));
     let client = peer::client(&parts.headers, ingest::peer(&parts), &public.trusted.load());
     let headers = headers::to_upstream(&parts.headers, client.forwarded_for.as_deref(), destination.rekey.as_ref());
     let Destination { url, upstream, .. } = destination;
@@ -135,30 +139,35 @@ pub(super) async fn forward(State(public): State<Arc<Public>>, request: Request)
 }
 
 /// The most bytes of a body on its way to `path` (getsentry/relay, `relay-server/src/endpoints/forward.rs`).
-fn limit(path: &str) -> u64 {
-    match path.strip_prefix("/api/0/").and_then(|below| below.trim_end_matches('/').rsplit('/').next()) {
-        Some("chunk-upload") => 100 * MIB,
-        Some("files" | "dsyms") => 40 * MIB,
-        _ => 20 * MIB,
-    }
+fn limit(path: &str) -> Limit {
+    let mib = match path.strip_prefix("/api/0/").and_then(|below| below.trim_end_matches('/').rsplit('/').next()) {
+        Some("chunk-upload") => 100,
+        Some("files" | "dsyms") => 40,
+        _ => 20,
+    };
+    Limit::endpoint(mib * MIB)
 }
 
-/// The body as it comes. An encoded one is decoded: `content-encoding` is not passed on, since few trackers know all encodings.
+/// The body as it comes, and its length as far as it is known. An encoded one is received and decoded first: `content-encoding` is
+/// not passed on, since few trackers know all encodings.
 async fn outgoing(
     public: &Public,
     parts: &Parts,
     body: Body,
-    limit: u64,
-    progress: &Arc<Progress>,
+    limit: Limit,
     held: &mut Held,
-) -> Result<reqwest::Body, ApiError> {
+) -> Result<(Body, SizeHint), ApiError> {
     let encodings = ingest::encodings(&parts.headers)?;
     if encodings.is_empty() {
-        return Ok(reqwest::Body::wrap(Upload::new(body, limit, Arc::clone(progress))));
+        let length = body.size_hint();
+        return Ok((body, length));
     }
-    let body = public.room.read(body, held).await?;
-    let body = ingest::decode(public, body, encodings, held).await?;
-    if body.len() as u64 > limit { Err(too_large(limit)) } else { Ok(body.into()) }
+    let body = receive(public, Incoming::new(body, limit), encodings, held).await?;
+    let length = SizeHint::with_exact(body.len());
+    Ok(match body {
+        journal::body::Body::Memory(bytes) => (bytes.into(), length),
+        file => (Body::from_stream(file.pieces()), length),
+    })
 }
 
 fn answered(answer: reqwest::Response, patience: Duration, place: OwnedSemaphorePermit, tasks: &Tasks) -> Response {
@@ -180,20 +189,13 @@ fn unanswered(public: &Public, upstream: &str, error: &reqwest::Error) -> ApiErr
     failure
 }
 
-fn faulty(fault: Fault, limit: u64) -> ApiError {
+fn faulty(fault: Fault, limit: Limit) -> ApiError {
     match fault {
-        Fault::TooLarge => too_large(limit),
-        Fault::ClientSilent => {
-            ApiError::new(StatusCode::REQUEST_TIMEOUT, Refused::Timeout, "the body arrives too slowly")
-        }
+        Fault::TooLarge => BodyError::too_large(limit).into(),
+        Fault::ClientSilent => BodyError::Timeout.into(),
         Fault::UpstreamSilent => timed_out(),
-        Fault::Broken => ApiError::new(StatusCode::BAD_REQUEST, Refused::Disconnected, "the body broke off"),
+        Fault::Broken => BodyError::Disconnected.into(),
     }
-}
-
-fn too_large(limit: u64) -> ApiError {
-    let detail = format!("the body has more than {limit} bytes, the limit of this endpoint");
-    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, Refused::TooLarge, detail)
 }
 
 fn timed_out() -> ApiError {
@@ -233,7 +235,7 @@ mod tests {
             ("/api/1/chunk-upload/", 20),
             ("/api/embed/error-page/", 20),
         ] {
-            assert_eq!(limit(path), mib * MIB, "{path}");
+            assert_eq!(limit(path).bytes(), mib * MIB, "{path}");
         }
     }
 }

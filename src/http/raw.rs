@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
@@ -16,9 +15,11 @@ use crate::intake::raw;
 use crate::intake::submit::{Entrance, Receipt};
 use crate::protocol::endpoint::{Endpoint, RawRequest, is_json};
 
-use super::body::Held;
+use super::body::{Incoming, Limit};
 use super::error::ApiError;
-use super::ingest::{Visit, admit, read, sender};
+use super::ingest::{Terms, Visit, admit, encodings, sender};
+use super::receive::{receive, whole};
+use super::room::Held;
 use super::state::Public;
 
 /// Longer header values are no use to anybody and would be kept with every record.
@@ -30,17 +31,23 @@ pub(super) async fn take_in(public: Arc<Public>, endpoint: Endpoint, request: Re
     // The route has seen to it that both are there.
     let (id, tail) = path.strip_prefix("/api/").and_then(|rest| rest.split_once('/')).unwrap_or_default();
     let kept = RawRequest::new(endpoint, request.method() == Method::GET, tail, request.uri().query());
-    let key = kept.as_ref().ok().and_then(|(_, key)| *key);
-    let Visit { entrance, parts, body, pass } = match admit(&public, Some(id), key, request).await {
+    let (key, terms) = (RawRequest::key(endpoint, tail), terms(&public, endpoint));
+    let Visit { entrance, parts, body, pass } = match admit(&public, Some(id), key, terms, request).await {
         Ok(visit) => visit,
         Err(refusal) => return refusal,
     };
     let content_type = content_type(&parts.headers).to_owned();
     let taken = match kept {
-        Ok((request, _)) => submit(&public, endpoint, request, &content_type, entrance, &parts, body).await,
+        Ok(request) => submit(&public, endpoint, request, &content_type, entrance, &parts, body).await,
         Err(error) => Err(raw::RawError::from(error).into()),
     };
     pass.end(taken.map(|receipt| (receipt.project, answer(endpoint, &content_type))))
+}
+
+fn terms(public: &Public, endpoint: Endpoint) -> Terms {
+    let limit = Limit::one(endpoint.limit(), endpoint.what()).or(public.room.max_body());
+    let limit = if endpoint == Endpoint::Cron { limit.or(public.room.whole()) } else { limit };
+    Terms { limit, may_name_project: false }
 }
 
 async fn submit(
@@ -50,17 +57,23 @@ async fn submit(
     content_type: &str,
     entrance: Entrance,
     parts: &Parts,
-    body: Body,
+    body: Incoming,
 ) -> Result<Receipt, ApiError> {
     raw::check_content_type(endpoint, content_type)?;
     let mut held = Held::default();
-    let body = read(public, parts, body, &mut held).await?;
-    let identity = raw::check(endpoint, content_type, &request.query, &body)?;
+    let mut body = receive(public, body, encodings(&parts.headers)?, &mut held).await?;
+    raw::check_presence(endpoint, &body)?;
+    let mut identity = None;
+    if endpoint == Endpoint::Cron {
+        let bytes = whole(public, body, &mut held).await?;
+        identity = raw::check_in(content_type, &request.query, &bytes)?;
+        body = bytes.into();
+    }
     request.headers = kept_headers(endpoint, &parts.headers);
     let mut client = sender(public, parts);
     client.request = Some(request.into());
-    let quantities = endpoint.quantities(body.len() as u64);
-    Ok(public.intake.submit_raw(entrance, client, quantities, identity, body.into()).await?)
+    let quantities = endpoint.quantities(body.len());
+    Ok(public.intake.submit_raw(entrance, client, quantities, identity, body).await?)
 }
 
 fn content_type(headers: &HeaderMap) -> &str {

@@ -29,13 +29,14 @@ use crate::protocol::rate_limits::{self, RateLimit};
 use crate::tasks::{self, Tasks};
 use crate::units::ByteSize;
 
-use super::body::{Held, Room};
+use super::body::{Incoming, Limit};
+use super::room::{Held, Room};
 use super::serve::{App, serve};
 
 /// The largest body, as sent and as decoded: what a relay takes by default, and room for what it adds.
 const MAX_BODY: ByteSize = ByteSize::mib(208);
-/// All bodies in memory together.
-const MAX_INFLIGHT: ByteSize = ByteSize::mib(256);
+/// All bodies in memory together: the largest is to fit beside the quarter that is for small ones.
+const MAX_INFLIGHT: ByteSize = ByteSize::mib(288);
 /// How many arrivals are remembered; the oldest are forgotten first.
 const REMEMBERED: usize = 10_000;
 /// How many characters of an event's words are kept.
@@ -157,7 +158,7 @@ impl Sink {
         let bad = |error: &dyn std::error::Error| (StatusCode::BAD_REQUEST, error.to_string());
         // Held until the answer is made: it is what bounds the bodies in memory.
         let mut held = Held::default();
-        let body = self.room.read(body, &mut held).await;
+        let body = incoming(body).whole(&self.room, &mut held).await;
         let body = body.map_err(|error| (StatusCode::PAYLOAD_TOO_LARGE, error.to_string()))?;
         let encodings = text(&parts.headers, header::CONTENT_ENCODING.as_str()).unwrap_or_default();
         let encodings = decode::encodings(encodings).map_err(|error| bad(&error))?;
@@ -180,7 +181,7 @@ impl Sink {
 
     /// A request that is no envelope is remembered by its endpoint's name.
     async fn take_other(&self, project: &str, endpoint: &str, body: Body) -> Response {
-        let body = self.room.read(body, &mut Held::default()).await;
+        let body = incoming(body).whole(&self.room, &mut Held::default()).await;
         let arrival = Arrival {
             at: self.clock.now(),
             sink: Arc::clone(&self.name),
@@ -278,6 +279,11 @@ fn exception(payload: &Value) -> Option<String> {
 /// A text that can be shown on a terminal.
 fn harmless(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SUMMARY).collect()
+}
+
+/// A body within the limit.
+fn incoming(body: Body) -> Incoming {
+    Incoming::new(body, Limit::endpoint(MAX_BODY.get()))
 }
 
 #[cfg(test)]

@@ -24,8 +24,8 @@ use crate::telemetry::status::ConfigStatus;
 use crate::units::Secret;
 
 use super::admin::Control;
-use super::body::Room;
 use super::proxy::Proxy;
+use super::room::Room;
 use super::session::Sessions;
 use super::settings::{Server, TunnelPath};
 use super::tls::Certificate;

@@ -1,8 +1,7 @@
 //! Content encodings: the only place with decompressors. Bounded in memory whatever comes in.
 //!
-//! Up to [`BUFFERED`] bytes are decoded in one pass. What yields more is first decoded into nothing, to learn its size within
-//! the limit, and then once more into memory that was reserved for it, or piece by piece: a bomb costs time, within the limit,
-//! and no memory.
+//! What is small is decoded in one pass, into memory that was reserved for it. What yields more is first decoded into nothing, to
+//! learn its size within the limit, and then once more, piece by piece: a bomb costs time, within the limit, and no memory.
 
 use std::io::{self, BufRead, BufReader, Read as _};
 
@@ -12,8 +11,6 @@ use flate2::bufread::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 mod container;
 pub use container::{Container, MAGIC};
 
-/// What is decoded in one pass.
-pub const BUFFERED: u64 = 1024 * 1024;
 /// What is handed over at once of what is larger.
 const PIECE: u64 = 128 * 1024;
 
@@ -51,7 +48,7 @@ pub enum DecodeError {
         why: io::Error,
     },
     /// It becomes larger than the limit: 413.
-    #[error("the decoded body has more than {limit} bytes, the limit of max_body")]
+    #[error("the decoded body has more than {limit} bytes")]
     TooLarge {
         /// The limit in bytes.
         limit: u64,
@@ -99,7 +96,7 @@ pub fn encodings(header: &str) -> Result<Vec<Encoding>, DecodeError> {
 
 /// Undoes the encodings, in the order [`encodings`] gave them. Without any, the body is returned as it is.
 ///
-/// Takes memory as the text grows, up to `limit`: what may be larger than [`BUFFERED`] is measured with [`size`] first.
+/// Takes memory as the text grows, up to `limit`.
 pub fn decode(body: Bytes, encodings: &[Encoding], limit: u64) -> Result<Bytes, DecodeError> {
     if encodings.is_empty() {
         return Ok(body);
@@ -182,8 +179,10 @@ mod tests {
         encoder.finish().unwrap().into()
     }
 
+    const MIB: u64 = 1024 * 1024;
+
     fn decoded(header: &str, body: Bytes) -> Bytes {
-        decode(body, &encodings(header).unwrap(), 10 * BUFFERED).unwrap()
+        decode(body, &encodings(header).unwrap(), 10 * MIB).unwrap()
     }
 
     #[test]
@@ -251,7 +250,7 @@ mod tests {
             (Encoding::Brotli, Bytes::from_static(b"\xff\xff\xff\xff")),
             (Encoding::Zstd, Bytes::from_static(b"nonsense")),
         ] {
-            assert!(matches!(decode(body, &[encoding], BUFFERED), Err(DecodeError::Malformed { .. })), "{encoding:?}");
+            assert!(matches!(decode(body, &[encoding], MIB), Err(DecodeError::Malformed { .. })), "{encoding:?}");
         }
     }
 }

@@ -13,8 +13,8 @@ use crate::protocol::item::ItemType;
 
 use super::decode::{self, DecodeError, Encoding};
 
-/// An event may have one MiB; a little more is decoded so that its size can be named.
-const EVENT_LIMIT: u64 = 2 * 1024 * 1024;
+/// The most bytes of a body, and of the event in it. An event may have one MiB; a little more is read so that its size can be named.
+pub const LONGEST: u64 = 2 * 1024 * 1024;
 
 /// Why a store body is no event.
 #[derive(Debug, thiserror::Error)]
@@ -25,9 +25,15 @@ pub enum StoreError {
     /// Neither JSON nor base64: 400.
     #[error("the body is neither a JSON object nor base64")]
     Neither,
-    /// The zlib inside the base64 cannot be decoded: 400 or 413.
+    /// The zlib inside the base64 cannot be decoded: 400.
     #[error(transparent)]
-    Decode(#[from] DecodeError),
+    Decode(DecodeError),
+    /// It is larger than the limit, or what is in it: 413.
+    #[error("the event has more than {limit} bytes")]
+    TooLarge {
+        /// The limit in bytes.
+        limit: u64,
+    },
     /// The JSON is not in UTF-8: 400.
     #[error("the event is not valid JSON: {0}")]
     Text(std::str::Utf8Error),
@@ -44,10 +50,12 @@ struct Event<'a> {
     kind: Option<std::borrow::Cow<'a, str>>,
 }
 
-/// The envelope around a store body. An event without an id gets one: the answer has to name it.
+/// The envelope around a store body. An event without an id gets one: the answer has to name it. Takes memory for up to `limit`
+/// bytes, or [`LONGEST`].
 pub fn envelope_of(body: Bytes, limit: u64) -> Result<Bytes, StoreError> {
-    if body.len() as u64 > EVENT_LIMIT {
-        return Err(DecodeError::TooLarge { limit: EVENT_LIMIT }.into());
+    let limit = limit.min(LONGEST);
+    if body.len() as u64 > limit {
+        return Err(StoreError::TooLarge { limit });
     }
     let event = plain(body, limit)?;
     // Looked at as a whole: what the parser passes over it does not read as text, and no tracker takes JSON that is none.
@@ -68,7 +76,10 @@ fn plain(body: Bytes, limit: u64) -> Result<Bytes, StoreError> {
         Some(_) => {
             let text: Vec<u8> = body.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect();
             let packed = BASE64.decode(text).map_err(|_| StoreError::Neither)?;
-            Ok(decode::decode(packed.into(), &[Encoding::Deflate], limit.min(EVENT_LIMIT))?)
+            decode::decode(packed.into(), &[Encoding::Deflate], limit).map_err(|error| match error {
+                DecodeError::TooLarge { limit } => StoreError::TooLarge { limit },
+                other => StoreError::Decode(other),
+            })
         }
     }
 }
@@ -99,6 +110,9 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
+        assert!(matches!(envelope_of("{\"a\":12345}".into(), 10), Err(StoreError::TooLarge { limit: 10 })));
+        let long = Bytes::from(vec![b' '; 3 << 20]);
+        assert!(matches!(envelope_of(long, u64::MAX), Err(StoreError::TooLarge { limit: LONGEST })));
         assert!(matches!(envelope_of(Bytes::new(), 10), Err(StoreError::Empty)));
         assert!(matches!(envelope_of("hello!".into(), 10), Err(StoreError::Neither)));
         assert!(matches!(envelope_of("{\"a\":}".into(), 10), Err(StoreError::Json(_))));

@@ -4,9 +4,9 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
 use serde::Deserialize;
 
+use crate::journal::body::Body;
 use crate::protocol::endpoint::{Endpoint, InvalidRequest, is_json};
 use crate::protocol::event_id::EventId;
 
@@ -29,16 +29,6 @@ pub enum RawError {
         /// What the request says.
         found: String,
     },
-    /// Its body is too large: 413.
-    #[error("the {what} has {size} bytes, more than its limit of {limit}")]
-    TooLarge {
-        /// What the endpoint takes.
-        what: &'static str,
-        /// The decoded body in bytes.
-        size: u64,
-        /// The limit in bytes.
-        limit: u64,
-    },
     /// It is no check-in: 400.
     #[error("invalid check-in: {0}")]
     CheckIn(String),
@@ -52,23 +42,14 @@ pub fn check_content_type(endpoint: Endpoint, content_type: &str) -> Result<(), 
     Err(RawError::ContentType { what: endpoint.what(), found: content_type.chars().take(80).collect() })
 }
 
-/// Whether the endpoint takes this query and this decoded body; and what makes another request its repeat, if anything does.
-pub fn check(
-    endpoint: Endpoint,
-    content_type: &str,
-    query: &str,
-    body: &Bytes,
-) -> Result<Option<CheckInIdentity>, RawError> {
-    let (what, size, limit) = (endpoint.what(), body.len() as u64, endpoint.limit());
-    if size > limit {
-        return Err(RawError::TooLarge { what, size, limit });
-    }
-    if body.is_empty() && !endpoint.may_be_empty() {
-        return Err(RawError::Empty(what));
-    }
-    if endpoint != Endpoint::Cron {
-        return Ok(None);
-    }
+/// Whether there is as much in the body as the endpoint needs.
+pub fn check_presence(endpoint: Endpoint, body: &Body) -> Result<(), RawError> {
+    if body.is_empty() && !endpoint.may_be_empty() { Err(RawError::Empty(endpoint.what())) } else { Ok(()) }
+}
+
+/// Whether the query, or the body when that is JSON, is a check-in, of these requests the only ones that are read; and what makes
+/// another request its repeat, if anything does.
+pub fn check_in(content_type: &str, query: &str, body: &[u8]) -> Result<Option<CheckInIdentity>, RawError> {
     let check_in = if is_json(content_type) { CheckIn::in_json(body) } else { CheckIn::in_query(query) };
     check_in.and_then(CheckIn::validate).map_err(RawError::CheckIn)
 }
@@ -125,7 +106,7 @@ mod tests {
     const ID: &str = "9ec79c33-ec99-42ab-8353-589fcb2e04dc";
 
     fn cron(content_type: &str, query: &str, body: &'static str) -> Result<Option<CheckInIdentity>, RawError> {
-        check(Endpoint::Cron, content_type, query, &Bytes::from_static(body.as_bytes()))
+        check_in(content_type, query, body.as_bytes())
     }
 
     #[test]
@@ -157,12 +138,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_empty_or_too_large_is_refused_by_name() {
-        let nothing = check(Endpoint::Security, "application/json", "", &Bytes::new()).unwrap_err();
-        assert_eq!(nothing.to_string(), "the body is empty: a security report is expected");
-        let large = Bytes::from(vec![b' '; 1024 * 1024 + 1]);
-        let error = check(Endpoint::CspReport, "application/json", "", &large).unwrap_err();
-        assert_eq!(error.to_string(), "the security report has 1048577 bytes, more than its limit of 1048576");
-        assert!(check(Endpoint::OtlpLogs, "application/x-protobuf", "", &Bytes::new()).is_ok());
+    fn what_is_empty_is_refused_by_name() {
+        let nothing = Body::from(bytes::Bytes::new());
+        let error = check_presence(Endpoint::Security, &nothing).unwrap_err();
+        assert_eq!(error.to_string(), "the body is empty: a security report is expected");
+        assert!(check_presence(Endpoint::OtlpLogs, &nothing).is_ok());
     }
 }

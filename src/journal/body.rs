@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use futures_util::{Stream, stream};
 
 use crate::protocol::envelope::{Envelope, EnvelopeError, Item, Outline, Scanner};
 use crate::tasks;
@@ -91,6 +92,24 @@ impl Body {
             Self::Memory(bytes) => Ok(bytes.slice(range.start as usize..range.end as usize)),
             Self::File(file) => read_piece(&file.open()?, range),
         }
+    }
+
+    /// Piece by piece, each read when it is asked for.
+    pub fn pieces(self) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+        stream::try_unfold((self, 0), |(body, at)| async move {
+            let end = body.len().min(at + PIECE);
+            if at == end {
+                return Ok(None);
+            }
+            let piece = match &body {
+                Self::Memory(_) => body.piece(at..end)?,
+                Self::File(_) => {
+                    let body = body.clone();
+                    tasks::blocking(move || body.piece(at..end)).await?
+                }
+            };
+            Ok(Some((piece, (body, end))))
+        })
     }
 
     /// Reads it from the beginning.

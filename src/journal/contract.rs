@@ -247,7 +247,7 @@ async fn a_claimed_record_is_what_was_appended(mut subject: Subject) {
     let a = subject.journal().target("a").await.unwrap();
     let text = |text: &str| Some(text.into());
     let (user_agent, forwarded_for, sentry_client) = (text("sdk"), text("::1"), text("x/1"));
-    let ping = RawRequest::new(Endpoint::Cron, true, "cron/nightly", Some("status=ok")).unwrap().0;
+    let ping = RawRequest::new(Endpoint::Cron, true, "cron/nightly", Some("status=ok")).unwrap();
     let left_out = vec![LeftOut { target: a, why: DropReason::Sampled, items: vec![0, 9] }];
     let request = Some(ping.into());
     let client = Client { user_agent, origin: None, forwarded_for, sentry_client, request, left_out };

@@ -155,15 +155,19 @@ pub enum InvalidRequest {
 }
 
 impl RawRequest {
-    /// What is kept of a request to `/api/{project}/{tail}?{query}`, and the key when the path ends with it.
-    pub fn new<'a>(
-        endpoint: Endpoint,
-        get: bool,
-        tail: &'a str,
-        query: Option<&str>,
-    ) -> Result<(Self, Option<&'a str>), InvalidRequest> {
+    /// The key, when the path `/api/{project}/{tail}` ends with one.
+    pub fn key(endpoint: Endpoint, tail: &str) -> Option<&str> {
+        let after_slug = tail.trim_end_matches('/').split('/').skip(2);
+        if endpoint == Endpoint::Cron { after_slug.last() } else { None }
+    }
+
+    /// What is kept of a request to `/api/{project}/{tail}?{query}`: not the key.
+    pub fn new(endpoint: Endpoint, get: bool, tail: &str, query: Option<&str>) -> Result<Self, InvalidRequest> {
         let mut parts: Vec<&str> = tail.trim_end_matches('/').split('/').collect();
-        let key = if endpoint == Endpoint::Cron && parts.len() > 2 { parts.pop() } else { None };
+        let keyed = Self::key(endpoint, tail).is_some();
+        if keyed {
+            parts.pop();
+        }
         if tail.len() > LONGEST_PATH || !parts.iter().all(|part| is_name(part)) {
             return Err(InvalidRequest::Path);
         }
@@ -175,8 +179,7 @@ impl RawRequest {
         if endpoint.ends_in_slash() {
             path.push('/');
         }
-        let keyed = key.is_some();
-        Ok((Self { get, path: path.into(), keyed, query: query.into(), headers: vec![] }, key))
+        Ok(Self { get, path: path.into(), keyed, query: query.into(), headers: vec![] })
     }
 
     /// The address of this request at an upstream; `None` when its parts make none.
@@ -215,7 +218,7 @@ mod tests {
     use super::*;
 
     fn kept(endpoint: Endpoint, tail: &'static str, query: &str) -> (RawRequest, Option<&'static str>) {
-        RawRequest::new(endpoint, false, tail, Some(query)).unwrap()
+        (RawRequest::new(endpoint, false, tail, Some(query)).unwrap(), RawRequest::key(endpoint, tail))
     }
 
     #[test]

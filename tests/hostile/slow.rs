@@ -7,10 +7,11 @@ use tokio::net::TcpStream;
 use tokio::time::{interval, timeout};
 
 use super::beside::beside;
-use crate::support::envelopes::{envelope, new_id};
+use crate::support::envelopes::{KEY, envelope, new_id};
 use crate::support::memory::Memory;
-use crate::support::relay::Relay;
-use crate::support::wire::{head, post};
+use crate::support::relay::{Plan, Relay};
+use crate::support::upstream::Upstream;
+use crate::support::wire::{Wire, head, post};
 use crate::{front, keyed};
 
 /// What the whole attack may take for itself, in KiB.
@@ -83,4 +84,83 @@ async fn clients_that_announce_much_and_bring_little_take_no_room_from_others() 
     drop(crowd);
     relay.finish().await;
     assert_eq!(upstream.taken_count(), sent + 10);
+}
+
+/// Every route that reads a body, with a content type that it takes.
+fn routes() -> Vec<(String, &'static str)> {
+    const JSON: &str = "application/json";
+    let of_project = [
+        ("envelope", "text/plain"),
+        ("store", JSON),
+        ("store", "application/x-sentry-envelope"),
+        ("security", JSON),
+        ("csp-report", "application/csp-report"),
+        ("nel", JSON),
+        ("minidump", "application/x-dmp"),
+        ("minidump", "multipart/form-data; boundary=x"),
+        ("events/9ec79c33ec9942ab8353589fcb2e04dc/attachments", "multipart/form-data; boundary=x"),
+        ("cron/nightly", JSON),
+        ("integration/otlp/v1/traces", "application/x-protobuf"),
+        ("otlp/v1/logs", JSON),
+        ("integration/vercel/logs", JSON),
+        ("integration/heroku/logs", "application/logplex-1"),
+        ("brand-new/thing", JSON),
+    ];
+    let mut all: Vec<_> = of_project.map(|(path, kind)| (format!("/api/1/{path}/"), kind)).into();
+    all.extend([
+        ("/api/store/".to_owned(), JSON),
+        ("/tunnel/".to_owned(), "text/plain"),
+        (format!("/api/1/unreal/{KEY}/"), "application/octet-stream"),
+        (format!("/api/1/cron/nightly/{KEY}/"), JSON),
+        ("/api/0/x/".to_owned(), JSON),
+        ("/api/0/organizations/shop/chunk-upload/".to_owned(), JSON),
+    ]);
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_bodies_that_come_slowly_on_any_route_leave_small_envelopes_served() {
+    const ROOM: usize = 8 << 20;
+    let upstream = Upstream::start().await;
+    let relay = Plan::new(&[("tracker", upstream.dsn("cafe", 7))])
+        .server("max_inflight_bytes = \"8MiB\"")
+        .server("tunnel = \"/tunnel\"")
+        .start()
+        .await;
+    let length = ROOM.to_string();
+    let mut attacks = vec![];
+    for (path, kind) in routes() {
+        // Strangers, and those who have read the key in a page.
+        for path in [keyed(&path), path] {
+            for encoding in ["identity", "gzip"] {
+                let headers = [("content-type", kind), ("content-encoding", encoding), ("content-length", &*length)];
+                attacks.push(head("POST", &path, &headers));
+            }
+        }
+    }
+    let count = attacks.len();
+    // Almost all that may be in memory, of each: one of them was enough to take all of it.
+    let begin = async |head: Vec<u8>| {
+        let mut wire = Wire::connect(&relay.address()).await;
+        wire.offer(&head).await;
+        wire.offer(&vec![b'x'; ROOM - 4096]).await;
+        wire
+    };
+    let attack = async {
+        let mut wires = futures_util::future::join_all(attacks.into_iter().map(begin)).await;
+        let mut turns = interval(Duration::from_millis(200));
+        for _ in 0..10 {
+            turns.tick().await;
+            for wire in &mut wires {
+                wire.offer(b"x").await;
+            }
+        }
+        wires
+    };
+    let (wires, sent) = beside(&relay, attack).await;
+    eprintln!("{count} large bodies that come slowly");
+    drop(wires);
+    relay.finish().await;
+    let envelopes = upstream.taken().into_iter().filter(|seen| seen.path.ends_with("/envelope/"));
+    assert_eq!(envelopes.count(), sent);
 }

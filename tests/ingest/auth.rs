@@ -7,8 +7,8 @@ use crate::support::envelopes::{self, KEY, new_id};
 use crate::support::eventually::eventually;
 use crate::support::relay::{Relay, SOON};
 use crate::support::upstream::Upstream;
-use crate::support::wire::{Answer, exchange, post};
-use crate::{front_of, refused};
+use crate::support::wire::{Answer, exchange, head, post};
+use crate::{front, front_of, refused};
 
 /// As GlitchTip prints its keys.
 const UUID: &str = "9EC79C33-EC99-42AB-8353-589FCB2E04DC";
@@ -171,4 +171,54 @@ async fn whoever_is_not_let_in_is_told_why_and_is_counted() {
     }
     assert_eq!(upstream.seen().len(), 0);
     relay.finish().await;
+}
+
+#[tokio::test]
+async fn a_request_that_must_name_its_project_itself_is_refused_before_its_body_is_read() {
+    let (relay, upstream) = front().await;
+    let huge = (100 << 20).to_string();
+    // Each would be refused for something else if it were looked at.
+    let routes = [
+        ("store/", "application/json"),
+        ("security/", "text/plain"),
+        ("csp-report/", ""),
+        ("nel/", "application/json"),
+        ("minidump/", "application/x-dmp"),
+        ("events/no-id/attachments/", "text/plain"),
+        ("cron/nightly/", "application/json"),
+        ("otlp/v1/traces", "text/plain"),
+        ("integration/otlp/v1/logs", "text/plain"),
+        ("integration/vercel/logs", "application/json"),
+        ("integration/heroku/logs", "text/plain"),
+    ];
+    let mut count = 0;
+    for (path, kind) in routes {
+        let path = format!("/api/1/{path}");
+        let encoded = [("content-type", kind), ("content-encoding", "gzip")];
+        let announced = [("content-type", kind), ("content-length", &*huge), ("expect", "100-continue")];
+        for request in [
+            post(&path, &[("content-type", kind)], b"nonsense"),
+            post(&path, &[("content-type", kind)], b""),
+            post(&path, &encoded, b"nonsense"),
+            head("POST", &path, &announced[..2]),
+            head("POST", &path, &announced),
+        ] {
+            let answer = exchange(&relay.address(), &request).await;
+            assert_eq!(answer.status, 401, "{path}: {answer:?}");
+            assert!(answer.detail().contains("missing authentication"), "{answer:?}");
+            count += 1;
+        }
+    }
+    for request in [post("/api/store/", &[], b"nonsense"), head("GET", "/api/1/store/?sentry_data=nonsense", &[])] {
+        assert_eq!(exchange(&relay.address(), &request).await.status, 401);
+        count += 1;
+    }
+    assert_eq!(refused(&relay, "unauthenticated").await, f64::from(count));
+    // What is an envelope by its content type says it inside.
+    let envelope = [("content-type", "application/x-sentry-envelope")];
+    let id = new_id();
+    let body = envelopes::error(&id).replacen('}', &format!(",\"dsn\":\"{}\"}}", relay.dsn()), 1);
+    assert_eq!(exchange(&relay.address(), &post("/api/1/store/", &envelope, body.as_bytes())).await.status, 200);
+    relay.finish().await;
+    assert_eq!(upstream.taken_ids(), [id]);
 }

@@ -6,6 +6,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::support::envelopes::{self, KEY, envelope, new_id};
+use crate::support::memory::Memory;
 use crate::support::relay::{Plan, Relay, SOON};
 use crate::support::upstream::Upstream;
 use crate::support::wire::{Answer, chunked, exchange, post};
@@ -371,5 +372,47 @@ async fn attachments_by_url_go_to_the_event_of_the_path() {
     assert_eq!(items[2].0["type"], "form_data");
     let samples = relay.balanced(SOON).await;
     assert_eq!(samples.sum("switchyard_accepted_items_total", &[("category", "attachment_item")]), 2.0);
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encoded_upload_of_70_mib_arrives_at_both_upstreams_and_costs_no_memory() {
+    let (relay, upstreams) = pair().await;
+    let gzip = |text: &[u8], level| {
+        let mut encoder = flate2::write::GzEncoder::new(vec![], level);
+        encoder.write_all(text).expect("memory");
+        encoder.finish().expect("memory")
+    };
+    // What does not compress is large twice; what does is small on the way in.
+    let (dump, zeros) = (minidump(1 << 20).repeat(70), [&b"MDMP"[..], &vec![0; 70 << 20]].concat());
+    let id = new_id();
+    let in_form =
+        form(&[("upload_file_minidump", Some("crash.dmp"), &dump), ("sentry[event_id]", None, id.as_bytes())]);
+    let (large, small) = (flate2::Compression::none(), flate2::Compression::fast());
+    let raw = ("content-type", "application/x-dmp");
+    let (keyed, unreal) = (keyed("/api/1/minidump/"), format!("/api/1/unreal/{KEY}/"));
+    let memory = Memory::of(relay.pid());
+    let before = memory.resident();
+    for (path, kind, body, contents) in [
+        // As Crashpad sends it.
+        (&keyed, FORM, gzip(&in_form, large), &dump),
+        (&keyed, raw, gzip(&dump, large), &dump),
+        (&keyed, raw, gzip(&zeros, small), &zeros),
+        (&unreal, raw, gzip(&zeros, small), &zeros),
+    ] {
+        let answer = send(&relay, path, &[kind, ("content-encoding", "gzip")], &body).await;
+        let answered = id_in(&answer);
+        assert!(kind == raw || answered == id, "{answered}");
+        let (_, items) = arrived(&relay, &upstreams, &answered).await;
+        assert!(items[0].1 == *contents, "{} bytes of {}", items[0].1.len(), contents.len());
+    }
+    let grown = memory.peak() - before;
+    eprintln!("encoded crash uploads of 70 MiB: {grown} KiB more than {before} KiB at the most");
+    assert!(grown < 32 * 1024, "{grown} KiB");
+    // An encoded one has the limit of any other, as sent and as decoded.
+    let bomb = gzip(&vec![0; 201 << 20], small);
+    let answer = send(&relay, &keyed, &[raw, ("content-encoding", "gzip")], &bomb).await;
+    assert_eq!(answer.status, 413);
+    assert_eq!(answer.detail(), "the decoded body has more than 209715200 bytes, the limit of max_body");
     relay.finish().await;
 }

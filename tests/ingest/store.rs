@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::support::envelopes::{self, KEY, new_id};
 use crate::support::relay::{Relay, SOON};
 use crate::support::upstream::Upstream;
-use crate::support::wire::{Answer, exchange, post};
+use crate::support::wire::{Answer, exchange, head, post};
 use crate::{front, keyed};
 
 fn zlib(text: &str) -> Vec<u8> {
@@ -111,11 +111,62 @@ async fn an_event_without_an_id_gets_one_and_an_envelope_stays_what_it_is() {
         assert_eq!(answer.status, 400, "{body}");
         assert!(answer.detail().contains(words), "{body} {answer:?}");
     }
-    // 20 MiB of nothing in base64.
-    let bomb = BASE64.encode(zlib(&format!("{{\"a\":\"{}\"}}", " ".repeat(20 << 20))));
-    assert_eq!(send(&relay, &store, &[], bomb.as_bytes()).await.status, 413);
     let unknown = send(&relay, "/api/store/?sentry_key=unknown", &[], b"{}").await;
     assert_eq!(unknown.status, 403);
     assert_eq!(send(&relay, "/api/store/", &[], b"{}").await.status, 401);
+    relay.finish().await;
+}
+
+/// Hex digits that do not repeat soon.
+fn noise(bytes: usize) -> String {
+    (0..bytes / 32 + 1).map(|_| new_id()).collect::<String>()[..bytes].to_owned()
+}
+
+fn long_event(id: &str, message: &str) -> String {
+    format!("{{\"event_id\":\"{id}\",\"message\":\"{message}\"}}")
+}
+
+#[tokio::test]
+async fn an_event_at_its_limit_is_taken_in_every_form_and_one_over_it_is_refused_by_name() {
+    let (relay, upstream) = front().await;
+    let store = keyed("/api/1/store/");
+    let digits = noise(3 << 20);
+    let overhead = long_event(&new_id(), "").len();
+    type Encoder = fn(&str) -> Vec<u8>;
+    let plain: Encoder = |text| text.into();
+    let packed: Encoder = |text| BASE64.encode(zlib(text)).into();
+    // What hardly compresses, in base64, is larger than what is kept in memory.
+    let stored: Encoder = |text| {
+        let mut encoder = ZlibEncoder::new(vec![], Compression::none());
+        encoder.write_all(text.as_bytes()).expect("memory");
+        BASE64.encode(encoder.finish().expect("memory")).into()
+    };
+    let forms = [(plain, None), (packed, None), (stored, None), (gzip as Encoder, Some("gzip"))];
+    for (encode, encoding) in forms {
+        let headers: Vec<(&str, &str)> = encoding.iter().map(|name| ("content-encoding", *name)).collect();
+        let id = new_id();
+        let event = long_event(&id, &digits[..(1 << 20) - overhead]);
+        let answer = send(&relay, &store, &headers, &encode(&event)).await;
+        assert_eq!((answer.status, answer.json()), (200, json!({ "id": id })));
+        arrived_as(&relay, &upstream, &id, "event", &event).await;
+        for bytes in [(1 << 20) + 1, 3 << 20] {
+            let event = long_event(&new_id(), &digits[..bytes - overhead]);
+            let answer = send(&relay, &store, &headers, &encode(&event)).await;
+            let detail = answer.detail();
+            assert_eq!(answer.status, 413, "{detail}");
+            assert!(detail.contains("event item") && detail.ends_with("1048576"), "{detail}");
+        }
+    }
+    // 20 MiB of nothing in base64, and in an image's address.
+    let bomb = BASE64.encode(zlib(&long_event("", &" ".repeat(20 << 20))));
+    let pixel = format!("{store}&sentry_data={}", bomb.replace('+', "%2B").replace('/', "%2F"));
+    for request in [post(&store, &[], bomb.as_bytes()), head("GET", &pixel, &[])] {
+        let answer = exchange(&relay.address(), &request).await;
+        assert_eq!(answer.status, 413, "{answer:?}");
+        assert_eq!(
+            answer.detail(),
+            "the event has more than 2097152 bytes, too many for an event item, whose limit is 1048576"
+        );
+    }
     relay.finish().await;
 }

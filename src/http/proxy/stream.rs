@@ -15,13 +15,9 @@ use http_body_util::BodyExt as _;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::http::body::{Pace, SILENCE};
 use crate::tasks::Tasks;
 
-/// How long the next bytes of a client's body may take.
-const SILENCE: Duration = Duration::from_secs(10);
-/// How long a client may take for its body at any speed, and the bytes a second that it must bring after that.
-const GRACE: Duration = Duration::from_secs(30);
-const SLOWEST: u64 = 4096;
 /// How long a client may take nothing of an answer.
 const DEAF: Duration = Duration::from_secs(60);
 /// How often a wait is looked at.
@@ -105,15 +101,17 @@ impl Progress {
 pub(super) struct Upload {
     /// Never locked: the client library asks for bodies that can be shared, and shares none.
     body: Mutex<Incoming>,
-    hint: SizeHint,
+    length: SizeHint,
     passed: u64,
     limit: u64,
+    pace: Pace,
     progress: Arc<Progress>,
 }
 
 impl Upload {
-    pub(super) fn new(body: Incoming, limit: u64, progress: Arc<Progress>) -> Self {
-        Self { hint: body.size_hint(), body: Mutex::new(body), passed: 0, limit, progress }
+    /// `length` is what is known of it.
+    pub(super) fn new(body: Incoming, length: SizeHint, limit: u64, progress: Arc<Progress>) -> Self {
+        Self { body: Mutex::new(body), length, passed: 0, limit, pace: Pace::new(), progress }
     }
 
     fn check(&mut self, more: usize) -> Result<(), Fault> {
@@ -121,11 +119,8 @@ impl Upload {
         if self.passed > self.limit {
             return Err(self.progress.fail(Fault::TooLarge));
         }
-        let beyond = self.progress.state().waited.saturating_sub(GRACE);
-        if self.passed < beyond.as_secs() * SLOWEST {
-            return Err(self.progress.fail(Fault::ClientSilent));
-        }
-        Ok(())
+        let waited = self.progress.state().waited;
+        if self.pace.keeps(more, waited) { Ok(()) } else { Err(self.progress.fail(Fault::ClientSilent)) }
     }
 }
 
@@ -151,12 +146,12 @@ impl Body for Upload {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.hint.exact() == Some(self.passed)
+        self.length.exact() == Some(self.passed)
     }
 
     /// What the client has announced, less what has passed.
     fn size_hint(&self) -> SizeHint {
-        self.hint.exact().map_or_else(SizeHint::new, |length| SizeHint::with_exact(length - self.passed.min(length)))
+        self.length.exact().map_or_else(SizeHint::new, |length| SizeHint::with_exact(length - self.passed.min(length)))
     }
 }
 
@@ -216,10 +211,14 @@ mod tests {
 
     use super::*;
 
+    fn of_unknown_length(body: Incoming, limit: u64, progress: Arc<Progress>) -> Upload {
+        Upload::new(body, SizeHint::new(), limit, progress)
+    }
+
     fn upload(pieces: Vec<&'static [u8]>, limit: u64) -> (Upload, Arc<Progress>) {
         let progress = Arc::new(Progress::new());
         let frames = pieces.into_iter().map(|piece| Ok::<_, std::io::Error>(Bytes::from_static(piece)));
-        (Upload::new(Incoming::from_stream(stream::iter(frames)), limit, Arc::clone(&progress)), progress)
+        (of_unknown_length(Incoming::from_stream(stream::iter(frames)), limit, Arc::clone(&progress)), progress)
     }
 
     #[tokio::test]
@@ -239,7 +238,7 @@ mod tests {
         assert_eq!(progress.stalled(Duration::from_secs(30)).await, Fault::UpstreamSilent);
         assert_eq!(began.elapsed().as_secs(), 30);
         let silent = stream::pending::<Result<Bytes, std::io::Error>>();
-        let mut body = Upload::new(Incoming::from_stream(silent), 10, Arc::clone(&progress));
+        let mut body = of_unknown_length(Incoming::from_stream(silent), 10, Arc::clone(&progress));
         let mut reading = std::pin::pin!(body.frame());
         let began = Instant::now();
         tokio::select! {
@@ -256,15 +255,15 @@ mod tests {
             Some((Ok::<_, std::io::Error>(Bytes::from_static(b"x")), ()))
         });
         let progress = Arc::new(Progress::new());
-        let body = Upload::new(Incoming::from_stream(drip), 1 << 20, Arc::clone(&progress));
+        let body = of_unknown_length(Incoming::from_stream(drip), 1 << 20, Arc::clone(&progress));
         let began = Instant::now();
         assert_eq!(body.collect().await.unwrap_err(), Fault::ClientSilent);
-        assert!(began.elapsed() < 2 * GRACE, "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
     }
 
     /// What an upstream answers, as the client library has it.
     fn shared(body: Incoming) -> reqwest::Body {
-        reqwest::Body::wrap(Upload::new(body, u64::MAX, Arc::new(Progress::new())))
+        reqwest::Body::wrap(of_unknown_length(body, u64::MAX, Arc::new(Progress::new())))
     }
 
     async fn place(places: &Arc<Semaphore>) -> OwnedSemaphorePermit {
