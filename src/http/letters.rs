@@ -3,18 +3,15 @@
 //! Rule: what is shown for reading holds no key; the bytes of an envelope are given out as they were accepted. Files are read
 //! aside, a piece at a time.
 
-use std::sync::Arc;
-
 use axum::Json;
 use axum::body::Body as Answer;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use futures_util::stream;
 use http::{StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::journal::body::{Body, BodyFile, read_piece};
+use crate::journal::body::Body;
 use crate::journal::{JournalError, Letter, Pick, Record, TargetId};
 use crate::tasks;
 use crate::telemetry::letters::{LetterDetail, LetterItem, LetterPage, LetterPick, LetterSummary, LettersChanged};
@@ -32,8 +29,6 @@ const STEP: usize = 256;
 const SHOWN: u64 = 2000;
 /// How many items are shown.
 const ITEMS: usize = 100;
-/// How much of a file is read at once.
-const PIECE: u64 = 64 << 10;
 
 /// The query of the list.
 #[derive(Debug, Default, Deserialize)]
@@ -75,7 +70,7 @@ pub(super) async fn envelope(_: Reader, State(admin): State<Admin>, Path(id): Pa
     let body = match admin.journal.letter(id).await {
         Ok(Some((_, record))) => match &record.body {
             Body::Memory(bytes) => Answer::from(bytes.clone()),
-            Body::File(file) => in_pieces(Arc::clone(file)),
+            file @ Body::File(_) => Answer::from_stream(file.clone().pieces()),
         },
         Ok(None) => return unknown(id),
         Err(error) => return failed(&error),
@@ -236,19 +231,6 @@ fn without_keys(line: &[u8]) -> Value {
         }
     }
     header
-}
-
-fn in_pieces(file: Arc<BodyFile>) -> Answer {
-    let pieces = stream::try_unfold((file, 0), |(file, at)| async move {
-        let end = file.len().min(at + PIECE);
-        if at == end {
-            return Ok(None);
-        }
-        let read = Arc::clone(&file);
-        let piece = tasks::blocking(move || read_piece(&read.open()?, at..end)).await?;
-        Ok::<_, std::io::Error>(Some((piece, (file, end))))
-    });
-    Answer::from_stream(pieces)
 }
 
 fn no_such(id: u64) -> String {
