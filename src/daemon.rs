@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -66,6 +66,8 @@ pub struct Options {
     pub listeners: Listeners,
     /// Tells the time.
     pub clock: Clock,
+    /// SIGHUP, which asks for a reload. Listened to from before the start: one that comes earlier would end the process.
+    pub hangup: Signal,
 }
 
 /// Why a daemon did not start, or could not go on.
@@ -95,12 +97,11 @@ impl From<JournalError> for DaemonError {
 
 /// Runs until `stop` is cancelled; calls `ready` once, when requests are accepted.
 pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce()) -> Result<(), DaemonError> {
-    let Options { path, loaded, mut listeners, clock } = options;
+    let Options { path, loaded, mut listeners, clock, mut hangup } = options;
     let mut daemon = Daemon::assemble(path, loaded.config, clock).await?;
     let serving = Tasks::new();
     let addresses = daemon.serve(&mut listeners, &serving)?;
     let mut changed = watch(&daemon.path, loaded.fingerprint, &daemon.tasks);
-    let mut hangup = signal(SignalKind::hangup()).ok();
     let mut upkeep = every(Duration::from_secs(1));
     daemon.announce_start(&addresses);
     ready();
@@ -112,7 +113,7 @@ pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce()
             failure = serving.first_failure() => break Err(DaemonError::Failed(failure)),
             Some(order) = daemon.orders.recv() => daemon.carry_out(order).await,
             Some(()) = changed.recv() => daemon.reload().await,
-            () = received(&mut hangup) => daemon.reload().await,
+            Some(()) = hangup.recv() => daemon.reload().await,
             _ = upkeep.tick() => {
                 daemon.keep_up().await;
                 daemon.follow_certificate().await;
@@ -359,13 +360,6 @@ fn watch(path: &Path, seen: Fingerprint, tasks: &Tasks) -> mpsc::Receiver<()> {
         while stop.run_until_cancelled(watch.changed()).await.is_some() && tell.send(()).await.is_ok() {}
     });
     told
-}
-
-async fn received(signal: &mut Option<Signal>) {
-    match signal {
-        Some(signal) => drop(signal.recv().await),
-        None => std::future::pending().await,
-    }
 }
 
 /// Tells systemd, when it is there to be told.

@@ -217,6 +217,35 @@ async fn sighup_loads_the_file_and_the_secrets_it_names_again() {
     relay.finish().await;
 }
 
+/// The signals that a process does not leave to the system, a bit each.
+fn caught(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or("0");
+    u64::from_str_radix(line.trim(), 16).expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sighup_before_it_is_ready_is_a_reload_afterwards_and_not_the_end() {
+    let (a, b) = two_upstreams().await;
+    let mut relay = plan(&a, &b).prepare();
+    // Who has the file for a moment keeps the start waiting.
+    let journal = rusqlite::Connection::open(relay.home().join("journal.db")).expect("a file");
+    journal.execute_batch("BEGIN EXCLUSIVE").expect("the lock");
+    relay.launch();
+    let terminate = 1 << (rustix::process::Signal::TERM.as_raw() - 1);
+    eventually("it listens to SIGTERM", SOON, async || match caught(relay.pid()) & terminate {
+        0 => Err("not yet".to_owned()),
+        _ => Ok(()),
+    })
+    .await;
+    relay.signal(rustix::process::Signal::HUP);
+    drop(journal);
+    relay.await_ready().await;
+    shows(&relay, "it was loaded again", |_| relay.log().contains("was reloaded")).await;
+    relay.send_errors(1).await;
+    relay.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_is_added_receives_from_then_on() {
     let (a, b) = two_upstreams().await;

@@ -57,6 +57,15 @@ fn runtime(mut builder: Builder) -> Result<Runtime, Failure> {
     built.map_err(|error| Failure::new(Exit::Internal, format_args!("the runtime cannot be started: {error}")))
 }
 
+/// SIGHUP, which asks a daemon to load its file again. From its making on it no longer ends the process by itself.
+pub(super) fn hangup() -> Result<Signal, Failure> {
+    signal(SignalKind::hangup()).map_err(deaf)
+}
+
+fn deaf(error: io::Error) -> Failure {
+    Failure::new(Exit::Internal, format_args!("signals cannot be listened to: {error}"))
+}
+
 /// The signals that ask for an end: SIGINT and SIGTERM. From its making on they no longer end the process by themselves.
 #[derive(Debug)]
 pub(super) struct Signals {
@@ -70,7 +79,7 @@ impl Signals {
         let all = || -> io::Result<Self> {
             Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
         };
-        all().map_err(|error| Failure::new(Exit::Internal, format_args!("signals cannot be listened to: {error}")))
+        all().map_err(deaf)
     }
 
     /// Waits for the next one.

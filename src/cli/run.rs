@@ -26,19 +26,20 @@ pub(super) struct Args {
 pub(super) fn run(located: &Located, args: &Args) -> Result<(), Failure> {
     args.logging.start("info");
     process::raise_open_files();
+    // Now, as long as this is the only thread: it reads and clears the environment.
+    let listeners = Listeners::inherit()
+        .map_err(|error| Failure::new(Exit::Unavailable, format_args!("systemd's sockets cannot be used: {error}")))?;
+    process::block_on_many(until_told(located, listeners))
+}
+
+async fn until_told(located: &Located, listeners: Listeners) -> Result<(), Failure> {
+    // Before anything that takes a moment, so that none of them ends a process which is only starting.
+    let (hangup, mut signals) = (process::hangup()?, Signals::listen()?);
     let loaded = located.load()?;
     for warning in loaded.warnings.iter() {
         tracing::warn!(line = warning.line, column = warning.column, "{warning}");
     }
-    // Now, as long as this is the only thread: it reads and clears the environment.
-    let listeners = Listeners::inherit()
-        .map_err(|error| Failure::new(Exit::Unavailable, format_args!("systemd's sockets cannot be used: {error}")))?;
-    let options = Options { path: located.path(), loaded, listeners, clock: Clock::system() };
-    process::block_on_many(until_told(options))
-}
-
-async fn until_told(options: Options) -> Result<(), Failure> {
-    let mut signals = Signals::listen()?;
+    let options = Options { path: located.path(), loaded, listeners, clock: Clock::system(), hangup };
     let stop = CancellationToken::new();
     let mut daemon = pin!(daemon::run(options, stop.clone(), || {}));
     loop {

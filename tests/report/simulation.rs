@@ -14,6 +14,7 @@ use switchyard::clock::{Clock, Timestamp};
 use switchyard::config;
 use switchyard::daemon::{self, Options};
 use switchyard::http::Listeners;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, advance};
 use tokio_util::sync::CancellationToken;
@@ -60,7 +61,8 @@ impl Simulation {
         std::fs::write(self.relay.config(), text.replace("\"journal.db\"", &format!("{journal:?}"))).expect("the same");
         let loaded = config::load(&self.relay.config()).expect("a configuration");
         let listeners = Listeners::inherit().expect("no sockets of systemd");
-        let options = Options { path: self.relay.config(), loaded, listeners, clock: self.clock.clone() };
+        let hangup = signal(SignalKind::hangup()).expect("a signal");
+        let options = Options { path: self.relay.config(), loaded, listeners, clock: self.clock.clone(), hangup };
         let (stop, ready) = (self.stop.clone(), CancellationToken::new());
         let is_ready = ready.clone();
         self.running.spawn(async move { daemon::run(options, stop, || is_ready.cancel()).await.expect("it runs") });

@@ -65,7 +65,7 @@ async fn perform(args: &Args, folder: &Folder, listeners: Listeners) -> Result<(
     let script = Script::new(path.clone(), relay, client, Traffic::new(relay)?, trackers);
 
     let (stop, ready) = (CancellationToken::new(), CancellationToken::new());
-    let options = Options { path, loaded, listeners, clock: Clock::system() };
+    let options = Options { path, loaded, listeners, clock: Clock::system(), hangup: process::hangup()? };
     let mut daemon = pin!(daemon::run(options, stop.clone(), || ready.cancel()));
     let outcome = tokio::select! {
         ended = &mut daemon => return Ok(ended?),
