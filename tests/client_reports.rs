@@ -193,6 +193,47 @@ async fn an_upstream_that_is_not_to_be_told_is_not_and_what_is_not_meant_for_one
 }
 
 #[tokio::test]
+async fn who_is_taken_out_of_the_file_is_told_when_it_is_back() {
+    let (a, b) = (Upstream::start().await, Upstream::start().await);
+    let plan = Plan::new(&[("a", a.dsn("cafe", 7)), ("b", b.dsn("beef", 8))]);
+    let plan = plan.upstream("a", "client_reports = \"1s\"").upstream("b", "client_reports = \"1h\"");
+    let mut relay = plan.more("[limits]\nerror = { rate = \"1/h\", burst = 1 }").start().await;
+    relay.send_errors(1).await;
+    for _ in 0..5 {
+        assert_eq!(relay.send(envelopes::error(&new_id())).await.status(), 429);
+    }
+    let shed = sums([("ratelimit_backoff", "error", 5)]);
+    is_told(&a, shed.clone()).await;
+    let file = std::fs::read_to_string(relay.config()).expect("the file");
+    let both = file.replace("client_reports = \"1h\"", "client_reports = \"1s\"");
+    let line = format!("b = \"{}\"\n", b.dsn("beef", 8));
+    relay.replace_config(&both.replace("[upstreams.b]\nclient_reports = \"1s\"", "").replace(&line, ""));
+    eventually("it is taken out", SOON, async || {
+        let status = relay.status().await;
+        let upstreams = status["projects"][0]["upstreams"].as_array().expect("a list").len();
+        if upstreams == 1 { Ok(()) } else { Err(relay.log()) }
+    })
+    .await;
+    // What comes after a look at what is to be told: one more report.
+    assert_eq!(relay.send(envelopes::error(&new_id())).await.status(), 429);
+    is_told(&a, sums([("ratelimit_backoff", "error", 6)])).await;
+    // Nor does a project forget under another name.
+    relay.replace_config(&both.replace("name = \"shop\"", "name = \"store\""));
+    eventually("it is back", SOON, async || match relay.status().await["projects"][0]["name"] == "store" {
+        true => Ok(()),
+        false => Err(relay.log()),
+    })
+    .await;
+    assert_eq!(relay.send(envelopes::error(&new_id())).await.status(), 200);
+    assert_eq!(relay.send(envelopes::error(&new_id())).await.status(), 429);
+    is_told(&b, sums([("ratelimit_backoff", "error", 1)])).await;
+    relay.replace_config(&both);
+    is_told(&b, sums([("ratelimit_backoff", "error", 6)])).await;
+    relay.balanced(SOON).await;
+    relay.stop().await;
+}
+
+#[tokio::test]
 async fn a_report_that_an_upstream_does_not_take_waits_like_anything_else_and_meanwhile_losses_are_gathered() {
     let (a, _b, relay) = relay_with(&["on_rate_limit = \"drop\""], "").await;
     a.when(|seen| match is_report(seen) {

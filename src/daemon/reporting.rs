@@ -40,7 +40,8 @@ impl Daemon {
     }
 
     async fn tell(&mut self, upstream: &Arc<str>, addressee: Addressee, mut losses: Vec<Loss>) {
-        let every = self.tells(upstream, &addressee.1);
+        let Some(every) = self.tells(upstream, &addressee.1) else { return };
+        let every = (!every.is_zero()).then_some(every);
         let uptime = self.clock.uptime();
         let since = *self.gathering.entry(addressee.clone()).or_insert(uptime);
         if uptime < since + every.unwrap_or_default()
@@ -65,11 +66,12 @@ impl Daemon {
         }
     }
 
-    /// How often an upstream is told of a project's losses; `None`: not at all, nor what it has lost so far.
+    /// How often an upstream is told of a project's losses; 0: not at all, nor what it has lost so far. `None` while it is not
+    /// configured, or not for that project: it is told when it is again.
     fn tells(&self, upstream: &Arc<str>, project: &str) -> Option<Duration> {
         let every = self.config.upstreams.get(upstream)?.client_reports.get();
         let project = self.config.projects.iter().find(|known| &*known.name == project)?;
-        (every > Duration::ZERO && project.dsns.contains_key(upstream)).then_some(every)
+        project.dsns.contains_key(upstream).then_some(every)
     }
 
     /// Whether it answers, or nothing waits that would tell when it does.
