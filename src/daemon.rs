@@ -3,7 +3,7 @@
 //! Start: journal, then what it still holds is remembered, then workers, then listeners: nothing is accepted before it can
 //! be kept. Stop: listeners first, then requests under way, then workers, then the journal: nothing accepted is forgotten.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::delivery::supervisor::Supervisor;
 use crate::http::{Admin, Listeners, Public, Readiness, SwitchOrder, View, serve_admin, serve_public};
 use crate::intake::submit::Intake;
 use crate::journal::sqlite::SqliteJournal;
-use crate::journal::{Journal, JournalError, OpenError, Primaries, TargetId};
+use crate::journal::{Journal, JournalError, OpenError, Primaries, Switch, TargetId};
 use crate::policy::dedup::{self, Dedup};
 use crate::policy::routing::{Project, Routing};
 use crate::tasks::{self, Tasks};
@@ -145,6 +145,8 @@ struct Daemon {
     tasks: Tasks,
     orders: mpsc::Receiver<SwitchOrder>,
     announced: Option<(Announced, Instant)>,
+    /// Switches that the journal has not taken yet.
+    unkept: VecDeque<Switch>,
     renewal: Renewal,
     /// Since when client reports are gathered.
     gathering: reporting::Gathering,
@@ -191,6 +193,7 @@ impl Daemon {
             tasks,
             orders,
             announced: None,
+            unkept: VecDeque::new(),
             renewal: Renewal::of(&config),
             gathering: reporting::Gathering::new(),
             config: config.clone(),
@@ -305,7 +308,8 @@ impl Daemon {
         let before = self.config.routing();
         self.apply(loaded.config).await.map_err(|error| error.to_string())?;
         tracing::info!(changes = changes.join("; "), "the configuration was reloaded");
-        self.note_switches(&before).await.map_err(|error| error.to_string())
+        self.note_switches(&before).await;
+        Ok(())
     }
 
     async fn stop(mut self, serving: Tasks) {
@@ -317,6 +321,7 @@ impl Daemon {
         self.tasks.stop(Duration::ZERO).await;
         self.intake.keep_losses().await;
         self.keep_observations(self.clock.now(), true).await;
+        self.keep_switches().await;
         self.journal.close(JOURNAL_PAUSE).await;
     }
 }

@@ -219,6 +219,23 @@ async fn a_second_relay_on_the_same_journal_is_refused_and_the_first_goes_on() {
     relay.finish().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_relay_on_a_link_to_the_journal_is_refused_too() {
+    let (a, b) = two_upstreams().await;
+    let relay = plan(&a, &b).start().await;
+    std::os::unix::fs::symlink("journal.db", relay.home().join("link.db")).expect("a link");
+    let config = fs::read_to_string(relay.config()).expect("the configuration");
+    let config = config.replace("journal.db", "link.db");
+    let config = config.replace(&relay.address(), &format!("127.0.0.1:{}", net::free_port()));
+    let config = config.replace(&relay.admin_address(), &format!("127.0.0.1:{}", net::free_port()));
+    let (code, output) = second_instance(&relay, &config).await;
+    assert_eq!(code, Some(74), "{output}");
+    assert!(output.contains("journal.db is in use by another process"), "{output}");
+    let ids = relay.send_errors(3).await;
+    arrived(&a, &ids, SOON).await;
+    relay.finish().await;
+}
+
 /// Starts the relay on a journal that it must refuse; the file must stay as it is.
 async fn refused(relay: &mut Relay, journal: &Path, why: &str) {
     let before = fs::read(journal).expect("the file");
@@ -344,5 +361,48 @@ async fn a_full_journal_answers_503_and_says_why_and_recovers_by_itself() {
         sizes => Err(format!("{sizes:?} bytes")),
     })
     .await;
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_on_a_full_disk_answers_503_and_recovers_without_another_one() {
+    let (a, b) = two_upstreams().await;
+    let c = Upstream::start().await;
+    let mut relay = plan(&a, &b).start().await;
+    relay.send_errors(2).await;
+    relay.balanced(SOON).await;
+    relay.stop().await;
+    // What was changed while it was stopped has to be kept as well: another primary, and an upstream that is new.
+    let config = fs::read_to_string(relay.config()).expect("the configuration");
+    let config =
+        config.replace("primary = \"a\"", "primary = \"b\"").replace("[[projects]]", "[upstreams.c]\n[[projects]]");
+    let c_too = format!("[projects.upstreams]\nc = \"{}\"\n", c.dsn("key-c", 33));
+    relay.replace_config(&config.replace("[projects.upstreams]\n", &c_too));
+    relay.launch_on_a_full_disk();
+    relay.await_alive().await;
+    for _ in 0..3 {
+        let answer = relay.send(envelopes::error(&envelopes::new_id())).await;
+        assert_eq!(answer.status(), 503);
+        assert!(answer.headers().contains_key("retry-after"), "{:?}", answer.headers());
+    }
+    assert!(relay.samples().await.expect("samples").sum("switchyard_journal_errors_total", &[]) > 0.0);
+    relay.empty_the_disk();
+    relay.await_ready().await;
+    let ids = relay.send_errors(3).await;
+    for upstream in [&a, &b, &c] {
+        arrived(upstream, &ids, SOON).await;
+    }
+    relay.balanced(SOON).await;
+    eventually("the switch is kept", SOON, async || {
+        let status = relay.status().await;
+        let last = &status["switches"][0];
+        let is_kept = last["to"] == "b" && last["reason"] == "changed while stopped";
+        if is_kept { Ok(()) } else { Err(format!("{status:#}")) }
+    })
+    .await;
+    relay.kill();
+    relay.launch();
+    relay.await_ready().await;
+    assert_eq!(relay.upstream("c").await["backlog"]["envelopes"], 0);
     relay.finish().await;
 }

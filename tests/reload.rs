@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
-use support::envelopes::KEY;
+use support::envelopes::{self, KEY};
 use support::eventually::eventually;
 use support::load::{Load, Style};
 use support::relay::{Plan, Relay, SOON};
@@ -243,6 +243,43 @@ async fn sighup_before_it_is_ready_is_a_reload_afterwards_and_not_the_end() {
     relay.await_ready().await;
     shows(&relay, "it was loaded again", |_| relay.log().contains("was reloaded")).await;
     relay.send_errors(1).await;
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_on_a_full_disk_is_in_use_at_once_and_kept_when_there_is_room() {
+    let (a, b) = two_upstreams().await;
+    let c = Upstream::start().await;
+    let mut relay = plan(&a, &b).journal("min_free_disk = \"0B\"").start().await;
+    relay.stop().await;
+    relay.launch_on_a_full_disk();
+    relay.await_alive().await;
+    relay.empty_the_disk();
+    relay.await_ready().await;
+    relay.send_errors(1).await;
+    relay.balanced(SOON).await;
+    relay.fill_the_disk();
+    let refused = async || relay.send(envelopes::error(&envelopes::new_id())).await.status();
+    assert_eq!(refused().await, 503);
+    let before = fs::read_to_string(relay.config()).expect("the configuration");
+    let after =
+        before.replace("primary = \"a\"", "primary = \"b\"").replace("[[projects]]", "[upstreams.c]\n[[projects]]");
+    let c_too = format!("[projects.upstreams]\nc = \"{}\"\n", c.dsn("key-c", 33));
+    relay.replace_config(&after.replace("[projects.upstreams]\n", &c_too));
+    shows(&relay, "it is in use", |status| status["primary"] == "b" && status["config"]["error"].is_null()).await;
+    assert_eq!(refused().await, 503, "a changed file makes no room");
+    relay.empty_the_disk();
+    relay.await_ready().await;
+    shows(&relay, "the switch is kept", |status| status["switches"][0]["to"] == "b").await;
+    let ids = relay.send_errors(3).await;
+    relay.balanced(SOON).await;
+    eventually("the new one receives", SOON, async || match c.taken_count() {
+        3 => Ok(()),
+        n => Err(format!("{n} arrived")),
+    })
+    .await;
+    has_each_once(&c, &ids);
+    assert_eq!(relay.samples().await.expect("samples").sum("switchyard_config_reload_success", &[]), 1.0);
     relay.finish().await;
 }
 

@@ -16,6 +16,8 @@ use super::Daemon;
 
 /// How long an announced switch waits for its edit of the file.
 const ANNOUNCED: Duration = Duration::from_secs(10);
+/// The most switches that wait for a journal which cannot be written to; of more the oldest are given up.
+const UNKEPT: usize = 100;
 
 /// A switch that somebody is about to make by editing the file.
 pub(super) struct Announced {
@@ -26,34 +28,34 @@ pub(super) struct Announced {
 
 impl Daemon {
     /// Keeps every switch between the routing before and the one in force.
-    pub(super) async fn note_switches(&mut self, before: &Routing) -> Result<(), JournalError> {
+    pub(super) async fn note_switches(&mut self, before: &Routing) {
         let (now, after) = (self.clock.now(), self.config.routing());
         if before.primary != after.primary {
             let announced = self.announced.take().filter(|(_, at)| at.elapsed() < ANNOUNCED);
             let announced = announced.map(|(announced, _)| announced).filter(|it| it.to == *after.primary);
             let (reason, author) = announced.map_or((None, None), |announced| (announced.reason, announced.author));
-            self.keep_switch(now, None, &before.primary, &after.primary, reason, author).await?;
+            self.note_switch(now, None, &before.primary, &after.primary, reason, author);
         }
         for project in &after.projects {
             let Some(old) = before.project(&project.name) else { continue };
             let (from, to) = (before.primary_of(old), after.primary_of(project));
             let is_global = old.primary.is_none() && project.primary.is_none();
             if from != to && !is_global {
-                self.keep_switch(now, Some(&project.name), from, to, None, None).await?;
+                self.note_switch(now, Some(&project.name), from, to, None, None);
             }
         }
-        Ok(())
+        self.keep_switches().await;
     }
 
-    async fn keep_switch(
-        &self,
+    fn note_switch(
+        &mut self,
         at: Timestamp,
         project: Option<&Arc<str>>,
         from: &str,
         to: &str,
         reason: Option<String>,
         author: Option<String>,
-    ) -> Result<(), JournalError> {
+    ) {
         let all = project.map_or("all", |project| &**project);
         tracing::info!(from, to, project.name = all, reason, author, "the primary was switched");
         self.metrics.switches_total.inc();
@@ -67,7 +69,19 @@ impl Daemon {
             reason: text(reason),
             author: text(author),
         };
-        self.journal.record_switch(switch).await
+        self.unkept.push_back(switch);
+    }
+
+    /// Keeps the switches that are not kept yet. What the journal cannot take now, it takes the next time.
+    pub(super) async fn keep_switches(&mut self) {
+        while let Some(switch) = self.unkept.front() {
+            if let Err(error) = self.journal.record_switch(switch.clone()).await {
+                tracing::debug!(%error, "a switch of the primary is kept later");
+                break;
+            }
+            self.unkept.pop_front();
+        }
+        self.unkept.drain(..self.unkept.len().saturating_sub(UNKEPT));
     }
 
     /// The first primary of a journal is kept as the beginning; one that was changed while stopped is a switch.
@@ -81,14 +95,16 @@ impl Daemon {
             None => {
                 let to = (*primary).into();
                 let first = Switch { at: self.clock.now(), project: None, from: None, to, reason: None, author: None };
-                self.journal.record_switch(first).await
+                self.unkept.push_back(first);
             }
             Some(last) if *last.to != *primary => {
                 let reason = Some("changed while stopped".to_owned());
-                self.keep_switch(self.clock.now(), None, &last.to, &primary, reason, None).await
+                self.note_switch(self.clock.now(), None, &last.to, &primary, reason, None);
             }
-            Some(_) => Ok(()),
+            Some(_) => {}
         }
+        self.keep_switches().await;
+        Ok(())
     }
 
     /// Carries out an order from the admin listener.

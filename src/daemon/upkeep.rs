@@ -62,6 +62,7 @@ impl Daemon {
                 tracing::error!(upstream.name = &*name, envelopes = expired, "expired before they could be delivered");
             }
         }
+        self.keep_switches().await;
         self.tell_losses().await;
         self.keep_canaries().await;
         in_steps(|| self.journal.prune(now - self.config.journal.retain.get(), STEP)).await;

@@ -9,6 +9,7 @@ use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use reqwest::{Client, RequestBuilder, Response};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -180,6 +181,41 @@ impl Relay {
         let socket = OwnedFd::from(socket.try_clone().expect("a second handle of the socket"));
         let log = self.home.path().join("log");
         self.process = Some(Process::start_with_stdin("switchyard", &mut command, &log, None, socket.into()));
+    }
+
+    /// Runs it (again) on what is a full disk to it: no file may be written beyond 32 KiB, in which a journal finds room for its
+    /// locks and for no submission.
+    pub(crate) fn launch_on_a_full_disk(&mut self) {
+        let script = r#"trap "" XFSZ; ulimit -S -f 64; exec "$0" run --config config.toml"#;
+        let mut command = Command::new("sh");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_switchyard")]).current_dir(self.home.path());
+        self.process = Some(Process::start("switchyard", &mut command, &self.home.path().join("log"), None));
+    }
+
+    /// Makes the disk full again for one that was [launched so](Self::launch_on_a_full_disk).
+    pub(crate) fn fill_the_disk(&self) {
+        self.limit_files(Some(32 << 10));
+    }
+
+    /// Ends that.
+    pub(crate) fn empty_the_disk(&self) {
+        self.limit_files(None);
+    }
+
+    fn limit_files(&self, current: Option<u64>) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        prlimit(pid, Resource::Fsize, Rlimit { current, maximum: None }).expect("another limit for a child");
+    }
+
+    /// Waits until it answers, ready or not.
+    pub(crate) async fn await_alive(&mut self) {
+        let (liveness, client) = (self.admin("/healthz"), self.client.clone());
+        let process = self.process.as_mut().expect("a running relay");
+        eventually("the relay answers", Duration::from_secs(20), async || {
+            assert!(process.ended().is_none(), "the relay ended. {}", process.last_words());
+            net::text(&client, &liveness).await
+        })
+        .await;
     }
 
     /// Waits until it is ready.

@@ -96,20 +96,21 @@ pub(super) enum Answer {
     Backfill(Reply<Option<Backfill>>, Option<Backfill>),
     /// A reservation that nobody gets gives its room back.
     Room(Reply<Reservation>, Result<Reservation, JournalError>),
+    /// Holds even if the commit fails: the next one that works writes the target's row.
     Target(Reply<TargetId>, Result<TargetId, JournalError>),
     Done(Reply<()>),
     Reported(Reply<()>, Result<(), JournalError>),
 }
 
 impl Answer {
-    /// Gives the answer, or `failed` in its place. Whoever asked may be gone.
+    /// Gives the answer, or `failed` in its place where that undoes it. Whoever asked may be gone.
     pub(super) fn give(self, failed: Option<&JournalError>) {
         match self {
             Self::Record(reply, answer) => drop(reply.send(failed.cloned().map_or(answer, Err))),
             Self::Count(reply, count) => drop(reply.send(failed.cloned().map_or(Ok(count), Err))),
             Self::Backfill(reply, now) => drop(reply.send(failed.cloned().map_or(Ok(now), Err))),
             Self::Room(reply, answer) => drop(reply.send(failed.cloned().map_or(answer, Err))),
-            Self::Target(reply, answer) => drop(reply.send(failed.cloned().map_or(answer, Err))),
+            Self::Target(reply, answer) => drop(reply.send(answer)),
             Self::Done(reply) => drop(reply.send(failed.cloned().map_or(Ok(()), Err))),
             Self::Reported(reply, answer) => drop(reply.send(failed.cloned().map_or(answer, Err))),
         }
@@ -126,7 +127,8 @@ pub(super) struct Group {
     pub(super) book: Book,
     pub(super) appended: Vec<Appended>,
     pub(super) passes: Vec<Pass>,
-    pub(super) new_targets: Vec<Arc<Target>>,
+    /// Upstreams that are to be targets; none of the commands, because making one known cannot fail for want of room.
+    pub(super) names: Vec<(Arc<str>, Reply<TargetId>)>,
     pub(super) answers: Vec<Answer>,
     pub(super) refused: Option<JournalError>,
     /// The last record of the commit before.
@@ -141,6 +143,10 @@ impl Group {
         match command {
             Command::Close(reply) => self.closing = Some(reply),
             Command::Wake { hurry } => self.hurry |= hurry,
+            Command::Target(name, reply) => {
+                self.names.push((name, reply));
+                self.hurry = true;
+            }
             command => {
                 if let Command::Append(submission, _) = &command {
                     self.bytes += submission.body.in_memory();
@@ -207,13 +213,12 @@ pub(super) fn refuse(command: Command, error: &JournalError) {
         }
         Command::Room(_, reply) => Answer::Room(reply, Err(JournalError::Closed)).give(Some(error)),
         Command::Backfill(_, _, reply) => Answer::Backfill(reply, None).give(Some(error)),
-        Command::Target(_, reply) => Answer::Target(reply, Err(JournalError::Closed)).give(Some(error)),
         Command::Switch(_, reply)
         | Command::Observe(_, reply)
         | Command::Lose(_, reply)
         | Command::Report(_, _, reply) => Answer::Done(reply).give(Some(error)),
         #[cfg(test)]
         Command::Cap(_, reply) => Answer::Done(reply).give(Some(error)),
-        Command::Wake { .. } | Command::Close(_) => {}
+        Command::Target(..) | Command::Wake { .. } | Command::Close(_) => {}
     }
 }

@@ -28,7 +28,6 @@ pub(super) fn load(
     clock: Clock,
     ledger: Ledger,
 ) -> rusqlite::Result<Shared> {
-    accounts::roll_up(conn, clock.now())?;
     let names = conn
         .prepare("SELECT name FROM project ORDER BY id")?
         .query_map([], |row| row.get(0))?

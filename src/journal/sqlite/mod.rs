@@ -76,10 +76,8 @@ pub struct SqliteJournal {
 impl SqliteJournal {
     /// Opens the journal at `settings.path`, making it when there is none, and posts the kept totals to `ledger`.
     pub fn open(settings: &Settings, clock: Clock, ledger: Ledger) -> Result<Self, OpenError> {
+        let settings = &Settings { path: schema::whereabouts(&settings.path)?, ..settings.clone() };
         let path = settings.path.as_path();
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(|e| unusable(path, &e))?;
-        }
         let lock = schema::lock(path)?;
         let conn = schema::open(settings)?;
         let spool = load::spool(&conn, settings)?;

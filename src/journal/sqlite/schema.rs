@@ -1,10 +1,12 @@
 //! The database file: its tables, its settings, and how it is recognised before anything in it is touched.
 //!
-//! Rule: a file that is not ours, or that a newer version wrote, is left exactly as it was found.
+//! Rules: a file that is not ours, or that a newer version wrote, is left exactly as it was found. One of the newest format is opened
+//! without writing: on a full disk, too, the daemon starts, and answers.
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
@@ -124,6 +126,21 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     reader().map_err(|e: rusqlite::Error| unusable(path, &e))
 }
 
+/// Where the file is when every link is followed, which is where all that stands beside it belongs: two names of one journal have
+/// one lock. Makes what is missing, the file as an empty one.
+pub(super) fn whereabouts(path: &Path) -> Result<PathBuf, OpenError> {
+    let found = || {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        if !path.exists() {
+            File::options().append(true).create(true).mode(0o644).open(path)?;
+        }
+        std::fs::canonicalize(path)
+    };
+    found().map_err(|e| unusable(path, &e))
+}
+
 /// Takes the journal for this process alone, until the file is dropped.
 pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
     let mut name = path.as_os_str().to_owned();
@@ -167,9 +184,11 @@ fn recognise(path: &Path) -> Result<(), OpenError> {
 fn prepare(conn: &Connection, sync: Sync) -> rusqlite::Result<()> {
     conn.busy_timeout(PATIENCE)?;
     conn.set_prepared_statement_cache_capacity(64);
-    // Pages and vacuum can only be chosen before the first table.
-    conn.execute_batch(&format!("PRAGMA page_size = {PAGE}; PRAGMA auto_vacuum = INCREMENTAL;"))?;
     let found = conn.query_row("PRAGMA user_version", [], |row| row.get::<_, u32>(0))? as usize;
+    if found == 0 {
+        // Pages and vacuum can only be chosen before the first table, and vacuum is a write, which a full disk does not take.
+        conn.execute_batch(&format!("PRAGMA page_size = {PAGE}; PRAGMA auto_vacuum = INCREMENTAL;"))?;
+    }
     let missing = FORMATS.get(found..).unwrap_or_default().concat();
     if !missing.is_empty() {
         conn.execute_batch(&format!(

@@ -15,7 +15,7 @@ use crate::journal::{JournalError, MAX_TARGETS, Settings, Switch, TargetId};
 
 use super::append::{Appended, Projects};
 use super::backfill;
-use super::group::{Answer, Command, Group, Reply, refuse};
+use super::group::{Answer, Command, Group, refuse};
 use super::letters::{self, Letters};
 use super::queue::{Queue, Target};
 use super::settlement::{Eviction, Pass};
@@ -42,6 +42,8 @@ pub(super) struct Writer {
     eviction: Eviction,
     letters: Letters,
     projects: Projects,
+    /// Targets without a row yet: every commit begins with these, so that nothing on disk names a target which is not there.
+    unwritten: Vec<Arc<Target>>,
     /// The number of the next record.
     next: u64,
     tidying: bool,
@@ -56,8 +58,8 @@ impl Writer {
         room.publish(&shared);
         let letters = Letters::new(&conn, settings)?;
         let next = space::next_record(&conn)?;
-        let (eviction, tidied) = (Eviction::default(), Instant::now());
-        Ok(Self { conn, shared, room, eviction, letters, projects, next, tidying: false, tidied, rolled: 0 })
+        let (eviction, tidied, unwritten) = (Eviction::default(), Instant::now(), vec![]);
+        Ok(Self { conn, shared, room, eviction, letters, projects, unwritten, next, tidying: false, tidied, rolled: 0 })
     }
 
     /// Serves until told to close or left alone.
@@ -115,7 +117,7 @@ impl Writer {
     fn idle(&mut self) {
         self.tidy();
         if self.shared.trouble().is_some() {
-            // Something small is written to see whether it works again.
+            // To see whether it works again.
             self.commit(Group::default());
         }
     }
@@ -136,9 +138,11 @@ impl Writer {
         // Before the settlements are taken: whoever settles from here on wakes us again.
         self.shared.woken.store(false, Ordering::Release);
         self.shared.hurried.store(false, Ordering::Release);
+        self.name_targets(&mut group);
         let targets = self.shared.targets();
         let probing = self.shared.trouble().is_some();
-        if group.commands.is_empty() && !probing && targets.iter().all(|target| Pass::idle(target)) {
+        let is_empty = group.commands.is_empty() && group.answers.is_empty();
+        if is_empty && !probing && targets.iter().all(|target| Pass::idle(target)) {
             return;
         }
         let (began, first, projects) = (Instant::now(), self.next, self.shared.projects().len());
@@ -160,7 +164,12 @@ impl Writer {
         group.book.reads(&self.shared.spool);
         self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         if self.shared.trouble().is_some() {
-            space::keep_next_record(&self.conn, self.next)?;
+            self.probe()?;
+        }
+        for target in &self.unwritten {
+            let watermark = target.queue().watermark.cast_signed();
+            self.conn
+                .execute("INSERT INTO target VALUES (?1, ?2, ?3)", params![target.id.0, &*target.name, watermark])?;
         }
         let last = self.next - 1;
         group.last = last;
@@ -219,7 +228,6 @@ impl Writer {
                 }
             }
             Command::Room(bytes, reply) => return self.reserve(bytes, reply, group),
-            Command::Target(name, reply) => self.target(name, reply, group)?,
             Command::Switch(switch, reply) => {
                 group.answers.push(Answer::Done(reply));
                 write_switch(&self.conn, &switch)?;
@@ -241,37 +249,48 @@ impl Writer {
                 group.answers.push(Answer::Done(reply));
                 self.conn.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?;
             }
-            Command::Wake { .. } | Command::Close(_) => {}
+            Command::Target(..) | Command::Wake { .. } | Command::Close(_) => {}
         }
         Ok(())
     }
 
-    fn target(&mut self, name: Arc<str>, reply: Reply<TargetId>, group: &mut Group) -> rusqlite::Result<()> {
-        let targets = self.shared.targets();
-        let mut known = targets.iter().chain(&group.new_targets);
-        if let Some(target) = known.find(|target| target.name == name) {
-            group.answers.push(Answer::Target(reply, Ok(target.id)));
-            return Ok(());
+    /// Something small is written. Where records have appeared that are not ours, nothing we know of the journal holds any more.
+    fn probe(&self) -> rusqlite::Result<()> {
+        if space::next_record(&self.conn)? > self.next {
+            let why = "another process has written to it: end that one, then start this one again";
+            let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CONSTRAINT);
+            return Err(rusqlite::Error::SqliteFailure(code, Some(why.into())));
         }
-        let number = targets.len() + group.new_targets.len();
-        let Some(id) = u8::try_from(number).ok().filter(|id| usize::from(*id) < MAX_TARGETS).map(TargetId) else {
-            let why = format!("{MAX_TARGETS} upstreams are known, more than that it cannot tell apart");
-            group.answers.push(Answer::Target(reply, Err(JournalError::Failed(why))));
-            return Ok(());
-        };
-        group.answers.push(Answer::Target(reply, Ok(id)));
-        let last = self.next - 1;
-        self.conn.execute("INSERT INTO target VALUES (?1, ?2, ?3)", params![id.0, &*name, last.cast_signed()])?;
-        group.new_targets.push(Arc::new(Target::new(id, name, Queue::new(last, true))));
-        Ok(())
+        space::keep_next_record(&self.conn, self.next)
+    }
+
+    /// Makes the targets known that the group asks for.
+    fn name_targets(&mut self, group: &mut Group) {
+        for (name, reply) in std::mem::take(&mut group.names) {
+            group.answers.push(Answer::Target(reply, self.target(name)));
+        }
+    }
+
+    /// The target of that name; a new one has nothing waiting.
+    fn target(&mut self, name: Arc<str>) -> Result<TargetId, JournalError> {
+        let targets = self.shared.targets();
+        if let Some(target) = targets.iter().find(|target| target.name == name) {
+            return Ok(target.id);
+        }
+        let id = u8::try_from(targets.len()).ok().filter(|id| usize::from(*id) < MAX_TARGETS).map(TargetId);
+        let id = id.ok_or_else(|| {
+            JournalError::Failed(format!("{MAX_TARGETS} upstreams are known, more than that it cannot tell apart"))
+        })?;
+        let target = Arc::new(Target::new(id, name, Queue::new(self.next - 1, true)));
+        self.unwritten.push(Arc::clone(&target));
+        let all = targets.iter().cloned().chain([target]).collect();
+        *self.shared.targets.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(all);
+        Ok(id)
     }
 
     fn finish(&mut self, group: Group, targets: &[Arc<Target>]) {
         let bytes = group.bytes as u64;
-        if !group.new_targets.is_empty() {
-            let mut known = self.shared.targets.write().unwrap_or_else(PoisonError::into_inner);
-            *known = Arc::new(targets.iter().chain(&group.new_targets).cloned().collect());
-        }
+        self.unwritten.clear();
         group.appended.iter().for_each(Appended::keep_file);
         self.shared.ledger.post(&group.book.postings(&self.shared));
         for target in targets {

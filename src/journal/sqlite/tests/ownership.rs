@@ -1,0 +1,79 @@
+//! One journal, one process: by whatever name it is called, and what is done when another has written to it after all.
+
+use std::os::unix::fs::symlink;
+
+use super::*;
+
+#[test]
+fn a_link_and_what_it_leads_to_are_one_journal_even_before_there_is_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (real, link) = (in_folder(folder.path()), folder.path().join("link.db"));
+    symlink("journal.db", &link).unwrap();
+    let linked = Settings { path: link, ..real.clone() };
+    for (first, second) in [(&linked, &real), (&real, &linked)] {
+        let _first = open(first).unwrap();
+        assert!(matches!(open(second), Err(OpenError::InUse { .. })));
+    }
+    let beside: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert!(!beside.iter().any(|name| name.to_string_lossy().starts_with("link.db-")), "{beside:?}");
+}
+
+#[test]
+fn a_new_journal_has_its_pages_and_gives_space_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = in_folder(folder.path());
+    drop(open(&settings).unwrap());
+    assert_eq!(count(&settings.path, "PRAGMA page_size"), 16384);
+    assert_eq!(count(&settings.path, "PRAGMA auto_vacuum"), 2);
+}
+
+#[tokio::test]
+async fn what_another_process_wrote_is_never_taken_for_a_journal_that_works_again() {
+    let subject = Subject::sqlite();
+    let (journal, settings) = parts(&subject);
+    let a = journal.target("a").await.unwrap();
+    fill(&subject.journal(), 2, &[a]).await;
+    let other = Connection::open(&settings.path).unwrap();
+    let intruder = "INSERT INTO record SELECT 3, accepted_at, project, targets, size, quantities, event_id, keys
+                    FROM record WHERE id = 2";
+    other.execute_batch(intruder).unwrap();
+    journal.append(submission(at(1), &[a])).await.unwrap_err();
+    eventually("it says why", || {
+        let trouble = journal.writable().err().map(|error| error.to_string()).unwrap_or_default();
+        trouble.contains("another process has written to it")
+    })
+    .await;
+    for _ in 0..3 {
+        journal.lose(vec![]).await.unwrap_err();
+        assert!(journal.writable().is_err());
+    }
+    // What is gone again has done no harm.
+    other.execute_batch("DELETE FROM record WHERE id = 3").unwrap();
+    eventually("it works again", || journal.writable().is_ok()).await;
+    journal.append(submission(at(1), &[a])).await.unwrap();
+    assert_eq!(drain(&*journal, a).await, 3);
+    subject.assert_balanced().await;
+}
+
+#[tokio::test]
+async fn a_target_is_known_while_nothing_can_be_written_and_kept_once_it_can() {
+    let mut subject = Subject::sqlite();
+    let (journal, _) = parts(&subject);
+    let a = journal.target("a").await.unwrap();
+    fill(&subject.journal(), 1, &[a]).await;
+    let full = |pages: i64| journal.ask(move |reply| Command::Cap(pages, reply));
+    full(1).await.unwrap();
+    journal.append(large(100_000, &[a])).await.unwrap_err();
+    let b = journal.target("b").await.unwrap();
+    assert_eq!((journal.target("b").await.unwrap(), journal.targets().len()), (b, 2));
+    journal.append(large(100_000, &[a, b])).await.unwrap_err();
+    full(i64::from(u32::MAX - 1)).await.unwrap();
+    journal.append(large(100_000, &[a, b])).await.unwrap();
+    drop(journal);
+    subject.crash();
+    let journal = subject.journal();
+    assert_eq!(journal.target("b").await.unwrap(), b);
+    assert_eq!((drain(&*journal, a).await, drain(&*journal, b).await), (2, 1));
+    drop(journal);
+    subject.assert_balanced().await;
+}
