@@ -426,6 +426,35 @@ async fn the_status_is_shown_as_a_table_and_as_it_was_received() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_project_with_a_primary_or_a_mirror_of_its_own_is_named_by_status_and_page() {
+    let (relay, _sentry, _glitchtip) = relay_with_two().await;
+    let page = async || {
+        let page = relay.client().get(format!("http://{}/", relay.admin_address())).send().await.expect("a page");
+        page.text().await.expect("a text")
+    };
+    assert!(!page().await.contains("Project <b>shop"), "it goes no way of its own");
+    let config = std::fs::read_to_string(relay.config()).expect("the configuration");
+    let own = "name = \"shop\"\nprimary = \"glitchtip\"\nmirror = false";
+    relay.replace_config(&config.replace("name = \"shop\"", own));
+    eventually("it is live", SOON, async || {
+        let project = relay.status().await["projects"][0].clone();
+        if project["primary"] == "glitchtip" { Ok(()) } else { Err(relay.log()) }
+    })
+    .await;
+    let status = relay.status().await;
+    assert_eq!((&status["projects"][0]["mirror"], &status["mirror"]), (&false.into(), &true.into()));
+    let shown = out(&beside(&relay.config(), &["status"]).await);
+    for word in ["primary sentry", "project shop: primary glitchtip · mirror off", "shadow, primary of shop"] {
+        assert!(shown.contains(word), "{word:?} is not in {shown}");
+    }
+    let page = page().await;
+    for word in ["Project <b>shop</b>: primary <b>glitchtip</b> · mirror off", "shadow, primary of shop"] {
+        assert!(page.contains(word), "{word:?} is not in {page}");
+    }
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_test_event_reaches_every_upstream_and_each_is_named() {
     let (relay, sentry, glitchtip) = relay_with_two().await;
     let output = beside(&relay.config(), &["send-test", "--json"]).await;

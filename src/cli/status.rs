@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::clock::Timestamp;
-use crate::telemetry::status::{CanaryStatus, OutageStatus, Status, UpstreamStatus};
+use crate::telemetry::status::{CanaryStatus, OutageStatus, ProjectStatus, Status, UpstreamStatus};
 
 use super::admin::AdminClient;
 use super::backfill::describe;
@@ -79,6 +79,7 @@ async fn watch(admin: &AdminClient, json: bool) -> Result<(), Failure> {
 /// The whole status as a person reads it.
 pub(super) fn render(status: &Status) -> String {
     let mut parts = vec![head(status)];
+    parts.extend(exceptions(status));
     parts.extend(alarms(status));
     parts.push(upstreams(status));
     parts.extend(status.upstreams.iter().filter_map(more));
@@ -96,12 +97,26 @@ fn head(status: &Status) -> String {
         "primary {} · mirror {} · {} · up {} · version {}\n\
          in all {delivered} items delivered, {dropped} dropped, {waiting} envelopes waiting · journal {}\n",
         tint(Tone::Strong, &status.primary),
-        if status.mirror { "on" } else { "off" },
+        on(status.mirror),
         if status.ready { tint(Tone::Good, "ready") } else { tint(Tone::Bad, "not ready") },
         span(status.now.since(status.started_at)),
         status.version,
         bytes(status.journal.size_bytes),
     )
+}
+
+/// A line for each project that goes its own way.
+fn exceptions(status: &Status) -> Option<String> {
+    let line = |project: &ProjectStatus| {
+        let primary = tint(Tone::Strong, &project.primary);
+        format!("project {}: primary {primary} · mirror {}\n", project.name, on(project.mirror))
+    };
+    let lines: String = status.exceptions().map(line).collect();
+    (!lines.is_empty()).then_some(lines)
+}
+
+const fn on(mirror: bool) -> &'static str {
+    if mirror { "on" } else { "off" }
 }
 
 fn alarms(status: &Status) -> Vec<String> {
@@ -143,7 +158,7 @@ fn upstreams(status: &Status) -> String {
         };
         rows.add_row(vec![
             upstream.name.as_str().into(),
-            upstream.role.as_str().into(),
+            status.role_of(upstream).into(),
             tint(tone, &upstream.state).into(),
             right(upstream.delivered),
             right(upstream.dropped.values().sum::<u64>()),

@@ -60,6 +60,9 @@ fn head(status: &Status) -> Markup {
                 " · journal " (bytes(status.journal.size_bytes)) " · " (status.now)
             }
         }
+        @for project in status.exceptions() {
+            p { "Project " b { (project.name) } ": primary " b { (project.primary) } " · mirror " (if project.mirror { "on" } else { "off" }) }
+        }
         @if let Some(why) = &status.not_ready { div.banner.bad { "Not accepting: " (why) } }
         @if let Some(error) = &status.config.error {
             div.banner.bad { "The configuration file has problems; the one loaded at " (status.config.loaded_at) " stays in force.\n" (error) }
@@ -81,7 +84,7 @@ fn upstreams(status: &Status) -> Markup {
             }
             @for upstream in &status.upstreams {
                 tr {
-                    td { b { (upstream.name) } } td { (upstream.role) } td class=(tone(upstream)) { (upstream.state) }
+                    td { b { (upstream.name) } } td { (status.role_of(upstream)) } td class=(tone(upstream)) { (upstream.state) }
                     td.n { (upstream.delivered) } td.n { (upstream.dropped.values().sum::<u64>()) }
                     td.n { (upstream.backlog.envelopes) } td.n { (seconds(upstream.backlog.oldest_seconds)) }
                     td.n { (upstream.dead_letters) } td.n { (upstream.difference) }

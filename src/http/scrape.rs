@@ -206,6 +206,7 @@ fn projects(view: &View) -> Vec<ProjectStatus> {
         name: project.name.to_string(),
         id: project.id.to_string(),
         primary: view.routing.primary_of(project).to_string(),
+        mirror: view.routing.mirror_of(project),
         upstreams: project.dsns.keys().map(ToString::to_string).collect(),
     };
     view.routing.projects.iter().map(row).collect()

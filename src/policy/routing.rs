@@ -77,10 +77,15 @@ impl Routing {
         project.primary.as_ref().unwrap_or(&self.primary)
     }
 
+    /// Whether the shadows of a project receive new envelopes.
+    pub fn mirror_of(&self, project: &Project) -> bool {
+        project.mirror.unwrap_or(self.mirror)
+    }
+
     /// Where a submission of `project` goes.
     pub fn route(&self, project: &Project) -> Route {
         let primary = self.primary_of(project);
-        let mirror = project.mirror.unwrap_or(self.mirror);
+        let mirror = self.mirror_of(project);
         let mut route = Route::default();
         for upstream in project.dsns.keys() {
             if upstream == primary {

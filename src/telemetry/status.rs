@@ -49,6 +49,23 @@ pub struct Status {
     pub difference: i64,
 }
 
+impl Status {
+    /// The projects with another primary or mirror than the rest.
+    pub fn exceptions(&self) -> impl Iterator<Item = &ProjectStatus> {
+        self.projects.iter().filter(|project| project.primary != self.primary || project.mirror != self.mirror)
+    }
+
+    /// What an upstream is, in words: its role, and whose primary it is although it is not that of the rest.
+    pub fn role_of(&self, upstream: &UpstreamStatus) -> String {
+        let own = self.exceptions().filter(|project| project.primary == upstream.name && upstream.role != "primary");
+        match own.map(|project| project.name.as_str()).collect::<Vec<_>>().as_slice() {
+            [] => upstream.role.clone(),
+            [one] => format!("{}, primary of {one}", upstream.role),
+            more => format!("{}, primary of {} projects", upstream.role, more.len()),
+        }
+    }
+}
+
 /// The configuration in force, and whether the file is still it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ConfigStatus {
@@ -78,6 +95,9 @@ pub struct ProjectStatus {
     pub id: String,
     /// Its primary, its own or the global one.
     pub primary: String,
+    /// Whether its shadows receive new envelopes: its own setting or the global one.
+    #[serde(default)]
+    pub mirror: bool,
     /// The upstreams that have a DSN for it.
     pub upstreams: Vec<String>,
 }
