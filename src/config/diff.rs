@@ -188,8 +188,11 @@ sync = "normal"
 retain = "3h"
 [admin]
 token = "hunter3"
+[canary]
+interval = "5m"
 [upstreams.sentry]
 timeout = "5s"
+canary = { read_back = "http://a/events", token = "hunter3" }
 [upstreams.glitchtip]
 [[projects]]
 name = "shop"
@@ -210,6 +213,7 @@ glitchtip = "https://hunter3@c/1"
     fn what_changed_is_told_without_secrets() {
         insta::assert_snapshot!(changes(&config(BEFORE), &config(AFTER)).join("\n"), @r##"
         admin.token changed
+        canary.interval added: 5m
         journal.retain: 24h -> 3h
         journal.sync: full -> normal
         limits.error added: 100/s burst 500
@@ -225,6 +229,8 @@ glitchtip = "https://hunter3@c/1"
         server.trusted_proxies: [] -> ["127.0.0.1"]
         upstreams.glitchtip added
         upstreams.old removed
+        upstreams.sentry.canary added: {"read_back":"http://a/events/"}
+        upstreams.sentry.canary.token added: ***
         upstreams.sentry.timeout: 30s -> 5s
         "##);
     }
