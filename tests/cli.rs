@@ -3,6 +3,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
@@ -246,21 +247,49 @@ fn a_change_is_compared_and_says_what_needs_a_restart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_upstream_is_asked_and_what_is_wrong_is_explained() {
     let (good, bad) = (Upstream::start().await, Upstream::start().await);
-    bad.always(Reply::Status(403, vec![], "no such key".to_owned()));
+    bad.always(Reply::Status(403, vec![], "no such key: hush7".to_owned()));
     let text = CONFIG.replace("http://key@127.0.0.1:9/1", &good.dsn("k", 1));
-    let (_folder, config) = folder_with(&text.replace("http://key@127.0.0.1:9/2", &bad.dsn("k", 2)));
+    let (_folder, config) = folder_with(&text.replace("http://key@127.0.0.1:9/2", &bad.dsn("hush7", 2)));
     let output = beside(&config, &["check", "--online", "--json"]).await;
     assert_eq!(code(&output), 1);
     let found = json(&output);
     let of = |name: &str| found["online"].as_array().unwrap().iter().find(|p| p["upstream"] == name).unwrap().clone();
     assert_eq!(of("sentry")["result"], "good", "{found}");
     assert_eq!(of("glitchtip")["status"], 403, "{found}");
-    assert!(of("glitchtip")["explanation"].as_str().unwrap().contains("no such key"), "{found}");
+    assert!(of("glitchtip")["explanation"].as_str().unwrap().contains("no such key: ***"), "{found}");
+    assert!(!found.to_string().contains("hush7"), "{found}");
     let probe = &good.seen()[0];
     assert_eq!((probe.path.as_str(), &probe.body[..]), ("/api/1/envelope/", &b"{}\n"[..]));
 
     bad.always(Reply::Ok);
     assert_eq!(code(&beside(&config, &["check", "--online"]).await), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_an_endless_answer_a_probe_reads_the_beginning() {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", net::free_port())).expect("a port");
+    let dsn = format!("http://key@{}/1", listener.local_addr().expect("an address"));
+    let serving = std::thread::spawn(move || {
+        // The first connection only tries whether somebody is there.
+        let mut streams = listener.incoming().map(|stream| stream.expect("a connection"));
+        drop(streams.next());
+        let mut stream = streams.next().expect("a request");
+        let (mut request, mut piece) = (vec![], [0; 1024]);
+        while !request.ends_with(b"{}\n") {
+            let length = stream.read(&mut piece).expect("the probe");
+            assert!(length > 0, "it broke off");
+            request.extend_from_slice(&piece[..length]);
+        }
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").expect("an answer");
+        let piece = vec![b'x'; 256 * 1024];
+        (0..1024).take_while(|_| stream.write_all(&piece).is_ok()).count()
+    });
+    let (_folder, config) = folder_with(&CONFIG.replace("http://key@127.0.0.1:9/1", &dsn));
+    let output = beside(&config, &["check", "--online"]).await;
+    assert_eq!(code(&output), 1);
+    assert!(out(&output).contains("does not understand the probe: xxx"), "{output:?}");
+    let pieces = serving.join().expect("a server");
+    assert!(pieces < 100, "{pieces} of 256 KiB each were taken");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -324,6 +353,24 @@ fn a_switch_without_a_daemon_edits_one_line_and_says_when_it_takes_effect() {
 }
 
 #[test]
+fn a_switch_after_which_no_daemon_would_start_is_refused_and_changes_nothing() {
+    let other = "[[projects]]\nname = \"blog\"\nid = \"2\"\npublic_key = \"other\"\n[projects.upstreams]\n\
+                 sentry = \"http://key@127.0.0.1:9/3\"\n";
+    let text = format!("{CONFIG}{other}");
+    let (_folder, config) = folder_with(&text);
+    let output = on(&config, &["switch", "glitchtip"]);
+    assert_eq!(code(&output), 78, "{output:?}");
+    for words in ["projects[1]", "nothing was changed"] {
+        assert!(err(&output).contains(words), "{words:?} is not in {output:?}");
+    }
+    assert_eq!(std::fs::read_to_string(&config).unwrap(), text);
+    // What is wrong already is no reason: the daemon may know what is not known here.
+    let unknown = CONFIG.replace("public_key = \"key\"", "public_key = \"${NOT_KNOWN_HERE}\"");
+    std::fs::write(&config, &unknown).unwrap();
+    assert_eq!(code(&on(&config, &["switch", "glitchtip"])), 0);
+}
+
+#[test]
 fn an_unknown_upstream_exits_with_2_and_lists_those_there_are() {
     let (_folder, config) = folder_with(CONFIG);
     let output = on(&config, &["switch", "nobody"]);
@@ -383,15 +430,17 @@ async fn a_switch_is_live_before_the_command_ends_and_keeps_who_and_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_switch_that_the_daemon_refuses_says_so_and_how_to_undo_it() {
+async fn a_switch_that_the_daemon_refuses_says_so_and_leaves_the_file_as_it_was() {
     let (relay, _sentry, _glitchtip) = relay_with_two().await;
     let text = std::fs::read_to_string(relay.config()).expect("the configuration");
-    relay.replace_config(&text.replace("\"journal.db\"", "\"another.db\""));
-    let output = beside(&relay.config(), &["switch", "glitchtip"]).await;
+    let unfit = text.replace("\"journal.db\"", "\"another.db\"");
+    relay.replace_config(&unfit);
+    let output = beside(&relay.config(), &["switch", "glitchtip", "--reason", "too early"]).await;
     assert_eq!(code(&output), 1, "{output:?}");
-    for words in ["journal.path", "the file was changed, the running daemon was not", "switchyard switch sentry"] {
+    for words in ["journal.path", "the file is as it was"] {
         assert!(err(&output).contains(words), "{words:?} is not in {output:?}");
     }
+    assert_eq!(std::fs::read_to_string(relay.config()).expect("the configuration"), unfit);
     assert_eq!(relay.status().await["primary"], "sentry");
     relay.finish().await;
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use reqwest::redirect::Policy;
-use reqwest::{Client, StatusCode};
+use reqwest::{Client, Response, StatusCode};
 use serde::Serialize;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout};
@@ -29,6 +29,8 @@ const AT_ONCE: usize = 8;
 const NEAR: Duration = Duration::from_secs(5);
 /// How long the answer may take.
 const ANSWER: Duration = Duration::from_secs(15);
+/// How much of an answer is read.
+const LARGEST: usize = 64 * 1024;
 /// How much of an answer is shown.
 const SHOWN: usize = 160;
 
@@ -135,12 +137,26 @@ impl Probe {
         let location = answer.headers().get("location").and_then(|to| to.to_str().ok()).map(str::to_owned);
         let limits =
             answer.headers().get("x-sentry-rate-limits").and_then(|limits| limits.to_str().ok()).map(str::to_owned);
-        let text = answer.text().await.unwrap_or_default();
+        let text = beginning(answer).await;
         self.answer_ms = Some(millis(began));
         self.status = Some(status.as_u16());
         self.kind = recognise::kind(http, dsn, limits.as_deref()).await;
-        Ok(explain(status, location.as_deref(), &text))
+        // An upstream may repeat our key.
+        let without_key = |text: &str| text.replace(key, "***");
+        Ok(explain(status, location.map(|to| without_key(&to)).as_deref(), &without_key(&text)))
     }
+}
+
+/// The beginning of an answer's body, as far as anybody needs it: what is larger is no answer to a probe.
+pub(super) async fn beginning(mut answer: Response) -> String {
+    let mut text = Vec::new();
+    while let Ok(Some(piece)) = answer.chunk().await {
+        text.extend_from_slice(&piece[..piece.len().min(LARGEST - text.len())]);
+        if text.len() == LARGEST {
+            break;
+        }
+    }
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 async fn resolve(dsn: &Dsn) -> Result<Vec<SocketAddr>, String> {

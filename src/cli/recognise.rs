@@ -10,6 +10,8 @@ use serde_json::Value;
 use crate::config::Kind;
 use crate::protocol::dsn::Dsn;
 
+use super::probe::beginning;
+
 /// The kind of the tracker behind a DSN, as far as it can be told. `limits` is `X-Sentry-Rate-Limits` of its answer to the probe.
 pub(super) async fn kind(http: &Client, dsn: &Dsn, limits: Option<&str>) -> Option<Kind> {
     if is_sentrys_own(dsn.authority().host()) {
@@ -42,11 +44,8 @@ async fn told(http: &Client, dsn: &Dsn, path: &str) -> Option<Value> {
     let address = Uri::builder().scheme(dsn.scheme().clone()).authority(dsn.authority().clone());
     let address = address.path_and_query(format!("{}{path}", dsn.prefix())).build().ok()?;
     let answer = http.get(address.to_string()).send().await.ok()?.error_for_status().ok()?;
-    // What is larger is none of these.
-    if answer.content_length().is_some_and(|length| length > 64 * 1024) {
-        return None;
-    }
-    serde_json::from_str(&answer.text().await.ok()?).ok()
+    // What is cut off, because it is larger, is none of these.
+    serde_json::from_str(&beginning(answer).await).ok()
 }
 
 /// What to write into the file, when the tracker is something else than it is said to be there.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
-use crate::config::edit;
+use crate::config::{edit, parse};
 use crate::telemetry::status::{Status, SwitchStatus};
 
 use super::admin::{AdminClient, Announcement, Silence};
@@ -118,6 +118,7 @@ async fn flip(admin: &AdminClient, located: &Located, name: &str, args: &Args) -
     if is_written && is_live {
         return report(already(name, before.as_ref()), args.json);
     }
+    consider(&path, name)?;
     if before.is_some() && !is_written {
         announce(admin, name, args).await?;
     }
@@ -142,10 +143,27 @@ async fn flip(admin: &AdminClient, located: &Located, name: &str, args: &Args) -
                 done.took_ms = u64::try_from(saved.elapsed().as_millis()).ok();
                 done.unmoved = unmoved(&after);
             }
-            Err(why) => (done.live, done.error) = (Some(false), Some(elsewhere(&before, &path).unwrap_or(why))),
+            Err(why) => {
+                done.error = Some(elsewhere(&before, &path).unwrap_or(why));
+                done.live = Some(false);
+                done.put_back(&path);
+            }
         }
     }
     report(done, args.json)
+}
+
+/// Refuses what would leave a file with which no daemon starts. What is wrong with it already is for the daemon to judge, which may
+/// know variables that are not known here.
+fn consider(path: &Path, name: &str) -> Result<(), Failure> {
+    let (text, changed) = edit::proposal(path, name)?;
+    let file = path.display().to_string();
+    let problems = |text: &str| parse(&file, text, &|name| std::env::var(name).ok()).err();
+    let Some(new) = problems(&changed) else { return Ok(()) };
+    match problems(&text) {
+        Some(old) if old.errors() >= new.errors() => Ok(()),
+        _ => Err(nothing_changed(Failure::new(Exit::Config, new.render(terminal::form_of_errors())))),
+    }
 }
 
 fn nothing_changed(failure: Failure) -> Failure {
@@ -219,6 +237,22 @@ fn elsewhere(status: &Status, path: &Path) -> Option<String> {
     (theirs != ours).then(|| format!("the daemon works under another file, {}", theirs.display()))
 }
 
+impl Done<'_> {
+    /// A file that the daemon does not take over is as it was.
+    fn put_back(&mut self, path: &Path) {
+        let Some(previous) = self.previous.as_ref().filter(|previous| self.changed && *previous != self.primary) else {
+            return;
+        };
+        match edit::set_primary(path, previous) {
+            Ok(_) => (self.changed, self.undo) = (false, None),
+            Err(error) => {
+                let why = self.error.take().unwrap_or_default();
+                self.error = Some(format!("{why}\nthe line could not be put back: {error}"));
+            }
+        }
+    }
+}
+
 fn unmoved(status: &Status) -> Vec<String> {
     let others = status.projects.iter().filter(|project| project.primary != status.primary);
     others.map(|project| format!("{} ({})", project.name, project.primary)).collect()
@@ -237,8 +271,11 @@ fn report(done: Done<'_>, json: bool) -> Result<(), Failure> {
         return Err(Failure::negative());
     }
     let undo = done.undo.map(|undo| format!("; to undo: {undo}")).unwrap_or_default();
-    let error = done.error.unwrap_or_default();
-    Err(Failure::new(Exit::Negative, format_args!("{error}\nthe file was changed, the running daemon was not{undo}")))
+    let outcome = match done.changed {
+        true => format!("the file was changed, the running daemon was not{undo}"),
+        false => "the file is as it was".to_owned(),
+    };
+    Err(Failure::new(Exit::Negative, format_args!("{}\n{outcome}", done.error.unwrap_or_default())))
 }
 
 fn tell(done: &Done<'_>) -> Result<(), Failure> {

@@ -77,6 +77,17 @@ fn listed(known: &[String]) -> String {
     }
 }
 
+/// The text of the file at `path`, and what it would be with `name` as the primary.
+///
+/// # Errors
+///
+/// As [`set_primary`].
+pub fn proposal(path: &Path, name: &str) -> Result<(String, String), EditError> {
+    let text = read(path)?;
+    let (_, changed) = propose(path, &text, name)?;
+    Ok((text, changed))
+}
+
 /// Makes `name` the primary in the file at `path`; returns the one before, as written, or `None` when the file named none. A file
 /// that names it already is not touched.
 ///
@@ -85,19 +96,27 @@ fn listed(known: &[String]) -> String {
 /// When the file cannot be read, changed or understood, and when it has no such upstream.
 pub fn set_primary(path: &Path, name: &str) -> Result<Option<String>, EditError> {
     let target = std::fs::canonicalize(path).map_err(|error| EditError::io(path, "read", error))?;
-    let content = std::fs::read(&target).map_err(|error| EditError::io(path, "read", error))?;
-    let text = String::from_utf8(content).map_err(|error| {
-        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        EditError::Broken { path: path.to_owned(), line: line_at(before) }
-    })?;
-    let (old, changed) = with_primary(&text, name).map_err(|refusal| match refusal {
-        Refusal::Broken { line } => EditError::Broken { path: path.to_owned(), line },
-        Refusal::Unknown { known } => EditError::Unknown { name: name.to_owned(), known },
-    })?;
+    let text = read(path)?;
+    let (old, changed) = propose(path, &text, name)?;
     if changed != text {
         replace(&target, changed.as_bytes())?;
     }
     Ok(old)
+}
+
+fn read(path: &Path) -> Result<String, EditError> {
+    let content = std::fs::read(path).map_err(|error| EditError::io(path, "read", error))?;
+    String::from_utf8(content).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        EditError::Broken { path: path.to_owned(), line: line_at(before) }
+    })
+}
+
+fn propose(path: &Path, text: &str, name: &str) -> Result<(Option<String>, String), EditError> {
+    with_primary(text, name).map_err(|refusal| match refusal {
+        Refusal::Broken { line } => EditError::Broken { path: path.to_owned(), line },
+        Refusal::Unknown { known } => EditError::Unknown { name: name.to_owned(), known },
+    })
 }
 
 enum Refusal {
