@@ -7,6 +7,7 @@ use crate::journal::evidence::{Comparison, Evidence, Fate, Outage, Stretch, Uneq
 use crate::journal::{JournalError, RecordId};
 use crate::policy::outcome::DropReason;
 use crate::policy::verdict::Verdict;
+use crate::protocol::category::Category;
 use crate::telemetry::lags::{self, Lags};
 use crate::telemetry::observations::Performance;
 use crate::telemetry::report::span::{self, Span};
@@ -171,7 +172,9 @@ impl Sources {
         let up_seconds = span::length(&self.up).as_secs_f64();
         let categories = self.categories(status);
         let mut dropped = BTreeMap::new();
-        for (reason, quantity) in categories.iter().flat_map(|category| &category.dropped) {
+        for (reason, quantity) in
+            categories.iter().filter(|row| Category::counts_items(&row.category)).flat_map(|row| &row.dropped)
+        {
             *dropped.entry(reason.clone()).or_default() += quantity;
         }
         UpstreamReport {

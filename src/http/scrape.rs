@@ -109,8 +109,9 @@ fn upstream(
     let configured = view.upstreams.contains_key(name);
     let report = admin.board.report(name).unwrap_or_default();
     let accounts = accounts(admin, name, backlog);
+    let in_items = || accounts.iter().filter(|account| Category::counts_items(&account.category));
     let mut dropped = BTreeMap::new();
-    for (reason, quantity) in accounts.iter().flat_map(|account| &account.dropped) {
+    for (reason, quantity) in in_items().flat_map(|account| &account.dropped) {
         *dropped.entry(reason.clone()).or_default() += quantity;
     }
     let role = match configured {
@@ -123,9 +124,9 @@ fn upstream(
         role: role.to_owned(),
         spared: view.spared.get(name).filter(|_| role == "shadow").cloned(),
         state: if configured { report.word(now) } else { "removed" }.to_owned(),
-        delivered: accounts.iter().map(|account| account.delivered).sum(),
+        delivered: in_items().map(|account| account.delivered).sum(),
         dropped,
-        returned: accounts.iter().map(|account| account.returned).sum(),
+        returned: in_items().map(|account| account.returned).sum(),
         backlog: backlog_status(backlog, now),
         dead_letters: admin.journal.dead_letters(target),
         last_delivery_at: report.last_delivery,

@@ -119,6 +119,11 @@ impl Category {
         self.can_be_limited() && !matches!(self, Self::Default)
     }
 
+    /// Whether the category of that name counts items. Two count bytes, of items that another counts in pieces.
+    pub fn counts_items(name: &str) -> bool {
+        ![Self::Attachment, Self::LogByte].iter().any(|category| category.name() == name)
+    }
+
     /// Whether its loss is told in client reports: that of a client report is not, and what has no category cannot be.
     pub const fn can_be_reported(self) -> bool {
         !matches!(self, Self::Internal | Self::Unknown)

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
+use crate::protocol::category::Category;
 
 use super::status::{LimitStatus, OutageStatus, SwitchStatus};
 
@@ -123,12 +124,17 @@ pub struct UpstreamReport {
 impl UpstreamReport {
     /// Items accepted for it.
     pub fn accepted(&self) -> u64 {
-        self.categories.iter().map(|category| category.accepted).sum()
+        self.items().map(|category| category.accepted).sum()
     }
 
     /// Items it took.
     pub fn delivered(&self) -> u64 {
-        self.categories.iter().map(|category| category.delivered).sum()
+        self.items().map(|category| category.delivered).sum()
+    }
+
+    /// The categories that count items.
+    fn items(&self) -> impl Iterator<Item = &CategoryReport> {
+        self.categories.iter().filter(|category| Category::counts_items(&category.category))
     }
 
     /// Items dropped for one of these reasons.
