@@ -285,6 +285,37 @@ async fn a_refused_dsn_holds_its_project_back_and_is_said_loudly() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_envelope_that_is_refused_as_if_by_its_dsn_holds_the_others_of_its_project_up_once() {
+    const ONE_HOLD: Duration = Duration::from_secs(75);
+    let (a, _b, mut relay) = relay_with(&[]).await;
+    let is_disliked = |seen: &Seen| seen.body.windows(7).any(|word| word == b"WAF-BAD");
+    a.when(move |seen| is_disliked(seen).then(|| Reply::status(403)));
+    let tries = || a.seen().iter().filter(|seen| is_disliked(seen)).count();
+    relay.send_errors(1).await;
+    takes(&a, 1, SOON).await;
+    let answer = relay.send(envelopes::envelope(&envelopes::new_id(), "event", "{\"message\":\"WAF-BAD\"}")).await;
+    assert_eq!(answer.status(), 200);
+    shows(&relay, "a", "it might be the DSN", |upstream| upstream["state"] == "misconfigured").await;
+    relay.send_errors(3).await;
+    takes(&a, 4, ONE_HOLD).await;
+    eventually("it is tried again", ONE_HOLD, async || match tries() {
+        0 | 1 => Err("not yet".to_owned()),
+        _ => Ok(()),
+    })
+    .await;
+    relay.send_errors(2).await;
+    takes(&a, 6, SOON).await;
+    shows(&relay, "a", "only the one waits", |upstream| {
+        upstream["state"] == "up" && upstream["backlog"]["envelopes"] == 1
+    })
+    .await;
+    assert_eq!(relay.log().matches("refuses the DSN").count(), 1, "{}", relay.log());
+    // It has some tries left, minutes apart: the accounts balance with it waiting.
+    assert_eq!(relay.upstream("a").await["difference"], 0);
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_poisonous_envelope_ends_as_a_dead_letter_and_never_blocks_the_others() {
     let (a, b, relay) = relay_with(&[]).await;
     a.when(|seen| seen.body.windows(6).any(|word| word == b"poison").then(|| Reply::status(500)));

@@ -37,8 +37,8 @@ use super::settings::{OnRateLimit, Settings};
 use super::transport::Transport;
 use super::watch::Watch;
 
+mod alone;
 mod canary;
-mod endpoints;
 
 /// How long to wait when the journal itself fails to give records.
 const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
@@ -290,11 +290,8 @@ impl Worker {
             Verdict::Misconfigured if !Arc::ptr_eq(&sent.routing, &self.around.routing.load()) => {
                 self.retry(&sent, now, sent.claim.progress.strikes)
             }
-            Verdict::Misconfigured if self.is_about_the_endpoint(&sent) => self.refused_alone(&sent, now),
-            Verdict::Misconfigured => {
-                let until = self.holds.refused(&sent.claim.record.project, now);
-                self.retry(&sent, until, sent.claim.progress.strikes)
-            }
+            Verdict::Misconfigured if self.is_refused_alone(&sent, now) => self.refused_alone(&sent, now),
+            Verdict::Misconfigured => self.hold_up(&sent, now),
             Verdict::Refused => self.refused(&sent, now, "refused"),
             Verdict::Unsupported => self.unsupported(&sent),
         };
@@ -328,7 +325,7 @@ impl Worker {
                 }
             }
         }
-        if verdict == Verdict::Misconfigured && !self.is_about_the_endpoint(sent) {
+        if verdict == Verdict::Misconfigured && !self.is_refused_alone(sent, now) {
             self.around.watch.misconfigured(&record.project, &sent.what_went_wrong());
         }
         self.up = verdict != Verdict::Failed;
@@ -339,7 +336,7 @@ impl Worker {
 
     fn delivered(&mut self, sent: &Sent, now: Timestamp) -> Settlement {
         self.last_success = now;
-        self.holds.taken(&sent.claim.record.project);
+        self.holds.taken(&sent.claim.record.project, now);
         if let Some(why) = sent.load.batch_poison {
             self.around.watch.batch_poison(&sent.claim.record, why);
         }

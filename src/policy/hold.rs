@@ -1,7 +1,7 @@
 //! Projects whose DSN an upstream refuses. The whole project waits, so that a wrong key does not cost one refusal an envelope;
 //! GlitchTip answers a wrong key by refusing that project for everybody for 30 seconds.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,9 +13,13 @@ use super::backoff::Backoff;
 #[derive(Clone, Debug, Default)]
 pub struct Holds {
     held: HashMap<Arc<str>, Hold>,
-    /// The projects whose DSN was good when it was last used.
-    good: HashSet<Arc<str>>,
+    /// The projects whose DSN was good when it was last used, and when something of them was taken last.
+    good: HashMap<Arc<str>, Timestamp>,
 }
+
+/// So long ago others of a project may have been taken for the refusal of one to be its own. Shorter than the shortest hold: what was
+/// refused once is tried again later than that, so that whatever was taken meanwhile speaks for the DSN.
+const LATELY: Duration = Duration::from_secs(25);
 
 #[derive(Clone, Copy, Debug)]
 struct Hold {
@@ -39,16 +43,23 @@ impl Holds {
     }
 
     /// The upstream took something of the project.
-    pub fn taken(&mut self, project: &Arc<str>) {
+    pub fn taken(&mut self, project: &Arc<str>, now: Timestamp) {
         self.held.remove(project);
-        if !self.good.contains(project) {
-            self.good.insert(Arc::clone(project));
+        match self.good.get_mut(project) {
+            Some(at) => *at = now,
+            None => drop(self.good.insert(Arc::clone(project), now)),
         }
     }
 
     /// Whether the project's DSN was good when it was last used: then a refusal at another endpoint is about that endpoint.
     pub fn is_good(&self, project: &str) -> bool {
-        self.good.contains(project)
+        self.good.contains_key(project)
+    }
+
+    /// Whether others of the project were taken so lately that an envelope which is refused once more is refused for itself: by what
+    /// stands before the tracker and looks into bodies, for example.
+    pub fn takes_others(&self, project: &str, now: Timestamp) -> bool {
+        self.good.get(project).is_some_and(|at| now.since(*at) <= LATELY)
     }
 
     /// Until when the project waits; `None` when it does not, or when it may be tried again.
@@ -91,10 +102,23 @@ mod tests {
         assert_eq!(holds.until("shop", now), None, "it may be tried");
         assert!(holds.refused(&shop, now).since(now) >= Duration::from_secs(60));
         assert!(!holds.is_good("shop"));
-        holds.taken(&shop);
+        holds.taken(&shop, now);
         assert!(!holds.any() && holds.is_good("shop"));
         holds.refused(&shop, now);
         assert!(!holds.is_good("shop"));
+    }
+
+    #[test]
+    fn a_refusal_is_about_an_envelope_when_others_were_taken_lately() {
+        let (shop, now): (Arc<str>, _) = ("shop".into(), Timestamp::from_millis(1000));
+        let mut holds = Holds::default();
+        assert!(!holds.takes_others("shop", now));
+        holds.taken(&shop, now);
+        assert!(holds.takes_others("shop", now + LATELY));
+        assert!(!holds.takes_others("shop", now + LATELY + Duration::from_millis(1)));
+        assert!(LATELY < Backoff::MISCONFIGURED.after(1), "nothing of before the first refusal counts");
+        holds.refused(&shop, now);
+        assert!(!holds.takes_others("shop", now));
     }
 
     #[test]

@@ -11,7 +11,8 @@ pub enum Verdict {
     RateLimited,
     /// The upstream is in trouble: network, timeout, 408, 5xx. Try again.
     Failed,
-    /// Our DSN is wrong there, or the way to it: 401, 403, 404, a redirect. Hold, and say so.
+    /// Our DSN is wrong there, or the way to it: 401, 403, 404, a redirect, anything else below 500 that nobody expects. Hold, and
+    /// say so.
     Misconfigured,
     /// The upstream will never take it.
     Refused,
@@ -27,9 +28,11 @@ impl Verdict {
             429 => Self::RateLimited,
             409 => Self::Delivered,
             400 | 403 if says_duplicate(text) => Self::Delivered,
-            408 | 425 | 500..=599 => Self::Failed,
-            300..=399 | 401 | 402 | 403 | 404 | 405 | 407 => Self::Misconfigured,
-            _ => Self::Refused,
+            400 | 413 | 414 | 415 | 422 | 431 => Self::Refused,
+            408 | 425 => Self::Failed,
+            // What no tracker says of an envelope is said by something on the way to it: nothing is lost for that.
+            300..=499 => Self::Misconfigured,
+            _ => Self::Failed,
         }
     }
 
@@ -103,6 +106,11 @@ mod tests {
             (403, "denied", Verdict::Misconfigured),
             (404, "", Verdict::Misconfigured),
             (301, "", Verdict::Misconfigured),
+            (410, "", Verdict::Misconfigured),
+            (426, "", Verdict::Misconfigured),
+            (451, "", Verdict::Misconfigured),
+            (101, "", Verdict::Failed),
+            (999, "", Verdict::Failed),
             (400, "bad envelope", Verdict::Refused),
             (413, "", Verdict::Refused),
             (415, "", Verdict::Refused),

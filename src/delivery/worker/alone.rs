@@ -1,0 +1,52 @@
+//! What becomes of what an upstream refuses while it takes others of the project: requests that are no envelopes, where it has no
+//! such endpoint or a closed one, and an envelope that something between us and the tracker dislikes.
+//!
+//! Rule: it costs what is refused, never the project's other envelopes.
+
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::journal::Settlement;
+use crate::policy::backoff::Backoff;
+use crate::policy::outcome::DropReason;
+use crate::policy::verdict::POISON_STRIKES;
+
+use super::{Sent, Worker};
+
+/// By how much an envelope whose refusal held up its project is tried later than the others.
+const OTHERS_FIRST: Duration = Duration::from_secs(5);
+
+impl Worker {
+    /// The upstream has no such endpoint: it will not take the next one either, and a dead letter for each would help nobody.
+    pub(super) fn unsupported(&self, sent: &Sent) -> Settlement {
+        self.around.watch.unsupported(&sent.claim.record, &sent.what_went_wrong());
+        let dropped = Some((DropReason::Unsupported, sent.load.send.quantities.clone()));
+        Settlement { dropped, ..Settlement::default() }
+    }
+
+    /// It was refused where others are taken. A request that is no envelope: where the project's envelopes are, so that it is about
+    /// the endpoint. An envelope: only when it was tried before, and others were taken since.
+    pub(super) fn is_refused_alone(&self, sent: &Sent, now: Timestamp) -> bool {
+        let record = &sent.claim.record;
+        match record.client.request {
+            Some(_) => self.holds.is_good(&record.project),
+            None => sent.claim.progress.attempts > 0 && self.holds.takes_others(&record.project, now),
+        }
+    }
+
+    /// Its project waits; then others of it go first: if they are taken, it was this one's own fault.
+    pub(super) fn hold_up(&mut self, sent: &Sent, now: Timestamp) -> Settlement {
+        let until = self.holds.refused(&sent.claim.record.project, now);
+        self.retry(sent, until + OTHERS_FIRST, sent.claim.progress.strikes)
+    }
+
+    /// It does not hold up the project. It is tried a few times more, long enough for an envelope to find out that it was the
+    /// DSN after all.
+    pub(super) fn refused_alone(&self, sent: &Sent, now: Timestamp) -> Settlement {
+        let strikes = sent.claim.progress.strikes + 1;
+        if strikes >= POISON_STRIKES {
+            return self.refused(sent, now, "refused");
+        }
+        self.retry(sent, now + Backoff::MISCONFIGURED.after(strikes), strikes)
+    }
+}
