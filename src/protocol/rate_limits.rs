@@ -35,7 +35,7 @@ fn parse_one(text: &str) -> Option<RateLimit> {
     (!known.is_empty()).then_some(RateLimit { retry_after, categories: Some(known) })
 }
 
-/// Whole or fractional seconds, rounded up to whole milliseconds, capped at [`LONGEST`].
+/// Whole or fractional seconds, at most [`LONGEST`].
 pub fn seconds(text: &str) -> Option<Duration> {
     let secs: f64 = text.trim().parse().ok()?;
     if !secs.is_finite() || secs < 0.0 {

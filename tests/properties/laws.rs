@@ -147,8 +147,9 @@ pub(crate) fn rate_limits(data: &[u8]) {
     }
     let written = rate_limits::format(&limits, "organization", "quota_exceeded");
     let rounded = |limit: &RateLimit| {
-        let seconds = limit.retry_after.as_millis().div_ceil(1000);
-        RateLimit { retry_after: std::time::Duration::from_secs(seconds as u64), categories: limit.categories.clone() }
+        let whole = std::time::Duration::from_secs(limit.retry_after.as_secs());
+        let up = if whole < limit.retry_after { std::time::Duration::from_secs(1) } else { std::time::Duration::ZERO };
+        RateLimit { retry_after: whole + up, categories: limit.categories.clone() }
     };
     assert_eq!(rate_limits::parse(&written), limits.iter().map(rounded).collect::<Vec<_>>(), "{written}");
 }
