@@ -12,7 +12,7 @@ use support::envelopes::{self, KEY, new_id};
 use support::eventually::eventually;
 use support::memory::Memory;
 use support::meter::{Measured, Meter};
-use support::relay::{Plan, Relay};
+use support::relay::{Plan, Relay, SOON};
 use support::upstream::{Reply, Upstream};
 
 const MIB: usize = 1 << 20;
@@ -173,6 +173,34 @@ async fn a_large_envelope_outlives_a_kill_and_what_was_never_acknowledged_goes()
     relay.await_ready().await;
     assert_eq!(files(&relay).len(), 1, "the start removes what was never acknowledged");
     relay.balanced(PATIENCE).await;
+    assert!(a.taken().contains(&Measured::of(&[&body])));
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_envelope_whose_file_cannot_be_opened_for_a_while_is_delivered_when_it_can() {
+    let a = Meter::start().await;
+    a.set_open(false);
+    let mut relay = plan(&[("a", a.dsn())]).start().await;
+    let body = envelope(&noise(2 * MIB));
+    assert_eq!(post(&relay, None, &body).await.status, 200);
+    relay.kill();
+    let file = relay.home().join("journal.db-bodies").join(&files(&relay)[0]);
+    let away = relay.home().join("away");
+    fs::rename(&file, &away).expect("the file is moved away");
+    a.set_open(true);
+    relay.launch();
+    relay.await_ready().await;
+    eventually("it is said", PATIENCE, async || match relay.log() {
+        log if log.contains("cannot be read; it is tried again later") => Ok(()),
+        log => Err(log),
+    })
+    .await;
+    relay.stop().await;
+    fs::rename(&away, &file).expect("the file is moved back");
+    relay.launch();
+    relay.await_ready().await;
+    relay.balanced(SOON).await;
     assert!(a.taken().contains(&Measured::of(&[&body])));
     relay.finish().await;
 }

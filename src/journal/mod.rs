@@ -10,7 +10,7 @@
 //!    then what a [`backfill`] has taken up.
 //! 5. Settling is idempotent: settling what is settled, or was never claimed, changes nothing and posts nothing.
 //! 6. Every change of an account ([`Posting`](crate::telemetry::ledger::Posting)) is committed with the change it tells of.
-//! 7. A record that cannot be read is set aside and counted; it never blocks the ones behind it.
+//! 7. A record that cannot be read is set aside and counted, and looked at again by the next start; it never blocks the ones behind it.
 //! 8. The space is bounded by `max_size`; delivered records go first, then the oldest of those that wait for shadows alone
 //!    ([`Journal::protect`]), and when neither is left [`JournalError::Full`] is the answer. Space is given back to the file system after draining. A full disk is an answer too, and passes when there is room again.
 //! 9. No call does work that grows with the number of records waiting.

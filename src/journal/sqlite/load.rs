@@ -16,7 +16,7 @@ use crate::telemetry::ledger::Ledger;
 
 use super::accounts;
 use super::disk::Disk;
-use super::queue::{Queue, Target};
+use super::queue::{NEVER, Queue, Target};
 use super::schema::unusable;
 use super::shared::{Counters, Room, Shared};
 
@@ -33,6 +33,9 @@ pub(super) fn load(
         .query_map([], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
     let mut targets = targets(conn)?;
+    if let Err(error) = look_again(conn, &targets) {
+        tracing::warn!(%error, "what was set aside is looked at again by the next start");
+    }
     count_untried(conn, &mut targets)?;
     count_rows(conn, &mut targets)?;
     count_dead_letters(conn, &mut targets)?;
@@ -85,6 +88,19 @@ fn targets(conn: &Connection) -> rusqlite::Result<Targets> {
         Ok((row.get(0)?, Queue::new(watermark, false)))
     })?;
     rows.collect()
+}
+
+/// What was set aside is looked at again, for what kept it from being read may have passed, or this version may know better.
+/// No more of each target than this, so that a start does not take long.
+fn look_again(conn: &Connection, targets: &Targets) -> rusqlite::Result<()> {
+    let mut update = conn.prepare(
+        "UPDATE pending SET due = 0 WHERE target = ?1 AND record IN
+         (SELECT record FROM pending WHERE target = ?1 AND due = ?2 LIMIT 1000)",
+    )?;
+    for (target, _) in (0_u8..).zip(targets) {
+        update.execute((target, NEVER.as_millis().cast_signed()))?;
+    }
+    Ok(())
 }
 
 /// One walk over the narrow table, from the lowest watermark on.

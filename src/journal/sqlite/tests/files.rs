@@ -49,7 +49,7 @@ async fn nobody_else_may_read_a_body() {
 }
 
 #[tokio::test]
-async fn a_record_whose_file_is_gone_or_cut_does_not_block_those_behind_it() {
+async fn a_record_whose_file_is_gone_or_cut_is_not_set_aside_for_it_may_be_there_again() {
     let mut subject = Subject::sqlite();
     let a = subject.journal().target("a").await.unwrap();
     for _ in 0..2 {
@@ -57,12 +57,17 @@ async fn a_record_whose_file_is_gone_or_cut_does_not_block_those_behind_it() {
     }
     fill(&subject.journal(), 1, &[a]).await;
     let [gone, cut] = files(parts(&subject).1).try_into().unwrap();
-    std::fs::remove_file(gone).unwrap();
-    std::fs::write(cut, "short").unwrap();
+    let whole = std::fs::read(&cut).unwrap();
+    std::fs::rename(&gone, gone.with_extension("away")).unwrap();
+    std::fs::write(&cut, "short").unwrap();
     subject.crash();
     let (journal, _) = parts(&subject);
-    assert_eq!(journal.claim(a, at(1), 9).await.unwrap().len(), 1);
-    assert_eq!(journal.stats().set_aside, 2);
+    let claims = journal.claim(a, at(1), 9).await.unwrap();
+    assert_eq!((claims.len(), journal.stats().set_aside), (3, 0));
+    let can_be_read = || claims.iter().filter(|claim| claim.record.body.reader().is_ok()).count();
+    assert_eq!(can_be_read(), 1);
+    std::fs::write(&cut, whole).unwrap();
+    assert_eq!(can_be_read(), 2);
     subject.assert_balanced().await;
 }
 
