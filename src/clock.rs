@@ -93,25 +93,43 @@ impl<'de> serde::Deserialize<'de> for Timestamp {
     }
 }
 
+/// A clock that is set by more than this may have been set wrong, and may be set back.
+const JUMP: Duration = Duration::from_secs(3600);
+/// How long it is in doubt then.
+const DOUBT: Duration = Duration::from_secs(600);
+
 /// Tells the time: the system's when anchored, moved on by tokio's clock since.
 #[derive(Clone, Debug)]
 pub struct Clock {
     anchor: Instant,
-    /// Milliseconds since the epoch at `anchor`.
-    epoch: Arc<AtomicU64>,
+    setting: Arc<Setting>,
     /// Whether the system's clock is the one to follow.
     follows: bool,
+}
+
+/// How a clock is set.
+#[derive(Debug)]
+struct Setting {
+    /// Milliseconds since the epoch at the anchor.
+    epoch: AtomicU64,
+    /// Milliseconds since the anchor until which it is in doubt.
+    doubtful_until: AtomicU64,
 }
 
 impl Clock {
     /// A clock anchored to the system's time now.
     pub fn system() -> Self {
-        Self { anchor: Instant::now(), epoch: Arc::new(AtomicU64::new(system_millis())), follows: true }
+        Self::starting(system_millis(), true)
     }
 
     /// A clock that shows `start` now and is moved on by tokio's alone: for time that is simulated.
     pub fn simulated(start: Timestamp) -> Self {
-        Self { anchor: Instant::now(), epoch: Arc::new(AtomicU64::new(start.0)), follows: false }
+        Self::starting(start.0, false)
+    }
+
+    fn starting(epoch: u64, follows: bool) -> Self {
+        let setting = Setting { epoch: epoch.into(), doubtful_until: 0.into() };
+        Self { anchor: Instant::now(), setting: Arc::new(setting), follows }
     }
 
     /// The time now.
@@ -122,7 +140,7 @@ impl Clock {
     /// The wall-clock time of a tokio instant.
     pub fn at(&self, instant: Instant) -> Timestamp {
         let passed = millis(instant.saturating_duration_since(self.anchor));
-        Timestamp(self.epoch.load(Ordering::Relaxed).saturating_add(passed))
+        Timestamp(self.setting.epoch.load(Ordering::Relaxed).saturating_add(passed))
     }
 
     /// The time since this clock was made: goes on whatever happens to the system's clock.
@@ -139,9 +157,29 @@ impl Clock {
     pub fn resync(&self) {
         let (system, ours) = (system_millis(), self.now().as_millis());
         if self.follows && system.abs_diff(ours) >= 1000 {
-            let passed = millis(Instant::now().saturating_duration_since(self.anchor));
-            self.epoch.store(system.saturating_sub(passed), Ordering::Relaxed);
+            self.set(Timestamp(system));
         }
+    }
+
+    /// Sets it to `now`.
+    pub fn set(&self, now: Timestamp) {
+        let uptime = self.uptime();
+        let epoch = now.0.saturating_sub(millis(uptime));
+        let before = self.setting.epoch.swap(epoch, Ordering::Relaxed);
+        if before.abs_diff(epoch) >= millis(JUMP) {
+            self.setting.doubtful_until.store(millis(uptime + DOUBT), Ordering::Relaxed);
+            tracing::warn!(from = %(Timestamp(before) + uptime), to = %now, "the clock was set; for ten minutes nothing expires");
+        }
+    }
+
+    /// What it would have shown when it was made, as it is set now: moves by as much as it is set.
+    pub fn epoch(&self) -> Timestamp {
+        Timestamp(self.setting.epoch.load(Ordering::Relaxed))
+    }
+
+    /// Whether it was set by so much, and so lately, that nothing may be thrown away for its age.
+    pub fn is_doubtful(&self) -> bool {
+        millis(self.uptime()) < self.setting.doubtful_until.load(Ordering::Relaxed)
     }
 }
 
@@ -164,6 +202,20 @@ mod tests {
         let before = clock.now();
         tokio::time::advance(Duration::from_secs(3600)).await;
         assert_eq!(clock.now().since(before), Duration::from_secs(3600));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_jump_of_an_hour_the_clock_is_in_doubt_for_ten_minutes() {
+        let clock = Clock::simulated(Timestamp::from_millis(1_700_000_000_000));
+        clock.set(clock.now() - Duration::from_secs(60));
+        assert!(!clock.is_doubtful(), "a minute is no jump");
+        let before = clock.epoch();
+        clock.set(clock.now() + 100 * JUMP);
+        assert_eq!(clock.epoch().since(before), 100 * JUMP);
+        tokio::time::advance(DOUBT - Duration::from_secs(1)).await;
+        assert!(clock.is_doubtful());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(!clock.is_doubtful());
     }
 
     #[test]

@@ -55,6 +55,14 @@ fn every_example_loads_as_it_is_and_with_all_its_options() {
 }
 
 #[test]
+fn a_max_age_reaches_no_further_than_what_waits_for_a_removed_upstream_is_kept() {
+    let with = |age: &str| text("config.toml").replace("max_age = \"72h\"", &format!("max_age = \"{age}\""));
+    load("config.toml", &with("30d"));
+    let problems = parse("config.toml", &with("721h"), &variable).expect_err("a problem").to_string();
+    assert!(problems.contains("max_age: is longer than 30d"), "{problems}");
+}
+
+#[test]
 fn the_commented_example_has_every_option_at_its_default() {
     let config = load("config.toml", &text("config.toml")).config;
     assert!(config.mirror);

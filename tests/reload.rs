@@ -356,6 +356,31 @@ async fn a_mended_dsn_is_tried_at_once_with_what_waited_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dsn_that_is_back_with_a_restart_is_tried_at_once_with_what_waited_for_it() {
+    let (a, mut b) = two_upstreams().await;
+    let mut relay = plan(&a, &b).start().await;
+    b.go_down().await;
+    let ids = relay.send_errors(5).await;
+    relay.stop().await;
+    let dsn = format!("b = \"{}\"\n", b.dsn("key-b", 22));
+    edit(&relay, &dsn, "");
+    b.come_back().await;
+    relay = relay.started().await;
+    eventually("it is said", SOON, async || match relay.log() {
+        log if log.contains("upstream that has no DSN for their project any more") => Ok(()),
+        log => Err(log),
+    })
+    .await;
+    relay.stop().await;
+    edit(&relay, "[projects.upstreams]\n", &format!("[projects.upstreams]\n{dsn}"));
+    relay = relay.started().await;
+    relay.balanced(SOON).await;
+    has_each_once(&a, &ids);
+    has_each_once(&b, &ids);
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_file_may_be_moved_over_written_in_place_or_be_a_symbolic_link() {
     let (a, b) = two_upstreams().await;
     let relay = plan(&a, &b).start().await;

@@ -7,6 +7,8 @@ mod support;
 mod caps;
 #[path = "report/simulation.rs"]
 mod simulation;
+#[path = "report/time.rs"]
+mod time;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};

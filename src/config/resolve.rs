@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::delivery::settings::Settings as Upstream;
+use crate::delivery::settings::{LONGEST_AGE, Settings as Upstream};
 use crate::journal::MAX_TARGETS;
 use crate::policy::limits::{self, Limits};
 use crate::units::Period;
@@ -114,6 +114,9 @@ fn check_upstream(path: &Path, upstream: &Upstream, report: &mut Report<'_>) {
     }
     check_period(&path.key("timeout"), upstream.timeout, true, report);
     check_period(&path.key("max_age"), upstream.max_age, true, report);
+    if upstream.max_age > LONGEST_AGE {
+        report.error(&path.key("max_age"), format!("is longer than {LONGEST_AGE}"), None);
+    }
 }
 
 fn check_listeners(file: &File, report: &mut Report<'_>) {

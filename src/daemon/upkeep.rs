@@ -7,11 +7,11 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use crate::clock::Timestamp;
+use crate::delivery::settings::LONGEST_AGE;
 use crate::journal::JournalError;
 use crate::journal::evidence::{Observation, Tally};
 use crate::policy::outcome::DropReason;
 use crate::telemetry::metrics::IntakeCounts;
-use crate::units::Period;
 
 use super::Daemon;
 
@@ -53,23 +53,31 @@ impl Daemon {
     /// What has to be done again and again: follow the clock, expire, tell, send canaries, prune, keep what was observed.
     pub(super) async fn keep_up(&mut self) {
         self.clock.resync();
+        self.supervisor.follow_clock();
         let now = self.clock.now();
-        let oldest = Period::secs(72 * 3600).get();
-        for (target, name) in self.journal.targets() {
-            let max_age = self.config.upstreams.get(&name).map_or(oldest, |settings| settings.max_age.get());
-            let expired = in_steps(|| self.journal.discard(target, now - max_age, DropReason::Expired, STEP)).await;
-            if expired > 0 {
-                tracing::error!(upstream.name = &*name, envelopes = expired, "expired before they could be delivered");
-            }
+        if !self.clock.is_doubtful() {
+            self.throw_away(now).await;
         }
         self.keep_switches().await;
         self.tell_losses().await;
         self.keep_canaries().await;
-        in_steps(|| self.journal.prune(now - self.config.journal.retain.get(), STEP)).await;
         let is_due = self.observed.at.is_none_or(|at| now.since(at) >= EACH || at > now);
         if is_due || self.observations.is_urgent() {
             self.keep_observations(now, false).await;
         }
+    }
+
+    /// What waited too long, and what was kept long enough.
+    async fn throw_away(&self, now: Timestamp) {
+        for (target, name) in self.journal.targets() {
+            let max_age = self.config.upstreams.get(&name).map_or(LONGEST_AGE, |settings| settings.max_age);
+            let expired =
+                in_steps(|| self.journal.discard(target, now - max_age.get(), DropReason::Expired, STEP)).await;
+            if expired > 0 {
+                tracing::error!(upstream.name = &*name, envelopes = expired, "expired before they could be delivered");
+            }
+        }
+        in_steps(|| self.journal.prune(now - self.config.journal.retain.get(), STEP)).await;
     }
 
     /// Adds to the journal's evidence what was observed since the last time, and that we are alive. What it cannot take now is

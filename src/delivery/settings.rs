@@ -9,6 +9,10 @@ use crate::units::Period;
 
 use super::read_back;
 
+/// The longest `max_age` there may be, and so how long what waits for an upstream that is not configured is kept: no upstream
+/// that comes back finds more of its backlog expired than its own `max_age` says.
+pub const LONGEST_AGE: Period = Period::secs(30 * 24 * 3600);
+
 /// How one upstream is treated.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -18,7 +22,7 @@ pub struct Settings {
     /// How long one request may take. Of an envelope over 1 MiB: how long none of it may move, and how long the answer may take
     /// after its end.
     pub timeout: Period,
-    /// What waits longer than this is dropped as expired.
+    /// What waits longer than this is dropped as expired; at most [`LONGEST_AGE`].
     pub max_age: Period,
     /// What happens to envelopes that the upstream limits.
     pub on_rate_limit: OnRateLimit,

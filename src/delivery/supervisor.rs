@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::journal::{Journal, TargetId};
 use crate::policy::cooldown::Cooldowns;
 use crate::policy::routing::Routing;
@@ -29,6 +29,8 @@ pub struct Supervisor {
     journal: Arc<dyn Journal>,
     routing: Arc<ArcSwap<Routing>>,
     clock: Clock,
+    /// As the clock was set when workers last heard of it.
+    epoch: Timestamp,
     board: Board,
     cooldowns: Cooldowns,
     metrics: Metrics,
@@ -52,7 +54,8 @@ impl Supervisor {
         tasks: Tasks,
     ) -> Self {
         let (routing, board, cooldowns) = (Arc::default(), Board::default(), Cooldowns::default());
-        Self { journal, routing, clock, board, cooldowns, metrics, observations, tasks, workers: BTreeMap::new() }
+        let (epoch, workers) = (clock.epoch(), BTreeMap::new());
+        Self { journal, routing, clock, epoch, board, cooldowns, metrics, observations, tasks, workers }
     }
 
     /// The reports of the workers.
@@ -94,6 +97,14 @@ impl Supervisor {
                 }
                 None => self.start(name, *target, settings),
             }
+        }
+    }
+
+    /// Wakes the workers when the clock was set: what they wait for has moved.
+    pub fn follow_clock(&mut self) {
+        let epoch = self.clock.epoch();
+        if std::mem::replace(&mut self.epoch, epoch) != epoch {
+            self.journal.targets().iter().for_each(|(target, _)| self.journal.changed(*target).notify_one());
         }
     }
 

@@ -39,11 +39,10 @@ use super::watch::Watch;
 
 mod alone;
 mod canary;
+mod waits;
 
 /// How long to wait when the journal itself fails to give records.
 const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
-/// How many records are brought forward at once.
-const STEP: usize = 256;
 /// No more is started while this many bytes of bodies are under way.
 const MAX_BYTES_IN_FLIGHT: usize = 16 << 20;
 /// How long a record waits that has no DSN; a changed configuration brings it forward.
@@ -73,8 +72,10 @@ pub(super) struct Worker {
     holds: Holds,
     /// The DSNs that the holds are about: other ones deserve another try.
     routing: Arc<Routing>,
-    /// What was put off because of a hold is to be brought forward.
+    /// What was put off is to be brought forward: why it was may be mended.
     mended: bool,
+    /// As the clock was set when it was last looked at.
+    epoch: Timestamp,
     /// When the upstream last took something: tells poison from an outage.
     last_success: Timestamp,
     /// Whether the last that was heard of it is an answer.
@@ -96,6 +97,7 @@ impl Worker {
     ) -> Self {
         let transport = Transport::new(settings.load().max_in_flight.get().into());
         around.board.update(&upstream, |_| {});
+        let epoch = around.clock.epoch();
         Self {
             upstream,
             target,
@@ -106,7 +108,9 @@ impl Worker {
             cooldown: Cooldown::default(),
             holds: Holds::default(),
             routing: Arc::default(),
-            mended: false,
+            // Whatever it was put off for, a start may have mended it.
+            mended: true,
+            epoch,
             last_success: Timestamp::default(),
             up: true,
             error: None,
@@ -139,8 +143,7 @@ impl Worker {
     async fn claim(&mut self) -> Option<Timestamp> {
         loop {
             let now = self.around.clock.now();
-            self.end_limits(now);
-            self.end_holds(now).await;
+            self.end_waits(now).await;
             let most: usize =
                 if self.quirks().one_at_a_time { 1 } else { self.settings.load().max_in_flight.get().into() };
             let room = most.saturating_sub(self.in_flight.len());
@@ -174,35 +177,6 @@ impl Worker {
         }
     }
 
-    fn end_limits(&mut self, now: Timestamp) {
-        if self.cooldown.forget_ended(now) {
-            self.around.cooldowns.tell(&self.upstream, &self.cooldown);
-            // What the limit held back comes out slowly.
-            self.circuit.slow_start(now);
-            self.publish();
-        }
-    }
-
-    /// A new configuration may have mended what a project is held for: its records are tried now, not when the hold would
-    /// have ended, or when the upstream takes note of it. Others that were put off come along, which costs each of them one early
-    /// try.
-    async fn end_holds(&mut self, now: Timestamp) {
-        let routing = self.around.routing.load_full();
-        if !Arc::ptr_eq(&routing, &self.routing) {
-            self.routing = routing;
-            self.mended |= self.holds.any() | std::mem::take(&mut self.homeless);
-            self.holds.mended(now, self.quirks().cool_off);
-        }
-        if self.mended && self.holds.last_end(now).is_none() {
-            match self.around.journal.hasten(self.target, STEP).await {
-                Ok(count) => self.mended = count == STEP,
-                Err(error) => {
-                    tracing::debug!(upstream.name = &*self.upstream, %error, "records are brought forward later")
-                }
-            }
-        }
-    }
-
     /// Sends a claimed record, or settles it at once when there is no point in sending.
     fn start(&mut self, claim: Claim, file: Option<Arc<File>>, now: Timestamp) {
         let settings = self.settings.load_full();
@@ -210,7 +184,7 @@ impl Worker {
         if let Some(settlement) = load::left_out(&claim, self.target, now) {
             return self.journal_settle(record, settlement);
         }
-        if now.since(record.accepted_at) >= settings.max_age.get() {
+        if now.since(record.accepted_at) >= settings.max_age.get() && !self.around.clock.is_doubtful() {
             let pending = load::pending(&claim);
             return self.give_up(record, DropReason::Expired, pending);
         }

@@ -107,6 +107,14 @@ impl Circuit {
         ended
     }
 
+    /// The clock was set back by so much: what it waits for moves with it.
+    pub fn set_back(&mut self, by: Duration) {
+        (self.since, self.until) = (self.since - by, self.until - by);
+        if let Some(pace) = &mut self.pace {
+            pace.since = pace.since - by;
+        }
+    }
+
     /// When the failures since the last success began.
     pub fn failing_since(&self) -> Timestamp {
         self.since
@@ -216,6 +224,24 @@ mod tests {
         assert_eq!(circuit.permits(at, 8, 0), 1);
         assert!(circuit.succeeded(at));
         assert_eq!(circuit.state(), State::Closed);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_makes_no_wait_longer() {
+        let mut circuit = open();
+        let (by, wait) = (Duration::from_secs(900), circuit.wakes_at(T).unwrap().since(T));
+        circuit.set_back(by);
+        assert_eq!(circuit.wakes_at(T - by), Some(T - by + wait));
+        let at = T - by + wait;
+        assert_eq!(circuit.permits(at, 8, 0), 1);
+        circuit.succeeded(at);
+        circuit.started(1);
+        circuit.set_back(Duration::from_secs(60));
+        assert_eq!(
+            circuit.permits(at - Duration::from_secs(52), 8, 0),
+            8,
+            "the slow start is over after eight seconds"
+        );
     }
 
     #[test]

@@ -85,6 +85,15 @@ impl Cooldown {
         Category::ALL.into_iter().filter_map(|category| Some((category, latest(category)?))).collect()
     }
 
+    /// The clock was set back by so much: the limits, which were told as spans of time, move with it.
+    pub fn set_back(&mut self, by: Duration) {
+        for limits in self.0.values_mut() {
+            for slot in limits.categories.iter_mut().chain([&mut limits.all]) {
+                *slot = *slot - by;
+            }
+        }
+    }
+
     /// When the next limit ends.
     pub fn next_end(&self, now: Timestamp) -> Option<Timestamp> {
         let ends = self.0.values().flat_map(|l| l.categories.iter().chain([&l.all]));
@@ -194,6 +203,9 @@ mod tests {
         assert_eq!(cooldown.until("other", Category::Error, T), None);
         assert_eq!(cooldown.until("shop", Category::Session, T), None);
         assert_eq!(cooldown.next_end(T), Some(after(30)));
+        let (mut moved, back) = (cooldown.clone(), Duration::from_secs(7200));
+        moved.set_back(back);
+        assert_eq!(moved.until("shop", Category::Error, T - back), Some(after(30) - back));
         assert!(cooldown.forget_ended(after(30)));
         assert_eq!(cooldown.until("shop", Category::Error, after(30)), None);
         assert!(cooldown.forget_ended(after(60)) && !cooldown.touches("shop"));

@@ -81,6 +81,13 @@ impl Holds {
         });
     }
 
+    /// The clock was set back by so much: what projects wait for moves with it.
+    pub fn set_back(&mut self, by: Duration) {
+        for hold in self.held.values_mut() {
+            (hold.since, hold.until) = (hold.since - by, hold.until - by);
+        }
+    }
+
     /// When the last of the holds ends; `None` when none is in force.
     pub fn last_end(&self, now: Timestamp) -> Option<Timestamp> {
         self.held.values().map(|hold| hold.until).filter(|until| *until > now).max()
@@ -104,8 +111,15 @@ mod tests {
         assert!(!holds.is_good("shop"));
         holds.taken(&shop, now);
         assert!(!holds.any() && holds.is_good("shop"));
-        holds.refused(&shop, now);
+        let until = holds.refused(&shop, now);
         assert!(!holds.is_good("shop"));
+        let back = now.since(Timestamp::default());
+        holds.set_back(back);
+        assert_eq!(
+            holds.until("shop", now - back),
+            Some(until - back),
+            "a clock that is set back makes no wait longer"
+        );
     }
 
     #[test]

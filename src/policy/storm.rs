@@ -203,7 +203,8 @@ impl Storms {
         };
         let window = self.0.windows.get_with(error.hash, fresh);
         let mut window = lock(&window);
-        if now.since(window.began) >= settings.window.get() {
+        // A clock that was set back has no window left to wait for.
+        if now.since(window.began) >= settings.window.get() || now < window.began {
             let before = Storm { collapsed: 0, ..window.storm.clone() };
             let storm = std::mem::replace(&mut window.storm, before);
             (window.began, window.passed) = (now, 1);

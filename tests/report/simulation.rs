@@ -109,6 +109,15 @@ impl Simulation {
         self.began.elapsed()
     }
 
+    /// Sets the clock, as an administrator or a time server does, and waits until the relay has taken note of it.
+    pub(crate) async fn set_clock(&self, change: impl FnOnce(Timestamp) -> Timestamp) {
+        self.clock.set(change(self.clock.now()));
+        for _ in 0..3 {
+            advance(Duration::from_secs(1)).await;
+            self.upstream("b").await;
+        }
+    }
+
     /// Lets time pass.
     pub(crate) async fn advance(&self, duration: Duration) {
         advance(duration).await;
@@ -179,14 +188,24 @@ impl Simulation {
 
     /// Replaces a part of the configuration, and waits until that is live.
     pub(crate) async fn rewrite(&self, before: &str, after: &str) {
-        let text = std::fs::read_to_string(self.relay.config()).expect("the configuration");
+        let text = self.config();
         assert!(text.contains(before), "{text}");
+        self.replace_config(&text.replace(before, after)).await;
+    }
+
+    /// The configuration.
+    pub(crate) fn config(&self) -> String {
+        std::fs::read_to_string(self.relay.config()).expect("the configuration")
+    }
+
+    /// Replaces the configuration, and waits until that is live.
+    pub(crate) async fn replace_config(&self, text: &str) {
         let loaded_at = async || {
             let status: Value = serde_json::from_str(&self.ask("/api/status").await.1).expect("a status");
             status["config"]["loaded_at"].clone()
         };
         let then = loaded_at().await;
-        self.relay.replace_config(&text.replace(before, after));
+        self.relay.replace_config(text);
         // The watch looks again and again, until the file has come to rest.
         until("it is live", async || {
             advance(Duration::from_millis(100)).await;

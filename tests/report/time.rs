@@ -1,0 +1,69 @@
+//! What waits, and for how long: through a section that is taken out of the file, and a clock that is set.
+
+use std::time::Duration;
+
+use crate::simulation::Simulation;
+use crate::support::envelopes;
+use crate::support::relay::Plan;
+use crate::support::upstream::{Reply, Upstream};
+use crate::{HOUR, MINUTE};
+
+/// A relay before two upstreams, `count` envelopes waiting for `b`, which is down.
+async fn waiting(plan: impl FnOnce(Plan) -> Plan, count: usize) -> (Upstream, Upstream, Simulation) {
+    let (a, b) = (Upstream::start().await, Upstream::start().await);
+    b.always(Reply::status(503));
+    let relay = Simulation::start(plan(Plan::new(&[("a", a.dsn("key-a", 1)), ("b", b.dsn("key-b", 2))]))).await;
+    for _ in 0..count {
+        assert_eq!(relay.send(envelopes::error(&envelopes::new_id())).await, 200);
+        relay.advance(Duration::from_secs(1)).await;
+    }
+    relay.quiet(&["a"]).await;
+    relay.state("b", "down").await;
+    (a, b, relay)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_is_taken_out_of_the_file_and_put_back_has_its_backlog_as_long_as_its_max_age_says() {
+    let (_a, b, relay) = waiting(|plan| plan.upstream("b", "max_age = \"200h\""), 12).await;
+    relay.advance(80 * HOUR).await;
+    let with_b = relay.config();
+    let without = with_b.replace("[upstreams.b]\nmax_age = \"200h\"\n", "");
+    relay.replace_config(&without.replace(&format!("b = \"{}\"\n", b.dsn("key-b", 2)), "")).await;
+    relay.advance(3 * HOUR).await;
+    relay.state("b", "removed").await;
+    b.always(Reply::Ok);
+    relay.replace_config(&with_b).await;
+    relay.drained("b", &b, 12).await;
+    assert_eq!(relay.dropped("b").await["expired"], serde_json::Value::Null);
+    relay.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_back_does_not_make_an_upstream_wait_for_the_time_to_come_again() {
+    let (_a, b, relay) = waiting(|plan| plan, 8).await;
+    relay.set_clock(|now| now - 2 * HOUR).await;
+    b.always(Reply::Ok);
+    let before = relay.elapsed();
+    relay.drained("b", &b, 8).await;
+    assert!(relay.elapsed() - before < 15 * MINUTE, "it took {:?}", relay.elapsed() - before);
+    relay.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_wrong_for_a_moment_costs_nothing() {
+    let (_a, b, relay) = waiting(|plan| plan, 8).await;
+    relay.set_clock(|now| now + 100 * HOUR).await;
+    relay.set_clock(|now| now - 100 * HOUR).await;
+    b.always(Reply::Ok);
+    let before = relay.elapsed();
+    relay.drained("b", &b, 8).await;
+    assert!(relay.elapsed() - before < 15 * MINUTE, "it took {:?}", relay.elapsed() - before);
+    // When it goes on like that, it is the time.
+    b.always(Reply::status(503));
+    assert_eq!(relay.send(envelopes::error(&envelopes::new_id())).await, 200);
+    relay.set_clock(|now| now + 100 * HOUR).await;
+    relay.advance(10 * MINUTE).await;
+    relay.quiet(&["b"]).await;
+    assert_eq!(relay.dropped("b").await["expired"], 1);
+    relay.stop().await;
+}
