@@ -25,7 +25,7 @@ use rows::{write_dead_letter, write_row};
 
 use super::accounts::Book;
 use super::compare;
-use super::queue::{Ended, Target};
+use super::queue::{Ended, NEVER, Target};
 
 /// Records by which a watermark may lag behind without need.
 const FAR_BEHIND: u64 = 1024;
@@ -244,6 +244,11 @@ fn write_ended(conn: &Connection, target: &Target, ended: &Ended) -> rusqlite::R
         write_dead_letter(conn, target, ended.id, letter, quantities)?;
     }
     match &ended.settlement.rest {
+        // Set aside: what could not be read of its row stays as it is, for the next start to read.
+        Some(rest) if rest.due == NEVER && ended.lease.row => conn
+            .prepare_cached("UPDATE pending SET due = ?3 WHERE target = ?1 AND record = ?2")?
+            .execute(params![target.0, ended.id.cast_signed(), NEVER.as_millis().cast_signed()])
+            .map(drop),
         Some(Rest { due, progress, quantities }) => write_row(conn, target, ended.id, *due, progress, Some(quantities)),
         None if ended.lease.row => conn
             .prepare_cached("DELETE FROM pending WHERE target = ?1 AND record = ?2")?

@@ -61,12 +61,12 @@ async fn a_record_whose_file_is_gone_or_cut_is_not_set_aside_for_it_may_be_there
     std::fs::rename(&gone, gone.with_extension("away")).unwrap();
     std::fs::write(&cut, "short").unwrap();
     subject.crash();
-    let (journal, _) = parts(&subject);
+    let (journal, settings) = parts(&subject);
     let claims = journal.claim(a, at(1), 9).await.unwrap();
     assert_eq!((claims.len(), journal.stats().set_aside), (3, 0));
     let can_be_read = || claims.iter().filter(|claim| claim.record.body.reader().is_ok()).count();
     assert_eq!(can_be_read(), 1);
-    std::fs::write(&cut, whole).unwrap();
+    std::fs::write(settings.path.with_file_name(BODIES).join(cut.file_name().unwrap()), whole).unwrap();
     assert_eq!(can_be_read(), 2);
     subject.assert_balanced().await;
 }
