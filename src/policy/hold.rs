@@ -86,6 +86,7 @@ impl Holds {
         for hold in self.held.values_mut() {
             (hold.since, hold.until) = (hold.since - by, hold.until - by);
         }
+        self.good.values_mut().for_each(|at| *at = *at - by);
     }
 
     /// When the last of the holds ends; `None` when none is in force.
