@@ -1,0 +1,54 @@
+//! Records that cannot be read: set aside, and looked at again by the next start.
+
+use super::*;
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_does_not_block_those_behind_it() {
+    let mut subject = Subject::sqlite();
+    let (journal, settings) = parts(&subject);
+    let a = journal.target("a").await.unwrap();
+    let all = fill(&subject.journal(), 8, &[a]).await;
+    // One of them has a row of its own.
+    let claims = journal.claim(a, at(1), 1).await.unwrap();
+    let rest = Rest { due: at(2), progress: Progress::default(), quantities: errors(1) };
+    journal.settle(a, &claims[0].record, Settlement { rest: Some(rest), ..Settlement::default() });
+    subject.flush().await;
+    let damage = Connection::open(&settings.path).unwrap();
+    for (id, sql) in all.iter().zip([
+        "UPDATE pending SET items = 'x' WHERE record = ?1",
+        "UPDATE record SET quantities = 'gibberish' WHERE id = ?1",
+        "UPDATE body SET client = '{' WHERE id = ?1",
+        "UPDATE body SET bytes = x'00' WHERE id = ?1",
+        "DELETE FROM body WHERE id = ?1",
+        "UPDATE record SET project = 77 WHERE id = ?1",
+        "UPDATE record SET event_id = x'01' WHERE id = ?1",
+    ]) {
+        damage.execute(sql, [id.cast_signed()]).unwrap();
+    }
+    drop((damage, journal));
+    for restart in 0..2 {
+        subject.crash();
+        let (journal, _) = parts(&subject);
+        let claims = journal.claim(a, at(3), 10).await.unwrap();
+        assert_eq!(claims.iter().map(|claim| claim.record.id.0).collect::<Vec<_>>(), all[7..]);
+        subject.flush().await;
+        assert_eq!(journal.stats().set_aside, 7, "looked at, and said, by each start");
+        assert_eq!(journal.backlog(a).await.unwrap().envelopes, 8, "they stay pending");
+        assert_eq!(journal.next_due(a), None);
+        if restart == 0 {
+            let rest = Rest { due: at(3), progress: Progress::default(), quantities: errors(1) };
+            journal.settle(a, &claims[0].record, Settlement { rest: Some(rest), ..Settlement::default() });
+            subject.flush().await;
+        }
+    }
+    let mend = "UPDATE pending SET items = NULL WHERE record = ?1";
+    Connection::open(&parts(&subject).1.path).unwrap().execute(mend, [all[0].cast_signed()]).unwrap();
+    subject.crash();
+    let (journal, _) = parts(&subject);
+    assert_eq!(journal.claim(a, at(2), 1).await.unwrap()[0].record.id.0, all[0], "what is mended is delivered");
+    assert_eq!(
+        journal.discard(a, at(100), DropReason::Expired, 100).await.unwrap(),
+        7,
+        "all but that one expire in the end"
+    );
+}
