@@ -38,6 +38,7 @@ mod canary;
 mod caps;
 mod renewal;
 mod reporting;
+mod stranded;
 mod switching;
 mod upkeep;
 
@@ -301,6 +302,10 @@ impl Daemon {
         if !fixed.is_empty() {
             return Err(format!("a restart is needed to change {}", fixed.join(", ")));
         }
+        let moved = diff::moved_names(&self.config, &loaded.config);
+        if !moved.is_empty() {
+            return Err(moved.join("\n"));
+        }
         if !loaded.warnings.is_empty() {
             tracing::warn!("the configuration is used, but:\n{}", loaded.warnings.render(Form::Plain));
         }
@@ -308,6 +313,7 @@ impl Daemon {
         let before = self.config.routing();
         self.apply(loaded.config).await.map_err(|error| error.to_string())?;
         tracing::info!(changes = changes.join("; "), "the configuration was reloaded");
+        self.note_stranded(&before).await;
         self.note_switches(&before).await;
         Ok(())
     }

@@ -64,6 +64,12 @@ impl Tasks {
         &self.stop
     }
 
+    /// Waits until all have ended; no more are to come.
+    pub async fn ended(&self) {
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+
     /// Waits for the first failure of any task and tells it.
     pub async fn first_failure(&self) -> String {
         self.failed.cancelled().await;

@@ -381,6 +381,69 @@ async fn a_dsn_that_is_back_with_a_restart_is_tried_at_once_with_what_waited_for
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_project_never_goes_to_another_that_takes_its_name_and_is_said_when_its_name_is_gone() {
+    let (a, mut b) = two_upstreams().await;
+    let blog = "[[projects]]\nname = \"blog\"\nid = \"2\"\npublic_key = \"b10c\"\n[projects.upstreams]\n";
+    let dsns = format!("a = \"{}\"\nb = \"{}\"\n", a.dsn("blog-a", 33), b.dsn("blog-b", 44));
+    let relay = plan(&a, &b).more(&format!("{blog}{dsns}")).start().await;
+    b.go_down().await;
+    let ids = relay.send_errors(4).await;
+    let good = fs::read_to_string(relay.config()).expect("the configuration");
+    let renamed = |shop: &str, blog: &str| {
+        let named = |name: &str| format!("name = \"{name}\"");
+        let text = good.replace(&named("shop"), &named("#")).replace(&named("blog"), &named(blog));
+        text.replace(&named("#"), &named(shop))
+    };
+    relay.replace_config(&renamed("old-shop", "shop"));
+    shows(&relay, "the other project's name is refused", |status| {
+        let error = status["config"]["error"].as_str().unwrap_or_default();
+        error.contains("named blog so far") && error.contains("would be named shop")
+    })
+    .await;
+    relay.replace_config(&renamed("shop2", "blog"));
+    shows(&relay, "what waits for the old name is shown", |status| {
+        let upstreams = status["upstreams"].as_array().expect("upstreams");
+        let own = upstreams.iter().find(|upstream| upstream["name"] == "b").expect("the upstream");
+        own["stranded"] == serde_json::json!([{ "project": "shop", "items": 4 }])
+    })
+    .await;
+    eventually("it is said", SOON, async || match relay.log() {
+        log if log.contains("wait for a project that is not in the file any more") && log.contains("items=4") => Ok(()),
+        log => Err(log),
+    })
+    .await;
+    b.come_back().await;
+    relay.replace_config(&good);
+    relay.balanced(Duration::from_secs(20)).await;
+    has_each_once(&b, &ids);
+    assert!(b.taken().iter().all(|seen| seen.path.starts_with("/api/22/")), "all of it to the project's own");
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_is_put_back_is_served_when_what_was_under_way_has_ended() {
+    let (a, b) = two_upstreams().await;
+    let pause = Duration::from_secs(3);
+    b.always(Reply::Slow(pause));
+    // It gets one request at a time.
+    let relay = plan(&a, &b).upstream("b", "kind = \"bugsink\"").start().await;
+    let with_b = fs::read_to_string(relay.config()).expect("the configuration");
+    let dsn = format!("b = \"{}\"\n", b.dsn("key-b", 22));
+    let ids = relay.send_errors(2).await;
+    eventually("one is under way", SOON, async || if b.seen().is_empty() { Err("none".to_owned()) } else { Ok(()) })
+        .await;
+    relay.replace_config(&with_b.replace("[upstreams.b]\nkind = \"bugsink\"\n", "").replace(&dsn, ""));
+    let count = |status: &serde_json::Value| status["projects"][0]["upstreams"].as_array().map(Vec::len);
+    shows(&relay, "it is removed", |status| count(status) == Some(1)).await;
+    relay.replace_config(&with_b);
+    relay.balanced(Duration::from_secs(30)).await;
+    has_each_once(&b, &ids);
+    let at: Vec<Instant> = b.seen().iter().map(|seen| seen.at).collect();
+    assert!(at.windows(2).all(|pair| pair[1] - pair[0] >= pause), "one at a time: {at:?}");
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_file_may_be_moved_over_written_in_place_or_be_a_symbolic_link() {
     let (a, b) = two_upstreams().await;
     let relay = plan(&a, &b).start().await;

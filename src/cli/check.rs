@@ -46,6 +46,8 @@ struct Findings<'a> {
 struct Changes {
     changes: Vec<String>,
     needs_restart: Vec<&'static str>,
+    /// Names that a running daemon does not take over.
+    refused: Vec<String>,
 }
 
 /// Checks the file, and what else was asked for.
@@ -63,7 +65,8 @@ pub(super) fn check(located: &Located, args: &Args) -> Result<(), Failure> {
         changes.as_ref().map_or(Ok(()), print_changes)?;
     }
     let online = args.online.then(|| process::block_on(probe::all(&loaded.config))).transpose()?;
-    let ok = online.iter().flatten().all(Probe::is_good);
+    let is_refused = changes.as_ref().is_some_and(|changes| !changes.refused.is_empty());
+    let ok = online.iter().flatten().all(Probe::is_good) && !is_refused;
     if args.json {
         terminal::say_json(&Findings { ok, problems: &loaded.warnings, changes, online })?;
     } else if let Some(online) = online {
@@ -83,7 +86,8 @@ fn invalid(problems: &Problems, args: &Args) -> Result<(), Failure> {
 
 fn compare(old: &Path, new: &Config) -> Result<Changes, Failure> {
     let old = load(old).map_err(|error| Failure::loading(&error, terminal::form_of_errors()))?.config;
-    Ok(Changes { changes: diff::changes(&old, new), needs_restart: diff::needs_restart(&old, new) })
+    let (changes, needs_restart) = (diff::changes(&old, new), diff::needs_restart(&old, new));
+    Ok(Changes { changes, needs_restart, refused: diff::moved_names(&old, new) })
 }
 
 fn summarise(located: &Located, Loaded { config, warnings, .. }: &Loaded) -> Result<(), Failure> {
@@ -106,11 +110,14 @@ fn summarise(located: &Located, Loaded { config, warnings, .. }: &Loaded) -> Res
     Ok(())
 }
 
-fn print_changes(Changes { changes, needs_restart }: &Changes) -> Result<(), Failure> {
+fn print_changes(Changes { changes, needs_restart, refused }: &Changes) -> Result<(), Failure> {
     if changes.is_empty() {
         return terminal::say("Nothing is different.");
     }
     terminal::say(format_args!("Different:\n  {}", changes.join("\n  ")))?;
+    if !refused.is_empty() {
+        return terminal::say(format_args!("Refused: {}", refused.join("\n  ")));
+    }
     match needs_restart.as_slice() {
         [] => terminal::say("All of it is taken over live."),
         fields => terminal::say(format_args!("A restart is needed for: {}", fields.join(", "))),

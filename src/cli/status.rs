@@ -196,6 +196,7 @@ fn more(upstream: &UpstreamStatus) -> Option<String> {
     if let Some(error) = &upstream.last_error {
         lines.push(format!("  last error at {}: {}", error.at, harmless(&error.what, 300)));
     }
+    lines.extend(upstream.stranded.iter().map(|stranded| tint(Tone::Bad, format!("  {stranded}"))));
     for OutageStatus { from, to, cause } in &upstream.outages {
         let end = to.map_or("still lasting".to_owned(), |to| format!("{} long", span(to.since(*from))));
         lines.push(format!("  outage from {from}, {end}: {}", harmless(cause, 300)));

@@ -3,6 +3,7 @@
 //! The rule: secrets are compared and never shown; a changed one says that it changed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -29,6 +30,23 @@ pub const FIXED: [&str; 9] = [
 pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let (old, new) = (fields(old), fields(new));
     FIXED.into_iter().filter(|field| old.get(*field) != new.get(*field)).collect()
+}
+
+/// Names of projects that would stand for what another name stands for now, in words. What is journaled knows its project by
+/// its name: what waits for the one would go to the other one's DSNs.
+pub fn moved_names(old: &Config, new: &Config) -> Vec<String> {
+    let is_known = |name: &str| old.projects.iter().any(|project| *project.name == *name);
+    let moved = |project: &Arc<Project>| {
+        let same = |other: &&Arc<Project>| (&other.id, &other.public_key) == (&project.id, &project.public_key);
+        let (id, name, before) = (&project.id, &project.name, &old.projects.iter().find(same)?.name);
+        (before != name && is_known(name)).then(|| {
+            format!(
+                "project {id}, named {before} so far, would be named {name}, which another project is so far: what waits \
+                 for that one would go to the DSNs of project {id}; leave it its name, or give it one that no project has had"
+            )
+        })
+    };
+    new.projects.iter().filter_map(moved).collect()
 }
 
 /// Every difference in words, as in `primary: sentry -> glitchtip`, in the order of the fields' names.
@@ -233,6 +251,19 @@ glitchtip = "https://hunter3@c/1"
         upstreams.sentry.canary.token added: ***
         upstreams.sentry.timeout: 30s -> 5s
         "##);
+    }
+
+    #[test]
+    fn a_name_may_be_new_and_its_key_but_not_that_of_another_project() {
+        let blog = "[[projects]]\nname = \"blog\"\nid = \"2\"\npublic_key = \"b10c\"\n[projects.upstreams]\nsentry = \"https://k@a/2\"\n";
+        let both = format!("{BEFORE}{blog}");
+        let moved = |text: &str| moved_names(&config(&both), &config(text));
+        let named = |text: &str, from: &str, to: &str| text.replace(&format!("\"{from}\""), &format!("\"{to}\""));
+        assert_eq!(moved(&named(&named(&both, "shop", "old"), "blog", "shop")).len(), 1);
+        assert_eq!(moved(&named(&named(&named(&both, "shop", "x"), "blog", "shop"), "x", "blog")).len(), 2);
+        for fine in [named(&both, "shop", "shop2"), named(&both, "abcdef", "fedcba"), BEFORE.to_owned(), both.clone()] {
+            assert_eq!(moved(&fine), Vec::<String>::new());
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::settings::Settings;
 use super::watch::Watch;
 use super::worker::{Surroundings, Worker};
 
-/// How long a worker of a removed upstream may take for what is under way.
+/// How long a worker of a removed upstream may take for what is under way before that is said.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The workers, by upstream.
@@ -37,6 +37,8 @@ pub struct Supervisor {
     observations: Observations,
     tasks: Tasks,
     workers: BTreeMap<Arc<str>, Running>,
+    /// The last worker of each upstream that was removed. It may still have requests under way.
+    removed: BTreeMap<Arc<str>, Tasks>,
 }
 
 #[derive(Debug)]
@@ -54,8 +56,8 @@ impl Supervisor {
         tasks: Tasks,
     ) -> Self {
         let (routing, board, cooldowns) = (Arc::default(), Board::default(), Cooldowns::default());
-        let (epoch, workers) = (clock.epoch(), BTreeMap::new());
-        Self { journal, routing, clock, epoch, board, cooldowns, metrics, observations, tasks, workers }
+        let (epoch, workers, removed) = (clock.epoch(), BTreeMap::new(), BTreeMap::new());
+        Self { journal, routing, clock, epoch, board, cooldowns, metrics, observations, tasks, workers, removed }
     }
 
     /// The reports of the workers.
@@ -80,9 +82,11 @@ impl Supervisor {
             if let Some(worker) = self.workers.remove(&name) {
                 self.board.remove(&name);
                 self.cooldowns.forget(&name);
+                self.removed.insert(Arc::clone(&name), worker.tasks.clone());
                 self.tasks.spawn("the end of a worker", async move {
                     if !worker.tasks.stop(PATIENCE).await {
-                        tracing::warn!(upstream.name = &*name, "requests of a removed upstream were cut off");
+                        let message = "requests of a removed upstream are still under way; put back, it gets others when they have ended";
+                        tracing::warn!(upstream.name = &*name, "{message}");
                     }
                 });
             }
@@ -120,7 +124,14 @@ impl Supervisor {
         };
         let tasks = self.tasks.child();
         let worker = Worker::new(Arc::clone(name), target, Arc::clone(&settings), around);
-        tasks.spawn("a delivery worker", worker.run(tasks.stopping().clone()));
+        let (before, stop) = (self.removed.remove(name), tasks.stopping().clone());
+        tasks.spawn("a delivery worker", async move {
+            // One worker at a time: what is under way belongs to the one before.
+            if let Some(before) = before {
+                before.ended().await;
+            }
+            worker.run(stop).await;
+        });
         self.workers.insert(Arc::clone(name), Running { tasks, settings });
     }
 

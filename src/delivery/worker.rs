@@ -123,7 +123,7 @@ impl Worker {
     /// Works until told to stop; then what is under way is brought to its end within its timeout.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let changed = self.around.journal.changed(self.target);
-        loop {
+        while !stop.is_cancelled() {
             let wake = self.claim().await;
             let wake = wake.map(|at| self.around.clock.instant(at));
             tokio::select! {

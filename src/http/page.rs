@@ -89,7 +89,10 @@ fn upstreams(status: &Status) -> Markup {
                     td.n { (upstream.backlog.envelopes) } td.n { (seconds(upstream.backlog.oldest_seconds)) }
                     td.n { (upstream.dead_letters) } td.n { (upstream.difference) }
                     @if has_canaries { td { @if let Some(canary) = &upstream.canary { (of_canary(canary)) } } }
-                    td { @if let Some(error) = &upstream.last_error { (error.at) " " (error.what) } }
+                    td {
+                        @for stranded in &upstream.stranded { (stranded) ". " }
+                        @if let Some(error) = &upstream.last_error { (error.at) " " (error.what) }
+                    }
                 }
             }
         }

@@ -22,7 +22,7 @@ use crate::telemetry::ledger::{Account, AccountKey};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::status::{
     AccountStatus, BacklogStatus, CanaryStatus, JournalStatus, LimitStatus, OutageStatus, ProjectStatus, RefusedStatus,
-    Status, StormStatus, SwitchStatus, UpstreamStatus,
+    Status, StormStatus, StrandedStatus, SwitchStatus, UpstreamStatus,
 };
 
 use super::backfill;
@@ -134,9 +134,20 @@ fn upstream(
         canary: report.canary.as_ref().map(|canary| canary_status(canary, now)),
         limits: limits(&report, now),
         last_error: report.last_error,
+        stranded: if configured { stranded(view, name, &accounts) } else { vec![] },
         difference: accounts.iter().map(|account| account.difference).sum(),
         accounts,
     }
+}
+
+/// What waits there of projects that have no DSN there.
+fn stranded(view: &View, name: &Arc<str>, accounts: &[AccountStatus]) -> Vec<StrandedStatus> {
+    let has_dsn = |project: &str| view.routing.project(project).is_some_and(|project| project.dsns.contains_key(name));
+    let mut items = BTreeMap::<&str, u64>::new();
+    for account in accounts.iter().filter(|account| account.pending > 0 && !has_dsn(&account.project)) {
+        *items.entry(&account.project).or_default() += account.pending;
+    }
+    items.into_iter().map(|(project, items)| StrandedStatus { project: project.to_owned(), items }).collect()
 }
 
 fn outages_of(name: &Arc<str>, outages: &[Outage]) -> Vec<OutageStatus> {

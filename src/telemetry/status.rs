@@ -172,6 +172,9 @@ pub struct UpstreamStatus {
     pub last_delivery_at: Option<Timestamp>,
     /// What last went wrong, since the start of the daemon.
     pub last_error: Option<LastError>,
+    /// What waits for it of projects that have no DSN there in the file.
+    #[serde(default)]
+    pub stranded: Vec<StrandedStatus>,
     /// Its outages of the last day, newest first, no more than a few.
     #[serde(default)]
     pub outages: Vec<OutageStatus>,
@@ -204,6 +207,25 @@ pub struct LastError {
     pub at: Timestamp,
     /// What.
     pub what: String,
+}
+
+/// What waits for an upstream of a project that has no DSN there in the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StrandedStatus {
+    /// The project's name.
+    pub project: String,
+    /// How many items.
+    pub items: u64,
+}
+
+impl std::fmt::Display for StrandedStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { project, items } = self;
+        write!(
+            f,
+            "{items} items wait for project {project}, which has no DSN here in the file: put it back, or they expire"
+        )
+    }
 }
 
 /// A time in which an upstream did not answer.

@@ -1,0 +1,32 @@
+//! Projects that leave the file while something waits for them.
+//!
+//! Rule: what is journaled knows its project by its name, so nothing is guessed about where it belongs now; it is said that it waits,
+//! and how much.
+
+use crate::policy::routing::Routing;
+
+use super::Daemon;
+
+impl Daemon {
+    /// Warns of what waits for projects that were there before a reload and are not any more.
+    pub(super) async fn note_stranded(&self, before: &Routing) {
+        let is_gone = |name: &str| self.config.projects.iter().all(|project| *project.name != *name);
+        let gone: Vec<&str> =
+            before.projects.iter().map(|project| &*project.name).filter(|name| is_gone(name)).collect();
+        if gone.is_empty() {
+            return;
+        }
+        for (target, upstream) in self.journal.targets() {
+            let backlog = self.journal.backlog(target).await.unwrap_or_default();
+            for project in &gone {
+                let own = backlog.quantities.iter().filter(|(name, ..)| **name == **project);
+                let items: u64 = own.map(|(.., quantity)| quantity).sum();
+                if items > 0 {
+                    let message =
+                        "items wait for a project that is not in the file any more: put its name back, or they expire";
+                    tracing::warn!(upstream.name = &*upstream, project.name = project, items, "{message}");
+                }
+            }
+        }
+    }
+}
