@@ -8,6 +8,7 @@ use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use http::{HeaderValue, StatusCode, header};
 
+use crate::protocol::rate_limits::whole_seconds;
 use crate::telemetry::letters::LetterPick;
 
 use super::access::{COOKIE, Change, Fields, Form, Visitor};
@@ -40,11 +41,10 @@ fn not_signed_in(error: SignInError, peer: IpAddr) -> Response {
             forms::sign_in(StatusCode::UNAUTHORIZED, true, Some("That is not the token of this relay."))
         }
         SignInError::TooMany(wait) => {
-            let seconds = wait.as_millis().div_ceil(1000);
+            let seconds = whole_seconds(wait);
             let why = format!("Too many wrong tokens were given. Nobody can sign in for {seconds} seconds.");
             let mut response = forms::sign_in(StatusCode::TOO_MANY_REQUESTS, true, Some(&why));
-            let seconds = HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX));
-            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
             response
         }
         SignInError::NoKey => {
