@@ -1,0 +1,8 @@
+//! One key must not silence the others: what a client with the key of one project does, and what a second project notices of it.
+//!
+//! Rule: each test runs once without the attacker and once with it, prints what the second project sees (answers' p99, deliveries)
+//! to standard error, and asserts that everything of it arrives.
+
+mod support;
+
+mod isolation {}
