@@ -1,11 +1,10 @@
-//! Holds the sources to the architecture: who may import whom, who may touch what, how long things may get, and that every
-//! promise of the README names a test that exists. A failure names file and line and says what to do.
+//! Holds the sources to the architecture (who may import whom, who may touch what, how long things may get) and the documents to the
+//! sources. A failure names file and line and says what to do.
 
+#[path = "architecture/documents.rs"]
+mod documents;
 #[path = "architecture/source.rs"]
 mod source;
-
-use std::fs;
-use std::path::Path;
 
 use source::{Named, Source, sources};
 
@@ -148,53 +147,6 @@ fn no_function_is_longer_than_a_screen_and_a_half() {
     report(&broken);
 }
 
-#[test]
-fn every_promise_of_the_readme_names_a_test_that_exists() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let readme = fs::read_to_string(root.join("README.md")).expect("README.md exists: the promises stand there");
-    let mut broken = Vec::new();
-    let mut promises = 0;
-    let mut test_column = None;
-    for (number, line) in readme.lines().enumerate() {
-        let tests = named_tests(line);
-        promises += tests.len();
-        for test in &tests {
-            if let Some(why) = missing(root, test) {
-                broken.push(format!("README.md:{}: `{test}`: {why}: name the test that keeps the promise", number + 1));
-            }
-        }
-        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-        if cells.len() < 3 {
-            test_column = None;
-        } else if test_column.is_none() {
-            test_column = cells.iter().position(|cell| cell.eq_ignore_ascii_case("test"));
-        } else if let Some(cell) = test_column.and_then(|column| cells.get(column)) {
-            let ruler = cell.chars().all(|c| matches!(c, '-' | ':' | ' '));
-            if cell.is_empty() || (!ruler && named_tests(cell).is_empty()) {
-                broken.push(format!("README.md:{}: this row names no test: write `tests/file.rs::name`", number + 1));
-            }
-        }
-    }
-    if promises == 0 {
-        broken.push("README.md:1: no promise names a test: write `tests/file.rs::name` beside each".into());
-    }
-    report(&broken);
-}
-
-/// The tokens between backticks of the form `path/file.rs::name`.
-fn named_tests(line: &str) -> Vec<&str> {
-    line.split('`').skip(1).step_by(2).filter(|token| token.contains(".rs::")).collect()
-}
-
-/// Why the named test does not exist.
-fn missing(root: &Path, test: &str) -> Option<String> {
-    let (file, name) = test.split_once("::")?;
-    let name = name.rsplit("::").next().unwrap_or(name);
-    let Ok(text) = fs::read_to_string(root.join(file)) else { return Some(format!("there is no {file}")) };
-    let defined = text.contains(&format!("fn {name}("));
-    (!defined).then(|| format!("{file} has no `fn {name}`"))
-}
-
-fn report(broken: &[String]) {
+pub(crate) fn report(broken: &[String]) {
     assert!(broken.is_empty(), "\n{}\n", broken.join("\n"));
 }
