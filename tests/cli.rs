@@ -186,6 +186,20 @@ fn help_version_completions_and_manual_pages_are_printed() {
 }
 
 #[test]
+fn help_prints_the_handbook_without_a_network_and_knows_every_verb() {
+    let page = switchyard(&["help", "alerts"]);
+    assert_eq!(code(&page), 0);
+    assert!(out(&page).contains("SwitchyardUpstreamDown") && !out(&page).contains("]("), "{}", out(&page));
+    let verb = switchyard(&["help", "switch"]);
+    assert!(out(&verb).contains("Usage: switchyard switch"), "{}", out(&verb));
+    let index = switchyard(&["help"]);
+    assert!(out(&index).contains("parallel-run") && out(&index).contains("dead-letters"), "{}", out(&index));
+    let unknown = switchyard(&["help", "weather"]);
+    assert_eq!(code(&unknown), 2);
+    assert!(err(&unknown).contains("the pages are alerts"), "{}", err(&unknown));
+}
+
+#[test]
 fn wrong_usage_exits_with_2() {
     for args in [&["nonsense"][..], &[], &["switch", "--reason", "why"], &["sink", "--status", "700"]] {
         assert_eq!(code(&switchyard(args)), 2, "{args:?}");

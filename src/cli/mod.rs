@@ -5,7 +5,7 @@
 //! | `run`, `demo`, `sink` | run something here |
 //! | `init`, `check` (with `probe`), `switch` | work on the configuration file |
 //! | `status`, `report`, `send_test`, `dead_letters`, `backfill`, `healthcheck` | ask a running daemon |
-//! | `completions`, `man` | describe the command line itself |
+//! | `help`, `completions`, `man` | describe the command line itself |
 //! | `locate`, `admin`, `process`, `terminal`, `failure` | what they share |
 //!
 //! Asks a daemon over its admin listener alone; knows neither its journal nor its memory. What a script may read is there as JSON,
@@ -23,6 +23,7 @@ mod dead_letters;
 mod demo;
 mod failure;
 mod healthcheck;
+mod help;
 mod init;
 mod locate;
 mod man;
@@ -49,7 +50,7 @@ const AFTER: &str = "Exit codes: 0 done, 1 the answer is no, 2 usage, 66 no conf
 
 /// A durable relay at the Sentry DSN: one address for every SDK, several trackers behind it, one line to switch.
 #[derive(Parser, Debug)]
-#[command(name = "switchyard", version = VERSION.as_str(), after_help = AFTER)]
+#[command(name = "switchyard", version = VERSION.as_str(), after_help = AFTER, disable_help_subcommand = true)]
 pub struct Cli {
     #[command(flatten)]
     located: locate::Located,
@@ -71,6 +72,7 @@ enum Verb {
     Backfill(backfill::Args),
     Sink(sink::Args),
     Healthcheck(healthcheck::Args),
+    Help(help::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -96,6 +98,7 @@ impl Cli {
             Verb::Report(args) => report::report(&located, &args),
             Verb::Sink(args) => sink::sink(&args),
             Verb::Healthcheck(args) => healthcheck::healthcheck(&located, &args),
+            Verb::Help(args) => help::help(&args),
             Verb::Completions(args) => completions::completions(&args),
             Verb::Man(args) => man::man(&args),
         }

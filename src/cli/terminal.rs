@@ -10,7 +10,7 @@ use crate::config::diagnostics::Form;
 use super::failure::{Exit, Failure};
 
 /// The width taken where no terminal says one.
-const WIDTH: u16 = 100;
+pub(super) const WIDTH: u16 = 100;
 
 /// Writes a line, or several.
 pub(super) fn say(text: impl std::fmt::Display) -> Result<(), Failure> {

@@ -1,0 +1,139 @@
+//! `switchyard help`: the pages of the handbook in the terminal, and the help of each verb.
+//!
+//! Rule: the pages are in the program, so that they are there at night, without a network, and are of the version that runs.
+
+use clap::CommandFactory as _;
+use comfy_table::{ContentArrangement, Table};
+
+use super::Cli;
+use super::failure::{Exit, Failure};
+use super::terminal::{self, Tone};
+
+/// The pages by topic: the names of the files in `deploy/handbook`.
+const PAGES: &[(&str, &str)] = &[
+    ("alerts", include_str!("../../deploy/handbook/alerts.md")),
+    ("configure", include_str!("../../deploy/handbook/configure.md")),
+    ("connect", include_str!("../../deploy/handbook/connect.md")),
+    ("delivery", include_str!("../../deploy/handbook/delivery.md")),
+    ("guarantees", include_str!("../../deploy/handbook/guarantees.md")),
+    ("leaving", include_str!("../../deploy/handbook/leaving.md")),
+    ("operate", include_str!("../../deploy/handbook/operate.md")),
+    ("parallel-run", include_str!("../../deploy/handbook/parallel-run.md")),
+    ("protocol", include_str!("../../deploy/handbook/protocol.md")),
+    ("speed", include_str!("../../deploy/handbook/speed.md")),
+    ("storage", include_str!("../../deploy/handbook/storage.md")),
+    ("trackers", include_str!("../../deploy/handbook/trackers.md")),
+];
+
+/// Prints a page of the handbook, or the help of a verb
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "As in: switchyard help alerts   ·   switchyard help parallel-run | less   ·   switchyard help switch"
+)]
+pub(super) struct Args {
+    /// A page or a verb; without one, the verbs and the pages there are
+    #[arg(value_name = "TOPIC")]
+    topic: Option<String>,
+}
+
+/// Prints it.
+pub(super) fn help(args: &Args) -> Result<(), Failure> {
+    let mut command = Cli::command();
+    command.build();
+    let topics = PAGES.iter().map(|(topic, _)| *topic).collect::<Vec<_>>().join(", ");
+    let Some(topic) = &args.topic else {
+        terminal::say(command.render_help().to_string().trim_end())?;
+        return terminal::say(format_args!("\nPages: {topics}. As in: switchyard help alerts"));
+    };
+    if let Some((_, page)) = PAGES.iter().find(|(name, _)| name == topic) {
+        return terminal::say(rendered(page));
+    }
+    match command.find_subcommand_mut(topic) {
+        Some(verb) => terminal::say(verb.render_long_help().to_string().trim_end()),
+        None => {
+            let unknown = format_args!("there is no page and no verb {topic:?}; the pages are {topics}").to_string();
+            Err(Failure::new(Exit::Usage, unknown))
+        }
+    }
+}
+
+/// A page as a terminal shows it: headings stand out, links are their text, tables fit the width.
+fn rendered(page: &str) -> String {
+    let mut out = String::new();
+    let mut is_code = false;
+    let mut lines = page.lines().peekable();
+    while let Some(line) = lines.next() {
+        if line.starts_with("```") {
+            is_code = !is_code;
+        } else if is_code {
+            out.push_str(&format!("    {line}\n"));
+        } else if line.starts_with('|') {
+            let mut rows = vec![cells(line)];
+            while let Some(row) = lines.next_if(|next| next.starts_with('|')) {
+                rows.push(cells(row));
+            }
+            out.push_str(&table(&rows));
+        } else if let Some(heading) = line.strip_prefix('#') {
+            out.push_str(&terminal::tint(Tone::Strong, heading.trim_start_matches('#').trim()));
+            out.push('\n');
+        } else {
+            out.push_str(&plain(line));
+            out.push('\n');
+        }
+    }
+    out.trim_end().to_owned()
+}
+
+/// The cells of a row. A `|` between backticks is part of its cell.
+fn cells(row: &str) -> Vec<String> {
+    row.trim().trim_matches('|').split('|').map(|cell| plain(cell.trim())).collect()
+}
+
+fn table(rows: &[Vec<String>]) -> String {
+    let header: Vec<&str> = rows[0].iter().map(String::as_str).collect();
+    let mut table: Table = terminal::table(&header);
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    if table.width().is_none() {
+        table.set_width(terminal::WIDTH);
+    }
+    // The second row is the ruler.
+    table.add_rows(rows.iter().skip(2));
+    let text = table.to_string();
+    text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+/// A line without markup: the text of links, no stars.
+fn plain(line: &str) -> String {
+    let mut out = String::new();
+    let mut rest = line;
+    while let Some((before, after)) = rest.split_once("](") {
+        let (start, text) = before.rsplit_once('[').unwrap_or((before, ""));
+        out.push_str(start);
+        out.push_str(text);
+        rest = after.split_once(')').map_or("", |(_, rest)| rest);
+    }
+    out.push_str(rest);
+    out.replace("**", "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_page_of_the_handbook_is_a_topic() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/handbook");
+        let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let mut stems: Vec<String> = files.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+        stems.sort();
+        assert_eq!(PAGES.iter().map(|(topic, _)| *topic).collect::<Vec<_>>(), stems);
+    }
+
+    #[test]
+    fn links_are_their_text_and_tables_keep_every_cell() {
+        assert_eq!(plain("see [Alerts](alerts.md) and [PM2](../pm2) **now**"), "see Alerts and PM2 now");
+        let text = rendered("# Head\n\n| a | b |\n| --- | --- |\n| one | two [x](y) |\n\n```sh\nrun\n```\nend");
+        assert_eq!(text.split_whitespace().collect::<Vec<_>>(), ["Head", "a", "b", "one", "two", "x", "run", "end"]);
+        assert!(!text.contains("---") && text.contains("\n    run\n"));
+    }
+}
