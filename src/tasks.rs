@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// A set of tasks that start together, are told to stop together and are waited for together.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +53,15 @@ impl Tasks {
         drop(self.tracker.spawn(task));
     }
 
+    /// [`to_its_end`], and this set waits for it as for its other tasks.
+    pub fn to_its_end<T, F>(&self, work: F) -> impl Future<Output = T> + Send + use<T, F>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        ToItsEnd { work: Some(Box::pin(work)), token: Some(self.tracker.token()) }
+    }
+
     /// Reports a failure that the daemon cannot go on with; the first one is kept.
     pub fn fail(&self, what: String) {
         // A second failure is usually the first one's echo.
@@ -87,26 +97,34 @@ impl Tasks {
 /// Work that is brought to its end even when whoever waits for it goes away: a client that closes its connection must not
 /// undo half of what it asked for. Nothing is spawned as long as somebody waits.
 pub fn to_its_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> impl Future<Output = T> + Send {
-    ToItsEnd(Some(Box::pin(work)))
+    ToItsEnd { work: Some(Box::pin(work)), token: None }
 }
 
-struct ToItsEnd<T: Send + 'static>(Option<Pin<Box<dyn Future<Output = T> + Send>>>);
+struct ToItsEnd<T: Send + 'static> {
+    work: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
+    /// Keeps the set from ending before the work does.
+    token: Option<TaskTrackerToken>,
+}
 
 impl<T: Send + 'static> Future for ToItsEnd<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        let Some(work) = &mut self.0 else { return Poll::Pending };
+        let Some(work) = &mut self.work else { return Poll::Pending };
         let done = ready!(work.as_mut().poll(cx));
-        self.0 = None;
+        self.work = None;
         Poll::Ready(done)
     }
 }
 
 impl<T: Send + 'static> Drop for ToItsEnd<T> {
     fn drop(&mut self) {
-        if let (Some(rest), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
-            drop(runtime.spawn(rest));
+        if let (Some(rest), Ok(runtime)) = (self.work.take(), Handle::try_current()) {
+            let token = self.token.take();
+            drop(runtime.spawn(async move {
+                rest.await;
+                drop(token);
+            }));
         }
     }
 }
@@ -151,6 +169,19 @@ mod tests {
         drop(waiting);
         go.send(()).unwrap();
         assert_eq!(told.await, Ok("done"));
+    }
+
+    #[tokio::test]
+    async fn a_set_waits_for_work_of_its_own_that_nobody_else_waits_for() {
+        let tasks = Tasks::new();
+        let (go, gone) = tokio::sync::oneshot::channel::<()>();
+        let mut waiting = Box::pin(tasks.to_its_end(gone));
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        drop(waiting);
+        let mut ended = std::pin::pin!(tasks.ended());
+        assert!(futures_util::poll!(ended.as_mut()).is_pending());
+        go.send(()).unwrap();
+        ended.await;
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ mod ingest {
     pub(crate) mod crashes;
     pub(crate) mod duplicates;
     pub(crate) mod endpoints;
+    pub(crate) mod hangups;
     pub(crate) mod limits;
     pub(crate) mod patience;
     pub(crate) mod peer;

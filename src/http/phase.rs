@@ -7,10 +7,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
+use tokio::time::{Sleep, sleep};
 
 use crate::clock::{Clock, Timestamp};
 
@@ -18,6 +20,9 @@ use super::cut_short::CutShort;
 
 /// The longest request line: less than the HTTP implementation keeps of a head, which would call it too many headers.
 const LONGEST_LINE: usize = 60 * 1024;
+
+/// How long the end of a connection of HTTP/2 is withheld. Its implementation forgets the requests that came with the end.
+const WITHHELD: Duration = Duration::from_millis(20);
 
 /// What goes on between requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,13 +99,17 @@ impl Phases {
         self.set(self.0.clock.now().as_millis() << 1);
     }
 
+    fn is_http2(&self) -> bool {
+        self.0.phase.load(Ordering::Relaxed) == HTTP2
+    }
+
     /// Whether nothing that is written now can be the answer to a request: the HTTP implementation found that what came is none.
     fn is_before_requests(&self) -> bool {
-        !self.0.began.load(Ordering::Relaxed) && self.0.phase.load(Ordering::Relaxed) != HTTP2
+        !self.0.began.load(Ordering::Relaxed) && !self.is_http2()
     }
 
     fn set(&self, phase: u64) {
-        if self.0.phase.load(Ordering::Relaxed) != HTTP2 {
+        if !self.is_http2() {
             self.0.phase.store(phase, Ordering::Relaxed);
         }
     }
@@ -144,11 +153,13 @@ pub(super) struct Followed<S> {
     phases: Phases,
     /// What is left to be said in place of an answer of the HTTP implementation's own.
     instead: Option<Bytes>,
+    /// Until when the end is withheld.
+    end: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Followed<S> {
     pub(super) fn new(stream: S, phases: Phases) -> Self {
-        Self { stream, phases, instead: None }
+        Self { stream, phases, instead: None, end: None }
     }
 }
 
@@ -176,8 +187,17 @@ impl<S: AsyncWrite + Unpin> Followed<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Followed<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Some(end) = &mut self.end {
+            ready!(end.as_mut().poll(cx));
+        }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
+        let is_end = read.is_err() || (buf.filled().len() == before && buf.remaining() > 0);
+        if is_end && self.end.is_none() && self.phases.is_http2() {
+            // Nothing is lost by asking again: what has ended is still at its end then.
+            ready!(self.end.insert(Box::pin(sleep(WITHHELD))).as_mut().poll(cx));
+        }
+        read?;
         Poll::Ready(self.phases.has_read(&buf.filled()[before..]))
     }
 }

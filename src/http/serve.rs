@@ -1,7 +1,8 @@
 //! The accept loop: hyper-util serves each connection, HTTP/1.1 or HTTP/2, with TLS or without, until it ends or the daemon stops.
 //!
-//! Nobody is reset: when stopping, what already waits in the listen queue is still served, requests under way are finished,
-//! and idle connections are closed in the orderly way.
+//! A request whose body is complete is answered whatever becomes of its connection: a short process hangs up at once, and has
+//! sent it all the same. Nobody is reset: when stopping, what already waits in the listen queue is still served, requests under
+//! way are finished, and idle connections are closed in the orderly way.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -9,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use http::{Request, Response};
+use futures_util::future::Either;
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -38,7 +40,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
 /// How often a connection is looked at for both.
 const WATCH: Duration = Duration::from_secs(3);
-
+/// Requests under way on one connection of HTTP/2, those included whose streams are gone.
+const MAX_STREAMS: u32 = 64;
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take nothing of an answer.
@@ -68,11 +71,11 @@ pub(super) async fn serve(listener: TcpListener, app: impl App, clock: Clock, ta
             () = stop.cancelled() => break,
             accepted = accept(&listener, &room) => accepted,
         };
-        tasks.spawn_detached(connection(accepted, app.clone(), clock.clone(), stop.clone()));
+        tasks.spawn_detached(connection(accepted, app.clone(), clock.clone(), tasks.clone()));
     }
     // Whoever connected before the listener closes must not be reset by its closing.
     for accepted in std::iter::from_fn(|| accept_waiting(&listener, &room)) {
-        tasks.spawn_detached(connection(accepted, app.clone(), clock.clone(), stop.clone()));
+        tasks.spawn_detached(connection(accepted, app.clone(), clock.clone(), tasks.clone()));
     }
 }
 
@@ -97,21 +100,21 @@ fn accept_waiting(listener: &TcpListener, room: &Arc<Semaphore>) -> Option<Accep
     let place = Arc::clone(room).try_acquire_owned().ok()?;
     loop {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let stream = std::net::TcpStream::from(rustix::net::accept_with(listener, flags).ok()?);
-        // One that has gone again has no address.
-        let Ok(peer) = stream.peer_addr() else { continue };
-        return Some((TcpStream::from_std(stream).ok()?, peer, place));
+        // The address comes with the socket: one that has gone again has none any more, and may have sent a request all the same.
+        let (stream, peer) = rustix::net::acceptfrom_with(listener, flags).ok()?;
+        let Some(peer) = peer.and_then(|peer| SocketAddr::try_from(peer).ok()) else { continue };
+        return Some((TcpStream::from_std(stream.into()).ok()?, peer, place));
     }
 }
 
-async fn connection((stream, peer, _place): Accepted, app: impl App, clock: Clock, stop: CancellationToken) {
+async fn connection((stream, peer, _place): Accepted, app: impl App, clock: Clock, tasks: Tasks) {
     // Answers are small and complete; waiting for more of them helps nobody.
     drop(stream.set_nodelay(true));
     let socket = Socket::new(stream, clock.clone());
-    let cut_short = match beginning(&socket, app.certificate().is_some(), &stop).await {
+    let cut_short = match beginning(&socket, app.certificate().is_some(), tasks.stopping()).await {
         Ok(None) => None,
         // On the heap, and only then: a connection on which no request came yet costs a socket and no buffers.
-        Ok(Some(first)) => Box::pin(speak(first, &socket, peer, app.clone(), clock, stop)).await,
+        Ok(Some(first)) => Box::pin(speak(first, &socket, peer, app.clone(), clock, tasks)).await,
         Err(why) => {
             socket.say(why.answer().as_bytes());
             Some(why)
@@ -155,10 +158,10 @@ async fn speak(
     peer: SocketAddr,
     app: impl App,
     clock: Clock,
-    stop: CancellationToken,
+    tasks: Tasks,
 ) -> Option<CutShort> {
     let Some(certificate) = app.certificate() else {
-        let cut_short = requests(socket.clone(), socket, peer, app, clock, stop).await;
+        let cut_short = requests(socket.clone(), socket, peer, app, clock, tasks).await;
         return cut_short.inspect(|why| {
             if !why.is_answered() {
                 socket.say(why.answer().as_bytes())
@@ -172,10 +175,10 @@ async fn speak(
     let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, certificate.accept(socket.clone()));
     let shaken = tokio::select! {
         shaken = handshake => shaken.ok()?,
-        () = soon_after(&stop) => return None,
+        () = soon_after(tasks.stopping()) => return None,
     };
     match shaken {
-        Ok(stream) => requests(stream, socket, peer, app, clock, stop).await,
+        Ok(stream) => requests(stream, socket, peer, app, clock, tasks).await,
         Err(error) => {
             // Scanners and clients that trust others: their business, and too many to log.
             tracing::debug!(%error, "a TLS handshake failed");
@@ -198,23 +201,34 @@ async fn requests(
     peer: SocketAddr,
     app: impl App,
     clock: Clock,
-    stop: CancellationToken,
+    tasks: Tasks,
 ) -> Option<CutShort> {
     let phases = Phases::new(clock.clone());
+    let streams = Arc::new(Semaphore::new(MAX_STREAMS as usize));
     let service = service_fn(|request: Request<Incoming>| {
         phases.request_began();
         let (app, phases) = (app.clone(), phases.clone());
-        async move {
+        // A connection of HTTP/1.1 stays until its request is answered; one of HTTP/2 does not, and forgets streams that are reset.
+        let place = (request.version() == Version::HTTP_2).then(|| Arc::clone(&streams).try_acquire_owned().ok());
+        let answer = async move {
             let answer = app.answer(peer, request.map(Body::new)).await;
             phases.request_ended();
             Ok::<_, std::convert::Infallible>(answer)
+        };
+        match place.flatten() {
+            None => Either::Left(answer),
+            Some(place) => Either::Right(tasks.to_its_end(async move {
+                let answer = answer.await;
+                drop(place);
+                answer
+            })),
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(64 * 1024);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(64).keep_alive_interval(IDLE_TIMEOUT);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(64 * 1024).half_close(true);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS).keep_alive_interval(IDLE_TIMEOUT);
     let followed = TokioIo::new(Followed::new(stream, phases.clone()));
-    let mut told = std::pin::pin!(told_to_close(&stop, &phases));
+    let mut told = std::pin::pin!(told_to_close(tasks.stopping(), &phases));
     let mut http = std::pin::pin!(builder.serve_connection(followed, service));
     let mut closing = false;
     loop {

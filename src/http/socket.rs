@@ -2,11 +2,13 @@
 //!
 //! Closing a socket with unread bytes makes the kernel send a reset, on which SDKs lose the answer and may loop; so what is
 //! left is read and thrown away for a moment first.
+//!
+//! A client that is gone gets no answer, and that is no error: what it has sent before may still wait in the kernel and is read.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -19,6 +21,10 @@ use crate::clock::{Clock, Timestamp};
 /// How long and how much is read away before the socket is closed.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
+
+/// How much is said to a client that is gone before that counts as an error: the rest of a handshake and an answer of our own,
+/// not what the primary answers.
+const UNHEARD: usize = 64 * 1024;
 
 /// So much of a request's head is waited for where it is: in the kernel, which takes less for it than the HTTP implementation.
 const PEEKED: usize = 1024;
@@ -43,19 +49,27 @@ impl Beginning {
 #[derive(Clone, Debug)]
 pub(super) struct Socket {
     stream: Arc<TcpStream>,
-    /// Since when there was no room for what we have to say, in milliseconds; 0 when there was.
-    blocked: Arc<AtomicU64>,
+    said: Arc<Said>,
     clock: Clock,
+}
+
+/// What became of what we had to say.
+#[derive(Debug, Default)]
+struct Said {
+    /// Since when there was no room for it, in milliseconds; 0 when there was.
+    blocked: AtomicU64,
+    /// Bytes for a client that is gone.
+    unheard: AtomicUsize,
 }
 
 impl Socket {
     pub(super) fn new(stream: TcpStream, clock: Clock) -> Self {
-        Self { stream: Arc::new(stream), blocked: Arc::default(), clock }
+        Self { stream: Arc::new(stream), said: Arc::default(), clock }
     }
 
     /// How long the client has taken nothing of what we have to say.
     pub(super) fn blocked_for(&self) -> Duration {
-        match self.blocked.load(Ordering::Relaxed) {
+        match self.said.blocked.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
             since => self.clock.now().since(Timestamp::from_millis(since)),
         }
@@ -116,28 +130,38 @@ impl Socket {
         drop(tokio::time::timeout(LINGER, drain).await);
     }
 
-    fn poll_try<T>(
+    /// Writes `bytes`, in all, by `attempt`.
+    fn poll_say(
         &self,
         cx: &mut Context<'_>,
-        mut attempt: impl FnMut(&TcpStream) -> io::Result<T>,
-    ) -> Poll<io::Result<T>> {
+        bytes: usize,
+        mut attempt: impl FnMut(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
         loop {
             let Poll::Ready(ready) = self.stream.poll_write_ready(cx) else {
-                if self.blocked.load(Ordering::Relaxed) == 0 {
-                    self.blocked.store(self.clock.now().as_millis(), Ordering::Relaxed);
+                if self.said.blocked.load(Ordering::Relaxed) == 0 {
+                    self.said.blocked.store(self.clock.now().as_millis(), Ordering::Relaxed);
                 }
                 return Poll::Pending;
             };
             ready?;
             match attempt(&self.stream) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) if is_gone(&e) && self.said.unheard.fetch_add(bytes, Ordering::Relaxed) < UNHEARD => {
+                    return Poll::Ready(Ok(bytes));
+                }
                 done => {
-                    self.blocked.store(0, Ordering::Relaxed);
+                    self.said.blocked.store(0, Ordering::Relaxed);
                     return Poll::Ready(done);
                 }
             }
         }
     }
+}
+
+/// Whether there is nobody any more to whom something can be said.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
 impl AsyncRead for Socket {
@@ -155,7 +179,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_try(cx, |stream| stream.try_write(buf))
+        self.poll_say(cx, buf.len(), |stream| stream.try_write(buf))
     }
 
     fn poll_write_vectored(
@@ -163,7 +187,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_try(cx, |stream| stream.try_write_vectored(bufs))
+        self.poll_say(cx, bufs.iter().map(|buf| buf.len()).sum(), |stream| stream.try_write_vectored(bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -206,6 +230,22 @@ mod tests {
         socket.write_all(b"more").await.unwrap();
         assert_eq!(socket.blocked_for(), Duration::ZERO);
         socket.shutdown().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_a_client_sent_before_it_went_is_read_and_it_is_not_told_much() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut socket = Socket::new(listener.accept().await.unwrap().0, Clock::system());
+        client.write_all(b"sent").await.unwrap();
+        client.set_zero_linger().unwrap();
+        drop(client);
+        socket.write_all(&[b'x'; 1000]).await.unwrap();
+        let mut read = [0; 4];
+        socket.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"sent");
+        socket.write_all(&[b'x'; UNHEARD]).await.unwrap();
+        assert!(is_gone(&socket.write_all(b"x").await.unwrap_err()));
     }
 
     #[tokio::test]

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use reqwest::{Certificate, Client, StatusCode};
 use rustix::process::Signal;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use tempfile::TempDir;
 
 use crate::support::envelopes::{self, new_id};
@@ -16,10 +18,10 @@ use crate::support::wire::{Wire, exchange, post};
 use crate::{keyed, refused};
 
 /// A folder with `cert.pem` and `key.pem`.
-struct Files(TempDir);
+pub(crate) struct Files(TempDir);
 
 impl Files {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let files = Self(TempDir::with_prefix("certificate-").expect("a folder"));
         files.renew();
         files
@@ -46,8 +48,13 @@ impl Files {
         std::fs::read_to_string(self.at(name)).expect("a file")
     }
 
+    /// The certificate.
+    pub(crate) fn der(&self) -> Vec<u8> {
+        CertificateDer::from_pem_slice(self.read("cert.pem").as_bytes()).expect("a certificate").to_vec()
+    }
+
     /// The lines of `[server]`.
-    fn options(&self) -> String {
+    pub(crate) fn options(&self) -> String {
         format!("tls_cert = {:?}\ntls_key = {:?}", self.at("cert.pem"), self.at("key.pem"))
     }
 }

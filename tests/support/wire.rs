@@ -81,7 +81,12 @@ pub(crate) async fn exchange(address: &str, request: &[u8]) -> Answer {
 impl Wire {
     /// A new connection.
     pub(crate) async fn connect(address: &str) -> Self {
-        Self { stream: TcpStream::connect(address).await.expect("a connection"), read: Vec::new() }
+        Self::of(TcpStream::connect(address).await.expect("a connection"))
+    }
+
+    /// What is left of a connection.
+    pub(crate) fn of(stream: TcpStream) -> Self {
+        Self { stream, read: Vec::new() }
     }
 
     /// Sends all of `bytes`.
