@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::journal::{Claim, DeadLetter, Progress};
 use crate::policy::routing::Routing;
+use crate::protocol::answer;
 
 use super::load::Load;
 use super::quirks::Quirks;
@@ -29,7 +30,7 @@ impl Sent {
     /// What went wrong, in one line that can be shown.
     pub(super) fn what_went_wrong(&self) -> String {
         let text = match &self.result {
-            Ok(reply) => format!("{} {}", reply.status, reply.text.trim()),
+            Ok(reply) => format!("{} {}", reply.status, answer::gist(&reply.text)),
             Err(error) => error.to_string(),
         };
         text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(ERROR_LENGTH).collect()

@@ -3,6 +3,7 @@
 //! The rules come from Sentry's developer documentation ("Envelopes", "Rate Limiting", "Authentication") and, where
 //! behaviour differs from it, from the source of getsentry/relay; each place says which.
 
+pub mod answer;
 pub mod auth;
 pub mod category;
 pub mod client_report;
