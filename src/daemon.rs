@@ -114,7 +114,7 @@ pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce()
             failure = serving.first_failure() => break Err(DaemonError::Failed(failure)),
             Some(order) = daemon.orders.recv() => daemon.carry_out(order).await,
             Some(()) = changed.recv() => daemon.reload().await,
-            Some(()) = hangup.recv() => daemon.reload().await,
+            Some(()) = hangup.recv() => daemon.reload_as_asked().await,
             _ = upkeep.tick() => {
                 daemon.keep_up().await;
                 daemon.follow_certificate().await;
@@ -149,6 +149,8 @@ struct Daemon {
     /// Switches that the journal has not taken yet.
     unkept: VecDeque<Switch>,
     renewal: Renewal,
+    /// The file as it was last taken over.
+    seen: Option<Fingerprint>,
     /// Since when client reports are gathered.
     gathering: reporting::Gathering,
 }
@@ -196,6 +198,7 @@ impl Daemon {
             announced: None,
             unkept: VecDeque::new(),
             renewal: Renewal::of(&config),
+            seen: None,
             gathering: reporting::Gathering::new(),
             config: config.clone(),
         };
@@ -306,13 +309,19 @@ impl Daemon {
         if !moved.is_empty() {
             return Err(moved.join("\n"));
         }
-        if !loaded.warnings.is_empty() {
+        let changes = diff::changes(&self.config, &loaded.config);
+        // The watch sees our own edit of the file once more, after it was taken over.
+        let before = self.seen.replace(loaded.fingerprint);
+        let is_news = !changes.is_empty() || self.status.error.is_some() || before != self.seen;
+        if is_news && !loaded.warnings.is_empty() {
             tracing::warn!("the configuration is used, but:\n{}", loaded.warnings.render(Form::Plain));
         }
-        let changes = diff::changes(&self.config, &loaded.config);
         let before = self.config.routing();
         self.apply(loaded.config).await.map_err(|error| error.to_string())?;
-        tracing::info!(changes = changes.join("; "), "the configuration was reloaded");
+        if is_news {
+            let changes = if changes.is_empty() { vec!["none".to_owned()] } else { changes };
+            tracing::info!(changes = changes.join("; "), "the configuration was reloaded");
+        }
         self.note_stranded(&before).await;
         self.note_switches(&before).await;
         Ok(())

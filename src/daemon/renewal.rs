@@ -39,8 +39,14 @@ impl Daemon {
     pub(super) async fn follow_certificate(&mut self) {
         if self.renewal.is_due(look(&self.config)) {
             tracing::info!("the files of the certificate have changed");
-            self.reload().await;
+            self.reload_as_asked().await;
         }
+    }
+
+    /// Loads the file for somebody who asked for it: the log says that it was done, though nothing in it has changed.
+    pub(super) async fn reload_as_asked(&mut self) {
+        self.seen = None;
+        self.reload().await;
     }
 }
 

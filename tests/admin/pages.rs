@@ -165,6 +165,8 @@ async fn who_signs_in_makes_another_upstream_the_primary_with_a_form_and_signs_o
     browser.get("/").await.shows(200, &["href=\"/login\""]);
     browser.post("/switch", &[("csrf", &form_token), ("to", "old")]).await.shows(403, &["Sign in"]);
     assert_eq!(relay.status().await["primary"], "new");
+    // The watch over the file saw the edit of the page, too: it is no second reload.
+    assert_eq!(relay.log().matches("the configuration was reloaded").count(), 2, "{}", relay.log());
     let (log, cookie) = (relay.log(), browser.cookie.split_once('=').expect("a cookie").1);
     assert!(log.contains("signed in"), "{log}");
     assert!([TOKEN, cookie, &form_token].iter().all(|secret| !log.contains(secret)), "{log}");
