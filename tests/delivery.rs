@@ -2,6 +2,9 @@
 
 mod support;
 
+#[path = "delivery/log.rs"]
+mod log;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 

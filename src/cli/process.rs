@@ -8,7 +8,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::telemetry::log;
+use crate::telemetry::log::{self, Streams};
 
 use super::failure::{Exit, Failure};
 
@@ -28,10 +28,11 @@ pub(super) struct Logging {
 
 impl Logging {
     /// Starts logging; `filter` is taken when nobody asked for another one.
-    pub(super) fn start(&self, filter: &str) {
+    pub(super) fn start(&self, streams: Streams, filter: &str) {
         let asked = self.filter.clone().or_else(|| std::env::var("RUST_LOG").ok());
         let asked = asked.filter(|asked| !asked.trim().is_empty());
-        log::start(self.log_format.unwrap_or_else(log::Format::detect), asked.as_deref().unwrap_or(filter));
+        let format = self.log_format.unwrap_or_else(log::Format::detect);
+        log::start(format, streams, asked.as_deref().unwrap_or(filter));
     }
 }
 

@@ -7,12 +7,16 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::daemon::{self, Options};
 use crate::http::Listeners;
+use crate::telemetry::log::Streams;
 
 use super::failure::{Exit, Failure};
 use super::locate::Located;
 use super::process::{self, Logging, Signals};
 
 /// Runs the daemon in the foreground; logs go to standard error
+///
+/// Where standard output leads to another file, pipe or socket than standard error, as under PM2, only warnings and errors go to
+/// standard error and the rest to standard output.
 ///
 /// The configuration is watched: what changes in it is live within a second, and SIGHUP reloads it at once. SIGINT and SIGTERM
 /// end the daemon in order; a second one ends it at once, and nothing that was acknowledged is lost either way.
@@ -24,7 +28,7 @@ pub(super) struct Args {
 
 /// Runs the daemon until it is told to stop.
 pub(super) fn run(located: &Located, args: &Args) -> Result<(), Failure> {
-    args.logging.start("info");
+    args.logging.start(Streams::Split, "info");
     process::raise_open_files();
     // Now, as long as this is the only thread: it reads and clears the environment.
     let listeners = Listeners::inherit()

@@ -11,6 +11,7 @@ use crate::delivery::settings::LONGEST_AGE;
 use crate::journal::JournalError;
 use crate::journal::evidence::{Observation, Tally};
 use crate::policy::outcome::DropReason;
+use crate::telemetry::log;
 use crate::telemetry::metrics::IntakeCounts;
 
 use super::Daemon;
@@ -73,8 +74,10 @@ impl Daemon {
             let max_age = self.config.upstreams.get(&name).map_or(LONGEST_AGE, |settings| settings.max_age);
             let expired =
                 in_steps(|| self.journal.discard(target, now - max_age.get(), DropReason::Expired, STEP)).await;
-            if expired > 0 {
-                tracing::error!(upstream.name = &*name, envelopes = expired, "expired before they could be delivered");
+            if expired > 0
+                && let Some(envelopes) = log::admit_sum("expired", &name, expired as u64)
+            {
+                tracing::error!(upstream.name = &*name, envelopes, "expired before they could be delivered");
             }
         }
         in_steps(|| self.journal.prune(now - self.config.journal.retain.get(), STEP)).await;

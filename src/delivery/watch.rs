@@ -1,13 +1,15 @@
 //! What a worker's upstream does, told to operators: counted in metrics, and logged where somebody may have to act.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prometheus::{Histogram, IntCounter};
 
 use crate::clock::Timestamp;
-use crate::journal::{Claim, Record};
+use crate::journal::{Claim, JournalError, Record};
 use crate::policy::verdict::Verdict;
+use crate::protocol::category::Category;
 use crate::telemetry::log::Damper;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::observations::Observations;
@@ -22,14 +24,48 @@ pub(super) struct Watch {
     batch_poison: IntCounter,
     observations: Observations,
     damper: Damper<Line>,
+    told: Arc<Mutex<Told>>,
 }
+
+/// What the log says last of the upstream, so that each beginning that was told has its end.
+#[derive(Debug, Default)]
+struct Told {
+    /// That it is down.
+    down: Down,
+    /// The projects whose DSN it refuses.
+    refused: BTreeSet<Arc<str>>,
+    limit: Limit,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Down {
+    #[default]
+    No,
+    /// It is, and the line was left out so far.
+    Untold,
+    Told,
+}
+
+/// Its rate limits, as one stretch of time until it takes something again.
+#[derive(Debug, Default)]
+struct Limit {
+    since: Option<Timestamp>,
+    is_told: bool,
+    is_over: bool,
+}
+
+/// Shorter limits are everyday life.
+const LONG_LIMIT: Duration = Duration::from_secs(60);
 
 /// The lines that would repeat.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 enum Line {
+    Down,
     Failed,
-    Refused,
-    Unreadable,
+    JournalFails,
+    Limited,
+    Refused(Arc<str>),
+    Unreadable(Arc<str>),
     Misconfigured(Arc<str>),
     NoDsn(Arc<str>),
     BatchPoison(Arc<str>),
@@ -49,6 +85,7 @@ impl Watch {
             batch_poison: metrics.batch_poison_events_total.with_label_values(&[upstream]),
             observations,
             damper: Damper::new(),
+            told: Arc::default(),
         }
     }
 
@@ -62,67 +99,158 @@ impl Watch {
             self.lag.observe(lag.as_secs_f64());
         }
         self.observations.attempted(&self.upstream, now, verdict, lag);
+        if verdict == Verdict::Delivered {
+            self.took(&claim.record.project, now);
+        }
+    }
+
+    /// It took something of the project: what was told of a refused DSN, or of a limit that has run out, is over.
+    fn took(&self, project: &Arc<str>, now: Timestamp) {
+        let (was_refused, limit) = {
+            let mut told = self.told();
+            let is_over = told.limit.is_over;
+            (told.refused.remove(project), is_over.then(|| std::mem::take(&mut told.limit)))
+        };
+        if was_refused {
+            let message = "upstream takes the DSN of this project again";
+            tracing::info!(upstream.name = &*self.upstream, project.name = &**project, "{message}");
+        }
+        if let Some(since) = limit.filter(|limit| limit.is_told).and_then(|limit| limit.since) {
+            let seconds = now.since(since).as_secs();
+            let message = "upstream takes everything again; what its rate limit held back drains";
+            tracing::info!(upstream.name = &*self.upstream, limited.seconds = seconds, "{message}");
+        }
+    }
+
+    /// It limits these categories now, each until then.
+    pub(super) fn limited(&self, limits: &[(Category, Timestamp)], now: Timestamp) {
+        let mut told = self.told();
+        let limit = &mut told.limit;
+        let Some(until) = limits.iter().map(|(_, until)| *until).max() else {
+            limit.is_over = limit.since.is_some();
+            return;
+        };
+        limit.is_over = false;
+        let since = *limit.since.get_or_insert(now);
+        if limit.is_told || until.since(since) <= LONG_LIMIT {
+            return;
+        }
+        let Some(line) = self.damper.admit(&Line::Limited) else { return };
+        limit.is_told = true;
+        drop(told);
+        let categories: Vec<&str> = limits.iter().map(|(category, _)| category.name()).collect();
+        let all = Category::ALL.into_iter().filter(|category| category.can_be_limited()).count();
+        let categories = if categories.len() == all { "all".to_owned() } else { categories.join(",") };
+        tracing::info!(
+            upstream.name = &*self.upstream,
+            categories,
+            %until,
+            suppressed = line.suppressed,
+            "upstream limits what it is sent; envelopes wait in the journal, or are dropped where on_rate_limit says so"
+        );
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        // Nothing panics while holding it.
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A delivery failed; `down_since` when that opened the circuit.
     pub(super) fn failed(&self, down_since: Option<Timestamp>, why: &str) {
         if let Some(since) = down_since {
             self.observations.down(&self.upstream, since, why);
-            tracing::warn!(upstream.name = &*self.upstream, why, "upstream is down; envelopes wait in the journal");
-        } else if self.damper.lets_through(&Line::Failed) {
-            tracing::info!(upstream.name = &*self.upstream, why, "a delivery failed and will be tried again");
         }
+        if self.tells_down(down_since.is_some(), why) {
+            return;
+        }
+        if let Some(line) = self.damper.admit(&Line::Failed) {
+            let suppressed = line.suppressed;
+            let message = "a delivery failed and will be tried again";
+            tracing::info!(upstream.name = &*self.upstream, why, suppressed, "{message}");
+        }
+    }
+
+    /// Says that it is down, when it is and the log does not say so yet. One that goes up and down is told once a minute.
+    fn tells_down(&self, opened: bool, why: &str) -> bool {
+        let mut told = self.told();
+        if opened && told.down == Down::No {
+            told.down = Down::Untold;
+        }
+        let line = (told.down == Down::Untold).then(|| self.damper.admit(&Line::Down)).flatten();
+        let Some(line) = line else { return false };
+        told.down = Down::Told;
+        drop(told);
+        let suppressed = line.suppressed;
+        let message = "upstream is down; envelopes wait in the journal";
+        tracing::warn!(upstream.name = &*self.upstream, why, suppressed, "{message}");
+        true
     }
 
     pub(super) fn recovered(&self) {
-        tracing::info!(upstream.name = &*self.upstream, "upstream is back; its backlog drains");
+        let before = std::mem::take(&mut self.told().down);
+        if before == Down::Told {
+            tracing::info!(upstream.name = &*self.upstream, "upstream is back; its backlog drains");
+        }
     }
 
     pub(super) fn misconfigured(&self, project: &Arc<str>, why: &str) {
-        if self.damper.lets_through(&Line::Misconfigured(Arc::clone(project))) {
-            let advice = "upstream refuses the DSN of this project: check key and project id; its envelopes wait";
-            tracing::error!(upstream.name = &*self.upstream, project.name = &**project, why, "{advice}");
-        }
+        let Some(line) = self.damper.admit(&Line::Misconfigured(Arc::clone(project))) else { return };
+        self.told().refused.insert(Arc::clone(project));
+        let (upstream, suppressed) = (&*self.upstream, line.suppressed);
+        let advice = "upstream refuses the DSN of this project: check key and project id; its envelopes wait";
+        tracing::error!(upstream.name = upstream, project.name = &**project, why, suppressed, "{advice}");
     }
 
     pub(super) fn no_dsn(&self, project: &Arc<str>) {
-        if self.damper.lets_through(&Line::NoDsn(Arc::clone(project))) {
-            let advice = "envelopes wait for an upstream that has no DSN for their project any more";
-            tracing::warn!(upstream.name = &*self.upstream, project.name = &**project, "{advice}");
-        }
+        let Some(line) = self.damper.admit(&Line::NoDsn(Arc::clone(project))) else { return };
+        let (upstream, suppressed) = (&*self.upstream, line.suppressed);
+        let advice = "envelopes wait for an upstream that has no DSN for their project any more";
+        tracing::warn!(upstream.name = upstream, project.name = &**project, suppressed, "{advice}");
     }
 
     pub(super) fn batch_poison(&self, record: &Record, why: &str) {
         self.batch_poison.inc();
-        if self.damper.lets_through(&Line::BatchPoison(Arc::clone(&record.project))) {
-            let (upstream, project) = (&*self.upstream, &*record.project);
-            let message = "upstream was sent an event that makes a GlitchTip 5 lose the whole batch it is stored with";
-            tracing::warn!(upstream.name = upstream, project.name = project, record = %record.id, why, "{message}");
-        }
+        let Some(line) = self.damper.admit(&Line::BatchPoison(Arc::clone(&record.project))) else { return };
+        let (upstream, project, suppressed) = (&*self.upstream, &*record.project, line.suppressed);
+        let message = "upstream was sent an event that makes a GlitchTip 5 lose the whole batch it is stored with";
+        tracing::warn!(upstream.name = upstream, project.name = project, record = %record.id, why, suppressed, "{message}");
     }
 
     pub(super) fn unreadable(&self, record: &Record, why: &str) {
-        if self.damper.lets_through(&Line::Unreadable) {
-            let (upstream, message) =
-                (&*self.upstream, "the file of a large envelope cannot be read; it is tried again later");
-            tracing::error!(upstream.name = upstream, record = %record.id, why, "{message}");
-        }
+        let Some(line) = self.damper.admit(&Line::Unreadable(Arc::clone(&record.project))) else { return };
+        let (upstream, project, suppressed) = (&*self.upstream, &*record.project, line.suppressed);
+        let message = "the file of a large envelope cannot be read; it is tried again later";
+        tracing::error!(upstream.name = upstream, project.name = project, record = %record.id, why, suppressed, "{message}");
     }
 
     pub(super) fn unsupported(&self, record: &Record, why: &str) {
         let Some(request) = &record.client.request else { return };
         let endpoint = request.path.split('/').next().unwrap_or_default();
-        if self.damper.lets_through(&Line::Unsupported(endpoint.into())) {
-            let message = "upstream has no such endpoint; what comes for it is dropped as unsupported there";
-            tracing::warn!(upstream.name = &*self.upstream, endpoint, why, "{message}");
-        }
+        let Some(line) = self.damper.admit(&Line::Unsupported(endpoint.into())) else { return };
+        let (upstream, suppressed) = (&*self.upstream, line.suppressed);
+        let message = "upstream has no such endpoint; what comes for it is dropped as unsupported there";
+        tracing::warn!(upstream.name = upstream, endpoint, why, suppressed, "{message}");
     }
 
     pub(super) fn refused(&self, record: &Record, reason: &str, why: &str) {
-        if self.damper.lets_through(&Line::Refused) {
-            let project = &*record.project;
-            let message = "upstream refused an envelope for good; it is kept as a dead letter";
-            tracing::error!(upstream.name = &*self.upstream, project.name = project, record = %record.id, reason, why, "{message}");
-        }
+        let Some(line) = self.damper.admit(&Line::Refused(Arc::clone(&record.project))) else { return };
+        let (upstream, project, suppressed) = (&*self.upstream, &*record.project, line.suppressed);
+        let message = "upstream refused an envelope for good; it is kept as a dead letter";
+        tracing::error!(
+            upstream.name = upstream,
+            project.name = project,
+            record = %record.id,
+            reason,
+            why,
+            suppressed,
+            "{message}"
+        );
+    }
+
+    /// The journal gives no records to send.
+    pub(super) fn journal_fails(&self, error: &JournalError) {
+        let Some(line) = self.damper.admit(&Line::JournalFails) else { return };
+        let (upstream, suppressed) = (&*self.upstream, line.suppressed);
+        tracing::error!(upstream.name = upstream, %error, suppressed, "the journal gives no records");
     }
 }

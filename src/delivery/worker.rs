@@ -158,7 +158,7 @@ impl Worker {
             let claims = match self.around.journal.claim(self.target, now, permits).await {
                 Ok(claims) => claims,
                 Err(error) => {
-                    tracing::error!(upstream.name = &*self.upstream, %error, "the journal gives no records");
+                    self.around.watch.journal_fails(&error);
                     return Some(now + JOURNAL_PAUSE);
                 }
             };
@@ -360,7 +360,9 @@ impl Worker {
     }
 
     fn publish(&mut self) {
-        let (limits, error) = (self.cooldown.by_category(self.around.clock.now()), self.error.take());
+        let now = self.around.clock.now();
+        let (limits, error) = (self.cooldown.by_category(now), self.error.take());
+        self.around.watch.limited(&limits, now);
         self.around.board.update(&self.upstream, |report| {
             (report.circuit, report.up, report.limits) = (self.circuit.state(), self.up, limits);
             report.misconfigured = self.holds.any();

@@ -182,9 +182,11 @@ fn answered(answer: reqwest::Response, patience: Duration, place: OwnedSemaphore
 /// No answer came: what exactly went wrong is for the log, not for clients.
 fn unanswered(public: &Public, upstream: &str, error: &reqwest::Error) -> ApiError {
     let failure = if error.is_timeout() { timed_out() } else { failed("the primary cannot be reached") };
-    if public.damper.lets_through(&failure.reason) {
+    if let Some(line) = public.damper.admit(&(failure.reason, upstream.into())) {
         let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-        tracing::warn!(upstream.name = upstream, %error, cause, "a request could not be passed on to the primary");
+        let suppressed = line.suppressed;
+        let message = "a request could not be passed on to the primary";
+        tracing::warn!(upstream.name = upstream, %error, cause, suppressed, "{message}");
     }
     failure
 }

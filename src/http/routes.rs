@@ -167,7 +167,7 @@ impl App for PublicApp {
             CutShort::TooManyHeaders => Refused::TooLarge,
             CutShort::EndlessLine | CutShort::NoTls | CutShort::Malformed => Refused::Malformed,
         };
-        self.refused(reason, why.detail());
+        self.refused("", reason, why.detail());
         let code = code_label(why.status().as_u16());
         self.state.metrics.received_requests_total.with_label_values(&["", code]).inc();
     }
@@ -180,20 +180,21 @@ impl PublicApp {
         self.state.metrics.received_requests_total.with_label_values(&[project, code]).inc();
         if let Some(reason) = response.extensions().get::<Refused>() {
             let why = response.headers().get("x-sentry-error").and_then(|value| value.to_str().ok());
-            self.refused(*reason, why.unwrap_or_default());
+            self.refused(project, *reason, why.unwrap_or_default());
         }
     }
 
-    /// Counts every refusal, and logs one of each kind a minute.
-    fn refused(&self, reason: Refused, why: &str) {
+    /// Counts every refusal, and logs one of each kind and project a minute.
+    fn refused(&self, project: &str, reason: Refused, why: &str) {
         self.state.metrics.refused_requests_total.with_label_values(&[reason.name()]).inc();
-        if self.state.damper.lets_through(&reason) {
-            tracing::warn!(
-                reason = reason.name(),
-                why,
-                "a request was refused; further ones of this kind are only counted for a minute"
-            );
-        }
+        let Some(line) = self.state.damper.admit(&(reason, project.into())) else { return };
+        tracing::warn!(
+            reason = reason.name(),
+            project.name = Some(project).filter(|name| !name.is_empty()),
+            why,
+            suppressed = line.suppressed,
+            "a request was refused; further ones of this kind are only counted for a minute"
+        );
     }
 }
 

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::tasks::Tasks;
+use crate::telemetry::log::{self, Line};
 
 use super::cut_short::CutShort;
 use super::phase::{Followed, Phase, Phases};
@@ -88,7 +89,9 @@ async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> Accepted {
             Ok((stream, peer)) => return (stream, peer, place),
             Err(error) => {
                 // Out of file descriptors, most likely: those in use come free again.
-                tracing::warn!(%error, "a connection could not be accepted");
+                if let Some(Line { suppressed }) = log::admit("accept", "") {
+                    tracing::warn!(%error, suppressed, "a connection could not be accepted");
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }

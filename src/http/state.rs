@@ -61,7 +61,8 @@ pub struct Public {
     pub(super) certificate: Arc<ArcSwapOption<Certificate>>,
     pub(super) trusted: Arc<ArcSwap<Vec<IpAddr>>>,
     pub(super) metrics: Metrics,
-    pub(super) damper: Damper<Refused>,
+    /// For the lines about refusals, by reason and by project, or by the upstream that did not answer.
+    pub(super) damper: Damper<(Refused, Box<str>)>,
     pub(super) readiness: Readiness,
     pub(super) tunnel: Option<TunnelPath>,
 }

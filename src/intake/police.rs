@@ -18,6 +18,7 @@ use crate::protocol::client_report;
 use crate::protocol::envelope::{Item, Outline};
 use crate::protocol::item::ItemType;
 use crate::protocol::rate_limits::RateLimit;
+use crate::telemetry::log::{self, Line};
 use crate::telemetry::metrics::Metrics;
 
 use super::part;
@@ -102,11 +103,13 @@ impl<'a> Sorting<'a> {
                 Answer::Collapses => self.decide(position, Fate::Refused(RefusalReason::Collapsed)),
                 Answer::Passes(None) => {}
                 Answer::Passes(Some(storm)) => {
+                    let Some(Line { suppressed }) = log::admit("storm", project) else { continue };
                     let message = "identical errors were dropped before this one";
                     tracing::info!(
                         project.name = &**project,
                         error.kind = &*storm.what,
                         errors = storm.collapsed,
+                        suppressed,
                         "{message}"
                     );
                 }

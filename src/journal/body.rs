@@ -16,6 +16,7 @@ use futures_util::{Stream, stream};
 
 use crate::protocol::envelope::{Envelope, EnvelopeError, Item, Outline, Scanner};
 use crate::tasks;
+use crate::telemetry::log::{self, Line};
 
 /// Larger bodies go through a file.
 pub const IN_MEMORY: usize = 1 << 20;
@@ -221,8 +222,11 @@ impl Drop for BodyFile {
         }
         let (path, room) = (std::mem::take(&mut self.path), std::mem::take(&mut self.room));
         tasks::aside(move || {
-            if let Err(error) = std::fs::remove_file(&path) {
-                tracing::warn!(%error, path = %path.display(), "a file that nobody needs cannot be removed; the next start does it");
+            if let Err(error) = std::fs::remove_file(&path)
+                && let Some(Line { suppressed }) = log::admit("file stays", "")
+            {
+                let message = "a file that nobody needs cannot be removed; the next start does it";
+                tracing::warn!(%error, path = %path.display(), suppressed, "{message}");
             }
             drop(room);
         });

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use super::body::{Body, BodyFile, IN_MEMORY, Reservation};
 use super::{Journal, JournalError, Sync};
 use crate::tasks;
+use crate::telemetry::log::{self, Line};
 
 /// What is written at once, unless there is no memory for that.
 const STEP: usize = 256 << 10;
@@ -53,12 +54,17 @@ impl Spool {
 
     /// Removes every file that no record names, and counts the others.
     pub(super) fn clear(&self, named: &HashSet<String>, bytes: u64) -> io::Result<()> {
+        let mut removed = 0_u64;
         for entry in std::fs::read_dir(&self.folder)? {
             let entry = entry?;
             if !entry.file_name().to_str().is_some_and(|name| named.contains(name)) {
-                tracing::info!(path = %entry.path().display(), "a body that was never acknowledged is removed");
                 std::fs::remove_file(entry.path())?;
+                removed += 1;
             }
+        }
+        if removed > 0 {
+            let message = "bodies that were never acknowledged are removed";
+            tracing::info!(path = %self.folder.display(), count = removed, "{message}");
         }
         self.taken.store(bytes, Ordering::Relaxed);
         Ok(())
@@ -81,8 +87,11 @@ impl Spool {
     /// Removes the file of a record that is gone.
     pub(super) fn remove(&self, name: &str, len: u64) {
         let path = self.folder.join(name);
-        if let Err(error) = std::fs::remove_file(&path) {
-            tracing::warn!(%error, path = %path.display(), "the file of a record that is gone cannot be removed");
+        if let Err(error) = std::fs::remove_file(&path)
+            && let Some(Line { suppressed }) = log::admit("file of a record stays", "")
+        {
+            let message = "the file of a record that is gone cannot be removed";
+            tracing::warn!(%error, path = %path.display(), suppressed, "{message}");
         }
         self.taken.fetch_sub(len, Ordering::Relaxed);
     }

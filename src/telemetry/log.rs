@@ -1,18 +1,18 @@
-//! Logs, on standard error: for a terminal, for journald, or as JSON; and the damper for lines that would repeat.
+//! Logs: for a terminal, for journald, or as JSON; on which stream; and the damper for lines that would repeat.
 
+use std::collections::HashMap;
 use std::hash::Hash;
 use std::io::IsTerminal as _;
-use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::ValueEnum;
-use governor::clock::DefaultClock;
-use governor::state::keyed::DefaultKeyedStateStore;
-use governor::{Quota, RateLimiter};
+use rustix::fs::FileType;
+use tokio::time::Instant;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::fmt::writer::{BoxMakeWriter, MakeWriterExt as _};
 use tracing_subscriber::fmt::{FmtContext, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
@@ -38,14 +38,38 @@ impl Format {
     }
 }
 
+/// Where log lines go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Streams {
+    /// All to standard error: standard output belongs to what the verb has to say.
+    Error,
+    /// Warnings and errors to standard error, the rest to standard output where that leads to another file, pipe or socket. Process
+    /// managers keep the two apart (PM2's `out.log` and `error.log`), and look for trouble in the one. A terminal and `/dev/null`
+    /// do not count: there everything goes to standard error.
+    Split,
+}
+
+impl Streams {
+    fn are_apart(self) -> bool {
+        let (out, err) = (rustix::fs::fstat(std::io::stdout()), rustix::fs::fstat(std::io::stderr()));
+        let (Self::Split, Ok(out), Ok(err)) = (self, out, err) else { return false };
+        !FileType::from_raw_mode(out.st_mode).is_char_device() && (out.st_dev, out.st_ino) != (err.st_dev, err.st_ino)
+    }
+}
+
 /// Starts logging. `filter` is in the syntax of `RUST_LOG`; a wrong one is reported and `info` is used.
-pub fn start(format: Format, filter: &str) {
+pub fn start(format: Format, streams: Streams, filter: &str) {
     let (filter, problem) = match EnvFilter::try_new(filter) {
         Ok(filter) => (filter, None),
         Err(error) => (EnvFilter::new("info"), Some(error)),
     };
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
+    let are_apart = streams.are_apart();
+    let colour = !are_apart && std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let writer = match are_apart {
+        true => BoxMakeWriter::new(std::io::stderr.with_max_level(Level::WARN).or_else(std::io::stdout)),
+        false => BoxMakeWriter::new(std::io::stderr),
+    };
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colour);
     // A second start in one process (tests) keeps the first one's subscriber.
     let started = match format {
         Format::Text => lines.with_target(false).try_init(),
@@ -83,21 +107,78 @@ where
     }
 }
 
-/// Lets one line of each kind through a minute; the rest is only counted in metrics.
+/// How long a line about one subject is not repeated.
+const QUIET: Duration = Duration::from_secs(60);
+/// The most subjects of one damper. More within a minute get no line: they are counted in metrics.
+const SUBJECTS: usize = 1024;
+
+/// Keeps a line that others can cause again and again to one a minute for each subject. The first is written at once, and the next
+/// one that is written says how many were left out. Cheap to clone; clones share what was written.
 #[derive(Clone, Debug)]
-pub struct Damper<K: Hash + Eq + Clone>(Arc<RateLimiter<K, DefaultKeyedStateStore<K>, DefaultClock>>);
+pub struct Damper<K>(Arc<Mutex<HashMap<K, Written>>>);
+
+/// The last line about a subject.
+#[derive(Clone, Copy, Debug)]
+struct Written {
+    at: Instant,
+    left_out: u64,
+}
+
+/// A line that may be written now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Line {
+    /// How many like it were left out since the last one, when any were.
+    pub suppressed: Option<u64>,
+}
 
 impl<K: Hash + Eq + Clone> Damper<K> {
-    /// A damper that has let nothing through yet. `K` must be a closed set.
+    /// A damper under which nothing was written yet.
     pub fn new() -> Self {
-        let quota = Quota::with_period(Duration::from_secs(60)).expect("a minute is not zero");
-        Self(Arc::new(RateLimiter::keyed(quota.allow_burst(NonZeroU32::MIN))))
+        Self(Arc::default())
     }
 
-    /// Whether a line of this kind may be written now.
-    pub fn lets_through(&self, kind: &K) -> bool {
-        self.0.check_key(kind).is_ok()
+    /// The line about this subject, when one may be written now.
+    pub fn admit(&self, subject: &K) -> Option<Line> {
+        let told = self.admit_sum(subject, 1)?;
+        Some(Line { suppressed: (told > 1).then(|| told - 1) })
     }
+
+    /// The same for a line that tells a number: the sum of what came since the last one, when it may be written now.
+    pub fn admit_sum(&self, subject: &K, quantity: u64) -> Option<u64> {
+        let now = Instant::now();
+        // Nothing panics while holding it.
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = all.get_mut(subject) {
+            last.left_out = last.left_out.saturating_add(quantity);
+            if now.duration_since(last.at) < QUIET {
+                return None;
+            }
+            last.at = now;
+            return Some(std::mem::take(&mut last.left_out));
+        }
+        if all.len() >= SUBJECTS {
+            all.retain(|_, last| now.duration_since(last.at) < QUIET);
+        }
+        let has_room = all.len() < SUBJECTS;
+        has_room.then(|| {
+            all.insert(subject.clone(), Written { at: now, left_out: 0 });
+            quantity
+        })
+    }
+}
+
+/// The damper of what has none of its own.
+static COMMON: LazyLock<Damper<(&'static str, Box<str>)>> = LazyLock::new(Damper::new);
+
+/// The line of this kind about this subject, when one may be written now: [`Damper::admit`] for what has no damper of its own.
+/// Subjects are few: names from the configuration, not what a client sent.
+pub fn admit(kind: &'static str, subject: &str) -> Option<Line> {
+    COMMON.admit(&(kind, subject.into()))
+}
+
+/// The same for a line that tells a number: [`Damper::admit_sum`].
+pub fn admit_sum(kind: &'static str, subject: &str, quantity: u64) -> Option<u64> {
+    COMMON.admit_sum(&(kind, subject.into()), quantity)
 }
 
 impl<K: Hash + Eq + Clone> Default for Damper<K> {
@@ -110,11 +191,27 @@ impl<K: Hash + Eq + Clone> Default for Damper<K> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn one_line_of_each_kind_a_minute() {
+    #[tokio::test(start_paused = true)]
+    async fn one_line_a_minute_for_each_subject_and_it_says_how_many_were_left_out() {
         let damper = Damper::new();
-        assert!(damper.lets_through(&"a"));
-        assert!(!damper.lets_through(&"a"));
-        assert!(damper.lets_through(&"b"));
+        let line = |suppressed| Some(Line { suppressed });
+        assert_eq!((damper.admit(&"a"), damper.admit(&"b")), (line(None), line(None)));
+        for _ in 0..3 {
+            assert_eq!(damper.admit(&"a"), None);
+        }
+        tokio::time::advance(QUIET).await;
+        assert_eq!((damper.admit(&"a"), damper.admit(&"b")), (line(Some(3)), line(None)));
+        assert_eq!((damper.admit(&"a"), damper.admit_sum(&"c", 7), damper.admit_sum(&"c", 2)), (None, Some(7), None));
+        tokio::time::advance(QUIET).await;
+        assert_eq!(damper.admit_sum(&"c", 1), Some(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_damper_remembers_is_bounded() {
+        let damper = Damper::new();
+        let admitted = (0..3 * SUBJECTS).filter(|subject| damper.admit(subject).is_some()).count();
+        assert_eq!(admitted, SUBJECTS);
+        tokio::time::advance(QUIET).await;
+        assert!(damper.admit(&usize::MAX).is_some());
     }
 }

@@ -172,6 +172,11 @@ impl Relay {
         self.process = Some(Process::start("switchyard", &mut command, &self.home.path().join("log"), None));
     }
 
+    /// Takes over a process that was started by hand in its folder.
+    pub(crate) fn adopt(&mut self, process: Process) {
+        self.process = Some(process);
+    }
+
     /// Runs it (again) with this socket in place of its public listener, as systemd does: file descriptor 3.
     pub(crate) fn launch_activated(&mut self, socket: &std::net::TcpListener) {
         // Standard input carries the socket into the shell, which puts it where the protocol wants it and becomes the relay.

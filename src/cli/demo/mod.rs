@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::config::load;
 use crate::daemon::{self, Options};
 use crate::http::Listeners;
+use crate::telemetry::log::Streams;
 
 use super::admin::AdminClient;
 use super::failure::{Exit, Failure};
@@ -45,7 +46,7 @@ pub(super) struct Args {
 
 /// Shows it.
 pub(super) fn demo(args: &Args) -> Result<(), Failure> {
-    args.logging.start("error");
+    args.logging.start(Streams::Error, "error");
     let folder = Folder::make(args.keep.as_deref())?;
     // Before there are other threads; what systemd gave is not the demo's.
     let listeners = Listeners::inherit().map_err(|error| Failure::new(Exit::Internal, error))?;

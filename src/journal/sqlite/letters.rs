@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use crate::clock::Timestamp;
 use crate::journal::letters::together;
 use crate::journal::{DeadLetter, Letter, Pick, RecordId, Settings, TargetId, WithRecord};
+use crate::telemetry::log;
 
 use super::accounts::Book;
 use super::decode::{self, COLUMNS, Loaded, TABLES};
@@ -89,7 +90,9 @@ impl Letters {
             self.gone(row.get::<_, i64>(2)?.cast_unsigned());
         }
         conn.prepare_cached("DELETE FROM dead_letter WHERE id <= ?1")?.execute([last])?;
-        tracing::warn!(count = targets.len(), "there are too many dead letters: the oldest are forgotten");
+        if let Some(count) = log::admit_sum("letters forgotten", "", targets.len() as u64) {
+            tracing::warn!(count, "there are too many dead letters: the oldest are forgotten");
+        }
         Ok(targets)
     }
 

@@ -17,6 +17,7 @@ use crate::journal::losses::Loss;
 use crate::journal::{
     Backlog, JournalError, Letter, Pick, Progress, RecentKeys, RecordId, Rest, Settlement, Switch, WithRecord,
 };
+use crate::telemetry::log::{self, Line};
 
 use super::backfill;
 use super::decode::{self, COLUMNS, Loaded, PENDING, TABLES};
@@ -237,7 +238,10 @@ impl Reader {
     /// Ends the lease of a record that cannot be read: it stays pending and never comes due.
     fn set_aside(&self, target: &Target, id: u64, why: &str) {
         self.shared.counters.set_aside.fetch_add(1, Ordering::Relaxed);
-        tracing::error!(record.id = id, upstream.name = %target.name, why, "a record cannot be read and is set aside");
+        if let Some(Line { suppressed }) = log::admit("set aside", &target.name) {
+            let message = "a record cannot be read and is set aside";
+            tracing::error!(record.id = id, upstream.name = %target.name, why, suppressed, "{message}");
+        }
         let mut queue = target.queue();
         let quantities = queue.leases.get(&id).map(|lease| lease.quantities.clone()).unwrap_or_default();
         let rest = Rest { due: NEVER, progress: Progress::default(), quantities };

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
 use crate::journal::{JournalError, MAX_TARGETS, Settings, Switch, TargetId};
+use crate::telemetry::log::{self, Line};
 
 use super::append::{Appended, Projects};
 use super::backfill;
@@ -341,8 +342,11 @@ impl Writer {
     /// Counts a failure of the storage and says it once, until it works again.
     fn failed(&self, error: &rusqlite::Error) -> JournalError {
         self.shared.counters.errors.fetch_add(1, Ordering::Relaxed);
-        if self.shared.trouble().is_none() {
-            tracing::error!(%error, "the journal cannot write; submissions are refused until it can");
+        if self.shared.trouble().is_none()
+            && let Some(Line { suppressed }) = log::admit("journal fails", "")
+        {
+            let message = "the journal cannot write; submissions are refused until it can";
+            tracing::error!(%error, suppressed, "{message}");
         }
         let answer = failure(error);
         self.shared.set_trouble(Some(answer.clone()));

@@ -17,7 +17,7 @@ use crate::journal::sqlite::shared::Shared;
 use crate::journal::{Progress, TargetId};
 use crate::policy::outcome::DropReason;
 use crate::protocol::category::Quantities;
-use crate::telemetry::log::Damper;
+use crate::telemetry::log;
 
 use super::{Pass, Victim, write_row};
 
@@ -40,8 +40,7 @@ pub(in crate::journal::sqlite) struct Eviction {
     since: Timestamp,
     /// The last whole lap found nothing: until something is found, each try is one look.
     barren: bool,
-    damper: Damper<TargetId>,
-    /// Envelopes that no log line has told of yet.
+    /// Envelopes of which the log was not asked yet.
     untold: BTreeMap<TargetId, u64>,
 }
 
@@ -134,17 +133,15 @@ impl Eviction {
         }
     }
 
-    /// Says what went, of each target once a minute at most.
+    /// Says what went.
     pub(in crate::journal::sqlite) fn tell(&mut self, targets: &[Arc<Target>]) {
-        let damper = &self.damper;
-        self.untold.retain(|id, envelopes| {
-            let tells = damper.lets_through(id);
-            if let Some(target) = targets.get(usize::from(id.0)).filter(|_| tells) {
-                let (name, why) = (&*target.name, "the journal is full: the oldest that wait for this shadow give way");
-                tracing::error!(upstream.name = name, envelopes = *envelopes, "{why}");
-            }
-            !tells
-        });
+        for (id, envelopes) in std::mem::take(&mut self.untold) {
+            let Some(target) = targets.get(usize::from(id.0)) else { continue };
+            let name = &*target.name;
+            let Some(envelopes) = log::admit_sum("evicted", name, envelopes) else { continue };
+            let why = "the journal is full: the oldest that wait for this shadow give way";
+            tracing::error!(upstream.name = name, envelopes, "{why}");
+        }
     }
 }
 
