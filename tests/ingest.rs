@@ -16,6 +16,7 @@ mod ingest {
     pub(crate) mod patience;
     pub(crate) mod peer;
     pub(crate) mod policing;
+    pub(crate) mod proxied;
     pub(crate) mod routes;
     pub(crate) mod shadows;
     pub(crate) mod store;

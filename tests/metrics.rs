@@ -40,6 +40,7 @@ switchyard_journal_errors_total counter
 switchyard_journal_set_aside_records_total counter
 switchyard_journal_size_bytes gauge
 switchyard_last_switch_timestamp_seconds gauge
+switchyard_open_connections gauge
 switchyard_pending_items gauge category project upstream
 switchyard_primary gauge upstream
 switchyard_received_requests_total counter code project
@@ -67,7 +68,7 @@ const CLOSED: [(&str, &str); 5] = [
 
 const DROPPED: &str = "capped evicted expired filtered rate_limited rejected sampled unsupported";
 const REFUSED: &str = "content_type disconnected encoding journal_failed journal_full malformed method mismatch no_such_route overloaded \
-                       rate_limited timeout too_large unauthenticated unknown_project upstream_failed upstream_timeout";
+                       proxy_protocol rate_limited timeout too_large too_many_connections unauthenticated unknown_project upstream_failed upstream_timeout";
 
 /// One line of `/metrics`: name, labels, value.
 type Line = (String, BTreeMap<String, String>, f64);

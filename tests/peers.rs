@@ -6,6 +6,7 @@
 mod support;
 
 mod peers {
+    pub(crate) mod balancers;
     pub(crate) mod bugsink;
     #[allow(dead_code, reason = "each test crate uses its part")]
     pub(crate) mod install;

@@ -95,9 +95,11 @@ impl Signals {
 /// Lets the process open as many files as the system allows it: each connection is one.
 pub(super) fn raise_open_files() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current != maximum
-        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
-    {
-        tracing::warn!(%error, current, "the limit on open files cannot be raised");
+    if current == maximum {
+        return;
+    }
+    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        Ok(()) => tracing::info!(before = current, now = maximum, "the limit of open files was raised"),
+        Err(error) => tracing::warn!(%error, current, "the limit of open files cannot be raised"),
     }
 }

@@ -125,6 +125,7 @@ fn check_listeners(file: &File, report: &mut Report<'_>) {
     if listen.is_empty() {
         report.error(&server, "is empty: SDKs need an address to send to", Some("leave it out for the default".into()));
     }
+    check_proxies(file, report);
     for (position, address) in listen.iter().enumerate() {
         if address.port() != 0 && listen[..position].contains(address) {
             report.error(&server.index(position), "this address is listed twice", None);
@@ -141,6 +142,22 @@ fn check_listeners(file: &File, report: &mut Report<'_>) {
             report.error(&admin.key("listen"), message, Some(help.into()));
         }
         _ => {}
+    }
+}
+
+fn check_proxies(file: &File, report: &mut Report<'_>) {
+    let server = Path::default().key("server");
+    let proxies = server.key("trusted_proxies");
+    if file.server.proxy_protocol && file.server.trusted_proxies.is_empty() && !report.knows_about(&proxies) {
+        let help = "add trusted_proxies = [\"10.0.0.0/8\"] with the addresses of your proxies";
+        let message = "a header of the PROXY protocol is taken from trusted_proxies alone, and there are none";
+        report.error(&server.key("proxy_protocol"), message, Some(help.into()));
+    }
+    for (position, network) in file.server.trusted_proxies.iter().enumerate() {
+        if network.is_everything() {
+            let message = "everybody is believed: any client can say that it is another";
+            report.warning(&proxies.index(position), message, None);
+        }
     }
 }
 
@@ -164,6 +181,10 @@ fn check_sizes_and_periods(file: &File, report: &mut Report<'_>) {
     if file.journal.path.as_os_str().is_empty() {
         report.error(&journal.key("path"), "is empty", None);
     }
+    if file.server.keep_alive.get() < Duration::from_secs(1) {
+        report.error(&server.key("keep_alive"), "is shorter than 1s", None);
+    }
+    check_period(&server.key("keep_alive"), file.server.keep_alive, false, report);
     check_period(&journal.key("retain"), file.journal.retain, false, report);
     check_period(&top.key("dedup").key("window"), file.dedup.window, false, report);
 }

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use super::diagnostics::{Form, Problems};
 use super::{Config, load, parse};
 
+mod listeners;
+
 fn variables(name: &str) -> Option<String> {
     match name {
         "SENTRY_DSN" => Some("https://hunter2@o1.ingest.sentry.io/42".into()),

@@ -14,6 +14,12 @@ pub(super) enum CutShort {
     Stalled,
     /// The request line is too long.
     EndlessLine,
+    /// A trusted proxy has not begun with a header of the PROXY protocol.
+    NoProxyHeader,
+    /// Somebody else has, or it is not expected.
+    StrayProxyHeader,
+    /// Its client has too many connections.
+    TooManyConnections,
     /// Something other than TLS on an address that speaks TLS.
     NoTls,
     /// What came is no request.
@@ -46,7 +52,8 @@ impl CutShort {
         match self {
             Self::Stalled => StatusCode::REQUEST_TIMEOUT,
             Self::EndlessLine => StatusCode::URI_TOO_LONG,
-            Self::NoTls | Self::Malformed => StatusCode::BAD_REQUEST,
+            Self::NoTls | Self::Malformed | Self::NoProxyHeader | Self::StrayProxyHeader => StatusCode::BAD_REQUEST,
+            Self::TooManyConnections => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         }
     }
@@ -55,6 +62,15 @@ impl CutShort {
         match self {
             Self::Stalled => "the request's headers did not arrive within 10 seconds",
             Self::EndlessLine => "the request line is too long",
+            Self::NoProxyHeader => {
+                "proxy_protocol is on: a trusted proxy must begin each connection with a header of the PROXY protocol, version 1 or 2"
+            }
+            Self::StrayProxyHeader => {
+                "a header of the PROXY protocol is taken from trusted_proxies alone, and only where proxy_protocol is on"
+            }
+            Self::TooManyConnections => {
+                "this address has too many connections: max_connections_per_address is the limit"
+            }
             Self::NoTls => "this address speaks TLS: use https",
             Self::Malformed => "this is no HTTP request",
             Self::TooManyHeaders => {

@@ -251,7 +251,7 @@ async fn stored(public: &Public, event: Bytes, held: &mut Held) -> Result<Bytes,
 
 /// What upstreams are told of the sender of a request.
 pub(super) fn sender(public: &Public, parts: &Parts) -> Client {
-    client(&parts.headers, peer(parts), &public.trusted.load())
+    client(&parts.headers, peer(parts), &public.server.load().trusted_proxies)
 }
 
 /// The encodings of a body, in the order in which they were applied.

@@ -10,6 +10,8 @@ use http::{HeaderMap, HeaderValue, header};
 
 use crate::journal::Client;
 
+use super::network::Network;
+
 const FORWARDED: [&str; 4] =
     ["cf-connecting-ip", "x-vercel-forwarded-for", "x-sentry-forwarded-for", "x-forwarded-for"];
 /// Longer values are no use to anybody and would be kept with every record. Browsers within apps have long names.
@@ -18,10 +20,10 @@ const LONGEST: usize = 2048;
 const MOST: usize = 16;
 
 /// What upstreams are told of the sender of a request.
-pub(super) fn client(headers: &HeaderMap, peer: IpAddr, trusted: &[IpAddr]) -> Client {
+pub(super) fn client(headers: &HeaderMap, peer: IpAddr, trusted: &[Network]) -> Client {
     let peer = peer.to_canonical();
     let mut forwarded_for = String::new();
-    if trusted.iter().any(|trusted| trusted.to_canonical() == peer) {
+    if Network::any_contains(trusted, peer) {
         let chains = FORWARDED.iter().map(|name| chain(headers, name));
         for address in chains.into_iter().find(|chain| !chain.is_empty()).unwrap_or_default() {
             forwarded_for.push_str(&address.to_string());
@@ -65,8 +67,9 @@ mod tests {
     use super::*;
 
     fn forwarded(pairs: &[(&'static str, &str)], trusted: &[IpAddr]) -> String {
+        let trusted: Vec<Network> = trusted.iter().copied().map(Into::into).collect();
         let headers = pairs.iter().map(|(name, value)| ((*name).parse().unwrap(), value.parse().unwrap())).collect();
-        client(&headers, "10.0.0.9".parse().unwrap(), trusted).forwarded_for.unwrap().into()
+        client(&headers, "10.0.0.9".parse().unwrap(), &trusted).forwarded_for.unwrap().into()
     }
 
     #[test]

@@ -121,7 +121,7 @@ pub(super) async fn forward(State(public): State<Arc<Public>>, request: Request)
     let (body, length) = outgoing(&public, &parts, body, limit, &mut held).await?;
     let progress = Arc::new(Progress::new());
     let body = reqwest::Body::wrap(Upload::new(body, length, limit.bytes(), Arc::clone(&progress)));
-    let client = peer::client(&parts.headers, ingest::peer(&parts), &public.trusted.load());
+    let client = peer::client(&parts.headers, ingest::peer(&parts), &public.server.load().trusted_proxies);
     let headers = headers::to_upstream(&parts.headers, client.forwarded_for.as_deref(), destination.rekey.as_ref());
     let Destination { url, upstream, .. } = destination;
     let sending = public.proxy.client()?.request(parts.method, url).headers(headers).body(body).send();

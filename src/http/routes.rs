@@ -21,9 +21,11 @@ use crate::tasks::Tasks;
 use crate::telemetry::metrics::{Refused, code_label};
 
 use super::cut_short::CutShort;
+use super::doors::Doors;
 use super::error::ApiError;
 use super::ingest::ForProject;
 use super::serve::{App, serve};
+use super::settings::Server;
 use super::state::{Admin, Public};
 use super::tls::Certificate;
 use super::{admin, backfill, changes, crash, ingest, letters, proxy};
@@ -134,7 +136,7 @@ pub async fn serve_public(listener: TcpListener, state: Public, clock: Clock, ta
 
 /// Serves operators on `listener`.
 pub async fn serve_admin(listener: TcpListener, state: Admin, clock: Clock, tasks: Tasks) {
-    serve(listener, AdminApp(operators(state)), clock, tasks).await;
+    serve(listener, AdminApp(operators(state), Doors::of_operators()), clock, tasks).await;
 }
 
 #[derive(Clone)]
@@ -157,6 +159,14 @@ impl App for PublicApp {
         response
     }
 
+    fn doors(&self) -> &Doors {
+        &self.state.doors
+    }
+
+    fn server(&self) -> Option<Arc<Server>> {
+        Some(self.state.server.load_full())
+    }
+
     fn certificate(&self) -> Option<Arc<Certificate>> {
         self.state.certificate.load_full()
     }
@@ -165,6 +175,8 @@ impl App for PublicApp {
         let reason = match why {
             CutShort::Stalled => Refused::Timeout,
             CutShort::TooManyHeaders => Refused::TooLarge,
+            CutShort::NoProxyHeader | CutShort::StrayProxyHeader => Refused::ProxyProtocol,
+            CutShort::TooManyConnections => Refused::TooManyConnections,
             CutShort::EndlessLine | CutShort::NoTls | CutShort::Malformed => Refused::Malformed,
         };
         self.refused("", reason, why.detail());
@@ -247,9 +259,13 @@ fn fold_slashes(uri: &mut Uri) {
 }
 
 #[derive(Clone)]
-struct AdminApp(Router);
+struct AdminApp(Router, Doors);
 
 impl App for AdminApp {
+    fn doors(&self) -> &Doors {
+        &self.1
+    }
+
     async fn answer(&self, peer: SocketAddr, mut request: Request<Body>) -> Response {
         request.extensions_mut().insert(peer);
         let mut response = self.0.clone().oneshot(request).await.unwrap_or_else(|never| match never {});

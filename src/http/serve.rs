@@ -27,16 +27,18 @@ use crate::tasks::Tasks;
 use crate::telemetry::log::{self, Line};
 
 use super::cut_short::CutShort;
+use super::doors::{Doors, Inside, Place};
+use super::network::Network;
 use super::phase::{Followed, Phase, Phases};
+use super::proxied::NoHeader;
+use super::settings::Server;
 use super::socket::Socket;
 use super::tls::{Certificate, HANDSHAKE};
 
-/// Connections open at once on one listener; the next ones wait in the listen queue.
-const MAX_CONNECTIONS: usize = 16_384;
 /// How long the headers of a request may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may be idle between requests.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long a connection may be idle between requests, where no option says so.
+const KEEP_ALIVE: Duration = Duration::from_secs(90);
 /// How long a new connection is waited for when stopping: its first request is most likely on its way.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
 /// How often a connection is looked at for both.
@@ -53,6 +55,14 @@ pub(super) trait App: Clone + Send + Sync + 'static {
     /// Answers one request of `peer`.
     fn answer(&self, peer: SocketAddr, request: Request<Body>) -> impl Future<Output = Response<Body>> + Send;
 
+    /// The way in; while it is full, connections wait in the listen queue.
+    fn doors(&self) -> &Doors;
+
+    /// What clients may do, where there are options for it.
+    fn server(&self) -> Option<Arc<Server>> {
+        None
+    }
+
     /// What new connections are served with; without one they speak plain HTTP.
     fn certificate(&self) -> Option<Arc<Certificate>> {
         None
@@ -64,29 +74,28 @@ pub(super) trait App: Clone + Send + Sync + 'static {
 
 /// Serves connections of `listener` until told to stop.
 pub(super) async fn serve(listener: TcpListener, app: impl App, clock: Clock, tasks: Tasks) {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let stop = tasks.stopping().clone();
     loop {
         let accepted = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            accepted = accept(&listener, &room) => accepted,
+            accepted = accept(&listener, app.doors()) => accepted,
         };
         tasks.spawn_detached(connection(accepted, app.clone(), clock.clone(), tasks.clone()));
     }
     // Whoever connected before the listener closes must not be reset by its closing.
-    for accepted in std::iter::from_fn(|| accept_waiting(&listener, &room)) {
+    for accepted in std::iter::from_fn(|| accept_waiting(&listener, app.doors())) {
         tasks.spawn_detached(connection(accepted, app.clone(), clock.clone(), tasks.clone()));
     }
 }
 
-type Accepted = (TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit);
+type Accepted = (TcpStream, SocketAddr, Place);
 
-async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> Accepted {
-    let place = Arc::clone(room).acquire_owned().await.expect("the semaphore is never closed");
+async fn accept(listener: &TcpListener, doors: &Doors) -> Accepted {
+    let place = doors.place().await;
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => return (stream, peer, place),
+            Ok((stream, peer)) => return (stream, peer, place.taken()),
             Err(error) => {
                 // Out of file descriptors, most likely: those in use come free again.
                 if let Some(Line { suppressed }) = log::admit("accept", "") {
@@ -99,14 +108,14 @@ async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> Accepted {
 }
 
 /// Who waits in the kernel's queue now. The runtime is not asked: it may not have heard of the last ones yet.
-fn accept_waiting(listener: &TcpListener, room: &Arc<Semaphore>) -> Option<Accepted> {
-    let place = Arc::clone(room).try_acquire_owned().ok()?;
+fn accept_waiting(listener: &TcpListener, doors: &Doors) -> Option<Accepted> {
+    let place = doors.place_now()?;
     loop {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         // The address comes with the socket: one that has gone again has none any more, and may have sent a request all the same.
         let (stream, peer) = rustix::net::acceptfrom_with(listener, flags).ok()?;
         let Some(peer) = peer.and_then(|peer| SocketAddr::try_from(peer).ok()) else { continue };
-        return Some((TcpStream::from_std(stream.into()).ok()?, peer, place));
+        return Some((TcpStream::from_std(stream.into()).ok()?, peer, place.taken()));
     }
 }
 
@@ -114,10 +123,8 @@ async fn connection((stream, peer, _place): Accepted, app: impl App, clock: Cloc
     // Answers are small and complete; waiting for more of them helps nobody.
     drop(stream.set_nodelay(true));
     let socket = Socket::new(stream, clock.clone());
-    let cut_short = match beginning(&socket, app.certificate().is_some(), tasks.stopping()).await {
-        Ok(None) => None,
-        // On the heap, and only then: a connection on which no request came yet costs a socket and no buffers.
-        Ok(Some(first)) => Box::pin(speak(first, &socket, peer, app.clone(), clock, tasks)).await,
+    let cut_short = match served(&socket, peer, &app, clock, tasks).await {
+        Ok(ended) => ended,
         Err(why) => {
             socket.say(why.answer().as_bytes());
             Some(why)
@@ -126,25 +133,85 @@ async fn connection((stream, peer, _place): Accepted, app: impl App, clock: Cloc
     if let Some(why) = cut_short {
         app.cut_short(why);
     }
-    socket.close().await;
+    // Who has too many connections must not keep another place for the time that a proper end takes.
+    if cut_short != Some(CutShort::TooManyConnections) {
+        socket.close().await;
+    }
+}
+
+/// Lets a connection in and serves it until it ends; tells what it was cut short by when that was said already.
+async fn served(
+    socket: &Socket,
+    peer: SocketAddr,
+    app: &impl App,
+    clock: Clock,
+    tasks: Tasks,
+) -> Result<Option<CutShort>, CutShort> {
+    let (server, stop) = (app.server(), tasks.stopping());
+    let Some((client, _inside)) = entry(socket, peer, app.doors(), server.as_deref(), stop).await? else {
+        return Ok(None);
+    };
+    let keep_alive = server.map_or(KEEP_ALIVE, |server| server.keep_alive.get());
+    let Some(first) = beginning(socket, app.certificate().is_some(), keep_alive, stop).await? else { return Ok(None) };
+    // On the heap, and only then: a connection on which no request came yet costs a socket and no buffers.
+    Ok(Box::pin(speak(first, socket, client, app.clone(), (clock, keep_alive), tasks)).await)
+}
+
+/// Who a connection is from, and what it takes at the doors. `None` when a proxy says nothing before it goes.
+async fn entry(
+    socket: &Socket,
+    peer: SocketAddr,
+    doors: &Doors,
+    server: Option<&Server>,
+    stop: &CancellationToken,
+) -> Result<Option<(SocketAddr, Option<Inside>)>, CutShort> {
+    let Some(server) = server else { return Ok(Some((peer, None))) };
+    let is_trusted = |address: SocketAddr| Network::any_contains(&server.trusted_proxies, address.ip());
+    let mut client = peer;
+    if server.proxy_protocol && is_trusted(peer) {
+        let header = tokio::select! {
+            header = socket.proxy_header() => header,
+            () = tokio::time::sleep(HEAD_TIMEOUT) => Some(Err(NoHeader)),
+            () = soon_after(stop) => None,
+        };
+        match header {
+            Some(Ok(header)) => client = header.client.unwrap_or(peer),
+            Some(Err(NoHeader)) => return Err(CutShort::NoProxyHeader),
+            None => return Ok(None),
+        }
+    }
+    if client.ip().to_canonical().is_loopback() || is_trusted(client) {
+        return Ok(Some((client, None)));
+    }
+    let inside = doors.enter(client.ip(), server.max_connections_per_address.get());
+    inside.map(|inside| Some((client, Some(inside)))).ok_or(CutShort::TooManyConnections)
 }
 
 /// Waits for the beginning of a connection, and where that is not the business of TLS for the head of its first request, which
 /// has as long as any. `None` when nothing comes in time: nothing was asked, and nothing is to be answered.
-async fn beginning(socket: &Socket, is_tls: bool, stop: &CancellationToken) -> Result<Option<u8>, CutShort> {
+async fn beginning(
+    socket: &Socket,
+    is_tls: bool,
+    keep_alive: Duration,
+    stop: &CancellationToken,
+) -> Result<Option<u8>, CutShort> {
     let beginning = tokio::select! {
         beginning = socket.beginning() => beginning,
-        () = tokio::time::sleep(IDLE_TIMEOUT) => None,
+        () = tokio::time::sleep(keep_alive) => None,
         () = soon_after(stop) => None,
     };
-    let Some(beginning) = beginning.filter(|beginning| !beginning.is_whole && !is_tls && beginning.first != HANDSHAKE)
-    else {
-        return Ok(beginning.map(|beginning| beginning.first));
-    };
-    tokio::select! {
-        whole = socket.whole_beginning() => Ok(whole.map(|whole| whole.first)),
-        () = tokio::time::sleep(HEAD_TIMEOUT) => Err(CutShort::Stalled),
-        () = soon_after(stop) => Ok(Some(beginning.first)),
+    let Some(beginning) = beginning else { return Ok(None) };
+    let mut whole = Some(beginning);
+    if !beginning.is_whole && !is_tls && beginning.first != HANDSHAKE {
+        whole = tokio::select! {
+            whole = socket.whole_beginning() => whole,
+            () = tokio::time::sleep(HEAD_TIMEOUT) => return Err(CutShort::Stalled),
+            () = soon_after(stop) => whole,
+        };
+    }
+    match whole {
+        Some(beginning) if beginning.is_proxied => Err(CutShort::StrayProxyHeader),
+        whole => Ok(whole.map(|whole| whole.first)),
     }
 }
 
@@ -160,11 +227,11 @@ async fn speak(
     socket: &Socket,
     peer: SocketAddr,
     app: impl App,
-    clock: Clock,
+    times: (Clock, Duration),
     tasks: Tasks,
 ) -> Option<CutShort> {
     let Some(certificate) = app.certificate() else {
-        let cut_short = requests(socket.clone(), socket, peer, app, clock, tasks).await;
+        let cut_short = requests(socket.clone(), socket, peer, app, times, tasks).await;
         return cut_short.inspect(|why| {
             if !why.is_answered() {
                 socket.say(why.answer().as_bytes())
@@ -181,7 +248,7 @@ async fn speak(
         () = soon_after(tasks.stopping()) => return None,
     };
     match shaken {
-        Ok(stream) => requests(stream, socket, peer, app, clock, tasks).await,
+        Ok(stream) => requests(stream, socket, peer, app, times, tasks).await,
         Err(error) => {
             // Scanners and clients that trust others: their business, and too many to log.
             tracing::debug!(%error, "a TLS handshake failed");
@@ -203,7 +270,7 @@ async fn requests(
     socket: &Socket,
     peer: SocketAddr,
     app: impl App,
-    clock: Clock,
+    (clock, keep_alive): (Clock, Duration),
     tasks: Tasks,
 ) -> Option<CutShort> {
     let phases = Phases::new(clock.clone());
@@ -229,7 +296,7 @@ async fn requests(
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(64 * 1024).half_close(true);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS).keep_alive_interval(IDLE_TIMEOUT);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS).keep_alive_interval(keep_alive);
     let followed = TokioIo::new(Followed::new(stream, phases.clone()));
     let mut told = std::pin::pin!(told_to_close(tasks.stopping(), &phases));
     let mut http = std::pin::pin!(builder.serve_connection(followed, service));
@@ -248,7 +315,7 @@ async fn requests(
             }
             () = tokio::time::sleep(WATCH) => match phases.phase() {
                 Phase::Head(since) if clock.now().since(since) >= HEAD_TIMEOUT => return Some(CutShort::Stalled),
-                Phase::Idle(since) if clock.now().since(since) >= IDLE_TIMEOUT => return None,
+                Phase::Idle(since) if clock.now().since(since) >= keep_alive => return None,
                 _ if socket.blocked_for() >= DEAF_TIMEOUT => return None,
                 _ => {}
             },

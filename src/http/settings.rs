@@ -1,12 +1,15 @@
 //! The sections `[server]` and `[admin]` of the configuration.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use crate::units::{ByteSize, Secret};
+use crate::units::{ByteSize, Period, Secret};
+
+use super::network::Network;
 
 /// The listener that SDKs talk to.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -14,8 +17,14 @@ use crate::units::{ByteSize, Secret};
 pub struct Server {
     /// The addresses listened on. Node resolves `localhost` to IPv4 or IPv6, so both by default.
     pub listen: Vec<SocketAddr>,
-    /// The peers whose `X-Forwarded-For` is believed.
-    pub trusted_proxies: Vec<IpAddr>,
+    /// The peers whose `X-Forwarded-For` is believed, and whose PROXY protocol headers are: addresses and ranges.
+    pub trusted_proxies: Vec<Network>,
+    /// Whether those begin each connection with a header of the PROXY protocol, version 1 or 2.
+    pub proxy_protocol: bool,
+    /// How long a connection may be idle between requests.
+    pub keep_alive: Period,
+    /// The most connections of one address at once, but for this machine's own and those of trusted proxies.
+    pub max_connections_per_address: NonZeroU32,
     /// A path that takes envelopes whose own `dsn` names the project: the `tunnel` of browser SDKs. None by default.
     pub tunnel: Option<TunnelPath>,
     /// The largest body, as sent and as decoded.
@@ -33,6 +42,9 @@ impl Default for Server {
         Self {
             listen: vec![(Ipv4Addr::LOCALHOST, 8484).into(), (Ipv6Addr::LOCALHOST, 8484).into()],
             trusted_proxies: vec![],
+            proxy_protocol: false,
+            keep_alive: Period::secs(90),
+            max_connections_per_address: NonZeroU32::new(1024).expect("it is not zero"),
             tunnel: None,
             max_body: ByteSize::mib(200),
             max_inflight_bytes: ByteSize::mib(64),

@@ -30,6 +30,7 @@ use crate::tasks::{self, Tasks};
 use crate::units::ByteSize;
 
 use super::body::{Incoming, Limit};
+use super::doors::Doors;
 use super::room::{Held, Room};
 use super::serve::{App, serve};
 
@@ -90,6 +91,7 @@ pub struct Sink {
     log: Arc<Mutex<Log>>,
     stirred: Arc<Notify>,
     behaviour: Behaviour,
+    doors: Doors,
 }
 
 #[derive(Debug, Default)]
@@ -103,7 +105,15 @@ impl Sink {
     /// A sink that nothing has reached yet.
     pub fn new(name: &str, behaviour: Behaviour, clock: Clock) -> Self {
         let room = Room::new(MAX_BODY, MAX_INFLIGHT);
-        Self { name: name.into(), clock, room, log: Arc::default(), stirred: Arc::default(), behaviour }
+        Self {
+            name: name.into(),
+            clock,
+            room,
+            log: Arc::default(),
+            stirred: Arc::default(),
+            behaviour,
+            doors: Doors::of_relays(),
+        }
     }
 
     /// Takes connections of `listener` until `tasks` are told to stop. Stopped, it can be served again.
@@ -235,6 +245,10 @@ impl Sink {
 }
 
 impl App for Sink {
+    fn doors(&self) -> &Doors {
+        &self.doors
+    }
+
     async fn answer(&self, _: SocketAddr, request: Request<Body>) -> Response {
         match self.take(request).await {
             Ok(response) => response,

@@ -18,6 +18,8 @@ use tokio::net::TcpStream;
 
 use crate::clock::{Clock, Timestamp};
 
+use super::proxied::{self, Header, NoHeader};
+
 /// How long and how much is read away before the socket is closed.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
@@ -27,7 +29,7 @@ const LINGER_BYTES: usize = 16 * 1024 * 1024;
 const UNHEARD: usize = 64 * 1024;
 
 /// So much of a request's head is waited for where it is: in the kernel, which takes less for it than the HTTP implementation.
-const PEEKED: usize = 1024;
+const PEEKED: usize = proxied::LONGEST;
 
 /// What came first on a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,13 +37,15 @@ pub(super) struct Beginning {
     pub(super) first: u8,
     /// There is a request's head in it, or more of one than is waited for.
     pub(super) is_whole: bool,
+    /// It is a header of the PROXY protocol.
+    pub(super) is_proxied: bool,
 }
 
 impl Beginning {
     fn of(head: &[u8]) -> Option<Self> {
         let has = |end: &[u8]| memchr::memmem::find(head, end).is_some();
         let is_whole = head.len() >= PEEKED || has(b"\r\n\r\n") || has(b"\n\n");
-        head.first().map(|first| Self { first: *first, is_whole })
+        head.first().map(|first| Self { first: *first, is_whole, is_proxied: proxied::is_header(head) })
     }
 }
 
@@ -77,27 +81,45 @@ impl Socket {
 
     /// What there is to read, once there is something. It stays there to be read.
     pub(super) async fn beginning(&self) -> Option<Beginning> {
-        self.peek(|_| true).await
+        self.peek(|head, _| Beginning::of(head)).await
     }
 
     /// The same, once it is worth a look of the HTTP implementation's.
     pub(super) async fn whole_beginning(&self) -> Option<Beginning> {
-        self.peek(|beginning| beginning.is_whole).await
+        // Nothing more comes of a side that is closed.
+        self.peek(|head, is_all| Beginning::of(head).filter(|beginning| beginning.is_whole || is_all)).await
     }
 
-    async fn peek(&self, suffices: impl Fn(&Beginning) -> bool) -> Option<Beginning> {
+    /// Takes a header of the PROXY protocol off the connection, once it is whole; `None` when nothing comes.
+    pub(super) async fn proxy_header(&self) -> Option<Result<Header, NoHeader>> {
+        let found = self.peek(|head, is_all| match proxied::header(head) {
+            Ok(None) => is_all.then_some(Err(NoHeader)),
+            Ok(Some(header)) => Some(Ok(header)),
+            Err(none) => Some(Err(none)),
+        });
+        let header = match found.await? {
+            Ok(header) => header,
+            Err(none) => return Some(Err(none)),
+        };
+        let mut taken = [0; PEEKED];
+        // All of it is there: it was seen.
+        let read = self.stream.try_read(&mut taken[..header.length]).ok()?;
+        (read == header.length).then_some(Ok(header))
+    }
+
+    /// What `look` makes of the bytes that are there, once it makes something of them. It is told whether they are all that come.
+    async fn peek<T>(&self, look: impl Fn(&[u8], bool) -> Option<T>) -> Option<T> {
         loop {
             let ready = self.stream.ready(Interest::READABLE).await.ok()?;
             let peeked = self.stream.try_io(Interest::READABLE, || {
                 // Not a part of the connection while it waits.
                 let mut head = [0; PEEKED];
                 let (read, _) = rustix::net::recv(&*self.stream, &mut head, RecvFlags::PEEK)?;
-                let beginning = Beginning::of(&head[..read]);
-                // Nothing more comes of a side that is closed.
-                match beginning.filter(|beginning| !suffices(beginning) && !ready.is_read_closed()) {
-                    Some(_) => Err(io::ErrorKind::WouldBlock.into()),
-                    None => Ok(beginning),
+                if read == 0 {
+                    return Ok(None);
                 }
+                let seen = look(&head[..read], ready.is_read_closed());
+                seen.map(Some).ok_or_else(|| io::ErrorKind::WouldBlock.into())
             });
             match peeked {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -255,14 +277,14 @@ mod tests {
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let socket = Socket::new(listener.accept().await.unwrap().0, Clock::system());
             client.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
-            assert_eq!(socket.beginning().await, Some(Beginning { first: b'G', is_whole: false }));
+            assert_eq!(socket.beginning().await, Some(Beginning { first: b'G', is_whole: false, is_proxied: false }));
             let mut waiting = std::pin::pin!(socket.whole_beginning());
             assert!(poll!(waiting.as_mut()).is_pending());
             client.write_all(rest).await.unwrap();
             if !whole {
                 client.shutdown().await.unwrap();
             }
-            assert_eq!(waiting.await, Some(Beginning { first: b'G', is_whole: whole }));
+            assert_eq!(waiting.await, Some(Beginning { first: b'G', is_whole: whole, is_proxied: false }));
         }
     }
 }

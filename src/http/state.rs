@@ -1,7 +1,6 @@
 //! What the listeners share with the rest of the daemon.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +23,7 @@ use crate::telemetry::status::ConfigStatus;
 use crate::units::Secret;
 
 use super::admin::Control;
+use super::doors::Doors;
 use super::proxy::Proxy;
 use super::room::Room;
 use super::session::Sessions;
@@ -59,7 +59,8 @@ pub struct Public {
     pub(super) room: Room,
     pub(super) proxy: Proxy,
     pub(super) certificate: Arc<ArcSwapOption<Certificate>>,
-    pub(super) trusted: Arc<ArcSwap<Vec<IpAddr>>>,
+    pub(super) server: Arc<ArcSwap<Server>>,
+    pub(super) doors: Doors,
     pub(super) metrics: Metrics,
     /// For the lines about refusals, by reason and by project, or by the upstream that did not answer.
     pub(super) damper: Damper<(Refused, Box<str>)>,
@@ -75,7 +76,8 @@ impl Public {
             room: Room::new(server.max_body, server.max_inflight_bytes),
             proxy: Proxy::new(tasks),
             certificate: Arc::default(),
-            trusted: Arc::new(ArcSwap::from_pointee(server.trusted_proxies.clone())),
+            server: Arc::new(ArcSwap::from_pointee(server.clone())),
+            doors: Doors::of_clients(metrics.open_connections.clone()),
             metrics,
             damper: Damper::new(),
             readiness,
@@ -87,7 +89,7 @@ impl Public {
     /// with `certificate`, or without TLS when there is none.
     pub fn configure(&self, server: &Server, certificate: Option<Certificate>, patience: BTreeMap<Arc<str>, Duration>) {
         self.certificate.store(certificate.map(Arc::new));
-        self.trusted.store(Arc::new(server.trusted_proxies.clone()));
+        self.server.store(Arc::new(server.clone()));
         self.proxy.configure(patience);
     }
 }

@@ -87,6 +87,8 @@ metrics! {
     received_requests_total: IntCounterVec ["project", "code"];
     /// Requests refused as a whole, by reason.
     refused_requests_total: IntCounterVec ["reason"];
+    /// Connections open on the public listener.
+    open_connections: Gauge [];
     /// Items accepted: committed to the journal.
     accepted_items_total: IntCounterVec ["project", "category"];
     /// Items recognised as repeats of accepted ones and answered like them.
@@ -178,13 +180,15 @@ pub enum Refused {
     Disconnected,
     NoSuchRoute,
     Method,
+    ProxyProtocol,
+    TooManyConnections,
     UpstreamTimeout,
     UpstreamFailed,
 }
 
 impl Refused {
     /// Every reason.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Malformed,
         Self::Unauthenticated,
         Self::UnknownProject,
@@ -200,6 +204,8 @@ impl Refused {
         Self::Disconnected,
         Self::NoSuchRoute,
         Self::Method,
+        Self::ProxyProtocol,
+        Self::TooManyConnections,
         Self::UpstreamTimeout,
         Self::UpstreamFailed,
     ];
@@ -222,6 +228,8 @@ impl Refused {
             Self::Disconnected => "disconnected",
             Self::NoSuchRoute => "no_such_route",
             Self::Method => "method",
+            Self::ProxyProtocol => "proxy_protocol",
+            Self::TooManyConnections => "too_many_connections",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamFailed => "upstream_failed",
         }

@@ -2,14 +2,11 @@
 //! short is counted.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::ServerName;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 use super::tls::Files;
 use crate::support::envelopes::{self, KEY, envelope, new_id};
@@ -148,12 +145,7 @@ async fn so_does_a_large_one_and_an_encoded_one_and_one_of_every_other_kind() {
 async fn so_does_one_behind_tls() {
     let files = Files::new();
     let (relay, upstreams) = two_upstreams(|plan| plan.server(&files.options())).await;
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from(files.der())).expect("a certificate");
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let config = config.expect("versions").with_root_certificates(roots).with_no_client_auth();
-    let tls = TlsConnector::from(Arc::new(config));
+    let tls = files.connector();
     for end in ENDS {
         let ids: BTreeSet<String> = (0..CLIENTS / 4).map(|_| new_id()).collect();
         let sendings = ids.iter().map(async |id| {

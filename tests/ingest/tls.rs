@@ -2,13 +2,16 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{Certificate, Client, StatusCode};
 use rustix::process::Signal;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
+use tokio_rustls::TlsConnector;
 
 use crate::support::envelopes::{self, new_id};
 use crate::support::eventually::eventually;
@@ -48,9 +51,15 @@ impl Files {
         std::fs::read_to_string(self.at(name)).expect("a file")
     }
 
-    /// The certificate.
-    pub(crate) fn der(&self) -> Vec<u8> {
-        CertificateDer::from_pem_slice(self.read("cert.pem").as_bytes()).expect("a certificate").to_vec()
+    /// What connects with TLS to whom this certificate names.
+    pub(crate) fn connector(&self) -> TlsConnector {
+        let certificate = CertificateDer::from_pem_slice(self.read("cert.pem").as_bytes()).expect("a certificate");
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate).expect("a certificate");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = config.expect("versions").with_root_certificates(roots).with_no_client_auth();
+        TlsConnector::from(Arc::new(config))
     }
 
     /// The lines of `[server]`.

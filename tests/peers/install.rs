@@ -86,9 +86,9 @@ pub(crate) fn bundled(page: &Path) -> PathBuf {
 /// # Panics
 /// When it is missing: says which package has it.
 pub(crate) fn debian(program: &str, package: &str) -> PathBuf {
-    let path = Path::new("/usr/bin").join(program);
-    assert!(path.is_file(), "this test needs {}: apt-get install {package}", path.display());
-    path
+    let paths = ["/usr/bin", "/usr/sbin"].map(|folder| Path::new(folder).join(program));
+    let path = paths.into_iter().find(|path| path.is_file());
+    path.unwrap_or_else(|| panic!("this test needs {program}: apt-get install {package}"))
 }
 
 /// The path of `prometheus` or `promtool`: the machine's own, else from Debian's package, unpacked and not installed, so that no service starts.

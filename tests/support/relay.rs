@@ -197,6 +197,14 @@ impl Relay {
         self.process = Some(Process::start("switchyard", &mut command, &self.home.path().join("log"), None));
     }
 
+    /// Runs it (again) after a command of the shell's that limits how many files may be open, `ulimit -n 256` or `ulimit -S -n 256`.
+    pub(crate) fn launch_after(&mut self, ulimit: &str) {
+        let script = format!(r#"{ulimit}; exec "$0" run --config config.toml"#);
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_switchyard")]).current_dir(self.home.path());
+        self.process = Some(Process::start("switchyard", &mut command, &self.home.path().join("log"), None));
+    }
+
     /// Makes the disk full again for one that was [launched so](Self::launch_on_a_full_disk).
     pub(crate) fn fill_the_disk(&self) {
         self.limit_files(Some(32 << 10));

@@ -1,0 +1,20 @@
+//! The options of the listeners: what is taken, and what is said about the rest.
+
+use super::{GOOD, lines};
+
+#[test]
+fn trusted_proxies_are_addresses_and_ranges_and_what_is_neither_says_what_is_meant() {
+    let fine = "no problems in config.toml";
+    let said =
+        |server: &str| lines(&GOOD.replace("[upstreams.sentry]", &format!("[server]\n{server}\n[upstreams.sentry]")));
+    assert_eq!(said(r#"trusted_proxies = ["10.0.0.0/8", "fd00::/8", "127.0.0.1", "::ffff:10.0.0.9"]"#), fine);
+    let wrong = said(r#"trusted_proxies = ["127.0.0.1", "10.1.2.3/8"]"#);
+    assert!(wrong.starts_with("config.toml:4:33: server.trusted_proxies[1]"), "{wrong}");
+    assert!(wrong.contains(r#""10.0.0.0/8" is the whole range"#), "{wrong}");
+    assert!(said(r#"trusted_proxies = ["cloudflare"]"#).contains("no address and no range"));
+    let everybody = said(r#"trusted_proxies = ["::/0"]"#);
+    assert!(everybody.contains("warning") && everybody.contains("everybody is believed"), "{everybody}");
+    assert!(said("proxy_protocol = true").contains("there are none"));
+    assert_eq!(said("proxy_protocol = true\ntrusted_proxies = [\"10.0.0.1\"]"), fine);
+    assert!(said("keep_alive = \"0s\"").contains("shorter than 1s"));
+}
