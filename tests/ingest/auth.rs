@@ -167,7 +167,8 @@ async fn whoever_is_not_let_in_is_told_why_and_is_counted() {
         }
         assert_eq!(refused(&relay, reason).await, requests.len() as f64, "{reason}");
         let lines = relay.log().matches(&format!("reason=\"{reason}\"")).count();
-        assert_eq!(lines, 1, "one line for many refusals of one kind: {}", relay.log());
+        // Some are of a known project, and some of none.
+        assert!((1..=2).contains(&lines), "one line for many refusals of one kind and project: {}", relay.log());
     }
     assert_eq!(upstream.seen().len(), 0);
     relay.finish().await;
