@@ -217,6 +217,24 @@ fn a_missing_configuration_exits_with_66_and_says_how_to_name_one() {
 }
 
 #[test]
+fn where_no_configuration_is_named_the_message_names_all_the_places_that_were_looked_at() {
+    if Path::new("/etc/switchyard/config.toml").exists() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for verb in ["run", "check", "switch", "status", "send-test", "report"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
+        let output = command.arg(verb).current_dir(&folder).env_remove("SWITCHYARD_CONFIG").output().unwrap();
+        assert_eq!(code(&output), 66, "{verb}");
+        for place in
+            ["config.toml, config/config.toml, /etc/switchyard/config.toml", "--config FILE", "switchyard init"]
+        {
+            assert!(err(&output).contains(place), "{output:?}");
+        }
+    }
+}
+
+#[test]
 fn a_configuration_that_can_be_used_is_summed_up() {
     let (_folder, config) = folder_with(CONFIG);
     let output = on(&config, &["check"]);

@@ -52,6 +52,9 @@ struct Changes {
 
 /// Checks the file, and what else was asked for.
 pub(super) fn check(located: &Located, args: &Args) -> Result<(), Failure> {
+    if let Some(nowhere) = located.nowhere() {
+        return Err(nowhere);
+    }
     let loaded = match load(&located.path()) {
         Ok(loaded) => loaded,
         Err(error) => match error.problems() {

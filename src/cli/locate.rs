@@ -13,7 +13,7 @@ use crate::config::{Loaded, load};
 use crate::http::settings;
 use crate::units::Secret;
 
-use super::failure::Failure;
+use super::failure::{Exit, Failure};
 use super::terminal;
 
 /// Where the configuration is looked for, in this order.
@@ -55,13 +55,30 @@ impl Located {
         self.config.as_ref().map(|path| format!(" --config {}", path.display())).unwrap_or_default()
     }
 
+    /// Why there is no file: none was named, and none is where it is looked for.
+    pub(super) fn nowhere(&self) -> Option<Failure> {
+        let is_anywhere = self.config.is_some() || PLACES.into_iter().any(|place| Path::new(place).exists());
+        let message = format_args!(
+            "there is no configuration: none of {} exists\n\
+             --config FILE or SWITCHYARD_CONFIG names another; `switchyard init` makes one, `switchyard demo` needs none",
+            PLACES.join(", ")
+        );
+        (!is_anywhere).then(|| Failure::new(Exit::NoInput, message))
+    }
+
     /// The whole configuration.
     pub(super) fn load(&self) -> Result<Loaded, Failure> {
+        if let Some(nowhere) = self.nowhere() {
+            return Err(nowhere);
+        }
         load(&self.path()).map_err(|error| Failure::loading(&error, terminal::form_of_errors()))
     }
 
     /// Where the daemon is to be reached.
     pub(super) fn contact(&self) -> Result<Contact, Failure> {
+        if let Some(nowhere) = self.nowhere() {
+            return Err(nowhere);
+        }
         let path = self.path();
         let error = match load(&path) {
             Ok(loaded) => return Ok(Contact::of(loaded.config.admin.listen, loaded.config.admin.token)),
