@@ -143,17 +143,27 @@ fn check_repeats(projects: &[Arc<Project>], report: &mut Report<'_>) {
 
 /// GlitchTip keeps an event id once for 300 seconds, whatever the project.
 fn check_shared_glitchtip(projects: &[Arc<Project>], file: &File, report: &mut Report<'_>) {
-    let mut hosts: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
+    let section = Path::default().key("projects");
+    let mut hosts: BTreeMap<String, BTreeMap<usize, &Dsn>> = BTreeMap::new();
     for (index, project) in projects.iter().enumerate() {
         for (upstream, dsn) in &project.dsns {
             let glitchtip = file.upstreams.get(&**upstream).is_some_and(|settings| settings.kind == Kind::Glitchtip);
             let users = hosts.entry(dsn.authority().to_string()).or_default();
-            if glitchtip && users.insert(index) && users.len() == 2 {
-                let path = Path::default().key("projects").index(index).key("upstreams").key(upstream);
-                let message = "this GlitchTip serves another project too, and keeps an event id once for 300 s across all projects";
-                let help = "an event that is sent to both projects is stored in one of them only";
-                report.warning(&path, message, Some(help.into()));
+            if !glitchtip || users.insert(index, dsn).is_some() || users.len() != 2 {
+                continue;
             }
+            let Some((first, other)) = users.iter().next() else { continue };
+            let (first, path) = (&projects[*first].name, section.index(index).key("upstreams").key(upstream));
+            let (message, help) = if (other.prefix(), other.project()) == (dsn.prefix(), dsn.project()) {
+                let message = format!("project {first} has this DSN too: at this GlitchTip the two are one project");
+                (message, "give each a project of its own there, or let the services of both use one DSN of ours")
+            } else {
+                let message = format!(
+                    "project {first} sends to this GlitchTip too, which takes an event id once in 300 s over all its projects"
+                );
+                (message, "an event that is sent to both projects is stored in one of them only")
+            };
+            report.warning(&path, message, Some(help.into()));
         }
     }
 }

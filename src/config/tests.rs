@@ -270,7 +270,7 @@ fn repeated_projects_are_errors_and_a_shared_glitchtip_a_warning() {
     insta::assert_snapshot!(lines(&shared()), @r##"
     config.toml:14:8: projects[1].name: another project has this name
     config.toml:16:14: projects[1].public_key: another project has this id and key (services tell us who they are by id and key: give each project its own)
-    config.toml:19:13: warning: projects[1].upstreams.glitchtip: this GlitchTip serves another project too, and keeps an event id once for 300 s across all projects (an event that is sent to both projects is stored in one of them only)
+    config.toml:19:13: warning: projects[1].upstreams.glitchtip: project shop has this DSN too: at this GlitchTip the two are one project (give each a project of its own there, or let the services of both use one DSN of ours)
     2 problems, 1 warning in config.toml
     "##);
     let apart = shared().replacen("name = \"shop\"\nid = \"1\"", "name = \"blog\"\nid = \"2\"", 1);
