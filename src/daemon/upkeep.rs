@@ -24,17 +24,22 @@ const STEPS: usize = 32;
 /// How often what was observed goes to the journal: what a crash takes, and by how much a stretch may seem too short after one.
 const EACH: Duration = Duration::from_secs(10);
 
+/// How many sightings of services wait for a journal that cannot be written.
+const MOST_SEEN: usize = 4096;
+
 /// What was kept last.
 pub(super) struct Observed {
     started: Timestamp,
     at: Option<Timestamp>,
     counts: IntakeCounts,
+    /// Services that were seen and that the journal has not taken yet.
+    seen: Vec<Tally>,
 }
 
 impl Observed {
     /// Nothing yet.
     pub(super) fn new(started: Timestamp) -> Self {
-        Self { started, at: None, counts: IntakeCounts::new() }
+        Self { started, at: None, counts: IntakeCounts::new(), seen: vec![] }
     }
 
     /// By how much the counts have risen since.
@@ -86,18 +91,23 @@ impl Daemon {
     /// Adds to the journal's evidence what was observed since the last time, and that we are alive. What it cannot take now is
     /// told the next time.
     pub(super) async fn keep_observations(&mut self, now: Timestamp, stopping: bool) {
-        let (targets, mut counts) = (self.journal.targets(), self.metrics.intake_counts());
-        counts.extend(self.intake.sightings().into_iter().map(|(name, count)| (("service", name), count)));
+        let (targets, counts) = (self.journal.targets(), self.metrics.intake_counts());
         let news = self.observations.take();
         let target = |name: &Arc<str>| targets.iter().find(|(_, known)| known == name).map(|(target, _)| *target);
         let upstreams = news.iter().filter_map(|(name, news)| Some((target(name)?, news.clone()))).collect();
-        let intake = self.observed.news(&counts);
+        self.observed.seen.extend(self.intake.sightings());
+        let mut intake = self.observed.news(&counts);
+        intake.extend(self.observed.seen.iter().cloned());
         let observation = Observation { started: self.observed.started, now, stopping, upstreams, intake };
         match self.journal.observe(observation).await {
-            Ok(()) => self.observed.counts = counts,
+            Ok(()) => {
+                self.observed.counts = counts;
+                self.observed.seen.clear();
+            }
             Err(error) => {
                 tracing::debug!(%error, "what was observed is kept later");
                 self.observations.give_back(news);
+                self.observed.seen.truncate(MOST_SEEN);
             }
         }
         self.observed.at = Some(now);

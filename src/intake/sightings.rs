@@ -1,78 +1,111 @@
-//! Which of the services that the report expects were seen: by the `server_name` or the release of what they send.
+//! Which services send: by the `server_name` or the release of what comes in, for each project.
 //!
-//! Rule: a peep, not a parser. The first bytes of a body in memory are searched for the two keys, wherever they stand, and only
-//! when the configuration names services at all.
+//! Rule: a peep, not a parser. The first bytes of a body in memory are searched for the two keys, wherever they stand. All names are
+//! kept, so that one which the report expects later has its history; those that it expects already have room before any other.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-use arc_swap::ArcSwap;
-use memchr::memmem;
+use memchr::memmem::Finder;
 
+use crate::clock::Timestamp;
 use crate::journal::body::Body;
+use crate::journal::evidence::Tally;
 
 /// So much of a body is searched.
 const LOOK: usize = 64 << 10;
 /// So many places of each key are looked at.
 const PLACES: usize = 8;
+/// So many names of a project are kept in an hour, besides those that are expected.
+const NAMES: usize = 64;
+/// The longest name, in bytes.
+const LONGEST: usize = 200;
 /// What Sentry's SDKs name a service by (develop.sentry.dev, "Event Payloads").
-const KEYS: [&[u8]; 2] = [b"\"server_name\"", b"\"release\""];
+static KEYS: LazyLock<[Finder<'static>; 2]> =
+    LazyLock::new(|| [r#""server_name""#, r#""release""#].map(|key| Finder::new(key).into_owned()));
 
-/// The services that are expected, and how often each was seen. Cheap to clone; clones share them.
+/// The services that were seen since the last time. Cheap to clone; clones share them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Sightings(Arc<ArcSwap<Vec<Expected>>>);
+pub(super) struct Sightings(Arc<Mutex<Seen>>);
 
-#[derive(Clone, Debug)]
-struct Expected {
-    name: Box<str>,
-    count: Arc<AtomicU64>,
+#[derive(Debug, Default)]
+struct Seen {
+    expected: Vec<Box<str>>,
+    /// The hour in which these names were seen.
+    hour: u64,
+    /// How often since the last time, by project and name.
+    counts: BTreeMap<Arc<str>, BTreeMap<Box<str>, u64>>,
 }
 
 impl Sightings {
-    /// Expects these from now on; those that were expected before keep their count.
+    /// Expects these from now on: names, or names with their project as in `shop/api`.
     pub(super) fn expect(&self, names: &[Box<str>]) {
-        let before = self.0.load();
-        let known = |name: &str| before.iter().find(|known| *known.name == *name).cloned();
-        let fresh = |name: &str| Expected { name: name.into(), count: Arc::default() };
-        let names = names.iter().map(|name| known(name).unwrap_or_else(|| fresh(name)));
-        self.0.store(Arc::new(names.collect()));
+        self.lock().expected = names.to_vec();
     }
 
-    /// How often each was seen since the start.
-    pub(super) fn counts(&self) -> BTreeMap<String, u64> {
-        let count = |one: &Expected| (one.name.to_string(), one.count.load(Ordering::Relaxed));
-        self.0.load().iter().map(count).collect()
-    }
-
-    /// Looks whether a body comes from one of them.
-    pub(super) fn look(&self, body: &Body) {
-        let expected = self.0.load();
-        let Body::Memory(bytes) = body else { return };
-        if expected.is_empty() {
-            return;
+    /// What was seen since the last time.
+    pub(super) fn take(&self) -> Vec<Tally> {
+        let mut tallies = vec![];
+        for (project, names) in &mut self.lock().counts {
+            for (name, count) in names.iter_mut().filter(|(_, count)| **count > 0) {
+                tallies.push(Tally::seen(project, name, std::mem::take(count)));
+            }
         }
+        tallies
+    }
+
+    /// Looks which service of the project a body comes from.
+    pub(super) fn look(&self, project: &Arc<str>, body: &Body, now: Timestamp) {
+        let Body::Memory(bytes) = body else { return };
         let bytes = &bytes[..bytes.len().min(LOOK)];
-        for key in KEYS {
-            for at in memmem::find_iter(bytes, key).take(PLACES) {
-                let Some(value) = text(&bytes[at + key.len()..]) else { continue };
-                for one in expected.iter().filter(|one| is(one.name.as_bytes(), value)) {
-                    one.count.fetch_add(1, Ordering::Relaxed);
+        let mut seen = None;
+        for key in KEYS.iter() {
+            for at in key.find_iter(bytes).take(PLACES) {
+                let Some(value) = name(&bytes[at + key.needle().len()..]) else { continue };
+                let seen = seen.get_or_insert_with(|| self.lock());
+                seen.note(project, value, now);
+                if let Some((service, _)) = value.split_once('@').filter(|(service, _)| !service.is_empty()) {
+                    seen.note(project, service, now);
                 }
             }
         }
     }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        // Nothing panics while holding it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// Whether a value names the service: as it is, or as the first part of a release like `shop@1.2.3`.
-fn is(name: &[u8], value: &[u8]) -> bool {
-    value.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest[0] == b'@')
+impl Seen {
+    fn note(&mut self, project: &Arc<str>, name: &str, now: Timestamp) {
+        if std::mem::replace(&mut self.hour, now.hour()) != now.hour() {
+            self.counts.values_mut().for_each(|names| names.retain(|_, count| *count > 0));
+        }
+        let names = match self.counts.get_mut(project) {
+            Some(names) => names,
+            None => self.counts.entry(Arc::clone(project)).or_default(),
+        };
+        if let Some(count) = names.get_mut(name) {
+            *count += 1;
+        } else if names.len() < NAMES || self.expected.iter().any(|expected| is(expected, project, name)) {
+            names.insert(name.into(), 1);
+        }
+    }
 }
 
-/// The text that follows a key, as it stands there.
-fn text(after: &[u8]) -> Option<&[u8]> {
+/// Whether a name of a project is the one that is expected.
+fn is(expected: &str, project: &str, name: &str) -> bool {
+    let of_project = || expected.strip_prefix(project)?.strip_prefix('/');
+    expected == name || of_project() == Some(name)
+}
+
+/// The text that follows a key, when it can be a name.
+fn name(after: &[u8]) -> Option<&str> {
     let value = after.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start().strip_prefix(b"\"")?;
-    value.get(..value.iter().position(|byte| *byte == b'"')?)
+    let end = value.iter().take(LONGEST + 1).position(|byte| *byte == b'"')?;
+    let name = std::str::from_utf8(&value[..end]).ok()?;
+    (!name.is_empty() && !name.contains(|c: char| c.is_control() || c == '\\')).then_some(name)
 }
 
 #[cfg(test)]
@@ -81,29 +114,52 @@ mod tests {
 
     use super::*;
 
-    fn seen(body: &'static str) -> u64 {
+    const T: Timestamp = Timestamp::from_millis(7_200_000);
+
+    fn look(sightings: &Sightings, project: &str, body: &str) {
+        sightings.look(&project.into(), &Body::Memory(Bytes::from(body.to_owned())), T);
+    }
+
+    fn seen(body: &str) -> Vec<Tally> {
         let sightings = Sightings::default();
-        sightings.expect(&["api".into(), "mailer".into()]);
-        sightings.look(&Body::Memory(Bytes::from_static(body.as_bytes())));
-        sightings.counts()["api"]
+        look(&sightings, "shop", body);
+        sightings.take()
     }
 
     #[test]
     fn a_service_is_known_by_its_server_name_or_its_release() {
-        for body in [r#"{"server_name":"api"}"#, "{\"release\" :\n \"api\"}", r#"{"release":"api@1.2.3"}"#] {
-            assert_eq!(seen(body), 1, "{body}");
-        }
-        for body in [r#"{"server_name":"api2"}"#, r#"{"user":"api"}"#, r#"{"release":"#, r#"{"release":"api"#, ""] {
-            assert_eq!(seen(body), 0, "{body}");
+        let of = |name| Tally::seen("shop", name, 1);
+        for (body, names) in [
+            (r#"{"server_name":"api"}"#, vec!["api"]),
+            ("{\"release\" :\n \"api\"}", vec!["api"]),
+            (r#"{"release":"api@1.2.3"}"#, vec!["api", "api@1.2.3"]),
+            (r#"{"user":"api"}"#, vec![]),
+            (r#"{"release":"#, vec![]),
+            (r#"{"release":"api"#, vec![]),
+            (r#"{"release":""}"#, vec![]),
+            (r#"{"release":"a\u0000b"}"#, vec![]),
+            ("", vec![]),
+        ] {
+            assert_eq!(seen(body), names.into_iter().map(of).collect::<Vec<_>>(), "{body}");
         }
     }
 
     #[test]
-    fn a_changed_configuration_keeps_the_counts_of_those_that_stay() {
+    fn what_is_kept_is_bounded_and_what_is_expected_has_room() {
         let sightings = Sightings::default();
-        sightings.expect(&["api".into()]);
-        sightings.look(&Body::Memory(Bytes::from_static(br#"{"server_name":"api"}"#)));
-        sightings.expect(&["mailer".into(), "api".into()]);
-        assert_eq!(sightings.counts(), BTreeMap::from([("api".into(), 1), ("mailer".into(), 0)]));
+        sightings.expect(&["api".into(), "shop/mailer".into()]);
+        for n in 0..3 * NAMES {
+            look(&sightings, "web", &format!(r#"{{"server_name":"pod-{n}"}}"#));
+        }
+        for (project, name) in [("web", "api"), ("web", "mailer"), ("shop", "mailer")] {
+            look(&sightings, project, &format!(r#"{{"server_name":"{name}"}}"#));
+        }
+        look(&sightings, "web", &format!(r#"{{"server_name":"{}"}}"#, "x".repeat(LONGEST + 1)));
+        let tallies = sightings.take();
+        assert_eq!(tallies.len(), NAMES + 2);
+        for tally in [Tally::seen("web", "api", 1), Tally::seen("shop", "mailer", 1)] {
+            assert!(tallies.contains(&tally), "{tallies:?}");
+        }
+        assert!(sightings.take().is_empty());
     }
 }

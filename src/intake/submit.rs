@@ -1,12 +1,13 @@
 //! The use case of this relay: take one submission in. Each is decided under one [`View`], and so under exactly one primary.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
 use crate::clock::{Clock, Timestamp};
 use crate::journal::body::{Body, Unreadable};
+use crate::journal::evidence::Tally;
 use crate::journal::{Client, Journal, JournalError, Submission, TargetId};
 use crate::policy::cooldown::Cooldowns;
 use crate::policy::dedup::{Answer, Dedup, Reservation};
@@ -158,14 +159,14 @@ impl Intake {
         &self.storms
     }
 
-    /// From now on these services are looked for in what comes in.
+    /// From now on these services have room before any other among those that are seen.
     pub fn expect(&self, services: &[Box<str>]) {
         self.sightings.expect(services);
     }
 
-    /// How often each of them was seen since the start.
-    pub fn sightings(&self) -> BTreeMap<String, u64> {
-        self.sightings.counts()
+    /// The services that were seen since the last time.
+    pub fn sightings(&self) -> Vec<Tally> {
+        self.sightings.take()
     }
 
     /// Hands to the journal what was shed since the last time, for upstreams to be told of it.
@@ -242,7 +243,7 @@ impl Intake {
             let ranges = envelope.ranges_of(|i| sorting.keeps(i));
             (part::of(&self.journal, &body, envelope.header(), &ranges).await?, sorting.quantities())
         };
-        self.sightings.look(&body);
+        self.sightings.look(&project.name, &body, now);
         let Recipients { targets, withheld, .. } = to;
         let keys = fresh.iter().map(Reservation::key).collect();
         let event_id = envelope.event_id();

@@ -37,12 +37,19 @@ pub struct Observation {
 /// How often the intake did something: what, with which word for the kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tally {
-    /// `duplicate`, `refused`, `refused_item` or `service`.
+    /// `duplicate`, `refused`, `refused_item` or `seen`; from older versions `service`, without the project.
     pub what: Box<str>,
-    /// The category, the reason, or the service that was seen.
+    /// The category, the reason, or the service that was seen, behind its project as in `shop/api`.
     pub kind: Box<str>,
     /// How often.
     pub count: u64,
+}
+
+impl Tally {
+    /// A service of a project was seen so often.
+    pub fn seen(project: &str, name: &str, count: u64) -> Self {
+        Self { what: "seen".into(), kind: format!("{project}/{name}").into(), count }
+    }
 }
 
 /// What is kept of the time since some hour's beginning.
