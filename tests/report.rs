@@ -9,6 +9,8 @@ mod caps;
 mod simulation;
 #[path = "report/time.rs"]
 mod time;
+#[path = "report/words.rs"]
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -185,7 +187,10 @@ async fn every_number_of_a_report_on_48_hours_is_what_the_upstreams_recorded() {
     assert_eq!(report["intake"]["refused"], serde_json::json!({ "malformed": diary.refused_requests }));
     assert_eq!(
         report["services"],
-        serde_json::json!([{ "name": "shop", "seen": true }, { "name": "api", "seen": true }])
+        serde_json::json!([
+            { "name": "shop", "seen": true, "projects": ["shop"] },
+            { "name": "api", "seen": true, "projects": ["shop"] },
+        ])
     );
     // Who got what.
     let comparison = &report["comparison"];

@@ -2,6 +2,7 @@
 
 use crate::telemetry::report::criteria::hours;
 use crate::telemetry::report::{MissedReport, Report, UpstreamReport};
+use crate::telemetry::words;
 use crate::units::Period;
 
 use super::admin::AdminClient;
@@ -58,14 +59,17 @@ fn head(report: &Report) -> String {
     };
     format!(
         "parallel run of {} (primary) and {} (candidate), {} to {}\n\
-         the relay ran {} of {}, {} starts, {} crashes\n\
+         items, requests and lags are counted by whole hours: from {} on\n\
+         the relay ran {} of {}{}, {} starts, {} crashes\n\
          accepted items: {} · repeats: {} · refused requests: {} · items not let in: {}\n",
         tint(Tone::Strong, &report.primary),
         tint(Tone::Strong, &report.candidate),
         report.since,
         report.now,
+        report.counted_since,
         hours(report.relay.up_seconds),
         hours(report.relay.window_seconds),
+        report.first_start().map_or(String::new(), |first| format!(" since its first start at {first}")),
         report.relay.starts,
         report.relay.crashes,
         list(&report.intake.accepted),
@@ -86,6 +90,7 @@ fn upstreams(report: &Report) -> String {
         "ROLE",
         "CATEGORY",
         "ACCEPTED",
+        "RETURNED",
         "DELIVERED",
         "DROPPED",
         "PENDING",
@@ -103,9 +108,10 @@ fn upstreams(report: &Report) -> String {
             upstream.role.as_str().into(),
             "all".into(),
             right(upstream.accepted()),
+            right(upstream.returned()),
             right(upstream.delivered()),
             right(upstream.dropped.values().sum::<u64>()),
-            right(upstream.categories.iter().map(|category| category.pending).sum::<u64>()),
+            right(upstream.pending()),
             right(lag(|lag| lag.p50_seconds)),
             right(lag(|lag| lag.p99_seconds)),
             right(lag(|lag| lag.max_seconds)),
@@ -117,6 +123,7 @@ fn upstreams(report: &Report) -> String {
                 "".into(),
                 category.category.as_str().into(),
                 right(category.accepted),
+                right(category.returned),
                 right(category.delivered),
                 right(category.dropped.values().sum::<u64>()),
                 right(category.pending),
@@ -129,21 +136,19 @@ fn upstreams(report: &Report) -> String {
 /// What there is to say of one upstream beyond its rows.
 fn details(upstream: &UpstreamReport) -> String {
     let mut lines = vec![format!("  requests: {}", told(&upstream.attempts))];
-    if !upstream.dropped.is_empty() {
-        lines.push(format!("  dropped items: {}", told(&upstream.dropped)));
-    }
-    let returned: u64 = upstream.categories.iter().map(|category| category.returned).sum();
-    if returned > 0 {
-        lines.push(format!("  of them waiting again since, or sent: {returned}"));
+    lines.extend(upstream.dropped.iter().map(|(reason, n)| format!("  dropped items: {}", words::dropped(reason, *n))));
+    if upstream.returned() > 0 {
+        lines.push(format!(
+            "  returned, which is dropped first and waiting again or sent later: {}",
+            upstream.returned()
+        ));
     }
     for outage in upstream.outages.iter().take(SHOWN) {
         let end = outage.to.map_or("still lasting".to_owned(), |to| hours(to.since(outage.from).as_secs_f64()));
         lines.push(format!("  outage from {}, {end}: {}", outage.from, harmless(&outage.cause, 300)));
     }
     more(&mut lines, upstream.outages.len(), "outages");
-    for limit in &upstream.limits {
-        lines.push(format!("  limited: {} until {}", limit.category, limit.until));
-    }
+    lines.extend(words::limits(&upstream.limits).into_iter().map(|limit| format!("  limited: {limit}")));
     if upstream.dead_letters > 0 {
         lines.push(format!("  dead letters kept: {}", upstream.dead_letters));
     }

@@ -6,6 +6,7 @@ use tokio::time::sleep;
 
 use crate::clock::Timestamp;
 use crate::telemetry::status::{CanaryStatus, OutageStatus, ProjectStatus, Status, UpstreamStatus};
+use crate::telemetry::words;
 
 use super::admin::AdminClient;
 use super::backfill::describe;
@@ -185,7 +186,9 @@ fn more(upstream: &UpstreamStatus) -> Option<String> {
         lines.push(format!("  as a shadow it gets: {spared}"));
     }
     for (reason, quantity) in &upstream.dropped {
-        lines.push(format!("  dropped as {reason}: {quantity}"));
+        let meaning = words::meaning(reason);
+        let meaning = if meaning.is_empty() { String::new() } else { format!(" ({meaning})") };
+        lines.push(format!("  dropped as {reason}: {quantity}{meaning}"));
     }
     if upstream.returned > 0 {
         lines.push(format!("  taken up again: {}", upstream.returned));
@@ -202,9 +205,7 @@ fn more(upstream: &UpstreamStatus) -> Option<String> {
         lines.push(format!("  outage from {from}, {end}: {}", harmless(cause, 300)));
     }
     lines.extend(upstream.canary.as_ref().map(of_canary));
-    for limit in &upstream.limits {
-        lines.push(format!("  limited: {} until {}", limit.category, limit.until));
-    }
+    lines.extend(words::limits(&upstream.limits).into_iter().map(|limit| format!("  limited: {limit}")));
     if upstream.difference != 0 {
         lines.push(format!("  difference: {}", upstream.difference));
     }

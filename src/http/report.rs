@@ -53,10 +53,11 @@ pub(super) async fn report(admin: &Admin, since: Timestamp, candidate: Option<&s
     let (now, view) = (admin.clock.now(), admin.view());
     let candidate = the_candidate(&view, candidate)?;
     let evidence = admin.journal.evidence(since).await?;
+    let known_since = since.max(first_start(admin, &evidence, since).await?);
     let up = up(&evidence.stretches, admin.started_at, (since, now));
     let outages = admin.journal.outages(since, MOST).await?;
     let status = scrape::status(admin).await;
-    let sources = Sources { window: (since, now), status, evidence, outages, up };
+    let sources = Sources { window: (known_since, now), status, evidence, outages, up };
     let mut upstreams: Vec<UpstreamReport> =
         sources.status.upstreams.iter().map(|upstream| sources.upstream(upstream, &candidate)).collect();
     upstreams.sort_by_key(|upstream| (upstream.role != "primary", upstream.role != "candidate", upstream.name.clone()));
@@ -67,6 +68,7 @@ pub(super) async fn report(admin: &Admin, since: Timestamp, candidate: Option<&s
         now,
         since,
         counted_since: Timestamp::from_millis(since.hour() * 3_600_000),
+        known_since,
         ready: false,
         verdict: String::new(),
         criteria: vec![],
@@ -98,6 +100,17 @@ fn the_candidate(view: &View, named: Option<&str>) -> Result<String, NoReport> {
         (None, _) => Err(format!("several upstreams could be meant: name one of {}", others.join(", "))),
     };
     which.map_err(NoReport::Candidate)
+}
+
+/// When the relay was first started, if that is not before `since`: an earlier time is not known, and nothing that was missed.
+async fn first_start(admin: &Admin, evidence: &Evidence, since: Timestamp) -> Result<Timestamp, JournalError> {
+    let first = |evidence: &Evidence| evidence.stretches.first().map(|stretch| stretch.from);
+    if first(evidence).is_some_and(|from| from <= since) || admin.started_at <= since {
+        return Ok(since);
+    }
+    // It may have run before, and have been down when this time began.
+    let all = admin.journal.evidence(Timestamp::default()).await?;
+    Ok(first(&all).unwrap_or(admin.started_at).min(admin.started_at))
 }
 
 /// When the relay ran. The stretch of this process goes on.
@@ -147,13 +160,29 @@ impl Sources {
             [] => projects.collect(),
             expected => expected.to_vec(),
         };
-        let is_seen = |name: &str| {
-            let mut accounts = self.evidence.accounts.iter();
-            let mut tallies = self.evidence.intake.iter();
-            accounts.any(|(key, account)| key.upstream.is_none() && &*key.project == name && account.accepted > 0)
-                || tallies.any(|tally| &*tally.what == "service" && &*tally.kind == name)
+        let names: Vec<&str> = view.routing.projects.iter().map(|project| &*project.name).collect();
+        expected.iter().map(|name| self.service(name, &names)).collect()
+    }
+
+    /// Whether a service was seen, and by the keys of which projects. The name of a project means that project, one behind it as in
+    /// `shop/api` a service of it, and any other name a service of whichever project.
+    fn service(&self, name: &str, projects: &[&str]) -> ServiceReport {
+        let has = |what: &str, kind: &str| {
+            self.evidence.intake.iter().any(|tally| &*tally.what == what && &*tally.kind == kind && tally.count > 0)
         };
-        expected.iter().map(|name| ServiceReport { name: name.to_string(), seen: is_seen(name) }).collect()
+        let accepts = |project: &str| {
+            let mut accounts = self.evidence.accounts.iter();
+            accounts.any(|(key, account)| key.upstream.is_none() && &*key.project == project && account.accepted > 0)
+        };
+        let is_behind = |project: &str| name.strip_prefix(project).is_some_and(|rest| rest.starts_with('/'));
+        let by = |project: &&&str| match () {
+            () if projects.contains(&name) => **project == name && accepts(name),
+            () if projects.iter().any(|project| is_behind(project)) => is_behind(project) && has("seen", name),
+            () => has("seen", &format!("{project}/{name}")),
+        };
+        let by: Vec<String> = projects.iter().filter(by).map(|project| (*project).to_owned()).collect();
+        // What an older version kept does not name the project.
+        ServiceReport { name: name.to_owned(), seen: !by.is_empty() || has("service", name), projects: by }
     }
 
     fn upstream(&self, status: &UpstreamStatus, candidate: &str) -> UpstreamReport {

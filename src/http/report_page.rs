@@ -4,6 +4,7 @@ use maud::{DOCTYPE, Markup, html};
 
 use crate::telemetry::report::criteria::hours;
 use crate::telemetry::report::{MissedReport, Report, UpstreamReport};
+use crate::telemetry::words;
 
 use super::page::{STYLE, switches};
 
@@ -40,8 +41,8 @@ fn head(report: &Report) -> Markup {
     html! {
         h1 { "Parallel run: " (report.primary) " (primary) and " (report.candidate) " (candidate)" }
         p.muted {
-            "From " (report.since) " to " (report.now) " · items, attempts and lags from " (report.counted_since) " on · version "
-            (report.version)
+            "From " (report.since) " to " (report.now) " · items, requests and lags are counted by whole hours, from "
+            (report.counted_since) " on · version " (report.version)
         }
         div.banner.good[report.ready].bad[!report.ready] { b { (report.verdict) } }
     }
@@ -68,14 +69,15 @@ fn side_by_side(report: &Report) -> Markup {
         h2 { "Side by side" }
         table {
             tr {
-                th { "Upstream" } th { "Role" } th.n { "Accepted" } th.n { "Delivered" } th.n { "Dropped" } th.n { "Waiting" }
+                th { "Upstream" } th { "Role" } th.n { "Accepted" } th.n { "Returned" } th.n { "Delivered" } th.n { "Dropped" }
+                th.n { "Pending" } th.n { "Waiting" }
                 th.n { "Lag p50" } th.n { "p99" } th.n { "max" } th.n { "Availability" } th.n { "Dead letters" }
             }
             @for upstream in &report.upstreams {
                 tr {
                     td { b { (upstream.name) } } td { (upstream.role) }
-                    td.n { (upstream.accepted()) } td.n { (upstream.delivered()) } td.n { (upstream.dropped.values().sum::<u64>()) }
-                    td.n { (upstream.waiting) }
+                    td.n { (upstream.accepted()) } td.n { (upstream.returned()) } td.n { (upstream.delivered()) }
+                    td.n { (upstream.dropped.values().sum::<u64>()) } td.n { (upstream.pending()) } td.n { (upstream.waiting) }
                     @match &upstream.lag {
                         Some(lag) => {
                             td.n { (format!("{:.3} s", lag.p50_seconds)) } td.n { (format!("{:.3} s", lag.p99_seconds)) }
@@ -95,16 +97,20 @@ fn upstream_part(upstream: &UpstreamReport) -> Markup {
         h2 { (upstream.name) }
         p {
             "Requests: " @for (result, n) in &upstream.attempts { (n) " " (result) " · " }
-            @for limit in &upstream.limits { "limited: " (limit.category) " until " (limit.until) " · " }
+            @for limit in words::limits(&upstream.limits) { "limited: " (limit) " · " }
             "difference " (upstream.difference)
         }
+        @if !upstream.dropped.is_empty() {
+            p { "Dropped: " @for (reason, n) in &upstream.dropped { (words::dropped(reason, *n)) ". " } }
+        }
         table {
-            tr { th { "Category" } th.n { "Accepted" } th.n { "Delivered" } th.n { "Dropped" } th.n { "Pending" } }
+            tr {
+                th { "Category" } th.n { "Accepted" } th.n { "Returned" } th.n { "Delivered" } th.n { "Dropped" } th.n { "Pending" }
+            }
             @for category in &upstream.categories {
                 tr {
-                    td { (category.category) } td.n { (category.accepted) } td.n { (category.delivered) }
-                    td.n { @for (reason, n) in &category.dropped { (reason) " " (n) " " }
-                        @if category.returned > 0 { "returned " (category.returned) } } td.n { (category.pending) }
+                    td { (category.category) } td.n { (category.accepted) } td.n { (category.returned) } td.n { (category.delivered) }
+                    td.n { @for (reason, n) in &category.dropped { (reason) " " (n) " " } } td.n { (category.pending) }
                 }
             }
         }
@@ -127,7 +133,9 @@ fn intake(report: &Report) -> Markup {
     html! {
         h2 { "What came in" }
         p {
-            "The relay ran " (hours(report.relay.up_seconds)) " of " (hours(report.relay.window_seconds)) ", was started "
+            "The relay ran " (hours(report.relay.up_seconds)) " of " (hours(report.relay.window_seconds))
+            @if let Some(first) = report.first_start() { " since its first start at " (first) }
+            ", was started "
             (report.relay.starts) " times and crashed " (report.relay.crashes) " times."
         }
         table {
@@ -141,7 +149,7 @@ fn intake(report: &Report) -> Markup {
             tr {
                 td { "Services seen" }
                 td { @for service in &report.services {
-                    span.good[service.seen].bad[!service.seen] { (service.name) (if service.seen { " " } else { " (silent) " }) }
+                    span.good[service.seen].bad[!service.seen] { (service.told()) (if service.seen { " " } else { " (silent) " }) }
                 } }
             }
         }

@@ -9,3 +9,4 @@ pub mod metrics;
 pub mod observations;
 pub mod report;
 pub mod status;
+pub mod words;

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::{Percent, Period};
 
-use super::{Criterion, Report, UpstreamReport};
+use super::super::words;
+use super::{Criterion, Report, ServiceReport, UpstreamReport};
 
 /// The section `[report]` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -28,7 +29,8 @@ pub struct Settings {
     pub max_lost: u64,
     /// The most items that are kept from the candidate: mirror off, filtered, sampled, capped.
     pub max_withheld: u64,
-    /// The services that must have sent something: projects, or the `server_name` or release of events. Empty: every project.
+    /// The services that must have sent something: projects, or the `server_name` or release of events, also behind their project as
+    /// in `shop/api`. Empty: every project.
     pub expect: Vec<Box<str>>,
 }
 
@@ -47,6 +49,9 @@ impl Default for Settings {
     }
 }
 
+/// What rests on figures that are kept by the hour.
+const BY_THE_HOUR: [&str; 5] = ["withheld", "lost", "refused", "lag", "services"];
+
 /// Judges a report: fills in its criteria and the verdict.
 pub fn judge(settings: &Settings, report: &mut Report) {
     let unknown = UpstreamReport::default();
@@ -61,6 +66,12 @@ pub fn judge(settings: &Settings, report: &mut Report) {
         lag(settings, candidate),
         services(report),
     ];
+    if let Some(counted) = report.counts_earlier() {
+        let by_the_hour = |criterion: &&mut Criterion| BY_THE_HOUR.contains(&&*criterion.name);
+        for criterion in report.criteria.iter_mut().filter(by_the_hour) {
+            criterion.found = format!("{}, counted from {counted} on", criterion.found);
+        }
+    }
     let failed: Vec<&str> =
         report.criteria.iter().filter(|criterion| !criterion.passed).map(|criterion| &*criterion.name).collect();
     report.ready = failed.is_empty();
@@ -76,7 +87,9 @@ fn criterion(name: &str, passed: bool, demanded: String, found: String) -> Crite
 
 fn uptime(settings: &Settings, report: &Report) -> Criterion {
     let relay = &report.relay;
-    let found = format!("{} of {}, {:.3}%", hours(relay.up_seconds), hours(relay.window_seconds), relay.uptime_percent);
+    let since = report.first_start().map_or(String::new(), |first| format!(", from its first start at {first} on"));
+    let (up, window) = (hours(relay.up_seconds), hours(relay.window_seconds));
+    let found = format!("{up} of {window}, {:.3}%{since}", relay.uptime_percent);
     let passed = settings.min_uptime.is_reached_by(relay.uptime_percent);
     criterion("uptime", passed, format!("the relay ran {} of the time", settings.min_uptime), found)
 }
@@ -87,9 +100,13 @@ fn balance(candidate: &UpstreamReport) -> Criterion {
 }
 
 fn withheld(settings: &Settings, candidate: &UpstreamReport) -> Criterion {
-    let found = candidate.dropped_as(&["filtered", "sampled", "capped"]);
+    let reasons = ["filtered", "sampled", "capped"];
+    let found = candidate.dropped_as(&reasons);
     let demanded = format!("no more than {} items kept from it", settings.max_withheld);
-    criterion("withheld", found <= settings.max_withheld, demanded, format!("{found} items"))
+    let told = reasons.iter().filter_map(|reason| Some(words::dropped(reason, *candidate.dropped.get(*reason)?)));
+    let told: Vec<String> = told.collect();
+    let told = if told.is_empty() { String::new() } else { format!(": {}", told.join("; ")) };
+    criterion("withheld", found <= settings.max_withheld, demanded, format!("{found} items{told}"))
 }
 
 fn lost(settings: &Settings, candidate: &UpstreamReport) -> Criterion {
@@ -131,7 +148,10 @@ fn services(report: &Report) -> Criterion {
     let silent: Vec<&str> =
         report.services.iter().filter(|service| !service.seen).map(|service| &*service.name).collect();
     let found = match silent.as_slice() {
-        [] => format!("all {} did", report.services.len()),
+        [] => {
+            let seen: Vec<String> = report.services.iter().map(ServiceReport::told).collect();
+            format!("all {} did: {}", seen.len(), seen.join(", "))
+        }
         silent => format!("nothing from {}", silent.join(", ")),
     };
     criterion("services", silent.is_empty(), "every expected service sent something".to_owned(), found)
@@ -148,12 +168,12 @@ pub fn hours(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::report::{LagReport, ServiceReport};
+    use crate::telemetry::report::LagReport;
 
     fn report() -> Report {
         let report = serde_json::json!({
             "version": "1", "now": "2026-01-03T00:00:00Z", "since": "2026-01-01T00:00:00Z",
-            "counted_since": "2026-01-01T00:00:00Z", "primary": "a", "candidate": "b", "ready": false, "verdict": "",
+            "counted_since": "2026-01-01T00:00:00Z", "known_since": "2026-01-01T00:00:00Z", "primary": "a", "candidate": "b", "ready": false, "verdict": "",
             "criteria": [], "upstreams": [], "switches": [], "services": [{"name": "shop", "seen": true}],
             "relay": {"window_seconds": 172800.0, "up_seconds": 172790.0, "uptime_percent": 99.994, "starts": 1, "crashes": 0},
             "intake": {"accepted": {}, "duplicates": {}, "refused": {}},
@@ -204,8 +224,30 @@ mod tests {
         assert_eq!(failed(|report| report.upstreams[0].availability_percent = 99.89), ["availability"]);
         assert_eq!(failed(|report| report.upstreams[0].lag = None), ["lag"], "no evidence is no good evidence");
         assert_eq!(failed(|report| report.upstreams[0].lag.as_mut().unwrap().p99_seconds = 10.0), ["lag"]);
-        let silent = ServiceReport { name: "mailer".into(), seen: false };
+        let silent = ServiceReport { name: "mailer".into(), seen: false, projects: vec![] };
         assert_eq!(failed(|report| report.services.push(silent)), ["services"]);
+    }
+
+    #[test]
+    fn what_is_found_says_from_when_it_was_counted() {
+        let found = |report: &Report, name: &str| {
+            report.criteria.iter().find(|criterion| criterion.name == name).unwrap().found.clone()
+        };
+        let mut report = report();
+        report.known_since = report.since + Duration::from_secs(3600);
+        report.since = report.since + Duration::from_secs(60);
+        report.services[0].projects = vec!["shop".into()];
+        report.services.push(ServiceReport {
+            name: "api".into(),
+            seen: true,
+            projects: vec!["shop".into(), "web".into()],
+        });
+        dropped(&mut report, "filtered");
+        judge(&Settings::default(), &mut report);
+        assert!(found(&report, "lag").ends_with(", counted from 2026-01-01T00:00:00Z on"), "{:?}", report.criteria);
+        assert!(found(&report, "uptime").ends_with(", from its first start at 2026-01-01T01:00:00Z on"));
+        assert!(found(&report, "services").starts_with("all 2 did: shop, api (by shop, web)"));
+        assert!(found(&report, "withheld").starts_with("1 items: filtered 1 (the mirror was off"));
     }
 
     #[test]

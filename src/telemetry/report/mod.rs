@@ -24,6 +24,9 @@ pub struct Report {
     pub since: Timestamp,
     /// From when on items, attempts and lags are counted: they are kept by the hour.
     pub counted_since: Timestamp,
+    /// From when on there is anything to tell: its beginning, or the first start of the relay that is known where that is later.
+    #[serde(default)]
+    pub known_since: Timestamp,
     /// The upstream that the candidate is compared with.
     pub primary: String,
     /// The upstream that is judged.
@@ -64,7 +67,7 @@ pub struct Criterion {
 /// When the relay ran.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct RelayReport {
-    /// How long the time of the report is.
+    /// How long the time of the report is, from the relay's first start on.
     pub window_seconds: f64,
     /// How long it ran in it. A crash counts from the last sign of life, which is no older than ten seconds.
     pub up_seconds: f64,
@@ -135,6 +138,16 @@ impl UpstreamReport {
     /// The categories that count items.
     fn items(&self) -> impl Iterator<Item = &CategoryReport> {
         self.categories.iter().filter(|category| Category::counts_items(&category.category))
+    }
+
+    /// Items dropped first, and waiting again later or sent.
+    pub fn returned(&self) -> u64 {
+        self.items().map(|category| category.returned).sum()
+    }
+
+    /// Items waiting for it now.
+    pub fn pending(&self) -> u64 {
+        self.items().map(|category| category.pending).sum()
     }
 
     /// Items dropped for one of these reasons.
@@ -230,4 +243,33 @@ pub struct ServiceReport {
     pub name: String,
     /// Whether it sent something.
     pub seen: bool,
+    /// The projects by whose keys it did.
+    #[serde(default)]
+    pub projects: Vec<String>,
+}
+
+impl ServiceReport {
+    /// The service, and by which projects it was seen where its name does not say so.
+    pub fn told(&self) -> String {
+        let is_named = |project: &String| {
+            self.name.strip_prefix(project.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        match self.projects.as_slice() {
+            [] => self.name.clone(),
+            [one] if is_named(one) => self.name.clone(),
+            all => format!("{} (by {})", self.name, all.join(", ")),
+        }
+    }
+}
+
+impl Report {
+    /// From when on items, attempts and lags are counted, where that is earlier than the report's beginning.
+    pub fn counts_earlier(&self) -> Option<Timestamp> {
+        Some(self.counted_since).filter(|counted| *counted < self.since)
+    }
+
+    /// The relay's first start, where it is later than the report's beginning.
+    pub fn first_start(&self) -> Option<Timestamp> {
+        Some(self.known_since).filter(|known| *known > self.since)
+    }
 }

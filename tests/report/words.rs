@@ -1,0 +1,168 @@
+//! What the report says beside its figures: from when they count, what they mean, and by whom a service was seen.
+
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::simulation::Simulation;
+use crate::support::eventually::eventually;
+use crate::support::relay::{Plan, Relay, SOON};
+use crate::support::upstream::{Reply, Upstream};
+use crate::support::{envelopes, net};
+use crate::{HOUR, MINUTE};
+
+async fn report_of(relay: &Relay) -> Value {
+    net::json(relay.client(), &format!("http://{}/api/report", relay.admin_address())).await.expect("a report")
+}
+
+fn criterion<'a>(report: &'a Value, name: &str) -> &'a Value {
+    let all = report["criteria"].as_array().expect("criteria");
+    all.iter().find(|criterion| criterion["name"] == name).expect("the criterion")
+}
+
+/// What a verb says on standard output.
+async fn says(relay: &Relay, verb: &'static str) -> String {
+    let config = relay.config();
+    let run = tokio::task::spawn_blocking(move || {
+        Command::new(env!("CARGO_BIN_EXE_switchyard")).arg("--config").arg(config).arg(verb).output().expect("it runs")
+    });
+    String::from_utf8_lossy(&run.await.expect("it ran").stdout).into_owned()
+}
+
+#[tokio::test]
+async fn after_a_backfill_the_table_of_the_report_adds_up() {
+    let (a, b) = (Upstream::start().await, Upstream::start().await);
+    let plan = Plan::new(&[("a", a.dsn("key-a", 1)), ("b", b.dsn("key-b", 2))]).top("mirror = false");
+    let relay = plan.start().await;
+    relay.send_errors(3).await;
+    relay.balanced(SOON).await;
+    let told = says(&relay, "status").await;
+    assert!(told.contains("dropped as filtered: 3 (the mirror was off"), "{told}");
+    let order = relay.client().post(format!("http://{}/api/backfill", relay.admin_address()));
+    let order = order.header("content-type", "application/json").body(r#"{"upstream":"b","since":"1h"}"#);
+    assert!(order.send().await.expect("an answer").status().is_success());
+    eventually("b has them", SOON, async || if b.taken_count() == 3 { Ok(()) } else { Err(relay.log()) }).await;
+    relay.balanced(SOON).await;
+    let report = report_of(&relay).await;
+    let category = &report["upstreams"][1]["categories"][0];
+    assert_eq!((&category["returned"], &category["delivered"]), (&json!(3), &json!(3)), "{category}");
+    let text = says(&relay, "report").await;
+    let header: Vec<&str> =
+        text.lines().find(|line| line.contains("UPSTREAM")).expect("a header").split_whitespace().collect();
+    assert_eq!(header[3..8], ["ACCEPTED", "RETURNED", "DELIVERED", "DROPPED", "PENDING"], "{text}");
+    let row = text.lines().find(|line| line.trim_start().starts_with("b ")).expect("a row");
+    let figures: Vec<u64> = row.split_whitespace().skip(3).take(5).map(|n| n.parse().expect("a number")).collect();
+    assert_eq!(figures, [3, 3, 3, 3, 0], "{text}");
+    assert!(text.contains("filtered 3 (the mirror was off"), "{text}");
+    let page = net::text(relay.client(), &format!("http://{}/report", relay.admin_address())).await.expect("a page");
+    assert!(page.contains(r#"<th class="n">Returned</th>"#), "{page}");
+    relay.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_on_a_minute_says_that_it_counts_by_whole_hours() {
+    let (a, b) = (Upstream::start().await, Upstream::start().await);
+    b.then([Reply::with_header(429, "Retry-After", "30")]);
+    let relay = Simulation::start(Plan::new(&[("a", a.dsn("key-a", 1)), ("b", b.dsn("key-b", 2))])).await;
+    assert_eq!(relay.send(envelopes::error(&envelopes::new_id())).await, 200);
+    relay.quiet(&["a"]).await;
+    relay.state("b", "limited").await;
+    relay.advance(MINUTE / 2 + Duration::from_secs(1)).await;
+    relay.quiet(&["b"]).await;
+    relay.advance(8 * MINUTE).await;
+    relay.kept(1, 1).await;
+    let report = relay.report("?since=1m").await;
+    let lag = criterion(&report, "lag");
+    let found = lag["found"].as_str().expect("a text");
+    assert!(lag["passed"] == false && found.ends_with(" s, counted from 2026-01-05T00:00:00Z on"), "{lag}");
+    let (_, text) = relay.cli(&["--since", "1m"]).await;
+    assert!(text.contains("counted by whole hours: from 2026-01-05T00:00:00Z on"), "{text}");
+    relay.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_window_that_is_older_than_the_relay_counts_from_its_first_start() {
+    let (a, b) = (Upstream::start().await, Upstream::start().await);
+    let plan = Plan::new(&[("a", a.dsn("key-a", 1)), ("b", b.dsn("key-b", 2))]);
+    let mut relay = Simulation::start(plan).await;
+    relay.advance(HOUR).await;
+    let report = relay.report("?since=48h").await;
+    let uptime = criterion(&report, "uptime");
+    assert!(uptime["passed"] == true && report["relay"]["window_seconds"] == 3600.0, "{uptime}");
+    let found = uptime["found"].as_str().expect("a text");
+    assert!(found.ends_with(", from its first start at 2026-01-05T00:00:00Z on"), "{found}");
+    let (_, text) = relay.cli(&["--since", "48h"]).await;
+    assert!(text.contains("of 1 h since its first start at 2026-01-05T00:00:00Z"), "{text}");
+    // It was down for an hour, also where a shorter window begins in it.
+    relay.restart(HOUR).await;
+    relay.advance(HOUR).await;
+    for (query, window) in [("?since=48h", 3.0 * 3600.0), ("?since=90m", 1.5 * 3600.0)] {
+        let report = relay.report(query).await;
+        assert_eq!(report["relay"]["window_seconds"], window, "{query}");
+        assert_eq!(criterion(&report, "uptime")["passed"], false, "{query}");
+    }
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_service_that_is_expected_later_has_its_history_and_the_project_it_was_seen_by() {
+    const WEB: &str = "0123456789abcdef0123456789abcdef";
+    let (a, b) = (Upstream::start().await, Upstream::start().await);
+    let dsns = format!("a = \"{}\"\nb = \"{}\"", a.dsn("key-w", 3), b.dsn("key-x", 4));
+    let web = format!("[[projects]]\nname = \"web\"\nid = \"2\"\npublic_key = \"{WEB}\"\n[projects.upstreams]\n{dsns}");
+    let plan = Plan::new(&[("a", a.dsn("key-a", 1)), ("b", b.dsn("key-b", 2))]).more(&web);
+    let relay = plan.start().await;
+    let event = |name: &str| {
+        let payload = format!(r#"{{"message":"x","server_name":"{name}"}}"#);
+        envelopes::envelope(&envelopes::new_id(), "event", &payload)
+    };
+    for name in ["svc-a", "svc-both"] {
+        assert_eq!(relay.send(event(name)).await.status(), 200);
+    }
+    // Whoever has the key of `web` can say that it is `svc-b`, or `shop`.
+    for name in ["svc-b", "svc-both", "shop/svc-b"] {
+        let sent = relay.post(&format!("/api/2/envelope/?sentry_key={WEB}"), event(name)).send().await;
+        assert_eq!(sent.expect("an answer").status(), 200);
+    }
+    let text = std::fs::read_to_string(relay.config()).expect("the configuration");
+    let expect = r#"expect = ["shop", "svc-a", "shop/svc-a", "svc-b", "svc-both", "shop/svc-b", "svc-c"]"#;
+    relay.replace_config(&format!("{text}\n[report]\n{expect}\n"));
+    let service =
+        |name: &str, projects: &[&str]| json!({ "name": name, "seen": !projects.is_empty(), "projects": projects });
+    let expected = json!([
+        service("shop", &["shop"]),
+        service("svc-a", &["shop"]),
+        service("shop/svc-a", &["shop"]),
+        service("svc-b", &["web"]),
+        service("svc-both", &["shop", "web"]),
+        service("shop/svc-b", &[]),
+        service("svc-c", &[]),
+    ]);
+    eventually("the services are seen", 3 * SOON, async || {
+        let services = report_of(&relay).await["services"].clone();
+        if services == expected { Ok(()) } else { Err(format!("{services:#}")) }
+    })
+    .await;
+    let text = says(&relay, "report").await;
+    assert!(text.contains("nothing from shop/svc-b, svc-c"), "{text}");
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn limits_on_everything_are_one_line() {
+    let (a, b) = (Upstream::start().await, Upstream::start().await);
+    b.then([Reply::with_header(429, "Retry-After", "3")]);
+    let relay = Plan::new(&[("a", a.dsn("key-a", 1)), ("b", b.dsn("key-b", 2))]).start().await;
+    relay.send_errors(1).await;
+    eventually("it is limited", SOON, async || {
+        let told = says(&relay, "status").await;
+        let lines: Vec<&str> = told.lines().filter(|line| line.contains("limited:")).collect();
+        match lines.as_slice() {
+            [one] if one.contains("limited: everything until ") => Ok(()),
+            _ => Err(told),
+        }
+    })
+    .await;
+    relay.finish().await;
+}
