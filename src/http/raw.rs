@@ -90,10 +90,10 @@ fn kept_headers(endpoint: Endpoint, headers: &HeaderMap) -> Vec<(Box<str>, Box<s
 fn answer(endpoint: Endpoint, content_type: &str) -> Response {
     match endpoint {
         Endpoint::Cron => StatusCode::ACCEPTED.into_response(),
-        Endpoint::OtlpTraces | Endpoint::OtlpLogs if is_json(content_type) => {
+        Endpoint::OtlpTraces | Endpoint::OtlpLogs | Endpoint::OtlpMetrics if is_json(content_type) => {
             ([(header::CONTENT_TYPE, "application/json")], "{}").into_response()
         }
-        Endpoint::OtlpTraces | Endpoint::OtlpLogs => {
+        Endpoint::OtlpTraces | Endpoint::OtlpLogs | Endpoint::OtlpMetrics => {
             ([(header::CONTENT_TYPE, "application/x-protobuf")], "").into_response()
         }
         _ => StatusCode::OK.into_response(),

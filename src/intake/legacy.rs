@@ -1,6 +1,6 @@
-//! The store endpoint's bodies: one JSON event, plain or as base64 around zlib, made into an envelope.
+//! The store endpoint's bodies: one JSON event, plain or in base64, there with or without zlib, made into an envelope.
 //!
-//! A body that does not begin with `{` is base64, then zlib (getsentry/relay, `relay-server/src/endpoints/store.rs`).
+//! A body that does not begin with `{` is base64, and what is in it JSON or zlib (getsentry/relay, `relay-server/src/endpoints/store.rs`).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -76,6 +76,9 @@ fn plain(body: Bytes, limit: u64) -> Result<Bytes, StoreError> {
         Some(_) => {
             let text: Vec<u8> = body.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect();
             let packed = BASE64.decode(text).map_err(|_| StoreError::Neither)?;
+            if packed.trim_ascii_start().first() == Some(&b'{') {
+                return Ok(packed.into());
+            }
             decode::decode(packed.into(), &[Encoding::Deflate], limit).map_err(|error| match error {
                 DecodeError::TooLarge { limit } => StoreError::TooLarge { limit },
                 other => StoreError::Decode(other),
@@ -106,6 +109,13 @@ mod tests {
         let envelope = Envelope::parse(envelope_of(body.into(), 1000).unwrap()).unwrap();
         assert_eq!(envelope.items()[0].kind, ItemType::Transaction);
         assert!(envelope.event_id().is_some());
+    }
+
+    #[test]
+    fn base64_around_plain_json_is_unpacked() {
+        let event = br#" {"type":"transaction"}"#;
+        let envelope = Envelope::parse(envelope_of(BASE64.encode(event).into(), 1000).unwrap()).unwrap();
+        assert_eq!(envelope.payload(&envelope.items()[0]), &event[..]);
     }
 
     #[test]

@@ -164,6 +164,7 @@ pub(super) fn item_of(quantities: &Quantities) -> ItemType {
         Some(Category::Monitor) => ItemType::CheckIn,
         Some(Category::Span) => ItemType::Span,
         Some(Category::LogItem | Category::LogByte) => ItemType::Log,
+        Some(Category::TraceMetric) => ItemType::TraceMetric,
         _ => ItemType::Nel,
     }
 }

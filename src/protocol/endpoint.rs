@@ -25,6 +25,8 @@ pub enum Endpoint {
     OtlpTraces,
     /// `integration/otlp/v1/logs`, or without `integration/`.
     OtlpLogs,
+    /// `integration/otlp/v1/metrics`, or without `integration/`.
+    OtlpMetrics,
     /// `integration/vercel/logs`
     Vercel,
     /// `integration/heroku/…`
@@ -48,6 +50,7 @@ impl Endpoint {
             Self::Cron => "check-in",
             Self::OtlpTraces => "OTLP traces request",
             Self::OtlpLogs => "OTLP logs request",
+            Self::OtlpMetrics => "OTLP metrics request",
             Self::Vercel | Self::Heroku => "log drain request",
         }
     }
@@ -57,7 +60,8 @@ impl Endpoint {
         match self {
             Self::Security | Self::CspReport => MIB,
             Self::Cron => 100 * KIB,
-            Self::Nel | Self::OtlpTraces | Self::OtlpLogs | Self::Vercel | Self::Heroku => 12 * MIB,
+            Self::Nel | Self::Vercel | Self::Heroku => 12 * MIB,
+            Self::OtlpTraces | Self::OtlpLogs | Self::OtlpMetrics => 12 * MIB,
         }
     }
 
@@ -72,15 +76,19 @@ impl Endpoint {
                     | "application/expect-ct-report"
                     | "application/expect-ct-report+json"
                     | "application/expect-staple-report"
+                    // The Reporting API: an array of reports of any types.
+                    | "application/reports+json"
             ),
-            Self::OtlpTraces | Self::OtlpLogs => is_json(content_type) || essence == "application/x-protobuf",
+            Self::OtlpTraces | Self::OtlpLogs | Self::OtlpMetrics => {
+                is_json(content_type) || essence == "application/x-protobuf"
+            }
             Self::Cron | Self::Nel | Self::Vercel | Self::Heroku => true,
         }
     }
 
     /// Whether nothing is something: a ping says all in its query, and no field set is a valid protobuf message.
     pub const fn may_be_empty(self) -> bool {
-        matches!(self, Self::Cron | Self::OtlpTraces | Self::OtlpLogs)
+        matches!(self, Self::Cron | Self::OtlpTraces | Self::OtlpLogs | Self::OtlpMetrics)
     }
 
     /// What a request with `bytes` of body counts as. Entries are not counted: that would mean to understand them.
@@ -91,6 +99,7 @@ impl Endpoint {
             Self::Nel => all.add(Category::Unknown, 1),
             Self::Cron => all.add(Category::Monitor, 1),
             Self::OtlpTraces => all.add(Category::Span, 1),
+            Self::OtlpMetrics => all.add(Category::TraceMetric, 1),
             Self::OtlpLogs | Self::Vercel | Self::Heroku => {
                 all.add(Category::LogItem, 1);
                 all.add(Category::LogByte, bytes);
@@ -269,7 +278,13 @@ mod tests {
     fn content_types_are_compared_without_case_and_parameters() {
         assert!(Endpoint::Security.takes("Application/CSP-Report; charset=utf-8"));
         assert!(Endpoint::OtlpLogs.takes("application/x-protobuf") && Endpoint::OtlpLogs.takes("application/json"));
-        for wrong in ["", "text/plain", "application/reports+json", "application/jsonx"] {
+        for endpoint in [Endpoint::Security, Endpoint::CspReport, Endpoint::Nel] {
+            assert!(
+                endpoint.takes("application/reports+json") && endpoint.takes("application/reports+json;charset=UTF-8")
+            );
+        }
+        assert!(!Endpoint::OtlpLogs.takes("application/reports+json"));
+        for wrong in ["", "text/plain", "application/reports", "application/jsonx"] {
             assert!(!Endpoint::Security.takes(wrong) && !Endpoint::OtlpTraces.takes(wrong), "{wrong}");
         }
     }

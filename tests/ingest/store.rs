@@ -56,9 +56,10 @@ async fn events_of_old_sdks_become_envelopes() {
     let octets = ("content-type", "application/octet-stream");
     type Encoder = fn(&str) -> Vec<u8>;
     type Case<'a> = (&'a str, Vec<(&'a str, &'a str)>, Encoder);
-    let requests: [Case<'_>; 7] = [
+    let requests: [Case<'_>; 8] = [
         ("/api/1/store/", vec![("X-Sentry-Auth", &go), ("content-type", "application/json")], |text| text.into()),
         ("/api/1/store/", vec![("X-Sentry-Auth", &ruby), octets], |text| BASE64.encode(zlib(text)).into()),
+        ("/api/1/store/", vec![("X-Sentry-Auth", &ruby), octets], |text| BASE64.encode(text).into()),
         ("/api/1/store/", vec![("X-Sentry-Auth", &python), octets, ("content-encoding", "deflate")], zlib),
         ("/api/1/store", vec![("X-Sentry-Auth", &go), ("content-encoding", "gzip")], gzip),
         ("/api/store/", vec![("X-Sentry-Auth", &python)], |text| text.into()),
