@@ -16,33 +16,33 @@ use crate::protocol::endpoint::RawRequest;
 use crate::protocol::envelope::Envelope;
 
 use super::load::Load;
-use super::rewrite::{rewrite, rewrite_line};
+use super::rewrite::{Address, rewrite, rewrite_line};
 use super::transport::{Contents, ENVELOPE, Parcel, Stream};
 
 const X_SENTRY_AUTH: HeaderName = HeaderName::from_static("x-sentry-auth");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_SENTRY_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-sentry-forwarded-for");
 
-/// The request for an upstream's DSN. `file` is the body's, opened, when it is in one.
+/// The request for a project's address at an upstream. `file` is the body's, opened, when it is in one.
 pub(super) fn pack(
     claim: &Claim,
     load: &Load,
     file: Option<Arc<File>>,
-    dsn: &Dsn,
+    to: &Address<'_>,
     now: Timestamp,
 ) -> Result<Parcel, Unreadable> {
-    let record = &claim.record;
+    let (record, dsn) = (&claim.record, to.dsn);
     if let Some(request) = &record.client.request {
         return repeat(record, request, file, dsn);
     }
     let dwell = now.since(record.accepted_at);
     let body = match (&record.body, file) {
-        (Body::Memory(bytes), _) if load.is_whole() => Contents::Pieces(rewrite(bytes, dsn, dwell, None).into()),
+        (Body::Memory(bytes), _) if load.is_whole() => Contents::Pieces(rewrite(bytes, to, dwell, None).into()),
         (Body::Memory(bytes), _) => {
-            Contents::Pieces(rewrite(&selection(bytes, &load.send.items), dsn, dwell, load.event_id).into())
+            Contents::Pieces(rewrite(&selection(bytes, &load.send.items), to, dwell, load.event_id).into())
         }
         (Body::File(_), None) => return Err(Unreadable::File(std::io::ErrorKind::NotFound.into())),
-        (body @ Body::File(_), Some(file)) => Contents::Stream(stream(body, load, file, dsn, dwell)?),
+        (body @ Body::File(_), Some(file)) => Contents::Stream(stream(body, load, file, to, dwell)?),
     };
     let mut headers = headers(dsn, &record.client);
     headers.insert(header::CONTENT_TYPE, ENVELOPE);
@@ -76,9 +76,9 @@ fn repeat(record: &Record, request: &RawRequest, file: Option<Arc<File>>, dsn: &
 }
 
 /// The same from a file.
-fn stream(body: &Body, load: &Load, file: Arc<File>, dsn: &Dsn, dwell: Duration) -> Result<Stream, Unreadable> {
+fn stream(body: &Body, load: &Load, file: Arc<File>, to: &Address<'_>, dwell: Duration) -> Result<Stream, Unreadable> {
     let outline = body.outline()?;
-    let line = |event_id| rewrite_line(outline.header(), dsn, dwell, event_id);
+    let line = |event_id| rewrite_line(outline.header(), to, dwell, event_id);
     Ok(if load.is_whole() {
         Stream::new(line(None), file, Vec::from([outline.rest()]), Bytes::new())
     } else {
@@ -123,6 +123,7 @@ mod tests {
     use crate::journal::sqlite::SqliteJournal;
     use crate::journal::{Progress, Record, RecordId, Settings};
     use crate::policy::cooldown::Cooldown;
+    use crate::policy::routing::{Project, PublicKey, Routing};
     use crate::telemetry::ledger::Ledger;
 
     fn claim(body: &Body, items: Option<Vec<u16>>) -> Claim {
@@ -138,8 +139,17 @@ mod tests {
         let file = if let Body::File(file) = &claim.record.body { Some(Arc::new(file.open().unwrap())) } else { None };
         let now = Timestamp::from_millis(5000);
         let load = select(claim, &Cooldown::default(), quirks::of(kind), now);
-        let dsn = "http://new@tracker.example/9".parse().unwrap();
-        let contents = pack(claim, &load, file, &dsn, now).unwrap().body;
+        let project = Project {
+            name: "shop".into(),
+            id: "1".into(),
+            public_key: PublicKey::new("ours"),
+            dsns: [("tracker".into(), "http://new@tracker.example/9".parse().unwrap())].into(),
+            primary: None,
+            mirror: None,
+        };
+        let routing = Routing { projects: vec![Arc::new(project)], ..Routing::default() };
+        let to = Address::of(&routing, "shop", "tracker").unwrap();
+        let contents = pack(claim, &load, file, &to, now).unwrap().body;
         let announced = http_body::Body::size_hint(&contents).exact();
         let bytes = contents.collect().await.unwrap().to_bytes();
         assert_eq!(announced, Some(bytes.len() as u64));

@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 
+use crate::policy::routing::{Project, PublicKey, Routing};
 use crate::protocol::dsn::Dsn;
 use crate::protocol::envelope::HeaderSpans;
 use crate::protocol::event_id::EventId;
@@ -16,23 +17,57 @@ use crate::protocol::event_id::EventId;
 /// An envelope kept for less than this was not held: clocks differ by more, and its header stays as it is.
 const HELD: Duration = Duration::from_secs(1);
 
+/// Where an envelope goes: its project's DSN at the upstream, and what the other projects are called there.
+pub(super) struct Address<'a> {
+    routing: &'a Routing,
+    project: &'a Project,
+    upstream: &'a str,
+    /// The DSN of the envelope's project.
+    pub(super) dsn: &'a Dsn,
+}
+
+impl<'a> Address<'a> {
+    /// The address of the project of that name at the upstream, if it has one.
+    pub(super) fn of(routing: &'a Routing, project: &str, upstream: &'a str) -> Option<Self> {
+        let project = routing.project(project)?;
+        Some(Self { routing, project, upstream, dsn: project.dsns.get(upstream)? })
+    }
+
+    /// The key of a trace's root at the upstream. A trace that began in another project of ours keeps that project's sampling; what is
+    /// no key of ours is taken for this project's.
+    fn key_of(&self, sent: &str) -> &str {
+        if self.project.public_key.is(sent) {
+            return self.dsn.public_key();
+        }
+        let key = PublicKey::new(sent);
+        let mut others = self.routing.projects.iter().filter(|project| project.public_key == key);
+        others.find_map(|project| project.dsns.get(self.upstream)).unwrap_or(self.dsn).public_key()
+    }
+}
+
 /// The header line for the upstream, without its newline, and the rest of the envelope, newline first. Both share the
 /// memory of `envelope` where nothing changed. `event_id` replaces that of the envelope.
-pub(super) fn rewrite(envelope: &Bytes, dsn: &Dsn, dwell: Duration, event_id: Option<EventId>) -> (Bytes, Bytes) {
+pub(super) fn rewrite(
+    envelope: &Bytes,
+    to: &Address<'_>,
+    dwell: Duration,
+    event_id: Option<EventId>,
+) -> (Bytes, Bytes) {
     let end = memchr::memchr(b'\n', envelope).unwrap_or(envelope.len());
-    (rewrite_line(&envelope.slice(..end), dsn, dwell, event_id), envelope.slice(end..))
+    (rewrite_line(&envelope.slice(..end), to, dwell, event_id), envelope.slice(end..))
 }
 
 /// The header line for the upstream, both without their newline.
-pub(super) fn rewrite_line(line: &Bytes, dsn: &Dsn, dwell: Duration, event_id: Option<EventId>) -> Bytes {
+pub(super) fn rewrite_line(line: &Bytes, to: &Address<'_>, dwell: Duration, event_id: Option<EventId>) -> Bytes {
     // The line was read before it was accepted; if it cannot be read now, it goes out as it came.
     let Ok(spans) = HeaderSpans::locate(line) else { return line.clone() };
     let mut edits: Vec<(Range<usize>, String)> = Vec::new();
     if let Some(span) = spans.dsn {
-        edits.push((span, quoted(&dsn.reveal())));
+        edits.push((span, quoted(&to.dsn.reveal())));
     }
     if let Some(span) = spans.trace_public_key {
-        edits.push((span, quoted(dsn.public_key())));
+        let sent = serde_json::from_slice::<String>(&line[span.clone()]).unwrap_or_default();
+        edits.push((span, quoted(to.key_of(&sent))));
     }
     if let (Some(span), Some(id)) = (spans.event_id, event_id) {
         edits.push((span, quoted(&id.to_string())));
@@ -81,12 +116,52 @@ fn moved(sent_at: &str, dwell: Duration) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
+    /// `shop` with the key `ours`, and `web` with a UUID, both at `tracker`; `old` is not.
+    fn routing(dsn: &str) -> Routing {
+        let project = |name: &str, key: &str, dsns: &[&str]| {
+            Arc::new(Project {
+                name: name.into(),
+                id: "1".into(),
+                public_key: PublicKey::new(key),
+                dsns: dsns.iter().map(|dsn| ("tracker".into(), dsn.parse().unwrap())).collect(),
+                primary: None,
+                mirror: None,
+            })
+        };
+        let web = project("web", "9ec79c33-ec99-42ab-8353-589fcb2e04dc", &["http://web_key@tracker.example/43"]);
+        let projects = vec![project("shop", "ours", &[dsn]), web, project("old", "old-key", &[])];
+        Routing { primary: "tracker".into(), mirror: true, projects }
+    }
+
+    fn rewritten(envelope: &Bytes, dsn: &str, dwell: Duration, event_id: Option<EventId>) -> (Bytes, Bytes) {
+        let routing = routing(dsn);
+        rewrite(envelope, &Address::of(&routing, "shop", "tracker").unwrap(), dwell, event_id)
+    }
+
+    #[test]
+    fn a_trace_keeps_the_project_in_which_it_began() {
+        for (sent, expected) in
+            [("ours", "own"), ("9EC79C33EC9942AB8353589FCB2E04DC", "web_key"), ("old-key", "own"), ("of nobody", "own")]
+        {
+            let envelope =
+                Bytes::from(format!("{{\"trace\":{{\"public_key\":\"{sent}\",\"sample_rate\":\"0.5\"}}}}\n"));
+            let (line, _) = rewritten(&envelope, "http://own@tracker.example/42", Duration::ZERO, None);
+            assert_eq!(
+                line,
+                format!("{{\"trace\":{{\"public_key\":\"{expected}\",\"sample_rate\":\"0.5\"}}}}"),
+                "{sent}"
+            );
+        }
+    }
+
     fn out(envelope: &'static str, dwell_secs: u64) -> String {
-        let dsn = "https://new_key@tracker.example:9000/prefix/42".parse().unwrap();
+        let dsn = "https://new_key@tracker.example:9000/prefix/42";
         let (line, rest) =
-            rewrite(&Bytes::from_static(envelope.as_bytes()), &dsn, Duration::from_secs(dwell_secs), None);
+            rewritten(&Bytes::from_static(envelope.as_bytes()), dsn, Duration::from_secs(dwell_secs), None);
         format!("{}{}", std::str::from_utf8(&line).unwrap(), std::str::from_utf8(&rest).unwrap())
     }
 
@@ -129,17 +204,16 @@ mod tests {
     #[test]
     fn an_event_that_goes_alone_goes_under_its_own_id() {
         let envelope = Bytes::from_static(b"{\"event_id\":\"00000000-0000-0000-0000-000000000001\",\"x\": 1}\n");
-        let (line, _) = rewrite(&envelope, &"http://k@h/1".parse().unwrap(), Duration::ZERO, Some(2.into()));
+        let (line, _) = rewritten(&envelope, "http://k@h/1", Duration::ZERO, Some(2.into()));
         assert_eq!(line, r#"{"event_id":"00000000000000000000000000000002","x": 1}"#);
-        let (line, _) =
-            rewrite(&Bytes::from_static(b"{}\n"), &"http://k@h/1".parse().unwrap(), Duration::ZERO, Some(2.into()));
+        let (line, _) = rewritten(&Bytes::from_static(b"{}\n"), "http://k@h/1", Duration::ZERO, Some(2.into()));
         assert_eq!(line, "{}", "absent stays absent");
     }
 
     #[test]
     fn an_envelope_with_nothing_to_change_is_not_copied() {
         let envelope = Bytes::from_static(b"{\"event_id\":\"x\"}\n{\"type\":\"event\"}\n{}");
-        let (line, rest) = rewrite(&envelope, &"http://k@h/1".parse().unwrap(), Duration::ZERO, None);
+        let (line, rest) = rewritten(&envelope, "http://k@h/1", Duration::ZERO, None);
         assert_eq!(line.as_ptr(), envelope.as_ptr());
         assert_eq!(rest.as_ptr().addr(), envelope.as_ptr().addr() + line.len());
     }

@@ -32,6 +32,7 @@ use super::large::{self, weight};
 use super::load;
 use super::parcel;
 use super::quirks::{self, Quirks};
+use super::rewrite::Address;
 use super::sent::Sent;
 use super::settings::{OnRateLimit, Settings};
 use super::transport::Transport;
@@ -192,8 +193,8 @@ impl Worker {
             return self.put_off(&claim, until);
         }
         let routing = self.around.routing.load_full();
-        let dsn = routing.project(&record.project).and_then(|project| project.dsns.get(&self.upstream));
-        let Some(dsn) = dsn else {
+        let upstream = Arc::clone(&self.upstream);
+        let Some(address) = Address::of(&routing, &record.project, &upstream) else {
             self.around.watch.no_dsn(&record.project);
             self.homeless = true;
             return self.put_off(&claim, now + HOMELESS);
@@ -206,7 +207,7 @@ impl Worker {
             let settlement = load.remainder(settings.on_rate_limit, claim.progress.clone(), now);
             return self.journal_settle(&claim.record, settlement);
         }
-        let parcel = match parcel::pack(&claim, &load, file, dsn, now) {
+        let parcel = match parcel::pack(&claim, &load, file, &address, now) {
             Ok(parcel) => parcel,
             Err(error) => return self.unreadable(&claim, &error, now),
         };
