@@ -203,16 +203,17 @@ impl Pass {
 }
 
 fn authenticate(public: &Public, id: Option<&str>, key: Option<&str>, parts: &Parts) -> Result<Entrance, ApiError> {
-    Ok(public.intake.authenticate(id, credentials(parts, key))?)
+    Ok(public.intake.authenticate(id, credentials(public, parts, key))?)
 }
 
 /// What a request says of itself; `key` is the one in its path.
-pub(super) fn credentials(parts: &Parts, key: Option<&str>) -> Result<Option<Credentials>, AuthError> {
+pub(super) fn credentials(public: &Public, parts: &Parts, key: Option<&str>) -> Result<Option<Credentials>, AuthError> {
     let values = |name: &str| {
         let all: Vec<&str> = parts.headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
         all.into_iter()
     };
-    auth::find(values("x-sentry-auth"), values("authorization"), parts.uri.query(), key)
+    let is_ours = |key: &str| public.intake.knows_key(key);
+    auth::find(values("x-sentry-auth"), values("authorization"), parts.uri.query(), key, is_ours)
 }
 
 async fn submit(

@@ -15,6 +15,7 @@ mod letters;
 mod listen;
 pub mod network;
 mod page;
+mod path;
 mod peer;
 mod phase;
 mod proxied;

@@ -106,7 +106,7 @@ fn client() -> Option<reqwest::Client> {
 pub(super) async fn forward(State(public): State<Arc<Public>>, request: Request) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
-    let credentials = || ingest::credentials(&parts, None);
+    let credentials = || ingest::credentials(&public, &parts, None);
     let destination = destination::find(&public.intake.routing(), path, parts.uri.query(), credentials)?;
     if matches!(parts.method, Method::CONNECT | Method::TRACE) {
         return Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, Refused::Method, "this method is not passed on"));
@@ -212,7 +212,7 @@ impl From<NoDestination> for ApiError {
     fn from(error: NoDestination) -> Self {
         let (status, reason) = match &error {
             NoDestination::Nowhere => (StatusCode::NOT_FOUND, Refused::NoSuchRoute),
-            NoDestination::Leaves => (StatusCode::BAD_REQUEST, Refused::Malformed),
+            NoDestination::Leaves | NoDestination::Spelling(_) => (StatusCode::BAD_REQUEST, Refused::Malformed),
             NoDestination::UnknownDsn => (StatusCode::NOT_FOUND, Refused::UnknownProject),
             NoDestination::UnknownKey => (StatusCode::FORBIDDEN, Refused::UnknownProject),
             NoDestination::Unreadable(error) => return KeyError::from(*error).into(),

@@ -9,8 +9,7 @@ use axum::extract::State;
 use axum::handler::Handler;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, any, get, post};
-use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tower::ServiceExt as _;
@@ -25,10 +24,10 @@ use super::doors::Doors;
 use super::error::ApiError;
 use super::ingest::ForProject;
 use super::serve::{App, serve};
-use super::settings::Server;
+use super::settings::{Server, TunnelPath};
 use super::state::{Admin, Public};
 use super::tls::Certificate;
-use super::{admin, backfill, changes, crash, ingest, letters, proxy};
+use super::{admin, backfill, changes, crash, ingest, letters, path, proxy};
 
 /// What SDKs reach.
 fn public(state: Arc<Public>) -> Router {
@@ -47,8 +46,10 @@ fn public(state: Arc<Public>) -> Router {
         ("/api/{project}/cron/{slug}/{key}", raw(Endpoint::Cron)),
         ("/api/{project}/integration/otlp/v1/traces", raw(Endpoint::OtlpTraces)),
         ("/api/{project}/integration/otlp/v1/logs", raw(Endpoint::OtlpLogs)),
+        ("/api/{project}/integration/otlp/v1/metrics", raw(Endpoint::OtlpMetrics)),
         ("/api/{project}/otlp/v1/traces", raw(Endpoint::OtlpTraces)),
         ("/api/{project}/otlp/v1/logs", raw(Endpoint::OtlpLogs)),
+        ("/api/{project}/otlp/v1/metrics", raw(Endpoint::OtlpMetrics)),
         ("/api/{project}/integration/vercel/logs", raw(Endpoint::Vercel)),
         ("/api/{project}/integration/heroku", raw(Endpoint::Heroku)),
         ("/api/relay/healthcheck/live", get(alive).fallback(wrong_method)),
@@ -57,8 +58,12 @@ fn public(state: Arc<Public>) -> Router {
         routes = routes.route(path, handler.clone()).route(&format!("{path}/"), handler);
     }
     routes = routes.route("/api/{project}/integration/heroku/{*rest}", raw(Endpoint::Heroku));
-    if let Some(path) = &state.tunnel {
-        let path = path.as_str();
+    routes = routes.route("/", get(greet).fallback(nowhere));
+    let tunnel = state.tunnel.as_ref().map(TunnelPath::as_str);
+    if tunnel != Some(HEALTH) {
+        routes = routes.route(HEALTH, get(alive).fallback(nowhere));
+    }
+    if let Some(path) = tunnel {
         routes = routes.route(path, taken(ingest::tunnel)).route(&format!("{path}/"), taken(ingest::tunnel));
     }
     routes.fallback(any(proxy::forward)).with_state(state)
@@ -114,6 +119,18 @@ fn and_get<T: 'static>(
     routes.get(handler).head(wrong_method)
 }
 
+/// Where monitors look by habit. The tunnel may have this path.
+const HEALTH: &str = "/healthz";
+
+/// What monitors and people find at the root: the name, and nothing that tells more.
+async fn greet() -> &'static str {
+    "switchyard\n"
+}
+
+async fn nowhere() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, Refused::NoSuchRoute, "no such endpoint")
+}
+
 async fn alive() -> Response {
     axum::Json(json!({ "is_healthy": true })).into_response()
 }
@@ -148,7 +165,7 @@ struct PublicApp {
 impl App for PublicApp {
     async fn answer(&self, peer: SocketAddr, mut request: Request<Body>) -> Response {
         request.extensions_mut().insert(peer);
-        fold_slashes(request.uri_mut());
+        path::normalise(request.uri_mut());
         let mut response = if request.method() == Method::OPTIONS {
             preflight()
         } else {
@@ -239,25 +256,6 @@ fn share(response: &mut Response) {
     }
 }
 
-/// Runs of slashes count as one: a DSN with a slash too many has always worked.
-fn fold_slashes(uri: &mut Uri) {
-    if !uri.path().contains("//") {
-        return;
-    }
-    let mut path = String::with_capacity(uri.path().len());
-    for c in uri.path().chars() {
-        if c != '/' || !path.ends_with('/') {
-            path.push(c);
-        }
-    }
-    let whole = uri.query().map_or(path.clone(), |query| format!("{path}?{query}"));
-    if let Ok(whole) = PathAndQuery::try_from(whole) {
-        let mut parts = std::mem::take(uri).into_parts();
-        parts.path_and_query = Some(whole);
-        *uri = Uri::from_parts(parts).unwrap_or_default();
-    }
-}
-
 #[derive(Clone)]
 struct AdminApp(Router, Doors);
 
@@ -286,23 +284,5 @@ fn confine(response: &mut Response) {
         (header::X_FRAME_OPTIONS, "DENY"),
     ] {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn runs_of_slashes_are_folded_and_the_query_is_kept() {
-        for (before, after) in [
-            ("//api///1/envelope//?a=//b", "/api/1/envelope/?a=//b"),
-            ("http://h:1//api/1/store", "http://h:1/api/1/store"),
-            ("/api/1/envelope/", "/api/1/envelope/"),
-        ] {
-            let mut uri: Uri = before.parse().unwrap();
-            fold_slashes(&mut uri);
-            assert_eq!(uri, after);
-        }
     }
 }

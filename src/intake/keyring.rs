@@ -55,6 +55,11 @@ impl Keyring {
         found.map(Arc::clone).ok_or(KeyError::Unknown)
     }
 
+    /// Whether a project has this key.
+    pub fn knows_key(&self, key: &str) -> bool {
+        self.0.values().flatten().any(|project| project.public_key.is(key))
+    }
+
     /// The project that an envelope's own `dsn` names. `id` is the one in the path, which must agree.
     pub fn find_by_dsn(
         &self,

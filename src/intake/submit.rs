@@ -186,6 +186,11 @@ impl Intake {
         Arc::clone(&self.view.load().routing)
     }
 
+    /// Whether a project has this key.
+    pub fn knows_key(&self, key: &str) -> bool {
+        self.view.load().keyring.knows_key(key)
+    }
+
     /// Lets a request in by its credentials, before its body is looked at.
     pub fn authenticate(
         &self,

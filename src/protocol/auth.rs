@@ -1,7 +1,8 @@
 //! Authentication of a request: which project key does it carry, and in which one of the forms SDKs use.
 //!
 //! Order and rules follow getsentry/relay (`relay-server/src/extractors/request_meta.rs`): `X-Sentry-Auth`, `Authorization: Sentry`,
-//! `Authorization: Basic`, the query, the path; two forms in one request are refused, even when they agree.
+//! `Authorization: Basic`, the query, the path; two forms in one request are refused, even when they agree. A form that is not meant
+//! for us is none: another scheme, an empty header, a `Basic` of the site around us.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -43,24 +44,26 @@ pub enum AuthError {
 /// Finds the credentials in the places a request may carry them; `None` when it carries none.
 ///
 /// `sentry_auth` and `authorization` are the values of these headers, `query` the raw query string, `key` the key that stands in
-/// the path of some endpoints.
+/// the path of some endpoints. `is_ours` says whether a project has this key: a browser adds the `Basic` of a protected site by
+/// itself, and its user is nobody here.
 pub fn find<'a>(
     sentry_auth: impl Iterator<Item = &'a str>,
     authorization: impl Iterator<Item = &'a str>,
     query: Option<&str>,
     key: Option<&str>,
+    is_ours: impl Fn(&str) -> bool,
 ) -> Result<Option<Credentials>, AuthError> {
     let mut found: Option<Fields> = None;
     let mut take = |fields: Fields| match found.replace(fields) {
         Some(_) => Err(AuthError::Multiple),
         None => Ok(()),
     };
-    for value in sentry_auth {
+    for value in sentry_auth.filter(|value| !value.trim().is_empty()) {
         take(header_fields(value).ok_or(AuthError::Unreadable)?)?;
     }
     for value in authorization {
         // Other schemes belong to a proxy in front of us; they are no Sentry authentication.
-        if let Some(fields) = header_fields(value).or_else(|| basic_fields(value)) {
+        if let Some(fields) = header_fields(value).or_else(|| basic_fields(value, &is_ours)) {
             take(fields)?;
         }
     }
@@ -135,15 +138,20 @@ fn header_fields(value: &str) -> Option<Fields> {
     Some(fields)
 }
 
-fn basic_fields(value: &str) -> Option<Fields> {
+fn basic_fields(value: &str, is_ours: impl Fn(&str) -> bool) -> Option<Fields> {
+    let (user, _) = basic(value)?;
+    is_ours(&user).then(|| Fields { key: Some(user), ..Fields::default() })
+}
+
+/// User and password of a `Basic` authentication (RFC 7617).
+pub fn basic(value: &str) -> Option<(String, String)> {
     let (scheme, rest) = value.trim().split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("basic") {
         return None;
     }
-    let decoded = BASE64.decode(rest.trim()).ok()?;
-    let text = String::from_utf8(decoded).ok()?;
-    let user = text.split(':').next().unwrap_or_default();
-    Some(Fields { key: Some(user.to_owned()), ..Fields::default() })
+    let text = String::from_utf8(BASE64.decode(rest.trim()).ok()?).ok()?;
+    let (user, password) = text.split_once(':').unwrap_or((&text, ""));
+    Some((user.to_owned(), password.to_owned()))
 }
 
 /// A query is a form of authentication only when it names a key.
@@ -168,7 +176,7 @@ mod tests {
         authorization: Option<&str>,
         query: Option<&str>,
     ) -> Result<Option<Credentials>, AuthError> {
-        find(header.into_iter(), authorization.into_iter(), query, None)
+        find(header.into_iter(), authorization.into_iter(), query, None, |key| key == KEY)
     }
 
     fn with(client: Option<&str>) -> Result<Option<Credentials>, AuthError> {
@@ -197,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_key_in_the_path_is_a_form_like_the_others() {
-        let in_path = |query| find([].into_iter(), [].into_iter(), query, Some(KEY));
+        let in_path = |query| find([].into_iter(), [].into_iter(), query, Some(KEY), |_| true);
         assert_eq!(in_path(Some("status=ok")), with(None));
         assert_eq!(in_path(Some(&format!("sentry_key={KEY}"))), Err(AuthError::Multiple));
     }
@@ -205,7 +213,16 @@ mod tests {
     #[test]
     fn no_form_is_no_error_and_a_proxys_own_authorization_is_none_of_ours() {
         assert_eq!(find_in(None, None, Some("x=y")), Ok(None));
-        assert_eq!(find_in(None, Some("Bearer token"), None), Ok(None));
+        let site = format!("Basic {}", BASE64.encode("staging:secret"));
+        let query = format!("sentry_key={KEY}");
+        for foreign in ["Bearer token", "Digest username=\"a\"", "Negotiate YQ==", "Basic ?", "Basic", "", &site] {
+            assert_eq!(find_in(None, Some(foreign), None), Ok(None), "{foreign}");
+            assert_eq!(find_in(None, Some(foreign), Some(&query)), with(None), "{foreign}");
+        }
+        assert_eq!(find_in(Some(" "), None, None), Ok(None));
+        assert_eq!(find_in(Some(""), None, Some(&query)), with(None));
+        let own = format!("Basic {}", BASE64.encode(format!("{KEY}:")));
+        assert_eq!(find_in(None, Some(&own), Some(&query)), Err(AuthError::Multiple));
     }
 
     #[test]

@@ -102,7 +102,7 @@ pub(crate) fn auth(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let mut lines = text.splitn(4, '\n').map(|line| Some(line).filter(|line| !line.is_empty()));
     let [header, authorization, query, key] = std::array::from_fn(|_| lines.next().flatten());
-    let found = auth::find(header.into_iter(), authorization.into_iter(), query, key);
+    let found = auth::find(header.into_iter(), authorization.into_iter(), query, key, |_| true);
     let Ok(Some(credentials)) = found else { return };
     let Credentials { public_key, client } = &credentials;
     assert!(is_token(public_key), "{public_key:?}");
@@ -112,7 +112,7 @@ pub(crate) fn auth(data: &[u8]) {
     let client = client.as_ref().map(|client| format!(", sentry_client={client}")).unwrap_or_default();
     let header = format!("Sentry sentry_version=7, sentry_key={public_key}{client}");
     let again = |header: &[&str], authorization: &[&str]| {
-        auth::find(header.iter().copied(), authorization.iter().copied(), None, None)
+        auth::find(header.iter().copied(), authorization.iter().copied(), None, None, |_| true)
     };
     assert_eq!(again(&[&header], &[]), Ok(Some(credentials.clone())));
     assert_eq!(again(&[], &[&header]), Ok(Some(credentials.clone())));

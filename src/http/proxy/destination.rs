@@ -10,8 +10,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use percent_encoding::percent_decode;
 use url::{Url, form_urlencoded};
 
+use crate::http::path::{self, Spelling};
 use crate::policy::routing::{Project, PublicKey, Routing};
-use crate::protocol::auth::{AuthError, Credentials};
+use crate::protocol::auth::{self, AuthError, Credentials};
 use crate::protocol::dsn::Dsn;
 
 /// How often a path may be encoded in itself.
@@ -36,6 +37,9 @@ pub(super) enum NoDestination {
     /// Its path climbs, in one spelling or another: 400.
     #[error("the path must not have dots as segments, nor backslashes")]
     Leaves,
+    /// Its path could mean another to the primary: 400.
+    #[error(transparent)]
+    Spelling(#[from] Spelling),
     /// The dialog's `dsn` is none of ours: 404, as Sentry answers.
     #[error("the dsn in the query belongs to no configured project")]
     UnknownDsn,
@@ -61,6 +65,7 @@ pub(super) fn find(
     if leaves(path) {
         return Err(NoDestination::Leaves);
     }
+    path::check(path)?;
     if below.trim_end_matches('/') == "embed/error-page" {
         return dialog(routing, path, query);
     }
@@ -165,10 +170,9 @@ pub(super) struct Rekey {
 impl Rekey {
     /// A value of `X-Sentry-Auth` or `Authorization` with the key exchanged.
     pub(super) fn header(&self, value: &str) -> String {
-        let basic = value.trim().split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"));
-        match basic {
-            Some((scheme, _)) => format!("{scheme} {}", BASE64.encode(format!("{}:", self.to))),
-            None => value.replace(&format!("sentry_key={}", self.from), &format!("sentry_key={}", self.to)),
+        match auth::basic(value) {
+            Some((user, _)) if user == self.from => format!("Basic {}", BASE64.encode(format!("{}:", self.to))),
+            _ => value.replace(&format!("sentry_key={}", self.from), &format!("sentry_key={}", self.to)),
         }
     }
 }
@@ -285,7 +289,6 @@ mod tests {
             "/api/0/releases/...%2F.x/",
             "/api/0/@evil.test/",
             "/api/0/http://evil.test/",
-            "/api/%2F%2Fevil.test/",
             "/api/evil.test:80/",
             "/api/0/%00%0d%0a/",
             "/api/0/caf\u{e9}/",
@@ -294,6 +297,15 @@ mod tests {
             assert_eq!((url.host_str(), url.port()), (Some("a.test"), Some(9000)), "{path}");
             assert!(url.path().starts_with("/pre/fix/api/"), "{url}");
             assert_eq!(url.username(), "");
+        }
+    }
+
+    #[test]
+    fn another_spelling_of_an_ingest_route_goes_nowhere() {
+        for path in
+            ["/api/1/Envelope/", "/api/1/envelope;x/", "/api/1%2Fenvelope/", "/api/1/envelop%2565/", "/api/0/a%5Cb/"]
+        {
+            assert!(matches!(refused(path), NoDestination::Spelling(_)), "{path}");
         }
     }
 

@@ -1,60 +1,90 @@
-//! What of a request's and an answer's headers passes the proxy: everything but what concerns one connection, one host or
-//! one site's browser state.
+//! What of a request's and an answer's headers passes the proxy: what is on a list here, each with its reason, and nothing else.
 //!
-//! Hop-by-hop headers end here (RFC 9110, section 7.6.1). So do cookies: a browser sends those of everything that shares our host.
+//! A new header is more often an order to a web server between us than anything a client of a tracker needs: `X-Accel-Redirect`
+//! and `X-Sendfile` make one serve files, `X-Original-URL` makes a framework route another path. Cookies stay out, because a browser
+//! sends those of everything that shares our host.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use crate::protocol::auth;
+
 use super::destination::Rekey;
 
-/// Of one connection only, in either direction.
-const HOP_BY_HOP: [&str; 10] = [
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "http2-settings",
+/// What a tracker may learn of a request.
+const OF_A_REQUEST: [&str; 20] = [
+    // What the client can read.
+    "accept",
+    "accept-charset",
+    "accept-encoding",
+    "accept-language",
+    // Who it is: sentry-cli's token, an SDK's key.
+    "authorization",
+    "x-sentry-auth",
+    "user-agent",
+    // Where the crash-report dialog stands; Sentry compares it with the project's allowed domains.
+    "origin",
+    "referer",
+    "x-requested-with",
+    // What the body is. Its length and encoding are said anew.
+    "content-type",
+    "content-disposition",
+    "content-language",
+    // Whether it has the answer already, and which part of it it wants.
+    "cache-control",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "range",
 ];
 
-/// Of the request's way to us, or said anew on its way on. What others claim about the client's address is in the chain by now, as
-/// far as it is believed.
-const OF_A_REQUEST: [&str; 15] = [
-    "host",
+/// What a client may learn of an answer, besides all that begins with [`SENTRY`].
+const OF_AN_ANSWER: [&str; 30] = [
+    // What the body is.
+    "content-type",
     "content-length",
     "content-encoding",
-    "expect",
-    "cookie",
-    "forwarded",
-    "x-forwarded-for",
-    "x-sentry-forwarded-for",
-    "x-vercel-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-proto",
-    "x-real-ip",
-    "cf-connecting-ip",
-    "true-client-ip",
+    "content-language",
+    "content-disposition",
+    "content-range",
+    "accept-ranges",
+    // Whether it may be kept.
+    "cache-control",
+    "etag",
+    "last-modified",
+    "expires",
+    "age",
+    "date",
+    "vary",
+    // Where to go on: pages of a list, a redirect, a later time, another method.
+    "link",
+    "location",
+    "retry-after",
+    "allow",
+    "x-hits",
+    "x-max-hits",
+    // Who in a browser may read it.
+    "access-control-allow-headers",
+    "access-control-allow-methods",
+    "access-control-allow-origin",
+    "access-control-expose-headers",
+    "access-control-max-age",
+    "cross-origin-resource-policy",
+    // What a browser must not do with it.
+    "content-security-policy",
+    "referrer-policy",
+    "x-content-type-options",
+    "x-frame-options",
 ];
 
-/// What a tracker says of its own site to a browser, which would take it for ours.
-const OF_A_SITE: [&str; 4] = ["set-cookie", "strict-transport-security", "alt-svc", "clear-site-data"];
+/// Limits, errors and announcements of Sentry's API.
+const SENTRY: &str = "x-sentry-";
 
 /// The headers of a request as the primary gets it.
 pub(super) fn to_upstream(from: &HeaderMap, forwarded_for: Option<&str>, rekey: Option<&Rekey>) -> HeaderMap {
-    let mut headers = without(from, &OF_A_REQUEST);
-    if let Some(rekey) = rekey {
-        for name in [HeaderName::from_static("x-sentry-auth"), header::AUTHORIZATION] {
-            let Some(value) = headers.get(&name).and_then(|value| value.to_str().ok()) else { continue };
-            if let Ok(value) = HeaderValue::try_from(rekey.header(value)) {
-                headers.insert(name, value);
-            }
-        }
-    }
+    let mut headers = only(from, |name| OF_A_REQUEST.contains(&name));
+    keep_ours(&mut headers, rekey);
     if let Some(chain) = forwarded_for.and_then(|chain| HeaderValue::try_from(chain).ok()) {
         headers.insert("x-forwarded-for", chain.clone());
         headers.insert("x-sentry-forwarded-for", chain);
@@ -64,15 +94,28 @@ pub(super) fn to_upstream(from: &HeaderMap, forwarded_for: Option<&str>, rekey: 
 
 /// The headers of the primary's answer as the client gets it.
 pub(super) fn to_client(from: &HeaderMap) -> HeaderMap {
-    without(from, &OF_A_SITE)
+    only(from, |name| OF_AN_ANSWER.contains(&name) || name.starts_with(SENTRY))
 }
 
-fn without(from: &HeaderMap, besides: &[&str]) -> HeaderMap {
+/// Exchanges the client's key for the primary's, and takes out the `Basic` of the site around us: a user and a password that are no
+/// business of a tracker's. Without a password it is a key of Sentry's API.
+fn keep_ours(headers: &mut HeaderMap, rekey: Option<&Rekey>) {
+    for name in [HeaderName::from_static("x-sentry-auth"), header::AUTHORIZATION] {
+        let Some(value) = headers.get(&name).and_then(|value| value.to_str().ok()) else { continue };
+        let rekeyed = rekey.map_or_else(|| value.to_owned(), |rekey| rekey.header(value));
+        let of_a_site = rekeyed == value && auth::basic(value).is_some_and(|(_, password)| !password.is_empty());
+        match HeaderValue::try_from(rekeyed) {
+            Ok(value) if !of_a_site => drop(headers.insert(name, value)),
+            _ => drop(headers.remove(name)),
+        }
+    }
+}
+
+/// The headers of these names, but for what the message itself says is of one connection (RFC 9110, section 7.6.1).
+fn only(from: &HeaderMap, passes: impl Fn(&str) -> bool) -> HeaderMap {
     let named = from.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
     let named: Vec<String> = named.flat_map(|value| value.split(',')).map(|n| n.trim().to_ascii_lowercase()).collect();
-    let stays =
-        |name: &str| !HOP_BY_HOP.contains(&name) && !besides.contains(&name) && !named.iter().any(|n| n == name);
-    let all = from.iter().filter(|(name, _)| stays(name.as_str()));
+    let all = from.iter().filter(|(name, _)| passes(name.as_str()) && !named.iter().any(|n| *n == name.as_str()));
     all.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
@@ -102,6 +145,10 @@ mod tests {
             ("cf-connecting-ip", "6.6.6.6"),
             ("content-type", "application/json"),
             ("accept-encoding", "gzip"),
+            ("x-original-url", "/admin/"),
+            ("x-rewrite-url", "/admin/"),
+            ("x-http-method-override", "DELETE"),
+            ("x-sentry-forwarded-for", "6.6.6.6"),
         ]);
         let sent = to_upstream(&request, Some("203.0.113.7"), None);
         let expected =
@@ -109,6 +156,14 @@ mod tests {
         assert_eq!(names(&sent), expected);
         assert_eq!(sent["x-forwarded-for"], "203.0.113.7");
         assert_eq!(sent["authorization"], "Bearer sntrys_x");
+    }
+
+    #[test]
+    fn a_sites_own_password_goes_to_no_tracker() {
+        let sent = |value| to_upstream(&map(&[("authorization", value)]), None, None).remove("authorization");
+        assert_eq!(sent("Basic c3RhZ2luZzpzZWNyZXQ="), None);
+        assert_eq!(sent("Basic YXBpLWtleTo=").unwrap(), "Basic YXBpLWtleTo=");
+        assert_eq!(sent("Bearer a:b").unwrap(), "Bearer a:b");
     }
 
     #[test]
@@ -122,7 +177,16 @@ mod tests {
             ("set-cookie", "b=1"),
             ("strict-transport-security", "max-age=1; includeSubDomains"),
             ("keep-alive", "timeout=5"),
+            ("x-accel-redirect", "/secret"),
+            ("x-sendfile", "/etc/passwd"),
+            ("refresh", "0; url=http://evil.test/"),
+            ("www-authenticate", "Basic"),
+            ("service-worker-allowed", "/"),
+            ("set-cookie2", "a=1"),
+            ("x-sentry-rate-limits", "60:error:key"),
+            ("x-hits", "3"),
         ]);
-        assert_eq!(names(&to_client(&answer)), ["link", "location", "content-encoding", "content-length"]);
+        let expected = ["link", "location", "content-encoding", "content-length", "x-sentry-rate-limits", "x-hits"];
+        assert_eq!(names(&to_client(&answer)), expected);
     }
 }
