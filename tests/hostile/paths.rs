@@ -34,7 +34,6 @@ async fn nothing_but_a_number_is_a_project_and_no_path_leads_anywhere_else() {
         "/api/1/../1/envelope/",
         "/api/2/../1/envelope/",
         "/api/1/envelope/../store/",
-        "/%61pi/1/envelope/",
         "/API/1/envelope/",
         "/api/1/envelope%2f",
         "/api/1/envelope/%2e%2e/",
@@ -61,10 +60,12 @@ async fn nothing_but_a_number_is_a_project_and_no_path_leads_anywhere_else() {
             exchange(&relay.address(), &post(&format!("{target}?sentry_key={KEY}"), &[], body.as_bytes())).await;
         assert!(matches!(answer.status, 200 | 400), "{target}: {answer:?}");
     }
-    // An escape that stands for the digit itself is the digit.
+    // An escape that stands for a plain character is that character.
     let body = envelopes::error(&new_id());
-    let escaped = post(&format!("/api/%31/envelope/?sentry_key={KEY}"), &[], body.as_bytes());
-    assert_eq!(exchange(&relay.address(), &escaped).await.status, 200);
+    for path in ["/api/%31/envelope/", "/%61pi/1/envelope/"] {
+        let escaped = post(&format!("{path}?sentry_key={KEY}"), &[], body.as_bytes());
+        assert_eq!(exchange(&relay.address(), &escaped).await.status, 200, "{path}");
+    }
     relay.finish().await;
     let (envelopes, others): (Vec<_>, Vec<_>) =
         upstream.seen().into_iter().partition(|seen| seen.path == "/api/7/envelope/" && seen.query.is_none());

@@ -85,6 +85,16 @@ async fn every_form_of_authentication_lets_in() {
         Request::to(format!("{envelope}?sentry_version=7&sentry_key={KEY}&sentry_client=a%2F1&sentry_secret=ignored")),
         // The Authorization of a proxy in front of us is none of ours.
         Request::to(format!("{envelope}?sentry_key={KEY}")).with("Authorization", "Bearer of-a-proxy"),
+        // So is the password of a site, which its visitors' browsers send by themselves, and a header without a word.
+        Request::to(format!("{envelope}?sentry_key={KEY}")).with("Authorization", basic("staging:secret")),
+        Request::to(format!("{envelope}?sentry_key={KEY}")).with("Authorization", "Digest username=\"staging\""),
+        Request::to(format!("{envelope}?sentry_key={KEY}")).with("Authorization", "Negotiate YWJj"),
+        Request::to(envelope).with("Authorization", basic("staging:secret")).dsn(relay.dsn()),
+        Request::to(envelope)
+            .with("X-Sentry-Auth", format!("Sentry sentry_key={KEY}"))
+            .with("Authorization", basic("a:b")),
+        Request::to(envelope).with("X-Sentry-Auth", "").dsn(relay.dsn()),
+        Request::to(format!("{envelope}?sentry_key={KEY}")).with("X-Sentry-Auth", " "),
         // A browser's tunnel: only the envelope says for whom it is.
         Request::to(envelope).dsn(relay.dsn()),
         Request::to(envelope).dsn(format!("https://{KEY}@elsewhere.example/1")),
@@ -109,6 +119,7 @@ async fn every_form_of_authentication_lets_in() {
         if taken == sent { Ok(()) } else { Err(format!("{} of {}", taken.len(), sent.len())) }
     })
     .await;
+    assert!(upstream.taken().iter().all(|seen| !seen.headers.contains_key("authorization")));
     relay.finish().await;
 }
 
@@ -123,6 +134,7 @@ async fn whoever_is_not_let_in_is_told_why_and_is_counted() {
         (Request::to(envelope).with("X-Sentry-Auth", auth.clone()).with("Authorization", auth.clone()), "multiple"),
         (Request::to(query.clone()).with("Authorization", basic(TOKEN)), "multiple"),
         (Request::to(envelope), "missing authentication"),
+        (Request::to(envelope).with("Authorization", basic("staging:secret")), "missing authentication"),
         (Request::to(envelope).with("X-Sentry-Auth", "Sentry sentry_version=7"), "sentry_key"),
         (Request::to(envelope).with("X-Sentry-Auth", "nonsense"), "bad sentry authentication"),
         (Request::to(format!("{envelope}?sentry_key=")), "sentry_key"),
@@ -222,4 +234,29 @@ async fn a_request_that_must_name_its_project_itself_is_refused_before_its_body_
     assert_eq!(exchange(&relay.address(), &post("/api/1/store/", &envelope, body.as_bytes())).await.status, 200);
     relay.finish().await;
     assert_eq!(upstream.taken_ids(), [id]);
+}
+
+#[tokio::test]
+async fn a_trace_that_began_in_another_project_keeps_that_projects_key() {
+    let (relay, upstream) = front_of(|plan| {
+        let dsn = plan.dsn_of("tracker").replace("cafe", "beef");
+        let web = format!(
+            "[[projects]]\nname = \"web\"\nid = \"2\"\npublic_key = \"{UUID}\"\n[projects.upstreams]\ntracker = \"{dsn}\"\n"
+        );
+        plan.more(&web)
+    })
+    .await;
+    for (sent, expected) in
+        [(KEY, "cafe"), (&*UUID.to_lowercase(), "beef"), (&*UUID.replace('-', ""), "beef"), ("foreign", "cafe")]
+    {
+        let id = new_id();
+        let body = envelopes::error(&id).replacen('}', &format!(",\"trace\":{{\"public_key\":\"{sent}\"}}}}"), 1);
+        assert_eq!(relay.send(body).await.status(), 200);
+        relay.balanced(SOON).await;
+        let seen = upstream.taken().into_iter().find(|seen| seen.event_id() == id).expect("the event");
+        let line = seen.body.split(|b| *b == b'\n').next().expect("a header");
+        let header: serde_json::Value = serde_json::from_slice(line).expect("JSON");
+        assert_eq!(header["trace"]["public_key"], expected, "{sent}");
+    }
+    relay.finish().await;
 }

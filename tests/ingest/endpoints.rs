@@ -77,7 +77,6 @@ async fn security_and_nel_reports_reach_every_upstream() {
 
     for (path, kind, body, status, words) in [
         ("security", "text/plain", CSP, 415, "content type \"text/plain\""),
-        ("security", "application/reports+json", CSP, 415, "security report"),
         ("csp-report", "", CSP, 415, "content type"),
         ("security", "application/json", b"", 400, "empty"),
         ("nel", "application/json", b"", 400, "empty"),
@@ -94,9 +93,29 @@ async fn security_and_nel_reports_reach_every_upstream() {
         assert!(answer.detail().contains(words), "{answer:?}");
         assert_eq!(answer.header("access-control-allow-origin"), "*");
     }
-    assert_eq!(refused(&relay, "content_type").await, 3.0);
+    assert_eq!(refused(&relay, "content_type").await, 2.0);
     let samples = relay.balanced(SOON).await;
     assert_eq!(samples.sum("switchyard_accepted_items_total", &[("category", "security")]), 6.0);
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn reports_of_the_reporting_api_reach_every_upstream_by_every_path_for_reports() {
+    let (relay, upstreams) = pair().await;
+    let reports = br#"[{"type":"csp-violation","age":1,"url":"https://a/","user_agent":"x","body":{}},
+        {"type":"network-error","age":2,"url":"https://a/","body":{}},{"type":"deprecation"},{"type":"intervention"},{"type":"crash"}]"#;
+    for path in ["security", "csp-report", "nel"] {
+        for kind in ["application/reports+json", "Application/Reports+JSON; charset=utf-8"] {
+            let headers = [("content-type", kind), ("origin", "https://a")];
+            let answer = ask(&relay, "POST", &keyed(&format!("/api/1/{path}/")), &headers, reports).await;
+            assert_eq!((answer.status, answer.body.len()), (200, 0), "{path} {kind}: {answer:?}");
+            for seen in arrived(&relay, &upstreams, &Method::POST, &format!("{path}/"), reports).await {
+                assert_eq!(seen.headers["content-type"], kind);
+            }
+        }
+    }
+    let samples = relay.balanced(SOON).await;
+    assert_eq!(samples.sum("switchyard_accepted_items_total", &[("category", "security")]), 4.0);
     relay.finish().await;
 }
 
@@ -223,6 +242,8 @@ async fn telemetry_and_log_drains_reach_every_upstream_byte_for_byte() {
         ("integration/otlp/v1/logs", protobuf, PROTOBUF, ("application/x-protobuf", b"")),
         ("otlp/v1/traces", protobuf, PROTOBUF, ("application/x-protobuf", b"")),
         ("otlp/v1/traces", protobuf, b"", ("application/x-protobuf", b"")),
+        ("integration/otlp/v1/metrics", protobuf, PROTOBUF, ("application/x-protobuf", b"")),
+        ("otlp/v1/metrics", json, br#"{"resourceMetrics":[]}"#, ("application/json", b"{}")),
         ("integration/vercel/logs", json, br#"[{"id":"1","message":"x"}]"#, ("", b"")),
         ("integration/vercel/logs", "application/x-ndjson", b"{\"id\":\"1\"}\n{\"id\":\"2\"}\n", ("", b"")),
         ("integration/heroku/logs", logplex, frame, ("", b"")),
@@ -252,6 +273,7 @@ async fn telemetry_and_log_drains_reach_every_upstream_byte_for_byte() {
     for (path, kind, status) in [
         ("integration/otlp/v1/traces", "text/plain", 415),
         ("integration/otlp/v1/logs", "", 415),
+        ("integration/otlp/v1/metrics", "text/plain", 415),
         ("integration/vercel/logs", json, 400),
     ] {
         let headers = [("x-sentry-auth", &*auth), ("content-type", kind)];
@@ -261,7 +283,7 @@ async fn telemetry_and_log_drains_reach_every_upstream_byte_for_byte() {
     }
     let samples = relay.balanced(SOON).await;
     let accepted = |category| samples.sum("switchyard_accepted_items_total", &[("category", category)]);
-    assert_eq!((accepted("span"), accepted("log_item")), (8.0, 10.0));
+    assert_eq!((accepted("span"), accepted("log_item"), accepted("trace_metric")), (8.0, 10.0, 4.0));
     relay.finish().await;
 }
 

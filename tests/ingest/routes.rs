@@ -74,6 +74,58 @@ async fn browsers_may_send_and_may_read_every_answer() {
 }
 
 #[tokio::test]
+async fn monitors_find_health_and_a_name_and_are_refused_nothing() {
+    let (relay, _upstream) = front().await;
+    for (path, body) in
+        [("/healthz", "{\"is_healthy\":true}"), ("/healthz?probe=1", "{\"is_healthy\":true}"), ("/", "switchyard\n")]
+    {
+        let answer = exchange(&relay.address(), &head("GET", path, &[])).await;
+        assert_eq!((answer.status, String::from_utf8_lossy(&answer.body)), (200, body.into()), "{path}");
+        assert_readable_in_browsers(&answer);
+        let looked = relay.client().head(format!("http://{}{path}", relay.address())).send().await.expect("an answer");
+        assert_eq!(looked.status(), 200, "{path}");
+    }
+    assert_eq!(refused(&relay, "no_such_route").await, 0.0);
+    assert_eq!(exchange(&relay.address(), &post("/healthz", &[], b"{}")).await.status, 404);
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn a_path_is_decoded_before_it_is_routed_and_goes_around_nothing() {
+    let (relay, upstream) = front().await;
+    let id = new_id();
+    for path in ["/api/1/envelop%65/", "/%61pi/%31/%65nvelope", "//api/1/%65%6E%76%65%6c%6f%70%65//"] {
+        let answer = exchange(&relay.address(), &post(&keyed(path), &[], envelopes::error(&id).as_bytes())).await;
+        assert_eq!((answer.status, answer.json()), (200, serde_json::json!({ "id": id })), "{path}");
+    }
+    let samples = relay.balanced(crate::support::relay::SOON).await;
+    assert_eq!(
+        samples.sum("switchyard_duplicate_items_total", &[("category", "error")]),
+        2.0,
+        "it went by the journal"
+    );
+    for path in [
+        "/api/1/envelop%2565/",
+        "/api/1%2Fenvelope/",
+        "/api/1/ENVELOPE/",
+        "/api/1/envelope;a=b/",
+        "/api/1/envelope./",
+        "/api/1/envelope%20/",
+        "/api/1/envelope%5C",
+        "/api/1/envelope%3f/",
+        "/api/1/%2e/Store/",
+        "/api/0/%2Fstore/",
+    ] {
+        let body = envelopes::error(&new_id());
+        let answer = exchange(&relay.address(), &post(&keyed(path), &[], body.as_bytes())).await;
+        assert_eq!(answer.status, 400, "{path}: {answer:?}");
+        assert!(answer.detail().contains("the path"), "{answer:?}");
+    }
+    assert_eq!(upstream.seen().len(), 1);
+    relay.finish().await;
+}
+
+#[tokio::test]
 async fn slashes_do_not_matter_and_other_paths_and_methods_are_refused_in_json() {
     let (relay, upstream) = front().await;
     let paths =
