@@ -5,4 +5,8 @@
 
 mod support;
 
-mod isolation {}
+mod isolation {
+    mod memory;
+    mod proxy;
+    mod second;
+}

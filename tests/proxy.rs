@@ -28,9 +28,13 @@ use tokio::time::timeout;
 
 /// A relay with the primary `a` and the shadow `b`.
 async fn between() -> (Relay, Upstream, Upstream) {
+    between_of(|plan| plan).await
+}
+
+async fn between_of(shape: impl FnOnce(Plan) -> Plan) -> (Relay, Upstream, Upstream) {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let dsns = [("a", a.dsn("a0a0", 11)), ("b", b.dsn("b0b0", 22))];
-    let relay = Plan::new(&dsns).upstream("a", "timeout = \"2s\"").start().await;
+    let relay = shape(Plan::new(&dsns).upstream("a", "timeout = \"2s\"")).start().await;
     (relay, a, b)
 }
 
@@ -338,11 +342,14 @@ async fn bodies_have_the_limits_of_sentrys_relay() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hung_primary_keeps_its_places_and_ingestion_does_not_notice() {
-    let (relay, a, b) = between().await;
+    let (relay, a, b) = between_of(|plan| plan.server("trusted_proxies = [\"127.0.0.1\"]")).await;
     a.when(|seen| seen.path.starts_with("/api/0/").then_some(Reply::Hang));
     let began = Instant::now();
-    let ask = async || exchange(&relay.address(), &head("GET", "/api/0/x/", &[])).await.status;
-    let asks = futures_util::future::join_all((0..80).map(|_| ask()));
+    let ask = async |client: usize| {
+        let client = format!("203.0.113.{client}");
+        exchange(&relay.address(), &head("GET", "/api/0/x/", &[("x-forwarded-for", &*client)])).await.status
+    };
+    let asks = futures_util::future::join_all((0..80).map(&ask));
     let (statuses, slowest) = tokio::join!(asks, async {
         let mut slowest = Duration::ZERO;
         for _ in 0..20 {
@@ -363,7 +370,11 @@ async fn a_hung_primary_keeps_its_places_and_ingestion_does_not_notice() {
     };
     let samples = relay.samples().await.expect("metrics");
     assert_eq!((refused(&samples, "upstream_timeout"), refused(&samples, "overloaded")), (64.0, 16.0));
-    assert_eq!(ask().await, 504, "the places are free again");
+    assert_eq!(ask(1).await, 504, "the places are free again");
+    // One client keeps no more than half of them.
+    let statuses = futures_util::future::join_all((0..40).map(|_| ask(1))).await;
+    let count = |code: u16| statuses.iter().filter(|status| **status == code).count();
+    assert_eq!((count(504), count(503)), (32, 8), "{statuses:?}");
     relay.finish().await;
 }
 

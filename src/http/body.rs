@@ -121,18 +121,25 @@ impl BodyError {
 pub(super) struct Pace {
     /// Until when more must have come, in time spent waiting for it.
     until: Duration,
+    /// For how long less may come.
+    grace: Duration,
 }
 
 impl Pace {
     pub(super) const fn new() -> Self {
-        Self { until: GRACE }
+        Self::within(GRACE)
+    }
+
+    /// Of what must keep up better than others, because it keeps more than memory waiting.
+    pub(super) const fn within(grace: Duration) -> Self {
+        Self { until: grace, grace }
     }
 
     /// Whether `bytes` came in time, after `waited` in all.
     pub(super) fn keeps(&mut self, bytes: usize, waited: Duration) -> bool {
         let bought = Duration::from_micros((bytes as u64).saturating_mul(1_000_000) / SLOWEST);
         let is_in_time = waited <= self.until;
-        self.until = (self.until + bought).min(waited + GRACE);
+        self.until = (self.until + bought).min(waited + self.grace);
         is_in_time
     }
 }

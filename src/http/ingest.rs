@@ -23,9 +23,9 @@ use crate::protocol::auth::{self, AuthError, Credentials};
 
 use super::body::{BodyError, Incoming, Limit};
 use super::error::{ApiError, tell_limits};
-use super::peer::client;
+use super::peer::{self, client};
 use super::receive::{receive, whole};
-use super::room::{Held, SMALL};
+use super::room::{Held, Owner, SMALL};
 use super::state::Public;
 
 /// The project a request was for, for the counts: in the extensions of its answer.
@@ -127,7 +127,7 @@ async fn picture(public: &Public, id: Option<&str>, request: Request) -> Respons
 async fn submit_query(public: &Public, entrance: Entrance, parts: &Parts) -> Result<Receipt, ApiError> {
     let mut fields = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
     let event = fields.find(|(name, _)| name == "sentry_data").map(|(_, data)| data.into_owned());
-    let mut held = Held::default();
+    let mut held = Held::of(owner(public, &entrance, parts));
     let envelope = stored(public, event.unwrap_or_default().into(), &mut held).await?;
     Ok(public.intake.submit(entrance, sender(public, parts), envelope.into()).await?)
 }
@@ -223,7 +223,7 @@ async fn submit(
     body: Incoming,
     form: Form,
 ) -> Result<Receipt, ApiError> {
-    let mut held = Held::default();
+    let mut held = Held::of(owner(public, &entrance, parts));
     let mut body = receive(public, body, encodings(&parts.headers)?, &mut held).await?;
     if form == Form::Event {
         let event = whole(public, body, &mut held).await?;
@@ -253,6 +253,19 @@ async fn stored(public: &Public, event: Bytes, held: &mut Held) -> Result<Bytes,
 /// What upstreams are told of the sender of a request.
 pub(super) fn sender(public: &Public, parts: &Parts) -> Client {
     client(&parts.headers, peer(parts), &public.server.load().trusted_proxies)
+}
+
+/// Whose share of the memory a body takes.
+pub(super) fn owner(public: &Public, entrance: &Entrance, parts: &Parts) -> Owner {
+    match entrance.project() {
+        Some(project) => Owner::Project(Arc::clone(project)),
+        None => Owner::Client(source(public, parts)),
+    }
+}
+
+/// The client whose share a request takes of what is scarce.
+pub(super) fn source(public: &Public, parts: &Parts) -> IpAddr {
+    peer::source(&parts.headers, peer(parts), &public.server.load().trusted_proxies)
 }
 
 /// The encodings of a body, in the order in which they were applied.

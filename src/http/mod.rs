@@ -30,6 +30,7 @@ mod scrape;
 mod serve;
 mod session;
 pub mod settings;
+mod shares;
 pub mod sink;
 mod socket;
 mod state;

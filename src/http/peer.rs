@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, header};
 
 use crate::journal::Client;
 
+use super::doors;
 use super::network::Network;
 
 const FORWARDED: [&str; 4] =
@@ -39,6 +40,24 @@ pub(super) fn client(headers: &HeaderMap, peer: IpAddr, trusted: &[Network]) -> 
         request: None,
         left_out: vec![],
     }
+}
+
+/// The client whose share of something scarce a request takes: the last address of the chain that is no trusted proxy's. What stands
+/// before it, anybody may have written.
+pub(super) fn source(headers: &HeaderMap, peer: IpAddr, trusted: &[Network]) -> IpAddr {
+    let mut source = peer;
+    if Network::any_contains(trusted, peer) {
+        let chain = |name| headers.get_all(name).iter().rev().filter_map(|line| line.to_str().ok());
+        let last = |name| {
+            let addresses = chain(name).flat_map(|line| line.rsplit(',')).take(MOST).filter_map(address);
+            addresses.fold(None, |found: Option<IpAddr>, next| match found {
+                Some(found) if !Network::any_contains(trusted, found) => Some(found),
+                _ => Some(next),
+            })
+        };
+        source = FORWARDED.into_iter().rev().find_map(last).unwrap_or(peer);
+    }
+    doors::client(source)
 }
 
 /// The addresses in all lines of a header, in their order. What is no address (`unknown`, a name) says nothing and is left out.
@@ -81,6 +100,25 @@ mod tests {
         assert_eq!(forwarded(&headers, &[proxy]), "203.0.113.7, 10.0.0.1, 10.0.0.9");
         assert_eq!(forwarded(&headers, &["::ffff:10.0.0.9".parse().unwrap()]), "203.0.113.7, 10.0.0.1, 10.0.0.9");
         assert_eq!(forwarded(&[], &[proxy]), "10.0.0.9");
+    }
+
+    #[test]
+    fn a_share_is_of_the_last_address_that_no_trusted_proxy_has() {
+        let trusted = ["10.0.0.0/8".parse().unwrap()];
+        let source = |peer: &str, pairs: &[(&'static str, &str)]| {
+            let pairs = pairs.iter().map(|(name, value)| ((*name).parse().unwrap(), value.parse().unwrap()));
+            source(&pairs.collect(), peer.parse().unwrap(), &trusted).to_string()
+        };
+        let chain = [("x-forwarded-for", "198.51.100.1, 203.0.113.7, 10.0.0.2")];
+        assert_eq!(source("10.0.0.9", &chain), "203.0.113.7");
+        assert_eq!(source("203.0.113.9", &chain), "203.0.113.9", "who is not trusted says nothing");
+        let flood = format!("{}203.0.113.7", "198.51.100.1, ".repeat(100));
+        assert_eq!(source("10.0.0.9", &[("x-forwarded-for", &flood)]), "203.0.113.7");
+        let lines = [("x-forwarded-for", "198.51.100.1"), ("x-forwarded-for", "203.0.113.7")];
+        assert_eq!(source("10.0.0.9", &lines), "203.0.113.7");
+        assert_eq!(source("10.0.0.9", &[("cf-connecting-ip", "203.0.113.7")]), "203.0.113.7");
+        assert_eq!(source("10.0.0.9", &[("x-forwarded-for", "10.0.0.3, 10.0.0.2")]), "10.0.0.3");
+        assert_eq!(source("10.0.0.9", &[]), "10.0.0.9");
     }
 
     #[test]

@@ -5,8 +5,8 @@
 //! `relay-server/src/endpoints/forward.rs`).
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
-use std::sync::{Arc, OnceLock};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -17,7 +17,6 @@ use http::request::Parts;
 use http::{Method, StatusCode};
 use http_body::{Body as _, SizeHint};
 use reqwest::redirect::Policy;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::delivery::transport::tls;
 use crate::intake::keyring::KeyError;
@@ -30,7 +29,8 @@ use super::error::ApiError;
 use super::ingest;
 use super::peer;
 use super::receive::receive;
-use super::room::Held;
+use super::room::{Held, Owner};
+use super::shares::Shares;
 use super::state::Public;
 
 mod destination;
@@ -41,7 +41,7 @@ use destination::{Destination, NoDestination};
 use stream::{Fault, Progress, Upload};
 
 /// Requests at the primary at once.
-const PLACES: usize = 64;
+const PLACES: u64 = 64;
 /// How long a connection to the primary may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the primary may take when its `timeout` is not known.
@@ -54,7 +54,7 @@ const MIB: u64 = 1024 * 1024;
 pub(super) struct Proxy {
     /// Made with the first request: most relays never see one.
     client: Arc<OnceLock<Option<reqwest::Client>>>,
-    places: Arc<Semaphore>,
+    places: Arc<Mutex<Shares<IpAddr>>>,
     /// The `timeout` of each upstream.
     patience: Arc<ArcSwap<BTreeMap<Arc<str>, Duration>>>,
     tasks: Tasks,
@@ -62,7 +62,12 @@ pub(super) struct Proxy {
 
 impl Proxy {
     pub(super) fn new(tasks: Tasks) -> Self {
-        Self { client: Arc::default(), places: Arc::new(Semaphore::new(PLACES)), patience: Arc::default(), tasks }
+        Self {
+            client: Arc::default(),
+            places: Arc::new(Mutex::new(Shares::new(PLACES, 1))),
+            patience: Arc::default(),
+            tasks,
+        }
     }
 
     /// How long each upstream may take from now on.
@@ -78,12 +83,36 @@ impl Proxy {
         self.client.get_or_init(client).as_ref().ok_or_else(|| failed("there is no way to the primary"))
     }
 
-    fn place(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
-            let detail = format!("{PLACES} requests wait for the primary already, try again later");
-            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, Refused::Overloaded, detail)
-        })
+    fn place(&self, client: IpAddr) -> Result<Place, ApiError> {
+        let (taken, free) = {
+            let mut places = lock(&self.places);
+            (places.take(Some(&client), 1, 0), places.free())
+        };
+        if taken {
+            return Ok(Place { places: Arc::clone(&self.places), client });
+        }
+        let whose = if free == 0 { "" } else { " of this address" };
+        let detail = format!("{} requests{whose} wait for the primary already, try again later", PLACES - free);
+        Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, Refused::Overloaded, detail))
     }
+}
+
+/// A place among the requests at the primary, given back when dropped.
+#[derive(Debug)]
+struct Place {
+    places: Arc<Mutex<Shares<IpAddr>>>,
+    client: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        lock(&self.places).give_back(Some(&self.client), 1);
+    }
+}
+
+/// Nobody panics while holding it.
+fn lock(places: &Mutex<Shares<IpAddr>>) -> MutexGuard<'_, Shares<IpAddr>> {
+    places.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A client that trusts whom the deliveries trust. It keeps no connection: one that its server has closed meanwhile, as GlitchTip's
@@ -115,9 +144,10 @@ pub(super) async fn forward(State(public): State<Arc<Public>>, request: Request)
     if body.size_hint().lower() > limit.bytes() {
         return Err(BodyError::too_large(limit).into());
     }
-    let place = public.proxy.place()?;
+    let client = ingest::source(&public, &parts);
+    let place = public.proxy.place(client)?;
     let patience = public.proxy.patience(&destination.upstream);
-    let mut held = Held::default();
+    let mut held = Held::of(Owner::Client(client));
     let (body, length) = outgoing(&public, &parts, body, limit, &mut held).await?;
     let progress = Arc::new(Progress::new());
     let body = reqwest::Body::wrap(Upload::new(body, length, limit.bytes(), Arc::clone(&progress)));
@@ -170,7 +200,7 @@ async fn outgoing(
     })
 }
 
-fn answered(answer: reqwest::Response, patience: Duration, place: OwnedSemaphorePermit, tasks: &Tasks) -> Response {
+fn answered(answer: reqwest::Response, patience: Duration, place: Place, tasks: &Tasks) -> Response {
     let (head, body) = http::Response::from(answer).into_parts();
     let body = if body.is_end_stream() { Body::empty() } else { stream::download(body, patience, place, tasks) };
     let mut response = Response::new(body);

@@ -2,9 +2,11 @@
 //!
 //! Rule: the last quarter of it is for small bodies alone, and the quarter before that for those that go through files, so that
 //! however many large ones come, and however slowly, small ones are taken. It is given to what came, not to what was announced.
+//! No project takes more than it leaves to the others, neither with small bodies nor with large ones; before the project is known,
+//! no client.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -14,6 +16,7 @@ use crate::journal::body::IN_MEMORY;
 use crate::units::ByteSize;
 
 use super::body::{BodyError, Limit};
+use super::shares::Shares;
 
 /// How many large bodies are decoded at once.
 const DECODERS: usize = 2;
@@ -31,23 +34,34 @@ pub(super) struct Room {
     turns: Arc<Semaphore>,
 }
 
+/// Whose share a body takes of.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Owner {
+    /// The project that it is for.
+    Project(Arc<str>),
+    /// The client that it is from, where only the body says for which project it is.
+    Client(IpAddr),
+}
+
+/// What is shared apart, so that large bodies leave the same owner's small ones theirs.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+enum Class {
+    #[default]
+    Small,
+    Large,
+}
+
 #[derive(Debug)]
 struct Free {
-    bytes: AtomicU64,
+    shares: Mutex<Shares<(Owner, Class)>>,
     /// Notified when it becomes more.
     more: Notify,
 }
 
 impl Free {
-    /// Takes `bytes` when so many are left after that.
-    fn take(&self, bytes: u64, left: u64) -> bool {
-        let less = |free: u64| free.checked_sub(bytes).filter(|rest| *rest >= left);
-        self.bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).is_ok()
-    }
-
-    fn give_back(&self, bytes: u64) {
-        self.bytes.fetch_add(bytes, Ordering::AcqRel);
-        self.more.notify_waiters();
+    /// Nobody panics while holding it.
+    fn shares(&self) -> MutexGuard<'_, Shares<(Owner, Class)>> {
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -55,10 +69,17 @@ impl Free {
 #[derive(Debug, Default)]
 pub(super) struct Held {
     of: Option<Arc<Free>>,
+    /// Whose share it is; of a body that is nobody's in particular, none.
+    account: Option<(Owner, Class)>,
     bytes: u64,
 }
 
 impl Held {
+    /// Nothing yet, of this owner's share.
+    pub(super) fn of(owner: Owner) -> Self {
+        Self { of: None, account: Some((owner, Class::default())), bytes: 0 }
+    }
+
     /// How much it is, in bytes.
     pub(super) const fn bytes(&self) -> u64 {
         self.bytes
@@ -68,7 +89,8 @@ impl Held {
     pub(super) fn shrink(&mut self, bytes: u64) {
         let surplus = self.bytes.saturating_sub(bytes);
         if let Some(free) = self.of.as_ref().filter(|_| surplus > 0) {
-            free.give_back(surplus);
+            free.shares().give_back(self.account.as_ref(), surplus);
+            free.more.notify_waiters();
         }
         self.bytes -= surplus;
     }
@@ -83,7 +105,7 @@ impl Drop for Held {
 impl Room {
     pub(super) fn new(max_body: ByteSize, max_inflight: ByteSize) -> Self {
         let total = max_inflight.get().max(1024);
-        let free = Arc::new(Free { bytes: AtomicU64::new(total), more: Notify::new() });
+        let free = Arc::new(Free { shares: Mutex::new(Shares::new(total, SMALL)), more: Notify::new() });
         Self { free, total, max_body: max_body.get(), turns: Arc::new(Semaphore::new(DECODERS)) }
     }
 
@@ -136,7 +158,7 @@ impl Room {
 
     fn take(&self, held: &mut Held, bytes: u64, left: u64) -> bool {
         let more = bytes.saturating_sub(held.bytes);
-        if more > 0 && !self.free.take(more, left) {
+        if more > 0 && !self.take_more(held, more, left) {
             return false;
         }
         held.bytes += more;
@@ -144,6 +166,23 @@ impl Room {
             held.of = Some(Arc::clone(&self.free));
         }
         true
+    }
+
+    fn take_more(&self, held: &mut Held, more: u64, left: u64) -> bool {
+        let mut shares = self.free.shares();
+        let Some((owner, Class::Small)) = held.account.as_ref().filter(|_| held.bytes + more > SMALL) else {
+            return shares.take(held.account.as_ref(), more, left);
+        };
+        // What was small and becomes large counts among what is large, all of it.
+        let large = Some((owner.clone(), Class::Large));
+        shares.give_back(held.account.as_ref(), held.bytes);
+        if shares.take(large.as_ref(), held.bytes + more, left) {
+            held.account = large;
+            return true;
+        }
+        // It was taken before, and nobody else had a turn meanwhile.
+        shares.take_back(held.account.as_ref(), held.bytes);
+        false
     }
 
     /// The turns at decoding large bodies.
@@ -170,7 +209,7 @@ mod tests {
     }
 
     fn free(room: &Room) -> u64 {
-        room.free.bytes.load(Ordering::Relaxed)
+        room.free.shares().free()
     }
 
     #[tokio::test]
@@ -199,6 +238,33 @@ mod tests {
         drop(large);
         room.extend(&mut other, 65 * KIB).await.unwrap();
         assert_eq!(free(&room), 959 * KIB);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_project_takes_what_is_left_for_the_others_and_its_large_bodies_leave_its_small_ones_theirs() {
+        let room = room(1024 * KIB);
+        let of = |name: &str| Held::of(Owner::Project(name.into()));
+        let fill = async |name: &str, bytes: u64| {
+            let mut all = vec![];
+            loop {
+                let mut held = of(name);
+                if room.extend(&mut held, bytes).await.is_err() {
+                    return (all.len() as u64 * bytes / KIB, all);
+                }
+                all.push(held);
+            }
+        };
+        let (large, _large) = fill("web", 128 * KIB).await;
+        let (small, _small) = fill("web", 64 * KIB).await;
+        assert_eq!((large, small, free(&room)), (512, 256, 256 * KIB));
+        let (others, _others) = fill("app", 64 * KIB).await;
+        assert_eq!((others, free(&room)), (128, 128 * KIB));
+        let mut client = Held::of(Owner::Client([203, 0, 113, 7].into()));
+        room.extend(&mut client, 64 * KIB).await.unwrap();
+        // One that cannot become large keeps what it has.
+        assert!(room.extend(&mut client, 65 * KIB).await.is_err());
+        drop((client, _others, _small, _large));
+        assert_eq!(free(&room), 1024 * KIB);
     }
 
     #[tokio::test]

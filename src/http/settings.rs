@@ -29,7 +29,8 @@ pub struct Server {
     pub tunnel: Option<TunnelPath>,
     /// The largest body, as sent and as decoded.
     pub max_body: ByteSize,
-    /// All bodies in memory together; one over 1 MiB goes through a file beside the journal.
+    /// All bodies in memory together, of which no project takes more than it leaves to the others; one over 1 MiB goes through a file
+    /// beside the journal.
     pub max_inflight_bytes: ByteSize,
     /// The file with the certificate, in PEM form, its chain below it: with one, all addresses speak TLS.
     pub tls_cert: Option<PathBuf>,

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::http::body::{Pace, SILENCE};
@@ -111,7 +111,7 @@ pub(super) struct Upload {
 impl Upload {
     /// `length` is what is known of it.
     pub(super) fn new(body: Incoming, length: SizeHint, limit: u64, progress: Arc<Progress>) -> Self {
-        Self { body: Mutex::new(body), length, passed: 0, limit, pace: Pace::new(), progress }
+        Self { body: Mutex::new(body), length, passed: 0, limit, pace: Pace::within(SILENCE), progress }
     }
 
     fn check(&mut self, more: usize) -> Result<(), Fault> {
@@ -157,12 +157,7 @@ impl Body for Upload {
 
 /// The primary's answer on its way to the client, fetched by a task of its own: a client that takes nothing of it would otherwise keep
 /// its place among the requests under way, and the connection to the primary, for as long as it likes.
-pub(super) fn download(
-    body: reqwest::Body,
-    patience: Duration,
-    place: OwnedSemaphorePermit,
-    tasks: &Tasks,
-) -> Incoming {
+pub(super) fn download(body: reqwest::Body, patience: Duration, place: impl Send + 'static, tasks: &Tasks) -> Incoming {
     let (tell, told) = mpsc::channel(1);
     tasks.spawn_detached(async move {
         fetch(body, patience, &tell).await;
@@ -206,7 +201,7 @@ async fn fetch(mut body: reqwest::Body, patience: Duration, tell: &mpsc::Sender<
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::Semaphore;
+    use tokio::sync::{OwnedSemaphorePermit, Semaphore};
     use tokio::time::sleep;
 
     use super::*;
