@@ -109,7 +109,7 @@ fn of_canary(canary: &CanaryStatus) -> Markup {
         span class=(class) { (canary.state.replace('_', " ")) }
         @match canary.through_at {
             Some(at) => span.muted { ", the last at " (at) },
-            None => span.muted { ", none so far" },
+            None => span.muted { ", none since the start" },
         }
         @if let Some(why) = &canary.why { br; (why) }
     }
