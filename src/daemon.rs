@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Clock;
 use crate::config::diagnostics::{Form, LoadError};
 use crate::config::watch::Watch;
 use crate::config::{Config, Fingerprint, Loaded, diff, load};
@@ -25,7 +25,7 @@ use crate::http::{Admin, Listeners, Public, Readiness, SwitchOrder, View, serve_
 use crate::intake::submit::Intake;
 use crate::journal::sqlite::SqliteJournal;
 use crate::journal::{Journal, JournalError, OpenError, Primaries, Switch, TargetId};
-use crate::policy::dedup::{self, Dedup};
+use crate::policy::dedup::Dedup;
 use crate::policy::routing::{Project, Routing};
 use crate::tasks::{self, Tasks};
 use crate::telemetry::ledger::Ledger;
@@ -36,6 +36,8 @@ use crate::telemetry::status::ConfigStatus;
 mod backfilling;
 mod canary;
 mod caps;
+mod notifying;
+mod remembering;
 mod renewal;
 mod reporting;
 mod stranded;
@@ -52,9 +54,6 @@ const REQUESTS_PATIENCE: Duration = Duration::from_secs(8);
 const DELIVERIES_PATIENCE: Duration = Duration::from_secs(4);
 /// How long the journal may take for its last commit.
 const JOURNAL_PAUSE: Duration = Duration::from_secs(10);
-
-/// How many records' keys are read at once.
-const REMEMBERED_AT_ONCE: usize = 16_384;
 
 /// What a daemon starts with.
 #[derive(Debug)]
@@ -153,6 +152,7 @@ struct Daemon {
     seen: Option<Fingerprint>,
     /// Since when client reports are gathered.
     gathering: reporting::Gathering,
+    receivers: notifying::Receivers,
 }
 
 impl Daemon {
@@ -161,7 +161,7 @@ impl Daemon {
         metrics.know_daemon(env!("CARGO_PKG_VERSION"), option_env!("SWITCHYARD_COMMIT").unwrap_or("unknown"));
         let journal = open_journal(&config, &clock, &ledger).await?;
         let dedup = Dedup::new(&config.dedup);
-        remember(&dedup, &*journal, clock.now()).await?;
+        remembering::remember(&dedup, &*journal, clock.now()).await?;
         let observations = Observations::default();
         let supervisor = Supervisor::new(
             Arc::clone(&journal),
@@ -200,10 +200,12 @@ impl Daemon {
             renewal: Renewal::of(&config),
             seen: None,
             gathering: reporting::Gathering::new(),
+            receivers: notifying::Receivers::default(),
             config: config.clone(),
         };
         daemon.apply(config).await?;
         backfilling::start(&daemon.tasks, Arc::clone(&daemon.journal), daemon.admin.clone());
+        daemon.start_notifying();
         daemon.note_first_primary().await?;
         Ok(daemon)
     }
@@ -264,6 +266,7 @@ impl Daemon {
         let shadows = config.upstreams.iter().filter(|(_, settings)| !settings.shadow.is_open());
         let shadows = shadows.map(|(name, settings)| (Arc::clone(name), settings.shadow.clone())).collect();
         self.intake.configure(Arc::clone(&routing), targets, &config.limits, shadows);
+        self.receivers.store(Arc::new(config.notify.clone()));
         self.config = config;
         self.status.loaded_at = self.clock.now();
         self.status.error = None;
@@ -345,21 +348,6 @@ async fn open_journal(config: &Config, clock: &Clock, ledger: &Ledger) -> Result
     let (settings, clock, ledger) = (config.journal.clone(), clock.clone(), ledger.clone());
     let opened = tasks::blocking(move || SqliteJournal::open(&settings, clock, ledger)).await?;
     Ok(Arc::new(opened))
-}
-
-/// Refills the window of duplicates with what the journal holds.
-async fn remember(dedup: &Dedup, journal: &dyn Journal, now: Timestamp) -> Result<(), JournalError> {
-    let (since, mut before, mut remembered) = (now - dedup.length(), None, 0);
-    while remembered < dedup::CAPACITY {
-        let page = journal.recent_keys(since, before, REMEMBERED_AT_ONCE).await?;
-        remembered += page.keys.len();
-        page.keys.into_iter().for_each(|(key, at)| dedup.remember(key, at));
-        match page.next {
-            Some(next) => before = Some(next),
-            None => break,
-        }
-    }
-    Ok(())
 }
 
 fn describe(error: &LoadError) -> String {

@@ -35,6 +35,7 @@
 //! | [`intake`] | protocol, policy, telemetry, journal | one submission's way in; knows no HTTP |
 //! | [`delivery`] | protocol, policy, telemetry, journal | one upstream's way out, with the HTTP client of all deliveries |
 //! | [`http`] | all above | the listeners and the proxy to the primary; the only user of axum |
+//! | [`notify`] | protocol, policy, telemetry, delivery | a word to an operator when something breaks |
 //! | [`config`] | the parts' settings | file to validated configuration, all problems at once |
 //! | [`daemon`] | all above | assembly: start, reload, stop |
 //! | [`cli`] | protocol, telemetry, http, config, daemon | one file for each verb |
@@ -56,6 +57,7 @@ pub mod delivery;
 pub mod http;
 pub mod intake;
 pub mod journal;
+pub mod notify;
 pub mod policy;
 pub mod protocol;
 pub mod tasks;

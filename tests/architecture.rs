@@ -20,9 +20,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("intake", &["protocol", "policy", "telemetry", "journal"]),
     ("delivery", &["protocol", "policy", "telemetry", "journal"]),
     ("http", &["protocol", "policy", "telemetry", "journal", "intake", "delivery"]),
-    ("config", &["protocol", "policy", "telemetry", "journal", "intake", "delivery", "http"]),
-    ("daemon", &["protocol", "policy", "telemetry", "journal", "intake", "delivery", "http", "config"]),
-    ("cli", &["protocol", "telemetry", "http", "config", "daemon"]),
+    ("notify", &["protocol", "policy", "telemetry", "delivery"]),
+    ("config", &["protocol", "policy", "telemetry", "journal", "intake", "delivery", "http", "notify"]),
+    ("daemon", &["protocol", "policy", "telemetry", "journal", "intake", "delivery", "http", "notify", "config"]),
+    ("cli", &["protocol", "telemetry", "http", "notify", "config", "daemon"]),
     ("main", &["cli"]),
 ];
 
@@ -50,8 +51,9 @@ const RESERVED: &[(&[&str], &[&str], &str)] = &[
     (&["task", "spawn"], &["tasks"], ONE_SPAWNER),
 ];
 
-const HTTP_CLIENTS: &[&str] = &["delivery/transport", "http/proxy", "cli"];
-const ONE_CLIENT: &str = "only delivery/transport, http/proxy and cli send requests: call the transport";
+const HTTP_CLIENTS: &[&str] = &["delivery/transport", "http/proxy", "notify/receiver", "cli"];
+const ONE_CLIENT: &str =
+    "only delivery/transport, http/proxy, notify/receiver and cli send requests: call the transport";
 const DECODERS: &[&str] = &["intake/decode"];
 const ONE_DECODER: &str = "intake/decode holds the only decoders, where both limits are kept: call it";
 const ONE_CLOCK: &str = "clock.rs is the only reader of time: take a Timestamp or a Clock";

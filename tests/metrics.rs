@@ -40,6 +40,7 @@ switchyard_journal_errors_total counter
 switchyard_journal_set_aside_records_total counter
 switchyard_journal_size_bytes gauge
 switchyard_last_switch_timestamp_seconds gauge
+switchyard_notifications_total counter outcome
 switchyard_open_connections gauge
 switchyard_pending_items gauge category project upstream
 switchyard_primary gauge upstream

@@ -17,6 +17,7 @@ const PAGES: &[(&str, &str)] = &[
     ("delivery", include_str!("../../deploy/handbook/delivery.md")),
     ("guarantees", include_str!("../../deploy/handbook/guarantees.md")),
     ("leaving", include_str!("../../deploy/handbook/leaving.md")),
+    ("notify", include_str!("../../deploy/handbook/notify.md")),
     ("operate", include_str!("../../deploy/handbook/operate.md")),
     ("parallel-run", include_str!("../../deploy/handbook/parallel-run.md")),
     ("protocol", include_str!("../../deploy/handbook/protocol.md")),

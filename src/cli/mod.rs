@@ -5,6 +5,7 @@
 //! | `run`, `demo`, `sink` | run something here |
 //! | `init`, `check` (with `probe`), `switch` | work on the configuration file |
 //! | `status`, `report`, `send_test`, `dead_letters`, `backfill`, `healthcheck` | ask a running daemon |
+//! | `notify` | tries the receivers of messages |
 //! | `help`, `completions`, `man` | describe the command line itself |
 //! | `locate`, `admin`, `process`, `terminal`, `failure` | what they share |
 //!
@@ -27,6 +28,7 @@ mod help;
 mod init;
 mod locate;
 mod man;
+mod notify;
 mod probe;
 mod process;
 mod recognise;
@@ -70,6 +72,7 @@ enum Verb {
     DeadLetters(dead_letters::Args),
     Report(report::Args),
     Backfill(backfill::Args),
+    Notify(notify::Args),
     Sink(sink::Args),
     Healthcheck(healthcheck::Args),
     Help(help::Args),
@@ -96,6 +99,7 @@ impl Cli {
             Verb::Backfill(args) => backfill::backfill(&located, &args),
             Verb::DeadLetters(args) => dead_letters::dead_letters(&located, &args),
             Verb::Report(args) => report::report(&located, &args),
+            Verb::Notify(args) => notify::notify(&located, &args),
             Verb::Sink(args) => sink::sink(&args),
             Verb::Healthcheck(args) => healthcheck::healthcheck(&located, &args),
             Verb::Help(args) => help::help(&args),

@@ -134,6 +134,11 @@ fn fields(config: &Config) -> BTreeMap<String, Field> {
     }
     section(&mut fields, "report", &config.report);
     section(&mut fields, "canary", &config.canary);
+    for (n, receiver) in config.notify.iter().enumerate() {
+        // Debug forms hide secrets.
+        let compared = format!("{} {receiver:?}", receiver.url.expose());
+        fields.insert(format!("notify.{}", n + 1), Field::hidden(&compared, receiver.shown()));
+    }
     for (name, settings) in &config.upstreams {
         section(&mut fields, &format!("upstreams.{name}"), settings);
         if let Some(canary) = &settings.canary {

@@ -25,7 +25,10 @@ pub(super) fn is_secret(path: &Path) -> bool {
         _ => None,
     };
     let projects = key(0) == Some("projects");
-    named || (projects && (segments.len() <= 2 || key(1) == Some("upstreams") || key(2) == Some("upstreams")))
+    let notified = key(0) == Some("notify") && key(2) == Some("url");
+    named
+        || notified
+        || (projects && (segments.len() <= 2 || key(1) == Some("upstreams") || key(2) == Some("upstreams")))
 }
 
 /// The text of the file with its secrets hidden.
@@ -99,7 +102,8 @@ fn suspicious(line: &str, section: &mut String) -> Vec<Range<usize>> {
         *section = header.chars().filter(|c| !c.is_whitespace() && !"[]\"'".contains(*c)).collect();
     }
     let Some(equals) = line.find('=') else { return vec![] };
-    if section.starts_with("projects.upstreams") || line[..equals].contains("upstreams") {
+    let is_receiver = section == "notify" && line[..equals].trim_end().ends_with("url");
+    if is_receiver || section.starts_with("projects.upstreams") || line[..equals].contains("upstreams") {
         return after_equals(line, equals);
     }
     let assignments = line.match_indices('=').map(|(position, _)| position);

@@ -3,7 +3,7 @@
 //! | file | does |
 //! | --- | --- |
 //! | `load` | a file's text to a [`Config`], or to everything that is wrong with it at once |
-//! | `tree`, `interpolate`, `shape`, `resolve`, `projects`, `canary`, `certificate` | its steps: places, `${…}`, kinds of values, checks across values, what they name |
+//! | `tree`, `interpolate`, `shape`, `resolve`, `projects`, `canary`, `notifications`, `certificate` | its steps: places, `${…}`, kinds of values, checks across values, what they name |
 //! | `report`, `diagnostics`, `mask`, `suggest` | problems: gathered, shown, without secrets, with the word that was meant |
 //! | `diff` | what a change changes, and what of it needs a restart |
 //! | `watch` | tells when the file's content changed |
@@ -21,7 +21,7 @@ use crate::policy::limits::Limits;
 use crate::policy::routing::{Project, Routing};
 use crate::policy::{canary as canaries, dedup};
 use crate::telemetry::report::criteria;
-use crate::{delivery, journal};
+use crate::{delivery, journal, notify};
 
 mod canary;
 mod certificate;
@@ -31,6 +31,7 @@ pub mod edit;
 mod interpolate;
 mod load;
 mod mask;
+mod notifications;
 mod projects;
 mod report;
 mod resolve;
@@ -68,6 +69,8 @@ pub struct Config {
     pub report: criteria::Settings,
     /// Canaries.
     pub canary: canaries::Settings,
+    /// Who is told when something breaks.
+    pub notify: Vec<notify::Settings>,
     /// The upstreams by name: at least one, at most [`MAX_TARGETS`](journal::MAX_TARGETS).
     pub upstreams: BTreeMap<Arc<str>, delivery::settings::Settings>,
     /// The projects: at least one.

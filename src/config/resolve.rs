@@ -13,6 +13,7 @@ use crate::units::Period;
 
 use super::Config;
 use super::canary;
+use super::notifications;
 use super::projects;
 use super::report::Report;
 use super::shape::File;
@@ -44,6 +45,7 @@ pub(super) fn resolve(file: File, report: &mut Report<'_>) -> Config {
     };
     let projects = projects::resolve(&file, &known, report);
     canary::check(&file, report);
+    notifications::check(&file, report);
     let limits =
         file.projects.iter().filter_map(|project| Some((project.name.as_deref()?.into(), project.limits.clone())));
     let limits = limits.filter(|(_, own)| *own != limits::Settings::default()).collect();
@@ -58,6 +60,7 @@ pub(super) fn resolve(file: File, report: &mut Report<'_>) -> Config {
         limits: Limits { all: file.limits, own: limits },
         report: file.report,
         canary: file.canary,
+        notify: file.notify,
         upstreams: file.upstreams.into_iter().map(|(name, settings)| (name.into(), settings)).collect(),
         projects,
     }

@@ -11,7 +11,7 @@ use toml::de::DeValue;
 use crate::http::settings::{Admin, Server};
 use crate::policy::{canary, dedup, limits};
 use crate::telemetry::report::criteria;
-use crate::{delivery, journal};
+use crate::{delivery, journal, notify};
 
 use super::report::Report;
 use super::resolve::MOST_IN_FLIGHT;
@@ -34,6 +34,7 @@ pub(super) struct File {
     pub(super) limits: limits::Settings,
     pub(super) report: criteria::Settings,
     pub(super) canary: canary::Settings,
+    pub(super) notify: Vec<notify::Settings>,
     pub(super) upstreams: BTreeMap<String, delivery::settings::Settings>,
     pub(super) projects: Vec<Project>,
 }
@@ -50,6 +51,7 @@ impl Default for File {
             limits: limits::Settings::default(),
             report: criteria::Settings::default(),
             canary: canary::Settings::default(),
+            notify: vec![],
             upstreams: BTreeMap::new(),
             projects: vec![],
         }
@@ -173,7 +175,7 @@ fn plain_words(words: &str) -> String {
 }
 
 fn unknown_key_help(path: &Path, known: &[&str]) -> String {
-    const TOP: [&str; 11] = [
+    const TOP: [&str; 12] = [
         "primary",
         "mirror",
         "server",
@@ -183,6 +185,7 @@ fn unknown_key_help(path: &Path, known: &[&str]) -> String {
         "limits",
         "report",
         "canary",
+        "notify",
         "upstreams",
         "projects",
     ];
@@ -205,6 +208,8 @@ fn help_for(path: &Path, message: &str) -> Option<String> {
             "an address is an IP without port, as in \"10.0.0.1\""
         } else if text == "projects" {
             "each project begins with [[projects]], in double brackets"
+        } else if text == "notify" {
+            "each receiver begins with [[notify]], in double brackets"
         } else if message.starts_with("expected a string") {
             "write it in quotes; a period or a size with its unit, as in \"30s\" or \"64MiB\""
         } else {

@@ -85,6 +85,15 @@ pub(super) async fn report(admin: &Admin, since: Timestamp, candidate: Option<&s
     Ok(report)
 }
 
+impl Admin {
+    /// The report's verdict on the only candidate there is: its name, whether it is ready, and the verdict in words.
+    pub async fn verdict(&self) -> Option<(String, bool, String)> {
+        let since = self.clock.now() - self.view().report.window.get();
+        let report = report(self, since, None).await.ok()?;
+        Some((report.candidate, report.ready, report.verdict))
+    }
+}
+
 /// The upstream that is meant, or the only one that is not the primary.
 fn the_candidate(view: &View, named: Option<&str>) -> Result<String, NoReport> {
     let primary = &*view.routing.primary;

@@ -19,13 +19,14 @@ use crate::telemetry::ledger::Ledger;
 use crate::telemetry::log::Damper;
 use crate::telemetry::metrics::{Metrics, Refused};
 use crate::telemetry::report::criteria;
-use crate::telemetry::status::ConfigStatus;
+use crate::telemetry::status::{ConfigStatus, Status};
 use crate::units::Secret;
 
 use super::admin::Control;
 use super::doors::Doors;
 use super::proxy::Proxy;
 use super::room::Room;
+use super::scrape;
 use super::session::Sessions;
 use super::settings::{Server, TunnelPath};
 use super::tls::Certificate;
@@ -168,6 +169,11 @@ impl Admin {
         if before.token != token {
             self.sessions.end_all();
         }
+    }
+
+    /// The status now.
+    pub async fn status(&self) -> Status {
+        scrape::status(self).await
     }
 
     /// Waits until a backfill is begun.

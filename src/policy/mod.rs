@@ -6,6 +6,7 @@ pub mod circuit;
 pub mod cooldown;
 pub mod dedup;
 pub mod hold;
+pub mod incidents;
 pub mod limiter;
 pub mod limits;
 pub mod outcome;

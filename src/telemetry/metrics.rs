@@ -85,6 +85,8 @@ macro_rules! metrics {
 metrics! {
     /// Requests on the public listener, by project (empty when none was recognised) and status code.
     received_requests_total: IntCounterVec ["project", "code"];
+    /// Messages of `[[notify]]`, by outcome: sent, failed (to be tried again), given_up.
+    notifications_total: IntCounterVec ["outcome"];
     /// Requests refused as a whole, by reason.
     refused_requests_total: IntCounterVec ["reason"];
     /// Connections open on the public listener.
@@ -336,6 +338,9 @@ impl Metrics {
 
     /// Makes the series of a project exist, at each of its upstreams.
     pub fn know_project<'a>(&self, project: &str, upstreams: impl Iterator<Item = &'a str> + Clone) {
+        for result in ["sent", "failed", "given_up"] {
+            self.notifications_total.with_label_values(&[result]);
+        }
         for code in CODES {
             self.received_requests_total.with_label_values(&[project, code]);
         }

@@ -1,0 +1,159 @@
+//! Looks at the status every few seconds and tells receivers what they should know. A task of its own: what a receiver takes of time is
+//! nobody else's.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use futures_util::future::join_all;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::clock::Clock;
+use crate::http::Admin;
+use crate::notify::receiver::Sender;
+use crate::notify::{Settings, signs};
+use crate::policy::backoff::Backoff;
+use crate::policy::incidents::{Event, Incidents, Notice, Sign};
+use crate::telemetry::metrics::Metrics;
+
+use super::Daemon;
+
+/// How often the status is looked at.
+const LOOK: Duration = Duration::from_secs(5);
+/// How often the report is: it reads much.
+const VERDICT: Duration = Duration::from_secs(3600);
+/// The most notices kept for a receiver that cannot be reached; of more the oldest go.
+const KEPT: usize = 50;
+
+/// The receivers of the configuration in force.
+pub(super) type Receivers = Arc<ArcSwap<Vec<Settings>>>;
+
+/// One receiver and what it is yet to be told.
+struct Receiver {
+    settings: Settings,
+    incidents: Incidents,
+    waiting: Vec<Notice>,
+    /// Not before this.
+    due: Instant,
+    failures: u32,
+}
+
+/// What the task works with.
+struct Watcher {
+    admin: Admin,
+    clock: Clock,
+    metrics: Metrics,
+    max_size: u64,
+    sender: Option<Sender>,
+    verdict: Option<(Instant, Sign)>,
+    receivers: Vec<Receiver>,
+}
+
+impl Daemon {
+    /// Tells the receivers from now on.
+    pub(super) fn start_notifying(&self) {
+        let receivers = Arc::clone(&self.receivers);
+        let mut watcher = Watcher {
+            admin: self.admin.clone(),
+            clock: self.clock.clone(),
+            metrics: self.metrics.clone(),
+            max_size: self.config.journal.max_size.get(),
+            sender: None,
+            verdict: None,
+            receivers: vec![],
+        };
+        let stop = self.tasks.stopping().clone();
+        self.tasks.spawn("notifications", async move {
+            let mut looks = interval(LOOK);
+            looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            while stop.run_until_cancelled(looks.tick()).await.is_some() {
+                watcher.follow(&receivers.load());
+                stop.run_until_cancelled(watcher.look()).await;
+            }
+        });
+    }
+}
+
+impl Watcher {
+    /// Follows a changed configuration. A receiver that stays as it is knows what it was told.
+    fn follow(&mut self, settings: &[Settings]) {
+        let mut before = std::mem::take(&mut self.receivers);
+        for settings in settings {
+            let known = before.iter().position(|receiver| receiver.settings == *settings);
+            let receiver = known.map(|at| before.swap_remove(at));
+            self.receivers.push(receiver.unwrap_or_else(|| Receiver::new(settings.clone())));
+        }
+    }
+
+    async fn look(&mut self) {
+        if self.receivers.is_empty() {
+            return;
+        }
+        let mut signs = signs::of(&self.admin.status().await, self.max_size);
+        self.judge().await;
+        signs.extend(self.verdict.iter().map(|(_, sign)| sign.clone()));
+        if self.sender.is_none() {
+            self.sender = Sender::new().inspect_err(|error| tracing::error!(%error, "nobody can be notified")).ok();
+        }
+        let Some(sender) = &self.sender else { return };
+        let (uptime, now) = (self.clock.uptime(), self.clock.now());
+        for receiver in &mut self.receivers {
+            let own: Vec<Sign> =
+                signs.iter().filter(|sign| receiver.settings.events.contains(&sign.event)).cloned().collect();
+            let news = receiver.incidents.follow(&own, uptime, now, receiver.settings.after.get());
+            receiver.waiting.extend(news);
+            let surplus = receiver.waiting.len().saturating_sub(KEPT);
+            receiver.waiting.drain(..surplus);
+        }
+        join_all(self.receivers.iter_mut().map(|receiver| receiver.send(sender, &self.metrics))).await;
+    }
+
+    /// Reads the report's verdict, when somebody wants it and it is time.
+    async fn judge(&mut self) {
+        let is_wanted = self.receivers.iter().any(|receiver| receiver.settings.events.contains(&Event::Ready));
+        let is_due = self.verdict.as_ref().is_none_or(|(at, _)| at.elapsed() >= VERDICT);
+        if is_wanted && is_due {
+            let verdict = self.admin.verdict().await;
+            self.verdict =
+                verdict.map(|(name, ready, words)| (Instant::now(), signs::of_verdict(&name, ready, &words)));
+        }
+    }
+}
+
+impl Receiver {
+    fn new(settings: Settings) -> Self {
+        Self { settings, incidents: Incidents::default(), waiting: vec![], due: Instant::now(), failures: 0 }
+    }
+
+    /// Sends what waits, when it is time.
+    async fn send(&mut self, sender: &Sender, metrics: &Metrics) {
+        if self.waiting.is_empty() || Instant::now() < self.due {
+            return;
+        }
+        let count = |result| metrics.notifications_total.with_label_values(&[result]).inc();
+        let sent = sender.send(&self.settings, &self.waiting).await;
+        let shown = self.settings.shown();
+        match sent {
+            Ok(()) => {
+                count("sent");
+                if self.failures > 0 {
+                    tracing::info!(receiver = shown, "notifications get through again");
+                }
+                self.waiting.clear();
+                (self.failures, self.due) = (0, Instant::now() + self.settings.every.get());
+            }
+            Err(error) => {
+                self.failures = self.failures.saturating_add(1);
+                if self.failures == 1 {
+                    tracing::warn!(receiver = shown, %error, "a notification did not get through");
+                }
+                let is_given_up = !error.may_pass();
+                count(if is_given_up { "given_up" } else { "failed" });
+                if is_given_up {
+                    self.waiting.clear();
+                }
+                self.due = Instant::now() + Backoff::RECORD.after(self.failures).max(self.settings.every.get());
+            }
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! The window of duplicates after a start: what the journal holds of it is remembered before anything is accepted.
+
+use crate::clock::Timestamp;
+use crate::journal::{Journal, JournalError};
+use crate::policy::dedup::{self, Dedup};
+
+/// How many records' keys are read at once.
+const REMEMBERED_AT_ONCE: usize = 16_384;
+
+/// Refills the window of duplicates with what the journal holds.
+pub(super) async fn remember(dedup: &Dedup, journal: &dyn Journal, now: Timestamp) -> Result<(), JournalError> {
+    let (since, mut before, mut remembered) = (now - dedup.length(), None, 0);
+    while remembered < dedup::CAPACITY {
+        let page = journal.recent_keys(since, before, REMEMBERED_AT_ONCE).await?;
+        remembered += page.keys.len();
+        page.keys.into_iter().for_each(|(key, at)| dedup.remember(key, at));
+        match page.next {
+            Some(next) => before = Some(next),
+            None => break,
+        }
+    }
+    Ok(())
+}

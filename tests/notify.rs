@@ -1,0 +1,145 @@
+//! Who is told when something breaks: against a receiver that does as it is told, through the real binary.
+
+mod support;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use assert_cmd::Command;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use support::eventually::eventually;
+use support::relay::Plan;
+use support::upstream::{Reply, Upstream};
+
+/// Several looks of the daemon at its status, on a busy machine.
+const SOON: Duration = Duration::from_secs(60);
+
+/// The path and the body of a request that is whole.
+fn whole(bytes: &[u8]) -> Option<(String, Value)> {
+    let text = String::from_utf8_lossy(bytes);
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let length = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+    let body = serde_json::from_str(body).ok().filter(|_| length == Some(body.len()))?;
+    Some((head.split(' ').nth(1)?.to_owned(), body))
+}
+
+/// A webhook that keeps what is posted to it.
+struct Receiver {
+    address: std::net::SocketAddr,
+    seen: Arc<Mutex<Vec<(String, Value)>>>,
+    status: Arc<Mutex<u16>>,
+    serving: JoinSet<()>,
+}
+
+impl Receiver {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (seen, status) = (Arc::default(), Arc::new(Mutex::new(200)));
+        let mut receiver = Self { address, seen, status, serving: JoinSet::new() };
+        let inbox = (Arc::clone(&receiver.seen), Arc::clone(&receiver.status));
+        receiver.serving.spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut bytes = vec![];
+                while stream.read_buf(&mut bytes).await.is_ok_and(|read| read > 0) {
+                    if let Some(message) = whole(&bytes) {
+                        inbox.0.lock().expect("no panic").push(message);
+                        break;
+                    }
+                }
+                let status = *inbox.1.lock().expect("no panic");
+                let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                stream.write_all(answer.as_bytes()).await.ok();
+            }
+        });
+        receiver
+    }
+
+    fn answers(&self, status: u16) {
+        *self.status.lock().expect("no panic") = status;
+    }
+
+    fn section(&self, more: &str) -> String {
+        format!("[[notify]]\nurl = \"http://{}/hook/hunter2\"\nafter = \"1s\"\nevery = \"1s\"\n{more}\n", self.address)
+    }
+
+    /// Waits until the last notice is `what`, of so many.
+    async fn is_told(&self, what: &str, count: usize) {
+        eventually(what, SOON, async || {
+            let told = self.told();
+            let last = told.last().map(String::as_str);
+            (told.len() == count && last == Some(what)).then_some(()).ok_or(format!("{told:?}"))
+        })
+        .await;
+    }
+
+    /// The single notices, as in `upstream_down began`.
+    fn told(&self) -> Vec<String> {
+        let seen = self.seen.lock().expect("no panic");
+        let notices = seen.iter().flat_map(|(_, body)| body["notices"].as_array().cloned().unwrap_or_default());
+        notices.map(|n| format!("{} {}", n["event"], n["phase"]).replace('"', "")).collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_with_its_end_a_refusal_and_a_switch_are_told_once_each_and_again_when_a_message_failed() {
+    let (sentry, glitchtip, receiver) = (Upstream::start().await, Upstream::start().await, Receiver::start().await);
+    let plan = Plan::new(&[("sentry", sentry.dsn("k", 1)), ("glitchtip", glitchtip.dsn("k", 1))]);
+    let relay = plan.more(&receiver.section("")).start().await;
+
+    glitchtip.always(Reply::status(503));
+    relay.send_errors(8).await;
+    receiver.is_told("upstream_down began", 1).await;
+    glitchtip.always(Reply::Ok);
+    receiver.is_told("upstream_down ended", 2).await;
+
+    glitchtip.always(Reply::status(400));
+    relay.send_errors(1).await;
+    receiver.is_told("dead_letters happened", 3).await;
+
+    receiver.answers(500);
+    relay.rewrite_primary("glitchtip");
+    eventually("a message fails", SOON, async || {
+        let samples = relay.samples().await?;
+        let failed = samples.sum("switchyard_notifications_total", &[("outcome", "failed")]);
+        (failed > 0.0).then_some(()).ok_or_else(|| "none failed".to_owned())
+    })
+    .await;
+    receiver.answers(200);
+    eventually("it comes again", SOON, async || {
+        let told = receiver.told();
+        let last = told.last().map(String::as_str);
+        (told.len() > 3 && last == Some("switch happened")).then_some(()).ok_or(format!("{told:?}"))
+    })
+    .await;
+    let log = relay.log();
+    assert!(log.contains("a notification did not get through") && !log.contains("hunter2"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_is_told_only_what_it_asks_for_and_notify_test_says_whether_it_is_reached() {
+    let (sentry, receiver) = (Upstream::start().await, Receiver::start().await);
+    let plan = Plan::new(&[("sentry", sentry.dsn("k", 1))]);
+    let section = receiver.section("format = \"slack\"\nevents = [\"switch\"]");
+    let relay = plan.more(&section).start().await;
+    let config = relay.config();
+    let test = move || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
+        command.args(["notify", "test", "--config"]).arg(&config).env("NO_COLOR", "1").output().expect("the binary")
+    };
+    let output = tokio::task::spawn_blocking(test.clone()).await.expect("the verb ends");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.contains("sent to slack at 127.0.0.1"), "{output:?}");
+    let (path, body) = receiver.seen.lock().expect("no panic")[0].clone();
+    assert_eq!(path, "/hook/hunter2");
+    assert!(body["text"].to_string().contains("messages get through"), "{body}");
+    receiver.answers(404);
+    let output = tokio::task::spawn_blocking(test).await.expect("the verb ends");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.contains("it answered 404") && !said.contains("hunter2"), "{said}");
+}
