@@ -282,9 +282,10 @@ impl Daemon {
         };
         let spared = self.config.upstreams.iter().filter_map(spared).collect();
         let (config, token) = (self.status.clone(), self.config.admin.token.clone());
+        let browsers = self.intake.browsers().clone();
         let (retain, report, storms) =
             (self.config.journal.retain.get(), self.config.report.clone(), self.intake.storms().clone());
-        self.admin.configure(View { routing, upstreams, spared, retain, report, config, token, storms });
+        self.admin.configure(View { routing, upstreams, spared, retain, report, config, token, storms, browsers });
     }
 
     /// Loads the file again: all of it comes into force, or nothing.

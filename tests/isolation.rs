@@ -6,6 +6,7 @@
 mod support;
 
 mod isolation {
+    pub(crate) mod browsers;
     mod memory;
     mod proxy;
     mod second;

@@ -106,13 +106,17 @@ fn head(status: &Status) -> String {
     )
 }
 
-/// A line for each project that goes its own way.
+/// A line for each project that goes its own way, and one for those that browsers use.
 fn exceptions(status: &Status) -> Option<String> {
     let line = |project: &ProjectStatus| {
         let primary = tint(Tone::Strong, &project.primary);
         format!("project {}: primary {primary} · mirror {}\n", project.name, on(project.mirror))
     };
-    let lines: String = status.exceptions().map(line).collect();
+    let browsers: Vec<&str> = status.browsers().collect();
+    let mut lines: String = status.exceptions().map(line).collect();
+    if !browsers.is_empty() {
+        lines += &format!("used by browsers, with default limits where none is written: {}\n", browsers.join(", "));
+    }
     (!lines.is_empty()).then_some(lines)
 }
 

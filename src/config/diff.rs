@@ -132,6 +132,9 @@ fn fields(config: &Config) -> BTreeMap<String, Field> {
     for (project, own) in &config.limits.own {
         section(&mut fields, &format!("projects.{project}.limits"), own);
     }
+    for (project, browsers) in &config.limits.browsers {
+        fields.insert(format!("projects.{project}.browsers"), Field::open(browsers));
+    }
     section(&mut fields, "report", &config.report);
     section(&mut fields, "canary", &config.canary);
     for (n, receiver) in config.notify.iter().enumerate() {

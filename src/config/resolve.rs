@@ -49,6 +49,9 @@ pub(super) fn resolve(file: File, report: &mut Report<'_>) -> Config {
     let limits =
         file.projects.iter().filter_map(|project| Some((project.name.as_deref()?.into(), project.limits.clone())));
     let limits = limits.filter(|(_, own)| *own != limits::Settings::default()).collect();
+    let browsers =
+        file.projects.iter().filter_map(|project| Some((project.name.as_deref()?.into(), project.browsers?)));
+    let browsers = browsers.collect();
     Config {
         primary,
         mirror: file.mirror,
@@ -57,7 +60,7 @@ pub(super) fn resolve(file: File, report: &mut Report<'_>) -> Config {
         admin: file.admin,
         journal: file.journal,
         dedup: file.dedup,
-        limits: Limits { all: file.limits, own: limits },
+        limits: Limits { all: file.limits, own: limits, browsers },
         report: file.report,
         canary: file.canary,
         notify: file.notify,

@@ -67,6 +67,7 @@ pub(super) struct Project {
     pub(super) public_key: Option<String>,
     pub(super) primary: Option<String>,
     pub(super) mirror: Option<bool>,
+    pub(super) browsers: Option<bool>,
     pub(super) limits: limits::Settings,
     pub(super) upstreams: BTreeMap<String, String>,
 }

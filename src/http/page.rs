@@ -63,6 +63,9 @@ fn head(status: &Status) -> Markup {
         @for project in status.exceptions() {
             p { "Project " b { (project.name) } ": primary " b { (project.primary) } " · mirror " (if project.mirror { "on" } else { "off" }) }
         }
+        @if status.browsers().next().is_some() {
+            p.muted { "Used by browsers, with default limits where none is written: " (status.browsers().collect::<Vec<_>>().join(", ")) }
+        }
         @if let Some(why) = &status.not_ready { div.banner.bad { "Not accepting: " (why) } }
         @if let Some(error) = &status.config.error {
             div.banner.bad { "The configuration file has problems; the one loaded at " (status.config.loaded_at) " stays in force.\n" (error) }

@@ -219,6 +219,7 @@ fn projects(view: &View) -> Vec<ProjectStatus> {
         id: project.id.to_string(),
         primary: view.routing.primary_of(project).to_string(),
         mirror: view.routing.mirror_of(project),
+        browsers: view.browsers.use_it(&project.name),
         upstreams: project.dsns.keys().map(ToString::to_string).collect(),
     };
     view.routing.projects.iter().map(row).collect()

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Timestamp};
 use crate::delivery::board::Board;
+use crate::intake::browsers::Browsers;
 use crate::intake::submit::Intake;
 use crate::journal::Journal;
 use crate::policy::routing::Routing;
@@ -114,6 +115,8 @@ pub struct View {
     pub token: Option<Secret>,
     /// The storms of identical errors.
     pub storms: Storms,
+    /// Which projects browsers use.
+    pub browsers: Browsers,
 }
 
 /// What the admin listener works with. Cheap to clone.

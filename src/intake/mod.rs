@@ -1,6 +1,7 @@
 //! One submission's way in: authenticate, decode, parse, police, journal. Knows no HTTP connection and no upstream's state.
 
 mod assemble;
+pub mod browsers;
 pub mod crash;
 pub mod decode;
 mod form;

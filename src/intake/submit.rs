@@ -25,6 +25,7 @@ use crate::protocol::rate_limits::RateLimit;
 use crate::tasks;
 use crate::telemetry::metrics::Metrics;
 
+use super::browsers::Browsers;
 use super::identity::{self, CheckInIdentity};
 use super::keyring::{KeyError, Keyring, check_dsn};
 use super::part;
@@ -42,7 +43,9 @@ pub struct View {
     routing: Arc<Routing>,
     keyring: Keyring,
     targets: HashMap<Arc<str>, TargetId>,
-    limiter: Limiter,
+    limits: Limits,
+    /// Exchanged when the first browser sends for a project.
+    limiter: ArcSwap<Limiter>,
     /// What storms are, for the projects that watch for them.
     storms: HashMap<Arc<str>, storm::Settings>,
     shadows: Shadows,
@@ -121,6 +124,7 @@ pub struct Intake {
     clock: Clock,
     metrics: Metrics,
     sightings: Sightings,
+    browsers: Browsers,
     shed: Shed,
 }
 
@@ -128,8 +132,9 @@ impl Intake {
     /// A way in that knows no project yet.
     pub fn new(journal: Arc<dyn Journal>, dedup: Dedup, cooldowns: Cooldowns, clock: Clock, metrics: Metrics) -> Self {
         let (storms, caps) = (Storms::default(), Caps::default());
-        let (sightings, shed) = (Sightings::default(), Shed::default());
-        Self { view: Arc::default(), journal, dedup, storms, cooldowns, caps, clock, metrics, sightings, shed }
+        let (sightings, shed, browsers) = (Sightings::default(), Shed::default(), Browsers::default());
+        let view = Arc::default();
+        Self { view, journal, dedup, storms, cooldowns, caps, clock, metrics, sightings, browsers, shed }
     }
 
     /// From now on submissions are decided under this routing, with the journal's target of each upstream, these limits, and what
@@ -142,16 +147,23 @@ impl Intake {
         shadows: HashMap<Arc<str>, shadow::Settings>,
     ) {
         let names = || routing.projects.iter().map(|project| &project.name);
-        let limiter = Limiter::new(limits, names(), &self.view.load().limiter, self.clock.uptime());
+        let seen = self.browsers.configure(&limits.browsers);
+        let limiter = Limiter::new(limits, names(), &seen, &self.view.load().limiter.load(), self.clock.uptime());
+        let (limits, limiter) = (limits.clone(), ArcSwap::from_pointee(limiter));
         let shadows = Shadows { settings: shadows, caps: self.caps.clone() };
         let storms = names().filter_map(|name| Some((Arc::clone(name), limits.of(name).storm?))).collect();
         let keyring = Keyring::new(&routing);
-        self.view.store(Arc::new(View { routing, keyring, targets, limiter, storms, shadows }));
+        self.view.store(Arc::new(View { routing, keyring, targets, limits, limiter, storms, shadows }));
     }
 
     /// What is used of the daily caps of shadows.
     pub fn caps(&self) -> &Caps {
         &self.caps
+    }
+
+    /// Which projects browsers use.
+    pub fn browsers(&self) -> &Browsers {
+        &self.browsers
     }
 
     /// The storms of identical errors.
@@ -223,6 +235,7 @@ impl Intake {
             }
             Entrance::Envelope { id } => view.keyring.find_by_dsn(id.as_deref(), envelope.dsn())?,
         };
+        self.look_for_browser(&view, &project.name, &client);
         let now = self.clock.now();
         let keys = identity::keys(&project.name, &envelope, &body).await;
         let (mut fresh, repeated) = self.reserve(&keys, now).await;
@@ -272,6 +285,7 @@ impl Intake {
         let Entrance::Request { project, client: name } = entrance else { return Err(KeyError::Missing.into()) };
         client.sentry_client = name.map(Into::into);
         let view = self.view.load_full();
+        self.look_for_browser(&view, &project.name, &client);
         let accepted_at = self.clock.now();
         let receipt = Receipt { event_id: None, project: Arc::clone(&project.name), limits: vec![] };
         let key = identity.map(|identity| identity.key(&project.name));

@@ -2,7 +2,7 @@
 //!
 //! Rule: over any window no more passes than rate × window + burst. A changed configuration keeps what was spent.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +20,15 @@ use super::limits::{Limit, Limits};
 
 /// The buckets of all projects. Fixed once made; the buckets in it fill and empty.
 #[derive(Debug, Default)]
-pub struct Limiter(HashMap<Arc<str>, Buckets>);
+pub struct Limiter(HashMap<Arc<str>, Share>);
+
+/// What is known of one project.
+#[derive(Debug, Default)]
+struct Share {
+    buckets: Buckets,
+    /// Whether a browser that sends for it brings limits that do not hold yet.
+    awaits_browsers: bool,
+}
 
 /// The buckets of one project.
 #[derive(Debug, Default)]
@@ -43,28 +51,34 @@ impl Reached {
 }
 
 impl Limiter {
-    /// The buckets for `projects` under `limits`. Those that were there before keep what was spent.
+    /// The buckets for `projects` under `limits`; browsers were seen to send for those in `seen`. Those that were there before keep what was spent.
     ///
     /// `now` here and elsewhere is a time that only goes on, [`Clock::uptime`](crate::clock::Clock::uptime).
     pub fn new<'a>(
         limits: &Limits,
         projects: impl Iterator<Item = &'a Arc<str>>,
+        seen: &BTreeSet<Arc<str>>,
         before: &Self,
         now: Duration,
     ) -> Self {
-        let buckets = |project: &Arc<str>| {
-            let old = before.0.get(project);
+        let share = |project: &Arc<str>| {
+            let (old, seen) = (before.of(project), seen.contains(project));
             let bucket =
                 |(category, limit)| (category, Bucket::following(old.and_then(|b| b.of(category)), limit, now));
-            Buckets(limits.of(project).categories.into_iter().map(bucket).collect())
+            let buckets = Buckets(limits.in_force(project, seen).into_iter().map(bucket).collect());
+            Share { buckets, awaits_browsers: !seen && !limits.browsers.contains_key(project) }
         };
-        let all = projects.map(|project| (Arc::clone(project), buckets(project)));
-        Self(all.filter(|(_, buckets)| !buckets.0.is_empty()).collect())
+        Self(projects.map(|project| (Arc::clone(project), share(project))).collect())
     }
 
     /// The buckets of a project; `None` when it has no limits.
     pub fn of(&self, project: &str) -> Option<&Buckets> {
-        self.0.get(project)
+        self.0.get(project).map(|share| &share.buckets).filter(|buckets| !buckets.0.is_empty())
+    }
+
+    /// Whether limits come to hold for this project with the first browser that sends for it.
+    pub fn awaits_browsers(&self, project: &str) -> bool {
+        self.0.get(project).is_some_and(|share| share.awaits_browsers)
     }
 }
 
@@ -160,7 +174,7 @@ mod tests {
     }
 
     fn limiter(text: &str, before: &Limiter, now: Duration) -> Limiter {
-        Limiter::new(&limits(text), [&"shop".into()].into_iter(), before, now)
+        Limiter::new(&limits(text), [&"shop".into()].into_iter(), &BTreeSet::new(), before, now)
     }
 
     fn take(limiter: &Limiter, quantity: u64, now: Duration) -> Result<(), Duration> {
@@ -202,6 +216,24 @@ mod tests {
         assert!(take(&smaller, 1, ms(30_000)).is_ok());
     }
 
+    #[test]
+    fn the_first_browser_brings_limits_and_gives_nothing_back() {
+        let limits = limits("error = \"3/m\"");
+        let limiter = |seen: &[&str], before: &Limiter| {
+            let seen = seen.iter().map(|name| Arc::from(*name)).collect();
+            Limiter::new(&limits, [&"shop".into(), &"app".into()].into_iter(), &seen, before, ms(0))
+        };
+        let before = limiter(&[], &Limiter::default());
+        assert!(before.awaits_browsers("shop") && before.awaits_browsers("app") && !before.awaits_browsers("other"));
+        assert!((0..3).all(|_| take(&before, 1, ms(0)).is_ok()));
+        let after = limiter(&["shop"], &before);
+        assert!(!after.awaits_browsers("shop") && after.awaits_browsers("app"));
+        assert!(take(&after, 1, ms(0)).is_err(), "what was spent stays spent");
+        let sessions = [(Category::Session, 1001)].into_iter().collect();
+        assert!(after.of("shop").unwrap().take(&sessions, ms(0)).is_err());
+        assert!(after.of("app").unwrap().take(&sessions, ms(0)).is_ok(), "another project's browsers are its own");
+    }
+
     proptest! {
         #[test]
         fn never_more_passes_than_rate_and_burst_over_any_window(
@@ -221,7 +253,7 @@ mod tests {
                 now += ms(pause);
                 if i == reload {
                     // A reload gives nothing away.
-                    limiter = Limiter::new(&limits(&text), [&"shop".into()].into_iter(), &limiter, now);
+                    limiter = Limiter::new(&limits(&text), [&"shop".into()].into_iter(), &BTreeSet::new(), &limiter, now);
                 }
                 if take(&limiter, quantity, now).is_ok() {
                     passed.push((now, quantity));

@@ -92,6 +92,36 @@ pub struct Settings {
     pub storm: Option<storm::Settings>,
 }
 
+/// What a project that browsers use may send of what nobody has limited. Its key is in every page, so anybody can send with it. As rate
+/// and burst: far above what pages send, far below what fills a journal.
+const OF_BROWSERS: [(Category, &str, &str); 17] = [
+    (Category::Error, "50/s", "500"),
+    (Category::Security, "50/s", "500"),
+    (Category::Transaction, "100/s", "1000"),
+    (Category::Span, "1000/s", "20000"),
+    // The largest attachment that is taken fits.
+    (Category::Attachment, "5MiB/s", "200MiB"),
+    (Category::AttachmentItem, "50/s", "500"),
+    (Category::Feedback, "10/s", "100"),
+    (Category::Profile, "20/s", "200"),
+    (Category::ProfileChunk, "20/s", "200"),
+    (Category::ProfileChunkUi, "20/s", "200"),
+    (Category::Replay, "50/s", "500"),
+    (Category::Monitor, "20/s", "200"),
+    (Category::LogItem, "1000/s", "20000"),
+    (Category::LogByte, "2MiB/s", "50MiB"),
+    (Category::TraceMetric, "1000/s", "20000"),
+    (Category::Session, "100/s", "1000"),
+    (Category::MetricBucket, "100/s", "1000"),
+];
+
+fn of_browsers() -> impl Iterator<Item = (Category, Limit)> {
+    OF_BROWSERS.into_iter().filter_map(|(category, rate, burst)| {
+        let limit = Limit::new(rate.parse().ok()?, Some(burst.parse().ok()?)).ok()?;
+        Some((category, limit))
+    })
+}
+
 /// A key of the section.
 enum Key {
     Category(Category),
@@ -183,10 +213,23 @@ pub struct Limits {
     pub all: Settings,
     /// What a project has in their place, by its name.
     pub own: BTreeMap<Arc<str>, Settings>,
+    /// Whether browsers use a project, by its name, where the file says so.
+    pub browsers: BTreeMap<Arc<str>, bool>,
 }
 
 impl Limits {
-    /// What holds for this project.
+    /// What holds for each category of this project; `seen`: a browser has sent something for it.
+    pub fn in_force(&self, project: &str, seen: bool) -> BTreeMap<Category, Limit> {
+        let mut categories = self.of(project).categories;
+        if self.browsers.get(project).copied().unwrap_or(seen) {
+            for (category, limit) in of_browsers() {
+                categories.entry(category).or_insert(limit);
+            }
+        }
+        categories
+    }
+
+    /// What the file says of this project.
     pub fn of(&self, project: &str) -> Settings {
         let mut settings = self.all.clone();
         if let Some(own) = self.own.get(project) {
@@ -238,11 +281,25 @@ mod tests {
     fn a_projects_own_limits_stand_in_place_of_those_of_all() {
         let all = settings("error = \"100/s\"\nsession = \"5/s\"").unwrap();
         let own = settings("error = \"7/s\"\n[storm]\nlimit = 3").unwrap();
-        let limits = Limits { all: all.clone(), own: [("shop".into(), own)].into() };
+        let limits = Limits { all: all.clone(), own: [("shop".into(), own)].into(), browsers: BTreeMap::new() };
         let shop = limits.of("shop");
         assert_eq!(serde_json::to_value(&shop).unwrap()["error"], "7/s");
         assert_eq!(serde_json::to_value(&shop).unwrap()["session"], "5/s");
         assert_eq!(shop.storm.unwrap().limit.get(), 3);
         assert_eq!(limits.of("other"), all);
+    }
+
+    #[test]
+    fn browsers_bring_a_limit_for_every_category_that_has_none() {
+        assert_eq!(of_browsers().count(), OF_BROWSERS.len());
+        let mut limits = Limits { all: settings("error = \"7/s\"").unwrap(), ..Limits::default() };
+        assert_eq!(limits.in_force("shop", false), limits.all.categories);
+        let seen = limits.in_force("shop", true);
+        assert_eq!(seen.len(), Category::ALL.iter().filter(|category| category.can_be_configured()).count());
+        assert_eq!((seen[&Category::Error].to_string(), seen[&Category::Span].burst().get()), ("7/s".into(), 20_000));
+        limits.browsers.insert("shop".into(), false);
+        assert_eq!(limits.in_force("shop", true), limits.all.categories);
+        limits.browsers.insert("shop".into(), true);
+        assert_eq!(limits.in_force("shop", false), seen);
     }
 }

@@ -55,6 +55,11 @@ impl Status {
         self.projects.iter().filter(|project| project.primary != self.primary || project.mirror != self.mirror)
     }
 
+    /// The names of the projects that browsers use.
+    pub fn browsers(&self) -> impl Iterator<Item = &str> {
+        self.projects.iter().filter(|project| project.browsers).map(|project| project.name.as_str())
+    }
+
     /// What an upstream is, in words: its role, and whose primary it is although it is not that of the rest.
     pub fn role_of(&self, upstream: &UpstreamStatus) -> String {
         let own = self.exceptions().filter(|project| project.primary == upstream.name && upstream.role != "primary");
@@ -98,6 +103,9 @@ pub struct ProjectStatus {
     /// Whether its shadows receive new envelopes: its own setting or the global one.
     #[serde(default)]
     pub mirror: bool,
+    /// Whether browsers use it, so that default limits hold for what has none.
+    #[serde(default)]
+    pub browsers: bool,
     /// The upstreams that have a DSN for it.
     pub upstreams: Vec<String>,
 }

@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
+use crate::journal::Client;
 use crate::journal::body::Body;
+use crate::policy::limiter::Limiter;
 use crate::policy::outcome::RefusalReason;
 use crate::policy::routing::Project;
 use crate::policy::shadow::caps::Spent;
@@ -19,6 +21,18 @@ use crate::intake::police::{self, Sorting};
 use crate::intake::shadows::{self, Recipients, Sight};
 
 impl Intake {
+    /// Brings the limits of browsers to a project when the first of them sends for it. A page says where it is from, a server does not.
+    pub(super) fn look_for_browser(&self, view: &View, project: &Arc<str>, client: &Client) {
+        if client.origin.is_none() || !view.limiter.load().awaits_browsers(project) {
+            return;
+        }
+        self.browsers.remember(project, |seen| {
+            let names = view.routing.projects.iter().map(|project| &project.name);
+            let limiter = Limiter::new(&view.limits, names, seen, &view.limiter.load(), self.clock.uptime());
+            view.limiter.store(Arc::new(limiter));
+        });
+    }
+
     /// Why a request that is no envelope is not let in now, and for how long.
     pub(super) fn limits_on(
         &self,
@@ -34,7 +48,8 @@ impl Intake {
                 return Some((RefusalReason::UpstreamLimited, police::told(category, until, now)));
             }
         }
-        let taken = view.limiter.of(name)?.take(quantities, self.clock.uptime());
+        let limiter = view.limiter.load();
+        let taken = limiter.of(name)?.take(quantities, self.clock.uptime());
         taken.err().map(|reached| (RefusalReason::RateLimited, reached.told()))
     }
 
@@ -69,7 +84,7 @@ impl Intake {
         if let Some(storm) = view.storms.get(name) {
             sorting.without_storms(name, body, (&self.storms, storm), now).await;
         }
-        if let Some(buckets) = view.limiter.of(name) {
+        if let Some(buckets) = view.limiter.load().of(name) {
             sorting.without_excess(buckets, self.clock.uptime());
         }
         if !sorting.is_whole() {
