@@ -342,6 +342,73 @@ async fn a_poisonous_envelope_ends_as_a_dead_letter_and_never_blocks_the_others(
     relay.finish().await;
 }
 
+/// Sends one event that the upstream `a` answers with 500, and nothing else.
+async fn send_poison(a: &Upstream, relay: &Relay) {
+    a.when(|seen| seen.body.windows(6).any(|word| word == b"poison").then(|| Reply::status(500)));
+    let envelope = envelopes::envelope(&envelopes::new_id(), "event", "{\"message\":\"poison\"}");
+    assert_eq!(relay.send(envelope).await.status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_event_that_fails_on_an_idle_project_is_no_outage_while_the_upstream_answers() {
+    let (a, _b, mut relay) = relay_with(&[]).await;
+    send_poison(&a, &relay).await;
+    eventually("the upstream is asked", Duration::from_secs(60), async || match (a.questions(), a.seen().len()) {
+        (1.., 5..) => Ok(()),
+        counts => Err(format!("{counts:?}")),
+    })
+    .await;
+    shows(&relay, "a", "it is up, and one envelope waits", |upstream| {
+        upstream["state"] == "failing"
+            && upstream["backlog"]["envelopes"] == 1
+            && upstream["outages"] == serde_json::json!([])
+    })
+    .await;
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_event_that_fails_on_an_idle_project_becomes_a_dead_letter_while_canaries_are_taken() {
+    let a = Upstream::start().await;
+    let canary = "[canary]\ninterval = \"1s\"\ntimeout = \"900ms\"\n";
+    let relay = Plan::new(&[("a", a.dsn("key-a", 11))]).more(canary).start().await;
+    send_poison(&a, &relay).await;
+    eventually("it is a dead letter", Duration::from_secs(60), async || {
+        let upstream = relay.upstream("a").await;
+        if upstream["dead_letters"] == 1 { Ok(()) } else { Err(format!("{upstream:#}")) }
+    })
+    .await;
+    assert_eq!(relay.upstream("a").await["outages"], serde_json::json!([]));
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_is_down_is_asked_before_any_record_is_tried_again() {
+    let (mut a, _b, relay) = relay_with(&[]).await;
+    a.always(Reply::status(503));
+    let ids = relay.send_errors(5).await;
+    shows(&relay, "a", "the outage is known", |upstream| upstream["state"] == "down").await;
+    eventually("it is asked", SOON, async || if a.questions() > 0 { Ok(()) } else { Err("not yet".to_owned()) }).await;
+    a.go_down().await;
+    a.always(Reply::Ok);
+    a.come_back().await;
+    takes(&a, 5, Duration::from_secs(20)).await;
+    has_each_once(&a, &ids);
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_does_not_understand_the_question_is_found_back_by_a_record() {
+    let (a, _b, relay) = relay_with(&[]).await;
+    a.always(Reply::status(503));
+    let ids = relay.send_errors(6).await;
+    shows(&relay, "a", "the outage is known", |upstream| upstream["state"] == "down").await;
+    a.when(|seen| (seen.body != "{}\n").then_some(Reply::Ok));
+    takes(&a, 6, Duration::from_secs(30)).await;
+    has_each_once(&a, &ids);
+    relay.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_says_duplicate_has_it() {
     let (a, _b, relay) = relay_with(&["max_in_flight = 1"]).await;

@@ -8,6 +8,7 @@ mod support;
 mod isolation {
     pub(crate) mod browsers;
     mod memory;
+    mod poison;
     mod proxy;
     mod second;
 }

@@ -23,6 +23,9 @@ const X_SENTRY_AUTH: HeaderName = HeaderName::from_static("x-sentry-auth");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_SENTRY_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-sentry-forwarded-for");
 
+/// An envelope without items.
+const QUESTION: &[u8] = b"{}\n";
+
 /// The request for a project's address at an upstream. `file` is the body's, opened, when it is in one.
 pub(super) fn pack(
     claim: &Claim,
@@ -47,6 +50,14 @@ pub(super) fn pack(
     let mut headers = headers(dsn, &record.client);
     headers.insert(header::CONTENT_TYPE, ENVELOPE);
     Ok(Parcel { method: Method::POST, uri: dsn.envelope_uri().clone(), headers, body })
+}
+
+/// The question whether the upstream is there: an envelope without items, of which nothing is stored.
+pub(super) fn question(dsn: &Dsn) -> Parcel {
+    let mut headers = headers(dsn, &Client::ours());
+    headers.insert(header::CONTENT_TYPE, ENVELOPE);
+    let body = Contents::Pieces([Bytes::from_static(QUESTION), Bytes::new()]);
+    Parcel { method: Method::POST, uri: dsn.envelope_uri().clone(), headers, body }
 }
 
 /// The request as it came, with the upstream's project and key. A key that came in the path goes there: a second form of

@@ -62,6 +62,7 @@ const LONG_LIMIT: Duration = Duration::from_secs(60);
 enum Line {
     Down,
     Failed,
+    FailsAlone(Arc<str>),
     JournalFails,
     Limited,
     Refused(Arc<str>),
@@ -184,6 +185,15 @@ impl Watch {
         let message = "upstream is down; envelopes wait in the journal";
         tracing::warn!(upstream.name = &*self.upstream, why, suppressed, "{message}");
         true
+    }
+
+    /// A project's deliveries fail while those of others do not.
+    pub(super) fn fails_alone(&self, project: &Arc<str>, why: &str) {
+        let Some(line) = self.damper.admit(&Line::FailsAlone(Arc::clone(project))) else { return };
+        let (upstream, project, suppressed) = (&*self.upstream, &**project, line.suppressed);
+        let message =
+            "one project fails while others are taken: it waits alone, and what keeps failing becomes a dead letter";
+        tracing::warn!(upstream.name = upstream, project.name = project, why, suppressed, "{message}");
     }
 
     pub(super) fn recovered(&self) {

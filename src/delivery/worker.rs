@@ -17,13 +17,13 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, Timestamp};
 use crate::journal::body::Unreadable;
 use crate::journal::{Claim, Journal, Record, Rest, Settlement, TargetId};
-use crate::policy::backoff::Backoff;
 use crate::policy::circuit::Circuit;
 use crate::policy::cooldown::{self, Cooldown, Cooldowns};
 use crate::policy::hold::Holds;
 use crate::policy::outcome::DropReason;
 use crate::policy::routing::Routing;
-use crate::policy::verdict::{POISON_STRIKES, Verdict};
+use crate::policy::suspects::Suspects;
+use crate::policy::verdict::Verdict;
 use crate::protocol::category::Quantities;
 use crate::telemetry::status::LastError;
 
@@ -40,12 +40,15 @@ use super::watch::Watch;
 
 mod alone;
 mod canary;
+mod question;
 mod waits;
 
 /// How long to wait when the journal itself fails to give records.
 const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
 /// No more is started while this many bytes of bodies are under way.
 const MAX_BYTES_IN_FLIGHT: usize = 16 << 20;
+/// After so many claims in a row what is under way is looked at.
+const LOOK_UP: usize = 256;
 /// How long a record waits that has no DSN; a changed configuration brings it forward.
 const HOMELESS: Duration = Duration::from_secs(3600);
 
@@ -71,6 +74,14 @@ pub(super) struct Worker {
     circuit: Circuit,
     cooldown: Cooldown,
     holds: Holds,
+    /// The projects that fail while others do not.
+    suspects: Suspects,
+    /// Whether more than one project has a DSN here: then none gets all of the room.
+    shared: bool,
+    /// When a suspect was last forgiven.
+    forgiven: Timestamp,
+    /// Of which project something failed last.
+    failed_last: Option<Arc<str>>,
     /// The DSNs that the holds are about: other ones deserve another try.
     routing: Arc<Routing>,
     /// What was put off is to be brought forward: why it was may be mended.
@@ -83,10 +94,18 @@ pub(super) struct Worker {
     up: bool,
     /// What went wrong since the board was last told.
     error: Option<LastError>,
-    in_flight: FuturesUnordered<BoxFuture<'static, Sent>>,
+    in_flight: FuturesUnordered<BoxFuture<'static, Ended>>,
     bytes_in_flight: usize,
     /// Something waits that had no DSN when it was looked at.
     homeless: bool,
+}
+
+/// What came to its end.
+enum Ended {
+    /// A request with a record.
+    Sent(Box<Sent>),
+    /// A question; why it has no answer when it has none.
+    Asked(Result<(), String>),
 }
 
 impl Worker {
@@ -108,6 +127,10 @@ impl Worker {
             circuit: Circuit::default(),
             cooldown: Cooldown::default(),
             holds: Holds::default(),
+            suspects: Suspects::default(),
+            shared: false,
+            forgiven: Timestamp::default(),
+            failed_last: None,
             routing: Arc::default(),
             // Whatever it was put off for, a start may have mended it.
             mended: true,
@@ -130,24 +153,33 @@ impl Worker {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(sent) = self.in_flight.next() => self.settle(sent),
+                Some(ended) = self.in_flight.next() => self.ended(ended),
                 () = changed.notified() => {}
                 () = async { sleep_until(wake.unwrap_or_else(tokio::time::Instant::now)).await }, if wake.is_some() => {}
             }
         }
-        while let Some(sent) = self.in_flight.next().await {
-            self.settle(sent);
+        while let Some(ended) = self.in_flight.next().await {
+            self.ended(ended);
+        }
+    }
+
+    fn ended(&mut self, ended: Ended) {
+        match ended {
+            Ended::Sent(sent) => self.settle(*sent),
+            Ended::Asked(answer) => self.learn_from_answer(answer),
         }
     }
 
     /// Starts as much as may be started now, and says when to look again if nothing happens before.
     async fn claim(&mut self) -> Option<Timestamp> {
+        let mut claimed = 0;
         loop {
             let now = self.around.clock.now();
             self.end_waits(now).await;
-            let most: usize =
-                if self.quirks().one_at_a_time { 1 } else { self.settings.load().max_in_flight.get().into() };
-            let room = most.saturating_sub(self.in_flight.len());
+            if self.circuit.asks(now, self.in_flight.len()) {
+                self.ask();
+            }
+            let room = self.most().saturating_sub(self.in_flight.len());
             let permits = self.circuit.permits(now, room, self.in_flight.len());
             if self.bytes_in_flight >= MAX_BYTES_IN_FLIGHT {
                 return None;
@@ -156,6 +188,13 @@ impl Worker {
                 self.publish();
                 return if room == 0 { None } else { self.circuit.wakes_at(now) };
             }
+            if let Some(later) = self.suspects.crowded_since(self.share()).filter(|later| *later > now) {
+                return Some(later);
+            }
+            if claimed >= LOOK_UP {
+                return Some(now);
+            }
+            let permits = permits.min(room.saturating_sub(self.most() - self.share()).max(1));
             let claims = match self.around.journal.claim(self.target, now, permits).await {
                 Ok(claims) => claims,
                 Err(error) => {
@@ -169,6 +208,7 @@ impl Worker {
                 let mended = self.holds.last_end(now).filter(|_| self.mended);
                 return [due, mended, self.cooldown.next_end(now)].into_iter().flatten().min();
             }
+            claimed += claims.len();
             for claim in claims {
                 match large::open(&claim).await {
                     Ok(file) => self.start(claim, file, now),
@@ -189,7 +229,7 @@ impl Worker {
             let pending = load::pending(&claim);
             return self.give_up(record, DropReason::Expired, pending);
         }
-        if let Some(until) = self.holds.until(&record.project, now) {
+        if let Some(until) = self.waits(&record.project, now) {
             return self.put_off(&claim, until);
         }
         let routing = self.around.routing.load_full();
@@ -213,12 +253,13 @@ impl Worker {
         };
         let (transport, clock) = (self.transport.clone(), self.around.clock.clone());
         self.circuit.started(1);
+        self.suspects.started(&claim.record.project, now);
         self.bytes_in_flight += weight(&claim.record.body);
         self.in_flight.push(Box::pin(async move {
             let began = clock.now();
             let started = tokio::time::Instant::now();
             let result = transport.send(parcel, settings.timeout.get()).await;
-            Sent { claim, load, routing, began, took: started.elapsed(), result }
+            Ended::Sent(Box::new(Sent { claim, load, routing, began, took: started.elapsed(), result }))
         }));
     }
 
@@ -249,6 +290,7 @@ impl Worker {
     fn settle(&mut self, mut sent: Sent) {
         let now = self.around.clock.now();
         self.bytes_in_flight -= weight(&sent.claim.record.body);
+        self.suspects.ended(&sent.claim.record.project, now);
         sent.hide_key(&self.upstream);
         let verdict = match &sent.result {
             Ok(reply) if sent.claim.record.client.request.is_some() => Verdict::of_other(reply.status, &reply.text),
@@ -288,22 +330,17 @@ impl Worker {
                 self.around.cooldowns.tell(&self.upstream, &self.cooldown);
             }
         }
-        match verdict {
-            Verdict::Failed => {
-                let opened = self.circuit.failed(now);
-                let down_since = opened.then(|| self.circuit.failing_since());
-                self.around.watch.failed(down_since, &sent.what_went_wrong());
-            }
-            _ => {
-                if self.circuit.succeeded(now) {
-                    self.around.watch.recovered();
-                }
+        if verdict == Verdict::Failed {
+            self.learn_from_failure(sent, now);
+        } else {
+            self.up = true;
+            if self.circuit.succeeded(now) {
+                self.around.watch.recovered();
             }
         }
         if verdict == Verdict::Misconfigured && !self.is_refused_alone(sent, now) {
             self.around.watch.misconfigured(&record.project, &sent.what_went_wrong());
         }
-        self.up = verdict != Verdict::Failed;
         if !matches!(verdict, Verdict::Delivered | Verdict::Unsupported) {
             self.error = Some(LastError { at: now, what: sent.what_went_wrong() });
         }
@@ -311,7 +348,7 @@ impl Worker {
 
     fn delivered(&mut self, sent: &Sent, now: Timestamp) -> Settlement {
         self.last_success = now;
-        self.holds.taken(&sent.claim.record.project, now);
+        self.taken(&sent.claim.record.project, now);
         if let Some(why) = sent.load.batch_poison {
             self.around.watch.batch_poison(&sent.claim.record, why);
         }
@@ -329,18 +366,6 @@ impl Worker {
             return Settlement { delivered: again.send.quantities, ..rest };
         }
         self.retry(sent, again.limited_until.unwrap_or(now + cooldown::BARE_429), strikes)
-    }
-
-    fn failed(&mut self, sent: &Sent, now: Timestamp) -> Settlement {
-        let progress = &sent.claim.progress;
-        // A strike only when the upstream took something else since it was last tried with this.
-        let previous = sent.began - Backoff::RECORD.after(progress.attempts);
-        let is_answer = sent.speaks_of_the_record(self.quirks());
-        let strikes = progress.strikes + u32::from(is_answer && self.last_success > previous);
-        if strikes >= POISON_STRIKES {
-            return self.refused(sent, now, "poison");
-        }
-        self.retry(sent, now + Backoff::RECORD.after(progress.attempts + 1), strikes)
     }
 
     fn retry(&self, sent: &Sent, due: Timestamp, strikes: u32) -> Settlement {

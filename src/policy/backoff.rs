@@ -21,12 +21,16 @@ impl Backoff {
 
     /// The wait before the try after `failures` failures in a row (at least one).
     pub fn after(self, failures: u32) -> Duration {
-        let curve = ExponentialBuilder::default()
-            .with_min_delay(self.first)
-            .with_max_delay(self.most)
-            .without_max_times()
-            .with_jitter()
-            .build();
+        self.step(ExponentialBuilder::default().with_jitter(), failures)
+    }
+
+    /// The shortest that [`Backoff::after`] can be.
+    pub fn at_least(self, failures: u32) -> Duration {
+        self.step(ExponentialBuilder::default(), failures)
+    }
+
+    fn step(self, curve: ExponentialBuilder, failures: u32) -> Duration {
+        let curve = curve.with_min_delay(self.first).with_max_delay(self.most).without_max_times().build();
         // The curve has reached its end long before the 32nd step.
         let step = usize::try_from(failures.clamp(1, 32)).unwrap_or(1) - 1;
         curve.into_iter().nth(step).unwrap_or(self.most).min(self.most * 2)
@@ -42,6 +46,7 @@ mod tests {
         for backoff in [Backoff::RECORD, Backoff::CIRCUIT, Backoff::MISCONFIGURED] {
             assert!(backoff.after(1) >= backoff.first && backoff.after(1) <= backoff.first * 2);
             assert!(backoff.after(3) >= backoff.first * 4);
+            assert_eq!((backoff.at_least(1), backoff.at_least(3)), (backoff.first, backoff.first * 4));
             for failures in [0, 20, u32::MAX] {
                 assert!(backoff.after(failures) <= backoff.most * 2, "{failures}");
             }

@@ -1,16 +1,23 @@
 //! One upstream's circuit: whether it is tried at all, and how fast after it came back.
 //!
-//! Closed, it works. After [`THRESHOLD`] failures in a row it opens and nothing is sent. When the wait is over one request
-//! probes it (half open): a failure opens it for longer, a success closes it, and what waited goes out slowly at first.
+//! Closed, it works. When [`THRESHOLD`] records have failed in a row it opens and nothing is sent. After a wait it is half open: the
+//! upstream is asked a question first, an envelope without items, which no record pays for. An answer lets one record at a time find
+//! out the rest. A record that is taken closes the circuit, and what waited goes out slowly at first; one that fails opens it for
+//! longer. Where a question stays without an answer, a record is the next probe: not every upstream understands the question.
+//!
+//! Fewer records that fail again and again are no outage yet: the upstream is asked, and only silence opens the circuit. What fails
+//! alone ([`Suspects`](super::suspects::Suspects)) says nothing about the upstream and is not counted.
 
 use std::time::Duration;
 
 use crate::clock::Timestamp;
 
+use smallvec::SmallVec;
+
 use super::backoff::Backoff;
 
-/// Failures in a row that open the circuit.
-pub const THRESHOLD: u32 = 5;
+/// So many records that fail in a row open the circuit.
+pub const THRESHOLD: usize = 5;
 
 /// The state, by the name it has in metrics and status.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,9 +49,18 @@ impl State {
 pub struct Circuit {
     state: State,
     /// Failures since the last success.
-    failures: u32,
+    failures: usize,
+    /// The first records that they are of.
+    records: SmallVec<[u64; THRESHOLD]>,
     /// When the first of them was.
     since: Timestamp,
+    question: Question,
+    /// Whether the next probe is a question, not a record.
+    asks_next: bool,
+    /// Whether a question was answered since the last failure.
+    answered: bool,
+    /// Whether one had been at the last failure, since the one before.
+    vouched: bool,
     /// Times it opened since it was last closed.
     openings: u32,
     /// While open: when to probe.
@@ -52,10 +68,35 @@ pub struct Circuit {
     pace: Option<Pace>,
 }
 
+/// How far the question to the upstream is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Question {
+    /// There is none.
+    None,
+    /// It is to be asked.
+    Due,
+    /// It is under way.
+    Asked,
+    /// The upstream answered while the circuit was half open.
+    Answered,
+}
+
 impl Default for Circuit {
     fn default() -> Self {
-        let (since, until) = (Timestamp::default(), Timestamp::default());
-        Self { state: State::Closed, failures: 0, since, openings: 0, until, pace: None }
+        let never = Timestamp::default();
+        Self {
+            state: State::Closed,
+            failures: 0,
+            records: SmallVec::new(),
+            since: never,
+            question: Question::None,
+            asks_next: true,
+            answered: false,
+            vouched: false,
+            openings: 0,
+            until: never,
+            pace: None,
+        }
     }
 }
 
@@ -65,16 +106,61 @@ impl Circuit {
         self.state
     }
 
+    /// Whether the upstream is to be asked now. The caller asks, and tells [`Circuit::answered`] or [`Circuit::unanswered`].
+    pub fn asks(&mut self, now: Timestamp, in_flight: usize) -> bool {
+        let is_due = match self.state {
+            State::Closed => self.question == Question::Due,
+            State::Open => self.asks_next && now >= self.until && in_flight == 0,
+            State::HalfOpen => false,
+        };
+        if is_due {
+            self.question = Question::Asked;
+            if self.state == State::Open {
+                // The wait is over: open becomes half open with a question.
+                self.state = State::HalfOpen;
+            }
+        }
+        is_due
+    }
+
+    /// The upstream answered the question. Half open, records may try now, one at a time.
+    pub fn answered(&mut self) {
+        if self.question == Question::Asked {
+            self.answered = true;
+            self.question = if self.state == State::HalfOpen { Question::Answered } else { Question::None };
+        }
+    }
+
+    /// The question stayed without an answer. Returns whether an outage begins with that.
+    pub fn unanswered(&mut self, now: Timestamp) -> bool {
+        if self.question != Question::Asked {
+            return false;
+        }
+        // Closed or half open becomes open, and a record is the next to find out.
+        self.open(now, false)
+    }
+
+    /// Whether the upstream answers questions while no record is known to be taken.
+    pub fn is_reached(&self) -> bool {
+        self.question == Question::Answered
+    }
+
+    /// Whether the last failure is likelier the record's fault than the upstream's: the upstream had answered a question since the one
+    /// before, and few records fail.
+    pub fn vouches(&self) -> bool {
+        self.state == State::Closed && self.records.len() < THRESHOLD && self.vouched
+    }
+
     /// How many requests may be started now, at most `room`.
     pub fn permits(&mut self, now: Timestamp, room: usize, in_flight: usize) -> usize {
         match self.state {
             State::Closed => self.paced(now, room),
-            // The wait is over: open becomes half open with one probe.
-            State::Open if now >= self.until && in_flight == 0 => {
+            // The wait is over: open becomes half open with one record, when no question comes first.
+            State::Open if !self.asks_next && now >= self.until && in_flight == 0 => {
                 self.state = State::HalfOpen;
                 room.min(1)
             }
-            State::HalfOpen if in_flight == 0 => room.min(1),
+            State::HalfOpen if self.question != Question::Asked && in_flight == 0 => room.min(1),
             State::Open | State::HalfOpen => 0,
         }
     }
@@ -104,6 +190,8 @@ impl Circuit {
             self.slow_start(now);
         }
         (self.state, self.failures, self.openings) = (State::Closed, 0, 0);
+        (self.question, self.asks_next, self.answered) = (Question::None, true, false);
+        self.records.clear();
         ended
     }
 
@@ -120,24 +208,38 @@ impl Circuit {
         self.since
     }
 
-    /// The upstream failed. Returns whether this opened the circuit.
-    pub fn failed(&mut self, now: Timestamp) -> bool {
+    /// This record failed; `alone`: its project waits for that by itself. Returns whether an outage begins with that.
+    pub fn failed(&mut self, now: Timestamp, record: u64, alone: bool) -> bool {
+        if alone {
+            // Half open it stays so: others may try next.
+            return false;
+        }
         if self.failures == 0 {
             self.since = now;
         }
         self.failures = self.failures.saturating_add(1);
-        let opens = match self.state {
-            State::Closed => self.failures >= THRESHOLD,
-            State::HalfOpen => true,
-            State::Open => false,
-        };
-        if opens {
-            self.openings = self.openings.saturating_add(1);
-            self.until = now + Backoff::CIRCUIT.after(self.openings);
-            self.state = State::Open;
-            self.pace = None;
+        self.vouched = std::mem::take(&mut self.answered);
+        if self.records.len() < THRESHOLD && !self.records.contains(&record) {
+            self.records.push(record);
         }
-        opens && self.openings == 1
+        match self.state {
+            State::Closed if self.records.len() >= THRESHOLD => self.open(now, true),
+            State::Closed => {
+                if self.failures >= THRESHOLD && self.question == Question::None {
+                    self.question = Question::Due;
+                }
+                false
+            }
+            State::HalfOpen => self.open(now, true),
+            State::Open => false,
+        }
+    }
+
+    fn open(&mut self, now: Timestamp, asks_next: bool) -> bool {
+        self.openings = self.openings.saturating_add(1);
+        self.until = now + Backoff::CIRCUIT.after(self.openings);
+        (self.state, self.question, self.asks_next, self.pace) = (State::Open, Question::None, asks_next, None);
+        self.openings == 1
     }
 
     /// What waited goes out slowly at first: after an outage, and after a rate limit has ended.
@@ -185,8 +287,8 @@ mod tests {
 
     fn open() -> Circuit {
         let mut circuit = Circuit::default();
-        for _ in 0..THRESHOLD {
-            circuit.failed(T);
+        for record in 0..THRESHOLD as u64 {
+            circuit.failed(T, record, false);
         }
         circuit
     }
@@ -194,36 +296,75 @@ mod tests {
     #[test]
     fn it_opens_after_the_threshold_and_a_success_in_between_starts_the_count_again() {
         let mut circuit = Circuit::default();
-        for _ in 0..THRESHOLD - 1 {
-            assert!(!circuit.failed(T));
-        }
+        let most = THRESHOLD as u64;
+        assert!(!(1..most).any(|record| circuit.failed(T, record, false)));
         circuit.succeeded(T);
-        for _ in 0..THRESHOLD - 1 {
-            circuit.failed(T);
-        }
+        assert!(!(1..most).any(|record| circuit.failed(T, record, false)));
+        assert!(!circuit.failed(T, most, true), "what fails alone is not counted");
         assert_eq!(circuit.state(), State::Closed);
-        assert!(circuit.failed(T));
+        assert!(circuit.failed(T, most, false));
         assert_eq!((circuit.state(), circuit.permits(T, 8, 0)), (State::Open, 0));
     }
 
     #[test]
-    fn one_probe_decides_and_failed_probes_come_ever_later() {
+    fn one_probe_decides_and_failed_probes_come_ever_later_by_question_and_record_in_turn() {
         let mut circuit = open();
         let mut at = T;
         let mut waits = vec![];
-        for _ in 0..10 {
+        for turn in 0..10 {
             let next = circuit.wakes_at(at).unwrap();
             waits.push(next.since(at));
             at = next;
-            assert_eq!(circuit.permits(at, 8, 0), 1);
-            assert_eq!(circuit.permits(at, 8, 1), 0, "one probe at a time");
-            circuit.failed(at);
+            assert!(!circuit.asks(at, 1), "what is under way is waited for");
+            assert_eq!(circuit.asks(at, 0), turn % 2 == 0);
+            if turn % 2 == 0 {
+                assert_eq!((circuit.permits(at, 8, 0), circuit.asks(at, 0)), (0, false), "the answer is waited for");
+                circuit.unanswered(at);
+            } else {
+                assert_eq!((circuit.permits(at, 8, 0), circuit.permits(at, 8, 1)), (1, 0), "one probe at a time");
+                circuit.failed(at, 1, false);
+            }
         }
         assert!(waits[4] > waits[0] && waits[9] <= Duration::from_secs(60));
         at = circuit.wakes_at(at).unwrap();
-        assert_eq!(circuit.permits(at, 8, 0), 1);
+        assert!(circuit.asks(at, 0));
+        circuit.answered();
+        assert_eq!(circuit.permits(at, 8, 0), 1, "an answer lets a record try at once");
         assert!(circuit.succeeded(at));
         assert_eq!(circuit.state(), State::Closed);
+    }
+
+    #[test]
+    fn what_fails_alone_while_half_open_leaves_the_next_try_to_others() {
+        let mut circuit = open();
+        let at = circuit.wakes_at(T).unwrap();
+        assert!(circuit.asks(at, 0));
+        circuit.answered();
+        assert!(circuit.is_reached());
+        circuit.failed(at, 1, true);
+        assert_eq!((circuit.state(), circuit.permits(at, 8, 0)), (State::HalfOpen, 1));
+        circuit.failed(at, 2, false);
+        assert_eq!((circuit.state(), circuit.is_reached()), (State::Open, false));
+    }
+
+    #[test]
+    fn one_record_that_fails_again_and_again_is_no_outage_while_the_upstream_answers() {
+        let mut circuit = Circuit::default();
+        for _ in 1..THRESHOLD {
+            circuit.failed(T, 1, false);
+            assert!(!circuit.asks(T, 0));
+        }
+        for turn in 0..20 {
+            assert!(!circuit.failed(T, 1, false));
+            assert_eq!(circuit.vouches(), turn > 0);
+            assert!(circuit.asks(T, 0) && !circuit.asks(T, 0), "asked once");
+            circuit.answered();
+            assert_eq!((circuit.state(), circuit.permits(T, 8, 0)), (State::Closed, 8));
+        }
+        circuit.failed(T, 1, false);
+        assert!(circuit.asks(T, 0) && circuit.unanswered(T), "silence is one");
+        assert_eq!(circuit.state(), State::Open);
+        assert!(!circuit.vouches());
     }
 
     #[test]
@@ -233,7 +374,7 @@ mod tests {
         circuit.set_back(by);
         assert_eq!(circuit.wakes_at(T - by), Some(T - by + wait));
         let at = T - by + wait;
-        assert_eq!(circuit.permits(at, 8, 0), 1);
+        assert!(circuit.asks(at, 0));
         circuit.succeeded(at);
         circuit.started(1);
         circuit.set_back(Duration::from_secs(60));
@@ -248,7 +389,8 @@ mod tests {
     fn after_an_outage_the_pace_doubles_each_second_and_then_ends() {
         let mut circuit = open();
         let since = circuit.wakes_at(T).unwrap();
-        circuit.permits(since, 8, 0);
+        circuit.asks(since, 0);
+        circuit.answered();
         circuit.succeeded(since);
         let mut sent_in = |from: u64, to: u64| {
             let mut sent = 0;

@@ -13,4 +13,5 @@ pub mod outcome;
 pub mod routing;
 pub mod shadow;
 pub mod storm;
+pub mod suspects;
 pub mod verdict;

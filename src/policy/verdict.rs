@@ -68,8 +68,16 @@ fn says_duplicate(text: &str) -> bool {
     text.contains("duplicate event") || text.contains("same id already exists")
 }
 
-/// A record that failed with 5xx this often, each time while the upstream took others, is poison.
+/// A record that failed this often, each time while the upstream took others, is poison.
 pub const POISON_STRIKES: u32 = 5;
+/// The same where it is less certain: the upstream took nothing else and only answered a question, or what failed may have been the
+/// network or a proxy. With the waits between tries that takes more than eight minutes.
+pub const UNCERTAIN_STRIKES: u32 = 10;
+
+/// Whether a record with so many strikes is poison. `certain`: the last one was an answer about the record, while others were taken.
+pub const fn is_poison(strikes: u32, certain: bool) -> bool {
+    strikes >= if certain { POISON_STRIKES } else { UNCERTAIN_STRIKES }
+}
 
 #[cfg(test)]
 mod tests {

@@ -1,4 +1,6 @@
 //! An upstream that does as it is told: answers by script, remembers every request, and fails the test on what no relay may send.
+//!
+//! The question whether it is there, an envelope without items, is answered as an event would be, and counted apart.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -84,6 +86,12 @@ struct Script {
     next: VecDeque<Reply>,
     rule: Option<Rule>,
     always: Option<Reply>,
+    questions: usize,
+}
+
+/// An envelope without items.
+fn is_question(seen: &Seen) -> bool {
+    seen.body == "{}\n"
 }
 
 /// A running upstream.
@@ -142,6 +150,11 @@ impl Upstream {
     /// Everything that arrived.
     pub(crate) fn seen(&self) -> Vec<Seen> {
         self.lock().seen.clone()
+    }
+
+    /// How often it was asked whether it is there.
+    pub(crate) fn questions(&self) -> usize {
+        self.lock().questions
     }
 
     /// What arrived and was answered with 2xx.
@@ -218,14 +231,20 @@ async fn answer(script: Arc<Mutex<Script>>, request: Request<Incoming>) -> Resul
     let mut seen = Seen { method, path, query, headers, body, taken: false, at };
     let reply = {
         let mut script = script.lock().expect("no test panics while holding the script");
+        let is_question = is_question(&seen);
         let by_rule = script.rule.as_ref().and_then(|rule| rule(&seen));
-        let reply = by_rule.or_else(|| script.next.pop_front()).or_else(|| script.always.clone()).unwrap_or(Reply::Ok);
+        let mut next = || if is_question { script.next.front().cloned() } else { script.next.pop_front() };
+        let reply = by_rule.or_else(&mut next).or_else(|| script.always.clone()).unwrap_or(Reply::Ok);
         seen.taken = match &reply {
             Reply::Ok | Reply::Slow(_) => true,
             Reply::Status(code, ..) => (200..300).contains(code),
             Reply::Hang | Reply::Close => false,
         };
-        script.seen.push(seen.clone());
+        if is_question {
+            script.questions += 1;
+        } else {
+            script.seen.push(seen.clone());
+        }
         reply
     };
     let ok = || Response::new(Full::from(r#"{"id":"0"}"#));

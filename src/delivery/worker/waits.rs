@@ -4,6 +4,7 @@
 //! upstream that is down costs a few requests, however often it starts.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Timestamp;
 
@@ -11,6 +12,8 @@ use super::Worker;
 
 /// How many records are brought forward at once.
 const STEP: usize = 256;
+/// How often what waits with a suspect is brought forward at most: one that is forgiven again and again must not keep the journal busy.
+const FORGIVING: Duration = Duration::from_secs(10);
 
 impl Worker {
     /// Ends what has ended by now.
@@ -30,11 +33,41 @@ impl Worker {
         }
         self.circuit.set_back(back);
         self.holds.set_back(back);
+        self.suspects.set_back(back);
         self.cooldown.set_back(back);
         self.around.cooldowns.tell(&self.upstream, &self.cooldown);
         self.last_success = self.last_success - back;
         self.mended = true;
         self.publish();
+    }
+
+    /// The most requests under way at once.
+    pub(super) fn most(&self) -> usize {
+        if self.quirks().one_at_a_time { 1 } else { self.settings.load().max_in_flight.get().into() }
+    }
+
+    /// How many of them may be of one project: all but one, where there are others and enough of them.
+    pub(super) fn share(&self) -> usize {
+        let most = self.most();
+        if self.shared && most >= 4 { most - 1 } else { most.max(1) }
+    }
+
+    /// Until when a record of the project that is claimed now waits: its DSN is refused, or it fails while others do not, or it has its
+    /// share of the room.
+    pub(super) fn waits(&mut self, project: &Arc<str>, now: Timestamp) -> Option<Timestamp> {
+        if let until @ Some(_) = self.holds.until(project, now) {
+            return until;
+        }
+        let place = self.suspects.waits(project, now);
+        place.or_else(|| self.suspects.crowds(project, self.share(), now))
+    }
+
+    /// The upstream took something of the project. What waited with a suspect that is none any more comes forward.
+    pub(super) fn taken(&mut self, project: &Arc<str>, now: Timestamp) {
+        self.holds.taken(project, now);
+        if self.suspects.taken(project, now) && now.since(self.forgiven) >= FORGIVING {
+            (self.forgiven, self.mended) = (now, true);
+        }
     }
 
     fn end_limits(&mut self, now: Timestamp) {
@@ -52,8 +85,10 @@ impl Worker {
     async fn end_holds(&mut self, now: Timestamp) {
         let routing = self.around.routing.load_full();
         if !Arc::ptr_eq(&routing, &self.routing) {
+            self.shared =
+                routing.projects.iter().filter(|project| project.dsns.contains_key(&self.upstream)).nth(1).is_some();
             self.routing = routing;
-            self.mended |= self.holds.any() | std::mem::take(&mut self.homeless);
+            self.mended |= self.holds.any() | std::mem::take(&mut self.homeless) | self.suspects.forgive();
             self.holds.mended(now, self.quirks().cool_off);
         }
         if self.mended && self.holds.last_end(now).is_none() {

@@ -1,0 +1,83 @@
+//! What a failure means: the upstream is down, or one project fails. And the question that is put to the upstream when that is open.
+//!
+//! Rule: a question is an envelope without items. Trackers check its key and store nothing; no record pays for finding out.
+
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::journal::Settlement;
+use crate::policy::backoff::Backoff;
+use crate::policy::circuit::State;
+use crate::policy::verdict::{Verdict, is_poison};
+use crate::protocol::dsn::Dsn;
+
+use super::{Ended, Sent, Worker, parcel};
+
+impl Worker {
+    /// It is tried again, unless it is poison.
+    pub(super) fn failed(&mut self, sent: &Sent, now: Timestamp) -> Settlement {
+        let progress = &sent.claim.progress;
+        // A strike only when the upstream took something else since it was last tried with this; or when it answered a question, and
+        // next to nothing else fails.
+        let previous = sent.began - Backoff::RECORD.at_least(progress.attempts);
+        let is_answer = sent.speaks_of_the_record(self.quirks());
+        let passed = self.last_success > previous;
+        let is_strike = passed || (is_answer && self.circuit.vouches());
+        let strikes = progress.strikes + u32::from(is_strike);
+        if is_strike && is_poison(strikes, passed && is_answer) {
+            return self.refused(sent, now, "poison");
+        }
+        self.retry(sent, now + Backoff::RECORD.after(progress.attempts + 1), strikes)
+    }
+
+    /// Something failed: is it the upstream?
+    pub(super) fn learn_from_failure(&mut self, sent: &Sent, now: Timestamp) {
+        let (record, why) = (&sent.claim.record, sent.what_went_wrong());
+        let alone = self.suspects.failed(&record.project, sent.took, self.circuit.is_reached(), now);
+        let opened = self.circuit.failed(now, record.id.0, alone);
+        self.failed_last = Some(Arc::clone(&record.project));
+        let is_fine = alone && self.circuit.state() == State::Closed;
+        self.up &= is_fine;
+        if is_fine {
+            self.around.watch.fails_alone(&record.project, &why);
+        } else {
+            let down_since = opened.then(|| self.circuit.failing_since());
+            self.around.watch.failed(down_since, &why);
+        }
+    }
+
+    /// Asks the upstream whether it is there, by the DSN of which something failed last.
+    pub(super) fn ask(&mut self) {
+        let Some(dsn) = self.dsn_to_ask() else { return self.learn_from_answer(Err("there is no DSN".to_owned())) };
+        let (parcel, transport) = (parcel::question(&dsn), self.transport.clone());
+        let patience = self.settings.load().timeout.get();
+        self.in_flight.push(Box::pin(async move {
+            Ended::Asked(match transport.send(parcel, patience).await {
+                Ok(reply) if Verdict::of(reply.status, &reply.text) == Verdict::Failed => Err(reply.status.to_string()),
+                Ok(_) => Ok(()),
+                Err(error) => Err(error.to_string()),
+            })
+        }));
+    }
+
+    fn dsn_to_ask(&self) -> Option<Dsn> {
+        let routing = self.around.routing.load();
+        let last = self.failed_last.as_ref().and_then(|name| routing.project(name));
+        let mut projects = last.into_iter().chain(&routing.projects);
+        projects.find_map(|project| project.dsns.get(&self.upstream)).cloned()
+    }
+
+    pub(super) fn learn_from_answer(&mut self, answer: Result<(), String>) {
+        let now = self.around.clock.now();
+        match answer {
+            Ok(()) => self.circuit.answered(),
+            Err(why) => {
+                if self.circuit.unanswered(now) {
+                    self.up = false;
+                    self.around.watch.failed(Some(self.circuit.failing_since()), &why);
+                }
+            }
+        }
+        self.publish();
+    }
+}
