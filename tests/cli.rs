@@ -4,6 +4,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
@@ -154,6 +155,18 @@ fn init_refuses_what_makes_no_configuration_and_repeats_no_key() {
     }
     let nowhere = folder.path().join("no/config.toml");
     assert_eq!(code(&on(&nowhere, &["init", "sentry=http://secret@h/1"])), 73);
+}
+
+#[test]
+fn init_with_force_replaces_a_link_and_leaves_alone_what_it_leads_to() {
+    let (folder, elsewhere) = folder_with("mine");
+    let path = folder.path().join("link.toml");
+    std::os::unix::fs::symlink(&elsewhere, &path).expect("a link");
+    assert_eq!(code(&on(&path, &["init", "sentry=http://key@h/1"])), 73);
+    assert_eq!(code(&on(&path, &["init", "--force", "sentry=http://key@h/1"])), 0);
+    let written = std::fs::symlink_metadata(&path).expect("a file");
+    assert_eq!((written.is_file(), written.permissions().mode() & 0o777), (true, 0o600));
+    assert_eq!(std::fs::read_to_string(&elsewhere).expect("a file"), "mine");
 }
 
 #[test]

@@ -10,8 +10,8 @@ use crate::telemetry::letters::{LetterDetail, LetterPage, LetterPick, LetterSumm
 use super::admin::AdminClient;
 use super::failure::{Exit, Failure};
 use super::locate::Located;
-use super::process;
 use super::terminal::{self, Tone, harmless, right, table, tint};
+use super::{private_file, process};
 
 /// How many are asked for at once.
 const PAGE: usize = 500;
@@ -40,7 +40,7 @@ enum Verb {
     ///
     /// Exit 1 when there was nothing to forget.
     Discard(ChangeArgs),
-    /// Writes envelopes as they were accepted, byte for byte
+    /// Writes envelopes as they were accepted, byte for byte, to files that nobody else may read
     Export(ExportArgs),
 }
 
@@ -103,6 +103,9 @@ struct ExportArgs {
     /// A folder: each goes into NUMBER.envelope there. Without it one goes to standard output
     #[arg(long, value_name = "FOLDER")]
     to: Option<PathBuf>,
+    /// Replaces files that are there
+    #[arg(long, requires = "to")]
+    force: bool,
     /// What was written, as JSON
     #[arg(long, requires = "to")]
     json: bool,
@@ -254,11 +257,11 @@ async fn export(admin: &AdminClient, args: &ExportArgs) -> Result<(), Failure> {
         };
         return to_standard_output(&envelope(admin, *id).await?);
     };
-    std::fs::create_dir_all(folder).map_err(|error| Failure::file(folder, "created", &error))?;
+    private_file::folder(folder)?;
     let mut written = vec![];
     for id in ids {
         let path = folder.join(format!("{id}.envelope"));
-        std::fs::write(&path, envelope(admin, id).await?).map_err(|error| Failure::file(&path, "written", &error))?;
+        private_file::write(&path, &envelope(admin, id).await?, args.force)?;
         written.push(path.display().to_string());
     }
     if args.json {

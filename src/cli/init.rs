@@ -3,9 +3,6 @@
 //! It asks nobody: what kind of tracker an upstream is it tells by its name or host, and `check --online` finds out the rest. What
 //! it writes has passed the check that every configuration passes.
 
-use std::fs::OpenOptions;
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -17,7 +14,7 @@ use crate::protocol::event_id::EventId;
 
 use super::failure::{Exit, Failure};
 use super::locate::{Located, reachable};
-use super::terminal;
+use super::{private_file, terminal};
 
 /// The project of DSNs that name none.
 const PROJECT: &str = "default";
@@ -118,7 +115,7 @@ pub(super) fn init(located: &Located, args: &Args) -> Result<(), Failure> {
     let check = text(primary, &given, &projects, |given| if given.is_reference() { UNKNOWN } else { &given.dsn });
     let loaded = config::parse(&path.display().to_string(), &check, &|_| None)
         .map_err(|problems| Failure::new(Exit::Usage, problems.render(terminal::form_of_errors())))?;
-    write(&path, &text(primary, &given, &projects, |given| &given.dsn), args.force)?;
+    private_file::write(&path, text(primary, &given, &projects, |given| &given.dsn).as_bytes(), args.force)?;
     let listen = loaded.config.server.listen.first().map(|listen| reachable(*listen));
     let listen = listen.ok_or_else(|| Failure::new(Exit::Internal, "by default nothing is listened on"))?;
     let mut written = Written { path: &path, primary, projects: vec![] };
@@ -177,27 +174,6 @@ fn text<'a>(primary: &str, dsns: &'a [Given], projects: &[Project<'a>], dsn: imp
         }
     }
     out
-}
-
-/// Readable by its owner alone: there are keys in it.
-fn write(path: &Path, text: &str, force: bool) -> Result<(), Failure> {
-    let mut options = OpenOptions::new();
-    options.write(true).mode(0o600);
-    if force {
-        options.create(true).truncate(true)
-    } else {
-        options.create_new(true)
-    };
-    let mut file = options.open(path).map_err(|error| match error.kind() {
-        ErrorKind::AlreadyExists => {
-            let why = format!("{} is there already; --force replaces it, --config names another", path.display());
-            Failure::new(Exit::CannotCreate, why)
-        }
-        _ => Failure::file(path, "created", &error),
-    })?;
-    file.write_all(text.as_bytes())
-        .and_then(|()| file.sync_all())
-        .map_err(|error| Failure::file(path, "written", &error))
 }
 
 fn tell(located: &Located, written: &Written<'_>) -> Result<(), Failure> {

@@ -7,7 +7,7 @@
 //! | `status`, `report`, `send_test`, `dead_letters`, `backfill`, `healthcheck` | ask a running daemon |
 //! | `notify` | tries the receivers of messages |
 //! | `help`, `completions`, `man` | describe the command line itself |
-//! | `locate`, `admin`, `process`, `terminal`, `failure` | what they share |
+//! | `locate`, `admin`, `private_file`, `process`, `terminal`, `failure` | what they share |
 //!
 //! Asks a daemon over its admin listener alone; knows neither its journal nor its memory. What a script may read is there as JSON,
 //! and how a verb ended is an exit code of [`Exit`].
@@ -29,6 +29,7 @@ mod init;
 mod locate;
 mod man;
 mod notify;
+mod private_file;
 mod probe;
 mod process;
 mod recognise;

@@ -1,5 +1,8 @@
 //! Dead letters: shown, exported, retried, forgotten, and kept through restarts.
 
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
 use serde_json::json;
 
 use super::verbs::verb;
@@ -64,12 +67,32 @@ async fn what_was_refused_is_shown_readably_and_exported_byte_for_byte() {
     let written = verb(&relay, &["dead-letters", "export", "--all", "--to", to]).await;
     assert_eq!((written.code, std::fs::read_dir(&path).expect("a folder").count()), (0, 2), "{written:?}");
 
+    exported_files_are_private(&relay, &path, &number).await;
+
     let missing = verb(&relay, &["dead-letters", "show", "999"]).await;
     assert_eq!(missing.code, 1);
     assert!(missing.err.contains("there is no dead letter 999"), "{missing:?}");
     assert_eq!(verb(&relay, &["dead-letters", "retry"]).await.code, 2);
     assert_eq!(verb(&relay, &["dead-letters", "list", "--upstream", "nobody"]).await.code, 1);
     relay.finish().await;
+}
+
+/// Nobody else reads what was exported, and a link at its place is not followed.
+async fn exported_files_are_private(relay: &Relay, folder: &Path, number: &str) {
+    let mode = |path: &Path| std::fs::symlink_metadata(path).expect("a file").permissions().mode() & 0o777;
+    let (file, to) = (folder.join(format!("{number}.envelope")), folder.to_str().expect("a path in UTF-8"));
+    assert_eq!((mode(folder), mode(&file)), (0o700, 0o600));
+    let elsewhere = folder.with_file_name("elsewhere");
+    std::fs::write(&elsewhere, "mine").expect("a file");
+    std::fs::remove_file(&file).expect("what was exported");
+    std::os::unix::fs::symlink(&elsewhere, &file).expect("a link");
+    let refused = verb(relay, &["dead-letters", "export", number, "--to", to]).await;
+    assert!(refused.code == 73 && refused.err.contains("--force"), "{refused:?}");
+    assert!(file.is_symlink());
+    let replaced = verb(relay, &["dead-letters", "export", number, "--to", to, "--force"]).await;
+    assert_eq!(replaced.code, 0, "{replaced:?}");
+    assert!(!file.is_symlink() && mode(&file) == 0o600);
+    assert_eq!(std::fs::read_to_string(&elsewhere).expect("a file"), "mine");
 }
 
 #[tokio::test]
