@@ -14,6 +14,7 @@ mod peers {
     pub(crate) mod prometheus;
     pub(crate) mod relay;
     pub(crate) mod sdk;
+    pub(crate) mod status_page;
 }
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -28,7 +28,7 @@ pub(super) async fn sign_in(State(admin): State<Admin>, form: Form) -> Response 
     match admin.sessions.begin(form.fields.get("token"), token, admin.clock.uptime()) {
         Ok(session) => {
             tracing::info!(peer.ip = %form.peer, "somebody signed in on the status page");
-            with_cookie(&session, LIFE.as_secs(), form.is_secure, Redirect::to("/").into_response())
+            with_cookie(&session, LIFE.as_secs(), form.is_secure, Redirect::to("./").into_response())
         }
         Err(error) => not_signed_in(error, form.peer),
     }
@@ -56,12 +56,13 @@ fn not_signed_in(error: SignInError, peer: IpAddr) -> Response {
 
 pub(super) async fn sign_out(State(admin): State<Admin>, change: Change) -> Response {
     admin.sessions.end(&change.session, admin.clock.uptime());
-    with_cookie("", 0, false, Redirect::to("/").into_response())
+    with_cookie("", 0, false, Redirect::to("./").into_response())
 }
 
 fn with_cookie(value: &str, seconds: u64, is_secure: bool, mut response: Response) -> Response {
     let secure = if is_secure { "; Secure" } else { "" };
-    let cookie = format!("{COOKIE}={value}; Max-Age={seconds}; Path=/; HttpOnly; SameSite=Strict{secure}");
+    // Without a path it is for the folder of the page, as the browser sees it: for nobody else behind the same proxy.
+    let cookie = format!("{COOKIE}={value}; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}");
     if let Ok(cookie) = HeaderValue::try_from(cookie) {
         response.headers_mut().insert(header::SET_COOKIE, cookie);
     }
@@ -71,7 +72,7 @@ fn with_cookie(value: &str, seconds: u64, is_secure: bool, mut response: Respons
 /// The status page, with what came of a change.
 fn done(outcome: Result<Outcome, Refused>) -> Response {
     match outcome {
-        Ok(outcome) => Redirect::to(&format!("/?done={}", outcome.name())).into_response(),
+        Ok(outcome) => Redirect::to(&format!("./?done={}", outcome.name())).into_response(),
         Err((status, why)) => forms::failed(status, &why),
     }
 }

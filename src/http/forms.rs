@@ -1,6 +1,7 @@
 //! What of the pages changes something, without scripts: who is signed in, buttons and confirmations, and what came of it.
 //!
-//! Rule: a page shows forms to nobody but who is signed in, each with the form token of the session. Nothing of a request is shown
+//! Rule: addresses are relative, and all pages stand on one level, so that they work under any path of a proxy. A page shows forms
+//! to nobody but who is signed in, each with the form token of the session. Nothing of a request is shown
 //! again: what came of a change is one of a few sentences, with what the status says. It changes nothing itself.
 
 use axum::response::{IntoResponse as _, Response};
@@ -85,7 +86,7 @@ impl Outcome {
 impl Viewer {
     /// How a browser is to look again. What came of a change goes from the page by itself.
     pub(super) fn refresh(&self) -> String {
-        self.outcome.map_or("5".to_owned(), |_| format!("{SHOWN}; url=/"))
+        self.outcome.map_or("5".to_owned(), |_| format!("{SHOWN}; url=./"))
     }
 
     /// What came of a change, who is signed in, and what can be changed.
@@ -97,11 +98,11 @@ impl Viewer {
                 @match &self.session {
                     Some(session) => {
                         @for shadow in shadows {
-                            form action="/switch" { button name="to" value=(shadow.name) { "Make " b { (shadow.name) } " the primary" } }
+                            form action="switch" { button name="to" value=(shadow.name) { "Make " b { (shadow.name) } " the primary" } }
                         }
-                        form.end method="post" action="/logout" { (sealed(session)) button { "Sign out" } }
+                        form.end method="post" action="logout" { (sealed(session)) button { "Sign out" } }
                     }
-                    None if self.has_token => span { a href="/login" { "Sign in" } " to change something." },
+                    None if self.has_token => span { a href="login" { "Sign in" } " to change something." },
                     None => span.muted {
                         "To change something from here, write a " code { "token" } " under " code { "[admin]" }
                         " in the configuration file; then one can sign in with it."
@@ -121,10 +122,10 @@ impl Viewer {
         html! {
             @if let Some(session) = &self.session {
                 td.act {
-                    form method="post" action="/dead-letters/retry" {
+                    form method="post" action="retry" {
                         (sealed(session)) button name="id" value=(letter.id) { "Retry" }
                     }
-                    form action="/dead-letters/discard" { button name="id" value=(letter.id) { "Discard…" } }
+                    form action="discard" { button name="id" value=(letter.id) { "Discard…" } }
                 }
             }
         }
@@ -136,7 +137,7 @@ impl Viewer {
             @if let Some(session) = &self.session {
                 td.act {
                     @if state == "running" {
-                        form method="post" action="/backfill/cancel" {
+                        form method="post" action="cancel" {
                             (sealed(session)) button name="upstream" value=(upstream) { "Cancel" }
                         }
                     }
@@ -174,7 +175,7 @@ pub(super) fn sign_in(status: StatusCode, has_token: bool, wrong: Option<&str>) 
         @if let Some(wrong) = wrong { div.banner.bad role="alert" { (wrong) } }
         @if has_token {
             p { "With the " code { "token" } " that stands under " code { "[admin]" } " in the configuration of this relay. It lasts for twelve hours." }
-            form.tall method="post" action="/login" {
+            form.tall method="post" action="login" {
                 input type="text" name="username" value="switchyard" autocomplete="username" hidden;
                 label { "Token" input type="password" name="token" required autofocus autocomplete="current-password"; }
                 button { "Sign in" }
@@ -194,7 +195,7 @@ pub(super) fn denied(why: Denied) -> Response {
     let body = html! {
         div.banner.bad role="alert" { (why) }
         p { "Nothing was changed." }
-        p { @if why == Denied::SignedOut { a href="/login" { "Sign in" } " · " } a href="/" { "To the status page" } }
+        p { @if why == Denied::SignedOut { a href="login" { "Sign in" } " · " } a href="./" { "To the status page" } }
     };
     page(why.status(), "Not accepted", &body)
 }
@@ -203,7 +204,7 @@ pub(super) fn denied(why: Denied) -> Response {
 pub(super) fn failed(status: StatusCode, why: &str) -> Response {
     let body = html! {
         div.banner.bad role="alert" { (why) }
-        p { a href="/" { "To the status page" } }
+        p { a href="./" { "To the status page" } }
     };
     page(status, "Nothing was changed", &body)
 }
@@ -214,11 +215,11 @@ pub(super) fn switch(session: &Session, status: &Status, view: &View, to: &Upstr
     let body = html! {
         (readiness(view, to))
         ul { (consequences(status, view, &to.name)) }
-        form.tall method="post" action="/switch" {
+        form.tall method="post" action="switch" {
             (sealed(session))
             input type="hidden" name="to" value=(to.name);
             label { "Reason, for the history" input type="text" name="reason" maxlength=(LONGEST_WORDS) autofocus autocomplete="off"; }
-            div { button.main { (title) } " " a href="/" { "Leave it as it is" } }
+            div { button.main { (title) } " " a href="./" { "Leave it as it is" } }
         }
     };
     page(StatusCode::OK, &title, &body)
@@ -290,9 +291,9 @@ pub(super) fn discard(session: &Session, letter: &LetterSummary) -> Response {
         }
         @if !letter.answer.is_empty() { div.banner { (letter.answer.chars().take(LONGEST_WORDS).collect::<String>()) } }
         p { "What is discarded cannot be had back. " code { "switchyard dead-letters export " (letter.id) } " keeps a copy." }
-        form.tall method="post" action="/dead-letters/discard" {
+        form.tall method="post" action="discard" {
             (sealed(session))
-            div { button.drop name="id" value=(letter.id) { "Discard it" } " " a href="/" { "Keep it" } }
+            div { button.drop name="id" value=(letter.id) { "Discard it" } " " a href="./" { "Keep it" } }
         }
     };
     page(StatusCode::OK, &format!("Discard dead letter {}", letter.id), &body)

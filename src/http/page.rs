@@ -54,7 +54,7 @@ fn head(status: &Status) -> Markup {
     html! {
         h1 { "Switchyard" }
         p {
-            a href="/report" { "Report" } " · Primary: " b { (status.primary) } " · mirror " (if status.mirror { "on" } else { "off" })
+            a href="report" { "Report" } " · Primary: " b { (status.primary) } " · mirror " (if status.mirror { "on" } else { "off" })
             span.muted {
                 " · version " (status.version) " · running since " (status.started_at)
                 " · journal " (bytes(status.journal.size_bytes)) " · " (status.now)
