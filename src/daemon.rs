@@ -281,11 +281,23 @@ impl Daemon {
             (!settings.shadow.is_open()).then(|| (Arc::clone(name), settings.shadow.to_string()))
         };
         let spared = self.config.upstreams.iter().filter_map(spared).collect();
-        let (config, token) = (self.status.clone(), self.config.admin.token.clone());
-        let browsers = self.intake.browsers().clone();
-        let (retain, report, storms) =
-            (self.config.journal.retain.get(), self.config.report.clone(), self.intake.storms().clone());
-        self.admin.configure(View { routing, upstreams, spared, retain, report, config, token, storms, browsers });
+        let (config, admin) = (self.status.clone(), self.config.admin.clone());
+        let (token, open_on_loopback, hosts) = (admin.token, admin.open_on_loopback, admin.hosts);
+        let (retain, report) = (self.config.journal.retain.get(), self.config.report.clone());
+        let (storms, browsers) = (self.intake.storms().clone(), self.intake.browsers().clone());
+        self.admin.configure(View {
+            routing,
+            upstreams,
+            spared,
+            retain,
+            report,
+            config,
+            token,
+            open_on_loopback,
+            hosts,
+            storms,
+            browsers,
+        });
     }
 
     /// Loads the file again: all of it comes into force, or nothing.

@@ -133,8 +133,8 @@ impl AdminClient {
 
     async fn ask(&self, request: RequestBuilder) -> Result<Response, Silence> {
         let request = match &self.contact.token {
-            Some(token) => request.bearer_auth(token.expose()),
-            None => request,
+            Ok(Some(token)) => request.bearer_auth(token.expose()),
+            Ok(None) | Err(_) => request,
         };
         let answer = request.send().await.map_err(|error| Silence::Unreachable(told(&error)))?;
         match answer.status() {
@@ -157,13 +157,28 @@ impl AdminClient {
                     "no daemon answers at {address}, the admin address of the configuration: {why}\nis `switchyard run` running?"
                 ),
             ),
-            Silence::Unauthorized => Failure::new(
-                Exit::Permission,
-                format_args!("the daemon at {address} wants its admin token: set admin.token as the daemon has it"),
-            ),
+            Silence::Unauthorized => Failure::new(Exit::Permission, self.without_token()),
             Silence::Refused(why) => {
                 Failure::new(Exit::Negative, format_args!("the daemon at {address} refuses: {why}"))
             }
+        }
+    }
+}
+
+impl AdminClient {
+    /// What to do when the daemon wants its token.
+    fn without_token(&self) -> String {
+        let address = self.contact.address;
+        match &self.contact.token {
+            Err(why) => format!(
+                "the daemon at {address} wants its admin token, and admin.token cannot be read here: {why}\n\
+                 run this as the user and with the environment of the daemon, or set admin.token in a file of your own and name \
+                 it with --config"
+            ),
+            Ok(Some(_)) => format!("the daemon at {address} has another admin token than this configuration"),
+            Ok(None) => format!(
+                "the daemon at {address} wants its admin token: set admin.token as the daemon has it, or name its file with --config"
+            ),
         }
     }
 }

@@ -21,6 +21,7 @@ const PAGES: &[(&str, &str)] = &[
     ("operate", include_str!("../../deploy/handbook/operate.md")),
     ("parallel-run", include_str!("../../deploy/handbook/parallel-run.md")),
     ("protocol", include_str!("../../deploy/handbook/protocol.md")),
+    ("security", include_str!("../../deploy/handbook/security.md")),
     ("speed", include_str!("../../deploy/handbook/speed.md")),
     ("storage", include_str!("../../deploy/handbook/storage.md")),
     ("trackers", include_str!("../../deploy/handbook/trackers.md")),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::config::diagnostics::LoadError;
-use crate::config::{Loaded, load};
+use crate::config::{Loaded, followed, load};
 use crate::http::settings;
 use crate::units::Secret;
 
@@ -32,8 +32,8 @@ pub(super) struct Located {
 pub(super) struct Contact {
     /// The address of its admin listener.
     pub(super) address: SocketAddr,
-    /// The token that listener may ask for.
-    pub(super) token: Option<Secret>,
+    /// The token that listener may ask for; or why the one in the file cannot be read here.
+    pub(super) token: Result<Option<Secret>, String>,
 }
 
 impl Located {
@@ -91,7 +91,7 @@ impl Located {
 
 impl Contact {
     pub(super) fn of(listen: SocketAddr, token: Option<Secret>) -> Self {
-        Self { address: reachable(listen), token }
+        Self { address: reachable(listen), token: Ok(token) }
     }
 }
 
@@ -116,14 +116,8 @@ fn lenient(path: &Path) -> Option<Contact> {
         None => settings::Admin::default().listen,
     };
     let token =
-        word("token").and_then(|token| match token.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')) {
-            Some(name) => match name.strip_prefix("file:") {
-                Some(file) => std::fs::read_to_string(file).ok().map(|text| text.trim().to_owned()),
-                None => std::env::var(name).ok(),
-            },
-            None => Some(token.to_owned()),
-        });
-    Some(Contact::of(listen, token.map(Secret::new)))
+        word("token").map(|token| followed(token, &|name| std::env::var(name).ok()).map(Secret::new)).transpose();
+    Some(Contact { address: reachable(listen), token })
 }
 
 #[cfg(test)]
@@ -139,6 +133,15 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let contact = Located { config: Some(path) }.contact().unwrap();
         assert_eq!(contact.address, "127.0.0.1:9".parse().unwrap());
-        assert_eq!(contact.token.unwrap().expose(), "t");
+        assert_eq!(contact.token.unwrap().unwrap().expose(), "t");
+    }
+
+    #[test]
+    fn a_token_that_cannot_be_read_here_says_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        std::fs::write(&path, "[admin]\ntoken = \"${NOT_SET_ANYWHERE}\"\n").unwrap();
+        let why = Located { config: Some(path) }.contact().unwrap().token.unwrap_err();
+        assert_eq!(why, "the environment variable NOT_SET_ANYWHERE is not set");
     }
 }

@@ -118,6 +118,8 @@ fn fields(config: &Config) -> BTreeMap<String, Field> {
     fields.insert("primary".into(), Field::open(&config.primary));
     fields.insert("mirror".into(), Field::open(config.mirror));
     fields.insert("admin.listen".into(), Field::open(config.admin.listen));
+    fields.insert("admin.open_on_loopback".into(), Field::open(config.admin.open_on_loopback));
+    fields.insert("admin.hosts".into(), Field::open(config.admin.hosts.join(" ")));
     if let Some(token) = &config.admin.token {
         fields.insert("admin.token".into(), Field::hidden(token.expose(), token.to_string()));
     }

@@ -38,6 +38,16 @@ pub(super) fn interpolate(tree: &mut Tree<'_>, variables: Variables<'_>, report:
     }
 }
 
+/// `text` with its references followed, for who needs one value of a file that has problems elsewhere.
+///
+/// # Errors
+///
+/// Says which reference cannot be followed, and why.
+pub fn followed(text: &str, variables: Variables<'_>) -> Result<String, String> {
+    let expanded = expand(text, variables).map_err(|(message, _)| message)?;
+    Ok(expanded.unwrap_or_else(|| text.to_owned()))
+}
+
 /// `text` with its references followed; `None` when it has none.
 fn expand(text: &str, variables: Variables<'_>) -> Result<Option<String>, Broken> {
     if !text.contains("${") {

@@ -43,7 +43,7 @@ mod tree;
 pub mod watch;
 
 pub use crate::delivery::settings::Kind;
-pub use interpolate::Variables;
+pub use interpolate::{Variables, followed};
 pub use load::{Fingerprint, Loaded, load, parse};
 
 /// A configuration that is fit for use. Its debug form shows no secrets.

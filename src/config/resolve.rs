@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::delivery::settings::{LONGEST_AGE, Settings as Upstream};
+use crate::http::host;
 use crate::journal::MAX_TARGETS;
 use crate::policy::limits::{self, Limits};
 use crate::units::Period;
@@ -148,6 +149,13 @@ fn check_listeners(file: &File, report: &mut Report<'_>) {
             report.error(&admin.key("listen"), message, Some(help.into()));
         }
         _ => {}
+    }
+    for (position, host) in file.admin.hosts.iter().enumerate() {
+        if !host::is_name(host) {
+            let help =
+                "a name alone, as in \"relay.example.org\": no scheme, port, path or wildcard; addresses need none";
+            report.error(&admin.key("hosts").index(position), "is no host name", Some(help.into()));
+        }
     }
 }
 

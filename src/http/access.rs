@@ -1,7 +1,8 @@
 //! Who asks on the admin listener, and what they may: read, change by program, look at a page, change by a form of a page.
 //!
-//! Rule: reading is free on this machine; from elsewhere it takes the token, or a session that began with it. A program changes
-//! with the token, or without on this machine. A browser sends along what it has of us on behalf of any page that is open in it:
+//! Rule: without a token, everything is free on this machine and nothing from elsewhere. With a token, changes and the contents of
+//! events take it from everywhere, or a session that began with it; the rest takes it from elsewhere, and on this machine too
+//! unless `open_on_loopback`. Only known host names are answered without either, see [`host`]. A browser sends along what it has of us on behalf of any page that is open in it:
 //! its changes take a session, the form token of that session, and an origin that is our own. What is refused is refused before
 //! its body is read, and changes nothing.
 
@@ -9,7 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
-use axum::extract::{FromRequest, FromRequestParts};
+use axum::extract::{FromRequest, FromRequestParts, State};
+use axum::middleware::Next;
 use axum::response::Response;
 use http::request::Parts;
 use http::uri::Authority;
@@ -17,9 +19,9 @@ use http::{HeaderMap, Request, StatusCode, Uri, header};
 use url::form_urlencoded;
 
 use super::admin::refuse;
-use super::forms;
 use super::session::{Session, is_same};
 use super::state::Admin;
+use super::{forms, host};
 
 /// The cookie of a session.
 pub(super) const COOKIE: &str = "switchyard_session";
@@ -36,6 +38,9 @@ const MOST_COOKIES: usize = 4;
 
 /// Proof that the request may read.
 pub(super) struct Reader;
+
+/// Proof that the request may read what is in events.
+pub(super) struct ContentReader;
 
 /// Proof that the request may change something.
 pub(super) struct Changer;
@@ -102,10 +107,25 @@ impl FromRequestParts<Admin> for Reader {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, admin: &Admin) -> Result<Self, Response> {
-        if is_local(parts) || has_token(&parts.headers, admin) || session(&parts.headers, admin).is_some() {
+        if is_free_to_read(parts, admin) || is_known(&parts.headers, admin) {
             return Ok(Self);
         }
-        Err(refuse(StatusCode::UNAUTHORIZED, "from other machines the admin token is needed: Authorization: Bearer …"))
+        let why = match is_local(parts) {
+            true => "open_on_loopback is off: the admin token is needed: Authorization: Bearer …",
+            false => "from other machines the admin token is needed: Authorization: Bearer …",
+        };
+        Err(refuse(StatusCode::UNAUTHORIZED, why))
+    }
+}
+
+impl FromRequestParts<Admin> for ContentReader {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, admin: &Admin) -> Result<Self, Response> {
+        if is_free(parts, admin) || is_known(&parts.headers, admin) {
+            return Ok(Self);
+        }
+        Err(refuse(StatusCode::UNAUTHORIZED, "what is in events takes the admin token: Authorization: Bearer …"))
     }
 }
 
@@ -115,7 +135,8 @@ impl FromRequestParts<Admin> for Changer {
     async fn from_request_parts(parts: &mut Parts, admin: &Admin) -> Result<Self, Response> {
         // A page from anywhere can make a browser on this machine send a POST; browsers always say that they are one.
         let is_browser = ["origin", "sec-fetch-site", "referer"].iter().any(|name| parts.headers.contains_key(*name));
-        if has_token(&parts.headers, admin) || (is_local(parts) && !is_browser) || is_of_our_page(parts, admin) {
+        let is_free = is_free(parts, admin) && !is_browser;
+        if is_free || has_token(&parts.headers, admin) || is_of_our_page(parts, admin) {
             return Ok(Self);
         }
         Err(refuse(StatusCode::FORBIDDEN, "changes need the admin token: Authorization: Bearer …"))
@@ -127,7 +148,7 @@ impl FromRequestParts<Admin> for Visitor {
 
     async fn from_request_parts(parts: &mut Parts, admin: &Admin) -> Result<Self, Response> {
         let session = session(&parts.headers, admin);
-        if session.is_some() || is_local(parts) || has_token(&parts.headers, admin) {
+        if session.is_some() || is_free_to_read(parts, admin) || has_token(&parts.headers, admin) {
             return Ok(Self { session });
         }
         Err(forms::sign_in(StatusCode::UNAUTHORIZED, admin.view.load().token.is_some(), None))
@@ -159,6 +180,20 @@ impl FromRequest<Admin> for Change {
         }
         Ok(Self { fields, session, peer: peer(&parts) })
     }
+}
+
+/// Answers only those who call us by a name of ours, or prove who they are. What says no more than that we live is for everybody.
+pub(super) async fn only_known_hosts(State(admin): State<Admin>, request: Request<Body>, next: Next) -> Response {
+    let is_health = ["/healthz", "/readyz"].contains(&request.uri().path());
+    let is_ours = is_health
+        || host::is_ours(request.uri(), request.headers(), &admin.view.load().hosts)
+        || is_known(request.headers(), &admin);
+    if is_ours {
+        return next.run(request).await;
+    }
+    let why = "the admin listener does not answer to this host name without the token: name it in the configuration, \
+               as in hosts = [\"relay.example.org\"] under [admin]";
+    refuse(StatusCode::MISDIRECTED_REQUEST, why)
 }
 
 /// The session that a request belongs to.
@@ -248,6 +283,21 @@ fn is_local(parts: &Parts) -> bool {
     let is_passed_on =
         ["forwarded", "x-forwarded-for", "x-real-ip", "via"].iter().any(|name| parts.headers.contains_key(*name));
     peer(parts).is_loopback() && !is_passed_on
+}
+
+/// Whether everything is free to whoever asks: no token is set, and the request comes from this machine.
+fn is_free(parts: &Parts, admin: &Admin) -> bool {
+    is_local(parts) && admin.view.load().token.is_none()
+}
+
+/// Whether the status is free to whoever asks.
+fn is_free_to_read(parts: &Parts, admin: &Admin) -> bool {
+    is_free(parts, admin) || (is_local(parts) && admin.view.load().open_on_loopback)
+}
+
+/// Whether somebody asks who has the token, or has signed in with it.
+fn is_known(headers: &HeaderMap, admin: &Admin) -> bool {
+    has_token(headers, admin) || session(headers, admin).is_some()
 }
 
 fn has_token(headers: &HeaderMap, admin: &Admin) -> bool {

@@ -16,7 +16,7 @@ use crate::journal::{JournalError, Letter, Pick, Record, TargetId};
 use crate::tasks;
 use crate::telemetry::letters::{LetterDetail, LetterItem, LetterPage, LetterPick, LetterSummary, LettersChanged};
 
-use super::access::{Changer, Reader};
+use super::access::{Changer, ContentReader, Reader};
 use super::admin::{Refused, refuse};
 use super::state::Admin;
 
@@ -57,7 +57,7 @@ pub(super) async fn list(_: Reader, State(admin): State<Admin>, Query(listing): 
     }
 }
 
-pub(super) async fn show(_: Reader, State(admin): State<Admin>, Path(id): Path<u64>) -> Response {
+pub(super) async fn show(_: ContentReader, State(admin): State<Admin>, Path(id): Path<u64>) -> Response {
     match admin.journal.letter(id).await {
         Ok(Some((letter, record))) => Json(tasks::blocking(move || detail(&letter, &record)).await).into_response(),
         Ok(None) => unknown(id),
@@ -66,7 +66,7 @@ pub(super) async fn show(_: Reader, State(admin): State<Admin>, Path(id): Path<u
 }
 
 /// The body as it was accepted.
-pub(super) async fn envelope(_: Reader, State(admin): State<Admin>, Path(id): Path<u64>) -> Response {
+pub(super) async fn envelope(_: ContentReader, State(admin): State<Admin>, Path(id): Path<u64>) -> Response {
     let body = match admin.journal.letter(id).await {
         Ok(Some((_, record))) => match &record.body {
             Body::Memory(bytes) => Answer::from(bytes.clone()),

@@ -10,6 +10,7 @@ mod cut_short;
 mod doors;
 mod error;
 mod forms;
+pub mod host;
 mod ingest;
 mod letters;
 mod listen;

@@ -7,6 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::handler::Handler;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, any, get, post};
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
@@ -19,6 +20,7 @@ use crate::protocol::endpoint::Endpoint;
 use crate::tasks::Tasks;
 use crate::telemetry::metrics::{Refused, code_label};
 
+use super::access::only_known_hosts;
 use super::cut_short::CutShort;
 use super::doors::Doors;
 use super::error::ApiError;
@@ -94,6 +96,7 @@ pub(super) fn operators(state: Admin) -> Router {
         .route("/api/dead-letters/retry", post(letters::retry))
         .route("/api/dead-letters/discard", post(letters::discard))
         .fallback(any(|| async { (StatusCode::NOT_FOUND, "no such page\n") }))
+        .layer(from_fn_with_state(state.clone(), only_known_hosts))
         .with_state(state)
 }
 

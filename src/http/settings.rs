@@ -95,14 +95,18 @@ impl<'de> Deserialize<'de> for TunnelPath {
 pub struct Admin {
     /// The address listened on.
     pub listen: SocketAddr,
-    /// Asked for from everywhere but loopback, as `Authorization: Bearer` or to sign in on the status page, and for every change that
-    /// is made in a browser.
+    /// Asked for as `Authorization: Bearer`, or to sign in on the status page. With a token set, changes and the contents of events
+    /// need it from everywhere, and everything else needs it from other machines.
     pub token: Option<Secret>,
+    /// Whether status, report and metrics can be read without the token from this machine.
+    pub open_on_loopback: bool,
+    /// The host names that the listener answers to without the token, besides loopback's.
+    pub hosts: Vec<String>,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: (Ipv4Addr::LOCALHOST, 8485).into(), token: None }
+        Self { listen: (Ipv4Addr::LOCALHOST, 8485).into(), token: None, open_on_loopback: true, hosts: vec![] }
     }
 }
 

@@ -113,6 +113,10 @@ pub struct View {
     pub config: ConfigStatus,
     /// The token of the admin listener.
     pub token: Option<Secret>,
+    /// Whether this machine may read without it.
+    pub open_on_loopback: bool,
+    /// The host names that the admin listener answers to.
+    pub hosts: Vec<String>,
     /// The storms of identical errors.
     pub storms: Storms,
     /// Which projects browsers use.

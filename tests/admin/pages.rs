@@ -68,7 +68,9 @@ impl Browser {
     }
 
     async fn get(&self, path: &str) -> Page {
-        self.ask(self.client.get(format!("{}{path}", self.origin))).await
+        // What a page leads to is relative, and all pages stand on one level.
+        self.ask(self.client.get(format!("{}/{}", self.origin, path.trim_start_matches("./").trim_start_matches('/'))))
+            .await
     }
 
     /// A form, with the headers that a browser sends with one of a page of ours.
@@ -106,9 +108,9 @@ async fn who_signs_in_makes_another_upstream_the_primary_with_a_form_and_signs_o
 
     let stranger = Browser::at(&relay);
     let page = stranger.get("/").await;
-    page.shows(200, &["href=\"/login\"", "to change something"]);
+    page.shows(200, &["href=\"login\"", "to change something"]);
     assert!(!page.text.contains("<form") && page.form_token().is_none(), "{page:?}");
-    for path in ["/switch?to=new", "/dead-letters/discard?id=1"] {
+    for path in ["/switch?to=new", "/discard?id=1"] {
         stranger.get(path).await.shows(401, &["type=\"password\""]);
     }
     stranger.get("/login").await.shows(200, &["type=\"password\""]);
@@ -116,7 +118,7 @@ async fn who_signs_in_makes_another_upstream_the_primary_with_a_form_and_signs_o
     let signed_in = stranger.post("/login", &[("token", TOKEN)]).await;
     signed_in.shows(303, &[]);
     let set_cookie = signed_in.header("set-cookie");
-    assert!(set_cookie.ends_with("; Max-Age=43200; Path=/; HttpOnly; SameSite=Strict"), "{set_cookie}");
+    assert!(set_cookie.ends_with("; Max-Age=43200; HttpOnly; SameSite=Strict"), "{set_cookie}");
     let browser = Browser::signed_in(&relay).await;
     let page = browser.get("/").await;
     page.shows(200, &["Make <b>new</b> the primary", "Sign out"]);
@@ -140,7 +142,7 @@ async fn who_signs_in_makes_another_upstream_the_primary_with_a_form_and_signs_o
     assert_eq!(relay.status().await["primary"], "old", "looking changes nothing");
     let reason = "48 hours <are> over, ☃ & done";
     let switched = browser.post("/switch", &[("csrf", &form_token), ("to", "new"), ("reason", reason)]).await;
-    assert_eq!((switched.status, switched.header("location")), (StatusCode::SEE_OTHER, "/?done=switched"));
+    assert_eq!((switched.status, switched.header("location")), (StatusCode::SEE_OTHER, "./?done=switched"));
     let status = relay.status().await;
     let switch = &status["switches"][0];
     assert_eq!((&status["primary"], &switch["from"], &switch["to"]), (&json!("new"), &json!("old"), &json!("new")));
@@ -153,16 +155,16 @@ async fn who_signs_in_makes_another_upstream_the_primary_with_a_form_and_signs_o
         &["Done: new is the primary. The way back is to make old", "48 hours &lt;are&gt; over, ☃ &amp; done"],
     );
     let again = browser.post("/switch", &[("csrf", &form_token), ("to", "new")]).await;
-    assert_eq!(again.header("location"), "/?done=unchanged");
+    assert_eq!(again.header("location"), "./?done=unchanged");
     assert_eq!(relay.status().await["switches"].as_array().expect("switches").len(), 1);
     let odd = browser.get("/?done=%3Cscript%3E&done=switched&x=%ff").await;
     assert!(odd.status == 200 && !odd.text.contains("<script"), "{odd:?}");
 
     let signed_out = browser.post("/logout", &[("csrf", &form_token)]).await;
     signed_out.shows(303, &[]);
-    assert!(signed_out.header("set-cookie").contains("=; Max-Age=0; Path=/;"), "{signed_out:?}");
+    assert!(signed_out.header("set-cookie").contains("=; Max-Age=0; HttpOnly;"), "{signed_out:?}");
     // Its cookie is worth nothing, even to who kept it.
-    browser.get("/").await.shows(200, &["href=\"/login\""]);
+    browser.get("/").await.shows(200, &["href=\"login\""]);
     browser.post("/switch", &[("csrf", &form_token), ("to", "old")]).await.shows(403, &["Sign in"]);
     assert_eq!(relay.status().await["primary"], "new");
     // The watch over the file saw the edit of the page, too: it is no second reload.
@@ -232,7 +234,7 @@ async fn a_form_in_which_anything_is_missing_is_refused_and_changes_nothing() {
         (vec![("origin", origin.as_str())], &session, "another session"),
         (vec![("origin", origin.as_str())], TOKEN, "another session"),
     ] {
-        for path in ["/switch", "/logout", "/dead-letters/retry", "/dead-letters/discard", "/backfill/cancel"] {
+        for path in ["/switch", "/logout", "/retry", "/discard", "/cancel"] {
             let fields = [("csrf", form_token), ("to", "new"), ("id", "1"), ("upstream", "new")];
             let refused = browser.post_with(path, &fields, &headers).await;
             refused.shows(403, &[why, "Nothing was changed"]);
@@ -244,7 +246,7 @@ async fn a_form_in_which_anything_is_missing_is_refused_and_changes_nothing() {
     no_cookie.post("/switch", &fields).await.shows(403, &["Nobody is signed in"]);
     let forged = Browser { cookie: browser.cookie.replacen('=', "=9", 1), ..Browser::at(&relay) };
     forged.post("/switch", &fields).await.shows(403, &["Nobody is signed in"]);
-    for path in ["/logout", "/dead-letters/retry", "/backfill/cancel"] {
+    for path in ["/logout", "/retry", "/cancel"] {
         browser.get(&format!("{path}?csrf={ours}&to=new&id=1")).await.shows(405, &[]);
     }
     browser.get(&format!("/switch?csrf={ours}&to=new")).await.shows(200, &[]);
@@ -335,7 +337,7 @@ async fn guessing_the_token_is_bounded_and_who_has_it_in_a_header_does_not_notic
 #[tokio::test]
 async fn what_a_proxy_on_this_machine_passes_on_is_not_taken_for_local() {
     let (_old, _new, plan) = two_upstreams().await;
-    let relay = with_token(plan).start().await;
+    let relay = with_token(plan).admin("hosts = [\"relay.example\"]").start().await;
     let mut browser = Browser::at(&relay);
     let passed_on = ("x-forwarded-for", "192.0.2.7");
     let url = |path: &str| format!("http://{}{path}", relay.admin_address());
@@ -355,7 +357,7 @@ async fn what_a_proxy_on_this_machine_passes_on_is_not_taken_for_local() {
     browser.ask(browser.client.get(url("/api/status")).header(passed_on.0, passed_on.1)).await.shows(200, &["\"old\""]);
     let form_token = browser.form_token().await;
     let switched = browser.post_with("/switch", &[("csrf", &form_token), ("to", "new")], &headers).await;
-    assert_eq!(switched.header("location"), "/?done=switched", "{switched:?}");
+    assert_eq!(switched.header("location"), "./?done=switched", "{switched:?}");
     relay.finish().await;
 }
 
@@ -366,7 +368,7 @@ async fn without_a_token_the_page_says_what_changes_from_it_need() {
     let browser = Browser::at(&relay);
     let page = browser.get("/").await;
     page.shows(200, &["[admin]", "To change something from here"]);
-    assert!(!page.text.contains("<form") && !page.text.contains("/login"), "{page:?}");
+    assert!(!page.text.contains("<form") && !page.text.contains("login"), "{page:?}");
     let page = browser.get("/login").await;
     page.shows(200, &["There is no token to sign in with"]);
     assert!(!page.text.contains("<form"), "{page:?}");
@@ -397,9 +399,9 @@ async fn dead_letters_are_retried_and_discarded_and_a_backfill_is_ended_from_the
     let letters = relay.client().get(format!("{}/api/dead-letters", browser.origin)).send().await.expect("an answer");
     let letters: Value = letters.json().await.expect("JSON");
     let ids = [0, 1].map(|i| letters["dead_letters"][i]["id"].to_string());
-    browser.get("/").await.shows(200, &["action=\"/dead-letters/retry\"", &format!("value=\"{}\"", ids[1])]);
-    let retried = browser.post("/dead-letters/retry", &[("csrf", &form_token), ("id", &ids[0])]).await;
-    assert_eq!(retried.header("location"), "/?done=retried", "{retried:?}");
+    browser.get("/").await.shows(200, &["action=\"retry\"", &format!("value=\"{}\"", ids[1])]);
+    let retried = browser.post("/retry", &[("csrf", &form_token), ("id", &ids[0])]).await;
+    assert_eq!(retried.header("location"), "./?done=retried", "{retried:?}");
     browser.get(retried.header("location")).await.shows(200, &["waits for its delivery"]);
     eventually("it is delivered", SOON, async || match new.taken_count() {
         1 => Ok(()),
@@ -407,19 +409,19 @@ async fn dead_letters_are_retried_and_discarded_and_a_backfill_is_ended_from_the
     })
     .await;
 
-    let asked = browser.get(&format!("/dead-letters/discard?id={}", ids[1])).await;
+    let asked = browser.get(&format!("/discard?id={}", ids[1])).await;
     asked.shows(200, &["no such &lt;field&gt;", "cannot be had back", "Keep it"]);
     dead(1).await;
-    let discarded = browser.post("/dead-letters/discard", &[("csrf", &form_token), ("id", &ids[1])]).await;
-    assert_eq!(discarded.header("location"), "/?done=discarded", "{discarded:?}");
+    let discarded = browser.post("/discard", &[("csrf", &form_token), ("id", &ids[1])]).await;
+    assert_eq!(discarded.header("location"), "./?done=discarded", "{discarded:?}");
     dead(0).await;
     for (path, id, status) in
         [("retry", ids[1].as_str(), 404), ("discard", &ids[1], 404), ("retry", "-1", 400), ("discard", "", 400)]
     {
-        let gone = browser.post(&format!("/dead-letters/{path}"), &[("csrf", &form_token), ("id", id)]).await;
+        let gone = browser.post(&format!("/{path}"), &[("csrf", &form_token), ("id", id)]).await;
         gone.shows(status, &["Nothing was changed"]);
     }
-    browser.get(&format!("/dead-letters/discard?id={}", ids[1])).await.shows(404, &["there is no dead letter"]);
+    browser.get(&format!("/discard?id={}", ids[1])).await.shows(404, &["there is no dead letter"]);
 
     // One that cannot go on is still running when somebody has seen enough of it.
     let file = fs::read_to_string(relay.config()).expect("the file");
@@ -432,16 +434,22 @@ async fn dead_letters_are_retried_and_discarded_and_a_backfill_is_ended_from_the
     relay.send_errors(30).await;
     new.go_down().await;
     let order = json!({"upstream": "new", "since": "1h"});
-    let begun =
-        relay.client().post(format!("{}/api/backfill", browser.origin)).json(&order).send().await.expect("an answer");
+    let begun = relay
+        .client()
+        .post(format!("{}/api/backfill", browser.origin))
+        .bearer_auth(TOKEN)
+        .json(&order)
+        .send()
+        .await
+        .expect("an answer");
     assert_eq!(begun.status(), 200);
-    browser.get("/").await.shows(200, &["action=\"/backfill/cancel\""]);
-    let ended = browser.post("/backfill/cancel", &[("csrf", &form_token), ("upstream", "new")]).await;
-    assert_eq!(ended.header("location"), "/?done=cancelled", "{ended:?}");
+    browser.get("/").await.shows(200, &["action=\"cancel\""]);
+    let ended = browser.post("/cancel", &[("csrf", &form_token), ("upstream", "new")]).await;
+    assert_eq!(ended.header("location"), "./?done=cancelled", "{ended:?}");
     let page = browser.get(ended.header("location")).await;
     page.shows(200, &["the backfill has ended", "cancelled"]);
-    assert!(!page.text.contains("action=\"/backfill/cancel\""), "{page:?}");
-    browser.post("/backfill/cancel", &[("csrf", &form_token), ("upstream", "new")]).await.shows(404, &["no backfill"]);
+    assert!(!page.text.contains("action=\"cancel\""), "{page:?}");
+    browser.post("/cancel", &[("csrf", &form_token), ("upstream", "new")]).await.shows(404, &["no backfill"]);
     new.come_back().await;
     relay.finish().await;
 }

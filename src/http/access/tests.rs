@@ -30,7 +30,8 @@ const ELSEWHERE: &str = "192.0.2.7:40000";
 fn view(token: &str) -> View {
     let routing = Routing { primary: "sentry".into(), mirror: true, projects: vec![] };
     let upstreams = ["sentry", "glitchtip"].map(|name| (name.into(), Duration::from_secs(3600))).into();
-    View { routing: Arc::new(routing), upstreams, token: Some(Secret::new(token.to_owned())), ..View::default() }
+    let (token, hosts) = (Some(Secret::new(token.to_owned())), vec!["relay.test".to_owned()]);
+    View { routing: Arc::new(routing), upstreams, token, open_on_loopback: true, hosts, ..View::default() }
 }
 
 /// The state of an admin listener, and where its orders arrive.
@@ -92,10 +93,10 @@ async fn from_another_machine_pages_ask_for_a_sign_in_and_the_api_for_the_token(
     let (admin, _orders) = admin().await;
     let through_a_proxy = ("x-forwarded-for", "192.0.2.7");
     for (peer, headers) in [(ELSEWHERE, vec![]), ("[2001:db8::7]:40000", vec![]), (HERE, vec![through_a_proxy])] {
-        for path in ["/", "/report", "/switch?to=glitchtip", "/dead-letters/discard?id=1"] {
+        for path in ["/", "/report", "/switch?to=glitchtip", "/discard?id=1"] {
             let page = get(&admin, peer, path, &headers).await;
             assert!(page.status == 401 && page.is_page(), "{peer} {path}: {}", page.text);
-            assert!(page.text.contains("action=\"/login\"") && !page.text.contains("sentry"), "{}", page.text);
+            assert!(page.text.contains("action=\"login\"") && !page.text.contains("sentry"), "{}", page.text);
         }
         for path in ["/api/status", "/metrics", "/api/dead-letters", "/api/report"] {
             let refusal = get(&admin, peer, path, &headers).await;
@@ -116,7 +117,7 @@ async fn from_another_machine_pages_ask_for_a_sign_in_and_the_api_for_the_token(
     for peer in [HERE, "[::1]:40000", "[::ffff:127.0.0.1]:40000"] {
         let page = get(&admin, peer, "/", &[]).await;
         assert_eq!(page.status, 200);
-        assert!(page.text.contains("href=\"/login\"") && !page.text.contains("csrf"), "{}", page.text);
+        assert!(page.text.contains("href=\"login\"") && !page.text.contains("csrf"), "{}", page.text);
     }
 }
 
@@ -124,7 +125,7 @@ async fn from_another_machine_pages_ask_for_a_sign_in_and_the_api_for_the_token(
 async fn who_signs_in_from_another_machine_reads_and_changes_for_twelve_hours() {
     let (admin, mut orders) = admin().await;
     let signed_in = post(&admin, "/login", "", "token=the-token").await;
-    assert_eq!((signed_in.status, &signed_in.headers["location"]), (StatusCode::SEE_OTHER, &"/".parse().unwrap()));
+    assert_eq!((signed_in.status, &signed_in.headers["location"]), (StatusCode::SEE_OTHER, &"./".parse().unwrap()));
     let cookie = signed_in.cookie();
     let with_cookie = [("cookie", cookie.as_str())];
     for path in ["/", "/report?candidate=glitchtip", "/api/status", "/metrics"] {
@@ -142,7 +143,7 @@ async fn who_signs_in_from_another_machine_reads_and_changes_for_twelve_hours() 
     let (switched, ()) = tokio::join!(post(&admin, "/switch", &cookie, &form), carry_out);
     assert_eq!(
         (switched.status, &switched.headers["location"]),
-        (StatusCode::SEE_OTHER, &"/?done=switched".parse().unwrap())
+        (StatusCode::SEE_OTHER, &"./?done=switched".parse().unwrap())
     );
 
     advance(Duration::from_secs(1)).await;
