@@ -103,11 +103,39 @@ fn identified(id: &str) -> [(&'static str, String); 9] {
         ("feedback", envelope(id, "feedback", "{}")),
         ("replay", envelope(id, "replay_event", "{\"type\":\"replay_event\",\"urls\":[],\"segment_id\":3}")),
         ("replay", envelope(id, "replay_recording", "{\"segment_id\":3}\nbinary")),
-        ("monitor", envelope(&new_id(), "check_in", &check_in("in_progress"))),
+        ("monitor", envelope(&new_id(), "check_in", &check_in("error"))),
         ("monitor", envelope(&new_id(), "check_in", &check_in("ok"))),
         ("attachment_item", envelope(id, "attachment", "small")),
         ("attachment_item", envelope(id, "attachment", &large)),
     ]
+}
+
+#[tokio::test]
+async fn each_heartbeat_of_a_long_job_arrives_as_an_item_and_by_url() {
+    let (relay, upstream) = front().await;
+    let id = new_id();
+    let check_in = |status: &str, duration: u32| {
+        let payload = serde_json::json!({
+            "check_in_id": id, "monitor_slug": "nightly", "status": status, "duration": duration
+        });
+        envelope(&new_id(), "check_in", &payload.to_string())
+    };
+    for duration in [1, 1, 2] {
+        send(&relay, check_in("in_progress", duration)).await;
+    }
+    for _ in 0..2 {
+        send(&relay, check_in("ok", 3)).await;
+    }
+    relay.balanced(SOON).await;
+    assert_eq!(upstream.taken_count(), 3 + 1, "each heartbeat, and one end");
+    for _ in 0..3 {
+        let path = format!("/api/1/cron/nightly/{}/", envelopes::KEY);
+        let url = format!("http://{}{path}?check_in_id={id}&status=in_progress", relay.address());
+        assert_eq!(relay.client().get(url).send().await.expect("an answer").status(), 202);
+    }
+    relay.balanced(SOON).await;
+    assert_eq!(upstream.taken_count(), 4 + 3, "by URL as well");
+    relay.finish().await;
 }
 
 #[tokio::test]
