@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use crate::journal::body::{Body, read_piece};
-use crate::policy::dedup;
+use crate::policy::dedup::Keys;
 use crate::protocol::envelope::{Item, Outline};
 use crate::protocol::event_id::EventId;
 use crate::protocol::item::ItemType;
@@ -27,20 +27,20 @@ const PIECE: u64 = 256 * 1024;
 
 /// The keys of the items that have an identity, by their position. The nil id, which sentry-cli sends with raw events, identifies
 /// nothing.
-pub(super) async fn keys(project: &str, envelope: &Outline, body: &Body) -> Vec<Option<u128>> {
+pub(super) async fn keys(own: &Keys, project: &str, envelope: &Outline, body: &Body) -> Vec<Option<u128>> {
     let event = envelope.event_id().filter(|id| id.as_u128() != 0);
     let mut keys = Vec::with_capacity(envelope.items().len());
     for item in envelope.items() {
         let key = match (&item.kind, event) {
             (ItemType::Event | ItemType::Transaction | ItemType::Feedback, Some(id)) => {
-                Some(dedup::key(project, &item.kind, id, &[]))
+                Some(own.key(project, &item.kind, id, &[]))
             }
-            (ItemType::CheckIn, _) => check_in(project, item, body).await,
+            (ItemType::CheckIn, _) => check_in(own, project, item, body).await,
             (ItemType::ReplayEvent | ItemType::ReplayRecording, Some(id)) => {
-                segment(item, body).await.map(|n| dedup::key(project, &item.kind, id, &n.to_le_bytes()))
+                segment(item, body).await.map(|n| own.key(project, &item.kind, id, &n.to_le_bytes()))
             }
             (ItemType::Attachment | ItemType::ReplayVideo, Some(id)) => {
-                content(item, body).await.map(|hash| dedup::key(project, &item.kind, id, &hash.to_le_bytes()))
+                content(item, body).await.map(|hash| own.key(project, &item.kind, id, &hash.to_le_bytes()))
             }
             _ => None,
         };
@@ -65,12 +65,12 @@ impl CheckInIdentity {
     }
 
     /// The key under which a repeat is recognised.
-    pub fn key(&self, project: &str) -> u128 {
-        dedup::key(project, &ItemType::CheckIn, self.id, self.status.as_bytes())
+    pub fn key(&self, own: &Keys, project: &str) -> u128 {
+        own.key(project, &ItemType::CheckIn, self.id, self.status.as_bytes())
     }
 }
 
-async fn check_in(project: &str, item: &Item, body: &Body) -> Option<u128> {
+async fn check_in(own: &Keys, project: &str, item: &Item, body: &Body) -> Option<u128> {
     #[derive(Deserialize)]
     struct CheckIn<'a> {
         #[serde(borrow)]
@@ -80,7 +80,7 @@ async fn check_in(project: &str, item: &Item, body: &Body) -> Option<u128> {
     }
     let payload = part::payload(body, item).await.ok()?;
     let CheckIn { check_in_id, status } = serde_json::from_slice(&payload).ok()?;
-    CheckInIdentity::new(check_in_id.parse().ok()?, &status).map(|identity| identity.key(project))
+    CheckInIdentity::new(check_in_id.parse().ok()?, &status).map(|identity| identity.key(own, project))
 }
 
 /// The number of a replay's segment: in the payload of its event, and in the first line of its recording.

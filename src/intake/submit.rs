@@ -10,7 +10,7 @@ use crate::journal::body::{Body, Unreadable};
 use crate::journal::evidence::Tally;
 use crate::journal::{Client, Journal, JournalError, Submission, TargetId};
 use crate::policy::cooldown::Cooldowns;
-use crate::policy::dedup::{Answer, Dedup, Reservation};
+use crate::policy::dedup::{Answer, Dedup, Keys, Reservation};
 use crate::policy::limiter::Limiter;
 use crate::policy::limits::Limits;
 use crate::policy::routing::{Project, Routing};
@@ -118,6 +118,7 @@ pub struct Intake {
     view: Arc<ArcSwap<View>>,
     journal: Arc<dyn Journal>,
     dedup: Dedup,
+    keys: Keys,
     storms: Storms,
     cooldowns: Cooldowns,
     caps: Caps,
@@ -133,8 +134,8 @@ impl Intake {
     pub fn new(journal: Arc<dyn Journal>, dedup: Dedup, cooldowns: Cooldowns, clock: Clock, metrics: Metrics) -> Self {
         let (storms, caps) = (Storms::default(), Caps::default());
         let (sightings, shed, browsers) = (Sightings::default(), Shed::default(), Browsers::default());
-        let view = Arc::default();
-        Self { view, journal, dedup, storms, cooldowns, caps, clock, metrics, sightings, browsers, shed }
+        let (view, keys) = (Arc::default(), Keys::new(&journal.secret()));
+        Self { view, journal, dedup, keys, storms, cooldowns, caps, clock, metrics, sightings, browsers, shed }
     }
 
     /// From now on submissions are decided under this routing, with the journal's target of each upstream, these limits, and what
@@ -237,7 +238,7 @@ impl Intake {
         };
         self.look_for_browser(&view, &project.name, &client);
         let now = self.clock.now();
-        let keys = identity::keys(&project.name, &envelope, &body).await;
+        let keys = identity::keys(&self.keys, &project.name, &envelope, &body).await;
         let (mut fresh, repeated) = self.reserve(&keys, now).await;
         let mut sorting = Sorting::new(&envelope);
         sorting.without_repeats(&keys, &repeated);
@@ -288,7 +289,7 @@ impl Intake {
         self.look_for_browser(&view, &project.name, &client);
         let accepted_at = self.clock.now();
         let receipt = Receipt { event_id: None, project: Arc::clone(&project.name), limits: vec![] };
-        let key = identity.map(|identity| identity.key(&project.name));
+        let key = identity.map(|identity| identity.key(&self.keys, &project.name));
         let (fresh, repeated) = self.reserve(&[key], accepted_at).await;
         if !repeated.is_empty() {
             police::count_repeated(&project.name, &quantities, &self.metrics);

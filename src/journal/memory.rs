@@ -11,6 +11,7 @@ use futures_util::future::{BoxFuture, FutureExt, ready};
 use tokio::sync::Notify;
 
 use crate::clock::Timestamp;
+use crate::policy::dedup::SECRET;
 use crate::policy::outcome::{DropReason, Outcome};
 use crate::protocol::category::Quantities;
 use crate::telemetry::ledger::{AccountKey, Ledger, Posting};
@@ -216,6 +217,10 @@ impl Journal for MemoryJournal {
 
     fn append(&self, submission: Submission) -> BoxFuture<'_, Result<RecordId, JournalError>> {
         async move { self.with(|state| self.insert(state, submission)) }.boxed()
+    }
+
+    fn secret(&self) -> [u8; SECRET] {
+        [7; SECRET]
     }
 
     fn spool(&self) -> Option<&Arc<Spool>> {

@@ -47,6 +47,7 @@ use tokio::sync::Notify;
 
 use crate::clock::Timestamp;
 use crate::policy::outcome::DropReason;
+use crate::policy::dedup::SECRET;
 use crate::protocol::category::{Category, Quantities};
 use crate::protocol::event_id::EventId;
 
@@ -273,6 +274,9 @@ pub trait Journal: Send + std::marker::Sync + fmt::Debug {
         before: Option<RecordId>,
         limit: usize,
     ) -> BoxFuture<'_, Result<RecentKeys, JournalError>>;
+
+    /// The secret under which those keys are made: random, made once, kept with the journal.
+    fn secret(&self) -> [u8; SECRET];
 
     /// Keeps a switch of the primary.
     fn record_switch(&self, switch: Switch) -> BoxFuture<'_, Result<(), JournalError>>;

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ring::hmac;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -35,15 +36,34 @@ impl Default for Settings {
     }
 }
 
-/// The key of an item: the same for the same id, item type and project, and the same after a restart. `more` is what tells it from
-/// others with that id.
-pub fn key(project: &str, kind: &ItemType, id: EventId, more: &[u8]) -> u128 {
-    // FNV-1a: it need not resist anybody, for the id itself is the client's choice.
-    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    let name = project.bytes().chain([0]).chain(kind.name().bytes());
-    let more = (!more.is_empty()).then_some(0).into_iter().chain(more.iter().copied());
-    let hash = u128::from(name.chain(more).fold(0xcbf2_9ce4_8422_2325, step));
-    id.as_u128() ^ (hash << 64 | hash)
+/// Bytes of the secret under which keys are made.
+pub const SECRET: usize = 32;
+
+/// Makes the keys of items. Clients choose the ids, so the key is a keyed hash: nobody without the secret can choose an id whose key
+/// is that of an item of another project.
+#[derive(Clone, Debug)]
+pub struct Keys(hmac::Key);
+
+impl Keys {
+    /// Keys under this secret; under the same one they are the same after a restart.
+    pub fn new(secret: &[u8; SECRET]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, secret))
+    }
+
+    /// The key of an item: the same for the same id, item type and project. `more` is what tells it from others with that id.
+    pub fn key(&self, project: &str, kind: &ItemType, id: EventId, more: &[u8]) -> u128 {
+        let mut hash = hmac::Context::with_key(&self.0);
+        hash.update(&id.as_u128().to_le_bytes());
+        // With their lengths, so that no two texts run into each other.
+        for text in [project, kind.name()] {
+            hash.update(&(text.len() as u64).to_le_bytes());
+            hash.update(text.as_bytes());
+        }
+        hash.update(more);
+        let mut key = [0; 16];
+        key.copy_from_slice(&hash.sign().as_ref()[..16]);
+        u128::from_le_bytes(key)
+    }
 }
 
 /// The window of duplicates. Cheap to clone; clones share the window.
@@ -183,17 +203,19 @@ mod tests {
     }
 
     #[test]
-    fn project_and_type_tell_equal_event_ids_apart() {
-        let id = EventId::from(7);
+    fn project_type_and_secret_tell_equal_event_ids_apart() {
+        let (id, own) = (EventId::from(7), Keys::new(&[1; SECRET]));
         let keys = [
-            key("a", &ItemType::Event, id, &[]),
-            key("b", &ItemType::Event, id, &[]),
-            key("a", &ItemType::Transaction, id, &[]),
-            key("a", &ItemType::Event, EventId::from(8), &[]),
-            key("a", &ItemType::Event, id, &[0]),
-            key("a", &ItemType::Event, id, &[0, 0]),
+            own.key("a", &ItemType::Event, id, &[]),
+            own.key("b", &ItemType::Event, id, &[]),
+            own.key("a", &ItemType::Transaction, id, &[]),
+            own.key("a", &ItemType::Event, EventId::from(8), &[]),
+            own.key("a", &ItemType::Event, id, &[0]),
+            own.key("a", &ItemType::Event, id, &[0, 0]),
+            Keys::new(&[2; SECRET]).key("a", &ItemType::Event, id, &[]),
         ];
         let distinct: std::collections::BTreeSet<u128> = keys.into_iter().collect();
-        assert_eq!(distinct.len(), 6);
+        assert_eq!(distinct.len(), 7);
+        assert_eq!(keys[0], Keys::new(&[1; SECRET]).key("a", &ItemType::Event, id, &[]));
     }
 }

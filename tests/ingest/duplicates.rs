@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 
 use crate::front;
 use crate::support::envelopes::{self, envelope, new_id};
-use crate::support::relay::{Relay, SOON};
+use crate::support::relay::{Plan, Relay, SOON};
 use crate::support::upstream::{Seen, Upstream};
 
 /// What the upstream has taken under an event id, when nothing waits any more.
@@ -135,6 +135,32 @@ async fn each_heartbeat_of_a_long_job_arrives_as_an_item_and_by_url() {
     }
     relay.balanced(SOON).await;
     assert_eq!(upstream.taken_count(), 4 + 3, "by URL as well");
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn no_id_that_one_project_chooses_makes_an_event_of_another_a_repeat() {
+    let upstream = Upstream::start().await;
+    let plan = Plan::new(&[("a", upstream.dsn("0ld", 1))]);
+    let victim = format!(
+        "[[projects]]\nname = \"victim\"\nid = \"2\"\npublic_key = \"07e2\"\n[projects.upstreams]\na = \"{}\"",
+        upstream.dsn("4e3", 2)
+    );
+    let relay = plan.more(&victim).start().await;
+    // FNV-1a of the project and the item type, which made two ids collide that differ by its difference.
+    let public = |project: &str| {
+        let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        let hash = u128::from(format!("{project}\0event").bytes().fold(0xcbf2_9ce4_8422_2325, step));
+        hash << 64 | hash
+    };
+    let known = uuid::Uuid::new_v4().as_u128();
+    let chosen = known ^ public("victim") ^ public("shop");
+    send(&relay, envelopes::error(&format!("{chosen:032x}"))).await;
+    let id = format!("{known:032x}");
+    let url = format!("http://{}/api/2/envelope/?sentry_key=07e2", relay.address());
+    let answer = relay.client().post(url).body(envelopes::error(&id)).send().await.expect("an answer");
+    assert_eq!(answer.status(), 200);
+    assert_eq!(taken(&relay, &upstream, &id).await.len(), 1);
     relay.finish().await;
 }
 

@@ -46,6 +46,7 @@ pub(super) fn load(
         targets: RwLock::new(Arc::new(targets.collect())),
         projects: RwLock::new(names),
         space: Room::default(),
+        secret: conn.query_row("SELECT secret FROM meta", [], |row| row.get(0))?,
         spool,
         disk: Disk::new(settings),
         trouble: Mutex::new(None),

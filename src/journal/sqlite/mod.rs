@@ -42,6 +42,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 use crate::clock::{Clock, Timestamp};
+use crate::policy::dedup::SECRET;
 use crate::policy::outcome::DropReason;
 use crate::telemetry::ledger::Ledger;
 
@@ -177,6 +178,10 @@ impl Journal for SqliteJournal {
             }
             self.ask(|reply| Command::Append(Box::new(submission), reply)).await
         })
+    }
+
+    fn secret(&self) -> [u8; SECRET] {
+        self.shared.secret
     }
 
     fn spool(&self) -> Option<&Arc<Spool>> {

@@ -31,7 +31,7 @@ const LOG_KEPT: u32 = 16 << 20;
 ///
 /// A record is settled for a target when its number is not above the target's watermark and no `pending` row names it;
 /// above the watermark every record with the target's bit waits. So what waits untried costs no row at all.
-pub(super) const FORMATS: [&str; 6] = [
+pub(super) const FORMATS: [&str; 7] = [
     "
 CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), next_record INTEGER NOT NULL);
 INSERT INTO meta VALUES (1, 1);
@@ -102,6 +102,11 @@ CREATE TABLE loss (
     target INTEGER NOT NULL, project INTEGER NOT NULL, reason TEXT NOT NULL, category TEXT NOT NULL,
     quantity INTEGER NOT NULL, PRIMARY KEY (target, project, reason, category)
 ) WITHOUT ROWID;
+",
+    // The secret under which the keys of repeats are made. Those made before without one are recognised no more.
+    "
+ALTER TABLE meta ADD COLUMN secret BLOB;
+UPDATE meta SET secret = randomblob(32);
 ",
 ];
 

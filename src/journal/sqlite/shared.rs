@@ -9,6 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::clock::Clock;
 use crate::journal::spool::Spool;
 use crate::journal::{JournalError, Primaries, Stats, TargetId};
+use crate::policy::dedup::SECRET;
 use crate::telemetry::ledger::Ledger;
 
 use super::disk::Disk;
@@ -28,6 +29,8 @@ pub(super) struct Shared {
     /// By number.
     pub(super) projects: RwLock<Vec<Arc<str>>>,
     pub(super) space: Room,
+    /// Under which the keys of repeats are made.
+    pub(super) secret: [u8; SECRET],
     pub(super) spool: Arc<Spool>,
     pub(super) disk: Disk,
     pub(super) trouble: Mutex<Option<JournalError>>,
