@@ -7,6 +7,7 @@ mod support;
 
 mod isolation {
     pub(crate) mod browsers;
+    mod letters;
     mod memory;
     mod poison;
     mod proxy;

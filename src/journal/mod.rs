@@ -46,8 +46,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::clock::Timestamp;
-use crate::policy::outcome::DropReason;
 use crate::policy::dedup::SECRET;
+use crate::policy::outcome::DropReason;
 use crate::protocol::category::{Category, Quantities};
 use crate::protocol::event_id::EventId;
 

@@ -1,6 +1,6 @@
 //! Dead letters in the database: bounded, retried and discarded by the writer, shown by the reader.
 //!
-//! Rule: what is changed here is counted anew after a rollback; a letter goes with the commit that lets its record wait again.
+//! Rule: when there are too many, those of the project that has the most go first. What is changed here is counted anew after a rollback; a letter goes with the commit that lets its record wait again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,8 +35,25 @@ const MEANT: &str = "FROM dead_letter d JOIN record r ON r.id = d.record
 #[derive(Debug)]
 pub(super) struct Letters {
     most_bytes: u64,
+    all: Held,
+    by_project: BTreeMap<u32, Held>,
+}
+
+/// So many letters, of so many bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
     count: u64,
     bytes: u64,
+}
+
+impl Held {
+    fn add(&mut self, bytes: u64) {
+        *self = Self { count: self.count + 1, bytes: self.bytes + bytes };
+    }
+
+    fn take(&mut self, bytes: u64) {
+        *self = Self { count: self.count.saturating_sub(1), bytes: self.bytes.saturating_sub(bytes) };
+    }
 }
 
 /// What of one record is retried: the numbers of the letters and their bytes, and what is to wait again.
@@ -47,51 +64,70 @@ struct Retried {
 
 impl Letters {
     pub(super) fn new(conn: &Connection, settings: &Settings) -> rusqlite::Result<Self> {
-        let mut letters = Self { most_bytes: settings.max_size.get() / SHARE, count: 0, bytes: 0 };
+        let most_bytes = settings.max_size.get() / SHARE;
+        let mut letters = Self { most_bytes, all: Held::default(), by_project: BTreeMap::new() };
         letters.measure(conn)?;
         Ok(letters)
     }
 
     /// Counts them anew.
     pub(super) fn measure(&mut self, conn: &Connection) -> rusqlite::Result<()> {
-        let sql = "SELECT count(*), coalesce(sum(coalesce(r.size, 0) + length(d.answer)), 0)
-                   FROM dead_letter d LEFT JOIN record r ON r.id = d.record";
-        let (count, bytes): (i64, i64) = conn.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        (self.count, self.bytes) = (count.cast_unsigned(), bytes.cast_unsigned());
+        (self.all, self.by_project) = (Held::default(), BTreeMap::new());
+        let mut select = conn.prepare(
+            "SELECT d.project, coalesce(r.size, 0) + length(d.answer)
+             FROM dead_letter d LEFT JOIN record r ON r.id = d.record",
+        )?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            self.add(row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned());
+        }
         Ok(())
     }
 
-    /// So many were written, of so many bytes.
-    pub(super) fn add(&mut self, (count, bytes): (u64, u64)) {
-        self.count += count;
-        self.bytes += bytes;
+    /// One of so many bytes was written.
+    pub(super) fn add(&mut self, project: u32, bytes: u64) {
+        self.all.add(bytes);
+        self.by_project.entry(project).or_default().add(bytes);
     }
 
-    fn gone(&mut self, bytes: u64) {
-        self.count = self.count.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(bytes);
+    fn gone(&mut self, project: u32, bytes: u64) {
+        self.all.take(bytes);
+        self.by_project.entry(project).or_default().take(bytes);
     }
 
-    /// Removes the oldest until their number and size are within bounds; names the targets of those that went.
+    /// Whose letters give way, while there are too many or they are too large: those of the project that has the most of them.
+    fn furthest(&self) -> Option<u32> {
+        let measure: fn(&Held) -> u64 = match self.all {
+            Held { count, .. } if count > MOST => |held| held.count,
+            Held { bytes, .. } if bytes > self.most_bytes => |held| held.bytes,
+            _ => return None,
+        };
+        self.by_project.iter().max_by_key(|(_, held)| measure(held)).map(|(project, _)| *project)
+    }
+
+    /// Removes letters until their number and size are within bounds: the oldest of the project that has the most. So nobody's
+    /// letters push out those of another project that has fewer. Names the targets of those that went.
     pub(super) fn bound(&mut self, conn: &Connection) -> rusqlite::Result<Vec<TargetId>> {
         let mut targets = Vec::new();
-        if self.count <= MOST && self.bytes <= self.most_bytes {
-            return Ok(targets);
+        while let Some(project) = self.furthest() {
+            let mut oldest = conn.prepare_cached(
+                "SELECT d.id, d.target, coalesce(r.size, 0) + length(d.answer)
+                 FROM dead_letter d LEFT JOIN record r ON r.id = d.record WHERE d.project = ?1 ORDER BY d.id LIMIT 1",
+            )?;
+            let oldest = oldest.query_row([project], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
+            let Some((id, target, bytes)): Option<(i64, u8, i64)> = oldest else {
+                self.measure(conn)?;
+                break;
+            };
+            conn.prepare_cached("DELETE FROM dead_letter WHERE id = ?1")?.execute([id])?;
+            targets.push(TargetId(target));
+            self.gone(project, bytes.cast_unsigned());
         }
-        let mut oldest = conn.prepare_cached(
-            "SELECT d.id, d.target, coalesce(r.size, 0) + length(d.answer)
-             FROM dead_letter d LEFT JOIN record r ON r.id = d.record ORDER BY d.id",
-        )?;
-        let (mut rows, mut last) = (oldest.query([])?, 0);
-        while self.count > MOST || self.bytes > self.most_bytes {
-            let Some(row) = rows.next()? else { break };
-            last = row.get::<_, i64>(0)?;
-            targets.push(TargetId(row.get(1)?));
-            self.gone(row.get::<_, i64>(2)?.cast_unsigned());
-        }
-        conn.prepare_cached("DELETE FROM dead_letter WHERE id <= ?1")?.execute([last])?;
-        if let Some(count) = log::admit_sum("letters forgotten", "", targets.len() as u64) {
-            tracing::warn!(count, "there are too many dead letters: the oldest are forgotten");
+        if !targets.is_empty()
+            && let Some(count) = log::admit_sum("letters forgotten", "", targets.len() as u64)
+        {
+            let message = "there are too many dead letters: the oldest of the project with the most are forgotten";
+            tracing::warn!(count, "{message}");
         }
         Ok(targets)
     }
@@ -110,18 +146,25 @@ impl Letters {
             Pass::settle(conn, &target, now, &mut *book, passes)?;
             let Some(pass) = passes.last_mut() else { continue };
             for Retried { letters, again } in records.into_values() {
+                let project = again.project;
                 if !retry || pass.take_up(conn, again, now, (now, &mut *book))? {
-                    count += self.remove(conn, pass, &letters)?;
+                    count += self.remove(conn, pass, project, &letters)?;
                 }
             }
         }
         Ok(count)
     }
 
-    fn remove(&mut self, conn: &Connection, pass: &mut Pass, letters: &[(u64, u64)]) -> rusqlite::Result<usize> {
+    fn remove(
+        &mut self,
+        conn: &Connection,
+        pass: &mut Pass,
+        project: u32,
+        letters: &[(u64, u64)],
+    ) -> rusqlite::Result<usize> {
         for (id, bytes) in letters {
             conn.prepare_cached("DELETE FROM dead_letter WHERE id = ?1")?.execute([id.cast_signed()])?;
-            self.gone(*bytes);
+            self.gone(project, *bytes);
         }
         pass.forget_letters(letters.len() as u64);
         Ok(letters.len())

@@ -31,7 +31,7 @@ const LOG_KEPT: u32 = 16 << 20;
 ///
 /// A record is settled for a target when its number is not above the target's watermark and no `pending` row names it;
 /// above the watermark every record with the target's bit waits. So what waits untried costs no row at all.
-pub(super) const FORMATS: [&str; 7] = [
+pub(super) const FORMATS: [&str; 8] = [
     "
 CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), next_record INTEGER NOT NULL);
 INSERT INTO meta VALUES (1, 1);
@@ -107,6 +107,12 @@ CREATE TABLE loss (
     "
 ALTER TABLE meta ADD COLUMN secret BLOB;
 UPDATE meta SET secret = randomblob(32);
+",
+    // Whose dead letters they are: the project that has the most of them gives way first.
+    "
+ALTER TABLE dead_letter ADD COLUMN project INTEGER NOT NULL DEFAULT 0;
+UPDATE dead_letter SET project = coalesce((SELECT project FROM record WHERE id = dead_letter.record), 0);
+CREATE INDEX dead_letter_project ON dead_letter (project);
 ",
 ];
 

@@ -241,7 +241,7 @@ fn write_ended(conn: &Connection, target: &Target, ended: &Ended) -> rusqlite::R
     let target = target.id;
     if let Some(letter) = &ended.settlement.dead_letter {
         let quantities = ended.settlement.dropped.as_ref().map(|(_, quantities)| quantities);
-        write_dead_letter(conn, target, ended.id, letter, quantities)?;
+        write_dead_letter(conn, target, (ended.id, ended.lease.project), letter, quantities)?;
     }
     match &ended.settlement.rest {
         // Set aside: what could not be read of its row stays as it is, for the next start to read.

@@ -184,7 +184,7 @@ impl Writer {
         while let Some(command) = group.commands.pop_front() {
             self.apply(command, now, group)?;
         }
-        group.passes.iter().map(Pass::letters).for_each(|written| self.letters.add(written));
+        group.passes.iter().flat_map(Pass::letters).for_each(|(project, bytes)| self.letters.add(project, bytes));
         group.letters_gone = self.letters.bound(&self.conn)?;
         group.book.write(&self.conn)?;
         self.room.measure(&self.conn)?;

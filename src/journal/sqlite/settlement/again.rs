@@ -72,12 +72,11 @@ impl Pass {
         self.letters_gone += count;
     }
 
-    /// The dead letters that this transaction writes, and their bytes.
-    pub(in crate::journal::sqlite) fn letters(&self) -> (u64, u64) {
-        let sizes = self.ended.iter().filter_map(|ended| {
+    /// The dead letters that this transaction writes: the project of each, and its bytes.
+    pub(in crate::journal::sqlite) fn letters(&self) -> impl Iterator<Item = (u32, u64)> {
+        self.ended.iter().filter_map(|ended| {
             let letter = ended.settlement.dead_letter.as_ref()?;
-            Some(ended.lease.size + letter.answer.len() as u64)
-        });
-        sizes.fold((0, 0), |(count, bytes), size| (count + 1, bytes + size))
+            Some((ended.lease.project, ended.lease.size + letter.answer.len() as u64))
+        })
     }
 }

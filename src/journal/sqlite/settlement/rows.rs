@@ -31,17 +31,28 @@ pub(super) fn write_row(
 pub(super) fn write_dead_letter(
     conn: &Connection,
     target: TargetId,
-    id: u64,
+    (id, project): (u64, u32),
     letter: &DeadLetter,
     quantities: Option<&Quantities>,
 ) -> rusqlite::Result<()> {
     let (id, at, reason) = (id.cast_signed(), letter.at.as_millis().cast_signed(), &*letter.reason);
     let (items, quantities) = (letter.items.as_ref().map(|items| packed(items)), quantities.map(ToString::to_string));
     conn.prepare_cached(
-        "INSERT INTO dead_letter (target, record, at, reason, status, answer, attempts, items, quantities)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        "INSERT INTO dead_letter (target, record, at, reason, status, answer, attempts, items, quantities, project)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
     )?
-    .execute(params![target.0, id, at, reason, letter.status, letter.answer, letter.attempts, items, quantities])
+    .execute(params![
+        target.0,
+        id,
+        at,
+        reason,
+        letter.status,
+        letter.answer,
+        letter.attempts,
+        items,
+        quantities,
+        project
+    ])
     .map(drop)
 }
 
