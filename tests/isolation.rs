@@ -7,6 +7,7 @@ mod support;
 
 mod isolation {
     pub(crate) mod browsers;
+    mod files;
     mod letters;
     mod memory;
     mod poison;

@@ -20,6 +20,7 @@ mod group;
 mod letters;
 mod load;
 mod losses;
+mod private;
 mod queue;
 mod reader;
 mod schema;
@@ -79,6 +80,7 @@ impl SqliteJournal {
     pub fn open(settings: &Settings, clock: Clock, ledger: Ledger) -> Result<Self, OpenError> {
         let settings = &Settings { path: schema::whereabouts(&settings.path)?, ..settings.clone() };
         let path = settings.path.as_path();
+        private::close(path);
         let lock = schema::lock(path)?;
         let conn = schema::open(settings)?;
         let spool = load::spool(&conn, settings)?;

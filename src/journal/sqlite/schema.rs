@@ -13,6 +13,8 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::journal::{OpenError, Settings, Sync};
 
+use super::private;
+
 /// The newest format this version reads and writes (`PRAGMA user_version`).
 pub(super) const FORMAT: i64 = FORMATS.len() as i64;
 /// What marks a file as a journal (`PRAGMA application_id`): "SwJ1".
@@ -142,10 +144,10 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
 pub(super) fn whereabouts(path: &Path) -> Result<PathBuf, OpenError> {
     let found = || {
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
+            private::make_folder(folder)?;
         }
         if !path.exists() {
-            File::options().append(true).create(true).mode(0o644).open(path)?;
+            File::options().append(true).create(true).mode(private::FILE).open(path)?;
         }
         std::fs::canonicalize(path)
     };
@@ -156,7 +158,8 @@ pub(super) fn whereabouts(path: &Path) -> Result<PathBuf, OpenError> {
 pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&name).map_err(|e| unusable(path, &e))?;
+    let file = File::options().create(true).truncate(false).write(true).mode(private::FILE).open(&name);
+    let file = file.map_err(|e| unusable(path, &e))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.display().to_string() }),

@@ -131,7 +131,15 @@ impl Room {
         }
         if !self.fits(need) {
             let (used, max) = (ByteSize::bytes(self.used() + self.log_excess), ByteSize::bytes(self.max));
-            let why = format!("{used} are in use, max_size is {max}, and nothing can go yet");
+            let why = if self.log_excess > 0 && self.used() + need <= self.max {
+                let log = self.log.display();
+                format!(
+                    "{used} are in use with the log, max_size is {max}: another process reads the journal and keeps its log \
+                     from starting over; end that process (fuser {log} names it)"
+                )
+            } else {
+                format!("{used} are in use, max_size is {max}, and nothing can go yet")
+            };
             return Ok(Err(JournalError::Full(why)));
         }
         Ok(Ok(()))
@@ -188,6 +196,11 @@ impl Room {
     /// Whether `need` bytes more stay within the limit, what a foreign reader makes the log take included.
     pub(super) fn fits(&self, need: u64) -> bool {
         self.used() + need + self.log_excess <= self.max
+    }
+
+    /// Whether a foreign reader makes the log so large that nothing more fits.
+    pub(super) fn is_held_by_a_reader(&self) -> bool {
+        self.log_excess > 0 && !self.fits(0)
     }
 
     /// Whether so much of the file is free that it should shrink even while the journal is busy.

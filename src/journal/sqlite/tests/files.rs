@@ -123,3 +123,27 @@ async fn a_commit_that_fails_leaves_no_file() {
     assert!(journal.space().used >= before + 2 * MIB as u64);
     subject.assert_balanced().await;
 }
+
+#[tokio::test]
+async fn a_folder_is_closed_to_others_where_nothing_but_the_journal_is_in_it() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    let open_to_all = |path: &Path| std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let made = folder.path().join("made/deep");
+    drop(open(&in_folder(&made)).unwrap());
+    assert_eq!((mode(&made), mode(made.parent().unwrap())), (0o700, 0o700));
+    open_to_all(&made);
+    drop(open(&in_folder(&made)).unwrap());
+    assert_eq!(mode(&made), 0o700, "an older one is closed");
+    for (name, found, neighbour) in [("shared", 0o755, true), ("sticky", 0o1777, false)] {
+        let folder = folder.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::set_permissions(&folder, PermissionsExt::from_mode(found)).unwrap();
+        if neighbour {
+            std::fs::write(folder.join("of others"), "").unwrap();
+        }
+        drop(open(&in_folder(&folder)).unwrap());
+        assert_eq!(mode(&folder), found, "{name}");
+    }
+}

@@ -1,0 +1,82 @@
+//! The journal's files, and other processes on the machine: they cannot read them, and a reader does not make them grow.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use crate::support::envelopes::{envelope, new_id};
+use crate::support::eventually::eventually;
+use crate::support::relay::{Plan, Relay, SOON};
+use crate::support::upstream::Upstream;
+
+const FILES: [&str; 5] = ["journal.db", "journal.db-wal", "journal.db-shm", "journal.db.lock", "journal.db-bodies"];
+
+fn modes(home: &Path) -> [u32; 5] {
+    FILES.map(|name| fs::metadata(home.join(name)).expect(name).permissions().mode() & 0o777)
+}
+
+/// Sends an event of 64 KiB; returns the status and the body of the answer.
+async fn send(relay: &Relay) -> (u16, String) {
+    let payload = serde_json::json!({ "message": "x".repeat(64 << 10) }).to_string();
+    let answer = relay.send(envelope(&new_id(), "event", &payload)).await;
+    (answer.status().as_u16(), answer.text().await.expect("a body"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_else_may_open_a_file_of_the_journal_and_those_of_an_older_one_are_closed() {
+    let upstream = Upstream::start().await;
+    let mut relay = Plan::new(&[("a", upstream.dsn("0ld", 1))]).start().await;
+    let (home, closed) = (relay.home(), [0o600, 0o600, 0o600, 0o600, 0o700]);
+    assert_eq!(modes(&home), closed);
+    relay.kill();
+    for name in FILES {
+        fs::set_permissions(home.join(name), fs::Permissions::from_mode(0o755)).expect("another mode");
+    }
+    let mut relay = relay.started().await;
+    assert_eq!(modes(&home), closed);
+    relay.stop().await;
+    let relay = relay.started().await;
+    let told = relay.log().matches("others on this machine could read the journal").count();
+    assert_eq!(told, 1, "{}", relay.log());
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_stays_is_named_makes_the_log_grow_no_further_and_its_end_mends_it() {
+    let upstream = Upstream::start().await;
+    let plan = Plan::new(&[("a", upstream.dsn("0ld", 1))]).journal("max_size = \"8MiB\"");
+    let relay = plan.journal("min_free_disk = \"0B\"").start().await;
+    assert_eq!(send(&relay).await.0, 200);
+    let reader = Connection::open(relay.home().join("journal.db")).expect("the journal");
+    reader.execute_batch("BEGIN").expect("a transaction");
+    reader.query_row("SELECT count(*) FROM record", [], |_| Ok(())).expect("a read");
+    let log = || fs::metadata(relay.home().join("journal.db-wal")).expect("the log").len();
+    let mut sent = 0;
+    let refusal = loop {
+        let (status, body) = send(&relay).await;
+        if status == 503 {
+            break body;
+        }
+        sent += 1;
+        assert!(sent < 800, "50 MiB in a journal of 8 MiB, a log of {}", log());
+    };
+    assert!(refusal.contains("another process reads the journal"), "{refusal}");
+    relay.balanced(SOON).await;
+    let before = log();
+    assert!(before < 32 << 20, "{before}");
+    for _ in 0..200 {
+        assert_eq!(send(&relay).await.0, 503);
+    }
+    let grown = log() - before;
+    assert!(grown < 512 << 10, "200 refusals made the log grow by {grown} bytes");
+    drop(reader);
+    eventually("it takes envelopes again", Duration::from_secs(30), async || match send(&relay).await {
+        (200, _) => Ok(()),
+        (status, body) => Err(format!("{status} {body}")),
+    })
+    .await;
+    relay.finish().await;
+}
