@@ -1,5 +1,6 @@
 //! Large bodies: what is in their folder, and what it counts as.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use super::*;
