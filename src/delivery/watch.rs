@@ -10,6 +10,7 @@ use crate::clock::Timestamp;
 use crate::journal::{Claim, JournalError, Record};
 use crate::policy::verdict::Verdict;
 use crate::protocol::category::Category;
+use crate::protocol::rate_limits::{REMARKABLE, RateLimit};
 use crate::telemetry::log::Damper;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::observations::Observations;
@@ -65,6 +66,7 @@ enum Line {
     FailsAlone(Arc<str>),
     JournalFails,
     Limited,
+    LongWait,
     Refused(Arc<str>),
     Unreadable(Arc<str>),
     Misconfigured(Arc<str>),
@@ -148,6 +150,20 @@ impl Watch {
             %until,
             suppressed = line.suppressed,
             "upstream limits what it is sent; envelopes wait in the journal, or are dropped where on_rate_limit says so"
+        );
+    }
+
+    /// An answer carries limits: one that holds for days is likelier a mistake than a quota.
+    pub(super) fn asked_for_a_long_wait(&self, limits: &[RateLimit]) {
+        let Some(longest) = limits.iter().map(|limit| limit.retry_after).max().filter(|wait| *wait > REMARKABLE) else {
+            return;
+        };
+        let Some(line) = self.damper.admit(&Line::LongWait) else { return };
+        tracing::warn!(
+            upstream.name = &*self.upstream,
+            seconds = longest.as_secs(),
+            suppressed = line.suppressed,
+            "upstream asks for a wait of more than a day; it is tried again after an hour, and SDKs are told no more than that"
         );
     }
 

@@ -326,6 +326,7 @@ impl Worker {
             let mut limits = cooldown::limits_of(is_429, lines, reply.retry_after.as_deref(), now);
             self.quirks().heed(&mut limits);
             if !limits.is_empty() {
+                self.around.watch.asked_for_a_long_wait(&limits);
                 self.cooldown.apply(&record.project, &limits, now);
                 self.around.cooldowns.tell(&self.upstream, &self.cooldown);
             }

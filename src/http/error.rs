@@ -56,10 +56,15 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Tells limits: the categories on any status, and on a 429 the longest wait, too ("Rate Limiting").
+/// Tells limits: the categories on any status, and on a 429 the longest wait, too ("Rate Limiting"); an hour at the most.
 pub(super) fn tell_limits(limits: &[RateLimit], response: &mut Response) {
-    let Some(longest) = limits.iter().map(|limit| limit.retry_after).max() else { return };
-    let value = rate_limits::format(limits, "project", "switchyard");
+    let told = |limit: &RateLimit| limit.retry_after.min(rate_limits::LONGEST_KEPT);
+    let Some(longest) = limits.iter().map(told).max() else { return };
+    let limits: Vec<RateLimit> = limits
+        .iter()
+        .map(|limit| RateLimit { retry_after: told(limit), categories: limit.categories.clone() })
+        .collect();
+    let value = rate_limits::format(&limits, "project", "switchyard");
     if let Ok(value) = HeaderValue::try_from(value) {
         response.headers_mut().insert("x-sentry-rate-limits", value);
     }

@@ -50,10 +50,11 @@ fn wait_of(text: &str, now: Timestamp) -> Option<Duration> {
 }
 
 impl Cooldown {
-    /// Takes in limits that an answer for `project` carried. The longest wins.
+    /// Takes in limits that an answer for `project` carried. The longest wins, and none holds for more than
+    /// [`LONGEST_KEPT`](rate_limits::LONGEST_KEPT): then the upstream is tried again, and says so once more if it still holds.
     pub fn apply(&mut self, project: &Arc<str>, limits: &[RateLimit], now: Timestamp) {
         for limit in limits.iter().filter(|limit| !limit.retry_after.is_zero()) {
-            let until = now + limit.retry_after;
+            let until = now + limit.retry_after.min(rate_limits::LONGEST_KEPT);
             let known = self.0.entry(Arc::clone(project)).or_default();
             match &limit.categories {
                 None => known.all = known.all.max(until),
@@ -191,6 +192,24 @@ mod tests {
 
     fn after(secs: u64) -> Timestamp {
         T + Duration::from_secs(secs)
+    }
+
+    #[test]
+    fn no_limit_holds_for_more_than_an_hour_whatever_a_header_says() {
+        let project: Arc<str> = "shop".into();
+        for header in ["999999999999:error", "1e300:error", "86400:error:key"] {
+            let mut cooldown = Cooldown::default();
+            cooldown.apply(&project, &rate_limits::parse(header), T);
+            assert_eq!(cooldown.until("shop", Category::Error, T), Some(after(3600)), "{header}");
+            assert_eq!(cooldown.until("shop", Category::Error, after(3600)), None);
+        }
+        for header in ["inf:error", "NaN:error", "-1:error"] {
+            assert_eq!(rate_limits::parse(header), [], "{header}");
+        }
+        let mut cooldown = Cooldown::default();
+        let far = limits_of(true, [].into_iter(), Some("Fri, 31 Dec 9999 23:59:59 GMT"), T);
+        cooldown.apply(&project, &far, T);
+        assert_eq!(cooldown.until("shop", Category::Error, T), Some(after(3600)));
     }
 
     #[test]

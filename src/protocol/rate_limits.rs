@@ -16,7 +16,14 @@ pub struct RateLimit {
     pub categories: Option<Vec<Category>>,
 }
 
-/// No limit is believed for longer than this: a wrong header must not silence an upstream for good.
+/// The longest wait that is kept to, or told to a client: what holds for longer is tried again after it. One wrong header of an upstream
+/// must not silence SDKs, which believe every limit, for days.
+pub const LONGEST_KEPT: Duration = Duration::from_secs(3600);
+
+/// A wait over this is worth a word to the operator.
+pub const REMARKABLE: Duration = Duration::from_secs(24 * 3600);
+
+/// No limit is read as longer than this.
 pub const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Reads one header line. Parts that cannot be understood are skipped, and so is a limit all of whose categories are unknown.

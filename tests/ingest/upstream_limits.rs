@@ -63,6 +63,18 @@ async fn an_sdk_is_told_of_upstreams_limits_only_when_none_takes_the_data_and_un
 }
 
 #[tokio::test]
+async fn one_absurd_limit_of_the_only_upstream_locks_no_sdk_out_for_longer_than_an_hour() {
+    let upstream = Upstream::start().await;
+    let relay = Plan::new(&[("a", upstream.dsn("cafe", 7))]).upstream("a", DROP).start().await;
+    limits(&relay, ("a", &upstream), "999999999999:error:organization").await;
+    let (status, told, wait) = answer(&relay, envelopes::error(&new_id())).await;
+    assert_eq!((status, told), (429, vec!["error".to_owned()]));
+    assert!(wait.is_some_and(|wait| (1800..=3600).contains(&wait)), "an hour at the most: {wait:?}");
+    assert!(relay.log().contains("asks for a wait of more than a day"), "{}", relay.log());
+    relay.finish().await;
+}
+
+#[tokio::test]
 async fn a_shadow_that_does_not_get_it_keeps_no_sdk_sending() {
     let (relay, a, b) = pair(|plan| plan.top("mirror = false")).await;
     limits(&relay, ("a", &a), "600:session:organization").await;
