@@ -11,6 +11,9 @@ use std::time::Duration;
 
 use assert_cmd::Command;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 use support::envelopes;
 use support::eventually::eventually;
@@ -378,6 +381,54 @@ async fn each_kind_of_tracker_is_recognised_and_the_line_to_write_is_suggested()
             let shown = out(&beside(&config, &["check", "--online"]).await);
             assert!(!shown.contains(&line("sentry")) && shown.contains(&line("glitchtip")), "{shown}");
         }
+    }
+}
+
+/// Answers as GlitchTip does, and closes each connection without saying so. Of each `silent` connections the last gets no answer.
+async fn closing_glitchtip(silent: usize) -> (u16, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let mut serving = JoinSet::new();
+    serving.spawn(async move {
+        for n in 1.. {
+            let Ok((mut stream, _)) = listener.accept().await else { return };
+            let mut head = vec![];
+            while !head.windows(4).any(|end| end == b"\r\n\r\n")
+                && stream.read_buf(&mut head).await.is_ok_and(|n| n > 0)
+            {}
+            if n % silent == 0 {
+                continue;
+            }
+            let is = |path: &str| head.windows(path.len()).any(|part| part == path.as_bytes());
+            let body = match () {
+                () if is("/api/settings/") => "{\"iPaidForGlitchTip\":false}",
+                () if is("/api/0/") => "{\"version\":\"0\"}",
+                () => "{}",
+            };
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            stream.write_all(answer.as_bytes()).await.ok();
+        }
+    });
+    (port, serving)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_hundred_probes_of_a_server_that_closes_after_each_answer_none_finds_a_wrong_kind() {
+    for silent in [usize::MAX, 3] {
+        let (port, _serving) = closing_glitchtip(silent).await;
+        let mut text = "primary = \"g\"\n[upstreams.g]\n".to_owned();
+        for n in 1..=100 {
+            let dsn = format!("http://key{n}@127.0.0.1:{port}/{n}");
+            text += &format!(
+                "[[projects]]\nname = \"p{n}\"\nid = \"{n}\"\npublic_key = \"k{n}\"\nupstreams.g = \"{dsn}\"\n"
+            );
+        }
+        let (_folder, config) = folder_with(&text);
+        let found = json(&beside(&config, &["check", "--online", "--json"]).await);
+        let kinds = found["online"].as_array().expect("probes").iter().map(|probe| probe["kind"].clone());
+        let glitchtips = kinds.clone().filter(|kind| *kind == "glitchtip").count();
+        assert!(kinds.into_iter().all(|kind| kind == "glitchtip" || kind.is_null()), "{found}");
+        assert!(if silent == 3 { glitchtips > 0 } else { glitchtips == 100 }, "{glitchtips}: {found}");
     }
 }
 

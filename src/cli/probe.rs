@@ -80,6 +80,8 @@ pub(super) async fn all(config: &Config) -> Result<Vec<Probe>, Failure> {
         .no_proxy()
         .redirect(Policy::none())
         .connect_timeout(NEAR)
+        // A fresh connection for each: GlitchTip's default server closes one after its answer without saying so.
+        .pool_max_idle_per_host(0)
         .timeout(ANSWER)
         .build()
         .map_err(|error| Failure::new(Exit::Unavailable, format_args!("TLS cannot be used: {}", told(&error))))?;

@@ -1,6 +1,8 @@
 //! What kind of tracker is it? Told by what each says of itself to everybody: the limits in its answer to the probe, its settings,
 //! its health, its API's version. Nothing here needs a token, and nothing is stored there.
 //!
+//! Rule: no guess without an answer. A request that fails says nothing of the tracker, so nothing is concluded from it.
+//!
 //! In this order, because GlitchTip imitates Sentry's API, and Relay passes on to Sentry what it does not know.
 
 use http::Uri;
@@ -22,30 +24,33 @@ pub(super) async fn kind(http: &Client, dsn: &Dsn, limits: Option<&str>) -> Opti
         return Some(Kind::Bugsink);
     }
     // glitchtip-backend, `glitchtip/api/api.py`.
-    if told(http, dsn, "/api/settings/").await.is_some_and(|settings| settings.get("iPaidForGlitchTip").is_some()) {
+    if told(http, dsn, "/api/settings/").await?.get("iPaidForGlitchTip").is_some() {
         return Some(Kind::Glitchtip);
     }
-    if told(http, dsn, "/api/relay/healthcheck/live/").await.is_some_and(|health| health["is_healthy"] == true) {
+    if told(http, dsn, "/api/relay/healthcheck/live/").await?["is_healthy"] == true {
         return Some(Kind::Relay);
     }
     // getsentry/sentry, `src/sentry/api/endpoints/index.py`.
-    if told(http, dsn, "/api/0/").await.is_some_and(|index| index["version"] == "0") {
-        return Some(Kind::Sentry);
-    }
-    None
+    (told(http, dsn, "/api/0/").await?["version"] == "0").then_some(Kind::Sentry)
 }
 
 fn is_sentrys_own(host: &str) -> bool {
     host == "sentry.io" || host.ends_with(".sentry.io")
 }
 
-/// The JSON at a path of the tracker.
+/// The JSON at a path of the tracker: null for an answer that is none, `None` when there is no answer.
 async fn told(http: &Client, dsn: &Dsn, path: &str) -> Option<Value> {
     let address = Uri::builder().scheme(dsn.scheme().clone()).authority(dsn.authority().clone());
     let address = address.path_and_query(format!("{}{path}", dsn.prefix())).build().ok()?;
-    let answer = http.get(address.to_string()).send().await.ok()?.error_for_status().ok()?;
+    let answer = http.get(address.to_string()).send().await.ok()?;
+    let status = answer.status();
+    // A server in trouble may answer otherwise when it is well.
+    if status.is_server_error() {
+        return None;
+    }
+    let text = beginning(answer).await;
     // What is cut off, because it is larger, is none of these.
-    serde_json::from_str(&beginning(answer).await).ok()
+    Some(serde_json::from_str(&text).ok().filter(|_| status.is_success()).unwrap_or_default())
 }
 
 /// What to write into the file, when the tracker is something else than it is said to be there.
