@@ -306,8 +306,11 @@ async fn each_upstream_is_asked_and_what_is_wrong_is_explained() {
     assert_eq!(of("glitchtip")["status"], 403, "{found}");
     assert!(of("glitchtip")["explanation"].as_str().unwrap().contains("no such key: ***"), "{found}");
     assert!(!found.to_string().contains("hush7"), "{found}");
-    let probe = &good.seen()[0];
-    assert_eq!((probe.path.as_str(), &probe.body[..]), ("/api/1/envelope/", &b"{}\n"[..]));
+    assert_eq!(good.questions(), 1, "an envelope without items, of which nothing is stored");
+    bad.always(Reply::Status(200, vec![], "<!doctype html><title>Welcome to nginx!</title>".to_owned()));
+    let output = beside(&config, &["check", "--online"]).await;
+    assert_eq!(code(&output), 1);
+    assert!(out(&output).contains("Welcome to nginx!"), "{}", out(&output));
 
     bad.always(Reply::Ok);
     assert_eq!(code(&beside(&config, &["check", "--online"]).await), 0);

@@ -64,6 +64,24 @@ fn limit_of(status: &Value, name: &str, category: &str) -> Option<f64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_200_that_is_a_web_page_is_no_delivery_and_says_what_came() {
+    let upstream = Upstream::start().await;
+    let page = "<!DOCTYPE html><html><head><title>Sign in to the guest network</title></head></html>";
+    upstream.always(Reply::Status(200, vec![], page.to_owned()));
+    let relay = Plan::new(&[("sentry", upstream.dsn("k", 1))]).start().await;
+    relay.send_errors(1).await;
+    eventually("the project waits", SOON, async || match relay.upstream("sentry").await {
+        upstream if upstream["state"] == "misconfigured" => Ok(()),
+        upstream => Err(upstream.to_string()),
+    })
+    .await;
+    let status = relay.upstream("sentry").await;
+    assert_eq!((&status["delivered"], &status["backlog"]["envelopes"]), (&0.into(), &1.into()), "{status}");
+    assert!(status["last_error"].to_string().contains("Sign in to the guest network"), "{status}");
+    assert!(!status["last_error"].to_string().contains('<'), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn any_2xx_counts_as_delivered() {
     let (a, b, relay) = relay_with(&[]).await;
     a.then([200, 201, 202, 204].map(Reply::status));

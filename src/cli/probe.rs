@@ -16,6 +16,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout};
 
 use crate::config::{Config, Kind};
+use crate::protocol::answer;
 use crate::protocol::dsn::Dsn;
 
 use super::admin::told;
@@ -198,6 +199,13 @@ fn explain_failure(why: &str) -> String {
 fn explain(status: StatusCode, location: Option<&str>, text: &str) -> (Verdict, String) {
     let words = harmless(text.trim(), SHOWN);
     match status.as_u16() {
+        200..=299 if answer::is_page(text) => {
+            let title = harmless(&answer::gist(text), SHOWN);
+            (
+                Verdict::Bad,
+                format!("answers with a web page ({title}): that is no tracker; is the DSN's address right?"),
+            )
+        }
         200..=299 => (Verdict::Good, "takes the key".to_owned()),
         429 => (Verdict::Good, "is there, and limits us now".to_owned()),
         401 | 403 => (Verdict::Bad, format!("does not take the key, or knows no such project: {words}")),

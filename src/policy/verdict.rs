@@ -2,6 +2,8 @@
 
 use http::StatusCode;
 
+use crate::protocol::answer;
+
 /// What to do with a record after an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
@@ -24,6 +26,8 @@ impl Verdict {
     /// The verdict on an answer. `text` is the beginning of its body: a tracker that answers "duplicate" has the event.
     pub fn of(status: StatusCode, text: &str) -> Self {
         match status.as_u16() {
+            // A captive portal, a gateway's sign-in, another server at the port: no tracker takes anything with a web page.
+            200..=299 if answer::is_page(text) => Self::Misconfigured,
             200..=299 => Self::Delivered,
             429 => Self::RateLimited,
             409 => Self::Delivered,
@@ -103,6 +107,9 @@ mod tests {
         for (status, text, verdict) in [
             (200, "", Verdict::Delivered),
             (202, "", Verdict::Delivered),
+            (200, "{\"id\":\"fc6d8c0c43fc4630ad850ee518f1b9d0\"}", Verdict::Delivered),
+            (200, "<!DOCTYPE html><title>Sign in</title>", Verdict::Misconfigured),
+            (204, "\n<html><body>It works!</body></html>", Verdict::Misconfigured),
             (409, "", Verdict::Delivered),
             (403, "An event with the same ID already exists (abc)", Verdict::Delivered),
             (400, "Duplicate event id", Verdict::Delivered),
