@@ -137,7 +137,7 @@ async fn connections_leave_the_files_that_operators_and_the_journal_need() {
     .await;
     for _ in 0..10 {
         // A new connection to the admin listener each time, and a file for each large body.
-        let status = exchange(&relay.admin_address(), &head("GET", "/api/status", &[("connection", "close")])).await;
+        let status = exchange(&relay.admin_address(), &head("GET", "/readyz", &[("connection", "close")])).await;
         assert_eq!(status.status, 200);
         for size in [4, 2 << 20] {
             wire.send(&event(size)).await;
