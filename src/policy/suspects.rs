@@ -1,7 +1,7 @@
 //! Projects whose records fail while the upstream works. Such a project waits alone, so that what it sends costs the others next to
 //! nothing, and its failures say nothing about the upstream.
 //!
-//! Rules: a project is suspected when it fails [`PATIENCE`] times in a row while another project was taken [`LATELY`]; or when the
+//! Rules: a project is suspected when it fails three times in a row while another project was taken [`LATELY`]; or when the
 //! upstream answers questions and of very few projects records fail. Of a suspect one record is under way at a time, and a tenth of
 //! the time at most. The others that are claimed get a place in a line, one after the other, so that no more of them comes due than
 //! is cheap to look at. A suspect that succeeds is forgiven step by step.
