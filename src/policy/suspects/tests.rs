@@ -206,7 +206,7 @@ fn a_single_record_that_fails_on_an_idle_project_becomes_a_dead_letter_without_a
     let ([web, ..], mut model) = (names(), Model::default());
     model.arrive(&web, true);
     let mut now = T;
-    for _ in 0..60 {
+    for _ in 0..120 {
         now = model.run(now, SECOND * 60, Weather::Fair);
         assert_eq!(model.circuit.state(), crate::policy::circuit::State::Closed);
     }
