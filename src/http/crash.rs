@@ -24,7 +24,7 @@ use crate::telemetry::metrics::Refused;
 
 use super::body::Incoming;
 use super::error::ApiError;
-use super::ingest::{Terms, Visit, admit, encodings, owner, sender};
+use super::ingest::{Terms, Visit, admit, encodings, sender, share};
 use super::receive::receive;
 use super::room::Held;
 use super::state::Public;
@@ -86,7 +86,7 @@ async fn submit(
     what: What,
 ) -> Result<Receipt, ApiError> {
     // Shared with the pieces, which take it as they come, and kept until what was made of them is taken in.
-    let held = Arc::new(Mutex::new(Held::of(owner(public, &entrance, parts))));
+    let held = Arc::new(Mutex::new(share(public, &entrance, parts)));
     let (id, envelope) = envelope(public, parts, body, what, &held).await?;
     let project = entrance.project().cloned();
     match (public.intake.submit(entrance, sender(public, parts), envelope).await, project) {

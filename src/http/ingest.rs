@@ -127,7 +127,7 @@ async fn picture(public: &Public, id: Option<&str>, request: Request) -> Respons
 async fn submit_query(public: &Public, entrance: Entrance, parts: &Parts) -> Result<Receipt, ApiError> {
     let mut fields = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
     let event = fields.find(|(name, _)| name == "sentry_data").map(|(_, data)| data.into_owned());
-    let mut held = Held::of(owner(public, &entrance, parts));
+    let mut held = share(public, &entrance, parts);
     let envelope = stored(public, event.unwrap_or_default().into(), &mut held).await?;
     Ok(public.intake.submit(entrance, sender(public, parts), envelope.into()).await?)
 }
@@ -223,7 +223,7 @@ async fn submit(
     body: Incoming,
     form: Form,
 ) -> Result<Receipt, ApiError> {
-    let mut held = Held::of(owner(public, &entrance, parts));
+    let mut held = share(public, &entrance, parts);
     let mut body = receive(public, body, encodings(&parts.headers)?, &mut held).await?;
     if form == Form::Event {
         let event = whole(public, body, &mut held).await?;
@@ -255,11 +255,12 @@ pub(super) fn sender(public: &Public, parts: &Parts) -> Client {
     client(&parts.headers, peer(parts), &public.server.load().trusted_proxies)
 }
 
-/// Whose share of the memory a body takes.
-pub(super) fn owner(public: &Public, entrance: &Entrance, parts: &Parts) -> Owner {
+/// The room that a body will take, of the share of its project or of its client. The only project there is shares with nobody.
+pub(super) fn share(public: &Public, entrance: &Entrance, parts: &Parts) -> Held {
     match entrance.project() {
-        Some(project) => Owner::Project(Arc::clone(project)),
-        None => Owner::Client(source(public, parts)),
+        Some(_) if public.intake.routing().projects.len() == 1 => Held::default(),
+        Some(project) => Held::of(Owner::Project(Arc::clone(project))),
+        None => Held::of(Owner::Client(source(public, parts))),
     }
 }
 

@@ -17,9 +17,8 @@ use crate::protocol::endpoint::{Endpoint, RawRequest, is_json};
 
 use super::body::{Incoming, Limit};
 use super::error::ApiError;
-use super::ingest::{Terms, Visit, admit, encodings, owner, sender};
+use super::ingest::{Terms, Visit, admit, encodings, sender, share};
 use super::receive::{receive, whole};
-use super::room::Held;
 use super::state::Public;
 
 /// Longer header values are no use to anybody and would be kept with every record.
@@ -60,7 +59,7 @@ async fn submit(
     body: Incoming,
 ) -> Result<Receipt, ApiError> {
     raw::check_content_type(endpoint, content_type)?;
-    let mut held = Held::of(owner(public, &entrance, parts));
+    let mut held = share(public, &entrance, parts);
     let mut body = receive(public, body, encodings(&parts.headers)?, &mut held).await?;
     raw::check_presence(endpoint, &body)?;
     let mut identity = None;
