@@ -36,6 +36,7 @@ pub mod memory;
 mod settings;
 pub mod spool;
 pub mod sqlite;
+pub mod verification;
 
 use std::fmt;
 use std::sync::Arc;
@@ -62,9 +63,10 @@ use losses::Loss;
 pub use measures::{Primaries, Space, Stats};
 pub use settings::{Settings, Sync};
 use spool::Spool;
+use verification::Verification;
 
 /// The number of a record: rises with every append, never used twice.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct RecordId(pub u64);
 
 impl fmt::Display for RecordId {
@@ -338,6 +340,11 @@ pub trait Journal: Send + std::marker::Sync + fmt::Debug {
     /// Takes off what is told, and appends the report that tells it, both or neither; without a report it is forgotten. The
     /// report counts as nothing: its quantities are empty ([`losses`]).
     fn report(&self, told: Vec<Loss>, report: Option<Submission>) -> BoxFuture<'_, Result<(), JournalError>>;
+
+    /// What it keeps of the look for events at their upstreams; `None` for one that keeps nothing delivered.
+    fn verification(&self) -> Option<&dyn Verification> {
+        None
+    }
 
     /// Says whose backlog never gives way. When room is short, the oldest of what waits for others alone is dropped as evicted,
     /// after what is only retained. Until it is said, no backlog gives way.

@@ -135,16 +135,26 @@ pub enum Outcome {
     /// What it was not to get waits for it again: a dead letter that is retried, a record that is backfilled. Figures only ever
     /// rise, so this stands beside what was dropped and takes nothing away from it.
     Returned,
+    /// It was found in the upstream by its API. This and what follows divides what was delivered: stored, less what vanished, lost,
+    /// missing now, and unknown.
+    Stored,
+    /// It had been found, and was not there at a later look.
+    Vanished,
+    /// It was missing until it was sent again, given up, or could be kept no longer.
+    Lost,
 }
 
 impl Outcome {
-    /// The name in the journal: `accepted`, `delivered`, `returned`, or the reason of a drop.
+    /// The name in the journal: `accepted`, `delivered`, `returned`, `stored`, `vanished`, `lost`, or the reason of a drop.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
             Self::Delivered => "delivered",
             Self::Dropped(reason) => reason.name(),
             Self::Returned => "returned",
+            Self::Stored => "stored",
+            Self::Vanished => "vanished",
+            Self::Lost => "lost",
         }
     }
 
@@ -154,6 +164,9 @@ impl Outcome {
             "accepted" => Some(Self::Accepted),
             "delivered" => Some(Self::Delivered),
             "returned" => Some(Self::Returned),
+            "stored" => Some(Self::Stored),
+            "vanished" => Some(Self::Vanished),
+            "lost" => Some(Self::Lost),
             other => DropReason::ALL.into_iter().find(|reason| reason.name() == other).map(Self::Dropped),
         }
     }
@@ -166,9 +179,10 @@ mod tests {
     #[test]
     fn outcomes_are_found_by_their_names() {
         let dropped = Outcome::Dropped(DropReason::Evicted);
-        for outcome in [Outcome::Accepted, Outcome::Delivered, Outcome::Returned, dropped] {
+        let found = [Outcome::Stored, Outcome::Vanished, Outcome::Lost];
+        for outcome in [Outcome::Accepted, Outcome::Delivered, Outcome::Returned, dropped].into_iter().chain(found) {
             assert_eq!(Outcome::from_name(outcome.name()), Some(outcome));
         }
-        assert_eq!(Outcome::from_name("lost"), None);
+        assert_eq!(Outcome::from_name("found"), None);
     }
 }

@@ -29,6 +29,12 @@ pub struct Account {
     pub delivered: u64,
     /// Dropped first, and waiting again later: retried dead letters, backfilled records.
     pub returned: u64,
+    /// Found in the upstream by its API.
+    pub stored: u64,
+    /// Found once, and not there at a later look.
+    pub vanished: u64,
+    /// Missing until it was sent again, given up, or could be kept no longer.
+    pub lost: u64,
     dropped: [u64; DropReason::ALL.len()],
 }
 
@@ -41,6 +47,11 @@ impl Account {
     /// How much was dropped for any reason.
     pub fn dropped_total(&self) -> u64 {
         self.dropped.iter().sum()
+    }
+
+    /// Stored there as far as is known now.
+    pub const fn stored_now(&self) -> u64 {
+        self.stored.saturating_sub(self.vanished)
     }
 
     /// What must be pending if nothing was lost. Negative when more came out than went in.
@@ -56,6 +67,9 @@ impl Account {
             Outcome::Delivered => self.delivered += quantity,
             Outcome::Dropped(reason) => self.dropped[reason as usize] += quantity,
             Outcome::Returned => self.returned += quantity,
+            Outcome::Stored => self.stored += quantity,
+            Outcome::Vanished => self.vanished += quantity,
+            Outcome::Lost => self.lost += quantity,
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::journal::backfill::{Backfill, BackfillStep};
 use crate::journal::body::Reservation;
 use crate::journal::evidence::Observation;
 use crate::journal::losses::Loss;
+use crate::journal::verification::{Notes, Repair};
 use crate::journal::{JournalError, Pick, RecordId, Submission, Switch, TargetId};
 use crate::policy::outcome::DropReason;
 
@@ -69,6 +70,10 @@ pub(super) enum Command {
         reply: Reply<usize>,
     },
     Backfill(Arc<Target>, BackfillStep, Reply<Option<Backfill>>),
+    /// Keeps what was found of the events of a target.
+    Note(Arc<Target>, Box<Notes>, Reply<()>),
+    /// Lets missing events of a target wait again.
+    Repair(Arc<Target>, Repair, Reply<usize>),
     /// Room for bytes of a file.
     Room(u64, Reply<Reservation>),
     Target(Arc<str>, Reply<TargetId>),
@@ -135,6 +140,8 @@ pub(super) struct Group {
     pub(super) last: u64,
     /// The targets of dead letters that went because there were too many, one each.
     pub(super) letters_gone: Vec<TargetId>,
+    /// The targets of dead letters that no settlement brought, one each.
+    pub(super) letters_come: Vec<TargetId>,
 }
 
 impl Group {
@@ -208,12 +215,14 @@ pub(super) fn refuse(command: Command, error: &JournalError) {
         Command::Discard { reply, .. }
         | Command::Hasten { reply, .. }
         | Command::Prune { reply, .. }
-        | Command::Letters { reply, .. } => {
+        | Command::Letters { reply, .. }
+        | Command::Repair(_, _, reply) => {
             Answer::Count(reply, 0).give(Some(error));
         }
         Command::Room(_, reply) => Answer::Room(reply, Err(JournalError::Closed)).give(Some(error)),
         Command::Backfill(_, _, reply) => Answer::Backfill(reply, None).give(Some(error)),
         Command::Switch(_, reply)
+        | Command::Note(_, _, reply)
         | Command::Observe(_, reply)
         | Command::Lose(_, reply)
         | Command::Report(_, _, reply) => Answer::Done(reply).give(Some(error)),

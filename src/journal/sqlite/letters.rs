@@ -171,6 +171,13 @@ impl Letters {
     }
 }
 
+/// After the commit: those that no settlement brought are counted.
+pub(super) fn count(targets: &[Arc<Target>], come: &[TargetId]) {
+    for target in come.iter().filter_map(|id| targets.get(usize::from(id.0))) {
+        target.queue().dead_letters += 1;
+    }
+}
+
 /// After the commit: those that went because there were too many are counted no more.
 pub(super) fn forget(targets: &[Arc<Target>], gone: &[TargetId]) {
     for id in gone {

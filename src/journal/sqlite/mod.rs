@@ -30,6 +30,7 @@ mod space;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod verification;
 mod writer;
 
 use std::fs::File;
@@ -346,6 +347,10 @@ impl Journal for SqliteJournal {
 
     fn report(&self, told: Vec<Loss>, report: Option<Submission>) -> BoxFuture<'_, Result<(), JournalError>> {
         Box::pin(self.ask(move |reply| Command::Report(told, report.map(Box::new), reply)))
+    }
+
+    fn verification(&self) -> Option<&dyn super::verification::Verification> {
+        Some(self)
     }
 
     fn protect(&self, primaries: Primaries) {

@@ -14,9 +14,11 @@ use crate::clock::Timestamp;
 use crate::journal::backfill::{BACKGROUND, Backfill, Scope, Survey};
 use crate::journal::evidence::{Comparison, Evidence, Outage};
 use crate::journal::losses::Loss;
+use crate::journal::verification::Standing;
 use crate::journal::{
-    Backlog, JournalError, Letter, Pick, Progress, RecentKeys, RecordId, Rest, Settlement, Switch, WithRecord,
+    Backlog, JournalError, Letter, Pick, Progress, RecentKeys, Record, RecordId, Rest, Settlement, Switch, WithRecord,
 };
+use crate::protocol::event_id::EventId;
 use crate::telemetry::log::{self, Line};
 
 use super::backfill;
@@ -26,6 +28,7 @@ use super::letters;
 use super::losses;
 use super::queue::{Lease, NEVER, READY_BYTES, READY_RECORDS, Ready, Target};
 use super::shared::{Placed, Shared, failure};
+use super::verification::{self, Answered, Asked};
 use super::{compare, evidence};
 
 /// The most questions that wait for the reader.
@@ -53,6 +56,9 @@ pub(super) enum Question {
     Survey(Scope, RecordId, Reply<Survey>),
     Backfills(Reply<Vec<Backfill>>),
     Losses(Reply<Vec<Loss>>),
+    Verification(Arc<Target>, Asked, Reply<Answered>),
+    Standings(Reply<Vec<Standing>>),
+    RecordOf(EventId, Reply<Option<Arc<Record>>>),
 }
 
 /// The owner of the connection that reads.
@@ -95,6 +101,11 @@ impl Reader {
                 Question::Backfills(reply) => answer(reply, backfill::all(&self.conn)),
                 Question::Letter(id, reply) => answer(reply, letters::one(&self.conn, &self.shared, id)),
                 Question::Losses(reply) => answer(reply, losses::read(&self.conn, &self.shared)),
+                Question::Verification(target, asked, reply) => {
+                    answer(reply, verification::answer(&self.conn, &self.shared, &target, asked));
+                }
+                Question::Standings(reply) => answer(reply, verification::standings(&self.conn, &self.shared)),
+                Question::RecordOf(id, reply) => answer(reply, verification::record_of(&self.conn, &self.shared, id)),
             }
         }
     }

@@ -33,7 +33,7 @@ const LOG_KEPT: u32 = 16 << 20;
 ///
 /// A record is settled for a target when its number is not above the target's watermark and no `pending` row names it;
 /// above the watermark every record with the target's bit waits. So what waits untried costs no row at all.
-pub(super) const FORMATS: [&str; 8] = [
+pub(super) const FORMATS: [&str; 9] = [
     "
 CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), next_record INTEGER NOT NULL);
 INSERT INTO meta VALUES (1, 1);
@@ -115,6 +115,17 @@ UPDATE meta SET secret = randomblob(32);
 ALTER TABLE dead_letter ADD COLUMN project INTEGER NOT NULL DEFAULT 0;
 UPDATE dead_letter SET project = coalesce((SELECT project FROM record WHERE id = dead_letter.record), 0);
 CREATE INDEX dead_letter_project ON dead_letter (project);
+",
+    // How far each target's events were looked for, and those below that which are not known to be stored. A state is 0 while
+    // it is looked for, 1 when it is missing, 2 when nobody can say.
+    "
+CREATE TABLE verification (target INTEGER PRIMARY KEY, reached INTEGER NOT NULL);
+CREATE TABLE look (
+    target INTEGER NOT NULL, record INTEGER NOT NULL, project INTEGER NOT NULL, state INTEGER NOT NULL,
+    due INTEGER NOT NULL, looks INTEGER NOT NULL, since INTEGER NOT NULL, repairs INTEGER NOT NULL,
+    PRIMARY KEY (target, record)
+) WITHOUT ROWID;
+CREATE INDEX look_due ON look (target, due);
 ",
 ];
 

@@ -21,7 +21,8 @@ mod rows;
 pub(super) use again::Again;
 use discard::Victim;
 pub(super) use evict::Eviction;
-use rows::{write_dead_letter, write_row};
+pub(super) use rows::write_dead_letter;
+use rows::write_row;
 
 use super::accounts::Book;
 use super::compare;

@@ -25,6 +25,7 @@ use super::space::{self, Room};
 use super::{accounts, evidence};
 
 mod admission;
+mod noting;
 mod room;
 
 /// How soon a failed commit is tried again.
@@ -228,6 +229,8 @@ impl Writer {
                     *answer = after;
                 }
             }
+            Command::Note(target, notes, reply) => return self.note(&target, &notes, reply, now, group),
+            Command::Repair(target, repair, reply) => return self.repair(&target, &repair, reply, now, group),
             Command::Room(bytes, reply) => return self.reserve(bytes, reply, group),
             Command::Switch(switch, reply) => {
                 group.answers.push(Answer::Done(reply));
@@ -302,6 +305,7 @@ impl Writer {
             hand_over(target, &group.appended);
         }
         group.passes.into_iter().for_each(Pass::finish);
+        letters::count(targets, &group.letters_come);
         letters::forget(targets, &group.letters_gone);
         targets.iter().for_each(|target| Pass::thaw(target));
         let full = matches!(self.shared.trouble(), Some(JournalError::Full(_))) && !self.room.fits(SMALL);

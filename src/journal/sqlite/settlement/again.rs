@@ -4,8 +4,10 @@ use rusqlite::{Connection, params};
 
 use crate::clock::Timestamp;
 use crate::journal::Progress;
+use crate::journal::backfill::BACKGROUND;
 use crate::journal::sqlite::accounts::Book;
 use crate::journal::sqlite::queue::NEVER;
+use crate::journal::sqlite::verification;
 use crate::policy::outcome::Outcome;
 use crate::protocol::category::Quantities;
 
@@ -40,6 +42,8 @@ impl Pass {
             .execute(params![again.id.cast_signed(), self.target.id.0])?;
         let progress = Progress { items: again.items.clone(), ..Progress::default() };
         write_row(conn, self.target.id, again.id, due, &progress, Some(&again.quantities))?;
+        let first_try = if due < BACKGROUND { now.max(due) } else { now };
+        verification::look_again(conn, self.target.id, &again, first_try)?;
         book.note(now, Some(self.target.id), again.project, Outcome::Returned, &again.quantities);
         self.returned.push((again, due));
         Ok(true)

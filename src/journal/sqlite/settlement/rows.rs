@@ -28,7 +28,7 @@ pub(super) fn write_row(
 }
 
 /// Writes what is kept of a refusal.
-pub(super) fn write_dead_letter(
+pub(in crate::journal::sqlite) fn write_dead_letter(
     conn: &Connection,
     target: TargetId,
     (id, project): (u64, u32),

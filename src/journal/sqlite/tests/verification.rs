@@ -1,0 +1,209 @@
+//! The look for events at their upstreams: what is wanted when, and what is kept of what was found.
+
+use super::*;
+use crate::journal::verification::{Batch, Finding, LOST_BY_TRACKER, Notes, Repair, State};
+use crate::protocol::event_id::EventId;
+use crate::telemetry::ledger::Account;
+
+/// A journal with records of one target, and shorthand for asking and noting.
+struct Scene {
+    subject: Subject,
+    target: TargetId,
+}
+
+impl Scene {
+    async fn with(events: u64) -> Self {
+        let subject = Subject::sqlite();
+        let target = subject.journal().target("a").await.unwrap();
+        let scene = Self { subject, target };
+        for n in 1..=events {
+            scene.append(n).await;
+        }
+        scene
+    }
+
+    async fn append(&self, n: u64) {
+        let event_id = Some(EventId::from(u128::from(n)));
+        let submission = Submission { event_id, ..submission(at(n), &[self.target]) };
+        self.subject.journal().append(submission).await.unwrap();
+    }
+
+    /// Delivers the next `n` records.
+    async fn deliver(&self, n: usize) {
+        let journal = self.subject.journal();
+        for claim in journal.claim(self.target, at(10_000_000_000), n).await.unwrap() {
+            journal.settle(self.target, &claim.record, delivered(1));
+        }
+        self.subject.flush().await;
+    }
+
+    async fn wanted(&self, bound: u64, seconds: u64) -> Batch {
+        let journal = self.subject.journal();
+        let verification = journal.verification().unwrap();
+        verification.wanted(self.target, RecordId(bound), at(seconds), 100).await.unwrap()
+    }
+
+    async fn note(&self, notes: Notes) {
+        let journal = self.subject.journal();
+        journal.verification().unwrap().note(self.target, notes).await.unwrap();
+    }
+
+    /// Notes the same finding of all that a batch holds.
+    async fn note_all(&self, batch: Batch, finding: Finding) {
+        let found = |events: &[crate::journal::verification::Wanted]| {
+            events.iter().map(|event| (event.record, finding.clone())).collect::<Vec<_>>()
+        };
+        let fresh = Some((batch.from, batch.reached, found(&batch.fresh)));
+        self.note(Notes { fresh, again: found(&batch.again) }).await;
+    }
+
+    /// The account, and how many are missing.
+    async fn account(&self) -> (Account, u64) {
+        self.subject.flush().await;
+        let account = self.subject.ledger().accounts().into_iter().find(|(key, _)| key.upstream.is_some()).unwrap().1;
+        let journal = self.subject.journal();
+        let standings = journal.verification().unwrap().standings().await.unwrap();
+        (account, standings.iter().map(|standing| standing.missing).sum())
+    }
+
+    async fn repair(&self) -> usize {
+        let (spacing, settle) = (Duration::from_secs(300), Duration::from_secs(60));
+        let repair = Repair { since: at(0), below: 2, spacing, settle, limit: 100 };
+        let journal = self.subject.journal();
+        journal.verification().unwrap().repair(self.target, repair).await.unwrap()
+    }
+}
+
+fn numbers(events: &[crate::journal::verification::Wanted]) -> Vec<u64> {
+    events.iter().map(|event| event.record.0).collect()
+}
+
+#[tokio::test]
+async fn an_event_is_wanted_once_it_was_taken_and_lies_within_the_bound() {
+    let scene = Scene::with(5).await;
+    assert!(scene.wanted(u64::MAX >> 1, 9).await.fresh.is_empty(), "nothing was taken yet");
+    scene.deliver(3).await;
+    let batch = scene.wanted(2, 9).await;
+    assert_eq!((numbers(&batch.fresh), batch.reached, batch.settled), (vec![1, 2], RecordId(2), RecordId(3)));
+    scene.note_all(batch, Finding::Stored).await;
+    let batch = scene.wanted(9, 9).await;
+    assert_eq!((numbers(&batch.fresh), batch.from, batch.reached), (vec![3], RecordId(2), RecordId(3)));
+}
+
+#[tokio::test]
+async fn what_waits_again_is_looked_for_after_it_was_taken() {
+    let scene = Scene::with(2).await;
+    let journal = scene.subject.journal();
+    let claims = journal.claim(scene.target, at(9), 2).await.unwrap();
+    journal.settle(scene.target, &claims[0].record, crate::journal::contract::retry(at(50), 1, 1));
+    journal.settle(scene.target, &claims[1].record, delivered(1));
+    scene.subject.flush().await;
+    let batch = scene.wanted(9, 9).await;
+    assert_eq!((numbers(&batch.fresh), batch.waiting.clone()), (vec![2], vec![RecordId(1)]));
+    let found = vec![(RecordId(1), Finding::Waiting(at(60))), (RecordId(2), Finding::Stored)];
+    scene.note(Notes { fresh: Some((batch.from, batch.reached, found)), again: vec![] }).await;
+    let batch = scene.wanted(9, 60).await;
+    assert_eq!((numbers(&batch.again), batch.delayed), (vec![], vec![RecordId(1)]), "it still waits");
+    scene.deliver(1).await;
+    assert_eq!(numbers(&scene.wanted(9, 60).await.again), [1]);
+}
+
+#[tokio::test]
+async fn what_was_found_is_posted_once_and_survives_a_crash() {
+    let mut scene = Scene::with(4).await;
+    scene.deliver(4).await;
+    let batch = scene.wanted(9, 9).await;
+    let found = vec![
+        (RecordId(1), Finding::Stored),
+        (RecordId(2), Finding::Absent(at(20))),
+        (RecordId(3), Finding::Missing(at(20))),
+        (RecordId(4), Finding::Unknown(at(20))),
+    ];
+    let notes = Notes { fresh: Some((batch.from, batch.reached, found)), again: vec![] };
+    scene.note(notes.clone()).await;
+    scene.note(notes).await;
+    let (account, missing) = scene.account().await;
+    assert_eq!((account.delivered, account.stored, missing), (4, 1, 1));
+    scene.subject.crash();
+    let batch = scene.wanted(9, 20).await;
+    assert_eq!(batch.from, RecordId(4));
+    let states: Vec<State> = batch.again.iter().map(|event| event.state).collect();
+    assert_eq!(states, [State::Looking, State::Missing, State::Unknown]);
+    scene.note_all(batch, Finding::Stored).await;
+    let (account, missing) = scene.account().await;
+    assert_eq!((account.stored, account.lost, missing), (4, 0, 0));
+}
+
+#[tokio::test]
+async fn an_event_that_was_stored_and_is_gone_has_vanished() {
+    let scene = Scene::with(1).await;
+    scene.deliver(1).await;
+    scene.note_all(scene.wanted(9, 9).await, Finding::Stored).await;
+    let again = vec![(RecordId(1), Finding::Missing(at(20)))];
+    scene.note(Notes { fresh: None, again: again.clone() }).await;
+    scene.note(Notes { fresh: None, again }).await;
+    let (account, missing) = scene.account().await;
+    assert_eq!((account.stored, account.vanished, account.stored_now(), missing), (1, 1, 0, 1));
+}
+
+#[tokio::test]
+async fn a_missing_event_is_sent_again_later_and_is_then_looked_for_again() {
+    let scene = Scene::with(2).await;
+    scene.deliver(2).await;
+    scene.note_all(scene.wanted(9, 9).await, Finding::Missing(at(1_000_000_000))).await;
+    assert_eq!((scene.repair().await, scene.repair().await), (2, 0));
+    let journal = scene.subject.journal();
+    let due = journal.next_due(scene.target).unwrap();
+    let clock = Clock::system().now();
+    assert!(due > clock + Duration::from_secs(280), "a tracker may remember the id for 300 s");
+    let claims = journal.claim(scene.target, due + Duration::from_secs(1), 9).await.unwrap();
+    assert_eq!(claims.len(), 2);
+    claims.iter().for_each(|claim| journal.settle(scene.target, &claim.record, delivered(1)));
+    let (account, missing) = scene.account().await;
+    assert_eq!((account.returned, account.delivered, account.lost, missing), (2, 4, 2, 0));
+    scene.subject.assert_balanced().await;
+    let journal = scene.subject.journal();
+    let soon = due + Duration::from_secs(62);
+    let batch = journal.verification().unwrap().wanted(scene.target, RecordId(9), soon, 9).await.unwrap();
+    assert_eq!(batch.again.iter().map(|event| (event.repairs, event.looks)).collect::<Vec<_>>(), [(1, 0), (1, 0)]);
+}
+
+#[tokio::test]
+async fn what_is_lost_each_time_becomes_a_dead_letter_that_can_be_retried() {
+    let scene = Scene::with(1).await;
+    scene.deliver(1).await;
+    scene.note_all(scene.wanted(9, 9).await, Finding::Missing(at(9))).await;
+    scene.note(Notes { fresh: None, again: vec![(RecordId(1), Finding::GivenUp("lost".into()))] }).await;
+    let journal = scene.subject.journal();
+    let letters = journal.letters(Pick::default(), u64::MAX, 9).await.unwrap();
+    assert_eq!((letters.len(), &*letters[0].refusal.reason), (1, LOST_BY_TRACKER));
+    assert_eq!((journal.dead_letters(scene.target), scene.account().await.1), (1, 0));
+    assert_eq!(journal.retry_letters(Pick::default(), 9).await.unwrap(), 1);
+    scene.subject.assert_balanced().await;
+    scene.deliver(1).await;
+    let later = Clock::system().now() + Duration::from_secs(1);
+    let batch = journal.verification().unwrap().wanted(scene.target, RecordId(9), later, 9).await.unwrap();
+    assert_eq!(numbers(&batch.again), [1], "it is looked for again");
+    assert_eq!(journal.dead_letters(scene.target), 0);
+}
+
+#[tokio::test]
+async fn a_row_whose_record_is_gone_goes_when_it_comes_due() {
+    let scene = Scene::with(1).await;
+    scene.deliver(1).await;
+    scene.note_all(scene.wanted(9, 9).await, Finding::Missing(at(9))).await;
+    assert_eq!(scene.subject.journal().prune(at(500), 9).await.unwrap(), 1);
+    assert_eq!(scene.account().await.1, 1);
+    scene.note(Notes::default()).await;
+    let (account, missing) = scene.account().await;
+    assert_eq!((account.lost, missing), (1, 0));
+}
+
+#[tokio::test]
+async fn an_event_is_found_by_its_id() {
+    let scene = Scene::with(2).await;
+    let journal = scene.subject.journal();
+    let find = async |id: u128| journal.verification().unwrap().record_of(id.into()).await.unwrap();
+    assert_eq!(find(2).await.unwrap().id, RecordId(2));
+    assert!(find(9).await.is_none());
+}

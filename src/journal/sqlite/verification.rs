@@ -1,0 +1,333 @@
+//! The look for events at their upstreams, in the database: a cursor per target, and a row for each event below it that is not
+//! known to be stored ([`crate::journal::verification`]).
+//!
+//! Rule: an event that is found at the first look costs no row. The cursor never passes a target's watermark, below which an event
+//! was taken if no row of `pending` or `missed` names it.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+use crate::clock::Timestamp;
+use crate::journal::verification::{Batch, Notes, Repair, Standing, State, Verification, Wanted};
+use crate::journal::{JournalError, Record, RecordId, TargetId};
+use crate::protocol::category::Category;
+use crate::protocol::event_id::EventId;
+
+use super::decode::{self, COLUMNS, Loaded, TABLES};
+use super::group::Command;
+use super::queue::Target;
+use super::reader::Question;
+use super::shared::Shared;
+
+mod notes;
+
+use super::SqliteJournal;
+pub(super) use notes::{look_again, note, repair};
+
+/// Records looked at in one go.
+const SCAN: usize = 4096;
+/// How a state stands in a row.
+const LOOKING: i64 = 0;
+const MISSING: i64 = 1;
+const UNKNOWN: i64 = 2;
+
+/// What is asked of the reader.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Asked {
+    Wanted { bound: RecordId, now: Timestamp, limit: usize },
+    Taken { since: Timestamp, after: RecordId },
+    Missing { since: Timestamp, limit: usize },
+}
+
+/// What the reader answers.
+#[derive(Debug)]
+pub(super) enum Answered {
+    Batch(Box<Batch>),
+    Events(Vec<Wanted>, Option<RecordId>),
+}
+
+impl Verification for SqliteJournal {
+    fn wanted(
+        &self,
+        target: TargetId,
+        bound: RecordId,
+        now: Timestamp,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Batch, JournalError>> {
+        Box::pin(async move {
+            match self.look_up(target, Asked::Wanted { bound, now, limit }).await? {
+                Answered::Batch(batch) => Ok(*batch),
+                Answered::Events(..) => Ok(Batch::default()),
+            }
+        })
+    }
+
+    fn note(&self, target: TargetId, notes: Notes) -> BoxFuture<'_, Result<(), JournalError>> {
+        Box::pin(async move {
+            let target = self.shared.target(target)?;
+            self.ask(|reply| Command::Note(target, Box::new(notes), reply)).await
+        })
+    }
+
+    fn taken(
+        &self,
+        target: TargetId,
+        since: Timestamp,
+        after: RecordId,
+    ) -> BoxFuture<'_, Result<(Vec<Wanted>, Option<RecordId>), JournalError>> {
+        Box::pin(async move {
+            match self.look_up(target, Asked::Taken { since, after }).await? {
+                Answered::Events(events, next) => Ok((events, next)),
+                Answered::Batch(_) => Ok((vec![], None)),
+            }
+        })
+    }
+
+    fn missing(
+        &self,
+        target: TargetId,
+        since: Timestamp,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Wanted>, JournalError>> {
+        Box::pin(async move {
+            match self.look_up(target, Asked::Missing { since, limit }).await? {
+                Answered::Events(events, _) => Ok(events),
+                Answered::Batch(_) => Ok(vec![]),
+            }
+        })
+    }
+
+    fn standings(&self) -> BoxFuture<'_, Result<Vec<Standing>, JournalError>> {
+        Box::pin(self.read(Question::Standings))
+    }
+
+    fn repair(&self, target: TargetId, repair: Repair) -> BoxFuture<'_, Result<usize, JournalError>> {
+        Box::pin(async move {
+            let target = self.shared.target(target)?;
+            self.ask(|reply| Command::Repair(target, repair, reply)).await
+        })
+    }
+
+    fn record_of(&self, event_id: EventId) -> BoxFuture<'_, Result<Option<Arc<Record>>, JournalError>> {
+        Box::pin(self.read(move |reply| Question::RecordOf(event_id, reply)))
+    }
+}
+
+impl SqliteJournal {
+    async fn look_up(&self, target: TargetId, asked: Asked) -> Result<Answered, JournalError> {
+        let target = self.shared.target(target)?;
+        self.read(|reply| Question::Verification(target, asked, reply)).await
+    }
+}
+
+/// Answers a question about one target.
+pub(super) fn answer(conn: &Connection, shared: &Shared, target: &Target, asked: Asked) -> rusqlite::Result<Answered> {
+    // One snapshot: the cursor, the watermark and the rows belong together.
+    let snapshot = conn.unchecked_transaction()?;
+    match asked {
+        Asked::Wanted { bound, now, limit } => {
+            let batch = wanted(&snapshot, shared, target, (bound, now, limit))?;
+            Ok(Answered::Batch(Box::new(batch)))
+        }
+        Asked::Taken { since, after } => {
+            let scan = scan(&snapshot, shared, target, (after.0, u64::MAX >> 1, SCAN))?;
+            let events = scan.events.into_iter().filter(|event| event.accepted_at >= since).collect();
+            Ok(Answered::Events(events, scan.more.then_some(RecordId(scan.last))))
+        }
+        Asked::Missing { since, limit } => {
+            Ok(Answered::Events(missing(&snapshot, shared, target, since, limit)?, None))
+        }
+    }
+}
+
+fn cursor(conn: &Connection, target: TargetId) -> rusqlite::Result<u64> {
+    let mut select = conn.prepare_cached("SELECT reached FROM verification WHERE target = ?1")?;
+    let reached = select.query_row([target.0], |row| row.get::<_, i64>(0)).optional()?;
+    Ok(reached.map_or(0, i64::cast_unsigned))
+}
+
+fn watermark(conn: &Connection, target: TargetId) -> rusqlite::Result<u64> {
+    let mut select = conn.prepare_cached("SELECT watermark FROM target WHERE id = ?1")?;
+    Ok(select.query_row([target.0], |row| row.get::<_, i64>(0)).optional()?.map_or(0, i64::cast_unsigned))
+}
+
+fn wanted(
+    conn: &Connection,
+    shared: &Shared,
+    target: &Target,
+    (bound, now, limit): (RecordId, Timestamp, usize),
+) -> rusqlite::Result<Batch> {
+    let (from, settled) = (cursor(conn, target.id)?, watermark(conn, target.id)?);
+    let (from, settled, bound) = (RecordId(from), RecordId(settled), bound.0.min(settled));
+    let mut batch = Batch { from, reached: from, settled, ..Batch::default() };
+    due(conn, shared, target, (now, limit), &mut batch)?;
+    let from = from.0;
+    if from < bound {
+        let scan = scan(conn, shared, target, (from, bound, limit))?;
+        batch.reached = RecordId(if scan.more { scan.last } else { bound });
+        (batch.fresh, batch.waiting) = (scan.events, scan.waiting);
+    }
+    Ok(batch)
+}
+
+/// What a walk over records found.
+struct Scan {
+    events: Vec<Wanted>,
+    waiting: Vec<RecordId>,
+    /// The last record looked at.
+    last: u64,
+    /// Whether there are more behind it.
+    more: bool,
+}
+
+/// Walks over the records after `from` and up to `to`, until `limit` events that the target took are found.
+fn scan(
+    conn: &Connection,
+    shared: &Shared,
+    target: &Target,
+    (from, to, limit): (u64, u64, usize),
+) -> rusqlite::Result<Scan> {
+    let watermark = watermark(conn, target.id)?;
+    let mut select = conn.prepare_cached(
+        "SELECT r.id, r.project, r.event_id, r.accepted_at, r.quantities, r.targets,
+             EXISTS (SELECT 1 FROM pending p WHERE p.target = ?4 AND p.record = r.id),
+             EXISTS (SELECT 1 FROM missed m WHERE m.target = ?4 AND m.record = r.id),
+             l.state, l.looks, l.repairs
+         FROM record r LEFT JOIN look l ON l.target = ?4 AND l.record = r.id
+         WHERE r.id > ?1 AND r.id <= ?2 ORDER BY r.id LIMIT ?3",
+    )?;
+    let scan = i64::try_from(SCAN).unwrap_or(i64::MAX);
+    let mut rows = select.query(params![from.cast_signed(), to.cast_signed(), scan, target.id.0])?;
+    let mut found = Scan { events: vec![], waiting: vec![], last: from, more: false };
+    let mut looked = 0;
+    while let Some(row) = rows.next()? {
+        if found.events.len() == limit {
+            found.more = true;
+            return Ok(found);
+        }
+        found.last = row.get::<_, i64>(0)?.cast_unsigned();
+        looked += 1;
+        let was_meant = row.get::<_, i64>(5)? & target.bit() != 0;
+        if found.last > watermark || !was_meant || !is_error_event(row) {
+            continue;
+        }
+        match (row.get::<_, bool>(6)?, row.get::<_, bool>(7)?) {
+            (true, _) => found.waiting.push(RecordId(found.last)),
+            // It, or part of it, was refused or dropped: the upstream may lack the event.
+            (false, true) => {}
+            (false, false) => found.events.extend(event(shared, row, State::Stored)?),
+        }
+    }
+    found.more = looked == SCAN;
+    Ok(found)
+}
+
+/// Whether a record is an error event that can be looked for by its id.
+fn is_error_event(row: &Row<'_>) -> bool {
+    let quantities = decode::quantities(row, 4).ok().flatten().unwrap_or_default();
+    quantities.iter().any(|(category, count)| category == Category::Error && count == 1)
+}
+
+/// The event of a row; `None` when it has no id. `state` is that of an event without a row of its own.
+fn event(shared: &Shared, row: &Row<'_>, state: State) -> rusqlite::Result<Option<Wanted>> {
+    let Ok(Some(id)) = row.get::<_, Option<[u8; 16]>>(2) else { return Ok(None) };
+    let Some(project) = shared.projects().get(row.get::<_, u32>(1)? as usize).cloned() else { return Ok(None) };
+    let state = match row.get::<_, Option<i64>>(8)? {
+        None => state,
+        Some(LOOKING) => State::Looking,
+        Some(MISSING) => State::Missing,
+        Some(_) => State::Unknown,
+    };
+    Ok(Some(Wanted {
+        record: RecordId(row.get::<_, i64>(0)?.cast_unsigned()),
+        project,
+        event_id: u128::from_be_bytes(id).into(),
+        accepted_at: Timestamp::from_millis(row.get::<_, i64>(3)?.cast_unsigned()),
+        state,
+        looks: row.get::<_, Option<u32>>(9)?.unwrap_or(0),
+        repairs: row.get::<_, Option<u32>>(10)?.unwrap_or(0),
+    }))
+}
+
+const ROWS: &str = "r.id, r.project, r.event_id, r.accepted_at, r.quantities, r.targets,
+    EXISTS (SELECT 1 FROM pending p WHERE p.target = l.target AND p.record = l.record), 0, l.state, l.looks, l.repairs
+    FROM look l JOIN record r ON r.id = l.record";
+
+/// Adds the rows that are due, of records that are kept.
+fn due(
+    conn: &Connection,
+    shared: &Shared,
+    target: &Target,
+    (now, limit): (Timestamp, usize),
+    batch: &mut Batch,
+) -> rusqlite::Result<()> {
+    let sql = format!("SELECT {ROWS} WHERE l.target = ?1 AND l.due <= ?2 ORDER BY l.due LIMIT ?3");
+    let mut select = conn.prepare_cached(&sql)?;
+    let mut rows = select.query(params![target.id.0, now.as_millis().cast_signed(), bounded(limit)])?;
+    while let Some(row) = rows.next()? {
+        match row.get::<_, bool>(6)? {
+            true => batch.delayed.push(RecordId(row.get::<_, i64>(0)?.cast_unsigned())),
+            false => batch.again.extend(event(shared, row, State::Looking)?),
+        }
+    }
+    Ok(())
+}
+
+fn missing(
+    conn: &Connection,
+    shared: &Shared,
+    target: &Target,
+    since: Timestamp,
+    limit: usize,
+) -> rusqlite::Result<Vec<Wanted>> {
+    let mut select = conn.prepare_cached(&format!(
+        "SELECT {ROWS} WHERE l.target = ?1 AND l.state = {MISSING} AND r.accepted_at >= ?2 ORDER BY l.record DESC LIMIT ?3"
+    ))?;
+    let mut rows = select.query(params![target.id.0, since.as_millis().cast_signed(), bounded(limit)])?;
+    let mut events = Vec::new();
+    while let Some(row) = rows.next()? {
+        events.extend(event(shared, row, State::Missing)?);
+    }
+    Ok(events)
+}
+
+fn bounded(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+/// How many events are in which state.
+pub(super) fn standings(conn: &Connection, shared: &Shared) -> rusqlite::Result<Vec<Standing>> {
+    let mut select = conn.prepare_cached(
+        "SELECT target, project, count(*) FILTER (WHERE state = 1), count(*) FILTER (WHERE state = 0),
+             count(*) FILTER (WHERE state = 2) FROM look GROUP BY target, project",
+    )?;
+    let nobody: Arc<str> = "".into();
+    let count = |row: &Row<'_>, at| row.get::<_, i64>(at).map(i64::cast_unsigned);
+    let rows = select.query_map([], |row| {
+        Ok(Standing {
+            target: TargetId(row.get(0)?),
+            project: shared.projects().get(row.get::<_, u32>(1)? as usize).unwrap_or(&nobody).clone(),
+            missing: count(row, 2)?,
+            looking: count(row, 3)?,
+            unknown: count(row, 4)?,
+        })
+    })?;
+    rows.collect()
+}
+
+/// The newest record with this event id.
+pub(super) fn record_of(conn: &Connection, shared: &Shared, id: EventId) -> rusqlite::Result<Option<Arc<Record>>> {
+    // Records are not indexed by their event id: this is asked by people, one event at a time.
+    let sql = format!(
+        "SELECT {COLUMNS} FROM record r {TABLES} WHERE r.event_id = ?1 AND r.quantities <> '' ORDER BY r.id DESC LIMIT 1"
+    );
+    let mut select = conn.prepare_cached(&sql)?;
+    let id = id.as_u128().to_be_bytes();
+    match select.query_row([id.as_slice()], |row| decode::load(conn, shared, row, false)).optional()? {
+        Some(Loaded::Record(ready)) => Ok(Some(ready.record)),
+        Some(Loaded::Unreadable { why, .. }) => Err(decode::unreadable(&why)),
+        None => Ok(None),
+    }
+}

@@ -1,0 +1,221 @@
+//! What was found of events is written: the cursor, the rows, what is posted, and what is sent again.
+//!
+//! Rule: rows and postings change in one transaction, and nothing changes twice.
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use crate::clock::Timestamp;
+use crate::journal::sqlite::accounts::Book;
+use crate::journal::sqlite::decode;
+use crate::journal::sqlite::queue::Target;
+use crate::journal::sqlite::settlement::{Again, Pass, write_dead_letter};
+use crate::journal::verification::{Finding, LOST_BY_TRACKER, Notes, Repair, State};
+use crate::journal::{DeadLetter, RecordId, TargetId};
+use crate::policy::outcome::Outcome;
+use crate::protocol::category::{Category, Quantities};
+
+use super::{LOOKING, MISSING, UNKNOWN, bounded, cursor};
+
+/// A dead letter that was written: the project of its record, and its bytes.
+pub(in crate::journal::sqlite) type Lettered = (u32, u64);
+
+/// Writes what was found of one target; returns the dead letters that came of it.
+pub(in crate::journal::sqlite) fn note(
+    conn: &Connection,
+    target: &Target,
+    notes: &Notes,
+    (now, book): (Timestamp, &mut Book),
+) -> rusqlite::Result<Vec<Lettered>> {
+    conn.prepare_cached("INSERT OR IGNORE INTO verification VALUES (?1, 0)")?.execute([target.id.0])?;
+    let mut writer = Writing { conn, target, now, book, letters: vec![] };
+    if let Some((from, to, found)) = &notes.fresh
+        && cursor(conn, target.id)? == from.0
+    {
+        conn.prepare_cached("UPDATE verification SET reached = ?2 WHERE target = ?1")?
+            .execute(params![target.id.0, to.0.cast_signed()])?;
+        for (record, finding) in found {
+            writer.note(*record, finding, None)?;
+        }
+    }
+    for (record, finding) in &notes.again {
+        let was = writer.state(*record)?;
+        writer.note(*record, finding, Some(was))?;
+    }
+    writer.forget_gone()?;
+    Ok(writer.letters)
+}
+
+/// The rows of one target while its findings are written.
+struct Writing<'a> {
+    conn: &'a Connection,
+    target: &'a Target,
+    now: Timestamp,
+    book: &'a mut Book,
+    letters: Vec<Lettered>,
+}
+
+impl Writing<'_> {
+    fn state(&self, record: RecordId) -> rusqlite::Result<State> {
+        let mut select = self.conn.prepare_cached("SELECT state FROM look WHERE target = ?1 AND record = ?2")?;
+        let state = select.query_row(params![self.target.id.0, record.0.cast_signed()], |row| row.get(0)).optional()?;
+        Ok(match state {
+            None => State::Stored,
+            Some(LOOKING) => State::Looking,
+            Some(MISSING) => State::Missing,
+            Some(_) => State::Unknown,
+        })
+    }
+
+    /// Writes what was found of a record. `was` is its state so far; `None` for one that the cursor passes only now.
+    fn note(&mut self, record: RecordId, finding: &Finding, was: Option<State>) -> rusqlite::Result<()> {
+        let mut select = self.conn.prepare_cached("SELECT project FROM record WHERE id = ?1")?;
+        let project = select.query_row([record.0.cast_signed()], |row| row.get::<_, u32>(0)).optional()?;
+        // Pruned meanwhile: nobody will ever know, and its row goes when it comes due.
+        let Some(project) = project else { return Ok(()) };
+        let is_stored = *finding == Finding::Stored;
+        match was {
+            Some(State::Stored) if !is_stored => self.post(project, Outcome::Vanished),
+            Some(State::Stored) => return Ok(()),
+            _ if is_stored => self.post(project, Outcome::Stored),
+            _ => {}
+        }
+        let (state, due, looked) = match finding {
+            Finding::Stored => return self.forget(record),
+            Finding::GivenUp(why) => return self.give_up(record, project, why),
+            Finding::Absent(due) => (LOOKING, *due, 1),
+            Finding::Missing(due) => (MISSING, *due, 1),
+            Finding::Unknown(due) => (UNKNOWN, *due, 0),
+            Finding::Waiting(due) => (LOOKING, *due, 0),
+        };
+        self.conn
+            .prepare_cached(
+                "INSERT INTO look (target, record, project, state, due, looks, since, repairs)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0)
+                 ON CONFLICT DO UPDATE SET state = excluded.state, due = excluded.due, looks = looks + excluded.looks",
+            )?
+            .execute(params![
+                self.target.id.0,
+                record.0.cast_signed(),
+                project,
+                state,
+                due.as_millis().cast_signed(),
+                looked,
+                self.now.as_millis().cast_signed()
+            ])
+            .map(drop)
+    }
+
+    fn post(&mut self, project: u32, outcome: Outcome) {
+        self.book.note(self.now, Some(self.target.id), project, outcome, &one_error());
+    }
+
+    fn forget(&self, record: RecordId) -> rusqlite::Result<()> {
+        self.conn
+            .prepare_cached("DELETE FROM look WHERE target = ?1 AND record = ?2")?
+            .execute(params![self.target.id.0, record.0.cast_signed()])
+            .map(drop)
+    }
+
+    /// What was lost each time becomes a dead letter, which keeps its record and can be retried.
+    fn give_up(&mut self, record: RecordId, project: u32, why: &str) -> rusqlite::Result<()> {
+        let mut select = self.conn.prepare_cached(
+            "SELECT r.size, l.repairs FROM look l JOIN record r ON r.id = l.record WHERE l.target = ?1 AND l.record = ?2",
+        )?;
+        let row = select.query_row(params![self.target.id.0, record.0.cast_signed()], |row| {
+            Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, u32>(1)?))
+        });
+        let Some((size, repairs)) = row.optional()? else { return Ok(()) };
+        let letter = DeadLetter {
+            at: self.now,
+            reason: LOST_BY_TRACKER.into(),
+            status: None,
+            answer: why.to_owned(),
+            attempts: repairs + 1,
+            items: None,
+        };
+        write_dead_letter(self.conn, self.target.id, (record.0, project), &letter, None)?;
+        self.letters.push((project, size + why.len() as u64));
+        self.post(project, Outcome::Lost);
+        self.forget(record)
+    }
+
+    /// Removes a bounded number of due rows whose records are gone. What was missing is lost for good then.
+    fn forget_gone(&mut self) -> rusqlite::Result<()> {
+        let mut select = self.conn.prepare_cached(
+            "SELECT l.record, l.project, l.state FROM look l WHERE l.target = ?1 AND l.due <= ?2
+             AND NOT EXISTS (SELECT 1 FROM record r WHERE r.id = l.record) LIMIT 256",
+        )?;
+        let rows = select.query_map(params![self.target.id.0, self.now.as_millis().cast_signed()], |row| {
+            Ok((RecordId(row.get::<_, i64>(0)?.cast_unsigned()), row.get::<_, u32>(1)?, row.get::<_, i64>(2)?))
+        })?;
+        for (record, project, state) in rows.collect::<Result<Vec<_>, _>>()? {
+            if state == MISSING {
+                self.post(project, Outcome::Lost);
+            }
+            self.forget(record)?;
+        }
+        Ok(())
+    }
+}
+
+fn one_error() -> Quantities {
+    let mut one = Quantities::new();
+    one.add(Category::Error, 1);
+    one
+}
+
+/// Notes that a record waits for a target again: what the cursor has passed is looked for once more.
+pub(in crate::journal::sqlite) fn look_again(
+    conn: &Connection,
+    target: TargetId,
+    again: &Again,
+    due: Timestamp,
+) -> rusqlite::Result<()> {
+    if !again.quantities.iter().any(|(category, _)| category == Category::Error) {
+        return Ok(());
+    }
+    conn.prepare_cached(
+        "INSERT INTO look (target, record, project, state, due, looks, since, repairs)
+         SELECT ?1, ?2, ?3, 0, ?4, 0, ?4, 0 FROM verification WHERE target = ?1 AND reached >= ?2
+         ON CONFLICT DO UPDATE SET state = 0, due = excluded.due, looks = 0",
+    )?
+    .execute(params![target.0, again.id.cast_signed(), again.project, due.as_millis().cast_signed()])
+    .map(drop)
+}
+
+/// Lets missing events wait for their upstream again; returns how many.
+pub(in crate::journal::sqlite) fn repair(
+    conn: &Connection,
+    target: &Arc<Target>,
+    repair: &Repair,
+    (now, book): (Timestamp, &mut Book),
+    passes: &mut Vec<Pass>,
+) -> rusqlite::Result<usize> {
+    Pass::settle(conn, target, now, &mut *book, passes)?;
+    let Some(pass) = passes.last_mut() else { return Ok(0) };
+    let mut select = conn.prepare_cached(
+        "SELECT r.id, r.project, r.size, r.quantities, l.since FROM look l JOIN record r ON r.id = l.record
+         WHERE l.target = ?1 AND l.state = 1 AND l.repairs < ?2 AND r.accepted_at >= ?3 ORDER BY l.record LIMIT ?4",
+    )?;
+    let since = repair.since.as_millis().cast_signed();
+    let mut rows = select.query(params![target.id.0, repair.below, since, bounded(repair.limit)])?;
+    let mut taken = 0;
+    while let Some(row) = rows.next()? {
+        let id = row.get::<_, i64>(0)?.cast_unsigned();
+        let quantities = decode::quantities(row, 3).ok().flatten().unwrap_or_default();
+        let size = row.get::<_, i64>(2)?.cast_unsigned();
+        let again = Again { id, project: row.get(1)?, size, items: None, quantities };
+        let first_look = Timestamp::from_millis(row.get::<_, i64>(4)?.cast_unsigned());
+        let due = now.max(first_look + repair.spacing);
+        let project = again.project;
+        if pass.take_up(conn, again, due, (now, &mut *book))? {
+            book.note(now, Some(target.id), project, Outcome::Lost, &one_error());
+            conn.prepare_cached("UPDATE look SET repairs = repairs + 1, due = ?3 WHERE target = ?1 AND record = ?2")?
+                .execute(params![target.id.0, id.cast_signed(), (due + repair.settle).as_millis().cast_signed()])?;
+            taken += 1;
+        }
+    }
+    Ok(taken)
+}

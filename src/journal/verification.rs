@@ -1,0 +1,176 @@
+//! Which of the events that an upstream took it also holds: what is to be looked for there, and what was found.
+//!
+//! An upstream's 2xx says that it took an event. A tracker with a queue of its own may lose the event after that. So each error
+//! event is looked for by the tracker's API, and the journal keeps how far that came.
+//!
+//! Invariants:
+//!
+//! 1. An event is wanted once its upstream took it, and no sooner. [`Verification::wanted`] hands out the records behind the
+//!    cursor of a target in the order of acceptance, then what is to be looked for again by its due time.
+//! 2. Below the cursor an event has exactly one state: it has a row that says so, or it is stored.
+//! 3. What is noted is committed with the postings that tell of it: stored − vanished + lost + missing + unknown = delivered, where
+//!    missing counts the rows in that state and unknown is the rest.
+//! 4. Noting is idempotent: what was noted for a cursor that has moved on changes nothing.
+//! 5. An event that is delivered again is looked for again.
+//! 6. Rows are bounded by the records that are kept; one whose record is gone goes when it comes due.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use crate::clock::Timestamp;
+use crate::protocol::event_id::EventId;
+
+use super::{JournalError, Record, RecordId, TargetId};
+
+/// The reason of a dead letter whose event the upstream took and lost each time.
+pub const LOST_BY_TRACKER: &str = "lost_by_tracker";
+
+/// An event that an upstream took.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its record.
+    pub record: RecordId,
+    /// The project's name.
+    pub project: Arc<str>,
+    /// Its id.
+    pub event_id: EventId,
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+    /// What is known of it.
+    pub state: State,
+    /// How often it was looked for and not found since it was last sent.
+    pub looks: u32,
+    /// How often it was sent again because it was missing.
+    pub repairs: u32,
+}
+
+/// What is known of an event that an upstream took.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum State {
+    /// It was found.
+    Stored,
+    /// It was not found yet, or not looked for yet.
+    Looking,
+    /// It was not found, by more than one look.
+    Missing,
+    /// It is not looked for: nobody can say.
+    Unknown,
+}
+
+/// What is to be looked for.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// The cursor that the batch begins at.
+    pub from: RecordId,
+    /// Events behind the cursor.
+    pub fresh: Vec<Wanted>,
+    /// Events behind the cursor that wait for their upstream again.
+    pub waiting: Vec<RecordId>,
+    /// Where the cursor stands once all of `fresh` and `waiting` is noted.
+    pub reached: RecordId,
+    /// Events that are to be looked for again.
+    pub again: Vec<Wanted>,
+    /// Events that were to be looked for again, and wait for their upstream.
+    pub delayed: Vec<RecordId>,
+    /// The record up to which nothing is untried: a later batch may go up to there.
+    pub settled: RecordId,
+}
+
+/// What a look showed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// It is there.
+    Stored,
+    /// It was not there; it is to be looked for again at this time.
+    Absent(Timestamp),
+    /// It is missing; it may turn up until it is looked for again at this time.
+    Missing(Timestamp),
+    /// It is not looked for; whether its record is still kept is looked at again at this time.
+    Unknown(Timestamp),
+    /// It waits for its upstream again, and is looked for at this time.
+    Waiting(Timestamp),
+    /// It was sent again often enough: it becomes a dead letter that says this.
+    GivenUp(String),
+}
+
+/// What is noted of one target.
+#[derive(Clone, Debug, Default)]
+pub struct Notes {
+    /// The cursor, from and to, and what was found of the events between the two. An event that is not named was not wanted.
+    pub fresh: Option<(RecordId, RecordId, Vec<(RecordId, Finding)>)>,
+    /// What was found of events below the cursor.
+    pub again: Vec<(RecordId, Finding)>,
+}
+
+/// How many events of one target and project are in a state that has rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The target.
+    pub target: TargetId,
+    /// The project's name.
+    pub project: Arc<str>,
+    /// How many are missing.
+    pub missing: u64,
+    /// How many are to be looked for again.
+    pub looking: u64,
+    /// How many are not looked for.
+    pub unknown: u64,
+}
+
+/// What of a target is sent again because it is missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repair {
+    /// Only what was accepted then or later.
+    pub since: Timestamp,
+    /// Only what was sent again less often.
+    pub below: u32,
+    /// How long after it was first looked for it is sent at the earliest: a tracker may remember its id.
+    pub spacing: Duration,
+    /// When after it is sent it is looked for.
+    pub settle: Duration,
+    /// The most that are taken up at once.
+    pub limit: usize,
+}
+
+/// What the journal keeps of the look for events at their upstreams.
+pub trait Verification: Send + Sync {
+    /// Up to `limit` events of each kind that are to be looked for. Of those behind the cursor, none above `bound`.
+    fn wanted(
+        &self,
+        target: TargetId,
+        bound: RecordId,
+        now: Timestamp,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Batch, JournalError>>;
+
+    /// Keeps what was found, and posts it.
+    fn note(&self, target: TargetId, notes: Notes) -> BoxFuture<'_, Result<(), JournalError>>;
+
+    /// Every event that the target took, accepted since `since`, of a bounded number of records behind `after`, and where to go on.
+    fn taken(
+        &self,
+        target: TargetId,
+        since: Timestamp,
+        after: RecordId,
+    ) -> BoxFuture<'_, Result<(Vec<Wanted>, Option<RecordId>), JournalError>>;
+
+    /// The events that are missing at a target, newest first, at most `limit`.
+    fn missing(
+        &self,
+        target: TargetId,
+        since: Timestamp,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Wanted>, JournalError>>;
+
+    /// How many events are in which state.
+    fn standings(&self) -> BoxFuture<'_, Result<Vec<Standing>, JournalError>>;
+
+    /// Lets missing events wait for their upstream again; posted as returned. Returns how many; fewer than the limit means that
+    /// there are no more.
+    fn repair(&self, target: TargetId, repair: Repair) -> BoxFuture<'_, Result<usize, JournalError>>;
+
+    /// The newest record with this event id that is still kept.
+    fn record_of(&self, event_id: EventId) -> BoxFuture<'_, Result<Option<Arc<Record>>, JournalError>>;
+}
