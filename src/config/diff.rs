@@ -139,6 +139,7 @@ fn fields(config: &Config) -> BTreeMap<String, Field> {
     }
     section(&mut fields, "report", &config.report);
     section(&mut fields, "canary", &config.canary);
+    section(&mut fields, "verify", &config.verify);
     for (n, receiver) in config.notify.iter().enumerate() {
         // Debug forms hide secrets.
         let compared = format!("{} {receiver:?}", receiver.url.expose());

@@ -19,7 +19,7 @@ use crate::http::settings::{Admin, Server};
 use crate::http::tls::Certificate;
 use crate::policy::limits::Limits;
 use crate::policy::routing::{Project, Routing};
-use crate::policy::{canary as canaries, dedup};
+use crate::policy::{canary as canaries, dedup, verification};
 use crate::telemetry::report::criteria;
 use crate::{delivery, journal, notify};
 
@@ -69,6 +69,8 @@ pub struct Config {
     pub report: criteria::Settings,
     /// Canaries.
     pub canary: canaries::Settings,
+    /// How it is looked whether trackers store what they take.
+    pub verify: verification::Settings,
     /// Who is told when something breaks.
     pub notify: Vec<notify::Settings>,
     /// The upstreams by name: at least one, at most [`MAX_TARGETS`](journal::MAX_TARGETS).

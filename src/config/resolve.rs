@@ -64,6 +64,7 @@ pub(super) fn resolve(file: File, report: &mut Report<'_>) -> Config {
         limits: Limits { all: file.limits, own: limits, browsers },
         report: file.report,
         canary: file.canary,
+        verify: file.verify,
         notify: file.notify,
         upstreams: file.upstreams.into_iter().map(|(name, settings)| (name.into(), settings)).collect(),
         projects,

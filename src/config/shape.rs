@@ -9,7 +9,7 @@ use serde::Deserialize;
 use toml::de::DeValue;
 
 use crate::http::settings::{Admin, Server};
-use crate::policy::{canary, dedup, limits};
+use crate::policy::{canary, dedup, limits, verification};
 use crate::telemetry::report::criteria;
 use crate::{delivery, journal, notify};
 
@@ -34,6 +34,7 @@ pub(super) struct File {
     pub(super) limits: limits::Settings,
     pub(super) report: criteria::Settings,
     pub(super) canary: canary::Settings,
+    pub(super) verify: verification::Settings,
     pub(super) notify: Vec<notify::Settings>,
     pub(super) upstreams: BTreeMap<String, delivery::settings::Settings>,
     pub(super) projects: Vec<Project>,
@@ -51,6 +52,7 @@ impl Default for File {
             limits: limits::Settings::default(),
             report: criteria::Settings::default(),
             canary: canary::Settings::default(),
+            verify: verification::Settings::default(),
             notify: vec![],
             upstreams: BTreeMap::new(),
             projects: vec![],
@@ -176,7 +178,7 @@ fn plain_words(words: &str) -> String {
 }
 
 fn unknown_key_help(path: &Path, known: &[&str]) -> String {
-    const TOP: [&str; 12] = [
+    const TOP: [&str; 13] = [
         "primary",
         "mirror",
         "server",
@@ -186,6 +188,7 @@ fn unknown_key_help(path: &Path, known: &[&str]) -> String {
         "limits",
         "report",
         "canary",
+        "verify",
         "notify",
         "upstreams",
         "projects",

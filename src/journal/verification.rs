@@ -78,6 +78,15 @@ pub struct Batch {
     pub settled: RecordId,
 }
 
+/// Events that an upstream took.
+#[derive(Clone, Debug, Default)]
+pub struct Taken {
+    /// In the order of acceptance.
+    pub events: Vec<Wanted>,
+    /// The record behind which to go on; `None` when there are no more.
+    pub next: Option<RecordId>,
+}
+
 /// What a look showed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
@@ -95,11 +104,22 @@ pub enum Finding {
     GivenUp(String),
 }
 
+/// What was found of the events between two places of a cursor. An event that is not named was not wanted.
+#[derive(Clone, Debug, Default)]
+pub struct Advance {
+    /// Where the cursor stands: nothing is noted if it stands elsewhere.
+    pub from: RecordId,
+    /// Where it goes.
+    pub to: RecordId,
+    /// What was found between the two.
+    pub found: Vec<(RecordId, Finding)>,
+}
+
 /// What is noted of one target.
 #[derive(Clone, Debug, Default)]
 pub struct Notes {
-    /// The cursor, from and to, and what was found of the events between the two. An event that is not named was not wanted.
-    pub fresh: Option<(RecordId, RecordId, Vec<(RecordId, Finding)>)>,
+    /// What was found of events behind the cursor.
+    pub fresh: Option<Advance>,
     /// What was found of events below the cursor.
     pub again: Vec<(RecordId, Finding)>,
 }
@@ -148,13 +168,8 @@ pub trait Verification: Send + Sync {
     /// Keeps what was found, and posts it.
     fn note(&self, target: TargetId, notes: Notes) -> BoxFuture<'_, Result<(), JournalError>>;
 
-    /// Every event that the target took, accepted since `since`, of a bounded number of records behind `after`, and where to go on.
-    fn taken(
-        &self,
-        target: TargetId,
-        since: Timestamp,
-        after: RecordId,
-    ) -> BoxFuture<'_, Result<(Vec<Wanted>, Option<RecordId>), JournalError>>;
+    /// Every event that the target took, accepted since `since`, of a bounded number of records behind `after`.
+    fn taken(&self, target: TargetId, since: Timestamp, after: RecordId) -> BoxFuture<'_, Result<Taken, JournalError>>;
 
     /// The events that are missing at a target, newest first, at most `limit`.
     fn missing(

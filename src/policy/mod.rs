@@ -15,3 +15,4 @@ pub mod shadow;
 pub mod storm;
 pub mod suspects;
 pub mod verdict;
+pub mod verification;

@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::clock::Timestamp;
-use crate::journal::verification::{Batch, Notes, Repair, Standing, State, Verification, Wanted};
+use crate::journal::verification::{Batch, Notes, Repair, Standing, State, Taken, Verification, Wanted};
 use crate::journal::{JournalError, Record, RecordId, TargetId};
 use crate::protocol::category::Category;
 use crate::protocol::event_id::EventId;
@@ -45,7 +45,7 @@ pub(super) enum Asked {
 #[derive(Debug)]
 pub(super) enum Answered {
     Batch(Box<Batch>),
-    Events(Vec<Wanted>, Option<RecordId>),
+    Events(Taken),
 }
 
 impl Verification for SqliteJournal {
@@ -59,7 +59,7 @@ impl Verification for SqliteJournal {
         Box::pin(async move {
             match self.look_up(target, Asked::Wanted { bound, now, limit }).await? {
                 Answered::Batch(batch) => Ok(*batch),
-                Answered::Events(..) => Ok(Batch::default()),
+                Answered::Events(_) => Ok(Batch::default()),
             }
         })
     }
@@ -71,16 +71,11 @@ impl Verification for SqliteJournal {
         })
     }
 
-    fn taken(
-        &self,
-        target: TargetId,
-        since: Timestamp,
-        after: RecordId,
-    ) -> BoxFuture<'_, Result<(Vec<Wanted>, Option<RecordId>), JournalError>> {
+    fn taken(&self, target: TargetId, since: Timestamp, after: RecordId) -> BoxFuture<'_, Result<Taken, JournalError>> {
         Box::pin(async move {
             match self.look_up(target, Asked::Taken { since, after }).await? {
-                Answered::Events(events, next) => Ok((events, next)),
-                Answered::Batch(_) => Ok((vec![], None)),
+                Answered::Events(taken) => Ok(taken),
+                Answered::Batch(_) => Ok(Taken::default()),
             }
         })
     }
@@ -93,7 +88,7 @@ impl Verification for SqliteJournal {
     ) -> BoxFuture<'_, Result<Vec<Wanted>, JournalError>> {
         Box::pin(async move {
             match self.look_up(target, Asked::Missing { since, limit }).await? {
-                Answered::Events(events, _) => Ok(events),
+                Answered::Events(taken) => Ok(taken.events),
                 Answered::Batch(_) => Ok(vec![]),
             }
         })
@@ -134,10 +129,10 @@ pub(super) fn answer(conn: &Connection, shared: &Shared, target: &Target, asked:
         Asked::Taken { since, after } => {
             let scan = scan(&snapshot, shared, target, (after.0, u64::MAX >> 1, SCAN))?;
             let events = scan.events.into_iter().filter(|event| event.accepted_at >= since).collect();
-            Ok(Answered::Events(events, scan.more.then_some(RecordId(scan.last))))
+            Ok(Answered::Events(Taken { events, next: scan.more.then_some(RecordId(scan.last)) }))
         }
         Asked::Missing { since, limit } => {
-            Ok(Answered::Events(missing(&snapshot, shared, target, since, limit)?, None))
+            Ok(Answered::Events(Taken { events: missing(&snapshot, shared, target, since, limit)?, next: None }))
         }
     }
 }

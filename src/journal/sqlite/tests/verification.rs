@@ -1,7 +1,7 @@
 //! The look for events at their upstreams: what is wanted when, and what is kept of what was found.
 
 use super::*;
-use crate::journal::verification::{Batch, Finding, LOST_BY_TRACKER, Notes, Repair, State};
+use crate::journal::verification::{Advance, Batch, Finding, LOST_BY_TRACKER, Notes, Repair, State};
 use crate::protocol::event_id::EventId;
 use crate::telemetry::ledger::Account;
 
@@ -53,7 +53,7 @@ impl Scene {
         let found = |events: &[crate::journal::verification::Wanted]| {
             events.iter().map(|event| (event.record, finding.clone())).collect::<Vec<_>>()
         };
-        let fresh = Some((batch.from, batch.reached, found(&batch.fresh)));
+        let fresh = Some(Advance { from: batch.from, to: batch.reached, found: found(&batch.fresh) });
         self.note(Notes { fresh, again: found(&batch.again) }).await;
     }
 
@@ -101,7 +101,7 @@ async fn what_waits_again_is_looked_for_after_it_was_taken() {
     let batch = scene.wanted(9, 9).await;
     assert_eq!((numbers(&batch.fresh), batch.waiting.clone()), (vec![2], vec![RecordId(1)]));
     let found = vec![(RecordId(1), Finding::Waiting(at(60))), (RecordId(2), Finding::Stored)];
-    scene.note(Notes { fresh: Some((batch.from, batch.reached, found)), again: vec![] }).await;
+    scene.note(Notes { fresh: Some(Advance { from: batch.from, to: batch.reached, found }), again: vec![] }).await;
     let batch = scene.wanted(9, 60).await;
     assert_eq!((numbers(&batch.again), batch.delayed), (vec![], vec![RecordId(1)]), "it still waits");
     scene.deliver(1).await;
@@ -119,7 +119,7 @@ async fn what_was_found_is_posted_once_and_survives_a_crash() {
         (RecordId(3), Finding::Missing(at(20))),
         (RecordId(4), Finding::Unknown(at(20))),
     ];
-    let notes = Notes { fresh: Some((batch.from, batch.reached, found)), again: vec![] };
+    let notes = Notes { fresh: Some(Advance { from: batch.from, to: batch.reached, found }), again: vec![] };
     scene.note(notes.clone()).await;
     scene.note(notes).await;
     let (account, missing) = scene.account().await;

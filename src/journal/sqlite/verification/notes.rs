@@ -11,7 +11,7 @@ use crate::journal::sqlite::accounts::Book;
 use crate::journal::sqlite::decode;
 use crate::journal::sqlite::queue::Target;
 use crate::journal::sqlite::settlement::{Again, Pass, write_dead_letter};
-use crate::journal::verification::{Finding, LOST_BY_TRACKER, Notes, Repair, State};
+use crate::journal::verification::{Advance, Finding, LOST_BY_TRACKER, Notes, Repair, State};
 use crate::journal::{DeadLetter, RecordId, TargetId};
 use crate::policy::outcome::Outcome;
 use crate::protocol::category::{Category, Quantities};
@@ -30,7 +30,7 @@ pub(in crate::journal::sqlite) fn note(
 ) -> rusqlite::Result<Vec<Lettered>> {
     conn.prepare_cached("INSERT OR IGNORE INTO verification VALUES (?1, 0)")?.execute([target.id.0])?;
     let mut writer = Writing { conn, target, now, book, letters: vec![] };
-    if let Some((from, to, found)) = &notes.fresh
+    if let Some(Advance { from, to, found }) = &notes.fresh
         && cursor(conn, target.id)? == from.0
     {
         conn.prepare_cached("UPDATE verification SET reached = ?2 WHERE target = ?1")?

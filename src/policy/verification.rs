@@ -1,0 +1,168 @@
+//! Looking for the events that an upstream took: the section `[verify]` of the configuration, when an event is looked for, and when
+//! one that is not found is called missing.
+//!
+//! Rules: nothing is called missing by one look. An event that turns up late is stored all the same.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::units::{Period, Rate};
+
+/// The longest time between two looks for an event that is missing.
+const LONGEST: Duration = Duration::from_secs(3600);
+/// The longest time between the first look and the second.
+const SECOND_LOOK: Duration = Duration::from_secs(30);
+/// How long after it is sent again for the second time or later each missing event has the upstream for itself: a tracker that
+/// stores events in batches (GlitchTip: of 2 s) loses the others along with one that it cannot store.
+pub const ALONE: Duration = Duration::from_secs(4);
+/// Samples of how far an upstream has come, kept within `settle`.
+const SAMPLES: u32 = 32;
+/// Behind by so much, only a share of the events is looked for.
+pub const FAR_BEHIND: Duration = Duration::from_secs(3600);
+/// The share that is looked for then, as a divisor.
+pub const SHARE: usize = 4;
+
+/// The section `[verify]` of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// How long after a tracker took an event it is looked for.
+    pub settle: Period,
+    /// The most requests to each tracker's API.
+    pub requests: Rate,
+    /// What becomes of an event that is missing.
+    pub repair: Repairs,
+    /// How often an event is sent again, at most, before it becomes a dead letter.
+    pub max_repairs: u32,
+}
+
+/// What becomes of an event that a tracker took and does not store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Repairs {
+    /// It waits for somebody to send it again.
+    Off,
+    /// It is sent again.
+    Auto,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            settle: Period::secs(60),
+            requests: "2/s".parse().expect("two a second is a rate"),
+            repair: Repairs::Off,
+            max_repairs: 2,
+        }
+    }
+}
+
+impl Settings {
+    /// The time between two requests to an API.
+    pub fn pace(&self) -> Duration {
+        self.requests.per() / self.requests.amount().get()
+    }
+
+    /// What becomes of an event that was not found, after `looks` that did not find it either and `repairs`.
+    pub fn not_found(&self, looks: u32, repairs: u32, now: Timestamp) -> NotFound {
+        match looks {
+            0 => NotFound::LookAgain(now + self.settle.get().min(SECOND_LOOK)),
+            _ if repairs >= self.max_repairs => NotFound::GiveUp,
+            _ => NotFound::Missing(now + (SECOND_LOOK * 2u32.pow(looks.min(10))).min(LONGEST)),
+        }
+    }
+}
+
+/// What becomes of an event that was not found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotFound {
+    /// It may be on its way: it is looked for again then.
+    LookAgain(Timestamp),
+    /// It is missing. It may turn up: it is looked for again then.
+    Missing(Timestamp),
+    /// It was sent often enough.
+    GiveUp,
+}
+
+/// How far an upstream has come, seen over time: what it took at least `settle` ago.
+#[derive(Clone, Debug)]
+pub struct Frontier<T> {
+    samples: VecDeque<(Timestamp, T)>,
+    settled: Option<T>,
+}
+
+impl<T> Default for Frontier<T> {
+    fn default() -> Self {
+        Self { samples: VecDeque::new(), settled: None }
+    }
+}
+
+impl<T: Copy> Frontier<T> {
+    /// Notes how far it has come by now.
+    pub fn note(&mut self, reached: T, now: Timestamp, settle: Duration) {
+        let is_due = self.samples.back().is_none_or(|(at, _)| now.since(*at) >= settle / SAMPLES || *at > now);
+        if is_due {
+            self.samples.push_back((now, reached));
+        }
+        while self.samples.len() > SAMPLES as usize * 2 {
+            self.samples.pop_front();
+        }
+    }
+
+    /// How far it had come `settle` ago; `None` while that is not known.
+    pub fn settled(&mut self, now: Timestamp, settle: Duration) -> Option<T> {
+        while let Some((at, reached)) = self.samples.front()
+            && now.since(*at) >= settle
+        {
+            self.settled = Some(*reached);
+            self.samples.pop_front();
+        }
+        self.settled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_millis(seconds * 1000)
+    }
+
+    #[test]
+    fn nothing_is_missing_after_one_look() {
+        let settings = Settings::default();
+        assert_eq!(settings.not_found(0, 0, at(100)), NotFound::LookAgain(at(130)));
+        assert_eq!(settings.not_found(0, 9, at(100)), NotFound::LookAgain(at(130)));
+        assert_eq!(settings.not_found(1, 0, at(100)), NotFound::Missing(at(160)));
+        assert_eq!(settings.not_found(90, 1, at(100)), NotFound::Missing(at(3700)));
+        assert_eq!(settings.not_found(1, 2, at(100)), NotFound::GiveUp);
+        let quick = Settings { settle: Period::secs(2), ..settings };
+        assert_eq!(quick.not_found(0, 0, at(100)), NotFound::LookAgain(at(102)));
+        assert_eq!(quick.pace(), Duration::from_millis(500));
+    }
+
+    #[test]
+    fn what_was_taken_just_now_is_not_looked_for() {
+        let (mut frontier, settle) = (Frontier::default(), Duration::from_secs(60));
+        assert_eq!(frontier.settled(at(0), settle), None);
+        frontier.note(7, at(0), settle);
+        frontier.note(8, at(1), settle);
+        frontier.note(9, at(30), settle);
+        assert_eq!(frontier.settled(at(59), settle), None);
+        assert_eq!(frontier.settled(at(60), settle), Some(7));
+        assert_eq!(frontier.settled(at(89), settle), Some(7), "8 came too soon after 7 to be kept");
+        assert_eq!(frontier.settled(at(90), settle), Some(9));
+        assert_eq!(frontier.settled(at(900), settle), Some(9));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_and_a_long_time_take_no_memory() {
+        let mut frontier = Frontier::default();
+        (0..10_000).for_each(|n| frontier.note(n, at(10_000 - n), Duration::from_secs(60)));
+        assert!(frontier.samples.len() <= SAMPLES as usize * 2);
+    }
+}
