@@ -259,8 +259,7 @@ impl Daemon {
         }
         self.supervisor.configure(Arc::clone(&routing), &upstreams);
         self.dedup.configure(&config.dedup);
-        let patience = config.upstreams.iter().map(|(name, settings)| (Arc::clone(name), settings.timeout.get()));
-        self.public.configure(&config.server, config.certificate.clone(), patience.collect());
+        self.public.configure(&config.server, config.certificate.clone(), &config.upstreams);
         self.journal.protect(primaries(&routing, &targets));
         self.intake.expect(&config.report.expect);
         let shadows = config.upstreams.iter().filter(|(_, settings)| !settings.shadow.is_open());

@@ -2,6 +2,8 @@
 
 mod support;
 
+#[path = "delivery/gate.rs"]
+mod gate;
 #[path = "delivery/log.rs"]
 mod log;
 

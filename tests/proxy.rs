@@ -526,3 +526,16 @@ async fn an_encoded_upload_arrives_whole_within_the_limit_of_its_route_and_costs
     .await;
     relay.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stands_before_the_primary_gets_its_own_authorization_and_not_the_clients() {
+    let gate = "headers = { Authorization = \"Basic Z2F0ZTo1ZWM0ZTc=\", X-Gate = \"open\" }";
+    let (relay, a, _b) = between_of(|plan| plan.upstream("a", gate)).await;
+    let asked = relay.client().get(format!("http://{}/api/0/organizations/", relay.address()));
+    let answer = asked.header("authorization", "Bearer of-a-client").header("x-gate", "shut").send().await;
+    assert_eq!(answer.expect("an answer").status(), 200);
+    let seen = proxied(&a);
+    assert_eq!(seen[0].headers.get_all("authorization").iter().collect::<Vec<_>>(), ["Basic Z2F0ZTo1ZWM0ZTc="]);
+    assert_eq!(seen[0].headers.get_all("x-gate").iter().collect::<Vec<_>>(), ["open"]);
+    relay.finish().await;
+}

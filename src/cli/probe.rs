@@ -1,7 +1,7 @@
 //! The questions of `check --online`: is the address of a DSN there, does it take the key, and is it what the file says it is?
 //!
 //! The probe is an envelope without items: trackers check its key and store nothing. It goes the way deliveries go: no proxy,
-//! no redirects, the same headers.
+//! no redirects, the same headers, the upstream's own included.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout};
 
-use crate::config::{Config, Kind};
+use crate::config::{Config, Headers, Kind};
 use crate::protocol::answer;
 use crate::protocol::dsn::Dsn;
 
@@ -77,26 +77,39 @@ impl Probe {
 
 /// Asks every upstream of every project.
 pub(super) async fn all(config: &Config) -> Result<Vec<Probe>, Failure> {
-    let http = Client::builder()
+    let mut probes = vec![];
+    for (upstream, settings) in &config.upstreams {
+        let (http, hidden) = (client(&settings.headers)?, &settings.headers);
+        for project in &config.projects {
+            let Some(dsn) = project.dsns.get(upstream) else { continue };
+            let names = (Arc::clone(upstream), Arc::clone(&project.name));
+            probes.push(one(http.clone(), names, dsn.clone(), settings.kind, hidden));
+        }
+    }
+    Ok(futures_util::stream::iter(probes).buffered(AT_ONCE).collect().await)
+}
+
+/// A client for one upstream, whose own headers go with every request.
+fn client(own: &Headers) -> Result<Client, Failure> {
+    Client::builder()
         .no_proxy()
         .redirect(Policy::none())
         .connect_timeout(NEAR)
         // A fresh connection for each: GlitchTip's default server closes one after its answer without saying so.
         .pool_max_idle_per_host(0)
         .timeout(ANSWER)
+        .default_headers(own.lines().clone())
         .build()
-        .map_err(|error| Failure::new(Exit::Unavailable, format_args!("TLS cannot be used: {}", told(&error))))?;
-    let pairs = config.projects.iter().flat_map(|project| project.dsns.iter().map(move |dsn| (project, dsn)));
-    let probes: Vec<_> = pairs
-        .map(|(project, (upstream, dsn))| {
-            let written = config.upstreams.get(upstream).map_or(Kind::Generic, |settings| settings.kind);
-            one(http.clone(), Arc::clone(upstream), Arc::clone(&project.name), dsn.clone(), written)
-        })
-        .collect();
-    Ok(futures_util::stream::iter(probes).buffered(AT_ONCE).collect().await)
+        .map_err(|error| Failure::new(Exit::Unavailable, format_args!("TLS cannot be used: {}", told(&error))))
 }
 
-async fn one(http: Client, upstream: Arc<str>, project: Arc<str>, dsn: Dsn, written: Kind) -> Probe {
+async fn one(
+    http: Client,
+    (upstream, project): (Arc<str>, Arc<str>),
+    dsn: Dsn,
+    written: Kind,
+    hidden: &Headers,
+) -> Probe {
     let mut probe = Probe {
         upstream,
         project,
@@ -110,7 +123,7 @@ async fn one(http: Client, upstream: Arc<str>, project: Arc<str>, dsn: Dsn, writ
         kind: None,
         suggestion: None,
     };
-    match probe.ask(&http, &dsn).await {
+    match probe.ask(&http, &dsn, hidden).await {
         Ok((result, explanation)) => (probe.result, probe.explanation) = (result, explanation),
         Err(why) => probe.explanation = why,
     }
@@ -119,7 +132,7 @@ async fn one(http: Client, upstream: Arc<str>, project: Arc<str>, dsn: Dsn, writ
 }
 
 impl Probe {
-    async fn ask(&mut self, http: &Client, dsn: &Dsn) -> Result<(Verdict, String), String> {
+    async fn ask(&mut self, http: &Client, dsn: &Dsn, hidden: &Headers) -> Result<(Verdict, String), String> {
         let began = Instant::now();
         let addresses = resolve(dsn).await?;
         self.dns_ms = Some(millis(began));
@@ -144,9 +157,9 @@ impl Probe {
         self.answer_ms = Some(millis(began));
         self.status = Some(status.as_u16());
         self.kind = recognise::kind(http, dsn, limits.as_deref()).await;
-        // An upstream may repeat our key.
-        let without_key = |text: &str| text.replace(key, "***");
-        Ok(explain(status, location.map(|to| without_key(&to)).as_deref(), &without_key(&text)))
+        // An upstream may repeat our key and headers.
+        let harmless = |text: String| hidden.hide(text).replace(key, "***");
+        Ok(explain(status, location.map(harmless).as_deref(), &harmless(text)))
     }
 }
 

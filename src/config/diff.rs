@@ -147,6 +147,10 @@ fn fields(config: &Config) -> BTreeMap<String, Field> {
     }
     for (name, settings) in &config.upstreams {
         section(&mut fields, &format!("upstreams.{name}"), settings);
+        for (header, value) in settings.headers.iter() {
+            let value = Field::hidden(value.expose(), value.to_string());
+            fields.insert(format!("upstreams.{name}.headers.{header}"), value);
+        }
         if let Some(canary) = &settings.canary {
             let token = Field::hidden(canary.token.expose(), canary.token.to_string());
             fields.insert(format!("upstreams.{name}.canary.token"), token);
@@ -221,6 +225,7 @@ token = "hunter3"
 interval = "5m"
 [upstreams.sentry]
 timeout = "5s"
+headers = { X-Gate = "hunter3" }
 canary = { read_back = "http://a/events", token = "hunter3" }
 [upstreams.glitchtip]
 [[projects]]
@@ -260,6 +265,7 @@ glitchtip = "https://hunter3@c/1"
         upstreams.old removed
         upstreams.sentry.canary added: {"read_back":"http://a/events/"}
         upstreams.sentry.canary.token added: ***
+        upstreams.sentry.headers.X-Gate added: ***
         upstreams.sentry.timeout: 30s -> 5s
         "##);
     }

@@ -26,8 +26,10 @@ pub(super) fn is_secret(path: &Path) -> bool {
     };
     let projects = key(0) == Some("projects");
     let notified = key(0) == Some("notify") && key(2) == Some("url");
+    let added = key(0) == Some("upstreams") && key(2) == Some("headers");
     named
         || notified
+        || added
         || (projects && (segments.len() <= 2 || key(1) == Some("upstreams") || key(2) == Some("upstreams")))
 }
 
@@ -103,7 +105,8 @@ fn suspicious(line: &str, section: &mut String) -> Vec<Range<usize>> {
     }
     let Some(equals) = line.find('=') else { return vec![] };
     let is_receiver = section == "notify" && line[..equals].trim_end().ends_with("url");
-    if is_receiver || section.starts_with("projects.upstreams") || line[..equals].contains("upstreams") {
+    let is_header = section.ends_with(".headers") || line[..equals].contains("headers");
+    if is_receiver || is_header || section.starts_with("projects.upstreams") || line[..equals].contains("upstreams") {
         return after_equals(line, equals);
     }
     let assignments = line.match_indices('=').map(|(position, _)| position);
@@ -222,6 +225,10 @@ upstreams.bugsink = "http//abcdef@h/1"
             "[[projects]]\nupstreams.a = \"https://k@h/1?sentry_key=hunter2\"",
             "[[projects]]\nupstreams.a = \"https://h/hunter2\"",
             "token = 'häunter2'",
+            "[upstreams.a]\nheaders = { X-Gate = 'hunter2', \"X-B\" = \"hunter2\" }",
+            "[upstreams.a.headers]\nX-Gate = 'hunter2'",
+            "[upstreams.a]\n# headers = { X-Gate = 'hunter2",
+            "[upstreams.a]\nheaders = 'hunter2'",
         ] {
             let masked = masked(text);
             assert!(!masked.contains("unter2"), "{masked}");

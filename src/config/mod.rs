@@ -3,7 +3,7 @@
 //! | file | does |
 //! | --- | --- |
 //! | `load` | a file's text to a [`Config`], or to everything that is wrong with it at once |
-//! | `tree`, `interpolate`, `shape`, `resolve`, `projects`, `canary`, `notifications`, `certificate` | its steps: places, `${…}`, kinds of values, checks across values, what they name |
+//! | `tree`, `interpolate`, `shape`, `resolve`, `projects`, `canary`, `headers`, `notifications`, `certificate` | its steps: places, `${…}`, kinds of values, checks across values, what they name |
 //! | `report`, `diagnostics`, `mask`, `suggest` | problems: gathered, shown, without secrets, with the word that was meant |
 //! | `diff` | what a change changes, and what of it needs a restart |
 //! | `watch` | tells when the file's content changed |
@@ -28,6 +28,7 @@ mod certificate;
 pub mod diagnostics;
 pub mod diff;
 pub mod edit;
+mod headers;
 mod interpolate;
 mod load;
 mod mask;
@@ -42,6 +43,7 @@ mod tests;
 mod tree;
 pub mod watch;
 
+pub use crate::delivery::headers::Headers;
 pub use crate::delivery::settings::Kind;
 pub use interpolate::{Variables, followed};
 pub use load::{Fingerprint, Loaded, load, parse};

@@ -14,6 +14,7 @@ use crate::units::Period;
 
 use super::Config;
 use super::canary;
+use super::headers;
 use super::notifications;
 use super::projects;
 use super::report::Report;
@@ -125,6 +126,7 @@ fn check_upstream(path: &Path, upstream: &Upstream, report: &mut Report<'_>) {
     if upstream.max_age > LONGEST_AGE {
         report.error(&path.key("max_age"), format!("is longer than {LONGEST_AGE}"), None);
     }
+    headers::check(path, upstream, report);
 }
 
 fn check_listeners(file: &File, report: &mut Report<'_>) {

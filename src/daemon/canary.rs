@@ -65,13 +65,13 @@ impl Daemon {
     /// Asks the upstream for one that it took, beside everything else.
     fn read_back(&self, board: &Board, upstream: &Arc<str>, id: EventId, until: Timestamp) {
         // A reload may have taken the section away; then its time passes.
-        let Some(settings) = self.config.upstreams.get(upstream).and_then(|settings| settings.canary.clone()) else {
-            return;
-        };
+        let Some(of_upstream) = self.config.upstreams.get(upstream) else { return };
+        let Some(settings) = of_upstream.canary.clone() else { return };
+        let headers = of_upstream.headers.clone();
         let (board, upstream, clock) = (board.clone(), Arc::clone(upstream), self.clock.clone());
         let stop = self.tasks.stopping().clone();
         self.tasks.spawn_detached(async move {
-            let seeking = read_back::seek(&settings, id, clock.instant(until));
+            let seeking = read_back::seek(&settings, &headers, id, clock.instant(until));
             let Some(found) = stop.run_until_cancelled(seeking).await else { return };
             board.canary(&upstream, |canary| canary.as_mut().map(|canary| canary.read_back(id, found, clock.now())));
         });

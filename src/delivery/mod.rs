@@ -3,6 +3,7 @@
 
 mod batch_poison;
 pub mod board;
+pub mod headers;
 mod large;
 mod load;
 mod parcel;

@@ -3,7 +3,7 @@
 //! GlitchTip and Sentry answer `GET /api/0/projects/{org}/{project}/events/{event_id}/` to a bearer token: 404 until the event is
 //! stored, then 200 (Sentry's "Retrieve an Event for a Project"; GlitchTip's 200 to an envelope means no more than that it is queued).
 //!
-//! Rule: the token goes to the configured address and nowhere else; of an answer only the status is read.
+//! Rule: the token goes to the configured address and nowhere else, with the upstream's own headers; of an answer only the status is read.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,6 +17,7 @@ use url::Url;
 use crate::protocol::event_id::EventId;
 use crate::units::Secret;
 
+use super::headers::Headers;
 use super::transport::{Contents, Parcel, Transport};
 
 /// How long after an answer it is asked again.
@@ -88,9 +89,10 @@ pub fn authorization(token: &Secret) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// Asks for an event until it is there, no longer than `until`. The error is the last answer.
-pub async fn seek(settings: &Settings, id: EventId, until: Instant) -> Result<(), String> {
-    let question = question(settings, id).ok_or("it cannot be asked for with this token")?;
+/// Asks for an event until it is there, no longer than `until`; `headers` are the upstream's. The error is the last answer.
+pub async fn seek(settings: &Settings, headers: &Headers, id: EventId, until: Instant) -> Result<(), String> {
+    let mut question = question(settings, id).ok_or("it cannot be asked for with this token")?;
+    headers.apply(&mut question.headers);
     let transport = Transport::new(1);
     loop {
         let left = until.saturating_duration_since(Instant::now());

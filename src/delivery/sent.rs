@@ -8,6 +8,7 @@ use crate::journal::{Claim, DeadLetter, Progress};
 use crate::policy::routing::Routing;
 use crate::protocol::answer;
 
+use super::headers::Headers;
 use super::load::Load;
 use super::quirks::Quirks;
 use super::transport::{Reply, SendError};
@@ -21,6 +22,8 @@ pub(super) struct Sent {
     pub(super) load: Load,
     /// What it was addressed by.
     pub(super) routing: Arc<Routing>,
+    /// What the operator added to it.
+    pub(super) headers: Headers,
     pub(super) began: Timestamp,
     pub(super) took: Duration,
     pub(super) result: Result<Reply, SendError>,
@@ -60,11 +63,15 @@ impl Sent {
         self.result.as_ref().is_ok_and(|reply| quirks.speaks_of_the_record(reply.status, &reply.text))
     }
 
-    /// An upstream may repeat our key in its answer; it must not get into logs, pages and dead letters.
-    pub(super) fn hide_key(&mut self, upstream: &str) {
+    /// An upstream may repeat our key and headers in its answer; they must not get into logs, pages and dead letters.
+    pub(super) fn hide_secrets(&mut self, upstream: &str) {
         let Ok(reply) = &mut self.result else { return };
+        if reply.status.is_success() && !answer::is_page(&reply.text) {
+            return;
+        }
+        reply.text = self.headers.hide(std::mem::take(&mut reply.text));
         let dsn = self.routing.project(&self.claim.record.project).and_then(|project| project.dsns.get(upstream));
-        if let Some(dsn) = dsn.filter(|_| !reply.status.is_success()) {
+        if let Some(dsn) = dsn {
             reply.text = reply.text.replace(dsn.public_key(), "***");
         }
     }

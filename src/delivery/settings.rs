@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::policy::shadow;
 use crate::units::Period;
 
+use super::headers::Headers;
 use super::read_back;
 
 /// The longest `max_age` there may be, and so how long what waits for an upstream that is not configured is kept: no upstream
@@ -30,6 +31,9 @@ pub struct Settings {
     pub client_reports: Period,
     /// What the upstream is, for its known quirks.
     pub kind: Kind,
+    /// What goes with every request there. Not shown: the values are secrets.
+    #[serde(skip_serializing)]
+    pub headers: Headers,
     /// What it is spared while it is not the primary.
     pub shadow: shadow::Settings,
     /// How it is asked whether it stored a canary; absent, it is enough that it takes it.
@@ -45,6 +49,7 @@ impl Default for Settings {
             on_rate_limit: OnRateLimit::Hold,
             client_reports: Period::secs(60),
             kind: Kind::Generic,
+            headers: Headers::default(),
             shadow: shadow::Settings::default(),
             canary: None,
         }

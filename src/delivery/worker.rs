@@ -247,10 +247,11 @@ impl Worker {
             let settlement = load.remainder(settings.on_rate_limit, claim.progress.clone(), now);
             return self.journal_settle(&claim.record, settlement);
         }
-        let parcel = match parcel::pack(&claim, &load, file, &address, now) {
+        let mut parcel = match parcel::pack(&claim, &load, file, &address, now) {
             Ok(parcel) => parcel,
             Err(error) => return self.unreadable(&claim, &error, now),
         };
+        settings.headers.apply(&mut parcel.headers);
         let (transport, clock) = (self.transport.clone(), self.around.clock.clone());
         self.circuit.started(1);
         self.suspects.started(&claim.record.project, now);
@@ -259,7 +260,8 @@ impl Worker {
             let began = clock.now();
             let started = tokio::time::Instant::now();
             let result = transport.send(parcel, settings.timeout.get()).await;
-            Ended::Sent(Box::new(Sent { claim, load, routing, began, took: started.elapsed(), result }))
+            let headers = settings.headers.clone();
+            Ended::Sent(Box::new(Sent { claim, load, routing, headers, began, took: started.elapsed(), result }))
         }));
     }
 
@@ -291,7 +293,7 @@ impl Worker {
         let now = self.around.clock.now();
         self.bytes_in_flight -= weight(&sent.claim.record.body);
         self.suspects.ended(&sent.claim.record.project, now);
-        sent.hide_key(&self.upstream);
+        sent.hide_secrets(&self.upstream);
         let verdict = match &sent.result {
             Ok(reply) if sent.claim.record.client.request.is_some() => Verdict::of_other(reply.status, &reply.text),
             Ok(reply) => Verdict::of(reply.status, &reply.text),

@@ -18,6 +18,8 @@ use http::{Method, StatusCode};
 use http_body::{Body as _, SizeHint};
 use reqwest::redirect::Policy;
 
+use crate::delivery::headers::Headers;
+use crate::delivery::settings::Settings;
 use crate::delivery::transport::tls;
 use crate::intake::keyring::KeyError;
 use crate::journal;
@@ -49,14 +51,29 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 const MIB: u64 = 1024 * 1024;
 
+/// How an upstream is asked.
+#[derive(Clone, Debug)]
+struct Manner {
+    /// Its `timeout`.
+    patience: Duration,
+    /// Its `headers`.
+    own: Headers,
+}
+
+impl Default for Manner {
+    fn default() -> Self {
+        Self { patience: PATIENCE, own: Headers::default() }
+    }
+}
+
 /// The way to the primary for what only it can answer. Cheap to clone; clones share everything.
 #[derive(Clone, Debug)]
 pub(super) struct Proxy {
     /// Made with the first request: most relays never see one.
     client: Arc<OnceLock<Option<reqwest::Client>>>,
     places: Arc<Mutex<Shares<IpAddr>>>,
-    /// The `timeout` of each upstream.
-    patience: Arc<ArcSwap<BTreeMap<Arc<str>, Duration>>>,
+    /// How each upstream is to be asked.
+    manners: Arc<ArcSwap<BTreeMap<Arc<str>, Manner>>>,
     tasks: Tasks,
 }
 
@@ -65,18 +82,20 @@ impl Proxy {
         Self {
             client: Arc::default(),
             places: Arc::new(Mutex::new(Shares::new(PLACES, 1))),
-            patience: Arc::default(),
+            manners: Arc::default(),
             tasks,
         }
     }
 
-    /// How long each upstream may take from now on.
-    pub(super) fn configure(&self, patience: BTreeMap<Arc<str>, Duration>) {
-        self.patience.store(Arc::new(patience));
+    /// How each upstream is asked from now on.
+    pub(super) fn configure(&self, upstreams: &BTreeMap<Arc<str>, Settings>) {
+        let manner = |settings: &Settings| Manner { patience: settings.timeout.get(), own: settings.headers.clone() };
+        let manners = upstreams.iter().map(|(name, settings)| (Arc::clone(name), manner(settings)));
+        self.manners.store(Arc::new(manners.collect()));
     }
 
-    fn patience(&self, upstream: &str) -> Duration {
-        self.patience.load().get(upstream).copied().unwrap_or(PATIENCE)
+    fn manner(&self, upstream: &str) -> Manner {
+        self.manners.load().get(upstream).cloned().unwrap_or_default()
     }
 
     fn client(&self) -> Result<&reqwest::Client, ApiError> {
@@ -146,13 +165,14 @@ pub(super) async fn forward(State(public): State<Arc<Public>>, request: Request)
     }
     let client = ingest::source(&public, &parts);
     let place = public.proxy.place(client)?;
-    let patience = public.proxy.patience(&destination.upstream);
+    let Manner { patience, own } = public.proxy.manner(&destination.upstream);
     let mut held = Held::of(Owner::Client(client));
     let (body, length) = outgoing(&public, &parts, body, limit, &mut held).await?;
     let progress = Arc::new(Progress::new());
     let body = reqwest::Body::wrap(Upload::new(body, length, limit.bytes(), Arc::clone(&progress)));
     let client = peer::client(&parts.headers, ingest::peer(&parts), &public.server.load().trusted_proxies);
-    let headers = headers::to_upstream(&parts.headers, client.forwarded_for.as_deref(), destination.rekey.as_ref());
+    let mut headers = headers::to_upstream(&parts.headers, client.forwarded_for.as_deref(), destination.rekey.as_ref());
+    own.apply(&mut headers);
     let Destination { url, upstream, .. } = destination;
     let sending = public.proxy.client()?.request(parts.method, url).headers(headers).body(body).send();
     let answer = tokio::select! {

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Timestamp};
 use crate::delivery::board::Board;
+use crate::delivery::settings::Settings as Upstream;
 use crate::intake::browsers::Browsers;
 use crate::intake::submit::Intake;
 use crate::journal::Journal;
@@ -87,12 +88,16 @@ impl Public {
         }
     }
 
-    /// Follows a changed configuration; `patience` is how long each upstream may take for one request. New connections are served
-    /// with `certificate`, or without TLS when there is none.
-    pub fn configure(&self, server: &Server, certificate: Option<Certificate>, patience: BTreeMap<Arc<str>, Duration>) {
+    /// Follows a changed configuration. New connections are served with `certificate`, or without TLS when there is none.
+    pub fn configure(
+        &self,
+        server: &Server,
+        certificate: Option<Certificate>,
+        upstreams: &BTreeMap<Arc<str>, Upstream>,
+    ) {
         self.certificate.store(certificate.map(Arc::new));
         self.server.store(Arc::new(server.clone()));
-        self.proxy.configure(patience);
+        self.proxy.configure(upstreams);
     }
 }
 

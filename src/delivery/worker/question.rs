@@ -49,8 +49,10 @@ impl Worker {
     /// Asks the upstream whether it is there, by the DSN of which something failed last.
     pub(super) fn ask(&mut self) {
         let Some(dsn) = self.dsn_to_ask() else { return self.learn_from_answer(Err("there is no DSN".to_owned())) };
-        let (parcel, transport) = (parcel::question(&dsn), self.transport.clone());
-        let patience = self.settings.load().timeout.get();
+        let (mut parcel, transport) = (parcel::question(&dsn), self.transport.clone());
+        let settings = self.settings.load();
+        settings.headers.apply(&mut parcel.headers);
+        let patience = settings.timeout.get();
         self.in_flight.push(Box::pin(async move {
             Ended::Asked(match transport.send(parcel, patience).await {
                 Ok(reply) if Verdict::of(reply.status, &reply.text) == Verdict::Failed => Err(reply.status.to_string()),

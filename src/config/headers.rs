@@ -1,0 +1,81 @@
+//! The checks of `headers` in `[upstreams.NAME]`.
+//!
+//! Rule: a value is never shown, nor said to be anything but wrong.
+
+use crate::delivery::settings::Settings;
+
+use super::report::Report;
+use super::tree::Path;
+
+/// Checks those of the upstream at `path`.
+pub(super) fn check(path: &Path, upstream: &Settings, report: &mut Report<'_>) {
+    let (section, headers) = (path.key("headers"), &upstream.headers);
+    for (name, problem) in headers.problems() {
+        match name {
+            Some(name) => report.error_at_key(&section.key(name), problem, None),
+            None => report.error_at_key(&section, problem, None),
+        }
+    }
+    let Some(authorization) = headers.authorization() else { return };
+    let place = section.key(authorization);
+    if upstream.canary.is_some() {
+        let help = "let what stands before the tracker take another header, or leave out [upstreams.NAME.canary]";
+        let message = "the token of [canary] goes in this header, too, and a request has one";
+        report.error_at_key(&place, message, Some(help.into()));
+    }
+    let value = headers.iter().find(|(name, _)| *name == authorization).map_or("", |(_, value)| value.expose());
+    if !value.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("basic ")) {
+        let help =
+            "this is for what stands before a tracker; a token of the tracker's own API belongs in no header here";
+        let message = "requests that the relay passes on to the primary carry it, whoever sends them";
+        report.warning(&place, message, Some(help.into()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::diagnostics::Form;
+    use crate::config::parse;
+
+    fn lines(end: &str) -> String {
+        let beginning = "primary = \"a\"\n[[projects]]\nname = \"shop\"\nid = \"1\"\npublic_key = \"k\"\n\
+                         upstreams.a = \"http://k@h/1\"\n[upstreams.a]\n";
+        let loaded = parse("config.toml", &format!("{beginning}{end}"), &|_| Some("hunter2".to_owned()));
+        loaded.map_or_else(|problems| problems, |loaded| loaded.warnings).render(Form::Lines)
+    }
+
+    #[test]
+    fn headers_that_cannot_be_sent_are_told_where_they_stand_and_without_their_values() {
+        let wrong = "[upstreams.a.headers]\nHost = \"hunter2\"\nX-A = \"\"\n\"X b\" = \"hunter2\"\nX-C = 5\n\
+                     Content-Encoding = \"gzip\"\nX-D = \"hunter2\\n\"\n";
+        insta::assert_snapshot!(lines(wrong), @r##"
+        config.toml:9:1: upstreams.a.headers.Host: is a header that the relay sets itself
+        config.toml:10:1: upstreams.a.headers.X-A: is empty
+        config.toml:11:1: upstreams.a.headers."X b": is no name of a header
+        config.toml:12:7: upstreams.a.headers.X-C: expected a string, found an integer (write it in quotes; a period or a size with its unit, as in "30s" or "64MiB")
+        config.toml:13:1: upstreams.a.headers.Content-Encoding: is a header that the relay sets itself
+        config.toml:14:1: upstreams.a.headers.X-D: has characters that no header may have
+        6 problems in config.toml
+        "##);
+        let fine = "headers = { CF-Access-Client-Id = \"${ID}\", Authorization = \"Basic aHVudGVyMg==\" }\n";
+        assert_eq!(lines(fine), "");
+    }
+
+    #[test]
+    fn one_authorization_is_not_two() {
+        let both = "headers = { authorization = \"Basic aHVudGVyMg==\" }\n\
+                    canary = { read_back = \"http://h/e/\", token = \"hunter2\" }\n[canary]\ninterval = \"5m\"\n";
+        insta::assert_snapshot!(lines(both), @r##"
+        config.toml:8:13: upstreams.a.headers.authorization: the token of [canary] goes in this header, too, and a request has one (let what stands before the tracker take another header, or leave out [upstreams.NAME.canary])
+        1 problem in config.toml
+        "##);
+        let lent = lines("headers = { Authorization = \"Bearer hunter2\" }\n");
+        assert!(
+            lent.contains("warning: upstreams.a.headers.Authorization: requests that the relay passes on"),
+            "{lent}"
+        );
+        let second = lines("headers = { Authorization = \"Sentry sentry_key=hunter2\" }\n");
+        assert!(second.contains("is a second key beside the one of the DSN"), "{second}");
+        assert!(!format!("{lent}{second}").contains("hunter2"));
+    }
+}

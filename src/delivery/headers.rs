@@ -1,0 +1,186 @@
+//! The headers that an operator gives an upstream, as what stands before a tracker asks for: Cloudflare Access, Google's IAP, HTTP
+//! Basic. The option `headers` of `[upstreams.NAME]`.
+//!
+//! Rule: they go with every request there, and their values are shown nowhere.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use serde::Deserialize;
+
+use crate::units::Secret;
+
+/// The most headers of one upstream.
+const MOST: usize = 32;
+/// The longest value.
+const LONGEST: usize = 8 * 1024;
+/// A shorter value is not looked for in answers: it would hide words.
+const SHORTEST_HIDDEN: usize = 4;
+
+/// What the relay says itself of each request, or what is of one connection only (RFC 9110, section 7.6.1).
+const OURS: [&str; 21] = [
+    "host",
+    "content-length",
+    "content-type",
+    "content-encoding",
+    "accept-encoding",
+    "user-agent",
+    "origin",
+    "expect",
+    "x-sentry-auth",
+    "x-forwarded-for",
+    "x-sentry-forwarded-for",
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "http2-settings",
+];
+
+/// Headers for every request to an upstream. Cheap to clone; the debug form shows no values.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(from = "BTreeMap<String, Secret>")]
+pub struct Headers(Arc<Lines>);
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Lines {
+    /// As they stand in the file.
+    written: BTreeMap<String, Secret>,
+    /// Those of them that can be sent.
+    sent: HeaderMap,
+}
+
+impl From<BTreeMap<String, Secret>> for Headers {
+    fn from(written: BTreeMap<String, Secret>) -> Self {
+        let parsed = written.iter().filter_map(|(name, value)| Some((name.parse().ok()?, parse(value)?)));
+        let sent = parsed.collect();
+        Self(Arc::new(Lines { written, sent }))
+    }
+}
+
+fn parse(value: &Secret) -> Option<HeaderValue> {
+    let mut value = HeaderValue::try_from(value.expose()).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+impl Headers {
+    /// Each as it is written.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Secret)> {
+        self.0.written.iter().map(|(name, value)| (name.as_str(), value))
+    }
+
+    /// Each as it is sent.
+    pub fn lines(&self) -> &HeaderMap {
+        &self.0.sent
+    }
+
+    /// Sets them in a request.
+    pub fn apply(&self, request: &mut HeaderMap) {
+        for (name, value) in &self.0.sent {
+            request.insert(name, value.clone());
+        }
+    }
+
+    /// The name of the header that a bearer token would need, too, as it is written.
+    pub fn authorization(&self) -> Option<&str> {
+        self.iter().map(|(name, _)| name).find(|name| name.eq_ignore_ascii_case(header::AUTHORIZATION.as_str()))
+    }
+
+    /// An answer with their values hidden: a tracker, or what stands before it, may repeat them.
+    pub fn hide(&self, mut text: String) -> String {
+        for value in self.0.written.values().map(Secret::expose) {
+            // Of `Basic …` the second word is the secret.
+            for part in [value, value.split_once(' ').map_or("", |(_, rest)| rest.trim())] {
+                if part.len() >= SHORTEST_HIDDEN && text.contains(part) {
+                    text = text.replace(part, "***");
+                }
+            }
+        }
+        text
+    }
+
+    /// What is wrong with them, as the name, where one is at fault, and words that show no value.
+    pub fn problems(&self) -> Vec<(Option<&str>, &'static str)> {
+        let mut problems = vec![];
+        if self.0.written.len() > MOST {
+            problems.push((None, "has more than 32 headers"));
+        }
+        let mut seen: Vec<HeaderName> = vec![];
+        for (written, value) in self.iter() {
+            let found = match written.parse::<HeaderName>() {
+                Err(_) => Some("is no name of a header"),
+                Ok(name) if OURS.contains(&name.as_str()) => Some("is a header that the relay sets itself"),
+                Ok(name) if seen.contains(&name) => Some("stands here twice: capitals make no difference"),
+                Ok(name) => {
+                    let found = problem_of(&name, value.expose());
+                    seen.push(name);
+                    found
+                }
+            };
+            problems.extend(found.map(|found| (Some(written), found)));
+        }
+        problems
+    }
+}
+
+fn problem_of(name: &HeaderName, value: &str) -> Option<&'static str> {
+    let scheme = value.split(' ').next().unwrap_or_default();
+    if value.trim().is_empty() {
+        Some("is empty")
+    } else if value.len() > LONGEST {
+        Some("is longer than 8 KiB")
+    } else if HeaderValue::try_from(value).is_err() {
+        Some("has characters that no header may have")
+    } else if *name == header::AUTHORIZATION && scheme.eq_ignore_ascii_case("sentry") {
+        Some("is a second key beside the one of the DSN: trackers refuse requests with two")
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&str, &str)]) -> Headers {
+        let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), Secret::new((*value).to_owned())));
+        pairs.collect::<BTreeMap<_, _>>().into()
+    }
+
+    #[test]
+    fn values_are_set_and_shown_nowhere() {
+        let own = headers(&[("CF-Access-Client-Id", "hunter2"), ("authorization", "Basic aHVudGVyMg==")]);
+        let mut request = HeaderMap::new();
+        request.insert("cf-access-client-id", HeaderValue::from_static("of a client"));
+        own.apply(&mut request);
+        assert_eq!((request.len(), &request["cf-access-client-id"]), (2, &HeaderValue::from_static("hunter2")));
+        for shown in [format!("{own:?}"), format!("{request:?}")] {
+            assert!(!shown.contains("hunter2") && !shown.contains("aHVu"), "{shown}");
+        }
+        assert_eq!(own.hide("no aHVudGVyMg== or hunter2 here".to_owned()), "no *** or *** here");
+        assert_eq!((own.problems(), own.authorization()), (vec![], Some("authorization")));
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_named() {
+        let own = headers(&[
+            ("Host", "h"),
+            ("X a", "v"),
+            ("X-A", ""),
+            ("X-B", "a\nb"),
+            ("X-C", "v"),
+            ("x-c", "v"),
+            ("Authorization", "Sentry sentry_key=a"),
+        ]);
+        let names: Vec<_> = own.problems().into_iter().map(|(name, _)| name.unwrap_or_default()).collect();
+        assert_eq!(names, ["Authorization", "Host", "X a", "X-A", "X-B", "x-c"]);
+        assert_eq!(own.lines().len(), 5, "what has no name or no value of a header is left out");
+    }
+}
