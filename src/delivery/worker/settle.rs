@@ -1,0 +1,47 @@
+//! What becomes of a record by the verdict on the answer: delivered, limited, tried again, refused for good.
+
+use crate::clock::Timestamp;
+use crate::delivery::load;
+use crate::delivery::settings::OnRateLimit;
+use crate::journal::{Rest, Settlement};
+use crate::policy::cooldown;
+use crate::policy::outcome::DropReason;
+
+use super::{Sent, Worker};
+
+impl Worker {
+    pub(super) fn delivered(&mut self, sent: &Sent, now: Timestamp) -> Settlement {
+        self.last_success = now;
+        self.taken(&sent.claim.record.project, now);
+        if let Some(why) = sent.load.batch_poison {
+            self.around.watch.batch_poison(&sent.claim.record, why);
+        }
+        let rest = sent.load.remainder(self.settings.load().on_rate_limit, sent.progress(0), now);
+        Settlement { delivered: sent.load.send.quantities.clone(), ..rest }
+    }
+
+    pub(super) fn rate_limited(&self, sent: &Sent, now: Timestamp) -> Settlement {
+        // The cooldown is known now: select again under it. An answer that limits none of what was sent comes later, too.
+        let again = load::select(&sent.claim, &self.cooldown, self.quirks(), now);
+        let strikes = sent.claim.progress.strikes;
+        if again.is_empty() || (self.quirks().takes_the_rest_on_429 && again.has_limited()) {
+            let mode = self.settings.load().on_rate_limit;
+            let rest = again.remainder(mode, sent.progress(strikes), now);
+            return Settlement { delivered: again.send.quantities, ..rest };
+        }
+        self.retry(sent, again.limited_until.unwrap_or(now + cooldown::BARE_429), strikes)
+    }
+
+    pub(super) fn retry(&self, sent: &Sent, due: Timestamp, strikes: u32) -> Settlement {
+        let rest = Rest { due, progress: sent.progress(strikes), quantities: load::pending(&sent.claim) };
+        Settlement { rest: Some(rest), ..Settlement::default() }
+    }
+
+    pub(super) fn refused(&self, sent: &Sent, now: Timestamp, reason: &'static str) -> Settlement {
+        self.around.watch.refused(&sent.claim.record, reason, &sent.what_went_wrong());
+        // What was not sent, because it is limited or comes later, was not refused either.
+        let rest = sent.load.remainder(OnRateLimit::Hold, sent.progress(0), now);
+        let dropped = Some((DropReason::Rejected, sent.load.send.quantities.clone()));
+        Settlement { dropped, dead_letter: Some(sent.dead_letter(now, reason)), ..rest }
+    }
+}
