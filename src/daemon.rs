@@ -261,6 +261,7 @@ impl Daemon {
         self.dedup.configure(&config.dedup);
         self.public.configure(&config.server, config.certificate.clone(), &config.upstreams);
         self.journal.protect(primaries(&routing, &targets));
+        self.journal.split(routing.projects.iter().map(|project| Arc::clone(&project.name)).collect());
         self.intake.expect(&config.report.expect);
         let shadows = config.upstreams.iter().filter(|(_, settings)| !settings.shadow.is_open());
         let shadows = shadows.map(|(name, settings)| (Arc::clone(name), settings.shadow.clone())).collect();

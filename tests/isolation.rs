@@ -12,5 +12,6 @@ mod isolation {
     mod memory;
     mod poison;
     mod proxy;
+    mod room;
     mod second;
 }

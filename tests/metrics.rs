@@ -37,6 +37,8 @@ switchyard_dropped_items_total counter category project reason upstream
 switchyard_duplicate_items_total counter category project
 switchyard_journal_commit_duration_seconds histogram
 switchyard_journal_errors_total counter
+switchyard_journal_project_bytes gauge project
+switchyard_journal_project_part_bytes gauge project
 switchyard_journal_set_aside_records_total counter
 switchyard_journal_size_bytes gauge
 switchyard_last_switch_timestamp_seconds gauge
@@ -68,7 +70,7 @@ const CLOSED: [(&str, &str); 5] = [
 ];
 
 const DROPPED: &str = "capped evicted expired filtered rate_limited rejected sampled unsupported";
-const REFUSED: &str = "content_type disconnected encoding journal_failed journal_full malformed method mismatch no_such_route overloaded \
+const REFUSED: &str = "content_type disconnected encoding journal_failed journal_full malformed method mismatch no_such_route overloaded project_share \
                        proxy_protocol rate_limited timeout too_large too_many_connections unauthenticated unknown_project upstream_failed upstream_timeout";
 
 /// One line of `/metrics`: name, labels, value.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::clock::Timestamp;
-use crate::telemetry::status::{CanaryStatus, OutageStatus, ProjectStatus, Status, UpstreamStatus};
+use crate::telemetry::status::{CanaryStatus, OutageStatus, ProjectStatus, ShareStatus, Status, UpstreamStatus};
 use crate::telemetry::words;
 
 use super::admin::AdminClient;
@@ -84,6 +84,7 @@ pub(super) fn render(status: &Status) -> String {
     parts.extend(alarms(status));
     parts.push(upstreams(status));
     parts.extend(status.upstreams.iter().filter_map(more));
+    parts.extend(fillers(status));
     parts.extend(refused(status));
     parts.extend(status.backfills.iter().map(|backfill| format!("\n{}", describe(backfill))));
     parts.extend(switches(status));
@@ -236,6 +237,17 @@ fn of_canary(canary: &CanaryStatus) -> String {
         Some(why) => tint(Tone::Bad, format!("  canary: failing; {last}: {}", harmless(why, 300))),
         None => format!("  canary: {last}"),
     }
+}
+
+/// Who fills the journal.
+fn fillers(status: &Status) -> Option<String> {
+    let line = |share: &ShareStatus| {
+        let line =
+            format!("  {}: {} of a part of {}", share.name, bytes(share.bytes), bytes(share.part_bytes.unwrap_or(0)));
+        if share.is_beyond() { tint(Tone::Strong, format!("{line}, and takes of the common half")) } else { line }
+    };
+    let lines: Vec<String> = status.journal.fillers().map(line).collect();
+    (!lines.is_empty()).then(|| format!("\njournal by project\n{}", lines.join("\n")))
 }
 
 /// What was not accepted.

@@ -177,7 +177,7 @@ mod tests {
             "{{\"dsn\":\"http://old@h/1\",\"sent_at\":\"2026-11-23T10:00:00Z\"}}\n{{\"type\":\"attachment\",\"length\":700000}}\n{payload}\n\
              {{\"type\":\"x_new\"}}\n{payload}\n\n{{\"type\":\"event\",\"length\":3}}\n{{ }}\n{{\"type\":\"feedback\"}}"
         );
-        let mut writer = BodyWriter::new(journal);
+        let mut writer = BodyWriter::new(journal, None);
         writer.write(text.as_bytes()).await.unwrap();
         let file = writer.finish().await.unwrap();
         assert!(matches!(file, Body::File(_)));

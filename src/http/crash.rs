@@ -104,7 +104,8 @@ async fn envelope(
     what: What,
     held: &Arc<Mutex<Held>>,
 ) -> Result<(EventId, Body), ApiError> {
-    let workshop = Workshop { journal: Arc::clone(public.intake.journal()), turns: public.room.turns() };
+    let (project, turns) = (held.lock().await.project(), public.room.turns());
+    let workshop = Workshop { journal: Arc::clone(public.intake.journal()), project, turns };
     let boundary = boundary(&parts.headers);
     let form = match (what, &boundary) {
         (What::Attachments(None), _) => return Err(malformed("the event id in the path is no event id")),

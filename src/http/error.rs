@@ -102,6 +102,7 @@ impl From<JournalError> for ApiError {
     fn from(error: JournalError) -> Self {
         let reason = match &error {
             JournalError::Full(_) => Refused::JournalFull,
+            JournalError::Share(_) => Refused::ProjectShare,
             JournalError::Failed(_) | JournalError::Closed => Refused::JournalFailed,
         };
         // Paths and sizes are for the log, not for clients.

@@ -40,6 +40,7 @@ pub(super) fn render(status: &Status, letters: &[LetterSummary], viewer: &Viewer
                 (upstreams(status))
                 @for upstream in &status.upstreams { (accounts(upstream)) }
                 (outages(status))
+                (fillers(status))
                 (refused(status))
                 (backfills(status, viewer))
                 (dead_letters(letters, viewer))
@@ -150,6 +151,23 @@ fn outages(status: &Status) -> Markup {
                         None => span.bad { "still lasting" },
                     } }
                     td { (outage.cause) }
+                }
+            }
+        }
+    }
+}
+
+fn fillers(status: &Status) -> Markup {
+    html! {
+        @if status.journal.fillers().next().is_some() {
+            h2 { "Journal by project" }
+            table {
+                tr { th { "Project" } th.n { "Takes" } th.n { "Part" } th { } }
+                @for share in status.journal.fillers() {
+                    tr {
+                        td { (share.name) } td.n { (bytes(share.bytes)) } td.n { (bytes(share.part_bytes.unwrap_or(0))) }
+                        td { @if share.is_beyond() { span.muted { "takes of the common half" } } }
+                    }
                 }
             }
         }

@@ -67,7 +67,7 @@ async fn read(public: &Public, mut incoming: Incoming, held: &mut Held) -> Resul
 
 /// The way through a file, in steps as large as there is room for beside `others`, and what it takes of the memory.
 async fn through_a_file(public: &Public, held: &mut Held, others: u64) -> Result<(BodyWriter, u64), BodyError> {
-    let writer = BodyWriter::new(Arc::clone(public.intake.journal())).beyond(0);
+    let writer = BodyWriter::new(Arc::clone(public.intake.journal()), held.project()).beyond(0);
     let [wanted, least] = [STREAMED, SQUEEZED].map(|takes| takes.min(public.room.keep()));
     if public.room.pass_now(held, others + wanted) {
         return Ok((writer, wanted));
@@ -118,7 +118,7 @@ async fn decoded(
     let size = unpack::size(&body, &encodings, limit.bytes()).await.map_err(too_large)?;
     let packed = body.in_memory() as u64;
     let writer = if room.keep_now(held, packed + size.min(keep)) {
-        BodyWriter::new(Arc::clone(public.intake.journal())).beyond(keep)
+        BodyWriter::new(Arc::clone(public.intake.journal()), held.project()).beyond(keep)
     } else {
         through_a_file(public, held, packed).await?.0
     };

@@ -80,6 +80,14 @@ impl Held {
         Self { of: None, account: Some((owner, Class::default())), bytes: 0 }
     }
 
+    /// The project whose share it is.
+    pub(super) fn project(&self) -> Option<Arc<str>> {
+        match &self.account {
+            Some((Owner::Project(project), _)) => Some(Arc::clone(project)),
+            _ => None,
+        }
+    }
+
     /// How much it is, in bytes.
     pub(super) const fn bytes(&self) -> u64 {
         self.bytes

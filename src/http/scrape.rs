@@ -11,7 +11,7 @@ use prometheus::{Encoder as _, IntCounter, TextEncoder};
 use crate::clock::Timestamp;
 use crate::delivery::board::Report;
 use crate::journal::evidence::Outage;
-use crate::journal::{Backlog, Stats, TargetId};
+use crate::journal::{Backlog, Share, Stats, TargetId};
 use crate::policy::canary::Canary;
 use crate::policy::circuit::State;
 use crate::policy::outcome::{DropReason, RefusalReason};
@@ -22,7 +22,7 @@ use crate::telemetry::ledger::{Account, AccountKey};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::status::{
     AccountStatus, BacklogStatus, CanaryStatus, JournalStatus, LimitStatus, OutageStatus, ProjectStatus, RefusedStatus,
-    Status, StormStatus, StrandedStatus, SwitchStatus, UpstreamStatus,
+    ShareStatus, Status, StormStatus, StrandedStatus, SwitchStatus, UpstreamStatus,
 };
 
 use super::backfill;
@@ -74,7 +74,7 @@ async fn read(admin: &Admin) -> Status {
         not_ready,
         primary: view.routing.primary.to_string(),
         mirror: view.routing.mirror,
-        journal: JournalStatus { size_bytes: space.files, disk_free_bytes: space.disk_free },
+        journal: JournalStatus { size_bytes: space.files, disk_free_bytes: space.disk_free, projects: shares(admin) },
         difference: upstreams.iter().map(|upstream| upstream.difference).sum(),
         upstreams,
         projects: projects(&view),
@@ -84,6 +84,12 @@ async fn read(admin: &Admin) -> Status {
         backfills: backfill::all(admin).await,
         config: view.config,
     }
+}
+
+fn shares(admin: &Admin) -> Vec<ShareStatus> {
+    let share =
+        |share: Share| ShareStatus { name: share.project.to_string(), bytes: share.bytes, part_bytes: share.part };
+    admin.journal.shares().into_iter().map(share).collect()
 }
 
 /// The targets of configured upstreams, and those for which something still waits.
@@ -301,6 +307,9 @@ fn refresh(admin: &Admin, status: &Status) {
     // Nothing remembers the canaries of an upstream that was removed.
     metrics.canary_success.reset();
     metrics.canary_age_seconds.reset();
+    // Nor what a project took that has nothing more.
+    metrics.journal_project_bytes.reset();
+    metrics.journal_project_part_bytes.reset();
     for upstream in &status.upstreams {
         refresh_upstream(admin, upstream);
         let running = |backfill: &&BackfillStatus| backfill.upstream == upstream.name && backfill.state == "running";
@@ -312,6 +321,10 @@ fn refresh(admin: &Admin, status: &Status) {
     {
         metrics.journal_size_bytes.set(status.journal.size_bytes as f64);
         metrics.disk_free_bytes.set(status.journal.disk_free_bytes.unwrap_or(0) as f64);
+        for ShareStatus { name, bytes, part_bytes } in &status.journal.projects {
+            metrics.journal_project_bytes.with_label_values(&[name]).set(*bytes as f64);
+            metrics.journal_project_part_bytes.with_label_values(&[name]).set(part_bytes.unwrap_or(0) as f64);
+        }
     }
     let stats = admin.journal.stats();
     raise(&metrics.journal_errors_total, stats.errors);

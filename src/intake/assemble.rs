@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use crate::journal::JournalError;
 use crate::journal::body::Body;
 use crate::journal::spool::BodyWriter;
-use crate::journal::{Journal, JournalError};
 use crate::protocol::event_id::EventId;
+
+use super::crash::Workshop;
 
 const ID: &str = "{\"event_id\":\"";
 /// As many digits as the longest length has; JSON allows blanks before a number.
@@ -24,8 +26,8 @@ pub(super) struct EnvelopeWriter {
 
 impl EnvelopeWriter {
     /// An envelope without items whose header has these keys beside its event id.
-    pub(super) async fn begin(journal: Arc<dyn Journal>, keys: Map<String, Value>) -> Result<Self, JournalError> {
-        let mut body = BodyWriter::new(journal);
+    pub(super) async fn begin(workshop: &Workshop, keys: Map<String, Value>) -> Result<Self, JournalError> {
+        let mut body = BodyWriter::new(Arc::clone(&workshop.journal), workshop.project.clone());
         let keys: String = keys.iter().map(|(key, value)| format!(",{}:{value}", Value::from(key.as_str()))).collect();
         body.write(format!("{ID}{:032}\"{keys}}}\n", 0).as_bytes()).await?;
         Ok(Self { body, item: None })

@@ -79,6 +79,8 @@ pub enum FormKind {
 pub struct Workshop {
     /// The journal beside which large files lie.
     pub journal: Arc<dyn Journal>,
+    /// The project that they are for, as far as known.
+    pub project: Option<Arc<str>>,
     /// A decompressor may take many MiB: one permit for each at work.
     pub turns: Arc<Semaphore>,
 }
@@ -91,7 +93,7 @@ pub async fn of_form(
     kind: FormKind,
 ) -> Result<(EventId, Body), CrashError> {
     let (mut multipart, ahead) = parts(pieces, boundary);
-    let mut envelope = EnvelopeWriter::begin(Arc::clone(&workshop.journal), header([])).await?;
+    let mut envelope = EnvelopeWriter::begin(workshop, header([])).await?;
     let (mut form, mut files, mut minidumps) = (Form::default(), 0, 0);
     while let Some(field) = multipart.next_field().await.map_err(broken)? {
         ahead.catch_up();
@@ -127,7 +129,7 @@ pub async fn of_form(
 
 /// The envelope of a minidump that is the whole body, and the event id it was given.
 pub async fn of_minidump(workshop: &Workshop, pieces: Pieces) -> Result<(EventId, Body), CrashError> {
-    let mut envelope = EnvelopeWriter::begin(Arc::clone(&workshop.journal), header([])).await?;
+    let mut envelope = EnvelopeWriter::begin(workshop, header([])).await?;
     let part = Part { name: MINIDUMP, file: "Minidump", is_minidump: true };
     add_file(workshop, &mut envelope, part, pieces.map_err(CrashError::Body)).await?;
     let id = EventId::random();
@@ -141,7 +143,7 @@ pub async fn of_unreal(
     user: Option<&str>,
 ) -> Result<(EventId, Body), CrashError> {
     let keys = header([("unreal_user_header", user)]);
-    let mut envelope = EnvelopeWriter::begin(Arc::clone(&workshop.journal), keys).await?;
+    let mut envelope = EnvelopeWriter::begin(workshop, keys).await?;
     let kind = [("type", Some("unreal_report")), ("content_type", Some("application/octet-stream"))];
     envelope.begin_item(header(kind)).await?;
     while let Some(piece) = pieces.try_next().await.map_err(CrashError::Body)? {

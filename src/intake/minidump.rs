@@ -105,7 +105,7 @@ where
         }
         return Ok(());
     };
-    let mut packed = BodyWriter::new(Arc::clone(&workshop.journal));
+    let mut packed = BodyWriter::new(Arc::clone(&workshop.journal), workshop.project.clone());
     packed.write(&first).await?;
     while let Some(chunk) = chunks.try_next().await? {
         packed.write(&chunk).await?;

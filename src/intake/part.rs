@@ -17,11 +17,12 @@ const PIECE: u64 = 256 * 1024;
 /// The header line, these ranges of the body (items, each with the newline before it), and a newline.
 pub(super) async fn of(
     journal: &Arc<dyn Journal>,
+    project: &Arc<str>,
     body: &Body,
     header: &Bytes,
     ranges: &[Range<u64>],
 ) -> Result<Body, JournalError> {
-    let mut writer = BodyWriter::new(Arc::clone(journal));
+    let mut writer = BodyWriter::new(Arc::clone(journal), Some(Arc::clone(project)));
     writer.write(header).await?;
     for range in ranges {
         copy(body, range.clone(), &mut writer).await?;

@@ -260,7 +260,7 @@ impl Intake {
                 (0..).zip(&keys).any(|(i, key)| *key == Some(reservation.key()) && sorting.keeps(i))
             });
             let ranges = envelope.ranges_of(|i| sorting.keeps(i));
-            (part::of(&self.journal, &body, envelope.header(), &ranges).await?, sorting.quantities())
+            (part::of(&self.journal, &project.name, &body, envelope.header(), &ranges).await?, sorting.quantities())
         };
         self.sightings.look(&project.name, &body, now);
         let Recipients { targets, withheld, .. } = to;

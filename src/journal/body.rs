@@ -176,6 +176,11 @@ impl BodyFile {
         self.len += bytes;
     }
 
+    /// Its record is about to have it, and is what counts as somebody's.
+    pub(super) fn leave_owner(&self) {
+        self.room.leave_owner();
+    }
+
     /// A record has it from now on, and the journal its room.
     pub(super) fn keep(&self) {
         self.kept.store(true, Ordering::Release);
@@ -245,22 +250,30 @@ pub fn read_piece(file: &File, range: Range<u64>) -> io::Result<Bytes> {
 pub struct Reservation {
     taken: Arc<AtomicU64>,
     bytes: u64,
+    /// What counts the room of whom it is for, and whether it still counts this there.
+    owner: Option<Arc<AtomicU64>>,
+    is_counted: AtomicBool,
 }
 
 impl Reservation {
-    /// Takes `bytes` of what `taken` counts.
-    pub(super) fn take(taken: &Arc<AtomicU64>, bytes: u64) -> Self {
+    /// Takes `bytes` of what `taken` counts, and `owner`, if it is somebody's.
+    pub(super) fn take(taken: &Arc<AtomicU64>, owner: Option<&Arc<AtomicU64>>, bytes: u64) -> Self {
         taken.fetch_add(bytes, Ordering::Relaxed);
-        Self { taken: Arc::clone(taken), bytes }
+        if let Some(owner) = owner {
+            owner.fetch_add(bytes, Ordering::Relaxed);
+        }
+        Self { taken: Arc::clone(taken), bytes, owner: owner.cloned(), is_counted: AtomicBool::new(true) }
     }
 
     pub(super) const fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Adds another one of the same count.
+    /// Adds another one of the same count and owner.
     pub(super) fn add(&mut self, mut other: Self) {
         self.taken = Arc::clone(&other.taken);
+        self.owner = other.owner.take();
+        self.is_counted = AtomicBool::new(true);
         self.bytes += std::mem::take(&mut other.bytes);
     }
 
@@ -268,7 +281,17 @@ impl Reservation {
     pub(super) fn shrink(&mut self, bytes: u64) {
         let surplus = self.bytes.saturating_sub(bytes);
         self.taken.fetch_sub(surplus, Ordering::Relaxed);
+        if let Some(owner) = self.owner.as_ref().filter(|_| *self.is_counted.get_mut()) {
+            owner.fetch_sub(surplus, Ordering::Relaxed);
+        }
         self.bytes -= surplus;
+    }
+
+    /// Counts it as its owner's no longer: the record counts, of which it is a part from now on.
+    fn leave_owner(&self) {
+        if let Some(owner) = self.owner.as_ref().filter(|_| self.is_counted.swap(false, Ordering::AcqRel)) {
+            owner.fetch_sub(self.bytes, Ordering::Relaxed);
+        }
     }
 
     /// Leaves the room taken: somebody else gives it back.

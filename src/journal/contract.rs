@@ -633,7 +633,7 @@ pub(super) fn noise(size: usize) -> Vec<u8> {
 
 /// A body written in uneven pieces.
 pub(super) async fn written(journal: &Arc<dyn Journal>, bytes: &[u8]) -> Result<Body, JournalError> {
-    let mut writer = BodyWriter::new(Arc::clone(journal));
+    let mut writer = BodyWriter::new(Arc::clone(journal), Some("shop".into()));
     for piece in bytes.chunks(70_001) {
         writer.write(piece).await?;
     }
@@ -647,7 +647,7 @@ async fn a_body_written_in_pieces_is_one_body_and_can_be_written_over(subject: S
         let body = written(&journal, &expected).await.unwrap();
         assert_eq!((body.len(), body.is_empty()), (size as u64, size == 0));
         assert!(bytes_of(&body) == expected, "{size}");
-        let mut writer = BodyWriter::new(Arc::clone(&journal));
+        let mut writer = BodyWriter::new(Arc::clone(&journal), Some("shop".into()));
         writer.write(&expected).await.unwrap();
         if size > 100 {
             writer.overwrite(50, b"over").await.unwrap();
@@ -694,7 +694,7 @@ async fn a_large_body_is_claimed_as_it_was_written_and_gives_its_room_back(mut s
 async fn a_body_that_was_not_finished_or_not_appended_leaves_nothing_behind(mut subject: Subject) {
     let journal = subject.journal();
     let before = journal.space().used;
-    let mut writer = BodyWriter::new(Arc::clone(&journal));
+    let mut writer = BodyWriter::new(Arc::clone(&journal), Some("shop".into()));
     writer.write(&noise(2 * IN_MEMORY)).await.unwrap();
     let body = written(&journal, &noise(2 * IN_MEMORY)).await.unwrap();
     drop((writer, body.clone()));

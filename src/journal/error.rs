@@ -6,6 +6,9 @@ pub enum JournalError {
     /// There is no room, in the journal's own limit or on the disk: the submission is answered with 503.
     #[error("the journal is full: {0}")]
     Full(String),
+    /// The project has taken its share of the room, and what is left is for others: the submission is answered with 503.
+    #[error("{0}")]
+    Share(String),
     /// The storage failed.
     #[error("the journal failed: {0}")]
     Failed(String),

@@ -4,6 +4,7 @@
 //! the contract, one after the other.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,10 +27,11 @@ use super::backfill::{BACKGROUND, Backfill, BackfillStep, Scope, Survey};
 use super::body::Reservation;
 use super::evidence::{Comparison, Evidence, Observation, Outage};
 use super::losses::Loss;
+use super::shares::Shares;
 use super::spool::Spool;
 use super::{
     Backlog, Claim, Journal, JournalError, Letter, MAX_TARGETS, Pick, Primaries, Progress, RecentKeys, Record,
-    RecordId, Rest, Settlement, Space, Stats, Submission, Switch, TargetId, WithRecord,
+    RecordId, Rest, Settlement, Share, Space, Stats, Submission, Switch, TargetId, WithRecord,
 };
 
 /// A journal that forgets everything when it is dropped.
@@ -55,6 +57,7 @@ struct State {
     backfills: BTreeMap<u8, Backfill>,
     losses: losses::Losses,
     primaries: Option<Primaries>,
+    shares: Shares,
 }
 
 #[derive(Debug)]
@@ -100,6 +103,7 @@ impl MemoryJournal {
     /// Refuses what would make the bodies exceed `max` bytes.
     #[must_use]
     pub fn bounded(self, max: u64) -> Self {
+        self.lock().shares = Shares::new(max);
         Self { max_bytes: Some(max), ..self }
     }
 
@@ -133,15 +137,15 @@ impl MemoryJournal {
 
     fn insert(&self, state: &mut State, submission: Submission) -> Result<RecordId, JournalError> {
         let size = submission.body.len();
+        let number = state.number(&submission.project);
         if let Some(max) = self.max_bytes {
-            let all = Timestamp::from_millis(u64::MAX);
-            while state.bytes + size > max && (state.prune(all, 1) > 0 || self.evict(state)) {}
-            if state.bytes + size > max {
-                return Err(JournalError::Full(format!("{} of {max} bytes are in use", state.bytes)));
-            }
+            self.make_room(state, (number, size), max)?;
         }
         state.last += 1;
         state.bytes += size;
+        if let Some(count) = state.shares.count(number) {
+            count.fetch_add(size, Ordering::Relaxed);
+        }
         let id = state.last;
         let Submission { accepted_at, project, event_id, quantities, keys, client, body, targets, withheld } =
             submission;
@@ -227,7 +231,7 @@ impl Journal for MemoryJournal {
         None
     }
 
-    fn make_room(&self, _: u64) -> BoxFuture<'_, Result<Reservation, JournalError>> {
+    fn make_room(&self, _: Option<Arc<str>>, _: u64) -> BoxFuture<'_, Result<Reservation, JournalError>> {
         // There are no files; what a body takes is counted when it is appended.
         at_once(Ok(Reservation::default()))
     }
@@ -415,6 +419,14 @@ impl Journal for MemoryJournal {
 
     fn protect(&self, primaries: Primaries) {
         self.lock().primaries = Some(primaries);
+    }
+
+    fn split(&self, projects: Vec<Arc<str>>) {
+        self.lock().shares.split(projects);
+    }
+
+    fn shares(&self) -> Vec<Share> {
+        self.lock().shares.told()
     }
 
     fn space(&self) -> Space {

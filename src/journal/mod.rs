@@ -12,7 +12,8 @@
 //! 6. Every change of an account ([`Posting`](crate::telemetry::ledger::Posting)) is committed with the change it tells of.
 //! 7. A record that cannot be read is set aside and counted, and looked at again by the next start; it never blocks the ones behind it.
 //! 8. The space is bounded by `max_size`; delivered records go first, then the oldest of those that wait for shadows alone
-//!    ([`Journal::protect`]), and when neither is left [`JournalError::Full`] is the answer. Space is given back to the file system after draining. A full disk is an answer too, and passes when there is room again.
+//!    ([`Journal::protect`]), and when neither is left [`JournalError::Full`] is the answer. No project takes what is another's part
+//!    ([`Journal::split`]). Space is given back to the file system after draining. A full disk is an answer too, and passes when there is room again.
 //! 9. No call does work that grows with the number of records waiting.
 //!
 //! 10. A body in a file is as durable as its record when `append` returns, and counts as room taken from its first byte on. The
@@ -34,6 +35,7 @@ pub mod losses;
 mod measures;
 pub mod memory;
 mod settings;
+mod shares;
 pub mod spool;
 pub mod sqlite;
 pub mod verification;
@@ -62,6 +64,7 @@ pub use letters::{DeadLetter, Letter, Pick, WithRecord};
 use losses::Loss;
 pub use measures::{Primaries, Space, Stats};
 pub use settings::{Settings, Sync};
+pub use shares::Share;
 use spool::Spool;
 use verification::Verification;
 
@@ -230,8 +233,9 @@ pub trait Journal: Send + std::marker::Sync + fmt::Debug {
     /// Where bodies over [`IN_MEMORY`](body::IN_MEMORY) are written; `None`: they stay in memory.
     fn spool(&self) -> Option<&Arc<Spool>>;
 
-    /// Takes room for `bytes` of a file; delivered records go first. [`BodyWriter`](spool::BodyWriter) asks for it.
-    fn make_room(&self, bytes: u64) -> BoxFuture<'_, Result<Reservation, JournalError>>;
+    /// Takes room for `bytes` of a file for a project, if it is known for which; delivered records go first.
+    /// [`BodyWriter`](spool::BodyWriter) asks for it.
+    fn make_room(&self, project: Option<Arc<str>>, bytes: u64) -> BoxFuture<'_, Result<Reservation, JournalError>>;
 
     /// Leases up to `max` records that may be tried now. Empty when there are none, or when so many settlements of this
     /// target await their commit that a crash now would repeat too much; [`Journal::changed`] tells when to ask again.
@@ -349,6 +353,13 @@ pub trait Journal: Send + std::marker::Sync + fmt::Debug {
     /// Says whose backlog never gives way. When room is short, the oldest of what waits for others alone is dropped as evicted,
     /// after what is only retained. Until it is said, no backlog gives way.
     fn protect(&self, primaries: Primaries);
+
+    /// Says between which projects the room is split. Half of it is parts, one for each; the other half is common. One that is
+    /// beyond its part takes of the common half alone ([`JournalError::Share`]), and is the first to give way.
+    fn split(&self, projects: Vec<Arc<str>>);
+
+    /// What each project takes, the most first: those of the split, and those that still have something.
+    fn shares(&self) -> Vec<Share>;
 
     /// Room taken.
     fn space(&self) -> Space;

@@ -75,8 +75,8 @@ impl Spool {
         self.taken.load(Ordering::Relaxed)
     }
 
-    pub(super) fn take(&self, bytes: u64) -> Reservation {
-        Reservation::take(&self.taken, bytes)
+    pub(super) fn take(&self, owner: Option<&Arc<AtomicU64>>, bytes: u64) -> Reservation {
+        Reservation::take(&self.taken, owner, bytes)
     }
 
     /// The file of a record.
@@ -121,6 +121,8 @@ impl Spool {
 #[derive(Debug)]
 pub struct BodyWriter {
     journal: Arc<dyn Journal>,
+    /// For whom it is, as far as known.
+    project: Option<Arc<str>>,
     buffer: Vec<u8>,
     draft: Option<Draft>,
     /// The most that stays in memory.
@@ -139,9 +141,9 @@ struct Draft {
 }
 
 impl BodyWriter {
-    /// Begins a body for that journal.
-    pub fn new(journal: Arc<dyn Journal>) -> Self {
-        Self { journal, buffer: Vec::new(), draft: None, keep: IN_MEMORY, step: STEP, whole: true }
+    /// Begins a body for that journal, and for a project, if it is known for which.
+    pub fn new(journal: Arc<dyn Journal>, project: Option<Arc<str>>) -> Self {
+        Self { journal, project, buffer: Vec::new(), draft: None, keep: IN_MEMORY, step: STEP, whole: true }
     }
 
     /// Goes through a file already beyond `bytes`.
@@ -234,7 +236,7 @@ impl BodyWriter {
         let Some(draft) = &mut self.draft else { return Ok(()) };
         let has = draft.body.room().bytes();
         if draft.body.len() + bytes > has {
-            draft.body.room().add(self.journal.make_room(bytes.max(ROOM_STEP)).await?);
+            draft.body.room().add(self.journal.make_room(self.project.clone(), bytes.max(ROOM_STEP)).await?);
         }
         draft.unsynced += bytes;
         let sync = durable && draft.unsynced >= SYNC_STEP;

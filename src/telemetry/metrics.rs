@@ -149,6 +149,10 @@ metrics! {
     last_switch_timestamp_seconds: Gauge [];
     /// Bytes of the journal's files on disk.
     journal_size_bytes: Gauge [];
+    /// Bytes that a project takes of the journal.
+    journal_project_bytes: GaugeVec ["project"];
+    /// Bytes of the journal that are kept for a project whatever others send; 0 for the only one, which has all of the room.
+    journal_project_part_bytes: GaugeVec ["project"];
     /// Failures of the journal's storage.
     journal_errors_total: IntCounter [];
     /// Records of the journal that could not be read and were set aside.
@@ -178,6 +182,7 @@ pub enum Refused {
     Timeout,
     Overloaded,
     JournalFull,
+    ProjectShare,
     JournalFailed,
     Disconnected,
     NoSuchRoute,
@@ -190,7 +195,7 @@ pub enum Refused {
 
 impl Refused {
     /// Every reason.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Malformed,
         Self::Unauthenticated,
         Self::UnknownProject,
@@ -202,6 +207,7 @@ impl Refused {
         Self::Timeout,
         Self::Overloaded,
         Self::JournalFull,
+        Self::ProjectShare,
         Self::JournalFailed,
         Self::Disconnected,
         Self::NoSuchRoute,
@@ -226,6 +232,7 @@ impl Refused {
             Self::Timeout => "timeout",
             Self::Overloaded => "overloaded",
             Self::JournalFull => "journal_full",
+            Self::ProjectShare => "project_share",
             Self::JournalFailed => "journal_failed",
             Self::Disconnected => "disconnected",
             Self::NoSuchRoute => "no_such_route",

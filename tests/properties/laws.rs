@@ -225,7 +225,7 @@ pub(crate) fn multipart(data: &[u8]) {
     let [size, form @ ..] = data else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let journal = Arc::new(MemoryJournal::new(Ledger::default()));
-    let workshop = Workshop { journal, turns: Arc::new(Semaphore::new(1)) };
+    let workshop = Workshop { journal, project: None, turns: Arc::new(Semaphore::new(1)) };
     let pieces = || -> Pieces {
         let pieces: Vec<_> = form.chunks(usize::from(*size) + 1).map(Bytes::copy_from_slice).map(Ok).collect();
         stream::iter(pieces).boxed()

@@ -85,6 +85,8 @@ struct Model {
     clock: u64,
     /// Number → accepted at.
     records: BTreeMap<u64, u64>,
+    /// Number → project and size.
+    bodies: BTreeMap<u64, (Arc<str>, u64)>,
     waiting: [BTreeMap<u64, Waiting>; 2],
     leased: Vec<(usize, Claim, Waiting)>,
     /// Number of the record and its errors, oldest first.
@@ -180,6 +182,7 @@ impl Run {
                 let rest = journal.prune(at(before), usize::MAX).await.unwrap();
                 assert_eq!(count + rest, may_go.len());
                 self.model.records.retain(|id, _| !may_go.contains(id));
+                self.model.bodies.retain(|id, _| !may_go.contains(id));
             }
             Call::Retry { target, limit } => self.retry(target, limit).await,
             Call::Forget { target, limit } => {
@@ -201,9 +204,12 @@ impl Run {
         for _ in 0..count {
             self.model.clock += 1;
             let body = Bytes::from(vec![1; usize::from(size)]).into();
-            let submission = Submission { quantities: errors(n), body, ..submission(at(self.model.clock), &targets) };
+            let project: Arc<str> = ["shop", "web", "app"][n as usize - 1].into();
+            let submission = submission(at(self.model.clock), &targets);
+            let submission = Submission { project: Arc::clone(&project), quantities: errors(n), body, ..submission };
             let id = self.subject.journal().append(submission).await.unwrap().0;
             self.model.records.insert(id, self.model.clock);
+            self.model.bodies.insert(id, (project, u64::from(size)));
             for target in &targets {
                 let waiting = Waiting { errors: n, ..Waiting::default() };
                 self.model.waiting[usize::from(target.0)].insert(id, waiting);
@@ -262,7 +268,9 @@ impl Run {
 
     async fn crash(&mut self) {
         let memory = matches!(self.subject, Subject::Memory(..));
+        let before = taken(&self.subject);
         self.subject.crash();
+        assert_eq!(taken(&self.subject), before);
         for (target, claim, waiting) in self.model.leased.drain(..) {
             // Untried and passed by: SQLite has it due as of its commit, or untried still; the test takes either.
             let lost = !memory && waiting.due.is_none();
@@ -297,8 +305,25 @@ impl Run {
         }
     }
 
+    /// Each project takes what its records take, whose overhead on disk is bounded.
+    fn check_room(&self) {
+        let (mut bodies, most) = (BTreeMap::<Arc<str>, (u64, u64)>::new(), |size: u64| 2 * size + 1024);
+        for (project, size) in self.model.bodies.values() {
+            let sums = bodies.entry(Arc::clone(project)).or_default();
+            *sums =
+                (sums.0 + size, sums.1 + if matches!(self.subject, Subject::Memory(..)) { *size } else { most(*size) });
+        }
+        let taken = taken(&self.subject);
+        for (project, (least, most)) in &bodies {
+            let bytes = taken.get(project).copied().unwrap_or(0);
+            assert!((*least..=*most).contains(&bytes), "{project} takes {bytes}, not {least} to {most}");
+        }
+        assert!(taken.keys().all(|project| bodies.contains_key(project)), "{taken:?} of {bodies:?}");
+    }
+
     async fn check(&self) {
         self.subject.assert_balanced().await;
+        self.check_room();
         let journal = self.subject.journal();
         for target in 0..2 {
             let backlog = journal.backlog(TargetId(target as u8)).await.unwrap();
@@ -309,6 +334,11 @@ impl Run {
             assert_eq!(journal.dead_letters(TargetId(target as u8)), self.model.letters[target].len() as u64);
         }
     }
+}
+
+/// What each project takes.
+fn taken(subject: &Subject) -> BTreeMap<Arc<str>, u64> {
+    subject.journal().shares().into_iter().map(|share| (share.project, share.bytes)).collect()
 }
 
 async fn run(subject: Subject, calls: Vec<Call>) {

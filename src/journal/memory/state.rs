@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::clock::Timestamp;
 use crate::journal::backfill::BACKGROUND;
+use crate::journal::shares::Giving;
 use crate::journal::{Backlog, Claim, JournalError, TargetId};
 use crate::policy::outcome::{DropReason, Outcome};
 use crate::protocol::category::Category;
@@ -12,11 +14,37 @@ use crate::protocol::category::Category;
 use super::{Kept, MemoryJournal, State, Target, Turn, turn};
 
 impl MemoryJournal {
-    /// Drops the oldest record that waits for shadows alone and is not being tried. False when there is none.
-    pub(super) fn evict(&self, state: &mut State) -> bool {
-        let State { targets, records, letters, losses, primaries, .. } = state;
+    /// Makes room for so many bytes of a project: settled records go first, then the oldest of what waits for shadows alone.
+    pub(super) fn make_room(
+        &self,
+        state: &mut State,
+        (project, size): (u32, u64),
+        max: u64,
+    ) -> Result<(), JournalError> {
+        let all = Timestamp::from_millis(u64::MAX);
+        loop {
+            let left = state.shares.left_for_others(Some(project), size, state.bytes);
+            if state.bytes + size + left <= max {
+                return Ok(());
+            }
+            let giving = state.shares.giving(Some(project), size);
+            let pruned = giving.iter().any(|giving| state.prune_of(all, 1, |number| giving.has(number)) > 0);
+            if !pruned && !giving.iter().any(|giving| self.evict(state, giving)) {
+                let used = format!("{} of {max} bytes are in use", state.bytes);
+                let is_share = state.bytes + size <= max;
+                return Err(if is_share { JournalError::Share(used) } else { JournalError::Full(used) });
+            }
+        }
+    }
+
+    /// Drops the oldest record of these projects that waits for shadows alone and is not being tried. False when there is none.
+    fn evict(&self, state: &mut State, giving: &Giving) -> bool {
+        let State { targets, records, letters, losses, primaries, shares, .. } = state;
         let Some(primaries) = primaries else { return false };
         let goes = |(id, kept): &(&u64, &Kept)| {
+            if !shares.number(&kept.record.project).is_some_and(|number| giving.has(number)) {
+                return false;
+            }
             let primary = primaries.of(&kept.record.project);
             let mut waiting =
                 (0..).zip(&*targets).filter_map(|(n, target)| Some((TargetId(n), target.waiting.get(id)?)));
@@ -62,15 +90,32 @@ impl State {
         Ok(claims)
     }
 
+    /// The number of a project; a new one gets the next.
+    pub(super) fn number(&mut self, project: &Arc<str>) -> u32 {
+        if self.shares.number(project).is_none() {
+            self.shares.know(Arc::clone(project));
+        }
+        self.shares.number(project).unwrap_or_default()
+    }
+
     pub(super) fn prune(&mut self, before: Timestamp, limit: usize) -> usize {
-        let Self { records, targets, bytes, letters, .. } = self;
+        self.prune_of(before, limit, |_| true)
+    }
+
+    fn prune_of(&mut self, before: Timestamp, limit: usize, is_of: impl Fn(u32) -> bool) -> usize {
+        let Self { records, targets, bytes, letters, shares, .. } = self;
         let needed = |id: &u64| {
             targets.iter().any(|t| t.waiting.contains_key(id)) || letters.iter().any(|letter| letter.record.0 == *id)
         };
-        let old = records.iter().take_while(|(_, kept)| kept.record.accepted_at < before).map(|(id, _)| *id);
+        let old = records.iter().take_while(|(_, kept)| kept.record.accepted_at < before);
+        let old = old.filter(|(_, kept)| shares.number(&kept.record.project).is_some_and(&is_of)).map(|(id, _)| *id);
         let gone: Vec<u64> = old.filter(|id| !needed(id)).take(limit).collect();
         for id in &gone {
-            *bytes -= records.remove(id).map_or(0, |kept| kept.record.body.len());
+            let Some(Kept { record, .. }) = records.remove(id) else { continue };
+            *bytes -= record.body.len();
+            if let Some(count) = shares.number(&record.project).and_then(|number| shares.count(number)) {
+                count.fetch_sub(record.body.len(), Ordering::Relaxed);
+            }
         }
         gone.len()
     }

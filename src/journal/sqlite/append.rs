@@ -11,6 +11,7 @@ use crate::policy::outcome::Outcome;
 
 use super::accounts::Book;
 use super::shared::Shared;
+use super::space;
 
 /// Bodies above this go through the incremental interface, which copies no more than a page at a time.
 pub(super) const LARGE: usize = 256 << 10;
@@ -52,6 +53,7 @@ impl Projects {
         // A rollback takes the row away and leaves the number: the next transaction then writes it again.
         conn.execute("INSERT INTO project VALUES (?1, ?2)", params![number, &**name])?;
         names.push(Arc::clone(name));
+        shared.change_shares(|shares| shares.know(Arc::clone(name)));
         self.0.insert(Arc::clone(name), number);
         Ok(number)
     }
@@ -59,20 +61,46 @@ impl Projects {
     /// After a rollback: forgets the projects from `count` on, whose rows are gone.
     pub(super) fn cut(&mut self, shared: &Shared, count: usize) {
         shared.projects.write().unwrap_or_else(PoisonError::into_inner).truncate(count);
+        shared.change_shares(|shares| shares.cut(count));
         self.0.retain(|_, number| (*number as usize) < count);
     }
 }
 
-/// Writes a submission under the number `id`.
+/// What goes with a body, as it is written, and the room that both take within the database.
+pub(super) struct Written {
+    client: String,
+    room: u64,
+}
+
+impl Written {
+    pub(super) fn of(submission: &Submission) -> rusqlite::Result<Self> {
+        let client = serde_json::to_string(&submission.client)
+            .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+        let keys = size_of::<u128>() * submission.keys.len();
+        let room = space::OVERHEAD + keys as u64 + space::of_a_row(submission.body.in_memory() + client.len());
+        Ok(Self { client, room })
+    }
+
+    /// Room within the database.
+    pub(super) const fn room(&self) -> u64 {
+        self.room
+    }
+
+    /// The same with its file.
+    pub(super) fn with_file(&self, submission: &Submission) -> u64 {
+        self.room + submission.body.len() - submission.body.in_memory() as u64
+    }
+}
+
+/// Writes a submission of a project under the number `id`.
 pub(super) fn append(
     conn: &Connection,
     shared: &Shared,
-    projects: &mut Projects,
+    (project, written): (u32, &Written),
     book: &mut Book,
     id: u64,
     submission: Submission,
 ) -> rusqlite::Result<Appended> {
-    let project = projects.number(conn, shared, &submission.project)?;
     let known = shared.targets().len();
     let targets = submission.targets.iter().filter(|target| usize::from(target.0) < known);
     let mask = targets.clone().fold(0_i64, |mask, target| mask | 1 << target.0);
@@ -80,7 +108,7 @@ pub(super) fn append(
         [] => None,
         keys => Some(keys.iter().flat_map(|key| key.to_le_bytes()).collect()),
     };
-    conn.prepare_cached("INSERT INTO record VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?.execute(params![
+    conn.prepare_cached("INSERT INTO record VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?.execute(params![
         id.cast_signed(),
         submission.accepted_at.as_millis().cast_signed(),
         project,
@@ -89,8 +117,9 @@ pub(super) fn append(
         submission.quantities.to_string(),
         submission.event_id.map(|id| id.as_u128().to_be_bytes()),
         keys,
+        written.with_file(&submission).cast_signed(),
     ])?;
-    write_body(conn, id, &submission)?;
+    write_body(conn, id, &submission.body, &written.client)?;
     let (at, quantities) = (submission.accepted_at, &submission.quantities);
     book.note(at, None, project, Outcome::Accepted, quantities);
     for target in shared.targets().iter().filter(|target| mask & target.bit() != 0) {
@@ -104,11 +133,9 @@ pub(super) fn append(
     Ok(Appended { record: Arc::new(record), project, mask })
 }
 
-fn write_body(conn: &Connection, id: u64, submission: &Submission) -> rusqlite::Result<()> {
-    let client = serde_json::to_string(&submission.client)
-        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+fn write_body(conn: &Connection, id: u64, body: &Body, client: &str) -> rusqlite::Result<()> {
     let id = id.cast_signed();
-    let body = match &submission.body {
+    let body = match body {
         Body::Memory(bytes) => bytes,
         Body::File(file) => {
             conn.prepare_cached("INSERT INTO body VALUES (?1, ?2, x'')")?.execute(params![id, client])?;

@@ -74,8 +74,8 @@ pub(super) enum Command {
     Note(Arc<Target>, Box<Notes>, Reply<()>),
     /// Lets missing events of a target wait again.
     Repair(Arc<Target>, Repair, Reply<usize>),
-    /// Room for bytes of a file.
-    Room(u64, Reply<Reservation>),
+    /// Room for bytes of a file, for a project.
+    Room(Option<Arc<str>>, u64, Reply<Reservation>),
     Target(Arc<str>, Reply<TargetId>),
     Switch(Box<Switch>, Reply<()>),
     Observe(Box<Observation>, Reply<()>),
@@ -136,6 +136,8 @@ pub(super) struct Group {
     pub(super) names: Vec<(Arc<str>, Reply<TargetId>)>,
     pub(super) answers: Vec<Answer>,
     pub(super) refused: Option<JournalError>,
+    /// Projects beyond their part for which nothing gives way, as was seen in this transaction.
+    pub(super) fruitless: Vec<Option<u32>>,
     /// The last record of the commit before.
     pub(super) last: u64,
     /// The targets of dead letters that went because there were too many, one each.
@@ -219,7 +221,7 @@ pub(super) fn refuse(command: Command, error: &JournalError) {
         | Command::Repair(_, _, reply) => {
             Answer::Count(reply, 0).give(Some(error));
         }
-        Command::Room(_, reply) => Answer::Room(reply, Err(JournalError::Closed)).give(Some(error)),
+        Command::Room(_, _, reply) => Answer::Room(reply, Err(JournalError::Closed)).give(Some(error)),
         Command::Backfill(_, _, reply) => Answer::Backfill(reply, None).give(Some(error)),
         Command::Switch(_, reply)
         | Command::Note(_, _, reply)

@@ -3,12 +3,13 @@
 //! Rule: the counts are taken from the rows, not kept beside them, so that the balance of the accounts is a true audit.
 
 use std::collections::HashSet;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use rusqlite::Connection;
 
 use crate::clock::{Clock, Timestamp};
+use crate::journal::shares::Shares;
 use crate::journal::spool::Spool;
 use crate::journal::{OpenError, Settings, TargetId};
 use crate::protocol::category::Quantities;
@@ -28,15 +29,17 @@ pub(super) fn load(
     clock: Clock,
     ledger: Ledger,
 ) -> rusqlite::Result<Shared> {
-    let names = conn
+    let names: Vec<Arc<str>> = conn
         .prepare("SELECT name FROM project ORDER BY id")?
         .query_map([], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
+    let mut shares = Shares::new(settings.max_size.get());
+    names.iter().for_each(|name| shares.know(Arc::clone(name)));
     let mut targets = targets(conn)?;
     if let Err(error) = look_again(conn, &targets) {
         tracing::warn!(%error, "what was set aside is looked at again by the next start");
     }
-    count_untried(conn, &mut targets)?;
+    count_untried(conn, &mut targets, &shares)?;
     count_rows(conn, &mut targets)?;
     count_dead_letters(conn, &mut targets)?;
     let targets = (0..).zip(targets).map(|(id, (name, queue))| Arc::new(Target::new(TargetId(id), name, queue)));
@@ -45,6 +48,7 @@ pub(super) fn load(
         ledger,
         targets: RwLock::new(Arc::new(targets.collect())),
         projects: RwLock::new(names),
+        shares: RwLock::new(shares),
         space: Room::default(),
         secret: conn.query_row("SELECT secret FROM meta", [], |row| row.get(0))?,
         spool,
@@ -104,14 +108,20 @@ fn look_again(conn: &Connection, targets: &Targets) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// One walk over the narrow table, from the lowest watermark on.
-fn count_untried(conn: &Connection, targets: &mut Targets) -> rusqlite::Result<()> {
-    let Some(lowest) = targets.iter().map(|(_, queue)| queue.watermark).min() else { return Ok(()) };
-    let mut select =
-        conn.prepare("SELECT id, targets, project, size, quantities FROM record WHERE id > ?1 ORDER BY id")?;
-    let mut rows = select.query([lowest.cast_signed()])?;
+/// One walk over the narrow table: everything takes room, and what lies above the lowest watermark may wait untried.
+fn count_untried(conn: &Connection, targets: &mut Targets, shares: &Shares) -> rusqlite::Result<()> {
+    let lowest = targets.iter().map(|(_, queue)| queue.watermark).min().unwrap_or(u64::MAX);
+    let mut select = conn
+        .prepare("SELECT id, targets, project, size, quantities, coalesce(room, size + 512) FROM record ORDER BY id")?;
+    let mut rows = select.query([])?;
     let mut last = Parsed::default();
     while let Some(row) = rows.next()? {
+        if let Some(count) = shares.count(row.get(2)?) {
+            count.fetch_add(row.get::<_, i64>(5)?.cast_unsigned(), Ordering::Relaxed);
+        }
+        if row.get::<_, i64>(0)?.cast_unsigned() <= lowest {
+            continue;
+        }
         let (id, mask) = (row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(1)?);
         let (project, size) = (row.get::<_, u32>(2)?, row.get::<_, i64>(3)?.cast_unsigned());
         let quantities = last.parse(row.get_ref(4)?.as_str().unwrap_or_default());

@@ -55,7 +55,7 @@ use super::losses::Loss;
 use super::spool::Spool;
 use super::{
     Backlog, Claim, Journal, JournalError, Letter, OpenError, Pick, Primaries, RecentKeys, Record, RecordId, Settings,
-    Settlement, Space, Stats, Submission, Switch, TargetId, WithRecord,
+    Settlement, Share, Space, Stats, Submission, Switch, TargetId, WithRecord,
 };
 use group::{Command, INBOX, Reply};
 use queue::Take;
@@ -191,8 +191,8 @@ impl Journal for SqliteJournal {
         Some(&self.shared.spool)
     }
 
-    fn make_room(&self, bytes: u64) -> BoxFuture<'_, Result<Reservation, JournalError>> {
-        Box::pin(self.ask(move |reply| Command::Room(bytes, reply)))
+    fn make_room(&self, project: Option<Arc<str>>, bytes: u64) -> BoxFuture<'_, Result<Reservation, JournalError>> {
+        Box::pin(self.ask(move |reply| Command::Room(project, bytes, reply)))
     }
 
     fn claim(&self, target: TargetId, now: Timestamp, max: usize) -> BoxFuture<'_, Result<Vec<Claim>, JournalError>> {
@@ -355,6 +355,14 @@ impl Journal for SqliteJournal {
 
     fn protect(&self, primaries: Primaries) {
         *self.shared.primaries.write().unwrap_or_else(PoisonError::into_inner) = Some(primaries);
+    }
+
+    fn split(&self, projects: Vec<Arc<str>>) {
+        self.shared.change_shares(|shares| shares.split(projects));
+    }
+
+    fn shares(&self) -> Vec<Share> {
+        self.shared.shares().told()
     }
 
     fn space(&self) -> Space {

@@ -20,7 +20,7 @@ pub(super) const FORMAT: i64 = FORMATS.len() as i64;
 /// What marks a file as a journal (`PRAGMA application_id`): "SwJ1".
 const APPLICATION: i64 = 0x5377_4a31;
 /// Bytes of a page: three usual events fit, and a commit writes fewer, larger pieces.
-const PAGE: u32 = 16384;
+pub(super) const PAGE: u32 = 16384;
 /// How long we wait for another process that holds the database: an administrator's shell, a backup.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// What is left of the log file when it starts over: more than it grows to between checkpoints, because writing over blocks that
@@ -33,7 +33,7 @@ const LOG_KEPT: u32 = 16 << 20;
 ///
 /// A record is settled for a target when its number is not above the target's watermark and no `pending` row names it;
 /// above the watermark every record with the target's bit waits. So what waits untried costs no row at all.
-pub(super) const FORMATS: [&str; 9] = [
+pub(super) const FORMATS: [&str; 10] = [
     "
 CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), next_record INTEGER NOT NULL);
 INSERT INTO meta VALUES (1, 1);
@@ -126,6 +126,10 @@ CREATE TABLE look (
     PRIMARY KEY (target, record)
 ) WITHOUT ROWID;
 CREATE INDEX look_due ON look (target, due);
+",
+    // The room that a record takes. Of those made before it is not known, and taken to be a little more than their bodies.
+    "
+ALTER TABLE record ADD COLUMN room INTEGER;
 ",
 ];
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::clock::Clock;
+use crate::journal::shares::Shares;
 use crate::journal::spool::Spool;
 use crate::journal::{JournalError, Primaries, Stats, TargetId};
 use crate::policy::dedup::SECRET;
@@ -28,6 +29,8 @@ pub(super) struct Shared {
     pub(super) targets: RwLock<Arc<Vec<Arc<Target>>>>,
     /// By number.
     pub(super) projects: RwLock<Vec<Arc<str>>>,
+    /// Who has how much of the room; the same numbers.
+    pub(super) shares: RwLock<Shares>,
     pub(super) space: Room,
     /// Under which the keys of repeats are made.
     pub(super) secret: [u8; SECRET],
@@ -86,6 +89,14 @@ impl Shared {
 
     pub(super) fn projects(&self) -> RwLockReadGuard<'_, Vec<Arc<str>>> {
         self.projects.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn shares(&self) -> RwLockReadGuard<'_, Shares> {
+        self.shares.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn change_shares(&self, change: impl FnOnce(&mut Shares)) {
+        change(&mut self.shares.write().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// The bit of each project's primary, by the project's number; `None` until they are known.

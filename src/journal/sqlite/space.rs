@@ -3,34 +3,39 @@
 //! Rule: every step is bounded. Nothing here removes a record that a target still waits for or that a dead letter needs; what
 //! gives way although it is waited for is chosen in `settlement::evict`.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension};
 
 use crate::clock::Timestamp;
+use crate::journal::shares::{Giving, Rank};
 use crate::journal::spool::Spool;
 use crate::journal::{JournalError, Settings};
 use crate::units::ByteSize;
 
 use super::shared::Shared;
+use count::Change;
+pub(super) use count::of_a_row;
+use walk::{STEP, Walk, remove, walk};
 
-/// Records looked at in one step.
-const STEP: u64 = 512;
 /// Records looked at by one call of `prune`.
 const LOOK: u64 = 4096;
 /// Bytes in the log after which they are moved into the database file.
 const LOG_FULL: u64 = 4 << 20;
 /// Bytes the log may take without counting as room taken: more means that a foreign reader keeps it from starting over.
 const LOG_FREE: u64 = 16 << 20;
-/// What a record takes besides its body, roughly; only for the decision before it is written.
+/// What a record takes besides its body and its keys, roughly: its row, what is known of its client, where it waits.
 pub(super) const OVERHEAD: u64 = 512;
 /// Pages given back in one step, and pages kept for what comes next.
 const VACUUM_STEP: u64 = 128;
 /// Free pages kept for what comes next.
 const KEPT_FREE: u64 = 64;
+
+mod count;
+mod walk;
 
 /// The writer's view of the room.
 #[derive(Debug)]
@@ -48,23 +53,25 @@ pub(super) struct Room {
     /// Written since the log was moved.
     logged: u64,
     prune_from: u64,
-    evict_from: u64,
-    /// The last whole lap found nothing to evict: until something goes, each try looks at one step only.
-    barren: bool,
+    /// By rank.
+    searches: [Search; Rank::COUNT],
+    /// What the transaction under way has added to the projects' counts.
+    moved: Vec<(Arc<AtomicU64>, u64, Change)>,
     spool: Arc<Spool>,
     /// The files of records that the transaction under way removes.
     doomed: Files,
 }
 
+/// Where the search for what may go stands.
+#[derive(Clone, Copy, Debug, Default)]
+struct Search {
+    from: u64,
+    /// The last whole lap found nothing to evict: until something goes, each try looks at one step only.
+    barren: bool,
+}
+
 /// Files by name and size.
 type Files = Vec<(String, u64)>;
-
-/// What one walk removed.
-struct Walk {
-    removed: usize,
-    next: u64,
-    end: bool,
-}
 
 impl Room {
     pub(super) fn new(conn: &Connection, spool: Arc<Spool>, settings: &Settings) -> rusqlite::Result<Self> {
@@ -81,8 +88,8 @@ impl Room {
             grown: 0,
             logged: 0,
             prune_from: 0,
-            evict_from: 0,
-            barren: false,
+            searches: Default::default(),
+            moved: vec![],
             spool,
             doomed: vec![],
         };
@@ -115,7 +122,7 @@ impl Room {
         shared.space.set(self.used(), self.pages.0 * self.page + self.log_size + self.in_files());
     }
 
-    /// Whether `need` bytes more fit, after removing delivered ones if need be.
+    /// Whether `need` bytes more of a project fit, after removing delivered ones if need be.
     ///
     /// # Errors
     ///
@@ -124,40 +131,73 @@ impl Room {
         &mut self,
         conn: &Connection,
         shared: &Shared,
+        project: Option<u32>,
         need: u64,
     ) -> rusqlite::Result<Result<(), JournalError>> {
-        if self.used() + need > self.max - self.max / 64 {
-            self.evict(conn, shared, |room| room.used() + need <= room.max)?;
+        let left = |room: &Self| room.left_for_others(shared, project, need);
+        if self.used() + need + left(self) > self.max - self.max / 64 {
+            self.evict(conn, shared, (project, need), |room| room.used() + need + left(room) <= room.max)?;
         }
-        if !self.fits(need) {
-            let (used, max) = (ByteSize::bytes(self.used() + self.log_excess), ByteSize::bytes(self.max));
-            let why = if self.log_excess > 0 && self.used() + need <= self.max {
-                let log = self.log.display();
-                format!(
-                    "{used} are in use with the log, max_size is {max}: another process reads the journal and keeps its log \
-                     from starting over; end that process (fuser {log} names it)"
-                )
-            } else {
-                format!("{used} are in use, max_size is {max}, and nothing can go yet")
-            };
-            return Ok(Err(JournalError::Full(why)));
+        Ok(self.refused(need, left(self)).map_or(Ok(()), Err))
+    }
+
+    /// Why `need` bytes do not fit beside `left` for others, if they do not.
+    pub(super) fn refused(&self, need: u64, left: u64) -> Option<JournalError> {
+        if self.fits(need + left) {
+            return None;
         }
-        Ok(Ok(()))
+        let (used, max) = (ByteSize::bytes(self.used() + self.log_excess), ByteSize::bytes(self.max));
+        Some(if self.fits(need) {
+            let left = ByteSize::bytes(left);
+            JournalError::Share(format!("{used} are in use, max_size is {max}, and {left} are left for other projects"))
+        } else if self.log_excess > 0 && self.used() + need <= self.max {
+            let log = self.log.display();
+            JournalError::Full(format!(
+                "{used} are in use with the log, max_size is {max}: another process reads the journal and keeps its log \
+                 from starting over; end that process (fuser {log} names it)"
+            ))
+        } else {
+            JournalError::Full(format!("{used} are in use, max_size is {max}, and nothing can go yet"))
+        })
+    }
+
+    /// Bytes that stay free for others beside `need` more of a project.
+    pub(super) fn left_for_others(&self, shared: &Shared, project: Option<u32>, need: u64) -> u64 {
+        shared.shares().left_for_others(project, need, self.used())
     }
 
     /// Whether `need` bytes fit into what is free within the database file, after removing delivered ones if need be.
-    pub(super) fn reuse(&mut self, conn: &Connection, shared: &Shared, need: u64) -> rusqlite::Result<bool> {
+    pub(super) fn reuse(
+        &mut self,
+        conn: &Connection,
+        shared: &Shared,
+        project: Option<u32>,
+        need: u64,
+    ) -> rusqlite::Result<bool> {
         let enough = |room: &Self| room.pages.1 * room.page >= room.grown + need + KEPT_FREE * room.page;
         if !enough(self) {
-            self.evict(conn, shared, enough)?;
+            self.evict(conn, shared, (project, need), enough)?;
         }
-        Ok(enough(self) && self.fits(need))
+        Ok(enough(self) && self.fits(need + self.left_for_others(shared, project, need)))
     }
 
     /// Records from this one on may be settled now.
     pub(super) fn look_again(&mut self, first: u64) {
-        self.evict_from = self.evict_from.min(first.saturating_sub(1));
-        self.barren = false;
+        for search in &mut self.searches {
+            *search = Search { from: search.from.min(first.saturating_sub(1)), barren: false };
+        }
+    }
+
+    /// A record of a project takes so much with the transaction under way.
+    pub(super) fn enter(&mut self, shared: &Shared, project: u32, bytes: u64) {
+        self.count(shared, project, bytes, Change::More);
+    }
+
+    fn count(&mut self, shared: &Shared, project: u32, bytes: u64, change: Change) {
+        if let Some(count) = shared.shares().count(project) {
+            change.make(count, bytes);
+            self.moved.push((Arc::clone(count), bytes, change));
+        }
     }
 
     /// Bytes of the files that go with the transaction under way.
@@ -182,15 +222,19 @@ impl Room {
 
     /// After the commit: removes the files of the records that it removed.
     pub(super) fn remove_files(&mut self, shared: &Shared) {
+        self.moved.clear();
         if !self.doomed.is_empty() {
             self.doomed.drain(..).for_each(|(name, size)| self.spool.remove(&name, size));
             self.publish(shared);
         }
     }
 
-    /// After a rollback: the records are still there.
-    pub(super) fn spare_files(&mut self) {
+    /// After a rollback: what was removed is still there, and what was added is not.
+    pub(super) fn undo(&mut self) {
         self.doomed.clear();
+        for (count, bytes, change) in self.moved.drain(..) {
+            change.opposite().make(&count, bytes);
+        }
     }
 
     /// Whether `need` bytes more stay within the limit, what a foreign reader makes the log take included.
@@ -208,21 +252,59 @@ impl Room {
         self.pages.1 > KEPT_FREE && self.pages.1 > self.pages.0 / 4
     }
 
-    /// Removes settled records, oldest first: a little when the limit is near, as much as is needed when it is reached.
-    fn evict(&mut self, conn: &Connection, shared: &Shared, enough: impl Fn(&Self) -> bool) -> rusqlite::Result<()> {
-        let (began, mut wrapped, mut fruits) = (self.evict_from, self.evict_from == 0, 0);
+    /// Removes settled records, oldest first: a little when the limit is near, as much as is needed when it is reached. Those of
+    /// projects beyond their part go first, and those of others never for one that is beyond its part itself.
+    fn evict(
+        &mut self,
+        conn: &Connection,
+        shared: &Shared,
+        (project, need): (Option<u32>, u64),
+        enough: impl Fn(&Self) -> bool,
+    ) -> rusqlite::Result<()> {
+        let giving = shared.shares().giving(project, need);
+        for giving in &giving {
+            self.evict_of(conn, shared, giving, &enough)?;
+            if enough(self) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn evict_of(
+        &mut self,
+        conn: &Connection,
+        shared: &Shared,
+        giving: &Giving,
+        enough: impl Fn(&Self) -> bool,
+    ) -> rusqlite::Result<()> {
+        let rank = giving.rank as usize;
+        let Search { from: began, mut barren } = self.searches[rank];
+        let (mut from, mut wrapped, mut fruits) = (began, began == 0, 0);
         loop {
-            let walk = walk(conn, shared, self.evict_from, None, 64, &mut self.doomed)?;
-            self.evict_from = if walk.end { 0 } else { walk.next };
+            let walk = walk(conn, shared, from, (None, Some(giving)), 64)?;
+            from = if walk.end { 0 } else { walk.next };
+            let (end, removed) = (walk.end, walk.removed);
+            self.remove(conn, shared, walk)?;
+            let lap = wrapped && (end || from >= began && began > 0);
+            fruits += removed;
+            barren = fruits == 0 && (barren || lap);
+            self.searches[rank] = Search { from, barren };
             self.measure(conn)?;
-            let lap = wrapped && (walk.end || self.evict_from >= began && began > 0);
-            fruits += walk.removed;
-            self.barren = fruits == 0 && (self.barren || lap);
-            if lap || self.barren || enough(self) {
+            if lap || barren || enough(self) {
                 return Ok(());
             }
-            wrapped |= walk.end;
+            wrapped |= end;
         }
+    }
+
+    /// Removes what a walk has found.
+    fn remove(&mut self, conn: &Connection, shared: &Shared, walk: Walk) -> rusqlite::Result<()> {
+        remove(conn, &walk.runs, &mut self.doomed)?;
+        for (project, bytes) in walk.room {
+            self.count(shared, project, bytes, Change::Less);
+        }
+        Ok(())
     }
 
     /// Removes up to `limit` settled records accepted before `before`, going on where the last call ended.
@@ -238,10 +320,12 @@ impl Room {
             if removed >= limit || wrapped && began > 0 && self.prune_from >= began {
                 break;
             }
-            let walk = walk(conn, shared, self.prune_from, Some(before), limit - removed, &mut self.doomed)?;
+            let walk = walk(conn, shared, self.prune_from, (Some(before), None), limit - removed)?;
             removed += walk.removed;
             self.prune_from = if walk.end { 0 } else { walk.next };
-            if walk.end && std::mem::replace(&mut wrapped, true) {
+            let end = walk.end;
+            self.remove(conn, shared, walk)?;
+            if end && std::mem::replace(&mut wrapped, true) {
                 break;
             }
         }
@@ -294,87 +378,6 @@ impl Room {
         }
         self.measure(conn)
     }
-}
-
-/// Walks over up to [`STEP`] records after `from` and removes those that are settled, at most `limit`.
-fn walk(
-    conn: &Connection,
-    shared: &Shared,
-    from: u64,
-    before: Option<Timestamp>,
-    limit: usize,
-    doomed: &mut Files,
-) -> rusqlite::Result<Walk> {
-    let before = before.map_or(u64::MAX, Timestamp::as_millis);
-    let mut select =
-        conn.prepare_cached("SELECT id, accepted_at, targets FROM record WHERE id > ?1 ORDER BY id LIMIT ?2")?;
-    let mut rows = select.query([from.cast_signed(), STEP.cast_signed()])?;
-    let (mut seen, mut end) = (Vec::new(), false);
-    while let Some(row) = rows.next()? {
-        if row.get::<_, i64>(1)?.cast_unsigned() >= before {
-            end = true;
-            break;
-        }
-        seen.push((row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(2)?));
-    }
-    drop(rows);
-    end |= (seen.len() as u64) < STEP;
-    let (Some((first, _)), Some((last, _))) = (seen.first(), seen.last()) else {
-        return Ok(Walk { removed: 0, next: from, end: true });
-    };
-    let held = held(conn, shared, *first, *last)?;
-    let marks: Vec<(i64, u64)> = shared.targets().iter().map(|t| (t.bit(), t.queue().watermark)).collect();
-    let settled = |id: u64, mask: i64| marks.iter().all(|(bit, mark)| mask & bit == 0 || id <= *mark);
-    let mut runs: Vec<(u64, u64)> = Vec::new();
-    let (mut removed, mut next, mut running) = (0, *last, false);
-    for (id, mask) in seen {
-        if removed == limit {
-            end = false;
-            break;
-        }
-        next = id;
-        let goes = settled(id, mask) && !held.contains(&id);
-        match runs.last_mut() {
-            Some(run) if goes && running => run.1 = id,
-            _ if goes => runs.push((id, id)),
-            _ => {}
-        }
-        running = goes;
-        removed += usize::from(goes);
-    }
-    remove(conn, &runs, doomed)?;
-    Ok(Walk { removed, next, end })
-}
-
-/// The records from `first` to `last` that a row in `pending` or a dead letter holds.
-fn held(conn: &Connection, shared: &Shared, first: u64, last: u64) -> rusqlite::Result<HashSet<u64>> {
-    let range = (first.cast_signed(), last.cast_signed());
-    let mut held = HashSet::new();
-    let mut letters = conn.prepare_cached("SELECT record FROM dead_letter WHERE record BETWEEN ?1 AND ?2")?;
-    for id in letters.query_map(range, |row| row.get::<_, i64>(0))? {
-        held.insert(id?.cast_unsigned());
-    }
-    let mut rows = conn.prepare_cached("SELECT record FROM pending WHERE target = ?1 AND record BETWEEN ?2 AND ?3")?;
-    for target in shared.targets().iter() {
-        for id in rows.query_map(params![target.id.0, range.0, range.1], |row| row.get::<_, i64>(0))? {
-            held.insert(id?.cast_unsigned());
-        }
-    }
-    Ok(held)
-}
-
-fn remove(conn: &Connection, runs: &[(u64, u64)], doomed: &mut Files) -> rusqlite::Result<()> {
-    for (first, last) in runs {
-        let range = [first.cast_signed(), last.cast_signed()];
-        let mut files = conn.prepare_cached("DELETE FROM file WHERE record BETWEEN ?1 AND ?2 RETURNING name, size")?;
-        for file in files.query_map(range, |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned())))? {
-            doomed.push(file?);
-        }
-        conn.prepare_cached("DELETE FROM record WHERE id BETWEEN ?1 AND ?2")?.execute(range)?;
-        conn.prepare_cached("DELETE FROM body WHERE id BETWEEN ?1 AND ?2")?.execute(range)?;
-        conn.prepare_cached("DELETE FROM missed WHERE record BETWEEN ?1 AND ?2")?.execute(range)?;
-    }
-    Ok(())
 }
 
 /// The number that a record appended next gets, were the journal opened now.

@@ -7,6 +7,7 @@ mod files;
 mod formats;
 mod letters;
 mod ownership;
+mod room;
 mod verification;
 
 use std::path::Path;

@@ -231,7 +231,7 @@ impl Writer {
             }
             Command::Note(target, notes, reply) => return self.note(&target, &notes, reply, now, group),
             Command::Repair(target, repair, reply) => return self.repair(&target, &repair, reply, now, group),
-            Command::Room(bytes, reply) => return self.reserve(bytes, reply, group),
+            Command::Room(project, bytes, reply) => return self.reserve(project, bytes, reply, group),
             Command::Switch(switch, reply) => {
                 group.answers.push(Answer::Done(reply));
                 write_switch(&self.conn, &switch)?;
@@ -339,7 +339,7 @@ impl Writer {
         }
         group.passes.into_iter().rev().for_each(Pass::undo);
         targets.iter().for_each(|target| Pass::thaw(target));
-        self.room.spare_files();
+        self.room.undo();
         drop(self.room.measure(&self.conn));
         drop(self.letters.measure(&self.conn));
         let answer = self.failed(error);

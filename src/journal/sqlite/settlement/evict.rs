@@ -11,6 +11,7 @@ use std::time::Duration;
 use rusqlite::{Connection, params};
 
 use crate::clock::Timestamp;
+use crate::journal::shares::{Giving, Rank};
 use crate::journal::sqlite::accounts::Book;
 use crate::journal::sqlite::queue::Target;
 use crate::journal::sqlite::shared::Shared;
@@ -35,13 +36,19 @@ const ANEW: Duration = Duration::from_secs(10);
 /// Where the search for room stands.
 #[derive(Debug, Default)]
 pub(in crate::journal::sqlite) struct Eviction {
+    /// By rank.
+    searches: [Search; Rank::COUNT],
+    /// Envelopes of which the log was not asked yet.
+    untold: BTreeMap<TargetId, u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Search {
     /// Records up to this one were looked at, since then.
     from: u64,
     since: Timestamp,
     /// The last whole lap found nothing: until something is found, each try is one look.
     barren: bool,
-    /// Envelopes of which the log was not asked yet.
-    untold: BTreeMap<TargetId, u64>,
 }
 
 /// What a step dropped.
@@ -76,13 +83,14 @@ struct Standing {
 }
 
 impl Eviction {
-    /// Drops up to [`STEP`] of the oldest records that can go, or as many as `need` bytes take. `None` when there are none, or it is
-    /// not known yet who is the primary. `last` is the last record of the commit before.
+    /// Drops up to [`STEP`] of the oldest records that can go, or as many as `need` bytes take, of the first projects in `giving`
+    /// that have any. `None` when there are none, or it is not known yet who is the primary. `last` is the last record of the
+    /// commit before.
     pub(in crate::journal::sqlite) fn step(
         &mut self,
         conn: &Connection,
         shared: &Shared,
-        need: u64,
+        (giving, need): (&[Giving], u64),
         (last, now, book): (u64, Timestamp, &mut Book),
         passes: &mut Vec<Pass>,
     ) -> rusqlite::Result<Option<Gone>> {
@@ -95,18 +103,37 @@ impl Eviction {
         }
         let own = &mut passes[own..];
         let bound = bound(&targets, &primaries).min(last);
-        if now.since(self.since) >= ANEW {
-            (self.from, self.since) = (0, now);
+        for giving in giving {
+            let gone = self.search(conn, (giving, &primaries), (bound, need), own, (now, &mut *book))?;
+            if gone.is_some() {
+                return Ok(gone);
+            }
         }
-        let (began, mut wrapped) = (self.from, self.from == 0);
+        Ok(None)
+    }
+
+    fn search(
+        &mut self,
+        conn: &Connection,
+        (giving, primaries): (&Giving, &[i64]),
+        (bound, need): (u64, u64),
+        own: &mut [Pass],
+        (now, book): (Timestamp, &mut Book),
+    ) -> rusqlite::Result<Option<Gone>> {
+        let rank = giving.rank as usize;
+        let mut search = self.searches[rank];
+        if now.since(search.since) >= ANEW {
+            (search.from, search.since) = (0, now);
+        }
+        let (began, mut wrapped) = (search.from, search.from == 0);
         loop {
-            let looked = look(conn, self.from, bound)?;
+            let looked = look(conn, search.from, bound)?;
             let is_end = looked.len() < LOOK;
             let gone = match (looked.first(), looked.last()) {
                 (Some(first), Some(last)) => {
                     let mut standings = standings(conn, own, (first.id, last.id))?;
-                    let (gone, reached) = choose(conn, &mut standings, &looked, &primaries, need.max(BYTES))?;
-                    self.from = if is_end && reached == last.id { 0 } else { reached };
+                    let (gone, reached) = choose(conn, &mut standings, &looked, (giving, primaries), need.max(BYTES))?;
+                    search.from = if is_end && reached == last.id { 0 } else { reached };
                     for (pass, standing) in own.iter_mut().zip(standings) {
                         self.note(&standing);
                         pass.give_up(conn, standing, (now, &mut *book))?;
@@ -114,13 +141,14 @@ impl Eviction {
                     gone
                 }
                 _ => {
-                    self.from = 0;
+                    search.from = 0;
                     None
                 }
             };
-            let is_lap = wrapped && (is_end || self.from >= began && began > 0);
-            self.barren = gone.is_none() && (self.barren || is_lap);
-            if gone.is_some() || self.barren {
+            let is_lap = wrapped && (is_end || search.from >= began && began > 0);
+            search.barren = gone.is_none() && (search.barren || is_lap);
+            self.searches[rank] = search;
+            if gone.is_some() || search.barren {
                 return Ok(gone);
             }
             wrapped |= is_end;
@@ -212,7 +240,7 @@ fn choose(
     conn: &Connection,
     standings: &mut [Standing],
     looked: &[Looked],
-    primaries: &[i64],
+    (giving, primaries): (&Giving, &[i64]),
     enough: u64,
 ) -> rusqlite::Result<(Option<Gone>, u64)> {
     let (mut gone, mut count, mut reached): (Option<Gone>, usize, u64) = (None, 0, 0);
@@ -222,6 +250,9 @@ fn choose(
             break;
         }
         reached = record.id;
+        if !giving.has(record.project) {
+            continue;
+        }
         let primary = primaries.get(record.project as usize).copied().unwrap_or(0);
         let waiting: Vec<usize> = (0..standings.len()).filter(|at| standings[*at].waits(record)).collect();
         let is_held = |at: &usize| standings[*at].target.bit() == primary || standings[*at].holds(record.id);

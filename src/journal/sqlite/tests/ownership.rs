@@ -34,7 +34,7 @@ async fn what_another_process_wrote_is_never_taken_for_a_journal_that_works_agai
     let a = journal.target("a").await.unwrap();
     fill(&subject.journal(), 2, &[a]).await;
     let other = Connection::open(&settings.path).unwrap();
-    let intruder = "INSERT INTO record SELECT 3, accepted_at, project, targets, size, quantities, event_id, keys
+    let intruder = "INSERT INTO record SELECT 3, accepted_at, project, targets, size, quantities, event_id, keys, room
                     FROM record WHERE id = 2";
     other.execute_batch(intruder).unwrap();
     journal.append(submission(at(1), &[a])).await.unwrap_err();

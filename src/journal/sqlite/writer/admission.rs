@@ -1,8 +1,10 @@
 //! Submissions and reports of ours into the transaction under way, as far as there is room.
 
+use crate::journal::body::Body;
 use crate::journal::losses::Loss;
+use crate::journal::sqlite::append::{self, Written};
 use crate::journal::sqlite::group::{Answer, Group, Reply};
-use crate::journal::sqlite::{append, losses, space};
+use crate::journal::sqlite::losses;
 use crate::journal::{JournalError, RecordId, Submission};
 
 use super::Writer;
@@ -48,14 +50,19 @@ impl Writer {
     /// Writes a submission when there is room for it.
     fn admit(&mut self, submission: Submission, group: &mut Group) -> rusqlite::Result<Result<RecordId, JournalError>> {
         let id = self.next;
-        let need = submission.body.in_memory() as u64 + space::OVERHEAD;
-        if let Err(error) = self.make_room(need, true, group)? {
-            group.refused = Some(error.clone());
+        let project = self.projects.number(&self.conn, &self.shared, &submission.project)?;
+        let written = Written::of(&submission)?;
+        if let Err(error) = self.make_room(Some(project), written.room(), true, group)? {
+            Self::refuse(Some(&submission.project), &error, group);
             return Ok(Err(error));
         }
-        self.room.grow(need);
+        self.room.grow(written.room());
+        self.room.enter(&self.shared, project, written.with_file(&submission));
+        if let Body::File(file) = &submission.body {
+            file.leave_owner();
+        }
         let (conn, shared) = (&self.conn, &self.shared);
-        let appended = append::append(conn, shared, &mut self.projects, &mut group.book, id, submission)?;
+        let appended = append::append(conn, shared, (project, &written), &mut group.book, id, submission)?;
         self.next += 1;
         group.appended.push(appended);
         Ok(Ok(RecordId(id)))

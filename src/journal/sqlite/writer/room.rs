@@ -1,9 +1,12 @@
 //! Room for what comes in: what goes for it, and when there is none to be had.
 
+use std::sync::Arc;
+
 use crate::journal::JournalError;
 use crate::journal::body::Reservation;
 use crate::journal::sqlite::group::{Answer, Group, Reply};
 use crate::journal::sqlite::space;
+use crate::telemetry::log::{self, Line};
 
 use super::{SMALL, Writer};
 
@@ -11,29 +14,39 @@ use super::{SMALL, Writer};
 const SPENT: u64 = 8 << 20;
 
 impl Writer {
-    /// Whether the disk and the journal's limit leave room for `need` bytes. Delivered records go for it first, then the oldest of
-    /// what waits for shadows alone. With too little left on the disk, what is free within the database serves.
+    /// Whether the disk and the journal's limit leave room for `need` bytes of a project. Delivered records go for it first, then
+    /// the oldest of what waits for shadows alone. With too little left on the disk, what is free within the database serves.
     pub(super) fn make_room(
         &mut self,
+        project: Option<u32>,
         need: u64,
         in_database: bool,
         group: &mut Group,
     ) -> rusqlite::Result<Result<(), JournalError>> {
+        let is_hopeless = group.fruitless.contains(&project);
         let mut spent = 0;
         loop {
+            let left = self.room.left_for_others(&self.shared, project, need);
+            if is_hopeless && !self.room.fits(need + left) {
+                return Ok(self.room.refused(need, left).map_or(Ok(()), Err));
+            }
             let on_disk = self.shared.disk.check(need.saturating_sub(self.room.doomed()));
-            let is_short = on_disk.is_err() || self.room.exceeds(need);
+            let is_short = on_disk.is_err() || self.room.exceeds(need + left);
             let room = match on_disk {
-                Ok(()) => self.room.make(&self.conn, &self.shared, need)?,
-                Err(_) if in_database && self.room.reuse(&self.conn, &self.shared, need)? => Ok(()),
+                Ok(()) => self.room.make(&self.conn, &self.shared, project, need)?,
+                Err(_) if in_database && self.room.reuse(&self.conn, &self.shared, project, need)? => Ok(()),
                 Err(error) => Err(error),
             };
             let Err(refused) = room else { return Ok(Ok(())) };
-            if !is_short || spent > need + SPENT || !self.could_hold(need) {
+            if matches!(refused, JournalError::Share(_)) {
+                group.fruitless.push(project);
+            }
+            if !is_short || spent > need + SPENT || !self.could_hold(need + left) {
                 return Ok(Err(refused));
             }
+            let giving = self.shared.shares().giving(project, need);
             let at = (group.last, self.shared.clock.now(), &mut group.book);
-            let gone = self.eviction.step(&self.conn, &self.shared, need, at, &mut group.passes)?;
+            let gone = self.eviction.step(&self.conn, &self.shared, (&giving, need), at, &mut group.passes)?;
             let Some(gone) = gone else { return Ok(Err(refused)) };
             spent += gone.bytes;
             self.room.look_again(gone.first);
@@ -54,18 +67,42 @@ impl Writer {
     }
 
     /// Takes room for bytes of a file.
-    pub(super) fn reserve(&mut self, bytes: u64, reply: Reply<Reservation>, group: &mut Group) -> rusqlite::Result<()> {
+    pub(super) fn reserve(
+        &mut self,
+        project: Option<Arc<str>>,
+        bytes: u64,
+        reply: Reply<Reservation>,
+        group: &mut Group,
+    ) -> rusqlite::Result<()> {
         group.answers.push(Answer::Room(reply, Err(JournalError::Closed)));
-        let room = self.make_room(bytes, false, group)?.map(|()| self.shared.spool.take(bytes));
-        if let Err(error) = &room
-            && !self.room.fits(SMALL)
-        {
+        let name = project.as_ref();
+        let number = name.map(|name| self.projects.number(&self.conn, &self.shared, name)).transpose()?;
+        let room = self.make_room(number, bytes, false, group)?.map(|()| {
+            let shares = self.shared.shares();
+            self.shared.spool.take(number.and_then(|number| shares.count(number)), bytes)
+        });
+        match &room {
+            Err(error @ JournalError::Share(_)) => Self::refuse(project.as_deref(), error, group),
             // Otherwise this one is too large, and small ones are still taken.
-            group.refused = Some(error.clone());
+            Err(error) if !self.room.fits(SMALL) => Self::refuse(project.as_deref(), error, group),
+            _ => {}
         }
         if let Some(Answer::Room(_, answer)) = group.answers.last_mut() {
             *answer = room;
         }
         Ok(())
+    }
+
+    /// A journal that is full for one project is said once a minute; one that is full for all is in trouble.
+    pub(super) fn refuse(project: Option<&str>, error: &JournalError, group: &mut Group) {
+        let JournalError::Share(why) = error else {
+            group.refused = Some(error.clone());
+            return;
+        };
+        let name = project.unwrap_or_default();
+        if let Some(Line { suppressed }) = log::admit("share of the journal", name) {
+            let message = "the project has taken its share of the journal; what it sends is refused until some of it is delivered";
+            tracing::error!(project.name = name, why, suppressed, "{message}");
+        }
     }
 }

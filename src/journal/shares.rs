@@ -1,0 +1,225 @@
+//! Whose the room is. Half of it is split into parts, one for each configured project; the other half is common.
+//!
+//! Rule: nobody keeps a project from its own part. One that is beyond it takes of the common half alone, and is the first to give
+//! way. The only project shares with nobody. Knows neither records nor files.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What a project takes of the room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Its name.
+    pub project: Arc<str>,
+    /// Bytes of its records, and of the files under way for it.
+    pub bytes: u64,
+    /// The part that is its own; `None`: it shares with nobody.
+    pub part: Option<u64>,
+}
+
+/// The room and who takes it.
+#[derive(Debug, Default)]
+pub(super) struct Shares {
+    max: u64,
+    configured: HashSet<Arc<str>>,
+    /// By number.
+    holders: Vec<Holder>,
+}
+
+#[derive(Debug)]
+struct Holder {
+    name: Arc<str>,
+    bytes: Arc<AtomicU64>,
+    is_configured: bool,
+}
+
+/// Who gives way: asked in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rank {
+    /// Who is furthest beyond its part, within a factor of two.
+    Furthest,
+    /// Everyone beyond its part.
+    Beyond,
+    /// Everyone.
+    All,
+}
+
+impl Rank {
+    /// How many there are.
+    pub(super) const COUNT: usize = 3;
+}
+
+/// The projects of a rank, by number.
+#[derive(Debug)]
+pub(super) struct Giving {
+    pub(super) rank: Rank,
+    projects: Vec<bool>,
+}
+
+impl Giving {
+    /// Whether that project is one of them.
+    pub(super) fn has(&self, project: u32) -> bool {
+        self.rank == Rank::All || self.projects.get(project as usize).copied().unwrap_or(false)
+    }
+}
+
+impl Shares {
+    /// Of `max` bytes, which are nobody's yet.
+    pub(super) fn new(max: u64) -> Self {
+        Self { max, ..Self::default() }
+    }
+
+    /// Splits the room between these projects. What others have stays, and is no part of anybody's.
+    pub(super) fn split(&mut self, projects: Vec<Arc<str>>) {
+        self.configured = projects.into_iter().collect();
+        for holder in &mut self.holders {
+            holder.is_configured = self.configured.contains(&holder.name);
+        }
+    }
+
+    /// Adds a project, whose number is the next.
+    pub(super) fn know(&mut self, name: Arc<str>) {
+        let is_configured = self.configured.contains(&name);
+        self.holders.push(Holder { name, bytes: Arc::default(), is_configured });
+    }
+
+    /// Forgets the projects from `count` on.
+    pub(super) fn cut(&mut self, count: usize) {
+        self.holders.truncate(count);
+    }
+
+    /// The number of a project that is known.
+    pub(super) fn number(&self, name: &str) -> Option<u32> {
+        (0..).zip(&self.holders).find(|(_, holder)| &*holder.name == name).map(|(number, _)| number)
+    }
+
+    /// The bytes that a project has.
+    pub(super) fn count(&self, project: u32) -> Option<&Arc<AtomicU64>> {
+        self.holders.get(project as usize).map(|holder| &holder.bytes)
+    }
+
+    /// The part of each configured project, when there are several.
+    pub(super) fn part(&self) -> Option<u64> {
+        (self.configured.len() > 1).then(|| self.max / 2 / self.configured.len() as u64)
+    }
+
+    /// Bytes that are to stay free for others beside `need` more of a project, `used` being taken by all: none while it is within
+    /// its part, and what is left of the others' parts when it is beyond. What is of no project is beyond.
+    pub(super) fn left_for_others(&self, project: Option<u32>, need: u64, used: u64) -> u64 {
+        let Some(part) = self.part().filter(|_| used + need > self.max / 2) else { return 0 };
+        let own = project.and_then(|number| self.holders.get(number as usize)).filter(|holder| holder.is_configured);
+        if own.is_some_and(|holder| holder.bytes() + need <= part) {
+            return 0;
+        }
+        let known = self.holders.iter().filter(|holder| holder.is_configured);
+        let (count, left) = known.fold((0, 0), |(count, left), holder| {
+            let is_own = own.is_some_and(|own| Arc::ptr_eq(&own.bytes, &holder.bytes));
+            (count + 1, if is_own { left } else { left + part.saturating_sub(holder.bytes()) })
+        });
+        left + part * (self.configured.len() as u64).saturating_sub(count)
+    }
+
+    /// Who gives way for `need` bytes more of a project.
+    pub(super) fn giving(&self, project: Option<u32>, need: u64) -> Vec<Giving> {
+        let all = || Giving { rank: Rank::All, projects: vec![] };
+        let Some(part) = self.part() else { return vec![all()] };
+        let excess = |(number, holder): (u32, &Holder)| {
+            let bytes = holder.bytes() + if Some(number) == project { need } else { 0 };
+            bytes.saturating_sub(if holder.is_configured { part } else { 0 })
+        };
+        let excesses: Vec<u64> = (0..).zip(&self.holders).map(excess).collect();
+        let most = excesses.iter().max().copied().unwrap_or(0);
+        let of = |least: u64| excesses.iter().map(|excess| *excess >= least.max(1)).collect();
+        let furthest = Giving { rank: Rank::Furthest, projects: of(most.div_ceil(2)) };
+        let is_beyond = project.is_none_or(|number| excesses.get(number as usize).is_none_or(|excess| *excess > 0));
+        vec![furthest, if is_beyond { Giving { rank: Rank::Beyond, projects: of(1) } } else { all() }]
+    }
+
+    /// What each project takes, the most first: those that are configured, and those that still have something.
+    pub(super) fn told(&self) -> Vec<Share> {
+        let part = |is_configured| self.part().map(|part| if is_configured { part } else { 0 });
+        let share = |holder: &Holder| Share {
+            project: Arc::clone(&holder.name),
+            bytes: holder.bytes(),
+            part: part(holder.is_configured),
+        };
+        let known: HashSet<&Arc<str>> = self.holders.iter().map(|holder| &holder.name).collect();
+        let unknown = self.configured.iter().filter(|name| !known.contains(name));
+        let nothing = |name: &Arc<str>| Share { project: Arc::clone(name), bytes: 0, part: part(true) };
+        let holders = self.holders.iter().filter(|holder| holder.is_configured || holder.bytes() > 0).map(share);
+        let mut all: Vec<Share> = holders.chain(unknown.map(nothing)).collect();
+        all.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.project.cmp(&b.project)));
+        all
+    }
+}
+
+impl Holder {
+    fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shares(bytes: &[(&str, u64)], configured: &[&str]) -> Shares {
+        let mut shares = Shares::new(1200);
+        for (name, bytes) in bytes {
+            shares.know((*name).into());
+            shares.holders.last().unwrap().bytes.store(*bytes, Ordering::Relaxed);
+        }
+        shares.split(configured.iter().map(|name| (*name).into()).collect());
+        shares
+    }
+
+    fn names(shares: &Shares, giving: &Giving) -> Vec<&'static str> {
+        let all = ["a", "b", "c"].into_iter().filter(|name| shares.number(name).is_some_and(|at| giving.has(at)));
+        all.collect()
+    }
+
+    #[test]
+    fn whoever_is_beyond_its_part_leaves_to_the_others_what_is_left_of_theirs() {
+        let shares = shares(&[("a", 500), ("b", 50), ("gone", 10)], &["a", "b", "c"]);
+        assert_eq!(shares.part(), Some(200));
+        let left = |project| shares.left_for_others(project, 10, 700);
+        assert_eq!([left(Some(0)), left(Some(1)), left(Some(2)), left(None)], [350, 0, 350, 350]);
+        assert_eq!(shares.left_for_others(Some(1), 151, 700), 200);
+        assert_eq!(
+            shares.left_for_others(Some(0), 10, 590),
+            0,
+            "as long as half of it is free there is enough for all"
+        );
+    }
+
+    #[test]
+    fn the_only_project_leaves_nothing_to_nobody_and_all_give_way_for_it() {
+        let shares = shares(&[("a", 1000), ("gone", 100)], &["a"]);
+        assert_eq!((shares.part(), shares.left_for_others(Some(0), 100, 1100)), (None, 0));
+        let giving = shares.giving(Some(0), 10);
+        assert!(giving.len() == 1 && giving[0].has(0) && giving[0].has(1) && giving[0].has(7));
+        assert_eq!(shares.told()[0], Share { project: "a".into(), bytes: 1000, part: None });
+    }
+
+    #[test]
+    fn the_furthest_beyond_its_part_gives_way_first_and_one_within_it_for_nobody_beyond() {
+        let shares = shares(&[("a", 700), ("b", 250), ("c", 150)], &["a", "b", "c"]);
+        let order = |project| {
+            let giving = shares.giving(project, 10);
+            giving.iter().map(|giving| names(&shares, giving)).collect::<Vec<_>>()
+        };
+        assert_eq!(order(Some(0)), [vec!["a"], vec!["a", "b"]]);
+        assert_eq!(order(Some(2)), [vec!["a"], vec!["a", "b", "c"]]);
+        assert_eq!(order(None), [vec!["a"], vec!["a", "b"]]);
+    }
+
+    #[test]
+    fn who_takes_most_is_told_first_and_those_that_are_configured_with_nothing_too() {
+        let shares = shares(&[("b", 50), ("a", 500), ("gone", 10), ("empty", 0)], &["a", "b", "c"]);
+        let told: Vec<_> =
+            shares.told().into_iter().map(|s| (s.project.to_string(), s.bytes, s.part.unwrap())).collect();
+        let expected = [("a", 500, 200), ("b", 50, 200), ("gone", 10, 0), ("c", 0, 200)];
+        assert_eq!(told, expected.map(|(name, bytes, part)| (name.to_owned(), bytes, part)));
+    }
+}

@@ -1,0 +1,112 @@
+//! Records that may go: found step by step, and removed with what belongs to them.
+//!
+//! Rule: what a target waits for, or a dead letter shows, is never found.
+
+use std::collections::{BTreeMap, HashSet};
+
+use rusqlite::{Connection, params};
+
+use crate::clock::Timestamp;
+use crate::journal::shares::Giving;
+use crate::journal::sqlite::shared::Shared;
+
+use super::Files;
+
+/// Records looked at in one step.
+pub(super) const STEP: u64 = 512;
+
+/// What one walk found: records that may go.
+#[derive(Default)]
+pub(super) struct Walk {
+    pub(super) runs: Vec<(u64, u64)>,
+    pub(super) removed: usize,
+    /// The room they take, by project.
+    pub(super) room: BTreeMap<u32, u64>,
+    pub(super) next: u64,
+    pub(super) end: bool,
+}
+
+/// Walks over up to [`STEP`] records after `from` and finds those that are settled, at most `limit`: those accepted before a time,
+/// or those of projects that give way.
+pub(super) fn walk(
+    conn: &Connection,
+    shared: &Shared,
+    from: u64,
+    (before, giving): (Option<Timestamp>, Option<&Giving>),
+    limit: usize,
+) -> rusqlite::Result<Walk> {
+    let before = before.map_or(u64::MAX, Timestamp::as_millis);
+    let mut select = conn.prepare_cached(
+        "SELECT id, accepted_at, targets, project, coalesce(room, size + 512) FROM record WHERE id > ?1 ORDER BY id LIMIT ?2",
+    )?;
+    let mut rows = select.query([from.cast_signed(), STEP.cast_signed()])?;
+    let (mut seen, mut end) = (Vec::new(), false);
+    while let Some(row) = rows.next()? {
+        if row.get::<_, i64>(1)?.cast_unsigned() >= before {
+            end = true;
+            break;
+        }
+        let room = (row.get::<_, u32>(3)?, row.get::<_, i64>(4)?.cast_unsigned());
+        seen.push((row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(2)?, room));
+    }
+    drop(rows);
+    end |= (seen.len() as u64) < STEP;
+    let (Some((first, ..)), Some((last, ..))) = (seen.first(), seen.last()) else {
+        return Ok(Walk { next: from, end: true, ..Walk::default() });
+    };
+    let held = held(conn, shared, *first, *last)?;
+    let marks: Vec<(i64, u64)> = shared.targets().iter().map(|t| (t.bit(), t.queue().watermark)).collect();
+    let settled = |id: u64, mask: i64| marks.iter().all(|(bit, mark)| mask & bit == 0 || id <= *mark);
+    let (mut walk, mut running) = (Walk { next: *last, end, ..Walk::default() }, false);
+    for (id, mask, (project, room)) in seen {
+        if walk.removed == limit {
+            walk.end = false;
+            break;
+        }
+        walk.next = id;
+        let may = giving.is_none_or(|giving| giving.has(project));
+        let goes = may && settled(id, mask) && !held.contains(&id);
+        match walk.runs.last_mut() {
+            Some(run) if goes && running => run.1 = id,
+            _ if goes => walk.runs.push((id, id)),
+            _ => {}
+        }
+        if goes {
+            walk.removed += 1;
+            *walk.room.entry(project).or_default() += room;
+        }
+        running = goes;
+    }
+    Ok(walk)
+}
+
+/// The records from `first` to `last` that a row in `pending` or a dead letter holds.
+fn held(conn: &Connection, shared: &Shared, first: u64, last: u64) -> rusqlite::Result<HashSet<u64>> {
+    let range = (first.cast_signed(), last.cast_signed());
+    let mut held = HashSet::new();
+    let mut letters = conn.prepare_cached("SELECT record FROM dead_letter WHERE record BETWEEN ?1 AND ?2")?;
+    for id in letters.query_map(range, |row| row.get::<_, i64>(0))? {
+        held.insert(id?.cast_unsigned());
+    }
+    let mut rows = conn.prepare_cached("SELECT record FROM pending WHERE target = ?1 AND record BETWEEN ?2 AND ?3")?;
+    for target in shared.targets().iter() {
+        for id in rows.query_map(params![target.id.0, range.0, range.1], |row| row.get::<_, i64>(0))? {
+            held.insert(id?.cast_unsigned());
+        }
+    }
+    Ok(held)
+}
+
+pub(super) fn remove(conn: &Connection, runs: &[(u64, u64)], doomed: &mut Files) -> rusqlite::Result<()> {
+    for (first, last) in runs {
+        let range = [first.cast_signed(), last.cast_signed()];
+        let mut files = conn.prepare_cached("DELETE FROM file WHERE record BETWEEN ?1 AND ?2 RETURNING name, size")?;
+        for file in files.query_map(range, |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned())))? {
+            doomed.push(file?);
+        }
+        conn.prepare_cached("DELETE FROM record WHERE id BETWEEN ?1 AND ?2")?.execute(range)?;
+        conn.prepare_cached("DELETE FROM body WHERE id BETWEEN ?1 AND ?2")?.execute(range)?;
+        conn.prepare_cached("DELETE FROM missed WHERE record BETWEEN ?1 AND ?2")?.execute(range)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,110 @@
+//! What a project takes of the room, against the pages of the file, and what others get when it takes too much.
+
+use super::*;
+use crate::journal::Primaries;
+use crate::journal::Share;
+use crate::journal::contract::written;
+
+fn of(project: &str, size: usize, targets: &[TargetId]) -> Submission {
+    let body = Body::from(Bytes::from(vec![7; size]));
+    Submission { project: project.into(), body, ..submission(at(1), targets) }
+}
+
+fn taken(journal: &SqliteJournal, project: &str) -> u64 {
+    let shares: Vec<Share> = journal.shares();
+    shares.iter().find(|share| &*share.project == project).map_or(0, |share| share.bytes)
+}
+
+fn quick(change: impl FnOnce(&mut Settings)) -> Subject {
+    Subject::sqlite_with(|settings| {
+        settings.sync = crate::journal::Sync::Normal;
+        change(settings);
+    })
+}
+
+#[tokio::test]
+async fn what_records_are_counted_as_is_what_the_file_takes_for_them() {
+    for size in [10, 1000, 4000, 5000, 7000, 9000, 16_300, 16_400, 20_000, 33_000, 70_000] {
+        let subject = quick(|_| {});
+        let (journal, _) = parts(&subject);
+        let target = journal.target("a").await.unwrap();
+        journal.append(of("shop", size, &[target])).await.unwrap();
+        let (used, counted) = (journal.space().used, taken(&journal, "shop"));
+        for _ in 0..200 {
+            journal.append(of("shop", size, &[target])).await.unwrap();
+        }
+        let (used, counted) = (journal.space().used - used, taken(&journal, "shop") - counted);
+        let pages = 2 * u64::from(super::super::schema::PAGE);
+        let most = used + used / 4 + 200 * 512 + pages;
+        assert!(counted + pages >= used && counted <= most, "of {size}: {counted} for {used}");
+    }
+}
+
+#[tokio::test]
+async fn a_rolled_back_commit_leaves_the_counts_as_they_were() {
+    let subject = quick(|_| {});
+    let (journal, _) = parts(&subject);
+    let target = journal.target("a").await.unwrap();
+    journal.append(of("shop", 20_000, &[target])).await.unwrap();
+    let before = journal.shares();
+    journal.ask(|reply| Command::Cap(1, reply)).await.unwrap();
+    for project in ["shop", "new"] {
+        assert!(journal.append(of(project, 500_000, &[target])).await.is_err());
+    }
+    assert_eq!(journal.shares(), before);
+}
+
+#[tokio::test]
+async fn a_file_counts_as_its_projects_from_its_first_byte_on_and_once() {
+    let subject = quick(|_| {});
+    let journal = subject.journal();
+    let (own, _) = parts(&subject);
+    let target = journal.target("a").await.unwrap();
+    let body = written(&journal, &[7; 3 << 20]).await.unwrap();
+    assert_eq!(taken(&own, "shop"), 3 << 20);
+    let submission = Submission { body, ..submission(at(1), &[target]) };
+    journal.append(submission).await.unwrap();
+    let after = taken(&own, "shop");
+    assert!((3 << 20..(3 << 20) + 4096).contains(&after), "{after}");
+    let claims = journal.claim(target, at(2), 1).await.unwrap();
+    journal.settle(target, &claims[0].record, delivered(1));
+    drop(claims);
+    while journal.prune(at(9), 9).await.unwrap() == 0 {}
+    assert_eq!(taken(&own, "shop"), 0);
+}
+
+#[tokio::test]
+async fn who_is_furthest_beyond_its_part_gives_way_and_nobody_within_it() {
+    let subject = quick(|settings| settings.max_size = ByteSize::mib(4));
+    let (journal, _) = parts(&subject);
+    let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
+    journal.protect(Primaries { everywhere: Some(a), ..Primaries::default() });
+    journal.split(["flood", "shop", "app"].map(Into::into).to_vec());
+    // What waits for the shadow alone, and what is only retained.
+    for _ in 0..15 {
+        journal.append(of("shop", 20_000, &[b])).await.unwrap();
+        journal.append(of("app", 20_000, &[])).await.unwrap();
+    }
+    let before = (taken(&journal, "shop"), taken(&journal, "app"));
+    for _ in 0..400 {
+        journal.append(of("flood", 20_000, &[b])).await.expect("its own oldest give way");
+    }
+    assert_eq!((taken(&journal, "shop"), taken(&journal, "app")), before);
+    let flood = loop {
+        match journal.append(of("flood", 20_000, &[a])).await {
+            Ok(_) => {}
+            Err(JournalError::Share(_)) => break taken(&journal, "flood"),
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert!(flood > 2 << 20 && journal.writable().is_ok(), "{flood}");
+    for _ in 0..15 {
+        journal.append(of("shop", 20_000, &[a])).await.expect("there is room for it");
+        journal.append(of("app", 20_000, &[a])).await.expect("there is room for it");
+    }
+    // One that comes with a reload gets its part, too: nothing more is taken of anybody beyond it until then.
+    journal.split(["flood", "shop", "app", "new"].map(Into::into).to_vec());
+    assert!(matches!(journal.append(of("flood", 20_000, &[a])).await, Err(JournalError::Share(_))));
+    journal.split(vec!["flood".into()]);
+    journal.append(of("flood", 20_000, &[a])).await.expect("the only one has all of it");
+}

@@ -1,0 +1,130 @@
+//! Room in the journal: one project fills it while the primary fails, and what the others send is taken and delivered.
+
+use std::collections::BTreeSet;
+
+use crate::support::envelopes::{KEY, envelope, new_id};
+use crate::support::eventually::eventually;
+use crate::support::relay::{Plan, Relay, SOON};
+use crate::support::upstream::{Reply, Upstream};
+
+const APP: &str = "0b0e5ca1ab1e0ddba11c0ffee0decade";
+const SITE: &str = "0b0e5ca1ab1e0ddba11c0ffee0decadf";
+/// What the attacker sends: in memory, and in a file.
+const SMALL: usize = 64 << 10;
+const LARGE: usize = 3 << 20;
+
+/// The sections of two more projects.
+fn others(upstream: &Upstream) -> String {
+    let section = |name: &str, id: u64, key: &str| {
+        let dsn = upstream.dsn(&format!("0{id}"), id);
+        format!(
+            "[[projects]]\nname = \"{name}\"\nid = \"{id}\"\npublic_key = \"{key}\"\n[projects.upstreams]\na = \"{dsn}\"\n"
+        )
+    };
+    section("app", 2, APP) + &section("site", 3, SITE)
+}
+
+/// Sends an event with so many bytes of text; returns its id and the status of the answer.
+async fn send(relay: &Relay, (id, key): (u64, &str), bytes: usize) -> (String, u16) {
+    let event = new_id();
+    let payload = format!(r#"{{"message":"{}"}}"#, "x".repeat(bytes));
+    let kind = if bytes > 1 << 20 { "attachment" } else { "event" };
+    let path = format!("/api/{id}/envelope/?sentry_version=7&sentry_key={key}");
+    let answer = relay.post(&path, envelope(&event, kind, &payload)).send().await.expect("an answer");
+    if answer.status() == 503 {
+        assert_eq!(answer.headers()["retry-after"], "30");
+        let told = answer.text().await.expect("a body");
+        assert_eq!(told, r#"{"causes":[],"detail":"the submission cannot be stored now"}"#);
+        return (event, 503);
+    }
+    (event, answer.status().as_u16())
+}
+
+/// Sends until it is refused, ten times in a row; returns how many bytes of it were taken.
+async fn fill(relay: &Relay, project: (u64, &str), bytes: usize) -> usize {
+    let (mut taken, mut refused) = (0, 0);
+    while refused < 10 {
+        match send(relay, project, bytes).await.1 {
+            200 => (taken, refused) = (taken + bytes, 0),
+            status => (refused, _) = (refused + 1, assert_eq!(status, 503)),
+        }
+        assert!(taken < 64 << 20, "there is no end of it");
+    }
+    taken
+}
+
+/// The two others send 30 events each, and every one is taken.
+async fn both(relay: &Relay, sent: &mut BTreeSet<String>) {
+    for _ in 0..30 {
+        for project in [(2, APP), (3, SITE)] {
+            let (id, status) = send(relay, project, 4 << 10).await;
+            assert_eq!(status, 200, "of {project:?}, after {} were taken: {}", sent.len(), relay.log());
+            sent.insert(id);
+        }
+    }
+}
+
+async fn one_key_fills_the_journal(bytes: usize) {
+    let upstream = Upstream::start().await;
+    upstream.always(Reply::status(503));
+    let plan = Plan::new(&[("a", upstream.dsn("01", 1))]).journal("max_size = \"24MiB\"");
+    let mut relay = plan.journal("min_free_disk = \"0B\"").more(&others(&upstream)).start().await;
+    let (mut sent, attacker) = (BTreeSet::new(), (1, KEY));
+    let taken = fill(&relay, attacker, bytes).await + fill(&relay, attacker, SMALL).await;
+    assert!(taken > 12 << 20, "the common half and its own part: {taken}");
+    both(&relay, &mut sent).await;
+    assert_eq!(send(&relay, attacker, SMALL).await.1, 503);
+    let status = relay.status().await;
+    assert_eq!(
+        (&status["ready"], &status["journal"]["projects"][0]["name"]),
+        (&true.into(), &"shop".into()),
+        "{status:#}"
+    );
+    relay.kill();
+    relay = relay.started().await;
+    assert_eq!(send(&relay, attacker, SMALL).await.1, 503, "a restart forgets nothing");
+    both(&relay, &mut sent).await;
+    let samples = relay.samples().await.expect("metrics");
+    let of = |project| samples.sum("switchyard_journal_project_bytes", &[("project", project)]);
+    assert!(
+        of("shop") > 12e6 && of("app") > 60.0 * 4096.0 && of("app") < 60.0 * 8192.0,
+        "{} {}",
+        of("shop"),
+        of("app")
+    );
+    let refused = samples.sum("switchyard_refused_requests_total", &[("reason", "project_share")]);
+    assert!(refused >= 1.0 && samples.sum("switchyard_refused_requests_total", &[("reason", "journal_full")]) == 0.0);
+    let log = relay.log();
+    assert!(log.contains("has taken its share of the journal") && log.contains("shop"), "{log}");
+    upstream.always(Reply::Ok);
+    eventually("everything of the others is delivered", 6 * SOON, async || {
+        let have: BTreeSet<String> = upstream.taken_ids().into_iter().collect();
+        let missing = sent.difference(&have).count();
+        if missing == 0 { Ok(()) } else { Err(format!("{missing} are missing")) }
+    })
+    .await;
+    relay.balanced(6 * SOON).await;
+    assert_eq!(send(&relay, attacker, bytes).await.1, 200, "what was delivered gives way");
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_key_fills_its_share_of_the_journal_and_others_are_taken_and_delivered() {
+    one_key_fills_the_journal(SMALL).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_key_fills_its_share_with_large_bodies_and_others_are_taken_and_delivered() {
+    one_key_fills_the_journal(LARGE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_only_project_has_all_the_room() {
+    let upstream = Upstream::start().await;
+    upstream.always(Reply::status(503));
+    let plan = Plan::new(&[("a", upstream.dsn("01", 1))]).journal("max_size = \"24MiB\"");
+    let mut relay = plan.journal("min_free_disk = \"0B\"").start().await;
+    let taken = fill(&relay, (1, KEY), SMALL).await;
+    assert!(taken > 21 << 20, "{taken}");
+    relay.stop().await;
+}
