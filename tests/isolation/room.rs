@@ -73,7 +73,8 @@ async fn one_key_fills_the_journal(bytes: usize) {
     let taken = fill(&relay, attacker, bytes).await + fill(&relay, attacker, SMALL).await;
     assert!(taken > 12 << 20, "the common half and its own part: {taken}");
     both(&relay, &mut sent).await;
-    assert_eq!(send(&relay, attacker, SMALL).await.1, 503);
+    let more = fill(&relay, attacker, SMALL).await;
+    assert!(more <= 4 * SMALL, "the attacker gets what is left of a step or two, and no more: {more}");
     let status = relay.status().await;
     assert_eq!(
         (&status["ready"], &status["journal"]["projects"][0]["name"]),
@@ -82,7 +83,8 @@ async fn one_key_fills_the_journal(bytes: usize) {
     );
     relay.kill();
     relay = relay.started().await;
-    assert_eq!(send(&relay, attacker, SMALL).await.1, 503, "a restart forgets nothing");
+    let more = fill(&relay, attacker, SMALL).await;
+    assert!(more <= 4 * SMALL, "a restart forgets nothing: {more}");
     both(&relay, &mut sent).await;
     let samples = relay.samples().await.expect("metrics");
     let of = |project| samples.sum("switchyard_journal_project_bytes", &[("project", project)]);

@@ -366,22 +366,12 @@ impl Journal for SqliteJournal {
     }
 
     fn space(&self) -> Space {
-        let room = &self.shared.space;
-        Space {
-            used: room.used.load(Ordering::Relaxed),
-            files: room.files.load(Ordering::Relaxed),
-            disk_free: Some(self.shared.disk.free()).filter(|free| *free < u64::MAX),
-        }
+        let (used, files) = self.shared.space.get();
+        Space { used, files, disk_free: Some(self.shared.disk.free()).filter(|free| *free < u64::MAX) }
     }
 
     fn stats(&self) -> Stats {
-        let counters = &self.shared.counters;
-        Stats {
-            commits: std::array::from_fn(|i| counters.commits[i].load(Ordering::Relaxed)),
-            commit_time: Duration::from_nanos(counters.nanos.load(Ordering::Relaxed)),
-            errors: counters.errors.load(Ordering::Relaxed),
-            set_aside: counters.set_aside.load(Ordering::Relaxed),
-        }
+        self.shared.counters.stats()
     }
 
     fn writable(&self) -> Result<(), JournalError> {

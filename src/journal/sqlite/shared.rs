@@ -59,6 +59,10 @@ impl Room {
         self.used.store(used, Ordering::Relaxed);
         self.files.store(files, Ordering::Relaxed);
     }
+
+    pub(super) fn get(&self) -> (u64, u64) {
+        (self.used.load(Ordering::Relaxed), self.files.load(Ordering::Relaxed))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +74,15 @@ pub(super) struct Counters {
 }
 
 impl Counters {
+    pub(super) fn stats(&self) -> Stats {
+        Stats {
+            commits: std::array::from_fn(|i| self.commits[i].load(Ordering::Relaxed)),
+            commit_time: Duration::from_nanos(self.nanos.load(Ordering::Relaxed)),
+            errors: self.errors.load(Ordering::Relaxed),
+            set_aside: self.set_aside.load(Ordering::Relaxed),
+        }
+    }
+
     pub(super) fn committed(&self, took: Duration) {
         let bucket = Stats::BOUNDS.iter().position(|bound| took.as_secs_f64() <= *bound);
         self.commits[bucket.unwrap_or(Stats::BOUNDS.len())].fetch_add(1, Ordering::Relaxed);

@@ -15,6 +15,10 @@ fn taken(journal: &SqliteJournal, project: &str) -> u64 {
     shares.iter().find(|share| &*share.project == project).map_or(0, |share| share.bytes)
 }
 
+fn names(names: &[&str]) -> Vec<Arc<str>> {
+    names.iter().map(|name| (*name).into()).collect()
+}
+
 fn quick(change: impl FnOnce(&mut Settings)) -> Subject {
     Subject::sqlite_with(|settings| {
         settings.sync = crate::journal::Sync::Normal;
@@ -34,7 +38,7 @@ async fn what_records_are_counted_as_is_what_the_file_takes_for_them() {
             journal.append(of("shop", size, &[target])).await.unwrap();
         }
         let (used, counted) = (journal.space().used - used, taken(&journal, "shop") - counted);
-        let pages = 2 * u64::from(super::super::schema::PAGE);
+        let pages = 2 * u64::from(schema::PAGE);
         let most = used + used / 4 + 200 * 512 + pages;
         assert!(counted + pages >= used && counted <= most, "of {size}: {counted} for {used}");
     }
@@ -79,7 +83,7 @@ async fn who_is_furthest_beyond_its_part_gives_way_and_nobody_within_it() {
     let (journal, _) = parts(&subject);
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     journal.protect(Primaries { everywhere: Some(a), ..Primaries::default() });
-    journal.split(["flood", "shop", "app"].map(Into::into).to_vec());
+    journal.split(names(&["flood", "shop", "app"]));
     // What waits for the shadow alone, and what is only retained.
     for _ in 0..15 {
         journal.append(of("shop", 20_000, &[b])).await.unwrap();
@@ -103,7 +107,7 @@ async fn who_is_furthest_beyond_its_part_gives_way_and_nobody_within_it() {
         journal.append(of("app", 20_000, &[a])).await.expect("there is room for it");
     }
     // One that comes with a reload gets its part, too: nothing more is taken of anybody beyond it until then.
-    journal.split(["flood", "shop", "app", "new"].map(Into::into).to_vec());
+    journal.split(names(&["flood", "shop", "app", "new"]));
     assert!(matches!(journal.append(of("flood", 20_000, &[a])).await, Err(JournalError::Share(_))));
     journal.split(vec!["flood".into()]);
     journal.append(of("flood", 20_000, &[a])).await.expect("the only one has all of it");
