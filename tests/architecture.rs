@@ -51,9 +51,8 @@ const RESERVED: &[(&[&str], &[&str], &str)] = &[
     (&["task", "spawn"], &["tasks"], ONE_SPAWNER),
 ];
 
-const HTTP_CLIENTS: &[&str] = &["delivery/transport", "http/proxy", "notify/receiver", "cli"];
-const ONE_CLIENT: &str =
-    "only delivery/transport, http/proxy, notify/receiver and cli send requests: call the transport";
+const HTTP_CLIENTS: &[&str] = &["delivery/transport", "notify/receiver", "cli"];
+const ONE_CLIENT: &str = "only delivery/transport, notify/receiver and cli send requests: call the transport";
 const DECODERS: &[&str] = &["intake/decode"];
 const ONE_DECODER: &str = "intake/decode holds the only decoders, where both limits are kept: call it";
 const ONE_CLOCK: &str = "clock.rs is the only reader of time: take a Timestamp or a Clock";

@@ -14,4 +14,5 @@ mod isolation {
     mod proxy;
     mod room;
     mod second;
+    mod stream;
 }

@@ -1,4 +1,7 @@
-//! The only HTTP client of the delivery: hyper-util's pooled one, with rustls. Knows requests and answers, not what they mean.
+//! The only HTTP client of the daemon to upstreams: hyper-util's pooled one, with rustls. Knows requests and answers, not what they
+//! mean.
+//!
+//! Rule: no answer costs more than a bounded number of bytes, reads and pieces, whatever the upstream does.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -9,31 +12,25 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, h
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::{Client, Error};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Instant, timeout, timeout_at};
 
+mod connections;
 mod connector;
+mod line;
 mod localhost;
 mod stream;
 pub mod tls;
-use connector::Connector;
-use localhost::Resolver;
+pub use connections::{Connections, NoAnswer, of_any_length};
 pub(super) use stream::Stream;
 
-/// How long a connection may take to come about.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long an unused connection is kept: less than most servers do, so that few die under a request.
-const POOL_IDLE: Duration = Duration::from_secs(20);
 /// How long the body of an answer may take after its head.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 /// How much of an answer is read; connections with longer ones are given up.
 const MAX_ANSWER: usize = 64 * 1024;
+/// How many pieces of an answer are read, at most. One may be a byte.
+const MAX_PIECES: usize = 256;
 /// How much of an answer is kept for errors and dead letters.
 const KEPT_ANSWER: usize = 2 * 1024;
-/// What a connection holds of a body that the upstream takes slowly, and the longest head of an answer.
-const CONNECTION_BUFFER: usize = 128 * 1024;
 
 /// A request to an upstream.
 #[derive(Clone, Debug)]
@@ -74,27 +71,15 @@ pub(super) enum SendError {
     Network(String),
 }
 
-/// The connections to one upstream.
+/// The connections of the deliveries to one upstream.
 #[derive(Clone, Debug)]
 pub(super) struct Transport {
-    client: Client<Connector, Contents>,
+    connections: Connections<Contents>,
 }
 
 impl Transport {
     pub(super) fn new(max_in_flight: usize) -> Self {
-        let mut http = HttpConnector::new_with_resolver(Resolver::new());
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        http.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        http.set_keepalive(Some(Duration::from_secs(60)));
-        let client = Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(POOL_IDLE)
-            .pool_max_idle_per_host(max_in_flight)
-            .http1_max_buf_size(CONNECTION_BUFFER)
-            .build(Connector::new(http));
-        Self { client }
+        Self { connections: Connections::new(max_in_flight) }
     }
 
     /// Sends and waits for the whole answer. A connection that dies before any answer is tried once more at once: servers
@@ -113,11 +98,11 @@ impl Transport {
     async fn exchange(&self, parcel: Parcel, patience: Duration) -> Result<Response<Incoming>, SendError> {
         let progress = if let Contents::Stream(stream) = &parcel.body { Some(stream.progress()) } else { None };
         let exchange = async {
-            let response = match self.client.request(request(parcel.clone())).await {
-                Err(error) if died_before_answer(&error) => self.client.request(request(parcel)).await,
+            let response = match self.connections.request(request(parcel.clone())).await {
+                Err(error) if error.died_before_answer() => self.connections.request(request(parcel)).await,
                 done => done,
             };
-            response.map_err(|error| SendError::Network(chain(&error)))
+            response.map_err(|error| SendError::Network(error.to_string()))
         };
         let response = match progress {
             None => timeout(patience, exchange).await.ok(),
@@ -135,25 +120,14 @@ fn request(parcel: Parcel) -> Request<Contents> {
     request
 }
 
-fn died_before_answer(error: &Error) -> bool {
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<hyper::Error>());
-    !error.is_connect()
-        && source.is_some_and(|e| e.is_incomplete_message() || e.is_closed() || e.is_canceled() || is_reset(e))
-}
-
-fn is_reset(error: &hyper::Error) -> bool {
-    use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
-    let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
-    io.is_some_and(|e| matches!(e.kind(), ConnectionReset | BrokenPipe))
-}
-
 async fn read(response: Response<Incoming>) -> Reply {
     let (head, mut body) = response.into_parts();
     let mut text = Vec::new();
     let mut total = 0;
     let until = Instant::now() + ANSWER_PATIENCE;
     // The status is what counts: an answer that breaks off after it, or does not come to its end, still answers.
-    while let Ok(Some(Ok(frame))) = timeout_at(until, body.frame()).await {
+    for _ in 0..MAX_PIECES {
+        let Ok(Some(Ok(frame))) = timeout_at(until, body.frame()).await else { break };
         let Ok(data) = frame.into_data() else { break };
         total += data.len();
         text.extend_from_slice(&data[..data.len().min(KEPT_ANSWER - text.len())]);

@@ -5,8 +5,8 @@
 //! `relay-server/src/endpoints/forward.rs`).
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -14,13 +14,13 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::request::Parts;
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Uri};
 use http_body::{Body as _, SizeHint};
-use reqwest::redirect::Policy;
+use hyper::body::Incoming as Answer;
 
 use crate::delivery::headers::Headers;
 use crate::delivery::settings::Settings;
-use crate::delivery::transport::tls;
+use crate::delivery::transport::{Connections, NoAnswer, of_any_length};
 use crate::intake::keyring::KeyError;
 use crate::journal;
 use crate::tasks::Tasks;
@@ -44,33 +44,22 @@ use stream::{Fault, Progress, Upload};
 
 /// Requests at the primary at once.
 const PLACES: u64 = 64;
-/// How long a connection to the primary may take to come about.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the primary may take when its `timeout` is not known.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 const MIB: u64 = 1024 * 1024;
 
 /// How an upstream is asked.
 #[derive(Clone, Debug)]
 struct Manner {
+    connections: Connections<Upload>,
     /// Its `timeout`.
     patience: Duration,
     /// Its `headers`.
     own: Headers,
 }
 
-impl Default for Manner {
-    fn default() -> Self {
-        Self { patience: PATIENCE, own: Headers::default() }
-    }
-}
-
 /// The way to the primary for what only it can answer. Cheap to clone; clones share everything.
 #[derive(Clone, Debug)]
 pub(super) struct Proxy {
-    /// Made with the first request: most relays never see one.
-    client: Arc<OnceLock<Option<reqwest::Client>>>,
     places: Arc<Mutex<Shares<IpAddr>>>,
     /// How each upstream is to be asked.
     manners: Arc<ArcSwap<BTreeMap<Arc<str>, Manner>>>,
@@ -79,27 +68,23 @@ pub(super) struct Proxy {
 
 impl Proxy {
     pub(super) fn new(tasks: Tasks) -> Self {
-        Self {
-            client: Arc::default(),
-            places: Arc::new(Mutex::new(Shares::new(PLACES, 1))),
-            manners: Arc::default(),
-            tasks,
-        }
+        Self { places: Arc::new(Mutex::new(Shares::new(PLACES, 1))), manners: Arc::default(), tasks }
     }
 
-    /// How each upstream is asked from now on.
+    /// How each upstream is asked from now on. No connection is kept: one that its server has closed meanwhile, as GlitchTip's does
+    /// after each answer, would cost a request whose body cannot be sent twice.
     pub(super) fn configure(&self, upstreams: &BTreeMap<Arc<str>, Settings>) {
-        let manner = |settings: &Settings| Manner { patience: settings.timeout.get(), own: settings.headers.clone() };
+        let manner = |settings: &Settings| Manner {
+            connections: Connections::new(0),
+            patience: settings.timeout.get(),
+            own: settings.headers.clone(),
+        };
         let manners = upstreams.iter().map(|(name, settings)| (Arc::clone(name), manner(settings)));
         self.manners.store(Arc::new(manners.collect()));
     }
 
-    fn manner(&self, upstream: &str) -> Manner {
-        self.manners.load().get(upstream).cloned().unwrap_or_default()
-    }
-
-    fn client(&self) -> Result<&reqwest::Client, ApiError> {
-        self.client.get_or_init(client).as_ref().ok_or_else(|| failed("there is no way to the primary"))
+    fn manner(&self, upstream: &str) -> Result<Manner, ApiError> {
+        self.manners.load().get(upstream).cloned().ok_or_else(|| failed("there is no way to the primary"))
     }
 
     fn place(&self, client: IpAddr) -> Result<Place, ApiError> {
@@ -134,22 +119,6 @@ fn lock(places: &Mutex<Shares<IpAddr>>) -> MutexGuard<'_, Shares<IpAddr>> {
     places.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A client that trusts whom the deliveries trust. It keeps no connection: one that its server has closed meanwhile, as GlitchTip's
-/// does after each answer, would cost a request whose body cannot be sent twice.
-fn client() -> Option<reqwest::Client> {
-    let localhost = [(Ipv4Addr::LOCALHOST, 0).into(), (Ipv6Addr::LOCALHOST, 0).into()];
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .redirect(Policy::none())
-        .referer(false)
-        .pool_max_idle_per_host(0)
-        .connect_timeout(CONNECT_TIMEOUT)
-        .resolve_to_addrs("localhost", &localhost)
-        .tls_backend_preconfigured(tls::config())
-        .build();
-    client.map_err(|error| tracing::error!(%error, "requests cannot be passed on to the primary")).ok()
-}
-
 /// Passes a request on that no endpoint of ours takes.
 pub(super) async fn forward(State(public): State<Arc<Public>>, request: Request) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
@@ -165,25 +134,27 @@ pub(super) async fn forward(State(public): State<Arc<Public>>, request: Request)
     }
     let client = ingest::source(&public, &parts);
     let place = public.proxy.place(client)?;
-    let Manner { patience, own } = public.proxy.manner(&destination.upstream);
+    let Manner { connections, patience, own } = public.proxy.manner(&destination.upstream)?;
     let mut held = Held::of(Owner::Client(client));
     let (body, length) = outgoing(&public, &parts, body, limit, &mut held).await?;
     let progress = Arc::new(Progress::new());
-    let body = reqwest::Body::wrap(Upload::new(body, length, limit.bytes(), Arc::clone(&progress)));
+    let body = Upload::new(body, length, limit.bytes(), Arc::clone(&progress));
     let client = peer::client(&parts.headers, ingest::peer(&parts), &public.server.load().trusted_proxies);
     let mut headers = headers::to_upstream(&parts.headers, client.forwarded_for.as_deref(), destination.rekey.as_ref());
     own.apply(&mut headers);
     let Destination { url, upstream, .. } = destination;
-    let sending = public.proxy.client()?.request(parts.method, url).headers(headers).body(body).send();
+    let mut request = http::Request::new(body);
+    *request.uri_mut() = Uri::try_from(url.as_str()).map_err(|_| failed("the primary has no such address"))?;
+    (*request.method_mut(), *request.headers_mut()) = (parts.method, headers);
     let answer = tokio::select! {
-        answer = sending => answer,
+        answer = connections.request(request) => answer,
         fault = progress.stalled(patience) => return Err(faulty(fault, limit)),
     };
     match answer {
         Ok(answer) => Ok(answered(answer, patience, place, &public.proxy.tasks)),
         Err(error) => Err(match progress.fault() {
             Some(fault) => faulty(fault, limit),
-            None => unanswered(&public, &upstream, &error.without_url()),
+            None => unanswered(&public, &upstream, &error),
         }),
     }
 }
@@ -220,8 +191,9 @@ async fn outgoing(
     })
 }
 
-fn answered(answer: reqwest::Response, patience: Duration, place: Place, tasks: &Tasks) -> Response {
-    let (head, body) = http::Response::from(answer).into_parts();
+fn answered(answer: http::Response<Answer>, patience: Duration, place: Place, tasks: &Tasks) -> Response {
+    of_any_length(&answer);
+    let (head, body) = answer.into_parts();
     let body = if body.is_end_stream() { Body::empty() } else { stream::download(body, patience, place, tasks) };
     let mut response = Response::new(body);
     *response.status_mut() = head.status;
@@ -230,13 +202,12 @@ fn answered(answer: reqwest::Response, patience: Duration, place: Place, tasks: 
 }
 
 /// No answer came: what exactly went wrong is for the log, not for clients.
-fn unanswered(public: &Public, upstream: &str, error: &reqwest::Error) -> ApiError {
-    let failure = if error.is_timeout() { timed_out() } else { failed("the primary cannot be reached") };
+fn unanswered(public: &Public, upstream: &str, error: &NoAnswer) -> ApiError {
+    let failure = failed("the primary cannot be reached");
     if let Some(line) = public.damper.admit(&(failure.reason, upstream.into())) {
-        let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
         let suppressed = line.suppressed;
         let message = "a request could not be passed on to the primary";
-        tracing::warn!(upstream.name = upstream, %error, cause, suppressed, "{message}");
+        tracing::warn!(upstream.name = upstream, %error, suppressed, "{message}");
     }
     failure
 }

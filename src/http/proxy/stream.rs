@@ -20,6 +20,10 @@ use crate::tasks::Tasks;
 
 /// How long a client may take nothing of an answer.
 const DEAF: Duration = Duration::from_secs(60);
+/// The first pieces of an answer may be as small as they like.
+const FEW: usize = 4096;
+/// The further ones have at least so many bytes on average: a stream of single bytes would keep the processor from everybody else.
+const LEAST_PIECE: usize = 64;
 /// How often a wait is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -99,8 +103,7 @@ impl Progress {
 
 /// A client's body on its way to the primary.
 pub(super) struct Upload {
-    /// Never locked: the client library asks for bodies that can be shared, and shares none.
-    body: Mutex<Incoming>,
+    body: Incoming,
     length: SizeHint,
     passed: u64,
     limit: u64,
@@ -111,7 +114,7 @@ pub(super) struct Upload {
 impl Upload {
     /// `length` is what is known of it.
     pub(super) fn new(body: Incoming, length: SizeHint, limit: u64, progress: Arc<Progress>) -> Self {
-        Self { body: Mutex::new(body), length, passed: 0, limit, pace: Pace::within(SILENCE), progress }
+        Self { body, length, passed: 0, limit, pace: Pace::within(SILENCE), progress }
     }
 
     fn check(&mut self, more: usize) -> Result<(), Fault> {
@@ -130,8 +133,7 @@ impl Body for Upload {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         let this = &mut *self;
-        let body = this.body.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let Poll::Ready(next) = Pin::new(body).poll_frame(cx) else {
+        let Poll::Ready(next) = Pin::new(&mut this.body).poll_frame(cx) else {
             if !this.progress.state().on_client {
                 this.progress.turn(true);
             }
@@ -155,9 +157,14 @@ impl Body for Upload {
     }
 }
 
+/// The body of the primary's answer.
+pub(super) trait Answer: Body<Data = Bytes, Error: Send> + Send + Unpin + 'static {}
+
+impl<B: Body<Data = Bytes, Error: Send> + Send + Unpin + 'static> Answer for B {}
+
 /// The primary's answer on its way to the client, fetched by a task of its own: a client that takes nothing of it would otherwise keep
 /// its place among the requests under way, and the connection to the primary, for as long as it likes.
-pub(super) fn download(body: reqwest::Body, patience: Duration, place: impl Send + 'static, tasks: &Tasks) -> Incoming {
+pub(super) fn download(body: impl Answer, patience: Duration, place: impl Send + 'static, tasks: &Tasks) -> Incoming {
     let (tell, told) = mpsc::channel(1);
     tasks.spawn_detached(async move {
         fetch(body, patience, &tell).await;
@@ -175,8 +182,10 @@ pub(super) fn download(body: reqwest::Body, patience: Duration, place: impl Send
 }
 
 /// Hands over piece by piece, and `None` at the end of a whole answer; less when one of the two sides gives up.
-async fn fetch(mut body: reqwest::Body, patience: Duration, tell: &mpsc::Sender<Result<Option<Bytes>, Fault>>) {
+async fn fetch(mut body: impl Answer, patience: Duration, tell: &mpsc::Sender<Result<Option<Bytes>, Fault>>) {
+    let (mut pieces, mut bytes) = (0, 0);
     loop {
+        pieces += 1;
         let next = tokio::select! {
             () = tell.closed() => return,
             next = timeout(patience, body.frame()) => next,
@@ -186,7 +195,10 @@ async fn fetch(mut body: reqwest::Body, patience: Duration, tell: &mpsc::Sender<
             Ok(Some(Err(_))) => Err(Fault::Broken),
             Ok(None) => Ok(None),
             Ok(Some(Ok(frame))) => match frame.into_data() {
-                Ok(data) => Ok(Some(data)),
+                Ok(data) => {
+                    bytes += data.len();
+                    if pieces > FEW + bytes / LEAST_PIECE { Err(Fault::Broken) } else { Ok(Some(data)) }
+                }
                 // Trailers end here.
                 Err(_) => continue,
             },
@@ -256,11 +268,6 @@ mod tests {
         assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
     }
 
-    /// What an upstream answers, as the client library has it.
-    fn shared(body: Incoming) -> reqwest::Body {
-        reqwest::Body::wrap(of_unknown_length(body, u64::MAX, Arc::new(Progress::new())))
-    }
-
     async fn place(places: &Arc<Semaphore>) -> OwnedSemaphorePermit {
         Arc::clone(places).acquire_owned().await.unwrap()
     }
@@ -269,7 +276,7 @@ mod tests {
     async fn a_client_that_takes_nothing_loses_its_place_and_does_not_take_what_it_has_for_the_whole() {
         let (places, patience) = (Arc::new(Semaphore::new(1)), Duration::from_secs(30));
         let pieces = stream::iter((0..9).map(|_| Ok::<_, std::io::Error>(Bytes::from_static(b"x"))));
-        let body = shared(Incoming::from_stream(pieces));
+        let body = Incoming::from_stream(pieces);
         let mut answer = download(body, patience, place(&places).await, &Tasks::new());
         let began = Instant::now();
         drop(place(&places).await);
@@ -281,10 +288,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_place_comes_free_with_the_end_of_the_answer_or_of_the_client() {
         let (places, patience) = (Arc::new(Semaphore::new(1)), Duration::from_secs(30));
-        let answer = download(reqwest::Body::from("whole"), patience, place(&places).await, &Tasks::new());
+        let answer = download(Incoming::from("whole"), patience, place(&places).await, &Tasks::new());
         assert_eq!(answer.collect().await.unwrap().to_bytes(), "whole");
         for (is_read, after) in [(false, Duration::ZERO), (true, patience)] {
-            let body = shared(Incoming::from_stream(stream::pending::<Result<Bytes, std::io::Error>>()));
+            let body = Incoming::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
             let answer = download(body, patience, place(&places).await, &Tasks::new());
             let began = Instant::now();
             if is_read {

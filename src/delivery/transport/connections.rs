@@ -1,0 +1,109 @@
+//! The connections to one upstream, kept between requests: the one client behind deliveries, questions and what is passed on.
+
+use std::fmt;
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper_util::client::legacy::{Client, Error};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tower::BoxError;
+
+use super::chain;
+use super::connector::Connector;
+use super::line::{Endless, MOST_BYTES, Meter};
+
+/// How long an unused connection is kept: less than most servers do, so that few die under a request.
+const POOL_IDLE: Duration = Duration::from_secs(20);
+/// What a connection holds of a body that the upstream takes slowly, and the longest head of an answer.
+const CONNECTION_BUFFER: usize = MOST_BYTES;
+
+/// The connections to one upstream, for requests with bodies of one kind.
+pub struct Connections<B> {
+    client: Client<Connector, B>,
+}
+
+impl<B> Clone for Connections<B> {
+    fn clone(&self) -> Self {
+        Self { client: self.client.clone() }
+    }
+}
+
+impl<B> fmt::Debug for Connections<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connections").finish_non_exhaustive()
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", self.why())]
+pub struct NoAnswer(Error);
+
+impl<B> Connections<B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    /// None yet; at most `kept` are kept while they are not used.
+    pub fn new(kept: usize) -> Self {
+        let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(POOL_IDLE)
+            .pool_max_idle_per_host(kept)
+            .http1_max_buf_size(CONNECTION_BUFFER)
+            .build(Connector::new());
+        Self { client }
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or one without an end.
+    pub async fn request(&self, request: Request<B>) -> Result<Response<Incoming>, NoAnswer> {
+        let response = self.client.request(request).await.map_err(NoAnswer)?;
+        if let Some(meter) = response.extensions().get::<Meter>() {
+            meter.renew();
+        }
+        Ok(response)
+    }
+}
+
+/// Lets the body of an answer be of any length. Its connection must not be used again.
+pub fn of_any_length(response: &Response<Incoming>) {
+    if let Some(meter) = response.extensions().get::<Meter>() {
+        meter.open();
+    }
+}
+
+impl NoAnswer {
+    fn why(&self) -> String {
+        // The client's own limit, in the words of ours.
+        if self.http_error().is_some_and(hyper::Error::is_parse_too_large) {
+            return Endless::Bytes.to_string();
+        }
+        chain(&self.0)
+    }
+
+    fn http_error(&self) -> Option<&hyper::Error> {
+        std::error::Error::source(&self.0).and_then(|source| source.downcast_ref())
+    }
+
+    /// Whether the connection ended before anything of an answer came.
+    pub(super) fn died_before_answer(&self) -> bool {
+        !self.0.is_connect()
+            && self
+                .http_error()
+                .is_some_and(|e| e.is_incomplete_message() || e.is_closed() || e.is_canceled() || is_reset(e))
+    }
+}
+
+fn is_reset(error: &hyper::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
+    let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    io.is_some_and(|e| matches!(e.kind(), ConnectionReset | BrokenPipe))
+}

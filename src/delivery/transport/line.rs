@@ -1,0 +1,132 @@
+//! A connection to an upstream that counts what comes in: an answer that has no end costs a bounded number of bytes and of reads.
+//!
+//! Rule: it counts below TLS, so that records and handshakes without end count too. It knows no HTTP: who does says when the
+//! counting begins anew.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// The most bytes that may come before the head of an answer is complete, those of interim answers included; the same again for the
+/// body of a delivery's answer, and for the handshake of TLS.
+pub(super) const MOST_BYTES: usize = 128 * 1024;
+/// The most reads that they may come in. A network brings hundreds of bytes at a time.
+const MOST_READS: usize = 1024;
+
+/// An answer without an end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub(super) enum Endless {
+    #[error("the answer's head did not end within {} KiB", MOST_BYTES / 1024)]
+    Bytes,
+    #[error("the answer's head did not end within {MOST_READS} pieces")]
+    Pieces,
+}
+
+/// How much one connection may bring yet. Clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Meter(Arc<State>);
+
+#[derive(Debug)]
+struct State {
+    bytes: AtomicUsize,
+    reads: AtomicUsize,
+    is_open: AtomicBool,
+}
+
+impl Meter {
+    /// Of a connection that comes about now.
+    pub(super) fn new() -> Self {
+        let (bytes, reads) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self(Arc::new(State { bytes, reads, is_open: AtomicBool::new(false) }))
+    }
+
+    /// Begins to count anew.
+    pub(super) fn renew(&self) {
+        self.0.bytes.store(0, Ordering::Relaxed);
+        self.0.reads.store(0, Ordering::Relaxed);
+    }
+
+    /// Lets pass whatever comes from now on.
+    pub(super) fn open(&self) {
+        self.0.is_open.store(true, Ordering::Relaxed);
+    }
+
+    fn check(&self) -> Result<(), Endless> {
+        let state = &self.0;
+        if state.is_open.load(Ordering::Relaxed) {
+            Ok(())
+        } else if state.bytes.load(Ordering::Relaxed) >= MOST_BYTES {
+            Err(Endless::Bytes)
+        } else if state.reads.load(Ordering::Relaxed) >= MOST_READS {
+            Err(Endless::Pieces)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn count(&self, bytes: usize) {
+        self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.0.reads.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection, and what it may bring.
+#[derive(Debug)]
+pub(super) struct Line {
+    stream: TcpStream,
+    meter: Meter,
+}
+
+impl Line {
+    pub(super) const fn new(stream: TcpStream, meter: Meter) -> Self {
+        Self { stream, meter }
+    }
+}
+
+impl Connection for Line {
+    fn connected(&self) -> Connected {
+        Connected::new().extra(self.meter.clone())
+    }
+}
+
+impl AsyncRead for Line {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.meter.check().map_err(io::Error::other)?;
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        self.meter.count(buf.filled().len() - before);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Line {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
