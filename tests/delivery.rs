@@ -2,6 +2,8 @@
 
 mod support;
 
+#[path = "delivery/addresses.rs"]
+mod addresses;
 #[path = "delivery/gate.rs"]
 mod gate;
 #[path = "delivery/log.rs"]

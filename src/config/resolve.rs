@@ -123,6 +123,7 @@ fn check_upstream(path: &Path, upstream: &Upstream, report: &mut Report<'_>) {
     }
     check_period(&path.key("timeout"), upstream.timeout, true, report);
     check_period(&path.key("max_age"), upstream.max_age, true, report);
+    check_period(&path.key("max_connection_age"), upstream.max_connection_age, false, report);
     if upstream.max_age > LONGEST_AGE {
         report.error(&path.key("max_age"), format!("is longer than {LONGEST_AGE}"), None);
     }

@@ -67,11 +67,11 @@ impl Daemon {
         // A reload may have taken the section away; then its time passes.
         let Some(of_upstream) = self.config.upstreams.get(upstream) else { return };
         let Some(settings) = of_upstream.canary.clone() else { return };
-        let headers = of_upstream.headers.clone();
-        let (board, upstream, clock) = (board.clone(), Arc::clone(upstream), self.clock.clone());
+        let (of_upstream, clock) = (Arc::new(of_upstream.clone()), self.clock.clone());
+        let (board, upstream) = (board.clone(), Arc::clone(upstream));
         let stop = self.tasks.stopping().clone();
         self.tasks.spawn_detached(async move {
-            let seeking = read_back::seek(&settings, &headers, id, clock.instant(until));
+            let seeking = read_back::seek(&settings, &of_upstream, id, clock.instant(until));
             let Some(found) = stop.run_until_cancelled(seeking).await else { return };
             board.canary(&upstream, |canary| canary.as_mut().map(|canary| canary.read_back(id, found, clock.now())));
         });

@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
@@ -17,7 +18,7 @@ use url::Url;
 use crate::protocol::event_id::EventId;
 use crate::units::Secret;
 
-use super::headers::Headers;
+use super::settings;
 use super::transport::{Contents, Parcel, Transport};
 
 /// How long after an answer it is asked again.
@@ -89,11 +90,16 @@ pub fn authorization(token: &Secret) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// Asks for an event until it is there, no longer than `until`; `headers` are the upstream's. The error is the last answer.
-pub async fn seek(settings: &Settings, headers: &Headers, id: EventId, until: Instant) -> Result<(), String> {
+/// Asks for an event until it is there, no longer than `until`; `upstream` is how it is reached. The error is the last answer.
+pub async fn seek(
+    settings: &Settings,
+    upstream: &Arc<settings::Settings>,
+    id: EventId,
+    until: Instant,
+) -> Result<(), String> {
     let mut question = question(settings, id).ok_or("it cannot be asked for with this token")?;
-    headers.apply(&mut question.headers);
-    let transport = Transport::new(1);
+    upstream.headers.apply(&mut question.headers);
+    let transport = Transport::new(upstream);
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let (passes, why) = match transport.status(question.clone(), left).await {

@@ -31,6 +31,8 @@ pub struct Settings {
     pub client_reports: Period,
     /// What the upstream is, for its known quirks.
     pub kind: Kind,
+    /// How old a connection may become: with the next one the upstream's address is looked up again.
+    pub max_connection_age: Period,
     /// What goes with every request there. Not shown: the values are secrets.
     #[serde(skip_serializing)]
     pub headers: Headers,
@@ -49,6 +51,7 @@ impl Default for Settings {
             on_rate_limit: OnRateLimit::Hold,
             client_reports: Period::secs(60),
             kind: Kind::Generic,
+            max_connection_age: Period::secs(60),
             headers: Headers::default(),
             shadow: shadow::Settings::default(),
             canary: None,

@@ -4,6 +4,7 @@
 //! Rule: no answer costs more than a bounded number of bytes, reads and pieces, whatever the upstream does.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
+
+use super::settings::Settings;
 
 mod connections;
 mod connector;
@@ -74,12 +77,21 @@ pub(super) enum SendError {
 /// The connections of the deliveries to one upstream.
 #[derive(Clone, Debug)]
 pub(super) struct Transport {
+    settings: Arc<Settings>,
     connections: Connections<Contents>,
 }
 
 impl Transport {
-    pub(super) fn new(max_in_flight: usize) -> Self {
-        Self { connections: Connections::new(max_in_flight) }
+    pub(super) fn new(settings: &Arc<Settings>) -> Self {
+        let connections = Connections::new(settings, settings.max_in_flight.get().into());
+        Self { settings: Arc::clone(settings), connections }
+    }
+
+    /// Leaves the connections behind when the settings were loaded again: names may have moved, files may have been renewed.
+    pub(super) fn follow(&mut self, settings: &Arc<Settings>) {
+        if !Arc::ptr_eq(&self.settings, settings) {
+            *self = Self::new(settings);
+        }
     }
 
     /// Sends and waits for the whole answer. A connection that dies before any answer is tried once more at once: servers

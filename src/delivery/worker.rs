@@ -116,15 +116,14 @@ impl Worker {
         settings: Arc<ArcSwap<Settings>>,
         around: Surroundings,
     ) -> Self {
-        let transport = Transport::new(settings.load().max_in_flight.get().into());
         around.board.update(&upstream, |_| {});
         let epoch = around.clock.epoch();
         Self {
             upstream,
             target,
+            transport: Transport::new(&settings.load()),
             settings,
             around,
-            transport,
             circuit: Circuit::default(),
             cooldown: Cooldown::default(),
             holds: Holds::default(),
@@ -175,6 +174,7 @@ impl Worker {
     async fn claim(&mut self) -> Option<Timestamp> {
         let mut claimed = 0;
         loop {
+            self.transport.follow(&self.settings.load());
             let now = self.around.clock.now();
             self.end_waits(now).await;
             if self.circuit.asks(now, self.in_flight.len()) {

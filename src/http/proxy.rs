@@ -75,7 +75,7 @@ impl Proxy {
     /// after each answer, would cost a request whose body cannot be sent twice.
     pub(super) fn configure(&self, upstreams: &BTreeMap<Arc<str>, Settings>) {
         let manner = |settings: &Settings| Manner {
-            connections: Connections::new(0),
+            connections: Connections::new(settings, 0),
             patience: settings.timeout.get(),
             own: settings.headers.clone(),
         };

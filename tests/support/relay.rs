@@ -197,6 +197,16 @@ impl Relay {
         self.process = Some(Process::start("switchyard", &mut command, &self.home.path().join("log"), None));
     }
 
+    /// Runs it (again) where the file `hosts` in its folder stands in place of `/etc/hosts`.
+    pub(crate) fn launch_with_hosts(&mut self) {
+        // Who is not root may mount in a namespace of users.
+        let script = r#"unshare -m true 2>/dev/null && how=-m || how=-rm
+                        exec unshare "$how" sh -c 'mount --bind hosts /etc/hosts && exec "$0" run --config config.toml' "$0""#;
+        let mut command = Command::new("sh");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_switchyard")]).current_dir(self.home.path());
+        self.process = Some(Process::start("switchyard", &mut command, &self.home.path().join("log"), None));
+    }
+
     /// Runs it (again) after a command of the shell's that limits how many files may be open, `ulimit -n 256` or `ulimit -S -n 256`.
     pub(crate) fn launch_after(&mut self, ulimit: &str) {
         let script = format!(r#"{ulimit}; exec "$0" run --config config.toml"#);

@@ -111,13 +111,13 @@ impl Upstream {
 
     /// The same, listening on this address only.
     pub(crate) async fn start_on(address: IpAddr) -> Self {
-        let port = super::net::free_port();
-        let mut upstream = Self {
-            address: (address, port).into(),
-            script: Arc::default(),
-            life: CancellationToken::new(),
-            tasks: JoinSet::new(),
-        };
+        Self::start_at((address, super::net::free_port()).into()).await
+    }
+
+    /// The same at this address and port.
+    pub(crate) async fn start_at(address: SocketAddr) -> Self {
+        let mut upstream =
+            Self { address, script: Arc::default(), life: CancellationToken::new(), tasks: JoinSet::new() };
         upstream.listen().await;
         upstream
     }

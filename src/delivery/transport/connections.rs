@@ -6,10 +6,12 @@ use std::time::Duration;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
+use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower::BoxError;
 
+use super::super::settings::Settings;
 use super::chain;
 use super::connector::Connector;
 use super::line::{Endless, MOST_BYTES, Meter};
@@ -22,17 +24,18 @@ const CONNECTION_BUFFER: usize = MOST_BYTES;
 /// The connections to one upstream, for requests with bodies of one kind.
 pub struct Connections<B> {
     client: Client<Connector, B>,
+    max_age: Duration,
 }
 
 impl<B> Clone for Connections<B> {
     fn clone(&self) -> Self {
-        Self { client: self.client.clone() }
+        Self { client: self.client.clone(), max_age: self.max_age }
     }
 }
 
 impl<B> fmt::Debug for Connections<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connections").finish_non_exhaustive()
+        f.debug_struct("Connections").field("max_age", &self.max_age).finish_non_exhaustive()
     }
 }
 
@@ -48,7 +51,7 @@ where
     B::Error: Into<BoxError>,
 {
     /// None yet; at most `kept` are kept while they are not used.
-    pub fn new(kept: usize) -> Self {
+    pub fn new(settings: &Settings, kept: usize) -> Self {
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
@@ -56,18 +59,22 @@ where
             .pool_max_idle_per_host(kept)
             .http1_max_buf_size(CONNECTION_BUFFER)
             .build(Connector::new());
-        Self { client }
+        Self { client, max_age: settings.max_connection_age.get() }
     }
 
-    /// Sends a request and waits for the head of its answer.
+    /// Sends a request and waits for the head of its answer. A connection that is too old by then carries no further one.
     ///
     /// # Errors
     ///
     /// When there is none, or one without an end.
-    pub async fn request(&self, request: Request<B>) -> Result<Response<Incoming>, NoAnswer> {
+    pub async fn request(&self, mut request: Request<B>) -> Result<Response<Incoming>, NoAnswer> {
+        let connection = capture_connection(&mut request);
         let response = self.client.request(request).await.map_err(NoAnswer)?;
         if let Some(meter) = response.extensions().get::<Meter>() {
             meter.renew();
+            if meter.age() >= self.max_age {
+                connection.connection_metadata().as_ref().inspect(|connection| connection.poison());
+            }
         }
         Ok(response)
     }

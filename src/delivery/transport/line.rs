@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Duration, Instant};
 
 /// The most bytes that may come before the head of an answer is complete, those of interim answers included; the same again for the
 /// body of a delivery's answer, and for the handshake of TLS.
@@ -37,13 +38,14 @@ struct State {
     bytes: AtomicUsize,
     reads: AtomicUsize,
     is_open: AtomicBool,
+    since: Instant,
 }
 
 impl Meter {
     /// Of a connection that comes about now.
     pub(super) fn new() -> Self {
         let (bytes, reads) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self(Arc::new(State { bytes, reads, is_open: AtomicBool::new(false) }))
+        Self(Arc::new(State { bytes, reads, is_open: AtomicBool::new(false), since: Instant::now() }))
     }
 
     /// Begins to count anew.
@@ -55,6 +57,11 @@ impl Meter {
     /// Lets pass whatever comes from now on.
     pub(super) fn open(&self) {
         self.0.is_open.store(true, Ordering::Relaxed);
+    }
+
+    /// How old the connection is.
+    pub(super) fn age(&self) -> Duration {
+        self.0.since.elapsed()
     }
 
     fn check(&self) -> Result<(), Endless> {
