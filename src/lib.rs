@@ -31,6 +31,7 @@
 //! | [`protocol`] | - | the wire format: bytes to values and back |
 //! | [`policy`] | protocol | decisions; `now` is passed in |
 //! | [`telemetry`] | protocol, policy | metrics, accounts, the status, logs |
+//! | [`content`] | - | whether a tracker's copy of an event is what was sent |
 //! | [`journal`] | protocol, policy, telemetry | durable records and what became of them |
 //! | [`intake`] | protocol, policy, telemetry, journal | one submission's way in; knows no HTTP |
 //! | [`delivery`] | protocol, policy, telemetry, journal | one upstream's way out, with the HTTP client of all deliveries |
@@ -52,6 +53,7 @@
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod content;
 pub mod daemon;
 pub mod delivery;
 pub mod http;

@@ -14,6 +14,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("tasks", &[]),
     ("units", &[]),
     ("protocol", &[]),
+    ("content", &[]),
     ("policy", &["protocol"]),
     ("telemetry", &["protocol", "policy"]),
     ("journal", &["protocol", "policy", "telemetry"]),

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use serde_json::Value;
 
 /// Runs a law on every file of these folders of `fixtures`. There must be some.
 fn holds_for_seeds(law: fn(&[u8]), folders: &[&str]) {
@@ -39,6 +40,7 @@ fn every_law_holds_for_every_seed() {
     holds_for_seeds(laws::decoder, &["fuzz/decoder", "hostile"]);
     holds_for_seeds(laws::store, &["fuzz/store"]);
     holds_for_seeds(laws::multipart, &["fuzz/multipart"]);
+    holds_for_seeds(laws::content, &["fuzz/content"]);
 }
 
 /// Text of the pieces that a format is made of, in any order.
@@ -184,7 +186,97 @@ const FORM: &[&str] = &[
     "\0",
 ];
 
+/// Names of an event's parts with values of any type, in both forms that an event has.
+fn any_event() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "\\PC{0,12}".prop_map(Value::from),
+        proptest::sample::select(TEXTS).prop_map(Value::from),
+    ];
+    leaf.prop_recursive(6, 60, 6, |inner| {
+        let members = vec((proptest::sample::select(PARTS), inner.clone()), 0..6);
+        let object =
+            |members: Vec<(&str, Value)>| members.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        prop_oneof![vec(inner, 0..4).prop_map(Value::from), members.prop_map(object)]
+    })
+}
+
+const PARTS: &[&str] = &[
+    "exception",
+    "values",
+    "type",
+    "value",
+    "stacktrace",
+    "rawStacktrace",
+    "frames",
+    "filename",
+    "abs_path",
+    "function",
+    "lineno",
+    "in_app",
+    "breadcrumbs",
+    "category",
+    "level",
+    "timestamp",
+    "data",
+    "tags",
+    "key",
+    "user",
+    "id",
+    "ip_address",
+    "release",
+    "environment",
+    "logentry",
+    "message",
+    "formatted",
+    "params",
+    "extra",
+    "contexts",
+    "password",
+    "entries",
+    "eventID",
+    "dateCreated",
+    "context",
+    "version",
+];
+
+const TEXTS: &[&str] = &[
+    "warn",
+    "\u{1b}[2J",
+    "a\u{202e}b",
+    "http://u:p@h/a?b#c",
+    "file:",
+    "1e400",
+    "2026-11-28T20:52:35Z",
+    "exception",
+    "breadcrumbs",
+    "message",
+    "release",
+    "password=x",
+    "{{auto}}",
+    "[Filtered]",
+    "\u{0}",
+];
+
 proptest! {
+    #[test]
+    fn any_two_events_are_compared_within_bounds(sent in any_event(), copy in any_event()) {
+        laws::content(format!("{sent}\n{copy}").as_bytes());
+        laws::content(format!("{sent}\n{}", serde_json::json!({ "data": copy })).as_bytes());
+        laws::content(format!("{sent}\n{}", serde_json::json!({ "eventID": "", "entries": [
+            { "type": "exception", "data": copy }, { "type": "message", "data": sent }, { "type": "breadcrumbs", "data": copy },
+        ], "user": copy, "contexts": copy, "tags": copy, "context": sent }))
+        .as_bytes());
+    }
+
+    #[test]
+    fn any_bytes_are_compared_within_bounds(bytes in any_bytes()) {
+        laws::content(&bytes);
+    }
+
     #[test]
     fn envelopes_are_read_without_loss_or_not_at_all(bytes in prop_oneof![any_bytes(), pieces(ENVELOPE)]) {
         laws::envelope(&bytes);

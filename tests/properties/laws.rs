@@ -10,7 +10,9 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use futures_util::{StreamExt as _, stream};
+use serde_json::Value;
 use serde_json::value::RawValue;
+use switchyard::content::{self, Kind, MAX_DIFFERENCES};
 use switchyard::intake::crash::{self, FormKind, Pieces, Workshop};
 use switchyard::intake::decode::{self, DecodeError, Encoding};
 use switchyard::intake::legacy;
@@ -236,5 +238,24 @@ pub(crate) fn multipart(data: &[u8]) {
             Ok(outline) => assert_eq!(outline.event_id(), Some(id)),
             Err(error) => assert!(error.to_string().contains("more than"), "{error}"),
         }
+    }
+}
+
+/// Two events, a line each, are compared within bounds and without harm to a terminal, and an event differs in nothing from itself.
+pub(crate) fn content(data: &[u8]) {
+    let mut lines = data.splitn(2, |byte| *byte == b'\n');
+    let (sent, copy) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    let copy: Value = serde_json::from_slice(copy).unwrap_or_default();
+    for kind in [Kind::Glitchtip, Kind::Sentry, Kind::Bugsink] {
+        let Ok(found) = content::compare(kind, sent, &copy) else { continue };
+        assert!(found.len() <= MAX_DIFFERENCES);
+        for text in found.iter().flat_map(|found| [&found.field, &found.sent, &found.there]) {
+            assert!(text.chars().count() <= 250, "{} characters", text.chars().count());
+            assert!(!text.chars().any(char::is_control), "{text:?}");
+        }
+    }
+    if let Ok(event) = serde_json::from_slice::<Value>(sent) {
+        let itself = serde_json::json!({ "data": event });
+        assert_eq!(content::compare(Kind::Bugsink, sent, &itself).unwrap_or_default(), []);
     }
 }

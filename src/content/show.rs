@@ -1,0 +1,197 @@
+//! Values of events for a person's eyes: short, harmless to a terminal, with secrets hidden. When in doubt, it hides.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+/// How many characters of a value are shown.
+const MAX_SHOWN: usize = 200;
+/// How much of what two long texts have in common is shown before they part.
+const IN_COMMON: usize = 40;
+const HIDDEN: &str = "(hidden)";
+
+/// Keys whose values are hidden, in small letters and without what parts words: wherever they stand in a key, and as its end.
+const SECRET_WORDS: [&str; 13] = [
+    "password",
+    "passwd",
+    "passphrase",
+    "secret",
+    "token",
+    "authorization",
+    "cookie",
+    "apikey",
+    "privatekey",
+    "accesskey",
+    "credential",
+    "sessionid",
+    "sentrykey",
+];
+const SECRET_ENDS: [&str; 4] = ["dsn", "pwd", "pass", "xauth"];
+
+/// Whether the value of this key is hidden.
+pub(super) fn is_secret(key: &str) -> bool {
+    let parted = |c: &char| matches!(c, '-' | '_' | '.' | ' ');
+    let key: String = key.chars().take(MAX_SHOWN).filter(|c| !parted(c)).flat_map(char::to_lowercase).collect();
+    key == "auth"
+        || SECRET_WORDS.iter().any(|word| key.contains(word))
+        || SECRET_ENDS.iter().any(|end| key.ends_with(end))
+}
+
+/// Whether one of the values in it names the others a secret, as in `["Authorization", "Bearer …"]` or `{"key": "password", "value": …}`.
+pub(super) fn holds_secret(value: &Value) -> bool {
+    let names = |value: &Value| value.as_str().is_some_and(|text| text.len() < 64 && is_secret(text));
+    match value {
+        Value::Array(all) => all.iter().take(8).any(names),
+        Value::Object(all) => ["key", "name", "header"].iter().any(|name| all.get(*name).is_some_and(names)),
+        _ => false,
+    }
+}
+
+/// Both values of a difference. Of two long texts with the same beginning it shows where they part.
+pub(super) fn pair(sent: &Value, there: &Value, is_secret: bool) -> (Box<str>, Box<str>) {
+    if is_secret {
+        let hidden = |value: &Value| if value.is_null() { "(nothing)" } else { HIDDEN };
+        return (hidden(sent).into(), hidden(there).into());
+    }
+    match (sent, there) {
+        (Value::Array(own), Value::Array(theirs)) if own.len() != theirs.len() => {
+            (format!("{} entries", own.len()).into(), format!("{} entries", theirs.len()).into())
+        }
+        (Value::String(own), Value::String(theirs)) => {
+            let (own, theirs) = (masked(own), masked(theirs));
+            let common = own.chars().zip(theirs.chars()).take_while(|(a, b)| a == b).count();
+            let skipped = if common > MAX_SHOWN / 2 { common - IN_COMMON } else { 0 };
+            (after(&own, skipped), after(&theirs, skipped))
+        }
+        _ => (one(sent), one(there)),
+    }
+}
+
+fn after(text: &str, skipped: usize) -> Box<str> {
+    let rest: String = text.chars().skip(skipped).take(MAX_SHOWN + 1).collect();
+    let shown = cut(&self::text(&rest), MAX_SHOWN).into_owned();
+    if skipped == 0 { shown.into() } else { format!("…{shown} ({} characters)", text.chars().count()).into() }
+}
+
+fn one(value: &Value) -> Box<str> {
+    match value {
+        Value::Null => "(nothing)".into(),
+        Value::String(text) => after(&masked(text), 0),
+        other => {
+            let mut out = String::new();
+            write(&mut out, other);
+            cut(&text(&out), MAX_SHOWN).into()
+        }
+    }
+}
+
+/// JSON with its secrets hidden, up to what is shown.
+fn write(out: &mut String, value: &Value) {
+    if out.len() > MAX_SHOWN * 4 {
+        return;
+    }
+    let secret = holds_secret(value);
+    match value {
+        Value::Object(_) | Value::Array(_) if secret => out.push_str(HIDDEN),
+        Value::Object(all) => {
+            out.push('{');
+            for (at, (key, value)) in all.iter().enumerate() {
+                let comma = if at == 0 { "" } else { ", " };
+                let key: String = key.chars().take(MAX_SHOWN).collect();
+                out.push_str(comma);
+                out.push_str(&key);
+                out.push_str(": ");
+                if is_secret(&key) {
+                    out.push_str(HIDDEN)
+                } else {
+                    write(out, value)
+                }
+                if out.len() > MAX_SHOWN * 4 {
+                    return;
+                }
+            }
+            out.push('}');
+        }
+        Value::Array(all) => {
+            out.push('[');
+            for (at, value) in all.iter().enumerate().take_while(|(at, _)| *at < MAX_SHOWN) {
+                out.push_str(if at == 0 { "" } else { ", " });
+                write(out, value);
+            }
+            out.push(']');
+        }
+        Value::String(text) => out.extend(masked(text).chars().take(MAX_SHOWN)),
+        other => {
+            if write!(out, "{other}").is_err() {
+                out.push_str(HIDDEN);
+            }
+        }
+    }
+}
+
+/// A text with the users of its URLs hidden, or nothing of it where it says a secret.
+fn masked(text: &str) -> String {
+    if says_secret(text) {
+        return HIDDEN.to_owned();
+    }
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, url) = rest.split_at(at + 3);
+        out.push_str(before);
+        let end = url.find(|c: char| c.is_whitespace() || "\"'`<>".contains(c)).unwrap_or(url.len());
+        let user = url[..end].rfind('@').unwrap_or(0);
+        if user > 0 {
+            out.push('…');
+        }
+        rest = &url[user..];
+    }
+    out + rest
+}
+
+/// Whether a text has the form of a secret: a secret's name with a value after it, a header's credentials, a private key.
+fn says_secret(text: &str) -> bool {
+    let lower = text.to_lowercase();
+    let given = |word: &str| {
+        lower.match_indices(word).any(|(at, _)| {
+            let rest = lower[at + word.len()..].trim_start_matches(['"', '\'', '\\', ' ']);
+            rest.starts_with([':', '='])
+        })
+    };
+    const NAMES: [&str; 15] = [
+        "password",
+        "passwd",
+        "passphrase",
+        "secret",
+        "token",
+        "authorization",
+        "cookie",
+        "apikey",
+        "_key",
+        "-key",
+        "credential",
+        "credentials",
+        "sessionid",
+        "pwd",
+        "secret_key",
+    ];
+    lower.contains("private key-") || lower.contains("bearer ") || NAMES.iter().any(|name| given(name))
+}
+
+/// A text without what a terminal obeys or what turns its letters around.
+pub(super) fn text(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars().take(MAX_SHOWN * 5) {
+        let turns = matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}');
+        if c.is_control() || turns { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
+}
+
+/// No more than so many characters, with an ellipsis for the rest.
+pub(super) fn cut(text: &str, most: usize) -> std::borrow::Cow<'_, str> {
+    match text.char_indices().nth(most) {
+        None => text.into(),
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+    }
+}
