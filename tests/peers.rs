@@ -8,6 +8,7 @@ mod support;
 mod peers {
     pub(crate) mod balancers;
     pub(crate) mod bugsink;
+    mod content;
     #[allow(dead_code, reason = "each test crate uses its part")]
     pub(crate) mod install;
     pub(crate) mod kent;

@@ -190,6 +190,18 @@ MIDDLEWARE = ["bugsink_conf.ShortPeriods"] + list(MIDDLEWARE)
         events
     }
 
+    /// Gives a part of a stored event another text, in its database.
+    pub(crate) fn change(&self, id: &str, part: &str, value: &str) {
+        let script = "import json, sqlite3, sys\nid, part, value = sys.argv[1:]\nbase = sqlite3.connect('db.sqlite3', timeout=20)\n\
+                      at = \"WHERE replace(event_id, '-', '') = ?\"\n\
+                      event = json.loads(base.execute('SELECT data FROM events_event ' + at, [id]).fetchone()[0])\n\
+                      event[part] = value\n\
+                      print(base.execute('UPDATE events_event SET data = ? ' + at, [json.dumps(event), id]).rowcount)\nbase.commit()";
+        let mut python = Command::new(install::bugsink().join("python"));
+        let said = install::run("Python 3", python.args(["-c", script, id, part, value]).current_dir(self.home.path()));
+        assert_eq!(said.trim(), "1", "rows of that event");
+    }
+
     /// The values that events have for a tag; no API tells them, so the database is asked.
     pub(crate) fn tag_values(&self, key: &str) -> Vec<String> {
         let script = "import sqlite3, sys\nquery = 'SELECT DISTINCT v.value FROM tags_tagvalue v JOIN tags_tagkey k ON v.key_id = k.id \
