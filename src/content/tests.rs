@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::walk::differences;
 use super::{Difference, Kind, MAX_DIFFERENCES, Unreadable, compare, drift};
 
-const SENT: &str = include_str!("../../fixtures/tracker-api/sent-event.json");
+const SENT: &str = include_str!("../../fixtures/contents/sent-event.json");
 const GLITCHTIP: &str = include_str!("../../fixtures/tracker-api/glitchtip-event.json");
 const BUGSINK: &str = include_str!("../../fixtures/tracker-api/bugsink-event.json");
 
@@ -81,237 +81,38 @@ fn every_field_that_changed_in_a_copy_is_named() {
 }
 
 /// For each row: its kind and words, what was sent and what is there, in the shape of the comparison.
-fn examples() -> Vec<(Kind, &'static str, Value, Value)> {
-    use Kind::{Glitchtip, Sentry};
-    let frame = |name: &str, value: Value| json!({ "exception": [{ "frames": [{ name: value }] }] });
-    let crumb = |name: &str, value: Value| json!({ "breadcrumbs": [{ name: value }] });
-    let frames = |count: usize| json!({ "exception": [{ "frames": vec![json!({ "lineno": "1" }); count] }] });
-    let cut = "x".repeat(60);
-    let deep = |bottom: Value| json!({ "extra": { "a": { "b": { "c": { "d": { "e": { "f": bottom } } } } } } });
-    let text = json!({ "contexts": { "os": { "version": "5" } } });
-    let number = json!({ "contexts": { "os": { "version": 5 } } });
-    vec![
-        (Glitchtip, "its API does not tell an event's level", json!({ "level": "error" }), json!({})),
-        (Glitchtip, "an event without a time gets one", json!({}), json!({ "timestamp": 7 })),
-        (
-            Glitchtip,
-            "a message is cut at 8,192 characters",
-            json!({ "message": { "formatted": "ü".repeat(9000) } }),
-            json!({ "message": { "formatted": "ü".repeat(8192) } }),
-        ),
-        (
-            Glitchtip,
-            "a template with parameters is filled in",
-            json!({ "message": { "message": "%s" } }),
-            json!({ "message": { "message": "%s", "formatted": "a" } }),
-        ),
-        (
-            Glitchtip,
-            "of a file's URL the path is kept",
-            frame("filename", json!("https://shop.example/a/b.js?v=1")),
-            frame("filename", json!("/a/b.js")),
-        ),
-        (
-            Glitchtip,
-            "a frame that does not say whether it is in the app gets an answer",
-            json!({ "exception": [{ "frames": [{ "lineno": "1" }] }] }),
-            json!({ "exception": [{ "frames": [{ "lineno": "1", "in_app": false }] }] }),
-        ),
-        (
-            Glitchtip,
-            "breadcrumbs get the default level and type",
-            crumb("message", json!("a")),
-            json!({ "breadcrumbs": [{ "message": "a", "level": "info", "type": "default" }] }),
-        ),
-        (
-            Glitchtip,
-            "a level that it does not know becomes info",
-            crumb("level", json!("warn")),
-            crumb("level", json!("info")),
-        ),
-        (
-            Glitchtip,
-            "tags are added from user, contexts, release, environment and server name",
-            json!({}),
-            json!({ "tags": { "os.name": "Debian" } }),
-        ),
-        (
-            Glitchtip,
-            "tags of these names are written over",
-            json!({ "tags": { "user.id": "a" } }),
-            json!({ "tags": { "user.id": "b" } }),
-        ),
-        (
-            Glitchtip,
-            "true and false become True and False",
-            json!({ "tags": { "paid": "true" } }),
-            json!({ "tags": { "paid": "True" } }),
-        ),
-        (
-            Glitchtip,
-            "of a user only known fields are kept",
-            json!({ "user": { "id": "1", "plan": "gold" } }),
-            json!({ "user": { "id": "1" } }),
-        ),
-        (
-            Glitchtip,
-            "{{auto}} becomes the sender's address",
-            json!({ "user": { "ip_address": "{{auto}}" } }),
-            json!({ "user": { "ip_address": "203.0.113.7" } }),
-        ),
-        (
-            Glitchtip,
-            "contexts are added from the request's user agent",
-            json!({ "contexts": {} }),
-            json!({ "contexts": { "browser": { "name": "Firefox" } } }),
-        ),
-        (
-            Glitchtip,
-            "a context gets its type",
-            json!({ "contexts": { "os": { "name": "a" } } }),
-            json!({ "contexts": { "os": { "name": "a", "type": "os" } } }),
-        ),
-        (
-            Glitchtip,
-            "of a context with a schema only the schema's fields are kept",
-            json!({ "contexts": { "app": { "free_memory": 1, "app_name": "a" } } }),
-            json!({ "contexts": { "app": { "app_name": "a" } } }),
-        ),
-        (Glitchtip, "a context's numbers become text and the other way around", number.clone(), text.clone()),
-        (
-            Glitchtip,
-            "NUL characters are taken out",
-            json!({ "extra": { "a": "b\0c" } }),
-            json!({ "extra": { "a": "bc" } }),
-        ),
-        (
-            Glitchtip,
-            "what a project's scrubber takes for a secret is filtered",
-            json!({ "extra": { "password": "a" } }),
-            json!({ "extra": { "password": "[Filtered]" } }),
-        ),
-        (Sentry, "an event without a level is an error", json!({}), json!({ "level": "error" })),
-        (Sentry, "an event without a time gets one", json!({}), json!({ "timestamp": 7 })),
-        (
-            Sentry,
-            "a clock that is off by 55 seconds or more is set right",
-            json!({ "timestamp": 1 }),
-            json!({ "timestamp": 90_000_000 }),
-        ),
-        (
-            Sentry,
-            "a template with parameters is filled in",
-            json!({ "message": { "message": "%s" } }),
-            json!({ "message": { "message": "%s", "formatted": "a" } }),
-        ),
-        (
-            Sentry,
-            "a type that stands in the value is taken out of it",
-            json!({ "exception": [{ "frames": [{ "lineno": "1" }] }] }),
-            json!({ "exception": [{ "type": "ValueError", "frames": [{ "lineno": "1" }] }] }),
-        ),
-        (
-            Sentry,
-            "a value that begins with the type loses it",
-            json!({ "exception": [{ "value": "ValueError: no" }] }),
-            json!({ "exception": [{ "value": "no" }] }),
-        ),
-        (Sentry, "of more than 250 frames 250 are kept", frames(300), frames(250)),
-        (
-            Sentry,
-            "a function named ? is none, and long ones lose their arguments",
-            frame("function", json!("run(int)")),
-            frame("function", json!("run")),
-        ),
-        (
-            Sentry,
-            "of a file's URL the path is kept",
-            frame("filename", json!("http://shop.example/a.js")),
-            frame("filename", json!("/a.js")),
-        ),
-        (
-            Sentry,
-            "rules for stack traces decide whether a frame is in the app",
-            frame("in_app", json!(true)),
-            frame("in_app", json!(false)),
-        ),
-        (
-            Sentry,
-            "breadcrumbs get the default level and type",
-            crumb("message", json!("a")),
-            json!({ "breadcrumbs": [{ "message": "a", "level": "info", "type": "default" }] }),
-        ),
-        (
-            Sentry,
-            "tags are added from contexts, user and request",
-            json!({}),
-            json!({ "tags": { "os.name": "Debian" } }),
-        ),
-        (
-            Sentry,
-            "tags of these names are written over",
-            json!({ "tags": { "browser": "a" } }),
-            json!({ "tags": { "browser": "b" } }),
-        ),
-        (
-            Sentry,
-            "true and false become True and False",
-            json!({ "tags": { "paid": "true" } }),
-            json!({ "tags": { "paid": "True" } }),
-        ),
-        (
-            Sentry,
-            "a tag with a key that is not allowed is left out",
-            json!({ "tags": { "a key": "a" } }),
-            json!({ "tags": {} }),
-        ),
-        (Sentry, "a user's place is added", json!({}), json!({ "user": { "geo": { "city": "Vienna" } } })),
-        (
-            Sentry,
-            "addresses are not kept where the project says so, and {{auto}} becomes the sender's",
-            json!({ "user": { "ip_address": "203.0.113.7" } }),
-            json!({ "user": {} }),
-        ),
-        (
-            Sentry,
-            "contexts and their fields are added",
-            json!({ "contexts": { "os": { "name": "a" } } }),
-            json!({ "contexts": { "os": { "name": "a", "type": "os" } } }),
-        ),
-        (Sentry, "a context's numbers become text and the other way around", number, text),
-        (
-            Sentry,
-            "what is nested deeper than seven steps is kept as text",
-            deep(json!({ "g": 1 })),
-            deep(json!("{\"g\":1}")),
-        ),
-        (Sentry, "spaces around it are taken away", json!({ "release": " 1 " }), json!({ "release": "1" })),
-        (
-            Sentry,
-            "a long text is cut and ends with three dots",
-            json!({ "extra": { "a": format!("{cut}yyyyy") } }),
-            json!({ "extra": { "a": format!("{cut}...") } }),
-        ),
-        (
-            Sentry,
-            "what the project's scrubbing takes for a secret is filtered",
-            json!({ "extra": { "password": "a" } }),
-            json!({ "extra": { "password": "[Filtered]" } }),
-        ),
-    ]
+fn examples() -> Vec<(Kind, String, Value, Value)> {
+    let all: Vec<(String, String, Value, Value)> =
+        serde_json::from_str(include_str!("../../fixtures/contents/drift.json")).unwrap();
+    let kind = |name: &str| if name == "Glitchtip" { Kind::Glitchtip } else { Kind::Sentry };
+    let shaped = |mut value: Value| {
+        repeated(&mut value);
+        for part in ["user", "tags", "contexts", "message"] {
+            value.as_object_mut().unwrap().entry(part).or_insert_with(|| json!({}));
+        }
+        value
+    };
+    all.into_iter().map(|(name, what, sent, there)| (kind(&name), what, shaped(sent), shaped(there))).collect()
+}
+
+/// Writes out `{"repeat": [what, times]}`.
+fn repeated(value: &mut Value) {
+    if let Some(repeat) = value.get("repeat") {
+        let times = usize::try_from(repeat[1].as_u64().unwrap()).unwrap();
+        *value = match &repeat[0] {
+            Value::String(text) => json!(text.repeat(times)),
+            other => vec![other.clone(); times].into(),
+        };
+    }
+    match value {
+        Value::Array(all) => all.iter_mut().for_each(repeated),
+        Value::Object(all) => all.values_mut().for_each(repeated),
+        _ => {}
+    }
 }
 
 #[test]
 fn each_row_forgives_its_example_and_without_it_the_example_differs() {
-    let objects = |mut sent: Value, mut there: Value| {
-        for key in ["user", "tags", "contexts", "message"] {
-            for side in [&mut sent, &mut there] {
-                let side = side.as_object_mut().unwrap();
-                side.entry(key).or_insert_with(|| json!({}));
-            }
-        }
-        (sent, there)
-    };
     let examples = examples();
     for kind in [Kind::Glitchtip, Kind::Sentry, Kind::Bugsink] {
         let rows = drift(kind);
@@ -321,14 +122,10 @@ fn each_row_forgives_its_example_and_without_it_the_example_differs() {
             assert!(!row.source.is_empty());
         }
         for (_, what, sent, there) in examples.iter().filter(|(of, ..)| *of == kind) {
-            let (sent, there) = objects(sent.clone(), there.clone());
-            let at = rows.iter().position(|row| row.what == *what).unwrap_or_else(|| panic!("no row for {what}"));
-            assert_eq!(differences(&sent, &there, rows), [], "{kind:?}: {what}");
-            assert_ne!(
-                differences(&sent, &there, &rows[at..=at]).len(),
-                differences(&sent, &there, &[]).len(),
-                "{what}"
-            );
+            let at = rows.iter().position(|row| row.what == what).unwrap_or_else(|| panic!("no row for {what}"));
+            assert_eq!(differences(sent, there, rows), [], "{kind:?}: {what}");
+            assert_eq!(differences(sent, there, &rows[at..=at]), [], "{kind:?}: another row, too, forgives {what}");
+            assert_ne!(differences(sent, there, &[]), [], "{kind:?}: {what}");
         }
     }
 }

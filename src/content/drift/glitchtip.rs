@@ -106,7 +106,10 @@ pub(in crate::content) const GLITCHTIP: &[Drift] = &[
         at: &["contexts/*/*"],
         what: "of a context with a schema only the schema's fields are kept",
         source: "5.2, run; apps/shared/schema/contexts.py",
-        may: |leaf| left_out(leaf) && kept_by_glitchtip(leaf.key(1)).is_some_and(|kept| !kept.contains(&leaf.key(0))),
+        may: |leaf| {
+            left_out(leaf)
+                && kept_by_glitchtip(leaf.key(1)).is_some_and(|kept| !kept.split(' ').any(|field| field == leaf.key(0)))
+        },
     },
     Drift {
         at: &["contexts/*/*"],
@@ -128,98 +131,43 @@ pub(in crate::content) const GLITCHTIP: &[Drift] = &[
     },
 ];
 
-/// What GlitchTip keeps of a context that it has a schema for.
-fn kept_by_glitchtip(context: &str) -> Option<&'static [&'static str]> {
-    Some(match context {
-        "device" => &[
-            "name",
-            "family",
-            "model",
-            "model_id",
-            "arch",
-            "battery_level",
-            "orientation",
-            "manufacturer",
-            "brand",
-            "screen_resolution",
-            "screen_height_pixels",
-            "screen_width_pixels",
-            "screen_density",
-            "screen_dpi",
-            "online",
-            "charging",
-            "low_memory",
-            "simulator",
-            "memory_size",
-            "free_memory",
-            "usable_memory",
-            "storage_size",
-            "free_storage",
-            "external_storage_size",
-            "external_free_storage",
-            "boot_time",
-            "timezone",
-            "language",
-            "processor_count",
-            "cpu_description",
-            "processor_frequency",
-            "device_type",
-            "battery_status",
-            "device_unique_identifier",
-            "supports_vibration",
-            "supports_accelerometer",
-            "supports_gyroscope",
-            "supports_audio",
-            "supports_location_service",
-        ],
-        "os" => &["name", "version", "build", "kernel_version", "rooted", "theme", "raw_description"],
-        "runtime" => &["name", "version", "raw_description"],
-        "app" => &[
-            "app_start_time",
-            "device_app_hash",
-            "build_type",
-            "app_identifier",
-            "app_name",
-            "app_version",
-            "app_build",
-            "app_memory",
-            "in_foreground",
-        ],
-        "browser" => &["name", "version"],
-        "gpu" => &[
-            "name",
-            "version",
-            "id",
-            "vendor_id",
-            "vendor_name",
-            "memory_size",
-            "api_type",
-            "multi_threaded_rendering",
-            "npot_support",
-            "max_texture_size",
-            "graphics_shader_level",
-            "supports_draw_call_instancing",
-            "supports_ray_tracing",
-            "supports_compute_shaders",
-            "supports_geometry_shaders",
-        ],
-        "culture" => &["calendar", "display_name", "locale", "is_24_hour_format", "timezone"],
-        "state" => &["state"],
-        "cloud_resource" => &["cloud", "host"],
-        "trace" => &[
-            "trace_id",
-            "span_id",
-            "parent_span_id",
-            "op",
-            "status",
-            "exclusive_time",
-            "client_sample_rate",
-            "tags",
-            "dynamic_sampling_context",
-            "origin",
-        ],
-        "replay" => &["replay_id"],
-        "response" => &["status_code"],
-        _ => return None,
-    })
+/// What GlitchTip keeps of the contexts that it has a schema for.
+const KEPT: &[(&str, &str)] = &[
+    (
+        "device",
+        "name family model model_id arch battery_level orientation manufacturer brand screen_resolution \
+        screen_height_pixels screen_width_pixels screen_density screen_dpi online charging low_memory \
+        simulator memory_size free_memory usable_memory storage_size free_storage external_storage_size \
+        external_free_storage boot_time timezone language processor_count cpu_description \
+        processor_frequency device_type battery_status device_unique_identifier supports_vibration \
+        supports_accelerometer supports_gyroscope supports_audio supports_location_service",
+    ),
+    ("os", "name version build kernel_version rooted theme raw_description"),
+    ("runtime", "name version raw_description"),
+    (
+        "app",
+        "app_start_time device_app_hash build_type app_identifier app_name app_version app_build app_memory \
+        in_foreground",
+    ),
+    ("browser", "name version"),
+    (
+        "gpu",
+        "name version id vendor_id vendor_name memory_size api_type multi_threaded_rendering npot_support \
+        max_texture_size graphics_shader_level supports_draw_call_instancing supports_ray_tracing \
+        supports_compute_shaders supports_geometry_shaders",
+    ),
+    ("culture", "calendar display_name locale is_24_hour_format timezone"),
+    ("state", "state"),
+    ("cloud_resource", "cloud host"),
+    (
+        "trace",
+        "trace_id span_id parent_span_id op status exclusive_time client_sample_rate tags \
+        dynamic_sampling_context origin",
+    ),
+    ("replay", "replay_id"),
+    ("response", "status_code"),
+];
+
+fn kept_by_glitchtip(context: &str) -> Option<&'static str> {
+    KEPT.iter().find(|(name, _)| *name == context).map(|(_, fields)| *fields)
 }
