@@ -72,7 +72,7 @@ async fn a_200_that_is_a_web_page_is_no_delivery_and_says_what_came() {
     let upstream = Upstream::start().await;
     let page = "<!DOCTYPE html><html><head><title>Sign in to the guest network</title></head></html>";
     upstream.always(Reply::Status(200, vec![], page.to_owned()));
-    let relay = Plan::new(&[("sentry", upstream.dsn("k", 1))]).start().await;
+    let relay = Plan::new(&[("sentry", upstream.dsn("0ld", 1))]).start().await;
     relay.send_errors(1).await;
     eventually("the project waits", SOON, async || match relay.upstream("sentry").await {
         upstream if upstream["state"] == "misconfigured" => Ok(()),

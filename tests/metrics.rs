@@ -53,6 +53,7 @@ switchyard_returned_items_total counter category project upstream
 switchyard_switches_total counter
 switchyard_upstream_circuit gauge state upstream
 switchyard_upstream_limited_until_timestamp_seconds gauge category upstream
+switchyard_upstream_project_alone gauge project upstream
 switchyard_upstream_up gauge upstream
 ";
 

@@ -214,6 +214,7 @@ fn more(upstream: &UpstreamStatus) -> Option<String> {
         lines.push(format!("  last error at {}: {}", error.at, harmless(&error.what, 300)));
     }
     lines.extend(upstream.stranded.iter().map(|stranded| tint(Tone::Bad, format!("  {stranded}"))));
+    lines.extend(upstream.alone().map(|line| tint(Tone::Strong, format!("  {line}"))));
     for OutageStatus { from, to, cause } in &upstream.outages {
         let end = to.map_or("still lasting".to_owned(), |to| format!("{} long", span(to.since(*from))));
         lines.push(format!("  outage from {from}, {end}: {}", harmless(cause, 300)));

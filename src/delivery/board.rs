@@ -19,6 +19,8 @@ pub struct Report {
     pub up: bool,
     /// Whether it refuses our DSN for some project.
     pub misconfigured: bool,
+    /// The projects that fail there while others are taken, each with the moment until which that is so if nothing more is heard.
+    pub alone: Vec<(Arc<str>, Timestamp)>,
     /// When it last took an envelope.
     pub last_delivery: Option<Timestamp>,
     /// What last went wrong.
@@ -35,6 +37,7 @@ impl Default for Report {
             circuit: State::Closed,
             up: true,
             misconfigured: false,
+            alone: vec![],
             last_delivery: None,
             last_error: None,
             limits: vec![],

@@ -22,7 +22,7 @@ use crate::policy::cooldown::{self, Cooldown, Cooldowns};
 use crate::policy::hold::Holds;
 use crate::policy::outcome::DropReason;
 use crate::policy::routing::Routing;
-use crate::policy::suspects::Suspects;
+use crate::policy::suspects::{GAP, Suspects};
 use crate::policy::verdict::Verdict;
 use crate::protocol::category::Quantities;
 use crate::telemetry::status::LastError;
@@ -79,6 +79,8 @@ pub(super) struct Worker {
     suspects: Suspects,
     /// Whether more than one project has a DSN here: then none gets all of the room.
     shared: bool,
+    /// When it goes on looking for what is not of the project that has its share of the room.
+    looks_on: Timestamp,
     /// When a suspect was last forgiven.
     forgiven: Timestamp,
     /// Of which project something failed last.
@@ -129,6 +131,7 @@ impl Worker {
             holds: Holds::default(),
             suspects: Suspects::default(),
             shared: false,
+            looks_on: Timestamp::default(),
             forgiven: Timestamp::default(),
             failed_last: None,
             routing: Arc::default(),
@@ -189,11 +192,14 @@ impl Worker {
                 self.publish();
                 return if room == 0 { None } else { self.circuit.wakes_at(now) };
             }
-            if let Some(later) = self.suspects.crowded_since(self.share()).filter(|later| *later > now) {
+            let crowded = self.suspects.crowded_since(self.share());
+            if let Some(later) = crowded.map(|since| since.max(self.looks_on)).filter(|later| *later > now) {
                 return Some(later);
             }
             if claimed >= LOOK_UP {
-                return Some(now);
+                // What one project has before the others is not looked through without a pause.
+                self.looks_on = crowded.map_or(now, |_| now + GAP);
+                return Some(self.looks_on);
             }
             let permits = permits.min(room.saturating_sub(self.most() - self.share()).max(1));
             let claims = match self.around.journal.claim(self.target, now, permits).await {
@@ -360,7 +366,7 @@ impl Worker {
         self.around.watch.limited(&limits, now);
         self.around.board.update(&self.upstream, |report| {
             (report.circuit, report.up, report.limits) = (self.circuit.state(), self.up, limits);
-            report.misconfigured = self.holds.any();
+            (report.misconfigured, report.alone) = (self.holds.any(), self.suspects.told());
             report.last_delivery = Some(self.last_success).filter(|at| *at != Timestamp::default());
             report.last_error = error.or(report.last_error.take());
         });

@@ -95,6 +95,7 @@ fn upstreams(status: &Status) -> Markup {
                     @if has_canaries { td { @if let Some(canary) = &upstream.canary { (of_canary(canary)) } } }
                     td {
                         @for stranded in &upstream.stranded { (stranded) ". " }
+                        @for alone in upstream.alone() { (alone) ". " }
                         @if let Some(error) = &upstream.last_error { (error.at) " " (error.what) }
                     }
                 }

@@ -137,6 +137,7 @@ fn upstream(
         dead_letters: admin.journal.dead_letters(target),
         last_delivery_at: report.last_delivery,
         outages: vec![],
+        alone: report.alone.iter().filter(|(_, until)| *until > now).map(|(name, _)| name.to_string()).collect(),
         canary: report.canary.as_ref().map(|canary| canary_status(canary, now)),
         limits: limits(&report, now),
         last_error: report.last_error,
@@ -316,6 +317,10 @@ fn refresh(admin: &Admin, status: &Status) {
         let remaining = status.backfills.iter().find(running).map_or(0, |now| now.found.saturating_sub(now.taken));
         let gauge = metrics.backfill_remaining_envelopes.with_label_values(&[&upstream.name]);
         gauge.set(i64::try_from(remaining).unwrap_or(i64::MAX));
+        for project in status.projects.iter().filter(|project| project.upstreams.contains(&upstream.name)) {
+            let gauge = metrics.upstream_project_alone.with_label_values(&[&upstream.name, &project.name]);
+            gauge.set(i64::from(upstream.alone.contains(&project.name)));
+        }
     }
     #[expect(clippy::cast_precision_loss, reason = "sizes of disks are far below 2^53 bytes")]
     {

@@ -3,8 +3,9 @@
 //!
 //! Rules: a project is suspected when it fails three times in a row while another project was taken [`LATELY`]; or when the
 //! upstream answers questions and of very few projects records fail. Of a suspect one record is under way at a time, and a tenth of
-//! the time at most. The others that are claimed get a place in a line, one after the other, so that no more of them comes due than
+//! the time at most, and suspects together have half of the places. The others that are claimed get a place in a line, one after the other, so that no more of them comes due than
 //! is cheap to look at. A suspect that succeeds is forgiven step by step.
+//! What has not failed yet and hangs leaves a place to others as soon as it takes unusually long.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,8 +27,12 @@ pub const GAP: Duration = Duration::from_millis(200);
 const PAUSES: u32 = 9;
 /// When so many projects fail and none is taken, the upstream is down, though it answers questions.
 const SEVERAL: usize = 3;
-/// When no request of a project has moved for so long, its requests leave room for others.
+/// When no request of a project has moved for so long, its requests leave room for others; earlier where answers usually take less.
 pub const SLOW: Duration = Duration::from_secs(2);
+/// So many times as long as usual is slow.
+const UNUSUAL: u32 = 20;
+/// For so long after its wait is over a suspect is told as one: it may be tried just then.
+const TOLD: Duration = Duration::from_secs(60);
 
 /// The projects of one upstream that fail, and what is under way of each.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +41,8 @@ pub struct Suspects {
     under_way: HashMap<Arc<str>, UnderWay>,
     /// The two projects that were taken last, the last one first.
     taken: [Option<(Arc<str>, Timestamp)>; 2],
+    /// How long it takes to be taken, on average.
+    usual: Option<Duration>,
 }
 
 /// A project that has failed.
@@ -48,6 +55,8 @@ struct Suspect {
     until: Option<Timestamp>,
     /// The last place in its line.
     line: Timestamp,
+    /// Some of it was put off because it had its share of the room.
+    crowded: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -88,7 +97,7 @@ impl Suspects {
         let Some(suspect) = self.failing.get_mut(project) else { return false };
         suspect.failures /= 2;
         suspect.doubts = 0;
-        let waited = suspect.until.is_some();
+        let waited = suspect.until.is_some() || std::mem::take(&mut suspect.crowded);
         suspect.until = suspect.until.filter(|_| suspect.failures >= PATIENCE).map(|_| now);
         let waits = suspect.until.is_some();
         if suspect.failures == 0 {
@@ -101,14 +110,30 @@ impl Suspects {
         self.taken.iter().flatten().find(|(name, _)| **name != *project).map(|(_, at)| *at)
     }
 
-    /// When a record of the project that is claimed now may be tried; `None`: now.
-    pub fn waits(&mut self, project: &str, now: Timestamp) -> Option<Timestamp> {
-        let suspect = self.failing.get_mut(project)?;
-        let until = suspect.until?;
-        if until <= now && !self.under_way.contains_key(project) {
+    /// When a record of the project that is claimed now may be tried; `None`: now. No more than `places` suspects are tried at once.
+    pub fn waits(&mut self, project: &str, places: usize, now: Timestamp) -> Option<Timestamp> {
+        let until = self.failing.get(project)?.until?;
+        let is_suspected = |name: &Arc<str>| self.failing.get(name).is_some_and(|suspect| suspect.until.is_some());
+        let is_next = until <= now && !self.under_way.contains_key(project);
+        if is_next && self.under_way.keys().filter(|name| is_suspected(name)).count() < places {
             return None;
         }
-        Some(suspect.next_place(until, now))
+        self.failing.get_mut(project).map(|suspect| suspect.next_place(until, now))
+    }
+
+    /// The projects that wait alone, each with the moment until which that may be said of it if nothing more is heard.
+    pub fn told(&self) -> Vec<(Arc<str>, Timestamp)> {
+        let waiting = |(name, suspect): (&Arc<str>, &Suspect)| Some((Arc::clone(name), suspect.until? + TOLD));
+        self.failing.iter().filter_map(waiting).collect()
+    }
+
+    /// A record was taken after `took`.
+    pub fn took(&mut self, took: Duration) {
+        self.usual = Some(self.usual.map_or(took, |usual| (usual * 7 + took) / 8));
+    }
+
+    fn slow(&self) -> Duration {
+        self.usual.map_or(SLOW, |usual| (usual * UNUSUAL).clamp(GAP, SLOW))
     }
 
     /// A request of the project was started.
@@ -130,13 +155,20 @@ impl Suspects {
 
     /// From when on the room that is left is for other projects than the one that has `share` requests under way; `None` when none has.
     pub fn crowded_since(&self, share: usize) -> Option<Timestamp> {
-        self.under_way.values().find(|under_way| under_way.count >= share).map(|under_way| under_way.moved + SLOW)
+        self.under_way
+            .values()
+            .find(|under_way| under_way.count >= share)
+            .map(|under_way| under_way.moved + self.slow())
     }
 
     /// When a record of the project that is claimed now may be tried, if the project has `share` requests under way already.
     pub fn crowds(&mut self, project: &Arc<str>, share: usize, now: Timestamp) -> Option<Timestamp> {
         let is_crowding = self.under_way.get(project).is_some_and(|under_way| under_way.count >= share);
-        is_crowding.then(|| self.failing.entry(Arc::clone(project)).or_default().next_place(now, now))
+        is_crowding.then(|| {
+            let suspect = self.failing.entry(Arc::clone(project)).or_default();
+            suspect.crowded = true;
+            suspect.next_place(now, now)
+        })
     }
 
     /// Somebody may have mended it: nobody is suspected. Returns whether anybody was.

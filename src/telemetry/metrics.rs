@@ -135,6 +135,8 @@ metrics! {
     upstream_up: IntGaugeVec ["upstream"];
     /// The state of an upstream's circuit: 1 for the one it is in.
     upstream_circuit: IntGaugeVec ["upstream", "state"];
+    /// Whether a project fails at an upstream while others are taken, and so waits alone (1) or not (0).
+    upstream_project_alone: IntGaugeVec ["upstream", "project"];
     /// Until when an upstream limits a category; 0 when it does not.
     upstream_limited_until_timestamp_seconds: GaugeVec ["upstream", "category"];
     /// Whether the last canary of which it is decided got through to an upstream in time (1) or not (0); 0 where there is none.
@@ -353,6 +355,7 @@ impl Metrics {
         }
         for upstream in upstreams.clone() {
             self.client_reports_total.with_label_values(&[upstream, project]);
+            self.upstream_project_alone.with_label_values(&[upstream, project]);
         }
         for category in Category::ALL.map(Category::name) {
             self.accepted_items_total.with_label_values(&[project, category]);

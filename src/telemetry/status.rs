@@ -211,6 +211,9 @@ pub struct UpstreamStatus {
     /// What waits for it of projects that have no DSN there in the file.
     #[serde(default)]
     pub stranded: Vec<StrandedStatus>,
+    /// The projects that fail there while others are taken, and wait alone.
+    #[serde(default)]
+    pub alone: Vec<String>,
     /// Its outages of the last day, newest first, no more than a few.
     #[serde(default)]
     pub outages: Vec<OutageStatus>,
@@ -223,6 +226,18 @@ pub struct UpstreamStatus {
     pub accounts: Vec<AccountStatus>,
     /// The differences of its accounts added up.
     pub difference: i64,
+}
+
+impl UpstreamStatus {
+    /// What there is to say of the projects that wait alone.
+    pub fn alone(&self) -> impl Iterator<Item = String> {
+        let line = |name: &String| {
+            format!(
+                "project {name} fails here while others are taken: it waits alone, and what keeps failing becomes a dead letter"
+            )
+        };
+        self.alone.iter().map(line)
+    }
 }
 
 /// What waits for an upstream.

@@ -124,6 +124,10 @@ async fn an_attacker_keeps_sending(answer: Reply, lines: &[&str], when: &str) {
     shop.send(&relay, async || poison(&relay, 5).await, async |count| count == 150).await;
     shop.has_everything(&upstream, SOON, when).await;
     let state = relay.upstream("a").await;
+    assert_eq!(state["alone"], serde_json::json!(["web"]), "{state:#}");
+    let samples = relay.samples().await.expect("metrics");
+    let alone = |project| samples.sum("switchyard_upstream_project_alone", &[("upstream", "a"), ("project", project)]);
+    assert_eq!((alone("web"), alone("shop")), (1.0, 0.0));
     assert_eq!((&state["difference"], &state["outages"]), (&0.into(), &serde_json::json!([])), "{state:#}");
     relay.stop().await;
 }
@@ -147,6 +151,17 @@ async fn poison_that_a_firewall_answers_waits_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn poison_that_hangs_waits_alone() {
     an_attacker_keeps_sending(Reply::Hang, &["timeout = \"2s\""], "beside 50 a second that hang").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_two_places_poison_that_hangs_for_a_minute_leaves_one_to_the_other_project() {
+    let (upstream, mut relay) = scene(Reply::Hang, &["timeout = \"60s\"", "max_in_flight = 2"]).await;
+    baseline(&upstream, &relay).await;
+    poison(&relay, 20).await;
+    let mut shop = Shop::default();
+    shop.send(&relay, nothing, async |count| count == 50).await;
+    shop.has_everything(&upstream, SOON, "with two places, beside 20 that hang").await;
+    relay.kill();
 }
 
 #[tokio::test(flavor = "multi_thread")]

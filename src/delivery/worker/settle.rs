@@ -12,7 +12,7 @@ use super::{Sent, Worker};
 impl Worker {
     pub(super) fn delivered(&mut self, sent: &Sent, now: Timestamp) -> Settlement {
         self.last_success = now;
-        self.taken(&sent.claim.record.project, now);
+        self.taken(&sent.claim.record.project, sent.took, now);
         if let Some(why) = sent.load.batch_poison {
             self.around.watch.batch_poison(&sent.claim.record, why);
         }

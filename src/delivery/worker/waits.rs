@@ -46,10 +46,10 @@ impl Worker {
         if self.quirks().one_at_a_time { 1 } else { self.settings.load().max_in_flight.get().into() }
     }
 
-    /// How many of them may be of one project: all but one, where there are others and enough of them.
+    /// How many of them may be of one project: all but one, where there are others and more than one place.
     pub(super) fn share(&self) -> usize {
         let most = self.most();
-        if self.shared && most >= 4 { most - 1 } else { most.max(1) }
+        if self.shared && most > 1 { most - 1 } else { most.max(1) }
     }
 
     /// Until when a record of the project that is claimed now waits: its DSN is refused, or it fails while others do not, or it has its
@@ -58,13 +58,14 @@ impl Worker {
         if let until @ Some(_) = self.holds.until(project, now) {
             return until;
         }
-        let place = self.suspects.waits(project, now);
+        let place = self.suspects.waits(project, (self.most() / 2).max(1), now);
         place.or_else(|| self.suspects.crowds(project, self.share(), now))
     }
 
     /// The upstream took something of the project. What waited with a suspect that is none any more comes forward.
-    pub(super) fn taken(&mut self, project: &Arc<str>, now: Timestamp) {
+    pub(super) fn taken(&mut self, project: &Arc<str>, took: Duration, now: Timestamp) {
         self.holds.taken(project, now);
+        self.suspects.took(took);
         if self.suspects.taken(project, now) && now.since(self.forgiven) >= FORGIVING {
             (self.forgiven, self.mended) = (now, true);
         }

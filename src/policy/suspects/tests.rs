@@ -20,16 +20,16 @@ fn a_project_that_fails_while_another_is_taken_waits_alone_until_it_succeeds() {
     let ([web, app, _], mut suspects) = (names(), Suspects::default());
     suspects.taken(&app, T);
     assert!(!suspects.failed(&web, MOMENT, false, T) && !suspects.failed(&web, MOMENT, false, T));
-    assert_eq!(suspects.waits("web", T), None);
+    assert_eq!(suspects.waits("web", 4, T), None);
     assert!(suspects.failed(&web, MOMENT, false, T));
-    assert_eq!((suspects.waits("web", T), suspects.waits("app", T)), (Some(T + GAP), None));
-    assert_eq!(suspects.waits("web", T), Some(T + GAP * 2), "the next place in the line");
-    assert_eq!(suspects.waits("web", T + GAP), None, "it may be tried");
+    assert_eq!((suspects.waits("web", 4, T), suspects.waits("app", 4, T)), (Some(T + GAP), None));
+    assert_eq!(suspects.waits("web", 4, T), Some(T + GAP * 2), "the next place in the line");
+    assert_eq!(suspects.waits("web", 4, T + GAP), None, "it may be tried");
     suspects.started(&web, T + GAP);
-    assert!(suspects.waits("web", T + GAP).is_some(), "one at a time");
+    assert!(suspects.waits("web", 4, T + GAP).is_some(), "one at a time");
     suspects.ended("web", T + GAP);
     assert!(suspects.taken(&web, T + GAP), "it is forgiven");
-    assert_eq!(suspects.waits("web", T + GAP), None);
+    assert_eq!(suspects.waits("web", 4, T + GAP), None);
 }
 
 #[test]
@@ -40,10 +40,10 @@ fn what_hangs_gets_a_tenth_of_the_time() {
     for _ in 0..PATIENCE {
         suspects.failed(&web, took, false, T);
     }
-    assert_eq!(suspects.waits("web", T), Some(T + took * 9));
+    assert_eq!(suspects.waits("web", 4, T), Some(T + took * 9));
     suspects.set_back(Duration::from_secs(60));
-    assert_eq!(suspects.waits("web", T - Duration::from_secs(60) + took * 9), None);
-    assert!(suspects.forgive() && suspects.waits("web", T).is_none());
+    assert_eq!(suspects.waits("web", 4, T - Duration::from_secs(60) + took * 9), None);
+    assert!(suspects.forgive() && suspects.waits("web", 4, T).is_none());
 }
 
 #[test]
@@ -69,6 +69,37 @@ fn requests_that_do_not_move_leave_room_for_other_projects() {
     assert_eq!((suspects.crowds(&web, 7, T), suspects.crowds(&web, 7, T)), (Some(T + GAP), Some(T + GAP * 2)));
     suspects.ended("web", T);
     assert_eq!((suspects.crowded_since(7), suspects.crowds(&web, 7, T)), (None, None));
+}
+
+#[test]
+fn what_takes_unusually_long_leaves_room_sooner_and_what_was_put_off_for_it_comes_forward() {
+    let ([web, ..], mut suspects) = (names(), Suspects::default());
+    suspects.took(Duration::from_millis(50));
+    (0..7).for_each(|_| suspects.started(&web, T));
+    assert_eq!(suspects.crowded_since(7), Some(T + Duration::from_secs(1)));
+    (0..30).for_each(|_| suspects.took(MOMENT));
+    assert_eq!(suspects.crowded_since(7), Some(T + GAP));
+    suspects.took(Duration::from_secs(60));
+    assert_eq!(suspects.crowded_since(7), Some(T + SLOW));
+    suspects.crowds(&web, 7, T);
+    assert!(suspects.taken(&web, T) && !suspects.taken(&web, T));
+}
+
+#[test]
+fn suspects_together_leave_places_to_others_and_are_told() {
+    let ([web, app, job], mut suspects) = (names(), Suspects::default());
+    suspects.taken(&job, T);
+    for project in [&web, &app] {
+        for _ in 0..PATIENCE {
+            suspects.failed(project, MOMENT, false, T);
+        }
+    }
+    let later = T + GAP;
+    suspects.started(&web, later);
+    assert!(suspects.waits("app", 1, later).is_some());
+    assert_eq!((suspects.waits("app", 2, later), suspects.waits("job", 1, later)), (None, None));
+    let told: BTreeSet<Arc<str>> = suspects.told().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(told, BTreeSet::from([web, app]));
 }
 
 /// What the upstream of a model does.
@@ -133,7 +164,7 @@ impl Model {
                 let Some(record) = self.claim(now) else { break };
                 looked += 1;
                 let project = Arc::clone(&self.tries[&record].0);
-                if let Some(until) = self.suspects.waits(&project, now) {
+                if let Some(until) = self.suspects.waits(&project, 4, now) {
                     self.due.insert((until, record));
                     continue;
                 }
