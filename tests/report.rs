@@ -5,6 +5,8 @@ mod support;
 
 #[path = "report/caps.rs"]
 mod caps;
+#[path = "report/refusals.rs"]
+mod refusals;
 #[path = "report/simulation.rs"]
 mod simulation;
 #[path = "report/time.rs"]

@@ -21,6 +21,8 @@ pub struct Report {
     pub misconfigured: bool,
     /// The projects that fail there while others are taken, each with the moment until which that is so if nothing more is heard.
     pub alone: Vec<(Arc<str>, Timestamp)>,
+    /// How many of those answers may only pass.
+    pub in_doubt: u64,
     /// When it last took an envelope.
     pub last_delivery: Option<Timestamp>,
     /// What last went wrong.
@@ -38,6 +40,7 @@ impl Default for Report {
             up: true,
             misconfigured: false,
             alone: vec![],
+            in_doubt: 0,
             last_delivery: None,
             last_error: None,
             limits: vec![],

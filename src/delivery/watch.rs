@@ -8,6 +8,7 @@ use prometheus::{Histogram, IntCounter};
 
 use crate::clock::Timestamp;
 use crate::journal::{Claim, JournalError, Record};
+use crate::policy::refusals::Known;
 use crate::policy::verdict::Verdict;
 use crate::protocol::category::Category;
 use crate::protocol::rate_limits::{REMARKABLE, RateLimit};
@@ -92,8 +93,9 @@ impl Watch {
         }
     }
 
-    /// A request for a claim came to its end `now`. What was backfilled was late before the upstream was asked at all.
-    pub(super) fn attempted(&self, verdict: Verdict, took: Duration, claim: &Claim, now: Timestamp) {
+    /// A request for a claim came to its end `now`. What was backfilled was late before the upstream was asked at all. Of an answer in
+    /// doubt it is told later how it [counts](Self::counted) as evidence.
+    pub(super) fn attempted(&self, verdict: Verdict, in_doubt: bool, took: Duration, claim: &Claim, now: Timestamp) {
         self.attempts[verdict as usize].inc();
         self.duration.observe(took.as_secs_f64());
         let has_lag = verdict == Verdict::Delivered && !claim.backfilled;
@@ -101,10 +103,19 @@ impl Watch {
         if let Some(lag) = lag {
             self.lag.observe(lag.as_secs_f64());
         }
-        self.observations.attempted(&self.upstream, now, verdict, lag);
+        match in_doubt {
+            true => self.observations.answered(&self.upstream, now),
+            false => self.observations.attempted(&self.upstream, now, verdict, lag),
+        }
         if verdict == Verdict::Delivered {
             self.took(&claim.record.project, now);
         }
+    }
+
+    /// What has become known of answers in doubt. One that only passed is a failure like any other that a retry mends.
+    pub(super) fn counted(&self, known: Known, now: Timestamp) {
+        self.observations.counted(&self.upstream, now, Verdict::Misconfigured, known.refusals);
+        self.observations.counted(&self.upstream, now, Verdict::Failed, known.passing);
     }
 
     /// It took something of the project: what was told of a refused DSN, or of a limit that has run out, is over.

@@ -21,6 +21,7 @@ use crate::policy::circuit::Circuit;
 use crate::policy::cooldown::{self, Cooldown, Cooldowns};
 use crate::policy::hold::Holds;
 use crate::policy::outcome::DropReason;
+use crate::policy::refusals::Refusals;
 use crate::policy::routing::Routing;
 use crate::policy::suspects::{GAP, Suspects};
 use crate::policy::verdict::Verdict;
@@ -75,6 +76,7 @@ pub(super) struct Worker {
     circuit: Circuit,
     cooldown: Cooldown,
     holds: Holds,
+    refusals: Refusals,
     /// The projects that fail while others do not.
     suspects: Suspects,
     /// Whether more than one project has a DSN here: then none gets all of the room.
@@ -129,6 +131,7 @@ impl Worker {
             circuit: Circuit::default(),
             cooldown: Cooldown::default(),
             holds: Holds::default(),
+            refusals: Refusals::default(),
             suspects: Suspects::default(),
             shared: false,
             looks_on: Timestamp::default(),
@@ -306,7 +309,8 @@ impl Worker {
             Ok(reply) => Verdict::of(reply.status, &reply.text),
             Err(_) => Verdict::Failed,
         };
-        self.around.watch.attempted(verdict, sent.took, &sent.claim, now);
+        let in_doubt = verdict == Verdict::Misconfigured && !self.is_refused_alone(&sent, now);
+        self.around.watch.attempted(verdict, in_doubt, sent.took, &sent.claim, now);
         self.learn(&sent, verdict, now);
         let settlement = match verdict {
             Verdict::Delivered => self.delivered(&sent, now),
@@ -350,6 +354,7 @@ impl Worker {
         }
         if verdict == Verdict::Misconfigured && !self.is_refused_alone(sent, now) {
             self.around.watch.misconfigured(&record.project, &sent.what_went_wrong());
+            self.around.watch.counted(self.refusals.refused(&record.project, now), now);
         }
         if !matches!(verdict, Verdict::Delivered | Verdict::Unsupported) {
             self.error = Some(LastError { at: now, what: sent.what_went_wrong() });
@@ -366,7 +371,8 @@ impl Worker {
         self.around.watch.limited(&limits, now);
         self.around.board.update(&self.upstream, |report| {
             (report.circuit, report.up, report.limits) = (self.circuit.state(), self.up, limits);
-            (report.misconfigured, report.alone) = (self.holds.any(), self.suspects.told());
+            (report.misconfigured, report.in_doubt) = (self.holds.any(), self.refusals.in_doubt());
+            report.alone = self.suspects.told();
             report.last_delivery = Some(self.last_success).filter(|at| *at != Timestamp::default());
             report.last_error = error.or(report.last_error.take());
         });

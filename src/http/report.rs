@@ -60,6 +60,11 @@ pub(super) async fn report(admin: &Admin, since: Timestamp, candidate: Option<&s
     let sources = Sources { window: (known_since, now), status, evidence, outages, up };
     let mut upstreams: Vec<UpstreamReport> =
         sources.status.upstreams.iter().map(|upstream| sources.upstream(upstream, &candidate)).collect();
+    for upstream in &mut upstreams {
+        // Refusals of now count until it is known that they only pass.
+        let in_doubt = admin.board.report(&upstream.name).map_or(0, |report| report.in_doubt);
+        *upstream.attempts.entry(Verdict::Misconfigured.name().to_owned()).or_default() += in_doubt;
+    }
     upstreams.sort_by_key(|upstream| (upstream.role != "primary", upstream.role != "candidate", upstream.name.clone()));
     let primary = view.routing.primary.to_string();
     let comparison = compare(admin, &primary, &candidate, since).await?;

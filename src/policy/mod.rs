@@ -10,6 +10,7 @@ pub mod incidents;
 pub mod limiter;
 pub mod limits;
 pub mod outcome;
+pub mod refusals;
 pub mod routing;
 pub mod shadow;
 pub mod storm;

@@ -74,6 +74,13 @@ impl Observed {
         self.hours.is_empty() && self.changes.is_empty()
     }
 
+    /// It answers, whatever the answer.
+    fn answered(&mut self, now: Timestamp) {
+        if self.up.replace(true) != Some(true) {
+            self.change(Change::Up { at: now });
+        }
+    }
+
     fn change(&mut self, change: Change) {
         // An end always has room behind its beginning.
         let room = MOST_CHANGES - usize::from(matches!(change, Change::Down { .. }));
@@ -101,11 +108,22 @@ impl Observations {
             if let Some(lag) = lag {
                 performance.lags.record(lag);
             }
-            // It answers, whatever the answer.
-            if verdict != Verdict::Failed && observed.up.replace(true) != Some(true) {
-                observed.change(Change::Up { at: now });
+            if verdict != Verdict::Failed {
+                observed.answered(now);
             }
         });
+    }
+
+    /// It answered, and how that counts is not known yet.
+    pub fn answered(&self, upstream: &Arc<str>, now: Timestamp) {
+        self.of(upstream, |observed| observed.answered(now));
+    }
+
+    /// How so many of its answers count has become known.
+    pub fn counted(&self, upstream: &Arc<str>, now: Timestamp, verdict: Verdict, answers: u64) {
+        if answers > 0 {
+            self.of(upstream, |observed| observed.hour(now.hour()).attempts[verdict as usize] += answers);
+        }
     }
 
     /// An upstream has not answered since `at`, and its circuit opened.

@@ -33,6 +33,7 @@ impl Worker {
         }
         self.circuit.set_back(back);
         self.holds.set_back(back);
+        self.refusals.set_back(back);
         self.suspects.set_back(back);
         self.cooldown.set_back(back);
         self.around.cooldowns.tell(&self.upstream, &self.cooldown);
@@ -66,6 +67,7 @@ impl Worker {
     pub(super) fn taken(&mut self, project: &Arc<str>, took: Duration, now: Timestamp) {
         self.holds.taken(project, now);
         self.suspects.took(took);
+        self.around.watch.counted(self.refusals.taken(project, now), now);
         if self.suspects.taken(project, now) && now.since(self.forgiven) >= FORGIVING {
             (self.forgiven, self.mended) = (now, true);
         }
