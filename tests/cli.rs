@@ -324,13 +324,20 @@ async fn of_an_endless_answer_a_probe_reads_the_beginning() {
         // The first connection only tries whether somebody is there.
         let mut streams = listener.incoming().map(|stream| stream.expect("a connection"));
         drop(streams.next());
-        let mut stream = streams.next().expect("a request");
-        let (mut request, mut piece) = (vec![], [0; 1024]);
-        while !request.ends_with(b"{}\n") {
-            let length = stream.read(&mut piece).expect("the probe");
-            assert!(length > 0, "it broke off");
-            request.extend_from_slice(&piece[..length]);
-        }
+        // Then it is asked what it is, and at last the key is tried.
+        let mut stream = loop {
+            let mut stream = streams.next().expect("a request");
+            let (mut request, mut piece) = (vec![], [0; 1024]);
+            while !request.ends_with(b"{}\n") && !(request.starts_with(b"GET") && request.ends_with(b"\r\n\r\n")) {
+                let length = stream.read(&mut piece).expect("the probe");
+                assert!(length > 0, "it broke off");
+                request.extend_from_slice(&piece[..length]);
+            }
+            if request.starts_with(b"POST") {
+                break stream;
+            }
+            stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").expect("an answer");
+        };
         stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").expect("an answer");
         let piece = vec![b'x'; 256 * 1024];
         (0..1024).take_while(|_| stream.write_all(&piece).is_ok()).count()
@@ -385,6 +392,50 @@ async fn each_kind_of_tracker_is_recognised_and_the_line_to_write_is_suggested()
             assert!(!shown.contains(&line("sentry")) && shown.contains(&line("glitchtip")), "{shown}");
         }
     }
+}
+
+/// Makes an upstream a GlitchTip that knows `key`: after a wrong one it refuses everybody.
+fn as_glitchtip(tracker: &Upstream, key: &'static str) {
+    let locked = std::sync::atomic::AtomicBool::new(false);
+    let denied = || Some(Reply::Status(403, vec![], "{\"detail\": \"Denied\"}".to_owned()));
+    tracker.when(move |seen| match seen.path.as_str() {
+        "/api/settings/" => Some(Reply::Status(200, vec![], "{\"iPaidForGlitchTip\":false}".to_owned())),
+        path if path.ends_with("/envelope/") => {
+            let sent = seen.headers["x-sentry-auth"].to_str().expect("text");
+            let is_wrong = !sent.ends_with(&format!("sentry_key={key}"));
+            let is_locked = locked.fetch_or(is_wrong, std::sync::atomic::Ordering::Relaxed);
+            if is_wrong || is_locked { denied() } else { None }
+        }
+        _ => Some(Reply::status(404)),
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_of_a_mistyped_key_locks_no_running_project_of_a_glitchtip_out() {
+    let (sentry, tracker) = (Upstream::start().await, Upstream::start().await);
+    as_glitchtip(&tracker, "4197");
+    let relay = Plan::new(&[("sentry", sentry.dsn("k", 1)), ("tracker", tracker.dsn("4197", 2))]).start().await;
+    relay.send_errors(1).await;
+    relay.balanced(SOON).await;
+    let text = CONFIG.replace("http://key@127.0.0.1:9/1", &sentry.dsn("k", 1));
+    let (_folder, config) = folder_with(&text.replace("http://key@127.0.0.1:9/2", &tracker.dsn("4179", 2)));
+    let output = beside(&config, &["check", "--online"]).await;
+    let shown = out(&output);
+    assert_eq!(code(&output), 0, "{output:?}");
+    assert!(shown.contains("glitchtip looks like glitchtip") && shown.contains("its key was not tried"), "{shown}");
+    assert!(shown.contains("With --yes the keys"), "{shown}");
+    assert_eq!((tracker.questions(), sentry.questions()), (0, 1), "{shown}");
+    relay.send_errors(1).await;
+    relay.balanced(SOON).await;
+    assert_eq!(tracker.taken_count(), 2 + 1, "two events, and its settings");
+
+    let output = beside(&config, &["check", "--online", "--yes", "--json"]).await;
+    let found = json(&output);
+    assert_eq!(code(&output), 1, "{found}");
+    let explained = found["online"].as_array().expect("probes").iter().find(|probe| probe["upstream"] == "glitchtip");
+    assert!(explained.expect("a probe")["explanation"].to_string().contains("somebody tried a wrong key"), "{found}");
+    assert_eq!((tracker.questions(), sentry.questions()), (1, 2), "{found}");
+    relay.finish().await;
 }
 
 /// Answers as GlitchTip does, and closes each connection without saying so. Of each `silent` connections the last gets no answer.

@@ -15,12 +15,16 @@ use super::{process, terminal};
 /// Checks the configuration: every problem at once, with its line; exit 78 when it cannot be used
 ///
 /// With --online the upstreams are asked, too: is each DSN's address there, and does it take the key? Exit 1 when one does not.
-/// What kind of tracker it is is found out as well, and suggested when the file says otherwise.
+/// What kind of tracker it is is found out first, and suggested when the file says otherwise.
+/// The keys at a GlitchTip are tried with --yes, and after all others.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// Asks each upstream of each project: DNS, connection, TLS, key. Nothing is stored there
     #[arg(long)]
     online: bool,
+    /// With --online: tries the keys at a GlitchTip, too. After a wrong one it refuses that project to everybody for 30 s
+    #[arg(long, requires = "online")]
+    yes: bool,
     /// Another file to compare with: what is different, and what of it needs a restart
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
@@ -67,7 +71,7 @@ pub(super) fn check(located: &Located, args: &Args) -> Result<(), Failure> {
         summarise(located, &loaded)?;
         changes.as_ref().map_or(Ok(()), print_changes)?;
     }
-    let online = args.online.then(|| process::block_on(probe::all(&loaded.config))).transpose()?;
+    let online = args.online.then(|| process::block_on(probe::all(&loaded.config, args.yes))).transpose()?;
     let is_refused = changes.as_ref().is_some_and(|changes| !changes.refused.is_empty());
     let ok = online.iter().flatten().all(Probe::is_good) && !is_refused;
     if args.json {

@@ -1,6 +1,7 @@
 //! The questions of `check --online`: is the address of a DSN there, does it take the key, and is it what the file says it is?
 //!
-//! The probe is an envelope without items: trackers check its key and store nothing. It goes the way deliveries go: no proxy,
+//! What kind of tracker it is is asked first, without a key: at a GlitchTip a wrong key would lock out whoever uses the project now.
+//! The probe of the key is an envelope without items: trackers check its key and store nothing. It goes the way deliveries go: no proxy,
 //! no redirects, the same headers, the upstream's own included.
 
 use std::collections::BTreeSet;
@@ -15,7 +16,7 @@ use serde::Serialize;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout};
 
-use crate::config::{Config, Headers, Kind};
+use crate::config::{Config, Headers, Kind, Upstream as Settings};
 use crate::protocol::answer;
 use crate::protocol::dsn::Dsn;
 
@@ -34,6 +35,9 @@ const ANSWER: Duration = Duration::from_secs(15);
 const LARGEST: usize = 64 * 1024;
 /// How much of an answer is shown.
 const SHOWN: usize = 160;
+/// What is said of a key that was not tried.
+const UNTRIED: &str =
+    "is there; its key was not tried, because a GlitchTip refuses the project to everybody for 30 s after a wrong one";
 
 /// What one DSN's tracker answered.
 #[derive(Clone, Debug, Serialize)]
@@ -69,24 +73,45 @@ enum Verdict {
 }
 
 impl Probe {
+    fn of(upstream: &Arc<str>, project: &Arc<str>, dsn: &Dsn) -> Self {
+        Self {
+            upstream: Arc::clone(upstream),
+            project: Arc::clone(project),
+            dsn: dsn.to_string(),
+            result: Verdict::Bad,
+            explanation: String::new(),
+            status: None,
+            dns_ms: None,
+            connect_ms: None,
+            answer_ms: None,
+            kind: None,
+            suggestion: None,
+        }
+    }
+
     /// Whether nothing speaks against this DSN.
     pub(super) fn is_good(&self) -> bool {
         self.result != Verdict::Bad
     }
 }
 
-/// Asks every upstream of every project.
-pub(super) async fn all(config: &Config) -> Result<Vec<Probe>, Failure> {
-    let mut probes = vec![];
+/// Asks every upstream of every project. The keys at a GlitchTip are tried last, one by one, and only with `tries_all`.
+pub(super) async fn all(config: &Config, tries_all: bool) -> Result<Vec<Probe>, Failure> {
+    let mut questions = vec![];
     for (upstream, settings) in &config.upstreams {
-        let (http, hidden) = (client(&settings.headers)?, &settings.headers);
+        let http = client(&settings.headers)?;
         for project in &config.projects {
             let Some(dsn) = project.dsns.get(upstream) else { continue };
-            let names = (Arc::clone(upstream), Arc::clone(&project.name));
-            probes.push(one(http.clone(), names, dsn.clone(), settings.kind, hidden));
+            let probe = Probe::of(upstream, &project.name, dsn);
+            questions.push(Question { http: http.clone(), dsn, settings, probe, waits: false });
         }
     }
-    Ok(futures_util::stream::iter(probes).buffered(AT_ONCE).collect().await)
+    let questions = questions.into_iter().map(Question::begin);
+    let mut questions: Vec<Question<'_>> = futures_util::stream::iter(questions).buffered(AT_ONCE).collect().await;
+    for question in questions.iter_mut().filter(|question| question.waits && tries_all) {
+        question.try_key().await;
+    }
+    Ok(questions.into_iter().map(Question::end).collect())
 }
 
 /// A client for one upstream, whose own headers go with every request.
@@ -103,63 +128,84 @@ fn client(own: &Headers) -> Result<Client, Failure> {
         .map_err(|error| Failure::new(Exit::Unavailable, format_args!("TLS cannot be used: {}", told(&error))))
 }
 
-async fn one(
+/// A DSN that is asked about.
+struct Question<'a> {
     http: Client,
-    (upstream, project): (Arc<str>, Arc<str>),
-    dsn: Dsn,
-    written: Kind,
-    hidden: &Headers,
-) -> Probe {
-    let mut probe = Probe {
-        upstream,
-        project,
-        dsn: dsn.to_string(),
-        result: Verdict::Bad,
-        explanation: String::new(),
-        status: None,
-        dns_ms: None,
-        connect_ms: None,
-        answer_ms: None,
-        kind: None,
-        suggestion: None,
-    };
-    match probe.ask(&http, &dsn, hidden).await {
-        Ok((result, explanation)) => (probe.result, probe.explanation) = (result, explanation),
-        Err(why) => probe.explanation = why,
-    }
-    probe.suggestion = probe.kind.and_then(|found| recognise::suggestion(&probe.upstream, written, found));
-    probe
+    dsn: &'a Dsn,
+    settings: &'a Settings,
+    probe: Probe,
+    /// Its key is not tried yet: the tracker is a GlitchTip, or may be one.
+    waits: bool,
 }
 
-impl Probe {
-    async fn ask(&mut self, http: &Client, dsn: &Dsn, hidden: &Headers) -> Result<(Verdict, String), String> {
+impl Question<'_> {
+    /// Asks without the key what is there, then tries the key where a wrong one would lock nobody out.
+    async fn begin(mut self) -> Self {
+        if let Err(why) = self.reach().await {
+            self.probe.explanation = why;
+            return self;
+        }
+        let found = recognise::kind(&self.http, self.dsn).await;
+        self.probe.kind = found.unwrap_or_default();
+        let may_be_glitchtip = found.map_or(true, |found| found == Some(Kind::Glitchtip));
+        self.waits = may_be_glitchtip || self.settings.kind == Kind::Glitchtip;
+        if self.waits {
+            (self.probe.result, self.probe.explanation) = (Verdict::Unclear, UNTRIED.to_owned());
+        } else {
+            self.try_key().await;
+        }
+        self
+    }
+
+    async fn reach(&mut self) -> Result<(), String> {
         let began = Instant::now();
-        let addresses = resolve(dsn).await?;
-        self.dns_ms = Some(millis(began));
+        let addresses = resolve(self.dsn).await?;
+        self.probe.dns_ms = Some(millis(began));
         let began = Instant::now();
         connect(&addresses).await?;
-        self.connect_ms = Some(millis(began));
+        self.probe.connect_ms = Some(millis(began));
+        Ok(())
+    }
+
+    async fn try_key(&mut self) {
+        self.waits = false;
+        (self.probe.result, self.probe.explanation) = self.answer().await.unwrap_or_else(|why| (Verdict::Bad, why));
+    }
+
+    async fn answer(&mut self) -> Result<(Verdict, String), String> {
         let began = Instant::now();
-        let key = dsn.public_key();
+        let key = self.dsn.public_key();
         let agent = concat!("switchyard/", env!("CARGO_PKG_VERSION"));
-        let request = http
-            .post(dsn.envelope_uri().to_string())
+        let request = self
+            .http
+            .post(self.dsn.envelope_uri().to_string())
             .header("content-type", "application/x-sentry-envelope")
             .header("user-agent", agent)
             .header("x-sentry-auth", format!("Sentry sentry_version=7, sentry_client={agent}, sentry_key={key}"))
             .body("{}\n");
         let answer = request.send().await.map_err(|error| explain_failure(&told(&error)))?;
         let status = answer.status();
-        let location = answer.headers().get("location").and_then(|to| to.to_str().ok()).map(str::to_owned);
-        let limits =
-            answer.headers().get("x-sentry-rate-limits").and_then(|limits| limits.to_str().ok()).map(str::to_owned);
+        let header = |name| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let (location, limits) = (header("location"), header("x-sentry-rate-limits"));
         let text = beginning(answer).await;
-        self.answer_ms = Some(millis(began));
-        self.status = Some(status.as_u16());
-        self.kind = recognise::kind(http, dsn, limits.as_deref()).await;
+        self.probe.answer_ms = Some(millis(began));
+        self.probe.status = Some(status.as_u16());
+        let by_limits = limits.as_deref().and_then(recognise::kind_by_limits);
+        self.probe.kind = self.probe.kind.or(by_limits);
         // An upstream may repeat our key and headers.
-        let harmless = |text: String| hidden.hide(text).replace(key, "***");
-        Ok(explain(status, location.map(harmless).as_deref(), &harmless(text)))
+        let harmless = |text: String| self.settings.headers.hide(text).replace(key, "***");
+        let (verdict, mut words) = explain(status, location.map(harmless).as_deref(), &harmless(text));
+        if status == StatusCode::FORBIDDEN && self.probe.kind == Some(Kind::Glitchtip) {
+            words += "; or somebody tried a wrong key: for 30 s after that it refuses everybody";
+        }
+        Ok((verdict, words))
+    }
+
+    fn end(mut self) -> Probe {
+        let found = self.probe.kind;
+        self.probe.suggestion =
+            found.and_then(|found| recognise::suggestion(&self.probe.upstream, self.settings.kind, found));
+        self.probe
     }
 }
 
@@ -242,7 +288,8 @@ pub(super) fn print(probes: &[Probe]) -> Result<(), Failure> {
     let mut rows = table(&["UPSTREAM", "PROJECT", "ANSWER", "DNS", "CONNECT", "IN ALL", ""]);
     let time = |ms: Option<f64>| right(ms.map_or("-".to_owned(), |ms| format!("{ms:.1} ms")));
     for probe in probes {
-        let status = probe.status.map_or("none".to_owned(), |status| status.to_string());
+        let none = if probe.explanation == UNTRIED { "-" } else { "none" };
+        let status = probe.status.map_or(none.to_owned(), |status| status.to_string());
         rows.add_row(vec![
             (*probe.upstream).into(),
             (*probe.project).into(),
@@ -257,6 +304,9 @@ pub(super) fn print(probes: &[Probe]) -> Result<(), Failure> {
     // Once for each upstream, however many projects it has.
     for suggestion in probes.iter().filter_map(|probe| probe.suggestion.as_ref()).collect::<BTreeSet<_>>() {
         terminal::say(tint(Tone::Strong, suggestion))?;
+    }
+    if probes.iter().any(|probe| probe.explanation == UNTRIED) {
+        terminal::say("With --yes the keys at a GlitchTip are tried, too.")?;
     }
     let bad = probes.iter().filter(|probe| !probe.is_good()).count();
     match bad {

@@ -1,5 +1,5 @@
-//! What kind of tracker is it? Told by what each says of itself to everybody: the limits in its answer to the probe, its settings,
-//! its health, its API's version. Nothing here needs a token, and nothing is stored there.
+//! What kind of tracker is it? Told by what each says of itself to everybody: its settings, its health, its API's version,
+//! and, once its key was tried, the limits in its answer. Nothing here needs a token, and nothing is stored there.
 //!
 //! Rule: no guess without an answer. A request that fails says nothing of the tracker, so nothing is concluded from it.
 //!
@@ -14,43 +14,53 @@ use crate::protocol::dsn::Dsn;
 
 use super::probe::beginning;
 
-/// The kind of the tracker behind a DSN, as far as it can be told. `limits` is `X-Sentry-Rate-Limits` of its answer to the probe.
-pub(super) async fn kind(http: &Client, dsn: &Dsn, limits: Option<&str>) -> Option<Kind> {
+/// There was no answer that tells anything.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct NoAnswer;
+
+/// The kind of the tracker behind a DSN, as far as it can be told without a key; `None` is another one.
+pub(super) async fn kind(http: &Client, dsn: &Dsn) -> Result<Option<Kind>, NoAnswer> {
     if is_sentrys_own(dsn.authority().host()) {
-        return Some(Kind::Sentry);
-    }
-    // Bugsink's way of saying that it stores no such things (bugsink, `ingest/views.py`).
-    if limits.is_some_and(|limits| limits.contains("86400:transaction;span:organization")) {
-        return Some(Kind::Bugsink);
+        return Ok(Some(Kind::Sentry));
     }
     // glitchtip-backend, `glitchtip/api/api.py`.
     if told(http, dsn, "/api/settings/").await?.get("iPaidForGlitchTip").is_some() {
-        return Some(Kind::Glitchtip);
+        return Ok(Some(Kind::Glitchtip));
     }
-    if told(http, dsn, "/api/relay/healthcheck/live/").await?["is_healthy"] == true {
-        return Some(Kind::Relay);
-    }
-    // getsentry/sentry, `src/sentry/api/endpoints/index.py`.
-    (told(http, dsn, "/api/0/").await?["version"] == "0").then_some(Kind::Sentry)
+    let kind = async {
+        if told(http, dsn, "/api/relay/healthcheck/live/").await?["is_healthy"] == true {
+            return Ok(Some(Kind::Relay));
+        }
+        // getsentry/sentry, `src/sentry/api/endpoints/index.py`.
+        Ok::<_, NoAnswer>((told(http, dsn, "/api/0/").await?["version"] == "0").then_some(Kind::Sentry))
+    };
+    // It is no GlitchTip, whatever it is.
+    Ok(kind.await.unwrap_or_default())
+}
+
+/// The kind that an answer's `X-Sentry-Rate-Limits` tells: Bugsink's way of saying that it stores no such things (bugsink,
+/// `ingest/views.py`).
+pub(super) fn kind_by_limits(limits: &str) -> Option<Kind> {
+    limits.contains("86400:transaction;span:organization").then_some(Kind::Bugsink)
 }
 
 fn is_sentrys_own(host: &str) -> bool {
     host == "sentry.io" || host.ends_with(".sentry.io")
 }
 
-/// The JSON at a path of the tracker: null for an answer that is none, `None` when there is no answer.
-async fn told(http: &Client, dsn: &Dsn, path: &str) -> Option<Value> {
+/// The JSON at a path of the tracker: null for an answer that is none.
+async fn told(http: &Client, dsn: &Dsn, path: &str) -> Result<Value, NoAnswer> {
     let address = Uri::builder().scheme(dsn.scheme().clone()).authority(dsn.authority().clone());
-    let address = address.path_and_query(format!("{}{path}", dsn.prefix())).build().ok()?;
-    let answer = http.get(address.to_string()).send().await.ok()?;
+    let address = address.path_and_query(format!("{}{path}", dsn.prefix())).build().map_err(|_| NoAnswer)?;
+    let answer = http.get(address.to_string()).send().await.map_err(|_| NoAnswer)?;
     let status = answer.status();
     // A server in trouble may answer otherwise when it is well.
     if status.is_server_error() {
-        return None;
+        return Err(NoAnswer);
     }
     let text = beginning(answer).await;
     // What is cut off, because it is larger, is none of these.
-    Some(serde_json::from_str(&text).ok().filter(|_| status.is_success()).unwrap_or_default())
+    Ok(serde_json::from_str(&text).ok().filter(|_| status.is_success()).unwrap_or_default())
 }
 
 /// What to write into the file, when the tracker is something else than it is said to be there.

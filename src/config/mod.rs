@@ -44,7 +44,7 @@ mod tree;
 pub mod watch;
 
 pub use crate::delivery::headers::Headers;
-pub use crate::delivery::settings::Kind;
+pub use crate::delivery::settings::{Kind, Settings as Upstream};
 pub use interpolate::{Variables, followed};
 pub use load::{Fingerprint, Loaded, load, parse};
 
