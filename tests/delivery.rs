@@ -72,7 +72,7 @@ async fn a_200_that_is_a_web_page_is_no_delivery_and_says_what_came() {
     let upstream = Upstream::start().await;
     let page = "<!DOCTYPE html><html><head><title>Sign in to the guest network</title></head></html>";
     upstream.always(Reply::Status(200, vec![], page.to_owned()));
-    let relay = Plan::new(&[("sentry", upstream.dsn("0ld", 1))]).start().await;
+    let relay = Plan::new(&[("sentry", upstream.dsn("5ca1ab1e", 1))]).start().await;
     relay.send_errors(1).await;
     eventually("the project waits", SOON, async || match relay.upstream("sentry").await {
         upstream if upstream["state"] == "misconfigured" => Ok(()),
@@ -83,6 +83,30 @@ async fn a_200_that_is_a_web_page_is_no_delivery_and_says_what_came() {
     assert_eq!((&status["delivered"], &status["backlog"]["envelopes"]), (&0.into(), &1.into()), "{status}");
     assert!(status["last_error"].to_string().contains("Sign in to the guest network"), "{status}");
     assert!(!status["last_error"].to_string().contains('<'), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_200_that_is_a_web_page_ends_no_outage() {
+    let (a, _b, mut relay) = relay_with(&[]).await;
+    a.always(Reply::status(503));
+    relay.send_errors(5).await;
+    shows(&relay, "a", "the outage is known", |upstream| upstream["state"] == "down").await;
+    let page = "<!DOCTYPE html><html><head><title>Back soon</title></head></html>";
+    a.always(Reply::Status(200, vec![], page.to_owned()));
+    // Neither as the answer to the question, nor to the record that is tried after it.
+    let (asked, tried) = (a.questions(), a.seen().len());
+    eventually("both got the page", SOON * 2, async || match (a.questions() - asked, a.seen().len() - tried) {
+        (1.., 1..) => Ok(()),
+        counts => Err(format!("{counts:?}: {}", relay.log())),
+    })
+    .await;
+    let lasts = |upstream: &Value| {
+        let is_open = upstream["state"] == "down" || upstream["state"] == "probing";
+        is_open && upstream["outages"][0]["to"].is_null() && upstream["last_error"].to_string().contains("Back soon")
+    };
+    shows(&relay, "a", "the outage lasts", lasts).await;
+    assert_eq!(relay.upstream("a").await["backlog"]["envelopes"], 5);
+    relay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

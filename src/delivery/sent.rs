@@ -39,6 +39,11 @@ impl Sent {
         text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(ERROR_LENGTH).collect()
     }
 
+    /// Whether the answer is a web page with a 2xx: something before the tracker answers, or in its place.
+    pub(super) fn is_page(&self) -> bool {
+        self.result.as_ref().is_ok_and(Reply::is_page)
+    }
+
     /// What is kept of it as a refusal for good.
     pub(super) fn dead_letter(&self, now: Timestamp, reason: &'static str) -> DeadLetter {
         let reply = self.result.as_ref().ok();
@@ -66,7 +71,7 @@ impl Sent {
     /// An upstream may repeat our key and headers in its answer; they must not get into logs, pages and dead letters.
     pub(super) fn hide_secrets(&mut self, upstream: &str) {
         let Ok(reply) = &mut self.result else { return };
-        if reply.status.is_success() && !answer::is_page(&reply.text) {
+        if reply.status.is_success() && !reply.is_page() {
             return;
         }
         reply.text = self.headers.hide(std::mem::take(&mut reply.text));

@@ -15,6 +15,8 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::protocol::answer;
+
 use super::settings::Settings;
 
 mod connections;
@@ -62,6 +64,13 @@ pub(super) struct Reply {
     pub(super) retry_after: Option<String>,
     /// The beginning of the body, as text.
     pub(super) text: String,
+}
+
+impl Reply {
+    /// Whether it is a web page with a 2xx, which is no tracker's answer.
+    pub(super) fn is_page(&self) -> bool {
+        self.status.is_success() && answer::is_page(&self.text)
+    }
 }
 
 /// Why there is no answer.

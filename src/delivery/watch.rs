@@ -7,7 +7,7 @@ use std::time::Duration;
 use prometheus::{Histogram, IntCounter};
 
 use crate::clock::Timestamp;
-use crate::journal::{Claim, JournalError, Record};
+use crate::journal::{JournalError, Record};
 use crate::policy::refusals::Known;
 use crate::policy::verdict::Verdict;
 use crate::protocol::category::Category;
@@ -15,6 +15,8 @@ use crate::protocol::rate_limits::{REMARKABLE, RateLimit};
 use crate::telemetry::log::Damper;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::observations::Observations;
+
+use super::sent::Sent;
 
 /// The watch over one upstream.
 #[derive(Clone, Debug)]
@@ -95,17 +97,21 @@ impl Watch {
 
     /// A request for a claim came to its end `now`. What was backfilled was late before the upstream was asked at all. Of an answer in
     /// doubt it is told later how it [counts](Self::counted) as evidence.
-    pub(super) fn attempted(&self, verdict: Verdict, in_doubt: bool, took: Duration, claim: &Claim, now: Timestamp) {
+    pub(super) fn attempted(&self, verdict: Verdict, in_doubt: bool, sent: &Sent, now: Timestamp) {
+        let claim = &sent.claim;
         self.attempts[verdict as usize].inc();
-        self.duration.observe(took.as_secs_f64());
+        self.duration.observe(sent.took.as_secs_f64());
         let has_lag = verdict == Verdict::Delivered && !claim.backfilled;
         let lag = has_lag.then(|| now.since(claim.record.accepted_at));
         if let Some(lag) = lag {
             self.lag.observe(lag.as_secs_f64());
         }
-        match in_doubt {
-            true => self.observations.answered(&self.upstream, now),
-            false => self.observations.attempted(&self.upstream, now, verdict, lag),
+        match (in_doubt, sent.is_page()) {
+            // It ends no outage: the tracker has not answered.
+            (true, true) => {}
+            (false, true) => self.observations.counted(&self.upstream, now, verdict, 1),
+            (true, false) => self.observations.answered(&self.upstream, now),
+            (false, false) => self.observations.attempted(&self.upstream, now, verdict, lag),
         }
         if verdict == Verdict::Delivered {
             self.took(&claim.record.project, now);

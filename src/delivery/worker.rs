@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, Timestamp};
 use crate::journal::body::Unreadable;
 use crate::journal::{Claim, Journal, Record, Rest, Settlement, TargetId};
-use crate::policy::circuit::Circuit;
+use crate::policy::circuit::{Circuit, State};
 use crate::policy::cooldown::{self, Cooldown, Cooldowns};
 use crate::policy::hold::Holds;
 use crate::policy::outcome::DropReason;
@@ -310,7 +310,7 @@ impl Worker {
             Err(_) => Verdict::Failed,
         };
         let in_doubt = verdict == Verdict::Misconfigured && !self.is_refused_alone(&sent, now);
-        self.around.watch.attempted(verdict, in_doubt, sent.took, &sent.claim, now);
+        self.around.watch.attempted(verdict, in_doubt, &sent, now);
         self.learn(&sent, verdict, now);
         let settlement = match verdict {
             Verdict::Delivered => self.delivered(&sent, now),
@@ -344,9 +344,10 @@ impl Worker {
                 self.around.cooldowns.tell(&self.upstream, &self.cooldown);
             }
         }
-        if verdict == Verdict::Failed {
+        let is_page = sent.is_page();
+        if verdict == Verdict::Failed || (is_page && self.circuit.state() != State::Closed) {
             self.learn_from_failure(sent, now);
-        } else {
+        } else if !is_page {
             self.up = true;
             if self.circuit.succeeded(now) {
                 self.around.watch.recovered();

@@ -9,6 +9,7 @@ use crate::journal::Settlement;
 use crate::policy::backoff::Backoff;
 use crate::policy::circuit::State;
 use crate::policy::verdict::{Verdict, is_poison};
+use crate::protocol::answer;
 use crate::protocol::dsn::Dsn;
 
 use super::{Ended, Sent, Worker, parcel};
@@ -53,8 +54,14 @@ impl Worker {
         let settings = self.settings.load();
         settings.headers.apply(&mut parcel.headers);
         let patience = settings.timeout.get();
+        let (headers, key) = (settings.headers.clone(), dsn.public_key().to_owned());
         self.in_flight.push(Box::pin(async move {
             Ended::Asked(match transport.send(parcel, patience).await {
+                // Whatever answers in the tracker's place says nothing of the tracker.
+                Ok(reply) if reply.is_page() => {
+                    let words = headers.hide(answer::gist(&reply.text).replace(&key, "***"));
+                    Err(format!("{} {words}", reply.status))
+                }
                 Ok(reply) if Verdict::of(reply.status, &reply.text) == Verdict::Failed => Err(reply.status.to_string()),
                 Ok(_) => Ok(()),
                 Err(error) => Err(error.to_string()),
