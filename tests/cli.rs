@@ -625,6 +625,36 @@ async fn the_status_is_shown_as_a_table_and_as_it_was_received() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_monitor_is_told_in_one_line_and_by_the_exit_code_how_it_goes() {
+    let (sentry, glitchtip) = (Upstream::start().await, Upstream::start().await);
+    let plan = Plan::new(&[("sentry", sentry.dsn("5e", 1)), ("glitchtip", glitchtip.dsn("91", 2))]);
+    let relay = plan.upstream("glitchtip", "max_age = \"3s\"").start().await;
+    let told = async |expected: i32, words: &'static str| {
+        eventually(words, SOON, async || {
+            let output = beside(&relay.config(), &["status", "--check"]).await;
+            let is_told =
+                code(&output) == expected && out(&output).contains(words) && out(&output).lines().count() == 1;
+            if is_told { Ok(()) } else { Err(format!("{output:?}")) }
+        })
+        .await;
+    };
+    relay.send_errors(1).await;
+    told(0, "All well: sentry is the primary, sentry and glitchtip take what comes, nothing waits").await;
+    glitchtip.always(Reply::status(503));
+    relay.send_errors(2).await;
+    told(1, "Degraded: ").await;
+    told(2, "Losing data: 2 items for glitchtip were dropped in the last two hours").await;
+    let shown = out(&beside(&relay.config(), &["status"]).await);
+    assert!(shown.starts_with("✖ Losing data: 2 items for glitchtip"), "{shown}");
+    relay.finish().await;
+
+    let (_folder, config) = folder_with(CONFIG);
+    let output = beside(&config, &["status", "--check"]).await;
+    assert_eq!((code(&output), out(&output).lines().count()), (2, 1), "{output:?}");
+    assert!(out(&output).starts_with("Losing data: no daemon answers at 127.0.0.1:1"), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_project_with_a_primary_or_a_mirror_of_its_own_is_named_by_status_and_page() {
     let (relay, _sentry, _glitchtip) = relay_with_two().await;
     let page = async || {

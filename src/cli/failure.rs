@@ -17,7 +17,7 @@ pub enum Exit {
     Done = 0,
     /// The answer is no.
     Negative = 1,
-    /// The command line asks for something that does not exist.
+    /// The command line asks for something that does not exist, or `status --check` finds that data is lost: monitors know 2 as critical.
     Usage = 2,
     /// The configuration file does not exist.
     NoInput = 66,

@@ -5,12 +5,13 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::clock::Timestamp;
+use crate::telemetry::health::{Health, Level};
 use crate::telemetry::status::{CanaryStatus, OutageStatus, ProjectStatus, ShareStatus, Status, UpstreamStatus};
 use crate::telemetry::words;
 
 use super::admin::AdminClient;
 use super::backfill::describe;
-use super::failure::Failure;
+use super::failure::{Exit, Failure};
 use super::locate::Located;
 use super::process;
 use super::terminal::{self, Tone, harmless, right, table, tint};
@@ -24,12 +25,16 @@ const SWITCHES: usize = 5;
 
 /// Shows how each upstream fares: state, delivered, backlog, last error, limits
 ///
-/// Exit 0 when the daemon accepts submissions, 1 when it does not, 69 when none answers.
+/// Exit 0 when the daemon accepts submissions, 1 when it does not, 69 when none answers. With --check one line for a monitor (Nagios,
+/// Uptime Kuma, cron): exit 0 when all is well, 1 when something is degraded, 2 when data is lost or no daemon answers.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// Looks again every 2 seconds, until Ctrl-C
     #[arg(long)]
     watch: bool,
+    /// Says how it goes in one line, and ends with 0 (well), 1 (degraded) or 2 (losing data)
+    #[arg(long, conflicts_with_all = ["watch", "json"])]
+    check: bool,
     /// As JSON, as the daemon tells it: one document, with --watch one a line
     #[arg(long)]
     json: bool,
@@ -39,6 +44,9 @@ pub(super) struct Args {
 pub(super) fn status(located: &Located, args: &Args) -> Result<(), Failure> {
     let admin = AdminClient::new(located.contact()?)?;
     process::block_on(async {
+        if args.check {
+            return check(&admin).await;
+        }
         if !args.watch {
             let ready = show(&admin, args.json).await?;
             return if ready { Ok(()) } else { Err(Failure::negative()) };
@@ -52,6 +60,27 @@ pub(super) fn status(located: &Located, args: &Args) -> Result<(), Failure> {
             }
         }
     })
+}
+
+/// One line for a monitor. A daemon that does not answer takes nothing: that is a loss.
+async fn check(admin: &AdminClient) -> Result<(), Failure> {
+    let (level, sentence) = match admin.status_and_text().await {
+        Ok((status, _)) => (status.health.level, status.health.sentence),
+        Err(silence) => {
+            let failure = admin.failure(silence);
+            if failure.code() != Exit::Unavailable as u8 {
+                return Err(failure);
+            }
+            let why = failure.message().lines().next().unwrap_or_default().to_owned();
+            (Level::LosingData, format!("{}: {why}", Level::LosingData.words()))
+        }
+    };
+    terminal::say(harmless(&sentence, 1000))?;
+    match level {
+        Level::Well => Ok(()),
+        Level::Degraded => Err(Failure::negative()),
+        Level::LosingData => Err(Failure::told(Exit::Usage)),
+    }
 }
 
 async fn show(admin: &AdminClient, json: bool) -> Result<bool, Failure> {
@@ -79,7 +108,7 @@ async fn watch(admin: &AdminClient, json: bool) -> Result<(), Failure> {
 
 /// The whole status as a person reads it.
 pub(super) fn render(status: &Status) -> String {
-    let mut parts = vec![head(status)];
+    let mut parts = vec![verdict(status), head(status)];
     parts.extend(exceptions(status));
     parts.extend(alarms(status));
     parts.push(upstreams(status));
@@ -89,6 +118,17 @@ pub(super) fn render(status: &Status) -> String {
     parts.extend(status.backfills.iter().map(|backfill| format!("\n{}", describe(backfill))));
     parts.extend(switches(status));
     parts.join("\n")
+}
+
+/// How it goes, before anything else.
+fn verdict(status: &Status) -> String {
+    let Health { level, sentence } = &status.health;
+    let tone = match level {
+        Level::Well => Tone::Good,
+        Level::Degraded => Tone::Strong,
+        Level::LosingData => Tone::Bad,
+    };
+    tint(tone, format!("{} {}\n", level.sign(), harmless(sentence, 1000)))
 }
 
 fn head(status: &Status) -> String {

@@ -12,6 +12,7 @@ mod error;
 mod forms;
 pub mod host;
 mod ingest;
+mod lately;
 mod letters;
 mod listen;
 pub mod network;

@@ -18,15 +18,16 @@ use crate::policy::outcome::{DropReason, RefusalReason};
 use crate::policy::storm::Storm;
 use crate::protocol::category::Category;
 use crate::telemetry::backfill::BackfillStatus;
+use crate::telemetry::health::{self, Health};
 use crate::telemetry::ledger::{Account, AccountKey};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::status::{
-    AccountStatus, BacklogStatus, CanaryStatus, JournalStatus, LimitStatus, OutageStatus, ProjectStatus, RefusedStatus,
-    ShareStatus, Status, StormStatus, StrandedStatus, SwitchStatus, UpstreamStatus,
+    AccountStatus, BacklogStatus, CanaryStatus, JournalStatus, LatelyStatus, LimitStatus, OutageStatus, ProjectStatus,
+    RefusedStatus, ShareStatus, Status, StormStatus, StrandedStatus, SwitchStatus, UpstreamStatus,
 };
 
-use super::backfill;
 use super::state::{Admin, View};
+use super::{backfill, lately};
 
 /// How many switches are shown.
 const SWITCHES: usize = 20;
@@ -55,18 +56,21 @@ async fn read(admin: &Admin) -> Status {
     let now = admin.clock.now();
     let view = admin.view();
     let outages = admin.journal.outages(now - OUTAGES, MOST_OUTAGES).await.unwrap_or_default();
+    let lately = lately::of_all(admin, now).await;
     let mut upstreams = Vec::new();
     for (target, name) in targets(admin, &view) {
         let backlog = admin.journal.backlog(target).await.unwrap_or_default();
         upstreams.push(upstream(admin, &view, target, &name, &backlog, now));
         if let Some(upstream) = upstreams.last_mut() {
             upstream.outages = outages_of(&name, &outages);
+            upstream.lately = lately.get(&name).copied().unwrap_or_default();
         }
     }
     upstreams.sort_by_key(|upstream| (upstream.role != "primary", upstream.role == "removed", upstream.name.clone()));
     let not_ready = admin.readiness.not_ready();
     let space = admin.journal.space();
-    Status {
+    let mut status = Status {
+        health: Health::default(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started_at: admin.started_at,
         now,
@@ -83,7 +87,9 @@ async fn read(admin: &Admin) -> Status {
         switches: switches(admin, SWITCHES).await,
         backfills: backfill::all(admin).await,
         config: view.config,
-    }
+    };
+    status.health = health::judge(&status);
+    status
 }
 
 fn shares(admin: &Admin) -> Vec<ShareStatus> {
@@ -135,6 +141,7 @@ fn upstream(
         returned: in_items().map(|account| account.returned).sum(),
         backlog: backlog_status(backlog, now),
         dead_letters: admin.journal.dead_letters(target),
+        lately: LatelyStatus::default(),
         last_delivery_at: report.last_delivery,
         outages: vec![],
         alone: report.alone.iter().filter(|(_, until)| *until > now).map(|(name, _)| name.to_string()).collect(),

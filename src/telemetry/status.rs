@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 
 use super::backfill::BackfillStatus;
+use super::health::Health;
 
 /// The state of the daemon and of every upstream.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -22,6 +23,9 @@ pub struct Status {
     /// Why not, when not.
     #[serde(default)]
     pub not_ready: Option<String>,
+    /// How it goes, in a word and a sentence.
+    #[serde(default)]
+    pub health: Health,
     /// The upstream the team trusts now.
     pub primary: String,
     /// Whether shadows receive new envelopes.
@@ -200,6 +204,9 @@ pub struct UpstreamStatus {
     /// Items dropped and taken up again since the journal began: retried dead letters, backfills.
     #[serde(default)]
     pub returned: u64,
+    /// What was lost there in this hour of the clock and the one before.
+    #[serde(default)]
+    pub lately: LatelyStatus,
     /// What waits.
     pub backlog: BacklogStatus,
     /// Envelopes it refused for good.
@@ -238,6 +245,15 @@ impl UpstreamStatus {
         };
         self.alone.iter().map(line)
     }
+}
+
+/// Items that an upstream did not get in this hour of the clock and the one before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LatelyStatus {
+    /// Dropped because they waited too long or the journal was full.
+    pub lost: u64,
+    /// Refused by it for good.
+    pub refused: u64,
 }
 
 /// What waits for an upstream.

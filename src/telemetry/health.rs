@@ -1,0 +1,242 @@
+//! The state of the relay in a word and a sentence: what `switchyard status` and the status page say first, and what
+//! `switchyard status --check` ends with.
+//!
+//! Rule: data is lost when it is not accepted, or was dropped in the last two hours although somebody wanted it. What only waits is not
+//! lost. Knows nothing but the status.
+
+use serde::{Deserialize, Serialize};
+
+use super::status::{Status, UpstreamStatus};
+
+/// How long what waits may wait before it is worth a word, in seconds.
+const LATE: f64 = 300.0;
+/// The same where the upstream itself asks to wait.
+const LATE_WHEN_LIMITED: f64 = 900.0;
+/// How much of an error's text is repeated.
+const LONGEST_WHY: usize = 120;
+
+/// How it goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// What comes is delivered.
+    #[default]
+    Well,
+    /// Something does not work, and nothing is lost by it yet.
+    Degraded,
+    /// What services report is refused or dropped.
+    LosingData,
+}
+
+impl Level {
+    /// The level in words.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Well => "All well",
+            Self::Degraded => "Degraded",
+            Self::LosingData => "Losing data",
+        }
+    }
+
+    /// What tells the levels apart without colours.
+    pub const fn sign(self) -> &'static str {
+        match self {
+            Self::Well => "✔",
+            Self::Degraded => "▲",
+            Self::LosingData => "✖",
+        }
+    }
+}
+
+/// How it goes, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// In a word.
+    pub level: Level,
+    /// In one line: the level, and the reasons, the gravest first.
+    pub sentence: String,
+}
+
+/// Judges a status.
+pub fn judge(status: &Status) -> Health {
+    let mut reasons = of_relay(status);
+    for upstream in &status.upstreams {
+        reasons.extend(of_upstream(upstream));
+    }
+    reasons.sort_by_key(|(level, _)| std::cmp::Reverse(*level));
+    let level = reasons.first().map_or(Level::Well, |(level, _)| *level);
+    let reasons: Vec<String> = reasons.into_iter().map(|(_, why)| why).collect();
+    let why = if reasons.is_empty() { calm(status) } else { reasons.join("; ") };
+    let sentence = format!("{}: {why}.", level.words());
+    Health { level, sentence: sentence.chars().map(|c| if c.is_control() { ' ' } else { c }).collect() }
+}
+
+fn calm(status: &Status) -> String {
+    let waiting: u64 = status.upstreams.iter().map(|upstream| upstream.backlog.envelopes).sum();
+    let names: Vec<&str> = status.upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
+    let take = if names.len() == 1 { "takes" } else { "take" };
+    let waits = match waiting {
+        0 => "nothing waits".to_owned(),
+        1 => "1 envelope is under way".to_owned(),
+        n => format!("{n} envelopes are under way"),
+    };
+    format!(
+        "{} is the primary, {} {take} what comes, {waits}, nothing was lost in the last two hours",
+        status.primary,
+        names.join(" and ")
+    )
+}
+
+fn of_relay(status: &Status) -> Vec<(Level, String)> {
+    let mut reasons = vec![];
+    if let Some(why) = &status.not_ready {
+        reasons.push((Level::LosingData, format!("nothing is accepted, {}", short(why))));
+    }
+    if status.difference != 0 {
+        let why = format!("the accounts do not balance by {} items, which is a defect", status.difference);
+        reasons.push((Level::LosingData, why));
+    }
+    if status.config.error.is_some() {
+        reasons
+            .push((Level::Degraded, "the configuration file has problems, and an older one stays in force".to_owned()));
+    }
+    reasons
+}
+
+fn of_upstream(upstream: &UpstreamStatus) -> Vec<(Level, String)> {
+    let name = &upstream.name;
+    let mut reasons = vec![];
+    if upstream.lately.lost > 0 {
+        let why = "for they waited too long or the journal was full";
+        reasons.push((
+            Level::LosingData,
+            format!("{} items for {name} were dropped in the last two hours, {why}", upstream.lately.lost),
+        ));
+    }
+    if let Some(why) = trouble(upstream) {
+        let waiting = match upstream.backlog.envelopes {
+            0 => String::new(),
+            1 => " (1 envelope waits for it)".to_owned(),
+            n => format!(" ({n} envelopes wait for it)"),
+        };
+        reasons.push((Level::Degraded, why + &waiting));
+    }
+    if upstream.lately.refused > 0 {
+        let why = format!(
+            "{name} refused {} items for good in the last two hours, see the dead letters",
+            upstream.lately.refused
+        );
+        reasons.push((Level::Degraded, why));
+    }
+    if upstream.canary.as_ref().is_some_and(|canary| canary.state == "failing") {
+        reasons.push((Level::Degraded, format!("canaries do not get through to {name}")));
+    }
+    reasons.extend(upstream.stranded.iter().map(|stranded| (Level::Degraded, format!("at {name} {stranded}"))));
+    reasons
+}
+
+/// What is wrong with the way to an upstream.
+fn trouble(upstream: &UpstreamStatus) -> Option<String> {
+    let name = &upstream.name;
+    let why = upstream.last_error.as_ref().map_or(String::new(), |error| format!(", {}", short(&error.what)));
+    let oldest = upstream.backlog.oldest_seconds;
+    match upstream.state.as_str() {
+        "down" | "probing" => Some(format!("{name} is down{why}")),
+        "failing" => Some(format!("requests to {name} fail{why}")),
+        "misconfigured" => Some(format!("{name} does not let us in{why}")),
+        "limited" if oldest > LATE_WHEN_LIMITED => Some(format!("{name} limits what it takes")),
+        "up" if oldest > LATE => Some(format!("what waits for {name} is up to {:.0} minutes old", oldest / 60.0)),
+        _ => None,
+    }
+}
+
+fn short(text: &str) -> String {
+    let text = text.trim_end_matches('.');
+    let mut short: String = text.chars().take(LONGEST_WHY).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
+}
+
+/// What to do about what last went wrong at an upstream, in words; empty where nothing is to be done.
+pub fn remedy(upstream: &UpstreamStatus) -> &'static str {
+    match upstream.state.as_str() {
+        "misconfigured" => {
+            "Look at the DSNs of this upstream in the configuration: its key or project is not known there."
+        }
+        "down" | "probing" | "failing" => {
+            "Look whether the tracker runs and can be reached from here. What waits is sent as soon as it answers."
+        }
+        "limited" => "It asks for a pause. What waits is sent when it ends; raise its quota if this goes on.",
+        "removed" => "It is no longer configured. What waits for it expires.",
+        _ if upstream.dead_letters > 0 => {
+            "Look at the dead letters: retry them when the cause is mended, or discard them."
+        }
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn status(changes: &[(&str, Value)]) -> Health {
+        let mut status = json!({
+            "version": "1", "started_at": "2026-01-01T00:00:00Z", "now": "2026-01-01T03:00:00Z", "ready": true,
+            "primary": "a", "mirror": true, "difference": 0, "config": {"path": "c.toml", "loaded_at": "2026-01-01T00:00:00Z", "error": null},
+            "journal": {"size_bytes": 3, "disk_free_bytes": null}, "projects": [], "switches": [],
+            "upstreams": [{
+                "name": "a", "role": "primary", "state": "up", "delivered": 5, "dropped": {"expired": 3},
+                "backlog": {"envelopes": 0, "bytes": 0, "oldest_seconds": 0.0}, "dead_letters": 1, "last_delivery_at": null,
+                "last_error": null, "limits": [], "accounts": [], "difference": 0,
+            }],
+        });
+        for (place, value) in changes {
+            let (parent, name) = place.rsplit_once('/').unwrap();
+            status.pointer_mut(parent).unwrap()[name] = value.clone();
+        }
+        judge(&serde_json::from_value(status).unwrap())
+    }
+
+    #[test]
+    fn only_what_is_refused_or_was_dropped_in_the_last_hour_is_lost() {
+        let calm =
+            "All well: a is the primary, a takes what comes, nothing waits, nothing was lost in the last two hours.";
+        assert_eq!(status(&[]), Health { level: Level::Well, sentence: calm.to_owned() });
+        let degraded = [
+            ("/upstreams/0/state", json!("down")),
+            ("/upstreams/0/state", json!("misconfigured")),
+            ("/upstreams/0/lately", json!({ "lost": 0, "refused": 2 })),
+            ("/upstreams/0/backlog", json!({ "envelopes": 9, "bytes": 9, "oldest_seconds": 301.0 })),
+            ("/config/error", json!("line 3")),
+        ];
+        for change in degraded {
+            assert_eq!(status(std::slice::from_ref(&change)).level, Level::Degraded, "{change:?}");
+        }
+        let losing = [
+            ("/not_ready", json!("the journal is full")),
+            ("/upstreams/0/lately", json!({ "lost": 2, "refused": 0 })),
+            ("/difference", json!(-1)),
+        ];
+        for change in losing {
+            assert_eq!(status(std::slice::from_ref(&change)).level, Level::LosingData, "{change:?}");
+        }
+    }
+
+    #[test]
+    fn the_gravest_reason_comes_first_in_one_line_without_control_characters() {
+        let error = json!({ "at": "2026-01-01T02:00:00Z", "what": "refused\u{1b}[2J\nby all" });
+        let backlog = json!({ "envelopes": 9, "bytes": 9, "oldest_seconds": 1.0 });
+        let health = status(&[
+            ("/upstreams/0/state", json!("down")),
+            ("/upstreams/0/last_error", error),
+            ("/upstreams/0/backlog", backlog),
+            ("/not_ready", json!("the journal is full.")),
+        ]);
+        let expected = "Losing data: nothing is accepted, the journal is full; a is down, refused [2J by all (9 envelopes wait for it).";
+        assert_eq!(health.sentence, expected);
+    }
+}
