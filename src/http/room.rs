@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::journal::body::IN_MEMORY;
 use crate::units::ByteSize;
@@ -22,6 +22,9 @@ use super::shares::Shares;
 const DECODERS: usize = 2;
 /// How long a body waits for others to leave memory.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long one that waits does not look again after it has looked in vain.
+const SHORTEST_NAP: Duration = Duration::from_millis(4);
+const LONGEST_NAP: Duration = Duration::from_millis(128);
 /// Bodies of up to this size may take the last of the room.
 pub(super) const SMALL: u64 = 64 * 1024;
 
@@ -142,6 +145,8 @@ impl Room {
             return Ok(());
         }
         let waiting = async {
+            // Whoever is woken in vain sleeps for a while: many who wait must cost those next to nothing who come and go meanwhile.
+            let mut nap = Duration::ZERO;
             loop {
                 let mut more = std::pin::pin!(self.free.more.notified());
                 more.as_mut().enable();
@@ -149,6 +154,8 @@ impl Room {
                     return;
                 }
                 more.await;
+                sleep(nap).await;
+                nap = (nap * 2).clamp(SHORTEST_NAP, LONGEST_NAP);
             }
         };
         timeout(PATIENCE, waiting).await.map_err(|_| BodyError::Overloaded)
@@ -206,6 +213,8 @@ impl Room {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::stream::FuturesUnordered;
+    use futures_util::{FutureExt as _, StreamExt as _};
     use tokio::time::Instant;
 
     use super::*;
@@ -287,6 +296,31 @@ mod tests {
         assert_eq!((free(&room), held.bytes()), (974 * KIB, 50 * KIB));
         drop(held);
         assert_eq!(free(&room), 1024 * KIB);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_waits_costs_those_who_come_and_go_next_to_nothing() {
+        let room = room(1024 * KIB);
+        let (mut first, mut large, looks) = (Held::default(), Held::default(), std::cell::Cell::new(0));
+        room.extend(&mut first, 700 * KIB).await.unwrap();
+        let mut waiting = std::pin::pin!(room.extend(&mut large, 700 * KIB));
+        let waiting = std::future::poll_fn(|task| {
+            looks.set(looks.get() + 1);
+            waiting.as_mut().poll(task).map(Result::unwrap)
+        });
+        let others = async {
+            for _ in 0..1000 {
+                let mut small = Held::default();
+                room.extend(&mut small, 10 * KIB).await.unwrap();
+                sleep(Duration::from_millis(1)).await;
+            }
+            drop(first);
+        };
+        // Each is polled when it is woken itself, and not with the other.
+        let both = FuturesUnordered::from_iter([waiting.boxed_local(), others.boxed_local()]);
+        both.collect::<Vec<()>>().await;
+        let looks = looks.get();
+        assert!(looks < 50, "{looks} looks for 1000 who came and went");
     }
 
     #[tokio::test(start_paused = true)]
