@@ -6,6 +6,7 @@ use crate::support::envelopes::{KEY, envelope, new_id};
 use crate::support::eventually::eventually;
 use crate::support::relay::{Plan, Relay, SOON};
 use crate::support::upstream::{Reply, Upstream};
+use crate::support::wire::{Wire, head};
 
 const APP: &str = "0b0e5ca1ab1e0ddba11c0ffee0decade";
 const SITE: &str = "0b0e5ca1ab1e0ddba11c0ffee0decadf";
@@ -118,6 +119,53 @@ async fn one_key_fills_its_share_of_the_journal_and_others_are_taken_and_deliver
 #[tokio::test(flavor = "multi_thread")]
 async fn one_key_fills_its_share_with_large_bodies_and_others_are_taken_and_delivered() {
     one_key_fills_the_journal(LARGE).await;
+}
+
+/// Bodies that are under way and never come to their end, a file each.
+async fn files_under_way(relay: &Relay, count: usize) -> Vec<Wire> {
+    let path = format!("/api/1/envelope/?sentry_version=7&sentry_key={KEY}");
+    let announced = head("POST", &path, &[("content-length", &(LARGE + 1000).to_string())]);
+    let begin = async |()| {
+        let mut wire = Wire::connect(&relay.address()).await;
+        wire.offer(&announced).await;
+        wire.offer(&vec![b'x'; LARGE]).await;
+        wire
+    };
+    futures_util::future::join_all((0..count).map(|_| begin(()))).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_one_key_holds_open_leave_the_large_bodies_of_others_taken() {
+    let upstream = Upstream::start().await;
+    let plan = Plan::new(&[("a", upstream.dsn("01", 1))]).journal("max_size = \"48MiB\"");
+    let relay = plan.journal("min_free_disk = \"0B\"").more(&others(&upstream)).start().await;
+    let wires = files_under_way(&relay, 32).await;
+    eventually("the files take the common half and the part of their project", SOON, async || {
+        let samples = relay.samples().await?;
+        let bytes = samples.sum("switchyard_journal_project_bytes", &[("project", "shop")]);
+        if bytes > 24e6 { Ok(()) } else { Err(bytes.to_string()) }
+    })
+    .await;
+    let mut wires = futures_util::future::join_all(wires.into_iter().map(go_on)).await;
+    for project in [(2, APP), (3, SITE)] {
+        for _ in 0..2 {
+            assert_eq!(send(&relay, project, LARGE).await.1, 200, "of {project:?}: {}", relay.log());
+        }
+    }
+    wires.clear();
+    eventually("what was given up leaves its room", SOON, async || {
+        let samples = relay.samples().await?;
+        let bytes = samples.sum("switchyard_journal_project_bytes", &[("project", "shop")]);
+        if bytes == 0.0 { Ok(()) } else { Err(bytes.to_string()) }
+    })
+    .await;
+    relay.finish().await;
+}
+
+/// Brings one more byte.
+async fn go_on(mut wire: Wire) -> Wire {
+    wire.offer(b"x").await;
+    wire
 }
 
 #[tokio::test(flavor = "multi_thread")]
