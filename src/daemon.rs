@@ -21,12 +21,13 @@ use crate::config::watch::Watch;
 use crate::config::{Config, Fingerprint, Loaded, diff, load};
 use crate::delivery::settings::Settings;
 use crate::delivery::supervisor::Supervisor;
+use crate::delivery::verifier::Verifier;
 use crate::http::{Admin, Listeners, Public, Readiness, SwitchOrder, View, serve_admin, serve_public};
 use crate::intake::submit::Intake;
 use crate::journal::sqlite::SqliteJournal;
-use crate::journal::{Journal, JournalError, OpenError, Primaries, Switch, TargetId};
+use crate::journal::{Journal, JournalError, OpenError, Switch, TargetId};
 use crate::policy::dedup::Dedup;
-use crate::policy::routing::{Project, Routing};
+use crate::policy::routing::Routing;
 use crate::tasks::{self, Tasks};
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::metrics::Metrics;
@@ -43,9 +44,10 @@ mod reporting;
 mod stranded;
 mod switching;
 mod upkeep;
+mod verifying;
 
 use renewal::Renewal;
-use switching::Announced;
+use switching::{Announced, primaries};
 use upkeep::Observed;
 
 /// How long requests under way may take when stopping.
@@ -139,6 +141,7 @@ struct Daemon {
     dedup: Dedup,
     intake: Intake,
     supervisor: Supervisor,
+    verifier: Verifier,
     public: Public,
     admin: Admin,
     draining: CancellationToken,
@@ -175,9 +178,10 @@ impl Daemon {
         let readiness = Readiness::new(Arc::clone(&journal), draining.clone());
         let (control, orders) = mpsc::channel(8);
         let public = Public::new(intake.clone(), &config.server, metrics.clone(), readiness.clone(), tasks.clone());
-        let board = supervisor.board();
+        let verifier = Verifier::new(Arc::clone(&journal), clock.clone());
+        let shown = (supervisor.board(), verifier.clone());
         let admin =
-            Admin::new((Arc::clone(&journal), ledger), board, metrics.clone(), clock.clone(), readiness, control);
+            Admin::new((Arc::clone(&journal), ledger), shown, metrics.clone(), clock.clone(), readiness, control);
         let status = ConfigStatus { path: path.display().to_string(), loaded_at: clock.now(), error: None };
         let mut daemon = Self {
             path,
@@ -190,6 +194,7 @@ impl Daemon {
             dedup,
             intake,
             supervisor,
+            verifier,
             public,
             admin,
             draining,
@@ -263,6 +268,7 @@ impl Daemon {
         self.journal.protect(primaries(&routing, &targets));
         self.journal.split(routing.projects.iter().map(|project| Arc::clone(&project.name)).collect());
         self.intake.expect(&config.report.expect);
+        self.follow_trackers(&config, &targets);
         let shadows = config.upstreams.iter().filter(|(_, settings)| !settings.shadow.is_open());
         let shadows = shadows.map(|(name, settings)| (Arc::clone(name), settings.shadow.clone())).collect();
         self.intake.configure(Arc::clone(&routing), targets, &config.limits, shadows);
@@ -388,11 +394,4 @@ fn notify(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         tracing::debug!(%error, "systemd was not told");
     }
-}
-
-/// Whose backlogs never give way.
-fn primaries(routing: &Routing, targets: &HashMap<Arc<str>, TargetId>) -> Primaries {
-    let own = |project: &Arc<Project>| Some((Arc::clone(&project.name), *targets.get(project.primary.as_ref()?)?));
-    let own = routing.projects.iter().filter_map(own).collect();
-    Primaries { everywhere: targets.get(&routing.primary).copied(), own }
 }

@@ -34,7 +34,8 @@
 //! | [`content`] | - | whether a tracker's copy of an event is what was sent |
 //! | [`journal`] | protocol, policy, telemetry | durable records and what became of them |
 //! | [`intake`] | protocol, policy, telemetry, journal | one submission's way in; knows no HTTP |
-//! | [`delivery`] | protocol, policy, telemetry, journal | one upstream's way out, with the HTTP client of all deliveries |
+//! | [`tracker`] | protocol | what trackers are asked by their APIs, and what the answers mean |
+//! | [`delivery`] | protocol, policy, telemetry, journal, tracker | one upstream's way out, with the HTTP client of all deliveries |
 //! | [`http`] | all above | the listeners and the proxy to the primary; the only user of axum |
 //! | [`notify`] | protocol, policy, telemetry, delivery | a word to an operator when something breaks |
 //! | [`config`] | the parts' settings | file to validated configuration, all problems at once |
@@ -64,4 +65,5 @@ pub mod policy;
 pub mod protocol;
 pub mod tasks;
 pub mod telemetry;
+pub mod tracker;
 pub mod units;

@@ -2,14 +2,13 @@
 
 mod support;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::Method;
 use serde_json::Value;
 use support::envelopes;
 use support::eventually::eventually;
+use support::glitchtip::{Glitchtip, PLACE, TOKEN};
 use support::net;
 use support::relay::{Plan, Relay, SOON};
 use support::upstream::{Reply, Seen, Upstream};
@@ -221,55 +220,55 @@ async fn a_reload_turns_canaries_on_and_off_and_they_go_where_new_envelopes_go()
     relay.finish().await;
 }
 
-const TOKEN: &str = "5ec4e7-token-of-the-api";
+const EVERY_5S: &str = "[canary]\ninterval = \"5s\"\ntimeout = \"4s\"";
 
-/// Asked to read canaries back from each upstream.
-fn reading_back(plan: Plan, all: [(&str, &Upstream); 2]) -> Plan {
-    let sections = all.map(|(name, upstream)| {
-        let address = format!("http://{}/api/0/projects/org/shop/events", upstream.address());
-        format!("[upstreams.{name}.canary]\nread_back = \"{address}\"\ntoken = \"{TOKEN}\"\n")
-    });
-    plan.more("[canary]\ninterval = \"5s\"\ntimeout = \"4s\"").more(&sections.concat())
+/// Two trackers that are asked what they store, and that have stored something already.
+async fn trackers() -> (Glitchtip, Glitchtip, Relay) {
+    let (batch, memory) = (Duration::from_secs(1), Duration::from_secs(1));
+    let (a, b) = (Glitchtip::start(batch, memory).await, Glitchtip::start(batch, memory).await);
+    let plan = Plan::new(&[("a", a.dsn()), ("b", b.dsn())]).more(EVERY_5S);
+    let plan = plan.api("a", "glitchtip", Some(PLACE), TOKEN).api("b", "glitchtip", Some(PLACE), TOKEN);
+    let relay = plan.start().await;
+    relay.send_errors(1).await;
+    for tracker in [&a, &b] {
+        eventually("something is stored", SOON, async || match tracker.stored().len() {
+            0 => Err(relay.log()),
+            _ => Ok(()),
+        })
+        .await;
+    }
+    (a, b, relay)
 }
 
 #[tokio::test]
 async fn where_canaries_are_read_back_only_one_that_is_found_stored_is_a_success() {
-    let (a, b, plan) = upstreams().await;
-    // Queued at first, stored later; and queued for ever.
-    let asked = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&asked);
-    a.when(move |seen| match seen.method == Method::GET {
-        true if counted.fetch_add(1, Ordering::Relaxed) < 2 => Some(Reply::status(404)),
-        _ => None,
-    });
-    b.when(|seen| (seen.method == Method::GET).then(|| Reply::status(404)));
-    let relay = reading_back(plan, [("a", &a), ("b", &b)]).start().await;
-    success_is(&relay, "a", 1.0, SOON).await;
-    assert!(asked.load(Ordering::Relaxed) >= 3, "asked until it was there");
-    let questions: Vec<Seen> = a.seen().into_iter().filter(|seen| seen.method == Method::GET).collect();
-    assert_eq!(questions[0].path, format!("/api/0/projects/org/shop/events/{}/", canaries(&a)[0].event_id()));
-    assert_eq!(questions[0].headers["authorization"], format!("Bearer {TOKEN}"));
-    why_not(&relay, "b", "not found stored").await;
-    let (success, age) = gauges(&relay, "b").await;
-    assert!(success == 0.0 && age > 0.0, "it took them all, and stored none: {success}, {age}");
-    assert_eq!(relay.upstream("b").await["canary"]["through_at"], Value::Null);
-    assert!(!canaries(&b).is_empty());
-    // Stored after all, from now on.
-    b.when(|_| None);
+    let (_a, b, relay) = trackers().await;
+    success_is(&relay, "a", 1.0, A_WHILE).await;
+    b.set_worker(false);
+    why_not(&relay, "b", "does not store it").await;
+    assert_eq!(gauges(&relay, "a").await.0, 1.0);
+    b.set_worker(true);
     success_is(&relay, "b", 1.0, A_WHILE).await;
     relay.finish().await;
 }
 
 #[tokio::test]
-async fn an_answer_that_no_waiting_changes_is_said_at_once_and_the_token_goes_nowhere_else() {
-    let (a, b, plan) = upstreams().await;
+async fn a_tracker_that_cannot_be_asked_fails_no_canary_and_the_token_goes_nowhere_else() {
+    let (a, b, relay) = trackers().await;
     let elsewhere = Upstream::start().await;
     let location = format!("http://{}/stolen/", elsewhere.address());
-    a.when(|seen| (seen.method == Method::GET).then(|| Reply::status(401)));
-    b.when(move |seen| (seen.method == Method::GET).then(|| Reply::with_header(302, "location", &location)));
-    let relay = reading_back(plan, [("a", &a), ("b", &b)]).start().await;
-    why_not(&relay, "a", "401 Unauthorized").await;
-    why_not(&relay, "b", "302 Found").await;
+    a.set_trouble(Some(Reply::status(401)));
+    b.set_trouble(Some(Reply::with_header(302, "location", &location)));
+    let before = (a.questions(), b.questions());
+    eventually("both were asked", A_WHILE, async || {
+        match a.questions() > before.0 + 1 && b.questions() > before.1 + 1 {
+            true => Ok(()),
+            false => Err(relay.log()),
+        }
+    })
+    .await;
+    success_is(&relay, "a", 1.0, A_WHILE).await;
+    success_is(&relay, "b", 1.0, A_WHILE).await;
     assert_eq!(elsewhere.seen().len(), 0, "no redirect is followed");
     let page = net::text(relay.client(), &format!("http://{}/", relay.admin_address())).await.expect("the page");
     let shown = [page, relay.status().await.to_string(), relay.metrics().await.expect("metrics"), relay.log()];

@@ -42,6 +42,8 @@ switchyard_journal_project_part_bytes gauge project
 switchyard_journal_set_aside_records_total counter
 switchyard_journal_size_bytes gauge
 switchyard_last_switch_timestamp_seconds gauge
+switchyard_lost_events gauge project upstream
+switchyard_missing_events gauge project upstream
 switchyard_notifications_total counter outcome
 switchyard_open_connections gauge
 switchyard_pending_items gauge category project upstream
@@ -50,11 +52,14 @@ switchyard_received_requests_total counter code project
 switchyard_refused_items_total counter category project reason
 switchyard_refused_requests_total counter reason
 switchyard_returned_items_total counter category project upstream
+switchyard_stored_events gauge project upstream
 switchyard_switches_total counter
+switchyard_unknown_events gauge project upstream
 switchyard_upstream_circuit gauge state upstream
 switchyard_upstream_limited_until_timestamp_seconds gauge category upstream
 switchyard_upstream_project_alone gauge project upstream
 switchyard_upstream_up gauge upstream
+switchyard_verification_success gauge upstream
 ";
 
 /// The values that labels may take, beside names of the configuration.

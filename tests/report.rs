@@ -108,7 +108,7 @@ async fn every_number_of_a_report_on_48_hours_is_what_the_upstreams_recorded() {
     let (sentry, mut glitchtip) = (Upstream::start().await, Upstream::start().await);
     let plan = Plan::new(&[("sentry", sentry.dsn("key-a", 1)), ("glitchtip", glitchtip.dsn("key-b", 2))])
         .journal(r#"retain = "72h""#)
-        .more("[report]\nexpect = [\"shop\", \"api\"]");
+        .more("[report]\nrequire_stored = false\nexpect = [\"shop\", \"api\"]");
     let mut relay = Simulation::start(plan).await;
     let mut diary = Diary::default();
 

@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::{Instant, sleep};
 
 use crate::telemetry::backfill::{BackfillEnd, BackfillOrder, BackfillStatus, Backfills};
+use crate::telemetry::verification::{NotFound, RepairOrder, Repaired};
 use crate::units::Period;
 
 use super::admin::{AdminClient, Silence};
@@ -15,6 +16,8 @@ use super::locate::Located;
 use super::process;
 use super::terminal;
 
+/// As far back as anything is kept.
+const EVER: Period = Period::secs(90 * 24 * 3600);
 /// How often it is looked at.
 const EACH: Duration = Duration::from_millis(200);
 /// How often a line is written where there is no terminal.
@@ -31,9 +34,12 @@ const BAR: &str = "{msg} {wide_bar} {pos} of {len}, {eta} left";
 pub(super) struct Args {
     /// The upstream that is to get them
     upstream: String,
-    /// How far back, as in 6h; journal.retain and the upstream's max_age bound it
-    #[arg(long, value_name = "PERIOD", required_unless_present = "cancel")]
+    /// How far back, as in 6h; journal.retain and the upstream's max_age bound it [with --missing, default: all that is retained]
+    #[arg(long, value_name = "PERIOD", required_unless_present_any = ["cancel", "missing"])]
     since: Option<Period>,
+    /// Sends again what the upstream took and does not store, as its API says; a GlitchTip gets it 300 s after the first time
+    #[arg(long, conflicts_with_all = ["cancel", "project", "detach"])]
+    missing: bool,
     /// Only what this project sent
     #[arg(long, value_name = "NAME")]
     project: Option<String>,
@@ -55,6 +61,9 @@ pub(super) struct Args {
 pub(super) fn backfill(located: &Located, args: &Args) -> Result<(), Failure> {
     let admin = AdminClient::new(located.contact()?)?;
     process::block_on(async {
+        if args.missing {
+            return mend(&admin, args).await;
+        }
         match args.since {
             Some(since) => begin(&admin, args, since).await,
             None => tell(args, &cancel(&admin, &args.upstream).await?),
@@ -87,6 +96,28 @@ async fn begin(admin: &AdminClient, args: &Args, since: Period) -> Result<(), Fa
     };
     tell(args, &BackfillStatus { note: begun.note, bytes: begun.bytes, ..ended.clone() })?;
     if ended.state == "done" { Ok(()) } else { Err(Failure::negative()) }
+}
+
+/// Sends again what is missing.
+async fn mend(admin: &AdminClient, args: &Args) -> Result<(), Failure> {
+    let since = args.since.unwrap_or(EVER);
+    let order = RepairOrder { upstream: args.upstream.clone(), since, dry_run: args.dry_run };
+    let repaired: Repaired = admin.order("/api/repair", &order).await.map_err(|why| admin.failure(why))?;
+    if args.json {
+        return terminal::say_json(&repaired);
+    }
+    let Repaired { upstream, missing, sent_again, events } = &repaired;
+    for NotFound { event_id, project, accepted_at, repairs } in events {
+        terminal::say(format_args!(
+            "{event_id}  {project}  accepted {accepted_at}  sent again {repairs} times so far"
+        ))?;
+    }
+    match args.dry_run {
+        true => terminal::say(format_args!("{missing} events are missing at {upstream} and would be sent again")),
+        false => terminal::say(format_args!(
+            "{sent_again} of {missing} missing events are sent to {upstream} again, and looked for after that"
+        )),
+    }
 }
 
 /// Waits for its end, and shows how far it is to whoever looks.

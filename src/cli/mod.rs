@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `run`, `demo`, `sink` | run something here |
 //! | `init`, `check` (with `probe`), `switch` | work on the configuration file |
-//! | `status`, `report`, `send_test`, `dead_letters`, `backfill`, `healthcheck` | ask a running daemon |
+//! | `status`, `report`, `send_test`, `dead_letters`, `backfill`, `verify`, `healthcheck` | ask a running daemon |
 //! | `notify` | tries the receivers of messages |
 //! | `help`, `completions`, `man` | describe the command line itself |
 //! | `locate`, `admin`, `private_file`, `process`, `terminal`, `failure` | what they share |
@@ -40,6 +40,7 @@ mod sink;
 mod status;
 mod switch;
 mod terminal;
+mod verify;
 
 pub use failure::{Exit, Failure};
 
@@ -73,6 +74,7 @@ enum Verb {
     DeadLetters(dead_letters::Args),
     Report(report::Args),
     Backfill(backfill::Args),
+    Verify(verify::Args),
     Notify(notify::Args),
     Sink(sink::Args),
     Healthcheck(healthcheck::Args),
@@ -98,6 +100,7 @@ impl Cli {
             Verb::SendTest(args) => send_test::send_test(&located, &args),
             Verb::Status(args) => status::status(&located, &args),
             Verb::Backfill(args) => backfill::backfill(&located, &args),
+            Verb::Verify(args) => verify::verify(&located, &args),
             Verb::DeadLetters(args) => dead_letters::dead_letters(&located, &args),
             Verb::Report(args) => report::report(&located, &args),
             Verb::Notify(args) => notify::notify(&located, &args),

@@ -1,7 +1,7 @@
 //! `switchyard report`: the evidence of a parallel run, and whether the candidate is ready.
 
 use crate::telemetry::report::criteria::hours;
-use crate::telemetry::report::{MissedReport, Report, UpstreamReport};
+use crate::telemetry::report::{MissedReport, Report, UpstreamReport, VerificationReport};
 use crate::telemetry::words;
 use crate::units::Period;
 
@@ -149,6 +149,7 @@ fn details(upstream: &UpstreamReport) -> String {
     }
     more(&mut lines, upstream.outages.len(), "outages");
     lines.extend(words::limits(&upstream.limits).into_iter().map(|limit| format!("  limited: {limit}")));
+    lines.extend(upstream.verification.iter().flat_map(verification));
     if upstream.dead_letters > 0 {
         lines.push(format!("  dead letters kept: {}", upstream.dead_letters));
     }
@@ -156,6 +157,20 @@ fn details(upstream: &UpstreamReport) -> String {
         lines.push(tint(Tone::Bad, format_args!("  difference: {}", upstream.difference)));
     }
     format!("\n{}\n{}", upstream.name, lines.join("\n"))
+}
+
+/// Whether it stores what it took.
+fn verification(own: &VerificationReport) -> Vec<String> {
+    let mut lines = vec![format!(
+        "  error events: {} taken, {} found there ({:.3}%), {} missing, {} lost there of which {} were given up, {} not known, \
+         {} too recent",
+        own.delivered, own.stored, own.stored_percent, own.missing, own.lost, own.given_up, own.unknown, own.recent
+    )];
+    for event in own.sample.iter().take(SHOWN) {
+        lines.push(format!("    missing: {}  {}  {}", event.event_id, event.project, event.accepted_at));
+    }
+    lines.extend(own.trouble.as_ref().map(|why| format!("  it cannot be asked now: {}", harmless(why, 300))));
+    lines
 }
 
 fn more(lines: &mut Vec<String>, all: usize, what: &str) {

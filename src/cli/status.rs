@@ -7,6 +7,7 @@ use tokio::time::sleep;
 use crate::clock::Timestamp;
 use crate::telemetry::health::{Health, Level};
 use crate::telemetry::status::{CanaryStatus, OutageStatus, ProjectStatus, ShareStatus, Status, UpstreamStatus};
+use crate::telemetry::verification::VerificationStatus;
 use crate::telemetry::words;
 
 use super::admin::AdminClient;
@@ -260,11 +261,25 @@ fn more(upstream: &UpstreamStatus) -> Option<String> {
         lines.push(format!("  outage from {from}, {end}: {}", harmless(cause, 300)));
     }
     lines.extend(upstream.canary.as_ref().map(of_canary));
+    lines.extend(upstream.verification.iter().flat_map(of_verification));
     lines.extend(words::limits(&upstream.limits).into_iter().map(|limit| format!("  limited: {limit}")));
     if upstream.difference != 0 {
         lines.push(format!("  difference: {}", upstream.difference));
     }
     (!lines.is_empty()).then(|| format!("\n{}\n{}", upstream.name, lines.join("\n")))
+}
+
+/// Whether it stores what it took.
+fn of_verification(own: &VerificationStatus) -> Vec<String> {
+    let tone = if own.missing > 0 { Tone::Bad } else { Tone::Good };
+    let mut lines = vec![format!("  stores: {}", tint(tone, own.told()))];
+    if own.missing > 0 {
+        lines.push("  `switchyard backfill NAME --missing` sends again what is missing".to_owned());
+    }
+    if let Some(trouble) = &own.trouble {
+        lines.push(tint(Tone::Bad, format!("  what it stores cannot be looked up: {}", harmless(trouble, 300))));
+    }
+    lines
 }
 
 /// How canaries fare.

@@ -1,8 +1,6 @@
-//! The checks of `[canary]` and of `[upstreams.NAME.canary]`: events of ours that show whether events get through.
+//! The checks of `[canary]`: events of ours that show whether events get through.
 
 use std::time::Duration;
-
-use crate::delivery::read_back::authorization;
 
 use super::report::Report;
 use super::resolve::check_period;
@@ -17,7 +15,6 @@ pub(super) fn check(file: &File, report: &mut Report<'_>) {
     let section = Path::default().key("canary");
     check_periods(&section, file, report);
     check_project(&section.key("project"), file, report);
-    check_read_back(file, report);
     let is_meant = file.canary.interval.is_some() || report.has(&section.key("interval"));
     if report.has(&section) && !is_meant {
         let help = "write how often one is sent, as in interval = \"5m\"";
@@ -58,22 +55,6 @@ fn check_project(path: &Path, file: &File, report: &mut Report<'_>) {
     report.error(path, message, Some(help));
 }
 
-fn check_read_back(file: &File, report: &mut Report<'_>) {
-    for (name, settings) in &file.upstreams {
-        let Some(canary) = &settings.canary else { continue };
-        let section = Path::default().key("upstreams").key(name).key("canary");
-        if canary.token.expose().trim().is_empty() {
-            report.error(&section.key("token"), "is empty", None);
-        } else if authorization(&canary.token).is_none() {
-            report.error(&section.key("token"), "has characters that no header may have", None);
-        }
-        if file.canary.interval.is_none() && !report.knows_about(&Path::default().key("canary")) {
-            let help = "add [canary] with interval = \"5m\"";
-            report.warning(&section, "there is no canary to be read back", Some(help.into()));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use crate::config::diagnostics::{Form, Problems};
@@ -102,46 +83,20 @@ glitchtip = "http://hunter2@127.0.0.1:8080/1"
     }
 
     #[test]
-    fn canaries_and_how_they_are_read_back_are_read_and_the_token_is_not_shown() {
-        let read_back =
-            "[upstreams.glitchtip.canary]\nread_back = \"http://h/api/0/projects/o/p/events\"\ntoken = \"${KEY}\"\n";
-        let good = format!("{read_back}[canary]\ninterval = \"5m\"\nproject = \"shop\"\n");
-        let loaded = loaded(&good).unwrap();
-        assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
-        let canary = loaded.config.upstreams["glitchtip"].canary.clone().unwrap();
-        assert_eq!(
-            (canary.read_back.to_string().as_str(), canary.token.expose()),
-            ("http://h/api/0/projects/o/p/events/", "hunter2")
-        );
-        assert!(!format!("{:?}", loaded.config).contains("hunter2"));
-    }
-
-    #[test]
     fn what_is_wrong_with_canaries_is_told_where_it_stands() {
-        let wrong = "[upstreams.sentry.canary]\nread_back = \"http://hunter2@h/events/\"\n\
-                     [upstreams.glitchtip.canary]\nread_back = \"http://h/events/\"\ntoken = \"hunter2\\u0007\"\n\
-                     [canary]\nintervall = \"5m\"\ninterval = \"30s\"\nproject = \"shpo\"\n";
+        let wrong = "[canary]\nintervall = \"5m\"\ninterval = \"30s\"\nproject = \"shpo\"\n";
         insta::assert_snapshot!(lines(wrong), @r##"
-        config.toml:14:13: upstreams.sentry.canary.read_back: this is no address of events: write one as in "http://127.0.0.1:8080/api/0/projects/ORG/PROJECT/events/"
-        config.toml:17:9: upstreams.glitchtip.canary.token: has characters that no header may have
-        config.toml:19:1: canary.intervall: unknown key (did you mean `interval`?)
-        config.toml:20:12: canary.interval: the timeout of 1m is not shorter than the interval of 30s (whether one got through is decided before the next is sent)
-        config.toml:21:11: canary.project: `shpo` names no project (did you mean `shop`?)
-        5 problems in config.toml
+        config.toml:14:1: canary.intervall: unknown key (did you mean `interval`?)
+        config.toml:15:12: canary.interval: the timeout of 1m is not shorter than the interval of 30s (whether one got through is decided before the next is sent)
+        config.toml:16:11: canary.project: `shpo` names no project (did you mean `shop`?)
+        3 problems in config.toml
         "##);
-        let none = "[upstreams.sentry.canary]\nread_back = \"http://h/\"\ntoken = \"\"\n[canary]\ntimeout = \"0s\"\n";
+        let none = "[canary]\ntimeout = \"0s\"\n";
         insta::assert_snapshot!(lines(none), @r##"
-        config.toml:15:9: upstreams.sentry.canary.token: is empty
-        config.toml:16:1: warning: canary: without `interval` there is no canary (write how often one is sent, as in interval = "5m")
-        config.toml:17:11: canary.timeout: is zero: no canary could ever be in time
-        2 problems, 1 warning in config.toml
+        config.toml:13:1: warning: canary: without `interval` there is no canary (write how often one is sent, as in interval = "5m")
+        config.toml:14:11: canary.timeout: is zero: no canary could ever be in time
+        1 problem, 1 warning in config.toml
         "##);
-        let unread = "[upstreams.sentry.canary]\nread_back = \"http://h/\"\ntoken = \"${KEY}\"\n";
-        insta::assert_snapshot!(lines(unread), @r##"
-        config.toml:13:1: warning: upstreams.sentry.canary: there is no canary to be read back (add [canary] with interval = "5m")
-        1 warning in config.toml
-        "##);
-        assert!(lines(&unread.replace("token", "# token")).contains("upstreams.sentry.canary.token: is missing"));
         let short = lines("[canary]\ninterval = \"200ms\"\n");
         assert!(short.contains("canary.interval: is shorter than 1s"), "{short}");
     }

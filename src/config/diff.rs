@@ -151,9 +151,9 @@ fn fields(config: &Config) -> BTreeMap<String, Field> {
             let value = Field::hidden(value.expose(), value.to_string());
             fields.insert(format!("upstreams.{name}.headers.{header}"), value);
         }
-        if let Some(canary) = &settings.canary {
-            let token = Field::hidden(canary.token.expose(), canary.token.to_string());
-            fields.insert(format!("upstreams.{name}.canary.token"), token);
+        if let Some(api) = &settings.api {
+            let token = Field::hidden(api.token.expose(), api.token.to_string());
+            fields.insert(format!("upstreams.{name}.api.token"), token);
         }
     }
     for project in &config.projects {
@@ -186,6 +186,9 @@ fn project_fields(fields: &mut BTreeMap<String, Field>, project: &Project) {
     }
     for (upstream, dsn) in &project.dsns {
         add(&format!("upstreams.{upstream}"), Field::hidden(&dsn.reveal(), dsn.to_string()));
+    }
+    for (upstream, name) in &project.places {
+        add(&format!("upstreams.{upstream}.project"), Field::open(name));
     }
 }
 
@@ -226,7 +229,8 @@ interval = "5m"
 [upstreams.sentry]
 timeout = "5s"
 headers = { X-Gate = "hunter3" }
-canary = { read_back = "http://a/events", token = "hunter3" }
+kind = "bugsink"
+api = { url = "http://a/", token = "hunter3" }
 [upstreams.glitchtip]
 [[projects]]
 name = "shop"
@@ -263,9 +267,10 @@ glitchtip = "https://hunter3@c/1"
         server.trusted_proxies: [] -> ["127.0.0.1"]
         upstreams.glitchtip added
         upstreams.old removed
-        upstreams.sentry.canary added: {"read_back":"http://a/events/"}
-        upstreams.sentry.canary.token added: ***
+        upstreams.sentry.api added: {"url":"http://a"}
+        upstreams.sentry.api.token added: ***
         upstreams.sentry.headers.X-Gate added: ***
+        upstreams.sentry.kind: generic -> bugsink
         upstreams.sentry.timeout: 30s -> 5s
         "##);
     }

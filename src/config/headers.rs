@@ -18,9 +18,9 @@ pub(super) fn check(path: &Path, upstream: &Settings, report: &mut Report<'_>) {
     }
     let Some(authorization) = headers.authorization() else { return };
     let place = section.key(authorization);
-    if upstream.canary.is_some() {
-        let help = "let what stands before the tracker take another header, or leave out [upstreams.NAME.canary]";
-        let message = "the token of [canary] goes in this header, too, and a request has one";
+    if upstream.api.is_some() {
+        let help = "let what stands before the tracker take another header, or leave out [upstreams.NAME.api]";
+        let message = "the token of the api section goes in this header, too, and a request has one";
         report.error_at_key(&place, message, Some(help.into()));
     }
     let value = headers.iter().find(|(name, _)| *name == authorization).map_or("", |(_, value)| value.expose());
@@ -64,9 +64,9 @@ mod tests {
     #[test]
     fn one_authorization_is_not_two() {
         let both = "headers = { authorization = \"Basic aHVudGVyMg==\" }\n\
-                    canary = { read_back = \"http://h/e/\", token = \"hunter2\" }\n[canary]\ninterval = \"5m\"\n";
+                    kind = \"bugsink\"\napi = { token = \"hunter2\" }\n";
         insta::assert_snapshot!(lines(both), @r##"
-        config.toml:8:13: upstreams.a.headers.authorization: the token of [canary] goes in this header, too, and a request has one (let what stands before the tracker take another header, or leave out [upstreams.NAME.canary])
+        config.toml:8:13: upstreams.a.headers.authorization: the token of the api section goes in this header, too, and a request has one (let what stands before the tracker take another header, or leave out [upstreams.NAME.api])
         1 problem in config.toml
         "##);
         let lent = lines("headers = { Authorization = \"Bearer hunter2\" }\n");

@@ -3,7 +3,7 @@
 //! | file | does |
 //! | --- | --- |
 //! | `load` | a file's text to a [`Config`], or to everything that is wrong with it at once |
-//! | `tree`, `interpolate`, `shape`, `resolve`, `projects`, `canary`, `headers`, `notifications`, `certificate` | its steps: places, `${…}`, kinds of values, checks across values, what they name |
+//! | `tree`, `interpolate`, `shape`, `resolve`, `projects`, `api`, `canary`, `headers`, `notifications`, `certificate` | its steps: places, `${…}`, kinds of values, checks across values, what they name |
 //! | `report`, `diagnostics`, `mask`, `suggest` | problems: gathered, shown, without secrets, with the word that was meant |
 //! | `diff` | what a change changes, and what of it needs a restart |
 //! | `watch` | tells when the file's content changed |
@@ -23,6 +23,7 @@ use crate::policy::{canary as canaries, dedup, verification};
 use crate::telemetry::report::criteria;
 use crate::{delivery, journal, notify};
 
+mod api;
 mod canary;
 mod certificate;
 pub mod diagnostics;

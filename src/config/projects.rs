@@ -9,6 +9,7 @@ use crate::delivery::settings::Kind;
 use crate::policy::routing::{Project, PublicKey};
 use crate::protocol::dsn::{Dsn, is_token};
 
+use super::api;
 use super::report::Report;
 use super::resolve::{check_name, check_names_an_upstream, is_own_address};
 use super::shape::{File, Project as Written};
@@ -39,11 +40,16 @@ fn resolve_one(path: &Path, written: &Written, file: &File, known: &[String], re
         check_names_an_upstream(&path.key("primary"), primary, known, report);
     }
     check_primary_has_dsn(path, written, file, known, report);
-    let mut dsns = BTreeMap::new();
-    for (upstream, text) in &written.upstreams {
+    let (mut dsns, mut places) = (BTreeMap::new(), BTreeMap::new());
+    for (upstream, written) in &written.upstreams {
         let place = path.key("upstreams").key(upstream);
         check_names_key(&place, upstream, known, report);
-        match text.parse::<Dsn>() {
+        api::check_place(&place, upstream, written, file, report);
+        if let Some(name) = &written.project {
+            places.insert(upstream.as_str().into(), name.as_str().into());
+        }
+        let place = if written.is_table { place.key("dsn") } else { place };
+        match written.dsn.parse::<Dsn>() {
             Ok(dsn) => {
                 check_loop(&place, &dsn, file, report);
                 dsns.insert(upstream.as_str().into(), dsn);
@@ -56,6 +62,7 @@ fn resolve_one(path: &Path, written: &Written, file: &File, known: &[String], re
         id: written.id.as_deref().unwrap_or_default().into(),
         public_key: PublicKey::new(written.public_key.as_deref().unwrap_or_default()),
         dsns,
+        places,
         primary: written.primary.as_deref().map(Into::into),
         mirror: written.mirror,
     }

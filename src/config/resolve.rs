@@ -13,7 +13,6 @@ use crate::policy::limits::{self, Limits};
 use crate::units::Period;
 
 use super::Config;
-use super::canary;
 use super::headers;
 use super::notifications;
 use super::projects;
@@ -21,6 +20,7 @@ use super::report::Report;
 use super::shape::File;
 use super::suggest::nearest;
 use super::tree::Path;
+use super::{api, canary};
 
 /// The most requests under way at one upstream.
 pub(super) const MOST_IN_FLIGHT: u16 = 256;
@@ -47,6 +47,7 @@ pub(super) fn resolve(file: File, report: &mut Report<'_>) -> Config {
     };
     let projects = projects::resolve(&file, &known, report);
     canary::check(&file, report);
+    api::check(&file, report);
     notifications::check(&file, report);
     let limits =
         file.projects.iter().filter_map(|project| Some((project.name.as_deref()?.into(), project.limits.clone())));

@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
 use toml::de::DeValue;
 
 use crate::http::settings::{Admin, Server};
@@ -71,12 +73,47 @@ pub(super) struct Project {
     pub(super) mirror: Option<bool>,
     pub(super) browsers: Option<bool>,
     pub(super) limits: limits::Settings,
-    pub(super) upstreams: BTreeMap<String, String>,
+    pub(super) upstreams: BTreeMap<String, Place>,
 }
 
 impl std::fmt::Debug for Project {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Project").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// A project at one upstream: its DSN alone, or with what the upstream's API calls it.
+#[derive(Default)]
+pub(super) struct Place {
+    pub(super) dsn: String,
+    pub(super) project: Option<String>,
+    /// Whether it is written as a table.
+    pub(super) is_table: bool,
+}
+
+impl<'de> Deserialize<'de> for Place {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Table {
+            dsn: String,
+            project: Option<String>,
+        }
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Place;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a string")
+            }
+            fn visit_str<E: de::Error>(self, dsn: &str) -> Result<Place, E> {
+                Ok(Place { dsn: dsn.to_owned(), ..Place::default() })
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Place, A::Error> {
+                let Table { dsn, project } = Table::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Place { dsn, project, is_table: true })
+            }
+        }
+        deserializer.deserialize_any(Either)
     }
 }
 
@@ -194,6 +231,11 @@ fn unknown_key_help(path: &Path, known: &[&str]) -> String {
         "projects",
     ];
     let Some((Segment::Key(word), parent)) = path.split_last() else { return String::new() };
+    if word == "canary" && parent.segments().len() == 2 {
+        return "in its place stands an `api` section with `token`, and the project's name there beside its DSN: \
+                { dsn = \"…\", project = \"organization/project\" }"
+            .to_owned();
+    }
     if let Some(meant) = nearest(word, known.iter().copied()) {
         return format!("did you mean `{meant}`?");
     }

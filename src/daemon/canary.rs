@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use crate::clock::Timestamp;
 use crate::delivery::board::Board;
-use crate::delivery::read_back;
 use crate::journal::{Client, Submission, TargetId};
 use crate::policy::canary::{Canary, Due};
 use crate::policy::routing::Project;
@@ -24,7 +23,7 @@ type Recipient = (TargetId, Arc<str>);
 
 impl Daemon {
     /// Decides about canaries whose time is over, tells what is new, and sends the next ones where it is time.
-    pub(super) async fn keep_canaries(&self) {
+    pub(super) async fn keep_canaries(&mut self) {
         let (board, settings) = (self.supervisor.board(), &self.config.canary);
         let Some((interval, project)) = settings.interval.zip(settings.project(&self.config.projects)) else {
             return board.keep_canaries(&[]);
@@ -33,7 +32,9 @@ impl Daemon {
         board.keep_canaries(&upstreams);
         let mut due = vec![];
         for recipient in self.journal.targets().into_iter().filter(|(_, name)| upstreams.contains(name)) {
-            self.follow(&board, &recipient.1);
+            if self.follow(&board, &recipient.1) {
+                self.observed.canary_failed(&recipient.1);
+            }
             if self.is_due(&board, &recipient, interval).await {
                 due.push(recipient);
             }
@@ -43,36 +44,42 @@ impl Daemon {
         }
     }
 
-    /// Looks after the last one of an upstream.
-    fn follow(&self, board: &Board, upstream: &Arc<str>) {
+    /// Looks after the last one of an upstream. Returns whether canaries stopped getting through just now.
+    fn follow(&self, board: &Board, upstream: &Arc<str>) -> bool {
         let now = self.clock.now();
         let look = |canary: &mut Option<Canary>| {
             let canary = canary.as_mut()?;
             canary.look(now);
             Some((canary.news(), canary.to_be_read_back()))
         };
-        let Some((news, taken)) = board.canary(upstream, look).flatten() else { return };
-        match news {
+        let Some((news, taken)) = board.canary(upstream, look).flatten() else { return false };
+        match &news {
             Some(Ok(())) => tracing::info!(upstream.name = &**upstream, "canaries get through again"),
-            Some(Err(why)) => tracing::warn!(upstream.name = &**upstream, why = &*why, "a canary did not get through"),
+            Some(Err(why)) => tracing::warn!(upstream.name = &**upstream, why = &**why, "a canary did not get through"),
             None => {}
         }
         if let Some((id, until)) = taken {
             self.read_back(board, upstream, id, until);
         }
+        matches!(news, Some(Err(_)))
     }
 
-    /// Asks the upstream for one that it took, beside everything else.
+    /// Asks the upstream for one that it took, beside everything else. Where it cannot be asked, that it took it is enough.
     fn read_back(&self, board: &Board, upstream: &Arc<str>, id: EventId, until: Timestamp) {
+        let project = self.config.canary.project(&self.config.projects);
         // A reload may have taken the section away; then its time passes.
-        let Some(of_upstream) = self.config.upstreams.get(upstream) else { return };
-        let Some(settings) = of_upstream.canary.clone() else { return };
-        let (of_upstream, clock) = (Arc::new(of_upstream.clone()), self.clock.clone());
-        let (board, upstream) = (board.clone(), Arc::clone(upstream));
+        let Some((api, there)) = project.and_then(|project| self.verifier.place(upstream, &project.name)) else {
+            return;
+        };
+        let (board, upstream, clock) = (board.clone(), Arc::clone(upstream), self.clock.clone());
         let stop = self.tasks.stopping().clone();
         self.tasks.spawn_detached(async move {
-            let seeking = read_back::seek(&settings, &of_upstream, id, clock.instant(until));
+            let seeking = api.seek(&there, id, clock.instant(until));
             let Some(found) = stop.run_until_cancelled(seeking).await else { return };
+            let found = match found {
+                Some(false) => Err("it answered with 2xx and does not store it".to_owned()),
+                Some(true) | None => Ok(()),
+            };
             board.canary(&upstream, |canary| canary.as_mut().map(|canary| canary.read_back(id, found, clock.now())));
         });
     }
@@ -93,7 +100,7 @@ impl Daemon {
     async fn send_canary(&self, board: &Board, project: &Project, recipients: Vec<Recipient>) {
         let (id, now, timeout) = (EventId::random(), self.clock.now(), self.config.canary.timeout.get());
         for (_, upstream) in &recipients {
-            let reads_back = self.config.upstreams.get(upstream).is_some_and(|settings| settings.canary.is_some());
+            let reads_back = self.config.upstreams.get(upstream).is_some_and(|settings| settings.api.is_some());
             board.canary(upstream, |canary| {
                 *canary = Some(Canary::sent(canary.take(), id, now, timeout, reads_back));
             });

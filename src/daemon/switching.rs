@@ -1,5 +1,6 @@
 //! Switches of the primary: carried out on order, found in a reload, and kept with time, reason and author.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,8 +9,8 @@ use tokio::time::Instant;
 use crate::clock::Timestamp;
 use crate::config::edit::{self, EditError};
 use crate::http::{SwitchOrder, SwitchRefusal};
-use crate::journal::{JournalError, Switch};
-use crate::policy::routing::Routing;
+use crate::journal::{JournalError, Primaries, Switch, TargetId};
+use crate::policy::routing::{Project, Routing};
 use crate::tasks;
 
 use super::Daemon;
@@ -150,4 +151,11 @@ impl Daemon {
             error => error.to_string(),
         })
     }
+}
+
+/// Whose backlogs never give way.
+pub(super) fn primaries(routing: &Routing, targets: &HashMap<Arc<str>, TargetId>) -> Primaries {
+    let own = |project: &Arc<Project>| Some((Arc::clone(&project.name), *targets.get(project.primary.as_ref()?)?));
+    let own = routing.projects.iter().filter_map(own).collect();
+    Primaries { everywhere: targets.get(&routing.primary).copied(), own }
 }

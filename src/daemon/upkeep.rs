@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use crate::clock::Timestamp;
 use crate::delivery::settings::LONGEST_AGE;
 use crate::journal::JournalError;
-use crate::journal::evidence::{Observation, Tally};
+use crate::journal::evidence::{CANARY_FAILED, Observation, Tally};
 use crate::policy::outcome::DropReason;
 use crate::telemetry::log;
 use crate::telemetry::metrics::IntakeCounts;
@@ -42,6 +42,11 @@ impl Observed {
         Self { started, at: None, counts: IntakeCounts::new(), seen: vec![] }
     }
 
+    /// Canaries stopped getting through to an upstream.
+    pub(super) fn canary_failed(&mut self, upstream: &str) {
+        self.seen.push(Tally { what: CANARY_FAILED.into(), kind: upstream.into(), count: 1 });
+    }
+
     /// By how much the counts have risen since.
     fn news(&self, counts: &IntakeCounts) -> Vec<Tally> {
         let risen =
@@ -67,6 +72,7 @@ impl Daemon {
         self.keep_switches().await;
         self.tell_losses().await;
         self.keep_canaries().await;
+        self.keep_verifying();
         let is_due = self.observed.at.is_none_or(|at| now.since(at) >= EACH || at > now);
         if is_due || self.observations.is_urgent() {
             self.keep_observations(now, false).await;

@@ -1,6 +1,7 @@
 //! One upstream's way out: a worker each, with its own connections, circuit and cooldowns. Workers meet nowhere but at the
 //! journal, so that nothing one upstream does is felt by another.
 
+pub mod asking;
 mod batch_poison;
 pub mod board;
 pub mod headers;
@@ -8,11 +9,11 @@ mod large;
 mod load;
 mod parcel;
 mod quirks;
-pub mod read_back;
 mod rewrite;
 mod sent;
 pub mod settings;
 pub mod supervisor;
 pub mod transport;
+pub mod verifier;
 mod watch;
 mod worker;

@@ -155,6 +155,7 @@ mod tests {
             id: "1".into(),
             public_key: PublicKey::new("ours"),
             dsns: [("tracker".into(), "http://new@tracker.example/9".parse().unwrap())].into(),
+            places: [].into(),
             primary: None,
             mirror: None,
         };

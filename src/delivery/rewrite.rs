@@ -128,6 +128,7 @@ mod tests {
                 id: "1".into(),
                 public_key: PublicKey::new(key),
                 dsns: dsns.iter().map(|dsn| ("tracker".into(), dsn.parse().unwrap())).collect(),
+                places: [].into(),
                 primary: None,
                 mirror: None,
             })

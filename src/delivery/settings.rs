@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::policy::shadow;
 use crate::units::Period;
 
+use super::asking;
 use super::headers::Headers;
-use super::read_back;
 
 /// The longest `max_age` there may be, and so how long what waits for an upstream that is not configured is kept: no upstream
 /// that comes back finds more of its backlog expired than its own `max_age` says.
@@ -38,8 +38,8 @@ pub struct Settings {
     pub headers: Headers,
     /// What it is spared while it is not the primary.
     pub shadow: shadow::Settings,
-    /// How it is asked whether it stored a canary; absent, it is enough that it takes it.
-    pub canary: Option<read_back::Settings>,
+    /// How it is asked what it stores; absent, it is enough that it takes it.
+    pub api: Option<asking::Settings>,
 }
 
 impl Default for Settings {
@@ -54,7 +54,7 @@ impl Default for Settings {
             max_connection_age: Period::secs(60),
             headers: Headers::default(),
             shadow: shadow::Settings::default(),
-            canary: None,
+            api: None,
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -111,9 +111,19 @@ impl Transport {
         Ok(read(self.exchange(parcel, patience).await?).await)
     }
 
-    /// Sends and waits for the status alone; the rest of the answer is not read.
-    pub(super) async fn status(&self, parcel: Parcel, patience: Duration) -> Result<StatusCode, SendError> {
-        Ok(self.exchange(parcel, patience).await?.status())
+    /// Sends and waits for all of an answer that has no more than `most` bytes; `None` in place of a longer one, or of one that does
+    /// not end in time.
+    pub(super) async fn fetch(
+        &self,
+        parcel: Parcel,
+        patience: Duration,
+        most: usize,
+    ) -> Result<(StatusCode, HeaderMap, Option<Vec<u8>>), SendError> {
+        let until = Instant::now() + patience;
+        let (head, body) = self.exchange(parcel, patience).await?.into_parts();
+        let body = timeout_at(until, Limited::new(body, most).collect()).await;
+        let body = body.ok().and_then(Result::ok).map(|body| body.to_bytes().into());
+        Ok((head.status, head.headers, body))
     }
 
     async fn exchange(&self, parcel: Parcel, patience: Duration) -> Result<Response<Incoming>, SendError> {

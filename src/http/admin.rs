@@ -17,7 +17,7 @@ use super::access::{Changer, Fields, Reader, Visitor};
 use super::forms::{Outcome, Viewer};
 use super::report::{self, NoReport};
 use super::state::Admin;
-use super::{letters, page, report_page, scrape};
+use super::{exposition, letters, page, report_page, scrape};
 
 /// An order to make another upstream the primary.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ pub(super) async fn readyz(State(admin): State<Admin>) -> Response {
 }
 
 pub(super) async fn metrics(_: Reader, State(admin): State<Admin>) -> Response {
-    let text = scrape::text(&admin).await;
+    let text = exposition::text(&admin).await;
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 

@@ -9,6 +9,7 @@ mod crash;
 mod cut_short;
 mod doors;
 mod error;
+mod exposition;
 mod forms;
 pub mod host;
 mod ingest;
@@ -37,6 +38,7 @@ pub mod sink;
 mod socket;
 mod state;
 pub mod tls;
+mod verify;
 
 pub use admin::{Control, SwitchOrder, SwitchRefusal};
 pub use listen::Listeners;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::clock::Timestamp;
-use crate::journal::evidence::{Comparison, Evidence, Fate, Outage, Stretch, Unequal};
+use crate::journal::evidence::{CANARY_FAILED, Comparison, Evidence, Fate, Outage, Stretch, Unequal};
 use crate::journal::{JournalError, RecordId};
 use crate::policy::outcome::DropReason;
 use crate::policy::verdict::Verdict;
@@ -17,8 +17,8 @@ use crate::telemetry::report::{
 };
 use crate::telemetry::status::{OutageStatus, Status, UpstreamStatus};
 
-use super::scrape;
 use super::state::{Admin, View};
+use super::{scrape, verify};
 
 /// The most outages and switches of one report.
 const MOST: usize = 1000;
@@ -64,6 +64,7 @@ pub(super) async fn report(admin: &Admin, since: Timestamp, candidate: Option<&s
         // Refusals of now count until it is known that they only pass.
         let in_doubt = admin.board.report(&upstream.name).map_or(0, |report| report.in_doubt);
         *upstream.attempts.entry(Verdict::Misconfigured.name().to_owned()).or_default() += in_doubt;
+        upstream.verification = verify::report(admin, upstream, &sources.evidence, &sources.status, since).await?;
     }
     upstreams.sort_by_key(|upstream| (upstream.role != "primary", upstream.role != "candidate", upstream.name.clone()));
     let primary = view.routing.primary.to_string();
@@ -233,8 +234,16 @@ impl Sources {
             waiting: status.backlog.envelopes,
             dead_letters: status.dead_letters,
             limits: status.limits.clone(),
+            verification: None,
+            canaries_failed: self.canaries_failed(&status.name),
             difference: status.difference,
         }
+    }
+
+    /// How often canaries stopped getting through.
+    fn canaries_failed(&self, upstream: &str) -> u64 {
+        let own = self.evidence.intake.iter().filter(|tally| &*tally.what == CANARY_FAILED && *tally.kind == *upstream);
+        own.map(|tally| tally.count).sum()
     }
 
     fn categories(&self, status: &UpstreamStatus) -> Vec<CategoryReport> {

@@ -103,6 +103,20 @@ fn upstream_part(upstream: &UpstreamReport) -> Markup {
         @if !upstream.dropped.is_empty() {
             p { "Dropped: " @for (reason, n) in &upstream.dropped { (words::dropped(reason, *n)) ". " } }
         }
+        @if let Some(own) = &upstream.verification {
+            p.bad[own.missing > 0] {
+                "Error events: " (own.delivered) " taken, " (own.stored) " found there (" (format!("{:.3}%", own.stored_percent)) "), "
+                (own.missing) " missing, " (own.lost) " lost there of which " (own.given_up) " were given up, " (own.unknown)
+                " not known, " (own.recent) " too recent."
+                @if let Some(why) = &own.trouble { " It cannot be asked now: " (why) }
+            }
+            @if !own.sample.is_empty() {
+                table {
+                    tr { th { "Missing event" } th { "Project" } th { "Accepted" } }
+                    @for event in &own.sample { tr { td { (event.event_id) } td { (event.project) } td { (event.accepted_at) } } }
+                }
+            }
+        }
         table {
             tr {
                 th { "Category" } th.n { "Accepted" } th.n { "Returned" } th.n { "Delivered" } th.n { "Dropped" } th.n { "Pending" }

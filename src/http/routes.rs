@@ -29,7 +29,7 @@ use super::serve::{App, serve};
 use super::settings::{Server, TunnelPath};
 use super::state::{Admin, Public};
 use super::tls::Certificate;
-use super::{admin, backfill, changes, crash, ingest, letters, path, proxy};
+use super::{admin, backfill, changes, crash, ingest, letters, path, proxy, verify};
 
 /// What SDKs reach.
 fn public(state: Arc<Public>) -> Router {
@@ -90,6 +90,8 @@ pub(super) fn operators(state: Admin) -> Router {
         .route("/api/primary", post(admin::switch))
         .route("/api/backfill", get(backfill::show).post(backfill::begin))
         .route("/api/backfill/cancel", post(backfill::cancel))
+        .route("/api/verify", post(verify::look))
+        .route("/api/repair", post(verify::repair))
         .route("/api/dead-letters", get(letters::list))
         .route("/api/dead-letters/{id}", get(letters::show))
         .route("/api/dead-letters/{id}/envelope", get(letters::envelope))

@@ -1,32 +1,26 @@
-//! What the admin listener tells: the status, gathered from ledger, journal and workers, and the metrics, brought up to date
-//! with the same figures.
+//! What the admin listener tells: the status, gathered from ledger, journal and workers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus::proto::MetricFamily;
-use prometheus::{Encoder as _, IntCounter, TextEncoder};
-
 use crate::clock::Timestamp;
 use crate::delivery::board::Report;
 use crate::journal::evidence::Outage;
-use crate::journal::{Backlog, Share, Stats, TargetId};
+use crate::journal::{Backlog, Share, TargetId};
 use crate::policy::canary::Canary;
-use crate::policy::circuit::State;
 use crate::policy::outcome::{DropReason, RefusalReason};
 use crate::policy::storm::Storm;
 use crate::protocol::category::Category;
-use crate::telemetry::backfill::BackfillStatus;
 use crate::telemetry::health::{self, Health};
-use crate::telemetry::ledger::{Account, AccountKey};
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::ledger::Account;
 use crate::telemetry::status::{
     AccountStatus, BacklogStatus, CanaryStatus, JournalStatus, LatelyStatus, LimitStatus, OutageStatus, ProjectStatus,
     RefusedStatus, ShareStatus, Status, StormStatus, StrandedStatus, SwitchStatus, UpstreamStatus,
 };
 
 use super::state::{Admin, View};
+use super::verify::{self, Missing};
 use super::{backfill, lately};
 
 /// How many switches are shown.
@@ -58,12 +52,15 @@ async fn read(admin: &Admin) -> Status {
     let outages = admin.journal.outages(now - OUTAGES, MOST_OUTAGES).await.unwrap_or_default();
     let lately = lately::of_all(admin, now).await;
     let mut upstreams = Vec::new();
+    let standings = verify::standings(admin).await;
     for (target, name) in targets(admin, &view) {
         let backlog = admin.journal.backlog(target).await.unwrap_or_default();
-        upstreams.push(upstream(admin, &view, target, &name, &backlog, now));
+        let missing = verify::missing(&standings, target);
+        upstreams.push(upstream(admin, &view, target, &name, (&backlog, &missing), now));
         if let Some(upstream) = upstreams.last_mut() {
             upstream.outages = outages_of(&name, &outages);
             upstream.lately = lately.get(&name).copied().unwrap_or_default();
+            upstream.verification = verify::status(admin, upstream, &standings, target);
         }
     }
     upstreams.sort_by_key(|upstream| (upstream.role != "primary", upstream.role == "removed", upstream.name.clone()));
@@ -115,12 +112,12 @@ fn upstream(
     view: &View,
     target: TargetId,
     name: &Arc<str>,
-    backlog: &Backlog,
+    (backlog, missing): (&Backlog, &Missing),
     now: Timestamp,
 ) -> UpstreamStatus {
     let configured = view.upstreams.contains_key(name);
     let report = admin.board.report(name).unwrap_or_default();
-    let accounts = accounts(admin, name, backlog);
+    let accounts = accounts(admin, name, backlog, missing);
     let in_items = || accounts.iter().filter(|account| Category::counts_items(&account.category));
     let mut dropped = BTreeMap::new();
     for (reason, quantity) in in_items().flat_map(|account| &account.dropped) {
@@ -146,6 +143,7 @@ fn upstream(
         outages: vec![],
         alone: report.alone.iter().filter(|(_, until)| *until > now).map(|(name, _)| name.to_string()).collect(),
         canary: report.canary.as_ref().map(|canary| canary_status(canary, now)),
+        verification: None,
         limits: limits(&report, now),
         last_error: report.last_error,
         stranded: if configured { stranded(view, name, &accounts) } else { vec![] },
@@ -198,7 +196,7 @@ fn limits(report: &Report, now: Timestamp) -> Vec<LimitStatus> {
 }
 
 /// The accounts of an upstream against what is counted as waiting for it.
-fn accounts(admin: &Admin, name: &Arc<str>, backlog: &Backlog) -> Vec<AccountStatus> {
+fn accounts(admin: &Admin, name: &Arc<str>, backlog: &Backlog, missing: &Missing) -> Vec<AccountStatus> {
     let mut pending: BTreeMap<(Arc<str>, Category), u64> = BTreeMap::new();
     for (project, category, quantity) in &backlog.quantities {
         *pending.entry((Arc::clone(project), *category)).or_default() += quantity;
@@ -220,6 +218,9 @@ fn accounts(admin: &Admin, name: &Arc<str>, backlog: &Backlog) -> Vec<AccountSta
             delivered: account.delivered,
             dropped: dropped.filter(|(_, quantity)| *quantity > 0).collect(),
             returned: account.returned,
+            stored: account.stored_now(),
+            missing: if category == Category::Error { missing.get(&project).copied().unwrap_or(0) } else { 0 },
+            lost: account.lost,
             pending,
             difference: account.expected_pending() - i64::try_from(pending).unwrap_or(i64::MAX),
         }
@@ -279,121 +280,4 @@ pub(super) async fn switches(admin: &Admin, limit: usize) -> Vec<SwitchStatus> {
     // The first primary of a journal is no switch.
     let all = admin.journal.switches(limit).await.unwrap_or_default();
     all.into_iter().filter(|switch| switch.from.is_some()).map(row).collect()
-}
-
-/// The metrics in Prometheus' text format.
-pub(super) async fn text(admin: &Admin) -> Vec<u8> {
-    let _alone = admin.scraping.lock().await;
-    let status = status(admin).await;
-    refresh(admin, &status);
-    let (ours, process) = admin.metrics.registries();
-    let mut text = Vec::new();
-    for families in [ours.gather(), process.gather(), vec![commit_durations(&admin.journal.stats())]] {
-        if let Err(error) = TextEncoder::new().encode(&families, &mut text) {
-            tracing::error!(%error, "metrics cannot be written");
-        }
-    }
-    text
-}
-
-fn commit_durations(stats: &Stats) -> MetricFamily {
-    let mut up_to = 0;
-    let cumulative = stats.commits.iter().map(|count| {
-        up_to += count;
-        up_to
-    });
-    let buckets: Vec<(f64, u64)> = Stats::BOUNDS.into_iter().zip(cumulative).collect();
-    Metrics::commit_durations(&buckets, stats.commits.iter().sum(), stats.commit_time.as_secs_f64())
-}
-
-/// Copies into the metrics what is counted elsewhere.
-fn refresh(admin: &Admin, status: &Status) {
-    let metrics = &admin.metrics;
-    for (key, account) in admin.ledger.accounts() {
-        copy_account(admin, &key, &account);
-    }
-    // Nothing remembers the canaries of an upstream that was removed.
-    metrics.canary_success.reset();
-    metrics.canary_age_seconds.reset();
-    // Nor what a project took that has nothing more.
-    metrics.journal_project_bytes.reset();
-    metrics.journal_project_part_bytes.reset();
-    for upstream in &status.upstreams {
-        refresh_upstream(admin, upstream);
-        let running = |backfill: &&BackfillStatus| backfill.upstream == upstream.name && backfill.state == "running";
-        let remaining = status.backfills.iter().find(running).map_or(0, |now| now.found.saturating_sub(now.taken));
-        let gauge = metrics.backfill_remaining_envelopes.with_label_values(&[&upstream.name]);
-        gauge.set(i64::try_from(remaining).unwrap_or(i64::MAX));
-        for project in status.projects.iter().filter(|project| project.upstreams.contains(&upstream.name)) {
-            let gauge = metrics.upstream_project_alone.with_label_values(&[&upstream.name, &project.name]);
-            gauge.set(i64::from(upstream.alone.contains(&project.name)));
-        }
-    }
-    #[expect(clippy::cast_precision_loss, reason = "sizes of disks are far below 2^53 bytes")]
-    {
-        metrics.journal_size_bytes.set(status.journal.size_bytes as f64);
-        metrics.disk_free_bytes.set(status.journal.disk_free_bytes.unwrap_or(0) as f64);
-        for ShareStatus { name, bytes, part_bytes } in &status.journal.projects {
-            metrics.journal_project_bytes.with_label_values(&[name]).set(*bytes as f64);
-            metrics.journal_project_part_bytes.with_label_values(&[name]).set(part_bytes.unwrap_or(0) as f64);
-        }
-    }
-    let stats = admin.journal.stats();
-    raise(&metrics.journal_errors_total, stats.errors);
-    raise(&metrics.journal_set_aside_records_total, stats.set_aside);
-    metrics.config_reload_success.set(if status.config.error.is_none() { 1.0 } else { 0.0 });
-    metrics.config_last_reload_success_timestamp_seconds.set(status.config.loaded_at.as_secs_f64());
-}
-
-fn copy_account(admin: &Admin, key: &AccountKey, account: &Account) {
-    let metrics = &admin.metrics;
-    let (project, category) = (&*key.project, key.category.name());
-    let Some(upstream) = key.upstream.as_deref() else {
-        return raise(&metrics.accepted_items_total.with_label_values(&[project, category]), account.accepted);
-    };
-    raise(&metrics.delivered_items_total.with_label_values(&[upstream, project, category]), account.delivered);
-    raise(&metrics.returned_items_total.with_label_values(&[upstream, project, category]), account.returned);
-    for reason in DropReason::ALL {
-        let labels = [upstream, project, category, reason.name()];
-        raise(&metrics.dropped_items_total.with_label_values(&labels), account.dropped(reason));
-    }
-}
-
-/// Brings a counter up to a total that is kept elsewhere.
-fn raise(counter: &IntCounter, total: u64) {
-    counter.inc_by(total.saturating_sub(counter.get()));
-}
-
-fn refresh_upstream(admin: &Admin, upstream: &UpstreamStatus) {
-    let metrics = &admin.metrics;
-    let name = upstream.name.as_str();
-    let int = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-    metrics.backlog_envelopes.with_label_values(&[name]).set(int(upstream.backlog.envelopes));
-    metrics.backlog_bytes.with_label_values(&[name]).set(int(upstream.backlog.bytes));
-    metrics.backlog_oldest_seconds.with_label_values(&[name]).set(upstream.backlog.oldest_seconds);
-    metrics.dead_letters.with_label_values(&[name]).set(int(upstream.dead_letters));
-    metrics.balance_difference_items.with_label_values(&[name]).set(upstream.difference);
-    metrics.primary.with_label_values(&[name]).set(i64::from(upstream.role == "primary"));
-    let canary = upstream.canary.as_ref();
-    let is_through = canary.is_some_and(|canary| canary.state == "through");
-    metrics.canary_success.with_label_values(&[name]).set(i64::from(is_through));
-    metrics.canary_age_seconds.with_label_values(&[name]).set(canary.map_or(0.0, |canary| canary.age_seconds));
-    for account in &upstream.accounts {
-        let labels = [name, account.project.as_str(), account.category.as_str()];
-        metrics.pending_items.with_label_values(&labels).set(int(account.pending));
-    }
-    let Some(report) = admin.board.report(name) else { return };
-    metrics.upstream_up.with_label_values(&[name]).set(i64::from(report.up && report.circuit == State::Closed));
-    for state in State::ALL {
-        let gauge = metrics.upstream_circuit.with_label_values(&[name, state.name()]);
-        gauge.set(i64::from(state == report.circuit));
-    }
-    for category in Category::ALL.into_iter().filter(|category| category.can_be_limited()) {
-        let until =
-            report.limits.iter().find(|(limited, _)| *limited == category).map(|(_, until)| until.as_secs_f64());
-        metrics
-            .upstream_limited_until_timestamp_seconds
-            .with_label_values(&[name, category.name()])
-            .set(until.unwrap_or(0.0));
-    }
 }

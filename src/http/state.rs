@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, Timestamp};
 use crate::delivery::board::Board;
 use crate::delivery::settings::Settings as Upstream;
+use crate::delivery::verifier::Verifier;
 use crate::intake::browsers::Browsers;
 use crate::intake::submit::Intake;
 use crate::journal::Journal;
@@ -135,6 +136,7 @@ pub struct Admin {
     pub(super) journal: Arc<dyn Journal>,
     pub(super) ledger: Ledger,
     pub(super) board: Board,
+    pub(super) verifier: Verifier,
     pub(super) metrics: Metrics,
     pub(super) clock: Clock,
     pub(super) started_at: Timestamp,
@@ -151,7 +153,7 @@ impl Admin {
     /// The admin listener's state; it shows nothing until [`Admin::configure`].
     pub fn new(
         (journal, ledger): (Arc<dyn Journal>, Ledger),
-        board: Board,
+        (board, verifier): (Board, Verifier),
         metrics: Metrics,
         clock: Clock,
         readiness: Readiness,
@@ -163,6 +165,7 @@ impl Admin {
             journal,
             ledger,
             board,
+            verifier,
             metrics,
             clock,
             started_at,

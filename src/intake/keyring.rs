@@ -104,6 +104,7 @@ mod tests {
             id: "7".into(),
             public_key: PublicKey::new(KEY),
             dsns: [].into(),
+            places: [].into(),
             primary: None,
             mirror: None,
         };

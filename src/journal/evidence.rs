@@ -34,6 +34,9 @@ pub struct Observation {
     pub intake: Vec<Tally>,
 }
 
+/// What a [`Tally`] is called that counts how often canaries stopped getting through to an upstream, which is its kind.
+pub const CANARY_FAILED: &str = "canary_failed";
+
 /// How often the intake did something: what, with which word for the kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tally {

@@ -148,6 +148,9 @@ pub struct Repair {
     pub below: u32,
     /// How long after it was first looked for it is sent at the earliest: a tracker may remember its id.
     pub spacing: Duration,
+    /// How long each event that was sent again before has the target for itself: whoever stores events in batches may lose the others
+    /// along with one that it cannot store.
+    pub apart: Duration,
     /// When after it is sent it is looked for.
     pub settle: Duration,
     /// The most that are taken up at once.

@@ -18,6 +18,8 @@ pub struct Project {
     pub public_key: PublicKey,
     /// The DSN at each upstream that gets this project's data, by the upstream's name.
     pub dsns: BTreeMap<Arc<str>, Dsn>,
+    /// What the API of an upstream calls it, as in `organization/project`, where that is written.
+    pub places: BTreeMap<Arc<str>, Box<str>>,
     /// A primary of its own.
     pub primary: Option<Arc<str>>,
     /// A mirror setting of its own.
@@ -116,6 +118,7 @@ mod tests {
             id: "1".into(),
             public_key: PublicKey::new("k"),
             dsns: [("glitchtip".into(), dsn("a")), ("sentry".into(), dsn("b"))].into(),
+            places: [].into(),
             primary: None,
             mirror: None,
         }

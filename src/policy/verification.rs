@@ -68,10 +68,11 @@ impl Settings {
 
     /// What becomes of an event that was not found, after `looks` that did not find it either and `repairs`.
     pub fn not_found(&self, looks: u32, repairs: u32, now: Timestamp) -> NotFound {
+        let first = self.settle.get().min(SECOND_LOOK);
         match looks {
-            0 => NotFound::LookAgain(now + self.settle.get().min(SECOND_LOOK)),
+            0 => NotFound::LookAgain(now + first),
             _ if repairs >= self.max_repairs => NotFound::GiveUp,
-            _ => NotFound::Missing(now + (SECOND_LOOK * 2u32.pow(looks.min(10))).min(LONGEST)),
+            _ => NotFound::Missing(now + (first * 2u32.pow(looks.min(12))).min(LONGEST)),
         }
     }
 }

@@ -107,6 +107,16 @@ metrics! {
     returned_items_total: IntCounterVec ["upstream", "project", "category"];
     /// Accepted items that wait for an upstream.
     pending_items: IntGaugeVec ["upstream", "project", "category"];
+    /// Error events that an upstream took and stores, as its API says: stored + missing + lost + unknown = delivered.
+    stored_events: IntGaugeVec ["upstream", "project"];
+    /// Error events that an upstream took and does not store.
+    missing_events: IntGaugeVec ["upstream", "project"];
+    /// Error events that an upstream took and did not store, until they were sent again or given up.
+    lost_events: IntGaugeVec ["upstream", "project"];
+    /// Error events that an upstream took and of which it is not known whether it stores them.
+    unknown_events: IntGaugeVec ["upstream", "project"];
+    /// Whether an upstream's API can be asked what it stores: 1 when it answered the last look, 0 when not, or where there is none.
+    verification_success: IntGaugeVec ["upstream"];
     /// Accepted and returned minus delivered minus dropped minus pending, over all categories: anything but 0 is a defect.
     balance_difference_items: IntGaugeVec ["upstream"];
     /// Client reports made to tell an upstream what was dropped for it.
@@ -341,21 +351,23 @@ impl Metrics {
         self.canary_success.with_label_values(&[upstream]);
         self.canary_age_seconds.with_label_values(&[upstream]);
         self.upstream_up.with_label_values(&[upstream]).set(1);
+        self.verification_success.with_label_values(&[upstream]);
         self.delivery_duration_seconds.with_label_values(&[upstream]);
         self.delivery_lag_seconds.with_label_values(&[upstream]);
     }
 
     /// Makes the series of a project exist, at each of its upstreams.
     pub fn know_project<'a>(&self, project: &str, upstreams: impl Iterator<Item = &'a str> + Clone) {
-        for result in ["sent", "failed", "given_up"] {
-            self.notifications_total.with_label_values(&[result]);
-        }
+        ["sent", "failed", "given_up"].map(|outcome| self.notifications_total.with_label_values(&[outcome]));
         for code in CODES {
             self.received_requests_total.with_label_values(&[project, code]);
         }
         for upstream in upstreams.clone() {
             self.client_reports_total.with_label_values(&[upstream, project]);
-            self.upstream_project_alone.with_label_values(&[upstream, project]);
+            let known = [&self.stored_events, &self.missing_events, &self.lost_events, &self.unknown_events];
+            for gauge in known.into_iter().chain([&self.upstream_project_alone]) {
+                gauge.with_label_values(&[upstream, project]);
+            }
         }
         for category in Category::ALL.map(Category::name) {
             self.accepted_items_total.with_label_values(&[project, category]);

@@ -10,4 +10,5 @@ pub mod metrics;
 pub mod observations;
 pub mod report;
 pub mod status;
+pub mod verification;
 pub mod words;

@@ -8,6 +8,7 @@ use crate::clock::Timestamp;
 
 use super::backfill::BackfillStatus;
 use super::health::Health;
+use super::verification::VerificationStatus;
 
 /// The state of the daemon and of every upstream.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -227,6 +228,9 @@ pub struct UpstreamStatus {
     /// How canaries fare there; `None` where there is none.
     #[serde(default)]
     pub canary: Option<CanaryStatus>,
+    /// Whether it stores what it took; `None` where it has no `api` to be asked.
+    #[serde(default)]
+    pub verification: Option<VerificationStatus>,
     /// Its rate limits now.
     pub limits: Vec<LimitStatus>,
     /// Its accounts, by project and category.
@@ -348,6 +352,15 @@ pub struct AccountStatus {
     pub returned: u64,
     /// Items that wait, counted in the journal.
     pub pending: u64,
+    /// Of those delivered, found there.
+    #[serde(default)]
+    pub stored: u64,
+    /// Of those delivered, missing there now.
+    #[serde(default)]
+    pub missing: u64,
+    /// Of those delivered, missing there until they were sent again or given up.
+    #[serde(default)]
+    pub lost: u64,
     /// What does not add up.
     pub difference: i64,
 }

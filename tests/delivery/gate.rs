@@ -48,11 +48,10 @@ async fn an_upstreams_headers_go_with_every_request_there_and_with_none_elsewher
     let is_broken = Arc::new(Mutex::new(false));
     let broken = Arc::clone(&is_broken);
     let turned_away = gate(&a, move |_| broken.lock().expect("no panic").then(|| Reply::status(503)));
-    let events = format!("http://{}/api/0/projects/org/shop/events", a.address());
     let plan = Plan::new(&[("a", a.dsn("key-a", 11)), ("b", b.dsn("key-b", 22))])
         .upstream("a", "client_reports = \"1s\"\non_rate_limit = \"drop\"")
         .more("[canary]\ninterval = \"2s\"\ntimeout = \"1s\"")
-        .more(&format!("[upstreams.a.canary]\nread_back = \"{events}\"\ntoken = \"of-the-api\""));
+        .api("a", "glitchtip", Some("org/shop"), "of-the-api");
     let relay = with_headers(plan, SECRET).start().await;
     // Deliveries, a client report about what is dropped, and canaries that are read back.
     a.then([Reply::with_header(429, "retry-after", "1")]);

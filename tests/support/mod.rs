@@ -5,6 +5,7 @@ pub(crate) mod connection;
 pub(crate) mod envelopes;
 pub(crate) mod eventually;
 pub(crate) mod fault_proxy;
+pub(crate) mod glitchtip;
 pub(crate) mod load;
 pub(crate) mod memory;
 pub(crate) mod meter;

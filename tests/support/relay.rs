@@ -26,6 +26,8 @@ pub(crate) const SOON: Duration = Duration::from_secs(10);
 pub(crate) struct Plan {
     key: String,
     upstreams: Vec<(String, String, String)>,
+    /// What the APIs of upstreams call the project.
+    places: Vec<(String, String)>,
     top: String,
     server: String,
     admin: String,
@@ -44,6 +46,7 @@ impl Plan {
         Self {
             key,
             upstreams,
+            places: vec![],
             top: empty(),
             server: empty(),
             admin: empty(),
@@ -108,6 +111,12 @@ impl Plan {
         self
     }
 
+    /// Has an upstream asked what it stores, where its project is called `place`.
+    pub(crate) fn api(mut self, name: &str, kind: &str, place: Option<&str>, token: &str) -> Self {
+        self.places.extend(place.map(|place| (name.to_owned(), place.to_owned())));
+        self.upstream(name, &format!("kind = \"{kind}\"\napi.token = \"{token}\""))
+    }
+
     /// Adds whole sections at the end.
     pub(crate) fn more(mut self, sections: &str) -> Self {
         self.more = format!("{}{sections}\n", self.more);
@@ -120,7 +129,11 @@ impl Plan {
         let ipv6 = if self.ipv6 { format!(", \"[::1]:{port}\"") } else { String::new() };
         let sections: String =
             self.upstreams.iter().map(|(name, _, lines)| format!("[upstreams.{name}]\n{lines}\n")).collect();
-        let dsns: String = self.upstreams.iter().map(|(name, dsn, _)| format!("{name} = \"{dsn}\"\n")).collect();
+        let dsn = |name: &str, dsn: &str| match self.places.iter().find(|(at, _)| at == name) {
+            Some((_, place)) => format!("{name} = {{ dsn = \"{dsn}\", project = \"{place}\" }}\n"),
+            None => format!("{name} = \"{dsn}\"\n"),
+        };
+        let dsns: String = self.upstreams.iter().map(|(name, own, _)| dsn(name, own)).collect();
         format!(
             "primary = \"{}\"\n{top}\n[server]\nlisten = [\"127.0.0.1:{port}\"{ipv6}]\n{server}\n\
              [admin]\nlisten = \"127.0.0.1:{admin_port}\"\n{admin}\n[journal]\npath = \"journal.db\"\n{journal}\n{sections}\

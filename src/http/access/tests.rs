@@ -11,6 +11,7 @@ use tower::ServiceExt as _;
 
 use crate::clock::{Clock, Timestamp};
 use crate::delivery::board::Board;
+use crate::delivery::verifier::Verifier;
 use crate::http::admin::SwitchOrder;
 use crate::http::routes::operators;
 use crate::http::session::LIFE;
@@ -44,7 +45,8 @@ async fn admin() -> (Admin, mpsc::Receiver<SwitchOrder>) {
     let clock = Clock::simulated(Timestamp::from_millis(1_767_571_200_000));
     let readiness = Readiness::new(Arc::clone(&journal), CancellationToken::new());
     let (control, orders) = mpsc::channel(1);
-    let admin = Admin::new((journal, ledger), Board::default(), Metrics::new(), clock, readiness, control);
+    let verifier = Verifier::new(Arc::clone(&journal), clock.clone());
+    let admin = Admin::new((journal, ledger), (Board::default(), verifier), Metrics::new(), clock, readiness, control);
     admin.configure(view("the-token"));
     (admin, orders)
 }

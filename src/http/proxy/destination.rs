@@ -193,6 +193,7 @@ mod tests {
             id: id.into(),
             public_key: PublicKey::new(key),
             dsns: dsns.iter().map(|(name, dsn)| ((*name).into(), dsn.parse().unwrap())).collect(),
+            places: [].into(),
             primary: primary.map(Into::into),
             mirror: None,
         })

@@ -29,6 +29,10 @@ pub struct Settings {
     pub max_lost: u64,
     /// The most items that are kept from the candidate: mirror off, filtered, sampled, capped.
     pub max_withheld: u64,
+    /// The least share of the error events taken by the candidate that were found there.
+    pub min_verified: Percent,
+    /// Whether it must be shown that the candidate stores what it takes. Without, the verdict says that it does not rest on that.
+    pub require_stored: bool,
     /// The services that must have sent something: projects, or the `server_name` or release of events, also behind their project as
     /// in `shop/api`. Empty: every project.
     pub expect: Vec<Box<str>>,
@@ -44,13 +48,15 @@ impl Default for Settings {
             max_refused: 0,
             max_lost: 0,
             max_withheld: 0,
+            min_verified: Percent::thousandths(99_000),
+            require_stored: true,
             expect: vec![],
         }
     }
 }
 
 /// What rests on figures that are kept by the hour.
-const BY_THE_HOUR: [&str; 5] = ["withheld", "lost", "refused", "lag", "services"];
+const BY_THE_HOUR: [&str; 7] = ["withheld", "lost", "refused", "lag", "services", "stored", "canary"];
 
 /// Judges a report: fills in its criteria and the verdict.
 pub fn judge(settings: &Settings, report: &mut Report) {
@@ -65,7 +71,9 @@ pub fn judge(settings: &Settings, report: &mut Report) {
         availability(settings, candidate),
         lag(settings, candidate),
         services(report),
+        canary(candidate),
     ];
+    report.criteria.extend(stored(settings, candidate, &report.candidate));
     if let Some(counted) = report.counts_earlier() {
         let by_the_hour = |criterion: &&mut Criterion| BY_THE_HOUR.contains(&&*criterion.name);
         for criterion in report.criteria.iter_mut().filter(by_the_hour) {
@@ -74,9 +82,20 @@ pub fn judge(settings: &Settings, report: &mut Report) {
     }
     let failed: Vec<&str> =
         report.criteria.iter().filter(|criterion| !criterion.passed).map(|criterion| &*criterion.name).collect();
+    let is_asked = report.upstreams.iter().any(|own| own.role == "candidate" && own.verification.is_some());
     report.ready = failed.is_empty();
     report.verdict = match report.ready {
-        true => format!("ready: {} meets all {} criteria", report.candidate, report.criteria.len()),
+        true if settings.require_stored => {
+            format!("ready: {} meets all {} criteria", report.candidate, report.criteria.len())
+        }
+        true => format!(
+            "ready: {} meets all {} criteria, but none shows that it stores what it answers with 200 (require_stored = false)",
+            report.candidate,
+            report.criteria.len()
+        ),
+        false if failed == ["stored"] && !is_asked => {
+            format!("not ready: nothing shows that {} stores what it answers with 200", report.candidate)
+        }
         false => format!("not ready: {} fails {}", report.candidate, failed.join(", ")),
     };
 }
@@ -157,6 +176,32 @@ fn services(report: &Report) -> Criterion {
     criterion("services", silent.is_empty(), "every expected service sent something".to_owned(), found)
 }
 
+fn canary(candidate: &UpstreamReport) -> Criterion {
+    let failed = candidate.canaries_failed;
+    let demanded = "no canary failed to get through".to_owned();
+    criterion("canary", failed == 0, demanded, format!("{failed} times they stopped getting through"))
+}
+
+/// Whether it stores what it takes; `None` when that is not demanded and cannot be told.
+fn stored(settings: &Settings, candidate: &UpstreamReport, name: &str) -> Option<Criterion> {
+    let demanded = format!("it stores {} of the error events that it took, and none is missing", settings.min_verified);
+    let Some(own) = &candidate.verification else {
+        let found = format!(
+            "nothing shows that {name} stores what it answers with 200: add [upstreams.{name}.api] with token = \"${{…}}\", or \
+             require_stored = false under [report]"
+        );
+        return settings.require_stored.then(|| criterion("stored", false, demanded, found));
+    };
+    let is_enough = settings.min_verified.is_reached_by(own.stored_percent);
+    let trouble = own.trouble.as_ref().map_or(String::new(), |why| format!("; {why}"));
+    let found = format!(
+        "{} of {} found there, {:.3}%; {} missing, {} lost there of which {} were given up, {} not known, {} too recent{trouble}",
+        own.stored, own.delivered, own.stored_percent, own.missing, own.lost, own.given_up, own.unknown, own.recent
+    );
+    let passed = is_enough && own.missing + own.given_up == 0 || !settings.require_stored;
+    Some(criterion("stored", passed, demanded, found))
+}
+
 /// A span of time in hours, minutes and seconds, without what is zero.
 pub fn hours(seconds: f64) -> String {
     let whole = Duration::try_from_secs_f64(seconds).unwrap_or_default().as_secs();
@@ -168,7 +213,7 @@ pub fn hours(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::report::LagReport;
+    use crate::telemetry::report::{LagReport, VerificationReport};
 
     fn report() -> Report {
         let report = serde_json::json!({
@@ -185,7 +230,15 @@ mod tests {
         let (p50_seconds, p99_seconds, max_seconds) = (0.1, 9.9, 300.0);
         let lag = Some(LagReport { count: 9, p50_seconds, p99_seconds, max_seconds, error_percent: 1.5 });
         let role = "candidate".to_owned();
-        report.upstreams.push(UpstreamReport { role, lag, availability_percent: 99.9, ..UpstreamReport::default() });
+        let verification = Some(VerificationReport {
+            delivered: 9,
+            stored: 9,
+            stored_percent: 100.0,
+            ..VerificationReport::default()
+        });
+        let candidate =
+            UpstreamReport { role, lag, availability_percent: 99.9, verification, ..UpstreamReport::default() };
+        report.upstreams.push(candidate);
         report
     }
 
@@ -248,6 +301,24 @@ mod tests {
         assert!(found(&report, "uptime").ends_with(", from its first start at 2026-01-01T01:00:00Z on"));
         assert!(found(&report, "services").starts_with("all 2 did: shop, api (by shop, web)"));
         assert!(found(&report, "withheld").starts_with("1 items: filtered 1 (the mirror was off"));
+    }
+
+    #[test]
+    fn what_is_not_shown_to_be_stored_is_not_ready() {
+        let own = |change: fn(&mut VerificationReport)| {
+            failed(|report| change(report.upstreams[0].verification.as_mut().unwrap()))
+        };
+        assert_eq!(own(|own| own.missing = 1), ["stored"]);
+        assert_eq!(own(|own| own.given_up = 1), ["stored"]);
+        assert_eq!(own(|own| own.stored_percent = 98.9), ["stored"]);
+        assert_eq!(failed(|report| report.upstreams[0].canaries_failed = 1), ["canary"]);
+        let mut report = report();
+        report.upstreams[0].verification = None;
+        judge(&Settings::default(), &mut report);
+        assert_eq!(report.verdict, "not ready: nothing shows that b stores what it answers with 200");
+        assert!(report.criteria.last().unwrap().found.contains("add [upstreams.b.api]"));
+        judge(&Settings { require_stored: false, ..Settings::default() }, &mut report);
+        assert!(report.ready && report.verdict.contains("none shows that it stores"), "{}", report.verdict);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::clock::Timestamp;
 use crate::protocol::category::Category;
 
 use super::status::{LimitStatus, OutageStatus, SwitchStatus};
+use super::verification::NotFound;
 
 pub mod criteria;
 pub mod span;
@@ -54,7 +55,7 @@ pub struct Report {
 /// One thing that is demanded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Criterion {
-    /// `uptime`, `balance`, `withheld`, `lost`, `refused`, `availability`, `lag`, `services`.
+    /// `uptime`, `balance`, `withheld`, `lost`, `refused`, `availability`, `lag`, `services`, `stored`, `canary`.
     pub name: String,
     /// Whether it holds.
     pub passed: bool,
@@ -120,8 +121,39 @@ pub struct UpstreamReport {
     pub dead_letters: u64,
     /// Its rate limits now.
     pub limits: Vec<LimitStatus>,
+    /// Whether it stores what it took; absent where it has no `api` to be asked.
+    #[serde(default)]
+    pub verification: Option<VerificationReport>,
+    /// Canaries that did not get through in this time.
+    #[serde(default)]
+    pub canaries_failed: u64,
     /// What does not add up in its accounts: anything but 0 is a defect.
     pub difference: i64,
+}
+
+/// Whether an upstream stores the error events that it took in this time: stored + missing + lost + recent + unknown = delivered.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct VerificationReport {
+    /// Error events that it answered with 2xx.
+    pub delivered: u64,
+    /// Found there.
+    pub stored: u64,
+    /// Missing there now.
+    pub missing: u64,
+    /// Missing there until they were sent again or given up.
+    pub lost: u64,
+    /// Of those lost, how many were given up and are kept as dead letters.
+    pub given_up: u64,
+    /// Taken so recently that it is too early to look.
+    pub recent: u64,
+    /// Of which nobody knows.
+    pub unknown: u64,
+    /// The share that was found of all but the recent, in percent.
+    pub stored_percent: f64,
+    /// Some of the missing, the newest first.
+    pub sample: Vec<NotFound>,
+    /// Why the tracker cannot be asked now, with the remedy.
+    pub trouble: Option<String>,
 }
 
 impl UpstreamReport {

@@ -68,7 +68,7 @@ impl Scene {
 
     async fn repair(&self) -> usize {
         let (spacing, settle) = (Duration::from_secs(300), Duration::from_secs(60));
-        let repair = Repair { since: at(0), below: 2, spacing, settle, limit: 100 };
+        let repair = Repair { since: at(0), below: 3, spacing, settle, limit: 100, apart: Duration::from_secs(4) };
         let journal = self.subject.journal();
         journal.verification().unwrap().repair(self.target, repair).await.unwrap()
     }
@@ -166,6 +166,30 @@ async fn a_missing_event_is_sent_again_later_and_is_then_looked_for_again() {
     let soon = due + Duration::from_secs(62);
     let batch = journal.verification().unwrap().wanted(scene.target, RecordId(9), soon, 9).await.unwrap();
     assert_eq!(batch.again.iter().map(|event| (event.repairs, event.looks)).collect::<Vec<_>>(), [(1, 0), (1, 0)]);
+}
+
+#[tokio::test]
+async fn what_was_lost_twice_is_sent_one_after_the_other() {
+    let scene = Scene::with(3).await;
+    scene.deliver(3).await;
+    scene.note_all(scene.wanted(9, 9).await, Finding::Missing(at(9))).await;
+    for expected in [[0, 0], [4, 8]] {
+        assert_eq!(scene.repair().await, 3);
+        let journal = scene.subject.journal();
+        let mut times = vec![];
+        while let Some(due) = journal.next_due(scene.target) {
+            for claim in journal.claim(scene.target, due, 9).await.unwrap() {
+                times.push(due);
+                journal.settle(scene.target, &claim.record, delivered(1));
+            }
+            scene.subject.flush().await;
+        }
+        let first = times[0];
+        let gaps: Vec<u64> = times[1..].iter().map(|at| at.since(first).as_secs()).collect();
+        assert_eq!(gaps, expected);
+        let found = (1..=3).map(|n| (RecordId(n), Finding::Missing(at(9)))).collect();
+        scene.note(Notes { fresh: None, again: found }).await;
+    }
 }
 
 #[tokio::test]

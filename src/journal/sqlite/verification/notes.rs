@@ -185,7 +185,7 @@ pub(in crate::journal::sqlite) fn look_again(
     .map(drop)
 }
 
-/// Lets missing events wait for their upstream again; returns how many.
+/// Lets missing events wait for their upstream again; returns how many. Those that were sent again before go one after the other.
 pub(in crate::journal::sqlite) fn repair(
     conn: &Connection,
     target: &Arc<Target>,
@@ -196,19 +196,23 @@ pub(in crate::journal::sqlite) fn repair(
     Pass::settle(conn, target, now, &mut *book, passes)?;
     let Some(pass) = passes.last_mut() else { return Ok(0) };
     let mut select = conn.prepare_cached(
-        "SELECT r.id, r.project, r.size, r.quantities, l.since FROM look l JOIN record r ON r.id = l.record
+        "SELECT r.id, r.project, r.size, r.quantities, l.since, l.repairs FROM look l JOIN record r ON r.id = l.record
          WHERE l.target = ?1 AND l.state = 1 AND l.repairs < ?2 AND r.accepted_at >= ?3 ORDER BY l.record LIMIT ?4",
     )?;
     let since = repair.since.as_millis().cast_signed();
     let mut rows = select.query(params![target.id.0, repair.below, since, bounded(repair.limit)])?;
-    let mut taken = 0;
+    let (mut taken, mut alone) = (0, last_alone(conn, target.id, repair)?);
     while let Some(row) = rows.next()? {
         let id = row.get::<_, i64>(0)?.cast_unsigned();
         let quantities = decode::quantities(row, 3).ok().flatten().unwrap_or_default();
         let size = row.get::<_, i64>(2)?.cast_unsigned();
         let again = Again { id, project: row.get(1)?, size, items: None, quantities };
         let first_look = Timestamp::from_millis(row.get::<_, i64>(4)?.cast_unsigned());
-        let due = now.max(first_look + repair.spacing);
+        let mut due = now.max(first_look + repair.spacing);
+        if row.get::<_, u32>(5)? > 0 {
+            due = due.max(alone + repair.apart);
+            alone = due;
+        }
         let project = again.project;
         if pass.take_up(conn, again, due, (now, &mut *book))? {
             book.note(now, Some(target.id), project, Outcome::Lost, &one_error());
@@ -218,4 +222,12 @@ pub(in crate::journal::sqlite) fn repair(
         }
     }
     Ok(taken)
+}
+
+/// When the last of those that go one after the other is sent.
+fn last_alone(conn: &Connection, target: TargetId, repair: &Repair) -> rusqlite::Result<Timestamp> {
+    let mut select =
+        conn.prepare_cached("SELECT max(due) FROM look WHERE target = ?1 AND state = 0 AND looks = 0 AND repairs > 1")?;
+    let looked = select.query_row([target.0], |row| row.get::<_, Option<i64>>(0))?;
+    Ok(looked.map_or(Timestamp::default(), |at| Timestamp::from_millis(at.cast_unsigned()) - repair.settle))
 }

@@ -1,0 +1,204 @@
+//! `switchyard verify`: whether a tracker stores what it took. The daemon asks the tracker; this asks the daemon, and watches.
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use indicatif::ProgressBar;
+use serde::Serialize;
+use tokio::time::{Instant, sleep};
+
+use crate::clock::Timestamp;
+use crate::telemetry::status::Status;
+use crate::telemetry::verification::{NotFound, Verified, VerifyOrder};
+use crate::units::Period;
+
+use super::admin::AdminClient;
+use super::failure::{Exit, Failure};
+use super::locate::Located;
+use super::process;
+use super::terminal::{self, Tone, tint};
+
+/// How often a line is written where there is no terminal.
+const LINE_EACH: Duration = Duration::from_secs(10);
+/// How many events are listed; --json has them all.
+const SHOWN: usize = 20;
+/// Longer than a step of the daemon, so that what it found missing is noted.
+const MARGIN: Duration = Duration::from_secs(1);
+
+/// Looks up by a tracker's API whether it stores the events that it took
+///
+/// Of what the journal still retains, every error event that the upstream answered with 2xx is looked for there; what is not found is
+/// looked for a second time before it is called missing. Exit 0 when all are stored, 1 when some are missing or nobody can say.
+/// `switchyard backfill UPSTREAM --missing` sends the missing ones again.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// The upstream [default: every one that has an `api` section]
+    upstream: Option<String>,
+    /// How far back, as in 1h
+    #[arg(long, value_name = "PERIOD", default_value = "1h")]
+    since: Period,
+    /// As JSON: what was found, by upstream
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was found at one upstream.
+#[derive(Debug, Default, Serialize)]
+struct Found {
+    upstream: String,
+    stored: u64,
+    missing: Vec<NotFound>,
+    unknown: u64,
+    trouble: Option<String>,
+}
+
+impl Found {
+    const fn is_good(&self) -> bool {
+        self.missing.is_empty() && self.unknown == 0
+    }
+}
+
+/// Looks, and tells.
+pub(super) fn verify(located: &Located, args: &Args) -> Result<(), Failure> {
+    let admin = AdminClient::new(located.contact()?)?;
+    process::block_on(async {
+        let status = admin.status().await.map_err(|silence| admin.failure(silence))?;
+        let mut all = vec![];
+        for upstream in names(&status, args)? {
+            all.push(look(&admin, args, &upstream, status.now - args.since.get()).await?);
+        }
+        if args.json {
+            terminal::say_json(&all)?;
+        } else {
+            all.iter().try_for_each(tell)?;
+        }
+        if all.iter().all(Found::is_good) { Ok(()) } else { Err(Failure::negative()) }
+    })
+}
+
+/// The upstreams meant.
+fn names(status: &Status, args: &Args) -> Result<Vec<String>, Failure> {
+    if let Some(upstream) = &args.upstream {
+        return Ok(vec![upstream.clone()]);
+    }
+    let with_api = status.upstreams.iter().filter(|upstream| upstream.verification.is_some());
+    let names: Vec<String> = with_api.map(|upstream| upstream.name.clone()).collect();
+    if names.is_empty() {
+        let why = "no upstream can be asked what it stores: add [upstreams.NAME.api] with a token to the configuration";
+        return Err(Failure::new(Exit::Negative, why));
+    }
+    Ok(names)
+}
+
+/// Looks once for all events, and a second time for those that were not found.
+async fn look(admin: &AdminClient, args: &Args, upstream: &str, since: Timestamp) -> Result<Found, Failure> {
+    let mut progress = Progress::new(args, upstream);
+    let mut found = Found { upstream: upstream.to_owned(), ..Found::default() };
+    let first = pass(admin, (upstream, since), false, &mut progress).await?;
+    (found.stored, found.missing, found.unknown, found.trouble) =
+        (first.stored, first.missing, first.unknown, first.trouble);
+    if !first.absent.is_empty() {
+        progress.say(&format!("{} were not found; looking again", first.absent.len()));
+        sleep(Duration::try_from_secs_f64(first.look_again_after).unwrap_or_default() + MARGIN).await;
+        let second = pass(admin, (upstream, since), true, &mut progress).await?;
+        let is_meant = |event: &&NotFound| first.absent.iter().any(|absent| absent.event_id == event.event_id);
+        let still: Vec<NotFound> = second.missing.iter().chain(&second.absent).filter(is_meant).cloned().collect();
+        found.trouble = found.trouble.or(second.trouble);
+        // What nobody could say anything of the second time is neither.
+        let unsure = if found.trouble.is_some() { second.unknown.min(first.absent.len() as u64) } else { 0 };
+        found.unknown += unsure;
+        found.stored += (first.absent.len() as u64).saturating_sub(still.len() as u64 + unsure);
+        found.missing.extend(still);
+    }
+    Ok(found)
+}
+
+/// One look at everything, some events at a time.
+async fn pass(
+    admin: &AdminClient,
+    (upstream, since): (&str, Timestamp),
+    open: bool,
+    progress: &mut Progress,
+) -> Result<Verified, Failure> {
+    let mut sum = Verified::default();
+    let mut after = Some(0);
+    while let Some(from) = after {
+        let order = VerifyOrder { upstream: upstream.to_owned(), since, after: from, open };
+        let some: Verified = admin.order("/api/verify", &order).await.map_err(|why| admin.failure(why))?;
+        sum.stored += some.stored;
+        sum.unknown += some.unknown;
+        sum.absent.extend(some.absent);
+        sum.missing.extend(some.missing);
+        sum.look_again_after = some.look_again_after;
+        let is_stuck = some.trouble.is_some();
+        sum.trouble = sum.trouble.or(some.trouble);
+        after = some.next.filter(|_| !is_stuck);
+        progress.show(&sum);
+    }
+    Ok(sum)
+}
+
+/// What was found, in words.
+fn tell(found: &Found) -> Result<(), Failure> {
+    let Found { upstream, stored, missing, unknown, trouble } = found;
+    let all = stored + missing.len() as u64 + unknown;
+    let line = format!("{upstream}: {stored} of {all} events stored, {} missing, {unknown} not known", missing.len());
+    terminal::say(if found.is_good() { tint(Tone::Good, line) } else { tint(Tone::Bad, line) })?;
+    for event in missing.iter().take(SHOWN) {
+        let NotFound { event_id, project, accepted_at, .. } = event;
+        terminal::say(format_args!("  missing: {event_id}  {project}  accepted {accepted_at}"))?;
+    }
+    if missing.len() > SHOWN {
+        terminal::say(format_args!("  … and {} more; --json has them all", missing.len() - SHOWN))?;
+    }
+    if let Some(trouble) = trouble {
+        terminal::say(format_args!("  not all could be looked up: {}", terminal::harmless(trouble, 300)))?;
+    }
+    if !missing.is_empty() {
+        terminal::say(format_args!("  `switchyard backfill {upstream} --missing` sends them again"))?;
+    }
+    Ok(())
+}
+
+/// A spinner on a terminal, a line now and then elsewhere, nothing beside JSON. On standard error; gone when it is dropped.
+struct Progress {
+    spinner: Option<ProgressBar>,
+    line_at: Option<Instant>,
+    upstream: String,
+}
+
+impl Progress {
+    fn new(args: &Args, upstream: &str) -> Self {
+        let is_terminal = std::io::stderr().is_terminal();
+        let spinner = (is_terminal && !args.json).then(|| {
+            let spinner = ProgressBar::new_spinner();
+            spinner.enable_steady_tick(Duration::from_millis(120));
+            spinner
+        });
+        let line_at = (!is_terminal && !args.json).then(|| Instant::now() + LINE_EACH);
+        Self { spinner, line_at, upstream: upstream.to_owned() }
+    }
+
+    fn show(&mut self, sum: &Verified) {
+        let absent = sum.absent.len() + sum.missing.len();
+        self.say(&format!("{} found, {absent} not found, {} not known so far", sum.stored, sum.unknown));
+    }
+
+    fn say(&mut self, what: &str) {
+        if let Some(spinner) = &self.spinner {
+            spinner.set_message(format!("{}: {what}", self.upstream));
+        }
+        if self.line_at.is_some_and(|at| at <= Instant::now()) {
+            self.line_at = Some(Instant::now() + LINE_EACH);
+            eprintln!("verify {}: {what}", self.upstream);
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(spinner) = &self.spinner {
+            spinner.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The checks of `[upstreams.NAME.api]`, and of the names that projects have there.
+
+use crate::delivery::asking::{authorization, has_api, wants_a_name};
+
+use super::report::Report;
+use super::shape::{File, Place};
+use super::tree::Path;
+
+/// Checks the sections of all upstreams.
+pub(super) fn check(file: &File, report: &mut Report<'_>) {
+    for (name, settings) in &file.upstreams {
+        let Some(api) = &settings.api else { continue };
+        let section = Path::default().key("upstreams").key(name).key("api");
+        let kind = settings.kind;
+        if !has_api(kind) {
+            let help = match kind.name() {
+                "relay" => "a Relay stores nothing; leave the section out",
+                _ => "write kind = \"glitchtip\", \"sentry\" or \"bugsink\" if it is one, or leave the section out",
+            };
+            let message = format!("an upstream of kind {} cannot be asked what it stores", kind.name());
+            report.error_at_key(&section, message, Some(help.into()));
+        }
+        if api.token.expose().trim().is_empty() {
+            report.error(&section.key("token"), "is empty", None);
+        } else if authorization(&api.token).is_none() {
+            report.error(&section.key("token"), "has characters that no header may have", None);
+        }
+    }
+}
+
+/// Checks what the API of an upstream calls a project.
+pub(super) fn check_place(path: &Path, upstream: &str, place: &Place, file: &File, report: &mut Report<'_>) {
+    let Some(settings) = file.upstreams.get(upstream) else { return };
+    let (wanted, at) = (settings.api.is_some() && wants_a_name(settings.kind), path.key("project"));
+    let help = format!(
+        "write {upstream} = {{ dsn = \"…\", project = \"organization/project\" }}, as in the address of its page"
+    );
+    match &place.project {
+        None if wanted => {
+            report.error(path, "its api section needs to know what the tracker calls this project", Some(help));
+        }
+        Some(name) if !is_name(name) => report.error(&at, "is not organization/project", Some(help)),
+        Some(_) if !wants_a_name(settings.kind) => {
+            let message = format!("an upstream of kind {} has no such names", settings.kind.name());
+            report.error_at_key(&at, message, Some("leave it out".into()));
+        }
+        _ => {}
+    }
+}
+
+/// Whether a text is two slugs with a slash between.
+fn is_name(name: &str) -> bool {
+    let is_slug = |slug: &str| {
+        (1..=100).contains(&slug.len()) && slug.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    name.split_once('/').is_some_and(|(organization, project)| is_slug(organization) && is_slug(project))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::diagnostics::{Form, Problems};
+    use crate::config::{Loaded, parse};
+
+    const BEGINNING: &str = r#"
+primary = "sentry"
+[upstreams.sentry]
+[upstreams.glitchtip]
+kind = "glitchtip"
+[upstreams.bugsink]
+kind = "bugsink"
+[[projects]]
+name = "shop"
+id = "1"
+public_key = "${KEY}"
+[projects.upstreams]
+sentry = "http://hunter2@h/1"
+"#;
+
+    fn loaded(end: &str) -> Result<Loaded, Problems> {
+        parse("config.toml", &format!("{BEGINNING}{end}"), &|name| (name == "KEY").then(|| "hunter2".to_owned()))
+    }
+
+    fn lines(end: &str) -> String {
+        loaded(end).map_or_else(|problems| problems, |loaded| loaded.warnings).render(Form::Lines)
+    }
+
+    #[test]
+    fn an_api_and_the_names_there_are_read_and_the_token_is_not_shown() {
+        let loaded = loaded(
+            "glitchtip = { dsn = \"http://hunter2@127.0.0.1:8080/1\", project = \"acme/shop\" }\n\
+             bugsink = { dsn = \"http://hunter2@127.0.0.1:8000/1\" }\n\
+             [upstreams.glitchtip.api]\ntoken = \"${KEY}\"\nurl = \"http://h/\"\n[upstreams.bugsink.api]\ntoken = \"${KEY}\"\n",
+        )
+        .unwrap();
+        assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+        let api = loaded.config.upstreams["glitchtip"].api.clone().unwrap();
+        assert_eq!((api.token.expose(), api.url.unwrap().to_string().as_str()), ("hunter2", "http://h"));
+        assert_eq!(&*loaded.config.projects[0].places["glitchtip"], "acme/shop");
+        assert!(!format!("{:?}", loaded.config).contains("hunter2"));
+    }
+
+    #[test]
+    fn what_is_wrong_with_an_api_is_told_where_it_stands() {
+        let wrong = "glitchtip = \"http://hunter2@h/1\"\nbugsink = { dsn = \"http://hunter2@h/1\", project = \"a/b\" }\n\
+                     [upstreams.glitchtip.api]\ntoken = \"hunter2\\u0007\"\nurl = \"http://hunter2@h/\"\n\
+                     [upstreams.bugsink.api]\ntoken = \"\"\n[upstreams.sentry.api]\ntoken = \"hunter2\"\n";
+        insta::assert_snapshot!(lines(wrong), @r##"
+        config.toml:14:13: projects[0].upstreams.glitchtip: its api section needs to know what the tracker calls this project (write glitchtip = { dsn = "…", project = "organization/project" }, as in the address of its page)
+        config.toml:15:41: projects[0].upstreams.bugsink.project: an upstream of kind bugsink has no such names (leave it out)
+        config.toml:17:9: upstreams.glitchtip.api.token: has characters that no header may have
+        config.toml:18:7: upstreams.glitchtip.api.url: this is no address of a tracker: write one as in "https://errors.example", without /api/ and without user and query
+        config.toml:20:9: upstreams.bugsink.api.token: is empty
+        config.toml:21:19: upstreams.sentry.api: an upstream of kind generic cannot be asked what it stores (write kind = "glitchtip", "sentry" or "bugsink" if it is one, or leave the section out)
+        6 problems in config.toml
+        "##);
+        let table = "glitchtip = { dsn = \"http://hunter2@h/1\", project = \"shop\", slug = \"x\" }\nbugsink = { project = \"a/b\" }\n";
+        insta::assert_snapshot!(lines(table), @r##"
+        config.toml:14:53: projects[0].upstreams.glitchtip.project: is not organization/project (write glitchtip = { dsn = "…", project = "organization/project" }, as in the address of its page)
+        config.toml:14:61: projects[0].upstreams.glitchtip.slug: unknown key (known here: dsn, project)
+        config.toml:15:11: projects[0].upstreams.bugsink.dsn: is missing
+        3 problems in config.toml
+        "##);
+    }
+
+    #[test]
+    fn a_section_of_before_is_told_what_takes_its_place() {
+        let before = "[upstreams.glitchtip.canary]\nread_back = \"http://h/events/\"\ntoken = \"hunter2\"\n";
+        assert!(lines(before).contains(
+            "config.toml:14:22: upstreams.glitchtip.canary: unknown key (in its place stands an `api` section with `token`, and the \
+             project's name there beside its DSN: { dsn = \"…\", project = \"organization/project\" })"
+        ));
+    }
+}

@@ -1,0 +1,35 @@
+//! Looking whether trackers store what they took: each with an `api` section is asked, beside everything else.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::delivery::verifier::Tracker;
+use crate::journal::TargetId;
+
+use super::Daemon;
+
+impl Daemon {
+    /// Follows a changed configuration.
+    pub(super) fn follow_trackers(&self, config: &Config, targets: &HashMap<Arc<str>, TargetId>) {
+        let mut trackers = BTreeMap::new();
+        for (name, settings) in &config.upstreams {
+            let (Some(target), Some(tracker)) = (targets.get(name), Tracker::of(name, settings, &config.projects))
+            else {
+                continue;
+            };
+            trackers.insert(Arc::clone(name), Tracker { target: *target, ..tracker });
+        }
+        self.verifier.configure(&config.verify, trackers);
+    }
+
+    /// Lets the next steps begin that are due.
+    pub(super) fn keep_verifying(&self) {
+        for name in self.verifier.due() {
+            let (verifier, stop) = (self.verifier.clone(), self.tasks.stopping().clone());
+            self.tasks.spawn_detached(async move {
+                stop.run_until_cancelled(verifier.step(&name)).await;
+            });
+        }
+    }
+}

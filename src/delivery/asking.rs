@@ -1,0 +1,352 @@
+//! One tracker's API over the network: the section `[upstreams.NAME.api]` of the configuration. What is asked and what the answers
+//! mean, [`tracker`](crate::tracker) knows.
+//!
+//! Rules: the token goes to the configured address and nowhere else. Of an answer no more than [`LARGEST`] is read. A 404 is believed
+//! once the tracker has shown that the project is the right one.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Method, Uri, header};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+use url::Url;
+
+use crate::journal::body::Body;
+use crate::protocol::dsn::Dsn;
+use crate::protocol::event_id::EventId;
+use crate::protocol::item::ItemType;
+use crate::tracker::bugsink::Bugsink;
+use crate::tracker::sentry::Sentry;
+use crate::tracker::{Answer, Confirmed, Dialect};
+use crate::units::{Period, Secret};
+
+pub use crate::tracker::{Cursor, Page, There, Trouble};
+
+use super::batch_poison;
+use super::headers::Headers;
+use super::settings::{Kind, Settings as Upstream};
+use super::transport::{Contents, Parcel, Transport};
+
+/// How much of an answer is read: a page of a hundred large events is smaller.
+const LARGEST: usize = 16 << 20;
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long it is believed that a project is the right one.
+const CONFIRMED_FOR: Duration = Duration::from_secs(3600);
+/// How long after an answer a canary is asked for again.
+const EACH: Duration = Duration::from_secs(1);
+
+/// The section `[upstreams.NAME.api]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// What lets us ask.
+    #[serde(skip_serializing)]
+    pub token: Secret,
+    /// Where the API is, when that is not the address of the DSN.
+    #[serde(default)]
+    pub url: Option<Address>,
+    /// How long the tracker drops an event whose id it has had before; absent, what its kind is known for.
+    #[serde(default)]
+    pub remembers: Option<Period>,
+}
+
+/// The address of an API, without a slash at its end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Address(String);
+
+/// Why a text is no such address. Does not repeat it: it may hold a password.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "this is no address of a tracker: write one as in \"https://errors.example\", without /api/ and without user and query"
+)]
+pub struct InvalidAddress;
+
+impl FromStr for Address {
+    type Err = InvalidAddress;
+    fn from_str(text: &str) -> Result<Self, InvalidAddress> {
+        let url = Url::parse(text).map_err(|_| InvalidAddress)?;
+        let is_bare = url.username().is_empty() && url.password().is_none();
+        let is_plain = is_bare && url.query().is_none() && url.fragment().is_none() && !url.path().contains("/api");
+        if !is_plain || !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+            return Err(InvalidAddress);
+        }
+        let address = url.as_str().trim_end_matches('/').to_owned();
+        let _: Uri = address.parse().map_err(|_| InvalidAddress)?;
+        Ok(Self(address))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Address {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl Serialize for Address {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The header with the token; `None` when it has characters that no header may have.
+pub fn authorization(token: &Secret) -> Option<HeaderValue> {
+    let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose())).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// How a kind of upstream is asked; `None` for those that have no API.
+fn dialect(kind: Kind) -> Option<&'static dyn Dialect> {
+    match kind {
+        Kind::Sentry | Kind::Glitchtip => Some(&Sentry),
+        Kind::Bugsink => Some(&Bugsink),
+        Kind::Relay | Kind::Generic => None,
+    }
+}
+
+/// Whether upstreams of a kind can be asked what they store.
+pub fn has_api(kind: Kind) -> bool {
+    dialect(kind).is_some()
+}
+
+/// Whether the API of a kind names a project `organization/project`.
+pub fn wants_a_name(kind: Kind) -> bool {
+    dialect(kind).is_some_and(Dialect::wants_a_name)
+}
+
+/// Where the API of a tracker is whose DSN this is. Sentry SaaS takes envelopes at another host than its API.
+fn address_of(dsn: &Dsn) -> String {
+    let host = dsn.authority().host();
+    if host.ends_with(".ingest.sentry.io") {
+        return "https://sentry.io".to_owned();
+    }
+    if let Some(region) = host.strip_suffix(".sentry.io").and_then(|host| host.rsplit_once(".ingest.")) {
+        return format!("https://{}.sentry.io", region.1);
+    }
+    format!("{}://{}{}", dsn.scheme(), dsn.authority(), dsn.prefix())
+}
+
+/// One upstream's API. Cheap to clone; clones share the connections and what was confirmed.
+#[derive(Clone, Debug)]
+pub struct Api(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kind: Kind,
+    dialect: &'static dyn Dialect,
+    headers: HeaderMap,
+    own: Headers,
+    address: Option<Address>,
+    remembers: Option<Period>,
+    transport: Transport,
+    confirmed: Mutex<BTreeMap<There, Instant>>,
+}
+
+impl Api {
+    /// The API of an upstream; `None` where it has none, or no section.
+    pub fn of(upstream: &Upstream) -> Option<Self> {
+        let settings = upstream.api.as_ref()?;
+        let dialect = dialect(upstream.kind)?;
+        let mut headers = HeaderMap::new();
+        upstream.headers.apply(&mut headers);
+        headers.insert(header::AUTHORIZATION, authorization(&settings.token)?);
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        let name = concat!("switchyard/", env!("CARGO_PKG_VERSION"));
+        headers.insert(header::USER_AGENT, HeaderValue::from_static(name));
+        Some(Self(Arc::new(Inner {
+            kind: upstream.kind,
+            dialect,
+            headers,
+            own: upstream.headers.clone(),
+            address: settings.url.clone(),
+            remembers: settings.remembers,
+            transport: Transport::new(&Arc::new(upstream.clone())),
+            confirmed: Mutex::default(),
+        })))
+    }
+
+    /// A project as this tracker knows it.
+    pub fn there(&self, dsn: &Dsn, name: Option<&str>) -> There {
+        let address = self.0.address.as_ref().map_or_else(|| address_of(dsn), ToString::to_string);
+        There { address: address.into(), name: name.unwrap_or_default().into(), number: dsn.project().into() }
+    }
+
+    /// The tracker's copy of an event; `None`: it has none.
+    ///
+    /// # Errors
+    ///
+    /// When its answer says nothing of the event.
+    pub async fn event(&self, there: &There, id: EventId) -> Result<Option<Value>, Trouble> {
+        let dialect = self.0.dialect;
+        let reply = self.ask(there, &dialect.event(there, id)).await?;
+        let copy = dialect.read_event(there, id, &reply.answer())?;
+        match copy {
+            Some(_) => self.note_confirmed(there),
+            None => self.confirm(there).await?,
+        }
+        Ok(copy)
+    }
+
+    /// Ids of a project's events, the newest first as far as the tracker sorts.
+    ///
+    /// # Errors
+    ///
+    /// When its answer is no list.
+    pub async fn page(&self, there: &There, from: Option<Cursor>) -> Result<Page, Trouble> {
+        let dialect = self.0.dialect;
+        let reply = self.ask(there, &dialect.page(there, from.as_ref())).await?;
+        let page = dialect.read_page(there, from.as_ref(), &reply.answer())?;
+        if page.confirms() {
+            self.note_confirmed(there);
+        }
+        Ok(page)
+    }
+
+    /// Whether the token, its scope and the project are good.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, with the remedy.
+    pub async fn check(&self, there: &There) -> Result<(), Trouble> {
+        self.event(there, EventId::random()).await.map(drop)
+    }
+
+    /// Waits until an event is stored, no longer than `until`. `None`: the tracker could not be asked.
+    pub async fn seek(&self, there: &There, id: EventId, until: Instant) -> Option<bool> {
+        loop {
+            let seen = match self.event(there, id).await {
+                Ok(Some(_)) => return Some(true),
+                Ok(None) => Some(false),
+                // Asking again mends none of these.
+                Err(Trouble::Refused(_)) => return None,
+                Err(_) => None,
+            };
+            if Instant::now() + EACH >= until {
+                return seen;
+            }
+            sleep(EACH).await;
+        }
+    }
+
+    /// Why the tracker is known to lose an event like this one.
+    pub fn known_loss(&self, body: &Body) -> Option<&'static str> {
+        if self.0.kind != Kind::Glitchtip {
+            return None;
+        }
+        let envelope = body.outline().ok()?;
+        let mut events = envelope.items().iter().filter(|item| item.kind == ItemType::Event);
+        events.find_map(|item| batch_poison::why(&item.kind, &body.payload(item).ok()?))
+    }
+
+    /// How long the tracker drops an event whose id it has had before.
+    pub fn remembers(&self) -> Duration {
+        match (self.0.remembers, self.0.kind) {
+            (Some(written), _) => written.get(),
+            // Ids are kept in its cache for so long (glitchtip-backend, `apps/event_ingest/views.py`; seen by running it).
+            (None, Kind::Glitchtip) => Duration::from_secs(300),
+            (None, _) => Duration::ZERO,
+        }
+    }
+
+    /// Makes sure that a project is the right one, unless that is known.
+    async fn confirm(&self, there: &There) -> Result<(), Trouble> {
+        let questions = self.0.dialect.confirmations(there);
+        if questions.is_empty() || self.is_confirmed(there) {
+            return Ok(());
+        }
+        for question in questions {
+            let reply = self.ask(there, &question).await?;
+            if self.0.dialect.read_confirmation(there, &reply.answer())? == Confirmed::Yes {
+                self.note_confirmed(there);
+                return Ok(());
+            }
+        }
+        Err(Trouble::Refused(format!(
+            "it lists no event of {there}, so that a wrong name cannot be told from an event that is not stored: give the token the \
+             scope project:read as well, or wait for the first event"
+        )))
+    }
+
+    fn is_confirmed(&self, there: &There) -> bool {
+        let confirmed = self.0.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
+        confirmed.get(there).is_some_and(|at| at.elapsed() < CONFIRMED_FOR)
+    }
+
+    fn note_confirmed(&self, there: &There) {
+        let mut confirmed = self.0.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
+        confirmed.insert(there.clone(), Instant::now());
+    }
+
+    async fn ask(&self, there: &There, path: &str) -> Result<Reply, Trouble> {
+        let uri = format!("{}{path}", there.address).parse().map_err(|_| Trouble::Strange("no address".into()))?;
+        let body = Contents::Pieces(Default::default());
+        let parcel = Parcel { method: Method::GET, uri, headers: self.0.headers.clone(), body };
+        let unreachable = |error: String| Trouble::Unreachable(self.0.own.hide(error));
+        let fetched = self.0.transport.fetch(parcel, PATIENCE, LARGEST).await;
+        let (status, headers, body) = fetched.map_err(|error| unreachable(error.to_string()))?;
+        match body {
+            Some(body) => Ok(Reply { status, headers, body }),
+            None => Err(Trouble::Strange(format!("an answer without an end within {LARGEST} bytes and {PATIENCE:?}"))),
+        }
+    }
+}
+
+/// An answer as it came.
+struct Reply {
+    status: http::StatusCode,
+    headers: HeaderMap,
+    body: Vec<u8>,
+}
+
+impl Reply {
+    fn answer(&self) -> Answer<'_> {
+        Answer { status: self.status, headers: &self.headers, body: &self.body }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_that_of_the_tracker_and_not_of_an_endpoint() {
+        for text in ["http://h:8080", "http://h:8080/"] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), "http://h:8080");
+        }
+        assert_eq!("https://h/glitchtip/".parse::<Address>().unwrap().to_string(), "https://h/glitchtip");
+        for text in
+            ["", "h", "ftp://h", "http://u@h/", "http://u:p@h/", "http://h/?a=b", "http://h/#a", "http://h/api/0/"]
+        {
+            assert_eq!(text.parse::<Address>(), Err(InvalidAddress), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_dsn_tells_where_the_api_is() {
+        let address = |dsn: &str| address_of(&dsn.parse().unwrap());
+        assert_eq!(address("http://k@127.0.0.1:8080/1"), "http://127.0.0.1:8080");
+        assert_eq!(address("https://k@h/errors/1"), "https://h/errors");
+        assert_eq!(address("https://k@o1.ingest.sentry.io/1"), "https://sentry.io");
+        assert_eq!(address("https://k@o1.ingest.de.sentry.io/1"), "https://de.sentry.io");
+        assert_eq!(address("https://k@sentry.example.io/1"), "https://sentry.example.io");
+    }
+
+    #[test]
+    fn a_token_is_in_no_debug_form() {
+        let header = authorization(&Secret::new("hunter2".into())).unwrap();
+        assert!(!format!("{header:?}").contains("hunter2"));
+        assert_eq!(authorization(&Secret::new("hunter2\n".into())), None);
+    }
+}

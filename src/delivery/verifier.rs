@@ -1,0 +1,318 @@
+//! Whether trackers store what they took: events are looked up by a tracker's API, at a bounded rate, and what was found is noted.
+//!
+//! Rules: nothing here is on the way of an envelope. What waits to be looked for waits in the journal and costs no memory. A tracker
+//! that cannot be asked leaves events unknown, never missing. Trouble is said once, and once when it is over.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::clock::{Clock, Timestamp};
+use crate::journal::verification::{Batch, Repair, Verification, Wanted};
+use crate::journal::{Journal, JournalError, RecordId, TargetId};
+use crate::policy::verification::{self, FAR_BEHIND, Frontier, Repairs, SHARE, Settings};
+use crate::telemetry::log;
+
+use crate::policy::routing::Project;
+
+use super::asking::{Api, There, Trouble};
+use super::settings::Settings as Upstreams;
+
+mod findings;
+mod look;
+mod on_demand;
+use look::Looker;
+pub use on_demand::Looked;
+
+/// The most events that are looked for in one step.
+const STEP: usize = 500;
+/// How long after a step the next one begins, when there is nothing left to do.
+const PAUSE: Duration = Duration::from_secs(2);
+/// How long a tracker that cannot be asked is left alone.
+const AFTER_TROUBLE: Duration = Duration::from_secs(15);
+/// When an event is looked at again that nobody can say anything of.
+const UNKNOWN_FOR: Duration = Duration::from_secs(600);
+/// The same of one that was left out because there was too much: its record is likely to be gone by then.
+const LEFT_OUT_FOR: Duration = Duration::from_secs(24 * 3600);
+/// The most that are sent again in one step.
+const REPAIRS: usize = 256;
+
+/// How an upstream is asked.
+#[derive(Clone, Debug)]
+pub struct Tracker {
+    /// The upstream in the journal.
+    pub target: TargetId,
+    /// Its API.
+    pub api: Api,
+    /// The projects as it knows them, by their names here.
+    pub places: BTreeMap<Arc<str>, There>,
+    /// How long it remembers the id of an event and drops a repeat.
+    pub remembers: Duration,
+}
+
+impl Tracker {
+    /// How an upstream is asked; `None` where it has no `api` section. Its target is set by whoever knows it.
+    pub fn of(name: &Arc<str>, settings: &Upstreams, projects: &[Arc<Project>]) -> Option<Self> {
+        let api = Api::of(settings)?;
+        let place = |project: &Arc<Project>| {
+            let dsn = project.dsns.get(name)?;
+            let there = api.there(dsn, project.places.get(name).map(|name| &**name));
+            Some((Arc::clone(&project.name), there))
+        };
+        let places = projects.iter().filter_map(place).collect();
+        let remembers = api.remembers();
+        Some(Self { target: TargetId(0), api, places, remembers })
+    }
+}
+
+/// How the look for the events of an upstream stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// When something was last looked for and the tracker answered.
+    pub last_look: Option<Timestamp>,
+    /// Since when the tracker cannot be asked, and why, with the remedy.
+    pub trouble: Option<(Timestamp, String)>,
+    /// When the oldest event that is still to be looked for the first time was accepted, while that lags behind.
+    pub behind: Option<Timestamp>,
+}
+
+/// Looks for events at every upstream that has an API. Cheap to clone; clones share what they know.
+#[derive(Clone, Debug)]
+pub struct Verifier {
+    journal: Arc<dyn Journal>,
+    clock: Clock,
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    settings: Settings,
+    upstreams: BTreeMap<Arc<str>, Upstream>,
+}
+
+#[derive(Debug)]
+struct Upstream {
+    tracker: Tracker,
+    standing: Standing,
+    frontier: Frontier<RecordId>,
+    /// Whether a step is under way.
+    busy: bool,
+    /// No step begins before this.
+    rests_until: Timestamp,
+    /// No request goes out before this.
+    next_request: Instant,
+}
+
+impl Verifier {
+    /// A verifier that looks for nothing until it is configured.
+    pub fn new(journal: Arc<dyn Journal>, clock: Clock) -> Self {
+        Self { journal, clock, shared: Arc::default() }
+    }
+
+    /// Follows a changed configuration. An upstream that stays goes on where it was.
+    pub fn configure(&self, settings: &Settings, trackers: BTreeMap<Arc<str>, Tracker>) {
+        let (mut shared, now) = (self.lock(), self.clock.now());
+        shared.settings = settings.clone();
+        let mut before = std::mem::take(&mut shared.upstreams);
+        for (name, tracker) in trackers {
+            let upstream = match before.remove(&name) {
+                Some(known) => Upstream { tracker, rests_until: now, ..known },
+                None => Upstream {
+                    tracker,
+                    standing: Standing::default(),
+                    frontier: Frontier::default(),
+                    busy: false,
+                    rests_until: now,
+                    next_request: Instant::now(),
+                },
+            };
+            shared.upstreams.insert(name, upstream);
+        }
+    }
+
+    /// How it stands with an upstream; `None` where there is no API to ask.
+    pub fn standing(&self, upstream: &str) -> Option<Standing> {
+        self.lock().upstreams.get(upstream).map(|upstream| upstream.standing.clone())
+    }
+
+    /// How it looks for events.
+    pub fn settings(&self) -> Settings {
+        self.lock().settings.clone()
+    }
+
+    /// The API of an upstream, and a project as the tracker knows it.
+    pub fn place(&self, upstream: &str, project: &str) -> Option<(Api, There)> {
+        let shared = self.lock();
+        let tracker = &shared.upstreams.get(upstream)?.tracker;
+        Some((tracker.api.clone(), tracker.places.get(project)?.clone()))
+    }
+
+    /// The upstreams for which a step is due. Each is busy until [`Verifier::step`] is done with it.
+    pub fn due(&self) -> Vec<Arc<str>> {
+        let (mut shared, now) = (self.lock(), self.clock.now());
+        let due = shared.upstreams.iter_mut().filter(|(_, upstream)| !upstream.busy && upstream.rests_until <= now);
+        due.map(|(name, upstream)| {
+            upstream.busy = true;
+            Arc::clone(name)
+        })
+        .collect()
+    }
+
+    /// Looks for some of the events that are due at an upstream, and notes what was found.
+    pub async fn step(&self, name: &Arc<str>) {
+        let _busy = Busy { verifier: self, name };
+        let Some((tracker, settings, bound)) = self.begin(name) else { return };
+        let Some(verification) = self.journal.verification() else { return };
+        let rest = match self.look(verification, name, &tracker, &settings, bound).await {
+            Ok(rest) => rest,
+            Err(error) => {
+                tracing::debug!(upstream.name = &**name, %error, "what it stores is looked up later");
+                AFTER_TROUBLE
+            }
+        };
+        let now = self.clock.now();
+        if let Some(upstream) = self.lock().upstreams.get_mut(name) {
+            upstream.rests_until = now + rest;
+        }
+    }
+
+    fn begin(&self, name: &Arc<str>) -> Option<(Tracker, Settings, RecordId)> {
+        let (mut shared, now) = (self.lock(), self.clock.now());
+        let settings = shared.settings.clone();
+        let upstream = shared.upstreams.get_mut(name)?;
+        let bound = upstream.frontier.settled(now, settings.settle.get()).unwrap_or_default();
+        Some((upstream.tracker.clone(), settings, bound))
+    }
+
+    /// Returns how long to rest.
+    async fn look(
+        &self,
+        verification: &dyn Verification,
+        name: &Arc<str>,
+        tracker: &Tracker,
+        settings: &Settings,
+        bound: RecordId,
+    ) -> Result<Duration, JournalError> {
+        let now = self.clock.now();
+        let batch = verification.wanted(tracker.target, bound, now, STEP).await?;
+        self.note_frontier(name, &batch, settings, now);
+        let mut looker = self.looker(name, tracker, settings);
+        let wanted = thinned(&batch.fresh, now, &mut looker).into_iter().chain(&batch.again).collect();
+        let (seen, trouble) = looker.look(wanted).await;
+        self.note_trouble(name, tracker, trouble.as_ref(), !seen.is_empty());
+        let found = self.findings(name, tracker, settings, &batch, &seen).await;
+        let is_full = batch.fresh.len() == STEP || batch.again.len() == STEP;
+        verification.note(tracker.target, found).await?;
+        if settings.repair == Repairs::Auto {
+            self.repair(name, Timestamp::default(), REPAIRS).await?;
+        }
+        Ok(match trouble {
+            Some(Trouble::Limited(wait)) => wait.max(AFTER_TROUBLE),
+            Some(_) => AFTER_TROUBLE,
+            None if is_full => Duration::ZERO,
+            None => PAUSE.min(settings.settle.get()),
+        })
+    }
+
+    fn looker<'a>(&self, name: &Arc<str>, tracker: &'a Tracker, settings: &Settings) -> Looker<'a> {
+        let (verifier, name) = (self.clone(), Arc::clone(name));
+        let pace = settings.pace();
+        // The turns of a tracker are shared by the steps and by whoever asks on demand.
+        let turn = Box::new(move || {
+            let mut shared = verifier.lock();
+            let Some(upstream) = shared.upstreams.get_mut(&name) else { return Instant::now() };
+            let turn = upstream.next_request.max(Instant::now());
+            upstream.next_request = turn + pace;
+            turn
+        });
+        Looker::new(tracker, turn)
+    }
+
+    fn note_frontier(&self, name: &Arc<str>, batch: &Batch, settings: &Settings, now: Timestamp) {
+        let mut shared = self.lock();
+        let Some(upstream) = shared.upstreams.get_mut(name) else { return };
+        upstream.frontier.note(batch.settled, now, settings.settle.get());
+        let oldest = batch.fresh.first().map(|event| event.accepted_at);
+        upstream.standing.behind = oldest.filter(|_| batch.fresh.len() == STEP);
+    }
+
+    /// Says trouble once, and once when it is over.
+    fn note_trouble(&self, name: &Arc<str>, _: &Tracker, trouble: Option<&Trouble>, answered: bool) {
+        let (mut shared, now) = (self.lock(), self.clock.now());
+        let Some(upstream) = shared.upstreams.get_mut(name) else { return };
+        let standing = &mut upstream.standing;
+        match (trouble, standing.trouble.as_ref()) {
+            (Some(trouble), None) => {
+                let why = trouble.to_string();
+                tracing::warn!(upstream.name = &**name, why, "what it stores cannot be looked up: deliveries go on");
+                standing.trouble = Some((now, why));
+            }
+            (Some(trouble), Some((since, _))) => standing.trouble = Some((*since, trouble.to_string())),
+            (None, Some(_)) if answered => {
+                tracing::info!(upstream.name = &**name, "what it stores can be looked up again");
+                standing.trouble = None;
+            }
+            (None, _) => {}
+        }
+        if answered && trouble.is_none() {
+            standing.last_look = Some(now);
+        }
+    }
+
+    /// Sends missing events again that were accepted since `since`; returns how many.
+    pub async fn repair(&self, name: &str, since: Timestamp, limit: usize) -> Result<usize, JournalError> {
+        let (tracker, settings) = {
+            let shared = self.lock();
+            let Some(upstream) = shared.upstreams.get(name) else { return Ok(0) };
+            (upstream.tracker.clone(), shared.settings.clone())
+        };
+        let Some(verification) = self.journal.verification() else { return Ok(0) };
+        let repair = Repair {
+            since,
+            below: settings.max_repairs,
+            spacing: tracker.remembers,
+            apart: verification::ALONE,
+            settle: settings.settle.get(),
+            limit,
+        };
+        let taken = verification.repair(tracker.target, repair).await?;
+        if taken > 0
+            && let Some(count) = log::admit_sum("repaired", name, taken as u64)
+        {
+            tracing::warn!(upstream.name = name, count, "missing events are sent again");
+        }
+        Ok(taken)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends a step, however it ends.
+struct Busy<'a> {
+    verifier: &'a Verifier,
+    name: &'a Arc<str>,
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        if let Some(upstream) = self.verifier.lock().upstreams.get_mut(self.name) {
+            upstream.busy = false;
+        }
+    }
+}
+
+/// Those to be looked for: all, or a share when there is too much. The others are left out.
+fn thinned<'a>(fresh: &'a [Wanted], now: Timestamp, looker: &mut Looker<'_>) -> Vec<&'a Wanted> {
+    let is_far_behind =
+        fresh.len() == STEP && fresh.first().is_some_and(|event| now.since(event.accepted_at) > FAR_BEHIND);
+    if !is_far_behind {
+        return fresh.iter().collect();
+    }
+    let left_out = fresh.iter().enumerate().filter(|(n, _)| n % SHARE > 0).map(|(_, event)| event.record);
+    looker.leave_out(left_out, LEFT_OUT_FOR);
+    fresh.iter().step_by(SHARE).collect()
+}

@@ -1,0 +1,92 @@
+//! What a look showed, as it is noted: stored, not there yet, missing, given up, or not known.
+//!
+//! Rule: the cursor goes as far as everything before it was looked for.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::journal::RecordId;
+use crate::journal::verification::{Advance, Batch, Finding, Notes, State, Wanted};
+use crate::policy::verification::{NotFound, Settings};
+use crate::telemetry::log;
+
+use super::look::Seen;
+use super::{Tracker, Verifier};
+
+impl Verifier {
+    /// What is to be noted of a batch. The cursor goes as far as everything before it was looked for.
+    pub(super) async fn findings(
+        &self,
+        name: &Arc<str>,
+        tracker: &Tracker,
+        settings: &Settings,
+        batch: &Batch,
+        seen: &HashMap<RecordId, Seen>,
+    ) -> Notes {
+        let now = self.clock.now();
+        let mut notes = Notes::default();
+        let unseen = batch.fresh.iter().find(|event| !seen.contains_key(&event.record));
+        let to = unseen.map_or(batch.reached, |event| RecordId(event.record.0 - 1));
+        let mut found = vec![];
+        for event in batch.fresh.iter().filter(|event| event.record <= to) {
+            found.extend(self.finding(name, tracker, settings, event, seen, now).await);
+        }
+        let waits = |record: &RecordId| (*record, Finding::Waiting(now + settings.settle.get()));
+        found.extend(batch.waiting.iter().filter(|record| **record <= to).map(waits));
+        if to > batch.from {
+            notes.fresh = Some(Advance { from: batch.from, to, found });
+        }
+        for event in &batch.again {
+            notes.again.extend(self.finding(name, tracker, settings, event, seen, now).await);
+        }
+        notes.again.extend(batch.delayed.iter().map(waits));
+        notes
+    }
+
+    pub(super) async fn finding(
+        &self,
+        name: &Arc<str>,
+        tracker: &Tracker,
+        settings: &Settings,
+        event: &Wanted,
+        seen: &HashMap<RecordId, Seen>,
+        now: Timestamp,
+    ) -> Option<(RecordId, Finding)> {
+        let finding = match seen.get(&event.record)? {
+            Seen::Stored => Finding::Stored,
+            Seen::Unknown(wait) => Finding::Unknown(now + *wait),
+            Seen::Absent => match settings.not_found(event.looks, event.repairs, now) {
+                NotFound::LookAgain(at) => Finding::Absent(at),
+                NotFound::Missing(at) => {
+                    if event.state != State::Missing {
+                        say_missing(name, event);
+                    }
+                    Finding::Missing(at)
+                }
+                NotFound::GiveUp => Finding::GivenUp(self.why_lost(name, tracker, event).await),
+            },
+        };
+        Some((event.record, finding))
+    }
+
+    /// Why an event is given up, for its dead letter.
+    async fn why_lost(&self, name: &Arc<str>, tracker: &Tracker, event: &Wanted) -> String {
+        let times = event.repairs + 1;
+        let known = match self.journal.verification() {
+            Some(verification) => verification.record_of(event.event_id).await.ok().flatten(),
+            None => None,
+        };
+        let cause = known.and_then(|record| tracker.api.known_loss(&record.body));
+        let cause = cause.map_or_else(String::new, |cause| format!(": {cause}"));
+        format!("{name} answered with 2xx {times} times and does not store the event{cause}")
+    }
+}
+
+fn say_missing(name: &str, event: &Wanted) {
+    if let Some(count) = log::admit_sum("missing", name, 1) {
+        let (id, project) = (event.event_id, &*event.project);
+        let message = "it answered with 2xx and does not store the event";
+        tracing::error!(upstream.name = name, project.name = project, event.id = %id, count, "{message}");
+    }
+}

@@ -1,0 +1,167 @@
+//! One look for several events at one tracker: by its lists where that is cheaper, by their ids for what is left.
+//!
+//! Rule: one request at a time, each at its turn. Of an event that no answer told anything of, nothing is said.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::journal::RecordId;
+use crate::journal::verification::Wanted;
+use crate::protocol::event_id::EventId;
+
+use super::{There, Tracker, Trouble, UNKNOWN_FOR};
+
+/// With so few events of a project, each is asked for by its id: a page of a list costs a tracker as much as a few events.
+const FEW: usize = 4;
+/// The pages read beyond those that the events would fill if nothing else came in.
+const SPARE_PAGES: usize = 4;
+/// Events on a page, at least.
+const PAGE: usize = 50;
+/// By how much a tracker's clock may differ from ours.
+const SKEW: Duration = Duration::from_secs(600);
+/// How long events are asked for by their ids in one look.
+const LONGEST: Duration = Duration::from_secs(20);
+
+/// What a look for one event showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// It is there.
+    Stored,
+    /// The tracker says that it has no such event.
+    Absent,
+    /// Nobody can say, and nobody is asked again for so long.
+    Unknown(Duration),
+}
+
+/// Asks one tracker.
+pub(super) struct Looker<'a> {
+    tracker: &'a Tracker,
+    turn: Box<dyn FnMut() -> Instant + Send>,
+    seen: HashMap<RecordId, Seen>,
+    /// The projects whose lists go back to before the oldest of their events.
+    whole: BTreeSet<Arc<str>>,
+    /// Why a project, and no other, was refused.
+    refused: Option<Trouble>,
+}
+
+impl<'a> Looker<'a> {
+    /// Asks at the moments that `turn` gives.
+    pub(super) fn new(tracker: &'a Tracker, turn: Box<dyn FnMut() -> Instant + Send>) -> Self {
+        Self { tracker, turn, seen: HashMap::new(), whole: BTreeSet::new(), refused: None }
+    }
+
+    /// Says nothing of these events: they are left out.
+    pub(super) fn leave_out(&mut self, events: impl IntoIterator<Item = RecordId>, wait: Duration) {
+        self.seen.extend(events.into_iter().map(|record| (record, Seen::Unknown(wait))));
+    }
+
+    /// Looks for the events, the oldest first, as long as there is time. Returns what was seen, and what keeps the tracker from being
+    /// asked.
+    pub(super) async fn look(mut self, mut wanted: Vec<&Wanted>) -> (HashMap<RecordId, Seen>, Option<Trouble>) {
+        wanted.sort_by_key(|event| event.record);
+        let mut trouble = self.in_lists(&wanted).await.err();
+        if trouble.is_none() {
+            trouble = self.by_ids(&wanted).await.err();
+        }
+        (self.seen, trouble.or(self.refused))
+    }
+
+    /// Looks into the lists of the projects that have more than a few events.
+    async fn in_lists(&mut self, wanted: &[&Wanted]) -> Result<(), Trouble> {
+        let mut projects: BTreeMap<&Arc<str>, Vec<&Wanted>> = BTreeMap::new();
+        for event in wanted {
+            projects.entry(&event.project).or_default().push(event);
+        }
+        for (project, events) in projects {
+            let Some(there) = self.tracker.places.get(project) else {
+                self.leave_out(events.iter().map(|event| event.record), UNKNOWN_FOR);
+                continue;
+            };
+            if events.len() < FEW {
+                continue;
+            }
+            match self.in_list(there, &events).await {
+                Ok(false) => {}
+                Ok(true) => _ = self.whole.insert(Arc::clone(project)),
+                Err(trouble) => self.refuse(trouble, project, wanted)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks into the list of one project; returns whether it goes back to before the oldest of the events.
+    async fn in_list(&mut self, there: &There, events: &[&Wanted]) -> Result<bool, Trouble> {
+        let mut left: HashMap<EventId, Vec<RecordId>> = HashMap::new();
+        for event in events {
+            left.entry(event.event_id).or_default().push(event.record);
+        }
+        let oldest = events.iter().map(|event| event.accepted_at).min().unwrap_or_default();
+        let (mut cursor, mut is_empty) = (None, true);
+        for _ in 0..events.len() / PAGE + SPARE_PAGES {
+            self.wait().await;
+            let page = self.tracker.api.page(there, cursor).await?;
+            is_empty &= page.ids.is_empty();
+            for (id, _) in &page.ids {
+                let found = left.remove(id).into_iter().flatten();
+                self.seen.extend(found.map(|record| (record, Seen::Stored)));
+            }
+            // A list may be in another order than it should be: all of a page must be older than what is looked for.
+            let newest = page.ids.iter().map(|(_, at)| *at).max().flatten();
+            let is_past = newest.is_some_and(|newest| newest + SKEW < oldest);
+            cursor = page.next;
+            if cursor.is_none() || is_past {
+                // The list of a project that there is not is empty as well.
+                return Ok(!is_empty);
+            }
+            if left.len() < FEW {
+                break;
+            }
+        }
+        Ok(false)
+    }
+
+    /// Asks for what is left by its id. What a whole list does not name is not there yet; before it is called missing it is asked for
+    /// by its id all the same.
+    async fn by_ids(&mut self, wanted: &[&Wanted]) -> Result<(), Trouble> {
+        let until = Instant::now() + LONGEST;
+        for event in wanted {
+            if self.seen.contains_key(&event.record) {
+                continue;
+            }
+            let Some(there) = self.tracker.places.get(&event.project) else { continue };
+            if event.looks == 0 && self.whole.contains(&event.project) {
+                self.seen.insert(event.record, Seen::Absent);
+                continue;
+            }
+            self.wait().await;
+            match self.tracker.api.event(there, event.event_id).await {
+                Ok(Some(_)) => _ = self.seen.insert(event.record, Seen::Stored),
+                Ok(None) => _ = self.seen.insert(event.record, Seen::Absent),
+                Err(trouble) => self.refuse(trouble, &event.project, wanted)?,
+            }
+            if Instant::now() > until {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// One project may be refused for itself: the others are asked for all the same. Any other trouble is the tracker's.
+    fn refuse(&mut self, trouble: Trouble, project: &Arc<str>, wanted: &[&Wanted]) -> Result<(), Trouble> {
+        if !trouble.is_refusal() {
+            return Err(trouble);
+        }
+        for event in wanted.iter().filter(|event| event.project == *project) {
+            self.seen.entry(event.record).or_insert(Seen::Unknown(UNKNOWN_FOR));
+        }
+        self.refused.get_or_insert(trouble);
+        Ok(())
+    }
+
+    async fn wait(&mut self) {
+        sleep_until((self.turn)()).await;
+    }
+}

@@ -1,0 +1,127 @@
+//! Whether a tracker stores what it took, in the words of status, page and API.
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::units::Period;
+
+/// How many of the error events that an upstream took it also stores: stored + missing + lost + unknown = delivered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerificationStatus {
+    /// Error events that it answered with 2xx.
+    pub delivered: u64,
+    /// Found there.
+    pub stored: u64,
+    /// Not found by more than one look, and neither sent again nor given up since.
+    pub missing: u64,
+    /// Missing until they were sent again, given up as dead letters, or could be kept no longer.
+    pub lost: u64,
+    /// Not looked for yet, or nobody can say.
+    pub unknown: u64,
+    /// Of those unknown, how many were not found at the first look and are looked for again.
+    #[serde(default)]
+    pub looking: u64,
+    /// When the tracker last answered a look.
+    pub last_look_at: Option<Timestamp>,
+    /// When the oldest event was accepted that is not looked for yet, while the looks lag behind.
+    #[serde(default)]
+    pub behind_since: Option<Timestamp>,
+    /// Why the tracker cannot be asked, with the remedy.
+    pub trouble: Option<String>,
+    /// Since when.
+    #[serde(default)]
+    pub trouble_since: Option<Timestamp>,
+}
+
+impl VerificationStatus {
+    /// How it stands, in a line.
+    pub fn told(&self) -> String {
+        let Self { delivered, stored, missing, lost, unknown, .. } = self;
+        let mut parts = vec![format!("{stored} of {delivered} error events found there")];
+        if *missing > 0 {
+            parts.push(format!("{missing} missing"));
+        }
+        if *lost > 0 {
+            parts.push(format!("{lost} were lost there and sent again or given up"));
+        }
+        if *unknown > 0 {
+            parts.push(format!("{unknown} not known"));
+        }
+        parts.join(", ")
+    }
+}
+
+/// An order to look for events, some at a time.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VerifyOrder {
+    /// The upstream.
+    pub upstream: String,
+    /// Only events accepted then or later.
+    pub since: Timestamp,
+    /// Only those behind this record.
+    #[serde(default)]
+    pub after: u64,
+    /// Only those that were not found before.
+    #[serde(default)]
+    pub open: bool,
+}
+
+/// What was found of some events.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Verified {
+    /// How many are stored.
+    pub stored: u64,
+    /// Events that were not found, and are looked for again.
+    pub absent: Vec<NotFound>,
+    /// Events that are missing.
+    pub missing: Vec<NotFound>,
+    /// How many nobody can say anything of.
+    pub unknown: u64,
+    /// Why not, with the remedy.
+    pub trouble: Option<String>,
+    /// The record behind which to go on; absent when there are no more.
+    pub next: Option<u64>,
+    /// How long to wait before those that were not found are looked for again, in seconds.
+    #[serde(default)]
+    pub look_again_after: f64,
+}
+
+/// An event that a tracker took and that was not found there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotFound {
+    /// Its id.
+    pub event_id: String,
+    /// The project.
+    pub project: String,
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+    /// How often it was sent again.
+    pub repairs: u32,
+}
+
+/// An order to send missing events again.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RepairOrder {
+    /// The upstream.
+    pub upstream: String,
+    /// How far back.
+    pub since: Period,
+    /// Counts, and sends nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What is sent again.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Repaired {
+    /// The upstream.
+    pub upstream: String,
+    /// How many events are missing.
+    pub missing: u64,
+    /// How many of them are sent again now.
+    pub sent_again: u64,
+    /// Some of them, the newest first.
+    pub events: Vec<NotFound>,
+}

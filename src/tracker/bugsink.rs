@@ -1,0 +1,120 @@
+//! Bugsink's API: `/api/canonical/0/` (Bugsink 2.6.2 run, its answers in `fixtures/tracker-api`).
+//!
+//! There is no list of a project's events, only of its issues, and of the events of each: a walk over both is the list here. A 404
+//! says in words whether it is the event or the project that it does not know.
+
+use http::StatusCode;
+use serde_json::Value;
+
+use crate::protocol::event_id::EventId;
+
+use super::{Answer, Confirmed, Cursor, Dialect, Page, There, Trouble};
+
+/// The dialect.
+#[derive(Clone, Copy, Debug)]
+pub struct Bugsink;
+
+/// The most issues and events of a page that are looked at.
+const MOST: usize = 1000;
+/// A longer number of an issue, or cursor, is none of its own.
+const LONGEST: usize = 500;
+
+const API: &str = "/api/canonical/0";
+
+impl Dialect for Bugsink {
+    fn wants_a_name(&self) -> bool {
+        false
+    }
+
+    fn event(&self, there: &There, id: EventId) -> String {
+        format!("{API}/events/lookup/?project={}&event_id={id}", there.number)
+    }
+
+    fn read_event(&self, there: &There, id: EventId, answer: &Answer<'_>) -> Result<Option<Value>, Trouble> {
+        match answer.status {
+            StatusCode::OK => {
+                let event = answer.json()?;
+                let named = event.get("event_id").and_then(Value::as_str).and_then(|named| named.parse().ok());
+                let project = event.get("project").map(ToString::to_string);
+                if named != Some(id) || project.as_deref() != Some(&*there.number) {
+                    return Err(Trouble::Strange("200 with another event than the one asked for".into()));
+                }
+                Ok(Some(event))
+            }
+            StatusCode::NOT_FOUND => match answer.detail() {
+                Some(detail) if detail.contains("Event") => Ok(None),
+                Some(detail) if detail.contains("Project") => Err(no_project(there)),
+                _ => Err(answer.trouble()),
+            },
+            _ => Err(answer.trouble()),
+        }
+    }
+
+    fn page(&self, there: &There, from: Option<&Cursor>) -> String {
+        let first = || format!("{API}/issues/?project={}&sort=last_seen&order=desc", there.number);
+        from.map_or_else(first, |cursor| cursor.path.clone())
+    }
+
+    fn read_page(&self, _: &There, from: Option<&Cursor>, answer: &Answer<'_>) -> Result<Page, Trouble> {
+        if answer.status != StatusCode::OK {
+            return Err(answer.trouble());
+        }
+        let body = answer.json()?;
+        let Some(rows) = body.get("results").and_then(Value::as_array) else {
+            return Err(Trouble::Strange("200 with no list".into()));
+        };
+        let mut page = Page { confirms: true, ..Page::default() };
+        let mut then = from.map(|cursor| cursor.then.clone()).unwrap_or_default();
+        let text = |row: &Value, key: &str| row.get(key).and_then(Value::as_str).map(str::to_owned);
+        let mut lists = vec![];
+        for row in rows.iter().take(MOST) {
+            match text(row, "event_id") {
+                Some(id) => page
+                    .ids
+                    .extend(id.parse().ok().map(|id| (id, text(row, "timestamp").and_then(|at| at.parse().ok())))),
+                None => lists
+                    .extend(text(row, "id").filter(|id| is_plain(id)).map(|id| format!("{API}/events/?issue={id}"))),
+            }
+        }
+        lists.extend(self.next(&body, from));
+        lists.append(&mut then);
+        lists.truncate(MOST);
+        if !lists.is_empty() {
+            let then = lists.split_off(1);
+            page.next = lists.pop().map(|path| Cursor { path, then });
+        }
+        Ok(page)
+    }
+
+    fn confirmations(&self, _: &There) -> Vec<String> {
+        vec![]
+    }
+
+    fn read_confirmation(&self, _: &There, _: &Answer<'_>) -> Result<Confirmed, Trouble> {
+        Ok(Confirmed::Yes)
+    }
+}
+
+impl Bugsink {
+    /// The question for the next page of the same list: of its `next` only the cursor is taken.
+    fn next(self, body: &Value, from: Option<&Cursor>) -> Option<String> {
+        let next = url::Url::parse(body.get("next")?.as_str()?).ok()?;
+        let cursor = next.query_pairs().find(|(name, _)| name == "cursor")?.1.into_owned();
+        let cursor: String = url::form_urlencoded::byte_serialize(cursor.as_bytes()).collect();
+        // The first page of issues is asked for without a cursor of ours; its address is made anew by whoever asks.
+        let path = from.map(|from| from.path.clone()).or_else(|| {
+            let project = next.query_pairs().find(|(name, _)| name == "project")?.1.into_owned();
+            is_plain(&project).then(|| format!("{API}/issues/?project={project}&sort=last_seen&order=desc"))
+        })?;
+        let path = path.split("&cursor=").next()?.to_owned();
+        (cursor.len() <= LONGEST).then(|| format!("{path}&cursor={cursor}"))
+    }
+}
+
+fn is_plain(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}
+
+fn no_project(there: &There) -> Trouble {
+    Trouble::Refused(format!("it knows no project {}: is the DSN one of this Bugsink?", there.number))
+}

@@ -1,0 +1,217 @@
+//! A GlitchTip 5 as it was seen to behave: it answers 200 and queues, a worker stores in batches, one event that cannot be stored takes
+//! its batch along, an id is taken once in a while, and its API wants a token, a scope and the right name.
+//!
+//! The real batch is of 100 messages or 2 s, and an id is remembered for 300 s (`Memory`): a test may shorten both.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::Method;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::envelopes;
+use super::upstream::{Reply, Seen, Upstream};
+
+/// What lets its API be asked.
+pub(crate) const TOKEN: &str = "5ec4e7-token-of-the-api";
+/// What it calls the project.
+pub(crate) const PLACE: &str = "acme/shop";
+/// The number of the project.
+pub(crate) const NUMBER: u64 = 7;
+/// Events on a page of its list.
+const PAGE: usize = 100;
+/// The most messages of a batch.
+const BATCH: usize = 100;
+
+/// The tracker.
+pub(crate) struct Glitchtip {
+    pub(crate) upstream: Upstream,
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    batch: Duration,
+    memory: Duration,
+    worker: bool,
+    queue: Vec<Queued>,
+    remembered: HashMap<String, Instant>,
+    /// In the order in which they were stored.
+    stored: Vec<Value>,
+    /// What its API answers instead of what it should.
+    trouble: Option<Reply>,
+    questions: usize,
+}
+
+struct Queued {
+    at: Instant,
+    id: String,
+    event: Value,
+}
+
+impl Glitchtip {
+    /// One whose batches are closed after `batch`, and which remembers ids for `memory`.
+    pub(crate) async fn start(batch: Duration, memory: Duration) -> Self {
+        let upstream = Upstream::start().await;
+        let state = State {
+            batch,
+            memory,
+            worker: true,
+            queue: vec![],
+            remembered: HashMap::new(),
+            stored: vec![],
+            trouble: None,
+            questions: 0,
+        };
+        let state = Arc::new(Mutex::new(state));
+        let shared = Arc::clone(&state);
+        upstream.when(move |seen| {
+            let mut state = shared.lock().expect("no panic");
+            match seen.method == Method::GET {
+                true => Some(state.api(seen)),
+                false => {
+                    state.take(seen);
+                    None
+                }
+            }
+        });
+        Self { upstream, state }
+    }
+
+    /// The DSN of its project.
+    pub(crate) fn dsn(&self) -> String {
+        self.upstream.dsn("cafe", NUMBER)
+    }
+
+    /// Stops the worker, or lets it go on.
+    pub(crate) fn set_worker(&self, runs: bool) {
+        let mut state = self.state.lock().expect("no panic");
+        state.work(Instant::now());
+        state.worker = runs;
+    }
+
+    /// Loses what is queued, as Redis without persistence does.
+    pub(crate) fn lose_queue(&self) -> usize {
+        std::mem::take(&mut self.state.lock().expect("no panic").queue).len()
+    }
+
+    /// Removes a stored event.
+    pub(crate) fn delete(&self, id: &str) {
+        self.state.lock().expect("no panic").stored.retain(|event| event["eventID"] != id);
+    }
+
+    /// Lets its API answer this, or as it should.
+    pub(crate) fn set_trouble(&self, reply: Option<Reply>) {
+        self.state.lock().expect("no panic").trouble = reply;
+    }
+
+    /// The ids of the events that are stored, in order.
+    pub(crate) fn stored(&self) -> Vec<String> {
+        let mut state = self.state.lock().expect("no panic");
+        state.work(Instant::now());
+        state.stored.iter().filter_map(|event| event["eventID"].as_str().map(str::to_owned)).collect()
+    }
+
+    /// How often its API was asked.
+    pub(crate) fn questions(&self) -> usize {
+        self.state.lock().expect("no panic").questions
+    }
+}
+
+impl State {
+    /// Queues the event of an envelope, unless its id was taken a short while ago.
+    fn take(&mut self, seen: &Seen) {
+        let now = Instant::now();
+        self.work(now);
+        for item in envelopes::items(&seen.body).into_iter().filter(|item| item.kind == "event") {
+            let Some(payload) = item.bytes.splitn(2, |b| *b == b'\n').nth(1) else { continue };
+            let Ok(event) = serde_json::from_slice::<Value>(payload) else { continue };
+            let id = seen.event_id().replace('-', "");
+            let is_known = self.remembered.get(&id).is_some_and(|at| now.duration_since(*at) < self.memory);
+            if !is_known {
+                self.remembered.insert(id.clone(), now);
+                self.queue.push(Queued { at: now, id, event });
+            }
+        }
+    }
+
+    /// Stores the batches that are closed.
+    fn work(&mut self, now: Instant) {
+        while let Some(first) = self.queue.first().filter(|_| self.worker) {
+            let closes = first.at + self.batch;
+            if now < closes {
+                return;
+            }
+            let many = self.queue.iter().take_while(|queued| queued.at < closes).count().min(BATCH);
+            let batch: Vec<Queued> = self.queue.drain(..many).collect();
+            if batch.iter().any(|queued| is_poison(&queued.event)) {
+                continue;
+            }
+            self.stored.extend(batch.into_iter().map(|queued| shown(&queued.id, &queued.event)));
+        }
+    }
+
+    fn api(&mut self, seen: &Seen) -> Reply {
+        self.questions += 1;
+        self.work(Instant::now());
+        if let Some(trouble) = &self.trouble {
+            return trouble.clone();
+        }
+        if seen.headers.get("authorization").and_then(|value| value.to_str().ok()) != Some(&format!("Bearer {TOKEN}")) {
+            return answer(401, &json!({"detail": "Unauthorized"}));
+        }
+        let Some(rest) = seen.path.strip_prefix("/api/0/projects/") else {
+            return answer(404, &json!({"detail": "Not Found"}));
+        };
+        let is_ours = rest.starts_with(&format!("{PLACE}/"));
+        let parts: Vec<&str> = rest.trim_end_matches('/').split('/').collect();
+        match parts.as_slice() {
+            // The token has no project:read.
+            [_, _] => answer(403, &json!({"detail": "Permission denied"})),
+            [_, _, "events"] => self.list(seen, is_ours),
+            [_, _, "events", id] if is_ours => {
+                let found = self.stored.iter().find(|event| event["eventID"] == id.replace('-', ""));
+                found.map_or_else(|| answer(404, &json!({"detail": "Not Found"})), |event| answer(200, event))
+            }
+            _ => answer(404, &json!({"detail": "Not Found"})),
+        }
+    }
+
+    /// A page of the list, the newest first.
+    fn list(&self, seen: &Seen, is_ours: bool) -> Reply {
+        let query = seen.query.clone().unwrap_or_default();
+        let from: usize = query.split("cursor=").nth(1).and_then(|cursor| cursor.parse().ok()).unwrap_or(0);
+        let all: Vec<&Value> = if is_ours { self.stored.iter().rev().collect() } else { vec![] };
+        let page: Vec<&Value> = all.iter().skip(from).take(PAGE).copied().collect();
+        let more = from + page.len() < all.len();
+        let address = format!("http://t{}", seen.path);
+        let next = from + page.len();
+        // As Python shows a set.
+        let link = format!(
+            "{{'<{address}?limit=100>; rel=\"previous\"; results=\"false\", <{address}?cursor={next}&limit=100>; rel=\"next\"; \
+             results=\"{more}\"; cursor=\"{next}\"'}}"
+        );
+        let headers = vec![("link", link), ("content-type", "application/json; charset=utf-8".to_owned())];
+        Reply::Status(200, headers, json!(page).to_string())
+    }
+}
+
+fn answer(status: u16, body: &Value) -> Reply {
+    let headers = vec![("content-type", "application/json; charset=utf-8".to_owned())];
+    Reply::Status(status, headers, body.to_string())
+}
+
+/// A release that its column is too narrow for.
+fn is_poison(event: &Value) -> bool {
+    event["release"].as_str().is_some_and(|release| release.chars().count() > 255)
+}
+
+/// An event as its API shows it, as far as it is looked at.
+fn shown(id: &str, event: &Value) -> Value {
+    let now = time::OffsetDateTime::now_utc().format(&time::format_description::well_known::Rfc3339).expect("a time");
+    json!({
+        "id": id, "eventID": id, "projectID": NUMBER, "dateCreated": now, "dateReceived": now, "type": "error",
+        "message": event["message"], "tags": [], "entries": [], "contexts": event["contexts"],
+    })
+}

@@ -1,0 +1,230 @@
+//! What trackers store of what they took: found out by their APIs, shown, and mended by sending again.
+
+mod support;
+
+use std::time::Duration;
+
+use assert_cmd::Command;
+use serde_json::{Value, json};
+use support::envelopes::{envelope, new_id};
+use support::eventually::eventually;
+use support::glitchtip::{Glitchtip, PLACE, TOKEN};
+use support::relay::{Plan, Relay, SOON};
+use support::upstream::{Reply, Upstream};
+
+/// Several looks, on a busy machine.
+const A_WHILE: Duration = Duration::from_secs(60);
+/// As short as a real GlitchTip's times would be long.
+const BATCH: Duration = Duration::from_millis(300);
+const MEMORY: Duration = Duration::from_secs(2);
+const QUICK: &str = "[verify]\nsettle = \"1s\"\nrequests = \"50/s\"\n";
+
+/// A relay before a primary that is not asked and a GlitchTip that is.
+async fn scene(more: &str) -> (Upstream, Glitchtip, Relay) {
+    let (primary, glitchtip) = (Upstream::start().await, Glitchtip::start(BATCH, MEMORY).await);
+    let plan = Plan::new(&[("sentry", primary.dsn("beef", 8)), ("glitchtip", glitchtip.dsn())])
+        .api("glitchtip", "glitchtip", Some(PLACE), TOKEN)
+        .upstream("glitchtip", "api.remembers = \"2s\"")
+        .more(&format!("{QUICK}{more}"));
+    (primary, glitchtip, plan.start().await)
+}
+
+async fn verification(relay: &Relay) -> Value {
+    relay.upstream("glitchtip").await["verification"].clone()
+}
+
+/// Waits until the figures are these.
+async fn figures(relay: &Relay, expected: &[(&str, u64)]) {
+    eventually(&format!("{expected:?}"), A_WHILE, async || {
+        let found = verification(relay).await;
+        match expected.iter().all(|(name, count)| found[*name] == *count) {
+            true => Ok(()),
+            false => Err(format!("{found}\n{}", relay.log())),
+        }
+    })
+    .await;
+}
+
+/// A verb against the relay: its exit code and what it says.
+async fn verb(relay: &Relay, args: &[&str]) -> (i32, String) {
+    let (config, args) = (relay.config(), args.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let run = move || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
+        command.args(args).arg("--config").arg(config).output().expect("it runs")
+    };
+    let output = tokio::task::spawn_blocking(run).await.expect("the verb ends");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().expect("a code"), text(&output.stdout) + &text(&output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stored_is_found_and_the_verdict_rests_on_it() {
+    let (_primary, glitchtip, relay) = scene("").await;
+    let ids = relay.send_errors(150).await;
+    figures(&relay, &[("delivered", 150), ("stored", 150), ("missing", 0), ("unknown", 0)]).await;
+    assert_eq!(glitchtip.stored().len(), ids.len());
+    assert!(glitchtip.questions() < 60, "by the pages of its list: {}", glitchtip.questions());
+    let (code, told) = verb(&relay, &["verify", "--since", "1h"]).await;
+    assert_eq!((code, told.contains("150 of 150 events stored, 0 missing")), (0, true), "{told}");
+    let (_, report) = verb(&relay, &["report", "--json"]).await;
+    let report: Value = serde_json::from_str(&report).expect("a report");
+    let stored = report["criteria"].as_array().unwrap().iter().find(|one| one["name"] == "stored").unwrap();
+    assert_eq!(stored["passed"], json!(true), "{stored}");
+    let samples = relay.samples().await.expect("metrics");
+    let of = |name| samples.sum(name, &[("upstream", "glitchtip")]);
+    assert_eq!((of("switchyard_stored_events"), of("switchyard_unknown_events")), (150.0, 0.0));
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_api_nothing_shows_that_it_stores_what_it_takes() {
+    let (a, b) = (Upstream::start().await, Upstream::start().await);
+    let relay = Plan::new(&[("a", a.dsn("cafe", 7)), ("b", b.dsn("beef", 8))]).start().await;
+    relay.send_errors(3).await;
+    relay.balanced(SOON).await;
+    let (code, told) = verb(&relay, &["report"]).await;
+    assert_eq!(code, 1);
+    assert!(
+        told.contains("nothing shows that b stores what it answers with 200") && told.contains("[upstreams.b.api]"),
+        "{told}"
+    );
+    let (code, told) = verb(&relay, &["verify"]).await;
+    assert_eq!((code, told.contains("add [upstreams.NAME.api]")), (1, true), "{told}");
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_its_worker_stopped_everybody_says_that_it_does_not_store() {
+    let (_primary, glitchtip, relay) = scene("").await;
+    relay.send_errors(5).await;
+    figures(&relay, &[("stored", 5)]).await;
+    glitchtip.set_worker(false);
+    relay.send_errors(20).await;
+    figures(&relay, &[("delivered", 25), ("stored", 5), ("missing", 20), ("unknown", 0)]).await;
+    let (code, told) = verb(&relay, &["report"]).await;
+    assert_eq!(code, 1);
+    assert!(told.contains("not ready: glitchtip fails") && told.contains("20 missing"), "{told}");
+    let (_, told) = verb(&relay, &["status"]).await;
+    assert!(told.contains("20 missing"), "{told}");
+    let (code, told) = verb(&relay, &["verify", "glitchtip"]).await;
+    assert_eq!((code, told.contains("20 missing")), (1, true), "{told}");
+    assert!(relay.log().contains("it answered with 2xx and does not store the event"));
+    // Late is not lost.
+    glitchtip.set_worker(true);
+    figures(&relay, &[("stored", 25), ("missing", 0), ("lost", 0)]).await;
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_its_queue_lost_is_found_sent_again_and_stored_once() {
+    let (primary, glitchtip, relay) = scene("").await;
+    relay.send_errors(3).await;
+    figures(&relay, &[("stored", 3)]).await;
+    glitchtip.set_worker(false);
+    let ids = relay.send_errors(40).await;
+    relay.balanced(SOON).await;
+    assert_eq!(glitchtip.lose_queue(), 40);
+    glitchtip.set_worker(true);
+    figures(&relay, &[("missing", 40)]).await;
+    let (code, told) = verb(&relay, &["backfill", "glitchtip", "--missing", "--dry-run"]).await;
+    assert_eq!(
+        (code, told.contains("40 events are missing at glitchtip and would be sent again")),
+        (0, true),
+        "{told}"
+    );
+    let (code, told) = verb(&relay, &["backfill", "glitchtip", "--missing"]).await;
+    assert_eq!((code, told.contains("40 of 40 missing events are sent to glitchtip again")), (0, true), "{told}");
+    figures(&relay, &[("delivered", 83), ("stored", 43), ("missing", 0), ("lost", 40), ("unknown", 0)]).await;
+    let stored = glitchtip.stored();
+    assert!(ids.iter().all(|id| stored.iter().filter(|stored| *stored == id).count() == 1), "once each");
+    assert_eq!(stored.len(), 43);
+    assert_eq!(primary.taken_count(), 43, "nobody else got anything twice");
+    relay.balanced(SOON).await;
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poisonous_event_among_others_ends_as_a_dead_letter_and_the_others_are_stored() {
+    let (_primary, glitchtip, relay) = scene("repair = \"auto\"\n").await;
+    relay.send_errors(2).await;
+    figures(&relay, &[("stored", 2)]).await;
+    glitchtip.set_worker(false);
+    relay.send_errors(3).await;
+    let poison = new_id();
+    let event = json!({"event_id": poison, "message": "poison", "level": "error", "release": "r".repeat(256)});
+    assert_eq!(relay.send(envelope(&poison, "event", &event.to_string())).await.status(), 200);
+    relay.send_errors(3).await;
+    relay.balanced(SOON).await;
+    glitchtip.set_worker(true);
+    figures(&relay, &[("stored", 8), ("missing", 0), ("unknown", 0)]).await;
+    let (_, letters) = verb(&relay, &["dead-letters", "list", "--json"]).await;
+    assert!(
+        letters.contains("lost_by_tracker") && letters.contains("its release has more than 255 characters"),
+        "{letters}"
+    );
+    assert_eq!(glitchtip.stored().len(), 8);
+    relay.balanced(SOON).await;
+    let (code, told) = verb(&relay, &["report"]).await;
+    assert_eq!((code, told.contains("1 were given up")), (1, true), "{told}");
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tracker_that_cannot_be_asked_leaves_events_unknown_and_is_caught_up_with() {
+    let (_primary, glitchtip, mut relay) = scene("").await;
+    relay.send_errors(1).await;
+    figures(&relay, &[("stored", 1)]).await;
+    let html = Reply::Status(200, vec![("content-type", "text/html".to_owned())], "<html>sign in</html>".to_owned());
+    for trouble in [Reply::status(503), Reply::status(401), Reply::status(403), html, Reply::status(404), Reply::Close]
+    {
+        glitchtip.set_trouble(Some(trouble.clone()));
+        relay.send_errors(2).await;
+        eventually("the trouble is said", A_WHILE, async || match verification(&relay).await["trouble"].as_str() {
+            Some(_) => Ok(()),
+            None => Err(format!("{trouble:?}\n{}", relay.log())),
+        })
+        .await;
+        assert_eq!(verification(&relay).await["missing"], 0, "{trouble:?}");
+    }
+    relay.stop().await;
+    glitchtip.set_trouble(None);
+    let relay = relay.started().await;
+    figures(&relay, &[("delivered", 13), ("missing", 0)]).await;
+    let (code, told) = verb(&relay, &["verify"]).await;
+    assert_eq!((code, told.contains("13 of 13 events stored")), (0, true), "{told}");
+    assert!(!relay.log().contains(TOKEN));
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_name_is_never_taken_for_not_stored() {
+    let (primary, glitchtip) = (Upstream::start().await, Glitchtip::start(BATCH, MEMORY).await);
+    let plan = Plan::new(&[("sentry", primary.dsn("beef", 8)), ("glitchtip", glitchtip.dsn())])
+        .api("glitchtip", "glitchtip", Some("acme/nonesuch"), TOKEN)
+        .more(QUICK);
+    let relay = plan.start().await;
+    relay.send_errors(6).await;
+    eventually("it is said", A_WHILE, async || match verification(&relay).await["trouble"].as_str() {
+        Some(why) if why.contains("acme/nonesuch") => Ok(()),
+        other => Err(format!("{other:?}\n{}", relay.log())),
+    })
+    .await;
+    figures(&relay, &[("missing", 0), ("unknown", 6)]).await;
+    let (code, told) = verb(&relay, &["verify"]).await;
+    assert_eq!((code, told.contains("6 not known")), (1, true), "{told}");
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_vanishes_later_is_found_on_demand() {
+    let (_primary, glitchtip, relay) = scene("").await;
+    let ids = relay.send_errors(6).await;
+    figures(&relay, &[("stored", 6)]).await;
+    glitchtip.delete(&ids[2]);
+    let (code, told) = verb(&relay, &["verify", "glitchtip", "--since", "1h", "--json"]).await;
+    let told: Value = serde_json::from_str(&told).expect("JSON");
+    assert_eq!((code, &told[0]["stored"]), (1, &json!(5)), "{told}");
+    assert_eq!(told[0]["missing"][0]["event_id"], json!(ids[2]), "{told}");
+    figures(&relay, &[("stored", 5), ("missing", 1), ("unknown", 0)]).await;
+    relay.finish().await;
+}
