@@ -358,10 +358,10 @@ impl Metrics {
 
     /// Makes the series of a project exist, at each of its upstreams.
     pub fn know_project<'a>(&self, project: &str, upstreams: impl Iterator<Item = &'a str> + Clone) {
-        ["sent", "failed", "given_up"].map(|outcome| self.notifications_total.with_label_values(&[outcome]));
-        for code in CODES {
-            self.received_requests_total.with_label_values(&[project, code]);
+        for outcome in ["sent", "failed", "given_up"] {
+            self.notifications_total.with_label_values(&[outcome]);
         }
+        CODES.iter().for_each(|code| drop(self.received_requests_total.with_label_values(&[project, code])));
         for upstream in upstreams.clone() {
             self.client_reports_total.with_label_values(&[upstream, project]);
             let known = [&self.stored_events, &self.missing_events, &self.lost_events, &self.unknown_events];
