@@ -25,6 +25,7 @@ const PAGES: &[(&str, &str)] = &[
     ("speed", include_str!("../../deploy/handbook/speed.md")),
     ("storage", include_str!("../../deploy/handbook/storage.md")),
     ("trackers", include_str!("../../deploy/handbook/trackers.md")),
+    ("verify", include_str!("../../deploy/handbook/verify.md")),
 ];
 
 /// Prints a page of the handbook, or the help of a verb
