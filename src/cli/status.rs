@@ -361,7 +361,8 @@ mod tests {
             "version": "1", "started_at": "2026-01-01T00:00:00Z", "now": "2026-01-01T03:00:00Z", "ready": false,
             "not_ready": "the journal is full", "primary": "a", "mirror": true, "difference": 2,
             "config": {"path": "c.toml", "loaded_at": "2026-01-01T00:00:00Z", "error": "line 3 is wrong"},
-            "journal": {"size_bytes": 3_000_000, "disk_free_bytes": null}, "projects": [], "switches": [],
+            "journal": {"size_bytes": 3_000_000, "disk_free_bytes": null, "projects": [
+                {"name": "web", "bytes": 2_200_000, "part_bytes": 1_048_576}, {"name": "app", "bytes": 0, "part_bytes": 1_048_576}]}, "projects": [], "switches": [],
             "upstreams": [{
                 "name": "a", "role": "primary", "state": "down", "delivered": 5, "dropped": {"expired": 3},
                 "backlog": {"envelopes": 7, "bytes": 70, "oldest_seconds": 61.0}, "dead_letters": 1,
@@ -369,7 +370,7 @@ mod tests {
                 "outages": [{"from": "2026-01-01T02:00:00Z", "to": "2026-01-01T02:10:00Z", "cause": "timeout"}],
                 "canary": {"state": "failing", "sent_at": "2026-01-01T02:58:00Z", "through_at": "2026-01-01T01:00:00Z",
                     "age_seconds": 7200.0, "why": "not taken within 60s"},
-                "limits": [], "accounts": [], "difference": 2,
+                "alone": ["web"], "limits": [], "accounts": [], "difference": 2,
             }],
         });
         let text = render(&serde_json::from_value(status).unwrap());
@@ -386,6 +387,8 @@ mod tests {
             "canary: failing; the last got through 2 h ago: not taken within 60s",
             "do not balance: 2",
             "refused [2J",
+            "web: 2 MiB of a part of 1 MiB, and takes of the common half",
+            "project web fails here while others are taken",
         ] {
             position(word);
         }

@@ -6,6 +6,7 @@ mod evidence;
 mod letters;
 mod losses;
 mod model;
+mod shares;
 
 use std::io::Read as _;
 use std::path::PathBuf;

@@ -1,0 +1,63 @@
+//! Whose the room is: with a journal of 4 MiB, of each backend.
+
+use super::*;
+
+const SIZE: usize = 20_000;
+
+fn of(project: &str, targets: &[TargetId]) -> Submission {
+    let body = Body::from(Bytes::from(vec![7; SIZE]));
+    Submission { project: project.into(), body, ..submission(at(1), targets) }
+}
+
+/// Appends until the project is refused as one that has its share; returns how many were taken.
+async fn flood(journal: &Arc<dyn Journal>, target: TargetId) -> usize {
+    for count in 0..300 {
+        match journal.append(of("flood", &[target])).await {
+            Ok(_) => {}
+            Err(JournalError::Share(_)) => return count,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("there is no end of it");
+}
+
+async fn a_project_beyond_its_part_is_refused_alone(mut subject: Subject) {
+    let journal = subject.journal();
+    let target = journal.target("a").await.unwrap();
+    journal.split(["flood", "shop", "app", "new"].into_iter().map(Into::into).collect());
+    let flooded = flood(&journal, target).await * SIZE;
+    assert!((2 << 20..3 << 20).contains(&flooded), "its own part and the common half: {flooded}");
+    let part = journal.shares()[0].part.unwrap();
+    for project in ["shop", "app"] {
+        for count in 0..part as usize / (SIZE + 6000) {
+            let taken = journal.append(of(project, &[target])).await;
+            assert!(taken.is_ok() && journal.writable().is_ok(), "{project}, {count}: {taken:?}");
+        }
+    }
+    drop(journal);
+    subject.crash();
+    let journal = subject.journal();
+    journal.split(["flood", "shop", "app", "new"].into_iter().map(Into::into).collect());
+    assert!(flood(&journal, target).await <= 2, "what rounding left");
+    journal.append(of("new", &[target])).await.unwrap();
+    for claim in journal.claim(target, at(9), 100).await.unwrap() {
+        journal.settle(target, &claim.record, delivered(1));
+    }
+    assert!(flood(&journal, target).await > 0, "what was delivered gives way");
+}
+
+#[tokio::test]
+async fn a_project_beyond_its_part_is_refused_alone_in_memory() {
+    let ledger = Ledger::default();
+    let journal = MemoryJournal::new(ledger.clone()).bounded(4 << 20);
+    a_project_beyond_its_part_is_refused_alone(Subject::Memory(Arc::new(journal), ledger)).await;
+}
+
+#[tokio::test]
+async fn a_project_beyond_its_part_is_refused_alone_on_disk() {
+    let subject = Subject::sqlite_with(|settings| {
+        settings.max_size = ByteSize::mib(4);
+        settings.sync = Sync::Normal;
+    });
+    a_project_beyond_its_part_is_refused_alone(subject).await;
+}
