@@ -147,6 +147,10 @@ fn fields(config: &Config) -> BTreeMap<String, Field> {
     }
     for (name, settings) in &config.upstreams {
         section(&mut fields, &format!("upstreams.{name}"), settings);
+        if let Some(shown) = settings.proxy.shown() {
+            let proxy = Field::hidden(&settings.proxy.compared(), shown);
+            fields.insert(format!("upstreams.{name}.proxy"), proxy);
+        }
         for (header, value) in settings.headers.iter() {
             let value = Field::hidden(value.expose(), value.to_string());
             fields.insert(format!("upstreams.{name}.headers.{header}"), value);
@@ -229,6 +233,7 @@ interval = "5m"
 [upstreams.sentry]
 timeout = "5s"
 headers = { X-Gate = "hunter3" }
+proxy = "http://hunter3:hunter3@p:3128"
 kind = "bugsink"
 api = { url = "http://a/", token = "hunter3" }
 [upstreams.glitchtip]
@@ -271,6 +276,7 @@ glitchtip = "https://hunter3@c/1"
         upstreams.sentry.api.token added: ***
         upstreams.sentry.headers.X-Gate added: ***
         upstreams.sentry.kind: generic -> bugsink
+        upstreams.sentry.proxy added: http://***@p:3128
         upstreams.sentry.timeout: 30s -> 5s
         "##);
     }

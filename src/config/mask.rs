@@ -26,7 +26,7 @@ pub(super) fn is_secret(path: &Path) -> bool {
     };
     let projects = key(0) == Some("projects");
     let notified = key(0) == Some("notify") && key(2) == Some("url");
-    let added = key(0) == Some("upstreams") && key(2) == Some("headers");
+    let added = key(0) == Some("upstreams") && matches!(key(2), Some("headers" | "proxy"));
     named
         || notified
         || added

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::delivery::proxies::{Choice, InvalidProxy};
 use crate::delivery::settings::{LONGEST_AGE, Settings as Upstream};
 use crate::http::host;
 use crate::journal::MAX_TARGETS;
@@ -127,6 +128,9 @@ fn check_upstream(path: &Path, upstream: &Upstream, report: &mut Report<'_>) {
     check_period(&path.key("max_connection_age"), upstream.max_connection_age, false, report);
     if upstream.max_age > LONGEST_AGE {
         report.error(&path.key("max_age"), format!("is longer than {LONGEST_AGE}"), None);
+    }
+    if matches!(upstream.proxy, Choice::Invalid(_)) {
+        report.error(&path.key("proxy"), InvalidProxy.to_string(), Some("\"none\" is a direct connection".into()));
     }
     headers::check(path, upstream, report);
 }

@@ -8,6 +8,7 @@ pub mod headers;
 mod large;
 mod load;
 mod parcel;
+pub mod proxies;
 mod quirks;
 mod rewrite;
 mod sent;

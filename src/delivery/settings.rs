@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::policy::shadow;
 use crate::units::Period;
 
-use super::asking;
 use super::headers::Headers;
+use super::{asking, proxies};
 
 /// The longest `max_age` there may be, and so how long what waits for an upstream that is not configured is kept: no upstream
 /// that comes back finds more of its backlog expired than its own `max_age` says.
@@ -33,6 +33,9 @@ pub struct Settings {
     pub kind: Kind,
     /// How old a connection may become: with the next one the upstream's address is looked up again.
     pub max_connection_age: Period,
+    /// The forward proxy on the way there. Not shown: it may have a password.
+    #[serde(skip_serializing)]
+    pub proxy: proxies::Choice,
     /// What goes with every request there. Not shown: the values are secrets.
     #[serde(skip_serializing)]
     pub headers: Headers,
@@ -52,6 +55,7 @@ impl Default for Settings {
             client_reports: Period::secs(60),
             kind: Kind::Generic,
             max_connection_age: Period::secs(60),
+            proxy: proxies::Choice::default(),
             headers: Headers::default(),
             shadow: shadow::Settings::default(),
             api: None,

@@ -13,5 +13,6 @@ pub(crate) mod net;
 pub(crate) mod process;
 pub(crate) mod relay;
 pub(crate) mod samples;
+pub(crate) mod tls;
 pub(crate) mod upstream;
 pub(crate) mod wire;

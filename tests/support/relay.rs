@@ -181,6 +181,9 @@ impl Relay {
     pub(crate) fn launch(&mut self) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
         command.args(["run", "--config", "config.toml"]).current_dir(self.home.path());
+        for name in ["http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"] {
+            command.env_remove(name);
+        }
         command.envs(self.variables.iter().cloned());
         self.process = Some(Process::start("switchyard", &mut command, &self.home.path().join("log"), None));
     }

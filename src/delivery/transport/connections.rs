@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::uri::Scheme;
+use http::{Request, Response, StatusCode, header};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::capture_connection;
@@ -11,9 +12,10 @@ use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower::BoxError;
 
+use super::super::proxies::{self, Proxy};
 use super::super::settings::Settings;
 use super::chain;
-use super::connector::Connector;
+use super::connector::{Connector, WANTS_USER};
 use super::line::{Endless, MOST_BYTES, Meter};
 
 /// How long an unused connection is kept: less than most servers do, so that few die under a request.
@@ -25,11 +27,12 @@ const CONNECTION_BUFFER: usize = MOST_BYTES;
 pub struct Connections<B> {
     client: Client<Connector, B>,
     max_age: Duration,
+    proxy: proxies::Choice,
 }
 
 impl<B> Clone for Connections<B> {
     fn clone(&self) -> Self {
-        Self { client: self.client.clone(), max_age: self.max_age }
+        Self { client: self.client.clone(), max_age: self.max_age, proxy: self.proxy.clone() }
     }
 }
 
@@ -41,8 +44,14 @@ impl<B> fmt::Debug for Connections<B> {
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", self.why())]
-pub struct NoAnswer(Error);
+pub enum NoAnswer {
+    /// No connection, or none that lasted until the end of the answer's head.
+    #[error("{}", why(.0))]
+    Failed(Error),
+    /// The proxy answered in the upstream's place.
+    #[error("by way of the proxy {0}: {WANTS_USER}")]
+    Shut(Proxy),
+}
 
 impl<B> Connections<B>
 where
@@ -58,8 +67,8 @@ where
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(kept)
             .http1_max_buf_size(CONNECTION_BUFFER)
-            .build(Connector::new());
-        Self { client, max_age: settings.max_connection_age.get() }
+            .build(Connector::new(settings.proxy.clone()));
+        Self { client, max_age: settings.max_connection_age.get(), proxy: settings.proxy.clone() }
     }
 
     /// Sends a request and waits for the head of its answer. A connection that is too old by then carries no further one.
@@ -69,14 +78,23 @@ where
     /// When there is none, or one without an end.
     pub async fn request(&self, mut request: Request<B>) -> Result<Response<Incoming>, NoAnswer> {
         let connection = capture_connection(&mut request);
-        let response = self.client.request(request).await.map_err(NoAnswer)?;
+        // What goes through a tunnel is none of the proxy's business.
+        let proxy = self.proxy.proxy(request.uri()).ok().flatten();
+        let proxy = proxy.filter(|proxy| proxy.is_http() && request.uri().scheme() == Some(&Scheme::HTTP)).cloned();
+        if let Some(authorization) = proxy.as_ref().and_then(Proxy::authorization) {
+            request.headers_mut().insert(header::PROXY_AUTHORIZATION, authorization);
+        }
+        let response = self.client.request(request).await.map_err(NoAnswer::Failed)?;
         if let Some(meter) = response.extensions().get::<Meter>() {
             meter.renew();
             if meter.age() >= self.max_age {
                 connection.connection_metadata().as_ref().inspect(|connection| connection.poison());
             }
         }
-        Ok(response)
+        match proxy {
+            Some(proxy) if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => Err(NoAnswer::Shut(proxy)),
+            _ => Ok(response),
+        }
     }
 }
 
@@ -88,25 +106,25 @@ pub fn of_any_length(response: &Response<Incoming>) {
 }
 
 impl NoAnswer {
-    fn why(&self) -> String {
-        // The client's own limit, in the words of ours.
-        if self.http_error().is_some_and(hyper::Error::is_parse_too_large) {
-            return Endless::Bytes.to_string();
-        }
-        chain(&self.0)
-    }
-
-    fn http_error(&self) -> Option<&hyper::Error> {
-        std::error::Error::source(&self.0).and_then(|source| source.downcast_ref())
-    }
-
     /// Whether the connection ended before anything of an answer came.
     pub(super) fn died_before_answer(&self) -> bool {
-        !self.0.is_connect()
-            && self
-                .http_error()
+        let Self::Failed(error) = self else { return false };
+        !error.is_connect()
+            && http_error(error)
                 .is_some_and(|e| e.is_incomplete_message() || e.is_closed() || e.is_canceled() || is_reset(e))
     }
+}
+
+fn why(error: &Error) -> String {
+    // The client's own limit, in the words of ours.
+    if http_error(error).is_some_and(hyper::Error::is_parse_too_large) {
+        return Endless::Bytes.to_string();
+    }
+    chain(error)
+}
+
+fn http_error(error: &Error) -> Option<&hyper::Error> {
+    std::error::Error::source(error).and_then(|source| source.downcast_ref())
 }
 
 fn is_reset(error: &hyper::Error) -> bool {

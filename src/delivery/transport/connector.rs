@@ -1,4 +1,4 @@
-//! How connections to upstreams come about: over TLS where the address says https, and counted.
+//! How connections to upstreams come about: directly or by way of a forward proxy, over TLS where the address says https, and counted.
 //!
 //! Rule: whom TLS trusts is read when the first such address is connected to, and never where all upstreams are near and speak http.
 
@@ -10,45 +10,56 @@ use http::Uri;
 use http::uri::Scheme;
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
 use hyper_util::rt::TokioIo;
 use tower::{BoxError, Service};
 
+use super::super::proxies::{self, Choice, InvalidProxy, Proxy};
 use super::line::{Line, Meter};
 use super::localhost::Resolver;
-use super::tls;
+use super::{chain, tls};
 
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A connection to an upstream or to a proxy.
+type Link = MaybeHttpsStream<TokioIo<Line>>;
+
 /// Connects to addresses of either scheme.
 #[derive(Clone, Debug)]
-pub(super) struct Connector(HttpConnector<Resolver>);
+pub(super) struct Connector {
+    http: HttpConnector<Resolver>,
+    choice: Choice,
+}
 
 impl Connector {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(choice: Choice) -> Self {
         let mut http = HttpConnector::new_with_resolver(Resolver::new());
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_connect_timeout(Some(CONNECT_TIMEOUT));
         http.set_keepalive(Some(Duration::from_secs(60)));
-        Self(http)
+        Self { http, choice }
     }
 }
 
 impl Service<Uri> for Connector {
-    type Response = MaybeHttpsStream<TokioIo<Line>>;
+    type Response = MaybeHttpsStream<Link>;
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.0.poll_ready(cx).map_err(Into::into)
+        self.http.poll_ready(cx).map_err(Into::into)
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let config = if uri.scheme() == Some(&Scheme::HTTPS) { tls::config() } else { tls::nobody() };
+        let proxy = match self.choice.proxy(&uri) {
+            Ok(proxy) => proxy.cloned(),
+            Err(error) => return Box::pin(async move { Err(error.into()) }),
+        };
         let meter = Meter::new();
-        let dial = Dial { http: self.0.clone(), meter: meter.clone() };
-        let connecting = HttpsConnector::from((dial, config)).call(uri);
+        let dial = Dial { http: self.http.clone(), proxy, meter: meter.clone() };
+        let connecting = HttpsConnector::from((dial, trust(&uri))).call(uri);
         Box::pin(async move {
             let stream = connecting.await?;
             meter.renew();
@@ -57,14 +68,99 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// Connects without TLS.
+fn trust(uri: &Uri) -> rustls::ClientConfig {
+    if uri.scheme() == Some(&Scheme::HTTPS) { tls::config() } else { tls::nobody() }
+}
+
+/// Connects without the upstream's TLS, by way of the proxy if there is one.
 #[derive(Clone, Debug)]
 struct Dial {
+    http: HttpConnector<Resolver>,
+    proxy: Option<Proxy>,
+    meter: Meter,
+}
+
+/// Why there is no connection by way of a proxy.
+#[derive(Debug, thiserror::Error)]
+#[error("by way of the proxy {proxy}: {why}")]
+struct NoWay {
+    proxy: Proxy,
+    why: String,
+}
+
+impl Service<Uri> for Dial {
+    type Response = Link;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Link, BoxError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.http.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let mut plain = Plain { http: self.http.clone(), meter: self.meter.clone() };
+        let Some(proxy) = self.proxy.clone() else {
+            let connecting = plain.call(uri);
+            return Box::pin(async move { Ok(Link::Http(connecting.await?)) });
+        };
+        let meter = self.meter.clone();
+        Box::pin(async move {
+            let outcome = through(&proxy, plain, meter, uri.clone()).await;
+            outcome.map_err(|error| NoWay { why: explained(&*error, &uri), proxy }.into())
+        })
+    }
+}
+
+async fn through(proxy: &Proxy, plain: Plain, meter: Meter, uri: Uri) -> Result<Link, BoxError> {
+    let place = proxy.uri().ok_or(InvalidProxy)?;
+    let mut link = HttpsConnector::from((plain, trust(&place)));
+    match proxy.scheme() {
+        proxies::Scheme::Socks5 | proxies::Scheme::Socks5h => {
+            let is_local = proxy.scheme() == proxies::Scheme::Socks5;
+            let mut socks = SocksV5::new(place, link).local_dns(is_local);
+            if let Some((user, password)) = proxy.user() {
+                socks = socks.with_auth(user.to_owned(), password.to_owned());
+            }
+            Ok(socks.call(uri).await?)
+        }
+        _ if uri.scheme() == Some(&Scheme::HTTPS) => {
+            let mut tunnel = Tunnel::new(place, link);
+            if let Some(authorization) = proxy.authorization() {
+                tunnel = tunnel.with_auth(authorization);
+            }
+            Ok(tunnel.call(uri).await?)
+        }
+        _ => {
+            meter.to_a_proxy();
+            link.call(place).await
+        }
+    }
+}
+
+/// What a proxy's refusal means. The library says less than the proxy did.
+fn explained(error: &(dyn std::error::Error + 'static), uri: &Uri) -> String {
+    let why = chain(error);
+    match why.as_str() {
+        "tunnel error: proxy authorization required" => WANTS_USER.to_owned(),
+        "tunnel error: unsuccessful" => {
+            let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
+            format!("it does not connect to {authority}")
+        }
+        _ => why,
+    }
+}
+
+/// What 407 means.
+pub(super) const WANTS_USER: &str = "it wants a user and a password, or other ones (407)";
+
+/// Connects without TLS.
+#[derive(Clone, Debug)]
+struct Plain {
     http: HttpConnector<Resolver>,
     meter: Meter,
 }
 
-impl Service<Uri> for Dial {
+impl Service<Uri> for Plain {
     type Response = TokioIo<Line>;
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;

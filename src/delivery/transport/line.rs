@@ -38,6 +38,8 @@ struct State {
     bytes: AtomicUsize,
     reads: AtomicUsize,
     is_open: AtomicBool,
+    /// Whether the other end is a proxy that takes requests for anybody.
+    is_proxied: AtomicBool,
     since: Instant,
 }
 
@@ -45,7 +47,13 @@ impl Meter {
     /// Of a connection that comes about now.
     pub(super) fn new() -> Self {
         let (bytes, reads) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self(Arc::new(State { bytes, reads, is_open: AtomicBool::new(false), since: Instant::now() }))
+        Self(Arc::new(State {
+            bytes,
+            reads,
+            is_open: AtomicBool::new(false),
+            is_proxied: AtomicBool::new(false),
+            since: Instant::now(),
+        }))
     }
 
     /// Begins to count anew.
@@ -57,6 +65,11 @@ impl Meter {
     /// Lets pass whatever comes from now on.
     pub(super) fn open(&self) {
         self.0.is_open.store(true, Ordering::Relaxed);
+    }
+
+    /// The other end is a proxy that takes requests for anybody.
+    pub(super) fn to_a_proxy(&self) {
+        self.0.is_proxied.store(true, Ordering::Relaxed);
     }
 
     /// How old the connection is.
@@ -98,7 +111,8 @@ impl Line {
 
 impl Connection for Line {
     fn connected(&self) -> Connected {
-        Connected::new().extra(self.meter.clone())
+        let is_proxied = self.meter.0.is_proxied.load(Ordering::Relaxed);
+        Connected::new().proxy(is_proxied).extra(self.meter.clone())
     }
 }
 
