@@ -40,7 +40,7 @@
 //! | [`notify`] | protocol, policy, telemetry, delivery | a word to an operator when something breaks |
 //! | [`config`] | the parts' settings | file to validated configuration, all problems at once |
 //! | [`daemon`] | all above | assembly: start, reload, stop |
-//! | [`cli`] | protocol, telemetry, http, config, daemon | one file for each verb |
+//! | [`cli`] | protocol, telemetry, delivery, http, config, daemon | one file for each verb |
 //!
 //! [`clock`], [`tasks`] and [`units`] use nothing of ours and are open to all. `tests/architecture.rs` holds this table.
 //!

@@ -25,7 +25,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("notify", &["protocol", "policy", "telemetry", "delivery"]),
     ("config", &["protocol", "policy", "telemetry", "journal", "intake", "delivery", "http", "notify"]),
     ("daemon", &["protocol", "policy", "telemetry", "journal", "intake", "delivery", "http", "notify", "config"]),
-    ("cli", &["protocol", "telemetry", "http", "notify", "config", "daemon"]),
+    ("cli", &["protocol", "telemetry", "delivery", "http", "notify", "config", "daemon"]),
     ("main", &["cli"]),
 ];
 

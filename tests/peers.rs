@@ -9,6 +9,7 @@ mod peers {
     pub(crate) mod balancers;
     pub(crate) mod bugsink;
     mod content;
+    mod forward_proxy;
     #[allow(dead_code, reason = "each test crate uses its part")]
     pub(crate) mod install;
     pub(crate) mod kent;

@@ -71,7 +71,8 @@ pub(super) fn check(located: &Located, args: &Args) -> Result<(), Failure> {
         summarise(located, &loaded)?;
         changes.as_ref().map_or(Ok(()), print_changes)?;
     }
-    let online = args.online.then(|| process::block_on(probe::all(&loaded.config, args.yes))).transpose()?;
+    let online =
+        args.online.then(|| process::block_on(async { Ok(probe::all(&loaded.config, args.yes).await) })).transpose()?;
     let is_refused = changes.as_ref().is_some_and(|changes| !changes.refused.is_empty());
     let ok = online.iter().flatten().all(Probe::is_good) && !is_refused;
     if args.json {

@@ -17,6 +17,7 @@ use std::sync::LazyLock;
 use clap::{Parser, Subcommand};
 
 mod admin;
+mod asker;
 mod backfill;
 mod check;
 mod completions;

@@ -1,8 +1,8 @@
 //! The questions of `check --online`: is the address of a DSN there, does it take the key, and is it what the file says it is?
 //!
 //! What kind of tracker it is is asked first, without a key: at a GlitchTip a wrong key would lock out whoever uses the project now.
-//! The probe of the key is an envelope without items: trackers check its key and store nothing. It goes the way deliveries go: no proxy,
-//! no redirects, the same headers, the upstream's own included.
+//! The probe of the key is an envelope without items: trackers check its key and store nothing. It goes the way deliveries go: by
+//! the same proxy, without redirects, with the same headers, the upstream's own included.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -10,29 +10,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use reqwest::redirect::Policy;
-use reqwest::{Client, Response, StatusCode};
+use http::uri::{Authority, Scheme};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde::Serialize;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout};
 
-use crate::config::{Config, Headers, Kind, Upstream as Settings};
+use crate::config::{Config, Kind, Upstream as Settings};
+use crate::delivery::proxies::Proxy;
 use crate::protocol::answer;
 use crate::protocol::dsn::Dsn;
 
-use super::admin::told;
-use super::failure::{Exit, Failure};
-use super::recognise;
+use super::asker::Asker;
+use super::failure::Failure;
+use super::recognise::{self, NoAnswer};
 use super::terminal::{self, Tone, harmless, right, table, tint};
 
 /// Probes under way at once.
 const AT_ONCE: usize = 8;
 /// How long a name or a connection may take.
 const NEAR: Duration = Duration::from_secs(5);
-/// How long the answer may take.
-const ANSWER: Duration = Duration::from_secs(15);
-/// How much of an answer is read.
-const LARGEST: usize = 64 * 1024;
 /// How much of an answer is shown.
 const SHOWN: usize = 160;
 /// What is said of a key that was not tried.
@@ -49,7 +46,10 @@ pub(super) struct Probe {
     result: Verdict,
     /// What it means and what to do about it.
     explanation: String,
+    /// The forward proxy on the way there.
+    proxy: Option<String>,
     status: Option<u16>,
+    /// To the proxy, if there is one.
     dns_ms: Option<f64>,
     connect_ms: Option<f64>,
     /// TLS included.
@@ -80,6 +80,7 @@ impl Probe {
             dsn: dsn.to_string(),
             result: Verdict::Bad,
             explanation: String::new(),
+            proxy: None,
             status: None,
             dns_ms: None,
             connect_ms: None,
@@ -96,10 +97,10 @@ impl Probe {
 }
 
 /// Asks every upstream of every project. The keys at a GlitchTip are tried last, one by one, and only with `tries_all`.
-pub(super) async fn all(config: &Config, tries_all: bool) -> Result<Vec<Probe>, Failure> {
+pub(super) async fn all(config: &Config, tries_all: bool) -> Vec<Probe> {
     let mut questions = vec![];
     for (upstream, settings) in &config.upstreams {
-        let http = client(&settings.headers)?;
+        let http = Asker::new(settings);
         for project in &config.projects {
             let Some(dsn) = project.dsns.get(upstream) else { continue };
             let probe = Probe::of(upstream, &project.name, dsn);
@@ -111,26 +112,12 @@ pub(super) async fn all(config: &Config, tries_all: bool) -> Result<Vec<Probe>, 
     for question in questions.iter_mut().filter(|question| question.waits && tries_all) {
         question.try_key().await;
     }
-    Ok(questions.into_iter().map(Question::end).collect())
-}
-
-/// A client for one upstream, whose own headers go with every request.
-fn client(own: &Headers) -> Result<Client, Failure> {
-    Client::builder()
-        .no_proxy()
-        .redirect(Policy::none())
-        .connect_timeout(NEAR)
-        // A fresh connection for each: GlitchTip's default server closes one after its answer without saying so.
-        .pool_max_idle_per_host(0)
-        .timeout(ANSWER)
-        .default_headers(own.lines().clone())
-        .build()
-        .map_err(|error| Failure::new(Exit::Unavailable, format_args!("TLS cannot be used: {}", told(&error))))
+    questions.into_iter().map(Question::end).collect()
 }
 
 /// A DSN that is asked about.
 struct Question<'a> {
-    http: Client,
+    http: Asker,
     dsn: &'a Dsn,
     settings: &'a Settings,
     probe: Probe,
@@ -146,8 +133,14 @@ impl Question<'_> {
             return self;
         }
         let found = recognise::kind(&self.http, self.dsn).await;
+        if let Err(NoAnswer::Silent(silence)) = &found
+            && silence.is_unreached
+        {
+            self.probe.explanation = explain_failure(&silence.why);
+            return self;
+        }
+        let may_be_glitchtip = found.as_ref().map_or(true, |found| *found == Some(Kind::Glitchtip));
         self.probe.kind = found.unwrap_or_default();
-        let may_be_glitchtip = found.map_or(true, |found| found == Some(Kind::Glitchtip));
         self.waits = may_be_glitchtip || self.settings.kind == Kind::Glitchtip;
         if self.waits {
             (self.probe.result, self.probe.explanation) = (Verdict::Unclear, UNTRIED.to_owned());
@@ -159,7 +152,9 @@ impl Question<'_> {
 
     async fn reach(&mut self) -> Result<(), String> {
         let began = Instant::now();
-        let addresses = resolve(self.dsn).await?;
+        let proxy = self.settings.proxy.proxy(self.dsn.envelope_uri()).map_err(|error| error.to_string())?;
+        self.probe.proxy = proxy.map(ToString::to_string);
+        let addresses = resolve(proxy.map_or(self.dsn.authority(), Proxy::authority), self.dsn.scheme()).await?;
         self.probe.dns_ms = Some(millis(began));
         let began = Instant::now();
         connect(&addresses).await?;
@@ -175,26 +170,18 @@ impl Question<'_> {
     async fn answer(&mut self) -> Result<(Verdict, String), String> {
         let began = Instant::now();
         let key = self.dsn.public_key();
-        let agent = concat!("switchyard/", env!("CARGO_PKG_VERSION"));
-        let request = self
-            .http
-            .post(self.dsn.envelope_uri().to_string())
-            .header("content-type", "application/x-sentry-envelope")
-            .header("user-agent", agent)
-            .header("x-sentry-auth", format!("Sentry sentry_version=7, sentry_client={agent}, sentry_key={key}"))
-            .body("{}\n");
-        let answer = request.send().await.map_err(|error| explain_failure(&told(&error)))?;
-        let status = answer.status();
-        let header = |name| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let (location, limits) = (header("location"), header("x-sentry-rate-limits"));
-        let text = beginning(answer).await;
+        let uri = self.dsn.envelope_uri().clone();
+        let answer = self.http.ask(Method::POST, uri, headers(key), "{}\n").await;
+        let answer = answer.map_err(|silence| explain_failure(&silence.why))?;
+        let (status, limits) = (answer.status, answer.header("x-sentry-rate-limits"));
         self.probe.answer_ms = Some(millis(began));
         self.probe.status = Some(status.as_u16());
         let by_limits = limits.as_deref().and_then(recognise::kind_by_limits);
         self.probe.kind = self.probe.kind.or(by_limits);
         // An upstream may repeat our key and headers.
         let harmless = |text: String| self.settings.headers.hide(text).replace(key, "***");
-        let (verdict, mut words) = explain(status, location.map(harmless).as_deref(), &harmless(text));
+        let (verdict, mut words) =
+            explain(status, answer.header("location").map(harmless).as_deref(), &harmless(answer.text));
         if status == StatusCode::FORBIDDEN && self.probe.kind == Some(Kind::Glitchtip) {
             words += "; or somebody tried a wrong key: for 30 s after that it refuses everybody";
         }
@@ -209,21 +196,21 @@ impl Question<'_> {
     }
 }
 
-/// The beginning of an answer's body, as far as anybody needs it: what is larger is no answer to a probe.
-pub(super) async fn beginning(mut answer: Response) -> String {
-    let mut text = Vec::new();
-    while let Ok(Some(piece)) = answer.chunk().await {
-        text.extend_from_slice(&piece[..piece.len().min(LARGEST - text.len())]);
-        if text.len() == LARGEST {
-            break;
-        }
+/// The headers of the probe.
+fn headers(key: &str) -> HeaderMap {
+    const AGENT: &str = concat!("switchyard/", env!("CARGO_PKG_VERSION"));
+    let auth = format!("Sentry sentry_version=7, sentry_client={AGENT}, sentry_key={key}");
+    let mut headers = HeaderMap::new();
+    headers.insert("content-type", HeaderValue::from_static("application/x-sentry-envelope"));
+    headers.insert("user-agent", HeaderValue::from_static(AGENT));
+    if let Ok(auth) = HeaderValue::try_from(auth) {
+        headers.insert("x-sentry-auth", auth);
     }
-    String::from_utf8_lossy(&text).into_owned()
+    headers
 }
 
-async fn resolve(dsn: &Dsn) -> Result<Vec<SocketAddr>, String> {
-    let authority = dsn.authority();
-    let port = authority.port_u16().unwrap_or(if dsn.scheme() == "https" { 443 } else { 80 });
+async fn resolve(authority: &Authority, scheme: &Scheme) -> Result<Vec<SocketAddr>, String> {
+    let port = authority.port_u16().unwrap_or(if *scheme == Scheme::HTTPS { 443 } else { 80 });
     // An IPv6 address stands in brackets in a URL, and nowhere else.
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
     let found = timeout(NEAR, lookup_host((host, port))).await;
@@ -297,7 +284,11 @@ pub(super) fn print(probes: &[Probe]) -> Result<(), Failure> {
             time(probe.dns_ms),
             time(probe.connect_ms),
             time(probe.answer_ms),
-            probe.explanation.as_str().into(),
+            match &probe.proxy {
+                Some(proxy) if !probe.explanation.contains(proxy) => format!("by {proxy}: {}", probe.explanation),
+                _ => probe.explanation.clone(),
+            }
+            .into(),
         ]);
     }
     terminal::say(rows.trim_fmt())?;

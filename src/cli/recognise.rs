@@ -5,21 +5,25 @@
 //!
 //! In this order, because GlitchTip imitates Sentry's API, and Relay passes on to Sentry what it does not know.
 
-use http::Uri;
-use reqwest::Client;
+use http::{HeaderMap, Method, Uri};
 use serde_json::Value;
 
 use crate::config::Kind;
 use crate::protocol::dsn::Dsn;
 
-use super::probe::beginning;
+use super::asker::{Asker, Silence};
 
 /// There was no answer that tells anything.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct NoAnswer;
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum NoAnswer {
+    /// None at all.
+    Silent(Silence),
+    /// A server in trouble, which may answer otherwise when it is well.
+    Trouble,
+}
 
 /// The kind of the tracker behind a DSN, as far as it can be told without a key; `None` is another one.
-pub(super) async fn kind(http: &Client, dsn: &Dsn) -> Result<Option<Kind>, NoAnswer> {
+pub(super) async fn kind(http: &Asker, dsn: &Dsn) -> Result<Option<Kind>, NoAnswer> {
     if is_sentrys_own(dsn.authority().host()) {
         return Ok(Some(Kind::Sentry));
     }
@@ -49,18 +53,15 @@ fn is_sentrys_own(host: &str) -> bool {
 }
 
 /// The JSON at a path of the tracker: null for an answer that is none.
-async fn told(http: &Client, dsn: &Dsn, path: &str) -> Result<Value, NoAnswer> {
+async fn told(http: &Asker, dsn: &Dsn, path: &str) -> Result<Value, NoAnswer> {
     let address = Uri::builder().scheme(dsn.scheme().clone()).authority(dsn.authority().clone());
-    let address = address.path_and_query(format!("{}{path}", dsn.prefix())).build().map_err(|_| NoAnswer)?;
-    let answer = http.get(address.to_string()).send().await.map_err(|_| NoAnswer)?;
-    let status = answer.status();
-    // A server in trouble may answer otherwise when it is well.
-    if status.is_server_error() {
-        return Err(NoAnswer);
+    let address = address.path_and_query(format!("{}{path}", dsn.prefix())).build().map_err(|_| NoAnswer::Trouble)?;
+    let answer = http.ask(Method::GET, address, HeaderMap::new(), "").await.map_err(NoAnswer::Silent)?;
+    if answer.status.is_server_error() {
+        return Err(NoAnswer::Trouble);
     }
-    let text = beginning(answer).await;
     // What is cut off, because it is larger, is none of these.
-    Ok(serde_json::from_str(&text).ok().filter(|_| status.is_success()).unwrap_or_default())
+    Ok(serde_json::from_str(&answer.text).ok().filter(|_| answer.status.is_success()).unwrap_or_default())
 }
 
 /// What to write into the file, when the tracker is something else than it is said to be there.

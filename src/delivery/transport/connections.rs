@@ -106,6 +106,14 @@ pub fn of_any_length(response: &Response<Incoming>) {
 }
 
 impl NoAnswer {
+    /// Whether there was no connection to the upstream.
+    pub fn is_unreached(&self) -> bool {
+        match self {
+            Self::Failed(error) => error.is_connect(),
+            Self::Shut(_) => true,
+        }
+    }
+
     /// Whether the connection ended before anything of an answer came.
     pub(super) fn died_before_answer(&self) -> bool {
         let Self::Failed(error) = self else { return false };
