@@ -120,8 +120,13 @@ impl Transport {
         most: usize,
     ) -> Result<(StatusCode, HeaderMap, Option<Vec<u8>>), SendError> {
         let until = Instant::now() + patience;
-        let (head, body) = self.exchange(parcel, patience).await?.into_parts();
+        let response = self.exchange(parcel, patience).await?;
+        let meter = connections::grant(&response, most);
+        let (head, body) = response.into_parts();
         let body = timeout_at(until, Limited::new(body, most).collect()).await;
+        if let Some(meter) = meter {
+            meter.renew();
+        }
         let body = body.ok().and_then(Result::ok).map(|body| body.to_bytes().into());
         Ok((head.status, head.headers, body))
     }

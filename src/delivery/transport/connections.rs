@@ -98,6 +98,13 @@ where
     }
 }
 
+/// Lets the body of an answer have so many bytes. Whoever has read it renews the meter.
+pub(super) fn grant(response: &Response<Incoming>, bytes: usize) -> Option<Meter> {
+    let meter = response.extensions().get::<Meter>()?;
+    meter.grant(bytes);
+    Some(meter.clone())
+}
+
 /// Lets the body of an answer be of any length. Its connection must not be used again.
 pub fn of_any_length(response: &Response<Incoming>) {
     if let Some(meter) = response.extensions().get::<Meter>() {

@@ -19,6 +19,8 @@ use tokio::time::{Duration, Instant};
 pub(super) const MOST_BYTES: usize = 128 * 1024;
 /// The most reads that they may come in. A network brings hundreds of bytes at a time.
 const MOST_READS: usize = 1024;
+/// How many bytes a read of a longer body brings at least, on average.
+const LEAST_READ: usize = 512;
 
 /// An answer without an end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -38,6 +40,8 @@ struct State {
     bytes: AtomicUsize,
     reads: AtomicUsize,
     is_open: AtomicBool,
+    /// Bytes that may come besides.
+    granted: AtomicUsize,
     /// Whether the other end is a proxy that takes requests for anybody.
     is_proxied: AtomicBool,
     since: Instant,
@@ -51,6 +55,7 @@ impl Meter {
             bytes,
             reads,
             is_open: AtomicBool::new(false),
+            granted: AtomicUsize::new(0),
             is_proxied: AtomicBool::new(false),
             since: Instant::now(),
         }))
@@ -60,6 +65,12 @@ impl Meter {
     pub(super) fn renew(&self) {
         self.0.bytes.store(0, Ordering::Relaxed);
         self.0.reads.store(0, Ordering::Relaxed);
+        self.0.granted.store(0, Ordering::Relaxed);
+    }
+
+    /// Lets so many bytes more pass until the counting begins anew, in pieces of a sane size.
+    pub(super) fn grant(&self, bytes: usize) {
+        self.0.granted.store(bytes, Ordering::Relaxed);
     }
 
     /// Lets pass whatever comes from now on.
@@ -79,11 +90,12 @@ impl Meter {
 
     fn check(&self) -> Result<(), Endless> {
         let state = &self.0;
+        let granted = state.granted.load(Ordering::Relaxed);
         if state.is_open.load(Ordering::Relaxed) {
             Ok(())
-        } else if state.bytes.load(Ordering::Relaxed) >= MOST_BYTES {
+        } else if state.bytes.load(Ordering::Relaxed) >= MOST_BYTES + granted {
             Err(Endless::Bytes)
-        } else if state.reads.load(Ordering::Relaxed) >= MOST_READS {
+        } else if state.reads.load(Ordering::Relaxed) >= MOST_READS + granted / LEAST_READ {
             Err(Endless::Pieces)
         } else {
             Ok(())
