@@ -40,8 +40,8 @@ const RESERVED: &[(&[&str], &[&str], &str)] = &[
     (&["hyper", "client"], HTTP_CLIENTS, ONE_CLIENT),
     (&["hyper_rustls"], HTTP_CLIENTS, ONE_CLIENT),
     (&["rusqlite"], &["journal"], "storage belongs to journal: add what you need to the trait Journal"),
-    (&["flate2"], DECODERS, ONE_DECODER),
-    (&["zstd"], DECODERS, ONE_DECODER),
+    (&["flate2"], COMPRESSORS, ONE_COMPRESSOR),
+    (&["zstd"], COMPRESSORS, ONE_COMPRESSOR),
     (&["brotli"], DECODERS, ONE_DECODER),
     (&["bzip2"], DECODERS, ONE_DECODER),
     (&["liblzma"], DECODERS, ONE_DECODER),
@@ -56,6 +56,8 @@ const RESERVED: &[(&[&str], &[&str], &str)] = &[
 const HTTP_CLIENTS: &[&str] = &["delivery/transport", "notify/receiver", "cli"];
 const ONE_CLIENT: &str = "only delivery/transport, notify/receiver and cli send requests: call the transport";
 const DECODERS: &[&str] = &["intake/decode"];
+const COMPRESSORS: &[&str] = &["intake/decode", "delivery/compress"];
+const ONE_COMPRESSOR: &str = "intake/decode decodes and delivery/compress compresses: call them";
 const ONE_DECODER: &str = "intake/decode holds the only decoders, where both limits are kept: call it";
 const ONE_CLOCK: &str = "clock.rs is the only reader of time: take a Timestamp or a Clock";
 const ONE_SPAWNER: &str = "tasks.rs is the only caller of spawn: take a Tasks";

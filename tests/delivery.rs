@@ -4,6 +4,8 @@ mod support;
 
 #[path = "delivery/addresses.rs"]
 mod addresses;
+#[path = "delivery/compress.rs"]
+mod compress;
 #[path = "delivery/gate.rs"]
 mod gate;
 #[path = "delivery/log.rs"]

@@ -14,10 +14,10 @@ use crate::policy::limits::{self, Limits};
 use crate::units::Period;
 
 use super::Config;
-use super::headers;
 use super::notifications;
 use super::projects;
 use super::report::Report;
+use super::requests;
 use super::shape::File;
 use super::suggest::nearest;
 use super::tree::Path;
@@ -132,7 +132,7 @@ fn check_upstream(path: &Path, upstream: &Upstream, report: &mut Report<'_>) {
     if matches!(upstream.proxy, Choice::Invalid(_)) {
         report.error(&path.key("proxy"), InvalidProxy.to_string(), Some("\"none\" is a direct connection".into()));
     }
-    headers::check(path, upstream, report);
+    requests::check(path, upstream, report);
 }
 
 fn check_listeners(file: &File, report: &mut Report<'_>) {

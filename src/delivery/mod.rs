@@ -4,6 +4,7 @@
 pub mod asking;
 mod batch_poison;
 pub mod board;
+pub mod compress;
 pub mod headers;
 mod large;
 mod load;

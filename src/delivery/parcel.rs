@@ -40,10 +40,8 @@ pub(super) fn pack(
     }
     let dwell = now.since(record.accepted_at);
     let body = match (&record.body, file) {
-        (Body::Memory(bytes), _) if load.is_whole() => Contents::Pieces(rewrite(bytes, to, dwell, None).into()),
-        (Body::Memory(bytes), _) => {
-            Contents::Pieces(rewrite(&selection(bytes, &load.send.items), to, dwell, load.event_id).into())
-        }
+        (Body::Memory(bytes), _) if load.is_whole() => pieces(rewrite(bytes, to, dwell, None)),
+        (Body::Memory(bytes), _) => pieces(rewrite(&selection(bytes, &load.send.items), to, dwell, load.event_id)),
         (Body::File(_), None) => return Err(Unreadable::File(std::io::ErrorKind::NotFound.into())),
         (body @ Body::File(_), Some(file)) => Contents::Stream(stream(body, load, file, to, dwell)?),
     };
@@ -56,8 +54,12 @@ pub(super) fn pack(
 pub(super) fn question(dsn: &Dsn) -> Parcel {
     let mut headers = headers(dsn, &Client::ours());
     headers.insert(header::CONTENT_TYPE, ENVELOPE);
-    let body = Contents::Pieces([Bytes::from_static(QUESTION), Bytes::new()]);
+    let body = pieces((Bytes::from_static(QUESTION), Bytes::new()));
     Parcel { method: Method::POST, uri: dsn.envelope_uri().clone(), headers, body }
+}
+
+fn pieces((line, rest): (Bytes, Bytes)) -> Contents {
+    Contents::Pieces([line, rest, Bytes::new()])
 }
 
 /// The request as it came, with the upstream's project and key. A key that came in the path goes there: a second form of
@@ -76,7 +78,7 @@ fn repeat(record: &Record, request: &RawRequest, file: Option<Arc<File>>, dsn: &
     // The parts were an address when they came.
     let uri = request.uri(dsn).unwrap_or_else(|| dsn.envelope_uri().clone());
     let body = match (&record.body, file) {
-        (Body::Memory(bytes), _) => Contents::Pieces([bytes.clone(), Bytes::new()]),
+        (Body::Memory(bytes), _) => pieces((bytes.clone(), Bytes::new())),
         (Body::File(_), None) => return Err(Unreadable::File(std::io::ErrorKind::NotFound.into())),
         (Body::File(_), Some(file)) => {
             let whole = std::iter::once(0..record.body.len()).collect();

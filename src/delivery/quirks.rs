@@ -34,6 +34,8 @@ pub(super) struct Quirks {
     pub(super) takes_the_rest_on_429: bool,
     /// A page of HTML with status 500 is its maintenance, and no answer to the envelope: no strike against it.
     maintenance_is_a_500_page: bool,
+    /// It takes no body whose length is not known before its end.
+    pub(super) wants_length: bool,
     /// After a wrong key it refuses the project to everybody for this long.
     pub(super) cool_off: Duration,
     /// Some events make it lose the whole batch they are stored with: those are counted.
@@ -58,6 +60,7 @@ const GENERIC: Quirks = Quirks {
     ends_at_blank_lines: false,
     takes_the_rest_on_429: false,
     maintenance_is_a_500_page: false,
+    wants_length: false,
     cool_off: Duration::ZERO,
     has_batch_poison: false,
 };
@@ -81,6 +84,7 @@ const GLITCHTIP: Quirks = Quirks {
     ],
     ends_at_blank_lines: true,
     maintenance_is_a_500_page: true,
+    wants_length: true,
     cool_off: Duration::from_secs(30),
     has_batch_poison: true,
     ..GENERIC
@@ -91,6 +95,7 @@ const BUGSINK: Quirks = Quirks {
     never_stores: &[Category::Transaction, Category::Span],
     one_event_a_request: true,
     one_at_a_time: true,
+    wants_length: true,
     ..GENERIC
 };
 

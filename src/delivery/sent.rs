@@ -8,6 +8,7 @@ use crate::journal::{Claim, DeadLetter, Progress};
 use crate::policy::routing::Routing;
 use crate::protocol::answer;
 
+use super::compress::Compress;
 use super::headers::Headers;
 use super::load::Load;
 use super::quirks::Quirks;
@@ -24,6 +25,8 @@ pub(super) struct Sent {
     pub(super) routing: Arc<Routing>,
     /// What the operator added to it.
     pub(super) headers: Headers,
+    /// What it refused compressed and took as it is.
+    pub(super) declined: Option<Compress>,
     pub(super) began: Timestamp,
     pub(super) took: Duration,
     pub(super) result: Result<Reply, SendError>,

@@ -5,8 +5,10 @@ use std::num::NonZeroU16;
 use serde::{Deserialize, Serialize};
 
 use crate::policy::shadow;
+use crate::protocol::dsn::Dsn;
 use crate::units::Period;
 
+use super::compress::Compress;
 use super::headers::Headers;
 use super::{asking, proxies};
 
@@ -36,6 +38,8 @@ pub struct Settings {
     /// The forward proxy on the way there. Not shown: it may have a password.
     #[serde(skip_serializing)]
     pub proxy: proxies::Choice,
+    /// How envelopes are compressed on their way there; absent, as its kind takes them best, and not on this machine.
+    pub compress: Option<Compress>,
     /// What goes with every request there. Not shown: the values are secrets.
     #[serde(skip_serializing)]
     pub headers: Headers,
@@ -56,10 +60,19 @@ impl Default for Settings {
             kind: Kind::Generic,
             max_connection_age: Period::secs(60),
             proxy: proxies::Choice::default(),
+            compress: None,
             headers: Headers::default(),
             shadow: shadow::Settings::default(),
             api: None,
         }
+    }
+}
+
+impl Settings {
+    /// How envelopes are compressed on their way to this address.
+    pub(super) fn compression(&self, to: &Dsn) -> Compress {
+        let of_kind = if to.is_on_this_machine() { Compress::None } else { self.kind.compression() };
+        self.compress.unwrap_or(of_kind)
     }
 }
 
@@ -90,6 +103,18 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// How it takes envelopes best. What nobody knows gets them as they are.
+    const fn compression(self) -> Compress {
+        match self {
+            // getsentry/relay, `relay-server/src/extractors/request_body.rs`: gzip, deflate, br and zstd.
+            Self::Sentry | Self::Relay => Compress::Zstd,
+            // bugsink, `bugsink/streams.py`: gzip, deflate (raw) and br.
+            Self::Bugsink => Compress::Gzip,
+            // GlitchTip 5 reads compressed items without a length byte by byte.
+            Self::Glitchtip | Self::Generic => Compress::None,
+        }
+    }
+
     /// The name in the configuration.
     pub const fn name(self) -> &'static str {
         match self {
@@ -99,5 +124,29 @@ impl Kind {
             Self::Relay => "relay",
             Self::Generic => "generic",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_gets_what_it_knows_and_this_machine_nothing_compressed() {
+        let of = |kind, dsn: &str| Settings { kind, ..Settings::default() }.compression(&dsn.parse().unwrap());
+        for (kind, expected) in [
+            (Kind::Sentry, Compress::Zstd),
+            (Kind::Relay, Compress::Zstd),
+            (Kind::Bugsink, Compress::Gzip),
+            (Kind::Glitchtip, Compress::None),
+            (Kind::Generic, Compress::None),
+        ] {
+            assert_eq!(of(kind, "https://k@tracker.example/1"), expected, "{kind:?}");
+            for near in ["http://k@127.0.0.1:8080/1", "http://k@[::1]/1", "http://k@localhost/1"] {
+                assert_eq!(of(kind, near), Compress::None);
+            }
+        }
+        let wanted = Settings { compress: Some(Compress::Gzip), ..Settings::default() };
+        assert_eq!(wanted.compression(&"http://k@localhost/1".parse().unwrap()), Compress::Gzip);
     }
 }

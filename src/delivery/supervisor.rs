@@ -15,6 +15,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::observations::Observations;
 
 use super::board::Board;
+use super::compress::Packs;
 use super::quirks;
 use super::settings::Settings;
 use super::watch::Watch;
@@ -35,6 +36,7 @@ pub struct Supervisor {
     cooldowns: Cooldowns,
     metrics: Metrics,
     observations: Observations,
+    packs: Packs,
     tasks: Tasks,
     workers: BTreeMap<Arc<str>, Running>,
     /// The last worker of each upstream that was removed. It may still have requests under way.
@@ -57,7 +59,20 @@ impl Supervisor {
     ) -> Self {
         let (routing, board, cooldowns) = (Arc::default(), Board::default(), Cooldowns::default());
         let (epoch, workers, removed) = (clock.epoch(), BTreeMap::new(), BTreeMap::new());
-        Self { journal, routing, clock, epoch, board, cooldowns, metrics, observations, tasks, workers, removed }
+        Self {
+            journal,
+            routing,
+            clock,
+            epoch,
+            board,
+            cooldowns,
+            metrics,
+            observations,
+            packs: Packs::default(),
+            tasks,
+            workers,
+            removed,
+        }
     }
 
     /// The reports of the workers.
@@ -120,6 +135,7 @@ impl Supervisor {
             clock: self.clock.clone(),
             board: self.board.clone(),
             cooldowns: self.cooldowns.clone(),
+            packs: self.packs.clone(),
             watch: Watch::new(name, &self.metrics, self.observations.clone()),
         };
         let tasks = self.tasks.child();

@@ -23,9 +23,11 @@ mod connections;
 mod connector;
 mod line;
 mod localhost;
+mod packed;
 mod stream;
 pub mod tls;
 pub use connections::{Connections, NoAnswer, of_any_length};
+pub(super) use packed::Packed;
 pub(super) use stream::Stream;
 
 /// How long the body of an answer may take after its head.
@@ -49,10 +51,12 @@ pub(super) struct Parcel {
 /// The body.
 #[derive(Clone, Debug)]
 pub(super) enum Contents {
-    /// In two pieces, an envelope's header line and the rest; another request's body in one.
-    Pieces([Bytes; 2]),
+    /// In pieces: an envelope's header line and the rest, and what ends it when it is compressed; another request's body in one.
+    Pieces([Bytes; 3]),
     /// From a file.
     Stream(Stream),
+    /// The same, compressed on its way.
+    Packed(Packed),
 }
 
 /// An upstream's answer, as far as it is of use.
@@ -132,7 +136,11 @@ impl Transport {
     }
 
     async fn exchange(&self, parcel: Parcel, patience: Duration) -> Result<Response<Incoming>, SendError> {
-        let progress = if let Contents::Stream(stream) = &parcel.body { Some(stream.progress()) } else { None };
+        let progress = match &parcel.body {
+            Contents::Pieces(_) => None,
+            Contents::Stream(stream) => Some(stream.progress()),
+            Contents::Packed(packed) => Some(packed.progress()),
+        };
         let exchange = async {
             let response = match self.connections.request(request(parcel.clone())).await {
                 Err(error) if error.died_before_answer() => self.connections.request(request(parcel)).await,
@@ -205,25 +213,27 @@ impl Body for Contents {
                 Poll::Ready(next.map(Ok))
             }
             Self::Stream(stream) => stream.poll_next(cx),
+            Self::Packed(packed) => packed.poll_next(cx),
         };
         next.map_ok(Frame::data)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.left() == 0
+        self.left() == Some(0)
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left())
+        self.left().map_or_else(SizeHint::new, SizeHint::with_exact)
     }
 }
 
 impl Contents {
-    /// Bytes still to be sent.
-    fn left(&self) -> u64 {
+    /// Bytes still to be sent; `None` while that is not known.
+    fn left(&self) -> Option<u64> {
         match self {
-            Self::Pieces(pieces) => pieces.iter().map(|piece| piece.len() as u64).sum(),
-            Self::Stream(stream) => stream.left(),
+            Self::Pieces(pieces) => Some(pieces.iter().map(|piece| piece.len() as u64).sum()),
+            Self::Stream(stream) => Some(stream.left()),
+            Self::Packed(packed) => packed.is_done().then_some(0),
         }
     }
 }

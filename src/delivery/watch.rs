@@ -16,6 +16,7 @@ use crate::telemetry::log::Damper;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::observations::Observations;
 
+use super::compress::Compress;
 use super::sent::Sent;
 
 /// The watch over one upstream.
@@ -242,6 +243,13 @@ impl Watch {
         let (upstream, suppressed) = (&*self.upstream, line.suppressed);
         let advice = "upstream refuses the DSN of this project: check key and project id; its envelopes wait";
         tracing::error!(upstream.name = upstream, project.name = &**project, why, suppressed, "{advice}");
+    }
+
+    /// It refuses what is compressed so, and takes the same as it is.
+    pub(super) fn declined(&self, how: Option<Compress>) {
+        let (upstream, encoding) = (&*self.upstream, how.map_or("", Compress::name));
+        let message = "upstream refuses envelopes compressed like this and takes them as they are: they go out so until the next reload";
+        tracing::warn!(upstream.name = upstream, encoding, "{message}");
     }
 
     pub(super) fn no_dsn(&self, project: &Arc<str>) {

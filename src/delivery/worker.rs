@@ -29,6 +29,7 @@ use crate::protocol::category::Quantities;
 use crate::telemetry::status::LastError;
 
 use super::board::Board;
+use super::compress::{Compress, Packs};
 use super::large::{self, weight};
 use super::load;
 use super::parcel;
@@ -41,6 +42,7 @@ use super::watch::Watch;
 
 mod alone;
 mod canary;
+mod outgoing;
 mod question;
 mod settle;
 mod waits;
@@ -64,6 +66,8 @@ pub(super) struct Surroundings {
     pub(super) watch: Watch,
     /// What the intake is told of limits.
     pub(super) cooldowns: Cooldowns,
+    /// What was compressed lately.
+    pub(super) packs: Packs,
 }
 
 /// One upstream's worker.
@@ -95,6 +99,8 @@ pub(super) struct Worker {
     epoch: Timestamp,
     /// When the upstream last took something: tells poison from an outage.
     last_success: Timestamp,
+    /// How it does not take envelopes compressed, as far as that is known since the last reload.
+    declined: Option<Compress>,
     /// Whether the last that was heard of it is an answer.
     up: bool,
     /// What went wrong since the board was last told.
@@ -142,6 +148,7 @@ impl Worker {
             mended: true,
             epoch,
             last_success: Timestamp::default(),
+            declined: None,
             up: true,
             error: None,
             in_flight: FuturesUnordered::new(),
@@ -262,16 +269,17 @@ impl Worker {
             Err(error) => return self.unreadable(&claim, &error, now),
         };
         settings.headers.apply(&mut parcel.headers);
-        let (transport, clock) = (self.transport.clone(), self.around.clock.clone());
+        let outgoing = self.outgoing(&claim, &settings, address.dsn);
+        let clock = self.around.clock.clone();
         self.circuit.started(1);
         self.suspects.started(&claim.record.project, now);
         self.bytes_in_flight += weight(&claim.record.body);
         self.in_flight.push(Box::pin(async move {
             let began = clock.now();
             let started = tokio::time::Instant::now();
-            let result = transport.send(parcel, settings.timeout.get()).await;
-            let headers = settings.headers.clone();
-            Ended::Sent(Box::new(Sent { claim, load, routing, headers, began, took: started.elapsed(), result }))
+            let (result, declined) = outgoing.send(parcel).await;
+            let (headers, took) = (settings.headers.clone(), started.elapsed());
+            Ended::Sent(Box::new(Sent { claim, load, routing, headers, declined, began, took, result }))
         }));
     }
 
@@ -325,6 +333,9 @@ impl Worker {
             Verdict::Refused => self.refused(&sent, now, "refused"),
             Verdict::Unsupported => self.unsupported(&sent),
         };
+        if sent.declined.is_some() && sent.declined != std::mem::replace(&mut self.declined, sent.declined) {
+            self.around.watch.declined(sent.declined);
+        }
         self.tell_canary(&sent, verdict, &settlement, now);
         self.journal_settle(&sent.claim.record, settlement);
         self.publish();

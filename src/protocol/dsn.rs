@@ -3,6 +3,7 @@
 //! `{scheme}://{public_key}[:{secret}]@{host}[:{port}]{path prefix}/{project}` (Sentry's "SDK Overview", "Parsing the DSN").
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use http::Uri;
@@ -41,6 +42,13 @@ pub enum InvalidDsn {
 }
 
 impl Dsn {
+    /// Whether its host is this machine, as far as its name tells.
+    pub fn is_on_this_machine(&self) -> bool {
+        let host = self.authority().host().trim_start_matches('[').trim_end_matches(']');
+        let is_loopback = host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
+        is_loopback || host.eq_ignore_ascii_case("localhost")
+    }
+
     /// http or https.
     pub fn scheme(&self) -> &Scheme {
         &self.scheme

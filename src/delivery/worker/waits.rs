@@ -91,6 +91,7 @@ impl Worker {
             self.shared =
                 routing.projects.iter().filter(|project| project.dsns.contains_key(&self.upstream)).nth(1).is_some();
             self.routing = routing;
+            self.declined = None;
             self.mended |= self.holds.any() | std::mem::take(&mut self.homeless) | self.suspects.forgive();
             self.holds.mended(now, self.quirks().cool_off);
         }

@@ -1,14 +1,31 @@
-//! The checks of `headers` in `[upstreams.NAME]`.
+//! The checks of what is sent: `headers` and `compress` in `[upstreams.NAME]`.
 //!
-//! Rule: a value is never shown, nor said to be anything but wrong.
+//! Rule: the value of a header is never shown, nor said to be anything but wrong.
 
-use crate::delivery::settings::Settings;
+use crate::delivery::compress::Compress;
+use crate::delivery::settings::{Kind, Settings};
 
 use super::report::Report;
 use super::tree::Path;
 
 /// Checks those of the upstream at `path`.
 pub(super) fn check(path: &Path, upstream: &Settings, report: &mut Report<'_>) {
+    check_headers(path, upstream, report);
+    let compress = path.key("compress");
+    match (upstream.compress, upstream.kind) {
+        (Some(Compress::Zstd), kind @ (Kind::Glitchtip | Kind::Bugsink)) => {
+            let message = format!("a {} knows no zstd", kind.name());
+            report.error(&compress, message, Some("write \"gzip\", or leave it out for what suits its kind".into()));
+        }
+        (Some(Compress::Gzip), Kind::Glitchtip) => {
+            let message = "a GlitchTip 5 reads some compressed envelopes byte by byte, at two seconds a MiB";
+            report.warning(&compress, message, None);
+        }
+        _ => {}
+    }
+}
+
+fn check_headers(path: &Path, upstream: &Settings, report: &mut Report<'_>) {
     let (section, headers) = (path.key("headers"), &upstream.headers);
     for (name, problem) in headers.problems() {
         match name {
@@ -58,7 +75,24 @@ mod tests {
         6 problems in config.toml
         "##);
         let fine = "headers = { CF-Access-Client-Id = \"${ID}\", Authorization = \"Basic aHVudGVyMg==\" }\n";
-        assert_eq!(lines(fine), "");
+        assert_eq!(lines(fine), "no problems in config.toml");
+    }
+
+    #[test]
+    fn zstd_is_for_those_that_know_it() {
+        for kind in ["glitchtip", "bugsink"] {
+            let told = lines(&format!("kind = \"{kind}\"\ncompress = \"zstd\"\n"));
+            assert!(
+                told.contains(&format!("config.toml:9:12: upstreams.a.compress: a {kind} knows no zstd")),
+                "{told}"
+            );
+        }
+        assert!(lines("kind = \"glitchtip\"\ncompress = \"gzip\"\n").contains("warning: upstreams.a.compress"));
+        for fine in ["kind = \"sentry\"\ncompress = \"zstd\"\n", "kind = \"bugsink\"\ncompress = \"gzip\"\n"] {
+            assert_eq!(lines(fine), "no problems in config.toml");
+        }
+        let told = lines("compress = \"br\"\n");
+        assert!(told.contains("upstreams.a.compress: expected one of `zstd`, `gzip`, `none`, found `br`"), "{told}");
     }
 
     #[test]

@@ -1,0 +1,74 @@
+//! A request on its way out: compressed where that is wanted, and as it is where the upstream does not take it so.
+//!
+//! Rule: what an upstream refuses compressed is refused only when it refuses it as it is, too.
+
+use std::time::Duration;
+
+use http::header;
+
+use crate::delivery::compress::{Compress, Packs};
+use crate::delivery::settings::Settings;
+use crate::delivery::transport::{Contents, Packed, Parcel, Reply, SendError, Transport};
+use crate::journal::Claim;
+use crate::policy::verdict::Verdict;
+use crate::protocol::dsn::Dsn;
+
+use super::Worker;
+
+/// The way out for one request.
+pub(super) struct Outgoing {
+    transport: Transport,
+    packs: Packs,
+    how: Compress,
+    /// Whether the upstream takes a body whose length is not known before its end.
+    without_length: bool,
+    patience: Duration,
+}
+
+impl Worker {
+    /// The way out for a claim. What is no envelope goes as it came.
+    pub(super) fn outgoing(&self, claim: &Claim, settings: &Settings, to: &Dsn) -> Outgoing {
+        let wanted = Some(settings.compression(to)).filter(|how| self.declined != Some(*how));
+        let how = wanted.filter(|_| claim.record.client.request.is_none()).unwrap_or(Compress::None);
+        Outgoing {
+            transport: self.transport.clone(),
+            packs: self.around.packs.clone(),
+            how,
+            without_length: !self.quirks().wants_length,
+            patience: settings.timeout.get(),
+        }
+    }
+}
+
+impl Outgoing {
+    /// Sends and waits for the answer. Also says what the upstream refused compressed and took as it is.
+    pub(super) async fn send(&self, parcel: Parcel) -> (Result<Reply, SendError>, Option<Compress>) {
+        let packed = if self.how == Compress::None { None } else { self.packed(parcel.clone()).await };
+        let Some(packed) = packed else {
+            return (self.transport.send(parcel, self.patience).await, None);
+        };
+        let first = self.transport.send(packed, self.patience).await;
+        if !first.as_ref().is_ok_and(may_be_the_encoding) {
+            return (first, None);
+        }
+        let second = self.transport.send(parcel, self.patience).await;
+        let is_taken = second.as_ref().is_ok_and(|reply| Verdict::of(reply.status, &reply.text) == Verdict::Delivered);
+        (second, is_taken.then_some(self.how))
+    }
+
+    async fn packed(&self, parcel: Parcel) -> Option<Parcel> {
+        let Parcel { method, uri, mut headers, body } = parcel;
+        let body = match body {
+            Contents::Pieces([line, rest, _]) => Contents::Pieces(self.packs.pack(line, rest, self.how).await?),
+            Contents::Stream(stream) if self.without_length => Contents::Packed(Packed::new(stream, self.how)),
+            Contents::Stream(_) | Contents::Packed(_) => return None,
+        };
+        headers.insert(header::CONTENT_ENCODING, self.how.header());
+        Some(Parcel { method, uri, headers, body })
+    }
+}
+
+/// Whether the answer may be about the encoding, and not about what is encoded: refused for good, or its length is missed.
+fn may_be_the_encoding(reply: &Reply) -> bool {
+    reply.status.as_u16() == 411 || Verdict::of(reply.status, &reply.text) == Verdict::Refused
+}
