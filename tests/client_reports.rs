@@ -171,7 +171,7 @@ async fn an_upstream_that_is_not_to_be_told_is_not_and_what_is_not_meant_for_one
     relay.send_errors(1).await;
     let samples = relay.balanced(SOON).await;
     assert!(samples.sum("switchyard_dropped_items_total", &[("upstream", "a"), ("reason", "rate_limited")]) == 1.0);
-    assert_eq!(samples.sum("switchyard_dropped_items_total", &[("upstream", "b"), ("reason", "filtered")]), 1.0);
+    assert_eq!(samples.sum("switchyard_dropped_items_total", &[("upstream", "b"), ("reason", "mirror_off")]), 1.0);
     // When it is to be told from now on, it is told what is dropped from now on.
     eventually("its limit is over", SOON, async || match relay.upstream("a").await["state"] == "limited" {
         true => Err("it is limited".to_owned()),

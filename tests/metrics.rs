@@ -75,7 +75,7 @@ const CLOSED: [(&str, &str); 5] = [
     ("upstream", "new old"),
 ];
 
-const DROPPED: &str = "capped evicted expired filtered rate_limited rejected sampled unsupported";
+const DROPPED: &str = "capped evicted expired filtered mirror_off rate_limited rejected sampled unsupported";
 const REFUSED: &str = "content_type disconnected encoding journal_failed journal_full malformed method mismatch no_such_route overloaded project_share \
                        proxy_protocol rate_limited timeout too_large too_many_connections unauthenticated unknown_project upstream_failed upstream_timeout";
 

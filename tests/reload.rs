@@ -112,7 +112,7 @@ async fn a_switch_while_both_upstreams_have_a_backlog_loses_and_doubles_nothing(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_mirror_only_the_primary_receives_and_the_rest_is_counted_as_filtered() {
+async fn without_mirror_only_the_primary_receives_and_the_rest_is_counted_as_mirror_off() {
     let (a, b) = two_upstreams().await;
     let relay = plan(&a, &b).top("mirror = true").start().await;
     let both = relay.send_errors(2).await;
@@ -128,7 +128,7 @@ async fn without_mirror_only_the_primary_receives_and_the_rest_is_counted_as_fil
     let dropped = |upstream| {
         samples.sum(
             "switchyard_dropped_items_total",
-            &[("upstream", upstream), ("reason", "filtered"), ("category", "error")],
+            &[("upstream", upstream), ("reason", "mirror_off"), ("category", "error")],
         )
     };
     assert_eq!((dropped("a"), dropped("b")), (0.0, 3.0));

@@ -280,7 +280,7 @@ fn dropped(account: &AccountStatus) -> u64 {
 }
 
 fn spared(account: &AccountStatus) -> u64 {
-    ["filtered", "sampled", "capped"].iter().filter_map(|reason| account.dropped.get(*reason)).sum()
+    ["mirror_off", "filtered", "sampled", "capped"].iter().filter_map(|reason| account.dropped.get(*reason)).sum()
 }
 
 fn millis(since: Instant) -> u64 {

@@ -39,6 +39,6 @@ pub(super) async fn follow(
 
 /// What of a category an upstream was to get.
 fn let_through(account: &Account) -> u64 {
-    let left_out = [DropReason::Filtered, DropReason::Sampled, DropReason::Capped];
+    let left_out = [DropReason::MirrorOff, DropReason::Filtered, DropReason::Sampled, DropReason::Capped];
     account.accepted.saturating_sub(left_out.map(|reason| account.dropped(reason)).iter().sum())
 }

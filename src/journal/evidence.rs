@@ -133,7 +133,11 @@ impl Fate {
             DropReason::Expired => Some(Self::Expired),
             DropReason::Evicted => Some(Self::Evicted),
             DropReason::RateLimited => Some(Self::RateLimited),
-            DropReason::Filtered | DropReason::Sampled | DropReason::Capped | DropReason::Unsupported => None,
+            DropReason::MirrorOff
+            | DropReason::Filtered
+            | DropReason::Sampled
+            | DropReason::Capped
+            | DropReason::Unsupported => None,
         }
     }
 }

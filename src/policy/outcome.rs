@@ -10,7 +10,7 @@ use crate::protocol::client_report::Reason;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
 pub enum DropReason {
-    /// Not meant for it: mirror off, or its shadow filter.
+    /// Not meant for it: its shadow section leaves it out.
     Filtered,
     /// Left out by its sampling rate.
     Sampled,
@@ -26,11 +26,13 @@ pub enum DropReason {
     Rejected,
     /// Of a kind that the upstream cannot take.
     Unsupported,
+    /// Not meant for it: the mirror was off.
+    MirrorOff,
 }
 
 impl DropReason {
     /// Every reason, in the order of their definition.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Filtered,
         Self::Sampled,
         Self::Capped,
@@ -39,6 +41,7 @@ impl DropReason {
         Self::Evicted,
         Self::Rejected,
         Self::Unsupported,
+        Self::MirrorOff,
     ];
 
     /// The name in labels, in the journal and in JSON.
@@ -52,6 +55,7 @@ impl DropReason {
             Self::Evicted => "evicted",
             Self::Rejected => "rejected",
             Self::Unsupported => "unsupported",
+            Self::MirrorOff => "mirror_off",
         }
     }
 
@@ -63,7 +67,7 @@ impl DropReason {
             Self::Capped | Self::RateLimited => Some(Reason::RatelimitBackoff),
             Self::Expired => Some(Reason::NetworkError),
             Self::Evicted => Some(Reason::CacheOverflow),
-            Self::Filtered | Self::Rejected | Self::Unsupported => None,
+            Self::MirrorOff | Self::Filtered | Self::Rejected | Self::Unsupported => None,
         }
     }
 }

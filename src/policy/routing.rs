@@ -95,7 +95,7 @@ impl Routing {
             } else if mirror {
                 route.deliver.push(Arc::clone(upstream));
             } else {
-                route.withheld.push((Arc::clone(upstream), DropReason::Filtered));
+                route.withheld.push((Arc::clone(upstream), DropReason::MirrorOff));
             }
         }
         route
@@ -131,7 +131,7 @@ mod tests {
         routing.mirror = false;
         let route = routing.route(&project());
         assert_eq!(route.deliver, ["sentry".into()]);
-        assert_eq!(route.withheld, [("glitchtip".into(), DropReason::Filtered)]);
+        assert_eq!(route.withheld, [("glitchtip".into(), DropReason::MirrorOff)]);
     }
 
     #[test]

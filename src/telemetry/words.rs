@@ -16,7 +16,8 @@ pub fn dropped(reason: &str, items: u64) -> String {
 /// What it means that an upstream does not get something for this reason; empty for a reason that is not known.
 pub fn meaning(reason: &str) -> &'static str {
     match reason {
-        "filtered" => "the mirror was off, or the items of its shadow section leave them out",
+        "mirror_off" => "the mirror was off",
+        "filtered" => "the items of its shadow section leave them out",
         "sampled" => "left out by the sample of its shadow section",
         "capped" => "over the daily_cap of its shadow section",
         "rate_limited" => "it limited them, and on_rate_limit is drop",

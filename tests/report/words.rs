@@ -38,7 +38,7 @@ async fn after_a_backfill_the_table_of_the_report_adds_up() {
     relay.send_errors(3).await;
     relay.balanced(SOON).await;
     let told = says(&relay, "status").await;
-    assert!(told.contains("dropped as filtered: 3 (the mirror was off"), "{told}");
+    assert!(told.contains("dropped as mirror_off: 3 (the mirror was off"), "{told}");
     let order = relay.client().post(format!("http://{}/api/backfill", relay.admin_address()));
     let order = order.header("content-type", "application/json").body(r#"{"upstream":"b","since":"1h"}"#);
     assert!(order.send().await.expect("an answer").status().is_success());
@@ -54,7 +54,7 @@ async fn after_a_backfill_the_table_of_the_report_adds_up() {
     let row = text.lines().find(|line| line.trim_start().starts_with("b ")).expect("a row");
     let figures: Vec<u64> = row.split_whitespace().skip(3).take(5).map(|n| n.parse().expect("a number")).collect();
     assert_eq!(figures, [3, 3, 3, 3, 0], "{text}");
-    assert!(text.contains("filtered 3 (the mirror was off"), "{text}");
+    assert!(text.contains("mirror_off 3 (the mirror was off"), "{text}");
     let page = net::text(relay.client(), &format!("http://{}/report", relay.admin_address())).await.expect("a page");
     assert!(page.contains(r#"<th class="n">Returned</th>"#), "{page}");
     relay.finish().await;

@@ -23,9 +23,9 @@ enum State {
     /// Nothing has gone out.
     New,
     /// The press waits for the next piece.
-    Between(Press),
+    Between(Box<Press>),
     /// A piece is in the press; it comes back unless that was the last.
-    Pressing(BoxFuture<'static, io::Result<(Option<Press>, Bytes)>>),
+    Pressing(BoxFuture<'static, io::Result<(Option<Box<Press>>, Bytes)>>),
     /// All has gone out.
     Done,
 }
@@ -50,7 +50,7 @@ impl Packed {
         loop {
             match std::mem::replace(&mut self.state, State::Done) {
                 State::New => match Press::new(self.how) {
-                    Ok(Some(press)) => self.state = State::Between(press),
+                    Ok(Some(press)) => self.state = State::Between(Box::new(press)),
                     Ok(None) => return Poll::Ready(None),
                     Err(error) => return Poll::Ready(Some(Err(error))),
                 },

@@ -119,7 +119,7 @@ fn balance(candidate: &UpstreamReport) -> Criterion {
 }
 
 fn withheld(settings: &Settings, candidate: &UpstreamReport) -> Criterion {
-    let reasons = ["filtered", "sampled", "capped"];
+    let reasons = ["mirror_off", "filtered", "sampled", "capped"];
     let found = candidate.dropped_as(&reasons);
     let demanded = format!("no more than {} items kept from it", settings.max_withheld);
     let told = reasons.iter().filter_map(|reason| Some(words::dropped(reason, *candidate.dropped.get(*reason)?)));
@@ -261,6 +261,7 @@ mod tests {
         assert_eq!(failed(|report| report.relay.uptime_percent = 99.8), ["uptime"]);
         assert_eq!(failed(|report| report.upstreams[0].difference = -1), ["balance"]);
         for (reason, criterion) in [
+            ("mirror_off", "withheld"),
             ("filtered", "withheld"),
             ("sampled", "withheld"),
             ("capped", "withheld"),
@@ -295,12 +296,12 @@ mod tests {
             seen: true,
             projects: vec!["shop".into(), "web".into()],
         });
-        dropped(&mut report, "filtered");
+        dropped(&mut report, "mirror_off");
         judge(&Settings::default(), &mut report);
         assert!(found(&report, "lag").ends_with(", counted from 2026-01-01T00:00:00Z on"), "{:?}", report.criteria);
         assert!(found(&report, "uptime").ends_with(", from its first start at 2026-01-01T01:00:00Z on"));
         assert!(found(&report, "services").starts_with("all 2 did: shop, api (by shop, web)"));
-        assert!(found(&report, "withheld").starts_with("1 items: filtered 1 (the mirror was off"));
+        assert!(found(&report, "withheld").starts_with("1 items: mirror_off 1 (the mirror was off"));
     }
 
     #[test]
