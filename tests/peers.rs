@@ -289,6 +289,26 @@ async fn bugsink_stores_each_event_of_an_envelope_and_is_recognised_and_kent_is_
 }
 
 #[tokio::test]
+async fn a_bugsink_stores_what_comes_compressed() {
+    let bugsink = Bugsink::start().await;
+    let project = bugsink.project("compressed").await;
+    let plan = support::relay::Plan::new(&[("bugsink", project.dsn.clone())]);
+    let relay = plan.upstream("bugsink", "kind = \"bugsink\"\ncompress = \"gzip\"").start().await;
+    let ids = [new_id(), new_id()];
+    for (id, length) in ids.iter().zip([8_000, 200_000]) {
+        let message = "a word ".repeat(length / 7);
+        let event = format!("{{\"event_id\":\"{id}\",\"platform\":\"other\",\"extra\":{{\"long\":\"{message}\"}}}}");
+        assert_eq!(relay.send(envelope(id, "event", &event)).await.status(), 200);
+    }
+    relay.balanced(ARRIVAL).await;
+    let events = bugsink.events(&project).await;
+    let stored: BTreeSet<&str> = events.iter().filter_map(|event| event["event_id"].as_str()).collect();
+    assert_eq!(stored, ids.iter().map(String::as_str).collect());
+    assert!(!relay.log().contains("refuses envelopes compressed"), "{}", relay.log());
+    relay.finish().await;
+}
+
+#[tokio::test]
 async fn bugsink_resolves_auto_to_the_machine_of_the_sdk() {
     let bugsink = Bugsink::start().await;
     let project = bugsink.project("addresses").await;
