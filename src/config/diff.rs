@@ -272,7 +272,7 @@ glitchtip = "https://hunter3@c/1"
         server.trusted_proxies: [] -> ["127.0.0.1"]
         upstreams.glitchtip added
         upstreams.old removed
-        upstreams.sentry.api added: {"url":"http://a"}
+        upstreams.sentry.api added: {"remembers":null,"url":"http://a"}
         upstreams.sentry.api.token added: ***
         upstreams.sentry.headers.X-Gate added: ***
         upstreams.sentry.kind: generic -> bugsink
