@@ -35,7 +35,7 @@
 //! | [`journal`] | protocol, policy, telemetry | durable records and what became of them |
 //! | [`intake`] | protocol, policy, telemetry, journal | one submission's way in; knows no HTTP |
 //! | [`tracker`] | protocol | what trackers are asked by their APIs, and what the answers mean |
-//! | [`delivery`] | protocol, policy, telemetry, journal, tracker | one upstream's way out, with the HTTP client of all deliveries |
+//! | [`delivery`] | protocol, policy, telemetry, journal, tracker, content | one upstream's way out, with the HTTP client of all deliveries |
 //! | [`http`] | all above | the listeners and the proxy to the primary; the only user of axum |
 //! | [`notify`] | protocol, policy, telemetry, delivery | a word to an operator when something breaks |
 //! | [`config`] | the parts' settings | file to validated configuration, all problems at once |

@@ -228,3 +228,21 @@ async fn an_event_that_vanishes_later_is_found_on_demand() {
     figures(&relay, &[("stored", 5), ("missing", 1), ("unknown", 0)]).await;
     relay.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_event_is_shown_beside_the_trackers_copy() {
+    let (_primary, glitchtip, relay) = scene("").await;
+    let ids = relay.send_errors(2).await;
+    figures(&relay, &[("stored", 2)]).await;
+    let (code, told) = verb(&relay, &["verify", "glitchtip", "--event", &ids[0]]).await;
+    assert_eq!((code, told.contains("is stored as it was sent")), (0, true), "{told}");
+    glitchtip.change_message(&ids[0], "another message");
+    let (code, told) = verb(&relay, &["verify", "glitchtip", "--event", &ids[0]]).await;
+    assert_eq!((code, told.contains("1 field differs"), told.contains("another message")), (1, true, true), "{told}");
+    glitchtip.delete(&ids[1]);
+    let (code, told) = verb(&relay, &["verify", "glitchtip", "--event", &ids[1]]).await;
+    assert_eq!((code, told.contains("is not stored at glitchtip")), (1, true), "{told}");
+    let (code, told) = verb(&relay, &["verify", "glitchtip", "--event", &new_id()]).await;
+    assert!(code != 0 && told.contains("the journal retains no event"), "{told}");
+    relay.finish().await;
+}

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::clock::Timestamp;
 use crate::telemetry::status::Status;
-use crate::telemetry::verification::{NotFound, Verified, VerifyOrder};
+use crate::telemetry::verification::{CompareOrder, Compared, FieldDifference, NotFound, Verified, VerifyOrder};
 use crate::units::Period;
 
 use super::admin::AdminClient;
@@ -37,6 +37,9 @@ pub(super) struct Args {
     /// How far back, as in 1h
     #[arg(long, value_name = "PERIOD", default_value = "1h")]
     since: Period,
+    /// Shows one event as it was sent beside the tracker's copy, field by field
+    #[arg(long, value_name = "ID", requires = "upstream", conflicts_with = "since")]
+    event: Option<String>,
     /// As JSON: what was found, by upstream
     #[arg(long)]
     json: bool,
@@ -62,6 +65,9 @@ impl Found {
 pub(super) fn verify(located: &Located, args: &Args) -> Result<(), Failure> {
     let admin = AdminClient::new(located.contact()?)?;
     process::block_on(async {
+        if let (Some(upstream), Some(event)) = (&args.upstream, &args.event) {
+            return compare(&admin, args, upstream, event).await;
+        }
         let status = admin.status().await.map_err(|silence| admin.failure(silence))?;
         let mut all = vec![];
         for upstream in names(&status, args)? {
@@ -74,6 +80,31 @@ pub(super) fn verify(located: &Located, args: &Args) -> Result<(), Failure> {
         }
         if all.iter().all(Found::is_good) { Ok(()) } else { Err(Failure::negative()) }
     })
+}
+
+/// One event, field by field. Exit 0 when it is stored as it was sent.
+async fn compare(admin: &AdminClient, args: &Args, upstream: &str, event: &str) -> Result<(), Failure> {
+    let order = CompareOrder { upstream: upstream.to_owned(), event_id: event.to_owned() };
+    let compared: Compared = admin.order("/api/verify/event", &order).await.map_err(|why| admin.failure(why))?;
+    let is_good = compared.state == "stored" && compared.differences.is_empty();
+    if args.json {
+        terminal::say_json(&compared)?;
+    } else {
+        let line = match (compared.state.as_str(), compared.differences.len()) {
+            ("stored", 0) => "is stored as it was sent".to_owned(),
+            ("stored", 1) => "is stored, and 1 field differs".to_owned(),
+            ("stored", n) => format!("is stored, and {n} fields differ"),
+            ("not_stored", _) => "is not stored".to_owned(),
+            _ => format!("cannot be compared: {}", terminal::harmless(compared.why.as_deref().unwrap_or("?"), 300)),
+        };
+        let line = format!("{event} {line} at {upstream}");
+        terminal::say(tint(if is_good { Tone::Good } else { Tone::Bad }, line))?;
+        for FieldDifference { field, sent, there } in &compared.differences {
+            let [field, sent, there] = [field, sent, there].map(|text| terminal::harmless(text, 300));
+            terminal::say(format_args!("  {field}\n    sent:  {sent}\n    there: {there}"))?;
+        }
+    }
+    if is_good { Ok(()) } else { Err(Failure::negative()) }
 }
 
 /// The upstreams meant.

@@ -16,6 +16,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 use url::Url;
 
+use crate::content;
 use crate::journal::body::Body;
 use crate::protocol::dsn::Dsn;
 use crate::protocol::event_id::EventId;
@@ -248,6 +249,16 @@ impl Api {
         let envelope = body.outline().ok()?;
         let mut events = envelope.items().iter().filter(|item| item.kind == ItemType::Event);
         events.find_map(|item| batch_poison::why(&item.kind, &body.payload(item).ok()?))
+    }
+
+    /// In which form it shows an event.
+    pub fn content_kind(&self) -> Option<content::Kind> {
+        match self.0.kind {
+            Kind::Sentry => Some(content::Kind::Sentry),
+            Kind::Glitchtip => Some(content::Kind::Glitchtip),
+            Kind::Bugsink => Some(content::Kind::Bugsink),
+            Kind::Relay | Kind::Generic => None,
+        }
     }
 
     /// How long the tracker drops an event whose id it has had before.

@@ -23,8 +23,10 @@ use super::settings::Settings as Upstreams;
 mod findings;
 mod look;
 mod on_demand;
+mod side_by_side;
 use look::Looker;
 pub use on_demand::Looked;
+pub use side_by_side::SideBySide;
 
 /// The most events that are looked for in one step.
 const STEP: usize = 500;

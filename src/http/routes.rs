@@ -91,6 +91,7 @@ pub(super) fn operators(state: Admin) -> Router {
         .route("/api/backfill", get(backfill::show).post(backfill::begin))
         .route("/api/backfill/cancel", post(backfill::cancel))
         .route("/api/verify", post(verify::look))
+        .route("/api/verify/event", post(verify::compare))
         .route("/api/repair", post(verify::repair))
         .route("/api/dead-letters", get(letters::list))
         .route("/api/dead-letters/{id}", get(letters::show))

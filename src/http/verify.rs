@@ -9,6 +9,8 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 
 use crate::clock::Timestamp;
+use crate::content::Difference;
+use crate::delivery::verifier::SideBySide;
 use crate::journal::evidence::Evidence;
 use crate::journal::verification::{LOST_BY_TRACKER, Standing, Wanted};
 use crate::journal::{JournalError, Pick, RecordId, TargetId};
@@ -17,7 +19,9 @@ use crate::telemetry::ledger::{Account, AccountKey};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::report::{UpstreamReport, VerificationReport};
 use crate::telemetry::status::{AccountStatus, Status, UpstreamStatus};
-use crate::telemetry::verification::{NotFound, RepairOrder, Repaired, VerificationStatus, Verified, VerifyOrder};
+use crate::telemetry::verification::{
+    CompareOrder, Compared, FieldDifference, NotFound, RepairOrder, Repaired, VerificationStatus, Verified, VerifyOrder,
+};
 
 use super::access::Changer;
 use super::admin::refuse;
@@ -109,6 +113,32 @@ pub(super) async fn look(_: Changer, State(admin): State<Admin>, Json(order): Js
         Ok(None) => no_api(&admin, &upstream),
         Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
     }
+}
+
+/// Compares one event as it was sent with the tracker's copy.
+pub(super) async fn compare(_: Changer, State(admin): State<Admin>, Json(order): Json<CompareOrder>) -> Response {
+    let CompareOrder { upstream, event_id } = order;
+    let Ok(id) = event_id.parse() else {
+        return refuse(StatusCode::BAD_REQUEST, "an event id has 32 hexadecimal digits");
+    };
+    let (project, found) = match admin.verifier.side_by_side(&upstream, id).await {
+        Ok(found) => found,
+        Err(error) => return refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
+    };
+    let (state, why, differences) = match found {
+        SideBySide::NotRetained => {
+            return refuse(StatusCode::NOT_FOUND, &format!("the journal retains no event {event_id}"));
+        }
+        SideBySide::NotAsked => return no_api(&admin, &upstream),
+        SideBySide::Unknown(why) => ("unknown", Some(why), vec![]),
+        SideBySide::NotStored => ("not_stored", None, vec![]),
+        SideBySide::Stored(differences) => ("stored", None, differences),
+    };
+    let told =
+        |one: Difference| FieldDifference { field: one.field.into(), sent: one.sent.into(), there: one.there.into() };
+    let differences = differences.into_iter().map(told).collect();
+    let project = project.map(|project| project.to_string());
+    Json(Compared { upstream, event_id, project, state: state.to_owned(), why, differences }).into_response()
 }
 
 /// Sends missing events again.

@@ -125,3 +125,41 @@ pub struct Repaired {
     /// Some of them, the newest first.
     pub events: Vec<NotFound>,
 }
+
+/// An order to show an event as it was sent beside the tracker's copy.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CompareOrder {
+    /// The upstream.
+    pub upstream: String,
+    /// The event's id.
+    pub event_id: String,
+}
+
+/// An event as it was sent beside the tracker's copy.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Compared {
+    /// The upstream.
+    pub upstream: String,
+    /// The event's id.
+    pub event_id: String,
+    /// The project, where the journal retains the event.
+    pub project: Option<String>,
+    /// `stored`, `not_stored` or `unknown`.
+    pub state: String,
+    /// Why it is not known.
+    pub why: Option<String>,
+    /// What is not there as it was sent.
+    pub differences: Vec<FieldDifference>,
+}
+
+/// A field that is not there as it was sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FieldDifference {
+    /// Which one.
+    pub field: String,
+    /// What was sent: short, secrets hidden.
+    pub sent: String,
+    /// What the tracker holds, likewise.
+    pub there: String,
+}

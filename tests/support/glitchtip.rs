@@ -101,6 +101,15 @@ impl Glitchtip {
         self.state.lock().expect("no panic").stored.retain(|event| event["eventID"] != id);
     }
 
+    /// Changes the message of a stored event.
+    pub(crate) fn change_message(&self, id: &str, value: &str) {
+        for event in &mut self.state.lock().expect("no panic").stored {
+            if event["eventID"] == id {
+                event["entries"][0]["data"]["formatted"] = value.into();
+            }
+        }
+    }
+
     /// Lets its API answer this, or as it should.
     pub(crate) fn set_trouble(&self, reply: Option<Reply>) {
         self.state.lock().expect("no panic").trouble = reply;
@@ -212,6 +221,7 @@ fn shown(id: &str, event: &Value) -> Value {
     let now = time::OffsetDateTime::now_utc().format(&time::format_description::well_known::Rfc3339).expect("a time");
     json!({
         "id": id, "eventID": id, "projectID": NUMBER, "dateCreated": now, "dateReceived": now, "type": "error",
-        "message": event["message"], "tags": [], "entries": [], "contexts": event["contexts"],
+        "message": event["message"], "tags": [],
+        "entries": [{"type": "message", "data": {"formatted": event["message"]}}], "contexts": event["contexts"],
     })
 }
