@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::clock::Timestamp;
 use crate::telemetry::health::{Health, Level};
 use crate::telemetry::status::{CanaryStatus, OutageStatus, ProjectStatus, ShareStatus, Status, UpstreamStatus};
 use crate::telemetry::verification::VerificationStatus;
-use crate::telemetry::words;
+use crate::telemetry::words::{self, ago, bytes, span};
 
 use super::admin::AdminClient;
 use super::backfill::describe;
@@ -327,28 +326,6 @@ fn switches(status: &Status) -> Option<String> {
     let line = |switch: &crate::telemetry::status::SwitchStatus| format!("  {}", super::switch::describe(switch));
     let lines: Vec<String> = status.switches.iter().take(SWITCHES).map(line).collect();
     (!lines.is_empty()).then(|| format!("\nswitches\n{}", lines.join("\n")))
-}
-
-fn ago(now: Timestamp, at: Timestamp) -> String {
-    format!("{} ago", span(now.since(at)))
-}
-
-/// A span of time as a person reads it.
-fn span(length: Duration) -> String {
-    match length.as_secs() {
-        0 => format!("{} ms", length.as_millis()),
-        s @ 1..=119 => format!("{s} s"),
-        s @ 120..=7199 => format!("{} min", s / 60),
-        s @ 7200..=172_799 => format!("{} h", s / 3600),
-        s => format!("{} d", s / 86_400),
-    }
-}
-
-/// A number of bytes as a person reads it.
-fn bytes(n: u64) -> String {
-    let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    let (unit, name) = units.into_iter().find(|(unit, _)| n >= *unit).unwrap_or((1, "bytes"));
-    format!("{} {name}", n / unit)
 }
 
 #[cfg(test)]

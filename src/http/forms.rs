@@ -84,9 +84,18 @@ impl Outcome {
 }
 
 impl Viewer {
-    /// How a browser is to look again. What came of a change goes from the page by itself.
-    pub(super) fn refresh(&self) -> String {
-        self.outcome.map_or("5".to_owned(), |_| format!("{SHOWN}; url=./"))
+    /// How a browser is to look again, without scripts not so often: what was unfolded folds. What came of a change goes from the
+    /// page by itself.
+    pub(super) fn refresh(&self) -> Markup {
+        html! {
+            @if self.is_live() { noscript { meta http-equiv="refresh" content="60"; } }
+            @else { meta http-equiv="refresh" content={ (SHOWN) "; url=./" }; }
+        }
+    }
+
+    /// Whether the page may look again by itself.
+    pub(super) const fn is_live(&self) -> bool {
+        self.outcome.is_none()
     }
 
     /// What came of a change, who is signed in, and what can be changed.

@@ -4,6 +4,7 @@ mod access;
 mod admin;
 mod backfill;
 mod body;
+mod cards;
 mod changes;
 mod crash;
 mod cut_short;

@@ -1,26 +1,33 @@
-//! The status page: the status as a person reads it, without scripts.
+//! The status page: the status as a person reads it. The first screen says how it goes; what is looked up now and then is folded.
+//!
+//! Rule: it works without scripts. The few lines of [`SCRIPT`] look again without flicker and without closing what is open.
 
-use maud::{DOCTYPE, Markup, html};
+use std::sync::LazyLock;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+use ring::digest;
+
+use crate::clock::Timestamp;
+use crate::telemetry::health::Level;
 use crate::telemetry::letters::LetterSummary;
-use crate::telemetry::status::{CanaryStatus, Status, SwitchStatus, UpstreamStatus};
+use crate::telemetry::status::{Status, SwitchStatus, UpstreamStatus};
+use crate::telemetry::words;
 
+use super::cards;
 use super::forms::Viewer;
 
-pub(super) const STYLE: &str = "
-:root{color-scheme:light dark;--line:#8884;--good:#1a7f37;--bad:#cf222e;--warn:#9a6700}
-body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem}
-h1{font-size:1.3rem;margin:0}h2{font-size:1.05rem;margin:2rem 0 .5rem}
-table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.35rem .6rem;border-bottom:1px solid var(--line)}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.good{color:var(--good)}.bad{color:var(--bad)}.warn{color:var(--warn)}
-.muted{opacity:.7}.banner{padding:.6rem .8rem;border:1px solid currentColor;border-radius:.4rem;margin:1rem 0;white-space:pre-wrap}
-nav{display:flex;flex-wrap:wrap;gap:.5rem;align-items:center;margin:1rem 0}.end{margin-left:auto}td.act{white-space:nowrap}td form{display:inline-block;margin-right:.4rem}
-button,input{font:inherit;color:inherit;background:#8881;border:1px solid var(--line);border-radius:.4rem;padding:.25rem .7rem}
-button{cursor:pointer}button:hover{border-color:currentColor}button.main,button.drop{background:#1a7f37;color:#fff}button.drop{background:#b31d28}
-.narrow{max-width:42rem}.narrow li{margin:.4rem 0}.tall{display:grid;gap:1rem;margin:1.5rem 0;justify-items:start}
-.tall label{display:grid;gap:.25rem;width:100%}code{overflow-wrap:anywhere}
-@media screen and (max-width:60rem){table{display:block;overflow-x:auto}}
-@media(prefers-color-scheme:dark){:root{--good:#3fb950;--bad:#ff7b72;--warn:#d29922}}";
+pub(super) const STYLE: &str = include_str!("page.css");
+
+/// Looks every 5 seconds, keeps open what is open and the focus where it is, and shows exact times in the reader's zone.
+const SCRIPT: &str = include_str!("page.js");
+
+/// The only script that a browser may run here, as the policy names it.
+pub(super) static SCRIPT_SOURCE: LazyLock<String> = LazyLock::new(|| {
+    let digest = digest::digest(&digest::SHA256, SCRIPT.as_bytes());
+    format!("'sha256-{}'", BASE64_STANDARD.encode(digest))
+});
 
 /// The page.
 pub(super) fn render(status: &Status, letters: &[LetterSummary], viewer: &Viewer) -> String {
@@ -29,44 +36,72 @@ pub(super) fn render(status: &Status, letters: &[LetterSummary], viewer: &Viewer
         html lang="en" {
             head {
                 meta charset="utf-8";
-                meta name="viewport" content="width=device-width";
-                meta http-equiv="refresh" content=(viewer.refresh());
-                title { "Switchyard: primary " (status.primary) }
-                style { (maud::PreEscaped(STYLE)) }
+                meta name="viewport" content="width=device-width,initial-scale=1";
+                (viewer.refresh())
+                title { (status.health.level.sign()) " " (status.health.level.words()) " · Switchyard" }
+                style { (PreEscaped(STYLE)) }
             }
             body {
-                (head(status))
-                (viewer.bar(status))
-                (upstreams(status))
-                @for upstream in &status.upstreams { (accounts(upstream)) }
-                (outages(status))
-                (fillers(status))
-                (refused(status))
-                (backfills(status, viewer))
-                (dead_letters(letters, viewer))
-                (switches(&status.switches))
+                header { h1 { "Switchyard" } nav aria-label="Pages" { a href="report" { "Report" } } }
+                main {
+                    (first_screen(status))
+                    (viewer.bar(status))
+                    (alarms(status))
+                    div.cards { @for upstream in &status.upstreams { (cards::card(status, upstream)) } }
+                    (accounts(status))
+                    (dead_letters(status, letters, viewer))
+                    (refused(status))
+                    (outages(status))
+                    (backfills(status, viewer))
+                    (switches_part(status))
+                    (projects(status))
+                    p.muted {
+                        "version " (status.version) " · running for " (words::span(status.now.since(status.started_at)))
+                        " · journal " (words::bytes(status.journal.size_bytes)) " · " time datetime=(status.now) { (status.now) }
+                    }
+                }
+                @if viewer.is_live() { script { (PreEscaped(SCRIPT)) } }
             }
         }
     };
     page.into_string()
 }
 
-fn head(status: &Status) -> Markup {
+/// How it goes, readable across the room.
+fn first_screen(status: &Status) -> Markup {
+    let class = match status.health.level {
+        Level::Well => "verdict good",
+        Level::Degraded => "verdict warn",
+        Level::LosingData => "verdict bad",
+    };
+    let waiting: u64 = status.upstreams.iter().map(|upstream| upstream.backlog.envelopes).sum();
+    let lost: u64 = status.upstreams.iter().map(|upstream| upstream.lately.lost).sum();
+    let sentence = &status.health.sentence;
+    let why = sentence.split_once(": ").map_or(sentence.as_str(), |(_, why)| why);
     html! {
-        h1 { "Switchyard" }
-        p {
-            a href="report" { "Report" } " · Primary: " b { (status.primary) } " · mirror " (if status.mirror { "on" } else { "off" })
-            span.muted {
-                " · version " (status.version) " · running since " (status.started_at)
-                " · journal " (bytes(status.journal.size_bytes)) " · " (status.now)
-            }
+        section class=(class) aria-label="How it goes" {
+            h2 { span aria-hidden="true" { (status.health.level.sign()) " " } (status.health.level.words()) }
+            p { (capital(why)) }
+        }
+        dl.facts {
+            div { dt { "Primary" } dd { "Primary: " b { (status.primary) } } dd.muted { "mirror " (if status.mirror { "on" } else { "off" }) } }
+            div { dt { "Waiting" } dd { b { (waiting) } } dd.muted { (if waiting == 1 { "envelope" } else { "envelopes" }) } }
+            div { dt { "Lost in the last two hours" } dd class=(if lost > 0 { "bad" } else { "" }) { b { (lost) } } dd.muted { "items" } }
+            div { dt { "May we switch?" } dd { a href="report" { "See the report" } } dd.muted { "criteria, side by side" } }
         }
         @for project in status.exceptions() {
             p { "Project " b { (project.name) } ": primary " b { (project.primary) } " · mirror " (if project.mirror { "on" } else { "off" }) }
         }
-        @if status.browsers().next().is_some() {
-            p.muted { "Used by browsers, with default limits where none is written: " (status.browsers().collect::<Vec<_>>().join(", ")) }
-        }
+    }
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
+
+fn alarms(status: &Status) -> Markup {
+    html! {
         @if let Some(why) = &status.not_ready { div.banner.bad { "Not accepting: " (why) } }
         @if let Some(error) = &status.config.error {
             div.banner.bad { "The configuration file has problems; the one loaded at " (status.config.loaded_at) " stays in force.\n" (error) }
@@ -77,168 +112,146 @@ fn head(status: &Status) -> Markup {
     }
 }
 
-fn upstreams(status: &Status) -> Markup {
-    let has_canaries = status.upstreams.iter().any(|upstream| upstream.canary.is_some());
+/// A part that is folded, with a table in it.
+fn folded(id: &str, title: &str, count: usize, content: &Markup) -> Markup {
     html! {
-        h2 { "Upstreams" }
-        table {
-            tr {
-                th { "Upstream" } th { "Role" } th { "State" } th.n { "Delivered" } th.n { "Dropped" } th.n { "Waiting" }
-                th.n { "Oldest" } th.n { "Dead letters" } th.n { "Difference" } @if has_canaries { th { "Canary" } } th { "Last error" }
-            }
-            @for upstream in &status.upstreams {
-                tr {
-                    td { b { (upstream.name) } } td { (status.role_of(upstream)) } td class=(tone(upstream)) { (upstream.state) }
-                    td.n { (upstream.delivered) } td.n { (upstream.dropped.values().sum::<u64>()) }
-                    td.n { (upstream.backlog.envelopes) } td.n { (seconds(upstream.backlog.oldest_seconds)) }
-                    td.n { (upstream.dead_letters) } td.n { (upstream.difference) }
-                    @if has_canaries { td { @if let Some(canary) = &upstream.canary { (of_canary(canary)) } } }
-                    td {
-                        @for stranded in &upstream.stranded { (stranded) ". " }
-                        @for alone in upstream.alone() { (alone) ". " }
-                        @if let Some(error) = &upstream.last_error { (error.at) " " (error.what) }
-                    }
-                }
-            }
+        details id=(id) {
+            summary id={ (id) "-title" } { (title) " " span.muted { "(" (count) ")" } }
+            div.wide tabindex="0" role="region" aria-labelledby={ (id) "-title" } { (content) }
         }
     }
 }
 
-fn of_canary(canary: &CanaryStatus) -> Markup {
-    let class = match canary.state.as_str() {
-        "through" => "good",
-        "failing" => "bad",
-        _ => "warn",
-    };
-    html! {
-        span class=(class) { (canary.state.replace('_', " ")) }
-        @match canary.through_at {
-            Some(at) => span.muted { ", the last at " (at) },
-            None => span.muted { ", none since the start" },
-        }
-        @if let Some(why) = &canary.why { br; (why) }
-    }
-}
-
-fn accounts(upstream: &UpstreamStatus) -> Markup {
-    html! {
-        h2 { "Items for " (upstream.name) }
-        @if let Some(spared) = &upstream.spared { p { "As a shadow it gets: " (spared) "." } }
+fn accounts(status: &Status) -> Markup {
+    let rows = status.upstreams.iter().map(|upstream| upstream.accounts.len()).sum();
+    let content = html! {
         table {
-            tr { th { "Project" } th { "Category" } th.n { "Accepted" } th.n { "Delivered" } th.n { "Dropped" } th.n { "Returned" } th.n { "Pending" } th.n { "Difference" } }
-            @for account in &upstream.accounts {
+            thead { tr {
+                th { "Upstream" } th { "Project" } th { "Category" } th.n { "Accepted" } th.n { "Delivered" } th.n { "Dropped" }
+                th.n { "Returned" } th.n { "Pending" } th.n { "Difference" }
+            } }
+            @for (upstream, account) in status.upstreams.iter().flat_map(|one| one.accounts.iter().map(move |own| (one, own))) {
                 tr {
-                    td { (account.project) } td { (account.category) } td.n { (account.accepted) } td.n { (account.delivered) }
+                    td { (upstream.name) } td { (account.project) } td { (account.category) } td.n { (account.accepted) } td.n { (account.delivered) }
                     td.n { @for (reason, n) in &account.dropped { (reason) " " (n) " " } }
                     td.n { (account.returned) } td.n { (account.pending) } td.n { (account.difference) }
                 }
             }
         }
-    }
+    };
+    folded("accounts", "Accounts", rows, &content)
 }
 
 fn outages(status: &Status) -> Markup {
-    let mut all = status.upstreams.iter().flat_map(|upstream| upstream.outages.iter().map(move |one| (upstream, one)));
-    let first = all.next();
-    html! {
-        h2 { "Outages of the last day" }
-        @if first.is_none() { p.muted { "None." } }
+    let all: Vec<_> =
+        status.upstreams.iter().flat_map(|upstream| upstream.outages.iter().map(move |one| (upstream, one))).collect();
+    let content = html! {
         table {
-            @for (upstream, outage) in first.into_iter().chain(all) {
+            thead { tr { th { "Upstream" } th { "From" } th { "Lasted" } th { "Cause" } } }
+            @for (upstream, outage) in &all {
                 tr {
-                    td { b { (upstream.name) } } td { (outage.from) }
+                    td { b { (upstream.name) } } td { (when(status.now, outage.from)) }
                     td { @match outage.to {
-                        Some(to) => (seconds(to.since(outage.from).as_secs_f64())),
+                        Some(to) => (words::span(to.since(outage.from))),
                         None => span.bad { "still lasting" },
                     } }
                     td { (outage.cause) }
                 }
             }
         }
-    }
-}
-
-fn fillers(status: &Status) -> Markup {
-    html! {
-        @if status.journal.fillers().next().is_some() {
-            h2 { "Journal by project" }
-            table {
-                tr { th { "Project" } th.n { "Takes" } th.n { "Part" } th { } }
-                @for share in status.journal.fillers() {
-                    tr {
-                        td { (share.name) } td.n { (bytes(share.bytes)) } td.n { (bytes(share.part_bytes.unwrap_or(0))) }
-                        td { @if share.is_beyond() { span.muted { "takes of the common half" } } }
-                    }
-                }
-            }
-        }
-    }
+    };
+    folded("outages", "Outages of the last day", all.len(), &content)
 }
 
 fn refused(status: &Status) -> Markup {
+    let content = html! {
+        table {
+            thead { tr { th { "Project" } th { "Category" } th { "Reason" } th.n { "Items" } } }
+            @for row in &status.refused {
+                tr { td { (row.project) } td { (row.category) } td { (row.reason) } td.n { (row.items) } }
+            }
+        }
+    };
+    let storms = html! {
+        table {
+            thead { tr { th { "Project" } th { "Error" } th.n { "Dropped" } th { "Last" } } }
+            @for storm in &status.storms {
+                tr { td { (storm.project) } td { (storm.what) } td.n { (storm.collapsed) } td { (when(status.now, storm.last)) } }
+            }
+        }
+    };
     html! {
-        @if !status.refused.is_empty() {
-            h2 { "Not accepted" }
-            table {
-                tr { th { "Project" } th { "Category" } th { "Reason" } th.n { "Items" } }
-                @for row in &status.refused {
-                    tr { td { (row.project) } td { (row.category) } td { (row.reason) } td.n { (row.items) } }
-                }
-            }
-        }
-        @if !status.storms.is_empty() {
-            h2 { "Storms of identical errors" }
-            table {
-                tr { th { "Project" } th { "Error" } th.n { "Dropped" } th { "Last" } }
-                @for storm in &status.storms {
-                    tr { td { (storm.project) } td { (storm.what) } td.n { (storm.collapsed) } td { (storm.last) } }
-                }
-            }
-        }
+        @if !status.refused.is_empty() { (folded("refused", "Not accepted", status.refused.len(), &content)) }
+        @if !status.storms.is_empty() { (folded("storms", "Storms of identical errors", status.storms.len(), &storms)) }
     }
 }
 
 fn backfills(status: &Status, viewer: &Viewer) -> Markup {
-    html! {
-        @if !status.backfills.is_empty() {
-            h2 { "Backfills" }
-            table {
-                tr { th { "Upstream" } th { "Projects" } th { "Since" } th { "State" } th.n { "Handed over" } th.n { "Found" } (viewer.heading()) }
-                @for backfill in &status.backfills {
-                    tr {
-                        td { (backfill.upstream) } td { (backfill.projects.join(", ")) } td { (backfill.since) }
-                        td { (backfill.state) } td.n { (backfill.taken) } td.n { (backfill.found) }
-                        (viewer.backfill(&backfill.upstream, &backfill.state))
-                    }
+    let content = html! {
+        table {
+            thead { tr { th { "Upstream" } th { "Projects" } th { "Since" } th { "State" } th.n { "Handed over" } th.n { "Found" } (viewer.heading()) } }
+            @for backfill in &status.backfills {
+                tr {
+                    td { (backfill.upstream) } td { (backfill.projects.join(", ")) } td { (backfill.since) }
+                    td { (backfill.state) } td.n { (backfill.taken) } td.n { (backfill.found) }
+                    (viewer.backfill(&backfill.upstream, &backfill.state))
                 }
             }
         }
-    }
+    };
+    html! { @if !status.backfills.is_empty() { (folded("backfills", "Backfills", status.backfills.len(), &content)) } }
 }
 
-fn dead_letters(letters: &[LetterSummary], viewer: &Viewer) -> Markup {
-    html! {
-        @if !letters.is_empty() {
-            h2 { "Newest dead letters" }
-            table {
-                tr { th.n { "Number" } th { "Refused at" } th { "Upstream" } th { "Project" } th { "Why" } th { "Answer" } (viewer.heading()) }
-                @for letter in letters {
-                    tr {
-                        td.n { (letter.id) } td { (letter.at) } td { (letter.upstream) } td { (letter.project) } td { (letter.reason) }
-                        td { @if let Some(status) = letter.status { (status) " " } (letter.answer.chars().take(200).collect::<String>()) }
-                        (viewer.letter(letter))
-                    }
+fn dead_letters(status: &Status, letters: &[LetterSummary], viewer: &Viewer) -> Markup {
+    let content = html! {
+        table {
+            thead { tr { th.n { "Number" } th { "Refused" } th { "Upstream" } th { "Project" } th { "Why" } th { "Answer" } (viewer.heading()) } }
+            @for letter in letters {
+                tr {
+                    td.n { (letter.id) } td { (when(status.now, letter.at)) } td { (letter.upstream) } td { (letter.project) } td { (letter.reason) }
+                    td { @if let Some(status) = letter.status { (status) " " } (letter.answer.chars().take(200).collect::<String>()) }
+                    (viewer.letter(letter))
                 }
             }
-            p.muted { "switchyard dead-letters show NUMBER tells more; retry and discard decide what becomes of it." }
         }
-    }
+        p.muted { "switchyard dead-letters show NUMBER tells more; retry and discard decide what becomes of it." }
+    };
+    html! { @if !letters.is_empty() { (folded("letters", "Newest dead letters", letters.len(), &content)) } }
 }
 
+fn switches_part(status: &Status) -> Markup {
+    folded("switches", "Switches", status.switches.len(), &table_of_switches(&status.switches))
+}
+
+fn projects(status: &Status) -> Markup {
+    let taken = |name: &str| status.journal.fillers().find(|share| share.name == name).map(|share| share.bytes);
+    let content = html! {
+        table {
+            thead { tr { th { "Project" } th { "Primary" } th { "Mirror" } th { "Upstreams" } th { "Used by" } th.n { "In the journal" } } }
+            @for project in &status.projects {
+                tr {
+                    td { (project.name) } td { (project.primary) } td { (if project.mirror { "on" } else { "off" }) }
+                    td { (project.upstreams.join(", ")) }
+                    td { @if project.browsers { "browsers, with default limits where none is written" } }
+                    td.n { @if let Some(taken) = taken(&project.name) { (words::bytes(taken)) } }
+                }
+            }
+        }
+    };
+    folded("projects", "Projects", status.projects.len(), &content)
+}
+
+/// Switches with their heading, for the report.
 pub(super) fn switches(switches: &[SwitchStatus]) -> Markup {
     html! {
         h2 { "Switches" }
         @if switches.is_empty() { p.muted { "None." } }
+        (table_of_switches(switches))
+    }
+}
+
+fn table_of_switches(switches: &[SwitchStatus]) -> Markup {
+    html! {
         table {
             @for switch in switches {
                 tr {
@@ -251,28 +264,15 @@ pub(super) fn switches(switches: &[SwitchStatus]) -> Markup {
     }
 }
 
-fn tone(upstream: &UpstreamStatus) -> &'static str {
+/// A time as so long ago, with the exact one at hand.
+pub(super) fn when(now: Timestamp, at: Timestamp) -> Markup {
+    html! { time datetime=(at) title=(at) { (words::ago(now, at)) } }
+}
+
+pub(super) fn tone(upstream: &UpstreamStatus) -> &'static str {
     match upstream.state.as_str() {
         "up" => "good",
         "down" | "misconfigured" => "bad",
         _ => "warn",
-    }
-}
-
-/// A number of bytes as a person reads it.
-fn bytes(n: u64) -> String {
-    let (unit, name) = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")]
-        .into_iter()
-        .find(|(unit, _)| n >= *unit)
-        .unwrap_or((1, "bytes"));
-    format!("{} {name}", n / unit)
-}
-
-fn seconds(n: f64) -> String {
-    match n {
-        0.0 => String::new(),
-        n if n < 120.0 => format!("{n:.0} s"),
-        n if n < 7200.0 => format!("{:.0} min", n / 60.0),
-        n => format!("{:.1} h", n / 3600.0),
     }
 }

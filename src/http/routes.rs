@@ -1,7 +1,7 @@
 //! Every route on one page, and what all answers have in common.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use axum::body::Body;
@@ -29,7 +29,7 @@ use super::serve::{App, serve};
 use super::settings::{Server, TunnelPath};
 use super::state::{Admin, Public};
 use super::tls::Certificate;
-use super::{admin, backfill, changes, crash, ingest, letters, path, proxy, verify};
+use super::{admin, backfill, changes, crash, ingest, letters, page, path, proxy, verify};
 
 /// What SDKs reach.
 fn public(state: Arc<Public>) -> Router {
@@ -278,12 +278,20 @@ impl App for AdminApp {
     }
 }
 
+/// One script, the status page's own, may run, and may look here again.
+static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+    let policy = format!(
+        "default-src 'none'; style-src 'unsafe-inline'; script-src {}; connect-src 'self'; form-action 'self'; base-uri 'none'; \
+         frame-ancestors 'none'",
+        *page::SCRIPT_SOURCE
+    );
+    HeaderValue::try_from(policy).unwrap_or_else(|_| HeaderValue::from_static("default-src 'none'"))
+});
+
 /// What a browser may do with what operators get: show it, keep none of it, and send forms to where it came from.
 fn confine(response: &mut Response) {
-    let policy =
-        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, POLICY.clone());
     for (name, value) in [
-        (header::CONTENT_SECURITY_POLICY, policy),
         (header::CACHE_CONTROL, "no-store"),
         (header::REFERRER_POLICY, "same-origin"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),

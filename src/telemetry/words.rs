@@ -1,5 +1,7 @@
 //! How status and report say what a name or a list alone does not tell a person. One wording for text and pages.
 
+use std::time::Duration;
+
 use crate::clock::Timestamp;
 use crate::protocol::category::Category;
 
@@ -42,6 +44,34 @@ pub fn limits(limits: &[LimitStatus]) -> Vec<String> {
         format!("{names} until {until}")
     };
     ends.into_iter().map(line).collect()
+}
+
+/// How long ago something was.
+pub fn ago(now: Timestamp, at: Timestamp) -> String {
+    format!("{} ago", span(now.since(at)))
+}
+
+/// A span of time as a person reads it.
+pub fn span(length: Duration) -> String {
+    match length.as_secs() {
+        0 => format!("{} ms", length.as_millis()),
+        s @ 1..=119 => format!("{s} s"),
+        s @ 120..=7199 => format!("{} min", s / 60),
+        s @ 7200..=172_799 => format!("{} h", s / 3600),
+        s => format!("{} d", s / 86_400),
+    }
+}
+
+/// The same of a number of seconds.
+pub fn seconds(n: f64) -> String {
+    span(Duration::try_from_secs_f64(n).unwrap_or_default())
+}
+
+/// A number of bytes as a person reads it.
+pub fn bytes(n: u64) -> String {
+    let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let (unit, name) = units.into_iter().find(|(unit, _)| n >= *unit).unwrap_or((1, "bytes"));
+    format!("{} {name}", n / unit)
 }
 
 #[cfg(test)]
