@@ -180,13 +180,14 @@ impl Daemon {
         let public = Public::new(intake.clone(), &config.server, metrics.clone(), readiness.clone(), tasks.clone());
         let verifier = Verifier::new(Arc::clone(&journal), clock.clone());
         let shown = (supervisor.board(), verifier.clone());
+        let observed = Observed::new(clock.now(), ledger.clone());
         let admin =
             Admin::new((Arc::clone(&journal), ledger), shown, metrics.clone(), clock.clone(), readiness, control);
         let status = ConfigStatus { path: path.display().to_string(), loaded_at: clock.now(), error: None };
         let mut daemon = Self {
             path,
             status,
-            observed: Observed::new(clock.now()),
+            observed,
             observations,
             clock,
             metrics,

@@ -129,7 +129,7 @@ async fn the_status_page_shows_the_primary_the_upstreams_and_what_waits() {
     let response = relay.client().get(format!("http://{}/", relay.admin_address())).send().await.expect("an answer");
     assert_eq!(response.headers()["content-type"], "text/html; charset=utf-8");
     assert!(response.headers()["content-security-policy"].to_str().expect("a policy").contains("default-src 'none'"));
-    assert!(page.contains("Primary: <b>old</b>") && page.contains("mirror on"), "{page}");
+    assert!(page.contains("<dt>Primary</dt><dd><b>old</b></dd>") && page.contains("mirror on"), "{page}");
     assert!(page.contains("<b>new</b>") && page.contains("shadow"), "{page}");
     assert!(
         page.contains("&lt;script&gt;") && !page.contains("<script>alert"),

@@ -236,6 +236,7 @@ fn oldest(upstream: &UpstreamStatus) -> String {
 /// What there is to say of one upstream beyond its row.
 fn more(upstream: &UpstreamStatus) -> Option<String> {
     let mut lines = vec![];
+    lines.extend(sparkline(upstream));
     if let Some(spared) = &upstream.spared {
         lines.push(format!("  as a shadow it gets: {spared}"));
     }
@@ -279,6 +280,16 @@ fn of_verification(own: &VerificationStatus) -> Vec<String> {
         lines.push(tint(Tone::Bad, format!("  what it stores cannot be looked up: {}", harmless(trouble, 300))));
     }
     lines
+}
+
+/// What was delivered in each five minutes of the last hour or two, for somebody's eyes.
+fn sparkline(upstream: &UpstreamStatus) -> Option<String> {
+    const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let delivered = &upstream.lately.delivered;
+    let most = delivered.iter().copied().max().filter(|most| *most > 0 && terminal::is_watched())?;
+    let bar = |n: &u64| BARS[usize::try_from(n.saturating_mul(7) / most).unwrap_or(7).min(7)];
+    let bars: String = delivered.iter().map(bar).collect();
+    Some(format!("  delivered {bars} {:.1} a minute now", upstream.lately.per_minute))
 }
 
 /// How canaries fare.

@@ -1,6 +1,7 @@
 //! What has to be done again and again, in small steps that stand in nobody's way: follow the clock, expire, tell upstreams what
 //! was dropped, send canaries, prune, and keep what was observed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +12,10 @@ use crate::delivery::settings::LONGEST_AGE;
 use crate::journal::JournalError;
 use crate::journal::evidence::{CANARY_FAILED, Observation, Tally};
 use crate::policy::outcome::DropReason;
+use crate::telemetry::ledger::Ledger;
 use crate::telemetry::log;
 use crate::telemetry::metrics::IntakeCounts;
+use crate::telemetry::series::Series;
 
 use super::Daemon;
 
@@ -32,14 +35,18 @@ pub(super) struct Observed {
     started: Timestamp,
     at: Option<Timestamp>,
     counts: IntakeCounts,
+    ledger: Ledger,
+    /// How the upstreams fared, as far as it was told.
+    series: Series,
     /// Services that were seen and that the journal has not taken yet.
     seen: Vec<Tally>,
 }
 
 impl Observed {
     /// Nothing yet.
-    pub(super) fn new(started: Timestamp) -> Self {
-        Self { started, at: None, counts: IntakeCounts::new(), seen: vec![] }
+    pub(super) fn new(started: Timestamp, ledger: Ledger) -> Self {
+        let series = Series::new(&ledger.accounts());
+        Self { started, at: None, counts: IntakeCounts::new(), ledger, series, seen: vec![] }
     }
 
     /// Canaries stopped getting through to an upstream.
@@ -94,6 +101,15 @@ impl Daemon {
         in_steps(|| self.journal.prune(now - self.config.journal.retain.get(), STEP)).await;
     }
 
+    /// How many envelopes wait, by upstream.
+    async fn waiting(&self) -> BTreeMap<Arc<str>, u64> {
+        let mut waiting = BTreeMap::new();
+        for (target, name) in self.journal.targets() {
+            waiting.insert(name, self.journal.backlog(target).await.unwrap_or_default().envelopes);
+        }
+        waiting
+    }
+
     /// Adds to the journal's evidence what was observed since the last time, and that we are alive. What it cannot take now is
     /// told the next time.
     pub(super) async fn keep_observations(&mut self, now: Timestamp, stopping: bool) {
@@ -104,10 +120,14 @@ impl Daemon {
         self.observed.seen.extend(self.intake.sightings());
         let mut intake = self.observed.news(&counts);
         intake.extend(self.observed.seen.iter().cloned());
-        let observation = Observation { started: self.observed.started, now, stopping, upstreams, intake };
+        let waiting = self.waiting().await;
+        let (steps, series) = self.observed.series.look(now, &self.observed.ledger.accounts(), &news, &waiting);
+        let steps = steps.into_iter().filter_map(|(name, step)| Some((target(&name)?, step))).collect();
+        let observation = Observation { started: self.observed.started, now, stopping, upstreams, intake, steps };
         match self.journal.observe(observation).await {
             Ok(()) => {
                 self.observed.counts = counts;
+                self.observed.series = series;
                 self.observed.seen.clear();
             }
             Err(error) => {

@@ -15,6 +15,7 @@ use crate::units::Period;
 
 use super::access::{Changer, Fields, Reader, Visitor};
 use super::forms::{Outcome, Viewer};
+use super::lately::History;
 use super::report::{self, NoReport};
 use super::state::Admin;
 use super::{exposition, letters, page, report_page, scrape};
@@ -89,7 +90,9 @@ pub(super) async fn page(visitor: Visitor, State(admin): State<Admin>, RawQuery(
     let outcome = Outcome::read(Fields::parse(query.unwrap_or_default().as_bytes()).get("done"));
     let has_token = admin.view.load().token.is_some();
     let viewer = Viewer { session: visitor.session, has_token, outcome };
-    html(page::render(&scrape::status(&admin).await, &letters, &viewer))
+    let status = scrape::status(&admin).await;
+    let history = History::read(&admin, status.now).await;
+    html(page::render(&status, &history, &letters, &viewer))
 }
 
 /// What `/report` and `/api/report` may be asked.

@@ -3,13 +3,15 @@
 use maud::{Markup, html};
 
 use crate::telemetry::health;
-use crate::telemetry::status::{CanaryStatus, Status, UpstreamStatus};
+use crate::telemetry::series::Step;
+use crate::telemetry::status::{CanaryStatus, OutageStatus, Status, UpstreamStatus};
 use crate::telemetry::words;
 
+use super::chart::chart;
 use super::page::{tone, when};
 
 /// The card.
-pub(super) fn card(status: &Status, upstream: &UpstreamStatus) -> Markup {
+pub(super) fn card(status: &Status, upstream: &UpstreamStatus, (steps, outages): (&[Step], &[OutageStatus])) -> Markup {
     let id = format!("upstream-{}", upstream.name);
     let remedy = health::remedy(upstream);
     html! {
@@ -17,6 +19,11 @@ pub(super) fn card(status: &Status, upstream: &UpstreamStatus) -> Markup {
             h2 id=(id) { b { (upstream.name) } " " span.role { (status.role_of(upstream)) } }
             p class={ "state " (tone(upstream)) } { span aria-hidden="true" { (sign(upstream)) " " } (state(upstream)) }
             (figures(status, upstream))
+            (chart(status.now, steps, outages, &status.switches))
+            @if let Some(own) = &upstream.verification {
+                p.bad[own.missing > 0] { "Stores: " (own.told()) "." }
+                @if let Some(trouble) = &own.trouble { p.warn { "What it stores cannot be looked up: " (trouble) } }
+            }
             @if let Some(canary) = &upstream.canary { p { "Canaries: " (of_canary(status, canary)) } }
             @if let Some(spared) = &upstream.spared { p.muted { "As a shadow it gets: " (spared) "." } }
             @for limit in words::limits(&upstream.limits) { p.warn { "Limited: " (limit) } }
@@ -34,9 +41,10 @@ fn figures(status: &Status, upstream: &UpstreamStatus) -> Markup {
     let backlog = &upstream.backlog;
     html! {
         dl.figures {
-            div { dt { "Delivered" } dd { (upstream.delivered) } }
+            div { dt { "Delivered a minute, now" } dd { (format!("{:.1}", upstream.lately.per_minute)) } }
+            div { dt { "Delivered in all" } dd { (upstream.delivered) } }
             div { dt { "Waiting" } dd { (backlog.envelopes)
-                @if backlog.envelopes > 0 { span.muted { ", the oldest " (words::seconds(backlog.oldest_seconds)) } } } }
+                @if backlog.envelopes > 0 { span.muted { ", the oldest " (words::seconds(backlog.oldest_seconds)) (remaining(upstream)) } } } }
             div { dt { "Dropped" } dd { (upstream.dropped.values().sum::<u64>()) } }
             div { dt { "Dead letters" } dd { (upstream.dead_letters) } }
             div { dt { "Last delivery" } dd { @match upstream.last_delivery_at {
@@ -47,6 +55,17 @@ fn figures(status: &Status, upstream: &UpstreamStatus) -> Markup {
         }
         @if upstream.difference != 0 { p.bad { "The accounts differ by " (upstream.difference) " items." } }
     }
+}
+
+/// How long what waits will take at the present pace.
+fn remaining(upstream: &UpstreamStatus) -> String {
+    let pace = upstream.lately.per_minute;
+    if upstream.state != "up" || pace <= 0.0 {
+        return String::new();
+    }
+    #[expect(clippy::cast_precision_loss, reason = "no backlog has 2^53 envelopes")]
+    let left = upstream.backlog.envelopes as f64 / pace * 60.0;
+    format!(", some {} at this pace", words::seconds(left.ceil()))
 }
 
 fn sign(upstream: &UpstreamStatus) -> &'static str {

@@ -1,4 +1,5 @@
-//! What upstreams did not get in this hour and the one before, of the accounts that the journal keeps by the hour.
+//! How upstreams fared lately, of what the journal keeps: what they did not get in this hour and the one before, what they got in each
+//! five minutes of that time, and the 48 hours that charts show.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,11 +8,15 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::policy::outcome::DropReason;
 use crate::protocol::category::Category;
-use crate::telemetry::status::LatelyStatus;
+use crate::telemetry::series::{STEP, Step, beginning};
+use crate::telemetry::status::{LatelyStatus, OutageStatus};
 
+use super::chart;
 use super::state::Admin;
 
 const HOUR: Duration = Duration::from_secs(3600);
+/// The most outages of all charts.
+const MOST_OUTAGES: usize = 500;
 
 /// By upstream. Nothing when the journal cannot be read: then it says so itself.
 pub(super) async fn of_all(admin: &Admin, now: Timestamp) -> BTreeMap<Arc<str>, LatelyStatus> {
@@ -23,5 +28,56 @@ pub(super) async fn of_all(admin: &Admin, now: Timestamp) -> BTreeMap<Arc<str>, 
         own.lost += account.dropped(DropReason::Expired) + account.dropped(DropReason::Evicted);
         own.refused += account.dropped(DropReason::Rejected);
     }
+    for (upstream, steps) in &evidence.steps {
+        let own = all.entry(Arc::clone(upstream)).or_default();
+        own.delivered = delivered(now, steps);
+        own.per_minute = per_minute(now, steps);
+    }
     all
+}
+
+/// What was delivered in each step since the beginning of the last hour.
+fn delivered(now: Timestamp, steps: &[Step]) -> Vec<u64> {
+    let mut at = Timestamp::from_millis((now - HOUR).hour() * 3_600_000);
+    let mut delivered = vec![];
+    while at <= now {
+        delivered.push(steps.iter().filter(|step| step.at == at).map(|step| step.delivered).sum());
+        at = at + STEP;
+    }
+    delivered
+}
+
+/// What is delivered in a minute now: of this step and the one before.
+fn per_minute(now: Timestamp, steps: &[Step]) -> f64 {
+    let from = beginning(now) - STEP;
+    let delivered: u64 = steps.iter().filter(|step| step.at >= from).map(|step| step.delivered).sum();
+    #[expect(clippy::cast_precision_loss, reason = "no ten minutes have 2^53 items")]
+    let delivered = delivered as f64;
+    delivered / now.since(from).as_secs_f64() * 60.0
+}
+
+/// What charts are drawn of.
+#[derive(Default)]
+pub(super) struct History {
+    steps: BTreeMap<Arc<str>, Vec<Step>>,
+    outages: BTreeMap<String, Vec<OutageStatus>>,
+}
+
+impl History {
+    /// The 48 hours until now.
+    pub(super) async fn read(admin: &Admin, now: Timestamp) -> Self {
+        let since = now - chart::SPAN;
+        let steps = admin.journal.evidence(since).await.unwrap_or_default().steps;
+        let mut outages = BTreeMap::<String, Vec<OutageStatus>>::new();
+        for outage in admin.journal.outages(since, MOST_OUTAGES).await.unwrap_or_default() {
+            let told = OutageStatus { from: outage.from, to: outage.to, cause: outage.cause.to_string() };
+            outages.entry(outage.upstream.to_string()).or_default().push(told);
+        }
+        Self { steps, outages }
+    }
+
+    /// The steps and the outages of one upstream.
+    pub(super) fn of(&self, upstream: &str) -> (&[Step], &[OutageStatus]) {
+        (self.steps.get(upstream).map_or(&[], Vec::as_slice), self.outages.get(upstream).map_or(&[], Vec::as_slice))
+    }
 }

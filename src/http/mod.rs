@@ -6,6 +6,7 @@ mod backfill;
 mod body;
 mod cards;
 mod changes;
+mod chart;
 mod crash;
 mod cut_short;
 mod doors;

@@ -17,6 +17,7 @@ use crate::telemetry::words;
 
 use super::cards;
 use super::forms::Viewer;
+use super::lately::History;
 
 pub(super) const STYLE: &str = include_str!("page.css");
 
@@ -30,7 +31,7 @@ pub(super) static SCRIPT_SOURCE: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// The page.
-pub(super) fn render(status: &Status, letters: &[LetterSummary], viewer: &Viewer) -> String {
+pub(super) fn render(status: &Status, history: &History, letters: &[LetterSummary], viewer: &Viewer) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -47,7 +48,7 @@ pub(super) fn render(status: &Status, letters: &[LetterSummary], viewer: &Viewer
                     (first_screen(status))
                     (viewer.bar(status))
                     (alarms(status))
-                    div.cards { @for upstream in &status.upstreams { (cards::card(status, upstream)) } }
+                    div.cards { @for upstream in &status.upstreams { (cards::card(status, upstream, history.of(&upstream.name))) } }
                     (accounts(status))
                     (dead_letters(status, letters, viewer))
                     (refused(status))
@@ -81,10 +82,10 @@ fn first_screen(status: &Status) -> Markup {
     html! {
         section class=(class) aria-label="How it goes" {
             h2 { span aria-hidden="true" { (status.health.level.sign()) " " } (status.health.level.words()) }
-            p { (capital(why)) }
+            p { (why) }
         }
         dl.facts {
-            div { dt { "Primary" } dd { "Primary: " b { (status.primary) } } dd.muted { "mirror " (if status.mirror { "on" } else { "off" }) } }
+            div { dt { "Primary" } dd { b { (status.primary) } } dd.muted { "mirror " (if status.mirror { "on" } else { "off" }) } }
             div { dt { "Waiting" } dd { b { (waiting) } } dd.muted { (if waiting == 1 { "envelope" } else { "envelopes" }) } }
             div { dt { "Lost in the last two hours" } dd class=(if lost > 0 { "bad" } else { "" }) { b { (lost) } } dd.muted { "items" } }
             div { dt { "May we switch?" } dd { a href="report" { "See the report" } } dd.muted { "criteria, side by side" } }
@@ -93,11 +94,6 @@ fn first_screen(status: &Status) -> Markup {
             p { "Project " b { (project.name) } ": primary " b { (project.primary) } " · mirror " (if project.mirror { "on" } else { "off" }) }
         }
     }
-}
-
-fn capital(text: &str) -> String {
-    let mut chars = text.chars();
-    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
 fn alarms(status: &Status) -> Markup {

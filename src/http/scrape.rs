@@ -59,7 +59,7 @@ async fn read(admin: &Admin) -> Status {
         upstreams.push(upstream(admin, &view, target, &name, (&backlog, &missing), now));
         if let Some(upstream) = upstreams.last_mut() {
             upstream.outages = outages_of(&name, &outages);
-            upstream.lately = lately.get(&name).copied().unwrap_or_default();
+            upstream.lately = lately.get(&name).cloned().unwrap_or_default();
             upstream.verification = verify::status(admin, upstream, &standings, target);
         }
     }

@@ -236,6 +236,7 @@ suite!(
     a_large_body_is_claimed_as_it_was_written_and_gives_its_room_back,
     a_body_that_was_not_finished_or_not_appended_leaves_nothing_behind,
     evidence_adds_up_and_outlives_a_restart,
+    steps_add_up_and_outlive_a_restart,
     an_outage_lasts_until_the_next_answer_also_through_a_restart,
     what_one_upstream_got_and_another_did_not_is_told_record_by_record,
     what_is_dropped_is_to_be_told_with_its_reason_through_restarts,

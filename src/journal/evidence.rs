@@ -13,6 +13,7 @@ use crate::policy::outcome::DropReason;
 use crate::protocol::event_id::EventId;
 use crate::telemetry::ledger::{Account, AccountKey};
 use crate::telemetry::observations::{Observed, Performance};
+use crate::telemetry::series::Step;
 
 use super::{RecordId, TargetId};
 
@@ -32,6 +33,8 @@ pub struct Observation {
     pub upstreams: Vec<(TargetId, Observed)>,
     /// What the intake did.
     pub intake: Vec<Tally>,
+    /// How the upstreams fared: added to the steps that are kept.
+    pub steps: Vec<(TargetId, Step)>,
 }
 
 /// What a [`Tally`] is called that counts how often canaries stopped getting through to an upstream, which is its kind.
@@ -66,6 +69,8 @@ pub struct Evidence {
     pub intake: Vec<Tally>,
     /// When the relay ran, oldest first.
     pub stretches: Vec<Stretch>,
+    /// How each upstream fared in each step, by its name, oldest first; those of over 48 hours ago are an hour long.
+    pub steps: BTreeMap<Arc<str>, Vec<Step>>,
 }
 
 /// A stretch of time in which the relay ran.

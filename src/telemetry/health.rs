@@ -131,6 +131,9 @@ fn of_upstream(upstream: &UpstreamStatus) -> Vec<(Level, String)> {
     if upstream.canary.as_ref().is_some_and(|canary| canary.state == "failing") {
         reasons.push((Level::Degraded, format!("canaries do not get through to {name}")));
     }
+    if let Some(missing) = upstream.verification.as_ref().map(|own| own.missing).filter(|missing| *missing > 0) {
+        reasons.push((Level::Degraded, format!("{missing} events that {name} took are missing there")));
+    }
     reasons.extend(upstream.stranded.iter().map(|stranded| (Level::Degraded, format!("at {name} {stranded}"))));
     reasons
 }

@@ -9,6 +9,7 @@ pub mod log;
 pub mod metrics;
 pub mod observations;
 pub mod report;
+pub mod series;
 pub mod status;
 pub mod verification;
 pub mod words;

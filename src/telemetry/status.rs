@@ -251,13 +251,19 @@ impl UpstreamStatus {
     }
 }
 
-/// Items that an upstream did not get in this hour of the clock and the one before.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Items that an upstream got and did not get in this hour of the clock and the one before.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LatelyStatus {
     /// Dropped because they waited too long or the journal was full.
     pub lost: u64,
     /// Refused by it for good.
     pub refused: u64,
+    /// Delivered in each five minutes of that time, oldest first; the last are not over yet.
+    #[serde(default)]
+    pub delivered: Vec<u64>,
+    /// Delivered in a minute now.
+    #[serde(default)]
+    pub per_minute: f64,
 }
 
 /// What waits for an upstream.

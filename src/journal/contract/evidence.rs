@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::journal::evidence::{Fate, Observation, Tally};
 use crate::policy::verdict::Verdict;
 use crate::telemetry::observations::{Change, Observed, Performance};
+use crate::telemetry::series::Step;
 
 use super::*;
 
@@ -19,7 +20,14 @@ fn observation(second: u64, target: TargetId, performance: &[(u64, Performance)]
     observed.hours = performance.iter().cloned().collect();
     observed.changes = changes.to_vec();
     let intake = vec![Tally { what: "duplicate".into(), kind: "error".into(), count: 2 }];
-    Observation { started: today(1), now: today(second), stopping: false, upstreams: vec![(target, observed)], intake }
+    Observation {
+        started: today(1),
+        now: today(second),
+        stopping: false,
+        upstreams: vec![(target, observed)],
+        intake,
+        steps: vec![],
+    }
 }
 
 fn delivered_after(seconds: &[u64]) -> Performance {
@@ -60,6 +68,22 @@ pub(super) async fn evidence_adds_up_and_outlives_a_restart(mut subject: Subject
     );
     let accepted = evidence.accounts.iter().filter(|(key, _)| key.upstream.as_deref() == Some("a"));
     assert_eq!(accepted.map(|(_, account)| account.accepted).sum::<u64>(), 3);
+}
+
+pub(super) async fn steps_add_up_and_outlive_a_restart(mut subject: Subject) {
+    let journal = subject.journal();
+    let a = journal.target("a").await.unwrap();
+    let step = |accepted, waiting, lag_p99| Step { at: today(300), accepted, delivered: 1, lost: 2, waiting, lag_p99 };
+    let of = |second, step| Observation { steps: vec![(a, step)], ..observation(second, a, &[], &[]) };
+    journal.observe(of(310, step(5, 9, Some(70)))).await.unwrap();
+    drop(journal);
+    subject.crash();
+    let journal = subject.journal();
+    journal.observe(of(320, step(2, 4, None))).await.unwrap();
+    journal.observe(of(630, Step { at: today(600), ..step(1, 0, Some(8)) })).await.unwrap();
+    let steps = journal.evidence(today(0)).await.unwrap().steps;
+    let first = Step { at: today(300), accepted: 7, delivered: 2, lost: 4, waiting: 4, lag_p99: Some(70) };
+    assert_eq!(steps["a"], [first, Step { at: today(600), ..step(1, 0, Some(8)) }]);
 }
 
 pub(super) async fn an_outage_lasts_until_the_next_answer_also_through_a_restart(mut subject: Subject) {

@@ -9,6 +9,7 @@ use crate::journal::{RecordId, TargetId};
 use crate::policy::outcome::DropReason;
 use crate::telemetry::ledger::{Account, AccountKey};
 use crate::telemetry::observations::{Change, Performance};
+use crate::telemetry::series::Step;
 
 use super::{Kept as KeptRecord, State, Target};
 
@@ -19,11 +20,12 @@ pub(super) struct Kept {
     outages: Vec<(TargetId, Outage)>,
     intake: Vec<Tally>,
     stretches: Vec<Stretch>,
+    steps: BTreeMap<(TargetId, Timestamp), Step>,
 }
 
 impl Kept {
     pub(super) fn observe(&mut self, observation: Observation) {
-        let Observation { started, now, stopping, upstreams, intake } = observation;
+        let Observation { started, now, stopping, upstreams, intake, steps } = observation;
         match self.stretches.iter_mut().find(|stretch| stretch.from == started) {
             Some(stretch) => (stretch.to, stretch.stopped) = (stretch.to.max(now), stopping),
             None => self.stretches.push(Stretch { from: started, to: now, stopped: stopping }),
@@ -33,6 +35,14 @@ impl Kept {
                 Some(kept) => kept.count += tally.count,
                 None => self.intake.push(tally),
             }
+        }
+        for (target, step) in steps {
+            let kept = self.steps.entry((target, step.at)).or_insert_with(|| Step { at: step.at, ..Step::default() });
+            kept.accepted += step.accepted;
+            kept.delivered += step.delivered;
+            kept.lost += step.lost;
+            kept.waiting = step.waiting;
+            kept.lag_p99 = step.lag_p99.or(kept.lag_p99);
         }
         for (target, observed) in upstreams {
             for performance in observed.hours.values() {
@@ -56,7 +66,11 @@ impl Kept {
     pub(super) fn told(&self, accounts: BTreeMap<AccountKey, Account>, targets: &[Target]) -> Evidence {
         let named = self.performance.iter().map(|(id, performance)| (name(targets, *id), performance.clone()));
         let (intake, stretches) = (self.intake.clone(), self.stretches.clone());
-        Evidence { accounts, performance: named.collect(), intake, stretches }
+        let mut steps = BTreeMap::<Arc<str>, Vec<Step>>::new();
+        for ((target, _), step) in &self.steps {
+            steps.entry(name(targets, *target)).or_default().push(step.clone());
+        }
+        Evidence { accounts, performance: named.collect(), intake, stretches, steps }
     }
 
     pub(super) fn outages(&self, since: Timestamp, limit: usize, targets: &[Target]) -> Vec<Outage> {

@@ -18,13 +18,14 @@ use crate::telemetry::ledger::{Account, AccountKey};
 use crate::telemetry::observations::{Change, Performance};
 
 use super::shared::Shared;
+use super::steps;
 
 /// The most outages and stretches that are kept, and told.
 const MOST: i64 = 10_000;
 
 /// Keeps what was observed.
 pub(super) fn write(conn: &Connection, observation: &Observation) -> rusqlite::Result<()> {
-    let Observation { started, now, stopping, upstreams, intake } = observation;
+    let Observation { started, now, stopping, upstreams, intake, steps: told } = observation;
     let ms = |at: &Timestamp| at.as_millis().cast_signed();
     conn.prepare_cached(
         "INSERT INTO stretch VALUES (?1, ?2, ?3)
@@ -38,6 +39,9 @@ pub(super) fn write(conn: &Connection, observation: &Observation) -> rusqlite::R
              ON CONFLICT DO UPDATE SET quantity = quantity + excluded.quantity",
         )?
         .execute(params![hour, tally.what, tally.kind, tally.count.cast_signed()])?;
+    }
+    for (target, step) in told {
+        steps::write(conn, *target, step)?;
     }
     for (target, observed) in upstreams {
         for (hour, performance) in &observed.hours {
@@ -99,6 +103,7 @@ fn write_change(conn: &Connection, target: TargetId, change: &Change) -> rusqlit
 
 /// Forgets what is older than 90 days, and what is more than is kept.
 pub(super) fn forget(conn: &Connection, now: Timestamp) -> rusqlite::Result<()> {
+    steps::forget(conn, now)?;
     let oldest = now - KEPT;
     let (hour, ms) = (oldest.hour().cast_signed(), oldest.as_millis().cast_signed());
     for table in ["attempt", "lag", "intake"] {
@@ -121,6 +126,7 @@ pub(super) fn read(conn: &Connection, shared: &Shared, since: Timestamp) -> rusq
         performance: performance(conn, shared, hour)?,
         intake: intake(conn, hour)?,
         stretches: stretches(conn, since)?,
+        steps: steps::read(conn, shared, hour)?,
     })
 }
 
@@ -210,6 +216,6 @@ fn at(ms: i64) -> Timestamp {
 }
 
 /// The name of a target. Rows name none that is not known: targets are never removed.
-fn name(shared: &Shared, target: u8) -> Arc<str> {
+pub(super) fn name(shared: &Shared, target: u8) -> Arc<str> {
     shared.targets().get(usize::from(target)).map_or_else(|| "unknown".into(), |target| Arc::clone(&target.name))
 }

@@ -27,6 +27,7 @@ mod schema;
 mod settlement;
 mod shared;
 mod space;
+mod steps;
 mod tally;
 #[cfg(test)]
 mod tests;

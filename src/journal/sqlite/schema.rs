@@ -33,7 +33,7 @@ const LOG_KEPT: u32 = 16 << 20;
 ///
 /// A record is settled for a target when its number is not above the target's watermark and no `pending` row names it;
 /// above the watermark every record with the target's bit waits. So what waits untried costs no row at all.
-pub(super) const FORMATS: [&str; 10] = [
+pub(super) const FORMATS: [&str; 11] = [
     "
 CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), next_record INTEGER NOT NULL);
 INSERT INTO meta VALUES (1, 1);
@@ -130,6 +130,13 @@ CREATE INDEX look_due ON look (target, due);
     // The room that a record takes. Of those made before it is not known, and taken to be a little more than their bodies.
     "
 ALTER TABLE record ADD COLUMN room INTEGER;
+",
+    // How targets fared, in steps of five minutes; after 48 hours, of an hour.
+    "
+CREATE TABLE step (
+    at INTEGER NOT NULL, target INTEGER NOT NULL, accepted INTEGER NOT NULL, delivered INTEGER NOT NULL,
+    lost INTEGER NOT NULL, waiting INTEGER NOT NULL, lag INTEGER, PRIMARY KEY (at, target)
+) WITHOUT ROWID;
 ",
 ];
 

@@ -12,7 +12,8 @@ async fn a_journal_of_each_older_format_is_brought_up_to_date_with_what_it_holds
         old.execute_batch(&schema::FORMATS[..format].concat()).unwrap();
         old.execute_batch(&format!(
             "INSERT INTO target VALUES (0, 'a', 0); INSERT INTO project VALUES (0, 'shop');
-             INSERT INTO record VALUES (1, 1000, 0, 1, 3, 'error=1', NULL, NULL);
+             INSERT INTO record (id, accepted_at, project, targets, size, quantities, event_id, keys)
+             VALUES (1, 1000, 0, 1, 3, 'error=1', NULL, NULL);
              INSERT INTO body VALUES (1, '{{}}', x'7b7d0a');
              INSERT INTO ledger VALUES (0, 0, 0, 'error', 'accepted', 1);
              PRAGMA application_id = {}; PRAGMA user_version = {format}",

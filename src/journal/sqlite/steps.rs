@@ -1,0 +1,74 @@
+//! The rows of steps: how each target fared in five minutes, and after 48 hours in one.
+//!
+//! Rule: added to in the transaction of whatever else is committed. A step that begins an hour may hold that hour.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rusqlite::{Connection, params};
+
+use crate::clock::Timestamp;
+use crate::journal::TargetId;
+use crate::journal::evidence::KEPT;
+use crate::telemetry::series::{FINE, Step};
+
+use super::evidence::name;
+use super::shared::Shared;
+
+const HOUR: i64 = 3_600_000;
+
+pub(super) fn write(conn: &Connection, target: TargetId, step: &Step) -> rusqlite::Result<()> {
+    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    conn.prepare_cached(
+        "INSERT INTO step VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+         ON CONFLICT DO UPDATE SET accepted = accepted + excluded.accepted, delivered = delivered + excluded.delivered,
+         lost = lost + excluded.lost, waiting = excluded.waiting, lag = coalesce(excluded.lag, lag)",
+    )?
+    .execute(params![
+        number(step.at.as_millis()),
+        target.0,
+        number(step.accepted),
+        number(step.delivered),
+        number(step.lost),
+        number(step.waiting),
+        step.lag_p99.map(number)
+    ])
+    .map(drop)
+}
+
+/// Makes the steps of each hour one when they are over 48 hours old, and forgets what is older than 90 days.
+pub(super) fn forget(conn: &Connection, now: Timestamp) -> rusqlite::Result<()> {
+    let fine = (now - FINE).hour().cast_signed() * HOUR;
+    conn.prepare_cached(
+        "INSERT INTO step SELECT at - at % ?2, target, sum(accepted), sum(delivered), sum(lost), max(waiting), max(lag) FROM step
+         WHERE at < ?1 AND at % ?2 > 0 GROUP BY 1, 2
+         ON CONFLICT DO UPDATE SET accepted = accepted + excluded.accepted, delivered = delivered + excluded.delivered,
+         lost = lost + excluded.lost, waiting = max(waiting, excluded.waiting),
+         lag = max(coalesce(lag, excluded.lag), coalesce(excluded.lag, lag))",
+    )?
+    .execute([fine, HOUR])?;
+    conn.prepare_cached("DELETE FROM step WHERE at < ?1 AND at % ?2 > 0")?.execute([fine, HOUR])?;
+    conn.prepare_cached("DELETE FROM step WHERE at < ?1")?.execute([(now - KEPT).as_millis().cast_signed()]).map(drop)
+}
+
+/// The steps since the beginning of an hour, by the name of their target.
+pub(super) fn read(conn: &Connection, shared: &Shared, hour: i64) -> rusqlite::Result<BTreeMap<Arc<str>, Vec<Step>>> {
+    let mut select = conn.prepare_cached(
+        "SELECT target, at, accepted, delivered, lost, waiting, lag FROM step WHERE at >= ?1 ORDER BY at",
+    )?;
+    let mut rows = select.query([hour.saturating_mul(HOUR)])?;
+    let mut all = BTreeMap::<Arc<str>, Vec<Step>>::new();
+    while let Some(row) = rows.next()? {
+        let number = |at: usize| row.get::<_, i64>(at).map(i64::cast_unsigned);
+        let step = Step {
+            at: Timestamp::from_millis(number(1)?),
+            accepted: number(2)?,
+            delivered: number(3)?,
+            lost: number(4)?,
+            waiting: number(5)?,
+            lag_p99: row.get::<_, Option<i64>>(6)?.map(i64::cast_unsigned),
+        };
+        all.entry(name(shared, row.get(0)?)).or_default().push(step);
+    }
+    Ok(all)
+}
