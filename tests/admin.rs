@@ -151,7 +151,7 @@ async fn the_status_page_shows_the_primary_the_upstreams_and_what_waits() {
     relay.balanced(SOON * 2).await;
     let account = relay.upstream("new").await["accounts"][0].clone();
     let expected = json!({"project": "shop", "category": "error", "accepted": 5, "returned": 0, "delivered": 5, "dropped": {},
-        "pending": 0, "difference": 0});
+        "pending": 0, "difference": 0, "stored": 0, "missing": 0, "lost": 0});
     assert_eq!(account, expected);
     relay.finish().await;
 }
