@@ -134,7 +134,7 @@ mod tests {
         let at = |second: u64| Timestamp::from_millis(second * 1000);
         let key = AccountKey { upstream: Some(Arc::clone(&a)), project: "p".into(), category: Category::Error };
         account.post(Outcome::Accepted, 5);
-        let series = Series::new(&BTreeMap::from([(key.clone(), account.clone())]));
+        let series = Series::new(&BTreeMap::from([(key.clone(), account)]));
         account.post(Outcome::Accepted, 2);
         account.post(Outcome::Delivered, 3);
         let observed = Observations::default();
