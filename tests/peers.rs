@@ -17,6 +17,7 @@ mod peers {
     pub(crate) mod relay;
     pub(crate) mod sdk;
     pub(crate) mod status_page;
+    mod verified;
 }
 
 use std::collections::{BTreeMap, BTreeSet};

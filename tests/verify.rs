@@ -4,7 +4,6 @@ mod support;
 
 use std::time::Duration;
 
-use assert_cmd::Command;
 use serde_json::{Value, json};
 use support::envelopes::{envelope, new_id};
 use support::eventually::eventually;
@@ -45,18 +44,6 @@ async fn figures(relay: &Relay, expected: &[(&str, u64)]) {
     .await;
 }
 
-/// A verb against the relay: its exit code and what it says.
-async fn verb(relay: &Relay, args: &[&str]) -> (i32, String) {
-    let (config, args) = (relay.config(), args.iter().map(ToString::to_string).collect::<Vec<_>>());
-    let run = move || {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
-        command.args(args).arg("--config").arg(config).output().expect("it runs")
-    };
-    let output = tokio::task::spawn_blocking(run).await.expect("the verb ends");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code().expect("a code"), text(&output.stdout) + &text(&output.stderr))
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_stored_is_found_and_the_verdict_rests_on_it() {
     let (_primary, glitchtip, relay) = scene("").await;
@@ -64,9 +51,9 @@ async fn what_is_stored_is_found_and_the_verdict_rests_on_it() {
     figures(&relay, &[("delivered", 150), ("stored", 150), ("missing", 0), ("unknown", 0)]).await;
     assert_eq!(glitchtip.stored().len(), ids.len());
     assert!(glitchtip.questions() < 60, "by the pages of its list: {}", glitchtip.questions());
-    let (code, told) = verb(&relay, &["verify", "--since", "1h"]).await;
+    let (code, told) = relay.verb(&["verify", "--since", "1h"]).await;
     assert_eq!((code, told.contains("150 of 150 events stored, 0 missing")), (0, true), "{told}");
-    let (_, report) = verb(&relay, &["report", "--json"]).await;
+    let (_, report) = relay.verb(&["report", "--json"]).await;
     let report: Value = serde_json::from_str(&report).expect("a report");
     let stored = report["criteria"].as_array().unwrap().iter().find(|one| one["name"] == "stored").unwrap();
     assert_eq!(stored["passed"], json!(true), "{stored}");
@@ -82,13 +69,13 @@ async fn without_an_api_nothing_shows_that_it_stores_what_it_takes() {
     let relay = Plan::new(&[("a", a.dsn("cafe", 7)), ("b", b.dsn("beef", 8))]).start().await;
     relay.send_errors(3).await;
     relay.balanced(SOON).await;
-    let (code, told) = verb(&relay, &["report"]).await;
+    let (code, told) = relay.verb(&["report"]).await;
     assert_eq!(code, 1);
     assert!(
         told.contains("nothing shows that b stores what it answers with 200") && told.contains("[upstreams.b.api]"),
         "{told}"
     );
-    let (code, told) = verb(&relay, &["verify"]).await;
+    let (code, told) = relay.verb(&["verify"]).await;
     assert_eq!((code, told.contains("add [upstreams.NAME.api]")), (1, true), "{told}");
     relay.finish().await;
 }
@@ -101,12 +88,12 @@ async fn with_its_worker_stopped_everybody_says_that_it_does_not_store() {
     glitchtip.set_worker(false);
     relay.send_errors(20).await;
     figures(&relay, &[("delivered", 25), ("stored", 5), ("missing", 20), ("unknown", 0)]).await;
-    let (code, told) = verb(&relay, &["report"]).await;
+    let (code, told) = relay.verb(&["report"]).await;
     assert_eq!(code, 1);
     assert!(told.contains("not ready: glitchtip fails") && told.contains("20 missing"), "{told}");
-    let (_, told) = verb(&relay, &["status"]).await;
+    let (_, told) = relay.verb(&["status"]).await;
     assert!(told.contains("20 missing"), "{told}");
-    let (code, told) = verb(&relay, &["verify", "glitchtip"]).await;
+    let (code, told) = relay.verb(&["verify", "glitchtip"]).await;
     assert_eq!((code, told.contains("20 missing")), (1, true), "{told}");
     assert!(relay.log().contains("it answered with 2xx and does not store the event"));
     // Late is not lost.
@@ -126,13 +113,13 @@ async fn what_its_queue_lost_is_found_sent_again_and_stored_once() {
     assert_eq!(glitchtip.lose_queue(), 40);
     glitchtip.set_worker(true);
     figures(&relay, &[("missing", 40)]).await;
-    let (code, told) = verb(&relay, &["backfill", "glitchtip", "--missing", "--dry-run"]).await;
+    let (code, told) = relay.verb(&["backfill", "glitchtip", "--missing", "--dry-run"]).await;
     assert_eq!(
         (code, told.contains("40 events are missing at glitchtip and would be sent again")),
         (0, true),
         "{told}"
     );
-    let (code, told) = verb(&relay, &["backfill", "glitchtip", "--missing"]).await;
+    let (code, told) = relay.verb(&["backfill", "glitchtip", "--missing"]).await;
     assert_eq!((code, told.contains("40 of 40 missing events are sent to glitchtip again")), (0, true), "{told}");
     figures(&relay, &[("delivered", 83), ("stored", 43), ("missing", 0), ("lost", 40), ("unknown", 0)]).await;
     let stored = glitchtip.stored();
@@ -157,14 +144,14 @@ async fn a_poisonous_event_among_others_ends_as_a_dead_letter_and_the_others_are
     relay.balanced(SOON).await;
     glitchtip.set_worker(true);
     figures(&relay, &[("stored", 8), ("missing", 0), ("unknown", 0)]).await;
-    let (_, letters) = verb(&relay, &["dead-letters", "list", "--json"]).await;
+    let (_, letters) = relay.verb(&["dead-letters", "list", "--json"]).await;
     assert!(
         letters.contains("lost_by_tracker") && letters.contains("its release has more than 255 characters"),
         "{letters}"
     );
     assert_eq!(glitchtip.stored().len(), 8);
     relay.balanced(SOON).await;
-    let (code, told) = verb(&relay, &["report"]).await;
+    let (code, told) = relay.verb(&["report"]).await;
     assert_eq!((code, told.contains("1 were given up")), (1, true), "{told}");
     relay.finish().await;
 }
@@ -190,7 +177,7 @@ async fn a_tracker_that_cannot_be_asked_leaves_events_unknown_and_is_caught_up_w
     glitchtip.set_trouble(None);
     let relay = relay.started().await;
     figures(&relay, &[("delivered", 13), ("missing", 0)]).await;
-    let (code, told) = verb(&relay, &["verify"]).await;
+    let (code, told) = relay.verb(&["verify"]).await;
     assert_eq!((code, told.contains("13 of 13 events stored")), (0, true), "{told}");
     assert!(!relay.log().contains(TOKEN));
     relay.finish().await;
@@ -210,7 +197,7 @@ async fn a_wrong_name_is_never_taken_for_not_stored() {
     })
     .await;
     figures(&relay, &[("missing", 0), ("unknown", 6)]).await;
-    let (code, told) = verb(&relay, &["verify"]).await;
+    let (code, told) = relay.verb(&["verify"]).await;
     assert_eq!((code, told.contains("6 not known")), (1, true), "{told}");
     relay.finish().await;
 }
@@ -221,7 +208,7 @@ async fn an_event_that_vanishes_later_is_found_on_demand() {
     let ids = relay.send_errors(6).await;
     figures(&relay, &[("stored", 6)]).await;
     glitchtip.delete(&ids[2]);
-    let (code, told) = verb(&relay, &["verify", "glitchtip", "--since", "1h", "--json"]).await;
+    let (code, told) = relay.verb(&["verify", "glitchtip", "--since", "1h", "--json"]).await;
     let told: Value = serde_json::from_str(&told).expect("JSON");
     assert_eq!((code, &told[0]["stored"]), (1, &json!(5)), "{told}");
     assert_eq!(told[0]["missing"][0]["event_id"], json!(ids[2]), "{told}");
@@ -234,15 +221,15 @@ async fn one_event_is_shown_beside_the_trackers_copy() {
     let (_primary, glitchtip, relay) = scene("").await;
     let ids = relay.send_errors(2).await;
     figures(&relay, &[("stored", 2)]).await;
-    let (code, told) = verb(&relay, &["verify", "glitchtip", "--event", &ids[0]]).await;
+    let (code, told) = relay.verb(&["verify", "glitchtip", "--event", &ids[0]]).await;
     assert_eq!((code, told.contains("is stored as it was sent")), (0, true), "{told}");
     glitchtip.change_message(&ids[0], "another message");
-    let (code, told) = verb(&relay, &["verify", "glitchtip", "--event", &ids[0]]).await;
+    let (code, told) = relay.verb(&["verify", "glitchtip", "--event", &ids[0]]).await;
     assert_eq!((code, told.contains("1 field differs"), told.contains("another message")), (1, true, true), "{told}");
     glitchtip.delete(&ids[1]);
-    let (code, told) = verb(&relay, &["verify", "glitchtip", "--event", &ids[1]]).await;
+    let (code, told) = relay.verb(&["verify", "glitchtip", "--event", &ids[1]]).await;
     assert_eq!((code, told.contains("is not stored at glitchtip")), (1, true), "{told}");
-    let (code, told) = verb(&relay, &["verify", "glitchtip", "--event", &new_id()]).await;
+    let (code, told) = relay.verb(&["verify", "glitchtip", "--event", &new_id()]).await;
     assert!(code != 0 && told.contains("the journal retains no event"), "{told}");
     relay.finish().await;
 }

@@ -41,6 +41,7 @@ pub(crate) struct Bugsink {
     home: TempDir,
     port: u16,
     client: Client,
+    token: String,
     process: Option<Process>,
 }
 
@@ -67,7 +68,8 @@ impl Bugsink {
         }
         configure(home.path(), port, quotas);
         let token = fs::read_to_string(template.join("token")).expect("the token of an empty installation");
-        let mut bugsink = Self { home, port, client: client_with(token.trim()), process: None };
+        let mut bugsink =
+            Self { home, port, client: client_with(token.trim()), token: token.trim().to_owned(), process: None };
         bugsink.start_again().await;
         bugsink
     }
@@ -199,6 +201,21 @@ MIDDLEWARE = ["bugsink_conf.ShortPeriods"] + list(MIDDLEWARE)
                       print(base.execute('UPDATE events_event SET data = ? ' + at, [json.dumps(event), id]).rowcount)\nbase.commit()";
         let mut python = Command::new(install::bugsink().join("python"));
         let said = install::run("Python 3", python.args(["-c", script, id, part, value]).current_dir(self.home.path()));
+        assert_eq!(said.trim(), "1", "rows of that event");
+    }
+
+    /// What lets its API be asked.
+    pub(crate) fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// Removes a stored event from its database.
+    pub(crate) fn lose(&self, id: &str) {
+        let script = "import sqlite3, sys\nbase = sqlite3.connect('db.sqlite3', timeout=20)\n\
+                      print(base.execute(\"DELETE FROM events_event WHERE replace(event_id, '-', '') = ?\", sys.argv[1:]).rowcount)\n\
+                      base.commit()";
+        let mut python = Command::new(install::bugsink().join("python"));
+        let said = install::run("Python 3", python.args(["-c", script, id]).current_dir(self.home.path()));
         assert_eq!(said.trim(), "1", "rows of that event");
     }
 

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const BUGSINK: &str = "bugsink==2.6.1";
+const BUGSINK: &str = "bugsink==2.6.2";
 const KENT: &str = "kent==2.2.0";
 const PYTHON_SDK: &str = "sentry-sdk==2.75.0";
 /// Brings the SDK itself.

@@ -429,6 +429,18 @@ impl Relay {
         assert!(status.success(), "the relay ended with {status}: {}", self.log());
     }
 
+    /// Runs a verb against it; returns its exit code and what it says.
+    pub(crate) async fn verb(&self, args: &[&str]) -> (i32, String) {
+        let (config, args) = (self.config(), args.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let run = move || {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
+            command.args(args).arg("--config").arg(config).output().expect("it runs")
+        };
+        let output = tokio::task::spawn_blocking(run).await.expect("the verb ends");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code().expect("a code"), text(&output.stdout) + &text(&output.stderr))
+    }
+
     /// The end of every test: a quiet moment with balanced accounts, then an orderly end.
     pub(crate) async fn finish(mut self) {
         self.balanced(SOON).await;
