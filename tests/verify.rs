@@ -233,3 +233,50 @@ async fn one_event_is_shown_beside_the_trackers_copy() {
     assert!(code != 0 && told.contains("the journal retains no event"), "{told}");
     relay.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_event_is_waited_for_until_it_is_stored_and_one_that_is_taken_alone_is_a_failure() {
+    let (_primary, glitchtip, relay) = scene("").await;
+    let sent = async |code: i32, result: &str| {
+        let (ended, told) = relay.verb(&["send-test", "--json"]).await;
+        let told: Value = serde_json::from_str(&told).unwrap_or_else(|_| panic!("{told}"));
+        let upstreams = told["upstreams"].as_array().expect("upstreams");
+        let there = upstreams.iter().find(|upstream| upstream["upstream"] == "glitchtip").expect("glitchtip");
+        assert_eq!((ended, there["result"] == "yes", &there["stored"]), (code, true, &json!(result)), "{told}");
+        (told["event_id"].as_str().expect("an id").to_owned(), there["explanation"].as_str().expect("words").to_owned())
+    };
+    let (id, _) = sent(0, "yes").await;
+    assert!(glitchtip.stored().contains(&id));
+    // Its API in trouble is no word about the event.
+    glitchtip.set_trouble(Some(Reply::status(401)));
+    let (_, words) = sent(0, "unknown").await;
+    assert!(words.contains("is not known") && words.contains("token"), "{words}");
+    glitchtip.set_trouble(None);
+    // Its worker is down: everything is answered with 200.
+    glitchtip.set_worker(false);
+    let (_, words) = sent(1, "no").await;
+    assert!(words.contains("took it and does not store it"), "{words}");
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_online_tries_token_and_project_and_says_how_to_mend_them() {
+    let (_primary, glitchtip, relay) = scene("").await;
+    // An event in its list proves a project.
+    assert_eq!(relay.verb(&["send-test"]).await.0, 0);
+    let stored = glitchtip.stored();
+    let (code, told) = relay.verb(&["check", "--online", "--yes"]).await;
+    assert_eq!(code, 0, "{told}");
+    assert!(told.contains("glitchtip, project shop: its API takes the token and knows the project"), "{told}");
+    let text = std::fs::read_to_string(relay.config()).expect("the file");
+    for (wrong, words) in
+        [(text.replace(TOKEN, "hunter2-expired"), "token"), (text.replace(PLACE, "acme/shpo"), "acme/shpo")]
+    {
+        std::fs::write(relay.config(), wrong).expect("the file");
+        let (code, told) = relay.verb(&["check", "--online"]).await;
+        let said = told.lines().find(|line| line.contains("glitchtip, project shop: its API")).unwrap_or_default();
+        assert!(code == 1 && said.contains(words) && !told.contains("hunter2"), "{told}");
+    }
+    assert_eq!(glitchtip.stored(), stored, "it stores nothing there");
+    relay.finish().await;
+}

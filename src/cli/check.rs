@@ -10,6 +10,7 @@ use crate::config::{Config, Loaded, diff, load};
 use super::failure::{Exit, Failure};
 use super::locate::Located;
 use super::probe::{self, Probe};
+use super::stored;
 use super::{process, terminal};
 
 /// Checks the configuration: every problem at once, with its line; exit 78 when it cannot be used
@@ -43,6 +44,9 @@ struct Findings<'a> {
     changes: Option<Changes>,
     #[serde(skip_serializing_if = "Option::is_none")]
     online: Option<Vec<Probe>>,
+    /// What the APIs of trackers say of our tokens.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    apis: Vec<stored::Asked>,
 }
 
 /// What is different from another configuration.
@@ -73,19 +77,22 @@ pub(super) fn check(located: &Located, args: &Args) -> Result<(), Failure> {
     }
     let online =
         args.online.then(|| process::block_on(async { Ok(probe::all(&loaded.config, args.yes).await) })).transpose()?;
+    let asked =
+        process::block_on(async { Ok(if args.online { stored::check_all(&loaded.config).await } else { vec![] }) })?;
     let is_refused = changes.as_ref().is_some_and(|changes| !changes.refused.is_empty());
-    let ok = online.iter().flatten().all(Probe::is_good) && !is_refused;
+    let ok = online.iter().flatten().all(Probe::is_good) && asked.iter().all(|asked| asked.ok) && !is_refused;
     if args.json {
-        terminal::say_json(&Findings { ok, problems: &loaded.warnings, changes, online })?;
+        terminal::say_json(&Findings { ok, problems: &loaded.warnings, changes, online, apis: asked })?;
     } else if let Some(online) = online {
         probe::print(&online)?;
+        asked.iter().try_for_each(|asked| terminal::say(asked.told()))?;
     }
     if ok { Ok(()) } else { Err(Failure::negative()) }
 }
 
 fn invalid(problems: &Problems, args: &Args) -> Result<(), Failure> {
     if args.json {
-        terminal::say_json(&Findings { ok: false, problems, changes: None, online: None })?;
+        terminal::say_json(&Findings { ok: false, problems, changes: None, online: None, apis: vec![] })?;
     } else {
         terminal::say(problems.render(terminal::form()))?;
     }

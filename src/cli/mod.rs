@@ -7,7 +7,7 @@
 //! | `status`, `report`, `send_test`, `dead_letters`, `backfill`, `verify`, `healthcheck` | ask a running daemon |
 //! | `notify` | tries the receivers of messages |
 //! | `help`, `completions`, `man` | describe the command line itself |
-//! | `locate`, `admin`, `private_file`, `process`, `terminal`, `failure` | what they share |
+//! | `locate`, `admin`, `stored`, `private_file`, `process`, `terminal`, `failure` | what they share |
 //!
 //! Asks a daemon over its admin listener alone; knows neither its journal nor its memory. What a script may read is there as JSON,
 //! and how a verb ended is an exit code of [`Exit`].
@@ -39,6 +39,7 @@ mod run;
 mod send_test;
 mod sink;
 mod status;
+mod stored;
 mod switch;
 mod terminal;
 mod verify;

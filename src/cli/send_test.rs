@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use reqwest::Client;
 use reqwest::redirect::Policy;
 use serde::Serialize;
@@ -23,6 +24,7 @@ use super::admin::{AdminClient, told};
 use super::failure::{Exit, Failure};
 use super::locate::{Contact, Located, reachable};
 use super::process;
+use super::stored::{Place, Stored};
 use super::terminal::{self, Tone, harmless, right, table, tint};
 
 /// How long the upstreams may take.
@@ -34,7 +36,8 @@ const CATEGORY: &str = "error";
 
 /// Sends one marked event through the relay and says when each upstream took it
 ///
-/// Exit 0 when each did, 1 when one did not within 30 seconds.
+/// Exit 0 when each did, 1 when one did not within 30 seconds. Where an upstream has an `api`, it is asked for the event: exit 1 as well
+/// when it took the event and does not store it within 30 seconds more.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// The project to send it for [default: the first]
@@ -62,7 +65,31 @@ struct Arrival {
     result: Taken,
     /// From sending to when it was seen to have been taken.
     within_ms: Option<u64>,
+    /// Whether it stores it, where its API may be asked.
+    stored: Option<Stored>,
+    /// From sending to when it was seen to be stored, or the wait was over.
+    stored_ms: Option<u64>,
     explanation: String,
+}
+
+impl Arrival {
+    /// Whether it did not come, or was taken and is not stored.
+    fn is_bad(&self) -> bool {
+        self.result == Taken::No || self.stored == Some(Stored::No)
+    }
+
+    /// Waits until what was taken is stored, where that may be asked.
+    async fn wait(&mut self, config: &Config, project: &str, id: EventId, until: Instant, began: Instant) {
+        if !matches!(self.result, Taken::Yes | Taken::MostLikely) {
+            return;
+        }
+        let Some(place) = Place::of(config, &self.upstream, project) else { return };
+        let (stored, words) = place.wait(&self.upstream, id, until).await;
+        (self.stored, self.stored_ms) = (Some(stored), Some(millis(began)));
+        if !words.is_empty() {
+            self.explanation = words;
+        }
+    }
 }
 
 /// Whether an upstream took the event.
@@ -90,7 +117,10 @@ pub(super) fn send_test(located: &Located, args: &Args) -> Result<(), Failure> {
         let began = Instant::now();
         door.send(event_id).await?;
         let accepted_ms = millis(began);
-        let upstreams = observe(&admin, &config, &door.project, &before, began).await?;
+        let mut upstreams = observe(&admin, &config, &door.project, &before, began).await?;
+        let until = Instant::now() + DEADLINE;
+        let arrivals = upstreams.iter_mut().map(|arrival| arrival.wait(&config, &door.project, event_id, until, began));
+        join_all(arrivals).await;
         Ok(Outcome { event_id, project: Arc::clone(&door.project), accepted_ms, upstreams })
     })?;
     if args.json {
@@ -98,7 +128,7 @@ pub(super) fn send_test(located: &Located, args: &Args) -> Result<(), Failure> {
     } else {
         tell(&outcome)?;
     }
-    match outcome.upstreams.iter().any(|arrival| arrival.result == Taken::No) {
+    match outcome.upstreams.iter().any(Arrival::is_bad) {
         true => Err(Failure::negative()),
         false => Ok(()),
     }
@@ -193,6 +223,8 @@ async fn observe(
         upstream,
         result: Taken::NotMeant,
         within_ms: None,
+        stored: None,
+        stored_ms: None,
         explanation: "is a shadow, and the mirror is off".to_owned(),
     });
     Ok(watched.into_iter().map(|watched| watched.end(&status)).chain(withheld).collect())
@@ -257,7 +289,8 @@ impl Watched {
             Taken::NotMeant => "is a shadow, and spared this one".to_owned(),
             Taken::Yes => String::new(),
         };
-        Arrival { upstream: self.upstream, result: self.result, within_ms: self.within_ms, explanation }
+        let Self { upstream, result, within_ms, .. } = self;
+        Arrival { upstream, result, within_ms, stored: None, stored_ms: None, explanation }
     }
 }
 
@@ -292,7 +325,7 @@ fn tell(outcome: &Outcome) -> Result<(), Failure> {
         "event {} of project {}: accepted in {} ms, and durable since",
         outcome.event_id, outcome.project, outcome.accepted_ms
     ))?;
-    let mut rows = table(&["UPSTREAM", "TOOK IT", "WITHIN", ""]);
+    let mut rows = table(&["UPSTREAM", "TOOK IT", "WITHIN", "STORED", "WITHIN", ""]);
     for arrival in &outcome.upstreams {
         let word = match arrival.result {
             Taken::Yes => tint(Tone::Good, "yes"),
@@ -301,7 +334,22 @@ fn tell(outcome: &Outcome) -> Result<(), Failure> {
             Taken::NotMeant => "not meant to".to_owned(),
         };
         let within = arrival.within_ms.map_or("-".to_owned(), |ms| format!("{ms} ms"));
-        rows.add_row(vec![(*arrival.upstream).into(), word.into(), right(within), arrival.explanation.as_str().into()]);
+        let stored = match arrival.stored {
+            Some(Stored::Yes) => tint(Tone::Good, "yes"),
+            Some(Stored::No) => tint(Tone::Bad, "no"),
+            Some(Stored::Unknown) => "not known".to_owned(),
+            None => "not asked".to_owned(),
+        };
+        let stored_within = arrival.stored_ms.map_or("-".to_owned(), |ms| format!("{ms} ms"));
+        let explanation = harmless(&arrival.explanation, 400);
+        rows.add_row(vec![
+            (*arrival.upstream).into(),
+            word.into(),
+            right(within),
+            stored.into(),
+            right(stored_within),
+            explanation.as_str().into(),
+        ]);
     }
     terminal::say(rows.trim_fmt())
 }

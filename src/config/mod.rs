@@ -44,6 +44,7 @@ mod tests;
 mod tree;
 pub mod watch;
 
+pub use crate::delivery::asking::{Api, There};
 pub use crate::delivery::headers::Headers;
 pub use crate::delivery::settings::{Kind, Settings as Upstream};
 pub use interpolate::{Variables, followed};

@@ -44,7 +44,9 @@ impl Dialect for Bugsink {
             StatusCode::NOT_FOUND => match answer.detail() {
                 Some(detail) if detail.contains("Event") => Ok(None),
                 Some(detail) if detail.contains("Project") => Err(no_project(there)),
-                Some(_) => Err(Trouble::Refused("it cannot look up an event by its id: that needs Bugsink 2.6.2 or newer".into())),
+                Some(_) => Err(Trouble::Refused(
+                    "it cannot look up an event by its id: that needs Bugsink 2.6.2 or newer".into(),
+                )),
                 None => Err(answer.trouble()),
             },
             _ => Err(answer.trouble()),

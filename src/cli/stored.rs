@@ -1,0 +1,111 @@
+//! Whether a tracker stores what it took, asked of its API by the verbs that wait for it or try the token.
+//!
+//! Rule: the token goes to the tracker's API alone, as the daemon sends it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::{Instant, sleep};
+
+use crate::config::{Api, Config, There};
+use crate::protocol::event_id::EventId;
+
+use super::terminal::{Tone, harmless, tint};
+
+/// How long a tracker may take to store the first event of a project.
+const FIRST: Duration = Duration::from_secs(5);
+/// How long after an answer it is asked again.
+const EACH: Duration = Duration::from_millis(500);
+
+/// The project of a configuration at an upstream whose API may be asked.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    api: Api,
+    there: There,
+}
+
+/// What a tracker's API says of an event that it took.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Stored {
+    /// It stores it.
+    Yes,
+    /// It took it and does not store it.
+    No,
+    /// It does not say.
+    Unknown,
+}
+
+impl Place {
+    /// `None` where there is no `api`, or no DSN.
+    pub(super) fn of(config: &Config, upstream: &str, project: &str) -> Option<Self> {
+        let api = Api::of(config.upstreams.get(upstream)?)?;
+        let project = config.projects.iter().find(|own| *own.name == *project)?;
+        let name = project.places.get(upstream).map(|name| &**name);
+        let there = api.there(project.dsns.get(upstream)?, name);
+        Some(Self { api, there })
+    }
+
+    /// Whether token, scope and project are good; else what is wrong, with the remedy.
+    pub(super) async fn check(&self) -> Result<(), String> {
+        self.api.check(&self.there).await.map_err(|trouble| trouble.to_string())
+    }
+
+    /// Waits until the event is stored, no longer than `until`. The words say why it is not, or why nobody knows.
+    pub(super) async fn wait(&self, upstream: &Arc<str>, id: EventId, until: Instant) -> (Stored, String) {
+        let mut seen = self.api.seek(&self.there, id, until).await;
+        // The first event of a project proves it; until then its tracker cannot say that it is not stored.
+        let proven_by = until.min(Instant::now() + FIRST);
+        while seen.is_none() && Instant::now() < proven_by {
+            sleep(EACH).await;
+            seen = self.api.seek(&self.there, id, until).await;
+        }
+        match seen {
+            Some(true) => (Stored::Yes, String::new()),
+            Some(false) => {
+                let words =
+                    format!("{upstream} took it and does not store it: look at its worker, its queue and its log");
+                (Stored::No, words)
+            }
+            None => {
+                let why = self.check().await.err().unwrap_or_else(|| "it did for a moment not answer".to_owned());
+                (Stored::Unknown, format!("whether it is stored is not known: {why}"))
+            }
+        }
+    }
+}
+
+/// What a tracker's API says of our token and of what we call a project.
+#[derive(Debug, Serialize)]
+pub(super) struct Asked {
+    upstream: Arc<str>,
+    project: Arc<str>,
+    pub(super) ok: bool,
+    /// What is wrong, with the remedy.
+    explanation: String,
+}
+
+impl Asked {
+    /// What is found, in a line.
+    pub(super) fn told(&self) -> String {
+        let Self { upstream, project, ok, explanation } = self;
+        let tone = if *ok { Tone::Good } else { Tone::Bad };
+        tint(tone, format_args!("{upstream}, project {project}: its API {}", harmless(explanation, 400)))
+    }
+}
+
+/// Tries the API of every upstream that has one, for each project.
+pub(super) async fn check_all(config: &Config) -> Vec<Asked> {
+    let mut all = vec![];
+    for (upstream, project) in
+        config.upstreams.keys().flat_map(|name| config.projects.iter().map(move |own| (name, own)))
+    {
+        let Some(place) = Place::of(config, upstream, &project.name) else { continue };
+        let found = place.check().await;
+        let ok = found.is_ok();
+        let explanation = found.err().unwrap_or_else(|| "takes the token and knows the project".to_owned());
+        all.push(Asked { upstream: Arc::clone(upstream), project: Arc::clone(&project.name), ok, explanation });
+    }
+    all
+}
