@@ -10,6 +10,8 @@ mod compress;
 mod gate;
 #[path = "delivery/log.rs"]
 mod log;
+#[path = "delivery/trust.rs"]
+mod trust;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

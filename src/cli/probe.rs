@@ -233,7 +233,9 @@ async fn connect(addresses: &[SocketAddr]) -> Result<(), String> {
 fn explain_failure(why: &str) -> String {
     let lower = why.to_lowercase();
     if lower.contains("certificate") || lower.contains("unknownissuer") {
-        return format!("its certificate is not trusted: {why}; add its authority to the system's certificates");
+        return format!(
+            "its certificate is not trusted: {why}; name its authority, or the certificate itself, in tls_ca of its section"
+        );
     }
     if lower.contains("corrupt message") || lower.contains("invalidcontenttype") {
         return format!("it does not speak TLS there: {why}; is the DSN's scheme http?");

@@ -1,7 +1,10 @@
-//! The certificate that `[server]` names, read with the rest of the file so that a reload takes over all of it or nothing.
+//! The certificates that `[server]` and `[upstreams.NAME]` name, read with the rest of the file so that a reload takes over all of it
+//! or nothing.
 
 use std::path::Path as FilePath;
 
+use crate::delivery::settings::Settings as Upstream;
+use crate::delivery::transport::tls::{Credentials, Unfit};
 use crate::http::settings::Server;
 use crate::http::tls::{Certificate, CertificateError};
 
@@ -32,13 +35,47 @@ fn load(
         Err(CertificateError::Certificate(why)) => (at_certificate, why),
         Err(CertificateError::Key(why)) => (at_key, why),
     };
-    let help =
-        why.contains("cannot be read").then(|| "the user that runs the daemon must be able to read it".to_owned());
-    report.error(place, why, help);
+    unreadable(place, why, report);
     None
 }
 
+/// What the files of an upstream's section hold, if one is named and all is well with them.
+pub(super) fn read_upstream(name: &str, upstream: &Upstream, report: &mut Report<'_>) -> Credentials {
+    let section = Path::default().key("upstreams").key(name);
+    let (certificate, key) = (section.key("tls_client_cert"), section.key("tls_client_key"));
+    let own = match (&upstream.tls_client_cert, &upstream.tls_client_key) {
+        (Some(certificate), Some(key)) => Some((certificate.as_path(), key.as_path())),
+        (None, Some(_)) if !report.has(&certificate) => {
+            incomplete(&certificate, "the certificate of this key", "tls_client_cert and tls_client_key", report);
+            None
+        }
+        (Some(_), None) if !report.has(&key) => {
+            incomplete(&key, "the key of this certificate", "tls_client_cert and tls_client_key", report);
+            None
+        }
+        _ => None,
+    };
+    let (place, why) = match Credentials::load(upstream.tls_ca.as_deref(), own) {
+        Ok(credentials) => return credentials,
+        Err(Unfit::Authority(why)) => (section.key("tls_ca"), why),
+        Err(Unfit::Certificate(why)) => (certificate, why),
+        Err(Unfit::Key(why)) => (key, why),
+    };
+    unreadable(&place, why, report);
+    Credentials::default()
+}
+
+fn unreadable(place: &Path, why: String, report: &mut Report<'_>) {
+    let help =
+        why.contains("cannot be read").then(|| "the user that runs the daemon must be able to read it".to_owned());
+    report.error(place, why, help);
+}
+
 fn missing(at: &Path, what: &str, report: &mut Report<'_>) -> Option<Certificate> {
-    report.error(at, format!("is missing: {what}"), Some("tls_cert and tls_key go together".to_owned()));
+    incomplete(at, what, "tls_cert and tls_key", report);
     None
+}
+
+fn incomplete(at: &Path, what: &str, both: &str, report: &mut Report<'_>) {
+    report.error(at, format!("is missing: {what}"), Some(format!("{both} go together")));
 }

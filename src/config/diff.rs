@@ -147,6 +147,10 @@ fn fields(config: &Config) -> BTreeMap<String, Field> {
     }
     for (name, settings) in &config.upstreams {
         section(&mut fields, &format!("upstreams.{name}"), settings);
+        if let Some(content) = settings.credentials.content() {
+            let files = Field::hidden(&content.to_string(), "***".into());
+            fields.insert(format!("upstreams.{name}.credentials"), files);
+        }
         if let Some(shown) = settings.proxy.shown() {
             let proxy = Field::hidden(&settings.proxy.compared(), shown);
             fields.insert(format!("upstreams.{name}.proxy"), proxy);

@@ -69,7 +69,10 @@ pub fn parse(file: &str, text: &str, variables: Variables<'_>) -> Result<Loaded,
         return Err(report.finish(file));
     }
     interpolate(&mut tree, variables, &mut report);
-    let config = shape::read(&mut tree, &mut report).map(|shape| {
+    let config = shape::read(&mut tree, &mut report).map(|mut shape| {
+        for (name, upstream) in &mut shape.upstreams {
+            upstream.credentials = certificate::read_upstream(name, upstream, &mut report);
+        }
         let certificate = certificate::read(&shape.server, &mut report);
         Config { certificate, ..resolve::resolve(shape, &mut report) }
     });

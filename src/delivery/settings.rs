@@ -1,6 +1,7 @@
 //! The section `[upstreams.NAME]` of the configuration.
 
 use std::num::NonZeroU16;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +11,7 @@ use crate::units::Period;
 
 use super::compress::Compress;
 use super::headers::Headers;
+use super::transport::tls::Credentials;
 use super::{asking, proxies};
 
 /// The longest `max_age` there may be, and so how long what waits for an upstream that is not configured is kept: no upstream
@@ -40,6 +42,15 @@ pub struct Settings {
     pub proxy: proxies::Choice,
     /// How envelopes are compressed on their way there; absent, as its kind takes them best, and not on this machine.
     pub compress: Option<Compress>,
+    /// Whom TLS trusts there besides the authorities: a file.
+    pub tls_ca: Option<PathBuf>,
+    /// Our certificate for who demands one: a file, with the chain below it.
+    pub tls_client_cert: Option<PathBuf>,
+    /// Its key: a file.
+    pub tls_client_key: Option<PathBuf>,
+    /// What these files held when the configuration was loaded.
+    #[serde(skip)]
+    pub credentials: Credentials,
     /// What goes with every request there. Not shown: the values are secrets.
     #[serde(skip_serializing)]
     pub headers: Headers,
@@ -61,6 +72,10 @@ impl Default for Settings {
             max_connection_age: Period::secs(60),
             proxy: proxies::Choice::default(),
             compress: None,
+            tls_ca: None,
+            tls_client_cert: None,
+            tls_client_key: None,
+            credentials: Credentials::default(),
             headers: Headers::default(),
             shadow: shadow::Settings::default(),
             api: None,

@@ -1,9 +1,8 @@
 //! TLS for the public listener: the certificate, as files hold it, and the handshake. HTTP is none of its business.
 
 use std::fmt;
-use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,10 +13,10 @@ use rustls::{InconsistentKeys, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::delivery::transport::tls::{certificates, read};
+
 use super::socket::Socket;
 
-/// The largest file that is taken for a certificate or a key.
-const LARGEST: u64 = 1024 * 1024;
 /// What the first byte of a TLS connection is: a handshake record (RFC 8446, section 5.1).
 pub(super) const HANDSHAKE: u8 = 0x16;
 
@@ -48,10 +47,7 @@ impl Certificate {
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, CertificateError> {
         let read_certificate = read(certificate).map_err(CertificateError::Certificate)?;
         let read_key = read(key).map_err(CertificateError::Key)?;
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read_certificate).collect();
-        let chain = chain.ok().filter(|chain| !chain.is_empty());
-        let chain =
-            chain.ok_or_else(|| CertificateError::Certificate("holds no certificate in PEM form".to_owned()))?;
+        let chain = certificates(&read_certificate).map_err(CertificateError::Certificate)?;
         let private = PrivateKeyDer::from_pem_slice(&read_key)
             .map_err(|_| CertificateError::Key("holds no private key in PEM form".to_owned()))?;
         let mut hasher = DefaultHasher::new();
@@ -98,20 +94,6 @@ fn server(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> R
     })?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
-}
-
-/// The bytes of a regular file: a pipe would hold up the loader.
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let mut content = vec![];
-    let outcome = std::fs::metadata(path).and_then(|metadata| match metadata.is_file() {
-        true => File::open(path)?.take(LARGEST + 1).read_to_end(&mut content),
-        false => Err(io::Error::other("not a regular file")),
-    });
-    match outcome {
-        Ok(read) if read as u64 > LARGEST => Err(format!("{} is larger than 1 MiB", path.display())),
-        Ok(_) => Ok(content),
-        Err(error) => Err(format!("{} cannot be read: {error}", path.display())),
-    }
 }
 
 #[cfg(test)]

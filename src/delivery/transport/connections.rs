@@ -67,7 +67,7 @@ where
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(kept)
             .http1_max_buf_size(CONNECTION_BUFFER)
-            .build(Connector::new(settings.proxy.clone()));
+            .build(Connector::new(settings));
         Self { client, max_age: settings.max_connection_age.get(), proxy: settings.proxy.clone() }
     }
 

@@ -15,8 +15,10 @@ use hyper_util::rt::TokioIo;
 use tower::{BoxError, Service};
 
 use super::super::proxies::{self, Choice, InvalidProxy, Proxy};
+use super::super::settings::Settings;
 use super::line::{Line, Meter};
 use super::localhost::Resolver;
+use super::tls::Credentials;
 use super::{chain, tls};
 
 /// How long a connection may take to come about.
@@ -30,16 +32,17 @@ type Link = MaybeHttpsStream<TokioIo<Line>>;
 pub(super) struct Connector {
     http: HttpConnector<Resolver>,
     choice: Choice,
+    credentials: Credentials,
 }
 
 impl Connector {
-    pub(super) fn new(choice: Choice) -> Self {
+    pub(super) fn new(settings: &Settings) -> Self {
         let mut http = HttpConnector::new_with_resolver(Resolver::new());
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_connect_timeout(Some(CONNECT_TIMEOUT));
         http.set_keepalive(Some(Duration::from_secs(60)));
-        Self { http, choice }
+        Self { http, choice: settings.proxy.clone(), credentials: settings.credentials.clone() }
     }
 }
 
@@ -59,7 +62,15 @@ impl Service<Uri> for Connector {
         };
         let meter = Meter::new();
         let dial = Dial { http: self.http.clone(), proxy, meter: meter.clone() };
-        let connecting = HttpsConnector::from((dial, trust(&uri))).call(uri);
+        let trust = match is_https(&uri) {
+            true => self.credentials.config(),
+            false => Ok(tls::nobody()),
+        };
+        let trust = match trust {
+            Ok(trust) => trust,
+            Err(error) => return Box::pin(async move { Err(error.into()) }),
+        };
+        let connecting = HttpsConnector::from((dial, trust)).call(uri);
         Box::pin(async move {
             let stream = connecting.await?;
             meter.renew();
@@ -68,8 +79,8 @@ impl Service<Uri> for Connector {
     }
 }
 
-fn trust(uri: &Uri) -> rustls::ClientConfig {
-    if uri.scheme() == Some(&Scheme::HTTPS) { tls::config() } else { tls::nobody() }
+fn is_https(uri: &Uri) -> bool {
+    uri.scheme() == Some(&Scheme::HTTPS)
 }
 
 /// Connects without the upstream's TLS, by way of the proxy if there is one.
@@ -113,7 +124,7 @@ impl Service<Uri> for Dial {
 
 async fn through(proxy: &Proxy, plain: Plain, meter: Meter, uri: Uri) -> Result<Link, BoxError> {
     let place = proxy.uri().ok_or(InvalidProxy)?;
-    let mut link = HttpsConnector::from((plain, trust(&place)));
+    let mut link = HttpsConnector::from((plain, if is_https(&place) { tls::config() } else { tls::nobody() }));
     match proxy.scheme() {
         proxies::Scheme::Socks5 | proxies::Scheme::Socks5h => {
             let is_local = proxy.scheme() == proxies::Scheme::Socks5;
@@ -123,7 +134,7 @@ async fn through(proxy: &Proxy, plain: Plain, meter: Meter, uri: Uri) -> Result<
             }
             Ok(socks.call(uri).await?)
         }
-        _ if uri.scheme() == Some(&Scheme::HTTPS) => {
+        _ if is_https(&uri) => {
             let mut tunnel = Tunnel::new(place, link);
             if let Some(authorization) = proxy.authorization() {
                 tunnel = tunnel.with_auth(authorization);
