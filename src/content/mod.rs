@@ -1,7 +1,7 @@
 //! Whether a tracker holds what was sent to it: an event's payload as it was accepted, compared with the tracker's copy.
 //!
-//! Both are brought into one shape ([`shape`], [`copy`]), walked side by side ([`walk`]), and what differs is forgiven only where a row
-//! of [`drift`] says that this kind of tracker is known to change it. What is left is shown by [`show`], which hides secrets.
+//! Both are brought into one shape (`shape`, `copy`), walked side by side (`walk`), and what differs is forgiven only where a row
+//! of `drift` says that this kind of tracker is known to change it. What is left is shown by `show`, which hides secrets.
 //!
 //! Rule: no network, no journal, no clock. Both sides may come from anybody: nothing here panics, and every answer is bounded.
 

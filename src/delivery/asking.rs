@@ -1,7 +1,7 @@
 //! One tracker's API over the network: the section `[upstreams.NAME.api]` of the configuration. What is asked and what the answers
 //! mean, [`tracker`](crate::tracker) knows.
 //!
-//! Rules: the token goes to the configured address and nowhere else. Of an answer no more than [`LARGEST`] is read. A 404 is believed
+//! Rules: the token goes to the configured address and nowhere else. Of an answer no more than 16 MiB is read. A 404 is believed
 //! once the tracker has shown that the project is the right one.
 
 use std::collections::BTreeMap;
