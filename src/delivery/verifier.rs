@@ -203,7 +203,7 @@ impl Verifier {
         let mut looker = self.looker(name, tracker, settings);
         let wanted = thinned(&batch.fresh, now, &mut looker).into_iter().chain(&batch.again).collect();
         let (seen, trouble) = looker.look(wanted).await;
-        self.note_trouble(name, tracker, trouble.as_ref(), !seen.is_empty());
+        self.note_trouble(name, trouble.as_ref(), !seen.is_empty());
         let found = self.findings(name, tracker, settings, &batch, &seen).await;
         let is_full = batch.fresh.len() == STEP || batch.again.len() == STEP;
         verification.note(tracker.target, found).await?;
@@ -241,7 +241,7 @@ impl Verifier {
     }
 
     /// Says trouble once, and once when it is over.
-    fn note_trouble(&self, name: &Arc<str>, _: &Tracker, trouble: Option<&Trouble>, answered: bool) {
+    fn note_trouble(&self, name: &Arc<str>, trouble: Option<&Trouble>, answered: bool) {
         let (mut shared, now) = (self.lock(), self.clock.now());
         let Some(upstream) = shared.upstreams.get_mut(name) else { return };
         let standing = &mut upstream.standing;

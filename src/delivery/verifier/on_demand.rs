@@ -61,7 +61,7 @@ impl Verifier {
             taken.next = Some(RecordId(taken.events[unseen].record.0 - 1));
             taken.events.truncate(unseen);
         }
-        self.note_trouble(name, &tracker, trouble.as_ref(), !seen.is_empty());
+        self.note_trouble(name, trouble.as_ref(), !seen.is_empty());
         let mut looked =
             Looked { trouble: trouble.map(|trouble| trouble.to_string()), next: taken.next, ..Looked::default() };
         let (mut notes, now) = (Notes::default(), self.clock.now());

@@ -26,7 +26,8 @@ async fn a_project_beyond_its_part_is_refused_alone(mut subject: Subject) {
     let target = journal.target("a").await.unwrap();
     journal.split(["flood", "shop", "app", "new"].into_iter().map(Into::into).collect());
     let flooded = flood(&journal, target).await * SIZE;
-    assert!((2 << 20..3 << 20).contains(&flooded), "its own part and the common half: {flooded}");
+    // The tables themselves take some of it.
+    assert!((1_900_000..3 << 20).contains(&flooded), "its own part and the common half: {flooded}");
     let part = journal.shares()[0].part.unwrap();
     for project in ["shop", "app"] {
         for count in 0..part as usize / (SIZE + 6000) {
