@@ -261,7 +261,7 @@ fn more(upstream: &UpstreamStatus) -> Option<String> {
         lines.push(format!("  outage from {from}, {end}: {}", harmless(cause, 300)));
     }
     lines.extend(upstream.canary.as_ref().map(of_canary));
-    lines.extend(upstream.verification.iter().flat_map(of_verification));
+    lines.extend(upstream.verification.iter().flat_map(|own| of_verification(&upstream.name, own)));
     lines.extend(words::limits(&upstream.limits).into_iter().map(|limit| format!("  limited: {limit}")));
     if upstream.difference != 0 {
         lines.push(format!("  difference: {}", upstream.difference));
@@ -270,11 +270,11 @@ fn more(upstream: &UpstreamStatus) -> Option<String> {
 }
 
 /// Whether it stores what it took.
-fn of_verification(own: &VerificationStatus) -> Vec<String> {
+fn of_verification(name: &str, own: &VerificationStatus) -> Vec<String> {
     let tone = if own.missing > 0 { Tone::Bad } else { Tone::Good };
     let mut lines = vec![format!("  stores: {}", tint(tone, own.told()))];
     if own.missing > 0 {
-        lines.push("  `switchyard backfill NAME --missing` sends again what is missing".to_owned());
+        lines.push(format!("  `switchyard backfill {name} --missing` sends again what is missing"));
     }
     if let Some(trouble) = &own.trouble {
         lines.push(tint(Tone::Bad, format!("  what it stores cannot be looked up: {}", harmless(trouble, 300))));

@@ -52,6 +52,8 @@ struct Found {
     stored: u64,
     missing: Vec<NotFound>,
     unknown: u64,
+    /// Too recent to be looked for.
+    recent: u64,
     trouble: Option<String>,
 }
 
@@ -126,8 +128,8 @@ async fn look(admin: &AdminClient, args: &Args, upstream: &str, since: Timestamp
     let mut progress = Progress::new(args, upstream);
     let mut found = Found { upstream: upstream.to_owned(), ..Found::default() };
     let first = pass(admin, (upstream, since), false, &mut progress).await?;
-    (found.stored, found.missing, found.unknown, found.trouble) =
-        (first.stored, first.missing, first.unknown, first.trouble);
+    (found.stored, found.missing, found.unknown) = (first.stored, first.missing, first.unknown);
+    (found.recent, found.trouble) = (first.recent, first.trouble);
     if !first.absent.is_empty() {
         progress.say(&format!("{} were not found; looking again", first.absent.len()));
         sleep(Duration::try_from_secs_f64(first.look_again_after).unwrap_or_default() + MARGIN).await;
@@ -158,6 +160,7 @@ async fn pass(
         let some: Verified = admin.order("/api/verify", &order).await.map_err(|why| admin.failure(why))?;
         sum.stored += some.stored;
         sum.unknown += some.unknown;
+        sum.recent += some.recent;
         sum.absent.extend(some.absent);
         sum.missing.extend(some.missing);
         sum.look_again_after = some.look_again_after;
@@ -171,7 +174,7 @@ async fn pass(
 
 /// What was found, in words.
 fn tell(found: &Found) -> Result<(), Failure> {
-    let Found { upstream, stored, missing, unknown, trouble } = found;
+    let Found { upstream, stored, missing, unknown, recent, trouble } = found;
     let all = stored + missing.len() as u64 + unknown;
     let line = format!("{upstream}: {stored} of {all} events stored, {} missing, {unknown} not known", missing.len());
     terminal::say(if found.is_good() { tint(Tone::Good, line) } else { tint(Tone::Bad, line) })?;
@@ -181,6 +184,9 @@ fn tell(found: &Found) -> Result<(), Failure> {
     }
     if missing.len() > SHOWN {
         terminal::say(format_args!("  … and {} more; --json has them all", missing.len() - SHOWN))?;
+    }
+    if *recent > 0 {
+        terminal::say(format_args!("  {recent} more were taken too recently to be looked for"))?;
     }
     if let Some(trouble) = trouble {
         terminal::say(format_args!("  not all could be looked up: {}", terminal::harmless(trouble, 300)))?;

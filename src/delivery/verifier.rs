@@ -102,7 +102,7 @@ struct Upstream {
     /// Whether a step is under way.
     busy: bool,
     /// No step begins before this.
-    rests_until: Timestamp,
+    rests_until: Instant,
     /// No request goes out before this.
     next_request: Instant,
 }
@@ -115,18 +115,18 @@ impl Verifier {
 
     /// Follows a changed configuration. An upstream that stays goes on where it was.
     pub fn configure(&self, settings: &Settings, trackers: BTreeMap<Arc<str>, Tracker>) {
-        let (mut shared, now) = (self.lock(), self.clock.now());
+        let mut shared = self.lock();
         shared.settings = settings.clone();
         let mut before = std::mem::take(&mut shared.upstreams);
         for (name, tracker) in trackers {
             let upstream = match before.remove(&name) {
-                Some(known) => Upstream { tracker, rests_until: now, ..known },
+                Some(known) => Upstream { tracker, rests_until: Instant::now(), ..known },
                 None => Upstream {
                     tracker,
                     standing: Standing::default(),
                     frontier: Frontier::default(),
                     busy: false,
-                    rests_until: now,
+                    rests_until: Instant::now(),
                     next_request: Instant::now(),
                 },
             };
@@ -153,7 +153,7 @@ impl Verifier {
 
     /// The upstreams for which a step is due. Each is busy until [`Verifier::step`] is done with it.
     pub fn due(&self) -> Vec<Arc<str>> {
-        let (mut shared, now) = (self.lock(), self.clock.now());
+        let (mut shared, now) = (self.lock(), Instant::now());
         let due = shared.upstreams.iter_mut().filter(|(_, upstream)| !upstream.busy && upstream.rests_until <= now);
         due.map(|(name, upstream)| {
             upstream.busy = true;
@@ -174,9 +174,8 @@ impl Verifier {
                 AFTER_TROUBLE
             }
         };
-        let now = self.clock.now();
         if let Some(upstream) = self.lock().upstreams.get_mut(name) {
-            upstream.rests_until = now + rest;
+            upstream.rests_until = Instant::now() + rest;
         }
     }
 

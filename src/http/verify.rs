@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 use crate::content::Difference;
 use crate::delivery::verifier::SideBySide;
 use crate::journal::evidence::Evidence;
-use crate::journal::verification::{LOST_BY_TRACKER, Standing, Wanted};
+use crate::journal::verification::{self, LOST_BY_TRACKER, Standing, Wanted};
 use crate::journal::{JournalError, Pick, RecordId, TargetId};
 use crate::protocol::category::Category;
 use crate::telemetry::ledger::{Account, AccountKey};
@@ -27,9 +27,8 @@ use super::access::Changer;
 use super::admin::refuse;
 use super::state::Admin;
 
-/// The most missing events that are listed, and counted for a dry run.
+/// The most missing events that are listed.
 const LISTED: usize = 50;
-const COUNTED: usize = 100_000;
 /// The most that are sent again in one step of an order.
 const STEP: usize = 1000;
 
@@ -105,6 +104,7 @@ pub(super) async fn look(_: Changer, State(admin): State<Admin>, Json(order): Js
             absent: looked.absent.iter().map(told).collect(),
             missing: looked.missing.iter().map(told).collect(),
             unknown: looked.unknown,
+            recent: looked.recent,
             trouble: looked.trouble,
             next: looked.next.map(|record| record.0),
             look_again_after: looked.look_again_after.as_secs_f64(),
@@ -163,8 +163,8 @@ pub(super) async fn mend(
     };
     let failed = |error: JournalError| Box::new(refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()));
     let all = match admin.journal.verification() {
-        Some(verification) => verification.missing(target, since, COUNTED).await.map_err(failed)?,
-        None => vec![],
+        Some(verification) => verification.missing(target, since, LISTED).await.map_err(failed)?,
+        None => verification::Missing::default(),
     };
     let (mut sent_again, mut more) = (0, !dry_run);
     while more {
@@ -172,8 +172,8 @@ pub(super) async fn mend(
         sent_again += some as u64;
         more = some == STEP;
     }
-    let events = all.iter().take(LISTED).map(told).collect();
-    Ok(Repaired { upstream: upstream.to_owned(), missing: all.len() as u64, sent_again, events })
+    let events = all.sample.iter().map(told).collect();
+    Ok(Repaired { upstream: upstream.to_owned(), missing: all.count, sent_again, events })
 }
 
 fn no_api(admin: &Admin, upstream: &str) -> Response {
@@ -217,13 +217,13 @@ pub(super) async fn report(
         sums.vanished += account.vanished;
         sums.lost += account.lost;
     }
-    let missing = verification.missing(target, since, COUNTED).await?;
+    let missing = verification.missing(target, since, LISTED).await?;
     let recent = recent(admin, target, since).await?;
     let (delivered, stored, lost) = (sums.delivered, sums.stored_now(), sums.lost);
-    let known = stored + missing.len() as u64 + lost;
+    let known = stored + missing.count + lost;
     let recent = recent.min(delivered.saturating_sub(known));
     let pick = Pick { target: Some(target), reason: Some(LOST_BY_TRACKER.into()), since, ..Pick::default() };
-    let given_up = admin.journal.letters(pick, u64::MAX, COUNTED).await?.len() as u64;
+    let given_up = admin.journal.letters(pick, u64::MAX, usize::MAX).await?.len() as u64;
     // What was lost and sent again is among the delivered once more.
     let expected = (delivered - recent).saturating_sub(lost) + given_up;
     #[expect(clippy::cast_precision_loss, reason = "a share is shown with three digits")]
@@ -231,13 +231,13 @@ pub(super) async fn report(
     Ok(Some(VerificationReport {
         delivered,
         stored,
-        missing: missing.len() as u64,
+        missing: missing.count,
         lost,
         given_up,
         recent,
         unknown: delivered.saturating_sub(known + recent),
         stored_percent,
-        sample: missing.iter().take(LISTED).map(told).collect(),
+        sample: missing.sample.iter().map(told).collect(),
         trouble: own.trouble.clone(),
     }))
 }
@@ -245,9 +245,14 @@ pub(super) async fn report(
 /// How many events were accepted so recently that it is too early to look for them, or to look a second time.
 async fn recent(admin: &Admin, target: TargetId, since: Timestamp) -> Result<u64, JournalError> {
     let Some(verification) = admin.journal.verification() else { return Ok(0) };
-    let settle = admin.verifier.settings().settle.get();
-    let early = since.max(admin.clock.now() - settle * 3);
-    let reached = verification.wanted(target, RecordId(0), Timestamp::default(), 0).await?.from;
-    let taken = verification.taken(target, early, reached).await?;
-    Ok(taken.events.len() as u64)
+    let early = since.max(admin.clock.now() - admin.verifier.settings().settle.get() * 3);
+    let (mut count, mut after) = (0, None);
+    loop {
+        let taken = verification.taken(target, early, after).await?;
+        count += taken.events.len() as u64;
+        after = taken.next;
+        if after.is_none() {
+            return Ok(count);
+        }
+    }
 }

@@ -85,6 +85,17 @@ pub struct Taken {
     pub events: Vec<Wanted>,
     /// The record behind which to go on; `None` when there are no more.
     pub next: Option<RecordId>,
+    /// The cursor. What lies behind it was not looked for yet.
+    pub reached: RecordId,
+}
+
+/// Events that are missing at an upstream.
+#[derive(Clone, Debug, Default)]
+pub struct Missing {
+    /// How many.
+    pub count: u64,
+    /// Some of them, the newest first.
+    pub sample: Vec<Wanted>,
 }
 
 /// What a look showed.
@@ -120,7 +131,7 @@ pub struct Advance {
 pub struct Notes {
     /// What was found of events behind the cursor.
     pub fresh: Option<Advance>,
-    /// What was found of events below the cursor.
+    /// What was found of events below the cursor. One behind it is left to the look that passes it.
     pub again: Vec<(RecordId, Finding)>,
 }
 
@@ -171,16 +182,21 @@ pub trait Verification: Send + Sync {
     /// Keeps what was found, and posts it.
     fn note(&self, target: TargetId, notes: Notes) -> BoxFuture<'_, Result<(), JournalError>>;
 
-    /// Every event that the target took, accepted since `since`, of a bounded number of records behind `after`.
-    fn taken(&self, target: TargetId, since: Timestamp, after: RecordId) -> BoxFuture<'_, Result<Taken, JournalError>>;
+    /// Every event that the target took, accepted since `since`, of a bounded number of records behind `after`, or behind the cursor.
+    fn taken(
+        &self,
+        target: TargetId,
+        since: Timestamp,
+        after: Option<RecordId>,
+    ) -> BoxFuture<'_, Result<Taken, JournalError>>;
 
-    /// The events that are missing at a target, newest first, at most `limit`.
+    /// The events that are missing at a target, of those accepted since `since`; `sample` of them by name.
     fn missing(
         &self,
         target: TargetId,
         since: Timestamp,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<Wanted>, JournalError>>;
+        sample: usize,
+    ) -> BoxFuture<'_, Result<Missing, JournalError>>;
 
     /// How many events are in which state.
     fn standings(&self) -> BoxFuture<'_, Result<Vec<Standing>, JournalError>>;

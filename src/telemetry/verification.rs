@@ -78,7 +78,10 @@ pub struct Verified {
     pub missing: Vec<NotFound>,
     /// How many nobody can say anything of.
     pub unknown: u64,
-    /// Why not, with the remedy.
+    /// How many were taken so recently that it is too early to look.
+    #[serde(default)]
+    pub recent: u64,
+    /// Why nobody can say anything, with the remedy.
     pub trouble: Option<String>,
     /// The record behind which to go on; absent when there are no more.
     pub next: Option<u64>,

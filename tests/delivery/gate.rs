@@ -27,6 +27,10 @@ fn gate(upstream: &Upstream, inside: impl Fn(&Seen) -> Option<Reply> + Send + 's
     turned_away
 }
 
+fn holds(seen: &Seen, word: &str) -> bool {
+    String::from_utf8_lossy(&seen.body).contains(word)
+}
+
 fn with_headers(plan: Plan, secret: &str) -> Plan {
     let headers = format!("{{ CF-Access-Client-Id = \"{ID}\", CF-Access-Client-Secret = \"{secret}\" }}");
     plan.upstream("a", &format!("headers = {headers}"))
@@ -46,21 +50,25 @@ async fn check_online(relay: &Relay) -> String {
 async fn an_upstreams_headers_go_with_every_request_there_and_with_none_elsewhere() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let is_broken = Arc::new(Mutex::new(false));
-    let broken = Arc::clone(&is_broken);
-    let turned_away = gate(&a, move |_| broken.lock().expect("no panic").then(|| Reply::status(503)));
+    let (broken, limited) = (Arc::clone(&is_broken), Mutex::new(true));
+    let turned_away = gate(&a, move |seen| {
+        // Only what a service sent: what is ours is in no report.
+        if holds(seen, "a message") && std::mem::take(&mut *limited.lock().expect("no panic")) {
+            return Some(Reply::with_header(429, "retry-after", "1"));
+        }
+        broken.lock().expect("no panic").then(|| Reply::status(503))
+    });
     let plan = Plan::new(&[("a", a.dsn("key-a", 11)), ("b", b.dsn("key-b", 22))])
         .upstream("a", "client_reports = \"1s\"\non_rate_limit = \"drop\"")
         .more("[canary]\ninterval = \"2s\"\ntimeout = \"1s\"")
         .api("a", "glitchtip", Some("org/shop"), "of-the-api");
     let relay = with_headers(plan, SECRET).start().await;
     // Deliveries, a client report about what is dropped, and canaries that are read back.
-    a.then([Reply::with_header(429, "retry-after", "1")]);
     relay.send_errors(3).await;
     let saw = async |what: &str, is_it: &dyn Fn(&Seen) -> bool| {
         let arrived = async || if a.seen().iter().any(is_it) { Ok(()) } else { Err(relay.log()) };
         eventually(what, SOON, arrived).await;
     };
-    let holds = |seen: &Seen, word: &str| String::from_utf8_lossy(&seen.body).contains(word);
     saw("a delivery", &|seen| holds(seen, "a message")).await;
     saw("a report", &|seen| holds(seen, "client_report")).await;
     saw("a read-back", &|seen| seen.path.starts_with("/api/0/projects/org/shop/events/")).await;

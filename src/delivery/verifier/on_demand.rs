@@ -24,7 +24,9 @@ pub struct Looked {
     pub missing: Vec<Wanted>,
     /// How many nobody can say anything of.
     pub unknown: u64,
-    /// Why not.
+    /// How many were taken so recently that it is too early to look.
+    pub recent: u64,
+    /// Why nobody can say anything.
     pub trouble: Option<String>,
     /// The record behind which to go on; `None` when there are no more.
     pub next: Option<RecordId>,
@@ -42,28 +44,26 @@ impl Verifier {
         after: RecordId,
         open: bool,
     ) -> Result<Option<Looked>, JournalError> {
-        let (tracker, settings) = {
-            let shared = self.lock();
-            let Some(upstream) = shared.upstreams.get(name) else { return Ok(None) };
-            (upstream.tracker.clone(), shared.settings.clone())
-        };
+        let Some((tracker, settings, bound)) = self.begin(name) else { return Ok(None) };
         let Some(verification) = self.journal.verification() else { return Ok(None) };
-        let mut taken = verification.taken(tracker.target, since, after).await?;
+        let mut taken = verification.taken(tracker.target, since, Some(after)).await?;
         taken.events.retain(|event| !open || event.state != State::Stored);
-        if taken.events.len() > STEP {
-            taken.events.truncate(STEP);
-            taken.next = taken.events.last().map(|event| event.record);
+        let settled = taken.events.partition_point(|event| event.record <= bound.max(taken.reached));
+        let mut recent = (taken.events.len() - settled) as u64;
+        let mut end = settled.min(STEP);
+        let (seen, trouble) = self.looker(name, &tracker, &settings).look(taken.events[..end].iter().collect()).await;
+        if trouble.is_none() {
+            let unseen = taken.events[..end].iter().position(|event| !seen.contains_key(&event.record));
+            end = unseen.unwrap_or(end);
         }
-        let (seen, trouble) = self.looker(name, &tracker, &settings).look(taken.events.iter().collect()).await;
-        let unseen = taken.events.iter().position(|event| !seen.contains_key(&event.record));
-        if let Some(unseen) = unseen.filter(|_| trouble.is_none()) {
-            // There was no time for the rest: the next look goes on there.
-            taken.next = Some(RecordId(taken.events[unseen].record.0 - 1));
-            taken.events.truncate(unseen);
+        if end < settled {
+            // There was no room or no time for the rest: the next look goes on there.
+            (taken.next, recent) = (Some(RecordId(taken.events[end].record.0 - 1)), 0);
         }
+        taken.events.truncate(end);
         self.note_trouble(name, trouble.as_ref(), !seen.is_empty());
-        let mut looked =
-            Looked { trouble: trouble.map(|trouble| trouble.to_string()), next: taken.next, ..Looked::default() };
+        let trouble = trouble.map(|trouble| trouble.to_string());
+        let mut looked = Looked { trouble, recent, next: taken.next, ..Looked::default() };
         let (mut notes, now) = (Notes::default(), self.clock.now());
         looked.look_again_after = match settings.not_found(0, 0, now) {
             NotFound::LookAgain(at) => at.since(now),

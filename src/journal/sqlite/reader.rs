@@ -14,7 +14,7 @@ use crate::clock::Timestamp;
 use crate::journal::backfill::{BACKGROUND, Backfill, Scope, Survey};
 use crate::journal::evidence::{Comparison, Evidence, Outage};
 use crate::journal::losses::Loss;
-use crate::journal::verification::Standing;
+use crate::journal::verification::{Batch, Missing, Standing, Taken};
 use crate::journal::{
     Backlog, JournalError, Letter, Pick, Progress, RecentKeys, Record, RecordId, Rest, Settlement, Switch, WithRecord,
 };
@@ -28,8 +28,8 @@ use super::letters;
 use super::losses;
 use super::queue::{Lease, NEVER, READY_BYTES, READY_RECORDS, Ready, Target};
 use super::shared::{Placed, Shared, failure};
-use super::verification::{self, Answered, Asked};
-use super::{compare, evidence};
+
+use super::{compare, evidence, verification};
 
 /// The most questions that wait for the reader.
 pub(super) const SEATS: usize = 64;
@@ -56,7 +56,9 @@ pub(super) enum Question {
     Survey(Scope, RecordId, Reply<Survey>),
     Backfills(Reply<Vec<Backfill>>),
     Losses(Reply<Vec<Loss>>),
-    Verification(Arc<Target>, Asked, Reply<Answered>),
+    Wanted(Arc<Target>, (RecordId, Timestamp, usize), Reply<Batch>),
+    Taken(Arc<Target>, Timestamp, Option<RecordId>, Reply<Taken>),
+    Missing(Arc<Target>, Timestamp, usize, Reply<Missing>),
     Standings(Reply<Vec<Standing>>),
     RecordOf(EventId, Reply<Option<Arc<Record>>>),
 }
@@ -101,8 +103,14 @@ impl Reader {
                 Question::Backfills(reply) => answer(reply, backfill::all(&self.conn)),
                 Question::Letter(id, reply) => answer(reply, letters::one(&self.conn, &self.shared, id)),
                 Question::Losses(reply) => answer(reply, losses::read(&self.conn, &self.shared)),
-                Question::Verification(target, asked, reply) => {
-                    answer(reply, verification::answer(&self.conn, &self.shared, &target, asked));
+                Question::Wanted(target, which, reply) => {
+                    answer(reply, verification::wanted(&self.conn, &self.shared, &target, which));
+                }
+                Question::Taken(target, since, after, reply) => {
+                    answer(reply, verification::taken(&self.conn, &self.shared, &target, (since, after)));
+                }
+                Question::Missing(target, since, sample, reply) => {
+                    answer(reply, verification::missing(&self.conn, &self.shared, &target, (since, sample)));
                 }
                 Question::Standings(reply) => answer(reply, verification::standings(&self.conn, &self.shared)),
                 Question::RecordOf(id, reply) => answer(reply, verification::record_of(&self.conn, &self.shared, id)),

@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::clock::Timestamp;
-use crate::journal::verification::{Batch, Notes, Repair, Standing, State, Taken, Verification, Wanted};
+use crate::journal::verification::{Batch, Missing, Notes, Repair, Standing, State, Taken, Verification, Wanted};
 use crate::journal::{JournalError, Record, RecordId, TargetId};
 use crate::protocol::category::Category;
 use crate::protocol::event_id::EventId;
@@ -33,21 +33,6 @@ const LOOKING: i64 = 0;
 const MISSING: i64 = 1;
 const UNKNOWN: i64 = 2;
 
-/// What is asked of the reader.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Asked {
-    Wanted { bound: RecordId, now: Timestamp, limit: usize },
-    Taken { since: Timestamp, after: RecordId },
-    Missing { since: Timestamp, limit: usize },
-}
-
-/// What the reader answers.
-#[derive(Debug)]
-pub(super) enum Answered {
-    Batch(Box<Batch>),
-    Events(Taken),
-}
-
 impl Verification for SqliteJournal {
     fn wanted(
         &self,
@@ -57,10 +42,8 @@ impl Verification for SqliteJournal {
         limit: usize,
     ) -> BoxFuture<'_, Result<Batch, JournalError>> {
         Box::pin(async move {
-            match self.look_up(target, Asked::Wanted { bound, now, limit }).await? {
-                Answered::Batch(batch) => Ok(*batch),
-                Answered::Events(_) => Ok(Batch::default()),
-            }
+            let target = self.shared.target(target)?;
+            self.read(|reply| Question::Wanted(target, (bound, now, limit), reply)).await
         })
     }
 
@@ -71,12 +54,15 @@ impl Verification for SqliteJournal {
         })
     }
 
-    fn taken(&self, target: TargetId, since: Timestamp, after: RecordId) -> BoxFuture<'_, Result<Taken, JournalError>> {
+    fn taken(
+        &self,
+        target: TargetId,
+        since: Timestamp,
+        after: Option<RecordId>,
+    ) -> BoxFuture<'_, Result<Taken, JournalError>> {
         Box::pin(async move {
-            match self.look_up(target, Asked::Taken { since, after }).await? {
-                Answered::Events(taken) => Ok(taken),
-                Answered::Batch(_) => Ok(Taken::default()),
-            }
+            let target = self.shared.target(target)?;
+            self.read(|reply| Question::Taken(target, since, after, reply)).await
         })
     }
 
@@ -84,13 +70,11 @@ impl Verification for SqliteJournal {
         &self,
         target: TargetId,
         since: Timestamp,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<Wanted>, JournalError>> {
+        sample: usize,
+    ) -> BoxFuture<'_, Result<Missing, JournalError>> {
         Box::pin(async move {
-            match self.look_up(target, Asked::Missing { since, limit }).await? {
-                Answered::Events(taken) => Ok(taken.events),
-                Answered::Batch(_) => Ok(vec![]),
-            }
+            let target = self.shared.target(target)?;
+            self.read(|reply| Question::Missing(target, since, sample, reply)).await
         })
     }
 
@@ -110,33 +94,6 @@ impl Verification for SqliteJournal {
     }
 }
 
-impl SqliteJournal {
-    async fn look_up(&self, target: TargetId, asked: Asked) -> Result<Answered, JournalError> {
-        let target = self.shared.target(target)?;
-        self.read(|reply| Question::Verification(target, asked, reply)).await
-    }
-}
-
-/// Answers a question about one target.
-pub(super) fn answer(conn: &Connection, shared: &Shared, target: &Target, asked: Asked) -> rusqlite::Result<Answered> {
-    // One snapshot: the cursor, the watermark and the rows belong together.
-    let snapshot = conn.unchecked_transaction()?;
-    match asked {
-        Asked::Wanted { bound, now, limit } => {
-            let batch = wanted(&snapshot, shared, target, (bound, now, limit))?;
-            Ok(Answered::Batch(Box::new(batch)))
-        }
-        Asked::Taken { since, after } => {
-            let scan = scan(&snapshot, shared, target, (after.0, u64::MAX >> 1, SCAN))?;
-            let events = scan.events.into_iter().filter(|event| event.accepted_at >= since).collect();
-            Ok(Answered::Events(Taken { events, next: scan.more.then_some(RecordId(scan.last)) }))
-        }
-        Asked::Missing { since, limit } => {
-            Ok(Answered::Events(Taken { events: missing(&snapshot, shared, target, since, limit)?, next: None }))
-        }
-    }
-}
-
 fn cursor(conn: &Connection, target: TargetId) -> rusqlite::Result<u64> {
     let mut select = conn.prepare_cached("SELECT reached FROM verification WHERE target = ?1")?;
     let reached = select.query_row([target.0], |row| row.get::<_, i64>(0)).optional()?;
@@ -148,12 +105,15 @@ fn watermark(conn: &Connection, target: TargetId) -> rusqlite::Result<u64> {
     Ok(select.query_row([target.0], |row| row.get::<_, i64>(0)).optional()?.map_or(0, i64::cast_unsigned))
 }
 
-fn wanted(
+/// What is to be looked for.
+pub(super) fn wanted(
     conn: &Connection,
     shared: &Shared,
     target: &Target,
     (bound, now, limit): (RecordId, Timestamp, usize),
 ) -> rusqlite::Result<Batch> {
+    // One snapshot: the cursor, the watermark and the rows belong together.
+    let conn = &*conn.unchecked_transaction()?;
     let (from, settled) = (cursor(conn, target.id)?, watermark(conn, target.id)?);
     let (from, settled, bound) = (RecordId(from), RecordId(settled), bound.0.min(settled));
     let mut batch = Batch { from, reached: from, settled, ..Batch::default() };
@@ -165,6 +125,20 @@ fn wanted(
         (batch.fresh, batch.waiting) = (scan.events, scan.waiting);
     }
     Ok(batch)
+}
+
+/// Every event that the target took, of the records of one scan.
+pub(super) fn taken(
+    conn: &Connection,
+    shared: &Shared,
+    target: &Target,
+    (since, after): (Timestamp, Option<RecordId>),
+) -> rusqlite::Result<Taken> {
+    let conn = &*conn.unchecked_transaction()?;
+    let reached = cursor(conn, target.id)?;
+    let scan = scan(conn, shared, target, (after.map_or(reached, |after| after.0), u64::MAX >> 1, SCAN))?;
+    let events = scan.events.into_iter().filter(|event| event.accepted_at >= since).collect();
+    Ok(Taken { events, next: scan.more.then_some(RecordId(scan.last)), reached: RecordId(reached) })
 }
 
 /// What a walk over records found.
@@ -270,22 +244,26 @@ fn due(
     Ok(())
 }
 
-fn missing(
+/// The events that are missing.
+pub(super) fn missing(
     conn: &Connection,
     shared: &Shared,
     target: &Target,
-    since: Timestamp,
-    limit: usize,
-) -> rusqlite::Result<Vec<Wanted>> {
-    let mut select = conn.prepare_cached(&format!(
-        "SELECT {ROWS} WHERE l.target = ?1 AND l.state = {MISSING} AND r.accepted_at >= ?2 ORDER BY l.record DESC LIMIT ?3"
-    ))?;
-    let mut rows = select.query(params![target.id.0, since.as_millis().cast_signed(), bounded(limit)])?;
-    let mut events = Vec::new();
+    (since, sample): (Timestamp, usize),
+) -> rusqlite::Result<Missing> {
+    let conn = &*conn.unchecked_transaction()?;
+    let since = since.as_millis().cast_signed();
+    let meant = format!("l.target = ?1 AND l.state = {MISSING} AND r.accepted_at >= ?2");
+    let mut count =
+        conn.prepare_cached(&format!("SELECT count(*) FROM look l JOIN record r ON r.id = l.record WHERE {meant}"))?;
+    let count = count.query_row(params![target.id.0, since], |row| row.get::<_, i64>(0))?.cast_unsigned();
+    let mut select = conn.prepare_cached(&format!("SELECT {ROWS} WHERE {meant} ORDER BY l.record DESC LIMIT ?3"))?;
+    let mut rows = select.query(params![target.id.0, since, bounded(sample)])?;
+    let mut missing = Missing { count, sample: vec![] };
     while let Some(row) = rows.next()? {
-        events.extend(event(shared, row, State::Missing)?);
+        missing.sample.extend(event(shared, row, State::Missing)?);
     }
-    Ok(events)
+    Ok(missing)
 }
 
 fn bounded(limit: usize) -> i64 {

@@ -144,6 +144,29 @@ async fn an_event_that_was_stored_and_is_gone_has_vanished() {
     scene.note(Notes { fresh: None, again }).await;
     let (account, missing) = scene.account().await;
     assert_eq!((account.stored, account.vanished, account.stored_now(), missing), (1, 1, 0, 1));
+    let journal = scene.subject.journal();
+    let shown =
+        async |since, sample| journal.verification().unwrap().missing(scene.target, since, sample).await.unwrap();
+    assert_eq!((shown(at(0), 9).await.count, numbers(&shown(at(0), 9).await.sample)), (1, vec![1]));
+    assert_eq!((shown(at(0), 0).await.count, shown(at(2), 9).await.count), (1, 0));
+}
+
+#[tokio::test]
+async fn what_is_found_of_an_event_behind_the_cursor_is_left_to_the_look_that_passes_it() {
+    let scene = Scene::with(2).await;
+    scene.deliver(2).await;
+    let journal = scene.subject.journal();
+    let taken = async |after| journal.verification().unwrap().taken(scene.target, at(0), after).await.unwrap();
+    scene.note_all(scene.wanted(1, 9).await, Finding::Stored).await;
+    let all = taken(Some(RecordId(0))).await;
+    assert_eq!((numbers(&all.events), all.reached), (vec![1, 2], RecordId(1)));
+    assert_eq!(numbers(&taken(None).await.events), [2]);
+    // On demand, before it was looked for the first time.
+    scene.note(Notes { fresh: None, again: vec![(RecordId(2), Finding::Absent(at(20)))] }).await;
+    let (account, _) = scene.account().await;
+    assert_eq!((account.stored, account.vanished), (1, 0));
+    scene.note_all(scene.wanted(9, 9).await, Finding::Stored).await;
+    assert_eq!(scene.account().await.0.stored_now(), 2);
 }
 
 #[tokio::test]

@@ -39,7 +39,8 @@ pub(in crate::journal::sqlite) fn note(
             writer.note(*record, finding, None)?;
         }
     }
-    for (record, finding) in &notes.again {
+    let reached = cursor(conn, target.id)?;
+    for (record, finding) in notes.again.iter().filter(|(record, _)| record.0 <= reached) {
         let was = writer.state(*record)?;
         writer.note(*record, finding, Some(was))?;
     }
