@@ -137,6 +137,9 @@ fn upstreams(report: &Report) -> String {
 fn details(upstream: &UpstreamReport) -> String {
     let mut lines = vec![format!("  requests: {}", told(&upstream.attempts))];
     lines.extend(upstream.dropped.iter().map(|(reason, n)| format!("  dropped items: {}", words::dropped(reason, *n))));
+    if upstream.backfilled() > 0 {
+        lines.push(format!("  of these taken up by a backfill since: {}", upstream.backfilled()));
+    }
     if upstream.returned() > 0 {
         lines.push(format!(
             "  returned, which is dropped first and waiting again or sent later: {}",

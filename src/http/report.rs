@@ -256,6 +256,7 @@ impl Sources {
             own.accepted += account.accepted;
             own.delivered += account.delivered;
             own.returned += account.returned;
+            own.backfilled += account.backfilled;
             for reason in DropReason::ALL.into_iter().filter(|reason| account.dropped(*reason) > 0) {
                 *own.dropped.entry(reason.to_string()).or_default() += account.dropped(reason);
             }

@@ -101,7 +101,9 @@ fn upstream_part(upstream: &UpstreamReport) -> Markup {
             "difference " (upstream.difference)
         }
         @if !upstream.dropped.is_empty() {
-            p { "Dropped: " @for (reason, n) in &upstream.dropped { (words::dropped(reason, *n)) ". " } }
+            p { "Dropped: " @for (reason, n) in &upstream.dropped { (words::dropped(reason, *n)) ". " }
+                @if upstream.backfilled() > 0 { "Of these taken up by a backfill since: " (upstream.backfilled()) "." }
+            }
         }
         @if let Some(own) = &upstream.verification {
             p.bad[own.missing > 0] {

@@ -212,6 +212,7 @@ suite!(
     a_dead_letter_of_a_record_that_is_still_under_way_is_left_alone,
     a_dead_letter_that_is_forgotten_lets_its_record_go,
     a_backfill_gives_what_was_withheld_once_and_the_accounts_balance,
+    what_came_before_the_target_was_never_withheld_from_it,
     what_is_backfilled_goes_after_everything_else,
     a_backfill_that_is_cancelled_takes_up_no_more,
     after_a_restart_everything_unsettled_can_be_claimed_again,

@@ -15,7 +15,7 @@ use crate::clock::Timestamp;
 use crate::policy::dedup::SECRET;
 use crate::policy::outcome::{DropReason, Outcome};
 use crate::protocol::category::Quantities;
-use crate::telemetry::ledger::{AccountKey, Ledger, Posting};
+use crate::telemetry::ledger::{Account, AccountKey, Ledger, Posting};
 
 mod backfill;
 mod evidence;
@@ -133,6 +133,17 @@ impl MemoryJournal {
         let postings: Vec<Posting> =
             quantities.iter().map(|(c, quantity)| Posting { key: key(c), outcome, quantity }).collect();
         self.ledger.post(&postings);
+    }
+
+    /// As much of this as is kept from an upstream.
+    fn withheld(&self, upstream: &Arc<str>, project: &Arc<str>, quantities: &Quantities) -> Quantities {
+        let accounts = self.ledger.accounts();
+        let mut withheld = Quantities::new();
+        for (category, quantity) in quantities.iter() {
+            let key = AccountKey { upstream: Some(Arc::clone(upstream)), project: Arc::clone(project), category };
+            withheld.add(category, quantity.min(accounts.get(&key).map_or(0, Account::withheld)));
+        }
+        withheld
     }
 
     fn insert(&self, state: &mut State, submission: Submission) -> Result<RecordId, JournalError> {

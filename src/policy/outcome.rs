@@ -44,6 +44,11 @@ impl DropReason {
         Self::MirrorOff,
     ];
 
+    /// Whether what is dropped so was kept from an upstream that can take it: a backfill may give it to it later.
+    pub const fn is_withheld(self) -> bool {
+        matches!(self, Self::MirrorOff | Self::Filtered | Self::Sampled | Self::Capped)
+    }
+
     /// The name in labels, in the journal and in JSON.
     pub const fn name(self) -> &'static str {
         match self {
@@ -139,6 +144,9 @@ pub enum Outcome {
     /// What it was not to get waits for it again: a dead letter that is retried, a record that is backfilled. Figures only ever
     /// rise, so this stands beside what was dropped and takes nothing away from it.
     Returned,
+    /// A backfill took up what was not meant for the upstream when it came. It is booked at the time of that drop, beside
+    /// [`Outcome::Returned`], and moves no balance: what is kept from the upstream now is what was dropped so, less this.
+    Backfilled,
     /// It was found in the upstream by its API. This and what follows divides what was delivered: stored, less what vanished, lost,
     /// missing now, and unknown.
     Stored,
@@ -149,13 +157,14 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The name in the journal: `accepted`, `delivered`, `returned`, `stored`, `vanished`, `lost`, or the reason of a drop.
+    /// The name in the journal: `accepted`, `delivered`, `returned`, `backfilled`, `stored`, `vanished`, `lost`, or the reason of a drop.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
             Self::Delivered => "delivered",
             Self::Dropped(reason) => reason.name(),
             Self::Returned => "returned",
+            Self::Backfilled => "backfilled",
             Self::Stored => "stored",
             Self::Vanished => "vanished",
             Self::Lost => "lost",
@@ -168,6 +177,7 @@ impl Outcome {
             "accepted" => Some(Self::Accepted),
             "delivered" => Some(Self::Delivered),
             "returned" => Some(Self::Returned),
+            "backfilled" => Some(Self::Backfilled),
             "stored" => Some(Self::Stored),
             "vanished" => Some(Self::Vanished),
             "lost" => Some(Self::Lost),
@@ -183,7 +193,7 @@ mod tests {
     #[test]
     fn outcomes_are_found_by_their_names() {
         let dropped = Outcome::Dropped(DropReason::Evicted);
-        let found = [Outcome::Stored, Outcome::Vanished, Outcome::Lost];
+        let found = [Outcome::Backfilled, Outcome::Stored, Outcome::Vanished, Outcome::Lost];
         for outcome in [Outcome::Accepted, Outcome::Delivered, Outcome::Returned, dropped].into_iter().chain(found) {
             assert_eq!(Outcome::from_name(outcome.name()), Some(outcome));
         }

@@ -29,6 +29,8 @@ pub struct Account {
     pub delivered: u64,
     /// Dropped first, and waiting again later: retried dead letters, backfilled records.
     pub returned: u64,
+    /// Of what was not meant for it, how much a backfill took up later.
+    pub backfilled: u64,
     /// Found in the upstream by its API.
     pub stored: u64,
     /// Found once, and not there at a later look.
@@ -49,6 +51,12 @@ impl Account {
         self.dropped.iter().sum()
     }
 
+    /// How much is kept from it: what was not meant for it, less what a backfill took up later.
+    pub fn withheld(&self) -> u64 {
+        let reasons = DropReason::ALL.into_iter().filter(|reason| reason.is_withheld());
+        reasons.map(|reason| self.dropped(reason)).sum::<u64>().saturating_sub(self.backfilled)
+    }
+
     /// Stored there as far as is known now.
     pub const fn stored_now(&self) -> u64 {
         self.stored.saturating_sub(self.vanished)
@@ -67,6 +75,7 @@ impl Account {
             Outcome::Delivered => self.delivered += quantity,
             Outcome::Dropped(reason) => self.dropped[reason as usize] += quantity,
             Outcome::Returned => self.returned += quantity,
+            Outcome::Backfilled => self.backfilled += quantity,
             Outcome::Stored => self.stored += quantity,
             Outcome::Vanished => self.vanished += quantity,
             Outcome::Lost => self.lost += quantity,

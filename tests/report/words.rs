@@ -37,6 +37,11 @@ async fn after_a_backfill_the_table_of_the_report_adds_up() {
     let relay = plan.start().await;
     relay.send_errors(3).await;
     relay.balanced(SOON).await;
+    let before = report_of(&relay).await;
+    let withheld = criterion(&before, "withheld");
+    assert!(
+        withheld["passed"] == false && withheld["found"].as_str().expect("a text").starts_with("3 items: mirror_off 3")
+    );
     let told = says(&relay, "status").await;
     assert!(told.contains("dropped as mirror_off: 3 (the mirror was off"), "{told}");
     let order = relay.client().post(format!("http://{}/api/backfill", relay.admin_address()));
@@ -47,14 +52,31 @@ async fn after_a_backfill_the_table_of_the_report_adds_up() {
     let report = report_of(&relay).await;
     let category = &report["upstreams"][1]["categories"][0];
     assert_eq!((&category["returned"], &category["delivered"]), (&json!(3), &json!(3)), "{category}");
+    assert_eq!(category["backfilled"], 3, "{category}");
+    let withheld = criterion(&report, "withheld");
+    let found = withheld["found"].as_str().expect("a text");
+    assert!(
+        withheld["passed"] == true && found.starts_with("0 items, and 3 that a backfill took up since"),
+        "{withheld}"
+    );
+    // What is kept from it from now on counts by itself.
+    relay.send_errors(1).await;
+    relay.balanced(SOON).await;
+    let after = report_of(&relay).await;
+    let withheld = criterion(&after, "withheld");
+    assert!(
+        withheld["passed"] == false && withheld["found"].as_str().expect("a text").starts_with("1 items, and 3 "),
+        "{withheld}"
+    );
     let text = says(&relay, "report").await;
     let header: Vec<&str> =
         text.lines().find(|line| line.contains("UPSTREAM")).expect("a header").split_whitespace().collect();
     assert_eq!(header[3..8], ["ACCEPTED", "RETURNED", "DELIVERED", "DROPPED", "PENDING"], "{text}");
     let row = text.lines().find(|line| line.trim_start().starts_with("b ")).expect("a row");
     let figures: Vec<u64> = row.split_whitespace().skip(3).take(5).map(|n| n.parse().expect("a number")).collect();
-    assert_eq!(figures, [3, 3, 3, 3, 0], "{text}");
-    assert!(text.contains("mirror_off 3 (the mirror was off"), "{text}");
+    assert_eq!(figures, [4, 3, 3, 4, 0], "{text}");
+    assert!(text.contains("mirror_off 4 (the mirror was off"), "{text}");
+    assert!(text.contains("of these taken up by a backfill since: 3"), "{text}");
     let page = net::text(relay.client(), &format!("http://{}/report", relay.admin_address())).await.expect("a page");
     assert!(page.contains(r#"<th class="n">Returned</th>"#), "{page}");
     relay.finish().await;

@@ -85,6 +85,21 @@ pub(super) async fn a_backfill_gives_what_was_withheld_once_and_the_accounts_bal
     let account = accounts.iter().find(|(key, _)| key.upstream.as_deref() == Some("b")).unwrap().1;
     let filtered = account.dropped(DropReason::Filtered);
     assert_eq!((account.accepted, filtered, account.returned, account.delivered), (9, 7, 5, 7));
+    assert_eq!((account.backfilled, account.withheld()), (5, 2), "one is older, one came after it began");
+}
+
+pub(super) async fn what_came_before_the_target_was_never_withheld_from_it(subject: Subject) {
+    let journal = subject.journal();
+    let a = journal.target("a").await.unwrap();
+    fill(&journal, 2, &[a]).await;
+    let b = journal.target("b").await.unwrap();
+    withhold(&journal, 1, a, b).await;
+    begin(&journal, scope(b, at(0))).await;
+    assert_eq!(journal.backfill(b, BackfillStep::GoOn(9)).await.unwrap().unwrap().taken, 3);
+    let accounts = subject.ledger().accounts();
+    let account = accounts.iter().find(|(key, _)| key.upstream.as_deref() == Some("b")).unwrap().1;
+    assert_eq!((account.returned, account.backfilled, account.withheld()), (3, 1, 0));
+    subject.assert_balanced().await;
 }
 
 pub(super) async fn what_is_backfilled_goes_after_everything_else(subject: Subject) {

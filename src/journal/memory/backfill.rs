@@ -57,6 +57,8 @@ impl MemoryJournal {
                 let due = Some(Timestamp::from_millis(BACKGROUND.as_millis() + id));
                 let (progress, quantities) = (Progress::default(), kept.record.quantities.clone());
                 self.post(Some(&target.name), &kept.record.project, Outcome::Returned, &quantities);
+                let withheld = self.withheld(&target.name, &kept.record.project, &quantities);
+                self.post(Some(&target.name), &kept.record.project, Outcome::Backfilled, &withheld);
                 target.waiting.insert(*id, Waiting { due, progress, quantities, leased: false });
                 target.claimable.insert(turn(*id, due));
                 target.changed.notify_one();

@@ -16,7 +16,7 @@ use crate::journal::losses::{Loss, spans_in};
 use crate::journal::spool::Spool;
 use crate::policy::outcome::{DropReason, Outcome};
 use crate::protocol::category::{Category, Quantities};
-use crate::telemetry::ledger::{AccountKey, Posting};
+use crate::telemetry::ledger::{Account, AccountKey, Posting};
 
 use super::evidence;
 use super::losses::{self, Losses};
@@ -71,6 +71,40 @@ impl Book {
         let spans = losses::spans_of(conn, self.spool.as_deref(), record, quantities)?;
         let spans = spans.map(|spans| (Category::Span, spans));
         quantities.iter().chain(spans).for_each(|lost| self.losses.add(target, project, reason, lost));
+        Ok(())
+    }
+
+    /// Notes that a backfill takes up a record, at the time when the record was withheld: no more than was withheld then. What
+    /// came before the target was there was never withheld, and is told by nothing but its return.
+    pub(super) fn note_backfilled(
+        &mut self,
+        conn: &Connection,
+        accepted_at: Timestamp,
+        (target, project): (TargetId, u32),
+        quantities: &Quantities,
+    ) -> rusqlite::Result<()> {
+        let (hour, number) = (accepted_at.hour(), i64::from(target.0));
+        for (category, quantity) in quantities.iter() {
+            let mut select = conn.prepare_cached(
+                "SELECT outcome, quantity FROM ledger WHERE hour = ?1 AND target = ?2 AND project = ?3 AND category = ?4",
+            )?;
+            let mut rows = select.query(params![hour.cast_signed(), number, project, category.name()])?;
+            let mut account = Account::default();
+            while let Some(row) = rows.next()? {
+                if let Some(outcome) = row.get_ref(0)?.as_str().ok().and_then(Outcome::from_name) {
+                    account.post(outcome, row.get::<_, i64>(1)?.cast_unsigned());
+                }
+            }
+            for ((at, owner, whose, what, outcome), quantity) in &self.rows {
+                if (*at, *owner, *whose, *what) == (hour, number, project, category) {
+                    account.post(*outcome, *quantity);
+                }
+            }
+            let quantity = quantity.min(account.withheld());
+            if quantity > 0 {
+                *self.rows.entry((hour, number, project, category, Outcome::Backfilled)).or_default() += quantity;
+            }
+        }
         Ok(())
     }
 

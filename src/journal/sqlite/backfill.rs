@@ -68,7 +68,7 @@ fn go_on(
     let bound = target.queue().watermark.min(backfill.until.0);
     let (seen, whole) = lacking(conn, shared, &backfill.scope, (backfill.reached.0, bound), LOOK)?;
     let mut reached = whole;
-    for (taken, again) in seen.into_iter().enumerate() {
+    for (taken, (accepted_at, again)) in seen.into_iter().enumerate() {
         if taken == room {
             reached = again.id - 1;
             break;
@@ -76,7 +76,11 @@ fn go_on(
         let (id, due) = (again.id, Timestamp::from_millis(BACKGROUND.as_millis() + again.id));
         conn.prepare_cached("UPDATE record SET targets = targets | ?2 WHERE id = ?1")?
             .execute(params![id.cast_signed(), target.bit()])?;
-        backfill.taken += u64::from(pass.take_up(conn, again, due, (now, &mut *book))?);
+        let (project, quantities) = (again.project, again.quantities.clone());
+        if pass.take_up(conn, again, due, (now, &mut *book))? {
+            book.note_backfilled(conn, accepted_at, (target.id, project), &quantities)?;
+            backfill.taken += 1;
+        }
     }
     backfill.reached = RecordId(reached.max(backfill.reached.0));
     if backfill.reached >= backfill.until {
@@ -85,7 +89,7 @@ fn go_on(
     Ok(())
 }
 
-/// Of up to `look` records after the first number and up to the second, those of the scope that the target lacks; and the last
+/// Of up to `look` records after the first number and up to the second, those of the scope that the target lacks, with when they were accepted; and the last
 /// number looked at. Reports of ours have nothing in them for others.
 fn lacking(
     conn: &Connection,
@@ -93,7 +97,7 @@ fn lacking(
     scope: &Scope,
     (from, to): (u64, u64),
     look: usize,
-) -> rusqlite::Result<(Vec<Again>, u64)> {
+) -> rusqlite::Result<(Vec<(Timestamp, Again)>, u64)> {
     let names = shared.projects().clone();
     let bit = 1_i64 << scope.target.0;
     let mut select = conn.prepare_cached(
@@ -106,13 +110,14 @@ fn lacking(
     while let Some(row) = rows.next()? {
         (last, count) = (row.get::<_, i64>(0)?.cast_unsigned(), count + 1);
         let project: u32 = row.get(1)?;
-        let is_meant = names.get(project as usize).is_some_and(|name| scope.projects.contains(name))
-            && row.get::<_, i64>(4)?.cast_unsigned() >= scope.since.as_millis();
+        let accepted_at = Timestamp::from_millis(row.get::<_, i64>(4)?.cast_unsigned());
+        let is_meant =
+            names.get(project as usize).is_some_and(|name| scope.projects.contains(name)) && accepted_at >= scope.since;
         if is_meant && row.get::<_, i64>(5)? & bit == 0 {
             // One that cannot be read is set aside when it is claimed.
             let quantities = decode::quantities(row, 3).ok().flatten().unwrap_or_default();
             let size = row.get::<_, i64>(2)?.cast_unsigned();
-            found.push(Again { id: last, project, size, items: None, quantities });
+            found.push((accepted_at, Again { id: last, project, size, items: None, quantities }));
         }
     }
     Ok((found, if count < look { to } else { last }))
@@ -123,7 +128,7 @@ pub(super) fn survey(conn: &Connection, shared: &Shared, scope: &Scope, from: Re
     let end = i64::MAX as u64;
     let (found, last) = lacking(conn, shared, scope, (from.0, end), SURVEY)?;
     let next = (last < end).then_some(RecordId(last));
-    Ok(Survey { records: found.len() as u64, bytes: found.iter().map(|again| again.size).sum(), next })
+    Ok(Survey { records: found.len() as u64, bytes: found.iter().map(|(_, again)| again.size).sum(), next })
 }
 
 const COLUMNS: &str = "target, projects, since, until, reached, found, taken, started_at, ended_at, cancelled";

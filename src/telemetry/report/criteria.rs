@@ -120,12 +120,15 @@ fn balance(candidate: &UpstreamReport) -> Criterion {
 
 fn withheld(settings: &Settings, candidate: &UpstreamReport) -> Criterion {
     let reasons = ["mirror_off", "filtered", "sampled", "capped"];
-    let found = candidate.dropped_as(&reasons);
+    let (dropped, backfilled) = (candidate.dropped_as(&reasons), candidate.backfilled());
+    let found = dropped.saturating_sub(backfilled);
     let demanded = format!("no more than {} items kept from it", settings.max_withheld);
     let told = reasons.iter().filter_map(|reason| Some(words::dropped(reason, *candidate.dropped.get(*reason)?)));
     let told: Vec<String> = told.collect();
     let told = if told.is_empty() { String::new() } else { format!(": {}", told.join("; ")) };
-    criterion("withheld", found <= settings.max_withheld, demanded, format!("{found} items{told}"))
+    let later =
+        if backfilled > 0 { format!(", and {backfilled} that a backfill took up since") } else { String::new() };
+    criterion("withheld", found <= settings.max_withheld, demanded, format!("{found} items{later}{told}"))
 }
 
 fn lost(settings: &Settings, candidate: &UpstreamReport) -> Criterion {

@@ -182,6 +182,11 @@ impl UpstreamReport {
         self.items().map(|category| category.pending).sum()
     }
 
+    /// Items that were kept from it, and that a backfill took up later.
+    pub fn backfilled(&self) -> u64 {
+        self.items().map(|category| category.backfilled).sum()
+    }
+
     /// Items dropped for one of these reasons.
     pub fn dropped_as(&self, reasons: &[&str]) -> u64 {
         reasons.iter().filter_map(|reason| self.dropped.get(*reason)).sum()
@@ -206,6 +211,9 @@ pub struct CategoryReport {
     pub dropped: BTreeMap<String, u64>,
     /// Dropped first, and waiting again later: retried dead letters.
     pub returned: u64,
+    /// Of what was kept from it in this time, taken up by a backfill since.
+    #[serde(default)]
+    pub backfilled: u64,
     /// Waiting for it now.
     pub pending: u64,
 }
