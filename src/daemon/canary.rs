@@ -127,5 +127,6 @@ fn submission(project: &Project, targets: Vec<TargetId>, id: EventId, now: Times
         body: marked::event(Mark::Canary, id, now).into(),
         targets,
         withheld: vec![],
+        spans: None,
     }
 }

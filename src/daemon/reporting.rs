@@ -98,5 +98,6 @@ fn report((target, project): &Addressee, losses: &[Loss], now: Timestamp) -> Sub
         body: client_report::envelope(now, discarded).into(),
         targets: vec![*target],
         withheld: vec![],
+        spans: None,
     }
 }

@@ -40,8 +40,11 @@ pub(super) fn pack(
     }
     let dwell = now.since(record.accepted_at);
     let body = match (&record.body, file) {
-        (Body::Memory(bytes), _) if load.is_whole() => pieces(rewrite(bytes, to, dwell, None)),
-        (Body::Memory(bytes), _) => pieces(rewrite(&selection(bytes, &load.send.items), to, dwell, load.event_id)),
+        (Body::Memory(bytes), _) if load.is_whole() => pieces(rewrite(bytes, record.spans(), to, dwell, None)),
+        (Body::Memory(bytes), _) => {
+            let part = selection(bytes, &load.send.items);
+            pieces(rewrite(&part, record.spans(), to, dwell, load.event_id))
+        }
         (Body::File(_), None) => return Err(Unreadable::File(std::io::ErrorKind::NotFound.into())),
         (body @ Body::File(_), Some(file)) => Contents::Stream(stream(body, load, file, to, dwell)?),
     };
@@ -91,7 +94,7 @@ fn repeat(record: &Record, request: &RawRequest, file: Option<Arc<File>>, dsn: &
 /// The same from a file.
 fn stream(body: &Body, load: &Load, file: Arc<File>, to: &Address<'_>, dwell: Duration) -> Result<Stream, Unreadable> {
     let outline = body.outline()?;
-    let line = |event_id| rewrite_line(outline.header(), to, dwell, event_id);
+    let line = |event_id| rewrite_line(outline.header(), Some(outline.spans()), to, dwell, event_id);
     Ok(if load.is_whole() {
         Stream::new(line(None), file, Vec::from([outline.rest()]), Bytes::new())
     } else {
@@ -107,9 +110,10 @@ fn selection(body: &Bytes, items: &[u16]) -> Bytes {
 /// One form of authentication, the client's own name and origin, and its address twice: Sentry's edge overwrites the first.
 /// Nothing else of the client's: no cookies.
 fn headers(dsn: &Dsn, client: &Client) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(8);
+    let mut headers = HeaderMap::with_capacity(12);
     let name = client.sentry_client.as_deref().unwrap_or(concat!("switchyard/", env!("CARGO_PKG_VERSION")));
-    let auth = format!("Sentry sentry_version=7, sentry_client={name}, sentry_key={}", dsn.public_key());
+    let auth = ["Sentry sentry_version=7, sentry_client=", name, ", sentry_key=", dsn.public_key()].concat();
+    headers.insert(header::HOST, dsn.host().clone());
     let mut set = |name: HeaderName, value: Option<&str>| {
         if let Some(Ok(value)) = value.map(HeaderValue::try_from) {
             headers.insert(name, value);
@@ -144,7 +148,8 @@ mod tests {
         let (id, project) = (RecordId(1), "shop".into());
         let accepted_at = Timestamp::default();
         let client = Client::default();
-        let record = Record { id, accepted_at, project, event_id: None, quantities, client, body: body.clone() };
+        let (body, located) = (body.clone(), std::sync::OnceLock::new());
+        let record = Record { id, accepted_at, project, event_id: None, quantities, client, body, located };
         Claim { record: Arc::new(record), progress: Progress { items, ..Progress::default() }, backfilled: false }
     }
 

@@ -1,17 +1,19 @@
 //! What changes on the way out, and nothing else: the header line's `dsn`, `trace.public_key`, and `sent_at` when we held the
 //! envelope; and `event_id` when an envelope of several events goes out as several. Every other byte of the line stays where it is; the items are not even looked at.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 
 use crate::policy::routing::{Project, PublicKey, Routing};
 use crate::protocol::dsn::Dsn;
-use crate::protocol::envelope::HeaderSpans;
+use crate::protocol::envelope::{HeaderSpans, header_line};
 use crate::protocol::event_id::EventId;
 
 /// An envelope kept for less than this was not held: clocks differ by more, and its header stays as it is.
@@ -33,58 +35,80 @@ impl<'a> Address<'a> {
         Some(Self { routing, project, upstream, dsn: project.dsns.get(upstream)? })
     }
 
-    /// The key of a trace's root at the upstream. A trace that began in another project of ours keeps that project's sampling; what is
-    /// no key of ours is taken for this project's.
-    fn key_of(&self, sent: &str) -> &str {
+    /// The key of a trace's root at the upstream, as a JSON string. A trace that began in another project of ours keeps that project's
+    /// sampling; what is no key of ours is taken for this project's.
+    fn key_of(&self, sent: &str) -> &'a str {
         if self.project.public_key.is(sent) {
-            return self.dsn.public_key();
+            return self.dsn.quoted_key();
         }
         let key = PublicKey::new(sent);
         let mut others = self.routing.projects.iter().filter(|project| project.public_key == key);
-        others.find_map(|project| project.dsns.get(self.upstream)).unwrap_or(self.dsn).public_key()
+        others.find_map(|project| project.dsns.get(self.upstream)).unwrap_or(self.dsn).quoted_key()
     }
 }
 
 /// The header line for the upstream, without its newline, and the rest of the envelope, newline first. Both share the
 /// memory of `envelope` where nothing changed. `event_id` replaces that of the envelope.
+///
+/// `spans` are those of the line, which was read before it was accepted; without them it goes out as it came.
 pub(super) fn rewrite(
     envelope: &Bytes,
+    spans: Option<&HeaderSpans>,
     to: &Address<'_>,
     dwell: Duration,
     event_id: Option<EventId>,
 ) -> (Bytes, Bytes) {
-    let end = memchr::memchr(b'\n', envelope).unwrap_or(envelope.len());
-    (rewrite_line(&envelope.slice(..end), to, dwell, event_id), envelope.slice(end..))
+    let end = header_line(envelope).len();
+    (rewrite_line(&envelope.slice(..end), spans, to, dwell, event_id), envelope.slice(end..))
 }
 
 /// The header line for the upstream, both without their newline.
-pub(super) fn rewrite_line(line: &Bytes, to: &Address<'_>, dwell: Duration, event_id: Option<EventId>) -> Bytes {
-    // The line was read before it was accepted; if it cannot be read now, it goes out as it came.
-    let Ok(spans) = HeaderSpans::locate(line) else { return line.clone() };
-    let mut edits: Vec<(Range<usize>, String)> = Vec::new();
-    if let Some(span) = spans.dsn {
-        edits.push((span, quoted(&to.dsn.reveal())));
+pub(super) fn rewrite_line(
+    line: &Bytes,
+    spans: Option<&HeaderSpans>,
+    to: &Address<'_>,
+    dwell: Duration,
+    event_id: Option<EventId>,
+) -> Bytes {
+    let Some(spans) = spans else { return line.clone() };
+    let mut edits: SmallVec<[Edit<'_>; 4]> = SmallVec::new();
+    if let Some(span) = &spans.dsn {
+        edits.push((span, to.dsn.quoted().into()));
     }
-    if let Some(span) = spans.trace_public_key {
-        let sent = serde_json::from_slice::<String>(&line[span.clone()]).unwrap_or_default();
-        edits.push((span, quoted(to.key_of(&sent))));
+    if let Some(span) = &spans.trace_public_key {
+        edits.push((span, to.key_of(&text(line, span).unwrap_or_default()).into()));
     }
-    if let (Some(span), Some(id)) = (spans.event_id, event_id) {
+    if let (Some(span), Some(id)) = (&spans.event_id, event_id) {
         edits.push((span, quoted(&id.to_string())));
     }
-    if let Some(span) = spans.sent_at.filter(|_| dwell >= HELD) {
-        let moved = serde_json::from_slice::<String>(&line[span.clone()]).ok().and_then(|at| moved(&at, dwell));
+    if let Some(span) = spans.sent_at.as_ref().filter(|_| dwell >= HELD) {
+        let moved = text(line, span).and_then(|at| moved(&at, dwell));
         edits.extend(moved.map(|at| (span, quoted(&at))));
     }
     if edits.is_empty() {
         return line.clone();
     }
-    edits.sort_by_key(|(span, _)| span.start);
+    edits.sort_unstable_by_key(|(span, _)| span.start);
     apply(line, &edits).into()
 }
 
-fn apply(line: &[u8], edits: &[(Range<usize>, String)]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(line.len() + 64);
+/// What stands somewhere in the line, and what comes in its place.
+type Edit<'a> = (&'a Range<usize>, Cow<'a, str>);
+
+/// The text of the JSON string that stands there, copied only where it has escapes.
+fn text<'a>(line: &'a [u8], span: &Range<usize>) -> Option<Cow<'a, str>> {
+    let string = line.get(span.clone())?;
+    if memchr::memchr(b'\\', string).is_some() {
+        return serde_json::from_slice::<String>(string).ok().map(Cow::Owned);
+    }
+    let inner = string.get(1..string.len().checked_sub(1)?)?;
+    std::str::from_utf8(inner).ok().map(Cow::Borrowed)
+}
+
+fn apply(line: &[u8], edits: &[Edit<'_>]) -> Vec<u8> {
+    let (removed, added) =
+        edits.iter().fold((0, 0), |(removed, added), (span, text)| (removed + span.len(), added + text.len()));
+    let mut out = Vec::with_capacity(line.len() + added - removed);
     let mut at = 0;
     for (span, text) in edits {
         out.extend_from_slice(&line[at..span.start]);
@@ -95,8 +119,8 @@ fn apply(line: &[u8], edits: &[(Range<usize>, String)]) -> Vec<u8> {
     out
 }
 
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+fn quoted(text: &str) -> Cow<'static, str> {
+    serde_json::Value::from(text).to_string().into()
 }
 
 /// `sent_at` later by the time we held the envelope, so that no tracker takes the delay for a wrong clock and shifts the
@@ -140,7 +164,8 @@ mod tests {
 
     fn rewritten(envelope: &Bytes, dsn: &str, dwell: Duration, event_id: Option<EventId>) -> (Bytes, Bytes) {
         let routing = routing(dsn);
-        rewrite(envelope, &Address::of(&routing, "shop", "tracker").unwrap(), dwell, event_id)
+        let spans = HeaderSpans::locate(header_line(envelope)).ok();
+        rewrite(envelope, spans.as_ref(), &Address::of(&routing, "shop", "tracker").unwrap(), dwell, event_id)
     }
 
     #[test]

@@ -265,10 +265,20 @@ impl Intake {
         self.sightings.look(&project.name, &body, now);
         let Recipients { targets, withheld, .. } = to;
         let keys = fresh.iter().map(Reservation::key).collect();
-        let event_id = envelope.event_id();
+        let (event_id, spans) = (envelope.event_id(), Some(envelope.spans().clone()));
         let project = Arc::clone(&project.name);
-        let submission =
-            Submission { accepted_at: now, project, event_id, quantities, keys, client, body, targets, withheld };
+        let submission = Submission {
+            accepted_at: now,
+            project,
+            event_id,
+            quantities,
+            keys,
+            client,
+            body,
+            targets,
+            withheld,
+            spans,
+        };
         self.keep(submission, fresh, spent).await?;
         Ok(receipt)
     }
@@ -307,8 +317,18 @@ impl Intake {
         let Recipients { targets, withheld, .. } = to;
         let (project, event_id) = (Arc::clone(&project.name), None);
         let keys = fresh.iter().map(Reservation::key).collect();
-        let submission =
-            Submission { accepted_at, project, event_id, quantities, keys, client, body, targets, withheld };
+        let submission = Submission {
+            accepted_at,
+            project,
+            event_id,
+            quantities,
+            keys,
+            client,
+            body,
+            targets,
+            withheld,
+            spans: None,
+        };
         self.keep(submission, fresh, spent).await?;
         Ok(receipt)
     }

@@ -159,6 +159,7 @@ pub(super) fn submission(accepted_at: Timestamp, targets: &[TargetId]) -> Submis
         body: Bytes::from_static(b"{}\n").into(),
         targets: targets.to_vec(),
         withheld: vec![],
+        spans: None,
     }
 }
 

@@ -158,8 +158,7 @@ impl MemoryJournal {
             count.fetch_add(size, Ordering::Relaxed);
         }
         let id = state.last;
-        let Submission { accepted_at, project, event_id, quantities, keys, client, body, targets, withheld } =
-            submission;
+        let Submission { project, quantities, keys, body, targets, withheld, .. } = submission.clone();
         self.post(None, &project, Outcome::Accepted, &quantities);
         for (number, target) in (0..).zip(&mut state.targets) {
             if targets.contains(&TargetId(number)) {
@@ -175,7 +174,7 @@ impl MemoryJournal {
                 state.losses.dropped(TargetId(number), &project, *reason, (&body, &quantities));
             }
         }
-        let record = Record { id: RecordId(id), accepted_at, project, event_id, quantities, client, body };
+        let record = submission.into_record(RecordId(id));
         state.records.insert(id, Kept { record: Arc::new(record), keys, targets, missed: BTreeMap::new() });
         Ok(RecordId(id))
     }

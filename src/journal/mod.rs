@@ -41,7 +41,7 @@ pub mod sqlite;
 pub mod verification;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -52,6 +52,7 @@ use crate::clock::Timestamp;
 use crate::policy::dedup::SECRET;
 use crate::policy::outcome::DropReason;
 use crate::protocol::category::{Category, Quantities};
+use crate::protocol::envelope::{HeaderSpans, header_line};
 use crate::protocol::event_id::EventId;
 
 pub use error::{JournalError, OpenError};
@@ -102,10 +103,21 @@ pub struct Submission {
     pub client: Client,
     /// The envelope. One body belongs to one record.
     pub body: Body,
+    /// Where the values that address the envelope stand in its header line, when that is known already.
+    pub spans: Option<HeaderSpans>,
     /// The upstreams that get it.
     pub targets: Vec<TargetId>,
     /// The upstreams that are configured for the project and do not get it, and why. Posted as accepted and dropped at once.
     pub withheld: Vec<(TargetId, DropReason)>,
+}
+
+impl Submission {
+    /// The record that it becomes under this number.
+    pub fn into_record(self, id: RecordId) -> Record {
+        let Self { accepted_at, project, event_id, quantities, client, body, spans, .. } = self;
+        let located = spans.map(|spans| OnceLock::from(Some(spans))).unwrap_or_default();
+        Record { id, accepted_at, project, event_id, quantities, client, body, located }
+    }
 }
 
 /// One submission in the journal.
@@ -125,9 +137,21 @@ pub struct Record {
     pub client: Client,
     /// The envelope, stored once for all targets.
     pub body: Body,
+    /// What [`Record::spans`] has found.
+    pub located: OnceLock<Option<HeaderSpans>>,
 }
 
 impl Record {
+    /// Where the values that address it stand in its header line: looked for once, for all targets. `None` when the line cannot be
+    /// read, and for a body in a file, whose outline knows.
+    pub fn spans(&self) -> Option<&HeaderSpans> {
+        let locate = || match &self.body {
+            Body::Memory(bytes) => HeaderSpans::locate(header_line(bytes)).ok(),
+            Body::File(_) => None,
+        };
+        self.located.get_or_init(locate).as_ref()
+    }
+
     /// Its id when it is a canary: an event of ours, which counts as nothing ([`losses`]).
     pub fn canary(&self) -> Option<EventId> {
         self.event_id.filter(|_| self.quantities.is_empty())

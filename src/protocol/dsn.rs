@@ -6,8 +6,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use http::Uri;
 use http::uri::{Authority, Scheme};
+use http::{HeaderValue, Uri};
 use url::Url;
 
 /// A parsed DSN. Prints with its key hidden; [`Dsn::reveal`] gives the whole.
@@ -19,6 +19,10 @@ pub struct Dsn {
     project: String,
     public_key: String,
     envelope_uri: Uri,
+    host: HeaderValue,
+    /// The whole DSN, and its key, each as a JSON string.
+    quoted: Box<str>,
+    quoted_key: Box<str>,
 }
 
 /// Why a text is no DSN. Never repeats the text: it holds a key.
@@ -79,6 +83,21 @@ impl Dsn {
         format!("{}://{}@{}{}/{}", self.scheme, self.public_key, self.authority, self.prefix, self.project)
     }
 
+    /// The DSN with its key, as a JSON string.
+    pub fn quoted(&self) -> &str {
+        &self.quoted
+    }
+
+    /// The public key, as a JSON string.
+    pub fn quoted_key(&self) -> &str {
+        &self.quoted_key
+    }
+
+    /// The value of the header `Host`.
+    pub fn host(&self) -> &HeaderValue {
+        &self.host
+    }
+
     /// The beginning of every address of this project: what stands before `envelope/`.
     pub fn api_address(&self) -> String {
         format!("{}://{}{}/api/{}/", self.scheme, self.authority, self.prefix, self.project)
@@ -110,15 +129,25 @@ impl FromStr for Dsn {
             _ => {}
         }
         let envelope_uri = format!("{scheme}://{authority}{prefix}/api/{project}/envelope/");
-        Ok(Self {
+        let mut dsn = Self {
             envelope_uri: envelope_uri.parse().map_err(|_| InvalidDsn::NotAUrl)?,
+            host: HeaderValue::try_from(authority.as_str()).map_err(|_| InvalidDsn::NotAUrl)?,
             scheme,
             authority,
             prefix: prefix.to_owned(),
             project: project.to_owned(),
             public_key: url.username().to_owned(),
-        })
+            quoted: Box::default(),
+            quoted_key: Box::default(),
+        };
+        dsn.quoted = quoted(&dsn.reveal());
+        dsn.quoted_key = quoted(&dsn.public_key);
+        Ok(dsn)
     }
+}
+
+fn quoted(text: &str) -> Box<str> {
+    serde_json::Value::from(text).to_string().into()
 }
 
 impl fmt::Display for Dsn {
@@ -160,6 +189,7 @@ mod tests {
     fn ipv6_hosts_keep_their_brackets() {
         let dsn: Dsn = "https://k@[::1]:9000/1".parse().unwrap();
         assert_eq!(*dsn.envelope_uri(), "https://[::1]:9000/api/1/envelope/");
+        assert_eq!(dsn.host(), "[::1]:9000");
     }
 
     #[test]

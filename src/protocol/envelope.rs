@@ -194,6 +194,11 @@ impl Outline {
         &self.header
     }
 
+    /// Where the values that address the envelope stand in the header line.
+    pub fn spans(&self) -> &HeaderSpans {
+        &self.spans
+    }
+
     /// The event id of the header.
     pub fn event_id(&self) -> Option<EventId> {
         self.event_id
@@ -320,6 +325,11 @@ impl Deref for Envelope {
     fn deref(&self) -> &Outline {
         &self.outline
     }
+}
+
+/// The header line of an envelope, the newline not included.
+pub fn header_line(envelope: &[u8]) -> &[u8] {
+    &envelope[..memchr::memchr(b'\n', envelope).unwrap_or(envelope.len())]
 }
 
 /// Offsets within bytes that are in memory: none of them is greater than their number.

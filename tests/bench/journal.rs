@@ -66,6 +66,7 @@ fn submission(body: &Bytes, targets: &[TargetId]) -> Submission {
         body: body.clone().into(),
         targets: targets.to_vec(),
         withheld: vec![],
+        spans: None,
     }
 }
 

@@ -128,9 +128,7 @@ pub(super) fn append(
     for (target, reason) in &submission.withheld {
         book.note_withheld(at, (*target, project), *reason, (&submission.body, quantities));
     }
-    let Submission { accepted_at, project: name, event_id, quantities, client, body, .. } = submission;
-    let record = Record { id: RecordId(id), accepted_at, project: name, event_id, quantities, client, body };
-    Ok(Appended { record: Arc::new(record), project, mask })
+    Ok(Appended { record: Arc::new(submission.into_record(RecordId(id))), project, mask })
 }
 
 fn write_body(conn: &Connection, id: u64, body: &Body, client: &str) -> rusqlite::Result<()> {

@@ -3,7 +3,7 @@
 //! Rule: a row that makes no sense is told apart from a storage that failed: the one is set aside, the other tried again. The file
 //! of a large body is not looked at: that it cannot be opened now says nothing of the row.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use rusqlite::{Connection, Row};
@@ -67,6 +67,7 @@ fn parse(conn: &Connection, shared: &Shared, row: &Row<'_>, id: u64, put_off: bo
         quantities: quantities(row, 4)?.ok_or_else(|| unreadable("its quantities"))?,
         client,
         body: body(conn, shared, row, id)?,
+        located: OnceLock::new(),
     };
     let put_off = if put_off { Some(progress(row)?) } else { None };
     Ok(Ready { record: Arc::new(record), project, put_off })

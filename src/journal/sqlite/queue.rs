@@ -322,6 +322,7 @@ mod tests {
             quantities: Quantities::new(),
             client: Client::default(),
             body: bytes::Bytes::from_static(b"x").into(),
+            located: std::sync::OnceLock::new(),
         })
     }
 
