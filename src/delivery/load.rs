@@ -91,6 +91,9 @@ impl Load {
     /// What becomes of the items that are not sent now: those that come later are due at once, the limited ones wait until the
     /// limit ends, or are dropped. `progress` is that of what is left.
     pub(super) fn remainder(&self, mode: OnRateLimit, progress: Progress, now: Timestamp) -> Settlement {
+        if self.whole {
+            return Settlement::default();
+        }
         let mut waiting = vec![&self.later];
         let mut dropped = None;
         match mode {

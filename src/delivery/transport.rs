@@ -48,6 +48,9 @@ pub(super) struct Parcel {
     pub(super) body: Contents,
 }
 
+/// Makes a request once more.
+pub(super) type Again<'a> = &'a mut (dyn FnMut() -> Option<Parcel> + Send);
+
 /// The body.
 #[derive(Clone, Debug)]
 pub(super) enum Contents {
@@ -107,12 +110,13 @@ impl Transport {
         }
     }
 
-    /// Sends and waits for the whole answer. A connection that dies before any answer is tried once more at once: servers
-    /// close idle connections without saying so (GlitchTip's default one after each answer), and a repeat is dropped by event id.
+    /// Sends and waits for the whole answer. A connection that dies before any answer is tried once more at once, with what `again`
+    /// makes: servers close idle connections without saying so (GlitchTip's default one after each answer), and a repeat is dropped
+    /// by event id. A body that does not lie in memory goes out again as it is.
     ///
     /// `patience` is for all of it; of what comes from a file it is for each piece, and for the answer after the last one.
-    pub(super) async fn send(&self, parcel: Parcel, patience: Duration) -> Result<Reply, SendError> {
-        Ok(read(self.exchange(parcel, patience).await?).await)
+    pub(super) async fn send(&self, parcel: Parcel, patience: Duration, again: Again<'_>) -> Result<Reply, SendError> {
+        Ok(read(self.exchange(parcel, patience, again).await?).await)
     }
 
     /// Sends and waits for all of an answer that has no more than `most` bytes; `None` in place of a longer one, or of one that does
@@ -124,7 +128,8 @@ impl Transport {
         most: usize,
     ) -> Result<(StatusCode, HeaderMap, Option<Vec<u8>>), SendError> {
         let until = Instant::now() + patience;
-        let response = self.exchange(parcel, patience).await?;
+        let mut copy = Some(parcel.clone());
+        let response = self.exchange(parcel, patience, &mut || copy.take()).await?;
         let meter = connections::grant(&response, most);
         let (head, body) = response.into_parts();
         let body = timeout_at(until, Limited::new(body, most).collect()).await;
@@ -135,22 +140,29 @@ impl Transport {
         Ok((head.status, head.headers, body))
     }
 
-    async fn exchange(&self, parcel: Parcel, patience: Duration) -> Result<Response<Incoming>, SendError> {
-        let progress = match &parcel.body {
-            Contents::Pieces(_) => None,
-            Contents::Stream(stream) => Some(stream.progress()),
-            Contents::Packed(packed) => Some(packed.progress()),
+    async fn exchange(
+        &self,
+        parcel: Parcel,
+        patience: Duration,
+        again: Again<'_>,
+    ) -> Result<Response<Incoming>, SendError> {
+        let (progress, copy) = match &parcel.body {
+            Contents::Pieces(_) => (None, None),
+            Contents::Stream(stream) => (Some(stream.progress()), Some(Box::new(parcel.clone()))),
+            Contents::Packed(packed) => (Some(packed.progress()), Some(Box::new(parcel.clone()))),
         };
         let exchange = async {
-            let response = match self.connections.request(request(parcel.clone())).await {
-                Err(error) if error.died_before_answer() => self.connections.request(request(parcel)).await,
-                done => done,
-            };
+            let mut response = self.connections.request(request(parcel)).await;
+            if response.as_ref().is_err_and(NoAnswer::died_before_answer)
+                && let Some(parcel) = copy.map(|copy| *copy).or_else(again)
+            {
+                response = Box::pin(self.connections.request(request(parcel))).await;
+            }
             response.map_err(|error| SendError::Network(error.to_string()))
         };
         let response = match progress {
             None => timeout(patience, exchange).await.ok(),
-            Some(progress) => progress.watch(exchange, patience).await,
+            Some(progress) => Box::pin(progress.watch(exchange, patience)).await,
         };
         response.unwrap_or(Err(SendError::Timeout(patience)))
     }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
@@ -166,14 +166,24 @@ impl Worker {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(ended) = self.in_flight.next() => self.ended(ended),
+                Some(ended) = self.in_flight.next() => self.all_ended(ended),
                 () = changed.notified() => {}
                 () = async { sleep_until(wake.unwrap_or_else(tokio::time::Instant::now)).await }, if wake.is_some() => {}
             }
         }
         while let Some(ended) = self.in_flight.next().await {
+            self.all_ended(ended);
+        }
+    }
+
+    /// Takes note of what has come to its end by now, and tells of it once.
+    fn all_ended(&mut self, first: Ended) {
+        self.ended(first);
+        for _ in 1..LOOK_UP {
+            let Some(Some(ended)) = self.in_flight.next().now_or_never() else { break };
             self.ended(ended);
         }
+        self.publish();
     }
 
     fn ended(&mut self, ended: Ended) {
@@ -198,9 +208,12 @@ impl Worker {
             if self.bytes_in_flight >= MAX_BYTES_IN_FLIGHT {
                 return None;
             }
+            if permits == 0 && room == 0 {
+                return None;
+            }
             if permits == 0 {
                 self.publish();
-                return if room == 0 { None } else { self.circuit.wakes_at(now) };
+                return self.circuit.wakes_at(now);
             }
             let crowded = self.suspects.crowded_since(self.share());
             if let Some(later) = crowded.map(|since| since.max(self.looks_on)).filter(|later| *later > now) {
@@ -264,7 +277,7 @@ impl Worker {
             let settlement = load.remainder(settings.on_rate_limit, claim.progress.clone(), now);
             return self.journal_settle(&claim.record, settlement);
         }
-        let mut parcel = match parcel::pack(&claim, &load, file, &address, now) {
+        let mut parcel = match parcel::pack(&claim, &load, file.clone(), &address, now) {
             Ok(parcel) => parcel,
             Err(error) => return self.unreadable(&claim, &error, now),
         };
@@ -277,7 +290,13 @@ impl Worker {
         self.in_flight.push(Box::pin(async move {
             let began = clock.now();
             let started = tokio::time::Instant::now();
-            let (result, declined) = outgoing.send(parcel).await;
+            let mut again = || {
+                let address = Address::of(&routing, &claim.record.project, &upstream)?;
+                let mut parcel = parcel::pack(&claim, &load, file.clone(), &address, now).ok()?;
+                settings.headers.apply(&mut parcel.headers);
+                Some(parcel)
+            };
+            let (result, declined) = outgoing.send(parcel, &mut again).await;
             let (headers, took) = (settings.headers.clone(), started.elapsed());
             Ended::Sent(Box::new(Sent { claim, load, routing, headers, declined, began, took, result }))
         }));
@@ -338,7 +357,6 @@ impl Worker {
         }
         self.tell_canary(&sent, verdict, &settlement, now);
         self.journal_settle(&sent.claim.record, settlement);
-        self.publish();
     }
 
     /// What the answer says about the upstream, whatever becomes of the record.

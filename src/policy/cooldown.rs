@@ -82,6 +82,9 @@ impl Cooldown {
 
     /// Until when each category is limited in any project, for metrics and status.
     pub fn by_category(&self, now: Timestamp) -> Vec<(Category, Timestamp)> {
+        if self.0.is_empty() {
+            return vec![];
+        }
         let latest = |category| self.0.keys().filter_map(|project| self.until(project, category, now)).max();
         Category::ALL.into_iter().filter_map(|category| Some((category, latest(category)?))).collect()
     }

@@ -8,7 +8,7 @@ use http::header;
 
 use crate::delivery::compress::{Compress, Packs};
 use crate::delivery::settings::Settings;
-use crate::delivery::transport::{Contents, Packed, Parcel, Reply, SendError, Transport};
+use crate::delivery::transport::{Again, Contents, Packed, Parcel, Reply, SendError, Transport};
 use crate::journal::Claim;
 use crate::policy::verdict::Verdict;
 use crate::protocol::dsn::Dsn;
@@ -41,19 +41,32 @@ impl Worker {
 }
 
 impl Outgoing {
-    /// Sends and waits for the answer. Also says what the upstream refused compressed and took as it is.
-    pub(super) async fn send(&self, parcel: Parcel) -> (Result<Reply, SendError>, Option<Compress>) {
-        let packed = if self.how == Compress::None { None } else { self.packed(parcel.clone()).await };
-        let Some(packed) = packed else {
-            return (self.transport.send(parcel, self.patience).await, None);
+    /// Sends and waits for the answer. Also says what the upstream refused compressed and took as it is. `again` makes the same
+    /// request once more.
+    pub(super) async fn send(&self, parcel: Parcel, again: Again<'_>) -> (Result<Reply, SendError>, Option<Compress>) {
+        if self.how == Compress::None {
+            return (self.transport.send(parcel, self.patience, again).await, None);
+        }
+        // On the heap: most requests need none of it.
+        Box::pin(self.send_packed(parcel)).await
+    }
+
+    async fn send_packed(&self, parcel: Parcel) -> (Result<Reply, SendError>, Option<Compress>) {
+        let Some(packed) = self.packed(parcel.clone()).await else {
+            return (self.send_twice(parcel).await, None);
         };
-        let first = self.transport.send(packed, self.patience).await;
+        let first = self.send_twice(packed).await;
         if !first.as_ref().is_ok_and(may_be_the_encoding) {
             return (first, None);
         }
-        let second = self.transport.send(parcel, self.patience).await;
+        let second = self.send_twice(parcel).await;
         let is_taken = second.as_ref().is_ok_and(|reply| Verdict::of(reply.status, &reply.text) == Verdict::Delivered);
         (second, is_taken.then_some(self.how))
+    }
+
+    async fn send_twice(&self, parcel: Parcel) -> Result<Reply, SendError> {
+        let mut copy = Some(parcel.clone());
+        self.transport.send(parcel, self.patience, &mut || copy.take()).await
     }
 
     async fn packed(&self, parcel: Parcel) -> Option<Parcel> {

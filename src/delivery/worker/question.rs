@@ -56,7 +56,8 @@ impl Worker {
         let patience = settings.timeout.get();
         let (headers, key) = (settings.headers.clone(), dsn.public_key().to_owned());
         self.in_flight.push(Box::pin(async move {
-            Ended::Asked(match transport.send(parcel, patience).await {
+            let mut copy = Some(parcel.clone());
+            Ended::Asked(match transport.send(parcel, patience, &mut || copy.take()).await {
                 // Whatever answers in the tracker's place says nothing of the tracker.
                 Ok(reply) if reply.is_page() => {
                     let words = headers.hide(answer::gist(&reply.text).replace(&key, "***"));
@@ -87,6 +88,5 @@ impl Worker {
                 }
             }
         }
-        self.publish();
     }
 }
