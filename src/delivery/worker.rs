@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
@@ -43,6 +43,7 @@ use super::watch::Watch;
 mod alone;
 mod canary;
 mod outgoing;
+mod publish;
 mod question;
 mod settle;
 mod waits;
@@ -174,16 +175,6 @@ impl Worker {
         while let Some(ended) = self.in_flight.next().await {
             self.all_ended(ended);
         }
-    }
-
-    /// Takes note of what has come to its end by now, and tells of it once.
-    fn all_ended(&mut self, first: Ended) {
-        self.ended(first);
-        for _ in 1..LOOK_UP {
-            let Some(Some(ended)) = self.in_flight.next().now_or_never() else { break };
-            self.ended(ended);
-        }
-        self.publish();
     }
 
     fn ended(&mut self, ended: Ended) {
@@ -393,18 +384,5 @@ impl Worker {
 
     fn quirks(&self) -> &'static Quirks {
         quirks::of(self.settings.load().kind)
-    }
-
-    fn publish(&mut self) {
-        let now = self.around.clock.now();
-        let (limits, error) = (self.cooldown.by_category(now), self.error.take());
-        self.around.watch.limited(&limits, now);
-        self.around.board.update(&self.upstream, |report| {
-            (report.circuit, report.up, report.limits) = (self.circuit.state(), self.up, limits);
-            (report.misconfigured, report.in_doubt) = (self.holds.any(), self.refusals.in_doubt());
-            report.alone = self.suspects.told();
-            report.last_delivery = Some(self.last_success).filter(|at| *at != Timestamp::default());
-            report.last_error = error.or(report.last_error.take());
-        });
     }
 }

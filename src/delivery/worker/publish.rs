@@ -1,0 +1,33 @@
+//! What has come to its end, told to the board: once for all answers that are there.
+
+use futures_util::{FutureExt as _, StreamExt as _};
+
+use crate::clock::Timestamp;
+
+use super::{Ended, LOOK_UP, Worker};
+
+impl Worker {
+    /// Takes note of what has come to its end by now, and tells of it once.
+    pub(super) fn all_ended(&mut self, first: Ended) {
+        self.ended(first);
+        for _ in 1..LOOK_UP {
+            let Some(Some(ended)) = self.in_flight.next().now_or_never() else { break };
+            self.ended(ended);
+        }
+        self.publish();
+    }
+
+    /// Tells how the upstream is.
+    pub(super) fn publish(&mut self) {
+        let now = self.around.clock.now();
+        let (limits, error) = (self.cooldown.by_category(now), self.error.take());
+        self.around.watch.limited(&limits, now);
+        self.around.board.update(&self.upstream, |report| {
+            (report.circuit, report.up, report.limits) = (self.circuit.state(), self.up, limits);
+            (report.misconfigured, report.in_doubt) = (self.holds.any(), self.refusals.in_doubt());
+            report.alone = self.suspects.told();
+            report.last_delivery = Some(self.last_success).filter(|at| *at != Timestamp::default());
+            report.last_error = error.or(report.last_error.take());
+        });
+    }
+}
