@@ -24,6 +24,7 @@ mod connector;
 mod line;
 mod localhost;
 mod packed;
+mod pool;
 mod stream;
 pub mod tls;
 pub use connections::{Connections, NoAnswer, of_any_length};

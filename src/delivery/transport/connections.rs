@@ -3,36 +3,29 @@
 use std::fmt;
 use std::time::Duration;
 
-use http::uri::Scheme;
-use http::{Request, Response, StatusCode, header};
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body::Body;
 use hyper::body::Incoming;
-use hyper_util::client::legacy::connect::capture_connection;
-use hyper_util::client::legacy::{Client, Error};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower::BoxError;
 
 use super::super::proxies::{self, Proxy};
 use super::super::settings::Settings;
 use super::chain;
 use super::connector::{Connector, WANTS_USER};
-use super::line::{Endless, MOST_BYTES, Meter};
-
-/// How long an unused connection is kept: less than most servers do, so that few die under a request.
-const POOL_IDLE: Duration = Duration::from_secs(20);
-/// What a connection holds of a body that the upstream takes slowly, and the longest head of an answer.
-const CONNECTION_BUFFER: usize = MOST_BYTES;
+use super::line::{Endless, Meter};
+use super::pool::{NoConnection, Pool};
 
 /// The connections to one upstream, for requests with bodies of one kind.
 pub struct Connections<B> {
-    client: Client<Connector, B>,
+    pool: Pool<B>,
     max_age: Duration,
     proxy: proxies::Choice,
 }
 
 impl<B> Clone for Connections<B> {
     fn clone(&self) -> Self {
-        Self { client: self.client.clone(), max_age: self.max_age, proxy: self.proxy.clone() }
+        Self { pool: self.pool.clone(), max_age: self.max_age, proxy: self.proxy.clone() }
     }
 }
 
@@ -47,10 +40,22 @@ impl<B> fmt::Debug for Connections<B> {
 pub enum NoAnswer {
     /// No connection, or none that lasted until the end of the answer's head.
     #[error("{}", why(.0))]
-    Failed(Error),
+    Failed(Failure),
     /// The proxy answered in the upstream's place.
     #[error("by way of the proxy {0}: {WANTS_USER}")]
     Shut(Proxy),
+}
+
+/// What of an exchange failed.
+#[derive(Debug)]
+pub struct Failure(Step);
+
+#[derive(Debug, thiserror::Error)]
+enum Step {
+    #[error(transparent)]
+    Connect(NoConnection),
+    #[error("client error (SendRequest)")]
+    Send(#[source] hyper::Error),
 }
 
 impl<B> Connections<B>
@@ -61,14 +66,8 @@ where
 {
     /// None yet; at most `kept` are kept while they are not used.
     pub fn new(settings: &Settings, kept: usize) -> Self {
-        let client = Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(POOL_IDLE)
-            .pool_max_idle_per_host(kept)
-            .http1_max_buf_size(CONNECTION_BUFFER)
-            .build(Connector::new(settings));
-        Self { client, max_age: settings.max_connection_age.get(), proxy: settings.proxy.clone() }
+        let pool = Pool::new(Connector::new(settings), kept);
+        Self { pool, max_age: settings.max_connection_age.get(), proxy: settings.proxy.clone() }
     }
 
     /// Sends a request and waits for the head of its answer. A connection that is too old by then carries no further one.
@@ -77,25 +76,72 @@ where
     ///
     /// When there is none, or one without an end.
     pub async fn request(&self, mut request: Request<B>) -> Result<Response<Incoming>, NoAnswer> {
-        let connection = capture_connection(&mut request);
         // What goes through a tunnel is none of the proxy's business.
         let proxy = self.proxy.proxy(request.uri()).ok().flatten();
         let proxy = proxy.filter(|proxy| proxy.is_http() && request.uri().scheme() == Some(&Scheme::HTTP)).cloned();
         if let Some(authorization) = proxy.as_ref().and_then(Proxy::authorization) {
             request.headers_mut().insert(header::PROXY_AUTHORIZATION, authorization);
         }
-        let response = self.client.request(request).await.map_err(NoAnswer::Failed)?;
-        if let Some(meter) = response.extensions().get::<Meter>() {
-            meter.renew();
-            if meter.age() >= self.max_age {
-                connection.connection_metadata().as_ref().inspect(|connection| connection.poison());
-            }
-        }
+        let response = self.exchange(request).await.map_err(|step| NoAnswer::Failed(Failure(step)))?;
         match proxy {
             Some(proxy) if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => Err(NoAnswer::Shut(proxy)),
             _ => Ok(response),
         }
     }
+
+    /// Sends it over a connection that waits, or over a new one. What was not begun to be sent when its connection closed goes over
+    /// another one.
+    async fn exchange(&self, mut request: Request<B>) -> Result<Response<Incoming>, Step> {
+        let uri = request.uri().clone();
+        if !request.headers().contains_key(header::HOST) {
+            request.headers_mut().insert(header::HOST, host(&uri));
+        }
+        loop {
+            let waiting = self.pool.waiting(&uri);
+            let is_new = waiting.is_none();
+            let mut open = match waiting {
+                Some(open) => open,
+                None => Box::pin(self.pool.connect(&uri)).await.map_err(Step::Connect)?,
+            };
+            // A proxy is told the whole address.
+            *request.uri_mut() = if open.is_proxied { uri.clone() } else { path_of(&uri) };
+            let mut error = match open.sender.try_send_request(request).await {
+                Ok(mut response) => {
+                    if let Some(meter) = open.meter.clone() {
+                        meter.renew();
+                        let is_old = meter.age() >= self.max_age;
+                        response.extensions_mut().insert(meter);
+                        if is_old {
+                            return Ok(response);
+                        }
+                    }
+                    self.pool.put(open);
+                    return Ok(response);
+                }
+                Err(error) => error,
+            };
+            match error.take_message() {
+                Some(unsent) if !is_new => request = unsent,
+                _ => return Err(Step::Send(error.into_error())),
+            }
+        }
+    }
+}
+
+fn host(uri: &Uri) -> HeaderValue {
+    let (name, port) = (uri.host().unwrap_or_default(), uri.port_u16());
+    let usual = if uri.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 };
+    let host = match port.filter(|port| *port != usual) {
+        Some(port) => HeaderValue::try_from(format!("{name}:{port}")),
+        None => HeaderValue::try_from(name),
+    };
+    // The host of an address is fit for a header.
+    host.unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// The address without its scheme and host.
+fn path_of(uri: &Uri) -> Uri {
+    Uri::from(uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")))
 }
 
 /// Lets the body of an answer have so many bytes. Whoever has read it renews the meter.
@@ -116,30 +162,31 @@ impl NoAnswer {
     /// Whether there was no connection to the upstream.
     pub fn is_unreached(&self) -> bool {
         match self {
-            Self::Failed(error) => error.is_connect(),
+            Self::Failed(Failure(step)) => !matches!(step, Step::Send(_) | Step::Connect(NoConnection::Handshake(_))),
             Self::Shut(_) => true,
         }
     }
 
     /// Whether the connection ended before anything of an answer came.
     pub(super) fn died_before_answer(&self) -> bool {
-        let Self::Failed(error) = self else { return false };
-        !error.is_connect()
-            && http_error(error)
-                .is_some_and(|e| e.is_incomplete_message() || e.is_closed() || e.is_canceled() || is_reset(e))
+        let Self::Failed(Failure(step)) = self else { return false };
+        http_error(step).is_some_and(|e| e.is_incomplete_message() || e.is_closed() || e.is_canceled() || is_reset(e))
     }
 }
 
-fn why(error: &Error) -> String {
+fn why(Failure(step): &Failure) -> String {
     // The client's own limit, in the words of ours.
-    if http_error(error).is_some_and(hyper::Error::is_parse_too_large) {
+    if http_error(step).is_some_and(hyper::Error::is_parse_too_large) {
         return Endless::Bytes.to_string();
     }
-    chain(error)
+    chain(step)
 }
 
-fn http_error(error: &Error) -> Option<&hyper::Error> {
-    std::error::Error::source(error).and_then(|source| source.downcast_ref())
+const fn http_error(step: &Step) -> Option<&hyper::Error> {
+    match step {
+        Step::Send(error) | Step::Connect(NoConnection::Handshake(error)) => Some(error),
+        Step::Connect(_) => None,
+    }
 }
 
 fn is_reset(error: &hyper::Error) -> bool {
