@@ -15,6 +15,7 @@ use super::item::{Counting, ItemType};
 
 mod header;
 mod limits;
+mod plain;
 mod scanner;
 pub use header::HeaderSpans;
 pub use scanner::Scanner;

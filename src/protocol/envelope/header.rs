@@ -8,6 +8,7 @@ use std::ops::Range;
 use serde::de::{Deserializer as _, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::plain;
 use crate::protocol::event_id::EventId;
 
 /// Where the values that address an envelope stand in its header line. Offsets from the start of the line.
@@ -31,7 +32,7 @@ impl HeaderSpans {
 }
 
 /// What else the header says.
-#[derive(Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Fields {
     pub(super) event_id: Option<EventId>,
 }
@@ -39,6 +40,11 @@ pub(super) struct Fields {
 /// Reads the line, which must be one JSON object and nothing else.
 pub(super) fn read(line: &[u8]) -> Result<(HeaderSpans, Fields), String> {
     let text = std::str::from_utf8(line).map_err(|e| e.to_string())?;
+    plain::read(text).map_or_else(|| parse(text), Ok)
+}
+
+/// Reads a line of any spelling.
+pub(super) fn parse(text: &str) -> Result<(HeaderSpans, Fields), String> {
     let mut json = serde_json::Deserializer::from_str(text);
     let found = json.deserialize_map(HeaderVisitor { line: text }).map_err(|e| e.to_string())?;
     json.end().map_err(|e| e.to_string())?;
