@@ -84,7 +84,8 @@ impl CutShort {
     pub(super) fn answer(self) -> String {
         let body = format!("{{\"detail\":\"{}\",\"causes\":[]}}\r\n", self.detail());
         let (status, length) = (self.status(), body.len());
-        let shared: String = SHARED.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let shared: String =
+            SHARED.iter().map(|(name, value)| format!("{name}: {}\r\n", value.to_str().unwrap_or_default())).collect();
         format!(
             "HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{shared}connection: close\r\n\
              content-length: {length}\r\n\r\n{body}"

@@ -3,15 +3,13 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use prometheus::HistogramTimer;
-use serde_json::json;
 use url::form_urlencoded;
 
 use crate::intake::decode::{self, DecodeError};
@@ -32,6 +30,8 @@ use super::state::Public;
 #[derive(Clone, Debug)]
 pub(super) struct ForProject(pub(super) Arc<str>);
 
+const X_SENTRY_AUTH: HeaderName = HeaderName::from_static("x-sentry-auth");
+
 /// A transparent image of one pixel: what a page gets for an event that it sent as one (getsentry/relay,
 /// `relay-server/src/endpoints/store.rs`).
 const PIXEL: &[u8] = b"GIF89a\x01\x00\x01\x00\x00\xff\x00,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x00;";
@@ -39,6 +39,11 @@ const PIXEL: &[u8] = b"GIF89a\x01\x00\x01\x00\x00\xff\x00,\x00\x00\x00\x00\x01\x
 /// `POST /api/{project}/envelope/`
 pub(super) async fn envelope(State(public): State<Arc<Public>>, id: ProjectId, request: Request) -> Response {
     take_in(&public, Some(&project(id)), request, Form::Envelope).await
+}
+
+/// The same, for a request that needs no router to be recognised: `id` is in its path.
+pub(super) async fn envelope_for(public: &Public, id: &str, request: Request) -> Response {
+    take_in(public, Some(id), request, Form::Envelope).await
 }
 
 /// `POST /api/{project}/store/`
@@ -208,12 +213,9 @@ fn authenticate(public: &Public, id: Option<&str>, key: Option<&str>, parts: &Pa
 
 /// What a request says of itself; `key` is the one in its path.
 pub(super) fn credentials(public: &Public, parts: &Parts, key: Option<&str>) -> Result<Option<Credentials>, AuthError> {
-    let values = |name: &str| {
-        let all: Vec<&str> = parts.headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
-        all.into_iter()
-    };
+    let values = |name| parts.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     let is_ours = |key: &str| public.intake.knows_key(key);
-    auth::find(values("x-sentry-auth"), values("authorization"), parts.uri.query(), key, is_ours)
+    auth::find(values(X_SENTRY_AUTH), values(header::AUTHORIZATION), parts.uri.query(), key, is_ours)
 }
 
 async fn submit(
@@ -271,6 +273,9 @@ pub(super) fn source(public: &Public, parts: &Parts) -> IpAddr {
 
 /// The encodings of a body, in the order in which they were applied.
 pub(super) fn encodings(headers: &HeaderMap) -> Result<Vec<decode::Encoding>, DecodeError> {
+    if !headers.contains_key(header::CONTENT_ENCODING) {
+        return Ok(vec![]);
+    }
     let unreadable = |_| DecodeError::Unsupported("of unreadable name".to_owned());
     let lines = headers.get_all(header::CONTENT_ENCODING).iter().map(|line| line.to_str().map_err(unreadable));
     // Several lines are one list (RFC 9110, section 5.3), with one limit.
@@ -279,7 +284,8 @@ pub(super) fn encodings(headers: &HeaderMap) -> Result<Vec<decode::Encoding>, De
 
 fn says_envelope(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    kind.trim_start().to_ascii_lowercase().starts_with("application/x-sentry-envelope")
+    let (kind, envelope) = (kind.trim_start().as_bytes(), b"application/x-sentry-envelope");
+    kind.get(..envelope.len()).is_some_and(|kind| kind.eq_ignore_ascii_case(envelope))
 }
 
 /// Who is at the other end of the connection.
@@ -288,11 +294,9 @@ pub(super) fn peer(parts: &Parts) -> IpAddr {
 }
 
 fn answer(receipt: &Receipt) -> Response {
-    let body = match receipt.event_id {
-        Some(id) => json!({ "id": id }),
-        None => json!({}),
-    };
-    let mut response = (StatusCode::OK, Json(body)).into_response();
+    let body = receipt.event_id.map_or_else(|| "{}".to_owned(), |id| format!("{{\"id\":\"{id}\"}}"));
+    let mut response = Response::new(body.into());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     tell_limits(&receipt.limits, &mut response);
     response
 }

@@ -25,7 +25,8 @@ pub(super) enum Spelling {
 
 /// Folds runs of slashes, and decodes what needs no escape (RFC 3986, section 6.2.2.2). A DSN with a slash too many has always worked.
 pub(super) fn normalise(uri: &mut Uri) {
-    if !uri.path().contains("//") && !uri.path().contains('%') {
+    let path = uri.path().as_bytes();
+    if !path.contains(&b'%') && !path.windows(2).any(|two| two == b"//") {
         return;
     }
     let plain = unescaped(uri.path());

@@ -157,9 +157,17 @@ pub fn basic(value: &str) -> Option<(String, String)> {
 /// A query is a form of authentication only when it names a key.
 fn query_fields(query: &str) -> Fields {
     let mut fields = Fields::default();
-    if query.contains("sentry_") {
-        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
-            fields.set(&name, &value);
+    if !query.contains("sentry_") {
+        return fields;
+    }
+    for pair in query.split('&') {
+        if pair.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
+            for (name, value) in url::form_urlencoded::parse(pair.as_bytes()) {
+                fields.set(&name, &value);
+            }
+        } else {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            fields.set(name, value);
         }
     }
     fields
