@@ -25,6 +25,7 @@ switchyard_build_info gauge commit version
 switchyard_canary_age_seconds gauge upstream
 switchyard_canary_success gauge upstream
 switchyard_client_reports_total counter project upstream
+switchyard_compared_events gauge project upstream
 switchyard_config_last_reload_success_timestamp_seconds gauge
 switchyard_config_reload_success gauge
 switchyard_dead_letters gauge upstream
@@ -32,6 +33,7 @@ switchyard_delivered_items_total counter category project upstream
 switchyard_delivery_attempts_total counter result upstream
 switchyard_delivery_duration_seconds histogram upstream
 switchyard_delivery_lag_seconds histogram upstream
+switchyard_differing_events gauge project upstream
 switchyard_disk_free_bytes gauge
 switchyard_dropped_items_total counter category project reason upstream
 switchyard_duplicate_items_total counter category project

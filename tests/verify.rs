@@ -2,6 +2,10 @@
 
 mod support;
 
+mod verify {
+    mod content;
+}
+
 use std::time::Duration;
 
 use serde_json::{Value, json};

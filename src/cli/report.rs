@@ -1,7 +1,7 @@
 //! `switchyard report`: the evidence of a parallel run, and whether the candidate is ready.
 
 use crate::telemetry::report::criteria::hours;
-use crate::telemetry::report::{MissedReport, Report, UpstreamReport, VerificationReport};
+use crate::telemetry::report::{ContentReport, MissedReport, Report, UpstreamReport, VerificationReport};
 use crate::telemetry::words;
 use crate::units::Period;
 
@@ -173,6 +173,20 @@ fn verification(own: &VerificationReport) -> Vec<String> {
         lines.push(format!("    missing: {}  {}  {}", event.event_id, event.project, event.accepted_at));
     }
     lines.extend(own.trouble.as_ref().map(|why| format!("  it cannot be asked now: {}", harmless(why, 300))));
+    lines.extend(own.content.iter().flat_map(content));
+    lines
+}
+
+/// Whether it is what was sent.
+fn content(own: &ContentReport) -> Vec<String> {
+    let line = format!("  content: {}", harmless(&own.told(), 600));
+    let mut lines = vec![if own.differing > 0 { tint(Tone::Bad, line) } else { line }];
+    for one in own.sample.iter().take(SHOWN) {
+        let [field, sent, there] =
+            [&one.difference.field, &one.difference.sent, &one.difference.there].map(|text| harmless(text, 250));
+        lines.push(format!("    {}  {}  {field}: sent {sent}; there {there}", one.event_id, one.project));
+    }
+    more(&mut lines, own.sample.len(), "differences");
     lines
 }
 

@@ -276,6 +276,10 @@ fn of_verification(name: &str, own: &VerificationStatus) -> Vec<String> {
     if own.missing > 0 {
         lines.push(format!("  `switchyard backfill {name} --missing` sends again what is missing"));
     }
+    if let Some(content) = &own.content {
+        let tone = if content.differing > 0 { Tone::Bad } else { Tone::Good };
+        lines.push(format!("  content: {}", tint(tone, content.told())));
+    }
     if let Some(trouble) = &own.trouble {
         lines.push(tint(Tone::Bad, format!("  what it stores cannot be looked up: {}", harmless(trouble, 300))));
     }

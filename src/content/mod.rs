@@ -7,15 +7,17 @@
 
 mod copy;
 mod drift;
+mod fingerprint;
 mod shape;
 mod show;
 #[cfg(test)]
 mod tests;
 mod walk;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 pub use drift::{Drift, Leaf};
+pub use fingerprint::fingerprint;
 
 /// The largest payload that is compared.
 pub const MAX_PAYLOAD: usize = 4 * 1024 * 1024;
@@ -66,16 +68,21 @@ pub enum Unreadable {
 /// # Errors
 /// When one of the two is no event.
 pub fn compare(kind: Kind, sent: &[u8], copy: &Value) -> Result<Vec<Difference>, Unreadable> {
+    let sent = read(sent)?;
+    let there = copy::shape(kind, copy).ok_or(Unreadable::Copy)?;
+    Ok(walk::differences(&shape::of_event(&sent), &there, drift(kind)))
+}
+
+/// The payload of an error event.
+fn read(sent: &[u8]) -> Result<Map<String, Value>, Unreadable> {
     if sent.len() > MAX_PAYLOAD {
         return Err(Unreadable::Long);
     }
-    let sent: Value = serde_json::from_slice(sent).map_err(|_| Unreadable::Sent)?;
-    let sent = sent.as_object().ok_or(Unreadable::Sent)?;
-    if matches!(sent.get("type").and_then(Value::as_str), Some("transaction" | "feedback")) {
-        return Err(Unreadable::NoError);
+    let sent: Map<String, Value> = serde_json::from_slice(sent).map_err(|_| Unreadable::Sent)?;
+    match sent.get("type").and_then(Value::as_str) {
+        Some("transaction" | "feedback") => Err(Unreadable::NoError),
+        _ => Ok(sent),
     }
-    let there = copy::shape(kind, copy).ok_or(Unreadable::Copy)?;
-    Ok(walk::differences(&shape::of_event(sent), &there, drift(kind)))
 }
 
 /// What this kind of tracker is known to change in an event, and where that is known from.

@@ -23,8 +23,9 @@ use super::settings::Settings as Upstreams;
 mod findings;
 mod look;
 mod on_demand;
+mod sample;
 mod side_by_side;
-use look::Looker;
+use look::{Looker, Seen};
 pub use on_demand::Looked;
 pub use side_by_side::SideBySide;
 
@@ -78,6 +79,8 @@ pub struct Standing {
     pub trouble: Option<(Timestamp, String)>,
     /// When the oldest event that is still to be looked for the first time was accepted, while that lags behind.
     pub behind: Option<Timestamp>,
+    /// Why the last event that was to be compared with what was sent could not be.
+    pub not_compared: Option<String>,
 }
 
 /// Looks for events at every upstream that has an API. Cheap to clone; clones share what they know.
@@ -209,6 +212,14 @@ impl Verifier {
         if settings.repair == Repairs::Auto {
             self.repair(name, Timestamp::default(), REPAIRS).await?;
         }
+        // Behind the first that was not looked for, events are looked for once more.
+        let passed = batch.fresh.iter().take_while(|event| seen.contains_key(&event.record));
+        let is_stored = |event: &&Wanted| seen.get(&event.record) == Some(&Seen::Stored);
+        let stored: Vec<&Wanted> = passed.chain(&batch.again).filter(is_stored).collect();
+        let trouble = match trouble {
+            None => self.sample(verification, name, tracker, settings, &stored).await?,
+            trouble => trouble,
+        };
         Ok(match trouble {
             Some(Trouble::Limited(wait)) => wait.max(AFTER_TROUBLE),
             Some(_) => AFTER_TROUBLE,
@@ -220,15 +231,16 @@ impl Verifier {
     fn looker<'a>(&self, name: &Arc<str>, tracker: &'a Tracker, settings: &Settings) -> Looker<'a> {
         let (verifier, name) = (self.clone(), Arc::clone(name));
         let pace = settings.pace();
-        // The turns of a tracker are shared by the steps and by whoever asks on demand.
-        let turn = Box::new(move || {
-            let mut shared = verifier.lock();
-            let Some(upstream) = shared.upstreams.get_mut(&name) else { return Instant::now() };
-            let turn = upstream.next_request.max(Instant::now());
-            upstream.next_request = turn + pace;
-            turn
-        });
-        Looker::new(tracker, turn)
+        Looker::new(tracker, Box::new(move || verifier.turn(&name, pace)))
+    }
+
+    /// When the next request to a tracker may go out. The turns are shared by the steps and by whoever asks on demand.
+    fn turn(&self, name: &Arc<str>, pace: Duration) -> Instant {
+        let mut shared = self.lock();
+        let Some(upstream) = shared.upstreams.get_mut(name) else { return Instant::now() };
+        let turn = upstream.next_request.max(Instant::now());
+        upstream.next_request = turn + pace;
+        turn
     }
 
     fn note_frontier(&self, name: &Arc<str>, batch: &Batch, settings: &Settings, now: Timestamp) {

@@ -22,6 +22,7 @@ pub(super) fn card(status: &Status, upstream: &UpstreamStatus, (steps, outages):
             (chart(status.now, steps, outages, &status.switches))
             @if let Some(own) = &upstream.verification {
                 p.bad[own.missing > 0] { "Stores: " (own.told()) "." }
+                @if let Some(content) = &own.content { p.warn[content.differing > 0] { "Content: " (content.told()) "." } }
                 @if let Some(trouble) = &own.trouble { p.warn { "What it stores cannot be looked up: " (trouble) } }
             }
             @if let Some(canary) = &upstream.canary { p { "Canaries: " (of_canary(status, canary)) } }

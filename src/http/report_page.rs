@@ -3,7 +3,7 @@
 use maud::{DOCTYPE, Markup, html};
 
 use crate::telemetry::report::criteria::hours;
-use crate::telemetry::report::{MissedReport, Report, UpstreamReport};
+use crate::telemetry::report::{ContentReport, MissedReport, Report, UpstreamReport};
 use crate::telemetry::words;
 
 use super::page::{STYLE, switches};
@@ -118,6 +118,7 @@ fn upstream_part(upstream: &UpstreamReport) -> Markup {
                     @for event in &own.sample { tr { td { (event.event_id) } td { (event.project) } td { (event.accepted_at) } } }
                 }
             }
+            @if let Some(content) = &own.content { (content_part(content)) }
         }
         table {
             tr {
@@ -138,6 +139,24 @@ fn upstream_part(upstream: &UpstreamReport) -> Markup {
                         td { (outage.from) }
                         td { @match outage.to { Some(to) => (to), None => span.bad { "still lasting" } } }
                         td { (outage.cause) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What comparing stored events with what was sent showed.
+fn content_part(content: &ContentReport) -> Markup {
+    html! {
+        p.bad[content.differing > 0] { "Content: " (content.told()) "." }
+        @if !content.sample.is_empty() {
+            table {
+                tr { th { "Differing event" } th { "Project" } th { "Field" } th { "Sent" } th { "There" } }
+                @for one in &content.sample {
+                    tr {
+                        td { (one.event_id) } td { (one.project) } td { (one.difference.field) } td { (one.difference.sent) }
+                        td { (one.difference.there) }
                     }
                 }
             }

@@ -60,7 +60,7 @@ async fn read(admin: &Admin) -> Status {
         if let Some(upstream) = upstreams.last_mut() {
             upstream.outages = outages_of(&name, &outages);
             upstream.lately = lately.get(&name).cloned().unwrap_or_default();
-            upstream.verification = verify::status(admin, upstream, &standings, target);
+            upstream.verification = verify::status(admin, upstream, &standings, target).await;
         }
     }
     upstreams.sort_by_key(|upstream| (upstream.role != "primary", upstream.role == "removed", upstream.name.clone()));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -9,18 +10,18 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 
 use crate::clock::Timestamp;
-use crate::content::Difference;
 use crate::delivery::verifier::SideBySide;
 use crate::journal::evidence::Evidence;
-use crate::journal::verification::{self, LOST_BY_TRACKER, Standing, Wanted};
+use crate::journal::verification::{self, Contents, LOST_BY_TRACKER, Standing, Wanted};
 use crate::journal::{JournalError, Pick, RecordId, TargetId};
 use crate::protocol::category::Category;
 use crate::telemetry::ledger::{Account, AccountKey};
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::report::{UpstreamReport, VerificationReport};
+use crate::telemetry::report::{ContentReport, UpstreamReport, VerificationReport};
 use crate::telemetry::status::{AccountStatus, Status, UpstreamStatus};
 use crate::telemetry::verification::{
-    CompareOrder, Compared, FieldDifference, NotFound, RepairOrder, Repaired, VerificationStatus, Verified, VerifyOrder,
+    CompareOrder, Compared, ContentCount, ContentStatus, Differing, NotFound, RepairOrder, Repaired,
+    VerificationStatus, Verified, VerifyOrder,
 };
 
 use super::access::Changer;
@@ -31,6 +32,9 @@ use super::state::Admin;
 const LISTED: usize = 50;
 /// The most that are sent again in one step of an order.
 const STEP: usize = 1000;
+
+/// The time of which the status tells what was compared.
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// How many events are missing at an upstream, by project.
 pub(super) type Missing = BTreeMap<Arc<str>, u64>;
@@ -50,7 +54,7 @@ pub(super) fn missing(standings: &[Standing], target: TargetId) -> Missing {
 }
 
 /// How it stands with one upstream; `None` where there is no API to ask.
-pub(super) fn status(
+pub(super) async fn status(
     admin: &Admin,
     upstream: &UpstreamStatus,
     standings: &[Standing],
@@ -60,6 +64,7 @@ pub(super) fn status(
     let errors = || upstream.accounts.iter().filter(|account| account.category == Category::Error.name());
     let sum = |figure: fn(&AccountStatus) -> u64| errors().map(figure).sum::<u64>();
     let (trouble_since, trouble) = standing.trouble.unzip();
+    let content = content_status(&contents(admin, target, admin.clock.now() - DAY).await.unwrap_or_default());
     let looking = standings.iter().filter(|standing| standing.target == target).map(|standing| standing.looking).sum();
     Some(VerificationStatus {
         delivered: sum(|account| account.delivered),
@@ -72,7 +77,31 @@ pub(super) fn status(
         behind_since: standing.behind,
         trouble,
         trouble_since,
+        content: Some(content).filter(|_| compares(admin)),
     })
+}
+
+/// Whether stored events are compared with what was sent.
+fn compares(admin: &Admin) -> bool {
+    admin.verifier.settings().compare > 0
+}
+
+async fn contents(admin: &Admin, target: TargetId, since: Timestamp) -> Result<Contents, JournalError> {
+    match admin.journal.verification() {
+        Some(verification) => verification.contents(target, since).await,
+        None => Ok(Contents::default()),
+    }
+}
+
+fn content_status(contents: &Contents) -> ContentStatus {
+    let mut status = ContentStatus::default();
+    for (project, compared, differing) in &contents.projects {
+        status.compared += compared;
+        status.differing += differing;
+        let count = ContentCount { compared: *compared, differing: *differing };
+        status.projects.insert(project.to_string(), count);
+    }
+    status
 }
 
 /// Of how many events of an account nobody knows whether they are stored.
@@ -85,12 +114,16 @@ pub(super) fn refresh(metrics: &Metrics, upstream: &UpstreamStatus) {
     let int = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let is_asked = upstream.verification.as_ref().is_some_and(|own| own.trouble.is_none());
     metrics.verification_success.with_label_values(&[&upstream.name]).set(i64::from(is_asked));
+    let content = upstream.verification.as_ref().and_then(|own| own.content.clone()).unwrap_or_default();
     for account in upstream.accounts.iter().filter(|account| account.category == Category::Error.name()) {
+        let compared = content.projects.get(&account.project).copied().unwrap_or_default();
         let labels = [upstream.name.as_str(), account.project.as_str()];
         metrics.stored_events.with_label_values(&labels).set(int(account.stored));
         metrics.missing_events.with_label_values(&labels).set(int(account.missing));
         metrics.lost_events.with_label_values(&labels).set(int(account.lost));
         metrics.unknown_events.with_label_values(&labels).set(int(unknown(account)));
+        metrics.compared_events.with_label_values(&labels).set(int(compared.compared));
+        metrics.differing_events.with_label_values(&labels).set(int(compared.differing));
     }
 }
 
@@ -134,9 +167,7 @@ pub(super) async fn compare(_: Changer, State(admin): State<Admin>, Json(order):
         SideBySide::NotStored => ("not_stored", None, vec![]),
         SideBySide::Stored(differences) => ("stored", None, differences),
     };
-    let told =
-        |one: Difference| FieldDifference { field: one.field.into(), sent: one.sent.into(), there: one.there.into() };
-    let differences = differences.into_iter().map(told).collect();
+    let differences = differences.into_iter().map(Into::into).collect();
     let project = project.map(|project| project.to_string());
     Json(Compared { upstream, event_id, project, state: state.to_owned(), why, differences }).into_response()
 }
@@ -239,7 +270,37 @@ pub(super) async fn report(
         stored_percent,
         sample: missing.sample.iter().map(told).collect(),
         trouble: own.trouble.clone(),
+        content: content(admin, &upstream.name, target, since).await?,
     }))
+}
+
+/// What comparing showed in that time, or in the last day where that is longer and nothing was compared in it; `None` where it is
+/// turned off.
+async fn content(
+    admin: &Admin,
+    upstream: &str,
+    target: TargetId,
+    since: Timestamp,
+) -> Result<Option<ContentReport>, JournalError> {
+    if !compares(admin) {
+        return Ok(None);
+    }
+    let (mut since, mut found) = (since, contents(admin, target, since).await?);
+    let yesterday = admin.clock.now() - DAY;
+    if found.projects.is_empty() && yesterday < since {
+        (since, found) = (yesterday, contents(admin, target, yesterday).await?);
+    }
+    let ContentStatus { compared, differing, .. } = content_status(&found);
+    let differing_field = |one: verification::Differing| Differing {
+        event_id: one.event_id.to_string(),
+        project: one.project.to_string(),
+        compared_at: one.at,
+        difference: one.difference,
+    };
+    let differences = found.differences.into_iter().map(differing_field).collect();
+    let since = Timestamp::from_millis(since.hour() * 3_600_000);
+    let trouble = admin.verifier.standing(upstream).and_then(|standing| standing.not_compared);
+    Ok(Some(ContentReport { trouble, ..ContentReport::new(since, (compared, differing), differences) }))
 }
 
 /// How many events were accepted so recently that it is too early to look for them, or to look a second time.

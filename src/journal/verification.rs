@@ -13,7 +13,9 @@
 //! 4. Noting is idempotent: what was noted for a cursor that has moved on changes nothing.
 //! 5. An event that is delivered again is looked for again.
 //! 6. Rows are bounded by the records that are kept; one whose record is gone goes when it comes due.
+//! 7. What was compared is counted by the hour, for 90 days. The differences themselves are bounded: the newest are kept, for a week.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +23,7 @@ use futures_util::future::BoxFuture;
 
 use crate::clock::Timestamp;
 use crate::protocol::event_id::EventId;
+use crate::telemetry::verification::FieldDifference;
 
 use super::{JournalError, Record, RecordId, TargetId};
 
@@ -133,6 +136,52 @@ pub struct Notes {
     pub fresh: Option<Advance>,
     /// What was found of events below the cursor. One behind it is left to the look that passes it.
     pub again: Vec<(RecordId, Finding)>,
+    /// Events that were compared with what was sent. One whose record is gone does not count.
+    pub compared: Vec<Compared>,
+}
+
+/// A stored event that was compared with what was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compared {
+    /// Its record.
+    pub record: RecordId,
+    /// What kind of event it is.
+    pub fingerprint: u64,
+    /// What is not there as it was sent.
+    pub differences: Vec<FieldDifference>,
+}
+
+/// How much of a target was compared lately.
+#[derive(Clone, Debug, Default)]
+pub struct Sampled {
+    /// Events in the last 24 hours.
+    pub day: u64,
+    /// Events in this hour.
+    pub hour: u64,
+    /// When each of the kinds that were asked for was last compared.
+    pub kinds: HashMap<u64, Timestamp>,
+}
+
+/// What comparing the events of a target with what was sent showed.
+#[derive(Clone, Debug, Default)]
+pub struct Contents {
+    /// For each project how many were compared, and how many of them differ.
+    pub projects: Vec<(Arc<str>, u64, u64)>,
+    /// What differs, as far as it is kept, the newest first.
+    pub differences: Vec<Differing>,
+}
+
+/// A field of an event that is not there as it was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Differing {
+    /// The event's id.
+    pub event_id: EventId,
+    /// The project's name.
+    pub project: Arc<str>,
+    /// When it was compared.
+    pub at: Timestamp,
+    /// The field, and both values.
+    pub difference: FieldDifference,
 }
 
 /// How many events of one target and project are in a state that has rows.
@@ -207,4 +256,18 @@ pub trait Verification: Send + Sync {
 
     /// The newest record with this event id that is still kept.
     fn record_of(&self, event_id: EventId) -> BoxFuture<'_, Result<Option<Arc<Record>>, JournalError>>;
+
+    /// A record, if it is still kept.
+    fn record(&self, record: RecordId) -> BoxFuture<'_, Result<Option<Arc<Record>>, JournalError>>;
+
+    /// How much of a target was compared lately, and which of these kinds were ever.
+    fn sampled(
+        &self,
+        target: TargetId,
+        now: Timestamp,
+        kinds: Vec<u64>,
+    ) -> BoxFuture<'_, Result<Sampled, JournalError>>;
+
+    /// What was compared at a target since the beginning of that hour.
+    fn contents(&self, target: TargetId, since: Timestamp) -> BoxFuture<'_, Result<Contents, JournalError>>;
 }

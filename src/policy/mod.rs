@@ -12,6 +12,7 @@ pub mod limits;
 pub mod outcome;
 pub mod refusals;
 pub mod routing;
+pub mod sampling;
 pub mod shadow;
 pub mod storm;
 pub mod suspects;

@@ -37,6 +37,8 @@ pub struct Settings {
     pub repair: Repairs,
     /// How often an event is sent again, at most, before it becomes a dead letter.
     pub max_repairs: u32,
+    /// How many stored events of each tracker are compared with what was sent, at most, in 24 hours; 0: none.
+    pub compare: u32,
 }
 
 /// What becomes of an event that a tracker took and does not store.
@@ -56,6 +58,7 @@ impl Default for Settings {
             requests: "2/s".parse().expect("two a second is a rate"),
             repair: Repairs::Off,
             max_repairs: 2,
+            compare: 50,
         }
     }
 }

@@ -9,11 +9,6 @@ use prometheus::core::Collector as _;
 use prometheus::proto::{self, MetricFamily};
 use prometheus::{Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Registry};
 
-use crate::policy::circuit::State;
-use crate::policy::outcome::{DropReason, RefusalReason};
-use crate::policy::verdict::Verdict;
-use crate::protocol::category::Category;
-
 /// From a tenth of a millisecond to a minute: answers and deliveries.
 const SECONDS: &[f64] =
     &[0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -22,6 +17,8 @@ const SECONDS: &[f64] =
 const LAG_SECONDS: &[f64] = &[
     0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 21600.0, 86400.0, 259200.0,
 ];
+
+mod known;
 
 trait Make: Sized {
     fn make(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<Self>;
@@ -115,6 +112,10 @@ metrics! {
     lost_events: IntGaugeVec ["upstream", "project"];
     /// Error events that an upstream took and of which it is not known whether it stores them.
     unknown_events: IntGaugeVec ["upstream", "project"];
+    /// Stored events of an upstream that were compared with what was sent in the last 24 hours.
+    compared_events: IntGaugeVec ["upstream", "project"];
+    /// Those of them of which a field is not there as it was sent.
+    differing_events: IntGaugeVec ["upstream", "project"];
     /// Whether an upstream's API can be asked what it stores: 1 when it answered the last look, 0 when not, or where there is none.
     verification_success: IntGaugeVec ["upstream"];
     /// Accepted and returned minus delivered minus dropped minus pending, over all categories: anything but 0 is a defect.
@@ -327,73 +328,5 @@ impl Metrics {
             }
         }
         counts
-    }
-
-    /// Makes the series of an upstream exist.
-    pub fn know_upstream(&self, upstream: &str) {
-        for verdict in Verdict::ALL {
-            self.delivery_attempts_total.with_label_values(&[upstream, verdict.name()]);
-        }
-        for state in State::ALL {
-            let gauge = self.upstream_circuit.with_label_values(&[upstream, state.name()]);
-            gauge.set(i64::from(state == State::Closed));
-        }
-        for category in Category::ALL.into_iter().filter(|c| c.can_be_limited()) {
-            self.upstream_limited_until_timestamp_seconds.with_label_values(&[upstream, category.name()]);
-        }
-        for gauge in [&self.backlog_envelopes, &self.backlog_bytes, &self.dead_letters, &self.primary] {
-            gauge.with_label_values(&[upstream]);
-        }
-        self.backfill_remaining_envelopes.with_label_values(&[upstream]);
-        self.balance_difference_items.with_label_values(&[upstream]);
-        self.batch_poison_events_total.with_label_values(&[upstream]);
-        self.backlog_oldest_seconds.with_label_values(&[upstream]);
-        self.canary_success.with_label_values(&[upstream]);
-        self.canary_age_seconds.with_label_values(&[upstream]);
-        self.upstream_up.with_label_values(&[upstream]).set(1);
-        self.verification_success.with_label_values(&[upstream]);
-        self.delivery_duration_seconds.with_label_values(&[upstream]);
-        self.delivery_lag_seconds.with_label_values(&[upstream]);
-    }
-
-    /// Makes the series of a project exist, at each of its upstreams.
-    pub fn know_project<'a>(&self, project: &str, upstreams: impl Iterator<Item = &'a str> + Clone) {
-        for outcome in ["sent", "failed", "given_up"] {
-            self.notifications_total.with_label_values(&[outcome]);
-        }
-        CODES.iter().for_each(|code| drop(self.received_requests_total.with_label_values(&[project, code])));
-        for upstream in upstreams.clone() {
-            self.client_reports_total.with_label_values(&[upstream, project]);
-            let known = [&self.stored_events, &self.missing_events, &self.lost_events, &self.unknown_events];
-            for gauge in known.into_iter().chain([&self.upstream_project_alone]) {
-                gauge.with_label_values(&[upstream, project]);
-            }
-        }
-        for category in Category::ALL.map(Category::name) {
-            self.accepted_items_total.with_label_values(&[project, category]);
-            self.duplicate_items_total.with_label_values(&[project, category]);
-            for reason in RefusalReason::ALL {
-                self.refused_items_total.with_label_values(&[project, category, reason.name()]);
-            }
-            for upstream in upstreams.clone() {
-                self.delivered_items_total.with_label_values(&[upstream, project, category]);
-                self.returned_items_total.with_label_values(&[upstream, project, category]);
-                self.pending_items.with_label_values(&[upstream, project, category]);
-                for reason in DropReason::ALL {
-                    self.dropped_items_total.with_label_values(&[upstream, project, category, reason.name()]);
-                }
-            }
-        }
-    }
-
-    /// Makes the series exist that belong to no upstream and no project.
-    pub fn know_daemon(&self, version: &str, commit: &str) {
-        self.build_info.with_label_values(&[version, commit]).set(1);
-        for reason in Refused::ALL {
-            self.refused_requests_total.with_label_values(&[reason.name()]);
-        }
-        for code in CODES {
-            self.received_requests_total.with_label_values(&["", code]);
-        }
     }
 }

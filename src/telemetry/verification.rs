@@ -1,5 +1,7 @@
 //! Whether a tracker stores what it took, in the words of status, page and API.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
@@ -31,6 +33,49 @@ pub struct VerificationStatus {
     /// Since when.
     #[serde(default)]
     pub trouble_since: Option<Timestamp>,
+    /// What comparing stored events with what was sent showed in the last 24 hours; `None` where that is turned off.
+    #[serde(default)]
+    pub content: Option<ContentStatus>,
+}
+
+/// How many stored events were compared with what was sent, and how many of them differ.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContentStatus {
+    /// Events compared.
+    pub compared: u64,
+    /// Those of which a field is not there as it was sent.
+    pub differing: u64,
+    /// The same by project.
+    pub projects: BTreeMap<String, ContentCount>,
+}
+
+/// The events of one project that were compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContentCount {
+    /// Events compared.
+    pub compared: u64,
+    /// Those that differ.
+    pub differing: u64,
+}
+
+impl ContentStatus {
+    /// What was found, in a line.
+    pub fn told(&self) -> String {
+        match self.compared {
+            0 => "no stored event was compared with what was sent in the last 24 hours".to_owned(),
+            1 => format!("1 event compared with what was sent in the last 24 hours, {}", differ(self.differing)),
+            n => format!("{n} events compared with what was sent in the last 24 hours, {}", differ(self.differing)),
+        }
+    }
+}
+
+/// How many differ, in words.
+pub fn differ(differing: u64) -> String {
+    match differing {
+        0 => "none differs".to_owned(),
+        1 => "1 differs".to_owned(),
+        n => format!("{n} differ"),
+    }
 }
 
 impl VerificationStatus {
@@ -127,6 +172,20 @@ pub struct Repaired {
     pub sent_again: u64,
     /// Some of them, the newest first.
     pub events: Vec<NotFound>,
+}
+
+/// A field of an event that was compared and is not there as it was sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Differing {
+    /// The event's id.
+    pub event_id: String,
+    /// The project.
+    pub project: String,
+    /// When it was compared.
+    pub compared_at: Timestamp,
+    /// The field, and both values.
+    #[serde(flatten)]
+    pub difference: FieldDifference,
 }
 
 /// An order to show an event as it was sent beside the tracker's copy.

@@ -6,12 +6,15 @@ use serde_json::{Value, json};
 use switchyard::content::{self, Difference, Kind};
 
 use super::bugsink::Bugsink;
-use crate::support::envelopes::{Recorded, items};
+use crate::support::envelopes::{Recorded, envelope, items, new_id};
 use crate::support::eventually::eventually;
-use crate::support::relay::Plan;
+use crate::support::relay::{Plan, Relay};
+use crate::support::upstream::Upstream;
 
 /// For everything acknowledged to be stored.
 const ARRIVAL: Duration = Duration::from_secs(45);
+/// Several looks at a real tracker, on a busy machine.
+const A_WHILE: Duration = Duration::from_secs(90);
 
 /// What differs between an event as it was sent and the tracker's copy of it.
 fn differing(stored: &[Value], sent: &[u8]) -> Vec<Difference> {
@@ -55,5 +58,75 @@ async fn bugsink_holds_every_recorded_event_as_it_was_sent_and_a_field_that_chan
     let found = differing(&bugsink.events(&project).await, payload);
     let changed = Difference { field: "release".into(), sent: release.into(), there: "changed@9".into() };
     assert_eq!(found, [changed]);
+    relay.finish().await;
+}
+
+/// Waits until so many events are found there, and so many of those compared differ. Returns how many were compared.
+async fn compared(relay: &Relay, stored: u64, differing: u64) -> u64 {
+    let count = eventually("they are compared", A_WHILE, async || {
+        let own = relay.upstream("bugsink").await["verification"].clone();
+        let content = &own["content"];
+        match (own["stored"] == stored && content["differing"] == differing, content["compared"].as_u64()) {
+            (true, Some(compared)) if compared > 0 => Ok(compared),
+            _ => Err(format!("{own}\n{}", relay.log())),
+        }
+    });
+    count.await
+}
+
+/// Lets the relay look for events so long after they were taken.
+async fn settle(relay: &Relay, before: &str, after: &str) {
+    let loaded = async || relay.status().await["config"]["loaded_at"].clone();
+    let loaded_before = loaded().await;
+    let text = std::fs::read_to_string(relay.config()).expect("the file");
+    assert!(text.contains(before), "{text}");
+    relay.replace_config(&text.replace(before, after));
+    let is_loaded = async || if loaded().await == loaded_before { Err(relay.log()) } else { Ok(()) };
+    eventually("it is loaded", A_WHILE, is_loaded).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_report_compares_what_bugsink_holds_and_names_the_field_that_changed_in_its_database() {
+    let (primary, bugsink) = (Upstream::start().await, Bugsink::start().await);
+    let project = bugsink.project("compared").await;
+    let relay = Plan::new(&[("sentry", primary.dsn("beef", 8)), ("bugsink", project.dsn.clone())])
+        .key(Recorded::KEY)
+        .api("bugsink", "bugsink", None, bugsink.token())
+        .more("[verify]\nsettle = \"1s\"\nrequests = \"50/s\"\n")
+        .start()
+        .await;
+    let path = format!("/api/1/envelope/?sentry_key={}", Recorded::KEY);
+    let is_error = |body: &Vec<u8>| items(body).iter().any(|item| item.kind == "event");
+    let mut bodies: Vec<Vec<u8>> = Recorded::all().iter().map(Recorded::decoded).filter(is_error).collect();
+    let sent: Value = serde_json::from_str(include_str!("../../fixtures/contents/sent-event.json")).expect("JSON");
+    let mut event = sent["body"].clone();
+    event["event_id"] = json!(new_id());
+    bodies.push(envelope(event["event_id"].as_str().expect("an id"), "event", &event.to_string()).into());
+    let number = bodies.len() as u64;
+    for body in bodies {
+        assert_eq!(relay.post(&path, body).send().await.expect("an answer").status(), 200);
+    }
+    let kinds = compared(&relay, number, 0).await;
+    assert!(kinds >= 6, "only {kinds} of {number} are of kinds of their own");
+    let (_, report) = relay.verb(&["report"]).await;
+    assert!(report.contains("none differs") && !report.contains("fails content"), "{report}");
+    // What changes before it is looked for.
+    settle(&relay, "settle = \"1s\"", "settle = \"1h\"").await;
+    let id = new_id();
+    let event = json!({"event_id": id, "message": "a new kind of event", "level": "error", "release": "shop@1"});
+    let accepted = relay.post(&path, envelope(&id, "event", &event.to_string())).send().await.expect("an answer");
+    assert_eq!(accepted.status(), 200);
+    eventually("it is stored", ARRIVAL, async || match bugsink.stored(&project).await {
+        Ok(stored) if stored == number + 1 => Ok(()),
+        other => Err(format!("{other:?} of {}", number + 1)),
+    })
+    .await;
+    bugsink.change(&id, "release", "changed@9");
+    settle(&relay, "settle = \"1h\"", "settle = \"1s\"").await;
+    compared(&relay, number + 1, 1).await;
+    let (code, report) = relay.verb(&["report"]).await;
+    let line = report.lines().find(|line| line.contains(&id)).unwrap_or_else(|| panic!("{report}"));
+    assert!(line.contains("release: sent shop@1; there changed@9"), "{line}");
+    assert!(code == 1 && report.contains("content"), "{report}");
     relay.finish().await;
 }

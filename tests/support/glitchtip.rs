@@ -103,9 +103,14 @@ impl Glitchtip {
 
     /// Changes the message of a stored event.
     pub(crate) fn change_message(&self, id: &str, value: &str) {
+        self.change(id, "/entries/0/data/formatted", value);
+    }
+
+    /// Changes a part of a stored event.
+    pub(crate) fn change(&self, id: &str, part: &str, value: &str) {
         for event in &mut self.state.lock().expect("no panic").stored {
             if event["eventID"] == id {
-                event["entries"][0]["data"]["formatted"] = value.into();
+                *event.pointer_mut(part).expect("a part of it") = value.into();
             }
         }
     }

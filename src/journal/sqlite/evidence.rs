@@ -18,7 +18,7 @@ use crate::telemetry::ledger::{Account, AccountKey};
 use crate::telemetry::observations::{Change, Performance};
 
 use super::shared::Shared;
-use super::steps;
+use super::{steps, verification};
 
 /// The most outages and stretches that are kept, and told.
 const MOST: i64 = 10_000;
@@ -104,6 +104,7 @@ fn write_change(conn: &Connection, target: TargetId, change: &Change) -> rusqlit
 /// Forgets what is older than 90 days, and what is more than is kept.
 pub(super) fn forget(conn: &Connection, now: Timestamp) -> rusqlite::Result<()> {
     steps::forget(conn, now)?;
+    verification::forget_contents(conn, now)?;
     let oldest = now - KEPT;
     let (hour, ms) = (oldest.hour().cast_signed(), oldest.as_millis().cast_signed());
     for table in ["attempt", "lag", "intake"] {

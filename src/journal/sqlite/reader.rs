@@ -14,9 +14,10 @@ use crate::clock::Timestamp;
 use crate::journal::backfill::{BACKGROUND, Backfill, Scope, Survey};
 use crate::journal::evidence::{Comparison, Evidence, Outage};
 use crate::journal::losses::Loss;
-use crate::journal::verification::{Batch, Missing, Standing, Taken};
+use crate::journal::verification::{Batch, Contents, Missing, Sampled, Standing, Taken};
 use crate::journal::{
-    Backlog, JournalError, Letter, Pick, Progress, RecentKeys, Record, RecordId, Rest, Settlement, Switch, WithRecord,
+    Backlog, JournalError, Letter, Pick, Progress, RecentKeys, Record, RecordId, Rest, Settlement, Switch, TargetId,
+    WithRecord,
 };
 use crate::protocol::event_id::EventId;
 use crate::telemetry::log::{self, Line};
@@ -61,6 +62,9 @@ pub(super) enum Question {
     Missing(Arc<Target>, Timestamp, usize, Reply<Missing>),
     Standings(Reply<Vec<Standing>>),
     RecordOf(EventId, Reply<Option<Arc<Record>>>),
+    Record(RecordId, Reply<Option<Arc<Record>>>),
+    Sampled(TargetId, Timestamp, Vec<u64>, Reply<Sampled>),
+    Contents(TargetId, Timestamp, Reply<Contents>),
 }
 
 /// The owner of the connection that reads.
@@ -114,6 +118,13 @@ impl Reader {
                 }
                 Question::Standings(reply) => answer(reply, verification::standings(&self.conn, &self.shared)),
                 Question::RecordOf(id, reply) => answer(reply, verification::record_of(&self.conn, &self.shared, id)),
+                Question::Record(id, reply) => answer(reply, verification::record(&self.conn, &self.shared, id)),
+                Question::Sampled(target, now, kinds, reply) => {
+                    answer(reply, verification::sampled(&self.conn, target, now, &kinds));
+                }
+                Question::Contents(target, since, reply) => {
+                    answer(reply, verification::contents(&self.conn, &self.shared, target, since));
+                }
             }
         }
     }

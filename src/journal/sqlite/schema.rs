@@ -33,7 +33,7 @@ const LOG_KEPT: u32 = 16 << 20;
 ///
 /// A record is settled for a target when its number is not above the target's watermark and no `pending` row names it;
 /// above the watermark every record with the target's bit waits. So what waits untried costs no row at all.
-pub(super) const FORMATS: [&str; 11] = [
+pub(super) const FORMATS: [&str; 12] = [
     "
 CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), next_record INTEGER NOT NULL);
 INSERT INTO meta VALUES (1, 1);
@@ -137,6 +137,20 @@ CREATE TABLE step (
     at INTEGER NOT NULL, target INTEGER NOT NULL, accepted INTEGER NOT NULL, delivered INTEGER NOT NULL,
     lost INTEGER NOT NULL, waiting INTEGER NOT NULL, lag INTEGER, PRIMARY KEY (at, target)
 ) WITHOUT ROWID;
+",
+    // How many events of a target were compared with what was sent, which kinds of them, and what differs.
+    "
+CREATE TABLE compared (
+    hour INTEGER NOT NULL, target INTEGER NOT NULL, project INTEGER NOT NULL, events INTEGER NOT NULL,
+    differing INTEGER NOT NULL, PRIMARY KEY (hour, target, project)
+) WITHOUT ROWID;
+CREATE TABLE compared_kind (
+    target INTEGER NOT NULL, kind INTEGER NOT NULL, at INTEGER NOT NULL, PRIMARY KEY (target, kind)
+) WITHOUT ROWID;
+CREATE TABLE difference (
+    id INTEGER PRIMARY KEY, target INTEGER NOT NULL, project INTEGER NOT NULL, event_id BLOB NOT NULL, at INTEGER NOT NULL,
+    field TEXT NOT NULL, sent TEXT NOT NULL, there TEXT NOT NULL
+);
 ",
 ];
 

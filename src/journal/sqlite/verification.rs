@@ -10,7 +10,9 @@ use futures_util::future::BoxFuture;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::clock::Timestamp;
-use crate::journal::verification::{Batch, Missing, Notes, Repair, Standing, State, Taken, Verification, Wanted};
+use crate::journal::verification::{
+    Batch, Contents, Missing, Notes, Repair, Sampled, Standing, State, Taken, Verification, Wanted,
+};
 use crate::journal::{JournalError, Record, RecordId, TargetId};
 use crate::protocol::category::Category;
 use crate::protocol::event_id::EventId;
@@ -21,9 +23,11 @@ use super::queue::Target;
 use super::reader::Question;
 use super::shared::Shared;
 
+mod content;
 mod notes;
 
 use super::SqliteJournal;
+pub(super) use content::{contents, forget as forget_contents, sampled};
 pub(super) use notes::{look_again, note, repair};
 
 /// Records looked at in one go.
@@ -91,6 +95,23 @@ impl Verification for SqliteJournal {
 
     fn record_of(&self, event_id: EventId) -> BoxFuture<'_, Result<Option<Arc<Record>>, JournalError>> {
         Box::pin(self.read(move |reply| Question::RecordOf(event_id, reply)))
+    }
+
+    fn record(&self, record: RecordId) -> BoxFuture<'_, Result<Option<Arc<Record>>, JournalError>> {
+        Box::pin(self.read(move |reply| Question::Record(record, reply)))
+    }
+
+    fn sampled(
+        &self,
+        target: TargetId,
+        now: Timestamp,
+        kinds: Vec<u64>,
+    ) -> BoxFuture<'_, Result<Sampled, JournalError>> {
+        Box::pin(self.read(move |reply| Question::Sampled(target, now, kinds, reply)))
+    }
+
+    fn contents(&self, target: TargetId, since: Timestamp) -> BoxFuture<'_, Result<Contents, JournalError>> {
+        Box::pin(self.read(move |reply| Question::Contents(target, since, reply)))
     }
 }
 
@@ -298,7 +319,17 @@ pub(super) fn record_of(conn: &Connection, shared: &Shared, id: EventId) -> rusq
     );
     let mut select = conn.prepare_cached(&sql)?;
     let id = id.as_u128().to_be_bytes();
-    match select.query_row([id.as_slice()], |row| decode::load(conn, shared, row, false)).optional()? {
+    loaded(select.query_row([id.as_slice()], |row| decode::load(conn, shared, row, false)).optional()?)
+}
+
+/// A record, if it is still kept.
+pub(super) fn record(conn: &Connection, shared: &Shared, id: RecordId) -> rusqlite::Result<Option<Arc<Record>>> {
+    let mut select = conn.prepare_cached(&format!("SELECT {COLUMNS} FROM record r {TABLES} WHERE r.id = ?1"))?;
+    loaded(select.query_row([id.0.cast_signed()], |row| decode::load(conn, shared, row, false)).optional()?)
+}
+
+fn loaded(found: Option<Loaded>) -> rusqlite::Result<Option<Arc<Record>>> {
+    match found {
         Some(Loaded::Record(ready)) => Ok(Some(ready.record)),
         Some(Loaded::Unreadable { why, .. }) => Err(decode::unreadable(&why)),
         None => Ok(None),

@@ -74,6 +74,7 @@ pub fn judge(settings: &Settings, report: &mut Report) {
         canary(candidate),
     ];
     report.criteria.extend(stored(settings, candidate, &report.candidate));
+    report.criteria.extend(content(settings, candidate));
     if let Some(counted) = report.counts_earlier() {
         let by_the_hour = |criterion: &&mut Criterion| BY_THE_HOUR.contains(&&*criterion.name);
         for criterion in report.criteria.iter_mut().filter(by_the_hour) {
@@ -84,10 +85,16 @@ pub fn judge(settings: &Settings, report: &mut Report) {
         report.criteria.iter().filter(|criterion| !criterion.passed).map(|criterion| &*criterion.name).collect();
     let is_asked = report.upstreams.iter().any(|own| own.role == "candidate" && own.verification.is_some());
     report.ready = failed.is_empty();
+    let compares = report.criteria.iter().any(|criterion| criterion.name == "content");
     report.verdict = match report.ready {
-        true if settings.require_stored => {
+        true if settings.require_stored && compares => {
             format!("ready: {} meets all {} criteria", report.candidate, report.criteria.len())
         }
+        true if settings.require_stored => format!(
+            "ready: {} meets all {} criteria, but none compares what it stores with what was sent (compare = 0)",
+            report.candidate,
+            report.criteria.len()
+        ),
         true => format!(
             "ready: {} meets all {} criteria, but none shows that it stores what it answers with 200 (require_stored = false)",
             report.candidate,
@@ -205,6 +212,14 @@ fn stored(settings: &Settings, candidate: &UpstreamReport, name: &str) -> Option
     Some(criterion("stored", passed, demanded, found))
 }
 
+/// Whether what it stores is what was sent; `None` where that is not compared.
+fn content(settings: &Settings, candidate: &UpstreamReport) -> Option<Criterion> {
+    let own = candidate.verification.as_ref()?.content.as_ref()?;
+    let demanded = "events that were compared are there as they were sent".to_owned();
+    let is_shown = own.compared > 0 || !settings.require_stored;
+    Some(criterion("content", is_shown && own.differing == 0, demanded, own.told()))
+}
+
 /// A span of time in hours, minutes and seconds, without what is zero.
 pub fn hours(seconds: f64) -> String {
     let whole = Duration::try_from_secs_f64(seconds).unwrap_or_default().as_secs();
@@ -216,7 +231,8 @@ pub fn hours(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::report::{LagReport, VerificationReport};
+    use crate::telemetry::report::{ContentReport, LagReport, VerificationReport};
+    use crate::telemetry::verification::{Differing, FieldDifference};
 
     fn report() -> Report {
         let report = serde_json::json!({
@@ -237,6 +253,7 @@ mod tests {
             delivered: 9,
             stored: 9,
             stored_percent: 100.0,
+            content: Some(ContentReport { compared: 9, ..ContentReport::default() }),
             ..VerificationReport::default()
         });
         let candidate =
@@ -323,6 +340,44 @@ mod tests {
         assert!(report.criteria.last().unwrap().found.contains("add [upstreams.b.api]"));
         judge(&Settings { require_stored: false, ..Settings::default() }, &mut report);
         assert!(report.ready && report.verdict.contains("none shows that it stores"), "{}", report.verdict);
+    }
+
+    #[test]
+    fn what_differs_from_what_was_sent_is_not_ready_and_neither_is_what_was_never_compared() {
+        let own = |change: fn(&mut ContentReport)| {
+            failed(|report| change(report.upstreams[0].verification.as_mut().unwrap().content.as_mut().unwrap()))
+        };
+        assert_eq!(own(|own| own.differing = 1), ["content"]);
+        assert_eq!(own(|own| own.compared = 0), ["content"], "no evidence is no good evidence");
+        let mut report = report();
+        report.upstreams[0].verification.as_mut().unwrap().content = None;
+        judge(&Settings::default(), &mut report);
+        assert!(report.ready && report.verdict.contains("none compares what it stores"), "{}", report.verdict);
+        assert!(report.criteria.iter().all(|criterion| criterion.name != "content"));
+    }
+
+    #[test]
+    fn fields_are_counted_by_events_and_without_their_places_in_lists() {
+        let differing = |event_id: &str, field: &str| Differing {
+            event_id: event_id.into(),
+            project: "shop".into(),
+            compared_at: crate::clock::Timestamp::default(),
+            difference: FieldDifference { field: field.into(), sent: "a".into(), there: "b".into() },
+        };
+        let all = [
+            ("1", "exception[0].frames[3].lineno"),
+            ("1", "exception[0].frames[12].lineno"),
+            ("2", "release"),
+            ("3", "release"),
+        ];
+        let all = all.map(|(id, field)| differing(id, field)).to_vec();
+        let own = ContentReport::new(crate::clock::Timestamp::default(), (7, 3), all);
+        assert_eq!(own.fields["exception[].frames[].lineno"], 1);
+        assert_eq!(
+            own.told(),
+            "7 compared from 1970-01-01T00:00:00Z on, 3 differ: release 2, exception[].frames[].lineno 1"
+        );
+        assert_eq!(ContentReport::default().told(), "nothing was compared yet");
     }
 
     #[test]

@@ -156,7 +156,7 @@ async fn one_that_is_larger_than_what_could_ever_be_free_takes_nobodys_place() {
     let refused = journal.append(large(1_000_000, &[a])).await;
     assert!(matches!(refused, Err(JournalError::Full(_))), "{refused:?}");
     assert_eq!(evicted(&subject, "b"), before);
-    journal.append(large(300_000, &[a])).await.unwrap();
+    journal.append(large(250_000, &[a])).await.unwrap();
     assert!(evicted(&subject, "b") > before && evicted(&subject, "a") == 0);
     drop(journal);
     subject.assert_balanced().await;

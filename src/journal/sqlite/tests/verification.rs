@@ -1,9 +1,10 @@
 //! The look for events at their upstreams: what is wanted when, and what is kept of what was found.
 
 use super::*;
-use crate::journal::verification::{Advance, Batch, Finding, LOST_BY_TRACKER, Notes, Repair, State};
+use crate::journal::verification::{Advance, Batch, Compared, Finding, LOST_BY_TRACKER, Notes, Repair, State};
 use crate::protocol::event_id::EventId;
 use crate::telemetry::ledger::Account;
+use crate::telemetry::verification::FieldDifference;
 
 /// A journal with records of one target, and shorthand for asking and noting.
 struct Scene {
@@ -54,7 +55,7 @@ impl Scene {
             events.iter().map(|event| (event.record, finding.clone())).collect::<Vec<_>>()
         };
         let fresh = Some(Advance { from: batch.from, to: batch.reached, found: found(&batch.fresh) });
-        self.note(Notes { fresh, again: found(&batch.again) }).await;
+        self.note(Notes { fresh, again: found(&batch.again), ..Notes::default() }).await;
     }
 
     /// The account, and how many are missing.
@@ -101,7 +102,13 @@ async fn what_waits_again_is_looked_for_after_it_was_taken() {
     let batch = scene.wanted(9, 9).await;
     assert_eq!((numbers(&batch.fresh), batch.waiting.clone()), (vec![2], vec![RecordId(1)]));
     let found = vec![(RecordId(1), Finding::Waiting(at(60))), (RecordId(2), Finding::Stored)];
-    scene.note(Notes { fresh: Some(Advance { from: batch.from, to: batch.reached, found }), again: vec![] }).await;
+    scene
+        .note(Notes {
+            fresh: Some(Advance { from: batch.from, to: batch.reached, found }),
+            again: vec![],
+            compared: vec![],
+        })
+        .await;
     let batch = scene.wanted(9, 60).await;
     assert_eq!((numbers(&batch.again), batch.delayed), (vec![], vec![RecordId(1)]), "it still waits");
     scene.deliver(1).await;
@@ -119,7 +126,8 @@ async fn what_was_found_is_posted_once_and_survives_a_crash() {
         (RecordId(3), Finding::Missing(at(20))),
         (RecordId(4), Finding::Unknown(at(20))),
     ];
-    let notes = Notes { fresh: Some(Advance { from: batch.from, to: batch.reached, found }), again: vec![] };
+    let notes =
+        Notes { fresh: Some(Advance { from: batch.from, to: batch.reached, found }), again: vec![], compared: vec![] };
     scene.note(notes.clone()).await;
     scene.note(notes).await;
     let (account, missing) = scene.account().await;
@@ -140,8 +148,8 @@ async fn an_event_that_was_stored_and_is_gone_has_vanished() {
     scene.deliver(1).await;
     scene.note_all(scene.wanted(9, 9).await, Finding::Stored).await;
     let again = vec![(RecordId(1), Finding::Missing(at(20)))];
-    scene.note(Notes { fresh: None, again: again.clone() }).await;
-    scene.note(Notes { fresh: None, again }).await;
+    scene.note(Notes { again: again.clone(), ..Notes::default() }).await;
+    scene.note(Notes { again, ..Notes::default() }).await;
     let (account, missing) = scene.account().await;
     assert_eq!((account.stored, account.vanished, account.stored_now(), missing), (1, 1, 0, 1));
     let journal = scene.subject.journal();
@@ -162,7 +170,7 @@ async fn what_is_found_of_an_event_behind_the_cursor_is_left_to_the_look_that_pa
     assert_eq!((numbers(&all.events), all.reached), (vec![1, 2], RecordId(1)));
     assert_eq!(numbers(&taken(None).await.events), [2]);
     // On demand, before it was looked for the first time.
-    scene.note(Notes { fresh: None, again: vec![(RecordId(2), Finding::Absent(at(20)))] }).await;
+    scene.note(Notes { again: vec![(RecordId(2), Finding::Absent(at(20)))], ..Notes::default() }).await;
     let (account, _) = scene.account().await;
     assert_eq!((account.stored, account.vanished), (1, 0));
     scene.note_all(scene.wanted(9, 9).await, Finding::Stored).await;
@@ -211,7 +219,7 @@ async fn what_was_lost_twice_is_sent_one_after_the_other() {
         let gaps: Vec<u64> = times[1..].iter().map(|at| at.since(first).as_secs()).collect();
         assert_eq!(gaps, expected);
         let found = (1..=3).map(|n| (RecordId(n), Finding::Missing(at(9)))).collect();
-        scene.note(Notes { fresh: None, again: found }).await;
+        scene.note(Notes { again: found, ..Notes::default() }).await;
     }
 }
 
@@ -220,7 +228,7 @@ async fn what_is_lost_each_time_becomes_a_dead_letter_that_can_be_retried() {
     let scene = Scene::with(1).await;
     scene.deliver(1).await;
     scene.note_all(scene.wanted(9, 9).await, Finding::Missing(at(9))).await;
-    scene.note(Notes { fresh: None, again: vec![(RecordId(1), Finding::GivenUp("lost".into()))] }).await;
+    scene.note(Notes { again: vec![(RecordId(1), Finding::GivenUp("lost".into()))], ..Notes::default() }).await;
     let journal = scene.subject.journal();
     let letters = journal.letters(Pick::default(), u64::MAX, 9).await.unwrap();
     assert_eq!((letters.len(), &*letters[0].refusal.reason), (1, LOST_BY_TRACKER));
@@ -253,4 +261,32 @@ async fn an_event_is_found_by_its_id() {
     let find = async |id: u128| journal.verification().unwrap().record_of(id.into()).await.unwrap();
     assert_eq!(find(2).await.unwrap().id, RecordId(2));
     assert!(find(9).await.is_none());
+}
+
+#[tokio::test]
+async fn what_was_compared_is_counted_through_a_crash_and_its_differences_are_bounded() {
+    let mut scene = Scene::with(60).await;
+    let difference = |n: u64| FieldDifference { field: format!("tags.{n}"), sent: "a".into(), there: "b".into() };
+    let compared = |record: u64, differences: u64| Compared {
+        record: RecordId(record),
+        fingerprint: u64::MAX - record % 7,
+        differences: (0..differences).map(difference).collect(),
+    };
+    scene.note(Notes { compared: vec![compared(1, 0), compared(2, 1), compared(99, 1)], ..Notes::default() }).await;
+    let many = (1..=60).map(|record| compared(record, 50)).collect();
+    scene.note(Notes { compared: many, ..Notes::default() }).await;
+    scene.subject.crash();
+    let (journal, now) = (scene.subject.journal(), Clock::system().now());
+    let verification = journal.verification().unwrap();
+    let sampled = verification.sampled(scene.target, now, vec![u64::MAX - 3, 5]).await.unwrap();
+    assert_eq!((sampled.day, sampled.kinds.len()), (62, 1), "what has no record does not count");
+    assert!(sampled.kinds.contains_key(&(u64::MAX - 3)));
+    let contents = verification.contents(scene.target, at(0)).await.unwrap();
+    assert_eq!((contents.projects[0].1, contents.projects[0].2), (62, 61));
+    assert_eq!(contents.differences.len(), 1000);
+    assert_eq!(contents.differences[0].event_id, EventId::from(60));
+    let tomorrow = now + Duration::from_secs(25 * 3600);
+    assert_eq!(verification.sampled(scene.target, tomorrow, vec![]).await.unwrap().day, 0);
+    let later = verification.contents(scene.target, tomorrow).await.unwrap();
+    assert!(later.projects.is_empty() && later.differences.is_empty());
 }

@@ -16,7 +16,7 @@ use crate::journal::{DeadLetter, RecordId, TargetId};
 use crate::policy::outcome::Outcome;
 use crate::protocol::category::{Category, Quantities};
 
-use super::{LOOKING, MISSING, UNKNOWN, bounded, cursor};
+use super::{LOOKING, MISSING, UNKNOWN, bounded, content, cursor};
 
 /// A dead letter that was written: the project of its record, and its bytes.
 pub(in crate::journal::sqlite) type Lettered = (u32, u64);
@@ -45,6 +45,7 @@ pub(in crate::journal::sqlite) fn note(
         writer.note(*record, finding, Some(was))?;
     }
     writer.forget_gone()?;
+    content::write(conn, target.id, &notes.compared, now)?;
     Ok(writer.letters)
 }
 

@@ -1,0 +1,150 @@
+//! Some of the events that were found stored are compared with what was sent, those of new kinds first.
+//!
+//! Rules: a request goes out at its turn. One body is in memory at a time. What cannot be read, there or here, does not count as compared.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use tokio::time::sleep_until;
+
+use crate::content::{self, Difference};
+use crate::journal::verification::{Compared, Notes, Verification, Wanted};
+use crate::journal::{JournalError, Record};
+use crate::policy::sampling::Room;
+use crate::policy::verification::Settings;
+use crate::protocol::item::ItemType;
+use crate::telemetry::verification::FieldDifference;
+
+use super::{Tracker, Trouble, Verifier};
+
+/// The most events of one step that are looked into.
+const CANDIDATES: usize = 32;
+
+/// An event that may be compared, and its kind.
+struct Candidate<'a> {
+    event: &'a Wanted,
+    fingerprint: u64,
+}
+
+impl Verifier {
+    /// Compares some of the events that were found stored. Returns what a tracker answered that has had enough.
+    pub(super) async fn sample(
+        &self,
+        verification: &dyn Verification,
+        name: &Arc<str>,
+        tracker: &Tracker,
+        settings: &Settings,
+        stored: &[&Wanted],
+    ) -> Result<Option<Trouble>, JournalError> {
+        let most = u64::from(settings.compare);
+        if most == 0 || stored.is_empty() {
+            return Ok(None);
+        }
+        let lately = verification.sampled(tracker.target, self.clock.now(), vec![]).await?;
+        let mut room = Room { most, day: lately.day, hour: lately.hour };
+        if !room.takes(true) {
+            return Ok(None);
+        }
+        let chosen = self.chosen(verification, tracker, stored, &mut room).await?;
+        let mut notes = Notes::default();
+        let mut limited = None;
+        for Candidate { event, fingerprint } in chosen {
+            sleep_until(self.turn(name, settings.pace())).await;
+            let compared = compare(verification, tracker, event).await?;
+            let why = compared.as_ref().err().map(ToString::to_string);
+            if let Some(upstream) = self.lock().upstreams.get_mut(name) {
+                upstream.standing.not_compared = why;
+            }
+            match compared {
+                Ok(differences) => notes.compared.push(Compared { record: event.record, fingerprint, differences }),
+                Err(NotCompared::Trouble(trouble)) => {
+                    limited = Some(trouble).filter(|trouble| matches!(trouble, Trouble::Limited(_)));
+                    break;
+                }
+                Err(NotCompared::Unreadable(_) | NotCompared::Gone) => {}
+            }
+        }
+        if !notes.compared.is_empty() {
+            verification.note(tracker.target, notes).await?;
+        }
+        Ok(limited)
+    }
+
+    /// The events to be compared: of each kind that was never compared one, then those whose kind was compared the longest time ago,
+    /// as far as there is room.
+    async fn chosen<'a>(
+        &self,
+        verification: &dyn Verification,
+        tracker: &Tracker,
+        stored: &[&'a Wanted],
+        room: &mut Room,
+    ) -> Result<Vec<Candidate<'a>>, JournalError> {
+        let mut candidates = vec![];
+        for event in stored.iter().step_by(stored.len().div_ceil(CANDIDATES)) {
+            let Some(record) = verification.record(event.record).await? else { continue };
+            let fingerprint = payload(&record).and_then(|payload| content::fingerprint(&event.project, &payload));
+            candidates.extend(fingerprint.map(|fingerprint| Candidate { event, fingerprint }));
+        }
+        let kinds = candidates.iter().map(|candidate| candidate.fingerprint).collect();
+        let known = verification.sampled(tracker.target, self.clock.now(), kinds).await?.kinds;
+        // One of a kind stands for all that came along with it.
+        let mut kinds = HashSet::new();
+        candidates.retain(|candidate| kinds.insert(candidate.fingerprint));
+        candidates.sort_by_key(|candidate| known.get(&candidate.fingerprint).copied());
+        candidates.retain(|candidate| {
+            let takes = room.takes(!known.contains_key(&candidate.fingerprint));
+            if takes {
+                room.take();
+            }
+            takes
+        });
+        Ok(candidates)
+    }
+}
+
+impl From<Difference> for FieldDifference {
+    fn from(one: Difference) -> Self {
+        Self { field: one.field.into(), sent: one.sent.into(), there: one.there.into() }
+    }
+}
+
+/// Why an event was not compared.
+#[derive(Debug, thiserror::Error)]
+enum NotCompared {
+    /// The tracker could not be asked.
+    #[error(transparent)]
+    Trouble(Trouble),
+    /// One of the two is no event.
+    #[error(transparent)]
+    Unreadable(content::Unreadable),
+    /// It is not there any more, or not here.
+    #[error("the event was gone when it was to be compared")]
+    Gone,
+}
+
+/// What of an event is not there as it was sent.
+async fn compare(
+    verification: &dyn Verification,
+    tracker: &Tracker,
+    event: &Wanted,
+) -> Result<Result<Vec<FieldDifference>, NotCompared>, JournalError> {
+    let (Some(there), Some(kind)) = (tracker.places.get(&event.project), tracker.api.content_kind()) else {
+        return Ok(Err(NotCompared::Gone));
+    };
+    let copy = match tracker.api.event(there, event.event_id).await {
+        Ok(Some(copy)) => copy,
+        Ok(None) => return Ok(Err(NotCompared::Gone)),
+        Err(trouble) => return Ok(Err(NotCompared::Trouble(trouble))),
+    };
+    let record = verification.record(event.record).await?;
+    let Some(sent) = record.as_deref().and_then(payload) else { return Ok(Err(NotCompared::Gone)) };
+    let differences = content::compare(kind, &sent, &copy).map_err(NotCompared::Unreadable);
+    Ok(differences.map(|differences| differences.into_iter().map(Into::into).collect()))
+}
+
+/// The payload of the record's event. One that lies in a file, among large attachments, is left alone.
+fn payload(record: &Record) -> Option<bytes::Bytes> {
+    let envelope = Some(&record.body).filter(|body| body.is_at_hand())?.outline().ok()?;
+    let event = envelope.items().iter().find(|item| item.kind == ItemType::Event)?;
+    record.body.payload(event).ok()
+}

@@ -1,0 +1,170 @@
+//! Whether what a tracker stores is what was sent: some of the stored events are compared, and what differs is named everywhere.
+
+use serde_json::{Value, json};
+
+use crate::support::envelopes::{envelope, new_id};
+use crate::support::eventually::eventually;
+use crate::support::glitchtip::{Glitchtip, PLACE, TOKEN};
+use crate::support::net;
+use crate::support::relay::{Plan, Relay};
+use crate::support::upstream::Upstream;
+use crate::{A_WHILE, BATCH, MEMORY, verification};
+
+const SECRET: &str = "hunter2-of-a-user";
+
+/// A relay that looks for nothing before it is told to [`look`].
+async fn scene(more: &str) -> (Upstream, Glitchtip, Relay) {
+    let (primary, glitchtip) = (Upstream::start().await, Glitchtip::start(BATCH, MEMORY).await);
+    let plan = Plan::new(&[("sentry", primary.dsn("beef", 8)), ("glitchtip", glitchtip.dsn())])
+        .api("glitchtip", "glitchtip", Some(PLACE), TOKEN)
+        .more(&format!("[verify]\nsettle = \"1h\"\nrequests = \"50/s\"\n{more}"));
+    (primary, glitchtip, plan.start().await)
+}
+
+/// Lets the relay look for what was sent.
+fn look(relay: &Relay) {
+    let text = std::fs::read_to_string(relay.config()).expect("the file");
+    relay.replace_config(&text.replace("settle = \"1h\"", "settle = \"1s\""));
+}
+
+/// Sends an event for each message; returns their ids once the tracker stores them.
+async fn send(relay: &Relay, glitchtip: &Glitchtip, messages: &[&str]) -> Vec<String> {
+    let mut ids = vec![];
+    for message in messages {
+        let id = new_id();
+        let contexts = json!({"login": {"password": SECRET}});
+        let event = json!({"event_id": id, "message": message, "level": "error", "contexts": contexts});
+        assert_eq!(relay.send(envelope(&id, "event", &event.to_string())).await.status(), 200);
+        ids.push(id);
+    }
+    eventually("the tracker stores them", A_WHILE, async || {
+        let stored = glitchtip.stored();
+        if ids.iter().all(|id| stored.contains(id)) { Ok(()) } else { Err(format!("{stored:?}\n{}", relay.log())) }
+    })
+    .await;
+    ids
+}
+
+/// Waits until so many events are found, and so many of them compared, of which so many differ.
+async fn found(relay: &Relay, stored: u64, compared: u64, differing: u64) {
+    eventually(&format!("{stored} stored, {compared} compared, {differing} differ"), A_WHILE, async || {
+        let own = verification(relay).await;
+        let content = &own["content"];
+        let found = [&own["stored"], &content["compared"], &content["differing"]].map(Value::as_u64);
+        let is_so = found == [stored, compared, differing].map(Some);
+        if is_so { Ok(()) } else { Err(format!("{own}\n{}", relay.log())) }
+    })
+    .await;
+}
+
+async fn report(relay: &Relay) -> Value {
+    serde_json::from_str(&relay.verb(&["report", "--json"]).await.1).expect("a report")
+}
+
+fn criterion<'a>(report: &'a Value, name: &str) -> Option<&'a Value> {
+    report["criteria"].as_array().expect("criteria").iter().find(|one| one["name"] == name)
+}
+
+fn content(report: &Value) -> &Value {
+    let own = report["upstreams"].as_array().expect("upstreams").iter().find(|one| one["name"] == "glitchtip");
+    &own.expect("the tracker")["verification"]["content"]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_that_changed_there_is_named_with_the_event_and_both_values_and_the_verdict_is_not_ready() {
+    let (_primary, glitchtip, relay) = scene("").await;
+    let ids = send(&relay, &glitchtip, &["order failed", "card refused", "no stock"]).await;
+    glitchtip.change_message(&ids[1], "<b>another</b>\u{1b}[2J message");
+    glitchtip.change(&ids[2], "/contexts/login/password", "hunter2-of-another");
+    look(&relay);
+    found(&relay, 3, 3, 2).await;
+    let (code, text) = relay.verb(&["report"]).await;
+    let line = text.lines().find(|line| line.contains(&ids[1])).unwrap_or_else(|| panic!("{text}"));
+    assert!(
+        line.contains("card refused") && line.contains("another</b>") && line.contains("message.formatted"),
+        "{line}"
+    );
+    assert!(!text.contains('\u{1b}'), "harmless to a terminal: {text:?}");
+    assert!(
+        code == 1 && text.contains("not ready") && text.contains("3 compared") && text.contains("2 differ:"),
+        "{text}"
+    );
+    let told = report(&relay).await;
+    assert_eq!(criterion(&told, "content").expect("the criterion")["passed"], json!(false));
+    assert!(told["verdict"].as_str().expect("words").contains("content"), "{}", told["verdict"]);
+    let sample = content(&told)["sample"].as_array().expect("differences");
+    let one = sample.iter().find(|one| one["event_id"] == json!(ids[1])).expect("the event");
+    assert_eq!([&one["project"], &one["field"], &one["sent"]], ["shop", "message.formatted", "card refused"]);
+    assert_eq!(content(&told)["fields"], json!({"message.formatted": 1, "contexts.login.password": 1}));
+    let page = net::text(relay.client(), &format!("http://{}/report", relay.admin_address())).await.expect("the page");
+    assert!(page.contains(&ids[1]) && page.contains("&lt;b&gt;another&lt;/b&gt;"), "{page}");
+    let (_, status) = relay.verb(&["status"]).await;
+    assert!(status.contains("3 events compared with what was sent in the last 24 hours, 2 differ"), "{status}");
+    let front = net::text(relay.client(), &format!("http://{}/", relay.admin_address())).await.expect("the page");
+    assert!(front.contains("2 differ"), "{front}");
+    let samples = relay.samples().await.expect("metrics");
+    let of = |name| samples.sum(name, &[("upstream", "glitchtip"), ("project", "shop")]);
+    assert_eq!((of("switchyard_compared_events"), of("switchyard_differing_events")), (3.0, 2.0));
+    for told in [text, told.to_string(), page, status, front, relay.log()] {
+        assert!(!told.contains("hunter2"), "secrets are hidden: {told}");
+    }
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_changed_differs_in_nothing_and_the_verdict_says_when_it_does_not_rest_on_that() {
+    let (_primary, glitchtip, relay) = scene("").await;
+    send(&relay, &glitchtip, &["order 1 failed", "card refused", "order 7 failed"]).await;
+    look(&relay);
+    found(&relay, 3, 2, 0).await;
+    let told = report(&relay).await;
+    let own = criterion(&told, "content").expect("the criterion");
+    assert_eq!(own["passed"], json!(true), "{own}");
+    assert!(own["found"].as_str().expect("words").contains("none differs"), "{own}");
+    assert_eq!(told["ready"], json!(true), "{}", told["verdict"]);
+    let text = std::fs::read_to_string(relay.config()).expect("the file");
+    relay.replace_config(&text.replace("[verify]", "[verify]\ncompare = 0"));
+    eventually("it is turned off", A_WHILE, async || match verification(&relay).await["content"].is_null() {
+        true => Ok(()),
+        false => Err(relay.log()),
+    })
+    .await;
+    let told = report(&relay).await;
+    assert_eq!(criterion(&told, "content"), None);
+    assert!(told["verdict"].as_str().expect("words").contains("compare = 0"), "{}", told["verdict"]);
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_kinds_of_events_are_compared_first_and_the_days_room_holds_over_a_restart() {
+    let (_primary, glitchtip, mut relay) = scene("compare = 3").await;
+    let known = ["order 1 failed", "order 2 failed", "order 3 failed", "order 4 failed", "order 5 failed"];
+    send(&relay, &glitchtip, &known).await;
+    let new = send(&relay, &glitchtip, &["card refused", "no stock"]).await;
+    new.iter().for_each(|id| glitchtip.change_message(id, "another message"));
+    look(&relay);
+    found(&relay, 7, 3, 2).await;
+    relay.stop().await;
+    let relay = relay.started().await;
+    for (n, message) in ["no network", "no power", "no time"].into_iter().enumerate() {
+        send(&relay, &glitchtip, &[message]).await;
+        found(&relay, 8 + n as u64, 3, 2).await;
+    }
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_cannot_be_read_does_not_count_as_compared_and_no_verdict_rests_on_nothing() {
+    let (_primary, glitchtip, relay) = scene("").await;
+    let ids = send(&relay, &glitchtip, &["order failed"]).await;
+    glitchtip.change(&ids[0], "/entries", "none");
+    look(&relay);
+    found(&relay, 1, 0, 0).await;
+    eventually("the report says why", A_WHILE, async || {
+        let (code, text) = relay.verb(&["report"]).await;
+        let says = text.contains("nothing was compared yet; the last could not be: the tracker's copy is no event");
+        if says && code == 1 && text.contains("not ready: glitchtip fails content") { Ok(()) } else { Err(text) }
+    })
+    .await;
+    relay.finish().await;
+}
