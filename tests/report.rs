@@ -213,7 +213,20 @@ async fn every_number_of_a_report_on_48_hours_is_what_the_upstreams_recorded() {
         code == 0 && text.contains("ready: glitchtip meets all 9 criteria, but none shows that it stores"),
         "{code} {text}"
     );
-    assert!(relay.page().await.contains("not ready: glitchtip fails uptime, refused, availability, lag"));
+    let page = relay.page().await;
+    assert!(page.contains("not ready: glitchtip fails uptime, refused, availability, lag"), "{page}");
+    // A chart of each, with the outage as a band and both switches as lines.
+    let charts: Vec<&str> = page.split("<figure>").skip(1).collect();
+    assert_eq!(charts.len(), 2, "{page}");
+    for (chart, name, outages) in [(charts[0], "sentry", 0), (charts[1], "glitchtip", 1)] {
+        let chart = chart.split("</figure>").next().expect("a chart");
+        let told = format!("{outages} outage{}", if outages == 1 { "" } else { "s" });
+        assert!(chart.contains(&format!("<b>{name}</b>")) && chart.contains(&told), "{chart}");
+        assert_eq!(chart.matches("class=\"outage\"").count(), outages, "{chart}");
+        assert_eq!(chart.matches("class=\"switch\"").count(), 2, "{chart}");
+    }
+    let first = relay.status_page().await;
+    assert!(first.contains("▲ Not yet</b>") && first.contains("glitchtip fails uptime, refused"), "{first}");
     assert_eq!(relay.refusal("?candidate=sentry").await, "sentry is the primary already: name another upstream");
     relay.stop().await;
 }

@@ -18,7 +18,7 @@ use super::forms::{Outcome, Viewer};
 use super::lately::History;
 use super::report::{self, NoReport};
 use super::state::Admin;
-use super::{exposition, letters, page, report_page, scrape};
+use super::{chart, exposition, letters, page, report_page, scrape, verdict};
 
 /// An order to make another upstream the primary.
 #[derive(Debug)]
@@ -91,8 +91,9 @@ pub(super) async fn page(visitor: Visitor, State(admin): State<Admin>, RawQuery(
     let has_token = admin.view.load().token.is_some();
     let viewer = Viewer { session: visitor.session, has_token, outcome };
     let status = scrape::status(&admin).await;
-    let history = History::read(&admin, status.now).await;
-    html(page::render(&status, &history, &letters, &viewer))
+    let history = History::read(&admin, status.now - chart::SPAN).await;
+    let verdict = verdict::of(&admin).await;
+    html(page::render(&status, &history, &letters, (&viewer, &verdict)))
 }
 
 /// What `/report` and `/api/report` may be asked.
@@ -108,8 +109,13 @@ pub(super) async fn report(_: Reader, State(admin): State<Admin>, Query(query): 
 }
 
 pub(super) async fn report_page(_: Visitor, State(admin): State<Admin>, Query(query): Query<ReportQuery>) -> Response {
-    let report = make_report(&admin, &query).await;
-    report.map_or_else(|why| no_report(&why), |report| html(report_page::render(&report)))
+    match make_report(&admin, &query).await {
+        Ok(report) => {
+            let history = History::read(&admin, report.since).await;
+            html(report_page::render(&report, &history))
+        }
+        Err(why) => no_report(&why),
+    }
 }
 
 async fn make_report(admin: &Admin, query: &ReportQuery) -> Result<Report, NoReport> {

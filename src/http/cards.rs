@@ -7,7 +7,7 @@ use crate::telemetry::series::Step;
 use crate::telemetry::status::{CanaryStatus, OutageStatus, Status, UpstreamStatus};
 use crate::telemetry::words;
 
-use super::chart::chart;
+use super::chart::{Scale, Window, chart};
 use super::page::{tone, when};
 
 /// The card.
@@ -19,7 +19,7 @@ pub(super) fn card(status: &Status, upstream: &UpstreamStatus, (steps, outages):
             h2 id=(id) { b { (upstream.name) } " " span.role { (status.role_of(upstream)) } }
             p class={ "state " (tone(upstream)) } { span aria-hidden="true" { (sign(upstream)) " " } (state(upstream)) }
             (figures(status, upstream))
-            (chart(status.now, steps, outages, &status.switches))
+            (chart((Window::until(status.now), Scale::default()), steps, outages, &status.switches))
             @if let Some(own) = &upstream.verification {
                 p.bad[own.missing > 0] { "Stores: " (own.told()) "." }
                 @if let Some(content) = &own.content { p.warn[content.differing > 0] { "Content: " (content.told()) "." } }

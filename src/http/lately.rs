@@ -1,5 +1,5 @@
 //! How upstreams fared lately, of what the journal keeps: what they did not get in this hour and the one before, what they got in each
-//! five minutes of that time, and the 48 hours that charts show.
+//! five minutes of that time, and what charts show.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +11,6 @@ use crate::protocol::category::Category;
 use crate::telemetry::series::{STEP, Step, beginning};
 use crate::telemetry::status::{LatelyStatus, OutageStatus};
 
-use super::chart;
 use super::state::Admin;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -56,7 +55,7 @@ fn per_minute(now: Timestamp, steps: &[Step]) -> f64 {
     delivered / now.since(from).as_secs_f64() * 60.0
 }
 
-/// What charts are drawn of.
+/// What charts are drawn of: on the status page of 48 hours, on a report of its time.
 #[derive(Default)]
 pub(super) struct History {
     steps: BTreeMap<Arc<str>, Vec<Step>>,
@@ -64,9 +63,8 @@ pub(super) struct History {
 }
 
 impl History {
-    /// The 48 hours until now.
-    pub(super) async fn read(admin: &Admin, now: Timestamp) -> Self {
-        let since = now - chart::SPAN;
+    /// The time since then.
+    pub(super) async fn read(admin: &Admin, since: Timestamp) -> Self {
         let steps = admin.journal.evidence(since).await.unwrap_or_default().steps;
         let mut outages = BTreeMap::<String, Vec<OutageStatus>>::new();
         for outage in admin.journal.outages(since, MOST_OUTAGES).await.unwrap_or_default() {

@@ -40,6 +40,7 @@ pub mod sink;
 mod socket;
 mod state;
 pub mod tls;
+mod verdict;
 mod verify;
 
 pub use admin::{Control, SwitchOrder, SwitchRefusal};

@@ -18,6 +18,7 @@ use crate::telemetry::words;
 use super::cards;
 use super::forms::Viewer;
 use super::lately::History;
+use super::verdict::Answer;
 
 pub(super) const STYLE: &str = include_str!("page.css");
 
@@ -31,7 +32,12 @@ pub(super) static SCRIPT_SOURCE: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// The page.
-pub(super) fn render(status: &Status, history: &History, letters: &[LetterSummary], viewer: &Viewer) -> String {
+pub(super) fn render(
+    status: &Status,
+    history: &History,
+    letters: &[LetterSummary],
+    (viewer, verdict): (&Viewer, &Answer),
+) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -45,7 +51,7 @@ pub(super) fn render(status: &Status, history: &History, letters: &[LetterSummar
             body {
                 header { h1 { "Switchyard" } nav aria-label="Pages" { a href="report" { "Report" } } }
                 main {
-                    (first_screen(status))
+                    (first_screen(status, verdict))
                     (viewer.bar(status))
                     (alarms(status))
                     div.cards { @for upstream in &status.upstreams { (cards::card(status, upstream, history.of(&upstream.name))) } }
@@ -69,7 +75,7 @@ pub(super) fn render(status: &Status, history: &History, letters: &[LetterSummar
 }
 
 /// How it goes, readable across the room.
-fn first_screen(status: &Status) -> Markup {
+fn first_screen(status: &Status, verdict: &Answer) -> Markup {
     let class = match status.health.level {
         Level::Well => "verdict good",
         Level::Degraded => "verdict warn",
@@ -88,7 +94,7 @@ fn first_screen(status: &Status) -> Markup {
             div { dt { "Primary" } dd { b { (status.primary) } } dd.muted { "mirror " (if status.mirror { "on" } else { "off" }) } }
             div { dt { "Waiting" } dd { b { (waiting) } } dd.muted { (if waiting == 1 { "envelope" } else { "envelopes" }) } }
             div { dt { "Lost in the last two hours" } dd class=(if lost > 0 { "bad" } else { "" }) { b { (lost) } } dd.muted { "items" } }
-            div { dt { "May we switch?" } dd { a href="report" { "See the report" } } dd.muted { "criteria, side by side" } }
+            div.may { dt { "May we switch?" } (verdict.shown()) }
         }
         @for project in status.exceptions() {
             p { "Project " b { (project.name) } ": primary " b { (project.primary) } " · mirror " (if project.mirror { "on" } else { "off" }) }

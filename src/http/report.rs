@@ -50,6 +50,13 @@ struct Sources {
 
 /// The report of the time since `since`.
 pub(super) async fn report(admin: &Admin, since: Timestamp, candidate: Option<&str>) -> Result<Report, NoReport> {
+    let mut report = judged(admin, since, candidate).await?;
+    report.comparison = compare(admin, &report.primary, &report.candidate, since).await?;
+    Ok(report)
+}
+
+/// The same without the comparison, which reads every record that is kept and which no criterion rests on.
+pub(super) async fn judged(admin: &Admin, since: Timestamp, candidate: Option<&str>) -> Result<Report, NoReport> {
     let (now, view) = (admin.clock.now(), admin.view());
     let candidate = the_candidate(&view, candidate)?;
     let evidence = admin.journal.evidence(since).await?;
@@ -68,7 +75,6 @@ pub(super) async fn report(admin: &Admin, since: Timestamp, candidate: Option<&s
     }
     upstreams.sort_by_key(|upstream| (upstream.role != "primary", upstream.role != "candidate", upstream.name.clone()));
     let primary = view.routing.primary.to_string();
-    let comparison = compare(admin, &primary, &candidate, since).await?;
     let mut report = Report {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         now,
@@ -85,7 +91,7 @@ pub(super) async fn report(admin: &Admin, since: Timestamp, candidate: Option<&s
         primary,
         candidate,
         upstreams,
-        comparison,
+        comparison: ComparisonReport::default(),
     };
     criteria::judge(&view.report, &mut report);
     Ok(report)
@@ -95,7 +101,7 @@ impl Admin {
     /// The report's verdict on the only candidate there is: its name, whether it is ready, and the verdict in words.
     pub async fn verdict(&self) -> Option<(String, bool, String)> {
         let since = self.clock.now() - self.view().report.window.get();
-        let report = report(self, since, None).await.ok()?;
+        let report = judged(self, since, None).await.ok()?;
         Some((report.candidate, report.ready, report.verdict))
     }
 }

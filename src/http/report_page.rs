@@ -6,14 +6,17 @@ use crate::telemetry::report::criteria::hours;
 use crate::telemetry::report::{ContentReport, MissedReport, Report, UpstreamReport};
 use crate::telemetry::words;
 
+use super::chart::{Scale, Window, chart};
+use super::lately::History;
 use super::page::{STYLE, switches};
 
-/// What a printer gets.
-const PRINT: &str =
-    "@media print{body{margin:0;max-width:none;font-size:11px}h2{break-after:avoid}tr{break-inside:avoid}}";
+/// What a printer gets: light, small, and no table or chart torn apart.
+const PRINT: &str = "@media print{:root{color-scheme:light;--good:#1a7f37;--bad:#c11b27;--warn:#8a5a00;--muted:#57606a;--page:#fff;--text:#1f2328}
+@page{margin:12mm}body{margin:0;padding:0;max-width:none;font-size:9.5px;line-height:1.3}h1{font-size:1.4em}h2{break-after:avoid;margin:.9em 0 .2em}
+tr,figure{break-inside:avoid}th,td{padding:.1rem .4rem}nav{display:none}.pair{grid-template-columns:1fr 1fr}svg{margin:0}}";
 
 /// The page.
-pub(super) fn render(report: &Report) -> String {
+pub(super) fn render(report: &Report, history: &History) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -24,13 +27,17 @@ pub(super) fn render(report: &Report) -> String {
                 style { (maud::PreEscaped(STYLE)) (maud::PreEscaped(PRINT)) }
             }
             body {
-                (head(report))
-                (criteria(report))
-                (side_by_side(report))
-                @for upstream in &report.upstreams { (upstream_part(upstream)) }
-                (intake(report))
-                (comparison(report))
-                (switches(&report.switches))
+                header { h1 { "Switchyard" } nav aria-label="Pages" { a href="./" { "Status" } } }
+                main {
+                    (head(report))
+                    (charts(report, history))
+                    (criteria(report))
+                    (side_by_side(report))
+                    @for upstream in &report.upstreams { (upstream_part(upstream)) }
+                    (intake(report))
+                    (comparison(report))
+                    (switches(&report.switches))
+                }
             }
         }
     };
@@ -39,7 +46,7 @@ pub(super) fn render(report: &Report) -> String {
 
 fn head(report: &Report) -> Markup {
     html! {
-        h1 { "Parallel run: " (report.primary) " (primary) and " (report.candidate) " (candidate)" }
+        h2 { "Parallel run: " (report.primary) " (primary) and " (report.candidate) " (candidate)" }
         p.muted {
             "From " (report.since) " to " (report.now) " · items, requests and lags are counted by whole hours, from "
             (report.counted_since) " on · version " (report.version)
@@ -48,10 +55,28 @@ fn head(report: &Report) -> Markup {
     }
 }
 
+/// The primary and the candidate side by side, on one scale. Others follow.
+fn charts(report: &Report, history: &History) -> Markup {
+    let window = Window::new(report.since, report.now);
+    let scale = Scale::of(window, report.upstreams.iter().map(|upstream| history.of(&upstream.name).0));
+    html! {
+        div.pair {
+            @for upstream in &report.upstreams {
+                @let (steps, outages) = history.of(&upstream.name);
+                figure {
+                    figcaption { b { (upstream.name) } " " span.role { (upstream.role) } }
+                    (chart((window, scale), steps, outages, &report.switches))
+                }
+            }
+        }
+        p.muted { "All charts share one scale. A red band is an outage, a dashed line a switch." }
+    }
+}
+
 fn criteria(report: &Report) -> Markup {
     html! {
         h2 { "Criteria" }
-        table {
+        div.wide tabindex="0" role="region" aria-label="Criteria" { table {
             tr { th { "Criterion" } th { "Result" } th { "Demanded" } th { "Found" } }
             @for criterion in &report.criteria {
                 tr {
@@ -60,14 +85,14 @@ fn criteria(report: &Report) -> Markup {
                     td { (criterion.demanded) } td { (criterion.found) }
                 }
             }
-        }
+        } }
     }
 }
 
 fn side_by_side(report: &Report) -> Markup {
     html! {
         h2 { "Side by side" }
-        table {
+        div.wide tabindex="0" role="region" aria-label="Side by side" { table {
             tr {
                 th { "Upstream" } th { "Role" } th.n { "Accepted" } th.n { "Returned" } th.n { "Delivered" } th.n { "Dropped" }
                 th.n { "Pending" } th.n { "Waiting" }
@@ -88,7 +113,7 @@ fn side_by_side(report: &Report) -> Markup {
                     td.n { (format!("{:.3}%", upstream.availability_percent)) } td.n { (upstream.dead_letters) }
                 }
             }
-        }
+        } }
     }
 }
 
@@ -113,14 +138,14 @@ fn upstream_part(upstream: &UpstreamReport) -> Markup {
                 @if let Some(why) = &own.trouble { " It cannot be asked now: " (why) }
             }
             @if !own.sample.is_empty() {
-                table {
+                div.wide tabindex="0" role="region" aria-label={ "Missing events of " (upstream.name) } { table {
                     tr { th { "Missing event" } th { "Project" } th { "Accepted" } }
                     @for event in &own.sample { tr { td { (event.event_id) } td { (event.project) } td { (event.accepted_at) } } }
-                }
+                } }
             }
-            @if let Some(content) = &own.content { (content_part(content)) }
+            @if let Some(content) = &own.content { (content_part(&upstream.name, content)) }
         }
-        table {
+        div.wide tabindex="0" role="region" aria-label={ "Categories of " (upstream.name) } { table {
             tr {
                 th { "Category" } th.n { "Accepted" } th.n { "Returned" } th.n { "Delivered" } th.n { "Dropped" } th.n { "Pending" }
             }
@@ -130,9 +155,9 @@ fn upstream_part(upstream: &UpstreamReport) -> Markup {
                     td.n { @for (reason, n) in &category.dropped { (reason) " " (n) " " } } td.n { (category.pending) }
                 }
             }
-        }
+        } }
         @if !upstream.outages.is_empty() {
-            table {
+            div.wide tabindex="0" role="region" aria-label={ "Outages of " (upstream.name) } { table {
                 tr { th { "Outage from" } th { "to" } th { "Cause" } }
                 @for outage in &upstream.outages {
                     tr {
@@ -141,17 +166,17 @@ fn upstream_part(upstream: &UpstreamReport) -> Markup {
                         td { (outage.cause) }
                     }
                 }
-            }
+            } }
         }
     }
 }
 
 /// What comparing stored events with what was sent showed.
-fn content_part(content: &ContentReport) -> Markup {
+fn content_part(upstream: &str, content: &ContentReport) -> Markup {
     html! {
         p.bad[content.differing > 0] { "Content: " (content.told()) "." }
         @if !content.sample.is_empty() {
-            table {
+            div.wide tabindex="0" role="region" aria-label={ "Differing events of " (upstream) } { table {
                 tr { th { "Differing event" } th { "Project" } th { "Field" } th { "Sent" } th { "There" } }
                 @for one in &content.sample {
                     tr {
@@ -159,7 +184,7 @@ fn content_part(content: &ContentReport) -> Markup {
                         td { (one.difference.there) }
                     }
                 }
-            }
+            } }
         }
     }
 }
@@ -173,7 +198,7 @@ fn intake(report: &Report) -> Markup {
             ", was started "
             (report.relay.starts) " times and crashed " (report.relay.crashes) " times."
         }
-        table {
+        div.wide tabindex="0" role="region" aria-label="What came in" { table {
             @for (what, counts) in [
                 ("Items accepted", &report.intake.accepted), ("Items that were repeats", &report.intake.duplicates),
                 ("Requests refused", &report.intake.refused),
@@ -187,7 +212,7 @@ fn intake(report: &Report) -> Markup {
                     span.good[service.seen].bad[!service.seen] { (service.told()) (if service.seen { " " } else { " (silent) " }) }
                 } }
             }
-        }
+        } }
     }
 }
 
@@ -210,14 +235,14 @@ fn comparison(report: &Report) -> Markup {
 fn missed(loser: &str, other: &str, missed: &MissedReport) -> Markup {
     html! {
         p { b { (loser) } " missed " (missed.count) " that " (other) " got" @if missed.count > 0 { ":" } @else { "." } }
-        table {
+        div.wide tabindex="0" role="region" aria-label={ "Missed by " (loser) } { table {
             @for one in &missed.sample {
                 tr {
                     td { (one.event_id.as_deref().unwrap_or("no event id")) } td { (one.project) } td { (one.accepted_at) }
                     td { (one.reason) }
                 }
             }
-        }
+        } }
         @if missed.count > missed.sample.len() as u64 { p.muted { "… and " (missed.count - missed.sample.len() as u64) " more" } }
     }
 }

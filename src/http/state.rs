@@ -33,6 +33,7 @@ use super::scrape;
 use super::session::Sessions;
 use super::settings::{Server, TunnelPath};
 use super::tls::Certificate;
+use super::verdict;
 
 /// Whether the daemon can accept submissions now. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -147,6 +148,8 @@ pub struct Admin {
     pub(super) backfill_begun: Arc<Notify>,
     /// Held while the metrics are brought up to date and written: two at once would count what is new twice.
     pub(super) scraping: Arc<tokio::sync::Mutex<()>>,
+    /// Whether the candidate is ready, as the page said last.
+    pub(super) verdict: Arc<verdict::Last>,
 }
 
 impl Admin {
@@ -174,6 +177,7 @@ impl Admin {
             sessions: Sessions::default(),
             backfill_begun: Arc::default(),
             scraping: Arc::default(),
+            verdict: Arc::default(),
         }
     }
 

@@ -243,6 +243,11 @@ impl Simulation {
         self.ask("/report").await.1
     }
 
+    /// The status page.
+    pub(crate) async fn status_page(&self) -> String {
+        self.ask("/").await.1
+    }
+
     /// What `switchyard report` says, and its exit code.
     pub(crate) async fn cli(&self, args: &[&str]) -> (i32, String) {
         let (config, args): (PathBuf, Vec<String>) =

@@ -72,3 +72,62 @@ pub(super) fn read(conn: &Connection, shared: &Shared, hour: i64) -> rusqlite::R
     }
     Ok(all)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::schema::FORMATS;
+    use super::*;
+
+    const DAY: i64 = 24 * HOUR;
+    const FIVE_MINUTES: i64 = HOUR / 12;
+    /// A day's beginning.
+    const BEGAN: i64 = 20_000 * DAY;
+
+    fn at(ms: i64) -> Timestamp {
+        Timestamp::from_millis(ms.cast_unsigned())
+    }
+
+    fn number(conn: &Connection, select: &str) -> i64 {
+        conn.query_row(select, [], |row| row.get(0)).unwrap()
+    }
+
+    #[test]
+    fn steps_become_hours_after_48_hours_and_go_after_90_days_in_bounded_space() {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(&FORMATS.concat()).unwrap();
+        conn.execute_batch("BEGIN").unwrap();
+        let mut most = 0;
+        for n in 0..100 * 288 {
+            let step = Step {
+                at: at(BEGAN + n * FIVE_MINUTES),
+                accepted: 3,
+                delivered: 2,
+                lost: 1,
+                waiting: (n % 12).cast_unsigned(),
+                lag_p99: (n % 12 == 7).then_some(70),
+            };
+            write(&conn, TargetId(1), &step).unwrap();
+            if n % 72 == 71 {
+                forget(&conn, step.at).unwrap();
+                most = most.max(number(&conn, "SELECT count(*) FROM step"));
+            }
+        }
+        // 48 hours and the hour that has just begun in steps of five minutes, the rest of 90 days in hours.
+        assert!(most <= 49 * 12 + 90 * 24, "{most}");
+        let now = BEGAN + 100 * DAY - FIVE_MINUTES;
+        let fine = (now - 2 * DAY) / HOUR * HOUR;
+        let where_hours = format!("FROM step WHERE at < {fine}");
+        assert_eq!(number(&conn, "SELECT min(at) FROM step"), BEGAN + 10 * DAY);
+        assert_eq!(number(&conn, &format!("SELECT count(*) FROM step WHERE at >= {fine}")), 49 * 12);
+        let hours = (fine - BEGAN - 10 * DAY) / HOUR;
+        assert_eq!(number(&conn, &format!("SELECT count(*) {where_hours}")), hours);
+        for (what, each) in [("accepted", 36), ("delivered", 24), ("lost", 12), ("waiting", 11), ("lag", 70)] {
+            for of in ["min", "max"] {
+                assert_eq!(number(&conn, &format!("SELECT {of}({what}) {where_hours}")), each, "{of} {what}");
+            }
+        }
+        let sum = number(&conn, "SELECT sum(accepted) FROM step");
+        forget(&conn, at(now)).unwrap();
+        assert_eq!(number(&conn, "SELECT sum(accepted) FROM step"), sum, "once more counts nothing twice");
+    }
+}
