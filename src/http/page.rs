@@ -248,7 +248,7 @@ pub(super) fn switches(switches: &[SwitchStatus]) -> Markup {
     html! {
         h2 { "Switches" }
         @if switches.is_empty() { p.muted { "None." } }
-        (table_of_switches(switches))
+        @else { div.wide tabindex="0" role="region" aria-label="Switches" { (table_of_switches(switches)) } }
     }
 }
 
