@@ -12,6 +12,8 @@ use support::glitchtip::{Glitchtip, PLACE, TOKEN};
 use support::net;
 use support::relay::{Plan, Relay, SOON};
 use support::upstream::{Reply, Seen, Upstream};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 const SECTION: &str = "[canary]\ninterval = \"1s\"\ntimeout = \"900ms\"";
 /// The wait of a canary that was tried in vain a few times, and then some.
@@ -273,5 +275,56 @@ async fn a_tracker_that_cannot_be_asked_fails_no_canary_and_the_token_goes_nowhe
     let page = net::text(relay.client(), &format!("http://{}/", relay.admin_address())).await.expect("the page");
     let shown = [page, relay.status().await.to_string(), relay.metrics().await.expect("metrics"), relay.log()];
     assert!(shown.iter().all(|text| !text.contains(TOKEN)), "{shown:?}");
+    relay.finish().await;
+}
+
+/// What one upstream shows for the latest of its deliveries and canaries.
+async fn latest(relay: &Relay, upstream: &str) -> (Value, Value) {
+    let shown = relay.upstream(upstream).await;
+    (shown["last_delivery_at"].clone(), shown["canary"]["through_at"].clone())
+}
+
+#[tokio::test]
+async fn the_last_delivery_and_the_last_canary_outlive_a_kill_while_the_upstream_is_down() {
+    let (a, mut b, plan) = upstreams().await;
+    let mut relay = plan.more(SECTION).start().await;
+    relay.send_errors(1).await;
+    success_is(&relay, "b", 1.0, SOON).await;
+    relay.balanced(SOON).await;
+    // The canaries are kept with the evidence, every ten seconds.
+    let journal = relay.config().with_file_name("journal.db");
+    eventually("the journal knows of a canary and a delivery", A_WHILE, async || {
+        let known = rusqlite::Connection::open(&journal).and_then(|journal| {
+            let sql = "SELECT count(*) FROM target WHERE delivered_at > 0 AND canary_at > 0";
+            journal.query_row(sql, [], |row| row.get::<_, u8>(0))
+        });
+        if known == Ok(2) { Ok(()) } else { Err(format!("{known:?}")) }
+    })
+    .await;
+    b.go_down().await;
+    let (delivered_before, _) = latest(&relay, "b").await;
+    relay.kill();
+    let killed = OffsetDateTime::now_utc();
+    let relay = relay.started().await;
+    eventually("the status says since when", SOON, async || {
+        let (delivered, through) = latest(&relay, "b").await;
+        let (_, age) = gauges(&relay, "b").await;
+        let is_before = |at: &Value| {
+            let at = at.as_str().and_then(|at| OffsetDateTime::parse(at, &Rfc3339).ok());
+            at.is_some_and(|at| at < killed && killed - at < time::Duration::minutes(1))
+        };
+        let is_known = is_before(&delivered) && is_before(&through) && age > 0.0;
+        if is_known { Ok(()) } else { Err(format!("{delivered} of {delivered_before}, {through}, {age}")) }
+    })
+    .await;
+    let (_, text) = relay.verb(&["status"]).await;
+    let row = text.lines().find(|line| line.trim_start().starts_with("b ")).expect("a row");
+    assert!(row.trim_end().ends_with(" ago"), "{text}");
+    assert!(text.contains("the last got through "), "{text}");
+    let page = net::text(relay.client(), &format!("http://{}/", relay.admin_address())).await.expect("a page");
+    assert!(!page.contains("not known") && !page.contains("none before"), "{page}");
+    b.come_back().await;
+    success_is(&relay, "b", 1.0, A_WHILE).await;
+    drop(a);
     relay.finish().await;
 }

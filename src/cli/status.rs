@@ -217,11 +217,11 @@ fn upstreams(status: &Status) -> String {
     rows.trim_fmt()
 }
 
-/// When it last took something. The daemon remembers that since its start, the accounts that it ever did.
+/// When it last took something. Of journals from before that was kept, the accounts say that it ever did.
 fn last_delivery(status: &Status, upstream: &UpstreamStatus) -> String {
     match upstream.last_delivery_at {
         Some(at) => ago(status.now, at),
-        None if upstream.delivered > 0 => "before the start".to_owned(),
+        None if upstream.delivered > 0 => "not known".to_owned(),
         None => "-".to_owned(),
     }
 }
@@ -301,7 +301,7 @@ fn of_canary(canary: &CanaryStatus) -> String {
     let age = Duration::try_from_secs_f64(canary.age_seconds).unwrap_or_default();
     let last = match canary.through_at {
         Some(_) => format!("the last got through {} ago", span(age)),
-        None => format!("none got through since the start of the daemon, for {}", span(age)),
+        None => format!("none is known to have got through, for {}", span(age)),
     };
     match &canary.why {
         Some(why) => tint(Tone::Bad, format!("  canary: failing; {last}: {}", harmless(why, 300))),
@@ -375,7 +375,7 @@ mod tests {
             "61 s",
             "dropped as expired: 3",
             "10 min long: timeout",
-            "before the start",
+            "not known",
             "canary: failing; the last got through 2 h ago: not taken within 60s",
             "do not balance: 2",
             "refused [2J",

@@ -84,6 +84,16 @@ impl Daemon {
         });
     }
 
+    /// When the last canary got through to each upstream, where the journal does not know it yet.
+    pub(super) fn canaries_through(&self) -> Vec<(TargetId, Timestamp)> {
+        let board = self.supervisor.board();
+        let of = |(target, name): (TargetId, Arc<str>)| {
+            let through = board.canary(&name, |canary| canary.as_ref()?.through_at()).flatten()?;
+            (self.journal.latest(target).canary_at < Some(through)).then_some((target, through))
+        };
+        self.journal.targets().into_iter().filter_map(of).collect()
+    }
+
     async fn is_due(&self, board: &Board, (target, upstream): &Recipient, interval: Period) -> bool {
         let now = self.clock.now();
         let due = |canary: &mut Option<Canary>| canary.as_ref().map_or(Due::Now, |last| last.due(now, interval.get()));
@@ -99,10 +109,11 @@ impl Daemon {
 
     async fn send_canary(&self, board: &Board, project: &Project, recipients: Vec<Recipient>) {
         let (id, now, timeout) = (EventId::random(), self.clock.now(), self.config.canary.timeout.get());
-        for (_, upstream) in &recipients {
+        for (target, upstream) in &recipients {
+            let before = self.journal.latest(*target).canary_at;
             let reads_back = self.config.upstreams.get(upstream).is_some_and(|settings| settings.api.is_some());
             board.canary(upstream, |canary| {
-                *canary = Some(Canary::sent(canary.take(), id, now, timeout, reads_back));
+                *canary = Some(Canary::sent(canary.take(), id, now, timeout, reads_back).after(before));
             });
         }
         let targets = recipients.iter().map(|(target, _)| *target).collect();

@@ -123,7 +123,8 @@ impl Daemon {
         let waiting = self.waiting().await;
         let (steps, series) = self.observed.series.look(now, &self.observed.ledger.accounts(), &news, &waiting);
         let steps = steps.into_iter().filter_map(|(name, step)| Some((target(&name)?, step))).collect();
-        let observation = Observation { started: self.observed.started, now, stopping, upstreams, intake, steps };
+        let (started, canaries) = (self.observed.started, self.canaries_through());
+        let observation = Observation { started, now, stopping, upstreams, intake, steps, canaries };
         match self.journal.observe(observation).await {
             Ok(()) => {
                 self.observed.counts = counts;

@@ -50,7 +50,7 @@ fn figures(status: &Status, upstream: &UpstreamStatus) -> Markup {
             div { dt { "Dead letters" } dd { (upstream.dead_letters) } }
             div { dt { "Last delivery" } dd { @match upstream.last_delivery_at {
                 Some(at) => (when(status.now, at)),
-                None if upstream.delivered > 0 => "before the start",
+                None if upstream.delivered > 0 => "not known",
                 None => "none yet",
             } } }
         }
@@ -97,7 +97,7 @@ fn of_canary(status: &Status, canary: &CanaryStatus) -> Markup {
         span class=(class) { (canary.state.replace('_', " ")) }
         @match canary.through_at {
             Some(at) => span.muted { ", the last " (when(status.now, at)) },
-            None => span.muted { ", none since the start" },
+            None => span.muted { ", none before" },
         }
         @if let Some(why) = &canary.why { ": " (why) }
     }

@@ -139,7 +139,7 @@ fn upstream(
         backlog: backlog_status(backlog, now),
         dead_letters: admin.journal.dead_letters(target),
         lately: LatelyStatus::default(),
-        last_delivery_at: report.last_delivery,
+        last_delivery_at: report.last_delivery.max(admin.journal.latest(target).delivered_at),
         outages: vec![],
         alone: report.alone.iter().filter(|(_, until)| *until > now).map(|(name, _)| name.to_string()).collect(),
         canary: report.canary.as_ref().map(|canary| canary_status(canary, now)),

@@ -35,6 +35,29 @@ pub struct Observation {
     pub intake: Vec<Tally>,
     /// How the upstreams fared: added to the steps that are kept.
     pub steps: Vec<(TargetId, Step)>,
+    /// When the last canary got through to upstreams.
+    pub canaries: Vec<(TargetId, Timestamp)>,
+}
+
+/// When an upstream last took something, through restarts and crashes. `None` where that is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Latest {
+    /// Something that services sent: committed with its settlement.
+    pub delivered_at: Option<Timestamp>,
+    /// A canary, as it was observed.
+    pub canary_at: Option<Timestamp>,
+}
+
+impl Latest {
+    /// Notes that something was delivered.
+    pub(super) fn note_delivered(&mut self, at: Timestamp) {
+        self.delivered_at = self.delivered_at.max(Some(at));
+    }
+
+    /// Notes that a canary got through.
+    pub(super) fn note_canary(&mut self, at: Timestamp) {
+        self.canary_at = self.canary_at.max(Some(at));
+    }
 }
 
 /// What a [`Tally`] is called that counts how often canaries stopped getting through to an upstream, which is its kind.

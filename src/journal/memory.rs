@@ -25,7 +25,7 @@ mod state;
 
 use super::backfill::{BACKGROUND, Backfill, BackfillStep, Scope, Survey};
 use super::body::Reservation;
-use super::evidence::{Comparison, Evidence, Observation, Outage};
+use super::evidence::{Comparison, Evidence, Latest, Observation, Outage};
 use super::losses::Loss;
 use super::shares::Shares;
 use super::spool::Spool;
@@ -374,6 +374,10 @@ impl Journal for MemoryJournal {
         _: RecordId,
     ) -> BoxFuture<'_, Result<Comparison, JournalError>> {
         at_once(self.with(|state| Ok(state.compare(targets, since))))
+    }
+
+    fn latest(&self, target: TargetId) -> Latest {
+        self.lock().evidence.latest(target)
     }
 
     fn dead_letters(&self, target: TargetId) -> u64 {

@@ -60,7 +60,7 @@ pub use error::{JournalError, OpenError};
 use backfill::{Backfill, BackfillStep, Scope, Survey};
 use body::{Body, Reservation};
 pub use client::{Client, LeftOut};
-use evidence::{Comparison, Evidence, Observation, Outage};
+use evidence::{Comparison, Evidence, Latest, Observation, Outage};
 pub use letters::{DeadLetter, Letter, Pick, WithRecord};
 use losses::Loss;
 pub use measures::{Primaries, Space, Stats};
@@ -332,6 +332,9 @@ pub trait Journal: Send + std::marker::Sync + fmt::Debug {
         since: Timestamp,
         after: RecordId,
     ) -> BoxFuture<'_, Result<Comparison, JournalError>>;
+
+    /// When a target last took something. A journal that has no clock knows it of canaries alone.
+    fn latest(&self, target: TargetId) -> Latest;
 
     /// The number of dead letters of a target.
     fn dead_letters(&self, target: TargetId) -> u64;

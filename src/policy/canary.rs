@@ -100,6 +100,11 @@ impl Canary {
         }
     }
 
+    /// The same where it is known that one got through at `before`, in the time of an earlier process.
+    pub fn after(self, before: Option<Timestamp>) -> Self {
+        Self { through: self.through.max(before), ..self }
+    }
+
     /// The upstream took this one.
     pub fn took(&mut self, id: EventId, now: Timestamp) {
         if self.last.id != id || self.last.stage != Stage::Waits {

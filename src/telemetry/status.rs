@@ -212,7 +212,7 @@ pub struct UpstreamStatus {
     pub backlog: BacklogStatus,
     /// Envelopes it refused for good.
     pub dead_letters: u64,
-    /// When it last took an envelope, since the start of the daemon.
+    /// When it last took an envelope; through restarts, the last that services sent.
     pub last_delivery_at: Option<Timestamp>,
     /// What last went wrong, since the start of the daemon.
     pub last_error: Option<LastError>,

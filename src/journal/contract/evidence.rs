@@ -27,6 +27,7 @@ fn observation(second: u64, target: TargetId, performance: &[(u64, Performance)]
         upstreams: vec![(target, observed)],
         intake,
         steps: vec![],
+        canaries: vec![],
     }
 }
 
@@ -52,8 +53,12 @@ pub(super) async fn evidence_adds_up_and_outlives_a_restart(mut subject: Subject
     drop(journal);
     subject.crash();
     let journal = subject.journal();
-    let last = Observation { stopping: true, started: today(50), ..observation(60, b, &[], &[]) };
+    let canaries = vec![(b, today(55))];
+    let last = Observation { stopping: true, started: today(50), canaries, ..observation(60, b, &[], &[]) };
     journal.observe(last).await.unwrap();
+    let older = Observation { canaries: vec![(b, today(52))], ..observation(60, b, &[], &[]) };
+    journal.observe(Observation { stopping: true, started: today(50), intake: vec![], ..older }).await.unwrap();
+    assert_eq!((journal.latest(a).canary_at, journal.latest(b).canary_at), (None, Some(today(55))));
     let evidence = journal.evidence(at(0)).await.unwrap();
     let of = |name: &str| &evidence.performance[name];
     assert_eq!(of("a").attempts(Verdict::Delivered), 3);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
-use crate::journal::evidence::{Comparison, Evidence, Fate, Observation, Outage, Stretch, Tally, Unequal};
+use crate::journal::evidence::{Comparison, Evidence, Fate, Latest, Observation, Outage, Stretch, Tally, Unequal};
 use crate::journal::{RecordId, TargetId};
 use crate::policy::outcome::DropReason;
 use crate::telemetry::ledger::{Account, AccountKey};
@@ -21,11 +21,13 @@ pub(super) struct Kept {
     intake: Vec<Tally>,
     stretches: Vec<Stretch>,
     steps: BTreeMap<(TargetId, Timestamp), Step>,
+    latest: BTreeMap<TargetId, Latest>,
 }
 
 impl Kept {
     pub(super) fn observe(&mut self, observation: Observation) {
-        let Observation { started, now, stopping, upstreams, intake, steps } = observation;
+        let Observation { started, now, stopping, upstreams, intake, steps, canaries } = observation;
+        canaries.into_iter().for_each(|(target, at)| self.latest.entry(target).or_default().note_canary(at));
         match self.stretches.iter_mut().find(|stretch| stretch.from == started) {
             Some(stretch) => (stretch.to, stretch.stopped) = (stretch.to.max(now), stopping),
             None => self.stretches.push(Stretch { from: started, to: now, stopped: stopping }),
@@ -50,6 +52,10 @@ impl Kept {
             }
             observed.changes.into_iter().for_each(|change| self.change(target, change));
         }
+    }
+
+    pub(super) fn latest(&self, target: TargetId) -> Latest {
+        self.latest.get(&target).copied().unwrap_or_default()
     }
 
     fn change(&mut self, target: TargetId, change: Change) {

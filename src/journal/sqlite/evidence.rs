@@ -25,7 +25,7 @@ const MOST: i64 = 10_000;
 
 /// Keeps what was observed.
 pub(super) fn write(conn: &Connection, observation: &Observation) -> rusqlite::Result<()> {
-    let Observation { started, now, stopping, upstreams, intake, steps: told } = observation;
+    let Observation { started, now, stopping, upstreams, intake, steps: told, canaries } = observation;
     let ms = |at: &Timestamp| at.as_millis().cast_signed();
     conn.prepare_cached(
         "INSERT INTO stretch VALUES (?1, ?2, ?3)
@@ -42,6 +42,10 @@ pub(super) fn write(conn: &Connection, observation: &Observation) -> rusqlite::R
     }
     for (target, step) in told {
         steps::write(conn, *target, step)?;
+    }
+    for (target, at) in canaries {
+        conn.prepare_cached("UPDATE target SET canary_at = max(coalesce(canary_at, 0), ?2) WHERE id = ?1")?
+            .execute(params![target.0, ms(at)])?;
     }
     for (target, observed) in upstreams {
         for (hour, performance) in &observed.hours {

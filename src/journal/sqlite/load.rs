@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use rusqlite::Connection;
 
 use crate::clock::{Clock, Timestamp};
+use crate::journal::evidence::Latest;
 use crate::journal::shares::Shares;
 use crate::journal::spool::Spool;
 use crate::journal::{OpenError, Settings, TargetId};
@@ -87,10 +88,13 @@ fn files(conn: &Connection) -> rusqlite::Result<(HashSet<String>, u64)> {
 type Targets = Vec<(Arc<str>, Queue)>;
 
 fn targets(conn: &Connection) -> rusqlite::Result<Targets> {
-    let mut select = conn.prepare("SELECT name, watermark FROM target ORDER BY id")?;
+    let mut select = conn.prepare("SELECT name, watermark, delivered_at, canary_at FROM target ORDER BY id")?;
     let rows = select.query_map([], |row| {
         let watermark = row.get::<_, i64>(1)?.cast_unsigned();
-        Ok((row.get(0)?, Queue::new(watermark, false)))
+        let mut queue = Queue::new(watermark, false);
+        let at = |at| row.get::<_, Option<i64>>(at).map(|ms| ms.map(|ms| Timestamp::from_millis(ms.cast_unsigned())));
+        queue.latest = Latest { delivered_at: at(2)?, canary_at: at(3)? };
+        Ok((row.get(0)?, queue))
     })?;
     rows.collect()
 }

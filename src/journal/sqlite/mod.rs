@@ -51,7 +51,7 @@ use crate::telemetry::ledger::Ledger;
 
 use super::backfill::{Backfill, BackfillStep, Scope, Survey};
 use super::body::{Body, Reservation};
-use super::evidence::{Comparison, Evidence, Observation, Outage};
+use super::evidence::{Comparison, Evidence, Latest, Observation, Outage};
 use super::losses::Loss;
 use super::spool::Spool;
 use super::{
@@ -62,7 +62,7 @@ use group::{Command, INBOX, Reply};
 use queue::Take;
 use reader::{Question, SEATS};
 use schema::unusable;
-use shared::{Placed, Shared};
+use shared::{Placed, Shared, send};
 
 /// A journal in one SQLite file.
 #[derive(Debug)]
@@ -127,22 +127,6 @@ impl SqliteJournal {
             drop(self.commands.as_ref().map(|commands| commands.try_send((Command::Wake { hurry }, None))));
         }
     }
-}
-
-async fn send<T, M>(
-    shared: &Shared,
-    places: &Arc<Semaphore>,
-    inbox: Option<&SyncSender<Placed<M>>>,
-    message: impl FnOnce(Reply<T>) -> M,
-) -> Result<T, JournalError> {
-    if shared.closed.load(Ordering::Acquire) {
-        return Err(JournalError::Closed);
-    }
-    let place = Arc::clone(places).acquire_owned().await.map_err(|_| JournalError::Closed)?;
-    let (reply, answer) = oneshot::channel();
-    // There is room for whoever has a place: it fails only when the thread is gone.
-    inbox.ok_or(JournalError::Closed)?.try_send((message(reply), Some(place))).map_err(|_| JournalError::Closed)?;
-    answer.await.map_err(|_| JournalError::Closed)?
 }
 
 impl Drop for SqliteJournal {
@@ -301,6 +285,10 @@ impl Journal for SqliteJournal {
             let targets = (self.shared.target(a)?, self.shared.target(b)?);
             self.read(|reply| Question::Compare(targets, since, after, reply)).await
         })
+    }
+
+    fn latest(&self, target: TargetId) -> Latest {
+        self.shared.target(target).map(|target| target.queue().latest).unwrap_or_default()
     }
 
     fn dead_letters(&self, target: TargetId) -> u64 {

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use crate::clock::Timestamp;
 use crate::journal::backfill::BACKGROUND;
+use crate::journal::evidence::Latest;
 use crate::journal::{Claim, Progress, Record, Settlement, TargetId};
 use crate::protocol::category::Quantities;
 
@@ -135,6 +136,7 @@ pub(super) struct Queue {
     pub(super) discards: u64,
     pub(super) tally: Tally,
     pub(super) dead_letters: u64,
+    pub(super) latest: Latest,
 }
 
 impl Queue {

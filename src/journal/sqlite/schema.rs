@@ -33,7 +33,7 @@ const LOG_KEPT: u32 = 16 << 20;
 ///
 /// A record is settled for a target when its number is not above the target's watermark and no `pending` row names it;
 /// above the watermark every record with the target's bit waits. So what waits untried costs no row at all.
-pub(super) const FORMATS: [&str; 12] = [
+pub(super) const FORMATS: [&str; 13] = [
     "
 CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), next_record INTEGER NOT NULL);
 INSERT INTO meta VALUES (1, 1);
@@ -151,6 +151,12 @@ CREATE TABLE difference (
     id INTEGER PRIMARY KEY, target INTEGER NOT NULL, project INTEGER NOT NULL, event_id BLOB NOT NULL, at INTEGER NOT NULL,
     field TEXT NOT NULL, sent TEXT NOT NULL, there TEXT NOT NULL
 );
+",
+    // When each target last took something of a service, and a canary. Of the time before, the steps tell the former.
+    "
+ALTER TABLE target ADD COLUMN delivered_at INTEGER;
+ALTER TABLE target ADD COLUMN canary_at INTEGER;
+UPDATE target SET delivered_at = (SELECT max(at) FROM step WHERE step.target = target.id AND delivered > 0);
 ",
 ];
 

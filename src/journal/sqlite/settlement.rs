@@ -36,6 +36,8 @@ const FAR_BEHIND: u64 = 1024;
 pub(super) struct Pass {
     target: Arc<Target>,
     watermark_before: u64,
+    /// Set when something is settled that the target took.
+    delivered_at: Option<Timestamp>,
     rowed: Vec<u64>,
     ended: Vec<Ended>,
     victims: Vec<Victim>,
@@ -62,6 +64,7 @@ impl Pass {
         Self {
             target: Arc::clone(target),
             watermark_before,
+            delivered_at: None,
             rowed: vec![],
             ended,
             victims: vec![],
@@ -90,6 +93,7 @@ impl Pass {
         passes.push(Self::begin(target));
         let Some(pass) = passes.last_mut() else { return Ok(()) };
         let Some(highest) = pass.ended.iter().map(|ended| ended.id).max() else { return Ok(()) };
+        pass.delivered_at = pass.ended.iter().any(|ended| !ended.settlement.delivered.is_empty()).then_some(now);
         pass.advance(conn, highest, now)?;
         for ended in &pass.ended {
             write_ended(conn, target, ended)?;
@@ -155,9 +159,12 @@ impl Pass {
         for id in rowed {
             write_row(conn, self.target.id, id, now, &Progress::default(), None)?;
         }
-        if watermark != self.watermark_before {
-            conn.prepare_cached("UPDATE target SET watermark = ?2 WHERE id = ?1")?
-                .execute(params![self.target.id.0, watermark.cast_signed()])?;
+        if watermark != self.watermark_before || self.delivered_at.is_some() {
+            let delivered_at = self.delivered_at.map(|at| at.as_millis().cast_signed());
+            conn.prepare_cached(
+                "UPDATE target SET watermark = ?2, delivered_at = coalesce(?3, delivered_at) WHERE id = ?1",
+            )?
+            .execute(params![self.target.id.0, watermark.cast_signed(), delivered_at])?;
         }
         Ok(())
     }
@@ -181,6 +188,9 @@ impl Pass {
         for (again, due) in self.returned {
             queue.tally.enter(again.project, again.size, &again.quantities);
             queue.wait(due);
+        }
+        if let Some(at) = self.delivered_at {
+            queue.latest.note_delivered(at);
         }
         if let Some(due) = self.hastened {
             queue.put_off(due);

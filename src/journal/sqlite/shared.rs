@@ -1,10 +1,11 @@
 //! What the threads and the callers share.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::clock::Clock;
 use crate::journal::shares::Shares;
@@ -14,6 +15,7 @@ use crate::policy::dedup::SECRET;
 use crate::telemetry::ledger::Ledger;
 
 use super::disk::Disk;
+use super::group::Reply;
 use super::queue::Target;
 
 /// A message with the place it takes in the inbox. The place is free again when the message is taken out, also when whoever
@@ -127,6 +129,23 @@ impl Shared {
     pub(super) fn set_trouble(&self, trouble: Option<JournalError>) {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
+}
+
+/// Sends a message that is answered, waiting for a place among the others.
+pub(super) async fn send<T, M>(
+    shared: &Shared,
+    places: &Arc<Semaphore>,
+    inbox: Option<&SyncSender<Placed<M>>>,
+    message: impl FnOnce(Reply<T>) -> M,
+) -> Result<T, JournalError> {
+    if shared.closed.load(Ordering::Acquire) {
+        return Err(JournalError::Closed);
+    }
+    let place = Arc::clone(places).acquire_owned().await.map_err(|_| JournalError::Closed)?;
+    let (reply, answer) = oneshot::channel();
+    // There is room for whoever has a place: it fails only when the thread is gone.
+    inbox.ok_or(JournalError::Closed)?.try_send((message(reply), Some(place))).map_err(|_| JournalError::Closed)?;
+    answer.await.map_err(|_| JournalError::Closed)?
 }
 
 /// What an error of the storage is for the caller.

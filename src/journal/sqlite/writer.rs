@@ -170,8 +170,10 @@ impl Writer {
         }
         for target in &self.unwritten {
             let watermark = target.queue().watermark.cast_signed();
-            self.conn
-                .execute("INSERT INTO target VALUES (?1, ?2, ?3)", params![target.id.0, &*target.name, watermark])?;
+            self.conn.execute(
+                "INSERT INTO target (id, name, watermark) VALUES (?1, ?2, ?3)",
+                params![target.id.0, &*target.name, watermark],
+            )?;
         }
         let last = self.next - 1;
         group.last = last;
@@ -239,6 +241,11 @@ impl Writer {
             Command::Observe(observation, reply) => {
                 group.answers.push(Answer::Done(reply));
                 evidence::write(&self.conn, &observation)?;
+                for (target, at) in observation.canaries {
+                    if let Ok(target) = self.shared.target(target) {
+                        target.queue().latest.note_canary(at);
+                    }
+                }
             }
             Command::Lose(losses, reply) => {
                 group.answers.push(Answer::Done(reply));

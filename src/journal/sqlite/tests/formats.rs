@@ -11,7 +11,7 @@ async fn a_journal_of_each_older_format_is_brought_up_to_date_with_what_it_holds
         old.execute_batch("PRAGMA page_size = 16384; PRAGMA auto_vacuum = INCREMENTAL").unwrap();
         old.execute_batch(&schema::FORMATS[..format].concat()).unwrap();
         old.execute_batch(&format!(
-            "INSERT INTO target VALUES (0, 'a', 0); INSERT INTO project VALUES (0, 'shop');
+            "INSERT INTO target (id, name, watermark) VALUES (0, 'a', 0); INSERT INTO project VALUES (0, 'shop');
              INSERT INTO record (id, accepted_at, project, targets, size, quantities, event_id, keys)
              VALUES (1, 1000, 0, 1, 3, 'error=1', NULL, NULL);
              INSERT INTO body VALUES (1, '{{}}', x'7b7d0a');
