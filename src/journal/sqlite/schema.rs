@@ -9,6 +9,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::journal::{OpenError, Settings, Sync};
@@ -174,6 +175,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     let reader = || {
         let conn = Connection::open_with_flags(path, flags)?;
         conn.busy_timeout(PATIENCE)?;
+        keep_plans(&conn)?;
         conn.execute_batch("PRAGMA cache_size = -512; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY;")?;
         conn.set_prepared_statement_cache_capacity(24);
         Ok(conn)
@@ -237,8 +239,14 @@ fn recognise(path: &Path) -> Result<(), OpenError> {
     }
 }
 
+/// A statement is planned once: without this, one whose plan could depend on its parameters is planned again for each use.
+fn keep_plans(conn: &Connection) -> rusqlite::Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
+}
+
 fn prepare(conn: &Connection, sync: Sync) -> rusqlite::Result<()> {
     conn.busy_timeout(PATIENCE)?;
+    keep_plans(conn)?;
     conn.set_prepared_statement_cache_capacity(64);
     let found = conn.query_row("PRAGMA user_version", [], |row| row.get::<_, u32>(0))? as usize;
     if found == 0 {
