@@ -28,6 +28,7 @@ mod pool;
 mod stream;
 pub mod tls;
 pub use connections::{Connections, NoAnswer, of_any_length};
+use line::Meter;
 pub(super) use packed::Packed;
 pub(super) use stream::Stream;
 
@@ -117,7 +118,7 @@ impl Transport {
     ///
     /// `patience` is for all of it; of what comes from a file it is for each piece, and for the answer after the last one.
     pub(super) async fn send(&self, parcel: Parcel, patience: Duration, again: Again<'_>) -> Result<Reply, SendError> {
-        Ok(read(self.exchange(parcel, patience, again).await?).await)
+        Ok(read(self.exchange(parcel, patience, again).await?.0).await)
     }
 
     /// Sends and waits for all of an answer that has no more than `most` bytes; `None` in place of a longer one, or of one that does
@@ -130,8 +131,9 @@ impl Transport {
     ) -> Result<(StatusCode, HeaderMap, Option<Vec<u8>>), SendError> {
         let until = Instant::now() + patience;
         let mut copy = Some(parcel.clone());
-        let response = self.exchange(parcel, patience, &mut || copy.take()).await?;
-        let meter = connections::grant(&response, most);
+        let (response, meter) = self.exchange(parcel, patience, &mut || copy.take()).await?;
+        // Whoever has read the body renews the meter.
+        meter.as_ref().inspect(|meter| meter.grant(most));
         let (head, body) = response.into_parts();
         let body = timeout_at(until, Limited::new(body, most).collect()).await;
         if let Some(meter) = meter {
@@ -146,24 +148,25 @@ impl Transport {
         parcel: Parcel,
         patience: Duration,
         again: Again<'_>,
-    ) -> Result<Response<Incoming>, SendError> {
+    ) -> Result<(Response<Incoming>, Option<Meter>), SendError> {
         let (progress, copy) = match &parcel.body {
             Contents::Pieces(_) => (None, None),
             Contents::Stream(stream) => (Some(stream.progress()), Some(Box::new(parcel.clone()))),
             Contents::Packed(packed) => (Some(packed.progress()), Some(Box::new(parcel.clone()))),
         };
         let exchange = async {
-            let mut response = self.connections.request(request(parcel)).await;
+            let mut response = self.connections.request_metered(request(parcel)).await;
             if response.as_ref().is_err_and(NoAnswer::died_before_answer)
                 && let Some(parcel) = copy.map(|copy| *copy).or_else(again)
             {
-                response = Box::pin(self.connections.request(request(parcel))).await;
+                response = Box::pin(self.connections.request_metered(request(parcel))).await;
             }
             response.map_err(|error| SendError::Network(error.to_string()))
         };
+        let exchange = std::pin::pin!(exchange);
         let response = match progress {
             None => timeout(patience, exchange).await.ok(),
-            Some(progress) => Box::pin(progress.watch(exchange, patience)).await,
+            Some(progress) => progress.watch(exchange, patience).await,
         };
         response.unwrap_or(Err(SendError::Timeout(patience)))
     }

@@ -75,23 +75,35 @@ where
     /// # Errors
     ///
     /// When there is none, or one without an end.
-    pub async fn request(&self, mut request: Request<B>) -> Result<Response<Incoming>, NoAnswer> {
+    pub async fn request(&self, request: Request<B>) -> Result<Response<Incoming>, NoAnswer> {
+        let (mut response, meter) = self.request_metered(request).await?;
+        if let Some(meter) = meter {
+            response.extensions_mut().insert(meter);
+        }
+        Ok(response)
+    }
+
+    /// The same, and the meter of the connection that the answer comes by.
+    pub(super) async fn request_metered(
+        &self,
+        mut request: Request<B>,
+    ) -> Result<(Response<Incoming>, Option<Meter>), NoAnswer> {
         // What goes through a tunnel is none of the proxy's business.
         let proxy = self.proxy.proxy(request.uri()).ok().flatten();
         let proxy = proxy.filter(|proxy| proxy.is_http() && request.uri().scheme() == Some(&Scheme::HTTP)).cloned();
         if let Some(authorization) = proxy.as_ref().and_then(Proxy::authorization) {
             request.headers_mut().insert(header::PROXY_AUTHORIZATION, authorization);
         }
-        let response = self.exchange(request).await.map_err(|step| NoAnswer::Failed(Failure(step)))?;
+        let answer = self.exchange(request).await.map_err(|step| NoAnswer::Failed(Failure(step)))?;
         match proxy {
-            Some(proxy) if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => Err(NoAnswer::Shut(proxy)),
-            _ => Ok(response),
+            Some(proxy) if answer.0.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => Err(NoAnswer::Shut(proxy)),
+            _ => Ok(answer),
         }
     }
 
     /// Sends it over a connection that waits, or over a new one. What was not begun to be sent when its connection closed goes over
     /// another one.
-    async fn exchange(&self, mut request: Request<B>) -> Result<Response<Incoming>, Step> {
+    async fn exchange(&self, mut request: Request<B>) -> Result<(Response<Incoming>, Option<Meter>), Step> {
         let uri = request.uri().clone();
         if !request.headers().contains_key(header::HOST) {
             request.headers_mut().insert(header::HOST, host(&uri));
@@ -106,17 +118,12 @@ where
             // A proxy is told the whole address.
             *request.uri_mut() = if open.is_proxied { uri.clone() } else { path_of(&uri) };
             let mut error = match open.sender.try_send_request(request).await {
-                Ok(mut response) => {
-                    if let Some(meter) = open.meter.clone() {
-                        meter.renew();
-                        let is_old = meter.age() >= self.max_age;
-                        response.extensions_mut().insert(meter);
-                        if is_old {
-                            return Ok(response);
-                        }
+                Ok(response) => {
+                    let meter = open.meter.clone().inspect(Meter::renew);
+                    if meter.as_ref().is_none_or(|meter| meter.age() < self.max_age) {
+                        self.pool.put(open);
                     }
-                    self.pool.put(open);
-                    return Ok(response);
+                    return Ok((response, meter));
                 }
                 Err(error) => error,
             };
@@ -142,13 +149,6 @@ fn host(uri: &Uri) -> HeaderValue {
 /// The address without its scheme and host.
 fn path_of(uri: &Uri) -> Uri {
     Uri::from(uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")))
-}
-
-/// Lets the body of an answer have so many bytes. Whoever has read it renews the meter.
-pub(super) fn grant(response: &Response<Incoming>, bytes: usize) -> Option<Meter> {
-    let meter = response.extensions().get::<Meter>()?;
-    meter.grant(bytes);
-    Some(meter.clone())
 }
 
 /// Lets the body of an answer be of any length. Its connection must not be used again.
