@@ -55,11 +55,24 @@ pub(super) fn load(conn: &Connection, shared: &Shared, row: &Row<'_>, put_off: b
 
 fn parse(conn: &Connection, shared: &Shared, row: &Row<'_>, id: u64, put_off: bool) -> rusqlite::Result<Ready> {
     let project: u32 = row.get(2)?;
+    let record = match shared.held.get(id) {
+        Some(record) => record,
+        None => {
+            let record = Arc::new(read(conn, shared, row, id, project)?);
+            shared.held.put(&record);
+            record
+        }
+    };
+    let put_off = if put_off { Some(progress(row)?) } else { None };
+    Ok(Ready { record, project, put_off })
+}
+
+fn read(conn: &Connection, shared: &Shared, row: &Row<'_>, id: u64, project: u32) -> rusqlite::Result<Record> {
     let name = shared.projects().get(project as usize).cloned().ok_or_else(|| unreadable("its project"))?;
     let event_id = row.get::<_, Option<[u8; 16]>>(5)?.map(|id| u128::from_be_bytes(id).into());
     let client = serde_json::from_str(row.get_ref(6)?.as_str().map_err(|_| unreadable("its client"))?)
         .map_err(|_| unreadable("its client"))?;
-    let record = Record {
+    Ok(Record {
         id: RecordId(id),
         accepted_at: Timestamp::from_millis(row.get::<_, i64>(1)?.cast_unsigned()),
         project: name,
@@ -68,9 +81,7 @@ fn parse(conn: &Connection, shared: &Shared, row: &Row<'_>, id: u64, put_off: bo
         client,
         body: body(conn, shared, row, id)?,
         located: OnceLock::new(),
-    };
-    let put_off = if put_off { Some(progress(row)?) } else { None };
-    Ok(Ready { record: Arc::new(record), project, put_off })
+    })
 }
 
 /// The body; a large one without a second copy in memory, and one in a file as that file.

@@ -53,6 +53,7 @@ pub(super) fn load(
         space: Room::default(),
         secret: conn.query_row("SELECT secret FROM meta", [], |row| row.get(0))?,
         spool,
+        held: Default::default(),
         disk: Disk::new(settings),
         trouble: Mutex::new(None),
         closed: AtomicBool::new(false),

@@ -17,6 +17,7 @@ mod decode;
 mod disk;
 mod evidence;
 mod group;
+mod held;
 mod letters;
 mod load;
 mod losses;

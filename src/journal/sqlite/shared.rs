@@ -16,6 +16,7 @@ use crate::telemetry::ledger::Ledger;
 
 use super::disk::Disk;
 use super::group::Reply;
+use super::held::Held;
 use super::queue::Target;
 
 /// A message with the place it takes in the inbox. The place is free again when the message is taken out, also when whoever
@@ -37,6 +38,7 @@ pub(super) struct Shared {
     /// Under which the keys of repeats are made.
     pub(super) secret: [u8; SECRET],
     pub(super) spool: Arc<Spool>,
+    pub(super) held: Held,
     pub(super) disk: Disk,
     pub(super) trouble: Mutex<Option<JournalError>>,
     pub(super) closed: AtomicBool,
