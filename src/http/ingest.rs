@@ -41,9 +41,9 @@ pub(super) async fn envelope(State(public): State<Arc<Public>>, id: ProjectId, r
     take_in(&public, Some(&project(id)), request, Form::Envelope).await
 }
 
-/// The same, for a request that needs no router to be recognised: `id` is in its path.
-pub(super) async fn envelope_for(public: &Public, id: &str, request: Request) -> Response {
-    take_in(public, Some(id), request, Form::Envelope).await
+/// The same, for a request that needs no router to be recognised: `id` is in its path. Also says for which project it was.
+pub(super) async fn envelope_for(public: &Public, id: &str, request: Request) -> (Response, Option<Arc<str>>) {
+    taken_in(public, Some(id), request, Form::Envelope).await
 }
 
 /// `POST /api/{project}/store/`
@@ -100,13 +100,20 @@ fn longest_event(public: &Public) -> Limit {
 }
 
 async fn take_in(public: &Public, id: Option<&str>, request: Request, form: Form) -> Response {
+    let (mut response, project) = taken_in(public, id, request, form).await;
+    note_project(&mut response, project);
+    response
+}
+
+/// The answer, and the project that it is for.
+async fn taken_in(public: &Public, id: Option<&str>, request: Request, form: Form) -> (Response, Option<Arc<str>>) {
     let form = form.of(request.headers());
     let Visit { entrance, parts, body, pass } = match admit(public, id, None, form.terms(public), request).await {
         Ok(visit) => visit,
-        Err(refusal) => return refusal,
+        Err(refusal) => return (refusal, None),
     };
     let taken = submit(public, entrance, &parts, body, form).await;
-    pass.end(taken.map(|receipt| (receipt.project.clone(), answer(&receipt))))
+    pass.close(taken.map(|receipt| (receipt.project.clone(), answer(&receipt))))
 }
 
 /// `GET /api/{project}/store/`: the event is in the query, the answer an image for a page to show.
@@ -195,15 +202,24 @@ pub(super) async fn admit(
 impl Pass {
     /// The answer: what was taken in for a project, or the refusal.
     pub(super) fn end(self, taken: Result<(Arc<str>, Response), ApiError>) -> Response {
-        let (project, mut response) = match taken {
-            Ok((project, response)) => (Some(project), response),
-            Err(error) => (self.project, error.into_response()),
-        };
-        if let Some(project) = project {
-            response.extensions_mut().insert(ForProject(project));
-        }
-        self.timer.observe_duration();
+        let (mut response, project) = self.close(taken);
+        note_project(&mut response, project);
         response
+    }
+
+    /// The same, with the project beside the answer.
+    fn close(self, taken: Result<(Arc<str>, Response), ApiError>) -> (Response, Option<Arc<str>>) {
+        self.timer.observe_duration();
+        match taken {
+            Ok((project, response)) => (response, Some(project)),
+            Err(error) => (error.into_response(), self.project),
+        }
+    }
+}
+
+fn note_project(response: &mut Response, project: Option<Arc<str>>) {
+    if let Some(project) = project {
+        response.extensions_mut().insert(ForProject(project));
     }
 }
 

@@ -181,15 +181,18 @@ impl App for PublicApp {
     async fn answer(&self, peer: SocketAddr, mut request: Request<Body>) -> Response {
         request.extensions_mut().insert(peer);
         path::normalise(request.uri_mut());
-        let mut response = if request.method() == Method::OPTIONS {
-            preflight()
+        let (mut response, project) = if request.method() == Method::OPTIONS {
+            (preflight(), None)
         } else if let Some(id) = project_of_envelope(&request).map(str::to_owned) {
             ingest::envelope_for(&self.state, &id, request).await
         } else {
-            Box::pin(self.routes.clone().oneshot(request)).await.unwrap_or_else(|never| match never {})
+            let answer = Box::pin(self.routes.clone().oneshot(request)).await;
+            let mut response = answer.unwrap_or_else(|never| match never {});
+            let project = response.extensions_mut().remove::<ForProject>();
+            (response, project.map(|ForProject(name)| name))
         };
         share(&mut response);
-        self.count(&response);
+        self.count(&response, project.as_deref().unwrap_or_default());
         response
     }
 
@@ -220,8 +223,7 @@ impl App for PublicApp {
 }
 
 impl PublicApp {
-    fn count(&self, response: &Response) {
-        let project = response.extensions().get::<ForProject>().map_or("", |project| &project.0);
+    fn count(&self, response: &Response, project: &str) {
         let code = code_label(response.status().as_u16());
         self.state.metrics.received_requests_total.with_label_values(&[project, code]).inc();
         if let Some(reason) = response.extensions().get::<Refused>() {
