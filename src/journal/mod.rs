@@ -145,11 +145,8 @@ impl Record {
     /// Where the values that address it stand in its header line: looked for once, for all targets. `None` when the line cannot be
     /// read, and for a body in a file, whose outline knows.
     pub fn spans(&self) -> Option<&HeaderSpans> {
-        let locate = || match &self.body {
-            Body::Memory(bytes) => HeaderSpans::locate(header_line(bytes)).ok(),
-            Body::File(_) => None,
-        };
-        self.located.get_or_init(locate).as_ref()
+        let Body::Memory(bytes) = &self.body else { return None };
+        self.located.get_or_init(|| HeaderSpans::locate(header_line(bytes)).ok()).as_ref()
     }
 
     /// Its id when it is a canary: an event of ours, which counts as nothing ([`losses`]).
