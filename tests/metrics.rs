@@ -45,6 +45,7 @@ switchyard_journal_set_aside_records_total counter
 switchyard_journal_size_bytes gauge
 switchyard_last_switch_timestamp_seconds gauge
 switchyard_lost_events gauge project upstream
+switchyard_mended_envelopes_total counter upstream
 switchyard_missing_events gauge project upstream
 switchyard_notifications_total counter outcome
 switchyard_open_connections gauge

@@ -24,10 +24,15 @@ const QUICK: &str = "[verify]\nsettle = \"1s\"\nrequests = \"50/s\"\n";
 
 /// A relay before a primary that is not asked and a GlitchTip that is.
 async fn scene(more: &str) -> (Upstream, Glitchtip, Relay) {
+    scene_with("", more).await
+}
+
+/// The same, with a line more in the GlitchTip's section.
+async fn scene_with(line: &str, more: &str) -> (Upstream, Glitchtip, Relay) {
     let (primary, glitchtip) = (Upstream::start().await, Glitchtip::start(BATCH, MEMORY).await);
     let plan = Plan::new(&[("sentry", primary.dsn("beef", 8)), ("glitchtip", glitchtip.dsn())])
         .api("glitchtip", "glitchtip", Some(PLACE), TOKEN)
-        .upstream("glitchtip", "api.remembers = \"2s\"")
+        .upstream("glitchtip", &format!("{line}\napi.remembers = \"2s\""))
         .more(&format!("{QUICK}{more}"));
     (primary, glitchtip, plan.start().await)
 }
@@ -136,7 +141,7 @@ async fn what_its_queue_lost_is_found_sent_again_and_stored_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_poisonous_event_among_others_ends_as_a_dead_letter_and_the_others_are_stored() {
-    let (_primary, glitchtip, relay) = scene("repair = \"auto\"\n").await;
+    let (_primary, glitchtip, relay) = scene_with("spare_batches = false", "repair = \"auto\"\n").await;
     relay.send_errors(2).await;
     figures(&relay, &[("stored", 2)]).await;
     glitchtip.set_worker(false);
@@ -157,6 +162,33 @@ async fn a_poisonous_event_among_others_ends_as_a_dead_letter_and_the_others_are
     relay.balanced(SOON).await;
     let (code, told) = relay.verb(&["report"]).await;
     assert_eq!((code, told.contains("1 were given up")), (1, true), "{told}");
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poisonous_event_costs_none_of_100_others_and_ends_as_a_dead_letter_that_says_why() {
+    let (primary, glitchtip, relay) = scene("").await;
+    let around = relay.send_errors(50).await;
+    let poison = new_id();
+    let event = json!({"event_id": poison, "message": "poison", "level": "error", "release": "r".repeat(256)});
+    assert_eq!(relay.send(envelope(&poison, "event", &event.to_string())).await.status(), 200);
+    let others = [around, relay.send_errors(50).await].concat();
+    figures(&relay, &[("delivered", 101), ("stored", 100), ("missing", 0), ("lost", 1), ("unknown", 0)]).await;
+    let stored = glitchtip.stored();
+    assert!(others.iter().all(|id| stored.contains(id)) && stored.len() == 100, "{stored:?}");
+    assert_eq!(primary.taken_count(), 101);
+    let mut seen = glitchtip.upstream.taken();
+    seen.retain(|seen| seen.method == "POST");
+    let at = seen.iter().position(|seen| seen.event_id().replace('-', "") == poison).expect("it was sent");
+    // A batch is closed after 2 s: 3 s are left, as exact as the clocks are.
+    let gaps: Vec<Duration> = seen.windows(2).map(|pair| pair[1].at.duration_since(pair[0].at)).collect();
+    let beside = gaps.iter().skip(at.saturating_sub(1)).take(if at == 0 { 1 } else { 2 });
+    assert!(beside.clone().all(|gap| *gap > Duration::from_secs(2)), "nothing goes with it: {at} {gaps:?}");
+    let (_, letters) = relay.verb(&["dead-letters", "list", "--json"]).await;
+    assert!(letters.contains("lost_by_tracker") && letters.contains("more than 255 characters"), "{letters}");
+    let (_, status) = relay.verb(&["status"]).await;
+    assert!(status.contains("shorten `release` in the service"), "{status}");
+    relay.balanced(SOON).await;
     relay.finish().await;
 }
 

@@ -255,6 +255,9 @@ fn more(upstream: &UpstreamStatus) -> Option<String> {
         lines.push(format!("  last error at {}: {}", error.at, harmless(&error.what, 300)));
     }
     lines.extend(upstream.stranded.iter().map(|stranded| tint(Tone::Bad, format!("  {stranded}"))));
+    lines.extend(
+        upstream.poison.iter().map(|line| tint(Tone::Strong, format!("  {}", harmless(&line.to_string(), 300)))),
+    );
     lines.extend(upstream.alone().map(|line| tint(Tone::Strong, format!("  {line}"))));
     for OutageStatus { from, to, cause } in &upstream.outages {
         let end = to.map_or("still lasting".to_owned(), |to| format!("{} long", span(to.since(*from))));

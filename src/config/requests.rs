@@ -1,4 +1,4 @@
-//! The checks of what is sent: `headers` and `compress` in `[upstreams.NAME]`.
+//! The checks of what is sent: `headers`, `compress` and `mend` in `[upstreams.NAME]`.
 //!
 //! Rule: the value of a header is never shown, nor said to be anything but wrong.
 
@@ -22,6 +22,10 @@ pub(super) fn check(path: &Path, upstream: &Settings, report: &mut Report<'_>) {
             report.warning(&compress, message, None);
         }
         _ => {}
+    }
+    if !upstream.mend.is_empty() && upstream.kind != Kind::Glitchtip {
+        let message = format!("only a glitchtip needs it, and this is of kind {}", upstream.kind.name());
+        report.error(&path.key("mend"), message, Some("leave it out".into()));
     }
 }
 
@@ -111,5 +115,17 @@ mod tests {
         let second = lines("headers = { Authorization = \"Sentry sentry_key=hunter2\" }\n");
         assert!(second.contains("is a second key beside the one of the DSN"), "{second}");
         assert!(!format!("{lent}{second}").contains("hunter2"));
+    }
+
+    #[test]
+    fn an_event_is_mended_for_a_glitchtip_alone() {
+        let told = lines("kind = \"bugsink\"\nmend = [\"release\"]\n");
+        assert!(
+            told.contains("config.toml:9:8: upstreams.a.mend: only a glitchtip needs it, and this is of kind bugsink"),
+            "{told}"
+        );
+        assert_eq!(lines("kind = \"glitchtip\"\nmend = [\"release\"]\n"), "no problems in config.toml");
+        let told = lines("kind = \"glitchtip\"\nmend = [\"tags\"]\n");
+        assert!(told.contains("upstreams.a.mend") && told.contains("`release`"), "{told}");
     }
 }

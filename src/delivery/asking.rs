@@ -28,8 +28,9 @@ use crate::units::{Period, Secret};
 
 pub use crate::tracker::{Cursor, Page, There, Trouble};
 
-use super::batch_poison;
+use super::batch_poison::{self, Cause};
 use super::headers::Headers;
+use super::mend::Mend;
 use super::settings::{Kind, Settings as Upstream};
 use super::transport::{Contents, Parcel, Transport};
 
@@ -151,6 +152,7 @@ struct Inner {
     own: Headers,
     address: Option<Address>,
     remembers: Option<Period>,
+    mend: Vec<Mend>,
     transport: Transport,
     confirmed: Mutex<BTreeMap<There, Instant>>,
 }
@@ -173,6 +175,7 @@ impl Api {
             own: upstream.headers.clone(),
             address: settings.url.clone(),
             remembers: settings.remembers,
+            mend: upstream.mend.clone(),
             transport: Transport::new(&Arc::new(upstream.clone())),
             confirmed: Mutex::default(),
         })))
@@ -242,13 +245,14 @@ impl Api {
     }
 
     /// Why the tracker is known to lose an event like this one.
-    pub fn known_loss(&self, body: &Body) -> Option<&'static str> {
+    pub fn known_loss(&self, body: &Body) -> Option<Cause> {
         if self.0.kind != Kind::Glitchtip {
             return None;
         }
         let envelope = body.outline().ok()?;
         let mut events = envelope.items().iter().filter(|item| item.kind == ItemType::Event);
-        events.find_map(|item| batch_poison::why(&item.kind, &body.payload(item).ok()?))
+        let cause = events.find_map(|item| batch_poison::why(&item.kind, &body.payload(item).ok()?))?;
+        (cause != Cause::Release || !self.0.mend.contains(&Mend::Release)).then_some(cause)
     }
 
     /// In which form it shows an event.

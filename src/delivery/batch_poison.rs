@@ -1,7 +1,8 @@
 //! Events that make a GlitchTip 5 lose the whole batch they are stored with, up to a hundred events of any project, all of them
 //! answered with 200 (glitchtip-backend, `apps/event_ingest/process_event.py`: one insert for all).
 //!
-//! Rule: they are noticed, not held back; version 6 takes them. Most events are found harmless without being read as JSON.
+//! Rule: each goes alone ([`crate::policy::apart`]), unless `spare_batches` is off: version 6 takes them. Most events are found harmless
+//! without being read as JSON.
 
 use std::borrow::Cow;
 
@@ -13,8 +14,35 @@ use crate::protocol::event_id::EventId;
 use crate::protocol::item::ItemType;
 
 /// A release may have so many characters: its column's width.
-const LONGEST_RELEASE: usize = 255;
+pub(super) const LONGEST_RELEASE: usize = 255;
 const RELEASE: &[u8] = b"\"release\"";
+
+/// What is wrong with an event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// Its release is too long for the column.
+    Release,
+    /// A transaction has no `trace_id` that is a UUID.
+    Trace,
+}
+
+impl Cause {
+    /// In words, of an event.
+    pub const fn why(self) -> &'static str {
+        match self {
+            Self::Release => "its release has more than 255 characters",
+            Self::Trace => "it has no contexts.trace with a trace_id that is a UUID",
+        }
+    }
+
+    /// What to do about it.
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Self::Release => "shorten `release` in the service, or write mend = [\"release\"]",
+            Self::Trace => "give the service's transactions a trace_id, as the SDKs do",
+        }
+    }
+}
 
 /// The part of an event that matters here. Anything of another type is left as it is: it is refused, not stored.
 #[derive(Deserialize)]
@@ -49,17 +77,17 @@ pub(super) fn is_suspect(bytes: &[u8]) -> bool {
 }
 
 /// Why the item cannot be stored; `None` when nothing speaks against it.
-pub(super) fn why(kind: &ItemType, payload: &[u8]) -> Option<&'static str> {
+pub(super) fn why(kind: &ItemType, payload: &[u8]) -> Option<Cause> {
     if !matches!(kind, ItemType::Event | ItemType::Transaction) {
         return None;
     }
     let event: Event<'_> = serde_json::from_slice(payload).ok()?;
     let release = event.release.and_then(text);
     if release.is_some_and(|release| release.chars().count() > LONGEST_RELEASE) {
-        return Some("its release has more than 255 characters");
+        return Some(Cause::Release);
     }
     if *kind == ItemType::Transaction && !has_trace(event.contexts) {
-        return Some("it has no contexts.trace with a trace_id that is a UUID");
+        return Some(Cause::Trace);
     }
     None
 }

@@ -10,6 +10,8 @@ use crate::policy::circuit::State;
 use crate::protocol::category::Category;
 use crate::telemetry::status::LastError;
 
+use super::batch_poison::Cause;
+
 /// The state of one upstream, as its worker sees it.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -21,6 +23,8 @@ pub struct Report {
     pub misconfigured: bool,
     /// The projects that fail there while others are taken, each with the moment until which that is so if nothing more is heard.
     pub alone: Vec<(Arc<str>, Timestamp)>,
+    /// What projects send there that a GlitchTip 5 loses together with other events, and when last.
+    pub poison: Vec<(Arc<str>, Cause, Timestamp)>,
     /// How many of those answers may only pass.
     pub in_doubt: u64,
     /// When it last took an envelope.
@@ -40,6 +44,7 @@ impl Default for Report {
             up: true,
             misconfigured: false,
             alone: vec![],
+            poison: vec![],
             in_doubt: 0,
             last_delivery: None,
             last_error: None,
@@ -49,7 +54,19 @@ impl Default for Report {
     }
 }
 
+/// The most projects of which it is told what they send.
+const TOLD: usize = 20;
+
 impl Report {
+    /// A project sends what others are lost with.
+    pub(super) fn note_poison(&mut self, project: &Arc<str>, cause: Cause, now: Timestamp) {
+        if let Some((.., at)) = self.poison.iter_mut().find(|(name, known, _)| name == project && *known == cause) {
+            *at = now;
+        } else if self.poison.len() < TOLD {
+            self.poison.push((Arc::clone(project), cause, now));
+        }
+    }
+
     /// The state in one word, the gravest first.
     pub fn word(&self, now: Timestamp) -> &'static str {
         match self.circuit {

@@ -46,7 +46,7 @@ pub(super) struct Load {
     /// The id of the event that goes, when the envelope had several.
     pub(super) event_id: Option<EventId>,
     /// Why what goes makes the upstream lose the batch it is stored with.
-    pub(super) batch_poison: Option<&'static str>,
+    pub(super) batch_poison: Option<batch_poison::Cause>,
 }
 
 impl Load {

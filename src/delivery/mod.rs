@@ -2,12 +2,13 @@
 //! journal, so that nothing one upstream does is felt by another.
 
 pub mod asking;
-mod batch_poison;
+pub mod batch_poison;
 pub mod board;
 pub mod compress;
 pub mod headers;
 mod large;
 mod load;
+pub mod mend;
 mod parcel;
 pub mod proxies;
 mod quirks;

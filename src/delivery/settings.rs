@@ -11,6 +11,7 @@ use crate::units::Period;
 
 use super::compress::Compress;
 use super::headers::Headers;
+use super::mend::Mend;
 use super::transport::tls::Credentials;
 use super::{asking, proxies};
 
@@ -42,6 +43,10 @@ pub struct Settings {
     pub proxy: proxies::Choice,
     /// How envelopes are compressed on their way there; absent, as its kind takes them best, and not on this machine.
     pub compress: Option<Compress>,
+    /// Of a GlitchTip: whether what makes it lose other events goes alone, with a pause before and after.
+    pub spare_batches: bool,
+    /// What may be changed in an event so that a GlitchTip can store it.
+    pub mend: Vec<Mend>,
     /// Whom TLS trusts there besides the authorities: a file.
     pub tls_ca: Option<PathBuf>,
     /// Our certificate for who demands one: a file, with the chain below it.
@@ -72,6 +77,8 @@ impl Default for Settings {
             max_connection_age: Period::secs(60),
             proxy: proxies::Choice::default(),
             compress: None,
+            spare_batches: true,
+            mend: vec![],
             tls_ca: None,
             tls_client_cert: None,
             tls_client_key: None,

@@ -16,6 +16,7 @@ use crate::telemetry::log::Damper;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::observations::Observations;
 
+use super::batch_poison::Cause;
 use super::compress::Compress;
 use super::sent::Sent;
 
@@ -27,6 +28,7 @@ pub(super) struct Watch {
     duration: Histogram,
     lag: Histogram,
     batch_poison: IntCounter,
+    mended: IntCounter,
     observations: Observations,
     damper: Damper<Line>,
     told: Arc<Mutex<Told>>,
@@ -76,6 +78,7 @@ enum Line {
     Misconfigured(Arc<str>),
     NoDsn(Arc<str>),
     BatchPoison(Arc<str>),
+    Mended(Arc<str>),
     Unsupported(Box<str>),
 }
 
@@ -90,6 +93,7 @@ impl Watch {
             duration: metrics.delivery_duration_seconds.with_label_values(&[upstream]),
             lag: metrics.delivery_lag_seconds.with_label_values(&[upstream]),
             batch_poison: metrics.batch_poison_events_total.with_label_values(&[upstream]),
+            mended: metrics.mended_envelopes_total.with_label_values(&[upstream]),
             observations,
             damper: Damper::new(),
             told: Arc::default(),
@@ -259,12 +263,21 @@ impl Watch {
         tracing::warn!(upstream.name = upstream, project.name = &**project, suppressed, "{advice}");
     }
 
-    pub(super) fn batch_poison(&self, record: &Record, why: &str) {
+    pub(super) fn batch_poison(&self, record: &Record, cause: Cause) {
         self.batch_poison.inc();
         let Some(line) = self.damper.admit(&Line::BatchPoison(Arc::clone(&record.project))) else { return };
         let (upstream, project, suppressed) = (&*self.upstream, &*record.project, line.suppressed);
-        let message = "upstream was sent an event that makes a GlitchTip 5 lose the whole batch it is stored with";
-        tracing::warn!(upstream.name = upstream, project.name = project, record = %record.id, why, suppressed, "{message}");
+        let (why, help) = (cause.why(), cause.remedy());
+        let message = "upstream was sent an event that a GlitchTip 5 loses with the whole batch it is stored with";
+        tracing::warn!(upstream.name = upstream, project.name = project, record = %record.id, why, help, suppressed, "{message}");
+    }
+
+    pub(super) fn mended(&self, record: &Record) {
+        self.mended.inc();
+        let Some(line) = self.damper.admit(&Line::Mended(Arc::clone(&record.project))) else { return };
+        let (upstream, project, suppressed) = (&*self.upstream, &*record.project, line.suppressed);
+        let message = "a release of more than 255 characters is cut for the upstream: shorten it in the service";
+        tracing::warn!(upstream.name = upstream, project.name = project, record = %record.id, suppressed, "{message}");
     }
 
     pub(super) fn unreadable(&self, record: &Record, why: &str) {

@@ -15,8 +15,8 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Timestamp};
-use crate::journal::body::Unreadable;
-use crate::journal::{Claim, Journal, Record, Rest, Settlement, TargetId};
+use crate::journal::{Claim, Journal, Record, Settlement, TargetId};
+use crate::policy::apart::Apart;
 use crate::policy::circuit::{Circuit, State};
 use crate::policy::cooldown::{self, Cooldown, Cooldowns};
 use crate::policy::hold::Holds;
@@ -32,6 +32,7 @@ use super::board::Board;
 use super::compress::{Compress, Packs};
 use super::large::{self, weight};
 use super::load;
+use super::mend;
 use super::parcel;
 use super::quirks::{self, Quirks};
 use super::rewrite::Address;
@@ -41,6 +42,7 @@ use super::transport::Transport;
 use super::watch::Watch;
 
 mod alone;
+mod apart;
 mod canary;
 mod outgoing;
 mod publish;
@@ -84,6 +86,10 @@ pub(super) struct Worker {
     refusals: Refusals,
     /// The projects that fail while others do not.
     suspects: Suspects,
+    /// The turns of what must go alone.
+    apart: Apart,
+    /// What has the turn, until it may go.
+    held: Option<apart::Held>,
     /// Whether more than one project has a DSN here: then none gets all of the room.
     shared: bool,
     /// When it goes on looking for what is not of the project that has its share of the room.
@@ -128,7 +134,7 @@ impl Worker {
         around: Surroundings,
     ) -> Self {
         around.board.update(&upstream, |_| {});
-        let epoch = around.clock.epoch();
+        let (epoch, now) = (around.clock.epoch(), around.clock.now());
         Self {
             upstream,
             target,
@@ -140,6 +146,8 @@ impl Worker {
             holds: Holds::default(),
             refusals: Refusals::default(),
             suspects: Suspects::default(),
+            apart: Apart::new(now),
+            held: None,
             shared: false,
             looks_on: Timestamp::default(),
             forgiven: Timestamp::default(),
@@ -175,6 +183,7 @@ impl Worker {
         while let Some(ended) = self.in_flight.next().await {
             self.all_ended(ended);
         }
+        self.give_back();
     }
 
     fn ended(&mut self, ended: Ended) {
@@ -193,6 +202,9 @@ impl Worker {
             self.end_waits(now).await;
             if self.circuit.asks(now, self.in_flight.len()) {
                 self.ask();
+            }
+            if let Err(until) = self.turn(now) {
+                return until;
             }
             let room = self.most().saturating_sub(self.in_flight.len());
             let permits = self.circuit.permits(now, room, self.in_flight.len());
@@ -240,7 +252,7 @@ impl Worker {
     }
 
     /// Sends a claimed record, or settles it at once when there is no point in sending.
-    fn start(&mut self, claim: Claim, file: Option<Arc<File>>, now: Timestamp) {
+    fn start(&mut self, mut claim: Claim, file: Option<Arc<File>>, now: Timestamp) {
         let settings = self.settings.load_full();
         let record = &claim.record;
         if let Some(settlement) = load::left_out(&claim, self.target, now) {
@@ -260,6 +272,9 @@ impl Worker {
             self.homeless = true;
             return self.put_off(&claim, now + HOMELESS);
         };
+        if mend::apply(&settings.mend, &mut claim.record) {
+            self.around.watch.mended(&claim.record);
+        }
         let load = load::select(&claim, &self.cooldown, self.quirks(), now);
         if let Some(settlement) = load.without_unsupported(&claim, now) {
             return self.journal_settle(&claim.record, settlement);
@@ -267,6 +282,9 @@ impl Worker {
         if load.is_empty() {
             let settlement = load.remainder(settings.on_rate_limit, claim.progress.clone(), now);
             return self.journal_settle(&claim.record, settlement);
+        }
+        if load.batch_poison.is_some() && settings.spare_batches && !self.apart.is_going() {
+            return self.set_apart(claim, file, &load, now);
         }
         let mut parcel = match parcel::pack(&claim, &load, file.clone(), &address, now) {
             Ok(parcel) => parcel,
@@ -293,21 +311,6 @@ impl Worker {
         }));
     }
 
-    /// Not tried, tried later.
-    fn put_off(&self, claim: &Claim, due: Timestamp) {
-        let rest = Rest { due, progress: claim.progress.clone(), quantities: load::pending(claim) };
-        self.journal_settle(&claim.record, Settlement { rest: Some(rest), ..Settlement::default() });
-    }
-
-    /// The body's file cannot be read now. What is pending of a part that nobody knows stays leased, and is looked at by the next
-    /// start.
-    fn unreadable(&self, claim: &Claim, error: &Unreadable, now: Timestamp) {
-        self.around.watch.unreadable(&claim.record, &error.to_string());
-        if claim.progress.items.is_none() || claim.record.client.request.is_some() || claim.record.body.is_at_hand() {
-            self.put_off(claim, now + large::UNREADABLE);
-        }
-    }
-
     fn give_up(&self, record: &Record, reason: DropReason, quantities: Quantities) {
         self.journal_settle(record, Settlement { dropped: Some((reason, quantities)), ..Settlement::default() });
     }
@@ -321,6 +324,7 @@ impl Worker {
         let now = self.around.clock.now();
         self.bytes_in_flight -= weight(&sent.claim.record.body);
         self.suspects.ended(&sent.claim.record.project, now);
+        self.apart.ended(now);
         sent.hide_secrets(&self.upstream);
         let verdict = match &sent.result {
             Ok(reply) if sent.claim.record.client.request.is_some() => Verdict::of_other(reply.status, &reply.text),

@@ -29,6 +29,7 @@ pub(super) fn card(status: &Status, upstream: &UpstreamStatus, (steps, outages):
             @if let Some(spared) = &upstream.spared { p.muted { "As a shadow it gets: " (spared) "." } }
             @for limit in words::limits(&upstream.limits) { p.warn { "Limited: " (limit) } }
             @for alone in upstream.alone() { p.warn { (alone) "." } }
+            @for poison in &upstream.poison { p.warn { (poison) "." } }
             @for stranded in &upstream.stranded { p.bad { (stranded) "." } }
             @if let Some(error) = &upstream.last_error {
                 p { "Last error, " (when(status.now, error.at)) ": " (error.what) }

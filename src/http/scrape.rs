@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+use crate::delivery::batch_poison::Cause;
 use crate::delivery::board::Report;
 use crate::journal::evidence::Outage;
 use crate::journal::{Backlog, Share, TargetId};
@@ -15,8 +16,8 @@ use crate::protocol::category::Category;
 use crate::telemetry::health::{self, Health};
 use crate::telemetry::ledger::Account;
 use crate::telemetry::status::{
-    AccountStatus, BacklogStatus, CanaryStatus, JournalStatus, LatelyStatus, LimitStatus, OutageStatus, ProjectStatus,
-    RefusedStatus, ShareStatus, Status, StormStatus, StrandedStatus, SwitchStatus, UpstreamStatus,
+    AccountStatus, BacklogStatus, CanaryStatus, JournalStatus, LatelyStatus, LimitStatus, OutageStatus, PoisonStatus,
+    ProjectStatus, RefusedStatus, ShareStatus, Status, StormStatus, StrandedStatus, SwitchStatus, UpstreamStatus,
 };
 
 use super::state::{Admin, View};
@@ -29,6 +30,8 @@ const SWITCHES: usize = 20;
 const OUTAGES: Duration = Duration::from_secs(24 * 3600);
 const MOST_OUTAGES: usize = 200;
 const SHOWN_OUTAGES: usize = 5;
+/// For how long it is told that a project sent what others are lost with.
+const POISON_TOLD: Duration = Duration::from_secs(24 * 3600);
 
 /// How often the figures are read again when they do not add up: accounts and backlog are read one after the other, and what
 /// is accepted in between looks like a difference.
@@ -142,6 +145,7 @@ fn upstream(
         last_delivery_at: report.last_delivery.max(admin.journal.latest(target).delivered_at),
         outages: vec![],
         alone: report.alone.iter().filter(|(_, until)| *until > now).map(|(name, _)| name.to_string()).collect(),
+        poison: poison(&report, now),
         canary: report.canary.as_ref().map(|canary| canary_status(canary, now)),
         verification: None,
         limits: limits(&report, now),
@@ -150,6 +154,17 @@ fn upstream(
         difference: accounts.iter().map(|account| account.difference).sum(),
         accounts,
     }
+}
+
+fn poison(report: &Report, now: Timestamp) -> Vec<PoisonStatus> {
+    let recent = report.poison.iter().filter(|(.., at)| now.since(*at) < POISON_TOLD);
+    let told = |(project, cause, at): &(Arc<str>, Cause, Timestamp)| PoisonStatus {
+        project: project.to_string(),
+        cause: cause.why().to_owned(),
+        remedy: cause.remedy().to_owned(),
+        at: *at,
+    };
+    recent.map(told).collect()
 }
 
 /// What waits there of projects that have no DSN there.

@@ -121,7 +121,7 @@ impl Submission {
 }
 
 /// One submission in the journal.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Record {
     /// Its number.
     pub id: RecordId,

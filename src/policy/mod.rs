@@ -1,5 +1,6 @@
 //! Decisions. Values in, values out: `now` is passed in, nothing here opens a socket or a file.
 
+pub mod apart;
 pub mod backoff;
 pub mod canary;
 pub mod circuit;

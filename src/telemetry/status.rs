@@ -222,6 +222,9 @@ pub struct UpstreamStatus {
     /// The projects that fail there while others are taken, and wait alone.
     #[serde(default)]
     pub alone: Vec<String>,
+    /// What projects sent there in the last day that it loses together with other events.
+    #[serde(default)]
+    pub poison: Vec<PoisonStatus>,
     /// Its outages of the last day, newest first, no more than a few.
     #[serde(default)]
     pub outages: Vec<OutageStatus>,
@@ -248,6 +251,26 @@ impl UpstreamStatus {
             )
         };
         self.alone.iter().map(line)
+    }
+}
+
+/// What a project sends to a tracker that loses it together with other events.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PoisonStatus {
+    /// The project's name.
+    pub project: String,
+    /// What is wrong with it.
+    pub cause: String,
+    /// What to do about it.
+    pub remedy: String,
+    /// When it was last seen.
+    pub at: Timestamp,
+}
+
+impl std::fmt::Display for PoisonStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { project, cause, remedy, .. } = self;
+        write!(f, "project {project} sends what this tracker loses with the events beside it: {cause}; {remedy}")
     }
 }
 

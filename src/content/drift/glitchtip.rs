@@ -19,6 +19,12 @@ pub(in crate::content) const GLITCHTIP: &[Drift] = &[
         may: added,
     },
     Drift {
+        at: &["release"],
+        what: "a release is cut at 255 characters, by `mend`",
+        source: "delivery/mend.rs; 5.2, run: it cannot store a longer one",
+        may: |leaf| leaf.are(|sent, there| there.chars().count() == 255 && sent.starts_with(there)),
+    },
+    Drift {
         at: &["message/formatted"],
         what: "a message is cut at 8,192 characters",
         source: "apps/event_ingest/schema.py, EventMessage.formatted",

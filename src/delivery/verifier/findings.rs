@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
+use crate::delivery::batch_poison::Cause;
 use crate::journal::RecordId;
 use crate::journal::verification::{Advance, Batch, Finding, Notes, State, Wanted};
 use crate::policy::verification::{NotFound, Settings};
@@ -58,29 +59,34 @@ impl Verifier {
             Seen::Unknown(wait) => Finding::Unknown(now + *wait),
             Seen::Absent => match settings.not_found(event.looks, event.repairs, now) {
                 NotFound::LookAgain(at) => Finding::Absent(at),
-                NotFound::Missing(at) => {
-                    if event.state != State::Missing {
+                NotFound::Missing(at) if event.state == State::Missing => Finding::Missing(at),
+                NotFound::Missing(at) => match self.known_loss(tracker, event).await {
+                    // Sending it again would lose it again.
+                    cause @ Some(_) => Finding::GivenUp(why_lost(name, event, cause)),
+                    None => {
                         say_missing(name, event);
+                        Finding::Missing(at)
                     }
-                    Finding::Missing(at)
-                }
-                NotFound::GiveUp => Finding::GivenUp(self.why_lost(name, tracker, event).await),
+                },
+                NotFound::GiveUp => Finding::GivenUp(why_lost(name, event, self.known_loss(tracker, event).await)),
             },
         };
         Some((event.record, finding))
     }
 
-    /// Why an event is given up, for its dead letter.
-    async fn why_lost(&self, name: &Arc<str>, tracker: &Tracker, event: &Wanted) -> String {
-        let times = event.repairs + 1;
-        let known = match self.journal.verification() {
-            Some(verification) => verification.record_of(event.event_id).await.ok().flatten(),
-            None => None,
-        };
-        let cause = known.and_then(|record| tracker.api.known_loss(&record.body));
-        let cause = cause.map_or_else(String::new, |cause| format!(": {cause}"));
-        format!("{name} answered with 2xx {times} times and does not store the event{cause}")
+    /// Why the tracker is known to lose the event.
+    async fn known_loss(&self, tracker: &Tracker, event: &Wanted) -> Option<Cause> {
+        let record = self.journal.verification()?.record_of(event.event_id).await.ok().flatten()?;
+        tracker.api.known_loss(&record.body)
     }
+}
+
+/// Why an event is given up, for its dead letter.
+fn why_lost(name: &str, event: &Wanted, cause: Option<Cause>) -> String {
+    let times = event.repairs + 1;
+    let s = if times == 1 { "" } else { "s" };
+    let cause = cause.map_or_else(String::new, |cause| format!(": {}; {}", cause.why(), cause.remedy()));
+    format!("{name} answered with 2xx {times} time{s} and does not store the event{cause}")
 }
 
 fn say_missing(name: &str, event: &Wanted) {

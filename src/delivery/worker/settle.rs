@@ -13,8 +13,9 @@ impl Worker {
     pub(super) fn delivered(&mut self, sent: &Sent, now: Timestamp) -> Settlement {
         self.last_success = now;
         self.taken(&sent.claim.record.project, sent.took, now);
-        if let Some(why) = sent.load.batch_poison {
-            self.around.watch.batch_poison(&sent.claim.record, why);
+        if let Some(cause) = sent.load.batch_poison {
+            self.note_poison(&sent.claim.record.project, &sent.load, now);
+            self.around.watch.batch_poison(&sent.claim.record, cause);
         }
         let rest = sent.load.remainder(self.settings.load().on_rate_limit, sent.progress(0), now);
         Settlement { delivered: sent.load.send.quantities.clone(), ..rest }

@@ -1,4 +1,4 @@
-//! What ends a worker's waits: limits and holds that are over, what was mended, a clock that is set.
+//! What waits, and what ends a worker's waits: limits and holds that are over, what was mended, a clock that is set.
 //!
 //! Rule: what was put off is brought forward in small steps, and only tried as fast as the circuit permits: a start in front of an
 //! upstream that is down costs a few requests, however often it starts.
@@ -7,6 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+use crate::delivery::{large, load};
+use crate::journal::body::Unreadable;
+use crate::journal::{Claim, Rest, Settlement};
 
 use super::Worker;
 
@@ -35,6 +38,7 @@ impl Worker {
         self.holds.set_back(back);
         self.refusals.set_back(back);
         self.suspects.set_back(back);
+        self.apart.set_back(back);
         self.cooldown.set_back(back);
         self.around.cooldowns.tell(&self.upstream, &self.cooldown);
         self.last_success = self.last_success - back;
@@ -70,6 +74,21 @@ impl Worker {
         self.around.watch.counted(self.refusals.taken(project, now), now);
         if self.suspects.taken(project, now) && now.since(self.forgiven) >= FORGIVING {
             (self.forgiven, self.mended) = (now, true);
+        }
+    }
+
+    /// Not tried, tried later.
+    pub(super) fn put_off(&self, claim: &Claim, due: Timestamp) {
+        let rest = Rest { due, progress: claim.progress.clone(), quantities: load::pending(claim) };
+        self.journal_settle(&claim.record, Settlement { rest: Some(rest), ..Settlement::default() });
+    }
+
+    /// The body's file cannot be read now. What is pending of a part that nobody knows stays leased, and is looked at by the next
+    /// start.
+    pub(super) fn unreadable(&self, claim: &Claim, error: &Unreadable, now: Timestamp) {
+        self.around.watch.unreadable(&claim.record, &error.to_string());
+        if claim.progress.items.is_none() || claim.record.client.request.is_some() || claim.record.body.is_at_hand() {
+            self.put_off(claim, now + large::UNREADABLE);
         }
     }
 

@@ -26,6 +26,7 @@ impl Metrics {
         self.backfill_remaining_envelopes.with_label_values(&[upstream]);
         self.balance_difference_items.with_label_values(&[upstream]);
         self.batch_poison_events_total.with_label_values(&[upstream]);
+        self.mended_envelopes_total.with_label_values(&[upstream]);
         self.backlog_oldest_seconds.with_label_values(&[upstream]);
         self.canary_success.with_label_values(&[upstream]);
         self.canary_age_seconds.with_label_values(&[upstream]);

@@ -1,0 +1,175 @@
+//! What the operator lets us change in an event so that the upstream can store it: a release that is too long for a GlitchTip is cut,
+//! and a tag says so.
+//!
+//! Rule: the record stays as it was accepted; only what goes out is changed, and of that only the release and the tag.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+
+use crate::journal::Record;
+use crate::journal::body::Body;
+use crate::protocol::envelope::{Envelope, Item};
+
+use super::batch_poison::{self, LONGEST_RELEASE};
+
+/// The tag that names what was changed.
+pub const TAG: &str = "switchyard.mended";
+const TAG_VALUE: &str = "release";
+
+/// What may be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mend {
+    /// A release of more than 255 characters is cut.
+    Release,
+}
+
+/// The parts of an event that are looked at, where they stand.
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(borrow)]
+    release: &'a RawValue,
+    #[serde(borrow, default, deserialize_with = "as_written")]
+    tags: Option<&'a RawValue>,
+}
+
+/// A null as it is written, which is not the same as nothing.
+fn as_written<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// The record with its releases cut; `None` when there is nothing to cut, or it is in a file.
+pub(super) fn mended(record: &Record) -> Option<Record> {
+    let Body::Memory(bytes) = &record.body else { return None };
+    if !batch_poison::is_suspect(bytes) {
+        return None;
+    }
+    let envelope = Envelope::parse(bytes.clone()).ok()?;
+    let mut out = bytes[..envelope.header().len()].to_vec();
+    let mut is_changed = false;
+    for item in envelope.items() {
+        let payload = envelope.payload(item);
+        let mended = if item.is_event() { with_short_release(&payload) } else { None };
+        is_changed |= mended.is_some();
+        out.push(b'\n');
+        out.extend(header(bytes, item, mended.as_deref())?);
+        out.push(b'\n');
+        out.extend_from_slice(mended.as_deref().unwrap_or(&payload));
+    }
+    out.push(b'\n');
+    is_changed.then(|| Record { body: Body::from(Bytes::from(out)), ..Record::clone(record) })
+}
+
+/// The header line of an item, with the length of its new payload.
+fn header(envelope: &Bytes, item: &Item, payload: Option<&[u8]>) -> Option<Vec<u8>> {
+    let range = item.header();
+    let line = envelope.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)?;
+    let Some(payload) = payload else { return Some(line.to_vec()) };
+    let mut header: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(line).ok()?;
+    header.insert("length".to_owned(), payload.len().into());
+    serde_json::to_vec(&header).ok()
+}
+
+/// The event with a release that is not too long; `None` when its own is not.
+fn with_short_release(payload: &[u8]) -> Option<Vec<u8>> {
+    let event: Event<'_> = serde_json::from_slice(payload).ok()?;
+    let release: String = serde_json::from_str(event.release.get()).ok()?;
+    let (end, _) = release.char_indices().nth(LONGEST_RELEASE)?;
+    let mut edits = vec![(place(payload, event.release), serde_json::to_string(&release[..end]).ok()?)];
+    edits.extend(tagged(payload, event.tags));
+    edits.sort_by_key(|(range, _)| range.start);
+    let mut out = Vec::with_capacity(payload.len());
+    let mut at = 0;
+    for (range, text) in edits {
+        out.extend_from_slice(&payload[at..range.start]);
+        out.extend_from_slice(text.as_bytes());
+        at = range.end;
+    }
+    out.extend_from_slice(&payload[at..]);
+    Some(out)
+}
+
+/// Where the tag goes, and what is written there. `None` where the event's tags are of a shape that has no room for it.
+fn tagged(payload: &[u8], tags: Option<&RawValue>) -> Option<(Range<usize>, String)> {
+    let (tags, member) = match tags {
+        Some(tags) if tags.get() == "null" => {
+            return Some((place(payload, tags), format!("{{\"{TAG}\":\"{TAG_VALUE}\"}}")));
+        }
+        None => {
+            let start = payload.iter().position(|byte| *byte == b'{')? + 1;
+            return Some((start..start, format!("\"tags\":{{\"{TAG}\":\"{TAG_VALUE}\"}},")));
+        }
+        Some(tags) if tags.get().starts_with('{') => (tags, format!("\"{TAG}\":\"{TAG_VALUE}\"")),
+        Some(tags) if tags.get().starts_with('[') => (tags, format!("[\"{TAG}\",\"{TAG_VALUE}\"]")),
+        Some(_) => return None,
+    };
+    let is_empty = tags.get()[1..tags.get().len() - 1].trim().is_empty();
+    let start = place(payload, tags).start + 1;
+    Some((start..start, if is_empty { member } else { member + "," }))
+}
+
+/// Where a value that was borrowed from the payload stands in it.
+fn place(payload: &[u8], value: &RawValue) -> Range<usize> {
+    let start = value.get().as_ptr().addr() - payload.as_ptr().addr();
+    start..start + value.get().len()
+}
+
+/// The claimed record as it goes out.
+pub(super) fn apply(mend: &[Mend], record: &mut Arc<Record>) -> bool {
+    if !mend.contains(&Mend::Release) {
+        return false;
+    }
+    match mended(record) {
+        Some(mended) => {
+            *record = Arc::new(mended);
+            true
+        }
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn cut(payload: &str) -> Option<Value> {
+        with_short_release(payload.as_bytes()).map(|bytes| serde_json::from_slice(&bytes).expect("JSON"))
+    }
+
+    #[test]
+    fn a_release_that_is_too_long_is_cut_at_a_character_and_a_tag_says_so() {
+        let (long, short) = ("é".repeat(300), "é".repeat(255));
+        for (tags, expected) in [
+            ("", json!({ TAG: "release" })),
+            (",\"tags\":{ }", json!({ TAG: "release" })),
+            (",\"tags\":{\"a\":\"b\"}", json!({ TAG: "release", "a": "b" })),
+            (",\"tags\":[[\"a\",\"b\"]]", json!([[TAG, "release"], ["a", "b"]])),
+            (",\"tags\":[]", json!([[TAG, "release"]])),
+            (",\"tags\":null", json!({ TAG: "release" })),
+            (",\"tags\":\"odd\"", json!("odd")),
+        ] {
+            let told = cut(&format!("{{\"message\":\"m\",\"release\" : \"{long}\"{tags},\"x\":1.50}}"));
+            assert_eq!(told, Some(json!({ "message": "m", "release": short, "tags": expected, "x": 1.50 })), "{tags}");
+        }
+    }
+
+    #[test]
+    fn anything_else_stays() {
+        let long = "r".repeat(300);
+        for payload in [
+            format!("{{\"release\":\"{}\"}}", "é".repeat(255)),
+            format!("{{\"contexts\":{{\"release\":\"{long}\"}}}}"),
+            format!("{{\"release\":[\"{long}\"]}}"),
+            format!("{{\"release\":\"{long}\",\"release\":\"{long}\"}}"),
+            "no JSON".to_owned(),
+        ] {
+            assert_eq!(cut(&payload), None, "{payload}");
+        }
+    }
+}
