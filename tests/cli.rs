@@ -101,7 +101,8 @@ async fn init_writes_a_file_with_which_a_relay_runs_and_says_what_services_need(
     let written: Value = serde_json::from_str(&out(&output)).expect("JSON");
     assert_eq!((&written["primary"], written["projects"].as_array().map(Vec::len)), (&"glitchtip".into(), Some(2)));
     let text = std::fs::read_to_string(&path).expect("the file");
-    assert_eq!(text.matches("[upstreams.").count(), 2, "{text}");
+    assert_eq!(text.matches("\n[upstreams.").count(), 2, "{text}");
+    assert_eq!(written["unasked"], serde_json::json!(["sentry", "glitchtip"]));
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).expect("the file").permissions());
     assert_eq!(mode & 0o777, 0o600);
     let again = on(&path, &args);
@@ -149,6 +150,10 @@ fn init_refuses_what_makes_no_configuration_and_repeats_no_key() {
         (&["init", "a=http://secret@h/1", "a=http://secret@h/2"], "two DSNs for a"),
         (&["init", "a=http://secret@h/1", "--primary", "b"], "b"),
         (&["init", "=http://secret@h/1"], "upstream"),
+        (&["init", "glitchtip=http://secret@h/1", "--token", "secret"], "--token UPSTREAM=TOKEN"),
+        (&["init", "glitchtip=http://secret@h/1", "--token", "sentry=secret"], "with an upstream that has a DSN"),
+        (&["init", "glitchtip=http://secret@h/1", "--token", "glitchtip=secret"], "--name default:glitchtip="),
+        (&["init", "relay=http://secret@h/1", "--token", "relay=secret"], "cannot be asked what it stores"),
     ] {
         let output = on(&path, args);
         assert_eq!(code(&output), 2, "{args:?}: {output:?}");
@@ -158,6 +163,28 @@ fn init_refuses_what_makes_no_configuration_and_repeats_no_key() {
     }
     let nowhere = folder.path().join("no/config.toml");
     assert_eq!(code(&on(&nowhere, &["init", "sentry=http://secret@h/1"])), 73);
+}
+
+#[test]
+fn init_with_the_tokens_of_apis_writes_a_file_by_which_trackers_are_asked_what_they_store() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("config.toml");
+    let dsns = ["init", "shop:sentry=http://key@h/1", "shop:glitchtip=http://key@g/2", "shop:bugsink=http://key@b/3"];
+    let tokens =
+        ["--token", "glitchtip=${file:/etc/token}", "--token", "bugsink=hush", "--name", "shop:glitchtip=acme/shop"];
+    let output = on(&path, &[&dsns[..], &tokens].concat());
+    assert_eq!(code(&output), 0, "{output:?}");
+    let told = out(&output);
+    assert!(told.contains("nobody can ask sentry what is stored") && !told.contains("hush"), "{told}");
+    let text = std::fs::read_to_string(&path).expect("the file");
+    for line in [
+        "[upstreams.glitchtip.api]\ntoken = \"${file:/etc/token}\"\n",
+        "[upstreams.bugsink.api]\ntoken = \"hush\"\n",
+        "# [upstreams.sentry.api]",
+        "glitchtip = { dsn = \"http://key@g/2\", project = \"acme/shop\" }\n",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use serde::Serialize;
 
 use crate::config::{self, Kind};
+use crate::delivery::asking::{has_api, wants_a_name};
 use crate::protocol::dsn::Dsn;
 use crate::protocol::event_id::EventId;
 
@@ -37,6 +38,12 @@ pub(super) struct Args {
     /// The upstream that is the primary to begin with [default: the first]
     #[arg(long, value_name = "NAME")]
     primary: Option<String>,
+    /// The token of an upstream's API, to find out what it stores: of a GlitchTip or Sentry with the scopes event:read and project:read
+    #[arg(long, value_name = "UPSTREAM=TOKEN")]
+    token: Vec<String>,
+    /// What that API calls a project: needed for a GlitchTip or Sentry with a token
+    #[arg(long, value_name = "[PROJECT:]UPSTREAM=ORGANIZATION/PROJECT")]
+    name: Vec<String>,
     /// Replaces a file that is there
     #[arg(long)]
     force: bool,
@@ -69,10 +76,6 @@ impl FromStr for Given {
 }
 
 impl Given {
-    fn is_reference(&self) -> bool {
-        self.dsn.starts_with("${")
-    }
-
     /// By the name, or by the host that only Sentry SaaS has.
     fn kind(&self) -> Option<Kind> {
         let known = [Kind::Sentry, Kind::Glitchtip, Kind::Bugsink, Kind::Relay];
@@ -80,6 +83,80 @@ impl Given {
         let host = self.dsn.parse::<Dsn>().ok().map(|dsn| dsn.authority().host().to_owned());
         let is_saas = host.is_some_and(|host| host == "sentry.io" || host.ends_with(".sentry.io"));
         if is_saas { Some(Kind::Sentry) } else { by_name }
+    }
+}
+
+/// What the configuration is made of.
+#[derive(Debug)]
+struct Plan<'a> {
+    primary: &'a str,
+    given: &'a [Given],
+    projects: Vec<Project<'a>>,
+    /// The tokens, by upstream.
+    tokens: Vec<(&'a str, &'a str)>,
+    /// What upstreams call projects: upstream, project, name.
+    names: Vec<(&'a str, &'a str, &'a str)>,
+}
+
+impl<'a> Plan<'a> {
+    fn of(given: &'a [Given], args: &'a Args) -> Result<Self, Failure> {
+        let usage = |why: String| Failure::new(Exit::Usage, why);
+        let is_known = |upstream: &str| given.iter().any(|given| given.upstream == upstream);
+        let mut plan = Self {
+            primary: args.primary.as_deref().unwrap_or(&given[0].upstream),
+            given,
+            projects: by_project(given)?,
+            tokens: vec![],
+            names: vec![],
+        };
+        for text in &args.token {
+            // Whatever is wrong, the token is not repeated.
+            match text.split_once('=').filter(|(upstream, _)| is_known(upstream)) {
+                Some(token) => plan.tokens.push(token),
+                None => return Err(usage("write --token UPSTREAM=TOKEN, with an upstream that has a DSN".to_owned())),
+            }
+        }
+        for text in &args.name {
+            let of = text.split_once('=').map(|(of, name)| (of.split_once(':').unwrap_or((PROJECT, of)), name));
+            match of.filter(|((_, upstream), _)| is_known(upstream)) {
+                Some(((project, upstream), name)) => plan.names.push((upstream, project, name)),
+                None => {
+                    let why =
+                        format!("{text:?} is not [PROJECT:]UPSTREAM=ORGANIZATION/PROJECT of an upstream with a DSN");
+                    return Err(usage(why));
+                }
+            }
+        }
+        let has_token = |given: &&Given| plan.token(&given.upstream).is_some();
+        let wants = |given: &&Given| given.kind().is_some_and(wants_a_name) && plan.name(given).is_none();
+        match given.iter().filter(has_token).find(wants) {
+            Some(Given { project, upstream, .. }) => {
+                let why = format!("say what {upstream} calls it: --name {project}:{upstream}=ORGANIZATION/PROJECT");
+                Err(usage(why))
+            }
+            None => Ok(plan),
+        }
+    }
+
+    fn token(&self, upstream: &str) -> Option<&'a str> {
+        self.tokens.iter().find(|(of, _)| *of == upstream).map(|(_, token)| *token)
+    }
+
+    fn name(&self, given: &Given) -> Option<&'a str> {
+        let is_it =
+            |(upstream, project, _): &&(&str, &str, &str)| *upstream == given.upstream && *project == given.project;
+        self.names.iter().find(is_it).map(|(.., name)| *name)
+    }
+
+    /// The upstreams that could be asked what they store, and cannot.
+    fn unasked(&self) -> Vec<&'a str> {
+        let mut unasked: Vec<&str> = vec![];
+        for given in self.given.iter().filter(|given| given.kind().is_some_and(has_api)) {
+            if self.token(&given.upstream).is_none() && !unasked.contains(&&*given.upstream) {
+                unasked.push(&given.upstream);
+            }
+        }
+        unasked
     }
 }
 
@@ -96,6 +173,8 @@ struct Project<'a> {
 struct Written<'a> {
     path: &'a Path,
     primary: &'a str,
+    /// The upstreams of which nobody will know what they store.
+    unasked: Vec<&'a str>,
     projects: Vec<Service<'a>>,
 }
 
@@ -110,16 +189,15 @@ struct Service<'a> {
 pub(super) fn init(located: &Located, args: &Args) -> Result<(), Failure> {
     let given: Result<Vec<Given>, String> = args.dsns.iter().map(|text| text.parse()).collect();
     let given = given.map_err(|why| Failure::new(Exit::Usage, why))?;
-    let (projects, path) = (by_project(&given)?, located.new_path());
-    let primary = args.primary.as_deref().unwrap_or(&given[0].upstream);
-    let check = text(primary, &given, &projects, |given| if given.is_reference() { UNKNOWN } else { &given.dsn });
+    let (plan, path) = (Plan::of(&given, args)?, located.new_path());
+    let check = text(&plan, |text, unknown| if text.starts_with("${") { unknown } else { text });
     let loaded = config::parse(&path.display().to_string(), &check, &|_| None)
         .map_err(|problems| Failure::new(Exit::Usage, problems.render(terminal::form_of_errors())))?;
-    private_file::write(&path, text(primary, &given, &projects, |given| &given.dsn).as_bytes(), args.force)?;
+    private_file::write(&path, text(&plan, |text, _| text).as_bytes(), args.force)?;
     let listen = loaded.config.server.listen.first().map(|listen| reachable(*listen));
     let listen = listen.ok_or_else(|| Failure::new(Exit::Internal, "by default nothing is listened on"))?;
-    let mut written = Written { path: &path, primary, projects: vec![] };
-    for (id, Project { name, key, .. }) in (1..).zip(&projects) {
+    let mut written = Written { path: &path, primary: plan.primary, unasked: plan.unasked(), projects: vec![] };
+    for (id, Project { name, key, .. }) in (1..).zip(&plan.projects) {
         written.projects.push(Service { name, dsn: format!("http://{key}@{listen}/{id}") });
     }
     if args.json { terminal::say_json(&written) } else { tell(located, &written) }
@@ -143,46 +221,64 @@ fn by_project(dsns: &[Given]) -> Result<Vec<Project<'_>>, Failure> {
     Ok(projects)
 }
 
-/// The file's text; `dsn` says what is written for each.
-fn text<'a>(primary: &str, dsns: &'a [Given], projects: &[Project<'a>], dsn: impl Fn(&'a Given) -> &'a str) -> String {
+/// The file's text; `written` says what is written for a secret, and what a reference may be taken for.
+fn text<'a>(plan: &Plan<'a>, written: impl Fn(&'a str, &'a str) -> &'a str) -> String {
     let quoted = |text: &str| toml_edit::Value::from(text).to_string().trim().to_owned();
     let key = |name: &str| toml_edit::Key::new(name).to_string();
     let mut out = format!(
         "# Flip this line: live within a second, no restart.\nprimary = {}\n# false: new envelopes go to the primary alone.\n\
          mirror = true\n",
-        quoted(primary)
+        quoted(plan.primary)
     );
     let mut seen: Vec<&str> = vec![];
-    for given in dsns {
+    for given in plan.given {
         if seen.contains(&&*given.upstream) {
             continue;
         }
         seen.push(&given.upstream);
-        out += &format!("\n[upstreams.{}]\n", key(&given.upstream));
+        let name = key(&given.upstream);
+        out += &format!("\n[upstreams.{name}]\n");
         out += &match given.kind() {
             Some(kind) => format!("kind = \"{}\"\n", kind.name()),
             None => "# kind = \"\"    # `switchyard check --online` finds out\n".to_owned(),
         };
+        if let Some(token) = plan.token(&given.upstream) {
+            out += &format!("[upstreams.{name}.api]\ntoken = {}\n", quoted(written(token, "token")));
+        } else if given.kind().is_some_and(has_api) {
+            out += &format!(
+                "# [upstreams.{name}.api]    # shows what it stores: `switchyard help verify`\n# token = \"\"\n"
+            );
+        }
     }
-    for (id, project) in (1..).zip(projects) {
+    for (id, project) in (1..).zip(&plan.projects) {
         let (name, public_key) = (quoted(project.name), &project.key);
         out += &format!(
             "\n[[projects]]\nname = {name}\nid = \"{id}\"\npublic_key = \"{public_key}\"\n[projects.upstreams]\n"
         );
         for given in &project.dsns {
-            out += &format!("{} = {}\n", key(&given.upstream), quoted(dsn(given)));
+            let (upstream, dsn) = (key(&given.upstream), quoted(written(&given.dsn, UNKNOWN)));
+            out += &match plan.name(given) {
+                Some(there) => format!("{upstream} = {{ dsn = {dsn}, project = {} }}\n", quoted(there)),
+                None => format!("{upstream} = {dsn}\n"),
+            };
         }
     }
     out
 }
 
 fn tell(located: &Located, written: &Written<'_>) -> Result<(), Failure> {
-    let Written { path, primary, projects } = written;
+    let Written { path, primary, unasked, projects } = written;
     terminal::say(format_args!("wrote {}; the primary is {primary}\n", path.display()))?;
     let width = projects.iter().map(|project| project.name.len()).max().unwrap_or_default();
     terminal::say("into the .env of each service, once:")?;
     for Service { name, dsn } in projects {
         terminal::say(format_args!("  {name:width$}  SENTRY_DSN={dsn}"))?;
+    }
+    if !unasked.is_empty() {
+        let names = unasked.join(" and ");
+        terminal::say(format_args!(
+            "\nnobody can ask {names} what is stored, and no report says ready without that: give --token, or see switchyard help verify"
+        ))?;
     }
     let option = located.as_option();
     terminal::say(format_args!("\nnext: switchyard{option} check --online, then switchyard{option} run"))
