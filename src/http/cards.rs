@@ -8,10 +8,16 @@ use crate::telemetry::status::{CanaryStatus, OutageStatus, Status, UpstreamStatu
 use crate::telemetry::words;
 
 use super::chart::{Scale, Window, chart};
+use super::forms::Viewer;
 use super::page::{tone, when};
 
 /// The card.
-pub(super) fn card(status: &Status, upstream: &UpstreamStatus, (steps, outages): (&[Step], &[OutageStatus])) -> Markup {
+pub(super) fn card(
+    status: &Status,
+    upstream: &UpstreamStatus,
+    (steps, outages): (&[Step], &[OutageStatus]),
+    viewer: &Viewer,
+) -> Markup {
     let id = format!("upstream-{}", upstream.name);
     let remedy = health::remedy(upstream);
     html! {
@@ -22,6 +28,7 @@ pub(super) fn card(status: &Status, upstream: &UpstreamStatus, (steps, outages):
             (chart((Window::until(status.now), Scale::default()), steps, outages, &status.switches))
             @if let Some(own) = &upstream.verification {
                 p.bad[own.missing > 0] { "Stores: " (own.told()) "." }
+                (viewer.repair(upstream))
                 @if let Some(content) = &own.content { p.warn[content.differing > 0] { "Content: " (content.told()) "." } }
                 @if let Some(trouble) = &own.trouble { p.warn { "What it stores cannot be looked up: " (trouble) } }
             }

@@ -8,6 +8,7 @@ use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use http::{HeaderValue, StatusCode, header};
 
+use crate::clock::Timestamp;
 use crate::protocol::rate_limits::whole_seconds;
 use crate::telemetry::letters::LetterPick;
 
@@ -16,7 +17,7 @@ use super::admin::{Refused, SwitchBody, order};
 use super::forms::{self, Outcome};
 use super::session::{LIFE, SignInError};
 use super::state::Admin;
-use super::{backfill, letters, scrape};
+use super::{backfill, letters, scrape, verify};
 
 pub(super) async fn sign_in_page(State(admin): State<Admin>) -> Response {
     forms::sign_in(StatusCode::OK, admin.view.load().token.is_some(), None)
@@ -143,4 +144,10 @@ pub(super) async fn discard_page(visitor: Visitor, State(admin): State<Admin>, R
 
 pub(super) async fn cancel_backfill(State(admin): State<Admin>, change: Change) -> Response {
     done(backfill::stop(&admin, change.fields.get("upstream")).await.map(|_| Outcome::Cancelled))
+}
+
+/// Sends again whatever is missing: the journal knows nothing older than it retains.
+pub(super) async fn repair(State(admin): State<Admin>, change: Change) -> Response {
+    let sent = verify::mend(&admin, change.fields.get("upstream"), Timestamp::default(), false).await;
+    done(sent.map(|_| Outcome::Repaired))
 }

@@ -40,11 +40,12 @@ pub(super) enum Outcome {
     Left,
     Discarded,
     Cancelled,
+    Repaired,
 }
 
 impl Outcome {
-    const ALL: [Self; 6] =
-        [Self::Switched, Self::Unchanged, Self::Retried, Self::Left, Self::Discarded, Self::Cancelled];
+    const ALL: [Self; 7] =
+        [Self::Switched, Self::Unchanged, Self::Retried, Self::Left, Self::Discarded, Self::Cancelled, Self::Repaired];
 
     /// Its name in the address of the page.
     pub(super) fn name(self) -> &'static str {
@@ -55,6 +56,7 @@ impl Outcome {
             Self::Left => "left",
             Self::Discarded => "discarded",
             Self::Cancelled => "cancelled",
+            Self::Repaired => "repaired",
         }
     }
 
@@ -79,6 +81,7 @@ impl Outcome {
             }
             (Self::Discarded, _) => "Done: that dead letter is forgotten.".to_owned(),
             (Self::Cancelled, _) => "Done: the backfill has ended. What it had handed over is delivered all the same.".to_owned(),
+            (Self::Repaired, _) => "Done: what is missing and still retained is sent again, and looked for again.".to_owned(),
         }
     }
 }
@@ -135,6 +138,19 @@ impl Viewer {
                         (sealed(session)) button name="id" value=(letter.id) { "Retry" }
                     }
                     form action="discard" { button name="id" value=(letter.id) { "Discard…" } }
+                }
+            }
+        }
+    }
+
+    /// What can be done about events that an upstream took and does not store.
+    pub(super) fn repair(&self, upstream: &UpstreamStatus) -> Markup {
+        let missing = upstream.verification.as_ref().map_or(0, |own| own.missing);
+        html! {
+            @if let Some(session) = self.session.as_ref().filter(|_| missing > 0) {
+                form method="post" action="repair" {
+                    (sealed(session))
+                    button name="upstream" value=(upstream.name) { "Send the " (missing) " missing again" }
                 }
             }
         }

@@ -54,7 +54,7 @@ pub(super) fn render(
                     (first_screen(status, verdict))
                     (viewer.bar(status))
                     (alarms(status))
-                    div.cards { @for upstream in &status.upstreams { (cards::card(status, upstream, history.of(&upstream.name))) } }
+                    div.cards { @for upstream in &status.upstreams { (cards::card(status, upstream, history.of(&upstream.name), viewer)) } }
                     (accounts(status))
                     (dead_letters(status, letters, viewer))
                     (refused(status))

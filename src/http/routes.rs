@@ -81,6 +81,7 @@ pub(super) fn operators(state: Admin) -> Router {
         .route("/retry", post(changes::retry))
         .route("/discard", get(changes::discard_page).post(changes::discard))
         .route("/cancel", post(changes::cancel_backfill))
+        .route("/repair", post(changes::repair))
         .route("/metrics", get(admin::metrics))
         .route("/healthz", get(admin::healthz))
         .route("/readyz", get(admin::readyz))

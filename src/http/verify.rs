@@ -25,7 +25,7 @@ use crate::telemetry::verification::{
 };
 
 use super::access::Changer;
-use super::admin::refuse;
+use super::admin::{Refused, refuse};
 use super::state::Admin;
 
 /// The most missing events that are listed.
@@ -143,7 +143,7 @@ pub(super) async fn look(_: Changer, State(admin): State<Admin>, Json(order): Js
             look_again_after: looked.look_again_after.as_secs_f64(),
         })
         .into_response(),
-        Ok(None) => no_api(&admin, &upstream),
+        Ok(None) => refused(&no_api(&admin, &upstream)),
         Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
     }
 }
@@ -162,7 +162,7 @@ pub(super) async fn compare(_: Changer, State(admin): State<Admin>, Json(order):
         SideBySide::NotRetained => {
             return refuse(StatusCode::NOT_FOUND, &format!("the journal retains no event {event_id}"));
         }
-        SideBySide::NotAsked => return no_api(&admin, &upstream),
+        SideBySide::NotAsked => return refused(&no_api(&admin, &upstream)),
         SideBySide::Unknown(why) => ("unknown", Some(why), vec![]),
         SideBySide::NotStored => ("not_stored", None, vec![]),
         SideBySide::Stored(differences) => ("stored", None, differences),
@@ -177,22 +177,17 @@ pub(super) async fn repair(_: Changer, State(admin): State<Admin>, Json(order): 
     let since = admin.clock.now() - order.since.get();
     match mend(&admin, &order.upstream, since, order.dry_run).await {
         Ok(repaired) => Json(repaired).into_response(),
-        Err(response) => *response,
+        Err(why) => refused(&why),
     }
 }
 
 /// Sends the missing events of an upstream again that were accepted since then.
-pub(super) async fn mend(
-    admin: &Admin,
-    upstream: &str,
-    since: Timestamp,
-    dry_run: bool,
-) -> Result<Repaired, Box<Response>> {
+pub(super) async fn mend(admin: &Admin, upstream: &str, since: Timestamp, dry_run: bool) -> Result<Repaired, Refused> {
     let target = admin.journal.targets().into_iter().find(|(_, name)| **name == *upstream);
     let (Some((target, _)), Some(_)) = (target, admin.verifier.standing(upstream)) else {
-        return Err(Box::new(no_api(admin, upstream)));
+        return Err(no_api(admin, upstream));
     };
-    let failed = |error: JournalError| Box::new(refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()));
+    let failed = |error: JournalError| (StatusCode::SERVICE_UNAVAILABLE, error.to_string());
     let all = match admin.journal.verification() {
         Some(verification) => verification.missing(target, since, LISTED).await.map_err(failed)?,
         None => verification::Missing::default(),
@@ -207,14 +202,18 @@ pub(super) async fn mend(
     Ok(Repaired { upstream: upstream.to_owned(), missing: all.count, sent_again, events })
 }
 
-fn no_api(admin: &Admin, upstream: &str) -> Response {
+fn refused((status, why): &Refused) -> Response {
+    refuse(*status, why)
+}
+
+fn no_api(admin: &Admin, upstream: &str) -> Refused {
     let why = match admin.view.load().upstreams.contains_key(upstream) {
         true => format!(
             "{upstream} cannot be asked what it stores: add [upstreams.{upstream}.api] with its token to the configuration"
         ),
         false => format!("{upstream:?} is no upstream of the configuration"),
     };
-    refuse(StatusCode::NOT_FOUND, &why)
+    (StatusCode::NOT_FOUND, why)
 }
 
 fn told(event: &Wanted) -> NotFound {

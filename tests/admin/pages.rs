@@ -2,6 +2,7 @@
 //! and backfills, signing out; and what nobody else can make a browser do.
 
 use std::fs;
+use std::time::Duration;
 
 use reqwest::header::HeaderMap;
 use reqwest::redirect::Policy;
@@ -10,9 +11,13 @@ use serde_json::{Value, json};
 use url::form_urlencoded;
 
 use super::support::eventually::eventually;
+use super::support::glitchtip::{self, Glitchtip};
 use super::support::relay::{Plan, Relay, SOON};
-use super::support::upstream::Reply;
+use super::support::upstream::{Reply, Upstream};
 use super::{TOKEN, two_upstreams};
+
+/// Several looks, on a busy machine.
+const A_WHILE: Duration = Duration::from_secs(60);
 
 /// What a page answers.
 #[derive(Debug)]
@@ -234,7 +239,7 @@ async fn a_form_in_which_anything_is_missing_is_refused_and_changes_nothing() {
         (vec![("origin", origin.as_str())], &session, "another session"),
         (vec![("origin", origin.as_str())], TOKEN, "another session"),
     ] {
-        for path in ["/switch", "/logout", "/retry", "/discard", "/cancel"] {
+        for path in ["/switch", "/logout", "/retry", "/discard", "/cancel", "/repair"] {
             let fields = [("csrf", form_token), ("to", "new"), ("id", "1"), ("upstream", "new")];
             let refused = browser.post_with(path, &fields, &headers).await;
             refused.shows(403, &[why, "Nothing was changed"]);
@@ -246,7 +251,7 @@ async fn a_form_in_which_anything_is_missing_is_refused_and_changes_nothing() {
     no_cookie.post("/switch", &fields).await.shows(403, &["Nobody is signed in"]);
     let forged = Browser { cookie: browser.cookie.replacen('=', "=9", 1), ..Browser::at(&relay) };
     forged.post("/switch", &fields).await.shows(403, &["Nobody is signed in"]);
-    for path in ["/logout", "/retry", "/cancel"] {
+    for path in ["/logout", "/retry", "/cancel", "/repair"] {
         browser.get(&format!("{path}?csrf={ours}&to=new&id=1")).await.shows(405, &[]);
     }
     browser.get(&format!("/switch?csrf={ours}&to=new")).await.shows(200, &[]);
@@ -451,5 +456,47 @@ async fn dead_letters_are_retried_and_discarded_and_a_backfill_is_ended_from_the
     assert!(!page.text.contains("action=\"cancel\""), "{page:?}");
     browser.post("/cancel", &[("csrf", &form_token), ("upstream", "new")]).await.shows(404, &["no backfill"]);
     new.come_back().await;
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_signs_in_sends_again_what_a_tracker_lost() {
+    let (old, tracker) = (Upstream::start().await, Glitchtip::start(Duration::from_millis(100), Duration::ZERO).await);
+    let plan = Plan::new(&[("old", old.dsn("beef", 8)), ("new", tracker.dsn())])
+        .api("new", "glitchtip", Some(glitchtip::PLACE), glitchtip::TOKEN)
+        .upstream("new", "api.remembers = \"0s\"")
+        .more("[verify]\nsettle = \"1s\"\nrequests = \"50/s\"\n");
+    let relay = with_token(plan).start().await;
+    let counts = async |what: &str, count: u64| {
+        eventually(&format!("{count} are {what}"), A_WHILE, async || {
+            let found = relay.upstream("new").await["verification"][what].clone();
+            if found == count { Ok(()) } else { Err(format!("{found}\n{}", relay.log())) }
+        })
+        .await;
+    };
+    // One that is there shows that the project is the right one.
+    relay.send_errors(1).await;
+    counts("stored", 1).await;
+    tracker.set_worker(false);
+    let ids = relay.send_errors(3).await;
+    relay.balanced(SOON).await;
+    tracker.lose_queue();
+    tracker.set_worker(true);
+    counts("missing", 3).await;
+    let page = Browser::at(&relay).get("/").await;
+    assert!(page.text.contains("3 missing") && !page.text.contains("action=\"repair\""), "{page:?}");
+    let browser = Browser::signed_in(&relay).await;
+    let form_token = browser.form_token().await;
+    browser.get("/").await.shows(200, &["action=\"repair\"", "Send the 3 missing again"]);
+    browser.post("/repair", &[("csrf", &form_token), ("upstream", "old")]).await.shows(404, &["Nothing was changed"]);
+    let repaired = browser.post("/repair", &[("csrf", &form_token), ("upstream", "new")]).await;
+    assert_eq!(repaired.header("location"), "./?done=repaired", "{repaired:?}");
+    browser.get(repaired.header("location")).await.shows(200, &["is sent again"]);
+    counts("missing", 0).await;
+    eventually("they are stored", SOON, async || {
+        let stored = tracker.stored();
+        if ids.iter().all(|id| stored.contains(id)) { Ok(()) } else { Err(format!("{stored:?}")) }
+    })
+    .await;
     relay.finish().await;
 }
