@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use support::eventually::eventually;
+use support::glitchtip::{self, Glitchtip};
 use support::relay::Plan;
 use support::upstream::{Reply, Upstream};
 
@@ -118,6 +119,34 @@ async fn an_outage_with_its_end_a_refusal_and_a_switch_are_told_once_each_and_ag
     .await;
     let log = relay.log();
     assert!(log.contains("a notification did not get through") && !log.contains("hunter2"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_that_a_tracker_lost_are_told_and_when_none_is_missing_any_more() {
+    let (sentry, receiver) = (Upstream::start().await, Receiver::start().await);
+    let tracker = Glitchtip::start(Duration::from_millis(100), Duration::ZERO).await;
+    let relay = Plan::new(&[("sentry", sentry.dsn("k", 1)), ("glitchtip", tracker.dsn())])
+        .api("glitchtip", "glitchtip", Some(glitchtip::PLACE), glitchtip::TOKEN)
+        .more("[verify]\nsettle = \"1s\"\nrequests = \"50/s\"\n")
+        .more(&receiver.section("events = [\"events_missing\"]"))
+        .start()
+        .await;
+    // One that is there shows that the project is the right one.
+    relay.send_errors(1).await;
+    eventually("it is stored", SOON, async || {
+        match relay.upstream("glitchtip").await["verification"]["stored"].clone() {
+            one if one == 1 => Ok(()),
+            none => Err(none.to_string()),
+        }
+    })
+    .await;
+    tracker.set_worker(false);
+    relay.send_errors(2).await;
+    receiver.is_told("events_missing began", 1).await;
+    // Late is not lost.
+    tracker.set_worker(true);
+    receiver.is_told("events_missing ended", 2).await;
+    relay.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

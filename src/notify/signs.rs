@@ -44,6 +44,13 @@ fn of_upstream(upstream: &UpstreamStatus) -> Vec<Sign> {
         let text = format!("no canary gets through to {name}{why}");
         signs.push(lasting(Event::CanaryFailed, name, text, format!("canaries get through to {name} again")));
     }
+    let missing = upstream.verification.as_ref().map_or(0, |own| own.missing);
+    if missing > 0 {
+        let text = format!(
+            "{name} answered with 2xx and does not store {missing} events: `switchyard backfill {name} --missing` sends them again"
+        );
+        signs.push(lasting(Event::EventsMissing, name, text, format!("no event is missing at {name} any more")));
+    }
     let letters = upstream.dead_letters;
     let text =
         format!("{name} refused envelopes for good, {letters} are kept: `switchyard dead-letters list` shows them");

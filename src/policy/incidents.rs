@@ -19,6 +19,8 @@ pub enum Event {
     UpstreamDown,
     /// No canary gets through to an upstream.
     CanaryFailed,
+    /// Events are missing at an upstream that took them.
+    EventsMissing,
     /// An upstream refused envelopes for good.
     DeadLetters,
     /// The journal is nearly full, or cannot take anything.
@@ -33,9 +35,10 @@ pub enum Event {
 
 impl Event {
     /// All there are.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::UpstreamDown,
         Self::CanaryFailed,
+        Self::EventsMissing,
         Self::DeadLetters,
         Self::JournalFilling,
         Self::ConfigRefused,
@@ -48,6 +51,7 @@ impl Event {
         match self {
             Self::UpstreamDown => "upstream_down",
             Self::CanaryFailed => "canary_failed",
+            Self::EventsMissing => "events_missing",
             Self::DeadLetters => "dead_letters",
             Self::JournalFilling => "journal_filling",
             Self::ConfigRefused => "config_refused",
