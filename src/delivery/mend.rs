@@ -15,6 +15,7 @@ use crate::journal::body::Body;
 use crate::protocol::envelope::{Envelope, Item};
 
 use super::batch_poison::{self, LONGEST_RELEASE};
+use super::rewrite::{self, Edit};
 
 /// The tag that names what was changed.
 pub const TAG: &str = "switchyard.mended";
@@ -82,15 +83,8 @@ fn with_short_release(payload: &[u8]) -> Option<Vec<u8>> {
     let mut edits = vec![(place(payload, event.release), serde_json::to_string(&release[..end]).ok()?)];
     edits.extend(tagged(payload, event.tags));
     edits.sort_by_key(|(range, _)| range.start);
-    let mut out = Vec::with_capacity(payload.len());
-    let mut at = 0;
-    for (range, text) in edits {
-        out.extend_from_slice(&payload[at..range.start]);
-        out.extend_from_slice(text.as_bytes());
-        at = range.end;
-    }
-    out.extend_from_slice(&payload[at..]);
-    Some(out)
+    let edits: Vec<Edit<'_>> = edits.iter().map(|(range, text)| (range, text.as_str().into())).collect();
+    Some(rewrite::apply(payload, &edits))
 }
 
 /// Where the tag goes, and what is written there. `None` where the event's tags are of a shape that has no room for it.

@@ -92,8 +92,8 @@ pub(super) fn rewrite_line(
     apply(line, &edits).into()
 }
 
-/// What stands somewhere in the line, and what comes in its place.
-type Edit<'a> = (&'a Range<usize>, Cow<'a, str>);
+/// What stands somewhere, and what comes in its place.
+pub(super) type Edit<'a> = (&'a Range<usize>, Cow<'a, str>);
 
 /// The text of the JSON string that stands there, copied only where it has escapes.
 fn text<'a>(line: &'a [u8], span: &Range<usize>) -> Option<Cow<'a, str>> {
@@ -105,7 +105,8 @@ fn text<'a>(line: &'a [u8], span: &Range<usize>) -> Option<Cow<'a, str>> {
     std::str::from_utf8(inner).ok().map(Cow::Borrowed)
 }
 
-fn apply(line: &[u8], edits: &[Edit<'_>]) -> Vec<u8> {
+/// The bytes with the edits, which are in their order, made.
+pub(super) fn apply(line: &[u8], edits: &[Edit<'_>]) -> Vec<u8> {
     let (removed, added) =
         edits.iter().fold((0, 0), |(removed, added), (span, text)| (removed + span.len(), added + text.len()));
     let mut out = Vec::with_capacity(line.len() + added - removed);
