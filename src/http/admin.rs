@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::telemetry::report::Report;
+use crate::telemetry::report::{ContentReport, Report};
 use crate::units::Period;
 
-use super::access::{Changer, Fields, Reader, Visitor};
+use super::access::{Changer, ContentReader, Fields, Reader, Visitor};
 use super::forms::{Outcome, Viewer};
 use super::lately::History;
 use super::report::{self, NoReport};
@@ -104,12 +104,24 @@ pub(super) struct ReportQuery {
     candidate: Option<String>,
 }
 
-pub(super) async fn report(_: Reader, State(admin): State<Admin>, Query(query): Query<ReportQuery>) -> Response {
-    make_report(&admin, &query).await.map_or_else(|why| no_report(&why), |report| Json(report).into_response())
+pub(super) async fn report(
+    _: Reader,
+    contents: Result<ContentReader, Response>,
+    State(admin): State<Admin>,
+    Query(query): Query<ReportQuery>,
+) -> Response {
+    make_report(&admin, &query, contents.is_ok())
+        .await
+        .map_or_else(|why| no_report(&why), |report| Json(report).into_response())
 }
 
-pub(super) async fn report_page(_: Visitor, State(admin): State<Admin>, Query(query): Query<ReportQuery>) -> Response {
-    match make_report(&admin, &query).await {
+pub(super) async fn report_page(
+    _: Visitor,
+    contents: Result<ContentReader, Response>,
+    State(admin): State<Admin>,
+    Query(query): Query<ReportQuery>,
+) -> Response {
+    match make_report(&admin, &query, contents.is_ok()).await {
         Ok(report) => {
             let history = History::read(&admin, report.since).await;
             html(report_page::render(&report, &history))
@@ -118,9 +130,15 @@ pub(super) async fn report_page(_: Visitor, State(admin): State<Admin>, Query(qu
     }
 }
 
-async fn make_report(admin: &Admin, query: &ReportQuery) -> Result<Report, NoReport> {
+/// `with_values`: whether who asks may read what is in events.
+async fn make_report(admin: &Admin, query: &ReportQuery, with_values: bool) -> Result<Report, NoReport> {
     let window = query.since.unwrap_or(admin.view.load().report.window);
-    report::report(admin, admin.clock.now() - window.get(), query.candidate.as_deref()).await
+    let mut report = report::report(admin, admin.clock.now() - window.get(), query.candidate.as_deref()).await?;
+    if !with_values {
+        let verifications = report.upstreams.iter_mut().filter_map(|upstream| upstream.verification.as_mut());
+        verifications.filter_map(|own| own.content.as_mut()).for_each(ContentReport::hide_values);
+    }
+    Ok(report)
 }
 
 fn no_report(why: &NoReport) -> Response {

@@ -69,7 +69,7 @@ fn is_ingest(path: &str) -> bool {
     matches!(
         below,
         ["store"]
-            | [_, "envelope" | "store" | "security" | "csp-report" | "nel" | "minidump"]
+            | [_, "envelope" | "store" | "security" | "csp-report" | "nel" | "minidump" | "playstation" | "upload"]
             | [_, "unreal", _]
             | [_, "events", _, "attachments"]
             | [_, "cron", _]

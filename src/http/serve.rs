@@ -45,6 +45,10 @@ const FIRST_REQUEST: Duration = Duration::from_secs(1);
 const WATCH: Duration = Duration::from_secs(3);
 /// Requests under way on one connection of HTTP/2, those included whose streams are gone.
 const MAX_STREAMS: u32 = 64;
+/// What of a body over HTTP/2 may be under way before any of it is read, and of all bodies of a connection: it takes none of
+/// `max_inflight_bytes`. One body that waits leaves room for others.
+const STREAM_WINDOW: u32 = 64 << 10;
+const CONNECTION_WINDOW: u32 = 256 << 10;
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take nothing of an answer.
@@ -296,7 +300,9 @@ async fn requests(
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(64 * 1024).half_close(true);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS).keep_alive_interval(keep_alive);
+    let mut http2 = builder.http2();
+    http2.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS).keep_alive_interval(keep_alive);
+    http2.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
     let followed = TokioIo::new(Followed::new(stream, phases.clone()));
     let mut told = std::pin::pin!(told_to_close(tasks.stopping(), &phases));
     let mut http = std::pin::pin!(builder.serve_connection(followed, service));

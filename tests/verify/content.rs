@@ -14,9 +14,15 @@ const SECRET: &str = "hunter2-of-a-user";
 
 /// A relay that looks for nothing before it is told to [`look`].
 async fn scene(more: &str) -> (Upstream, Glitchtip, Relay) {
+    scene_with("", more).await
+}
+
+/// The same, with a line more in the section of the admin listener.
+async fn scene_with(admin: &str, more: &str) -> (Upstream, Glitchtip, Relay) {
     let (primary, glitchtip) = (Upstream::start().await, Glitchtip::start(BATCH, MEMORY).await);
     let plan = Plan::new(&[("sentry", primary.dsn("beef", 8)), ("glitchtip", glitchtip.dsn())])
         .api("glitchtip", "glitchtip", Some(PLACE), TOKEN)
+        .admin(admin)
         .more(&format!("[verify]\nsettle = \"1h\"\nrequests = \"50/s\"\n{more}"));
     (primary, glitchtip, plan.start().await)
 }
@@ -166,5 +172,27 @@ async fn a_copy_that_cannot_be_read_does_not_count_as_compared_and_no_verdict_re
         if says && code == 1 && text.contains("not ready: glitchtip fails content") { Ok(()) } else { Err(text) }
     })
     .await;
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_values_of_an_event_are_shown_to_nobody_without_the_admin_token_where_there_is_one() {
+    let (_primary, glitchtip, relay) = scene_with("token = \"of-the-admin\"", "").await;
+    let ids = send(&relay, &glitchtip, &["as it was sent"]).await;
+    glitchtip.change_message(&ids[0], "as it is there");
+    look(&relay);
+    found(&relay, 1, 1, 1).await;
+    let shown = async |path: &str, token: Option<&str>| {
+        let request = relay.client().get(format!("http://{}{path}", relay.admin_address()));
+        let request = token.into_iter().fold(request, |request, token| request.bearer_auth(token));
+        let text = request.send().await.expect("an answer").text().await.expect("a report");
+        assert!(text.contains(&ids[0]) && text.contains("message"), "the event and the field are named: {text}");
+        text.contains("as it was sent") || text.contains("as it is there")
+    };
+    for path in ["/report", "/api/report"] {
+        assert!(!shown(path, None).await, "{path}");
+        assert!(!shown(path, Some("a guess")).await, "{path}");
+        assert!(shown(path, Some("of-the-admin")).await, "{path}");
+    }
     relay.finish().await;
 }

@@ -136,6 +136,9 @@ pub struct UpstreamReport {
     pub difference: i64,
 }
 
+/// What stands in the place of a value of an event for who may not read events.
+const HIDDEN: &str = "(shown with the admin token)";
+
 /// Whether an upstream stores the error events that it took in this time: stored + missing + lost + recent + unknown = delivered.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct VerificationReport {
@@ -191,6 +194,13 @@ impl ContentReport {
         let fields = events.into_iter().map(|(field, ids)| (field, ids.len() as u64)).collect();
         differences.truncate(LISTED);
         Self { since, compared, differing, fields, sample: differences, trouble: None }
+    }
+
+    /// Takes out what was in the events: field and event stay.
+    pub fn hide_values(&mut self) {
+        for one in &mut self.sample {
+            (one.difference.sent, one.difference.there) = (HIDDEN.to_owned(), HIDDEN.to_owned());
+        }
     }
 
     /// What was found, in a line.
