@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use crate::protocol::answer::gist;
 use crate::telemetry::letters::{LetterDetail, LetterPage, LetterPick, LetterSummary, LettersChanged};
 
 use super::admin::AdminClient;
@@ -143,7 +144,7 @@ async fn list(admin: &AdminClient, args: &ListArgs) -> Result<(), Failure> {
             letter.reason.as_str().into(),
             right(status(letter)),
             what(letter).into(),
-            harmless(letter.answer.trim(), 60).into(),
+            harmless(&gist(&letter.answer), 60).into(),
         ]);
     }
     terminal::say(rows.trim_fmt())
@@ -199,7 +200,7 @@ fn described(letter: &LetterDetail) -> String {
     line("number", summary.id.to_string());
     line("upstream", format!("{}, project {}", summary.upstream, summary.project));
     line("refused at", format!("{} ({}), after {} requests", summary.at, summary.reason, summary.attempts));
-    line("answer", format!("{} {}", status(summary), harmless(summary.answer.trim(), 1000)));
+    line("answer", format!("{} {}", status(summary), harmless(&gist(&summary.answer), 1000)));
     line("accepted at", summary.accepted_at.to_string());
     line("what", format!("{} in {} bytes", what(summary), summary.bytes));
     line("event id", summary.event_id.clone().unwrap_or_else(|| "-".to_owned()));

@@ -245,15 +245,12 @@ fn explain_failure(why: &str) -> String {
 
 /// What an answer means.
 fn explain(status: StatusCode, location: Option<&str>, text: &str) -> (Verdict, String) {
-    let words = harmless(text.trim(), SHOWN);
+    let words = harmless(&answer::gist(text), SHOWN);
     match status.as_u16() {
-        200..=299 if answer::is_page(text) => {
-            let title = harmless(&answer::gist(text), SHOWN);
-            (
-                Verdict::Bad,
-                format!("answers with a web page ({title}): that is no tracker; is the DSN's address right?"),
-            )
-        }
+        200..=299 if answer::is_page(text) => (
+            Verdict::Bad,
+            format!("answers with a web page ({words}): that is no tracker; is the DSN's address right?"),
+        ),
         200..=299 => (Verdict::Good, "takes the key".to_owned()),
         429 => (Verdict::Good, "is there, and limits us now".to_owned()),
         401 | 403 => (Verdict::Bad, format!("does not take the key, or knows no such project: {words}")),

@@ -63,7 +63,9 @@ fn public(state: Arc<Public>) -> Router {
     routes = routes.route("/", get(greet).fallback(nowhere));
     let tunnel = state.tunnel.as_ref().map(TunnelPath::as_str);
     if tunnel != Some(HEALTH) {
-        routes = routes.route(HEALTH, get(alive).fallback(nowhere));
+        for path in [HEALTH.to_owned(), format!("{HEALTH}/")] {
+            routes = routes.route(&path, get(alive).fallback(nowhere));
+        }
     }
     if let Some(path) = tunnel {
         routes = routes.route(path, taken(ingest::tunnel)).route(&format!("{path}/"), taken(ingest::tunnel));

@@ -7,9 +7,9 @@ const UNTITLED: &str = "a web page without a title";
 
 /// Whether the text is a web page, and not what an API answers with.
 pub fn is_page(text: &str) -> bool {
-    let text = text.trim_ascii_start();
-    let starts = |prefix: &str| text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
-    starts("<!doctype html") || starts("<html") || (text.starts_with('<') && find(text, "<title").is_some())
+    // A page may begin with a byte order mark, a declaration of XML, a comment.
+    let text = text.trim_start_matches('\u{feff}').trim_ascii_start();
+    text.starts_with('<') && ["<!doctype html", "<html", "<title"].iter().any(|tag| find(text, tag).is_some())
 }
 
 /// The answer in few words: a web page's title, any other text as it is without the space around it.
@@ -46,6 +46,8 @@ mod tests {
             ("<html><body>down</body></html>", UNTITLED),
             ("<html><title></title>", UNTITLED),
             ("<html><title>cut off he", "cut off he"),
+            ("\u{feff}<!-- of a proxy --><HTML>x", UNTITLED),
+            ("<?xml version=\"1.0\"?><html/>", UNTITLED),
             ("<?xml version=\"1.0\"?><html><title>Überlastet</title>", "Überlastet"),
             (" {\"detail\": \"<title>\"} ", "{\"detail\": \"<title>\"}"),
             ("<Error><Code>AccessDenied</Code></Error>", "<Error><Code>AccessDenied</Code></Error>"),

@@ -76,8 +76,9 @@ async fn browsers_may_send_and_may_read_every_answer() {
 #[tokio::test]
 async fn monitors_find_health_and_a_name_and_are_refused_nothing() {
     let (relay, _upstream) = front().await;
+    let healthy = "{\"is_healthy\":true}";
     for (path, body) in
-        [("/healthz", "{\"is_healthy\":true}"), ("/healthz?probe=1", "{\"is_healthy\":true}"), ("/", "switchyard\n")]
+        [("/healthz", healthy), ("/healthz/", healthy), ("/healthz?probe=1", healthy), ("/", "switchyard\n")]
     {
         let answer = exchange(&relay.address(), &head("GET", path, &[])).await;
         assert_eq!((answer.status, String::from_utf8_lossy(&answer.body)), (200, body.into()), "{path}");
