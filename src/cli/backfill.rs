@@ -62,7 +62,7 @@ pub(super) fn backfill(located: &Located, args: &Args) -> Result<(), Failure> {
     let admin = AdminClient::new(located.contact()?)?;
     process::block_on(async {
         if args.missing {
-            return mend(&admin, args).await;
+            return send_again(&admin, args).await;
         }
         match args.since {
             Some(since) => begin(&admin, args, since).await,
@@ -99,7 +99,7 @@ async fn begin(admin: &AdminClient, args: &Args, since: Period) -> Result<(), Fa
 }
 
 /// Sends again what is missing.
-async fn mend(admin: &AdminClient, args: &Args) -> Result<(), Failure> {
+async fn send_again(admin: &AdminClient, args: &Args) -> Result<(), Failure> {
     let since = args.since.unwrap_or(EVER);
     let order = RepairOrder { upstream: args.upstream.clone(), since, dry_run: args.dry_run };
     let repaired: Repaired = admin.order("/api/repair", &order).await.map_err(|why| admin.failure(why))?;

@@ -148,6 +148,6 @@ pub(super) async fn cancel_backfill(State(admin): State<Admin>, change: Change) 
 
 /// Sends again whatever is missing: the journal knows nothing older than it retains.
 pub(super) async fn repair(State(admin): State<Admin>, change: Change) -> Response {
-    let sent = verify::mend(&admin, change.fields.get("upstream"), Timestamp::default(), false).await;
+    let sent = verify::send_again(&admin, change.fields.get("upstream"), Timestamp::default(), false).await;
     done(sent.map(|_| Outcome::Repaired))
 }

@@ -190,7 +190,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_path_that_means_an_ingest_route_passes(
-            route in proptest::sample::select(vec!["api/1/envelope", "api/1/store", "api/store", "api/7/csp-report", "api/1/cron/x", "api/1/otlp/v1/logs"]),
+            route in proptest::sample::select(vec!["api/1/envelope", "api/1/store", "api/store", "api/7/csp-report", "api/1/cron/x", "api/1/otlp/v1/logs", "api/1/playstation", "api/1/upload"]),
             how in proptest::collection::vec(0u8..30, 24),
             slash in proptest::sample::select(vec!["/", "//", "%2F", "/%2f", ";a=b/", "./", "%20/", "%09/", "%5C"]),
             end in proptest::sample::select(vec!["", "/", "//", ";x", ".", "%2f", "%00", "/;", "%3f", "%23/"]),

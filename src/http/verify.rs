@@ -175,14 +175,19 @@ pub(super) async fn compare(_: Changer, State(admin): State<Admin>, Json(order):
 /// Sends missing events again.
 pub(super) async fn repair(_: Changer, State(admin): State<Admin>, Json(order): Json<RepairOrder>) -> Response {
     let since = admin.clock.now() - order.since.get();
-    match mend(&admin, &order.upstream, since, order.dry_run).await {
+    match send_again(&admin, &order.upstream, since, order.dry_run).await {
         Ok(repaired) => Json(repaired).into_response(),
         Err(why) => refused(&why),
     }
 }
 
 /// Sends the missing events of an upstream again that were accepted since then.
-pub(super) async fn mend(admin: &Admin, upstream: &str, since: Timestamp, dry_run: bool) -> Result<Repaired, Refused> {
+pub(super) async fn send_again(
+    admin: &Admin,
+    upstream: &str,
+    since: Timestamp,
+    dry_run: bool,
+) -> Result<Repaired, Refused> {
     let target = admin.journal.targets().into_iter().find(|(_, name)| **name == *upstream);
     let (Some((target, _)), Some(_)) = (target, admin.verifier.standing(upstream)) else {
         return Err(no_api(admin, upstream));

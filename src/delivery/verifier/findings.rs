@@ -76,7 +76,7 @@ impl Verifier {
 
     /// Why the tracker is known to lose the event.
     async fn known_loss(&self, tracker: &Tracker, event: &Wanted) -> Option<Cause> {
-        let record = self.journal.verification()?.record_of(event.event_id).await.ok().flatten()?;
+        let record = self.journal.verification()?.record(event.record).await.ok().flatten()?;
         tracker.api.known_loss(&record.body)
     }
 }
