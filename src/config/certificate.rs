@@ -5,8 +5,8 @@ use std::path::Path as FilePath;
 
 use crate::delivery::settings::Settings as Upstream;
 use crate::delivery::transport::tls::{Credentials, Unfit};
+use crate::http::listener::tls::{Certificate, CertificateError};
 use crate::http::settings::Server;
-use crate::http::tls::{Certificate, CertificateError};
 
 use super::report::Report;
 use super::tree::Path;

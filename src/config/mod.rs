@@ -15,8 +15,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::http::listener::tls::Certificate;
 use crate::http::settings::{Admin, Server};
-use crate::http::tls::Certificate;
 use crate::policy::limits::Limits;
 use crate::policy::routing::{Project, Routing};
 use crate::policy::{canary as canaries, dedup, verification};

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::units::{ByteSize, Period, Secret};
 
-use super::network::Network;
+use super::listener::network::Network;
 
 /// The listener that SDKs talk to.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]

@@ -29,10 +29,11 @@ use crate::protocol::rate_limits::{self, RateLimit};
 use crate::tasks::{self, Tasks};
 use crate::units::ByteSize;
 
-use super::body::{Incoming, Limit};
-use super::doors::Doors;
-use super::room::{Held, Room};
-use super::serve::{App, serve};
+use super::listener::doors::Doors;
+use super::listener::serve::{App, serve};
+use super::public::body::Incoming;
+use super::public::limit::Limit;
+use super::public::room::{Held, Room};
 
 /// The largest body, as sent and as decoded: what a relay takes by default, and room for what it adds.
 const MAX_BODY: ByteSize = ByteSize::mib(208);

@@ -1,0 +1,17 @@
+//! Answers of the admin listener that are all alike: a refusal, a page.
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use http::{StatusCode, header};
+use serde_json::json;
+
+/// Why something cannot be done: the status and the words.
+pub(super) type Refused = (StatusCode, String);
+
+pub(super) fn refuse(status: StatusCode, detail: &str) -> Response {
+    (status, Json(json!({ "detail": detail }))).into_response()
+}
+
+pub(super) fn html(html: String) -> Response {
+    ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], html).into_response()
+}

@@ -1,0 +1,20 @@
+//! The admin listener, for operators: who may do what, the API, the pages.
+
+mod access;
+mod answer;
+mod api;
+mod backfill;
+mod denied;
+mod exposition;
+pub mod host;
+mod lately;
+mod letters;
+pub(super) mod order;
+mod pages;
+mod report;
+pub(super) mod routes;
+mod scrape;
+mod session;
+pub(super) mod state;
+mod verdict;
+mod verify;

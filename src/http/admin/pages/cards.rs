@@ -1,0 +1,112 @@
+//! A card for each upstream on the status page: whether it is well, what waits for it, what went wrong and what to do about it.
+
+use maud::{Markup, html};
+
+use crate::telemetry::health;
+use crate::telemetry::series::Step;
+use crate::telemetry::status::{CanaryStatus, OutageStatus, Status, UpstreamStatus};
+use crate::telemetry::words;
+
+use super::chart::{Scale, Window, chart};
+use super::forms::Viewer;
+use super::layout::{tone, when};
+
+/// The card.
+pub(super) fn card(
+    status: &Status,
+    upstream: &UpstreamStatus,
+    (steps, outages): (&[Step], &[OutageStatus]),
+    viewer: &Viewer,
+) -> Markup {
+    let id = format!("upstream-{}", upstream.name);
+    let remedy = health::remedy(upstream);
+    html! {
+        article.card aria-labelledby=(id) {
+            h2 id=(id) { b { (upstream.name) } " " span.role { (status.role_of(upstream)) } }
+            p class={ "state " (tone(upstream)) } { span aria-hidden="true" { (sign(upstream)) " " } (state(upstream)) }
+            (figures(status, upstream))
+            (chart((Window::until(status.now), Scale::default()), steps, outages, &status.switches))
+            @if let Some(own) = &upstream.verification {
+                p.bad[own.missing > 0] { "Stores: " (own.told()) "." }
+                (viewer.repair(upstream))
+                @if let Some(content) = &own.content { p.warn[content.differing > 0] { "Content: " (content.told()) "." } }
+                @if let Some(trouble) = &own.trouble { p.warn { "What it stores cannot be looked up: " (trouble) } }
+            }
+            @if let Some(canary) = &upstream.canary { p { "Canaries: " (of_canary(status, canary)) } }
+            @if let Some(spared) = &upstream.spared { p.muted { "As a shadow it gets: " (spared) "." } }
+            @for limit in words::limits(&upstream.limits) { p.warn { "Limited: " (limit) } }
+            @for alone in upstream.alone() { p.warn { (alone) "." } }
+            @for poison in &upstream.poison { p.warn { (poison) "." } }
+            @for stranded in &upstream.stranded { p.bad { (stranded) "." } }
+            @if let Some(error) = &upstream.last_error {
+                p { "Last error, " (when(status.now, error.at)) ": " (error.what) }
+            }
+            @if !remedy.is_empty() { p.todo { (remedy) } }
+        }
+    }
+}
+
+fn figures(status: &Status, upstream: &UpstreamStatus) -> Markup {
+    let backlog = &upstream.backlog;
+    html! {
+        dl.figures {
+            div { dt { "Delivered a minute, now" } dd { (format!("{:.1}", upstream.lately.per_minute)) } }
+            div { dt { "Delivered in all" } dd { (upstream.delivered) } }
+            div { dt { "Waiting" } dd { (backlog.envelopes)
+                @if backlog.envelopes > 0 { span.muted { ", the oldest " (words::seconds(backlog.oldest_seconds)) (remaining(upstream)) } } } }
+            div { dt { "Dropped" } dd { (upstream.dropped.values().sum::<u64>()) } }
+            div { dt { "Dead letters" } dd { (upstream.dead_letters) } }
+            div { dt { "Last delivery" } dd { @match upstream.last_delivery_at {
+                Some(at) => (when(status.now, at)),
+                None if upstream.delivered > 0 => "not known",
+                None => "none yet",
+            } } }
+        }
+        @if upstream.difference != 0 { p.bad { "The accounts differ by " (upstream.difference) " items." } }
+    }
+}
+
+/// How long what waits will take at the present pace.
+fn remaining(upstream: &UpstreamStatus) -> String {
+    let pace = upstream.lately.per_minute;
+    if upstream.state != "up" || pace <= 0.0 {
+        return String::new();
+    }
+    #[expect(clippy::cast_precision_loss, reason = "no backlog has 2^53 envelopes")]
+    let left = upstream.backlog.envelopes as f64 / pace * 60.0;
+    format!(", some {} at this pace", words::seconds(left.ceil()))
+}
+
+fn sign(upstream: &UpstreamStatus) -> &'static str {
+    match tone(upstream) {
+        "good" => "✔",
+        "bad" => "✖",
+        _ => "▲",
+    }
+}
+
+fn state(upstream: &UpstreamStatus) -> &str {
+    match upstream.state.as_str() {
+        "misconfigured" => "misconfigured: it does not let us in",
+        "limited" => "limited: it asks us to wait",
+        "probing" => "probing: it was down, and is asked again",
+        "removed" => "removed from the configuration",
+        state => state,
+    }
+}
+
+fn of_canary(status: &Status, canary: &CanaryStatus) -> Markup {
+    let class = match canary.state.as_str() {
+        "through" => "good",
+        "failing" => "bad",
+        _ => "warn",
+    };
+    html! {
+        span class=(class) { (canary.state.replace('_', " ")) }
+        @match canary.through_at {
+            Some(at) => span.muted { ", the last " (when(status.now, at)) },
+            None => span.muted { ", none before" },
+        }
+        @if let Some(why) = &canary.why { ": " (why) }
+    }
+}

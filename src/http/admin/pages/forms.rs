@@ -1,0 +1,315 @@
+//! What of the pages changes something, without scripts: who is signed in, buttons and confirmations, and what came of it.
+//!
+//! Rule: addresses are relative, and all pages stand on one level, so that they work under any path of a proxy. A page shows forms
+//! to nobody but who is signed in, each with the form token of the session. Nothing of a request is shown
+//! again: what came of a change is one of a few sentences, with what the status says. It changes nothing itself.
+
+use axum::response::{IntoResponse as _, Response};
+use http::StatusCode;
+use maud::{Markup, html};
+
+use crate::http::admin::answer;
+use crate::http::admin::denied::Denied;
+use crate::http::admin::order::LONGEST_WORDS;
+use crate::http::admin::session::Session;
+use crate::http::admin::state::View;
+use crate::policy::routing::Project;
+use crate::telemetry::letters::LetterSummary;
+use crate::telemetry::status::{Status, UpstreamStatus};
+
+use super::layout::document;
+
+/// For how long the page shows what came of a change, in seconds.
+const SHOWN: u32 = 20;
+
+/// Who looks at the status page, and after what.
+pub(super) struct Viewer {
+    /// Of somebody who is signed in.
+    pub(super) session: Option<Session>,
+    /// Whether there is a token with which one may sign in.
+    pub(super) has_token: bool,
+    /// What the last change came to.
+    pub(super) outcome: Option<Outcome>,
+}
+
+/// What a change came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Outcome {
+    Switched,
+    Unchanged,
+    Retried,
+    Left,
+    Discarded,
+    Cancelled,
+    Repaired,
+}
+
+impl Outcome {
+    const ALL: [Self; 7] =
+        [Self::Switched, Self::Unchanged, Self::Retried, Self::Left, Self::Discarded, Self::Cancelled, Self::Repaired];
+
+    /// Its name in the address of the page.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Switched => "switched",
+            Self::Unchanged => "unchanged",
+            Self::Retried => "retried",
+            Self::Left => "left",
+            Self::Discarded => "discarded",
+            Self::Cancelled => "cancelled",
+            Self::Repaired => "repaired",
+        }
+    }
+
+    /// The one of that name.
+    pub(super) fn read(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|outcome| outcome.name() == name)
+    }
+
+    fn sentence(self, status: &Status) -> String {
+        let before =
+            status.switches.iter().find(|switch| switch.project.is_none()).and_then(|last| last.from.as_deref());
+        match (self, before) {
+            (Self::Switched, Some(before)) => {
+                format!("Done: {} is the primary. The way back is to make {before} the primary again.", status.primary)
+            }
+            (Self::Switched, None) => format!("Done: {} is the primary.", status.primary),
+            (Self::Unchanged, _) => format!("Nothing was changed: {} is the primary already.", status.primary),
+            (Self::Retried, _) => "Done: what was a dead letter waits for its delivery.".to_owned(),
+            (Self::Left, _) => {
+                "Nothing was changed: that dead letter is older than max_age of its upstream, or its envelope is still under way."
+                    .to_owned()
+            }
+            (Self::Discarded, _) => "Done: that dead letter is forgotten.".to_owned(),
+            (Self::Cancelled, _) => "Done: the backfill has ended. What it had handed over is delivered all the same.".to_owned(),
+            (Self::Repaired, _) => "Done: what is missing and still retained is sent again, and looked for again.".to_owned(),
+        }
+    }
+}
+
+impl Viewer {
+    /// How a browser is to look again, without scripts not so often: what was unfolded folds. What came of a change goes from the
+    /// page by itself.
+    pub(super) fn refresh(&self) -> Markup {
+        html! {
+            @if self.is_live() { noscript { meta http-equiv="refresh" content="60"; } }
+            @else { meta http-equiv="refresh" content={ (SHOWN) "; url=./" }; }
+        }
+    }
+
+    /// Whether the page may look again by itself.
+    pub(super) const fn is_live(&self) -> bool {
+        self.outcome.is_none()
+    }
+
+    /// What came of a change, who is signed in, and what can be changed.
+    pub(super) fn bar(&self, status: &Status) -> Markup {
+        let shadows = status.upstreams.iter().filter(|upstream| upstream.role == "shadow");
+        html! {
+            @if let Some(outcome) = self.outcome { div.banner role="status" { (outcome.sentence(status)) } }
+            nav {
+                @match &self.session {
+                    Some(session) => {
+                        @for shadow in shadows {
+                            form action="switch" { button name="to" value=(shadow.name) { "Make " b { (shadow.name) } " the primary" } }
+                        }
+                        form.end method="post" action="logout" { (sealed(session)) button { "Sign out" } }
+                    }
+                    None if self.has_token => span { a href="login" { "Sign in" } " to change something." },
+                    None => span.muted {
+                        "To change something from here, write a " code { "token" } " under " code { "[admin]" }
+                        " in the configuration file; then one can sign in with it."
+                    },
+                }
+            }
+        }
+    }
+
+    /// Stands above the buttons of a table.
+    pub(super) fn heading(&self) -> Markup {
+        html! { @if self.session.is_some() { th {} } }
+    }
+
+    /// What can be done about a dead letter.
+    pub(super) fn letter(&self, letter: &LetterSummary) -> Markup {
+        html! {
+            @if let Some(session) = &self.session {
+                td.act {
+                    form method="post" action="retry" {
+                        (sealed(session)) button name="id" value=(letter.id) { "Retry" }
+                    }
+                    form action="discard" { button name="id" value=(letter.id) { "Discard…" } }
+                }
+            }
+        }
+    }
+
+    /// What can be done about events that an upstream took and does not store.
+    pub(super) fn repair(&self, upstream: &UpstreamStatus) -> Markup {
+        let missing = upstream.verification.as_ref().map_or(0, |own| own.missing);
+        html! {
+            @if let Some(session) = self.session.as_ref().filter(|_| missing > 0) {
+                form method="post" action="repair" {
+                    (sealed(session))
+                    button name="upstream" value=(upstream.name) { "Send the " (missing) " missing again" }
+                }
+            }
+        }
+    }
+
+    /// What can be done about a backfill.
+    pub(super) fn backfill(&self, upstream: &str, state: &str) -> Markup {
+        html! {
+            @if let Some(session) = &self.session {
+                td.act {
+                    @if state == "running" {
+                        form method="post" action="cancel" {
+                            (sealed(session)) button name="upstream" value=(upstream) { "Cancel" }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What tells the forms of a session from all others.
+fn sealed(session: &Session) -> Markup {
+    html! { input type="hidden" name="csrf" value=(session.form_token); }
+}
+
+/// A page that does not look again by itself.
+fn page(status: StatusCode, title: &str, body: &Markup) -> Response {
+    let body = html! { body.narrow { h1 { (title) } (body) } };
+    (status, answer::html(document(&format!("Switchyard: {title}"), &Markup::default(), &body))).into_response()
+}
+
+/// The page on which one signs in; `wrong` is what was wrong with the last try.
+pub(in crate::http::admin) fn sign_in(status: StatusCode, has_token: bool, wrong: Option<&str>) -> Response {
+    let body = html! {
+        @if let Some(wrong) = wrong { div.banner.bad role="alert" { (wrong) } }
+        @if has_token {
+            p { "With the " code { "token" } " that stands under " code { "[admin]" } " in the configuration of this relay. It lasts for twelve hours." }
+            form.tall method="post" action="login" {
+                input type="text" name="username" value="switchyard" autocomplete="username" hidden;
+                label { "Token" input type="password" name="token" required autofocus autocomplete="current-password"; }
+                button { "Sign in" }
+            }
+        } @else {
+            p {
+                "There is no token to sign in with. Write one under " code { "[admin]" } " in the configuration file, as in "
+                code { "token = \"${SWITCHYARD_ADMIN_TOKEN}\"" } "; the running daemon takes it over."
+            }
+        }
+    };
+    page(status, "Sign in", &body)
+}
+
+/// A form that is not accepted.
+pub(in crate::http::admin) fn denied(why: Denied) -> Response {
+    let body = html! {
+        div.banner.bad role="alert" { (why) }
+        p { "Nothing was changed." }
+        p { @if why == Denied::SignedOut { a href="login" { "Sign in" } " · " } a href="./" { "To the status page" } }
+    };
+    page(why.status(), "Not accepted", &body)
+}
+
+/// A change that could not be made.
+pub(super) fn failed(status: StatusCode, why: &str) -> Response {
+    let body = html! {
+        div.banner.bad role="alert" { (why) }
+        p { a href="./" { "To the status page" } }
+    };
+    page(status, "Nothing was changed", &body)
+}
+
+/// What it means to make `to` the primary, and the button that does it.
+pub(super) fn switch(session: &Session, status: &Status, view: &View, to: &UpstreamStatus) -> Response {
+    let title = format!("Make {} the primary", to.name);
+    let body = html! {
+        (readiness(view, to))
+        ul { (consequences(status, view, &to.name)) }
+        form.tall method="post" action="switch" {
+            (sealed(session))
+            input type="hidden" name="to" value=(to.name);
+            label { "Reason, for the history" input type="text" name="reason" maxlength=(LONGEST_WORDS) autofocus autocomplete="off"; }
+            div { button.main { (title) } " " a href="./" { "Leave it as it is" } }
+        }
+    };
+    page(StatusCode::OK, &title, &body)
+}
+
+/// What speaks against it.
+fn readiness(view: &View, to: &UpstreamStatus) -> Markup {
+    let unknown = follow(view).filter(|project| !project.dsns.contains_key(to.name.as_str()));
+    let unknown: Vec<&str> = unknown.map(|project| &*project.name).collect();
+    html! {
+        @if to.state != "up" {
+            div.banner.warn {
+                (to.name) " is " (to.state) " now."
+                @if let Some(error) = &to.last_error { " " (error.at) " " (error.what) }
+            }
+        }
+        @if to.backlog.envelopes > 0 { p { (to.backlog.envelopes) " envelopes wait for it now." } }
+        @if !unknown.is_empty() {
+            div.banner.bad { "It will be refused: no DSN at " (to.name) " is configured for " (unknown.join(", ")) "." }
+        }
+    }
+}
+
+/// The projects that have no primary of their own.
+fn follow(view: &View) -> impl Iterator<Item = &Project> {
+    view.routing.projects.iter().map(AsRef::as_ref).filter(|project| project.primary.is_none())
+}
+
+fn consequences(status: &Status, view: &View, to: &str) -> Markup {
+    let (from, routing) = (&status.primary, &view.routing);
+    let (mirrored, alone): (Vec<&Project>, Vec<&Project>) =
+        follow(view).partition(|project| project.mirror.unwrap_or(routing.mirror));
+    let own = routing.projects.iter().filter_map(|project| Some((&project.name, project.primary.as_ref()?)));
+    let own: Vec<String> = own.map(|(name, primary)| format!("{name} ({primary})")).collect();
+    html! {
+        li {
+            "From then on " b { (to) } " gets everything that comes for " (names(&follow(view).collect::<Vec<_>>()))
+            ", whole, and answers what only a tracker can answer."
+        }
+        @if !mirrored.is_empty() {
+            li {
+                b { (from) } ", the primary now, goes on receiving what comes for " (names(&mirrored))
+                @if let Some(spared) = view.spared.get(from.as_str()) { ". As a shadow it gets: " (spared) }
+                "."
+            }
+        }
+        @if !alone.is_empty() {
+            li {
+                "Mirror is off for " (names(&alone)) ": " b { (from) } " gets nothing new of it. What it misses can be given to it with "
+                code { "switchyard backfill " (from) } ", as far back as " code { "retain" } " reaches."
+            }
+        }
+        @if !own.is_empty() { li { "Not moved, because they have a primary of their own: " (own.join(", ")) "." } }
+        li { "The line " code { "primary" } " in " code { (status.config.path) } " is changed, and nothing else in it. It is live at once; no service restarts." }
+        li { "To undo it, make " b { (from) } " the primary again: here, or with " code { "switchyard switch " (from) } "." }
+    }
+}
+
+fn names(projects: &[&Project]) -> String {
+    projects.iter().map(|project| &*project.name).collect::<Vec<_>>().join(", ")
+}
+
+/// What it means to discard a dead letter, and the button that does it.
+pub(super) fn discard(session: &Session, letter: &LetterSummary) -> Response {
+    let body = html! {
+        p {
+            (letter.upstream) " did not take it, at " (letter.at) ", for the project " (letter.project) ": " (letter.reason)
+            @if let Some(status) = letter.status { ", " (status) } "."
+        }
+        @if !letter.answer.is_empty() { div.banner { (letter.answer.chars().take(LONGEST_WORDS).collect::<String>()) } }
+        p { "What is discarded cannot be had back. " code { "switchyard dead-letters export " (letter.id) } " keeps a copy." }
+        form.tall method="post" action="discard" {
+            (sealed(session))
+            div { button.drop name="id" value=(letter.id) { "Discard it" } " " a href="./" { "Keep it" } }
+        }
+    };
+    page(StatusCode::OK, &format!("Discard dead letter {}", letter.id), &body)
+}

@@ -1,0 +1,50 @@
+//! The pages of the admin listener: the status page, the report, and what their forms change.
+
+mod cards;
+pub(super) mod changes;
+mod chart;
+pub(super) mod forms;
+pub(super) mod layout;
+mod may_switch;
+mod report;
+mod status;
+
+use axum::extract::{Query, RawQuery, State};
+use axum::response::Response;
+
+use super::access::{ContentReader, Fields, Visitor};
+use super::answer::html;
+use super::lately::History;
+use super::report::ReportQuery;
+use super::state::Admin;
+use super::{letters, scrape};
+use forms::{Outcome, Viewer};
+
+/// How many dead letters the page shows.
+const LETTERS: usize = 10;
+
+pub(super) async fn status_page(visitor: Visitor, State(admin): State<Admin>, RawQuery(query): RawQuery) -> Response {
+    let letters = letters::newest(&admin, LETTERS).await;
+    let outcome = Outcome::read(Fields::parse(query.unwrap_or_default().as_bytes()).get("done"));
+    let has_token = admin.view.load().token.is_some();
+    let viewer = Viewer { session: visitor.session, has_token, outcome };
+    let status = scrape::status(&admin).await;
+    let history = History::read(&admin, status.now - chart::SPAN).await;
+    let verdict = may_switch::answer(&admin).await;
+    html(status::render(&status, &history, &letters, (&viewer, &verdict)))
+}
+
+pub(super) async fn report_page(
+    _: Visitor,
+    contents: Result<ContentReader, Response>,
+    State(admin): State<Admin>,
+    Query(query): Query<ReportQuery>,
+) -> Response {
+    match super::report::asked(&admin, &query, contents.is_ok()).await {
+        Ok(report) => {
+            let history = History::read(&admin, report.since).await;
+            html(report::render(&report, &history))
+        }
+        Err(why) => super::report::refusal(&why),
+    }
+}

@@ -1,0 +1,240 @@
+//! The report as a page that can be printed, without scripts.
+
+use maud::{Markup, html};
+
+use crate::http::admin::lately::History;
+use crate::telemetry::report::criteria::hours;
+use crate::telemetry::report::{ContentReport, MissedReport, Report, UpstreamReport};
+use crate::telemetry::words;
+
+use super::chart::{Scale, Window, chart};
+use super::layout::{document, switches};
+
+/// What a printer gets: light, small, and no table or chart torn apart.
+const PRINT: &str = "@media print{:root{color-scheme:light;--good:#1a7f37;--bad:#c11b27;--warn:#8a5a00;--muted:#57606a;--page:#fff;--text:#1f2328}
+@page{margin:12mm}body{margin:0;padding:0;max-width:none;font-size:9.5px;line-height:1.3}h1{font-size:1.4em}h2{break-after:avoid;margin:.9em 0 .2em}
+tr,figure{break-inside:avoid}th,td{padding:.1rem .4rem}nav{display:none}.pair{grid-template-columns:1fr 1fr}svg{margin:0}}";
+
+/// The page.
+pub(super) fn render(report: &Report, history: &History) -> String {
+    let body = html! {
+            body {
+                header { h1 { "Switchyard" } nav aria-label="Pages" { a href="./" { "Status" } } }
+                main {
+                    (head(report))
+                    (charts(report, history))
+                    (criteria(report))
+                    (side_by_side(report))
+                    @for upstream in &report.upstreams { (upstream_part(upstream)) }
+                    (intake(report))
+                    (comparison(report))
+                    (switches(&report.switches))
+                }
+            }
+    };
+    let style = html! { style { (maud::PreEscaped(PRINT)) } };
+    document(&format!("Switchyard: report on {}", report.candidate), &style, &body)
+}
+
+fn head(report: &Report) -> Markup {
+    html! {
+        h2 { "Parallel run: " (report.primary) " (primary) and " (report.candidate) " (candidate)" }
+        p.muted {
+            "From " (report.since) " to " (report.now) " · items, requests and lags are counted by whole hours, from "
+            (report.counted_since) " on · version " (report.version)
+        }
+        div.banner.good[report.ready].bad[!report.ready] { b { (report.verdict) } }
+    }
+}
+
+/// The primary and the candidate side by side, on one scale. Others follow.
+fn charts(report: &Report, history: &History) -> Markup {
+    let window = Window::new(report.since, report.now);
+    let scale = Scale::of(window, report.upstreams.iter().map(|upstream| history.of(&upstream.name).0));
+    html! {
+        div.pair {
+            @for upstream in &report.upstreams {
+                @let (steps, outages) = history.of(&upstream.name);
+                figure {
+                    figcaption { b { (upstream.name) } " " span.role { (upstream.role) } }
+                    (chart((window, scale), steps, outages, &report.switches))
+                }
+            }
+        }
+        p.muted { "All charts share one scale. A red band is an outage, a dashed line a switch." }
+    }
+}
+
+fn criteria(report: &Report) -> Markup {
+    html! {
+        h2 { "Criteria" }
+        div.wide tabindex="0" role="region" aria-label="Criteria" { table {
+            tr { th { "Criterion" } th { "Result" } th { "Demanded" } th { "Found" } }
+            @for criterion in &report.criteria {
+                tr {
+                    td { (criterion.name) }
+                    td.good[criterion.passed].bad[!criterion.passed] { (if criterion.passed { "pass" } else { "FAIL" }) }
+                    td { (criterion.demanded) } td { (criterion.found) }
+                }
+            }
+        } }
+    }
+}
+
+fn side_by_side(report: &Report) -> Markup {
+    html! {
+        h2 { "Side by side" }
+        div.wide tabindex="0" role="region" aria-label="Side by side" { table {
+            tr {
+                th { "Upstream" } th { "Role" } th.n { "Accepted" } th.n { "Returned" } th.n { "Delivered" } th.n { "Dropped" }
+                th.n { "Pending" } th.n { "Waiting" }
+                th.n { "Lag p50" } th.n { "p99" } th.n { "max" } th.n { "Availability" } th.n { "Dead letters" }
+            }
+            @for upstream in &report.upstreams {
+                tr {
+                    td { b { (upstream.name) } } td { (upstream.role) }
+                    td.n { (upstream.accepted()) } td.n { (upstream.returned()) } td.n { (upstream.delivered()) }
+                    td.n { (upstream.dropped.values().sum::<u64>()) } td.n { (upstream.pending()) } td.n { (upstream.waiting) }
+                    @match &upstream.lag {
+                        Some(lag) => {
+                            td.n { (format!("{:.3} s", lag.p50_seconds)) } td.n { (format!("{:.3} s", lag.p99_seconds)) }
+                            td.n { (format!("{:.3} s", lag.max_seconds)) }
+                        }
+                        None => { td.n {} td.n {} td.n {} }
+                    }
+                    td.n { (format!("{:.3}%", upstream.availability_percent)) } td.n { (upstream.dead_letters) }
+                }
+            }
+        } }
+    }
+}
+
+fn upstream_part(upstream: &UpstreamReport) -> Markup {
+    html! {
+        h2 { (upstream.name) }
+        p {
+            "Requests: " @for (result, n) in &upstream.attempts { (n) " " (result) " · " }
+            @for limit in words::limits(&upstream.limits) { "limited: " (limit) " · " }
+            "difference " (upstream.difference)
+        }
+        @if !upstream.dropped.is_empty() {
+            p { "Dropped: " @for (reason, n) in &upstream.dropped { (words::dropped(reason, *n)) ". " }
+                @if upstream.backfilled() > 0 { "Of these taken up by a backfill since: " (upstream.backfilled()) "." }
+            }
+        }
+        @if let Some(own) = &upstream.verification {
+            p.bad[own.missing > 0] {
+                "Error events: " (own.delivered) " taken, " (own.stored) " found there (" (format!("{:.3}%", own.stored_percent)) "), "
+                (own.missing) " missing, " (own.lost) " lost there of which " (own.given_up) " were given up, " (own.unknown)
+                " not known, " (own.recent) " too recent."
+                @if let Some(why) = &own.trouble { " It cannot be asked now: " (why) }
+            }
+            @if !own.sample.is_empty() {
+                div.wide tabindex="0" role="region" aria-label={ "Missing events of " (upstream.name) } { table {
+                    tr { th { "Missing event" } th { "Project" } th { "Accepted" } }
+                    @for event in &own.sample { tr { td { (event.event_id) } td { (event.project) } td { (event.accepted_at) } } }
+                } }
+            }
+            @if let Some(content) = &own.content { (content_part(&upstream.name, content)) }
+        }
+        div.wide tabindex="0" role="region" aria-label={ "Categories of " (upstream.name) } { table {
+            tr {
+                th { "Category" } th.n { "Accepted" } th.n { "Returned" } th.n { "Delivered" } th.n { "Dropped" } th.n { "Pending" }
+            }
+            @for category in &upstream.categories {
+                tr {
+                    td { (category.category) } td.n { (category.accepted) } td.n { (category.returned) } td.n { (category.delivered) }
+                    td.n { @for (reason, n) in &category.dropped { (reason) " " (n) " " } } td.n { (category.pending) }
+                }
+            }
+        } }
+        @if !upstream.outages.is_empty() {
+            div.wide tabindex="0" role="region" aria-label={ "Outages of " (upstream.name) } { table {
+                tr { th { "Outage from" } th { "to" } th { "Cause" } }
+                @for outage in &upstream.outages {
+                    tr {
+                        td { (outage.from) }
+                        td { @match outage.to { Some(to) => (to), None => span.bad { "still lasting" } } }
+                        td { (outage.cause) }
+                    }
+                }
+            } }
+        }
+    }
+}
+
+/// What comparing stored events with what was sent showed.
+fn content_part(upstream: &str, content: &ContentReport) -> Markup {
+    html! {
+        p.bad[content.differing > 0] { "Content: " (content.told()) "." }
+        @if !content.sample.is_empty() {
+            div.wide tabindex="0" role="region" aria-label={ "Differing events of " (upstream) } { table {
+                tr { th { "Differing event" } th { "Project" } th { "Field" } th { "Sent" } th { "There" } }
+                @for one in &content.sample {
+                    tr {
+                        td { (one.event_id) } td { (one.project) } td { (one.difference.field) } td { (one.difference.sent) }
+                        td { (one.difference.there) }
+                    }
+                }
+            } }
+        }
+    }
+}
+
+fn intake(report: &Report) -> Markup {
+    html! {
+        h2 { "What came in" }
+        p {
+            "The relay ran " (hours(report.relay.up_seconds)) " of " (hours(report.relay.window_seconds))
+            @if let Some(first) = report.first_start() { " since its first start at " (first) }
+            ", was started "
+            (report.relay.starts) " times and crashed " (report.relay.crashes) " times."
+        }
+        div.wide tabindex="0" role="region" aria-label="What came in" { table {
+            @for (what, counts) in [
+                ("Items accepted", &report.intake.accepted), ("Items that were repeats", &report.intake.duplicates),
+                ("Requests refused", &report.intake.refused),
+                ("Items not let in (limits, storms)", &report.intake.refused_items),
+            ] {
+                tr { td { (what) } td { @for (kind, n) in counts { (kind) " " (n) " " } } }
+            }
+            tr {
+                td { "Services seen" }
+                td { @for service in &report.services {
+                    span.good[service.seen].bad[!service.seen] { (service.told()) (if service.seen { " " } else { " (silent) " }) }
+                } }
+            }
+        } }
+    }
+}
+
+fn comparison(report: &Report) -> Markup {
+    let comparison = &report.comparison;
+    html! {
+        h2 { "Who got what" }
+        p {
+            (comparison.compared) " envelopes that are still kept were compared"
+            @if let Some(oldest) = comparison.oldest { ", from " (oldest) " on" }
+            @if !comparison.complete { ", and there are more" }
+            ". " (comparison.candidate_waits) " wait for " (report.candidate) " alone, " (comparison.primary_waits) " for "
+            (report.primary) " alone."
+        }
+        (missed(&report.candidate, &report.primary, &comparison.candidate_missed))
+        (missed(&report.primary, &report.candidate, &comparison.primary_missed))
+    }
+}
+
+fn missed(loser: &str, other: &str, missed: &MissedReport) -> Markup {
+    html! {
+        p { b { (loser) } " missed " (missed.count) " that " (other) " got" @if missed.count > 0 { ":" } @else { "." } }
+        div.wide tabindex="0" role="region" aria-label={ "Missed by " (loser) } { table {
+            @for one in &missed.sample {
+                tr {
+                    td { (one.event_id.as_deref().unwrap_or("no event id")) } td { (one.project) } td { (one.accepted_at) }
+                    td { (one.reason) }
+                }
+            }
+        } }
+        @if missed.count > missed.sample.len() as u64 { p.muted { "… and " (missed.count - missed.sample.len() as u64) " more" } }
+    }
+}

@@ -1,0 +1,219 @@
+//! The status page: the status as a person reads it. The first screen says how it goes; what is looked up now and then is folded.
+//!
+//! Rule: it works without scripts. The few lines of [`SCRIPT`] look again without flicker and without closing what is open.
+
+use maud::{Markup, PreEscaped, html};
+
+use crate::http::admin::lately::History;
+use crate::http::admin::verdict::Answer;
+use crate::telemetry::health::Level;
+use crate::telemetry::letters::LetterSummary;
+use crate::telemetry::status::Status;
+use crate::telemetry::words;
+
+use super::cards;
+use super::forms::Viewer;
+use super::layout::{SCRIPT, document, table_of_switches, when};
+
+/// The page.
+pub(super) fn render(
+    status: &Status,
+    history: &History,
+    letters: &[LetterSummary],
+    (viewer, verdict): (&Viewer, &Answer),
+) -> String {
+    let title = format!("{} {} · Switchyard", status.health.level.sign(), status.health.level.words());
+    let body = html! {
+            body {
+                header { h1 { "Switchyard" } nav aria-label="Pages" { a href="report" { "Report" } } }
+                main {
+                    (first_screen(status, verdict))
+                    (viewer.bar(status))
+                    (alarms(status))
+                    div.cards { @for upstream in &status.upstreams { (cards::card(status, upstream, history.of(&upstream.name), viewer)) } }
+                    (accounts(status))
+                    (dead_letters(status, letters, viewer))
+                    (refused(status))
+                    (outages(status))
+                    (backfills(status, viewer))
+                    (switches_part(status))
+                    (projects(status))
+                    p.muted {
+                        "version " (status.version) " · running for " (words::span(status.now.since(status.started_at)))
+                        " · journal " (words::bytes(status.journal.size_bytes)) " · " time datetime=(status.now) { (status.now) }
+                    }
+                }
+                @if viewer.is_live() { script { (PreEscaped(SCRIPT)) } }
+            }
+    };
+    document(&title, &viewer.refresh(), &body)
+}
+
+/// How it goes, readable across the room.
+fn first_screen(status: &Status, verdict: &Answer) -> Markup {
+    let class = match status.health.level {
+        Level::Well => "verdict good",
+        Level::Degraded => "verdict warn",
+        Level::LosingData => "verdict bad",
+    };
+    let waiting: u64 = status.upstreams.iter().map(|upstream| upstream.backlog.envelopes).sum();
+    let lost: u64 = status.upstreams.iter().map(|upstream| upstream.lately.lost).sum();
+    let sentence = &status.health.sentence;
+    let why = sentence.split_once(": ").map_or(sentence.as_str(), |(_, why)| why);
+    html! {
+        section class=(class) aria-label="How it goes" {
+            h2 { span aria-hidden="true" { (status.health.level.sign()) " " } (status.health.level.words()) }
+            p { (why) }
+        }
+        dl.facts {
+            div { dt { "Primary" } dd { b { (status.primary) } } dd.muted { "mirror " (if status.mirror { "on" } else { "off" }) } }
+            div { dt { "Waiting" } dd { b { (waiting) } } dd.muted { (if waiting == 1 { "envelope" } else { "envelopes" }) } }
+            div { dt { "Lost in the last two hours" } dd class=(if lost > 0 { "bad" } else { "" }) { b { (lost) } } dd.muted { "items" } }
+            div.may { dt { "May we switch?" } (verdict.shown()) }
+        }
+        @for project in status.exceptions() {
+            p { "Project " b { (project.name) } ": primary " b { (project.primary) } " · mirror " (if project.mirror { "on" } else { "off" }) }
+        }
+    }
+}
+
+fn alarms(status: &Status) -> Markup {
+    html! {
+        @if let Some(why) = &status.not_ready { div.banner.bad { "Not accepting: " (why) } }
+        @if let Some(error) = &status.config.error {
+            div.banner.bad { "The configuration file has problems; the one loaded at " (status.config.loaded_at) " stays in force.\n" (error) }
+        }
+        @if status.difference != 0 {
+            div.banner.bad { "The accounts do not balance: " (status.difference) " items. This is a defect: please report it." }
+        }
+    }
+}
+
+/// A part that is folded, with a table in it.
+fn folded(id: &str, title: &str, count: usize, content: &Markup) -> Markup {
+    html! {
+        details id=(id) {
+            summary id={ (id) "-title" } { (title) " " span.muted { "(" (count) ")" } }
+            div.wide tabindex="0" role="region" aria-labelledby={ (id) "-title" } { (content) }
+        }
+    }
+}
+
+fn accounts(status: &Status) -> Markup {
+    let rows = status.upstreams.iter().map(|upstream| upstream.accounts.len()).sum();
+    let content = html! {
+        table {
+            thead { tr {
+                th { "Upstream" } th { "Project" } th { "Category" } th.n { "Accepted" } th.n { "Delivered" } th.n { "Dropped" }
+                th.n { "Returned" } th.n { "Pending" } th.n { "Difference" }
+            } }
+            @for (upstream, account) in status.upstreams.iter().flat_map(|one| one.accounts.iter().map(move |own| (one, own))) {
+                tr {
+                    td { (upstream.name) } td { (account.project) } td { (account.category) } td.n { (account.accepted) } td.n { (account.delivered) }
+                    td.n { @for (reason, n) in &account.dropped { (reason) " " (n) " " } }
+                    td.n { (account.returned) } td.n { (account.pending) } td.n { (account.difference) }
+                }
+            }
+        }
+    };
+    folded("accounts", "Accounts", rows, &content)
+}
+
+fn outages(status: &Status) -> Markup {
+    let all: Vec<_> =
+        status.upstreams.iter().flat_map(|upstream| upstream.outages.iter().map(move |one| (upstream, one))).collect();
+    let content = html! {
+        table {
+            thead { tr { th { "Upstream" } th { "From" } th { "Lasted" } th { "Cause" } } }
+            @for (upstream, outage) in &all {
+                tr {
+                    td { b { (upstream.name) } } td { (when(status.now, outage.from)) }
+                    td { @match outage.to {
+                        Some(to) => (words::span(to.since(outage.from))),
+                        None => span.bad { "still lasting" },
+                    } }
+                    td { (outage.cause) }
+                }
+            }
+        }
+    };
+    folded("outages", "Outages of the last day", all.len(), &content)
+}
+
+fn refused(status: &Status) -> Markup {
+    let content = html! {
+        table {
+            thead { tr { th { "Project" } th { "Category" } th { "Reason" } th.n { "Items" } } }
+            @for row in &status.refused {
+                tr { td { (row.project) } td { (row.category) } td { (row.reason) } td.n { (row.items) } }
+            }
+        }
+    };
+    let storms = html! {
+        table {
+            thead { tr { th { "Project" } th { "Error" } th.n { "Dropped" } th { "Last" } } }
+            @for storm in &status.storms {
+                tr { td { (storm.project) } td { (storm.what) } td.n { (storm.collapsed) } td { (when(status.now, storm.last)) } }
+            }
+        }
+    };
+    html! {
+        @if !status.refused.is_empty() { (folded("refused", "Not accepted", status.refused.len(), &content)) }
+        @if !status.storms.is_empty() { (folded("storms", "Storms of identical errors", status.storms.len(), &storms)) }
+    }
+}
+
+fn backfills(status: &Status, viewer: &Viewer) -> Markup {
+    let content = html! {
+        table {
+            thead { tr { th { "Upstream" } th { "Projects" } th { "Since" } th { "State" } th.n { "Handed over" } th.n { "Found" } (viewer.heading()) } }
+            @for backfill in &status.backfills {
+                tr {
+                    td { (backfill.upstream) } td { (backfill.projects.join(", ")) } td { (backfill.since) }
+                    td { (backfill.state) } td.n { (backfill.taken) } td.n { (backfill.found) }
+                    (viewer.backfill(&backfill.upstream, &backfill.state))
+                }
+            }
+        }
+    };
+    html! { @if !status.backfills.is_empty() { (folded("backfills", "Backfills", status.backfills.len(), &content)) } }
+}
+
+fn dead_letters(status: &Status, letters: &[LetterSummary], viewer: &Viewer) -> Markup {
+    let content = html! {
+        table {
+            thead { tr { th.n { "Number" } th { "Refused" } th { "Upstream" } th { "Project" } th { "Why" } th { "Answer" } (viewer.heading()) } }
+            @for letter in letters {
+                tr {
+                    td.n { (letter.id) } td { (when(status.now, letter.at)) } td { (letter.upstream) } td { (letter.project) } td { (letter.reason) }
+                    td { @if let Some(status) = letter.status { (status) " " } (letter.answer.chars().take(200).collect::<String>()) }
+                    (viewer.letter(letter))
+                }
+            }
+        }
+        p.muted { "switchyard dead-letters show NUMBER tells more; retry and discard decide what becomes of it." }
+    };
+    html! { @if !letters.is_empty() { (folded("letters", "Newest dead letters", letters.len(), &content)) } }
+}
+
+fn switches_part(status: &Status) -> Markup {
+    folded("switches", "Switches", status.switches.len(), &table_of_switches(&status.switches))
+}
+
+fn projects(status: &Status) -> Markup {
+    let taken = |name: &str| status.journal.fillers().find(|share| share.name == name).map(|share| share.bytes);
+    let content = html! {
+        table {
+            thead { tr { th { "Project" } th { "Primary" } th { "Mirror" } th { "Upstreams" } th { "Used by" } th.n { "In the journal" } } }
+            @for project in &status.projects {
+                tr {
+                    td { (project.name) } td { (project.primary) } td { (if project.mirror { "on" } else { "off" }) }
+                    td { (project.upstreams.join(", ")) }
+                    td { @if project.browsers { "browsers, with default limits where none is written" } }
+                    td.n { @if let Some(taken) = taken(&project.name) { (words::bytes(taken)) } }
+                }
+            }
+        }
+    };
+    folded("projects", "Projects", status.projects.len(), &content)
+}

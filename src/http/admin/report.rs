@@ -1,0 +1,376 @@
+//! The report, gathered: status, evidence, outages and the comparison of what is kept, judged by the section `[report]`.
+
+use std::collections::BTreeMap;
+
+use axum::response::Response;
+use http::StatusCode;
+use serde::Deserialize;
+
+use crate::clock::Timestamp;
+use crate::journal::evidence::{CANARY_FAILED, Comparison, Evidence, Fate, Outage, Stretch, Unequal};
+use crate::journal::{JournalError, RecordId};
+use crate::policy::outcome::DropReason;
+use crate::policy::verdict::Verdict;
+use crate::protocol::category::Category;
+use crate::telemetry::lags::{self, Lags};
+use crate::telemetry::observations::Performance;
+use crate::telemetry::report::span::{self, Span};
+use crate::telemetry::report::{
+    CategoryReport, ComparisonReport, ContentReport, IntakeReport, LagReport, Missed, MissedReport, RelayReport,
+    Report, ServiceReport, UpstreamReport, criteria,
+};
+use crate::telemetry::status::{OutageStatus, Status, UpstreamStatus};
+use crate::units::Period;
+
+use super::answer::refuse;
+use super::scrape;
+use super::state::{Admin, View};
+use super::verify;
+
+/// The most outages and switches of one report.
+const MOST: usize = 1000;
+/// The most records listed as missed by one upstream.
+const SAMPLE: usize = 50;
+/// The most looks at the records that are kept, ten thousand each.
+const LOOKS: usize = 100;
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoReport {
+    /// It is not clear of whom.
+    #[error("{0}")]
+    Candidate(String),
+    /// The journal does not answer.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+/// What a report is made of, besides the status.
+struct Sources {
+    window: Span,
+    status: Status,
+    evidence: Evidence,
+    outages: Vec<Outage>,
+    /// When the relay ran, within the window.
+    up: Vec<Span>,
+}
+
+/// The report of the time since `since`.
+pub(super) async fn report(admin: &Admin, since: Timestamp, candidate: Option<&str>) -> Result<Report, NoReport> {
+    let mut report = judged(admin, since, candidate).await?;
+    report.comparison = compare(admin, &report.primary, &report.candidate, since).await?;
+    Ok(report)
+}
+
+/// The same without the comparison, which reads every record that is kept and which no criterion rests on.
+pub(super) async fn judged(admin: &Admin, since: Timestamp, candidate: Option<&str>) -> Result<Report, NoReport> {
+    let (now, view) = (admin.clock.now(), admin.view());
+    let candidate = the_candidate(&view, candidate)?;
+    let evidence = admin.journal.evidence(since).await?;
+    let known_since = since.max(first_start(admin, &evidence, since).await?);
+    let up = up(&evidence.stretches, admin.started_at, (since, now));
+    let outages = admin.journal.outages(since, MOST).await?;
+    let status = scrape::status(admin).await;
+    let sources = Sources { window: (known_since, now), status, evidence, outages, up };
+    let mut upstreams: Vec<UpstreamReport> =
+        sources.status.upstreams.iter().map(|upstream| sources.upstream(upstream, &candidate)).collect();
+    for upstream in &mut upstreams {
+        // Refusals of now count until it is known that they only pass.
+        let in_doubt = admin.board.report(&upstream.name).map_or(0, |report| report.in_doubt);
+        *upstream.attempts.entry(Verdict::Misconfigured.name().to_owned()).or_default() += in_doubt;
+        upstream.verification = verify::report(admin, upstream, &sources.evidence, &sources.status, since).await?;
+    }
+    upstreams.sort_by_key(|upstream| (upstream.role != "primary", upstream.role != "candidate", upstream.name.clone()));
+    let primary = view.routing.primary.to_string();
+    let mut report = Report {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        now,
+        since,
+        counted_since: Timestamp::from_millis(since.hour() * 3_600_000),
+        known_since,
+        ready: false,
+        verdict: String::new(),
+        criteria: vec![],
+        relay: sources.relay(),
+        intake: sources.intake(),
+        services: sources.services(&view),
+        switches: scrape::switches(admin, MOST).await.into_iter().filter(|switch| switch.at >= since).collect(),
+        primary,
+        candidate,
+        upstreams,
+        comparison: ComparisonReport::default(),
+    };
+    criteria::judge(&view.report, &mut report);
+    Ok(report)
+}
+
+impl Admin {
+    /// The report's verdict on the only candidate there is: its name, whether it is ready, and the verdict in words.
+    pub async fn verdict(&self) -> Option<(String, bool, String)> {
+        let since = self.clock.now() - self.view().report.window.get();
+        let report = judged(self, since, None).await.ok()?;
+        Some((report.candidate, report.ready, report.verdict))
+    }
+}
+
+/// The upstream that is meant, or the only one that is not the primary.
+fn the_candidate(view: &View, named: Option<&str>) -> Result<String, NoReport> {
+    let primary = &*view.routing.primary;
+    let others: Vec<&str> = view.upstreams.keys().map(|name| &**name).filter(|name| *name != primary).collect();
+    let which = match (named, others.as_slice()) {
+        (Some(named), _) if named == primary => Err(format!("{named} is the primary already: name another upstream")),
+        (Some(named), _) if others.contains(&named) => Ok(named.to_owned()),
+        (Some(named), _) => {
+            Err(format!("{named:?} is no upstream; besides the primary there are {}", others.join(", ")))
+        }
+        (None, [one]) => Ok((*one).to_owned()),
+        (None, []) => Err(format!("{primary} is the only upstream: there is nothing to compare it with")),
+        (None, _) => Err(format!("several upstreams could be meant: name one of {}", others.join(", "))),
+    };
+    which.map_err(NoReport::Candidate)
+}
+
+/// When the relay was first started, if that is not before `since`: an earlier time is not known, and nothing that was missed.
+async fn first_start(admin: &Admin, evidence: &Evidence, since: Timestamp) -> Result<Timestamp, JournalError> {
+    let first = |evidence: &Evidence| evidence.stretches.first().map(|stretch| stretch.from);
+    if first(evidence).is_some_and(|from| from <= since) || admin.started_at <= since {
+        return Ok(since);
+    }
+    // It may have run before, and have been down when this time began.
+    let all = admin.journal.evidence(Timestamp::default()).await?;
+    Ok(first(&all).unwrap_or(admin.started_at).min(admin.started_at))
+}
+
+/// When the relay ran. The stretch of this process goes on.
+fn up(stretches: &[Stretch], started_at: Timestamp, window: Span) -> Vec<Span> {
+    let ran = stretches.iter().map(|stretch| (stretch.from, stretch.to));
+    span::within(ran.chain([(started_at, window.1)]), window)
+}
+
+fn percent(part: f64, whole: f64) -> f64 {
+    if whole > 0.0 { part / whole * 100.0 } else { 0.0 }
+}
+
+impl Sources {
+    fn relay(&self) -> RelayReport {
+        let window_seconds = self.window.1.since(self.window.0).as_secs_f64();
+        let up_seconds = span::length(&self.up).as_secs_f64();
+        let stretches = &self.evidence.stretches;
+        let ended = stretches.iter().filter(|stretch| stretch.from < self.status.started_at);
+        RelayReport {
+            window_seconds,
+            up_seconds,
+            uptime_percent: percent(up_seconds, window_seconds),
+            starts: stretches.iter().filter(|stretch| stretch.from >= self.window.0).count() as u64,
+            crashes: ended.filter(|stretch| !stretch.stopped).count() as u64,
+        }
+    }
+
+    fn intake(&self) -> IntakeReport {
+        let mut intake = IntakeReport::default();
+        for (key, account) in self.evidence.accounts.iter().filter(|(key, _)| key.upstream.is_none()) {
+            *intake.accepted.entry(key.category.to_string()).or_default() += account.accepted;
+        }
+        for tally in &self.evidence.intake {
+            match &*tally.what {
+                "duplicate" => _ = intake.duplicates.insert(tally.kind.to_string(), tally.count),
+                "refused" => _ = intake.refused.insert(tally.kind.to_string(), tally.count),
+                "refused_item" => _ = intake.refused_items.insert(tally.kind.to_string(), tally.count),
+                _ => {}
+            }
+        }
+        intake
+    }
+
+    fn services(&self, view: &View) -> Vec<ServiceReport> {
+        let projects = view.routing.projects.iter().map(|project| (*project.name).into());
+        let expected: Vec<Box<str>> = match view.report.expect.as_slice() {
+            [] => projects.collect(),
+            expected => expected.to_vec(),
+        };
+        let names: Vec<&str> = view.routing.projects.iter().map(|project| &*project.name).collect();
+        expected.iter().map(|name| self.service(name, &names)).collect()
+    }
+
+    /// Whether a service was seen, and by the keys of which projects. The name of a project means that project, one behind it as in
+    /// `shop/api` a service of it, and any other name a service of whichever project.
+    fn service(&self, name: &str, projects: &[&str]) -> ServiceReport {
+        let has = |what: &str, kind: &str| {
+            self.evidence.intake.iter().any(|tally| &*tally.what == what && &*tally.kind == kind && tally.count > 0)
+        };
+        let accepts = |project: &str| {
+            let mut accounts = self.evidence.accounts.iter();
+            accounts.any(|(key, account)| key.upstream.is_none() && &*key.project == project && account.accepted > 0)
+        };
+        let is_behind = |project: &str| name.strip_prefix(project).is_some_and(|rest| rest.starts_with('/'));
+        let by = |project: &&&str| match () {
+            () if projects.contains(&name) => **project == name && accepts(name),
+            () if projects.iter().any(|project| is_behind(project)) => is_behind(project) && has("seen", name),
+            () => has("seen", &format!("{project}/{name}")),
+        };
+        let by: Vec<String> = projects.iter().filter(by).map(|project| (*project).to_owned()).collect();
+        // What an older version kept does not name the project.
+        ServiceReport { name: name.to_owned(), seen: !by.is_empty() || has("service", name), projects: by }
+    }
+
+    fn upstream(&self, status: &UpstreamStatus, candidate: &str) -> UpstreamReport {
+        let role = match status.name.as_str() {
+            name if name == candidate => "candidate",
+            _ if status.role == "primary" => "primary",
+            _ => "shadow",
+        };
+        let performance = self.evidence.performance.get(status.name.as_str()).cloned().unwrap_or_default();
+        let own: Vec<&Outage> = self.outages.iter().filter(|outage| *outage.upstream == *status.name).collect();
+        let spans = own.iter().map(|outage| (outage.from, outage.to.unwrap_or(self.window.1)));
+        let down = span::within(spans, self.window);
+        // What was down while the relay was, nobody knows.
+        let outage_seconds: f64 =
+            self.up.iter().map(|up| span::length(&span::within(down.iter().copied(), *up)).as_secs_f64()).sum();
+        let up_seconds = span::length(&self.up).as_secs_f64();
+        let categories = self.categories(status);
+        let mut dropped = BTreeMap::new();
+        for (reason, quantity) in
+            categories.iter().filter(|row| Category::counts_items(&row.category)).flat_map(|row| &row.dropped)
+        {
+            *dropped.entry(reason.clone()).or_default() += quantity;
+        }
+        UpstreamReport {
+            name: status.name.clone(),
+            role: role.to_owned(),
+            categories,
+            dropped,
+            attempts: attempts(&performance),
+            lag: lag(&performance.lags),
+            outages: own.into_iter().map(told).collect(),
+            outage_seconds,
+            availability_percent: percent(up_seconds - outage_seconds, up_seconds),
+            waiting: status.backlog.envelopes,
+            dead_letters: status.dead_letters,
+            limits: status.limits.clone(),
+            verification: None,
+            canaries_failed: self.canaries_failed(&status.name),
+            difference: status.difference,
+        }
+    }
+
+    /// How often canaries stopped getting through.
+    fn canaries_failed(&self, upstream: &str) -> u64 {
+        let own = self.evidence.intake.iter().filter(|tally| &*tally.what == CANARY_FAILED && *tally.kind == *upstream);
+        own.map(|tally| tally.count).sum()
+    }
+
+    fn categories(&self, status: &UpstreamStatus) -> Vec<CategoryReport> {
+        let mut categories: BTreeMap<String, CategoryReport> = BTreeMap::new();
+        for (key, account) in &self.evidence.accounts {
+            if key.upstream.as_deref() != Some(status.name.as_str()) {
+                continue;
+            }
+            let own = categories.entry(key.category.to_string()).or_default();
+            own.accepted += account.accepted;
+            own.delivered += account.delivered;
+            own.returned += account.returned;
+            own.backfilled += account.backfilled;
+            for reason in DropReason::ALL.into_iter().filter(|reason| account.dropped(*reason) > 0) {
+                *own.dropped.entry(reason.to_string()).or_default() += account.dropped(reason);
+            }
+        }
+        for account in status.accounts.iter().filter(|account| account.pending > 0) {
+            categories.entry(account.category.clone()).or_default().pending += account.pending;
+        }
+        categories.into_iter().map(|(category, own)| CategoryReport { category, ..own }).collect()
+    }
+}
+
+fn attempts(performance: &Performance) -> BTreeMap<String, u64> {
+    Verdict::ALL.into_iter().map(|verdict| (verdict.name().to_owned(), performance.attempts(verdict))).collect()
+}
+
+fn lag(lags: &Lags) -> Option<LagReport> {
+    let seconds = |share| Some(lags.quantile(share)?.as_secs_f64());
+    Some(LagReport {
+        count: lags.count(),
+        p50_seconds: seconds(0.5)?,
+        p99_seconds: seconds(0.99)?,
+        max_seconds: lags.max().as_secs_f64(),
+        error_percent: lags::ERROR * 100.0,
+    })
+}
+
+fn told(outage: &Outage) -> OutageStatus {
+    OutageStatus { from: outage.from, to: outage.to, cause: outage.cause.to_string() }
+}
+
+/// Compares what the journal still keeps, in steps between which others are served.
+async fn compare(
+    admin: &Admin,
+    primary: &str,
+    candidate: &str,
+    since: Timestamp,
+) -> Result<ComparisonReport, NoReport> {
+    let targets = admin.journal.targets();
+    let target = |name: &str| targets.iter().find(|(_, known)| **known == *name).map(|(target, _)| *target);
+    let (Some(a), Some(b)) = (target(primary), target(candidate)) else { return Ok(ComparisonReport::default()) };
+    let mut report = ComparisonReport::default();
+    let mut after = Some(RecordId(0));
+    for _ in 0..LOOKS {
+        let Some(from) = after else { break };
+        let part = admin.journal.compare((a, b), since, from).await?;
+        after = part.next;
+        add(&mut report, part);
+    }
+    report.complete = after.is_none();
+    Ok(report)
+}
+
+fn add(report: &mut ComparisonReport, part: Comparison) {
+    report.compared += part.compared;
+    report.oldest = report.oldest.or(part.oldest);
+    report.candidate_waits += part.pending.1;
+    report.primary_waits += part.pending.0;
+    for unequal in part.unequal {
+        match (unequal.a, unequal.b) {
+            (Fate::Delivered, why) => miss(&mut report.candidate_missed, unequal, why),
+            (why, Fate::Delivered) => miss(&mut report.primary_missed, unequal, why),
+            // Neither got it, each for its own reason.
+            _ => {}
+        }
+    }
+}
+
+fn miss(missed: &mut MissedReport, record: Unequal, why: Fate) {
+    let reason = why.name().to_owned();
+    missed.count += 1;
+    *missed.reasons.entry(reason.clone()).or_default() += 1;
+    if missed.sample.len() < SAMPLE {
+        let project = record.project.to_string();
+        let event_id = record.event_id.map(|id| id.to_string());
+        missed.sample.push(Missed { event_id, project, accepted_at: record.accepted_at, reason });
+    }
+}
+
+/// What `/report` and `/api/report` may be asked.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReportQuery {
+    since: Option<Period>,
+    candidate: Option<String>,
+}
+
+/// `with_values`: whether who asks may read what is in events.
+pub(super) async fn asked(admin: &Admin, query: &ReportQuery, with_values: bool) -> Result<Report, NoReport> {
+    let window = query.since.unwrap_or(admin.view.load().report.window);
+    let mut report = report(admin, admin.clock.now() - window.get(), query.candidate.as_deref()).await?;
+    if !with_values {
+        let verifications = report.upstreams.iter_mut().filter_map(|upstream| upstream.verification.as_mut());
+        verifications.filter_map(|own| own.content.as_mut()).for_each(ContentReport::hide_values);
+    }
+    Ok(report)
+}
+
+pub(super) fn refusal(why: &NoReport) -> Response {
+    let status = match why {
+        NoReport::Candidate(_) => StatusCode::BAD_REQUEST,
+        NoReport::Journal(_) => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    refuse(status, &why.to_string())
+}

@@ -1,0 +1,186 @@
+//! How many connections a listener has at once, in all and of each address.
+//!
+//! Rule: connections never take the files that the journal, the deliveries and the admin listener need, and one client never takes
+//! all connections. The machine itself and trusted proxies, behind which many clients are, have no limit of their own.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use prometheus::Gauge;
+use rustix::process::{Resource, getrlimit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// The most connections of one listener.
+const MOST: usize = 16_384;
+/// With fewer than this, an operator is told.
+const FEW: usize = 1024;
+/// So many files are left for everything else, or half of them where there are few.
+const RESERVED: usize = 2048;
+/// The most connections of operators: people, scrapers and health checks.
+const OPERATORS: usize = 64;
+
+/// The way in to one listener, or to several that share it. Cheap to clone; clones are the same doors.
+#[derive(Clone, Debug)]
+pub(in crate::http) struct Doors {
+    places: Arc<Semaphore>,
+    inside: Arc<Mutex<HashMap<IpAddr, u32>>>,
+    open: Option<Gauge>,
+}
+
+impl Doors {
+    /// Of listeners that SDKs reach, which leave files for everything else.
+    /// `open` follows how many there are.
+    pub(in crate::http) fn of_clients(open: Gauge) -> Self {
+        let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
+        let places = files.map_or(MOST, places);
+        if places < FEW {
+            tracing::warn!(
+                connections = places,
+                "few connections can be open at once: raise the hard limit of open files (LimitNOFILE, ulimit -Hn)"
+            );
+        }
+        Self::new(places, Some(open))
+    }
+
+    /// Of the admin listener.
+    pub(in crate::http) fn of_operators() -> Self {
+        Self::new(OPERATORS, None)
+    }
+
+    /// Of a stand-in upstream.
+    pub(in crate::http) fn of_relays() -> Self {
+        Self::new(MOST, None)
+    }
+
+    fn new(places: usize, open: Option<Gauge>) -> Self {
+        Self { places: Arc::new(Semaphore::new(places)), inside: Arc::default(), open }
+    }
+
+    /// A place for one more connection, once there is one.
+    pub(super) async fn place(&self) -> Place {
+        let permit = Arc::clone(&self.places).acquire_owned().await.expect("the semaphore is never closed");
+        Place::new(permit, self.open.clone())
+    }
+
+    /// A place for one more connection, if there is one now.
+    pub(super) fn place_now(&self) -> Option<Place> {
+        Some(Place::new(Arc::clone(&self.places).try_acquire_owned().ok()?, self.open.clone()))
+    }
+
+    /// Lets one more connection of `address` in, unless `most` are inside.
+    pub(super) fn enter(&self, address: IpAddr, most: u32) -> Option<Inside> {
+        let client = client(address);
+        let mut inside = self.inside();
+        let count = inside.entry(client).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        drop(inside);
+        Some(Inside { doors: self.clone(), client })
+    }
+
+    /// Nobody panics while holding it.
+    fn inside(&self) -> MutexGuard<'_, HashMap<IpAddr, u32>> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How many connections there may be where so many files may be open.
+fn places(files: usize) -> usize {
+    files.saturating_sub(RESERVED).max(files / 2).clamp(1, MOST)
+}
+
+/// A place for a connection, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    _permit: OwnedSemaphorePermit,
+    open: Option<Gauge>,
+    is_taken: bool,
+}
+
+impl Place {
+    fn new(permit: OwnedSemaphorePermit, open: Option<Gauge>) -> Self {
+        Self { _permit: permit, open, is_taken: false }
+    }
+
+    /// Counts the connection that it is for.
+    pub(super) fn taken(mut self) -> Self {
+        self.is_taken = true;
+        self.open.iter().for_each(Gauge::inc);
+        self
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.is_taken {
+            self.open.iter().for_each(Gauge::dec);
+        }
+    }
+}
+
+/// A connection that was let in; it leaves when this is dropped.
+#[derive(Debug)]
+pub(super) struct Inside {
+    doors: Doors,
+    client: IpAddr,
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        let mut inside = self.doors.inside();
+        if let Some(count) = inside.get_mut(&self.client) {
+            *count -= 1;
+            if *count == 0 {
+                inside.remove(&self.client);
+            }
+        }
+    }
+}
+
+/// Who is counted as one: an address of IPv4, or a network of IPv6 as one household has it.
+pub(in crate::http) fn client(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        address => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn each_address_has_its_own_number_and_who_leaves_makes_room() {
+        let doors = Doors::new(9, None);
+        let enter = |address: &str| doors.enter(ip(address), 2);
+        let (first, second) = (enter("203.0.113.7"), enter("::ffff:203.0.113.7"));
+        assert!(first.is_some() && second.is_some() && enter("203.0.113.7").is_none());
+        let other = enter("203.0.113.8");
+        assert!(other.is_some());
+        drop(first);
+        assert!(enter("203.0.113.7").is_some());
+        drop((second, other));
+        assert!(doors.inside().is_empty(), "nobody is remembered who is not there");
+    }
+
+    #[test]
+    fn connections_leave_files_for_everything_else() {
+        for (files, connections) in [(256, 128), (1024, 512), (4096, 2048), (16_384, 14_336), (1 << 20, MOST), (1, 1)] {
+            assert_eq!(places(files), connections);
+        }
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_client() {
+        assert_eq!(client(ip("2001:db8:1:2:3:4:5:6")), client(ip("2001:db8:1:2::9")));
+        assert_ne!(client(ip("2001:db8:1:2::9")), client(ip("2001:db8:1:3::9")));
+        assert_eq!(client(ip("::ffff:10.0.0.9")), ip("10.0.0.9"));
+    }
+}

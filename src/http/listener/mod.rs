@@ -1,0 +1,11 @@
+//! Sockets: who may connect, TLS, and the connections on which requests come. It knows no route.
+
+pub(super) mod cut_short;
+pub(super) mod doors;
+pub(super) mod listen;
+pub mod network;
+mod phase;
+mod proxied;
+pub(super) mod serve;
+mod socket;
+pub mod tls;

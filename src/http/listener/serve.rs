@@ -1,0 +1,330 @@
+//! The accept loop: hyper-util serves each connection, HTTP/1.1 or HTTP/2, with TLS or without, until it ends or the daemon stops.
+//!
+//! A request whose body is complete is answered whatever becomes of its connection: a short process hangs up at once, and has
+//! sent it all the same. Nobody is reset: when stopping, what already waits in the listen queue is still served, requests under
+//! way are finished, and idle connections are closed in the orderly way.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use futures_util::future::Either;
+use http::{Request, Response, Version};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use rustix::net::SocketFlags;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::http::settings::Server;
+use crate::tasks::Tasks;
+use crate::telemetry::log::{self, Line};
+
+use super::cut_short::CutShort;
+use super::doors::{Doors, Inside, Place};
+use super::network::Network;
+use super::phase::{Followed, Phase, Phases};
+use super::proxied::NoHeader;
+use super::socket::Socket;
+use super::tls::{Certificate, HANDSHAKE};
+
+/// How long the headers of a request may take.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may be idle between requests, where no option says so.
+const KEEP_ALIVE: Duration = Duration::from_secs(90);
+/// How long a new connection is waited for when stopping: its first request is most likely on its way.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
+/// How often a connection is looked at for both.
+const WATCH: Duration = Duration::from_secs(3);
+/// Requests under way on one connection of HTTP/2, those included whose streams are gone.
+const MAX_STREAMS: u32 = 64;
+/// What of a body over HTTP/2 may be under way before any of it is read, and of all bodies of a connection: it takes none of
+/// `max_inflight_bytes`. One body that waits leaves room for others.
+const STREAM_WINDOW: u32 = 64 << 10;
+const CONNECTION_WINDOW: u32 = 256 << 10;
+/// How long a TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take nothing of an answer.
+const DEAF_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What answers the requests of a listener.
+pub(in crate::http) trait App: Clone + Send + Sync + 'static {
+    /// Answers one request of `peer`.
+    fn answer(&self, peer: SocketAddr, request: Request<Body>) -> impl Future<Output = Response<Body>> + Send;
+
+    /// The way in; while it is full, connections wait in the listen queue.
+    fn doors(&self) -> &Doors;
+
+    /// What clients may do, where there are options for it.
+    fn server(&self) -> Option<Arc<Server>> {
+        None
+    }
+
+    /// What new connections are served with; without one they speak plain HTTP.
+    fn certificate(&self) -> Option<Arc<Certificate>> {
+        None
+    }
+
+    /// Told of a connection that had no request to answer.
+    fn cut_short(&self, _why: CutShort) {}
+}
+
+/// Serves connections of `listener` until told to stop.
+pub(in crate::http) async fn serve(listener: TcpListener, app: impl App, clock: Clock, tasks: Tasks) {
+    let stop = tasks.stopping().clone();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            accepted = accept(&listener, app.doors()) => accepted,
+        };
+        tasks.spawn_detached(connection(accepted, app.clone(), clock.clone(), tasks.clone()));
+    }
+    // Whoever connected before the listener closes must not be reset by its closing.
+    for accepted in std::iter::from_fn(|| accept_waiting(&listener, app.doors())) {
+        tasks.spawn_detached(connection(accepted, app.clone(), clock.clone(), tasks.clone()));
+    }
+}
+
+type Accepted = (TcpStream, SocketAddr, Place);
+
+async fn accept(listener: &TcpListener, doors: &Doors) -> Accepted {
+    let place = doors.place().await;
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => return (stream, peer, place.taken()),
+            Err(error) => {
+                // Out of file descriptors, most likely: those in use come free again.
+                if let Some(Line { suppressed }) = log::admit("accept", "") {
+                    tracing::warn!(%error, suppressed, "a connection could not be accepted");
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Who waits in the kernel's queue now. The runtime is not asked: it may not have heard of the last ones yet.
+fn accept_waiting(listener: &TcpListener, doors: &Doors) -> Option<Accepted> {
+    let place = doors.place_now()?;
+    loop {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        // The address comes with the socket: one that has gone again has none any more, and may have sent a request all the same.
+        let (stream, peer) = rustix::net::acceptfrom_with(listener, flags).ok()?;
+        let Some(peer) = peer.and_then(|peer| SocketAddr::try_from(peer).ok()) else { continue };
+        return Some((TcpStream::from_std(stream.into()).ok()?, peer, place.taken()));
+    }
+}
+
+async fn connection((stream, peer, _place): Accepted, app: impl App, clock: Clock, tasks: Tasks) {
+    // Answers are small and complete; waiting for more of them helps nobody.
+    drop(stream.set_nodelay(true));
+    let socket = Socket::new(stream, clock.clone());
+    let cut_short = match served(&socket, peer, &app, clock, tasks).await {
+        Ok(ended) => ended,
+        Err(why) => {
+            socket.say(why.answer().as_bytes());
+            Some(why)
+        }
+    };
+    if let Some(why) = cut_short {
+        app.cut_short(why);
+    }
+    // Who has too many connections must not keep another place for the time that a proper end takes.
+    if cut_short != Some(CutShort::TooManyConnections) {
+        socket.close().await;
+    }
+}
+
+/// Lets a connection in and serves it until it ends; tells what it was cut short by when that was said already.
+async fn served(
+    socket: &Socket,
+    peer: SocketAddr,
+    app: &impl App,
+    clock: Clock,
+    tasks: Tasks,
+) -> Result<Option<CutShort>, CutShort> {
+    let (server, stop) = (app.server(), tasks.stopping());
+    let Some((client, _inside)) = entry(socket, peer, app.doors(), server.as_deref(), stop).await? else {
+        return Ok(None);
+    };
+    let keep_alive = server.map_or(KEEP_ALIVE, |server| server.keep_alive.get());
+    let Some(first) = beginning(socket, app.certificate().is_some(), keep_alive, stop).await? else { return Ok(None) };
+    // On the heap, and only then: a connection on which no request came yet costs a socket and no buffers.
+    Ok(Box::pin(speak(first, socket, client, app.clone(), (clock, keep_alive), tasks)).await)
+}
+
+/// Who a connection is from, and what it takes at the doors. `None` when a proxy says nothing before it goes.
+async fn entry(
+    socket: &Socket,
+    peer: SocketAddr,
+    doors: &Doors,
+    server: Option<&Server>,
+    stop: &CancellationToken,
+) -> Result<Option<(SocketAddr, Option<Inside>)>, CutShort> {
+    let Some(server) = server else { return Ok(Some((peer, None))) };
+    let is_trusted = |address: SocketAddr| Network::any_contains(&server.trusted_proxies, address.ip());
+    let mut client = peer;
+    if server.proxy_protocol && is_trusted(peer) {
+        let header = tokio::select! {
+            header = socket.proxy_header() => header,
+            () = tokio::time::sleep(HEAD_TIMEOUT) => Some(Err(NoHeader)),
+            () = soon_after(stop) => None,
+        };
+        match header {
+            Some(Ok(header)) => client = header.client.unwrap_or(peer),
+            Some(Err(NoHeader)) => return Err(CutShort::NoProxyHeader),
+            None => return Ok(None),
+        }
+    }
+    if client.ip().to_canonical().is_loopback() || is_trusted(client) {
+        return Ok(Some((client, None)));
+    }
+    let inside = doors.enter(client.ip(), server.max_connections_per_address.get());
+    inside.map(|inside| Some((client, Some(inside)))).ok_or(CutShort::TooManyConnections)
+}
+
+/// Waits for the beginning of a connection, and where that is not the business of TLS for the head of its first request, which
+/// has as long as any. `None` when nothing comes in time: nothing was asked, and nothing is to be answered.
+async fn beginning(
+    socket: &Socket,
+    is_tls: bool,
+    keep_alive: Duration,
+    stop: &CancellationToken,
+) -> Result<Option<u8>, CutShort> {
+    let beginning = tokio::select! {
+        beginning = socket.beginning() => beginning,
+        () = tokio::time::sleep(keep_alive) => None,
+        () = soon_after(stop) => None,
+    };
+    let Some(beginning) = beginning else { return Ok(None) };
+    let mut whole = Some(beginning);
+    if !beginning.is_whole && !is_tls && beginning.first != HANDSHAKE {
+        whole = tokio::select! {
+            whole = socket.whole_beginning() => whole,
+            () = tokio::time::sleep(HEAD_TIMEOUT) => return Err(CutShort::Stalled),
+            () = soon_after(stop) => whole,
+        };
+    }
+    match whole {
+        Some(beginning) if beginning.is_proxied => Err(CutShort::StrayProxyHeader),
+        whole => Ok(whole.map(|whole| whole.first)),
+    }
+}
+
+/// A while after the daemon was told to stop.
+async fn soon_after(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(FIRST_REQUEST).await;
+}
+
+/// Serves a connection, behind TLS where there is a certificate.
+async fn speak(
+    first: u8,
+    socket: &Socket,
+    peer: SocketAddr,
+    app: impl App,
+    times: (Clock, Duration),
+    tasks: Tasks,
+) -> Option<CutShort> {
+    let Some(certificate) = app.certificate() else {
+        let cut_short = requests(socket.clone(), socket, peer, app, times, tasks).await;
+        return cut_short.inspect(|why| {
+            if !why.is_answered() {
+                socket.say(why.answer().as_bytes())
+            }
+        });
+    };
+    if first != HANDSHAKE {
+        socket.say(CutShort::NoTls.answer().as_bytes());
+        return Some(CutShort::NoTls);
+    }
+    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, certificate.accept(socket.clone()));
+    let shaken = tokio::select! {
+        shaken = handshake => shaken.ok()?,
+        () = soon_after(tasks.stopping()) => return None,
+    };
+    match shaken {
+        Ok(stream) => requests(stream, socket, peer, app, times, tasks).await,
+        Err(error) => {
+            // Scanners and clients that trust others: their business, and too many to log.
+            tracing::debug!(%error, "a TLS handshake failed");
+            None
+        }
+    }
+}
+
+/// The time to close. A connection is not closed on which nothing was asked yet: hyper would not even read what has arrived,
+/// and its client would lose a request that nobody refused.
+async fn told_to_close(stop: &CancellationToken, phases: &Phases) {
+    stop.cancelled().await;
+    drop(tokio::time::timeout(FIRST_REQUEST, phases.first_request()).await);
+}
+
+/// Serves the requests of a connection, which come in `stream`, until it ends.
+async fn requests(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    socket: &Socket,
+    peer: SocketAddr,
+    app: impl App,
+    (clock, keep_alive): (Clock, Duration),
+    tasks: Tasks,
+) -> Option<CutShort> {
+    let phases = Phases::new(clock.clone());
+    let streams = Arc::new(Semaphore::new(MAX_STREAMS as usize));
+    let service = service_fn(|request: Request<Incoming>| {
+        phases.request_began();
+        let (app, phases) = (app.clone(), phases.clone());
+        // A connection of HTTP/1.1 stays until its request is answered; one of HTTP/2 does not, and forgets streams that are reset.
+        let place = (request.version() == Version::HTTP_2).then(|| Arc::clone(&streams).try_acquire_owned().ok());
+        let answer = async move {
+            let answer = app.answer(peer, request.map(Body::new)).await;
+            phases.request_ended();
+            Ok::<_, std::convert::Infallible>(answer)
+        };
+        match place.flatten() {
+            None => Either::Left(answer),
+            Some(place) => Either::Right(tasks.to_its_end(async move {
+                let answer = answer.await;
+                drop(place);
+                answer
+            })),
+        }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(64 * 1024).half_close(true);
+    let mut http2 = builder.http2();
+    http2.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS).keep_alive_interval(keep_alive);
+    http2.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
+    let followed = TokioIo::new(Followed::new(stream, phases.clone()));
+    let mut told = std::pin::pin!(told_to_close(tasks.stopping(), &phases));
+    let mut http = std::pin::pin!(builder.serve_connection(followed, service));
+    let mut closing = false;
+    loop {
+        tokio::select! {
+            // How a connection ends is the client's business, unless by what was no request; requests are counted where they are
+            // answered.
+            ended = http.as_mut() => {
+                let endless = phases.has_endless_line().then_some(CutShort::EndlessLine);
+                return endless.or_else(|| CutShort::of_error(ended.err()?.downcast_ref()?));
+            }
+            () = told.as_mut(), if !closing => {
+                closing = true;
+                http.as_mut().graceful_shutdown();
+            }
+            () = tokio::time::sleep(WATCH) => match phases.phase() {
+                Phase::Head(since) if clock.now().since(since) >= HEAD_TIMEOUT => return Some(CutShort::Stalled),
+                Phase::Idle(since) if clock.now().since(since) >= keep_alive => return None,
+                _ if socket.blocked_for() >= DEAF_TIMEOUT => return None,
+                _ => {}
+            },
+        }
+    }
+}

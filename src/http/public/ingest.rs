@@ -1,0 +1,319 @@
+//! The requests of SDKs: from HTTP to a submission, and back to an answer.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use prometheus::HistogramTimer;
+use url::form_urlencoded;
+
+use crate::intake::decode::{self, DecodeError};
+use crate::intake::keyring::KeyError;
+use crate::intake::legacy::{self, StoreError};
+use crate::intake::submit::{Entrance, Receipt};
+use crate::journal::Client;
+use crate::protocol::auth::{self, AuthError, Credentials};
+
+use super::body::Incoming;
+use super::error::{ApiError, tell_limits};
+use super::limit::{BodyError, Limit};
+use super::peer::{self, client};
+use super::receive::{receive, whole};
+use super::room::{Held, Owner, SMALL};
+use super::state::Public;
+
+/// The project a request was for, for the counts: in the extensions of its answer.
+#[derive(Clone, Debug)]
+pub(super) struct ForProject(pub(super) Arc<str>);
+
+const X_SENTRY_AUTH: HeaderName = HeaderName::from_static("x-sentry-auth");
+
+/// A transparent image of one pixel: what a page gets for an event that it sent as one (getsentry/relay,
+/// `relay-server/src/endpoints/store.rs`).
+const PIXEL: &[u8] = b"GIF89a\x01\x00\x01\x00\x00\xff\x00,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x00;";
+
+/// `POST /api/{project}/envelope/`
+pub(super) async fn envelope(State(public): State<Arc<Public>>, id: ProjectId, request: Request) -> Response {
+    take_in(&public, Some(&project(id)), request, Form::Envelope).await
+}
+
+/// The same, for a request that needs no router to be recognised: `id` is in its path. Also says for which project it was.
+pub(super) async fn envelope_for(public: &Public, id: &str, request: Request) -> (Response, Option<Arc<str>>) {
+    taken_in(public, Some(id), request, Form::Envelope).await
+}
+
+/// `POST /api/{project}/store/`
+pub(super) async fn store(State(public): State<Arc<Public>>, id: ProjectId, request: Request) -> Response {
+    take_in(&public, Some(&project(id)), request, Form::Event).await
+}
+
+/// `POST /api/store/`: the key alone says for which project.
+pub(super) async fn store_without_project(State(public): State<Arc<Public>>, request: Request) -> Response {
+    take_in(&public, None, request, Form::Event).await
+}
+
+/// `POST` to the tunnel's path: only the envelope says for which project it is. What the request carries besides belongs to the
+/// site that it passed through.
+pub(super) async fn tunnel(State(public): State<Arc<Public>>, mut request: Request) -> Response {
+    for name in ["x-sentry-auth", "authorization"] {
+        request.headers_mut().remove(name);
+    }
+    *request.uri_mut() = request.uri().path().parse().unwrap_or_default();
+    take_in(&public, None, request, Form::Envelope).await
+}
+
+type ProjectId = Result<Path<String>, PathRejection>;
+
+/// The project id in the path. One that is no text at all is no number either, and refused like any other.
+fn project(id: ProjectId) -> String {
+    id.map_or_else(|_| String::new(), |Path(id)| id)
+}
+
+/// What a body is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Envelope,
+    /// One event, unless its content type says that it is an envelope.
+    Event,
+}
+
+impl Form {
+    fn of(self, headers: &HeaderMap) -> Self {
+        if says_envelope(headers) { Self::Envelope } else { self }
+    }
+
+    fn terms(self, public: &Public) -> Terms {
+        match self {
+            Self::Envelope => Terms { limit: public.room.max_body(), may_name_project: true },
+            Self::Event => Terms { limit: longest_event(public), may_name_project: false },
+        }
+    }
+}
+
+/// The most of the body of one event.
+fn longest_event(public: &Public) -> Limit {
+    Limit::event().or(public.room.max_body()).or(public.room.whole())
+}
+
+async fn take_in(public: &Public, id: Option<&str>, request: Request, form: Form) -> Response {
+    let (mut response, project) = taken_in(public, id, request, form).await;
+    note_project(&mut response, project);
+    response
+}
+
+/// The answer, and the project that it is for.
+async fn taken_in(public: &Public, id: Option<&str>, request: Request, form: Form) -> (Response, Option<Arc<str>>) {
+    let form = form.of(request.headers());
+    let Visit { entrance, parts, body, pass } = match admit(public, id, None, form.terms(public), request).await {
+        Ok(visit) => visit,
+        Err(refusal) => return (refusal, None),
+    };
+    let taken = submit(public, entrance, &parts, body, form).await;
+    pass.close(taken.map(|receipt| (receipt.project.clone(), answer(&receipt))))
+}
+
+/// `GET /api/{project}/store/`: the event is in the query, the answer an image for a page to show.
+pub(super) async fn pixel(State(public): State<Arc<Public>>, id: ProjectId, request: Request) -> Response {
+    picture(&public, Some(&project(id)), request).await
+}
+
+/// `GET /api/store/`
+pub(super) async fn pixel_without_project(State(public): State<Arc<Public>>, request: Request) -> Response {
+    picture(&public, None, request).await
+}
+
+async fn picture(public: &Public, id: Option<&str>, request: Request) -> Response {
+    let terms = Form::Event.terms(public);
+    let Visit { entrance, parts, pass, .. } = match admit(public, id, None, terms, request).await {
+        Ok(visit) => visit,
+        Err(refusal) => return refusal,
+    };
+    let taken = submit_query(public, entrance, &parts).await;
+    pass.end(taken.map(|receipt| (receipt.project, ([(header::CONTENT_TYPE, "image/gif")], PIXEL).into_response())))
+}
+
+async fn submit_query(public: &Public, entrance: Entrance, parts: &Parts) -> Result<Receipt, ApiError> {
+    let mut fields = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
+    let event = fields.find(|(name, _)| name == "sentry_data").map(|(_, data)| data.into_owned());
+    let mut held = share(public, &entrance, parts);
+    let envelope = stored(public, event.unwrap_or_default().into(), &mut held).await?;
+    Ok(public.intake.submit(entrance, sender(public, parts), envelope.into()).await?)
+}
+
+/// What is known of a route before a body is read.
+#[derive(Clone, Copy)]
+pub(super) struct Terms {
+    /// The most of the body.
+    pub(super) limit: Limit,
+    /// Whether the body may say for which project it is when the request does not.
+    pub(super) may_name_project: bool,
+}
+
+/// A request that was let in.
+pub(super) struct Visit {
+    pub(super) entrance: Entrance,
+    pub(super) parts: Parts,
+    pub(super) body: Incoming,
+    pub(super) pass: Pass,
+}
+
+/// What must be given back at the end of a visit, for the counts.
+pub(super) struct Pass {
+    project: Option<Arc<str>>,
+    timer: HistogramTimer,
+}
+
+/// Lets a request in by its credentials; refuses it after reading its body away. `key` is the one in its path.
+pub(super) async fn admit(
+    public: &Public,
+    id: Option<&str>,
+    key: Option<&str>,
+    terms: Terms,
+    request: Request,
+) -> Result<Visit, Response> {
+    let timer = public.metrics.accept_duration_seconds.start_timer();
+    let (parts, body) = request.into_parts();
+    let body = Incoming::new(body, terms.limit);
+    let entrance = authenticate(public, id, key, &parts).and_then(|entrance| match entrance {
+        Entrance::Envelope { .. } if !terms.may_name_project => Err(KeyError::Missing.into()),
+        entrance => Ok(entrance),
+    });
+    match entrance {
+        Ok(entrance) => {
+            let pass = Pass { project: entrance.project().cloned(), timer };
+            Ok(Visit { entrance, parts, body, pass })
+        }
+        Err(error) => {
+            // An answer that comes before the body was sent is not read by every SDK. Who asks before sending sends nothing of what
+            // is refused.
+            if !parts.headers.contains_key(header::EXPECT) {
+                body.discard().await;
+            }
+            timer.stop_and_discard();
+            Err(error.into_response())
+        }
+    }
+}
+
+impl Pass {
+    /// The answer: what was taken in for a project, or the refusal.
+    pub(super) fn end(self, taken: Result<(Arc<str>, Response), ApiError>) -> Response {
+        let (mut response, project) = self.close(taken);
+        note_project(&mut response, project);
+        response
+    }
+
+    /// The same, with the project beside the answer.
+    fn close(self, taken: Result<(Arc<str>, Response), ApiError>) -> (Response, Option<Arc<str>>) {
+        self.timer.observe_duration();
+        match taken {
+            Ok((project, response)) => (response, Some(project)),
+            Err(error) => (error.into_response(), self.project),
+        }
+    }
+}
+
+fn note_project(response: &mut Response, project: Option<Arc<str>>) {
+    if let Some(project) = project {
+        response.extensions_mut().insert(ForProject(project));
+    }
+}
+
+fn authenticate(public: &Public, id: Option<&str>, key: Option<&str>, parts: &Parts) -> Result<Entrance, ApiError> {
+    Ok(public.intake.authenticate(id, credentials(public, parts, key))?)
+}
+
+/// What a request says of itself; `key` is the one in its path.
+pub(super) fn credentials(public: &Public, parts: &Parts, key: Option<&str>) -> Result<Option<Credentials>, AuthError> {
+    let values = |name| parts.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    let is_ours = |key: &str| public.intake.knows_key(key);
+    auth::find(values(X_SENTRY_AUTH), values(header::AUTHORIZATION), parts.uri.query(), key, is_ours)
+}
+
+async fn submit(
+    public: &Public,
+    entrance: Entrance,
+    parts: &Parts,
+    body: Incoming,
+    form: Form,
+) -> Result<Receipt, ApiError> {
+    let mut held = share(public, &entrance, parts);
+    let mut body = receive(public, body, encodings(&parts.headers)?, &mut held).await?;
+    if form == Form::Event {
+        let event = whole(public, body, &mut held).await?;
+        body = stored(public, event, &mut held).await?.into();
+    }
+    Ok(public.intake.submit(entrance, sender(public, parts), body).await?)
+}
+
+/// The envelope around a stored event, for which `held` becomes room before it is made. What is packed in a small one is seldom large.
+async fn stored(public: &Public, event: Bytes, held: &mut Held) -> Result<Bytes, ApiError> {
+    let limit = longest_event(public);
+    let mut most = limit.bytes().min(SMALL);
+    loop {
+        public.room.extend(held, most).await?;
+        match legacy::envelope_of(event.clone(), most) {
+            Err(StoreError::TooLarge { .. }) if most < limit.bytes() => most = limit.bytes(),
+            Err(StoreError::TooLarge { .. }) => return Err(BodyError::TooLarge { what: "event", limit }.into()),
+            made => {
+                let envelope = made?;
+                held.shrink(envelope.len() as u64);
+                return Ok(envelope);
+            }
+        }
+    }
+}
+
+/// What upstreams are told of the sender of a request.
+pub(super) fn sender(public: &Public, parts: &Parts) -> Client {
+    client(&parts.headers, peer(parts), &public.server.load().trusted_proxies)
+}
+
+/// The room that a body will take, of the share of its project or of its client. The only project there is shares with nobody.
+pub(super) fn share(public: &Public, entrance: &Entrance, parts: &Parts) -> Held {
+    match entrance.project() {
+        Some(_) if public.intake.routing().projects.len() == 1 => Held::default(),
+        Some(project) => Held::of(Owner::Project(Arc::clone(project))),
+        None => Held::of(Owner::Client(source(public, parts))),
+    }
+}
+
+/// The client whose share a request takes of what is scarce.
+pub(super) fn source(public: &Public, parts: &Parts) -> IpAddr {
+    peer::source(&parts.headers, peer(parts), &public.server.load().trusted_proxies)
+}
+
+/// The encodings of a body, in the order in which they were applied.
+pub(super) fn encodings(headers: &HeaderMap) -> Result<Vec<decode::Encoding>, DecodeError> {
+    if !headers.contains_key(header::CONTENT_ENCODING) {
+        return Ok(vec![]);
+    }
+    let unreadable = |_| DecodeError::Unsupported("of unreadable name".to_owned());
+    let lines = headers.get_all(header::CONTENT_ENCODING).iter().map(|line| line.to_str().map_err(unreadable));
+    // Several lines are one list (RFC 9110, section 5.3), with one limit.
+    decode::encodings(&lines.collect::<Result<Vec<_>, _>>()?.join(","))
+}
+
+fn says_envelope(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let (kind, envelope) = (kind.trim_start().as_bytes(), b"application/x-sentry-envelope");
+    kind.get(..envelope.len()).is_some_and(|kind| kind.eq_ignore_ascii_case(envelope))
+}
+
+/// Who is at the other end of the connection.
+pub(super) fn peer(parts: &Parts) -> IpAddr {
+    parts.extensions.get::<SocketAddr>().map_or(IpAddr::from([127, 0, 0, 1]), SocketAddr::ip)
+}
+
+fn answer(receipt: &Receipt) -> Response {
+    let body = receipt.event_id.map_or_else(|| "{}".to_owned(), |id| format!("{{\"id\":\"{id}\"}}"));
+    let mut response = Response::new(body.into());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    tell_limits(&receipt.limits, &mut response);
+    response
+}

@@ -1,0 +1,16 @@
+//! The public listener, for SDKs: the routes, bodies on their way in, and what only a tracker can answer.
+
+pub(super) mod body;
+mod crash;
+mod error;
+mod ingest;
+pub(super) mod limit;
+mod path;
+mod peer;
+mod proxy;
+mod raw;
+mod receive;
+pub(super) mod room;
+pub(super) mod routes;
+mod shares;
+pub(super) mod state;

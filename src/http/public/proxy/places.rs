@@ -1,0 +1,99 @@
+//! The places at the primary for requests that only it can answer, and how each upstream is asked.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::StatusCode;
+
+use crate::delivery::headers::Headers;
+use crate::delivery::settings::Settings;
+use crate::delivery::transport::Connections;
+use crate::http::public::error::ApiError;
+use crate::http::public::shares::Shares;
+use crate::tasks::Tasks;
+use crate::telemetry::metrics::Refused;
+
+use super::stream::Upload;
+
+/// Requests at the primary at once.
+const PLACES: u64 = 64;
+
+/// How an upstream is asked.
+#[derive(Clone, Debug)]
+pub(super) struct Manner {
+    pub(super) connections: Connections<Upload>,
+    /// Its `timeout`.
+    pub(super) patience: Duration,
+    /// Its `headers`.
+    pub(super) own: Headers,
+}
+
+/// The way to the primary for what only it can answer. Cheap to clone; clones share everything.
+#[derive(Clone, Debug)]
+pub(in crate::http::public) struct Proxy {
+    places: Arc<Mutex<Shares<IpAddr>>>,
+    /// How each upstream is to be asked.
+    manners: Arc<ArcSwap<BTreeMap<Arc<str>, Manner>>>,
+    pub(super) tasks: Tasks,
+}
+
+impl Proxy {
+    pub(in crate::http::public) fn new(tasks: Tasks) -> Self {
+        Self { places: Arc::new(Mutex::new(Shares::new(PLACES, 1))), manners: Arc::default(), tasks }
+    }
+
+    /// How each upstream is asked from now on. No connection is kept: one that its server has closed meanwhile, as GlitchTip's does
+    /// after each answer, would cost a request whose body cannot be sent twice.
+    pub(in crate::http::public) fn configure(&self, upstreams: &BTreeMap<Arc<str>, Settings>) {
+        let manner = |settings: &Settings| Manner {
+            connections: Connections::new(settings, 0),
+            patience: settings.timeout.get(),
+            own: settings.headers.clone(),
+        };
+        let manners = upstreams.iter().map(|(name, settings)| (Arc::clone(name), manner(settings)));
+        self.manners.store(Arc::new(manners.collect()));
+    }
+
+    pub(super) fn manner(&self, upstream: &str) -> Result<Manner, ApiError> {
+        self.manners.load().get(upstream).cloned().ok_or_else(|| failed("there is no way to the primary"))
+    }
+
+    pub(super) fn place(&self, client: IpAddr) -> Result<Place, ApiError> {
+        let (taken, free) = {
+            let mut places = lock(&self.places);
+            (places.take(Some(&client), 1, 0), places.free())
+        };
+        if taken {
+            return Ok(Place { places: Arc::clone(&self.places), client });
+        }
+        let whose = if free == 0 { "" } else { " of this address" };
+        let detail = format!("{} requests{whose} wait for the primary already, try again later", PLACES - free);
+        Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, Refused::Overloaded, detail))
+    }
+}
+
+/// A place among the requests at the primary, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    places: Arc<Mutex<Shares<IpAddr>>>,
+    client: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        lock(&self.places).give_back(Some(&self.client), 1);
+    }
+}
+
+/// Nobody panics while holding it.
+fn lock(places: &Mutex<Shares<IpAddr>>) -> MutexGuard<'_, Shares<IpAddr>> {
+    places.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The primary does not answer as it should.
+pub(super) fn failed(detail: &'static str) -> ApiError {
+    ApiError::new(StatusCode::BAD_GATEWAY, Refused::UpstreamFailed, detail)
+}

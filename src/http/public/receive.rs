@@ -1,0 +1,159 @@
+//! The body of a request, read and decoded: in memory as long as it is small, through a file of the journal beyond that. The one
+//! way in for bodies of every route, but for those that are passed on as they come.
+//!
+//! Rule: what one body takes of the memory is bounded whatever its size, and taken as the body comes; its limit bounds it as sent
+//! and as decoded. When there is no more memory a body goes on through a file, too. Encoded bytes are decoded after they are all
+//! there, so that a slow client keeps no decoder.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::intake::decode::{self, DecodeError, Encoding};
+use crate::intake::unpack::{self, UnpackError};
+use crate::journal::JournalError;
+use crate::journal::body::Body;
+use crate::journal::spool::BodyWriter;
+use crate::tasks;
+
+use super::body::{Incoming, Joined};
+use super::error::ApiError;
+use super::limit::{BodyError, Limit};
+use super::room::{Held, Room, SMALL};
+use super::state::Public;
+
+/// Bodies of up to this many encoded bytes are decoded where they are read; larger ones on a thread of their own.
+const DECODED_INLINE: usize = 128 * 1024;
+/// What a body takes of the memory while it goes through a file.
+const STREAMED: u64 = 512 * 1024;
+/// The same when there is no room for that: what is written at once, and a piece as it comes.
+const SQUEEZED: u64 = 2 * SMALL;
+
+/// Reads a body and undoes its encodings. `held` is the room that it takes then.
+pub(super) async fn receive(
+    public: &Public,
+    incoming: Incoming,
+    encodings: Vec<Encoding>,
+    held: &mut Held,
+) -> Result<Body, ApiError> {
+    let limit = incoming.limit();
+    let body = read(public, incoming, held).await?;
+    if encodings.is_empty() { Ok(body) } else { decoded(public, body, encodings, limit, held).await }
+}
+
+/// A body that has to be in memory as a whole, read back when it went through a file: of what is known to be small.
+pub(super) async fn whole(public: &Public, body: Body, held: &mut Held) -> Result<Bytes, ApiError> {
+    if let Body::Memory(bytes) = body {
+        return Ok(bytes);
+    }
+    public.room.extend(held, body.len()).await?;
+    let read = tasks::blocking(move || body.piece(0..body.len())).await;
+    Ok(read.map_err(|error| JournalError::Failed(format!("the file of a body cannot be read: {error}")))?)
+}
+
+async fn read(public: &Public, mut incoming: Incoming, held: &mut Held) -> Result<Body, ApiError> {
+    let (start, more) = gather(&public.room, &mut incoming, held).await?;
+    let Some(more) = more else { return Ok(start.into()) };
+    let (mut writer, takes) = through_a_file(public, held, 0).await?;
+    writer.write(&start).await?;
+    drop(start);
+    writer.write(&more).await?;
+    drop(more);
+    held.shrink(takes);
+    while let Some(piece) = incoming.next().await? {
+        writer.write(&piece).await?;
+    }
+    Ok(writer.finish().await?)
+}
+
+/// The way through a file, in steps as large as there is room for beside `others`, and what it takes of the memory.
+async fn through_a_file(public: &Public, held: &mut Held, others: u64) -> Result<(BodyWriter, u64), BodyError> {
+    let writer = BodyWriter::new(Arc::clone(public.intake.journal()), held.project()).beyond(0);
+    let [wanted, least] = [STREAMED, SQUEEZED].map(|takes| takes.min(public.room.keep()));
+    if public.room.pass_now(held, others + wanted) {
+        return Ok((writer, wanted));
+    }
+    public.room.extend(held, others + least).await?;
+    Ok((writer.in_steps_of(SMALL), least))
+}
+
+/// What may be held in memory of a body, and the piece that was too much, for this body or for all of them together.
+async fn gather(room: &Room, incoming: &mut Incoming, held: &mut Held) -> Result<(Bytes, Option<Bytes>), BodyError> {
+    let (keep, mut all) = (room.keep(), Joined::default());
+    while let Some(piece) = incoming.next().await? {
+        let total = incoming.total();
+        if total > keep {
+            return Ok((all.into_bytes(), Some(piece)));
+        }
+        if total <= SMALL {
+            incoming.follow(room, held, keep).await?;
+        } else if total > held.bytes() && !room.keep_now(held, incoming.soon().min(keep)) {
+            return Ok((all.into_bytes(), Some(piece)));
+        }
+        all.push(piece, held);
+    }
+    Ok((all.into_bytes(), None))
+}
+
+/// Decodes where it is quick, and elsewhere where it is not.
+async fn decoded(
+    public: &Public,
+    body: Body,
+    encodings: Vec<Encoding>,
+    limit: Limit,
+    held: &mut Held,
+) -> Result<Body, ApiError> {
+    let (room, keep) = (&public.room, public.room.keep());
+    if let Body::Memory(bytes) = &body
+        && bytes.len() <= DECODED_INLINE
+        && let Some(text) = decoded_at_once(room, bytes, &encodings, limit, held).await?
+    {
+        return Ok(text.into());
+    }
+    // A decompressor may take a window of many MiB: few at a time.
+    let _turn = room.turn().await;
+    let too_large = |error| match error {
+        UnpackError::Decode(error) => refusal(error, limit),
+        other => other.into(),
+    };
+    let size = unpack::size(&body, &encodings, limit.bytes()).await.map_err(too_large)?;
+    let packed = body.in_memory() as u64;
+    let writer = if room.keep_now(held, packed + size.min(keep)) {
+        BodyWriter::new(Arc::clone(public.intake.journal()), held.project()).beyond(keep)
+    } else {
+        through_a_file(public, held, packed).await?.0
+    };
+    Ok(unpack::unpack(body, encodings, size, writer).await?)
+}
+
+/// Decodes into memory for which there is room now; `None` when that is too little. What is small then has its room in any case.
+async fn decoded_at_once(
+    room: &Room,
+    bytes: &Bytes,
+    encodings: &[Encoding],
+    limit: Limit,
+    held: &mut Held,
+) -> Result<Option<Bytes>, ApiError> {
+    let (before, keep) = (held.bytes(), room.keep());
+    let most = if room.keep_now(held, keep) { keep } else { keep.min(SMALL) };
+    room.extend(held, most).await?;
+    match decode::decode(bytes.clone(), encodings, limit.bytes().min(most)) {
+        Err(DecodeError::TooLarge { .. }) if limit.bytes() > most => {
+            held.shrink(before);
+            Ok(None)
+        }
+        Ok(text) => {
+            held.shrink(text.len() as u64);
+            Ok(Some(text))
+        }
+        Err(error) => Err(refusal(error, limit)),
+    }
+}
+
+/// Why a body cannot be decoded, with the limit that it does not keep.
+fn refusal(error: DecodeError, limit: Limit) -> ApiError {
+    match error {
+        DecodeError::TooLarge { .. } => BodyError::TooLarge { what: "decoded body", limit }.into(),
+        other => other.into(),
+    }
+}

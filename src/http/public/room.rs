@@ -1,0 +1,341 @@
+//! Room for bodies in memory: `max_inflight_bytes` for all of them together.
+//!
+//! Rule: the last quarter of it is for small bodies alone, and the quarter before that for those that go through files, so that
+//! however many large ones come, and however slowly, small ones are taken. It is given to what came, not to what was announced.
+//! No project takes more than it leaves to the others, neither with small bodies nor with large ones; before the project is known,
+//! no client.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+
+use crate::journal::body::IN_MEMORY;
+use crate::units::ByteSize;
+
+use super::limit::{BodyError, Limit};
+use super::shares::Shares;
+
+/// How many large bodies are decoded at once.
+const DECODERS: usize = 2;
+/// How long a body waits for others to leave memory.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long one that waits does not look again after it has looked in vain.
+const SHORTEST_NAP: Duration = Duration::from_millis(4);
+const LONGEST_NAP: Duration = Duration::from_millis(128);
+/// Bodies of up to this size may take the last of the room.
+pub(super) const SMALL: u64 = 64 * 1024;
+
+/// The room. Cheap to clone; clones share it.
+#[derive(Clone, Debug)]
+pub(in crate::http) struct Room {
+    free: Arc<Free>,
+    total: u64,
+    max_body: u64,
+    turns: Arc<Semaphore>,
+}
+
+/// Whose share a body takes of.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Owner {
+    /// The project that it is for.
+    Project(Arc<str>),
+    /// The client that it is from, where only the body says for which project it is.
+    Client(IpAddr),
+}
+
+/// What is shared apart, so that large bodies leave the same owner's small ones theirs.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+enum Class {
+    #[default]
+    Small,
+    Large,
+}
+
+#[derive(Debug)]
+struct Free {
+    shares: Mutex<Shares<(Owner, Class)>>,
+    /// Notified when it becomes more.
+    more: Notify,
+}
+
+impl Free {
+    /// Nobody panics while holding it.
+    fn shares(&self) -> MutexGuard<'_, Shares<(Owner, Class)>> {
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Room taken; given back when dropped.
+#[derive(Debug, Default)]
+pub(in crate::http) struct Held {
+    of: Option<Arc<Free>>,
+    /// Whose share it is; of a body that is nobody's in particular, none.
+    account: Option<(Owner, Class)>,
+    bytes: u64,
+}
+
+impl Held {
+    /// Nothing yet, of this owner's share.
+    pub(super) fn of(owner: Owner) -> Self {
+        Self { of: None, account: Some((owner, Class::default())), bytes: 0 }
+    }
+
+    /// The project whose share it is.
+    pub(super) fn project(&self) -> Option<Arc<str>> {
+        match &self.account {
+            Some((Owner::Project(project), _)) => Some(Arc::clone(project)),
+            _ => None,
+        }
+    }
+
+    /// How much it is, in bytes.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Gives back what is more than `bytes`.
+    pub(super) fn shrink(&mut self, bytes: u64) {
+        let surplus = self.bytes.saturating_sub(bytes);
+        if let Some(free) = self.of.as_ref().filter(|_| surplus > 0) {
+            free.shares().give_back(self.account.as_ref(), surplus);
+            free.more.notify_waiters();
+        }
+        self.bytes -= surplus;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.shrink(0);
+    }
+}
+
+impl Room {
+    pub(in crate::http) fn new(max_body: ByteSize, max_inflight: ByteSize) -> Self {
+        let total = max_inflight.get().max(1024);
+        let free = Arc::new(Free { shares: Mutex::new(Shares::new(total, SMALL)), more: Notify::new() });
+        Self { free, total, max_body: max_body.get(), turns: Arc::new(Semaphore::new(DECODERS)) }
+    }
+
+    /// What one body may have, wherever it is kept.
+    pub(super) const fn max_body(&self) -> Limit {
+        Limit::option(self.max_body, "max_body")
+    }
+
+    /// What one may have that has to be in memory as a whole.
+    pub(super) const fn whole(&self) -> Limit {
+        Limit::option(self.total / 2, "one body under max_inflight_bytes")
+    }
+
+    /// The most of one body that stays in memory: so much of it encoded and so much decoded leave a quarter of a small room.
+    pub(super) fn keep(&self) -> u64 {
+        (IN_MEMORY as u64).min(self.total / 4)
+    }
+
+    /// Makes `held` be room for `bytes`; waits for others to leave memory.
+    ///
+    /// There is no queue, whose first would take all that is free: a large body would keep small ones, for which there is room,
+    /// from coming in.
+    pub(super) async fn extend(&self, held: &mut Held, bytes: u64) -> Result<(), BodyError> {
+        let left = if bytes <= SMALL { 0 } else { self.total / 4 };
+        if self.take(held, bytes, left) {
+            return Ok(());
+        }
+        let waiting = async {
+            // Whoever is woken in vain sleeps for a while: many who wait must cost those next to nothing who come and go meanwhile.
+            let mut nap = Duration::ZERO;
+            loop {
+                let mut more = std::pin::pin!(self.free.more.notified());
+                more.as_mut().enable();
+                if self.take(held, bytes, left) {
+                    return;
+                }
+                more.await;
+                sleep(nap).await;
+                nap = (nap * 2).clamp(SHORTEST_NAP, LONGEST_NAP);
+            }
+        };
+        timeout(PATIENCE, waiting).await.map_err(|_| BodyError::Overloaded)
+    }
+
+    /// Makes `held` be room for `bytes` of a body that stays in memory, large as it is, if there is that much now.
+    pub(super) fn keep_now(&self, held: &mut Held, bytes: u64) -> bool {
+        self.take(held, bytes, self.total / 2)
+    }
+
+    /// Makes `held` be room for `bytes` of one that passes through a file, if there is that much now.
+    pub(super) fn pass_now(&self, held: &mut Held, bytes: u64) -> bool {
+        self.take(held, bytes, self.total / 4)
+    }
+
+    fn take(&self, held: &mut Held, bytes: u64, left: u64) -> bool {
+        let more = bytes.saturating_sub(held.bytes);
+        if more > 0 && !self.take_more(held, more, left) {
+            return false;
+        }
+        held.bytes += more;
+        if held.of.is_none() {
+            held.of = Some(Arc::clone(&self.free));
+        }
+        true
+    }
+
+    fn take_more(&self, held: &mut Held, more: u64, left: u64) -> bool {
+        let mut shares = self.free.shares();
+        let Some((owner, Class::Small)) = held.account.as_ref().filter(|_| held.bytes + more > SMALL) else {
+            return shares.take(held.account.as_ref(), more, left);
+        };
+        // What was small and becomes large counts among what is large, all of it.
+        let large = Some((owner.clone(), Class::Large));
+        shares.give_back(held.account.as_ref(), held.bytes);
+        if shares.take(large.as_ref(), held.bytes + more, left) {
+            held.account = large;
+            return true;
+        }
+        // It was taken before, and nobody else had a turn meanwhile.
+        shares.take_back(held.account.as_ref(), held.bytes);
+        false
+    }
+
+    /// The turns at decoding large bodies.
+    pub(super) fn turns(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.turns)
+    }
+
+    /// A turn at decoding a large body.
+    pub(super) async fn turn(&self) -> OwnedSemaphorePermit {
+        self.turns().acquire_owned().await.expect("the semaphore is never closed")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream::FuturesUnordered;
+    use futures_util::{FutureExt as _, StreamExt as _};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    const KIB: u64 = 1024;
+
+    fn room(inflight: u64) -> Room {
+        Room::new(ByteSize::mib(1), ByteSize::bytes(inflight))
+    }
+
+    fn free(room: &Room) -> u64 {
+        room.free.shares().free()
+    }
+
+    #[tokio::test]
+    async fn what_is_large_leaves_half_of_the_room_or_a_quarter_when_it_passes_through_a_file() {
+        let room = room(1024 * KIB);
+        let (mut kept, mut passing, mut small) = (Held::default(), Held::default(), Held::default());
+        assert!(!room.keep_now(&mut kept, 513 * KIB) && room.keep_now(&mut kept, 512 * KIB));
+        assert!(room.keep_now(&mut kept, 512 * KIB) && !room.keep_now(&mut kept, 512 * KIB + 1));
+        assert!(!room.pass_now(&mut passing, 257 * KIB) && room.pass_now(&mut passing, 256 * KIB));
+        for at in 1..=4 {
+            room.extend(&mut small, 64 * KIB).await.unwrap();
+            assert_eq!(free(&room), (256 - at * 64) * KIB);
+            std::mem::forget(std::mem::take(&mut small));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_large_never_takes_the_last_quarter_and_is_told_to_come_back() {
+        let room = room(1024 * KIB);
+        let (mut large, mut other) = (Held::default(), Held::default());
+        room.extend(&mut large, 768 * KIB).await.unwrap();
+        assert!(matches!(room.extend(&mut other, 65 * KIB).await, Err(BodyError::Overloaded)));
+        room.extend(&mut other, 64 * KIB).await.unwrap();
+        // What was small and becomes large has to fit as well.
+        assert!(matches!(room.extend(&mut other, 65 * KIB).await, Err(BodyError::Overloaded)));
+        drop(large);
+        room.extend(&mut other, 65 * KIB).await.unwrap();
+        assert_eq!(free(&room), 959 * KIB);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_project_takes_what_is_left_for_the_others_and_its_large_bodies_leave_its_small_ones_theirs() {
+        let room = room(1024 * KIB);
+        let of = |name: &str| Held::of(Owner::Project(name.into()));
+        let fill = async |name: &str, bytes: u64| {
+            let mut all = vec![];
+            loop {
+                let mut held = of(name);
+                if room.extend(&mut held, bytes).await.is_err() {
+                    return (all.len() as u64 * bytes / KIB, all);
+                }
+                all.push(held);
+            }
+        };
+        let (large, _large) = fill("web", 128 * KIB).await;
+        let (small, _small) = fill("web", 64 * KIB).await;
+        assert_eq!((large, small, free(&room)), (512, 256, 256 * KIB));
+        let (others, _others) = fill("app", 64 * KIB).await;
+        assert_eq!((others, free(&room)), (128, 128 * KIB));
+        let mut client = Held::of(Owner::Client([203, 0, 113, 7].into()));
+        room.extend(&mut client, 64 * KIB).await.unwrap();
+        // One that cannot become large keeps what it has.
+        assert!(room.extend(&mut client, 65 * KIB).await.is_err());
+        drop((client, _others, _small, _large));
+        assert_eq!(free(&room), 1024 * KIB);
+    }
+
+    #[tokio::test]
+    async fn room_that_is_needed_no_longer_can_be_given_back_early() {
+        let room = room(1024 * KIB);
+        let mut held = Held::default();
+        room.extend(&mut held, 80 * KIB).await.unwrap();
+        held.shrink(30 * KIB);
+        assert_eq!(free(&room), 994 * KIB);
+        held.shrink(40 * KIB);
+        room.extend(&mut held, 50 * KIB).await.unwrap();
+        assert_eq!((free(&room), held.bytes()), (974 * KIB, 50 * KIB));
+        drop(held);
+        assert_eq!(free(&room), 1024 * KIB);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_waits_costs_those_who_come_and_go_next_to_nothing() {
+        let room = room(1024 * KIB);
+        let (mut first, mut large, looks) = (Held::default(), Held::default(), std::cell::Cell::new(0));
+        room.extend(&mut first, 700 * KIB).await.unwrap();
+        let mut waiting = std::pin::pin!(room.extend(&mut large, 700 * KIB));
+        let waiting = std::future::poll_fn(|task| {
+            looks.set(looks.get() + 1);
+            waiting.as_mut().poll(task).map(Result::unwrap)
+        });
+        let others = async {
+            for _ in 0..1000 {
+                let mut small = Held::default();
+                room.extend(&mut small, 10 * KIB).await.unwrap();
+                sleep(Duration::from_millis(1)).await;
+            }
+            drop(first);
+        };
+        // Each is polled when it is woken itself, and not with the other.
+        let both = FuturesUnordered::from_iter([waiting.boxed_local(), others.boxed_local()]);
+        both.collect::<Vec<()>>().await;
+        let looks = looks.get();
+        assert!(looks < 50, "{looks} looks for 1000 who came and went");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_body_that_waits_keeps_no_small_one_waiting_and_gets_the_room_that_comes_free() {
+        let room = room(1024 * KIB);
+        let (mut first, mut large, mut small) = (Held::default(), Held::default(), Held::default());
+        room.extend(&mut first, 500 * KIB).await.unwrap();
+        let waiting = room.extend(&mut large, 700 * KIB);
+        let others = async {
+            tokio::task::yield_now().await;
+            let began = Instant::now();
+            room.extend(&mut small, 10 * KIB).await.unwrap();
+            assert!(began.elapsed().is_zero());
+            drop((small, first));
+        };
+        assert!(tokio::join!(waiting, others).0.is_ok());
+    }
+}

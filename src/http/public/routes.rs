@@ -1,0 +1,232 @@
+//! Every route that SDKs reach on one page, and what all its answers have in common.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::handler::Handler;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, any, get, post};
+use http::{Method, Request, StatusCode, header};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tower::ServiceExt as _;
+
+use crate::clock::Clock;
+use crate::http::listener::cut_short::{CutShort, SHARED};
+use crate::http::listener::doors::Doors;
+use crate::http::listener::serve::{App, serve};
+use crate::http::listener::tls::Certificate;
+use crate::http::settings::{Server, TunnelPath};
+use crate::protocol::endpoint::Endpoint;
+use crate::tasks::Tasks;
+use crate::telemetry::metrics::{Refused, code_label};
+
+use super::error::ApiError;
+use super::ingest::ForProject;
+use super::state::Public;
+use super::{crash, ingest, path, proxy, raw};
+
+/// What SDKs reach.
+fn routes(state: Arc<Public>) -> Router {
+    let mut routes = Router::new();
+    for (path, handler) in [
+        ("/api/{project}/envelope", taken(ingest::envelope)),
+        ("/api/{project}/store", and_get(taken(ingest::store), ingest::pixel)),
+        ("/api/store", and_get(taken(ingest::store_without_project), ingest::pixel_without_project)),
+        ("/api/{project}/minidump", taken(crash::minidump)),
+        ("/api/{project}/unreal/{key}", taken(crash::unreal)),
+        ("/api/{project}/events/{event_id}/attachments", taken(crash::attachments)),
+        ("/api/{project}/security", raw(Endpoint::Security)),
+        ("/api/{project}/csp-report", raw(Endpoint::CspReport)),
+        ("/api/{project}/nel", raw(Endpoint::Nel)),
+        ("/api/{project}/cron/{slug}", raw(Endpoint::Cron)),
+        ("/api/{project}/cron/{slug}/{key}", raw(Endpoint::Cron)),
+        ("/api/{project}/integration/otlp/v1/traces", raw(Endpoint::OtlpTraces)),
+        ("/api/{project}/integration/otlp/v1/logs", raw(Endpoint::OtlpLogs)),
+        ("/api/{project}/integration/otlp/v1/metrics", raw(Endpoint::OtlpMetrics)),
+        ("/api/{project}/otlp/v1/traces", raw(Endpoint::OtlpTraces)),
+        ("/api/{project}/otlp/v1/logs", raw(Endpoint::OtlpLogs)),
+        ("/api/{project}/otlp/v1/metrics", raw(Endpoint::OtlpMetrics)),
+        ("/api/{project}/integration/vercel/logs", raw(Endpoint::Vercel)),
+        ("/api/{project}/integration/heroku", raw(Endpoint::Heroku)),
+        ("/api/relay/healthcheck/live", get(alive).fallback(wrong_method)),
+        ("/api/relay/healthcheck/ready", get(ready).fallback(wrong_method)),
+    ] {
+        routes = routes.route(path, handler.clone()).route(&format!("{path}/"), handler);
+    }
+    routes = routes.route("/api/{project}/integration/heroku/{*rest}", raw(Endpoint::Heroku));
+    routes = routes.route("/", get(greet).fallback(nowhere));
+    let tunnel = state.tunnel.as_ref().map(TunnelPath::as_str);
+    if tunnel != Some(HEALTH) {
+        for path in [HEALTH.to_owned(), format!("{HEALTH}/")] {
+            routes = routes.route(&path, get(alive).fallback(nowhere));
+        }
+    }
+    if let Some(path) = tunnel {
+        routes = routes.route(path, taken(ingest::tunnel)).route(&format!("{path}/"), taken(ingest::tunnel));
+    }
+    routes.fallback(any(proxy::forward)).with_state(state)
+}
+
+fn taken<T: 'static>(handler: impl Handler<T, Arc<Public>>) -> MethodRouter<Arc<Public>> {
+    post(handler).fallback(wrong_method)
+}
+
+/// An endpoint that takes no envelopes. Only check-ins may be sent with GET.
+fn raw(endpoint: Endpoint) -> MethodRouter<Arc<Public>> {
+    let handler =
+        move |State(public): State<Arc<Public>>, request: Request<Body>| raw::take_in(public, endpoint, request);
+    match endpoint {
+        Endpoint::Cron => and_get(taken(handler), handler),
+        _ => taken(handler),
+    }
+}
+
+/// Takes GET beside what is there. HEAD would be answered like GET, and is no submission.
+fn and_get<T: 'static>(
+    routes: MethodRouter<Arc<Public>>,
+    handler: impl Handler<T, Arc<Public>>,
+) -> MethodRouter<Arc<Public>> {
+    routes.get(handler).head(wrong_method)
+}
+
+/// Where monitors look by habit. The tunnel may have this path.
+const HEALTH: &str = "/healthz";
+
+/// What monitors and people find at the root: the name, and nothing that tells more.
+async fn greet() -> &'static str {
+    "switchyard\n"
+}
+
+async fn nowhere() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, Refused::NoSuchRoute, "no such endpoint")
+}
+
+async fn alive() -> Response {
+    axum::Json(json!({ "is_healthy": true })).into_response()
+}
+
+async fn ready(State(public): State<Arc<Public>>) -> Response {
+    let is_healthy = public.readiness.not_ready().is_none();
+    let status = if is_healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, axum::Json(json!({ "is_healthy": is_healthy }))).into_response()
+}
+
+async fn wrong_method() -> ApiError {
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, Refused::Method, "this endpoint does not take that method")
+}
+
+/// Serves SDKs on `listener`.
+pub async fn serve_public(listener: TcpListener, state: Public, clock: Clock, tasks: Tasks) {
+    let state = Arc::new(state);
+    serve(listener, PublicApp { routes: routes(Arc::clone(&state)), state }, clock, tasks).await;
+}
+
+/// The project id in the path, when the request sends an envelope in the usual spelling. Nearly every request does, and need not
+/// go through the router.
+fn project_of_envelope(request: &Request<Body>) -> Option<&str> {
+    let path = request.uri().path().strip_prefix("/api/")?;
+    let id = path.strip_suffix('/').unwrap_or(path).strip_suffix("/envelope")?;
+    let is_plain = !id.is_empty() && id.len() <= 20 && id.bytes().all(|byte| byte.is_ascii_digit());
+    (is_plain && request.method() == Method::POST).then_some(id)
+}
+
+#[derive(Clone)]
+struct PublicApp {
+    routes: Router,
+    state: Arc<Public>,
+}
+
+impl App for PublicApp {
+    async fn answer(&self, peer: SocketAddr, mut request: Request<Body>) -> Response {
+        request.extensions_mut().insert(peer);
+        path::normalise(request.uri_mut());
+        let (mut response, project) = if request.method() == Method::OPTIONS {
+            (preflight(), None)
+        } else if let Some(id) = project_of_envelope(&request).map(str::to_owned) {
+            ingest::envelope_for(&self.state, &id, request).await
+        } else {
+            let answer = Box::pin(self.routes.clone().oneshot(request)).await;
+            let mut response = answer.unwrap_or_else(|never| match never {});
+            let project = response.extensions_mut().remove::<ForProject>();
+            (response, project.map(|ForProject(name)| name))
+        };
+        share(&mut response);
+        self.count(&response, project.as_deref().unwrap_or_default());
+        response
+    }
+
+    fn doors(&self) -> &Doors {
+        &self.state.doors
+    }
+
+    fn server(&self) -> Option<Arc<Server>> {
+        Some(self.state.server.load_full())
+    }
+
+    fn certificate(&self) -> Option<Arc<Certificate>> {
+        self.state.certificate.load_full()
+    }
+
+    fn cut_short(&self, why: CutShort) {
+        let reason = match why {
+            CutShort::Stalled => Refused::Timeout,
+            CutShort::TooManyHeaders => Refused::TooLarge,
+            CutShort::NoProxyHeader | CutShort::StrayProxyHeader => Refused::ProxyProtocol,
+            CutShort::TooManyConnections => Refused::TooManyConnections,
+            CutShort::EndlessLine | CutShort::NoTls | CutShort::Malformed => Refused::Malformed,
+        };
+        self.refused("", reason, why.detail());
+        let code = code_label(why.status().as_u16());
+        self.state.metrics.received_requests_total.with_label_values(&["", code]).inc();
+    }
+}
+
+impl PublicApp {
+    fn count(&self, response: &Response, project: &str) {
+        let code = code_label(response.status().as_u16());
+        self.state.metrics.received_requests_total.with_label_values(&[project, code]).inc();
+        if let Some(reason) = response.extensions().get::<Refused>() {
+            let why = response.headers().get("x-sentry-error").and_then(|value| value.to_str().ok());
+            self.refused(project, *reason, why.unwrap_or_default());
+        }
+    }
+
+    /// Counts every refusal, and logs one of each kind and project a minute.
+    fn refused(&self, project: &str, reason: Refused, why: &str) {
+        self.state.metrics.refused_requests_total.with_label_values(&[reason.name()]).inc();
+        let Some(line) = self.state.damper.admit(&(reason, project.into())) else { return };
+        tracing::warn!(
+            reason = reason.name(),
+            project.name = Some(project).filter(|name| !name.is_empty()),
+            why,
+            suppressed = line.suppressed,
+            "a request was refused; further ones of this kind are only counted for a minute"
+        );
+    }
+}
+
+/// The answer to a browser that asks before it sends (getsentry/relay, `relay-server/src/middlewares/cors.rs`).
+fn preflight() -> Response {
+    let headers = [
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "POST"),
+        (header::ACCESS_CONTROL_MAX_AGE, "3600"),
+        (
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            "x-sentry-auth, x-requested-with, x-forwarded-for, origin, referer, accept, content-type, \
+             authentication, authorization, content-encoding, transfer-encoding",
+        ),
+    ];
+    (StatusCode::OK, headers).into_response()
+}
+
+/// What a tracker has said of it, in an answer passed on, stands.
+fn share(response: &mut Response) {
+    let headers = response.headers_mut();
+    for (name, value) in SHARED {
+        headers.entry(name).or_insert(value);
+    }
+}
