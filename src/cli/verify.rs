@@ -9,7 +9,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::clock::Timestamp;
 use crate::telemetry::status::Status;
-use crate::telemetry::verification::{CompareOrder, Compared, FieldDifference, NotFound, Verified, VerifyOrder};
+use crate::telemetry::verification::{
+    Again, AgainOrder, CompareOrder, Compared, FieldDifference, LookedAgain, NotFound, Verified, VerifyOrder,
+};
 use crate::units::Period;
 
 use super::admin::AdminClient;
@@ -51,6 +53,8 @@ struct Found {
     upstream: String,
     stored: u64,
     missing: Vec<NotFound>,
+    /// Of those missing, how many were sent again or given up while this looked.
+    taken_up: u64,
     unknown: u64,
     /// Too recent to be looked for.
     recent: u64,
@@ -127,54 +131,83 @@ fn names(status: &Status, args: &Args) -> Result<Vec<String>, Failure> {
 async fn look(admin: &AdminClient, args: &Args, upstream: &str, since: Timestamp) -> Result<Found, Failure> {
     let mut progress = Progress::new(args, upstream);
     let mut found = Found { upstream: upstream.to_owned(), ..Found::default() };
-    let first = pass(admin, (upstream, since), false, &mut progress).await?;
-    (found.stored, found.missing, found.unknown) = (first.stored, first.missing, first.unknown);
-    (found.recent, found.trouble) = (first.recent, first.trouble);
-    if !first.absent.is_empty() {
-        progress.say(&format!("{} were not found; looking again", first.absent.len()));
-        sleep(Duration::try_from_secs_f64(first.look_again_after).unwrap_or_default() + MARGIN).await;
-        let second = pass(admin, (upstream, since), true, &mut progress).await?;
-        let is_meant = |event: &&NotFound| first.absent.iter().any(|absent| absent.event_id == event.event_id);
-        let still: Vec<NotFound> = second.missing.iter().chain(&second.absent).filter(is_meant).cloned().collect();
-        found.trouble = found.trouble.or(second.trouble);
-        // What nobody could say anything of the second time is neither.
-        let unsure = if found.trouble.is_some() { second.unknown.min(first.absent.len() as u64) } else { 0 };
-        found.unknown += unsure;
-        found.stored += (first.absent.len() as u64).saturating_sub(still.len() as u64 + unsure);
-        found.missing.extend(still);
+    let (absent, wait) = first_look(admin, since, &mut found, &mut progress).await?;
+    let count: usize = absent.iter().map(|(_, events)| events.len()).sum();
+    if count > 0 {
+        progress.say(&format!("{count} were not found; looking again"));
+        sleep(wait + MARGIN).await;
+        for (after, events) in absent {
+            second_look(admin, after, events, &mut found, &mut progress).await?;
+        }
     }
     Ok(found)
 }
 
-/// One look at everything, some events at a time.
-async fn pass(
+/// One look at everything, some events at a time. Returns what it did not find, each time with the record behind which it looked, and
+/// when to look again.
+async fn first_look(
     admin: &AdminClient,
-    (upstream, since): (&str, Timestamp),
-    open: bool,
+    since: Timestamp,
+    found: &mut Found,
     progress: &mut Progress,
-) -> Result<Verified, Failure> {
-    let mut sum = Verified::default();
+) -> Result<(Vec<(u64, Vec<NotFound>)>, Duration), Failure> {
+    let (mut absent, mut wait) = (vec![], Duration::ZERO);
     let mut after = Some(0);
     while let Some(from) = after {
-        let order = VerifyOrder { upstream: upstream.to_owned(), since, after: from, open };
+        let order = VerifyOrder { upstream: found.upstream.clone(), since, after: from };
         let some: Verified = admin.order("/api/verify", &order).await.map_err(|why| admin.failure(why))?;
-        sum.stored += some.stored;
-        sum.unknown += some.unknown;
-        sum.recent += some.recent;
-        sum.absent.extend(some.absent);
-        sum.missing.extend(some.missing);
-        sum.look_again_after = some.look_again_after;
-        let is_stuck = some.trouble.is_some();
-        sum.trouble = sum.trouble.or(some.trouble);
-        after = some.next.filter(|_| !is_stuck);
-        progress.show(&sum);
+        found.stored += some.stored;
+        found.unknown += some.unknown;
+        found.recent += some.recent;
+        found.missing.extend(some.missing);
+        wait = Duration::try_from_secs_f64(some.look_again_after).unwrap_or_default();
+        after = some.next.filter(|_| some.trouble.is_none());
+        found.trouble = found.trouble.take().or(some.trouble);
+        if !some.absent.is_empty() {
+            absent.push((from, some.absent));
+        }
+        progress.show(found, absent.iter().map(|(_, events)| events.len()).sum());
     }
-    Ok(sum)
+    Ok((absent, wait))
+}
+
+/// Looks once more for events that a look behind the record `after` did not find, and for no others.
+async fn second_look(
+    admin: &AdminClient,
+    after: u64,
+    mut events: Vec<NotFound>,
+    found: &mut Found,
+    progress: &mut Progress,
+) -> Result<(), Failure> {
+    while !events.is_empty() {
+        let ids = events.iter().map(|event| event.event_id.clone()).collect();
+        let order = AgainOrder { upstream: found.upstream.clone(), after, events: ids };
+        let some: LookedAgain = admin.order("/api/verify/again", &order).await.map_err(|why| admin.failure(why))?;
+        let is_stuck = some.found.is_empty() || some.trouble.is_some();
+        found.trouble = found.trouble.take().or(some.trouble);
+        let mut left = vec![];
+        for event in events {
+            match some.found.get(&event.event_id) {
+                Some(Again::Stored) => found.stored += 1,
+                Some(Again::NotFound) => found.missing.push(event),
+                Some(Again::TakenUp) => {
+                    found.taken_up += 1;
+                    found.missing.push(event);
+                }
+                Some(Again::Unknown) => found.unknown += 1,
+                None if is_stuck => found.unknown += 1,
+                None => left.push(event),
+            }
+        }
+        events = left;
+        progress.show(found, events.len());
+    }
+    Ok(())
 }
 
 /// What was found, in words.
 fn tell(found: &Found) -> Result<(), Failure> {
-    let Found { upstream, stored, missing, unknown, recent, trouble } = found;
+    let Found { upstream, stored, missing, taken_up, unknown, recent, trouble } = found;
     let all = stored + missing.len() as u64 + unknown;
     let line = format!("{upstream}: {stored} of {all} events stored, {} missing, {unknown} not known", missing.len());
     terminal::say(if found.is_good() { tint(Tone::Good, line) } else { tint(Tone::Bad, line) })?;
@@ -191,7 +224,10 @@ fn tell(found: &Found) -> Result<(), Failure> {
     if let Some(trouble) = trouble {
         terminal::say(format_args!("  not all could be looked up: {}", terminal::harmless(trouble, 300)))?;
     }
-    if !missing.is_empty() {
+    if *taken_up > 0 {
+        terminal::say(format_args!("  {taken_up} of the missing were sent again or given up meanwhile"))?;
+    }
+    if missing.len() as u64 > *taken_up {
         terminal::say(format_args!("  `switchyard backfill {upstream} --missing` sends them again"))?;
     }
     Ok(())
@@ -216,9 +252,9 @@ impl Progress {
         Self { spinner, line_at, upstream: upstream.to_owned() }
     }
 
-    fn show(&mut self, sum: &Verified) {
-        let absent = sum.absent.len() + sum.missing.len();
-        self.say(&format!("{} found, {absent} not found, {} not known so far", sum.stored, sum.unknown));
+    fn show(&mut self, found: &Found, open: usize) {
+        let absent = open + found.missing.len();
+        self.say(&format!("{} found, {absent} not found, {} not known so far", found.stored, found.unknown));
     }
 
     fn say(&mut self, what: &str) {

@@ -26,11 +26,11 @@ mod on_demand;
 mod sample;
 mod side_by_side;
 use look::{Looker, Seen};
-pub use on_demand::Looked;
+pub use on_demand::{Looked, LookedAgain, Outcome};
 pub use side_by_side::SideBySide;
 
 /// The most events that are looked for in one step.
-const STEP: usize = 500;
+pub const STEP: usize = 500;
 /// How long after a step the next one begins, when there is nothing left to do.
 const PAUSE: Duration = Duration::from_secs(2);
 /// How long a tracker that cannot be asked is left alone.

@@ -107,9 +107,41 @@ pub struct VerifyOrder {
     /// Only those behind this record.
     #[serde(default)]
     pub after: u64,
-    /// Only those that were not found before.
-    #[serde(default)]
-    pub open: bool,
+}
+
+/// An order to look once more for events that a look did not find.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgainOrder {
+    /// The upstream.
+    pub upstream: String,
+    /// The record behind which that look began.
+    pub after: u64,
+    /// The ids of the events: no more than that look can have missed.
+    pub events: Vec<String>,
+}
+
+/// What became of events that a look did not find.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct LookedAgain {
+    /// By id. One that is left out is to be asked for again.
+    pub found: BTreeMap<String, Again>,
+    /// Why nobody can say anything, with the remedy.
+    pub trouble: Option<String>,
+}
+
+/// What became of an event that a look did not find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Again {
+    /// It is stored by now.
+    Stored,
+    /// It was not found again.
+    NotFound,
+    /// It was found missing since, and is sent again, or was given up.
+    TakenUp,
+    /// Nobody can say.
+    Unknown,
 }
 
 /// What was found of some events.

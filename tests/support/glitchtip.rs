@@ -42,6 +42,8 @@ struct State {
     /// What its API answers instead of what it should.
     trouble: Option<Reply>,
     questions: usize,
+    /// What it answers to envelopes, and does not take them.
+    door: Option<Reply>,
 }
 
 struct Queued {
@@ -63,6 +65,7 @@ impl Glitchtip {
             stored: vec![],
             trouble: None,
             questions: 0,
+            door: None,
         };
         let state = Arc::new(Mutex::new(state));
         let shared = Arc::clone(&state);
@@ -70,6 +73,7 @@ impl Glitchtip {
             let mut state = shared.lock().expect("no panic");
             match seen.method == Method::GET {
                 true => Some(state.api(seen)),
+                false if state.door.is_some() => state.door.clone(),
                 false => {
                     state.take(seen);
                     None
@@ -118,6 +122,11 @@ impl Glitchtip {
     /// Lets its API answer this, or as it should.
     pub(crate) fn set_trouble(&self, reply: Option<Reply>) {
         self.state.lock().expect("no panic").trouble = reply;
+    }
+
+    /// Lets it answer this to envelopes, and take none; or take them.
+    pub(crate) fn set_door(&self, reply: Option<Reply>) {
+        self.state.lock().expect("no panic").door = reply;
     }
 
     /// The ids of the events that are stored, in order.

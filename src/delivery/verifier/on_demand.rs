@@ -2,6 +2,7 @@
 //!
 //! Rule: what is not found is noted, so that the steps look for it again and call it missing.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use crate::clock::Timestamp;
 use crate::journal::verification::{Notes, State, Wanted};
 use crate::journal::{JournalError, RecordId};
 use crate::policy::verification::NotFound;
+use crate::protocol::event_id::EventId;
 
 use super::look::Seen;
 use super::{STEP, Verifier};
@@ -34,20 +36,40 @@ pub struct Looked {
     pub look_again_after: Duration,
 }
 
+/// What a second look found of events that a first one did not find.
+#[derive(Clone, Debug, Default)]
+pub struct LookedAgain {
+    /// By id. There was no time for one that is left out.
+    pub found: HashMap<EventId, Outcome>,
+    /// Why nobody can say anything.
+    pub trouble: Option<String>,
+}
+
+/// What became of an event that was not found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is stored by now.
+    Stored,
+    /// It was not found again.
+    NotFound,
+    /// It was found missing since: it waits for its upstream again, or was given up.
+    TakenUp,
+    /// Nobody can say.
+    Unknown,
+}
+
 impl Verifier {
-    /// Looks on demand for events accepted since `since`, some of those behind the record `after`; with `open` only for those that
-    /// were not found before. What is not found is noted, and looked for again by the steps.
+    /// Looks on demand for events accepted since `since`, some of those behind the record `after`. What is not found is noted, and
+    /// looked for again by the steps.
     pub async fn look_for(
         &self,
         name: &Arc<str>,
         since: Timestamp,
         after: RecordId,
-        open: bool,
     ) -> Result<Option<Looked>, JournalError> {
         let Some((tracker, settings, bound)) = self.begin(name) else { return Ok(None) };
         let Some(verification) = self.journal.verification() else { return Ok(None) };
         let mut taken = verification.taken(tracker.target, since, Some(after)).await?;
-        taken.events.retain(|event| !open || event.state != State::Stored);
         let settled = taken.events.partition_point(|event| event.record <= bound.max(taken.reached));
         let mut recent = (taken.events.len() - settled) as u64;
         let mut end = settled.min(STEP);
@@ -78,6 +100,45 @@ impl Verifier {
                 Some(Seen::Unknown(_)) | None => looked.unknown += 1,
             }
         }
+        verification.note(tracker.target, notes).await?;
+        Ok(Some(looked))
+    }
+
+    /// Looks once more for events that a look which began behind the record `after` did not find; no more than one look can miss.
+    pub async fn look_again(
+        &self,
+        name: &Arc<str>,
+        after: RecordId,
+        ids: &HashSet<EventId>,
+    ) -> Result<Option<LookedAgain>, JournalError> {
+        let Some((tracker, settings, _)) = self.begin(name) else { return Ok(None) };
+        let Some(verification) = self.journal.verification() else { return Ok(None) };
+        let mut taken = verification.taken(tracker.target, Timestamp::default(), Some(after)).await?;
+        taken.events.retain(|event| ids.contains(&event.event_id));
+        taken.events.truncate(STEP);
+        // What is not among those that the upstream took any more was called missing.
+        let mut looked = LookedAgain { found: ids.iter().map(|id| (*id, Outcome::TakenUp)).collect(), trouble: None };
+        // Below the cursor, an event without another state was found.
+        let is_known = |event: &&Wanted| event.state == State::Stored && event.record <= taken.reached;
+        let (known, open): (Vec<&Wanted>, Vec<&Wanted>) = taken.events.iter().partition(is_known);
+        looked.found.extend(known.iter().map(|event| (event.event_id, Outcome::Stored)));
+        let (seen, trouble) = self.looker(name, &tracker, &settings).look(open.clone()).await;
+        self.note_trouble(name, trouble.as_ref(), !seen.is_empty());
+        let (mut notes, now) = (Notes::default(), self.clock.now());
+        for event in open {
+            notes.again.extend(self.finding(name, &tracker, &settings, event, &seen, now).await);
+            let outcome = match seen.get(&event.record) {
+                Some(Seen::Stored) => Some(Outcome::Stored),
+                Some(Seen::Absent) => Some(Outcome::NotFound),
+                Some(Seen::Unknown(_)) => Some(Outcome::Unknown),
+                None => trouble.as_ref().map(|_| Outcome::Unknown),
+            };
+            match outcome {
+                Some(outcome) => _ = looked.found.insert(event.event_id, outcome),
+                None => _ = looked.found.remove(&event.event_id),
+            }
+        }
+        looked.trouble = trouble.map(|trouble| trouble.to_string());
         verification.note(tracker.target, notes).await?;
         Ok(Some(looked))
     }

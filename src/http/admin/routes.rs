@@ -43,6 +43,7 @@ pub(super) fn operators(state: Admin) -> Router {
         .route("/api/backfill", get(backfill::show).post(backfill::begin))
         .route("/api/backfill/cancel", post(backfill::cancel))
         .route("/api/verify", post(verify::look))
+        .route("/api/verify/again", post(verify::look_again))
         .route("/api/verify/event", post(verify::compare))
         .route("/api/repair", post(verify::repair))
         .route("/api/dead-letters", get(letters::list))

@@ -1,6 +1,6 @@
 //! Whether trackers store what they took: shown, looked up on demand, and mended by sending again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,18 +10,19 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 
 use crate::clock::Timestamp;
-use crate::delivery::verifier::SideBySide;
+use crate::delivery::verifier::{Outcome, STEP as LOOK, SideBySide};
 use crate::journal::evidence::Evidence;
 use crate::journal::verification::{self, Contents, LOST_BY_TRACKER, Standing, Wanted};
 use crate::journal::{JournalError, Pick, RecordId, TargetId};
 use crate::protocol::category::Category;
+use crate::protocol::event_id::EventId;
 use crate::telemetry::ledger::{Account, AccountKey};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::report::{ContentReport, UpstreamReport, VerificationReport};
 use crate::telemetry::status::{AccountStatus, Status, UpstreamStatus};
 use crate::telemetry::verification::{
-    CompareOrder, Compared, ContentCount, ContentStatus, Differing, NotFound, RepairOrder, Repaired,
-    VerificationStatus, Verified, VerifyOrder,
+    Again, AgainOrder, CompareOrder, Compared, ContentCount, ContentStatus, Differing, LookedAgain, NotFound,
+    RepairOrder, Repaired, VerificationStatus, Verified, VerifyOrder,
 };
 
 use super::access::Changer;
@@ -129,9 +130,9 @@ pub(super) fn refresh(metrics: &Metrics, upstream: &UpstreamStatus) {
 
 /// Looks for some of the events that are asked for.
 pub(super) async fn look(_: Changer, State(admin): State<Admin>, Json(order): Json<VerifyOrder>) -> Response {
-    let VerifyOrder { upstream, since, after, open } = order;
+    let VerifyOrder { upstream, since, after } = order;
     let name = Arc::from(upstream.as_str());
-    match admin.verifier.look_for(&name, since, RecordId(after), open).await {
+    match admin.verifier.look_for(&name, since, RecordId(after)).await {
         Ok(Some(looked)) => Json(Verified {
             stored: looked.stored,
             absent: looked.absent.iter().map(told).collect(),
@@ -152,6 +153,29 @@ pub(super) async fn look(_: Changer, State(admin): State<Admin>, Json(order): Js
 pub(super) async fn compare(_: Changer, State(admin): State<Admin>, Json(order): Json<CompareOrder>) -> Response {
     let CompareOrder { upstream, event_id } = order;
     let Ok(id) = event_id.parse() else {
+/// Looks once more for events that a look did not find.
+pub(super) async fn look_again(_: Changer, State(admin): State<Admin>, Json(order): Json<AgainOrder>) -> Response {
+    let AgainOrder { upstream, after, events } = order;
+    let ids: Result<HashSet<EventId>, _> = events.iter().map(|id| id.parse()).collect();
+    let Some(ids) = ids.ok().filter(|ids| ids.len() <= LOOK) else {
+        return refuse(StatusCode::BAD_REQUEST, &format!("name no more than {LOOK} events by their ids"));
+    };
+    match admin.verifier.look_again(&Arc::from(upstream.as_str()), RecordId(after), &ids).await {
+        Ok(Some(looked)) => {
+            let again = |outcome| match outcome {
+                Outcome::Stored => Again::Stored,
+                Outcome::NotFound => Again::NotFound,
+                Outcome::TakenUp => Again::TakenUp,
+                Outcome::Unknown => Again::Unknown,
+            };
+            let found = looked.found.into_iter().map(|(id, outcome)| (id.to_string(), again(outcome))).collect();
+            Json(LookedAgain { found, trouble: looked.trouble }).into_response()
+        }
+        Ok(None) => refused(&no_api(&admin, &upstream)),
+        Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
+    }
+}
+
         return refuse(StatusCode::BAD_REQUEST, "an event id has 32 hexadecimal digits");
     };
     let (project, found) = match admin.verifier.side_by_side(&upstream, id).await {
