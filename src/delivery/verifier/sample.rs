@@ -13,6 +13,7 @@ use crate::journal::{JournalError, Record};
 use crate::policy::sampling::Room;
 use crate::policy::verification::Settings;
 use crate::protocol::item::ItemType;
+use crate::tasks;
 use crate::telemetry::verification::FieldDifference;
 
 use super::{Tracker, Trouble, Verifier};
@@ -71,7 +72,7 @@ impl Verifier {
     }
 
     /// The events to be compared: of each kind that was never compared one, then those whose kind was compared the longest time ago,
-    /// as far as there is room.
+    /// then the others, as far as there is room.
     async fn chosen<'a>(
         &self,
         verification: &dyn Verification,
@@ -82,23 +83,25 @@ impl Verifier {
         let mut candidates = vec![];
         for event in stored.iter().step_by(stored.len().div_ceil(CANDIDATES)) {
             let Some(record) = verification.record(event.record).await? else { continue };
-            let fingerprint = payload(&record).and_then(|payload| content::fingerprint(&event.project, &payload));
+            let payload = payload(record).await;
+            let fingerprint = payload.and_then(|payload| content::fingerprint(&event.project, &payload));
             candidates.extend(fingerprint.map(|fingerprint| Candidate { event, fingerprint }));
         }
         let kinds = candidates.iter().map(|candidate| candidate.fingerprint).collect();
         let known = verification.sampled(tracker.target, self.clock.now(), kinds).await?.kinds;
-        // One of a kind stands for all that came along with it.
+        // The first of a kind stands for those that came along with it: they are of a known kind then.
         let mut kinds = HashSet::new();
-        candidates.retain(|candidate| kinds.insert(candidate.fingerprint));
-        candidates.sort_by_key(|candidate| known.get(&candidate.fingerprint).copied());
-        candidates.retain(|candidate| {
-            let takes = room.takes(!known.contains_key(&candidate.fingerprint));
+        let mut candidates: Vec<(bool, Candidate<'_>)> =
+            candidates.into_iter().map(|candidate| (!kinds.insert(candidate.fingerprint), candidate)).collect();
+        candidates.sort_by_key(|(again, candidate)| (*again, known.get(&candidate.fingerprint).copied()));
+        candidates.retain(|(again, candidate)| {
+            let takes = room.takes(!again && !known.contains_key(&candidate.fingerprint));
             if takes {
                 room.take();
             }
             takes
         });
-        Ok(candidates)
+        Ok(candidates.into_iter().map(|(_, candidate)| candidate).collect())
     }
 }
 
@@ -136,15 +139,20 @@ async fn compare(
         Ok(None) => return Ok(Err(NotCompared::Gone)),
         Err(trouble) => return Ok(Err(NotCompared::Trouble(trouble))),
     };
-    let record = verification.record(event.record).await?;
-    let Some(sent) = record.as_deref().and_then(payload) else { return Ok(Err(NotCompared::Gone)) };
+    let Some(record) = verification.record(event.record).await? else { return Ok(Err(NotCompared::Gone)) };
+    let Some(sent) = payload(record).await else { return Ok(Err(NotCompared::Gone)) };
     let differences = content::compare(kind, &sent, &copy).map_err(NotCompared::Unreadable);
     Ok(differences.map(|differences| differences.into_iter().map(Into::into).collect()))
 }
 
-/// The payload of the record's event. One that lies in a file, among large attachments, is left alone.
-fn payload(record: &Record) -> Option<bytes::Bytes> {
-    let envelope = Some(&record.body).filter(|body| body.is_at_hand())?.outline().ok()?;
-    let event = envelope.items().iter().find(|item| item.kind == ItemType::Event)?;
-    record.body.payload(event).ok()
+/// The payload of the record's event. Of a body in a file, nothing else is read.
+async fn payload(record: Arc<Record>) -> Option<bytes::Bytes> {
+    let read = move || {
+        let envelope = record.body.outline().ok()?;
+        let event = envelope.items().iter().find(|item| item.kind == ItemType::Event)?;
+        let payload = event.payload();
+        let is_compared = payload.end - payload.start <= content::MAX_PAYLOAD as u64;
+        if is_compared { record.body.piece(payload).ok() } else { None }
+    };
+    tasks::blocking(read).await
 }
