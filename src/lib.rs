@@ -38,7 +38,7 @@
 //! | [`delivery`] | protocol, policy, telemetry, journal, tracker, content | one upstream's way out, with the HTTP client of all deliveries |
 //! | [`http`] | all above | the listeners and the proxy to the primary; the only user of axum |
 //! | [`notify`] | protocol, policy, telemetry, delivery | a word to an operator when something breaks |
-//! | [`config`] | the parts' settings | file to validated configuration, all problems at once |
+//! | [`config`] | the parts' settings, content | file to validated configuration, all problems at once |
 //! | [`daemon`] | all above | assembly: start, reload, stop |
 //! | [`cli`] | protocol, telemetry, delivery, http, config, daemon | one file for each verb |
 //!

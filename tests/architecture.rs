@@ -23,7 +23,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("delivery", &["protocol", "policy", "telemetry", "journal", "tracker", "content"]),
     ("http", &["protocol", "policy", "telemetry", "journal", "intake", "content", "delivery"]),
     ("notify", &["protocol", "policy", "telemetry", "delivery"]),
-    ("config", &["protocol", "policy", "telemetry", "journal", "intake", "delivery", "http", "notify"]),
+    ("config", &["protocol", "policy", "telemetry", "journal", "intake", "content", "delivery", "http", "notify"]),
     ("daemon", &["protocol", "policy", "telemetry", "journal", "intake", "delivery", "http", "notify", "config"]),
     ("cli", &["protocol", "telemetry", "delivery", "http", "notify", "config", "daemon"]),
     ("main", &["cli"]),

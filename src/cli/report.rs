@@ -180,7 +180,7 @@ fn verification(own: &VerificationReport) -> Vec<String> {
 /// Whether it is what was sent.
 fn content(own: &ContentReport) -> Vec<String> {
     let line = format!("  content: {}", harmless(&own.told(), 600));
-    let mut lines = vec![if own.differing > 0 { tint(Tone::Bad, line) } else { line }];
+    let mut lines = vec![if own.is_bad() { tint(Tone::Bad, line) } else { line }];
     for one in own.sample.iter().take(SHOWN) {
         let [field, sent, there] =
             [&one.difference.field, &one.difference.sent, &one.difference.there].map(|text| harmless(text, 250));

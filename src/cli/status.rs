@@ -280,7 +280,7 @@ fn of_verification(name: &str, own: &VerificationStatus) -> Vec<String> {
         lines.push(format!("  `switchyard backfill {name} --missing` sends again what is missing"));
     }
     if let Some(content) = &own.content {
-        let tone = if content.differing > 0 { Tone::Bad } else { Tone::Good };
+        let tone = if content.is_bad() { Tone::Bad } else { Tone::Good };
         lines.push(format!("  content: {}", tint(tone, content.told())));
     }
     if let Some(trouble) = &own.trouble {

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::content;
 use crate::delivery::proxies::{Choice, InvalidProxy};
 use crate::delivery::settings::{LONGEST_AGE, Settings as Upstream};
 use crate::http::host;
@@ -50,6 +51,7 @@ pub(super) fn resolve(file: File, report: &mut Report<'_>) -> Config {
     canary::check(&file, report);
     api::check(&file, report);
     notifications::check(&file, report);
+    check_accepted(&file, report);
     let limits =
         file.projects.iter().filter_map(|project| Some((project.name.as_deref()?.into(), project.limits.clone())));
     let limits = limits.filter(|(_, own)| *own != limits::Settings::default()).collect();
@@ -71,6 +73,20 @@ pub(super) fn resolve(file: File, report: &mut Report<'_>) -> Config {
         notify: file.notify,
         upstreams: file.upstreams.into_iter().map(|(name, settings)| (name.into(), settings)).collect(),
         projects,
+    }
+}
+
+/// Reports fields of `accept_drift` that are in no part of an event that is compared.
+fn check_accepted(file: &File, report: &mut Report<'_>) {
+    let path = Path::default().key("report").key("accept_drift");
+    for (position, field) in file.report.accept_drift.iter().enumerate() {
+        if !content::PARTS.contains(&field.part()) {
+            let help = match nearest(field.part(), content::PARTS) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => format!("these are compared: {}", content::PARTS.join(", ")),
+            };
+            report.error(&path.index(position), "names no part of an event that is compared", Some(help));
+        }
     }
 }
 

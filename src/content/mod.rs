@@ -19,6 +19,20 @@ use serde_json::{Map, Value};
 pub use drift::{Drift, Leaf};
 pub use fingerprint::fingerprint;
 
+/// The parts of an event that are compared.
+pub const PARTS: [&str; 11] = [
+    "exception",
+    "breadcrumbs",
+    "tags",
+    "user",
+    "release",
+    "environment",
+    "level",
+    "timestamp",
+    "message",
+    "extra",
+    "contexts",
+];
 /// The largest payload that is compared.
 pub const MAX_PAYLOAD: usize = 4 * 1024 * 1024;
 /// The most differences that one comparison names.

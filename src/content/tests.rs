@@ -232,3 +232,13 @@ fn what_is_no_event_is_said() {
         }
     }
 }
+
+#[test]
+fn the_parts_that_are_compared_are_those_of_the_shape() {
+    let shape = super::shape::of_event(&serde_json::Map::new());
+    let mut parts: Vec<&str> = super::PARTS.to_vec();
+    parts.sort_unstable();
+    let mut found: Vec<&String> = shape.as_object().unwrap().keys().collect();
+    found.sort_unstable();
+    assert_eq!(found, parts);
+}

@@ -15,7 +15,7 @@
 //! 6. Rows are bounded by the records that are kept; one whose record is gone goes when it comes due.
 //! 7. What was compared is counted by the hour, for 90 days. The differences themselves are bounded: the newest are kept, for a week.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +29,10 @@ use super::{JournalError, Record, RecordId, TargetId};
 
 /// The reason of a dead letter whose event the upstream took and lost each time.
 pub const LOST_BY_TRACKER: &str = "lost_by_tracker";
+/// The most differences of one event that are kept.
+pub const DIFFERENCES_OF_ONE: usize = 20;
+/// The most differences of a target that are kept.
+pub const DIFFERENCES: usize = 1000;
 
 /// An event that an upstream took.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,6 +173,29 @@ pub struct Contents {
     pub projects: Vec<(Arc<str>, u64, u64)>,
     /// What differs, as far as it is kept, the newest first.
     pub differences: Vec<Differing>,
+}
+
+impl Contents {
+    /// For each project, how many of the events that differ do so in accepted fields alone. One whose differences are not all kept may
+    /// differ in others as well.
+    pub fn accepted(&self, is_accepted: impl Fn(&str) -> bool) -> BTreeMap<Arc<str>, u64> {
+        let mut events: BTreeMap<(&Arc<str>, u128), Vec<bool>> = BTreeMap::new();
+        for one in &self.differences {
+            let event = events.entry((&one.project, one.event_id.as_u128())).or_default();
+            event.push(is_accepted(&one.difference.field));
+        }
+        if self.differences.len() >= DIFFERENCES
+            && let Some(oldest) = self.differences.last()
+        {
+            events.remove(&(&oldest.project, oldest.event_id.as_u128()));
+        }
+        let mut accepted = BTreeMap::new();
+        for ((project, _), fields) in events {
+            let is_whole = fields.len() < DIFFERENCES_OF_ONE;
+            *accepted.entry(Arc::clone(project)).or_default() += u64::from(is_whole && fields.iter().all(|yes| *yes));
+        }
+        accepted
+    }
 }
 
 /// A field of an event that is not there as it was sent.

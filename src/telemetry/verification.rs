@@ -45,6 +45,9 @@ pub struct ContentStatus {
     pub compared: u64,
     /// Those of which a field is not there as it was sent.
     pub differing: u64,
+    /// Of those that differ, how many do so in accepted fields alone.
+    #[serde(default)]
+    pub accepted: u64,
     /// The same by project.
     pub projects: BTreeMap<String, ContentCount>,
 }
@@ -56,25 +59,39 @@ pub struct ContentCount {
     pub compared: u64,
     /// Those that differ.
     pub differing: u64,
+    /// Of those that differ, how many do so in accepted fields alone.
+    #[serde(default)]
+    pub accepted: u64,
 }
 
 impl ContentStatus {
+    /// Whether an event differs in a field that is not accepted.
+    pub const fn is_bad(&self) -> bool {
+        self.differing > self.accepted
+    }
+
     /// What was found, in a line.
     pub fn told(&self) -> String {
+        let differ = differ(self.differing, self.accepted);
         match self.compared {
             0 => "no stored event was compared with what was sent in the last 24 hours".to_owned(),
-            1 => format!("1 event compared with what was sent in the last 24 hours, {}", differ(self.differing)),
-            n => format!("{n} events compared with what was sent in the last 24 hours, {}", differ(self.differing)),
+            1 => format!("1 event compared with what was sent in the last 24 hours, {differ}"),
+            n => format!("{n} events compared with what was sent in the last 24 hours, {differ}"),
         }
     }
 }
 
-/// How many differ, in words.
-pub fn differ(differing: u64) -> String {
+/// How many differ, in words, and how many of them in accepted fields alone.
+pub fn differ(differing: u64, accepted: u64) -> String {
+    let accepted = match accepted {
+        0 => String::new(),
+        n if n < differing => format!(", {n} of them in accepted fields alone"),
+        _ => ", in accepted fields alone".to_owned(),
+    };
     match differing {
         0 => "none differs".to_owned(),
-        1 => "1 differs".to_owned(),
-        n => format!("{n} differ"),
+        1 => format!("1 differs{accepted}"),
+        n => format!("{n} differ{accepted}"),
     }
 }
 

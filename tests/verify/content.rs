@@ -196,3 +196,62 @@ async fn the_values_of_an_event_are_shown_to_nobody_without_the_admin_token_wher
     }
     relay.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_difference_that_somebody_finds_right_does_not_count_and_the_verdict_says_so() {
+    let (_primary, glitchtip, relay) = scene("").await;
+    let ids = send(&relay, &glitchtip, &["order failed", "card refused", "no stock"]).await;
+    glitchtip.change_message(&ids[1], "another message");
+    glitchtip.change(&ids[2], "/contexts/login/password", "hunter2-of-another");
+    look(&relay);
+    found(&relay, 3, 3, 2).await;
+    let differing = async || {
+        let samples = relay.samples().await.expect("metrics");
+        samples.sum("switchyard_differing_events", &[("upstream", "glitchtip")])
+    };
+    assert_eq!((relay.verb(&["report"]).await.0, differing().await), (1, 2.0));
+    let before = std::fs::read_to_string(relay.config()).expect("the file");
+    let accept = async |fields: &str, words: &str| {
+        relay.replace_config(&format!("{before}\n[report]\naccept_drift = [{fields}]\n"));
+        eventually(words, A_WHILE, async || match relay.verb(&["report"]).await {
+            (code, text) if text.contains(words) => Ok((code, text)),
+            (_, text) => Err(text),
+        })
+        .await
+    };
+    let (code, text) =
+        accept("\"message\"", "2 differ, 1 of them in accepted fields alone (accept_drift: message)").await;
+    assert!(code == 1 && text.contains("not ready: glitchtip fails content"), "{text}");
+    assert_eq!(differing().await, 1.0);
+    let words = "not counting 2 events that differ in message, contexts.login";
+    let (code, text) = accept("\"message\", \"contexts.login\"", words).await;
+    assert!(code == 0 && text.contains("ready: glitchtip meets all 11 criteria"), "{text}");
+    assert!(text.contains(&ids[1]), "what differs is shown all the same: {text}");
+    assert_eq!(differing().await, 0.0);
+    let (_, status) = relay.verb(&["status"]).await;
+    assert!(status.contains("2 differ, in accepted fields alone"), "{status}");
+    std::fs::write(relay.config(), format!("{before}\n[report]\naccept_drift = [\"mesage\"]\n")).expect("the file");
+    let (code, told) = relay.verb(&["check"]).await;
+    assert!(code != 0 && told.contains("report.accept_drift[0]") && told.contains("did you mean `message`?"), "{told}");
+    std::fs::write(relay.config(), before).expect("the file");
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_among_large_attachments_is_compared_as_well() {
+    let (_primary, glitchtip, relay) = scene("").await;
+    let id = new_id();
+    let event = envelope(&id, "event", &json!({"event_id": id, "message": "a large one"}).to_string());
+    let dump = "x".repeat(2 << 20);
+    let large = format!("{event}{{\"type\":\"attachment\",\"filename\":\"dump\",\"length\":{}}}\n{dump}\n", dump.len());
+    assert_eq!(relay.send(large).await.status(), 200);
+    eventually("the tracker stores it", A_WHILE, async || match glitchtip.stored().len() {
+        1 => Ok(()),
+        _ => Err(relay.log()),
+    })
+    .await;
+    glitchtip.change_message(&id, "another message");
+    look(&relay);
+    found(&relay, 1, 1, 1).await;
+    relay.finish().await;
+}

@@ -65,7 +65,7 @@ pub(super) async fn status(
     let errors = || upstream.accounts.iter().filter(|account| account.category == Category::Error.name());
     let sum = |figure: fn(&AccountStatus) -> u64| errors().map(figure).sum::<u64>();
     let (trouble_since, trouble) = standing.trouble.unzip();
-    let content = content_status(&contents(admin, target, admin.clock.now() - DAY).await.unwrap_or_default());
+    let content = content_status(admin, &contents(admin, target, admin.clock.now() - DAY).await.unwrap_or_default());
     let looking = standings.iter().filter(|standing| standing.target == target).map(|standing| standing.looking).sum();
     Some(VerificationStatus {
         delivered: sum(|account| account.delivered),
@@ -94,12 +94,16 @@ async fn contents(admin: &Admin, target: TargetId, since: Timestamp) -> Result<C
     }
 }
 
-fn content_status(contents: &Contents) -> ContentStatus {
+fn content_status(admin: &Admin, contents: &Contents) -> ContentStatus {
     let mut status = ContentStatus::default();
+    let view = admin.view();
+    let accepted = contents.accepted(|field| view.report.accept_drift.iter().any(|own| own.covers(field)));
     for (project, compared, differing) in &contents.projects {
         status.compared += compared;
         status.differing += differing;
-        let count = ContentCount { compared: *compared, differing: *differing };
+        let accepted = accepted.get(project).copied().unwrap_or_default().min(*differing);
+        status.accepted += accepted;
+        let count = ContentCount { compared: *compared, differing: *differing, accepted };
         status.projects.insert(project.to_string(), count);
     }
     status
@@ -124,7 +128,7 @@ pub(super) fn refresh(metrics: &Metrics, upstream: &UpstreamStatus) {
         metrics.lost_events.with_label_values(&labels).set(int(account.lost));
         metrics.unknown_events.with_label_values(&labels).set(int(unknown(account)));
         metrics.compared_events.with_label_values(&labels).set(int(compared.compared));
-        metrics.differing_events.with_label_values(&labels).set(int(compared.differing));
+        metrics.differing_events.with_label_values(&labels).set(int(compared.differing - compared.accepted));
     }
 }
 
@@ -149,10 +153,6 @@ pub(super) async fn look(_: Changer, State(admin): State<Admin>, Json(order): Js
     }
 }
 
-/// Compares one event as it was sent with the tracker's copy.
-pub(super) async fn compare(_: Changer, State(admin): State<Admin>, Json(order): Json<CompareOrder>) -> Response {
-    let CompareOrder { upstream, event_id } = order;
-    let Ok(id) = event_id.parse() else {
 /// Looks once more for events that a look did not find.
 pub(super) async fn look_again(_: Changer, State(admin): State<Admin>, Json(order): Json<AgainOrder>) -> Response {
     let AgainOrder { upstream, after, events } = order;
@@ -176,6 +176,10 @@ pub(super) async fn look_again(_: Changer, State(admin): State<Admin>, Json(orde
     }
 }
 
+/// Compares one event as it was sent with the tracker's copy.
+pub(super) async fn compare(_: Changer, State(admin): State<Admin>, Json(order): Json<CompareOrder>) -> Response {
+    let CompareOrder { upstream, event_id } = order;
+    let Ok(id) = event_id.parse() else {
         return refuse(StatusCode::BAD_REQUEST, "an event id has 32 hexadecimal digits");
     };
     let (project, found) = match admin.verifier.side_by_side(&upstream, id).await {
@@ -318,7 +322,7 @@ async fn content(
     if found.projects.is_empty() && yesterday < since {
         (since, found) = (yesterday, contents(admin, target, yesterday).await?);
     }
-    let ContentStatus { compared, differing, .. } = content_status(&found);
+    let counts = content_status(admin, &found);
     let differing_field = |one: verification::Differing| Differing {
         event_id: one.event_id.to_string(),
         project: one.project.to_string(),
@@ -328,7 +332,8 @@ async fn content(
     let differences = found.differences.into_iter().map(differing_field).collect();
     let since = Timestamp::from_millis(since.hour() * 3_600_000);
     let trouble = admin.verifier.standing(upstream).and_then(|standing| standing.not_compared);
-    Ok(Some(ContentReport { trouble, ..ContentReport::new(since, (compared, differing), differences) }))
+    let accept_drift = admin.view().report.accept_drift.iter().map(|field| field.as_str().to_owned()).collect();
+    Ok(Some(ContentReport { trouble, accept_drift, ..ContentReport::new(since, &counts, differences) }))
 }
 
 /// How many events were accepted so recently that it is too early to look for them, or to look a second time.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::units::{Percent, Period};
 
 use super::super::words;
+use super::accepted::AcceptedField;
 use super::{Criterion, Report, ServiceReport, UpstreamReport};
 
 /// The section `[report]` of the configuration.
@@ -36,6 +37,8 @@ pub struct Settings {
     /// The services that must have sent something: projects, or the `server_name` or release of events, also behind their project as
     /// in `shop/api`. Empty: every project.
     pub expect: Vec<Box<str>>,
+    /// The fields in which events may differ from what was sent: somebody has seen that, and finds it right.
+    pub accept_drift: Vec<AcceptedField>,
 }
 
 impl Default for Settings {
@@ -51,6 +54,7 @@ impl Default for Settings {
             min_verified: Percent::thousandths(99_000),
             require_stored: true,
             expect: vec![],
+            accept_drift: vec![],
         }
     }
 }
@@ -86,9 +90,10 @@ pub fn judge(settings: &Settings, report: &mut Report) {
     let is_asked = report.upstreams.iter().any(|own| own.role == "candidate" && own.verification.is_some());
     report.ready = failed.is_empty();
     let compares = report.criteria.iter().any(|criterion| criterion.name == "content");
+    let accepted = accepted(report);
     report.verdict = match report.ready {
         true if settings.require_stored && compares => {
-            format!("ready: {} meets all {} criteria", report.candidate, report.criteria.len())
+            format!("ready: {} meets all {} criteria{accepted}", report.candidate, report.criteria.len())
         }
         true if settings.require_stored => format!(
             "ready: {} meets all {} criteria, but none compares what it stores with what was sent (compare = 0)",
@@ -217,7 +222,17 @@ fn content(settings: &Settings, candidate: &UpstreamReport) -> Option<Criterion>
     let own = candidate.verification.as_ref()?.content.as_ref()?;
     let demanded = "events that were compared are there as they were sent".to_owned();
     let is_shown = own.compared > 0 || !settings.require_stored;
-    Some(criterion("content", is_shown && own.differing == 0, demanded, own.told()))
+    Some(criterion("content", is_shown && !own.is_bad(), demanded, own.told()))
+}
+
+/// What of the candidate's differences does not count, for the verdict.
+fn accepted(report: &Report) -> String {
+    let candidate = report.upstreams.iter().find(|own| own.role == "candidate");
+    let content = candidate.and_then(|own| own.verification.as_ref()?.content.as_ref());
+    match content.filter(|content| content.accepted > 0) {
+        Some(own) => format!(", not counting {} events that differ in {}", own.accepted, own.accept_drift.join(", ")),
+        None => String::new(),
+    }
 }
 
 /// A span of time in hours, minutes and seconds, without what is zero.
@@ -232,7 +247,7 @@ pub fn hours(seconds: f64) -> String {
 mod tests {
     use super::*;
     use crate::telemetry::report::{ContentReport, LagReport, VerificationReport};
-    use crate::telemetry::verification::{Differing, FieldDifference};
+    use crate::telemetry::verification::{ContentStatus, Differing, FieldDifference};
 
     fn report() -> Report {
         let report = serde_json::json!({
@@ -349,11 +364,27 @@ mod tests {
         };
         assert_eq!(own(|own| own.differing = 1), ["content"]);
         assert_eq!(own(|own| own.compared = 0), ["content"], "no evidence is no good evidence");
+        assert_eq!(own(|own| (own.differing, own.accepted) = (3, 2)), ["content"]);
         let mut report = report();
         report.upstreams[0].verification.as_mut().unwrap().content = None;
         judge(&Settings::default(), &mut report);
         assert!(report.ready && report.verdict.contains("none compares what it stores"), "{}", report.verdict);
         assert!(report.criteria.iter().all(|criterion| criterion.name != "content"));
+    }
+
+    #[test]
+    fn what_differs_in_accepted_fields_alone_is_ready_and_the_verdict_says_so() {
+        let mut report = report();
+        let own = report.upstreams[0].verification.as_mut().unwrap().content.as_mut().unwrap();
+        (own.differing, own.accepted, own.accept_drift) = (2, 2, vec!["extra".into(), "contexts.os".into()]);
+        judge(&Settings::default(), &mut report);
+        assert!(
+            report.verdict.ends_with(", not counting 2 events that differ in extra, contexts.os"),
+            "{}",
+            report.verdict
+        );
+        let found = &report.criteria.iter().find(|one| one.name == "content").unwrap().found;
+        assert!(found.ends_with("2 differ, in accepted fields alone (accept_drift: extra, contexts.os)"), "{found}");
     }
 
     #[test]
@@ -371,7 +402,8 @@ mod tests {
             ("3", "release"),
         ];
         let all = all.map(|(id, field)| differing(id, field)).to_vec();
-        let own = ContentReport::new(crate::clock::Timestamp::default(), (7, 3), all);
+        let counts = ContentStatus { compared: 7, differing: 3, ..ContentStatus::default() };
+        let own = ContentReport::new(crate::clock::Timestamp::default(), &counts, all);
         assert_eq!(own.fields["exception[].frames[].lineno"], 1);
         assert_eq!(
             own.told(),

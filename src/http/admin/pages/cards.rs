@@ -29,7 +29,7 @@ pub(super) fn card(
             @if let Some(own) = &upstream.verification {
                 p.bad[own.missing > 0] { "Stores: " (own.told()) "." }
                 (viewer.repair(upstream))
-                @if let Some(content) = &own.content { p.warn[content.differing > 0] { "Content: " (content.told()) "." } }
+                @if let Some(content) = &own.content { p.warn[content.is_bad()] { "Content: " (content.told()) "." } }
                 @if let Some(trouble) = &own.trouble { p.warn { "What it stores cannot be looked up: " (trouble) } }
             }
             @if let Some(canary) = &upstream.canary { p { "Canaries: " (of_canary(status, canary)) } }

@@ -166,7 +166,7 @@ fn upstream_part(upstream: &UpstreamReport) -> Markup {
 /// What comparing stored events with what was sent showed.
 fn content_part(upstream: &str, content: &ContentReport) -> Markup {
     html! {
-        p.bad[content.differing > 0] { "Content: " (content.told()) "." }
+        p.bad[content.is_bad()] { "Content: " (content.told()) "." }
         @if !content.sample.is_empty() {
             div.wide tabindex="0" role="region" aria-label={ "Differing events of " (upstream) } { table {
                 tr { th { "Differing event" } th { "Project" } th { "Field" } th { "Sent" } th { "There" } }

@@ -11,13 +11,10 @@ use crate::clock::Timestamp;
 use crate::journal::TargetId;
 use crate::journal::evidence::KEPT;
 use crate::journal::sqlite::shared::Shared;
-use crate::journal::verification::{Compared, Contents, Differing, Sampled};
+use crate::journal::verification::{Compared, Contents, DIFFERENCES, DIFFERENCES_OF_ONE, Differing, Sampled};
 use crate::telemetry::verification::FieldDifference;
 
-/// The most differences of one event that are kept.
-const MOST_OF_ONE: usize = 20;
-/// The most differences of a target that are kept, and the kinds of its events.
-const MOST: i64 = 1000;
+/// The most kinds of a target's events that are kept.
 const MOST_KINDS: i64 = 4096;
 /// How long differences are kept: they repeat parts of events.
 const DIFFERENCES_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -48,7 +45,7 @@ pub(super) fn write(
         let mut insert = conn.prepare_cached(
             "INSERT INTO difference (target, project, event_id, at, field, sent, there) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?;
-        for FieldDifference { field, sent, there } in differences.iter().take(MOST_OF_ONE) {
+        for FieldDifference { field, sent, there } in differences.iter().take(DIFFERENCES_OF_ONE) {
             insert.execute(params![target.0, project, event_id.unwrap_or_default(), at, field, sent, there])?;
         }
     }
@@ -57,7 +54,7 @@ pub(super) fn write(
             "DELETE FROM difference WHERE target = ?1
              AND id <= (SELECT id FROM difference WHERE target = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
         )?
-        .execute(params![target.0, MOST])?;
+        .execute(params![target.0, super::bounded(DIFFERENCES)])?;
     }
     Ok(())
 }

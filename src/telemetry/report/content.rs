@@ -1,0 +1,97 @@
+//! Whether stored events are there as they were sent: what the comparisons of a report's time showed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+
+use super::super::verification::{ContentStatus, Differing, differ};
+
+/// The most differences that are listed.
+const LISTED: usize = 50;
+/// The most fields that are named in a line.
+const SHOWN_FIELDS: usize = 8;
+/// What stands in the place of a value of an event for who may not read events.
+const HIDDEN: &str = "(shown with the admin token)";
+
+/// Whether stored events are there as they were sent, as far as they were compared.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ContentReport {
+    /// From when on they were compared. That is a day ago where the time of the report is shorter and nothing was compared in it.
+    pub since: Timestamp,
+    /// Events compared.
+    pub compared: u64,
+    /// Those of which a field is not there as it was sent.
+    pub differing: u64,
+    /// Of those that differ, how many do so in fields alone that `accept_drift` names: they do not count.
+    #[serde(default)]
+    pub accepted: u64,
+    /// The fields that it names.
+    #[serde(default)]
+    pub accept_drift: Vec<String>,
+    /// In how many events each field differs, of the differences that are kept: numbers of places in lists are left out.
+    pub fields: BTreeMap<String, u64>,
+    /// Some of the differences, the newest first.
+    pub sample: Vec<Differing>,
+    /// Why the last event that was to be compared could not be.
+    pub trouble: Option<String>,
+}
+
+impl ContentReport {
+    /// The report of these differences, the newest first.
+    pub fn new(since: Timestamp, counts: &ContentStatus, mut differences: Vec<Differing>) -> Self {
+        let mut events: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+        for one in &differences {
+            events.entry(without_places(&one.difference.field)).or_default().insert(&one.event_id);
+        }
+        let fields = events.into_iter().map(|(field, ids)| (field, ids.len() as u64)).collect();
+        differences.truncate(LISTED);
+        let &ContentStatus { compared, differing, accepted, .. } = counts;
+        Self { since, compared, differing, accepted, fields, sample: differences, ..Self::default() }
+    }
+
+    /// Takes out what was in the events: field and event stay.
+    pub fn hide_values(&mut self) {
+        for one in &mut self.sample {
+            (one.difference.sent, one.difference.there) = (HIDDEN.to_owned(), HIDDEN.to_owned());
+        }
+    }
+
+    /// Whether an event differs in a field that is not accepted.
+    pub const fn is_bad(&self) -> bool {
+        self.differing > self.accepted
+    }
+
+    /// What was found, in a line.
+    pub fn told(&self) -> String {
+        let compared = match self.compared {
+            0 => "nothing was compared yet".to_owned(),
+            n => format!("{n} compared from {} on, {}", self.since, differ(self.differing, self.accepted)),
+        };
+        let accepted = match self.accepted {
+            0 => String::new(),
+            _ => format!(" (accept_drift: {})", self.accept_drift.join(", ")),
+        };
+        let mut fields: Vec<_> = self.fields.iter().collect();
+        fields.sort_by_key(|(_, events)| std::cmp::Reverse(**events));
+        let fields: Vec<String> =
+            fields.into_iter().take(SHOWN_FIELDS).map(|(field, events)| format!("{field} {events}")).collect();
+        let fields = if fields.is_empty() { String::new() } else { format!(": {}", fields.join(", ")) };
+        let trouble = self.trouble.as_ref().map_or(String::new(), |why| format!("; the last could not be: {why}"));
+        compared + &accepted + &fields + &trouble
+    }
+}
+
+/// A field without the numbers of places in lists: that of the third frame is that of any frame.
+fn without_places(field: &str) -> String {
+    let mut out = String::new();
+    let mut rest = field;
+    while let Some((before, after)) = rest.split_once('[') {
+        let behind = after.trim_start_matches(|c: char| c.is_ascii_digit());
+        out.push_str(before);
+        out.push('[');
+        rest = behind;
+    }
+    out + rest
+}
