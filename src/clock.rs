@@ -8,8 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use time::OffsetDateTime;
+use time::format_description::BorrowedFormatItem;
 use time::format_description::well_known::Rfc3339;
+use time::macros::format_description;
 use tokio::time::Instant;
+
+/// How a person reads a moment.
+const IN_WORDS: &[BorrowedFormatItem<'_>] =
+    format_description!("[day padding:none] [month repr:short] [year], [hour]:[minute]:[second] UTC");
 
 /// A moment: milliseconds since the Unix epoch, UTC.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -40,6 +46,13 @@ impl Timestamp {
     /// The time passed since `earlier`; zero when `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
+    /// The moment to the second as a person reads it: `5 Jan 2026, 14:03:07 UTC`.
+    pub fn in_words(self) -> String {
+        let nanos = i128::from(self.0) * 1_000_000;
+        let told = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok().and_then(|at| at.format(IN_WORDS).ok());
+        told.unwrap_or_else(|| self.to_string())
     }
 
     /// The hour this moment lies in, counted from the epoch: the key of hourly totals.

@@ -109,7 +109,7 @@ async fn without_room_on_the_disk_it_is_alive_and_not_ready_and_refuses_with_503
     let status = relay.status().await;
     assert_eq!(status["ready"], false);
     assert!(status["not_ready"].as_str().expect("a reason").contains("min_free_disk"), "{status}");
-    assert!(get(&relay, "/").await.1.contains("Not accepting"));
+    assert!(get(&relay, "/").await.1.contains("nothing is accepted, "));
     // An event that was refused for want of room is no repeat later: nothing was kept of it.
     relay.finish().await;
     assert_eq!((old.seen().len(), new.seen().len()), (0, 0));

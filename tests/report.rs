@@ -5,6 +5,11 @@ mod support;
 
 #[path = "report/caps.rs"]
 mod caps;
+#[allow(dead_code, reason = "each test crate uses its part")]
+#[path = "peers/install.rs"]
+mod install;
+#[path = "report/pages.rs"]
+mod pages;
 #[path = "report/refusals.rs"]
 mod refusals;
 #[path = "report/simulation.rs"]

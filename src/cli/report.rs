@@ -60,18 +60,18 @@ fn head(report: &Report) -> String {
     format!(
         "parallel run of {} (primary) and {} (candidate), {} to {}\n\
          items, requests and lags are counted by whole hours: from {} on\n\
-         the relay ran {} of {}{}, {} starts, {} crashes\n\
+         the relay ran {} of {}{}, {}, {}\n\
          accepted items: {} · repeats: {} · refused requests: {} · items not let in: {}\n",
         tint(Tone::Strong, &report.primary),
         tint(Tone::Strong, &report.candidate),
-        report.since,
-        report.now,
-        report.counted_since,
+        report.since.in_words(),
+        report.now.in_words(),
+        report.counted_since.in_words(),
         hours(report.relay.up_seconds),
         hours(report.relay.window_seconds),
-        report.first_start().map_or(String::new(), |first| format!(" since its first start at {first}")),
-        report.relay.starts,
-        report.relay.crashes,
+        report.first_start().map_or(String::new(), |first| format!(" since its first start at {}", first.in_words())),
+        words::some(report.relay.starts, "start"),
+        words::some(report.relay.crashes, "crash"),
         list(&report.intake.accepted),
         list(&report.intake.duplicates),
         list(&report.intake.refused),
@@ -101,7 +101,7 @@ fn upstreams(report: &Report) -> String {
     ]);
     for upstream in &report.upstreams {
         let lag = |pick: fn(&crate::telemetry::report::LagReport) -> f64| {
-            upstream.lag.as_ref().map_or("-".to_owned(), |lag| format!("{:.3} s", pick(lag)))
+            upstream.lag.as_ref().map_or("-".to_owned(), |lag| words::lag(pick(lag)))
         };
         rows.add_row(vec![
             upstream.name.as_str().into(),
@@ -148,7 +148,7 @@ fn details(upstream: &UpstreamReport) -> String {
     }
     for outage in upstream.outages.iter().take(SHOWN) {
         let end = outage.to.map_or("still lasting".to_owned(), |to| hours(to.since(outage.from).as_secs_f64()));
-        lines.push(format!("  outage from {}, {end}: {}", outage.from, harmless(&outage.cause, 300)));
+        lines.push(format!("  outage from {}, {end}: {}", outage.from.in_words(), harmless(&outage.cause, 300)));
     }
     more(&mut lines, upstream.outages.len(), "outages");
     lines.extend(words::limits(&upstream.limits).into_iter().map(|limit| format!("  limited: {limit}")));
@@ -170,7 +170,7 @@ fn verification(own: &VerificationReport) -> Vec<String> {
         own.delivered, own.stored, own.stored_percent, own.missing, own.lost, own.given_up, own.unknown, own.recent
     )];
     for event in own.sample.iter().take(SHOWN) {
-        lines.push(format!("    missing: {}  {}  {}", event.event_id, event.project, event.accepted_at));
+        lines.push(format!("    missing: {}  {}  {}", event.event_id, event.project, event.accepted_at.in_words()));
     }
     lines.extend(own.trouble.as_ref().map(|why| format!("  it cannot be asked now: {}", harmless(why, 300))));
     lines.extend(own.content.iter().flat_map(content));
@@ -198,7 +198,7 @@ fn more(lines: &mut Vec<String>, all: usize, what: &str) {
 
 fn comparison(report: &Report) -> String {
     let comparison = &report.comparison;
-    let since = comparison.oldest.map_or(String::new(), |oldest| format!(" from {oldest} on"));
+    let since = comparison.oldest.map_or(String::new(), |oldest| format!(" from {} on", oldest.in_words()));
     let rest = if comparison.complete { "" } else { "; there are more" };
     let mut lines = vec![
         format!("\nwho got what: {} envelopes still kept{since} compared{rest}", comparison.compared),
@@ -215,7 +215,7 @@ fn missed(lines: &mut Vec<String>, (loser, other): (&str, &str), missed: &Missed
     lines.push(format!("  missed by {loser}, got by {other}: {}{reasons}", missed.count));
     for one in missed.sample.iter().take(SHOWN) {
         let id = one.event_id.as_deref().unwrap_or("no event id");
-        lines.push(format!("    {id}  {}  {}  {}", one.accepted_at, one.project, one.reason));
+        lines.push(format!("    {id}  {}  {}  {}", one.accepted_at.in_words(), one.project, one.reason));
     }
     let shown = missed.sample.len().min(SHOWN) as u64;
     if missed.count > shown {

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::status::{Status, UpstreamStatus};
+use super::words;
 
 /// How long what waits may wait before it is worth a word, in seconds.
 const LATE: f64 = 300.0;
@@ -74,17 +75,17 @@ pub fn judge(status: &Status) -> Health {
 fn calm(status: &Status) -> String {
     let waiting: u64 = status.upstreams.iter().map(|upstream| upstream.backlog.envelopes).sum();
     let names: Vec<&str> = status.upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
-    let take = if names.len() == 1 { "takes" } else { "take" };
+    let who = match names.as_slice() {
+        [one] => format!("{one} takes"),
+        few @ ([] | [_, _] | [_, _, _]) => format!("{} take", words::names(few)),
+        many => format!("all {} upstreams take", many.len()),
+    };
     let waits = match waiting {
         0 => "nothing waits".to_owned(),
         1 => "1 envelope is under way".to_owned(),
         n => format!("{n} envelopes are under way"),
     };
-    format!(
-        "{} is the primary, {} {take} what comes, {waits}, nothing was lost in the last two hours",
-        status.primary,
-        names.join(" and ")
-    )
+    format!("{} is the primary, {who} what comes, {waits}, nothing was lost in the last two hours", status.primary)
 }
 
 fn of_relay(status: &Status) -> Vec<(Level, String)> {

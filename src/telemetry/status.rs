@@ -364,7 +364,7 @@ pub struct LimitStatus {
 }
 
 /// One account: accepted + returned = delivered + dropped + pending.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct AccountStatus {
     /// The project.
     pub project: String,

@@ -48,7 +48,50 @@ pub fn limits(limits: &[LimitStatus]) -> Vec<String> {
 
 /// How long ago something was.
 pub fn ago(now: Timestamp, at: Timestamp) -> String {
-    format!("{} ago", span(now.since(at)))
+    match now.since(at) {
+        moment if moment.as_secs() == 0 => "just now".to_owned(),
+        length => format!("{} ago", span(length)),
+    }
+}
+
+/// So many of something.
+pub fn some(n: u64, what: &str) -> String {
+    let plural = match n {
+        1 => "",
+        _ if what.ends_with("sh") => "es",
+        _ => "s",
+    };
+    format!("{} {what}{plural}", count(n))
+}
+
+/// A number with a comma before each three digits.
+pub fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut told = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            told.push(',');
+        }
+        told.push(digit);
+    }
+    told
+}
+
+/// Names in a row, with an "and" before the last.
+pub fn names(all: &[&str]) -> String {
+    match all {
+        [] => String::new(),
+        [one] => (*one).to_owned(),
+        [others @ .., last] => format!("{} and {last}", others.join(", ")),
+    }
+}
+
+/// How long a delivery took: in tenths of a second where these matter.
+pub fn lag(seconds: f64) -> String {
+    match seconds {
+        short @ 1.0..120.0 => format!("{short:.1} s"),
+        other => self::seconds(other),
+    }
 }
 
 /// A span of time as a person reads it.
@@ -95,6 +138,22 @@ mod tests {
         let told = ["log_item until 1970-01-01T00:00:30Z".to_owned(), format!("{a}, {b} until 1970-01-01T00:01:00Z")];
         assert_eq!(limits(&all), told);
         assert!(limits(&[]).is_empty());
+    }
+
+    #[test]
+    fn numbers_times_and_names_are_told_as_a_person_reads_them() {
+        for (n, told) in [(0, "0"), (999, "999"), (1000, "1,000"), (12_345_678, "12,345,678")] {
+            assert_eq!(count(n), told);
+        }
+        assert_eq!((some(1, "outage"), some(1200, "outage")), ("1 outage".into(), "1,200 outages".into()));
+        assert_eq!(some(0, "crash"), "0 crashes");
+        for (seconds, told) in [(0.0, "0 ms"), (0.25, "250 ms"), (1.25, "1.2 s"), (30.0, "30.0 s"), (10802.0, "3 h")] {
+            assert_eq!(lag(seconds), told);
+        }
+        assert_eq!([names(&["a"]), names(&["a", "b"]), names(&["a", "b", "c"])], ["a", "a and b", "a, b and c"]);
+        let at = Timestamp::from_millis(1_767_571_207_999);
+        assert_eq!(at.in_words(), "5 Jan 2026, 00:00:07 UTC");
+        assert_eq!((ago(at, at), ago(at + Duration::from_secs(61), at)), ("just now".into(), "61 s ago".into()));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Rule: versions are named here and nowhere else; what was installed before is used again; what cannot be installed fails the test with the
 //! client's own words. It starts none of them.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,6 +19,7 @@ const NODE_SDK: [&str; 2] = ["@sentry/node@10.24.0", "@sentry/profiling-node@10.
 const NEWEST_NODE_SDK: [&str; 1] = ["@sentry/node@11.12.0"];
 const CLI: [&str; 1] = ["@sentry/cli@3.8.0"];
 const BROWSER_SDK: [&str; 3] = ["@sentry/browser@11.12.0", "esbuild@0.28.2", "playwright-core@1.65.1"];
+const AXE: [&str; 1] = ["axe-core@4.14.1"];
 
 /// The folder of Bugsink's programs.
 pub(crate) fn bugsink() -> PathBuf {
@@ -68,6 +69,12 @@ pub(crate) fn sentry_cli() -> PathBuf {
 /// A `node_modules` folder with `@sentry/browser` and what it takes to steer a browser.
 pub(crate) fn browser_modules() -> PathBuf {
     node_packages("browser-sdk", &BROWSER_SDK)
+}
+
+/// The folders of what steers a browser and of what examines the pages in it, for NODE_PATH.
+pub(crate) fn looking_modules() -> OsString {
+    let folders = [browser_modules(), node_packages("axe", &AXE)];
+    std::env::join_paths(folders).expect("folders without a colon")
 }
 
 /// The folder with the program of a page, `page.js`, with everything it imports bundled.

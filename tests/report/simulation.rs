@@ -123,9 +123,19 @@ impl Simulation {
         advance(duration).await;
     }
 
+    /// `host:port` of the admin listener.
+    pub(crate) fn admin_address(&self) -> String {
+        self.relay.admin_address()
+    }
+
     /// Sends an envelope; the status of the answer.
     pub(crate) async fn send(&self, envelope: impl Into<reqwest::Body>) -> u16 {
-        let path = format!("/api/1/envelope/?sentry_version=7&sentry_key={KEY}");
+        self.send_to(1, KEY, envelope).await
+    }
+
+    /// The same to the project with this id and key.
+    pub(crate) async fn send_to(&self, project: usize, key: &str, envelope: impl Into<reqwest::Body>) -> u16 {
+        let path = format!("/api/{project}/envelope/?sentry_version=7&sentry_key={key}");
         let url = format!("http://{}{path}", self.relay.address());
         self.client.post(url).body(envelope).send().await.expect("an answer").status().as_u16()
     }
@@ -137,17 +147,28 @@ impl Simulation {
     }
 
     async fn upstream(&self, name: &str) -> Value {
-        let status: Value = serde_json::from_str(&self.ask("/api/status").await.1).expect("a status");
-        assert_eq!(status["difference"], 0, "{status}");
+        let status = self.status().await;
         let all = status["upstreams"].as_array().expect("upstreams").iter();
         all.clone().find(|upstream| upstream["name"] == name).expect("the upstream").clone()
     }
 
     /// Waits until nothing waits for these, which is so without time passing.
     pub(crate) async fn quiet(&self, names: &[&str]) {
-        for name in names {
-            until("nothing waits", async || (self.waiting(name).await == 0).then_some(())).await;
-        }
+        let nothing_waits = async || {
+            let status = self.status().await;
+            let mut all = status["upstreams"].as_array().expect("upstreams").iter();
+            let is_quiet = |upstream: &Value| {
+                upstream["backlog"]["envelopes"] == 0 || !names.iter().any(|name| upstream["name"] == *name)
+            };
+            all.all(is_quiet).then_some(())
+        };
+        until("nothing waits", nothing_waits).await;
+    }
+
+    async fn status(&self) -> Value {
+        let status: Value = serde_json::from_str(&self.ask("/api/status").await.1).expect("a status");
+        assert_eq!(status["difference"], 0, "{status}");
+        status
     }
 
     async fn waiting(&self, name: &str) -> u64 {

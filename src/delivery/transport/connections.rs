@@ -54,7 +54,7 @@ pub struct Failure(Step);
 enum Step {
     #[error(transparent)]
     Connect(NoConnection),
-    #[error("client error (SendRequest)")]
+    #[error("no answer")]
     Send(#[source] hyper::Error),
 }
 

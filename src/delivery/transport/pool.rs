@@ -141,8 +141,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(super) enum NoConnection {
     #[error("the address has no host")]
     NoAddress,
-    #[error("client error (Connect)")]
+    #[error("no connection")]
     Connect(#[source] BoxError),
-    #[error("client error (SendRequest)")]
+    #[error("no connection")]
     Handshake(#[source] hyper::Error),
 }

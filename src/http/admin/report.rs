@@ -113,10 +113,15 @@ impl Admin {
     }
 }
 
+/// Who may be judged: every upstream but the primary.
+pub(super) fn candidates(view: &View) -> Vec<&str> {
+    view.upstreams.keys().map(|name| &**name).filter(|name| *name != &*view.routing.primary).collect()
+}
+
 /// The upstream that is meant, or the only one that is not the primary.
 fn the_candidate(view: &View, named: Option<&str>) -> Result<String, NoReport> {
     let primary = &*view.routing.primary;
-    let others: Vec<&str> = view.upstreams.keys().map(|name| &**name).filter(|name| *name != primary).collect();
+    let others = candidates(view);
     let which = match (named, others.as_slice()) {
         (Some(named), _) if named == primary => Err(format!("{named} is the primary already: name another upstream")),
         (Some(named), _) if others.contains(&named) => Ok(named.to_owned()),
@@ -354,6 +359,13 @@ fn miss(missed: &mut MissedReport, record: Unequal, why: Fate) {
 pub(super) struct ReportQuery {
     since: Option<Period>,
     candidate: Option<String>,
+}
+
+impl ReportQuery {
+    /// Whether it says who is to be judged.
+    pub(super) const fn names_one(&self) -> bool {
+        self.candidate.is_some()
+    }
 }
 
 /// `with_values`: whether who asks may read what is in events.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock::Timestamp;
 use crate::units::{Percent, Period};
 
 use super::super::words;
@@ -82,7 +83,7 @@ pub fn judge(settings: &Settings, report: &mut Report) {
     if let Some(counted) = report.counts_earlier() {
         let by_the_hour = |criterion: &&mut Criterion| BY_THE_HOUR.contains(&&*criterion.name);
         for criterion in report.criteria.iter_mut().filter(by_the_hour) {
-            criterion.found = format!("{}, counted from {counted} on", criterion.found);
+            criterion.found = format!("{}, counted from {} on", criterion.found, counted.in_words());
         }
     }
     let failed: Vec<&str> =
@@ -118,7 +119,8 @@ fn criterion(name: &str, passed: bool, demanded: String, found: String) -> Crite
 
 fn uptime(settings: &Settings, report: &Report) -> Criterion {
     let relay = &report.relay;
-    let since = report.first_start().map_or(String::new(), |first| format!(", from its first start at {first} on"));
+    let from = |first: Timestamp| format!(", from its first start at {} on", first.in_words());
+    let since = report.first_start().map_or(String::new(), from);
     let (up, window) = (hours(relay.up_seconds), hours(relay.window_seconds));
     let found = format!("{up} of {window}, {:.3}%{since}", relay.uptime_percent);
     let passed = settings.min_uptime.is_reached_by(relay.uptime_percent);
@@ -158,9 +160,9 @@ fn refused(settings: &Settings, candidate: &UpstreamReport) -> Criterion {
 
 fn availability(settings: &Settings, candidate: &UpstreamReport) -> Criterion {
     let found = format!(
-        "{:.3}%, {} outages, {} together",
+        "{:.3}%, {}, {} together",
         candidate.availability_percent,
-        candidate.outages.len(),
+        words::some(candidate.outages.len() as u64, "outage"),
         hours(candidate.outage_seconds)
     );
     let passed = settings.min_availability.is_reached_by(candidate.availability_percent);
@@ -173,7 +175,7 @@ fn lag(settings: &Settings, candidate: &UpstreamReport) -> Criterion {
         None => criterion("lag", false, demanded, "nothing was delivered".to_owned()),
         Some(lag) => {
             let passed = lag.p99_seconds < settings.max_lag_p99.get().as_secs_f64();
-            criterion("lag", passed, demanded, format!("{:.3} s", lag.p99_seconds))
+            criterion("lag", passed, demanded, words::lag(lag.p99_seconds))
         }
     }
 }
@@ -184,7 +186,7 @@ fn services(report: &Report) -> Criterion {
     let found = match silent.as_slice() {
         [] => {
             let seen: Vec<String> = report.services.iter().map(ServiceReport::told).collect();
-            format!("all {} did: {}", seen.len(), seen.join(", "))
+            format!("heard from {}", seen.join(", "))
         }
         silent => format!("nothing from {}", silent.join(", ")),
     };
@@ -194,7 +196,15 @@ fn services(report: &Report) -> Criterion {
 fn canary(candidate: &UpstreamReport) -> Criterion {
     let failed = candidate.canaries_failed;
     let demanded = "no canary failed to get through".to_owned();
-    criterion("canary", failed == 0, demanded, format!("{failed} times they stopped getting through"))
+    criterion(
+        "canary",
+        failed == 0,
+        demanded,
+        match failed {
+            0 => "none failed".to_owned(),
+            times => format!("they stopped getting through {}", words::some(times, "time")),
+        },
+    )
 }
 
 /// Whether it stores what it takes; `None` when that is not demanded and cannot be told.
@@ -333,9 +343,9 @@ mod tests {
         });
         dropped(&mut report, "mirror_off");
         judge(&Settings::default(), &mut report);
-        assert!(found(&report, "lag").ends_with(", counted from 2026-01-01T00:00:00Z on"), "{:?}", report.criteria);
-        assert!(found(&report, "uptime").ends_with(", from its first start at 2026-01-01T01:00:00Z on"));
-        assert!(found(&report, "services").starts_with("all 2 did: shop, api (by shop, web)"));
+        assert!(found(&report, "lag").ends_with(", counted from 1 Jan 2026, 00:00:00 UTC on"), "{:?}", report.criteria);
+        assert!(found(&report, "uptime").ends_with(", from its first start at 1 Jan 2026, 01:00:00 UTC on"));
+        assert!(found(&report, "services").starts_with("heard from shop, api (by shop, web)"));
         assert!(found(&report, "withheld").starts_with("1 items: mirror_off 1 (the mirror was off"));
     }
 
@@ -392,7 +402,7 @@ mod tests {
         let differing = |event_id: &str, field: &str| Differing {
             event_id: event_id.into(),
             project: "shop".into(),
-            compared_at: crate::clock::Timestamp::default(),
+            compared_at: Timestamp::default(),
             difference: FieldDifference { field: field.into(), sent: "a".into(), there: "b".into() },
         };
         let all = [
@@ -403,7 +413,7 @@ mod tests {
         ];
         let all = all.map(|(id, field)| differing(id, field)).to_vec();
         let counts = ContentStatus { compared: 7, differing: 3, ..ContentStatus::default() };
-        let own = ContentReport::new(crate::clock::Timestamp::default(), &counts, all);
+        let own = ContentReport::new(Timestamp::default(), &counts, all);
         assert_eq!(own.fields["exception[].frames[].lineno"], 1);
         assert_eq!(
             own.told(),

@@ -15,7 +15,7 @@ use super::layout::{tone, when};
 pub(super) fn card(
     status: &Status,
     upstream: &UpstreamStatus,
-    (steps, outages): (&[Step], &[OutageStatus]),
+    (scale, (steps, outages)): (Scale, (&[Step], &[OutageStatus])),
     viewer: &Viewer,
 ) -> Markup {
     let id = format!("upstream-{}", upstream.name);
@@ -25,7 +25,7 @@ pub(super) fn card(
             h2 id=(id) { b { (upstream.name) } " " span.role { (status.role_of(upstream)) } }
             p class={ "state " (tone(upstream)) } { span aria-hidden="true" { (sign(upstream)) " " } (state(upstream)) }
             (figures(status, upstream))
-            (chart((Window::until(status.now), Scale::default()), steps, outages, &status.switches))
+            (chart((Window::until(status.now), scale), steps, outages, &status.switches))
             @if let Some(own) = &upstream.verification {
                 p.bad[own.missing > 0] { "Stores: " (own.told()) "." }
                 (viewer.repair(upstream))
@@ -50,12 +50,12 @@ fn figures(status: &Status, upstream: &UpstreamStatus) -> Markup {
     let backlog = &upstream.backlog;
     html! {
         dl.figures {
-            div { dt { "Delivered a minute, now" } dd { (format!("{:.1}", upstream.lately.per_minute)) } }
-            div { dt { "Delivered in all" } dd { (upstream.delivered) } }
-            div { dt { "Waiting" } dd { (backlog.envelopes)
+            div { dt { "Per minute now" } dd { (pace(upstream.lately.per_minute)) } }
+            div { dt { "Delivered in all" } dd { (words::count(upstream.delivered)) } }
+            div { dt { "Waiting" } dd { (words::count(backlog.envelopes))
                 @if backlog.envelopes > 0 { span.muted { ", the oldest " (words::seconds(backlog.oldest_seconds)) (remaining(upstream)) } } } }
-            div { dt { "Dropped" } dd { (upstream.dropped.values().sum::<u64>()) } }
-            div { dt { "Dead letters" } dd { (upstream.dead_letters) } }
+            div { dt { "Dropped" } dd { (words::count(upstream.dropped.values().sum())) } }
+            div { dt { "Dead letters" } dd { (words::count(upstream.dead_letters)) } }
             div { dt { "Last delivery" } dd { @match upstream.last_delivery_at {
                 Some(at) => (when(status.now, at)),
                 None if upstream.delivered > 0 => "not known",
@@ -63,6 +63,15 @@ fn figures(status: &Status, upstream: &UpstreamStatus) -> Markup {
             } } }
         }
         @if upstream.difference != 0 { p.bad { "The accounts differ by " (upstream.difference) " items." } }
+    }
+}
+
+/// What is delivered in a minute.
+fn pace(per_minute: f64) -> String {
+    match per_minute {
+        none if none < 0.05 => "0".to_owned(),
+        few if few < 100.0 => format!("{few:.1}"),
+        many => format!("{many:.0}"),
     }
 }
 

@@ -18,9 +18,9 @@ pub(super) const SPAN: Duration = Duration::from_secs(48 * 3600);
 const MOST_POINTS: u64 = 192;
 const HOUR: Duration = Duration::from_secs(3600);
 const WIDTH: u64 = 576;
-/// Top and height of the three parts: items, envelopes that wait, lags.
-const PARTS: [(u64, u64); 3] = [(14, 70), (104, 34), (158, 34)];
-const HEIGHT: u64 = 212;
+/// Top and height of the three parts: items, envelopes that wait, lags. The captions between them stand where page.css says.
+const PARTS: [(u64, u64); 3] = [(20, 70), (110, 34), (164, 34)];
+const HEIGHT: u64 = 199;
 
 /// The points of one figure.
 type Line = Vec<u64>;
@@ -50,13 +50,20 @@ impl Window {
         Self::new(now - SPAN, now)
     }
 
+    fn hours(&self) -> u64 {
+        self.to.since(self.from).as_secs().div_ceil(3600)
+    }
+
     fn x(&self, at: Timestamp) -> u64 {
         let length = self.to.since(self.from).as_secs().max(1);
         (at.since(self.from).as_secs() * WIDTH / length).min(WIDTH)
     }
 }
 
-/// The heights of the three parts. Charts that stand side by side share them.
+/// What the heights of the three parts stand for. Charts that stand side by side share it.
+///
+/// Of what is delivered after an outage twice the most that was accepted is shown, and the rest cut off: else the days before and after it
+/// are a level line.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Scale {
     items: u64,
@@ -67,11 +74,15 @@ pub(super) struct Scale {
 impl Scale {
     /// Room for every one of these.
     pub(super) fn of<'a>(window: Window, all: impl IntoIterator<Item = &'a [Step]>) -> Self {
-        all.into_iter().map(|steps| Lines::of(window, steps)).fold(Self::default(), |scale, lines| Self {
-            items: scale.items.max(most(&lines.accepted)).max(most(&lines.delivered)),
-            waiting: scale.waiting.max(most(&lines.waiting)),
-            lag: scale.lag.max(most(&lines.lag)),
-        })
+        let (mut accepted, mut scale) = (0, Self::default());
+        for lines in all.into_iter().map(|steps| Lines::of(window, steps)) {
+            accepted = accepted.max(most(&lines.accepted));
+            scale.items = scale.items.max(most(&lines.delivered));
+            scale.waiting = scale.waiting.max(most(&lines.waiting));
+            scale.lag = scale.lag.max(most(&lines.lag));
+        }
+        let room = if accepted == 0 { u64::MAX } else { accepted.saturating_mul(2) };
+        Self { items: scale.items.min(room).max(accepted), ..scale }
     }
 }
 
@@ -83,6 +94,10 @@ struct Lines {
 }
 
 impl Lines {
+    fn all(&self) -> [&Line; 4] {
+        [&self.accepted, &self.delivered, &self.waiting, &self.lag]
+    }
+
     /// The steps on their points. Of counts the sum, of what is measured the most.
     fn of(window: Window, steps: &[Step]) -> Self {
         let empty = vec![0; usize::try_from(window.points).unwrap_or(2)];
@@ -99,7 +114,7 @@ impl Lines {
     }
 }
 
-/// The chart of one upstream.
+/// The chart of one upstream. The lines are stretched to the width there is, the words beside them are not.
 pub(super) fn chart(
     (window, scale): (Window, Scale),
     steps: &[Step],
@@ -107,36 +122,80 @@ pub(super) fn chart(
     switches: &[SwitchStatus],
 ) -> Markup {
     let lines = Lines::of(window, steps);
-    let items = [("delivered", &lines.delivered), ("accepted", &lines.accepted)];
-    let each = words::span(window.point);
-    let lag = words::span(Duration::from_millis(most(&lines.lag)));
-    let titles = [
-        format!(
-            "items in {each}: accepted (line), delivered (area), at most {}",
-            most(&lines.accepted).max(most(&lines.delivered))
-        ),
-        format!("envelopes waiting, at most {}", most(&lines.waiting)),
-        format!("lag p99, at most {lag}"),
+    if outages.is_empty() && lines.all().iter().all(|line| most(line) == 0) {
+        return html! { p.muted { "Nothing came in the last " (window.hours()) " hours. The chart begins with the first envelope." } };
+    }
+    let parts = [
+        Part {
+            title: format!("items in {}", words::span(window.point)),
+            lines: &[("delivered", &lines.delivered), ("accepted", &lines.accepted)],
+            scale: scale.items,
+            told: words::count,
+        },
+        Part {
+            title: "envelopes waiting".to_owned(),
+            lines: &[("waiting", &lines.waiting)],
+            scale: scale.waiting,
+            told: words::count,
+        },
+        Part { title: "lag p99".to_owned(), lines: &[("lag", &lines.lag)], scale: scale.lag, told: lag },
     ];
+    let switches: Vec<&SwitchStatus> = switches.iter().filter(|switch| switch.at > window.from).collect();
     html! {
-        svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label=(in_words(window, &lines, outages)) {
-            @for outage in outages {
-                @let (start, end) = (window.x(outage.from), window.x(outage.to.unwrap_or(window.to)));
-                @if outage.to.unwrap_or(window.to) > window.from {
-                    rect.outage x=(start) y="0" width=((end - start).max(2)) height=(HEIGHT - 18) {}
+        div.chart {
+            div role="img" aria-label=(in_words(window, &lines, outages)) {
+                svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } preserveAspectRatio="none" aria-hidden="true" {
+                    @if let Some(bands) = bands(window, outages) { path.outage d=(bands) {} }
+                    @for (part, at) in parts.iter().zip(PARTS) { (part.drawn(at)) }
+                    @for switch in &switches {
+                        line.switch x1=(window.x(switch.at)) y1="0" x2=(window.x(switch.at)) y2=(HEIGHT) {}
+                    }
                 }
-            }
-            (part(0, scale.items, &titles[0], &items))
-            (part(1, scale.waiting, &titles[1], &[("waiting", &lines.waiting)]))
-            (part(2, scale.lag, &titles[2], &[("lag", &lines.lag)]))
-            @for switch in switches.iter().filter(|switch| switch.at > window.from) {
-                @let at = window.x(switch.at);
-                line.switch x1=(at) y1="0" x2=(at) y2=(HEIGHT - 18) {}
-                text x=(at) y=(HEIGHT - 20) text-anchor={ @if at > WIDTH / 2 { "end" } @else { "start" } } { "to " (switch.to) }
+                @for (part, place) in parts.iter().zip(["top", "middle", "bottom"]) { (part.captions(place)) }
             }
             (axis(window))
+            p { (legend(window, outages, &switches)) }
         }
     }
+}
+
+/// What the drawing cannot say without colours.
+fn legend(window: Window, outages: &[OutageStatus], switches: &[&SwitchStatus]) -> String {
+    let mut told = vec!["line: accepted".to_owned(), "area: delivered".to_owned()];
+    if !outages.is_empty() {
+        told.push(format!("band: {}", words::some(outages.len() as u64, "outage")));
+    }
+    // The newest come first.
+    let shown = switches.iter().take(3).rev();
+    let shown: Vec<String> =
+        shown.map(|switch| format!("to {}, {}", switch.to, words::ago(window.to, switch.at))).collect();
+    match switches.len() - shown.len() {
+        0 if shown.is_empty() => {}
+        0 => told.push(format!("dashed: switch {}", shown.join("; "))),
+        more => told.push(format!("dashed: {more} switches, then {}", shown.join("; "))),
+    }
+    told.join(" · ")
+}
+
+/// The time of all outages as one path.
+fn bands(window: Window, outages: &[OutageStatus]) -> Option<String> {
+    let mut within = vec![false; usize::try_from(WIDTH).unwrap_or(0) + 2];
+    for outage in outages {
+        let end = outage.to.unwrap_or(window.to);
+        if end > window.from {
+            let (start, end) = (window.x(outage.from), window.x(end));
+            let columns = usize::try_from(start).unwrap_or(0)..usize::try_from(end.max(start + 2)).unwrap_or(0);
+            within[columns].fill(true);
+        }
+    }
+    let (mut path, mut at) = (String::new(), 0);
+    for band in within.chunk_by(|one, next| one == next) {
+        if band[0] && write!(path, "M{at} 0h{}v{HEIGHT}h-{}z", band.len(), band.len()).is_err() {
+            break;
+        }
+        at += band.len();
+    }
+    (!path.is_empty()).then_some(path)
 }
 
 /// When it begins, its middle and its end.
@@ -147,33 +206,59 @@ fn axis(window: Window) -> Markup {
         hours @ 7200.. => format!("{} h ago", hours / 3600),
         _ => format!("{} ago", words::span(length)),
     };
-    html! {
-        text x="0" y=(HEIGHT - 4) { (ago(length)) }
-        text x=(WIDTH / 2) y=(HEIGHT - 4) text-anchor="middle" { (ago(length / 2)) }
-        text x=(WIDTH) y=(HEIGHT - 4) text-anchor="end" { "now" }
-    }
+    html! { p.axis { span { (ago(length)) } span { (ago(length / 2)) } span { "now" } } }
 }
 
 /// One figure above the other shares no scale with it: each part says its own.
-fn part(at: usize, scale: u64, title: &str, lines: &[(&str, &Line)]) -> Markup {
-    let (top, height) = PARTS[at];
-    html! {
-        line.axis x1="0" y1=(top + height) x2=(WIDTH) y2=(top + height) {}
-        @for (class, line) in lines.iter().filter(|(_, line)| most(line) > 0) {
-            @if *class == "delivered" {
-                polygon class=(class) points={ "0," (top + height) " " (points(line, scale, top, height)) " " (WIDTH) "," (top + height) } {}
-            } @else {
-                polyline class=(class) points=(points(line, scale, top, height)) {}
+struct Part<'a> {
+    title: String,
+    lines: &'a [(&'a str, &'a Line)],
+    scale: u64,
+    /// How a value is told.
+    told: fn(u64) -> String,
+}
+
+impl Part<'_> {
+    fn most(&self) -> u64 {
+        self.lines.iter().map(|(_, line)| most(line)).max().unwrap_or(0)
+    }
+
+    /// What the whole height stands for.
+    fn scale(&self) -> u64 {
+        if self.scale == 0 { self.most().max(1) } else { self.scale }
+    }
+
+    fn drawn(&self, (top, height): (u64, u64)) -> Markup {
+        html! {
+            line.ground x1="0" y1=(top + height) x2=(WIDTH) y2=(top + height) {}
+            @for (class, line) in self.lines.iter().filter(|(_, line)| most(line) > 0) {
+                @if *class == "delivered" {
+                    polygon class=(class) points={ "0," (top + height) " " (points(line, self.scale(), top, height)) " " (WIDTH) "," (top + height) } {}
+                } @else {
+                    polyline class=(class) points=(points(line, self.scale(), top, height)) {}
+                }
             }
         }
-        text x="0" y=(top - 3) { (title) }
     }
+
+    fn captions(&self, place: &str) -> Markup {
+        let (most, scale) = (self.most(), self.scale());
+        html! {
+            span class=(place) { (self.title) ", at most " ((self.told)(most)) }
+            @if most > 0 { span class={ (place) " scale" } { @if most > scale { "cut off at " } @else { "scale to " } ((self.told)(scale)) } }
+        }
+    }
+}
+
+/// A lag in milliseconds.
+fn lag(millis: u64) -> String {
+    words::span(Duration::from_millis(millis))
 }
 
 /// The corners of a line, without those in the middle of a level stretch.
 fn points(line: &Line, scale: u64, top: u64, height: u64) -> String {
-    let scale = scale.max(most(line)).max(1);
-    let ys: Vec<u64> = line.iter().map(|value| top + height - value.saturating_mul(height) / scale).collect();
+    let y = |value: &u64| top + height - (*value).min(scale).saturating_mul(height) / scale;
+    let ys: Vec<u64> = line.iter().map(y).collect();
     let mut text = String::with_capacity(line.len() * 8);
     for (at, y) in ys.iter().enumerate() {
         let is_level = at > 0 && ys[at - 1] == *y && ys.get(at + 1) == Some(y);
@@ -193,14 +278,11 @@ fn in_words(window: Window, lines: &Lines, outages: &[OutageStatus]) -> String {
     let sum = |line: &Line| line.iter().copied().fold(0, u64::saturating_add);
     let (accepted, delivered) = (sum(&lines.accepted), sum(&lines.delivered));
     let lag = words::span(Duration::from_millis(most(&lines.lag)));
-    let hours = window.to.since(window.from).as_secs().div_ceil(3600);
-    let outages = match outages.len() {
-        1 => "1 outage".to_owned(),
-        n => format!("{n} outages"),
-    };
+    let hours = window.hours();
+    let outages = words::some(outages.len() as u64, "outage");
+    let [accepted, delivered, waiting] = [accepted, delivered, most(&lines.waiting)].map(words::count);
     format!(
-        "The last {hours} hours: {accepted} items accepted, {delivered} delivered, at most {} envelopes waiting, lag p99 at most {lag}, {outages}",
-        most(&lines.waiting),
+        "The last {hours} hours: {accepted} items accepted, {delivered} delivered, at most {waiting} envelopes waiting, lag p99 at most {lag}, {outages}"
     )
 }
 
@@ -224,19 +306,26 @@ mod tests {
     #[test]
     fn a_chart_stays_small_whatever_is_in_it_and_says_its_figures_in_words() {
         let steps: Vec<Step> = (0..600).map(step).collect();
+        const MINUTE: Duration = Duration::from_secs(60);
         let outage = OutageStatus { from: NOW - Duration::from_secs(9000), to: None, cause: "<refused>".to_owned() };
         let window = Window::until(NOW);
-        let text = chart((window, Scale::default()), &steps, &[outage], &[]).into_string();
+        let text = chart((window, Scale::default()), &steps, std::slice::from_ref(&outage), &[]).into_string();
         assert!(text.len() < 12_000, "{}", text.len());
         assert!(
-            text.contains("class=\"outage\"") && text.contains("envelopes waiting, at most 18446744073709551615"),
+            text.contains("class=\"outage\"") && text.contains("envelopes waiting, at most 18,446,744,073,709,551,615"),
             "{text}"
         );
+        let flapping: Vec<OutageStatus> = (0..500)
+            .map(|n| OutageStatus {
+                from: NOW - 5 * MINUTE * n,
+                to: Some(NOW - 5 * MINUTE * n + MINUTE),
+                ..outage.clone()
+            })
+            .collect();
+        let text = chart((window, Scale::default()), &steps, &flapping, &[]).into_string();
+        assert!(text.len() < 16_000 && text.contains("band: 500 outages"), "{}", text.len());
         let empty = chart((window, Scale::default()), &[], &[], &[]).into_string();
-        assert!(
-            empty.contains("The last 48 hours: 0 items accepted, 0 delivered") && !empty.contains("<poly"),
-            "{empty}"
-        );
+        assert!(empty.contains("Nothing came in the last 48 hours.") && !empty.contains("<svg"), "{empty}");
     }
 
     #[test]
@@ -263,7 +352,17 @@ mod tests {
             let points = points.split('"').next().expect("its points");
             points.split(' ').filter_map(|point| point.split_once(',')?.1.parse::<u64>().ok()).min().expect("a point")
         };
-        assert_eq!((highest(&few, Scale::default()), highest(&many, Scale::default())), (14, 14));
-        assert_eq!((highest(&few, scale), highest(&many, scale)), (67, 14));
+        assert_eq!((highest(&few, Scale::default()), highest(&many, Scale::default())), (20, 20));
+        assert_eq!((highest(&few, scale), highest(&many, scale)), (73, 20));
+    }
+
+    #[test]
+    fn what_is_delivered_after_an_outage_does_not_make_the_rest_a_level_line() {
+        let window = Window::until(NOW);
+        let steps = [Step { accepted: 20, delivered: 500, waiting: 0, ..step(8) }];
+        let scale = Scale::of(window, [steps.as_slice()]);
+        assert_eq!(scale.items, 40);
+        let text = chart((window, scale), &steps, &[], &[]).into_string();
+        assert!(text.contains("at most 500") && text.contains("cut off at 40"), "{text}");
     }
 }

@@ -1,5 +1,6 @@
 //! What all pages share: the document around them, the style, the script, times and switches as they show them.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use base64::Engine as _;
@@ -54,7 +55,7 @@ pub(super) fn table_of_switches(switches: &[SwitchStatus]) -> Markup {
         table {
             @for switch in switches {
                 tr {
-                    td { (switch.at) } td { (switch.project.as_deref().unwrap_or("all projects")) }
+                    td { (switch.at.in_words()) } td { (switch.project.as_deref().unwrap_or("all projects")) }
                     td { (switch.from.as_deref().unwrap_or("")) " → " b { (switch.to) } }
                     td { (switch.reason.as_deref().unwrap_or("")) } td.muted { (switch.author.as_deref().unwrap_or("")) }
                 }
@@ -63,9 +64,16 @@ pub(super) fn table_of_switches(switches: &[SwitchStatus]) -> Markup {
     }
 }
 
+/// Counts by reason or kind.
+pub(super) fn reasons(counts: &BTreeMap<String, u64>) -> String {
+    let told = counts.iter().filter(|(_, n)| **n > 0).map(|(kind, n)| format!("{kind} {}", words::count(*n)));
+    let told: Vec<String> = told.collect();
+    if told.is_empty() { "0".to_owned() } else { told.join(", ") }
+}
+
 /// A time as so long ago, with the exact one at hand.
 pub(super) fn when(now: Timestamp, at: Timestamp) -> Markup {
-    html! { time datetime=(at) title=(at) { (words::ago(now, at)) } }
+    html! { time datetime=(at) title=(at.in_words()) { (words::ago(now, at)) } }
 }
 
 pub(super) fn tone(upstream: &UpstreamStatus) -> &'static str {

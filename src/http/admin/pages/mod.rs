@@ -10,12 +10,13 @@ mod report;
 mod status;
 
 use axum::extract::{Query, RawQuery, State};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
+use http::StatusCode;
 
 use super::access::{ContentReader, Fields, Visitor};
 use super::answer::html;
 use super::lately::History;
-use super::report::ReportQuery;
+use super::report::{NoReport, ReportQuery};
 use super::state::Admin;
 use super::{letters, scrape};
 use forms::{Outcome, Viewer};
@@ -44,6 +45,10 @@ pub(super) async fn report_page(
         Ok(report) => {
             let history = History::read(&admin, report.since).await;
             html(report::render(&report, &history))
+        }
+        Err(NoReport::Candidate(why)) => {
+            let status = if query.names_one() { StatusCode::BAD_REQUEST } else { StatusCode::OK };
+            (status, html(report::choice(&why, &super::report::candidates(&admin.view())))).into_response()
         }
         Err(why) => super::report::refusal(&why),
     }

@@ -1,5 +1,5 @@
 "use strict";
-const exact = () => document.querySelectorAll("time[title]").forEach(t => { t.title = new Date(t.dateTime).toLocaleString(); });
+const exact = () => document.querySelectorAll("time").forEach(t => { t.title = new Date(t.dateTime).toLocaleString(); });
 const look = async () => {
   const now = document.querySelector("main"), at = document.activeElement;
   if (document.hidden || at.matches("main input, main button")) return;

@@ -2,18 +2,34 @@
 
 use maud::{Markup, html};
 
+use crate::clock::Timestamp;
 use crate::http::admin::lately::History;
 use crate::telemetry::report::criteria::hours;
-use crate::telemetry::report::{ContentReport, MissedReport, Report, UpstreamReport};
+use crate::telemetry::report::{ContentReport, LagReport, MissedReport, Report, UpstreamReport};
 use crate::telemetry::words;
 
 use super::chart::{Scale, Window, chart};
-use super::layout::{document, switches};
+use super::layout::{document, reasons, switches};
 
 /// What a printer gets: light, small, and no table or chart torn apart.
 const PRINT: &str = "@media print{:root{color-scheme:light;--good:#1a7f37;--bad:#c11b27;--warn:#8a5a00;--muted:#57606a;--page:#fff;--text:#1f2328}
 @page{margin:12mm}body{margin:0;padding:0;max-width:none;font-size:9.5px;line-height:1.3}h1{font-size:1.4em}h2{break-after:avoid;margin:.9em 0 .2em}
 tr,figure{break-inside:avoid}th,td{padding:.1rem .4rem}nav{display:none}.pair{grid-template-columns:1fr 1fr}svg{margin:0}}";
+
+/// The reports there are, where it is not clear which one is meant.
+pub(super) fn choice(why: &str, candidates: &[&str]) -> String {
+    let body = html! {
+        body {
+            header { h1 { "Switchyard" } nav aria-label="Pages" { a href="./" { "Status" } } }
+            main {
+                h2 { "Which report?" }
+                p { (why) }
+                ul { @for name in candidates { li { a href={ "report?candidate=" (name) } { (name) } } } }
+            }
+        }
+    };
+    document("Switchyard: reports", &html! {}, &body)
+}
 
 /// The page.
 pub(super) fn render(report: &Report, history: &History) -> String {
@@ -40,8 +56,8 @@ fn head(report: &Report) -> Markup {
     html! {
         h2 { "Parallel run: " (report.primary) " (primary) and " (report.candidate) " (candidate)" }
         p.muted {
-            "From " (report.since) " to " (report.now) " · items, requests and lags are counted by whole hours, from "
-            (report.counted_since) " on · version " (report.version)
+            "From " (time(report.since)) " to " (time(report.now)) " · items, requests and lags are counted by whole hours, from "
+            (time(report.counted_since)) " on · version " (report.version)
         }
         div.banner.good[report.ready].bad[!report.ready] { b { (report.verdict) } }
     }
@@ -61,15 +77,15 @@ fn charts(report: &Report, history: &History) -> Markup {
                 }
             }
         }
-        p.muted { "All charts share one scale. A red band is an outage, a dashed line a switch." }
+        p.muted { "All charts share one scale." }
     }
 }
 
 fn criteria(report: &Report) -> Markup {
     html! {
         h2 { "Criteria" }
-        div.wide tabindex="0" role="region" aria-label="Criteria" { table {
-            tr { th { "Criterion" } th { "Result" } th { "Demanded" } th { "Found" } }
+        div.wide tabindex="0" role="region" aria-label="Criteria" { table.criteria {
+            thead { tr { th { "Criterion" } th { "Result" } th { "Demanded" } th { "Found" } } }
             @for criterion in &report.criteria {
                 tr {
                     td { (criterion.name) }
@@ -81,41 +97,54 @@ fn criteria(report: &Report) -> Markup {
     }
 }
 
+/// The name of a figure, and how it is told of an upstream.
+type Figure<'a> = (&'a str, &'a dyn Fn(&UpstreamReport) -> String);
+
+/// A row for each figure and a column for each upstream, so that a phone shows two of them whole.
 fn side_by_side(report: &Report) -> Markup {
+    let count = |of: fn(&UpstreamReport) -> u64| move |upstream: &UpstreamReport| words::count(of(upstream));
+    let lag = |of: fn(&LagReport) -> f64| {
+        move |upstream: &UpstreamReport| upstream.lag.as_ref().map_or("none".to_owned(), |lag| words::lag(of(lag)))
+    };
+    let rows: [Figure<'_>; 11] = [
+        ("Accepted", &count(UpstreamReport::accepted)),
+        ("Returned", &count(UpstreamReport::returned)),
+        ("Delivered", &count(UpstreamReport::delivered)),
+        ("Dropped", &count(|upstream| upstream.dropped.values().sum())),
+        ("Pending", &count(UpstreamReport::pending)),
+        ("Waiting envelopes", &count(|upstream| upstream.waiting)),
+        ("Lag p50", &lag(|lag| lag.p50_seconds)),
+        ("Lag p99", &lag(|lag| lag.p99_seconds)),
+        ("Lag at most", &lag(|lag| lag.max_seconds)),
+        ("Availability", &|upstream| format!("{:.3}%", upstream.availability_percent)),
+        ("Dead letters", &count(|upstream| upstream.dead_letters)),
+    ];
     html! {
         h2 { "Side by side" }
         div.wide tabindex="0" role="region" aria-label="Side by side" { table {
-            tr {
-                th { "Upstream" } th { "Role" } th.n { "Accepted" } th.n { "Returned" } th.n { "Delivered" } th.n { "Dropped" }
-                th.n { "Pending" } th.n { "Waiting" }
-                th.n { "Lag p50" } th.n { "p99" } th.n { "max" } th.n { "Availability" } th.n { "Dead letters" }
-            }
-            @for upstream in &report.upstreams {
-                tr {
-                    td { b { (upstream.name) } } td { (upstream.role) }
-                    td.n { (upstream.accepted()) } td.n { (upstream.returned()) } td.n { (upstream.delivered()) }
-                    td.n { (upstream.dropped.values().sum::<u64>()) } td.n { (upstream.pending()) } td.n { (upstream.waiting) }
-                    @match &upstream.lag {
-                        Some(lag) => {
-                            td.n { (format!("{:.3} s", lag.p50_seconds)) } td.n { (format!("{:.3} s", lag.p99_seconds)) }
-                            td.n { (format!("{:.3} s", lag.max_seconds)) }
-                        }
-                        None => { td.n {} td.n {} td.n {} }
-                    }
-                    td.n { (format!("{:.3}%", upstream.availability_percent)) } td.n { (upstream.dead_letters) }
-                }
+            thead { tr {
+                td {}
+                @for upstream in &report.upstreams { th.n scope="col" { (upstream.name) " " span.role { (upstream.role) } } }
+            } }
+            @for (name, of) in rows {
+                tr { th scope="row" { (name) } @for upstream in &report.upstreams { td.n { (of(upstream)) } } }
             }
         } }
     }
+}
+
+/// A moment in words, with the exact one for programs.
+fn time(at: Timestamp) -> Markup {
+    html! { time datetime=(at) { (at.in_words()) } }
 }
 
 fn upstream_part(upstream: &UpstreamReport) -> Markup {
     html! {
         h2 { (upstream.name) }
         p {
-            "Requests: " @for (result, n) in &upstream.attempts { (n) " " (result) " · " }
-            @for limit in words::limits(&upstream.limits) { "limited: " (limit) " · " }
-            "difference " (upstream.difference)
+            "Requests: " (reasons(&upstream.attempts)) ". "
+            @for limit in words::limits(&upstream.limits) { "Limited: " (limit) ". " }
+            "Difference of the accounts: " (upstream.difference) "."
         }
         @if !upstream.dropped.is_empty() {
             p { "Dropped: " @for (reason, n) in &upstream.dropped { (words::dropped(reason, *n)) ". " }
@@ -132,29 +161,29 @@ fn upstream_part(upstream: &UpstreamReport) -> Markup {
             @if !own.sample.is_empty() {
                 div.wide tabindex="0" role="region" aria-label={ "Missing events of " (upstream.name) } { table {
                     tr { th { "Missing event" } th { "Project" } th { "Accepted" } }
-                    @for event in &own.sample { tr { td { (event.event_id) } td { (event.project) } td { (event.accepted_at) } } }
+                    @for event in &own.sample { tr { td { (event.event_id) } td { (event.project) } td { (time(event.accepted_at)) } } }
                 } }
             }
             @if let Some(content) = &own.content { (content_part(&upstream.name, content)) }
         }
-        div.wide tabindex="0" role="region" aria-label={ "Categories of " (upstream.name) } { table {
+        @if !upstream.categories.is_empty() { div.wide tabindex="0" role="region" aria-label={ "Categories of " (upstream.name) } { table {
             tr {
                 th { "Category" } th.n { "Accepted" } th.n { "Returned" } th.n { "Delivered" } th.n { "Dropped" } th.n { "Pending" }
             }
             @for category in &upstream.categories {
                 tr {
-                    td { (category.category) } td.n { (category.accepted) } td.n { (category.returned) } td.n { (category.delivered) }
-                    td.n { @for (reason, n) in &category.dropped { (reason) " " (n) " " } } td.n { (category.pending) }
+                    td { (category.category) } td.n { (words::count(category.accepted)) } td.n { (words::count(category.returned)) }
+                    td.n { (words::count(category.delivered)) } td.n { (reasons(&category.dropped)) } td.n { (words::count(category.pending)) }
                 }
             }
-        } }
+        } } }
         @if !upstream.outages.is_empty() {
             div.wide tabindex="0" role="region" aria-label={ "Outages of " (upstream.name) } { table {
                 tr { th { "Outage from" } th { "to" } th { "Cause" } }
                 @for outage in &upstream.outages {
                     tr {
-                        td { (outage.from) }
-                        td { @match outage.to { Some(to) => (to), None => span.bad { "still lasting" } } }
+                        td { (time(outage.from)) }
+                        td { @match outage.to { Some(to) => (time(to)), None => span.bad { "still lasting" } } }
                         td { (outage.cause) }
                     }
                 }
@@ -186,20 +215,19 @@ fn intake(report: &Report) -> Markup {
         h2 { "What came in" }
         p {
             "The relay ran " (hours(report.relay.up_seconds)) " of " (hours(report.relay.window_seconds))
-            @if let Some(first) = report.first_start() { " since its first start at " (first) }
-            ", was started "
-            (report.relay.starts) " times and crashed " (report.relay.crashes) " times."
+            @if let Some(first) = report.first_start() { " since its first start at " (time(first)) }
+            ": " (words::some(report.relay.starts, "start")) ", " (words::some(report.relay.crashes, "crash")) "."
         }
-        div.wide tabindex="0" role="region" aria-label="What came in" { table {
+        div.wide tabindex="0" role="region" aria-label="What came in" { table.counts {
             @for (what, counts) in [
                 ("Items accepted", &report.intake.accepted), ("Items that were repeats", &report.intake.duplicates),
                 ("Requests refused", &report.intake.refused),
                 ("Items not let in (limits, storms)", &report.intake.refused_items),
             ] {
-                tr { td { (what) } td { @for (kind, n) in counts { (kind) " " (n) " " } } }
+                tr { th scope="row" { (what) } td { (reasons(counts)) } }
             }
             tr {
-                td { "Services seen" }
+                th scope="row" { "Services seen" }
                 td { @for service in &report.services {
                     span.good[service.seen].bad[!service.seen] { (service.told()) (if service.seen { " " } else { " (silent) " }) }
                 } }
@@ -213,8 +241,8 @@ fn comparison(report: &Report) -> Markup {
     html! {
         h2 { "Who got what" }
         p {
-            (comparison.compared) " envelopes that are still kept were compared"
-            @if let Some(oldest) = comparison.oldest { ", from " (oldest) " on" }
+            (words::count(comparison.compared)) " envelopes that are still kept were compared"
+            @if let Some(oldest) = comparison.oldest { ", from " (time(oldest)) " on" }
             @if !comparison.complete { ", and there are more" }
             ". " (comparison.candidate_waits) " wait for " (report.candidate) " alone, " (comparison.primary_waits) " for "
             (report.primary) " alone."
@@ -227,14 +255,15 @@ fn comparison(report: &Report) -> Markup {
 fn missed(loser: &str, other: &str, missed: &MissedReport) -> Markup {
     html! {
         p { b { (loser) } " missed " (missed.count) " that " (other) " got" @if missed.count > 0 { ":" } @else { "." } }
-        div.wide tabindex="0" role="region" aria-label={ "Missed by " (loser) } { table {
+        @if !missed.sample.is_empty() { div.wide tabindex="0" role="region" aria-label={ "Missed by " (loser) } { table {
+            tr { th { "Event" } th { "Project" } th { "Accepted" } th { "Why" } }
             @for one in &missed.sample {
                 tr {
-                    td { (one.event_id.as_deref().unwrap_or("no event id")) } td { (one.project) } td { (one.accepted_at) }
+                    td { (one.event_id.as_deref().unwrap_or("no event id")) } td { (one.project) } td { (time(one.accepted_at)) }
                     td { (one.reason) }
                 }
             }
-        } }
+        } } }
         @if missed.count > missed.sample.len() as u64 { p.muted { "… and " (missed.count - missed.sample.len() as u64) " more" } }
     }
 }

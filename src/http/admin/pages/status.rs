@@ -2,18 +2,24 @@
 //!
 //! Rule: it works without scripts. The few lines of [`SCRIPT`] look again without flicker and without closing what is open.
 
+use std::collections::BTreeMap;
+
 use maud::{Markup, PreEscaped, html};
 
 use crate::http::admin::lately::History;
 use crate::http::admin::verdict::Answer;
 use crate::telemetry::health::Level;
 use crate::telemetry::letters::LetterSummary;
-use crate::telemetry::status::Status;
+use crate::telemetry::status::{AccountStatus, Status};
 use crate::telemetry::words;
 
 use super::cards;
+use super::chart::{Scale, Window};
 use super::forms::Viewer;
-use super::layout::{SCRIPT, document, table_of_switches, when};
+use super::layout::{SCRIPT, document, reasons, table_of_switches, when};
+
+/// The most accounts that are shown one by one.
+const MOST_ACCOUNTS: usize = 120;
 
 /// The page.
 pub(super) fn render(
@@ -22,6 +28,8 @@ pub(super) fn render(
     letters: &[LetterSummary],
     (viewer, verdict): (&Viewer, &Answer),
 ) -> String {
+    let window = Window::until(status.now);
+    let scale = Scale::of(window, status.upstreams.iter().map(|upstream| history.of(&upstream.name).0));
     let title = format!("{} {} · Switchyard", status.health.level.sign(), status.health.level.words());
     let body = html! {
             body {
@@ -30,7 +38,7 @@ pub(super) fn render(
                     (first_screen(status, verdict))
                     (viewer.bar(status))
                     (alarms(status))
-                    div.cards { @for upstream in &status.upstreams { (cards::card(status, upstream, history.of(&upstream.name), viewer)) } }
+                    div.cards { @for upstream in &status.upstreams { (cards::card(status, upstream, (scale, history.of(&upstream.name)), viewer)) } }
                     (accounts(status))
                     (dead_letters(status, letters, viewer))
                     (refused(status))
@@ -40,7 +48,7 @@ pub(super) fn render(
                     (projects(status))
                     p.muted {
                         "version " (status.version) " · running for " (words::span(status.now.since(status.started_at)))
-                        " · journal " (words::bytes(status.journal.size_bytes)) " · " time datetime=(status.now) { (status.now) }
+                        " · journal " (words::bytes(status.journal.size_bytes)) " · " time datetime=(status.now) { (status.now.in_words()) }
                     }
                 }
                 @if viewer.is_live() { script { (PreEscaped(SCRIPT)) } }
@@ -58,6 +66,7 @@ fn first_screen(status: &Status, verdict: &Answer) -> Markup {
     };
     let waiting: u64 = status.upstreams.iter().map(|upstream| upstream.backlog.envelopes).sum();
     let lost: u64 = status.upstreams.iter().map(|upstream| upstream.lately.lost).sum();
+    let coming = if status.not_ready.is_some() { "items, and what comes now is refused" } else { "items" };
     let sentence = &status.health.sentence;
     let why = sentence.split_once(": ").map_or(sentence.as_str(), |(_, why)| why);
     html! {
@@ -67,8 +76,8 @@ fn first_screen(status: &Status, verdict: &Answer) -> Markup {
         }
         dl.facts {
             div { dt { "Primary" } dd { b { (status.primary) } } dd.muted { "mirror " (if status.mirror { "on" } else { "off" }) } }
-            div { dt { "Waiting" } dd { b { (waiting) } } dd.muted { (if waiting == 1 { "envelope" } else { "envelopes" }) } }
-            div { dt { "Lost in the last two hours" } dd class=(if lost > 0 { "bad" } else { "" }) { b { (lost) } } dd.muted { "items" } }
+            div { dt { "Waiting" } dd { b { (words::count(waiting)) } } dd.muted { (if waiting == 1 { "envelope" } else { "envelopes" }) } }
+            div { dt { "Lost in the last two hours" } dd.bad[lost > 0 || status.not_ready.is_some()] { b { (words::count(lost)) } } dd.muted { (coming) } }
             div.may { dt { "May we switch?" } (verdict.shown()) }
         }
         @for project in status.exceptions() {
@@ -79,9 +88,8 @@ fn first_screen(status: &Status, verdict: &Answer) -> Markup {
 
 fn alarms(status: &Status) -> Markup {
     html! {
-        @if let Some(why) = &status.not_ready { div.banner.bad { "Not accepting: " (why) } }
         @if let Some(error) = &status.config.error {
-            div.banner.bad { "The configuration file has problems; the one loaded at " (status.config.loaded_at) " stays in force.\n" (error) }
+            div.banner.bad { "The configuration file has problems; the one loaded at " (status.config.loaded_at.in_words()) " stays in force.\n" (error) }
         }
         @if status.difference != 0 {
             div.banner.bad { "The accounts do not balance: " (status.difference) " items. This is a defect: please report it." }
@@ -94,29 +102,59 @@ fn folded(id: &str, title: &str, count: usize, content: &Markup) -> Markup {
     html! {
         details id=(id) {
             summary id={ (id) "-title" } { (title) " " span.muted { "(" (count) ")" } }
-            div.wide tabindex="0" role="region" aria-labelledby={ (id) "-title" } { (content) }
+            @if count == 0 { p.muted { "None." } }
+            @else { div.wide tabindex="0" role="region" aria-labelledby={ (id) "-title" } { (content) } }
         }
     }
 }
 
+/// The accounts of each project, as far as a person reads them; of many projects what they are together.
 fn accounts(status: &Status) -> Markup {
-    let rows = status.upstreams.iter().map(|upstream| upstream.accounts.len()).sum();
+    let all: Vec<(&str, &AccountStatus)> =
+        status.upstreams.iter().flat_map(|one| one.accounts.iter().map(move |own| (one.name.as_str(), own))).collect();
+    let together = (all.len() > MOST_ACCOUNTS).then(|| together(&all));
+    let shown = together.as_ref().map_or(all, |sums| sums.iter().map(|((name, _), sum)| (*name, sum)).collect());
     let content = html! {
+        @if together.is_some() {
+            p.muted { "All projects together, for there are many. " code { "switchyard status --json" } " has the accounts of each." }
+        }
         table {
             thead { tr {
                 th { "Upstream" } th { "Project" } th { "Category" } th.n { "Accepted" } th.n { "Delivered" } th.n { "Dropped" }
                 th.n { "Returned" } th.n { "Pending" } th.n { "Difference" }
             } }
-            @for (upstream, account) in status.upstreams.iter().flat_map(|one| one.accounts.iter().map(move |own| (one, own))) {
+            @for (upstream, account) in &shown {
                 tr {
-                    td { (upstream.name) } td { (account.project) } td { (account.category) } td.n { (account.accepted) } td.n { (account.delivered) }
-                    td.n { @for (reason, n) in &account.dropped { (reason) " " (n) " " } }
-                    td.n { (account.returned) } td.n { (account.pending) } td.n { (account.difference) }
+                    td { (upstream) } td { (account.project) } td { (account.category) }
+                    td.n { (words::count(account.accepted)) } td.n { (words::count(account.delivered)) }
+                    td.n { (reasons(&account.dropped)) }
+                    td.n { (words::count(account.returned)) } td.n { (words::count(account.pending)) } td.n { (account.difference) }
                 }
             }
         }
     };
-    folded("accounts", "Accounts", rows, &content)
+    folded("accounts", "Accounts", shown.len(), &content)
+}
+
+/// By upstream and category.
+fn together<'a>(all: &[(&'a str, &'a AccountStatus)]) -> BTreeMap<(&'a str, &'a str), AccountStatus> {
+    let mut sums = BTreeMap::new();
+    for (upstream, account) in all {
+        let sum = sums.entry((*upstream, account.category.as_str())).or_insert_with(|| AccountStatus {
+            project: "all".to_owned(),
+            category: account.category.clone(),
+            ..AccountStatus::default()
+        });
+        sum.accepted += account.accepted;
+        sum.returned += account.returned;
+        sum.delivered += account.delivered;
+        sum.pending += account.pending;
+        sum.difference += account.difference;
+        for (reason, n) in &account.dropped {
+            *sum.dropped.entry(reason.clone()).or_default() += n;
+        }
+    }
+    sums
 }
 
 fn outages(status: &Status) -> Markup {
@@ -169,7 +207,7 @@ fn backfills(status: &Status, viewer: &Viewer) -> Markup {
             thead { tr { th { "Upstream" } th { "Projects" } th { "Since" } th { "State" } th.n { "Handed over" } th.n { "Found" } (viewer.heading()) } }
             @for backfill in &status.backfills {
                 tr {
-                    td { (backfill.upstream) } td { (backfill.projects.join(", ")) } td { (backfill.since) }
+                    td { (backfill.upstream) } td { (backfill.projects.join(", ")) } td { (backfill.since.in_words()) }
                     td { (backfill.state) } td.n { (backfill.taken) } td.n { (backfill.found) }
                     (viewer.backfill(&backfill.upstream, &backfill.state))
                 }
