@@ -27,7 +27,7 @@ impl Primaries {
 pub struct Space {
     /// Bytes in use by records, their bodies and their accounts.
     pub used: u64,
-    /// Bytes of the files on disk.
+    /// Bytes of the files on disk: the database, its log as it stands, and large bodies.
     pub files: u64,
     /// Bytes free on that disk, when known.
     pub disk_free: Option<u64>,

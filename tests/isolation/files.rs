@@ -1,7 +1,7 @@
 //! The journal's files, and other processes on the machine: they cannot read them, and a reader does not make them grow.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use rusqlite::Connection;
 use crate::support::envelopes::{envelope, new_id};
 use crate::support::eventually::eventually;
 use crate::support::relay::{Plan, Relay, SOON};
-use crate::support::upstream::Upstream;
+use crate::support::upstream::{Reply, Upstream};
 
 const FILES: [&str; 5] = ["journal.db", "journal.db-wal", "journal.db-shm", "journal.db.lock", "journal.db-bodies"];
 
@@ -78,5 +78,48 @@ async fn a_reader_that_stays_is_named_makes_the_log_grow_no_further_and_its_end_
         (status, body) => Err(format!("{status} {body}")),
     })
     .await;
+    relay.finish().await;
+}
+
+/// The bytes that the journal takes on the disk, as `du` counts them.
+fn on_disk(home: &Path) -> u64 {
+    let taken = |path: &Path| fs::metadata(path).map_or(0, |file| file.blocks() * 512);
+    let bodies = fs::read_dir(home.join("journal.db-bodies")).expect("the folder of bodies");
+    let bodies = bodies.map(|file| taken(&file.expect("a file").path())).sum::<u64>();
+    bodies + FILES[..4].iter().map(|name| taken(&home.join(name))).sum::<u64>()
+}
+
+/// Waits until the status says what the files take, within two pages.
+async fn says_what_the_files_take(relay: &Relay, least: u64) {
+    eventually("the status says what du says", SOON, async || {
+        let (before, said) = (on_disk(&relay.home()), relay.status().await["journal"]["size_bytes"].as_u64());
+        let (after, said) = (on_disk(&relay.home()), said.expect("a size"));
+        let is_right = before == after && said.abs_diff(after) <= 2 * 16_384 && after >= least;
+        is_right.then_some(()).ok_or_else(|| format!("{said} said, {before} and {after} taken, {least} expected"))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_says_what_the_journal_takes_on_the_disk_with_a_log_that_a_reader_holds_and_without() {
+    let upstream = Upstream::start().await;
+    upstream.always(Reply::status(503));
+    let relay = Plan::new(&[("a", upstream.dsn("0ld", 1))]).start().await;
+    for _ in 0..50 {
+        assert_eq!(send(&relay).await.0, 200);
+    }
+    let reader = Connection::open(relay.home().join("journal.db")).expect("the journal");
+    reader.execute_batch("BEGIN").expect("a transaction");
+    reader.query_row("SELECT count(*) FROM record", [], |_| Ok(())).expect("a read");
+    for _ in 0..150 {
+        assert_eq!(send(&relay).await.0, 200);
+    }
+    let large = envelope(&new_id(), "attachment", &"x".repeat(3 << 20));
+    assert_eq!(relay.send(large).await.status(), 200);
+    says_what_the_files_take(&relay, 14 << 20).await;
+    drop(reader);
+    upstream.always(Reply::Ok);
+    relay.balanced(3 * SOON).await;
+    says_what_the_files_take(&relay, 10 << 20).await;
     relay.finish().await;
 }

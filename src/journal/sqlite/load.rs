@@ -3,7 +3,7 @@
 //! Rule: the counts are taken from the rows, not kept beside them, so that the balance of the accounts is a true audit.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use rusqlite::Connection;
@@ -20,7 +20,8 @@ use super::accounts;
 use super::disk::Disk;
 use super::queue::{NEVER, Queue, Target};
 use super::schema::unusable;
-use super::shared::{Counters, Room, Shared};
+use super::shared::{Counters, Shared};
+use super::space::Files;
 
 /// Reads what the threads share.
 pub(super) fn load(
@@ -50,7 +51,8 @@ pub(super) fn load(
         targets: RwLock::new(Arc::new(targets.collect())),
         projects: RwLock::new(names),
         shares: RwLock::new(shares),
-        space: Room::default(),
+        used: AtomicU64::default(),
+        files: Files::of(&settings.path),
         secret: conn.query_row("SELECT secret FROM meta", [], |row| row.get(0))?,
         spool,
         held: Default::default(),

@@ -356,8 +356,9 @@ impl Journal for SqliteJournal {
     }
 
     fn space(&self) -> Space {
-        let (used, files) = self.shared.space.get();
-        Space { used, files, disk_free: Some(self.shared.disk.free()).filter(|free| *free < u64::MAX) }
+        let (used, files) = (self.shared.used.load(Ordering::Relaxed), self.shared.files.bytes());
+        let disk_free = Some(self.shared.disk.free()).filter(|free| *free < u64::MAX);
+        Space { used, files: files + self.shared.spool.taken(), disk_free }
     }
 
     fn stats(&self) -> Stats {

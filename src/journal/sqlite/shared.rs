@@ -18,6 +18,7 @@ use super::disk::Disk;
 use super::group::Reply;
 use super::held::Held;
 use super::queue::Target;
+use super::space::Files;
 
 /// A message with the place it takes in the inbox. The place is free again when the message is taken out, also when whoever
 /// sent it has given up waiting; a message without one has room beyond the places.
@@ -34,7 +35,9 @@ pub(super) struct Shared {
     pub(super) projects: RwLock<Vec<Arc<str>>>,
     /// Who has how much of the room; the same numbers.
     pub(super) shares: RwLock<Shares>,
-    pub(super) space: Room,
+    /// Bytes in use, as the writer published them.
+    pub(super) used: AtomicU64,
+    pub(super) files: Files,
     /// Under which the keys of repeats are made.
     pub(super) secret: [u8; SECRET],
     pub(super) spool: Arc<Spool>,
@@ -49,24 +52,6 @@ pub(super) struct Shared {
     /// The same, without waiting for company.
     pub(super) hurried: AtomicBool,
     pub(super) counters: Counters,
-}
-
-/// Published figures of [`Space`].
-#[derive(Debug, Default)]
-pub(super) struct Room {
-    pub(super) used: AtomicU64,
-    pub(super) files: AtomicU64,
-}
-
-impl Room {
-    pub(super) fn set(&self, used: u64, files: u64) {
-        self.used.store(used, Ordering::Relaxed);
-        self.files.store(files, Ordering::Relaxed);
-    }
-
-    pub(super) fn get(&self) -> (u64, u64) {
-        (self.used.load(Ordering::Relaxed), self.files.load(Ordering::Relaxed))
-    }
 }
 
 #[derive(Debug, Default)]

@@ -3,9 +3,9 @@
 //! Rule: every step is bounded. Nothing here removes a record that a target still waits for or that a dead letter needs; what
 //! gives way although it is waited for is chosen in `settlement::evict`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension};
@@ -19,6 +19,8 @@ use crate::units::ByteSize;
 use super::shared::Shared;
 use count::Change;
 pub(super) use count::of_a_row;
+pub(super) use files::Files;
+use files::{LOG, beside, length};
 use walk::{STEP, Walk, remove, walk};
 
 /// Records looked at by one call of `prune`.
@@ -35,6 +37,7 @@ const VACUUM_STEP: u64 = 128;
 const KEPT_FREE: u64 = 64;
 
 mod count;
+mod files;
 mod walk;
 
 /// The writer's view of the room.
@@ -43,10 +46,9 @@ pub(super) struct Room {
     max: u64,
     page: u64,
     log: PathBuf,
-    /// Pages of the file, free ones included, and free ones.
+    /// Pages of the database, free ones included, and free ones.
     pages: (u64, u64),
-    /// Bytes of the log's file, and how much of them is more than should be.
-    log_size: u64,
+    /// How many bytes the log's file takes beyond what it may.
     log_excess: u64,
     /// Written since `pages` was read.
     grown: u64,
@@ -59,7 +61,7 @@ pub(super) struct Room {
     moved: Vec<(Arc<AtomicU64>, u64, Change)>,
     spool: Arc<Spool>,
     /// The files of records that the transaction under way removes.
-    doomed: Files,
+    doomed: Doomed,
 }
 
 /// Where the search for what may go stands.
@@ -70,20 +72,17 @@ struct Search {
     barren: bool,
 }
 
-/// Files by name and size.
-type Files = Vec<(String, u64)>;
+/// Bodies' files by name and size.
+type Doomed = Vec<(String, u64)>;
 
 impl Room {
     pub(super) fn new(conn: &Connection, spool: Arc<Spool>, settings: &Settings) -> rusqlite::Result<Self> {
         let page = conn.query_row("PRAGMA page_size", [], |row| row.get::<_, i64>(0))?.cast_unsigned();
-        let mut log = settings.path.clone().into_os_string();
-        log.push("-wal");
         let mut room = Self {
             max: settings.max_size.get(),
             page,
-            log: log.into(),
+            log: beside(&settings.path, LOG),
             pages: (0, 0),
-            log_size: 0,
             log_excess: 0,
             grown: 0,
             logged: 0,
@@ -111,15 +110,14 @@ impl Room {
     pub(super) fn measure(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         let ask = |sql| conn.prepare_cached(sql)?.query_row([], |row| row.get::<_, i64>(0)).map(i64::cast_unsigned);
         self.pages = (ask("PRAGMA page_count")?, ask("PRAGMA freelist_count")?);
-        self.log_size = length(&self.log);
-        self.log_excess = self.log_size.saturating_sub(LOG_FREE);
+        self.log_excess = length(&self.log).saturating_sub(LOG_FREE);
         self.grown = 0;
         Ok(())
     }
 
-    /// Publishes what is taken.
+    /// Publishes what is in use.
     pub(super) fn publish(&self, shared: &Shared) {
-        shared.space.set(self.used(), self.pages.0 * self.page + self.log_size + self.in_files());
+        shared.used.store(self.used(), Ordering::Relaxed);
     }
 
     /// Whether `need` bytes more of a project fit, after removing delivered ones if need be.
@@ -390,8 +388,4 @@ pub(super) fn next_record(conn: &Connection) -> rusqlite::Result<u64> {
 /// Keeps that number, so that it is not used twice after the newest record was removed.
 pub(super) fn keep_next_record(conn: &Connection, next: u64) -> rusqlite::Result<()> {
     conn.prepare_cached("UPDATE meta SET next_record = ?1")?.execute([next.cast_signed()]).map(drop)
-}
-
-fn length(path: &Path) -> u64 {
-    std::fs::metadata(path).map_or(0, |meta| meta.len())
 }

@@ -10,7 +10,7 @@ use crate::clock::Timestamp;
 use crate::journal::shares::Giving;
 use crate::journal::sqlite::shared::Shared;
 
-use super::Files;
+use super::Doomed;
 
 /// Records looked at in one step.
 pub(super) const STEP: u64 = 512;
@@ -97,7 +97,7 @@ fn held(conn: &Connection, shared: &Shared, first: u64, last: u64) -> rusqlite::
     Ok(held)
 }
 
-pub(super) fn remove(conn: &Connection, runs: &[(u64, u64)], doomed: &mut Files) -> rusqlite::Result<()> {
+pub(super) fn remove(conn: &Connection, runs: &[(u64, u64)], doomed: &mut Doomed) -> rusqlite::Result<()> {
     for (first, last) in runs {
         let range = [first.cast_signed(), last.cast_signed()];
         let mut files = conn.prepare_cached("DELETE FROM file WHERE record BETWEEN ?1 AND ?2 RETURNING name, size")?;
