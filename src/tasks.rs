@@ -137,6 +137,16 @@ pub fn aside(work: impl FnOnce() + Send + 'static) {
     }
 }
 
+/// How many threads [`blocking`] may use where so many files may be open. Each has one file open at a time, so this is also the
+/// most files that bodies take while they are written and read.
+pub const fn threads(files: usize) -> usize {
+    match files / 8 {
+        0..16 => 16,
+        some @ 16..512 => some,
+        _ => 512,
+    }
+}
+
 /// Runs what takes the processor for longer than a request may hold up others, on a thread of its own.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {

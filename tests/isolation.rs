@@ -8,6 +8,7 @@ mod support;
 mod isolation {
     pub(crate) mod browsers;
     mod files;
+    mod handles;
     mod letters;
     mod memory;
     mod poison;

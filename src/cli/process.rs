@@ -8,6 +8,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::tasks;
 use crate::telemetry::log::{self, Streams};
 
 use super::failure::{Exit, Failure};
@@ -45,7 +46,7 @@ pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Res
 pub(super) fn block_on_many<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_WORKERS);
     let mut builder = Builder::new_multi_thread();
-    builder.worker_threads(workers);
+    builder.worker_threads(workers).max_blocking_threads(tasks::threads(open_files()));
     let runtime = runtime(builder)?;
     let outcome = runtime.block_on(work);
     // Whatever is still at work had its time; what was accepted is in the journal.
@@ -90,6 +91,11 @@ impl Signals {
             _ = self.terminate.recv() => {}
         }
     }
+}
+
+/// How many files the process may have open at once.
+fn open_files() -> usize {
+    getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX)
 }
 
 /// Lets the process open as many files as the system allows it: each connection is one.

@@ -55,16 +55,13 @@ pub(super) async fn payload(body: &Body, item: &Item) -> std::io::Result<Bytes> 
 }
 
 async fn copy(body: &Body, range: Range<u64>, writer: &mut BodyWriter) -> Result<(), JournalError> {
-    let file = match body {
-        Body::Memory(bytes) => return writer.write(&bytes[range.start as usize..range.end as usize]).await,
-        Body::File(file) => Arc::clone(file),
-    };
-    let failed = |error: std::io::Error| JournalError::Failed(error.to_string());
-    let file = Arc::new(tasks::blocking(move || file.open()).await.map_err(failed)?);
+    if let Body::Memory(bytes) = body {
+        return writer.write(&bytes[range.start as usize..range.end as usize]).await;
+    }
     for start in range.clone().step_by(PIECE as usize) {
-        let (file, piece) = (Arc::clone(&file), start..range.end.min(start + PIECE));
-        let piece = tasks::blocking(move || read_piece(&file, piece)).await.map_err(failed)?;
-        writer.write(&piece).await?;
+        let (body, piece) = (body.clone(), start..range.end.min(start + PIECE));
+        let piece = tasks::blocking(move || body.piece(piece)).await;
+        writer.write(&piece.map_err(|error| JournalError::Failed(error.to_string()))?).await?;
     }
     Ok(())
 }

@@ -1,11 +1,12 @@
 //! The folder of large bodies, and how they get there: written as they come, in bounded memory.
 //!
-//! Rule: a file counts against the journal's room before its bytes are written. Files of no record are removed: by whoever
-//! drops them, and after a crash by the next start. Knows nothing of what is in a body.
+//! Rule: a file counts against the journal's room before its bytes are written, and is open only while they are: a body that
+//! comes slowly keeps no file open. Files of no record are removed: by whoever drops them, and after a crash by the next start.
+//! Knows nothing of what is in a body.
 
 use std::collections::HashSet;
 use std::fs::{DirBuilder, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -96,10 +97,10 @@ impl Spool {
         self.taken.fetch_sub(len, Ordering::Relaxed);
     }
 
-    fn create(&self) -> io::Result<(File, BodyFile)> {
+    fn create(&self) -> io::Result<BodyFile> {
         let path = self.folder.join(uuid::Uuid::new_v4().simple().to_string());
-        let file = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
-        Ok((file, BodyFile::begun(path)))
+        File::options().write(true).create_new(true).mode(0o600).open(&path)?;
+        Ok(BodyFile::begun(path))
     }
 
     /// Makes a file as durable as the journal is to be.
@@ -135,7 +136,6 @@ pub struct BodyWriter {
 
 #[derive(Debug)]
 struct Draft {
-    file: Arc<File>,
     body: BodyFile,
     unsynced: u64,
 }
@@ -201,8 +201,9 @@ impl BodyWriter {
         let end = at.checked_add(bytes.len() as u64).filter(|end| *end <= self.len()).ok_or_else(outside)?;
         match &self.draft {
             Some(draft) => {
-                let (file, bytes) = (Arc::clone(&draft.file), bytes.to_vec());
-                tasks::blocking(move || file.write_all_at(&bytes, at)).await.map_err(|error| failure(&error))
+                let (path, bytes) = (draft.body.path().to_owned(), bytes.to_vec());
+                let written = tasks::blocking(move || to_write(&path)?.write_all_at(&bytes, at));
+                written.await.map_err(|error| failure(&error))
             }
             None => {
                 self.buffer[at as usize..end as usize].copy_from_slice(bytes);
@@ -230,8 +231,8 @@ impl BodyWriter {
         let Some(spool) = self.journal.spool().cloned() else { return Ok(()) };
         let (durable, bytes) = (spool.durable, self.buffer.len() as u64);
         if self.draft.is_none() {
-            let (file, body) = tasks::blocking(move || spool.create()).await.map_err(|error| failure(&error))?;
-            self.draft = Some(Draft { file: Arc::new(file), body, unsynced: 0 });
+            let body = tasks::blocking(move || spool.create()).await.map_err(|error| failure(&error))?;
+            self.draft = Some(Draft { body, unsynced: 0 });
         }
         let Some(draft) = &mut self.draft else { return Ok(()) };
         let has = draft.body.room().bytes();
@@ -240,9 +241,11 @@ impl BodyWriter {
         }
         draft.unsynced += bytes;
         let sync = durable && draft.unsynced >= SYNC_STEP;
-        let (mut file, mut buffer, step) = (Arc::clone(&draft.file), std::mem::take(&mut self.buffer), self.step);
+        let (path, at) = (draft.body.path().to_owned(), draft.body.len());
+        let (mut buffer, step) = (std::mem::take(&mut self.buffer), self.step);
         let written = tasks::blocking(move || {
-            file.write_all(&buffer)?;
+            let file = to_write(&path)?;
+            file.write_all_at(&buffer, at)?;
             if sync {
                 file.sync_data()?;
             }
@@ -258,6 +261,10 @@ impl BodyWriter {
         self.whole = true;
         Ok(())
     }
+}
+
+fn to_write(path: &Path) -> io::Result<File> {
+    File::options().write(true).open(path)
 }
 
 /// What an error of the file system is for the caller.

@@ -130,7 +130,7 @@ async fn connections_leave_the_files_that_operators_and_the_journal_need() {
         crowd.push(TcpStream::connect(relay.address()).await.expect("a connection"));
     }
     let open = format!("/proc/{}/fd", relay.pid());
-    eventually("half of the files are connections", SOON, async || {
+    eventually("connections take what is left for them", SOON, async || {
         let open = std::fs::read_dir(&open).expect("a running process").count();
         if open > 128 { Ok(()) } else { Err(format!("{open} files are open")) }
     })

@@ -8,44 +8,32 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus::Gauge;
-use rustix::process::{Resource, getrlimit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The most connections of one listener.
-const MOST: usize = 16_384;
-/// With fewer than this, an operator is told.
+use super::files::{Files, MOST};
+
+/// With fewer connections than this, an operator is told.
 const FEW: usize = 1024;
-/// So many files are left for everything else, or half of them where there are few.
-const RESERVED: usize = 2048;
-/// The most connections of operators: people, scrapers and health checks.
-const OPERATORS: usize = 64;
 
 /// The way in to one listener, or to several that share it. Cheap to clone; clones are the same doors.
 #[derive(Clone, Debug)]
 pub(in crate::http) struct Doors {
     places: Arc<Semaphore>,
+    /// How many places there are.
+    count: Arc<Mutex<usize>>,
     inside: Arc<Mutex<HashMap<IpAddr, u32>>>,
     open: Option<Gauge>,
 }
 
 impl Doors {
-    /// Of listeners that SDKs reach, which leave files for everything else.
-    /// `open` follows how many there are.
+    /// Of listeners that SDKs reach. `open` follows how many connections there are.
     pub(in crate::http) fn of_clients(open: Gauge) -> Self {
-        let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
-        let places = files.map_or(MOST, places);
-        if places < FEW {
-            tracing::warn!(
-                connections = places,
-                "few connections can be open at once: raise the hard limit of open files (LimitNOFILE, ulimit -Hn)"
-            );
-        }
-        Self::new(places, Some(open))
+        Self::new(Files::allowed().clients(0).0, Some(open))
     }
 
     /// Of the admin listener.
     pub(in crate::http) fn of_operators() -> Self {
-        Self::new(OPERATORS, None)
+        Self::new(Files::allowed().operators(), None)
     }
 
     /// Of a stand-in upstream.
@@ -54,7 +42,31 @@ impl Doors {
     }
 
     fn new(places: usize, open: Option<Gauge>) -> Self {
-        Self { places: Arc::new(Semaphore::new(places)), inside: Arc::default(), open }
+        let count = Arc::new(Mutex::new(places));
+        Self { places: Arc::new(Semaphore::new(places)), count, inside: Arc::default(), open }
+    }
+
+    /// Leaves so many files to deliveries. Connections that are open stay.
+    pub(in crate::http) fn leave(&self, deliveries: usize) {
+        let (wanted, is_enough) = Files::allowed().clients(deliveries);
+        let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        if wanted >= *count {
+            self.places.add_permits(wanted - *count);
+            *count = wanted;
+        } else {
+            *count -= self.places.forget_permits(*count - wanted);
+        }
+        drop(count);
+        if wanted < FEW {
+            let message =
+                "few connections can be open at once: raise the hard limit of open files (LimitNOFILE, ulimit -Hn)";
+            tracing::warn!(connections = wanted, "{message}");
+        }
+        if !is_enough {
+            let message = "the files that may be open do not suffice for all deliveries at once: raise the hard limit of open files \
+                           (LimitNOFILE, ulimit -Hn), or lower max_in_flight";
+            tracing::warn!(deliveries, "{message}");
+        }
     }
 
     /// A place for one more connection, once there is one.
@@ -85,11 +97,6 @@ impl Doors {
     fn inside(&self) -> MutexGuard<'_, HashMap<IpAddr, u32>> {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// How many connections there may be where so many files may be open.
-fn places(files: usize) -> usize {
-    files.saturating_sub(RESERVED).max(files / 2).clamp(1, MOST)
 }
 
 /// A place for a connection, given back when dropped.
@@ -171,10 +178,12 @@ mod tests {
     }
 
     #[test]
-    fn connections_leave_files_for_everything_else() {
-        for (files, connections) in [(256, 128), (1024, 512), (4096, 2048), (16_384, 14_336), (1 << 20, MOST), (1, 1)] {
-            assert_eq!(places(files), connections);
-        }
+    fn places_follow_the_files_that_deliveries_need() {
+        let doors = Doors::new(4, None);
+        let all: Vec<Place> = std::iter::from_fn(|| doors.place_now()).collect();
+        assert_eq!(all.len(), 4);
+        doors.leave(0);
+        assert!(doors.place_now().is_some(), "the process may have more files open than that");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub(super) mod cut_short;
 pub(super) mod doors;
+pub(super) mod files;
 pub(super) mod listen;
 pub mod network;
 mod phase;

@@ -7,6 +7,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::delivery::settings::Settings as Upstream;
 use crate::http::listener::doors::Doors;
+use crate::http::listener::files;
 use crate::http::listener::tls::Certificate;
 use crate::http::readiness::Readiness;
 use crate::http::settings::{Server, TunnelPath};
@@ -61,5 +62,6 @@ impl Public {
         self.certificate.store(certificate.map(Arc::new));
         self.server.store(Arc::new(server.clone()));
         self.proxy.configure(upstreams);
+        self.doors.leave(files::of_deliveries(upstreams));
     }
 }

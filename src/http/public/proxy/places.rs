@@ -11,15 +11,13 @@ use http::StatusCode;
 use crate::delivery::headers::Headers;
 use crate::delivery::settings::Settings;
 use crate::delivery::transport::Connections;
+use crate::http::listener::files::Files;
 use crate::http::public::error::ApiError;
 use crate::http::public::shares::Shares;
 use crate::tasks::Tasks;
 use crate::telemetry::metrics::Refused;
 
 use super::stream::Upload;
-
-/// Requests at the primary at once.
-const PLACES: u64 = 64;
 
 /// How an upstream is asked.
 #[derive(Clone, Debug)]
@@ -35,6 +33,8 @@ pub(super) struct Manner {
 #[derive(Clone, Debug)]
 pub(in crate::http::public) struct Proxy {
     places: Arc<Mutex<Shares<IpAddr>>>,
+    /// How many there are.
+    most: u64,
     /// How each upstream is to be asked.
     manners: Arc<ArcSwap<BTreeMap<Arc<str>, Manner>>>,
     pub(super) tasks: Tasks,
@@ -42,7 +42,8 @@ pub(in crate::http::public) struct Proxy {
 
 impl Proxy {
     pub(in crate::http::public) fn new(tasks: Tasks) -> Self {
-        Self { places: Arc::new(Mutex::new(Shares::new(PLACES, 1))), manners: Arc::default(), tasks }
+        let most = Files::allowed().proxied() as u64;
+        Self { places: Arc::new(Mutex::new(Shares::new(most, 1))), most, manners: Arc::default(), tasks }
     }
 
     /// How each upstream is asked from now on. No connection is kept: one that its server has closed meanwhile, as GlitchTip's does
@@ -70,7 +71,7 @@ impl Proxy {
             return Ok(Place { places: Arc::clone(&self.places), client });
         }
         let whose = if free == 0 { "" } else { " of this address" };
-        let detail = format!("{} requests{whose} wait for the primary already, try again later", PLACES - free);
+        let detail = format!("{} requests{whose} wait for the primary already, try again later", self.most - free);
         Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, Refused::Overloaded, detail))
     }
 }

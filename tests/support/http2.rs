@@ -1,0 +1,55 @@
+//! HTTP/2 by hand: requests whose bodies begin and do not end.
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use http::Request;
+use http_body_util::StreamBody;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Frame;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
+
+type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
+
+/// One connection. It ends when this is dropped.
+pub(crate) struct Http2 {
+    sender: SendRequest<Body>,
+    /// The connection, and the answers that are waited for.
+    tasks: JoinSet<()>,
+}
+
+impl Http2 {
+    /// A new connection.
+    pub(crate) async fn connect(address: &str) -> Self {
+        Self::over(TcpStream::connect(address).await.expect("a connection")).await
+    }
+
+    /// A new connection from this address of this machine.
+    pub(crate) async fn connect_from(from: &str, address: &str) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(format!("{from}:0").parse().expect("an address")).expect("an address of this machine");
+        Self::over(socket.connect(address.parse().expect("an address")).await.expect("a connection")).await
+    }
+
+    async fn over(stream: TcpStream) -> Self {
+        let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+        let (sender, connection) = handshake.expect("a connection of HTTP/2");
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { drop(connection.await) });
+        Self { sender, tasks }
+    }
+
+    /// Begins a POST of which so many bytes come, and no end. Its answer is not waited for.
+    pub(crate) async fn begin(&mut self, path: &str, bytes: usize) {
+        let pieces = vec![Bytes::from(vec![b'x'; 16 << 10]); bytes.div_ceil(16 << 10)];
+        let body = stream::iter(pieces).map(|piece| Ok(Frame::data(piece))).chain(stream::pending());
+        let request = Request::post(format!("http://relay.test{path}")).body(UnsyncBoxBody::new(StreamBody::new(body)));
+        let mut sender = self.sender.clone();
+        if sender.ready().await.is_ok() {
+            let answer = sender.send_request(request.expect("a request"));
+            self.tasks.spawn(async move { drop(answer.await) });
+        }
+    }
+}
