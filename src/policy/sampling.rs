@@ -33,9 +33,43 @@ impl Room {
     }
 }
 
+/// What one step may read of the journal to find out of which kinds its events are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    bytes: usize,
+}
+
+impl Reading {
+    /// The bytes of bodies after which a step reads no further one.
+    const MOST: usize = 4 << 20;
+
+    /// Whether another body may be read.
+    pub const fn goes_on(self) -> bool {
+        self.bytes < Self::MOST
+    }
+
+    /// Counts a body that was read.
+    pub const fn count(&mut self, bytes: usize) {
+        self.bytes += bytes;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_step_reads_four_mebibytes_and_the_rest_of_a_body() {
+        let (mut reading, mut bodies) = (Reading::default(), 0);
+        while reading.goes_on() {
+            reading.count((1 << 20) - 1);
+            bodies += 1;
+        }
+        assert_eq!(bodies, 5, "the fifth begins below the limit and is the last");
+        let mut small = Reading::default();
+        (0..32).for_each(|_| small.count(8 << 10));
+        assert!(small.goes_on(), "usual events are all looked into");
+    }
 
     #[test]
     fn new_kinds_may_take_the_whole_day_and_known_ones_half_of_it_an_hour_at_a_time() {

@@ -1,6 +1,7 @@
 //! Some of the events that were found stored are compared with what was sent, those of new kinds first.
 //!
-//! Rules: a request goes out at its turn. One body is in memory at a time. What cannot be read, there or here, does not count as compared.
+//! Rules: a request goes out at its turn. One body is in memory at a time, and to find the kinds one step reads 4 MiB of them and no
+//! further one. What cannot be read, there or here, does not count as compared.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use tokio::time::sleep_until;
 use crate::content::{self, Difference};
 use crate::journal::verification::{Compared, Notes, Verification, Wanted};
 use crate::journal::{JournalError, Record};
-use crate::policy::sampling::Room;
+use crate::policy::sampling::{Reading, Room};
 use crate::policy::verification::Settings;
 use crate::protocol::item::ItemType;
 use crate::tasks;
@@ -80,10 +81,15 @@ impl Verifier {
         stored: &[&'a Wanted],
         room: &mut Room,
     ) -> Result<Vec<Candidate<'a>>, JournalError> {
-        let mut candidates = vec![];
+        let (mut candidates, mut reading) = (vec![], Reading::default());
         for event in stored.iter().step_by(stored.len().div_ceil(CANDIDATES)) {
+            if !reading.goes_on() {
+                break;
+            }
             let Some(record) = verification.record(event.record).await? else { continue };
+            let read = record.body.in_memory();
             let payload = payload(record).await;
+            reading.count(payload.as_ref().map_or(read, |payload| read.max(payload.len())));
             let fingerprint = payload.and_then(|payload| content::fingerprint(&event.project, &payload));
             candidates.extend(fingerprint.map(|fingerprint| Candidate { event, fingerprint }));
         }
