@@ -1,6 +1,8 @@
 //! Holds the sources to the architecture (who may import whom, who may touch what, how long things may get) and the documents to the
 //! sources. A failure names file and line and says what to do.
 
+#[path = "architecture/circles.rs"]
+mod circles;
 #[path = "architecture/documents.rs"]
 mod documents;
 #[path = "architecture/source.rs"]

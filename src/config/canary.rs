@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use super::checks::check_period;
 use super::report::Report;
-use super::resolve::check_period;
 use super::shape::File;
 use super::suggest::nearest;
 use super::tree::Path;

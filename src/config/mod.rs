@@ -26,6 +26,7 @@ use crate::{delivery, journal, notify};
 mod api;
 mod canary;
 mod certificate;
+mod checks;
 pub mod diagnostics;
 pub mod diff;
 pub mod edit;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::notify::Settings;
 use crate::notify::format::Format;
 
+use super::checks::check_period;
 use super::report::Report;
-use super::resolve::check_period;
 use super::shape::File;
 use super::tree::Path;
 

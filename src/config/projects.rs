@@ -10,8 +10,8 @@ use crate::policy::routing::{Project, PublicKey};
 use crate::protocol::dsn::{Dsn, is_token};
 
 use super::api;
+use super::checks::{check_name, check_names_an_upstream, is_own_address};
 use super::report::Report;
-use super::resolve::{check_name, check_names_an_upstream, is_own_address};
 use super::shape::{File, Project as Written};
 use super::tree::Path;
 

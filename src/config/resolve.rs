@@ -2,7 +2,7 @@
 //!
 //! The rule: every check runs, whatever the others found. Nothing here reads files, the network or the clock.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use crate::delivery::settings::{LONGEST_AGE, Settings as Upstream};
 use crate::http::host;
 use crate::journal::MAX_TARGETS;
 use crate::policy::limits::{self, Limits};
-use crate::units::Period;
 
 use super::Config;
+use super::checks::{MOST_IN_FLIGHT, check_name, check_names_an_upstream, check_period};
 use super::notifications;
 use super::projects;
 use super::report::Report;
@@ -23,11 +23,6 @@ use super::shape::File;
 use super::suggest::nearest;
 use super::tree::Path;
 use super::{api, canary};
-
-/// The most requests under way at one upstream.
-pub(super) const MOST_IN_FLIGHT: u16 = 256;
-/// Longer than any period that makes sense, short enough for every timer.
-const LONGEST: Duration = Duration::from_secs(3650 * 86_400);
 
 /// The configuration without its certificate, as far as it can be told; use it only when the report has no errors.
 pub(super) fn resolve(file: File, report: &mut Report<'_>) -> Config {
@@ -88,29 +83,6 @@ fn check_accepted(file: &File, report: &mut Report<'_>) {
             report.error(&path.index(position), "names no part of an event that is compared", Some(help));
         }
     }
-}
-
-/// Reports a reference to an upstream that there is not.
-pub(super) fn check_names_an_upstream(path: &Path, name: &str, known: &[String], report: &mut Report<'_>) {
-    if known.iter().any(|known| known == name) || known.is_empty() {
-        return;
-    }
-    let help = match nearest(name, known.iter().map(String::as_str)) {
-        Some(meant) => format!("did you mean `{meant}`?"),
-        None => format!("there are: {}", known.join(", ")),
-    };
-    let message = format!("`{}` names no upstream", report.quote(path));
-    report.error(path, message, Some(help));
-}
-
-/// Reports a name that cannot be a label or a part of a path. `what` is "an upstream" or "a project".
-pub(super) fn check_name(path: &Path, name: &str, what: &str, at_key: bool, report: &mut Report<'_>) {
-    let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-    if (1..=64).contains(&name.len()) && name.bytes().all(fits) {
-        return;
-    }
-    let message = format!("the name of {what} is 1 to 64 letters, digits, - and _");
-    if at_key { report.error_at_key(path, message, None) } else { report.error(path, message, None) }
 }
 
 /// The upstreams that the file names, those included that were taken out because something is wrong with them.
@@ -228,34 +200,6 @@ fn check_sizes_and_periods(file: &File, report: &mut Report<'_>) {
     check_period(&top.key("dedup").key("window"), file.dedup.window, false, report);
 }
 
-pub(super) fn check_period(path: &Path, period: Period, nonzero: bool, report: &mut Report<'_>) {
-    if nonzero && period.get().is_zero() {
-        report.error(path, "is zero: nothing could ever be delivered", None);
-    } else if period.get() > LONGEST {
-        report.error(path, "is longer than 3650d", None);
-    }
-}
-
 fn is_loopback(ip: IpAddr) -> bool {
     ip.to_canonical().is_loopback()
-}
-
-/// Whether a connection to `host` and `port` ends at one of our own listeners, as far as can be told without asking the network.
-pub(super) fn is_own_address(host: &str, port: u16, listen: &[SocketAddr]) -> bool {
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let ip = match host.parse::<IpAddr>() {
-        Ok(ip) => Some(ip.to_canonical()),
-        // Either family may be what it resolves to.
-        Err(_) if host.eq_ignore_ascii_case("localhost") || host.ends_with(".localhost") => None,
-        Err(_) => return false,
-    };
-    listen.iter().filter(|address| address.port() == port && port != 0).any(|address| {
-        let own = address.ip().to_canonical();
-        match ip {
-            None => own.is_loopback() || own.is_unspecified(),
-            // Connecting to the unspecified address reaches this machine.
-            Some(ip) if ip.is_unspecified() => own.is_loopback() || own.is_unspecified(),
-            Some(ip) => own == ip || (own.is_unspecified() && ip.is_loopback()),
-        }
-    })
 }

@@ -15,8 +15,8 @@ use crate::policy::{canary, dedup, limits, verification};
 use crate::telemetry::report::criteria;
 use crate::{delivery, journal, notify};
 
+use super::checks::MOST_IN_FLIGHT;
 use super::report::Report;
-use super::resolve::MOST_IN_FLIGHT;
 use super::suggest::nearest;
 use super::tree::{Path, Segment, Tree};
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::drift::{Drift, Leaf};
+use super::drift::{Drift, Leaf, Step};
 use super::show;
 use super::{Difference, MAX_DIFFERENCES};
 
@@ -14,15 +14,6 @@ const ROUNDING: f64 = 1000.0;
 const MAX_FIELD: usize = 200;
 
 static NOTHING: Value = Value::Null;
-
-/// A step into a value.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Step<'a> {
-    /// A member of an object.
-    Key(&'a str),
-    /// An element of a list.
-    Index(usize),
-}
 
 /// What differs and is not forgiven by a row.
 pub(super) fn differences(sent: &Value, there: &Value, rows: &[Drift]) -> Vec<Difference> {

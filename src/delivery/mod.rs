@@ -1,6 +1,7 @@
 //! One upstream's way out: a worker each, with its own connections, circuit and cooldowns. Workers meet nowhere but at the
 //! journal, so that nothing one upstream does is felt by another.
 
+mod api;
 pub mod asking;
 pub mod batch_poison;
 pub mod board;

@@ -13,7 +13,7 @@ use super::compress::Compress;
 use super::headers::Headers;
 use super::mend::Mend;
 use super::transport::tls::Credentials;
-use super::{asking, proxies};
+use super::{api, proxies};
 
 /// The longest `max_age` there may be, and so how long what waits for an upstream that is not configured is kept: no upstream
 /// that comes back finds more of its backlog expired than its own `max_age` says.
@@ -62,7 +62,7 @@ pub struct Settings {
     /// What it is spared while it is not the primary.
     pub shadow: shadow::Settings,
     /// How it is asked what it stores; absent, it is enough that it takes it.
-    pub api: Option<asking::Settings>,
+    pub api: Option<api::Settings>,
 }
 
 impl Default for Settings {

@@ -10,7 +10,7 @@ use crate::journal::body::Body;
 use crate::journal::spool::BodyWriter;
 use crate::protocol::event_id::EventId;
 
-use super::crash::Workshop;
+use super::workshop::Workshop;
 
 const ID: &str = "{\"event_id\":\"";
 /// As many digits as the longest length has; JSON allows blanks before a number.

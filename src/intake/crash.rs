@@ -5,65 +5,23 @@
 //! `unreal.rs`, `attachments.rs`, `utils/multipart.rs`). Bodies pass through as they come; nothing of a file is understood but
 //! its first bytes.
 
-use std::error::Error;
-use std::io;
-use std::sync::Arc;
-
 use bytes::{Bytes, BytesMut};
-use futures_util::stream::BoxStream;
 use futures_util::{Stream, TryStreamExt as _};
-use multer::{Field, Multipart};
-use tokio::sync::Semaphore;
 
 use crate::journal::body::Body;
-use crate::journal::{Journal, JournalError};
 use crate::protocol::event_id::EventId;
 
 use super::assemble::{EnvelopeWriter, header};
 use super::form::Form;
 use super::minidump::{add_minidump, without_container};
-use super::paced::{Ahead, Paced};
+use super::paced::{broken, field_chunks, parts};
+use super::workshop::MINIDUMP;
+pub use super::workshop::{CrashError, Pieces, Workshop};
 
-/// The field of a form that holds the minidump.
-pub(super) const MINIDUMP: &str = "upload_file_minidump";
 /// The field that holds sentry-native's event, in MessagePack.
 const EVENT: &str = "__sentry-event";
 /// So much of an event is looked at for its id, which comes first in it.
 const EVENT_HEAD: usize = 16 * 1024;
-
-/// The bytes of a request, as they come.
-pub type Pieces = BoxStream<'static, Result<Bytes, Box<dyn Error + Send + Sync>>>;
-
-/// Why a request cannot be made into an envelope.
-#[derive(Debug, thiserror::Error)]
-pub enum CrashError {
-    /// It cannot be kept: 503.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    /// The body did not come to its end: whoever gave it knows why.
-    #[error("the body broke off")]
-    Body(Box<dyn Error + Send + Sync>),
-    /// It is no form: 400.
-    #[error("the body is no multipart form: {0}")]
-    Multipart(String),
-    /// There is nothing in it: 400.
-    #[error("the body is empty: {0} expected")]
-    Empty(&'static str),
-    /// What is there as a minidump is none: 400.
-    #[error("the file in {MINIDUMP} is no minidump: it begins with neither MDMP nor PMDM")]
-    NoMinidump,
-    /// A compressed minidump cannot be unpacked: 400.
-    #[error("the compressed minidump cannot be unpacked: {0}")]
-    Container(io::Error),
-    /// Something of it is too large: 413.
-    #[error("{what} has more than {limit} bytes, its limit")]
-    TooLarge {
-        /// What is too large.
-        what: &'static str,
-        /// The limit in bytes.
-        limit: u64,
-    },
-}
 
 /// What a form is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,17 +30,6 @@ pub enum FormKind {
     Minidump,
     /// Files for the event of this id.
     Attachments(EventId),
-}
-
-/// Where files go, and how many are unpacked at once.
-#[derive(Clone, Debug)]
-pub struct Workshop {
-    /// The journal beside which large files lie.
-    pub journal: Arc<dyn Journal>,
-    /// The project that they are for, as far as known.
-    pub project: Option<Arc<str>>,
-    /// A decompressor may take many MiB: one permit for each at work.
-    pub turns: Arc<Semaphore>,
 }
 
 /// The envelope of a form, and its event id.
@@ -218,32 +165,6 @@ fn id_in_message_pack(head: &[u8]) -> Option<EventId> {
     // A text of 32 to 255 bytes: its length in one byte.
     let (0xd9, length) = (*value.first()?, usize::from(*value.get(1)?)) else { return None };
     std::str::from_utf8(value.get(2..2 + length)?).ok()?.parse().ok()
-}
-
-/// The parts of a form, and how far their parser is ahead of who reads them.
-pub(super) fn parts(pieces: Pieces, boundary: &str) -> (Multipart<'static>, Ahead) {
-    let (stream, ahead) = Paced::new(pieces);
-    (Multipart::new(stream, boundary), ahead)
-}
-
-/// The contents of a part.
-pub(super) fn field_chunks(
-    field: Field<'static>,
-    ahead: &Ahead,
-) -> impl Stream<Item = Result<Bytes, CrashError>> + Unpin + Send + use<> {
-    let ahead = ahead.clone();
-    field.map_err(broken).inspect_ok(move |chunk| ahead.passed(chunk.len()))
-}
-
-/// What the parser of forms says. What the body said, it hands on.
-pub(super) fn broken(error: multer::Error) -> CrashError {
-    match error {
-        multer::Error::StreamReadFailed(why) => match why.downcast() {
-            Ok(error) => *error,
-            Err(why) => CrashError::Body(why),
-        },
-        other => CrashError::Multipart(other.to_string()),
-    }
 }
 
 #[cfg(test)]

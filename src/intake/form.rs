@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use crate::protocol::event_id::EventId;
 
-use super::crash::CrashError;
+use super::workshop::CrashError;
 
 /// The most bytes of all fields together.
 const LIMIT: usize = 1024 * 1024;

@@ -14,8 +14,9 @@ use crate::journal::spool::BodyWriter;
 use crate::tasks;
 
 use super::assemble::EnvelopeWriter;
-use super::crash::{CrashError, MINIDUMP, Workshop, broken, field_chunks, parts};
 use super::decode::{Container, MAGIC};
+use super::paced::{broken, field_chunks, parts};
+use super::workshop::{CrashError, MINIDUMP, Workshop};
 
 /// How a minidump begins, in either order of bytes.
 const MAGICS: [&[u8]; 2] = [b"MDMP", b"PMDM"];

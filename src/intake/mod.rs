@@ -18,3 +18,4 @@ mod shed;
 mod sightings;
 pub mod submit;
 pub mod unpack;
+mod workshop;

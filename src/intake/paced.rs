@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
+use multer::{Field, Multipart};
 
-use super::crash::Pieces;
+use super::workshop::{CrashError, Pieces};
 
 /// The most bytes that the parser may hold: headers of fields, and pieces as they come from the network.
 const AHEAD: usize = 1024 * 1024;
@@ -65,5 +66,31 @@ impl Stream for Paced {
             }
         }
         Poll::Ready(next)
+    }
+}
+
+/// The parts of a form, and how far their parser is ahead of who reads them.
+pub(super) fn parts(pieces: Pieces, boundary: &str) -> (Multipart<'static>, Ahead) {
+    let (stream, ahead) = Paced::new(pieces);
+    (Multipart::new(stream, boundary), ahead)
+}
+
+/// The contents of a part.
+pub(super) fn field_chunks(
+    field: Field<'static>,
+    ahead: &Ahead,
+) -> impl Stream<Item = Result<Bytes, CrashError>> + Unpin + Send + use<> {
+    let ahead = ahead.clone();
+    field.map_err(broken).inspect_ok(move |chunk| ahead.passed(chunk.len()))
+}
+
+/// What the parser of forms says. What the body said, it hands on.
+pub(super) fn broken(error: multer::Error) -> CrashError {
+    match error {
+        multer::Error::StreamReadFailed(why) => match why.downcast() {
+            Ok(error) => *error,
+            Err(why) => CrashError::Body(why),
+        },
+        other => CrashError::Multipart(other.to_string()),
     }
 }

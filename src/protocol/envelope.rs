@@ -17,6 +17,7 @@ mod header;
 mod limits;
 mod plain;
 mod scanner;
+mod spans;
 pub use header::HeaderSpans;
 pub use scanner::Scanner;
 

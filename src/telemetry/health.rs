@@ -4,8 +4,7 @@
 //! Rule: data is lost when it is not accepted, or was dropped in the last two hours although somebody wanted it. What only waits is not
 //! lost. Knows nothing but the status.
 
-use serde::{Deserialize, Serialize};
-
+pub use super::level::{Health, Level};
 use super::status::{Status, UpstreamStatus};
 use super::words;
 
@@ -15,48 +14,6 @@ const LATE: f64 = 300.0;
 const LATE_WHEN_LIMITED: f64 = 900.0;
 /// How much of an error's text is repeated.
 const LONGEST_WHY: usize = 120;
-
-/// How it goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Level {
-    /// What comes is delivered.
-    #[default]
-    Well,
-    /// Something does not work, and nothing is lost by it yet.
-    Degraded,
-    /// What services report is refused or dropped.
-    LosingData,
-}
-
-impl Level {
-    /// The level in words.
-    pub const fn words(self) -> &'static str {
-        match self {
-            Self::Well => "All well",
-            Self::Degraded => "Degraded",
-            Self::LosingData => "Losing data",
-        }
-    }
-
-    /// What tells the levels apart without colours.
-    pub const fn sign(self) -> &'static str {
-        match self {
-            Self::Well => "✔",
-            Self::Degraded => "▲",
-            Self::LosingData => "✖",
-        }
-    }
-}
-
-/// How it goes, and why.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Health {
-    /// In a word.
-    pub level: Level,
-    /// In one line: the level, and the reasons, the gravest first.
-    pub sentence: String,
-}
 
 /// Judges a status.
 pub fn judge(status: &Status) -> Health {

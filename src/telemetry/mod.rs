@@ -5,6 +5,7 @@ pub mod health;
 pub mod lags;
 pub mod ledger;
 pub mod letters;
+mod level;
 pub mod log;
 pub mod metrics;
 pub mod observations;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 
 use super::backfill::BackfillStatus;
-use super::health::Health;
+use super::level::Health;
 use super::verification::VerificationStatus;
 
 /// The state of the daemon and of every upstream.

@@ -20,6 +20,8 @@ pub(crate) struct Named {
     pub line: usize,
     /// Its segments.
     pub segments: Vec<String>,
+    /// Whether a `pub use` hands it on.
+    pub is_handed_on: bool,
 }
 
 /// A function with a body.
@@ -102,7 +104,11 @@ impl Source {
             if let Some((_, end)) = tests.iter().find(|(from, _)| *from == at) {
                 at = end + 1;
             } else if is_word(&self.tokens[at].text) {
+                let (before, first) = (found.len(), at);
                 at = read_path(&self.tokens, at, &mut vec![], &mut found);
+                let is_handed_on =
+                    first > 1 && self.tokens[first - 1].text == "use" && is_public(&self.tokens[..first - 1]);
+                found[before..].iter_mut().for_each(|named| named.is_handed_on = is_handed_on);
             } else {
                 at += 1;
             }
@@ -135,6 +141,19 @@ fn absolute(named: Named, depth: usize) -> Named {
     Named { segments: ["crate".to_owned()].into_iter().chain(rest).collect(), ..named }
 }
 
+/// Whether what comes behind these tokens is `pub`, to all or to some.
+fn is_public(tokens: &[Token]) -> bool {
+    let text =
+        |back: usize| tokens.len().checked_sub(back).and_then(|at| tokens.get(at)).map_or("", |token| &token.text);
+    text(1) == "pub"
+        || (text(1) == ")"
+            && tokens
+                .iter()
+                .rev()
+                .find(|token| token.text == "pub" || token.text == ";")
+                .is_some_and(|token| token.text == "pub"))
+}
+
 /// Reads one path, or a tree of them, from the token `at`; the token behind it.
 fn read_path(tokens: &[Token], mut at: usize, prefix: &mut Vec<String>, found: &mut Vec<Named>) -> usize {
     let text = |at: usize| tokens.get(at).map_or("", |token| token.text.as_str());
@@ -155,7 +174,7 @@ fn read_path(tokens: &[Token], mut at: usize, prefix: &mut Vec<String>, found: &
         }
         at += 1;
     } else if prefix.len() > depth {
-        found.push(Named { line, segments: prefix.clone() });
+        found.push(Named { line, segments: prefix.clone(), is_handed_on: false });
     }
     prefix.truncate(depth);
     at

@@ -11,7 +11,14 @@ use serde_json::Value;
 pub(super) use glitchtip::GLITCHTIP;
 pub(super) use sentry::SENTRY;
 
-use super::walk::Step;
+/// A step into a value.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Step<'a> {
+    /// A member of an object.
+    Key(&'a str),
+    /// An element of a list.
+    Index(usize),
+}
 
 /// A row: one thing that a tracker changes.
 #[derive(Debug)]

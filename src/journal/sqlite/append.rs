@@ -10,11 +10,9 @@ use crate::journal::{Record, RecordId, Submission};
 use crate::policy::outcome::Outcome;
 
 use super::accounts::Book;
+use super::decode::LARGE;
 use super::shared::Shared;
 use super::space;
-
-/// Bodies above this go through the incremental interface, which copies no more than a page at a time.
-pub(super) const LARGE: usize = 256 << 10;
 
 /// A record in the transaction under way.
 #[derive(Debug)]

@@ -13,9 +13,11 @@ use crate::journal::body::Body;
 use crate::journal::{Progress, Record, RecordId};
 use crate::protocol::category::Quantities;
 
-use super::append::LARGE;
 use super::queue::{Lease, PutOff, Ready};
 use super::shared::Shared;
+
+/// Bodies above this go through the incremental interface, which copies no more than a page at a time.
+pub(super) const LARGE: usize = 256 << 10;
 
 /// A record as read, or why it is none.
 #[derive(Debug)]

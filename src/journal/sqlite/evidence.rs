@@ -148,7 +148,7 @@ fn accounts(conn: &Connection, shared: &Shared, hour: i64) -> rusqlite::Result<B
         let project = shared.projects().get(row.get::<_, u32>(1)? as usize).cloned();
         let ((Some(category), Some(outcome)), Some(project)) = (known, project) else { continue };
         let upstream = match u8::try_from(row.get::<_, i64>(0)?) {
-            Ok(target) => Some(name(shared, target)),
+            Ok(target) => Some(shared.name(target)),
             Err(_) => None,
         };
         let quantity = row.get::<_, i64>(4)?.cast_unsigned();
@@ -165,13 +165,13 @@ fn performance(conn: &Connection, shared: &Shared, hour: i64) -> rusqlite::Resul
     while let Some(row) = rows.next()? {
         let verdict = Verdict::ALL.into_iter().find(|verdict| row.get_ref(1).is_ok_and(|v| v == verdict.name().into()));
         let Some(verdict) = verdict else { continue };
-        let own = all.entry(name(shared, row.get(0)?)).or_default();
+        let own = all.entry(shared.name(row.get(0)?)).or_default();
         own.attempts[verdict as usize] += row.get::<_, i64>(2)?.cast_unsigned();
     }
     let mut select = conn.prepare_cached("SELECT target, histogram FROM lag WHERE hour >= ?1")?;
     let mut rows = select.query([hour])?;
     while let Some(row) = rows.next()? {
-        all.entry(name(shared, row.get(0)?)).or_default().lags.merge(&histogram(row, 1)?);
+        all.entry(shared.name(row.get(0)?)).or_default().lags.merge(&histogram(row, 1)?);
     }
     Ok(all)
 }
@@ -207,7 +207,7 @@ pub(super) fn outages(
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let rows = select.query_map([since.as_millis().cast_signed(), limit], |row| {
         Ok(Outage {
-            upstream: name(shared, row.get(0)?),
+            upstream: shared.name(row.get(0)?),
             from: at(row.get(1)?),
             to: row.get::<_, Option<i64>>(2)?.map(at),
             cause: row.get(3)?,
@@ -218,9 +218,4 @@ pub(super) fn outages(
 
 fn at(ms: i64) -> Timestamp {
     Timestamp::from_millis(ms.cast_unsigned())
-}
-
-/// The name of a target. Rows name none that is not known: targets are never removed.
-pub(super) fn name(shared: &Shared, target: u8) -> Arc<str> {
-    shared.targets().get(usize::from(target)).map_or_else(|| "unknown".into(), |target| Arc::clone(&target.name))
 }

@@ -20,7 +20,7 @@ use super::accounts::Book;
 use super::append::Appended;
 use super::queue::Target;
 use super::settlement::Pass;
-use super::shared::Placed;
+use super::shared::{Placed, Reply};
 
 /// The most commands that wait for the writer.
 pub(super) const INBOX: usize = 1024;
@@ -38,8 +38,6 @@ const LINGER: Duration = Duration::from_millis(2);
 const LOOK: Duration = Duration::from_micros(200);
 /// How long settlements wait for an append to share its commit.
 const COMPANY: Duration = Duration::from_millis(10);
-
-pub(super) type Reply<T> = oneshot::Sender<Result<T, JournalError>>;
 
 /// What the writer is asked to do.
 #[derive(Debug)]

@@ -33,6 +33,7 @@ mod tally;
 #[cfg(test)]
 mod tests;
 mod verification;
+mod verifying;
 mod writer;
 
 use std::fs::File;
@@ -59,11 +60,11 @@ use super::{
     Backlog, Claim, Journal, JournalError, Letter, OpenError, Pick, Primaries, RecentKeys, Record, RecordId, Settings,
     Settlement, Share, Space, Stats, Submission, Switch, TargetId, WithRecord,
 };
-use group::{Command, INBOX, Reply};
+use group::{Command, INBOX};
 use queue::Take;
 use reader::{Question, SEATS};
 use schema::unusable;
-use shared::{Placed, Shared, send};
+use shared::{Placed, Reply, Shared, send};
 
 /// A journal in one SQLite file.
 #[derive(Debug)]

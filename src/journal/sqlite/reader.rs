@@ -24,11 +24,11 @@ use crate::telemetry::log::{self, Line};
 
 use super::backfill;
 use super::decode::{self, COLUMNS, Loaded, PENDING, TABLES};
-use super::group::{Command, Reply};
+use super::group::Command;
 use super::letters;
 use super::losses;
 use super::queue::{Lease, NEVER, READY_BYTES, READY_RECORDS, Ready, Target};
-use super::shared::{Placed, Shared, failure};
+use super::shared::{Placed, Reply, Shared, failure};
 
 use super::{compare, evidence, verification};
 

@@ -15,10 +15,12 @@ use crate::policy::dedup::SECRET;
 use crate::telemetry::ledger::Ledger;
 
 use super::disk::Disk;
-use super::group::Reply;
 use super::held::Held;
 use super::queue::Target;
 use super::space::Files;
+
+/// Where an answer goes.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, JournalError>>;
 
 /// A message with the place it takes in the inbox. The place is free again when the message is taken out, also when whoever
 /// sent it has given up waiting; a message without one has room beyond the places.
@@ -87,6 +89,11 @@ impl Shared {
     pub(super) fn target(&self, id: TargetId) -> Result<Arc<Target>, JournalError> {
         let known = self.targets().get(usize::from(id.0)).map(Arc::clone);
         known.ok_or_else(|| JournalError::Failed(format!("target {} is not known", id.0)))
+    }
+
+    /// The name of a target. Rows name none that is not known: targets are never removed.
+    pub(super) fn name(&self, target: u8) -> Arc<str> {
+        self.targets().get(usize::from(target)).map_or_else(|| "unknown".into(), |target| Arc::clone(&target.name))
     }
 
     pub(super) fn projects(&self) -> RwLockReadGuard<'_, Vec<Arc<str>>> {

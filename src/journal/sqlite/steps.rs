@@ -12,7 +12,6 @@ use crate::journal::TargetId;
 use crate::journal::evidence::KEPT;
 use crate::telemetry::series::{FINE, Step};
 
-use super::evidence::name;
 use super::shared::Shared;
 
 const HOUR: i64 = 3_600_000;
@@ -68,7 +67,7 @@ pub(super) fn read(conn: &Connection, shared: &Shared, hour: i64) -> rusqlite::R
             waiting: number(5)?,
             lag_p99: row.get::<_, Option<i64>>(6)?.map(i64::cast_unsigned),
         };
-        all.entry(name(shared, row.get(0)?)).or_default().push(step);
+        all.entry(shared.name(row.get(0)?)).or_default().push(step);
     }
     Ok(all)
 }

@@ -6,29 +6,25 @@
 
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::clock::Timestamp;
-use crate::journal::verification::{
-    Batch, Contents, Missing, Notes, Repair, Sampled, Standing, State, Taken, Verification, Wanted,
-};
-use crate::journal::{JournalError, Record, RecordId, TargetId};
+use crate::journal::verification::{Batch, Missing, Standing, State, Taken, Wanted};
+use crate::journal::{Record, RecordId, TargetId};
 use crate::protocol::category::Category;
 use crate::protocol::event_id::EventId;
 
 use super::decode::{self, COLUMNS, Loaded, TABLES};
-use super::group::Command;
 use super::queue::Target;
-use super::reader::Question;
 use super::shared::Shared;
 
+mod anew;
 mod content;
 mod notes;
 
-use super::SqliteJournal;
+pub(super) use anew::look_again;
 pub(super) use content::{contents, forget as forget_contents, sampled};
-pub(super) use notes::{look_again, note, repair};
+pub(super) use notes::{note, repair};
 
 /// Records looked at in one go.
 const SCAN: usize = 4096;
@@ -36,84 +32,6 @@ const SCAN: usize = 4096;
 const LOOKING: i64 = 0;
 const MISSING: i64 = 1;
 const UNKNOWN: i64 = 2;
-
-impl Verification for SqliteJournal {
-    fn wanted(
-        &self,
-        target: TargetId,
-        bound: RecordId,
-        now: Timestamp,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Batch, JournalError>> {
-        Box::pin(async move {
-            let target = self.shared.target(target)?;
-            self.read(|reply| Question::Wanted(target, (bound, now, limit), reply)).await
-        })
-    }
-
-    fn note(&self, target: TargetId, notes: Notes) -> BoxFuture<'_, Result<(), JournalError>> {
-        Box::pin(async move {
-            let target = self.shared.target(target)?;
-            self.ask(|reply| Command::Note(target, Box::new(notes), reply)).await
-        })
-    }
-
-    fn taken(
-        &self,
-        target: TargetId,
-        since: Timestamp,
-        after: Option<RecordId>,
-    ) -> BoxFuture<'_, Result<Taken, JournalError>> {
-        Box::pin(async move {
-            let target = self.shared.target(target)?;
-            self.read(|reply| Question::Taken(target, since, after, reply)).await
-        })
-    }
-
-    fn missing(
-        &self,
-        target: TargetId,
-        since: Timestamp,
-        sample: usize,
-    ) -> BoxFuture<'_, Result<Missing, JournalError>> {
-        Box::pin(async move {
-            let target = self.shared.target(target)?;
-            self.read(|reply| Question::Missing(target, since, sample, reply)).await
-        })
-    }
-
-    fn standings(&self) -> BoxFuture<'_, Result<Vec<Standing>, JournalError>> {
-        Box::pin(self.read(Question::Standings))
-    }
-
-    fn repair(&self, target: TargetId, repair: Repair) -> BoxFuture<'_, Result<usize, JournalError>> {
-        Box::pin(async move {
-            let target = self.shared.target(target)?;
-            self.ask(|reply| Command::Repair(target, repair, reply)).await
-        })
-    }
-
-    fn record_of(&self, event_id: EventId) -> BoxFuture<'_, Result<Option<Arc<Record>>, JournalError>> {
-        Box::pin(self.read(move |reply| Question::RecordOf(event_id, reply)))
-    }
-
-    fn record(&self, record: RecordId) -> BoxFuture<'_, Result<Option<Arc<Record>>, JournalError>> {
-        Box::pin(self.read(move |reply| Question::Record(record, reply)))
-    }
-
-    fn sampled(
-        &self,
-        target: TargetId,
-        now: Timestamp,
-        kinds: Vec<u64>,
-    ) -> BoxFuture<'_, Result<Sampled, JournalError>> {
-        Box::pin(self.read(move |reply| Question::Sampled(target, now, kinds, reply)))
-    }
-
-    fn contents(&self, target: TargetId, since: Timestamp) -> BoxFuture<'_, Result<Contents, JournalError>> {
-        Box::pin(self.read(move |reply| Question::Contents(target, since, reply)))
-    }
-}
 
 fn cursor(conn: &Connection, target: TargetId) -> rusqlite::Result<u64> {
     let mut select = conn.prepare_cached("SELECT reached FROM verification WHERE target = ?1")?;

@@ -9,32 +9,15 @@ use serde::de::{Deserializer as _, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::plain;
+pub(super) use super::spans::Fields;
+pub use super::spans::HeaderSpans;
 use crate::protocol::event_id::EventId;
-
-/// Where the values that address an envelope stand in its header line. Offsets from the start of the line.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct HeaderSpans {
-    /// The value of `dsn`, quotes included.
-    pub dsn: Option<Range<usize>>,
-    /// The value of `sent_at`, quotes included.
-    pub sent_at: Option<Range<usize>>,
-    /// The value of `trace.public_key`, quotes included.
-    pub trace_public_key: Option<Range<usize>>,
-    /// The value of `event_id`, quotes included.
-    pub event_id: Option<Range<usize>>,
-}
 
 impl HeaderSpans {
     /// Finds the values in a header line that was accepted before.
     pub fn locate(line: &[u8]) -> Result<Self, String> {
         read(line).map(|(spans, _)| spans)
     }
-}
-
-/// What else the header says.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Fields {
-    pub(super) event_id: Option<EventId>,
 }
 
 /// Reads the line, which must be one JSON object and nothing else.

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::header::{Fields, HeaderSpans};
+use super::spans::{Fields, HeaderSpans};
 
 /// Deeper values are left to the parser.
 const DEEPEST: u32 = 8;

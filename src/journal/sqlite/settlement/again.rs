@@ -43,7 +43,7 @@ impl Pass {
         let progress = Progress { items: again.items.clone(), ..Progress::default() };
         write_row(conn, self.target.id, again.id, due, &progress, Some(&again.quantities))?;
         let first_try = if due < BACKGROUND { now.max(due) } else { now };
-        verification::look_again(conn, self.target.id, &again, first_try)?;
+        verification::look_again(conn, self.target.id, (again.id, again.project, &again.quantities), first_try)?;
         book.note(now, Some(self.target.id), again.project, Outcome::Returned, &again.quantities);
         self.returned.push((again, due));
         Ok(true)

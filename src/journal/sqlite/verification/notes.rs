@@ -168,25 +168,6 @@ fn one_error() -> Quantities {
     one
 }
 
-/// Notes that a record waits for a target again: what the cursor has passed is looked for once more.
-pub(in crate::journal::sqlite) fn look_again(
-    conn: &Connection,
-    target: TargetId,
-    again: &Again,
-    due: Timestamp,
-) -> rusqlite::Result<()> {
-    if !again.quantities.iter().any(|(category, _)| category == Category::Error) {
-        return Ok(());
-    }
-    conn.prepare_cached(
-        "INSERT INTO look (target, record, project, state, due, looks, since, repairs)
-         SELECT ?1, ?2, ?3, 0, ?4, 0, ?4, 0 FROM verification WHERE target = ?1 AND reached >= ?2
-         ON CONFLICT DO UPDATE SET state = 0, due = excluded.due, looks = 0",
-    )?
-    .execute(params![target.0, again.id.cast_signed(), again.project, due.as_millis().cast_signed()])
-    .map(drop)
-}
-
 /// Lets missing events wait for their upstream again; returns how many. Those that were sent again before go one after the other.
 pub(in crate::journal::sqlite) fn repair(
     conn: &Connection,

@@ -3,8 +3,9 @@
 use crate::journal::body::Body;
 use crate::journal::losses::Loss;
 use crate::journal::sqlite::append::{self, Written};
-use crate::journal::sqlite::group::{Answer, Group, Reply};
+use crate::journal::sqlite::group::{Answer, Group};
 use crate::journal::sqlite::losses;
+use crate::journal::sqlite::shared::Reply;
 use crate::journal::{JournalError, RecordId, Submission};
 
 use super::Writer;

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
-use crate::journal::sqlite::group::{Answer, Group, Reply};
+use crate::journal::sqlite::group::{Answer, Group};
 use crate::journal::sqlite::queue::Target;
+use crate::journal::sqlite::shared::Reply;
 use crate::journal::sqlite::verification;
 use crate::journal::verification::{Notes, Repair};
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::journal::JournalError;
 use crate::journal::body::Reservation;
-use crate::journal::sqlite::group::{Answer, Group, Reply};
+use crate::journal::sqlite::group::{Answer, Group};
+use crate::journal::sqlite::shared::Reply;
 use crate::journal::sqlite::space;
 use crate::telemetry::log::{self, Line};
 
