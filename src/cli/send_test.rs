@@ -240,14 +240,14 @@ struct Watched {
     dropped_before: u64,
     /// What of that it was spared as a shadow.
     spared_before: u64,
-    /// Accepted up to and with the event.
+    /// Accepted up to and with the event, and taken up again before it.
     accepted: u64,
 }
 
 impl Watched {
     fn new(upstream: &Arc<str>, project: &str, before: &Status, first: &Status) -> Self {
         let before = account(before, upstream, project);
-        let accepted = account(first, upstream, project).map_or(0, |account| account.accepted);
+        let accepted = account(first, upstream, project).map_or(0, |account| account.accepted + account.returned);
         Self {
             upstream: Arc::clone(upstream),
             result: Taken::No,
