@@ -2,6 +2,9 @@
 
 mod support;
 
+#[path = "cli/docs.rs"]
+mod docs;
+
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -791,5 +794,11 @@ fn the_demo_loses_nothing_and_leaves_nothing_behind() {
     {
         assert!(out(&output).contains(words), "{words:?} is not in {}", out(&output));
     }
+    assert_eq!(
+        docs::not_said(&docs::of_demo(), &out(&output)),
+        None,
+        "the README shows it, and this is said: {}",
+        out(&output)
+    );
     assert_eq!(std::fs::read_dir(folder.path()).expect("the folder").count(), 0);
 }

@@ -22,11 +22,13 @@ fn nginx(home: &Path, admin: &str, port: u16) -> Command {
     let folders: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("  {kind}_temp_path {};\n", home.join(kind).display()))
         .concat();
+    // As the handbook shows it.
+    let page = include_str!("../../deploy/handbook/operate.md");
+    let location = page.split("```nginx\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a block of nginx");
+    let location = location.replace("127.0.0.1:8485", admin);
     let config = format!(
         "pid nginx.pid;\ndaemon off;\nmaster_process off;\nerror_log stderr;\nevents {{ worker_connections 64; }}\n\
-         http {{\n  access_log off;\n{folders}  server {{\n    listen 127.0.0.1:{port};\n    location /switchyard/ {{\n      \
-         proxy_pass http://{admin}/;\n      proxy_set_header Host $http_host;\n      \
-         proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n    }}\n  }}\n}}\n"
+         http {{\n  access_log off;\n{folders}  server {{\n    listen 127.0.0.1:{port};\n{location}  }}\n}}\n"
     );
     fs::write(home.join("nginx.conf"), config).expect("a configuration");
     let mut command = Command::new(install::debian("nginx", "nginx-light"));
