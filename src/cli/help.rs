@@ -16,6 +16,7 @@ const PAGES: &[(&str, &str)] = &[
     ("connect", include_str!("../../deploy/handbook/connect.md")),
     ("delivery", include_str!("../../deploy/handbook/delivery.md")),
     ("guarantees", include_str!("../../deploy/handbook/guarantees.md")),
+    ("install", include_str!("../../deploy/handbook/install.md")),
     ("leaving", include_str!("../../deploy/handbook/leaving.md")),
     ("notify", include_str!("../../deploy/handbook/notify.md")),
     ("operate", include_str!("../../deploy/handbook/operate.md")),
