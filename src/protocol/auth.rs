@@ -2,7 +2,7 @@
 //!
 //! Order and rules follow getsentry/relay (`relay-server/src/extractors/request_meta.rs`): `X-Sentry-Auth`, `Authorization: Sentry`,
 //! `Authorization: Basic`, the query, the path; two forms in one request are refused, even when they agree. A form that is not meant
-//! for us is none: another scheme, an empty header, a `Basic` of the site around us.
+//! for us is none: another scheme, an empty header, an empty key, a `Basic` of the site around us.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -54,9 +54,11 @@ pub fn find<'a>(
     is_ours: impl Fn(&str) -> bool,
 ) -> Result<Option<Credentials>, AuthError> {
     let mut found: Option<Fields> = None;
-    let mut take = |fields: Fields| match found.replace(fields) {
-        Some(_) => Err(AuthError::Multiple),
-        None => Ok(()),
+    let mut take = |fields: Fields| match fields.is_blank() {
+        // The key may lie elsewhere; the version holds all the same.
+        true => fields.check_version(),
+        false if found.replace(fields).is_some() => Err(AuthError::Multiple),
+        false => Ok(()),
     };
     for value in sentry_auth.filter(|value| !value.trim().is_empty()) {
         take(header_fields(value).ok_or(AuthError::Unreadable)?)?;
@@ -68,11 +70,9 @@ pub fn find<'a>(
         }
     }
     let asked = query.map(query_fields).unwrap_or_default();
-    if asked.key.is_some() {
-        take(asked)?;
-    } else {
-        // The key may lie in the envelope; the version holds all the same.
-        asked.check_version()?;
+    match &asked.key {
+        Some(_) => take(asked)?,
+        None => asked.check_version()?,
     }
     if let Some(key) = key {
         take(Fields { key: Some(key.to_owned()), ..Fields::default() })?;
@@ -97,7 +97,14 @@ impl Fields {
             // sentry_secret is accepted and ignored, sentry_timestamp means nothing any more.
             _ => return,
         };
-        *field = Some(value.to_owned());
+        if !value.is_empty() || field.is_none() {
+            *field = Some(value.to_owned());
+        }
+    }
+
+    /// Whether nobody filled it in: a template whose variable is empty writes a key without a value.
+    fn is_blank(&self) -> bool {
+        self.key.as_deref() == Some("")
     }
 
     fn check_version(&self) -> Result<(), AuthError> {
@@ -229,6 +236,13 @@ mod tests {
         }
         assert_eq!(find_in(Some(" "), None, None), Ok(None));
         assert_eq!(find_in(Some(""), None, Some(&query)), with(None));
+        // Nor is a key that nobody filled in.
+        let header = format!("Sentry sentry_version=7, sentry_key={KEY}");
+        assert_eq!(find_in(Some("Sentry sentry_version=7, sentry_key="), None, Some(&query)), with(None));
+        assert_eq!(find_in(Some(&header), None, Some("sentry_version=7&sentry_key=")), with(None));
+        assert_eq!(find_in(Some("Sentry sentry_key="), None, Some("sentry_key&sentry_client=a%2F1")), Ok(None));
+        assert_eq!(find_in(None, None, Some(&format!("{query}&sentry_key="))), with(None));
+        assert_eq!(find_in(None, None, Some("sentry_version=8&sentry_key=")), Err(AuthError::Version));
         let own = format!("Basic {}", BASE64.encode(format!("{KEY}:")));
         assert_eq!(find_in(None, Some(&own), Some(&query)), Err(AuthError::Multiple));
     }

@@ -95,6 +95,11 @@ async fn every_form_of_authentication_lets_in() {
             .with("Authorization", basic("a:b")),
         Request::to(envelope).with("X-Sentry-Auth", "").dsn(relay.dsn()),
         Request::to(format!("{envelope}?sentry_key={KEY}")).with("X-Sentry-Auth", " "),
+        // A key that nobody filled in is none.
+        Request::to(format!("{envelope}?sentry_version=7&sentry_key=")).dsn(relay.dsn()),
+        Request::to(format!("{envelope}?sentry_key=")).with("X-Sentry-Auth", format!("Sentry sentry_key={KEY}")),
+        Request::to(format!("{envelope}?sentry_key={KEY}")).with("X-Sentry-Auth", "Sentry sentry_key="),
+        Request::to(format!("{envelope}?sentry_key=")).with("X-Sentry-Auth", "Sentry sentry_key=").dsn(relay.dsn()),
         // A browser's tunnel: only the envelope says for whom it is.
         Request::to(envelope).dsn(relay.dsn()),
         Request::to(envelope).dsn(format!("https://{KEY}@elsewhere.example/1")),
@@ -137,7 +142,7 @@ async fn whoever_is_not_let_in_is_told_why_and_is_counted() {
         (Request::to(envelope).with("Authorization", basic("staging:secret")), "missing authentication"),
         (Request::to(envelope).with("X-Sentry-Auth", "Sentry sentry_version=7"), "sentry_key"),
         (Request::to(envelope).with("X-Sentry-Auth", "nonsense"), "bad sentry authentication"),
-        (Request::to(format!("{envelope}?sentry_key=")), "sentry_key"),
+        (Request::to(format!("{envelope}?sentry_key=")), "missing authentication"),
     ];
     let unknown = [
         (Request::to(format!("{envelope}?sentry_key={}", new_id())), "known project"),
