@@ -468,6 +468,44 @@ async fn a_check_of_a_mistyped_key_locks_no_running_project_of_a_glitchtip_out()
     relay.finish().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_without_keys_tells_a_portal_and_an_upstream_in_trouble_and_exits_1() {
+    let page = "<!doctype html><title>Sign in to the guest network</title>";
+    for (kind, status, text, told) in [
+        ("glitchtip", 200, page, "Sign in to the guest network"),
+        ("glitchtip", 200, "{\"ok\":true}", "{\"ok\":true}"),
+        ("glitchtip", 403, "only for staff", "only for staff"),
+        ("glitchtip", 503, "down for repair", "down for repair"),
+        ("generic", 503, "down for repair", "down for repair"),
+    ] {
+        let tracker = Upstream::start().await;
+        tracker.always(Reply::Status(status, vec![], text.to_owned()));
+        let config = format!(
+            "primary = \"t\"\n[upstreams.t]\nkind = \"{kind}\"\n[[projects]]\nname = \"p\"\nid = \"1\"\npublic_key = \"k1\"\n\
+             upstreams.t = \"{}\"\n",
+            tracker.dsn("hush7", 2)
+        );
+        let (_folder, config) = folder_with(&config);
+        let verbs: [&'static [&'static str]; 2] = [&["check", "--online"], &["check", "--online", "--yes"]];
+        for verb in verbs {
+            let output = beside(&config, verb).await;
+            assert_eq!(code(&output), 1, "{kind} {status}: {output:?}");
+            assert!(out(&output).contains(told) && !out(&output).contains("not tried"), "{}", out(&output));
+        }
+        assert_eq!(tracker.questions(), 0, "no key was tried");
+    }
+    // What refuses the method is there, and no key is tried.
+    let (sentry, tracker) = (Upstream::start().await, Upstream::start().await);
+    tracker.always(Reply::status(405));
+    let text = CONFIG.replace("http://key@127.0.0.1:9/1", &sentry.dsn("k", 1));
+    let text = text.replace("http://key@127.0.0.1:9/2", &tracker.dsn("k", 2));
+    let (_folder, config) =
+        folder_with(&text.replace("[upstreams.glitchtip]", "[upstreams.glitchtip]\nkind = \"glitchtip\""));
+    let output = beside(&config, &["check", "--online"]).await;
+    assert!(out(&output).contains("its key was not tried"), "{output:?}");
+    assert_eq!(tracker.questions(), 0);
+}
+
 /// Answers as GlitchTip does, and closes each connection without saying so. Of each `silent` connections the last gets no answer.
 async fn closing_glitchtip(silent: usize) -> (u16, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -1,7 +1,7 @@
 //! Requests to an upstream from the command line, on the way that its deliveries take: the same proxy, trust and headers.
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode, Uri};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use tokio::time::{Duration, timeout};
@@ -68,6 +68,11 @@ impl Asker {
 }
 
 impl Answer {
+    /// Whether it says that it is a web page.
+    pub(super) fn is_html(&self) -> bool {
+        self.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"))
+    }
+
     /// The value of a header.
     pub(super) fn header(&self, name: &str) -> Option<String> {
         self.headers.get(name)?.to_str().ok().map(str::to_owned)

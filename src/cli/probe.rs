@@ -11,17 +11,17 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use http::uri::{Authority, Scheme};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde::Serialize;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout};
 
 use crate::config::{Config, Kind, Upstream as Settings};
 use crate::delivery::proxies::Proxy;
-use crate::protocol::answer;
+use crate::protocol::answer::{self, Expected};
 use crate::protocol::dsn::Dsn;
 
-use super::asker::Asker;
+use super::asker::{Answer, Asker};
 use super::failure::Failure;
 use super::recognise::{self, NoAnswer};
 use super::terminal::{self, Tone, harmless, right, table, tint};
@@ -142,10 +142,12 @@ impl Question<'_> {
         let may_be_glitchtip = found.as_ref().map_or(true, |found| *found == Some(Kind::Glitchtip));
         self.probe.kind = found.unwrap_or_default();
         self.waits = may_be_glitchtip || self.settings.kind == Kind::Glitchtip;
-        if self.waits {
+        if !self.waits {
+            self.try_key().await;
+        } else if self.probe.kind == Some(Kind::Glitchtip) {
             (self.probe.result, self.probe.explanation) = (Verdict::Unclear, UNTRIED.to_owned());
         } else {
-            self.try_key().await;
+            self.knock().await;
         }
         self
     }
@@ -169,23 +171,51 @@ impl Question<'_> {
 
     async fn answer(&mut self) -> Result<(Verdict, String), String> {
         let began = Instant::now();
-        let key = self.dsn.public_key();
         let uri = self.dsn.envelope_uri().clone();
-        let answer = self.http.ask(Method::POST, uri, headers(key), "{}\n").await;
-        let answer = answer.map_err(|silence| explain_failure(&silence.why))?;
-        let (status, limits) = (answer.status, answer.header("x-sentry-rate-limits"));
+        let answer = self.http.ask(Method::POST, uri, headers(self.dsn.public_key()), "{}\n").await;
+        let mut answer = answer.map_err(|silence| explain_failure(&silence.why))?;
+        self.hide_secrets(&mut answer);
         self.probe.answer_ms = Some(millis(began));
-        self.probe.status = Some(status.as_u16());
-        let by_limits = limits.as_deref().and_then(recognise::kind_by_limits);
+        self.probe.status = Some(answer.status.as_u16());
+        let by_limits = answer.header("x-sentry-rate-limits").as_deref().and_then(recognise::kind_by_limits);
         self.probe.kind = self.probe.kind.or(by_limits);
-        // An upstream may repeat our key and headers.
-        let harmless = |text: String| self.settings.headers.hide(text).replace(key, "***");
-        let (verdict, mut words) =
-            explain(status, answer.header("location").map(harmless).as_deref(), &harmless(answer.text));
-        if status == StatusCode::FORBIDDEN && self.probe.kind == Some(Kind::Glitchtip) {
+        let (verdict, mut words) = explain(&answer, self.settings.kind);
+        if answer.status == StatusCode::FORBIDDEN && self.probe.kind == Some(Kind::Glitchtip) {
             words += "; or somebody tried a wrong key: for 30 s after that it refuses everybody";
         }
         Ok((verdict, words))
+    }
+
+    /// Asks without the key whether anything there takes envelopes, by a method that a GlitchTip answers with 405 before it looks for a
+    /// key (glitchtip-backend, `apps/event_ingest/views.py`).
+    async fn knock(&mut self) {
+        let began = Instant::now();
+        let answer = self.http.ask(Method::GET, self.dsn.envelope_uri().clone(), HeaderMap::new(), "").await;
+        let found = answer.map_err(|silence| explain_failure(&silence.why)).and_then(|mut answer| {
+            self.hide_secrets(&mut answer);
+            match explain_knock(&answer, self.settings.kind) {
+                None => Ok(()),
+                Some(why) => {
+                    (self.probe.answer_ms, self.probe.status) = (Some(millis(began)), Some(answer.status.as_u16()));
+                    Err(why)
+                }
+            }
+        });
+        self.waits = found.is_ok();
+        (self.probe.result, self.probe.explanation) = match found {
+            Ok(()) => (Verdict::Unclear, UNTRIED.to_owned()),
+            Err(why) => (Verdict::Bad, why),
+        };
+    }
+
+    /// An upstream may repeat our key and headers.
+    fn hide_secrets(&self, answer: &mut Answer) {
+        let hidden = |text: String| self.settings.headers.hide(text).replace(self.dsn.public_key(), "***");
+        let [text, location] = [Some(answer.text.clone()), answer.header("location")].map(|text| text.map(hidden));
+        answer.text = text.unwrap_or_default();
+        if let Some(location) = location.and_then(|to| HeaderValue::try_from(to).ok()) {
+            answer.headers.insert(header::LOCATION, location);
+        }
     }
 
     fn end(mut self) -> Probe {
@@ -243,25 +273,52 @@ fn explain_failure(why: &str) -> String {
     format!("no answer: {why}")
 }
 
-/// What an answer means.
-fn explain(status: StatusCode, location: Option<&str>, text: &str) -> (Verdict, String) {
-    let words = harmless(&answer::gist(text), SHOWN);
-    match status.as_u16() {
+/// What an answer to the probe means.
+fn explain(answer: &Answer, kind: Kind) -> (Verdict, String) {
+    let (text, words) = (&*answer.text, words(&answer.text));
+    match answer.status.as_u16() {
         200..=299 if answer::is_page(text) => (
             Verdict::Bad,
             format!("answers with a web page ({words}): that is no tracker; is the DSN's address right?"),
         ),
+        200..=299 if kind.answers().excludes(text, answer.is_html()) => {
+            let name = kind.name();
+            (Verdict::Bad, format!("answers otherwise than a {name} does: {words}; is the DSN's address right?"))
+        }
+        200..=299 if Expected::Id.excludes(text, answer.is_html()) => {
+            (Verdict::Unclear, format!("takes the key, and answers as no known tracker does: {words}"))
+        }
         200..=299 => (Verdict::Good, "takes the key".to_owned()),
         429 => (Verdict::Good, "is there, and limits us now".to_owned()),
         401 | 403 => (Verdict::Bad, format!("does not take the key, or knows no such project: {words}")),
         404 => (Verdict::Bad, format!("nothing at that path: wrong project id, path or host? {words}")),
         300..=399 => {
-            let to = harmless(location.unwrap_or("elsewhere"), SHOWN);
+            let to = harmless(answer.header("location").as_deref().unwrap_or("elsewhere"), SHOWN);
             (Verdict::Bad, format!("sends us on to {to}: put that address into the DSN"))
         }
         400 | 413 | 415 | 422 => (Verdict::Unclear, format!("is there, and does not understand the probe: {words}")),
         500..=599 => (Verdict::Bad, format!("is there, and has trouble: {words}")),
         _ => (Verdict::Bad, format!("unexpected answer: {words}")),
+    }
+}
+
+/// What speaks against an address that was asked without a key. A tracker that is said to be a GlitchTip is known better than others.
+fn explain_knock(answer: &Answer, kind: Kind) -> Option<String> {
+    let words = words(&answer.text);
+    match answer.status.as_u16() {
+        200..=299 => Some(format!("no tracker answers so there: {words}; is the DSN's address right?")),
+        401 | 403 if kind == Kind::Glitchtip => Some(format!("something in front of it lets nobody in: {words}")),
+        404 if kind != Kind::Glitchtip => None,
+        300..=399 | 404 | 500..=599 => Some(explain(answer, kind).1),
+        _ => None,
+    }
+}
+
+/// An answer in few words.
+fn words(text: &str) -> String {
+    match harmless(&answer::gist(text), SHOWN) {
+        words if words.is_empty() => "an empty answer".to_owned(),
+        words => words,
     }
 }
 
@@ -309,9 +366,14 @@ pub(super) fn print(probes: &[Probe]) -> Result<(), Failure> {
 mod tests {
     use super::*;
 
+    fn answer(code: u16, text: &str) -> Answer {
+        let headers = HeaderMap::from_iter([(header::LOCATION, HeaderValue::from_static("https://b/"))]);
+        Answer { status: StatusCode::from_u16(code).unwrap(), headers, text: text.to_owned() }
+    }
+
     #[test]
     fn answers_are_explained() {
-        let explained = |code: u16| explain(StatusCode::from_u16(code).unwrap(), Some("https://b/"), "words");
+        let explained = |code: u16| explain(&answer(code, "{}"), Kind::Generic);
         assert_eq!(explained(200).0, Verdict::Good);
         assert_eq!(explained(429).0, Verdict::Good);
         assert_eq!(explained(400).0, Verdict::Unclear);
@@ -319,5 +381,25 @@ mod tests {
             assert_eq!(explained(code).0, Verdict::Bad, "{code}");
         }
         assert!(explained(301).1.contains("https://b/"));
+        let foreign = |kind| explain(&answer(200, "{\"success\":true}"), kind);
+        assert_eq!(foreign(Kind::Generic).0, Verdict::Unclear);
+        assert_eq!(foreign(Kind::Sentry).0, Verdict::Bad);
+        assert!(foreign(Kind::Sentry).1.contains("otherwise than a sentry does: {\"success\":true}"));
+    }
+
+    #[test]
+    fn what_an_address_answers_without_a_key_speaks_against_it_or_not() {
+        for (code, glitchtip, other) in [
+            (405, false, false),
+            (400, false, false),
+            (200, true, true),
+            (302, true, true),
+            (503, true, true),
+            (403, true, false),
+            (404, true, false),
+        ] {
+            assert_eq!(explain_knock(&answer(code, "x"), Kind::Glitchtip).is_some(), glitchtip, "{code}");
+            assert_eq!(explain_knock(&answer(code, "x"), Kind::Generic).is_some(), other, "{code}");
+        }
     }
 }

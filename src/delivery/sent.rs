@@ -6,7 +6,6 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::journal::{Claim, DeadLetter, Progress};
 use crate::policy::routing::Routing;
-use crate::protocol::answer;
 
 use super::compress::Compress;
 use super::headers::Headers;
@@ -36,15 +35,15 @@ impl Sent {
     /// What went wrong, in one line that can be shown.
     pub(super) fn what_went_wrong(&self) -> String {
         let text = match &self.result {
-            Ok(reply) => format!("{} {}", reply.status, answer::gist(&reply.text)),
+            Ok(reply) => reply.gist(),
             Err(error) => error.to_string(),
         };
         text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(ERROR_LENGTH).collect()
     }
 
-    /// Whether the answer is a web page with a 2xx: something before the tracker answers, or in its place.
-    pub(super) fn is_page(&self) -> bool {
-        self.result.as_ref().is_ok_and(Reply::is_page)
+    /// Whether something before the tracker says that it took the record, or something in its place.
+    pub(super) fn is_foreign(&self) -> bool {
+        self.result.as_ref().is_ok_and(|reply| reply.is_foreign)
     }
 
     /// What is kept of it as a refusal for good.
@@ -74,7 +73,7 @@ impl Sent {
     /// An upstream may repeat our key and headers in its answer; they must not get into logs, pages and dead letters.
     pub(super) fn hide_secrets(&mut self, upstream: &str) {
         let Ok(reply) = &mut self.result else { return };
-        if reply.status.is_success() && !reply.is_page() {
+        if reply.status.is_success() && !reply.is_foreign {
             return;
         }
         reply.text = self.headers.hide(std::mem::take(&mut reply.text));

@@ -15,7 +15,8 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::protocol::answer;
+use crate::policy::verdict::Verdict;
+use crate::protocol::answer::{self, Expected};
 
 use super::settings::Settings;
 
@@ -73,12 +74,39 @@ pub(super) struct Reply {
     pub(super) retry_after: Option<String>,
     /// The beginning of the body, as text.
     pub(super) text: String,
+    /// Whether it says that it is a web page.
+    is_html: bool,
+    /// Whether it says that something was taken, and something else than the tracker says so.
+    pub(super) is_foreign: bool,
 }
 
 impl Reply {
-    /// Whether it is a web page with a 2xx, which is no tracker's answer.
-    pub(super) fn is_page(&self) -> bool {
-        self.status.is_success() && answer::is_page(&self.text)
+    /// The status and the text in few words.
+    pub(super) fn gist(&self) -> String {
+        match answer::gist(&self.text) {
+            text if !self.is_foreign => format!("{} {text}", self.status),
+            text if text.is_empty() => format!("{}, and an empty page, as no tracker answers", self.status),
+            text => format!("{}, and not as a tracker answers: {text}", self.status),
+        }
+    }
+
+    /// What it means for an envelope.
+    pub(super) fn verdict(&self) -> Verdict {
+        Verdict::of(self.status, &self.text, self.is_foreign)
+    }
+
+    /// What it means for another request.
+    pub(super) fn verdict_of_other(&self) -> Verdict {
+        Verdict::of_other(self.status, &self.text, self.is_foreign)
+    }
+
+    /// Judges who gave the answer.
+    pub(super) fn judged(mut self, expected: Expected) -> Self {
+        self.is_foreign = match self.status {
+            StatusCode::CONFLICT => Expected::Anything.excludes(&self.text, self.is_html),
+            status => status.is_success() && expected.excludes(&self.text, self.is_html),
+        };
+        self
     }
 }
 
@@ -201,6 +229,8 @@ async fn read(response: Response<Incoming>) -> Reply {
         rate_limits: lines.filter_map(|line| line.to_str().ok()).map(str::to_owned).collect(),
         retry_after: head.headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()).map(str::to_owned),
         text: String::from_utf8_lossy(&text).into_owned(),
+        is_html: head.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html")),
+        is_foreign: false,
     }
 }
 

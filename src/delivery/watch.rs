@@ -111,7 +111,7 @@ impl Watch {
         if let Some(lag) = lag {
             self.lag.observe(lag.as_secs_f64());
         }
-        match (in_doubt, sent.is_page()) {
+        match (in_doubt, sent.is_foreign()) {
             // It ends no outage: the tracker has not answered.
             (true, true) => {}
             (false, true) => self.observations.counted(&self.upstream, now, verdict, 1),

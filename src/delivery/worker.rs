@@ -327,8 +327,8 @@ impl Worker {
         self.apart.ended(now);
         sent.hide_secrets(&self.upstream);
         let verdict = match &sent.result {
-            Ok(reply) if sent.claim.record.client.request.is_some() => Verdict::of_other(reply.status, &reply.text),
-            Ok(reply) => Verdict::of(reply.status, &reply.text),
+            Ok(reply) if sent.claim.record.client.request.is_some() => reply.verdict_of_other(),
+            Ok(reply) => reply.verdict(),
             Err(_) => Verdict::Failed,
         };
         let in_doubt = verdict == Verdict::Misconfigured && !self.is_refused_alone(&sent, now);
@@ -368,10 +368,10 @@ impl Worker {
                 self.around.cooldowns.tell(&self.upstream, &self.cooldown);
             }
         }
-        let is_page = sent.is_page();
-        if verdict == Verdict::Failed || (is_page && self.circuit.state() != State::Closed) {
+        let is_foreign = sent.is_foreign();
+        if verdict == Verdict::Failed || (is_foreign && self.circuit.state() != State::Closed) {
             self.learn_from_failure(sent, now);
-        } else if !is_page {
+        } else if !is_foreign {
             self.up = true;
             if self.circuit.succeeded(now) {
                 self.around.watch.recovered();

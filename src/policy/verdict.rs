@@ -2,8 +2,6 @@
 
 use http::StatusCode;
 
-use crate::protocol::answer;
-
 /// What to do with a record after an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
@@ -13,8 +11,8 @@ pub enum Verdict {
     RateLimited,
     /// The upstream is in trouble: network, timeout, 408, 5xx. Try again.
     Failed,
-    /// Our DSN is wrong there, or the way to it: 401, 403, 404, a redirect, anything else below 500 that nobody expects. Hold, and
-    /// say so.
+    /// Our DSN is wrong there, or the way to it: 401, 403, 404, a redirect, an answer that no tracker gives, anything else below 500
+    /// that nobody expects. Hold, and say so.
     Misconfigured,
     /// The upstream will never take it.
     Refused,
@@ -23,14 +21,14 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// The verdict on an answer. `text` is the beginning of its body: a tracker that answers "duplicate" has the event.
-    pub fn of(status: StatusCode, text: &str) -> Self {
+    /// The verdict on an answer. `text` is the beginning of its body: a tracker that answers "duplicate" has the event. `is_foreign`:
+    /// the tracker answers otherwise when it has taken something.
+    pub fn of(status: StatusCode, text: &str, is_foreign: bool) -> Self {
         match status.as_u16() {
-            // A captive portal, a gateway's sign-in, another server at the port: no tracker takes anything with a web page.
-            200..=299 if answer::is_page(text) => Self::Misconfigured,
-            200..=299 => Self::Delivered,
+            // A captive portal, a gateway's sign-in, another server at the port.
+            200..=299 | 409 if is_foreign => Self::Misconfigured,
+            200..=299 | 409 => Self::Delivered,
             429 => Self::RateLimited,
-            409 => Self::Delivered,
             400 | 403 if says_duplicate(text) => Self::Delivered,
             400 | 413 | 414 | 415 | 422 | 431 => Self::Refused,
             408 | 425 => Self::Failed,
@@ -42,10 +40,10 @@ impl Verdict {
 
     /// The verdict on an answer to a request that is no envelope: not every tracker has such endpoints (GlitchTip 5.2 has no
     /// NEL and no OTLP), and those that lack one say nothing against the DSN.
-    pub fn of_other(status: StatusCode, text: &str) -> Self {
+    pub fn of_other(status: StatusCode, text: &str, is_foreign: bool) -> Self {
         match status.as_u16() {
             404 | 405 | 410 | 501 => Self::Unsupported,
-            _ => Self::of(status, text),
+            _ => Self::of(status, text, is_foreign),
         }
     }
 
@@ -108,8 +106,6 @@ mod tests {
             (200, "", Verdict::Delivered),
             (202, "", Verdict::Delivered),
             (200, "{\"id\":\"fc6d8c0c43fc4630ad850ee518f1b9d0\"}", Verdict::Delivered),
-            (200, "<!DOCTYPE html><title>Sign in</title>", Verdict::Misconfigured),
-            (204, "\n<html><body>It works!</body></html>", Verdict::Misconfigured),
             (409, "", Verdict::Delivered),
             (403, "An event with the same ID already exists (abc)", Verdict::Delivered),
             (400, "Duplicate event id", Verdict::Delivered),
@@ -131,7 +127,11 @@ mod tests {
             (415, "", Verdict::Refused),
             (422, "", Verdict::Refused),
         ] {
-            assert_eq!(Verdict::of(StatusCode::from_u16(status).unwrap(), text), verdict, "{status} {text}");
+            assert_eq!(Verdict::of(StatusCode::from_u16(status).unwrap(), text, false), verdict, "{status} {text}");
+        }
+        for status in [200, 204, 409] {
+            let verdict = Verdict::of(StatusCode::from_u16(status).unwrap(), "It works!", true);
+            assert_eq!(verdict, Verdict::Misconfigured, "{status}");
         }
     }
 }

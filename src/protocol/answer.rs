@@ -1,6 +1,53 @@
-//! The text of an upstream's answer, as a person reads it: of a web page the title is enough.
+//! The text of an upstream's answer: whether a tracker answers so, and what a person reads of it. Of a web page the title is enough.
 
 use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+/// What an upstream answers when it has taken an envelope. A web page is never the answer: captive portals, gateways and servers at a
+/// wrong port answer with pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Expected {
+    /// Anything else.
+    Anything,
+    /// `{"id": …}`, `{}` or nothing.
+    Id,
+    /// The same, and nothing never has the type `text/html`.
+    IdWithoutHtml,
+}
+
+/// No tracker answers with so many bytes.
+const LONGEST: usize = 1024;
+
+impl Expected {
+    /// Whether something else than such an upstream answers. `text` is the beginning of the body, `is_html` tells its type. A body that
+    /// broke off speaks against nobody.
+    pub fn excludes(self, text: &str, is_html: bool) -> bool {
+        match (self, text.trim_ascii()) {
+            (_, text) if is_page(text) => true,
+            (Self::Anything, _) => false,
+            (expected, "") => is_html && expected == Self::IdWithoutHtml,
+            (_, text) => !may_tell_an_id(text),
+        }
+    }
+}
+
+fn may_tell_an_id(text: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Told {
+        id: Option<IgnoredAny>,
+        event_id: Option<IgnoredAny>,
+    }
+    let Some(inside) = text.strip_prefix('{') else { return false };
+    if inside.starts_with("\"id\":") || inside.starts_with('}') {
+        return true;
+    }
+    match serde_json::from_str(text) {
+        Ok(Told { id, event_id }) => id.is_some() || event_id.is_some(),
+        Err(error) => error.is_eof() && text.len() < LONGEST,
+    }
+}
 
 /// What is said of a page that has no title.
 const UNTITLED: &str = "a web page without a title";
@@ -37,6 +84,35 @@ fn find(text: &str, tag: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_kind_of_upstream_is_told_from_what_answers_in_its_place() {
+        use Expected::{Anything, Id, IdWithoutHtml};
+        let all = [Anything, Id, IdWithoutHtml];
+        for (text, excluded_by) in [
+            ("{\"id\":\"fc6d8c0c43fc4630ad850ee518f1b9d0\"}", &[][..]),
+            ("{\"id\": null}", &[]),
+            ("{}\n", &[]),
+            ("", &[]),
+            ("{\n \"status\": \"queued\", \"event_id\": \"1\"}", &[]),
+            // It broke off.
+            ("{\"i", &[]),
+            ("OK", &[Id, IdWithoutHtml]),
+            ("{\"ok\":true}", &[Id, IdWithoutHtml]),
+            ("{ok: true}", &[Id, IdWithoutHtml]),
+            ("[]", &[Id, IdWithoutHtml]),
+            ("null", &[Id, IdWithoutHtml]),
+            ("<Error/>", &[Id, IdWithoutHtml]),
+            (&format!("{{\"text\":\"{}", "x".repeat(2000)), &[Id, IdWithoutHtml]),
+            ("<html><title>Sign in</title>", &all),
+        ] {
+            for expected in all {
+                assert_eq!(expected.excludes(text, false), excluded_by.contains(&expected), "{expected:?} {text}");
+            }
+        }
+        assert_eq!(all.map(|expected| expected.excludes("", true)), [false, false, true]);
+        assert!(all.iter().all(|expected| !expected.excludes("{}", true)), "the text says more than its type");
+    }
 
     #[test]
     fn a_page_is_its_title_and_any_other_text_is_itself() {

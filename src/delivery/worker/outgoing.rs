@@ -11,6 +11,7 @@ use crate::delivery::settings::Settings;
 use crate::delivery::transport::{Again, Contents, Packed, Parcel, Reply, SendError, Transport};
 use crate::journal::Claim;
 use crate::policy::verdict::Verdict;
+use crate::protocol::answer::Expected;
 use crate::protocol::dsn::Dsn;
 
 use super::Worker;
@@ -23,6 +24,7 @@ pub(super) struct Outgoing {
     /// Whether the upstream takes a body whose length is not known before its end.
     without_length: bool,
     patience: Duration,
+    expected: Expected,
 }
 
 impl Worker {
@@ -36,8 +38,15 @@ impl Worker {
             how,
             without_length: !self.quirks().wants_length,
             patience: settings.timeout.get(),
+            expected: expected(claim, settings),
         }
     }
+}
+
+/// What the upstream answers when it has taken a claim. Of a request that is no envelope each endpoint answers in its own way: nothing,
+/// text, protobuf.
+fn expected(claim: &Claim, settings: &Settings) -> Expected {
+    claim.record.client.request.as_ref().map_or(settings.kind.answers(), |_| Expected::Anything)
 }
 
 impl Outgoing {
@@ -45,7 +54,7 @@ impl Outgoing {
     /// request once more.
     pub(super) async fn send(&self, parcel: Parcel, again: Again<'_>) -> (Result<Reply, SendError>, Option<Compress>) {
         if self.how == Compress::None {
-            return (self.transport.send(parcel, self.patience, again).await, None);
+            return (self.send_once(parcel, again).await, None);
         }
         // On the heap: most requests need none of it.
         Box::pin(self.send_packed(parcel)).await
@@ -60,13 +69,17 @@ impl Outgoing {
             return (first, None);
         }
         let second = self.send_twice(parcel).await;
-        let is_taken = second.as_ref().is_ok_and(|reply| Verdict::of(reply.status, &reply.text) == Verdict::Delivered);
+        let is_taken = second.as_ref().is_ok_and(|reply| reply.verdict() == Verdict::Delivered);
         (second, is_taken.then_some(self.how))
     }
 
     async fn send_twice(&self, parcel: Parcel) -> Result<Reply, SendError> {
         let mut copy = Some(parcel.clone());
-        self.transport.send(parcel, self.patience, &mut || copy.take()).await
+        self.send_once(parcel, &mut || copy.take()).await
+    }
+
+    async fn send_once(&self, parcel: Parcel, again: Again<'_>) -> Result<Reply, SendError> {
+        Ok(self.transport.send(parcel, self.patience, again).await?.judged(self.expected))
     }
 
     async fn packed(&self, parcel: Parcel) -> Option<Parcel> {
@@ -83,5 +96,5 @@ impl Outgoing {
 
 /// Whether the answer may be about the encoding, and not about what is encoded: refused for good, or its length is missed.
 fn may_be_the_encoding(reply: &Reply) -> bool {
-    reply.status.as_u16() == 411 || Verdict::of(reply.status, &reply.text) == Verdict::Refused
+    reply.status.as_u16() == 411 || reply.verdict() == Verdict::Refused
 }

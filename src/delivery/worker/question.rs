@@ -9,7 +9,6 @@ use crate::journal::Settlement;
 use crate::policy::backoff::Backoff;
 use crate::policy::circuit::State;
 use crate::policy::verdict::{Verdict, is_poison};
-use crate::protocol::answer;
 use crate::protocol::dsn::Dsn;
 
 use super::{Ended, Sent, Worker, parcel};
@@ -53,20 +52,19 @@ impl Worker {
         let (mut parcel, transport) = (parcel::question(&dsn), self.transport.clone());
         let settings = self.settings.load();
         settings.headers.apply(&mut parcel.headers);
-        let patience = settings.timeout.get();
+        let (patience, expected) = (settings.timeout.get(), settings.kind.answers());
         let (headers, key) = (settings.headers.clone(), dsn.public_key().to_owned());
         self.in_flight.push(Box::pin(async move {
             let mut copy = Some(parcel.clone());
-            Ended::Asked(match transport.send(parcel, patience, &mut || copy.take()).await {
-                // Whatever answers in the tracker's place says nothing of the tracker.
-                Ok(reply) if reply.is_page() => {
-                    let words = headers.hide(answer::gist(&reply.text).replace(&key, "***"));
-                    Err(format!("{} {words}", reply.status))
-                }
-                Ok(reply) if Verdict::of(reply.status, &reply.text) == Verdict::Failed => Err(reply.status.to_string()),
-                Ok(_) => Ok(()),
-                Err(error) => Err(error.to_string()),
-            })
+            Ended::Asked(
+                match transport.send(parcel, patience, &mut || copy.take()).await.map(|reply| reply.judged(expected)) {
+                    // Whatever answers in the tracker's place says nothing of the tracker.
+                    Ok(reply) if reply.is_foreign => Err(headers.hide(reply.gist().replace(&key, "***"))),
+                    Ok(reply) if reply.verdict() == Verdict::Failed => Err(reply.status.to_string()),
+                    Ok(_) => Ok(()),
+                    Err(error) => Err(error.to_string()),
+                },
+            )
         }));
     }
 
