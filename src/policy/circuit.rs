@@ -5,8 +5,8 @@
 //! out the rest. A record that is taken closes the circuit, and what waited goes out slowly at first; one that fails opens it for
 //! longer. Where a question stays without an answer, a record is the next probe: not every upstream understands the question.
 //!
-//! Fewer records that fail again and again are no outage yet: the upstream is asked, and only silence opens the circuit. What fails
-//! alone ([`Suspects`](super::suspects::Suspects)) says nothing about the upstream and is not counted.
+//! Fewer records that fail again and again are no outage yet: the upstream is asked, at most once a minute, and only silence opens the
+//! circuit. A single record that it answers with an error is its own suspect: the upstream is asked earlier. What fails alone ([`Suspects`](super::suspects::Suspects)) says nothing about the upstream and is not counted.
 
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ use super::backoff::Backoff;
 
 /// So many records that fail in a row open the circuit.
 pub const THRESHOLD: usize = 5;
+/// How often an upstream is asked at most while its circuit is closed, and for how long its answer counts.
+pub const EACH: Duration = Duration::from_secs(60);
 
 /// The state, by the name it has in metrics and status.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,9 +59,13 @@ pub struct Circuit {
     question: Question,
     /// Whether the next probe is a question, not a record.
     asks_next: bool,
+    /// When the last question was asked.
+    asked: Option<Timestamp>,
     /// Whether a question was answered since the last failure.
     answered: bool,
-    /// Whether one had been at the last failure, since the one before.
+    /// When the last answer came that no success has made worthless.
+    answered_at: Option<Timestamp>,
+    /// Whether an answer spoke for the upstream at the last failure.
     vouched: bool,
     /// Times it opened since it was last closed.
     openings: u32,
@@ -91,7 +97,9 @@ impl Default for Circuit {
             since: never,
             question: Question::None,
             asks_next: true,
+            asked: None,
             answered: false,
+            answered_at: None,
             vouched: false,
             openings: 0,
             until: never,
@@ -115,6 +123,7 @@ impl Circuit {
         };
         if is_due {
             self.question = Question::Asked;
+            self.asked = Some(now);
             if self.state == State::Open {
                 // The wait is over: open becomes half open with a question.
                 self.state = State::HalfOpen;
@@ -124,9 +133,9 @@ impl Circuit {
     }
 
     /// The upstream answered the question. Half open, records may try now, one at a time.
-    pub fn answered(&mut self) {
+    pub fn answered(&mut self, now: Timestamp) {
         if self.question == Question::Asked {
-            self.answered = true;
+            (self.answered, self.answered_at) = (true, Some(now));
             self.question = if self.state == State::HalfOpen { Question::Answered } else { Question::None };
         }
     }
@@ -146,9 +155,29 @@ impl Circuit {
     }
 
     /// Whether the last failure is likelier the record's fault than the upstream's: the upstream had answered a question since the one
-    /// before, and few records fail.
+    /// before or lately, and few records fail.
     pub fn vouches(&self) -> bool {
         self.state == State::Closed && self.records.len() < THRESHOLD && self.vouched
+    }
+
+    /// The same where a single record fails.
+    pub fn blames_one(&self) -> bool {
+        self.vouches() && self.records.len() == 1
+    }
+
+    /// The upstream answered the record that failed with an error of its own making: if no other fails, the upstream is asked whether
+    /// it is well otherwise.
+    pub fn doubts_one(&mut self, now: Timestamp) {
+        if self.failures > 1 && self.records.len() == 1 {
+            self.wants_answer(now);
+        }
+    }
+
+    fn wants_answer(&mut self, now: Timestamp) {
+        let is_recent = self.asked.is_some_and(|asked| now.since(asked) < EACH && asked <= now);
+        if self.state == State::Closed && self.question == Question::None && !is_recent {
+            self.question = Question::Due;
+        }
     }
 
     /// How many requests may be started now, at most `room`.
@@ -190,7 +219,7 @@ impl Circuit {
             self.slow_start(now);
         }
         (self.state, self.failures, self.openings) = (State::Closed, 0, 0);
-        (self.question, self.asks_next, self.answered) = (Question::None, true, false);
+        (self.question, self.asks_next, self.answered, self.answered_at) = (Question::None, true, false, None);
         self.records.clear();
         ended
     }
@@ -198,6 +227,7 @@ impl Circuit {
     /// The clock was set back by so much: what it waits for moves with it.
     pub fn set_back(&mut self, by: Duration) {
         (self.since, self.until) = (self.since - by, self.until - by);
+        (self.asked, self.answered_at) = (self.asked.map(|at| at - by), self.answered_at.map(|at| at - by));
         if let Some(pace) = &mut self.pace {
             pace.since = pace.since - by;
         }
@@ -218,15 +248,16 @@ impl Circuit {
             self.since = now;
         }
         self.failures = self.failures.saturating_add(1);
-        self.vouched = std::mem::take(&mut self.answered);
+        let lately = self.answered_at.is_some_and(|at| now.since(at) < EACH);
+        self.vouched = std::mem::take(&mut self.answered) || lately;
         if self.records.len() < THRESHOLD && !self.records.contains(&record) {
             self.records.push(record);
         }
         match self.state {
             State::Closed if self.records.len() >= THRESHOLD => self.open(now, true),
             State::Closed => {
-                if self.failures >= THRESHOLD && self.question == Question::None {
-                    self.question = Question::Due;
+                if self.failures >= THRESHOLD {
+                    self.wants_answer(now);
                 }
                 false
             }
@@ -239,6 +270,7 @@ impl Circuit {
         self.openings = self.openings.saturating_add(1);
         self.until = now + Backoff::CIRCUIT.after(self.openings);
         (self.state, self.question, self.asks_next, self.pace) = (State::Open, Question::None, asks_next, None);
+        self.answered_at = None;
         self.openings == 1
     }
 
@@ -328,7 +360,7 @@ mod tests {
         assert!(waits[4] > waits[0] && waits[9] <= Duration::from_secs(60));
         at = circuit.wakes_at(at).unwrap();
         assert!(circuit.asks(at, 0));
-        circuit.answered();
+        circuit.answered(at);
         assert_eq!(circuit.permits(at, 8, 0), 1, "an answer lets a record try at once");
         assert!(circuit.succeeded(at));
         assert_eq!(circuit.state(), State::Closed);
@@ -339,7 +371,7 @@ mod tests {
         let mut circuit = open();
         let at = circuit.wakes_at(T).unwrap();
         assert!(circuit.asks(at, 0));
-        circuit.answered();
+        circuit.answered(at);
         assert!(circuit.is_reached());
         circuit.failed(at, 1, true);
         assert_eq!((circuit.state(), circuit.permits(at, 8, 0)), (State::HalfOpen, 1));
@@ -355,16 +387,37 @@ mod tests {
             assert!(!circuit.asks(T, 0));
         }
         for turn in 0..20 {
-            assert!(!circuit.failed(T, 1, false));
-            assert_eq!(circuit.vouches(), turn > 0);
-            assert!(circuit.asks(T, 0) && !circuit.asks(T, 0), "asked once");
-            circuit.answered();
-            assert_eq!((circuit.state(), circuit.permits(T, 8, 0)), (State::Closed, 8));
+            let at = T + EACH * turn;
+            assert!(!circuit.failed(at, 1, false));
+            assert!(!circuit.vouches(), "the last answer is a minute old");
+            assert!(circuit.asks(at, 0) && !circuit.asks(at, 0), "asked once");
+            circuit.answered(at);
+            assert_eq!((circuit.state(), circuit.permits(at, 8, 0)), (State::Closed, 8));
+            assert!(!circuit.failed(at, 1, false) && circuit.blames_one());
+            assert!(!circuit.asks(at, 0), "not twice a minute");
         }
-        circuit.failed(T, 1, false);
-        assert!(circuit.asks(T, 0) && circuit.unanswered(T), "silence is one");
+        let at = T + EACH * 20;
+        circuit.failed(at, 1, false);
+        assert!(circuit.asks(at, 0) && circuit.unanswered(at), "silence is one");
         assert_eq!(circuit.state(), State::Open);
         assert!(!circuit.vouches());
+    }
+
+    #[test]
+    fn a_single_record_that_is_answered_with_an_error_twice_has_the_upstream_asked() {
+        let mut circuit = Circuit::default();
+        circuit.failed(T, 1, false);
+        circuit.doubts_one(T);
+        assert!(!circuit.asks(T, 0), "once may be chance");
+        circuit.failed(T, 1, false);
+        circuit.doubts_one(T);
+        assert!(circuit.asks(T, 0));
+        circuit.answered(T);
+        circuit.failed(T, 2, false);
+        assert_eq!((circuit.vouches(), circuit.blames_one()), (true, false), "another one fails, too");
+        let at = T + EACH;
+        circuit.doubts_one(at);
+        assert!(!circuit.asks(at, 0));
     }
 
     #[test]
@@ -390,7 +443,7 @@ mod tests {
         let mut circuit = open();
         let since = circuit.wakes_at(T).unwrap();
         circuit.asks(since, 0);
-        circuit.answered();
+        circuit.answered(since);
         circuit.succeeded(since);
         let mut sent_in = |from: u64, to: u64| {
             let mut sent = 0;

@@ -70,13 +70,15 @@ fn says_duplicate(text: &str) -> bool {
     text.contains("duplicate event") || text.contains("same id already exists")
 }
 
-/// A record that failed this often, each time while the upstream took others, is poison.
+/// A record that failed this often, each time while the upstream took others, or answered questions and nothing else failed, is poison.
+/// In the second case that takes two to five minutes with the waits between tries.
 pub const POISON_STRIKES: u32 = 5;
-/// The same where it is less certain: the upstream took nothing else and only answered a question, or what failed may have been the
+/// The same where it is less certain: others fail, too, and the upstream only answers questions, or what failed may have been the
 /// network or a proxy. With the waits between tries that takes more than eight minutes.
 pub const UNCERTAIN_STRIKES: u32 = 10;
 
-/// Whether a record with so many strikes is poison. `certain`: the last one was an answer about the record, while others were taken.
+/// Whether a record with so many strikes is poison. `certain`: the last one was an answer about the record, while others were taken or
+/// nothing else failed.
 pub const fn is_poison(strikes: u32, certain: bool) -> bool {
     strikes >= if certain { POISON_STRIKES } else { UNCERTAIN_STRIKES }
 }
@@ -96,7 +98,7 @@ mod tests {
             (415, Verdict::Refused),
             (500, Verdict::Failed),
         ] {
-            assert_eq!(Verdict::of_other(StatusCode::from_u16(status).unwrap(), ""), verdict, "{status}");
+            assert_eq!(Verdict::of_other(StatusCode::from_u16(status).unwrap(), "", false), verdict, "{status}");
         }
     }
 

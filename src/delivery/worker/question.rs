@@ -18,13 +18,13 @@ impl Worker {
     pub(super) fn failed(&mut self, sent: &Sent, now: Timestamp) -> Settlement {
         let progress = &sent.claim.progress;
         // A strike only when the upstream took something else since it was last tried with this; or when it answered a question, and
-        // next to nothing else fails.
+        // next to nothing else fails. An answer that is the record's alone is as certain as one while others are taken.
         let previous = sent.began - Backoff::RECORD.at_least(progress.attempts);
         let is_answer = sent.speaks_of_the_record(self.quirks());
         let passed = self.last_success > previous;
         let is_strike = passed || (is_answer && self.circuit.vouches());
         let strikes = progress.strikes + u32::from(is_strike);
-        if is_strike && is_poison(strikes, passed && is_answer) {
+        if is_strike && is_poison(strikes, is_answer && (passed || self.circuit.blames_one())) {
             return self.refused(sent, now, "poison");
         }
         self.retry(sent, now + Backoff::RECORD.after(progress.attempts + 1), strikes)
@@ -35,6 +35,9 @@ impl Worker {
         let (record, why) = (&sent.claim.record, sent.what_went_wrong());
         let alone = self.suspects.failed(&record.project, sent.took, self.circuit.is_reached(), now);
         let opened = self.circuit.failed(now, record.id.0, alone);
+        if sent.speaks_of_the_record(self.quirks()) {
+            self.circuit.doubts_one(now);
+        }
         self.failed_last = Some(Arc::clone(&record.project));
         let is_fine = alone && self.circuit.state() == State::Closed;
         self.up &= is_fine;
@@ -78,7 +81,7 @@ impl Worker {
     pub(super) fn learn_from_answer(&mut self, answer: Result<(), String>) {
         let now = self.around.clock.now();
         match answer {
-            Ok(()) => self.circuit.answered(),
+            Ok(()) => self.circuit.answered(now),
             Err(why) => {
                 if self.circuit.unanswered(now) {
                     self.up = false;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
-use crate::policy::circuit::Circuit;
+use crate::policy::circuit::{Circuit, State};
 use crate::policy::verdict::is_poison;
 
 const T: Timestamp = Timestamp::from_millis(1_000_000);
@@ -125,6 +125,7 @@ struct Model {
     letters: BTreeSet<u64>,
     delivered: BTreeSet<u64>,
     requests: BTreeMap<Arc<str>, u32>,
+    questions: u32,
 }
 
 impl Model {
@@ -154,9 +155,10 @@ impl Model {
         for _ in 0..steps {
             now = now + MOMENT;
             if self.circuit.asks(now, 0) {
+                self.questions += 1;
                 match weather {
                     Weather::Outage => drop(self.circuit.unanswered(now)),
-                    Weather::Fair | Weather::StorageDown => self.circuit.answered(),
+                    Weather::Fair | Weather::StorageDown => self.circuit.answered(now),
                 }
             }
             let mut looked = 0;
@@ -189,10 +191,13 @@ impl Model {
         let previous = began - Backoff::RECORD.at_least(entry.2);
         let alone = self.suspects.failed(project, MOMENT, self.circuit.is_reached(), now);
         self.circuit.failed(now, record, alone);
+        if weather != Weather::Outage {
+            self.circuit.doubts_one(now);
+        }
         let passed = self.last_success > previous;
         entry.3 += u32::from(passed || self.circuit.vouches());
         entry.2 += 1;
-        match is_poison(entry.3, passed) {
+        match is_poison(entry.3, passed || self.circuit.blames_one()) {
             true => drop(self.letters.insert(record)),
             false => drop(self.due.insert((now + Backoff::RECORD.after(entry.2), record))),
         }
@@ -234,14 +239,18 @@ fn a_flood_of_poison_before_the_first_good_record_holds_it_up_for_a_few_probes()
 
 #[test]
 fn a_single_record_that_fails_on_an_idle_project_becomes_a_dead_letter_without_an_outage() {
-    let ([web, ..], mut model) = (names(), Model::default());
-    model.arrive(&web, true);
-    let mut now = T;
-    for _ in 0..120 {
-        now = model.run(now, SECOND * 60, Weather::Fair);
-        assert_eq!(model.circuit.state(), crate::policy::circuit::State::Closed);
+    let [web, ..] = names();
+    for _ in 0..20 {
+        let (mut model, mut now) = (Model::default(), T);
+        model.arrive(&web, true);
+        for minute in 0..6 {
+            assert_eq!(model.circuit.state(), State::Closed, "{minute}");
+            assert!(minute >= 2 || model.letters.is_empty(), "{minute}");
+            now = model.run(now, SECOND * 60, Weather::Fair);
+        }
+        assert_eq!(model.letters.len(), 1);
+        assert!(model.questions <= 6, "at most one a minute: {}", model.questions);
     }
-    assert_eq!(model.letters.len(), 1);
 }
 
 #[test]
