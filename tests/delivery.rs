@@ -90,6 +90,83 @@ async fn a_200_that_is_a_web_page_is_no_delivery_and_says_what_came() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_no_tracker_of_its_kind_answers_is_no_delivery_and_says_what_came() {
+    let html = || vec![("content-type", "text/html; charset=utf-8".to_owned())];
+    let answers = |code: u16, text: &str| Reply::Status(code, vec![], text.to_owned());
+    for (kind, reply, told) in [
+        ("sentry", answers(200, "OK"), Some("OK")),
+        ("relay", answers(200, "{\"ok\":true}"), Some("{\\\"ok\\\":true}")),
+        ("glitchtip", answers(201, "[]"), Some("[]")),
+        ("sentry", Reply::Status(200, html(), String::new()), Some("an empty page")),
+        ("generic", answers(409, "<html><title>Conflict of a gateway</title>"), Some("Conflict of a gateway")),
+        // Django calls nothing so, and Bugsink answers with nothing.
+        ("bugsink", Reply::Status(200, html(), String::new()), None),
+        ("bugsink", answers(200, "{\"id\": \"0\"}"), None),
+        ("sentry", answers(204, ""), None),
+        ("glitchtip", answers(200, "{}"), None),
+        ("sentry", answers(409, ""), None),
+        // Kent's.
+        ("generic", answers(200, "{\"success\":true}"), None),
+        ("generic", answers(200, "OK"), None),
+    ] {
+        let upstream = Upstream::start().await;
+        upstream.always(reply.clone());
+        let plan = Plan::new(&[("tracker", upstream.dsn("5ca1ab1e", 1))]);
+        let mut relay = plan.upstream("tracker", &format!("kind = \"{kind}\"")).start().await;
+        relay.send_errors(1).await;
+        let waits = |upstream: &Value| upstream["state"] == "misconfigured" && upstream["backlog"]["envelopes"] == 1;
+        let what = format!("{kind} {reply:?}");
+        shows(&relay, "tracker", &what, |upstream| waits(upstream) || upstream["delivered"] == 1).await;
+        let status = relay.upstream("tracker").await;
+        assert_eq!(waits(&status), told.is_some(), "{what}: {status}");
+        assert!(status["last_error"].to_string().contains(told.unwrap_or_default()), "{what}: {status}");
+        relay.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_other_requests_than_envelopes_answers_them_in_its_own_way() {
+    let upstream = Upstream::start().await;
+    upstream.always(Reply::Status(201, vec![], "taken".to_owned()));
+    let plan = Plan::new(&[("tracker", upstream.dsn("5ca1ab1e", 1))]);
+    let relay = plan.upstream("tracker", "kind = \"sentry\"").start().await;
+    let report = "{\"csp-report\":{\"document-uri\":\"https://a/\"}}";
+    let request = relay.post(&format!("/api/1/security/?sentry_key={}", envelopes::KEY), report);
+    let answer = request.header("content-type", "application/csp-report").send().await.expect("an answer");
+    assert!(answer.status().is_success(), "{answer:?}");
+    relay.balanced(SOON).await;
+    assert_eq!(upstream.taken_count(), 1);
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_dsn_is_explained_by_that_refusal_and_not_by_another_projects_limit() {
+    let a = Upstream::start().await;
+    let limited = || Reply::Status(429, vec![("retry-after", "30".to_owned())], "slow down".to_owned());
+    a.when(move |seen| {
+        let refused = || Reply::Status(403, vec![], "no such project".to_owned());
+        Some(if seen.path.starts_with("/api/22/") { limited() } else { refused() })
+    });
+    let web = format!(
+        "[[projects]]\nname = \"web\"\nid = \"2\"\npublic_key = \"aa\"\n[projects.upstreams]\na = \"{}\"\n",
+        a.dsn("key-web", 22)
+    );
+    let mut relay = Plan::new(&[("a", a.dsn("key-shop", 11))]).more(&web).start().await;
+    relay.send_errors(1).await;
+    shows(&relay, "a", "the DSN is refused", |upstream| upstream["state"] == "misconfigured").await;
+    let event = envelopes::error(&envelopes::new_id());
+    let answer = relay.post("/api/2/envelope/?sentry_key=aa", event).send().await.expect("an answer");
+    assert_eq!(answer.status(), 200);
+    shows(&relay, "a", "the other project is limited", |upstream| upstream["limits"][0]["category"] == "error").await;
+    let status = relay.upstream("a").await;
+    assert!(
+        status["state"] == "misconfigured" && status["last_error"].to_string().contains("no such project"),
+        "{status}"
+    );
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_200_that_is_a_web_page_ends_no_outage() {
     let (a, _b, mut relay) = relay_with(&[]).await;
     a.always(Reply::status(503));

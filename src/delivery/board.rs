@@ -31,6 +31,8 @@ pub struct Report {
     pub last_delivery: Option<Timestamp>,
     /// What last went wrong.
     pub last_error: Option<LastError>,
+    /// What it last said when it refused our DSN.
+    pub refusal: Option<LastError>,
     /// Its rate limits, over all projects.
     pub limits: Vec<(Category, Timestamp)>,
     /// Its canaries, when it gets any.
@@ -48,6 +50,7 @@ impl Default for Report {
             in_doubt: 0,
             last_delivery: None,
             last_error: None,
+            refusal: None,
             limits: vec![],
             canary: None,
         }
@@ -65,6 +68,13 @@ impl Report {
         } else if self.poison.len() < TOLD {
             self.poison.push((Arc::clone(project), cause, now));
         }
+    }
+
+    /// What explains its state: what last went wrong, and while it refuses our DSN for a project, how. Another project may have had
+    /// another answer since.
+    pub fn reason(&self) -> Option<&LastError> {
+        let refusal = self.refusal.as_ref().filter(|_| self.circuit == State::Closed && self.misconfigured);
+        refusal.or(self.last_error.as_ref())
     }
 
     /// The state in one word, the gravest first.

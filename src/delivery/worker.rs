@@ -112,6 +112,8 @@ pub(super) struct Worker {
     up: bool,
     /// What went wrong since the board was last told.
     error: Option<LastError>,
+    /// How it refused our DSN since then.
+    refusal: Option<LastError>,
     in_flight: FuturesUnordered<BoxFuture<'static, Ended>>,
     bytes_in_flight: usize,
     /// Something waits that had no DSN when it was looked at.
@@ -160,6 +162,7 @@ impl Worker {
             declined: None,
             up: true,
             error: None,
+            refusal: None,
             in_flight: FuturesUnordered::new(),
             bytes_in_flight: 0,
             homeless: false,
@@ -383,6 +386,9 @@ impl Worker {
         }
         if !matches!(verdict, Verdict::Delivered | Verdict::Unsupported) {
             self.error = Some(LastError { at: now, what: sent.what_went_wrong() });
+        }
+        if verdict == Verdict::Misconfigured {
+            self.refusal.clone_from(&self.error);
         }
     }
 

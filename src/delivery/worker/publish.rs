@@ -20,7 +20,7 @@ impl Worker {
     /// Tells how the upstream is.
     pub(super) fn publish(&mut self) {
         let now = self.around.clock.now();
-        let (limits, error) = (self.cooldown.by_category(now), self.error.take());
+        let (limits, error, refusal) = (self.cooldown.by_category(now), self.error.take(), self.refusal.take());
         self.around.watch.limited(&limits, now);
         self.around.board.update(&self.upstream, |report| {
             (report.circuit, report.up, report.limits) = (self.circuit.state(), self.up, limits);
@@ -28,6 +28,7 @@ impl Worker {
             report.alone = self.suspects.told();
             report.last_delivery = Some(self.last_success).filter(|at| *at != Timestamp::default());
             report.last_error = error.or(report.last_error.take());
+            report.refusal = refusal.or(report.refusal.take());
         });
     }
 }

@@ -157,7 +157,7 @@ fn upstream(
         canary: report.canary.as_ref().map(|canary| canary_status(canary, now)),
         verification: None,
         limits: limits(&report, now),
-        last_error: report.last_error,
+        last_error: report.reason().cloned(),
         stranded: if configured { stranded(view, name, &accounts) } else { vec![] },
         difference: accounts.iter().map(|account| account.difference).sum(),
         accounts,
