@@ -141,6 +141,9 @@ fn details(upstream: &UpstreamReport) -> String {
         lines.push(format!("  of these taken up by a backfill since: {}", upstream.backfilled()));
     }
     if upstream.returned() > 0 {
+    if upstream.retried() > 0 {
+        lines.push(format!("  of these refused and retried since: {}", upstream.retried()));
+    }
         lines.push(format!(
             "  returned, which is dropped first and waiting again or sent later: {}",
             upstream.returned()

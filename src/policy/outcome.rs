@@ -147,6 +147,9 @@ pub enum Outcome {
     /// A backfill took up what was not meant for the upstream when it came. It is booked at the time of that drop, beside
     /// [`Outcome::Returned`], and moves no balance: what is kept from the upstream now is what was dropped so, less this.
     Backfilled,
+    /// A dead letter that the upstream had refused was retried. It is booked at the time of the refusal, beside [`Outcome::Returned`], and
+    /// moves no balance: what is refused for good is what was rejected, less this.
+    Retried,
     /// It was found in the upstream by its API. This and what follows divides what was delivered: stored, less what vanished, lost,
     /// missing now, and unknown.
     Stored,
@@ -157,7 +160,8 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The name in the journal: `accepted`, `delivered`, `returned`, `backfilled`, `stored`, `vanished`, `lost`, or the reason of a drop.
+    /// The name in the journal: `accepted`, `delivered`, `returned`, `backfilled`, `retried`, `stored`, `vanished`, `lost`, or the reason of a
+    /// drop.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
@@ -165,6 +169,7 @@ impl Outcome {
             Self::Dropped(reason) => reason.name(),
             Self::Returned => "returned",
             Self::Backfilled => "backfilled",
+            Self::Retried => "retried",
             Self::Stored => "stored",
             Self::Vanished => "vanished",
             Self::Lost => "lost",
@@ -178,6 +183,7 @@ impl Outcome {
             "delivered" => Some(Self::Delivered),
             "returned" => Some(Self::Returned),
             "backfilled" => Some(Self::Backfilled),
+            "retried" => Some(Self::Retried),
             "stored" => Some(Self::Stored),
             "vanished" => Some(Self::Vanished),
             "lost" => Some(Self::Lost),
@@ -193,7 +199,7 @@ mod tests {
     #[test]
     fn outcomes_are_found_by_their_names() {
         let dropped = Outcome::Dropped(DropReason::Evicted);
-        let found = [Outcome::Backfilled, Outcome::Stored, Outcome::Vanished, Outcome::Lost];
+        let found = [Outcome::Backfilled, Outcome::Retried, Outcome::Stored, Outcome::Vanished, Outcome::Lost];
         for outcome in [Outcome::Accepted, Outcome::Delivered, Outcome::Returned, dropped].into_iter().chain(found) {
             assert_eq!(Outcome::from_name(outcome.name()), Some(outcome));
         }

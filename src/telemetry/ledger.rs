@@ -31,6 +31,8 @@ pub struct Account {
     pub returned: u64,
     /// Of what was not meant for it, how much a backfill took up later.
     pub backfilled: u64,
+    /// Of what it refused, how much was retried later.
+    pub retried: u64,
     /// Found in the upstream by its API.
     pub stored: u64,
     /// Found once, and not there at a later look.
@@ -57,6 +59,11 @@ impl Account {
         reasons.map(|reason| self.dropped(reason)).sum::<u64>().saturating_sub(self.backfilled)
     }
 
+    /// How much it has refused for good: less what was retried later.
+    pub const fn refused(&self) -> u64 {
+        self.dropped(DropReason::Rejected).saturating_sub(self.retried)
+    }
+
     /// Stored there as far as is known now.
     pub const fn stored_now(&self) -> u64 {
         self.stored.saturating_sub(self.vanished)
@@ -76,6 +83,7 @@ impl Account {
             Outcome::Dropped(reason) => self.dropped[reason as usize] += quantity,
             Outcome::Returned => self.returned += quantity,
             Outcome::Backfilled => self.backfilled += quantity,
+            Outcome::Retried => self.retried += quantity,
             Outcome::Stored => self.stored += quantity,
             Outcome::Vanished => self.vanished += quantity,
             Outcome::Lost => self.lost += quantity,

@@ -82,6 +82,48 @@ async fn after_a_backfill_the_table_of_the_report_adds_up() {
     relay.finish().await;
 }
 
+#[tokio::test]
+async fn what_was_refused_and_is_retried_and_delivered_is_no_refusal_any_more() {
+    let (a, b) = (Upstream::start().await, Upstream::start().await);
+    let refused = || Reply::Status(400, vec![], "not today".to_owned());
+    b.then([refused(), refused()]);
+    let relay = Plan::new(&[("a", a.dsn("key-a", 1)), ("b", b.dsn("key-b", 2))]).start().await;
+    relay.send_errors(2).await;
+    relay.balanced(SOON).await;
+    let before = report_of(&relay).await;
+    let criterion_of = |report: &Value| {
+        let refused = criterion(report, "refused");
+        (refused["passed"].clone(), refused["found"].as_str().expect("a text").to_owned())
+    };
+    let found = criterion_of(&before).1;
+    assert!(found.starts_with("2 items refused for good, 0 answers that our DSN is wrong"), "{found}");
+    let letters = net::json(relay.client(), &format!("http://{}/api/dead-letters", relay.admin_address())).await;
+    let id = letters.expect("letters")["letters"][0]["id"].clone();
+    let retry = |order: Value| {
+        let request = relay.client().post(format!("http://{}/api/dead-letters/retry", relay.admin_address()));
+        request.header("content-type", "application/json").body(order.to_string()).send()
+    };
+    // One is refused again, and counts again; then both are taken.
+    b.then([refused()]);
+    assert!(retry(json!({ "id": id })).await.expect("an answer").status().is_success());
+    let again = async || match criterion_of(&report_of(&relay).await) {
+        (passed, found) if found.starts_with("2 items refused for good and 1 that were retried since,") => Ok(passed),
+        found => Err(format!("{found:?}")),
+    };
+    assert_eq!(eventually("it is refused again", SOON, again).await, false);
+    assert!(retry(json!({ "all": true })).await.expect("an answer").status().is_success());
+    eventually("b has them", SOON, async || if b.taken_count() == 2 { Ok(()) } else { Err(relay.log()) }).await;
+    relay.balanced(SOON).await;
+    let after = report_of(&relay).await;
+    let (passed, found) = criterion_of(&after);
+    let expected = "0 items refused for good and 3 that were retried since, 0 answers that our DSN is wrong";
+    assert!(passed == true && found.starts_with(expected), "{found}");
+    let category = &after["upstreams"][1]["categories"][0];
+    assert_eq!((&category["dropped"]["rejected"], &category["retried"]), (&json!(3), &json!(3)), "{category}");
+    assert!(says(&relay, "report").await.contains("of these refused and retried since: 3"));
+    relay.finish().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_report_on_a_minute_says_that_it_counts_by_whole_hours() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);

@@ -284,6 +284,7 @@ impl Sources {
         }
         categories.into_iter().map(|(category, own)| CategoryReport { category, ..own }).collect()
     }
+            own.retried += account.retried;
 }
 
 fn attempts(performance: &Performance) -> BTreeMap<String, u64> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::clock::Timestamp;
 use crate::journal::letters::together;
+use crate::journal::verification::LOST_BY_TRACKER;
 use crate::journal::{DeadLetter, Letter, Pick, Progress, Record, TargetId, WithRecord};
 use crate::policy::outcome::Outcome;
 use crate::protocol::category::Quantities;
@@ -83,6 +84,9 @@ impl MemoryJournal {
                 kept.missed.remove(&letter.target);
             }
             self.post(Some(&target.name), &letter.project, Outcome::Returned, &letter.quantities);
+            if &*letter.refusal.reason != LOST_BY_TRACKER {
+                self.post(Some(&target.name), &letter.project, Outcome::Retried, &letter.quantities);
+            }
         }
         state.letters.retain(|letter| !gone.contains(&letter.id));
         gone.len()

@@ -27,6 +27,9 @@ const INTAKE: i64 = -1;
 /// Hours after which rows are summed up into the hour 0.
 const KEPT_HOURS: u64 = KEPT.as_secs() / 3600;
 
+/// Hour, target, project and category of an account.
+type Whose = (u64, i64, u32, Category);
+
 /// The changes of one commit.
 #[derive(Debug, Default)]
 pub(super) struct Book {
@@ -83,29 +86,59 @@ impl Book {
         (target, project): (TargetId, u32),
         quantities: &Quantities,
     ) -> rusqlite::Result<()> {
-        let (hour, number) = (accepted_at.hour(), i64::from(target.0));
         for (category, quantity) in quantities.iter() {
-            let mut select = conn.prepare_cached(
-                "SELECT outcome, quantity FROM ledger WHERE hour = ?1 AND target = ?2 AND project = ?3 AND category = ?4",
-            )?;
-            let mut rows = select.query(params![hour.cast_signed(), number, project, category.name()])?;
-            let mut account = Account::default();
-            while let Some(row) = rows.next()? {
-                if let Some(outcome) = row.get_ref(0)?.as_str().ok().and_then(Outcome::from_name) {
-                    account.post(outcome, row.get::<_, i64>(1)?.cast_unsigned());
-                }
-            }
-            for ((at, owner, whose, what, outcome), quantity) in &self.rows {
-                if (*at, *owner, *whose, *what) == (hour, number, project, category) {
-                    account.post(*outcome, *quantity);
-                }
-            }
-            let quantity = quantity.min(account.withheld());
-            if quantity > 0 {
-                *self.rows.entry((hour, number, project, category, Outcome::Backfilled)).or_default() += quantity;
+            let whose = (accepted_at.hour(), i64::from(target.0), project, category);
+            let quantity = quantity.min(self.account(conn, whose)?.withheld());
+            self.add(whose, Outcome::Backfilled, quantity);
+        }
+        Ok(())
+    }
+
+    /// Notes that a dead letter is retried, at the time of the refusal: no more than was refused then. The refusal was booked when
+    /// it was committed, perhaps in the next hour.
+    pub(super) fn note_retried(
+        &mut self,
+        conn: &Connection,
+        refused_at: Timestamp,
+        (target, project): (TargetId, u32),
+        quantities: &Quantities,
+    ) -> rusqlite::Result<()> {
+        for (category, mut left) in quantities.iter() {
+            for hour in [refused_at.hour(), refused_at.hour() + 1] {
+                let whose = (hour, i64::from(target.0), project, category);
+                let quantity = left.min(self.account(conn, whose)?.refused());
+                self.add(whose, Outcome::Retried, quantity);
+                left -= quantity;
             }
         }
         Ok(())
+    }
+
+    fn add(&mut self, (hour, target, project, category): Whose, outcome: Outcome, quantity: u64) {
+        if quantity > 0 {
+            *self.rows.entry((hour, target, project, category, outcome)).or_default() += quantity;
+        }
+    }
+
+    /// The account of an hour with what this commit changes.
+    fn account(&self, conn: &Connection, whose: Whose) -> rusqlite::Result<Account> {
+        let (hour, target, project, category) = whose;
+        let mut select = conn.prepare_cached(
+            "SELECT outcome, quantity FROM ledger WHERE hour = ?1 AND target = ?2 AND project = ?3 AND category = ?4",
+        )?;
+        let mut rows = select.query(params![hour.cast_signed(), target, project, category.name()])?;
+        let mut account = Account::default();
+        while let Some(row) = rows.next()? {
+            if let Some(outcome) = row.get_ref(0)?.as_str().ok().and_then(Outcome::from_name) {
+                account.post(outcome, row.get::<_, i64>(1)?.cast_unsigned());
+            }
+        }
+        for ((at, owner, own, what, outcome), quantity) in &self.rows {
+            if (*at, *owner, *own, *what) == whose {
+                account.post(*outcome, *quantity);
+            }
+        }
+        Ok(account)
     }
 
     /// Notes that a target does not get what is just being accepted.

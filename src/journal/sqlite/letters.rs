@@ -9,7 +9,9 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::clock::Timestamp;
 use crate::journal::letters::together;
+use crate::journal::verification::LOST_BY_TRACKER;
 use crate::journal::{DeadLetter, Letter, Pick, RecordId, Settings, TargetId, WithRecord};
+use crate::protocol::category::Quantities;
 use crate::telemetry::log;
 
 use super::accounts::Book;
@@ -56,10 +58,18 @@ impl Held {
     }
 }
 
-/// What of one record is retried: the numbers of the letters and their bytes, and what is to wait again.
+/// What of one record is retried: its letters, and what is to wait again.
 struct Retried {
-    letters: Vec<(u64, u64)>,
+    letters: Vec<Taken>,
     again: Again,
+}
+
+/// A letter that is taken out.
+struct Taken {
+    id: u64,
+    bytes: u64,
+    /// When it was refused, and how much; `None` when the upstream took it and lost it.
+    refused: Option<(Timestamp, Quantities)>,
 }
 
 impl Letters {
@@ -148,6 +158,11 @@ impl Letters {
             for Retried { letters, again } in records.into_values() {
                 let project = again.project;
                 if !retry || pass.take_up(conn, again, now, (now, &mut *book))? {
+                    for (at, quantities) in
+                        letters.iter().filter(|_| retry).filter_map(|letter| letter.refused.as_ref())
+                    {
+                        book.note_retried(conn, *at, (target.id, project), quantities)?;
+                    }
                     count += self.remove(conn, pass, project, &letters)?;
                 }
             }
@@ -160,9 +175,9 @@ impl Letters {
         conn: &Connection,
         pass: &mut Pass,
         project: u32,
-        letters: &[(u64, u64)],
+        letters: &[Taken],
     ) -> rusqlite::Result<usize> {
-        for (id, bytes) in letters {
+        for Taken { id, bytes, .. } in letters {
             conn.prepare_cached("DELETE FROM dead_letter WHERE id = ?1")?.execute([id.cast_signed()])?;
             self.gone(project, *bytes);
         }
@@ -215,7 +230,10 @@ fn meant(conn: &Connection, shared: &Shared, pick: &Pick, limit: usize) -> rusql
             quantities,
         };
         let records = by_target.entry(row.get(1)?).or_default();
-        let letter = (id.cast_unsigned(), bytes);
+        let at = Timestamp::from_millis(row.get::<_, i64>(3)?.cast_unsigned());
+        let is_refused = row.get_ref(4)?.as_str().is_ok_and(|reason| reason != LOST_BY_TRACKER);
+        let refused = is_refused.then(|| (at, again.quantities.clone()));
+        let letter = Taken { id: id.cast_unsigned(), bytes, refused };
         match records.get_mut(&again.id) {
             None => drop(records.insert(again.id, Retried { letters: vec![letter], again })),
             Some(retried) => {

@@ -152,9 +152,11 @@ fn lost(settings: &Settings, candidate: &UpstreamReport) -> Criterion {
 }
 
 fn refused(settings: &Settings, candidate: &UpstreamReport) -> Criterion {
-    let (items, answers) = (candidate.dropped_as(&["rejected"]), candidate.attempts_of("misconfigured"));
+    let (retried, answers) = (candidate.retried(), candidate.attempts_of("misconfigured"));
+    let items = candidate.dropped_as(&["rejected"]).saturating_sub(retried);
     let demanded = format!("no more than {} refusals", settings.max_refused);
-    let found = format!("{items} items refused for good, {answers} answers that our DSN is wrong");
+    let later = if retried > 0 { format!(" and {retried} that were retried since") } else { String::new() };
+    let found = format!("{items} items refused for good{later}, {answers} answers that our DSN is wrong");
     criterion("refused", items + answers <= settings.max_refused, demanded, found)
 }
 

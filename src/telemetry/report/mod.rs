@@ -194,6 +194,11 @@ impl UpstreamReport {
         self.items().map(|category| category.backfilled).sum()
     }
 
+    /// Items that it refused, and that were retried later.
+    pub fn retried(&self) -> u64 {
+        self.items().map(|category| category.retried).sum()
+    }
+
     /// Items dropped for one of these reasons.
     pub fn dropped_as(&self, reasons: &[&str]) -> u64 {
         reasons.iter().filter_map(|reason| self.dropped.get(*reason)).sum()
@@ -221,6 +226,9 @@ pub struct CategoryReport {
     /// Of what was kept from it in this time, taken up by a backfill since.
     #[serde(default)]
     pub backfilled: u64,
+    /// Of what it refused in this time, retried since.
+    #[serde(default)]
+    pub retried: u64,
     /// Waiting for it now.
     pub pending: u64,
 }

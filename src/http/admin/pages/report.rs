@@ -148,7 +148,8 @@ fn upstream_part(upstream: &UpstreamReport) -> Markup {
         }
         @if !upstream.dropped.is_empty() {
             p { "Dropped: " @for (reason, n) in &upstream.dropped { (words::dropped(reason, *n)) ". " }
-                @if upstream.backfilled() > 0 { "Of these taken up by a backfill since: " (upstream.backfilled()) "." }
+                @if upstream.backfilled() > 0 { "Of these taken up by a backfill since: " (upstream.backfilled()) ". " }
+                @if upstream.retried() > 0 { "Of these refused and retried since: " (upstream.retried()) "." }
             }
         }
         @if let Some(own) = &upstream.verification {
