@@ -52,6 +52,12 @@ fn render(report: &Report) -> String {
     parts.join("\n")
 }
 
+/// From when on lag and losses are judged, where that is another time than the hour's beginning.
+fn judged_since(report: &Report) -> String {
+    let since = report.judged_since();
+    since.map_or(String::new(), |since| format!("; lag and losses are judged from {} on", since.in_words()))
+}
+
 fn head(report: &Report) -> String {
     let list = |counts: &std::collections::BTreeMap<String, u64>| match counts.values().sum::<u64>() {
         0 => "none".to_owned(),
@@ -59,7 +65,7 @@ fn head(report: &Report) -> String {
     };
     format!(
         "parallel run of {} (primary) and {} (candidate), {} to {}\n\
-         items, requests and lags are counted by whole hours: from {} on\n\
+         items, requests and lags are counted by whole hours: from {} on{}\n\
          the relay ran {} of {}{}, {}, {}\n\
          accepted items: {} · repeats: {} · refused requests: {} · items not let in: {}\n",
         tint(Tone::Strong, &report.primary),
@@ -67,6 +73,7 @@ fn head(report: &Report) -> String {
         report.since.in_words(),
         report.now.in_words(),
         report.counted_since.in_words(),
+        judged_since(report),
         hours(report.relay.up_seconds),
         hours(report.relay.window_seconds),
         report.first_start().map_or(String::new(), |first| format!(" since its first start at {}", first.in_words())),
@@ -140,10 +147,10 @@ fn details(upstream: &UpstreamReport) -> String {
     if upstream.backfilled() > 0 {
         lines.push(format!("  of these taken up by a backfill since: {}", upstream.backfilled()));
     }
-    if upstream.returned() > 0 {
     if upstream.retried() > 0 {
         lines.push(format!("  of these refused and retried since: {}", upstream.retried()));
     }
+    if upstream.returned() > 0 {
         lines.push(format!(
             "  returned, which is dropped first and waiting again or sent later: {}",
             upstream.returned()

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::policy::outcome::DropReason;
 use crate::protocol::event_id::EventId;
+use crate::telemetry::lags::Lags;
 use crate::telemetry::ledger::{Account, AccountKey};
 use crate::telemetry::observations::{Observed, Performance};
 use crate::telemetry::series::Step;
@@ -88,6 +89,8 @@ pub struct Evidence {
     pub accounts: BTreeMap<AccountKey, Account>,
     /// What each upstream did, by its name.
     pub performance: BTreeMap<Arc<str>, Performance>,
+    /// The lags of each, without those of the first hour.
+    pub later_lags: BTreeMap<Arc<str>, Lags>,
     /// What the intake did.
     pub intake: Vec<Tally>,
     /// When the relay ran, oldest first.

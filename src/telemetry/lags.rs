@@ -42,8 +42,13 @@ fn middle(class: u16) -> u64 {
 impl Lags {
     /// Counts one.
     pub fn record(&mut self, lag: Duration) {
+        self.record_many(lag, 1);
+    }
+
+    /// Counts so many of the same length.
+    pub fn record_many(&mut self, lag: Duration, count: u64) {
         let ms = u64::try_from(lag.as_millis()).unwrap_or(u64::MAX).min(LONGEST);
-        *self.counts.entry(class(ms)).or_default() += 1;
+        *self.counts.entry(class(ms)).or_default() += count;
         self.max = self.max.max(ms);
     }
 

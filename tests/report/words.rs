@@ -125,7 +125,7 @@ async fn what_was_refused_and_is_retried_and_delivered_is_no_refusal_any_more() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_report_on_a_minute_says_that_it_counts_by_whole_hours() {
+async fn a_report_on_a_minute_judges_lag_by_its_time_and_says_from_when_it_counts() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     b.then([Reply::with_header(429, "Retry-After", "30")]);
     let relay = Simulation::start(Plan::new(&[("a", a.dsn("key-a", 1)), ("b", b.dsn("key-b", 2))])).await;
@@ -138,10 +138,25 @@ async fn a_report_on_a_minute_says_that_it_counts_by_whole_hours() {
     relay.kept(1, 1).await;
     let report = relay.report("?since=1m").await;
     let lag = criterion(&report, "lag");
+    assert_eq!(
+        (&lag["passed"], &lag["found"]),
+        (&json!(false), &json!("nothing was delivered, counted from 5 Jan 2026, 00:05:00 UTC on"))
+    );
+    assert_eq!(relay.send(envelopes::error(&envelopes::new_id())).await, 200);
+    relay.quiet(&["a", "b"]).await;
+    relay.advance(MINUTE / 3).await;
+    relay.kept(1, 2).await;
+    let report = relay.report("?since=1m").await;
+    let lag = criterion(&report, "lag");
     let found = lag["found"].as_str().expect("a text");
-    assert!(lag["passed"] == false && found.ends_with(" s, counted from 5 Jan 2026, 00:00:00 UTC on"), "{lag}");
+    assert!(lag["passed"] == true && found.ends_with(", counted from 5 Jan 2026, 00:05:00 UTC on"), "{lag}");
+    let refused = criterion(&report, "refused")["found"].as_str().expect("a text").to_owned();
+    assert!(refused.ends_with("counted from 5 Jan 2026, 00:00:00 UTC on"), "{refused}");
+    // The lag of half a minute, eight minutes ago, is in the hour.
+    assert_eq!(criterion(&relay.report("?since=9m").await, "lag")["passed"], false);
     let (_, text) = relay.cli(&["--since", "1m"]).await;
-    assert!(text.contains("counted by whole hours: from 5 Jan 2026, 00:00:00 UTC on"), "{text}");
+    let told = "counted by whole hours: from 5 Jan 2026, 00:00:00 UTC on; lag and losses are judged from 5 Jan 2026, 00:05:00 UTC on";
+    assert!(text.contains(told), "{text}");
     relay.stop().await;
 }
 

@@ -17,7 +17,7 @@ use crate::telemetry::observations::Performance;
 use crate::telemetry::report::span::{self, Span};
 use crate::telemetry::report::{
     CategoryReport, ComparisonReport, ContentReport, IntakeReport, LagReport, Missed, MissedReport, RelayReport,
-    Report, ServiceReport, UpstreamReport, criteria,
+    Report, ServiceReport, UpstreamReport, WithinReport, criteria,
 };
 use crate::telemetry::status::{OutageStatus, Status, UpstreamStatus};
 use crate::units::Period;
@@ -47,6 +47,7 @@ pub(super) enum NoReport {
 
 /// What a report is made of, besides the status.
 struct Sources {
+    since: Timestamp,
     window: Span,
     status: Status,
     evidence: Evidence,
@@ -71,7 +72,7 @@ pub(super) async fn judged(admin: &Admin, since: Timestamp, candidate: Option<&s
     let up = up(&evidence.stretches, admin.started_at, (since, now));
     let outages = admin.journal.outages(since, MOST).await?;
     let status = scrape::status(admin).await;
-    let sources = Sources { window: (known_since, now), status, evidence, outages, up };
+    let sources = Sources { since, window: (known_since, now), status, evidence, outages, up };
     let mut upstreams: Vec<UpstreamReport> =
         sources.status.upstreams.iter().map(|upstream| sources.upstream(upstream, &candidate)).collect();
     for upstream in &mut upstreams {
@@ -246,6 +247,7 @@ impl Sources {
             dropped,
             attempts: attempts(&performance),
             lag: lag(&performance.lags),
+            within: self.within(&status.name),
             outages: own.into_iter().map(told).collect(),
             outage_seconds,
             availability_percent: percent(up_seconds - outage_seconds, up_seconds),
@@ -256,6 +258,13 @@ impl Sources {
             canaries_failed: self.canaries_failed(&status.name),
             difference: status.difference,
         }
+    }
+
+    /// What is known of an upstream finer than by the hour.
+    fn within(&self, name: &str) -> Option<WithinReport> {
+        let (steps, later) = (self.evidence.steps.get(name), self.evidence.later_lags.get(name));
+        let (steps, later) = (steps.map_or(&[][..], Vec::as_slice), later.cloned().unwrap_or_default());
+        WithinReport::new(self.since, self.window.1, steps, &later)
     }
 
     /// How often canaries stopped getting through.
@@ -275,6 +284,7 @@ impl Sources {
             own.delivered += account.delivered;
             own.returned += account.returned;
             own.backfilled += account.backfilled;
+            own.retried += account.retried;
             for reason in DropReason::ALL.into_iter().filter(|reason| account.dropped(*reason) > 0) {
                 *own.dropped.entry(reason.to_string()).or_default() += account.dropped(reason);
             }
@@ -284,7 +294,6 @@ impl Sources {
         }
         categories.into_iter().map(|(category, own)| CategoryReport { category, ..own }).collect()
     }
-            own.retried += account.retried;
 }
 
 fn attempts(performance: &Performance) -> BTreeMap<String, u64> {

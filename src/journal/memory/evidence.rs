@@ -76,7 +76,8 @@ impl Kept {
         for ((target, _), step) in &self.steps {
             steps.entry(name(targets, *target)).or_default().push(step.clone());
         }
-        Evidence { accounts, performance: named.collect(), intake, stretches, steps }
+        let later_lags = BTreeMap::new();
+        Evidence { accounts, performance: named.collect(), later_lags, intake, stretches, steps }
     }
 
     pub(super) fn outages(&self, since: Timestamp, limit: usize, targets: &[Target]) -> Vec<Outage> {

@@ -126,9 +126,11 @@ pub(super) fn forget(conn: &Connection, now: Timestamp) -> rusqlite::Result<()> 
 /// What is kept of the time since the beginning of that hour.
 pub(super) fn read(conn: &Connection, shared: &Shared, since: Timestamp) -> rusqlite::Result<Evidence> {
     let hour = since.hour().cast_signed();
+    let (performance, later_lags) = performance(conn, shared, hour)?;
     Ok(Evidence {
         accounts: accounts(conn, shared, hour)?,
-        performance: performance(conn, shared, hour)?,
+        performance,
+        later_lags,
         intake: intake(conn, hour)?,
         stretches: stretches(conn, since)?,
         steps: steps::read(conn, shared, hour)?,
@@ -157,8 +159,12 @@ fn accounts(conn: &Connection, shared: &Shared, hour: i64) -> rusqlite::Result<B
     Ok(accounts)
 }
 
-fn performance(conn: &Connection, shared: &Shared, hour: i64) -> rusqlite::Result<BTreeMap<Arc<str>, Performance>> {
-    let mut all: BTreeMap<Arc<str>, Performance> = BTreeMap::new();
+type ByName<T> = BTreeMap<Arc<str>, T>;
+
+/// What each did since that hour began, and the lags of the hours after it.
+fn performance(conn: &Connection, shared: &Shared, hour: i64) -> rusqlite::Result<(ByName<Performance>, ByName<Lags>)> {
+    let mut later = ByName::<Lags>::new();
+    let mut all = ByName::<Performance>::new();
     let mut select = conn
         .prepare_cached("SELECT target, result, sum(quantity) FROM attempt WHERE hour >= ?1 GROUP BY target, result")?;
     let mut rows = select.query([hour])?;
@@ -168,12 +174,16 @@ fn performance(conn: &Connection, shared: &Shared, hour: i64) -> rusqlite::Resul
         let own = all.entry(shared.name(row.get(0)?)).or_default();
         own.attempts[verdict as usize] += row.get::<_, i64>(2)?.cast_unsigned();
     }
-    let mut select = conn.prepare_cached("SELECT target, histogram FROM lag WHERE hour >= ?1")?;
+    let mut select = conn.prepare_cached("SELECT target, histogram, hour FROM lag WHERE hour >= ?1")?;
     let mut rows = select.query([hour])?;
     while let Some(row) = rows.next()? {
-        all.entry(shared.name(row.get(0)?)).or_default().lags.merge(&histogram(row, 1)?);
+        let (name, lags) = (shared.name(row.get(0)?), histogram(row, 1)?);
+        if row.get::<_, i64>(2)? > hour {
+            later.entry(Arc::clone(&name)).or_default().merge(&lags);
+        }
+        all.entry(name).or_default().lags.merge(&lags);
     }
-    Ok(all)
+    Ok((all, later))
 }
 
 fn intake(conn: &Connection, hour: i64) -> rusqlite::Result<Vec<Tally>> {

@@ -63,6 +63,9 @@ impl Default for Settings {
 /// What rests on figures that are kept by the hour.
 const BY_THE_HOUR: [&str; 7] = ["withheld", "lost", "refused", "lag", "services", "stored", "canary"];
 
+/// What of it is kept by steps of five minutes, too, for 48 hours.
+const BY_STEPS: [&str; 2] = ["lost", "lag"];
+
 /// Judges a report: fills in its criteria and the verdict.
 pub fn judge(settings: &Settings, report: &mut Report) {
     let unknown = UpstreamReport::default();
@@ -80,9 +83,11 @@ pub fn judge(settings: &Settings, report: &mut Report) {
     ];
     report.criteria.extend(stored(settings, candidate, &report.candidate));
     report.criteria.extend(content(settings, candidate));
-    if let Some(counted) = report.counts_earlier() {
+    let judged = report.judged_since();
+    if let Some(hour) = report.counts_earlier() {
         let by_the_hour = |criterion: &&mut Criterion| BY_THE_HOUR.contains(&&*criterion.name);
         for criterion in report.criteria.iter_mut().filter(by_the_hour) {
+            let counted = judged.filter(|_| BY_STEPS.contains(&&*criterion.name)).unwrap_or(hour);
             criterion.found = format!("{}, counted from {} on", criterion.found, counted.in_words());
         }
     }
@@ -146,7 +151,9 @@ fn withheld(settings: &Settings, candidate: &UpstreamReport) -> Criterion {
 }
 
 fn lost(settings: &Settings, candidate: &UpstreamReport) -> Criterion {
-    let found = candidate.dropped_as(&["expired", "evicted", "rate_limited"]);
+    let before = candidate.within.as_ref().map_or(0, |within| within.lost_before);
+    let found = candidate.dropped_as(&["expired", "evicted"]).saturating_sub(before);
+    let found = found + candidate.dropped_as(&["rate_limited"]);
     let demanded = format!("no more than {} items expired, evicted or dropped under a limit", settings.max_lost);
     criterion("lost", found <= settings.max_lost, demanded, format!("{found} items"))
 }
@@ -173,11 +180,15 @@ fn availability(settings: &Settings, candidate: &UpstreamReport) -> Criterion {
 
 fn lag(settings: &Settings, candidate: &UpstreamReport) -> Criterion {
     let demanded = format!("99 of 100 deliveries took less than {}", settings.max_lag_p99);
-    match &candidate.lag {
+    let p99 = match &candidate.within {
+        Some(within) => within.lag_p99_seconds,
+        None => candidate.lag.as_ref().map(|lag| lag.p99_seconds),
+    };
+    match p99 {
         None => criterion("lag", false, demanded, "nothing was delivered".to_owned()),
-        Some(lag) => {
-            let passed = lag.p99_seconds < settings.max_lag_p99.get().as_secs_f64();
-            criterion("lag", passed, demanded, words::lag(lag.p99_seconds))
+        Some(p99) => {
+            let passed = p99 < settings.max_lag_p99.get().as_secs_f64();
+            criterion("lag", passed, demanded, words::lag(p99))
         }
     }
 }

@@ -12,11 +12,13 @@ use super::status::{LimitStatus, OutageStatus, SwitchStatus};
 use super::verification::NotFound;
 
 pub use content::ContentReport;
+pub use within::WithinReport;
 
 pub mod accepted;
 mod content;
 pub mod criteria;
 pub mod span;
+mod within;
 
 /// How two upstreams fared side by side, and whether the candidate is ready.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -113,6 +115,9 @@ pub struct UpstreamReport {
     pub attempts: BTreeMap<String, u64>,
     /// How long its deliveries took; absent when there were none.
     pub lag: Option<LagReport>,
+    /// What is known finer than by the hour; absent where nothing is.
+    #[serde(default)]
+    pub within: Option<WithinReport>,
     /// Its outages in this time, newest first.
     pub outages: Vec<OutageStatus>,
     /// How long they lasted together, while the relay ran.
@@ -321,6 +326,12 @@ impl Report {
     /// From when on items, attempts and lags are counted, where that is earlier than the report's beginning.
     pub fn counts_earlier(&self) -> Option<Timestamp> {
         Some(self.counted_since).filter(|counted| *counted < self.since)
+    }
+
+    /// From when on the lags and losses of the candidate are judged, where that is known finer than by the hour.
+    pub fn judged_since(&self) -> Option<Timestamp> {
+        let candidate = self.upstreams.iter().find(|upstream| upstream.role == "candidate")?;
+        candidate.within.as_ref().map(|within| within.since)
     }
 
     /// The relay's first start, where it is later than the report's beginning.

@@ -57,7 +57,9 @@ fn head(report: &Report) -> Markup {
         h2 { "Parallel run: " (report.primary) " (primary) and " (report.candidate) " (candidate)" }
         p.muted {
             "From " (time(report.since)) " to " (time(report.now)) " · items, requests and lags are counted by whole hours, from "
-            (time(report.counted_since)) " on · version " (report.version)
+            (time(report.counted_since)) " on"
+            @if let Some(since) = report.judged_since() { "; lag and losses are judged from " (time(since)) " on" }
+            " · version " (report.version)
         }
         div.banner.good[report.ready].bad[!report.ready] { b { (report.verdict) } }
     }
