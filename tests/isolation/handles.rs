@@ -39,7 +39,7 @@ async fn scene(upstream: &Upstream) -> (Relay, Wire) {
 
 /// The attacker's keys, one after the other.
 fn path(turn: usize) -> String {
-    if turn % 2 == 0 {
+    if turn.is_multiple_of(2) {
         format!("/api/1/envelope/?sentry_version=7&sentry_key={KEY}")
     } else {
         format!("/api/3/envelope/?sentry_version=7&sentry_key={SITE}")
