@@ -27,9 +27,9 @@ const BAR: &str = "{msg} {wide_bar} {pos} of {len}, {eta} left";
 
 /// Redelivers envelopes that an upstream was not meant to get when they came
 ///
-/// Because mirror was off, because it was added later, or because it was filtered: of what the journal still retains. What it has
-/// had, or is about to get, is not sent again. Live deliveries come first. The daemon does it, through restarts: closing the
-/// terminal leaves it going, ctrl-c cancels it. Exit 1 when it was cancelled.
+/// It sends what the journal still retains and the upstream did not get because mirror was off, it was added later, or the
+/// envelope was filtered. What the upstream had, or is about to get, is not sent again. Live deliveries come first. The daemon
+/// does the work, through restarts: closing the terminal leaves it going, ctrl-c cancels it. Exit 1 when it was cancelled.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// The upstream that is to get them
@@ -202,5 +202,9 @@ fn tell(args: &Args, ended: &BackfillStatus) -> Result<(), Failure> {
 /// How a backfill stands, in a line.
 pub(super) fn describe(backfill: &BackfillStatus) -> String {
     let BackfillStatus { upstream, state, found, taken, since, projects, .. } = backfill;
-    format!("backfill of {upstream}, {}, since {since}: {state}, {taken} of {found} handed over", projects.join(", "))
+    format!(
+        "backfill of {upstream}, {}, since {}: {state}, {taken} of {found} handed over",
+        projects.join(", "),
+        since.in_words()
+    )
 }

@@ -15,9 +15,8 @@ use super::{process, terminal};
 
 /// Checks the configuration: every problem at once, with its line; exit 78 when it cannot be used
 ///
-/// With --online the upstreams are asked, too: is each DSN's address there, and does it take the key? Exit 1 when one does not.
-/// What kind of tracker it is is found out first, and suggested when the file says otherwise.
-/// The keys at a GlitchTip are tried with --yes, and after all others.
+/// --online asks each upstream as well: does the address answer, what kind of tracker is there, does it take the key? Exit 1 when
+/// one does not. Keys at a GlitchTip are tried with --yes only, after all others.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// Asks each upstream of each project: DNS, connection, TLS, key. Nothing is stored there

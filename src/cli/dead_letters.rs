@@ -50,7 +50,7 @@ struct ListArgs {
     /// Only those that this upstream refused
     #[arg(long, value_name = "NAME")]
     upstream: Option<String>,
-    /// Only those with this reason: refused, poison
+    /// Only those with this reason: refused, poison, lost_by_tracker
     #[arg(long)]
     reason: Option<String>,
     /// At most so many
@@ -83,7 +83,7 @@ struct Which {
     /// Those that this upstream refused
     #[arg(long, value_name = "NAME", conflicts_with = "ids")]
     upstream: Option<String>,
-    /// Those with this reason: refused, poison
+    /// Those with this reason: refused, poison, lost_by_tracker
     #[arg(long, conflicts_with = "ids")]
     reason: Option<String>,
 }
@@ -138,7 +138,7 @@ async fn list(admin: &AdminClient, args: &ListArgs) -> Result<(), Failure> {
     for letter in &letters {
         rows.add_row(vec![
             right(letter.id),
-            letter.at.to_string().into(),
+            letter.at.in_words().into(),
             letter.upstream.as_str().into(),
             letter.project.as_str().into(),
             letter.reason.as_str().into(),
@@ -199,9 +199,9 @@ fn described(letter: &LetterDetail) -> String {
     let mut line = |name: &str, value: String| lines.push(format!("{name:<13}{value}"));
     line("number", summary.id.to_string());
     line("upstream", format!("{}, project {}", summary.upstream, summary.project));
-    line("refused at", format!("{} ({}), after {} requests", summary.at, summary.reason, summary.attempts));
+    line("refused at", format!("{} ({}), after {} requests", summary.at.in_words(), summary.reason, summary.attempts));
     line("answer", format!("{} {}", status(summary), harmless(&gist(&summary.answer), 1000)));
-    line("accepted at", summary.accepted_at.to_string());
+    line("accepted at", summary.accepted_at.in_words());
     line("what", format!("{} in {} bytes", what(summary), summary.bytes));
     line("event id", summary.event_id.clone().unwrap_or_else(|| "-".to_owned()));
     line("client", harmless(letter.user_agent.as_deref().unwrap_or("-"), 200));

@@ -171,7 +171,7 @@ fn alarms(status: &Status) -> Vec<String> {
         alarms.push(format!("not accepting: {why}\n"));
     }
     if let Some(error) = &status.config.error {
-        let since = status.config.loaded_at;
+        let since = status.config.loaded_at.in_words();
         alarms
             .push(format!("the file {} is not in use; what was loaded at {since} is:\n{error}\n", status.config.path));
     }

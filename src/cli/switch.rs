@@ -103,7 +103,7 @@ pub(super) fn describe(switch: &SwitchStatus) -> String {
     let author = switch.author.as_ref().map(|author| format!(" by {}", harmless(author, 60))).unwrap_or_default();
     let reason = switch.reason.as_ref().map(|reason| format!(": {}", harmless(reason, 200))).unwrap_or_default();
     let from = switch.from.as_deref().unwrap_or("none");
-    format!("{}  {from} -> {}{project}{author}{reason}", switch.at, switch.to)
+    format!("{}  {from} -> {}{project}{author}{reason}", switch.at.in_words(), switch.to)
 }
 
 async fn flip(admin: &AdminClient, located: &Located, name: &str, args: &Args) -> Result<(), Failure> {

@@ -41,7 +41,7 @@ pub fn limits(limits: &[LimitStatus]) -> Vec<String> {
         let own = limits.iter().filter(|limit| limit.until == until);
         let names: Vec<&str> = own.map(|limit| limit.category.as_str()).collect();
         let names = if names.len() == all { "everything".to_owned() } else { names.join(", ") };
-        format!("{names} until {until}")
+        format!("{names} until {}", until.in_words())
     };
     ends.into_iter().map(line).collect()
 }
@@ -131,11 +131,12 @@ mod tests {
             .filter(|category| category.can_be_limited())
             .map(|category| limit(category.name(), at(60)))
             .collect();
-        assert_eq!(limits(&all), ["everything until 1970-01-01T00:01:00Z"]);
+        assert_eq!(limits(&all), ["everything until 1 Jan 1970, 00:01:00 UTC"]);
         all.truncate(2);
         all.push(limit("log_item", at(30)));
         let (a, b) = (&all[0].category, &all[1].category);
-        let told = ["log_item until 1970-01-01T00:00:30Z".to_owned(), format!("{a}, {b} until 1970-01-01T00:01:00Z")];
+        let told =
+            ["log_item until 1 Jan 1970, 00:00:30 UTC".to_owned(), format!("{a}, {b} until 1 Jan 1970, 00:01:00 UTC")];
         assert_eq!(limits(&all), told);
         assert!(limits(&[]).is_empty());
     }

@@ -70,7 +70,7 @@ async fn hours(relay: &Simulation, hours: std::ops::Range<usize>, upstreams: &[&
     const BY_HOUR: [usize; 24] = [1, 1, 0, 1, 0, 1, 2, 3, 5, 7, 8, 8, 6, 7, 9, 8, 7, 6, 5, 4, 4, 3, 2, 2];
     for half in hours.start * 2..hours.end * 2 {
         traffic(relay, BY_HOUR[half / 2 % 24] + half % 3 % 2).await;
-        relay.quiet(upstreams).await;
+        relay.settled(upstreams).await;
         relay.advance(30 * MINUTE).await;
     }
 }
@@ -89,7 +89,7 @@ async fn pages_of_a_relay_that_is_well() {
     let relay = Simulation::start(plan(&sentry, &glitchtip)).await;
     hours(&relay, 8..14, &["sentry", "glitchtip"]).await;
     traffic(&relay, 3).await;
-    relay.quiet(&["sentry", "glitchtip"]).await;
+    relay.settled(&["sentry", "glitchtip"]).await;
     relay.advance(MINUTE).await;
     look("well", &relay).await;
     relay.stop().await;
@@ -148,7 +148,7 @@ async fn pages_after_48_hours_with_an_outage_a_limit_refusals_a_restart_and_a_sw
     for reply in [Reply::Status(400, vec![], "the tag \"customer\" is too long".into()), Reply::status(413)] {
         glitchtip.then([reply]);
         traffic(&relay, 1).await;
-        relay.quiet(&both).await;
+        relay.settled(&both).await;
     }
     hours(&relay, 21..30, &both).await;
     relay.restart(10 * MINUTE).await;
@@ -187,7 +187,7 @@ async fn pages_with_50_projects_and_8_upstreams() {
         for kind in ["event", "transaction"] {
             assert_eq!(relay.send_to(n, &key(n), envelope(&new_id(), kind, "{}")).await, 200);
         }
-        relay.quiet(&names).await;
+        relay.settled(&names).await;
     }
     hours(&relay, 0..24, &names).await;
     relay.status_page().await;

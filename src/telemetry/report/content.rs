@@ -67,7 +67,7 @@ impl ContentReport {
     pub fn told(&self) -> String {
         let compared = match self.compared {
             0 => "nothing was compared yet".to_owned(),
-            n => format!("{n} compared from {} on, {}", self.since, differ(self.differing, self.accepted)),
+            n => format!("{n} compared from {} on, {}", self.since.in_words(), differ(self.differing, self.accepted)),
         };
         let accepted = match self.accepted {
             0 => String::new(),

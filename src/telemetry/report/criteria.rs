@@ -430,7 +430,7 @@ mod tests {
         assert_eq!(own.fields["exception[].frames[].lineno"], 1);
         assert_eq!(
             own.told(),
-            "7 compared from 1970-01-01T00:00:00Z on, 3 differ: release 2, exception[].frames[].lineno 1"
+            "7 compared from 1 Jan 1970, 00:00:00 UTC on, 3 differ: release 2, exception[].frames[].lineno 1"
         );
         assert_eq!(ContentReport::default().told(), "nothing was compared yet");
     }

@@ -248,7 +248,7 @@ fn readiness(view: &View, to: &UpstreamStatus) -> Markup {
         @if to.state != "up" {
             div.banner.warn {
                 (to.name) " is " (to.state) " now."
-                @if let Some(error) = &to.last_error { " " (error.at) " " (error.what) }
+                @if let Some(error) = &to.last_error { " At " (error.at.in_words()) ": " (error.what) }
             }
         }
         @if to.backlog.envelopes > 0 { p { (to.backlog.envelopes) " envelopes wait for it now." } }
@@ -301,7 +301,7 @@ fn names(projects: &[&Project]) -> String {
 pub(super) fn discard(session: &Session, letter: &LetterSummary) -> Response {
     let body = html! {
         p {
-            (letter.upstream) " did not take it, at " (letter.at) ", for the project " (letter.project) ": " (letter.reason)
+            (letter.upstream) " did not take it, at " (letter.at.in_words()) ", for the project " (letter.project) ": " (letter.reason)
             @if let Some(status) = letter.status { ", " (status) } "."
         }
         @if !letter.answer.is_empty() { div.banner { (letter.answer.chars().take(LONGEST_WORDS).collect::<String>()) } }

@@ -23,7 +23,7 @@ pub(in crate::http::admin) static SCRIPT_SOURCE: LazyLock<String> = LazyLock::ne
     format!("'sha256-{}'", BASE64_STANDARD.encode(digest))
 });
 
-/// A document: `head` stands in its head beside title and style.
+/// A document: `head` stands in its head behind title and style, so that a style in it goes before the common one.
 pub(super) fn document(title: &str, head: &Markup, body: &Markup) -> String {
     let page = html! {
         (DOCTYPE)
@@ -31,9 +31,9 @@ pub(super) fn document(title: &str, head: &Markup, body: &Markup) -> String {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width,initial-scale=1";
-                (head)
                 title { (title) }
                 style { (PreEscaped(STYLE)) }
+                (head)
             }
             (body)
         }
