@@ -33,7 +33,6 @@ pub mod evidence;
 pub mod letters;
 pub mod losses;
 mod measures;
-pub mod memory;
 mod settings;
 mod shares;
 pub mod spool;
@@ -251,8 +250,8 @@ pub trait Journal: Send + std::marker::Sync + fmt::Debug {
     /// Makes the submission durable; returns after the commit.
     fn append(&self, submission: Submission) -> BoxFuture<'_, Result<RecordId, JournalError>>;
 
-    /// Where bodies over [`IN_MEMORY`](body::IN_MEMORY) are written; `None`: they stay in memory.
-    fn spool(&self) -> Option<&Arc<Spool>>;
+    /// Where bodies over [`IN_MEMORY`](body::IN_MEMORY) are written.
+    fn spool(&self) -> &Arc<Spool>;
 
     /// Takes room for `bytes` of a file for a project, if it is known for which; delivered records go first.
     /// [`BodyWriter`](spool::BodyWriter) asks for it.
@@ -314,8 +313,7 @@ pub trait Journal: Send + std::marker::Sync + fmt::Debug {
     /// Adds what was observed since the last time to the evidence, and that the relay is alive.
     fn observe(&self, observation: Observation) -> BoxFuture<'_, Result<(), JournalError>>;
 
-    /// What is kept of the time since the beginning of the hour in which `since` lies. A journal that keeps no hours tells of
-    /// all its time.
+    /// What is kept of the time since the beginning of the hour in which `since` lies.
     fn evidence(&self, since: Timestamp) -> BoxFuture<'_, Result<Evidence, JournalError>>;
 
     /// The outages that had not ended by `since`, newest first, at most `limit`.
@@ -330,7 +328,7 @@ pub trait Journal: Send + std::marker::Sync + fmt::Debug {
         after: RecordId,
     ) -> BoxFuture<'_, Result<Comparison, JournalError>>;
 
-    /// When a target last took something. A journal that has no clock knows it of canaries alone.
+    /// When a target last took something.
     fn latest(&self, target: TargetId) -> Latest;
 
     /// The number of dead letters of a target.

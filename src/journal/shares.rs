@@ -89,11 +89,6 @@ impl Shares {
         self.holders.truncate(count);
     }
 
-    /// The number of a project that is known.
-    pub(super) fn number(&self, name: &str) -> Option<u32> {
-        (0..).zip(&self.holders).find(|(_, holder)| &*holder.name == name).map(|(number, _)| number)
-    }
-
     /// The bytes that a project has.
     pub(super) fn count(&self, project: u32) -> Option<&Arc<AtomicU64>> {
         self.holders.get(project as usize).map(|holder| &holder.bytes)
@@ -164,6 +159,10 @@ impl Holder {
 mod tests {
     use super::*;
 
+    fn number(shares: &Shares, name: &str) -> Option<u32> {
+        (0..).zip(&shares.holders).find(|(_, holder)| &*holder.name == name).map(|(number, _)| number)
+    }
+
     fn shares(bytes: &[(&str, u64)], configured: &[&str]) -> Shares {
         let mut shares = Shares::new(1200);
         for (name, bytes) in bytes {
@@ -175,7 +174,7 @@ mod tests {
     }
 
     fn names(shares: &Shares, giving: &Giving) -> Vec<&'static str> {
-        let all = ["a", "b", "c"].into_iter().filter(|name| shares.number(name).is_some_and(|at| giving.has(at)));
+        let all = ["a", "b", "c"].into_iter().filter(|name| number(shares, name).is_some_and(|at| giving.has(at)));
         all.collect()
     }
 

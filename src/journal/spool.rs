@@ -177,7 +177,7 @@ impl BodyWriter {
     /// not brought to its end, the body cannot be finished.
     pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), JournalError> {
         let fits = self.draft.is_none() && self.buffer.len() + bytes.len() <= self.keep;
-        if fits || self.journal.spool().is_none() {
+        if fits {
             self.buffer.extend_from_slice(bytes);
             return Ok(());
         }
@@ -228,7 +228,7 @@ impl BodyWriter {
         if !std::mem::take(&mut self.whole) {
             return Err(JournalError::Failed("a part of the body was not written".into()));
         }
-        let Some(spool) = self.journal.spool().cloned() else { return Ok(()) };
+        let spool = Arc::clone(self.journal.spool());
         let (durable, bytes) = (spool.durable, self.buffer.len() as u64);
         if self.draft.is_none() {
             let body = tasks::blocking(move || spool.create()).await.map_err(|error| failure(&error))?;

@@ -84,11 +84,6 @@ impl Source {
         self.module().split('/').any(|segment| segment == "tests")
     }
 
-    /// The lines of the comment it begins with.
-    pub(crate) fn head(&self) -> String {
-        self.text.lines().take_while(|line| line.starts_with("//!")).collect::<Vec<_>>().join("\n")
-    }
-
     /// How many lines it has, test modules not counted.
     pub(crate) fn lines(&self) -> usize {
         let tested: usize = test_items(&self.tokens).iter().map(|(from, to)| span(&self.tokens, *from, *to)).sum();

@@ -12,11 +12,13 @@ use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use switchyard::clock::Clock;
 use switchyard::content::{self, Kind, MAX_DIFFERENCES};
 use switchyard::intake::crash::{self, FormKind, Pieces, Workshop};
 use switchyard::intake::decode::{self, DecodeError, Encoding};
 use switchyard::intake::legacy;
-use switchyard::journal::memory::MemoryJournal;
+use switchyard::journal;
+use switchyard::journal::sqlite::SqliteJournal;
 use switchyard::protocol::auth::{self, AuthError, Credentials};
 use switchyard::protocol::category::Quantities;
 use switchyard::protocol::dsn::{Dsn, constant_form, is_token};
@@ -226,7 +228,10 @@ pub(crate) fn store(data: &[u8]) {
 pub(crate) fn multipart(data: &[u8]) {
     let [size, form @ ..] = data else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let journal = Arc::new(MemoryJournal::new(Ledger::default()));
+    let folder = tempfile::tempdir().expect("a folder");
+    let settings = journal::Settings { path: folder.path().join("journal.db"), ..journal::Settings::default() };
+    let journal = SqliteJournal::open(&settings, Clock::system(), Ledger::default()).expect("a journal");
+    let journal = Arc::new(journal);
     let workshop = Workshop { journal, project: None, turns: Arc::new(Semaphore::new(1)) };
     let pieces = || -> Pieces {
         let pieces: Vec<_> = form.chunks(usize::from(*size) + 1).map(Bytes::copy_from_slice).map(Ok).collect();

@@ -255,30 +255,24 @@ impl Run {
         let count = self.subject.journal().retry_letters(pick, limit).await.unwrap();
         let target = usize::from(target);
         assert_eq!(count, limit.min(self.model.letters[target].len()));
-        let memory = matches!(self.subject, Subject::Memory(..));
         for (id, errors) in self.model.letters[target].drain(..count) {
             // On disk it is due as of the real time, which the model does not know, also after a crash.
-            let waiting = Waiting { due: memory.then_some(0), errors, lost: !memory, ..Waiting::default() };
+            let waiting = Waiting { errors, lost: true, ..Waiting::default() };
             self.model.waiting[target].insert(id, waiting);
         }
-        if !memory {
-            self.find_lost().await;
-        }
+        self.find_lost().await;
     }
 
     async fn crash(&mut self) {
-        let memory = matches!(self.subject, Subject::Memory(..));
         let before = taken(&self.subject);
         self.subject.crash();
         assert_eq!(taken(&self.subject), before);
         for (target, claim, waiting) in self.model.leased.drain(..) {
             // Untried and passed by: SQLite has it due as of its commit, or untried still; the test takes either.
-            let lost = !memory && waiting.due.is_none();
+            let lost = waiting.due.is_none();
             self.model.waiting[target].insert(claim.record.id.0, Waiting { lost, ..waiting });
         }
-        if !memory {
-            self.find_lost().await;
-        }
+        self.find_lost().await;
     }
 
     /// Claims what is untried or due in the far future, so that the model knows of everything again.
@@ -310,8 +304,7 @@ impl Run {
         let (mut bodies, most) = (BTreeMap::<Arc<str>, (u64, u64)>::new(), |size: u64| 2 * size + 1024);
         for (project, size) in self.model.bodies.values() {
             let sums = bodies.entry(Arc::clone(project)).or_default();
-            *sums =
-                (sums.0 + size, sums.1 + if matches!(self.subject, Subject::Memory(..)) { *size } else { most(*size) });
+            *sums = (sums.0 + size, sums.1 + most(*size));
         }
         let taken = taken(&self.subject);
         for (project, (least, most)) in &bodies {
@@ -358,11 +351,6 @@ fn runtime() -> tokio::runtime::Runtime {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn any_calls_leave_the_journal_in_memory_as_the_model_says(calls in prop::collection::vec(call(), 1..60)) {
-        runtime().block_on(run(Subject::memory(), calls));
-    }
 
     #[test]
     fn any_calls_leave_the_journal_on_disk_as_the_model_says(calls in prop::collection::vec(call(), 1..60)) {

@@ -48,13 +48,6 @@ async fn a_project_beyond_its_part_is_refused_alone(mut subject: Subject) {
 }
 
 #[tokio::test]
-async fn a_project_beyond_its_part_is_refused_alone_in_memory() {
-    let ledger = Ledger::default();
-    let journal = MemoryJournal::new(ledger.clone()).bounded(4 << 20);
-    a_project_beyond_its_part_is_refused_alone(Subject::Memory(Arc::new(journal), ledger)).await;
-}
-
-#[tokio::test]
 async fn a_project_beyond_its_part_is_refused_alone_on_disk() {
     let subject = Subject::sqlite_with(|settings| {
         settings.max_size = ByteSize::mib(4);

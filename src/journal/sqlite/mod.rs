@@ -174,8 +174,8 @@ impl Journal for SqliteJournal {
         self.shared.secret
     }
 
-    fn spool(&self) -> Option<&Arc<Spool>> {
-        Some(&self.shared.spool)
+    fn spool(&self) -> &Arc<Spool> {
+        &self.shared.spool
     }
 
     fn make_room(&self, project: Option<Arc<str>>, bytes: u64) -> BoxFuture<'_, Result<Reservation, JournalError>> {

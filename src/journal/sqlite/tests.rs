@@ -21,12 +21,12 @@ use rusqlite::Connection;
 
 use super::group::Command;
 use super::*;
-use crate::journal::contract::{Subject, at, copy_files, delivered, errors, eventually, fill, submission};
+use crate::journal::contract::subject::{Subject, at, copy_files, delivered, errors, eventually, fill, submission};
 use crate::journal::{Progress, Rest};
 use crate::units::ByteSize;
 
 fn parts(subject: &Subject) -> (Arc<SqliteJournal>, &Settings) {
-    let Subject::Sqlite { journal, settings, .. } = subject else { panic!("only SQLite here") };
+    let Subject { journal, settings, .. } = subject;
     (Arc::clone(journal.as_ref().unwrap()), settings)
 }
 
@@ -101,7 +101,7 @@ async fn a_second_instance_is_told_that_the_journal_is_in_use() {
 
 /// Drops the journal and keeps its folder.
 fn subject_without_folder(subject: Subject) -> tempfile::TempDir {
-    let Subject::Sqlite { folder, journal, .. } = subject else { panic!("only SQLite here") };
+    let Subject { folder, journal, .. } = subject;
     drop(journal);
     folder
 }

@@ -17,8 +17,8 @@ use crate::http::admin::routes::operators;
 use crate::http::admin::session::LIFE;
 use crate::http::admin::state::View;
 use crate::http::readiness::Readiness;
-use crate::journal::Journal;
-use crate::journal::memory::MemoryJournal;
+use crate::journal::sqlite::SqliteJournal;
+use crate::journal::{self, Journal};
 use crate::policy::routing::Routing;
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::metrics::Metrics;
@@ -38,12 +38,14 @@ fn view(token: &str) -> View {
 
 /// The state of an admin listener, and where its orders arrive.
 async fn admin() -> (Admin, mpsc::Receiver<SwitchOrder>) {
-    let ledger = Ledger::default();
-    let journal: Arc<dyn Journal> = Arc::new(MemoryJournal::new(ledger.clone()));
+    let (ledger, clock) = (Ledger::default(), Clock::simulated(Timestamp::from_millis(1_767_571_200_000)));
+    // The files stay until the journal closes, and have no names from here on.
+    let folder = tempfile::tempdir().unwrap();
+    let settings = journal::Settings { path: folder.path().join("journal.db"), ..journal::Settings::default() };
+    let journal: Arc<dyn Journal> = Arc::new(SqliteJournal::open(&settings, clock.clone(), ledger.clone()).unwrap());
     for name in ["sentry", "glitchtip"] {
         journal.target(name).await.unwrap();
     }
-    let clock = Clock::simulated(Timestamp::from_millis(1_767_571_200_000));
     let readiness = Readiness::new(Arc::clone(&journal), CancellationToken::new());
     let (control, orders) = mpsc::channel(1);
     let verifier = Verifier::new(Arc::clone(&journal), clock.clone());

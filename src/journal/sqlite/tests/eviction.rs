@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::journal::Primaries;
-use crate::journal::contract::{rejected, retry};
+use crate::journal::contract::subject::{rejected, retry};
 use crate::policy::outcome::DropReason;
 
 const SIZE: usize = 20_000;
@@ -170,9 +170,7 @@ async fn with_too_little_left_on_the_disk_what_gives_way_makes_room_within_the_f
     fill_up(&journal, || of("shop", &[a, b]), 300).await;
     deliver(&journal, a).await;
     drop(journal);
-    if let Subject::Sqlite { settings, .. } = &mut subject {
-        settings.min_free_disk = ByteSize::bytes(u64::MAX);
-    }
+    subject.settings.min_free_disk = ByteSize::bytes(u64::MAX);
     subject.crash();
     let (journal, settings) = parts(&subject);
     let size = || std::fs::metadata(&settings.path).unwrap().len();

@@ -4,7 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use super::*;
-use crate::journal::contract::{BODIES, bytes_of, noise, written};
+use crate::journal::contract::bodies::{noise, written};
+use crate::journal::contract::subject::{BODIES, bytes_of};
 
 const MIB: usize = 1 << 20;
 

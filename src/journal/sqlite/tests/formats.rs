@@ -24,7 +24,7 @@ async fn a_journal_of_each_older_format_is_brought_up_to_date_with_what_it_holds
         let ledger = Ledger::default();
         let journal = Arc::new(SqliteJournal::open(&settings, Clock::system(), ledger.clone()).unwrap());
         assert_eq!(count(&settings.path, "PRAGMA user_version"), schema::FORMAT);
-        let subject = Subject::Sqlite { folder, settings, journal: Some(Arc::clone(&journal)), ledger };
+        let subject = Subject { folder, settings, journal: Some(Arc::clone(&journal)), ledger };
         subject.assert_balanced().await;
         files::append(&subject.journal(), 2 << 20, &[TargetId(0)]).await.unwrap();
         assert_eq!(drain(&*journal, TargetId(0)).await, 2, "{format}");

@@ -1,7 +1,7 @@
 //! Dead letters within their bounds.
 
 use super::*;
-use crate::journal::contract::rejected;
+use crate::journal::contract::subject::rejected;
 
 #[tokio::test]
 async fn the_oldest_dead_letters_go_when_their_records_take_too_much() {

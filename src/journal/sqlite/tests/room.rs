@@ -3,7 +3,7 @@
 use super::*;
 use crate::journal::Primaries;
 use crate::journal::Share;
-use crate::journal::contract::written;
+use crate::journal::contract::bodies::written;
 
 fn of(project: &str, size: usize, targets: &[TargetId]) -> Submission {
     let body = Body::from(Bytes::from(vec![7; size]));
