@@ -5,7 +5,9 @@ use std::time::Duration;
 use tokio::time::interval;
 
 use super::second::{self, Second};
-use crate::support::envelopes::KEY;
+use crate::support::envelopes::{self, KEY, new_id};
+use crate::support::http2::Http2;
+use crate::support::memory::Memory;
 use crate::support::relay::{Plan, SOON};
 use crate::support::upstream::Upstream;
 use crate::support::wire::{Wire, head};
@@ -64,4 +66,48 @@ async fn one_key_fills_the_memory_for_bodies_and_another_project_does_not_notice
     relay.balanced(SOON).await;
     relay.finish().await;
     assert_eq!(upstream.taken_count(), 400);
+}
+
+/// What all bodies may have in memory together, and connections that would bring nine times as much.
+const ROOM: u64 = 8 << 20;
+const CONNECTIONS: usize = 300;
+/// What 300 connections of HTTP/2 take without bodies, and what the allocator keeps, in an unoptimised build.
+const BESIDE: u64 = 24 << 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_connections_of_http2_bring_counts_as_memory_and_another_client_is_served_over_it() {
+    let upstream = Upstream::start().await;
+    let plan = Plan::new(&[("tracker", upstream.dsn("cafe", 7))]).server("max_inflight_bytes = \"8MiB\"");
+    let relay = plan.more(&second::project(&[("tracker", upstream.dsn("beef", 8))])).start().await;
+    let (second, memory) = (Second::of(&relay), Memory::of(relay.pid()));
+    let calm = second.events(100).await;
+    let before = memory.resident() << 10;
+    let (address, path) = (relay.address(), format!("/api/1/envelope/?sentry_key={KEY}"));
+    let attack = async {
+        let mut connections = vec![];
+        for _ in 0..CONNECTIONS {
+            let mut connection = Http2::connect_from("127.0.0.2", &address).await;
+            for _ in 0..4 {
+                connection.begin(&path, SMALL).await;
+            }
+            connections.push(connection);
+        }
+        connections
+    };
+    let (connections, mut attacked) = tokio::join!(attack, second.events(100));
+    let mut most = memory.resident() << 10;
+    let mut other = Http2::connect_from("127.0.0.3", &address).await;
+    let other_path = format!("/api/2/envelope/?sentry_key={}", second::KEY);
+    for _ in 0..20 {
+        assert_eq!(other.post(&other_path, envelopes::error(&new_id())).await, 200, "{}", relay.log());
+        attacked = second.events(10).await;
+        most = most.max(memory.resident() << 10);
+    }
+    second::compare("HTTP/2 connections full of bodies that do not end", &calm, &attacked);
+    eprintln!("{CONNECTIONS} connections of HTTP/2: {} KiB more", (most - before) >> 10);
+    assert!(most - before < ROOM + BESIDE, "{} bytes more", most - before);
+    drop((connections, other));
+    relay.balanced(SOON).await;
+    relay.finish().await;
+    assert_eq!(upstream.taken_count(), 420);
 }

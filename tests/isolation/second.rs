@@ -8,7 +8,7 @@ use crate::support::envelopes::{envelope, new_id};
 use crate::support::relay::Relay;
 use crate::support::wire::{Wire, post};
 
-const KEY: &str = "0b0e5ca1ab1e0ddba11c0ffee0decade";
+pub(crate) const KEY: &str = "0b0e5ca1ab1e0ddba11c0ffee0decade";
 
 /// The section of a project `app` with these DSNs.
 pub(crate) fn project(upstreams: &[(&str, String)]) -> String {

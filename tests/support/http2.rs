@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http::Request;
-use http_body_util::StreamBody;
 use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{Full, StreamBody};
 use hyper::body::Frame;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -39,6 +39,13 @@ impl Http2 {
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { drop(connection.await) });
         Self { sender, tasks }
+    }
+
+    /// Posts a body; returns the status of the answer.
+    pub(crate) async fn post(&mut self, path: &str, body: impl Into<Bytes>) -> u16 {
+        let body = UnsyncBoxBody::new(Full::new(body.into()));
+        let request = Request::post(format!("http://relay.test{path}")).body(body).expect("a request");
+        self.sender.send_request(request).await.expect("an answer").status().as_u16()
     }
 
     /// Begins a POST of which so many bytes come, and no end. Its answer is not waited for.

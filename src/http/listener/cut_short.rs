@@ -34,6 +34,8 @@ pub(in crate::http) enum CutShort {
     Malformed,
     /// The headers are too many, or too long.
     TooManyHeaders,
+    /// A connection of HTTP/2 found no room for what it brings. It has no request yet that could be answered.
+    NoRoom,
 }
 
 impl CutShort {
@@ -51,9 +53,9 @@ impl CutShort {
         [Self::Malformed, Self::TooManyHeaders].into_iter().find(|why| why.status().as_str().as_bytes() == status)
     }
 
-    /// Whether the HTTP implementation has answered it already.
+    /// Whether the HTTP implementation has answered it already, or no answer could be understood.
     pub(super) const fn is_answered(self) -> bool {
-        matches!(self, Self::Malformed | Self::TooManyHeaders)
+        matches!(self, Self::Malformed | Self::TooManyHeaders | Self::NoRoom)
     }
 
     pub(in crate::http) const fn status(self) -> StatusCode {
@@ -61,7 +63,7 @@ impl CutShort {
             Self::Stalled => StatusCode::REQUEST_TIMEOUT,
             Self::EndlessLine => StatusCode::URI_TOO_LONG,
             Self::NoTls | Self::Malformed | Self::NoProxyHeader | Self::StrayProxyHeader => StatusCode::BAD_REQUEST,
-            Self::TooManyConnections => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooManyConnections | Self::NoRoom => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         }
     }
@@ -79,6 +81,7 @@ impl CutShort {
             Self::TooManyConnections => {
                 "this address has too many connections: max_connections_per_address is the limit"
             }
+            Self::NoRoom => "too many bytes are in flight for another connection of HTTP/2, try again later",
             Self::NoTls => "this address speaks TLS: use https",
             Self::Malformed => "this is no HTTP request",
             Self::TooManyHeaders => {

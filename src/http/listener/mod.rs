@@ -10,3 +10,4 @@ mod proxied;
 pub(super) mod serve;
 mod socket;
 pub mod tls;
+pub(super) mod window;

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
+use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::{Sleep, sleep};
@@ -17,6 +18,7 @@ use tokio::time::{Sleep, sleep};
 use crate::clock::{Clock, Timestamp};
 
 use super::cut_short::CutShort;
+use super::window::Window;
 
 /// The longest request line: less than the HTTP implementation keeps of a head, which would call it too many headers.
 const LONGEST_LINE: usize = 60 * 1024;
@@ -147,7 +149,6 @@ impl Phases {
 }
 
 /// A stream whose phase is followed.
-#[derive(Debug)]
 pub(super) struct Followed<S> {
     stream: S,
     phases: Phases,
@@ -155,11 +156,25 @@ pub(super) struct Followed<S> {
     instead: Option<Bytes>,
     /// Until when the end is withheld.
     end: Option<Pin<Box<Sleep>>>,
+    window: Window,
+    /// Room for the window is waited for.
+    opening: Option<BoxFuture<'static, io::Result<()>>>,
 }
 
 impl<S> Followed<S> {
-    pub(super) fn new(stream: S, phases: Phases) -> Self {
-        Self { stream, phases, instead: None, end: None }
+    pub(super) fn new(stream: S, phases: Phases, window: Window) -> Self {
+        Self { stream, phases, instead: None, end: None, window, opening: None }
+    }
+
+    /// Ready when a connection of HTTP/2 may be read.
+    fn poll_window(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.opening.is_none() && self.window.is_open() {
+            return Poll::Ready(Ok(()));
+        }
+        let opening = self.opening.get_or_insert_with(|| Box::pin(self.window.clone().open()));
+        let opened = ready!(opening.as_mut().poll(cx));
+        self.opening = None;
+        Poll::Ready(opened)
     }
 }
 
@@ -189,6 +204,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Followed<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if let Some(end) = &mut self.end {
             ready!(end.as_mut().poll(cx));
+        }
+        if self.phases.is_http2() {
+            ready!(self.poll_window(cx))?;
         }
         let before = buf.filled().len();
         let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));

@@ -5,7 +5,7 @@
 //! way are finished, and idle connections are closed in the orderly way.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,12 +28,13 @@ use crate::tasks::Tasks;
 use crate::telemetry::log::{self, Line};
 
 use super::cut_short::CutShort;
-use super::doors::{Doors, Inside, Place};
+use super::doors::{self, Doors, Inside, Place};
 use super::network::Network;
 use super::phase::{Followed, Phase, Phases};
 use super::proxied::NoHeader;
 use super::socket::Socket;
 use super::tls::{Certificate, HANDSHAKE};
+use super::window::{self, Taking, Window};
 
 /// How long the headers of a request may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,10 +46,6 @@ const FIRST_REQUEST: Duration = Duration::from_secs(1);
 const WATCH: Duration = Duration::from_secs(3);
 /// Requests under way on one connection of HTTP/2, those included whose streams are gone.
 const MAX_STREAMS: u32 = 64;
-/// What of a body over HTTP/2 may be under way before any of it is read, and of all bodies of a connection: it takes none of
-/// `max_inflight_bytes`. One body that waits leaves room for others.
-const STREAM_WINDOW: u32 = 64 << 10;
-const CONNECTION_WINDOW: u32 = 256 << 10;
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take nothing of an answer.
@@ -61,6 +58,11 @@ pub(in crate::http) trait App: Clone + Send + Sync + 'static {
 
     /// The way in; while it is full, connections wait in the listen queue.
     fn doors(&self) -> &Doors;
+
+    /// Takes room for so many bytes that a connection of this client may bring before they are read, where that is counted.
+    fn room(&self, _client: IpAddr, _bytes: u64) -> Taking {
+        Box::pin(std::future::ready(Some(Box::new(()) as window::Room)))
+    }
 
     /// What clients may do, where there are options for it.
     fn server(&self) -> Option<Arc<Server>> {
@@ -268,6 +270,12 @@ async fn told_to_close(stop: &CancellationToken, phases: &Phases) {
     drop(tokio::time::timeout(FIRST_REQUEST, phases.first_request()).await);
 }
 
+/// The window of a connection.
+fn window_of(app: &impl App, peer: SocketAddr) -> Window {
+    let (app, client) = (app.clone(), doors::client(peer.ip()));
+    Window::new(move || app.room(client, window::OF_CONNECTION.into()))
+}
+
 /// Serves the requests of a connection, which come in `stream`, until it ends.
 async fn requests(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -277,19 +285,20 @@ async fn requests(
     (clock, keep_alive): (Clock, Duration),
     tasks: Tasks,
 ) -> Option<CutShort> {
-    let phases = Phases::new(clock.clone());
+    let (phases, window) = (Phases::new(clock.clone()), window_of(&app, peer));
     let streams = Arc::new(Semaphore::new(MAX_STREAMS as usize));
     let service = service_fn(|request: Request<Incoming>| {
         phases.request_began();
         let (app, phases) = (app.clone(), phases.clone());
         // A connection of HTTP/1.1 stays until its request is answered; one of HTTP/2 does not, and forgets streams that are reset.
-        let place = (request.version() == Version::HTTP_2).then(|| Arc::clone(&streams).try_acquire_owned().ok());
+        let is_http2 = request.version() == Version::HTTP_2;
+        let place = is_http2.then(|| (Arc::clone(&streams).try_acquire_owned().ok(), window.request()));
         let answer = async move {
             let answer = app.answer(peer, request.map(Body::new)).await;
             phases.request_ended();
             Ok::<_, std::convert::Infallible>(answer)
         };
-        match place.flatten() {
+        match place {
             None => Either::Left(answer),
             Some(place) => Either::Right(tasks.to_its_end(async move {
                 let answer = answer.await;
@@ -302,8 +311,8 @@ async fn requests(
     builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(64 * 1024).half_close(true);
     let mut http2 = builder.http2();
     http2.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS).keep_alive_interval(keep_alive);
-    http2.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
-    let followed = TokioIo::new(Followed::new(stream, phases.clone()));
+    http2.initial_stream_window_size(window::OF_STREAM).initial_connection_window_size(window::OF_CONNECTION);
+    let followed = TokioIo::new(Followed::new(stream, phases.clone(), window.clone()));
     let mut told = std::pin::pin!(told_to_close(tasks.stopping(), &phases));
     let mut http = std::pin::pin!(builder.serve_connection(followed, service));
     let mut closing = false;
@@ -312,19 +321,23 @@ async fn requests(
             // How a connection ends is the client's business, unless by what was no request; requests are counted where they are
             // answered.
             ended = http.as_mut() => {
+                let crowded = || window.found_no_room().then_some(CutShort::NoRoom);
                 let endless = phases.has_endless_line().then_some(CutShort::EndlessLine);
-                return endless.or_else(|| CutShort::of_error(ended.err()?.downcast_ref()?));
+                return endless.or_else(crowded).or_else(|| CutShort::of_error(ended.err()?.downcast_ref()?));
             }
             () = told.as_mut(), if !closing => {
                 closing = true;
                 http.as_mut().graceful_shutdown();
             }
-            () = tokio::time::sleep(WATCH) => match phases.phase() {
-                Phase::Head(since) if clock.now().since(since) >= HEAD_TIMEOUT => return Some(CutShort::Stalled),
-                Phase::Idle(since) if clock.now().since(since) >= keep_alive => return None,
-                _ if socket.blocked_for() >= DEAF_TIMEOUT => return None,
-                _ => {}
-            },
+            () = tokio::time::sleep(WATCH) => {
+                window.close_unused();
+                match phases.phase() {
+                    Phase::Head(since) if clock.now().since(since) >= HEAD_TIMEOUT => return Some(CutShort::Stalled),
+                    Phase::Idle(since) if clock.now().since(since) >= keep_alive => return None,
+                    _ if socket.blocked_for() >= DEAF_TIMEOUT => return None,
+                    _ => {}
+                }
+            }
         }
     }
 }

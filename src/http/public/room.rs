@@ -52,6 +52,8 @@ enum Class {
     #[default]
     Small,
     Large,
+    /// What connections of HTTP/2 may bring before it is read.
+    Windows,
 }
 
 #[derive(Debug)]
@@ -81,6 +83,11 @@ impl Held {
     /// Nothing yet, of this owner's share.
     pub(super) fn of(owner: Owner) -> Self {
         Self { of: None, account: Some((owner, Class::default())), bytes: 0 }
+    }
+
+    /// Nothing yet, of this owner's share of the windows of connections.
+    pub(super) fn of_window(owner: Owner) -> Self {
+        Self { of: None, account: Some((owner, Class::Windows)), bytes: 0 }
     }
 
     /// The project whose share it is.
@@ -140,7 +147,16 @@ impl Room {
     /// There is no queue, whose first would take all that is free: a large body would keep small ones, for which there is room,
     /// from coming in.
     pub(super) async fn extend(&self, held: &mut Held, bytes: u64) -> Result<(), BodyError> {
-        let left = if bytes <= SMALL { 0 } else { self.total / 4 };
+        self.take_or_wait(held, bytes, if bytes <= SMALL { 0 } else { self.total / 4 }).await
+    }
+
+    /// Makes `held` be room for a window of that size, or a quarter of a small room; waits for others to leave memory. Windows leave
+    /// an eighth of the room, and those of one client half of it.
+    pub(super) async fn window(&self, held: &mut Held, bytes: u64) -> Result<(), BodyError> {
+        self.take_or_wait(held, bytes.min(self.total / 4), self.total / 8).await
+    }
+
+    async fn take_or_wait(&self, held: &mut Held, bytes: u64, left: u64) -> Result<(), BodyError> {
         if self.take(held, bytes, left) {
             return Ok(());
         }

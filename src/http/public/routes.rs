@@ -1,6 +1,6 @@
 //! Every route that SDKs reach on one page, and what all its answers have in common.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
@@ -19,6 +19,7 @@ use crate::http::listener::cut_short::{CutShort, SHARED};
 use crate::http::listener::doors::Doors;
 use crate::http::listener::serve::{App, serve};
 use crate::http::listener::tls::Certificate;
+use crate::http::listener::window::{self, Taking};
 use crate::http::settings::{Server, TunnelPath};
 use crate::protocol::endpoint::Endpoint;
 use crate::tasks::Tasks;
@@ -26,6 +27,7 @@ use crate::telemetry::metrics::{Refused, code_label};
 
 use super::error::ApiError;
 use super::ingest::ForProject;
+use super::room::{Held, Owner};
 use super::state::Public;
 use super::{crash, ingest, path, proxy, raw};
 
@@ -163,6 +165,14 @@ impl App for PublicApp {
         &self.state.doors
     }
 
+    fn room(&self, client: IpAddr, bytes: u64) -> Taking {
+        let (room, mut held) = (self.state.room.clone(), Held::of_window(Owner::Client(client)));
+        Box::pin(async move {
+            room.window(&mut held, bytes).await.ok()?;
+            Some(Box::new(held) as window::Room)
+        })
+    }
+
     fn server(&self) -> Option<Arc<Server>> {
         Some(self.state.server.load_full())
     }
@@ -177,6 +187,7 @@ impl App for PublicApp {
             CutShort::TooManyHeaders => Refused::TooLarge,
             CutShort::NoProxyHeader | CutShort::StrayProxyHeader => Refused::ProxyProtocol,
             CutShort::TooManyConnections => Refused::TooManyConnections,
+            CutShort::NoRoom => Refused::Overloaded,
             CutShort::EndlessLine | CutShort::NoTls | CutShort::Malformed => Refused::Malformed,
         };
         self.refused("", reason, why.detail());
