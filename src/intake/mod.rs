@@ -15,7 +15,7 @@ mod police;
 pub mod raw;
 mod shadows;
 mod shed;
-mod sightings;
+pub mod sightings;
 pub mod submit;
 pub mod unpack;
 mod workshop;

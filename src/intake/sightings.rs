@@ -1,7 +1,8 @@
 //! Which services send: by the `server_name` or the release of what comes in, for each project.
 //!
-//! Rule: a peep, not a parser. The first bytes of a body in memory are searched for the two keys, wherever they stand. All names are
-//! kept, so that one which the report expects later has its history; those that it expects already have room before any other.
+//! Rule: a peep, not a parser. Bodies are searched for the two keys, wherever they stand: those in memory at once, of those in a file
+//! what is small of them, aside. All names are kept, so that one which the report expects later has its history; those that it expects
+//! already have room before any other. What found no room is [found](names_in) in what the journal keeps.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -9,13 +10,15 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use memchr::memmem::Finder;
 
 use crate::clock::Timestamp;
-use crate::journal::body::Body;
+use crate::journal::body::{Body, IN_MEMORY};
 use crate::journal::evidence::Tally;
+use crate::protocol::item::ItemType;
+use crate::tasks;
 
-/// So much of a body is searched.
-const LOOK: usize = 64 << 10;
+/// So much of a body in a file is searched.
+const LOOK: u64 = 2 << 20;
 /// So many places of each key are looked at.
-const PLACES: usize = 8;
+const PLACES: usize = 64;
 /// So many names of a project are kept in an hour, besides those that are expected.
 const NAMES: usize = 64;
 /// The longest name, in bytes.
@@ -56,19 +59,18 @@ impl Sightings {
 
     /// Looks which service of the project a body comes from.
     pub(super) fn look(&self, project: &Arc<str>, body: &Body, now: Timestamp) {
-        let Body::Memory(bytes) = body else { return };
-        let bytes = &bytes[..bytes.len().min(LOOK)];
-        let mut seen = None;
-        for key in KEYS.iter() {
-            for at in key.find_iter(bytes).take(PLACES) {
-                let Some(value) = name(&bytes[at + key.needle().len()..]) else { continue };
-                let seen = seen.get_or_insert_with(|| self.lock());
-                seen.note(project, value, now);
-                if let Some((service, _)) = value.split_once('@').filter(|(service, _)| !service.is_empty()) {
-                    seen.note(project, service, now);
-                }
+        match body {
+            Body::Memory(bytes) => self.note(project, bytes, now),
+            Body::File(_) => {
+                let (sightings, project, body) = (self.clone(), Arc::clone(project), body.clone());
+                tasks::aside(move || small_items(&body, |bytes| sightings.note(&project, bytes, now)));
             }
         }
+    }
+
+    fn note(&self, project: &Arc<str>, bytes: &[u8], now: Timestamp) {
+        let mut seen = None;
+        names(bytes, |name| seen.get_or_insert_with(|| self.lock()).note(project, name, now));
     }
 
     fn lock(&self) -> MutexGuard<'_, Seen> {
@@ -90,6 +92,42 @@ impl Seen {
             *count += 1;
         } else if names.len() < NAMES || self.expected.iter().any(|expected| is(expected, project, name)) {
             names.insert(name.into(), 1);
+        }
+    }
+}
+
+/// The names of services in a body. Of one in a file this reads the file.
+pub fn names_in(body: &Body, mut found: impl FnMut(&str)) {
+    match body {
+        Body::Memory(bytes) => names(bytes, found),
+        Body::File(_) => small_items(body, |bytes| names(bytes, &mut found)),
+    }
+}
+
+/// What is small in a body: its events, and not their attachments. One that cannot be read says nothing.
+fn small_items(body: &Body, mut look: impl FnMut(&[u8])) {
+    let Ok(outline) = body.outline() else { return };
+    let mut left = LOOK;
+    for item in outline.items().iter().filter(|item| item.kind != ItemType::Attachment) {
+        let size = item.size();
+        if size <= left.min(IN_MEMORY as u64)
+            && let Ok(payload) = body.payload(item)
+        {
+            left -= size;
+            look(&payload);
+        }
+    }
+}
+
+/// The names of services, whole, and of a release what stands before its version.
+fn names(bytes: &[u8], mut found: impl FnMut(&str)) {
+    for key in KEYS.iter() {
+        for at in key.find_iter(bytes).take(PLACES) {
+            let Some(value) = name(&bytes[at + key.needle().len()..]) else { continue };
+            found(value);
+            if let Some((service, _)) = value.split_once('@').filter(|(service, _)| !service.is_empty()) {
+                found(service);
+            }
         }
     }
 }
@@ -133,6 +171,7 @@ mod tests {
             (r#"{"server_name":"api"}"#, vec!["api"]),
             ("{\"release\" :\n \"api\"}", vec!["api"]),
             (r#"{"release":"api@1.2.3"}"#, vec!["api", "api@1.2.3"]),
+            (&format!(r#"{{"message":"{}","server_name":"api"}}"#, "x".repeat(1 << 19)), vec!["api"]),
             (r#"{"user":"api"}"#, vec![]),
             (r#"{"release":"#, vec![]),
             (r#"{"release":"api"#, vec![]),

@@ -244,6 +244,15 @@ pub struct Repair {
     pub limit: usize,
 }
 
+/// Some of the records that are still kept.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    /// In the order of their numbers, those that can be read.
+    pub records: Vec<Arc<Record>>,
+    /// Behind which number to go on; `None` at the end.
+    pub next: Option<RecordId>,
+}
+
 /// What the journal keeps of the look for events at their upstreams.
 pub trait Verification: Send + Sync {
     /// Up to `limit` events of each kind that are to be looked for. Of those behind the cursor, none above `bound`.
@@ -286,6 +295,9 @@ pub trait Verification: Send + Sync {
 
     /// A record, if it is still kept.
     fn record(&self, record: RecordId) -> BoxFuture<'_, Result<Option<Arc<Record>>, JournalError>>;
+
+    /// The records that are still kept with numbers above `after`, as many as one look takes, and where to go on.
+    fn kept(&self, after: RecordId) -> BoxFuture<'_, Result<Kept, JournalError>>;
 
     /// How much of a target was compared lately, and which of these kinds were ever.
     fn sampled(

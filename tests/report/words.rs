@@ -229,6 +229,45 @@ async fn a_service_that_is_expected_later_has_its_history_and_the_project_it_was
 }
 
 #[tokio::test]
+#[tokio::test]
+async fn a_service_is_seen_wherever_its_name_stands_and_however_many_there_were_before_it() {
+    let (a, b) = (Upstream::start().await, Upstream::start().await);
+    let relay = Plan::new(&[("a", a.dsn("key-a", 1)), ("b", b.dsn("key-b", 2))]).start().await;
+    let event = |padding: usize, name: &str| {
+        let payload = format!(r#"{{"message":"{}","server_name":"{name}"}}"#, "x".repeat(padding));
+        envelopes::envelope(&envelopes::new_id(), "event", &payload)
+    };
+    for n in 0..100 {
+        assert_eq!(relay.send(event(0, &format!("pod-{n}"))).await.status(), 200);
+    }
+    assert_eq!(relay.send(event(200_000, "svc-deep")).await.status(), 200);
+    let attachment = format!("{{\"type\":\"attachment\",\"length\":2000000}}\n{}\n", "y".repeat(2_000_000));
+    let large = event(0, "svc-large");
+    let (header, item) = large.split_once('\n').expect("an envelope");
+    assert_eq!(relay.send(format!("{header}\n{attachment}{item}")).await.status(), 200);
+    let text = std::fs::read_to_string(relay.config()).expect("the configuration");
+    let expect = r#"expect = ["pod-3", "pod-99", "shop/pod-98", "svc-deep", "svc-large", "svc-none"]"#;
+    relay.replace_config(&format!("{text}\n[report]\n{expect}\n"));
+    let told = async || {
+        let services = report_of(&relay).await["services"].clone();
+        let silent = services.as_array().expect("services").iter().filter(|service| service["seen"] == false);
+        silent.map(|service| service["name"].as_str().expect("a name").to_owned()).collect::<Vec<_>>()
+    };
+    eventually("the services are seen", 3 * SOON, async || match told().await {
+        silent if silent == ["svc-none"] => Ok(()),
+        silent => Err(format!("{silent:?}")),
+    })
+    .await;
+    // What comes from now on is noted as it comes.
+    assert_eq!(relay.send(event(0, "svc-none")).await.status(), 200);
+    eventually("all are seen", 3 * SOON, async || match told().await {
+        silent if silent.is_empty() => Ok(()),
+        silent => Err(format!("{silent:?}")),
+    })
+    .await;
+    relay.finish().await;
+}
+
 async fn limits_on_everything_are_one_line() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     b.then([Reply::with_header(429, "Retry-After", "3")]);

@@ -17,15 +17,15 @@ use crate::telemetry::observations::Performance;
 use crate::telemetry::report::span::{self, Span};
 use crate::telemetry::report::{
     CategoryReport, ComparisonReport, ContentReport, IntakeReport, LagReport, Missed, MissedReport, RelayReport,
-    Report, ServiceReport, UpstreamReport, WithinReport, criteria,
+    Report, UpstreamReport, WithinReport, criteria,
 };
 use crate::telemetry::status::{OutageStatus, Status, UpstreamStatus};
 use crate::units::Period;
 
 use super::answer::refuse;
-use super::scrape;
 use super::state::{Admin, View};
 use super::verify;
+use super::{scrape, services};
 
 /// The most outages and switches of one report.
 const MOST: usize = 1000;
@@ -94,7 +94,7 @@ pub(super) async fn judged(admin: &Admin, since: Timestamp, candidate: Option<&s
         criteria: vec![],
         relay: sources.relay(),
         intake: sources.intake(),
-        services: sources.services(&view),
+        services: services::services(admin, &view, &sources.evidence, since).await?,
         switches: scrape::switches(admin, MOST).await.into_iter().filter(|switch| switch.at >= since).collect(),
         primary,
         candidate,
@@ -186,37 +186,6 @@ impl Sources {
             }
         }
         intake
-    }
-
-    fn services(&self, view: &View) -> Vec<ServiceReport> {
-        let projects = view.routing.projects.iter().map(|project| (*project.name).into());
-        let expected: Vec<Box<str>> = match view.report.expect.as_slice() {
-            [] => projects.collect(),
-            expected => expected.to_vec(),
-        };
-        let names: Vec<&str> = view.routing.projects.iter().map(|project| &*project.name).collect();
-        expected.iter().map(|name| self.service(name, &names)).collect()
-    }
-
-    /// Whether a service was seen, and by the keys of which projects. The name of a project means that project, one behind it as in
-    /// `shop/api` a service of it, and any other name a service of whichever project.
-    fn service(&self, name: &str, projects: &[&str]) -> ServiceReport {
-        let has = |what: &str, kind: &str| {
-            self.evidence.intake.iter().any(|tally| &*tally.what == what && &*tally.kind == kind && tally.count > 0)
-        };
-        let accepts = |project: &str| {
-            let mut accounts = self.evidence.accounts.iter();
-            accounts.any(|(key, account)| key.upstream.is_none() && &*key.project == project && account.accepted > 0)
-        };
-        let is_behind = |project: &str| name.strip_prefix(project).is_some_and(|rest| rest.starts_with('/'));
-        let by = |project: &&&str| match () {
-            () if projects.contains(&name) => **project == name && accepts(name),
-            () if projects.iter().any(|project| is_behind(project)) => is_behind(project) && has("seen", name),
-            () => has("seen", &format!("{project}/{name}")),
-        };
-        let by: Vec<String> = projects.iter().filter(by).map(|project| (*project).to_owned()).collect();
-        // What an older version kept does not name the project.
-        ServiceReport { name: name.to_owned(), seen: !by.is_empty() || has("service", name), projects: by }
     }
 
     fn upstream(&self, status: &UpstreamStatus, candidate: &str) -> UpstreamReport {

@@ -21,6 +21,7 @@ use crate::telemetry::report::criteria;
 use crate::telemetry::status::ConfigStatus;
 use crate::units::Secret;
 
+use super::names::Names;
 use super::order::Control;
 use super::session::Sessions;
 use super::verdict::Last;
@@ -72,6 +73,8 @@ pub struct Admin {
     pub(super) scraping: Arc<tokio::sync::Mutex<()>>,
     /// Whether the candidate is ready, as the page said last.
     pub(super) verdict: Arc<Last>,
+    /// Names of services that were looked for in what is kept.
+    pub(super) kept_names: Arc<Names>,
 }
 
 impl Admin {
@@ -100,6 +103,7 @@ impl Admin {
             backfill_begun: Arc::default(),
             scraping: Arc::default(),
             verdict: Arc::default(),
+            kept_names: Arc::default(),
         }
     }
 

@@ -14,7 +14,7 @@ use crate::clock::Timestamp;
 use crate::journal::backfill::{BACKGROUND, Backfill, Scope, Survey};
 use crate::journal::evidence::{Comparison, Evidence, Outage};
 use crate::journal::losses::Loss;
-use crate::journal::verification::{Batch, Contents, Missing, Sampled, Standing, Taken};
+use crate::journal::verification::{Batch, Contents, Kept, Missing, Sampled, Standing, Taken};
 use crate::journal::{
     Backlog, JournalError, Letter, Pick, Progress, RecentKeys, Record, RecordId, Rest, Settlement, Switch, TargetId,
     WithRecord,
@@ -62,6 +62,7 @@ pub(super) enum Question {
     Missing(Arc<Target>, Timestamp, usize, Reply<Missing>),
     Standings(Reply<Vec<Standing>>),
     RecordOf(EventId, Reply<Option<Arc<Record>>>),
+    Kept(RecordId, Reply<Kept>),
     Record(RecordId, Reply<Option<Arc<Record>>>),
     Sampled(TargetId, Timestamp, Vec<u64>, Reply<Sampled>),
     Contents(TargetId, Timestamp, Reply<Contents>),
@@ -119,6 +120,7 @@ impl Reader {
                 Question::Standings(reply) => answer(reply, verification::standings(&self.conn, &self.shared)),
                 Question::RecordOf(id, reply) => answer(reply, verification::record_of(&self.conn, &self.shared, id)),
                 Question::Record(id, reply) => answer(reply, verification::record(&self.conn, &self.shared, id)),
+                Question::Kept(after, reply) => answer(reply, verification::kept(&self.conn, &self.shared, after)),
                 Question::Sampled(target, now, kinds, reply) => {
                     answer(reply, verification::sampled(&self.conn, target, now, &kinds));
                 }

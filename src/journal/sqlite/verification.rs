@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::clock::Timestamp;
-use crate::journal::verification::{Batch, Missing, Standing, State, Taken, Wanted};
+use crate::journal::verification::{Batch, Kept, Missing, Standing, State, Taken, Wanted};
 use crate::journal::{Record, RecordId, TargetId};
 use crate::protocol::category::Category;
 use crate::protocol::event_id::EventId;
@@ -28,6 +28,9 @@ pub(super) use notes::{note, repair};
 
 /// Records looked at in one go.
 const SCAN: usize = 4096;
+/// How many records one look at what is kept takes, and about how many bytes of them.
+const LOOK: i64 = 256;
+const LOOK_BYTES: usize = 4 << 20;
 /// How a state stands in a row.
 const LOOKING: i64 = 0;
 const MISSING: i64 = 1;
@@ -244,6 +247,27 @@ pub(super) fn record_of(conn: &Connection, shared: &Shared, id: EventId) -> rusq
 pub(super) fn record(conn: &Connection, shared: &Shared, id: RecordId) -> rusqlite::Result<Option<Arc<Record>>> {
     let mut select = conn.prepare_cached(&format!("SELECT {COLUMNS} FROM record r {TABLES} WHERE r.id = ?1"))?;
     loaded(select.query_row([id.0.cast_signed()], |row| decode::load(conn, shared, row, false)).optional()?)
+}
+
+/// The records behind this one, until there are enough.
+pub(super) fn kept(conn: &Connection, shared: &Shared, after: RecordId) -> rusqlite::Result<Kept> {
+    let mut select = conn
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM record r {TABLES} WHERE r.id > ?1 ORDER BY r.id LIMIT ?2"))?;
+    let mut rows = select.query(params![after.0.cast_signed(), LOOK])?;
+    let (mut kept, mut count, mut bytes) = (Kept::default(), 0, 0);
+    while let Some(row) = rows.next()? {
+        count += 1;
+        kept.next = Some(RecordId(row.get::<_, i64>(0)?.cast_unsigned()));
+        if let Loaded::Record(ready) = decode::load(conn, shared, row, false)? {
+            bytes += ready.record.body.in_memory();
+            kept.records.push(ready.record);
+        }
+        if bytes >= LOOK_BYTES {
+            return Ok(kept);
+        }
+    }
+    kept.next = kept.next.filter(|_| count == LOOK);
+    Ok(kept)
 }
 
 fn loaded(found: Option<Loaded>) -> rusqlite::Result<Option<Arc<Record>>> {

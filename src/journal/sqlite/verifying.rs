@@ -5,7 +5,9 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use crate::clock::Timestamp;
-use crate::journal::verification::{Batch, Contents, Missing, Notes, Repair, Sampled, Standing, Taken, Verification};
+use crate::journal::verification::{
+    Batch, Contents, Kept, Missing, Notes, Repair, Sampled, Standing, Taken, Verification,
+};
 use crate::journal::{JournalError, Record, RecordId, TargetId};
 use crate::protocol::event_id::EventId;
 
@@ -75,6 +77,10 @@ impl Verification for SqliteJournal {
 
     fn record(&self, record: RecordId) -> BoxFuture<'_, Result<Option<Arc<Record>>, JournalError>> {
         Box::pin(self.read(move |reply| Question::Record(record, reply)))
+    }
+
+    fn kept(&self, after: RecordId) -> BoxFuture<'_, Result<Kept, JournalError>> {
+        Box::pin(self.read(move |reply| Question::Kept(after, reply)))
     }
 
     fn sampled(

@@ -1,0 +1,65 @@
+//! The services that a report expects: which were seen, and by the keys of which projects.
+//!
+//! Rule: the intake notes names as they come and has room for those that are expected. One that is expected later may have found none,
+//! so the records that are kept are searched for it, once.
+
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::journal::JournalError;
+use crate::journal::evidence::Evidence;
+use crate::telemetry::report::ServiceReport;
+
+use super::names::is_behind;
+use super::state::{Admin, View};
+
+/// The expected services, each with what is known of it since then.
+pub(super) async fn services(
+    admin: &Admin,
+    view: &View,
+    evidence: &Evidence,
+    since: Timestamp,
+) -> Result<Vec<ServiceReport>, JournalError> {
+    let projects: Arc<[Arc<str>]> = view.routing.projects.iter().map(|project| Arc::clone(&project.name)).collect();
+    let expected: Vec<Box<str>> = match view.report.expect.as_slice() {
+        [] => projects.iter().map(|project| (**project).into()).collect(),
+        expected => expected.to_vec(),
+    };
+    let mut services: Vec<ServiceReport> = expected.iter().map(|name| service(evidence, name, &projects)).collect();
+    let is_silent =
+        |service: &&mut ServiceReport| !service.seen && !projects.iter().any(|name| **name == *service.name);
+    let mut silent: Vec<&mut ServiceReport> = services.iter_mut().filter(is_silent).collect();
+    if silent.is_empty() {
+        return Ok(services);
+    }
+    let names = silent.iter().map(|service| service.name.as_str().into()).collect();
+    let kept = admin.kept_names.find(&admin.journal, names, (&expected, &projects)).await?;
+    for service in &mut silent {
+        let seen = kept.get(service.name.as_str()).into_iter().flatten().filter(|(_, at)| **at >= since);
+        service.projects = seen.map(|(project, _)| project.to_string()).collect();
+        service.seen = !service.projects.is_empty();
+    }
+    Ok(services)
+}
+
+/// Whether a service was seen, and by the keys of which projects. The name of a project means that project, one behind it as in
+/// `shop/api` a service of it, and any other name a service of whichever project.
+fn service(evidence: &Evidence, name: &str, projects: &[Arc<str>]) -> ServiceReport {
+    let has = |what: &str, kind: &str| {
+        evidence.intake.iter().any(|tally| &*tally.what == what && &*tally.kind == kind && tally.count > 0)
+    };
+    let accepts = |project: &str| {
+        let mut accounts = evidence.accounts.iter();
+        accounts.any(|(key, account)| key.upstream.is_none() && &*key.project == project && account.accepted > 0)
+    };
+    let is_project = projects.iter().any(|project| **project == *name);
+    let is_behind_any = projects.iter().any(|project| is_behind(name, project));
+    let by = |project: &&Arc<str>| match () {
+        () if is_project => ***project == *name && accepts(name),
+        () if is_behind_any => is_behind(name, project) && has("seen", name),
+        () => has("seen", &format!("{project}/{name}")),
+    };
+    let by: Vec<String> = projects.iter().filter(by).map(|project| project.to_string()).collect();
+    // What an older version kept does not name the project.
+    ServiceReport { name: name.to_owned(), seen: !by.is_empty() || has("service", name), projects: by }
+}
