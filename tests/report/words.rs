@@ -98,14 +98,14 @@ async fn what_was_refused_and_is_retried_and_delivered_is_no_refusal_any_more() 
     let found = criterion_of(&before).1;
     assert!(found.starts_with("2 items refused for good, 0 answers that our DSN is wrong"), "{found}");
     let letters = net::json(relay.client(), &format!("http://{}/api/dead-letters", relay.admin_address())).await;
-    let id = letters.expect("letters")["letters"][0]["id"].clone();
+    let id = letters.expect("letters")["dead_letters"][0]["id"].clone();
     let retry = |order: Value| {
         let request = relay.client().post(format!("http://{}/api/dead-letters/retry", relay.admin_address()));
         request.header("content-type", "application/json").body(order.to_string()).send()
     };
     // One is refused again, and counts again; then both are taken.
     b.then([refused()]);
-    assert!(retry(json!({ "id": id })).await.expect("an answer").status().is_success());
+    assert!(retry(json!({ "ids": [id] })).await.expect("an answer").status().is_success());
     let again = async || match criterion_of(&report_of(&relay).await) {
         (passed, found) if found.starts_with("2 items refused for good and 1 that were retried since,") => Ok(passed),
         found => Err(format!("{found:?}")),
@@ -134,8 +134,9 @@ async fn a_report_on_a_minute_judges_lag_by_its_time_and_says_from_when_it_count
     relay.state("b", "limited").await;
     relay.advance(MINUTE / 2 + Duration::from_secs(1)).await;
     relay.quiet(&["b"]).await;
-    relay.advance(8 * MINUTE).await;
+    relay.advance(MINUTE / 6).await;
     relay.kept(1, 1).await;
+    relay.advance(8 * MINUTE).await;
     let report = relay.report("?since=1m").await;
     let lag = criterion(&report, "lag");
     assert_eq!(
@@ -229,7 +230,6 @@ async fn a_service_that_is_expected_later_has_its_history_and_the_project_it_was
 }
 
 #[tokio::test]
-#[tokio::test]
 async fn a_service_is_seen_wherever_its_name_stands_and_however_many_there_were_before_it() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let relay = Plan::new(&[("a", a.dsn("key-a", 1)), ("b", b.dsn("key-b", 2))]).start().await;
@@ -268,6 +268,7 @@ async fn a_service_is_seen_wherever_its_name_stands_and_however_many_there_were_
     relay.finish().await;
 }
 
+#[tokio::test]
 async fn limits_on_everything_are_one_line() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     b.then([Reply::with_header(429, "Retry-After", "3")]);
