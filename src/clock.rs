@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 /// How a person reads a moment.
@@ -127,8 +128,8 @@ const DOUBT: Duration = Duration::from_secs(600);
 pub struct Clock {
     anchor: Instant,
     setting: Arc<Setting>,
-    /// Whether the system's clock is the one to follow.
-    follows: bool,
+    /// Whose time it shows when it is simulated, in threads outside of tokio as well; absent, it follows the system's clock.
+    simulated_by: Option<Handle>,
 }
 
 /// How a clock is set.
@@ -143,22 +144,31 @@ struct Setting {
 impl Clock {
     /// A clock anchored to the system's time now.
     pub fn system() -> Self {
-        Self::starting(system_millis(), true)
+        Self::starting(system_millis(), None)
     }
 
     /// A clock that shows `start` now and is moved on by tokio's alone: for time that is simulated.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a runtime.
     pub fn simulated(start: Timestamp) -> Self {
-        Self::starting(start.0, false)
+        Self::starting(start.0, Some(Handle::current()))
     }
 
-    fn starting(epoch: u64, follows: bool) -> Self {
+    fn starting(epoch: u64, simulated_by: Option<Handle>) -> Self {
         let setting = Setting { epoch: epoch.into(), doubtful_until: 0.into() };
-        Self { anchor: Instant::now(), setting: Arc::new(setting), follows }
+        Self { anchor: Instant::now(), setting: Arc::new(setting), simulated_by }
     }
 
     /// The time now.
     pub fn now(&self) -> Timestamp {
-        self.at(Instant::now())
+        self.at(self.instant_now())
+    }
+
+    fn instant_now(&self) -> Instant {
+        let _within = self.simulated_by.as_ref().map(Handle::enter);
+        Instant::now()
     }
 
     /// The wall-clock time of a tokio instant.
@@ -169,18 +179,18 @@ impl Clock {
 
     /// The time since this clock was made: goes on whatever happens to the system's clock.
     pub fn uptime(&self) -> Duration {
-        Instant::now().saturating_duration_since(self.anchor)
+        self.instant_now().saturating_duration_since(self.anchor)
     }
 
     /// The tokio instant at which this clock will show `when`; now when that is past.
     pub fn instant(&self, when: Timestamp) -> Instant {
-        Instant::now() + when.since(self.now())
+        self.instant_now() + when.since(self.now())
     }
 
     /// Follows the system clock again after it was set or the machine slept; steps under a second are left alone.
     pub fn resync(&self) {
         let (system, ours) = (system_millis(), self.now().as_millis());
-        if self.follows && system.abs_diff(ours) >= 1000 {
+        if self.simulated_by.is_none() && system.abs_diff(ours) >= 1000 {
             self.set(Timestamp(system));
         }
     }
@@ -226,6 +236,15 @@ mod tests {
         let before = clock.now();
         tokio::time::advance(Duration::from_secs(3600)).await;
         assert_eq!(clock.now().since(before), Duration::from_secs(3600));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_simulated_clock_shows_the_same_time_to_every_thread() {
+        let clock = Clock::simulated(Timestamp::from_millis(1_700_000_000_000));
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        let (here, elsewhere) = (clock.now(), clock.clone());
+        let there = std::thread::spawn(move || elsewhere.now()).join().unwrap();
+        assert_eq!((here, there), (Timestamp::from_millis(1_700_003_600_000), here));
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,6 +14,8 @@ mod pages;
 mod refusals;
 #[path = "report/simulation.rs"]
 mod simulation;
+#[path = "report/stored.rs"]
+mod stored;
 #[path = "report/time.rs"]
 mod time;
 #[path = "report/words.rs"]

@@ -146,7 +146,8 @@ impl Simulation {
         (answer.status().as_u16(), answer.text().await.expect("its text"))
     }
 
-    async fn upstream(&self, name: &str) -> Value {
+    /// One upstream of the status.
+    pub(crate) async fn upstream(&self, name: &str) -> Value {
         let status = self.status().await;
         let all = status["upstreams"].as_array().expect("upstreams").iter();
         all.clone().find(|upstream| upstream["name"] == name).expect("the upstream").clone()
@@ -184,7 +185,51 @@ impl Simulation {
         status
     }
 
-    async fn waiting(&self, name: &str) -> u64 {
+    /// Lets a second pass, and what begins in it come to its end.
+    pub(crate) async fn second(&self) {
+        self.steps(Duration::from_secs(1)).await;
+    }
+
+    async fn steps(&self, duration: Duration) {
+        advance(duration).await;
+        for _ in 0..2 {
+            real_moment().await;
+            self.ask("/healthz").await;
+        }
+    }
+
+    /// Lets time pass, a few seconds at a time, until something is so.
+    pub(crate) async fn seconds_until(&self, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+        for _ in 0..2000 {
+            if is_so().await {
+                return;
+            }
+            self.steps(Duration::from_secs(2)).await;
+        }
+        panic!("never: {what}; {}", self.ask("/api/status").await.1);
+    }
+
+    /// Lets time pass until it is known of every event that an upstream took whether it stores it.
+    pub(crate) async fn all_known(&self, name: &str) {
+        let is_known = async || {
+            let own = self.upstream(name).await["verification"].clone();
+            let content = &own["content"];
+            own["unknown"] == 0 && (content.is_null() || content["compared"].is_u64())
+        };
+        self.seconds_until("it is known what is stored", is_known).await;
+        self.steps(Duration::from_secs(2)).await;
+    }
+
+    /// Gives the admin listener an order; its answer.
+    pub(crate) async fn order(&self, path: &str, body: &Value) -> Value {
+        let url = format!("http://{}{path}", self.relay.admin_address());
+        let order = self.client.post(url).header("content-type", "application/json").body(body.to_string());
+        let text = order.send().await.expect("an answer").text().await.expect("its text");
+        serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}"))
+    }
+
+    /// How many envelopes wait for an upstream.
+    pub(crate) async fn waiting(&self, name: &str) -> u64 {
         self.upstream(name).await["backlog"]["envelopes"].as_u64().expect("a number")
     }
 
@@ -284,14 +329,21 @@ impl Simulation {
 
     /// What `switchyard report` says, and its exit code.
     pub(crate) async fn cli(&self, args: &[&str]) -> (i32, String) {
+        self.begin(&[&["report"], args].concat()).await
+    }
+
+    /// Runs a verb, which lives in real time; what it says, and its exit code.
+    pub(crate) fn begin(&self, args: &[&str]) -> impl Future<Output = (i32, String)> + use<> {
         let (config, args): (PathBuf, Vec<String>) =
             (self.relay.config(), args.iter().map(|arg| (*arg).to_owned()).collect());
         let run = spawn_blocking(move || {
             let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
-            command.arg("--config").arg(config).arg("report").args(args).output().expect("the command line")
+            command.arg("--config").arg(config).args(args).output().expect("the command line")
         });
-        let output = run.await.expect("it ran");
-        (output.status.code().expect("an exit code"), String::from_utf8_lossy(&output.stdout).into_owned())
+        async move {
+            let output = run.await.expect("it ran");
+            (output.status.code().expect("an exit code"), String::from_utf8_lossy(&output.stdout).into_owned())
+        }
     }
 }
 

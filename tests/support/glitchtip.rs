@@ -31,6 +31,9 @@ pub(crate) struct Glitchtip {
     state: Arc<Mutex<State>>,
 }
 
+/// What becomes of an answer of its API.
+type Twist = Box<dyn Fn(&Seen, Reply) -> Reply + Send>;
+
 struct State {
     batch: Duration,
     memory: Duration,
@@ -42,8 +45,13 @@ struct State {
     /// What its API answers instead of what it should.
     trouble: Option<Reply>,
     questions: usize,
+    twist: Option<Twist>,
     /// What it answers to envelopes, and does not take them.
     door: Option<Reply>,
+    /// What its settings say; absent, as a build that does not know.
+    version: Option<String>,
+    /// The events that it never stores, though it takes them.
+    vanishing: Vec<String>,
 }
 
 struct Queued {
@@ -65,14 +73,20 @@ impl Glitchtip {
             stored: vec![],
             trouble: None,
             questions: 0,
+            twist: None,
             door: None,
+            version: None,
+            vanishing: vec![],
         };
         let state = Arc::new(Mutex::new(state));
         let shared = Arc::clone(&state);
         upstream.when(move |seen| {
             let mut state = shared.lock().expect("no panic");
             match seen.method == Method::GET {
-                true => Some(state.api(seen)),
+                true => {
+                    let reply = state.api(seen);
+                    Some(state.twist.as_ref().map_or_else(|| reply.clone(), |twist| twist(seen, reply.clone())))
+                }
                 false if state.door.is_some() => state.door.clone(),
                 false => {
                     state.take(seen);
@@ -124,9 +138,24 @@ impl Glitchtip {
         self.state.lock().expect("no panic").trouble = reply;
     }
 
+    /// Lets its API answer something else than it would.
+    pub(crate) fn twist(&self, twist: impl Fn(&Seen, Reply) -> Reply + Send + 'static) {
+        self.state.lock().expect("no panic").twist = Some(Box::new(twist));
+    }
+
     /// Lets it answer this to envelopes, and take none; or take them.
     pub(crate) fn set_door(&self, reply: Option<Reply>) {
         self.state.lock().expect("no panic").door = reply;
+    }
+
+    /// Lets it be of this version, and from 6 on store what a version 5 loses.
+    pub(crate) fn set_version(&self, version: &str) {
+        self.state.lock().expect("no panic").version = Some(version.to_owned());
+    }
+
+    /// Loses this event whenever it comes.
+    pub(crate) fn lose_each_time(&self, id: &str) {
+        self.state.lock().expect("no panic").vanishing.push(id.to_owned());
     }
 
     /// The ids of the events that are stored, in order.
@@ -168,10 +197,13 @@ impl State {
             }
             let many = self.queue.iter().take_while(|queued| queued.at < closes).count().min(BATCH);
             let batch: Vec<Queued> = self.queue.drain(..many).collect();
-            if batch.iter().any(|queued| is_poison(&queued.event)) {
+            let is_old = self.version.as_deref().is_none_or(|version| version.starts_with('5'));
+            if is_old && batch.iter().any(|queued| is_poison(&queued.event)) {
                 continue;
             }
-            self.stored.extend(batch.into_iter().map(|queued| shown(&queued.id, &queued.event)));
+            let kept = batch.into_iter().filter(|queued| !self.vanishing.contains(&queued.id));
+            let kept: Vec<Value> = kept.map(|queued| shown(&queued.id, &queued.event)).collect();
+            self.stored.extend(kept);
         }
     }
 
@@ -180,6 +212,10 @@ impl State {
         self.work(Instant::now());
         if let Some(trouble) = &self.trouble {
             return trouble.clone();
+        }
+        if seen.path == "/api/settings/" {
+            let version = self.version.as_deref().unwrap_or("0.0.0-unknown");
+            return answer(200, &json!({"billingEnabled": false, "version": version, "serverTimeZone": "UTC"}));
         }
         if seen.headers.get("authorization").and_then(|value| value.to_str().ok()) != Some(&format!("Bearer {TOKEN}")) {
             return answer(401, &json!({"detail": "Unauthorized"}));
