@@ -4,6 +4,8 @@ mod support;
 
 #[path = "cli/docs.rs"]
 mod docs;
+#[path = "cli/questions.rs"]
+mod questions;
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};

@@ -1,8 +1,9 @@
 //! `switchyard init`: a first configuration, from the DSNs there are.
 //!
-//! It asks nobody: what kind of tracker an upstream is it tells by its name or host, and `check --online` finds out the rest. What
-//! it writes has passed the check that every configuration passes.
+//! It asks a person at a terminal for what no flag says, and nobody else. What kind of tracker an upstream is it tells by its name or
+//! host, and `check --online` finds out the rest. What it writes has passed the check that every configuration passes.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -12,10 +13,13 @@ use crate::config::{self, Kind};
 use crate::delivery::asking::{has_api, wants_a_name};
 use crate::protocol::dsn::Dsn;
 use crate::protocol::event_id::EventId;
+use crate::units::Period;
 
 use super::failure::{Exit, Failure};
 use super::locate::{Located, reachable};
 use super::{private_file, terminal};
+
+mod ask;
 
 /// The project of DSNs that name none.
 const PROJECT: &str = "default";
@@ -26,8 +30,8 @@ const UNKNOWN: &str = "http://key@localhost/1";
 ///
 /// One argument for each DSN: UPSTREAM=DSN, or PROJECT:UPSTREAM=DSN when there are several projects. ${NAME} and ${file:/path} in
 /// the place of a DSN are written as they are and looked up when the daemon starts. The file goes where --config says, or to
-/// config.toml here; nobody else may read it.
-#[derive(clap::Args, Debug)]
+/// config.toml here; nobody else may read it. At a terminal it asks for what no option says; Enter takes the default.
+#[derive(clap::Args, Clone, Debug)]
 #[command(
     after_help = "As in: switchyard init sentry=https://<key>@o1.ingest.sentry.io/42 'glitchtip=${GLITCHTIP_DSN}'"
 )]
@@ -44,6 +48,21 @@ pub(super) struct Args {
     /// What that API calls a project: needed for a GlitchTip or Sentry with a token
     #[arg(long, value_name = "[PROJECT:]UPSTREAM=ORGANIZATION/PROJECT")]
     name: Vec<String>,
+    /// Where SDKs send to; several times for several addresses [default: 127.0.0.1:8484 and [::1]:8484]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Vec<SocketAddr>,
+    /// Where the status page and the metrics are, on this machine [default: 127.0.0.1:8485]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    admin: Option<SocketAddr>,
+    /// What must have sent something before a report says ready: a project, a server_name or a release [default: every project]
+    #[arg(long, value_name = "NAME")]
+    expect: Vec<String>,
+    /// How often an event of ours goes to each upstream, to see that events get through, as in 5m [default: never]
+    #[arg(long, value_name = "PERIOD")]
+    canary: Option<Period>,
+    /// Asks nothing: what no option says stays at its default
+    #[arg(long, visible_alias = "no-input")]
+    yes: bool,
     /// Replaces a file that is there
     #[arg(long)]
     force: bool,
@@ -89,6 +108,7 @@ impl Given {
 /// What the configuration is made of.
 #[derive(Debug)]
 struct Plan<'a> {
+    args: &'a Args,
     primary: &'a str,
     given: &'a [Given],
     projects: Vec<Project<'a>>,
@@ -103,6 +123,7 @@ impl<'a> Plan<'a> {
         let usage = |why: String| Failure::new(Exit::Usage, why);
         let is_known = |upstream: &str| given.iter().any(|given| given.upstream == upstream);
         let mut plan = Self {
+            args,
             primary: args.primary.as_deref().unwrap_or(&given[0].upstream),
             given,
             projects: by_project(given)?,
@@ -189,7 +210,14 @@ struct Service<'a> {
 pub(super) fn init(located: &Located, args: &Args) -> Result<(), Failure> {
     let given: Result<Vec<Given>, String> = args.dsns.iter().map(|text| text.parse()).collect();
     let given = given.map_err(|why| Failure::new(Exit::Usage, why))?;
-    let (plan, path) = (Plan::of(&given, args)?, located.new_path());
+    let path = located.new_path();
+    let answered = if args.yes || !ask::is_attended() {
+        args.clone()
+    } else {
+        private_file::check(&path, args.force)?;
+        ask::complete(args, &given)?
+    };
+    let plan = Plan::of(&given, &answered)?;
     let check = text(&plan, |text, unknown| if text.starts_with("${") { unknown } else { text });
     let loaded = config::parse(&path.display().to_string(), &check, &|_| None)
         .map_err(|problems| Failure::new(Exit::Usage, problems.render(terminal::form_of_errors())))?;
@@ -230,6 +258,7 @@ fn text<'a>(plan: &Plan<'a>, written: impl Fn(&'a str, &'a str) -> &'a str) -> S
          mirror = true\n",
         quoted(plan.primary)
     );
+    out += &answers(plan.args);
     let mut seen: Vec<&str> = vec![];
     for given in plan.given {
         if seen.contains(&&*given.upstream) {
@@ -262,6 +291,26 @@ fn text<'a>(plan: &Plan<'a>, written: impl Fn(&'a str, &'a str) -> &'a str) -> S
                 None => format!("{upstream} = {dsn}\n"),
             };
         }
+    }
+    out
+}
+
+/// The sections that hold what was said of listeners, report and canaries; nothing that is the default.
+fn answers(args: &Args) -> String {
+    let quoted = |text: &str| toml_edit::Value::from(text).to_string().trim().to_owned();
+    let list = |all: Vec<String>| all.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", ");
+    let mut out = String::new();
+    if !args.listen.is_empty() {
+        out += &format!("\n[server]\nlisten = [{}]\n", list(args.listen.iter().map(ToString::to_string).collect()));
+    }
+    if let Some(admin) = args.admin {
+        out += &format!("\n[admin]\nlisten = \"{admin}\"\n");
+    }
+    if !args.expect.is_empty() {
+        out += &format!("\n[report]\nexpect = [{}]\n", list(args.expect.clone()));
+    }
+    if let Some(canary) = args.canary {
+        out += &format!("\n[canary]\ninterval = \"{canary}\"\n");
     }
     out
 }

@@ -13,12 +13,21 @@ use super::failure::{Exit, Failure};
 pub(super) fn write(path: &Path, content: &[u8], force: bool) -> Result<(), Failure> {
     let written = if force { replace(path, content) } else { create(path, content).map(drop) };
     written.map_err(|error| match error.kind() {
-        ErrorKind::AlreadyExists => {
-            let why = format!("{} is there already; --force replaces it", path.display());
-            Failure::new(Exit::CannotCreate, why)
-        }
+        ErrorKind::AlreadyExists => taken(path),
         _ => Failure::file(path, "created", &error),
     })
+}
+
+/// Whether [`write`] would leave what is there as it is: told before somebody is asked for what goes into the file.
+pub(super) fn check(path: &Path, force: bool) -> Result<(), Failure> {
+    match path.symlink_metadata() {
+        Ok(_) if !force => Err(taken(path)),
+        _ => Ok(()),
+    }
+}
+
+fn taken(path: &Path) -> Failure {
+    Failure::new(Exit::CannotCreate, format!("{} is there already; --force replaces it", path.display()))
 }
 
 /// Makes a folder of mode 0700, unless it is there.
