@@ -4,6 +4,7 @@ mod support;
 
 mod verify {
     mod content;
+    mod hostile;
 }
 
 use std::time::Duration;

@@ -1,0 +1,152 @@
+//! A tracker's API that answers late, too much, in another order, or about something else: deliveries do not notice, nothing is called
+//! missing that may be stored, and the trouble is said once with its remedy.
+
+use serde_json::{Value, json};
+
+use crate::support::eventually::eventually;
+use crate::support::relay::{Relay, SOON};
+use crate::support::upstream::Reply;
+use crate::{A_WHILE, figures, scene, verification};
+
+/// The body of an answer, changed.
+fn with_body(reply: Reply, change: impl FnOnce(&mut Value)) -> Reply {
+    match reply {
+        Reply::Status(status, headers, text) => {
+            let mut body: Value = serde_json::from_str(&text).expect("JSON");
+            change(&mut body);
+            Reply::Status(status, headers, body.to_string())
+        }
+        other => other,
+    }
+}
+
+/// Every event in an answer, alone or in a list.
+fn each(body: &mut Value, change: impl Fn(&mut Value)) {
+    match body {
+        Value::Array(all) => all.iter_mut().for_each(change),
+        one if one["eventID"].is_string() => change(one),
+        _ => {}
+    }
+}
+
+/// Waits until a look on demand finds all of them, which also ends the trouble.
+async fn found_on_demand(relay: &Relay, all: usize) {
+    let words = format!("{all} of {all} events stored");
+    eventually(&words, A_WHILE, async || match relay.verb(&["verify"]).await {
+        (0, told) if told.contains(&words) => Ok(()),
+        told => Err(format!("{told:?}")),
+    })
+    .await;
+    assert!(verification(relay).await["trouble"].is_null());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_in_another_order_and_a_clock_that_differs_by_minutes_hide_nothing() {
+    for minutes in [-9, 9] {
+        let (_primary, glitchtip, relay) = scene("").await;
+        relay.send_errors(1).await;
+        figures(&relay, &[("stored", 1)]).await;
+        glitchtip.twist(move |_, reply| {
+            with_body(reply, |body| {
+                each(body, |event| {
+                    let at = time::OffsetDateTime::now_utc() + time::Duration::minutes(minutes);
+                    let at = at.format(&time::format_description::well_known::Rfc3339).expect("a time");
+                    event["dateCreated"] = at.into();
+                });
+                if let Value::Array(all) = body {
+                    all.reverse();
+                }
+            })
+        });
+        relay.send_errors(30).await;
+        figures(&relay, &[("stored", 31), ("missing", 0), ("unknown", 0)]).await;
+        assert!(verification(&relay).await["trouble"].is_null());
+        relay.finish().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_without_end_are_read_to_a_bound_and_what_is_on_none_of_them_is_asked_for_by_its_id() {
+    let (_primary, glitchtip, relay) = scene("").await;
+    relay.send_errors(1).await;
+    figures(&relay, &[("stored", 1)]).await;
+    let before = glitchtip.questions();
+    // Every page is empty and says that there is another.
+    glitchtip.twist(|seen, reply| match reply {
+        Reply::Status(200, _, _) if seen.path.ends_with("/events/") => {
+            let next = "<http://t/>; rel=\"next\"; results=\"true\"; cursor=\"0:100:0\"".to_owned();
+            Reply::Status(200, vec![("link", next), ("content-type", "application/json".to_owned())], "[]".to_owned())
+        }
+        other => other,
+    });
+    relay.send_errors(10).await;
+    figures(&relay, &[("stored", 11), ("missing", 0), ("unknown", 0)]).await;
+    let asked = glitchtip.questions() - before;
+    assert!(asked < 60, "{asked} questions for ten events");
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_never_ends_that_never_comes_or_that_is_about_something_else_leaves_events_unknown() {
+    let (primary, glitchtip, relay) = scene("").await;
+    relay.send_errors(1).await;
+    figures(&relay, &[("stored", 1)]).await;
+    let mut sent = 1;
+    for (words, twist) in [
+        ("an answer without an end", (|_| Reply::Status(200, vec![], "[".repeat(17 << 20))) as fn(Reply) -> Reply),
+        ("cannot be reached", |_| Reply::Hang),
+        ("limits how often it is asked", |_| Reply::with_header(429, "Retry-After", "1")),
+        ("is project 9 there, and the DSN is of project 7", |reply| {
+            with_body(reply, |body| each(body, |event| event["projectID"] = json!(9)))
+        }),
+        ("another event than the one asked for", |reply| {
+            with_body(reply, |body| {
+                each(body, |event| event["eventID"] = json!("0123456789abcdef0123456789abcdef"));
+            })
+        }),
+    ] {
+        glitchtip.twist(move |_, reply| twist(reply));
+        // So few that each is asked for by its id.
+        relay.send_errors(2).await;
+        sent += 2;
+        relay.balanced(SOON).await;
+        assert_eq!(primary.taken_count(), sent, "deliveries do not notice: {words}");
+        eventually(words, A_WHILE, async || {
+            let own = verification(&relay).await;
+            let says = own["trouble"].as_str().is_some_and(|trouble| trouble.contains(words));
+            if says { Ok(()) } else { Err(format!("{own}\n{}", relay.log())) }
+        })
+        .await;
+        let own = verification(&relay).await;
+        assert_eq!(own["missing"], 0, "{words}: {own}");
+        assert!(own["unknown"].as_u64() >= Some(1), "{words}: {own}");
+        glitchtip.twist(|_, reply| reply);
+        found_on_demand(&relay, sent).await;
+    }
+    assert!(relay.log().matches("what it stores cannot be looked up").count() <= 6, "said once: {}", relay.log());
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_expires_at_night_is_said_once_and_nothing_is_missing_when_there_is_a_new_one() {
+    let (_primary, glitchtip, relay) = scene("").await;
+    relay.send_errors(2).await;
+    figures(&relay, &[("stored", 2)]).await;
+    glitchtip.set_trouble(Some(Reply::status(401)));
+    relay.send_errors(5).await;
+    eventually("the remedy is said", A_WHILE, async || {
+        let (_, status) = relay.verb(&["status"]).await;
+        if status.contains("does not take the token (401): make one in the tracker") { Ok(()) } else { Err(status) }
+    })
+    .await;
+    let (code, report) = relay.verb(&["report"]).await;
+    assert!(code == 1 && report.contains("it does not take the token (401)"), "{report}");
+    // The file gets the new token; the daemon takes it over as any change.
+    glitchtip.set_trouble(None);
+    let text = std::fs::read_to_string(relay.config()).expect("the file");
+    relay.replace_config(&format!("{text}\n# a new token\n"));
+    found_on_demand(&relay, 7).await;
+    figures(&relay, &[("stored", 7), ("missing", 0), ("unknown", 0)]).await;
+    assert_eq!(relay.log().matches("what it stores cannot be looked up").count(), 1, "{}", relay.log());
+    relay.finish().await;
+}
