@@ -178,7 +178,7 @@ impl Daemon {
         let readiness = Readiness::new(Arc::clone(&journal), draining.clone());
         let (control, orders) = mpsc::channel(8);
         let public = Public::new(intake.clone(), &config.server, metrics.clone(), readiness.clone(), tasks.clone());
-        let verifier = Verifier::new(Arc::clone(&journal), clock.clone());
+        let verifier = Verifier::new(Arc::clone(&journal), clock.clone(), supervisor.board());
         let shown = (supervisor.board(), verifier.clone());
         let observed = Observed::new(clock.now(), ledger.clone());
         let admin =

@@ -195,6 +195,44 @@ async fn a_poisonous_event_costs_none_of_100_others_and_ends_as_a_dead_letter_th
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_glitchtip_6_is_known_by_its_settings_and_gets_everything_in_its_turn() {
+    let (_primary, glitchtip, relay) = scene("").await;
+    glitchtip.set_version("5.2.0");
+    let send = async |relay: &Relay| {
+        let id = new_id();
+        let event = json!({"event_id": id, "message": "long", "level": "error", "release": "r".repeat(256)});
+        assert_eq!(relay.send(envelope(&id, "event", &event.to_string())).await.status(), 200);
+        id
+    };
+    let poison = async |relay: &Relay| relay.upstream("glitchtip").await["poison"].as_array().map_or(0, Vec::len);
+    relay.send_errors(1).await;
+    figures(&relay, &[("stored", 1)]).await;
+    send(&relay).await;
+    figures(&relay, &[("delivered", 2), ("lost", 1)]).await;
+    assert_eq!(poison(&relay).await, 1, "a version 5 is spared");
+    glitchtip.set_version("6.1.3");
+    // A relay that begins anew asks anew.
+    let mut relay = relay;
+    relay.stop().await;
+    let asked = || glitchtip.upstream.seen().iter().filter(|seen| seen.path == "/api/settings/").count();
+    let before = asked();
+    let relay = relay.started().await;
+    eventually("it is asked for its version", A_WHILE, async || match asked() > before {
+        true => Ok(()),
+        false => Err(relay.log()),
+    })
+    .await;
+    // By the time these are found, the answer was heeded.
+    let ids = relay.send_errors(5).await;
+    figures(&relay, &[("delivered", 7), ("stored", 6)]).await;
+    let id = send(&relay).await;
+    figures(&relay, &[("delivered", 8), ("stored", 7), ("missing", 0), ("lost", 1)]).await;
+    assert_eq!(poison(&relay).await, 0, "nothing goes alone");
+    assert!(ids.iter().chain([&id]).all(|id| glitchtip.stored().contains(id)));
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tracker_that_cannot_be_asked_leaves_events_unknown_and_is_caught_up_with() {
     let (_primary, glitchtip, mut relay) = scene("").await;
     relay.send_errors(1).await;

@@ -5,7 +5,7 @@
 //! once the tracker has shown that the project is the right one.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, header};
@@ -18,7 +18,7 @@ use crate::protocol::dsn::Dsn;
 use crate::protocol::event_id::EventId;
 use crate::protocol::item::ItemType;
 use crate::tracker::bugsink::Bugsink;
-use crate::tracker::sentry::Sentry;
+use crate::tracker::sentry::{self, Sentry, Version};
 use crate::tracker::{Answer, Confirmed, Dialect};
 use crate::units::{Period, Secret};
 
@@ -39,6 +39,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const CONFIRMED_FOR: Duration = Duration::from_secs(3600);
 /// How long after an answer a canary is asked for again.
 const EACH: Duration = Duration::from_secs(1);
+/// How long it is believed which version a tracker is.
+const VERSION_FOR: Duration = Duration::from_secs(600);
+/// From this version on a GlitchTip loses no event along with another.
+const LOSES_NO_BATCH: Version = (6, 0);
 
 /// The header with the token; `None` when it has characters that no header may have.
 pub fn authorization(token: &Secret) -> Option<HeaderValue> {
@@ -93,6 +97,14 @@ struct Inner {
     mend: Vec<Mend>,
     transport: Transport,
     confirmed: Mutex<BTreeMap<There, Instant>>,
+    version: Mutex<Known>,
+}
+
+/// What a tracker said of its version, and when it was last asked.
+#[derive(Debug, Default)]
+struct Known {
+    version: Option<Version>,
+    asked: Option<Instant>,
 }
 
 impl Api {
@@ -116,6 +128,7 @@ impl Api {
             mend: upstream.mend.clone(),
             transport: Transport::new(&Arc::new(upstream.clone())),
             confirmed: Mutex::default(),
+            version: Mutex::default(),
         })))
     }
 
@@ -182,9 +195,31 @@ impl Api {
         }
     }
 
+    /// Whether it is to be asked which version it is.
+    pub fn wants_version(&self) -> bool {
+        self.0.kind == Kind::Glitchtip && self.version().asked.is_none_or(|at| at.elapsed() >= VERSION_FOR)
+    }
+
+    /// Asks which version it is. One that does not say leaves what was known.
+    pub async fn ask_version(&self, there: &There) {
+        let reply = self.ask(there, sentry::SETTINGS).await.ok();
+        let said = reply.and_then(|reply| sentry::version(&reply.answer()));
+        let mut known = self.version();
+        (known.version, known.asked) = (said.or(known.version), Some(Instant::now()));
+    }
+
+    /// Whether it is known to be of a version that loses no event along with another.
+    pub fn loses_no_batch(&self) -> bool {
+        self.version().version.is_some_and(|version| version >= LOSES_NO_BATCH)
+    }
+
+    fn version(&self) -> MutexGuard<'_, Known> {
+        self.0.version.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Why the tracker is known to lose an event like this one.
     pub fn known_loss(&self, body: &Body) -> Option<Cause> {
-        if self.0.kind != Kind::Glitchtip {
+        if self.0.kind != Kind::Glitchtip || self.loses_no_batch() {
             return None;
         }
         let envelope = body.outline().ok()?;

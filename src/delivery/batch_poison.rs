@@ -1,7 +1,7 @@
 //! Events that make a GlitchTip 5 lose the whole batch they are stored with, up to a hundred events of any project, all of them
 //! answered with 200 (glitchtip-backend, `apps/event_ingest/process_event.py`: one insert for all).
 //!
-//! Rule: each goes alone ([`crate::policy::apart`]), unless `spare_batches` is off: version 6 takes them. Most events are found harmless
+//! Rule: each goes alone ([`crate::policy::apart`]), unless `spare_batches` is off or its API says version 6, which takes them. Most events are found harmless
 //! without being read as JSON.
 
 use std::borrow::Cow;

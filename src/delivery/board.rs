@@ -25,6 +25,8 @@ pub struct Report {
     pub alone: Vec<(Arc<str>, Timestamp)>,
     /// What projects send there that a GlitchTip 5 loses together with other events, and when last.
     pub poison: Vec<(Arc<str>, Cause, Timestamp)>,
+    /// Whether its API says that it is of a version that loses no event along with another.
+    pub loses_no_batch: bool,
     /// How many of those answers may only pass.
     pub in_doubt: u64,
     /// When it last took an envelope.
@@ -47,6 +49,7 @@ impl Default for Report {
             misconfigured: false,
             alone: vec![],
             poison: vec![],
+            loses_no_batch: false,
             in_doubt: 0,
             last_delivery: None,
             last_error: None,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use crate::clock::{Clock, Timestamp};
 use crate::journal::verification::{Batch, Repair, Verification, Wanted};
@@ -18,6 +18,7 @@ use crate::telemetry::log;
 use crate::policy::routing::Project;
 
 use super::asking::{Api, There, Trouble};
+use super::board::Board;
 use super::settings::Settings as Upstreams;
 
 mod findings;
@@ -88,6 +89,7 @@ pub struct Standing {
 pub struct Verifier {
     journal: Arc<dyn Journal>,
     clock: Clock,
+    board: Board,
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -112,8 +114,8 @@ struct Upstream {
 
 impl Verifier {
     /// A verifier that looks for nothing until it is configured.
-    pub fn new(journal: Arc<dyn Journal>, clock: Clock) -> Self {
-        Self { journal, clock, shared: Arc::default() }
+    pub fn new(journal: Arc<dyn Journal>, clock: Clock, board: Board) -> Self {
+        Self { journal, clock, board, shared: Arc::default() }
     }
 
     /// Follows a changed configuration. An upstream that stays goes on where it was.
@@ -199,6 +201,7 @@ impl Verifier {
         settings: &Settings,
         bound: RecordId,
     ) -> Result<Duration, JournalError> {
+        self.ask_version(name, tracker, settings).await;
         let now = self.clock.now();
         let batch = verification.wanted(tracker.target, bound, now, STEP).await?;
         self.note_frontier(name, &batch, settings, now);
@@ -226,6 +229,14 @@ impl Verifier {
             None if is_full => Duration::ZERO,
             None => PAUSE.min(settings.settle.get()),
         })
+    }
+
+    /// Finds out now and then which version the tracker is, and tells its worker what follows from that.
+    async fn ask_version(&self, name: &Arc<str>, tracker: &Tracker, settings: &Settings) {
+        let Some(there) = tracker.places.values().next().filter(|_| tracker.api.wants_version()) else { return };
+        sleep_until(self.turn(name, settings.pace())).await;
+        tracker.api.ask_version(there).await;
+        self.board.update(name, |report| report.loses_no_batch = tracker.api.loses_no_batch());
     }
 
     fn looker<'a>(&self, name: &Arc<str>, tracker: &'a Tracker, settings: &Settings) -> Looker<'a> {

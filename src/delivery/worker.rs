@@ -286,7 +286,7 @@ impl Worker {
             let settlement = load.remainder(settings.on_rate_limit, claim.progress.clone(), now);
             return self.journal_settle(&claim.record, settlement);
         }
-        if load.batch_poison.is_some() && settings.spare_batches && !self.apart.is_going() {
+        if load.batch_poison.is_some() && settings.spare_batches && !self.apart.is_going() && self.may_lose_a_batch() {
             return self.set_apart(claim, file, &load, now);
         }
         let mut parcel = match parcel::pack(&claim, &load, file.clone(), &address, now) {

@@ -51,6 +51,26 @@ fn wrong_number(there: &There, number: &Value) -> Trouble {
     ))
 }
 
+/// The first two numbers of a version.
+pub type Version = (u16, u16);
+
+/// Asks a GlitchTip for its settings, which it shows to anybody.
+pub const SETTINGS: &str = "/api/settings/";
+
+/// The version in a GlitchTip's settings. `None`: it does not say, as a build of one's own does not.
+///
+/// glitchtip-backend, `glitchtip/api/api.py`: `version` is what its image was built with, as in `6.1.3`. `GET /api/0/` says "0" of any.
+pub fn version(answer: &Answer<'_>) -> Option<Version> {
+    let body = (answer.status == StatusCode::OK).then(|| answer.json().ok()).flatten()?;
+    let said = body.get("version")?.as_str()?;
+    let mut numbers = said.trim_start_matches('v').splitn(3, '.').map(|number| {
+        let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().ok()
+    });
+    let (major, minor) = (numbers.next()??, numbers.next()??);
+    (major > 0).then_some((major, minor))
+}
+
 impl Dialect for Sentry {
     fn wants_a_name(&self) -> bool {
         true

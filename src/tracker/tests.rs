@@ -174,3 +174,33 @@ fn a_limit_is_heeded_for_an_hour_at_the_most() {
     headers.insert("retry-after", HeaderValue::from_static("-1e400"));
     assert_eq!(wait(&headers), Trouble::Limited(USUAL_WAIT));
 }
+
+#[test]
+fn a_glitchtips_settings_tell_its_version() {
+    let headers = HeaderMap::new();
+    let told = |status: u16, body: &str| {
+        sentry::version(&Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: &headers,
+            body: body.as_bytes(),
+        })
+    };
+    for (said, version) in [
+        ("6.1.3", Some((6, 1))),
+        ("v5.2", Some((5, 2))),
+        ("6.0.0rc1", Some((6, 0))),
+        ("10.2.0-beta", Some((10, 2))),
+        ("0.0.0-unknown", None),
+        ("local", None),
+        ("6", None),
+        ("99999999.1", None),
+        ("", None),
+    ] {
+        assert_eq!(told(200, &format!("{{\"version\":\"{said}\"}}")), version, "{said}");
+    }
+    for (status, body) in
+        [(200, "<html>6.1.3</html>"), (200, "{\"version\":6.1}"), (404, "{\"version\":\"6.1.3\"}"), (200, "[]")]
+    {
+        assert_eq!(told(status, body), None, "{body}");
+    }
+}

@@ -59,9 +59,14 @@ impl Worker {
         }
     }
 
+    /// Whether the upstream may be a GlitchTip 5: its API does not say otherwise.
+    pub(super) fn may_lose_a_batch(&self) -> bool {
+        !self.around.board.report(&self.upstream).is_some_and(|report| report.loses_no_batch)
+    }
+
     /// Tells the board what a project sends that others are lost with.
     pub(super) fn note_poison(&self, project: &Arc<str>, load: &Load, now: Timestamp) {
-        let Some(cause) = load.batch_poison else { return };
+        let Some(cause) = load.batch_poison.filter(|_| self.may_lose_a_batch()) else { return };
         self.around.board.update(&self.upstream, |report| report.note_poison(project, cause, now));
     }
 

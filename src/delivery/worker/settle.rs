@@ -13,7 +13,7 @@ impl Worker {
     pub(super) fn delivered(&mut self, sent: &Sent, now: Timestamp) -> Settlement {
         self.last_success = now;
         self.taken(&sent.claim.record.project, sent.took, now);
-        if let Some(cause) = sent.load.batch_poison {
+        if let Some(cause) = sent.load.batch_poison.filter(|_| self.may_lose_a_batch()) {
             self.note_poison(&sent.claim.record.project, &sent.load, now);
             self.around.watch.batch_poison(&sent.claim.record, cause);
         }

@@ -48,7 +48,7 @@ async fn admin() -> (Admin, mpsc::Receiver<SwitchOrder>) {
     }
     let readiness = Readiness::new(Arc::clone(&journal), CancellationToken::new());
     let (control, orders) = mpsc::channel(1);
-    let verifier = Verifier::new(Arc::clone(&journal), clock.clone());
+    let verifier = Verifier::new(Arc::clone(&journal), clock.clone(), Board::default());
     let admin = Admin::new((journal, ledger), (Board::default(), verifier), Metrics::new(), clock, readiness, control);
     admin.configure(view("the-token"));
     (admin, orders)
