@@ -41,7 +41,7 @@ const RESERVED: &[(&[&str], &[&str], &str)] = &[
     (&["hyper_util", "client"], HTTP_CLIENTS, ONE_CLIENT),
     (&["hyper", "client"], HTTP_CLIENTS, ONE_CLIENT),
     (&["hyper_rustls"], HTTP_CLIENTS, ONE_CLIENT),
-    (&["rusqlite"], &["journal"], "storage belongs to journal: add what you need to the trait Journal"),
+    (&["rusqlite"], &["journal"], "storage belongs to journal: add what you need to one of its ports"),
     (&["flate2"], COMPRESSORS, ONE_COMPRESSOR),
     (&["zstd"], COMPRESSORS, ONE_COMPRESSOR),
     (&["brotli"], DECODERS, ONE_DECODER),

@@ -12,15 +12,22 @@ mod shares;
 pub(super) mod subject;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::clock::{Clock, Timestamp};
+use crate::policy::outcome::DropReason;
+use crate::protocol::category::{Category, Quantities};
+use crate::protocol::endpoint::{Endpoint, RawRequest};
+use crate::protocol::event_id::EventId;
+use crate::units::ByteSize;
+
+use super::backfill::{Backfill, BackfillStep};
 use super::body::{Body, IN_MEMORY};
+use super::losses::Loss;
 use super::spool::BodyWriter;
 use super::*;
-use crate::clock::Clock;
-use crate::protocol::endpoint::{Endpoint, RawRequest};
-use crate::units::ByteSize;
 use backfill::*;
 use bodies::*;
 use evidence::*;

@@ -2,7 +2,7 @@
 //! outages, when the relay ran, and which of the records still kept one upstream got and another did not.
 //!
 //! Rule: kept for [`KEPT`], bounded, and written every few seconds, not with each delivery: a crash takes what came since the last
-//! [`Journal::observe`](super::Journal::observe), never part of the accounts.
+//! [`Facts::observe`](super::Facts::observe), never part of the accounts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use switchyard::clock::{Clock, Timestamp};
 use switchyard::journal::sqlite::SqliteJournal;
-use switchyard::journal::{Client, Journal, Settings, Settlement, Submission, TargetId};
+use switchyard::journal::{Client, Log as _, Queues as _, Settings, Settlement, Submission, TargetId};
 use switchyard::protocol::category::{Category, Quantities};
 use switchyard::telemetry::ledger::Ledger;
 use switchyard::units::ByteSize;

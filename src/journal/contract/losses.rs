@@ -1,6 +1,5 @@
 //! What is promised of losses.
 
-use super::losses::Loss;
 use super::*;
 use crate::journal::backfill::Scope;
 use crate::protocol::client_report::{self, Reason};

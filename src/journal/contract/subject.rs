@@ -11,6 +11,9 @@ use crate::clock::{Clock, Timestamp};
 use crate::journal::body::Body;
 use crate::journal::sqlite::SqliteJournal;
 use crate::journal::*;
+use crate::policy::outcome::DropReason;
+use crate::protocol::category::{Category, Quantities};
+use crate::protocol::event_id::EventId;
 use crate::telemetry::ledger::Ledger;
 use crate::units::ByteSize;
 

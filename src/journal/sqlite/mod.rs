@@ -16,6 +16,7 @@ mod compare;
 mod decode;
 mod disk;
 mod evidence;
+mod front;
 mod group;
 mod held;
 mod letters;
@@ -41,24 +42,19 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore};
 
 use crate::clock::{Clock, Timestamp};
 use crate::policy::dedup::SECRET;
 use crate::policy::outcome::DropReason;
 use crate::telemetry::ledger::Ledger;
 
-use super::backfill::{Backfill, BackfillStep, Scope, Survey};
-use super::body::{Body, Reservation};
-use super::evidence::{Comparison, Evidence, Latest, Observation, Outage};
-use super::losses::Loss;
-use super::spool::Spool;
+use super::body::Body;
 use super::{
-    Backlog, Claim, Journal, JournalError, Letter, OpenError, Pick, Primaries, RecentKeys, Record, RecordId, Settings,
-    Settlement, Share, Space, Stats, Submission, Switch, TargetId, WithRecord,
+    Backlog, Claim, Journal, JournalError, Log, OpenError, Queues, RecentKeys, Record, RecordId, Settings, Settlement,
+    Submission, TargetId,
 };
 use group::{Command, INBOX};
 use queue::Take;
@@ -145,7 +141,7 @@ impl Drop for SqliteJournal {
     }
 }
 
-impl Journal for SqliteJournal {
+impl Log for SqliteJournal {
     fn target(&self, name: &str) -> BoxFuture<'_, Result<TargetId, JournalError>> {
         let name: Arc<str> = name.into();
         let known = self.shared.targets().iter().find(|target| target.name == name).map(|target| target.id);
@@ -170,18 +166,25 @@ impl Journal for SqliteJournal {
         })
     }
 
+    fn recent_keys(
+        &self,
+        since: Timestamp,
+        before: Option<RecordId>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<RecentKeys, JournalError>> {
+        Box::pin(self.read(move |reply| Question::Keys(since, before, limit, reply)))
+    }
+
     fn secret(&self) -> [u8; SECRET] {
         self.shared.secret
     }
 
-    fn spool(&self) -> &Arc<Spool> {
-        &self.shared.spool
+    fn prune(&self, before: Timestamp, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
+        Box::pin(self.ask(move |reply| Command::Prune { before, limit, reply }))
     }
+}
 
-    fn make_room(&self, project: Option<Arc<str>>, bytes: u64) -> BoxFuture<'_, Result<Reservation, JournalError>> {
-        Box::pin(self.ask(move |reply| Command::Room(project, bytes, reply)))
-    }
-
+impl Queues for SqliteJournal {
     fn claim(&self, target: TargetId, now: Timestamp, max: usize) -> BoxFuture<'_, Result<Vec<Claim>, JournalError>> {
         Box::pin(async move {
             let target = self.shared.target(target)?;
@@ -237,154 +240,16 @@ impl Journal for SqliteJournal {
         })
     }
 
-    fn prune(&self, before: Timestamp, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
-        Box::pin(self.ask(move |reply| Command::Prune { before, limit, reply }))
-    }
-
     fn backlog(&self, target: TargetId) -> BoxFuture<'_, Result<Backlog, JournalError>> {
         Box::pin(async move {
             let target = self.shared.target(target)?;
             self.read(|reply| Question::Backlog(target, reply)).await
         })
     }
+}
 
-    fn recent_keys(
-        &self,
-        since: Timestamp,
-        before: Option<RecordId>,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<RecentKeys, JournalError>> {
-        Box::pin(self.read(move |reply| Question::Keys(since, before, limit, reply)))
-    }
-
-    fn record_switch(&self, switch: Switch) -> BoxFuture<'_, Result<(), JournalError>> {
-        Box::pin(self.ask(|reply| Command::Switch(Box::new(switch), reply)))
-    }
-
-    fn switches(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Switch>, JournalError>> {
-        Box::pin(self.read(move |reply| Question::Switches(limit, reply)))
-    }
-
-    fn observe(&self, observation: Observation) -> BoxFuture<'_, Result<(), JournalError>> {
-        Box::pin(self.ask(|reply| Command::Observe(Box::new(observation), reply)))
-    }
-
-    fn evidence(&self, since: Timestamp) -> BoxFuture<'_, Result<Evidence, JournalError>> {
-        Box::pin(self.read(move |reply| Question::Evidence(since, reply)))
-    }
-
-    fn outages(&self, since: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<Outage>, JournalError>> {
-        Box::pin(self.read(move |reply| Question::Outages(since, limit, reply)))
-    }
-
-    fn compare(
-        &self,
-        (a, b): (TargetId, TargetId),
-        since: Timestamp,
-        after: RecordId,
-    ) -> BoxFuture<'_, Result<Comparison, JournalError>> {
-        Box::pin(async move {
-            let targets = (self.shared.target(a)?, self.shared.target(b)?);
-            self.read(|reply| Question::Compare(targets, since, after, reply)).await
-        })
-    }
-
-    fn latest(&self, target: TargetId) -> Latest {
-        self.shared.target(target).map(|target| target.queue().latest).unwrap_or_default()
-    }
-
-    fn dead_letters(&self, target: TargetId) -> u64 {
-        self.shared.target(target).map_or(0, |target| target.queue().dead_letters)
-    }
-
-    fn letters(&self, pick: Pick, before: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Letter>, JournalError>> {
-        Box::pin(self.read(move |reply| Question::Letters(pick, before, limit, reply)))
-    }
-
-    fn letter(&self, id: u64) -> BoxFuture<'_, Result<Option<WithRecord>, JournalError>> {
-        Box::pin(self.read(move |reply| Question::Letter(id, reply)))
-    }
-
-    fn retry_letters(&self, pick: Pick, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
-        Box::pin(self.ask(move |reply| Command::Letters { retry: true, pick, limit, reply }))
-    }
-
-    fn discard_letters(&self, pick: Pick, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
-        Box::pin(self.ask(move |reply| Command::Letters { retry: false, pick, limit, reply }))
-    }
-
-    fn survey(&self, scope: Scope, from: RecordId) -> BoxFuture<'_, Result<Survey, JournalError>> {
-        Box::pin(self.read(move |reply| Question::Survey(scope, from, reply)))
-    }
-
-    fn backfill(&self, target: TargetId, step: BackfillStep) -> BoxFuture<'_, Result<Option<Backfill>, JournalError>> {
-        Box::pin(async move {
-            let target = self.shared.target(target)?;
-            self.ask(|reply| Command::Backfill(target, step, reply)).await
-        })
-    }
-
-    fn backfills(&self) -> BoxFuture<'_, Result<Vec<Backfill>, JournalError>> {
-        Box::pin(self.read(Question::Backfills))
-    }
-
-    fn lose(&self, losses: Vec<Loss>) -> BoxFuture<'_, Result<(), JournalError>> {
-        Box::pin(self.ask(move |reply| Command::Lose(losses, reply)))
-    }
-
-    fn losses(&self) -> BoxFuture<'_, Result<Vec<Loss>, JournalError>> {
-        Box::pin(self.read(Question::Losses))
-    }
-
-    fn report(&self, told: Vec<Loss>, report: Option<Submission>) -> BoxFuture<'_, Result<(), JournalError>> {
-        Box::pin(self.ask(move |reply| Command::Report(told, report.map(Box::new), reply)))
-    }
-
+impl Journal for SqliteJournal {
     fn verification(&self) -> Option<&dyn super::verification::Verification> {
         Some(self)
-    }
-
-    fn protect(&self, primaries: Primaries) {
-        *self.shared.primaries.write().unwrap_or_else(PoisonError::into_inner) = Some(primaries);
-    }
-
-    fn split(&self, projects: Vec<Arc<str>>) {
-        self.shared.change_shares(|shares| shares.split(projects));
-    }
-
-    fn shares(&self) -> Vec<Share> {
-        self.shared.shares().told()
-    }
-
-    fn space(&self) -> Space {
-        let (used, files) = (self.shared.used.load(Ordering::Relaxed), self.shared.files.bytes());
-        let disk_free = Some(self.shared.disk.free()).filter(|free| *free < u64::MAX);
-        Space { used, files: files + self.shared.spool.taken(), disk_free }
-    }
-
-    fn stats(&self) -> Stats {
-        self.shared.counters.stats()
-    }
-
-    fn writable(&self) -> Result<(), JournalError> {
-        if self.shared.closed.load(Ordering::Acquire) {
-            return Err(JournalError::Closed);
-        }
-        self.shared.trouble().map_or(Ok(()), Err)?;
-        self.shared.disk.check(0)
-    }
-
-    fn close(&self, patience: Duration) -> BoxFuture<'_, ()> {
-        Box::pin(async move {
-            if self.shared.closed.swap(true, Ordering::AcqRel) {
-                return;
-            }
-            let (reply, answer) = oneshot::channel();
-            let sent = self.commands.as_ref().is_some_and(|c| c.try_send((Command::Close(reply), None)).is_ok());
-            // The inbox holds more than there are places; a thread that is gone has nothing left to commit.
-            if sent && tokio::time::timeout(patience, answer).await.is_err() {
-                tracing::warn!("the journal is still writing; what is not committed will be delivered again");
-            }
-        })
     }
 }

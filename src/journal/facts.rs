@@ -1,0 +1,73 @@
+//! What is known of the past: evidence by the hour, outages, losses that are still to be told, switches of the primary.
+//!
+//! Invariants:
+//!
+//! - Every change of an account ([`Posting`](crate::telemetry::ledger::Posting)) is committed with the change it tells of.
+//! - What is dropped is to be told to its target, until the transaction that appends the report of it ([`losses`](super::losses)(super::losses)).
+
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+
+use super::evidence::{Comparison, Evidence, Latest, Observation, Outage};
+use super::log::Submission;
+use super::losses::Loss;
+use super::{JournalError, RecordId, TargetId};
+
+/// A switch of the primary, as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switch {
+    /// When it went live.
+    pub at: Timestamp,
+    /// The project, when only its primary changed.
+    pub project: Option<Box<str>>,
+    /// The primary before; `None` for the first one of a journal.
+    pub from: Option<Box<str>>,
+    /// The primary since.
+    pub to: Box<str>,
+    /// Why, in the words of who did it.
+    pub reason: Option<Box<str>>,
+    /// Who did it, as far as known.
+    pub author: Option<Box<str>>,
+}
+
+/// Keeps facts, and tells them.
+pub trait Facts: Send + Sync {
+    /// Keeps a switch of the primary.
+    fn record_switch(&self, switch: Switch) -> BoxFuture<'_, Result<(), JournalError>>;
+
+    /// The last `limit` switches, newest first.
+    fn switches(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Switch>, JournalError>>;
+
+    /// Adds what was observed since the last time to the evidence, and that the relay is alive.
+    fn observe(&self, observation: Observation) -> BoxFuture<'_, Result<(), JournalError>>;
+
+    /// What is kept of the time since the beginning of the hour in which `since` lies.
+    fn evidence(&self, since: Timestamp) -> BoxFuture<'_, Result<Evidence, JournalError>>;
+
+    /// The outages that had not ended by `since`, newest first, at most `limit`.
+    fn outages(&self, since: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<Outage>, JournalError>>;
+
+    /// Which records one target got and another did not, of those still kept that were accepted since `since` for at least one
+    /// of them. Looks at a bounded number of records behind `after`, and says where to go on.
+    fn compare(
+        &self,
+        targets: (TargetId, TargetId),
+        since: Timestamp,
+        after: RecordId,
+    ) -> BoxFuture<'_, Result<Comparison, JournalError>>;
+
+    /// When a target last took something.
+    fn latest(&self, target: TargetId) -> Latest;
+
+    /// Counts losses that no record tells of: what was shed before there was one.
+    fn lose(&self, losses: Vec<Loss>) -> BoxFuture<'_, Result<(), JournalError>>;
+
+    /// What was lost for targets and has not been told them.
+    fn losses(&self) -> BoxFuture<'_, Result<Vec<Loss>, JournalError>>;
+
+    /// Takes off what is told, and appends the report that tells it, both or neither; without a report it is forgotten. The
+    /// report counts as nothing: its quantities are empty ([`losses`](super::losses)).
+    fn report(&self, told: Vec<Loss>, report: Option<Submission>) -> BoxFuture<'_, Result<(), JournalError>>;
+}

@@ -1,0 +1,127 @@
+//! The log: every submission that was acknowledged, for all targets.
+//!
+//! Invariants:
+//!
+//! - [`Log::append`] returns `Ok` only when the record is durable (with [`Sync::Full`](super::Sync::Full): through a loss of power).
+//! - A record stays until every target has settled it, then for `retain`, then goes. A dead letter keeps its record.
+//! - A record that cannot be read is set aside and counted, and looked at again by the next start. It never blocks the ones behind it.
+
+use std::sync::{Arc, OnceLock};
+
+use futures_util::future::BoxFuture;
+
+use crate::clock::Timestamp;
+use crate::policy::dedup::SECRET;
+use crate::policy::outcome::DropReason;
+use crate::protocol::category::Quantities;
+use crate::protocol::envelope::{HeaderSpans, header_line};
+use crate::protocol::event_id::EventId;
+
+use super::body::Body;
+use super::{Client, JournalError, RecordId, TargetId};
+
+/// One submission on its way into the journal.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+    /// The project's name.
+    pub project: Arc<str>,
+    /// The event id of the envelope header.
+    pub event_id: Option<EventId>,
+    /// What the items count as; nothing for what is ours: a report, a canary.
+    pub quantities: Quantities,
+    /// The keys under which a repeat of this submission is recognised ([`Log::recent_keys`]).
+    pub keys: Vec<u128>,
+    /// What upstreams are told of the client.
+    pub client: Client,
+    /// The envelope. One body belongs to one record.
+    pub body: Body,
+    /// Where the values that address the envelope stand in its header line, when that is known already.
+    pub spans: Option<HeaderSpans>,
+    /// The upstreams that get it.
+    pub targets: Vec<TargetId>,
+    /// The upstreams that are configured for the project and do not get it, and why. Posted as accepted and dropped at once.
+    pub withheld: Vec<(TargetId, DropReason)>,
+}
+
+impl Submission {
+    /// The record that it becomes under this number.
+    pub fn into_record(self, id: RecordId) -> Record {
+        let Self { accepted_at, project, event_id, quantities, client, body, spans, .. } = self;
+        let located = spans.map(|spans| OnceLock::from(Some(spans))).unwrap_or_default();
+        Record { id, accepted_at, project, event_id, quantities, client, body, located }
+    }
+}
+
+/// One submission in the journal.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Its number.
+    pub id: RecordId,
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+    /// The project's name.
+    pub project: Arc<str>,
+    /// The event id of the envelope header.
+    pub event_id: Option<EventId>,
+    /// What its items count as.
+    pub quantities: Quantities,
+    /// What upstreams are told of the client.
+    pub client: Client,
+    /// The envelope, stored once for all targets.
+    pub body: Body,
+    /// What [`Record::spans`] has found.
+    pub located: OnceLock<Option<HeaderSpans>>,
+}
+
+impl Record {
+    /// Where the values that address it stand in its header line: looked for once, for all targets. `None` when the line cannot be
+    /// read, and for a body in a file, whose outline knows.
+    pub fn spans(&self) -> Option<&HeaderSpans> {
+        let Body::Memory(bytes) = &self.body else { return None };
+        self.located.get_or_init(|| HeaderSpans::locate(header_line(bytes)).ok()).as_ref()
+    }
+
+    /// Its id when it is a canary: an event of ours, which counts as nothing ([`losses`](super::losses)).
+    pub fn canary(&self) -> Option<EventId> {
+        self.event_id.filter(|_| self.quantities.is_empty())
+    }
+}
+
+/// Keys under which repeats are recognised.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecentKeys {
+    /// Each with the moment at which its record was accepted.
+    pub keys: Vec<(u128, Timestamp)>,
+    /// The record before which to go on; `None` when there are no more.
+    pub next: Option<RecordId>,
+}
+
+/// Takes submissions, and knows the targets that they are for.
+pub trait Log: Send + Sync {
+    /// The target for the upstream `name`. A new one begins with nothing waiting.
+    fn target(&self, name: &str) -> BoxFuture<'_, Result<TargetId, JournalError>>;
+
+    /// Every target known, with its name, those no longer configured included.
+    fn targets(&self) -> Vec<(TargetId, Arc<str>)>;
+
+    /// Makes the submission durable; returns after the commit.
+    fn append(&self, submission: Submission) -> BoxFuture<'_, Result<RecordId, JournalError>>;
+
+    /// The keys of records accepted since, the newest first: what fills the window of duplicates after a restart. Looks at up to
+    /// `limit` records, at those before the record `before`.
+    fn recent_keys(
+        &self,
+        since: Timestamp,
+        before: Option<RecordId>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<RecentKeys, JournalError>>;
+
+    /// The secret under which those keys are made: random, made once, kept with the journal.
+    fn secret(&self) -> [u8; SECRET];
+
+    /// Removes up to `limit` settled records accepted before `before`; returns how many went. Looks at a bounded number of
+    /// records and goes on from there with the next call. The space is given back when there is time for it.
+    fn prune(&self, before: Timestamp, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>>;
+}

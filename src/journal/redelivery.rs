@@ -1,0 +1,42 @@
+//! Kept records that are handed to a target again: retried dead letters, backfills.
+//!
+//! Invariants:
+//!
+//! - What is taken up again is posted as [`Outcome::Returned`](crate::policy::outcome::Outcome), and never waits twice at a target.
+//! - What a backfill takes up goes behind everything else.
+//! - The oldest dead letters go when there are too many ([`letters`](super::letters)).
+
+use futures_util::future::BoxFuture;
+
+use super::backfill::{Backfill, BackfillStep, Scope, Survey};
+use super::letters::{Letter, Pick, WithRecord};
+use super::{JournalError, RecordId, TargetId};
+
+/// Lists what was refused or withheld, and hands it over again.
+pub trait Redelivery: Send + Sync {
+    /// The number of dead letters of a target.
+    fn dead_letters(&self, target: TargetId) -> u64;
+
+    /// The dead letters meant by `pick` with numbers below `before`, newest first, at most `limit`.
+    fn letters(&self, pick: Pick, before: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Letter>, JournalError>>;
+
+    /// One dead letter with its record.
+    fn letter(&self, id: u64) -> BoxFuture<'_, Result<Option<WithRecord>, JournalError>>;
+
+    /// Lets up to `limit` dead letters wait for their upstream again, due at once, the oldest first; posted as
+    /// [`Outcome::Returned`](crate::policy::outcome::Outcome). Returns how many; one of a record of which something waits there
+    /// already is left alone.
+    fn retry_letters(&self, pick: Pick, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>>;
+
+    /// Forgets up to `limit` dead letters; returns how many.
+    fn discard_letters(&self, pick: Pick, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>>;
+
+    /// Counts what a backfill of `scope` would take up, of a bounded number of records after `from`.
+    fn survey(&self, scope: Scope, from: RecordId) -> BoxFuture<'_, Result<Survey, JournalError>>;
+
+    /// Does a step of a target's backfill; returns how it stands then, if there ever was one ([`backfill`](super::backfill)).
+    fn backfill(&self, target: TargetId, step: BackfillStep) -> BoxFuture<'_, Result<Option<Backfill>, JournalError>>;
+
+    /// The last backfill of each target.
+    fn backfills(&self) -> BoxFuture<'_, Result<Vec<Backfill>, JournalError>>;
+}

@@ -1,0 +1,164 @@
+//! What [`Redelivery`], [`Facts`] and [`Storage`] ask of the journal, handed to the writer and the reader.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
+
+use crate::clock::Timestamp;
+use crate::journal::backfill::{Backfill, BackfillStep, Scope, Survey};
+use crate::journal::body::Reservation;
+use crate::journal::evidence::{Comparison, Evidence, Latest, Observation, Outage};
+use crate::journal::losses::Loss;
+use crate::journal::spool::Spool;
+use crate::journal::{
+    Facts, JournalError, Letter, Pick, Primaries, RecordId, Redelivery, Share, Space, Stats, Storage, Submission,
+    Switch, TargetId, WithRecord,
+};
+
+use super::SqliteJournal;
+use super::group::Command;
+use super::reader::Question;
+
+impl Redelivery for SqliteJournal {
+    fn dead_letters(&self, target: TargetId) -> u64 {
+        self.shared.target(target).map_or(0, |target| target.queue().dead_letters)
+    }
+
+    fn letters(&self, pick: Pick, before: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Letter>, JournalError>> {
+        Box::pin(self.read(move |reply| Question::Letters(pick, before, limit, reply)))
+    }
+
+    fn letter(&self, id: u64) -> BoxFuture<'_, Result<Option<WithRecord>, JournalError>> {
+        Box::pin(self.read(move |reply| Question::Letter(id, reply)))
+    }
+
+    fn retry_letters(&self, pick: Pick, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
+        Box::pin(self.ask(move |reply| Command::Letters { retry: true, pick, limit, reply }))
+    }
+
+    fn discard_letters(&self, pick: Pick, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
+        Box::pin(self.ask(move |reply| Command::Letters { retry: false, pick, limit, reply }))
+    }
+
+    fn survey(&self, scope: Scope, from: RecordId) -> BoxFuture<'_, Result<Survey, JournalError>> {
+        Box::pin(self.read(move |reply| Question::Survey(scope, from, reply)))
+    }
+
+    fn backfill(&self, target: TargetId, step: BackfillStep) -> BoxFuture<'_, Result<Option<Backfill>, JournalError>> {
+        Box::pin(async move {
+            let target = self.shared.target(target)?;
+            self.ask(|reply| Command::Backfill(target, step, reply)).await
+        })
+    }
+
+    fn backfills(&self) -> BoxFuture<'_, Result<Vec<Backfill>, JournalError>> {
+        Box::pin(self.read(Question::Backfills))
+    }
+}
+
+impl Facts for SqliteJournal {
+    fn record_switch(&self, switch: Switch) -> BoxFuture<'_, Result<(), JournalError>> {
+        Box::pin(self.ask(|reply| Command::Switch(Box::new(switch), reply)))
+    }
+
+    fn switches(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Switch>, JournalError>> {
+        Box::pin(self.read(move |reply| Question::Switches(limit, reply)))
+    }
+
+    fn observe(&self, observation: Observation) -> BoxFuture<'_, Result<(), JournalError>> {
+        Box::pin(self.ask(|reply| Command::Observe(Box::new(observation), reply)))
+    }
+
+    fn evidence(&self, since: Timestamp) -> BoxFuture<'_, Result<Evidence, JournalError>> {
+        Box::pin(self.read(move |reply| Question::Evidence(since, reply)))
+    }
+
+    fn outages(&self, since: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<Outage>, JournalError>> {
+        Box::pin(self.read(move |reply| Question::Outages(since, limit, reply)))
+    }
+
+    fn compare(
+        &self,
+        (a, b): (TargetId, TargetId),
+        since: Timestamp,
+        after: RecordId,
+    ) -> BoxFuture<'_, Result<Comparison, JournalError>> {
+        Box::pin(async move {
+            let targets = (self.shared.target(a)?, self.shared.target(b)?);
+            self.read(|reply| Question::Compare(targets, since, after, reply)).await
+        })
+    }
+
+    fn latest(&self, target: TargetId) -> Latest {
+        self.shared.target(target).map(|target| target.queue().latest).unwrap_or_default()
+    }
+
+    fn lose(&self, losses: Vec<Loss>) -> BoxFuture<'_, Result<(), JournalError>> {
+        Box::pin(self.ask(move |reply| Command::Lose(losses, reply)))
+    }
+
+    fn losses(&self) -> BoxFuture<'_, Result<Vec<Loss>, JournalError>> {
+        Box::pin(self.read(Question::Losses))
+    }
+
+    fn report(&self, told: Vec<Loss>, report: Option<Submission>) -> BoxFuture<'_, Result<(), JournalError>> {
+        Box::pin(self.ask(move |reply| Command::Report(told, report.map(Box::new), reply)))
+    }
+}
+
+impl Storage for SqliteJournal {
+    fn spool(&self) -> &Arc<Spool> {
+        &self.shared.spool
+    }
+
+    fn make_room(&self, project: Option<Arc<str>>, bytes: u64) -> BoxFuture<'_, Result<Reservation, JournalError>> {
+        Box::pin(self.ask(move |reply| Command::Room(project, bytes, reply)))
+    }
+
+    fn protect(&self, primaries: Primaries) {
+        *self.shared.primaries.write().unwrap_or_else(PoisonError::into_inner) = Some(primaries);
+    }
+
+    fn split(&self, projects: Vec<Arc<str>>) {
+        self.shared.change_shares(|shares| shares.split(projects));
+    }
+
+    fn shares(&self) -> Vec<Share> {
+        self.shared.shares().told()
+    }
+
+    fn space(&self) -> Space {
+        let (used, files) = (self.shared.used.load(Ordering::Relaxed), self.shared.files.bytes());
+        let disk_free = Some(self.shared.disk.free()).filter(|free| *free < u64::MAX);
+        Space { used, files: files + self.shared.spool.taken(), disk_free }
+    }
+
+    fn stats(&self) -> Stats {
+        self.shared.counters.stats()
+    }
+
+    fn writable(&self) -> Result<(), JournalError> {
+        if self.shared.closed.load(Ordering::Acquire) {
+            return Err(JournalError::Closed);
+        }
+        self.shared.trouble().map_or(Ok(()), Err)?;
+        self.shared.disk.check(0)
+    }
+
+    fn close(&self, patience: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if self.shared.closed.swap(true, Ordering::AcqRel) {
+                return;
+            }
+            let (reply, answer) = oneshot::channel();
+            let sent = self.commands.as_ref().is_some_and(|c| c.try_send((Command::Close(reply), None)).is_ok());
+            // The inbox holds more than there are places; a thread that is gone has nothing left to commit.
+            if sent && tokio::time::timeout(patience, answer).await.is_err() {
+                tracing::warn!("the journal is still writing; what is not committed will be delivered again");
+            }
+        })
+    }
+}
