@@ -24,7 +24,13 @@ impl Worker {
         let passed = self.last_success > previous;
         let is_strike = passed || (is_answer && self.circuit.vouches());
         let strikes = progress.strikes + u32::from(is_strike);
-        if is_strike && is_poison(strikes, is_answer && (passed || self.circuit.blames_one())) {
+        let is_its_own = is_answer && self.circuit.blames_one();
+        if is_strike && is_poison(strikes, is_its_own || (is_answer && passed)) {
+            if is_its_own {
+                // Nothing else fails, and the upstream answers.
+                self.circuit.succeeded(now);
+                self.up = true;
+            }
             return self.refused(sent, now, "poison");
         }
         self.retry(sent, now + Backoff::RECORD.after(progress.attempts + 1), strikes)
