@@ -9,9 +9,10 @@
 //!
 //! The same commit hands the record to the workers of [`delivery`], one for each upstream, in memory: in the steady state nothing
 //! is read back from disk. A worker asks its circuit and its cooldowns whether and what to send, and the table of quirks in which
-//! requests its kind of upstream wants it; it rewrites what addresses the envelope and nothing else, sends it, and settles the record by the answer: delivered, dropped for a reason, or put off until a
-//! due time. Every settlement is an entry in the accounts ([`telemetry::ledger`]), committed with it, so that for each upstream and
-//! category accepted + returned = delivered + dropped + pending holds through crashes. Returned is what was dropped first and
+//! requests its kind of upstream wants it; it rewrites what addresses the envelope and nothing else, sends it, and settles the record by
+//! the answer: delivered, dropped for a reason, or put off until a due time. Every settlement is an entry in the accounts
+//! ([`telemetry::ledger`]), committed with it, so that for each upstream and category
+//! accepted + returned = delivered + dropped + pending holds through crashes. Returned is what was dropped first and
 //! waits again, as a dead letter does that is retried. Every drop is also a loss ([`journal::losses`]), of which the upstream
 //! is told in a client report that goes the way of any other record.
 //!
@@ -21,8 +22,8 @@
 //! What only a tracker can answer takes none of these steps: [`http`] passes it on to the primary and hands the answer back.
 //!
 //! An envelope over 1 MiB goes the same way without ever being in memory as a whole, and so does any other request: it is read into
-//! a file beside the journal ([`journal::spool`]), decoded from one file to another, an envelope's boundaries are found by the same grammar in pieces
-//! ([`protocol::envelope::Scanner`]), its record names the file, and each upstream is sent it piece by piece.
+//! a file beside the journal ([`journal::spool`]), decoded from one file to another, an envelope's boundaries are found by the same
+//! grammar in pieces ([`protocol::envelope::Scanner`]), its record names the file, and each upstream is sent it piece by piece.
 //!
 //! # The map
 //!
@@ -32,17 +33,34 @@
 //! | [`policy`] | protocol | decisions; `now` is passed in |
 //! | [`telemetry`] | protocol, policy | metrics, accounts, the status, logs |
 //! | [`content`] | - | whether a tracker's copy of an event is what was sent |
-//! | [`journal`] | protocol, policy, telemetry | durable records and what became of them |
+//! | [`journal`] | protocol, policy, telemetry | durable records and what became of them: five ports, and SQLite behind them |
 //! | [`intake`] | protocol, policy, telemetry, journal | one submission's way in; knows no HTTP |
 //! | [`tracker`] | protocol | what trackers are asked by their APIs, and what the answers mean |
 //! | [`delivery`] | protocol, policy, telemetry, journal, tracker, content | one upstream's way out, with the HTTP client of all deliveries |
-//! | [`http`] | all above | the listeners and the proxy to the primary; the only user of axum |
+//! | [`http`] | all above | the listener, the public side (ingest, proxy to the primary), the admin side (API, pages); the only user of axum |
 //! | [`notify`] | protocol, policy, telemetry, delivery | a word to an operator when something breaks |
 //! | [`config`] | the parts' settings, content | file to validated configuration, all problems at once |
 //! | [`daemon`] | all above | assembly: start, reload, stop |
 //! | [`cli`] | protocol, telemetry, delivery, http, config, daemon | one file for each verb |
 //!
-//! [`clock`], [`tasks`] and [`units`] use nothing of ours and are open to all. `tests/architecture.rs` holds this table.
+//! [`clock`], [`tasks`] and [`units`] use nothing of ours and are open to all. `tests/architecture.rs` holds this table, and that no
+//! files name each other in a circle.
+//!
+//! # Where to begin with a change
+//!
+//! | to add | begin at |
+//! | --- | --- |
+//! | what a kind of upstream wants or answers otherwise | the table in `delivery/quirks.rs` |
+//! | a tracker's API | a file in `tracker/`, and `dialect` in `delivery/asking.rs` |
+//! | a field that a tracker changes | the tracker's table in `content/drift/` |
+//! | a route for SDKs, a route for operators | `http/public/routes.rs`, `http/admin/routes.rs` |
+//! | a reason to drop | `DropReason` in `policy/outcome.rs` |
+//! | a type of item, a category | `protocol/item.rs`, `protocol/category.rs` |
+//! | a journal on something else than SQLite | the ports in `journal/mod.rs`, and `open` in `daemon.rs` |
+//! | a section or an option of the configuration | `config/shape.rs`, and the part's own `Settings` |
+//! | a verb | `cli/mod.rs` |
+//! | a word to another messenger | `notify/format.rs` |
+//! | a metric | `telemetry/metrics.rs`, and the list in `tests/metrics.rs` |
 //!
 //! # Who owns what
 //!
