@@ -32,9 +32,7 @@ const UNKNOWN: &str = "http://key@localhost/1";
 /// the place of a DSN are written as they are and looked up when the daemon starts. The file goes where --config says, or to
 /// config.toml here; nobody else may read it. At a terminal it asks for what no option says; Enter takes the default.
 #[derive(clap::Args, Clone, Debug)]
-#[command(
-    after_help = "As in: switchyard init sentry=https://<key>@o1.ingest.sentry.io/42 'glitchtip=${GLITCHTIP_DSN}'"
-)]
+#[command(after_help = "As in: switchyard init sentry=https://KEY@o1.ingest.sentry.io/42 'glitchtip=${GLITCHTIP_DSN}'")]
 pub(super) struct Args {
     /// A DSN of a project at an upstream
     #[arg(required = true, value_name = "[PROJECT:]UPSTREAM=DSN")]
@@ -269,7 +267,10 @@ fn text<'a>(plan: &Plan<'a>, written: impl Fn(&'a str, &'a str) -> &'a str) -> S
         out += &format!("\n[upstreams.{name}]\n");
         out += &match given.kind() {
             Some(kind) => format!("kind = \"{}\"\n", kind.name()),
-            None => "# kind = \"\"    # `switchyard check --online` finds out\n".to_owned(),
+            None => {
+                "# kind = \"generic\"    # or sentry, glitchtip, bugsink, relay: `switchyard check --online` tells\n"
+                    .to_owned()
+            }
         };
         if let Some(token) = plan.token(&given.upstream) {
             out += &format!("[upstreams.{name}.api]\ntoken = {}\n", quoted(written(token, "token")));

@@ -95,16 +95,18 @@ pub(super) fn line(arrival: &Arrival) -> String {
     let at = arrival.at.to_string();
     // The time of day is enough on a terminal.
     let time = at.split_once('T').map_or(at.as_str(), |(_, time)| time);
+    // Whole seconds have no milliseconds; the columns stay where they are.
+    let time = if time.contains('.') { time.to_owned() } else { time.replace('Z', ".000Z") };
     let id = arrival.event_id.as_deref().unwrap_or("-");
     let answer = if arrival.answer == 200 { String::new() } else { format!(" -> {}", arrival.answer) };
     format!(
         "{} {} project {} {} {} {} bytes{answer}  {}",
-        tint(Tone::Quiet, time),
+        tint(Tone::Quiet, &time),
         arrival.sink,
         arrival.project,
         tint(Tone::Strong, &arrival.kind),
         tint(Tone::Quiet, id),
         arrival.bytes,
-        arrival.summary.as_deref().unwrap_or_default(),
+        arrival.summary.as_deref().unwrap_or("-"),
     )
 }

@@ -107,7 +107,7 @@ impl VerificationStatus {
             parts.push(format!("{lost} were lost there and sent again or given up"));
         }
         if *unknown > 0 {
-            parts.push(format!("{unknown} not known"));
+            parts.push(format!("{unknown} not known yet"));
         }
         parts.join(", ")
     }

@@ -117,8 +117,8 @@ impl Viewer {
                     }
                     None if self.has_token => span { a href="login" { "Sign in" } " to change something." },
                     None => span.muted {
-                        "To change something from here, write a " code { "token" } " under " code { "[admin]" }
-                        " in the configuration file; then one can sign in with it."
+                        "To change something from here, write a long " code { "token = \"…\"" } " under " code { "[admin]" }
+                        " in the configuration file. It is live within a second, and one can sign in with it."
                     },
                 }
             }

@@ -247,7 +247,7 @@ fn projects(status: &Status) -> Markup {
                 tr {
                     td { (project.name) } td { (project.primary) } td { (if project.mirror { "on" } else { "off" }) }
                     td { (project.upstreams.join(", ")) }
-                    td { @if project.browsers { "browsers, with default limits where none is written" } }
+                    td { @if project.browsers { "browsers, with default limits where none is written" } @else { "servers" } }
                     td.n { @if let Some(taken) = taken(&project.name) { (words::bytes(taken)) } }
                 }
             }
