@@ -650,6 +650,30 @@ async fn a_switch_is_live_before_the_command_ends_and_keeps_who_and_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_switch_without_the_mirror_says_who_gets_nothing_and_how_it_gets_what_it_missed() {
+    let (relay, _sentry, _glitchtip) = relay_with_two().await;
+    let text = std::fs::read_to_string(relay.config()).expect("the configuration");
+    relay.replace_config(&text.replacen('\n', "\nmirror = false\n", 1));
+    eventually("the mirror is off", SOON, async || match relay.status().await["mirror"] == false {
+        true => Ok(()),
+        false => Err(relay.log()),
+    })
+    .await;
+    let calm = beside(&relay.config(), &["status", "--check"]).await;
+    assert!(out(&calm).contains("sentry takes what comes and nobody else does, for the mirror is off"), "{calm:?}");
+    let output = beside(&relay.config(), &["switch", "glitchtip"]).await;
+    let said = out(&output);
+    for words in
+        ["the mirror is off: sentry gets nothing new", "switchyard backfill sentry", "undo: switchyard switch sentry"]
+    {
+        assert!(said.contains(words), "{words:?} is not in {said}");
+    }
+    let back = beside(&relay.config(), &["switch", "sentry"]).await;
+    assert!(out(&back).contains("switchyard backfill glitchtip"), "{back:?}");
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_switch_that_the_daemon_refuses_says_so_and_leaves_the_file_as_it_was() {
     let (relay, _sentry, _glitchtip) = relay_with_two().await;
     let text = std::fs::read_to_string(relay.config()).expect("the configuration");

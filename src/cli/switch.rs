@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::config::{edit, parse};
 use crate::telemetry::status::{Status, SwitchStatus};
+use crate::telemetry::words;
 
 use super::admin::{AdminClient, Announcement, Silence};
 use super::failure::{Exit, Failure};
@@ -57,6 +58,9 @@ struct Done<'a> {
     error: Option<String>,
     /// The projects that have a primary of their own and do not follow.
     unmoved: Vec<String>,
+    /// What whoever switches should know of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
     undo: Option<String>,
 }
 
@@ -134,6 +138,7 @@ async fn flip(admin: &AdminClient, located: &Located, name: &str, args: &Args) -
         took_ms: None,
         error: None,
         unmoved: vec![],
+        warnings: vec![],
         undo,
     };
     if let Some(before) = before {
@@ -142,6 +147,7 @@ async fn flip(admin: &AdminClient, located: &Located, name: &str, args: &Args) -
                 done.live = Some(true);
                 done.took_ms = u64::try_from(saved.elapsed().as_millis()).ok();
                 done.unmoved = unmoved(&after);
+                done.warnings = warnings(&after, name, done.previous.as_deref());
             }
             Err(why) => {
                 done.error = Some(elsewhere(&before, &path).unwrap_or(why));
@@ -151,6 +157,26 @@ async fn flip(admin: &AdminClient, located: &Located, name: &str, args: &Args) -
         }
     }
     report(done, args.json)
+}
+
+/// What is so now, under the new primary, that nobody may expect.
+fn warnings(status: &Status, name: &str, previous: Option<&str>) -> Vec<String> {
+    let mut warnings = vec![];
+    let primary = status.upstreams.iter().find(|upstream| upstream.name == name);
+    if let Some(primary) = primary.filter(|primary| matches!(primary.state.as_str(), "down" | "misconfigured")) {
+        let waiting = words::some(primary.backlog.envelopes, "envelope");
+        warnings.push(format!(
+            "{name} is {} now; {waiting} wait for it until it takes them, and nothing is lost",
+            primary.state
+        ));
+    }
+    if let Some(previous) = previous.filter(|previous| !status.mirror && *previous != name) {
+        warnings.push(format!(
+            "the mirror is off: {previous} gets nothing new; `switchyard backfill {previous}` gives it what it missed, as far back as \
+             `retain` reaches"
+        ));
+    }
+    warnings
 }
 
 /// Refuses what would leave a file with which no daemon starts. What is wrong with it already is for the daemon to judge, which may
@@ -179,6 +205,7 @@ fn already<'a>(name: &'a str, status: Option<&Status>) -> Done<'a> {
         took_ms: None,
         error: None,
         unmoved: status.map(unmoved).unwrap_or_default(),
+        warnings: vec![],
         undo: None,
     }
 }
@@ -294,6 +321,9 @@ fn tell(done: &Done<'_>) -> Result<(), Failure> {
     if !done.unmoved.is_empty() {
         let unmoved = done.unmoved.join(", ");
         terminal::say(format_args!("with a primary of their own, and not moved: {unmoved}"))?;
+    }
+    for warning in &done.warnings {
+        terminal::say(format_args!("{}: {warning}", tint(Tone::Bad, "note")))?;
     }
     done.undo.as_ref().map_or(Ok(()), |undo| terminal::say(format_args!("undo: {undo}")))
 }

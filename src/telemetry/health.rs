@@ -33,6 +33,7 @@ fn calm(status: &Status) -> String {
     let waiting: u64 = status.upstreams.iter().map(|upstream| upstream.backlog.envelopes).sum();
     let names: Vec<&str> = status.upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
     let who = match names.as_slice() {
+        [_, _, ..] if !status.mirror => format!("{} takes", status.primary),
         [one] => format!("{one} takes"),
         few @ ([] | [_, _] | [_, _, _]) => format!("{} take", words::names(few)),
         many => format!("all {} upstreams take", many.len()),
@@ -42,7 +43,11 @@ fn calm(status: &Status) -> String {
         1 => "1 envelope is under way".to_owned(),
         n => format!("{n} envelopes are under way"),
     };
-    format!("{} is the primary, {who} what comes, {waits}, nothing was lost in the last two hours", status.primary)
+    let mirror = if status.mirror || names.len() < 2 { "" } else { " and nobody else does, for the mirror is off" };
+    format!(
+        "{} is the primary, {who} what comes{mirror}, {waits}, nothing was lost in the last two hours",
+        status.primary
+    )
 }
 
 fn of_relay(status: &Status) -> Vec<(Level, String)> {

@@ -34,6 +34,7 @@ const NOT_RUN: &[(&str, &str)] = &[
 /// Verbs that a text speaks of without what they need to run.
 const MENTIONED: &[&str] = &[
     "switchyard init",
+    "switchyard run",
     "switchyard backfill",
     "switchyard dead-letters show",
     "switchyard dead-letters retry",

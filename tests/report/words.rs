@@ -121,6 +121,7 @@ async fn what_was_refused_and_is_retried_and_delivered_is_no_refusal_any_more() 
     let category = &after["upstreams"][1]["categories"][0];
     assert_eq!((&category["dropped"]["rejected"], &category["retried"]), (&json!(3), &json!(3)), "{category}");
     assert!(says(&relay, "report").await.contains("of these refused and retried since: 3"));
+    assert_eq!(relay.upstream("b").await["lately"]["refused"], 0, "the status says the same");
     relay.finish().await;
 }
 

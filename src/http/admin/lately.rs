@@ -25,7 +25,7 @@ pub(super) async fn of_all(admin: &Admin, now: Timestamp) -> BTreeMap<Arc<str>, 
         let Some(upstream) = key.upstream.filter(|_| Category::counts_items(key.category.name())) else { continue };
         let own = all.entry(upstream).or_default();
         own.lost += account.dropped(DropReason::Expired) + account.dropped(DropReason::Evicted);
-        own.refused += account.dropped(DropReason::Rejected);
+        own.refused += account.refused();
     }
     for (upstream, steps) in &evidence.steps {
         let own = all.entry(Arc::clone(upstream)).or_default();
