@@ -3,6 +3,7 @@
 mod support;
 
 mod verify {
+    mod catch_up;
     mod content;
     mod hostile;
 }

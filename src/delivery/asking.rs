@@ -154,6 +154,11 @@ impl Api {
         Ok(copy)
     }
 
+    /// Whether its lists have the newest events first.
+    pub fn is_sorted(&self) -> bool {
+        self.0.dialect.is_sorted()
+    }
+
     /// Ids of a project's events, the newest first as far as the tracker sorts.
     ///
     /// # Errors

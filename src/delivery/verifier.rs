@@ -1,7 +1,8 @@
 //! Whether trackers store what they took: events are looked up by a tracker's API, at a bounded rate, and what was found is noted.
 //!
 //! Rules: nothing here is on the way of an envelope. What waits to be looked for waits in the journal and costs no memory. A tracker
-//! that cannot be asked leaves events unknown, never missing. Trouble is said once, and once when it is over.
+//! that cannot be asked leaves events unknown, never missing. Trouble is said once, and once when it is over. What waits for long
+//! never keeps new events from being looked for.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,9 +11,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use crate::clock::{Clock, Timestamp};
-use crate::journal::verification::{Batch, Repair, Verification, Wanted};
+use crate::journal::verification::{Batch, PutOff, Repair, Verification, Wanted};
 use crate::journal::{Journal, JournalError, RecordId, TargetId};
-use crate::policy::verification::{self, FAR_BEHIND, Frontier, Repairs, SHARE, Settings};
+use crate::policy::verification::{self, Frontier, Repairs, Settings};
 use crate::telemetry::log;
 
 use crate::policy::routing::Project;
@@ -21,11 +22,13 @@ use super::asking::{Api, There, Trouble};
 use super::board::Board;
 use super::settings::Settings as Upstreams;
 
+mod catch_up;
 mod findings;
 mod look;
 mod on_demand;
 mod sample;
 mod side_by_side;
+use catch_up::{Behind, Walks};
 use look::{Looker, Seen};
 pub use on_demand::{Looked, LookedAgain, Outcome};
 pub use side_by_side::SideBySide;
@@ -38,8 +41,10 @@ const PAUSE: Duration = Duration::from_secs(2);
 const AFTER_TROUBLE: Duration = Duration::from_secs(15);
 /// When an event is looked at again that nobody can say anything of.
 const UNKNOWN_FOR: Duration = Duration::from_secs(600);
-/// The same of one that was left out because there was too much: its record is likely to be gone by then.
-const LEFT_OUT_FOR: Duration = Duration::from_secs(24 * 3600);
+/// When one that was put off comes due like any other: its record is likely to be gone by then.
+const PUT_OFF_FOR: Duration = Duration::from_secs(24 * 3600);
+/// The most of those that were put off that one step looks for.
+const PUT_OFF: usize = 5000;
 /// The most that are sent again in one step.
 const REPAIRS: usize = 256;
 
@@ -104,6 +109,12 @@ struct Upstream {
     tracker: Tracker,
     standing: Standing,
     frontier: Frontier<RecordId>,
+    /// How far its lists are walked for what was put off.
+    walks: Walks,
+    /// Whether there may be something that was put off.
+    is_behind: bool,
+    /// Whether the last step got no word about any event.
+    is_silent: bool,
     /// Whether a step is under way.
     busy: bool,
     /// No step begins before this.
@@ -125,11 +136,14 @@ impl Verifier {
         let mut before = std::mem::take(&mut shared.upstreams);
         for (name, tracker) in trackers {
             let upstream = match before.remove(&name) {
-                Some(known) => Upstream { tracker, rests_until: Instant::now(), ..known },
+                Some(known) => Upstream { tracker, rests_until: Instant::now(), walks: Walks::default(), ..known },
                 None => Upstream {
                     tracker,
                     standing: Standing::default(),
                     frontier: Frontier::default(),
+                    walks: Walks::default(),
+                    is_behind: true,
+                    is_silent: false,
                     busy: false,
                     rests_until: Instant::now(),
                     next_request: Instant::now(),
@@ -203,22 +217,36 @@ impl Verifier {
     ) -> Result<Duration, JournalError> {
         self.ask_version(name, tracker, settings).await;
         let now = self.clock.now();
-        let batch = verification.wanted(tracker.target, bound, now, STEP).await?;
-        self.note_frontier(name, &batch, settings, now);
+        let batch = self.batch(verification, name, tracker, settings, bound).await?;
+        let put_off = self.put_off(verification, name, tracker).await?;
+        self.note_frontier(name, (&batch, &put_off), settings, now);
+        // One that gave no word is asked for one event until it does.
+        let fresh = if batch.fresh.len() == STEP { &batch.fresh[..1] } else { &batch.fresh };
+        let wanted = fresh.iter().chain(&batch.again).collect();
+        let mut walks = self.with(name, |upstream| std::mem::take(&mut upstream.walks)).unwrap_or_default();
+        let behind = Behind { events: &put_off.events, more: put_off.more, walks: &mut walks };
         let mut looker = self.looker(name, tracker, settings);
-        let wanted = thinned(&batch.fresh, now, &mut looker).into_iter().chain(&batch.again).collect();
-        let (seen, trouble) = looker.look(wanted).await;
+        let searched = match looker.search(wanted).await {
+            Ok(()) => looker.catch_up(behind).await,
+            trouble => trouble,
+        };
+        let (seen, trouble) = looker.done(searched);
         self.note_trouble(name, trouble.as_ref(), !seen.is_empty());
-        let found = self.findings(name, tracker, settings, &batch, &seen).await;
-        let is_full = batch.fresh.len() == STEP || batch.again.len() == STEP;
-        verification.note(tracker.target, found).await?;
+        let is_word = |seen: &Seen| matches!(seen, Seen::Stored | Seen::Absent);
+        self.with(name, |upstream| {
+            upstream.walks = walks;
+            upstream.is_silent = trouble.is_some() && !seen.values().any(is_word);
+        });
+        let is_full = batch.fresh.len() == STEP || batch.again.len() == STEP || !put_off.events.is_empty();
+        verification.note(tracker.target, self.findings(name, tracker, settings, &batch, &seen).await).await?;
+        self.note_caught_up(verification, name, tracker, settings, (&put_off, &seen)).await?;
         if settings.repair == Repairs::Auto {
             self.repair(name, Timestamp::default(), REPAIRS).await?;
         }
         // Behind the first that was not looked for, events are looked for once more.
         let passed = batch.fresh.iter().take_while(|event| seen.contains_key(&event.record));
         let is_stored = |event: &&Wanted| seen.get(&event.record) == Some(&Seen::Stored);
-        let stored: Vec<&Wanted> = passed.chain(&batch.again).filter(is_stored).collect();
+        let stored: Vec<&Wanted> = passed.chain(&batch.again).chain(&put_off.events).filter(is_stored).collect();
         let trouble = match trouble {
             None => self.sample(verification, name, tracker, settings, &stored).await?,
             trouble => trouble,
@@ -254,12 +282,17 @@ impl Verifier {
         turn
     }
 
-    fn note_frontier(&self, name: &Arc<str>, batch: &Batch, settings: &Settings, now: Timestamp) {
-        let mut shared = self.lock();
-        let Some(upstream) = shared.upstreams.get_mut(name) else { return };
-        upstream.frontier.note(batch.settled, now, settings.settle.get());
-        let oldest = batch.fresh.first().map(|event| event.accepted_at);
-        upstream.standing.behind = oldest.filter(|_| batch.fresh.len() == STEP);
+    fn note_frontier(&self, name: &Arc<str>, (batch, put_off): (&Batch, &PutOff), settings: &Settings, now: Timestamp) {
+        let waiting = batch.fresh.first().filter(|_| batch.fresh.len() == STEP).map(|event| event.accepted_at);
+        self.with(name, |upstream| {
+            upstream.frontier.note(batch.settled, now, settings.settle.get());
+            upstream.standing.behind = put_off.oldest.into_iter().chain(waiting).min();
+        });
+    }
+
+    /// Does something with an upstream, unless the configuration has it no more.
+    fn with<T>(&self, name: &str, act: impl FnOnce(&mut Upstream) -> T) -> Option<T> {
+        self.lock().upstreams.get_mut(name).map(act)
     }
 
     /// Says trouble once, and once when it is over.
@@ -327,16 +360,4 @@ impl Drop for Busy<'_> {
             upstream.busy = false;
         }
     }
-}
-
-/// Those to be looked for: all, or a share when there is too much. The others are left out.
-fn thinned<'a>(fresh: &'a [Wanted], now: Timestamp, looker: &mut Looker<'_>) -> Vec<&'a Wanted> {
-    let is_far_behind =
-        fresh.len() == STEP && fresh.first().is_some_and(|event| now.since(event.accepted_at) > FAR_BEHIND);
-    if !is_far_behind {
-        return fresh.iter().collect();
-    }
-    let left_out = fresh.iter().enumerate().filter(|(n, _)| n % SHARE > 0).map(|(_, event)| event.record);
-    looker.leave_out(left_out, LEFT_OUT_FOR);
-    fresh.iter().step_by(SHARE).collect()
 }

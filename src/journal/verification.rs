@@ -7,7 +7,7 @@
 //!
 //! 1. An event is wanted once its upstream took it, and no sooner. [`Verification::wanted`] hands out the records behind the
 //!    cursor of a target in the order of acceptance, then what is to be looked for again by its due time.
-//! 2. Below the cursor an event has exactly one state: it has a row that says so, or it is stored.
+//! 2. Below the cursor an event has exactly one state: it has a row that says so, or it is stored. One that is put off has a row too.
 //! 3. What is noted is committed with the postings that tell of it: stored − vanished + lost + missing + unknown = delivered, where
 //!    missing counts the rows in that state and unknown is the rest.
 //! 4. Noting is idempotent: what was noted for a cursor that has moved on changes nothing.
@@ -85,6 +85,17 @@ pub struct Batch {
     pub settled: RecordId,
 }
 
+/// Events whose first look was put off.
+#[derive(Clone, Debug, Default)]
+pub struct PutOff {
+    /// Some of them, the newest first.
+    pub events: Vec<Wanted>,
+    /// Whether there are more.
+    pub more: bool,
+    /// When the oldest of all was accepted.
+    pub oldest: Option<Timestamp>,
+}
+
 /// Events that an upstream took.
 #[derive(Clone, Debug, Default)]
 pub struct Taken {
@@ -116,6 +127,8 @@ pub enum Finding {
     Missing(Timestamp),
     /// It is not looked for; whether its record is still kept is looked at again at this time.
     Unknown(Timestamp),
+    /// It is looked for beside the newer ones, by [`Verification::put_off`]; from this time on as one that is due.
+    PutOff(Timestamp),
     /// It waits for its upstream again, and is looked for at this time.
     Waiting(Timestamp),
     /// It was sent again often enough: it becomes a dead letter that says this.
@@ -263,6 +276,9 @@ pub trait Verification: Send + Sync {
         now: Timestamp,
         limit: usize,
     ) -> BoxFuture<'_, Result<Batch, JournalError>>;
+
+    /// Up to `limit` events whose first look was put off, the newest first.
+    fn put_off(&self, target: TargetId, now: Timestamp, limit: usize) -> BoxFuture<'_, Result<PutOff, JournalError>>;
 
     /// Keeps what was found, and posts it.
     fn note(&self, target: TargetId, notes: Notes) -> BoxFuture<'_, Result<(), JournalError>>;

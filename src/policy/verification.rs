@@ -20,10 +20,6 @@ const SECOND_LOOK: Duration = Duration::from_secs(30);
 pub const ALONE: Duration = Duration::from_secs(4);
 /// Samples of how far an upstream has come, kept within `settle`.
 const SAMPLES: u32 = 32;
-/// Behind by so much, only a share of the events is looked for.
-pub const FAR_BEHIND: Duration = Duration::from_secs(3600);
-/// The share that is looked for then, as a divisor.
-pub const SHARE: usize = 4;
 
 /// The section `[verify]` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]

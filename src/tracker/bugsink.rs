@@ -53,6 +53,10 @@ impl Dialect for Bugsink {
         }
     }
 
+    fn is_sorted(&self) -> bool {
+        false
+    }
+
     fn page(&self, there: &There, from: Option<&Cursor>) -> String {
         let first = || format!("{API}/issues/?project={}&sort=last_seen&order=desc", there.number);
         from.map_or_else(first, |cursor| cursor.path.clone())

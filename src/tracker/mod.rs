@@ -174,6 +174,9 @@ pub trait Dialect: Send + Sync + fmt::Debug {
     /// When the answer says nothing of the event.
     fn read_event(&self, there: &There, id: EventId, answer: &Answer<'_>) -> Result<Option<Value>, Trouble>;
 
+    /// Whether its list has the newest events first.
+    fn is_sorted(&self) -> bool;
+
     /// Asks for the newest events.
     fn page(&self, there: &There, from: Option<&Cursor>) -> String;
 

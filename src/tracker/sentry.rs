@@ -96,6 +96,10 @@ impl Dialect for Sentry {
         }
     }
 
+    fn is_sorted(&self) -> bool {
+        true
+    }
+
     fn page(&self, there: &There, from: Option<&Cursor>) -> String {
         from.map_or_else(|| format!("{}events/?limit=100", project(there)), |cursor| cursor.path.clone())
     }

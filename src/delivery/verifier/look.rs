@@ -15,15 +15,15 @@ use crate::protocol::event_id::EventId;
 use super::{There, Tracker, Trouble, UNKNOWN_FOR};
 
 /// With so few events of a project, each is asked for by its id: a page of a list costs a tracker as much as a few events.
-const FEW: usize = 4;
+pub(super) const FEW: usize = 4;
 /// The pages read beyond those that the events would fill if nothing else came in.
 const SPARE_PAGES: usize = 4;
 /// Events on a page, at least.
 const PAGE: usize = 50;
 /// By how much a tracker's clock may differ from ours.
-const SKEW: Duration = Duration::from_secs(600);
-/// How long events are asked for by their ids in one look.
-const LONGEST: Duration = Duration::from_secs(20);
+pub(super) const SKEW: Duration = Duration::from_secs(600);
+/// How long events are asked for by their ids in one look, and how long lists are walked for those that were put off.
+pub(super) const LONGEST: Duration = Duration::from_secs(20);
 
 /// What a look for one event showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,11 +38,11 @@ pub(super) enum Seen {
 
 /// Asks one tracker.
 pub(super) struct Looker<'a> {
-    tracker: &'a Tracker,
+    pub(super) tracker: &'a Tracker,
     turn: Box<dyn FnMut() -> Instant + Send>,
-    seen: HashMap<RecordId, Seen>,
+    pub(super) seen: HashMap<RecordId, Seen>,
     /// The projects whose lists go back to before the oldest of their events.
-    whole: BTreeSet<Arc<str>>,
+    pub(super) whole: BTreeSet<Arc<str>>,
     /// Why a project, and no other, was refused.
     refused: Option<Trouble>,
 }
@@ -58,15 +58,22 @@ impl<'a> Looker<'a> {
         self.seen.extend(events.into_iter().map(|record| (record, Seen::Unknown(wait))));
     }
 
-    /// Looks for the events, the oldest first, as long as there is time. Returns what was seen, and what keeps the tracker from being
-    /// asked.
-    pub(super) async fn look(mut self, mut wanted: Vec<&Wanted>) -> (HashMap<RecordId, Seen>, Option<Trouble>) {
+    /// Looks for the events. Returns what was seen, and what keeps the tracker from being asked.
+    pub(super) async fn look(mut self, wanted: Vec<&Wanted>) -> (HashMap<RecordId, Seen>, Option<Trouble>) {
+        let searched = self.search(wanted).await;
+        self.done(searched)
+    }
+
+    /// Looks for the events, the oldest first, as long as there is time.
+    pub(super) async fn search(&mut self, mut wanted: Vec<&Wanted>) -> Result<(), Trouble> {
         wanted.sort_by_key(|event| event.record);
-        let mut trouble = self.in_lists(&wanted).await.err();
-        if trouble.is_none() {
-            trouble = self.by_ids(&wanted).await.err();
-        }
-        (self.seen, trouble.or(self.refused))
+        self.in_lists(&wanted).await?;
+        self.by_ids(&wanted).await
+    }
+
+    /// What was seen, and what keeps the tracker from being asked.
+    pub(super) fn done(self, searched: Result<(), Trouble>) -> (HashMap<RecordId, Seen>, Option<Trouble>) {
+        (self.seen, searched.err().or(self.refused))
     }
 
     /// Looks into the lists of the projects that have more than a few events.
@@ -125,7 +132,7 @@ impl<'a> Looker<'a> {
 
     /// Asks for what is left by its id. What a whole list does not name is not there yet; before it is called missing it is asked for
     /// by its id all the same.
-    async fn by_ids(&mut self, wanted: &[&Wanted]) -> Result<(), Trouble> {
+    pub(super) async fn by_ids(&mut self, wanted: &[&Wanted]) -> Result<(), Trouble> {
         let until = Instant::now() + LONGEST;
         for event in wanted {
             if self.seen.contains_key(&event.record) {
@@ -150,7 +157,7 @@ impl<'a> Looker<'a> {
     }
 
     /// One project may be refused for itself: the others are asked for all the same. Any other trouble is the tracker's.
-    fn refuse(&mut self, trouble: Trouble, project: &Arc<str>, wanted: &[&Wanted]) -> Result<(), Trouble> {
+    pub(super) fn refuse(&mut self, trouble: Trouble, project: &Arc<str>, wanted: &[&Wanted]) -> Result<(), Trouble> {
         if !trouble.is_refusal() {
             return Err(trouble);
         }
@@ -161,7 +168,7 @@ impl<'a> Looker<'a> {
         Ok(())
     }
 
-    async fn wait(&mut self) {
+    pub(super) async fn wait(&mut self) {
         sleep_until((self.turn)()).await;
     }
 }

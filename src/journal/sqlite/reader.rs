@@ -14,7 +14,7 @@ use crate::clock::Timestamp;
 use crate::journal::backfill::{BACKGROUND, Backfill, Scope, Survey};
 use crate::journal::evidence::{Comparison, Evidence, Outage};
 use crate::journal::losses::Loss;
-use crate::journal::verification::{Batch, Contents, Kept, Missing, Sampled, Standing, Taken};
+use crate::journal::verification::{Batch, Contents, Kept, Missing, PutOff, Sampled, Standing, Taken};
 use crate::journal::{
     Backlog, JournalError, Letter, Pick, Progress, RecentKeys, Record, RecordId, Rest, Settlement, Switch, TargetId,
     WithRecord,
@@ -58,6 +58,7 @@ pub(super) enum Question {
     Backfills(Reply<Vec<Backfill>>),
     Losses(Reply<Vec<Loss>>),
     Wanted(Arc<Target>, (RecordId, Timestamp, usize), Reply<Batch>),
+    PutOff(Arc<Target>, (Timestamp, usize), Reply<PutOff>),
     Taken(Arc<Target>, Timestamp, Option<RecordId>, Reply<Taken>),
     Missing(Arc<Target>, Timestamp, usize, Reply<Missing>),
     Standings(Reply<Vec<Standing>>),
@@ -110,6 +111,9 @@ impl Reader {
                 Question::Losses(reply) => answer(reply, losses::read(&self.conn, &self.shared)),
                 Question::Wanted(target, which, reply) => {
                     answer(reply, verification::wanted(&self.conn, &self.shared, &target, which));
+                }
+                Question::PutOff(target, which, reply) => {
+                    answer(reply, verification::put_off(&self.conn, &self.shared, &target, which));
                 }
                 Question::Taken(target, since, after, reply) => {
                     answer(reply, verification::taken(&self.conn, &self.shared, &target, (since, after)));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::clock::Timestamp;
-use crate::journal::verification::{Batch, Kept, Missing, Standing, State, Taken, Wanted};
+use crate::journal::verification::{Batch, Kept, Missing, PutOff, Standing, State, Taken, Wanted};
 use crate::journal::{Record, RecordId, TargetId};
 use crate::protocol::category::Category;
 use crate::protocol::event_id::EventId;
@@ -35,6 +35,7 @@ const LOOK_BYTES: usize = 4 << 20;
 const LOOKING: i64 = 0;
 const MISSING: i64 = 1;
 const UNKNOWN: i64 = 2;
+const PUT_OFF: i64 = 3;
 
 fn cursor(conn: &Connection, target: TargetId) -> rusqlite::Result<u64> {
     let mut select = conn.prepare_cached("SELECT reached FROM verification WHERE target = ?1")?;
@@ -67,6 +68,35 @@ pub(super) fn wanted(
         (batch.fresh, batch.waiting) = (scan.events, scan.waiting);
     }
     Ok(batch)
+}
+
+/// The events whose first look was put off, the newest first. One that is due is handed out with the others that are.
+pub(super) fn put_off(
+    conn: &Connection,
+    shared: &Shared,
+    target: &Target,
+    (now, limit): (Timestamp, usize),
+) -> rusqlite::Result<PutOff> {
+    let conn = &*conn.unchecked_transaction()?;
+    // Below the first record that is kept there is nothing to read.
+    let meant = format!(
+        "l.target = ?1 AND l.state = {PUT_OFF} AND l.due > ?2 AND l.record >= (SELECT coalesce(min(id), 0) FROM record)"
+    );
+    let mut select = conn.prepare_cached(&format!("SELECT {ROWS} WHERE {meant} ORDER BY l.record DESC LIMIT ?3"))?;
+    let now = now.as_millis().cast_signed();
+    let mut rows = select.query(params![target.id.0, now, bounded(limit)])?;
+    let (mut found, mut count) = (PutOff::default(), 0);
+    while let Some(row) = rows.next()? {
+        count += 1;
+        found.events.extend(event(shared, row, State::Unknown)?);
+    }
+    found.more = count == limit;
+    let oldest = format!(
+        "SELECT r.accepted_at FROM look l JOIN record r ON r.id = l.record WHERE {meant} ORDER BY l.record LIMIT 1"
+    );
+    let oldest = conn.prepare_cached(&oldest)?.query_row(params![target.id.0, now], |row| row.get::<_, i64>(0));
+    found.oldest = oldest.optional()?.map(|at| Timestamp::from_millis(at.cast_unsigned()));
+    Ok(found)
 }
 
 /// Every event that the target took, of the records of one scan.
@@ -216,7 +246,7 @@ fn bounded(limit: usize) -> i64 {
 pub(super) fn standings(conn: &Connection, shared: &Shared) -> rusqlite::Result<Vec<Standing>> {
     let mut select = conn.prepare_cached(
         "SELECT target, project, count(*) FILTER (WHERE state = 1), count(*) FILTER (WHERE state = 0),
-             count(*) FILTER (WHERE state = 2) FROM look GROUP BY target, project",
+             count(*) FILTER (WHERE state >= 2) FROM look GROUP BY target, project",
     )?;
     let nobody: Arc<str> = "".into();
     let count = |row: &Row<'_>, at| row.get::<_, i64>(at).map(i64::cast_unsigned);

@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 
 use crate::clock::Timestamp;
 use crate::journal::verification::{
-    Batch, Contents, Kept, Missing, Notes, Repair, Sampled, Standing, Taken, Verification,
+    Batch, Contents, Kept, Missing, Notes, PutOff, Repair, Sampled, Standing, Taken, Verification,
 };
 use crate::journal::{JournalError, Record, RecordId, TargetId};
 use crate::protocol::event_id::EventId;
@@ -26,6 +26,13 @@ impl Verification for SqliteJournal {
         Box::pin(async move {
             let target = self.shared.target(target)?;
             self.read(|reply| Question::Wanted(target, (bound, now, limit), reply)).await
+        })
+    }
+
+    fn put_off(&self, target: TargetId, now: Timestamp, limit: usize) -> BoxFuture<'_, Result<PutOff, JournalError>> {
+        Box::pin(async move {
+            let target = self.shared.target(target)?;
+            self.read(|reply| Question::PutOff(target, (now, limit), reply)).await
         })
     }
 

@@ -116,6 +116,32 @@ async fn what_waits_again_is_looked_for_after_it_was_taken() {
 }
 
 #[tokio::test]
+async fn what_was_put_off_waits_with_the_newest_first_until_it_comes_due_and_survives_a_crash() {
+    let mut scene = Scene::with(4).await;
+    scene.deliver(4).await;
+    scene.note_all(scene.wanted(9, 9).await, Finding::PutOff(at(60))).await;
+    scene.subject.crash();
+    let put_off = async |scene: &Scene, seconds, limit| {
+        let journal = scene.subject.journal();
+        journal.verification().unwrap().put_off(scene.target, at(seconds), limit).await.unwrap()
+    };
+    let found = put_off(&scene, 59, 3).await;
+    assert_eq!((numbers(&found.events), found.more, found.oldest), (vec![4, 3, 2], true, Some(at(1))));
+    assert!(found.events.iter().all(|event| (event.state, event.looks) == (State::Unknown, 0)));
+    let batch = scene.wanted(9, 59).await;
+    assert!(batch.fresh.is_empty() && batch.again.is_empty());
+    let again = vec![(RecordId(4), Finding::Stored), (RecordId(2), Finding::Absent(at(90)))];
+    scene.note(Notes { again, ..Notes::default() }).await;
+    let (account, missing) = scene.account().await;
+    assert_eq!((account.delivered, account.stored, missing), (4, 1, 0));
+    let found = put_off(&scene, 59, 3).await;
+    assert_eq!((numbers(&found.events), found.more), (vec![3, 1], false));
+    let found = put_off(&scene, 60, 3).await;
+    assert_eq!((numbers(&found.events), found.oldest), (vec![], None));
+    assert_eq!(numbers(&scene.wanted(9, 60).await.again), [1, 3]);
+}
+
+#[tokio::test]
 async fn what_was_found_is_posted_once_and_survives_a_crash() {
     let mut scene = Scene::with(4).await;
     scene.deliver(4).await;

@@ -16,7 +16,7 @@ use crate::journal::{DeadLetter, RecordId, TargetId};
 use crate::policy::outcome::Outcome;
 use crate::protocol::category::{Category, Quantities};
 
-use super::{LOOKING, MISSING, UNKNOWN, bounded, content, cursor};
+use super::{LOOKING, MISSING, PUT_OFF, UNKNOWN, bounded, content, cursor};
 
 /// A dead letter that was written: the project of its record, and its bytes.
 pub(in crate::journal::sqlite) type Lettered = (u32, u64);
@@ -89,6 +89,7 @@ impl Writing<'_> {
             Finding::Absent(due) => (LOOKING, *due, 1),
             Finding::Missing(due) => (MISSING, *due, 1),
             Finding::Unknown(due) => (UNKNOWN, *due, 0),
+            Finding::PutOff(due) => (PUT_OFF, *due, 0),
             Finding::Waiting(due) => (LOOKING, *due, 0),
         };
         self.conn

@@ -1,0 +1,247 @@
+//! Catching up with what waits for longer: more than one step's events.
+//!
+//! Those are put off: each gets a row in the journal, new events are looked for as ever, and beside them each step goes on through
+//! the list of each project, from the newest events to the oldest, and looks a page's ids up among thousands that were put off. So one
+//! walk through a list serves many steps, and a page of a hundred events costs one request.
+//!
+//! Rules: of a list, its place is remembered and nothing else. What a whole walk did not show was looked for once; before it is called
+//! missing it is asked for by its id. A list that is not sorted is walked for those alone that were there when the walk began.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::clock::Timestamp;
+use crate::delivery::asking::{Cursor, There, Trouble};
+use crate::journal::verification::{Advance, Batch, Finding, Notes, PutOff, State, Verification, Wanted};
+use crate::journal::{JournalError, RecordId};
+use crate::policy::verification::Settings;
+use crate::protocol::event_id::EventId;
+
+use super::look::{FEW, LONGEST, Looker, SKEW, Seen};
+use super::{PUT_OFF, PUT_OFF_FOR, STEP, Tracker, UNKNOWN_FOR, Verifier};
+
+/// So many events before the last that a step has, it goes on with the next step, which has further ones.
+const NEAR: usize = 200;
+/// The most pages of one walk.
+const MOST_PAGES: u32 = 20_000;
+
+/// How far the lists of projects are walked, by the projects' names.
+pub(super) type Walks = BTreeMap<Arc<str>, Walk>;
+
+/// A walk through the list of a project.
+#[derive(Debug)]
+pub(super) struct Walk {
+    /// Where it goes on; `None` at its beginning.
+    cursor: Option<Cursor>,
+    /// The events that it is to show, by their records.
+    from: RecordId,
+    to: RecordId,
+    pages: u32,
+    /// Whether no page had an event.
+    is_empty: bool,
+    /// Whether the last question was not answered.
+    failed: bool,
+}
+
+/// What was put off, as far as one step looks for it.
+#[derive(Debug)]
+pub(super) struct Behind<'a> {
+    /// The newest first.
+    pub(super) events: &'a [Wanted],
+    /// Whether there are more.
+    pub(super) more: bool,
+    pub(super) walks: &'a mut Walks,
+}
+
+impl Looker<'_> {
+    /// Looks for events that were put off, as long as there is time.
+    pub(super) async fn catch_up(&mut self, behind: Behind<'_>) -> Result<(), Trouble> {
+        let walks = behind.walks;
+        // What is whole for the others need not go back to these.
+        self.whole.clear();
+        let (until, all) = (Instant::now() + LONGEST, behind.events.iter().collect::<Vec<_>>());
+        let mut projects: BTreeMap<&Arc<str>, Vec<&Wanted>> = BTreeMap::new();
+        for event in behind.events.iter().filter(|event| !self.seen.contains_key(&event.record)) {
+            projects.entry(&event.project).or_default().push(event);
+        }
+        walks.retain(|project, _| projects.contains_key(project));
+        let mut few = vec![];
+        for (project, events) in projects {
+            let Some(there) = self.tracker.places.get(project) else {
+                self.leave_out(events.iter().map(|event| event.record), UNKNOWN_FOR);
+                continue;
+            };
+            if events.len() < FEW {
+                few.extend(events);
+                continue;
+            }
+            if Instant::now() > until {
+                continue;
+            }
+            let walk = walks.entry(Arc::clone(project)).or_insert_with(|| Walk::new(&events));
+            match self.walk(there, &events, walk, (behind.more, until)).await {
+                Ok(false) => walk.failed = false,
+                Ok(true) => {
+                    let walk = walks.remove(project);
+                    let shown = self.conclude(there, &events, walk.as_ref()).await;
+                    shown.or_else(|trouble| self.refuse(trouble, project, &all))?;
+                }
+                Err(trouble) => {
+                    // A place in a list may be one that the tracker does not take any more.
+                    if std::mem::replace(&mut walk.failed, !matches!(trouble, Trouble::Limited(_))) {
+                        walks.remove(project);
+                    }
+                    self.refuse(trouble, project, &all)?;
+                }
+            }
+        }
+        self.by_ids(&few).await
+    }
+
+    /// Goes on through the list of one project; returns whether the walk is at its end.
+    async fn walk(
+        &mut self,
+        there: &There,
+        events: &[&Wanted],
+        walk: &mut Walk,
+        (more, until): (bool, Instant),
+    ) -> Result<bool, Trouble> {
+        let is_sorted = self.tracker.api.is_sorted();
+        let oldest = events.iter().map(|event| event.accepted_at).min().unwrap_or_default();
+        if let Some(last) = events.last().filter(|_| is_sorted) {
+            // The walk has not come to them yet.
+            walk.from = walk.from.min(last.record);
+        }
+        let mut left: HashMap<EventId, Vec<RecordId>> = HashMap::new();
+        for event in events {
+            left.entry(event.event_id).or_default().push(event.record);
+        }
+        loop {
+            self.wait().await;
+            let page = self.tracker.api.page(there, walk.cursor.clone()).await?;
+            let found: Vec<RecordId> = page.ids.iter().filter_map(|(id, _)| left.remove(id)).flatten().collect();
+            walk.pages += 1;
+            walk.is_empty &= page.ids.is_empty();
+            let is_past = is_sorted && is_past(&page.ids, oldest);
+            let stands = page.next.is_none() || page.next == walk.cursor || walk.pages >= MOST_PAGES;
+            walk.cursor = page.next;
+            let newest = found.iter().max().copied();
+            self.seen.extend(found.into_iter().map(|record| (record, Seen::Stored)));
+            if stands || is_past {
+                return Ok(true);
+            }
+            let behind = |record| events.len() - events.partition_point(|event| event.record >= record);
+            let is_near = more && is_sorted && newest.is_some_and(|newest| behind(newest) < NEAR);
+            if left.is_empty() || is_near || Instant::now() > until {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// What a walk was to show and did not is not there yet. An empty list may be that of a project that there is not.
+    async fn conclude(&mut self, there: &There, events: &[&Wanted], walk: Option<&Walk>) -> Result<(), Trouble> {
+        let Some(walk) = walk else { return Ok(()) };
+        let is_left = |event: &&&Wanted| !self.seen.contains_key(&event.record);
+        let left: Vec<&Wanted> = events.iter().filter(is_left).copied().collect();
+        if let Some(first) = left.first().filter(|_| walk.is_empty) {
+            self.wait().await;
+            if self.tracker.api.event(there, first.event_id).await?.is_some() {
+                // It stores what it does not list.
+                return self.by_ids(&left).await;
+            }
+        }
+        let shown = left.into_iter().filter(|event| (walk.from..=walk.to).contains(&event.record));
+        self.seen.extend(shown.map(|event| (event.record, Seen::Absent)));
+        Ok(())
+    }
+}
+
+/// Whether all of a page is older than what is looked for. A list may be in another order than it should be.
+fn is_past(ids: &[(EventId, Option<Timestamp>)], oldest: Timestamp) -> bool {
+    let newest = ids.iter().map(|(_, at)| *at).max();
+    newest.is_none_or(|newest| newest.is_some_and(|newest| newest + SKEW < oldest))
+}
+
+impl Walk {
+    /// One that shows these events, the newest first.
+    fn new(events: &[&Wanted]) -> Self {
+        let record = |event: Option<&&Wanted>| event.map(|event| event.record).unwrap_or_default();
+        let (from, to) = (record(events.last()), record(events.first()));
+        Self { cursor: None, from, to, pages: 0, is_empty: true, failed: false }
+    }
+}
+
+impl Verifier {
+    /// What is to be looked for now. What is more than one step's events is put off, unless the tracker says nothing at all: then it
+    /// waits behind the cursor and costs nothing.
+    pub(super) async fn batch(
+        &self,
+        verification: &dyn Verification,
+        name: &Arc<str>,
+        tracker: &Tracker,
+        settings: &Settings,
+        bound: RecordId,
+    ) -> Result<Batch, JournalError> {
+        let now = self.clock.now();
+        loop {
+            let batch = verification.wanted(tracker.target, bound, now, STEP).await?;
+            let is_silent = self.with(name, |upstream| upstream.is_silent).unwrap_or(true);
+            let put_off = |event: &Wanted| (event.record, Finding::PutOff(now + PUT_OFF_FOR));
+            let mut notes = Notes::default();
+            if batch.again.len() == STEP {
+                // Those that nobody could say anything of, as when the token was wrong.
+                let never = |event: &&Wanted| event.state == State::Unknown && event.looks == 0;
+                notes.again.extend(batch.again.iter().filter(never).map(put_off));
+            }
+            if batch.fresh.len() == STEP {
+                let waits = |record: &RecordId| (*record, Finding::Waiting(now + settings.settle.get()));
+                let found = batch.fresh.iter().map(put_off).chain(batch.waiting.iter().map(waits)).collect();
+                notes.fresh = Some(Advance { from: batch.from, to: batch.reached, found });
+            }
+            if is_silent || notes.fresh.is_none() && notes.again.is_empty() {
+                return Ok(batch);
+            }
+            verification.note(tracker.target, notes).await?;
+            self.with(name, |upstream| upstream.is_behind = true);
+        }
+    }
+
+    /// Some of what was put off. Where there is nothing, that is remembered.
+    pub(super) async fn put_off(
+        &self,
+        verification: &dyn Verification,
+        name: &Arc<str>,
+        tracker: &Tracker,
+    ) -> Result<PutOff, JournalError> {
+        if !self.with(name, |upstream| upstream.is_behind).unwrap_or_default() {
+            return Ok(PutOff::default());
+        }
+        let put_off = verification.put_off(tracker.target, self.clock.now(), PUT_OFF).await?;
+        self.with(name, |upstream| upstream.is_behind = !put_off.events.is_empty());
+        Ok(put_off)
+    }
+
+    /// Notes what was seen of those that were put off, some at a time: others write as well.
+    pub(super) async fn note_caught_up(
+        &self,
+        verification: &dyn Verification,
+        name: &Arc<str>,
+        tracker: &Tracker,
+        settings: &Settings,
+        (put_off, seen): (&PutOff, &HashMap<RecordId, Seen>),
+    ) -> Result<(), JournalError> {
+        let now = self.clock.now();
+        for some in put_off.events.chunks(STEP) {
+            let mut notes = Notes::default();
+            for event in some {
+                notes.again.extend(self.finding(name, tracker, settings, event, seen, now).await);
+            }
+            if !notes.again.is_empty() {
+                verification.note(tracker.target, notes).await?;
+            }
+        }
+        Ok(())
+    }
+}
