@@ -643,6 +643,7 @@ async fn a_switch_is_live_before_the_command_ends_and_keeps_who_and_why() {
 
     let shown = beside(&relay.config(), &["switch"]).await;
     assert!(out(&shown).contains("sentry -> glitchtip by ada"), "{shown:?}");
+    assert!(out(&shown).contains("undo the last: switchyard switch sentry"), "{shown:?}");
     let again = beside(&relay.config(), &["switch", "glitchtip"]).await;
     assert!(out(&again).contains("already"), "{again:?}");
     assert_eq!(code(&beside(&relay.config(), &["switch", "nobody"]).await), 2);

@@ -98,7 +98,11 @@ async fn show(admin: &AdminClient, located: &Located, json: bool) -> Result<(), 
     for switch in shown.switches.iter().take(SHOWN) {
         terminal::say(format_args!("  {}", describe(switch)))?;
     }
-    Ok(())
+    let last = shown.switches.iter().find(|switch| switch.project.is_none());
+    match last.and_then(|last| last.from.as_ref()) {
+        Some(before) => terminal::say(format_args!("undo the last: switchyard switch {before}{}", located.as_option())),
+        None => Ok(()),
+    }
 }
 
 /// A switch in one line.

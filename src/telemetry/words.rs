@@ -58,7 +58,7 @@ pub fn ago(now: Timestamp, at: Timestamp) -> String {
 pub fn some(n: u64, what: &str) -> String {
     let plural = match n {
         1 => "",
-        _ if what.ends_with("sh") => "es",
+        _ if what.ends_with("sh") || what.ends_with("ch") => "es",
         _ => "s",
     };
     format!("{} {what}{plural}", count(n))

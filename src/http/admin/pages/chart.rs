@@ -172,7 +172,9 @@ fn legend(window: Window, outages: &[OutageStatus], switches: &[&SwitchStatus]) 
     match switches.len() - shown.len() {
         0 if shown.is_empty() => {}
         0 => told.push(format!("dashed: switch {}", shown.join("; "))),
-        more => told.push(format!("dashed: {more} switches, then {}", shown.join("; "))),
+        more => {
+            told.push(format!("dashed: {}, then {}", words::some(more as u64, "earlier switch"), shown.join("; ")));
+        }
     }
     told.join(" · ")
 }
