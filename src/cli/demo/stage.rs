@@ -17,7 +17,7 @@ use crate::tasks::Tasks;
 use super::traffic::KEY;
 
 /// Ports below those from which systems take the near ends of connections.
-const PORTS: std::ops::Range<u16> = 10_000..32_000;
+const PORTS: std::ops::Range<u16> = 24_000..32_000;
 /// How long a tracker may take to go down.
 const PATIENCE: Duration = Duration::from_secs(2);
 
