@@ -36,7 +36,7 @@ pub(super) use stream::Stream;
 /// How long the body of an answer may take after its head.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 /// How much of an answer is read; connections with longer ones are given up.
-const MAX_ANSWER: usize = 64 * 1024;
+const MAX_ANSWER: usize = 32 * 1024;
 /// How many pieces of an answer are read, at most. One may be a byte.
 const MAX_PIECES: usize = 256;
 /// How much of an answer is kept for errors and dead letters.

@@ -16,7 +16,7 @@ use tokio::time::{Duration, Instant};
 
 /// The most bytes that may come before the head of an answer is complete, those of interim answers included; the same again for the
 /// body of a delivery's answer, and for the handshake of TLS.
-pub(super) const MOST_BYTES: usize = 128 * 1024;
+pub(super) const MOST_BYTES: usize = 32 * 1024;
 /// The most reads that they may come in. A network brings hundreds of bytes at a time.
 const MOST_READS: usize = 1024;
 /// How many bytes a read of a longer body brings at least, on average.
