@@ -23,6 +23,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("cargo build", "it builds what is run here"),
     ("docker ", "it needs a container engine"),
     ("sudo ", "it changes the machine; deploy/debian/try.sh does these steps in a Debian of its own"),
+    ("cargo run --profile look -- demo", "the demo has a test of its own"),
     ("cargo run --release -- demo", "the demo has a test of its own"),
     ("cargo test --lib figures", "it prints figures of one machine"),
     ("pm2 ", "PM2 keeps a daemon of its own for each user"),
