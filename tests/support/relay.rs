@@ -205,8 +205,9 @@ impl Relay {
     }
 
     /// Runs it (again) on what is a full disk to it: no file may be written beyond 32 KiB, in which a journal finds room for its
-    /// locks and for no submission.
+    /// locks. Its log is longer than that already.
     pub(crate) fn launch_on_a_full_disk(&mut self) {
+        self.lengthen_the_log().expect("a log that stays");
         let script = r#"trap "" XFSZ; ulimit -S -f 64; exec "$0" run --config config.toml"#;
         let mut command = Command::new("sh");
         command.args(["-c", script, env!("CARGO_BIN_EXE_switchyard")]).current_dir(self.home.path());
@@ -231,9 +232,20 @@ impl Relay {
         self.process = Some(Process::start("switchyard", &mut command, &self.home.path().join("log"), None));
     }
 
-    /// Makes the disk full again for one that was [launched so](Self::launch_on_a_full_disk).
+    /// Makes the disk full again for one that was [launched so](Self::launch_on_a_full_disk): there is no room for a page.
     pub(crate) fn fill_the_disk(&self) {
-        self.limit_files(Some(32 << 10));
+        self.limit_files(Some(4 << 10));
+    }
+
+    /// Leaves a log of more than 32 KiB beside the journal. It changes nothing, and cannot be moved into a file that may not grow
+    /// beyond that.
+    fn lengthen_the_log(&self) -> rusqlite::Result<()> {
+        let journal = rusqlite::Connection::open(self.home.path().join("journal.db"))?;
+        journal.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        journal.execute_batch("PRAGMA wal_autocheckpoint = 0")?;
+        // What stays the same is not written.
+        let mut steps = [1, -1].into_iter().cycle().take(10);
+        steps.try_for_each(|step| journal.execute("UPDATE ledger SET quantity = quantity + ?1", [step]).map(drop))
     }
 
     /// Ends that.

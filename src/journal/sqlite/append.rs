@@ -71,11 +71,13 @@ pub(super) struct Written {
 }
 
 impl Written {
-    pub(super) fn of(submission: &Submission) -> rusqlite::Result<Self> {
+    /// `page` is the size of the file's pages.
+    pub(super) fn of(submission: &Submission, page: u64) -> rusqlite::Result<Self> {
         let client = serde_json::to_string(&submission.client)
             .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
         let keys = size_of::<u128>() * submission.keys.len();
-        let room = space::OVERHEAD + keys as u64 + space::of_a_row(submission.body.in_memory() + client.len());
+        let row = space::of_a_row(submission.body.in_memory() + client.len(), page);
+        let room = space::OVERHEAD + keys as u64 + row;
         Ok(Self { client, room })
     }
 

@@ -20,8 +20,9 @@ use super::private;
 pub(super) const FORMAT: i64 = FORMATS.len() as i64;
 /// What marks a file as a journal (`PRAGMA application_id`): "SwJ1".
 const APPLICATION: i64 = 0x5377_4a31;
-/// Bytes of a page: three usual events fit, and a commit writes fewer, larger pieces.
-pub(super) const PAGE: u32 = 16384;
+/// Bytes of a page in a new journal. A commit writes every page that it touches as a whole, so small pages write less. An older
+/// journal keeps the pages it was made with.
+pub(super) const PAGE: u32 = 4096;
 /// How long we wait for another process that holds the database: an administrator's shell, a backup.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// What is left of the log file when it starts over: more than it grows to between checkpoints, because writing over blocks that

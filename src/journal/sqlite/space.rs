@@ -6,7 +6,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension};
 
@@ -25,19 +24,18 @@ use walk::{STEP, Walk, remove, walk};
 
 /// Records looked at by one call of `prune`.
 const LOOK: u64 = 4096;
-/// Bytes in the log after which they are moved into the database file.
-const LOG_FULL: u64 = 4 << 20;
 /// Bytes the log may take without counting as room taken: more means that a foreign reader keeps it from starting over.
 const LOG_FREE: u64 = 16 << 20;
 /// What a record takes besides its body and its keys, roughly: its row, what is known of its client, where it waits.
 pub(super) const OVERHEAD: u64 = 512;
-/// Pages given back in one step, and pages kept for what comes next.
-const VACUUM_STEP: u64 = 128;
-/// Free pages kept for what comes next.
-const KEPT_FREE: u64 = 64;
+/// Bytes of free pages kept for what comes next.
+const KEPT_FREE: u64 = 1 << 20;
+/// Bytes that may be written before the pages are counted anew. Counting costs as much as writing a record.
+const UNCOUNTED: u64 = 256 << 10;
 
 mod count;
 mod files;
+mod tidy;
 mod walk;
 
 /// The writer's view of the room.
@@ -52,8 +50,11 @@ pub(super) struct Room {
     log_excess: u64,
     /// Written since `pages` was read.
     grown: u64,
-    /// Written since the log was moved.
+    /// Whether something was removed since then.
+    shrunk: bool,
+    /// Written to the log since it was moved, and since `pages` was read.
     logged: u64,
+    uncounted: u64,
     prune_from: u64,
     /// By rank.
     searches: [Search; Rank::COUNT],
@@ -85,7 +86,9 @@ impl Room {
             pages: (0, 0),
             log_excess: 0,
             grown: 0,
+            shrunk: false,
             logged: 0,
+            uncounted: 0,
             prune_from: 0,
             searches: Default::default(),
             moved: vec![],
@@ -94,6 +97,11 @@ impl Room {
         };
         room.measure(conn)?;
         Ok(room)
+    }
+
+    /// Bytes of a page.
+    pub(super) const fn page(&self) -> u64 {
+        self.page
     }
 
     /// Bytes in use.
@@ -106,12 +114,18 @@ impl Room {
         self.spool.taken().saturating_sub(self.doomed())
     }
 
+    /// Reads the page counts anew, unless little was written since that was done and the limit is far.
+    pub(super) fn keep_up(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+        let is_close = self.used() + self.log_excess > self.max - self.max / 16;
+        if self.shrunk || is_close || self.uncounted.max(self.grown) >= UNCOUNTED { self.measure(conn) } else { Ok(()) }
+    }
+
     /// Reads the page counts anew.
     pub(super) fn measure(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         let ask = |sql| conn.prepare_cached(sql)?.query_row([], |row| row.get::<_, i64>(0)).map(i64::cast_unsigned);
         self.pages = (ask("PRAGMA page_count")?, ask("PRAGMA freelist_count")?);
         self.log_excess = length(&self.log).saturating_sub(LOG_FREE);
-        self.grown = 0;
+        (self.grown, self.uncounted, self.shrunk) = (0, 0, false);
         Ok(())
     }
 
@@ -172,7 +186,7 @@ impl Room {
         project: Option<u32>,
         need: u64,
     ) -> rusqlite::Result<bool> {
-        let enough = |room: &Self| room.pages.1 * room.page >= room.grown + need + KEPT_FREE * room.page;
+        let enough = |room: &Self| room.pages.1 * room.page >= room.grown + need + KEPT_FREE;
         if !enough(self) {
             self.evict(conn, shared, (project, need), enough)?;
         }
@@ -245,11 +259,6 @@ impl Room {
         self.log_excess > 0 && !self.fits(0)
     }
 
-    /// Whether so much of the file is free that it should shrink even while the journal is busy.
-    pub(super) fn slack(&self) -> bool {
-        self.pages.1 > KEPT_FREE && self.pages.1 > self.pages.0 / 4
-    }
-
     /// Removes settled records, oldest first: a little when the limit is near, as much as is needed when it is reached. Those of
     /// projects beyond their part go first, and those of others never for one that is beyond its part itself.
     fn evict(
@@ -298,6 +307,7 @@ impl Room {
 
     /// Removes what a walk has found.
     fn remove(&mut self, conn: &Connection, shared: &Shared, walk: Walk) -> rusqlite::Result<()> {
+        self.shrunk |= walk.removed > 0;
         remove(conn, &walk.runs, &mut self.doomed)?;
         for (project, bytes) in walk.room {
             self.count(shared, project, bytes, Change::Less);
@@ -328,53 +338,6 @@ impl Room {
             }
         }
         Ok(removed)
-    }
-
-    /// Counts bytes that went into the log; says whether it should be moved.
-    pub(super) fn log(&mut self, bytes: u64) -> bool {
-        self.logged += bytes + 4 * self.page;
-        self.logged >= LOG_FULL
-    }
-
-    /// Whether there is something to tidy up when nothing else is to be done.
-    pub(super) fn untidy(&self) -> bool {
-        self.logged > 0 || self.pages.1 > KEPT_FREE
-    }
-
-    /// Moves the log into the database file; the next commit starts it over.
-    pub(super) fn checkpoint(&mut self, conn: &Connection) -> rusqlite::Result<()> {
-        self.logged = 0;
-        conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
-    }
-
-    /// Gives free pages at the end of the file back, a step at a time, and cuts the log. True when there is more to do.
-    pub(super) fn tidy(&mut self, conn: &Connection) -> rusqlite::Result<bool> {
-        self.measure(conn)?;
-        let spare = self.pages.1.saturating_sub(KEPT_FREE).min(VACUUM_STEP);
-        if spare > 0 {
-            let mut step = conn.prepare(&format!("PRAGMA incremental_vacuum({spare})"))?;
-            let mut rows = step.query([])?;
-            while rows.next()?.is_some() {}
-            drop(rows);
-            self.measure(conn)?;
-        }
-        if self.pages.1 > KEPT_FREE && spare > 0 {
-            return Ok(true);
-        }
-        self.truncate_log(conn)?;
-        Ok(false)
-    }
-
-    /// Moves the log and cuts its file to nothing, unless somebody reads.
-    pub(super) fn truncate_log(&mut self, conn: &Connection) -> rusqlite::Result<()> {
-        // Nobody should wait for us while we wait for a reader that may never end.
-        conn.busy_timeout(Duration::ZERO)?;
-        let busy = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));
-        conn.busy_timeout(super::schema::PATIENCE)?;
-        if !busy? {
-            self.logged = 0;
-        }
-        self.measure(conn)
     }
 }
 

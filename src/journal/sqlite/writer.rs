@@ -190,7 +190,7 @@ impl Writer {
         group.passes.iter().flat_map(Pass::letters).for_each(|(project, bytes)| self.letters.add(project, bytes));
         group.letters_gone = self.letters.bound(&self.conn)?;
         group.book.write(&self.conn)?;
-        self.room.measure(&self.conn)?;
+        self.room.keep_up(&self.conn)?;
         self.conn.prepare_cached("COMMIT")?.execute([]).map(drop)
     }
 

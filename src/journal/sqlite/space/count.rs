@@ -27,17 +27,17 @@ impl Change {
 
 /// What so many bytes in one row take of the file's pages: as many rows as fit into a page share it, and what does not fit goes on
 /// in pages of its own (sqlite.org/fileformat2.html, section 1.6).
-pub(in crate::journal::sqlite) fn of_a_row(bytes: usize) -> u64 {
-    const PAGE: u64 = super::super::schema::PAGE as u64;
-    const LONGEST: u64 = PAGE - 35;
-    const LEAST: u64 = (PAGE - 12) * 32 / 255 - 23;
+pub(in crate::journal::sqlite) const fn of_a_row(bytes: usize, page: u64) -> u64 {
+    let (longest, least) = (page - 35, (page - 12) * 32 / 255 - 23);
     let bytes = bytes as u64 + 8;
-    let kept = LEAST + bytes.saturating_sub(LEAST) % (PAGE - 4);
-    let (here, elsewhere) = match bytes {
-        0..=LONGEST => (bytes, 0),
-        _ if kept <= LONGEST => (kept, bytes - kept),
-        _ => (LEAST, bytes - LEAST),
+    let kept = least + bytes.saturating_sub(least) % (page - 4);
+    let (here, elsewhere) = if bytes <= longest {
+        (bytes, 0)
+    } else if kept <= longest {
+        (kept, bytes - kept)
+    } else {
+        (least, bytes - least)
     };
-    let rows = (PAGE - 8) / (here + 16);
-    PAGE / rows.max(1) + elsewhere.div_ceil(PAGE - 4) * PAGE
+    let rows = (page - 8) / (here + 16);
+    page / if rows == 0 { 1 } else { rows } + elsewhere.div_ceil(page - 4) * page
 }

@@ -52,7 +52,7 @@ impl Writer {
     fn admit(&mut self, submission: Submission, group: &mut Group) -> rusqlite::Result<Result<RecordId, JournalError>> {
         let id = self.next;
         let project = self.projects.number(&self.conn, &self.shared, &submission.project)?;
-        let written = Written::of(&submission)?;
+        let written = Written::of(&submission, self.room.page())?;
         if let Err(error) = self.make_room(Some(project), written.room(), true, group)? {
             Self::refuse(Some(&submission.project), &error, group);
             return Ok(Err(error));

@@ -1,0 +1,74 @@
+//! Tidying up: the log goes into the database file, and free pages go back to the file system.
+
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use super::{KEPT_FREE, Room};
+use crate::journal::sqlite::schema::PATIENCE;
+
+/// Bytes in the log after which they are moved into the database file.
+const LOG_FULL: u64 = 4 << 20;
+/// Bytes of pages given back in one step.
+const VACUUM_STEP: u64 = 2 << 20;
+
+impl Room {
+    /// Whether so much of the file is free that it should shrink even while the journal is busy.
+    pub(in crate::journal::sqlite) fn slack(&self) -> bool {
+        self.spare() > 0 && self.pages.1 > self.pages.0 / 4
+    }
+
+    /// Counts bytes that went into the log; says whether it should be moved.
+    pub(in crate::journal::sqlite) fn log(&mut self, bytes: u64) -> bool {
+        let written = bytes + 4 * self.page;
+        self.uncounted += written;
+        self.logged += written;
+        self.logged >= LOG_FULL
+    }
+
+    /// Free pages that nothing is kept for.
+    const fn spare(&self) -> u64 {
+        self.pages.1.saturating_sub(KEPT_FREE / self.page)
+    }
+
+    /// Whether there is something to tidy up when nothing else is to be done.
+    pub(in crate::journal::sqlite) fn untidy(&self) -> bool {
+        self.logged > 0 || self.spare() > 0
+    }
+
+    /// Moves the log into the database file; the next commit starts it over.
+    pub(in crate::journal::sqlite) fn checkpoint(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+        self.logged = 0;
+        conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+    }
+
+    /// Gives free pages at the end of the file back, a step at a time, and cuts the log. True when there is more to do.
+    pub(in crate::journal::sqlite) fn tidy(&mut self, conn: &Connection) -> rusqlite::Result<bool> {
+        self.measure(conn)?;
+        let step = self.spare().min(VACUUM_STEP / self.page);
+        if step > 0 {
+            let mut vacuum = conn.prepare(&format!("PRAGMA incremental_vacuum({step})"))?;
+            let mut rows = vacuum.query([])?;
+            while rows.next()?.is_some() {}
+            drop(rows);
+            self.measure(conn)?;
+        }
+        if self.spare() > 0 && step > 0 {
+            return Ok(true);
+        }
+        self.truncate_log(conn)?;
+        Ok(false)
+    }
+
+    /// Moves the log and cuts its file to nothing, unless somebody reads.
+    pub(in crate::journal::sqlite) fn truncate_log(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+        // Nobody should wait for us while we wait for a reader that may never end.
+        conn.busy_timeout(Duration::ZERO)?;
+        let busy = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));
+        conn.busy_timeout(PATIENCE)?;
+        if !busy? {
+            self.logged = 0;
+        }
+        self.measure(conn)
+    }
+}
