@@ -9,7 +9,6 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use time::macros::format_description;
 
 use crate::policy::routing::{Project, PublicKey, Routing};
 use crate::protocol::dsn::Dsn;
@@ -79,11 +78,11 @@ pub(super) fn rewrite_line(
         edits.push((span, to.key_of(&text(line, span).unwrap_or_default()).into()));
     }
     if let (Some(span), Some(id)) = (&spans.event_id, event_id) {
-        edits.push((span, quoted(&id.to_string())));
+        edits.push((span, format!("\"{id}\"").into()));
     }
     if let Some(span) = spans.sent_at.as_ref().filter(|_| dwell >= HELD) {
         let moved = text(line, span).and_then(|at| moved(&at, dwell));
-        edits.extend(moved.map(|at| (span, quoted(&at))));
+        edits.extend(moved.map(|quoted| (span, quoted.into())));
     }
     if edits.is_empty() {
         return line.clone();
@@ -120,23 +119,40 @@ pub(super) fn apply(line: &[u8], edits: &[Edit<'_>]) -> Vec<u8> {
     out
 }
 
-fn quoted(text: &str) -> Cow<'static, str> {
-    serde_json::Value::from(text).to_string().into()
-}
-
-/// `sent_at` later by the time we held the envelope, so that no tracker takes the delay for a wrong clock and shifts the
-/// event (getsentry/relay, `relay-event-normalization/src/clock_drift.rs`: from 55 minutes on). `None` when it is no date.
+/// `sent_at` later by the time we held the envelope, as a JSON string, so that no tracker takes the delay for a wrong clock and shifts
+/// the event (getsentry/relay, `relay-event-normalization/src/clock_drift.rs`: from 55 minutes on). `None` when it is no date.
 fn moved(sent_at: &str, dwell: Duration) -> Option<String> {
     let at = OffsetDateTime::parse(sent_at, &Rfc3339).ok()?.checked_add(dwell.try_into().ok()?)?;
-    let second = at.format(format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]")).ok()?;
     // Fraction and offset are spelled as they were: strict readers expect the form they always got.
     let tail = sent_at.get(19..)?;
     let offset = tail.trim_start_matches(|c: char| c == '.' || c.is_ascii_digit());
-    let fraction = match tail.len() - offset.len() {
-        0 => String::new(),
-        digits => format!(".{:0<width$.width$}", format!("{:09}", at.nanosecond()), width = digits - 1),
-    };
-    Some(format!("{second}{fraction}{offset}"))
+    let mut out = Vec::with_capacity(sent_at.len() + 12);
+    let (hour, minute, second) = at.time().as_hms();
+    out.push(b'"');
+    push_digits(&mut out, u32::try_from(at.year()).ok()?, 4);
+    for (before, part) in [(b'-', at.month().into()), (b'-', at.day()), (b'T', hour), (b':', minute), (b':', second)] {
+        out.push(before);
+        push_digits(&mut out, part.into(), 2);
+    }
+    if let Some(digits) = (tail.len() - offset.len()).checked_sub(1) {
+        out.push(b'.');
+        let end = out.len() + digits;
+        push_digits(&mut out, at.nanosecond(), 9);
+        out.resize(end, b'0');
+    }
+    out.extend_from_slice(offset.as_bytes());
+    out.push(b'"');
+    String::from_utf8(out).ok()
+}
+
+/// Adds a number of so many digits, with zeros in front.
+fn push_digits(out: &mut Vec<u8>, mut number: u32, digits: usize) {
+    let start = out.len();
+    out.resize(start + digits, b'0');
+    for digit in out[start..].iter_mut().rev() {
+        *digit += (number % 10) as u8;
+        number /= 10;
+    }
 }
 
 #[cfg(test)]
@@ -219,6 +235,8 @@ mod tests {
             ("2026-11-23T23:59:59.123456Z", 60, "2026-11-24T00:00:59.123456Z"),
             ("2026-11-23T10:00:00.000Z", 60, "2026-11-23T10:01:00.000Z"),
             ("2026-11-23T10:00:00Z", 60, "2026-11-23T10:01:00Z"),
+            ("2026-11-23T10:00:00.5Z", 60, "2026-11-23T10:01:00.5Z"),
+            ("2026-11-23T10:00:00.123456789Z", 60, "2026-11-23T10:01:00.123456789Z"),
             ("2026-11-23T10:00:00+02:00", 60, "2026-11-23T10:01:00+02:00"),
             ("2026-11-23T10:00:00.250Z", 0, "2026-11-23T10:00:00.250Z"),
             ("yesterday", 60, "yesterday"),
