@@ -58,7 +58,7 @@ fn go_on(
     (last, now, book): (u64, Timestamp, &mut Book),
     passes: &mut Vec<Pass>,
 ) -> rusqlite::Result<()> {
-    Pass::settle(conn, target, now, &mut *book, passes)?;
+    Pass::settle(conn, target, (now, true), &mut *book, passes)?;
     let Some(pass) = passes.last_mut() else { return Ok(()) };
     let room = limit.saturating_sub(pass.waiting(conn, limit)?);
     if room == 0 {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use rusqlite::{Connection, Row, params};
 
 use crate::clock::Timestamp;
-use crate::journal::TargetId;
 use crate::journal::evidence::{Evidence, KEPT, Observation, Outage, Stretch, Tally};
+use crate::journal::{Switch, TargetId};
 use crate::policy::outcome::Outcome;
 use crate::policy::verdict::Verdict;
 use crate::protocol::category::Category;
@@ -22,6 +22,16 @@ use super::{steps, verification};
 
 /// The most outages and stretches that are kept, and told.
 const MOST: i64 = 10_000;
+
+/// Keeps a switch.
+pub(super) fn write_switch(conn: &Connection, switch: &Switch) -> rusqlite::Result<()> {
+    let Switch { at, project, from, to, reason, author } = switch;
+    conn.prepare_cached(
+        "INSERT INTO switch (at, project, before, after, reason, author) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?
+    .execute(params![at.as_millis().cast_signed(), project, from, to, reason, author])
+    .map(drop)
+}
 
 /// Keeps what was observed.
 pub(super) fn write(conn: &Connection, observation: &Observation) -> rusqlite::Result<()> {

@@ -127,6 +127,8 @@ pub(super) struct Group {
     pub(super) bytes: usize,
     pub(super) closing: Option<oneshot::Sender<()>>,
     pub(super) hurry: bool,
+    /// All that is settled is committed, in order or not: something was asked for that may build on it.
+    pub(super) settles_all: bool,
     pub(super) book: Book,
     pub(super) appended: Vec<Appended>,
     pub(super) passes: Vec<Pass>,
@@ -155,8 +157,9 @@ impl Group {
                 self.hurry = true;
             }
             command => {
-                if let Command::Append(submission, _) = &command {
-                    self.bytes += submission.body.in_memory();
+                match &command {
+                    Command::Append(submission, _) => self.bytes += submission.body.in_memory(),
+                    _ => self.settles_all = true,
                 }
                 self.commands.push_back(command);
             }

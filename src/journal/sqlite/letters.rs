@@ -153,7 +153,7 @@ impl Letters {
     ) -> rusqlite::Result<usize> {
         let mut count = 0;
         for (target, records) in meant(conn, shared, pick, limit)? {
-            Pass::settle(conn, &target, now, &mut *book, passes)?;
+            Pass::settle(conn, &target, (now, true), &mut *book, passes)?;
             let Some(pass) = passes.last_mut() else { continue };
             for Retried { letters, again } in records.into_values() {
                 let project = again.project;

@@ -92,6 +92,13 @@ pub(super) struct Ended {
     pub(super) settlement: Settlement,
 }
 
+impl Ended {
+    /// Whether its commit needs no row for a record from `first` on.
+    fn is_before(&self, first: Option<u64>) -> bool {
+        self.lease.row || first.is_none_or(|first| self.id < first)
+    }
+}
+
 /// What a claim comes to.
 #[derive(Debug)]
 pub(super) enum Take {
@@ -191,6 +198,30 @@ impl Queue {
         let lease = self.leases.remove(&id)?;
         self.ended.push(Ended { id, lease, settlement });
         Some(self.ended.len() >= HURRY)
+    }
+
+    /// Whether something settled can be committed now: see [`Queue::take_ended`].
+    pub(super) fn has_ended(&self, all: bool) -> bool {
+        let first = self.first_untried();
+        let is_due = all || self.ended.len() >= HURRY;
+        self.ended.iter().any(|ended| is_due || ended.is_before(first))
+    }
+
+    /// Takes what is settled, to be committed. Without `all` what was settled before an older record stays, unless it is much: that
+    /// one is most likely to be settled in a moment, and would need a row now that goes again then.
+    pub(super) fn take_ended(&mut self, all: bool) -> Vec<Ended> {
+        let first = self.first_untried();
+        if all || self.ended.len() >= HURRY {
+            return std::mem::take(&mut self.ended);
+        }
+        let (ended, stays) = std::mem::take(&mut self.ended).into_iter().partition(|ended| ended.is_before(first));
+        self.ended = stays;
+        ended
+    }
+
+    /// The first record that is leased and has no row.
+    fn first_untried(&self) -> Option<u64> {
+        self.leases.iter().find(|(_, lease)| !lease.row).map(|(id, _)| *id)
     }
 
     /// New records, just committed, in order.
@@ -326,6 +357,27 @@ mod tests {
             body: bytes::Bytes::from_static(b"x").into(),
             located: std::sync::OnceLock::new(),
         })
+    }
+
+    #[test]
+    fn what_is_settled_out_of_order_waits_for_those_before_it_unless_it_is_much() {
+        let mut queue = Queue::new(0, true);
+        (1..=100).for_each(|id| queue.arrived(&record(id), 0));
+        queue.take(Timestamp::default(), 50);
+        let ids = |ended: Vec<Ended>| ended.iter().map(|ended| ended.id).collect::<Vec<_>>();
+        for id in [2, 3] {
+            queue.settle(id, Settlement::default());
+        }
+        assert!(!queue.has_ended(false) && queue.has_ended(true));
+        assert_eq!(ids(queue.take_ended(false)), [0; 0]);
+        queue.settle(1, Settlement::default());
+        queue.settle(5, Settlement::default());
+        assert!(queue.has_ended(false));
+        assert_eq!(ids(queue.take_ended(false)), [2, 3, 1]);
+        assert_eq!(ids(queue.take_ended(true)), [5], "whoever asks for all gets it");
+        let many = 6..6 + HURRY as u64;
+        many.clone().for_each(|id| assert!(queue.settle(id, Settlement::default()).is_some()));
+        assert_eq!(ids(queue.take_ended(false)), many.collect::<Vec<_>>());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Settlements on their way to disk, one [`Pass`] per target and commit.
 //!
 //! Rule: a commit raises the target's watermark to the highest record it settles; what is below it and not settled gets a row
-//! in `pending` with the same commit. So nothing is written for a record that is delivered at the first try.
+//! in `pending` with the same commit. So nothing is written for a record that is delivered at the first try. What is settled out of
+//! order waits a moment for those before it, so that they need no rows either.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -55,9 +56,9 @@ pub(super) struct Pass {
 }
 
 impl Pass {
-    fn begin(target: &Arc<Target>) -> Self {
+    fn begin(target: &Arc<Target>, all: bool) -> Self {
         let mut queue = target.queue();
-        let ended = std::mem::take(&mut queue.ended);
+        let ended = queue.take_ended(all);
         queue.committing.extend(ended.iter().map(|ended| ended.id));
         let watermark_before = queue.watermark;
         drop(queue);
@@ -77,20 +78,20 @@ impl Pass {
         }
     }
 
-    /// Whether this target has nothing to commit.
-    pub(super) fn idle(target: &Target) -> bool {
-        target.queue().ended.is_empty()
+    /// Whether this target has nothing to commit now, or nothing at all.
+    pub(super) fn idle(target: &Target, all: bool) -> bool {
+        !target.queue().has_ended(all)
     }
 
-    /// Writes what awaits its commit. The pass is in `passes` before anything can fail.
+    /// Writes what awaits its commit: `all` of it, or what is settled in order. The pass is in `passes` before anything can fail.
     pub(super) fn settle(
         conn: &Connection,
         target: &Arc<Target>,
-        now: Timestamp,
+        (now, all): (Timestamp, bool),
         book: &mut Book,
         passes: &mut Vec<Self>,
     ) -> rusqlite::Result<()> {
-        passes.push(Self::begin(target));
+        passes.push(Self::begin(target, all));
         let Some(pass) = passes.last_mut() else { return Ok(()) };
         let Some(highest) = pass.ended.iter().map(|ended| ended.id).max() else { return Ok(()) };
         pass.delivered_at = pass.ended.iter().any(|ended| !ended.settlement.delivered.is_empty()).then_some(now);
@@ -116,7 +117,7 @@ impl Pass {
                 return Ok(());
             }
         }
-        passes.push(Self::begin(target));
+        passes.push(Self::begin(target, true));
         let Some(pass) = passes.last_mut() else { return Ok(()) };
         pass.advance(conn, last, now)
     }
@@ -136,7 +137,7 @@ impl Pass {
         (now, book): (Timestamp, &mut Book),
         passes: &mut Vec<Self>,
     ) -> rusqlite::Result<usize> {
-        Self::settle(conn, target, now, book, passes)?;
+        Self::settle(conn, target, (now, true), book, passes)?;
         let Some(pass) = passes.last_mut() else { return Ok(0) };
         pass.hastened = Some(now);
         let (at, never) = (now.as_millis().cast_signed(), BACKGROUND.as_millis().cast_signed());

@@ -91,6 +91,21 @@ async fn what_arrives_together_is_committed_together() {
 }
 
 #[tokio::test]
+async fn what_is_settled_before_an_older_record_is_kept_though_nothing_else_is_asked_for() {
+    let subject = Subject::sqlite();
+    let (journal, _) = parts(&subject);
+    let a = journal.target("a").await.unwrap();
+    fill(&subject.journal(), 3, &[a]).await;
+    let claims = journal.claim(a, at(1), 3).await.unwrap();
+    journal.settle(a, &claims[2].record, delivered(1));
+    let ledger = subject.ledger.clone();
+    let is_kept = || ledger.accounts().values().any(|account| account.delivered == 1);
+    eventually("it is kept", is_kept).await;
+    drop((claims, journal));
+    subject.assert_balanced().await;
+}
+
+#[tokio::test]
 async fn a_second_instance_is_told_that_the_journal_is_in_use() {
     let subject = Subject::sqlite();
     let (journal, settings) = parts(&subject);

@@ -11,7 +11,7 @@ use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
-use crate::journal::{JournalError, MAX_TARGETS, Settings, Switch, TargetId};
+use crate::journal::{JournalError, MAX_TARGETS, Settings, TargetId};
 use crate::telemetry::log::{self, Line};
 
 use super::append::{Appended, Projects};
@@ -30,6 +30,8 @@ mod room;
 
 /// How soon a failed commit is tried again.
 const RETRY: Duration = Duration::from_millis(250);
+/// How long what is settled waits for records before it when nothing else is to be committed.
+const OLDER: Duration = Duration::from_millis(20);
 /// Quiet time after which the files are tidied up.
 const QUIET: Duration = Duration::from_secs(1);
 /// As long as so much fits, the journal is not full.
@@ -91,7 +93,7 @@ impl Writer {
     fn close(mut self, inbox: &Receiver<Placed<Command>>, reply: oneshot::Sender<()>) {
         loop {
             // What was sent before anyone knew of the closing is served; the last round commits the settlements.
-            let mut group = Group { hurry: true, ..Group::default() };
+            let mut group = Group { hurry: true, settles_all: true, ..Group::default() };
             group.gather(inbox, false, || false);
             let last = group.commands.is_empty();
             self.commit(group);
@@ -111,12 +113,21 @@ impl Writer {
         match (self.shared.trouble(), self.tidying) {
             (Some(_), _) => RETRY,
             (None, true) => Duration::from_millis(1),
+            (None, false) if self.awaits_older() => OLDER,
             (None, false) if self.room.untidy() => QUIET,
             (None, false) => Duration::from_secs(3600),
         }
     }
 
+    /// Whether something is settled and waits for records before it.
+    fn awaits_older(&self) -> bool {
+        self.shared.targets().iter().any(|target| !Pass::idle(target, true))
+    }
+
     fn idle(&mut self) {
+        if self.shared.trouble().is_none() && self.awaits_older() {
+            return self.commit(Group { settles_all: true, ..Group::default() });
+        }
         self.tidy();
         if self.shared.trouble().is_some() {
             // To see whether it works again.
@@ -144,7 +155,7 @@ impl Writer {
         let targets = self.shared.targets();
         let probing = self.shared.trouble().is_some();
         let is_empty = group.commands.is_empty() && group.answers.is_empty();
-        if is_empty && !probing && targets.iter().all(|target| Pass::idle(target)) {
+        if is_empty && !probing && targets.iter().all(|target| Pass::idle(target, group.settles_all)) {
             return;
         }
         let (began, first, projects) = (Instant::now(), self.next, self.shared.projects().len());
@@ -178,10 +189,11 @@ impl Writer {
         let last = self.next - 1;
         group.last = last;
         for target in targets {
-            if Pass::idle(target) {
+            if Pass::idle(target, group.settles_all) {
                 Pass::catch_up(&self.conn, target, (last, now), &mut group.passes)?;
             } else {
-                Pass::settle(&self.conn, target, now, &mut group.book, &mut group.passes)?;
+                let when = (now, group.settles_all);
+                Pass::settle(&self.conn, target, when, &mut group.book, &mut group.passes)?;
             }
         }
         while let Some(command) = group.commands.pop_front() {
@@ -236,7 +248,7 @@ impl Writer {
             Command::Room(project, bytes, reply) => return self.reserve(project, bytes, reply, group),
             Command::Switch(switch, reply) => {
                 group.answers.push(Answer::Done(reply));
-                write_switch(&self.conn, &switch)?;
+                evidence::write_switch(&self.conn, &switch)?;
             }
             Command::Observe(observation, reply) => {
                 group.answers.push(Answer::Done(reply));
@@ -380,19 +392,4 @@ fn hand_over(target: &Target, appended: &[Appended]) {
     if any {
         target.changed.notify_one();
     }
-}
-
-fn write_switch(conn: &Connection, switch: &Switch) -> rusqlite::Result<()> {
-    conn.prepare_cached(
-        "INSERT INTO switch (at, project, before, after, reason, author) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-    )?
-    .execute(params![
-        switch.at.as_millis().cast_signed(),
-        switch.project,
-        switch.from,
-        switch.to,
-        switch.reason,
-        switch.author
-    ])
-    .map(drop)
 }

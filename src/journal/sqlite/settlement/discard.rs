@@ -32,7 +32,7 @@ impl Pass {
         passes: &mut Vec<Self>,
     ) -> rusqlite::Result<usize> {
         target.queue().frozen = true;
-        Self::settle(conn, target, now, book, passes)?;
+        Self::settle(conn, target, (now, true), book, passes)?;
         let Some(pass) = passes.last_mut() else { return Ok(0) };
         let more = pass.find_rows(conn, before, limit)?;
         for victim in &pass.victims {

@@ -98,7 +98,7 @@ impl Eviction {
         let (own, targets) = (passes.len(), shared.targets());
         for target in targets.iter() {
             target.queue().frozen = true;
-            Pass::settle(conn, target, now, &mut *book, passes)?;
+            Pass::settle(conn, target, (now, true), &mut *book, passes)?;
             passes.iter_mut().last().map_or(Ok(()), |pass| pass.rise(conn, last, now))?;
         }
         let own = &mut passes[own..];

@@ -177,7 +177,7 @@ pub(in crate::journal::sqlite) fn repair(
     (now, book): (Timestamp, &mut Book),
     passes: &mut Vec<Pass>,
 ) -> rusqlite::Result<usize> {
-    Pass::settle(conn, target, now, &mut *book, passes)?;
+    Pass::settle(conn, target, (now, true), &mut *book, passes)?;
     let Some(pass) = passes.last_mut() else { return Ok(0) };
     let mut select = conn.prepare_cached(
         "SELECT r.id, r.project, r.size, r.quantities, l.since, l.repairs FROM look l JOIN record r ON r.id = l.record
