@@ -5,12 +5,14 @@
 //! that comes in between waits for the first one's fate: an answer of 200 must never rest on an append that may yet fail.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::hash::Hasher as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ring::hmac;
 use serde::{Deserialize, Serialize};
+use siphasher::sip128::{Hasher128 as _, SipHasher24};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Timestamp;
@@ -41,28 +43,34 @@ pub const SECRET: usize = 32;
 
 /// Makes the keys of items. Clients choose the ids, so the key is a keyed hash: nobody without the secret can choose an id whose key
 /// is that of an item of another project.
-#[derive(Clone, Debug)]
-pub struct Keys(hmac::Key);
+#[derive(Clone)]
+pub struct Keys(SipHasher24);
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keys").finish_non_exhaustive()
+    }
+}
 
 impl Keys {
     /// Keys under this secret; under the same one they are the same after a restart.
     pub fn new(secret: &[u8; SECRET]) -> Self {
-        Self(hmac::Key::new(hmac::HMAC_SHA256, secret))
+        let mut key = [0; 16];
+        key.copy_from_slice(&secret[..16]);
+        Self(SipHasher24::new_with_key(&key))
     }
 
     /// The key of an item: the same for the same id, item type and project. `more` is what tells it from others with that id.
     pub fn key(&self, project: &str, kind: &ItemType, id: EventId, more: &[u8]) -> u128 {
-        let mut hash = hmac::Context::with_key(&self.0);
-        hash.update(&id.as_u128().to_le_bytes());
+        let mut hash = self.0;
+        hash.write(&id.as_u128().to_le_bytes());
         // With their lengths, so that no two texts run into each other.
         for text in [project, kind.name()] {
-            hash.update(&(text.len() as u64).to_le_bytes());
-            hash.update(text.as_bytes());
+            hash.write(&(text.len() as u64).to_le_bytes());
+            hash.write(text.as_bytes());
         }
-        hash.update(more);
-        let mut key = [0; 16];
-        key.copy_from_slice(&hash.sign().as_ref()[..16]);
-        u128::from_le_bytes(key)
+        hash.write(more);
+        hash.finish128().as_u128()
     }
 }
 
