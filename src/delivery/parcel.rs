@@ -114,16 +114,19 @@ fn headers(dsn: &Dsn, client: &Client) -> HeaderMap {
     let name = client.sentry_client.as_deref().unwrap_or(concat!("switchyard/", env!("CARGO_PKG_VERSION")));
     let auth = ["Sentry sentry_version=7, sentry_client=", name, ", sentry_key=", dsn.public_key()].concat();
     headers.insert(header::HOST, dsn.host().clone());
-    let mut set = |name: HeaderName, value: Option<&str>| {
-        if let Some(Ok(value)) = value.map(HeaderValue::try_from) {
+    let value = |text: Option<&str>| text.and_then(|text| HeaderValue::try_from(text).ok());
+    let mut set = |name: HeaderName, value: Option<HeaderValue>| {
+        if let Some(value) = value {
             headers.insert(name, value);
         }
     };
-    set(X_SENTRY_AUTH, Some(&auth));
-    set(header::USER_AGENT, client.user_agent.as_deref());
-    set(header::ORIGIN, client.origin.as_deref());
-    set(X_FORWARDED_FOR, client.forwarded_for.as_deref());
-    set(X_SENTRY_FORWARDED_FOR, client.forwarded_for.as_deref());
+    // The text is taken over without a copy.
+    set(X_SENTRY_AUTH, HeaderValue::try_from(auth).ok());
+    set(header::USER_AGENT, value(client.user_agent.as_deref()));
+    set(header::ORIGIN, value(client.origin.as_deref()));
+    let origin = value(client.forwarded_for.as_deref());
+    set(X_FORWARDED_FOR, origin.clone());
+    set(X_SENTRY_FORWARDED_FOR, origin);
     headers
 }
 

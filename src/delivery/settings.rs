@@ -94,8 +94,10 @@ impl Default for Settings {
 impl Settings {
     /// How envelopes are compressed on their way to this address.
     pub(super) fn compression(&self, to: &Dsn) -> Compress {
-        let of_kind = if to.is_on_this_machine() { Compress::None } else { self.kind.compression() };
-        self.compress.unwrap_or(of_kind)
+        self.compress.unwrap_or_else(|| match self.kind.compression() {
+            how if how != Compress::None && to.is_on_this_machine() => Compress::None,
+            how => how,
+        })
     }
 }
 

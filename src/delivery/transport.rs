@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
@@ -39,6 +39,7 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 const MAX_ANSWER: usize = 32 * 1024;
 /// How many pieces of an answer are read, at most. One may be a byte.
 const MAX_PIECES: usize = 256;
+const RATE_LIMITS: HeaderName = HeaderName::from_static("x-sentry-rate-limits");
 /// How much of an answer is kept for errors and dead letters.
 const KEPT_ANSWER: usize = 2 * 1024;
 
@@ -223,7 +224,7 @@ async fn read(response: Response<Incoming>) -> Reply {
             break;
         }
     }
-    let lines = head.headers.get_all("x-sentry-rate-limits").iter();
+    let lines = head.headers.get_all(RATE_LIMITS).iter();
     Reply {
         status: head.status,
         rate_limits: lines.filter_map(|line| line.to_str().ok()).map(str::to_owned).collect(),

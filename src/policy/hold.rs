@@ -44,7 +44,9 @@ impl Holds {
 
     /// The upstream took something of the project.
     pub fn taken(&mut self, project: &Arc<str>, now: Timestamp) {
-        self.held.remove(project);
+        if !self.held.is_empty() {
+            self.held.remove(project);
+        }
         match self.good.get_mut(project) {
             Some(at) => *at = now,
             None => drop(self.good.insert(Arc::clone(project), now)),

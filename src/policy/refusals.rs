@@ -46,6 +46,9 @@ impl Refusals {
 
     /// The upstream took something of the project.
     pub fn taken(&mut self, project: &str, now: Timestamp) -> Known {
+        if self.0.is_empty() {
+            return Known::default();
+        }
         match self.0.remove(project) {
             None => Known::default(),
             Some(row) if now.since(row.since) <= PASSES => Known { refusals: 0, passing: row.in_doubt },

@@ -48,7 +48,7 @@ pub struct InvalidEventId;
 
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
+        f.write_str(uuid::Uuid::from_u128(self.0).simple().encode_lower(&mut [0; 32]))
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::delivery::{large, load};
+use crate::delivery::{large, load, quirks};
 use crate::journal::body::Unreadable;
 use crate::journal::{Claim, Rest, Settlement};
 
@@ -48,7 +48,8 @@ impl Worker {
 
     /// The most requests under way at once.
     pub(super) fn most(&self) -> usize {
-        if self.quirks().one_at_a_time { 1 } else { self.settings.load().max_in_flight.get().into() }
+        let settings = self.settings.load();
+        if quirks::of(settings.kind).one_at_a_time { 1 } else { settings.max_in_flight.get().into() }
     }
 
     /// How many of them may be of one project: all but one, where there are others and more than one place.

@@ -311,7 +311,7 @@ pub(super) fn peer(parts: &Parts) -> IpAddr {
 }
 
 fn answer(receipt: &Receipt) -> Response {
-    let body = receipt.event_id.map_or_else(|| "{}".to_owned(), |id| format!("{{\"id\":\"{id}\"}}"));
+    let body = receipt.event_id.map_or_else(|| "{}".to_owned(), |id| ["{\"id\":\"", &id.to_string(), "\"}"].concat());
     let mut response = Response::new(body.into());
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     tell_limits(&receipt.limits, &mut response);

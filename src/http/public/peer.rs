@@ -6,14 +6,18 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::http::listener::doors;
 use crate::http::listener::network::Network;
 use crate::journal::Client;
 
-const FORWARDED: [&str; 4] =
-    ["cf-connecting-ip", "x-vercel-forwarded-for", "x-sentry-forwarded-for", "x-forwarded-for"];
+const FORWARDED: [HeaderName; 4] = [
+    HeaderName::from_static("cf-connecting-ip"),
+    HeaderName::from_static("x-vercel-forwarded-for"),
+    HeaderName::from_static("x-sentry-forwarded-for"),
+    HeaderName::from_static("x-forwarded-for"),
+];
 /// Longer values are no use to anybody and would be kept with every record. Browsers within apps have long names.
 const LONGEST: usize = 2048;
 /// Addresses of a chain that are kept, the client's first.
@@ -24,8 +28,8 @@ pub(super) fn client(headers: &HeaderMap, peer: IpAddr, trusted: &[Network]) -> 
     let peer = peer.to_canonical();
     let mut forwarded_for = String::new();
     if Network::any_contains(trusted, peer) {
-        let chains = FORWARDED.iter().map(|name| chain(headers, name));
-        for address in chains.into_iter().find(|chain| !chain.is_empty()).unwrap_or_default() {
+        let mut chains = FORWARDED.into_iter().map(|name| chain(headers, &name));
+        for address in chains.find(|chain| !chain.is_empty()).unwrap_or_default() {
             forwarded_for.push_str(&address.to_string());
             forwarded_for.push_str(", ");
         }
@@ -60,7 +64,7 @@ pub(super) fn source(headers: &HeaderMap, peer: IpAddr, trusted: &[Network]) -> 
 }
 
 /// The addresses in all lines of a header, in their order. What is no address (`unknown`, a name) says nothing and is left out.
-fn chain(headers: &HeaderMap, name: &str) -> Vec<IpAddr> {
+fn chain(headers: &HeaderMap, name: &HeaderName) -> Vec<IpAddr> {
     let lines = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).filter_map(address).take(MOST).collect()
 }
