@@ -203,6 +203,11 @@ impl Percent {
         Self(n)
     }
 
+    /// This share of a span of time.
+    pub fn of(self, whole: Duration) -> Duration {
+        whole / 100_000 * self.0
+    }
+
     /// Whether a share in percent is at least this.
     pub fn is_reached_by(self, percent: f64) -> bool {
         // Shares are quotients: a part in a thousand million is no difference.

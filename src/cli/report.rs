@@ -65,7 +65,7 @@ fn head(report: &Report) -> String {
     };
     format!(
         "parallel run of {} (primary) and {} (candidate), {} to {}\n\
-         items, requests and lags are counted by whole hours: from {} on{}\n\
+         items, requests and lags are counted by whole hours: from {} on{}; requests and lags are as of {}\n\
          the relay ran {} of {}{}, {}, {}\n\
          accepted items: {} · repeats: {} · refused requests: {} · items not let in: {}\n",
         tint(Tone::Strong, &report.primary),
@@ -74,6 +74,7 @@ fn head(report: &Report) -> String {
         report.now.in_words(),
         report.counted_since.in_words(),
         judged_since(report),
+        report.observed_at.in_words(),
         hours(report.relay.up_seconds),
         hours(report.relay.window_seconds),
         report.first_start().map_or(String::new(), |first| format!(" since its first start at {}", first.in_words())),
@@ -243,7 +244,11 @@ fn switches(report: &Report) -> Option<String> {
 fn criteria(report: &Report) -> String {
     let mut rows = table(&["CRITERION", "RESULT", "DEMANDED", "FOUND"]);
     for criterion in &report.criteria {
-        let result = if criterion.passed { tint(Tone::Good, "pass") } else { tint(Tone::Bad, "FAIL") };
+        let result = match (criterion.judged, criterion.passed) {
+            (false, _) => criterion.result().to_owned(),
+            (true, true) => tint(Tone::Good, criterion.result()),
+            (true, false) => tint(Tone::Bad, criterion.result()),
+        };
         rows.add_row(vec![criterion.name.clone(), result, criterion.demanded.clone(), harmless(&criterion.found, 300)]);
     }
     format!("\n{}", rows.trim_fmt())

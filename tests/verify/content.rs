@@ -127,7 +127,16 @@ async fn what_nobody_changed_differs_in_nothing_and_the_verdict_says_when_it_doe
     let own = criterion(&told, "content").expect("the criterion");
     assert_eq!(own["passed"], json!(true), "{own}");
     assert!(own["found"].as_str().expect("words").contains("none differs"), "{own}");
-    assert_eq!(told["ready"], json!(true), "{}", told["verdict"]);
+    // Of the 48 hours it has seen seconds, and says so; whoever is content with that writes it.
+    assert_eq!(told["ready"], json!(false), "{}", told["verdict"]);
+    assert!(told["verdict"].as_str().expect("words").contains(" of 48 h only"), "{}", told["verdict"]);
+    let text = std::fs::read_to_string(relay.config()).expect("the file");
+    relay.replace_config(&format!("{text}\n[report]\nmin_seen = \"0%\"\n"));
+    eventually("it is ready", A_WHILE, async || match report(&relay).await {
+        told if told["ready"] == true => Ok(()),
+        told => Err(told["verdict"].to_string()),
+    })
+    .await;
     let text = std::fs::read_to_string(relay.config()).expect("the file");
     relay.replace_config(&text.replace("[verify]", "[verify]\ncompare = 0"));
     eventually("it is turned off", A_WHILE, async || match verification(&relay).await["content"].is_null() {
@@ -169,7 +178,7 @@ async fn a_copy_that_cannot_be_read_does_not_count_as_compared_and_no_verdict_re
     eventually("the report says why", A_WHILE, async || {
         let (code, text) = relay.verb(&["report"]).await;
         let says = text.contains("nothing was compared yet; the last could not be: the tracker's copy is no event");
-        if says && code == 1 && text.contains("not ready: glitchtip fails content") { Ok(()) } else { Err(text) }
+        if says && code == 1 && text.contains("not ready: glitchtip fails seen, content") { Ok(()) } else { Err(text) }
     })
     .await;
     relay.finish().await;
@@ -212,7 +221,7 @@ async fn a_difference_that_somebody_finds_right_does_not_count_and_the_verdict_s
     assert_eq!((relay.verb(&["report"]).await.0, differing().await), (1, 2.0));
     let before = std::fs::read_to_string(relay.config()).expect("the file");
     let accept = async |fields: &str, words: &str| {
-        relay.replace_config(&format!("{before}\n[report]\naccept_drift = [{fields}]\n"));
+        relay.replace_config(&format!("{before}\n[report]\nmin_seen = \"0%\"\naccept_drift = [{fields}]\n"));
         eventually(words, A_WHILE, async || match relay.verb(&["report"]).await {
             (code, text) if text.contains(words) => Ok((code, text)),
             (_, text) => Err(text),

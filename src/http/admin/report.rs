@@ -69,6 +69,8 @@ pub(super) async fn judged(admin: &Admin, since: Timestamp, candidate: Option<&s
     let candidate = the_candidate(&view, candidate)?;
     let evidence = admin.journal.evidence(since).await?;
     let known_since = since.max(first_start(admin, &evidence, since).await?);
+    let seen_since = seen_since(admin, &evidence, &candidate, (known_since, now)).await?;
+    let observed_at = evidence.stretches.last().map_or(now, |last| last.to.min(now));
     let up = up(&evidence.stretches, admin.started_at, (since, now));
     let outages = admin.journal.outages(since, MOST).await?;
     let status = scrape::status(admin).await;
@@ -89,6 +91,9 @@ pub(super) async fn judged(admin: &Admin, since: Timestamp, candidate: Option<&s
         since,
         counted_since: Timestamp::from_millis(since.hour() * 3_600_000),
         known_since,
+        seen_since,
+        observed_at,
+        canaries: view.canaries,
         ready: false,
         verdict: String::new(),
         criteria: vec![],
@@ -145,6 +150,22 @@ async fn first_start(admin: &Admin, evidence: &Evidence, since: Timestamp) -> Re
     // It may have run before, and have been down when this time began.
     let all = admin.journal.evidence(Timestamp::default()).await?;
     Ok(first(&all).unwrap_or(admin.started_at).min(admin.started_at))
+}
+
+/// From when on the candidate was seen: something came for it before, or it is known no longer than that.
+async fn seen_since(
+    admin: &Admin,
+    evidence: &Evidence,
+    candidate: &str,
+    (known_since, now): Span,
+) -> Result<Timestamp, JournalError> {
+    let first = |evidence: &Evidence| Some(evidence.steps.get(candidate)?.first()?.at);
+    if first(evidence).is_some_and(|at| at <= known_since) {
+        return Ok(known_since);
+    }
+    // It may have been quiet when this time began.
+    let all = admin.journal.evidence(Timestamp::default()).await?;
+    Ok(first(&all).map_or(now, |at| at.max(known_since)))
 }
 
 /// When the relay ran. The stretch of this process goes on.
@@ -225,6 +246,7 @@ impl Sources {
             limits: status.limits.clone(),
             verification: None,
             canaries_failed: self.canaries_failed(&status.name),
+            canary: status.canary.clone(),
             difference: status.difference,
         }
     }

@@ -37,6 +37,8 @@ pub struct View {
     pub spared: BTreeMap<Arc<str>, String>,
     /// What a candidate must achieve.
     pub report: criteria::Settings,
+    /// Whether canaries are sent.
+    pub canaries: bool,
     /// How long delivered envelopes are kept.
     pub retain: Duration,
     /// The file and its state.

@@ -28,8 +28,6 @@ pub(super) enum Answer {
         ready: bool,
         /// The verdict.
         why: String,
-        /// How long the relay has been seen, in words: a verdict on two minutes is worth less than one on two days.
-        seen: String,
     },
     /// There are several candidates, each with a report of its own.
     Several(Vec<String>),
@@ -44,8 +42,8 @@ impl Answer {
     pub(super) fn shown(&self) -> Markup {
         html! {
             @match self {
-                Self::Judged { candidate, ready: true, why, seen } => {
-                    dd.good { b { "✔ Yes, to " (candidate) } } dd.muted { (reason(why)) ", seen for " (seen) " · " a href="report" { "See the report" } }
+                Self::Judged { candidate, ready: true, why } => {
+                    dd.good { b { "✔ Yes, to " (candidate) } } dd.muted { (reason(why)) " · " a href="report" { "See the report" } }
                 }
                 Self::Judged { why, .. } => {
                     dd.warn { b { "▲ Not yet" } } dd.muted { (reason(why)) " · " a href="report" { "See the report" } }

@@ -19,6 +19,8 @@ use super::{Criterion, Report, ServiceReport, UpstreamReport};
 pub struct Settings {
     /// How long both ran side by side, when a report is asked for without saying so.
     pub window: Period,
+    /// The least share of the time asked for in which the candidate was seen.
+    pub min_seen: Percent,
     /// The least share of that time in which the relay ran.
     pub min_uptime: Percent,
     /// The least share of the relay's time in which the candidate was in no outage.
@@ -46,6 +48,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             window: Period::secs(48 * 3600),
+            min_seen: Percent::thousandths(95_000),
             min_uptime: Percent::thousandths(99_900),
             min_availability: Percent::thousandths(99_900),
             max_lag_p99: Period::secs(10),
@@ -60,66 +63,110 @@ impl Default for Settings {
     }
 }
 
-/// What rests on figures that are kept by the hour.
-const BY_THE_HOUR: [&str; 7] = ["withheld", "lost", "refused", "lag", "services", "stored", "canary"];
-
-/// What of it is kept by steps of five minutes, too, for 48 hours.
-const BY_STEPS: [&str; 2] = ["lost", "lag"];
-
 /// Judges a report: fills in its criteria and the verdict.
 pub fn judge(settings: &Settings, report: &mut Report) {
     let unknown = UpstreamReport::default();
     let candidate = report.upstreams.iter().find(|upstream| upstream.role == "candidate").unwrap_or(&unknown);
-    report.criteria = vec![
-        uptime(settings, report),
+    let of_items = [
         balance(candidate),
         withheld(settings, candidate),
         lost(settings, candidate),
         refused(settings, candidate),
         availability(settings, candidate),
-        lag(settings, candidate),
-        services(report),
-        canary(candidate),
     ];
-    report.criteria.extend(stored(settings, candidate, &report.candidate));
-    report.criteria.extend(content(settings, candidate));
-    let judged = report.judged_since();
-    if let Some(hour) = report.counts_earlier() {
-        let by_the_hour = |criterion: &&mut Criterion| BY_THE_HOUR.contains(&&*criterion.name);
-        for criterion in report.criteria.iter_mut().filter(by_the_hour) {
-            let counted = judged.filter(|_| BY_STEPS.contains(&&*criterion.name)).unwrap_or(hour);
-            criterion.found = format!("{}, counted from {} on", criterion.found, counted.in_words());
-        }
-    }
-    let failed: Vec<&str> =
-        report.criteria.iter().filter(|criterion| !criterion.passed).map(|criterion| &*criterion.name).collect();
-    let is_asked = report.upstreams.iter().any(|own| own.role == "candidate" && own.verification.is_some());
-    report.ready = failed.is_empty();
-    let compares = report.criteria.iter().any(|criterion| criterion.name == "content");
-    let accepted = accepted(report);
-    report.verdict = match report.ready {
-        true if settings.require_stored && compares => {
-            format!("ready: {} meets all {} criteria{accepted}", report.candidate, report.criteria.len())
-        }
-        true if settings.require_stored => format!(
-            "ready: {} meets all {} criteria, but none compares what it stores with what was sent (compare = 0)",
-            report.candidate,
-            report.criteria.len()
-        ),
-        true => format!(
-            "ready: {} meets all {} criteria, but none shows that it stores what it answers with 200 (require_stored = false)",
-            report.candidate,
-            report.criteria.len()
-        ),
-        false if failed == ["stored"] && !is_asked => {
-            format!("not ready: nothing shows that {} stores what it answers with 200", report.candidate)
-        }
-        false => format!("not ready: {} fails {}", report.candidate, failed.join(", ")),
-    };
+    let mut criteria = vec![seen(settings, report), uptime(settings, report)];
+    let is_idle = is_idle(candidate);
+    let of_items = of_items.map(|one| if is_idle && one.passed { one.without(NOTHING_CAME) } else { one });
+    criteria.extend(of_items);
+    criteria.extend([lag(settings, candidate), services(report), canary(report.canaries, candidate, report.since)]);
+    criteria.extend(stored(settings, candidate, &report.candidate));
+    criteria.extend(content(settings, candidate));
+    report.criteria = criteria;
+    report.ready = report.criteria.iter().all(|criterion| criterion.passed);
+    report.verdict = verdict(settings, report);
 }
 
+/// The verdict in one line: it says how long the candidate was seen, and what nobody could judge.
+fn verdict(settings: &Settings, report: &Report) -> String {
+    let name = &report.candidate;
+    let named = |pick: fn(&&Criterion) -> bool| -> Vec<&str> {
+        report.criteria.iter().filter(pick).map(|criterion| &*criterion.name).collect()
+    };
+    let (failed, unjudged) = (named(|one| !one.passed), named(|one| !one.judged));
+    let met = report.criteria.len() - failed.len() - unjudged.len();
+    let is_asked = report.upstreams.iter().any(|own| own.role == "candidate" && own.verification.is_some());
+    let compares = report.criteria.iter().any(|criterion| criterion.name == "content");
+    let rest = if unjudged.is_empty() { String::new() } else { format!("; not judged: {}", unjudged.join(", ")) };
+    let seen = format!("seen for {}", seen_for(report));
+    match failed.as_slice() {
+        [] => {
+            let but = match (settings.require_stored, compares) {
+                (true, true) => accepted(report),
+                (true, false) => ", but none compares what it stores with what was sent (compare = 0)".to_owned(),
+                (false, _) => {
+                    ", but none shows that it stores what it answers with 200 (require_stored = false)".to_owned()
+                }
+            };
+            format!("ready: {name} meets all {met} criteria{but}; {seen}{rest}")
+        }
+        ["seen"] => format!("not ready: {name} was {seen} only, and meets the other {met} criteria{rest}"),
+        ["stored"] if !is_asked => {
+            format!("not ready: nothing shows that {name} stores what it answers with 200; {seen}{rest}")
+        }
+        failed => format!("not ready: {name} fails {}; {seen}{rest}", failed.join(", ")),
+    }
+}
+
+/// How long the candidate was seen, and of how long a time where that is longer.
+fn seen_for(report: &Report) -> String {
+    let (seen, asked) = (roughly(report.seen()), roughly(report.asked()));
+    if seen == asked { seen } else { format!("{seen} of {asked}") }
+}
+
+/// A span of time, from ten minutes on without its seconds.
+fn roughly(length: Duration) -> String {
+    let seconds = length.as_secs();
+    let whole = if seconds >= 600 { seconds / 60 * 60 } else { seconds };
+    hours(Duration::from_secs(whole).as_secs_f64())
+}
+
+/// Whether nothing came for it, so that nothing can be said of it.
+fn is_idle(candidate: &UpstreamReport) -> bool {
+    let counts = [
+        candidate.accepted(),
+        candidate.pending(),
+        candidate.dropped.values().sum(),
+        candidate.attempts.values().sum(),
+    ];
+    counts.iter().all(|count| *count == 0) && candidate.outages.is_empty() && candidate.difference == 0
+}
+
+const NOTHING_CAME: &str = "nothing came for it";
+
 fn criterion(name: &str, passed: bool, demanded: String, found: String) -> Criterion {
-    Criterion { name: name.to_owned(), passed, demanded, found }
+    Criterion { name: name.to_owned(), passed, judged: true, demanded, found }
+}
+
+impl Criterion {
+    /// The same where there is nothing to judge, and why.
+    fn without(self, why: &str) -> Self {
+        Self { passed: true, judged: false, found: why.to_owned(), ..self }
+    }
+}
+
+fn seen(settings: &Settings, report: &Report) -> Criterion {
+    let (seen, asked) = (report.seen(), report.asked());
+    let enough = settings.min_seen.of(asked);
+    let from = report.seen_since + enough;
+    let passed = seen >= enough;
+    let later = if passed { String::new() } else { format!("; enough at {}", from.in_words()) };
+    let demanded = format!("it was seen for {} of the time asked for", settings.min_seen);
+    criterion(
+        "seen",
+        passed,
+        demanded,
+        format!("{} of {}{later}", hours(seen.as_secs_f64()), hours(asked.as_secs_f64())),
+    )
 }
 
 fn uptime(settings: &Settings, report: &Report) -> Criterion {
@@ -203,21 +250,27 @@ fn services(report: &Report) -> Criterion {
         }
         silent => format!("nothing from {}", silent.join(", ")),
     };
-    criterion("services", silent.is_empty(), "every expected service sent something".to_owned(), found)
+    let criterion = criterion("services", silent.is_empty(), "every expected service sent something".to_owned(), found);
+    if report.services.is_empty() { criterion.without("none is expected") } else { criterion }
 }
 
-fn canary(candidate: &UpstreamReport) -> Criterion {
-    let failed = candidate.canaries_failed;
-    let demanded = "no canary failed to get through".to_owned();
-    criterion(
-        "canary",
-        failed == 0,
-        demanded,
-        match failed {
-            0 => "none failed".to_owned(),
-            times => format!("they stopped getting through {}", words::some(times, "time")),
-        },
-    )
+fn canary(is_configured: bool, candidate: &UpstreamReport, since: Timestamp) -> Criterion {
+    let own = candidate.canary.as_ref();
+    let fails = own.filter(|own| own.state == "failing");
+    let found = match (candidate.canaries_failed, fails) {
+        (0, None) => "none failed".to_owned(),
+        (0, Some(own)) => format!("none gets through: {}", own.why.as_deref().unwrap_or("it is not known why")),
+        (times, _) => format!("they stopped getting through {}", words::some(times, "time")),
+    };
+    let passed = candidate.canaries_failed == 0 && fails.is_none();
+    let criterion = criterion("canary", passed, "no canary failed to get through".to_owned(), found);
+    let is_through = own.and_then(|own| own.through_at).is_some_and(|at| at >= since);
+    match own {
+        _ if !passed || is_through => criterion,
+        None if !is_configured => criterion.without("none is configured: write interval = \"5m\" under [canary]"),
+        None => criterion.without("none is sent to it"),
+        Some(_) => criterion.without("none has got through yet, and none has failed"),
+    }
 }
 
 /// Whether it stores what it takes; `None` when that is not demanded and cannot be told.
@@ -236,16 +289,19 @@ fn stored(settings: &Settings, candidate: &UpstreamReport, name: &str) -> Option
         "{} of {} found there, {:.3}%; {} missing, {} lost there of which {} were given up, {} not known, {} too recent{trouble}",
         own.stored, own.delivered, own.stored_percent, own.missing, own.lost, own.given_up, own.unknown, own.recent
     );
-    let passed = is_enough && own.missing + own.given_up == 0 || !settings.require_stored;
-    Some(criterion("stored", passed, demanded, found))
+    let holds = is_enough && own.missing + own.given_up == 0;
+    let not_demanded = format!("{found}; not demanded (require_stored = false)");
+    let criterion = criterion("stored", holds, demanded, found);
+    Some(if holds || settings.require_stored { criterion } else { criterion.without(&not_demanded) })
 }
 
 /// Whether what it stores is what was sent; `None` where that is not compared.
 fn content(settings: &Settings, candidate: &UpstreamReport) -> Option<Criterion> {
     let own = candidate.verification.as_ref()?.content.as_ref()?;
     let demanded = "events that were compared are there as they were sent".to_owned();
-    let is_shown = own.compared > 0 || !settings.require_stored;
-    Some(criterion("content", is_shown && !own.is_bad(), demanded, own.told()))
+    let criterion = criterion("content", own.compared > 0 && !own.is_bad(), demanded, own.told());
+    let is_open = own.compared == 0 && !own.is_bad() && !settings.require_stored;
+    Some(if is_open { criterion.without(&own.told()) } else { criterion })
 }
 
 /// What of the candidate's differences does not count, for the verdict.
@@ -270,12 +326,14 @@ pub fn hours(seconds: f64) -> String {
 mod tests {
     use super::*;
     use crate::telemetry::report::{ContentReport, LagReport, VerificationReport};
+    use crate::telemetry::status::CanaryStatus;
     use crate::telemetry::verification::{ContentStatus, Differing, FieldDifference};
 
     fn report() -> Report {
         let report = serde_json::json!({
             "version": "1", "now": "2026-01-03T00:00:00Z", "since": "2026-01-01T00:00:00Z",
-            "counted_since": "2026-01-01T00:00:00Z", "known_since": "2026-01-01T00:00:00Z", "primary": "a", "candidate": "b", "ready": false, "verdict": "",
+            "counted_since": "2026-01-01T00:00:00Z", "known_since": "2026-01-01T00:00:00Z", "seen_since": "2026-01-01T00:00:00Z",
+            "primary": "a", "candidate": "b", "ready": false, "verdict": "",
             "criteria": [], "upstreams": [], "switches": [], "services": [{"name": "shop", "seen": true}],
             "relay": {"window_seconds": 172800.0, "up_seconds": 172790.0, "uptime_percent": 99.994, "starts": 1, "crashes": 0},
             "intake": {"accepted": {}, "duplicates": {}, "refused": {}},
@@ -341,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_found_says_from_when_it_was_counted() {
+    fn what_is_found_is_told_with_what_explains_it() {
         let found = |report: &Report, name: &str| {
             report.criteria.iter().find(|criterion| criterion.name == name).unwrap().found.clone()
         };
@@ -356,7 +414,6 @@ mod tests {
         });
         dropped(&mut report, "mirror_off");
         judge(&Settings::default(), &mut report);
-        assert!(found(&report, "lag").ends_with(", counted from 1 Jan 2026, 00:00:00 UTC on"), "{:?}", report.criteria);
         assert!(found(&report, "uptime").ends_with(", from its first start at 1 Jan 2026, 01:00:00 UTC on"));
         assert!(found(&report, "services").starts_with("heard from shop, api (by shop, web)"));
         assert!(found(&report, "withheld").starts_with("1 items: mirror_off 1 (the mirror was off"));
@@ -374,7 +431,8 @@ mod tests {
         let mut report = report();
         report.upstreams[0].verification = None;
         judge(&Settings::default(), &mut report);
-        assert_eq!(report.verdict, "not ready: nothing shows that b stores what it answers with 200");
+        let told = "not ready: nothing shows that b stores what it answers with 200; seen for 48 h";
+        assert!(report.verdict.starts_with(told), "{}", report.verdict);
         assert!(report.criteria.last().unwrap().found.contains("add [upstreams.b.api]"));
         judge(&Settings { require_stored: false, ..Settings::default() }, &mut report);
         assert!(report.ready && report.verdict.contains("none shows that it stores"), "{}", report.verdict);
@@ -402,7 +460,7 @@ mod tests {
         (own.differing, own.accepted, own.accept_drift) = (2, 2, vec!["extra".into(), "contexts.os".into()]);
         judge(&Settings::default(), &mut report);
         assert!(
-            report.verdict.ends_with(", not counting 2 events that differ in extra, contexts.os"),
+            report.verdict.contains(", not counting 2 events that differ in extra, contexts.os; seen for 48 h"),
             "{}",
             report.verdict
         );
@@ -436,11 +494,75 @@ mod tests {
     }
 
     #[test]
+    fn what_was_seen_for_a_part_of_the_time_alone_is_not_ready_and_says_from_when_it_may_be() {
+        let mut report = report();
+        report.seen_since = report.now - Duration::from_secs(12 * 60 + 5);
+        judge(&Settings::default(), &mut report);
+        let told = "not ready: b was seen for 12 min of 48 h only, and meets the other 5 criteria; not judged: ";
+        assert!(!report.ready && report.verdict.starts_with(told), "{}", report.verdict);
+        assert_eq!(report.criteria[0].found, "12 min 5 s of 48 h; enough at 4 Jan 2026, 21:23:55 UTC");
+        report.seen_since = report.now - Duration::from_secs(46 * 3600);
+        judge(&Settings::default(), &mut report);
+        assert!(report.ready && report.verdict.contains("; seen for 46 h of 48 h"), "{}", report.verdict);
+        // A shorter time that was asked for is judged as that.
+        (report.since, report.seen_since) =
+            (report.now - Duration::from_secs(720), report.now - Duration::from_secs(720));
+        judge(&Settings::default(), &mut report);
+        assert!(report.ready && report.verdict.contains("; seen for 12 min;"), "{}", report.verdict);
+    }
+
+    #[test]
+    fn what_there_is_nothing_to_judge_of_neither_passes_nor_counts() {
+        let unjudged = |settings: &Settings, change: fn(&mut Report)| {
+            let mut report = report();
+            report.upstreams[0].attempts.insert("delivered".into(), 9);
+            change(&mut report);
+            judge(settings, &mut report);
+            let open = report.criteria.iter().filter(|one| !one.judged);
+            let open: Vec<String> = open.map(|one| format!("{}: {}", one.name, one.found)).collect();
+            let met = report.criteria.iter().filter(|one| one.passed && one.judged).count();
+            let counted = format!("{met} criteria");
+            assert!(!report.ready || report.verdict.contains(&counted), "{}", report.verdict);
+            assert!(report.criteria.iter().all(|one| one.judged || one.result() == "not judged"));
+            open
+        };
+        let usual = Settings::default();
+        assert_eq!(unjudged(&usual, |_| {}), ["canary: none is configured: write interval = \"5m\" under [canary]"]);
+        assert_eq!(unjudged(&usual, |report| report.canaries = true), ["canary: none is sent to it"]);
+        let own = |state: &str, through: Option<Timestamp>| CanaryStatus {
+            state: state.to_owned(),
+            sent_at: Timestamp::default(),
+            through_at: through,
+            age_seconds: 0.0,
+            why: None,
+        };
+        for (state, through, result) in [
+            ("under_way", None, "not judged"),
+            ("through", Some(report().now), "pass"),
+            ("through", Some(Timestamp::default()), "not judged"),
+            ("failing", Some(Timestamp::default()), "FAIL"),
+        ] {
+            let mut report = report();
+            (report.canaries, report.upstreams[0].canary) = (true, Some(own(state, through)));
+            judge(&usual, &mut report);
+            let canary = report.criteria.iter().find(|one| one.name == "canary").unwrap();
+            assert_eq!(canary.result(), result, "{state}");
+        }
+        let idle = unjudged(&usual, |report| report.upstreams[0].attempts.clear());
+        assert_eq!(idle.len(), 6, "{idle:?}");
+        assert!(idle[..5].iter().all(|one| one.ends_with(": nothing came for it")), "{idle:?}");
+        assert_eq!(unjudged(&usual, |report| report.services.clear())[0], "services: none is expected");
+        let lenient = Settings { require_stored: false, ..Settings::default() };
+        let own = |report: &mut Report| report.upstreams[0].verification.as_mut().unwrap().missing = 1;
+        assert!(unjudged(&lenient, own)[1].ends_with("not demanded (require_stored = false)"));
+    }
+
+    #[test]
     fn the_verdict_names_what_fails() {
         let mut report = report();
         (report.upstreams[0].difference, report.upstreams[0].lag) = (3, None);
         judge(&Settings::default(), &mut report);
-        assert_eq!(report.verdict, "not ready: b fails balance, lag");
+        assert_eq!(report.verdict, "not ready: b fails balance, lag; seen for 48 h; not judged: canary");
         assert_eq!((hours(172_790.0), hours(0.2)), ("47 h 59 min 50 s".to_owned(), "0 s".to_owned()));
     }
 }

@@ -2,13 +2,14 @@
 //! `switchyard report` show. Plain data, one shape for all; `criteria` decides.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::protocol::category::Category;
 
-use super::status::{LimitStatus, OutageStatus, SwitchStatus};
+use super::status::{CanaryStatus, LimitStatus, OutageStatus, SwitchStatus};
 use super::verification::NotFound;
 
 pub use content::ContentReport;
@@ -34,6 +35,15 @@ pub struct Report {
     /// From when on there is anything to tell: its beginning, or the first start of the relay that is known where that is later.
     #[serde(default)]
     pub known_since: Timestamp,
+    /// From when on the candidate was seen: `known_since`, or the first that came for it where that is later.
+    #[serde(default)]
+    pub seen_since: Timestamp,
+    /// The moment of requests, lags and outages: they are kept every few seconds, items with each delivery.
+    #[serde(default)]
+    pub observed_at: Timestamp,
+    /// Whether canaries are configured.
+    #[serde(default)]
+    pub canaries: bool,
     /// The upstream that the candidate is compared with.
     pub primary: String,
     /// The upstream that is judged.
@@ -61,14 +71,32 @@ pub struct Report {
 /// One thing that is demanded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Criterion {
-    /// `uptime`, `balance`, `withheld`, `lost`, `refused`, `availability`, `lag`, `services`, `canary`, `stored`, `content`.
+    /// `seen`, `uptime`, `balance`, `withheld`, `lost`, `refused`, `availability`, `lag`, `services`, `canary`, `stored`, `content`.
     pub name: String,
-    /// Whether it holds.
+    /// Whether nothing speaks against it.
     pub passed: bool,
+    /// Whether there was anything to judge. Without, it counts neither for the candidate nor against it.
+    #[serde(default = "yes")]
+    pub judged: bool,
     /// What is demanded.
     pub demanded: String,
     /// What was found.
     pub found: String,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+impl Criterion {
+    /// What came of it, in a word.
+    pub const fn result(&self) -> &'static str {
+        match (self.judged, self.passed) {
+            (false, _) => "not judged",
+            (true, true) => "pass",
+            (true, false) => "FAIL",
+        }
+    }
 }
 
 /// When the relay ran.
@@ -136,6 +164,9 @@ pub struct UpstreamReport {
     /// Canaries that did not get through in this time.
     #[serde(default)]
     pub canaries_failed: u64,
+    /// How canaries fare there now; absent where it gets none.
+    #[serde(default)]
+    pub canary: Option<CanaryStatus>,
     /// What does not add up in its accounts: anything but 0 is a defect.
     pub difference: i64,
 }
@@ -332,6 +363,16 @@ impl Report {
     pub fn judged_since(&self) -> Option<Timestamp> {
         let candidate = self.upstreams.iter().find(|upstream| upstream.role == "candidate")?;
         candidate.within.as_ref().map(|within| within.since)
+    }
+
+    /// How long the candidate was seen.
+    pub fn seen(&self) -> Duration {
+        self.now.since(self.seen_since)
+    }
+
+    /// How long a time was asked for.
+    pub fn asked(&self) -> Duration {
+        self.now.since(self.since)
     }
 
     /// The relay's first start, where it is later than the report's beginning.

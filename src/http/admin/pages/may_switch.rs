@@ -9,7 +9,6 @@ use crate::clock::Timestamp;
 use crate::http::admin::report::{self, NoReport};
 use crate::http::admin::state::{Admin, View};
 use crate::http::admin::verdict::{Answer, Known};
-use crate::telemetry::words;
 
 /// How long an answer serves.
 const SERVES: Duration = Duration::from_secs(60);
@@ -41,12 +40,7 @@ async fn judge(admin: &Admin, view: &View, now: Timestamp) -> Answer {
         _ => return Answer::Several(others),
     }
     match report::judged(admin, now - view.report.window.get(), None).await {
-        Ok(report) => Answer::Judged {
-            candidate: report.candidate,
-            ready: report.ready,
-            why: report.verdict,
-            seen: words::seconds(report.relay.window_seconds),
-        },
+        Ok(report) => Answer::Judged { candidate: report.candidate, ready: report.ready, why: report.verdict },
         Err(NoReport::Candidate(_)) => Answer::Alone,
         Err(error @ NoReport::Journal(_)) => Answer::Unknown(error.to_string()),
     }

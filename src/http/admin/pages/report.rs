@@ -59,7 +59,7 @@ fn head(report: &Report) -> Markup {
             "From " (time(report.since)) " to " (time(report.now)) " · items, requests and lags are counted by whole hours, from "
             (time(report.counted_since)) " on"
             @if let Some(since) = report.judged_since() { "; lag and losses are judged from " (time(since)) " on" }
-            " · version " (report.version)
+            "; requests and lags are as of " (time(report.observed_at)) " · version " (report.version)
         }
         div.banner.good[report.ready].bad[!report.ready] { b { (report.verdict) } }
     }
@@ -91,7 +91,7 @@ fn criteria(report: &Report) -> Markup {
             @for criterion in &report.criteria {
                 tr {
                     td { (criterion.name) }
-                    td.good[criterion.passed].bad[!criterion.passed] { (if criterion.passed { "pass" } else { "FAIL" }) }
+                    td.muted[!criterion.judged].good[criterion.judged && criterion.passed].bad[!criterion.passed] { (criterion.result()) }
                     td { (criterion.demanded) } td { (criterion.found) }
                 }
             }
