@@ -13,7 +13,7 @@ pub mod mend;
 mod parcel;
 pub mod proxies;
 mod quirks;
-mod rewrite;
+pub mod rewrite;
 mod sent;
 pub mod settings;
 pub mod supervisor;

@@ -19,7 +19,7 @@ use crate::protocol::event_id::EventId;
 const HELD: Duration = Duration::from_secs(1);
 
 /// Where an envelope goes: its project's DSN at the upstream, and what the other projects are called there.
-pub(super) struct Address<'a> {
+pub struct Address<'a> {
     routing: &'a Routing,
     project: &'a Project,
     upstream: &'a str,
@@ -29,7 +29,7 @@ pub(super) struct Address<'a> {
 
 impl<'a> Address<'a> {
     /// The address of the project of that name at the upstream, if it has one.
-    pub(super) fn of(routing: &'a Routing, project: &str, upstream: &'a str) -> Option<Self> {
+    pub fn of(routing: &'a Routing, project: &str, upstream: &'a str) -> Option<Self> {
         let project = routing.project(project)?;
         Some(Self { routing, project, upstream, dsn: project.dsns.get(upstream)? })
     }
@@ -50,7 +50,7 @@ impl<'a> Address<'a> {
 /// memory of `envelope` where nothing changed. `event_id` replaces that of the envelope.
 ///
 /// `spans` are those of the line, which was read before it was accepted; without them it goes out as it came.
-pub(super) fn rewrite(
+pub fn rewrite(
     envelope: &Bytes,
     spans: Option<&HeaderSpans>,
     to: &Address<'_>,

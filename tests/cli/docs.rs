@@ -25,6 +25,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("sudo ", "it changes the machine; deploy/debian/try.sh does these steps in a Debian of its own"),
     ("cargo run --profile look -- demo", "the demo has a test of its own"),
     ("cargo run --release -- demo", "the demo has a test of its own"),
+    ("cargo bench ", "it takes minutes on a machine of its own; .ci/run counts the instructions"),
     ("cargo test --lib figures", "it prints figures of one machine"),
     ("pm2 ", "PM2 keeps a daemon of its own for each user"),
     ("sed -i '/^SENTRY_DSN=/d", "tests/deploy.rs runs it on files of all kinds"),
