@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::Hasher as _;
+use std::hash::{BuildHasherDefault, Hasher as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::units::Period;
 
 mod recent;
 pub use recent::CAPACITY;
-use recent::Recent;
+use recent::{AsIs, Recent};
 
 /// The section `[dedup]` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -89,8 +89,8 @@ struct Window {
 struct Known {
     /// The keys that were committed.
     recent: Recent,
-    /// The keys on their way; each token is cancelled when its key's fate is decided.
-    reserved: HashMap<u128, CancellationToken>,
+    /// The keys on their way; the token of one that somebody waits for is cancelled when its fate is decided.
+    reserved: HashMap<u128, Option<CancellationToken>, BuildHasherDefault<AsIs>>,
 }
 
 /// What is known of a key.
@@ -133,13 +133,13 @@ impl Dedup {
     /// Takes the key for a submission, unless it was taken before.
     pub fn reserve(&self, key: u128, now: Timestamp) -> Answer {
         let mut known = self.known();
-        if let Some(undecided) = known.reserved.get(&key) {
-            return Answer::Undecided(undecided.clone());
+        if let Some(undecided) = known.reserved.get_mut(&key) {
+            return Answer::Undecided(undecided.get_or_insert_default().clone());
         }
         if known.recent.contains(key, now, self.length()) {
             return Answer::Repeat;
         }
-        known.reserved.insert(key, CancellationToken::new());
+        known.reserved.insert(key, None);
         Answer::Fresh(Reservation { window: self.clone(), key })
     }
 
@@ -167,7 +167,8 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if let Some(undecided) = self.window.known().reserved.remove(&self.key) {
+        let undecided = self.window.known().reserved.remove(&self.key);
+        if let Some(undecided) = undecided.flatten() {
             undecided.cancel();
         }
     }
