@@ -164,13 +164,17 @@ impl Book {
 
     /// Writes the rows.
     pub(super) fn write(&self, conn: &Connection) -> rusqlite::Result<()> {
-        let mut upsert = conn.prepare_cached(
-            "INSERT INTO ledger VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-             ON CONFLICT DO UPDATE SET quantity = quantity + excluded.quantity",
+        // Nearly always the row is there, and to change it costs less than to find out by an insert.
+        let mut update = conn.prepare_cached(
+            "UPDATE ledger SET quantity = quantity + ?6
+             WHERE hour = ?1 AND target = ?2 AND project = ?3 AND category = ?4 AND outcome = ?5",
         )?;
         for ((hour, target, project, category, outcome), quantity) in &self.rows {
             let (hour, quantity) = (hour.cast_signed(), quantity.cast_signed());
-            upsert.execute(params![hour, target, project, category.name(), outcome.name(), quantity])?;
+            let row = params![hour, target, project, category.name(), outcome.name(), quantity];
+            if update.execute(row)? == 0 {
+                conn.prepare_cached("INSERT INTO ledger VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(row)?;
+            }
         }
         self.losses.write(conn)
     }
