@@ -158,11 +158,13 @@ impl Log for SqliteJournal {
     }
 
     fn append(&self, submission: Submission) -> BoxFuture<'_, Result<RecordId, JournalError>> {
+        // In a box from the start: a future moves what it takes along at each step.
+        let submission = Box::new(submission);
         Box::pin(async move {
             if let Body::File(file) = &submission.body {
                 self.shared.spool.sync(file).await?;
             }
-            self.ask(|reply| Command::Append(Box::new(submission), reply)).await
+            self.ask(|reply| Command::Append(submission, reply)).await
         })
     }
 
