@@ -14,11 +14,8 @@ impl Daemon {
     pub(super) fn follow_trackers(&self, config: &Config, targets: &HashMap<Arc<str>, TargetId>) {
         let mut trackers = BTreeMap::new();
         for (name, settings) in &config.upstreams {
-            let (Some(target), Some(tracker)) = (targets.get(name), Tracker::of(name, settings, &config.projects))
-            else {
-                continue;
-            };
-            trackers.insert(Arc::clone(name), Tracker { target: *target, ..tracker });
+            let tracker = targets.get(name).and_then(|to| Tracker::of((name, *to), settings, &config.projects));
+            trackers.extend(tracker.map(|tracker| (Arc::clone(name), tracker)));
         }
         self.verifier.configure(&config.verify, trackers);
     }

@@ -148,7 +148,7 @@ mod tests {
 
     fn claim(body: &Body, items: Option<Vec<u16>>) -> Claim {
         let quantities = body.outline().unwrap().quantities();
-        let (id, project) = (RecordId(1), "shop".into());
+        let (id, project) = (RecordId::from_number(1), "shop".into());
         let accepted_at = Timestamp::default();
         let client = Client::default();
         let (body, located) = (body.clone(), std::sync::OnceLock::new());

@@ -62,8 +62,8 @@ pub struct Tracker {
 }
 
 impl Tracker {
-    /// How an upstream is asked; `None` where it has no `api` section. Its target is set by whoever knows it.
-    pub fn of(name: &Arc<str>, settings: &Upstreams, projects: &[Arc<Project>]) -> Option<Self> {
+    /// How an upstream is asked; `None` where it has no `api` section.
+    pub fn of((name, target): (&Arc<str>, TargetId), settings: &Upstreams, projects: &[Arc<Project>]) -> Option<Self> {
         let api = Api::of(settings)?;
         let place = |project: &Arc<Project>| {
             let dsn = project.dsns.get(name)?;
@@ -72,7 +72,7 @@ impl Tracker {
         };
         let places = projects.iter().filter_map(place).collect();
         let remembers = api.remembers();
-        Some(Self { target: TargetId(0), api, places, remembers })
+        Some(Self { target, api, places, remembers })
     }
 }
 
@@ -185,8 +185,7 @@ impl Verifier {
     pub async fn step(&self, name: &Arc<str>) {
         let _busy = Busy { verifier: self, name };
         let Some((tracker, settings, bound)) = self.begin(name) else { return };
-        let Some(verification) = self.journal.verification() else { return };
-        let rest = match self.look(verification, name, &tracker, &settings, bound).await {
+        let rest = match self.look(self.journal.verification(), name, &tracker, &settings, bound).await {
             Ok(rest) => rest,
             Err(error) => {
                 tracing::debug!(upstream.name = &**name, %error, "what it stores is looked up later");
@@ -325,7 +324,6 @@ impl Verifier {
             let Some(upstream) = shared.upstreams.get(name) else { return Ok(0) };
             (upstream.tracker.clone(), shared.settings.clone())
         };
-        let Some(verification) = self.journal.verification() else { return Ok(0) };
         let repair = Repair {
             since,
             below: settings.max_repairs,
@@ -334,7 +332,7 @@ impl Verifier {
             settle: settings.settle.get(),
             limit,
         };
-        let taken = verification.repair(tracker.target, repair).await?;
+        let taken = self.journal.verification().repair(tracker.target, repair).await?;
         if taken > 0
             && let Some(count) = log::admit_sum("repaired", name, taken as u64)
         {

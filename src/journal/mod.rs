@@ -45,9 +45,29 @@ pub use shares::Share;
 pub use storage::Storage;
 use verification::Verification;
 
-/// The number of a record: rises with every append, never used twice.
+/// Which record: rises with every append, never used twice. Only the backend knows what it is made of, and calculates with it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub struct RecordId(pub u64);
+pub struct RecordId(pub(in crate::journal) u64);
+
+impl RecordId {
+    /// Before all records: a walk through what is kept begins behind it.
+    pub const NONE: Self = Self(0);
+
+    /// What a walk goes on behind that is to meet this record next.
+    pub(crate) const fn just_before(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+
+    /// How operators and the API name it.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    /// The record that the API names so.
+    pub const fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+}
 
 impl fmt::Display for RecordId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -57,15 +77,13 @@ impl fmt::Display for RecordId {
 
 /// An upstream as the journal knows it: given by [`Log::target`], the same for the same name through restarts.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-pub struct TargetId(pub u8);
+pub struct TargetId(pub(in crate::journal) u8);
 
 /// The most targets a journal can know, those no longer configured included while something waits for them.
 pub const MAX_TARGETS: usize = 32;
 
 /// Everything that is kept, in one place. Shared by everyone through `Arc<dyn Journal>`.
 pub trait Journal: Log + Queues + Redelivery + Facts + Storage + fmt::Debug {
-    /// What it keeps of the look for events at their upstreams; `None` for one that keeps nothing delivered.
-    fn verification(&self) -> Option<&dyn Verification> {
-        None
-    }
+    /// What it keeps of the look for events at their upstreams.
+    fn verification(&self) -> &dyn Verification;
 }

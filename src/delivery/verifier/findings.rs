@@ -28,7 +28,7 @@ impl Verifier {
         let now = self.clock.now();
         let mut notes = Notes::default();
         let unseen = batch.fresh.iter().find(|event| !seen.contains_key(&event.record));
-        let to = unseen.map_or(batch.reached, |event| RecordId(event.record.0 - 1));
+        let to = unseen.map_or(batch.reached, |event| event.record.just_before());
         let mut found = vec![];
         for event in batch.fresh.iter().filter(|event| event.record <= to) {
             found.extend(self.finding(name, tracker, settings, event, seen, now).await);
@@ -76,7 +76,7 @@ impl Verifier {
 
     /// Why the tracker is known to lose the event.
     async fn known_loss(&self, tracker: &Tracker, event: &Wanted) -> Option<Cause> {
-        let record = self.journal.verification()?.record(event.record).await.ok().flatten()?;
+        let record = self.journal.verification().record(event.record).await.ok().flatten()?;
         tracker.api.known_loss(&record.body)
     }
 }

@@ -68,7 +68,7 @@ impl Verifier {
         after: RecordId,
     ) -> Result<Option<Looked>, JournalError> {
         let Some((tracker, settings, bound)) = self.begin(name) else { return Ok(None) };
-        let Some(verification) = self.journal.verification() else { return Ok(None) };
+        let verification = self.journal.verification();
         let mut taken = verification.taken(tracker.target, since, Some(after)).await?;
         let settled = taken.events.partition_point(|event| event.record <= bound.max(taken.reached));
         let mut recent = (taken.events.len() - settled) as u64;
@@ -80,7 +80,7 @@ impl Verifier {
         }
         if end < settled {
             // There was no room or no time for the rest: the next look goes on there.
-            (taken.next, recent) = (Some(RecordId(taken.events[end].record.0 - 1)), 0);
+            (taken.next, recent) = (Some(taken.events[end].record.just_before()), 0);
         }
         taken.events.truncate(end);
         self.note_trouble(name, trouble.as_ref(), !seen.is_empty());
@@ -112,7 +112,7 @@ impl Verifier {
         ids: &HashSet<EventId>,
     ) -> Result<Option<LookedAgain>, JournalError> {
         let Some((tracker, settings, _)) = self.begin(name) else { return Ok(None) };
-        let Some(verification) = self.journal.verification() else { return Ok(None) };
+        let verification = self.journal.verification();
         let mut taken = verification.taken(tracker.target, Timestamp::default(), Some(after)).await?;
         taken.events.retain(|event| ids.contains(&event.event_id));
         taken.events.truncate(STEP);

@@ -35,11 +35,9 @@ impl Verifier {
         upstream: &str,
         id: EventId,
     ) -> Result<(Option<Arc<str>>, SideBySide), JournalError> {
-        let record = match self.journal.verification() {
-            Some(verification) => verification.record_of(id).await?,
-            None => None,
+        let Some(record) = self.journal.verification().record_of(id).await? else {
+            return Ok((None, SideBySide::NotRetained));
         };
-        let Some(record) = record else { return Ok((None, SideBySide::NotRetained)) };
         let project = Some(Arc::clone(&record.project));
         let Some((api, there)) = self.place(upstream, &record.project) else {
             return Ok((project, SideBySide::NotAsked));

@@ -40,7 +40,7 @@ impl Worker {
     pub(super) fn learn_from_failure(&mut self, sent: &Sent, now: Timestamp) {
         let (record, why) = (&sent.claim.record, sent.what_went_wrong());
         let alone = self.suspects.failed(&record.project, sent.took, self.circuit.is_reached(), now);
-        let opened = self.circuit.failed(now, record.id.0, alone);
+        let opened = self.circuit.failed(now, record.id.number(), alone);
         if sent.speaks_of_the_record(self.quirks()) {
             self.circuit.doubts_one(now);
         }

@@ -65,7 +65,7 @@ async fn run(admin: &Admin, scope: Scope, dry_run: bool) -> Result<Option<Backfi
     if !dry_run && running.iter().any(|other| other.scope.target == scope.target && other.is_running()) {
         return Ok(None);
     }
-    let mut all = Survey { next: Some(RecordId(0)), ..Survey::default() };
+    let mut all = Survey { next: Some(RecordId::NONE), ..Survey::default() };
     while let Some(from) = all.next {
         let some = admin.journal.survey(scope.clone(), from).await?;
         all = Survey { records: all.records + some.records, bytes: all.bytes + some.bytes, next: some.next };
@@ -73,8 +73,8 @@ async fn run(admin: &Admin, scope: Scope, dry_run: bool) -> Result<Option<Backfi
     let target = scope.target;
     let planned = Backfill {
         scope,
-        until: RecordId(0),
-        reached: RecordId(0),
+        until: RecordId::NONE,
+        reached: RecordId::NONE,
         found: all.records,
         taken: 0,
         started_at: admin.clock.now(),

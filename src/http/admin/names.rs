@@ -49,9 +49,9 @@ async fn search(
     projects: &Arc<[Arc<str>]>,
 ) -> Result<BTreeMap<Box<str>, Seen>, JournalError> {
     let mut found: BTreeMap<Box<str>, Seen> = names.into_iter().map(|name| (name, Seen::new())).collect();
-    let mut next = Some(RecordId(0));
-    while let (Some(archive), Some(after)) = (journal.verification(), next) {
-        let part = archive.kept(after).await?;
+    let mut next = Some(RecordId::NONE);
+    while let Some(after) = next {
+        let part = journal.verification().kept(after).await?;
         next = part.next;
         let projects = Arc::clone(projects);
         found = tasks::blocking(move || {

@@ -317,7 +317,7 @@ async fn compare(
     let target = |name: &str| targets.iter().find(|(_, known)| **known == *name).map(|(target, _)| *target);
     let (Some(a), Some(b)) = (target(primary), target(candidate)) else { return Ok(ComparisonReport::default()) };
     let mut report = ComparisonReport::default();
-    let mut after = Some(RecordId(0));
+    let mut after = Some(RecordId::NONE);
     for _ in 0..LOOKS {
         let Some(from) = after else { break };
         let part = admin.journal.compare((a, b), since, from).await?;

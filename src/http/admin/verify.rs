@@ -40,12 +40,9 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// How many events are missing at an upstream, by project.
 pub(super) type Missing = BTreeMap<Arc<str>, u64>;
 
-/// How many events of each target are in which state; nothing where the journal cannot tell.
+/// How many events of each target are in which state; nothing while the journal does not answer.
 pub(super) async fn standings(admin: &Admin) -> Vec<Standing> {
-    match admin.journal.verification() {
-        Some(verification) => verification.standings().await.unwrap_or_default(),
-        None => vec![],
-    }
+    admin.journal.verification().standings().await.unwrap_or_default()
 }
 
 /// Those missing at one target.
@@ -88,10 +85,7 @@ fn compares(admin: &Admin) -> bool {
 }
 
 async fn contents(admin: &Admin, target: TargetId, since: Timestamp) -> Result<Contents, JournalError> {
-    match admin.journal.verification() {
-        Some(verification) => verification.contents(target, since).await,
-        None => Ok(Contents::default()),
-    }
+    admin.journal.verification().contents(target, since).await
 }
 
 fn content_status(admin: &Admin, contents: &Contents) -> ContentStatus {
@@ -136,7 +130,7 @@ pub(super) fn refresh(metrics: &Metrics, upstream: &UpstreamStatus) {
 pub(super) async fn look(_: Changer, State(admin): State<Admin>, Json(order): Json<VerifyOrder>) -> Response {
     let VerifyOrder { upstream, since, after } = order;
     let name = Arc::from(upstream.as_str());
-    match admin.verifier.look_for(&name, since, RecordId(after)).await {
+    match admin.verifier.look_for(&name, since, RecordId::from_number(after)).await {
         Ok(Some(looked)) => Json(Verified {
             stored: looked.stored,
             absent: looked.absent.iter().map(told).collect(),
@@ -144,7 +138,7 @@ pub(super) async fn look(_: Changer, State(admin): State<Admin>, Json(order): Js
             unknown: looked.unknown,
             recent: looked.recent,
             trouble: looked.trouble,
-            next: looked.next.map(|record| record.0),
+            next: looked.next.map(RecordId::number),
             look_again_after: looked.look_again_after.as_secs_f64(),
         })
         .into_response(),
@@ -160,7 +154,7 @@ pub(super) async fn look_again(_: Changer, State(admin): State<Admin>, Json(orde
     let Some(ids) = ids.ok().filter(|ids| ids.len() <= LOOK) else {
         return refuse(StatusCode::BAD_REQUEST, &format!("name no more than {LOOK} events by their ids"));
     };
-    match admin.verifier.look_again(&Arc::from(upstream.as_str()), RecordId(after), &ids).await {
+    match admin.verifier.look_again(&Arc::from(upstream.as_str()), RecordId::from_number(after), &ids).await {
         Ok(Some(looked)) => {
             let again = |outcome| match outcome {
                 Outcome::Stored => Again::Stored,
@@ -221,10 +215,7 @@ pub(super) async fn send_again(
         return Err(no_api(admin, upstream));
     };
     let failed = |error: JournalError| (StatusCode::SERVICE_UNAVAILABLE, error.to_string());
-    let all = match admin.journal.verification() {
-        Some(verification) => verification.missing(target, since, LISTED).await.map_err(failed)?,
-        None => verification::Missing::default(),
-    };
+    let all = admin.journal.verification().missing(target, since, LISTED).await.map_err(failed)?;
     let (mut sent_again, mut more) = (0, !dry_run);
     while more {
         let some = admin.verifier.repair(upstream, since, STEP).await.map_err(failed)?;
@@ -268,7 +259,7 @@ pub(super) async fn report(
 ) -> Result<Option<VerificationReport>, JournalError> {
     let own = status.upstreams.iter().find(|own| own.name == upstream.name).and_then(|own| own.verification.as_ref());
     let target = admin.journal.targets().into_iter().find(|(_, name)| **name == *upstream.name);
-    let (Some(own), Some((target, _)), Some(verification)) = (own, target, admin.journal.verification()) else {
+    let (Some(own), Some((target, _))) = (own, target) else {
         return Ok(None);
     };
     let is_own =
@@ -280,7 +271,7 @@ pub(super) async fn report(
         sums.vanished += account.vanished;
         sums.lost += account.lost;
     }
-    let missing = verification.missing(target, since, LISTED).await?;
+    let missing = admin.journal.verification().missing(target, since, LISTED).await?;
     let recent = recent(admin, target, since).await?;
     let (delivered, stored, lost) = (sums.delivered, sums.stored_now(), sums.lost);
     let known = stored + missing.count + lost;
@@ -338,11 +329,10 @@ async fn content(
 
 /// How many events were accepted so recently that it is too early to look for them, or to look a second time.
 async fn recent(admin: &Admin, target: TargetId, since: Timestamp) -> Result<u64, JournalError> {
-    let Some(verification) = admin.journal.verification() else { return Ok(0) };
     let early = since.max(admin.clock.now() - admin.verifier.settings().settle.get() * 3);
     let (mut count, mut after) = (0, None);
     loop {
-        let taken = verification.taken(target, early, after).await?;
+        let taken = admin.journal.verification().taken(target, early, after).await?;
         count += taken.events.len() as u64;
         after = taken.next;
         if after.is_none() {

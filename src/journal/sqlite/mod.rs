@@ -251,7 +251,7 @@ impl Queues for SqliteJournal {
 }
 
 impl Journal for SqliteJournal {
-    fn verification(&self) -> Option<&dyn super::verification::Verification> {
-        Some(self)
+    fn verification(&self) -> &dyn super::verification::Verification {
+        self
     }
 }

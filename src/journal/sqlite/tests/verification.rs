@@ -40,13 +40,13 @@ impl Scene {
 
     async fn wanted(&self, bound: u64, seconds: u64) -> Batch {
         let journal = self.subject.journal();
-        let verification = journal.verification().unwrap();
+        let verification = journal.verification();
         verification.wanted(self.target, RecordId(bound), at(seconds), 100).await.unwrap()
     }
 
     async fn note(&self, notes: Notes) {
         let journal = self.subject.journal();
-        journal.verification().unwrap().note(self.target, notes).await.unwrap();
+        journal.verification().note(self.target, notes).await.unwrap();
     }
 
     /// Notes the same finding of all that a batch holds.
@@ -63,7 +63,7 @@ impl Scene {
         self.subject.flush().await;
         let account = self.subject.ledger().accounts().into_iter().find(|(key, _)| key.upstream.is_some()).unwrap().1;
         let journal = self.subject.journal();
-        let standings = journal.verification().unwrap().standings().await.unwrap();
+        let standings = journal.verification().standings().await.unwrap();
         (account, standings.iter().map(|standing| standing.missing).sum())
     }
 
@@ -71,7 +71,7 @@ impl Scene {
         let (spacing, settle) = (Duration::from_secs(300), Duration::from_secs(60));
         let repair = Repair { since: at(0), below: 3, spacing, settle, limit: 100, apart: Duration::from_secs(4) };
         let journal = self.subject.journal();
-        journal.verification().unwrap().repair(self.target, repair).await.unwrap()
+        journal.verification().repair(self.target, repair).await.unwrap()
     }
 }
 
@@ -123,7 +123,7 @@ async fn what_was_put_off_waits_with_the_newest_first_until_it_comes_due_and_sur
     scene.subject.crash();
     let put_off = async |scene: &Scene, seconds, limit| {
         let journal = scene.subject.journal();
-        journal.verification().unwrap().put_off(scene.target, at(seconds), limit).await.unwrap()
+        journal.verification().put_off(scene.target, at(seconds), limit).await.unwrap()
     };
     let found = put_off(&scene, 59, 3).await;
     assert_eq!((numbers(&found.events), found.more, found.oldest), (vec![4, 3, 2], true, Some(at(1))));
@@ -179,8 +179,7 @@ async fn an_event_that_was_stored_and_is_gone_has_vanished() {
     let (account, missing) = scene.account().await;
     assert_eq!((account.stored, account.vanished, account.stored_now(), missing), (1, 1, 0, 1));
     let journal = scene.subject.journal();
-    let shown =
-        async |since, sample| journal.verification().unwrap().missing(scene.target, since, sample).await.unwrap();
+    let shown = async |since, sample| journal.verification().missing(scene.target, since, sample).await.unwrap();
     assert_eq!((shown(at(0), 9).await.count, numbers(&shown(at(0), 9).await.sample)), (1, vec![1]));
     assert_eq!((shown(at(0), 0).await.count, shown(at(2), 9).await.count), (1, 0));
 }
@@ -190,7 +189,7 @@ async fn what_is_found_of_an_event_behind_the_cursor_is_left_to_the_look_that_pa
     let scene = Scene::with(2).await;
     scene.deliver(2).await;
     let journal = scene.subject.journal();
-    let taken = async |after| journal.verification().unwrap().taken(scene.target, at(0), after).await.unwrap();
+    let taken = async |after| journal.verification().taken(scene.target, at(0), after).await.unwrap();
     scene.note_all(scene.wanted(1, 9).await, Finding::Stored).await;
     let all = taken(Some(RecordId(0))).await;
     assert_eq!((numbers(&all.events), all.reached), (vec![1, 2], RecordId(1)));
@@ -221,7 +220,7 @@ async fn a_missing_event_is_sent_again_later_and_is_then_looked_for_again() {
     scene.subject.assert_balanced().await;
     let journal = scene.subject.journal();
     let soon = due + Duration::from_secs(62);
-    let batch = journal.verification().unwrap().wanted(scene.target, RecordId(9), soon, 9).await.unwrap();
+    let batch = journal.verification().wanted(scene.target, RecordId(9), soon, 9).await.unwrap();
     assert_eq!(batch.again.iter().map(|event| (event.repairs, event.looks)).collect::<Vec<_>>(), [(1, 0), (1, 0)]);
 }
 
@@ -263,7 +262,7 @@ async fn what_is_lost_each_time_becomes_a_dead_letter_that_can_be_retried() {
     scene.subject.assert_balanced().await;
     scene.deliver(1).await;
     let later = Clock::system().now() + Duration::from_secs(1);
-    let batch = journal.verification().unwrap().wanted(scene.target, RecordId(9), later, 9).await.unwrap();
+    let batch = journal.verification().wanted(scene.target, RecordId(9), later, 9).await.unwrap();
     assert_eq!(numbers(&batch.again), [1], "it is looked for again");
     assert_eq!(journal.dead_letters(scene.target), 0);
 }
@@ -284,7 +283,7 @@ async fn a_row_whose_record_is_gone_goes_when_it_comes_due() {
 async fn an_event_is_found_by_its_id() {
     let scene = Scene::with(2).await;
     let journal = scene.subject.journal();
-    let find = async |id: u128| journal.verification().unwrap().record_of(id.into()).await.unwrap();
+    let find = async |id: u128| journal.verification().record_of(id.into()).await.unwrap();
     assert_eq!(find(2).await.unwrap().id, RecordId(2));
     assert!(find(9).await.is_none());
 }
@@ -303,7 +302,7 @@ async fn what_was_compared_is_counted_through_a_crash_and_its_differences_are_bo
     scene.note(Notes { compared: many, ..Notes::default() }).await;
     scene.subject.crash();
     let (journal, now) = (scene.subject.journal(), Clock::system().now());
-    let verification = journal.verification().unwrap();
+    let verification = journal.verification();
     let sampled = verification.sampled(scene.target, now, vec![u64::MAX - 3, 5]).await.unwrap();
     assert_eq!((sampled.day, sampled.kinds.len()), (62, 1), "what has no record does not count");
     assert!(sampled.kinds.contains_key(&(u64::MAX - 3)));
