@@ -211,6 +211,16 @@ async fn every_number_of_a_report_on_48_hours_is_what_the_upstreams_recorded() {
     assert_eq!(switches, ["sentry", "glitchtip"]);
     assert_eq!(failed(&report), ["uptime", "refused", "availability", "lag"]);
     assert_eq!((&report["ready"], relay.cli(&[]).await.0), (&false.into(), 1));
+    // Each says until when it counts: a report on a time that begins when the fault has left this one is not about it.
+    for name in failed(&report) {
+        let all = report["criteria"].as_array().expect("a list");
+        let one = all.iter().find(|one| one["name"] == name).expect("the criterion");
+        let left = relay.ms(&one["until"]) - relay.elapsed().as_millis() as u64;
+        let later = relay.report(&format!("?since={}ms", relay.now() - left)).await;
+        assert!(!failed(&later).contains(&name), "{name}: {one}, {later}");
+        let before = relay.report(&format!("?since={}ms", relay.now() - left + 3_600_001)).await;
+        assert!(failed(&before).contains(&name), "{name}: {one}, {before}");
+    }
 
     // Of the last twelve hours there is nothing to complain about.
     let report = relay.report("?since=12h").await;

@@ -2,6 +2,7 @@
 
 use crate::telemetry::report::criteria::hours;
 use crate::telemetry::report::{ContentReport, MissedReport, Report, UpstreamReport, VerificationReport};
+use crate::telemetry::status::GapStatus;
 use crate::telemetry::words;
 use crate::units::Period;
 
@@ -42,7 +43,8 @@ pub(super) fn report(located: &Located, args: &Args) -> Result<(), Failure> {
 
 /// The whole report as a person reads it, the verdict last.
 fn render(report: &Report) -> String {
-    let mut parts = vec![head(report), upstreams(report)];
+    let mut parts = vec![head(report), gaps(report), upstreams(report)];
+    parts.retain(|part| !part.is_empty());
     parts.extend(report.upstreams.iter().map(details));
     parts.push(comparison(report));
     parts.extend(switches(report));
@@ -56,6 +58,20 @@ fn render(report: &Report) -> String {
 fn judged_since(report: &Report) -> String {
     let since = report.judged_since();
     since.map_or(String::new(), |since| format!("; lag and losses are judged from {} on", since.in_words()))
+}
+
+/// When the relay did not run.
+fn gaps(report: &Report) -> String {
+    let gaps = &report.relay.gaps;
+    let line = |gap: &GapStatus| {
+        let (from, to) = (gap.from.in_words(), gap.to.in_words());
+        format!(
+            "it did not run from {from} to {to}: what services sent then is lost unless they sent it again, and nobody can count it"
+        )
+    };
+    let mut lines: Vec<String> = gaps.iter().rev().take(SHOWN).map(line).collect();
+    more(&mut lines, gaps.len(), "times without the relay");
+    lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
 fn head(report: &Report) -> String {

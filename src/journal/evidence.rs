@@ -93,8 +93,10 @@ pub struct Evidence {
     pub later_lags: BTreeMap<Arc<str>, Lags>,
     /// What the intake did.
     pub intake: Vec<Tally>,
-    /// When the relay ran, oldest first.
+    /// When the relay ran, oldest first: also the last stretch that ended before that time.
     pub stretches: Vec<Stretch>,
+    /// The beginning of the hour in which it last happened at an upstream: the reason of a drop, `misconfigured`, [`CANARY_FAILED`].
+    pub latest: BTreeMap<(Arc<str>, Box<str>), Timestamp>,
     /// How each upstream fared in each step, by its name, oldest first; those of over 48 hours ago are an hour long.
     pub steps: BTreeMap<Arc<str>, Vec<Step>>,
 }

@@ -4,14 +4,18 @@
 //! Rule: data is lost when it is not accepted, or was dropped in the last two hours although somebody wanted it. What only waits is not
 //! lost. Knows nothing but the status.
 
+use std::time::Duration;
+
 pub use super::level::{Health, Level};
-use super::status::{Status, UpstreamStatus};
+use super::status::{GapStatus, Status, UpstreamStatus};
 use super::words;
 
 /// How long what waits may wait before it is worth a word, in seconds.
 const LATE: f64 = 300.0;
 /// The same where the upstream itself asks to wait.
 const LATE_WHEN_LIMITED: f64 = 900.0;
+/// How long the relay may be away, as for an upgrade, before that is worth more than a word.
+const LONG_GAP: Duration = Duration::from_secs(60);
 /// How much of an error's text is repeated.
 const LONGEST_WHY: usize = 120;
 
@@ -44,10 +48,13 @@ fn calm(status: &Status) -> String {
         n => format!("{n} envelopes are under way"),
     };
     let mirror = if status.mirror || names.len() < 2 { "" } else { " and nobody else does, for the mirror is off" };
-    format!(
-        "{} is the primary, {who} what comes{mirror}, {waits}, nothing was lost in the last two hours",
-        status.primary
-    )
+    let lost = status.missed().map_or("nothing was lost in the last two hours".to_owned(), |length| uncounted(&length));
+    format!("{} is the primary, {who} what comes{mirror}, {waits}, {lost}", status.primary)
+}
+
+/// What nobody can count.
+fn uncounted(length: &str) -> String {
+    format!("the relay did not run for {length} in the last two hours, and what services sent then nobody can count")
 }
 
 fn of_relay(status: &Status) -> Vec<(Level, String)> {
@@ -58,6 +65,10 @@ fn of_relay(status: &Status) -> Vec<(Level, String)> {
     if status.difference != 0 {
         let why = format!("the accounts do not balance by {} items, which is a defect", status.difference);
         reasons.push((Level::LosingData, why));
+    }
+    let gone = status.gaps.iter().map(GapStatus::length).sum::<Duration>();
+    if let Some(length) = status.missed().filter(|_| gone >= LONG_GAP) {
+        reasons.push((Level::Degraded, uncounted(&length)));
     }
     if status.config.error.is_some() {
         reasons
@@ -178,10 +189,16 @@ mod tests {
             ("/upstreams/0/lately", json!({ "lost": 0, "refused": 2 })),
             ("/upstreams/0/backlog", json!({ "envelopes": 9, "bytes": 9, "oldest_seconds": 301.0 })),
             ("/config/error", json!("line 3")),
+            ("/gaps", json!([{ "from": "2026-01-01T02:00:00Z", "to": "2026-01-01T02:10:00Z" }])),
         ];
         for change in degraded {
             assert_eq!(status(std::slice::from_ref(&change)).level, Level::Degraded, "{change:?}");
         }
+        let gap = json!([{ "from": "2026-01-01T02:00:00Z", "to": "2026-01-01T02:00:05Z" }]);
+        let Health { level, sentence } = status(&[("/gaps", gap)]);
+        let uncounted =
+            "the relay did not run for 5 s in the last two hours, and what services sent then nobody can count.";
+        assert!(level == Level::Well && sentence.ends_with(uncounted), "{sentence}");
         let losing = [
             ("/not_ready", json!("the journal is full")),
             ("/upstreams/0/lately", json!({ "lost": 2, "refused": 0 })),

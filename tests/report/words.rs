@@ -209,6 +209,30 @@ async fn a_window_that_is_older_than_the_relay_counts_from_its_first_start() {
         assert_eq!(report["relay"]["window_seconds"], window, "{query}");
         assert_eq!(criterion(&report, "uptime")["passed"], false, "{query}");
     }
+    // What services sent in that hour nobody can count, and nobody is silent about it.
+    let report = relay.report("?since=48h").await;
+    assert_eq!(
+        report["relay"]["gaps"],
+        json!([{ "from": "2026-01-05T01:00:00.000Z", "to": "2026-01-05T02:00:00.000Z" }])
+    );
+    let lost = criterion(&report, "lost")["found"].as_str().expect("a text").to_owned();
+    let uncounted = "and what services sent in the 60 min without the relay, which nobody can count";
+    assert!(lost.contains(uncounted), "{lost}");
+    let gap =
+        "it did not run from 5 Jan 2026, 01:00:00 UTC to 5 Jan 2026, 02:00:00 UTC: what services sent then is lost";
+    let (_, text) = relay.cli(&["--since", "48h"]).await;
+    assert!(text.contains(gap), "{text}");
+    let page = relay.page().await;
+    assert!(page.contains("It did not run from") && page.contains("nobody can count it"), "{page}");
+    let status = relay.status_page().await;
+    assert!(status.contains("items, and what came in 60 min without the relay, which nobody can count"), "{status}");
+    assert!(status.contains("the relay did not run for 60 min in the last two hours"), "{status}");
+    // It counts until it is older than what is looked at.
+    let uptime = criterion(&report, "uptime");
+    assert_eq!(uptime["until"], "2026-01-07T02:00:00.000Z", "{uptime}");
+    assert!(
+        uptime["found"].as_str().expect("a text").ends_with("; counts until 7 Jan 2026, 02:00:00 UTC at the latest")
+    );
     relay.stop().await;
 }
 

@@ -6,21 +6,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+use crate::journal::evidence::Stretch;
 use crate::policy::outcome::DropReason;
 use crate::protocol::category::Category;
+use crate::telemetry::report::span;
 use crate::telemetry::series::{STEP, Step, beginning};
-use crate::telemetry::status::{LatelyStatus, OutageStatus};
+use crate::telemetry::status::{GapStatus, LatelyStatus, OutageStatus};
 
+use super::report::up;
 use super::state::Admin;
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// The most outages of all charts.
 const MOST_OUTAGES: usize = 500;
 
-/// By upstream. Nothing when the journal cannot be read: then it says so itself.
-pub(super) async fn of_all(admin: &Admin, now: Timestamp) -> BTreeMap<Arc<str>, LatelyStatus> {
+/// By upstream, and when the relay did not run. Nothing when the journal cannot be read: then it says so itself.
+pub(super) async fn of_all(admin: &Admin, now: Timestamp) -> (BTreeMap<Arc<str>, LatelyStatus>, Vec<GapStatus>) {
     let evidence = admin.journal.evidence(now - HOUR).await.unwrap_or_default();
     let mut all = BTreeMap::<Arc<str>, LatelyStatus>::new();
+    let gaps = gaps(admin, &evidence.stretches, now);
     for (key, account) in evidence.accounts {
         let Some(upstream) = key.upstream.filter(|_| Category::counts_items(key.category.name())) else { continue };
         let own = all.entry(upstream).or_default();
@@ -32,12 +36,24 @@ pub(super) async fn of_all(admin: &Admin, now: Timestamp) -> BTreeMap<Arc<str>, 
         own.delivered = delivered(now, steps);
         own.per_minute = per_minute(now, steps);
     }
-    all
+    (all, gaps)
+}
+
+/// When the relay did not run since the beginning of the last hour. Before its first start it did not have to.
+fn gaps(admin: &Admin, stretches: &[Stretch], now: Timestamp) -> Vec<GapStatus> {
+    let first = stretches.first().map_or(admin.started_at, |stretch| stretch.from).min(admin.started_at);
+    let window = (beginning_of_lately(now).max(first), now);
+    let up = up(stretches, admin.started_at, window);
+    span::gaps(&up, window).into_iter().map(|(from, to)| GapStatus { from, to }).collect()
+}
+
+fn beginning_of_lately(now: Timestamp) -> Timestamp {
+    Timestamp::from_millis((now - HOUR).hour() * 3_600_000)
 }
 
 /// What was delivered in each step since the beginning of the last hour.
 fn delivered(now: Timestamp, steps: &[Step]) -> Vec<u64> {
-    let mut at = Timestamp::from_millis((now - HOUR).hour() * 3_600_000);
+    let mut at = beginning_of_lately(now);
     let mut delivered = vec![];
     while at <= now {
         delivered.push(steps.iter().filter(|step| step.at == at).map(|step| step.delivered).sum());

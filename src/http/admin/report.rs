@@ -1,6 +1,7 @@
 //! The report, gathered: status, evidence, outages and the comparison of what is kept, judged by the section `[report]`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use axum::response::Response;
 use http::StatusCode;
@@ -17,9 +18,10 @@ use crate::telemetry::observations::Performance;
 use crate::telemetry::report::span::{self, Span};
 use crate::telemetry::report::{
     CategoryReport, ComparisonReport, ContentReport, IntakeReport, LagReport, Missed, MissedReport, RelayReport,
-    Report, UpstreamReport, WithinReport, criteria,
+    Report, SLOW, UpstreamReport, WithinReport, criteria,
 };
-use crate::telemetry::status::{OutageStatus, Status, UpstreamStatus};
+use crate::telemetry::series::Step;
+use crate::telemetry::status::{GapStatus, OutageStatus, Status, UpstreamStatus};
 use crate::units::Period;
 
 use super::answer::refuse;
@@ -33,6 +35,9 @@ const MOST: usize = 1000;
 const SAMPLE: usize = 50;
 /// The most looks at the records that are kept, ten thousand each.
 const LOOKS: usize = 100;
+
+/// What counts against an upstream besides what was dropped for it.
+const OF_A_FAULT: [&str; 2] = [CANARY_FAILED, Verdict::Misconfigured.name()];
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +59,8 @@ struct Sources {
     outages: Vec<Outage>,
     /// When the relay ran, within the window.
     up: Vec<Span>,
+    /// What deliveries are to stay below.
+    max_lag: Duration,
 }
 
 /// The report of the time since `since`.
@@ -68,13 +75,21 @@ pub(super) async fn judged(admin: &Admin, since: Timestamp, candidate: Option<&s
     let (now, view) = (admin.clock.now(), admin.view());
     let candidate = the_candidate(&view, candidate)?;
     let evidence = admin.journal.evidence(since).await?;
-    let known_since = since.max(first_start(admin, &evidence, since).await?);
+    let known_since = first_start(admin, &evidence, since);
     let seen_since = seen_since(admin, &evidence, &candidate, (known_since, now)).await?;
     let observed_at = evidence.stretches.last().map_or(now, |last| last.to.min(now));
     let up = up(&evidence.stretches, admin.started_at, (since, now));
     let outages = admin.journal.outages(since, MOST).await?;
     let status = scrape::status(admin).await;
-    let sources = Sources { since, window: (known_since, now), status, evidence, outages, up };
+    let sources = Sources {
+        since,
+        window: (known_since, now),
+        status,
+        evidence,
+        outages,
+        up,
+        max_lag: view.report.max_lag_p99.get(),
+    };
     let mut upstreams: Vec<UpstreamReport> =
         sources.status.upstreams.iter().map(|upstream| sources.upstream(upstream, &candidate)).collect();
     for upstream in &mut upstreams {
@@ -141,15 +156,10 @@ fn the_candidate(view: &View, named: Option<&str>) -> Result<String, NoReport> {
     which.map_err(NoReport::Candidate)
 }
 
-/// When the relay was first started, if that is not before `since`: an earlier time is not known, and nothing that was missed.
-async fn first_start(admin: &Admin, evidence: &Evidence, since: Timestamp) -> Result<Timestamp, JournalError> {
-    let first = |evidence: &Evidence| evidence.stretches.first().map(|stretch| stretch.from);
-    if first(evidence).is_some_and(|from| from <= since) || admin.started_at <= since {
-        return Ok(since);
-    }
-    // It may have run before, and have been down when this time began.
-    let all = admin.journal.evidence(Timestamp::default()).await?;
-    Ok(first(&all).unwrap_or(admin.started_at).min(admin.started_at))
+/// When the relay was first started, and no earlier than `since`.
+fn first_start(admin: &Admin, evidence: &Evidence, since: Timestamp) -> Timestamp {
+    let first = evidence.stretches.first().map_or(admin.started_at, |stretch| stretch.from);
+    first.min(admin.started_at).max(since)
 }
 
 /// From when on the candidate was seen: something came for it before, or it is known no longer than that.
@@ -169,7 +179,7 @@ async fn seen_since(
 }
 
 /// When the relay ran. The stretch of this process goes on.
-fn up(stretches: &[Stretch], started_at: Timestamp, window: Span) -> Vec<Span> {
+pub(super) fn up(stretches: &[Stretch], started_at: Timestamp, window: Span) -> Vec<Span> {
     let ran = stretches.iter().map(|stretch| (stretch.from, stretch.to));
     span::within(ran.chain([(started_at, window.1)]), window)
 }
@@ -183,13 +193,15 @@ impl Sources {
         let window_seconds = self.window.1.since(self.window.0).as_secs_f64();
         let up_seconds = span::length(&self.up).as_secs_f64();
         let stretches = &self.evidence.stretches;
-        let ended = stretches.iter().filter(|stretch| stretch.from < self.status.started_at);
+        let ended =
+            stretches.iter().filter(|stretch| stretch.from < self.status.started_at && stretch.to >= self.since);
         RelayReport {
             window_seconds,
             up_seconds,
             uptime_percent: percent(up_seconds, window_seconds),
             starts: stretches.iter().filter(|stretch| stretch.from >= self.window.0).count() as u64,
             crashes: ended.filter(|stretch| !stretch.stopped).count() as u64,
+            gaps: span::gaps(&self.up, self.window).into_iter().map(|(from, to)| GapStatus { from, to }).collect(),
         }
     }
 
@@ -235,6 +247,7 @@ impl Sources {
             role: role.to_owned(),
             categories,
             dropped,
+            latest: self.latest(&status.name),
             attempts: attempts(&performance),
             lag: lag(&performance.lags),
             within: self.within(&status.name),
@@ -256,6 +269,21 @@ impl Sources {
         let (steps, later) = (self.evidence.steps.get(name), self.evidence.later_lags.get(name));
         let (steps, later) = (steps.map_or(&[][..], Vec::as_slice), later.cloned().unwrap_or_default());
         WithinReport::new(self.since, self.window.1, steps, &later)
+    }
+
+    /// In which hour what counts against it last happened.
+    fn latest(&self, name: &str) -> BTreeMap<String, Timestamp> {
+        let own = self.evidence.latest.iter().filter(|((upstream, _), _)| **upstream == *name);
+        let mut latest: BTreeMap<String, Timestamp> = own.map(|((_, what), at)| (what.to_string(), *at)).collect();
+        latest.retain(|what, _| {
+            OF_A_FAULT.contains(&what.as_str()) || DropReason::ALL.iter().any(|one| one.name() == what)
+        });
+        let steps = self.evidence.steps.get(name).map_or(&[][..], Vec::as_slice);
+        let is_slow = |step: &&Step| step.lag_p99.is_some_and(|ms| Duration::from_millis(ms) >= self.max_lag);
+        if let Some(step) = steps.iter().rfind(is_slow) {
+            latest.insert(SLOW.to_owned(), Timestamp::from_millis(step.at.hour() * 3_600_000));
+        }
+        latest
     }
 
     /// How often canaries stopped getting through.

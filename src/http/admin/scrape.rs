@@ -61,7 +61,7 @@ async fn read(admin: &Admin) -> Status {
     let now = admin.clock.now();
     let view = admin.view();
     let outages = admin.journal.outages(now - OUTAGES, MOST_OUTAGES).await.unwrap_or_default();
-    let lately = lately::of_all(admin, now).await;
+    let (lately, gaps) = lately::of_all(admin, now).await;
     let mut upstreams = Vec::new();
     let standings = verify::standings(admin).await;
     for (target, name) in targets(admin, &view) {
@@ -92,6 +92,7 @@ async fn read(admin: &Admin) -> Status {
         projects: projects(&view),
         refused: refused(admin, &view),
         storms: storms(&view),
+        gaps,
         switches: switches(admin, SWITCHES).await,
         backfills: backfill::all(admin).await,
         config: view.config,

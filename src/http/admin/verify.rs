@@ -277,7 +277,8 @@ pub(super) async fn report(
     let known = stored + missing.count + lost;
     let recent = recent.min(delivered.saturating_sub(known));
     let pick = Pick { target: Some(target), reason: Some(LOST_BY_TRACKER.into()), since, ..Pick::default() };
-    let given_up = admin.journal.letters(pick, u64::MAX, usize::MAX).await?.len() as u64;
+    let letters = admin.journal.letters(pick, u64::MAX, usize::MAX).await?;
+    let (given_up, given_up_at) = (letters.len() as u64, letters.iter().map(|letter| letter.accepted_at).max());
     // What was lost and sent again is among the delivered once more.
     let expected = (delivered - recent).saturating_sub(lost) + given_up;
     #[expect(clippy::cast_precision_loss, reason = "a share is shown with three digits")]
@@ -288,6 +289,7 @@ pub(super) async fn report(
         missing: missing.count,
         lost,
         given_up,
+        given_up_at,
         recent,
         unknown: delivered.saturating_sub(known + recent),
         stored_percent,

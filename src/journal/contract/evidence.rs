@@ -71,6 +71,8 @@ pub(super) async fn evidence_adds_up_and_outlives_a_restart(mut subject: Subject
         [(today(1), today(30), false), (today(50), today(60), true)],
         "a crash ends at the last sign of life"
     );
+    let later = journal.evidence(today(40)).await.unwrap().stretches;
+    assert_eq!(later.len(), 2, "the last that ended before is told, too");
     let accepted = evidence.accounts.iter().filter(|(key, _)| key.upstream.as_deref() == Some("a"));
     assert_eq!(accepted.map(|(_, account)| account.accepted).sum::<u64>(), 3);
 }

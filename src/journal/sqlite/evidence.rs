@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, Row, params};
 
 use crate::clock::Timestamp;
-use crate::journal::evidence::{Evidence, KEPT, Observation, Outage, Stretch, Tally};
+use crate::journal::evidence::{CANARY_FAILED, Evidence, KEPT, Observation, Outage, Stretch, Tally};
 use crate::journal::{Switch, TargetId};
 use crate::policy::outcome::Outcome;
 use crate::policy::verdict::Verdict;
@@ -143,6 +143,7 @@ pub(super) fn read(conn: &Connection, shared: &Shared, since: Timestamp) -> rusq
         later_lags,
         intake: intake(conn, hour)?,
         stretches: stretches(conn, since)?,
+        latest: latest(conn, shared, hour)?,
         steps: steps::read(conn, shared, hour)?,
     })
 }
@@ -196,6 +197,32 @@ fn performance(conn: &Connection, shared: &Shared, hour: i64) -> rusqlite::Resul
     Ok((all, later))
 }
 
+/// In which hour it last happened, of what counts against an upstream.
+fn latest(
+    conn: &Connection,
+    shared: &Shared,
+    hour: i64,
+) -> rusqlite::Result<BTreeMap<(Arc<str>, Box<str>), Timestamp>> {
+    let mut all = BTreeMap::new();
+    for select in [
+        "SELECT target, outcome, max(hour) FROM ledger WHERE hour >= ?1 AND target >= 0 GROUP BY target, outcome",
+        "SELECT target, result, max(hour) FROM attempt WHERE hour >= ?1 AND result = 'misconfigured' GROUP BY target",
+    ] {
+        let mut select = conn.prepare_cached(select)?;
+        let mut rows = select.query([hour])?;
+        while let Some(row) = rows.next()? {
+            all.insert((shared.name(row.get(0)?), row.get(1)?), at(row.get::<_, i64>(2)? * 3_600_000));
+        }
+    }
+    let mut select =
+        conn.prepare_cached("SELECT kind, max(hour) FROM intake WHERE hour >= ?1 AND what = ?2 GROUP BY kind")?;
+    let mut rows = select.query(params![hour, CANARY_FAILED])?;
+    while let Some(row) = rows.next()? {
+        all.insert((row.get::<_, Arc<str>>(0)?, CANARY_FAILED.into()), at(row.get::<_, i64>(1)? * 3_600_000));
+    }
+    Ok(all)
+}
+
 fn intake(conn: &Connection, hour: i64) -> rusqlite::Result<Vec<Tally>> {
     let mut sums =
         conn.prepare_cached("SELECT what, kind, sum(quantity) FROM intake WHERE hour >= ?1 GROUP BY what, kind")?;
@@ -206,8 +233,10 @@ fn intake(conn: &Connection, hour: i64) -> rusqlite::Result<Vec<Tally>> {
 }
 
 fn stretches(conn: &Connection, since: Timestamp) -> rusqlite::Result<Vec<Stretch>> {
-    let mut select =
-        conn.prepare_cached("SELECT started, seen, stopped FROM stretch WHERE seen >= ?1 ORDER BY started LIMIT ?2")?;
+    let mut select = conn.prepare_cached(
+        "SELECT started, seen, stopped FROM stretch
+         WHERE seen >= ?1 OR started = (SELECT max(started) FROM stretch WHERE seen < ?1) ORDER BY started LIMIT ?2",
+    )?;
     let rows = select.query_map([since.as_millis().cast_signed(), MOST], |row| {
         Ok(Stretch { from: at(row.get(0)?), to: at(row.get(1)?), stopped: row.get(2)? })
     })?;

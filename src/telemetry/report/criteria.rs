@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::units::{Percent, Period};
 
+use super::super::status::GapStatus;
 use super::super::words;
 use super::accepted::AcceptedField;
 use super::{Criterion, Report, ServiceReport, UpstreamReport};
@@ -70,7 +71,7 @@ pub fn judge(settings: &Settings, report: &mut Report) {
     let of_items = [
         balance(candidate),
         withheld(settings, candidate),
-        lost(settings, candidate),
+        lost(settings, candidate, &report.relay.gaps),
         refused(settings, candidate),
         availability(settings, candidate),
     ];
@@ -81,6 +82,7 @@ pub fn judge(settings: &Settings, report: &mut Report) {
     criteria.extend([lag(settings, candidate), services(report), canary(report.canaries, candidate, report.since)]);
     criteria.extend(stored(settings, candidate, &report.candidate));
     criteria.extend(content(settings, candidate));
+    let criteria = criteria.into_iter().map(|criterion| criterion.until(report, candidate)).collect();
     report.criteria = criteria;
     report.ready = report.criteria.iter().all(|criterion| criterion.passed);
     report.verdict = verdict(settings, report);
@@ -144,7 +146,7 @@ fn is_idle(candidate: &UpstreamReport) -> bool {
 const NOTHING_CAME: &str = "nothing came for it";
 
 fn criterion(name: &str, passed: bool, demanded: String, found: String) -> Criterion {
-    Criterion { name: name.to_owned(), passed, judged: true, demanded, found }
+    Criterion { name: name.to_owned(), passed, judged: true, demanded, found, until: None }
 }
 
 impl Criterion {
@@ -197,12 +199,23 @@ fn withheld(settings: &Settings, candidate: &UpstreamReport) -> Criterion {
     criterion("withheld", found <= settings.max_withheld, demanded, format!("{found} items{later}{told}"))
 }
 
-fn lost(settings: &Settings, candidate: &UpstreamReport) -> Criterion {
+fn lost(settings: &Settings, candidate: &UpstreamReport, gaps: &[GapStatus]) -> Criterion {
     let before = candidate.within.as_ref().map_or(0, |within| within.lost_before);
     let found = candidate.dropped_as(&["expired", "evicted"]).saturating_sub(before);
     let found = found + candidate.dropped_as(&["rate_limited"]);
     let demanded = format!("no more than {} items expired, evicted or dropped under a limit", settings.max_lost);
-    criterion("lost", found <= settings.max_lost, demanded, format!("{found} items"))
+    criterion("lost", found <= settings.max_lost, demanded, format!("{found} items{}", uncounted(gaps)))
+}
+
+/// What nobody can count.
+fn uncounted(gaps: &[GapStatus]) -> String {
+    match gaps {
+        [] => String::new(),
+        gaps => format!(
+            ", and what services sent in the {} without the relay, which nobody can count",
+            GapStatus::together(gaps)
+        ),
+    }
 }
 
 fn refused(settings: &Settings, candidate: &UpstreamReport) -> Criterion {

@@ -9,15 +9,17 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::protocol::category::Category;
 
-use super::status::{CanaryStatus, LimitStatus, OutageStatus, SwitchStatus};
+use super::status::{CanaryStatus, GapStatus, LimitStatus, OutageStatus, SwitchStatus};
 use super::verification::NotFound;
 
 pub use content::ContentReport;
+pub use dated::SLOW;
 pub use within::WithinReport;
 
 pub mod accepted;
 mod content;
 pub mod criteria;
+mod dated;
 pub mod span;
 mod within;
 
@@ -82,6 +84,9 @@ pub struct Criterion {
     pub demanded: String,
     /// What was found.
     pub found: String,
+    /// Where it does not hold: until when at the latest what was found counts, if nothing more comes.
+    #[serde(default)]
+    pub until: Option<Timestamp>,
 }
 
 const fn yes() -> bool {
@@ -112,6 +117,9 @@ pub struct RelayReport {
     pub starts: u64,
     /// How many of those before ended without being told to.
     pub crashes: u64,
+    /// When it did not run in that time. What services sent then is lost unless they sent it again, and nobody can count it.
+    #[serde(default)]
+    pub gaps: Vec<GapStatus>,
 }
 
 /// What came in.
@@ -139,6 +147,10 @@ pub struct UpstreamReport {
     pub categories: Vec<CategoryReport>,
     /// Items dropped over all categories, by reason.
     pub dropped: BTreeMap<String, u64>,
+    /// The beginning of the hour in which something last went wrong, by what did: the reason of a drop, `misconfigured`, `canary_failed`,
+    /// `slow`.
+    #[serde(default)]
+    pub latest: BTreeMap<String, Timestamp>,
     /// Requests made, by what the answers meant: `delivered`, `rate_limited`, `failed`, `misconfigured`, `refused`.
     pub attempts: BTreeMap<String, u64>,
     /// How long its deliveries took; absent when there were none.
@@ -184,6 +196,9 @@ pub struct VerificationReport {
     pub lost: u64,
     /// Of those lost, how many were given up and are kept as dead letters.
     pub given_up: u64,
+    /// When the last of these was accepted.
+    #[serde(default)]
+    pub given_up_at: Option<Timestamp>,
     /// Taken so recently that it is too early to look.
     pub recent: u64,
     /// Of which nobody knows.

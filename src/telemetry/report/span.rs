@@ -22,6 +22,19 @@ pub fn within(spans: impl IntoIterator<Item = Span>, window: Span) -> Vec<Span> 
     merged
 }
 
+/// What of the window they leave open.
+pub fn gaps(spans: &[Span], window: Span) -> Vec<Span> {
+    let mut open = vec![];
+    let mut from = window.0;
+    for span in within(spans.iter().copied(), window) {
+        open.push((from, span.0));
+        from = span.1;
+    }
+    open.push((from, window.1));
+    open.retain(|(from, to)| from < to);
+    open
+}
+
 /// How long they are together; they must not overlap.
 pub fn length(spans: &[Span]) -> Duration {
     spans.iter().map(|(from, to)| to.since(*from)).sum()
@@ -38,5 +51,7 @@ mod tests {
         let found = within(spans, (at(10), at(100)));
         assert_eq!(found, [(at(10), at(12)), (at(50), at(80)), (at(95), at(100))]);
         assert_eq!(length(&found), Duration::from_secs(37));
+        assert_eq!(gaps(&found, (at(10), at(100))), [(at(12), at(50)), (at(80), at(95))]);
+        assert_eq!(gaps(&[], (at(10), at(10))), []);
     }
 }

@@ -221,6 +221,12 @@ fn intake(report: &Report) -> Markup {
             @if let Some(first) = report.first_start() { " since its first start at " (time(first)) }
             ": " (words::some(report.relay.starts, "start")) ", " (words::some(report.relay.crashes, "crash")) "."
         }
+        @for gap in &report.relay.gaps {
+            p.warn {
+                "It did not run from " (time(gap.from)) " to " (time(gap.to))
+                ": what services sent then is lost unless they sent it again, and nobody can count it."
+            }
+        }
         div.wide tabindex="0" role="region" aria-label="What came in" { table.counts {
             @for (what, counts) in [
                 ("Items accepted", &report.intake.accepted), ("Items that were repeats", &report.intake.duplicates),

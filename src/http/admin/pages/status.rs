@@ -66,7 +66,11 @@ fn first_screen(status: &Status, verdict: &Answer) -> Markup {
     };
     let waiting: u64 = status.upstreams.iter().map(|upstream| upstream.backlog.envelopes).sum();
     let lost: u64 = status.upstreams.iter().map(|upstream| upstream.lately.lost).sum();
-    let coming = if status.not_ready.is_some() { "items, and what comes now is refused" } else { "items" };
+    let coming = match (&status.not_ready, status.missed()) {
+        (Some(_), _) => "items, and what comes now is refused".to_owned(),
+        (None, Some(length)) => format!("items, and what came in {length} without the relay, which nobody can count"),
+        (None, None) => "items".to_owned(),
+    };
     let sentence = &status.health.sentence;
     let why = sentence.split_once(": ").map_or(sentence.as_str(), |(_, why)| why);
     html! {

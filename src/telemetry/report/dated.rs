@@ -1,0 +1,60 @@
+//! Until when what is found counts against a candidate: a fault leaves the time that a report looks at, most of them with their hour.
+//!
+//! Rule: the latest moment is told. A backfill, a retry or a repair ends some of them before it.
+
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+
+use super::{Criterion, Report, UpstreamReport};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// The key in `latest` of deliveries that took longer than is demanded.
+pub const SLOW: &str = "slow";
+
+impl Criterion {
+    /// The same with the moment until which it counts.
+    pub(super) fn until(mut self, report: &Report, candidate: &UpstreamReport) -> Self {
+        self.until = if self.passed { None } else { until(&self.name, report, candidate) };
+        if let Some(until) = self.until {
+            self.found += &format!("; counts until {} at the latest", until.in_words());
+        }
+        self
+    }
+}
+
+fn until(name: &str, report: &Report, candidate: &UpstreamReport) -> Option<Timestamp> {
+    let window = report.asked();
+    let hours = |what: &[&str]| {
+        let last = what.iter().filter_map(|what| candidate.latest.get(*what)).max()?;
+        Some(*last + HOUR + window)
+    };
+    match name {
+        "uptime" => Some(report.relay.gaps.last()?.to + window),
+        "withheld" => hours(&["mirror_off", "filtered", "sampled", "capped"]),
+        "lost" => hours(&["expired", "evicted", "rate_limited"]),
+        "refused" => hours(&["rejected", "misconfigured"]),
+        "lag" => hours(&[SLOW]),
+        "availability" => {
+            let ends: Option<Vec<Timestamp>> = candidate.outages.iter().map(|outage| outage.to).collect();
+            Some(ends?.into_iter().max()? + window)
+        }
+        "canary" => {
+            let fails = candidate.canary.as_ref().is_some_and(|own| own.state == "failing");
+            if fails { None } else { hours(&["canary_failed"]) }
+        }
+        "stored" => {
+            let own = candidate.verification.as_ref()?;
+            let missing = own.sample.iter().map(|event| event.accepted_at).max();
+            Some(missing.max(own.given_up_at)? + window)
+        }
+        "content" => {
+            let sample = &candidate.verification.as_ref()?.content.as_ref()?.sample;
+            let hour = sample.iter().map(|one| one.compared_at.hour()).max()?;
+            Some(Timestamp::from_millis(hour * 3_600_000) + HOUR + window.max(DAY))
+        }
+        _ => None,
+    }
+}
