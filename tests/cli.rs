@@ -116,9 +116,8 @@ async fn init_writes_a_file_with_which_a_relay_runs_and_says_what_services_need(
 
     let [port, admin] = [net::free_port(), net::free_port()];
     let journal = folder.path().join("journal.db");
-    let more = format!(
-        "[server]\nlisten = [\"127.0.0.1:{port}\"]\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n[journal]\npath = {journal:?}\n"
-    );
+    let more = format!("[server]\nlisten = [\"127.0.0.1:{port}\"]\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n");
+    let text = text.replace("[journal]\n", &format!("[journal]\npath = {journal:?}\n"));
     std::fs::write(&path, text + &more).expect("a longer file");
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_switchyard"));
     command.args(["run", "--config"]).arg(&path).env("GLITCHTIP_DSN", upstreams[1].dsn("secret-g", 22));
@@ -142,6 +141,33 @@ async fn init_writes_a_file_with_which_a_relay_runs_and_says_what_services_need(
         .await;
     }
     assert!(relay.stop(SOON).await.success());
+}
+
+#[test]
+fn init_keeps_what_a_parallel_run_needs_says_what_it_took_for_granted_and_names_no_file_that_is_not_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("config.toml");
+    let dsns =
+        ["init", "saas=https://key@o1.ingest.sentry.io/1", "my-glitchtip=http://key@g/2", "other=http://key@o/3"];
+    let output = on(&path, &[&dsns[..], &["--canary", "1m"]].concat());
+    assert_eq!(code(&output), 0, "{output:?}");
+    let text = std::fs::read_to_string(&path).expect("the file");
+    for line in ["retain = \"72h\"\n", "[canary]\ninterval = \"1m\"\ntimeout = \"30000ms\"\n"] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    for line in [
+        "saas is taken for a sentry, by its host",
+        "my-glitchtip is taken for a glitchtip, by its name",
+        "other is taken for any tracker (generic): nothing tells its kind",
+    ] {
+        assert!(out(&output).contains(line), "{line}: {output:?}");
+    }
+    assert_eq!(code(&on(&path, &["check"])), 0);
+    let elsewhere = folder.path().join("none.toml");
+    let wrong = on(&elsewhere, &[&dsns[..], &["--canary", "10ms"]].concat());
+    assert!(code(&wrong) == 64 || code(&wrong) == 2, "{wrong:?}");
+    assert!(err(&wrong).contains("shorter than 1s") && !err(&wrong).contains("none.toml"), "{wrong:?}");
+    assert!(!elsewhere.exists());
 }
 
 #[test]

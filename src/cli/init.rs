@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::config::{self, Kind};
 use crate::delivery::asking::{has_api, wants_a_name};
+use crate::policy::canary::Settings;
 use crate::protocol::dsn::Dsn;
 use crate::protocol::event_id::EventId;
 use crate::units::Period;
@@ -95,11 +96,16 @@ impl FromStr for Given {
 impl Given {
     /// By the name, or by the host that only Sentry SaaS has.
     fn kind(&self) -> Option<Kind> {
+        self.taken_for().map(|(kind, _)| kind)
+    }
+
+    /// What it is taken for, and by what.
+    fn taken_for(&self) -> Option<(Kind, &'static str)> {
         let known = [Kind::Sentry, Kind::Glitchtip, Kind::Bugsink, Kind::Relay];
         let by_name = known.into_iter().find(|kind| self.upstream.to_ascii_lowercase().contains(kind.name()));
         let host = self.dsn.parse::<Dsn>().ok().map(|dsn| dsn.authority().host().to_owned());
         let is_saas = host.is_some_and(|host| host == "sentry.io" || host.ends_with(".sentry.io"));
-        if is_saas { Some(Kind::Sentry) } else { by_name }
+        if is_saas { Some((Kind::Sentry, "host")) } else { by_name.map(|kind| (kind, "name")) }
     }
 }
 
@@ -167,6 +173,18 @@ impl<'a> Plan<'a> {
         self.names.iter().find(is_it).map(|(.., name)| *name)
     }
 
+    /// What each upstream is taken for.
+    fn kinds(&self) -> Vec<TakenFor<'a>> {
+        let mut kinds: Vec<TakenFor<'a>> = vec![];
+        for given in self.given {
+            if kinds.iter().all(|known| known.upstream != given.upstream) {
+                let (kind, by) = given.taken_for().map(|(kind, by)| (kind.name(), by)).unzip();
+                kinds.push(TakenFor { upstream: &given.upstream, kind, by });
+            }
+        }
+        kinds
+    }
+
     /// The upstreams that could be asked what they store, and cannot.
     fn unasked(&self) -> Vec<&'a str> {
         let mut unasked: Vec<&str> = vec![];
@@ -194,7 +212,19 @@ struct Written<'a> {
     primary: &'a str,
     /// The upstreams of which nobody will know what they store.
     unasked: Vec<&'a str>,
+    /// What upstreams are taken for, and by what.
+    kinds: Vec<TakenFor<'a>>,
     projects: Vec<Service<'a>>,
+}
+
+/// What an upstream is taken for.
+#[derive(Debug, Serialize)]
+struct TakenFor<'a> {
+    upstream: &'a str,
+    /// `None`: nothing tells.
+    kind: Option<&'static str>,
+    /// Its `name` or its `host`.
+    by: Option<&'static str>,
 }
 
 /// What the services of a project need.
@@ -217,12 +247,14 @@ pub(super) fn init(located: &Located, args: &Args) -> Result<(), Failure> {
     };
     let plan = Plan::of(&given, &answered)?;
     let check = text(&plan, |text, unknown| if text.starts_with("${") { unknown } else { text });
-    let loaded = config::parse(&path.display().to_string(), &check, &|_| None)
+    // Whatever is wrong stands in no file yet.
+    let loaded = config::parse("what these answers make, which was not written", &check, &|_| None)
         .map_err(|problems| Failure::new(Exit::Usage, problems.render(terminal::form_of_errors())))?;
     private_file::write(&path, text(&plan, |text, _| text).as_bytes(), args.force)?;
     let listen = loaded.config.server.listen.first().map(|listen| reachable(*listen));
     let listen = listen.ok_or_else(|| Failure::new(Exit::Internal, "by default nothing is listened on"))?;
-    let mut written = Written { path: &path, primary: plan.primary, unasked: plan.unasked(), projects: vec![] };
+    let (unasked, kinds) = (plan.unasked(), plan.kinds());
+    let mut written = Written { path: &path, primary: plan.primary, unasked, kinds, projects: vec![] };
     for (id, Project { name, key, .. }) in (1..).zip(&plan.projects) {
         written.projects.push(Service { name, dsn: format!("http://{key}@{listen}/{id}") });
     }
@@ -257,6 +289,9 @@ fn text<'a>(plan: &Plan<'a>, written: impl Fn(&'a str, &'a str) -> &'a str) -> S
         quoted(plan.primary)
     );
     out += &answers(plan.args);
+    if plan.given.iter().any(|given| given.upstream != plan.given[0].upstream) {
+        out += "\n[journal]\n# A parallel run of 48 hours and a day: as far back, a tracker can be given what it missed.\nretain = \"72h\"\n";
+    }
     let mut seen: Vec<&str> = vec![];
     for given in plan.given {
         if seen.contains(&&*given.upstream) {
@@ -312,18 +347,32 @@ fn answers(args: &Args) -> String {
     }
     if let Some(canary) = args.canary {
         out += &format!("\n[canary]\ninterval = \"{canary}\"\n");
+        // By default one may take a minute, and it must be decided before the next.
+        if canary <= Settings::default().timeout {
+            out += &format!("timeout = \"{}ms\"\n", canary.get().as_millis() / 2);
+        }
     }
     out
 }
 
 fn tell(located: &Located, written: &Written<'_>) -> Result<(), Failure> {
-    let Written { path, primary, unasked, projects } = written;
+    let Written { path, primary, unasked, kinds, projects } = written;
     terminal::say(format_args!("wrote {}; the primary is {primary}\n", path.display()))?;
     let width = projects.iter().map(|project| project.name.len()).max().unwrap_or_default();
     terminal::say("into the .env of each service, once:")?;
     for Service { name, dsn } in projects {
         terminal::say(format_args!("  {name:width$}  SENTRY_DSN={dsn}"))?;
     }
+    terminal::say("")?;
+    for TakenFor { upstream, kind, by } in kinds {
+        match kind.zip(*by) {
+            Some((kind, by)) => terminal::say(format_args!("{upstream} is taken for a {kind}, by its {by}"))?,
+            None => {
+                terminal::say(format_args!("{upstream} is taken for any tracker (generic): nothing tells its kind"))?
+            }
+        }
+    }
+    terminal::say("check --online tells what they are; what is wrong, mend by `kind` under [upstreams.NAME]")?;
     if !unasked.is_empty() {
         let names = unasked.join(" and ");
         terminal::say(format_args!(
