@@ -18,3 +18,16 @@ fn trusted_proxies_are_addresses_and_ranges_and_what_is_neither_says_what_is_mea
     assert_eq!(said("proxy_protocol = true\ntrusted_proxies = [\"10.0.0.1\"]"), fine);
     assert!(said("keep_alive = \"0s\"").contains("shorter than 1s"));
 }
+
+#[test]
+fn a_short_admin_token_is_warned_of_and_not_repeated() {
+    let said = |token: &str| {
+        lines(&GOOD.replace("[upstreams.sentry]", &format!("[admin]\ntoken = \"{token}\"\n[upstreams.sentry]")))
+    };
+    let short = said("12345");
+    let expected = "config.toml:4:9: warning: admin.token: has fewer than 16 characters: whoever guesses it can switch the primary";
+    assert!(short.starts_with(expected) && short.contains("openssl rand -hex 32"), "{short}");
+    assert!(!short.contains("12345"), "{short}");
+    assert!(said("0123456789abcde").contains("fewer than 16"));
+    assert_eq!(said("0123456789abcdef"), "no problems in config.toml");
+}
