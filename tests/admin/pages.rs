@@ -142,6 +142,11 @@ async fn who_signs_in_makes_another_upstream_the_primary_with_a_form_and_signs_o
 
     let page = browser.get("/switch?to=new&reason=not+shown%3Cb%3E").await;
     page.shows(200, &["Make new the primary", "comes for shop", "switchyard switch old", "name=\"reason\""]);
+    // What the report says of it stands above, with what does not hold.
+    page.shows(
+        200,
+        &["not ready: new fails ", "stored: nothing shows that new stores", "href=\"report?candidate=new\""],
+    );
     assert!(!page.text.contains("not shown") && !page.text.contains("http-equiv"), "{page:?}");
     let form_token = page.form_token().expect("a form");
     assert_eq!(relay.status().await["primary"], "old", "looking changes nothing");

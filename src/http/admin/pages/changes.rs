@@ -14,6 +14,7 @@ use crate::http::admin::answer::Refused;
 use crate::http::admin::backfill;
 use crate::http::admin::letters;
 use crate::http::admin::order::{self, SwitchBody};
+use crate::http::admin::report;
 use crate::http::admin::scrape;
 use crate::http::admin::session::{LIFE, SignInError};
 use crate::http::admin::state::Admin;
@@ -92,7 +93,11 @@ pub(in crate::http::admin) async fn switch_page(
     let (status, view) = (scrape::status(&admin).await, admin.view.load_full());
     match status.upstreams.iter().find(|upstream| upstream.name == to.get("to") && upstream.role != "removed") {
         Some(upstream) if upstream.role == "primary" => done(Ok(Outcome::Unchanged)),
-        Some(upstream) => forms::switch(&session, &status, &view, upstream),
+        Some(upstream) => {
+            let since = admin.clock.now() - view.report.window.get();
+            let verdict = report::judged(&admin, since, Some(&upstream.name)).await.ok();
+            forms::switch(&session, &status, (&view, verdict.as_ref()), upstream)
+        }
         None => forms::failed(StatusCode::NOT_FOUND, "There is no such upstream in the configuration."),
     }
 }

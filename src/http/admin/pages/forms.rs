@@ -15,6 +15,7 @@ use crate::http::admin::session::Session;
 use crate::http::admin::state::View;
 use crate::policy::routing::Project;
 use crate::telemetry::letters::LetterSummary;
+use crate::telemetry::report::Report;
 use crate::telemetry::status::{Status, UpstreamStatus};
 
 use super::layout::document;
@@ -225,9 +226,15 @@ pub(super) fn failed(status: StatusCode, why: &str) -> Response {
 }
 
 /// What it means to make `to` the primary, and the button that does it.
-pub(super) fn switch(session: &Session, status: &Status, view: &View, to: &UpstreamStatus) -> Response {
+pub(super) fn switch(
+    session: &Session,
+    status: &Status,
+    (view, verdict): (&View, Option<&Report>),
+    to: &UpstreamStatus,
+) -> Response {
     let title = format!("Make {} the primary", to.name);
     let body = html! {
+        (of_report(verdict))
         (readiness(view, to))
         ul { (consequences(status, view, &to.name)) }
         form.tall method="post" action="switch" {
@@ -238,6 +245,24 @@ pub(super) fn switch(session: &Session, status: &Status, view: &View, to: &Upstr
         }
     };
     page(StatusCode::OK, &title, &body)
+}
+
+/// What the report says of it, and what does not hold.
+fn of_report(report: Option<&Report>) -> Markup {
+    html! {
+        @match report {
+            Some(report) => {
+                div.banner.good[report.ready].warn[!report.ready] {
+                    b { (report.verdict) }
+                    @for criterion in report.criteria.iter().filter(|criterion| !criterion.passed) {
+                        br; (criterion.name) ": " (criterion.found)
+                    }
+                }
+                p { a href={ "report?candidate=" (report.candidate) } { "See the report" } }
+            }
+            None => div.banner.warn { "It is not known whether it is ready: there is no report now." }
+        }
+    }
 }
 
 /// What speaks against it.
