@@ -78,11 +78,15 @@ impl Receiver {
         .await;
     }
 
+    /// The single notices.
+    fn notices(&self) -> Vec<Value> {
+        let seen = self.seen.lock().expect("no panic");
+        seen.iter().flat_map(|(_, body)| body["notices"].as_array().cloned().unwrap_or_default()).collect()
+    }
+
     /// The single notices, as in `upstream_down began`.
     fn told(&self) -> Vec<String> {
-        let seen = self.seen.lock().expect("no panic");
-        let notices = seen.iter().flat_map(|(_, body)| body["notices"].as_array().cloned().unwrap_or_default());
-        notices.map(|n| format!("{} {}", n["event"], n["phase"]).replace('"', "")).collect()
+        self.notices().iter().map(|n| format!("{} {}", n["event"], n["phase"]).replace('"', "")).collect()
     }
 }
 
@@ -100,7 +104,11 @@ async fn an_outage_with_its_end_a_refusal_and_a_switch_are_told_once_each_and_ag
 
     glitchtip.always(Reply::status(400));
     relay.send_errors(1).await;
-    receiver.is_told("dead_letters happened", 3).await;
+    receiver.is_told("dead_letters began", 3).await;
+    let order = relay.client().post(format!("http://{}/api/dead-letters/discard", relay.admin_address()));
+    let order = order.header("content-type", "application/json").body(r#"{"all":true}"#).send().await;
+    assert!(order.expect("an answer").status().is_success());
+    receiver.is_told("dead_letters ended", 4).await;
 
     receiver.answers(500);
     relay.rewrite_primary("glitchtip");
@@ -114,11 +122,57 @@ async fn an_outage_with_its_end_a_refusal_and_a_switch_are_told_once_each_and_ag
     eventually("it comes again", SOON, async || {
         let told = receiver.told();
         let last = told.last().map(String::as_str);
-        (told.len() > 3 && last == Some("switch happened")).then_some(()).ok_or(format!("{told:?}"))
+        (told.len() > 4 && last == Some("switch happened")).then_some(()).ok_or(format!("{told:?}"))
     })
     .await;
     let log = relay.log();
     assert!(log.contains("a notification did not get through") && !log.contains("hunter2"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_switch_and_its_undo_are_both_told_in_order() {
+    let (sentry, glitchtip, receiver) = (Upstream::start().await, Upstream::start().await, Receiver::start().await);
+    let plan = Plan::new(&[("sentry", sentry.dsn("k", 1)), ("glitchtip", glitchtip.dsn("k", 1))]);
+    let relay = plan.more(&receiver.section("events = [\"switch\"]")).start().await;
+    relay.flip_to("glitchtip").await;
+    relay.flip_to("sentry").await;
+    receiver.is_told("switch happened", 2).await;
+    let notices = receiver.notices();
+    let texts: Vec<&str> = notices.iter().filter_map(|notice| notice["text"].as_str()).collect();
+    assert!(texts[0].starts_with("the primary is glitchtip now, before it was sentry"), "{texts:?}");
+    assert!(texts[1].starts_with("the primary is sentry now, before it was glitchtip"), "{texts:?}");
+    let kept = relay.status().await["switches"].clone();
+    assert_eq!([&notices[0]["at"], &notices[1]["at"]], [&kept[1]["at"], &kept[0]["at"]], "each has its own time");
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_told_before_a_restart_is_not_told_again_and_has_its_end_after_the_fact() {
+    let (sentry, glitchtip, receiver) = (Upstream::start().await, Upstream::start().await, Receiver::start().await);
+    let plan = Plan::new(&[("sentry", sentry.dsn("k", 1)), ("glitchtip", glitchtip.dsn("k", 1))]);
+    let mut relay = plan.more(&receiver.section("")).start().await;
+    glitchtip.always(Reply::status(503));
+    relay.send_errors(8).await;
+    receiver.is_told("upstream_down began", 1).await;
+    relay.stop().await;
+    let mut relay = relay.started().await;
+    // It is asked again, and does not answer.
+    let asked = glitchtip.seen().len();
+    eventually("it is asked again", SOON, async || match glitchtip.seen().len() {
+        more if more > asked => Ok(()),
+        _ => Err(relay.log()),
+    })
+    .await;
+    relay.stop().await;
+    glitchtip.always(Reply::Ok);
+    let relay = relay.started().await;
+    receiver.is_told("upstream_down ended", 2).await;
+    let end = receiver.notices()[1].clone();
+    assert_eq!(end["text"], "glitchtip takes envelopes again", "{end}");
+    let outage = relay.upstream("glitchtip").await["outages"][0].clone();
+    let at = |told: &Value| told.as_str().expect("a time").parse::<switchyard::clock::Timestamp>().expect("a time");
+    assert!(at(&end["at"]) >= at(&outage["to"]), "{end} {outage}");
+    relay.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -153,7 +207,8 @@ async fn events_that_a_tracker_lost_are_told_and_when_none_is_missing_any_more()
 async fn a_receiver_is_told_only_what_it_asks_for_and_notify_test_says_whether_it_is_reached() {
     let (sentry, receiver) = (Upstream::start().await, Receiver::start().await);
     let plan = Plan::new(&[("sentry", sentry.dsn("k", 1))]);
-    let section = receiver.section("format = \"slack\"\nevents = [\"switch\"]");
+    let section =
+        receiver.section("format = \"slack\"\nevents = [\"switch\"]") + &receiver.section("events = [\"ready\"]");
     let relay = plan.more(&section).start().await;
     let config = relay.config();
     let test = move || {
@@ -166,6 +221,7 @@ async fn a_receiver_is_told_only_what_it_asks_for_and_notify_test_says_whether_i
     let (path, body) = receiver.seen.lock().expect("no panic")[0].clone();
     assert_eq!(path, "/hook/hunter2");
     assert!(body["text"].to_string().contains("messages get through"), "{body}");
+    assert_eq!(receiver.notices()[0]["event"], "test");
     receiver.answers(404);
     let output = tokio::task::spawn_blocking(test).await.expect("the verb ends");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();

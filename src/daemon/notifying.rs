@@ -1,19 +1,21 @@
 //! Looks at the status every few seconds and tells receivers what they should know. A task of its own: what a receiver takes of time is
 //! nobody else's.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::http::Admin;
+use crate::journal::evidence::{INCIDENT_BEGAN, INCIDENT_ENDED, Tally};
 use crate::notify::receiver::Sender;
 use crate::notify::{Settings, signs};
 use crate::policy::backoff::Backoff;
-use crate::policy::incidents::{Event, Incidents, Notice, Sign};
+use crate::policy::incidents::{Event, Incidents, Notice, Sign, Told};
 use crate::telemetry::metrics::Metrics;
 
 use super::Daemon;
@@ -47,7 +49,17 @@ struct Watcher {
     sender: Option<Sender>,
     verdict: Option<(Instant, Sign)>,
     receivers: Vec<Receiver>,
+    /// What an earlier process told of and did not end; `None` before that was looked up.
+    before: Option<Vec<Told>>,
+    /// From when on switches are told to who comes now.
+    since: Timestamp,
+    /// What is told and not over, of all receivers together.
+    open: BTreeSet<Told>,
+    news: News,
 }
+
+/// Incidents that began and ended, for the journal.
+pub(super) type News = Arc<Mutex<Vec<Tally>>>;
 
 impl Daemon {
     /// Tells the receivers from now on.
@@ -61,12 +73,17 @@ impl Daemon {
             sender: None,
             verdict: None,
             receivers: vec![],
+            before: None,
+            since: self.clock.now(),
+            open: BTreeSet::new(),
+            news: Arc::clone(&self.observed.incidents),
         };
         let stop = self.tasks.stopping().clone();
         self.tasks.spawn("notifications", async move {
             let mut looks = interval(LOOK);
             looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             while stop.run_until_cancelled(looks.tick()).await.is_some() {
+                watcher.remember().await;
                 watcher.follow(&receivers.load());
                 stop.run_until_cancelled(watcher.look()).await;
             }
@@ -81,8 +98,40 @@ impl Watcher {
         for settings in settings {
             let known = before.iter().position(|receiver| receiver.settings == *settings);
             let receiver = known.map(|at| before.swap_remove(at));
-            self.receivers.push(receiver.unwrap_or_else(|| Receiver::new(settings.clone())));
+            self.receivers.push(receiver.unwrap_or_else(|| self.receiver(settings)));
         }
+        // Who comes later begins with what is seen then.
+        self.before = Some(vec![]);
+        self.since = self.clock.now();
+    }
+
+    /// Looks up once what an earlier process told of and did not end.
+    async fn remember(&mut self) {
+        if self.before.is_none() {
+            let evidence = self.admin.evidence().await;
+            self.before = Some(open_at_the_end(&evidence.intake));
+            self.open = self.before.iter().flatten().cloned().collect();
+        }
+    }
+
+    fn receiver(&self, settings: &Settings) -> Receiver {
+        let own = self.before.iter().flatten().filter(|told| settings.events.contains(&told.event)).cloned();
+        let own = own.map(|told| (told.clone(), signs::over(told.event, &told.subject)));
+        let incidents = Incidents::after(own, self.clock.uptime(), self.since);
+        Receiver { settings: settings.clone(), incidents, waiting: vec![], due: Instant::now(), failures: 0 }
+    }
+
+    /// Notes for the journal what began and ended.
+    fn note(&mut self) {
+        let open: BTreeSet<Told> = self.receivers.iter().flat_map(|receiver| receiver.incidents.told()).collect();
+        let tally = |what: &str, told: &Told| {
+            let kind = format!("{} {}", told.event.name(), told.subject).into();
+            Tally { what: what.into(), kind, count: 1 }
+        };
+        let began = open.difference(&self.open).map(|told| tally(INCIDENT_BEGAN, told));
+        let ended = self.open.difference(&open).map(|told| tally(INCIDENT_ENDED, told));
+        self.news.lock().unwrap_or_else(PoisonError::into_inner).extend(began.chain(ended));
+        self.open = open;
     }
 
     async fn look(&mut self) {
@@ -95,7 +144,6 @@ impl Watcher {
         if self.sender.is_none() {
             self.sender = Sender::new().inspect_err(|error| tracing::error!(%error, "nobody can be notified")).ok();
         }
-        let Some(sender) = &self.sender else { return };
         let (uptime, now) = (self.clock.uptime(), self.clock.now());
         for receiver in &mut self.receivers {
             let own: Vec<Sign> =
@@ -105,6 +153,8 @@ impl Watcher {
             let surplus = receiver.waiting.len().saturating_sub(KEPT);
             receiver.waiting.drain(..surplus);
         }
+        self.note();
+        let Some(sender) = &self.sender else { return };
         join_all(self.receivers.iter_mut().map(|receiver| receiver.send(sender, &self.metrics))).await;
     }
 
@@ -120,11 +170,26 @@ impl Watcher {
     }
 }
 
-impl Receiver {
-    fn new(settings: Settings) -> Self {
-        Self { settings, incidents: Incidents::default(), waiting: vec![], due: Instant::now(), failures: 0 }
-    }
+/// The incidents that began and did not end. What began more than once before it ended is one.
+fn open_at_the_end(tallies: &[Tally]) -> Vec<Told> {
+    let count = |what: &str, kind: &str| {
+        tallies
+            .iter()
+            .filter(|tally| &*tally.what == what && &*tally.kind == kind)
+            .map(|tally| tally.count)
+            .sum::<u64>()
+    };
+    let began = tallies.iter().filter(|tally| &*tally.what == INCIDENT_BEGAN);
+    let open = began.filter(|tally| tally.count > count(INCIDENT_ENDED, &tally.kind));
+    let told = |tally: &Tally| {
+        let (name, subject) = tally.kind.split_once(' ')?;
+        let event = Event::ALL.into_iter().find(|event| event.name() == name)?;
+        Some(Told { event, subject: subject.to_owned() })
+    };
+    open.filter_map(told).collect()
+}
 
+impl Receiver {
     /// Sends what waits, when it is time.
     async fn send(&mut self, sender: &Sender, metrics: &Metrics) {
         if self.waiting.is_empty() || Instant::now() < self.due {

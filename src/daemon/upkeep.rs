@@ -2,7 +2,7 @@
 //! was dropped, send canaries, prune, and keep what was observed.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -17,7 +17,7 @@ use crate::telemetry::log;
 use crate::telemetry::metrics::IntakeCounts;
 use crate::telemetry::series::Series;
 
-use super::Daemon;
+use super::{Daemon, notifying};
 
 /// How much is done in one step.
 const STEP: usize = 256;
@@ -38,6 +38,8 @@ pub(super) struct Observed {
     ledger: Ledger,
     /// How the upstreams fared, as far as it was told.
     series: Series,
+    /// Incidents that were told of, since the last time.
+    pub(super) incidents: notifying::News,
     /// Services that were seen and that the journal has not taken yet.
     seen: Vec<Tally>,
 }
@@ -46,12 +48,18 @@ impl Observed {
     /// Nothing yet.
     pub(super) fn new(started: Timestamp, ledger: Ledger) -> Self {
         let series = Series::new(&ledger.accounts());
-        Self { started, at: None, counts: IntakeCounts::new(), ledger, series, seen: vec![] }
+        Self { started, at: None, counts: IntakeCounts::new(), ledger, series, incidents: Arc::default(), seen: vec![] }
     }
 
     /// Canaries stopped getting through to an upstream.
     pub(super) fn canary_failed(&mut self, upstream: &str) {
         self.seen.push(Tally { what: CANARY_FAILED.into(), kind: upstream.into(), count: 1 });
+    }
+
+    /// Puts what was told of incidents with what waits for the journal.
+    fn take_incidents(&mut self) {
+        let mut incidents = self.incidents.lock().unwrap_or_else(PoisonError::into_inner);
+        self.seen.append(&mut incidents);
     }
 
     /// By how much the counts have risen since.
@@ -118,6 +126,7 @@ impl Daemon {
         let target = |name: &Arc<str>| targets.iter().find(|(_, known)| known == name).map(|(target, _)| *target);
         let upstreams = news.iter().filter_map(|(name, news)| Some((target(name)?, news.clone()))).collect();
         self.observed.seen.extend(self.intake.sightings());
+        self.observed.take_incidents();
         let mut intake = self.observed.news(&counts);
         intake.extend(self.observed.seen.iter().cloned());
         let waiting = self.waiting().await;

@@ -64,6 +64,12 @@ impl Latest {
 /// What a [`Tally`] is called that counts how often canaries stopped getting through to an upstream, which is its kind.
 pub const CANARY_FAILED: &str = "canary_failed";
 
+/// What a [`Tally`] is called that counts how often an incident was told to somebody, and its end: what began and did not end is open
+/// when the next process starts. Its kind is the event, and behind a blank whose it is.
+pub const INCIDENT_BEGAN: &str = "incident_began";
+/// See [`INCIDENT_BEGAN`].
+pub const INCIDENT_ENDED: &str = "incident_ended";
+
 /// How often the intake did something: what, with which word for the kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tally {

@@ -76,5 +76,5 @@ impl Sender {
 /// The notice of a test.
 pub fn test_notice(now: Timestamp) -> Notice {
     let text = "this is a test of `switchyard notify test`: messages get through".to_owned();
-    Notice { event: Event::Switch, subject: String::new(), phase: Phase::Happened, text, at: now }
+    Notice { event: Event::Test, subject: String::new(), phase: Phase::Happened, text, at: now }
 }

@@ -1,6 +1,7 @@
 //! What the status shows that an operator should be told.
 
-use crate::policy::incidents::{Event, Sign};
+use crate::clock::Timestamp;
+use crate::policy::incidents::{Event, Kind, Sign};
 use crate::telemetry::status::{Status, SwitchStatus, UpstreamStatus};
 
 /// The part of `max_size` from which on the journal counts as nearly full, in hundredths: as in the alert.
@@ -8,23 +9,44 @@ const FILLING: u64 = 70;
 
 /// The signs of a status. `max_size` is the journal's, in bytes.
 pub fn of(status: &Status, max_size: u64) -> Vec<Sign> {
-    let mut signs: Vec<Sign> = status.upstreams.iter().flat_map(of_upstream).collect();
+    let mut signs: Vec<Sign> = status.upstreams.iter().flat_map(|own| of_upstream(own, status.started_at)).collect();
     signs.extend(of_journal(status, max_size));
     if let Some(problem) = &status.config.error {
         let text = format!("the configuration file has a problem and is not in force: {}", first_line(problem));
-        signs.push(lasting(Event::ConfigRefused, "", text, "the configuration file is in force again".into()));
+        signs.push(lasting(Event::ConfigRefused, "", text));
     }
-    signs.push(of_switches(status.switches.first()));
+    // Oldest first: each is told.
+    signs.extend(status.switches.iter().rev().map(of_switch));
     signs
 }
 
 /// That the candidate is ready, or not yet.
 pub fn of_verdict(candidate: &str, is_ready: bool, verdict: &str) -> Sign {
     let text = format!("{verdict}: `switchyard switch {candidate}` makes it the primary");
-    Sign { event: Event::Ready, subject: candidate.to_owned(), text, over: String::new(), count: Some(is_ready.into()) }
+    Sign {
+        event: Event::Ready,
+        subject: candidate.to_owned(),
+        text,
+        over: String::new(),
+        kind: Kind::Happens(is_ready.into()),
+        at: None,
+    }
 }
 
-fn of_upstream(upstream: &UpstreamStatus) -> Vec<Sign> {
+/// What is told when something is over.
+pub fn over(event: Event, subject: &str) -> String {
+    match event {
+        Event::UpstreamDown => format!("{subject} takes envelopes again"),
+        Event::CanaryFailed => format!("canaries get through to {subject} again"),
+        Event::EventsMissing => format!("no event is missing at {subject} any more"),
+        Event::DeadLetters => format!("no dead letter of {subject} is left"),
+        Event::JournalFilling => "the journal has room again".to_owned(),
+        Event::ConfigRefused => "the configuration file is in force again".to_owned(),
+        Event::Switch | Event::Ready | Event::Test => String::new(),
+    }
+}
+
+fn of_upstream(upstream: &UpstreamStatus, started_at: Timestamp) -> Vec<Sign> {
     let name = &upstream.name;
     let mut signs = vec![];
     let error = upstream.last_error.as_ref().map_or(String::new(), |error| format!(": {}", error.what));
@@ -36,53 +58,56 @@ fn of_upstream(upstream: &UpstreamStatus) -> Vec<Sign> {
     if let Some(trouble) = trouble {
         let waits = upstream.backlog.envelopes;
         let text = format!("{} {name} {trouble}{error}; {waits} envelopes wait", upstream.role);
-        let over = format!("{} {name} takes envelopes again", upstream.role);
-        signs.push(lasting(Event::UpstreamDown, name, text, over));
+        signs.push(lasting(Event::UpstreamDown, name, text));
+    } else if upstream.outages.iter().any(|outage| outage.to.is_none() && outage.from < started_at) {
+        // It did not answer when this process started, and nothing was sent there since.
+        signs.push(Sign { kind: Kind::GoesOn, ..lasting(Event::UpstreamDown, name, String::new()) });
+    }
+    if upstream.canary.as_ref().is_some_and(|canary| canary.state == "under_way") {
+        signs.push(Sign { kind: Kind::GoesOn, ..lasting(Event::CanaryFailed, name, String::new()) });
     }
     if let Some(canary) = upstream.canary.as_ref().filter(|canary| canary.state == "failing") {
         let why = canary.why.as_ref().map_or(String::new(), |why| format!(": {why}"));
         let text = format!("no canary gets through to {name}{why}");
-        signs.push(lasting(Event::CanaryFailed, name, text, format!("canaries get through to {name} again")));
+        signs.push(lasting(Event::CanaryFailed, name, text));
     }
     let missing = upstream.verification.as_ref().map_or(0, |own| own.missing);
     if missing > 0 {
         let text = format!(
             "{name} answered with 2xx and does not store {missing} events: `switchyard backfill {name} --missing` sends them again"
         );
-        signs.push(lasting(Event::EventsMissing, name, text, format!("no event is missing at {name} any more")));
+        signs.push(lasting(Event::EventsMissing, name, text));
     }
     let letters = upstream.dead_letters;
     let text =
         format!("{name} refused envelopes for good, {letters} are kept: `switchyard dead-letters list` shows them");
-    signs.push(Sign { count: Some(letters), ..lasting(Event::DeadLetters, name, text, String::new()) });
+    signs.push(Sign { kind: Kind::Grows(letters), ..lasting(Event::DeadLetters, name, text) });
     signs
 }
 
 fn of_journal(status: &Status, max_size: u64) -> Option<Sign> {
     let waiting = status.upstreams.iter().map(|upstream| upstream.backlog.bytes).max().unwrap_or(0);
-    let over = "the journal has room again".to_owned();
     if let Some(why) = &status.not_ready {
-        return Some(lasting(Event::JournalFilling, "", format!("submissions are refused: {why}"), over));
+        return Some(lasting(Event::JournalFilling, "", format!("submissions are refused: {why}")));
     }
     let is_filling = u128::from(waiting) * 100 > u128::from(max_size) * u128::from(FILLING);
     let text = || format!("{waiting} bytes wait in a journal of {max_size}: it fills up");
-    is_filling.then(|| lasting(Event::JournalFilling, "", text(), over))
+    is_filling.then(|| lasting(Event::JournalFilling, "", text()))
 }
 
-fn of_switches(last: Option<&SwitchStatus>) -> Sign {
-    let text = last.map_or(String::new(), |switch| {
-        let of = switch.project.as_ref().map_or(String::new(), |project| format!(" of {project}"));
-        let from = switch.from.as_ref().map_or(String::new(), |from| format!(", before it was {from}"));
-        let by = switch.author.as_ref().map_or(String::new(), |author| format!(" ({author})"));
-        let why = switch.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
-        format!("the primary{of} is {} now{from}{by}{why}", switch.to)
-    });
-    let at = last.map_or(0, |switch| switch.at.as_millis());
-    Sign { count: Some(at), ..lasting(Event::Switch, "", text, String::new()) }
+fn of_switch(switch: &SwitchStatus) -> Sign {
+    let of = switch.project.as_ref().map_or(String::new(), |project| format!(" of {project}"));
+    let from = switch.from.as_ref().map_or(String::new(), |from| format!(", before it was {from}"));
+    let by = switch.author.as_ref().map_or(String::new(), |author| format!(" ({author})"));
+    let why = switch.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
+    let text = format!("the primary{of} is {} now{from}{by}{why}", switch.to);
+    let kind = Kind::Happens(switch.at.as_millis());
+    Sign { kind, at: Some(switch.at), ..lasting(Event::Switch, "", text) }
 }
 
-fn lasting(event: Event, subject: &str, text: String, over: String) -> Sign {
-    Sign { event, subject: subject.to_owned(), text, over, count: None }
+fn lasting(event: Event, subject: &str, text: String) -> Sign {
+    let over = over(event, subject);
+    Sign { event, subject: subject.to_owned(), text, over, kind: Kind::Lasts, at: None }
 }
 
 fn first_line(text: &str) -> &str {

@@ -31,10 +31,13 @@ pub enum Event {
     Switch,
     /// The report says that the candidate is ready.
     Ready,
+    /// Somebody tries whether messages get through: of no section.
+    #[serde(skip_deserializing)]
+    Test,
 }
 
 impl Event {
-    /// All there are.
+    /// All that can be asked for.
     pub const ALL: [Self; 8] = [
         Self::UpstreamDown,
         Self::CanaryFailed,
@@ -57,6 +60,7 @@ impl Event {
             Self::ConfigRefused => "config_refused",
             Self::Switch => "switch",
             Self::Ready => "ready",
+            Self::Test => "test",
         }
     }
 }
@@ -72,8 +76,23 @@ pub struct Sign {
     pub text: String,
     /// What to say when it is over.
     pub over: String,
-    /// `None`: it lasts as long as it is seen. A number: it happened again when that rises.
-    pub count: Option<u64>,
+    /// How it goes on and ends.
+    pub kind: Kind,
+    /// When it happened, where that is known better than when it is seen.
+    pub at: Option<Timestamp>,
+}
+
+/// How what is seen goes on and ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// It lasts as long as it is seen.
+    Lasts,
+    /// Nobody knows yet whether it is over: an incident of before the start goes on, and none begins.
+    GoesOn,
+    /// It lasts as long as there are some, and is told again when there are more.
+    Grows(u64),
+    /// It happened again when this number is higher than ever.
+    Happens(u64),
 }
 
 /// Whether something began, ended or happened.
@@ -115,26 +134,59 @@ struct Open {
     /// When it was seen first and last, in the daemon's own time.
     since: Duration,
     seen: Duration,
-    /// When it was seen first and last, by the clock.
-    at: (Timestamp, Timestamp),
+    /// When it was seen first, by the clock, and when it was seen to be gone.
+    at: Timestamp,
+    gone: Option<Timestamp>,
     is_told: bool,
     over: String,
 }
 
+/// An incident that an earlier process told of.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Told {
+    /// What of.
+    pub event: Event,
+    /// Whose.
+    pub subject: String,
+}
+
 impl Incidents {
+    /// The incidents of a receiver that knows of these already, at `uptime` after the start, and of every switch before `now`.
+    pub fn after(told: impl IntoIterator<Item = (Told, String)>, uptime: Duration, now: Timestamp) -> Self {
+        let open = |(told, over): (Told, String)| {
+            let open = Open { since: uptime, seen: uptime, at: now, gone: None, is_told: true, over };
+            ((told.event, told.subject), open)
+        };
+        let counts = BTreeMap::from([((Event::Switch, String::new()), now.as_millis().saturating_sub(1))]);
+        Self { open: told.into_iter().map(open).collect(), counts }
+    }
+
+    /// What was told and is not over.
+    pub fn told(&self) -> impl Iterator<Item = Told> {
+        let told = self.open.iter().filter(|(_, open)| open.is_told);
+        told.map(|((event, subject), _)| Told { event: *event, subject: subject.clone() })
+    }
+
     /// What is to be told of what is seen at `now`, `uptime` after the start. Something must last for `after` before its beginning is
     /// told, and be gone for as long before its end is.
     pub fn follow(&mut self, signs: &[Sign], uptime: Duration, now: Timestamp, after: Duration) -> Vec<Notice> {
         let mut notices = vec![];
         for sign in signs {
             let key = (sign.event, sign.subject.clone());
-            let notice = match sign.count {
-                None => self.lasts(key, sign, (uptime, now), after),
-                Some(count) => self.rises(key, sign, count, now),
+            let notice = match sign.kind {
+                Kind::Lasts => self.lasts(key, sign, (uptime, now), after),
+                Kind::GoesOn if self.open.contains_key(&key) => self.lasts(key, sign, (uptime, now), after),
+                Kind::Grows(count) if count > 0 => {
+                    let is_more = self.counts.insert(key.clone(), count).is_some_and(|before| count > before);
+                    let began = self.lasts(key, sign, (uptime, now), Duration::ZERO);
+                    began.or_else(|| is_more.then(|| notice(sign, Phase::Began, now)))
+                }
+                Kind::GoesOn | Kind::Grows(_) => None,
+                Kind::Happens(count) => self.rises(key, sign, count, now),
             };
             notices.extend(notice);
         }
-        notices.extend(self.ended(uptime, after));
+        notices.extend(self.ended((uptime, now), after));
         notices
     }
 
@@ -145,28 +197,35 @@ impl Incidents {
         (uptime, now): (Duration, Timestamp),
         after: Duration,
     ) -> Option<Notice> {
-        let fresh = Open { since: uptime, seen: uptime, at: (now, now), is_told: false, over: String::new() };
+        let fresh = Open { since: uptime, seen: uptime, at: now, gone: None, is_told: false, over: String::new() };
         let open = self.open.entry(key).or_insert(fresh);
-        (open.seen, open.at.1) = (uptime, now);
+        (open.seen, open.gone) = (uptime, None);
         open.over.clone_from(&sign.over);
         let is_due = !open.is_told && uptime.saturating_sub(open.since) >= after;
         open.is_told |= is_due;
-        is_due.then(|| notice(sign, Phase::Began, open.at.0))
+        is_due.then(|| notice(sign, Phase::Began, open.at))
     }
 
     fn rises(&mut self, key: (Event, String), sign: &Sign, count: u64, now: Timestamp) -> Option<Notice> {
-        let before = self.counts.insert(key, count)?;
-        (count > before).then(|| notice(sign, Phase::Happened, now))
+        let before = self.counts.get(&key).copied();
+        self.counts.insert(key, before.map_or(count, |before| before.max(count)));
+        let at = sign.at.unwrap_or(now);
+        before.is_some_and(|before| count > before).then(|| notice(sign, Phase::Happened, at))
     }
 
-    fn ended(&mut self, uptime: Duration, after: Duration) -> Vec<Notice> {
+    fn ended(&mut self, (uptime, now): (Duration, Timestamp), after: Duration) -> Vec<Notice> {
         let mut notices = vec![];
+        let counts = &mut self.counts;
         self.open.retain(|(event, subject), open| {
-            let gone = uptime.saturating_sub(open.seen);
-            let is_over = !gone.is_zero() && (gone >= after || !open.is_told);
+            if open.seen == uptime {
+                return true;
+            }
+            let at = *open.gone.get_or_insert(now);
+            let is_over = uptime.saturating_sub(open.seen) >= after || !open.is_told;
             if is_over && open.is_told {
                 let (event, subject, text) = (*event, subject.clone(), open.over.clone());
-                notices.push(Notice { event, subject, phase: Phase::Ended, text, at: open.at.1 });
+                counts.remove(&(event, subject.clone()));
+                notices.push(Notice { event, subject, phase: Phase::Ended, text, at });
             }
             !is_over
         });
@@ -194,11 +253,23 @@ mod tests {
 
     fn down() -> Sign {
         let (event, subject) = (Event::UpstreamDown, "sentry".to_owned());
-        Sign { event, subject, text: "sentry is down".into(), over: "sentry is back".into(), count: None }
+        Sign {
+            event,
+            subject,
+            text: "sentry is down".into(),
+            over: "sentry is back".into(),
+            kind: Kind::Lasts,
+            at: None,
+        }
     }
 
     fn letters(count: u64) -> Sign {
-        Sign { event: Event::DeadLetters, count: Some(count), ..down() }
+        Sign { event: Event::DeadLetters, kind: Kind::Grows(count), ..down() }
+    }
+
+    fn switch(second: u64, text: &str) -> Sign {
+        let kind = Kind::Happens(at(second).as_millis());
+        Sign { event: Event::Switch, subject: String::new(), text: text.into(), kind, at: Some(at(second)), ..down() }
     }
 
     fn phases(notices: &[Notice]) -> Vec<Phase> {
@@ -213,7 +284,7 @@ mod tests {
             let signs = if second < 100 { vec![down()] } else { vec![] };
             told.extend(follow(&mut incidents, &signs, second).into_iter().map(|n| (second, n.phase, n.at)));
         }
-        assert_eq!(told, [(30, Phase::Began, at(0)), (129, Phase::Ended, at(99))]);
+        assert_eq!(told, [(30, Phase::Began, at(0)), (129, Phase::Ended, at(100))]);
     }
 
     #[test]
@@ -233,13 +304,54 @@ mod tests {
     }
 
     #[test]
-    fn what_is_counted_is_told_when_it_rises_and_never_for_what_was_there_before() {
+    fn what_grows_is_told_at_once_again_when_there_is_more_and_when_there_is_none() {
         let mut incidents = Incidents::default();
-        assert!(follow(&mut incidents, &[letters(7)], 0).is_empty());
-        assert!(follow(&mut incidents, &[letters(7)], 1).is_empty());
-        assert_eq!(phases(&follow(&mut incidents, &[letters(9)], 2)), [Phase::Happened]);
-        assert!(follow(&mut incidents, &[letters(2)], 3).is_empty(), "they were discarded");
-        assert_eq!(phases(&follow(&mut incidents, &[letters(3)], 4)), [Phase::Happened]);
+        let mut told = |count, second| phases(&follow(&mut incidents, &[letters(count)], second));
+        assert_eq!(told(0, 0), []);
+        assert_eq!(told(7, 1), [Phase::Began]);
+        assert_eq!(told(7, 2), []);
+        assert_eq!(told(9, 3), [Phase::Began]);
+        assert_eq!(told(2, 4), [], "some were discarded");
+        assert_eq!(told(3, 5), [Phase::Began]);
+        assert_eq!(told(0, 20), []);
+        assert_eq!(told(0, 40), [Phase::Ended]);
+        assert_eq!(told(1, 50), [Phase::Began]);
+    }
+
+    #[test]
+    fn each_switch_is_told_in_order_with_its_own_time_and_none_of_before() {
+        let mut incidents = Incidents::after([], Duration::ZERO, at(10));
+        let all = [switch(3, "before"), switch(11, "there"), switch(12, "back")];
+        let told = follow(&mut incidents, &all, 14);
+        let told: Vec<_> = told.iter().map(|notice| (notice.text.as_str(), notice.at)).collect();
+        assert_eq!(told, [("there", at(11)), ("back", at(12))]);
+        assert!(follow(&mut incidents, &all, 15).is_empty());
+        assert!(follow(&mut incidents, &all[..1], 16).is_empty(), "a journal that does not answer changes nothing");
+        assert!(follow(&mut incidents, &all, 17).is_empty());
+    }
+
+    #[test]
+    fn what_an_earlier_process_told_goes_on_and_has_its_end() {
+        let known = || [(Told { event: Event::UpstreamDown, subject: "sentry".into() }, "it is back".to_owned())];
+        let unknown = Sign { kind: Kind::GoesOn, ..down() };
+        let mut incidents = Incidents::after(known(), Duration::ZERO, at(0));
+        let mut told = vec![];
+        for second in 1..200 {
+            let signs = match second {
+                ..50 => vec![unknown.clone()],
+                50..60 => vec![down()],
+                _ => vec![],
+            };
+            told.extend(follow(&mut incidents, &signs, second).into_iter().map(|n| (second, n.phase, n.at)));
+        }
+        assert_eq!(told, [(89, Phase::Ended, at(60))], "it is not told once more");
+        // Over before the first look.
+        let mut incidents = Incidents::after(known(), Duration::ZERO, at(0));
+        assert_eq!(incidents.told().count(), 1);
+        assert!(follow(&mut incidents, &[], 5).is_empty());
+        let told = follow(&mut incidents, &[], 40);
+        assert_eq!((told[0].text.as_str(), told[0].at), ("it is back", at(5)));
+        assert!(follow(&mut Incidents::default(), &[unknown], 100).is_empty(), "nothing begins by that");
     }
 
     #[test]

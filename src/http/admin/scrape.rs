@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::delivery::batch_poison::Cause;
 use crate::delivery::board::Report;
-use crate::journal::evidence::Outage;
+use crate::journal::evidence::{Evidence, Outage};
 use crate::journal::{Backlog, Share, TargetId};
 use crate::policy::canary::Canary;
 use crate::policy::outcome::{DropReason, RefusalReason};
@@ -39,6 +39,11 @@ const POISON_TOLD: Duration = Duration::from_secs(24 * 3600);
 const READS: usize = 4;
 
 impl Admin {
+    /// Everything that the journal keeps as evidence; nothing when it cannot be read.
+    pub async fn evidence(&self) -> Evidence {
+        self.journal.evidence(Timestamp::default()).await.unwrap_or_default()
+    }
+
     /// The status now.
     pub async fn status(&self) -> Status {
         status(self).await
