@@ -11,7 +11,6 @@ use serde::Serialize;
 
 use crate::config::{self, Kind};
 use crate::delivery::asking::{has_api, wants_a_name};
-use crate::policy::canary::Settings;
 use crate::protocol::dsn::Dsn;
 use crate::protocol::event_id::EventId;
 use crate::units::Period;
@@ -24,6 +23,8 @@ mod ask;
 
 /// The project of DSNs that name none.
 const PROJECT: &str = "default";
+/// How long a canary may take by default: whether it got through is decided before the next is sent.
+const TIMEOUT: Period = Period::secs(60);
 /// What a DSN that only the daemon's environment knows is taken for when the file is checked.
 const UNKNOWN: &str = "http://key@localhost/1";
 
@@ -347,8 +348,7 @@ fn answers(args: &Args) -> String {
     }
     if let Some(canary) = args.canary {
         out += &format!("\n[canary]\ninterval = \"{canary}\"\n");
-        // By default one may take a minute, and it must be decided before the next.
-        if canary <= Settings::default().timeout {
+        if canary <= TIMEOUT {
             out += &format!("timeout = \"{}ms\"\n", canary.get().as_millis() / 2);
         }
     }

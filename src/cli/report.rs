@@ -1,8 +1,8 @@
 //! `switchyard report`: the evidence of a parallel run, and whether the candidate is ready.
 
+use crate::telemetry::gaps::GapStatus;
 use crate::telemetry::report::criteria::hours;
 use crate::telemetry::report::{ContentReport, MissedReport, Report, UpstreamReport, VerificationReport};
-use crate::telemetry::status::GapStatus;
 use crate::telemetry::words;
 use crate::units::Period;
 

@@ -88,6 +88,9 @@ impl Tally {
     }
 }
 
+/// By upstream and what happened there, the beginning of the hour in which it last did.
+pub type LastHours = BTreeMap<(Arc<str>, Box<str>), Timestamp>;
+
 /// What is kept of the time since some hour's beginning.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Evidence {
@@ -102,7 +105,7 @@ pub struct Evidence {
     /// When the relay ran, oldest first: also the last stretch that ended before that time.
     pub stretches: Vec<Stretch>,
     /// The beginning of the hour in which it last happened at an upstream: the reason of a drop, `misconfigured`, [`CANARY_FAILED`].
-    pub latest: BTreeMap<(Arc<str>, Box<str>), Timestamp>,
+    pub latest: LastHours,
     /// How each upstream fared in each step, by its name, oldest first; those of over 48 hours ago are an hour long.
     pub steps: BTreeMap<Arc<str>, Vec<Step>>,
 }

@@ -6,8 +6,9 @@
 
 use std::time::Duration;
 
+use super::gaps;
 pub use super::level::{Health, Level};
-use super::status::{GapStatus, Status, UpstreamStatus};
+use super::status::{Status, UpstreamStatus};
 use super::words;
 
 /// How long what waits may wait before it is worth a word, in seconds.
@@ -48,7 +49,8 @@ fn calm(status: &Status) -> String {
         n => format!("{n} envelopes are under way"),
     };
     let mirror = if status.mirror || names.len() < 2 { "" } else { " and nobody else does, for the mirror is off" };
-    let lost = status.missed().map_or("nothing was lost in the last two hours".to_owned(), |length| uncounted(&length));
+    let lost = words::without_relay(&status.gaps)
+        .map_or("nothing was lost in the last two hours".to_owned(), |length| uncounted(&length));
     format!("{} is the primary, {who} what comes{mirror}, {waits}, {lost}", status.primary)
 }
 
@@ -66,8 +68,8 @@ fn of_relay(status: &Status) -> Vec<(Level, String)> {
         let why = format!("the accounts do not balance by {} items, which is a defect", status.difference);
         reasons.push((Level::LosingData, why));
     }
-    let gone = status.gaps.iter().map(GapStatus::length).sum::<Duration>();
-    if let Some(length) = status.missed().filter(|_| gone >= LONG_GAP) {
+    let gone = gaps::length(&status.gaps);
+    if let Some(length) = words::without_relay(&status.gaps).filter(|_| gone >= LONG_GAP) {
         reasons.push((Level::Degraded, uncounted(&length)));
     }
     if status.config.error.is_some() {

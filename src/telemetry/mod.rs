@@ -1,6 +1,7 @@
 //! What is counted and what is logged.
 
 pub mod backfill;
+pub mod gaps;
 pub mod health;
 pub mod lags;
 pub mod ledger;

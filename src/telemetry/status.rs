@@ -1,16 +1,15 @@
 //! The status: what `/api/status` answers, what the status page and `switchyard status` show. Plain data, one shape for all.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 
 use super::backfill::BackfillStatus;
+use super::gaps::GapStatus;
 use super::level::Health;
 use super::verification::VerificationStatus;
-use super::words;
 
 /// The state of the daemon and of every upstream.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -63,12 +62,6 @@ impl Status {
     /// The projects with another primary or mirror than the rest.
     pub fn exceptions(&self) -> impl Iterator<Item = &ProjectStatus> {
         self.projects.iter().filter(|project| project.primary != self.primary || project.mirror != self.mirror)
-    }
-
-    /// How long the relay did not run lately, in words; `None` where that is no second.
-    pub fn missed(&self) -> Option<String> {
-        let is_long = self.gaps.iter().map(GapStatus::length).sum::<Duration>() >= Duration::from_secs(1);
-        is_long.then(|| GapStatus::together(&self.gaps))
     }
 
     /// The names of the projects that browsers use.
@@ -363,27 +356,6 @@ pub struct CanaryStatus {
     pub age_seconds: f64,
     /// Why not, when failing.
     pub why: Option<String>,
-}
-
-/// A time in which the relay did not run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GapStatus {
-    /// From the last sign of life on.
-    pub from: Timestamp,
-    /// To the next start.
-    pub to: Timestamp,
-}
-
-impl GapStatus {
-    /// How long it was.
-    pub fn length(&self) -> Duration {
-        self.to.since(self.from)
-    }
-
-    /// How long several are together, in words.
-    pub fn together(gaps: &[Self]) -> String {
-        words::span(gaps.iter().map(Self::length).sum())
-    }
 }
 
 /// A rate limit of an upstream.

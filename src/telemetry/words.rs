@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::protocol::category::Category;
 
+use super::gaps::{self, GapStatus};
 use super::status::LimitStatus;
 
 /// How many items were dropped for a reason, and what that means.
@@ -52,6 +53,12 @@ pub fn ago(now: Timestamp, at: Timestamp) -> String {
         moment if moment.as_secs() == 0 => "just now".to_owned(),
         length => format!("{} ago", span(length)),
     }
+}
+
+/// How long the relay did not run, where that is worth a word.
+pub fn without_relay(gaps: &[GapStatus]) -> Option<String> {
+    let length = gaps::length(gaps);
+    (length >= Duration::from_secs(1)).then(|| span(length))
 }
 
 /// So many of something.

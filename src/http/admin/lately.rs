@@ -9,11 +9,11 @@ use crate::clock::Timestamp;
 use crate::journal::evidence::Stretch;
 use crate::policy::outcome::DropReason;
 use crate::protocol::category::Category;
-use crate::telemetry::report::span;
+use crate::telemetry::gaps::GapStatus;
 use crate::telemetry::series::{STEP, Step, beginning};
-use crate::telemetry::status::{GapStatus, LatelyStatus, OutageStatus};
+use crate::telemetry::status::{LatelyStatus, OutageStatus};
 
-use super::report::up;
+use super::running;
 use super::state::Admin;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -41,10 +41,8 @@ pub(super) async fn of_all(admin: &Admin, now: Timestamp) -> (BTreeMap<Arc<str>,
 
 /// When the relay did not run since the beginning of the last hour. Before its first start it did not have to.
 fn gaps(admin: &Admin, stretches: &[Stretch], now: Timestamp) -> Vec<GapStatus> {
-    let first = stretches.first().map_or(admin.started_at, |stretch| stretch.from).min(admin.started_at);
-    let window = (beginning_of_lately(now).max(first), now);
-    let up = up(stretches, admin.started_at, window);
-    span::gaps(&up, window).into_iter().map(|(from, to)| GapStatus { from, to }).collect()
+    let window = (beginning_of_lately(now).max(running::first_start(admin, stretches)), now);
+    running::gaps(&running::up(stretches, admin.started_at, window), window)
 }
 
 fn beginning_of_lately(now: Timestamp) -> Timestamp {

@@ -14,6 +14,7 @@ pub(super) mod order;
 mod pages;
 mod report;
 pub(super) mod routes;
+mod running;
 mod scrape;
 mod services;
 mod session;

@@ -8,7 +8,7 @@ use http::StatusCode;
 use serde::Deserialize;
 
 use crate::clock::Timestamp;
-use crate::journal::evidence::{CANARY_FAILED, Comparison, Evidence, Fate, Outage, Stretch, Unequal};
+use crate::journal::evidence::{CANARY_FAILED, Comparison, Evidence, Fate, Outage, Unequal};
 use crate::journal::{JournalError, RecordId};
 use crate::policy::outcome::DropReason;
 use crate::policy::verdict::Verdict;
@@ -21,13 +21,13 @@ use crate::telemetry::report::{
     Report, SLOW, UpstreamReport, WithinReport, criteria,
 };
 use crate::telemetry::series::Step;
-use crate::telemetry::status::{GapStatus, OutageStatus, Status, UpstreamStatus};
+use crate::telemetry::status::{OutageStatus, Status, UpstreamStatus};
 use crate::units::Period;
 
 use super::answer::refuse;
 use super::state::{Admin, View};
 use super::verify;
-use super::{scrape, services};
+use super::{running, scrape, services};
 
 /// The most outages and switches of one report.
 const MOST: usize = 1000;
@@ -75,10 +75,10 @@ pub(super) async fn judged(admin: &Admin, since: Timestamp, candidate: Option<&s
     let (now, view) = (admin.clock.now(), admin.view());
     let candidate = the_candidate(&view, candidate)?;
     let evidence = admin.journal.evidence(since).await?;
-    let known_since = first_start(admin, &evidence, since);
-    let seen_since = seen_since(admin, &evidence, &candidate, (known_since, now)).await?;
+    let known_since = since.max(running::first_start(admin, &evidence.stretches));
+    let seen_since = running::seen_since(admin, &evidence, &candidate, (known_since, now)).await?;
     let observed_at = evidence.stretches.last().map_or(now, |last| last.to.min(now));
-    let up = up(&evidence.stretches, admin.started_at, (since, now));
+    let up = running::up(&evidence.stretches, admin.started_at, (since, now));
     let outages = admin.journal.outages(since, MOST).await?;
     let status = scrape::status(admin).await;
     let sources = Sources {
@@ -156,34 +156,6 @@ fn the_candidate(view: &View, named: Option<&str>) -> Result<String, NoReport> {
     which.map_err(NoReport::Candidate)
 }
 
-/// When the relay was first started, and no earlier than `since`.
-fn first_start(admin: &Admin, evidence: &Evidence, since: Timestamp) -> Timestamp {
-    let first = evidence.stretches.first().map_or(admin.started_at, |stretch| stretch.from);
-    first.min(admin.started_at).max(since)
-}
-
-/// From when on the candidate was seen: something came for it before, or it is known no longer than that.
-async fn seen_since(
-    admin: &Admin,
-    evidence: &Evidence,
-    candidate: &str,
-    (known_since, now): Span,
-) -> Result<Timestamp, JournalError> {
-    let first = |evidence: &Evidence| Some(evidence.steps.get(candidate)?.first()?.at);
-    if first(evidence).is_some_and(|at| at <= known_since) {
-        return Ok(known_since);
-    }
-    // It may have been quiet when this time began.
-    let all = admin.journal.evidence(Timestamp::default()).await?;
-    Ok(first(&all).map_or(now, |at| at.max(known_since)))
-}
-
-/// When the relay ran. The stretch of this process goes on.
-pub(super) fn up(stretches: &[Stretch], started_at: Timestamp, window: Span) -> Vec<Span> {
-    let ran = stretches.iter().map(|stretch| (stretch.from, stretch.to));
-    span::within(ran.chain([(started_at, window.1)]), window)
-}
-
 fn percent(part: f64, whole: f64) -> f64 {
     if whole > 0.0 { part / whole * 100.0 } else { 0.0 }
 }
@@ -201,7 +173,7 @@ impl Sources {
             uptime_percent: percent(up_seconds, window_seconds),
             starts: stretches.iter().filter(|stretch| stretch.from >= self.window.0).count() as u64,
             crashes: ended.filter(|stretch| !stretch.stopped).count() as u64,
-            gaps: span::gaps(&self.up, self.window).into_iter().map(|(from, to)| GapStatus { from, to }).collect(),
+            gaps: running::gaps(&self.up, self.window),
         }
     }
 

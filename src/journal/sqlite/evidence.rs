@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, Row, params};
 
 use crate::clock::Timestamp;
-use crate::journal::evidence::{CANARY_FAILED, Evidence, KEPT, Observation, Outage, Stretch, Tally};
+use crate::journal::evidence::{CANARY_FAILED, Evidence, KEPT, LastHours, Observation, Outage, Stretch, Tally};
 use crate::journal::{Switch, TargetId};
 use crate::policy::outcome::Outcome;
 use crate::policy::verdict::Verdict;
@@ -198,12 +198,8 @@ fn performance(conn: &Connection, shared: &Shared, hour: i64) -> rusqlite::Resul
 }
 
 /// In which hour it last happened, of what counts against an upstream.
-fn latest(
-    conn: &Connection,
-    shared: &Shared,
-    hour: i64,
-) -> rusqlite::Result<BTreeMap<(Arc<str>, Box<str>), Timestamp>> {
-    let mut all = BTreeMap::new();
+fn latest(conn: &Connection, shared: &Shared, hour: i64) -> rusqlite::Result<LastHours> {
+    let mut all = LastHours::new();
     for select in [
         "SELECT target, outcome, max(hour) FROM ledger WHERE hour >= ?1 AND target >= 0 GROUP BY target, outcome",
         "SELECT target, result, max(hour) FROM attempt WHERE hour >= ?1 AND result = 'misconfigured' GROUP BY target",

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::units::{Percent, Period};
 
-use super::super::status::GapStatus;
+use super::super::gaps::GapStatus;
 use super::super::words;
 use super::accepted::AcceptedField;
 use super::{Criterion, Report, ServiceReport, UpstreamReport};
@@ -209,13 +209,9 @@ fn lost(settings: &Settings, candidate: &UpstreamReport, gaps: &[GapStatus]) -> 
 
 /// What nobody can count.
 fn uncounted(gaps: &[GapStatus]) -> String {
-    match gaps {
-        [] => String::new(),
-        gaps => format!(
-            ", and what services sent in the {} without the relay, which nobody can count",
-            GapStatus::together(gaps)
-        ),
-    }
+    words::without_relay(gaps).map_or(String::new(), |length| {
+        format!(", and what services sent in the {length} without the relay, which nobody can count")
+    })
 }
 
 fn refused(settings: &Settings, candidate: &UpstreamReport) -> Criterion {

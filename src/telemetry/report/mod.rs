@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::protocol::category::Category;
 
-use super::status::{CanaryStatus, GapStatus, LimitStatus, OutageStatus, SwitchStatus};
+use super::gaps::GapStatus;
+use super::status::{CanaryStatus, LimitStatus, OutageStatus, SwitchStatus};
 use super::verification::NotFound;
 
 pub use content::ContentReport;

@@ -66,7 +66,7 @@ fn first_screen(status: &Status, verdict: &Answer) -> Markup {
     };
     let waiting: u64 = status.upstreams.iter().map(|upstream| upstream.backlog.envelopes).sum();
     let lost: u64 = status.upstreams.iter().map(|upstream| upstream.lately.lost).sum();
-    let coming = match (&status.not_ready, status.missed()) {
+    let coming = match (&status.not_ready, words::without_relay(&status.gaps)) {
         (Some(_), _) => "items, and what comes now is refused".to_owned(),
         (None, Some(length)) => format!("items, and what came in {length} without the relay, which nobody can count"),
         (None, None) => "items".to_owned(),

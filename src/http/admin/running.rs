@@ -1,0 +1,41 @@
+//! When the relay ran, and from when on an upstream was seen: what both the status and the report rest on.
+
+use crate::clock::Timestamp;
+use crate::journal::JournalError;
+use crate::journal::evidence::{Evidence, Stretch};
+use crate::telemetry::gaps::GapStatus;
+use crate::telemetry::report::span::{self, Span};
+
+use super::state::Admin;
+
+/// When the relay was first started, as far as that is known.
+pub(super) fn first_start(admin: &Admin, stretches: &[Stretch]) -> Timestamp {
+    stretches.first().map_or(admin.started_at, |stretch| stretch.from).min(admin.started_at)
+}
+
+/// From when on the candidate was seen: something came for it before, or it is known no longer than that.
+pub(super) async fn seen_since(
+    admin: &Admin,
+    evidence: &Evidence,
+    candidate: &str,
+    (known_since, now): Span,
+) -> Result<Timestamp, JournalError> {
+    let first = |evidence: &Evidence| Some(evidence.steps.get(candidate)?.first()?.at);
+    if first(evidence).is_some_and(|at| at <= known_since) {
+        return Ok(known_since);
+    }
+    // It may have been quiet when this time began.
+    let all = admin.journal.evidence(Timestamp::default()).await?;
+    Ok(first(&all).map_or(now, |at| at.max(known_since)))
+}
+
+/// When the relay ran. The stretch of this process goes on.
+pub(super) fn up(stretches: &[Stretch], started_at: Timestamp, window: Span) -> Vec<Span> {
+    let ran = stretches.iter().map(|stretch| (stretch.from, stretch.to));
+    span::within(ran.chain([(started_at, window.1)]), window)
+}
+
+/// When it did not run within the window.
+pub(super) fn gaps(up: &[Span], window: Span) -> Vec<GapStatus> {
+    span::gaps(up, window).into_iter().map(|(from, to)| GapStatus { from, to }).collect()
+}
