@@ -22,23 +22,36 @@ const LARGEST: u64 = 100_000;
 /// The most sheets of a report.
 const SHEETS: u64 = 2;
 
+/// The admin token of the relay that one signs in to.
+const TOKEN: &str = "a-token-for-looks-of-the-pages";
+
 /// Looks at both pages, and returns what the browser tells of each look at them.
 async fn look(scene: &'static str, relay: &Simulation) -> Vec<Value> {
+    look_at(scene, &[("status", ""), ("report", "report")], relay).await
+}
+
+/// The same of these pages, each with its path. Where there is a token, the first is looked at before signing in.
+async fn look_at(scene: &'static str, pages: &[(&str, &str)], relay: &Simulation) -> Vec<Value> {
     let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("looks");
     fs::create_dir_all(&pictures).expect("a folder for pictures");
     let admin = relay.admin_address();
+    let urls: Vec<String> = pages.iter().map(|(page, path)| format!("{scene}-{page}=http://{admin}/{path}")).collect();
+    let signs_in = pages[0].0 == "login";
     let run = spawn_blocking(move || {
         install::debian("chromium", "chromium");
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/clients/browser/look.cjs");
         let mut node = Command::new("node");
         node.arg(program).arg(&pictures).env("NODE_PATH", install::looking_modules());
-        node.args([format!("{scene}-status=http://{admin}/"), format!("{scene}-report=http://{admin}/report")]);
+        node.args(&urls).env("TOKEN", TOKEN);
+        if !signs_in {
+            node.env_remove("TOKEN");
+        }
         let told = install::run("Chromium", &mut node);
         println!("pictures: {}", pictures.join(format!("{scene}-*.png")).display());
         told
     });
     let looks: Vec<Value> = serde_json::from_str(&run.await.expect("it ended")).expect("what the browser tells");
-    assert_eq!(looks.len(), 6, "two pages, in light, in dark and on a phone: {looks:?}");
+    assert_eq!(looks.len(), 3 * pages.len(), "each page in light, in dark and on a phone: {looks:?}");
     for told in &looks {
         assert_eq!((&told["status"], &told["beyond"]), (&200.into(), &0.into()), "it scrolls sideways: {told}");
         assert_eq!(told["found"], Value::from(Vec::<Value>::new()), "axe-core found something: {told:#}");
@@ -80,6 +93,26 @@ async fn pages_of_a_relay_that_has_just_begun() {
     let (sentry, glitchtip) = (Upstream::start().await, Upstream::start().await);
     let relay = Simulation::start(plan(&sentry, &glitchtip)).await;
     look("empty", &relay).await;
+    relay.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pages_of_somebody_who_signs_in() {
+    let (sentry, glitchtip) = (Upstream::start().await, Upstream::start().await);
+    let relay = Simulation::start(plan(&sentry, &glitchtip).admin(&format!("token = \"{TOKEN}\""))).await;
+    hours(&relay, 8..10, &["sentry", "glitchtip"]).await;
+    glitchtip.then([Reply::Status(400, vec![], "the tag \"customer\" is too long".into())]);
+    traffic(&relay, 3).await;
+    relay.settled(&["sentry", "glitchtip"]).await;
+    relay.advance(MINUTE).await;
+    let pages = [
+        ("login", "login"),
+        ("status", ""),
+        ("switch", "switch?to=glitchtip"),
+        ("discard", "discard?id=1"),
+        ("report", "report"),
+    ];
+    look_at("signed-in", &pages, &relay).await;
     relay.stop().await;
 }
 

@@ -77,7 +77,7 @@ pub fn judge(settings: &Settings, report: &mut Report) {
     ];
     let mut criteria = vec![seen(settings, report), uptime(settings, report)];
     let is_idle = is_idle(candidate);
-    let of_items = of_items.map(|one| if is_idle && one.passed { one.without(NOTHING_CAME) } else { one });
+    let of_items = of_items.map(|one| if is_idle && one.passed { one.idle(&report.relay.gaps) } else { one });
     criteria.extend(of_items);
     criteria.extend([lag(settings, candidate), services(report), canary(report.canaries, candidate, report.since)]);
     criteria.extend(stored(settings, candidate, &report.candidate));
@@ -150,6 +150,21 @@ fn criterion(name: &str, passed: bool, demanded: String, found: String) -> Crite
 }
 
 impl Criterion {
+    /// What came of it, in a word.
+    pub const fn result(&self) -> &'static str {
+        match (self.judged, self.passed) {
+            (false, _) => "not judged",
+            (true, true) => "pass",
+            (true, false) => "FAIL",
+        }
+    }
+
+    /// The same where nothing came. What came while the relay did not run nobody can count.
+    fn idle(self, gaps: &[GapStatus]) -> Self {
+        let uncounted = if self.name == "lost" { uncounted(gaps) } else { String::new() };
+        self.without(&format!("{NOTHING_CAME}{uncounted}"))
+    }
+
     /// The same where there is nothing to judge, and why.
     fn without(self, why: &str) -> Self {
         Self { passed: true, judged: false, found: why.to_owned(), ..self }
@@ -236,11 +251,7 @@ fn availability(settings: &Settings, candidate: &UpstreamReport) -> Criterion {
 
 fn lag(settings: &Settings, candidate: &UpstreamReport) -> Criterion {
     let demanded = format!("99 of 100 deliveries took less than {}", settings.max_lag_p99);
-    let p99 = match &candidate.within {
-        Some(within) => within.lag_p99_seconds,
-        None => candidate.lag.as_ref().map(|lag| lag.p99_seconds),
-    };
-    match p99 {
+    match candidate.lag_p99() {
         None => criterion("lag", false, demanded, "nothing was delivered".to_owned()),
         Some(p99) => {
             let passed = p99 < settings.max_lag_p99.get().as_secs_f64();

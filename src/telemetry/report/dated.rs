@@ -36,7 +36,7 @@ fn until(name: &str, report: &Report, candidate: &UpstreamReport) -> Option<Time
         "withheld" => hours(&["mirror_off", "filtered", "sampled", "capped"]),
         "lost" => hours(&["expired", "evicted", "rate_limited"]),
         "refused" => hours(&["rejected", "misconfigured"]),
-        "lag" => hours(&[SLOW]),
+        "lag" => hours(&[SLOW]).filter(|_| candidate.lag_p99().is_some()),
         "availability" => {
             let ends: Option<Vec<Timestamp>> = candidate.outages.iter().map(|outage| outage.to).collect();
             Some(ends?.into_iter().max()? + window)

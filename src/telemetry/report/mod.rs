@@ -94,17 +94,6 @@ const fn yes() -> bool {
     true
 }
 
-impl Criterion {
-    /// What came of it, in a word.
-    pub const fn result(&self) -> &'static str {
-        match (self.judged, self.passed) {
-            (false, _) => "not judged",
-            (true, true) => "pass",
-            (true, false) => "FAIL",
-        }
-    }
-}
-
 /// When the relay ran.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct RelayReport {
@@ -254,6 +243,14 @@ impl UpstreamReport {
     /// Items dropped for one of these reasons.
     pub fn dropped_as(&self, reasons: &[&str]) -> u64 {
         reasons.iter().filter_map(|reason| self.dropped.get(*reason)).sum()
+    }
+
+    /// What 99 of 100 deliveries took at most, judged from the report's beginning on; `None` where nothing was delivered.
+    pub fn lag_p99(&self) -> Option<f64> {
+        match &self.within {
+            Some(within) => within.lag_p99_seconds,
+            None => self.lag.as_ref().map(|lag| lag.p99_seconds),
+        }
     }
 
     /// Requests that ended so.

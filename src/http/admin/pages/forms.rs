@@ -128,7 +128,7 @@ impl Viewer {
 
     /// Stands above the buttons of a table.
     pub(super) fn heading(&self) -> Markup {
-        html! { @if self.session.is_some() { th {} } }
+        html! { @if self.session.is_some() { th { "Action" } } }
     }
 
     /// What can be done about a dead letter.
@@ -181,7 +181,7 @@ fn sealed(session: &Session) -> Markup {
 
 /// A page that does not look again by itself.
 fn page(status: StatusCode, title: &str, body: &Markup) -> Response {
-    let body = html! { body.narrow { h1 { (title) } (body) } };
+    let body = html! { body.narrow { main { h1 { (title) } (body) } } };
     (status, answer::html(document(&format!("Switchyard: {title}"), &Markup::default(), &body))).into_response()
 }
 
