@@ -60,7 +60,7 @@ async fn an_upstreams_headers_go_with_every_request_there_and_with_none_elsewher
     });
     let plan = Plan::new(&[("a", a.dsn("key-a", 11)), ("b", b.dsn("key-b", 22))])
         .upstream("a", "client_reports = \"1s\"\non_rate_limit = \"drop\"")
-        .more("[canary]\ninterval = \"2s\"\ntimeout = \"1s\"")
+        .more("[canary]\ninterval = \"3s\"\ntimeout = \"2s\"")
         .api("a", "glitchtip", Some("org/shop"), "of-the-api");
     let relay = with_headers(plan, SECRET).start().await;
     // Deliveries, a client report about what is dropped, and canaries that are read back.
