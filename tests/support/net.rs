@@ -2,13 +2,14 @@
 //!
 //! Rule: ports lie below the range from which outgoing connections take theirs. It knows no peer.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use reqwest::Client;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
+use tokio::net::TcpSocket;
 
 const FIRST: u16 = 10_000;
 /// `switchyard demo` takes its ports from 24,000 on: it runs beside these tests.
@@ -22,11 +23,21 @@ pub(crate) fn free_port() -> u16 {
     for _ in 0..COUNT {
         let turn = TURN.fetch_add(1, Ordering::Relaxed);
         let port = FIRST + (start.wrapping_add(turn)) % COUNT;
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        if is_free(port) {
             return port;
         }
     }
     panic!("no free port between {FIRST} and {}", FIRST + COUNT);
+}
+
+/// Whether nobody listens there. The look does not listen itself: a process that another test starts has a copy of its socket until it
+/// runs its program, and as long as one listens, nobody else can.
+fn is_free(port: u16) -> bool {
+    let bound = TcpSocket::new_v4().and_then(|socket| {
+        socket.set_reuseaddr(true)?;
+        socket.bind((Ipv4Addr::LOCALHOST, port).into())
+    });
+    bound.is_ok()
 }
 
 /// A client for plain http on this machine: no proxy, ten seconds for an answer.
