@@ -291,7 +291,6 @@ impl Daemon {
         let (config, admin) = (self.status.clone(), self.config.admin.clone());
         let (token, open_on_loopback, hosts) = (admin.token, admin.open_on_loopback, admin.hosts);
         let (retain, report) = (self.config.journal.retain.get(), self.config.report.clone());
-        let canaries = self.config.canary.interval.is_some();
         let (storms, browsers) = (self.intake.storms().clone(), self.intake.browsers().clone());
         self.admin.configure(View {
             routing,
@@ -299,7 +298,7 @@ impl Daemon {
             spared,
             retain,
             report,
-            canaries,
+            canaries: self.config.canary.interval.is_some(),
             config,
             token,
             open_on_loopback,
