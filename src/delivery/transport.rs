@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::policy::verdict::Verdict;
 use crate::protocol::answer::{self, Expected};
@@ -209,20 +209,29 @@ fn request(parcel: Parcel) -> Request<Contents> {
     request
 }
 
+/// Reads what is of use of an answer. One that is not read to its end holds its place among the requests under way until
+/// [`ANSWER_PATIENCE`] is over: a server whose answers have no end costs few connections, not one for each envelope.
 async fn read(response: Response<Incoming>) -> Reply {
     let (head, mut body) = response.into_parts();
     let mut text = Vec::new();
     let mut total = 0;
+    let mut is_whole = false;
     let until = Instant::now() + ANSWER_PATIENCE;
     // The status is what counts: an answer that breaks off after it, or does not come to its end, still answers.
     for _ in 0..MAX_PIECES {
-        let Ok(Some(Ok(frame))) = timeout_at(until, body.frame()).await else { break };
-        let Ok(data) = frame.into_data() else { break };
+        let next = timeout_at(until, body.frame()).await;
+        is_whole = matches!(next, Ok(None));
+        let Ok(Some(Ok(frame))) = next else { break };
+        let Ok(data) = frame.into_data() else { continue };
         total += data.len();
         text.extend_from_slice(&data[..data.len().min(KEPT_ANSWER - text.len())]);
         if total > MAX_ANSWER {
             break;
         }
+    }
+    drop(body);
+    if !is_whole {
+        sleep_until(until).await;
     }
     let lines = head.headers.get_all(RATE_LIMITS).iter();
     Reply {

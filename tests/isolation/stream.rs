@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -19,6 +20,10 @@ use crate::support::upstream::Upstream;
 
 /// More than the buffers of both sockets hold besides what is read of one answer.
 const BOUND: usize = 32 << 20;
+/// How long an answer that is cut off holds its place among the requests under way.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How many requests are under way at once, unless configured.
+const AT_ONCE: usize = 8;
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
 
 /// How an answer has no end.
@@ -40,6 +45,8 @@ struct Streamer {
     well: Arc<AtomicBool>,
     /// The most that was written into one connection.
     most: Arc<AtomicUsize>,
+    /// How many answers without an end were cut off.
+    cut: Arc<AtomicUsize>,
     authority: Option<TempDir>,
     _tasks: JoinSet<()>,
 }
@@ -48,7 +55,7 @@ impl Streamer {
     async fn start(endless: Endless) -> Self {
         let port = net::free_port();
         let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("a listener");
-        let (well, most) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (well, most, cut) = <(Arc<AtomicBool>, Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
         let (acceptor, authority) = match endless.records {
             Some(_) => {
                 let (acceptor, authority) = tls();
@@ -57,19 +64,21 @@ impl Streamer {
             None => (None, None),
         };
         let mut tasks = JoinSet::new();
-        let (behaves, counts) = (Arc::clone(&well), Arc::clone(&most));
+        let (behaves, largest, cuts) = (Arc::clone(&well), Arc::clone(&most), Arc::clone(&cut));
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             loop {
                 let Ok((stream, _)) = listener.accept().await else { continue };
-                let (well, most, acceptor) = (Arc::clone(&behaves), Arc::clone(&counts), acceptor.clone());
+                let (well, acceptor) = (Arc::clone(&behaves), acceptor.clone());
+                let (most, cut) = (Arc::clone(&largest), Arc::clone(&cuts));
                 connections.spawn(async move {
                     let written = connection(stream, acceptor, endless, &well).await;
                     most.fetch_max(written, Ordering::SeqCst);
+                    cut.fetch_add(usize::from(written > 0), Ordering::SeqCst);
                 });
             }
         });
-        Self { port, well, most, authority, _tasks: tasks }
+        Self { port, well, most, cut, authority, _tasks: tasks }
     }
 
     fn dsn(&self, key: &str) -> String {
@@ -196,7 +205,8 @@ async fn early_hints_in_tls_records_of_one_byte_are_felt_by_nobody_else() {
     no_head_goes_on_forever("one-byte records", Endless { start: "", more, records: Some(1) }).await;
 }
 
-/// An answer whose body has no end is an answer all the same: its status counts, and the connection closes.
+/// An answer whose body has no end is an answer all the same: its status counts, and the connection closes. Its place rests, so that
+/// few such answers are asked for.
 async fn no_body_goes_on_forever(what: &str, endless: Endless) {
     let (streamer, good, relay) = scene(endless).await;
     let second = Second::of(&relay);
@@ -204,7 +214,12 @@ async fn no_body_goes_on_forever(what: &str, endless: Endless) {
     let calm = second.events(100).await;
     relay.balanced(SOON).await;
     streamer.well.store(false, Ordering::SeqCst);
+    let begun = Instant::now();
     let attacked = second.events(100).await;
+    let cut = streamer.cut.load(Ordering::SeqCst) as u128;
+    let at_most = AT_ONCE as u128 * (begun.elapsed().as_millis() / PATIENCE.as_millis() + 1);
+    assert!(cut <= at_most, "{cut} answers were cut off, {at_most} at most find a place");
+    streamer.well.store(true, Ordering::SeqCst);
     second::compare(what, &calm, &attacked);
     relay.balanced(SOON).await;
     let most = streamer.most.load(Ordering::SeqCst);
