@@ -146,9 +146,9 @@ pub(crate) fn ready(name: &str, recipe: &str, build: impl FnOnce(&Path)) -> Path
 /// Runs `command` to its end and returns its output.
 ///
 /// # Panics
-/// When it cannot be started or fails: says that `peer` is missing and why.
+/// When it cannot be started or fails: says that `peer` is needed and what happened.
 pub(crate) fn run(peer: &str, command: &mut Command) -> String {
-    try_run(command).unwrap_or_else(|reason| panic!("this test needs {peer}, which is missing: {reason}"))
+    try_run(command).unwrap_or_else(|reason| panic!("this test needs {peer}: {reason}"))
 }
 
 fn try_run(command: &mut Command) -> Result<String, String> {
