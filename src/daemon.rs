@@ -16,7 +16,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::config::diagnostics::{Form, LoadError};
+use crate::config::diagnostics::Form;
 use crate::config::watch::Watch;
 use crate::config::{Config, Fingerprint, Loaded, diff, load};
 use crate::delivery::settings::Settings;
@@ -25,7 +25,7 @@ use crate::delivery::verifier::Verifier;
 use crate::http::{Admin, Listeners, Public, Readiness, SwitchOrder, View, serve_admin, serve_public};
 use crate::intake::submit::Intake;
 use crate::journal::sqlite::SqliteJournal;
-use crate::journal::{Journal, JournalError, OpenError, Switch, TargetId};
+use crate::journal::{Journal, JournalError, OpenError, Switch, TargetId, Targets};
 use crate::policy::dedup::Dedup;
 use crate::policy::routing::Routing;
 use crate::tasks::{self, Tasks};
@@ -136,6 +136,8 @@ struct Daemon {
     clock: Clock,
     metrics: Metrics,
     journal: Arc<dyn Journal>,
+    /// Those that the journal knows.
+    targets: Targets,
     observations: Observations,
     observed: Observed,
     dedup: Dedup,
@@ -192,6 +194,7 @@ impl Daemon {
             clock,
             metrics,
             journal,
+            targets: Targets::default(),
             dedup,
             intake,
             supervisor,
@@ -259,11 +262,12 @@ impl Daemon {
             targets.insert(Arc::clone(name), target);
             upstreams.insert(Arc::clone(name), (target, settings.clone()));
         }
+        self.targets = self.journal.targets().await?;
         caps::follow(self.intake.caps(), &config, &*self.journal, self.clock.now()).await?;
         for project in &config.projects {
             self.metrics.know_project(&project.name, project.dsns.keys().map(|upstream| &**upstream));
         }
-        self.supervisor.configure(Arc::clone(&routing), &upstreams);
+        self.supervisor.configure(Arc::clone(&routing), &self.targets, &upstreams);
         self.dedup.configure(&config.dedup);
         self.public.configure(&config.server, config.certificate.clone(), &config.upstreams);
         self.journal.protect(primaries(&routing, &targets));
@@ -294,6 +298,7 @@ impl Daemon {
         let (storms, browsers) = (self.intake.storms().clone(), self.intake.browsers().clone());
         self.admin.configure(View {
             routing,
+            targets: self.targets.clone(),
             upstreams,
             spared,
             retain,
@@ -314,7 +319,7 @@ impl Daemon {
         let path = self.path.clone();
         let outcome = match tasks::blocking(move || load(&path)).await {
             Ok(loaded) => self.take_over(loaded).await,
-            Err(error) => Err(describe(&error)),
+            Err(error) => Err(error.render(Form::Plain)),
         };
         if let Err(problem) = outcome {
             tracing::error!(config.path = %self.path.display(), "the changed configuration is not used:\n{problem}");
@@ -369,10 +374,6 @@ async fn open_journal(config: &Config, clock: &Clock, ledger: &Ledger) -> Result
     let (settings, clock, ledger) = (config.journal.clone(), clock.clone(), ledger.clone());
     let opened = tasks::blocking(move || SqliteJournal::open(&settings, clock, ledger)).await?;
     Ok(Arc::new(opened))
-}
-
-fn describe(error: &LoadError) -> String {
-    error.render(Form::Plain)
 }
 
 fn every(period: Duration) -> Interval {

@@ -46,15 +46,13 @@ async fn step(journal: &dyn Journal, admin: &Admin) -> Result<bool, JournalError
     let running: Vec<Backfill> = journal.backfills().await?.into_iter().filter(Backfill::is_running).collect();
     for backfill in &running {
         let target = backfill.scope.target;
-        let Some((_, name)) = journal.targets().into_iter().find(|(id, _)| *id == target) else { continue };
+        let view = admin.view();
         // One that is not configured gets nothing: it goes on when it is again.
-        if !admin.view().upstreams.contains_key(&name) {
-            continue;
-        }
+        let Some(name) = view.targets.name(target).filter(|name| view.upstreams.contains_key(*name)) else { continue };
         let after = journal.backfill(target, BackfillStep::GoOn(BATCH)).await?;
         if let Some(done) = after.filter(|after| !after.is_running()) {
             let Backfill { found, taken, .. } = done;
-            tracing::info!(upstream.name = &*name, found, taken, "a backfill has handed over everything");
+            tracing::info!(upstream.name = &**name, found, taken, "a backfill has handed over everything");
         }
     }
     Ok(!running.is_empty())

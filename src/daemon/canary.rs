@@ -31,7 +31,9 @@ impl Daemon {
         let upstreams = self.config.routing().route(project).deliver;
         board.keep_canaries(&upstreams);
         let mut due = vec![];
-        for recipient in self.journal.targets().into_iter().filter(|(_, name)| upstreams.contains(name)) {
+        let targets = self.targets.clone();
+        for (target, name) in targets.iter().filter(|(_, name)| upstreams.contains(*name)) {
+            let recipient = (target, Arc::clone(name));
             if self.follow(&board, &recipient.1) {
                 self.observed.canary_failed(&recipient.1);
             }
@@ -87,11 +89,11 @@ impl Daemon {
     /// When the last canary got through to each upstream, where the journal does not know it yet.
     pub(super) fn canaries_through(&self) -> Vec<(TargetId, Timestamp)> {
         let board = self.supervisor.board();
-        let of = |(target, name): (TargetId, Arc<str>)| {
-            let through = board.canary(&name, |canary| canary.as_ref()?.through_at()).flatten()?;
+        let of = |(target, name): (TargetId, &Arc<str>)| {
+            let through = board.canary(name, |canary| canary.as_ref()?.through_at()).flatten()?;
             (self.journal.latest(target).canary_at < Some(through)).then_some((target, through))
         };
-        self.journal.targets().into_iter().filter_map(of).collect()
+        self.targets.iter().filter_map(of).collect()
     }
 
     async fn is_due(&self, board: &Board, (target, upstream): &Recipient, interval: Period) -> bool {

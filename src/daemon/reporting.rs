@@ -31,10 +31,9 @@ impl Daemon {
             gathered.entry((loss.target, Arc::clone(&loss.project))).or_default().push(loss);
         }
         self.gathering.retain(|addressee, _| gathered.contains_key(addressee));
-        let upstreams: BTreeMap<TargetId, Arc<str>> = self.journal.targets().into_iter().collect();
         for (addressee, losses) in gathered {
-            if let Some(upstream) = upstreams.get(&addressee.0) {
-                self.tell(upstream, addressee, losses).await;
+            if let Some(upstream) = self.targets.name(addressee.0).cloned() {
+                self.tell(&upstream, addressee, losses).await;
             }
         }
     }

@@ -16,7 +16,7 @@ impl Daemon {
         if gone.is_empty() {
             return;
         }
-        for (target, upstream) in self.journal.targets() {
+        for (target, upstream) in self.targets.iter() {
             let backlog = self.journal.backlog(target).await.unwrap_or_default();
             for project in &gone {
                 let own = backlog.quantities.iter().filter(|(name, ..)| **name == **project);
@@ -24,7 +24,7 @@ impl Daemon {
                 if items > 0 {
                     let message =
                         "items wait for a project that is not in the file any more: put its name back, or they expire";
-                    tracing::warn!(upstream.name = &*upstream, project.name = project, items, "{message}");
+                    tracing::warn!(upstream.name = &**upstream, project.name = project, items, "{message}");
                 }
             }
         }

@@ -96,14 +96,14 @@ impl Daemon {
 
     /// What waited too long, and what was kept long enough.
     async fn throw_away(&self, now: Timestamp) {
-        for (target, name) in self.journal.targets() {
-            let max_age = self.config.upstreams.get(&name).map_or(LONGEST_AGE, |settings| settings.max_age);
+        for (target, name) in self.targets.iter() {
+            let max_age = self.config.upstreams.get(name).map_or(LONGEST_AGE, |settings| settings.max_age);
             let expired =
                 in_steps(|| self.journal.discard(target, now - max_age.get(), DropReason::Expired, STEP)).await;
             if expired > 0
-                && let Some(envelopes) = log::admit_sum("expired", &name, expired as u64)
+                && let Some(envelopes) = log::admit_sum("expired", name, expired as u64)
             {
-                tracing::error!(upstream.name = &*name, envelopes, "expired before they could be delivered");
+                tracing::error!(upstream.name = &**name, envelopes, "expired before they could be delivered");
             }
         }
         in_steps(|| self.journal.prune(now - self.config.journal.retain.get(), STEP)).await;
@@ -112,8 +112,8 @@ impl Daemon {
     /// How many envelopes wait, by upstream.
     async fn waiting(&self) -> BTreeMap<Arc<str>, u64> {
         let mut waiting = BTreeMap::new();
-        for (target, name) in self.journal.targets() {
-            waiting.insert(name, self.journal.backlog(target).await.unwrap_or_default().envelopes);
+        for (target, name) in self.targets.iter() {
+            waiting.insert(Arc::clone(name), self.journal.backlog(target).await.unwrap_or_default().envelopes);
         }
         waiting
     }
@@ -121,17 +121,15 @@ impl Daemon {
     /// Adds to the journal's evidence what was observed since the last time, and that we are alive. What it cannot take now is
     /// told the next time.
     pub(super) async fn keep_observations(&mut self, now: Timestamp, stopping: bool) {
-        let (targets, counts) = (self.journal.targets(), self.metrics.intake_counts());
-        let news = self.observations.take();
-        let target = |name: &Arc<str>| targets.iter().find(|(_, known)| known == name).map(|(target, _)| *target);
-        let upstreams = news.iter().filter_map(|(name, news)| Some((target(name)?, news.clone()))).collect();
+        let (counts, news) = (self.metrics.intake_counts(), self.observations.take());
+        let upstreams = news.iter().filter_map(|(name, news)| Some((self.targets.of(name)?, news.clone()))).collect();
         self.observed.seen.extend(self.intake.sightings());
         self.observed.take_incidents();
         let mut intake = self.observed.news(&counts);
         intake.extend(self.observed.seen.iter().cloned());
         let waiting = self.waiting().await;
         let (steps, series) = self.observed.series.look(now, &self.observed.ledger.accounts(), &news, &waiting);
-        let steps = steps.into_iter().filter_map(|(name, step)| Some((target(&name)?, step))).collect();
+        let steps = steps.into_iter().filter_map(|(name, step)| Some((self.targets.of(&name)?, step))).collect();
         let (started, canaries) = (self.observed.started, self.canaries_through());
         let observation = Observation { started, now, stopping, upstreams, intake, steps, canaries };
         match self.journal.observe(observation).await {

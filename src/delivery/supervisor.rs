@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::clock::{Clock, Timestamp};
-use crate::journal::{Journal, TargetId};
+use crate::journal::{Journal, TargetId, Targets};
 use crate::policy::cooldown::Cooldowns;
 use crate::policy::routing::Routing;
 use crate::tasks::Tasks;
@@ -45,6 +45,7 @@ pub struct Supervisor {
 
 #[derive(Debug)]
 struct Running {
+    target: TargetId,
     tasks: Tasks,
     settings: Arc<ArcSwap<Settings>>,
 }
@@ -85,11 +86,16 @@ impl Supervisor {
         self.cooldowns.clone()
     }
 
-    /// Follows a configuration: DSNs and settings change under the running workers, new upstreams get one, removed ones lose
+    /// Follows a configuration, with the targets that the journal knows: DSNs and settings change under the running workers, new upstreams get one, removed ones lose
     /// theirs; what waits for a removed upstream stays in the journal until it expires.
-    pub fn configure(&mut self, routing: Arc<Routing>, upstreams: &BTreeMap<Arc<str>, (TargetId, Settings)>) {
+    pub fn configure(
+        &mut self,
+        routing: Arc<Routing>,
+        known: &Targets,
+        upstreams: &BTreeMap<Arc<str>, (TargetId, Settings)>,
+    ) {
         self.routing.store(routing);
-        for (_, name) in self.journal.targets().iter().filter(|(_, name)| !upstreams.contains_key(name)) {
+        for (_, name) in known.iter().filter(|(_, name)| !upstreams.contains_key(*name)) {
             self.observations.removed(name, self.clock.now());
         }
         let gone: Vec<Arc<str>> = self.workers.keys().filter(|name| !upstreams.contains_key(*name)).cloned().collect();
@@ -123,7 +129,7 @@ impl Supervisor {
     pub fn follow_clock(&mut self) {
         let epoch = self.clock.epoch();
         if std::mem::replace(&mut self.epoch, epoch) != epoch {
-            self.journal.targets().iter().for_each(|(target, _)| self.journal.changed(*target).notify_one());
+            self.workers.values().for_each(|worker| self.journal.changed(worker.target).notify_one());
         }
     }
 
@@ -148,7 +154,7 @@ impl Supervisor {
             }
             worker.run(stop).await;
         });
-        self.workers.insert(Arc::clone(name), Running { tasks, settings });
+        self.workers.insert(Arc::clone(name), Running { target, tasks, settings });
     }
 
     /// Stops all workers; what is under way gets up to `patience`. The backlog stays in the journal.

@@ -89,6 +89,27 @@ impl Record {
     }
 }
 
+/// The targets that a journal knows, each with its name, those no longer configured included. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Targets(pub(super) Arc<[(TargetId, Arc<str>)]>);
+
+impl Targets {
+    /// Each with its name.
+    pub fn iter(&self) -> impl Iterator<Item = (TargetId, &Arc<str>)> {
+        self.0.iter().map(|(target, name)| (*target, name))
+    }
+
+    /// The target for the upstream `name`.
+    pub fn of(&self, name: &str) -> Option<TargetId> {
+        self.iter().find(|(_, known)| ***known == *name).map(|(target, _)| target)
+    }
+
+    /// The name of a target.
+    pub fn name(&self, target: TargetId) -> Option<&Arc<str>> {
+        self.iter().find(|(known, _)| *known == target).map(|(_, name)| name)
+    }
+}
+
 /// Keys under which repeats are recognised.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecentKeys {
@@ -103,8 +124,8 @@ pub trait Log: Send + Sync {
     /// The target for the upstream `name`. A new one begins with nothing waiting.
     fn target(&self, name: &str) -> BoxFuture<'_, Result<TargetId, JournalError>>;
 
-    /// Every target known, with its name, those no longer configured included.
-    fn targets(&self) -> Vec<(TargetId, Arc<str>)>;
+    /// Every target known. A target keeps its name and is never forgotten, so this is asked once for each configuration.
+    fn targets(&self) -> BoxFuture<'_, Result<Targets, JournalError>>;
 
     /// Makes the submission durable; returns after the commit.
     fn append(&self, submission: Submission) -> BoxFuture<'_, Result<RecordId, JournalError>>;

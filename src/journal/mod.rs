@@ -36,7 +36,7 @@ pub use error::{JournalError, OpenError};
 pub use client::{Client, LeftOut};
 pub use facts::{Facts, Switch};
 pub use letters::{DeadLetter, Letter, Pick, WithRecord};
-pub use log::{Log, RecentKeys, Record, Submission};
+pub use log::{Log, RecentKeys, Record, Submission, Targets};
 pub use measures::{Primaries, Space, Stats};
 pub use queue::{Backlog, Claim, Progress, Queues, Rest, Settlement};
 pub use redelivery::Redelivery;

@@ -124,19 +124,19 @@ fn scope(admin: &Admin, order: &BackfillOrder) -> Result<(Scope, Option<String>)
 }
 
 fn target(admin: &Admin, name: &str) -> Option<TargetId> {
-    admin.journal.targets().into_iter().find(|(_, known)| **known == *name).map(|(id, _)| id)
+    admin.view.load().targets.of(name)
 }
 
 fn status(admin: &Admin, backfill: &Backfill) -> BackfillStatus {
     let Backfill { scope, found, taken, started_at, ended_at, cancelled, .. } = backfill;
-    let upstream = admin.journal.targets().into_iter().find(|(id, _)| *id == scope.target);
+    let upstream = admin.view.load().targets.name(scope.target).map(ToString::to_string);
     let state = match (ended_at, cancelled) {
         (None, _) => "running",
         (Some(_), false) => "done",
         (Some(_), true) => "cancelled",
     };
     BackfillStatus {
-        upstream: upstream.map(|(_, name)| name.to_string()).unwrap_or_default(),
+        upstream: upstream.unwrap_or_default(),
         projects: scope.projects.iter().map(ToString::to_string).collect(),
         since: scope.since,
         state: state.to_owned(),

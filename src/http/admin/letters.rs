@@ -125,8 +125,8 @@ async fn change_some(admin: &Admin, mut pick: Pick, retry: bool) -> Result<Lette
 }
 
 fn max_age(admin: &Admin, target: TargetId) -> Option<std::time::Duration> {
-    let name = admin.journal.targets().into_iter().find(|(id, _)| *id == target)?.1;
-    admin.view.load().upstreams.get(&name).copied()
+    let view = admin.view.load();
+    view.upstreams.get(view.targets.name(target)?).copied()
 }
 
 /// What the journal is asked for: each upstream by itself, since each has its own `max_age`.
@@ -137,7 +137,7 @@ fn picks(admin: &Admin, pick: &LetterPick) -> Result<Vec<Pick>, Refused> {
     }
     let targets = match upstream {
         Some(name) => vec![target(admin, name)?],
-        None => admin.journal.targets().into_iter().map(|(id, _)| id).collect(),
+        None => admin.view.load().targets.iter().map(|(id, _)| id).collect(),
     };
     let ids = if ids.is_empty() { vec![None] } else { ids.iter().copied().map(Some).collect() };
     let reason: Option<Box<str>> = reason.as_deref().map(Into::into);
@@ -152,8 +152,7 @@ fn picks(admin: &Admin, pick: &LetterPick) -> Result<Vec<Pick>, Refused> {
 
 /// The target of an upstream, those no longer configured included.
 fn target(admin: &Admin, name: &str) -> Result<TargetId, Refused> {
-    let known = admin.journal.targets().into_iter().find(|(_, known)| **known == *name);
-    known.map(|(id, _)| id).ok_or_else(|| (StatusCode::NOT_FOUND, format!("{name:?} is no upstream")))
+    admin.view.load().targets.of(name).ok_or_else(|| (StatusCode::NOT_FOUND, format!("{name:?} is no upstream")))
 }
 
 /// The newest of all, for the status page.

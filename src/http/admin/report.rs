@@ -313,9 +313,8 @@ async fn compare(
     candidate: &str,
     since: Timestamp,
 ) -> Result<ComparisonReport, NoReport> {
-    let targets = admin.journal.targets();
-    let target = |name: &str| targets.iter().find(|(_, known)| **known == *name).map(|(target, _)| *target);
-    let (Some(a), Some(b)) = (target(primary), target(candidate)) else { return Ok(ComparisonReport::default()) };
+    let targets = admin.view().targets;
+    let (Some(a), Some(b)) = (targets.of(primary), targets.of(candidate)) else { return Ok(ComparisonReport::default()) };
     let mut report = ComparisonReport::default();
     let mut after = Some(RecordId::NONE);
     for _ in 0..LOOKS {

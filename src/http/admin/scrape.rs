@@ -119,9 +119,8 @@ fn targets(admin: &Admin, view: &View) -> Vec<(TargetId, Arc<str>)> {
         let mut own = accounts.iter().filter(|(key, _)| key.upstream.as_ref() == Some(name));
         own.any(|(_, account)| account.expected_pending() != 0)
     };
-    let mut targets = admin.journal.targets();
-    targets.retain(|(_, name)| view.upstreams.contains_key(name) || still_waits(name));
-    targets
+    let shown = view.targets.iter().filter(|(_, name)| view.upstreams.contains_key(*name) || still_waits(name));
+    shown.map(|(target, name)| (target, Arc::clone(name))).collect()
 }
 
 fn upstream(

@@ -12,7 +12,7 @@ use crate::delivery::board::Board;
 use crate::delivery::verifier::Verifier;
 use crate::http::readiness::Readiness;
 use crate::intake::browsers::Browsers;
-use crate::journal::Journal;
+use crate::journal::{Journal, Targets};
 use crate::policy::routing::Routing;
 use crate::policy::storm::Storms;
 use crate::telemetry::ledger::Ledger;
@@ -31,6 +31,8 @@ use super::verdict::Last;
 pub struct View {
     /// Who gets what.
     pub routing: Arc<Routing>,
+    /// The targets that the journal knows.
+    pub targets: Targets,
     /// The configured upstreams, each with its `max_age`.
     pub upstreams: BTreeMap<Arc<str>, Duration>,
     /// What each of them is spared while it is not the primary, in words; absent, nothing.

@@ -210,8 +210,8 @@ pub(super) async fn send_again(
     since: Timestamp,
     dry_run: bool,
 ) -> Result<Repaired, Refused> {
-    let target = admin.journal.targets().into_iter().find(|(_, name)| **name == *upstream);
-    let (Some((target, _)), Some(_)) = (target, admin.verifier.standing(upstream)) else {
+    let target = admin.view.load().targets.of(upstream);
+    let (Some(target), Some(_)) = (target, admin.verifier.standing(upstream)) else {
         return Err(no_api(admin, upstream));
     };
     let failed = |error: JournalError| (StatusCode::SERVICE_UNAVAILABLE, error.to_string());
@@ -258,8 +258,7 @@ pub(super) async fn report(
     since: Timestamp,
 ) -> Result<Option<VerificationReport>, JournalError> {
     let own = status.upstreams.iter().find(|own| own.name == upstream.name).and_then(|own| own.verification.as_ref());
-    let target = admin.journal.targets().into_iter().find(|(_, name)| **name == *upstream.name);
-    let (Some(own), Some((target, _))) = (own, target) else {
+    let (Some(own), Some(target)) = (own, admin.view.load().targets.of(&upstream.name)) else {
         return Ok(None);
     };
     let is_own =

@@ -98,7 +98,10 @@ pub(super) async fn a_target_keeps_its_number_and_a_new_one_begins_with_nothing(
     subject.crash();
     let journal = subject.journal();
     assert_eq!((journal.target("b").await.unwrap(), journal.target("a").await.unwrap()), (b, a));
-    assert_eq!(journal.targets(), [(a, "a".into()), (b, "b".into())]);
+    let targets = journal.targets().await.unwrap();
+    assert_eq!(targets.iter().collect::<Vec<_>>(), [(a, &"a".into()), (b, &"b".into())]);
+    assert_eq!((targets.of("b"), targets.of("c")), (Some(b), None));
+    assert_eq!(targets.name(a).map(|name| &**name), Some("a"));
     assert_eq!(journal.backlog(b).await.unwrap(), Backlog::default());
     assert_eq!(journal.backlog(a).await.unwrap().envelopes, 3);
 }

@@ -71,7 +71,7 @@ impl Subject {
         self.flush().await;
         let journal = self.journal();
         let mut pending = std::collections::BTreeMap::new();
-        for (id, name) in journal.targets() {
+        for (id, name) in journal.targets().await.unwrap().iter() {
             for (project, category, quantity) in journal.backlog(id).await.unwrap().quantities {
                 pending.insert((name.to_string(), project.to_string(), category), quantity);
             }

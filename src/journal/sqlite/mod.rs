@@ -38,6 +38,7 @@ mod verifying;
 mod writer;
 
 use std::fs::File;
+use std::future::ready;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -54,7 +55,7 @@ use crate::telemetry::ledger::Ledger;
 use super::body::Body;
 use super::{
     Backlog, Claim, Journal, JournalError, Log, OpenError, Queues, RecentKeys, Record, RecordId, Settings, Settlement,
-    Submission, TargetId,
+    Submission, TargetId, Targets,
 };
 use group::{Command, INBOX};
 use queue::Take;
@@ -153,8 +154,9 @@ impl Log for SqliteJournal {
         })
     }
 
-    fn targets(&self) -> Vec<(TargetId, Arc<str>)> {
-        self.shared.targets().iter().map(|target| (target.id, Arc::clone(&target.name))).collect()
+    fn targets(&self) -> BoxFuture<'_, Result<Targets, JournalError>> {
+        let known = self.shared.targets().iter().map(|target| (target.id, Arc::clone(&target.name))).collect();
+        Box::pin(ready(Ok(Targets(known))))
     }
 
     fn append(&self, submission: Submission) -> BoxFuture<'_, Result<RecordId, JournalError>> {

@@ -46,11 +46,12 @@ async fn admin() -> (Admin, mpsc::Receiver<SwitchOrder>) {
     for name in ["sentry", "glitchtip"] {
         journal.target(name).await.unwrap();
     }
+    let targets = journal.targets().await.unwrap();
     let readiness = Readiness::new(Arc::clone(&journal), CancellationToken::new());
     let (control, orders) = mpsc::channel(1);
     let verifier = Verifier::new(Arc::clone(&journal), clock.clone(), Board::default());
     let admin = Admin::new((journal, ledger), (Board::default(), verifier), Metrics::new(), clock, readiness, control);
-    admin.configure(view("the-token"));
+    admin.configure(View { targets, ..view("the-token") });
     (admin, orders)
 }
 

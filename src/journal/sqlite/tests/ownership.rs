@@ -65,7 +65,7 @@ async fn a_target_is_known_while_nothing_can_be_written_and_kept_once_it_can() {
     full(1).await.unwrap();
     journal.append(large(100_000, &[a])).await.unwrap_err();
     let b = journal.target("b").await.unwrap();
-    assert_eq!((journal.target("b").await.unwrap(), journal.targets().len()), (b, 2));
+    assert_eq!((journal.target("b").await.unwrap(), journal.targets().await.unwrap().iter().count()), (b, 2));
     journal.append(large(100_000, &[a, b])).await.unwrap_err();
     full(i64::from(u32::MAX - 1)).await.unwrap();
     journal.append(large(100_000, &[a, b])).await.unwrap();
