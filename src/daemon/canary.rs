@@ -4,11 +4,13 @@
 //! Rule: appended with its targets, past limits, storms and shadows' sections: it probes the way out. It counts as nothing, like our
 //! client reports, so that it is no evidence of what services sent. What is known of it is on the board before it can be taken.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
 use crate::delivery::board::Board;
-use crate::journal::{Client, Submission, TargetId};
+use crate::journal::evidence::Figures;
+use crate::journal::{Client, JournalError, Submission, TargetId};
 use crate::policy::canary::{Canary, Due};
 use crate::policy::routing::Project;
 use crate::protocol::category::Quantities;
@@ -87,13 +89,13 @@ impl Daemon {
     }
 
     /// When the last canary got through to each upstream, where the journal does not know it yet.
-    pub(super) fn canaries_through(&self) -> Vec<(TargetId, Timestamp)> {
-        let board = self.supervisor.board();
+    pub(super) async fn canaries_through(&self) -> Result<Vec<(TargetId, Timestamp)>, JournalError> {
+        let (board, figures) = (self.supervisor.board(), self.journal.figures().await?);
         let of = |(target, name): (TargetId, &Arc<str>)| {
             let through = board.canary(name, |canary| canary.as_ref()?.through_at()).flatten()?;
-            (self.journal.latest(target).canary_at < Some(through)).then_some((target, through))
+            (last_canary(&figures, target) < Some(through)).then_some((target, through))
         };
-        self.targets.iter().filter_map(of).collect()
+        Ok(self.targets.iter().filter_map(of).collect())
     }
 
     async fn is_due(&self, board: &Board, (target, upstream): &Recipient, interval: Period) -> bool {
@@ -111,8 +113,10 @@ impl Daemon {
 
     async fn send_canary(&self, board: &Board, project: &Project, recipients: Vec<Recipient>) {
         let (id, now, timeout) = (EventId::random(), self.clock.now(), self.config.canary.timeout.get());
+        // A journal that does not tell will not take the canary either.
+        let figures = self.journal.figures().await.unwrap_or_default();
         for (target, upstream) in &recipients {
-            let before = self.journal.latest(*target).canary_at;
+            let before = last_canary(&figures, *target);
             let reads_back = self.config.upstreams.get(upstream).is_some_and(|settings| settings.api.is_some());
             board.canary(upstream, |canary| {
                 *canary = Some(Canary::sent(canary.take(), id, now, timeout, reads_back).after(before));
@@ -126,6 +130,10 @@ impl Daemon {
             }
         }
     }
+}
+
+fn last_canary(figures: &HashMap<TargetId, Figures>, target: TargetId) -> Option<Timestamp> {
+    figures.get(&target)?.latest.canary_at
 }
 
 fn submission(project: &Project, targets: Vec<TargetId>, id: EventId, now: Timestamp) -> Submission {

@@ -15,6 +15,7 @@ use crate::policy::outcome::DropReason;
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::log;
 use crate::telemetry::metrics::IntakeCounts;
+use crate::telemetry::observations;
 use crate::telemetry::series::Series;
 
 use super::{Daemon, notifying};
@@ -121,19 +122,9 @@ impl Daemon {
     /// Adds to the journal's evidence what was observed since the last time, and that we are alive. What it cannot take now is
     /// told the next time.
     pub(super) async fn keep_observations(&mut self, now: Timestamp, stopping: bool) {
-        let (counts, news) = (self.metrics.intake_counts(), self.observations.take());
-        let upstreams = news.iter().filter_map(|(name, news)| Some((self.targets.of(name)?, news.clone()))).collect();
-        self.observed.seen.extend(self.intake.sightings());
-        self.observed.take_incidents();
-        let mut intake = self.observed.news(&counts);
-        intake.extend(self.observed.seen.iter().cloned());
-        let waiting = self.waiting().await;
-        let (steps, series) = self.observed.series.look(now, &self.observed.ledger.accounts(), &news, &waiting);
-        let steps = steps.into_iter().filter_map(|(name, step)| Some((self.targets.of(&name)?, step))).collect();
-        let (started, canaries) = (self.observed.started, self.canaries_through());
-        let observation = Observation { started, now, stopping, upstreams, intake, steps, canaries };
-        match self.journal.observe(observation).await {
-            Ok(()) => {
+        let news = self.observations.take();
+        match self.observe(now, stopping, &news).await {
+            Ok((counts, series)) => {
                 self.observed.counts = counts;
                 self.observed.series = series;
                 self.observed.seen.clear();
@@ -145,6 +136,28 @@ impl Daemon {
             }
         }
         self.observed.at = Some(now);
+    }
+
+    /// Adds it, and returns the counts and the series from which the next one goes on.
+    async fn observe(
+        &mut self,
+        now: Timestamp,
+        stopping: bool,
+        news: &[(Arc<str>, observations::Observed)],
+    ) -> Result<(IntakeCounts, Series), JournalError> {
+        let counts = self.metrics.intake_counts();
+        let upstreams = news.iter().filter_map(|(name, news)| Some((self.targets.of(name)?, news.clone()))).collect();
+        self.observed.seen.extend(self.intake.sightings());
+        self.observed.take_incidents();
+        let mut intake = self.observed.news(&counts);
+        intake.extend(self.observed.seen.iter().cloned());
+        let waiting = self.waiting().await;
+        let (steps, series) = self.observed.series.look(now, &self.observed.ledger.accounts(), news, &waiting);
+        let steps = steps.into_iter().filter_map(|(name, step)| Some((self.targets.of(&name)?, step))).collect();
+        let (started, canaries) = (self.observed.started, self.canaries_through().await?);
+        let observation = Observation { started, now, stopping, upstreams, intake, steps, canaries };
+        self.journal.observe(observation).await?;
+        Ok((counts, series))
     }
 }
 

@@ -61,6 +61,15 @@ impl Latest {
     }
 }
 
+/// What is known of a target besides what waits for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Its dead letters.
+    pub dead_letters: u64,
+    /// When it last took something.
+    pub latest: Latest,
+}
+
 /// What a [`Tally`] is called that counts how often canaries stopped getting through to an upstream, which is its kind.
 pub const CANARY_FAILED: &str = "canary_failed";
 

@@ -5,12 +5,14 @@
 //! - Every change of an account ([`Posting`](crate::telemetry::ledger::Posting)) is committed with the change it tells of.
 //! - What is dropped is to be told to its target, until the transaction that appends the report of it ([`losses`](super::losses)(super::losses)).
 
+use std::collections::HashMap;
+
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 
-use super::evidence::{Comparison, Evidence, Latest, Observation, Outage};
+use super::evidence::{Comparison, Evidence, Figures, Observation, Outage};
 use super::log::Submission;
 use super::losses::Loss;
 use super::{JournalError, RecordId, TargetId};
@@ -58,8 +60,8 @@ pub trait Facts: Send + Sync {
         after: RecordId,
     ) -> BoxFuture<'_, Result<Comparison, JournalError>>;
 
-    /// When a target last took something.
-    fn latest(&self, target: TargetId) -> Latest;
+    /// What is known of every target, at once.
+    fn figures(&self) -> BoxFuture<'_, Result<HashMap<TargetId, Figures>, JournalError>>;
 
     /// Counts losses that no record tells of: what was shed before there was one.
     fn lose(&self, losses: Vec<Loss>) -> BoxFuture<'_, Result<(), JournalError>>;

@@ -14,9 +14,6 @@ use super::{JournalError, RecordId, TargetId};
 
 /// Lists what was refused or withheld, and hands it over again.
 pub trait Redelivery: Send + Sync {
-    /// The number of dead letters of a target.
-    fn dead_letters(&self, target: TargetId) -> u64;
-
     /// The dead letters meant by `pick` with numbers below `before`, newest first, at most `limit`.
     fn letters(&self, pick: Pick, before: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Letter>, JournalError>>;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::delivery::batch_poison::Cause;
 use crate::delivery::board::Report;
-use crate::journal::evidence::{Evidence, Outage};
+use crate::journal::evidence::{Evidence, Figures, Outage};
 use crate::journal::{Backlog, Share, TargetId};
 use crate::policy::canary::Canary;
 use crate::policy::outcome::{DropReason, RefusalReason};
@@ -69,10 +69,12 @@ async fn read(admin: &Admin) -> Status {
     let (lately, gaps) = lately::of_all(admin, now).await;
     let mut upstreams = Vec::new();
     let standings = verify::standings(admin).await;
+    let figures = admin.journal.figures().await.unwrap_or_default();
     for (target, name) in targets(admin, &view) {
         let backlog = admin.journal.backlog(target).await.unwrap_or_default();
         let missing = verify::missing(&standings, target);
-        upstreams.push(upstream(admin, &view, target, &name, (&backlog, &missing), now));
+        let figures = figures.get(&target).copied().unwrap_or_default();
+        upstreams.push(upstream(admin, &view, &name, (&backlog, &missing, figures), now));
         if let Some(upstream) = upstreams.last_mut() {
             upstream.outages = outages_of(&name, &outages);
             upstream.lately = lately.get(&name).cloned().unwrap_or_default();
@@ -126,9 +128,8 @@ fn targets(admin: &Admin, view: &View) -> Vec<(TargetId, Arc<str>)> {
 fn upstream(
     admin: &Admin,
     view: &View,
-    target: TargetId,
     name: &Arc<str>,
-    (backlog, missing): (&Backlog, &Missing),
+    (backlog, missing, figures): (&Backlog, &Missing, Figures),
     now: Timestamp,
 ) -> UpstreamStatus {
     let configured = view.upstreams.contains_key(name);
@@ -153,9 +154,9 @@ fn upstream(
         dropped,
         returned: in_items().map(|account| account.returned).sum(),
         backlog: backlog_status(backlog, now),
-        dead_letters: admin.journal.dead_letters(target),
+        dead_letters: figures.dead_letters,
         lately: LatelyStatus::default(),
-        last_delivery_at: report.last_delivery.max(admin.journal.latest(target).delivered_at),
+        last_delivery_at: report.last_delivery.max(figures.latest.delivered_at),
         outages: vec![],
         alone: report.alone.iter().filter(|(_, until)| *until > now).map(|(name, _)| name.to_string()).collect(),
         poison: poison(&report, now),

@@ -67,12 +67,12 @@ pub(super) async fn a_dead_letter_that_is_retried_waits_again_and_the_accounts_b
     let pick = Pick { reason: Some("refused".into()), ..Pick::default() };
     assert_eq!(journal.retry_letters(pick.clone(), 9).await.unwrap(), 1);
     assert_eq!(journal.retry_letters(pick, 9).await.unwrap(), 0);
-    assert_eq!((journal.dead_letters(a), journal.backlog(a).await.unwrap().envelopes), (1, 1));
+    assert_eq!((dead_letters(&*journal, a).await, journal.backlog(a).await.unwrap().envelopes), (1, 1));
     subject.assert_balanced().await;
     drop(journal);
     subject.crash();
     let journal = subject.journal();
-    assert_eq!((journal.dead_letters(a), journal.backlog(a).await.unwrap().envelopes), (1, 1));
+    assert_eq!((dead_letters(&*journal, a).await, journal.backlog(a).await.unwrap().envelopes), (1, 1));
     let claims = journal.claim(a, later(), 9).await.unwrap();
     assert_eq!((ids(&claims), &claims[0].progress), (vec![record], &Progress::default()));
     journal.settle(a, &claims[0].record, delivered(1));
@@ -119,7 +119,7 @@ pub(super) async fn a_dead_letter_of_a_record_that_is_still_under_way_is_left_al
     for leased in [false, true] {
         let claims = if leased { journal.claim(a, at(9), 1).await.unwrap() } else { vec![] };
         assert_eq!(journal.retry_letters(Pick::default(), 9).await.unwrap(), 0);
-        assert_eq!(journal.dead_letters(a), 1);
+        assert_eq!(dead_letters(&*journal, a).await, 1);
         claims.iter().for_each(|claim| journal.settle(a, &claim.record, delivered(1)));
         subject.assert_balanced().await;
     }
@@ -134,7 +134,7 @@ pub(super) async fn a_dead_letter_that_is_forgotten_lets_its_record_go(mut subje
         refuse(&journal, a, second, "refused").await;
     }
     assert_eq!(journal.discard_letters(Pick::default(), 2).await.unwrap(), 2, "no more than asked");
-    assert_eq!((journal.dead_letters(a), journal.prune(at(100), 9).await.unwrap()), (1, 2));
+    assert_eq!((dead_letters(&*journal, a).await, journal.prune(at(100), 9).await.unwrap()), (1, 2));
     drop(journal);
     subject.crash();
     let journal = subject.journal();

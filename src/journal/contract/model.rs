@@ -324,7 +324,7 @@ impl Run {
             assert_eq!(backlog.quantities.iter().map(|(_, _, n)| n).sum::<u64>(), self.model.errors(target));
             assert_eq!(backlog.oldest, self.model.oldest(target));
             assert_eq!(journal.next_due(TargetId(target as u8)), self.model.next_due(target));
-            assert_eq!(journal.dead_letters(TargetId(target as u8)), self.model.letters[target].len() as u64);
+            assert_eq!(dead_letters(&*journal, TargetId(target as u8)).await, self.model.letters[target].len() as u64);
         }
     }
 }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::clock::{Clock, Timestamp};
 use crate::journal::body::Body;
+use crate::journal::evidence::Figures;
 use crate::journal::sqlite::SqliteJournal;
 use crate::journal::*;
 use crate::policy::outcome::DropReason;
@@ -106,6 +107,16 @@ pub(in crate::journal) fn bytes_of(body: &Body) -> Vec<u8> {
     let mut bytes = Vec::new();
     body.reader().unwrap().read_to_end(&mut bytes).unwrap();
     bytes
+}
+
+/// What is known of a target.
+pub(in crate::journal) async fn figures(journal: &dyn Journal, target: TargetId) -> Figures {
+    journal.figures().await.unwrap()[&target]
+}
+
+/// Its dead letters.
+pub(in crate::journal) async fn dead_letters(journal: &dyn Journal, target: TargetId) -> u64 {
+    figures(journal, target).await.dead_letters
 }
 
 /// Asks again and again until the answer is yes.

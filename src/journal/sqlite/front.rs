@@ -1,5 +1,7 @@
 //! What [`Redelivery`], [`Facts`] and [`Storage`] ask of the journal, handed to the writer and the reader.
 
+use std::collections::HashMap;
+use std::future::ready;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -10,7 +12,7 @@ use tokio::sync::oneshot;
 use crate::clock::Timestamp;
 use crate::journal::backfill::{Backfill, BackfillStep, Scope, Survey};
 use crate::journal::body::Reservation;
-use crate::journal::evidence::{Comparison, Evidence, Latest, Observation, Outage};
+use crate::journal::evidence::{Comparison, Evidence, Figures, Observation, Outage};
 use crate::journal::losses::Loss;
 use crate::journal::spool::Spool;
 use crate::journal::{
@@ -20,13 +22,10 @@ use crate::journal::{
 
 use super::SqliteJournal;
 use super::group::Command;
+use super::queue::Target;
 use super::reader::Question;
 
 impl Redelivery for SqliteJournal {
-    fn dead_letters(&self, target: TargetId) -> u64 {
-        self.shared.target(target).map_or(0, |target| target.queue().dead_letters)
-    }
-
     fn letters(&self, pick: Pick, before: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Letter>, JournalError>> {
         Box::pin(self.read(move |reply| Question::Letters(pick, before, limit, reply)))
     }
@@ -92,8 +91,12 @@ impl Facts for SqliteJournal {
         })
     }
 
-    fn latest(&self, target: TargetId) -> Latest {
-        self.shared.target(target).map(|target| target.queue().latest).unwrap_or_default()
+    fn figures(&self) -> BoxFuture<'_, Result<HashMap<TargetId, Figures>, JournalError>> {
+        let of = |target: &Arc<Target>| {
+            let queue = target.queue();
+            (target.id, Figures { dead_letters: queue.dead_letters, latest: queue.latest })
+        };
+        Box::pin(ready(Ok(self.shared.targets().iter().map(of).collect())))
     }
 
     fn lose(&self, losses: Vec<Loss>) -> BoxFuture<'_, Result<(), JournalError>> {

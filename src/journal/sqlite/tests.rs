@@ -22,7 +22,9 @@ use rusqlite::Connection;
 use super::group::Command;
 use super::*;
 use crate::journal::backfill::BackfillStep;
-use crate::journal::contract::subject::{Subject, at, copy_files, delivered, errors, eventually, fill, submission};
+use crate::journal::contract::subject::{
+    Subject, at, copy_files, dead_letters, delivered, errors, eventually, fill, submission,
+};
 use crate::journal::{Facts as _, Pick, Progress, Redelivery as _, Rest, Storage as _};
 use crate::units::ByteSize;
 

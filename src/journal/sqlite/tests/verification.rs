@@ -257,14 +257,14 @@ async fn what_is_lost_each_time_becomes_a_dead_letter_that_can_be_retried() {
     let journal = scene.subject.journal();
     let letters = journal.letters(Pick::default(), u64::MAX, 9).await.unwrap();
     assert_eq!((letters.len(), &*letters[0].refusal.reason), (1, LOST_BY_TRACKER));
-    assert_eq!((journal.dead_letters(scene.target), scene.account().await.1), (1, 0));
+    assert_eq!((dead_letters(&*journal, scene.target).await, scene.account().await.1), (1, 0));
     assert_eq!(journal.retry_letters(Pick::default(), 9).await.unwrap(), 1);
     scene.subject.assert_balanced().await;
     scene.deliver(1).await;
     let later = Clock::system().now() + Duration::from_secs(1);
     let batch = journal.verification().wanted(scene.target, RecordId(9), later, 9).await.unwrap();
     assert_eq!(numbers(&batch.again), [1], "it is looked for again");
-    assert_eq!(journal.dead_letters(scene.target), 0);
+    assert_eq!(dead_letters(&*journal, scene.target).await, 0);
 }
 
 #[tokio::test]
