@@ -20,10 +20,10 @@ impl Readiness {
     }
 
     /// Why not, when not. An upstream's outage is no reason.
-    pub fn not_ready(&self) -> Option<String> {
+    pub async fn not_ready(&self) -> Option<String> {
         if self.draining.is_cancelled() {
             return Some("shutting down".to_owned());
         }
-        self.journal.writable().err().map(|error| error.to_string())
+        self.journal.writable().await.err().map(|error| error.to_string())
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::TargetId;
+use super::{Share, TargetId};
 
 /// Whose backlog never gives way when room is short.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +20,17 @@ impl Primaries {
     pub fn of(&self, project: &str) -> Option<TargetId> {
         self.own.get(project).copied().or(self.everywhere)
     }
+}
+
+/// What a journal tells of itself, at once.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Measures {
+    /// Room taken.
+    pub space: Space,
+    /// What each project takes of it, the most first: those of the split, and those that still have something.
+    pub shares: Vec<Share>,
+    /// What the storage did so far.
+    pub stats: Stats,
 }
 
 /// How much room the journal takes and has.

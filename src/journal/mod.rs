@@ -37,7 +37,7 @@ pub use client::{Client, LeftOut};
 pub use facts::{Facts, Switch};
 pub use letters::{DeadLetter, Letter, Pick, WithRecord};
 pub use log::{Log, RecentKeys, Record, Submission, Targets};
-pub use measures::{Primaries, Space, Stats};
+pub use measures::{Measures, Primaries, Space, Stats};
 pub use queue::{Backlog, Claim, Progress, Queues, Rest, Settlement};
 pub use redelivery::Redelivery;
 pub use settings::{Settings, Sync};

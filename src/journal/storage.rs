@@ -16,7 +16,7 @@ use futures_util::future::BoxFuture;
 
 use super::body::Reservation;
 use super::spool::Spool;
-use super::{JournalError, Primaries, Share, Space, Stats};
+use super::{JournalError, Measures, Primaries};
 
 /// Gives out room, and says how much there is.
 pub trait Storage: Send + Sync {
@@ -35,17 +35,11 @@ pub trait Storage: Send + Sync {
     /// beyond its part takes of the common half alone ([`JournalError::Share`]), and is the first to give way.
     fn split(&self, projects: Vec<Arc<str>>);
 
-    /// What each project takes, the most first: those of the split, and those that still have something.
-    fn shares(&self) -> Vec<Share>;
+    /// How much room is taken and by whom, and what the storage did so far.
+    fn measure(&self) -> BoxFuture<'_, Result<Measures, JournalError>>;
 
-    /// Room taken.
-    fn space(&self) -> Space;
-
-    /// What the storage did so far.
-    fn stats(&self) -> Stats;
-
-    /// Whether an append would be accepted now, and if not, why.
-    fn writable(&self) -> Result<(), JournalError>;
+    /// Whether an append would be accepted now, and if not, why. Who appends is told by the append itself.
+    fn writable(&self) -> BoxFuture<'_, Result<(), JournalError>>;
 
     /// Commits what is under way and closes. Calls made later answer [`JournalError::Closed`].
     fn close(&self, patience: Duration) -> BoxFuture<'_, ()>;

@@ -20,7 +20,7 @@ pub(super) async fn healthz() -> &'static str {
 }
 
 pub(super) async fn readyz(State(admin): State<Admin>) -> Response {
-    match admin.readiness.not_ready() {
+    match admin.readiness.not_ready().await {
         None => "ready\n".into_response(),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
     }

@@ -20,10 +20,13 @@ use super::verify;
 pub(super) async fn text(admin: &Admin) -> Vec<u8> {
     let _alone = admin.scraping.lock().await;
     let status = status(admin).await;
-    refresh(admin, &status);
+    // What the storage did is not told while it does not say: counters that fall to nothing would look like a restart.
+    let stats = admin.journal.measure().await.ok().map(|measures| measures.stats);
+    refresh(admin, &status, stats.as_ref());
     let (ours, process) = admin.metrics.registries();
     let mut text = Vec::new();
-    for families in [ours.gather(), process.gather(), vec![commit_durations(&admin.journal.stats())]] {
+    let commits = stats.iter().map(commit_durations).collect();
+    for families in [ours.gather(), process.gather(), commits] {
         if let Err(error) = TextEncoder::new().encode(&families, &mut text) {
             tracing::error!(%error, "metrics cannot be written");
         }
@@ -42,7 +45,7 @@ fn commit_durations(stats: &Stats) -> MetricFamily {
 }
 
 /// Copies into the metrics what is counted elsewhere.
-fn refresh(admin: &Admin, status: &Status) {
+fn refresh(admin: &Admin, status: &Status, stats: Option<&Stats>) {
     let metrics = &admin.metrics;
     for (key, account) in admin.ledger.accounts() {
         copy_account(admin, &key, &account);
@@ -73,9 +76,10 @@ fn refresh(admin: &Admin, status: &Status) {
             metrics.journal_project_part_bytes.with_label_values(&[name]).set(part_bytes.unwrap_or(0) as f64);
         }
     }
-    let stats = admin.journal.stats();
-    raise(&metrics.journal_errors_total, stats.errors);
-    raise(&metrics.journal_set_aside_records_total, stats.set_aside);
+    if let Some(stats) = stats {
+        raise(&metrics.journal_errors_total, stats.errors);
+        raise(&metrics.journal_set_aside_records_total, stats.set_aside);
+    }
     metrics.config_reload_success.set(if status.config.error.is_none() { 1.0 } else { 0.0 });
     metrics.config_last_reload_success_timestamp_seconds.set(status.config.loaded_at.as_secs_f64());
 }

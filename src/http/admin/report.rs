@@ -314,7 +314,9 @@ async fn compare(
     since: Timestamp,
 ) -> Result<ComparisonReport, NoReport> {
     let targets = admin.view().targets;
-    let (Some(a), Some(b)) = (targets.of(primary), targets.of(candidate)) else { return Ok(ComparisonReport::default()) };
+    let (Some(a), Some(b)) = (targets.of(primary), targets.of(candidate)) else {
+        return Ok(ComparisonReport::default());
+    };
     let mut report = ComparisonReport::default();
     let mut after = Some(RecordId::NONE);
     for _ in 0..LOOKS {

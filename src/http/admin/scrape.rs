@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::delivery::batch_poison::Cause;
 use crate::delivery::board::Report;
 use crate::journal::evidence::{Evidence, Figures, Outage};
-use crate::journal::{Backlog, Share, TargetId};
+use crate::journal::{Backlog, Measures, Share, TargetId};
 use crate::policy::canary::Canary;
 use crate::policy::outcome::{DropReason, RefusalReason};
 use crate::policy::storm::Storm;
@@ -82,8 +82,8 @@ async fn read(admin: &Admin) -> Status {
         }
     }
     upstreams.sort_by_key(|upstream| (upstream.role != "primary", upstream.role == "removed", upstream.name.clone()));
-    let not_ready = admin.readiness.not_ready();
-    let space = admin.journal.space();
+    let not_ready = admin.readiness.not_ready().await;
+    let Measures { space, shares, .. } = admin.journal.measure().await.unwrap_or_default();
     let mut status = Status {
         health: Health::default(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -93,7 +93,11 @@ async fn read(admin: &Admin) -> Status {
         not_ready,
         primary: view.routing.primary.to_string(),
         mirror: view.routing.mirror,
-        journal: JournalStatus { size_bytes: space.files, disk_free_bytes: space.disk_free, projects: shares(admin) },
+        journal: JournalStatus {
+            size_bytes: space.files,
+            disk_free_bytes: space.disk_free,
+            projects: shares.into_iter().map(share).collect(),
+        },
         difference: upstreams.iter().map(|upstream| upstream.difference).sum(),
         upstreams,
         projects: projects(&view),
@@ -108,10 +112,8 @@ async fn read(admin: &Admin) -> Status {
     status
 }
 
-fn shares(admin: &Admin) -> Vec<ShareStatus> {
-    let share =
-        |share: Share| ShareStatus { name: share.project.to_string(), bytes: share.bytes, part_bytes: share.part };
-    admin.journal.shares().into_iter().map(share).collect()
+fn share(share: Share) -> ShareStatus {
+    ShareStatus { name: share.project.to_string(), bytes: share.bytes, part_bytes: share.part }
 }
 
 /// The targets of configured upstreams, and those for which something still waits.

@@ -112,7 +112,7 @@ async fn alive() -> Response {
 }
 
 async fn ready(State(public): State<Arc<Public>>) -> Response {
-    let is_healthy = public.readiness.not_ready().is_none();
+    let is_healthy = public.readiness.not_ready().await.is_none();
     let status = if is_healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, axum::Json(json!({ "is_healthy": is_healthy }))).into_response()
 }

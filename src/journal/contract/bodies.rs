@@ -39,7 +39,7 @@ pub(super) async fn a_body_written_in_pieces_is_one_body_and_can_be_written_over
 pub(super) async fn a_large_body_is_claimed_as_it_was_written_and_gives_its_room_back(mut subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
-    let (before, bytes) = (journal.space().used, noise(3 * IN_MEMORY));
+    let (before, bytes) = (space(&*journal).await.used, noise(3 * IN_MEMORY));
     for _ in 0..2 {
         let body = written(&journal, &bytes).await.unwrap();
         journal.append(Submission { body, ..submission(at(1), &[a]) }).await.unwrap();
@@ -49,7 +49,7 @@ pub(super) async fn a_large_body_is_claimed_as_it_was_written_and_gives_its_room
         if restart {
             subject.crash();
         }
-        assert!(subject.journal().space().used >= before + 6 * IN_MEMORY as u64, "{restart}");
+        assert!(space(&*subject.journal()).await.used >= before + 6 * IN_MEMORY as u64, "{restart}");
         assert_eq!(subject.journal().backlog(a).await.unwrap().bytes, 6 * IN_MEMORY as u64);
     }
     let journal = subject.journal();
@@ -63,24 +63,24 @@ pub(super) async fn a_large_body_is_claimed_as_it_was_written_and_gives_its_room
     assert_eq!(journal.prune(at(100), 9).await.unwrap(), 1, "a dead letter keeps its body");
     assert!(bytes_of(&claims[0].record.body) == bytes);
     let most = before + 4 * IN_MEMORY as u64;
-    eventually("the room of the other comes back", || journal.space().used <= most).await;
+    eventually("the room of the other comes back", async || space(&*journal).await.used <= most).await;
     subject.assert_balanced().await;
 }
 
 pub(super) async fn a_body_that_was_not_finished_or_not_appended_leaves_nothing_behind(mut subject: Subject) {
     let journal = subject.journal();
-    let before = journal.space().used;
+    let before = space(&*journal).await.used;
     let mut writer = BodyWriter::new(Arc::clone(&journal), Some("shop".into()));
     writer.write(&noise(2 * IN_MEMORY)).await.unwrap();
     let body = written(&journal, &noise(2 * IN_MEMORY)).await.unwrap();
     drop((writer, body.clone()));
     assert!(bytes_of(&body).len() == 2 * IN_MEMORY, "one handle is left");
     drop(body);
-    eventually("nothing is left", || journal.space().used <= before).await;
+    eventually("nothing is left", async || space(&*journal).await.used <= before).await;
     // The same through a crash.
     let body = written(&journal, &noise(2 * IN_MEMORY)).await.unwrap();
     drop(journal);
     subject.crash();
-    assert!(subject.journal().space().used <= before);
+    assert!(space(&*subject.journal()).await.used <= before);
     drop(body);
 }

@@ -58,7 +58,10 @@ pub(super) async fn evidence_adds_up_and_outlives_a_restart(mut subject: Subject
     journal.observe(last).await.unwrap();
     let older = Observation { canaries: vec![(b, today(52))], ..observation(60, b, &[], &[]) };
     journal.observe(Observation { stopping: true, started: today(50), intake: vec![], ..older }).await.unwrap();
-    assert_eq!((figures(&*journal, a).await.latest.canary_at, figures(&*journal, b).await.latest.canary_at), (None, Some(today(55))));
+    assert_eq!(
+        (figures(&*journal, a).await.latest.canary_at, figures(&*journal, b).await.latest.canary_at),
+        (None, Some(today(55)))
+    );
     let evidence = journal.evidence(at(0)).await.unwrap();
     let of = |name: &str| &evidence.performance[name];
     assert_eq!(of("a").attempts(Verdict::Delivered), 3);

@@ -164,7 +164,7 @@ pub(super) async fn a_closed_journal_says_so(subject: Subject) {
     assert!(matches!(journal.append(submission(at(1), &[a])).await, Err(JournalError::Closed)));
     assert!(matches!(journal.claim(a, at(1), 1).await, Err(JournalError::Closed)));
     assert!(matches!(journal.backlog(a).await, Err(JournalError::Closed)));
-    assert!(matches!(journal.writable(), Err(JournalError::Closed)));
+    assert!(matches!(journal.writable().await, Err(JournalError::Closed)));
 }
 
 pub(super) async fn the_number_of_targets_is_bounded(subject: Subject) {

@@ -264,9 +264,9 @@ impl Run {
     }
 
     async fn crash(&mut self) {
-        let before = taken(&self.subject);
+        let before = taken(&self.subject).await;
         self.subject.crash();
-        assert_eq!(taken(&self.subject), before);
+        assert_eq!(taken(&self.subject).await, before);
         for (target, claim, waiting) in self.model.leased.drain(..) {
             // Untried and passed by: SQLite has it due as of its commit, or untried still; the test takes either.
             let lost = waiting.due.is_none();
@@ -300,13 +300,13 @@ impl Run {
     }
 
     /// Each project takes what its records take, whose overhead on disk is bounded.
-    fn check_room(&self) {
+    async fn check_room(&self) {
         let (mut bodies, most) = (BTreeMap::<Arc<str>, (u64, u64)>::new(), |size: u64| 2 * size + 1024);
         for (project, size) in self.model.bodies.values() {
             let sums = bodies.entry(Arc::clone(project)).or_default();
             *sums = (sums.0 + size, sums.1 + most(*size));
         }
-        let taken = taken(&self.subject);
+        let taken = taken(&self.subject).await;
         for (project, (least, most)) in &bodies {
             let bytes = taken.get(project).copied().unwrap_or(0);
             assert!((*least..=*most).contains(&bytes), "{project} takes {bytes}, not {least} to {most}");
@@ -316,7 +316,7 @@ impl Run {
 
     async fn check(&self) {
         self.subject.assert_balanced().await;
-        self.check_room();
+        self.check_room().await;
         let journal = self.subject.journal();
         for target in 0..2 {
             let backlog = journal.backlog(TargetId(target as u8)).await.unwrap();
@@ -330,8 +330,8 @@ impl Run {
 }
 
 /// What each project takes.
-fn taken(subject: &Subject) -> BTreeMap<Arc<str>, u64> {
-    subject.journal().shares().into_iter().map(|share| (share.project, share.bytes)).collect()
+async fn taken(subject: &Subject) -> BTreeMap<Arc<str>, u64> {
+    subject.journal().measure().await.unwrap().shares.into_iter().map(|share| (share.project, share.bytes)).collect()
 }
 
 async fn run(subject: Subject, calls: Vec<Call>) {

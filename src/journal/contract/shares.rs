@@ -28,11 +28,11 @@ async fn a_project_beyond_its_part_is_refused_alone(mut subject: Subject) {
     let flooded = flood(&journal, target).await * SIZE;
     // The tables themselves take some of it.
     assert!((1_900_000..3 << 20).contains(&flooded), "its own part and the common half: {flooded}");
-    let part = journal.shares()[0].part.unwrap();
+    let part = journal.measure().await.unwrap().shares[0].part.unwrap();
     for project in ["shop", "app"] {
         for count in 0..part as usize / (SIZE + 6000) {
             let taken = journal.append(of(project, &[target])).await;
-            assert!(taken.is_ok() && journal.writable().is_ok(), "{project}, {count}: {taken:?}");
+            assert!(taken.is_ok() && journal.writable().await.is_ok(), "{project}, {count}: {taken:?}");
         }
     }
     drop(journal);

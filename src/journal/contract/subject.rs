@@ -119,10 +119,15 @@ pub(in crate::journal) async fn dead_letters(journal: &dyn Journal, target: Targ
     figures(journal, target).await.dead_letters
 }
 
+/// Room taken.
+pub(in crate::journal) async fn space(journal: &dyn Journal) -> Space {
+    journal.measure().await.unwrap().space
+}
+
 /// Asks again and again until the answer is yes.
-pub(in crate::journal) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub(in crate::journal) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    while !holds() {
+    while !holds().await {
         assert!(std::time::Instant::now() < deadline, "never: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -16,8 +16,8 @@ use crate::journal::evidence::{Comparison, Evidence, Figures, Observation, Outag
 use crate::journal::losses::Loss;
 use crate::journal::spool::Spool;
 use crate::journal::{
-    Facts, JournalError, Letter, Pick, Primaries, RecordId, Redelivery, Share, Space, Stats, Storage, Submission,
-    Switch, TargetId, WithRecord,
+    Facts, JournalError, Letter, Measures, Pick, Primaries, RecordId, Redelivery, Space, Storage, Submission, Switch,
+    TargetId, WithRecord,
 };
 
 use super::SqliteJournal;
@@ -129,26 +129,20 @@ impl Storage for SqliteJournal {
         self.shared.change_shares(|shares| shares.split(projects));
     }
 
-    fn shares(&self) -> Vec<Share> {
-        self.shared.shares().told()
+    fn measure(&self) -> BoxFuture<'_, Result<Measures, JournalError>> {
+        let shared = &self.shared;
+        let (used, files) = (shared.used.load(Ordering::Relaxed), shared.files.bytes());
+        let disk_free = Some(shared.disk.free()).filter(|free| *free < u64::MAX);
+        let space = Space { used, files: files + shared.spool.taken(), disk_free };
+        Box::pin(ready(Ok(Measures { space, shares: shared.shares().told(), stats: shared.counters.stats() })))
     }
 
-    fn space(&self) -> Space {
-        let (used, files) = (self.shared.used.load(Ordering::Relaxed), self.shared.files.bytes());
-        let disk_free = Some(self.shared.disk.free()).filter(|free| *free < u64::MAX);
-        Space { used, files: files + self.shared.spool.taken(), disk_free }
-    }
-
-    fn stats(&self) -> Stats {
-        self.shared.counters.stats()
-    }
-
-    fn writable(&self) -> Result<(), JournalError> {
-        if self.shared.closed.load(Ordering::Acquire) {
-            return Err(JournalError::Closed);
-        }
-        self.shared.trouble().map_or(Ok(()), Err)?;
-        self.shared.disk.check(0)
+    fn writable(&self) -> BoxFuture<'_, Result<(), JournalError>> {
+        let trouble = match self.shared.closed.load(Ordering::Acquire) {
+            true => Some(JournalError::Closed),
+            false => self.shared.trouble(),
+        };
+        Box::pin(ready(trouble.map_or_else(|| self.shared.disk.check(0), Err)))
     }
 
     fn close(&self, patience: Duration) -> BoxFuture<'_, ()> {

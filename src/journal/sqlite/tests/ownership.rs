@@ -38,18 +38,18 @@ async fn what_another_process_wrote_is_never_taken_for_a_journal_that_works_agai
                     FROM record WHERE id = 2";
     other.execute_batch(intruder).unwrap();
     journal.append(submission(at(1), &[a])).await.unwrap_err();
-    eventually("it says why", || {
-        let trouble = journal.writable().err().map(|error| error.to_string()).unwrap_or_default();
+    eventually("it says why", async || {
+        let trouble = journal.writable().await.err().map(|error| error.to_string()).unwrap_or_default();
         trouble.contains("another process has written to it")
     })
     .await;
     for _ in 0..3 {
         journal.lose(vec![]).await.unwrap_err();
-        assert!(journal.writable().is_err());
+        assert!(journal.writable().await.is_err());
     }
     // What is gone again has done no harm.
     other.execute_batch("DELETE FROM record WHERE id = 3").unwrap();
-    eventually("it works again", || journal.writable().is_ok()).await;
+    eventually("it works again", async || journal.writable().await.is_ok()).await;
     journal.append(submission(at(1), &[a])).await.unwrap();
     assert_eq!(drain(&*journal, a).await, 3);
     subject.assert_balanced().await;

@@ -10,8 +10,8 @@ fn of(project: &str, size: usize, targets: &[TargetId]) -> Submission {
     Submission { project: project.into(), body, ..submission(at(1), targets) }
 }
 
-fn taken(journal: &SqliteJournal, project: &str) -> u64 {
-    let shares: Vec<Share> = journal.shares();
+async fn taken(journal: &SqliteJournal, project: &str) -> u64 {
+    let shares: Vec<Share> = journal.measure().await.unwrap().shares;
     shares.iter().find(|share| &*share.project == project).map_or(0, |share| share.bytes)
 }
 
@@ -33,11 +33,11 @@ async fn what_records_are_counted_as_is_what_the_file_takes_for_them() {
         let (journal, _) = parts(&subject);
         let target = journal.target("a").await.unwrap();
         journal.append(of("shop", size, &[target])).await.unwrap();
-        let (used, counted) = (journal.space().used, taken(&journal, "shop"));
+        let (used, counted) = (space(&*journal).await.used, taken(&journal, "shop").await);
         for _ in 0..200 {
             journal.append(of("shop", size, &[target])).await.unwrap();
         }
-        let (used, counted) = (journal.space().used - used, taken(&journal, "shop") - counted);
+        let (used, counted) = (space(&*journal).await.used - used, taken(&journal, "shop").await - counted);
         let pages = 2 * u64::from(schema::PAGE);
         let most = used + used / 4 + 200 * 512 + pages;
         assert!(counted + pages >= used && counted <= most, "of {size}: {counted} for {used}");
@@ -50,12 +50,12 @@ async fn a_rolled_back_commit_leaves_the_counts_as_they_were() {
     let (journal, _) = parts(&subject);
     let target = journal.target("a").await.unwrap();
     journal.append(of("shop", 20_000, &[target])).await.unwrap();
-    let before = journal.shares();
+    let before = journal.measure().await.unwrap().shares;
     journal.ask(|reply| Command::Cap(1, reply)).await.unwrap();
     for project in ["shop", "new"] {
         assert!(journal.append(of(project, 500_000, &[target])).await.is_err());
     }
-    assert_eq!(journal.shares(), before);
+    assert_eq!(journal.measure().await.unwrap().shares, before);
 }
 
 #[tokio::test]
@@ -65,16 +65,16 @@ async fn a_file_counts_as_its_projects_from_its_first_byte_on_and_once() {
     let (own, _) = parts(&subject);
     let target = journal.target("a").await.unwrap();
     let body = written(&journal, &[7; 3 << 20]).await.unwrap();
-    assert_eq!(taken(&own, "shop"), 3 << 20);
+    assert_eq!(taken(&own, "shop").await, 3 << 20);
     let submission = Submission { body, ..submission(at(1), &[target]) };
     journal.append(submission).await.unwrap();
-    let after = taken(&own, "shop");
+    let after = taken(&own, "shop").await;
     assert!((3 << 20..(3 << 20) + 4096).contains(&after), "{after}");
     let claims = journal.claim(target, at(2), 1).await.unwrap();
     journal.settle(target, &claims[0].record, delivered(1));
     drop(claims);
     while journal.prune(at(9), 9).await.unwrap() == 0 {}
-    assert_eq!(taken(&own, "shop"), 0);
+    assert_eq!(taken(&own, "shop").await, 0);
 }
 
 #[tokio::test]
@@ -89,19 +89,19 @@ async fn who_is_furthest_beyond_its_part_gives_way_and_nobody_within_it() {
         journal.append(of("shop", 20_000, &[b])).await.unwrap();
         journal.append(of("app", 20_000, &[])).await.unwrap();
     }
-    let before = (taken(&journal, "shop"), taken(&journal, "app"));
+    let before = (taken(&journal, "shop").await, taken(&journal, "app").await);
     for _ in 0..400 {
         journal.append(of("flood", 20_000, &[b])).await.expect("its own oldest give way");
     }
-    assert_eq!((taken(&journal, "shop"), taken(&journal, "app")), before);
+    assert_eq!((taken(&journal, "shop").await, taken(&journal, "app").await), before);
     let flood = loop {
         match journal.append(of("flood", 20_000, &[a])).await {
             Ok(_) => {}
-            Err(JournalError::Share(_)) => break taken(&journal, "flood"),
+            Err(JournalError::Share(_)) => break taken(&journal, "flood").await,
             Err(error) => panic!("{error}"),
         }
     };
-    assert!(flood > 2 << 20 && journal.writable().is_ok(), "{flood}");
+    assert!(flood > 2 << 20 && journal.writable().await.is_ok(), "{flood}");
     for _ in 0..15 {
         journal.append(of("shop", 20_000, &[a])).await.expect("there is room for it");
         journal.append(of("app", 20_000, &[a])).await.expect("there is room for it");
