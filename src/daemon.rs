@@ -12,7 +12,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -26,7 +26,7 @@ use crate::http::{Admin, Listeners, Public, Readiness, SwitchOrder, View, serve_
 use crate::intake::submit::Intake;
 use crate::journal::sqlite::SqliteJournal;
 use crate::journal::{Journal, JournalError, OpenError, Switch, TargetId, Targets};
-use crate::policy::dedup::Dedup;
+use crate::policy::dedup::{Dedup, Keys};
 use crate::policy::routing::Routing;
 use crate::tasks::{self, Tasks};
 use crate::telemetry::ledger::Ledger;
@@ -104,7 +104,8 @@ pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce()
     let serving = Tasks::new();
     let addresses = daemon.serve(&mut listeners, &serving)?;
     let mut changed = watch(&daemon.path, loaded.fingerprint, &daemon.tasks);
-    let mut upkeep = every(Duration::from_secs(1));
+    let mut upkeep = interval(Duration::from_secs(1));
+    upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     daemon.announce_start(&addresses);
     ready();
     let outcome = loop {
@@ -164,7 +165,7 @@ impl Daemon {
     async fn assemble(path: PathBuf, config: Config, clock: Clock) -> Result<Self, DaemonError> {
         let (ledger, metrics, tasks) = (Ledger::default(), Metrics::new(), Tasks::new());
         metrics.know_daemon(env!("CARGO_PKG_VERSION"), option_env!("SWITCHYARD_COMMIT").unwrap_or("unknown"));
-        let journal = open_journal(&config, &clock, &ledger).await?;
+        let (journal, keys) = open_journal(&config, clock.clone(), ledger.clone()).await?;
         let dedup = Dedup::new(&config.dedup);
         remembering::remember(&dedup, &*journal, clock.now()).await?;
         let observations = Observations::default();
@@ -175,7 +176,8 @@ impl Daemon {
             tasks.child(),
         );
         let cooldowns = supervisor.cooldowns();
-        let intake = Intake::new(Arc::clone(&journal), dedup.clone(), cooldowns, clock.clone(), metrics.clone());
+        let intake =
+            Intake::new(Arc::clone(&journal), (dedup.clone(), keys), cooldowns, clock.clone(), metrics.clone());
         let draining = CancellationToken::new();
         let readiness = Readiness::new(Arc::clone(&journal), draining.clone());
         let (control, orders) = mpsc::channel(8);
@@ -370,16 +372,12 @@ impl Daemon {
     }
 }
 
-async fn open_journal(config: &Config, clock: &Clock, ledger: &Ledger) -> Result<Arc<dyn Journal>, OpenError> {
-    let (settings, clock, ledger) = (config.journal.clone(), clock.clone(), ledger.clone());
+/// The journal, and the keys under which it recognises repeats.
+async fn open_journal(config: &Config, clock: Clock, ledger: Ledger) -> Result<(Arc<dyn Journal>, Keys), OpenError> {
+    let settings = config.journal.clone();
     let opened = tasks::blocking(move || SqliteJournal::open(&settings, clock, ledger)).await?;
-    Ok(Arc::new(opened))
-}
-
-fn every(period: Duration) -> Interval {
-    let mut ticks = interval(period);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticks
+    let keys = Keys::new(&opened.secret());
+    Ok((Arc::new(opened), keys))
 }
 
 /// Watches the file in a task of its own: a look at it takes a moment, in which nothing else may wait or be forgotten.

@@ -130,11 +130,17 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// A way in that knows no project yet.
-    pub fn new(journal: Arc<dyn Journal>, dedup: Dedup, cooldowns: Cooldowns, clock: Clock, metrics: Metrics) -> Self {
+    /// A way in that knows no project yet, with the keys under which repeats are recognised.
+    pub fn new(
+        journal: Arc<dyn Journal>,
+        (dedup, keys): (Dedup, Keys),
+        cooldowns: Cooldowns,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Self {
         let (storms, caps) = (Storms::default(), Caps::default());
         let (sightings, shed, browsers) = (Sightings::default(), Shed::default(), Browsers::default());
-        let (view, keys) = (Arc::default(), Keys::new(&journal.secret()));
+        let view = Arc::default();
         Self { view, journal, dedup, keys, storms, cooldowns, caps, clock, metrics, sightings, browsers, shed }
     }
 

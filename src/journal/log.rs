@@ -11,7 +11,6 @@ use std::sync::{Arc, OnceLock};
 use futures_util::future::BoxFuture;
 
 use crate::clock::Timestamp;
-use crate::policy::dedup::SECRET;
 use crate::policy::outcome::DropReason;
 use crate::protocol::category::Quantities;
 use crate::protocol::envelope::{HeaderSpans, header_line};
@@ -138,9 +137,6 @@ pub trait Log: Send + Sync {
         before: Option<RecordId>,
         limit: usize,
     ) -> BoxFuture<'_, Result<RecentKeys, JournalError>>;
-
-    /// The secret under which those keys are made: random, made once, kept with the journal.
-    fn secret(&self) -> [u8; SECRET];
 
     /// Removes up to `limit` settled records accepted before `before`; returns how many went. Looks at a bounded number of
     /// records and goes on from there with the next call. The space is given back when there is time for it.

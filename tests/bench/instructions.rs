@@ -22,7 +22,7 @@ use switchyard::intake::submit::{Entrance, Intake};
 use switchyard::journal::sqlite::SqliteJournal;
 use switchyard::journal::{Client, Log as _, Queues as _, Settings, Settlement, Submission, TargetId};
 use switchyard::policy::cooldown::Cooldowns;
-use switchyard::policy::dedup::Dedup;
+use switchyard::policy::dedup::{Dedup, Keys};
 use switchyard::protocol::category::{Category, Quantities};
 use switchyard::protocol::envelope::Envelope;
 use switchyard::telemetry::ledger::Ledger;
@@ -227,8 +227,8 @@ async fn taken_in(
     rounds: usize,
 ) -> anyhow::Result<()> {
     let (dedup, routing) = (Dedup::new(&config.dedup), Arc::new(config.routing()));
-    let intake =
-        Intake::new(Arc::<SqliteJournal>::clone(journal), dedup, Cooldowns::default(), Clock::system(), Metrics::new());
+    let (repeats, own) = ((dedup, Keys::new(&journal.secret())), Arc::<SqliteJournal>::clone(journal));
+    let intake = Intake::new(own, repeats, Cooldowns::default(), Clock::system(), Metrics::new());
     let project = Arc::clone(routing.project("shop").context("the project")?);
     let targets: HashMap<Arc<str>, TargetId> = [("a".into(), targets[0]), ("b".into(), targets[1])].into();
     intake.configure(routing, targets, &config.limits, HashMap::new());

@@ -110,6 +110,11 @@ impl SqliteJournal {
         })
     }
 
+    /// The secret under which the keys of repeats are made: random, made once, kept with the journal.
+    pub fn secret(&self) -> [u8; SECRET] {
+        self.shared.secret
+    }
+
     /// Sends a command that is answered, waiting for a place among the others.
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, JournalError> {
         send(&self.shared, &self.places, self.commands.as_ref(), command).await
@@ -177,10 +182,6 @@ impl Log for SqliteJournal {
         limit: usize,
     ) -> BoxFuture<'_, Result<RecentKeys, JournalError>> {
         Box::pin(self.read(move |reply| Question::Keys(since, before, limit, reply)))
-    }
-
-    fn secret(&self) -> [u8; SECRET] {
-        self.shared.secret
     }
 
     fn prune(&self, before: Timestamp, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
