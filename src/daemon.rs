@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::diagnostics::Form;
-use crate::config::watch::Watch;
-use crate::config::{Config, Fingerprint, Loaded, diff, load};
+use crate::config::{Config, Fingerprint, Loaded, diff};
 use crate::delivery::settings::Settings;
 use crate::delivery::supervisor::Supervisor;
 use crate::delivery::verifier::Verifier;
@@ -37,15 +36,19 @@ use crate::telemetry::status::ConfigStatus;
 mod backfilling;
 mod canary;
 mod caps;
+mod control;
 mod notifying;
 mod remembering;
 mod renewal;
 mod reporting;
 mod stranded;
 mod switching;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 mod verifying;
 
+use control::{Chore, Control, File};
 use renewal::Renewal;
 use switching::{Announced, primaries};
 use upkeep::Observed;
@@ -100,10 +103,11 @@ impl From<JournalError> for DaemonError {
 /// Runs until `stop` is cancelled; calls `ready` once, when requests are accepted.
 pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce()) -> Result<(), DaemonError> {
     let Options { path, loaded, mut listeners, clock, mut hangup } = options;
-    let mut daemon = Daemon::assemble(path, loaded.config, clock).await?;
+    let (shown, control) = (path.display().to_string(), File::shared(path, loaded.fingerprint));
+    let mut daemon = Daemon::assemble(control, shown, loaded.config, clock).await?;
     let serving = Tasks::new();
     let addresses = daemon.serve(&mut listeners, &serving)?;
-    let mut changed = watch(&daemon.path, loaded.fingerprint, &daemon.tasks);
+    let mut changed = daemon.control.watch(&daemon.tasks);
     let mut upkeep = interval(Duration::from_secs(1));
     upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     daemon.announce_start(&addresses);
@@ -131,7 +135,7 @@ pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce()
 
 /// Everything that runs, and the configuration it runs under.
 struct Daemon {
-    path: PathBuf,
+    control: Arc<dyn Control>,
     config: Config,
     status: ConfigStatus,
     clock: Clock,
@@ -162,7 +166,12 @@ struct Daemon {
 }
 
 impl Daemon {
-    async fn assemble(path: PathBuf, config: Config, clock: Clock) -> Result<Self, DaemonError> {
+    async fn assemble(
+        control: Arc<dyn Control>,
+        path: String,
+        config: Config,
+        clock: Clock,
+    ) -> Result<Self, DaemonError> {
         let (ledger, metrics, tasks) = (Ledger::default(), Metrics::new(), Tasks::new());
         metrics.know_daemon(env!("CARGO_PKG_VERSION"), option_env!("SWITCHYARD_COMMIT").unwrap_or("unknown"));
         let (journal, keys) = open_journal(&config, clock.clone(), ledger.clone()).await?;
@@ -180,16 +189,15 @@ impl Daemon {
             Intake::new(Arc::clone(&journal), (dedup.clone(), keys), cooldowns, clock.clone(), metrics.clone());
         let draining = CancellationToken::new();
         let readiness = Readiness::new(Arc::clone(&journal), draining.clone());
-        let (control, orders) = mpsc::channel(8);
+        let (order, orders) = mpsc::channel(8);
         let public = Public::new(intake.clone(), &config.server, metrics.clone(), readiness.clone(), tasks.clone());
         let verifier = Verifier::new(Arc::clone(&journal), clock.clone(), supervisor.board());
         let shown = (supervisor.board(), verifier.clone());
         let observed = Observed::new(clock.now(), ledger.clone());
-        let admin =
-            Admin::new((Arc::clone(&journal), ledger), shown, metrics.clone(), clock.clone(), readiness, control);
-        let status = ConfigStatus { path: path.display().to_string(), loaded_at: clock.now(), error: None };
+        let admin = Admin::new((Arc::clone(&journal), ledger), shown, metrics.clone(), clock.clone(), readiness, order);
+        let status = ConfigStatus { path, loaded_at: clock.now(), error: None };
         let mut daemon = Self {
-            path,
+            control,
             status,
             observed,
             observations,
@@ -215,7 +223,12 @@ impl Daemon {
             config: config.clone(),
         };
         daemon.apply(config).await?;
-        backfilling::start(&daemon.tasks, Arc::clone(&daemon.journal), daemon.admin.clone());
+        backfilling::start(
+            &daemon.tasks,
+            Arc::clone(&daemon.journal),
+            daemon.admin.clone(),
+            Arc::clone(&daemon.control),
+        );
         daemon.start_notifying();
         daemon.note_first_primary().await?;
         Ok(daemon)
@@ -318,13 +331,12 @@ impl Daemon {
     /// Loads the file again: all of it comes into force, or nothing.
     async fn reload(&mut self) {
         notify(NotifyState::Reloading);
-        let path = self.path.clone();
-        let outcome = match tasks::blocking(move || load(&path)).await {
+        let outcome = match self.control.load().await {
             Ok(loaded) => self.take_over(loaded).await,
             Err(error) => Err(error.render(Form::Plain)),
         };
         if let Err(problem) = outcome {
-            tracing::error!(config.path = %self.path.display(), "the changed configuration is not used:\n{problem}");
+            tracing::error!(config.path = self.status.path, "the changed configuration is not used:\n{problem}");
             self.status.error = Some(problem);
             self.show(Arc::clone(&self.admin.view().routing));
         }
@@ -378,16 +390,6 @@ async fn open_journal(config: &Config, clock: Clock, ledger: Ledger) -> Result<(
     let opened = tasks::blocking(move || SqliteJournal::open(&settings, clock, ledger)).await?;
     let keys = Keys::new(&opened.secret());
     Ok((Arc::new(opened), keys))
-}
-
-/// Watches the file in a task of its own: a look at it takes a moment, in which nothing else may wait or be forgotten.
-fn watch(path: &Path, seen: Fingerprint, tasks: &Tasks) -> mpsc::Receiver<()> {
-    let (tell, told) = mpsc::channel(1);
-    let (mut watch, stop) = (Watch::new(path, seen), tasks.stopping().clone());
-    tasks.spawn("the watch over the configuration", async move {
-        while stop.run_until_cancelled(watch.changed()).await.is_some() && tell.send(()).await.is_ok() {}
-    });
-    told
 }
 
 /// Tells systemd, when it is there to be told.

@@ -56,7 +56,7 @@
 //! | a route for SDKs, a route for operators | `http/public/routes.rs`, `http/admin/routes.rs` |
 //! | a reason to drop | `DropReason` in `policy/outcome.rs` |
 //! | a type of item, a category | `protocol/item.rs`, `protocol/category.rs` |
-//! | a journal on something else than SQLite | the ports in `journal/mod.rs`, and `open_journal` in `daemon.rs` |
+//! | a journal on something else than SQLite | the ports in `journal/mod.rs` and `daemon/control.rs`, and `open_journal` in `daemon.rs` |
 //! | a section or an option of the configuration | `config/shape.rs`, and the part's own `Settings` |
 //! | a verb | `cli/mod.rs` |
 //! | a word to another messenger | `notify/format.rs` |

@@ -13,23 +13,29 @@ use crate::journal::backfill::{Backfill, BackfillStep};
 use crate::journal::{Journal, JournalError};
 use crate::tasks::Tasks;
 
+use super::control::{Chore, Control};
+
 /// The most that wait for an upstream, of whatever kind, when more are taken up.
 const BATCH: usize = 4;
 /// How often: 100 a second at most.
 const EACH: Duration = Duration::from_millis(40);
-/// How long to wait when the journal fails.
+/// How long to wait when the journal fails, or another relay does it.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Goes on, as one of these tasks, with every backfill that is running, those from before the start included.
-pub(super) fn start(tasks: &Tasks, journal: Arc<dyn Journal>, admin: Admin) {
+pub(super) fn start(tasks: &Tasks, journal: Arc<dyn Journal>, admin: Admin, control: Arc<dyn Control>) {
     let stop = tasks.stopping().clone();
     tasks.spawn("the backfills", async move {
-        stop.run_until_cancelled(go_on(&*journal, &admin)).await.unwrap_or_default();
+        stop.run_until_cancelled(go_on(&*journal, &admin, &*control)).await.unwrap_or_default();
     });
 }
 
-async fn go_on(journal: &dyn Journal, admin: &Admin) {
+async fn go_on(journal: &dyn Journal, admin: &Admin, control: &dyn Control) {
     loop {
+        if !control.leads(Chore::Backfills).await {
+            sleep(PAUSE).await;
+            continue;
+        }
         match step(journal, admin).await {
             Ok(true) => sleep(EACH).await,
             Ok(false) => admin.backfill_begun().await,

@@ -18,7 +18,7 @@ use crate::protocol::event_id::EventId;
 use crate::protocol::marked::{self, Mark};
 use crate::units::Period;
 
-use super::Daemon;
+use super::{Chore, Daemon};
 
 /// An upstream that is to get one.
 type Recipient = (TargetId, Arc<str>);
@@ -27,7 +27,9 @@ impl Daemon {
     /// Decides about canaries whose time is over, tells what is new, and sends the next ones where it is time.
     pub(super) async fn keep_canaries(&mut self) {
         let (board, settings) = (self.supervisor.board(), &self.config.canary);
-        let Some((interval, project)) = settings.interval.zip(settings.project(&self.config.projects)) else {
+        let wanted = settings.interval.zip(settings.project(&self.config.projects));
+        let leads = self.control.leads(Chore::Canaries).await;
+        let Some((interval, project)) = wanted.filter(|_| leads) else {
             return board.keep_canaries(&[]);
         };
         let upstreams = self.config.routing().route(project).deliver;

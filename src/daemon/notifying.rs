@@ -18,7 +18,7 @@ use crate::policy::backoff::Backoff;
 use crate::policy::incidents::{Event, Incidents, Notice, Sign, Told};
 use crate::telemetry::metrics::Metrics;
 
-use super::Daemon;
+use super::{Chore, Daemon};
 
 /// How often the status is looked at.
 const LOOK: Duration = Duration::from_secs(5);
@@ -64,7 +64,7 @@ pub(super) type News = Arc<Mutex<Vec<Tally>>>;
 impl Daemon {
     /// Tells the receivers from now on.
     pub(super) fn start_notifying(&self) {
-        let receivers = Arc::clone(&self.receivers);
+        let (receivers, control) = (Arc::clone(&self.receivers), Arc::clone(&self.control));
         let mut watcher = Watcher {
             admin: self.admin.clone(),
             clock: self.clock.clone(),
@@ -83,6 +83,10 @@ impl Daemon {
             let mut looks = interval(LOOK);
             looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             while stop.run_until_cancelled(looks.tick()).await.is_some() {
+                if !control.leads(Chore::Notifications).await {
+                    watcher.hand_over();
+                    continue;
+                }
                 watcher.remember().await;
                 watcher.follow(&receivers.load());
                 stop.run_until_cancelled(watcher.look()).await;
@@ -103,6 +107,13 @@ impl Watcher {
         // Who comes later begins with what is seen then.
         self.before = Some(vec![]);
         self.since = self.clock.now();
+    }
+
+    /// Another relay tells: when this one does again, it begins with what the journal knows.
+    fn hand_over(&mut self) {
+        self.receivers.clear();
+        self.before = None;
+        self.verdict = None;
     }
 
     /// Looks up once what an earlier process told of and did not end.

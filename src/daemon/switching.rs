@@ -7,11 +7,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::clock::Timestamp;
-use crate::config::edit::{self, EditError};
 use crate::http::{SwitchOrder, SwitchRefusal};
 use crate::journal::{JournalError, Primaries, Switch, TargetId};
 use crate::policy::routing::{Project, Routing};
-use crate::tasks;
 
 use super::Daemon;
 
@@ -126,30 +124,19 @@ impl Daemon {
 
     /// Changes the file and loads it. When it cannot be used so, the line is put back.
     async fn edit(&mut self, to: &str) -> Result<(), String> {
-        let before = self.write_primary(to).await?;
+        let before = self.control.set_primary(to).await?;
         self.reload().await;
         if *self.config.primary == *to {
             return Ok(());
         }
         let mut why = self.status.error.clone().unwrap_or_default();
         if let Some(before) = before.filter(|before| before != to) {
-            match self.write_primary(&before).await {
+            match self.control.set_primary(&before).await {
                 Ok(_) => self.reload().await,
                 Err(error) => why = format!("{why}\nand the line could not be put back: {error}"),
             }
         }
         Err(why)
-    }
-
-    /// Changes the line `primary` of the file; the name that stood there.
-    async fn write_primary(&self, name: &str) -> Result<Option<String>, String> {
-        let (path, to) = (self.path.clone(), name.to_owned());
-        tasks::blocking(move || edit::set_primary(&path, &to)).await.map_err(|error| match error {
-            EditError::Io { .. } => format!(
-                "the daemon cannot change its file: {error}; who can does it with `switchyard switch {name}`, and then it is live, too"
-            ),
-            error => error.to_string(),
-        })
     }
 }
 

@@ -18,7 +18,7 @@ use crate::telemetry::metrics::IntakeCounts;
 use crate::telemetry::observations;
 use crate::telemetry::series::Series;
 
-use super::{Daemon, notifying};
+use super::{Chore, Daemon, notifying};
 
 /// How much is done in one step.
 const STEP: usize = 256;
@@ -88,7 +88,7 @@ impl Daemon {
         self.keep_switches().await;
         self.tell_losses().await;
         self.keep_canaries().await;
-        self.keep_verifying();
+        self.keep_verifying().await;
         let is_due = self.observed.at.is_none_or(|at| now.since(at) >= EACH || at > now);
         if is_due || self.observations.is_urgent() {
             self.keep_observations(now, false).await;
@@ -97,7 +97,8 @@ impl Daemon {
 
     /// What waited too long, and what was kept long enough.
     async fn throw_away(&self, now: Timestamp) {
-        for (target, name) in self.targets.iter() {
+        let expires = self.control.leads(Chore::Expire).await;
+        for (target, name) in self.targets.iter().filter(|_| expires) {
             let max_age = self.config.upstreams.get(name).map_or(LONGEST_AGE, |settings| settings.max_age);
             let expired =
                 in_steps(|| self.journal.discard(target, now - max_age.get(), DropReason::Expired, STEP)).await;
@@ -107,7 +108,9 @@ impl Daemon {
                 tracing::error!(upstream.name = &**name, envelopes, "expired before they could be delivered");
             }
         }
-        in_steps(|| self.journal.prune(now - self.config.journal.retain.get(), STEP)).await;
+        if self.control.leads(Chore::Prune).await {
+            in_steps(|| self.journal.prune(now - self.config.journal.retain.get(), STEP)).await;
+        }
     }
 
     /// How many envelopes wait, by upstream.

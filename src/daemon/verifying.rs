@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::delivery::verifier::Tracker;
 use crate::journal::TargetId;
 
-use super::Daemon;
+use super::{Chore, Daemon};
 
 impl Daemon {
     /// Follows a changed configuration.
@@ -21,7 +21,10 @@ impl Daemon {
     }
 
     /// Lets the next steps begin that are due.
-    pub(super) fn keep_verifying(&self) {
+    pub(super) async fn keep_verifying(&self) {
+        if !self.control.leads(Chore::Verification).await {
+            return;
+        }
         for name in self.verifier.due() {
             let (verifier, stop) = (self.verifier.clone(), self.tasks.stopping().clone());
             self.tasks.spawn_detached(async move {

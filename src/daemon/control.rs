@@ -1,0 +1,91 @@
+//! What relays on one journal share: the configuration with its primary, and who of them does what is to be done once.
+//!
+//! Rule: a chore asks before each of its steps. Who leads it does the step at once and asks again before the next.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, ready};
+use tokio::sync::mpsc;
+
+use crate::config::diagnostics::LoadError;
+use crate::config::edit::{self, EditError};
+use crate::config::watch::Watch;
+use crate::config::{Fingerprint, Loaded, load};
+use crate::tasks::{self, Tasks};
+
+/// What one relay at a time does for all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Chore {
+    Expire,
+    Prune,
+    ClientReports,
+    Canaries,
+    Backfills,
+    Verification,
+    Notifications,
+}
+
+/// What the relays share. One relay alone has a [`File`].
+pub(super) trait Control: Send + Sync {
+    /// Tells, from one of these tasks, when the configuration is another one.
+    fn watch(&self, tasks: &Tasks) -> mpsc::Receiver<()>;
+
+    /// The configuration.
+    fn load(&self) -> BoxFuture<'_, Result<Loaded, LoadError>>;
+
+    /// Makes an upstream the primary in the configuration; the one before.
+    fn set_primary(&self, name: &str) -> BoxFuture<'_, Result<Option<String>, String>>;
+
+    /// Whether the next step of a chore is this relay's. No, too, while that cannot be told.
+    fn leads(&self, chore: Chore) -> BoxFuture<'_, bool>;
+}
+
+/// The file of one relay, which does everything itself.
+pub(super) struct File {
+    path: PathBuf,
+    /// Its content when it was loaded first.
+    first: Fingerprint,
+}
+
+impl File {
+    pub(super) fn shared(path: PathBuf, first: Fingerprint) -> Arc<dyn Control> {
+        Arc::new(Self { path, first })
+    }
+}
+
+impl Control for File {
+    fn watch(&self, tasks: &Tasks) -> mpsc::Receiver<()> {
+        // A task of its own: a look takes a moment, in which nothing else may wait or be forgotten.
+        let (tell, told) = mpsc::channel(1);
+        let (mut watch, stop) = (Watch::new(&self.path, self.first), tasks.stopping().clone());
+        tasks.spawn("the watch over the configuration", async move {
+            while stop.run_until_cancelled(watch.changed()).await.is_some() && tell.send(()).await.is_ok() {}
+        });
+        told
+    }
+
+    fn load(&self) -> BoxFuture<'_, Result<Loaded, LoadError>> {
+        let path = self.path.clone();
+        tasks::blocking(move || load(&path)).boxed()
+    }
+
+    fn set_primary(&self, name: &str) -> BoxFuture<'_, Result<Option<String>, String>> {
+        let (path, name) = (self.path.clone(), name.to_owned());
+        tasks::blocking(move || edit::set_primary(&path, &name).map_err(|error| refusal(&error, &name))).boxed()
+    }
+
+    fn leads(&self, _: Chore) -> BoxFuture<'_, bool> {
+        ready(true).boxed()
+    }
+}
+
+fn refusal(error: &EditError, name: &str) -> String {
+    match error {
+        EditError::Io { .. } => format!(
+            "the daemon cannot change its file: {error}; who can does it with `switchyard switch {name}`, and then it is live, too"
+        ),
+        error => error.to_string(),
+    }
+}
