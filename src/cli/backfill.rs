@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::telemetry::backfill::{BackfillEnd, BackfillOrder, BackfillStatus, Backfills};
 use crate::telemetry::verification::{NotFound, RepairOrder, Repaired};
+use crate::telemetry::words;
 use crate::units::Period;
 
 use super::admin::{AdminClient, Silence};
@@ -77,10 +78,13 @@ async fn begin(admin: &AdminClient, args: &Args, since: Period) -> Result<(), Fa
     let begun: BackfillStatus = admin.order("/api/backfill", &order).await.map_err(|why| admin.failure(why))?;
     if !json {
         let (found, bytes) = (begun.found, begun.bytes.unwrap_or(0));
-        let envelopes = if found == 1 { "envelope" } else { "envelopes" };
         let verb = if *dry_run { "would be given" } else { "to be given" };
         begun.note.iter().try_for_each(terminal::say)?;
-        terminal::say(format_args!("{found} {envelopes} of {bytes} bytes {verb} to {upstream}"))?;
+        terminal::say(format_args!(
+            "{} of {} {verb} to {upstream}",
+            words::some(found, "envelope"),
+            words::some(bytes, "byte")
+        ))?;
     }
     if *dry_run || *detach {
         return if *json { terminal::say_json(&begun) } else { Ok(()) };
@@ -109,11 +113,16 @@ async fn send_again(admin: &AdminClient, args: &Args) -> Result<(), Failure> {
     let Repaired { upstream, missing, sent_again, events } = &repaired;
     for NotFound { event_id, project, accepted_at, repairs } in events {
         terminal::say(format_args!(
-            "{event_id}  {project}  accepted {accepted_at}  sent again {repairs} times so far"
+            "{event_id}  {project}  accepted {accepted_at}  sent again {} so far",
+            words::some(u64::from(*repairs), "time")
         ))?;
     }
     match args.dry_run {
-        true => terminal::say(format_args!("{missing} events are missing at {upstream} and would be sent again")),
+        true => terminal::say(format_args!(
+            "{} {} missing at {upstream} and would be sent again",
+            words::some(*missing, "event"),
+            words::verb(*missing, "is", "are")
+        )),
         false => terminal::say(format_args!(
             "{sent_again} of {missing} missing events are sent to {upstream} again, and looked for after that"
         )),

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::protocol::answer::gist;
 use crate::telemetry::letters::{LetterDetail, LetterPage, LetterPick, LetterSummary, LettersChanged};
+use crate::telemetry::words;
 
 use super::admin::AdminClient;
 use super::failure::{Exit, Failure};
@@ -199,10 +200,18 @@ fn described(letter: &LetterDetail) -> String {
     let mut line = |name: &str, value: String| lines.push(format!("{name:<13}{value}"));
     line("number", summary.id.to_string());
     line("upstream", format!("{}, project {}", summary.upstream, summary.project));
-    line("refused at", format!("{} ({}), after {} requests", summary.at.in_words(), summary.reason, summary.attempts));
+    line(
+        "refused at",
+        format!(
+            "{} ({}), after {}",
+            summary.at.in_words(),
+            summary.reason,
+            words::some(u64::from(summary.attempts), "request")
+        ),
+    );
     line("answer", format!("{} {}", status(summary), harmless(&gist(&summary.answer), 1000)));
     line("accepted at", summary.accepted_at.in_words());
-    line("what", format!("{} in {} bytes", what(summary), summary.bytes));
+    line("what", format!("{} in {}", what(summary), words::some(summary.bytes, "byte")));
     line("event id", summary.event_id.clone().unwrap_or_else(|| "-".to_owned()));
     line("client", harmless(letter.user_agent.as_deref().unwrap_or("-"), 200));
     if let Some(header) = &letter.header {
@@ -214,7 +223,7 @@ fn described(letter: &LetterDetail) -> String {
         let header = harmless(&item.header, 2000);
         let more = if item.cut { " …" } else { "" };
         let beginning = harmless(&item.beginning, 3000);
-        lines.push(format!("\n{head}, {} bytes{refused}\n  {header}\n  {beginning}{more}", item.bytes));
+        lines.push(format!("\n{head}, {}{refused}\n  {header}\n  {beginning}{more}", words::some(item.bytes, "byte")));
     }
     lines.join("\n")
 }

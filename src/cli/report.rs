@@ -228,7 +228,7 @@ fn comparison(report: &Report) -> String {
     let since = comparison.oldest.map_or(String::new(), |oldest| format!(" from {} on", oldest.in_words()));
     let rest = if comparison.complete { "" } else { "; there are more" };
     let mut lines = vec![
-        format!("\nwho got what: {} envelopes still kept{since} compared{rest}", comparison.compared),
+        format!("\nwho got what: {} still kept{since} compared{rest}", words::some(comparison.compared, "envelope")),
         format!("  waiting for {} alone: {}", report.candidate, comparison.candidate_waits),
         format!("  waiting for {} alone: {}", report.primary, comparison.primary_waits),
     ];

@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::protocol::event_id::EventId;
 use crate::protocol::marked::{self, Mark};
 use crate::telemetry::status::{AccountStatus, Status, UpstreamStatus};
+use crate::telemetry::words;
 use crate::units::Secret;
 
 use super::admin::{AdminClient, told};
@@ -297,9 +298,15 @@ impl Watched {
 fn why_not(upstream: &UpstreamStatus, is_dropped: bool) -> String {
     let error = upstream.last_error.as_ref().map(|error| format!("; last error: {}", harmless(&error.what, 200)));
     let error = error.unwrap_or_default();
+    let waits = upstream.backlog.envelopes;
     match is_dropped {
         true => format!("events of this project were dropped meanwhile, most likely this one{error}"),
-        false => format!("is {}; {} envelopes wait for it{error}", upstream.state, upstream.backlog.envelopes),
+        false => format!(
+            "is {}; {} {} for it{error}",
+            upstream.state,
+            words::some(waits, "envelope"),
+            words::verb(waits, "waits", "wait")
+        ),
     }
 }
 

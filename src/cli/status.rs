@@ -137,12 +137,15 @@ fn head(status: &Status) -> String {
     let waiting: u64 = status.upstreams.iter().map(|upstream| upstream.backlog.envelopes).sum();
     format!(
         "primary {} · mirror {} · {} · up {} · version {}\n\
-         in all {delivered} items delivered, {dropped} dropped, {waiting} envelopes waiting · journal {}\n",
+         in all {} delivered, {} dropped, {} waiting · journal {}\n",
         tint(Tone::Strong, &status.primary),
         on(status.mirror),
         if status.ready { tint(Tone::Good, "ready") } else { tint(Tone::Bad, "not ready") },
         span(status.now.since(status.started_at)),
         status.version,
+        words::some(delivered, "item"),
+        words::count(dropped),
+        words::some(waiting, "envelope"),
         bytes(status.journal.size_bytes),
     )
 }
@@ -177,8 +180,8 @@ fn alarms(status: &Status) -> Vec<String> {
     }
     if status.difference != 0 {
         alarms.push(format!(
-            "the accounts do not balance: {} items. This is a defect: please report it.\n",
-            status.difference
+            "the accounts differ by {}. This is a defect: please report it.\n",
+            words::some(status.difference.unsigned_abs(), "item")
         ));
     }
     alarms.into_iter().map(|alarm| tint(Tone::Bad, alarm)).collect()
@@ -380,7 +383,7 @@ mod tests {
             "10 min long: timeout",
             "not known",
             "canary: failing; the last got through 2 h ago: not taken within 60s",
-            "do not balance: 2",
+            "the accounts differ by 2 items",
             "refused [2J",
             "web: 2 MiB of a part of 1 MiB, and takes of the common half",
             "project web fails here while others are taken",

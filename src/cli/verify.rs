@@ -12,6 +12,7 @@ use crate::telemetry::status::Status;
 use crate::telemetry::verification::{
     Again, AgainOrder, CompareOrder, Compared, FieldDifference, LookedAgain, NotFound, Verified, VerifyOrder,
 };
+use crate::telemetry::words;
 use crate::units::Period;
 
 use super::admin::AdminClient;
@@ -209,7 +210,13 @@ async fn second_look(
 fn tell(found: &Found) -> Result<(), Failure> {
     let Found { upstream, stored, missing, taken_up, unknown, recent, trouble } = found;
     let all = stored + missing.len() as u64 + unknown;
-    let line = format!("{upstream}: {stored} of {all} events stored, {} missing, {unknown} not known", missing.len());
+    let line = format!(
+        "{upstream}: {} of {} stored, {} missing, {} not known",
+        words::count(*stored),
+        words::some(all, "event"),
+        words::count(missing.len() as u64),
+        words::count(*unknown)
+    );
     terminal::say(if found.is_good() { tint(Tone::Good, line) } else { tint(Tone::Bad, line) })?;
     for event in missing.iter().take(SHOWN) {
         let NotFound { event_id, project, accepted_at, .. } = event;

@@ -3,6 +3,7 @@
 use crate::clock::Timestamp;
 use crate::policy::incidents::{Event, Kind, Sign};
 use crate::telemetry::status::{Status, SwitchStatus, UpstreamStatus};
+use crate::telemetry::words;
 
 /// The part of `max_size` from which on the journal counts as nearly full, in hundredths: as in the alert.
 const FILLING: u64 = 70;
@@ -57,7 +58,8 @@ fn of_upstream(upstream: &UpstreamStatus, started_at: Timestamp) -> Vec<Sign> {
     };
     if let Some(trouble) = trouble {
         let waits = upstream.backlog.envelopes;
-        let text = format!("{} {name} {trouble}{error}; {waits} envelopes wait", upstream.role);
+        let (waiting, wait) = (words::some(waits, "envelope"), words::verb(waits, "waits", "wait"));
+        let text = format!("{} {name} {trouble}{error}; {waiting} {wait}", upstream.role);
         signs.push(lasting(Event::UpstreamDown, name, text));
     } else if upstream.outages.iter().any(|outage| outage.to.is_none() && outage.from < started_at) {
         // It did not answer when this process started, and nothing was sent there since.
@@ -74,7 +76,8 @@ fn of_upstream(upstream: &UpstreamStatus, started_at: Timestamp) -> Vec<Sign> {
     let missing = upstream.verification.as_ref().map_or(0, |own| own.missing);
     if missing > 0 {
         let text = format!(
-            "{name} answered with 2xx and does not store {missing} events: `switchyard backfill {name} --missing` sends them again"
+            "{name} answered with 2xx and does not store {}: `switchyard backfill {name} --missing` sends again what is missing",
+            words::some(missing, "event")
         );
         signs.push(lasting(Event::EventsMissing, name, text));
     }

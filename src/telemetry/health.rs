@@ -45,8 +45,7 @@ fn calm(status: &Status) -> String {
     };
     let waits = match waiting {
         0 => "nothing waits".to_owned(),
-        1 => "1 envelope is under way".to_owned(),
-        n => format!("{n} envelopes are under way"),
+        n => format!("{} {} under way", words::some(n, "envelope"), words::verb(n, "is", "are")),
     };
     let mirror = if status.mirror || names.len() < 2 { "" } else { " and nobody else does, for the mirror is off" };
     let lost = words::without_relay(&status.gaps)
@@ -65,7 +64,10 @@ fn of_relay(status: &Status) -> Vec<(Level, String)> {
         reasons.push((Level::LosingData, format!("nothing is accepted, {}", short(why))));
     }
     if status.difference != 0 {
-        let why = format!("the accounts do not balance by {} items, which is a defect", status.difference);
+        let why = format!(
+            "the accounts differ by {}, which is a defect",
+            words::some(status.difference.unsigned_abs(), "item")
+        );
         reasons.push((Level::LosingData, why));
     }
     let gone = gaps::length(&status.gaps);
@@ -82,25 +84,29 @@ fn of_relay(status: &Status) -> Vec<(Level, String)> {
 fn of_upstream(upstream: &UpstreamStatus) -> Vec<(Level, String)> {
     let name = &upstream.name;
     let mut reasons = vec![];
-    if upstream.lately.lost > 0 {
+    let (lost, refused) = (upstream.lately.lost, upstream.lately.refused);
+    if lost > 0 {
         let why = "for they waited too long or the journal was full";
         reasons.push((
             Level::LosingData,
-            format!("{} items for {name} were dropped in the last two hours, {why}", upstream.lately.lost),
+            format!(
+                "{} for {name} {} dropped in the last two hours, {why}",
+                words::some(lost, "item"),
+                words::verb(lost, "was", "were")
+            ),
         ));
     }
     if let Some(why) = trouble(upstream) {
         let waiting = match upstream.backlog.envelopes {
             0 => String::new(),
-            1 => " (1 envelope waits for it)".to_owned(),
-            n => format!(" ({n} envelopes wait for it)"),
+            n => format!(" ({} {} for it)", words::some(n, "envelope"), words::verb(n, "waits", "wait")),
         };
         reasons.push((Level::Degraded, why + &waiting));
     }
-    if upstream.lately.refused > 0 {
+    if refused > 0 {
         let why = format!(
-            "{name} refused {} items for good in the last two hours, see the dead letters",
-            upstream.lately.refused
+            "{name} refused {} for good in the last two hours, see the dead letters",
+            words::some(refused, "item")
         );
         reasons.push((Level::Degraded, why));
     }
@@ -108,7 +114,14 @@ fn of_upstream(upstream: &UpstreamStatus) -> Vec<(Level, String)> {
         reasons.push((Level::Degraded, format!("canaries do not get through to {name}")));
     }
     if let Some(missing) = upstream.verification.as_ref().map(|own| own.missing).filter(|missing| *missing > 0) {
-        reasons.push((Level::Degraded, format!("{missing} events that {name} took are missing there")));
+        reasons.push((
+            Level::Degraded,
+            format!(
+                "{} that {name} took {} missing there",
+                words::some(missing, "event"),
+                words::verb(missing, "is", "are")
+            ),
+        ));
     }
     reasons.extend(upstream.stranded.iter().map(|stranded| (Level::Degraded, format!("at {name} {stranded}"))));
     reasons

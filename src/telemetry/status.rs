@@ -10,6 +10,7 @@ use super::backfill::BackfillStatus;
 use super::gaps::GapStatus;
 use super::level::Health;
 use super::verification::VerificationStatus;
+use super::words;
 
 /// The state of the daemon and of every upstream.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -327,7 +328,10 @@ impl std::fmt::Display for StrandedStatus {
         let Self { project, items } = self;
         write!(
             f,
-            "{items} items wait for project {project}, which has no DSN here in the file: put it back, or they expire"
+            "{} {} for project {project}, which has no DSN here in the file: put it back, or {}",
+            words::some(*items, "item"),
+            words::verb(*items, "waits", "wait"),
+            words::verb(*items, "it expires", "they expire")
         )
     }
 }

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::units::Period;
 
+use super::words;
+
 /// How many of the error events that an upstream took it also stores: stored + missing + lost + unknown = delivered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerificationStatus {
@@ -75,8 +77,7 @@ impl ContentStatus {
         let differ = differ(self.differing, self.accepted);
         match self.compared {
             0 => "no stored event was compared with what was sent in the last 24 hours".to_owned(),
-            1 => format!("1 event compared with what was sent in the last 24 hours, {differ}"),
-            n => format!("{n} events compared with what was sent in the last 24 hours, {differ}"),
+            n => format!("{} compared with what was sent in the last 24 hours, {differ}", words::some(n, "event")),
         }
     }
 }

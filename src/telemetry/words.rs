@@ -71,6 +71,11 @@ pub fn some(n: u64, what: &str) -> String {
     format!("{} {what}{plural}", count(n))
 }
 
+/// The verb that goes with so many: `one` with one, `many` with others.
+pub const fn verb(n: u64, one: &'static str, many: &'static str) -> &'static str {
+    if n == 1 { one } else { many }
+}
+
 /// A number with a comma before each three digits.
 pub fn count(n: u64) -> String {
     let digits = n.to_string();

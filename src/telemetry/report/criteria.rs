@@ -205,21 +205,32 @@ fn withheld(settings: &Settings, candidate: &UpstreamReport) -> Criterion {
     let reasons = ["mirror_off", "filtered", "sampled", "capped"];
     let (dropped, backfilled) = (candidate.dropped_as(&reasons), candidate.backfilled());
     let found = dropped.saturating_sub(backfilled);
-    let demanded = format!("no more than {} items kept from it", settings.max_withheld);
+    let demanded = format!("no more than {} kept from it", words::some(settings.max_withheld, "item"));
     let told = reasons.iter().filter_map(|reason| Some(words::dropped(reason, *candidate.dropped.get(*reason)?)));
     let told: Vec<String> = told.collect();
     let told = if told.is_empty() { String::new() } else { format!(": {}", told.join("; ")) };
     let later =
         if backfilled > 0 { format!(", and {backfilled} that a backfill took up since") } else { String::new() };
-    criterion("withheld", found <= settings.max_withheld, demanded, format!("{found} items{later}{told}"))
+    criterion(
+        "withheld",
+        found <= settings.max_withheld,
+        demanded,
+        format!("{}{later}{told}", words::some(found, "item")),
+    )
 }
 
 fn lost(settings: &Settings, candidate: &UpstreamReport, gaps: &[GapStatus]) -> Criterion {
     let before = candidate.within.as_ref().map_or(0, |within| within.lost_before);
     let found = candidate.dropped_as(&["expired", "evicted"]).saturating_sub(before);
     let found = found + candidate.dropped_as(&["rate_limited"]);
-    let demanded = format!("no more than {} items expired, evicted or dropped under a limit", settings.max_lost);
-    criterion("lost", found <= settings.max_lost, demanded, format!("{found} items{}", uncounted(gaps)))
+    let demanded =
+        format!("no more than {} expired, evicted or dropped under a limit", words::some(settings.max_lost, "item"));
+    criterion(
+        "lost",
+        found <= settings.max_lost,
+        demanded,
+        format!("{}{}", words::some(found, "item"), uncounted(gaps)),
+    )
 }
 
 /// What nobody can count.
@@ -232,9 +243,13 @@ fn uncounted(gaps: &[GapStatus]) -> String {
 fn refused(settings: &Settings, candidate: &UpstreamReport) -> Criterion {
     let (retried, answers) = (candidate.retried(), candidate.attempts_of("misconfigured"));
     let items = candidate.dropped_as(&["rejected"]).saturating_sub(retried);
-    let demanded = format!("no more than {} refusals", settings.max_refused);
+    let demanded = format!("no more than {}", words::some(settings.max_refused, "refusal"));
     let later = if retried > 0 { format!(" and {retried} that were retried since") } else { String::new() };
-    let found = format!("{items} items refused for good{later}, {answers} answers that our DSN is wrong");
+    let found = format!(
+        "{} refused for good{later}, {} that our DSN is wrong",
+        words::some(items, "item"),
+        words::some(answers, "answer")
+    );
     criterion("refused", items + answers <= settings.max_refused, demanded, found)
 }
 
@@ -329,7 +344,10 @@ fn accepted(report: &Report) -> String {
     let candidate = report.upstreams.iter().find(|own| own.role == "candidate");
     let content = candidate.and_then(|own| own.verification.as_ref()?.content.as_ref());
     match content.filter(|content| content.accepted > 0) {
-        Some(own) => format!(", not counting {} events that differ in {}", own.accepted, own.accept_drift.join(", ")),
+        Some(own) => {
+            let (events, differ) = (words::some(own.accepted, "event"), words::verb(own.accepted, "differs", "differ"));
+            format!(", not counting {events} that {differ} in {}", own.accept_drift.join(", "))
+        }
         None => String::new(),
     }
 }
@@ -436,7 +454,7 @@ mod tests {
         judge(&Settings::default(), &mut report);
         assert!(found(&report, "uptime").ends_with(", from its first start at 1 Jan 2026, 01:00:00 UTC on"));
         assert!(found(&report, "services").starts_with("heard from shop, api (by shop, web)"));
-        assert!(found(&report, "withheld").starts_with("1 items: mirror_off 1 (the mirror was off"));
+        assert!(found(&report, "withheld").starts_with("1 item: mirror_off 1 (the mirror was off"));
     }
 
     #[test]

@@ -62,7 +62,7 @@ fn figures(status: &Status, upstream: &UpstreamStatus) -> Markup {
                 None => "none yet",
             } } }
         }
-        @if upstream.difference != 0 { p.bad { "The accounts differ by " (upstream.difference) " items." } }
+        @if upstream.difference != 0 { p.bad { "The accounts differ by " (words::some(upstream.difference.unsigned_abs(), "item")) "." } }
     }
 }
 

@@ -282,9 +282,10 @@ fn in_words(window: Window, lines: &Lines, outages: &[OutageStatus]) -> String {
     let lag = words::span(Duration::from_millis(most(&lines.lag)));
     let hours = window.hours();
     let outages = words::some(outages.len() as u64, "outage");
-    let [accepted, delivered, waiting] = [accepted, delivered, most(&lines.waiting)].map(words::count);
+    let (accepted, delivered) = (words::some(accepted, "item"), words::count(delivered));
+    let waiting = words::some(most(&lines.waiting), "envelope");
     format!(
-        "The last {hours} hours: {accepted} items accepted, {delivered} delivered, at most {waiting} envelopes waiting, lag p99 at most {lag}, {outages}"
+        "The last {hours} hours: {accepted} accepted, {delivered} delivered, at most {waiting} waiting, lag p99 at most {lag}, {outages}"
     )
 }
 

@@ -17,6 +17,7 @@ use crate::policy::routing::Project;
 use crate::telemetry::letters::LetterSummary;
 use crate::telemetry::report::Report;
 use crate::telemetry::status::{Status, UpstreamStatus};
+use crate::telemetry::words;
 
 use super::layout::document;
 
@@ -276,7 +277,7 @@ fn readiness(view: &View, to: &UpstreamStatus) -> Markup {
                 @if let Some(error) = &to.last_error { " At " (error.at.in_words()) ": " (error.what) }
             }
         }
-        @if to.backlog.envelopes > 0 { p { (to.backlog.envelopes) " envelopes wait for it now." } }
+        @if to.backlog.envelopes > 0 { p { "Waiting for it now: " (words::some(to.backlog.envelopes, "envelope")) "." } }
         @if !unknown.is_empty() {
             div.banner.bad { "It will be refused: no DSN at " (to.name) " is configured for " (unknown.join(", ")) "." }
         }

@@ -96,7 +96,7 @@ fn alarms(status: &Status) -> Markup {
             div.banner.bad { "The configuration file has problems; the one loaded at " (status.config.loaded_at.in_words()) " stays in force.\n" (error) }
         }
         @if status.difference != 0 {
-            div.banner.bad { "The accounts do not balance: " (status.difference) " items. This is a defect: please report it." }
+            div.banner.bad { "The accounts differ by " (words::some(status.difference.unsigned_abs(), "item")) ". This is a defect: please report it." }
         }
     }
 }
