@@ -33,6 +33,7 @@ switchyard_delivered_items_total counter category project upstream
 switchyard_delivery_attempts_total counter result upstream
 switchyard_delivery_duration_seconds histogram upstream
 switchyard_delivery_lag_seconds histogram upstream
+switchyard_delivery_unsettled_total counter upstream
 switchyard_differing_events gauge project upstream
 switchyard_disk_free_bytes gauge
 switchyard_dropped_items_total counter category project reason upstream

@@ -141,7 +141,7 @@ mod tests {
     use crate::delivery::settings::Kind;
     use crate::journal::spool::BodyWriter;
     use crate::journal::sqlite::SqliteJournal;
-    use crate::journal::{Progress, Record, RecordId, Settings};
+    use crate::journal::{Lease, Progress, Record, RecordId, Settings};
     use crate::policy::cooldown::Cooldown;
     use crate::policy::routing::{Project, PublicKey, Routing};
     use crate::telemetry::ledger::Ledger;
@@ -152,8 +152,15 @@ mod tests {
         let accepted_at = Timestamp::default();
         let client = Client::default();
         let (body, located) = (body.clone(), std::sync::OnceLock::new());
+        let (target, ends) = (serde_json::from_str("0").unwrap(), tokio::time::Instant::now());
+        let lease = Lease { target, record: id, owner: 1, number: 1, ends };
         let record = Record { id, accepted_at, project, event_id: None, quantities, client, body, located };
-        Claim { record: Arc::new(record), progress: Progress { items, ..Progress::default() }, backfilled: false }
+        Claim {
+            lease,
+            record: Arc::new(record),
+            progress: Progress { items, ..Progress::default() },
+            backfilled: false,
+        }
     }
 
     async fn sent(claim: &Claim, kind: Kind) -> Bytes {

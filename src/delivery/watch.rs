@@ -29,6 +29,7 @@ pub(super) struct Watch {
     lag: Histogram,
     batch_poison: IntCounter,
     mended: IntCounter,
+    unsettled: IntCounter,
     observations: Observations,
     damper: Damper<Line>,
     told: Arc<Mutex<Told>>,
@@ -71,6 +72,9 @@ enum Line {
     Failed,
     FailsAlone(Arc<str>),
     JournalFails,
+    Unsettled,
+    LeaseLost,
+    NotExtended,
     Limited,
     LongWait,
     Refused(Arc<str>),
@@ -94,6 +98,7 @@ impl Watch {
             lag: metrics.delivery_lag_seconds.with_label_values(&[upstream]),
             batch_poison: metrics.batch_poison_events_total.with_label_values(&[upstream]),
             mended: metrics.mended_envelopes_total.with_label_values(&[upstream]),
+            unsettled: metrics.delivery_unsettled_total.with_label_values(&[upstream]),
             observations,
             damper: Damper::new(),
             told: Arc::default(),
@@ -309,6 +314,35 @@ impl Watch {
             suppressed,
             "{message}"
         );
+    }
+
+    /// The journal did not take what became of a record.
+    pub(super) fn unsettled(&self, error: &JournalError) {
+        self.unsettled.inc();
+        let upstream = &*self.upstream;
+        match error {
+            // It closes after the workers have ended or had their time, and says so.
+            JournalError::Closed => {}
+            JournalError::LeaseLost => {
+                let Some(line) = self.damper.admit(&Line::LeaseLost) else { return };
+                let message =
+                    "a delivery ended after its lease: somebody else delivers the envelope, which may arrive twice";
+                tracing::warn!(upstream.name = upstream, suppressed = line.suppressed, "{message}");
+            }
+            _ => {
+                let Some(line) = self.damper.admit(&Line::Unsettled) else { return };
+                let message = "the journal did not keep the outcome of a delivery: it is made again in a minute";
+                tracing::error!(upstream.name = upstream, %error, suppressed = line.suppressed, "{message}");
+            }
+        }
+    }
+
+    /// The journal does not extend leases.
+    pub(super) fn not_extended(&self, error: &JournalError) {
+        let Some(line) = self.damper.admit(&Line::NotExtended) else { return };
+        let (upstream, suppressed) = (&*self.upstream, line.suppressed);
+        let message = "the journal does not extend the leases of what is under way, which may be delivered twice";
+        tracing::error!(upstream.name = upstream, %error, suppressed, "{message}");
     }
 
     /// The journal gives no records to send.

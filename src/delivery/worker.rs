@@ -15,7 +15,7 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Timestamp};
-use crate::journal::{Claim, Journal, Record, Settlement, TargetId};
+use crate::journal::{Claim, Journal, Lease, Settlement, TargetId};
 use crate::policy::apart::Apart;
 use crate::policy::circuit::{Circuit, State};
 use crate::policy::cooldown::{self, Cooldown, Cooldowns};
@@ -44,6 +44,7 @@ use super::watch::Watch;
 mod alone;
 mod apart;
 mod canary;
+mod leases;
 mod outgoing;
 mod publish;
 mod question;
@@ -114,6 +115,7 @@ pub(super) struct Worker {
     error: Option<LastError>,
     /// How it refused our DSN since then.
     refusal: Option<LastError>,
+    leases: leases::Leases,
     in_flight: FuturesUnordered<BoxFuture<'static, Ended>>,
     bytes_in_flight: usize,
     /// Something waits that had no DSN when it was looked at.
@@ -163,6 +165,7 @@ impl Worker {
             up: true,
             error: None,
             refusal: None,
+            leases: leases::Leases::default(),
             in_flight: FuturesUnordered::new(),
             bytes_in_flight: 0,
             homeless: false,
@@ -172,21 +175,21 @@ impl Worker {
     /// Works until told to stop; then what is under way is brought to its end within its timeout.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let changed = self.around.journal.changed(self.target);
+        let mut beat = leases::Leases::beat();
         while !stop.is_cancelled() {
             let wake = self.claim().await;
             let wake = wake.map(|at| self.around.clock.instant(at));
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
+                _ = beat.tick() => self.keep_leases().await,
                 Some(ended) = self.in_flight.next() => self.all_ended(ended),
+                Some(answer) = self.leases.answer() => self.answered(answer),
                 () = changed.notified() => {}
                 () = async { sleep_until(wake.unwrap_or_else(tokio::time::Instant::now)).await }, if wake.is_some() => {}
             }
         }
-        while let Some(ended) = self.in_flight.next().await {
-            self.all_ended(ended);
-        }
-        self.give_back();
+        self.finish(beat).await;
     }
 
     fn ended(&mut self, ended: Ended) {
@@ -240,11 +243,12 @@ impl Worker {
             };
             if claims.is_empty() {
                 // What is due and was not given waits for a commit, which wakes us.
-                let due = self.around.journal.next_due(self.target).filter(|due| *due > now);
+                let due = self.next_due().await.filter(|due| *due > now);
                 let mended = self.holds.last_end(now).filter(|_| self.mended);
                 return [due, mended, self.cooldown.next_end(now)].into_iter().flatten().min();
             }
             claimed += claims.len();
+            self.leases.hold(claims.iter().map(|claim| claim.lease));
             for claim in claims {
                 match large::open(&claim).await {
                     Ok(file) => self.start(claim, file, now),
@@ -259,11 +263,11 @@ impl Worker {
         let settings = self.settings.load_full();
         let record = &claim.record;
         if let Some(settlement) = load::left_out(&claim, self.target, now) {
-            return self.journal_settle(record, settlement);
+            return self.journal_settle(&claim.lease, settlement);
         }
         if now.since(record.accepted_at) >= settings.max_age.get() && !self.around.clock.is_doubtful() {
             let pending = load::pending(&claim);
-            return self.give_up(record, DropReason::Expired, pending);
+            return self.give_up(&claim.lease, DropReason::Expired, pending);
         }
         if let Some(until) = self.waits(&record.project, now) {
             return self.put_off(&claim, until);
@@ -280,11 +284,11 @@ impl Worker {
         }
         let load = load::select(&claim, &self.cooldown, self.quirks(), now);
         if let Some(settlement) = load.without_unsupported(&claim, now) {
-            return self.journal_settle(&claim.record, settlement);
+            return self.journal_settle(&claim.lease, settlement);
         }
         if load.is_empty() {
             let settlement = load.remainder(settings.on_rate_limit, claim.progress.clone(), now);
-            return self.journal_settle(&claim.record, settlement);
+            return self.journal_settle(&claim.lease, settlement);
         }
         if load.batch_poison.is_some() && settings.spare_batches && !self.apart.is_going() && self.may_lose_a_batch() {
             return self.set_apart(claim, file, &load, now);
@@ -314,12 +318,8 @@ impl Worker {
         }));
     }
 
-    fn give_up(&self, record: &Record, reason: DropReason, quantities: Quantities) {
-        self.journal_settle(record, Settlement { dropped: Some((reason, quantities)), ..Settlement::default() });
-    }
-
-    fn journal_settle(&self, record: &Record, settlement: Settlement) {
-        self.around.journal.settle(self.target, record, settlement);
+    fn give_up(&mut self, lease: &Lease, reason: DropReason, quantities: Quantities) {
+        self.journal_settle(lease, Settlement { dropped: Some((reason, quantities)), ..Settlement::default() });
     }
 
     /// Settles a record by the answer, and learns from it.
@@ -354,7 +354,7 @@ impl Worker {
             self.around.watch.declined(sent.declined);
         }
         self.tell_canary(&sent, verdict, &settlement, now);
-        self.journal_settle(&sent.claim.record, settlement);
+        self.journal_settle(&sent.claim.lease, settlement);
     }
 
     /// What the answer says about the upstream, whatever becomes of the record.

@@ -12,6 +12,10 @@ pub enum JournalError {
     /// The storage failed.
     #[error("the journal failed: {0}")]
     Failed(String),
+    /// A record was settled by a lease that does not hold: it was settled before, or has ended and been given up, or its owner is
+    /// gone.
+    #[error("the lease of the record is lost")]
+    LeaseLost,
     /// The journal is closing.
     #[error("the journal is closed")]
     Closed,

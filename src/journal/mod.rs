@@ -38,7 +38,7 @@ pub use facts::{Facts, Switch};
 pub use letters::{DeadLetter, Letter, Pick, WithRecord};
 pub use log::{Log, RecentKeys, Record, Submission, Targets};
 pub use measures::{Measures, Primaries, Space, Stats};
-pub use queue::{Backlog, Claim, Progress, Queues, Rest, Settlement};
+pub use queue::{Backlog, Claim, LEASE, Lease, Progress, Queues, Rest, Settlement};
 pub use redelivery::Redelivery;
 pub use settings::{Settings, Sync};
 pub use shares::Share;

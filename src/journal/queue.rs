@@ -2,16 +2,26 @@
 //!
 //! Invariants:
 //!
-//! - A claim is a lease that lives in memory: after a restart everything unsettled can be claimed again.
+//! - A claim carries a [`Lease`]: its owner may settle the record until the lease ends, and keeps it longer by extending it. No two
+//!   leases of one record at one target hold at the same time.
+//! - A lease that has ended is given up by the next claim of its target, whoever makes it: the record can be claimed again, with the
+//!   progress that it had. Until then its owner may still extend it or settle the record.
+//! - An owner is fenced when it is gone: after a restart everything unsettled can be claimed again, and the leases of before are lost.
+//! - With a lost lease nothing is changed and nothing is posted: the answer is [`JournalError::LeaseLost`].
 //! - What is due comes first, in order of its due time; then what was never tried, in order of acceptance; then what a
 //!   [`backfill`](super::backfill) has taken up.
-//! - Settling is idempotent: settling what is settled, or was never claimed, changes nothing and posts nothing.
+//! - Settling is idempotent: the first settlement by a lease counts. A second one finds the lease lost, or is answered like the first
+//!   by a backend that knows it again.
+//! - What is put off is part of a settlement, and no call of its own: a record may be delivered in part and put off for the rest,
+//!   and a crash must not come between the two.
 //! - No call does work that grows with the number of records waiting.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::clock::Timestamp;
 use crate::policy::outcome::DropReason;
@@ -19,7 +29,25 @@ use crate::protocol::category::{Category, Quantities};
 
 use super::letters::DeadLetter;
 use super::log::Record;
-use super::{JournalError, TargetId};
+use super::{JournalError, RecordId, TargetId};
+
+/// How long a lease lasts at least when nobody extends it.
+pub const LEASE: Duration = Duration::from_secs(60);
+
+/// The right to settle one record at one target.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lease {
+    /// Where the record waits.
+    pub target: TargetId,
+    /// The record.
+    pub record: RecordId,
+    /// Who has it: a number that belongs to one start of one node.
+    pub owner: u64,
+    /// Which of the owner's leases it is. Never given twice.
+    pub number: u64,
+    /// When it ends, by the clock of the node that has it.
+    pub ends: Instant,
+}
 
 /// How it went so far with one record at one target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,6 +63,8 @@ pub struct Progress {
 /// A leased record.
 #[derive(Clone, Debug)]
 pub struct Claim {
+    /// The right to settle it.
+    pub lease: Lease,
     /// The record.
     pub record: Arc<Record>,
     /// How it went so far.
@@ -86,14 +116,25 @@ pub trait Queues: Send + Sync {
     /// target await their commit that a crash now would repeat too much; [`Queues::changed`] tells when to ask again.
     fn claim(&self, target: TargetId, now: Timestamp, max: usize) -> BoxFuture<'_, Result<Vec<Claim>, JournalError>>;
 
-    /// Ends a lease. Returns at once; the change is durable with the next commit.
-    fn settle(&self, target: TargetId, record: &Record, settlement: Settlement);
+    /// Says what became of a record, and ends its lease. The call itself hands the settlement over: who drops the future takes
+    /// nothing back, and need not wait for one settlement before making the next.
+    ///
+    /// `Ok` promises that the lease was good and that the settlement is kept by whoever commits it: it is durable with the next
+    /// commit that works, and until then only a crash can undo it, which lets the record be claimed again. A backend may answer
+    /// later, after the commit; SQLite answers as soon as its writer has the settlement. After an error other than
+    /// [`JournalError::LeaseLost`] nobody knows whether it counts: the lease is left to end, and the record comes again if it does
+    /// not.
+    fn settle(&self, lease: &Lease, settlement: Settlement) -> BoxFuture<'static, Result<(), JournalError>>;
 
-    /// Woken when a claim of this target may find more than before: a record came, or settlements were committed.
+    /// Keeps leases for [`LEASE`] longer, from now. Returns those that still hold, with their new ends; the others are lost.
+    fn extend(&self, leases: Vec<Lease>) -> BoxFuture<'_, Result<Vec<Lease>, JournalError>>;
+
+    /// Woken when a claim of this target may find more than before: a record came, or settlements were committed. Nobody need be
+    /// woken when a lease has ended: a worker asks again several times in the span of a [`LEASE`], whatever happens.
     fn changed(&self, target: TargetId) -> Arc<Notify>;
 
     /// When the next record put off by [`Settlement::rest`] comes due, if any is.
-    fn next_due(&self, target: TargetId) -> Option<Timestamp>;
+    fn next_due(&self, target: TargetId) -> BoxFuture<'_, Result<Option<Timestamp>, JournalError>>;
 
     /// Drops up to `limit` records that wait for `target` and were accepted before `before`, in the order of acceptance, looking
     /// no further than the first one accepted later, leased ones left alone. Returns how many; fewer than `limit` means that

@@ -144,6 +144,8 @@ metrics! {
     batch_poison_events_total: IntCounterVec ["upstream"];
     /// Envelopes sent with a release that was cut for the upstream, as its `mend` says.
     mended_envelopes_total: IntCounterVec ["upstream"];
+    /// Deliveries whose outcome the journal did not keep; each envelope is delivered again.
+    delivery_unsettled_total: IntCounterVec ["upstream"];
     /// Whether the last that was heard of an upstream is an answer (1) or a failure (0).
     upstream_up: IntGaugeVec ["upstream"];
     /// The state of an upstream's circuit: 1 for the one it is in.

@@ -208,11 +208,8 @@ async fn settled(journal: &SqliteJournal, targets: [TargetId; 2], rounds: usize)
                 }
                 seen += claims.len();
                 for claim in claims {
-                    journal.settle(
-                        target,
-                        &claim.record,
-                        Settlement { delivered: quantities(), ..Settlement::default() },
-                    );
+                    let settlement = Settlement { delivered: quantities(), ..Settlement::default() };
+                    journal.settle(&claim.lease, settlement).await?;
                 }
             }
         }

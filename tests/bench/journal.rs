@@ -96,7 +96,7 @@ async fn deliver(journal: &SqliteJournal, target: TargetId, count: usize) -> any
         for claim in claims {
             seen += 1;
             let settlement = Settlement { delivered: quantities(), ..Settlement::default() };
-            journal.settle(target, &claim.record, settlement);
+            journal.settle(&claim.lease, settlement).await?;
         }
     }
     Ok(())

@@ -54,7 +54,7 @@ impl Worker {
             Place::None => {
                 let settlement = no_place(&claim, load, now);
                 self.around.watch.refused(&claim.record, LOST_BY_TRACKER, "an hour of such events waits already");
-                self.journal_settle(&claim.record, settlement);
+                self.journal_settle(&claim.lease, settlement);
             }
         }
     }

@@ -79,17 +79,19 @@ impl Worker {
     }
 
     /// Not tried, tried later.
-    pub(super) fn put_off(&self, claim: &Claim, due: Timestamp) {
+    pub(super) fn put_off(&mut self, claim: &Claim, due: Timestamp) {
         let rest = Rest { due, progress: claim.progress.clone(), quantities: load::pending(claim) };
-        self.journal_settle(&claim.record, Settlement { rest: Some(rest), ..Settlement::default() });
+        self.journal_settle(&claim.lease, Settlement { rest: Some(rest), ..Settlement::default() });
     }
 
-    /// The body's file cannot be read now. What is pending of a part that nobody knows stays leased, and is looked at by the next
-    /// start.
-    pub(super) fn unreadable(&self, claim: &Claim, error: &Unreadable, now: Timestamp) {
+    /// The body's file cannot be read now. What is pending of a part that nobody knows comes again when its lease has ended: the
+    /// journal knows.
+    pub(super) fn unreadable(&mut self, claim: &Claim, error: &Unreadable, now: Timestamp) {
         self.around.watch.unreadable(&claim.record, &error.to_string());
         if claim.progress.items.is_none() || claim.record.client.request.is_some() || claim.record.body.is_at_hand() {
             self.put_off(claim, now + large::UNREADABLE);
+        } else {
+            self.leases.let_go(&claim.lease);
         }
     }
 

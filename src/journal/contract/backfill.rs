@@ -44,7 +44,7 @@ pub(super) async fn a_backfill_gives_what_was_withheld_once_and_the_accounts_bal
     let found = journal.survey(scope(b, at(2)), RecordId(0)).await.unwrap();
     assert_eq!((found.records, found.bytes), (5, 15), "not what it was meant to get, nor what is older");
     for claim in journal.claim(b, at(9), 9).await.unwrap() {
-        journal.settle(b, &claim.record, delivered(1));
+        journal.settle(&claim.lease, delivered(1)).await.unwrap();
     }
     subject.flush().await;
     begin(&journal, scope(b, at(2))).await;
@@ -71,7 +71,7 @@ pub(super) async fn a_backfill_gives_what_was_withheld_once_and_the_accounts_bal
     while journal.backlog(b).await.unwrap().envelopes > 0 {
         for claim in journal.claim(b, at(9), 9).await.unwrap() {
             had.push(claim.record.id.0);
-            journal.settle(b, &claim.record, delivered(1));
+            journal.settle(&claim.lease, delivered(1)).await.unwrap();
         }
         subject.flush().await;
     }
@@ -109,12 +109,12 @@ pub(super) async fn what_is_backfilled_goes_after_everything_else(subject: Subje
     assert!(journal.claim(b, at(9), 9).await.unwrap().is_empty());
     begin(&journal, scope(b, at(0))).await;
     journal.backfill(b, BackfillStep::GoOn(9)).await.unwrap();
-    assert_eq!(journal.next_due(b), None, "nothing has to be waited for");
+    assert_eq!(journal.next_due(b).await.unwrap(), None, "nothing has to be waited for");
     let first = journal.claim(b, at(9), 1).await.unwrap();
     assert_eq!(ids(&first), withheld[..1]);
     let live = fill(&journal, 2, &[b]).await;
     assert_eq!(ids(&journal.claim(b, at(9), 1).await.unwrap()), live[..1]);
-    journal.settle(b, &first[0].record, retry(at(5), 1, 1));
+    journal.settle(&first[0].lease, retry(at(5), 1, 1)).await.unwrap();
     subject.flush().await;
     assert_eq!(journal.hasten(b, 9).await.unwrap(), 0);
     let mut rest = ids(&journal.claim(b, at(9), 1).await.unwrap());
@@ -132,7 +132,7 @@ pub(super) async fn a_backfill_that_is_cancelled_takes_up_no_more(subject: Subje
     withhold(&journal, 2, a, b).await;
     let claims = journal.claim(b, at(9), 9).await.unwrap();
     begin(&journal, scope(b, at(0))).await;
-    journal.settle(b, &claims[0].record, delivered(1));
+    journal.settle(&claims[0].lease, delivered(1)).await.unwrap();
     subject.flush().await;
     assert!(journal.claim(b, at(9), 9).await.unwrap().is_empty());
     assert_eq!(journal.backfill(b, BackfillStep::GoOn(1)).await.unwrap().unwrap().taken, 1);

@@ -58,8 +58,8 @@ pub(super) async fn a_large_body_is_claimed_as_it_was_written_and_gives_its_room
     for claim in &claims {
         assert!(bytes_of(&claim.record.body) == bytes);
     }
-    journal.settle(a, &claims[0].record, rejected());
-    journal.settle(a, &claims[1].record, delivered(1));
+    journal.settle(&claims[0].lease, rejected()).await.unwrap();
+    journal.settle(&claims[1].lease, delivered(1)).await.unwrap();
     assert_eq!(journal.prune(at(100), 9).await.unwrap(), 1, "a dead letter keeps its body");
     assert!(bytes_of(&claims[0].record.body) == bytes);
     let most = before + 4 * IN_MEMORY as u64;

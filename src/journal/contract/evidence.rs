@@ -127,13 +127,13 @@ pub(super) async fn what_one_upstream_got_and_another_did_not_is_told_record_by_
     }
     // At a: all but the last are delivered. At b: 1 delivered, 2 refused, 3 delivered, 6 expires, 7 waits.
     for claim in journal.claim(a, at(9), 5).await.unwrap() {
-        journal.settle(a, &claim.record, delivered(1));
+        journal.settle(&claim.lease, delivered(1)).await.unwrap();
     }
     for claim in journal.claim(b, at(9), 4).await.unwrap() {
         match claim.record.id.0 {
-            2 => journal.settle(b, &claim.record, rejected()),
-            6 => journal.settle(b, &claim.record, retry(at(10), 1, 1)),
-            _ => journal.settle(b, &claim.record, delivered(1)),
+            2 => journal.settle(&claim.lease, rejected()).await.unwrap(),
+            6 => journal.settle(&claim.lease, retry(at(10), 1, 1)).await.unwrap(),
+            _ => journal.settle(&claim.lease, delivered(1)).await.unwrap(),
         }
     }
     subject.flush().await;
@@ -160,7 +160,7 @@ pub(super) async fn what_one_upstream_got_and_another_did_not_is_told_record_by_
     }
     let journal = subject.journal();
     for claim in journal.claim(a, at(9), 9).await.unwrap() {
-        journal.settle(a, &claim.record, delivered(1));
+        journal.settle(&claim.lease, delivered(1)).await.unwrap();
     }
     subject.flush().await;
     assert_eq!(journal.compare((a, b), at(0), RecordId(0)).await.unwrap().pending, (0, 1));

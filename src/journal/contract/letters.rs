@@ -9,7 +9,7 @@ async fn refuse(journal: &Arc<dyn Journal>, target: TargetId, second: u64, reaso
     let claim = claims.iter().find(|claim| claim.record.id.0 == id).unwrap();
     let mut settlement = rejected();
     settlement.dead_letter.as_mut().unwrap().reason = reason.into();
-    journal.settle(target, &claim.record, settlement);
+    journal.settle(&claim.lease, settlement).await.unwrap();
     journal.prune(at(0), 0).await.unwrap();
     id
 }
@@ -75,7 +75,7 @@ pub(super) async fn a_dead_letter_that_is_retried_waits_again_and_the_accounts_b
     assert_eq!((dead_letters(&*journal, a).await, journal.backlog(a).await.unwrap().envelopes), (1, 1));
     let claims = journal.claim(a, later(), 9).await.unwrap();
     assert_eq!((ids(&claims), &claims[0].progress), (vec![record], &Progress::default()));
-    journal.settle(a, &claims[0].record, delivered(1));
+    journal.settle(&claims[0].lease, delivered(1)).await.unwrap();
     subject.assert_balanced().await;
     let accounts = subject.ledger().accounts();
     let account = accounts.iter().find(|(key, _)| key.upstream.is_some()).unwrap().1;
@@ -94,17 +94,17 @@ pub(super) async fn parts_of_one_record_are_retried_together(subject: Subject) {
         settlement.dead_letter.as_mut().unwrap().items = Some(items);
         let progress = Progress { items: Some(vec![1]), ..Progress::default() };
         settlement.rest = Some(Rest { due: at(2), progress, quantities: errors(left) });
-        journal.settle(a, &claims[0].record, settlement);
+        journal.settle(&claims[0].lease, settlement).await.unwrap();
         subject.flush().await;
     }
     let last = journal.claim(a, at(9), 1).await.unwrap();
-    journal.settle(a, &last[0].record, delivered(1));
+    journal.settle(&last[0].lease, delivered(1)).await.unwrap();
     subject.assert_balanced().await;
     assert_eq!(journal.retry_letters(Pick::default(), 9).await.unwrap(), 2);
     assert_eq!(journal.backlog(a).await.unwrap().quantities, [("shop".into(), Category::Error, 2)]);
     let claims = journal.claim(a, later(), 9).await.unwrap();
     assert_eq!((claims.len(), &claims[0].progress.items), (1, &Some(vec![0, 2])));
-    journal.settle(a, &claims[0].record, delivered(2));
+    journal.settle(&claims[0].lease, delivered(2)).await.unwrap();
     subject.assert_balanced().await;
 }
 
@@ -114,13 +114,15 @@ pub(super) async fn a_dead_letter_of_a_record_that_is_still_under_way_is_left_al
     journal.append(Submission { quantities: errors(2), ..submission(at(1), &[a]) }).await.unwrap();
     let claims = journal.claim(a, at(9), 1).await.unwrap();
     let rest = Some(Rest { due: at(5), progress: Progress::default(), quantities: errors(1) });
-    journal.settle(a, &claims[0].record, Settlement { rest, ..rejected() });
+    journal.settle(&claims[0].lease, Settlement { rest, ..rejected() }).await.unwrap();
     subject.flush().await;
     for leased in [false, true] {
         let claims = if leased { journal.claim(a, at(9), 1).await.unwrap() } else { vec![] };
         assert_eq!(journal.retry_letters(Pick::default(), 9).await.unwrap(), 0);
         assert_eq!(dead_letters(&*journal, a).await, 1);
-        claims.iter().for_each(|claim| journal.settle(a, &claim.record, delivered(1)));
+        for claim in &claims {
+            journal.settle(&claim.lease, delivered(1)).await.unwrap();
+        }
         subject.assert_balanced().await;
     }
     assert_eq!(journal.retry_letters(Pick::default(), 9).await.unwrap(), 1);

@@ -25,7 +25,7 @@ pub(super) async fn a_claimed_record_is_what_was_appended(mut subject: Subject) 
             assert!(bytes_of(&record.body) == bytes_of(&sent.body), "{size}");
             assert_eq!(claims[0].progress, Progress::default());
             if restart {
-                subject.journal().settle(a, record, delivered(1));
+                subject.journal().settle(&claims[0].lease, delivered(1)).await.unwrap();
                 subject.flush().await;
             }
         }
@@ -40,7 +40,7 @@ pub(super) async fn a_record_stays_until_every_target_settled_it(subject: Subjec
     for target in [a, b] {
         assert_eq!(journal.prune(at(100), 10).await.unwrap(), 0);
         for claim in journal.claim(target, at(5), 10).await.unwrap() {
-            journal.settle(target, &claim.record, delivered(1));
+            journal.settle(&claim.lease, delivered(1)).await.unwrap();
         }
     }
     assert_eq!(journal.prune(at(3), 1).await.unwrap(), 1, "no more than asked");
@@ -54,8 +54,8 @@ pub(super) async fn a_dead_letter_keeps_its_record(mut subject: Subject) {
     let a = journal.target("a").await.unwrap();
     fill(&journal, 2, &[a]).await;
     let claims = journal.claim(a, at(5), 2).await.unwrap();
-    journal.settle(a, &claims[0].record, rejected());
-    journal.settle(a, &claims[1].record, delivered(1));
+    journal.settle(&claims[0].lease, rejected()).await.unwrap();
+    journal.settle(&claims[1].lease, delivered(1)).await.unwrap();
     assert_eq!(journal.prune(at(100), 10).await.unwrap(), 1);
     assert_eq!(dead_letters(&*journal, a).await, 1);
     drop(journal);
@@ -110,7 +110,7 @@ pub(super) async fn numbers_are_never_used_twice(mut subject: Subject) {
     let a = subject.journal().target("a").await.unwrap();
     let first = fill(&subject.journal(), 3, &[a]).await;
     for claim in subject.journal().claim(a, at(9), 9).await.unwrap() {
-        subject.journal().settle(a, &claim.record, delivered(1));
+        subject.journal().settle(&claim.lease, delivered(1)).await.unwrap();
     }
     assert_eq!(subject.journal().prune(at(100), 10).await.unwrap(), 3);
     subject.crash();

@@ -28,7 +28,7 @@ pub(super) async fn what_is_dropped_is_to_be_told_with_its_reason_through_restar
         journal.append(Submission { quantities: quantities.clone(), ..submission(at(1), &[a, b]) }).await.unwrap();
     }
     for (reason, claim) in DropReason::ALL.into_iter().zip(journal.claim(a, at(5), 99).await.unwrap()) {
-        journal.settle(a, &claim.record, dropped(reason, quantities.clone()));
+        journal.settle(&claim.lease, dropped(reason, quantities.clone())).await.unwrap();
     }
     assert_eq!(journal.discard(b, at(9), DropReason::Expired, 3).await.unwrap(), 3);
     let (withheld, quantities) = (vec![(b, DropReason::Sampled), (a, DropReason::Filtered)], errors(5));
@@ -92,7 +92,7 @@ pub(super) async fn a_report_takes_off_what_it_tells_and_counts_as_nothing(mut s
     assert_eq!(journal.survey(scope, RecordId(0)).await.unwrap().records, 0, "nor is it backfilled");
     let claims = journal.claim(a, at(5), 9).await.unwrap();
     assert_eq!((claims.len(), claims[0].record.accepted_at), (1, at(2)));
-    journal.settle(a, &claims[0].record, dropped(DropReason::Expired, Quantities::new()));
+    journal.settle(&claims[0].lease, dropped(DropReason::Expired, Quantities::new())).await.unwrap();
     assert_eq!(to_tell(&subject).await, left[..1], "its own loss is none");
     assert_eq!(subject.ledger().accounts(), accounts, "it stands in no account");
     subject.assert_balanced().await;
@@ -112,7 +112,7 @@ pub(super) async fn with_a_dropped_transaction_its_spans_are_lost(mut subject: S
         journal.append(Submission { quantities, body, withheld, ..submission(at(1), &[a]) }).await.unwrap();
     }
     let claims = journal.claim(a, at(5), 1).await.unwrap();
-    journal.settle(a, &claims[0].record, dropped(DropReason::RateLimited, quantities));
+    journal.settle(&claims[0].lease, dropped(DropReason::RateLimited, quantities)).await.unwrap();
     drop(journal);
     subject.flush().await;
     subject.crash();

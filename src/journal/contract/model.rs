@@ -51,6 +51,10 @@ enum Call {
         target: u8,
         limit: usize,
     },
+    /// Everything leased comes to its end.
+    Lapse {
+        now: u64,
+    },
     Crash,
 }
 
@@ -66,7 +70,8 @@ fn call() -> impl Strategy<Value = Call> {
         1 => (target.clone(), 0..4_usize).prop_map(|(target, limit)| Call::Retry { target, limit }),
         1 => (target.clone(), 0..4_usize).prop_map(|(target, limit)| Call::Forget { target, limit }),
         2 => (target, time.clone(), 0..5_usize).prop_map(|(target, before, limit)| Call::Discard { target, before, limit }),
-        2 => (time, 0..9_usize).prop_map(|(before, limit)| Call::Prune { before, limit }),
+        2 => (time.clone(), 0..9_usize).prop_map(|(before, limit)| Call::Prune { before, limit }),
+        1 => time.prop_map(|now| Call::Lapse { now }),
         2 => Just(Call::Crash),
     ]
 }
@@ -148,19 +153,19 @@ impl Run {
             Call::Append { count, mask, errors, size } => self.append(count, mask, errors, size).await,
             Call::Claim { target, now, max } => self.claim(target, now, max).await,
             Call::Deliver { pick } => {
-                if let Some((target, claim, waiting)) = self.pick(pick) {
-                    journal.settle(TargetId(target as u8), &claim.record, delivered(waiting.errors));
+                if let Some((_, claim, waiting)) = self.pick(pick) {
+                    journal.settle(&claim.lease, delivered(waiting.errors)).await.unwrap();
                 }
             }
             Call::PutOff { pick, due } => {
                 if let Some((target, claim, waiting)) = self.pick(pick) {
-                    self.put_off(target, &claim, &waiting, due);
+                    self.put_off(target, &claim, &waiting, due).await;
                 }
             }
             Call::Reject { pick } => {
                 if let Some((target, claim, waiting)) = self.pick(pick) {
                     let dropped = Some((DropReason::Rejected, errors(waiting.errors)));
-                    journal.settle(TargetId(target as u8), &claim.record, Settlement { dropped, ..rejected() });
+                    journal.settle(&claim.lease, Settlement { dropped, ..rejected() }).await.unwrap();
                     self.model.letters[target].push((claim.record.id.0, waiting.errors));
                 }
             }
@@ -190,6 +195,15 @@ impl Run {
                 let pick = Pick { target: Some(TargetId(target)), ..Pick::default() };
                 let count = journal.discard_letters(pick, limit).await.unwrap();
                 assert_eq!(self.model.letters[usize::from(target)].drain(..count).count(), count);
+            }
+            Call::Lapse { now } => {
+                pass(LEASE).await;
+                for (target, claim, waiting) in std::mem::take(&mut self.model.leased) {
+                    // Whoever asks first finds them.
+                    assert!(journal.claim(TargetId(target as u8), at(now), 0).await.unwrap().is_empty());
+                    assert_lost(journal.settle(&claim.lease, rejected()).await);
+                    self.model.waiting[target].insert(claim.record.id.0, Waiting { due: Some(now), ..waiting });
+                }
             }
             Call::Crash => {
                 self.subject.flush().await;
@@ -235,7 +249,7 @@ impl Run {
         (many > 0).then(|| self.model.leased.remove(pick % many))
     }
 
-    fn put_off(&mut self, target: usize, claim: &Claim, waiting: &Waiting, due: u64) {
+    async fn put_off(&mut self, target: usize, claim: &Claim, waiting: &Waiting, due: u64) {
         let progress =
             Progress { attempts: waiting.progress.attempts + 1, items: Some(vec![1]), ..Progress::default() };
         // The last error is kept for the end: nothing of nothing is no rest.
@@ -243,7 +257,7 @@ impl Run {
         let left = waiting.errors - done;
         let rest = Some(Rest { due: at(due), progress: progress.clone(), quantities: errors(left) });
         let settlement = Settlement { rest, ..delivered(done) };
-        self.subject.journal().settle(TargetId(target as u8), &claim.record, settlement);
+        self.subject.journal().settle(&claim.lease, settlement).await.unwrap();
         let waiting = Waiting { due: Some(due), errors: left, progress, lost: false };
         self.model.waiting[target].insert(claim.record.id.0, waiting);
     }
@@ -323,7 +337,7 @@ impl Run {
             assert_eq!(backlog.envelopes, self.model.envelopes(target));
             assert_eq!(backlog.quantities.iter().map(|(_, _, n)| n).sum::<u64>(), self.model.errors(target));
             assert_eq!(backlog.oldest, self.model.oldest(target));
-            assert_eq!(journal.next_due(TargetId(target as u8)), self.model.next_due(target));
+            assert_eq!(journal.next_due(TargetId(target as u8)).await.unwrap(), self.model.next_due(target));
             assert_eq!(dead_letters(&*journal, TargetId(target as u8)).await, self.model.letters[target].len() as u64);
         }
     }

@@ -42,7 +42,7 @@ async fn a_project_beyond_its_part_is_refused_alone(mut subject: Subject) {
     assert!(flood(&journal, target).await <= 2, "what rounding left");
     journal.append(of("new", &[target])).await.unwrap();
     for claim in journal.claim(target, at(9), 100).await.unwrap() {
-        journal.settle(target, &claim.record, delivered(1));
+        journal.settle(&claim.lease, delivered(1)).await.unwrap();
     }
     assert!(flood(&journal, target).await > 0, "what was delivered gives way");
 }

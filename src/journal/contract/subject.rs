@@ -124,6 +124,13 @@ pub(in crate::journal) async fn space(journal: &dyn Journal) -> Space {
     journal.measure().await.unwrap().space
 }
 
+/// Lets time pass for whoever reads tokio's clock.
+pub(in crate::journal) async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
 /// Asks again and again until the answer is yes.
 pub(in crate::journal) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = std::time::Instant::now() + Duration::from_secs(20);

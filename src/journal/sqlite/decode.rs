@@ -13,7 +13,7 @@ use crate::journal::body::Body;
 use crate::journal::{Progress, Record, RecordId};
 use crate::protocol::category::Quantities;
 
-use super::queue::{Lease, PutOff, Ready};
+use super::queue::{Leased, PutOff, Ready};
 use super::shared::Shared;
 
 /// Bodies above this go through the incremental interface, which copies no more than a page at a time.
@@ -23,7 +23,7 @@ pub(super) const LARGE: usize = 256 << 10;
 #[derive(Debug)]
 pub(super) enum Loaded {
     Record(Ready),
-    Unreadable { id: u64, lease: Lease, why: String },
+    Unreadable { id: u64, lease: Leased, why: String },
 }
 
 /// The columns that [`load`] reads, of [`TABLES`]; a row in `pending` follows with [`PENDING`]. Large bodies are left where they
@@ -44,7 +44,10 @@ pub(super) fn load(conn: &Connection, shared: &Shared, row: &Row<'_>, put_off: b
         Err(error) => {
             let text = |at| row.get_ref(at).ok().and_then(|value| value.as_str().ok()?.parse::<Quantities>().ok());
             let own = if put_off { text(14) } else { None };
-            let lease = Lease {
+            let lease = Leased {
+                number: 0,
+                ends: None,
+                progress: Progress::default(),
                 project: row.get(2).unwrap_or(0),
                 size: row.get::<_, i64>(3).unwrap_or(0).cast_unsigned(),
                 quantities: own.or_else(|| text(4)).unwrap_or_default(),

@@ -39,29 +39,34 @@ mod writer;
 
 use std::fs::File;
 use std::future::ready;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
 
 use crate::clock::{Clock, Timestamp};
 use crate::policy::dedup::SECRET;
 use crate::policy::outcome::DropReason;
 use crate::telemetry::ledger::Ledger;
+use crate::telemetry::log::{self, Line};
 
 use super::body::Body;
 use super::{
-    Backlog, Claim, Journal, JournalError, Log, OpenError, Queues, RecentKeys, Record, RecordId, Settings, Settlement,
-    Submission, TargetId, Targets,
+    Backlog, Claim, Journal, JournalError, LEASE, Lease, Log, OpenError, Queues, RecentKeys, RecordId, Settings,
+    Settlement, Submission, TargetId, Targets,
 };
 use group::{Command, INBOX};
-use queue::Take;
+use queue::{Claimant, Take, Target};
 use reader::{Question, SEATS};
 use schema::unusable;
 use shared::{Placed, Reply, Shared, send};
+
+/// How many journals this process has opened: what the last one leased means nothing to the next.
+static OPENED: AtomicU64 = AtomicU64::new(1);
 
 /// A journal in one SQLite file.
 #[derive(Debug)]
@@ -72,6 +77,8 @@ pub struct SqliteJournal {
     places: Arc<Semaphore>,
     seats: Arc<Semaphore>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// The owner of its leases: which journal it is of those that this process opened.
+    owner: u64,
     /// Held for as long as the files are ours.
     lock: File,
 }
@@ -106,6 +113,7 @@ impl SqliteJournal {
             places: Arc::new(Semaphore::new(INBOX)),
             seats: Arc::new(Semaphore::new(SEATS)),
             threads: Mutex::new(threads),
+            owner: OPENED.fetch_add(1, Ordering::Relaxed),
             lock,
         })
     }
@@ -122,6 +130,28 @@ impl SqliteJournal {
 
     async fn read<T>(&self, question: impl FnOnce(Reply<T>) -> Question) -> Result<T, JournalError> {
         send(&self.shared, &self.seats, self.questions.as_ref(), question).await
+    }
+
+    /// Hands a settlement to the writer. Leases live in this process: only what they are good for is on disk.
+    fn settle_now(&self, lease: &Lease, settlement: Settlement) -> Result<(), JournalError> {
+        if self.shared.closed.load(Ordering::Acquire) {
+            return Err(JournalError::Closed);
+        }
+        if lease.owner != self.owner {
+            return Err(JournalError::LeaseLost);
+        }
+        let ended = self.shared.target(lease.target)?.queue().settle(lease, settlement);
+        self.wake(ended.ok_or(JournalError::LeaseLost)?);
+        Ok(())
+    }
+
+    /// Leases ended, and their records are to be written as due.
+    fn told_lapsed(&self, target: &Target, count: usize) {
+        self.wake(true);
+        if let Some(Line { suppressed }) = log::admit("leases ended", &target.name) {
+            let message = "envelopes were claimed and nothing was said of them for a minute: they are tried again";
+            tracing::warn!(upstream.name = %target.name, count, suppressed, "{message}");
+        }
     }
 
     fn wake(&self, hurry: bool) {
@@ -198,7 +228,14 @@ impl Queues for SqliteJournal {
                     return Err(JournalError::Closed);
                 }
                 // Leased in one go without waiting: a caller that goes away takes nothing with it.
-                let take = target.queue().take(now, max);
+                let claimant = Claimant { target: target.id, owner: self.owner, at: Instant::now() };
+                let (lapsed, take) = {
+                    let mut queue = target.queue();
+                    (queue.lapse(claimant.at, now), queue.take(claimant, now, max))
+                };
+                if lapsed > 0 {
+                    self.told_lapsed(&target, lapsed);
+                }
                 match take {
                     Take::Claims(claims) => return Ok(claims),
                     Take::ReadDue => self.read(|reply| Question::Due(Arc::clone(&target), now, reply)).await?,
@@ -209,20 +246,26 @@ impl Queues for SqliteJournal {
         })
     }
 
-    fn settle(&self, target: TargetId, record: &Record, settlement: Settlement) {
-        let Ok(target) = self.shared.target(target) else { return };
-        let ended = target.queue().settle(record.id.0, settlement);
-        if let Some(hurry) = ended {
-            self.wake(hurry);
-        }
+    fn settle(&self, lease: &Lease, settlement: Settlement) -> BoxFuture<'static, Result<(), JournalError>> {
+        Box::pin(ready(self.settle_now(lease, settlement)))
+    }
+
+    fn extend(&self, mut leases: Vec<Lease>) -> BoxFuture<'_, Result<Vec<Lease>, JournalError>> {
+        let ends = Instant::now() + LEASE;
+        leases.retain_mut(|lease| {
+            lease.ends = ends;
+            let target = self.shared.target(lease.target);
+            lease.owner == self.owner && target.is_ok_and(|target| target.queue().extend(lease, ends))
+        });
+        Box::pin(ready(Ok(leases)))
     }
 
     fn changed(&self, target: TargetId) -> Arc<Notify> {
         self.shared.target(target).map(|target| Arc::clone(&target.changed)).unwrap_or_default()
     }
 
-    fn next_due(&self, target: TargetId) -> Option<Timestamp> {
-        self.shared.target(target).ok().and_then(|target| target.queue().due())
+    fn next_due(&self, target: TargetId) -> BoxFuture<'_, Result<Option<Timestamp>, JournalError>> {
+        Box::pin(ready(self.shared.target(target).map(|target| target.queue().due())))
     }
 
     fn discard(

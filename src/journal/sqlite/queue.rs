@@ -4,15 +4,18 @@
 //! leased, or ended. While `live`, nothing on disk is untried and not handed to memory. The mutex is held for moments only,
 //! never across a read or a commit.
 
+mod leases;
+
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::clock::Timestamp;
 use crate::journal::backfill::BACKGROUND;
 use crate::journal::evidence::Latest;
-use crate::journal::{Claim, Progress, Record, Settlement, TargetId};
+use crate::journal::{Claim, LEASE, Lease, Progress, Record, Settlement, TargetId};
 use crate::protocol::category::Quantities;
 
 use super::tally::Tally;
@@ -73,9 +76,15 @@ pub(super) struct PutOff {
     pub(super) quantities: Option<Quantities>,
 }
 
-/// A lease: what must be known of the record when it ends.
+/// A leased record: what must be known of it when the lease ends.
 #[derive(Debug)]
-pub(super) struct Lease {
+pub(super) struct Leased {
+    /// Which lease it is.
+    pub(super) number: u64,
+    /// When the lease ends; `None` for a record that no claim has, but the reader, to set it aside.
+    pub(super) ends: Option<Instant>,
+    /// How it went until the claim.
+    pub(super) progress: Progress,
     pub(super) project: u32,
     pub(super) size: u64,
     /// What is pending for the target.
@@ -84,11 +93,19 @@ pub(super) struct Lease {
     pub(super) row: bool,
 }
 
+/// In whose name a claim is made, and when.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Claimant {
+    pub(super) target: TargetId,
+    pub(super) owner: u64,
+    pub(super) at: Instant,
+}
+
 /// A settled lease on its way to disk.
 #[derive(Debug)]
 pub(super) struct Ended {
     pub(super) id: u64,
-    pub(super) lease: Lease,
+    pub(super) lease: Leased,
     pub(super) settlement: Settlement,
 }
 
@@ -134,7 +151,11 @@ pub(super) struct Queue {
     pub(super) committed: u64,
     /// As on disk, or as the transaction under way will leave it.
     pub(super) watermark: u64,
-    pub(super) leases: BTreeMap<u64, Lease>,
+    pub(super) leases: BTreeMap<u64, Leased>,
+    /// The number of the last lease given.
+    last_lease: u64,
+    /// No lease ends before this.
+    first_end: Option<Instant>,
     pub(super) ended: Vec<Ended>,
     pub(super) committing: Vec<u64>,
     /// A discard is under way: nothing is handed out until its commit.
@@ -153,7 +174,7 @@ impl Queue {
     }
 
     /// Leases up to `max` records, or says what must be read first.
-    pub(super) fn take(&mut self, now: Timestamp, max: usize) -> Take {
+    pub(super) fn take(&mut self, claimant: Claimant, now: Timestamp, max: usize) -> Take {
         let mut claims = Vec::new();
         if self.frozen || self.ended.len() + self.committing.len() >= MAX_UNCOMMITTED {
             return Take::Claims(claims);
@@ -161,18 +182,18 @@ impl Queue {
         while claims.len() < max {
             let due = self.due_ready.front().and_then(|ready| ready.put_off.as_ref()).map(|row| row.due);
             if due.is_some_and(|due| due <= now) {
-                claims.extend(self.due_ready.pop_front().map(|ready| self.lease(ready)));
+                claims.extend(self.due_ready.pop_front().map(|ready| self.lease(ready, claimant)));
             } else if self.next_due.is_some_and(|due| due <= now) {
                 return if claims.is_empty() { Take::ReadDue } else { Take::Claims(claims) };
             } else if let Some(ready) = self.ready.pop_front() {
                 self.ready_bytes -= ready.record.body.in_memory();
-                claims.push(self.lease(ready));
+                claims.push(self.lease(ready, claimant));
             } else if !self.live && claims.is_empty() {
                 return Take::ReadFresh;
             } else if !self.live {
                 break;
             } else if let Some(ready) = self.background.pop_front() {
-                claims.push(self.lease(ready));
+                claims.push(self.lease(ready, claimant));
             } else if self.more_background && claims.is_empty() {
                 return Take::ReadBackground;
             } else {
@@ -182,19 +203,23 @@ impl Queue {
         Take::Claims(claims)
     }
 
-    fn lease(&mut self, ready: Ready) -> Claim {
+    fn lease(&mut self, ready: Ready, claimant: Claimant) -> Claim {
         let Ready { record, project, put_off } = ready;
         let row = put_off.is_some();
         let backfilled = put_off.as_ref().is_some_and(|row| BACKGROUND <= row.due);
         let (progress, quantities) = put_off.map_or_else(Default::default, |row| (row.progress, row.quantities));
         let quantities = quantities.unwrap_or_else(|| record.quantities.clone());
-        let lease = Lease { project, size: record.body.len(), quantities, row };
-        self.leases.insert(record.id.0, lease);
-        Claim { record, progress, backfilled }
+        self.last_lease += 1;
+        let (number, ends) = (self.last_lease, claimant.at + LEASE);
+        let (size, kept) = (record.body.len(), progress.clone());
+        let leased = Leased { number, ends: Some(ends), progress: kept, project, size, quantities, row };
+        self.leases.insert(record.id.0, leased);
+        let lease = Lease { target: claimant.target, record: record.id, owner: claimant.owner, number, ends };
+        Claim { lease, record, progress, backfilled }
     }
 
-    /// Ends a lease. `None` when there is none; else whether its commit should not wait for company.
-    pub(super) fn settle(&mut self, id: u64, settlement: Settlement) -> Option<bool> {
+    /// Ends whatever lease a record has.
+    pub(super) fn end(&mut self, id: u64, settlement: Settlement) -> Option<bool> {
         let lease = self.leases.remove(&id)?;
         self.ended.push(Ended { id, lease, settlement });
         Some(self.ended.len() >= HURRY)
@@ -359,24 +384,28 @@ mod tests {
         })
     }
 
+    fn claimant() -> Claimant {
+        Claimant { target: TargetId(0), owner: 1, at: Instant::now() }
+    }
+
     #[test]
     fn what_is_settled_out_of_order_waits_for_those_before_it_unless_it_is_much() {
         let mut queue = Queue::new(0, true);
         (1..=100).for_each(|id| queue.arrived(&record(id), 0));
-        queue.take(Timestamp::default(), 50);
+        queue.take(claimant(), Timestamp::default(), 50);
         let ids = |ended: Vec<Ended>| ended.iter().map(|ended| ended.id).collect::<Vec<_>>();
         for id in [2, 3] {
-            queue.settle(id, Settlement::default());
+            queue.end(id, Settlement::default());
         }
         assert!(!queue.has_ended(false) && queue.has_ended(true));
         assert_eq!(ids(queue.take_ended(false)), [0; 0]);
-        queue.settle(1, Settlement::default());
-        queue.settle(5, Settlement::default());
+        queue.end(1, Settlement::default());
+        queue.end(5, Settlement::default());
         assert!(queue.has_ended(false));
         assert_eq!(ids(queue.take_ended(false)), [2, 3, 1]);
         assert_eq!(ids(queue.take_ended(true)), [5], "whoever asks for all gets it");
         let many = 6..6 + HURRY as u64;
-        many.clone().for_each(|id| assert!(queue.settle(id, Settlement::default()).is_some()));
+        many.clone().for_each(|id| assert!(queue.end(id, Settlement::default()).is_some()));
         assert_eq!(ids(queue.take_ended(false)), many.collect::<Vec<_>>());
     }
 
@@ -386,8 +415,10 @@ mod tests {
         let many = CROWD as u64 + 2;
         (1..=many).for_each(|id| queue.arrived(&record(id), 0));
         assert!(!queue.is_crowded(), "an upstream that does not answer holds up nobody");
-        let Take::Claims(claims) = queue.take(Timestamp::default(), 1) else { panic!("they are in memory") };
-        queue.settle(claims[0].record.id.0, Settlement::default());
+        let Take::Claims(claims) = queue.take(claimant(), Timestamp::default(), 1) else {
+            panic!("they are in memory")
+        };
+        queue.settle(&claims[0].lease, Settlement::default());
         assert!(queue.is_crowded());
         (many + 1..many + READY_RECORDS as u64).for_each(|id| queue.arrived(&record(id), 0));
         assert!(!queue.is_crowded(), "one that has fallen behind holds up nobody");

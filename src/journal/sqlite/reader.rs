@@ -27,7 +27,7 @@ use super::decode::{self, COLUMNS, Loaded, PENDING, TABLES};
 use super::group::Command;
 use super::letters;
 use super::losses;
-use super::queue::{Lease, NEVER, READY_BYTES, READY_RECORDS, Ready, Target};
+use super::queue::{Leased, NEVER, READY_BYTES, READY_RECORDS, Ready, Target};
 use super::shared::{Placed, Reply, Shared, failure};
 
 use super::{compare, evidence, verification};
@@ -264,7 +264,7 @@ impl Reader {
         Ok((loaded, None))
     }
 
-    fn set_all_aside(&self, target: &Target, unreadable: Vec<(u64, Lease, String)>) {
+    fn set_all_aside(&self, target: &Target, unreadable: Vec<(u64, Leased, String)>) {
         for (id, lease, why) in unreadable {
             target.queue().leases.insert(id, lease);
             self.set_aside(target, id, &why);
@@ -281,7 +281,7 @@ impl Reader {
         let mut queue = target.queue();
         let quantities = queue.leases.get(&id).map(|lease| lease.quantities.clone()).unwrap_or_default();
         let rest = Rest { due: NEVER, progress: Progress::default(), quantities };
-        queue.settle(id, Settlement { rest: Some(rest), ..Settlement::default() });
+        queue.end(id, Settlement { rest: Some(rest), ..Settlement::default() });
         drop(queue);
         // A full inbox wakes the writer as well.
         drop(self.commands.try_send((Command::Wake { hurry: true }, None)));
@@ -364,7 +364,7 @@ impl Reader {
 }
 
 /// What can be handed out, and what cannot be read.
-fn apart(loaded: Vec<(Loaded, Option<Timestamp>)>) -> (Vec<Ready>, Vec<(u64, Lease, String)>) {
+fn apart(loaded: Vec<(Loaded, Option<Timestamp>)>) -> (Vec<Ready>, Vec<(u64, Leased, String)>) {
     let (mut ready, mut unreadable) = (vec![], vec![]);
     for (loaded, _) in loaded {
         match loaded {

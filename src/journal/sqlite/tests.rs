@@ -51,7 +51,7 @@ async fn drain(journal: &dyn Journal, target: TargetId) -> usize {
         let claims = journal.claim(target, at(1), 16).await.unwrap();
         count += claims.len();
         for claim in claims {
-            journal.settle(target, &claim.record, delivered(1));
+            journal.settle(&claim.lease, delivered(1)).await.unwrap();
         }
         journal.prune(at(0), 0).await.unwrap();
     }
@@ -99,7 +99,7 @@ async fn what_is_settled_before_an_older_record_is_kept_though_nothing_else_is_a
     let a = journal.target("a").await.unwrap();
     fill(&subject.journal(), 3, &[a]).await;
     let claims = journal.claim(a, at(1), 3).await.unwrap();
-    journal.settle(a, &claims[2].record, delivered(1));
+    journal.settle(&claims[2].lease, delivered(1)).await.unwrap();
     let ledger = subject.ledger.clone();
     let is_kept = async || ledger.accounts().values().any(|account| account.delivered == 1);
     eventually("it is kept", is_kept).await;
@@ -179,7 +179,7 @@ async fn a_full_journal_refuses_until_something_is_delivered() {
     assert!(space(&*journal).await.used <= 2 << 20);
     let claims = journal.claim(a, at(1), 4).await.unwrap();
     for claim in &claims {
-        journal.settle(a, &claim.record, delivered(1));
+        journal.settle(&claim.lease, delivered(1)).await.unwrap();
     }
     subject.flush().await;
     // What is noted of it takes some of the room.
@@ -213,7 +213,7 @@ async fn a_full_disk_is_an_answer_and_passes() {
     );
     assert_eq!(journal.backlog(a).await.unwrap().envelopes, 3);
     for claim in &claims {
-        journal.settle(a, &claim.record, delivered(1));
+        journal.settle(&claim.lease, delivered(1)).await.unwrap();
     }
     // A small change still fits into the pages there are: nothing of the failed group stands in its way.
     eventually("settled", async || journal.shared.targets()[0].queue().tally.envelopes == 0).await;
@@ -325,7 +325,7 @@ async fn claims_pause_while_too_many_settlements_await_their_commit() {
         let claims = journal.claim(a, at(1), 8).await.unwrap();
         settled += claims.len();
         for claim in &claims {
-            journal.settle(a, &claim.record, delivered(1));
+            journal.settle(&claim.lease, delivered(1)).await.unwrap();
         }
         if claims.is_empty() {
             break;
@@ -366,7 +366,7 @@ async fn closing_commits_what_is_under_way_and_leaves_one_file() {
     let a = journal.target("a").await.unwrap();
     fill(&subject.journal(), 3, &[a]).await;
     for claim in journal.claim(a, at(1), 2).await.unwrap() {
-        journal.settle(a, &claim.record, delivered(1));
+        journal.settle(&claim.lease, delivered(1)).await.unwrap();
     }
     journal.close(Duration::from_secs(10)).await;
     assert_eq!(std::fs::metadata(settings.path.with_extension("db-wal")).map_or(0, |meta| meta.len()), 0);

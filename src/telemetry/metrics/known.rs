@@ -27,6 +27,7 @@ impl Metrics {
         self.balance_difference_items.with_label_values(&[upstream]);
         self.batch_poison_events_total.with_label_values(&[upstream]);
         self.mended_envelopes_total.with_label_values(&[upstream]);
+        self.delivery_unsettled_total.with_label_values(&[upstream]);
         self.backlog_oldest_seconds.with_label_values(&[upstream]);
         self.canary_success.with_label_values(&[upstream]);
         self.canary_age_seconds.with_label_values(&[upstream]);

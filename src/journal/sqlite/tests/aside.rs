@@ -11,7 +11,7 @@ async fn a_record_that_cannot_be_read_does_not_block_those_behind_it() {
     // One of them has a row of its own.
     let claims = journal.claim(a, at(1), 1).await.unwrap();
     let rest = Rest { due: at(2), progress: Progress::default(), quantities: errors(1) };
-    journal.settle(a, &claims[0].record, Settlement { rest: Some(rest), ..Settlement::default() });
+    journal.settle(&claims[0].lease, Settlement { rest: Some(rest), ..Settlement::default() }).await.unwrap();
     subject.flush().await;
     let damage = Connection::open(&settings.path).unwrap();
     for (id, sql) in all.iter().zip([
@@ -34,10 +34,10 @@ async fn a_record_that_cannot_be_read_does_not_block_those_behind_it() {
         subject.flush().await;
         assert_eq!(journal.measure().await.unwrap().stats.set_aside, 7, "looked at, and said, by each start");
         assert_eq!(journal.backlog(a).await.unwrap().envelopes, 8, "they stay pending");
-        assert_eq!(journal.next_due(a), None);
+        assert_eq!(journal.next_due(a).await.unwrap(), None);
         if restart == 0 {
             let rest = Rest { due: at(3), progress: Progress::default(), quantities: errors(1) };
-            journal.settle(a, &claims[0].record, Settlement { rest: Some(rest), ..Settlement::default() });
+            journal.settle(&claims[0].lease, Settlement { rest: Some(rest), ..Settlement::default() }).await.unwrap();
             subject.flush().await;
         }
     }

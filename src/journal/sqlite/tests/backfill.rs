@@ -15,7 +15,7 @@ async fn a_backfill_takes_up_only_what_lies_behind_everything_untried() {
     assert_eq!((go_on().await.taken, go_on().await.is_running()), (0, true));
     let claims = journal.claim(b, at(9), 1).await.unwrap();
     assert_eq!((go_on().await.taken, go_on().await.is_running()), (0, true));
-    journal.settle(b, &claims[0].record, delivered(1));
+    journal.settle(&claims[0].lease, delivered(1)).await.unwrap();
     subject.flush().await;
     assert_eq!((go_on().await.taken, go_on().await.is_running()), (2, false));
     subject.assert_balanced().await;

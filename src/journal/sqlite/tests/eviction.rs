@@ -48,7 +48,7 @@ async fn deliver(journal: &SqliteJournal, target: TargetId) -> Vec<u64> {
     while journal.backlog(target).await.unwrap().envelopes > 0 {
         for claim in journal.claim(target, LATE, 16).await.unwrap() {
             ids.push(claim.record.id.0);
-            journal.settle(target, &claim.record, delivered(1));
+            journal.settle(&claim.lease, delivered(1)).await.unwrap();
         }
         journal.prune(at(0), 0).await.unwrap();
     }
@@ -124,20 +124,20 @@ async fn what_is_being_sent_or_shown_stays_and_all_shadows_lose_the_same_record(
     let ids = fill_up(&journal, || of("shop", &[b, c]), 6).await;
     // The first is being sent to one of them, the second was refused by the other, the third waits for its turn.
     let claims = journal.claim(b, at(9), 3).await.unwrap();
-    journal.settle(b, &claims[1].record, retry(LATE, 1, 1));
-    journal.settle(b, &claims[2].record, retry(LATE, 1, 1));
+    journal.settle(&claims[1].lease, retry(LATE, 1, 1)).await.unwrap();
+    journal.settle(&claims[2].lease, retry(LATE, 1, 1)).await.unwrap();
     let refused = journal.claim(c, at(9), 2).await.unwrap();
-    journal.settle(c, &refused[1].record, rejected());
-    journal.settle(c, &refused[0].record, retry(LATE, 1, 1));
+    journal.settle(&refused[1].lease, rejected()).await.unwrap();
+    journal.settle(&refused[0].lease, retry(LATE, 1, 1)).await.unwrap();
     subject.flush().await;
     assert!(fill_up(&journal, || of("shop", &[b, c]), 100).await.len() == 100);
     for (target, kept) in [(b, vec![ids[1]]), (c, vec![ids[0]])] {
         assert_eq!(journal.hasten(target, 9).await.unwrap(), 1, "of those put off only the needed ones are there");
         let claims = journal.claim(target, LATE, 1).await.unwrap();
         assert_eq!(claims.iter().map(|claim| claim.record.id.0).collect::<Vec<_>>(), kept);
-        journal.settle(target, &claims[0].record, delivered(1));
+        journal.settle(&claims[0].lease, delivered(1)).await.unwrap();
     }
-    journal.settle(b, &claims[0].record, delivered(1));
+    journal.settle(&claims[0].lease, delivered(1)).await.unwrap();
     let (of_b, of_c) = (deliver(&journal, b).await, deliver(&journal, c).await);
     assert_eq!(of_b, of_c, "bytes come back when the last copy is gone");
     drop(journal);
@@ -239,7 +239,7 @@ async fn whatever_happens_each_copy_is_delivered_once_or_evicted_and_no_primary_
                             delivered(1)
                         }
                     };
-                    journal.settle(targets[n], &claim.record, settlement);
+                    journal.settle(&claim.lease, settlement).await.unwrap();
                 }
                 15 if dice(&mut state, 20) == 0 => {
                     subject.flush().await;
@@ -253,7 +253,7 @@ async fn whatever_happens_each_copy_is_delivered_once_or_evicted_and_no_primary_
         let (journal, _) = parts(&subject);
         for (n, claim) in leased {
             assert!(delivered_to[n].insert(claim.record.id.0), "once");
-            journal.settle(targets[n], &claim.record, delivered(1));
+            journal.settle(&claim.lease, delivered(1)).await.unwrap();
         }
         for n in 0..3 {
             for id in deliver(&journal, targets[n]).await {

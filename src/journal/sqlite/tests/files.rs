@@ -89,7 +89,7 @@ async fn files_count_against_max_size_and_delivered_ones_make_room() {
     assert!(journal.writable().await.is_ok());
     let claims = journal.claim(a, at(1), 2).await.unwrap();
     for claim in &claims {
-        journal.settle(a, &claim.record, delivered(1));
+        journal.settle(&claim.lease, delivered(1)).await.unwrap();
     }
     subject.flush().await;
     append(&shared, 3 * MIB, &[a]).await.unwrap();

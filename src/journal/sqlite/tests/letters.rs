@@ -12,7 +12,7 @@ async fn the_oldest_dead_letters_go_when_their_records_take_too_much() {
         let body = Body::from(Bytes::from(vec![7; 40_000]));
         journal.append(Submission { body, ..submission(at(second), &[a]) }).await.unwrap();
         let claims = journal.claim(a, at(9), 9).await.unwrap();
-        journal.settle(a, &claims[0].record, rejected());
+        journal.settle(&claims[0].lease, rejected()).await.unwrap();
         subject.flush().await;
         assert_eq!(dead_letters(&*journal, a).await, second.min(3), "an eighth of max_size is room for three of them");
     }
@@ -35,7 +35,7 @@ async fn the_letters_of_one_project_do_not_push_out_those_of_another() {
         let body = Body::from(Bytes::from(vec![7; 20_000]));
         journal.append(Submission { project: project.into(), body, ..submission(at(second), &[a]) }).await.unwrap();
         let claims = journal.claim(a, at(99), 9).await.unwrap();
-        journal.settle(a, &claims[0].record, rejected());
+        journal.settle(&claims[0].lease, rejected()).await.unwrap();
         subject.flush().await;
     };
     refuse("app", 1).await;

@@ -71,7 +71,7 @@ async fn a_file_counts_as_its_projects_from_its_first_byte_on_and_once() {
     let after = taken(&own, "shop").await;
     assert!((3 << 20..(3 << 20) + 4096).contains(&after), "{after}");
     let claims = journal.claim(target, at(2), 1).await.unwrap();
-    journal.settle(target, &claims[0].record, delivered(1));
+    journal.settle(&claims[0].lease, delivered(1)).await.unwrap();
     drop(claims);
     while journal.prune(at(9), 9).await.unwrap() == 0 {}
     assert_eq!(taken(&own, "shop").await, 0);

@@ -33,7 +33,7 @@ impl Scene {
     async fn deliver(&self, n: usize) {
         let journal = self.subject.journal();
         for claim in journal.claim(self.target, at(10_000_000_000), n).await.unwrap() {
-            journal.settle(self.target, &claim.record, delivered(1));
+            journal.settle(&claim.lease, delivered(1)).await.unwrap();
         }
         self.subject.flush().await;
     }
@@ -96,8 +96,8 @@ async fn what_waits_again_is_looked_for_after_it_was_taken() {
     let scene = Scene::with(2).await;
     let journal = scene.subject.journal();
     let claims = journal.claim(scene.target, at(9), 2).await.unwrap();
-    journal.settle(scene.target, &claims[0].record, crate::journal::contract::subject::retry(at(50), 1, 1));
-    journal.settle(scene.target, &claims[1].record, delivered(1));
+    journal.settle(&claims[0].lease, crate::journal::contract::subject::retry(at(50), 1, 1)).await.unwrap();
+    journal.settle(&claims[1].lease, delivered(1)).await.unwrap();
     scene.subject.flush().await;
     let batch = scene.wanted(9, 9).await;
     assert_eq!((numbers(&batch.fresh), batch.waiting.clone()), (vec![2], vec![RecordId(1)]));
@@ -209,12 +209,14 @@ async fn a_missing_event_is_sent_again_later_and_is_then_looked_for_again() {
     scene.note_all(scene.wanted(9, 9).await, Finding::Missing(at(1_000_000_000))).await;
     assert_eq!((scene.repair().await, scene.repair().await), (2, 0));
     let journal = scene.subject.journal();
-    let due = journal.next_due(scene.target).unwrap();
+    let due = journal.next_due(scene.target).await.unwrap().unwrap();
     let clock = Clock::system().now();
     assert!(due > clock + Duration::from_secs(280), "a tracker may remember the id for 300 s");
     let claims = journal.claim(scene.target, due + Duration::from_secs(1), 9).await.unwrap();
     assert_eq!(claims.len(), 2);
-    claims.iter().for_each(|claim| journal.settle(scene.target, &claim.record, delivered(1)));
+    for claim in &claims {
+        journal.settle(&claim.lease, delivered(1)).await.unwrap();
+    }
     let (account, missing) = scene.account().await;
     assert_eq!((account.returned, account.delivered, account.lost, missing), (2, 4, 2, 0));
     scene.subject.assert_balanced().await;
@@ -233,10 +235,10 @@ async fn what_was_lost_twice_is_sent_one_after_the_other() {
         assert_eq!(scene.repair().await, 3);
         let journal = scene.subject.journal();
         let mut times = vec![];
-        while let Some(due) = journal.next_due(scene.target) {
+        while let Some(due) = journal.next_due(scene.target).await.unwrap() {
             for claim in journal.claim(scene.target, due, 9).await.unwrap() {
                 times.push(due);
-                journal.settle(scene.target, &claim.record, delivered(1));
+                journal.settle(&claim.lease, delivered(1)).await.unwrap();
             }
             scene.subject.flush().await;
         }
