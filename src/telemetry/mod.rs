@@ -9,6 +9,7 @@ pub mod letters;
 mod level;
 pub mod log;
 pub mod metrics;
+pub mod numbers;
 pub mod observations;
 pub mod report;
 pub mod series;

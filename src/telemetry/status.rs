@@ -9,8 +9,8 @@ use crate::clock::Timestamp;
 use super::backfill::BackfillStatus;
 use super::gaps::GapStatus;
 use super::level::Health;
+use super::numbers::{some, verb};
 use super::verification::VerificationStatus;
-use super::words;
 
 /// The state of the daemon and of every upstream.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -326,13 +326,9 @@ pub struct StrandedStatus {
 impl std::fmt::Display for StrandedStatus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { project, items } = self;
-        write!(
-            f,
-            "{} {} for project {project}, which has no DSN here in the file: put it back, or {}",
-            words::some(*items, "item"),
-            words::verb(*items, "waits", "wait"),
-            words::verb(*items, "it expires", "they expire")
-        )
+        let (wait, expire) = (verb(*items, "waits", "wait"), verb(*items, "it expires", "they expire"));
+        let items = some(*items, "item");
+        write!(f, "{items} {wait} for project {project}, which has no DSN here in the file: put it back, or {expire}")
     }
 }
 

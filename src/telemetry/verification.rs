@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::units::Period;
 
-use super::words;
+use super::numbers;
 
 /// How many of the error events that an upstream took it also stores: stored + missing + lost + unknown = delivered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,7 +77,7 @@ impl ContentStatus {
         let differ = differ(self.differing, self.accepted);
         match self.compared {
             0 => "no stored event was compared with what was sent in the last 24 hours".to_owned(),
-            n => format!("{} compared with what was sent in the last 24 hours, {differ}", words::some(n, "event")),
+            n => format!("{} compared with what was sent in the last 24 hours, {differ}", numbers::some(n, "event")),
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::clock::Timestamp;
 use crate::protocol::category::Category;
 
 use super::gaps::{self, GapStatus};
+pub use super::numbers::{count, some, verb};
 use super::status::LimitStatus;
 
 /// How many items were dropped for a reason, and what that means.
@@ -59,34 +60,6 @@ pub fn ago(now: Timestamp, at: Timestamp) -> String {
 pub fn without_relay(gaps: &[GapStatus]) -> Option<String> {
     let length = gaps::length(gaps);
     (length >= Duration::from_secs(1)).then(|| span(length))
-}
-
-/// So many of something.
-pub fn some(n: u64, what: &str) -> String {
-    let plural = match n {
-        1 => "",
-        _ if what.ends_with("sh") || what.ends_with("ch") => "es",
-        _ => "s",
-    };
-    format!("{} {what}{plural}", count(n))
-}
-
-/// The verb that goes with so many: `one` with one, `many` with others.
-pub const fn verb(n: u64, one: &'static str, many: &'static str) -> &'static str {
-    if n == 1 { one } else { many }
-}
-
-/// A number with a comma before each three digits.
-pub fn count(n: u64) -> String {
-    let digits = n.to_string();
-    let mut told = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            told.push(',');
-        }
-        told.push(digit);
-    }
-    told
 }
 
 /// Names in a row, with an "and" before the last.
@@ -154,12 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_times_and_names_are_told_as_a_person_reads_them() {
-        for (n, told) in [(0, "0"), (999, "999"), (1000, "1,000"), (12_345_678, "12,345,678")] {
-            assert_eq!(count(n), told);
-        }
-        assert_eq!((some(1, "outage"), some(1200, "outage")), ("1 outage".into(), "1,200 outages".into()));
-        assert_eq!(some(0, "crash"), "0 crashes");
+    fn times_and_names_are_told_as_a_person_reads_them() {
         for (seconds, told) in [(0.0, "0 ms"), (0.25, "250 ms"), (1.25, "1.2 s"), (30.0, "30.0 s"), (10802.0, "3 h")] {
             assert_eq!(lag(seconds), told);
         }

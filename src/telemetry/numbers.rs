@@ -1,0 +1,44 @@
+//! Numbers as a person reads them.
+
+/// So many of something.
+pub fn some(n: u64, what: &str) -> String {
+    let plural = match n {
+        1 => "",
+        _ if what.ends_with("sh") || what.ends_with("ch") => "es",
+        _ => "s",
+    };
+    format!("{} {what}{plural}", count(n))
+}
+
+/// The verb that goes with so many: `one` with one, `many` with others.
+pub const fn verb(n: u64, one: &'static str, many: &'static str) -> &'static str {
+    if n == 1 { one } else { many }
+}
+
+/// A number with a comma before each three digits.
+pub fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut told = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            told.push(',');
+        }
+        told.push(digit);
+    }
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_told_as_a_person_reads_them() {
+        for (n, told) in [(0, "0"), (999, "999"), (1000, "1,000"), (12_345_678, "12,345,678")] {
+            assert_eq!(count(n), told);
+        }
+        assert_eq!((some(1, "outage"), some(1200, "outage")), ("1 outage".into(), "1,200 outages".into()));
+        assert_eq!(some(0, "crash"), "0 crashes");
+        assert_eq!([0, 1, 2].map(|n| verb(n, "is", "are")), ["are", "is", "are"]);
+    }
+}
