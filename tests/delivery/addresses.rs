@@ -68,7 +68,8 @@ async fn a_connection_ends_with_its_greatest_age_and_the_next_one_goes_where_the
 #[tokio::test]
 async fn a_signal_and_an_edited_file_take_new_connections() {
     let (port, [old, new]) = at(["127.0.0.2", "127.0.0.3"]).await;
-    let relay = relay(port, &["127.0.0.2"], "max_connection_age = \"1h\"").await;
+    // One connection: a second request at the same time would take a new one, which goes where the name has moved.
+    let relay = relay(port, &["127.0.0.2"], "max_connection_age = \"1h\"\nmax_in_flight = 1").await;
     relay.send_errors(3).await;
     relay.balanced(SOON).await;
     resolve(&relay, &["127.0.0.3"]);
