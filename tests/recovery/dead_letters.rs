@@ -54,7 +54,7 @@ async fn what_was_refused_is_shown_readably_and_exported_byte_for_byte() {
     assert!(table.contains("error 1") && table.contains("no such  [2Jfield") && table.lines().count() == 2, "{table}");
 
     let shown = verb(&relay, &["dead-letters", "show", &number]).await.text();
-    for word in ["refused at", "400", &ids[1], r#"{"type":"event""#, "item 1", "after 1 requests"] {
+    for word in ["refused at", "400", &ids[1], r#"{"type":"event""#, "item 1", "after 1 request\n"] {
         assert!(shown.contains(word), "{word:?} is not in {shown}");
     }
     assert!(!shown.contains('\u{1b}') && !shown.contains("k3y-0f-a"), "{shown}");

@@ -65,7 +65,7 @@ async fn after_a_backfill_the_table_of_the_report_adds_up() {
     let after = report_of(&relay).await;
     let withheld = criterion(&after, "withheld");
     assert!(
-        withheld["passed"] == false && withheld["found"].as_str().expect("a text").starts_with("1 items, and 3 "),
+        withheld["passed"] == false && withheld["found"].as_str().expect("a text").starts_with("1 item, and 3 "),
         "{withheld}"
     );
     let text = says(&relay, "report").await;
