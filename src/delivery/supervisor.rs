@@ -86,8 +86,8 @@ impl Supervisor {
         self.cooldowns.clone()
     }
 
-    /// Follows a configuration, with the targets that the journal knows: DSNs and settings change under the running workers, new upstreams get one, removed ones lose
-    /// theirs; what waits for a removed upstream stays in the journal until it expires.
+    /// Follows a configuration: DSNs and settings change under the running workers, new upstreams get one, removed ones lose
+    /// theirs. What waits for a removed upstream stays in the journal until it expires. `known` are the journal's targets.
     pub fn configure(
         &mut self,
         routing: Arc<Routing>,
