@@ -90,7 +90,7 @@ impl Record {
 
 /// The targets that a journal knows, each with its name, those no longer configured included. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Targets(pub(super) Arc<[(TargetId, Arc<str>)]>);
+pub struct Targets(Arc<[(TargetId, Arc<str>)]>);
 
 impl Targets {
     /// Each with its name.
@@ -106,6 +106,13 @@ impl Targets {
     /// The name of a target.
     pub fn name(&self, target: TargetId) -> Option<&Arc<str>> {
         self.iter().find(|(known, _)| *known == target).map(|(_, name)| name)
+    }
+}
+
+/// For backends, which know them.
+impl FromIterator<(TargetId, Arc<str>)> for Targets {
+    fn from_iter<I: IntoIterator<Item = (TargetId, Arc<str>)>>(known: I) -> Self {
+        Self(known.into_iter().collect())
     }
 }
 

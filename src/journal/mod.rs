@@ -79,6 +79,13 @@ impl fmt::Display for RecordId {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct TargetId(pub(in crate::journal) u8);
 
+impl TargetId {
+    /// For backends: the target that they know under this number, below [`MAX_TARGETS`].
+    pub const fn new(number: u8) -> Self {
+        Self(number)
+    }
+}
+
 /// The most targets a journal can know, those no longer configured included while something waits for them.
 pub const MAX_TARGETS: usize = 32;
 

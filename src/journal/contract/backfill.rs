@@ -3,15 +3,15 @@
 use super::*;
 use crate::journal::backfill::Scope;
 
-pub(in crate::journal) fn scope(target: TargetId, since: Timestamp) -> Scope {
+pub(crate) fn scope(target: TargetId, since: Timestamp) -> Scope {
     Scope { target, projects: vec!["shop".into()], since }
 }
 
 fn planned(scope: Scope) -> Backfill {
     Backfill {
         scope,
-        until: RecordId(0),
-        reached: RecordId(0),
+        until: RecordId::NONE,
+        reached: RecordId::NONE,
         found: 0,
         taken: 0,
         started_at: at(1),
@@ -20,28 +20,28 @@ fn planned(scope: Scope) -> Backfill {
     }
 }
 
-pub(in crate::journal) async fn begin(journal: &Arc<dyn Journal>, scope: Scope) {
+pub(crate) async fn begin(journal: &Arc<dyn Journal>, scope: Scope) {
     let step = BackfillStep::Begin(Box::new(planned(scope.clone())));
     let begun = journal.backfill(scope.target, step).await.unwrap().unwrap();
     assert!(begun.is_running());
 }
 
 /// So many records that `b` was not meant to get.
-pub(in crate::journal) async fn withhold(journal: &Arc<dyn Journal>, n: u64, a: TargetId, b: TargetId) -> Vec<u64> {
+pub(crate) async fn withhold(journal: &Arc<dyn Journal>, n: u64, a: TargetId, b: TargetId) -> Vec<u64> {
     let mut ids = Vec::new();
     for second in 1..=n {
         let withheld = vec![(b, DropReason::Filtered)];
-        ids.push(journal.append(Submission { withheld, ..submission(at(second), &[a]) }).await.unwrap().0);
+        ids.push(journal.append(Submission { withheld, ..submission(at(second), &[a]) }).await.unwrap().number());
     }
     ids
 }
 
-pub(super) async fn a_backfill_gives_what_was_withheld_once_and_the_accounts_balance(mut subject: Subject) {
+pub(crate) async fn a_backfill_gives_what_was_withheld_once_and_the_accounts_balance(mut subject: Subject) {
     let journal = subject.journal();
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     let withheld = withhold(&journal, 6, a, b).await;
     let mut had = fill(&journal, 2, &[a, b]).await;
-    let found = journal.survey(scope(b, at(2)), RecordId(0)).await.unwrap();
+    let found = journal.survey(scope(b, at(2)), RecordId::NONE).await.unwrap();
     assert_eq!((found.records, found.bytes), (5, 15), "not what it was meant to get, nor what is older");
     for claim in journal.claim(b, at(9), 9).await.unwrap() {
         journal.settle(&claim.lease, delivered(1)).await.unwrap();
@@ -70,7 +70,7 @@ pub(super) async fn a_backfill_gives_what_was_withheld_once_and_the_accounts_bal
     let journal = subject.journal();
     while journal.backlog(b).await.unwrap().envelopes > 0 {
         for claim in journal.claim(b, at(9), 9).await.unwrap() {
-            had.push(claim.record.id.0);
+            had.push(claim.record.id.number());
             journal.settle(&claim.lease, delivered(1)).await.unwrap();
         }
         subject.flush().await;
@@ -88,7 +88,7 @@ pub(super) async fn a_backfill_gives_what_was_withheld_once_and_the_accounts_bal
     assert_eq!((account.backfilled, account.withheld()), (5, 2), "one is older, one came after it began");
 }
 
-pub(super) async fn what_came_before_the_target_was_never_withheld_from_it(subject: Subject) {
+pub(crate) async fn what_came_before_the_target_was_never_withheld_from_it(subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     fill(&journal, 2, &[a]).await;
@@ -102,7 +102,7 @@ pub(super) async fn what_came_before_the_target_was_never_withheld_from_it(subje
     subject.assert_balanced().await;
 }
 
-pub(super) async fn what_is_backfilled_goes_after_everything_else(subject: Subject) {
+pub(crate) async fn what_is_backfilled_goes_after_everything_else(subject: Subject) {
     let journal = subject.journal();
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     let withheld = withhold(&journal, 3, a, b).await;
@@ -125,7 +125,7 @@ pub(super) async fn what_is_backfilled_goes_after_everything_else(subject: Subje
     subject.assert_balanced().await;
 }
 
-pub(super) async fn a_backfill_that_is_cancelled_takes_up_no_more(subject: Subject) {
+pub(crate) async fn a_backfill_that_is_cancelled_takes_up_no_more(subject: Subject) {
     let journal = subject.journal();
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     fill(&journal, 1, &[a, b]).await;

@@ -3,12 +3,12 @@
 use super::*;
 
 /// So many bytes, none like the one before.
-pub(in crate::journal) fn noise(size: usize) -> Vec<u8> {
+pub(crate) fn noise(size: usize) -> Vec<u8> {
     (0..size).map(|i| (i * 31 + i / 251) as u8).collect()
 }
 
 /// A body written in uneven pieces.
-pub(in crate::journal) async fn written(journal: &Arc<dyn Journal>, bytes: &[u8]) -> Result<Body, JournalError> {
+pub(crate) async fn written(journal: &Arc<dyn Journal>, bytes: &[u8]) -> Result<Body, JournalError> {
     let mut writer = BodyWriter::new(Arc::clone(journal), Some("shop".into()));
     for piece in bytes.chunks(70_001) {
         writer.write(piece).await?;
@@ -16,7 +16,7 @@ pub(in crate::journal) async fn written(journal: &Arc<dyn Journal>, bytes: &[u8]
     writer.finish().await
 }
 
-pub(super) async fn a_body_written_in_pieces_is_one_body_and_can_be_written_over(subject: Subject) {
+pub(crate) async fn a_body_written_in_pieces_is_one_body_and_can_be_written_over(subject: Subject) {
     let journal = subject.journal();
     for size in [0, 10, IN_MEMORY, IN_MEMORY + 1, 3 * IN_MEMORY + 7] {
         let mut expected = noise(size);
@@ -36,7 +36,7 @@ pub(super) async fn a_body_written_in_pieces_is_one_body_and_can_be_written_over
     }
 }
 
-pub(super) async fn a_large_body_is_claimed_as_it_was_written_and_gives_its_room_back(mut subject: Subject) {
+pub(crate) async fn a_large_body_is_claimed_as_it_was_written_and_gives_its_room_back(mut subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     let (before, bytes) = (space(&*journal).await.used, noise(3 * IN_MEMORY));
@@ -67,7 +67,7 @@ pub(super) async fn a_large_body_is_claimed_as_it_was_written_and_gives_its_room
     subject.assert_balanced().await;
 }
 
-pub(super) async fn a_body_that_was_not_finished_or_not_appended_leaves_nothing_behind(mut subject: Subject) {
+pub(crate) async fn a_body_that_was_not_finished_or_not_appended_leaves_nothing_behind(mut subject: Subject) {
     let journal = subject.journal();
     let before = space(&*journal).await.used;
     let mut writer = BodyWriter::new(Arc::clone(&journal), Some("shop".into()));

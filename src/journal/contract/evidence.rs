@@ -40,7 +40,7 @@ fn delivered_after(seconds: &[u64]) -> Performance {
     performance
 }
 
-pub(super) async fn evidence_adds_up_and_outlives_a_restart(mut subject: Subject) {
+pub(crate) async fn evidence_adds_up_and_outlives_a_restart(mut subject: Subject) {
     let journal = subject.journal();
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     fill(&journal, 3, &[a]).await;
@@ -80,7 +80,7 @@ pub(super) async fn evidence_adds_up_and_outlives_a_restart(mut subject: Subject
     assert_eq!(accepted.map(|(_, account)| account.accepted).sum::<u64>(), 3);
 }
 
-pub(super) async fn steps_add_up_and_outlive_a_restart(mut subject: Subject) {
+pub(crate) async fn steps_add_up_and_outlive_a_restart(mut subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     let step = |accepted, waiting, lag_p99| Step { at: today(300), accepted, delivered: 1, lost: 2, waiting, lag_p99 };
@@ -96,7 +96,7 @@ pub(super) async fn steps_add_up_and_outlive_a_restart(mut subject: Subject) {
     assert_eq!(steps["a"], [first, Step { at: today(600), ..step(1, 0, Some(8)) }]);
 }
 
-pub(super) async fn an_outage_lasts_until_the_next_answer_also_through_a_restart(mut subject: Subject) {
+pub(crate) async fn an_outage_lasts_until_the_next_answer_also_through_a_restart(mut subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     let down = |second, cause: &str| Change::Down { at: today(second), cause: cause.into() };
@@ -117,7 +117,7 @@ pub(super) async fn an_outage_lasts_until_the_next_answer_also_through_a_restart
     assert_eq!(journal.outages(today(0), 1).await.unwrap().len(), 1);
 }
 
-pub(super) async fn what_one_upstream_got_and_another_did_not_is_told_record_by_record(mut subject: Subject) {
+pub(crate) async fn what_one_upstream_got_and_another_did_not_is_told_record_by_record(mut subject: Subject) {
     let journal = subject.journal();
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     for (second, targets) in [&[a, b][..], &[a, b], &[a, b], &[a], &[], &[a, b], &[a, b]].into_iter().enumerate() {
@@ -130,7 +130,7 @@ pub(super) async fn what_one_upstream_got_and_another_did_not_is_told_record_by_
         journal.settle(&claim.lease, delivered(1)).await.unwrap();
     }
     for claim in journal.claim(b, at(9), 4).await.unwrap() {
-        match claim.record.id.0 {
+        match claim.record.id.number() {
             2 => journal.settle(&claim.lease, rejected()).await.unwrap(),
             6 => journal.settle(&claim.lease, retry(at(10), 1, 1)).await.unwrap(),
             _ => journal.settle(&claim.lease, delivered(1)).await.unwrap(),
@@ -144,7 +144,7 @@ pub(super) async fn what_one_upstream_got_and_another_did_not_is_told_record_by_
             subject.crash();
         }
         let journal = subject.journal();
-        let told = journal.compare((a, b), at(0), RecordId(0)).await.unwrap();
+        let told = journal.compare((a, b), at(0), RecordId::NONE).await.unwrap();
         assert_eq!((told.compared, told.oldest, told.next), (6, Some(at(1)), None));
         let fates: BTreeMap<u64, _> =
             told.unequal.iter().map(|one| (one.event_id.unwrap().as_u128() as u64, (one.a, one.b))).collect();
@@ -155,7 +155,7 @@ pub(super) async fn what_one_upstream_got_and_another_did_not_is_told_record_by_
         ];
         assert_eq!(fates, BTreeMap::from(expected), "{restart}");
         assert_eq!(told.pending, (0, 0), "the last one waits for both");
-        let reverse = journal.compare((b, a), at(4), RecordId(0)).await.unwrap();
+        let reverse = journal.compare((b, a), at(4), RecordId::NONE).await.unwrap();
         assert_eq!((reverse.compared, reverse.unequal.len()), (3, 2), "what is older is left out");
     }
     let journal = subject.journal();
@@ -163,6 +163,6 @@ pub(super) async fn what_one_upstream_got_and_another_did_not_is_told_record_by_
         journal.settle(&claim.lease, delivered(1)).await.unwrap();
     }
     subject.flush().await;
-    assert_eq!(journal.compare((a, b), at(0), RecordId(0)).await.unwrap().pending, (0, 1));
+    assert_eq!(journal.compare((a, b), at(0), RecordId::NONE).await.unwrap().pending, (0, 1));
     subject.assert_balanced().await;
 }

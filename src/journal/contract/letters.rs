@@ -4,9 +4,9 @@ use super::*;
 
 /// Appends one record and has it refused.
 async fn refuse(journal: &Arc<dyn Journal>, target: TargetId, second: u64, reason: &'static str) -> u64 {
-    let id = journal.append(submission(at(second), &[target])).await.unwrap().0;
+    let id = journal.append(submission(at(second), &[target])).await.unwrap().number();
     let claims = journal.claim(target, at(1000), 9).await.unwrap();
-    let claim = claims.iter().find(|claim| claim.record.id.0 == id).unwrap();
+    let claim = claims.iter().find(|claim| claim.record.id.number() == id).unwrap();
     let mut settlement = rejected();
     settlement.dead_letter.as_mut().unwrap().reason = reason.into();
     journal.settle(&claim.lease, settlement).await.unwrap();
@@ -19,7 +19,7 @@ fn later() -> Timestamp {
     Timestamp::from_millis(u64::from(u32::MAX) * 1000)
 }
 
-pub(super) async fn dead_letters_are_listed_newest_first_and_found_by_what_they_are(mut subject: Subject) {
+pub(crate) async fn dead_letters_are_listed_newest_first_and_found_by_what_they_are(mut subject: Subject) {
     let journal = subject.journal();
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     let records = [
@@ -34,7 +34,7 @@ pub(super) async fn dead_letters_are_listed_newest_first_and_found_by_what_they_
         }
         let journal = subject.journal();
         let all = journal.letters(Pick::default(), u64::MAX, 9).await.unwrap();
-        let of = |letters: &[Letter]| letters.iter().map(|letter| letter.record.0).collect::<Vec<_>>();
+        let of = |letters: &[Letter]| letters.iter().map(|letter| letter.record.number()).collect::<Vec<_>>();
         assert_eq!(of(&all), [records[2], records[1], records[0]]);
         let newest = &all[0];
         assert_eq!((&*newest.upstream, newest.target, &*newest.project), ("a", a, "shop"));
@@ -53,13 +53,13 @@ pub(super) async fn dead_letters_are_listed_newest_first_and_found_by_what_they_
             assert_eq!(of(&journal.letters(pick.clone(), u64::MAX, 9).await.unwrap()), wanted, "{pick:?}");
         }
         let (letter, record) = journal.letter(newest.id).await.unwrap().unwrap();
-        assert_eq!((&letter, record.id.0), (newest, records[2]));
+        assert_eq!((&letter, record.id.number()), (newest, records[2]));
         assert!(matches!(&record.body, Body::Memory(bytes) if &bytes[..] == b"{}\n"));
         assert!(journal.letter(99).await.unwrap().is_none());
     }
 }
 
-pub(super) async fn a_dead_letter_that_is_retried_waits_again_and_the_accounts_balance(mut subject: Subject) {
+pub(crate) async fn a_dead_letter_that_is_retried_waits_again_and_the_accounts_balance(mut subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     let record = refuse(&journal, a, 1, "refused").await;
@@ -84,7 +84,7 @@ pub(super) async fn a_dead_letter_that_is_retried_waits_again_and_the_accounts_b
     assert_eq!(journal.prune(at(100), 9).await.unwrap(), 1, "only the other one is kept");
 }
 
-pub(super) async fn parts_of_one_record_are_retried_together(subject: Subject) {
+pub(crate) async fn parts_of_one_record_are_retried_together(subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     journal.append(Submission { quantities: errors(3), ..submission(at(1), &[a]) }).await.unwrap();
@@ -108,7 +108,7 @@ pub(super) async fn parts_of_one_record_are_retried_together(subject: Subject) {
     subject.assert_balanced().await;
 }
 
-pub(super) async fn a_dead_letter_of_a_record_that_is_still_under_way_is_left_alone(subject: Subject) {
+pub(crate) async fn a_dead_letter_of_a_record_that_is_still_under_way_is_left_alone(subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     journal.append(Submission { quantities: errors(2), ..submission(at(1), &[a]) }).await.unwrap();
@@ -129,7 +129,7 @@ pub(super) async fn a_dead_letter_of_a_record_that_is_still_under_way_is_left_al
     subject.assert_balanced().await;
 }
 
-pub(super) async fn a_dead_letter_that_is_forgotten_lets_its_record_go(mut subject: Subject) {
+pub(crate) async fn a_dead_letter_that_is_forgotten_lets_its_record_go(mut subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     for second in 1..=3 {

@@ -2,7 +2,7 @@
 
 use super::*;
 
-pub(super) async fn a_claimed_record_is_what_was_appended(mut subject: Subject) {
+pub(crate) async fn a_claimed_record_is_what_was_appended(mut subject: Subject) {
     let a = subject.journal().target("a").await.unwrap();
     let text = |text: &str| Some(text.into());
     let (user_agent, forwarded_for, sentry_client) = (text("sdk"), text("::1"), text("x/1"));
@@ -33,7 +33,7 @@ pub(super) async fn a_claimed_record_is_what_was_appended(mut subject: Subject) 
     subject.assert_balanced().await;
 }
 
-pub(super) async fn a_record_stays_until_every_target_settled_it(subject: Subject) {
+pub(crate) async fn a_record_stays_until_every_target_settled_it(subject: Subject) {
     let journal = subject.journal();
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     fill(&journal, 3, &[a, b]).await;
@@ -49,7 +49,7 @@ pub(super) async fn a_record_stays_until_every_target_settled_it(subject: Subjec
     subject.assert_balanced().await;
 }
 
-pub(super) async fn a_dead_letter_keeps_its_record(mut subject: Subject) {
+pub(crate) async fn a_dead_letter_keeps_its_record(mut subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     fill(&journal, 2, &[a]).await;
@@ -65,7 +65,7 @@ pub(super) async fn a_dead_letter_keeps_its_record(mut subject: Subject) {
     subject.assert_balanced().await;
 }
 
-pub(super) async fn what_is_withheld_is_accepted_and_dropped_at_once(mut subject: Subject) {
+pub(crate) async fn what_is_withheld_is_accepted_and_dropped_at_once(mut subject: Subject) {
     let journal = subject.journal();
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     let withheld = vec![(b, DropReason::Filtered)];
@@ -88,7 +88,7 @@ pub(super) async fn what_is_withheld_is_accepted_and_dropped_at_once(mut subject
     }
 }
 
-pub(super) async fn a_target_keeps_its_number_and_a_new_one_begins_with_nothing(mut subject: Subject) {
+pub(crate) async fn a_target_keeps_its_number_and_a_new_one_begins_with_nothing(mut subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     fill(&journal, 3, &[a]).await;
@@ -106,7 +106,7 @@ pub(super) async fn a_target_keeps_its_number_and_a_new_one_begins_with_nothing(
     assert_eq!(journal.backlog(a).await.unwrap().envelopes, 3);
 }
 
-pub(super) async fn numbers_are_never_used_twice(mut subject: Subject) {
+pub(crate) async fn numbers_are_never_used_twice(mut subject: Subject) {
     let a = subject.journal().target("a").await.unwrap();
     let first = fill(&subject.journal(), 3, &[a]).await;
     for claim in subject.journal().claim(a, at(9), 9).await.unwrap() {
@@ -119,7 +119,7 @@ pub(super) async fn numbers_are_never_used_twice(mut subject: Subject) {
     assert_eq!(ids(&subject.journal().claim(a, at(9), 9).await.unwrap()), next);
 }
 
-pub(super) async fn keys_come_newest_first_and_no_older_than_asked(mut subject: Subject) {
+pub(crate) async fn keys_come_newest_first_and_no_older_than_asked(mut subject: Subject) {
     let a = subject.journal().target("a").await.unwrap();
     let mut ids = vec![];
     for (second, keys) in [(1, vec![1]), (2, vec![2, u128::MAX]), (3, vec![]), (4, vec![4])] {
@@ -138,7 +138,7 @@ pub(super) async fn keys_come_newest_first_and_no_older_than_asked(mut subject: 
     assert_eq!(keys(3, Some(ids[2]), 2).await, of(&[], None));
 }
 
-pub(super) async fn switches_are_kept_newest_first(mut subject: Subject) {
+pub(crate) async fn switches_are_kept_newest_first(mut subject: Subject) {
     let switch = |second, from: Option<&str>, to: &str| Switch {
         at: at(second),
         project: None,
@@ -155,7 +155,7 @@ pub(super) async fn switches_are_kept_newest_first(mut subject: Subject) {
     assert_eq!(subject.journal().switches(1).await.unwrap(), [second]);
 }
 
-pub(super) async fn a_closed_journal_says_so(subject: Subject) {
+pub(crate) async fn a_closed_journal_says_so(subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     fill(&journal, 1, &[a]).await;
@@ -167,7 +167,7 @@ pub(super) async fn a_closed_journal_says_so(subject: Subject) {
     assert!(matches!(journal.writable().await, Err(JournalError::Closed)));
 }
 
-pub(super) async fn the_number_of_targets_is_bounded(subject: Subject) {
+pub(crate) async fn the_number_of_targets_is_bounded(subject: Subject) {
     let journal = subject.journal();
     for n in 0..MAX_TARGETS {
         journal.target(&format!("upstream {n}")).await.unwrap();

@@ -20,7 +20,7 @@ fn dropped(reason: DropReason, quantities: Quantities) -> Settlement {
     Settlement { dropped: Some((reason, quantities)), ..Settlement::default() }
 }
 
-pub(super) async fn what_is_dropped_is_to_be_told_with_its_reason_through_restarts(mut subject: Subject) {
+pub(crate) async fn what_is_dropped_is_to_be_told_with_its_reason_through_restarts(mut subject: Subject) {
     let journal = subject.journal();
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     let quantities: Quantities = "error=2 attachment=7 internal=1 unknown=1".parse().unwrap();
@@ -56,7 +56,7 @@ pub(super) async fn what_is_dropped_is_to_be_told_with_its_reason_through_restar
     subject.assert_balanced().await;
 }
 
-pub(super) async fn a_report_takes_off_what_it_tells_and_counts_as_nothing(mut subject: Subject) {
+pub(crate) async fn a_report_takes_off_what_it_tells_and_counts_as_nothing(mut subject: Subject) {
     let journal = subject.journal();
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     journal.append(Submission { quantities: errors(9), ..submission(at(1), &[a, b]) }).await.unwrap();
@@ -82,14 +82,14 @@ pub(super) async fn a_report_takes_off_what_it_tells_and_counts_as_nothing(mut s
     let journal = subject.journal();
     assert_eq!(to_tell(&subject).await, left[..1]);
     assert_eq!((journal.backlog(a).await.unwrap().envelopes, journal.backlog(b).await.unwrap().envelopes), (1, 0));
-    let compared = journal.compare((a, b), at(0), RecordId(0)).await.unwrap();
+    let compared = journal.compare((a, b), at(0), RecordId::NONE).await.unwrap();
     assert_eq!(
         (compared.compared, compared.unequal.len()),
         (1, 0),
         "it is for one target, and the other misses nothing"
     );
     let scope = Scope { target: b, projects: vec!["shop".into()], since: at(0) };
-    assert_eq!(journal.survey(scope, RecordId(0)).await.unwrap().records, 0, "nor is it backfilled");
+    assert_eq!(journal.survey(scope, RecordId::NONE).await.unwrap().records, 0, "nor is it backfilled");
     let claims = journal.claim(a, at(5), 9).await.unwrap();
     assert_eq!((claims.len(), claims[0].record.accepted_at), (1, at(2)));
     journal.settle(&claims[0].lease, dropped(DropReason::Expired, Quantities::new())).await.unwrap();
@@ -98,7 +98,7 @@ pub(super) async fn a_report_takes_off_what_it_tells_and_counts_as_nothing(mut s
     subject.assert_balanced().await;
 }
 
-pub(super) async fn with_a_dropped_transaction_its_spans_are_lost(mut subject: Subject) {
+pub(crate) async fn with_a_dropped_transaction_its_spans_are_lost(mut subject: Subject) {
     let journal = subject.journal();
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     let payload = r#"{"spans":[{},{},{"spans":[{}]}]}"#;
@@ -128,7 +128,7 @@ pub(super) async fn with_a_dropped_transaction_its_spans_are_lost(mut subject: S
     assert_eq!(to_tell(&subject).await, expected.concat());
 }
 
-pub(super) async fn what_is_shed_before_there_is_a_record_is_to_be_told_too(mut subject: Subject) {
+pub(crate) async fn what_is_shed_before_there_is_a_record_is_to_be_told_too(mut subject: Subject) {
     let a = subject.journal().target("a").await.unwrap();
     let loss = |category, quantity| Loss {
         target: a,

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 
 use super::*;
 
@@ -119,7 +120,7 @@ impl Model {
     }
 
     fn held(&self, id: u64) -> bool {
-        let leased = self.leased.iter().any(|(_, claim, _)| claim.record.id.0 == id);
+        let leased = self.leased.iter().any(|(_, claim, _)| claim.record.id.number() == id);
         let dead = self.letters.iter().flatten().any(|(record, _)| *record == id);
         leased || dead || self.waiting.iter().any(|waiting| waiting.contains_key(&id))
     }
@@ -135,7 +136,7 @@ impl Model {
     }
 
     fn oldest(&self, target: usize) -> Option<Timestamp> {
-        let leased = self.leased.iter().filter(|(by, ..)| *by == target).map(|(_, claim, _)| claim.record.id.0);
+        let leased = self.leased.iter().filter(|(by, ..)| *by == target).map(|(_, claim, _)| claim.record.id.number());
         let first = self.waiting[target].keys().copied().chain(leased).min();
         first.map(|id| at(self.records[&id]))
     }
@@ -143,6 +144,7 @@ impl Model {
 
 struct Run {
     subject: Subject,
+    targets: [TargetId; 2],
     model: Model,
 }
 
@@ -166,16 +168,16 @@ impl Run {
                 if let Some((target, claim, waiting)) = self.pick(pick) {
                     let dropped = Some((DropReason::Rejected, errors(waiting.errors)));
                     journal.settle(&claim.lease, Settlement { dropped, ..rejected() }).await.unwrap();
-                    self.model.letters[target].push((claim.record.id.0, waiting.errors));
+                    self.model.letters[target].push((claim.record.id.number(), waiting.errors));
                 }
             }
             Call::Discard { target, before, limit } => {
                 self.subject.flush().await;
-                let model = &mut self.model;
+                let (id, model) = (self.targets[usize::from(target)], &mut self.model);
                 let old = model.waiting[usize::from(target)].keys().filter(|id| model.records[id] < before);
                 let gone: Vec<u64> = old.take(limit).copied().collect();
                 gone.iter().for_each(|id| drop(model.waiting[usize::from(target)].remove(id)));
-                let count = journal.discard(TargetId(target), at(before), DropReason::Expired, limit).await.unwrap();
+                let count = journal.discard(id, at(before), DropReason::Expired, limit).await.unwrap();
                 assert_eq!(count, gone.len());
             }
             Call::Prune { before, limit } => {
@@ -192,7 +194,7 @@ impl Run {
             Call::Retry { target, limit } => self.retry(target, limit).await,
             Call::Forget { target, limit } => {
                 self.subject.flush().await;
-                let pick = Pick { target: Some(TargetId(target)), ..Pick::default() };
+                let pick = Pick { target: Some(self.targets[usize::from(target)]), ..Pick::default() };
                 let count = journal.discard_letters(pick, limit).await.unwrap();
                 assert_eq!(self.model.letters[usize::from(target)].drain(..count).count(), count);
             }
@@ -200,9 +202,9 @@ impl Run {
                 pass(LEASE).await;
                 for (target, claim, waiting) in std::mem::take(&mut self.model.leased) {
                     // Whoever asks first finds them.
-                    assert!(journal.claim(TargetId(target as u8), at(now), 0).await.unwrap().is_empty());
+                    assert!(journal.claim(self.targets[target], at(now), 0).await.unwrap().is_empty());
                     assert_lost(journal.settle(&claim.lease, rejected()).await);
-                    self.model.waiting[target].insert(claim.record.id.0, Waiting { due: Some(now), ..waiting });
+                    self.model.waiting[target].insert(claim.record.id.number(), Waiting { due: Some(now), ..waiting });
                 }
             }
             Call::Crash => {
@@ -214,19 +216,20 @@ impl Run {
     }
 
     async fn append(&mut self, count: u8, mask: u8, n: u64, size: u16) {
-        let targets: Vec<TargetId> = (0..2).filter(|t| mask & 1 << t != 0).map(TargetId).collect();
+        let numbers: Vec<usize> = (0..2).filter(|number| mask & 1 << number != 0).collect();
+        let targets: Vec<TargetId> = numbers.iter().map(|number| self.targets[*number]).collect();
         for _ in 0..count {
             self.model.clock += 1;
             let body = Bytes::from(vec![1; usize::from(size)]).into();
             let project: Arc<str> = ["shop", "web", "app"][n as usize - 1].into();
             let submission = submission(at(self.model.clock), &targets);
             let submission = Submission { project: Arc::clone(&project), quantities: errors(n), body, ..submission };
-            let id = self.subject.journal().append(submission).await.unwrap().0;
+            let id = self.subject.journal().append(submission).await.unwrap().number();
             self.model.records.insert(id, self.model.clock);
             self.model.bodies.insert(id, (project, u64::from(size)));
-            for target in &targets {
+            for number in &numbers {
                 let waiting = Waiting { errors: n, ..Waiting::default() };
-                self.model.waiting[usize::from(target.0)].insert(id, waiting);
+                self.model.waiting[*number].insert(id, waiting);
             }
         }
     }
@@ -236,7 +239,7 @@ impl Run {
         let number = usize::from(target);
         // A claim may give less than there is, never something else; asked again it gives the rest.
         for wanted in self.model.claim(number, now, max) {
-            let claims = self.subject.journal().claim(TargetId(target), at(now), 1).await.unwrap();
+            let claims = self.subject.journal().claim(self.targets[number], at(now), 1).await.unwrap();
             assert_eq!(ids(&claims), [wanted]);
             let waiting = self.model.waiting[number].remove(&wanted).unwrap();
             assert_eq!(claims[0].progress, waiting.progress);
@@ -259,13 +262,13 @@ impl Run {
         let settlement = Settlement { rest, ..delivered(done) };
         self.subject.journal().settle(&claim.lease, settlement).await.unwrap();
         let waiting = Waiting { due: Some(due), errors: left, progress, lost: false };
-        self.model.waiting[target].insert(claim.record.id.0, waiting);
+        self.model.waiting[target].insert(claim.record.id.number(), waiting);
     }
 
     /// Those due at once are due as of a moment that is not known exactly.
     async fn retry(&mut self, target: u8, limit: usize) {
         self.subject.flush().await;
-        let pick = Pick { target: Some(TargetId(target)), ..Pick::default() };
+        let pick = Pick { target: Some(self.targets[usize::from(target)]), ..Pick::default() };
         let count = self.subject.journal().retry_letters(pick, limit).await.unwrap();
         let target = usize::from(target);
         assert_eq!(count, limit.min(self.model.letters[target].len()));
@@ -282,9 +285,9 @@ impl Run {
         self.subject.crash();
         assert_eq!(taken(&self.subject).await, before);
         for (target, claim, waiting) in self.model.leased.drain(..) {
-            // Untried and passed by: SQLite has it due as of its commit, or untried still; the test takes either.
+            // Untried and passed by: a backend has it due as of some commit, or untried still; the test takes either.
             let lost = waiting.due.is_none();
-            self.model.waiting[target].insert(claim.record.id.0, Waiting { lost, ..waiting });
+            self.model.waiting[target].insert(claim.record.id.number(), Waiting { lost, ..waiting });
         }
         self.find_lost().await;
     }
@@ -300,12 +303,12 @@ impl Run {
             let mut claims = Vec::new();
             while claims.len() < self.model.waiting[target].len() {
                 let far = Timestamp::from_millis(i64::MAX as u64 - 1);
-                let more = journal.claim(TargetId(target as u8), far, 100).await.unwrap();
+                let more = journal.claim(self.targets[target], far, 100).await.unwrap();
                 assert!(!more.is_empty(), "{} of {}", claims.len(), self.model.waiting[target].len());
                 claims.extend(more);
             }
             for claim in claims {
-                let mut waiting = self.model.waiting[target].remove(&claim.record.id.0).unwrap();
+                let mut waiting = self.model.waiting[target].remove(&claim.record.id.number()).unwrap();
                 assert_eq!(claim.progress, waiting.progress);
                 waiting.lost = false;
                 self.model.leased.push((target, claim, waiting));
@@ -332,13 +335,13 @@ impl Run {
         self.subject.assert_balanced().await;
         self.check_room().await;
         let journal = self.subject.journal();
-        for target in 0..2 {
-            let backlog = journal.backlog(TargetId(target as u8)).await.unwrap();
+        for (target, id) in self.targets.into_iter().enumerate() {
+            let backlog = journal.backlog(id).await.unwrap();
             assert_eq!(backlog.envelopes, self.model.envelopes(target));
             assert_eq!(backlog.quantities.iter().map(|(_, _, n)| n).sum::<u64>(), self.model.errors(target));
             assert_eq!(backlog.oldest, self.model.oldest(target));
-            assert_eq!(journal.next_due(TargetId(target as u8)).await.unwrap(), self.model.next_due(target));
-            assert_eq!(dead_letters(&*journal, TargetId(target as u8)).await, self.model.letters[target].len() as u64);
+            assert_eq!(journal.next_due(id).await.unwrap(), self.model.next_due(target));
+            assert_eq!(dead_letters(&*journal, id).await, self.model.letters[target].len() as u64);
         }
     }
 }
@@ -349,25 +352,24 @@ async fn taken(subject: &Subject) -> BTreeMap<Arc<str>, u64> {
 }
 
 async fn run(subject: Subject, calls: Vec<Call>) {
-    for name in ["a", "b"] {
-        subject.journal().target(name).await.unwrap();
-    }
-    let mut run = Run { subject, model: Model::default() };
+    let journal = subject.journal();
+    let targets = [journal.target("a").await.unwrap(), journal.target("b").await.unwrap()];
+    drop(journal);
+    let mut run = Run { subject, targets, model: Model::default() };
     for call in calls {
         run.apply(call).await;
         run.check().await;
     }
 }
 
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn any_calls_leave_the_journal_on_disk_as_the_model_says(calls in prop::collection::vec(call(), 1..60)) {
-        runtime().block_on(run(Subject::sqlite(), calls));
-    }
+/// Whatever is called, the journals that `make` makes are what the model says.
+pub(crate) fn any_calls_leave_the_journal_as_the_model_says(make: impl Fn() -> Box<dyn Backend>) {
+    let config =
+        ProptestConfig { cases: 64, max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() };
+    let tested = TestRunner::new(config).run(&prop::collection::vec(call(), 1..60), |calls| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(run(Subject::new(make()), calls));
+        Ok(())
+    });
+    tested.unwrap_or_else(|failure| panic!("{failure}"));
 }

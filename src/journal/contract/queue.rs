@@ -2,7 +2,7 @@
 
 use super::*;
 
-pub(super) async fn after_a_restart_everything_unsettled_can_be_claimed_again(mut subject: Subject) {
+pub(crate) async fn after_a_restart_everything_unsettled_can_be_claimed_again(mut subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     let ids_all = fill(&journal, 6, &[a]).await;
@@ -22,7 +22,7 @@ pub(super) async fn after_a_restart_everything_unsettled_can_be_claimed_again(mu
     assert_eq!(again, [ids_all[0], ids_all[2], ids_all[4], ids_all[5]]);
 }
 
-pub(super) async fn what_is_due_comes_first_by_its_due_time_then_the_untried_in_order(subject: Subject) {
+pub(crate) async fn what_is_due_comes_first_by_its_due_time_then_the_untried_in_order(subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     let all = fill(&journal, 5, &[a]).await;
@@ -42,7 +42,7 @@ pub(super) async fn what_is_due_comes_first_by_its_due_time_then_the_untried_in_
     subject.assert_balanced().await;
 }
 
-pub(super) async fn a_retry_that_comes_due_before_one_already_looked_up_goes_first(subject: Subject) {
+pub(crate) async fn a_retry_that_comes_due_before_one_already_looked_up_goes_first(subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     let all = fill(&journal, 3, &[a]).await;
@@ -59,7 +59,7 @@ pub(super) async fn a_retry_that_comes_due_before_one_already_looked_up_goes_fir
     assert_eq!(ids(&journal.claim(a, at(50), 3).await.unwrap()), all[1..]);
 }
 
-pub(super) async fn settling_twice_or_without_a_claim_changes_nothing(subject: Subject) {
+pub(crate) async fn settling_twice_or_without_a_claim_changes_nothing(subject: Subject) {
     let journal = subject.journal();
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     fill(&journal, 2, &[a, b]).await;
@@ -81,7 +81,7 @@ fn assert_settled_before(answer: Result<(), JournalError>) {
     assert!(matches!(answer, Ok(()) | Err(JournalError::LeaseLost)), "{answer:?}");
 }
 
-pub(super) fn assert_lost(answer: Result<(), JournalError>) {
+pub(crate) fn assert_lost(answer: Result<(), JournalError>) {
     assert!(matches!(answer, Err(JournalError::LeaseLost)), "{answer:?}");
 }
 
@@ -90,7 +90,7 @@ async fn until_leases_end() {
     pass(LEASE + Duration::from_secs(1)).await;
 }
 
-pub(super) async fn a_lease_that_ends_is_given_to_somebody_else_and_its_late_settlement_changes_nothing(
+pub(crate) async fn a_lease_that_ends_is_given_to_somebody_else_and_its_late_settlement_changes_nothing(
     mut subject: Subject,
 ) {
     let journal = subject.journal();
@@ -126,7 +126,7 @@ pub(super) async fn a_lease_that_ends_is_given_to_somebody_else_and_its_late_set
     assert_eq!(ids(&subject.journal().claim(a, at(13), 9).await.unwrap()), all[2..]);
 }
 
-pub(super) async fn a_lease_that_is_extended_stays(subject: Subject) {
+pub(crate) async fn a_lease_that_is_extended_stays(subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     let all = fill(&journal, 2, &[a]).await;
@@ -147,7 +147,7 @@ pub(super) async fn a_lease_that_is_extended_stays(subject: Subject) {
     assert_eq!(journal.backlog(a).await.unwrap().envelopes, 1);
 }
 
-pub(super) async fn after_its_end_a_lease_holds_as_long_as_nobody_asks(subject: Subject) {
+pub(crate) async fn after_its_end_a_lease_holds_as_long_as_nobody_asks(subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     fill(&journal, 2, &[a]).await;
@@ -161,7 +161,7 @@ pub(super) async fn after_its_end_a_lease_holds_as_long_as_nobody_asks(subject: 
     assert_eq!(journal.backlog(a).await.unwrap().envelopes, 0);
 }
 
-pub(super) async fn a_lease_of_before_a_restart_is_lost(mut subject: Subject) {
+pub(crate) async fn a_lease_of_before_a_restart_is_lost(mut subject: Subject) {
     let a = subject.journal().target("a").await.unwrap();
     fill(&subject.journal(), 1, &[a]).await;
     let before = subject.journal().claim(a, at(10), 1).await.unwrap();
@@ -176,7 +176,7 @@ pub(super) async fn a_lease_of_before_a_restart_is_lost(mut subject: Subject) {
     assert_eq!(journal.backlog(a).await.unwrap().envelopes, 0);
 }
 
-pub(super) async fn a_claim_is_given_once(subject: Subject) {
+pub(crate) async fn a_claim_is_given_once(subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     let all = fill(&journal, 4, &[a]).await;
@@ -186,7 +186,7 @@ pub(super) async fn a_claim_is_given_once(subject: Subject) {
     assert!(journal.claim(a, at(9), 3).await.unwrap().is_empty());
 }
 
-pub(super) async fn part_of_a_record_can_be_put_off(mut subject: Subject) {
+pub(crate) async fn part_of_a_record_can_be_put_off(mut subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     journal.append(Submission { quantities: errors(5), ..submission(at(1), &[a]) }).await.unwrap();
@@ -212,7 +212,7 @@ pub(super) async fn part_of_a_record_can_be_put_off(mut subject: Subject) {
     assert_eq!(subject.journal().prune(at(100), 10).await.unwrap(), 1);
 }
 
-pub(super) async fn what_was_put_off_can_be_tried_at_once(mut subject: Subject) {
+pub(crate) async fn what_was_put_off_can_be_tried_at_once(mut subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     let ids_all = fill(&journal, 5, &[a]).await;
@@ -238,7 +238,7 @@ pub(super) async fn what_was_put_off_can_be_tried_at_once(mut subject: Subject) 
     subject.assert_balanced().await;
 }
 
-pub(super) async fn what_is_old_is_discarded_in_order_and_leases_are_left_alone(mut subject: Subject) {
+pub(crate) async fn what_is_old_is_discarded_in_order_and_leases_are_left_alone(mut subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     let all = fill(&journal, 6, &[a]).await;
@@ -258,7 +258,7 @@ pub(super) async fn what_is_old_is_discarded_in_order_and_leases_are_left_alone(
     subject.assert_balanced().await;
 }
 
-pub(super) async fn discarding_goes_on_across_what_was_put_off_and_what_was_never_tried(subject: Subject) {
+pub(crate) async fn discarding_goes_on_across_what_was_put_off_and_what_was_never_tried(subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     fill(&journal, 700, &[a]).await;
@@ -273,7 +273,7 @@ pub(super) async fn discarding_goes_on_across_what_was_put_off_and_what_was_neve
     assert_eq!(journal.discard(a, at(10_000), DropReason::Evicted, 600).await.unwrap(), 0);
 }
 
-pub(super) async fn a_target_that_fell_behind_gets_everything_once_and_in_order(mut subject: Subject) {
+pub(crate) async fn a_target_that_fell_behind_gets_everything_once_and_in_order(mut subject: Subject) {
     let journal = subject.journal();
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     let mut all = fill(&journal, 400, &[a, b]).await;
@@ -302,7 +302,7 @@ pub(super) async fn a_target_that_fell_behind_gets_everything_once_and_in_order(
     subject.assert_balanced().await;
 }
 
-pub(super) async fn an_arrival_and_a_settlement_wake_the_target(subject: Subject) {
+pub(crate) async fn an_arrival_and_a_settlement_wake_the_target(subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     let changed = journal.changed(a);

@@ -1,8 +1,10 @@
-//! Whose the room is: with a journal of 4 MiB, of each backend.
+//! Whose the room is: with a journal of 4 MiB.
 
 use super::*;
 
 const SIZE: usize = 20_000;
+/// The room.
+pub(crate) const LITTLE: ByteSize = ByteSize::mib(4);
 
 fn of(project: &str, targets: &[TargetId]) -> Submission {
     let body = Body::from(Bytes::from(vec![7; SIZE]));
@@ -21,7 +23,8 @@ async fn flood(journal: &Arc<dyn Journal>, target: TargetId) -> usize {
     panic!("there is no end of it");
 }
 
-async fn a_project_beyond_its_part_is_refused_alone(mut subject: Subject) {
+/// Of a journal that may take [`LITTLE`].
+pub(crate) async fn a_project_beyond_its_part_is_refused_alone(mut subject: Subject) {
     let journal = subject.journal();
     let target = journal.target("a").await.unwrap();
     journal.split(["flood", "shop", "app", "new"].into_iter().map(Into::into).collect());
@@ -45,13 +48,4 @@ async fn a_project_beyond_its_part_is_refused_alone(mut subject: Subject) {
         journal.settle(&claim.lease, delivered(1)).await.unwrap();
     }
     assert!(flood(&journal, target).await > 0, "what was delivered gives way");
-}
-
-#[tokio::test]
-async fn a_project_beyond_its_part_is_refused_alone_on_disk() {
-    let subject = Subject::sqlite_with(|settings| {
-        settings.max_size = ByteSize::mib(4);
-        settings.sync = Sync::Normal;
-    });
-    a_project_beyond_its_part_is_refused_alone(subject).await;
 }

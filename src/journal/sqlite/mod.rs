@@ -191,7 +191,7 @@ impl Log for SqliteJournal {
 
     fn targets(&self) -> BoxFuture<'_, Result<Targets, JournalError>> {
         let known = self.shared.targets().iter().map(|target| (target.id, Arc::clone(&target.name))).collect();
-        Box::pin(ready(Ok(Targets(known))))
+        Box::pin(ready(Ok(known)))
     }
 
     fn append(&self, submission: Submission) -> BoxFuture<'_, Result<RecordId, JournalError>> {

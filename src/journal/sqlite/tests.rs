@@ -2,6 +2,7 @@
 
 mod aside;
 mod backfill;
+mod disk;
 mod eviction;
 mod files;
 mod formats;
@@ -23,13 +24,16 @@ use super::group::Command;
 use super::*;
 use crate::journal::backfill::BackfillStep;
 use crate::journal::contract::subject::{
-    Subject, at, copy_files, dead_letters, delivered, errors, eventually, fill, space, submission,
+    self, at, dead_letters, delivered, errors, eventually, fill, space, submission,
 };
 use crate::journal::{Facts as _, Pick, Progress, Redelivery as _, Rest, Storage as _};
 use crate::units::ByteSize;
+use disk::{Disk, copy_files};
+
+type Subject = subject::Subject<Disk>;
 
 fn parts(subject: &Subject) -> (Arc<SqliteJournal>, &Settings) {
-    let Subject { journal, settings, .. } = subject;
+    let Disk { journal, settings, .. } = &*subject.backend;
     (Arc::clone(journal.as_ref().unwrap()), settings)
 }
 
@@ -100,7 +104,7 @@ async fn what_is_settled_before_an_older_record_is_kept_though_nothing_else_is_a
     fill(&subject.journal(), 3, &[a]).await;
     let claims = journal.claim(a, at(1), 3).await.unwrap();
     journal.settle(&claims[2].lease, delivered(1)).await.unwrap();
-    let ledger = subject.ledger.clone();
+    let ledger = subject.ledger().clone();
     let is_kept = async || ledger.accounts().values().any(|account| account.delivered == 1);
     eventually("it is kept", is_kept).await;
     drop((claims, journal));
@@ -119,7 +123,7 @@ async fn a_second_instance_is_told_that_the_journal_is_in_use() {
 
 /// Drops the journal and keeps its folder.
 fn subject_without_folder(subject: Subject) -> tempfile::TempDir {
-    let Subject { folder, journal, .. } = subject;
+    let Disk { folder, journal, .. } = *subject.backend;
     drop(journal);
     folder
 }

@@ -170,7 +170,7 @@ async fn with_too_little_left_on_the_disk_what_gives_way_makes_room_within_the_f
     fill_up(&journal, || of("shop", &[a, b]), 300).await;
     deliver(&journal, a).await;
     drop(journal);
-    subject.settings.min_free_disk = ByteSize::bytes(u64::MAX);
+    subject.backend.settings.min_free_disk = ByteSize::bytes(u64::MAX);
     subject.crash();
     let (journal, settings) = parts(&subject);
     // What the log has of the file counts, too.

@@ -3,9 +3,10 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use super::disk::BODIES;
 use super::*;
 use crate::journal::contract::bodies::{noise, written};
-use crate::journal::contract::subject::{BODIES, bytes_of};
+use crate::journal::contract::subject::bytes_of;
 
 const MIB: usize = 1 << 20;
 

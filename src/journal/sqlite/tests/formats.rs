@@ -21,10 +21,9 @@ async fn a_journal_of_each_older_format_is_brought_up_to_date_with_what_it_holds
         ))
         .unwrap();
         old.close().unwrap();
-        let ledger = Ledger::default();
-        let journal = Arc::new(SqliteJournal::open(&settings, Clock::system(), ledger.clone()).unwrap());
+        let subject = Subject::new(Box::new(Disk::new(folder, |_| {})));
+        let (journal, settings) = parts(&subject);
         assert_eq!(count(&settings.path, "PRAGMA user_version"), schema::FORMAT);
-        let subject = Subject { folder, settings, journal: Some(Arc::clone(&journal)), ledger };
         subject.assert_balanced().await;
         files::append(&subject.journal(), 2 << 20, &[TargetId(0)]).await.unwrap();
         assert_eq!(drain(&*journal, TargetId(0)).await, 2, "{format}");

@@ -96,7 +96,7 @@ async fn what_waits_again_is_looked_for_after_it_was_taken() {
     let scene = Scene::with(2).await;
     let journal = scene.subject.journal();
     let claims = journal.claim(scene.target, at(9), 2).await.unwrap();
-    journal.settle(&claims[0].lease, crate::journal::contract::subject::retry(at(50), 1, 1)).await.unwrap();
+    journal.settle(&claims[0].lease, subject::retry(at(50), 1, 1)).await.unwrap();
     journal.settle(&claims[1].lease, delivered(1)).await.unwrap();
     scene.subject.flush().await;
     let batch = scene.wanted(9, 9).await;

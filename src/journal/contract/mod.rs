@@ -1,0 +1,113 @@
+//! The suite that a journal passes, whatever it is made of: one function for each promise of the ports.
+//!
+//! A backend implements [`Backend`] and names a function that makes one of a given size: `contract::suite!(make)` is all its tests.
+//! One outside of this crate includes this file by its path, beside imports by which `crate::journal` and the others mean ours.
+
+pub(crate) mod backfill;
+pub(crate) mod bodies;
+mod evidence;
+mod letters;
+mod log;
+mod losses;
+mod model;
+mod queue;
+mod shares;
+pub(crate) mod subject;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::clock::{Clock, Timestamp};
+use crate::journal::backfill::{Backfill, BackfillStep};
+use crate::journal::body::{Body, IN_MEMORY};
+use crate::journal::losses::Loss;
+use crate::journal::spool::BodyWriter;
+use crate::journal::*;
+use crate::policy::outcome::DropReason;
+use crate::protocol::category::{Category, Quantities};
+use crate::protocol::endpoint::{Endpoint, RawRequest};
+use crate::protocol::event_id::EventId;
+use crate::units::ByteSize;
+
+pub(crate) use backfill::*;
+pub(crate) use bodies::*;
+pub(crate) use evidence::*;
+pub(crate) use letters::*;
+pub(crate) use log::*;
+pub(crate) use losses::*;
+pub(crate) use model::*;
+pub(crate) use queue::*;
+pub(crate) use shares::*;
+pub(crate) use subject::*;
+
+/// Every promise as a test of the backends that `$make` makes, a function from [`ByteSize`] to `Box<dyn Backend>`. `contract` is in
+/// scope where this is called.
+macro_rules! suite {
+    ($make:path) => {
+        contract::suite! {
+            $make:
+                a_claimed_record_is_what_was_appended,
+                a_record_stays_until_every_target_settled_it,
+                a_dead_letter_keeps_its_record,
+                dead_letters_are_listed_newest_first_and_found_by_what_they_are,
+                a_dead_letter_that_is_retried_waits_again_and_the_accounts_balance,
+                parts_of_one_record_are_retried_together,
+                a_dead_letter_of_a_record_that_is_still_under_way_is_left_alone,
+                a_dead_letter_that_is_forgotten_lets_its_record_go,
+                a_backfill_gives_what_was_withheld_once_and_the_accounts_balance,
+                what_came_before_the_target_was_never_withheld_from_it,
+                what_is_backfilled_goes_after_everything_else,
+                a_backfill_that_is_cancelled_takes_up_no_more,
+                after_a_restart_everything_unsettled_can_be_claimed_again,
+                what_is_due_comes_first_by_its_due_time_then_the_untried_in_order,
+                a_retry_that_comes_due_before_one_already_looked_up_goes_first,
+                settling_twice_or_without_a_claim_changes_nothing,
+                a_claim_is_given_once,
+                a_lease_that_ends_is_given_to_somebody_else_and_its_late_settlement_changes_nothing,
+                a_lease_that_is_extended_stays,
+                after_its_end_a_lease_holds_as_long_as_nobody_asks,
+                a_lease_of_before_a_restart_is_lost,
+                what_is_withheld_is_accepted_and_dropped_at_once,
+                part_of_a_record_can_be_put_off,
+                what_was_put_off_can_be_tried_at_once,
+                what_is_old_is_discarded_in_order_and_leases_are_left_alone,
+                discarding_goes_on_across_what_was_put_off_and_what_was_never_tried,
+                a_target_keeps_its_number_and_a_new_one_begins_with_nothing,
+                a_target_that_fell_behind_gets_everything_once_and_in_order,
+                numbers_are_never_used_twice,
+                keys_come_newest_first_and_no_older_than_asked,
+                switches_are_kept_newest_first,
+                a_closed_journal_says_so,
+                an_arrival_and_a_settlement_wake_the_target,
+                the_number_of_targets_is_bounded,
+                a_body_written_in_pieces_is_one_body_and_can_be_written_over,
+                a_large_body_is_claimed_as_it_was_written_and_gives_its_room_back,
+                a_body_that_was_not_finished_or_not_appended_leaves_nothing_behind,
+                evidence_adds_up_and_outlives_a_restart,
+                steps_add_up_and_outlive_a_restart,
+                an_outage_lasts_until_the_next_answer_also_through_a_restart,
+                what_one_upstream_got_and_another_did_not_is_told_record_by_record,
+                what_is_dropped_is_to_be_told_with_its_reason_through_restarts,
+                a_report_takes_off_what_it_tells_and_counts_as_nothing,
+                with_a_dropped_transaction_its_spans_are_lost,
+                what_is_shed_before_there_is_a_record_is_to_be_told_too
+        }
+
+        #[tokio::test]
+        async fn a_project_beyond_its_part_is_refused_alone() {
+            let subject = contract::Subject::new($make(contract::LITTLE));
+            contract::a_project_beyond_its_part_is_refused_alone(subject).await;
+        }
+
+        #[test]
+        fn any_calls_leave_the_journal_as_the_model_says() {
+            contract::any_calls_leave_the_journal_as_the_model_says(|| $make(contract::ENOUGH));
+        }
+    };
+    ($make:path: $($name:ident),* $(,)?) => {
+        $(#[tokio::test] async fn $name() { contract::$name(contract::Subject::new($make(contract::ENOUGH))).await; })*
+    };
+}
+pub(crate) use suite;
