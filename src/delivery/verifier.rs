@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::clock::{Clock, Timestamp};
 use crate::journal::verification::{Batch, PutOff, Repair, Verification, Wanted};
-use crate::journal::{Journal, JournalError, RecordId, TargetId};
+use crate::journal::{Cursor, Journal, JournalError, TargetId};
 use crate::policy::verification::{self, Frontier, Repairs, Settings};
 use crate::telemetry::log;
 
@@ -108,7 +108,7 @@ struct Shared {
 struct Upstream {
     tracker: Tracker,
     standing: Standing,
-    frontier: Frontier<RecordId>,
+    frontier: Frontier<Cursor>,
     /// How far its lists are walked for what was put off.
     walks: Walks,
     /// Whether there may be something that was put off.
@@ -197,7 +197,7 @@ impl Verifier {
         }
     }
 
-    fn begin(&self, name: &Arc<str>) -> Option<(Tracker, Settings, RecordId)> {
+    fn begin(&self, name: &Arc<str>) -> Option<(Tracker, Settings, Cursor)> {
         let (mut shared, now) = (self.lock(), self.clock.now());
         let settings = shared.settings.clone();
         let upstream = shared.upstreams.get_mut(name)?;
@@ -212,7 +212,7 @@ impl Verifier {
         name: &Arc<str>,
         tracker: &Tracker,
         settings: &Settings,
-        bound: RecordId,
+        bound: Cursor,
     ) -> Result<Duration, JournalError> {
         self.ask_version(name, tracker, settings).await;
         let now = self.clock.now();

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{RecordId, TargetId};
+use super::{Cursor, TargetId};
 use crate::clock::Timestamp;
 
 /// The due times of backfilled records begin here, in the order of acceptance: beyond every real one, so that they are looked
@@ -32,7 +32,7 @@ pub struct Survey {
     /// Their bodies in bytes.
     pub bytes: u64,
     /// Where to go on; `None` when that was all.
-    pub next: Option<RecordId>,
+    pub next: Option<Cursor>,
 }
 
 /// A backfill, as it is kept: the last one of each target.
@@ -40,10 +40,10 @@ pub struct Survey {
 pub struct Backfill {
     /// What it is about.
     pub scope: Scope,
-    /// The last record it is about: what comes later came under another configuration.
-    pub until: RecordId,
-    /// The last record looked at.
-    pub reached: RecordId,
+    /// Where it ends: what comes later came under another configuration.
+    pub until: Cursor,
+    /// How far records were looked at.
+    pub reached: Cursor,
     /// How many records were found when it began.
     pub found: u64,
     /// How many were taken up.

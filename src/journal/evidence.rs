@@ -1,5 +1,5 @@
 //! What the journal keeps besides records and accounts, as evidence of how it went: what upstreams did in each hour, their
-//! outages, when the relay ran, and which of the records still kept one upstream got and another did not.
+//! outages, and when the relay ran.
 //!
 //! Rule: kept for [`KEPT`], bounded, and written every few seconds, not with each delivery: a crash takes what came since the last
 //! [`Facts::observe`](super::Facts::observe), never part of the accounts.
@@ -9,14 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::policy::outcome::DropReason;
-use crate::protocol::event_id::EventId;
 use crate::telemetry::lags::Lags;
 use crate::telemetry::ledger::{Account, AccountKey};
 use crate::telemetry::observations::{Observed, Performance};
 use crate::telemetry::series::Step;
 
-use super::{RecordId, TargetId};
+use super::TargetId;
 
 /// How long accounts are kept by the hour, and everything here.
 pub const KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -141,100 +139,4 @@ pub struct Outage {
     pub to: Option<Timestamp>,
     /// What went wrong at first.
     pub cause: Box<str>,
-}
-
-/// What became of one record at one upstream, as far as it can be told of a record that is still kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// It has it.
-    Delivered,
-    /// It waits for it.
-    Pending,
-    /// It was not meant for it: the mirror was off, or the upstream not there yet.
-    NotSent,
-    /// It, or part of it, was refused for good.
-    Rejected,
-    /// It, or part of it, waited too long.
-    Expired,
-    /// It, or part of it, was given up to make room.
-    Evicted,
-    /// It, or part of it, was dropped under a rate limit.
-    RateLimited,
-}
-
-impl Fate {
-    /// The name in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Delivered => "delivered",
-            Self::Pending => "pending",
-            Self::NotSent => "not_sent",
-            Self::Rejected => "rejected",
-            Self::Expired => "expired",
-            Self::Evicted => "evicted",
-            Self::RateLimited => "rate_limited",
-        }
-    }
-
-    /// The fate of what is dropped for that reason; `None` for what the configuration or the upstream's kind leaves out, which is
-    /// counted, and can be too much to be listed.
-    pub fn of(reason: DropReason) -> Option<Self> {
-        match reason {
-            DropReason::Rejected => Some(Self::Rejected),
-            DropReason::Expired => Some(Self::Expired),
-            DropReason::Evicted => Some(Self::Evicted),
-            DropReason::RateLimited => Some(Self::RateLimited),
-            DropReason::MirrorOff
-            | DropReason::Filtered
-            | DropReason::Sampled
-            | DropReason::Capped
-            | DropReason::Unsupported => None,
-        }
-    }
-}
-
-/// A record that two upstreams fared differently with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unequal {
-    /// The record.
-    pub id: RecordId,
-    /// When it was accepted.
-    pub accepted_at: Timestamp,
-    /// The project's name.
-    pub project: Arc<str>,
-    /// Its event id.
-    pub event_id: Option<EventId>,
-    /// What became of it at the one.
-    pub a: Fate,
-    /// What became of it at the other.
-    pub b: Fate,
-}
-
-/// Part of a comparison.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Comparison {
-    /// Records looked at.
-    pub compared: u64,
-    /// When the first of them was accepted.
-    pub oldest: Option<Timestamp>,
-    /// Those of different fates, the oldest first, without those that wait for one and were delivered to the other.
-    pub unequal: Vec<Unequal>,
-    /// How many wait for the one and were delivered to the other, and the reverse.
-    pub pending: (u64, u64),
-    /// The record to go on after; `None` at the end.
-    pub next: Option<RecordId>,
-}
-
-impl Comparison {
-    /// Notes one record.
-    pub(super) fn note(&mut self, unequal: Unequal) {
-        self.compared += 1;
-        self.oldest = self.oldest.or(Some(unequal.accepted_at));
-        match (unequal.a, unequal.b) {
-            (a, b) if a == b => {}
-            (Fate::Pending, Fate::Delivered) => self.pending.0 += 1,
-            (Fate::Delivered, Fate::Pending) => self.pending.1 += 1,
-            _ => self.unequal.push(unequal),
-        }
-    }
 }

@@ -3,7 +3,7 @@
 //! Invariants:
 //!
 //! - Every change of an account ([`Posting`](crate::telemetry::ledger::Posting)) is committed with the change it tells of.
-//! - What is dropped is to be told to its target, until the transaction that appends the report of it ([`losses`](super::losses)(super::losses)).
+//! - What is dropped is to be told to its target, until the transaction that appends the report of it ([`losses`](super::losses)).
 
 use std::collections::HashMap;
 
@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 
-use super::evidence::{Comparison, Evidence, Figures, Observation, Outage};
+use super::evidence::{Evidence, Figures, Observation, Outage};
 use super::log::Submission;
 use super::losses::Loss;
-use super::{JournalError, RecordId, TargetId};
+use super::{JournalError, TargetId};
 
 /// A switch of the primary, as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,15 +50,6 @@ pub trait Facts: Send + Sync {
 
     /// The outages that had not ended by `since`, newest first, at most `limit`.
     fn outages(&self, since: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<Outage>, JournalError>>;
-
-    /// Which records one target got and another did not, of those still kept that were accepted since `since` for at least one
-    /// of them. Looks at a bounded number of records behind `after`, and says where to go on.
-    fn compare(
-        &self,
-        targets: (TargetId, TargetId),
-        since: Timestamp,
-        after: RecordId,
-    ) -> BoxFuture<'_, Result<Comparison, JournalError>>;
 
     /// What is known of every target, at once.
     fn figures(&self) -> BoxFuture<'_, Result<HashMap<TargetId, Figures>, JournalError>>;

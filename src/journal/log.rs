@@ -17,7 +17,7 @@ use crate::protocol::envelope::{HeaderSpans, header_line};
 use crate::protocol::event_id::EventId;
 
 use super::body::Body;
-use super::{Client, JournalError, RecordId, TargetId};
+use super::{Client, Cursor, JournalError, RecordId, TargetId};
 
 /// One submission on its way into the journal.
 #[derive(Clone, Debug)]
@@ -121,8 +121,8 @@ impl FromIterator<(TargetId, Arc<str>)> for Targets {
 pub struct RecentKeys {
     /// Each with the moment at which its record was accepted.
     pub keys: Vec<(u128, Timestamp)>,
-    /// The record before which to go on; `None` when there are no more.
-    pub next: Option<RecordId>,
+    /// Where to go on; `None` when there are no more.
+    pub next: Option<Cursor>,
 }
 
 /// Takes submissions, and knows the targets that they are for.
@@ -137,11 +137,11 @@ pub trait Log: Send + Sync {
     fn append(&self, submission: Submission) -> BoxFuture<'_, Result<RecordId, JournalError>>;
 
     /// The keys of records accepted since, the newest first: what fills the window of duplicates after a restart. Looks at up to
-    /// `limit` records, at those before the record `before`.
+    /// `limit` records, at those before `before`.
     fn recent_keys(
         &self,
         since: Timestamp,
-        before: Option<RecordId>,
+        before: Option<Cursor>,
         limit: usize,
     ) -> BoxFuture<'_, Result<RecentKeys, JournalError>>;
 

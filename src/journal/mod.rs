@@ -1,11 +1,12 @@
 //! The journal: what was acknowledged and is not yet settled. The only meeting point of intake and delivery.
 //!
-//! It is made of five ports, each with its invariants in its head and held by the suite in `contract`: the [log](Log) takes
-//! submissions, the [queues](Queues) hand them out, [redelivery](Redelivery) hands them out again, [facts](Facts) tell what became
-//! of them, and [storage](Storage) bounds the room that they take.
+//! It is made of ports, each with its invariants in its head and held by the suite in `contract`: the [log](Log) takes
+//! submissions, the [queues](Queues) hand them out, the [archive](Archive) shows what is kept of them, [redelivery](Redelivery)
+//! hands that out again, [facts](Facts) tell what became of it, and [storage](Storage) bounds the room that it takes.
 //!
 //! What is in a body the journal does not look at, but for the spans of a transaction that is dropped.
 
+pub mod archive;
 pub mod backfill;
 pub mod body;
 mod client;
@@ -33,6 +34,7 @@ use serde::{Deserialize, Serialize};
 
 pub use error::{JournalError, OpenError};
 
+pub use archive::Archive;
 pub use client::{Client, LeftOut};
 pub use facts::{Facts, Switch};
 pub use letters::{DeadLetter, Letter, Pick, WithRecord};
@@ -45,19 +47,11 @@ pub use shares::Share;
 pub use storage::Storage;
 use verification::Verification;
 
-/// Which record: rises with every append, never used twice. Only the backend knows what it is made of, and calculates with it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+/// Which record: never used twice. Only the backend knows what it is made of, and which of two came first.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct RecordId(pub(in crate::journal) u64);
 
 impl RecordId {
-    /// Before all records: a walk through what is kept begins behind it.
-    pub const NONE: Self = Self(0);
-
-    /// What a walk goes on behind that is to meet this record next.
-    pub(crate) const fn just_before(self) -> Self {
-        Self(self.0.saturating_sub(1))
-    }
-
     /// How operators and the API name it.
     pub const fn number(self) -> u64 {
         self.0
@@ -72,6 +66,25 @@ impl RecordId {
 impl fmt::Display for RecordId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
+    }
+}
+
+/// A place in a walk through the records. Only the backend that gave it knows what it means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Cursor(u64);
+
+impl Cursor {
+    /// Before all records.
+    pub const START: Self = Self(0);
+
+    /// For backends, and for who was given [`Cursor::number`].
+    pub const fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// What stands for it outside of this process.
+    pub const fn number(self) -> u64 {
+        self.0
     }
 }
 
@@ -90,7 +103,7 @@ impl TargetId {
 pub const MAX_TARGETS: usize = 32;
 
 /// Everything that is kept, in one place. Shared by everyone through `Arc<dyn Journal>`.
-pub trait Journal: Log + Queues + Redelivery + Facts + Storage + fmt::Debug {
+pub trait Journal: Log + Queues + Archive + Redelivery + Facts + Storage + fmt::Debug {
     /// What it keeps of the look for events at their upstreams.
     fn verification(&self) -> &dyn Verification;
 }

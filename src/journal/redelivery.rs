@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 
 use super::backfill::{Backfill, BackfillStep, Scope, Survey};
 use super::letters::{Letter, Pick, WithRecord};
-use super::{JournalError, RecordId, TargetId};
+use super::{Cursor, JournalError, TargetId};
 
 /// Lists what was refused or withheld, and hands it over again.
 pub trait Redelivery: Send + Sync {
@@ -28,8 +28,8 @@ pub trait Redelivery: Send + Sync {
     /// Forgets up to `limit` dead letters; returns how many.
     fn discard_letters(&self, pick: Pick, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>>;
 
-    /// Counts what a backfill of `scope` would take up, of a bounded number of records after `from`.
-    fn survey(&self, scope: Scope, from: RecordId) -> BoxFuture<'_, Result<Survey, JournalError>>;
+    /// Counts what a backfill of `scope` would take up, of a bounded number of records behind `after`.
+    fn survey(&self, scope: Scope, after: Cursor) -> BoxFuture<'_, Result<Survey, JournalError>>;
 
     /// Does a step of a target's backfill; returns how it stands then, if there ever was one ([`backfill`](super::backfill)).
     fn backfill(&self, target: TargetId, step: BackfillStep) -> BoxFuture<'_, Result<Option<Backfill>, JournalError>>;

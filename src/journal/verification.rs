@@ -25,7 +25,7 @@ use crate::clock::Timestamp;
 use crate::protocol::event_id::EventId;
 use crate::telemetry::verification::FieldDifference;
 
-use super::{JournalError, Record, RecordId, TargetId};
+use super::{Cursor, JournalError, RecordId, TargetId};
 
 /// The reason of a dead letter whose event the upstream took and lost each time.
 pub const LOST_BY_TRACKER: &str = "lost_by_tracker";
@@ -39,6 +39,8 @@ pub const DIFFERENCES: usize = 1000;
 pub struct Wanted {
     /// Its record.
     pub record: RecordId,
+    /// Where a walk begins that meets it first.
+    pub before: Cursor,
     /// The project's name.
     pub project: Arc<str>,
     /// Its id.
@@ -70,19 +72,19 @@ pub enum State {
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// The cursor that the batch begins at.
-    pub from: RecordId,
+    pub from: Cursor,
     /// Events behind the cursor.
     pub fresh: Vec<Wanted>,
     /// Events behind the cursor that wait for their upstream again.
     pub waiting: Vec<RecordId>,
     /// Where the cursor stands once all of `fresh` and `waiting` is noted.
-    pub reached: RecordId,
+    pub reached: Cursor,
     /// Events that are to be looked for again.
     pub again: Vec<Wanted>,
     /// Events that were to be looked for again, and wait for their upstream.
     pub delayed: Vec<RecordId>,
-    /// The record up to which nothing is untried: a later batch may go up to there.
-    pub settled: RecordId,
+    /// Up to where nothing is untried: a later batch may go up to there.
+    pub settled: Cursor,
 }
 
 /// Events whose first look was put off.
@@ -101,10 +103,10 @@ pub struct PutOff {
 pub struct Taken {
     /// In the order of acceptance.
     pub events: Vec<Wanted>,
-    /// The record behind which to go on; `None` when there are no more.
-    pub next: Option<RecordId>,
-    /// The cursor. What lies behind it was not looked for yet.
-    pub reached: RecordId,
+    /// How many of them, from the first on, lie before the bound, or before the target's cursor.
+    pub settled: usize,
+    /// Where to go on; `None` when there are no more.
+    pub next: Option<Cursor>,
 }
 
 /// Events that are missing at an upstream.
@@ -139,10 +141,10 @@ pub enum Finding {
 #[derive(Clone, Debug, Default)]
 pub struct Advance {
     /// Where the cursor stands: nothing is noted if it stands elsewhere.
-    pub from: RecordId,
+    pub from: Cursor,
     /// Where it goes.
-    pub to: RecordId,
-    /// What was found between the two.
+    pub to: Cursor,
+    /// What was found between the two. What lies behind is left to the look that passes it.
     pub found: Vec<(RecordId, Finding)>,
 }
 
@@ -257,22 +259,13 @@ pub struct Repair {
     pub limit: usize,
 }
 
-/// Some of the records that are still kept.
-#[derive(Clone, Debug, Default)]
-pub struct Kept {
-    /// In the order of their numbers, those that can be read.
-    pub records: Vec<Arc<Record>>,
-    /// Behind which number to go on; `None` at the end.
-    pub next: Option<RecordId>,
-}
-
 /// What the journal keeps of the look for events at their upstreams.
 pub trait Verification: Send + Sync {
-    /// Up to `limit` events of each kind that are to be looked for. Of those behind the cursor, none above `bound`.
+    /// Up to `limit` events of each kind that are to be looked for. Of those behind the cursor, none behind `bound`.
     fn wanted(
         &self,
         target: TargetId,
-        bound: RecordId,
+        bound: Cursor,
         now: Timestamp,
         limit: usize,
     ) -> BoxFuture<'_, Result<Batch, JournalError>>;
@@ -283,12 +276,14 @@ pub trait Verification: Send + Sync {
     /// Keeps what was found, and posts it.
     fn note(&self, target: TargetId, notes: Notes) -> BoxFuture<'_, Result<(), JournalError>>;
 
-    /// Every event that the target took, accepted since `since`, of a bounded number of records behind `after`, or behind the cursor.
+    /// Every event that the target took, accepted since `since`, of a bounded number of records behind `after`, or behind the
+    /// target's cursor. One behind the cursor of which nothing was noted is [`State::Looking`].
     fn taken(
         &self,
         target: TargetId,
         since: Timestamp,
-        after: Option<RecordId>,
+        after: Option<Cursor>,
+        bound: Cursor,
     ) -> BoxFuture<'_, Result<Taken, JournalError>>;
 
     /// The events that are missing at a target, of those accepted since `since`; `sample` of them by name.
@@ -305,15 +300,6 @@ pub trait Verification: Send + Sync {
     /// Lets missing events wait for their upstream again; posted as returned. Returns how many; fewer than the limit means that
     /// there are no more.
     fn repair(&self, target: TargetId, repair: Repair) -> BoxFuture<'_, Result<usize, JournalError>>;
-
-    /// The newest record with this event id that is still kept.
-    fn record_of(&self, event_id: EventId) -> BoxFuture<'_, Result<Option<Arc<Record>>, JournalError>>;
-
-    /// A record, if it is still kept.
-    fn record(&self, record: RecordId) -> BoxFuture<'_, Result<Option<Arc<Record>>, JournalError>>;
-
-    /// The records that are still kept with numbers above `after`, as many as one look takes, and where to go on.
-    fn kept(&self, after: RecordId) -> BoxFuture<'_, Result<Kept, JournalError>>;
 
     /// How much of a target was compared lately, and which of these kinds were ever.
     fn sampled(

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::clock::Timestamp;
 use crate::delivery::asking::{Cursor, There, Trouble};
 use crate::journal::verification::{Advance, Batch, Finding, Notes, PutOff, State, Verification, Wanted};
-use crate::journal::{JournalError, RecordId};
+use crate::journal::{self, JournalError, RecordId};
 use crate::policy::verification::Settings;
 use crate::protocol::event_id::EventId;
 
@@ -35,9 +35,9 @@ pub(super) type Walks = BTreeMap<Arc<str>, Walk>;
 pub(super) struct Walk {
     /// Where it goes on; `None` at its beginning.
     cursor: Option<Cursor>,
-    /// The events that it is to show, by their records.
-    from: RecordId,
-    to: RecordId,
+    /// The events that it is to show, by when they were accepted.
+    from: Timestamp,
+    to: Timestamp,
     pages: u32,
     /// Whether no page had an event.
     is_empty: bool,
@@ -110,30 +110,29 @@ impl Looker<'_> {
     ) -> Result<bool, Trouble> {
         let is_sorted = self.tracker.api.is_sorted();
         let oldest = events.iter().map(|event| event.accepted_at).min().unwrap_or_default();
-        if let Some(last) = events.last().filter(|_| is_sorted) {
+        if is_sorted {
             // The walk has not come to them yet.
-            walk.from = walk.from.min(last.record);
+            walk.from = walk.from.min(oldest);
         }
-        let mut left: HashMap<EventId, Vec<RecordId>> = HashMap::new();
-        for event in events {
-            left.entry(event.event_id).or_default().push(event.record);
+        let mut left: HashMap<EventId, Vec<usize>> = HashMap::new();
+        for (position, event) in events.iter().enumerate() {
+            left.entry(event.event_id).or_default().push(position);
         }
         loop {
             self.wait().await;
             let page = self.tracker.api.page(there, walk.cursor.clone()).await?;
-            let found: Vec<RecordId> = page.ids.iter().filter_map(|(id, _)| left.remove(id)).flatten().collect();
+            let found: Vec<usize> = page.ids.iter().filter_map(|(id, _)| left.remove(id)).flatten().collect();
             walk.pages += 1;
             walk.is_empty &= page.ids.is_empty();
             let is_past = is_sorted && is_past(&page.ids, oldest);
             let stands = page.next.is_none() || page.next == walk.cursor || walk.pages >= MOST_PAGES;
             walk.cursor = page.next;
-            let newest = found.iter().max().copied();
-            self.seen.extend(found.into_iter().map(|record| (record, Seen::Stored)));
+            let newest = found.iter().min().copied();
+            self.seen.extend(found.into_iter().map(|position| (events[position].record, Seen::Stored)));
             if stands || is_past {
                 return Ok(true);
             }
-            let behind = |record| events.len() - events.partition_point(|event| event.record >= record);
-            let is_near = more && is_sorted && newest.is_some_and(|newest| behind(newest) < NEAR);
+            let is_near = more && is_sorted && newest.is_some_and(|newest| events.len() - 1 - newest < NEAR);
             if left.is_empty() || is_near || Instant::now() > until {
                 return Ok(false);
             }
@@ -152,7 +151,7 @@ impl Looker<'_> {
                 return self.by_ids(&left).await;
             }
         }
-        let shown = left.into_iter().filter(|event| (walk.from..=walk.to).contains(&event.record));
+        let shown = left.into_iter().filter(|event| (walk.from..=walk.to).contains(&event.accepted_at));
         self.seen.extend(shown.map(|event| (event.record, Seen::Absent)));
         Ok(())
     }
@@ -165,10 +164,10 @@ fn is_past(ids: &[(EventId, Option<Timestamp>)], oldest: Timestamp) -> bool {
 }
 
 impl Walk {
-    /// One that shows these events, the newest first.
+    /// One that shows these events.
     fn new(events: &[&Wanted]) -> Self {
-        let record = |event: Option<&&Wanted>| event.map(|event| event.record).unwrap_or_default();
-        let (from, to) = (record(events.last()), record(events.first()));
+        let accepted = || events.iter().map(|event| event.accepted_at);
+        let (from, to) = (accepted().min().unwrap_or_default(), accepted().max().unwrap_or_default());
         Self { cursor: None, from, to, pages: 0, is_empty: true, failed: false }
     }
 }
@@ -182,7 +181,7 @@ impl Verifier {
         name: &Arc<str>,
         tracker: &Tracker,
         settings: &Settings,
-        bound: RecordId,
+        bound: journal::Cursor,
     ) -> Result<Batch, JournalError> {
         let now = self.clock.now();
         loop {

@@ -27,15 +27,15 @@ impl Verifier {
     ) -> Notes {
         let now = self.clock.now();
         let mut notes = Notes::default();
-        let unseen = batch.fresh.iter().find(|event| !seen.contains_key(&event.record));
-        let to = unseen.map_or(batch.reached, |event| event.record.just_before());
+        let unseen = batch.fresh.iter().position(|event| !seen.contains_key(&event.record));
+        let to = unseen.map_or(batch.reached, |first| batch.fresh[first].before);
         let mut found = vec![];
-        for event in batch.fresh.iter().filter(|event| event.record <= to) {
+        for event in &batch.fresh[..unseen.unwrap_or(batch.fresh.len())] {
             found.extend(self.finding(name, tracker, settings, event, seen, now).await);
         }
         let waits = |record: &RecordId| (*record, Finding::Waiting(now + settings.settle.get()));
-        found.extend(batch.waiting.iter().filter(|record| **record <= to).map(waits));
-        if to > batch.from {
+        found.extend(batch.waiting.iter().map(waits));
+        if to != batch.from {
             notes.fresh = Some(Advance { from: batch.from, to, found });
         }
         for event in &batch.again {
@@ -76,7 +76,7 @@ impl Verifier {
 
     /// Why the tracker is known to lose the event.
     async fn known_loss(&self, tracker: &Tracker, event: &Wanted) -> Option<Cause> {
-        let record = self.journal.verification().record(event.record).await.ok().flatten()?;
+        let record = self.journal.record(event.record).await.ok().flatten()?;
         tracker.api.known_loss(&record.body)
     }
 }

@@ -66,7 +66,7 @@ impl<'a> Looker<'a> {
 
     /// Looks for the events, the oldest first, as long as there is time.
     pub(super) async fn search(&mut self, mut wanted: Vec<&Wanted>) -> Result<(), Trouble> {
-        wanted.sort_by_key(|event| event.record);
+        wanted.sort_by_key(|event| event.accepted_at);
         self.in_lists(&wanted).await?;
         self.by_ids(&wanted).await
     }

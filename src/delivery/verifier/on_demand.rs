@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::journal::verification::{Notes, State, Wanted};
-use crate::journal::{JournalError, RecordId};
+use crate::journal::{Cursor, JournalError};
 use crate::policy::verification::NotFound;
 use crate::protocol::event_id::EventId;
 
@@ -30,8 +30,8 @@ pub struct Looked {
     pub recent: u64,
     /// Why nobody can say anything.
     pub trouble: Option<String>,
-    /// The record behind which to go on; `None` when there are no more.
-    pub next: Option<RecordId>,
+    /// Where to go on; `None` when there are no more.
+    pub next: Option<Cursor>,
     /// How long after this look what was not found is looked for again.
     pub look_again_after: Duration,
 }
@@ -59,28 +59,27 @@ pub enum Outcome {
 }
 
 impl Verifier {
-    /// Looks on demand for events accepted since `since`, some of those behind the record `after`. What is not found is noted, and
+    /// Looks on demand for events accepted since `since`, some of those behind `after`. What is not found is noted, and
     /// looked for again by the steps.
     pub async fn look_for(
         &self,
         name: &Arc<str>,
         since: Timestamp,
-        after: RecordId,
+        after: Cursor,
     ) -> Result<Option<Looked>, JournalError> {
         let Some((tracker, settings, bound)) = self.begin(name) else { return Ok(None) };
         let verification = self.journal.verification();
-        let mut taken = verification.taken(tracker.target, since, Some(after)).await?;
-        let settled = taken.events.partition_point(|event| event.record <= bound.max(taken.reached));
-        let mut recent = (taken.events.len() - settled) as u64;
-        let mut end = settled.min(STEP);
+        let mut taken = verification.taken(tracker.target, since, Some(after), bound).await?;
+        let mut recent = (taken.events.len() - taken.settled) as u64;
+        let mut end = taken.settled.min(STEP);
         let (seen, trouble) = self.looker(name, &tracker, &settings).look(taken.events[..end].iter().collect()).await;
         if trouble.is_none() {
             let unseen = taken.events[..end].iter().position(|event| !seen.contains_key(&event.record));
             end = unseen.unwrap_or(end);
         }
-        if end < settled {
+        if end < taken.settled {
             // There was no room or no time for the rest: the next look goes on there.
-            (taken.next, recent) = (Some(taken.events[end].record.just_before()), 0);
+            (taken.next, recent) = (Some(taken.events[end].before), 0);
         }
         taken.events.truncate(end);
         self.note_trouble(name, trouble.as_ref(), !seen.is_empty());
@@ -104,22 +103,21 @@ impl Verifier {
         Ok(Some(looked))
     }
 
-    /// Looks once more for events that a look which began behind the record `after` did not find; no more than one look can miss.
+    /// Looks once more for events that a look which began behind `after` did not find; no more than one look can miss.
     pub async fn look_again(
         &self,
         name: &Arc<str>,
-        after: RecordId,
+        after: Cursor,
         ids: &HashSet<EventId>,
     ) -> Result<Option<LookedAgain>, JournalError> {
         let Some((tracker, settings, _)) = self.begin(name) else { return Ok(None) };
         let verification = self.journal.verification();
-        let mut taken = verification.taken(tracker.target, Timestamp::default(), Some(after)).await?;
+        let mut taken = verification.taken(tracker.target, Timestamp::default(), Some(after), Cursor::START).await?;
         taken.events.retain(|event| ids.contains(&event.event_id));
         taken.events.truncate(STEP);
         // What is not among those that the upstream took any more was called missing.
         let mut looked = LookedAgain { found: ids.iter().map(|id| (*id, Outcome::TakenUp)).collect(), trouble: None };
-        // Below the cursor, an event without another state was found.
-        let is_known = |event: &&Wanted| event.state == State::Stored && event.record <= taken.reached;
+        let is_known = |event: &&Wanted| event.state == State::Stored;
         let (known, open): (Vec<&Wanted>, Vec<&Wanted>) = taken.events.iter().partition(is_known);
         looked.found.extend(known.iter().map(|event| (event.event_id, Outcome::Stored)));
         let (seen, trouble) = self.looker(name, &tracker, &settings).look(open.clone()).await;

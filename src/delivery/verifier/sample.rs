@@ -10,7 +10,7 @@ use tokio::time::sleep_until;
 
 use crate::content::{self, Difference};
 use crate::journal::verification::{Compared, Notes, Verification, Wanted};
-use crate::journal::{JournalError, Record};
+use crate::journal::{Archive, JournalError, Record};
 use crate::policy::sampling::{Reading, Room};
 use crate::policy::verification::Settings;
 use crate::protocol::item::ItemType;
@@ -52,7 +52,7 @@ impl Verifier {
         let mut limited = None;
         for Candidate { event, fingerprint } in chosen {
             sleep_until(self.turn(name, settings.pace())).await;
-            let compared = compare(verification, tracker, event).await?;
+            let compared = compare(&*self.journal, tracker, event).await?;
             let why = compared.as_ref().err().map(ToString::to_string);
             if let Some(upstream) = self.lock().upstreams.get_mut(name) {
                 upstream.standing.not_compared = why;
@@ -86,7 +86,7 @@ impl Verifier {
             if !reading.goes_on() {
                 break;
             }
-            let Some(record) = verification.record(event.record).await? else { continue };
+            let Some(record) = self.journal.record(event.record).await? else { continue };
             let read = record.body.in_memory();
             let payload = payload(record).await;
             reading.count(payload.as_ref().map_or(read, |payload| read.max(payload.len())));
@@ -133,7 +133,7 @@ enum NotCompared {
 
 /// What of an event is not there as it was sent.
 async fn compare(
-    verification: &dyn Verification,
+    archive: &dyn Archive,
     tracker: &Tracker,
     event: &Wanted,
 ) -> Result<Result<Vec<FieldDifference>, NotCompared>, JournalError> {
@@ -145,7 +145,7 @@ async fn compare(
         Ok(None) => return Ok(Err(NotCompared::Gone)),
         Err(trouble) => return Ok(Err(NotCompared::Trouble(trouble))),
     };
-    let Some(record) = verification.record(event.record).await? else { return Ok(Err(NotCompared::Gone)) };
+    let Some(record) = archive.record(event.record).await? else { return Ok(Err(NotCompared::Gone)) };
     let Some(sent) = payload(record).await else { return Ok(Err(NotCompared::Gone)) };
     let differences = content::compare(kind, &sent, &copy).map_err(NotCompared::Unreadable);
     Ok(differences.map(|differences| differences.into_iter().map(Into::into).collect()))

@@ -35,7 +35,7 @@ impl Verifier {
         upstream: &str,
         id: EventId,
     ) -> Result<(Option<Arc<str>>, SideBySide), JournalError> {
-        let Some(record) = self.journal.verification().record_of(id).await? else {
+        let Some(record) = self.journal.record_of(id).await? else {
             return Ok((None, SideBySide::NotRetained));
         };
         let project = Some(Arc::clone(&record.project));

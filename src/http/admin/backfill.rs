@@ -9,7 +9,7 @@ use http::StatusCode;
 
 use crate::clock::Timestamp;
 use crate::journal::backfill::{Backfill, BackfillStep, Scope, Survey};
-use crate::journal::{JournalError, RecordId, TargetId};
+use crate::journal::{Cursor, JournalError, TargetId};
 use crate::telemetry::backfill::{BackfillEnd, BackfillOrder, BackfillStatus, Backfills};
 use crate::units::Period;
 
@@ -65,7 +65,7 @@ async fn run(admin: &Admin, scope: Scope, dry_run: bool) -> Result<Option<Backfi
     if !dry_run && running.iter().any(|other| other.scope.target == scope.target && other.is_running()) {
         return Ok(None);
     }
-    let mut all = Survey { next: Some(RecordId::NONE), ..Survey::default() };
+    let mut all = Survey { next: Some(Cursor::START), ..Survey::default() };
     while let Some(from) = all.next {
         let some = admin.journal.survey(scope.clone(), from).await?;
         all = Survey { records: all.records + some.records, bytes: all.bytes + some.bytes, next: some.next };
@@ -73,8 +73,8 @@ async fn run(admin: &Admin, scope: Scope, dry_run: bool) -> Result<Option<Backfi
     let target = scope.target;
     let planned = Backfill {
         scope,
-        until: RecordId::NONE,
-        reached: RecordId::NONE,
+        until: Cursor::START,
+        reached: Cursor::START,
         found: all.records,
         taken: 0,
         started_at: admin.clock.now(),

@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 
 use crate::clock::Timestamp;
 use crate::intake::sightings::names_in;
-use crate::journal::{Journal, JournalError, Record, RecordId};
+use crate::journal::{Cursor, Journal, JournalError, Record};
 use crate::tasks;
 
 /// By the keys of which projects a service was seen, and when last.
@@ -49,9 +49,9 @@ async fn search(
     projects: &Arc<[Arc<str>]>,
 ) -> Result<BTreeMap<Box<str>, Seen>, JournalError> {
     let mut found: BTreeMap<Box<str>, Seen> = names.into_iter().map(|name| (name, Seen::new())).collect();
-    let mut next = Some(RecordId::NONE);
+    let mut next = Some(Cursor::START);
     while let Some(after) = next {
-        let part = journal.verification().kept(after).await?;
+        let part = journal.kept(after).await?;
         next = part.next;
         let projects = Arc::clone(projects);
         found = tasks::blocking(move || {

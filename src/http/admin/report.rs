@@ -8,8 +8,9 @@ use http::StatusCode;
 use serde::Deserialize;
 
 use crate::clock::Timestamp;
-use crate::journal::evidence::{CANARY_FAILED, Comparison, Evidence, Fate, Outage, Unequal};
-use crate::journal::{JournalError, RecordId};
+use crate::journal::archive::{Comparison, Fate, Unequal};
+use crate::journal::evidence::{CANARY_FAILED, Evidence, Outage};
+use crate::journal::{Cursor, JournalError};
 use crate::policy::outcome::DropReason;
 use crate::policy::verdict::Verdict;
 use crate::protocol::category::Category;
@@ -318,7 +319,7 @@ async fn compare(
         return Ok(ComparisonReport::default());
     };
     let mut report = ComparisonReport::default();
-    let mut after = Some(RecordId::NONE);
+    let mut after = Some(Cursor::START);
     for _ in 0..LOOKS {
         let Some(from) = after else { break };
         let part = admin.journal.compare((a, b), since, from).await?;

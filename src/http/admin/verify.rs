@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::delivery::verifier::{Outcome, STEP as LOOK, SideBySide};
 use crate::journal::evidence::Evidence;
 use crate::journal::verification::{self, Contents, LOST_BY_TRACKER, Standing, Wanted};
-use crate::journal::{JournalError, Pick, RecordId, TargetId};
+use crate::journal::{Cursor, JournalError, Pick, TargetId};
 use crate::protocol::category::Category;
 use crate::protocol::event_id::EventId;
 use crate::telemetry::ledger::{Account, AccountKey};
@@ -130,7 +130,7 @@ pub(super) fn refresh(metrics: &Metrics, upstream: &UpstreamStatus) {
 pub(super) async fn look(_: Changer, State(admin): State<Admin>, Json(order): Json<VerifyOrder>) -> Response {
     let VerifyOrder { upstream, since, after } = order;
     let name = Arc::from(upstream.as_str());
-    match admin.verifier.look_for(&name, since, RecordId::from_number(after)).await {
+    match admin.verifier.look_for(&name, since, Cursor::from_number(after)).await {
         Ok(Some(looked)) => Json(Verified {
             stored: looked.stored,
             absent: looked.absent.iter().map(told).collect(),
@@ -138,7 +138,7 @@ pub(super) async fn look(_: Changer, State(admin): State<Admin>, Json(order): Js
             unknown: looked.unknown,
             recent: looked.recent,
             trouble: looked.trouble,
-            next: looked.next.map(RecordId::number),
+            next: looked.next.map(Cursor::number),
             look_again_after: looked.look_again_after.as_secs_f64(),
         })
         .into_response(),
@@ -154,7 +154,7 @@ pub(super) async fn look_again(_: Changer, State(admin): State<Admin>, Json(orde
     let Some(ids) = ids.ok().filter(|ids| ids.len() <= LOOK) else {
         return refuse(StatusCode::BAD_REQUEST, &format!("name no more than {LOOK} events by their ids"));
     };
-    match admin.verifier.look_again(&Arc::from(upstream.as_str()), RecordId::from_number(after), &ids).await {
+    match admin.verifier.look_again(&Arc::from(upstream.as_str()), Cursor::from_number(after), &ids).await {
         Ok(Some(looked)) => {
             let again = |outcome| match outcome {
                 Outcome::Stored => Again::Stored,
@@ -333,7 +333,7 @@ async fn recent(admin: &Admin, target: TargetId, since: Timestamp) -> Result<u64
     let early = since.max(admin.clock.now() - admin.verifier.settings().settle.get() * 3);
     let (mut count, mut after) = (0, None);
     loop {
-        let taken = admin.journal.verification().taken(target, early, after).await?;
+        let taken = admin.journal.verification().taken(target, early, after, Cursor::START).await?;
         count += taken.events.len() as u64;
         after = taken.next;
         if after.is_none() {

@@ -10,8 +10,8 @@ pub(crate) fn scope(target: TargetId, since: Timestamp) -> Scope {
 fn planned(scope: Scope) -> Backfill {
     Backfill {
         scope,
-        until: RecordId::NONE,
-        reached: RecordId::NONE,
+        until: Cursor::START,
+        reached: Cursor::START,
         found: 0,
         taken: 0,
         started_at: at(1),
@@ -41,7 +41,7 @@ pub(crate) async fn a_backfill_gives_what_was_withheld_once_and_the_accounts_bal
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     let withheld = withhold(&journal, 6, a, b).await;
     let mut had = fill(&journal, 2, &[a, b]).await;
-    let found = journal.survey(scope(b, at(2)), RecordId::NONE).await.unwrap();
+    let found = journal.survey(scope(b, at(2)), Cursor::START).await.unwrap();
     assert_eq!((found.records, found.bytes), (5, 15), "not what it was meant to get, nor what is older");
     for claim in journal.claim(b, at(9), 9).await.unwrap() {
         journal.settle(&claim.lease, delivered(1)).await.unwrap();

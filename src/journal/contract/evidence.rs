@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::journal::evidence::{Fate, Observation, Tally};
+use crate::journal::archive::Fate;
+use crate::journal::evidence::{Observation, Tally};
 use crate::policy::verdict::Verdict;
 use crate::telemetry::observations::{Change, Observed, Performance};
 use crate::telemetry::series::Step;
@@ -144,7 +145,7 @@ pub(crate) async fn what_one_upstream_got_and_another_did_not_is_told_record_by_
             subject.crash();
         }
         let journal = subject.journal();
-        let told = journal.compare((a, b), at(0), RecordId::NONE).await.unwrap();
+        let told = journal.compare((a, b), at(0), Cursor::START).await.unwrap();
         assert_eq!((told.compared, told.oldest, told.next), (6, Some(at(1)), None));
         let fates: BTreeMap<u64, _> =
             told.unequal.iter().map(|one| (one.event_id.unwrap().as_u128() as u64, (one.a, one.b))).collect();
@@ -155,7 +156,7 @@ pub(crate) async fn what_one_upstream_got_and_another_did_not_is_told_record_by_
         ];
         assert_eq!(fates, BTreeMap::from(expected), "{restart}");
         assert_eq!(told.pending, (0, 0), "the last one waits for both");
-        let reverse = journal.compare((b, a), at(4), RecordId::NONE).await.unwrap();
+        let reverse = journal.compare((b, a), at(4), Cursor::START).await.unwrap();
         assert_eq!((reverse.compared, reverse.unequal.len()), (3, 2), "what is older is left out");
     }
     let journal = subject.journal();
@@ -163,6 +164,6 @@ pub(crate) async fn what_one_upstream_got_and_another_did_not_is_told_record_by_
         journal.settle(&claim.lease, delivered(1)).await.unwrap();
     }
     subject.flush().await;
-    assert_eq!(journal.compare((a, b), at(0), RecordId::NONE).await.unwrap().pending, (0, 1));
+    assert_eq!(journal.compare((a, b), at(0), Cursor::START).await.unwrap().pending, (0, 1));
     subject.assert_balanced().await;
 }

@@ -82,14 +82,14 @@ pub(crate) async fn a_report_takes_off_what_it_tells_and_counts_as_nothing(mut s
     let journal = subject.journal();
     assert_eq!(to_tell(&subject).await, left[..1]);
     assert_eq!((journal.backlog(a).await.unwrap().envelopes, journal.backlog(b).await.unwrap().envelopes), (1, 0));
-    let compared = journal.compare((a, b), at(0), RecordId::NONE).await.unwrap();
+    let compared = journal.compare((a, b), at(0), Cursor::START).await.unwrap();
     assert_eq!(
         (compared.compared, compared.unequal.len()),
         (1, 0),
         "it is for one target, and the other misses nothing"
     );
     let scope = Scope { target: b, projects: vec!["shop".into()], since: at(0) };
-    assert_eq!(journal.survey(scope, RecordId::NONE).await.unwrap().records, 0, "nor is it backfilled");
+    assert_eq!(journal.survey(scope, Cursor::START).await.unwrap().records, 0, "nor is it backfilled");
     let claims = journal.claim(a, at(5), 9).await.unwrap();
     assert_eq!((claims.len(), claims[0].record.accepted_at), (1, at(2)));
     journal.settle(&claims[0].lease, dropped(DropReason::Expired, Quantities::new())).await.unwrap();

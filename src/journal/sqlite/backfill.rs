@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::clock::Timestamp;
 use crate::journal::backfill::{BACKGROUND, Backfill, BackfillStep, Scope, Survey};
-use crate::journal::{RecordId, TargetId};
+use crate::journal::{Cursor, TargetId};
 
 use super::accounts::Book;
 use super::decode;
@@ -31,7 +31,7 @@ pub(super) fn step(
     passes: &mut Vec<Pass>,
 ) -> rusqlite::Result<Option<Backfill>> {
     if let BackfillStep::Begin(begun) = step {
-        let begun = Backfill { until: RecordId(last), ..*begun };
+        let begun = Backfill { until: Cursor::from_number(last), ..*begun };
         return keep(conn, &begun).map(|()| Some(begun));
     }
     let Some(mut backfill) = of(conn, target.id)?.filter(Backfill::is_running) else { return of(conn, target.id) };
@@ -65,8 +65,8 @@ fn go_on(
         return Ok(());
     }
     pass.rise(conn, last, now)?;
-    let bound = target.queue().watermark.min(backfill.until.0);
-    let (seen, whole) = lacking(conn, shared, &backfill.scope, (backfill.reached.0, bound), LOOK)?;
+    let bound = target.queue().watermark.min(backfill.until.number());
+    let (seen, whole) = lacking(conn, shared, &backfill.scope, (backfill.reached.number(), bound), LOOK)?;
     let mut reached = whole;
     for (taken, (accepted_at, again)) in seen.into_iter().enumerate() {
         if taken == room {
@@ -82,8 +82,8 @@ fn go_on(
             backfill.taken += 1;
         }
     }
-    backfill.reached = RecordId(reached.max(backfill.reached.0));
-    if backfill.reached >= backfill.until {
+    backfill.reached = Cursor::from_number(reached.max(backfill.reached.number()));
+    if backfill.reached.number() >= backfill.until.number() {
         backfill.ended_at = Some(now);
     }
     Ok(())
@@ -124,10 +124,10 @@ fn lacking(
 }
 
 /// Counts what a backfill would take up, among a bounded number of records.
-pub(super) fn survey(conn: &Connection, shared: &Shared, scope: &Scope, from: RecordId) -> rusqlite::Result<Survey> {
+pub(super) fn survey(conn: &Connection, shared: &Shared, scope: &Scope, after: Cursor) -> rusqlite::Result<Survey> {
     let end = i64::MAX as u64;
-    let (found, last) = lacking(conn, shared, scope, (from.0, end), SURVEY)?;
-    let next = (last < end).then_some(RecordId(last));
+    let (found, last) = lacking(conn, shared, scope, (after.number(), end), SURVEY)?;
+    let next = (last < end).then_some(Cursor::from_number(last));
     Ok(Survey { records: found.len() as u64, bytes: found.iter().map(|(_, again)| again.size).sum(), next })
 }
 
@@ -149,8 +149,8 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Backfill> {
     let projects: Vec<Arc<str>> = serde_json::from_str(row.get_ref(1)?.as_str()?).unwrap_or_default();
     Ok(Backfill {
         scope: Scope { target: TargetId(row.get(0)?), projects, since: Timestamp::from_millis(number(2)?) },
-        until: RecordId(number(3)?),
-        reached: RecordId(number(4)?),
+        until: Cursor::from_number(number(3)?),
+        reached: Cursor::from_number(number(4)?),
         found: number(5)?,
         taken: number(6)?,
         started_at: Timestamp::from_millis(number(7)?),
@@ -169,8 +169,8 @@ fn keep(conn: &Connection, backfill: &Backfill) -> rusqlite::Result<()> {
         scope.target.0,
         projects,
         scope.since.as_millis().cast_signed(),
-        until.0.cast_signed(),
-        reached.0.cast_signed(),
+        until.number().cast_signed(),
+        reached.number().cast_signed(),
         found.cast_signed(),
         taken.cast_signed(),
         started_at.as_millis().cast_signed(),

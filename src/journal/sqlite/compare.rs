@@ -8,8 +8,8 @@ use std::sync::Arc;
 use rusqlite::{Connection, params};
 
 use crate::clock::Timestamp;
-use crate::journal::RecordId;
-use crate::journal::evidence::{Comparison, Fate, Unequal};
+use crate::journal::archive::{Comparison, Fate, Unequal};
+use crate::journal::{Cursor, RecordId};
 use crate::policy::outcome::DropReason;
 
 use super::queue::Target;
@@ -72,20 +72,20 @@ fn fate(reason: &str) -> Fate {
     known.and_then(Fate::of).unwrap_or(Fate::Rejected)
 }
 
-/// Compares the records accepted since `since` with numbers above `after`, as many as one look takes, without reports of ours.
+/// Compares the records accepted since `since` behind `after`, as many as one look takes, without reports of ours.
 pub(super) fn compare(
     conn: &Connection,
     shared: &Shared,
     (a, b): (&Target, &Target),
     since: Timestamp,
-    after: RecordId,
+    after: Cursor,
 ) -> rusqlite::Result<Comparison> {
     let snapshot = conn.unchecked_transaction()?;
     let mut select = snapshot.prepare_cached(
         "SELECT id, accepted_at, project, targets, event_id FROM record
          WHERE id > ?1 AND quantities <> '' ORDER BY id LIMIT ?2",
     )?;
-    let rows = select.query_map([after.0.cast_signed(), SCAN], |row| {
+    let rows = select.query_map([after.number().cast_signed(), SCAN], |row| {
         Ok((
             row.get::<_, i64>(0)?,
             row.get::<_, i64>(1)?.cast_unsigned(),
@@ -98,7 +98,7 @@ pub(super) fn compare(
     let mut comparison = Comparison::default();
     let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Ok(comparison) };
     if rows.len() as i64 == SCAN {
-        comparison.next = Some(RecordId(last.0.cast_unsigned()));
+        comparison.next = Some(Cursor::from_number(last.0.cast_unsigned()));
     }
     let standing = |target| Standing::read(&snapshot, target, first.0, last.0);
     let (a, b) = (standing(a)?, standing(b)?);

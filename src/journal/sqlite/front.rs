@@ -1,4 +1,4 @@
-//! What [`Redelivery`], [`Facts`] and [`Storage`] ask of the journal, handed to the writer and the reader.
+//! What [`Archive`], [`Redelivery`], [`Facts`] and [`Storage`] ask of the journal, handed to the writer and the reader.
 
 use std::collections::HashMap;
 use std::future::ready;
@@ -10,15 +10,17 @@ use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
+use crate::journal::archive::{Comparison, Kept};
 use crate::journal::backfill::{Backfill, BackfillStep, Scope, Survey};
 use crate::journal::body::Reservation;
-use crate::journal::evidence::{Comparison, Evidence, Figures, Observation, Outage};
+use crate::journal::evidence::{Evidence, Figures, Observation, Outage};
 use crate::journal::losses::Loss;
 use crate::journal::spool::Spool;
 use crate::journal::{
-    Facts, JournalError, Letter, Measures, Pick, Primaries, RecordId, Redelivery, Space, Storage, Submission, Switch,
-    TargetId, WithRecord,
+    Archive, Cursor, Facts, JournalError, Letter, Measures, Pick, Primaries, Record, RecordId, Redelivery, Space,
+    Storage, Submission, Switch, TargetId, WithRecord,
 };
+use crate::protocol::event_id::EventId;
 
 use super::SqliteJournal;
 use super::group::Command;
@@ -42,8 +44,8 @@ impl Redelivery for SqliteJournal {
         Box::pin(self.ask(move |reply| Command::Letters { retry: false, pick, limit, reply }))
     }
 
-    fn survey(&self, scope: Scope, from: RecordId) -> BoxFuture<'_, Result<Survey, JournalError>> {
-        Box::pin(self.read(move |reply| Question::Survey(scope, from, reply)))
+    fn survey(&self, scope: Scope, after: Cursor) -> BoxFuture<'_, Result<Survey, JournalError>> {
+        Box::pin(self.read(move |reply| Question::Survey(scope, after, reply)))
     }
 
     fn backfill(&self, target: TargetId, step: BackfillStep) -> BoxFuture<'_, Result<Option<Backfill>, JournalError>> {
@@ -55,6 +57,32 @@ impl Redelivery for SqliteJournal {
 
     fn backfills(&self) -> BoxFuture<'_, Result<Vec<Backfill>, JournalError>> {
         Box::pin(self.read(Question::Backfills))
+    }
+}
+
+impl Archive for SqliteJournal {
+    fn record(&self, record: RecordId) -> BoxFuture<'_, Result<Option<Arc<Record>>, JournalError>> {
+        Box::pin(self.read(move |reply| Question::Record(record, reply)))
+    }
+
+    fn record_of(&self, event_id: EventId) -> BoxFuture<'_, Result<Option<Arc<Record>>, JournalError>> {
+        Box::pin(self.read(move |reply| Question::RecordOf(event_id, reply)))
+    }
+
+    fn kept(&self, after: Cursor) -> BoxFuture<'_, Result<Kept, JournalError>> {
+        Box::pin(self.read(move |reply| Question::Kept(after, reply)))
+    }
+
+    fn compare(
+        &self,
+        (a, b): (TargetId, TargetId),
+        since: Timestamp,
+        after: Cursor,
+    ) -> BoxFuture<'_, Result<Comparison, JournalError>> {
+        Box::pin(async move {
+            let targets = (self.shared.target(a)?, self.shared.target(b)?);
+            self.read(|reply| Question::Compare(targets, since, after, reply)).await
+        })
     }
 }
 
@@ -77,18 +105,6 @@ impl Facts for SqliteJournal {
 
     fn outages(&self, since: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<Outage>, JournalError>> {
         Box::pin(self.read(move |reply| Question::Outages(since, limit, reply)))
-    }
-
-    fn compare(
-        &self,
-        (a, b): (TargetId, TargetId),
-        since: Timestamp,
-        after: RecordId,
-    ) -> BoxFuture<'_, Result<Comparison, JournalError>> {
-        Box::pin(async move {
-            let targets = (self.shared.target(a)?, self.shared.target(b)?);
-            self.read(|reply| Question::Compare(targets, since, after, reply)).await
-        })
     }
 
     fn figures(&self) -> BoxFuture<'_, Result<HashMap<TargetId, Figures>, JournalError>> {

@@ -56,8 +56,8 @@ use crate::telemetry::log::{self, Line};
 
 use super::body::Body;
 use super::{
-    Backlog, Claim, Journal, JournalError, LEASE, Lease, Log, OpenError, Queues, RecentKeys, RecordId, Settings,
-    Settlement, Submission, TargetId, Targets,
+    Backlog, Claim, Cursor, Journal, JournalError, LEASE, Lease, Log, OpenError, Queues, RecentKeys, RecordId,
+    Settings, Settlement, Submission, TargetId, Targets,
 };
 use group::{Command, INBOX};
 use queue::{Claimant, Take, Target};
@@ -208,7 +208,7 @@ impl Log for SqliteJournal {
     fn recent_keys(
         &self,
         since: Timestamp,
-        before: Option<RecordId>,
+        before: Option<Cursor>,
         limit: usize,
     ) -> BoxFuture<'_, Result<RecentKeys, JournalError>> {
         Box::pin(self.read(move |reply| Question::Keys(since, before, limit, reply)))

@@ -11,13 +11,14 @@ use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
+use crate::journal::archive::{Comparison, Kept};
 use crate::journal::backfill::{BACKGROUND, Backfill, Scope, Survey};
-use crate::journal::evidence::{Comparison, Evidence, Outage};
+use crate::journal::evidence::{Evidence, Outage};
 use crate::journal::losses::Loss;
-use crate::journal::verification::{Batch, Contents, Kept, Missing, PutOff, Sampled, Standing, Taken};
+use crate::journal::verification::{Batch, Contents, Missing, PutOff, Sampled, Standing, Taken};
 use crate::journal::{
-    Backlog, JournalError, Letter, Pick, Progress, RecentKeys, Record, RecordId, Rest, Settlement, Switch, TargetId,
-    WithRecord,
+    Backlog, Cursor, JournalError, Letter, Pick, Progress, RecentKeys, Record, RecordId, Rest, Settlement, Switch,
+    TargetId, WithRecord,
 };
 use crate::protocol::event_id::EventId;
 use crate::telemetry::log::{self, Line};
@@ -47,23 +48,23 @@ pub(super) enum Question {
     /// Make ready what was never tried.
     Fresh(Arc<Target>, Reply<()>),
     Backlog(Arc<Target>, Reply<Backlog>),
-    Keys(Timestamp, Option<RecordId>, usize, Reply<RecentKeys>),
+    Keys(Timestamp, Option<Cursor>, usize, Reply<RecentKeys>),
     Switches(usize, Reply<Vec<Switch>>),
     Evidence(Timestamp, Reply<Evidence>),
     Outages(Timestamp, usize, Reply<Vec<Outage>>),
-    Compare((Arc<Target>, Arc<Target>), Timestamp, RecordId, Reply<Comparison>),
+    Compare((Arc<Target>, Arc<Target>), Timestamp, Cursor, Reply<Comparison>),
     Letters(Pick, u64, usize, Reply<Vec<Letter>>),
     Letter(u64, Reply<Option<WithRecord>>),
-    Survey(Scope, RecordId, Reply<Survey>),
+    Survey(Scope, Cursor, Reply<Survey>),
     Backfills(Reply<Vec<Backfill>>),
     Losses(Reply<Vec<Loss>>),
-    Wanted(Arc<Target>, (RecordId, Timestamp, usize), Reply<Batch>),
+    Wanted(Arc<Target>, (Cursor, Timestamp, usize), Reply<Batch>),
     PutOff(Arc<Target>, (Timestamp, usize), Reply<PutOff>),
-    Taken(Arc<Target>, Timestamp, Option<RecordId>, Reply<Taken>),
+    Taken(Arc<Target>, Timestamp, (Option<Cursor>, Cursor), Reply<Taken>),
     Missing(Arc<Target>, Timestamp, usize, Reply<Missing>),
     Standings(Reply<Vec<Standing>>),
     RecordOf(EventId, Reply<Option<Arc<Record>>>),
-    Kept(RecordId, Reply<Kept>),
+    Kept(Cursor, Reply<Kept>),
     Record(RecordId, Reply<Option<Arc<Record>>>),
     Sampled(TargetId, Timestamp, Vec<u64>, Reply<Sampled>),
     Contents(TargetId, Timestamp, Reply<Contents>),
@@ -103,8 +104,8 @@ impl Reader {
                 Question::Letters(pick, before, limit, reply) => {
                     answer(reply, letters::list(&self.conn, &self.shared, &pick, before, limit));
                 }
-                Question::Survey(scope, from, reply) => {
-                    answer(reply, backfill::survey(&self.conn, &self.shared, &scope, from));
+                Question::Survey(scope, after, reply) => {
+                    answer(reply, backfill::survey(&self.conn, &self.shared, &scope, after));
                 }
                 Question::Backfills(reply) => answer(reply, backfill::all(&self.conn)),
                 Question::Letter(id, reply) => answer(reply, letters::one(&self.conn, &self.shared, id)),
@@ -115,8 +116,8 @@ impl Reader {
                 Question::PutOff(target, which, reply) => {
                     answer(reply, verification::put_off(&self.conn, &self.shared, &target, which));
                 }
-                Question::Taken(target, since, after, reply) => {
-                    answer(reply, verification::taken(&self.conn, &self.shared, &target, (since, after)));
+                Question::Taken(target, since, places, reply) => {
+                    answer(reply, verification::taken(&self.conn, &self.shared, &target, since, places));
                 }
                 Question::Missing(target, since, sample, reply) => {
                     answer(reply, verification::missing(&self.conn, &self.shared, &target, (since, sample)));
@@ -324,11 +325,11 @@ impl Reader {
             .map(|at| at.map(|at| Timestamp::from_millis(at.cast_unsigned())))
     }
 
-    fn keys(&self, since: Timestamp, before: Option<RecordId>, limit: usize) -> rusqlite::Result<RecentKeys> {
+    fn keys(&self, since: Timestamp, before: Option<Cursor>, limit: usize) -> rusqlite::Result<RecentKeys> {
         let mut select = self
             .conn
             .prepare_cached("SELECT id, accepted_at, keys FROM record WHERE id < ?1 ORDER BY id DESC LIMIT ?2")?;
-        let before = before.map_or(i64::MAX, |id| id.0.cast_signed());
+        let before = before.map_or(i64::MAX, |before| before.number().cast_signed());
         let mut rows = select.query(rusqlite::params![before, i64::try_from(limit).unwrap_or(i64::MAX)])?;
         let (mut all, mut looked) = (RecentKeys::default(), 0);
         while let Some(row) = rows.next()? {
@@ -339,7 +340,7 @@ impl Reader {
             let keys = row.get_ref(2)?.as_blob().unwrap_or_default();
             all.keys.extend(keys.as_chunks::<16>().0.iter().map(|key| (u128::from_le_bytes(*key), at)));
             looked += 1;
-            all.next = Some(RecordId(row.get::<_, i64>(0)?.cast_unsigned())).filter(|_| looked == limit);
+            all.next = Some(Cursor::from_number(row.get::<_, i64>(0)?.cast_unsigned())).filter(|_| looked == limit);
         }
         Ok(all)
     }

@@ -26,7 +26,7 @@ use crate::journal::backfill::BackfillStep;
 use crate::journal::contract::subject::{
     self, at, dead_letters, delivered, errors, eventually, fill, space, submission,
 };
-use crate::journal::{Facts as _, Pick, Progress, Redelivery as _, Rest, Storage as _};
+use crate::journal::{Archive as _, Cursor, Facts as _, Pick, Progress, Redelivery as _, Rest, Storage as _};
 use crate::units::ByteSize;
 use disk::{Disk, copy_files};
 

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::clock::Timestamp;
-use crate::journal::verification::{Batch, Kept, Missing, PutOff, Standing, State, Taken, Wanted};
-use crate::journal::{Record, RecordId, TargetId};
+use crate::journal::archive::Kept;
+use crate::journal::verification::{Batch, Missing, PutOff, Standing, State, Taken, Wanted};
+use crate::journal::{Cursor, Record, RecordId, TargetId};
 use crate::protocol::category::Category;
 use crate::protocol::event_id::EventId;
 
@@ -37,6 +38,7 @@ const MISSING: i64 = 1;
 const UNKNOWN: i64 = 2;
 const PUT_OFF: i64 = 3;
 
+/// How far the look for a target's events came: a record's number.
 fn cursor(conn: &Connection, target: TargetId) -> rusqlite::Result<u64> {
     let mut select = conn.prepare_cached("SELECT reached FROM verification WHERE target = ?1")?;
     let reached = select.query_row([target.0], |row| row.get::<_, i64>(0)).optional()?;
@@ -53,18 +55,17 @@ pub(super) fn wanted(
     conn: &Connection,
     shared: &Shared,
     target: &Target,
-    (bound, now, limit): (RecordId, Timestamp, usize),
+    (bound, now, limit): (Cursor, Timestamp, usize),
 ) -> rusqlite::Result<Batch> {
     // One snapshot: the cursor, the watermark and the rows belong together.
     let conn = &*conn.unchecked_transaction()?;
     let (from, settled) = (cursor(conn, target.id)?, watermark(conn, target.id)?);
-    let (from, settled, bound) = (RecordId(from), RecordId(settled), bound.0.min(settled));
-    let mut batch = Batch { from, reached: from, settled, ..Batch::default() };
+    let (at, bound) = (Cursor::from_number(from), bound.number().min(settled));
+    let mut batch = Batch { from: at, reached: at, settled: Cursor::from_number(settled), ..Batch::default() };
     due(conn, shared, target, (now, limit), &mut batch)?;
-    let from = from.0;
     if from < bound {
         let scan = scan(conn, shared, target, (from, bound, limit))?;
-        batch.reached = RecordId(if scan.more { scan.last } else { bound });
+        batch.reached = Cursor::from_number(if scan.more { scan.last } else { bound });
         (batch.fresh, batch.waiting) = (scan.events, scan.waiting);
     }
     Ok(batch)
@@ -104,13 +105,18 @@ pub(super) fn taken(
     conn: &Connection,
     shared: &Shared,
     target: &Target,
-    (since, after): (Timestamp, Option<RecordId>),
+    since: Timestamp,
+    (after, bound): (Option<Cursor>, Cursor),
 ) -> rusqlite::Result<Taken> {
     let conn = &*conn.unchecked_transaction()?;
     let reached = cursor(conn, target.id)?;
-    let scan = scan(conn, shared, target, (after.map_or(reached, |after| after.0), u64::MAX >> 1, SCAN))?;
-    let events = scan.events.into_iter().filter(|event| event.accepted_at >= since).collect();
-    Ok(Taken { events, next: scan.more.then_some(RecordId(scan.last)), reached: RecordId(reached) })
+    let scan = scan(conn, shared, target, (after.map_or(reached, Cursor::number), u64::MAX >> 1, SCAN))?;
+    let mut events: Vec<Wanted> = scan.events.into_iter().filter(|event| event.accepted_at >= since).collect();
+    for event in events.iter_mut().filter(|event| event.record.0 > reached && event.state == State::Stored) {
+        event.state = State::Looking;
+    }
+    let settled = events.partition_point(|event| event.record.0 <= reached.max(bound.number()));
+    Ok(Taken { events, settled, next: scan.more.then_some(Cursor::from_number(scan.last)) })
 }
 
 /// What a walk over records found.
@@ -181,8 +187,10 @@ fn event(shared: &Shared, row: &Row<'_>, state: State) -> rusqlite::Result<Optio
         Some(MISSING) => State::Missing,
         Some(_) => State::Unknown,
     };
+    let number = row.get::<_, i64>(0)?.cast_unsigned();
     Ok(Some(Wanted {
-        record: RecordId(row.get::<_, i64>(0)?.cast_unsigned()),
+        record: RecordId(number),
+        before: Cursor::from_number(number.saturating_sub(1)),
         project,
         event_id: u128::from_be_bytes(id).into(),
         accepted_at: Timestamp::from_millis(row.get::<_, i64>(3)?.cast_unsigned()),
@@ -280,14 +288,14 @@ pub(super) fn record(conn: &Connection, shared: &Shared, id: RecordId) -> rusqli
 }
 
 /// The records behind this one, until there are enough.
-pub(super) fn kept(conn: &Connection, shared: &Shared, after: RecordId) -> rusqlite::Result<Kept> {
+pub(super) fn kept(conn: &Connection, shared: &Shared, after: Cursor) -> rusqlite::Result<Kept> {
     let mut select = conn
         .prepare_cached(&format!("SELECT {COLUMNS} FROM record r {TABLES} WHERE r.id > ?1 ORDER BY r.id LIMIT ?2"))?;
-    let mut rows = select.query(params![after.0.cast_signed(), LOOK])?;
+    let mut rows = select.query(params![after.number().cast_signed(), LOOK])?;
     let (mut kept, mut count, mut bytes) = (Kept::default(), 0, 0);
     while let Some(row) = rows.next()? {
         count += 1;
-        kept.next = Some(RecordId(row.get::<_, i64>(0)?.cast_unsigned()));
+        kept.next = Some(Cursor::from_number(row.get::<_, i64>(0)?.cast_unsigned()));
         if let Loaded::Record(ready) = decode::load(conn, shared, row, false)? {
             bytes += ready.record.body.in_memory();
             kept.records.push(ready.record);

@@ -1,15 +1,12 @@
 //! What [`Verification`] asks of the journal, handed to the writer and the reader.
 
-use std::sync::Arc;
-
 use futures_util::future::BoxFuture;
 
 use crate::clock::Timestamp;
 use crate::journal::verification::{
-    Batch, Contents, Kept, Missing, Notes, PutOff, Repair, Sampled, Standing, Taken, Verification,
+    Batch, Contents, Missing, Notes, PutOff, Repair, Sampled, Standing, Taken, Verification,
 };
-use crate::journal::{JournalError, Record, RecordId, TargetId};
-use crate::protocol::event_id::EventId;
+use crate::journal::{Cursor, JournalError, TargetId};
 
 use super::SqliteJournal;
 use super::group::Command;
@@ -19,7 +16,7 @@ impl Verification for SqliteJournal {
     fn wanted(
         &self,
         target: TargetId,
-        bound: RecordId,
+        bound: Cursor,
         now: Timestamp,
         limit: usize,
     ) -> BoxFuture<'_, Result<Batch, JournalError>> {
@@ -47,11 +44,12 @@ impl Verification for SqliteJournal {
         &self,
         target: TargetId,
         since: Timestamp,
-        after: Option<RecordId>,
+        after: Option<Cursor>,
+        bound: Cursor,
     ) -> BoxFuture<'_, Result<Taken, JournalError>> {
         Box::pin(async move {
             let target = self.shared.target(target)?;
-            self.read(|reply| Question::Taken(target, since, after, reply)).await
+            self.read(|reply| Question::Taken(target, since, (after, bound), reply)).await
         })
     }
 
@@ -76,18 +74,6 @@ impl Verification for SqliteJournal {
             let target = self.shared.target(target)?;
             self.ask(|reply| Command::Repair(target, repair, reply)).await
         })
-    }
-
-    fn record_of(&self, event_id: EventId) -> BoxFuture<'_, Result<Option<Arc<Record>>, JournalError>> {
-        Box::pin(self.read(move |reply| Question::RecordOf(event_id, reply)))
-    }
-
-    fn record(&self, record: RecordId) -> BoxFuture<'_, Result<Option<Arc<Record>>, JournalError>> {
-        Box::pin(self.read(move |reply| Question::Record(record, reply)))
-    }
-
-    fn kept(&self, after: RecordId) -> BoxFuture<'_, Result<Kept, JournalError>> {
-        Box::pin(self.read(move |reply| Question::Kept(after, reply)))
     }
 
     fn sampled(

@@ -27,7 +27,7 @@ async fn a_journal_of_each_older_format_is_brought_up_to_date_with_what_it_holds
         subject.assert_balanced().await;
         files::append(&subject.journal(), 2 << 20, &[TargetId(0)]).await.unwrap();
         assert_eq!(drain(&*journal, TargetId(0)).await, 2, "{format}");
-        let compared = journal.compare((TargetId(0), TargetId(0)), at(0), RecordId(0)).await.unwrap();
+        let compared = journal.compare((TargetId(0), TargetId(0)), at(0), Cursor::START).await.unwrap();
         assert_eq!(compared.compared, 2, "{format}");
         subject.assert_balanced().await;
     }

@@ -41,7 +41,7 @@ impl Scene {
     async fn wanted(&self, bound: u64, seconds: u64) -> Batch {
         let journal = self.subject.journal();
         let verification = journal.verification();
-        verification.wanted(self.target, RecordId(bound), at(seconds), 100).await.unwrap()
+        verification.wanted(self.target, Cursor::from_number(bound), at(seconds), 100).await.unwrap()
     }
 
     async fn note(&self, notes: Notes) {
@@ -85,10 +85,10 @@ async fn an_event_is_wanted_once_it_was_taken_and_lies_within_the_bound() {
     assert!(scene.wanted(u64::MAX >> 1, 9).await.fresh.is_empty(), "nothing was taken yet");
     scene.deliver(3).await;
     let batch = scene.wanted(2, 9).await;
-    assert_eq!((numbers(&batch.fresh), batch.reached, batch.settled), (vec![1, 2], RecordId(2), RecordId(3)));
+    assert_eq!((numbers(&batch.fresh), batch.reached.number(), batch.settled.number()), (vec![1, 2], 2, 3));
     scene.note_all(batch, Finding::Stored).await;
     let batch = scene.wanted(9, 9).await;
-    assert_eq!((numbers(&batch.fresh), batch.from, batch.reached), (vec![3], RecordId(2), RecordId(3)));
+    assert_eq!((numbers(&batch.fresh), batch.from.number(), batch.reached.number()), (vec![3], 2, 3));
 }
 
 #[tokio::test]
@@ -160,7 +160,7 @@ async fn what_was_found_is_posted_once_and_survives_a_crash() {
     assert_eq!((account.delivered, account.stored, missing), (4, 1, 1));
     scene.subject.crash();
     let batch = scene.wanted(9, 20).await;
-    assert_eq!(batch.from, RecordId(4));
+    assert_eq!(batch.from.number(), 4);
     let states: Vec<State> = batch.again.iter().map(|event| event.state).collect();
     assert_eq!(states, [State::Looking, State::Missing, State::Unknown]);
     scene.note_all(batch, Finding::Stored).await;
@@ -189,10 +189,12 @@ async fn what_is_found_of_an_event_behind_the_cursor_is_left_to_the_look_that_pa
     let scene = Scene::with(2).await;
     scene.deliver(2).await;
     let journal = scene.subject.journal();
-    let taken = async |after| journal.verification().taken(scene.target, at(0), after).await.unwrap();
+    let bound = Cursor::START;
+    let taken = async |after| journal.verification().taken(scene.target, at(0), after, bound).await.unwrap();
     scene.note_all(scene.wanted(1, 9).await, Finding::Stored).await;
-    let all = taken(Some(RecordId(0))).await;
-    assert_eq!((numbers(&all.events), all.reached), (vec![1, 2], RecordId(1)));
+    let all = taken(Some(Cursor::START)).await;
+    assert_eq!((numbers(&all.events), all.settled), (vec![1, 2], 1));
+    assert_eq!(all.events.iter().map(|event| event.state).collect::<Vec<_>>(), [State::Stored, State::Looking]);
     assert_eq!(numbers(&taken(None).await.events), [2]);
     // On demand, before it was looked for the first time.
     scene.note(Notes { again: vec![(RecordId(2), Finding::Absent(at(20)))], ..Notes::default() }).await;
@@ -222,7 +224,7 @@ async fn a_missing_event_is_sent_again_later_and_is_then_looked_for_again() {
     scene.subject.assert_balanced().await;
     let journal = scene.subject.journal();
     let soon = due + Duration::from_secs(62);
-    let batch = journal.verification().wanted(scene.target, RecordId(9), soon, 9).await.unwrap();
+    let batch = journal.verification().wanted(scene.target, Cursor::from_number(9), soon, 9).await.unwrap();
     assert_eq!(batch.again.iter().map(|event| (event.repairs, event.looks)).collect::<Vec<_>>(), [(1, 0), (1, 0)]);
 }
 
@@ -264,7 +266,7 @@ async fn what_is_lost_each_time_becomes_a_dead_letter_that_can_be_retried() {
     scene.subject.assert_balanced().await;
     scene.deliver(1).await;
     let later = Clock::system().now() + Duration::from_secs(1);
-    let batch = journal.verification().wanted(scene.target, RecordId(9), later, 9).await.unwrap();
+    let batch = journal.verification().wanted(scene.target, Cursor::from_number(9), later, 9).await.unwrap();
     assert_eq!(numbers(&batch.again), [1], "it is looked for again");
     assert_eq!(dead_letters(&*journal, scene.target).await, 0);
 }
@@ -285,7 +287,7 @@ async fn a_row_whose_record_is_gone_goes_when_it_comes_due() {
 async fn an_event_is_found_by_its_id() {
     let scene = Scene::with(2).await;
     let journal = scene.subject.journal();
-    let find = async |id: u128| journal.verification().record_of(id.into()).await.unwrap();
+    let find = async |id: u128| journal.record_of(id.into()).await.unwrap();
     assert_eq!(find(2).await.unwrap().id, RecordId(2));
     assert!(find(9).await.is_none());
 }

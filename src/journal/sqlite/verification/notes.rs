@@ -31,11 +31,11 @@ pub(in crate::journal::sqlite) fn note(
     conn.prepare_cached("INSERT OR IGNORE INTO verification VALUES (?1, 0)")?.execute([target.id.0])?;
     let mut writer = Writing { conn, target, now, book, letters: vec![] };
     if let Some(Advance { from, to, found }) = &notes.fresh
-        && cursor(conn, target.id)? == from.0
+        && cursor(conn, target.id)? == from.number()
     {
         conn.prepare_cached("UPDATE verification SET reached = ?2 WHERE target = ?1")?
-            .execute(params![target.id.0, to.0.cast_signed()])?;
-        for (record, finding) in found {
+            .execute(params![target.id.0, to.number().cast_signed()])?;
+        for (record, finding) in found.iter().filter(|(record, _)| record.0 <= to.number()) {
             writer.note(*record, finding, None)?;
         }
     }
