@@ -66,6 +66,7 @@ struct Sources {
 
 /// The report of the time since `since`.
 pub(super) async fn report(admin: &Admin, since: Timestamp, candidate: Option<&str>) -> Result<Report, NoReport> {
+    let admin = &admin.of_now();
     let mut report = judged(admin, since, candidate).await?;
     report.comparison = compare(admin, &report.primary, &report.candidate, since).await?;
     Ok(report)
@@ -73,6 +74,7 @@ pub(super) async fn report(admin: &Admin, since: Timestamp, candidate: Option<&s
 
 /// The same without the comparison, which reads every record that is kept and which no criterion rests on.
 pub(super) async fn judged(admin: &Admin, since: Timestamp, candidate: Option<&str>) -> Result<Report, NoReport> {
+    let admin = &admin.of_now();
     let (now, view) = (admin.clock.now(), admin.view());
     let candidate = the_candidate(&view, candidate)?;
     let evidence = admin.journal.evidence(since).await?;

@@ -125,6 +125,11 @@ impl Admin {
         self.backfill_begun.notified().await;
     }
 
+    /// The same under the configuration of now, whatever comes into force meanwhile: a report tells of one.
+    pub(super) fn of_now(&self) -> Self {
+        Self { view: Arc::new(ArcSwap::new(self.view.load_full())), ..self.clone() }
+    }
+
     /// What is shown now.
     pub fn view(&self) -> View {
         View::clone(&self.view.load())
