@@ -97,7 +97,7 @@ impl SqliteJournal {
         let (commands, inbox) = std::sync::mpsc::sync_channel(INBOX + 8);
         let (questions, asked) = std::sync::mpsc::sync_channel(SEATS);
         let reading = schema::open_reader(path)?;
-        let writer = writer::Writer::new(conn, Arc::clone(&shared), settings).map_err(|e| unusable(path, &e))?;
+        let writer = writer::Start::new(conn, Arc::clone(&shared), settings).map_err(|e| unusable(path, &e))?;
         let reader = reader::Reader::new(reading, Arc::clone(&shared), commands.clone());
         let start = |name: &str, run: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.into()).spawn(run).map_err(|e| unusable(path, &e))

@@ -11,10 +11,10 @@ use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
-use crate::journal::{JournalError, MAX_TARGETS, Settings, TargetId};
+use crate::journal::{JournalError, MAX_TARGETS, TargetId};
 use crate::telemetry::log::{self, Line};
 
-use super::append::{Appended, Projects};
+use super::append::{Appended, Projects, Statements};
 use super::backfill;
 use super::group::{Answer, Command, Group, refuse};
 use super::letters::{self, Letters};
@@ -27,6 +27,8 @@ use super::{accounts, evidence};
 mod admission;
 mod noting;
 mod room;
+mod start;
+pub(super) use start::Start;
 
 /// How soon a failed commit is tried again.
 const RETRY: Duration = Duration::from_millis(250);
@@ -37,10 +39,11 @@ const QUIET: Duration = Duration::from_secs(1);
 /// As long as so much fits, the journal is not full.
 const SMALL: u64 = 64 << 10;
 
-/// The owner of the connection that writes.
+/// The user of the connection that writes.
 #[derive(Debug)]
-pub(super) struct Writer {
-    conn: Connection,
+pub(super) struct Writer<'c> {
+    conn: &'c Connection,
+    statements: Option<Statements<'c>>,
     shared: Arc<Shared>,
     room: Room,
     eviction: Eviction,
@@ -56,18 +59,9 @@ pub(super) struct Writer {
     rolled: u64,
 }
 
-impl Writer {
-    pub(super) fn new(conn: Connection, shared: Arc<Shared>, settings: &Settings) -> rusqlite::Result<Self> {
-        let (room, projects) = (Room::new(&conn, Arc::clone(&shared.spool), settings)?, Projects::new(&shared));
-        room.publish(&shared);
-        let letters = Letters::new(&conn, settings)?;
-        let next = space::next_record(&conn)?;
-        let (eviction, tidied, unwritten) = (Eviction::default(), Instant::now(), vec![]);
-        Ok(Self { conn, shared, room, eviction, letters, projects, unwritten, next, tidying: false, tidied, rolled: 0 })
-    }
-
-    /// Serves until told to close or left alone.
-    pub(super) fn run(mut self, inbox: &Receiver<Placed<Command>>) {
+impl Writer<'_> {
+    /// Serves until told to close or left alone; returns who is to know that it is closed.
+    fn run(mut self, inbox: &Receiver<Placed<Command>>) -> Option<oneshot::Sender<()>> {
         let mut shared = false;
         loop {
             let mut group = Group::default();
@@ -77,20 +71,21 @@ impl Writer {
                     self.idle();
                     continue;
                 }
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => return None,
             }
             let targets = self.shared.targets();
             group.gather(inbox, shared, || targets.iter().any(|target| target.queue().is_crowded()));
             shared = group.is_shared();
             let closing = group.closing.take();
             self.commit(group);
-            if let Some(reply) = closing {
-                return self.close(inbox, reply);
+            if closing.is_some() {
+                self.close(inbox);
+                return closing;
             }
         }
     }
 
-    fn close(mut self, inbox: &Receiver<Placed<Command>>, reply: oneshot::Sender<()>) {
+    fn close(mut self, inbox: &Receiver<Placed<Command>>) {
         loop {
             // What was sent before anyone knew of the closing is served; the last round commits the settlements.
             let mut group = Group { hurry: true, settles_all: true, ..Group::default() };
@@ -101,12 +96,9 @@ impl Writer {
                 break;
             }
         }
-        if let Err(error) = self.room.truncate_log(&self.conn) {
+        if let Err(error) = self.room.truncate_log(self.conn) {
             tracing::warn!(%error, "the journal's log could not be moved; the next start does it");
         }
-        drop(self.conn);
-        // Who waited for it may have lost patience.
-        reply.send(()).unwrap_or_default();
     }
 
     fn patience(&self) -> Duration {
@@ -137,7 +129,7 @@ impl Writer {
 
     fn tidy(&mut self) {
         self.tidied = Instant::now();
-        match self.room.tidy(&self.conn) {
+        match self.room.tidy(self.conn) {
             Ok(more) => self.tidying = more,
             Err(error) => {
                 self.tidying = false;
@@ -175,7 +167,7 @@ impl Writer {
     fn transact(&mut self, group: &mut Group, targets: &[Arc<Target>]) -> rusqlite::Result<()> {
         let now = self.shared.clock.now();
         group.book.reads(&self.shared.spool);
-        self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        self.statements()?.begin.execute([])?;
         if self.shared.trouble().is_some() {
             self.probe()?;
         }
@@ -190,20 +182,20 @@ impl Writer {
         group.last = last;
         for target in targets {
             if Pass::idle(target, group.settles_all) {
-                Pass::catch_up(&self.conn, target, (last, now), &mut group.passes)?;
+                Pass::catch_up(self.conn, target, (last, now), &mut group.passes)?;
             } else {
                 let when = (now, group.settles_all);
-                Pass::settle(&self.conn, target, when, &mut group.book, &mut group.passes)?;
+                Pass::settle(self.conn, target, when, &mut group.book, &mut group.passes)?;
             }
         }
         while let Some(command) = group.commands.pop_front() {
             self.apply(command, now, group)?;
         }
         group.passes.iter().flat_map(Pass::letters).for_each(|(project, bytes)| self.letters.add(project, bytes));
-        group.letters_gone = self.letters.bound(&self.conn)?;
-        group.book.write(&self.conn)?;
-        self.room.keep_up(&self.conn)?;
-        self.conn.prepare_cached("COMMIT")?.execute([]).map(drop)
+        group.letters_gone = self.letters.bound(self.conn)?;
+        group.book.write(self.conn)?;
+        self.room.keep_up(self.conn)?;
+        self.statements()?.commit.execute([]).map(drop)
     }
 
     /// Does one command within the transaction. Its answer is in the group before anything can fail.
@@ -213,31 +205,31 @@ impl Writer {
             Command::Discard { target, before, reason, limit, reply } => {
                 group.answers.push(Answer::Count(reply, 0));
                 let what = (before, reason, limit);
-                let count = Pass::discard(&self.conn, &target, what, (now, &mut group.book), &mut group.passes)?;
+                let count = Pass::discard(self.conn, &target, what, (now, &mut group.book), &mut group.passes)?;
                 group.counted(count);
             }
             Command::Hasten { target, limit, reply } => {
                 group.answers.push(Answer::Count(reply, 0));
-                let count = Pass::hasten(&self.conn, &target, limit, (now, &mut group.book), &mut group.passes)?;
+                let count = Pass::hasten(self.conn, &target, limit, (now, &mut group.book), &mut group.passes)?;
                 group.counted(count);
             }
             Command::Prune { before, limit, reply } => {
                 group.answers.push(Answer::Count(reply, 0));
-                let count = self.room.prune(&self.conn, &self.shared, before, limit)?;
+                let count = self.room.prune(self.conn, &self.shared, before, limit)?;
                 if count > 0 {
-                    space::keep_next_record(&self.conn, self.next)?;
+                    space::keep_next_record(self.conn, self.next)?;
                 }
                 group.counted(count);
             }
             Command::Letters { retry, pick, limit, reply } => {
                 group.answers.push(Answer::Count(reply, 0));
                 let (which, books) = ((&pick, limit, retry), (now, &mut group.book));
-                let count = self.letters.take_out(&self.conn, &self.shared, which, books, &mut group.passes)?;
+                let count = self.letters.take_out(self.conn, &self.shared, which, books, &mut group.passes)?;
                 group.counted(count);
             }
             Command::Backfill(target, step, reply) => {
                 group.answers.push(Answer::Backfill(reply, None));
-                let (conn, shared, book) = (&self.conn, &self.shared, &mut group.book);
+                let (conn, shared, book) = (self.conn, &self.shared, &mut group.book);
                 let after = backfill::step(conn, shared, &target, step, (group.last, now, book), &mut group.passes)?;
                 if let Some(Answer::Backfill(_, answer)) = group.answers.last_mut() {
                     *answer = after;
@@ -248,11 +240,11 @@ impl Writer {
             Command::Room(project, bytes, reply) => return self.reserve(project, bytes, reply, group),
             Command::Switch(switch, reply) => {
                 group.answers.push(Answer::Done(reply));
-                evidence::write_switch(&self.conn, &switch)?;
+                evidence::write_switch(self.conn, &switch)?;
             }
             Command::Observe(observation, reply) => {
                 group.answers.push(Answer::Done(reply));
-                evidence::write(&self.conn, &observation)?;
+                evidence::write(self.conn, &observation)?;
                 for (target, at) in observation.canaries {
                     if let Ok(target) = self.shared.target(target) {
                         target.queue().latest.note_canary(at);
@@ -262,7 +254,7 @@ impl Writer {
             Command::Lose(losses, reply) => {
                 group.answers.push(Answer::Done(reply));
                 for loss in losses {
-                    let project = self.projects.number(&self.conn, &self.shared, &loss.project)?;
+                    let project = self.projects.number(self.conn, &self.shared, &loss.project)?;
                     group.book.note_loss(project, &loss);
                 }
             }
@@ -279,7 +271,7 @@ impl Writer {
 
     /// Something small is written. Where records have appeared that are not ours, nothing we know of the journal holds any more.
     fn probe(&self) -> rusqlite::Result<()> {
-        if space::next_record(&self.conn)? > self.next {
+        if space::next_record(self.conn)? > self.next {
             let why = "another process has written to it: end that one, then start this one again";
             let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CONSTRAINT);
             return Err(rusqlite::Error::SqliteFailure(code, Some(why.into())));
@@ -288,7 +280,7 @@ impl Writer {
         if self.room.is_held_by_a_reader() {
             return Ok(());
         }
-        space::keep_next_record(&self.conn, self.next)
+        space::keep_next_record(self.conn, self.next)
     }
 
     /// Makes the targets known that the group asks for.
@@ -340,8 +332,8 @@ impl Writer {
         self.room.remove_files(&self.shared);
         self.eviction.tell(&self.shared.targets());
         let hour = self.shared.clock.now().hour();
-        let moved = if self.room.log(bytes) { self.room.checkpoint(&self.conn) } else { Ok(()) };
-        let rolled = if self.rolled == hour { Ok(()) } else { accounts::roll_up(&self.conn, self.shared.clock.now()) };
+        let moved = if self.room.log(bytes) { self.room.checkpoint(self.conn) } else { Ok(()) };
+        let rolled = if self.rolled == hour { Ok(()) } else { accounts::roll_up(self.conn, self.shared.clock.now()) };
         self.rolled = hour;
         if let Err(error) = moved.and(rolled) {
             self.failed(&error);
@@ -359,8 +351,8 @@ impl Writer {
         group.passes.into_iter().rev().for_each(Pass::undo);
         targets.iter().for_each(|target| Pass::thaw(target));
         self.room.undo();
-        drop(self.room.measure(&self.conn));
-        drop(self.letters.measure(&self.conn));
+        drop(self.room.measure(self.conn));
+        drop(self.letters.measure(self.conn));
         let answer = self.failed(error);
         group.answers.into_iter().for_each(|waiting| waiting.give(Some(&answer)));
         group.commands.into_iter().for_each(|command| refuse(command, &answer));

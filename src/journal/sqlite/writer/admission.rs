@@ -1,5 +1,7 @@
 //! Submissions and reports of ours into the transaction under way, as far as there is room.
 
+use std::sync::Arc;
+
 use crate::journal::body::Body;
 use crate::journal::losses::Loss;
 use crate::journal::sqlite::append::{self, Written};
@@ -10,7 +12,7 @@ use crate::journal::{JournalError, RecordId, Submission};
 
 use super::Writer;
 
-impl Writer {
+impl Writer<'_> {
     /// Appends a submission.
     pub(super) fn append(
         &mut self,
@@ -40,7 +42,7 @@ impl Writer {
             None => Ok(()),
         };
         if admitted.is_ok() {
-            losses::take_off(&self.conn, &self.shared, told)?;
+            losses::take_off(self.conn, &self.shared, told)?;
         }
         if let Some(Answer::Reported(_, answer)) = group.answers.last_mut() {
             *answer = admitted;
@@ -51,7 +53,7 @@ impl Writer {
     /// Writes a submission when there is room for it.
     fn admit(&mut self, submission: Submission, group: &mut Group) -> rusqlite::Result<Result<RecordId, JournalError>> {
         let id = self.next;
-        let project = self.projects.number(&self.conn, &self.shared, &submission.project)?;
+        let project = self.projects.number(self.conn, &self.shared, &submission.project)?;
         let written = Written::of(&submission, self.room.page())?;
         if let Err(error) = self.make_room(Some(project), written.room(), true, group)? {
             Self::refuse(Some(&submission.project), &error, group);
@@ -62,8 +64,9 @@ impl Writer {
         if let Body::File(file) = &submission.body {
             file.leave_owner();
         }
-        let (conn, shared) = (&self.conn, &self.shared);
-        let appended = append::append(conn, shared, (project, &written), &mut group.book, id, submission)?;
+        let shared = Arc::clone(&self.shared);
+        let appended =
+            append::append(self.statements()?, &shared, (project, &written), &mut group.book, id, submission)?;
         self.next += 1;
         group.appended.push(appended);
         Ok(Ok(RecordId(id)))

@@ -11,7 +11,7 @@ use crate::journal::verification::{Notes, Repair};
 
 use super::Writer;
 
-impl Writer {
+impl Writer<'_> {
     /// Keeps what was found; counts the dead letters that come of it.
     pub(super) fn note(
         &mut self,
@@ -22,7 +22,7 @@ impl Writer {
         group: &mut Group,
     ) -> rusqlite::Result<()> {
         group.answers.push(Answer::Done(reply));
-        for (project, bytes) in verification::note(&self.conn, target, notes, (now, &mut group.book))? {
+        for (project, bytes) in verification::note(self.conn, target, notes, (now, &mut group.book))? {
             self.letters.add(project, bytes);
             group.letters_come.push(target.id);
         }
@@ -39,7 +39,7 @@ impl Writer {
         group: &mut Group,
     ) -> rusqlite::Result<()> {
         group.answers.push(Answer::Count(reply, 0));
-        let count = verification::repair(&self.conn, target, repair, (now, &mut group.book), &mut group.passes)?;
+        let count = verification::repair(self.conn, target, repair, (now, &mut group.book), &mut group.passes)?;
         group.counted(count);
         Ok(())
     }

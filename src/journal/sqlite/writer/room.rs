@@ -14,7 +14,7 @@ use super::{SMALL, Writer};
 /// What goes for one that comes in, beside its own size, before it is refused nevertheless.
 const SPENT: u64 = 8 << 20;
 
-impl Writer {
+impl Writer<'_> {
     /// Whether the disk and the journal's limit leave room for `need` bytes of a project. Delivered records go for it first, then
     /// the oldest of what waits for shadows alone. With too little left on the disk, what is free within the database serves.
     pub(super) fn make_room(
@@ -34,8 +34,8 @@ impl Writer {
             let on_disk = self.shared.disk.check(need.saturating_sub(self.room.doomed()));
             let is_short = on_disk.is_err() || self.room.exceeds(need + left);
             let room = match on_disk {
-                Ok(()) => self.room.make(&self.conn, &self.shared, project, need)?,
-                Err(_) if in_database && self.room.reuse(&self.conn, &self.shared, project, need)? => Ok(()),
+                Ok(()) => self.room.make(self.conn, &self.shared, project, need)?,
+                Err(_) if in_database && self.room.reuse(self.conn, &self.shared, project, need)? => Ok(()),
                 Err(error) => Err(error),
             };
             let Err(refused) = room else { return Ok(Ok(())) };
@@ -47,11 +47,11 @@ impl Writer {
             }
             let giving = self.shared.shares().giving(project, need);
             let at = (group.last, self.shared.clock.now(), &mut group.book);
-            let gone = self.eviction.step(&self.conn, &self.shared, (&giving, need), at, &mut group.passes)?;
+            let gone = self.eviction.step(self.conn, &self.shared, (&giving, need), at, &mut group.passes)?;
             let Some(gone) = gone else { return Ok(Err(refused)) };
             spent += gone.bytes;
             self.room.look_again(gone.first);
-            space::keep_next_record(&self.conn, self.next)?;
+            space::keep_next_record(self.conn, self.next)?;
         }
     }
 
@@ -77,7 +77,7 @@ impl Writer {
     ) -> rusqlite::Result<()> {
         group.answers.push(Answer::Room(reply, Err(JournalError::Closed)));
         let name = project.as_ref();
-        let number = name.map(|name| self.projects.number(&self.conn, &self.shared, name)).transpose()?;
+        let number = name.map(|name| self.projects.number(self.conn, &self.shared, name)).transpose()?;
         let room = self.make_room(number, bytes, false, group)?.map(|()| {
             let shares = self.shared.shares();
             self.shared.spool.take(number.and_then(|number| shares.count(number)), bytes)

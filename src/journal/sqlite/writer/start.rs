@@ -1,0 +1,79 @@
+//! The writer's thread from its beginning to its end, and the statements that it keeps at hand.
+//!
+//! Rule: the connection outlives all that borrows it.
+
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::Instant;
+
+use rusqlite::Connection;
+
+use crate::journal::Settings;
+use crate::journal::sqlite::append::{Projects, Statements};
+use crate::journal::sqlite::group::Command;
+use crate::journal::sqlite::letters::Letters;
+use crate::journal::sqlite::settlement::Eviction;
+use crate::journal::sqlite::shared::{Placed, Shared};
+use crate::journal::sqlite::space::{self, Room};
+
+use super::Writer;
+
+/// What the writer starts with, read where a failure still keeps the journal from opening.
+#[derive(Debug)]
+pub(in crate::journal::sqlite) struct Start {
+    conn: Connection,
+    shared: Arc<Shared>,
+    room: Room,
+    letters: Letters,
+    next: u64,
+}
+
+impl Start {
+    pub(in crate::journal::sqlite) fn new(
+        conn: Connection,
+        shared: Arc<Shared>,
+        settings: &Settings,
+    ) -> rusqlite::Result<Self> {
+        let room = Room::new(&conn, Arc::clone(&shared.spool), settings)?;
+        room.publish(&shared);
+        let letters = Letters::new(&conn, settings)?;
+        let next = space::next_record(&conn)?;
+        Ok(Self { conn, shared, room, letters, next })
+    }
+
+    /// Serves until told to close or left alone. Whoever told it to hears of the end when the files are closed.
+    pub(in crate::journal::sqlite) fn run(self, inbox: &Receiver<Placed<Command>>) {
+        let Self { conn, shared, room, letters, next } = self;
+        let (eviction, projects, tidied) = (Eviction::default(), Projects::new(&shared), Instant::now());
+        let writer = Writer {
+            conn: &conn,
+            statements: None,
+            shared,
+            room,
+            eviction,
+            letters,
+            projects,
+            unwritten: vec![],
+            next,
+            tidying: false,
+            tidied,
+            rolled: 0,
+        };
+        let closing = writer.run(inbox);
+        drop(conn);
+        if let Some(reply) = closing {
+            // Who waited for it may have lost patience.
+            reply.send(()).unwrap_or_default();
+        }
+    }
+}
+
+impl<'c> Writer<'c> {
+    /// The statements that are kept at hand.
+    pub(super) fn statements(&mut self) -> rusqlite::Result<&mut Statements<'c>> {
+        Ok(match &mut self.statements {
+            Some(statements) => statements,
+            none => none.insert(Statements::new(self.conn)?),
+        })
+    }
+}
