@@ -1,7 +1,7 @@
 //! Projects whose DSN an upstream refuses. The whole project waits, so that a wrong key does not cost one refusal an envelope;
 //! GlitchTip answers a wrong key by refusing that project for everybody for 30 seconds.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use super::backoff::Backoff;
 /// Which projects wait, and until when.
 #[derive(Clone, Debug, Default)]
 pub struct Holds {
-    held: HashMap<Arc<str>, Hold>,
+    held: BTreeMap<Arc<str>, Hold>,
     /// The projects whose DSN was good when it was last used, and when something of them was taken last.
-    good: HashMap<Arc<str>, Timestamp>,
+    good: BTreeMap<Arc<str>, Timestamp>,
 }
 
 /// So long ago others of a project may have been taken for the refusal of one to be its own. Shorter than the shortest hold: what was

@@ -7,7 +7,7 @@
 //! is cheap to look at. A suspect that succeeds is forgiven step by step.
 //! What has not failed yet and hangs leaves a place to others as soon as it takes unusually long.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,8 +37,8 @@ const TOLD: Duration = Duration::from_secs(60);
 /// The projects of one upstream that fail, and what is under way of each.
 #[derive(Clone, Debug, Default)]
 pub struct Suspects {
-    failing: HashMap<Arc<str>, Suspect>,
-    under_way: HashMap<Arc<str>, UnderWay>,
+    failing: BTreeMap<Arc<str>, Suspect>,
+    under_way: BTreeMap<Arc<str>, UnderWay>,
     /// The two projects that were taken last, the last one first.
     taken: [Option<(Arc<str>, Timestamp)>; 2],
     /// How long it takes to be taken, on average.

@@ -37,6 +37,13 @@ pub(super) struct Open<B> {
     place: Place,
 }
 
+impl<B> Open<B> {
+    fn leads_to(&self, scheme: &Scheme, authority: &Authority) -> bool {
+        // Most often it is written the same, which is quicker to see than that it differs in capitals alone.
+        self.place.0 == *scheme && (self.place.1.as_str() == authority.as_str() || self.place.1 == *authority)
+    }
+}
+
 /// The connections that wait, and the way to new ones. Clones share them.
 pub(super) struct Pool<B> {
     connector: Connector,
@@ -75,7 +82,7 @@ where
         let mut idle = lock(&self.idle);
         // One whose last answer is still being read is not ready yet.
         let at = idle.all.iter().rposition(|(open, since)| {
-            open.sender.is_ready() && since.elapsed() < IDLE && open.place.0 == *scheme && open.place.1 == *authority
+            open.sender.is_ready() && since.elapsed() < IDLE && open.leads_to(scheme, authority)
         })?;
         Some(idle.all.remove(at).0)
     }
