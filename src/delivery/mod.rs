@@ -7,6 +7,7 @@ pub mod batch_poison;
 pub mod board;
 pub mod compress;
 pub mod headers;
+mod heads;
 mod large;
 mod load;
 pub mod mend;

@@ -15,6 +15,7 @@ use crate::protocol::dsn::Dsn;
 use crate::protocol::endpoint::RawRequest;
 use crate::protocol::envelope::Envelope;
 
+use super::heads::Heads;
 use super::load::Load;
 use super::rewrite::{Address, rewrite, rewrite_line};
 use super::transport::{Contents, ENVELOPE, Parcel, Stream};
@@ -32,6 +33,7 @@ pub(super) fn pack(
     load: &Load,
     file: Option<Arc<File>>,
     to: &Address<'_>,
+    heads: &mut Heads,
     now: Timestamp,
 ) -> Result<Parcel, Unreadable> {
     let (record, dsn) = (&claim.record, to.dsn);
@@ -48,15 +50,13 @@ pub(super) fn pack(
         (Body::File(_), None) => return Err(Unreadable::File(std::io::ErrorKind::NotFound.into())),
         (body @ Body::File(_), Some(file)) => Contents::Stream(stream(body, load, file, to, dwell)?),
     };
-    let mut headers = headers(dsn, &record.client);
-    headers.insert(header::CONTENT_TYPE, ENVELOPE);
+    let headers = heads.of(record, || of_envelope(dsn, &record.client));
     Ok(Parcel { method: Method::POST, uri: dsn.envelope_uri().clone(), headers, body })
 }
 
 /// The question whether the upstream is there: an envelope without items, of which nothing is stored.
 pub(super) fn question(dsn: &Dsn) -> Parcel {
-    let mut headers = headers(dsn, &Client::ours());
-    headers.insert(header::CONTENT_TYPE, ENVELOPE);
+    let headers = of_envelope(dsn, &Client::ours());
     let body = pieces((Bytes::from_static(QUESTION), Bytes::new()));
     Parcel { method: Method::POST, uri: dsn.envelope_uri().clone(), headers, body }
 }
@@ -105,6 +105,12 @@ fn stream(body: &Body, load: &Load, file: Arc<File>, to: &Address<'_>, dwell: Du
 
 fn selection(body: &Bytes, items: &[u16]) -> Bytes {
     Envelope::parse(body.clone()).map_or_else(|_| body.clone(), |envelope| envelope.in_order(items))
+}
+
+fn of_envelope(dsn: &Dsn, client: &Client) -> HeaderMap {
+    let mut headers = headers(dsn, client);
+    headers.insert(header::CONTENT_TYPE, ENVELOPE);
+    headers
 }
 
 /// One form of authentication, the client's own name and origin, and its address twice: Sentry's edge overwrites the first.
@@ -178,7 +184,7 @@ mod tests {
         };
         let routing = Routing { projects: vec![Arc::new(project)], ..Routing::default() };
         let to = Address::of(&routing, "shop", "tracker").unwrap();
-        let contents = pack(claim, &load, file, &to, now).unwrap().body;
+        let contents = pack(claim, &load, file, &to, &mut Heads::default(), now).unwrap().body;
         let announced = http_body::Body::size_hint(&contents).exact();
         let bytes = contents.collect().await.unwrap().to_bytes();
         assert_eq!(announced, Some(bytes.len() as u64));

@@ -134,11 +134,14 @@ impl Transport {
         Self { settings: Arc::clone(settings), connections }
     }
 
-    /// Leaves the connections behind when the settings were loaded again: names may have moved, files may have been renewed.
-    pub(super) fn follow(&mut self, settings: &Arc<Settings>) {
-        if !Arc::ptr_eq(&self.settings, settings) {
-            *self = Self::new(settings);
-        }
+    /// Whether the settings were loaded again since: names may have moved, files may have been renewed.
+    pub(super) fn is_outdated(&self, settings: &Arc<Settings>) -> bool {
+        !Arc::ptr_eq(&self.settings, settings)
+    }
+
+    /// The settings that it was made by.
+    pub(super) const fn settings(&self) -> &Arc<Settings> {
+        &self.settings
     }
 
     /// Sends and waits for the whole answer. A connection that dies before any answer is tried once more at once, with what `again`

@@ -3,7 +3,7 @@
 //! One task, one owner of circuit and cooldowns. It never waits with a record in hand: a retry goes back to the journal with
 //! its due time.
 
-use std::fs::File;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,27 +15,23 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Timestamp};
-use crate::journal::{Claim, Journal, Lease, Settlement, TargetId};
+use crate::journal::{Journal, TargetId};
 use crate::policy::apart::Apart;
 use crate::policy::circuit::{Circuit, State};
 use crate::policy::cooldown::{self, Cooldown, Cooldowns};
 use crate::policy::hold::Holds;
-use crate::policy::outcome::DropReason;
 use crate::policy::refusals::Refusals;
 use crate::policy::routing::Routing;
 use crate::policy::suspects::{GAP, Suspects};
 use crate::policy::verdict::Verdict;
-use crate::protocol::category::Quantities;
 use crate::telemetry::status::LastError;
 
 use super::board::Board;
 use super::compress::{Compress, Packs};
+use super::heads::Heads;
 use super::large::{self, weight};
-use super::load;
-use super::mend;
 use super::parcel;
 use super::quirks::{self, Quirks};
-use super::rewrite::Address;
 use super::sent::Sent;
 use super::settings::Settings;
 use super::transport::Transport;
@@ -49,6 +45,7 @@ mod outgoing;
 mod publish;
 mod question;
 mod settle;
+mod start;
 mod waits;
 
 /// How long to wait when the journal itself fails to give records.
@@ -80,7 +77,9 @@ pub(super) struct Worker {
     target: TargetId,
     settings: Arc<ArcSwap<Settings>>,
     around: Surroundings,
-    transport: Transport,
+    transport: Arc<Transport>,
+    /// The headers of requests, under this routing.
+    heads: Heads,
     circuit: Circuit,
     cooldown: Cooldown,
     holds: Holds,
@@ -142,7 +141,8 @@ impl Worker {
         Self {
             upstream,
             target,
-            transport: Transport::new(&settings.load()),
+            transport: Arc::new(Transport::new(&settings.load())),
+            heads: Heads::default(),
             settings,
             around,
             circuit: Circuit::default(),
@@ -175,17 +175,20 @@ impl Worker {
     /// Works until told to stop; then what is under way is brought to its end within its timeout.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let changed = self.around.journal.changed(self.target);
+        // Made once, not for each look.
+        let mut stopped = pin!(stop.cancelled());
+        let mut news = pin!(changed.notified());
         let mut beat = leases::Leases::beat();
         while !stop.is_cancelled() {
             let wake = self.claim().await;
             let wake = wake.map(|at| self.around.clock.instant(at));
             tokio::select! {
                 biased;
-                () = stop.cancelled() => break,
+                () = &mut stopped => break,
                 _ = beat.tick() => self.keep_leases().await,
                 Some(ended) = self.in_flight.next() => self.all_ended(ended),
                 Some(answer) = self.leases.answer() => self.answered(answer),
-                () = changed.notified() => {}
+                () = &mut news => news.set(changed.notified()),
                 () = async { sleep_until(wake.unwrap_or_else(tokio::time::Instant::now)).await }, if wake.is_some() => {}
             }
         }
@@ -203,7 +206,7 @@ impl Worker {
     async fn claim(&mut self) -> Option<Timestamp> {
         let mut claimed = 0;
         loop {
-            self.transport.follow(&self.settings.load());
+            self.follow_settings();
             let now = self.around.clock.now();
             self.end_waits(now).await;
             if self.circuit.asks(now, self.in_flight.len()) {
@@ -256,70 +259,6 @@ impl Worker {
                 }
             }
         }
-    }
-
-    /// Sends a claimed record, or settles it at once when there is no point in sending.
-    fn start(&mut self, mut claim: Claim, file: Option<Arc<File>>, now: Timestamp) {
-        let settings = self.settings.load_full();
-        let record = &claim.record;
-        if let Some(settlement) = load::left_out(&claim, self.target, now) {
-            return self.journal_settle(&claim.lease, settlement);
-        }
-        if now.since(record.accepted_at) >= settings.max_age.get() && !self.around.clock.is_doubtful() {
-            let pending = load::pending(&claim);
-            return self.give_up(&claim.lease, DropReason::Expired, pending);
-        }
-        if let Some(until) = self.waits(&record.project, now) {
-            return self.put_off(&claim, until);
-        }
-        let routing = self.around.routing.load_full();
-        let upstream = Arc::clone(&self.upstream);
-        let Some(address) = Address::of(&routing, &record.project, &upstream) else {
-            self.around.watch.no_dsn(&record.project);
-            self.homeless = true;
-            return self.put_off(&claim, now + HOMELESS);
-        };
-        if mend::apply(&settings.mend, &mut claim.record) {
-            self.around.watch.mended(&claim.record);
-        }
-        let load = load::select(&claim, &self.cooldown, self.quirks(), now);
-        if let Some(settlement) = load.without_unsupported(&claim, now) {
-            return self.journal_settle(&claim.lease, settlement);
-        }
-        if load.is_empty() {
-            let settlement = load.remainder(settings.on_rate_limit, claim.progress.clone(), now);
-            return self.journal_settle(&claim.lease, settlement);
-        }
-        if load.batch_poison.is_some() && settings.spare_batches && !self.apart.is_going() && self.may_lose_a_batch() {
-            return self.set_apart(claim, file, &load, now);
-        }
-        let mut parcel = match parcel::pack(&claim, &load, file.clone(), &address, now) {
-            Ok(parcel) => parcel,
-            Err(error) => return self.unreadable(&claim, &error, now),
-        };
-        settings.headers.apply(&mut parcel.headers);
-        let outgoing = self.outgoing(&claim, &settings, address.dsn);
-        let clock = self.around.clock.clone();
-        self.circuit.started(1);
-        self.suspects.started(&claim.record.project, now);
-        self.bytes_in_flight += weight(&claim.record.body);
-        self.in_flight.push(Box::pin(async move {
-            let began = clock.now();
-            let started = tokio::time::Instant::now();
-            let mut again = || {
-                let address = Address::of(&routing, &claim.record.project, &upstream)?;
-                let mut parcel = parcel::pack(&claim, &load, file.clone(), &address, now).ok()?;
-                settings.headers.apply(&mut parcel.headers);
-                Some(parcel)
-            };
-            let (result, declined) = outgoing.send(parcel, &mut again).await;
-            let (headers, took) = (settings.headers.clone(), started.elapsed());
-            Ended::Sent(Box::new(Sent { claim, load, routing, headers, declined, began, took, result }))
-        }));
-    }
-
-    fn give_up(&mut self, lease: &Lease, reason: DropReason, quantities: Quantities) {
-        self.journal_settle(lease, Settlement { dropped: Some((reason, quantities)), ..Settlement::default() });
     }
 
     /// Settles a record by the answer, and learns from it.
@@ -393,6 +332,6 @@ impl Worker {
     }
 
     fn quirks(&self) -> &'static Quirks {
-        quirks::of(self.settings.load().kind)
+        quirks::of(self.settings().kind)
     }
 }

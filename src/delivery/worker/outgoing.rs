@@ -2,6 +2,7 @@
 //!
 //! Rule: what an upstream refuses compressed is refused only when it refuses it as it is, too.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header;
@@ -18,7 +19,7 @@ use super::Worker;
 
 /// The way out for one request.
 pub(super) struct Outgoing {
-    transport: Transport,
+    transport: Arc<Transport>,
     packs: Packs,
     how: Compress,
     /// Whether the upstream takes a body whose length is not known before its end.
@@ -33,7 +34,7 @@ impl Worker {
         let wanted = Some(settings.compression(to)).filter(|how| self.declined != Some(*how));
         let how = wanted.filter(|_| claim.record.client.request.is_none()).unwrap_or(Compress::None);
         Outgoing {
-            transport: self.transport.clone(),
+            transport: Arc::clone(&self.transport),
             packs: self.around.packs.clone(),
             how,
             without_length: !self.quirks().wants_length,

@@ -9,6 +9,7 @@ use super::{Ended, LOOK_UP, Worker};
 impl Worker {
     /// Takes note of what has come to its end by now, and tells of it once.
     pub(super) fn all_ended(&mut self, first: Ended) {
+        self.follow_settings();
         self.ended(first);
         for _ in 1..LOOK_UP {
             let Some(Some(ended)) = self.in_flight.next().now_or_never() else { break };

@@ -58,8 +58,8 @@ impl Worker {
     /// Asks the upstream whether it is there, by the DSN of which something failed last.
     pub(super) fn ask(&mut self) {
         let Some(dsn) = self.dsn_to_ask() else { return self.learn_from_answer(Err("there is no DSN".to_owned())) };
-        let (mut parcel, transport) = (parcel::question(&dsn), self.transport.clone());
-        let settings = self.settings.load();
+        let (mut parcel, transport) = (parcel::question(&dsn), Arc::clone(&self.transport));
+        let settings = self.settings();
         settings.headers.apply(&mut parcel.headers);
         let (patience, expected) = (settings.timeout.get(), settings.kind.answers());
         let (headers, key) = (settings.headers.clone(), dsn.public_key().to_owned());

@@ -17,7 +17,7 @@ impl Worker {
             self.note_poison(&sent.claim.record.project, &sent.load, now);
             self.around.watch.batch_poison(&sent.claim.record, cause);
         }
-        let rest = sent.load.remainder(self.settings.load().on_rate_limit, sent.progress(0), now);
+        let rest = sent.load.remainder(self.settings().on_rate_limit, sent.progress(0), now);
         Settlement { delivered: sent.load.send.quantities.clone(), ..rest }
     }
 
@@ -26,7 +26,7 @@ impl Worker {
         let again = load::select(&sent.claim, &self.cooldown, self.quirks(), now);
         let strikes = sent.claim.progress.strikes;
         if again.is_empty() || (self.quirks().takes_the_rest_on_429 && again.has_limited()) {
-            let mode = self.settings.load().on_rate_limit;
+            let mode = self.settings().on_rate_limit;
             let rest = again.remainder(mode, sent.progress(strikes), now);
             return Settlement { delivered: again.send.quantities, ..rest };
         }

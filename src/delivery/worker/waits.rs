@@ -7,6 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+use crate::delivery::heads::Heads;
+use crate::delivery::settings::Settings;
+use crate::delivery::transport::Transport;
 use crate::delivery::{large, load, quirks};
 use crate::journal::body::Unreadable;
 use crate::journal::{Claim, Rest, Settlement};
@@ -46,9 +49,22 @@ impl Worker {
         self.publish();
     }
 
+    /// Takes over settings that were loaded again, and leaves the connections behind that were made by the others.
+    pub(super) fn follow_settings(&mut self) {
+        let settings = self.settings.load();
+        if self.transport.is_outdated(&settings) {
+            self.transport = Arc::new(Transport::new(&settings));
+        }
+    }
+
+    /// The settings as they were followed last.
+    pub(super) fn settings(&self) -> &Arc<Settings> {
+        self.transport.settings()
+    }
+
     /// The most requests under way at once.
     pub(super) fn most(&self) -> usize {
-        let settings = self.settings.load();
+        let settings = self.settings();
         if quirks::of(settings.kind).one_at_a_time { 1 } else { settings.max_in_flight.get().into() }
     }
 
@@ -112,7 +128,7 @@ impl Worker {
         if !Arc::ptr_eq(&routing, &self.routing) {
             self.shared =
                 routing.projects.iter().filter(|project| project.dsns.contains_key(&self.upstream)).nth(1).is_some();
-            self.routing = routing;
+            (self.routing, self.heads) = (routing, Heads::default());
             self.declined = None;
             self.mended |= self.holds.any() | std::mem::take(&mut self.homeless) | self.suspects.forgive();
             self.holds.mended(now, self.quirks().cool_off);
