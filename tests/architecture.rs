@@ -15,6 +15,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("tasks", &[]),
     ("units", &[]),
+    ("vocabulary", &[]),
     ("protocol", &[]),
     ("content", &[]),
     ("policy", &["protocol"]),
@@ -32,7 +33,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 ];
 
 /// What every part but these themselves may import.
-const OPEN_TO_ALL: &[&str] = &["clock", "tasks", "units"];
+const OPEN_TO_ALL: &[&str] = &["clock", "tasks", "units", "vocabulary"];
 
 /// Foreign paths, the modules that may name them, and what to do instead.
 const RESERVED: &[(&[&str], &[&str], &str)] = &[

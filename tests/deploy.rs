@@ -15,7 +15,7 @@ use std::process::Command;
 
 use serde_json::Value;
 use switchyard::policy::circuit::State;
-use switchyard::policy::outcome::DropReason;
+use switchyard::policy::outcome::{Cause, DropReason};
 use switchyard::policy::verdict::Verdict;
 use switchyard::telemetry::metrics::{Metrics, Refused};
 use switchyard::{http, journal};
@@ -378,6 +378,21 @@ fn assert_measured(place: &str, text: &str, declared: &BTreeMap<String, Declared
             assert!(values.split('|').all(|value| set.contains(&value)), "{place}: {name}: {label} is never {values}");
         }
     }
+}
+
+#[test]
+fn the_handbook_lists_every_reason_to_drop_and_the_alert_those_that_lose_something() {
+    let row = |reason: DropReason| {
+        let reported = reason.reported_as().map_or("-".to_owned(), |reason| format!("`{reason}`"));
+        let criterion = reason.cause().criterion().unwrap_or("-");
+        format!("| `{reason}` | {} | {criterion} | {reported} |\n", reason.meaning())
+    };
+    let rows = DropReason::ALL.map(row).concat();
+    assert!(text("deploy/handbook/delivery.md").contains(&rows), "deploy/handbook/delivery.md: the table is\n{rows}");
+    let lost = DropReason::ALL.into_iter().filter(|reason| reason.cause() == Cause::Lost).map(DropReason::name);
+    let lost = lost.collect::<Vec<_>>().join("|");
+    let rule = format!("switchyard_dropped_items_total{{reason=~\"{lost}\"}}");
+    assert!(text("deploy/prometheus/rules.yml").contains(&rule), "deploy/prometheus/rules.yml: an alert is on {rule}");
 }
 
 #[test]

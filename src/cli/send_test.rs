@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::protocol::event_id::EventId;
 use crate::protocol::marked::{self, Mark};
+use crate::telemetry::ledger::{Cause, dropped_by};
 use crate::telemetry::status::{AccountStatus, Status, UpstreamStatus};
 use crate::telemetry::words;
 use crate::units::Secret;
@@ -320,7 +321,7 @@ fn dropped(account: &AccountStatus) -> u64 {
 }
 
 fn spared(account: &AccountStatus) -> u64 {
-    ["mirror_off", "filtered", "sampled", "capped"].iter().filter_map(|reason| account.dropped.get(*reason)).sum()
+    dropped_by(&account.dropped, Cause::Withheld)
 }
 
 fn millis(since: Instant) -> u64 {

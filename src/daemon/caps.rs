@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::journal::{Journal, JournalError};
-use crate::policy::outcome::DropReason;
+use crate::policy::outcome::Cause;
 use crate::policy::shadow::caps::{Caps, day_of};
 use crate::protocol::category::Category;
 use crate::telemetry::ledger::Account;
@@ -39,6 +39,5 @@ pub(super) async fn follow(
 
 /// What of a category an upstream was to get.
 fn let_through(account: &Account) -> u64 {
-    let left_out = [DropReason::MirrorOff, DropReason::Filtered, DropReason::Sampled, DropReason::Capped];
-    account.accepted.saturating_sub(left_out.map(|reason| account.dropped(reason)).iter().sum())
+    account.accepted.saturating_sub(account.dropped_by(Cause::Withheld))
 }

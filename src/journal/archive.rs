@@ -13,7 +13,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use crate::clock::Timestamp;
-use crate::policy::outcome::DropReason;
+use crate::policy::outcome::{Cause, DropReason};
 use crate::protocol::event_id::EventId;
 
 use super::{Cursor, JournalError, Record, RecordId, TargetId};
@@ -36,14 +36,8 @@ pub enum Fate {
     Pending,
     /// It was not meant for it: the mirror was off, or the upstream not there yet.
     NotSent,
-    /// It, or part of it, was refused for good.
-    Rejected,
-    /// It, or part of it, waited too long.
-    Expired,
-    /// It, or part of it, was given up to make room.
-    Evicted,
-    /// It, or part of it, was dropped under a rate limit.
-    RateLimited,
+    /// It, or part of it, was dropped.
+    Dropped(DropReason),
 }
 
 impl Fate {
@@ -53,26 +47,16 @@ impl Fate {
             Self::Delivered => "delivered",
             Self::Pending => "pending",
             Self::NotSent => "not_sent",
-            Self::Rejected => "rejected",
-            Self::Expired => "expired",
-            Self::Evicted => "evicted",
-            Self::RateLimited => "rate_limited",
+            Self::Dropped(reason) => reason.name(),
         }
     }
 
     /// The fate of what is dropped for that reason; `None` for what the configuration or the upstream's kind leaves out, which is
     /// counted, and can be too much to be listed.
     pub fn of(reason: DropReason) -> Option<Self> {
-        match reason {
-            DropReason::Rejected => Some(Self::Rejected),
-            DropReason::Expired => Some(Self::Expired),
-            DropReason::Evicted => Some(Self::Evicted),
-            DropReason::RateLimited => Some(Self::RateLimited),
-            DropReason::MirrorOff
-            | DropReason::Filtered
-            | DropReason::Sampled
-            | DropReason::Capped
-            | DropReason::Unsupported => None,
+        match reason.cause() {
+            Cause::Lost | Cause::Limited | Cause::Refused => Some(Self::Dropped(reason)),
+            Cause::Withheld | Cause::NoPlace => None,
         }
     }
 }

@@ -14,6 +14,8 @@ use crate::clock::Timestamp;
 
 use smallvec::SmallVec;
 
+use crate::vocabulary::vocabulary;
+
 use super::backoff::Backoff;
 
 /// So many records that fail in a row open the circuit.
@@ -21,28 +23,15 @@ pub const THRESHOLD: usize = 5;
 /// How often an upstream is asked at most while its circuit is closed, and for how long its answer counts.
 pub const EACH: Duration = Duration::from_secs(60);
 
-/// The state, by the name it has in metrics and status.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum State {
-    /// Requests flow.
-    Closed,
-    /// Nothing is sent.
-    Open,
-    /// One request is finding out.
-    HalfOpen,
-}
-
-impl State {
-    /// Every state.
-    pub const ALL: [Self; 3] = [Self::Closed, Self::Open, Self::HalfOpen];
-
-    /// The name in labels.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Open => "open",
-            Self::HalfOpen => "half_open",
-        }
+vocabulary! {
+    /// The state, by the name it has in metrics and status.
+    pub enum State {
+        /// Requests flow.
+        Closed = "closed",
+        /// Nothing is sent.
+        Open = "open",
+        /// One request is finding out.
+        HalfOpen = "half_open",
     }
 }
 

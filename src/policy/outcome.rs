@@ -1,126 +1,111 @@
 //! What can become of an item at an upstream: the closed vocabulary of metrics, ledger, status and dead letters.
 
-use std::fmt;
-
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer};
 
 use crate::protocol::client_report::Reason;
+use crate::vocabulary::vocabulary;
 
-/// Why an upstream does not get an item that was accepted.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[repr(u8)]
-pub enum DropReason {
-    /// Not meant for it: its shadow section leaves it out.
-    Filtered,
-    /// Left out by its sampling rate.
-    Sampled,
-    /// Over its daily cap.
-    Capped,
-    /// Under a rate limit of the upstream, with `on_rate_limit = "drop"`.
-    RateLimited,
-    /// Waited longer than `max_age`.
-    Expired,
-    /// Given up to make room in the journal.
-    Evicted,
-    /// Refused by the upstream for good; kept as a dead letter.
-    Rejected,
-    /// Of a kind that the upstream cannot take.
-    Unsupported,
-    /// Not meant for it: the mirror was off.
-    MirrorOff,
+/// Whose doing a drop is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// The configuration keeps it from the upstream, which can take it: a backfill may give it to it later.
+    Withheld,
+    /// The relay could not keep it long enough.
+    Lost,
+    /// The upstream's rate limit.
+    Limited,
+    /// The upstream will not have it; a dead letter is kept, and may be retried.
+    Refused,
+    /// The upstream has no place for such items.
+    NoPlace,
 }
 
-impl DropReason {
-    /// Every reason, in the order of their definition.
-    pub const ALL: [Self; 9] = [
-        Self::Filtered,
-        Self::Sampled,
-        Self::Capped,
-        Self::RateLimited,
-        Self::Expired,
-        Self::Evicted,
-        Self::Rejected,
-        Self::Unsupported,
-        Self::MirrorOff,
-    ];
-
-    /// Whether what is dropped so was kept from an upstream that can take it: a backfill may give it to it later.
-    pub const fn is_withheld(self) -> bool {
-        matches!(self, Self::MirrorOff | Self::Filtered | Self::Sampled | Self::Capped)
+impl Cause {
+    /// The cause behind the name of a reason.
+    pub fn of(reason: &str) -> Option<Self> {
+        DropReason::from_name(reason).map(DropReason::cause)
     }
 
-    /// The name in labels, in the journal and in JSON.
-    pub const fn name(self) -> &'static str {
+    /// The criterion of a report that it counts against.
+    pub const fn criterion(self) -> Option<&'static str> {
         match self {
-            Self::Filtered => "filtered",
-            Self::Sampled => "sampled",
-            Self::Capped => "capped",
-            Self::RateLimited => "rate_limited",
-            Self::Expired => "expired",
-            Self::Evicted => "evicted",
-            Self::Rejected => "rejected",
-            Self::Unsupported => "unsupported",
-            Self::MirrorOff => "mirror_off",
-        }
-    }
-
-    /// The reason by which the upstream is told of the loss in a client report. `None` for what is none: what was not meant for
-    /// it, and may be backfilled; what it refused itself, and may be retried; what it has no place for.
-    pub const fn reported_as(self) -> Option<Reason> {
-        match self {
-            Self::Sampled => Some(Reason::SampleRate),
-            Self::Capped | Self::RateLimited => Some(Reason::RatelimitBackoff),
-            Self::Expired => Some(Reason::NetworkError),
-            Self::Evicted => Some(Reason::CacheOverflow),
-            Self::MirrorOff | Self::Filtered | Self::Rejected | Self::Unsupported => None,
+            Self::Withheld => Some("withheld"),
+            Self::Lost | Self::Limited => Some("lost"),
+            Self::Refused => Some("refused"),
+            Self::NoPlace => None,
         }
     }
 }
 
-impl Serialize for DropReason {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
-    }
+macro_rules! drop_reasons {
+    ($($Reason:ident = $name:literal, $meaning:literal, $Cause:ident, $reported_as:expr;)+) => {
+        vocabulary! {
+            /// Why an upstream does not get an item that was accepted.
+            #[repr(u8)]
+            pub enum DropReason {
+                $(#[doc = $meaning] $Reason = $name,)+
+            }
+        }
+
+        impl DropReason {
+            /// What it means, told of the items and the upstream.
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$Reason => $meaning,)+
+                }
+            }
+
+            /// Whose doing it is.
+            pub const fn cause(self) -> Cause {
+                match self {
+                    $(Self::$Reason => Cause::$Cause,)+
+                }
+            }
+
+            /// The reason by which the upstream is told of the loss in a client report. `None` for what is none: what was not meant
+            /// for it, and may be backfilled; what it refused itself, and may be retried; what it has no place for.
+            pub const fn reported_as(self) -> Option<Reason> {
+                match self {
+                    $(Self::$Reason => $reported_as,)+
+                }
+            }
+        }
+    };
+}
+
+// All that is to be said of a reason. The handbook's page on delivery lists the same, and a test compares the two.
+drop_reasons! {
+    MirrorOff = "mirror_off", "the mirror was off", Withheld, None;
+    Filtered = "filtered", "the items of its shadow section leave them out", Withheld, None;
+    Sampled = "sampled", "left out by the sample of its shadow section", Withheld, Some(Reason::SampleRate);
+    Capped = "capped", "over the daily_cap of its shadow section", Withheld, Some(Reason::RatelimitBackoff);
+    RateLimited = "rate_limited", "it limited them, and on_rate_limit is drop", Limited, Some(Reason::RatelimitBackoff);
+    Expired = "expired", "they waited longer than max_age", Lost, Some(Reason::NetworkError);
+    Evicted = "evicted", "the journal was full", Lost, Some(Reason::CacheOverflow);
+    Rejected = "rejected", "it refused them for good: see the dead letters", Refused, None;
+    Unsupported = "unsupported", "it has no place for them", NoPlace, None;
 }
 
 impl<'de> Deserialize<'de> for DropReason {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
-        let known = Self::ALL.into_iter().find(|reason| reason.name() == name);
-        known.ok_or_else(|| serde::de::Error::custom(format!("{name:?} is no reason")))
+        Self::from_name(&name).ok_or_else(|| serde::de::Error::custom(format!("{name:?} is no reason")))
     }
 }
 
-impl fmt::Display for DropReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+vocabulary! {
+    /// Why an item of a submission is not accepted while the rest of it may be: the label of `refused_items_total`.
+    pub enum RefusalReason {
+        /// Over an inbound limit of its project.
+        RateLimited = "rate_limited",
+        /// One more of a storm of identical errors.
+        Collapsed = "collapsed",
+        /// Limited by every upstream in use.
+        UpstreamLimited = "upstream_limited",
     }
-}
-
-/// Why an item of a submission is not accepted while the rest of it may be: the label of `refused_items_total`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum RefusalReason {
-    /// Over an inbound limit of its project.
-    RateLimited,
-    /// One more of a storm of identical errors.
-    Collapsed,
-    /// Limited by every upstream in use.
-    UpstreamLimited,
 }
 
 impl RefusalReason {
-    /// Every reason.
-    pub const ALL: [Self; 3] = [Self::RateLimited, Self::Collapsed, Self::UpstreamLimited];
-
-    /// The name in labels and in JSON.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::RateLimited => "rate_limited",
-            Self::Collapsed => "collapsed",
-            Self::UpstreamLimited => "upstream_limited",
-        }
-    }
-
     /// The reason by which upstreams are told of the loss in a client report. SDKs count neither: what is answered with 429 is
     /// told by whoever answers so ("Rate Limiting"), and a collapsed error is answered with 200.
     pub const fn reported_as(self) -> Reason {
@@ -187,7 +172,7 @@ impl Outcome {
             "stored" => Some(Self::Stored),
             "vanished" => Some(Self::Vanished),
             "lost" => Some(Self::Lost),
-            other => DropReason::ALL.into_iter().find(|reason| reason.name() == other).map(Self::Dropped),
+            other => DropReason::from_name(other).map(Self::Dropped),
         }
     }
 }

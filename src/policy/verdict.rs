@@ -2,22 +2,25 @@
 
 use http::StatusCode;
 
-/// What to do with a record after an answer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
-    /// The upstream has it.
-    Delivered,
-    /// The upstream takes it later: 429.
-    RateLimited,
-    /// The upstream is in trouble: network, timeout, 408, 5xx. Try again.
-    Failed,
-    /// Our DSN is wrong there, or the way to it: 401, 403, 404, a redirect, an answer that no tracker gives, anything else below 500
-    /// that nobody expects. Hold, and say so.
-    Misconfigured,
-    /// The upstream will never take it.
-    Refused,
-    /// The upstream has no such endpoint.
-    Unsupported,
+use crate::vocabulary::vocabulary;
+
+vocabulary! {
+    /// What to do with a record after an answer: the label of `delivery_attempts_total`.
+    pub enum Verdict {
+        /// The upstream has it.
+        Delivered = "delivered",
+        /// The upstream takes it later: 429.
+        RateLimited = "rate_limited",
+        /// The upstream is in trouble: network, timeout, 408, 5xx. Try again.
+        Failed = "failed",
+        /// Our DSN is wrong there, or the way to it: 401, 403, 404, a redirect, an answer that no tracker gives, anything else below
+        /// 500 that nobody expects. Hold, and say so.
+        Misconfigured = "misconfigured",
+        /// The upstream will never take it.
+        Refused = "refused",
+        /// The upstream has no such endpoint.
+        Unsupported = "unsupported",
+    }
 }
 
 impl Verdict {
@@ -46,22 +49,6 @@ impl Verdict {
             _ => Self::of(status, text, is_foreign),
         }
     }
-
-    /// The label of `delivery_attempts_total`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Delivered => "delivered",
-            Self::RateLimited => "rate_limited",
-            Self::Failed => "failed",
-            Self::Misconfigured => "misconfigured",
-            Self::Refused => "refused",
-            Self::Unsupported => "unsupported",
-        }
-    }
-
-    /// Every verdict, for series that exist from the start.
-    pub const ALL: [Self; 6] =
-        [Self::Delivered, Self::RateLimited, Self::Failed, Self::Misconfigured, Self::Refused, Self::Unsupported];
 }
 
 /// Sentry said "An event with the same ID already exists", GlitchTip says "Duplicate event id".

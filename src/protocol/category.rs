@@ -3,112 +3,60 @@
 use std::fmt;
 
 use serde::de::{self, Visitor};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer};
 use smallvec::SmallVec;
 
-/// A data category (getsentry/relay, `relay-base-schema/src/data_category.rs`; only those that items can carry).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[repr(u8)]
-pub enum Category {
-    /// Error events.
-    Error,
-    /// Security reports: CSP, Expect-CT and their kin.
-    Security,
-    /// Transactions.
-    Transaction,
-    /// Spans sent on their own.
-    Span,
-    /// Attachments, counted in bytes.
-    Attachment,
-    /// Attachments, counted in pieces.
-    AttachmentItem,
-    /// User feedback, old and new.
-    Feedback,
-    /// Profiles of a transaction.
-    Profile,
-    /// Chunks of continuous profiles of backends.
-    ProfileChunk,
-    /// Chunks of continuous profiles of user interfaces.
-    ProfileChunkUi,
-    /// Session replays.
-    Replay,
-    /// Check-ins of cron monitors.
-    Monitor,
-    /// Log entries, counted in pieces.
-    LogItem,
-    /// Log entries, counted in bytes.
-    LogByte,
-    /// Trace metrics.
-    TraceMetric,
-    /// Session updates and aggregates.
-    Session,
-    /// Metric buckets and statsd lines.
-    MetricBucket,
-    /// Events whose payload says that they are of the default type. Payloads are not read for that, so events count as errors;
-    /// upstreams' limits may name it.
-    Default,
-    /// Client reports.
-    Internal,
-    /// Items of no category: never limited, still counted.
-    Unknown,
+use crate::vocabulary::vocabulary;
+
+vocabulary! {
+    /// A data category (getsentry/relay, `relay-base-schema/src/data_category.rs`; only those that items can carry).
+    #[repr(u8)]
+    pub enum Category {
+        /// Error events.
+        Error = "error",
+        /// Security reports: CSP, Expect-CT and their kin.
+        Security = "security",
+        /// Transactions.
+        Transaction = "transaction",
+        /// Spans sent on their own.
+        Span = "span",
+        /// Attachments, counted in bytes.
+        Attachment = "attachment",
+        /// Attachments, counted in pieces.
+        AttachmentItem = "attachment_item",
+        /// User feedback, old and new.
+        Feedback = "feedback",
+        /// Profiles of a transaction.
+        Profile = "profile",
+        /// Chunks of continuous profiles of backends.
+        ProfileChunk = "profile_chunk",
+        /// Chunks of continuous profiles of user interfaces.
+        ProfileChunkUi = "profile_chunk_ui",
+        /// Session replays.
+        Replay = "replay",
+        /// Check-ins of cron monitors.
+        Monitor = "monitor",
+        /// Log entries, counted in pieces.
+        LogItem = "log_item",
+        /// Log entries, counted in bytes.
+        LogByte = "log_byte",
+        /// Trace metrics.
+        TraceMetric = "trace_metric",
+        /// Session updates and aggregates.
+        Session = "session",
+        /// Metric buckets and statsd lines.
+        MetricBucket = "metric_bucket",
+        /// Events whose payload says that they are of the default type. Payloads are not read for that, so events count as errors;
+        /// upstreams' limits may name it.
+        Default = "default",
+        /// Client reports.
+        Internal = "internal",
+        /// Items of no category: never limited, still counted.
+        Unknown = "unknown",
+    }
 }
 
 impl Category {
-    /// Every category, in the order of their definition.
-    pub const ALL: [Self; 20] = [
-        Self::Error,
-        Self::Security,
-        Self::Transaction,
-        Self::Span,
-        Self::Attachment,
-        Self::AttachmentItem,
-        Self::Feedback,
-        Self::Profile,
-        Self::ProfileChunk,
-        Self::ProfileChunkUi,
-        Self::Replay,
-        Self::Monitor,
-        Self::LogItem,
-        Self::LogByte,
-        Self::TraceMetric,
-        Self::Session,
-        Self::MetricBucket,
-        Self::Default,
-        Self::Internal,
-        Self::Unknown,
-    ];
-
-    /// The name on the wire, in labels and in the journal.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Default => "default",
-            Self::Security => "security",
-            Self::Transaction => "transaction",
-            Self::Span => "span",
-            Self::Attachment => "attachment",
-            Self::AttachmentItem => "attachment_item",
-            Self::Feedback => "feedback",
-            Self::Profile => "profile",
-            Self::ProfileChunk => "profile_chunk",
-            Self::ProfileChunkUi => "profile_chunk_ui",
-            Self::Replay => "replay",
-            Self::Monitor => "monitor",
-            Self::LogItem => "log_item",
-            Self::LogByte => "log_byte",
-            Self::TraceMetric => "trace_metric",
-            Self::Session => "session",
-            Self::MetricBucket => "metric_bucket",
-            Self::Internal => "internal",
-            Self::Unknown => "unknown",
-        }
-    }
-
-    /// The category of that name. `unknown` is ours alone and no limit can name it.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|category| category.name() == name)
-    }
-
     /// Whether a rate limit may hold items of this category back ("Rate Limiting": client reports and unknown items never are).
     pub const fn can_be_limited(self) -> bool {
         !matches!(self, Self::Internal | Self::Unknown)
@@ -155,18 +103,6 @@ impl<'de> Deserialize<'de> for Category {
             }
         }
         deserializer.deserialize_identifier(Name)
-    }
-}
-
-impl Serialize for Category {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
-    }
-}
-
-impl fmt::Display for Category {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }
 
@@ -247,10 +183,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_category_is_found_by_its_name() {
-        for (i, category) in Category::ALL.into_iter().enumerate() {
-            assert_eq!(Category::from_name(category.name()), Some(category));
-            assert_eq!(category as usize, i);
+    fn a_configuration_is_told_the_categories_that_it_may_name() {
+        for category in Category::ALL {
             assert_eq!(CONFIGURABLE.contains(&category.name()), category.can_be_configured());
         }
     }

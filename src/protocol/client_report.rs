@@ -13,41 +13,21 @@ use serde_json::{Value, json};
 use super::category::Category;
 use super::item::ItemType;
 use crate::clock::Timestamp;
+use crate::vocabulary::vocabulary;
 
-/// Why data was discarded: those of the documented reasons that concern a relay.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Reason {
-    /// A store for data that could not be sent yet had no more room.
-    CacheOverflow,
-    /// A processor of events took it out.
-    EventProcessor,
-    /// It could not be sent, and is not tried any more.
-    NetworkError,
-    /// A rate limit was in force.
-    RatelimitBackoff,
-    /// The sample rate left it out.
-    SampleRate,
-}
-
-impl Reason {
-    /// Every reason.
-    pub const ALL: [Self; 5] =
-        [Self::CacheOverflow, Self::EventProcessor, Self::NetworkError, Self::RatelimitBackoff, Self::SampleRate];
-
-    /// The name on the wire and in the journal.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::CacheOverflow => "cache_overflow",
-            Self::EventProcessor => "event_processor",
-            Self::NetworkError => "network_error",
-            Self::RatelimitBackoff => "ratelimit_backoff",
-            Self::SampleRate => "sample_rate",
-        }
-    }
-
-    /// The reason of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|reason| reason.name() == name)
+vocabulary! {
+    /// Why data was discarded: those of the documented reasons that concern a relay.
+    pub enum Reason {
+        /// A store for data that could not be sent yet had no more room.
+        CacheOverflow = "cache_overflow",
+        /// A processor of events took it out.
+        EventProcessor = "event_processor",
+        /// It could not be sent, and is not tried any more.
+        NetworkError = "network_error",
+        /// A rate limit was in force.
+        RatelimitBackoff = "ratelimit_backoff",
+        /// The sample rate left it out.
+        SampleRate = "sample_rate",
     }
 }
 
@@ -118,13 +98,6 @@ mod tests {
             {"reason": "ratelimit_backoff", "category": "attachment", "quantity": 4_294_967_295_u64},
         ]});
         assert_eq!(report, expected);
-    }
-
-    #[test]
-    fn every_reason_is_found_by_its_name() {
-        for reason in Reason::ALL {
-            assert_eq!(Reason::from_name(reason.name()), Some(reason));
-        }
     }
 
     #[test]

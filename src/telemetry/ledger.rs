@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use crate::policy::outcome::Cause;
 use crate::policy::outcome::{DropReason, Outcome};
 use crate::protocol::category::Category;
 
@@ -53,15 +54,19 @@ impl Account {
         self.dropped.iter().sum()
     }
 
+    /// How much was dropped for reasons of that cause.
+    pub fn dropped_by(&self, cause: Cause) -> u64 {
+        DropReason::ALL.into_iter().filter(|reason| reason.cause() == cause).map(|reason| self.dropped(reason)).sum()
+    }
+
     /// How much is kept from it: what was not meant for it, less what a backfill took up later.
     pub fn withheld(&self) -> u64 {
-        let reasons = DropReason::ALL.into_iter().filter(|reason| reason.is_withheld());
-        reasons.map(|reason| self.dropped(reason)).sum::<u64>().saturating_sub(self.backfilled)
+        self.dropped_by(Cause::Withheld).saturating_sub(self.backfilled)
     }
 
     /// How much it has refused for good: less what was retried later.
-    pub const fn refused(&self) -> u64 {
-        self.dropped(DropReason::Rejected).saturating_sub(self.retried)
+    pub fn refused(&self) -> u64 {
+        self.dropped_by(Cause::Refused).saturating_sub(self.retried)
     }
 
     /// Stored there as far as is known now.
@@ -89,6 +94,11 @@ impl Account {
             Outcome::Lost => self.lost += quantity,
         }
     }
+}
+
+/// Of items dropped by the names of reasons: those of that cause.
+pub fn dropped_by(by_reason: &BTreeMap<String, u64>, cause: Cause) -> u64 {
+    by_reason.iter().filter(|(reason, _)| Cause::of(reason) == Some(cause)).map(|(_, items)| items).sum()
 }
 
 /// One change of one account.

@@ -9,6 +9,8 @@ use prometheus::core::Collector as _;
 use prometheus::proto::{self, MetricFamily};
 use prometheus::{Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Registry};
 
+use crate::vocabulary::vocabulary;
+
 /// From a tenth of a millisecond to a minute: answers and deliveries.
 const SECONDS: &[f64] =
     &[0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -184,81 +186,30 @@ metrics! {
     build_info: IntGaugeVec ["version", "commit"];
 }
 
-/// Why a request was refused as a whole: the label of `refused_requests_total`, and what repeated log lines are counted by.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[allow(missing_docs, reason = "each says itself")]
-pub enum Refused {
-    Malformed,
-    Unauthenticated,
-    UnknownProject,
-    Mismatch,
-    RateLimited,
-    TooLarge,
-    Encoding,
-    ContentType,
-    Timeout,
-    Overloaded,
-    JournalFull,
-    ProjectShare,
-    JournalFailed,
-    Disconnected,
-    NoSuchRoute,
-    Method,
-    ProxyProtocol,
-    TooManyConnections,
-    UpstreamTimeout,
-    UpstreamFailed,
-}
-
-impl Refused {
-    /// Every reason.
-    pub const ALL: [Self; 20] = [
-        Self::Malformed,
-        Self::Unauthenticated,
-        Self::UnknownProject,
-        Self::Mismatch,
-        Self::RateLimited,
-        Self::TooLarge,
-        Self::Encoding,
-        Self::ContentType,
-        Self::Timeout,
-        Self::Overloaded,
-        Self::JournalFull,
-        Self::ProjectShare,
-        Self::JournalFailed,
-        Self::Disconnected,
-        Self::NoSuchRoute,
-        Self::Method,
-        Self::ProxyProtocol,
-        Self::TooManyConnections,
-        Self::UpstreamTimeout,
-        Self::UpstreamFailed,
-    ];
-
-    /// The name in labels.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Malformed => "malformed",
-            Self::Unauthenticated => "unauthenticated",
-            Self::UnknownProject => "unknown_project",
-            Self::Mismatch => "mismatch",
-            Self::RateLimited => "rate_limited",
-            Self::TooLarge => "too_large",
-            Self::Encoding => "encoding",
-            Self::ContentType => "content_type",
-            Self::Timeout => "timeout",
-            Self::Overloaded => "overloaded",
-            Self::JournalFull => "journal_full",
-            Self::ProjectShare => "project_share",
-            Self::JournalFailed => "journal_failed",
-            Self::Disconnected => "disconnected",
-            Self::NoSuchRoute => "no_such_route",
-            Self::Method => "method",
-            Self::ProxyProtocol => "proxy_protocol",
-            Self::TooManyConnections => "too_many_connections",
-            Self::UpstreamTimeout => "upstream_timeout",
-            Self::UpstreamFailed => "upstream_failed",
-        }
+vocabulary! {
+    /// Why a request was refused as a whole: the label of `refused_requests_total`, and what repeated log lines are counted by.
+    #[allow(missing_docs, reason = "each says itself")]
+    pub enum Refused {
+        Malformed = "malformed",
+        Unauthenticated = "unauthenticated",
+        UnknownProject = "unknown_project",
+        Mismatch = "mismatch",
+        RateLimited = "rate_limited",
+        TooLarge = "too_large",
+        Encoding = "encoding",
+        ContentType = "content_type",
+        Timeout = "timeout",
+        Overloaded = "overloaded",
+        JournalFull = "journal_full",
+        ProjectShare = "project_share",
+        JournalFailed = "journal_failed",
+        Disconnected = "disconnected",
+        NoSuchRoute = "no_such_route",
+        Method = "method",
+        ProxyProtocol = "proxy_protocol",
+        TooManyConnections = "too_many_connections",
+        UpstreamTimeout = "upstream_timeout",
+        UpstreamFailed = "upstream_failed",
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::policy::outcome::DropReason;
+use crate::policy::outcome::Cause;
 use crate::protocol::category::Category;
 
 use super::lags::Lags;
@@ -116,7 +116,7 @@ fn totals(accounts: &BTreeMap<AccountKey, Account>) -> BTreeMap<Arc<str>, Totals
         let own = all.entry(Arc::clone(upstream)).or_default();
         own.accepted += account.accepted + account.returned;
         own.delivered += account.delivered;
-        own.lost += account.dropped(DropReason::Expired) + account.dropped(DropReason::Evicted);
+        own.lost += account.dropped_by(Cause::Lost);
     }
     all
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+use crate::policy::outcome::DropReason;
 use crate::protocol::category::Category;
 
 use super::gaps::{self, GapStatus};
@@ -19,18 +20,7 @@ pub fn dropped(reason: &str, items: u64) -> String {
 
 /// What it means that an upstream does not get something for this reason; empty for a reason that is not known.
 pub fn meaning(reason: &str) -> &'static str {
-    match reason {
-        "mirror_off" => "the mirror was off",
-        "filtered" => "the items of its shadow section leave them out",
-        "sampled" => "left out by the sample of its shadow section",
-        "capped" => "over the daily_cap of its shadow section",
-        "rate_limited" => "it limited them, and on_rate_limit is drop",
-        "expired" => "they waited longer than max_age",
-        "evicted" => "the journal was full",
-        "rejected" => "it refused them for good: see the dead letters",
-        "unsupported" => "it has no place for them",
-        _ => "",
-    }
+    DropReason::from_name(reason).map_or("", DropReason::meaning)
 }
 
 /// Rate limits, one line for all that end together.
@@ -105,7 +95,6 @@ pub fn bytes(n: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::outcome::DropReason;
 
     #[test]
     fn limits_that_end_together_are_one_line() {
@@ -135,12 +124,5 @@ mod tests {
         let at = Timestamp::from_millis(1_767_571_207_999);
         assert_eq!(at.in_words(), "5 Jan 2026, 00:00:07 UTC");
         assert_eq!((ago(at, at), ago(at + Duration::from_secs(61), at)), ("just now".into(), "61 s ago".into()));
-    }
-
-    #[test]
-    fn every_reason_has_a_meaning() {
-        for reason in DropReason::ALL {
-            assert_ne!(meaning(reason.name()), "", "{reason}");
-        }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::journal::evidence::Stretch;
-use crate::policy::outcome::DropReason;
+use crate::policy::outcome::Cause;
 use crate::protocol::category::Category;
 use crate::telemetry::gaps::GapStatus;
 use crate::telemetry::series::{STEP, Step, beginning};
@@ -28,7 +28,7 @@ pub(super) async fn of_all(admin: &Admin, now: Timestamp) -> (BTreeMap<Arc<str>,
     for (key, account) in evidence.accounts {
         let Some(upstream) = key.upstream.filter(|_| Category::counts_items(key.category.name())) else { continue };
         let own = all.entry(upstream).or_default();
-        own.lost += account.dropped(DropReason::Expired) + account.dropped(DropReason::Evicted);
+        own.lost += account.dropped_by(Cause::Lost);
         own.refused += account.refused();
     }
     for (upstream, steps) in &evidence.steps {

@@ -250,9 +250,7 @@ impl Sources {
     fn latest(&self, name: &str) -> BTreeMap<String, Timestamp> {
         let own = self.evidence.latest.iter().filter(|((upstream, _), _)| **upstream == *name);
         let mut latest: BTreeMap<String, Timestamp> = own.map(|((_, what), at)| (what.to_string(), *at)).collect();
-        latest.retain(|what, _| {
-            OF_A_FAULT.contains(&what.as_str()) || DropReason::ALL.iter().any(|one| one.name() == what)
-        });
+        latest.retain(|what, _| OF_A_FAULT.contains(&what.as_str()) || DropReason::from_name(what).is_some());
         let steps = self.evidence.steps.get(name).map_or(&[][..], Vec::as_slice);
         let is_slow = |step: &&Step| step.lag_p99.is_some_and(|ms| Duration::from_millis(ms) >= self.max_lag);
         if let Some(step) = steps.iter().rfind(is_slow) {

@@ -150,9 +150,9 @@ pub(crate) async fn what_one_upstream_got_and_another_did_not_is_told_record_by_
         let fates: BTreeMap<u64, _> =
             told.unequal.iter().map(|one| (one.event_id.unwrap().as_u128() as u64, (one.a, one.b))).collect();
         let expected = [
-            (2, (Fate::Delivered, Fate::Rejected)),
+            (2, (Fate::Delivered, Fate::Dropped(DropReason::Rejected))),
             (4, (Fate::Delivered, Fate::NotSent)),
-            (6, (Fate::Delivered, Fate::Expired)),
+            (6, (Fate::Delivered, Fate::Dropped(DropReason::Expired))),
         ];
         assert_eq!(fates, BTreeMap::from(expected), "{restart}");
         assert_eq!(told.pending, (0, 0), "the last one waits for both");

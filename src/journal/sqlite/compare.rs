@@ -68,8 +68,7 @@ impl Standing {
 }
 
 fn fate(reason: &str) -> Fate {
-    let known = DropReason::ALL.into_iter().find(|known| known.name() == reason);
-    known.and_then(Fate::of).unwrap_or(Fate::Rejected)
+    DropReason::from_name(reason).and_then(Fate::of).unwrap_or(Fate::Dropped(DropReason::Rejected))
 }
 
 /// Compares the records accepted since `since` behind `after`, as many as one look takes, without reports of ours.

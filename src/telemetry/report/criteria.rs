@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
+use crate::policy::outcome::{Cause, DropReason};
 use crate::units::{Percent, Period};
 
 use super::super::gaps::GapStatus;
@@ -30,9 +31,9 @@ pub struct Settings {
     pub max_lag_p99: Period,
     /// The most items and requests that the candidate refuses.
     pub max_refused: u64,
-    /// The most items that are lost for the candidate: expired, evicted, dropped under its rate limits.
+    /// The most items that are lost for the candidate.
     pub max_lost: u64,
-    /// The most items that are kept from the candidate: mirror off, filtered, sampled, capped.
+    /// The most items that are kept from the candidate.
     pub max_withheld: u64,
     /// The least share of the error events taken by the candidate that were found there.
     pub min_verified: Percent,
@@ -201,12 +202,17 @@ fn balance(candidate: &UpstreamReport) -> Criterion {
     criterion("balance", candidate.difference == 0, demanded, format!("a difference of {}", candidate.difference))
 }
 
+/// The reasons to drop that have this cause.
+fn names_of(cause: Cause) -> impl Iterator<Item = &'static str> {
+    DropReason::ALL.into_iter().filter(move |reason| reason.cause() == cause).map(DropReason::name)
+}
+
 fn withheld(settings: &Settings, candidate: &UpstreamReport) -> Criterion {
-    let reasons = ["mirror_off", "filtered", "sampled", "capped"];
-    let (dropped, backfilled) = (candidate.dropped_as(&reasons), candidate.backfilled());
+    let (dropped, backfilled) = (candidate.dropped_by(Cause::Withheld), candidate.backfilled());
     let found = dropped.saturating_sub(backfilled);
     let demanded = format!("no more than {} kept from it", words::some(settings.max_withheld, "item"));
-    let told = reasons.iter().filter_map(|reason| Some(words::dropped(reason, *candidate.dropped.get(*reason)?)));
+    let told =
+        names_of(Cause::Withheld).filter_map(|reason| Some(words::dropped(reason, *candidate.dropped.get(reason)?)));
     let told: Vec<String> = told.collect();
     let told = if told.is_empty() { String::new() } else { format!(": {}", told.join("; ")) };
     let later =
@@ -221,10 +227,10 @@ fn withheld(settings: &Settings, candidate: &UpstreamReport) -> Criterion {
 
 fn lost(settings: &Settings, candidate: &UpstreamReport, gaps: &[GapStatus]) -> Criterion {
     let before = candidate.within.as_ref().map_or(0, |within| within.lost_before);
-    let found = candidate.dropped_as(&["expired", "evicted"]).saturating_sub(before);
-    let found = found + candidate.dropped_as(&["rate_limited"]);
-    let demanded =
-        format!("no more than {} expired, evicted or dropped under a limit", words::some(settings.max_lost, "item"));
+    let found = candidate.dropped_by(Cause::Lost).saturating_sub(before) + candidate.dropped_by(Cause::Limited);
+    let (most, reasons) =
+        (words::some(settings.max_lost, "item"), names_of(Cause::Lost).collect::<Vec<_>>().join(", "));
+    let demanded = format!("no more than {most} {reasons} or dropped under a limit");
     criterion(
         "lost",
         found <= settings.max_lost,
@@ -242,7 +248,7 @@ fn uncounted(gaps: &[GapStatus]) -> String {
 
 fn refused(settings: &Settings, candidate: &UpstreamReport) -> Criterion {
     let (retried, answers) = (candidate.retried(), candidate.attempts_of("misconfigured"));
-    let items = candidate.dropped_as(&["rejected"]).saturating_sub(retried);
+    let items = candidate.dropped_by(Cause::Refused).saturating_sub(retried);
     let demanded = format!("no more than {}", words::some(settings.max_refused, "refusal"));
     let later = if retried > 0 { format!(" and {retried} that were retried since") } else { String::new() };
     let found = format!(
@@ -414,19 +420,10 @@ mod tests {
         assert!(failed(|_| {}).is_empty());
         assert_eq!(failed(|report| report.relay.uptime_percent = 99.8), ["uptime"]);
         assert_eq!(failed(|report| report.upstreams[0].difference = -1), ["balance"]);
-        for (reason, criterion) in [
-            ("mirror_off", "withheld"),
-            ("filtered", "withheld"),
-            ("sampled", "withheld"),
-            ("capped", "withheld"),
-            ("expired", "lost"),
-            ("evicted", "lost"),
-            ("rate_limited", "lost"),
-            ("rejected", "refused"),
-        ] {
-            assert_eq!(failed(|report| dropped(report, reason)), [criterion], "{reason}");
+        for reason in DropReason::ALL {
+            let expected: Vec<_> = reason.cause().criterion().into_iter().collect();
+            assert_eq!(failed(|report| dropped(report, reason.name())), expected, "{reason}");
         }
-        assert!(failed(|report| dropped(report, "unsupported")).is_empty(), "its kind says so");
         let wrong = |report: &mut Report| report.upstreams[0].attempts.extend([("misconfigured".to_owned(), 1)]);
         assert_eq!(failed(wrong), ["refused"]);
         assert_eq!(failed(|report| report.upstreams[0].availability_percent = 99.89), ["availability"]);

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+use crate::policy::outcome::Cause;
 
 use super::{Criterion, Report, UpstreamReport};
 
@@ -27,23 +28,24 @@ impl Criterion {
 
 fn until(name: &str, report: &Report, candidate: &UpstreamReport) -> Option<Timestamp> {
     let window = report.asked();
-    let hours = |what: &[&str]| {
-        let last = what.iter().filter_map(|what| candidate.latest.get(*what)).max()?;
-        Some(*last + HOUR + window)
+    let hours = |counts: &dyn Fn(&str) -> bool| {
+        let last = candidate.latest.iter().filter(|(what, _)| counts(what)).map(|(_, at)| *at).max()?;
+        Some(last + HOUR + window)
     };
     match name {
         "uptime" => Some(report.relay.gaps.last()?.to + window),
-        "withheld" => hours(&["mirror_off", "filtered", "sampled", "capped"]),
-        "lost" => hours(&["expired", "evicted", "rate_limited"]),
-        "refused" => hours(&["rejected", "misconfigured"]),
-        "lag" => hours(&[SLOW]).filter(|_| candidate.lag_p99().is_some()),
+        "withheld" | "lost" | "refused" => hours(&|what| match Cause::of(what) {
+            Some(cause) => cause.criterion() == Some(name),
+            None => name == "refused" && what == "misconfigured",
+        }),
+        "lag" => hours(&|what| what == SLOW).filter(|_| candidate.lag_p99().is_some()),
         "availability" => {
             let ends: Option<Vec<Timestamp>> = candidate.outages.iter().map(|outage| outage.to).collect();
             Some(ends?.into_iter().max()? + window)
         }
         "canary" => {
             let fails = candidate.canary.as_ref().is_some_and(|own| own.state == "failing");
-            if fails { None } else { hours(&["canary_failed"]) }
+            if fails { None } else { hours(&|what| what == "canary_failed") }
         }
         "stored" => {
             let own = candidate.verification.as_ref()?;

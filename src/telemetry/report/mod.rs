@@ -7,9 +7,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
+use crate::policy::outcome::Cause;
 use crate::protocol::category::Category;
 
 use super::gaps::GapStatus;
+use super::ledger::dropped_by;
 use super::status::{CanaryStatus, LimitStatus, OutageStatus, SwitchStatus};
 use super::verification::NotFound;
 
@@ -240,9 +242,9 @@ impl UpstreamReport {
         self.items().map(|category| category.retried).sum()
     }
 
-    /// Items dropped for one of these reasons.
-    pub fn dropped_as(&self, reasons: &[&str]) -> u64 {
-        reasons.iter().filter_map(|reason| self.dropped.get(*reason)).sum()
+    /// Items dropped for reasons of that cause.
+    pub fn dropped_by(&self, cause: Cause) -> u64 {
+        dropped_by(&self.dropped, cause)
     }
 
     /// What 99 of 100 deliveries took at most, judged from the report's beginning on; `None` where nothing was delivered.
@@ -321,7 +323,7 @@ pub struct ComparisonReport {
 pub struct MissedReport {
     /// How many records.
     pub count: u64,
-    /// Why: `not_sent`, `rejected`, `expired`, `evicted`, `rate_limited`.
+    /// Why: `not_sent`, or the reason of a drop.
     pub reasons: BTreeMap<String, u64>,
     /// Some of them, the oldest first.
     pub sample: Vec<Missed>,

@@ -18,6 +18,7 @@ use crate::telemetry::letters::LetterSummary;
 use crate::telemetry::report::Report;
 use crate::telemetry::status::{Status, UpstreamStatus};
 use crate::telemetry::words;
+use crate::vocabulary::vocabulary;
 
 use super::layout::document;
 
@@ -34,40 +35,20 @@ pub(super) struct Viewer {
     pub(super) outcome: Option<Outcome>,
 }
 
-/// What a change came to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Outcome {
-    Switched,
-    Unchanged,
-    Retried,
-    Left,
-    Discarded,
-    Cancelled,
-    Repaired,
+vocabulary! {
+    /// What a change came to, by its name in the address of the page.
+    pub(super) enum Outcome {
+        Switched = "switched",
+        Unchanged = "unchanged",
+        Retried = "retried",
+        Left = "left",
+        Discarded = "discarded",
+        Cancelled = "cancelled",
+        Repaired = "repaired",
+    }
 }
 
 impl Outcome {
-    const ALL: [Self; 7] =
-        [Self::Switched, Self::Unchanged, Self::Retried, Self::Left, Self::Discarded, Self::Cancelled, Self::Repaired];
-
-    /// Its name in the address of the page.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Switched => "switched",
-            Self::Unchanged => "unchanged",
-            Self::Retried => "retried",
-            Self::Left => "left",
-            Self::Discarded => "discarded",
-            Self::Cancelled => "cancelled",
-            Self::Repaired => "repaired",
-        }
-    }
-
-    /// The one of that name.
-    pub(super) fn read(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|outcome| outcome.name() == name)
-    }
-
     fn sentence(self, status: &Status) -> String {
         let before =
             status.switches.iter().find(|switch| switch.project.is_none()).and_then(|last| last.from.as_deref());

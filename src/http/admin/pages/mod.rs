@@ -26,7 +26,7 @@ const LETTERS: usize = 10;
 
 pub(super) async fn status_page(visitor: Visitor, State(admin): State<Admin>, RawQuery(query): RawQuery) -> Response {
     let letters = letters::newest(&admin, LETTERS).await;
-    let outcome = Outcome::read(Fields::parse(query.unwrap_or_default().as_bytes()).get("done"));
+    let outcome = Outcome::from_name(Fields::parse(query.unwrap_or_default().as_bytes()).get("done"));
     let has_token = admin.view.load().token.is_some();
     let viewer = Viewer { session: visitor.session, has_token, outcome };
     let status = scrape::status(&admin).await;
