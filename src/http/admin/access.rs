@@ -1,4 +1,5 @@
-//! Who asks on the admin listener, and what they may: read, change by program, look at a page, change by a form of a page.
+//! Who asks on the admin listener, and what proves it: to read, change by program, look at a page, change by a form of a page. Which
+//! route takes which proof stands in the table in [`routes`](super::routes).
 //!
 //! Rule: without a token, everything is free on this machine and nothing from elsewhere. With a token, changes and the contents of
 //! events take it from everywhere, or a session that began with it; the rest takes it from elsewhere, and on this machine too
@@ -148,11 +149,9 @@ impl FromRequest<Admin> for Change {
     }
 }
 
-/// Answers only those who call us by a name of ours, or prove who they are. What says no more than that we live is for everybody.
+/// Answers only those who call us by a name of ours, or prove who they are.
 pub(super) async fn only_known_hosts(State(admin): State<Admin>, request: Request<Body>, next: Next) -> Response {
-    let is_health = ["/healthz", "/readyz"].contains(&request.uri().path());
-    let is_ours = is_health
-        || host::is_ours(request.uri(), request.headers(), &admin.view.load().hosts)
+    let is_ours = host::is_ours(request.uri(), request.headers(), &admin.view.load().hosts)
         || is_known(request.headers(), &admin);
     if is_ours {
         return next.run(request).await;

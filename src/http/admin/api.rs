@@ -1,6 +1,7 @@
-//! What programs ask of the admin listener: metrics, health, status, the report, and switching the primary.
+//! What programs ask of the admin listener: metrics, health, status, the report, and switching the primary. What they ask of dead
+//! letters, backfills and verification stands with these.
 //!
-//! Who may do what is told by [`access`](super::access).
+//! Who may ask is told by the table in [`routes`](super::routes).
 
 use axum::Json;
 use axum::extract::{Query, State};
@@ -8,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
 use serde_json::json;
 
-use super::access::{Changer, ContentReader, Reader};
+use super::access::ContentReader;
 use super::answer::refuse;
 use super::order::{self, SwitchBody};
 use super::report::{self, ReportQuery};
@@ -26,17 +27,16 @@ pub(super) async fn readyz(State(admin): State<Admin>) -> Response {
     }
 }
 
-pub(super) async fn metrics(_: Reader, State(admin): State<Admin>) -> Response {
+pub(super) async fn metrics(State(admin): State<Admin>) -> Response {
     let text = exposition::text(&admin).await;
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
-pub(super) async fn status(_: Reader, State(admin): State<Admin>) -> Response {
+pub(super) async fn status(State(admin): State<Admin>) -> Response {
     Json(scrape::status(&admin).await).into_response()
 }
 
 pub(super) async fn report(
-    _: Reader,
     contents: Result<ContentReader, Response>,
     State(admin): State<Admin>,
     Query(query): Query<ReportQuery>,
@@ -46,7 +46,7 @@ pub(super) async fn report(
         .map_or_else(|why| report::refusal(&why), |report| Json(report).into_response())
 }
 
-pub(super) async fn switch(_: Changer, State(admin): State<Admin>, Json(body): Json<SwitchBody>) -> Response {
+pub(super) async fn switch(State(admin): State<Admin>, Json(body): Json<SwitchBody>) -> Response {
     match order::send(&admin.control, body).await {
         Ok(()) => Json(json!({ "primary": admin.view().routing.primary })).into_response(),
         Err((status, why)) => refuse(status, &why),

@@ -13,11 +13,10 @@ use crate::journal::{Cursor, JournalError, TargetId};
 use crate::telemetry::backfill::{BackfillEnd, BackfillOrder, BackfillStatus, Backfills};
 use crate::units::Period;
 
-use super::access::{Changer, Reader};
 use super::answer::{Refused, refuse};
 use super::state::Admin;
 
-pub(super) async fn show(_: Reader, State(admin): State<Admin>) -> Response {
+pub(super) async fn show(State(admin): State<Admin>) -> Response {
     Json(Backfills { backfills: all(&admin).await }).into_response()
 }
 
@@ -27,7 +26,7 @@ pub(super) async fn all(admin: &Admin) -> Vec<BackfillStatus> {
     backfills.iter().map(|backfill| status(admin, backfill)).collect()
 }
 
-pub(super) async fn begin(_: Changer, State(admin): State<Admin>, Json(order): Json<BackfillOrder>) -> Response {
+pub(super) async fn begin(State(admin): State<Admin>, Json(order): Json<BackfillOrder>) -> Response {
     let (scope, note) = match scope(&admin, &order) {
         Ok(found) => found,
         Err(why) => return refuse(StatusCode::NOT_FOUND, &why),
@@ -42,7 +41,7 @@ pub(super) async fn begin(_: Changer, State(admin): State<Admin>, Json(order): J
     }
 }
 
-pub(super) async fn cancel(_: Changer, State(admin): State<Admin>, Json(end): Json<BackfillEnd>) -> Response {
+pub(super) async fn cancel(State(admin): State<Admin>, Json(end): Json<BackfillEnd>) -> Response {
     let ended = stop(&admin, &end.upstream).await;
     ended.map_or_else(|(status, why)| refuse(status, &why), |ended| Json(ended).into_response())
 }

@@ -16,7 +16,6 @@ use crate::journal::{JournalError, Letter, Pick, Record, TargetId};
 use crate::tasks;
 use crate::telemetry::letters::{LetterDetail, LetterItem, LetterPage, LetterPick, LetterSummary, LettersChanged};
 
-use super::access::{Changer, ContentReader, Reader};
 use super::answer::{Refused, refuse};
 use super::state::Admin;
 
@@ -40,7 +39,7 @@ pub(super) struct Listing {
     limit: Option<usize>,
 }
 
-pub(super) async fn list(_: Reader, State(admin): State<Admin>, Query(listing): Query<Listing>) -> Response {
+pub(super) async fn list(State(admin): State<Admin>, Query(listing): Query<Listing>) -> Response {
     let Listing { upstream, reason, before, limit } = listing;
     let target = match upstream.map(|name| target(&admin, &name)).transpose() {
         Ok(target) => target,
@@ -57,7 +56,7 @@ pub(super) async fn list(_: Reader, State(admin): State<Admin>, Query(listing): 
     }
 }
 
-pub(super) async fn show(_: ContentReader, State(admin): State<Admin>, Path(id): Path<u64>) -> Response {
+pub(super) async fn show(State(admin): State<Admin>, Path(id): Path<u64>) -> Response {
     match admin.journal.letter(id).await {
         Ok(Some((letter, record))) => Json(tasks::blocking(move || detail(&letter, &record)).await).into_response(),
         Ok(None) => unknown(id),
@@ -66,7 +65,7 @@ pub(super) async fn show(_: ContentReader, State(admin): State<Admin>, Path(id):
 }
 
 /// The body as it was accepted.
-pub(super) async fn envelope(_: ContentReader, State(admin): State<Admin>, Path(id): Path<u64>) -> Response {
+pub(super) async fn envelope(State(admin): State<Admin>, Path(id): Path<u64>) -> Response {
     let body = match admin.journal.letter(id).await {
         Ok(Some((_, record))) => match &record.body {
             Body::Memory(bytes) => Answer::from(bytes.clone()),
@@ -78,11 +77,11 @@ pub(super) async fn envelope(_: ContentReader, State(admin): State<Admin>, Path(
     ([(header::CONTENT_TYPE, "application/x-sentry-envelope")], body).into_response()
 }
 
-pub(super) async fn retry(_: Changer, State(admin): State<Admin>, Json(pick): Json<LetterPick>) -> Response {
+pub(super) async fn retry(State(admin): State<Admin>, Json(pick): Json<LetterPick>) -> Response {
     changed(change(&admin, &pick, true).await)
 }
 
-pub(super) async fn discard(_: Changer, State(admin): State<Admin>, Json(pick): Json<LetterPick>) -> Response {
+pub(super) async fn discard(State(admin): State<Admin>, Json(pick): Json<LetterPick>) -> Response {
     changed(change(&admin, &pick, false).await)
 }
 

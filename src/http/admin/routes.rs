@@ -1,14 +1,15 @@
-//! Every route that operators reach on one page, and what a browser may do with its answers.
+//! Every route that operators reach, on one page: who may ask for it, and what answers. And what a browser may do with the answers.
 
 use std::net::SocketAddr;
 use std::sync::LazyLock;
 
 use axum::Router;
 use axum::body::Body;
-use axum::middleware::from_fn_with_state;
+use axum::handler::Handler;
+use axum::middleware::{from_extractor_with_state, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::{any, get, post};
-use http::{HeaderValue, Request, StatusCode, header};
+use axum::routing::{self, MethodRouter};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use tokio::net::TcpListener;
 use tower::ServiceExt as _;
 
@@ -17,43 +18,103 @@ use crate::http::listener::doors::Doors;
 use crate::http::listener::serve::{App, serve};
 use crate::tasks::Tasks;
 
-use super::access::only_known_hosts;
+use super::access::{Changer, ContentReader, Reader, only_known_hosts};
 use super::pages::{self, changes};
 use super::state::Admin;
 use super::{api, backfill, letters, verify};
 
+/// Who may ask for a route. All but [`Who::Anybody`] call us by a name of ours or prove who they are; [`access`](super::access) has
+/// the rest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Who {
+    /// By whatever name they call us.
+    Anybody,
+    /// Who is about to sign in.
+    Guest,
+    Reader,
+    ContentReader,
+    Changer,
+    /// Who looks at a page: its function takes a `Visitor`.
+    Visitor,
+    /// Who has signed in and sends a form of a page: its function takes a `Change`.
+    Form,
+}
+
+/// One route.
+pub(super) struct Row {
+    #[cfg_attr(not(test), expect(dead_code, reason = "the tests ask by it"))]
+    pub(super) method: Method,
+    pub(super) path: &'static str,
+    pub(super) who: Who,
+    answer: MethodRouter<Admin>,
+}
+
+fn get<T: 'static>(path: &'static str, who: Who, answer: impl Handler<T, Admin>) -> Row {
+    Row { method: Method::GET, path, who, answer: routing::get(answer) }
+}
+
+fn post<T: 'static>(path: &'static str, who: Who, answer: impl Handler<T, Admin>) -> Row {
+    Row { method: Method::POST, path, who, answer: routing::post(answer) }
+}
+
+/// Every route.
+pub(super) fn table() -> Vec<Row> {
+    use Who::{Anybody, Changer, ContentReader, Form, Guest, Reader, Visitor};
+    vec![
+        get("/healthz", Anybody, api::healthz),
+        get("/readyz", Anybody, api::readyz),
+        get("/login", Guest, changes::sign_in_page),
+        post("/login", Guest, changes::sign_in),
+        post("/logout", Form, changes::sign_out),
+        get("/", Visitor, pages::status_page),
+        get("/report", Visitor, pages::report_page),
+        get("/switch", Visitor, changes::switch_page),
+        post("/switch", Form, changes::switch),
+        post("/retry", Form, changes::retry),
+        get("/discard", Visitor, changes::discard_page),
+        post("/discard", Form, changes::discard),
+        post("/cancel", Form, changes::cancel_backfill),
+        post("/repair", Form, changes::repair),
+        get("/metrics", Reader, api::metrics),
+        get("/api/status", Reader, api::status),
+        get("/api/report", Reader, api::report),
+        post("/api/primary", Changer, api::switch),
+        get("/api/backfill", Reader, backfill::show),
+        post("/api/backfill", Changer, backfill::begin),
+        post("/api/backfill/cancel", Changer, backfill::cancel),
+        post("/api/verify", Changer, verify::look),
+        post("/api/verify/again", Changer, verify::look_again),
+        post("/api/verify/event", Changer, verify::compare),
+        post("/api/repair", Changer, verify::repair),
+        get("/api/dead-letters", Reader, letters::list),
+        get("/api/dead-letters/{id}", ContentReader, letters::show),
+        get("/api/dead-letters/{id}/envelope", ContentReader, letters::envelope),
+        post("/api/dead-letters/retry", Changer, letters::retry),
+        post("/api/dead-letters/discard", Changer, letters::discard),
+    ]
+}
+
+impl Row {
+    /// What answers those who may ask.
+    fn guarded(self, admin: &Admin) -> MethodRouter<Admin> {
+        let Self { answer, who, .. } = self;
+        match who {
+            Who::Reader => answer.route_layer(from_extractor_with_state::<Reader, _>(admin.clone())),
+            Who::ContentReader => answer.route_layer(from_extractor_with_state::<ContentReader, _>(admin.clone())),
+            Who::Changer => answer.route_layer(from_extractor_with_state::<Changer, _>(admin.clone())),
+            Who::Anybody | Who::Guest | Who::Visitor | Who::Form => answer,
+        }
+    }
+}
+
 /// What operators reach.
 pub(super) fn operators(state: Admin) -> Router {
-    Router::new()
-        .route("/", get(pages::status_page))
-        .route("/login", get(changes::sign_in_page).post(changes::sign_in))
-        .route("/logout", post(changes::sign_out))
-        .route("/switch", get(changes::switch_page).post(changes::switch))
-        .route("/retry", post(changes::retry))
-        .route("/discard", get(changes::discard_page).post(changes::discard))
-        .route("/cancel", post(changes::cancel_backfill))
-        .route("/repair", post(changes::repair))
-        .route("/metrics", get(api::metrics))
-        .route("/healthz", get(api::healthz))
-        .route("/readyz", get(api::readyz))
-        .route("/api/status", get(api::status))
-        .route("/report", get(pages::report_page))
-        .route("/api/report", get(api::report))
-        .route("/api/primary", post(api::switch))
-        .route("/api/backfill", get(backfill::show).post(backfill::begin))
-        .route("/api/backfill/cancel", post(backfill::cancel))
-        .route("/api/verify", post(verify::look))
-        .route("/api/verify/again", post(verify::look_again))
-        .route("/api/verify/event", post(verify::compare))
-        .route("/api/repair", post(verify::repair))
-        .route("/api/dead-letters", get(letters::list))
-        .route("/api/dead-letters/{id}", get(letters::show))
-        .route("/api/dead-letters/{id}/envelope", get(letters::envelope))
-        .route("/api/dead-letters/retry", post(letters::retry))
-        .route("/api/dead-letters/discard", post(letters::discard))
-        .fallback(any(|| async { (StatusCode::NOT_FOUND, "no such page\n") }))
-        .layer(from_fn_with_state(state.clone(), only_known_hosts))
-        .with_state(state)
+    let (open, named): (Vec<Row>, Vec<Row>) = table().into_iter().partition(|row| row.who == Who::Anybody);
+    let add = |router: Router<Admin>, row: Row| router.route(row.path, row.guarded(&state));
+    let named = named.into_iter().fold(Router::new(), add);
+    let named = named.fallback(|| async { (StatusCode::NOT_FOUND, "no such page\n") });
+    let named = named.layer(from_fn_with_state(state.clone(), only_known_hosts));
+    open.into_iter().fold(named, add).with_state(state)
 }
 
 /// Serves operators on `listener`.

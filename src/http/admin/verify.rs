@@ -25,7 +25,6 @@ use crate::telemetry::verification::{
     RepairOrder, Repaired, VerificationStatus, Verified, VerifyOrder,
 };
 
-use super::access::Changer;
 use super::answer::{Refused, refuse};
 use super::state::Admin;
 
@@ -127,7 +126,7 @@ pub(super) fn refresh(metrics: &Metrics, upstream: &UpstreamStatus) {
 }
 
 /// Looks for some of the events that are asked for.
-pub(super) async fn look(_: Changer, State(admin): State<Admin>, Json(order): Json<VerifyOrder>) -> Response {
+pub(super) async fn look(State(admin): State<Admin>, Json(order): Json<VerifyOrder>) -> Response {
     let VerifyOrder { upstream, since, after } = order;
     let name = Arc::from(upstream.as_str());
     match admin.verifier.look_for(&name, since, Cursor::from_number(after)).await {
@@ -148,7 +147,7 @@ pub(super) async fn look(_: Changer, State(admin): State<Admin>, Json(order): Js
 }
 
 /// Looks once more for events that a look did not find.
-pub(super) async fn look_again(_: Changer, State(admin): State<Admin>, Json(order): Json<AgainOrder>) -> Response {
+pub(super) async fn look_again(State(admin): State<Admin>, Json(order): Json<AgainOrder>) -> Response {
     let AgainOrder { upstream, after, events } = order;
     let ids: Result<HashSet<EventId>, _> = events.iter().map(|id| id.parse()).collect();
     let Some(ids) = ids.ok().filter(|ids| ids.len() <= LOOK) else {
@@ -171,7 +170,7 @@ pub(super) async fn look_again(_: Changer, State(admin): State<Admin>, Json(orde
 }
 
 /// Compares one event as it was sent with the tracker's copy.
-pub(super) async fn compare(_: Changer, State(admin): State<Admin>, Json(order): Json<CompareOrder>) -> Response {
+pub(super) async fn compare(State(admin): State<Admin>, Json(order): Json<CompareOrder>) -> Response {
     let CompareOrder { upstream, event_id } = order;
     let Ok(id) = event_id.parse() else {
         return refuse(StatusCode::BAD_REQUEST, "an event id has 32 hexadecimal digits");
@@ -195,7 +194,7 @@ pub(super) async fn compare(_: Changer, State(admin): State<Admin>, Json(order):
 }
 
 /// Sends missing events again.
-pub(super) async fn repair(_: Changer, State(admin): State<Admin>, Json(order): Json<RepairOrder>) -> Response {
+pub(super) async fn repair(State(admin): State<Admin>, Json(order): Json<RepairOrder>) -> Response {
     let since = admin.clock.now() - order.since.get();
     match send_again(&admin, &order.upstream, since, order.dry_run).await {
         Ok(repaired) => Json(repaired).into_response(),

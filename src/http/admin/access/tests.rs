@@ -13,7 +13,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::delivery::board::Board;
 use crate::delivery::verifier::Verifier;
 use crate::http::admin::order::SwitchOrder;
-use crate::http::admin::routes::operators;
+use crate::http::admin::routes::{Row, Who, operators, table};
 use crate::http::admin::session::LIFE;
 use crate::http::admin::state::View;
 use crate::http::readiness::Readiness;
@@ -89,6 +89,14 @@ async fn get(admin: &Admin, peer: &str, path: &str, headers: &[(&str, &str)]) ->
     ask(admin, peer, request, "").await
 }
 
+/// A request for a row of the table, under an authority that goes before the header `host`.
+async fn ask_for(admin: &Admin, peer: &str, authority: &str, row: &Row, headers: &[(&str, &str)]) -> Answer {
+    let path = row.path.replace("{id}", "1");
+    let uri = if authority.is_empty() { path } else { format!("http://{authority}{path}") };
+    let request = Request::builder().method(&row.method).uri(uri);
+    ask(admin, peer, headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)), "").await
+}
+
 async fn post(admin: &Admin, path: &str, cookie: &str, form: &str) -> Answer {
     let request = Request::post(path).header("cookie", cookie).header("origin", "http://relay.test:8485");
     ask(admin, ELSEWHERE, request.header("content-type", "application/x-www-form-urlencoded"), form).await
@@ -99,20 +107,23 @@ async fn from_another_machine_pages_ask_for_a_sign_in_and_the_api_for_the_token(
     let (admin, _orders) = admin().await;
     let through_a_proxy = ("x-forwarded-for", "192.0.2.7");
     for (peer, headers) in [(ELSEWHERE, vec![]), ("[2001:db8::7]:40000", vec![]), (HERE, vec![through_a_proxy])] {
-        for path in ["/", "/report", "/switch?to=glitchtip", "/discard?id=1"] {
-            let page = get(&admin, peer, path, &headers).await;
-            assert!(page.status == 401 && page.is_page(), "{peer} {path}: {}", page.text);
-            assert!(page.text.contains("action=\"login\"") && !page.text.contains("sentry"), "{}", page.text);
+        for row in table() {
+            let refusal = ask_for(&admin, peer, "", &row, &headers).await;
+            let told = format!("{peer} {} {}: {}", row.method, row.path, refusal.text);
+            match row.who {
+                Who::Anybody => assert_eq!(refusal.status, 200, "{told}"),
+                Who::Guest => assert!(refusal.is_page() && ![401, 403].contains(&refusal.status.as_u16()), "{told}"),
+                Who::Visitor => {
+                    assert!(refusal.status == 401 && refusal.is_page(), "{told}");
+                    assert!(told.contains("action=\"login\"") && !told.contains("sentry"), "{told}");
+                }
+                Who::Form => assert!(refusal.status == 403 && refusal.is_page(), "{told}"),
+                Who::Reader | Who::ContentReader => {
+                    assert!(refusal.status == 401 && told.contains("Authorization: Bearer"), "{told}");
+                }
+                Who::Changer => assert!(refusal.status == 403 && told.contains("Authorization: Bearer"), "{told}"),
+            }
         }
-        for path in ["/api/status", "/metrics", "/api/dead-letters", "/api/report"] {
-            let refusal = get(&admin, peer, path, &headers).await;
-            assert!(
-                refusal.status == 401 && refusal.text.contains("Authorization: Bearer"),
-                "{path}: {}",
-                refusal.text
-            );
-        }
-        assert_eq!(get(&admin, peer, "/healthz", &headers).await.status, 200);
         for token in ["Bearer the-token", "Bearer another"] {
             let headers = [headers.clone(), vec![("authorization", token)]].concat();
             let expected = if token.ends_with("the-token") { 200 } else { 401 };
@@ -124,6 +135,28 @@ async fn from_another_machine_pages_ask_for_a_sign_in_and_the_api_for_the_token(
         let page = get(&admin, peer, "/", &[]).await;
         assert_eq!(page.status, 200);
         assert!(page.text.contains("href=\"login\"") && !page.text.contains("csrf"), "{}", page.text);
+    }
+}
+
+#[tokio::test]
+async fn on_this_machine_too_what_is_in_events_and_changes_take_the_token_and_all_but_health_a_name_of_ours() {
+    let (admin, _orders) = admin().await;
+    let token = ("authorization", "Bearer the-token");
+    for row in table() {
+        let told = format!("{} {}", row.method, row.path);
+        let is_refused = |answer: &Answer| [401, 403].contains(&answer.status.as_u16());
+        let without = ask_for(&admin, HERE, "", &row, &[]).await;
+        let with = ask_for(&admin, ELSEWHERE, "", &row, &[token]).await;
+        match row.who {
+            Who::Anybody | Who::Guest => assert!(!is_refused(&without), "{told}"),
+            Who::Reader => assert!(!is_refused(&without) && !is_refused(&with), "{told}"),
+            Who::ContentReader | Who::Changer => assert!(is_refused(&without) && !is_refused(&with), "{told}"),
+            Who::Form => assert!(is_refused(&without) && is_refused(&with), "{told}"),
+            // Some pages are for those alone who have signed in.
+            Who::Visitor => {}
+        }
+        let status = ask_for(&admin, HERE, "evil.test", &row, &[]).await.status;
+        assert_eq!(status == StatusCode::MISDIRECTED_REQUEST, row.who != Who::Anybody, "{told}");
     }
 }
 
