@@ -4,64 +4,68 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::category::{Category, Quantities};
 
-/// The type of an item. Types that are not known here are kept and forwarded as they are.
-#[derive(Clone, PartialEq, Eq, Debug)]
-#[allow(missing_docs, reason = "the names are the protocol's")]
-pub enum ItemType {
-    Event,
-    Transaction,
-    Security,
-    RawSecurity,
-    Attachment,
-    FormData,
-    UserReport,
-    Feedback,
-    Profile,
-    ProfileChunk,
-    ReplayEvent,
-    ReplayRecording,
-    ReplayVideo,
-    CheckIn,
-    Log,
-    TraceMetric,
-    Span,
-    Session,
-    Sessions,
-    Statsd,
-    MetricBuckets,
-    ClientReport,
-    Nel,
-    UnrealReport,
-    /// Any other word.
-    Unknown(Box<str>),
+macro_rules! item_types {
+    ($($Type:ident = $name:literal,)+) => {
+        /// The type of an item. Types that are not known here are kept and forwarded as they are.
+        #[derive(Clone, PartialEq, Eq, Debug)]
+        #[allow(missing_docs, reason = "the names are the protocol's")]
+        pub enum ItemType {
+            $($Type,)+
+            /// Any other word.
+            Unknown(Box<str>),
+        }
+
+        /// The names of the types that are known here: what a configuration may name.
+        pub const KNOWN: [&str; [$($name),+].len()] = [$($name),+];
+
+        impl ItemType {
+            /// The type of that name; `profile_chunk_ui` is an alias of `profile_chunk` (getsentry/relay,
+            /// `relay-server/src/envelope/item.rs`).
+            pub fn from_name(name: &str) -> Self {
+                match name {
+                    $($name => Self::$Type,)+
+                    "profile_chunk_ui" => Self::ProfileChunk,
+                    other => Self::Unknown(other.into()),
+                }
+            }
+
+            /// The name on the wire.
+            pub fn name(&self) -> &str {
+                match self {
+                    $(Self::$Type => $name,)+
+                    Self::Unknown(name) => name,
+                }
+            }
+        }
+    };
 }
 
-/// The names of the types that are known here: what a configuration may name.
-pub const KNOWN: [&str; 23] = [
-    "event",
-    "transaction",
-    "security",
-    "raw_security",
-    "attachment",
-    "form_data",
-    "user_report",
-    "feedback",
-    "profile",
-    "profile_chunk",
-    "replay_event",
-    "replay_recording",
-    "replay_video",
-    "check_in",
-    "log",
-    "trace_metric",
-    "span",
-    "session",
-    "sessions",
-    "statsd",
-    "metric_buckets",
-    "client_report",
-    "nel",
-];
+item_types! {
+    Event = "event",
+    Transaction = "transaction",
+    Security = "security",
+    RawSecurity = "raw_security",
+    Attachment = "attachment",
+    FormData = "form_data",
+    UserReport = "user_report",
+    Feedback = "feedback",
+    Profile = "profile",
+    ProfileChunk = "profile_chunk",
+    ReplayEvent = "replay_event",
+    ReplayRecording = "replay_recording",
+    ReplayVideo = "replay_video",
+    CheckIn = "check_in",
+    Log = "log",
+    TraceMetric = "trace_metric",
+    Span = "span",
+    Session = "session",
+    Sessions = "sessions",
+    Statsd = "statsd",
+    MetricBuckets = "metric_buckets",
+    ClientReport = "client_report",
+    Nel = "nel",
+    UnrealReport = "unreal_report",
+}
 
 impl<'de> Deserialize<'de> for ItemType {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -83,68 +87,6 @@ const MIB: u64 = 1024 * 1024;
 const KIB: u64 = 1024;
 
 impl ItemType {
-    /// The type of that name; `profile_chunk_ui` is an alias of `profile_chunk` (getsentry/relay, `relay-server/src/envelope/item.rs`).
-    pub fn from_name(name: &str) -> Self {
-        match name {
-            "event" => Self::Event,
-            "transaction" => Self::Transaction,
-            "security" => Self::Security,
-            "raw_security" => Self::RawSecurity,
-            "attachment" => Self::Attachment,
-            "form_data" => Self::FormData,
-            "user_report" => Self::UserReport,
-            "feedback" => Self::Feedback,
-            "profile" => Self::Profile,
-            "profile_chunk" | "profile_chunk_ui" => Self::ProfileChunk,
-            "replay_event" => Self::ReplayEvent,
-            "replay_recording" => Self::ReplayRecording,
-            "replay_video" => Self::ReplayVideo,
-            "check_in" => Self::CheckIn,
-            "log" => Self::Log,
-            "trace_metric" => Self::TraceMetric,
-            "span" => Self::Span,
-            "session" => Self::Session,
-            "sessions" => Self::Sessions,
-            "statsd" => Self::Statsd,
-            "metric_buckets" => Self::MetricBuckets,
-            "client_report" => Self::ClientReport,
-            "nel" => Self::Nel,
-            "unreal_report" => Self::UnrealReport,
-            other => Self::Unknown(other.into()),
-        }
-    }
-
-    /// The name on the wire.
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Event => "event",
-            Self::Transaction => "transaction",
-            Self::Security => "security",
-            Self::RawSecurity => "raw_security",
-            Self::Attachment => "attachment",
-            Self::FormData => "form_data",
-            Self::UserReport => "user_report",
-            Self::Feedback => "feedback",
-            Self::Profile => "profile",
-            Self::ProfileChunk => "profile_chunk",
-            Self::ReplayEvent => "replay_event",
-            Self::ReplayRecording => "replay_recording",
-            Self::ReplayVideo => "replay_video",
-            Self::CheckIn => "check_in",
-            Self::Log => "log",
-            Self::TraceMetric => "trace_metric",
-            Self::Span => "span",
-            Self::Session => "session",
-            Self::Sessions => "sessions",
-            Self::Statsd => "statsd",
-            Self::MetricBuckets => "metric_buckets",
-            Self::ClientReport => "client_report",
-            Self::Nel => "nel",
-            Self::UnrealReport => "unreal_report",
-            Self::Unknown(name) => name,
-        }
-    }
-
     /// Whether this item is about the event of its envelope and goes where that goes: limited, refused or repeated with it.
     pub const fn depends_on_event(&self) -> bool {
         matches!(
