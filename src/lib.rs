@@ -50,13 +50,15 @@
 //!
 //! | to add | begin at |
 //! | --- | --- |
-//! | what a kind of upstream wants or answers otherwise | the table in `delivery/quirks.rs` |
+//! | what a kind of upstream wants or answers otherwise | a column of the table in `delivery/quirks.rs`; for a new kind, `Kind` in `delivery/settings.rs` |
 //! | a tracker's API | a file in `tracker/`, and `dialect` in `delivery/asking.rs` |
 //! | a field that a tracker changes | the tracker's table in `content/drift/` |
-//! | a route for SDKs, a route for operators | `http/public/routes.rs`, `http/admin/routes.rs` |
-//! | a reason to drop | `DropReason` in `policy/outcome.rs` |
-//! | a type of item, a category | `protocol/item.rs`, `protocol/category.rs` |
-//! | a journal on something else than SQLite | the ports in `journal/mod.rs` and `daemon/control.rs`, and `open_journal` in `daemon.rs` |
+//! | an endpoint of the admin API, a page | a row in `http/admin/routes.rs`; the function stands beside its subject: `api.rs`, `letters.rs`, … |
+//! | a route for SDKs | `http/public/routes.rs` |
+//! | a reason to drop | a row in `policy/outcome.rs`; a test names the tables outside the code that repeat it |
+//! | a type of item, a category | a row in `protocol/item.rs`, in `protocol/category.rs`; the compiler names what has to be decided |
+//! | a journal on something else than SQLite | the ports in `journal/mod.rs`, the suite in `journal/contract/`, and `open_journal`, the end of `daemon.rs` |
+//! | what relays on several machines share besides | the port in `daemon/control.rs` |
 //! | a section or an option of the configuration | `config/shape.rs`, and the part's own `Settings` |
 //! | a verb | `cli/mod.rs` |
 //! | a word to another messenger | `notify/format.rs` |

@@ -118,11 +118,10 @@ async fn send_again(admin: &AdminClient, args: &Args) -> Result<(), Failure> {
         ))?;
     }
     match args.dry_run {
-        true => terminal::say(format_args!(
-            "{} {} missing at {upstream} and would be sent again",
-            words::some(*missing, "event"),
-            words::verb(*missing, "is", "are")
-        )),
+        true => {
+            let missing = words::those(*missing, "event", "is missing", "are missing");
+            terminal::say(format_args!("{missing} at {upstream} and would be sent again"))
+        }
         false => terminal::say(format_args!(
             "{sent_again} of {missing} missing events are sent to {upstream} again, and looked for after that"
         )),

@@ -302,12 +302,10 @@ fn why_not(upstream: &UpstreamStatus, is_dropped: bool) -> String {
     let waits = upstream.backlog.envelopes;
     match is_dropped {
         true => format!("events of this project were dropped meanwhile, most likely this one{error}"),
-        false => format!(
-            "is {}; {} {} for it{error}",
-            upstream.state,
-            words::some(waits, "envelope"),
-            words::verb(waits, "waits", "wait")
-        ),
+        false => {
+            let waiting = words::those(waits, "envelope", "waits for it", "wait for it");
+            format!("is {}; {waiting}{error}", upstream.state)
+        }
     }
 }
 

@@ -58,8 +58,7 @@ fn is_name(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::diagnostics::{Form, Problems};
-    use crate::config::{Loaded, parse};
+    use crate::config::tests;
 
     const BEGINNING: &str = r#"
 primary = "sentry"
@@ -76,22 +75,16 @@ public_key = "${KEY}"
 sentry = "http://hunter2@h/1"
 "#;
 
-    fn loaded(end: &str) -> Result<Loaded, Problems> {
-        parse("config.toml", &format!("{BEGINNING}{end}"), &|name| (name == "KEY").then(|| "hunter2".to_owned()))
-    }
-
     fn lines(end: &str) -> String {
-        loaded(end).map_or_else(|problems| problems, |loaded| loaded.warnings).render(Form::Lines)
+        tests::lines(&format!("{BEGINNING}{end}"))
     }
 
     #[test]
     fn an_api_and_the_names_there_are_read_and_the_token_is_not_shown() {
-        let loaded = loaded(
-            "glitchtip = { dsn = \"http://hunter2@127.0.0.1:8080/1\", project = \"acme/shop\" }\n\
+        let end = "glitchtip = { dsn = \"http://hunter2@127.0.0.1:8080/1\", project = \"acme/shop\" }\n\
              bugsink = { dsn = \"http://hunter2@127.0.0.1:8000/1\" }\n\
-             [upstreams.glitchtip.api]\ntoken = \"${KEY}\"\nurl = \"http://h/\"\n[upstreams.bugsink.api]\ntoken = \"${KEY}\"\n",
-        )
-        .unwrap();
+             [upstreams.glitchtip.api]\ntoken = \"${KEY}\"\nurl = \"http://h/\"\n[upstreams.bugsink.api]\ntoken = \"${KEY}\"\n";
+        let loaded = tests::read(&format!("{BEGINNING}{end}")).unwrap();
         assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
         let api = loaded.config.upstreams["glitchtip"].api.clone().unwrap();
         assert_eq!((api.token.expose(), api.url.unwrap().to_string().as_str()), ("hunter2", "http://h"));

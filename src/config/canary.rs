@@ -57,29 +57,10 @@ fn check_project(path: &Path, file: &File, report: &mut Report<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::diagnostics::{Form, Problems};
-    use crate::config::{Loaded, parse};
-
-    const BEGINNING: &str = r#"
-primary = "sentry"
-[upstreams.sentry]
-[upstreams.glitchtip]
-kind = "glitchtip"
-[[projects]]
-name = "shop"
-id = "1"
-public_key = "${KEY}"
-[projects.upstreams]
-sentry = "http://hunter2@h/1"
-glitchtip = "http://hunter2@127.0.0.1:8080/1"
-"#;
-
-    fn loaded(end: &str) -> Result<Loaded, Problems> {
-        parse("config.toml", &format!("{BEGINNING}{end}"), &|name| (name == "KEY").then(|| "hunter2".to_owned()))
-    }
+    use crate::config::tests::{self, GOOD};
 
     fn lines(end: &str) -> String {
-        loaded(end).map_or_else(|problems| problems, |loaded| loaded.warnings).render(Form::Lines)
+        tests::lines(&format!("{GOOD}{end}"))
     }
 
     #[test]

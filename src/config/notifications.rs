@@ -49,15 +49,13 @@ fn check_one(path: &Path, settings: &Settings, report: &mut Report<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::diagnostics::Form;
-    use crate::config::parse;
+    use crate::config::tests;
 
     const BEGINNING: &str = "primary = \"sentry\"\n[upstreams.sentry]\n[[projects]]\nname = \"shop\"\nid = \"1\"\n\
                              public_key = \"key\"\nupstreams.sentry = \"http://key@h/1\"\n";
 
     fn lines(end: &str) -> String {
-        let loaded = parse("config.toml", &format!("{BEGINNING}{end}"), &|_| None);
-        loaded.map_or_else(|problems| problems, |loaded| loaded.warnings).render(Form::Lines)
+        tests::lines(&format!("{BEGINNING}{end}"))
     }
 
     #[test]

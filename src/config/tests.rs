@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::diagnostics::{Form, Problems};
-use super::{Config, load, parse};
+use super::{Config, Loaded, load, parse};
 
 mod listeners;
 
@@ -15,18 +15,19 @@ fn variables(name: &str) -> Option<String> {
     }
 }
 
-fn problems(text: &str) -> Problems {
-    match parse("config.toml", text, &variables) {
-        Err(problems) => problems,
-        Ok(loaded) => loaded.warnings,
-    }
+pub(super) fn read(text: &str) -> Result<Loaded, Problems> {
+    parse("config.toml", text, &variables)
 }
 
-fn lines(text: &str) -> String {
+fn problems(text: &str) -> Problems {
+    read(text).map_or_else(|problems| problems, |loaded| loaded.warnings)
+}
+
+pub(super) fn lines(text: &str) -> String {
     problems(text).render(Form::Lines)
 }
 
-const GOOD: &str = r#"
+pub(super) const GOOD: &str = r#"
 primary = "sentry"
 [upstreams.sentry]
 [upstreams.glitchtip]
@@ -291,7 +292,7 @@ fn what_a_shadow_is_spared_is_read_and_checked() {
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
     let wrong = "items = [\"event\", \"transactoin\"]\nsample = { transaction = 25, errors = 0.1 }\ndaily_cap = { error = -1, session = \"5\" }\nsampel = 1\n";
     insta::assert_snapshot!(lines(&format!("{GOOD}[upstreams.sentry.shadow]\n{wrong}")), @r##"
-    config.toml:14:19: upstreams.sentry.shadow.items[1]: expected one of `event`, `transaction`, `security`, `raw_security`, `attachment`, `form_data`, `user_report`, `feedback`, `profile`, `profile_chunk`, `replay_event`, `replay_recording`, `replay_video`, `check_in`, `log`, `trace_metric`, `span`, `session`, `sessions`, `statsd`, `metric_buckets`, `client_report`, `nel`, found `transactoin`; did you mean `transaction`?
+    config.toml:14:19: upstreams.sentry.shadow.items[1]: expected one of `event`, `transaction`, `security`, `raw_security`, `attachment`, `form_data`, `user_report`, `feedback`, `profile`, `profile_chunk`, `replay_event`, `replay_recording`, `replay_video`, `check_in`, `log`, `trace_metric`, `span`, `session`, `sessions`, `statsd`, `metric_buckets`, `client_report`, `nel`, `unreal_report`, found `transactoin`; did you mean `transaction`?
     config.toml:15:26: upstreams.sentry.shadow.sample.transaction: expected a number from 0 to 1, found integer `25`
     config.toml:15:30: upstreams.sentry.shadow.sample.errors: unknown key (did you mean `error`?)
     config.toml:16:23: upstreams.sentry.shadow.daily_cap.error: expected a whole number, or a size as in "1GiB", found integer `-1`

@@ -58,8 +58,8 @@ fn of_upstream(upstream: &UpstreamStatus, started_at: Timestamp) -> Vec<Sign> {
     };
     if let Some(trouble) = trouble {
         let waits = upstream.backlog.envelopes;
-        let (waiting, wait) = (words::some(waits, "envelope"), words::verb(waits, "waits", "wait"));
-        let text = format!("{} {name} {trouble}{error}; {waiting} {wait}", upstream.role);
+        let waiting = words::those(waits, "envelope", "waits", "wait");
+        let text = format!("{} {name} {trouble}{error}; {waiting}", upstream.role);
         signs.push(lasting(Event::UpstreamDown, name, text));
     } else if upstream.outages.iter().any(|outage| outage.to.is_none() && outage.from < started_at) {
         // It did not answer when this process started, and nothing was sent there since.

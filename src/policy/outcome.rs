@@ -1,4 +1,6 @@
 //! What can become of an item at an upstream: the closed vocabulary of metrics, ledger, status and dead letters.
+//!
+//! Rule: all that is to be said of a reason to drop stands in its row. Who asks more of reasons asks for their [`Cause`].
 
 use serde::{Deserialize, Deserializer};
 

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use crate::policy::outcome::{Cause, DropReason};
+
 use super::gaps;
 pub use super::level::{Health, Level};
 use super::status::{Status, UpstreamStatus};
@@ -45,7 +47,7 @@ fn calm(status: &Status) -> String {
     };
     let waits = match waiting {
         0 => "nothing waits".to_owned(),
-        n => format!("{} {} under way", words::some(n, "envelope"), words::verb(n, "is", "are")),
+        n => words::those(n, "envelope", "is under way", "are under way"),
     };
     let mirror = if status.mirror || names.len() < 2 { "" } else { " and nobody else does, for the mirror is off" };
     let lost = words::without_relay(&status.gaps)
@@ -86,42 +88,30 @@ fn of_upstream(upstream: &UpstreamStatus) -> Vec<(Level, String)> {
     let mut reasons = vec![];
     let (lost, refused) = (upstream.lately.lost, upstream.lately.refused);
     if lost > 0 {
-        let why = "for they waited too long or the journal was full";
-        reasons.push((
-            Level::LosingData,
-            format!(
-                "{} for {name} {} dropped in the last two hours, {why}",
-                words::some(lost, "item"),
-                words::verb(lost, "was", "were")
-            ),
-        ));
+        let (items, were) = (words::some(lost, "item"), words::verb(lost, "was", "were"));
+        let lost = DropReason::ALL.into_iter().filter(|reason| reason.cause() == Cause::Lost).map(DropReason::meaning);
+        let why = lost.collect::<Vec<_>>().join(" or ");
+        let sentence = format!("{items} for {name} {were} dropped in the last two hours, for {why}");
+        reasons.push((Level::LosingData, sentence));
     }
     if let Some(why) = trouble(upstream) {
         let waiting = match upstream.backlog.envelopes {
             0 => String::new(),
-            n => format!(" ({} {} for it)", words::some(n, "envelope"), words::verb(n, "waits", "wait")),
+            n => format!(" ({})", words::those(n, "envelope", "waits for it", "wait for it")),
         };
         reasons.push((Level::Degraded, why + &waiting));
     }
     if refused > 0 {
-        let why = format!(
-            "{name} refused {} for good in the last two hours, see the dead letters",
-            words::some(refused, "item")
-        );
+        let items = words::some(refused, "item");
+        let why = format!("{name} refused {items} for good in the last two hours, see the dead letters");
         reasons.push((Level::Degraded, why));
     }
     if upstream.canary.as_ref().is_some_and(|canary| canary.state == "failing") {
         reasons.push((Level::Degraded, format!("canaries do not get through to {name}")));
     }
     if let Some(missing) = upstream.verification.as_ref().map(|own| own.missing).filter(|missing| *missing > 0) {
-        reasons.push((
-            Level::Degraded,
-            format!(
-                "{} that {name} took {} missing there",
-                words::some(missing, "event"),
-                words::verb(missing, "is", "are")
-            ),
-        ));
+        let (events, are) = (words::some(missing, "event"), words::verb(missing, "is", "are"));
+        reasons.push((Level::Degraded, format!("{events} that {name} took {are} missing there")));
     }
     reasons.extend(upstream.stranded.iter().map(|stranded| (Level::Degraded, format!("at {name} {stranded}"))));
     reasons

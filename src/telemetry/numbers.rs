@@ -15,6 +15,11 @@ pub const fn verb(n: u64, one: &'static str, many: &'static str) -> &'static str
     if n == 1 { one } else { many }
 }
 
+/// So many of something, and what is said of one or of many.
+pub fn those(n: u64, what: &str, one: &'static str, many: &'static str) -> String {
+    format!("{} {}", some(n, what), verb(n, one, many))
+}
+
 /// A number with a comma before each three digits.
 pub fn count(n: u64) -> String {
     let digits = n.to_string();

@@ -29,7 +29,7 @@ pub struct Step {
     pub accepted: u64,
     /// Items it took.
     pub delivered: u64,
-    /// Items dropped because they waited too long or the journal was full.
+    /// Items that could not be kept long enough: [`Cause::Lost`].
     pub lost: u64,
     /// Envelopes that waited at the end; of an hour the most.
     pub waiting: u64,

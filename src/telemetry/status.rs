@@ -282,7 +282,7 @@ impl std::fmt::Display for PoisonStatus {
 /// Items that an upstream got and did not get in this hour of the clock and the one before.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LatelyStatus {
-    /// Dropped because they waited too long or the journal was full.
+    /// Dropped because they could not be kept long enough.
     pub lost: u64,
     /// Refused by it for good.
     pub refused: u64,

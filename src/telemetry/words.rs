@@ -7,7 +7,7 @@ use crate::policy::outcome::DropReason;
 use crate::protocol::category::Category;
 
 use super::gaps::{self, GapStatus};
-pub use super::numbers::{count, some, verb};
+pub use super::numbers::{count, some, those, verb};
 use super::status::LimitStatus;
 
 /// How many items were dropped for a reason, and what that means.
