@@ -26,6 +26,8 @@ const SECRET_WORDS: [&str; 13] = [
     "sessionid",
     "sentrykey",
 ];
+/// What else stands before a value in a text.
+const SECRET_KEYS: &[&str] = &["credentials", "pwd", "_key", "-key"];
 const SECRET_ENDS: [&str; 4] = ["dsn", "pwd", "pass", "xauth"];
 
 /// Whether the value of this key is hidden.
@@ -158,24 +160,9 @@ fn says_secret(text: &str) -> bool {
             rest.starts_with([':', '='])
         })
     };
-    const NAMES: [&str; 15] = [
-        "password",
-        "passwd",
-        "passphrase",
-        "secret",
-        "token",
-        "authorization",
-        "cookie",
-        "apikey",
-        "_key",
-        "-key",
-        "credential",
-        "credentials",
-        "sessionid",
-        "pwd",
-        "secret_key",
-    ];
-    lower.contains("private key-") || lower.contains("bearer ") || NAMES.iter().any(|name| given(name))
+    lower.contains("private key-")
+        || lower.contains("bearer ")
+        || SECRET_WORDS.iter().chain(SECRET_KEYS).any(|name| given(name))
 }
 
 /// A text without what a terminal obeys or what turns its letters around.
