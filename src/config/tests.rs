@@ -8,11 +8,8 @@ use super::{Config, Loaded, load, parse};
 mod listeners;
 
 fn variables(name: &str) -> Option<String> {
-    match name {
-        "SENTRY_DSN" => Some("https://hunter2@o1.ingest.sentry.io/42".into()),
-        "KEY" => Some("hunter2".into()),
-        _ => None,
-    }
+    let known = [("SENTRY_DSN", "https://hunter2@o1.ingest.sentry.io/42"), ("KEY", "hunter2")];
+    known.into_iter().find(|(own, _)| *own == name).map(|(_, value)| value.to_owned())
 }
 
 pub(super) fn read(text: &str) -> Result<Loaded, Problems> {
@@ -42,7 +39,7 @@ glitchtip = "http://hunter2@127.0.0.1:8080/1"
 "#;
 
 fn good() -> Config {
-    parse("config.toml", GOOD, &variables).unwrap().config
+    read(GOOD).unwrap().config
 }
 
 const MANY: &str = r#"
