@@ -23,16 +23,15 @@ use crate::delivery::supervisor::Supervisor;
 use crate::delivery::verifier::Verifier;
 use crate::http::{Admin, Listeners, Public, Readiness, SwitchOrder, View, serve_admin, serve_public};
 use crate::intake::submit::Intake;
-use crate::journal::sqlite::SqliteJournal;
 use crate::journal::{Journal, JournalError, OpenError, Switch, TargetId, Targets};
 use crate::policy::dedup::{Dedup, Keys};
 use crate::policy::routing::Routing;
-use crate::tasks::{self, Tasks};
-use crate::telemetry::ledger::Ledger;
+use crate::tasks::Tasks;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::observations::Observations;
 use crate::telemetry::status::ConfigStatus;
 
+mod backend;
 mod backfilling;
 mod canary;
 mod caps;
@@ -48,7 +47,8 @@ mod tests;
 mod upkeep;
 mod verifying;
 
-use control::{Chore, Control, File};
+pub use backend::Backend;
+pub use control::{Chore, Control};
 use renewal::Renewal;
 use switching::{Announced, primaries};
 use upkeep::Observed;
@@ -100,11 +100,21 @@ impl From<JournalError> for DaemonError {
     }
 }
 
-/// Runs until `stop` is cancelled; calls `ready` once, when requests are accepted.
+/// Runs on this machine's journal and file until `stop` is cancelled; calls `ready` once, when requests are accepted.
 pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce()) -> Result<(), DaemonError> {
+    let backend = Backend::of_one_machine(&options).await?;
+    run_on(backend, options, stop, ready).await
+}
+
+/// The same on any backend.
+pub async fn run_on(
+    backend: Backend,
+    options: Options,
+    stop: CancellationToken,
+    ready: impl FnOnce(),
+) -> Result<(), DaemonError> {
     let Options { path, loaded, mut listeners, clock, mut hangup } = options;
-    let (shown, control) = (path.display().to_string(), File::shared(path, loaded.fingerprint));
-    let mut daemon = Daemon::assemble(control, shown, loaded.config, clock).await?;
+    let mut daemon = Daemon::assemble(backend, path.display().to_string(), loaded.config, clock).await?;
     let serving = Tasks::new();
     let addresses = daemon.serve(&mut listeners, &serving)?;
     let mut changed = daemon.control.watch(&daemon.tasks);
@@ -166,15 +176,10 @@ struct Daemon {
 }
 
 impl Daemon {
-    async fn assemble(
-        control: Arc<dyn Control>,
-        path: String,
-        config: Config,
-        clock: Clock,
-    ) -> Result<Self, DaemonError> {
-        let (ledger, metrics, tasks) = (Ledger::default(), Metrics::new(), Tasks::new());
+    async fn assemble(backend: Backend, path: String, config: Config, clock: Clock) -> Result<Self, DaemonError> {
+        let Backend { journal, ledger, secret, control } = backend;
+        let (metrics, tasks, keys) = (Metrics::new(), Tasks::new(), Keys::new(&secret));
         metrics.know_daemon(env!("CARGO_PKG_VERSION"), option_env!("SWITCHYARD_COMMIT").unwrap_or("unknown"));
-        let (journal, keys) = open_journal(&config, clock.clone(), ledger.clone()).await?;
         let dedup = Dedup::new(&config.dedup);
         remembering::remember(&dedup, &*journal, clock.now()).await?;
         let observations = Observations::default();
@@ -382,14 +387,6 @@ impl Daemon {
         self.keep_switches().await;
         self.journal.close(JOURNAL_PAUSE).await;
     }
-}
-
-/// The journal, and the keys under which it recognises repeats.
-async fn open_journal(config: &Config, clock: Clock, ledger: Ledger) -> Result<(Arc<dyn Journal>, Keys), OpenError> {
-    let settings = config.journal.clone();
-    let opened = tasks::blocking(move || SqliteJournal::open(&settings, clock, ledger)).await?;
-    let keys = Keys::new(&opened.secret());
-    Ok((Arc::new(opened), keys))
 }
 
 /// Tells systemd, when it is there to be told.

@@ -17,18 +17,25 @@ use crate::tasks::{self, Tasks};
 
 /// What one relay at a time does for all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Chore {
+pub enum Chore {
+    /// What waited too long is dropped.
     Expire,
+    /// What was kept long enough goes.
     Prune,
+    /// Upstreams are told what was dropped.
     ClientReports,
+    /// Events of ours are sent through to the upstreams.
     Canaries,
+    /// Upstreams are given what they were not meant to get.
     Backfills,
+    /// Events are looked for at their upstreams.
     Verification,
+    /// Somebody is told when something breaks.
     Notifications,
 }
 
 /// What the relays share. One relay alone has a [`File`].
-pub(super) trait Control: Send + Sync {
+pub trait Control: Send + Sync {
     /// Tells, from one of these tasks, when the configuration is another one.
     fn watch(&self, tasks: &Tasks) -> mpsc::Receiver<()>;
 

@@ -7,9 +7,11 @@ use super::*;
 use crate::config::diagnostics::LoadError;
 use crate::config::load;
 use crate::delivery::settings::LONGEST_AGE;
+use crate::journal::sqlite::SqliteJournal;
 use crate::journal::{Client, Submission};
 use crate::protocol::category::{Category, Quantities};
 use crate::protocol::event_id::EventId;
+use crate::telemetry::ledger::Ledger;
 
 /// Leads every chore, or none.
 struct Lead(bool);
@@ -45,7 +47,11 @@ async fn kept_up(leads: bool) -> (u64, usize, usize, bool) {
     std::fs::write(&path, text).unwrap();
     let config = load(&path).unwrap_or_else(|error| panic!("{}", error.render(Form::Plain))).config;
     let clock = Clock::system();
-    let mut daemon = Daemon::assemble(Arc::new(Lead(leads)), String::new(), config, clock.clone()).await.unwrap();
+    let ledger = Ledger::default();
+    let journal = SqliteJournal::open(&config.journal, clock.clone(), ledger.clone()).unwrap();
+    let (secret, control) = (journal.secret(), Arc::new(Lead(leads)));
+    let backend = Backend { journal: Arc::new(journal), ledger, secret, control };
+    let mut daemon = Daemon::assemble(backend, String::new(), config, clock.clone()).await.unwrap();
     let gone = daemon.journal.target("gone").await.unwrap();
     daemon.targets = daemon.journal.targets().await.unwrap();
     let id = EventId::from(7);

@@ -14,8 +14,8 @@ use tokio::net::TcpListener;
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// The listeners of one process: those systemd gave, looked up by address.
-#[derive(Debug)]
+/// The listeners of one process: those systemd gave, looked up by address. By default none was given.
+#[derive(Debug, Default)]
 pub struct Listeners {
     inherited: Vec<std::net::TcpListener>,
 }
