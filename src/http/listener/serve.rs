@@ -293,11 +293,12 @@ async fn requests(
         // A connection of HTTP/1.1 stays until its request is answered; one of HTTP/2 does not, and forgets streams that are reset.
         let is_http2 = request.version() == Version::HTTP_2;
         let place = is_http2.then(|| (Arc::clone(&streams).try_acquire_owned().ok(), window.request()));
-        let answer = async move {
+        // On the heap: it is large, and a connection that waits for its next request has none.
+        let answer = Box::pin(async move {
             let answer = app.answer(peer, request.map(Body::new)).await;
             phases.request_ended();
             Ok::<_, std::convert::Infallible>(answer)
-        };
+        });
         match place {
             None => Either::Left(answer),
             Some(place) => Either::Right(tasks.to_its_end(async move {
