@@ -29,7 +29,7 @@ use super::batch_poison::{self, Cause};
 use super::headers::Headers;
 use super::mend::Mend;
 use super::settings::{Kind, Settings as Upstream};
-use super::transport::{Contents, Parcel, Transport};
+use super::transport::{Contents, Transport, parcel};
 
 /// How much of an answer is read: a page of a hundred large events is smaller.
 const LARGEST: usize = 16 << 20;
@@ -285,7 +285,7 @@ impl Api {
     async fn ask(&self, there: &There, path: &str) -> Result<Reply, Trouble> {
         let uri = format!("{}{path}", there.address).parse().map_err(|_| Trouble::Strange("no address".into()))?;
         let body = Contents::Pieces(Default::default());
-        let parcel = Parcel { method: Method::GET, uri, headers: self.0.headers.clone(), body };
+        let parcel = parcel(Method::GET, uri, self.0.headers.clone(), body);
         let unreachable = |error: String| Trouble::Unreachable(self.0.own.hide(error));
         let fetched = self.0.transport.fetch(parcel, PATIENCE, LARGEST).await;
         let (status, headers, body) = fetched.map_err(|error| unreachable(error.to_string()))?;

@@ -18,7 +18,7 @@ use crate::protocol::envelope::Envelope;
 use super::heads::Heads;
 use super::load::Load;
 use super::rewrite::{Address, rewrite, rewrite_line};
-use super::transport::{Contents, ENVELOPE, Parcel, Stream};
+use super::transport::{Contents, ENVELOPE, Parcel, Stream, parcel};
 
 const X_SENTRY_AUTH: HeaderName = HeaderName::from_static("x-sentry-auth");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -51,14 +51,14 @@ pub(super) fn pack(
         (body @ Body::File(_), Some(file)) => Contents::Stream(stream(body, load, file, to, dwell)?),
     };
     let headers = heads.of(record, || of_envelope(dsn, &record.client));
-    Ok(Parcel { method: Method::POST, uri: dsn.envelope_uri().clone(), headers, body })
+    Ok(parcel(Method::POST, dsn.envelope_uri().clone(), headers, body))
 }
 
 /// The question whether the upstream is there: an envelope without items, of which nothing is stored.
 pub(super) fn question(dsn: &Dsn) -> Parcel {
     let headers = of_envelope(dsn, &Client::ours());
     let body = pieces((Bytes::from_static(QUESTION), Bytes::new()));
-    Parcel { method: Method::POST, uri: dsn.envelope_uri().clone(), headers, body }
+    parcel(Method::POST, dsn.envelope_uri().clone(), headers, body)
 }
 
 fn pieces((line, rest): (Bytes, Bytes)) -> Contents {
@@ -88,7 +88,7 @@ fn repeat(record: &Record, request: &RawRequest, file: Option<Arc<File>>, dsn: &
             Contents::Stream(Stream::new(Bytes::new(), file, whole, Bytes::new()))
         }
     };
-    Ok(Parcel { method, uri, headers, body })
+    Ok(parcel(method, uri, headers, body))
 }
 
 /// The same from a file.
@@ -184,7 +184,7 @@ mod tests {
         };
         let routing = Routing { projects: vec![Arc::new(project)], ..Routing::default() };
         let to = Address::of(&routing, "shop", "tracker").unwrap();
-        let contents = pack(claim, &load, file, &to, &mut Heads::default(), now).unwrap().body;
+        let contents = pack(claim, &load, file, &to, &mut Heads::default(), now).unwrap().into_body();
         let announced = http_body::Body::size_hint(&contents).exact();
         let bytes = contents.collect().await.unwrap().to_bytes();
         assert_eq!(announced, Some(bytes.len() as u64));

@@ -43,14 +43,8 @@ const RATE_LIMITS: HeaderName = HeaderName::from_static("x-sentry-rate-limits");
 /// How much of an answer is kept for errors and dead letters.
 const KEPT_ANSWER: usize = 2 * 1024;
 
-/// A request to an upstream.
-#[derive(Clone, Debug)]
-pub(super) struct Parcel {
-    pub(super) method: Method,
-    pub(super) uri: Uri,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Contents,
-}
+/// A request to an upstream. On the heap: it goes from hand to hand, and would be moved as a whole each time.
+pub(super) type Parcel = Box<Request<Contents>>;
 
 /// Makes a request once more.
 pub(super) type Again<'a> = &'a mut (dyn FnMut() -> Option<Parcel> + Send);
@@ -181,17 +175,17 @@ impl Transport {
         patience: Duration,
         again: Again<'_>,
     ) -> Result<(Response<Incoming>, Option<Meter>), SendError> {
-        let (progress, copy) = match &parcel.body {
+        let (progress, copy) = match parcel.body() {
             Contents::Pieces(_) => (None, None),
-            Contents::Stream(stream) => (Some(stream.progress()), Some(Box::new(parcel.clone()))),
-            Contents::Packed(packed) => (Some(packed.progress()), Some(Box::new(parcel.clone()))),
+            Contents::Stream(stream) => (Some(stream.progress()), Some(parcel.clone())),
+            Contents::Packed(packed) => (Some(packed.progress()), Some(parcel.clone())),
         };
         let exchange = async {
-            let mut response = self.connections.request_metered(request(parcel)).await;
+            let mut response = self.connections.request_metered(parcel).await;
             if response.as_ref().is_err_and(NoAnswer::died_before_answer)
-                && let Some(parcel) = copy.map(|copy| *copy).or_else(again)
+                && let Some(parcel) = copy.or_else(again)
             {
-                response = Box::pin(self.connections.request_metered(request(parcel))).await;
+                response = Box::pin(self.connections.request_metered(parcel)).await;
             }
             response.map_err(|error| SendError::Network(error.to_string()))
         };
@@ -204,11 +198,10 @@ impl Transport {
     }
 }
 
-fn request(parcel: Parcel) -> Request<Contents> {
-    let mut request = Request::new(parcel.body);
-    *request.method_mut() = parcel.method;
-    *request.uri_mut() = parcel.uri;
-    *request.headers_mut() = parcel.headers;
+/// A request of these parts.
+pub(super) fn parcel(method: Method, uri: Uri, headers: HeaderMap, body: Contents) -> Parcel {
+    let mut request = Box::new(Request::new(body));
+    (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) = (method, uri, headers);
     request
 }
 

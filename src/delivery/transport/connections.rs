@@ -76,7 +76,7 @@ where
     ///
     /// When there is none, or one without an end.
     pub async fn request(&self, request: Request<B>) -> Result<Response<Incoming>, NoAnswer> {
-        let (mut response, meter) = self.request_metered(request).await?;
+        let (mut response, meter) = self.request_metered(Box::new(request)).await?;
         if let Some(meter) = meter {
             response.extensions_mut().insert(meter);
         }
@@ -86,7 +86,7 @@ where
     /// The same, and the meter of the connection that the answer comes by.
     pub(super) async fn request_metered(
         &self,
-        mut request: Request<B>,
+        mut request: Box<Request<B>>,
     ) -> Result<(Response<Incoming>, Option<Meter>), NoAnswer> {
         // What goes through a tunnel is none of the proxy's business.
         let proxy = self.proxy.proxy(request.uri()).ok().flatten();
@@ -103,7 +103,7 @@ where
 
     /// Sends it over a connection that waits, or over a new one. What was not begun to be sent when its connection closed goes over
     /// another one.
-    async fn exchange(&self, mut request: Request<B>) -> Result<(Response<Incoming>, Option<Meter>), Step> {
+    async fn exchange(&self, mut request: Box<Request<B>>) -> Result<(Response<Incoming>, Option<Meter>), Step> {
         let uri = request.uri().clone();
         if !request.headers().contains_key(header::HOST) {
             request.headers_mut().insert(header::HOST, host(&uri));
@@ -117,7 +117,7 @@ where
             };
             // A proxy is told the whole address.
             *request.uri_mut() = if open.is_proxied { uri.clone() } else { path_of(&uri) };
-            let mut error = match open.sender.try_send_request(request).await {
+            let mut error = match open.sender.try_send_request(*request).await {
                 Ok(response) => {
                     let meter = open.meter.clone().inspect(Meter::renew);
                     if meter.as_ref().is_none_or(|meter| meter.age() < self.max_age) {
@@ -128,7 +128,7 @@ where
                 Err(error) => error,
             };
             match error.take_message() {
-                Some(unsent) if !is_new => request = unsent,
+                Some(unsent) if !is_new => *request = unsent,
                 _ => return Err(Step::Send(error.into_error())),
             }
         }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header;
+use http::{Request, header};
 
 use crate::delivery::compress::{Compress, Packs};
 use crate::delivery::settings::Settings;
@@ -84,14 +84,14 @@ impl Outgoing {
     }
 
     async fn packed(&self, parcel: Parcel) -> Option<Parcel> {
-        let Parcel { method, uri, mut headers, body } = parcel;
+        let (mut head, body) = parcel.into_parts();
         let body = match body {
             Contents::Pieces([line, rest, _]) => Contents::Pieces(self.packs.pack(line, rest, self.how).await?),
             Contents::Stream(stream) if self.without_length => Contents::Packed(Packed::new(stream, self.how)),
             Contents::Stream(_) | Contents::Packed(_) => return None,
         };
-        headers.insert(header::CONTENT_ENCODING, self.how.header());
-        Some(Parcel { method, uri, headers, body })
+        head.headers.insert(header::CONTENT_ENCODING, self.how.header());
+        Some(Box::new(Request::from_parts(head, body)))
     }
 }
 

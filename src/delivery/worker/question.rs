@@ -60,7 +60,7 @@ impl Worker {
         let Some(dsn) = self.dsn_to_ask() else { return self.learn_from_answer(Err("there is no DSN".to_owned())) };
         let (mut parcel, transport) = (parcel::question(&dsn), Arc::clone(&self.transport));
         let settings = self.settings();
-        settings.headers.apply(&mut parcel.headers);
+        settings.headers.apply(parcel.headers_mut());
         let (patience, expected) = (settings.timeout.get(), settings.kind.answers());
         let (headers, key) = (settings.headers.clone(), dsn.public_key().to_owned());
         self.in_flight.push(Box::pin(async move {

@@ -56,7 +56,7 @@ impl Worker {
             Ok(parcel) => parcel,
             Err(error) => return self.unreadable(&claim, &error, now),
         };
-        settings.headers.apply(&mut parcel.headers);
+        settings.headers.apply(parcel.headers_mut());
         let outgoing = self.outgoing(&claim, &settings, address.dsn);
         let clock = self.around.clock.clone();
         self.circuit.started(1);
@@ -69,7 +69,7 @@ impl Worker {
                 let address = Address::of(&routing, &claim.record.project, &upstream)?;
                 let mut parcel =
                     parcel::pack(&claim, &load, file.clone(), &address, &mut Heads::default(), now).ok()?;
-                settings.headers.apply(&mut parcel.headers);
+                settings.headers.apply(parcel.headers_mut());
                 Some(parcel)
             };
             let (result, declined) = outgoing.send(parcel, &mut again).await;
