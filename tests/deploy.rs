@@ -17,6 +17,7 @@ use serde_json::Value;
 use switchyard::policy::circuit::State;
 use switchyard::policy::outcome::{Cause, DropReason};
 use switchyard::policy::verdict::Verdict;
+use switchyard::protocol::category::CONFIGURABLE;
 use switchyard::telemetry::metrics::{Metrics, Refused};
 use switchyard::{http, journal};
 use tempfile::TempDir;
@@ -393,6 +394,13 @@ fn the_handbook_lists_every_reason_to_drop_and_the_alert_those_that_lose_somethi
     let lost = lost.collect::<Vec<_>>().join("|");
     let rule = format!("switchyard_dropped_items_total{{reason=~\"{lost}\"}}");
     assert!(text("deploy/prometheus/rules.yml").contains(&rule), "deploy/prometheus/rules.yml: an alert is on {rule}");
+}
+
+#[test]
+fn the_handbook_names_every_category_that_a_configuration_may_name() {
+    let page = text("deploy/handbook/configure.md");
+    let silent: Vec<_> = CONFIGURABLE.into_iter().filter(|name| !page.contains(&format!("`{name}`"))).collect();
+    assert!(silent.is_empty(), "deploy/handbook/configure.md: no word on {silent:?}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use serde::de::{self, MapAccess, Visitor};
 use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::protocol::category::Category;
+use crate::protocol::category::{CONFIGURABLE, Category};
 use crate::units::{Amount, Rate};
 
 use super::storm;
@@ -129,26 +129,11 @@ enum Key {
 }
 
 /// The keys there are.
-const KEYS: &[&str] = &[
-    "error",
-    "security",
-    "transaction",
-    "span",
-    "attachment",
-    "attachment_item",
-    "feedback",
-    "profile",
-    "profile_chunk",
-    "profile_chunk_ui",
-    "replay",
-    "monitor",
-    "log_item",
-    "log_byte",
-    "trace_metric",
-    "session",
-    "metric_bucket",
-    "storm",
-];
+const KEYS: [&str; CONFIGURABLE.len() + 1] = {
+    let mut keys = ["storm"; CONFIGURABLE.len() + 1];
+    keys.split_at_mut(CONFIGURABLE.len()).0.copy_from_slice(&CONFIGURABLE);
+    keys
+};
 
 impl<'de> Deserialize<'de> for Key {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -162,7 +147,7 @@ impl<'de> Deserialize<'de> for Key {
                 match Category::from_name(name).filter(|category| category.can_be_configured()) {
                     Some(category) => Ok(Key::Category(category)),
                     None if name == "storm" => Ok(Key::Storm),
-                    None => Err(E::unknown_field(name, KEYS)),
+                    None => Err(E::unknown_field(name, &KEYS)),
                 }
             }
         }

@@ -4,8 +4,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::category::{Category, Quantities};
 
+const MIB: u64 = 1024 * 1024;
+const KIB: u64 = 1024;
+
 macro_rules! item_types {
-    ($($Type:ident = $name:literal,)+) => {
+    ($($Type:ident = $name:literal, $size_limit:expr;)+) => {
         /// The type of an item. Types that are not known here are kept and forwarded as they are.
         #[derive(Clone, PartialEq, Eq, Debug)]
         #[allow(missing_docs, reason = "the names are the protocol's")]
@@ -36,35 +39,44 @@ macro_rules! item_types {
                     Self::Unknown(name) => name,
                 }
             }
+
+            /// The greatest size of one item of this type in bytes (getsentry/relay, `relay-config`, defaults); `None`: only the
+            /// envelope's limit.
+            pub const fn size_limit(&self) -> Option<u64> {
+                match self {
+                    $(Self::$Type => $size_limit,)+
+                    Self::Unknown(_) => None,
+                }
+            }
         }
     };
 }
 
 item_types! {
-    Event = "event",
-    Transaction = "transaction",
-    Security = "security",
-    RawSecurity = "raw_security",
-    Attachment = "attachment",
-    FormData = "form_data",
-    UserReport = "user_report",
-    Feedback = "feedback",
-    Profile = "profile",
-    ProfileChunk = "profile_chunk",
-    ReplayEvent = "replay_event",
-    ReplayRecording = "replay_recording",
-    ReplayVideo = "replay_video",
-    CheckIn = "check_in",
-    Log = "log",
-    TraceMetric = "trace_metric",
-    Span = "span",
-    Session = "session",
-    Sessions = "sessions",
-    Statsd = "statsd",
-    MetricBuckets = "metric_buckets",
-    ClientReport = "client_report",
-    Nel = "nel",
-    UnrealReport = "unreal_report",
+    Event = "event", Some(MIB);
+    Transaction = "transaction", Some(MIB);
+    Security = "security", Some(MIB);
+    RawSecurity = "raw_security", Some(MIB);
+    Attachment = "attachment", Some(200 * MIB);
+    FormData = "form_data", Some(MIB);
+    UserReport = "user_report", Some(MIB);
+    Feedback = "feedback", Some(MIB);
+    Profile = "profile", Some(50 * MIB);
+    ProfileChunk = "profile_chunk", Some(50 * MIB);
+    ReplayEvent = "replay_event", Some(MIB);
+    ReplayRecording = "replay_recording", Some(10 * MIB);
+    ReplayVideo = "replay_video", Some(10 * MIB);
+    CheckIn = "check_in", Some(100 * KIB);
+    Log = "log", Some(12 * MIB);
+    TraceMetric = "trace_metric", Some(12 * MIB);
+    Span = "span", Some(12 * MIB);
+    Session = "session", Some(10 * MIB);
+    Sessions = "sessions", Some(10 * MIB);
+    Statsd = "statsd", Some(MIB);
+    MetricBuckets = "metric_buckets", Some(MIB);
+    ClientReport = "client_report", Some(100 * KIB);
+    Nel = "nel", None;
+    UnrealReport = "unreal_report", Some(200 * MIB);
 }
 
 impl<'de> Deserialize<'de> for ItemType {
@@ -82,9 +94,6 @@ impl Serialize for ItemType {
         serializer.serialize_str(self.name())
     }
 }
-
-const MIB: u64 = 1024 * 1024;
-const KIB: u64 = 1024;
 
 impl ItemType {
     /// Whether this item is about the event of its envelope and goes where that goes: limited, refused or repeated with it.
@@ -124,28 +133,6 @@ impl ItemType {
             Self::Attachment => attachment_type.is_some_and(|kind| KINDS.contains(&kind)),
             _ => false,
         }
-    }
-
-    /// The greatest size of one item of this type in bytes (getsentry/relay, `relay-config`, defaults); `None`: only the envelope's limit.
-    pub const fn size_limit(&self) -> Option<u64> {
-        Some(match self {
-            Self::Event
-            | Self::Transaction
-            | Self::Security
-            | Self::RawSecurity
-            | Self::ReplayEvent
-            | Self::Feedback
-            | Self::UserReport
-            | Self::FormData
-            | Self::Statsd
-            | Self::MetricBuckets => MIB,
-            Self::Attachment | Self::UnrealReport => 200 * MIB,
-            Self::ClientReport | Self::CheckIn => 100 * KIB,
-            Self::Session | Self::Sessions | Self::ReplayRecording | Self::ReplayVideo => 10 * MIB,
-            Self::Profile | Self::ProfileChunk => 50 * MIB,
-            Self::Log | Self::TraceMetric | Self::Span => 12 * MIB,
-            Self::Nel | Self::Unknown(_) => return None,
-        })
     }
 
     /// How many of this type one envelope may have, `(group, limit)`: types of one group count together. `None`: any number.
