@@ -242,7 +242,7 @@ fn concerns(quirks: &Quirks, record: &Record) -> bool {
 fn has_blank_line(body: &Body) -> bool {
     match body {
         Body::Memory(bytes) => memmem::find(bytes, b"\n\n").is_some(),
-        Body::File(_) => body.outline().is_ok_and(|outline| outline.has_blank_line()),
+        Body::Large(_) => body.outline().is_ok_and(|outline| outline.has_blank_line()),
     }
 }
 
@@ -250,7 +250,7 @@ fn has_blank_line(body: &Body) -> bool {
 fn is_suspect(body: &Body) -> bool {
     match body {
         Body::Memory(bytes) => batch_poison::is_suspect(bytes),
-        Body::File(_) => true,
+        Body::Large(_) => true,
     }
 }
 

@@ -1,7 +1,6 @@
 //! From what goes of a claimed record to a request: the envelope, addressed to the upstream, and its headers. A record that is no
 //! envelope is made again at the upstream as it was made here.
 
-use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use crate::clock::Timestamp;
-use crate::journal::body::{Body, Unreadable};
+use crate::journal::body::{Body, Pieces, Unreadable};
 use crate::journal::{Claim, Client, Record};
 use crate::protocol::dsn::Dsn;
 use crate::protocol::endpoint::RawRequest;
@@ -27,28 +26,28 @@ const X_SENTRY_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-sentry-for
 /// An envelope without items.
 const QUESTION: &[u8] = b"{}\n";
 
-/// The request for a project's address at an upstream. `file` is the body's, opened, when it is in one.
+/// The request for a project's address at an upstream. `pieces` is the body, opened, when it is a large one.
 pub(super) fn pack(
     claim: &Claim,
     load: &Load,
-    file: Option<Arc<File>>,
+    pieces: Option<Arc<dyn Pieces>>,
     to: &Address<'_>,
     heads: &mut Heads,
     now: Timestamp,
 ) -> Result<Parcel, Unreadable> {
     let (record, dsn) = (&claim.record, to.dsn);
     if let Some(request) = &record.client.request {
-        return repeat(record, request, file, dsn);
+        return repeat(record, request, pieces, dsn);
     }
     let dwell = now.since(record.accepted_at);
-    let body = match (&record.body, file) {
-        (Body::Memory(bytes), _) if load.is_whole() => pieces(rewrite(bytes, record.spans(), to, dwell, None)),
+    let body = match (&record.body, pieces) {
+        (Body::Memory(bytes), _) if load.is_whole() => joined(rewrite(bytes, record.spans(), to, dwell, None)),
         (Body::Memory(bytes), _) => {
             let part = selection(bytes, &load.send.items);
-            pieces(rewrite(&part, record.spans(), to, dwell, load.event_id))
+            joined(rewrite(&part, record.spans(), to, dwell, load.event_id))
         }
-        (Body::File(_), None) => return Err(Unreadable::File(std::io::ErrorKind::NotFound.into())),
-        (body @ Body::File(_), Some(file)) => Contents::Stream(stream(body, load, file, to, dwell)?),
+        (Body::Large(_), None) => return Err(Unreadable::Io(std::io::ErrorKind::NotFound.into())),
+        (body @ Body::Large(_), Some(pieces)) => Contents::Stream(stream(body, load, pieces, to, dwell)?),
     };
     let headers = heads.of(record, || of_envelope(dsn, &record.client));
     Ok(parcel(Method::POST, dsn.envelope_uri().clone(), headers, body))
@@ -57,17 +56,22 @@ pub(super) fn pack(
 /// The question whether the upstream is there: an envelope without items, of which nothing is stored.
 pub(super) fn question(dsn: &Dsn) -> Parcel {
     let headers = of_envelope(dsn, &Client::ours());
-    let body = pieces((Bytes::from_static(QUESTION), Bytes::new()));
+    let body = joined((Bytes::from_static(QUESTION), Bytes::new()));
     parcel(Method::POST, dsn.envelope_uri().clone(), headers, body)
 }
 
-fn pieces((line, rest): (Bytes, Bytes)) -> Contents {
+fn joined((line, rest): (Bytes, Bytes)) -> Contents {
     Contents::Pieces([line, rest, Bytes::new()])
 }
 
 /// The request as it came, with the upstream's project and key. A key that came in the path goes there: a second form of
 /// authentication would be refused.
-fn repeat(record: &Record, request: &RawRequest, file: Option<Arc<File>>, dsn: &Dsn) -> Result<Parcel, Unreadable> {
+fn repeat(
+    record: &Record,
+    request: &RawRequest,
+    pieces: Option<Arc<dyn Pieces>>,
+    dsn: &Dsn,
+) -> Result<Parcel, Unreadable> {
     let mut headers = headers(dsn, &record.client);
     if request.keyed {
         headers.remove(X_SENTRY_AUTH);
@@ -80,26 +84,32 @@ fn repeat(record: &Record, request: &RawRequest, file: Option<Arc<File>>, dsn: &
     let method = if request.get { Method::GET } else { Method::POST };
     // The parts were an address when they came.
     let uri = request.uri(dsn).unwrap_or_else(|| dsn.envelope_uri().clone());
-    let body = match (&record.body, file) {
-        (Body::Memory(bytes), _) => pieces((bytes.clone(), Bytes::new())),
-        (Body::File(_), None) => return Err(Unreadable::File(std::io::ErrorKind::NotFound.into())),
-        (Body::File(_), Some(file)) => {
+    let body = match (&record.body, pieces) {
+        (Body::Memory(bytes), _) => joined((bytes.clone(), Bytes::new())),
+        (Body::Large(_), None) => return Err(Unreadable::Io(std::io::ErrorKind::NotFound.into())),
+        (Body::Large(_), Some(pieces)) => {
             let whole = std::iter::once(0..record.body.len()).collect();
-            Contents::Stream(Stream::new(Bytes::new(), file, whole, Bytes::new()))
+            Contents::Stream(Stream::new(Bytes::new(), pieces, whole, Bytes::new()))
         }
     };
     Ok(parcel(method, uri, headers, body))
 }
 
-/// The same from a file.
-fn stream(body: &Body, load: &Load, file: Arc<File>, to: &Address<'_>, dwell: Duration) -> Result<Stream, Unreadable> {
+/// The same of a large body.
+fn stream(
+    body: &Body,
+    load: &Load,
+    pieces: Arc<dyn Pieces>,
+    to: &Address<'_>,
+    dwell: Duration,
+) -> Result<Stream, Unreadable> {
     let outline = body.outline()?;
     let line = |event_id| rewrite_line(outline.header(), Some(outline.spans()), to, dwell, event_id);
     Ok(if load.is_whole() {
-        Stream::new(line(None), file, Vec::from([outline.rest()]), Bytes::new())
+        Stream::new(line(None), pieces, Vec::from([outline.rest()]), Bytes::new())
     } else {
         let ranges = outline.ranges_in_order(&load.send.items);
-        Stream::new(line(load.event_id), file, ranges, Bytes::from_static(b"\n"))
+        Stream::new(line(load.event_id), pieces, ranges, Bytes::from_static(b"\n"))
     })
 }
 
@@ -145,7 +155,7 @@ mod tests {
     use crate::delivery::load::select;
     use crate::delivery::quirks;
     use crate::delivery::settings::Kind;
-    use crate::journal::spool::BodyWriter;
+    use crate::journal::bodies::BodyWriter;
     use crate::journal::sqlite::SqliteJournal;
     use crate::journal::{Lease, Progress, Record, RecordId, Settings};
     use crate::policy::cooldown::Cooldown;
@@ -170,7 +180,8 @@ mod tests {
     }
 
     async fn sent(claim: &Claim, kind: Kind) -> Bytes {
-        let file = if let Body::File(file) = &claim.record.body { Some(Arc::new(file.open().unwrap())) } else { None };
+        let large = if let Body::Large(large) = &claim.record.body { Some(large) } else { None };
+        let pieces = large.map(|large| Arc::from(large.open().unwrap()));
         let now = Timestamp::from_millis(5000);
         let load = select(claim, &Cooldown::default(), quirks::of(kind), now);
         let project = Project {
@@ -184,7 +195,7 @@ mod tests {
         };
         let routing = Routing { projects: vec![Arc::new(project)], ..Routing::default() };
         let to = Address::of(&routing, "shop", "tracker").unwrap();
-        let contents = pack(claim, &load, file, &to, &mut Heads::default(), now).unwrap().into_body();
+        let contents = pack(claim, &load, pieces, &to, &mut Heads::default(), now).unwrap().into_body();
         let announced = http_body::Body::size_hint(&contents).exact();
         let bytes = contents.collect().await.unwrap().to_bytes();
         assert_eq!(announced, Some(bytes.len() as u64));
@@ -203,13 +214,13 @@ mod tests {
         );
         let mut writer = BodyWriter::new(journal, None);
         writer.write(text.as_bytes()).await.unwrap();
-        let file = writer.finish().await.unwrap();
-        assert!(matches!(file, Body::File(_)));
+        let large = writer.finish().await.unwrap();
+        assert!(matches!(large, Body::Large(_)));
         let memory = Body::from(Bytes::from(text));
         for kind in [Kind::Generic, Kind::Glitchtip, Kind::Bugsink] {
             for items in [None, Some(vec![0]), Some(vec![1, 2]), Some(vec![0, 1, 2, 3])] {
                 let expected = sent(&claim(&memory, items.clone()), kind).await;
-                assert!(sent(&claim(&file, items.clone()), kind).await == expected, "{kind:?} {items:?}");
+                assert!(sent(&claim(&large, items.clone()), kind).await == expected, "{kind:?} {items:?}");
             }
         }
     }

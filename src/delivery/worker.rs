@@ -254,7 +254,7 @@ impl Worker {
             self.leases.hold(claims.iter().map(|claim| claim.lease));
             for claim in claims {
                 match large::open(&claim).await {
-                    Ok(file) => self.start(claim, file, now),
+                    Ok(pieces) => self.start(claim, pieces, now),
                     Err(error) => self.unreadable(&claim, &error, now),
                 }
             }

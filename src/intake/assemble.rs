@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use crate::journal::JournalError;
+use crate::journal::bodies::BodyWriter;
 use crate::journal::body::Body;
-use crate::journal::spool::BodyWriter;
 use crate::protocol::event_id::EventId;
 
 use super::workshop::Workshop;

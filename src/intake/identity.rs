@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use crate::journal::body::{Body, read_piece};
+use crate::journal::body::Body;
 use crate::policy::dedup::Keys;
 use crate::protocol::envelope::{Item, Outline};
 use crate::protocol::event_id::EventId;
@@ -110,12 +110,12 @@ async fn content(item: &Item, body: &Body) -> Option<u64> {
             hasher.write(&bytes[range.start as usize..range.end as usize]);
             Some(hasher.finish())
         }
-        Body::File(file) => {
-            let file = Arc::clone(file);
+        Body::Large(large) => {
+            let large = Arc::clone(large);
             let hash = move || -> io::Result<u64> {
-                let file = file.open()?;
+                let pieces = large.open()?;
                 for start in range.clone().step_by(PIECE as usize) {
-                    hasher.write(&read_piece(&file, start..range.end.min(start + PIECE))?);
+                    hasher.write(&pieces.read(start..range.end.min(start + PIECE))?);
                 }
                 Ok(hasher.finish())
             };

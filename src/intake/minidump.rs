@@ -9,8 +9,8 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 
+use crate::journal::bodies::BodyWriter;
 use crate::journal::body::Body;
-use crate::journal::spool::BodyWriter;
 use crate::tasks;
 
 use super::assemble::EnvelopeWriter;

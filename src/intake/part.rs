@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::journal::body::{Body, read_piece};
-use crate::journal::spool::BodyWriter;
+use crate::journal::bodies::BodyWriter;
+use crate::journal::body::Body;
 use crate::journal::{Journal, JournalError};
 use crate::protocol::envelope::Item;
 use crate::tasks;
@@ -36,9 +36,9 @@ pub(super) async fn beginning(body: &Body, item: &Item, most: u64) -> std::io::R
     let range = item.payload().start..item.payload().end.min(item.payload().start + most);
     match body {
         Body::Memory(bytes) => Ok(bytes.slice(range.start as usize..range.end as usize)),
-        Body::File(file) => {
-            let file = Arc::clone(file);
-            tasks::blocking(move || read_piece(&file.open()?, range)).await
+        Body::Large(large) => {
+            let large = Arc::clone(large);
+            tasks::blocking(move || large.open()?.read(range)).await
         }
     }
 }
@@ -47,7 +47,7 @@ pub(super) async fn beginning(body: &Body, item: &Item, most: u64) -> std::io::R
 pub(super) async fn payload(body: &Body, item: &Item) -> std::io::Result<Bytes> {
     match body {
         Body::Memory(_) => body.payload(item),
-        Body::File(_) => {
+        Body::Large(_) => {
             let (body, item) = (body.clone(), item.clone());
             tasks::blocking(move || body.payload(&item)).await
         }

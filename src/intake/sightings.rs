@@ -61,7 +61,7 @@ impl Sightings {
     pub(super) fn look(&self, project: &Arc<str>, body: &Body, now: Timestamp) {
         match body {
             Body::Memory(bytes) => self.note(project, bytes, now),
-            Body::File(_) => {
+            Body::Large(_) => {
                 let (sightings, project, body) = (self.clone(), Arc::clone(project), body.clone());
                 tasks::aside(move || small_items(&body, |bytes| sightings.note(&project, bytes, now)));
             }
@@ -100,7 +100,7 @@ impl Seen {
 pub fn names_in(body: &Body, mut found: impl FnMut(&str)) {
     match body {
         Body::Memory(bytes) => names(bytes, found),
-        Body::File(_) => small_items(body, |bytes| names(bytes, &mut found)),
+        Body::Large(_) => small_items(body, |bytes| names(bytes, &mut found)),
     }
 }
 

@@ -385,13 +385,13 @@ impl Intake {
 async fn outline(body: &Body) -> Result<Outline, Refusal> {
     let read = match body {
         Body::Memory(_) => body.outline(),
-        Body::File(_) => {
+        Body::Large(_) => {
             let body = body.clone();
             tasks::blocking(move || body.outline()).await
         }
     };
     read.map_err(|error| match error {
         Unreadable::Envelope(error) => error.into(),
-        Unreadable::File(error) => JournalError::Failed(error.to_string()).into(),
+        Unreadable::Io(error) => JournalError::Failed(error.to_string()).into(),
     })
 }

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::journal::JournalError;
+use crate::journal::bodies::BodyWriter;
 use crate::journal::body::Body;
-use crate::journal::spool::BodyWriter;
 use crate::tasks;
 
 use super::decode::{self, DecodeError, Encoding};

@@ -1,13 +1,15 @@
 //! The journal: what was acknowledged and is not yet settled. The only meeting point of intake and delivery.
 //!
 //! It is made of ports, each with its invariants in its head and held by the suite in `contract`: the [log](Log) takes
-//! submissions, the [queues](Queues) hand them out, the [archive](Archive) shows what is kept of them, [redelivery](Redelivery)
-//! hands that out again, [facts](Facts) tell what became of it, and [storage](Storage) bounds the room that it takes.
+//! submissions, after their large [bodies](Bodies), the [queues](Queues) hand them out, the [archive](Archive) shows what is kept of
+//! them, [redelivery](Redelivery) hands that out again, [facts](Facts) tell what became of it, and [storage](Storage) bounds the
+//! room that it takes.
 //!
 //! What is in a body the journal does not look at, but for the spans of a transaction that is dropped.
 
 pub mod archive;
 pub mod backfill;
+pub mod bodies;
 pub mod body;
 mod client;
 #[cfg(test)]
@@ -23,7 +25,6 @@ pub mod queue;
 pub mod redelivery;
 mod settings;
 mod shares;
-pub mod spool;
 pub mod sqlite;
 pub mod storage;
 pub mod verification;
@@ -35,6 +36,7 @@ use serde::{Deserialize, Serialize};
 pub use error::{JournalError, OpenError};
 
 pub use archive::Archive;
+pub use bodies::Bodies;
 pub use client::{Client, LeftOut};
 pub use facts::{Facts, Switch};
 pub use letters::{DeadLetter, Letter, Pick, WithRecord};
@@ -103,7 +105,7 @@ impl TargetId {
 pub const MAX_TARGETS: usize = 32;
 
 /// Everything that is kept, in one place. Shared by everyone through `Arc<dyn Journal>`.
-pub trait Journal: Log + Queues + Archive + Redelivery + Facts + Storage + fmt::Debug {
+pub trait Journal: Log + Bodies + Queues + Archive + Redelivery + Facts + Storage + fmt::Debug {
     /// What it keeps of the look for events at their upstreams.
     fn verification(&self) -> &dyn Verification;
 }

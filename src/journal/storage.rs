@@ -6,27 +6,16 @@
 //!   ([`Storage::protect`]). When neither is left, [`JournalError::Full`] is the answer.
 //! - No project takes what is another's part ([`Storage::split`]).
 //! - Space is given back to the file system after draining. A full disk is an answer too, and passes when there is room again.
-//! - A body in a file is as durable as its record when `append` returns, and counts as room taken from its first byte on. The file
-//!   goes after the commit that removes its record; one of no record goes when it is dropped, or with the next start.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::body::Reservation;
-use super::spool::Spool;
 use super::{JournalError, Measures, Primaries};
 
 /// Gives out room, and says how much there is.
 pub trait Storage: Send + Sync {
-    /// Where bodies over [`IN_MEMORY`](super::body::IN_MEMORY) are written.
-    fn spool(&self) -> &Arc<Spool>;
-
-    /// Takes room for `bytes` of a file for a project, if it is known for which; delivered records go first.
-    /// [`BodyWriter`](super::spool::BodyWriter) asks for it.
-    fn make_room(&self, project: Option<Arc<str>>, bytes: u64) -> BoxFuture<'_, Result<Reservation, JournalError>>;
-
     /// Says whose backlog never gives way. When room is short, the oldest of what waits for others alone is dropped as evicted,
     /// after what is only retained. Until it is said, no backlog gives way.
     fn protect(&self, primaries: Primaries);

@@ -1,7 +1,6 @@
-//! An envelope from a file, sent in pieces: the next one is read when the connection has room for it, so that a slow upstream
+//! A large envelope, sent in pieces: the next one is read when the connection has room for it, so that a slow upstream
 //! costs no memory. Knows byte ranges, not what is in them.
 
-use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::pin::pin;
@@ -13,19 +12,19 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, timeout_at};
 
-use crate::journal::body::read_piece;
+use crate::journal::body::Pieces;
 use crate::tasks;
 
 /// What is read at once.
 const PIECE: u64 = 64 * 1024;
 
-/// The way of an envelope from its file to an upstream. A clone begins anew and shares the moment of the last progress.
+/// The way of a large envelope to an upstream. A clone begins anew and shares the moment of the last progress.
 pub(in crate::delivery) struct Stream {
     /// What is sent of what is in memory: before the ranges, and after them.
     head: Bytes,
     tail: Bytes,
-    file: Arc<File>,
-    /// What is sent of the file.
+    pieces: Arc<dyn Pieces>,
+    /// What is sent of them.
     ranges: Arc<[Range<u64>]>,
     /// Which range is next, and how much of it was read.
     next: (usize, u64),
@@ -46,9 +45,10 @@ impl std::fmt::Debug for Stream {
 
 impl Clone for Stream {
     fn clone(&self) -> Self {
-        let (head, tail, file, ranges) = (self.head.clone(), self.tail.clone(), self.file.clone(), self.ranges.clone());
+        let (head, tail, pieces, ranges) =
+            (self.head.clone(), self.tail.clone(), self.pieces.clone(), self.ranges.clone());
         let left = length(&head, &ranges, &tail);
-        Self { head, tail, file, ranges, next: (0, 0), reading: None, left, progress: self.progress.clone() }
+        Self { head, tail, pieces, ranges, next: (0, 0), reading: None, left, progress: self.progress.clone() }
     }
 }
 
@@ -57,11 +57,11 @@ fn length(head: &Bytes, ranges: &[Range<u64>], tail: &Bytes) -> u64 {
 }
 
 impl Stream {
-    /// `head`, then these ranges of the file, then `tail`.
-    pub(in crate::delivery) fn new(head: Bytes, file: Arc<File>, ranges: Vec<Range<u64>>, tail: Bytes) -> Self {
+    /// `head`, then these ranges of a body, then `tail`.
+    pub(in crate::delivery) fn new(head: Bytes, pieces: Arc<dyn Pieces>, ranges: Vec<Range<u64>>, tail: Bytes) -> Self {
         let left = length(&head, &ranges, &tail);
         let progress = Progress(Arc::new(Mutex::new(Instant::now())));
-        Self { head, tail, file, ranges: ranges.into(), next: (0, 0), reading: None, left, progress }
+        Self { head, tail, pieces, ranges: ranges.into(), next: (0, 0), reading: None, left, progress }
     }
 
     /// Bytes still to be sent.
@@ -85,8 +85,8 @@ impl Stream {
             None if !self.head.is_empty() => Ok(std::mem::take(&mut self.head)),
             None => match self.next_range() {
                 Some(range) => {
-                    let file = Arc::clone(&self.file);
-                    self.reading = Some(Box::pin(tasks::blocking(move || read_piece(&file, range))));
+                    let pieces = Arc::clone(&self.pieces);
+                    self.reading = Some(Box::pin(tasks::blocking(move || pieces.read(range))));
                     return self.poll_next(cx);
                 }
                 None if self.tail.is_empty() => return Poll::Ready(None),
@@ -98,7 +98,7 @@ impl Stream {
         Poll::Ready(Some(piece))
     }
 
-    /// The next piece's place in the file.
+    /// The next piece's place in the body.
     fn next_range(&mut self) -> Option<Range<u64>> {
         loop {
             let (at, done) = self.next;

@@ -2,13 +2,13 @@
 //!
 //! Rule: a record that has the turn is held here for the few seconds until nothing else is under way; no other record ever is.
 
-use std::fs::File;
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
 use crate::delivery::batch_poison::Cause;
 use crate::delivery::load::Load;
 use crate::delivery::settings::OnRateLimit;
+use crate::journal::body::Pieces;
 use crate::journal::verification::LOST_BY_TRACKER;
 use crate::journal::{Claim, DeadLetter, Settlement};
 use crate::policy::apart::{Place, Step};
@@ -16,8 +16,8 @@ use crate::policy::outcome::DropReason;
 
 use super::Worker;
 
-/// A record that has the turn, and its file.
-pub(super) type Held = (Claim, Option<Arc<File>>);
+/// A record that has the turn, and its body, opened, when it is a large one.
+pub(super) type Held = (Claim, Option<Arc<dyn Pieces>>);
 
 impl Worker {
     /// Sends the record that has the turn when it may go. Returns whether others may begin; if not, when to look again.
@@ -27,7 +27,7 @@ impl Worker {
             Step::Wait(until) => return Err(until),
             Step::Go => {}
         }
-        let Some((claim, file)) = self.held.take() else {
+        let Some((claim, pieces)) = self.held.take() else {
             self.apart.forgo();
             return Ok(());
         };
@@ -37,7 +37,7 @@ impl Worker {
             return Ok(());
         }
         self.apart.goes();
-        self.start(claim, file, now);
+        self.start(claim, pieces, now);
         if self.in_flight.is_empty() {
             self.apart.forgo();
             return Ok(());
@@ -46,10 +46,10 @@ impl Worker {
     }
 
     /// A record was claimed that must go alone.
-    pub(super) fn set_apart(&mut self, claim: Claim, file: Option<Arc<File>>, load: &Load, now: Timestamp) {
+    pub(super) fn set_apart(&mut self, claim: Claim, pieces: Option<Arc<dyn Pieces>>, load: &Load, now: Timestamp) {
         self.note_poison(&claim.record.project, load, now);
         match self.apart.place(now) {
-            Place::Turn => self.held = Some((claim, file)),
+            Place::Turn => self.held = Some((claim, pieces)),
             Place::Later(at) => self.put_off(&claim, at),
             Place::None => {
                 let settlement = no_place(&claim, load, now);

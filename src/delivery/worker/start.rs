@@ -2,7 +2,6 @@
 //!
 //! Rule: what is sent is owned by its request until that ends; the worker goes on meanwhile.
 
-use std::fs::File;
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
@@ -10,6 +9,7 @@ use crate::delivery::heads::Heads;
 use crate::delivery::large::weight;
 use crate::delivery::rewrite::Address;
 use crate::delivery::{load, mend, parcel};
+use crate::journal::body::Pieces;
 use crate::journal::{Claim, Lease, Settlement};
 use crate::policy::outcome::DropReason;
 use crate::protocol::category::Quantities;
@@ -18,7 +18,7 @@ use super::{Ended, HOMELESS, Sent, Worker};
 
 impl Worker {
     /// Sends a claimed record, or settles it at once when there is no point in sending.
-    pub(super) fn start(&mut self, mut claim: Claim, file: Option<Arc<File>>, now: Timestamp) {
+    pub(super) fn start(&mut self, mut claim: Claim, pieces: Option<Arc<dyn Pieces>>, now: Timestamp) {
         let settings = Arc::clone(self.settings());
         let record = &claim.record;
         if let Some(settlement) = load::left_out(&claim, self.target, now) {
@@ -50,9 +50,9 @@ impl Worker {
             return self.journal_settle(&claim.lease, settlement);
         }
         if load.batch_poison.is_some() && settings.spare_batches && !self.apart.is_going() && self.may_lose_a_batch() {
-            return self.set_apart(claim, file, &load, now);
+            return self.set_apart(claim, pieces, &load, now);
         }
-        let mut parcel = match parcel::pack(&claim, &load, file.clone(), &address, &mut self.heads, now) {
+        let mut parcel = match parcel::pack(&claim, &load, pieces.clone(), &address, &mut self.heads, now) {
             Ok(parcel) => parcel,
             Err(error) => return self.unreadable(&claim, &error, now),
         };
@@ -68,7 +68,7 @@ impl Worker {
             let mut again = || {
                 let address = Address::of(&routing, &claim.record.project, &upstream)?;
                 let mut parcel =
-                    parcel::pack(&claim, &load, file.clone(), &address, &mut Heads::default(), now).ok()?;
+                    parcel::pack(&claim, &load, pieces.clone(), &address, &mut Heads::default(), now).ok()?;
                 settings.headers.apply(parcel.headers_mut());
                 Some(parcel)
             };

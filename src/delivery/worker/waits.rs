@@ -100,7 +100,7 @@ impl Worker {
         self.journal_settle(&claim.lease, Settlement { rest: Some(rest), ..Settlement::default() });
     }
 
-    /// The body's file cannot be read now. What is pending of a part that nobody knows comes again when its lease has ended: the
+    /// The body cannot be read now. What is pending of a part that nobody knows comes again when its lease has ended: the
     /// journal knows.
     pub(super) fn unreadable(&mut self, claim: &Claim, error: &Unreadable, now: Timestamp) {
         self.around.watch.unreadable(&claim.record, &error.to_string());

@@ -69,7 +69,7 @@ pub(super) async fn envelope(State(admin): State<Admin>, Path(id): Path<u64>) ->
     let body = match admin.journal.letter(id).await {
         Ok(Some((_, record))) => match &record.body {
             Body::Memory(bytes) => Answer::from(bytes.clone()),
-            file @ Body::File(_) => Answer::from_stream(file.clone().pieces()),
+            file @ Body::Large(_) => Answer::from_stream(file.clone().pieces()),
         },
         Ok(None) => return unknown(id),
         Err(error) => return failed(&error),

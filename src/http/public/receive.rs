@@ -12,8 +12,8 @@ use bytes::Bytes;
 use crate::intake::decode::{self, DecodeError, Encoding};
 use crate::intake::unpack::{self, UnpackError};
 use crate::journal::JournalError;
+use crate::journal::bodies::BodyWriter;
 use crate::journal::body::Body;
-use crate::journal::spool::BodyWriter;
 use crate::tasks;
 
 use super::body::{Incoming, Joined};

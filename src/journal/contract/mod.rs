@@ -21,9 +21,9 @@ use bytes::Bytes;
 
 use crate::clock::{Clock, Timestamp};
 use crate::journal::backfill::{Backfill, BackfillStep};
+use crate::journal::bodies::BodyWriter;
 use crate::journal::body::{Body, IN_MEMORY};
 use crate::journal::losses::Loss;
-use crate::journal::spool::BodyWriter;
 use crate::journal::*;
 use crate::policy::outcome::DropReason;
 use crate::protocol::category::{Category, Quantities};

@@ -13,7 +13,6 @@ use crate::journal::TargetId;
 use crate::journal::body::Body;
 use crate::journal::evidence::KEPT;
 use crate::journal::losses::{Loss, spans_in};
-use crate::journal::spool::Spool;
 use crate::policy::outcome::{DropReason, Outcome};
 use crate::protocol::category::{Category, Quantities};
 use crate::telemetry::ledger::{Account, AccountKey, Posting};
@@ -21,6 +20,7 @@ use crate::telemetry::ledger::{Account, AccountKey, Posting};
 use super::evidence;
 use super::losses::{self, Losses};
 use super::shared::Shared;
+use super::spool::Spool;
 
 /// The intake's number in the column `target`.
 const INTAKE: i64 = -1;

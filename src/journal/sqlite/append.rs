@@ -10,7 +10,9 @@ use crate::journal::{Record, RecordId, Submission};
 use crate::policy::outcome::Outcome;
 
 use super::accounts::Book;
+use super::decode;
 use super::decode::LARGE;
+use super::file::BodyFile;
 use super::shared::Shared;
 use super::space;
 
@@ -26,7 +28,7 @@ pub(super) struct Appended {
 impl Appended {
     /// After the commit: the body's file belongs to the record.
     pub(super) fn keep_file(&self) {
-        if let Body::File(file) = &self.record.body {
+        if let Some(file) = BodyFile::of(&self.record.body) {
             file.keep();
         }
     }
@@ -157,7 +159,8 @@ fn write_body(statements: &mut Statements<'_>, id: u64, body: &Body, client: &st
     let (id, conn) = (id.cast_signed(), statements.conn);
     let body = match body {
         Body::Memory(bytes) => bytes,
-        Body::File(file) => {
+        Body::Large(_) => {
+            let file = BodyFile::of(body).ok_or_else(|| decode::unreadable("its body"))?;
             conn.prepare_cached("INSERT INTO body VALUES (?1, ?2, x'')")?.execute(params![id, client])?;
             let mut insert = conn.prepare_cached("INSERT INTO file VALUES (?1, ?2, ?3)")?;
             return insert.execute(params![id, file.name(), file.len().cast_signed()]).map(drop);

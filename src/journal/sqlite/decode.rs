@@ -93,9 +93,8 @@ fn read(conn: &Connection, shared: &Shared, row: &Row<'_>, id: u64, project: u32
 fn body(conn: &Connection, shared: &Shared, row: &Row<'_>, id: u64) -> rusqlite::Result<Body> {
     let size: i64 = row.get(3)?;
     if let Some(name) = row.get_ref(9)?.as_str_or_null().map_err(|_| unreadable("its file"))? {
-        let file = shared.spool.file(name, size.cast_unsigned());
         // Whether it can be opened says who sends it, and tries again: that may pass.
-        return Ok(Body::File(Arc::new(file)));
+        return Ok(shared.spool.file(name, size.cast_unsigned()).into_body());
     }
     if row.get::<_, Option<i64>>(7)? != Some(size) {
         return Err(unreadable("its body"));

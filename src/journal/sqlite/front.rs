@@ -12,10 +12,8 @@ use tokio::sync::oneshot;
 use crate::clock::Timestamp;
 use crate::journal::archive::{Comparison, Kept};
 use crate::journal::backfill::{Backfill, BackfillStep, Scope, Survey};
-use crate::journal::body::Reservation;
 use crate::journal::evidence::{Evidence, Figures, Observation, Outage};
 use crate::journal::losses::Loss;
-use crate::journal::spool::Spool;
 use crate::journal::{
     Archive, Cursor, Facts, JournalError, Letter, Measures, Pick, Primaries, Record, RecordId, Redelivery, Space,
     Storage, Submission, Switch, TargetId, WithRecord,
@@ -129,14 +127,6 @@ impl Facts for SqliteJournal {
 }
 
 impl Storage for SqliteJournal {
-    fn spool(&self) -> &Arc<Spool> {
-        &self.shared.spool
-    }
-
-    fn make_room(&self, project: Option<Arc<str>>, bytes: u64) -> BoxFuture<'_, Result<Reservation, JournalError>> {
-        Box::pin(self.ask(move |reply| Command::Room(project, bytes, reply)))
-    }
-
     fn protect(&self, primaries: Primaries) {
         *self.shared.primaries.write().unwrap_or_else(PoisonError::into_inner) = Some(primaries);
     }

@@ -9,7 +9,6 @@ use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
 use crate::journal::backfill::{Backfill, BackfillStep};
-use crate::journal::body::Reservation;
 use crate::journal::evidence::Observation;
 use crate::journal::losses::Loss;
 use crate::journal::verification::{Notes, Repair};
@@ -18,6 +17,7 @@ use crate::policy::outcome::DropReason;
 
 use super::accounts::Book;
 use super::append::Appended;
+use super::file::Reservation;
 use super::queue::Target;
 use super::settlement::Pass;
 use super::shared::{Placed, Reply};

@@ -11,7 +11,6 @@ use rusqlite::Connection;
 use crate::clock::{Clock, Timestamp};
 use crate::journal::evidence::Latest;
 use crate::journal::shares::Shares;
-use crate::journal::spool::Spool;
 use crate::journal::{OpenError, Settings, TargetId};
 use crate::protocol::category::Quantities;
 use crate::telemetry::ledger::Ledger;
@@ -22,6 +21,7 @@ use super::queue::{NEVER, Queue, Target};
 use super::schema::unusable;
 use super::shared::{Counters, Shared};
 use super::space::Files;
+use super::spool::Spool;
 
 /// Reads what the threads share.
 pub(super) fn load(

@@ -1,7 +1,6 @@
 //! The losses' rows: added to in the transaction that drops, taken off in the one that appends the report.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -9,11 +8,11 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use crate::journal::TargetId;
 use crate::journal::body::Body;
 use crate::journal::losses::{Loss, spans_in};
-use crate::journal::spool::Spool;
 use crate::protocol::category::{Category, Quantities};
 use crate::protocol::client_report::Reason;
 
 use super::shared::Shared;
+use super::spool::Spool;
 
 /// What one commit loses, by the numbers of target and project.
 #[derive(Debug, Default)]
@@ -94,7 +93,7 @@ pub(super) fn spans_of(
 
 fn body(spool: Option<&Spool>, row: &Row<'_>) -> rusqlite::Result<Body> {
     Ok(match (row.get_ref(1)?.as_str_or_null(), spool) {
-        (Ok(Some(name)), Some(spool)) => Body::File(Arc::new(spool.file(name, row.get::<_, i64>(2)?.cast_unsigned()))),
+        (Ok(Some(name)), Some(spool)) => spool.file(name, row.get::<_, i64>(2)?.cast_unsigned()).into_body(),
         _ => Bytes::copy_from_slice(row.get_ref(0)?.as_blob().unwrap_or_default()).into(),
     })
 }

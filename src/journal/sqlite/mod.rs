@@ -15,7 +15,9 @@ mod backfill;
 mod compare;
 mod decode;
 mod disk;
+mod draft;
 mod evidence;
+mod file;
 mod front;
 mod group;
 mod held;
@@ -29,6 +31,7 @@ mod schema;
 mod settlement;
 mod shared;
 mod space;
+mod spool;
 mod steps;
 mod tally;
 #[cfg(test)]
@@ -198,8 +201,8 @@ impl Log for SqliteJournal {
         // In a box from the start: a future moves what it takes along at each step.
         let submission = Box::new(submission);
         Box::pin(async move {
-            if let Body::File(file) = &submission.body {
-                self.shared.spool.sync(file).await?;
+            if let Body::Large(_) = &submission.body {
+                self.shared.spool.sync(&submission.body).await?;
             }
             self.ask(|reply| Command::Append(submission, reply)).await
         })

@@ -9,7 +9,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::clock::Clock;
 use crate::journal::shares::Shares;
-use crate::journal::spool::Spool;
 use crate::journal::{JournalError, Primaries, Stats, TargetId};
 use crate::policy::dedup::SECRET;
 use crate::telemetry::ledger::Ledger;
@@ -18,6 +17,7 @@ use super::disk::Disk;
 use super::held::Held;
 use super::queue::Target;
 use super::space::Files;
+use super::spool::Spool;
 
 /// Where an answer goes.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, JournalError>>;

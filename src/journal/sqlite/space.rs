@@ -11,11 +11,11 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::clock::Timestamp;
 use crate::journal::shares::{Giving, Rank};
-use crate::journal::spool::Spool;
 use crate::journal::{JournalError, Settings};
 use crate::units::ByteSize;
 
 use super::shared::Shared;
+use super::spool::Spool;
 use count::Change;
 pub(super) use count::of_a_row;
 pub(super) use files::Files;

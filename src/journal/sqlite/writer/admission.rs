@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::journal::body::Body;
 use crate::journal::losses::Loss;
 use crate::journal::sqlite::append::{self, Written};
+use crate::journal::sqlite::file::BodyFile;
 use crate::journal::sqlite::group::{Answer, Group};
 use crate::journal::sqlite::losses;
 use crate::journal::sqlite::shared::Reply;
@@ -61,7 +61,7 @@ impl Writer<'_> {
         }
         self.room.grow(written.room());
         self.room.enter(&self.shared, project, written.with_file(&submission));
-        if let Body::File(file) = &submission.body {
+        if let Some(file) = BodyFile::of(&submission.body) {
             file.leave_owner();
         }
         let shared = Arc::clone(&self.shared);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::journal::JournalError;
-use crate::journal::body::Reservation;
+use crate::journal::sqlite::file::Reservation;
 use crate::journal::sqlite::group::{Answer, Group};
 use crate::journal::sqlite::shared::Reply;
 use crate::journal::sqlite::space;

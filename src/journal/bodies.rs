@@ -1,0 +1,156 @@
+//! Bodies: where those over [`IN_MEMORY`] are written as they come, in bounded memory.
+//!
+//! Invariants:
+//!
+//! - What is written counts as room taken from its first byte on ([`Storage`](super::Storage)), for the project if it is known.
+//! - A body is as durable as its record when the [append](super::Log::append) returns, and goes when that record goes.
+//! - One that is dropped before its end, or appended by nobody, leaves nothing behind: it goes when it is dropped, or with the next
+//!   start.
+//! - Nothing is known here of what is in a body.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use super::body::{Body, IN_MEMORY};
+use super::{Journal, JournalError};
+
+/// What is written at once, unless there is no memory for that.
+const STEP: usize = 256 << 10;
+
+/// Takes large bodies.
+pub trait Bodies: Send + Sync {
+    /// Begins one, for a project if it is known for which.
+    fn begin(self: Arc<Self>, project: Option<Arc<str>>) -> BoxFuture<'static, Result<Box<dyn Draft>, JournalError>>;
+}
+
+/// A large body that is being written, by a [`BodyWriter`].
+pub trait Draft: Send + Sync + fmt::Debug {
+    /// Appends bytes; gives the buffer back, empty. [`JournalError::Full`] when there is no room for them.
+    fn append(&mut self, bytes: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, JournalError>>;
+
+    /// Writes over bytes that were written at `at`.
+    fn overwrite(&mut self, at: u64, bytes: Vec<u8>) -> BoxFuture<'_, Result<(), JournalError>>;
+
+    /// The body.
+    fn finish(self: Box<Self>) -> BoxFuture<'static, Result<Body, JournalError>>;
+}
+
+/// A body on its way: in memory until it is larger than [`IN_MEMORY`], then in the journal, but for 256 KiB.
+/// Dropped before its end it leaves nothing behind.
+#[derive(Debug)]
+pub struct BodyWriter {
+    journal: Arc<dyn Journal>,
+    /// For whom it is, as far as known.
+    project: Option<Arc<str>>,
+    buffer: Vec<u8>,
+    draft: Option<Box<dyn Draft>>,
+    /// Bytes that the draft has.
+    written: u64,
+    /// The most that stays in memory.
+    keep: usize,
+    /// What is written at once.
+    step: usize,
+    /// Nothing was lost on the way: false while a write is under way, and after one that failed.
+    whole: bool,
+}
+
+impl BodyWriter {
+    /// Begins a body for that journal, and for a project, if it is known for which.
+    pub fn new(journal: Arc<dyn Journal>, project: Option<Arc<str>>) -> Self {
+        let (keep, step) = (IN_MEMORY, STEP);
+        Self { journal, project, buffer: Vec::new(), draft: None, written: 0, keep, step, whole: true }
+    }
+
+    /// Keeps no more than `bytes` in memory.
+    #[must_use]
+    pub fn beyond(self, bytes: u64) -> Self {
+        Self { keep: usize::try_from(bytes).unwrap_or(IN_MEMORY).min(IN_MEMORY), ..self }
+    }
+
+    /// Writes `bytes` at once, 256 KiB at most.
+    #[must_use]
+    pub fn in_steps_of(self, bytes: u64) -> Self {
+        Self { step: usize::try_from(bytes).unwrap_or(STEP).clamp(1, STEP), ..self }
+    }
+
+    /// Bytes written so far.
+    pub fn len(&self) -> u64 {
+        self.buffer.len() as u64 + self.written
+    }
+
+    /// Whether nothing was written yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether it is in the journal, and what it takes of the memory no longer grows.
+    pub const fn is_large(&self) -> bool {
+        self.draft.is_some()
+    }
+
+    /// Appends bytes. [`JournalError::Full`] when the journal has no room for them. After an error, and after a call that was
+    /// not brought to its end, the body cannot be finished.
+    pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), JournalError> {
+        let fits = self.draft.is_none() && self.buffer.len() + bytes.len() <= self.keep;
+        if fits {
+            self.buffer.extend_from_slice(bytes);
+            return Ok(());
+        }
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(self.step.saturating_sub(self.buffer.len())));
+            self.buffer.extend_from_slice(now);
+            bytes = later;
+            if self.buffer.len() >= self.step {
+                self.flush().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes over what was written at `at`, as when the length of an item is known only after its payload.
+    pub async fn overwrite(&mut self, at: u64, bytes: &[u8]) -> Result<(), JournalError> {
+        if self.draft.is_some() {
+            self.flush().await?;
+        }
+        let outside = || JournalError::Failed("bytes outside of a body cannot be overwritten".into());
+        let end = at.checked_add(bytes.len() as u64).filter(|end| *end <= self.len()).ok_or_else(outside)?;
+        match &mut self.draft {
+            Some(draft) => draft.overwrite(at, bytes.to_vec()).await,
+            None => {
+                self.buffer[at as usize..end as usize].copy_from_slice(bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// The body.
+    pub async fn finish(mut self) -> Result<Body, JournalError> {
+        if self.draft.is_some() {
+            self.flush().await?;
+        }
+        match self.draft {
+            None => Ok(Body::Memory(Bytes::from(self.buffer))),
+            Some(draft) => draft.finish().await,
+        }
+    }
+
+    /// Hands the buffer to the draft, which is begun when there is none.
+    async fn flush(&mut self) -> Result<(), JournalError> {
+        if !std::mem::take(&mut self.whole) {
+            return Err(JournalError::Failed("a part of the body was not written".into()));
+        }
+        let draft = match &mut self.draft {
+            Some(draft) => draft,
+            None => self.draft.insert(Arc::clone(&self.journal).begin(self.project.clone()).await?),
+        };
+        let bytes = self.buffer.len() as u64;
+        self.buffer = draft.append(std::mem::take(&mut self.buffer)).await?;
+        self.buffer.shrink_to(self.step);
+        self.written += bytes;
+        self.whole = true;
+        Ok(())
+    }
+}

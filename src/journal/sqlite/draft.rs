@@ -1,0 +1,105 @@
+//! Large bodies on their way into a file, written as they come.
+//!
+//! Rule: a file counts against the journal's room before its bytes are written, and is open only while they are: a body that comes
+//! slowly keeps no file open.
+
+use std::fs::File;
+use std::future::ready;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use crate::journal::JournalError;
+use crate::journal::bodies::{Bodies, Draft};
+use crate::journal::body::Body;
+use crate::tasks;
+
+use super::SqliteJournal;
+use super::file::BodyFile;
+use super::group::Command;
+use super::spool::failure;
+
+/// The least room taken at once.
+const ROOM_STEP: u64 = 1 << 20;
+/// So many bytes of a file are brought to disk while it is still growing: syncing all of it at its end would hold up the
+/// commits of others.
+const SYNC_STEP: u64 = 8 << 20;
+
+impl Bodies for SqliteJournal {
+    fn begin(self: Arc<Self>, project: Option<Arc<str>>) -> BoxFuture<'static, Result<Box<dyn Draft>, JournalError>> {
+        Box::pin(async move {
+            let spool = Arc::clone(&self.shared.spool);
+            let file = tasks::blocking(move || spool.create()).await.map_err(|error| failure(&error))?;
+            Ok(Box::new(FileDraft { journal: self, project, file, unsynced: 0 }) as Box<dyn Draft>)
+        })
+    }
+}
+
+/// A file that is being written.
+#[derive(Debug)]
+struct FileDraft {
+    journal: Arc<SqliteJournal>,
+    /// For whom it is, as far as known.
+    project: Option<Arc<str>>,
+    file: BodyFile,
+    unsynced: u64,
+}
+
+impl FileDraft {
+    /// Takes room for so many bytes more.
+    async fn reserve(&mut self, bytes: u64) -> Result<(), JournalError> {
+        if self.file.len() + bytes <= self.file.room().bytes() {
+            return Ok(());
+        }
+        let (project, bytes) = (self.project.clone(), bytes.max(ROOM_STEP));
+        let room = self.journal.ask(move |reply| Command::Room(project, bytes, reply)).await?;
+        self.file.room().add(room);
+        Ok(())
+    }
+}
+
+impl Draft for FileDraft {
+    fn append(&mut self, mut bytes: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, JournalError>> {
+        Box::pin(async move {
+            let many = bytes.len() as u64;
+            self.reserve(many).await?;
+            self.unsynced += many;
+            let sync = self.journal.shared.spool.durable && self.unsynced >= SYNC_STEP;
+            let (path, at) = (self.file.path().to_owned(), self.file.len());
+            let written = tasks::blocking(move || {
+                let file = to_write(&path)?;
+                file.write_all_at(&bytes, at)?;
+                if sync {
+                    file.sync_data()?;
+                }
+                bytes.clear();
+                Ok(bytes)
+            });
+            let buffer = written.await.map_err(|error: io::Error| failure(&error))?;
+            self.file.grow(many);
+            if sync {
+                self.unsynced = 0;
+            }
+            Ok(buffer)
+        })
+    }
+
+    fn overwrite(&mut self, at: u64, bytes: Vec<u8>) -> BoxFuture<'_, Result<(), JournalError>> {
+        let path = self.file.path().to_owned();
+        let written = tasks::blocking(move || to_write(&path)?.write_all_at(&bytes, at));
+        Box::pin(async move { written.await.map_err(|error| failure(&error)) })
+    }
+
+    fn finish(mut self: Box<Self>) -> BoxFuture<'static, Result<Body, JournalError>> {
+        let len = self.file.len();
+        self.file.room().shrink(len);
+        Box::pin(ready(Ok(self.file.into_body())))
+    }
+}
+
+fn to_write(path: &Path) -> io::Result<File> {
+    File::options().write(true).open(path)
+}
