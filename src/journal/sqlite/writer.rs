@@ -14,6 +14,7 @@ use crate::clock::Timestamp;
 use crate::journal::{JournalError, MAX_TARGETS, TargetId};
 use crate::telemetry::log::{self, Line};
 
+use super::accounts::Totals;
 use super::append::{Appended, Projects, Statements};
 use super::backfill;
 use super::group::{Answer, Command, Group, refuse};
@@ -49,6 +50,7 @@ pub(super) struct Writer<'c> {
     eviction: Eviction,
     letters: Letters,
     projects: Projects,
+    totals: Totals,
     /// Targets without a row yet: every commit begins with these, so that nothing on disk names a target which is not there.
     unwritten: Vec<Arc<Target>>,
     /// The number of the next record.
@@ -193,7 +195,7 @@ impl Writer<'_> {
         }
         group.passes.iter().flat_map(Pass::letters).for_each(|(project, bytes)| self.letters.add(project, bytes));
         group.letters_gone = self.letters.bound(self.conn)?;
-        group.book.write(self.conn)?;
+        group.book.write(self.conn, &mut self.totals)?;
         self.room.keep_up(self.conn)?;
         self.statements()?.commit.execute([]).map(drop)
     }
@@ -334,7 +336,9 @@ impl Writer<'_> {
         let hour = self.shared.clock.now().hour();
         let moved = if self.room.log(bytes) { self.room.checkpoint(self.conn) } else { Ok(()) };
         let rolled = if self.rolled == hour { Ok(()) } else { accounts::roll_up(self.conn, self.shared.clock.now()) };
-        self.rolled = hour;
+        if std::mem::replace(&mut self.rolled, hour) != hour {
+            self.totals = Totals::default();
+        }
         if let Err(error) = moved.and(rolled) {
             self.failed(&error);
         }
@@ -351,6 +355,7 @@ impl Writer<'_> {
         group.passes.into_iter().rev().for_each(Pass::undo);
         targets.iter().for_each(|target| Pass::thaw(target));
         self.room.undo();
+        self.totals = Totals::default();
         drop(self.room.measure(self.conn));
         drop(self.letters.measure(self.conn));
         let answer = self.failed(error);

@@ -9,6 +9,7 @@ use std::time::Instant;
 use rusqlite::Connection;
 
 use crate::journal::Settings;
+use crate::journal::sqlite::accounts::Totals;
 use crate::journal::sqlite::append::{Projects, Statements};
 use crate::journal::sqlite::group::Command;
 use crate::journal::sqlite::letters::Letters;
@@ -53,6 +54,7 @@ impl Start {
             eviction,
             letters,
             projects,
+            totals: Totals::default(),
             unwritten: vec![],
             next,
             tidying: false,
