@@ -21,9 +21,10 @@
 //!
 //! What only a tracker can answer takes none of these steps: [`http`] passes it on to the primary and hands the answer back.
 //!
-//! An envelope over 1 MiB goes the same way without ever being in memory as a whole, and so does any other request: it is read into
-//! a file beside the journal ([`journal::bodies`]), decoded from one file to another, an envelope's boundaries are found by the same
-//! grammar in pieces ([`protocol::envelope::Scanner`]), its record names the file, and each upstream is sent it piece by piece.
+//! An envelope over 1 MiB goes the same way without ever being in memory as a whole, and so does any other request: it is written
+//! piece by piece as the journal keeps large [bodies](journal::bodies) (SQLite in a file each), decoded from one such body to another,
+//! an envelope's boundaries are found by the same grammar in pieces ([`protocol::envelope::Scanner`]), and each upstream is sent it
+//! piece by piece.
 //!
 //! # The map
 //!

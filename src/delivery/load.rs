@@ -237,8 +237,8 @@ fn concerns(quirks: &Quirks, record: &Record) -> bool {
         || (quirks.has_batch_poison && is_suspect(&record.body))
 }
 
-/// Two newlines in a row: a blank line, or part of a payload, or an empty one. What is in a file is not searched: its outline is
-/// at hand, and knows.
+/// Two newlines in a row: a blank line, or part of a payload, or an empty one. A large body is not searched: its outline is at
+/// hand, and knows.
 fn has_blank_line(body: &Body) -> bool {
     match body {
         Body::Memory(bytes) => memmem::find(bytes, b"\n\n").is_some(),
@@ -254,7 +254,7 @@ fn is_suspect(body: &Body) -> bool {
     }
 }
 
-/// What has to be known of the events that go. They have 1 MiB at most, also in a file.
+/// What has to be known of the events that go. They have 1 MiB at most, also of a large body.
 fn look_into(load: &mut Load, body: &Body, envelope: &Outline, quirks: &Quirks) {
     let going = load.send.items.iter().filter_map(|position| envelope.items().get(usize::from(*position)));
     if quirks.has_batch_poison {

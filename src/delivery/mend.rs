@@ -43,7 +43,7 @@ fn as_written<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Opti
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// The record with its releases cut; `None` when there is nothing to cut, or it is in a file.
+/// The record with its releases cut; `None` when there is nothing to cut, or its body is a large one.
 pub(super) fn mended(record: &Record) -> Option<Record> {
     let Body::Memory(bytes) = &record.body else { return None };
     if !batch_poison::is_suspect(bytes) {

@@ -108,7 +108,7 @@ impl Reply {
 /// Why there is no answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum SendError {
-    /// Of a body in a file: nothing of it went out for so long, and no answer came.
+    /// Of a large body: nothing of it went out for so long, and no answer came.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
     #[error("{0}")]

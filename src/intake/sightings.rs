@@ -1,7 +1,7 @@
 //! Which services send: by the `server_name` or the release of what comes in, for each project.
 //!
-//! Rule: a peep, not a parser. Bodies are searched for the two keys, wherever they stand: those in memory at once, of those in a file
-//! what is small of them, aside. All names are kept, so that one which the report expects later has its history; those that it expects
+//! Rule: a peep, not a parser. Bodies are searched for the two keys, wherever they stand: those in memory at once, of large ones what
+//! is small of them, aside. All names are kept, so that one which the report expects later has its history; those that it expects
 //! already have room before any other. What found no room is [found](names_in) in what the journal keeps.
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use crate::journal::evidence::Tally;
 use crate::protocol::item::ItemType;
 use crate::tasks;
 
-/// So much of a body in a file is searched.
+/// So much of a large body is searched.
 const LOOK: u64 = 2 << 20;
 /// So many places of each key are looked at.
 const PLACES: usize = 64;
@@ -96,7 +96,7 @@ impl Seen {
     }
 }
 
-/// The names of services in a body. Of one in a file this reads the file.
+/// The names of services in a body. Of a large one this reads it.
 pub fn names_in(body: &Body, mut found: impl FnMut(&str)) {
     match body {
         Body::Memory(bytes) => names(bytes, found),

@@ -381,7 +381,7 @@ impl Intake {
     }
 }
 
-/// What the envelope is made of, read on a thread of its own when it is in a file.
+/// What the envelope is made of, read on a thread of its own when it is a large one.
 async fn outline(body: &Body) -> Result<Outline, Refusal> {
     let read = match body {
         Body::Memory(_) => body.outline(),

@@ -76,7 +76,7 @@ pub struct Record {
 
 impl Record {
     /// Where the values that address it stand in its header line: looked for once, for all targets. `None` when the line cannot be
-    /// read, and for a body in a file, whose outline knows.
+    /// read, and for a large body, whose outline knows.
     pub fn spans(&self) -> Option<&HeaderSpans> {
         let Body::Memory(bytes) = &self.body else { return None };
         self.located.get_or_init(|| HeaderSpans::locate(header_line(bytes)).ok()).as_ref()

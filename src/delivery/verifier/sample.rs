@@ -151,7 +151,7 @@ async fn compare(
     Ok(differences.map(|differences| differences.into_iter().map(Into::into).collect()))
 }
 
-/// The payload of the record's event. Of a body in a file, nothing else is read.
+/// The payload of the record's event. Of a large body, nothing else is read.
 async fn payload(record: Arc<Record>) -> Option<bytes::Bytes> {
     let read = move || {
         let envelope = record.body.outline().ok()?;
