@@ -58,7 +58,7 @@
 //! | a route for SDKs | `http/public/routes.rs` |
 //! | a reason to drop | a row in `policy/outcome.rs`; a test names the tables outside the code that repeat it |
 //! | a type of item, a category | a row in `protocol/item.rs`, in `protocol/category.rs`; the compiler names what has to be decided |
-//! | a journal on something else than SQLite | the ports in `journal/mod.rs`, the suite in `journal/contract/`, and `daemon/backend.rs` |
+//! | a journal on something else than SQLite | the ports in `journal/mod.rs`, the suite in `journal/contract/`, and `daemon/backend.rs`; `tests/nodes/toy/` is one |
 //! | what relays on several machines share besides | the port in `daemon/control.rs` |
 //! | a section or an option of the configuration | `config/shape.rs`, and the part's own `Settings` |
 //! | a verb | `cli/mod.rs` |

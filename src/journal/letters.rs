@@ -79,8 +79,8 @@ impl Pick {
     }
 }
 
-/// The items of two refusals of one record together.
-pub(super) fn together(a: Option<Vec<u16>>, b: Option<Vec<u16>>) -> Option<Vec<u16>> {
+/// For backends: the items of two refusals of one record together.
+pub fn together(a: Option<Vec<u16>>, b: Option<Vec<u16>>) -> Option<Vec<u16>> {
     let mut all = a?;
     all.extend(b?);
     all.sort_unstable();

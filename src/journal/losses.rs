@@ -28,8 +28,8 @@ pub struct Loss {
     pub quantity: u64,
 }
 
-/// How many spans are lost with the transactions in a body; 0 when it cannot be read. Reads the file that it is in.
-pub(super) fn spans_in(body: &Body) -> u64 {
+/// For backends: how many spans are lost with the transactions in a body; 0 when it cannot be read. Reads the file that it is in.
+pub fn spans_in(body: &Body) -> u64 {
     let Ok(outline) = body.outline() else { return 0 };
     let transactions = outline.items().iter().filter(|item| item.kind == ItemType::Transaction);
     transactions.map(|item| body.payload(item).map_or(1, |payload| client_report::spans(&payload))).sum()

@@ -1,0 +1,34 @@
+//! What is promised of a journal, kept by the backend in memory.
+
+use std::sync::Arc;
+
+use crate::contract::{self, Backend};
+use crate::journal::Journal;
+use crate::telemetry::ledger::Ledger;
+use crate::toy::Cluster;
+use crate::units::ByteSize;
+
+/// One node, whose state outlives it.
+struct Alone {
+    cluster: Cluster,
+    owner: u64,
+}
+
+impl Backend for Alone {
+    fn open(&mut self, ledger: Ledger) -> Arc<dyn Journal> {
+        let node = self.cluster.join(ledger);
+        self.owner = node.owner();
+        Arc::new(node)
+    }
+
+    fn crash(&mut self, running: Arc<dyn Journal>) {
+        drop(running);
+        self.cluster.bury(self.owner);
+    }
+}
+
+fn in_memory(max: ByteSize) -> Box<dyn Backend> {
+    Box::new(Alone { cluster: Cluster::new(max.get()), owner: 0 })
+}
+
+contract::suite!(in_memory);

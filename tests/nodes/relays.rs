@@ -1,0 +1,292 @@
+//! Whole relays on the backend in memory: two in this process, each with a runtime, ports and a configuration of its own.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use futures_util::future::{BoxFuture, ready};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use switchyard::config::diagnostics::LoadError;
+use switchyard::config::{Loaded, load};
+use switchyard::daemon::{self, Backend, Chore, Control, Options};
+use switchyard::http::Listeners;
+use switchyard::tasks::Tasks;
+use tempfile::TempDir;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::journal::Journal;
+use crate::support::envelopes::{self, KEY};
+use crate::support::eventually::eventually;
+use crate::support::net;
+use crate::support::relay::SOON;
+use crate::support::upstream::{Reply, Upstream};
+use crate::telemetry::ledger::Ledger;
+use crate::toy::Cluster;
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+/// What the relays share besides the journal: the primary, and who leads the chores.
+#[derive(Clone)]
+struct Plane {
+    primary: watch::Sender<String>,
+    /// The owner number of the leader.
+    leader: Arc<AtomicU64>,
+}
+
+/// How one relay sees it.
+struct Seat {
+    plane: Plane,
+    owner: u64,
+    file: PathBuf,
+    /// Its configuration without the primary.
+    rest: String,
+}
+
+impl Seat {
+    /// Its configuration, with the primary of all.
+    fn read(&self) -> Result<Loaded, LoadError> {
+        let text = format!("primary = \"{}\"\n{}", *self.plane.primary.borrow(), self.rest);
+        std::fs::write(&self.file, text).expect("a configuration");
+        load(&self.file)
+    }
+}
+
+impl Control for Seat {
+    fn watch(&self, tasks: &Tasks) -> mpsc::Receiver<()> {
+        let (tell, told) = mpsc::channel(1);
+        let mut primary = self.plane.primary.subscribe();
+        tasks.spawn_detached(async move { while primary.changed().await.is_ok() && tell.send(()).await.is_ok() {} });
+        told
+    }
+
+    fn load(&self) -> BoxFuture<'_, Result<Loaded, LoadError>> {
+        Box::pin(ready(self.read()))
+    }
+
+    fn set_primary(&self, name: &str) -> BoxFuture<'_, Result<Option<String>, String>> {
+        Box::pin(ready(Ok(Some(self.plane.primary.send_replace(name.to_owned())))))
+    }
+
+    fn leads(&self, _: Chore) -> BoxFuture<'_, bool> {
+        Box::pin(ready(self.plane.leader.load(Ordering::Acquire) == self.owner))
+    }
+}
+
+/// The upstreams `a` and `b`, and what the relays share.
+struct Scene {
+    a: Upstream,
+    b: Upstream,
+    cluster: Cluster,
+    plane: Plane,
+    /// A node of the test's own, to look through.
+    looker: Arc<dyn Journal>,
+    accounts: Ledger,
+}
+
+/// One relay.
+struct Relay {
+    port: u16,
+    admin_port: u16,
+    owner: u64,
+    client: reqwest::Client,
+    /// Cancelled to end it as a loss of power does.
+    power: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+    _home: TempDir,
+}
+
+impl Scene {
+    async fn begin() -> Self {
+        let (cluster, accounts) = (Cluster::new(64 << 20), Ledger::default());
+        let looker = Arc::new(cluster.join(accounts.clone()));
+        let plane = Plane { primary: watch::Sender::new("a".to_owned()), leader: Arc::default() };
+        Self { a: Upstream::start().await, b: Upstream::start().await, cluster, plane, looker, accounts }
+    }
+
+    /// Starts a relay, and waits until it is ready.
+    async fn relay(&self) -> Relay {
+        let home = TempDir::with_prefix("switchyard-").expect("a folder");
+        let (port, admin_port) = (net::free_port(), net::free_port());
+        let rest = format!(
+            "[server]\nlisten = [\"127.0.0.1:{port}\"]\n[admin]\nlisten = \"127.0.0.1:{admin_port}\"\ntoken = \"{TOKEN}\"\n\
+             [upstreams.a]\n[upstreams.b]\n[[projects]]\nname = \"shop\"\nid = \"1\"\npublic_key = \"{KEY}\"\n\
+             [projects.upstreams]\na = \"{}\"\nb = \"{}\"\n",
+            self.a.dsn("key", 1),
+            self.b.dsn("key", 1)
+        );
+        let ledger = Ledger::default();
+        let node = Arc::new(self.cluster.join(ledger.clone()));
+        let (owner, file) = (node.owner(), home.path().join("config.toml"));
+        let seat = Seat { plane: self.plane.clone(), owner, file: file.clone(), rest };
+        self.plane.leader.compare_exchange(0, owner, Ordering::AcqRel, Ordering::Acquire).ok();
+        let loaded = seat.read().unwrap_or_else(|error| panic!("{error:?}"));
+        let backend = Backend { journal: node, ledger, secret: [7; 32], control: Arc::new(seat) };
+        let power = CancellationToken::new();
+        let lost = power.clone();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+            let runtime = runtime.expect("a runtime");
+            runtime.block_on(lost.run_until_cancelled(async {
+                let hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).expect("a signal");
+                let (listeners, clock) = (Listeners::default(), Clock::system());
+                let options = Options { path: file, loaded, listeners, clock, hangup };
+                daemon::run_on(backend, options, CancellationToken::new(), || {}).await.expect("it runs");
+            }));
+            runtime.shutdown_background();
+        });
+        let relay = Relay { port, admin_port, owner, client: net::client(), power, thread: Some(thread), _home: home };
+        eventually("the relay is ready", SOON, async || net::text(&relay.client, &relay.admin("/readyz")).await).await;
+        relay
+    }
+
+    /// What waits for an upstream.
+    async fn waiting(&self, name: &str) -> u64 {
+        let target = self.looker.target(name).await.expect("a target");
+        self.looker.backlog(target).await.expect("a backlog").quantities.iter().map(|(.., quantity)| quantity).sum()
+    }
+
+    /// Accepted and returned = delivered, dropped and pending, of an upstream; how much was accepted and delivered.
+    async fn balanced(&self, name: &str) -> (u64, u64) {
+        let accounts = self.accounts.accounts();
+        let own =
+            || accounts.iter().filter(|(key, _)| key.upstream.as_deref() == Some(name)).map(|(_, account)| account);
+        let expected: i64 = own().map(|account| account.expected_pending()).sum();
+        assert_eq!(expected, self.waiting(name).await as i64, "{name}: {accounts:?}");
+        (own().map(|account| account.accepted).sum(), own().map(|account| account.delivered).sum())
+    }
+
+    /// Waits until each upstream has taken exactly these, once each, and the accounts say so.
+    async fn delivered(&self, mut ids: Vec<String>) {
+        ids.sort();
+        for (name, upstream) in [("a", &self.a), ("b", &self.b)] {
+            eventually("everything is delivered", SOON, async || {
+                let mut taken = upstream.taken_ids();
+                taken.sort();
+                if taken == ids && self.waiting(name).await == 0 { Ok(()) } else { Err(format!("{name}: {taken:?}")) }
+            })
+            .await;
+            let many = ids.len() as u64;
+            assert_eq!(self.balanced(name).await, (many, many));
+        }
+    }
+}
+
+impl Relay {
+    fn admin(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.admin_port)
+    }
+
+    /// Sends an error, which must be taken.
+    async fn send(&self, id: &str) {
+        let url = format!("http://127.0.0.1:{}/api/1/envelope/?sentry_version=7&sentry_key={KEY}", self.port);
+        let answer = self.client.post(url).body(envelopes::error(id)).send().await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::OK);
+    }
+
+    /// Sends so many errors; their ids.
+    async fn send_errors(&self, count: usize) -> Vec<String> {
+        let ids: Vec<String> = (0..count).map(|_| envelopes::new_id()).collect();
+        for id in &ids {
+            self.send(id).await;
+        }
+        ids
+    }
+
+    async fn status(&self) -> Value {
+        net::json(&self.client, &self.admin("/api/status")).await.expect("a status")
+    }
+
+    /// Ends it with all that it does, as a loss of power would.
+    fn lose_power(&mut self) {
+        self.power.cancel();
+        self.thread.take().expect("it runs").join().expect("it ran");
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.power.cancel();
+    }
+}
+
+#[tokio::test]
+async fn what_either_relay_takes_each_upstream_gets_once() {
+    let scene = Scene::begin().await;
+    let (one, two) = (scene.relay().await, scene.relay().await);
+    let mut ids = Vec::new();
+    for _ in 0..10 {
+        ids.extend(one.send_errors(3).await);
+        ids.extend(two.send_errors(2).await);
+    }
+    scene.delivered(ids.clone()).await;
+    for relay in [&one, &two] {
+        assert_eq!(relay.status().await["difference"], 0, "each tells the accounts of both");
+    }
+    one.send(&ids[0]).await;
+    scene.delivered(ids).await;
+}
+
+#[tokio::test]
+async fn a_relay_that_starts_recognises_what_another_took_before() {
+    let scene = Scene::begin().await;
+    let one = scene.relay().await;
+    let ids = one.send_errors(3).await;
+    let two = scene.relay().await;
+    two.send(&ids[1]).await;
+    scene.delivered(ids).await;
+}
+
+#[tokio::test]
+async fn a_switch_at_one_relay_is_live_at_the_other() {
+    let scene = Scene::begin().await;
+    let (one, two) = (scene.relay().await, scene.relay().await);
+    assert_eq!((&one.status().await["primary"], &two.status().await["primary"]), (&json!("a"), &json!("a")));
+    let order = json!({ "to": "b", "reason": "the trial is over" });
+    let answer =
+        one.client.post(one.admin("/api/primary")).bearer_auth(TOKEN).json(&order).send().await.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::OK);
+    eventually("it is live at both", SOON, async || {
+        let primaries = [one.status().await["primary"].clone(), two.status().await["primary"].clone()];
+        if primaries == ["b", "b"] { Ok(()) } else { Err(format!("{primaries:?}")) }
+    })
+    .await;
+    let ids = [one.send_errors(2).await, two.send_errors(2).await].concat();
+    scene.delivered(ids).await;
+}
+
+#[tokio::test]
+async fn what_a_relay_had_leased_when_it_died_the_other_delivers() {
+    let scene = Scene::begin().await;
+    let mut one = scene.relay().await;
+    scene.a.always(Reply::Hang);
+    let mut ids = one.send_errors(40).await;
+    eventually("some are under way to a, and b has all", SOON, async || {
+        match (scene.a.seen().len(), scene.b.taken_count()) {
+            (0, _) => Err("none".to_owned()),
+            (_, 40) => Ok(()),
+            (_, taken) => Err(format!("b has {taken}")),
+        }
+    })
+    .await;
+    assert_eq!((scene.balanced("a").await, scene.balanced("b").await.0), ((40, 0), 40));
+    scene.a.always(Reply::Ok);
+    let two = scene.relay().await;
+    eventually("all but what is leased is delivered", SOON, async || {
+        let (taken, leased) = (scene.a.taken_count(), scene.cluster.leased_by(one.owner));
+        if taken + leased == 40 { Ok(()) } else { Err(format!("{taken} taken, {leased} leased")) }
+    })
+    .await;
+    one.lose_power();
+    let leased = scene.cluster.leased_by(one.owner);
+    assert!(leased > 0, "it died too late");
+    assert_eq!(scene.balanced("a").await, (40, 40 - leased as u64), "what is leased waits");
+    scene.cluster.bury(one.owner);
+    scene.plane.leader.store(two.owner, Ordering::Release);
+    ids.extend(two.send_errors(5).await);
+    scene.delivered(ids).await;
+    assert_eq!(two.status().await["difference"], 0);
+}

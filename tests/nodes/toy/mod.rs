@@ -1,0 +1,252 @@
+//! A backend that several relays share: all of it in the memory of this process, behind one lock that every call takes.
+//!
+//! It is to be obviously right, and nothing else: what waits is found by a look at every record. Each node is a [`Node`] with an owner
+//! number and a ledger of its own. Every change of an account goes to the ledgers of all. A node that is gone says nothing of it: its
+//! leases end, or whoever knows that it is gone calls [`Cluster::bury`].
+
+mod archive;
+mod bodies;
+mod facts;
+mod log;
+mod queues;
+mod redelivery;
+mod storage;
+mod verification;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::ready;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use futures_util::future::BoxFuture;
+use tokio::sync::Notify;
+
+use crate::clock::{Clock, Timestamp};
+use crate::journal::verification::Verification;
+use crate::journal::*;
+use crate::policy::outcome::{DropReason, Outcome};
+use crate::protocol::category::{Category, Quantities};
+use crate::telemetry::ledger::{Account, AccountKey, Ledger, Posting};
+
+/// What the nodes share.
+#[derive(Clone, Debug)]
+pub(crate) struct Cluster(Arc<Mutex<State>>);
+
+/// One of the relays that share a [`Cluster`].
+#[derive(Debug)]
+pub(crate) struct Node {
+    cluster: Cluster,
+    owner: u64,
+    is_closed: AtomicBool,
+}
+
+#[derive(Debug)]
+struct State {
+    clock: Clock,
+    /// The most that bodies and records may take.
+    max: u64,
+    nodes: BTreeMap<u64, Member>,
+    /// The last number that was given to a node.
+    owner: u64,
+    /// The last number that was given to a lease.
+    lease: u64,
+    /// The last number that was given to a record.
+    last: u64,
+    targets: Targets,
+    records: BTreeMap<u64, Stored>,
+    /// By the hour and whose account it is.
+    accounts: BTreeMap<(u64, AccountKey), Account>,
+    /// What the call under way posts, each with its hour.
+    news: Vec<(u64, Posting)>,
+    /// The targets of which it wakes the workers.
+    woken: BTreeSet<TargetId>,
+    projects: BTreeSet<Arc<str>>,
+    drafts: bodies::Drafts,
+    redelivery: redelivery::Kept,
+    facts: facts::Kept,
+}
+
+/// What is known of a node.
+#[derive(Debug)]
+struct Member {
+    ledger: Ledger,
+    changed: BTreeMap<TargetId, Arc<Notify>>,
+}
+
+/// A record, and how it stands with the targets that know of it.
+#[derive(Debug)]
+struct Stored {
+    record: Arc<Record>,
+    keys: Vec<u128>,
+    standing: BTreeMap<TargetId, Standing>,
+    /// The targets that it, or part of it, never reached.
+    missed: BTreeMap<TargetId, archive::Fate>,
+}
+
+#[derive(Debug)]
+enum Standing {
+    /// The target was not to get it.
+    Withheld(DropReason),
+    Waiting(Waiting),
+    Settled,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// `None` as long as it was never tried.
+    due: Option<Timestamp>,
+    /// A backfill has taken it up, and nobody has tried it since.
+    is_backfilled: bool,
+    progress: Progress,
+    quantities: Quantities,
+    lease: Option<Lease>,
+}
+
+impl Cluster {
+    /// Without nodes and records, for `max` bytes.
+    pub(crate) fn new(max: u64) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            clock: Clock::system(),
+            max,
+            nodes: BTreeMap::new(),
+            owner: 0,
+            lease: 0,
+            last: 0,
+            targets: Targets::default(),
+            records: BTreeMap::new(),
+            accounts: BTreeMap::new(),
+            news: vec![],
+            woken: BTreeSet::new(),
+            projects: BTreeSet::new(),
+            drafts: bodies::Drafts::default(),
+            redelivery: redelivery::Kept::default(),
+            facts: facts::Kept::default(),
+        })))
+    }
+
+    /// A further node. Its ledger begins with the totals.
+    pub(crate) fn join(&self, ledger: Ledger) -> Node {
+        let mut state = self.lock();
+        state.owner += 1;
+        for ((_, key), account) in &state.accounts {
+            ledger.post(&storage::postings(key, account));
+        }
+        let (owner, member) = (state.owner, Member { ledger, changed: BTreeMap::new() });
+        state.nodes.insert(owner, member);
+        Node { cluster: self.clone(), owner, is_closed: AtomicBool::new(false) }
+    }
+
+    /// Takes everything away from a node: what it leased can be leased again, and what it says from now on counts no more.
+    pub(crate) fn bury(&self, owner: u64) {
+        let state = &mut *self.lock();
+        state.nodes.remove(&owner);
+        state.drafts.bury(owner);
+        for waiting in state.all_waiting() {
+            waiting.lease.take_if(|lease| lease.owner == owner);
+        }
+        state.woken = state.targets.iter().map(|(target, _)| target).collect();
+        state.publish();
+    }
+
+    /// How many leases a node has.
+    pub(crate) fn leased_by(&self, owner: u64) -> usize {
+        self.lock().all_waiting().filter(|waiting| waiting.lease.is_some_and(|lease| lease.owner == owner)).count()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("no test panics while holding it")
+    }
+}
+
+impl Node {
+    /// Its number.
+    pub(crate) fn owner(&self) -> u64 {
+        self.owner
+    }
+
+    /// Makes one call, in one go.
+    fn now<T>(&self, act: impl FnOnce(&mut State) -> Result<T, JournalError>) -> Result<T, JournalError> {
+        let mut state = self.cluster.lock();
+        if self.is_closed.load(Ordering::Acquire) || !state.nodes.contains_key(&self.owner) {
+            return Err(JournalError::Closed);
+        }
+        let answer = act(&mut state);
+        state.publish();
+        answer
+    }
+
+    /// Makes one call when it is first polled. Who drops it before that has not made it.
+    fn call<'a, T>(
+        &'a self,
+        act: impl FnOnce(&mut State) -> Result<T, JournalError> + Send + 'a,
+    ) -> BoxFuture<'a, Result<T, JournalError>> {
+        Box::pin(async move { self.now(act) })
+    }
+}
+
+impl Journal for Node {
+    fn verification(&self) -> &dyn Verification {
+        self
+    }
+}
+
+impl State {
+    /// Notes so much of an outcome in the account of a target, or of the intake.
+    fn post(
+        &mut self,
+        at: Timestamp,
+        target: Option<TargetId>,
+        project: &Arc<str>,
+        outcome: Outcome,
+        much: &Quantities,
+    ) {
+        let upstream = target.and_then(|target| self.targets.name(target).cloned());
+        for (category, quantity) in much.iter().filter(|(_, quantity)| *quantity > 0) {
+            let key = AccountKey { upstream: upstream.clone(), project: Arc::clone(project), category };
+            self.news.push((at.hour(), Posting { key, outcome, quantity }));
+        }
+    }
+
+    /// Notes that a target will not get so much of a record, and what it is to be told of that.
+    fn drop_of(&mut self, (at, target): (Timestamp, TargetId), record: &Record, reason: DropReason, much: &Quantities) {
+        self.post(at, Some(target), &record.project, Outcome::Dropped(reason), much);
+        let Some(reason) = reason.reported_as() else { return };
+        let transactions = much.iter().find(|(category, _)| *category == Category::Transaction);
+        let spans = transactions.map(|(_, count)| (Category::Span, losses::spans_in(&record.body).max(count)));
+        for (category, quantity) in much.iter().chain(spans) {
+            let project = Arc::clone(&record.project);
+            self.facts.lose(losses::Loss { target, project, reason, category, quantity });
+        }
+    }
+
+    /// Tells every node what the call did.
+    fn publish(&mut self) {
+        let news = std::mem::take(&mut self.news);
+        for (hour, posting) in &news {
+            let account = self.accounts.entry((*hour, posting.key.clone())).or_default();
+            account.post(posting.outcome, posting.quantity);
+        }
+        let woken = std::mem::take(&mut self.woken);
+        for node in self.nodes.values() {
+            node.ledger.post(news.iter().map(|(_, posting)| posting));
+            woken.iter().filter_map(|target| node.changed.get(target)).for_each(|changed| changed.notify_one());
+        }
+    }
+
+    /// What waits, for all targets.
+    fn all_waiting(&mut self) -> impl Iterator<Item = &mut Waiting> {
+        let all = self.records.values_mut().flat_map(|stored| stored.standing.values_mut());
+        all.filter_map(|standing| match standing {
+            Standing::Waiting(waiting) => Some(waiting),
+            _ => None,
+        })
+    }
+
+    /// What waits for a target, in the order of acceptance.
+    fn waiting(&mut self, target: TargetId) -> impl Iterator<Item = (u64, &Arc<Record>, &mut Waiting)> {
+        self.records.iter_mut().filter_map(move |(id, stored)| match stored.standing.get_mut(&target) {
+            Some(Standing::Waiting(waiting)) => Some((*id, &stored.record, waiting)),
+            _ => None,
+        })
+    }
+}
