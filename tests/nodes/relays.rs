@@ -151,12 +151,22 @@ impl Scene {
 
     /// Accepted and returned = delivered, dropped and pending, of an upstream; how much was accepted and delivered.
     async fn balanced(&self, name: &str) -> (u64, u64) {
-        let accounts = self.accounts.accounts();
-        let own =
-            || accounts.iter().filter(|(key, _)| key.upstream.as_deref() == Some(name)).map(|(_, account)| account);
-        let expected: i64 = own().map(|account| account.expected_pending()).sum();
-        assert_eq!(expected, self.waiting(name).await as i64, "{name}: {accounts:?}");
-        (own().map(|account| account.accepted).sum(), own().map(|account| account.delivered).sum())
+        // What is settled between the two looks is seen by one of them.
+        eventually("the accounts balance", SOON, async || {
+            let accounts = self.accounts.accounts();
+            let own =
+                accounts.iter().filter(|(key, _)| key.upstream.as_deref() == Some(name)).map(|(_, account)| account);
+            let own: Vec<_> = own.collect();
+            let expected: i64 = own.iter().map(|account| account.expected_pending()).sum();
+            match self.waiting(name).await as i64 {
+                waiting if waiting == expected => Ok((
+                    own.iter().map(|account| account.accepted).sum(),
+                    own.iter().map(|account| account.delivered).sum(),
+                )),
+                waiting => Err(format!("{name}: {waiting} waiting, {expected} expected")),
+            }
+        })
+        .await
     }
 
     /// Waits until each upstream has taken exactly these, once each, and the accounts say so.
@@ -277,7 +287,8 @@ async fn what_a_relay_had_leased_when_it_died_the_other_delivers() {
     let two = scene.relay().await;
     eventually("all but what is leased is delivered", SOON, async || {
         let (taken, leased) = (scene.a.taken_count(), scene.cluster.leased_by(one.owner));
-        if taken + leased == 40 { Ok(()) } else { Err(format!("{taken} taken, {leased} leased")) }
+        let is_all = taken + leased == 40 && scene.waiting("a").await == leased as u64;
+        if is_all { Ok(()) } else { Err(format!("{taken} taken, {leased} leased")) }
     })
     .await;
     one.lose_power();
