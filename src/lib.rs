@@ -34,7 +34,7 @@
 //! | [`policy`] | protocol | decisions; `now` is passed in |
 //! | [`telemetry`] | protocol, policy | metrics, accounts, the status, logs |
 //! | [`content`] | - | whether a tracker's copy of an event is what was sent |
-//! | [`journal`] | protocol, policy, telemetry | durable records and what became of them: five ports, and SQLite behind them |
+//! | [`journal`] | protocol, policy, telemetry | durable records and what became of them: a few ports, and SQLite behind them |
 //! | [`intake`] | protocol, policy, telemetry, journal | one submission's way in; knows no HTTP |
 //! | [`tracker`] | protocol | what trackers are asked by their APIs, and what the answers mean |
 //! | [`delivery`] | protocol, policy, telemetry, journal, tracker, content | one upstream's way out, with the HTTP client of all deliveries |
@@ -44,21 +44,21 @@
 //! | [`daemon`] | all above | assembly: start, reload, stop |
 //! | [`cli`] | protocol, telemetry, delivery, http, config, daemon | one file for each verb |
 //!
-//! [`clock`], [`tasks`], [`units`] and `vocabulary` use nothing of ours and are open to all. `tests/architecture.rs` holds this table, and that no
-//! files name each other in a circle.
+//! [`clock`], [`tasks`], [`units`] and `vocabulary` use nothing of ours and are open to all. `tests/architecture.rs` holds this table,
+//! and that no files name each other in a circle.
 //!
 //! # Where to begin with a change
 //!
 //! | to add | begin at |
 //! | --- | --- |
-//! | what a kind of upstream wants or answers otherwise | a column of the table in `delivery/quirks.rs`; for a new kind, `Kind` in `delivery/settings.rs` |
+//! | what a kind of upstream wants or answers otherwise | a column of the table in `delivery/quirks.rs`, and its `concerns` and `arrange`; for a new kind, `Kind` in `delivery/settings.rs` |
 //! | a tracker's API | a file in `tracker/`, and `dialect` in `delivery/asking.rs` |
 //! | a field that a tracker changes | the tracker's table in `content/drift/` |
 //! | an endpoint of the admin API, a page | a row in `http/admin/routes.rs`; the function stands beside its subject: `api.rs`, `letters.rs`, … |
 //! | a route for SDKs | `http/public/routes.rs` |
-//! | a reason to drop | a row in `policy/outcome.rs`; a test names the tables outside the code that repeat it |
+//! | a reason to drop | a row in `policy/outcome.rs`; a test names the tables outside the code that repeat it. Workers and `daemon/upkeep.rs` give reasons |
 //! | a type of item, a category | a row in `protocol/item.rs`, in `protocol/category.rs`; the compiler names what has to be decided |
-//! | a journal on something else than SQLite | the ports in `journal/mod.rs`, the suite in `journal/contract/`, and `daemon/backend.rs`; `tests/nodes/toy/` is one |
+//! | a journal on something else than SQLite | the ports in `journal/mod.rs`, the suite in `journal/contract/`, and `daemon/backend.rs`; where it is, in `journal/settings.rs` and `config/`. `tests/nodes/toy/` is one |
 //! | what relays on several machines share besides | the port in `daemon/control.rs` |
 //! | a section or an option of the configuration | `config/shape.rs`, and the part's own `Settings` |
 //! | a verb | `cli/mod.rs` |

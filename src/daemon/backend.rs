@@ -15,9 +15,9 @@ use super::control::{Control, File};
 pub struct Backend {
     /// Everything that is kept.
     pub journal: Arc<dyn Journal>,
-    /// The accounts that the journal posts to, with the totals of before.
+    /// The accounts that the journal posts to. Whoever opens the journal has posted the totals.
     pub ledger: Ledger,
-    /// Under which the keys of repeats are made: the same for all relays on the journal.
+    /// Under which the keys of repeats are made: made once, kept with the journal, the same for all relays on it.
     pub secret: [u8; SECRET],
     /// What the relays on the journal share.
     pub control: Arc<dyn Control>,

@@ -1,6 +1,7 @@
 //! What relays on one journal share: the configuration with its primary, and who of them does what is to be done once.
 //!
-//! Rule: a chore asks before each of its steps. Who leads it does the step at once and asks again before the next.
+//! Rule: a relay asks before each step of a chore. If it leads, it does the step at once and asks again before the next. A step takes
+//! seconds at most. One that stalls in the middle may overlap with the next leader's: a step may be done twice.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,16 +37,18 @@ pub enum Chore {
 
 /// What the relays share. One relay alone has a [`File`].
 pub trait Control: Send + Sync {
-    /// Tells, from one of these tasks, when the configuration is another one.
+    /// Tells, from one of these tasks, when the configuration is another one. It may tell of a change that this relay made itself, and
+    /// of several at once; it misses none.
     fn watch(&self, tasks: &Tasks) -> mpsc::Receiver<()>;
 
     /// The configuration.
     fn load(&self) -> BoxFuture<'_, Result<Loaded, LoadError>>;
 
-    /// Makes an upstream the primary in the configuration; the one before.
+    /// Makes an upstream the primary in the configuration, as every later [`Control::load`] shows it; returns the one before. The error
+    /// is a sentence for whoever asked.
     fn set_primary(&self, name: &str) -> BoxFuture<'_, Result<Option<String>, String>>;
 
-    /// Whether the next step of a chore is this relay's. No, too, while that cannot be told.
+    /// Whether this relay may do the next step of the chore. Also `false` while that cannot be told.
     fn leads(&self, chore: Chore) -> BoxFuture<'_, bool>;
 }
 

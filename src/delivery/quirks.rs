@@ -1,7 +1,8 @@
 //! What known trackers do otherwise than the protocol has it: one table, a row for each kind of upstream, a column for each quirk.
 //!
-//! Rule: a quirk is worth a column when what was accepted would be lost without it. Which records it concerns is told by what
-//! their items count as, so that all others go out unread. Where a quirk was found stands beside it.
+//! Rule: a quirk is worth a column when what was accepted would be lost without it. [`Quirks::concerns`] tells
+//! by what items count as which records a column is about: all others go out without being parsed. Where a quirk was found stands
+//! beside it.
 
 use std::time::Duration;
 

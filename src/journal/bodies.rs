@@ -31,7 +31,7 @@ pub trait Draft: Send + Sync + fmt::Debug {
     /// Appends bytes; gives the buffer back, empty. [`JournalError::Full`] when there is no room for them.
     fn append(&mut self, bytes: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, JournalError>>;
 
-    /// Writes over bytes that were written at `at`.
+    /// Writes over bytes that were written at `at`: never beyond what was appended.
     fn overwrite(&mut self, at: u64, bytes: Vec<u8>) -> BoxFuture<'_, Result<(), JournalError>>;
 
     /// The body.

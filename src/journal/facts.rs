@@ -3,7 +3,9 @@
 //! Invariants:
 //!
 //! - Every change of an account ([`Posting`](crate::telemetry::ledger::Posting)) is committed with the change it tells of.
-//! - What is dropped is to be told to its target, until the transaction that appends the report of it ([`losses`](super::losses)).
+//! - Each drop stays on the list of losses that are to be told. The transaction that appends the report takes it
+//!   off ([`losses`](super::losses)).
+//! - What is observed is kept for [`KEPT`](super::evidence::KEPT), and may be lost with a crash ([`evidence`](super::evidence)).
 
 use std::collections::HashMap;
 

@@ -1,7 +1,8 @@
 //! Dead letters: what an upstream refused for good, kept with its record until somebody decides what becomes of it.
 //!
-//! Rule: they are bounded in number and in size, and the oldest go first. That one goes changes no account: it was posted as
-//! dropped when it was refused. One that is retried is posted as returned, for it waits again.
+//! Rule: they are bounded in number and in size. When there are too many, the oldest of the project that has the most go. That
+//! changes no account: a letter was posted as dropped when it was refused. One that is retried is posted as returned, for it waits
+//! again.
 
 use std::borrow::Cow;
 use std::sync::Arc;

@@ -2,8 +2,8 @@
 //!
 //! Rules: a loss is counted in the transaction that drops, and taken off in the transaction that appends the report which tells of
 //! it, so that a crash neither forgets nor repeats one. Rows are bounded by targets, projects, reasons and categories. The
-//! report is a record like any other but for its quantities: it has none, which marks it as ours. It was accepted from nobody,
-//! stands in no account, is compared with nothing, and its own loss is none. So are canaries, which have an event id beside.
+//! report is a record like any other but for its quantities: it has none, which marks it as ours. No client sent it: it is
+//! in no account and in no comparison, and dropping it is no loss. The same holds for canaries, which also have an event id.
 
 use std::sync::Arc;
 

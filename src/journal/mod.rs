@@ -1,11 +1,16 @@
 //! The journal: what was acknowledged and is not yet settled. The only meeting point of intake and delivery.
 //!
-//! It is made of ports, each with its invariants in its head and held by the suite in `contract`: the [log](Log) takes
+//! It is made of ports, each with its invariants in its head. The suite in `contract` holds most of them for every backend;
+//! eviction, records that are set aside and [verification] are held by the tests of SQLite alone. The [log](Log) takes
 //! submissions, after their large [bodies](Bodies), the [queues](Queues) hand them out, the [archive](Archive) shows what is kept of
 //! them, [redelivery](Redelivery) hands that out again, [facts](Facts) tell what became of it, and [storage](Storage) bounds the
 //! room that it takes.
 //!
-//! What is in a body the journal does not look at, but for the spans of a transaction that is dropped.
+//! Every change of an account is posted to the ledger that the backend was opened with: once, after the commit that made it. The
+//! ledger begins with the totals. Of several relays on one journal each ledger gets the postings of all. Who awaits [`Log::prune`]
+//! finds every settlement committed and posted that was handed over before: the suite waits by that.
+//!
+//! The journal never looks at what is in a body, with one exception: it counts the spans of a transaction that is dropped.
 
 pub mod archive;
 pub mod backfill;
@@ -49,7 +54,7 @@ pub use shares::Share;
 pub use storage::Storage;
 use verification::Verification;
 
-/// Which record: never used twice. Only the backend knows what it is made of, and which of two came first.
+/// Which record: never used twice. Only the backend knows what it is made of, and which of two came first: numbers need not rise.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct RecordId(pub(in crate::journal) u64);
 

@@ -4,14 +4,15 @@
 //!
 //! - A claim carries a [`Lease`]: its owner may settle the record until the lease ends, and keeps it longer by extending it. No two
 //!   leases of one record at one target hold at the same time.
-//! - A lease that has ended is given up by the next claim of its target, whoever makes it: the record can be claimed again, with the
-//!   progress that it had. Until then its owner may still extend it or settle the record.
-//! - An owner is fenced when it is gone: after a restart everything unsettled can be claimed again, and the leases of before are lost.
+//! - A lease that has ended holds until somebody claims from the same target. That claim revokes it: the record can be claimed again,
+//!   with the progress that it had. Until then its owner may still extend it or settle the record.
+//! - A relay that is gone is fenced: what it had leased can be claimed again, and its leases are lost. That holds
+//!   after a restart, too.
 //! - With a lost lease nothing is changed and nothing is posted: the answer is [`JournalError::LeaseLost`].
 //! - What is due comes first, in order of its due time; then what was never tried, in order of acceptance; then what a
 //!   [`backfill`](super::backfill) has taken up.
-//! - Settling is idempotent: the first settlement by a lease counts. A second one finds the lease lost, or is answered like the first
-//!   by a backend that knows it again.
+//! - Settling is idempotent: the first settlement by a lease counts. A second one changes nothing: the
+//!   backend answers [`JournalError::LeaseLost`], or repeats its first answer if it still knows it.
 //! - What is put off is part of a settlement, and no call of its own: a record may be delivered in part and put off for the rest,
 //!   and a crash must not come between the two.
 //! - No call does work that grows with the number of records waiting.
@@ -41,11 +42,11 @@ pub struct Lease {
     pub target: TargetId,
     /// The record.
     pub record: RecordId,
-    /// Who has it: a number that belongs to one start of one node.
+    /// Who has it: a number that belongs to one start of one relay.
     pub owner: u64,
     /// Which of the owner's leases it is. Never given twice.
     pub number: u64,
-    /// When it ends, by the clock of the node that has it.
+    /// When it ends, by the clock of the relay that has it. A backend that judges by another clock ends it no sooner.
     pub ends: Instant,
 }
 

@@ -4,7 +4,8 @@
 //!
 //! - What is taken up again is posted as [`Outcome::Returned`](crate::policy::outcome::Outcome), and never waits twice at a target.
 //! - What a backfill takes up goes behind everything else.
-//! - The oldest dead letters go when there are too many ([`letters`](super::letters)).
+//! - The numbers of dead letters rise. When there are too many, the oldest of the project that has the most go
+//!   ([`letters`](super::letters)).
 
 use futures_util::future::BoxFuture;
 

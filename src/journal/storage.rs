@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //!
-//! - The space is bounded by `max_size`. Delivered records go first, then the oldest of those that wait for shadows alone
+//! - The space is bounded by `max_size`. Settled records go first, then the oldest of those that wait for shadows alone
 //!   ([`Storage::protect`]). When neither is left, [`JournalError::Full`] is the answer.
 //! - No project takes what is another's part ([`Storage::split`]).
 //! - Space is given back to the file system after draining. A full disk is an answer too, and passes when there is room again.

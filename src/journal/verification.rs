@@ -7,7 +7,8 @@
 //!
 //! 1. An event is wanted once its upstream took it, and no sooner. [`Verification::wanted`] hands out the records behind the
 //!    cursor of a target in the order of acceptance, then what is to be looked for again by its due time.
-//! 2. Below the cursor an event has exactly one state: it has a row that says so, or it is stored. One that is put off has a row too.
+//! 2. Each event below the cursor has exactly one state. A row holds it; an event without a row is stored. One that is put off has a
+//!    row.
 //! 3. What is noted is committed with the postings that tell of it: stored − vanished + lost + missing + unknown = delivered, where
 //!    missing counts the rows in that state and unknown is the rest.
 //! 4. Noting is idempotent: what was noted for a cursor that has moved on changes nothing.

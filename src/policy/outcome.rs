@@ -12,7 +12,7 @@ use crate::vocabulary::vocabulary;
 pub enum Cause {
     /// The configuration keeps it from the upstream, which can take it: a backfill may give it to it later.
     Withheld,
-    /// The relay could not keep it long enough.
+    /// The relay could not keep it long enough. An alert goes off.
     Lost,
     /// The upstream's rate limit.
     Limited,
@@ -75,7 +75,8 @@ macro_rules! drop_reasons {
     };
 }
 
-// All that is to be said of a reason. The handbook's page on delivery lists the same, and a test compares the two.
+// All that is to be said of a reason. The handbook's page on delivery and the alert `SwitchyardItemsLost` list the same in this order,
+// and a test compares them.
 drop_reasons! {
     MirrorOff = "mirror_off", "the mirror was off", Withheld, None;
     Filtered = "filtered", "the items of its shadow section leave them out", Withheld, None;

@@ -1,10 +1,10 @@
 //! Who asks on the admin listener, and what proves it: to read, change by program, look at a page, change by a form of a page. Which
 //! route takes which proof stands in the table in [`routes`](super::routes).
 //!
-//! Rule: without a token, everything is free on this machine and nothing from elsewhere. With a token, changes and the contents of
-//! events take it from everywhere, or a session that began with it; the rest takes it from elsewhere, and on this machine too
-//! unless `open_on_loopback`. Only known host names are answered without either, see [`host`]. A browser sends along what it has of us on behalf of any page that is open in it:
-//! its changes take a session, the form token of that session, and an origin that is our own. What is refused is refused before
+//! Rule: without a token, everything is free on this machine and nothing from elsewhere. With a token, every change and every look at
+//! the contents of events takes it, or a session that began with it. Other reads take it from elsewhere, and on this machine if
+//! `open_on_loopback` is off. Only known host names are answered without either, see [`host`]. A browser sends along what it has of
+//! us on behalf of any page that is open in it: its changes take a session, the form token of that session, and an origin that is our own. What is refused is refused before
 //! its body is read, and changes nothing.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -27,12 +27,15 @@ use super::{api, backfill, letters, verify};
 /// the rest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Who {
-    /// By whatever name they call us.
+    /// Everyone, by whatever name they call us: no check of the host.
     Anybody,
     /// Who is about to sign in.
     Guest,
+    /// Who may read figures and names.
     Reader,
+    /// Who may read what is in events.
     ContentReader,
+    /// Who may change something by program.
     Changer,
     /// Who looks at a page: its function takes a `Visitor`.
     Visitor,

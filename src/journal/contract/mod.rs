@@ -2,6 +2,7 @@
 //!
 //! A backend implements [`Backend`] and names a function that makes one of a given size: `contract::suite!(make)` is all its tests.
 //! One outside of this crate includes this file by its path, beside imports by which `crate::journal` and the others mean ours.
+//! Leases are judged by tokio's clock, which the suite moves.
 
 pub(crate) mod backfill;
 pub(crate) mod bodies;
