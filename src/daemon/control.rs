@@ -35,7 +35,7 @@ pub enum Chore {
     Notifications,
 }
 
-/// What the relays share. One relay alone has a [`File`].
+/// What the relays share. One relay alone has its file.
 pub trait Control: Send + Sync {
     /// Tells, from one of these tasks, when the configuration is another one. It may tell of a change that this relay made itself, and
     /// of several at once; it misses none.
