@@ -54,7 +54,7 @@ pub(super) type Again<'a> = &'a mut (dyn FnMut() -> Option<Parcel> + Send);
 pub(super) enum Contents {
     /// In pieces: an envelope's header line and the rest, and what ends it when it is compressed; another request's body in one.
     Pieces([Bytes; 3]),
-    /// From a file.
+    /// Of a large body, read as it is sent.
     Stream(Stream),
     /// The same, compressed on its way.
     Packed(Packed),
@@ -142,7 +142,7 @@ impl Transport {
     /// makes: servers close idle connections without saying so (GlitchTip's default one after each answer), and a repeat is dropped
     /// by event id. A body that does not lie in memory goes out again as it is.
     ///
-    /// `patience` is for all of it; of what comes from a file it is for each piece, and for the answer after the last one.
+    /// `patience` is for all of it; of a large body it is for each piece, and for the answer after the last one.
     pub(super) async fn send(&self, parcel: Parcel, patience: Duration, again: Again<'_>) -> Result<Reply, SendError> {
         Ok(read(self.exchange(parcel, patience, again).await?.0).await)
     }

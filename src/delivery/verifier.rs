@@ -221,7 +221,7 @@ impl Verifier {
         self.note_frontier(name, (&batch, &put_off), settings, now);
         // One that gave no word is asked for one event until it does.
         let fresh = if batch.fresh.len() == STEP { &batch.fresh[..1] } else { &batch.fresh };
-        let wanted = fresh.iter().chain(&batch.again).collect();
+        let wanted = batch.again.iter().chain(fresh).collect();
         let mut walks = self.with(name, |upstream| std::mem::take(&mut upstream.walks)).unwrap_or_default();
         let behind = Behind { events: &put_off.events, more: put_off.more, walks: &mut walks };
         let mut looker = self.looker(name, tracker, settings);

@@ -28,7 +28,7 @@ pub struct Loss {
     pub quantity: u64,
 }
 
-/// For backends: how many spans are lost with the transactions in a body; 0 when it cannot be read. Reads the file that it is in.
+/// For backends: how many spans are lost with the transactions in a body; 0 when it cannot be read. Reads a large one, and blocks.
 pub fn spans_in(body: &Body) -> u64 {
     let Ok(outline) = body.outline() else { return 0 };
     let transactions = outline.items().iter().filter(|item| item.kind == ItemType::Transaction);

@@ -301,3 +301,36 @@ async fn what_a_relay_had_leased_when_it_died_the_other_delivers() {
     scene.delivered(ids).await;
     assert_eq!(two.status().await["difference"], 0);
 }
+
+#[tokio::test]
+async fn an_outcome_that_the_journal_does_not_take_is_counted_and_the_record_delivered_again() {
+    let scene = Scene::begin().await;
+    scene.cluster.set_broken(true);
+    let relay = scene.relay().await;
+    relay.send_errors(3).await;
+    eventually("three outcomes are not taken", SOON, async || {
+        let text = net::text(&relay.client, &relay.admin("/metrics")).await?;
+        let counts = |name| text.contains(&format!("switchyard_delivery_unsettled_total{{upstream=\"{name}\"}} 3\n"));
+        if counts("a") && counts("b") { Ok(()) } else { Err(text) }
+    })
+    .await;
+    for (name, upstream) in [("a", &scene.a), ("b", &scene.b)] {
+        assert_eq!(
+            (upstream.taken_count(), scene.balanced(name).await),
+            (3, (3, 0)),
+            "{name} took them, and they wait"
+        );
+    }
+    scene.cluster.set_broken(false);
+    scene.cluster.end_leases();
+    for (name, upstream) in [("a", &scene.a), ("b", &scene.b)] {
+        eventually("they are delivered again", SOON, async || {
+            match (upstream.taken_count(), scene.waiting(name).await) {
+                (6, 0) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+        assert_eq!(scene.balanced(name).await, (3, 3), "{name}");
+    }
+}

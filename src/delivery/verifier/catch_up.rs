@@ -5,7 +5,8 @@
 //! walk through a list serves many steps, and a page of a hundred events costs one request.
 //!
 //! Rules: of a list, its place is remembered and nothing else. What a whole walk did not show was looked for once; before it is called
-//! missing it is asked for by its id. A list that is not sorted is walked for those alone that were there when the walk began.
+//! missing it is asked for by its id. A list that is not sorted is walked for those alone that were accepted by the time
+//! of the newest that was there when the walk began.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

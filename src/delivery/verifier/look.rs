@@ -64,9 +64,9 @@ impl<'a> Looker<'a> {
         self.done(searched)
     }
 
-    /// Looks for the events, the oldest first, as long as there is time.
-    pub(super) async fn search(&mut self, mut wanted: Vec<&Wanted>) -> Result<(), Trouble> {
-        wanted.sort_by_key(|event| event.accepted_at);
+    /// Looks for the events in this order, as long as there is time. Those of a walk stand in its order: the next step begins at the
+    /// first one that there was no time for.
+    pub(super) async fn search(&mut self, wanted: Vec<&Wanted>) -> Result<(), Trouble> {
         self.in_lists(&wanted).await?;
         self.by_ids(&wanted).await
     }

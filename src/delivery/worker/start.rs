@@ -19,6 +19,7 @@ use super::{Ended, HOMELESS, Sent, Worker};
 impl Worker {
     /// Sends a claimed record, or settles it at once when there is no point in sending.
     pub(super) fn start(&mut self, mut claim: Claim, pieces: Option<Arc<dyn Pieces>>, now: Timestamp) {
+        self.follow_routing(now);
         let settings = Arc::clone(self.settings());
         let record = &claim.record;
         if let Some(settlement) = load::left_out(&claim, self.target, now) {

@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::Guard;
+
 use crate::clock::Timestamp;
 use crate::delivery::heads::Heads;
 use crate::delivery::settings::Settings;
@@ -120,19 +122,26 @@ impl Worker {
         }
     }
 
+    /// Sends by the newest configuration from now on.
+    pub(super) fn follow_routing(&mut self, now: Timestamp) {
+        let routing = self.around.routing.load();
+        if Arc::ptr_eq(&routing, &self.routing) {
+            return;
+        }
+        let routing = Guard::into_inner(routing);
+        self.shared =
+            routing.projects.iter().filter(|project| project.dsns.contains_key(&self.upstream)).nth(1).is_some();
+        (self.routing, self.heads) = (routing, Heads::default());
+        self.declined = None;
+        self.mended |= self.holds.any() | std::mem::take(&mut self.homeless) | self.suspects.forgive();
+        self.holds.mended(now, self.quirks().cool_off);
+    }
+
     /// A new configuration may have mended what a project is held for: its records are tried now, not when the hold would
     /// have ended, or when the upstream takes note of it. Others that were put off come along, which costs each of them one early
     /// try.
     async fn end_holds(&mut self, now: Timestamp) {
-        let routing = self.around.routing.load_full();
-        if !Arc::ptr_eq(&routing, &self.routing) {
-            self.shared =
-                routing.projects.iter().filter(|project| project.dsns.contains_key(&self.upstream)).nth(1).is_some();
-            (self.routing, self.heads) = (routing, Heads::default());
-            self.declined = None;
-            self.mended |= self.holds.any() | std::mem::take(&mut self.homeless) | self.suspects.forgive();
-            self.holds.mended(now, self.quirks().cool_off);
-        }
+        self.follow_routing(now);
         if self.mended && self.holds.last_end(now).is_none() {
             match self.around.journal.hasten(self.target, STEP).await {
                 Ok(count) => self.mended = count == STEP,

@@ -34,7 +34,7 @@ type Whose = (u64, i64, u32, Category);
 type Row = (u64, i64, u32, Category, Outcome);
 
 /// As many rows are remembered at most.
-const MOST_TOTALS: usize = 1024;
+const MOST_TOTALS: usize = 8192;
 
 /// What the rows say that were written last. To write a row anew costs two thirds of what it costs to change it.
 ///

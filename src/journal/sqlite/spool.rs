@@ -97,13 +97,17 @@ impl Spool {
 
     /// Makes the file of a body as durable as the journal is to be.
     pub(super) async fn sync(&self, body: &Body) -> Result<(), JournalError> {
+        if BodyFile::of(body).is_none() {
+            return Err(JournalError::Failed("the body is another journal's".into()));
+        }
         if !self.durable {
             return Ok(());
         }
         let (body, folder) = (body.clone(), self.folder.clone());
         let synced = tasks::blocking(move || {
-            let elsewhere = || io::Error::other("the body is another journal's");
-            BodyFile::of(&body).ok_or_else(elsewhere)?.open()?.sync_all()?;
+            if let Some(file) = BodyFile::of(&body) {
+                file.open()?.sync_all()?;
+            }
             File::open(folder)?.sync_all()
         });
         synced.await.map_err(|error| failure(&error))

@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::clock::{Clock, Timestamp};
 use crate::journal::verification::Verification;
@@ -46,6 +47,8 @@ struct State {
     /// The most that bodies and records may take.
     max: u64,
     nodes: BTreeMap<u64, Member>,
+    /// Whether it takes no settlement.
+    is_broken: bool,
     /// The last number that was given to a node.
     owner: u64,
     /// The last number that was given to a lease.
@@ -109,6 +112,7 @@ impl Cluster {
             clock: Clock::system(),
             max,
             nodes: BTreeMap::new(),
+            is_broken: false,
             owner: 0,
             lease: 0,
             last: 0,
@@ -143,6 +147,22 @@ impl Cluster {
         state.drafts.bury(owner);
         for waiting in state.all_waiting() {
             waiting.lease.take_if(|lease| lease.owner == owner);
+        }
+        state.woken = state.targets.iter().map(|(target, _)| target).collect();
+        state.publish();
+    }
+
+    /// Takes no settlement from now on, or takes them again.
+    pub(crate) fn set_broken(&self, is_broken: bool) {
+        self.lock().is_broken = is_broken;
+    }
+
+    /// Ends all leases, as time does.
+    pub(crate) fn end_leases(&self) {
+        let state = &mut *self.lock();
+        let now = Instant::now();
+        for lease in state.all_waiting().filter_map(|waiting| waiting.lease.as_mut()) {
+            lease.ends = now;
         }
         state.woken = state.targets.iter().map(|(target, _)| target).collect();
         state.publish();

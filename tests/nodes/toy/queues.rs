@@ -1,7 +1,5 @@
 //! What waits is leased, settled, put off, given up.
 
-use tokio::time::Instant;
-
 use super::archive::Fate;
 use super::*;
 
@@ -144,6 +142,9 @@ impl State {
 
     fn settle(&mut self, (owner, lease): (u64, &Lease), settlement: Settlement) -> Result<(), JournalError> {
         let Settlement { delivered, dropped, rest, dead_letter } = settlement;
+        if self.is_broken {
+            return Err(JournalError::Failed("it takes no settlement".into()));
+        }
         if lease.owner != owner || self.held(lease).is_none() {
             return Err(JournalError::LeaseLost);
         }
