@@ -66,7 +66,6 @@ struct Sources {
 
 /// The report of the time since `since`.
 pub(super) async fn report(admin: &Admin, since: Timestamp, candidate: Option<&str>) -> Result<Report, NoReport> {
-    let admin = &admin.of_now();
     let mut report = judged(admin, since, candidate).await?;
     report.comparison = compare(admin, &report.primary, &report.candidate, since).await?;
     Ok(report)

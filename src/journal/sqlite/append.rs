@@ -10,8 +10,7 @@ use crate::journal::{Record, RecordId, Submission};
 use crate::policy::outcome::Outcome;
 
 use super::accounts::Book;
-use super::decode;
-use super::decode::LARGE;
+use super::decode::{self, LARGE};
 use super::file::BodyFile;
 use super::shared::Shared;
 use super::space;
@@ -105,7 +104,15 @@ pub(super) struct Statements<'c> {
 }
 
 impl<'c> Statements<'c> {
-    pub(super) fn new(conn: &'c Connection) -> rusqlite::Result<Self> {
+    /// Those that are kept, prepared when there are none.
+    pub(super) fn of<'s>(kept: &'s mut Option<Self>, conn: &'c Connection) -> rusqlite::Result<&'s mut Self> {
+        Ok(match kept {
+            Some(statements) => statements,
+            none => none.insert(Self::new(conn)?),
+        })
+    }
+
+    fn new(conn: &'c Connection) -> rusqlite::Result<Self> {
         Ok(Self {
             conn,
             begin: conn.prepare("BEGIN IMMEDIATE")?,

@@ -229,6 +229,24 @@ async fn a_full_disk_is_an_answer_and_passes() {
 }
 
 #[tokio::test]
+async fn a_commit_that_fails_after_the_accounts_were_written_counts_nothing() {
+    let mut subject = Subject::sqlite();
+    let a = subject.journal().target("a").await.unwrap();
+    let other = Connection::open(&parts(&subject).1.path).unwrap();
+    // What is withheld is to be told, in rows that are written after those of the accounts.
+    let withheld = || Submission { withheld: vec![(a, DropReason::Sampled)], ..submission(at(1), &[]) };
+    for taken in [true, false, true] {
+        let name = if taken { ["away", "loss"] } else { ["loss", "away"] };
+        other.execute(&format!("ALTER TABLE {} RENAME TO {}", name[0], name[1]), []).ok();
+        assert_eq!(subject.journal().append(withheld()).await.is_ok(), taken);
+    }
+    let accounts = subject.ledger().accounts();
+    assert!(accounts.values().all(|account| account.accepted == 2), "{accounts:?}");
+    subject.crash();
+    assert_eq!(subject.ledger().accounts(), accounts);
+}
+
+#[tokio::test]
 async fn a_disk_below_the_floor_refuses_submissions() {
     let subject = Subject::sqlite_with(|settings| settings.min_free_disk = ByteSize::bytes(u64::MAX));
     let (journal, _) = parts(&subject);

@@ -169,7 +169,7 @@ impl Writer<'_> {
     fn transact(&mut self, group: &mut Group, targets: &[Arc<Target>]) -> rusqlite::Result<()> {
         let now = self.shared.clock.now();
         group.book.reads(&self.shared.spool);
-        self.statements()?.begin.execute([])?;
+        Statements::of(&mut self.statements, self.conn)?.begin.execute([])?;
         if self.shared.trouble().is_some() {
             self.probe()?;
         }
@@ -197,7 +197,7 @@ impl Writer<'_> {
         group.letters_gone = self.letters.bound(self.conn)?;
         group.book.write(self.conn, &mut self.totals)?;
         self.room.keep_up(self.conn)?;
-        self.statements()?.commit.execute([]).map(drop)
+        Statements::of(&mut self.statements, self.conn)?.commit.execute([]).map(drop)
     }
 
     /// Does one command within the transaction. Its answer is in the group before anything can fail.

@@ -1,9 +1,7 @@
 //! Submissions and reports of ours into the transaction under way, as far as there is room.
 
-use std::sync::Arc;
-
 use crate::journal::losses::Loss;
-use crate::journal::sqlite::append::{self, Written};
+use crate::journal::sqlite::append::{self, Statements, Written};
 use crate::journal::sqlite::file::BodyFile;
 use crate::journal::sqlite::group::{Answer, Group};
 use crate::journal::sqlite::losses;
@@ -64,9 +62,8 @@ impl Writer<'_> {
         if let Some(file) = BodyFile::of(&submission.body) {
             file.leave_owner();
         }
-        let shared = Arc::clone(&self.shared);
-        let appended =
-            append::append(self.statements()?, &shared, (project, &written), &mut group.book, id, submission)?;
+        let (statements, book) = (Statements::of(&mut self.statements, self.conn)?, &mut group.book);
+        let appended = append::append(statements, &self.shared, (project, &written), book, id, submission)?;
         self.next += 1;
         group.appended.push(appended);
         Ok(Ok(RecordId(id)))

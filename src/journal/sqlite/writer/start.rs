@@ -10,7 +10,7 @@ use rusqlite::Connection;
 
 use crate::journal::Settings;
 use crate::journal::sqlite::accounts::Totals;
-use crate::journal::sqlite::append::{Projects, Statements};
+use crate::journal::sqlite::append::Projects;
 use crate::journal::sqlite::group::Command;
 use crate::journal::sqlite::letters::Letters;
 use crate::journal::sqlite::settlement::Eviction;
@@ -67,15 +67,5 @@ impl Start {
             // Who waited for it may have lost patience.
             reply.send(()).unwrap_or_default();
         }
-    }
-}
-
-impl<'c> Writer<'c> {
-    /// The statements that are kept at hand.
-    pub(super) fn statements(&mut self) -> rusqlite::Result<&mut Statements<'c>> {
-        Ok(match &mut self.statements {
-            Some(statements) => statements,
-            none => none.insert(Statements::new(self.conn)?),
-        })
     }
 }
