@@ -146,6 +146,7 @@ fn submission(project: &Project, targets: Vec<TargetId>, id: EventId, now: Times
         // With the event id, the mark of a canary.
         quantities: Quantities::new(),
         keys: vec![],
+        repeats_since: Timestamp::default(),
         client: Client::ours(),
         body: marked::event(Mark::Canary, id, now).into(),
         targets,

@@ -96,6 +96,7 @@ fn report((target, project): &Addressee, losses: &[Loss], now: Timestamp) -> Sub
         // The mark of a report of ours.
         quantities: Quantities::new(),
         keys: vec![],
+        repeats_since: Timestamp::default(),
         client: Client::ours(),
         body: client_report::envelope(now, discarded).into(),
         targets: vec![*target],

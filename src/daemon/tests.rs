@@ -4,6 +4,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
 
 use super::*;
+use crate::clock::Timestamp;
 use crate::config::diagnostics::LoadError;
 use crate::config::load;
 use crate::delivery::settings::LONGEST_AGE;
@@ -27,6 +28,10 @@ impl Control for Lead {
 
     fn set_primary(&self, _: &str) -> BoxFuture<'_, Result<Option<String>, String>> {
         unreachable!("nothing is switched")
+    }
+
+    fn made_primary(&self, _: &str) -> bool {
+        true
     }
 
     fn leads(&self, _: Chore) -> BoxFuture<'_, bool> {
@@ -62,6 +67,7 @@ async fn kept_up(leads: bool) -> (u64, usize, usize, bool) {
             event_id: Some(id),
             quantities: Quantities::from_iter([(Category::Error, 1)]),
             keys: vec![],
+            repeats_since: Timestamp::default(),
             client: Client::default(),
             body: bytes::Bytes::from_static(b"{}\n").into(),
             targets,

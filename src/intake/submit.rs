@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::clock::{Clock, Timestamp};
-use crate::journal::body::{Body, Unreadable};
+use crate::journal::body::Body;
 use crate::journal::evidence::Tally;
 use crate::journal::{Client, Journal, JournalError, Submission, TargetId};
 use crate::policy::cooldown::Cooldowns;
@@ -19,7 +19,7 @@ use crate::policy::shadow::caps::{Caps, Spent};
 use crate::policy::storm::{self, Storms};
 use crate::protocol::auth::{AuthError, Credentials};
 use crate::protocol::category::Quantities;
-use crate::protocol::envelope::{EnvelopeError, Outline};
+use crate::protocol::envelope::EnvelopeError;
 use crate::protocol::event_id::EventId;
 use crate::protocol::rate_limits::RateLimit;
 use crate::tasks;
@@ -35,7 +35,7 @@ use super::shed::Shed;
 use super::sightings::Sightings;
 
 mod decide;
-use decide::{is_check_in, takers};
+use decide::{is_check_in, outline, takers};
 
 /// What submissions are decided under; replaced as a whole by a reload.
 #[derive(Debug, Default)]
@@ -254,38 +254,47 @@ impl Intake {
         }
         let limits = std::mem::take(&mut sorting.limits);
         let receipt = Receipt { event_id: envelope.event_id(), project: Arc::clone(&project.name), limits };
-        if sorting.keeps_nothing() {
-            return Ok(receipt);
+        // Once; again without what another relay takes meanwhile.
+        while !sorting.keeps_nothing() {
+            let (to, spent) = self.recipients(&view, &project, Sight::new(&body, &sorting), now).await;
+            let Recipients { targets, withheld, left_out } = to;
+            let (part, quantities) = if sorting.is_whole() {
+                (body.clone(), envelope.quantities())
+            } else {
+                let keeps = |key| (0..).zip(&keys).any(|(i, own)| *own == Some(key) && sorting.keeps(i));
+                fresh.retain(|reservation| keeps(reservation.key()));
+                let ranges = envelope.ranges_of(|i| sorting.keeps(i));
+                (part::of(&self.journal, &project.name, &body, envelope.header(), &ranges).await?, sorting.quantities())
+            };
+            let submission = Submission {
+                accepted_at: now,
+                project: Arc::clone(&project.name),
+                event_id: envelope.event_id(),
+                quantities,
+                keys: fresh.iter().map(Reservation::key).collect(),
+                repeats_since: now - self.dedup.length(),
+                client: Client { left_out, ..client.clone() },
+                body: part,
+                targets,
+                withheld,
+                spans: Some(envelope.spans().clone()),
+            };
+            match self.keep(submission, fresh, spent).await {
+                Ok(()) => {
+                    self.sightings.look(&project.name, &body, now);
+                    break;
+                }
+                Err(JournalError::Repeated(taken)) => {
+                    taken.iter().for_each(|key| self.dedup.remember(*key, now));
+                    let (again, mut repeated) = self.reserve(&keys, now).await;
+                    // A window of no length remembers none.
+                    repeated.extend(taken);
+                    fresh = again;
+                    sorting.without_repeats(&keys, &repeated);
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
-        let (to, spent) = self.recipients(&view, &project, Sight::new(&body, &sorting), now).await;
-        client.left_out = to.left_out;
-        let (body, quantities) = if sorting.is_whole() {
-            (body, envelope.quantities())
-        } else {
-            fresh.retain(|reservation| {
-                (0..).zip(&keys).any(|(i, key)| *key == Some(reservation.key()) && sorting.keeps(i))
-            });
-            let ranges = envelope.ranges_of(|i| sorting.keeps(i));
-            (part::of(&self.journal, &project.name, &body, envelope.header(), &ranges).await?, sorting.quantities())
-        };
-        self.sightings.look(&project.name, &body, now);
-        let Recipients { targets, withheld, .. } = to;
-        let keys = fresh.iter().map(Reservation::key).collect();
-        let (event_id, spans) = (envelope.event_id(), Some(envelope.spans().clone()));
-        let project = Arc::clone(&project.name);
-        let submission = Submission {
-            accepted_at: now,
-            project,
-            event_id,
-            quantities,
-            keys,
-            client,
-            body,
-            targets,
-            withheld,
-            spans,
-        };
-        self.keep(submission, fresh, spent).await?;
         Ok(receipt)
     }
 
@@ -323,19 +332,24 @@ impl Intake {
         let Recipients { targets, withheld, .. } = to;
         let (project, event_id) = (Arc::clone(&project.name), None);
         let keys = fresh.iter().map(Reservation::key).collect();
+        let repeats_since = accepted_at - self.dedup.length();
         let submission = Submission {
             accepted_at,
             project,
             event_id,
-            quantities,
+            quantities: quantities.clone(),
             keys,
+            repeats_since,
             client,
             body,
             targets,
             withheld,
             spans: None,
         };
-        self.keep(submission, fresh, spent).await?;
+        match self.keep(submission, fresh, spent).await {
+            Err(JournalError::Repeated(_)) => police::count_repeated(&receipt.project, &quantities, &self.metrics),
+            kept => kept?,
+        }
         Ok(receipt)
     }
 
@@ -379,19 +393,4 @@ impl Intake {
         }
         (fresh, repeated)
     }
-}
-
-/// What the envelope is made of, read on a thread of its own when it is a large one.
-async fn outline(body: &Body) -> Result<Outline, Refusal> {
-    let read = match body {
-        Body::Memory(_) => body.outline(),
-        Body::Large(_) => {
-            let body = body.clone();
-            tasks::blocking(move || body.outline()).await
-        }
-    };
-    read.map_err(|error| match error {
-        Unreadable::Envelope(error) => error.into(),
-        Unreadable::Io(error) => JournalError::Failed(error.to_string()).into(),
-    })
 }

@@ -31,6 +31,9 @@ pub struct Client {
     /// What was decided about single items when it was taken in.
     #[serde(rename = "x", default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<LeftOut>,
+    /// What is to become of it when it is moved to the journal that several relays share.
+    #[serde(rename = "s", default, skip_serializing_if = "Option::is_none")]
+    pub spilled: Option<Box<Spilled>>,
 }
 
 impl Client {
@@ -39,6 +42,26 @@ impl Client {
         let name = concat!("switchyard/", env!("CARGO_PKG_VERSION"));
         Self { user_agent: Some(name.into()), sentry_client: Some(name.into()), ..Self::default() }
     }
+}
+
+/// What goes with a submission that is kept on this machine until it can be moved to the shared journal.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spilled {
+    /// The number that its record has there, if the commit took place of which nobody knew the outcome.
+    #[serde(rename = "n", default)]
+    pub number: Option<u64>,
+    /// The keys by which it is recognised there, each in two halves.
+    #[serde(rename = "k")]
+    pub keys: Vec<(u64, u64)>,
+    /// From when on a record with such a key makes it a repeat, in milliseconds.
+    #[serde(rename = "w")]
+    pub repeats_since: u64,
+    /// The upstreams that get it.
+    #[serde(rename = "t")]
+    pub targets: Vec<TargetId>,
+    /// The upstreams that do not, and why.
+    #[serde(rename = "h")]
+    pub withheld: Vec<(TargetId, DropReason)>,
 }
 
 /// Items of a record that a target is not to get, though it gets others. They wait with the record, and are dropped for this reason

@@ -12,6 +12,10 @@ pub enum JournalError {
     /// The storage failed.
     #[error("the journal failed: {0}")]
     Failed(String),
+    /// A submission carries these keys of records that other relays took: the rest of it may be appended without the items they
+    /// stand for.
+    #[error("another relay has taken it")]
+    Repeated(Vec<u128>),
     /// A record was settled by a lease that does not hold: it was settled before, or has ended and been given up, or its owner is
     /// gone.
     #[error("the lease of the record is lost")]
@@ -21,33 +25,47 @@ pub enum JournalError {
     Closed,
 }
 
-/// Why a journal cannot be opened. Nothing on disk was changed.
+/// Why a journal cannot be opened. Nothing that is kept was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it.
-    #[error("{path} is in use by another process: one journal, one switchyard")]
+    #[error("{place} is in use by another process: one journal, one switchyard")]
     InUse {
         /// The journal's file.
-        path: String,
+        place: String,
     },
     /// It was written by a newer version.
-    #[error(
-        "{path} has format {found}, this version knows up to {known}: use the newer switchyard, or move the file away"
-    )]
+    #[error("{place} has format {found}, this version knows up to {known}: {mend}")]
     Newer {
-        /// The journal's file.
-        path: String,
-        /// The format of the file.
+        /// The journal's file, or the database.
+        place: String,
+        /// The format that was found.
         found: i64,
         /// The newest format known here.
         known: i64,
+        /// What can be done about it.
+        mend: &'static str,
     },
     /// It cannot be created, read or written, or is no journal.
-    #[error("{path} cannot be opened: {why}")]
+    #[error("{place} cannot be opened: {why}")]
     Unusable {
-        /// The journal's file.
-        path: String,
+        /// The journal's file, or the database.
+        place: String,
         /// What the system says.
         why: String,
+    },
+    /// What PostgreSQL commits would be on one machine alone.
+    #[error(
+        "{place} commits with synchronous_commit = '{commit}' and synchronous_standby_names = '{standbys}': with the loss of that \
+         machine, what was acknowledged would be lost. Set synchronous_commit = on and synchronous_standby_names = 'ANY 1 (*)' \
+         there, or take the risk with journal.durability = \"single\""
+    )]
+    Unsafe {
+        /// The server.
+        place: String,
+        /// Its `synchronous_commit`.
+        commit: String,
+        /// Its `synchronous_standby_names`.
+        standbys: String,
     },
 }

@@ -4,6 +4,7 @@
 //!
 //! - [`Log::append`] returns `Ok` only when the record is durable (with [`Sync::Full`](super::Sync::Full): through a loss of power).
 //! - A record stays until every target has settled it, then for `retain`, then goes. A dead letter keeps its record.
+//! - Of several relays on one journal, one takes a key within the window of duplicates, whoever comes first. All others are told.
 //! - A record that cannot be read is set aside and counted, and looked at again by the next start. It never blocks the ones behind it.
 
 use std::sync::{Arc, OnceLock};
@@ -32,6 +33,8 @@ pub struct Submission {
     pub quantities: Quantities,
     /// The keys under which a repeat of this submission is recognised ([`Log::recent_keys`]).
     pub keys: Vec<u128>,
+    /// A record that was accepted then or later and has one of the keys makes this one its repeat.
+    pub repeats_since: Timestamp,
     /// What upstreams are told of the client.
     pub client: Client,
     /// The envelope. One body belongs to one record.
@@ -133,7 +136,8 @@ pub trait Log: Send + Sync {
     /// Every target known. A target keeps its name and is never forgotten, so this is asked once for each configuration.
     fn targets(&self) -> BoxFuture<'_, Result<Targets, JournalError>>;
 
-    /// Makes the submission durable; returns after the commit.
+    /// Makes the submission durable; returns after the commit. [`JournalError::Repeated`] names the keys that another relay has
+    /// taken: nothing is kept of it then, and what it repeats is durable. A relay knows by itself what it took.
     fn append(&self, submission: Submission) -> BoxFuture<'_, Result<RecordId, JournalError>>;
 
     /// The keys of records accepted since, the newest first: what fills the window of duplicates after a restart. Looks at up to

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Timestamp;
+
 use super::{Share, TargetId};
 
 /// Whose backlog never gives way when room is short.
@@ -31,6 +33,40 @@ pub struct Measures {
     pub shares: Vec<Share>,
     /// What the storage did so far.
     pub stats: Stats,
+    /// The relays that share it, by name: none of a journal that is of one machine.
+    pub nodes: Vec<Node>,
+    /// The standbys of its server, as far as we may see them.
+    pub standbys: Vec<Standby>,
+}
+
+/// A relay that shares the journal: its last start. One that is gone is told of for a day, unless it left in order and left nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// The version that runs there.
+    pub version: String,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// Whether it has said lately that it lives.
+    pub is_alive: bool,
+    /// Whether it is the one that tells this.
+    pub is_own: bool,
+    /// What it has in hand, of all targets: a record counts once for each.
+    pub leases: u64,
+    /// Submissions that are kept on its machine alone, until the journal takes them.
+    pub spilled: u64,
+    /// The bytes of these.
+    pub spilled_bytes: u64,
+}
+
+/// A server that follows the journal's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standby {
+    /// Its name.
+    pub name: String,
+    /// How far it is behind, when known.
+    pub lag: Option<Duration>,
 }
 
 /// How much room the journal takes and has.

@@ -1,7 +1,7 @@
 //! The journal: what was acknowledged and is not yet settled. The only meeting point of intake and delivery.
 //!
 //! It is made of ports, each with its invariants in its head. The suite in `contract` holds most of them for every backend;
-//! eviction, records that are set aside and [verification] are held by the tests of SQLite alone. The [log](Log) takes
+//! eviction, records that are set aside and [verification] are held by the tests of each backend. The [log](Log) takes
 //! submissions, after their large [bodies](Bodies), the [queues](Queues) hand them out, the [archive](Archive) shows what is kept of
 //! them, [redelivery](Redelivery) hands that out again, [facts](Facts) tell what became of it, and [storage](Storage) bounds the
 //! room that it takes.
@@ -26,6 +26,7 @@ pub mod letters;
 pub mod log;
 pub mod losses;
 mod measures;
+pub mod postgres;
 pub mod queue;
 pub mod redelivery;
 mod settings;
@@ -42,14 +43,14 @@ pub use error::{JournalError, OpenError};
 
 pub use archive::Archive;
 pub use bodies::Bodies;
-pub use client::{Client, LeftOut};
+pub use client::{Client, LeftOut, Spilled};
 pub use facts::{Facts, Switch};
 pub use letters::{DeadLetter, Letter, Pick, WithRecord};
 pub use log::{Log, RecentKeys, Record, Submission, Targets};
-pub use measures::{Measures, Primaries, Space, Stats};
+pub use measures::{Measures, Node, Primaries, Space, Standby, Stats};
 pub use queue::{Backlog, Claim, LEASE, Lease, Progress, Queues, Rest, Settlement};
 pub use redelivery::Redelivery;
-pub use settings::{Settings, Sync};
+pub use settings::{DatabaseUrl, Durability, Settings, Sync};
 pub use shares::Share;
 pub use storage::Storage;
 use verification::Verification;

@@ -1,8 +1,77 @@
 //! The section `[journal]` of the configuration.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
+use tokio_postgres::Config;
+use tokio_postgres::config::Host;
 
 use crate::units::{ByteSize, Period};
+
+/// Where a journal is that several relays share, with its password.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct DatabaseUrl(String);
+
+impl DatabaseUrl {
+    /// What connects: whoever calls this shows it to nobody.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Why nothing can be connected to by it, without a word of what it says.
+    pub fn problem(&self) -> Option<&'static str> {
+        if !self.0.starts_with("postgres://") && !self.0.starts_with("postgresql://") {
+            return Some("is no address that begins with postgres:// or postgresql://");
+        }
+        match self.parsed() {
+            None => {
+                Some("cannot be read: in a password every character but letters and digits is written as %40 for @")
+            }
+            Some(config) if config.get_hosts().is_empty() => Some("names no server"),
+            Some(config) if config.get_dbname().is_none() => Some("names no database"),
+            Some(_) => None,
+        }
+    }
+
+    /// Its parts. With an `@` in the name of a server, or the parts of an address in that of the user, something was taken for a name
+    /// that may be of a password.
+    fn parsed(&self) -> Option<Config> {
+        let config: Config = self.0.parse().ok()?;
+        let is_name = |host: &Host| !matches!(host, Host::Tcp(name) if name.contains('@'));
+        let is_user = config.get_user().is_none_or(|user| !user.contains(['/', '?', '=']));
+        (is_user && config.get_hosts().iter().all(is_name)).then_some(config)
+    }
+}
+
+/// Without the password, for whoever reads.
+impl fmt::Display for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(config) = self.parsed() else { return f.write_str("***") };
+        let host = |(at, host): (usize, &Host)| {
+            let port = config.get_ports().get(at).map(|port| format!(":{port}")).unwrap_or_default();
+            match host {
+                Host::Tcp(name) => format!("{name}{port}"),
+                Host::Unix(path) => path.display().to_string(),
+            }
+        };
+        let hosts: Vec<String> = config.get_hosts().iter().enumerate().map(host).collect();
+        let user = config.get_user().map(|user| format!("{user}@")).unwrap_or_default();
+        write!(f, "postgres://{user}{}/{}", hosts.join(","), config.get_dbname().unwrap_or_default())
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
+impl Serialize for DatabaseUrl {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
 
 /// The section `[journal]` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -13,6 +82,16 @@ pub struct Settings {
     pub path: std::path::PathBuf,
     /// What an acknowledged record survives.
     pub sync: Sync,
+    /// The database of a journal that several relays share, in place of the file: `postgres://user:password@a,b,c/switchyard`.
+    pub url: Option<DatabaseUrl>,
+    /// Where what is acknowledged must be, of a shared journal.
+    pub durability: Durability,
+    /// The name of this relay among those that share the journal, when it is not the name of the machine.
+    pub node: Option<String>,
+    /// Whether what comes while no server of a shared journal takes writes is kept on this machine until one does.
+    pub spill: bool,
+    /// The file that it is kept in.
+    pub spill_path: std::path::PathBuf,
     /// The most the journal may take of the disk.
     pub max_size: ByteSize,
     /// With less free than this on the disk, the journal takes no more of it: what is new needs room within its file.
@@ -26,11 +105,38 @@ impl Default for Settings {
         Self {
             path: "data/journal.db".into(),
             sync: Sync::Full,
+            url: None,
+            durability: Durability::Quorum,
+            node: None,
+            spill: true,
+            spill_path: "data/spill.db".into(),
             max_size: ByteSize::mib(1024),
             min_free_disk: ByteSize::mib(256),
             retain: Period::secs(24 * 3600),
         }
     }
+}
+
+impl Settings {
+    /// Where it is, without secrets.
+    pub fn place(&self) -> String {
+        self.url.as_ref().map_or_else(|| self.path.display().to_string(), ToString::to_string)
+    }
+
+    /// The name of this relay among those that share the journal.
+    pub fn node_name(&self) -> String {
+        self.node.clone().unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned())
+    }
+}
+
+/// Where what is acknowledged must be, of a journal that several relays share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// On the disks of the primary and of a standby.
+    Quorum,
+    /// On the disk of the primary: its loss takes what was acknowledged.
+    Single,
 }
 
 /// What an acknowledged record survives.
@@ -41,4 +147,46 @@ pub enum Sync {
     Full,
     /// A crash of the process; a loss of power may take the last moments.
     Normal,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> DatabaseUrl {
+        DatabaseUrl(text.to_owned())
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        let well = url("postgres://relay:hunter2@a,b:5433/switchyard?application_name=x");
+        assert_eq!(well.to_string(), "postgres://relay@a:5432,b:5433/switchyard");
+        assert_eq!(format!("{well:?}"), "\"postgres://relay@a:5432,b:5433/switchyard\"");
+        for text in [
+            "postgres://relay:h@unter2@a/b",
+            "postgres://relay:h@u?unter2@a/b",
+            "postgres://relay:h?unter2@a/b",
+            "postgres://a/b?password=hunter2&user=x@y",
+            "postgres://a/b?user=x&password=hunter2",
+            "host=a password=hunter2 dbname=b",
+            "hunter2",
+        ] {
+            assert!(!url(text).to_string().contains("unter2"), "{text}: {}", url(text));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_connected_to_says_why() {
+        for (text, why) in [
+            ("mysql://a/b", "begins with"),
+            ("host=a dbname=b", "begins with"),
+            ("postgres://a", "no database"),
+            ("postgres:///b", "no server"),
+            ("postgres://relay:p@ss@a/b", "cannot be read"),
+            ("postgres://a:port/b", "cannot be read"),
+        ] {
+            assert!(url(text).problem().is_some_and(|told| told.contains(why)), "{text}: {:?}", url(text).problem());
+        }
+        assert_eq!(url("postgresql://relay:p%40ss@a,b,[::1]:5433/switchyard").problem(), None);
+    }
 }

@@ -177,6 +177,7 @@ fn submission(targets: &[TargetId], number: usize) -> Submission {
         event_id: None,
         quantities: quantities(),
         keys: vec![number as u128],
+        repeats_since: Timestamp::default(),
         client: Client::default(),
         body: Bytes::from_static(ENVELOPE.as_bytes()).into(),
         targets: targets.to_vec(),

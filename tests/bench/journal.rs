@@ -62,6 +62,7 @@ fn submission(body: &Bytes, targets: &[TargetId]) -> Submission {
         event_id: Some(7.into()),
         quantities: quantities(),
         keys: vec![7],
+        repeats_since: Timestamp::default(),
         client: Client { user_agent: Some("sentry.javascript.node/10.24.0".into()), ..Client::default() },
         body: body.clone().into(),
         targets: targets.to_vec(),

@@ -32,3 +32,27 @@ fn in_memory(max: ByteSize) -> Box<dyn Backend> {
 }
 
 contract::suite!(in_memory);
+
+/// Several nodes of one state.
+struct Together(Cluster, Vec<(Arc<dyn Journal>, u64)>);
+
+impl contract::nodes::Cluster for Together {
+    fn join(&mut self, ledger: Ledger) -> Arc<dyn Journal> {
+        let node = self.0.join(ledger);
+        let owner = node.owner();
+        let node: Arc<dyn Journal> = Arc::new(node);
+        self.1.push((Arc::clone(&node), owner));
+        node
+    }
+
+    fn lose(&mut self, relay: &Arc<dyn Journal>) {
+        let owner = self.1.iter().find(|(node, _)| Arc::ptr_eq(node, relay)).map(|(_, owner)| *owner);
+        self.0.bury(owner.expect("one of ours"));
+    }
+}
+
+fn together() -> Box<dyn contract::nodes::Cluster> {
+    Box::new(Together(Cluster::new(contract::ENOUGH.get()), vec![]))
+}
+
+contract::cluster_suite!(together);

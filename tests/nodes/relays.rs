@@ -32,7 +32,8 @@ const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 /// What the relays share besides the journal: the primary, and who leads the chores.
 #[derive(Clone)]
 struct Plane {
-    primary: watch::Sender<String>,
+    /// It, and the owner number of who made it that.
+    primary: watch::Sender<(String, u64)>,
     /// The owner number of the leader.
     leader: Arc<AtomicU64>,
 }
@@ -49,7 +50,7 @@ struct Seat {
 impl Seat {
     /// Its configuration, with the primary of all.
     fn read(&self) -> Result<Loaded, LoadError> {
-        let text = format!("primary = \"{}\"\n{}", *self.plane.primary.borrow(), self.rest);
+        let text = format!("primary = \"{}\"\n{}", self.plane.primary.borrow().0, self.rest);
         std::fs::write(&self.file, text).expect("a configuration");
         load(&self.file)
     }
@@ -68,7 +69,11 @@ impl Control for Seat {
     }
 
     fn set_primary(&self, name: &str) -> BoxFuture<'_, Result<Option<String>, String>> {
-        Box::pin(ready(Ok(Some(self.plane.primary.send_replace(name.to_owned())))))
+        Box::pin(ready(Ok(Some(self.plane.primary.send_replace((name.to_owned(), self.owner)).0))))
+    }
+
+    fn made_primary(&self, name: &str) -> bool {
+        *self.plane.primary.borrow() == (name.to_owned(), self.owner)
     }
 
     fn leads(&self, _: Chore) -> BoxFuture<'_, bool> {
@@ -103,7 +108,7 @@ impl Scene {
     async fn begin() -> Self {
         let (cluster, accounts) = (Cluster::new(64 << 20), Ledger::default());
         let looker = Arc::new(cluster.join(accounts.clone()));
-        let plane = Plane { primary: watch::Sender::new("a".to_owned()), leader: Arc::default() };
+        let plane = Plane { primary: watch::Sender::new(("a".to_owned(), 0)), leader: Arc::default() };
         Self { a: Upstream::start().await, b: Upstream::start().await, cluster, plane, looker, accounts }
     }
 
@@ -241,12 +246,13 @@ async fn what_either_relay_takes_each_upstream_gets_once() {
 }
 
 #[tokio::test]
-async fn a_relay_that_starts_recognises_what_another_took_before() {
+async fn an_event_that_comes_to_one_relay_and_again_to_the_other_is_delivered_once() {
     let scene = Scene::begin().await;
-    let one = scene.relay().await;
+    let (one, two) = (scene.relay().await, scene.relay().await);
     let ids = one.send_errors(3).await;
-    let two = scene.relay().await;
     two.send(&ids[1]).await;
+    let three = scene.relay().await;
+    three.send(&ids[2]).await;
     scene.delivered(ids).await;
 }
 

@@ -103,7 +103,9 @@ impl From<JournalError> for ApiError {
         let reason = match &error {
             JournalError::Full(_) => Refused::JournalFull,
             JournalError::Share(_) => Refused::ProjectShare,
-            JournalError::Failed(_) | JournalError::LeaseLost | JournalError::Closed => Refused::JournalFailed,
+            JournalError::Failed(_) | JournalError::Repeated(_) | JournalError::LeaseLost | JournalError::Closed => {
+                Refused::JournalFailed
+            }
         };
         // Paths and sizes are for the log, not for clients.
         Self::new(StatusCode::SERVICE_UNAVAILABLE, reason, "the submission cannot be stored now")

@@ -42,6 +42,7 @@ pub(super) fn client(headers: &HeaderMap, peer: IpAddr, trusted: &[Network]) -> 
         sentry_client: None,
         request: None,
         left_out: vec![],
+        spilled: None,
     }
 }
 

@@ -5,18 +5,19 @@
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
-use crate::journal::Client;
-use crate::journal::body::Body;
+use crate::journal::body::{Body, Unreadable};
+use crate::journal::{Client, JournalError};
 use crate::policy::limiter::Limiter;
 use crate::policy::outcome::RefusalReason;
 use crate::policy::routing::Project;
 use crate::policy::shadow::caps::Spent;
 use crate::protocol::category::{Category, Quantities};
-use crate::protocol::envelope::Item;
+use crate::protocol::envelope::{Item, Outline};
 use crate::protocol::item::ItemType;
 use crate::protocol::rate_limits::RateLimit;
+use crate::tasks;
 
-use super::{Intake, View};
+use super::{Intake, Refusal, View};
 use crate::intake::police::{self, Sorting};
 use crate::intake::shadows::{self, Recipients, Sight};
 
@@ -139,4 +140,19 @@ pub(super) fn takers(view: &View, project: &Project, kind: &ItemType, categories
     let (primary, mut upstreams) = (view.routing.primary_of(project), view.routing.route(project).deliver);
     upstreams.retain(|upstream| upstream == primary || !view.shadows.never_takes(upstream, kind, categories));
     upstreams
+}
+
+/// What the envelope is made of, read on a thread of its own when it is a large one.
+pub(super) async fn outline(body: &Body) -> Result<Outline, Refusal> {
+    let read = match body {
+        Body::Memory(_) => body.outline(),
+        Body::Large(_) => {
+            let body = body.clone();
+            tasks::blocking(move || body.outline()).await
+        }
+    };
+    read.map_err(|error| match error {
+        Unreadable::Envelope(error) => error.into(),
+        Unreadable::Io(error) => JournalError::Failed(error.to_string()).into(),
+    })
 }

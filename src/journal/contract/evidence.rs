@@ -131,7 +131,7 @@ pub(crate) async fn what_one_upstream_got_and_another_did_not_is_told_record_by_
         journal.settle(&claim.lease, delivered(1)).await.unwrap();
     }
     for claim in journal.claim(b, at(9), 4).await.unwrap() {
-        match claim.record.id.number() {
+        match claim.record.event_id.map_or(0, |id| id.as_u128()) {
             2 => journal.settle(&claim.lease, rejected()).await.unwrap(),
             6 => journal.settle(&claim.lease, retry(at(10), 1, 1)).await.unwrap(),
             _ => journal.settle(&claim.lease, delivered(1)).await.unwrap(),

@@ -11,6 +11,8 @@ mod letters;
 mod log;
 mod losses;
 mod model;
+#[allow(dead_code, reason = "the only relay of a machine shares with nobody")]
+pub(crate) mod nodes;
 mod queue;
 mod shares;
 pub(crate) mod subject;
@@ -39,6 +41,8 @@ pub(crate) use letters::*;
 pub(crate) use log::*;
 pub(crate) use losses::*;
 pub(crate) use model::*;
+#[allow(unused_imports, reason = "the only relay of a machine shares with nobody")]
+pub(crate) use nodes::cluster_suite;
 pub(crate) use queue::*;
 pub(crate) use shares::*;
 pub(crate) use subject::*;

@@ -269,7 +269,13 @@ pub(crate) async fn discarding_goes_on_across_what_was_put_off_and_what_was_neve
     subject.assert_balanced().await;
     assert_eq!(journal.backlog(a).await.unwrap().oldest, Some(at(601)));
     assert_eq!(journal.next_due(a).await.unwrap(), None);
-    assert_eq!(journal.claim(a, at(2000), 200).await.unwrap().len(), 100);
+    let mut left = 0;
+    while left < 100 {
+        let claims = journal.claim(a, at(2000), 200).await.unwrap();
+        assert!(!claims.is_empty(), "{left} of 100");
+        left += claims.len();
+    }
+    assert_eq!(left, 100);
     assert_eq!(journal.discard(a, at(10_000), DropReason::Evicted, 600).await.unwrap(), 0);
 }
 

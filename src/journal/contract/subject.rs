@@ -136,6 +136,7 @@ pub(crate) fn submission(accepted_at: Timestamp, targets: &[TargetId]) -> Submis
         event_id: Some(EventId::from(7)),
         quantities: errors(1),
         keys: vec![],
+        repeats_since: Timestamp::default(),
         client: Client::default(),
         body: Bytes::from_static(b"{}\n").into(),
         targets: targets.to_vec(),

@@ -140,7 +140,8 @@ impl Storage for SqliteJournal {
         let (used, files) = (shared.used.load(Ordering::Relaxed), shared.files.bytes());
         let disk_free = Some(shared.disk.free()).filter(|free| *free < u64::MAX);
         let space = Space { used, files: files + shared.spool.taken(), disk_free };
-        Box::pin(ready(Ok(Measures { space, shares: shared.shares().told(), stats: shared.counters.stats() })))
+        let (shares, stats) = (shared.shares().told(), shared.counters.stats());
+        Box::pin(ready(Ok(Measures { space, shares, stats, ..Measures::default() })))
     }
 
     fn writable(&self) -> BoxFuture<'_, Result<(), JournalError>> {

@@ -207,14 +207,14 @@ pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
     let file = file.map_err(|e| unusable(path, &e))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.display().to_string() }),
+        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::InUse { place: path.display().to_string() }),
         Err(std::fs::TryLockError::Error(error)) => Err(unusable(path, &error)),
     }
 }
 
 /// What the system says, as the error of opening.
 pub(super) fn unusable(path: &Path, why: &dyn std::error::Error) -> OpenError {
-    OpenError::Unusable { path: path.display().to_string(), why: why.to_string() }
+    OpenError::Unusable { place: path.display().to_string(), why: why.to_string() }
 }
 
 /// Reads the header with plain file access: opening a foreign database with SQLite could already change it.
@@ -232,10 +232,13 @@ fn recognise(path: &Path) -> Result<(), OpenError> {
         |at: usize| header.get(at..at + 4).map_or(0, |b| i64::from(u32::from_be_bytes([b[0], b[1], b[2], b[3]])));
     if !header.starts_with(b"SQLite format 3\0") || number(68) != APPLICATION {
         let why = "it is no journal of switchyard".to_owned();
-        return Err(OpenError::Unusable { path: path.display().to_string(), why });
+        return Err(OpenError::Unusable { place: path.display().to_string(), why });
     }
     match number(60) {
-        found if found > FORMAT => Err(OpenError::Newer { path: path.display().to_string(), found, known: FORMAT }),
+        found if found > FORMAT => {
+            let mend = "use the newer switchyard, or move the file away";
+            Err(OpenError::Newer { place: path.display().to_string(), found, known: FORMAT, mend })
+        }
         _ => Ok(()),
     }
 }

@@ -66,6 +66,10 @@ impl Log for Node {
 
 impl State {
     pub(super) fn append(&mut self, mut submission: Submission) -> Result<RecordId, JournalError> {
+        let taken = self.taken(&submission.keys, submission.repeats_since);
+        if !taken.is_empty() {
+            return Err(JournalError::Repeated(taken));
+        }
         self.make_room(
             Some(&submission.project),
             storage::room_of(&submission.body) - self.drafts.taken_by(&submission.body),
@@ -91,6 +95,12 @@ impl State {
         }
         self.records.insert(self.last, Stored { record, keys, standing, missed: BTreeMap::new() });
         Ok(id)
+    }
+
+    /// Those of these keys that a record has which was accepted then or later.
+    fn taken(&self, keys: &[u128], since: Timestamp) -> Vec<u128> {
+        let recent = || self.records.values().filter(|stored| stored.record.accepted_at >= since);
+        keys.iter().copied().filter(|key| recent().any(|stored| stored.keys.contains(key))).collect()
     }
 
     /// Whether nobody needs a record any more.

@@ -48,7 +48,7 @@ impl Storage for Node {
             let mut shares: Vec<Share> = takers.into_iter().map(share).collect();
             shares.sort_by_key(|share| std::cmp::Reverse(share.bytes));
             let space = Space { used: state.used(), files: 0, disk_free: None };
-            Ok(Measures { space, shares, stats: Stats::default() })
+            Ok(Measures { space, shares, ..Measures::default() })
         })
     }
 

@@ -1,0 +1,252 @@
+//! Submissions become records, within a transaction.
+//!
+//! Rule: a submission of which another relay has taken a key within the window of duplicates is told so, after a commit of its own:
+//! what it repeats is on a second machine.
+
+use std::collections::{HashMap, HashSet};
+
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use crate::journal::body::Body;
+use crate::journal::{JournalError, RecordId, Submission};
+use crate::policy::outcome::Outcome;
+
+use super::bodies;
+use super::claim::ms;
+use super::fault::Fault;
+use super::storage;
+use super::work::Work;
+
+/// Windows of duplicates that begin within so many milliseconds are one.
+const SAME_WINDOW: i64 = 60_000;
+
+/// What became of each submission: told after the commit.
+pub(super) type Answers = Vec<Result<RecordId, JournalError>>;
+
+/// What became of submissions, and those of their numbers under which a record was there already.
+#[derive(Default)]
+pub(super) struct Appended {
+    pub(super) answers: Answers,
+    pub(super) there: HashSet<i64>,
+}
+
+/// Writes submissions, under numbers from `numbered` on when it was tried before: one whose commit nobody knew the outcome of may be
+/// there.
+pub(super) async fn append(
+    work: &mut Work,
+    submissions: &[&Submission],
+    numbered: &mut Option<i64>,
+) -> Result<Appended, Fault> {
+    if submissions.is_empty() {
+        return Ok(Appended::default());
+    }
+    let count = submissions.len() as i64;
+    let is_again = numbered.is_some();
+    let first = *numbered.get_or_insert_with(|| work.shared.number(count));
+    let there = if is_again { kept(work, first, count).await? } else { HashSet::new() };
+    let (mut rows, mut answers) = (Rows::default(), Vec::new());
+    let taken = take_keys(work, submissions, (first, &there)).await?;
+    for (at, submission) in submissions.iter().enumerate() {
+        let id = first + at as i64;
+        let repeats = taken.repeats_of(at);
+        if !repeats.is_empty() {
+            answers.push(Err(JournalError::Repeated(repeats)));
+            continue;
+        }
+        if !there.contains(&id) {
+            let project = work.shared.project(&submission.project).await?;
+            let need = storage::room_of(submission);
+            let more = need.saturating_sub(bodies::taken(&submission.body));
+            if let Err(error) = storage::admit(work, Some(project), more).await? {
+                answers.push(Err(error));
+                continue;
+            }
+            work.book.take_room(project, need.cast_signed());
+            rows.push(id, project, submission, need)?;
+            note(work, project, submission);
+        }
+        answers.push(Ok(RecordId(id.cast_unsigned())));
+    }
+    rows.write(work).await?;
+    taken.settle(work, submissions, &answers).await?;
+    Ok(Appended { answers, there })
+}
+
+/// Those of these numbers under which a record is kept.
+async fn kept(work: &Work, first: i64, count: i64) -> Result<HashSet<i64>, Fault> {
+    let sql = "SELECT id FROM record WHERE id >= $1 AND id < $2";
+    Ok(work.query(sql, &[&first, &(first + count)]).await?.iter().map(|row| row.get(0)).collect())
+}
+
+/// Takes the keys of all submissions, as far as nobody has them.
+async fn take_keys(
+    work: &Work,
+    submissions: &[&Submission],
+    (first, there): (i64, &HashSet<i64>),
+) -> Result<Keys, Fault> {
+    let mut wanted: Vec<(u128, usize, i64, i64)> = Vec::new();
+    let new = submissions.iter().enumerate().filter(|(at, _)| !there.contains(&(first + *at as i64)));
+    for (at, submission) in new {
+        let (accepted, since) = (ms(submission.accepted_at), ms(submission.repeats_since));
+        wanted.extend(submission.keys.iter().map(|key| (*key, at, accepted, since)));
+    }
+    if wanted.is_empty() {
+        return Ok(Keys::default());
+    }
+    // In one order for everybody, so that no two relays wait for each other.
+    wanted.sort_unstable();
+    wanted.dedup_by_key(|(key, ..)| *key);
+    // What was kept on this machine for a while has another window.
+    let newest = wanted.iter().map(|(.., since)| *since).max().unwrap_or(0);
+    let (now, late): (Vec<_>, Vec<_>) = wanted.iter().copied().partition(|(.., since)| newest - since < SAME_WINDOW);
+    let mut rows = take(work, &now).await?;
+    rows.extend(take(work, &late).await?);
+    let ours: HashSet<u128> = rows.iter().map(|row| row.get::<_, Uuid>(0).as_u128()).collect();
+    let mut taken = Keys { repeats: HashMap::new(), ours: ours.clone() };
+    for (key, at, ..) in wanted.into_iter().filter(|(key, ..)| !ours.contains(key)) {
+        taken.repeats.entry(at).or_default().push(key);
+    }
+    Ok(taken)
+}
+
+/// Takes these keys, as far as nobody has them; the rows of those that are ours now.
+async fn take(work: &Work, wanted: &[(u128, usize, i64, i64)]) -> Result<Vec<Row>, Fault> {
+    let Some(since) = wanted.iter().map(|(.., since)| *since).min() else { return Ok(vec![]) };
+    let keys: Vec<Uuid> = wanted.iter().map(|(key, ..)| Uuid::from_u128(*key)).collect();
+    let accepted: Vec<i64> = wanted.iter().map(|(_, _, accepted, _)| *accepted).collect();
+    // A row that is not changed is locked all the same, and the transaction that does so is waited for.
+    work.query(
+        "INSERT INTO key AS k SELECT u.key, 0, u.at FROM unnest($1::uuid[], $2::bigint[]) AS u(key, at)
+         ON CONFLICT (key) DO UPDATE SET record = 0, at = excluded.at WHERE k.at < $3 RETURNING k.key",
+        &[&keys, &accepted, &since],
+    )
+    .await
+}
+
+/// Whose keys they are.
+#[derive(Default)]
+struct Keys {
+    /// By the place of a submission, those of its keys that others have.
+    repeats: HashMap<usize, Vec<u128>>,
+    ours: HashSet<u128>,
+}
+
+impl Keys {
+    fn repeats_of(&self, at: usize) -> Vec<u128> {
+        self.repeats.get(&at).cloned().unwrap_or_default()
+    }
+
+    /// Notes of which records they are; those of submissions that became none are given back.
+    async fn settle(&self, work: &Work, submissions: &[&Submission], answers: &Answers) -> Result<(), Fault> {
+        let (mut keys, mut records, mut back) = (vec![], vec![], vec![]);
+        for (submission, answer) in submissions.iter().zip(answers) {
+            for key in submission.keys.iter().filter(|key| self.ours.contains(key)) {
+                let key = Uuid::from_u128(*key);
+                match answer {
+                    Ok(id) => {
+                        keys.push(key);
+                        records.push(id.number().cast_signed());
+                    }
+                    _ => back.push(key),
+                }
+            }
+        }
+        if !keys.is_empty() {
+            let sql =
+                "UPDATE key SET record = u.r FROM unnest($1::uuid[], $2::bigint[]) AS u(k, r) WHERE key.key = u.k";
+            work.execute(sql, &[&keys, &records]).await?;
+        }
+        if !back.is_empty() {
+            work.execute("DELETE FROM key WHERE key = ANY($1)", &[&back]).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Books a submission that is accepted.
+fn note(work: &mut Work, project: i32, submission: &Submission) {
+    let Submission { accepted_at: at, quantities, body, targets, withheld, .. } = submission;
+    work.book.note(*at, None, project, Outcome::Accepted, quantities);
+    for target in targets {
+        work.book.note(*at, Some(*target), project, Outcome::Accepted, quantities);
+        work.book.enter(*target, project, body.len(), quantities);
+        work.woken.insert(*target);
+    }
+    for (target, reason) in withheld {
+        work.book.note(*at, Some(*target), project, Outcome::Accepted, quantities);
+        work.book.note_dropped(*at, (*target, project), *reason, (body, quantities));
+    }
+}
+
+/// The rows of new records, column by column.
+#[derive(Default)]
+struct Rows<'a> {
+    ids: Vec<i64>,
+    accepted: Vec<i64>,
+    projects: Vec<i32>,
+    targets: Vec<i64>,
+    sizes: Vec<i64>,
+    rooms: Vec<i64>,
+    quantities: Vec<String>,
+    event_ids: Vec<Option<Uuid>>,
+    keys: Vec<Vec<u8>>,
+    clients: Vec<String>,
+    bodies: Vec<Option<&'a [u8]>>,
+    larges: Vec<Option<i64>>,
+}
+
+impl<'a> Rows<'a> {
+    fn push(&mut self, id: i64, project: i32, submission: &'a Submission, room: u64) -> Result<(), Fault> {
+        let client = serde_json::to_string(&submission.client).map_err(|error| Fault::Failed(error.to_string()))?;
+        self.ids.push(id);
+        self.accepted.push(ms(submission.accepted_at));
+        self.projects.push(project);
+        self.targets.push(submission.targets.iter().fold(0, |mask, target| mask | 1 << target.0));
+        self.sizes.push(submission.body.len().cast_signed());
+        self.rooms.push(room.cast_signed());
+        self.quantities.push(submission.quantities.to_string());
+        self.event_ids.push(submission.event_id.map(|id| Uuid::from_u128(id.as_u128())));
+        self.keys.push(submission.keys.iter().flat_map(|key| key.to_be_bytes()).collect());
+        self.clients.push(client);
+        match &submission.body {
+            Body::Memory(bytes) => {
+                self.bodies.push(Some(bytes));
+                self.larges.push(None);
+            }
+            large @ Body::Large(_) => {
+                self.bodies.push(None);
+                self.larges.push(Some(
+                    bodies::number(large).ok_or_else(|| Fault::Failed("a body of another journal".into()))?,
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    async fn write(&self, work: &Work) -> Result<(), Fault> {
+        if self.ids.is_empty() {
+            return Ok(());
+        }
+        work.execute(
+            "INSERT INTO record SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::int[], $4::bigint[], $5::bigint[], $6::bigint[],
+                 $7::text[], $8::uuid[], $9::bytea[], $10::text[], $11::bytea[], $12::bigint[])",
+            &[
+                &self.ids,
+                &self.accepted,
+                &self.projects,
+                &self.targets,
+                &self.sizes,
+                &self.rooms,
+                &self.quantities,
+                &self.event_ids,
+                &self.keys,
+                &self.clients,
+                &self.bodies,
+                &self.larges,
+            ],
+        )
+        .await?;
+        bodies::own(work, (&self.ids, &self.larges, &self.sizes)).await
+    }
+}

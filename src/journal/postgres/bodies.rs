@@ -1,0 +1,214 @@
+//! Large bodies: a row in `large`, and their bytes in pieces as they came ([`drafts`](super::drafts)).
+//!
+//! Rules: a body is its relay's until the record that it belongs to is committed, and then goes with that. What is dropped before goes at
+//! once, and what a relay has left behind that is gone goes with [upkeep](super::upkeep). It is read by tasks of the journal's own
+//! runtime, so any thread may wait for it but those.
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+use bytes::{Bytes, BytesMut};
+use tokio::runtime::Handle;
+
+use crate::journal::body::{Body, LargeBody, Pieces, Source};
+
+use super::connect::{Connector, Params, Pool};
+use super::fault::Fault;
+use super::room::NOBODY;
+use super::shared::Shared;
+use super::work::Work;
+use super::{spawn, spawn_on};
+
+/// From which piece on a range is in pieces: `$1` is the body, `$2` where the range begins.
+pub(super) const FIRST: &str = "(SELECT max(at) FROM piece WHERE large = $1 AND at <= $2)";
+
+/// A body that no record has yet. Dropped without [`Own::keep`] it goes, and gives its room back.
+pub(super) struct Own {
+    pub(super) shared: Arc<Shared>,
+    pub(super) number: i64,
+    pub(super) project: Option<i32>,
+    /// The room it takes.
+    bytes: AtomicI64,
+    is_kept: AtomicBool,
+}
+
+impl fmt::Debug for Own {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Own").field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+impl Own {
+    /// One that is empty.
+    pub(super) fn new(shared: Arc<Shared>, number: i64, project: Option<i32>) -> Arc<Self> {
+        let (bytes, is_kept) = (AtomicI64::new(0), AtomicBool::new(false));
+        Arc::new(Self { shared, number, project, bytes, is_kept })
+    }
+
+    pub(super) fn take_room(&self, bytes: i64) {
+        self.bytes.fetch_add(bytes, Ordering::AcqRel);
+        self.shared.room.draft(self.project.unwrap_or(NOBODY), bytes);
+    }
+
+    fn give_room_back(&self) {
+        let bytes = self.bytes.swap(0, Ordering::AcqRel);
+        self.shared.room.draft(self.project.unwrap_or(NOBODY), -bytes);
+    }
+
+    /// Its record has it from now on.
+    fn keep(&self) {
+        self.is_kept.store(true, Ordering::Release);
+        self.give_room_back();
+    }
+
+    /// Changes it. A commit that was not waited for is none: what it wrote could be missing on a second machine.
+    pub(super) async fn write(&self, sql: &str, params: Params<'_>) -> Result<(), Fault> {
+        let client = self.shared.client().await?;
+        let warnings = client.warnings();
+        let statement = client.prepare_cached(sql).await?;
+        let changed = client.execute(&statement, params).await?;
+        match changed {
+            0 => Err(Fault::Failed("a large body is gone before its end".into())),
+            _ if client.warnings() > warnings => Err(Fault::Unknown),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        if *self.is_kept.get_mut() {
+            return;
+        }
+        self.give_room_back();
+        let (shared, number) = (Arc::clone(&self.shared), self.number);
+        drop(spawn(&self.shared, async move {
+            let sql = "DELETE FROM large WHERE id = $1 AND record IS NULL";
+            // What cannot be removed now goes when this relay is gone.
+            if let Ok(client) = shared.client().await {
+                drop(client.execute(sql, &[&number]).await);
+            }
+        }));
+    }
+}
+
+/// Where bodies are read.
+#[derive(Clone)]
+struct Shelf {
+    pool: Pool,
+    connector: Arc<Connector>,
+    runtime: Handle,
+}
+
+impl fmt::Debug for Shelf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shelf").finish_non_exhaustive()
+    }
+}
+
+impl Shelf {
+    fn of(shared: &Shared) -> Self {
+        let (pool, connector) = (shared.pool.clone(), Arc::clone(&shared.connector));
+        Self { pool, connector, runtime: shared.runtime.clone() }
+    }
+
+    async fn read(self, number: i64, range: Range<u64>) -> Result<Bytes, Fault> {
+        let connector = Arc::clone(&self.connector);
+        connector.unless_given_up(self.look(number, range)).await
+    }
+
+    async fn look(self, number: i64, range: Range<u64>) -> Result<Bytes, Fault> {
+        let client = super::shared::pooled(&self.pool).await?;
+        let (from, to) = (range.start.cast_signed(), range.end.cast_signed());
+        let sql = format!(
+            "SELECT substring(bytes FROM (greatest($2 - at, 0) + 1)::int FOR ($3 - greatest(at, $2))::int) FROM piece
+             WHERE large = $1 AND at < $3 AND at >= {FIRST} ORDER BY at"
+        );
+        let statement = client.prepare_cached(&sql).await?;
+        let rows = client.query(&statement, &[&number, &from, &to]).await?;
+        let mut bytes = BytesMut::with_capacity(rows.iter().map(|row| row.get::<_, &[u8]>(0).len()).sum());
+        rows.iter().for_each(|row| bytes.extend_from_slice(row.get(0)));
+        let is_whole = bytes.len() as u64 == range.end - range.start;
+        is_whole.then(|| bytes.freeze()).ok_or_else(|| Fault::Failed("a large body is gone".into()))
+    }
+}
+
+/// A body as it was written.
+#[derive(Clone, Debug)]
+struct Stored {
+    number: i64,
+    shelf: Shelf,
+    /// `None` when a record had it before we did.
+    own: Option<Arc<Own>>,
+}
+
+impl Source for Stored {
+    fn open(&self) -> io::Result<Box<dyn Pieces>> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl Pieces for Stored {
+    fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let (told, answer) = std::sync::mpsc::channel();
+        let (shelf, number) = (self.shelf.clone(), self.number);
+        drop(spawn_on(&self.shelf.runtime, async move { drop(told.send(shelf.read(number, range).await)) }));
+        let read = answer.recv().map_err(|_| io::Error::other("the journal is closed"))?;
+        read.map_err(|fault| io::Error::other(fault.to_string()))
+    }
+}
+
+/// The body that was written so far.
+pub(super) fn written(own: Arc<Own>, len: u64) -> Body {
+    let stored = Stored { number: own.number, shelf: Shelf::of(&own.shared), own: Some(own) };
+    Body::Large(Arc::new(LargeBody::new(len, stored)))
+}
+
+/// The body that is kept under this number.
+pub(super) fn kept(shared: &Shared, large: i64, size: u64) -> Body {
+    let stored = Stored { number: large, shelf: Shelf::of(shared), own: None };
+    Body::Large(Arc::new(LargeBody::new(size, stored)))
+}
+
+fn stored(body: &Body) -> Option<&Stored> {
+    match body {
+        Body::Large(large) => large.source(),
+        Body::Memory(_) => None,
+    }
+}
+
+/// The number of a large body of this journal.
+pub(super) fn number(body: &Body) -> Option<i64> {
+    stored(body).map(|stored| stored.number)
+}
+
+/// The room that a body takes already.
+pub(super) fn taken(body: &Body) -> u64 {
+    let own = stored(body).and_then(|stored| stored.own.as_ref());
+    own.map_or(0, |own| own.bytes.load(Ordering::Acquire).cast_unsigned())
+}
+
+/// After the commit: the body belongs to its record.
+pub(super) fn keep(body: &Body) {
+    if let Some(own) = stored(body).and_then(|stored| stored.own.as_ref()) {
+        own.keep();
+    }
+}
+
+/// In the transaction: bodies belong to records, which are so large.
+pub(super) async fn own(work: &Work, (records, larges, sizes): (&[i64], &[Option<i64>], &[i64])) -> Result<(), Fault> {
+    let count = larges.iter().flatten().count() as u64;
+    if count == 0 {
+        return Ok(());
+    }
+    let sql = "UPDATE large SET record = u.r FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS u(r, l, size)
+         WHERE large.id = u.l AND large.size = u.size AND large.record IS NULL";
+    let owned = work.execute(sql, &[&records, &larges, &sizes]).await?;
+    if owned == count { Ok(()) } else { Err(Fault::Failed("a large body is gone, or has a record already".into())) }
+}

@@ -1,0 +1,271 @@
+//! Connections: to whichever of the servers takes writes, and only where what is committed is on a second machine.
+//!
+//! Rules: all hosts are tried at the same time, each for a bounded time, so one that hangs holds nobody up. Every connection is
+//! looked at before it is used: after an election the settings are those of another server.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
+use deadpool_postgres::ClientWrapper;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_postgres::config::{Host, TargetSessionAttrs};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{AsyncMessage, Client, Config};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::journal::{Durability, OpenError};
+use crate::telemetry::ledger::Posting;
+
+use super::fault::{self, Fault};
+
+/// How long one host may take until it has let us in.
+const HANDSHAKE: Duration = Duration::from_secs(3);
+/// How long what was sent may go unanswered by the server's machine.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
+/// How long a statement may take, a commit that waits for a standby included: nothing here takes long.
+const STATEMENT: Duration = Duration::from_secs(10);
+/// How long a transaction may do nothing: one of a relay that stands still keeps others from what it has locked.
+const IDLE: Duration = Duration::from_secs(3);
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// Its client, with the statements that were prepared on it.
+    client: ClientWrapper,
+    /// Which generation it is of.
+    generation: u64,
+    /// Warnings that the server has sent on it.
+    warnings: Arc<AtomicU64>,
+    /// Notified when something is told on a channel that it listens to.
+    told: Arc<Notify>,
+}
+
+impl Deref for Connection {
+    type Target = ClientWrapper;
+
+    fn deref(&self) -> &ClientWrapper {
+        &self.client
+    }
+}
+
+impl DerefMut for Connection {
+    fn deref_mut(&mut self) -> &mut ClientWrapper {
+        &mut self.client
+    }
+}
+
+impl Connection {
+    /// How many rows a statement changed, which is prepared once.
+    pub(super) async fn run(&self, sql: &str, params: Params<'_>) -> Result<u64, Fault> {
+        let statement = self.client.prepare_cached(sql).await?;
+        Ok(self.client.execute(&statement, params).await?)
+    }
+
+    /// How many warnings came so far. A commit that was not waited for ends with one.
+    pub(super) fn warnings(&self) -> u64 {
+        self.warnings.load(Ordering::Acquire)
+    }
+
+    /// Notified when something is told on a channel that it listens to.
+    pub(super) fn told(&self) -> Arc<Notify> {
+        Arc::clone(&self.told)
+    }
+}
+
+/// What a statement takes.
+pub(super) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// The connection that writes, for as long as it is known how the transaction before ended.
+#[derive(Default)]
+pub(super) struct Pen {
+    pub(super) connection: Option<Connection>,
+    /// The number of a commit of which nobody knows whether it took place, and what it would have posted.
+    pub(super) unresolved: Option<(i64, Vec<Posting>)>,
+    /// The postings of commits that took place after all: they go out with the next one.
+    pub(super) owed: Vec<Posting>,
+}
+
+/// Makes connections.
+pub(super) struct Connector {
+    hosts: Vec<Config>,
+    tls: MakeRustlsConnect,
+    durability: Durability,
+    runtime: Handle,
+    generation: watch::Sender<u64>,
+}
+
+/// Connections that wait to be used.
+pub(super) type Pool = managed::Pool<Connections>;
+/// One that is in use.
+pub(super) type Pooled = managed::Object<Connections>;
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector").field("hosts", &self.hosts.len()).finish_non_exhaustive()
+    }
+}
+
+impl Connector {
+    /// To the servers of `config`. Connections are served on `runtime`.
+    pub(super) fn new(config: &Config, tls: MakeRustlsConnect, durability: Durability, runtime: Handle) -> Self {
+        Self { hosts: each_host(config), tls, durability, runtime, generation: watch::Sender::new(0) }
+    }
+
+    /// Gives up all connections: a server that hangs answers on none of them.
+    pub(super) fn give_up(&self) {
+        self.generation.send_modify(|generation| *generation += 1);
+    }
+
+    /// Makes a call, unless connections are given up meanwhile.
+    pub(super) async fn unless_given_up<T>(&self, call: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+        let mut generation = self.generation.subscribe();
+        tokio::select! {
+            result = call => result,
+            _ = generation.changed() => Err(Fault::Away("the server does not answer".into())),
+        }
+    }
+
+    /// Connects to the first host that lets us in and takes writes.
+    pub(super) async fn connect(&self) -> Result<Connection, Fault> {
+        let mut tries: FuturesUnordered<_> = self.hosts.iter().map(|host| self.connect_to(host)).collect();
+        let mut why = None;
+        while let Some(tried) = tries.next().await {
+            match tried {
+                Ok(connection) => return Ok(connection),
+                // One that was looked at says more than one that is away.
+                Err(error @ Fault::Open(_)) => why = Some(error),
+                Err(error) => why = why.or(Some(error)),
+            }
+        }
+        Err(why.unwrap_or_else(|| Fault::Away("no host is given".into())))
+    }
+
+    async fn connect_to(&self, host: &Config) -> Result<Connection, Fault> {
+        let name = name_of(host);
+        let connected = timeout(HANDSHAKE, self.handshake(host)).await;
+        let connected = connected.unwrap_or_else(|_| Err(Fault::Away("it does not answer".into())));
+        connected.map_err(|error| match error {
+            Fault::Open(error) => Fault::Open(error),
+            other => Fault::Away(format!("{name}: {other}")),
+        })
+    }
+
+    async fn handshake(&self, host: &Config) -> Result<Connection, Fault> {
+        let generation = *self.generation.borrow();
+        let (client, mut connection) = host.connect(self.tls.clone()).await?;
+        let (warnings, told) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
+        let (counted, telling) = (Arc::clone(&warnings), Arc::clone(&told));
+        let serving = self.runtime.spawn(async move {
+            while let Some(message) = poll_fn(|cx| connection.poll_message(cx)).await {
+                match message {
+                    Ok(AsyncMessage::Notice(notice)) if notice.severity() == "WARNING" => {
+                        counted.fetch_add(1, Ordering::AcqRel);
+                        tracing::warn!(warning = notice.message(), "PostgreSQL warns");
+                    }
+                    Ok(AsyncMessage::Notification(_)) => telling.notify_one(),
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::debug!(error = fault::told(&error), "a connection to PostgreSQL ended");
+                        break;
+                    }
+                }
+            }
+        });
+        let client = ClientWrapper::new(client, serving);
+        look_at(&client, self.durability, &name_of(host)).await?;
+        Ok(Connection { client, generation, warnings, told })
+    }
+}
+
+/// The connections of a pool.
+#[derive(Debug)]
+pub(super) struct Connections(pub(super) Arc<Connector>);
+
+impl managed::Manager for Connections {
+    type Type = Connection;
+    type Error = Fault;
+
+    async fn create(&self) -> Result<Connection, Fault> {
+        self.0.connect().await
+    }
+
+    async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<Fault> {
+        let is_good = !connection.is_closed() && connection.generation == *self.0.generation.borrow();
+        if is_good { Ok(()) } else { Err(RecycleError::message("given up")) }
+    }
+}
+
+/// Looks whether what is committed there is safe.
+async fn look_at(client: &Client, durability: Durability, place: &str) -> Result<(), Fault> {
+    let (statement, idle, unacknowledged) = (STATEMENT.as_millis(), IDLE.as_millis(), UNACKNOWLEDGED.as_millis());
+    client
+        .batch_execute(&format!(
+            "SET statement_timeout = {statement}; SET idle_in_transaction_session_timeout = {idle};
+             SET client_min_messages = warning; SET tcp_user_timeout = {unacknowledged}"
+        ))
+        .await?;
+    let row = client
+        .query_one("SELECT current_setting('synchronous_commit'), current_setting('synchronous_standby_names')", &[])
+        .await?;
+    let (commit, standbys): (String, String) = (row.get(0), row.get(1));
+    let is_waited_for = matches!(commit.as_str(), "on" | "remote_apply");
+    let is_safe = match durability {
+        Durability::Quorum => is_waited_for && !standbys.trim().is_empty(),
+        Durability::Single => is_waited_for || commit == "local",
+    };
+    if is_safe {
+        return Ok(());
+    }
+    Err(Fault::Open(OpenError::Unsafe { place: place.to_owned(), commit, standbys }))
+}
+
+/// The configuration of each host alone.
+fn each_host(config: &Config) -> Vec<Config> {
+    let (hosts, ports) = (config.get_hosts(), config.get_ports());
+    let port = |at: usize| ports.get(at).or_else(|| ports.first()).copied().unwrap_or(5432);
+    let only = |(at, host): (usize, &Host)| {
+        let mut one = Config::new();
+        match host {
+            Host::Tcp(name) => one.host(name),
+            Host::Unix(path) => one.host_path(path),
+        };
+        one.port(port(at)).ssl_mode(config.get_ssl_mode()).target_session_attrs(TargetSessionAttrs::ReadWrite);
+        one.connect_timeout(HANDSHAKE).tcp_user_timeout(UNACKNOWLEDGED).application_name("switchyard");
+        config.get_user().map(|user| one.user(user));
+        config.get_password().map(|password| one.password(password));
+        config.get_dbname().map(|name| one.dbname(name));
+        config.get_options().map(|options| one.options(options));
+        one
+    };
+    hosts.iter().enumerate().map(only).collect()
+}
+
+fn name_of(host: &Config) -> String {
+    let port = host.get_ports().first().copied().unwrap_or(5432);
+    match host.get_hosts().first() {
+        Some(Host::Tcp(name)) => format!("{name}:{port}"),
+        Some(Host::Unix(path)) => path.display().to_string(),
+        None => String::new(),
+    }
+}
+
+/// TLS as the URL asks for it: a server that offers it is checked by the authorities of the system.
+pub(super) fn tls() -> MakeRustlsConnect {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.expect("ring speaks TLS 1.2 and 1.3").with_root_certificates(roots).with_no_client_auth();
+    MakeRustlsConnect::new(config)
+}

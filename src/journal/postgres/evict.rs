@@ -1,0 +1,146 @@
+//! Making room: the oldest of what waits for shadows alone gives way.
+//!
+//! Rules: a record goes for all that wait for it, or for nobody. What the primary of its project waits for, what a relay has in hand and
+//! what a dead letter shows stays. Each look is at a bounded number of records, and has the targets to itself.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use bytes::Bytes;
+
+use crate::journal::{Primaries, TargetId};
+use crate::policy::outcome::DropReason;
+use crate::protocol::category::Quantities;
+use crate::telemetry::log;
+
+use super::discard;
+use super::fault::Fault;
+use super::settled;
+use super::work::Work;
+
+/// How many records one look is at, and how many of them go at most.
+const LOOK: i64 = 1024;
+const STEP: usize = 128;
+/// How many bodies are read at a time, for what is in them.
+const BODIES: usize = 32;
+
+/// A record that waits for a target.
+struct Waiting {
+    target: TargetId,
+    size: u64,
+    quantities: Quantities,
+    /// It cannot be given up there.
+    is_held: bool,
+}
+
+/// A record that goes.
+struct Victim {
+    id: i64,
+    project: i32,
+    waiting: Vec<Waiting>,
+}
+
+/// Drops up to [`STEP`] of the oldest records that can go, of these projects; returns how many. The next call goes on behind them. None
+/// goes until it is known who is the primary.
+pub(super) async fn step(work: &mut Work, giving: &HashSet<i32>) -> Result<usize, Fault> {
+    let Some(primaries) = work.shared.room.primaries() else { return Ok(0) };
+    work.execute("SELECT 1 FROM target ORDER BY id FOR UPDATE", &[]).await?;
+    let mut found = victims(work, giving, &primaries).await?;
+    let ids: Vec<i64> = found.iter().map(|victim| victim.id).collect();
+    // What somebody else looks at more closely stays.
+    let lock = "SELECT id FROM record WHERE id = ANY($1) ORDER BY id FOR UPDATE SKIP LOCKED";
+    let ours: HashSet<i64> = work.query(lock, &[&ids]).await?.iter().map(|row| row.get(0)).collect();
+    found.retain(|victim| ours.contains(&victim.id));
+    if found.is_empty() {
+        return Ok(0);
+    }
+    for some in found.chunks(BODIES) {
+        note(work, some).await?;
+    }
+    let ids: Vec<i64> = found.iter().map(|victim| victim.id).collect();
+    work.execute("DELETE FROM pending WHERE record = ANY($1)", &[&ids]).await?;
+    tell(work, &found);
+    settled::remove(work, &ids).await
+}
+
+/// The oldest that can go, behind those that were looked at before; with the last of all it is begun anew.
+async fn victims(work: &Work, giving: &HashSet<i32>, primaries: &Primaries) -> Result<Vec<Victim>, Fault> {
+    let (at, id) = work.shared.room.search();
+    let sql = "SELECT id, accepted_at, project FROM record WHERE (accepted_at, id) > ($1, $2) ORDER BY accepted_at, id LIMIT $3";
+    let rows = work.query(sql, &[&at, &id, &LOOK]).await?;
+    let looked: Vec<i64> = rows.iter().filter(|row| giving.contains(&row.get(2))).map(|row| row.get(0)).collect();
+    let mut waiting = waiting(work, &looked).await?;
+    let (mut found, mut seen) = (vec![], (i64::MIN, 0));
+    for row in &rows {
+        let (id, project): (i64, i32) = (row.get(0), row.get(2));
+        seen = (row.get(1), id);
+        let Some(waiting) = waiting.remove(&id) else { continue };
+        let primary = work.shared.names().project(project).and_then(|name| primaries.of(name));
+        if !waiting.iter().any(|one| one.is_held || Some(one.target) == primary) {
+            found.push(Victim { id, project, waiting });
+        }
+        if found.len() == STEP {
+            break;
+        }
+    }
+    let is_end = found.len() < STEP && (rows.len() as i64) < LOOK;
+    work.shared.room.go_on(if is_end { (i64::MIN, 0) } else { seen });
+    Ok(found)
+}
+
+/// By record, for whom it waits.
+async fn waiting(work: &Work, records: &[i64]) -> Result<HashMap<i64, Vec<Waiting>>, Fault> {
+    let rows = work
+        .query(
+            "SELECT r.id, t.id, r.size, coalesce(p.quantities, r.quantities),
+                 p.owner IS NOT NULL OR s.id IS NOT NULL OR EXISTS (SELECT 1 FROM dead_letter d WHERE d.record = r.id)
+             FROM record r JOIN target t ON r.targets & (1::bigint << t.id) <> 0
+                 LEFT JOIN frontier f ON f.target = t.id AND f.incarnation = (r.id >> 40)::int
+                 LEFT JOIN pending p ON p.target = t.id AND p.record = r.id
+                 LEFT JOIN slice s ON s.target = t.id AND r.id = ANY(s.records)
+             WHERE r.id = ANY($1)
+                 AND (p.record IS NOT NULL OR s.id IS NOT NULL OR coalesce(f.reached, 0) < r.id)",
+            &[&records],
+        )
+        .await?;
+    let mut all: HashMap<i64, Vec<Waiting>> = HashMap::new();
+    for row in &rows {
+        let target = TargetId(u8::try_from(row.get::<_, i16>(1)).unwrap_or(u8::MAX));
+        // Quantities that cannot be read were counted as nothing when they were met.
+        let quantities = row.get::<_, &str>(3).parse().unwrap_or_default();
+        let size = row.get::<_, i64>(2).cast_unsigned();
+        all.entry(row.get(0)).or_default().push(Waiting { target, size, quantities, is_held: row.get(4) });
+    }
+    Ok(all)
+}
+
+/// Books that nobody gets these.
+async fn note(work: &mut Work, victims: &[Victim]) -> Result<(), Fault> {
+    let (now, reason) = (work.now(), DropReason::Evicted);
+    let is_counted = |victim: &&Victim| victim.waiting.iter().any(|one| discard::counts_body(&one.quantities));
+    let counted: Vec<i64> = victims.iter().filter(is_counted).map(|victim| victim.id).collect();
+    let bodies = discard::bodies(work, reason, &counted).await?;
+    let none = Bytes::new().into();
+    for Victim { id, project, waiting } in victims {
+        let body = bodies.get(id).unwrap_or(&none);
+        for Waiting { target, size, quantities, .. } in waiting {
+            work.book.note_dropped(now, (*target, *project), reason, (body, quantities));
+            work.book.leave(*target, *project, *size, quantities);
+        }
+    }
+    Ok(())
+}
+
+/// Says what goes.
+fn tell(work: &Work, victims: &[Victim]) {
+    let mut all: BTreeMap<TargetId, u64> = BTreeMap::new();
+    for Waiting { target, .. } in victims.iter().flat_map(|victim| &victim.waiting) {
+        *all.entry(*target).or_default() += 1;
+    }
+    for (target, envelopes) in all {
+        let names = work.shared.names();
+        let name = names.target(i16::from(target.0)).map_or("", |name| &**name);
+        let Some(envelopes) = log::admit_sum("evicted", name, envelopes) else { continue };
+        let why = "the journal is full: the oldest that wait for this shadow give way";
+        tracing::error!(upstream.name = name, envelopes, "{why}");
+    }
+}

@@ -1,0 +1,327 @@
+//! What arrives together is committed together: one task takes submissions and settlements, and answers after the commit.
+//!
+//! Rule: a commit of which nobody knows whether it took place is tried again, and counts once.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::journal::losses::Loss;
+use crate::journal::{JournalError, RecordId, Rest, Settlement, Submission, TargetId};
+use crate::policy::outcome::{DropReason, Outcome};
+
+use super::append;
+use super::bodies;
+use super::claim::ms;
+use super::fault::Fault;
+use super::hand::{Leased, Place};
+use super::letters;
+use super::losses;
+use super::places;
+use super::shared::Shared;
+use super::work::Work;
+
+/// The most that is committed together.
+const MOST: usize = 256;
+/// The most submissions that wait for their commit.
+pub(super) const INBOX: usize = 1024;
+/// How often a transaction is tried again that another one was in the way of.
+const TRIES: usize = 5;
+/// How long what came is held when no server takes writes: a restart of one that does not move.
+const HOLD: Duration = Duration::from_secs(5);
+/// How long until it is tried again.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// Something to be committed.
+pub(super) enum Command {
+    /// A submission.
+    Append(Box<Submission>, oneshot::Sender<Result<RecordId, JournalError>>),
+    /// What became of a leased record.
+    Settle(Box<Settle>),
+    /// What is told, and the report that tells it.
+    Report(Report),
+    /// Nothing: answered when what came before is committed.
+    Flush(oneshot::Sender<Result<(), JournalError>>),
+}
+
+/// What became of a leased record of a target.
+pub(super) struct Settle {
+    pub(super) target: TargetId,
+    pub(super) leased: Leased,
+    pub(super) settlement: Settlement,
+    pub(super) reply: oneshot::Sender<Result<(), JournalError>>,
+}
+
+/// What upstreams are told of losses: both is kept or neither.
+pub(super) struct Report {
+    pub(super) told: Vec<Loss>,
+    /// `None`: it is forgotten.
+    pub(super) submission: Option<Box<Submission>>,
+    pub(super) reply: oneshot::Sender<Result<(), JournalError>>,
+}
+
+/// A submission, and who waits for what becomes of it.
+pub(super) type Waiting = (Box<Submission>, oneshot::Sender<Result<RecordId, JournalError>>);
+
+/// What came together.
+#[derive(Default)]
+struct Group {
+    appends: Vec<Waiting>,
+    reports: Vec<Report>,
+    settles: Vec<Settle>,
+    flushes: Vec<oneshot::Sender<Result<(), JournalError>>>,
+    /// The number of the first submission; those of reports come last. What is tried again keeps it.
+    first: Option<i64>,
+}
+
+/// What became of reports.
+type Told = Vec<Result<(), JournalError>>;
+
+/// What a transaction found, to be answered after its commit.
+#[derive(Default)]
+struct Answers {
+    appends: append::Answers,
+    reports: Told,
+    /// The settlements whose lease is lost, by their place in the group.
+    lost: HashSet<usize>,
+    /// The slices that are not ours any more.
+    lost_slices: HashSet<i64>,
+}
+
+/// Commits what comes until nobody is left who could send anything.
+pub(super) async fn run(shared: Arc<Shared>, mut inbox: mpsc::UnboundedReceiver<Command>) {
+    let (mut commands, mut later) = (Vec::new(), Vec::new());
+    loop {
+        let come = inbox.recv_many(&mut commands, MOST);
+        // Settlements that could not be committed are tried again, whether more comes or not.
+        let come = if later.is_empty() { come.await } else { timeout(AGAIN, come).await.unwrap_or(usize::MAX) };
+        if come == 0 {
+            return;
+        }
+        let mut group = Group { settles: std::mem::take(&mut later), ..Group::default() };
+        for command in commands.drain(..) {
+            match command {
+                Command::Append(submission, reply) => group.appends.push((submission, reply)),
+                Command::Report(report) => group.reports.push(report),
+                Command::Settle(settle) => group.settles.push(*settle),
+                Command::Flush(reply) => group.flushes.push(reply),
+            }
+        }
+        later = group.commit(&shared).await;
+    }
+}
+
+impl Group {
+    /// Commits it. While no server takes writes it is held for a moment, then submissions are kept on this machine, or refused. Returns
+    /// the settlements that are to be tried again.
+    async fn commit(mut self, shared: &Arc<Shared>) -> Vec<Settle> {
+        if self.appends.is_empty() && self.reports.is_empty() && self.settles.is_empty() {
+            self.answer(shared, Ok(Answers::default()));
+            return vec![];
+        }
+        let began = Instant::now();
+        let mut conflicts = 0;
+        loop {
+            match shared.connector.unless_given_up(self.attempt(shared)).await {
+                Err(fault) if fault.is_conflict() && conflicts < TRIES => conflicts += 1,
+                Err(fault) if fault.is_away() && !shared.is_away() && began.elapsed() < HOLD => sleep(AGAIN).await,
+                Err(fault) if fault.is_away() => return self.give_up(shared, &fault).await,
+                outcome => {
+                    shared.set_away(false);
+                    self.answer(shared, outcome);
+                    return vec![];
+                }
+            }
+        }
+    }
+
+    /// No server takes writes.
+    async fn give_up(self, shared: &Arc<Shared>, fault: &Fault) -> Vec<Settle> {
+        if !shared.set_away(true) {
+            tracing::error!(%fault, "PostgreSQL takes no writes: it is tried again and again");
+        }
+        let Self { appends, reports, settles, flushes, first } = self;
+        for (at, (submission, reply)) in (0..).zip(appends) {
+            let kept = match bodies::number(&submission.body) {
+                None => shared.spill.take(submission, first.map(|first| first + at)).await,
+                Some(_) => Err(JournalError::Failed("PostgreSQL takes no writes now, and has the body".into())),
+            };
+            drop(reply.send(kept));
+        }
+        for reply in flushes.into_iter().chain(reports.into_iter().map(|report| report.reply)) {
+            drop(reply.send(Err(JournalError::Failed(fault.to_string()))));
+        }
+        settles
+    }
+
+    async fn attempt(&mut self, shared: &Arc<Shared>) -> Result<Answers, Fault> {
+        let mut work = Work::try_begin(shared).await?;
+        let answers = self.write(&mut work).await;
+        work.end(answers).await
+    }
+
+    async fn write(&mut self, work: &mut Work) -> Result<Answers, Fault> {
+        let reports = self.reports.iter().filter_map(|report| report.submission.as_deref());
+        let submissions: Vec<&Submission> =
+            self.appends.iter().map(|(submission, _)| &**submission).chain(reports).collect();
+        let append::Appended { mut answers, there } = append::append(work, &submissions, &mut self.first).await?;
+        let reports = self.report(work, answers.split_off(self.appends.len()), &there).await?;
+        let mut answers = Answers { appends: answers, reports, ..Answers::default() };
+        let mut by_target: HashMap<TargetId, Vec<usize>> = HashMap::new();
+        for (at, settle) in self.settles.iter().enumerate() {
+            by_target.entry(settle.target).or_default().push(at);
+        }
+        let mut by_target: Vec<_> = by_target.into_iter().collect();
+        by_target.sort();
+        for (target, all) in by_target {
+            self.settle(work, target, &all, &mut answers).await?;
+        }
+        letters::bound(work).await?;
+        Ok(answers)
+    }
+
+    fn answer(self, shared: &Shared, outcome: Result<Answers, Fault>) {
+        let is_committed = outcome.is_ok();
+        let (answers, why) = match outcome {
+            Ok(answers) => (answers, None),
+            Err(fault) => (Answers::default(), Some(JournalError::from(fault))),
+        };
+        let Answers { appends, reports, lost, lost_slices } = answers;
+        let (mut appends, mut reports) = (appends.into_iter(), reports.into_iter());
+        let failed = || why.clone().unwrap_or(JournalError::Closed);
+        for report in self.reports {
+            drop(report.reply.send(reports.next().unwrap_or_else(|| Err(failed()))));
+        }
+        for (submission, reply) in self.appends {
+            let answer = appends.next().unwrap_or_else(|| Err(failed()));
+            if answer.is_ok() {
+                bodies::keep(&submission.body);
+            }
+            drop(reply.send(answer));
+        }
+        self.flushes.into_iter().for_each(|reply| drop(reply.send(Ok(()))));
+        for (at, settle) in self.settles.into_iter().enumerate() {
+            let Settle { target, leased, settlement, reply } = settle;
+            let hand = shared.hand(target);
+            let mut state = hand.state();
+            state.uncommitted = state.uncommitted.saturating_sub(1);
+            let answer = match &why {
+                _ if lost.contains(&at) => {
+                    state.lose(|ready| matches!(ready.place, Place::Slice(slice) if lost_slices.contains(&slice)));
+                    Err(JournalError::LeaseLost)
+                }
+                None => {
+                    if let Some(rest) = &settlement.rest {
+                        state.note_due(rest.due);
+                    }
+                    Ok(())
+                }
+                Some(error) => {
+                    state.give_back(leased);
+                    Err(error.clone())
+                }
+            };
+            drop(state);
+            if is_committed {
+                hand.wake();
+            }
+            drop(reply.send(answer));
+        }
+    }
+
+    /// Takes off what is told by the reports that were appended; says of each what became of it. One that was there was told before.
+    async fn report(&self, work: &Work, appended: append::Answers, there: &HashSet<i64>) -> Result<Told, Fault> {
+        let (mut appended, mut answers) = (appended.into_iter(), Vec::new());
+        for report in &self.reports {
+            let answer = report.submission.as_ref().and_then(|_| appended.next()).transpose();
+            let was_told = |id: &RecordId| there.contains(&id.number().cast_signed());
+            match &answer {
+                Ok(id) if !id.as_ref().is_some_and(was_told) => losses::take_off(work, &report.told).await?,
+                _ => {}
+            }
+            answers.push(answer.map(drop));
+        }
+        Ok(answers)
+    }
+
+    /// Writes what became of leased records of one target.
+    async fn settle(
+        &self,
+        work: &mut Work,
+        target: TargetId,
+        all: &[usize],
+        answers: &mut Answers,
+    ) -> Result<(), Fault> {
+        let stand: Vec<_> = all.iter().map(|at| self.settles[*at].leased.ready.stands()).collect();
+        let taken = places::take_out(work, target, &stand).await?;
+        let mut written = Outcomes::default();
+        for at in all {
+            let Settle { leased, settlement, .. } = &self.settles[*at];
+            if taken.has(leased.ready.stands()) {
+                written.note(work, target, leased, settlement);
+            } else {
+                answers.lost.insert(*at);
+            }
+        }
+        answers.lost_slices.extend(taken.lost);
+        written.write(work, target).await?;
+        work.woken.insert(target);
+        Ok(())
+    }
+}
+
+/// What becomes of the records of one target in one transaction.
+#[derive(Default)]
+struct Outcomes {
+    rests: Vec<(i64, Rest)>,
+    missed: Vec<(i64, DropReason)>,
+    letters: Vec<letters::New>,
+    is_delivered: bool,
+}
+
+impl Outcomes {
+    fn note(&mut self, work: &mut Work, target: TargetId, leased: &Leased, settlement: &Settlement) {
+        let Settlement { delivered, dropped, rest, dead_letter } = settlement;
+        let (ready, now) = (&leased.ready, work.now());
+        let (project, id, size) = (ready.project, ready.number(), ready.record.body.len());
+        if !delivered.is_empty() {
+            work.book.note(now, Some(target), project, Outcome::Delivered, delivered);
+            self.is_delivered = true;
+        }
+        if let Some((reason, much)) = dropped {
+            work.book.note_dropped(now, (target, project), *reason, (&ready.record.body, much));
+            self.missed.push((id, *reason));
+        }
+        work.book.leave(target, project, size, &ready.quantities);
+        if let Some(rest) = rest {
+            work.book.enter(target, project, size, &rest.quantities);
+            self.rests.push((id, rest.clone()));
+        }
+        if let Some(refusal) = dead_letter {
+            let quantities = dropped.as_ref().map(|(_, much)| much.clone());
+            self.letters.push(letters::New { target, record: id, project, refusal: refusal.clone(), quantities });
+        }
+    }
+
+    async fn write(self, work: &mut Work, target: TargetId) -> Result<(), Fault> {
+        let number = i16::from(target.0);
+        places::put_off(work, target, &self.rests).await?;
+        places::note_missed(work, target, self.missed).await?;
+        if self.is_delivered {
+            work.execute(
+                "INSERT INTO latest (incarnation, target, delivered_at) VALUES ($1, $2, $3)
+                 ON CONFLICT (incarnation, target) DO UPDATE SET
+                     delivered_at = greatest(latest.delivered_at, excluded.delivered_at)",
+                &[&work.shared.incarnation, &number, &ms(work.now())],
+            )
+            .await?;
+        }
+        for letter in self.letters {
+            letters::write(work, letter).await?;
+        }
+        Ok(())
+    }
+}

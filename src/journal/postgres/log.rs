@@ -1,0 +1,129 @@
+//! Submissions come in, and go when all have settled them and nothing else needs them.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use crate::clock::Timestamp;
+use crate::journal::body::Body;
+use crate::journal::{Cursor, JournalError, Log, MAX_TARGETS, RecentKeys, RecordId, Submission, TargetId, Targets};
+
+use super::PostgresJournal;
+use super::bodies;
+use super::claim::ms;
+use super::fault::Fault;
+use super::group::Command;
+use super::settled;
+use super::shared::Shared;
+use super::work::Work;
+
+impl Log for PostgresJournal {
+    fn target(&self, name: &str) -> BoxFuture<'_, Result<TargetId, JournalError>> {
+        let name: Arc<str> = name.into();
+        self.call(|shared| async move { target(&shared, &name).await })
+    }
+
+    fn targets(&self) -> BoxFuture<'_, Result<Targets, JournalError>> {
+        self.call(|shared| async move {
+            shared.know_names().await?;
+            Ok(shared.names().targets().map(|(target, name)| (target, Arc::clone(name))).collect())
+        })
+    }
+
+    fn append(&self, submission: Submission) -> BoxFuture<'_, Result<RecordId, JournalError>> {
+        Box::pin(async move {
+            let submission = Box::new(submission);
+            // A body that was begun while no server took writes is moved over with its record.
+            if matches!(submission.body, Body::Large(_)) && bodies::number(&submission.body).is_none() {
+                return self.shared.spill.take(submission, None).await;
+            }
+            let _place = self.places.acquire().await.map_err(|_| JournalError::Closed)?;
+            self.ask(|reply| Command::Append(submission, reply)).await
+        })
+    }
+
+    fn recent_keys(
+        &self,
+        since: Timestamp,
+        before: Option<Cursor>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<RecentKeys, JournalError>> {
+        self.call(move |shared| async move { recent_keys(&shared, since, before, limit).await })
+    }
+
+    fn prune(&self, before: Timestamp, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
+        Box::pin(async move {
+            self.flush().await?;
+            self.call(move |shared| async move { prune(&shared, before, limit).await }).await
+        })
+    }
+}
+
+async fn target(shared: &Shared, name: &str) -> Result<TargetId, Fault> {
+    let known = || shared.names().targets().find(|(_, known)| ***known == *name).map(|(target, _)| target);
+    if let Some(target) = known() {
+        return Ok(target);
+    }
+    let mut pooled = shared.client().await?;
+    let tx = pooled.transaction().await?;
+    // Whoever adds one waits for the others: numbers have no gaps.
+    tx.execute("LOCK TABLE target IN SHARE ROW EXCLUSIVE MODE", &[]).await?;
+    let count: i64 = tx.query_one("SELECT count(*) FROM target", &[]).await?.get(0);
+    let number = i16::try_from(count).unwrap_or(i16::MAX);
+    let is_known = tx.query_opt("SELECT 1 FROM target WHERE name = $1", &[&name]).await?.is_some();
+    if !is_known && count as usize >= MAX_TARGETS {
+        return Err(Fault::Failed(format!("the journal knows {MAX_TARGETS} upstreams already")));
+    }
+    if !is_known {
+        tx.execute("INSERT INTO target VALUES ($1, $2)", &[&number, &name]).await?;
+        // What was committed before was not meant for it: there is nothing to look at.
+        tx.execute(
+            "INSERT INTO frontier SELECT $1, incarnation, coalesce(
+                 (SELECT max(id) FROM record WHERE id >= incarnation::bigint << 40 AND id < (incarnation::bigint + 1) << 40),
+                 incarnation::bigint << 40) FROM node",
+            &[&number],
+        )
+        .await?;
+    }
+    tx.commit().await?;
+    shared.know_names().await?;
+    known().ok_or_else(|| Fault::Failed(format!("the upstream {name:?} is not kept")))
+}
+
+/// By their event time and not by their number: incarnations overlap. A cursor is the time of the last, and how many of that time were
+/// told.
+async fn recent_keys(
+    shared: &Shared,
+    since: Timestamp,
+    before: Option<Cursor>,
+    limit: usize,
+) -> Result<RecentKeys, Fault> {
+    let client = shared.client().await?;
+    let before = before.map_or(i64::MAX, |before| before.number().cast_signed());
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = client
+        .query(
+        "SELECT accepted_at, keys FROM record WHERE accepted_at >= $1 AND accepted_at < $2 ORDER BY accepted_at DESC
+         FETCH FIRST $3 ROWS WITH TIES",
+        &[&ms(since), &before, &limit],
+    )
+    .await?;
+    let (mut recent, mut last) = (RecentKeys::default(), None);
+    for row in &rows {
+        let at: i64 = row.get(0);
+        let keys: &[u8] = row.get(1);
+        let at_time = Timestamp::from_millis(at.cast_unsigned());
+        recent.keys.extend(keys.as_chunks::<16>().0.iter().map(|key| (u128::from_be_bytes(*key), at_time)));
+        last = Some(Cursor::from_number(at.cast_unsigned()));
+    }
+    recent.next = last.filter(|_| rows.len() as i64 >= limit);
+    Ok(recent)
+}
+
+/// Removes records that nobody needs any more.
+async fn prune(shared: &Arc<Shared>, before: Timestamp, limit: usize) -> Result<usize, Fault> {
+    let mut work = Work::begin(shared).await?;
+    let gone = settled::forget(&mut work, ms(before), limit, None).await?;
+    work.commit().await?;
+    Ok(gone)
+}

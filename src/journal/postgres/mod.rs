@@ -1,0 +1,304 @@
+//! The journal in PostgreSQL, shared by several relays.
+//!
+//! ```text
+//!  intake ──append──▶ one task commits in groups ──▶ record, key, ledger ◀── of every relay
+//!  workers ─settle──▲                                      │ frontier, slice, pending
+//!  workers ◀─claim── what this relay has in hand ◀─fetch───┘
+//! ```
+//!
+//! Rules: each start of a relay is an incarnation, with numbers, rows of accounts and leases of its own. It says that it lives every few
+//! seconds; one that says nothing for fifteen seconds, or whose name another one has taken, is gone, and what it had in hand is
+//! handed out again. Transactions that change accounts come one after another (`work`); others use connections of a pool.
+
+mod accounts;
+mod again;
+mod append;
+mod archive;
+mod backfill;
+mod bodies;
+mod claim;
+mod compare;
+mod connect;
+mod discard;
+mod drafts;
+mod evict;
+mod evidence;
+mod facts;
+mod fault;
+mod group;
+mod hand;
+mod letters;
+mod log;
+mod losses;
+mod moving;
+mod nodes;
+mod observed;
+mod places;
+mod plane;
+mod queues;
+mod record;
+mod redelivery;
+mod retry;
+mod room;
+mod schema;
+mod settled;
+mod shared;
+mod spill;
+mod storage;
+mod upkeep;
+mod verification;
+mod waiting;
+mod work;
+
+use std::future::Future;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use deadpool::Runtime;
+use futures_util::future::BoxFuture;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+
+use crate::clock::Clock;
+use crate::policy::dedup::SECRET;
+use crate::telemetry::ledger::Ledger;
+
+use super::verification::Verification;
+use super::{DatabaseUrl, Journal, JournalError, OpenError, Settings};
+use accounts::Others;
+use connect::{Connections, Connector, Pool};
+use fault::Fault;
+use group::{Command, INBOX};
+pub use plane::{PrimaryWatch, SharedPrimary};
+use shared::{Shared, Start};
+
+/// How often a relay says that it lives, and looks for what others did.
+const BEAT: Duration = Duration::from_millis(500);
+/// A server that has not committed one row for so long does not answer.
+const SILENT: Duration = Duration::from_secs(4);
+/// How long what is done with each beat may take.
+const ONCE: Duration = Duration::from_secs(30);
+/// A relay that was not heard for so long was not heard without a gap.
+const GAP: Duration = Duration::from_secs(5);
+/// After so long without a word a relay is gone.
+const GONE: Duration = Duration::from_secs(15);
+/// Connections beside the one that writes.
+const CONNECTIONS: usize = 6;
+/// How many beats it takes until the accounts of all hours are read anew.
+const ALL_HOURS: u32 = 120;
+
+/// A relay's view of the journal in PostgreSQL.
+#[derive(Debug)]
+pub struct PostgresJournal {
+    shared: Arc<Shared>,
+    commands: Mutex<Option<mpsc::UnboundedSender<Command>>>,
+    /// Places for submissions that wait for their commit.
+    places: Semaphore,
+    secret: [u8; SECRET],
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    terms: plane::Terms,
+}
+
+impl PostgresJournal {
+    /// Joins the journal at `settings.url`, making its tables when there are none, and posts the kept totals to `ledger`. What it does
+    /// runs on the runtime that this is called on.
+    pub async fn open(settings: &Settings, clock: Clock, ledger: Ledger) -> Result<Self, OpenError> {
+        let place = || settings.place();
+        Self::join(settings, clock, ledger).await.map_err(|fault| match fault {
+            Fault::Open(error) => error,
+            other => OpenError::Unusable { place: place(), why: other.to_string() },
+        })
+    }
+
+    async fn join(settings: &Settings, clock: Clock, ledger: Ledger) -> Result<Self, Fault> {
+        let runtime = Handle::current();
+        let url = settings.url.as_ref().map(DatabaseUrl::expose).unwrap_or_default();
+        let config: tokio_postgres::Config = url.parse()?;
+        let connector = Connector::new(&config, connect::tls(), settings.durability, runtime.clone());
+        let connector = Arc::new(connector);
+        let mut first = connector.connect().await?;
+        let secret = schema::prepare(&mut first).await?;
+        let secret = secret.try_into().map_err(|_| Fault::Failed("the secret of the journal cannot be read".into()))?;
+        let name = settings.node_name();
+        let started_at = clock.now();
+        let incarnation = nodes::enter(&first, &name, started_at).await?;
+        drop(first);
+        let pool = Pool::builder(Connections(Arc::clone(&connector))).max_size(CONNECTIONS).runtime(Runtime::Tokio1);
+        let pool = pool.wait_timeout(Some(Duration::from_secs(5))).build();
+        let pool = pool.map_err(|error| Fault::Failed(error.to_string()))?;
+        let spill = spill::Spill::open(settings, clock.clone()).await?;
+        let settings = settings.clone();
+        let shared = Arc::new(Shared::new(Start {
+            settings,
+            clock,
+            ledger,
+            runtime,
+            connector,
+            pool,
+            incarnation,
+            started_at,
+            spill,
+        }));
+        shared.know_names().await?;
+        let mut others = Others::default();
+        others.read(&shared, 0).await?;
+        upkeep::bury(&shared).await?;
+        waiting::look_again(&shared).await?;
+        storage::measure_room(&shared).await?;
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let moving = moving::run(Arc::clone(&shared), commands.downgrade());
+        let tasks = vec![
+            spawn(&shared, moving),
+            spawn(&shared, group::run(Arc::clone(&shared), inbox)),
+            spawn(&shared, beat(Arc::clone(&shared), others)),
+        ];
+        let (commands, tasks) = (Mutex::new(Some(commands)), Mutex::new(tasks));
+        Ok(Self { shared, commands, places: Semaphore::new(INBOX), secret, tasks, terms: plane::Terms::default() })
+    }
+
+    /// The secret under which the keys of repeats are made: random, made once, the same for all relays.
+    pub fn secret(&self) -> [u8; SECRET] {
+        self.secret
+    }
+
+    /// Cancelled when another relay has taken the name of this one, which can do nothing any more.
+    pub fn replaced(&self) -> &tokio_util::sync::CancellationToken {
+        &self.shared.is_replaced
+    }
+
+    /// Hands a command over to be committed.
+    fn send(&self, command: Command) -> Result<(), JournalError> {
+        let commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = commands.as_ref().and_then(|commands| commands.send(command).ok());
+        sent.ok_or(JournalError::Closed)
+    }
+
+    /// Hands over a command that is answered.
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, JournalError>>) -> Command,
+    ) -> Result<T, JournalError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(command(reply))?;
+        answer.await.unwrap_or(Err(JournalError::Closed))
+    }
+
+    /// Returns when everything that was handed over before is committed.
+    async fn flush(&self) -> Result<(), JournalError> {
+        self.ask(Command::Flush).await
+    }
+
+    /// Makes a call to its end, whether the caller waits for it or not.
+    fn call<T: Send + 'static, F>(
+        &self,
+        act: impl FnOnce(Arc<Shared>) -> F,
+    ) -> BoxFuture<'static, Result<T, JournalError>>
+    where
+        F: Future<Output = Result<T, Fault>> + Send + 'static,
+    {
+        call(&self.shared, act)
+    }
+}
+
+impl Journal for PostgresJournal {
+    fn verification(&self) -> &dyn Verification {
+        self
+    }
+}
+
+impl Drop for PostgresJournal {
+    fn drop(&mut self) {
+        // Without `close` this is as good as a crash.
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Makes a call to its end, whether the caller waits for it or not.
+fn call<T: Send + 'static, F>(
+    shared: &Arc<Shared>,
+    act: impl FnOnce(Arc<Shared>) -> F,
+) -> BoxFuture<'static, Result<T, JournalError>>
+where
+    F: Future<Output = Result<T, Fault>> + Send + 'static,
+{
+    if shared.is_closed.load(Ordering::Acquire) {
+        return Box::pin(std::future::ready(Err(JournalError::Closed)));
+    }
+    let (connector, work) = (Arc::clone(&shared.connector), act(Arc::clone(shared)));
+    let running = spawn(shared, async move { connector.unless_given_up(work).await });
+    Box::pin(async move {
+        match running.await {
+            Ok(result) => result.map_err(Into::into),
+            Err(_) => Err(JournalError::Closed),
+        }
+    })
+}
+
+fn spawn<T: Send + 'static>(shared: &Shared, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+    spawn_on(&shared.runtime, task)
+}
+
+fn spawn_on<T: Send + 'static>(runtime: &Handle, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+    runtime.spawn(task)
+}
+
+/// Says again and again that this relay lives, and looks for what others did.
+async fn beat(shared: Arc<Shared>, mut others: Others) {
+    // The first one reads all hours, and tidies up.
+    let mut beats = ALL_HOURS - 1;
+    // Since when this relay was heard without a gap.
+    let (mut since, mut heard) = (Instant::now(), Instant::now());
+    loop {
+        tokio::time::sleep(BEAT).await;
+        beats = beats.wrapping_add(1);
+        let spilled = shared.spill.waiting().await;
+        let asked = Instant::now();
+        match timeout(SILENT, nodes::say_alive(&shared, spilled)).await {
+            Ok(Ok(())) => {
+                since = if heard.elapsed() > GAP { asked } else { since };
+                heard = asked;
+                shared.note_heard(asked.into_std());
+                shared.set_away(false);
+            }
+            Ok(Err(fault)) => {
+                tracing::debug!(%fault, "that this relay lives is said again in a moment");
+                continue;
+            }
+            Err(_) => {
+                shared.connector.give_up();
+                continue;
+            }
+        }
+        let is_entitled = since.elapsed() > GONE;
+        match timeout(ONCE, once(&shared, &mut others, (beats, is_entitled))).await {
+            Ok(Ok(())) => {}
+            Ok(Err(fault)) => tracing::debug!(%fault, "the journal is looked at again in a moment"),
+            Err(_) => shared.connector.give_up(),
+        }
+    }
+}
+
+async fn once(shared: &Shared, others: &mut Others, (beats, is_entitled): (u32, bool)) -> Result<(), Fault> {
+    if is_entitled {
+        nodes::bury_the_silent(shared).await?;
+    }
+    let now = accounts::hour(shared.clock.now());
+    let since = if beats.is_multiple_of(ALL_HOURS) { 0 } else { now - 1 };
+    others.read(shared, since).await?;
+    storage::measure_room(shared).await?;
+    for (_, hand) in shared.hands() {
+        hand.wake();
+    }
+    if shared.leads().await? {
+        upkeep::bury(shared).await?;
+        upkeep::merge(shared).await?;
+        if since == 0 {
+            upkeep::forget(shared, shared.clock.now()).await?;
+        }
+    }
+    Ok(())
+}

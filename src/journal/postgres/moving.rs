@@ -1,0 +1,148 @@
+//! What was kept on this machine while no server took writes is moved over ([`spill`](super::spill)).
+//!
+//! Rule: in the order in which it came, once: each has a key of its own, so that a move which was cut off is told as a repeat.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::clock::Timestamp;
+use crate::journal::sqlite::SqliteJournal;
+use crate::journal::{
+    Claim, Client, JournalError, Log as _, Progress, Queues as _, RecordId, Rest, Settlement, Submission,
+};
+
+use super::drafts;
+use super::fault::Fault;
+use super::group::Command;
+use super::shared::Shared;
+use super::spill::Kept;
+
+/// How often it is looked whether something can be moved.
+const EACH: Duration = Duration::from_millis(500);
+/// How much is moved at once.
+const MOST: usize = 64;
+
+/// Moves what is kept here whenever a server takes it.
+pub(super) async fn run(shared: Arc<Shared>, commands: mpsc::WeakUnboundedSender<Command>) {
+    let Some(Kept { journal, target }) = &shared.spill.0 else { return };
+    loop {
+        tokio::time::sleep(EACH).await;
+        while !shared.is_away() {
+            let now = shared.clock.now();
+            let Ok(claims) = journal.claim(*target, now, MOST).await else { break };
+            let Some(commands) = commands.upgrade().filter(|_| !claims.is_empty()) else { break };
+            let moving = move_over(&shared, journal, &commands, claims);
+            if let Err(fault) = shared.connector.unless_given_up(moving).await {
+                tracing::debug!(%fault, "what is kept on this machine is moved later");
+                break;
+            }
+        }
+        let before = shared.clock.now();
+        if let Err(error) = journal.prune(before, MOST * 4).await {
+            tracing::debug!(%error, "the journal on this machine is tidied later");
+        }
+    }
+}
+
+/// Moves these, in their order; those that could not be moved are put back to where they were.
+async fn move_over(
+    shared: &Arc<Shared>,
+    journal: &SqliteJournal,
+    commands: &mpsc::UnboundedSender<Command>,
+    claims: Vec<Claim>,
+) -> Result<(), Fault> {
+    let mut answers = Vec::new();
+    for claim in &claims {
+        answers.push(hand_over(shared, commands, claim, &[]).await?);
+    }
+    let mut outcome = Ok(());
+    for (claim, answer) in claims.iter().zip(join_all(answers).await) {
+        let answer = without_repeats(shared, commands, claim, answer.unwrap_or(Err(JournalError::Closed))).await;
+        match answer {
+            Ok(_) => {
+                let delivered = claim.record.quantities.clone();
+                journal.settle(&claim.lease, Settlement { delivered, ..Settlement::default() }).await?;
+            }
+            Err(error) => {
+                let (due, progress, quantities) =
+                    (shared.clock.now(), Progress::default(), claim.record.quantities.clone());
+                let rest = Some(Rest { due, progress, quantities });
+                journal.settle(&claim.lease, Settlement { rest, ..Settlement::default() }).await?;
+                outcome = Err(error.into());
+            }
+        }
+    }
+    outcome
+}
+
+/// What another relay has taken keeps nothing else of a submission from being moved: it was acknowledged. Only its own key says that
+/// it was moved before.
+async fn without_repeats(
+    shared: &Arc<Shared>,
+    commands: &mpsc::UnboundedSender<Command>,
+    claim: &Claim,
+    mut answer: Result<RecordId, JournalError>,
+) -> Result<RecordId, JournalError> {
+    let mut taken = Vec::new();
+    while let Err(JournalError::Repeated(keys)) = &answer {
+        let own = claim.record.client.spilled.as_deref().and_then(|spilled| spilled.keys.last()).copied().map(whole);
+        if keys.is_empty() || own.is_some_and(|own| keys.contains(&own)) {
+            return Ok(claim.record.id);
+        }
+        taken.extend(keys.iter().copied());
+        answer = match hand_over(shared, commands, claim, &taken).await {
+            Ok(answer) => answer.await.unwrap_or(Err(JournalError::Closed)),
+            Err(fault) => Err(fault.into()),
+        };
+    }
+    answer
+}
+
+/// A key from its two halves.
+fn whole((high, low): (u64, u64)) -> u128 {
+    u128::from(high) << 64 | u128::from(low)
+}
+
+type Answer = oneshot::Receiver<Result<RecordId, JournalError>>;
+
+/// Hands one over to be committed there, without the keys that others have taken.
+async fn hand_over(
+    shared: &Arc<Shared>,
+    commands: &mpsc::UnboundedSender<Command>,
+    claim: &Claim,
+    taken: &[u128],
+) -> Result<Answer, Fault> {
+    let (reply, answer) = oneshot::channel();
+    let record = &*claim.record;
+    let spilled = record.client.spilled.as_deref().cloned().unwrap_or_default();
+    if is_there(shared, spilled.number).await? {
+        drop(reply.send(Ok(record.id)));
+        return Ok(answer);
+    }
+    let submission = Submission {
+        accepted_at: record.accepted_at,
+        project: Arc::clone(&record.project),
+        event_id: record.event_id,
+        quantities: record.quantities.clone(),
+        keys: spilled.keys.iter().copied().map(whole).filter(|key| !taken.contains(key)).collect(),
+        repeats_since: Timestamp::from_millis(spilled.repeats_since),
+        client: Client { spilled: None, ..record.client.clone() },
+        body: drafts::copied(shared, record).await?,
+        spans: record.spans().cloned(),
+        targets: spilled.targets,
+        withheld: spilled.withheld,
+    };
+    commands.send(Command::Append(Box::new(submission), reply)).map_err(|_| Fault::Journal(JournalError::Closed))?;
+    Ok(answer)
+}
+
+/// Whether the commit of which nobody knew the outcome took place.
+async fn is_there(shared: &Shared, number: Option<u64>) -> Result<bool, Fault> {
+    let Some(number) = number else { return Ok(false) };
+    let found =
+        shared.client().await?.query_opt("SELECT 1 FROM record WHERE id = $1", &[&number.cast_signed()]).await?;
+    Ok(found.is_some())
+}

@@ -1,0 +1,131 @@
+//! The relays that share the journal: how one enters, says that it lives, and leaves, and who they are.
+//!
+//! Rules: of each name the last start counts. Who leaves in order, with nothing kept on its machine, is missed by nobody: it was last
+//! alive at the beginning of time. While the database cannot be read a relay knows of itself alone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::journal::{Node, Standby};
+
+use super::GONE;
+use super::claim::ms;
+use super::connect::Connection;
+use super::fault::Fault;
+use super::shared::Shared;
+
+/// Enters this start of a relay, in place of earlier ones of its name.
+pub(super) async fn enter(first: &Connection, name: &str, now: Timestamp) -> Result<i32, Fault> {
+    let (version, now, gone) = (env!("CARGO_PKG_VERSION"), ms(now), GONE.as_secs_f64());
+    let row = first
+        .query_one(
+            "WITH earlier AS (UPDATE node SET replaced = true WHERE name = $1 AND NOT replaced),
+             entered AS (
+                 INSERT INTO node (name, version, started_at, alive_until)
+                 VALUES ($1, $2, $3, clock_timestamp() + make_interval(secs => $4)) RETURNING incarnation)
+             INSERT INTO committed SELECT incarnation, 0 FROM entered RETURNING incarnation",
+            &[&name, &version, &now, &gone],
+        )
+        .await?;
+    Ok(row.get(0))
+}
+
+/// Says that this relay lives, and how many submissions and bytes are kept on its machine.
+pub(super) async fn say_alive(shared: &Shared, spilled: (u64, u64)) -> Result<(), Fault> {
+    let client = shared.client().await?;
+    let alive = client
+        .prepare_cached(
+            "UPDATE node SET alive_until = clock_timestamp() + make_interval(secs => $2), gone = false, spilled = $3, spilled_bytes = $4
+             WHERE incarnation = $1 AND NOT replaced",
+        )
+        .await?;
+    let (submissions, bytes) = (spilled.0.cast_signed(), spilled.1.cast_signed());
+    let count = client.execute(&alive, &[&shared.incarnation, &GONE.as_secs_f64(), &submissions, &bytes]).await?;
+    drop(client);
+    if count == 0 {
+        shared.is_replaced.cancel();
+    }
+    Ok(())
+}
+
+/// Says which relays are gone: those of which nobody heard for a while, in which this relay was heard without a gap. After an outage of the
+/// database nobody was.
+pub(super) async fn bury_the_silent(shared: &Shared) -> Result<(), Fault> {
+    let silent = "UPDATE node SET gone = true WHERE NOT gone AND NOT replaced AND alive_until < clock_timestamp()";
+    shared.client().await?.execute(silent, &[]).await?;
+    Ok(())
+}
+
+/// Says that this relay is gone: what it had in hand is handed out again at once.
+pub(super) async fn leave(shared: Arc<Shared>, spilled: (u64, u64)) -> Result<(), Fault> {
+    let client = shared.client().await?;
+    let (submissions, bytes) = (spilled.0.cast_signed(), spilled.1.cast_signed());
+    let leave = "UPDATE node SET replaced = true, spilled = $2, spilled_bytes = $3,
+             alive_until = CASE WHEN $2::bigint = 0 THEN '-infinity' ELSE alive_until END
+         WHERE incarnation = $1";
+    client.execute(leave, &[&shared.incarnation, &submissions, &bytes]).await?;
+    Ok(())
+}
+
+/// The relays, and the standbys of the server.
+pub(super) async fn read(shared: &Shared) -> Result<(Vec<Node>, Vec<Standby>), Fault> {
+    let nodes = nodes(shared).await?;
+    // Not every role may see who follows.
+    Ok((nodes, standbys(shared).await.unwrap_or_default()))
+}
+
+async fn nodes(shared: &Shared) -> Result<Vec<Node>, Fault> {
+    let client = shared.client().await?;
+    let nodes = client
+        .prepare_cached(
+            "SELECT n.name, n.version, n.started_at, NOT n.replaced AND n.alive_until >= clock_timestamp(), n.incarnation = $1,
+                 coalesce((SELECT sum(cardinality(s.records)) FROM slice s WHERE s.owner = n.incarnation), 0)
+                     + (SELECT count(*) FROM pending p WHERE p.owner = n.incarnation),
+                 n.spilled, n.spilled_bytes
+             FROM (SELECT DISTINCT ON (name) * FROM node ORDER BY name, incarnation DESC) AS n
+             WHERE n.alive_until > clock_timestamp() - interval '1 day' ORDER BY n.name",
+        )
+        .await?;
+    let rows = client.query(&nodes, &[&shared.incarnation]).await?;
+    let node = |row: &tokio_postgres::Row| Node {
+        name: row.get(0),
+        version: row.get(1),
+        started_at: Timestamp::from_millis(row.get::<_, i64>(2).cast_unsigned()),
+        is_alive: row.get(3),
+        is_own: row.get(4),
+        leases: row.get::<_, i64>(5).cast_unsigned(),
+        spilled: row.get::<_, i64>(6).cast_unsigned(),
+        spilled_bytes: row.get::<_, i64>(7).cast_unsigned(),
+    };
+    Ok(rows.iter().map(node).collect())
+}
+
+async fn standbys(shared: &Shared) -> Result<Vec<Standby>, Fault> {
+    let client = shared.client().await?;
+    // The state is null to a role that may not see it. The lag is null when nothing was written for a while.
+    let standbys = client
+        .prepare_cached(
+            "SELECT coalesce(application_name, ''), coalesce(
+                 extract(epoch FROM replay_lag), CASE WHEN state = 'streaming' AND replay_lsn >= sent_lsn THEN 0 END
+             )::double precision FROM pg_stat_replication WHERE state IN ('catchup', 'streaming') ORDER BY 1",
+        )
+        .await?;
+    let rows = client.query(&standbys, &[]).await?;
+    let lag = |seconds: f64| Duration::try_from_secs_f64(seconds).ok();
+    Ok(rows.iter().map(|row| Standby { name: row.get(0), lag: row.get::<_, Option<f64>>(1).and_then(lag) }).collect())
+}
+
+/// What this relay knows of itself without the database.
+pub(super) fn alone(shared: &Shared) -> Node {
+    Node {
+        name: shared.settings.node_name(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_at: shared.started_at,
+        is_alive: true,
+        is_own: true,
+        leases: 0,
+        spilled: 0,
+        spilled_bytes: 0,
+    }
+}

@@ -1,0 +1,151 @@
+//! Where records stand that were handed out or wait for a time: in slices and in rows of `pending`.
+//!
+//! Rule: who changes what stands there for others, or takes up again what was settled, has the target to itself ([`Work::lock`]).
+
+use std::collections::HashSet;
+
+use crate::journal::archive::Fate;
+use crate::journal::{Rest, TargetId};
+use crate::policy::outcome::DropReason;
+
+use super::fault::Fault;
+use super::hand::Place;
+use super::record::{ms, packed};
+use super::work::Work;
+
+/// Of these records, those of which something waits for the target.
+pub(super) async fn waits(work: &Work, target: TargetId, records: &[i64]) -> Result<HashSet<i64>, Fault> {
+    let rows = work
+        .query(
+            "SELECT u.id FROM unnest($2::bigint[]) AS u(id)
+             WHERE EXISTS (SELECT 1 FROM pending p WHERE p.target = $1 AND p.record = u.id)
+             OR EXISTS (SELECT 1 FROM slice s WHERE s.target = $1 AND u.id = ANY(s.records))
+             OR NOT EXISTS (SELECT 1 FROM frontier f
+                 WHERE f.target = $1 AND f.incarnation = (u.id >> 40)::int AND f.reached >= u.id)",
+            &[&i16::from(target.0), &records],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// What was taken out of where it stood.
+#[derive(Debug, Default)]
+pub(super) struct TakenOut {
+    of_slices: HashSet<i64>,
+    of_rows: HashSet<i64>,
+    /// The slices that are not ours any more.
+    pub(super) lost: HashSet<i64>,
+}
+
+impl TakenOut {
+    /// Whether it stood there, and was ours.
+    pub(super) fn has(&self, (record, place): (i64, Place)) -> bool {
+        match place {
+            Place::Slice(_) => self.of_slices.contains(&record),
+            Place::Row(_) => self.of_rows.contains(&record),
+        }
+    }
+}
+
+/// Takes records out of where they stand, as far as that is ours.
+pub(super) async fn take_out(work: &Work, target: TargetId, all: &[(i64, Place)]) -> Result<TakenOut, Fault> {
+    let (mut slices, mut in_slices, mut rows, mut turns) = (HashSet::new(), vec![], vec![], vec![]);
+    for (record, place) in all {
+        match place {
+            Place::Slice(slice) => {
+                slices.insert(*slice);
+                in_slices.push(*record);
+            }
+            Place::Row(turn) => {
+                rows.push(*record);
+                turns.push(*turn);
+            }
+        }
+    }
+    let (me, mut taken) = (work.shared.incarnation, TakenOut { lost: slices.clone(), ..TakenOut::default() });
+    if !slices.is_empty() {
+        let slices: Vec<i64> = slices.into_iter().collect();
+        let ours = work
+            .query(
+                "WITH before AS (
+                     SELECT id, records FROM slice WHERE id = ANY($1) AND owner = $3 ORDER BY id FOR UPDATE)
+                 UPDATE slice s SET records = ARRAY(
+                     SELECT u.r FROM unnest(b.records) WITH ORDINALITY AS u(r, o) WHERE u.r <> ALL($2) ORDER BY u.o)
+                 FROM before b WHERE s.id = b.id
+                 RETURNING s.id, cardinality(s.records), ARRAY(SELECT r FROM unnest(b.records) AS u(r) WHERE r = ANY($2))",
+                &[&slices, &in_slices, &me],
+            )
+            .await?;
+        let empty: Vec<i64> = ours.iter().filter(|row| row.get::<_, i32>(1) == 0).map(|row| row.get(0)).collect();
+        for row in &ours {
+            taken.lost.remove(&row.get(0));
+            taken.of_slices.extend(row.get::<_, Vec<i64>>(2));
+        }
+        if !empty.is_empty() {
+            work.execute("DELETE FROM slice WHERE id = ANY($1)", &[&empty]).await?;
+        }
+    }
+    if !rows.is_empty() {
+        let sql = "DELETE FROM pending p USING unnest($2::bigint[], $4::bigint[]) AS u(record, turn)
+             WHERE p.target = $1 AND p.record = u.record AND p.turn = u.turn AND p.owner = $3 RETURNING p.record";
+        let ours = work.query(sql, &[&i16::from(target.0), &rows, &me, &turns]).await?;
+        taken.of_rows = ours.iter().map(|row| row.get(0)).collect();
+    }
+    Ok(taken)
+}
+
+/// Writes rows of what waits for a time: nobody has it.
+pub(super) async fn put_off(work: &Work, target: TargetId, rests: &[(i64, Rest)]) -> Result<(), Fault> {
+    if rests.is_empty() {
+        return Ok(());
+    }
+    let mut sorted: Vec<&(i64, Rest)> = rests.iter().collect();
+    sorted.sort_by_key(|(id, _)| *id);
+    let (mut ids, mut dues, mut attempts, mut strikes) = (vec![], vec![], vec![], vec![]);
+    let (mut items, mut quantities) = (vec![], vec![]);
+    for (id, Rest { due, progress, quantities: much }) in sorted {
+        ids.push(*id);
+        dues.push(ms(*due));
+        attempts.push(progress.attempts.cast_signed());
+        strikes.push(progress.strikes.cast_signed());
+        items.push(progress.items.as_deref().map(packed));
+        quantities.push(much.to_string());
+    }
+    work.execute(
+        "INSERT INTO pending (target, record, due, attempts, strikes, items, quantities)
+         SELECT $1, * FROM unnest($2::bigint[], $3::bigint[], $4::int[], $5::int[], $6::bytea[], $7::text[])",
+        &[&i16::from(target.0), &ids, &dues, &attempts, &strikes, &items, &quantities],
+    )
+    .await
+    .map(drop)
+}
+
+/// Notes that a target does not get these records, or part of them, when that is told one by one.
+pub(super) async fn note_missed(
+    work: &Work,
+    target: TargetId,
+    mut missed: Vec<(i64, DropReason)>,
+) -> Result<(), Fault> {
+    missed.retain(|(_, reason)| Fate::of(*reason).is_some());
+    if missed.is_empty() {
+        return Ok(());
+    }
+    missed.sort_by_key(|(id, _)| *id);
+    let (ids, reasons): (Vec<i64>, Vec<&str>) = missed.iter().map(|(id, reason)| (*id, reason.name())).unzip();
+    work.execute(
+        "INSERT INTO missed SELECT u.r, $1, u.why FROM unnest($2::bigint[], $3::text[]) AS u(r, why)
+         ON CONFLICT (record, target) DO UPDATE SET reason = excluded.reason",
+        &[&i16::from(target.0), &ids, &reasons],
+    )
+    .await
+    .map(drop)
+}
+
+/// Writes where the target begins in what other relays have taken, if that is not written yet.
+pub(super) const BEGIN: &str =
+    "INSERT INTO frontier SELECT $1, incarnation, incarnation::bigint << 40 FROM node ON CONFLICT DO NOTHING";
+
+/// Lets go of the rows of relays that are gone: of this target, unless they are of this incarnation.
+pub(super) const FREE: &str =
+    "UPDATE pending p SET owner = NULL FROM node n WHERE p.target = $1 AND p.owner = n.incarnation
+     AND n.incarnation <> $2 AND (n.replaced OR n.gone)";

@@ -1,0 +1,122 @@
+//! What waits is claimed and settled here; what is done about it at once is in [`waiting`](super::waiting).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures_util::future::{BoxFuture, FutureExt as _, ready};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+use crate::clock::Timestamp;
+use crate::journal::{Backlog, Claim, JournalError, LEASE, Lease, Queues, Settlement, TargetId};
+use crate::policy::outcome::DropReason;
+use crate::telemetry::log::{self, Line};
+
+use super::group::{Command, Settle};
+use super::hand::Hand;
+use super::{PostgresJournal, claim, discard, waiting};
+
+impl PostgresJournal {
+    /// Whether more has to be fetched before something can be claimed.
+    fn lacks(hand: &Hand, now: Timestamp) -> bool {
+        let state = hand.state();
+        let is_due = state.next_due.is_some_and(|due| due <= now);
+        is_due || (state.ready.is_empty() && hand.more.load(Ordering::Acquire))
+    }
+
+    fn owner(&self) -> u64 {
+        u64::from(self.shared.incarnation.cast_unsigned())
+    }
+
+    fn told_lapsed(&self, target: TargetId, count: usize) {
+        let names = self.shared.names();
+        let name = names.target(i16::from(target.0)).map_or("", |name| &**name);
+        if let Some(Line { suppressed }) = log::admit("leases ended", name) {
+            let message = "envelopes were claimed and nothing was said of them for a minute: they are tried again";
+            tracing::warn!(upstream.name = name, count, suppressed, "{message}");
+        }
+    }
+}
+
+impl Queues for PostgresJournal {
+    fn claim(&self, target: TargetId, now: Timestamp, max: usize) -> BoxFuture<'_, Result<Vec<Claim>, JournalError>> {
+        Box::pin(async move {
+            let hand = self.shared.hand(target);
+            if self.shared.is_closed.load(Ordering::Acquire) {
+                return Err(JournalError::Closed);
+            }
+            let lapsed = hand.lapse(Instant::now());
+            if !lapsed.is_empty() {
+                self.told_lapsed(target, lapsed.len());
+                self.call(move |shared| async move { waiting::pass_by(&shared, target, lapsed, now).await }).await?;
+            }
+            if Self::lacks(&hand, now) {
+                self.call(move |shared| async move {
+                    let hand = shared.hand(target);
+                    let _fetching = hand.fetching.lock().await;
+                    if Self::lacks(&hand, now) { claim::fetch(&shared, target, now, max).await } else { Ok(()) }
+                })
+                .await?;
+            }
+            if self.shared.may_be_gone() {
+                // What is still ours is looked up before anything is handed out again.
+                hand.forget();
+                return Ok(vec![]);
+            }
+            Ok(hand.state().take((target, self.owner()), Instant::now(), max))
+        })
+    }
+
+    fn settle(&self, lease: &Lease, settlement: Settlement) -> BoxFuture<'static, Result<(), JournalError>> {
+        let failed = |error| ready(Err(error)).boxed();
+        if self.shared.is_closed.load(Ordering::Acquire) {
+            return failed(JournalError::Closed);
+        }
+        if lease.owner != self.owner() {
+            return failed(JournalError::LeaseLost);
+        }
+        let Some(leased) = self.shared.hand(lease.target).state().end(lease) else {
+            return failed(JournalError::LeaseLost);
+        };
+        let (reply, answer) = oneshot::channel();
+        match self.send(Command::Settle(Box::new(Settle { target: lease.target, leased, settlement, reply }))) {
+            Ok(()) => answer.map(|answer| answer.unwrap_or(Err(JournalError::Closed))).boxed(),
+            Err(error) => failed(error),
+        }
+    }
+
+    fn extend(&self, mut leases: Vec<Lease>) -> BoxFuture<'_, Result<Vec<Lease>, JournalError>> {
+        let (ends, owner) = (Instant::now() + LEASE, self.owner());
+        leases.retain_mut(|lease| {
+            lease.ends = ends;
+            lease.owner == owner && self.shared.hand(lease.target).state().extend(lease, ends)
+        });
+        Box::pin(ready(Ok(leases)))
+    }
+
+    fn changed(&self, target: TargetId) -> Arc<Notify> {
+        Arc::clone(&self.shared.hand(target).changed)
+    }
+
+    fn next_due(&self, target: TargetId) -> BoxFuture<'_, Result<Option<Timestamp>, JournalError>> {
+        self.call(move |shared| async move { waiting::next_due(&shared, target).await })
+    }
+
+    fn discard(
+        &self,
+        target: TargetId,
+        before: Timestamp,
+        reason: DropReason,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<usize, JournalError>> {
+        self.call(move |shared| async move { discard::old(&shared, target, (before, reason, limit)).await })
+    }
+
+    fn hasten(&self, target: TargetId, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
+        self.call(move |shared| async move { waiting::hasten(&shared, target, limit).await })
+    }
+
+    fn backlog(&self, target: TargetId) -> BoxFuture<'_, Result<Backlog, JournalError>> {
+        self.call(move |shared| async move { waiting::backlog(&shared, target).await })
+    }
+}

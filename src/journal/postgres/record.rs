@@ -1,0 +1,122 @@
+//! Rows to records.
+//!
+//! Rule: one that makes no sense is set aside for the target that it was to be handed out to, counted, and said: it blocks nobody.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use tokio_postgres::{GenericClient, Row, Transaction};
+use uuid::Uuid;
+
+use crate::clock::Timestamp;
+use crate::journal::{Record, RecordId};
+use crate::telemetry::log::{self, Line};
+
+use super::bodies;
+use super::fault::Fault;
+use super::shared::Shared;
+
+/// The due time of a record set aside: never.
+pub(super) const NEVER: Timestamp = Timestamp::from_millis(i64::MAX as u64);
+
+/// What [`of_row`] reads, of the tables `r` and `p`.
+pub(super) const COLUMNS: &str =
+    "r.id, r.accepted_at, r.project, p.name, r.size, r.quantities, r.event_id, r.client, r.body, r.large";
+/// The tables of [`COLUMNS`].
+pub(super) const TABLES: &str = "record r JOIN project p ON p.id = r.project";
+
+/// A record, and the number of its project.
+#[derive(Clone, Debug)]
+pub(super) struct Loaded {
+    pub(super) record: Arc<Record>,
+    pub(super) project: i32,
+}
+
+/// The record of a row.
+pub(super) fn of_row(shared: &Shared, row: &Row) -> Result<Loaded, Fault> {
+    let unreadable = |what: &str| Fault::Failed(format!("{what} cannot be read"));
+    let (id, project): (i64, i32) = (row.get(0), row.get(2));
+    let size = row.get::<_, i64>(4).cast_unsigned();
+    let body = match (row.get::<_, Option<&[u8]>>(8), row.get::<_, Option<i64>>(9)) {
+        (Some(bytes), None) if bytes.len() as u64 == size => Bytes::copy_from_slice(bytes).into(),
+        (None, Some(large)) => bodies::kept(shared, large, size),
+        _ => return Err(unreadable("its body")),
+    };
+    let record = Record {
+        id: RecordId(id.cast_unsigned()),
+        accepted_at: Timestamp::from_millis(row.get::<_, i64>(1).cast_unsigned()),
+        project: shared.names().project(project).cloned().unwrap_or_else(|| row.get::<_, &str>(3).into()),
+        event_id: row.get::<_, Option<Uuid>>(6).map(|id| id.as_u128().into()),
+        quantities: row.get::<_, &str>(5).parse().map_err(|_| unreadable("what it counts as"))?,
+        client: serde_json::from_str(row.get(7)).map_err(|_| unreadable("its client"))?,
+        body,
+        located: OnceLock::new(),
+    };
+    Ok(Loaded { record: Arc::new(record), project })
+}
+
+/// The time of a column.
+pub(super) const fn time(ms: i64) -> Timestamp {
+    Timestamp::from_millis(ms.cast_unsigned())
+}
+
+/// Those of these records that are kept and can be read, or why one cannot.
+pub(super) async fn load<C: GenericClient>(
+    shared: &Shared,
+    client: &C,
+    ids: &[i64],
+) -> Result<HashMap<i64, Result<Loaded, Fault>>, Fault> {
+    let sql = format!("SELECT {COLUMNS} FROM {TABLES} WHERE r.id = ANY($1)");
+    let rows = client.query(&sql, &[&ids]).await?;
+    Ok(rows.iter().map(|row| (row.get(0), of_row(shared, row))).collect())
+}
+
+/// A record, if it is still kept.
+pub(super) async fn one(shared: &Shared, record: RecordId) -> Result<Option<Arc<Record>>, Fault> {
+    let (client, id) = (shared.client().await?, record.number().cast_signed());
+    let loaded = load(shared, &***client, &[id]).await?.remove(&id);
+    loaded.map(|loaded| loaded.map(|loaded| loaded.record)).transpose()
+}
+
+/// The record, if it can be handed out; else it is set aside.
+pub(super) async fn expect(
+    shared: &Shared,
+    tx: &Transaction<'_>,
+    target: i16,
+    id: i64,
+    loaded: Option<Result<Loaded, Fault>>,
+) -> Result<Option<Loaded>, Fault> {
+    let why = match loaded {
+        Some(Ok(loaded)) => return Ok(Some(loaded)),
+        Some(Err(why)) => why.to_string(),
+        None => "it is gone".to_owned(),
+    };
+    shared.set_aside.fetch_add(1, Ordering::Relaxed);
+    if let Some(Line { suppressed }) = log::admit("set aside", &target.to_string()) {
+        tracing::error!(record.id = id, target, why, suppressed, "a record cannot be read and is set aside");
+    }
+    tx.execute(
+        "INSERT INTO pending (target, record, due, attempts, strikes) VALUES ($1, $2, $3, 0, 0)
+         ON CONFLICT (target, record) DO UPDATE SET due = excluded.due, owner = NULL",
+        &[&target, &id, &(NEVER.as_millis().cast_signed())],
+    )
+    .await?;
+    Ok(None)
+}
+
+/// A time as a column has it.
+pub(super) const fn ms(at: Timestamp) -> i64 {
+    at.as_millis() as i64
+}
+
+/// The positions of items in a column.
+pub(super) fn items(packed: &[u8]) -> Vec<u16> {
+    packed.as_chunks::<2>().0.iter().map(|item| u16::from_le_bytes(*item)).collect()
+}
+
+/// Positions of items as they are kept.
+pub(super) fn packed(items: &[u16]) -> Vec<u8> {
+    items.iter().flat_map(|item| item.to_le_bytes()).collect()
+}

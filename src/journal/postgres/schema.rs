@@ -1,0 +1,194 @@
+//! The tables, and how they are brought up to date.
+//!
+//! Rules: whoever changes them holds a lock, so relays that start together do not meet. A schema says which formats may work on it:
+//! a relay that is too old or too new for it says so and changes nothing. A step keeps the relays of the version before at work, so
+//! relays are upgraded one after another.
+
+use ring::rand::{SecureRandom as _, SystemRandom};
+use tokio_postgres::{Client, Transaction};
+
+use crate::journal::OpenError;
+use crate::policy::dedup::SECRET;
+
+use super::fault::Fault;
+
+/// The newest format this version reads and writes.
+pub(super) const FORMAT: i32 = FORMATS.len() as i32;
+/// The oldest version that can work on the newest format.
+const OLDEST: i32 = 1;
+/// The advisory lock of whoever changes the schema: "SwJ1".
+const LOCK: i64 = 0x5377_4a31;
+
+/// What each format added, the first one first.
+///
+/// A record's number is made of the incarnation that took it, a number that each start of a relay gets, and a sequence within it:
+/// within one incarnation numbers are committed in order, so whoever has read one has seen all before it.
+///
+/// What waits untried costs no row: `frontier` says for each target and incarnation up to where records were handed out. A `slice` is
+/// what was handed out together and is not settled yet; a row in `pending` is what was put off, or is tried out of order. An owner is
+/// the incarnation that has it. A record is settled for a target when it is at or below the frontier and no slice and no row name it.
+const FORMATS: [&str; 1] = ["
+CREATE TABLE meta (id integer PRIMARY KEY CHECK (id = 1), format integer NOT NULL, oldest integer NOT NULL, secret bytea NOT NULL);
+CREATE TABLE node (
+    incarnation integer PRIMARY KEY GENERATED ALWAYS AS IDENTITY, name text NOT NULL, version text NOT NULL,
+    started_at bigint NOT NULL, alive_until timestamptz NOT NULL, replaced boolean NOT NULL DEFAULT false,
+    gone boolean NOT NULL DEFAULT false, merged boolean NOT NULL DEFAULT false,
+    spilled bigint NOT NULL DEFAULT 0, spilled_bytes bigint NOT NULL DEFAULT 0
+);
+CREATE TABLE committed (incarnation integer PRIMARY KEY, number bigint NOT NULL) WITH (fillfactor = 10);
+CREATE TABLE control (id integer PRIMARY KEY CHECK (id = 1), revision bigint NOT NULL, main text, set_by text);
+CREATE TABLE chore (name text PRIMARY KEY, owner integer NOT NULL, epoch bigint NOT NULL, ends timestamptz NOT NULL);
+CREATE TABLE target (id smallint PRIMARY KEY, name text NOT NULL UNIQUE);
+CREATE TABLE latest (
+    incarnation integer NOT NULL, target smallint NOT NULL, delivered_at bigint, canary_at bigint, PRIMARY KEY (incarnation, target)
+) WITH (fillfactor = 50);
+CREATE TABLE project (id integer PRIMARY KEY GENERATED ALWAYS AS IDENTITY, name text NOT NULL UNIQUE);
+CREATE TABLE record (
+    id bigint PRIMARY KEY, accepted_at bigint NOT NULL, project integer NOT NULL, targets bigint NOT NULL,
+    size bigint NOT NULL, room bigint NOT NULL, quantities text NOT NULL, event_id uuid, keys bytea NOT NULL, client text NOT NULL,
+    body bytea, large bigint
+);
+ALTER TABLE record ALTER COLUMN body SET STORAGE EXTERNAL;
+CREATE INDEX record_event_id ON record (event_id) WHERE event_id IS NOT NULL;
+CREATE INDEX record_accepted_at ON record (accepted_at);
+CREATE TABLE key (key uuid PRIMARY KEY, record bigint NOT NULL, at bigint NOT NULL);
+CREATE INDEX key_record ON key (record);
+CREATE TABLE large (
+    id bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, owner integer NOT NULL, project integer, size bigint NOT NULL,
+    record bigint
+);
+CREATE INDEX large_under_way ON large (owner) WHERE record IS NULL;
+CREATE TABLE piece (
+    large bigint NOT NULL REFERENCES large ON DELETE CASCADE, at bigint NOT NULL, bytes bytea NOT NULL, PRIMARY KEY (large, at)
+);
+ALTER TABLE piece ALTER COLUMN bytes SET STORAGE EXTERNAL;
+CREATE TABLE frontier (target smallint, incarnation integer, reached bigint NOT NULL, PRIMARY KEY (target, incarnation))
+    WITH (fillfactor = 50);
+CREATE TABLE slice (
+    id bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, target smallint NOT NULL, owner integer NOT NULL, records bigint[] NOT NULL
+) WITH (fillfactor = 50);
+CREATE INDEX slice_owner ON slice (target, owner);
+CREATE SEQUENCE turn;
+CREATE TABLE pending (
+    target smallint NOT NULL, record bigint NOT NULL, due bigint NOT NULL, owner integer, turn bigint, attempts integer NOT NULL,
+    strikes integer NOT NULL, items bytea, quantities text, PRIMARY KEY (target, record)
+) WITH (fillfactor = 70);
+CREATE INDEX pending_due ON pending (target, due) WHERE owner IS NULL;
+CREATE INDEX pending_owner ON pending (target, owner) WHERE owner IS NOT NULL;
+CREATE INDEX pending_record ON pending (record);
+CREATE TABLE ledger (
+    hour integer NOT NULL, incarnation integer NOT NULL, target smallint NOT NULL, project integer NOT NULL,
+    category text NOT NULL, outcome text NOT NULL, quantity bigint NOT NULL,
+    PRIMARY KEY (hour, incarnation, target, project, category, outcome)
+) WITH (fillfactor = 50);
+CREATE TABLE waiting (
+    incarnation integer NOT NULL, target smallint NOT NULL, project integer NOT NULL, category text NOT NULL,
+    quantity bigint NOT NULL, PRIMARY KEY (incarnation, target, project, category)
+) WITH (fillfactor = 50);
+CREATE TABLE room (
+    incarnation integer NOT NULL, project integer NOT NULL, bytes bigint NOT NULL, PRIMARY KEY (incarnation, project)
+) WITH (fillfactor = 50);
+CREATE TABLE missed (record bigint NOT NULL, target smallint NOT NULL, reason text NOT NULL, PRIMARY KEY (record, target));
+CREATE TABLE dead_letter (
+    id bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, target smallint NOT NULL, record bigint NOT NULL,
+    project integer NOT NULL, at bigint NOT NULL, reason text NOT NULL, status smallint, answer text NOT NULL,
+    attempts integer NOT NULL, items bytea, quantities text, bytes bigint NOT NULL
+);
+CREATE INDEX dead_letter_record ON dead_letter (record);
+CREATE INDEX dead_letter_project ON dead_letter (project, id);
+CREATE TABLE loss (
+    target smallint NOT NULL, project integer NOT NULL, reason text NOT NULL, category text NOT NULL,
+    quantity bigint NOT NULL, PRIMARY KEY (target, project, reason, category)
+);
+CREATE TABLE switch (
+    id bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, at bigint NOT NULL, project text, before text, after text NOT NULL,
+    reason text, author text
+);
+CREATE TABLE backfill (
+    target smallint PRIMARY KEY, projects text NOT NULL, since bigint NOT NULL, until bigint NOT NULL,
+    reached bigint NOT NULL, found bigint NOT NULL, taken bigint NOT NULL, started_at bigint NOT NULL, ended_at bigint,
+    cancelled boolean NOT NULL, bounds bigint[] NOT NULL
+);
+CREATE TABLE attempt (
+    hour integer NOT NULL, target smallint NOT NULL, result text NOT NULL, quantity bigint NOT NULL,
+    PRIMARY KEY (hour, target, result)
+);
+CREATE TABLE lag (hour integer NOT NULL, target smallint NOT NULL, histogram bytea NOT NULL, PRIMARY KEY (hour, target));
+CREATE TABLE intake (
+    hour integer NOT NULL, what text NOT NULL, kind text NOT NULL, quantity bigint NOT NULL, PRIMARY KEY (hour, what, kind)
+);
+CREATE TABLE outage (
+    id bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, target smallint NOT NULL, began bigint NOT NULL, ended bigint,
+    cause text NOT NULL
+);
+CREATE TABLE stretch (started bigint PRIMARY KEY, seen bigint NOT NULL, stopped boolean NOT NULL);
+CREATE TABLE step (
+    at bigint NOT NULL, target smallint NOT NULL, accepted bigint NOT NULL, delivered bigint NOT NULL, lost bigint NOT NULL,
+    waiting bigint NOT NULL, lag bigint, PRIMARY KEY (at, target)
+);
+CREATE TABLE verification (
+    target smallint NOT NULL, incarnation integer NOT NULL, reached bigint NOT NULL, PRIMARY KEY (target, incarnation)
+);
+CREATE TABLE look (
+    target smallint NOT NULL, record bigint NOT NULL, project integer NOT NULL, state smallint NOT NULL, due bigint NOT NULL,
+    looks integer NOT NULL, since bigint NOT NULL, repairs integer NOT NULL, PRIMARY KEY (target, record)
+);
+CREATE INDEX look_due ON look (target, due);
+CREATE TABLE compared (
+    hour integer NOT NULL, target smallint NOT NULL, project integer NOT NULL, events bigint NOT NULL,
+    differing bigint NOT NULL, PRIMARY KEY (hour, target, project)
+);
+CREATE TABLE compared_kind (
+    target smallint NOT NULL, kind bigint NOT NULL, at bigint NOT NULL, PRIMARY KEY (target, kind)
+);
+CREATE TABLE difference (
+    id bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, target smallint NOT NULL, project integer NOT NULL,
+    event_id uuid NOT NULL, at bigint NOT NULL, field text NOT NULL, sent text NOT NULL, there text NOT NULL
+);
+CREATE INDEX difference_target ON difference (target, id);
+"];
+
+/// Makes the tables, or brings them up to date; returns the secret under which the keys of repeats are made.
+pub(super) async fn prepare(client: &mut Client) -> Result<Vec<u8>, Fault> {
+    let tx = client.transaction().await?;
+    tx.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
+    let found = found(&tx).await?;
+    let missing = FORMATS.get(found.map_or(0, |(format, _)| format as usize)..).unwrap_or_default();
+    if let Some((format, oldest)) = found
+        && oldest > FORMAT
+    {
+        return Err(Fault::Open(OpenError::Newer {
+            place: "the database".into(),
+            found: format.into(),
+            known: FORMAT.into(),
+            mend: "use the newer switchyard",
+        }));
+    }
+    tx.batch_execute(&missing.concat()).await?;
+    if found.is_none() {
+        let secret = ring_secret()?;
+        tx.execute("INSERT INTO meta VALUES (1, $1, $2, $3)", &[&FORMAT, &OLDEST, &secret]).await?;
+        tx.execute("INSERT INTO control VALUES (1, 0, NULL, NULL)", &[]).await?;
+    } else if !missing.is_empty() {
+        tx.execute("UPDATE meta SET format = $1, oldest = $2", &[&FORMAT, &OLDEST]).await?;
+    }
+    let secret = tx.query_one("SELECT secret FROM meta", &[]).await?.get(0);
+    tx.commit().await?;
+    Ok(secret)
+}
+
+/// The format of the tables, and the oldest version that can work on them; `None` when there are none.
+async fn found(tx: &Transaction<'_>) -> Result<Option<(i32, i32)>, Fault> {
+    let is_there: bool = tx.query_one("SELECT to_regclass('meta') IS NOT NULL", &[]).await?.get(0);
+    if !is_there {
+        return Ok(None);
+    }
+    let row = tx.query_one("SELECT format, oldest FROM meta", &[]).await?;
+    Ok(Some((row.get(0), row.get(1))))
+}
+
+fn ring_secret() -> Result<Vec<u8>, Fault> {
+    let mut secret = vec![0; SECRET];
+    let filled = SystemRandom::new().fill(&mut secret);
+    filled.map(|()| secret).map_err(|_| Fault::Failed("there are no random numbers".into()))
+}

@@ -1,0 +1,259 @@
+//! What the parts of the backend share.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{Clock, Timestamp};
+use crate::journal::{Settings, Stats, TargetId};
+use crate::telemetry::ledger::Ledger;
+
+use super::connect::{Connector, Pen, Pool};
+use super::fault::Fault;
+use super::hand::Hand;
+use super::room::Room;
+use super::spill::Spill;
+use super::verification::Passed;
+
+/// How long after it was last heard of this relay hands out nothing more: a little before others may take it for gone.
+const DOUBTFUL: Duration = Duration::from_secs(12);
+
+/// What the parts share.
+pub(super) struct Shared {
+    pub(super) settings: Settings,
+    pub(super) clock: Clock,
+    pub(super) ledger: Ledger,
+    /// Where connections are served and calls are made: a caller that goes away leaves none of them half done.
+    pub(super) runtime: Handle,
+    pub(super) connector: Arc<Connector>,
+    pub(super) pool: Pool,
+    pub(super) pen: Arc<tokio::sync::Mutex<Pen>>,
+    /// The number of this start of this relay, and when it was.
+    pub(super) incarnation: i32,
+    pub(super) started_at: Timestamp,
+    /// The last number that was given to a record, without its incarnation.
+    last: AtomicI64,
+    /// Where submissions are kept while no server takes writes.
+    pub(super) spill: Spill,
+    /// No server took writes when it was last tried.
+    is_away: AtomicBool,
+    names: ArcSwap<Names>,
+    hands: RwLock<HashMap<TargetId, Arc<Hand>>>,
+    /// When the record was accepted that pruning looked at last, and its number.
+    pub(super) pruned: Mutex<(i64, i64)>,
+    /// When the database last heard of this relay.
+    heard: Mutex<std::time::Instant>,
+    pub(super) is_closed: AtomicBool,
+    /// Cancelled when another relay has taken our name.
+    pub(super) is_replaced: CancellationToken,
+    stats: Mutex<Stats>,
+    pub(super) set_aside: AtomicU64,
+    pub(super) room: Room,
+    /// How far targets had come when it was looked what is to be looked for there.
+    pub(super) passed: Passed,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("incarnation", &self.incarnation).finish_non_exhaustive()
+    }
+}
+
+/// The names of targets and projects by their numbers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Names {
+    targets: Vec<(i16, Arc<str>)>,
+    projects: HashMap<i32, Arc<str>>,
+    numbers: HashMap<Arc<str>, i32>,
+}
+
+impl Names {
+    pub(super) fn target(&self, number: i16) -> Option<&Arc<str>> {
+        self.targets.iter().find(|(known, _)| *known == number).map(|(_, name)| name)
+    }
+
+    pub(super) fn targets(&self) -> impl Iterator<Item = (TargetId, &Arc<str>)> {
+        self.targets.iter().map(|(number, name)| (TargetId(u8::try_from(*number).unwrap_or(u8::MAX)), name))
+    }
+
+    pub(super) fn project(&self, number: i32) -> Option<&Arc<str>> {
+        self.projects.get(&number)
+    }
+
+    pub(super) fn number(&self, project: &str) -> Option<i32> {
+        self.numbers.get(project).copied()
+    }
+}
+
+/// How a relay begins to share.
+pub(super) struct Start {
+    pub(super) settings: Settings,
+    pub(super) clock: Clock,
+    pub(super) ledger: Ledger,
+    pub(super) runtime: Handle,
+    pub(super) connector: Arc<Connector>,
+    pub(super) pool: Pool,
+    pub(super) incarnation: i32,
+    pub(super) started_at: Timestamp,
+    pub(super) spill: Spill,
+}
+
+impl Shared {
+    pub(super) fn new(start: Start) -> Self {
+        let room = Room::new(start.settings.max_size.get());
+        let Start { settings, clock, ledger, runtime, connector, pool, incarnation, started_at, spill } = start;
+        Self {
+            settings,
+            clock,
+            ledger,
+            runtime,
+            connector,
+            pool,
+            pen: Arc::default(),
+            incarnation,
+            started_at,
+            last: AtomicI64::new(0),
+            spill,
+            is_away: AtomicBool::new(false),
+            names: ArcSwap::default(),
+            hands: RwLock::default(),
+            pruned: Mutex::new((i64::MIN, 0)),
+            heard: Mutex::new(std::time::Instant::now()),
+            is_closed: AtomicBool::new(false),
+            is_replaced: CancellationToken::new(),
+            stats: Mutex::default(),
+            set_aside: AtomicU64::new(0),
+            room,
+            passed: Passed::default(),
+        }
+    }
+
+    /// Numbers for so many records; the first of them.
+    pub(super) fn number(&self, count: i64) -> i64 {
+        (i64::from(self.incarnation) << 40) + self.last.fetch_add(count, Ordering::AcqRel) + 1
+    }
+
+    /// Whether no server took writes when it was last tried.
+    pub(super) fn is_away(&self) -> bool {
+        self.is_away.load(Ordering::Acquire)
+    }
+
+    /// Notes whether a server takes writes; returns what was noted before.
+    pub(super) fn set_away(&self, is_away: bool) -> bool {
+        self.is_away.swap(is_away, Ordering::AcqRel)
+    }
+
+    /// Notes that the database heard of this relay at that time.
+    pub(super) fn note_heard(&self, at: std::time::Instant) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+
+    /// Whether the others may take this relay for one that is gone, or will in a moment: it hands out nothing then.
+    pub(super) fn may_be_gone(&self) -> bool {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed() > DOUBTFUL
+    }
+
+    /// A connection to read by, or to change what is in no account.
+    pub(super) async fn client(&self) -> Result<super::connect::Pooled, Fault> {
+        pooled(&self.pool).await
+    }
+
+    /// Whether this relay leads: of those that live, it started first.
+    pub(super) async fn leads(&self) -> Result<bool, Fault> {
+        let client = self.client().await?;
+        let earlier = client
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM node WHERE incarnation < $1 AND NOT replaced AND NOT gone)")
+            .await?;
+        let is_led: bool = client.query_one(&earlier, &[&self.incarnation]).await?.get(0);
+        Ok(!is_led)
+    }
+
+    /// The names as they are known here.
+    pub(super) fn names(&self) -> arc_swap::Guard<Arc<Names>> {
+        self.names.load()
+    }
+
+    /// Reads the names that were added since.
+    pub(super) async fn know_names(&self) -> Result<(), Fault> {
+        let client = self.client().await?;
+        let targets = client.query("SELECT id, name FROM target ORDER BY id", &[]).await?;
+        let projects = client.query("SELECT id, name FROM project", &[]).await?;
+        let targets = targets.iter().map(|row| (row.get(0), row.get::<_, &str>(1).into())).collect();
+        let mut names = Names { targets, ..Names::default() };
+        for row in &projects {
+            let (number, name): (i32, Arc<str>) = (row.get(0), row.get::<_, &str>(1).into());
+            names.numbers.insert(Arc::clone(&name), number);
+            names.projects.insert(number, name);
+        }
+        self.room.know(names.projects.iter().map(|(project, name)| (*project, name)));
+        self.names.store(Arc::new(names));
+        Ok(())
+    }
+
+    /// The number of a project; a new one gets one.
+    pub(super) async fn project(&self, name: &str) -> Result<i32, Fault> {
+        if let Some(number) = self.names().number(name) {
+            return Ok(number);
+        }
+        let client = self.client().await?;
+        client.execute("INSERT INTO project (name) VALUES ($1) ON CONFLICT DO NOTHING", &[&name]).await?;
+        drop(client);
+        self.know_names().await?;
+        self.names().number(name).ok_or_else(|| Fault::Failed(format!("the project {name:?} is not kept")))
+    }
+
+    /// What this relay has in hand of a target.
+    pub(super) fn hand(&self, target: TargetId) -> Arc<Hand> {
+        if let Some(hand) = self.hands.read().unwrap_or_else(PoisonError::into_inner).get(&target) {
+            return Arc::clone(hand);
+        }
+        let mut hands = self.hands.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(hands.entry(target).or_default())
+    }
+
+    /// Those of all targets.
+    pub(super) fn hands(&self) -> Vec<(TargetId, Arc<Hand>)> {
+        let hands = self.hands.read().unwrap_or_else(PoisonError::into_inner);
+        hands.iter().map(|(target, hand)| (*target, Arc::clone(hand))).collect()
+    }
+
+    /// Tells workers that there may be more to claim.
+    pub(super) fn wake(&self, targets: impl IntoIterator<Item = TargetId>) {
+        for target in targets {
+            self.hand(target).wake();
+        }
+    }
+
+    /// Counts a commit, or one that failed.
+    pub(super) fn count_commit(&self, took: Duration, worked: bool) {
+        let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        if !worked {
+            stats.errors += 1;
+            return;
+        }
+        let class = Stats::BOUNDS.iter().position(|bound| took.as_secs_f64() <= *bound).unwrap_or(Stats::BOUNDS.len());
+        stats.commits[class] += 1;
+        stats.commit_time += took;
+    }
+
+    /// What the storage did so far.
+    pub(super) fn stats(&self) -> MutexGuard<'_, Stats> {
+        let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        stats.set_aside = self.set_aside.load(Ordering::Relaxed);
+        stats
+    }
+}
+
+/// A connection of a pool.
+pub(super) async fn pooled(pool: &Pool) -> Result<super::connect::Pooled, Fault> {
+    use deadpool::managed::PoolError;
+    pool.get().await.map_err(|error| match error {
+        PoolError::Backend(fault) => fault,
+        other => Fault::Failed(format!("no connection to PostgreSQL: {other}")),
+    })
+}

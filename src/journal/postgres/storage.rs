@@ -1,0 +1,174 @@
+//! The room, and whose it is: what gives way when there is none, and how the journal closes.
+//!
+//! Rules: what is settled goes first, then what waits for shadows alone, of projects beyond their part before others. To be told that there is no room costs a bounded look
+//! at what could go; to be let in costs none.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use crate::journal::{JournalError, Measures, Primaries, Space, Storage, Submission};
+
+use super::PostgresJournal;
+use super::evict;
+use super::fault::Fault;
+use super::nodes;
+use super::settled;
+use super::shared::Shared;
+use super::work::Work;
+
+/// What a record takes besides its body.
+const OVERHEAD: u64 = 512;
+/// How many records go in one step.
+const STEP: usize = 64;
+/// How many steps a look for what can go has.
+const LOOKS: usize = 8;
+
+/// What a submission takes as a record.
+pub(super) fn room_of(submission: &Submission) -> u64 {
+    submission.body.len() + OVERHEAD
+}
+
+/// Reads how much room others take: with their records, and with bodies that they are writing.
+pub(super) async fn measure_room(shared: &Shared) -> Result<(), Fault> {
+    let client = shared.client().await?;
+    let sums = client
+        .prepare_cached(
+            "SELECT project, sum(bytes)::bigint FROM (
+                 SELECT project, bytes FROM room WHERE incarnation <> $1
+                 UNION ALL SELECT coalesce(project, 0), size FROM large WHERE record IS NULL AND owner <> $1) AS taken
+             GROUP BY project",
+        )
+        .await?;
+    let rows = client.query(&sums, &[&shared.incarnation]).await?;
+    let read: HashMap<i32, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    shared.room.read_others(&read);
+    shared.room.note_barren(false);
+    Ok(())
+}
+
+/// Makes room for so much more of a project, if there is any to be had; else says what the client is told.
+pub(super) async fn admit(work: &mut Work, project: Option<i32>, need: u64) -> Result<Result<(), JournalError>, Fault> {
+    let (shared, whose) = (Arc::clone(&work.shared), (project, need));
+    if shared.room.refusal(work.book.room(), whose).is_none() {
+        return Ok(Ok(()));
+    }
+    let gone = make_room(work, whose).await?;
+    let refusal = shared.room.refusal(work.book.room(), whose);
+    match &refusal {
+        None => shared.room.note_refused(None),
+        Some(JournalError::Full(_)) => shared.room.note_refused(Some(whose)),
+        Some(_) => {}
+    }
+    shared.room.note_barren(gone == 0);
+    Ok(refusal.map_or(Ok(()), Err))
+}
+
+/// Removes what is settled, then what waits for shadows alone, until so much more fits; returns how much went.
+async fn make_room(work: &mut Work, whose: (Option<i32>, u64)) -> Result<usize, Fault> {
+    let shared = Arc::clone(&work.shared);
+    let looks = if shared.room.is_barren() { 1 } else { LOOKS };
+    let giving = shared.room.giving(work.book.room(), whose);
+    let mut gone = 0;
+    for is_settled in [true, false] {
+        for giving in &giving {
+            for _ in 0..looks {
+                gone += match is_settled {
+                    true => settled::forget(work, i64::MAX, STEP, Some(giving)).await?,
+                    false => evict::step(work, giving).await?,
+                };
+                if shared.room.refusal(work.book.room(), whose).is_none() {
+                    return Ok(gone);
+                }
+            }
+        }
+    }
+    Ok(gone)
+}
+
+/// Takes room for a body that is being written: `taken` is called when there is some.
+pub(super) async fn take(
+    shared: &Arc<Shared>,
+    (project, need): (Option<i32>, u64),
+    taken: impl FnOnce() + Send,
+) -> Result<(), Fault> {
+    if shared.room.refusal(&Default::default(), (project, need)).is_some() {
+        let mut work = Work::begin(shared).await?;
+        let admitted = admit(&mut work, project, need).await?;
+        work.commit().await?;
+        admitted?;
+    }
+    taken();
+    Ok(())
+}
+
+impl Storage for PostgresJournal {
+    fn protect(&self, primaries: Primaries) {
+        self.shared.room.protect(primaries);
+    }
+
+    fn split(&self, projects: Vec<Arc<str>>) {
+        self.shared.room.split(projects);
+    }
+
+    fn measure(&self) -> BoxFuture<'_, Result<Measures, JournalError>> {
+        Box::pin(async move {
+            let shared = &self.shared;
+            let read = self.call(|shared| async move { nodes::read(&shared).await }).await;
+            let (mut nodes, standbys) = read.unwrap_or_else(|_| (vec![nodes::alone(shared)], vec![]));
+            if let Some(own) = nodes.iter_mut().find(|node| node.is_own) {
+                (own.spilled, own.spilled_bytes) = shared.spill.waiting().await;
+            }
+            let used = shared.room.used();
+            // How much the servers take of which disks is theirs to say.
+            let space = Space { used, files: used, disk_free: None };
+            Ok(Measures { space, shares: shared.room.told(), stats: *shared.stats(), nodes, standbys })
+        })
+    }
+
+    fn writable(&self) -> BoxFuture<'_, Result<(), JournalError>> {
+        self.call(|shared| async move {
+            if shared.is_replaced.is_cancelled() {
+                return Err(Fault::Failed("another relay has taken the name of this one".into()));
+            }
+            // What comes while no server takes writes is kept on this machine.
+            if let Some(spill) = shared.spill.journal().filter(|_| shared.is_away()) {
+                return Ok(spill.writable().await?);
+            }
+            if let Some(trouble) = shared.room.trouble() {
+                return Err(trouble.into());
+            }
+            match (shared.client().await, shared.spill.journal()) {
+                (Err(fault), Some(spill)) if fault.is_away() => Ok(spill.writable().await?),
+                (client, _) => client.map(drop),
+            }
+        })
+    }
+
+    fn close(&self, patience: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if self.shared.is_closed.swap(true, Ordering::AcqRel) {
+                return;
+            }
+            drop(self.commands.lock().unwrap_or_else(PoisonError::into_inner).take());
+            let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+            let [moving, group, beat] = tasks.as_mut_slice() else { return };
+            moving.abort();
+            if tokio::time::timeout(patience, group).await.is_err() {
+                tracing::warn!("the journal is still writing; what is not committed will be delivered again");
+            }
+            beat.abort();
+            let spilled = self.shared.spill.waiting().await;
+            self.shared.spill.close(patience).await;
+            let leaving = super::spawn(&self.shared, nodes::leave(Arc::clone(&self.shared), spilled));
+            if !matches!(tokio::time::timeout(patience, leaving).await, Ok(Ok(Ok(())))) {
+                tracing::warn!(
+                    "the other relays take over in a moment: PostgreSQL could not be told that this one is gone"
+                );
+            }
+        })
+    }
+}

@@ -1,0 +1,126 @@
+//! What the relay that [leads](Shared::leads) does for all, between beats: what relays have left behind that are gone, and what is old.
+//!
+//! Rules: sums stay what they are. What relays counted that are gone for good is summed up under the incarnation 0, in one transaction,
+//! so whoever adds up the others finds the same. Hours of over 90 days ago become the hour 0 of their incarnation. Whatever is done
+//! twice, because two relays take themselves for the leader, changes nothing.
+
+use crate::clock::Timestamp;
+use crate::journal::evidence::KEPT;
+use crate::telemetry::series::FINE;
+
+use super::accounts::hour;
+use super::claim::ms;
+use super::evidence::{HOUR, MOST};
+use super::fault::Fault;
+use super::shared::Shared;
+use super::verification;
+
+/// What an incarnation counts, by the table, its key but for the incarnation, and what is added up.
+const COUNTED: [(&str, &str, &str); 3] = [
+    ("ledger", "hour, target, project, category, outcome", "quantity"),
+    ("waiting", "target, project, category", "quantity"),
+    ("room", "project", "bytes"),
+];
+
+/// Removes bodies that relays were writing which are gone.
+pub(super) async fn bury(shared: &Shared) -> Result<(), Fault> {
+    let client = shared.client().await?;
+    let bury = client
+        .prepare_cached(
+            "DELETE FROM large l USING node n WHERE l.record IS NULL AND n.incarnation = l.owner AND n.incarnation <> $1
+             AND (n.replaced OR n.gone)",
+        )
+        .await?;
+    client.execute(&bury, &[&shared.incarnation]).await?;
+    Ok(())
+}
+
+/// Sums up what relays counted that are gone for good.
+pub(super) async fn merge(shared: &Shared) -> Result<(), Fault> {
+    let mut pooled = shared.client().await?;
+    // One that said nothing for an hour can do nothing any more, should it come back.
+    let silent = "UPDATE node SET replaced = true WHERE gone AND NOT replaced AND alive_until < clock_timestamp() - interval '1 hour'";
+    pooled.execute(silent, &[]).await?;
+    let tx = pooled.transaction().await?;
+    let gone =
+        "UPDATE node SET merged = true WHERE replaced AND NOT merged AND incarnation <> $1 RETURNING incarnation";
+    let rows = tx.query(gone, &[&shared.incarnation]).await?;
+    let gone: Vec<i32> = rows.iter().map(|row| row.get(0)).collect();
+    if gone.is_empty() {
+        return Ok(());
+    }
+    for (table, key, what) in COUNTED {
+        tx.execute(
+            &format!(
+                "WITH gone AS (DELETE FROM {table} WHERE incarnation = ANY($1) RETURNING {key}, {what})
+                 INSERT INTO {table} AS kept (incarnation, {key}, {what})
+                     SELECT 0, {key}, sum({what})::bigint FROM gone GROUP BY {key} ORDER BY {key}
+                 ON CONFLICT (incarnation, {key}) DO UPDATE SET {what} = kept.{what} + excluded.{what}"
+            ),
+            &[&gone],
+        )
+        .await?;
+    }
+    tx.execute(
+        "WITH gone AS (DELETE FROM latest WHERE incarnation = ANY($1) RETURNING target, delivered_at, canary_at)
+         INSERT INTO latest AS kept (incarnation, target, delivered_at, canary_at)
+             SELECT 0, target, max(delivered_at), max(canary_at) FROM gone GROUP BY target ORDER BY target
+         ON CONFLICT (incarnation, target) DO UPDATE SET
+             delivered_at = greatest(kept.delivered_at, excluded.delivered_at),
+             canary_at = greatest(kept.canary_at, excluded.canary_at)",
+        &[&gone],
+    )
+    .await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Forgets the evidence that is older than 90 days or more than is kept, and what hours so old were.
+pub(super) async fn forget(shared: &Shared, now: Timestamp) -> Result<(), Fault> {
+    let oldest = now - KEPT;
+    let mut pooled = shared.client().await?;
+    let tx = pooled.transaction().await?;
+    tx.execute(
+        "WITH old AS (DELETE FROM ledger WHERE hour > 0 AND hour < $1 RETURNING *)
+         INSERT INTO ledger AS kept (hour, incarnation, target, project, category, outcome, quantity)
+             SELECT 0, incarnation, target, project, category, outcome, sum(quantity)::bigint FROM old
+             GROUP BY incarnation, target, project, category, outcome
+         ON CONFLICT (hour, incarnation, target, project, category, outcome)
+             DO UPDATE SET quantity = kept.quantity + excluded.quantity",
+        &[&hour(oldest)],
+    )
+    .await?;
+    for table in ["attempt", "lag", "intake"] {
+        tx.execute(&format!("DELETE FROM {table} WHERE hour < $1"), &[&hour(oldest)]).await?;
+    }
+    let sql = "DELETE FROM outage WHERE ended < $1 OR id <= (SELECT max(id) FROM outage) - $2";
+    tx.execute(sql, &[&ms(oldest), &MOST]).await?;
+    tx.execute(
+        "DELETE FROM stretch WHERE seen < $1
+         OR started <= (SELECT started FROM stretch ORDER BY started DESC LIMIT 1 OFFSET $2)",
+        &[&ms(oldest), &MOST],
+    )
+    .await?;
+    forget_steps(&tx, now).await?;
+    verification::forget_contents(&tx, now).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Makes the steps of each hour one when they are over 48 hours old, and forgets what is older than 90 days.
+async fn forget_steps(tx: &tokio_postgres::Transaction<'_>, now: Timestamp) -> Result<(), Fault> {
+    let fine = i64::from(hour(now - FINE)) * HOUR;
+    tx.execute(
+        "WITH fine AS (DELETE FROM step WHERE at < $1 AND at % $2 > 0 RETURNING *)
+         INSERT INTO step AS s (at, target, accepted, delivered, lost, waiting, lag)
+             SELECT at - at % $2, target, sum(accepted)::bigint, sum(delivered)::bigint, sum(lost)::bigint, max(waiting), max(lag)
+             FROM fine GROUP BY 1, 2
+         ON CONFLICT (at, target) DO UPDATE SET accepted = s.accepted + excluded.accepted,
+             delivered = s.delivered + excluded.delivered, lost = s.lost + excluded.lost,
+             waiting = greatest(s.waiting, excluded.waiting), lag = greatest(s.lag, excluded.lag)",
+        &[&fine, &HOUR],
+    )
+    .await?;
+    tx.execute("DELETE FROM step WHERE at < $1", &[&ms(now - KEPT)]).await?;
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! The look for events at their upstreams ([`crate::journal::verification`]): a cursor for each target and incarnation, and a row for each
+//! event below it that is not known to be stored.
+//!
+//! Rules: an event that is found at the first look costs no row. A cursor is a record's number: each batch is of one incarnation, the one
+//! with the oldest event that is due. How far a target had come at a time, in each incarnation, is remembered by the relay that looked
+//! then: another one begins to remember when it takes over. Notes are written by whoever has the target to itself.
+
+use futures_util::future::BoxFuture;
+
+use crate::clock::Timestamp;
+use crate::journal::verification::{
+    Batch, Contents, Missing, Notes, PutOff, Repair, Sampled, Standing, Taken, Verification,
+};
+use crate::journal::{Cursor, JournalError, TargetId};
+
+use super::PostgresJournal;
+
+pub(super) mod anew;
+mod content;
+mod event;
+mod notes;
+mod passed;
+mod repair;
+mod rows;
+mod walk;
+
+pub(super) use content::forget as forget_contents;
+pub(super) use passed::Passed;
+
+/// How a state stands in a row.
+const LOOKING: i16 = 0;
+const MISSING: i16 = 1;
+const UNKNOWN: i16 = 2;
+const PUT_OFF: i16 = 3;
+
+fn bounded(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+impl Verification for PostgresJournal {
+    fn wanted(
+        &self,
+        target: TargetId,
+        bound: Cursor,
+        now: Timestamp,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Batch, JournalError>> {
+        self.call(move |shared| async move { walk::wanted(&shared, target, (bound, now, limit)).await })
+    }
+
+    fn put_off(&self, target: TargetId, now: Timestamp, limit: usize) -> BoxFuture<'_, Result<PutOff, JournalError>> {
+        self.call(move |shared| async move { rows::put_off(&shared, target, now, limit).await })
+    }
+
+    fn note(&self, target: TargetId, notes: Notes) -> BoxFuture<'_, Result<(), JournalError>> {
+        self.call(move |shared| async move { notes::note(&shared, target, notes).await })
+    }
+
+    fn taken(
+        &self,
+        target: TargetId,
+        since: Timestamp,
+        after: Option<Cursor>,
+        bound: Cursor,
+    ) -> BoxFuture<'_, Result<Taken, JournalError>> {
+        self.call(move |shared| async move { walk::taken(&shared, target, since, (after, bound)).await })
+    }
+
+    fn missing(
+        &self,
+        target: TargetId,
+        since: Timestamp,
+        sample: usize,
+    ) -> BoxFuture<'_, Result<Missing, JournalError>> {
+        self.call(move |shared| async move { rows::missing(&shared, target, since, sample).await })
+    }
+
+    fn standings(&self) -> BoxFuture<'_, Result<Vec<Standing>, JournalError>> {
+        self.call(|shared| async move { rows::standings(&shared).await })
+    }
+
+    fn repair(&self, target: TargetId, repair: Repair) -> BoxFuture<'_, Result<usize, JournalError>> {
+        self.call(move |shared| async move { repair::repair(&shared, target, repair).await })
+    }
+
+    fn sampled(
+        &self,
+        target: TargetId,
+        now: Timestamp,
+        kinds: Vec<u64>,
+    ) -> BoxFuture<'_, Result<Sampled, JournalError>> {
+        self.call(move |shared| async move { content::sampled(&shared, target, now, kinds).await })
+    }
+
+    fn contents(&self, target: TargetId, since: Timestamp) -> BoxFuture<'_, Result<Contents, JournalError>> {
+        self.call(move |shared| async move { content::contents(&shared, target, since).await })
+    }
+}

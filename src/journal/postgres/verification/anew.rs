@@ -1,0 +1,39 @@
+//! An event that is delivered again is looked for again.
+
+use crate::clock::Timestamp;
+use crate::journal::TargetId;
+use crate::journal::backfill::BACKGROUND;
+use crate::journal::postgres::fault::Fault;
+use crate::journal::postgres::record::ms;
+use crate::journal::postgres::work::Work;
+
+/// Notes that records with errors wait for a target again, each of a project and from a time on: what the cursor has passed is looked
+/// for once more.
+pub(in crate::journal::postgres) async fn look_again(
+    work: &Work,
+    target: TargetId,
+    mut all: Vec<(i64, i32, Timestamp)>,
+) -> Result<(), Fault> {
+    if all.is_empty() {
+        return Ok(());
+    }
+    all.sort_by_key(|(id, ..)| *id);
+    // What a backfill takes up goes after everything else: no time is known.
+    let now = work.now();
+    let first_try = |due: Timestamp| if due < BACKGROUND { now.max(due) } else { now };
+    let (mut ids, mut projects, mut dues) = (vec![], vec![], vec![]);
+    for (id, project, due) in all {
+        ids.push(id);
+        projects.push(project);
+        dues.push(ms(first_try(due)));
+    }
+    work.execute(
+        "INSERT INTO look (target, record, project, state, due, looks, since, repairs)
+         SELECT $1, r, p, $5, d, 0, d, 0 FROM unnest($2::bigint[], $3::int[], $4::bigint[]) AS u(r, p, d)
+         JOIN verification v ON v.target = $1 AND v.incarnation = (r >> 40)::int AND v.reached >= r
+         ON CONFLICT (target, record) DO UPDATE SET state = excluded.state, due = excluded.due, looks = 0",
+        &[&i16::from(target.0), &ids, &projects, &dues, &super::LOOKING],
+    )
+    .await
+    .map(drop)
+}

@@ -1,0 +1,101 @@
+//! The rows of events that are not known to be stored: those that are due, put off or missing, and how many there are.
+
+use std::sync::Arc;
+
+use tokio_postgres::Row;
+
+use crate::clock::Timestamp;
+use crate::journal::postgres::fault::Fault;
+use crate::journal::postgres::record::{ms, time};
+use crate::journal::postgres::shared::Shared;
+use crate::journal::verification::{Missing, PutOff, Standing, State, Wanted};
+use crate::journal::{RecordId, TargetId};
+
+use super::event::{event, know};
+use super::{MISSING, PUT_OFF, bounded};
+
+/// What [`event`] reads, and where from.
+const COLUMNS: &str = "r.id, r.project, r.event_id, r.accepted_at, r.quantities, l.state, l.looks, l.repairs";
+const TABLES: &str = "look l JOIN record r ON r.id = l.record";
+
+/// The events of the rows that are due, of records that are kept, and the records that wait for their upstream.
+pub(super) async fn due(
+    shared: &Shared,
+    target: TargetId,
+    now: Timestamp,
+    limit: usize,
+) -> Result<(Vec<Wanted>, Vec<RecordId>), Fault> {
+    let client = shared.client().await?;
+    let sql = format!(
+        "SELECT {COLUMNS}, r.id IN (SELECT unnest(records) FROM slice WHERE target = $1)
+             OR EXISTS (SELECT 1 FROM pending p WHERE p.target = $1 AND p.record = l.record)
+         FROM {TABLES} WHERE l.target = $1 AND l.due <= $2 ORDER BY l.due, l.record LIMIT $3"
+    );
+    let statement = client.prepare_cached(&sql).await?;
+    let rows = client.query(&statement, &[&i16::from(target.0), &ms(now), &bounded(limit)]).await?;
+    drop(client);
+    know(shared, &rows).await?;
+    let (waits, free): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| row.get::<_, bool>(8));
+    let again = free.into_iter().filter_map(|row| event(shared, row, State::Looking)).collect();
+    Ok((again, waits.into_iter().map(|row| RecordId(row.get::<_, i64>(0).cast_unsigned())).collect()))
+}
+
+/// The events whose first look was put off, the newest first. One that is due is handed out with the others that are.
+pub(super) async fn put_off(shared: &Shared, target: TargetId, now: Timestamp, limit: usize) -> Result<PutOff, Fault> {
+    let client = shared.client().await?;
+    let meant = "l.target = $1 AND l.state = $2 AND l.due > $3";
+    let sql = format!("SELECT {COLUMNS} FROM {TABLES} WHERE {meant} ORDER BY r.accepted_at DESC, r.id DESC LIMIT $4");
+    let statement = client.prepare_cached(&sql).await?;
+    let (number, now) = (i16::from(target.0), ms(now));
+    let rows = client.query(&statement, &[&number, &PUT_OFF, &now, &bounded(limit)]).await?;
+    let oldest = client.prepare_cached(&format!("SELECT min(r.accepted_at) FROM {TABLES} WHERE {meant}")).await?;
+    let oldest = client.query_one(&oldest, &[&number, &PUT_OFF, &now]).await?.get::<_, Option<i64>>(0).map(time);
+    drop(client);
+    know(shared, &rows).await?;
+    let events = rows.iter().filter_map(|row| event(shared, row, State::Unknown)).collect();
+    Ok(PutOff { events, more: rows.len() == limit, oldest })
+}
+
+/// The events that are missing.
+pub(super) async fn missing(
+    shared: &Shared,
+    target: TargetId,
+    since: Timestamp,
+    sample: usize,
+) -> Result<Missing, Fault> {
+    let client = shared.client().await?;
+    let meant = "l.target = $1 AND l.state = $2 AND r.accepted_at >= $3";
+    let (number, since) = (i16::from(target.0), ms(since));
+    let count = client.prepare_cached(&format!("SELECT count(*) FROM {TABLES} WHERE {meant}")).await?;
+    let count = client.query_one(&count, &[&number, &MISSING, &since]).await?.get::<_, i64>(0).cast_unsigned();
+    let sql = format!("SELECT {COLUMNS} FROM {TABLES} WHERE {meant} ORDER BY r.accepted_at DESC, r.id DESC LIMIT $4");
+    let statement = client.prepare_cached(&sql).await?;
+    let rows = client.query(&statement, &[&number, &MISSING, &since, &bounded(sample)]).await?;
+    drop(client);
+    know(shared, &rows).await?;
+    Ok(Missing { count, sample: rows.iter().filter_map(|row| event(shared, row, State::Missing)).collect() })
+}
+
+/// How many events are in which state.
+pub(super) async fn standings(shared: &Shared) -> Result<Vec<Standing>, Fault> {
+    let client = shared.client().await?;
+    let statement = client
+        .prepare_cached(
+            "SELECT target, project, count(*) FILTER (WHERE state = 1), count(*) FILTER (WHERE state = 0),
+                 count(*) FILTER (WHERE state >= 2) FROM look GROUP BY target, project ORDER BY target, project",
+        )
+        .await?;
+    let rows = client.query(&statement, &[]).await?;
+    drop(client);
+    know(shared, &rows).await?;
+    let (names, nobody): (_, Arc<str>) = (shared.names(), "".into());
+    let count = |row: &Row, at| row.get::<_, i64>(at).cast_unsigned();
+    let standing = |row: &Row| Standing {
+        target: TargetId(u8::try_from(row.get::<_, i16>(0)).unwrap_or(u8::MAX)),
+        project: names.project(row.get(1)).unwrap_or(&nobody).clone(),
+        missing: count(row, 2),
+        looking: count(row, 3),
+        unknown: count(row, 4),
+    };
+    Ok(rows.iter().map(standing).collect())
+}

@@ -1,0 +1,164 @@
+//! What waits for a target: counted, let be tried at once, put off when its lease has ended.
+
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::journal::backfill::BACKGROUND;
+use crate::journal::{Backlog, Rest, TargetId};
+use crate::protocol::category::Category;
+
+use super::accounts::{BYTES, ENVELOPES};
+use super::fault::Fault;
+use super::hand::Ready;
+use super::places;
+use super::record::{NEVER, ms, time};
+use super::shared::Shared;
+use super::work::Work;
+
+/// How many records behind each frontier are looked at for the oldest one that is meant for a target: a worker that asks for more
+/// leaves no others there.
+const LOOK: i64 = 1024;
+
+/// The next due time of what nobody has, or only a relay that is gone.
+pub(super) async fn next_due(shared: &Shared, target: TargetId) -> Result<Option<Timestamp>, Fault> {
+    let client = shared.client().await?;
+    let statement = client
+        .prepare_cached(
+            "SELECT least(
+                 (SELECT min(due) FROM pending WHERE target = $1 AND owner IS NULL AND due < $2),
+                 (SELECT min(due) FROM pending p JOIN node n ON n.incarnation = p.owner
+                  WHERE p.target = $1 AND p.owner <> $3 AND p.due < $2
+                  AND (n.replaced OR n.gone)))",
+        )
+        .await?;
+    let me = shared.incarnation;
+    let row = client.query_one(&statement, &[&i16::from(target.0), &ms(BACKGROUND), &me]).await?;
+    Ok(row.get::<_, Option<i64>>(0).map(time))
+}
+
+/// Makes rows due that are not yet, the next ones first, but for those set aside or backfilled; returns how many.
+pub(super) async fn hasten(shared: &Arc<Shared>, target: TargetId, limit: usize) -> Result<usize, Fault> {
+    let mut work = Work::begin(shared).await?;
+    let now = work.now();
+    let outcome = make_due(&mut work, target, now, limit).await;
+    let count = work.end(outcome).await?;
+    tell(shared, target, now);
+    Ok(count)
+}
+
+async fn make_due(work: &mut Work, target: TargetId, now: Timestamp, limit: usize) -> Result<usize, Fault> {
+    let number = i16::from(target.0);
+    work.lock(target).await?;
+    work.execute(places::FREE, &[&number, &work.shared.incarnation]).await?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let count = work
+        .execute(
+            "UPDATE pending SET due = $2 WHERE target = $1 AND record IN (
+                 SELECT record FROM pending WHERE target = $1 AND owner IS NULL AND due > $2 AND due < $3
+                 ORDER BY due, record LIMIT $4)",
+            &[&number, &ms(now), &ms(BACKGROUND), &limit],
+        )
+        .await?;
+    Ok(count as usize)
+}
+
+/// Lets what was set aside be tried again: a relay that starts may be of a version that can read it.
+pub(super) async fn look_again(shared: &Shared) -> Result<(), Fault> {
+    let sql = "UPDATE pending SET due = $1 WHERE due = $2 AND owner IS NULL";
+    shared.client().await?.execute(sql, &[&ms(shared.clock.now()), &ms(NEVER)]).await?;
+    Ok(())
+}
+
+/// Puts what leases have ended of off until now, with the progress that it had: whoever asks first gets it.
+pub(super) async fn pass_by(
+    shared: &Arc<Shared>,
+    target: TargetId,
+    lapsed: Vec<Ready>,
+    now: Timestamp,
+) -> Result<(), Fault> {
+    let hand = shared.hand(target);
+    let _fetching = hand.fetching.lock().await;
+    let_go(shared, target, &lapsed, now).await?;
+    tell(shared, target, now);
+    Ok(())
+}
+
+async fn let_go(shared: &Arc<Shared>, target: TargetId, lapsed: &[Ready], now: Timestamp) -> Result<(), Fault> {
+    let work = Work::begin(shared).await?;
+    let outcome = async {
+        work.lock(target).await?;
+        let stand: Vec<_> = lapsed.iter().map(Ready::stands).collect();
+        let taken = places::take_out(&work, target, &stand).await?;
+        let ours = lapsed.iter().filter(|ready| taken.has(ready.stands()));
+        let rest =
+            |ready: &Ready| Rest { due: now, progress: ready.progress.clone(), quantities: ready.quantities.clone() };
+        let rests: Vec<_> = ours.map(|ready| (ready.number(), rest(ready))).collect();
+        places::put_off(&work, target, &rests).await
+    };
+    let outcome = outcome.await;
+    work.end(outcome).await
+}
+
+/// Tells the worker that rows are due from then on.
+pub(super) fn tell(shared: &Shared, target: TargetId, due: Timestamp) {
+    let hand = shared.hand(target);
+    hand.state().note_due(due);
+    hand.wake();
+}
+
+/// What waits.
+pub(super) async fn backlog(shared: &Shared, target: TargetId) -> Result<Backlog, Fault> {
+    let client = shared.client().await?;
+    let number = i16::from(target.0);
+    let statement = client
+        .prepare_cached(
+            "SELECT project, category, sum(quantity)::bigint FROM waiting WHERE target = $1
+             GROUP BY project, category HAVING sum(quantity) > 0 ORDER BY project, category",
+        )
+        .await?;
+    let sums = client.query(&statement, &[&number]).await?;
+    let oldest = client.prepare_cached(OLDEST).await?;
+    let oldest = client
+        .query_one(&oldest, &[&number, &ms(BACKGROUND), &ms(NEVER), &LOOK, &i32::from(number)])
+        .await?
+        .get::<_, Option<i64>>(0);
+    drop(client);
+    if sums.iter().any(|row| shared.names().project(row.get(0)).is_none()) {
+        shared.know_names().await?;
+    }
+    let names = shared.names();
+    let mut backlog = Backlog::default();
+    for row in &sums {
+        let (what, quantity) = (row.get::<_, &str>(1), row.get::<_, i64>(2).cast_unsigned());
+        match what {
+            ENVELOPES => backlog.envelopes += quantity,
+            BYTES => backlog.bytes += quantity,
+            _ => {
+                let known = names.project(row.get(0)).cloned().zip(Category::from_name(what));
+                backlog.quantities.extend(known.map(|(project, category)| (project, category, quantity)));
+            }
+        }
+    }
+    backlog.oldest = oldest.filter(|_| backlog.envelopes > 0).map(time);
+    Ok(backlog)
+}
+
+/// When the oldest was accepted of what waits: of each incarnation the first row, but for those backfilled, what is in slices, and the
+/// first one behind the frontier.
+const OLDEST: &str = "
+    SELECT min(accepted_at) FROM (
+        SELECT q.accepted_at FROM frontier f CROSS JOIN LATERAL (
+            SELECT r.accepted_at FROM pending p JOIN record r ON r.id = p.record
+            WHERE p.target = $1 AND p.record > f.incarnation::bigint << 40 AND p.record < (f.incarnation::bigint + 1) << 40
+            AND (p.due < $2 OR p.due >= $3) ORDER BY p.record LIMIT 1) q
+        WHERE f.target = $1
+        UNION ALL
+        SELECT r.accepted_at FROM slice s CROSS JOIN unnest(s.records) AS u(id) JOIN record r ON r.id = u.id
+        WHERE s.target = $1
+        UNION ALL
+        SELECT q.accepted_at FROM node n LEFT JOIN frontier f ON f.target = $1 AND f.incarnation = n.incarnation
+        CROSS JOIN LATERAL (
+            SELECT accepted_at, targets FROM record
+            WHERE id > coalesce(f.reached, n.incarnation::bigint << 40) AND id < (n.incarnation::bigint + 1) << 40
+            ORDER BY id LIMIT $4) q
+        WHERE q.targets & (1::bigint << $5) <> 0) AS a";

@@ -1,0 +1,198 @@
+//! One transaction of this relay that changes accounts. They come one after another, as the SQLite backend's do.
+//!
+//! Rules: what a transaction changes in the accounts it writes itself, in rows of its incarnation that nobody else writes. The postings
+//! go out after the commit. A commit of which nobody knows whether it took place is looked up by its number, over a connection on
+//! which another commit came through: what came before that is on a second machine, too.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::OwnedMutexGuard;
+use tokio_postgres::Row;
+
+use crate::clock::Timestamp;
+use crate::journal::TargetId;
+
+use super::accounts::Book;
+use super::connect::{Connection, Params, Pen};
+use super::fault::Fault;
+use super::shared::Shared;
+
+/// A transaction under way. Dropped without [`Work::commit`] it changes nothing.
+pub(super) struct Work {
+    pub(super) shared: Arc<Shared>,
+    /// What it changes in the accounts.
+    pub(super) book: Book,
+    /// The targets whose workers are woken after the commit.
+    pub(super) woken: BTreeSet<TargetId>,
+    /// Whether it wrote dead letters: then there may be too many.
+    pub(super) has_letters: bool,
+    pen: OwnedMutexGuard<Pen>,
+    /// Taken out of the pen for as long as nobody knows how this ends.
+    connection: Option<Connection>,
+    /// Which commit of this incarnation it is.
+    number: i64,
+    began: Instant,
+    warnings: u64,
+}
+
+impl Work {
+    /// Begins one, after those that were begun before. While no server takes writes it is refused at once: each that tried would keep
+    /// others waiting.
+    pub(super) async fn begin(shared: &Arc<Shared>) -> Result<Self, Fault> {
+        if shared.is_away() {
+            return Err(Fault::Away("no server took writes when it was last tried".into()));
+        }
+        Self::try_begin(shared).await
+    }
+
+    /// The same, also while no server takes writes.
+    pub(super) async fn try_begin(shared: &Arc<Shared>) -> Result<Self, Fault> {
+        let mut pen = Arc::clone(&shared.pen).lock_owned().await;
+        let began = Instant::now();
+        let known = pen.connection.take().filter(|connection| !connection.is_closed());
+        let is_known = known.is_some();
+        let connection = match known {
+            Some(connection) => connection,
+            None => shared.connector.connect().await?,
+        };
+        let (client, incarnation) = (&connection, shared.incarnation);
+        let warnings = connection.warnings();
+        let count = client
+            .prepare_cached(
+                "UPDATE committed SET number = number + 1 WHERE incarnation = $1
+                 AND NOT (SELECT replaced FROM node WHERE incarnation = $1) RETURNING number",
+            )
+            .await?;
+        client.batch_execute("BEGIN").await?;
+        let row = client.query_opt(&count, &[&incarnation]).await?;
+        let Some(row) = row else {
+            shared.is_replaced.cancel();
+            return Err(Fault::Failed("another relay has taken the name of this one".into()));
+        };
+        // The row of this relay was free, so whatever was under way has ended.
+        if let Some((number, postings)) = pen.unresolved.take()
+            && row.get::<_, i64>(0) > number
+        {
+            pen.owed.extend(postings);
+        }
+        if !is_known {
+            read_room(&connection, shared).await?;
+        }
+        let (book, woken, shared) = (Book::default(), BTreeSet::new(), Arc::clone(shared));
+        Ok(Self {
+            shared,
+            book,
+            woken,
+            pen,
+            connection: Some(connection),
+            number: row.get(0),
+            has_letters: false,
+            began,
+            warnings,
+        })
+    }
+
+    fn connection(&self) -> Result<&Connection, Fault> {
+        self.connection.as_ref().ok_or(Fault::Unknown)
+    }
+
+    /// Now, by the clock of this relay.
+    pub(super) fn now(&self) -> Timestamp {
+        self.shared.clock.now()
+    }
+
+    /// The rows of a statement, which is prepared once for each connection.
+    pub(super) async fn query(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, Fault> {
+        let client = self.connection()?;
+        let statement = client.prepare_cached(sql).await?;
+        Ok(client.query(&statement, params).await?)
+    }
+
+    /// The only row, if there is one.
+    pub(super) async fn query_opt(&self, sql: &str, params: Params<'_>) -> Result<Option<Row>, Fault> {
+        let client = self.connection()?;
+        let statement = client.prepare_cached(sql).await?;
+        Ok(client.query_opt(&statement, params).await?)
+    }
+
+    /// How many rows a statement changed.
+    pub(super) async fn execute(&self, sql: &str, params: Params<'_>) -> Result<u64, Fault> {
+        self.connection()?.run(sql, params).await
+    }
+
+    /// Takes what waits for a target for this transaction alone: who hands out, discards or takes up again what waits there does that
+    /// first.
+    pub(super) async fn lock(&self, target: TargetId) -> Result<(), Fault> {
+        self.execute("SELECT 1 FROM target WHERE id = $1 FOR UPDATE", &[&i16::from(target.0)]).await.map(drop)
+    }
+
+    /// Commits what worked, and takes back what did not.
+    pub(super) async fn end<T>(self, outcome: Result<T, Fault>) -> Result<T, Fault> {
+        match outcome {
+            Ok(answer) => self.commit().await.map(|()| answer),
+            Err(fault) => {
+                self.roll_back().await;
+                Err(fault)
+            }
+        }
+    }
+
+    /// Commits, and posts what changed.
+    pub(super) async fn commit(mut self) -> Result<(), Fault> {
+        self.book.read_spans().await;
+        self.book.write(self.connection()?, self.shared.incarnation).await?;
+        // Also for whoever drops this while it waits.
+        self.pen.unresolved = Some((self.number, self.book.postings(&self.shared)));
+        let committed = match self.connection.take() {
+            Some(connection) => match connection.batch_execute("COMMIT").await {
+                Ok(()) if connection.warnings() == self.warnings => {
+                    self.pen.connection = Some(connection);
+                    Ok(())
+                }
+                Ok(()) | Err(_) => self.look_up().await,
+            },
+            None => Err(Fault::Unknown),
+        };
+        self.shared.count_commit(self.began.elapsed(), committed.is_ok());
+        self.pen.unresolved.take_if(|_| !matches!(committed, Err(Fault::Unknown)));
+        committed?;
+        self.shared.ledger.post(&std::mem::take(&mut self.pen.owed));
+        self.book.post(&self.shared);
+        self.shared.wake(self.woken.iter().copied());
+        Ok(())
+    }
+
+    /// Takes it back, and keeps the connection.
+    pub(super) async fn roll_back(mut self) {
+        if let Some(connection) = self.connection.take()
+            && connection.batch_execute("ROLLBACK").await.is_ok()
+        {
+            self.pen.connection = Some(connection);
+        }
+    }
+
+    /// Whether the commit took place. The answer itself is given only after a commit that was waited for.
+    async fn look_up(&mut self) -> Result<(), Fault> {
+        let connection = self.shared.connector.connect().await.map_err(|_| Fault::Unknown)?;
+        let asked = async {
+            let sql = "UPDATE committed SET number = number WHERE incarnation = $1 RETURNING number";
+            Ok::<_, Fault>(connection.query_one(sql, &[&self.shared.incarnation]).await?.get::<_, i64>(0))
+        };
+        let found = asked.await.map_err(|_| Fault::Unknown)?;
+        if connection.warnings() > 0 {
+            return Err(Fault::Unknown);
+        }
+        self.pen.connection = Some(connection);
+        if found >= self.number { Ok(()) } else { Err(Fault::Away("a commit did not take place".into())) }
+    }
+}
+
+/// Reads what this relay takes of the room: nobody knew how the transaction before ended, which has ended now.
+async fn read_room(connection: &Connection, shared: &Shared) -> Result<(), Fault> {
+    let rows =
+        connection.query("SELECT project, bytes FROM room WHERE incarnation = $1", &[&shared.incarnation]).await?;
+    shared.room.read_ours(&rows.iter().map(|row| (row.get(0), row.get(1))).collect());
+    Ok(())
+}
