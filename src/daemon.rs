@@ -40,6 +40,7 @@ mod notifying;
 mod remembering;
 mod renewal;
 mod reporting;
+mod sharing;
 mod stranded;
 mod switching;
 #[cfg(test)]
@@ -100,9 +101,9 @@ impl From<JournalError> for DaemonError {
     }
 }
 
-/// Runs on this machine's journal and file until `stop` is cancelled; calls `ready` once, when requests are accepted.
-pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce()) -> Result<(), DaemonError> {
-    let backend = Backend::of_one_machine(&options).await?;
+/// Runs on the journal that the configuration names until `stop` is cancelled; calls `ready` once, when requests are accepted.
+pub async fn run(mut options: Options, stop: CancellationToken, ready: impl FnOnce()) -> Result<(), DaemonError> {
+    let backend = Backend::of(&mut options).await?;
     run_on(backend, options, stop, ready).await
 }
 

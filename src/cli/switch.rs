@@ -1,6 +1,7 @@
 //! `switchyard switch`: shows the primary, or flips it: an edit of one line of the file, then a look at the daemon until it is live.
 //!
-//! The file is the truth. Without a daemon the edit is all there is to do.
+//! The file is the truth. Without a daemon the edit is all there is to do. Of relays that share their journal the database is: the file
+//! follows, and a file that names the new primary already is left as it is.
 
 use std::path::Path;
 use std::time::Duration;
@@ -127,11 +128,20 @@ async fn flip(admin: &AdminClient, located: &Located, name: &str, args: &Args) -
         return report(already(name, before.as_ref()), args.json);
     }
     consider(&path, name)?;
-    if before.is_some() && !is_written {
-        announce(admin, name, args).await?;
+    let is_shared = is_shared(&path);
+    if before.is_none() && is_shared {
+        let told =
+            "no relay is running here, and the primary of all relays stands in the database: switch where one runs";
+        return Err(nothing_changed(Failure::new(Exit::Unavailable, told)));
     }
     let saved = Instant::now();
-    let previous = edit::set_primary(&path, name)?;
+    if before.is_some() && (is_shared || !is_written) {
+        announce(admin, name, args, !is_written).await?;
+    }
+    let mut previous = edit::set_primary(&path, name)?;
+    if let Some(before) = before.as_ref().filter(|_| is_written && is_shared) {
+        previous = Some(before.primary.clone());
+    }
     let undo = previous.as_ref().filter(|previous| *previous != name);
     let undo = undo.map(|previous| format!("switchyard switch {previous}{}", located.as_option()));
     let mut done = Done {
@@ -214,10 +224,11 @@ fn already<'a>(name: &'a str, status: Option<&Status>) -> Done<'a> {
     }
 }
 
-/// Tells the daemon whose edit it is about to see, and why. Nothing is changed when it refuses.
-async fn announce(admin: &AdminClient, to: &str, args: &Args) -> Result<(), Failure> {
+/// Tells the daemon whose edit it is about to see, and why; or, where there is nothing to edit, to switch by itself. Nothing is changed
+/// when it refuses.
+async fn announce(admin: &AdminClient, to: &str, args: &Args, announced: bool) -> Result<(), Failure> {
     let author = author();
-    let announcement = Announcement { to, reason: args.reason.as_deref(), author: author.as_deref(), announced: true };
+    let announcement = Announcement { to, reason: args.reason.as_deref(), author: author.as_deref(), announced };
     match admin.announce(&announcement).await {
         // It went away in between: then the file is all there is.
         Ok(()) | Err(Silence::Unreachable(_)) => Ok(()),
@@ -336,6 +347,12 @@ fn tell(done: &Done<'_>) -> Result<(), Failure> {
 fn written(path: &Path) -> Option<String> {
     let file: toml::Table = std::fs::read_to_string(path).ok()?.parse().ok()?;
     Some(file.get("primary")?.as_str()?.to_owned())
+}
+
+/// Whether the file names a journal that several relays share.
+fn is_shared(path: &Path) -> bool {
+    let file: Option<toml::Table> = std::fs::read_to_string(path).ok().and_then(|text| text.parse().ok());
+    file.is_some_and(|file| file.get("journal").and_then(|journal| journal.get("url")).is_some())
 }
 
 /// Who sits at the terminal.

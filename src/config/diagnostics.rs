@@ -254,6 +254,14 @@ pub enum LoadError {
         /// What is wrong with it.
         why: String,
     },
+    /// It does not go with what the relays on its journal share.
+    #[error("{}: {why}", path.display())]
+    Apart {
+        /// The file.
+        path: PathBuf,
+        /// What does not go together.
+        why: String,
+    },
     /// Its content is wrong.
     #[error(transparent)]
     Invalid(#[from] Problems),

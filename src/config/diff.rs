@@ -14,7 +14,7 @@ use super::Config;
 
 /// The fields that are fixed when the daemon starts: listening sockets and routes, the buffers that the limits on bodies size, and
 /// the open journal. Everything else changes live.
-pub const FIXED: [&str; 9] = [
+pub const FIXED: [&str; 14] = [
     "server.listen",
     "server.tunnel",
     "server.max_body",
@@ -24,6 +24,11 @@ pub const FIXED: [&str; 9] = [
     "journal.sync",
     "journal.max_size",
     "journal.min_free_disk",
+    "journal.url",
+    "journal.durability",
+    "journal.node",
+    "journal.spill",
+    "journal.spill_path",
 ];
 
 /// The fields of [`FIXED`] in which the two differ: with any, the new configuration needs a restart.
@@ -129,6 +134,9 @@ fn fields(config: &Config) -> BTreeMap<String, Field> {
         fields.insert("server.certificate".into(), Field::hidden(&content, "***".into()));
     }
     section(&mut fields, "journal", &config.journal);
+    if let Some(url) = &config.journal.url {
+        fields.insert("journal.url".into(), Field::hidden(url.expose(), url.to_string()));
+    }
     section(&mut fields, "dedup", &config.dedup);
     section(&mut fields, "limits", &config.limits.all);
     for (project, own) in &config.limits.own {
@@ -301,7 +309,8 @@ glitchtip = "https://hunter3@c/1"
     #[test]
     fn fixed_fields_need_a_restart_and_exist() {
         assert_eq!(needs_restart(&config(BEFORE), &config(AFTER)), ["server.listen", "journal.sync"]);
-        let all = BEFORE.replace("[admin]", "[server]\ntunnel = \"/tunnel\"\n[admin]");
+        let all = "[server]\ntunnel = \"/tunnel\"\n[journal]\nurl = \"postgres://db/x\"\nnode = \"one\"\n[admin]";
+        let all = BEFORE.replace("[admin]", all);
         assert!(FIXED.iter().all(|field| fields(&config(&all)).contains_key(*field)));
     }
 

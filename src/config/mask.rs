@@ -26,9 +26,11 @@ pub(super) fn is_secret(path: &Path) -> bool {
     };
     let projects = key(0) == Some("projects");
     let notified = key(0) == Some("notify") && key(2) == Some("url");
+    let database = key(0) == Some("journal") && key(1) == Some("url");
     let added = key(0) == Some("upstreams") && matches!(key(2), Some("headers" | "proxy"));
     named
         || notified
+        || database
         || added
         || (projects && (segments.len() <= 2 || key(1) == Some("upstreams") || key(2) == Some("upstreams")))
 }
@@ -104,9 +106,10 @@ fn suspicious(line: &str, section: &mut String) -> Vec<Range<usize>> {
         *section = header.chars().filter(|c| !c.is_whitespace() && !"[]\"'".contains(*c)).collect();
     }
     let Some(equals) = line.find('=') else { return vec![] };
-    let is_receiver = section == "notify" && line[..equals].trim_end().ends_with("url");
+    let is_address = section == "notify" || section == "journal" || line[..equals].contains("journal");
+    let is_address = is_address && line[..equals].trim_end_matches([' ', '\t', '"', '\'']).ends_with("url");
     let is_header = section.ends_with(".headers") || line[..equals].contains("headers");
-    if is_receiver || is_header || section.starts_with("projects.upstreams") || line[..equals].contains("upstreams") {
+    if is_address || is_header || section.starts_with("projects.upstreams") || line[..equals].contains("upstreams") {
         return after_equals(line, equals);
     }
     let assignments = line.match_indices('=').map(|(position, _)| position);
@@ -229,6 +232,10 @@ upstreams.bugsink = "http//abcdef@h/1"
             "[upstreams.a.headers]\nX-Gate = 'hunter2'",
             "[upstreams.a]\n# headers = { X-Gate = 'hunter2",
             "[upstreams.a]\nheaders = 'hunter2'",
+            "journal.url = \"postgres://db/x?password=hunter2\"",
+            "journal = { url = \"postgres://db/x?password=hunter2",
+            "[journal]\nurl = 'hunter2",
+            "[journal]\n\"url\" = postgres://relay:hunter2@db/x",
         ] {
             let masked = masked(text);
             assert!(!masked.contains("unter2"), "{masked}");

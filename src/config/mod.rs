@@ -3,7 +3,7 @@
 //! | file | does |
 //! | --- | --- |
 //! | `load` | a file's text to a [`Config`], or to everything that is wrong with it at once |
-//! | `tree`, `interpolate`, `shape`, `resolve`, `projects`, `api`, `canary`, `requests`, `notifications`, `certificate` | its steps: places, `${…}`, kinds of values, checks across values, what they name |
+//! | `tree`, `interpolate`, `shape`, `resolve`, `projects`, `api`, `canary`, `requests`, `notifications`, `shared`, `certificate` | its steps: places, `${…}`, kinds of values, checks across values, what they name |
 //! | `report`, `diagnostics`, `mask`, `suggest` | problems: gathered, shown, without secrets, with the word that was meant |
 //! | `diff` | what a change changes, and what of it needs a restart |
 //! | `watch` | tells when the file's content changed |
@@ -39,6 +39,7 @@ mod report;
 mod requests;
 mod resolve;
 mod shape;
+mod shared;
 mod suggest;
 #[cfg(test)]
 mod tests;

@@ -20,6 +20,7 @@ use super::projects;
 use super::report::Report;
 use super::requests;
 use super::shape::File;
+use super::shared;
 use super::suggest::nearest;
 use super::tree::Path;
 use super::{api, canary};
@@ -43,6 +44,7 @@ pub(super) fn resolve(file: File, report: &mut Report<'_>) -> Config {
         }
     };
     let projects = projects::resolve(&file, &known, report);
+    shared::check(&file, report);
     canary::check(&file, report);
     api::check(&file, report);
     notifications::check(&file, report);
@@ -198,9 +200,6 @@ fn check_sizes_and_periods(file: &File, report: &mut Report<'_>) {
         let message = "the largest body is larger than the whole journal: such a body will be refused";
         let path = if report.has(&server.key("max_body")) { server.key("max_body") } else { journal.key("max_size") };
         report.warning(&path, message, None);
-    }
-    if file.journal.path.as_os_str().is_empty() {
-        report.error(&journal.key("path"), "is empty", None);
     }
     if file.server.keep_alive.get() < Duration::from_secs(1) {
         report.error(&server.key("keep_alive"), "is shorter than 1s", None);

@@ -1,15 +1,18 @@
-//! What a daemon is assembled on: a journal, and what the relays on it share. On one machine that is SQLite and the configuration file.
+//! What a daemon is assembled on: a journal, and what the relays on it share. On one machine that is SQLite and the configuration file;
+//! several relays share a database, and each has a file.
 
 use std::sync::Arc;
 
+use crate::journal::Journal;
+use crate::journal::postgres::PostgresJournal;
 use crate::journal::sqlite::SqliteJournal;
-use crate::journal::{Journal, OpenError};
 use crate::policy::dedup::SECRET;
 use crate::tasks;
 use crate::telemetry::ledger::Ledger;
 
-use super::Options;
 use super::control::{Control, File};
+use super::sharing::Sharing;
+use super::{DaemonError, Options};
 
 /// What a daemon is assembled on.
 pub struct Backend {
@@ -24,13 +27,17 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// SQLite and the file, of the only relay.
-    pub(super) async fn of_one_machine(options: &Options) -> Result<Self, OpenError> {
+    /// The one that the configuration names. The primary of all relays is put over that of the file.
+    pub(super) async fn of(options: &mut Options) -> Result<Self, DaemonError> {
         let (settings, clock) = (options.loaded.config.journal.clone(), options.clock.clone());
-        let ledger = Ledger::default();
-        let posted = ledger.clone();
-        let journal = tasks::blocking(move || SqliteJournal::open(&settings, clock, posted)).await?;
-        let control = File::shared(options.path.clone(), options.loaded.fingerprint);
-        Ok(Self { secret: journal.secret(), journal: Arc::new(journal), ledger, control })
+        let (ledger, file) = (Ledger::default(), File::new(options.path.clone(), options.loaded.fingerprint));
+        if settings.url.is_none() {
+            let posted = ledger.clone();
+            let journal = tasks::blocking(move || SqliteJournal::open(&settings, clock, posted)).await?;
+            return Ok(Self { secret: journal.secret(), journal: Arc::new(journal), ledger, control: Arc::new(file) });
+        }
+        let journal = Arc::new(PostgresJournal::open(&settings, clock, ledger.clone()).await?);
+        let control = Arc::new(Sharing::begin(Arc::clone(&journal), file, &mut options.loaded).await?);
+        Ok(Self { secret: journal.secret(), journal, ledger, control })
     }
 }

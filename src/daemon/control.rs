@@ -3,8 +3,7 @@
 //! Rule: a relay asks before each step of a chore. If it leads, it does the step at once and asks again before the next. A step takes
 //! seconds at most. One that stalls in the middle may overlap with the next leader's: a step may be done twice.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
@@ -48,6 +47,9 @@ pub trait Control: Send + Sync {
     /// is a sentence for whoever asked.
     fn set_primary(&self, name: &str) -> BoxFuture<'_, Result<Option<String>, String>>;
 
+    /// Whether it was this relay that made the primary in force the primary, as far as is known: it keeps the switch.
+    fn made_primary(&self, name: &str) -> bool;
+
     /// Whether this relay may do the next step of the chore. Also `false` while that cannot be told.
     fn leads(&self, chore: Chore) -> BoxFuture<'_, bool>;
 }
@@ -60,8 +62,12 @@ pub(super) struct File {
 }
 
 impl File {
-    pub(super) fn shared(path: PathBuf, first: Fingerprint) -> Arc<dyn Control> {
-        Arc::new(Self { path, first })
+    pub(super) fn new(path: PathBuf, first: Fingerprint) -> Self {
+        Self { path, first }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 }
 
@@ -84,6 +90,10 @@ impl Control for File {
     fn set_primary(&self, name: &str) -> BoxFuture<'_, Result<Option<String>, String>> {
         let (path, name) = (self.path.clone(), name.to_owned());
         tasks::blocking(move || edit::set_primary(&path, &name).map_err(|error| refusal(&error, &name))).boxed()
+    }
+
+    fn made_primary(&self, _: &str) -> bool {
+        true
     }
 
     fn leads(&self, _: Chore) -> BoxFuture<'_, bool> {

@@ -26,21 +26,22 @@ pub(super) struct Announced {
 }
 
 impl Daemon {
-    /// Keeps every switch between the routing before and the one in force.
+    /// Keeps every switch between the routing before and the one in force. That of the primary of all relays keeps the one that made it.
     pub(super) async fn note_switches(&mut self, before: &Routing) {
         let (now, after) = (self.clock.now(), self.config.routing());
         if before.primary != after.primary {
             let announced = self.announced.take().filter(|(_, at)| at.elapsed() < ANNOUNCED);
             let announced = announced.map(|(announced, _)| announced).filter(|it| it.to == *after.primary);
             let (reason, author) = announced.map_or((None, None), |announced| (announced.reason, announced.author));
-            self.note_switch(now, None, &before.primary, &after.primary, reason, author);
+            let is_kept = self.control.made_primary(&after.primary);
+            self.note_switch((now, is_kept), None, &before.primary, &after.primary, reason, author);
         }
         for project in &after.projects {
             let Some(old) = before.project(&project.name) else { continue };
             let (from, to) = (before.primary_of(old), after.primary_of(project));
             let is_global = old.primary.is_none() && project.primary.is_none();
             if from != to && !is_global {
-                self.note_switch(now, Some(&project.name), from, to, None, None);
+                self.note_switch((now, true), Some(&project.name), from, to, None, None);
             }
         }
         self.keep_switches().await;
@@ -48,7 +49,7 @@ impl Daemon {
 
     fn note_switch(
         &mut self,
-        at: Timestamp,
+        (at, is_kept): (Timestamp, bool),
         project: Option<&Arc<str>>,
         from: &str,
         to: &str,
@@ -59,6 +60,9 @@ impl Daemon {
         tracing::info!(from, to, project.name = all, reason, author, "the primary was switched");
         self.metrics.switches_total.inc();
         self.metrics.last_switch_timestamp_seconds.set(at.as_secs_f64());
+        if !is_kept {
+            return;
+        }
         let text = |text: Option<String>| text.map(Into::into);
         let switch = Switch {
             at,
@@ -91,6 +95,7 @@ impl Daemon {
             self.metrics.last_switch_timestamp_seconds.set(last.at.as_secs_f64());
         }
         match kept.into_iter().find(|switch| switch.project.is_none()) {
+            _ if !self.control.made_primary(&primary) => {}
             None => {
                 let to = (*primary).into();
                 let first = Switch { at: self.clock.now(), project: None, from: None, to, reason: None, author: None };
@@ -98,7 +103,7 @@ impl Daemon {
             }
             Some(last) if *last.to != *primary => {
                 let reason = Some("changed while stopped".to_owned());
-                self.note_switch(self.clock.now(), None, &last.to, &primary, reason, None);
+                self.note_switch((self.clock.now(), true), None, &last.to, &primary, reason, None);
             }
             Some(_) => {}
         }

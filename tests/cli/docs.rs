@@ -313,7 +313,7 @@ fn each_configuration_that_a_page_shows_is_accepted() {
             check.arg("check").arg("--config").arg(&file).env("SWITCHYARD_KEY", "0123456789abcdef0123456789abcdef");
             check.env("SENTRY_DSN", "https://key@sentry.example/1").env("GLITCHTIP_DSN", "http://key@127.0.0.1:8080/1");
             check.env("SLACK_WEBHOOK", "https://hooks.slack.com/services/a");
-            for name in ["CF_ID", "CF_SECRET", "BASIC", "GLITCHTIP_TOKEN"] {
+            for name in ["CF_ID", "CF_SECRET", "BASIC", "GLITCHTIP_TOKEN", "SWITCHYARD_DB_PASSWORD"] {
                 check.env(name, "secret");
             }
             let ended = check.output().expect("it runs");
