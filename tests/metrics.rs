@@ -11,7 +11,7 @@ use support::eventually::eventually;
 use support::relay::{Plan, Relay, SOON};
 use support::upstream::{Reply, Upstream};
 
-/// Name, type and label names of every metric of ours.
+/// Name, type and label names of every metric of ours. Relays that share a journal have more: `postgres/relays.rs` has those.
 const GOLDEN: &str = "
 switchyard_accept_duration_seconds histogram
 switchyard_accepted_items_total counter category project

@@ -34,6 +34,7 @@ mod private_file;
 mod probe;
 mod process;
 mod recognise;
+mod relays;
 mod report;
 mod run;
 mod send_test;

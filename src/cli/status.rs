@@ -14,6 +14,7 @@ use super::backfill::describe;
 use super::failure::{Exit, Failure};
 use super::locate::Located;
 use super::process;
+use super::relays;
 use super::terminal::{self, Tone, harmless, right, table, tint};
 
 /// How often `--watch` looks.
@@ -114,6 +115,7 @@ pub(super) fn render(status: &Status) -> String {
     parts.push(upstreams(status));
     parts.extend(status.upstreams.iter().filter_map(more));
     parts.extend(fillers(status));
+    parts.extend(relays::render(status));
     parts.extend(refused(status));
     parts.extend(status.backfills.iter().map(|backfill| format!("\n{}", describe(backfill))));
     parts.extend(switches(status));

@@ -10,7 +10,7 @@ use crate::policy::outcome::{Cause, DropReason};
 
 use super::gaps;
 pub use super::level::{Health, Level};
-use super::status::{Status, UpstreamStatus};
+use super::status::{RelayStatus, Status, UpstreamStatus};
 use super::words;
 
 /// How long what waits may wait before it is worth a word, in seconds.
@@ -80,7 +80,26 @@ fn of_relay(status: &Status) -> Vec<(Level, String)> {
         reasons
             .push((Level::Degraded, "the configuration file has problems, and an older one stays in force".to_owned()));
     }
+    reasons.extend(of_others(&status.journal.relays).map(|why| (Level::Degraded, why)));
     reasons
+}
+
+/// Relays that are gone, and what waits on their machines.
+fn of_others(relays: &[RelayStatus]) -> impl Iterator<Item = String> {
+    let named = |which: fn(&&RelayStatus) -> bool| {
+        relays.iter().filter(which).map(|relay| relay.name.as_str()).collect::<Vec<_>>()
+    };
+    let gone = match named(|relay| !relay.alive && !relay.own).as_slice() {
+        [] => None,
+        [one] => Some(format!("the relay {one} is gone")),
+        more => Some(format!("the relays {} are gone", words::names(more))),
+    };
+    let spilled: u64 = relays.iter().map(|relay| relay.spilled).sum();
+    let spilled = (spilled > 0).then(|| {
+        let waits = words::those(spilled, "envelope", "is", "are");
+        format!("{waits} kept on the disk of {} alone", words::names(&named(|relay| relay.spilled > 0)))
+    });
+    gone.into_iter().chain(spilled)
 }
 
 fn of_upstream(upstream: &UpstreamStatus) -> Vec<(Level, String)> {
@@ -183,6 +202,18 @@ mod tests {
         judge(&serde_json::from_value(status).unwrap())
     }
 
+    fn relay(name: &str, alive: bool, spilled: u64) -> Value {
+        json!({ "name": name, "version": "1", "started_at": "2026-01-01T00:00:00Z", "alive": alive, "own": false, "leases": 0,
+            "spilled": spilled, "spilled_bytes": spilled })
+    }
+
+    #[test]
+    fn relays_that_are_gone_and_what_waits_on_machines_is_told_by_name() {
+        let relays = json!([relay("one", true, 0), relay("two", false, 3), relay("three", false, 0)]);
+        let told = "Degraded: the relays two and three are gone; 3 envelopes are kept on the disk of two alone.";
+        assert_eq!(status(&[("/journal/relays", relays)]).sentence, told);
+    }
+
     #[test]
     fn only_what_is_refused_or_was_dropped_in_the_last_hour_is_lost() {
         let calm =
@@ -195,6 +226,8 @@ mod tests {
             ("/upstreams/0/backlog", json!({ "envelopes": 9, "bytes": 9, "oldest_seconds": 301.0 })),
             ("/config/error", json!("line 3")),
             ("/gaps", json!([{ "from": "2026-01-01T02:00:00Z", "to": "2026-01-01T02:10:00Z" }])),
+            ("/journal/relays", json!([relay("two", false, 0)])),
+            ("/journal/relays", json!([relay("two", true, 1)])),
         ];
         for change in degraded {
             assert_eq!(status(std::slice::from_ref(&change)).level, Level::Degraded, "{change:?}");

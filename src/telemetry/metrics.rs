@@ -172,6 +172,14 @@ metrics! {
     journal_project_bytes: GaugeVec ["project"];
     /// Bytes of the journal that are kept for a project whatever others send; 0 for the only one, which has all of the room.
     journal_project_part_bytes: GaugeVec ["project"];
+    /// Whether a relay that shares the journal lives (1) or is gone (0).
+    relay_up: IntGaugeVec ["relay"];
+    /// Envelopes that a relay has in hand, counted once for each upstream.
+    relay_leases: IntGaugeVec ["relay"];
+    /// Envelopes that are kept on a relay's machine alone, until the journal takes them.
+    spilled_envelopes: IntGaugeVec ["relay"];
+    /// How far a standby of the journal's server is behind.
+    standby_lag_seconds: GaugeVec ["standby"];
     /// Failures of the journal's storage.
     journal_errors_total: IntCounter [];
     /// Records of the journal that could not be read and were set aside.

@@ -3,6 +3,7 @@
 pub mod backfill;
 pub mod gaps;
 pub mod health;
+mod journal;
 pub mod lags;
 pub mod ledger;
 pub mod letters;

@@ -8,6 +8,7 @@ use crate::clock::Timestamp;
 
 use super::backfill::BackfillStatus;
 use super::gaps::GapStatus;
+pub use super::journal::{JournalStatus, RelayStatus, ShareStatus, StandbyStatus};
 use super::level::Health;
 use super::numbers::{some, verb};
 use super::verification::VerificationStatus;
@@ -90,43 +91,6 @@ pub struct ConfigStatus {
     pub loaded_at: Timestamp,
     /// The problems of the file as it is now, when it cannot be loaded.
     pub error: Option<String>,
-}
-
-/// The journal's room.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct JournalStatus {
-    /// Bytes of its files on disk.
-    pub size_bytes: u64,
-    /// Bytes free on that disk, when known.
-    pub disk_free_bytes: Option<u64>,
-    /// What each project takes of it, the most first.
-    #[serde(default)]
-    pub projects: Vec<ShareStatus>,
-}
-
-/// What a project takes of the journal.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ShareStatus {
-    /// Its name.
-    pub name: String,
-    /// Bytes of its envelopes: those that wait, those that are retained, and those of dead letters.
-    pub bytes: u64,
-    /// The part that is kept for it whatever others send; `None` for the only project, which has all of the room.
-    pub part_bytes: Option<u64>,
-}
-
-impl ShareStatus {
-    /// Whether it takes of the common half.
-    pub fn is_beyond(&self) -> bool {
-        self.part_bytes.is_some_and(|part| self.bytes > part)
-    }
-}
-
-impl JournalStatus {
-    /// Who fills it: no more than a few, when there are several.
-    pub fn fillers(&self) -> impl Iterator<Item = &ShareStatus> {
-        self.projects.iter().filter(|share| share.part_bytes.is_some() && share.bytes > 0).take(5)
-    }
 }
 
 /// A project and what it overrides.

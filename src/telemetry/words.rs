@@ -8,7 +8,7 @@ use crate::protocol::category::Category;
 
 use super::gaps::{self, GapStatus};
 pub use super::numbers::{count, some, those, verb};
-use super::status::LimitStatus;
+use super::status::{LimitStatus, RelayStatus, StandbyStatus};
 
 /// How many items were dropped for a reason, and what that means.
 pub fn dropped(reason: &str, items: u64) -> String {
@@ -67,6 +67,24 @@ pub fn lag(seconds: f64) -> String {
         short @ 1.0..120.0 => format!("{short:.1} s"),
         other => self::seconds(other),
     }
+}
+
+/// Whether a relay runs, and since when.
+pub fn life(now: Timestamp, relay: &RelayStatus) -> String {
+    if relay.alive { format!("up for {}", span(now.since(relay.started_at))) } else { "gone".to_owned() }
+}
+
+/// What waits on a relay's machine alone.
+pub fn kept(relay: &RelayStatus) -> String {
+    match relay.spilled {
+        0 => "nothing".to_owned(),
+        n => format!("{} ({})", some(n, "envelope"), bytes(relay.spilled_bytes)),
+    }
+}
+
+/// How far a standby is behind.
+pub fn behind(standby: &StandbyStatus) -> String {
+    standby.lag_seconds.map_or("behind, and not known how far".to_owned(), |lag| format!("{} behind", seconds(lag)))
 }
 
 /// A span of time as a person reads it.

@@ -10,7 +10,7 @@ use crate::protocol::category::Category;
 use crate::telemetry::backfill::BackfillStatus;
 use crate::telemetry::ledger::{Account, AccountKey};
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::status::{ShareStatus, Status, UpstreamStatus};
+use crate::telemetry::status::{JournalStatus, ShareStatus, Status, UpstreamStatus};
 
 use super::scrape::status;
 use super::state::Admin;
@@ -76,12 +76,30 @@ fn refresh(admin: &Admin, status: &Status, stats: Option<&Stats>) {
             metrics.journal_project_part_bytes.with_label_values(&[name]).set(part_bytes.unwrap_or(0) as f64);
         }
     }
+    refresh_relays(metrics, &status.journal);
     if let Some(stats) = stats {
         raise(&metrics.journal_errors_total, stats.errors);
         raise(&metrics.journal_set_aside_records_total, stats.set_aside);
     }
     metrics.config_reload_success.set(if status.config.error.is_none() { 1.0 } else { 0.0 });
     metrics.config_last_reload_success_timestamp_seconds.set(status.config.loaded_at.as_secs_f64());
+}
+
+/// Who shares the journal; nothing where one machine has it.
+fn refresh_relays(metrics: &Metrics, journal: &JournalStatus) {
+    metrics.relay_up.reset();
+    metrics.relay_leases.reset();
+    metrics.spilled_envelopes.reset();
+    metrics.standby_lag_seconds.reset();
+    let int = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    for relay in &journal.relays {
+        metrics.relay_up.with_label_values(&[&relay.name]).set(i64::from(relay.alive));
+        metrics.relay_leases.with_label_values(&[&relay.name]).set(int(relay.leases));
+        metrics.spilled_envelopes.with_label_values(&[&relay.name]).set(int(relay.spilled));
+    }
+    for (standby, lag) in journal.standbys.iter().filter_map(|standby| Some((standby, standby.lag_seconds?))) {
+        metrics.standby_lag_seconds.with_label_values(&[&standby.name]).set(lag);
+    }
 }
 
 fn copy_account(admin: &Admin, key: &AccountKey, account: &Account) {

@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::delivery::batch_poison::Cause;
 use crate::delivery::board::Report;
 use crate::journal::evidence::{Evidence, Figures, Outage};
-use crate::journal::{Backlog, Measures, Share, TargetId};
+use crate::journal::{Backlog, Measures, Node, Share, Standby, TargetId};
 use crate::policy::canary::Canary;
 use crate::policy::outcome::{DropReason, RefusalReason};
 use crate::policy::storm::Storm;
@@ -17,7 +17,8 @@ use crate::telemetry::health::{self, Health};
 use crate::telemetry::ledger::Account;
 use crate::telemetry::status::{
     AccountStatus, BacklogStatus, CanaryStatus, JournalStatus, LatelyStatus, LimitStatus, OutageStatus, PoisonStatus,
-    ProjectStatus, RefusedStatus, ShareStatus, Status, StormStatus, StrandedStatus, SwitchStatus, UpstreamStatus,
+    ProjectStatus, RefusedStatus, RelayStatus, ShareStatus, StandbyStatus, Status, StormStatus, StrandedStatus,
+    SwitchStatus, UpstreamStatus,
 };
 
 use super::backfill;
@@ -71,11 +72,17 @@ async fn read(admin: &Admin) -> Status {
     let standings = verify::standings(admin).await;
     let figures = admin.journal.figures().await.unwrap_or_default();
     for (target, name) in targets(admin, &view) {
-        let backlog = admin.journal.backlog(target).await.unwrap_or_default();
+        let backlog = admin.journal.backlog(target).await;
+        let (is_counted, backlog) = (backlog.is_ok(), backlog.unwrap_or_default());
         let missing = verify::missing(&standings, target);
         let figures = figures.get(&target).copied().unwrap_or_default();
         upstreams.push(upstream(admin, &view, &name, (&backlog, &missing, figures), now));
         if let Some(upstream) = upstreams.last_mut() {
+            if !is_counted {
+                // What waits could not be counted, and is nothing that the accounts could differ from.
+                upstream.difference = 0;
+                upstream.accounts.iter_mut().for_each(|account| account.difference = 0);
+            }
             upstream.outages = outages_of(&name, &outages);
             upstream.lately = lately.get(&name).cloned().unwrap_or_default();
             upstream.verification = verify::status(admin, upstream, &standings, target).await;
@@ -83,7 +90,7 @@ async fn read(admin: &Admin) -> Status {
     }
     upstreams.sort_by_key(|upstream| (upstream.role != "primary", upstream.role == "removed", upstream.name.clone()));
     let not_ready = admin.readiness.not_ready().await;
-    let Measures { space, shares, .. } = admin.journal.measure().await.unwrap_or_default();
+    let measures = admin.journal.measure().await.unwrap_or_default();
     let mut status = Status {
         health: Health::default(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -93,11 +100,7 @@ async fn read(admin: &Admin) -> Status {
         not_ready,
         primary: view.routing.primary.to_string(),
         mirror: view.routing.mirror,
-        journal: JournalStatus {
-            size_bytes: space.files,
-            disk_free_bytes: space.disk_free,
-            projects: shares.into_iter().map(share).collect(),
-        },
+        journal: journal(measures),
         difference: upstreams.iter().map(|upstream| upstream.difference).sum(),
         upstreams,
         projects: projects(&view),
@@ -110,6 +113,33 @@ async fn read(admin: &Admin) -> Status {
     };
     status.health = health::judge(&status);
     status
+}
+
+fn journal(measures: Measures) -> JournalStatus {
+    JournalStatus {
+        size_bytes: measures.space.files,
+        disk_free_bytes: measures.space.disk_free,
+        projects: measures.shares.into_iter().map(share).collect(),
+        relays: measures.nodes.into_iter().map(relay).collect(),
+        standbys: measures.standbys.into_iter().map(standby).collect(),
+    }
+}
+
+fn relay(node: Node) -> RelayStatus {
+    RelayStatus {
+        name: node.name,
+        version: node.version,
+        started_at: node.started_at,
+        alive: node.is_alive,
+        own: node.is_own,
+        leases: node.leases,
+        spilled: node.spilled,
+        spilled_bytes: node.spilled_bytes,
+    }
+}
+
+fn standby(standby: Standby) -> StandbyStatus {
+    StandbyStatus { name: standby.name, lag_seconds: standby.lag.map(|lag| lag.as_secs_f64()) }
 }
 
 fn share(share: Share) -> ShareStatus {

@@ -46,6 +46,7 @@ pub(super) fn render(
                     (backfills(status, viewer))
                     (switches_part(status))
                     (projects(status))
+                    (relays(status))
                     p.muted {
                         "version " (status.version) " · running for " (words::span(status.now.since(status.started_at)))
                         " · journal " (words::bytes(status.journal.size_bytes)) " · " time datetime=(status.now) { (status.now.in_words()) }
@@ -258,4 +259,28 @@ fn projects(status: &Status) -> Markup {
         }
     };
     folded("projects", "Projects", status.projects.len(), &content)
+}
+
+/// Who shares the journal.
+fn relays(status: &Status) -> Markup {
+    let (relays, standbys) = (&status.journal.relays, &status.journal.standbys);
+    let content = html! {
+        table {
+            thead { tr { th { "Relay" } th { "Version" } th { "State" } th.n { "In hand" } th { "Kept on its machine" } } }
+            @for relay in relays {
+                tr {
+                    td { (relay.name) @if relay.own { " (this one)" } } td { (relay.version) }
+                    td.bad[!relay.alive] { (words::life(status.now, relay)) }
+                    td.n { (words::count(relay.leases)) } td { (words::kept(relay)) }
+                }
+            }
+        }
+        @if !standbys.is_empty() {
+            table {
+                thead { tr { th { "Standby" } th { "Lag" } } }
+                @for standby in standbys { tr { td { (standby.name) } td { (words::behind(standby)) } } }
+            }
+        }
+    };
+    html! { @if !relays.is_empty() { (folded("relays", "Relays", relays.len(), &content)) } }
 }
