@@ -237,6 +237,38 @@ fn the_container_gets_every_variable_that_the_minimal_configuration_names() {
 }
 
 #[test]
+fn three_relays_get_every_variable_that_their_configuration_names_and_their_balancer_is_one() {
+    let (config, compose) = (text("deploy/cluster/config.toml"), yaml("deploy/cluster/compose.yaml"));
+    let named: BTreeSet<&str> = config.split("${").skip(1).filter_map(|rest| rest.split('}').next()).collect();
+    let relays: Vec<_> = ["relay-1", "relay-2", "relay-3"].map(|name| (name, &compose["services"][name])).into();
+    for (name, relay) in &relays {
+        let given = &relay["environment"];
+        assert!(named.iter().all(|name| given.get(*name).is_some()), "{name}: {named:?}: {given}");
+        assert_eq!(given["SWITCHYARD_NODE"], *name, "each has a name of its own");
+    }
+    let folder = TempDir::with_prefix("switchyard-cluster-").expect("a folder");
+    let balancer = folder.path().join("haproxy.cfg");
+    let mut here = text("deploy/cluster/haproxy.cfg");
+    for (name, _) in &relays {
+        here = here.replace(&format!(" {name}:"), " 127.0.0.1:");
+    }
+    fs::write(&balancer, here).expect("a file");
+    install::run("a file that HAProxy accepts", Command::new("haproxy").arg("-c").arg("-f").arg(&balancer));
+    let pods = text("deploy/cluster/kubernetes.yaml");
+    assert!(pods.contains("{path: /readyz, port: admin}") && pods.contains("{path: /healthz, port: admin}"));
+    let mut check = Command::new(env!("CARGO_BIN_EXE_switchyard"));
+    check.args(["check", "--config"]).arg(root().join("deploy/cluster/config.toml"));
+    check
+        .env("SWITCHYARD_JOURNAL_URL", "postgres://relay:secret@db-1,db-2/switchyard")
+        .env("SWITCHYARD_NODE", "relay-1");
+    check
+        .env("SWITCHYARD_ADMIN_TOKEN", "0123456789abcdef0123456789abcdef")
+        .env("SWITCHYARD_KEY", "0123456789abcdef0123456789abcdef");
+    check.env("SENTRY_DSN", "https://key@sentry.example/1").env("GLITCHTIP_DSN", "https://key@glitchtip.example/1");
+    install::run("a configuration that is accepted", &mut check);
+}
+
+#[test]
 fn the_image_is_built_with_the_projects_compiler_and_runs_as_nobody_special() {
     let dockerfile = text("deploy/Dockerfile");
     let channel: toml::Table = text("rust-toolchain.toml").parse().expect("TOML");
@@ -445,7 +477,8 @@ fn lint(linter: &str, arguments: &[&str], files: &[&str]) {
 #[test]
 fn linters_have_nothing_against_the_image_the_compose_file_the_workflow_and_the_scripts() {
     lint("hadolint", &[], &["deploy/Dockerfile"]);
-    lint("check-jsonschema", &["--builtin-schema", "vendor.compose-spec"], &["deploy/compose.yaml"]);
+    let composed = ["deploy/compose.yaml", "deploy/cluster/compose.yaml"];
+    lint("check-jsonschema", &["--builtin-schema", "vendor.compose-spec"], &composed);
     lint("check-jsonschema", &["--builtin-schema", "vendor.github-workflows"], &[".github/workflows/release.yml"]);
     let package = ["postinst", "prerm", "postrm", "build.sh", "try.sh"].map(|name| format!("deploy/debian/{name}"));
     let mut scripts: Vec<&str> = package.iter().map(String::as_str).collect();

@@ -11,6 +11,8 @@ pub(crate) mod load;
 pub(crate) mod memory;
 pub(crate) mod meter;
 pub(crate) mod net;
+pub(crate) mod patroni;
+pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod relay;
 pub(crate) mod samples;

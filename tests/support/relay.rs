@@ -32,6 +32,8 @@ pub(crate) struct Plan {
     server: String,
     admin: String,
     journal: String,
+    /// Where the journal is.
+    place: String,
     more: String,
     ipv6: bool,
     variables: Vec<(&'static str, PathBuf)>,
@@ -51,6 +53,7 @@ impl Plan {
             server: empty(),
             admin: empty(),
             journal: empty(),
+            place: "path = \"journal.db\"".to_owned(),
             more: empty(),
             ipv6: false,
             variables: vec![],
@@ -104,6 +107,12 @@ impl Plan {
         self
     }
 
+    /// Shares the journal in a database with other relays, by a name that is its own.
+    pub(crate) fn shared(mut self, url: &str, node: &str) -> Self {
+        self.place = format!("url = \"{url}\"\nnode = \"{node}\"\nspill_path = \"spill.db\"");
+        self
+    }
+
     /// Adds a line to the section of an upstream.
     pub(crate) fn upstream(mut self, name: &str, line: &str) -> Self {
         let (_, _, lines) = self.upstreams.iter_mut().find(|(have, ..)| have == name).expect("an upstream of the plan");
@@ -125,7 +134,7 @@ impl Plan {
 
     /// The configuration; `primary` is its first line.
     fn config(&self, port: u16, admin_port: u16) -> String {
-        let Self { key, top, server, admin, journal, more, .. } = self;
+        let Self { key, top, server, admin, journal, place, more, .. } = self;
         let ipv6 = if self.ipv6 { format!(", \"[::1]:{port}\"") } else { String::new() };
         let sections: String =
             self.upstreams.iter().map(|(name, _, lines)| format!("[upstreams.{name}]\n{lines}\n")).collect();
@@ -136,7 +145,7 @@ impl Plan {
         let dsns: String = self.upstreams.iter().map(|(name, own, _)| dsn(name, own)).collect();
         format!(
             "primary = \"{}\"\n{top}\n[server]\nlisten = [\"127.0.0.1:{port}\"{ipv6}]\n{server}\n\
-             [admin]\nlisten = \"127.0.0.1:{admin_port}\"\n{admin}\n[journal]\npath = \"journal.db\"\n{journal}\n{sections}\
+             [admin]\nlisten = \"127.0.0.1:{admin_port}\"\n{admin}\n[journal]\n{place}\n{journal}\n{sections}\
              [[projects]]\nname = \"shop\"\nid = \"1\"\npublic_key = \"{key}\"\n[projects.upstreams]\n{dsns}\n{more}",
             self.upstreams[0].0
         )

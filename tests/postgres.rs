@@ -1,0 +1,26 @@
+//! The journal in PostgreSQL: held to the promises of every port, and shared by whole relays.
+
+use switchyard::{clock, journal, policy, protocol, telemetry, units};
+
+#[cfg(test)]
+#[path = "../src/journal/contract/mod.rs"]
+mod contract;
+#[cfg(test)]
+#[path = "postgres/plane.rs"]
+mod plane;
+#[path = "postgres/promises.rs"]
+mod promises;
+#[path = "postgres/relays.rs"]
+mod relays;
+#[path = "postgres/room.rs"]
+mod room;
+mod support;
+#[cfg(test)]
+#[path = "postgres/upkeep.rs"]
+mod upkeep;
+#[cfg(test)]
+#[path = "postgres/verification.rs"]
+mod verification;
+#[cfg(test)]
+#[path = "postgres/verified.rs"]
+mod verified;

@@ -1,0 +1,78 @@
+//! What is promised of a journal, kept by PostgreSQL.
+
+use std::sync::{Arc, OnceLock};
+
+use tokio::runtime::Runtime;
+
+use crate::clock::Clock;
+use crate::contract::{self, Backend};
+use crate::journal::postgres::PostgresJournal;
+use crate::journal::{Durability, Journal, Settings};
+use crate::support::postgres::{Database, Server};
+use crate::telemetry::ledger::Ledger;
+use crate::units::ByteSize;
+
+/// One relay after another on one database.
+pub(crate) struct Alone {
+    pub(crate) database: Database,
+    pub(crate) max_size: ByteSize,
+}
+
+/// Where the journals' own tasks run: a test's runtime, whose clock the suite moves, ends with it.
+fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| Runtime::new().expect("a runtime"))
+}
+
+impl Backend for Alone {
+    fn open(&mut self, ledger: Ledger) -> Arc<dyn Journal> {
+        open(&self.database, "alone", self.max_size, ledger)
+    }
+
+    fn crash(&mut self, running: Arc<dyn Journal>) {
+        drop(running);
+    }
+}
+
+/// Opens it as this relay.
+pub(crate) fn open(database: &Database, name: &str, max_size: ByteSize, ledger: Ledger) -> Arc<PostgresJournal> {
+    let url = serde_json::from_value(database.url.clone().into()).expect("an address");
+    let (durability, node) = (Durability::Single, Some(name.to_owned()));
+    let settings = Settings { url: Some(url), durability, node, spill: false, max_size, ..Settings::default() };
+    let opened =
+        std::thread::spawn(move || runtime().block_on(PostgresJournal::open(&settings, Clock::system(), ledger)));
+    Arc::new(opened.join().expect("it is opened").unwrap_or_else(|error| panic!("{error}")))
+}
+
+pub(crate) fn in_a_database(max_size: ByteSize) -> Box<dyn Backend> {
+    Box::new(Alone { database: Server::shared().database(), max_size })
+}
+
+contract::suite!(in_a_database);
+
+/// Several relays on one database.
+struct Together {
+    database: Database,
+    relays: Vec<(Arc<dyn Journal>, String)>,
+}
+
+impl contract::nodes::Cluster for Together {
+    fn join(&mut self, ledger: Ledger) -> Arc<dyn Journal> {
+        let name = format!("relay-{}", self.relays.len());
+        let relay: Arc<dyn Journal> = open(&self.database, &name, contract::ENOUGH, ledger);
+        self.relays.push((Arc::clone(&relay), name));
+        relay
+    }
+
+    fn lose(&mut self, relay: &Arc<dyn Journal>) {
+        let name = self.relays.iter().find(|(known, _)| Arc::ptr_eq(known, relay)).map(|(_, name)| name);
+        let name = name.expect("one of ours");
+        self.database.execute(&format!("UPDATE node SET replaced = true WHERE name = '{name}'"));
+    }
+}
+
+fn together() -> Box<dyn contract::nodes::Cluster> {
+    Box::new(Together { database: Server::shared().database(), relays: vec![] })
+}
+
+contract::cluster_suite!(together);

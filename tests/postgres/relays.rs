@@ -1,0 +1,226 @@
+//! Whole relays on one database: two processes, each with a file of its own.
+
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use crate::support::envelopes;
+use crate::support::eventually::eventually;
+use crate::support::postgres::{Database, Server};
+use crate::support::relay::{Plan, Relay, SOON};
+use crate::support::upstream::{Reply, Upstream};
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+/// How long the work of a relay that was killed may take to move.
+const MOVED: Duration = Duration::from_secs(17);
+
+/// The upstreams `a`, the primary, and `b`, and the database.
+struct Scene {
+    a: Upstream,
+    b: Upstream,
+    database: Database,
+}
+
+impl Scene {
+    async fn begin() -> Self {
+        let (a, b) = (Upstream::start().await, Upstream::start().await);
+        Self { a, b, database: Server::shared().database() }
+    }
+
+    /// Starts a relay, and waits until it is ready.
+    async fn relay(&self, name: &str) -> Relay {
+        Plan::new(&[("a", self.a.dsn("key", 1)), ("b", self.b.dsn("key", 1))])
+            .shared(&self.database.url, name)
+            .journal("durability = \"single\"")
+            .admin(&format!("token = \"{TOKEN}\""))
+            .start()
+            .await
+    }
+
+    /// Waits until each upstream has taken exactly these, once each, and both relays say so.
+    async fn delivered(&self, relays: &[&Relay], mut ids: Vec<String>, within: Duration) {
+        ids.sort();
+        for (name, upstream) in [("a", &self.a), ("b", &self.b)] {
+            eventually("everything is delivered", within, async || {
+                let mut taken = upstream.taken_ids();
+                taken.sort();
+                let logs: String = relays.iter().map(|relay| relay.log()).collect();
+                let told = || format!("{name} took {} of {}\n{logs}", taken.len(), ids.len());
+                if taken == ids { Ok(()) } else { Err(told()) }
+            })
+            .await;
+        }
+        for relay in relays {
+            eventually("each relay tells the account of all", SOON, async || {
+                let samples = relay.balanced(SOON).await;
+                let count = |name| samples.sum("switchyard_delivered_items_total", &[("upstream", name)]);
+                let delivered = [count("a"), count("b")];
+                if delivered == [ids.len() as f64; 2] { Ok(()) } else { Err(format!("{delivered:?}")) }
+            })
+            .await;
+        }
+    }
+}
+
+/// Switches by the admin listener.
+async fn switch(relay: &Relay, to: &str) {
+    let url = format!("http://{}/api/primary", relay.admin_address());
+    let order = json!({ "to": to, "reason": "the trial is over" });
+    let answer = relay.client().post(url).bearer_auth(TOKEN).json(&order).send().await.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::OK, "{:?}", answer.text().await);
+}
+
+/// Waits until both have this primary.
+async fn live(relays: [&Relay; 2], name: &str) {
+    eventually("it is live at both", Duration::from_secs(3), async || {
+        let primaries = [relays[0].status().await["primary"].clone(), relays[1].status().await["primary"].clone()];
+        if primaries == [name, name] {
+            Ok(())
+        } else {
+            Err(format!("{primaries:?}\n{}\n{}", relays[0].log(), relays[1].log()))
+        }
+    })
+    .await;
+}
+
+/// The history as a relay tells it, the oldest first: from and to.
+async fn history(relay: &Relay) -> Vec<(Value, Value)> {
+    let status = relay.status().await;
+    let switches = status["switches"].as_array().expect("switches").iter().rev();
+    switches.map(|switch| (switch["from"].clone(), switch["to"].clone())).collect()
+}
+
+#[tokio::test]
+async fn what_either_relay_takes_each_upstream_gets_once_and_a_repeat_at_the_other_is_told() {
+    let scene = Scene::begin().await;
+    let (one, two) = (scene.relay("one").await, scene.relay("two").await);
+    let mut ids = Vec::new();
+    for _ in 0..10 {
+        ids.extend(one.send_errors(3).await);
+        ids.extend(two.send_errors(2).await);
+    }
+    scene.delivered(&[&one, &two], ids.clone(), SOON).await;
+    for (relay, id) in [(&two, &ids[0]), (&one, &ids[3]), (&one, &ids[0])] {
+        assert_eq!(relay.send(envelopes::error(id)).await.status(), StatusCode::OK);
+    }
+    ids.extend(one.send_errors(1).await);
+    scene.delivered(&[&one, &two], ids, SOON).await;
+}
+
+#[tokio::test]
+async fn a_switch_at_one_relay_is_live_at_the_other_and_stands_once_in_the_history() {
+    let scene = Scene::begin().await;
+    let (one, mut two) = (scene.relay("one").await, scene.relay("two").await);
+    live([&one, &two], "a").await;
+    two.rewrite_primary("b");
+    live([&one, &two], "b").await;
+    switch(&one, "a").await;
+    live([&one, &two], "a").await;
+    let all = [("a", "b"), ("b", "a")].map(|(from, to)| (Value::from(from), Value::from(to)));
+    for relay in [&one, &two] {
+        eventually("the history is whole", SOON, async || match history(relay).await {
+            told if told == all => Ok(()),
+            told => Err(format!("{told:?}")),
+        })
+        .await;
+    }
+    two.stop().await;
+    let two = two.started().await;
+    assert_eq!(two.status().await["primary"], "a", "the file says b, and all relays have a");
+    assert_eq!(history(&two).await, all);
+    let (code, told) = two.verb(&["switch", "b", "--reason", "the file says so"]).await;
+    assert_eq!(code, 0, "{told}");
+    assert!(told.contains("before: a") && told.contains("undo: switchyard switch a"), "{told}");
+    live([&one, &two], "b").await;
+    assert_eq!(history(&one).await.len(), 3);
+    let ids = [one.send_errors(2).await, two.send_errors(2).await].concat();
+    scene.delivered(&[&one, &two], ids, SOON).await;
+}
+
+#[tokio::test]
+async fn what_a_relay_had_when_it_was_killed_the_other_delivers_soon() {
+    let scene = Scene::begin().await;
+    let mut one = scene.relay("one").await;
+    scene.a.always(Reply::Hang);
+    let mut ids = one.send_errors(40).await;
+    eventually("some are under way to a, and b has all", SOON, async || {
+        match (scene.a.seen().len(), scene.b.taken_count()) {
+            (0, _) => Err("none".to_owned()),
+            (_, 40) => Ok(()),
+            (_, taken) => Err(format!("b has {taken}")),
+        }
+    })
+    .await;
+    scene.a.always(Reply::Ok);
+    let two = scene.relay("two").await;
+    one.kill();
+    ids.extend(two.send_errors(5).await);
+    scene.delivered(&[&two], ids, MOVED).await;
+}
+
+#[tokio::test]
+async fn a_relay_whose_name_another_one_takes_ends_and_says_why() {
+    let scene = Scene::begin().await;
+    let mut one = scene.relay("one").await;
+    let ids = one.send_errors(3).await;
+    let two = scene.relay("one").await;
+    let status = one.ended(SOON).await;
+    assert!(!status.success());
+    assert!(one.log().contains("give each a journal.node of its own"), "{}", one.log());
+    scene.delivered(&[&two], ids, SOON).await;
+}
+
+/// The metrics of relays that share a journal, beside those of `tests/metrics.rs`.
+const SHARED: [&str; 3] = ["switchyard_relay_leases", "switchyard_relay_up", "switchyard_spilled_envelopes"];
+
+/// Who shares the journal, as a relay tells it: name, version, whether it lives, and whether it is that relay itself.
+async fn who(relay: &Relay) -> Value {
+    let status = relay.status().await;
+    let relays = status["journal"]["relays"].as_array().expect("relays");
+    relays.iter().map(|one| json!([one["name"], one["version"], one["alive"], one["own"]])).collect()
+}
+
+#[tokio::test]
+async fn each_relay_tells_who_shares_the_journal_and_who_is_gone_with_what_it_kept() {
+    const VERSION: &str = env!("CARGO_PKG_VERSION");
+    let scene = Scene::begin().await;
+    let (one, mut two) = (scene.relay("one").await, scene.relay("two").await);
+    assert_eq!(who(&one).await, json!([["one", VERSION, true, true], ["two", VERSION, true, false]]));
+    assert_eq!(who(&two).await, json!([["one", VERSION, true, false], ["two", VERSION, true, true]]));
+    let samples = one.samples().await.expect("metrics");
+    assert_eq!(samples.sum("switchyard_relay_up", &[]), 2.0);
+    two.kill();
+    scene.database.execute(
+        "UPDATE node SET alive_until = now() - interval '1 minute', spilled = 3, spilled_bytes = 4096 WHERE name = 'two'",
+    );
+    assert_eq!(who(&one).await, json!([["one", VERSION, true, true], ["two", VERSION, false, false]]));
+    let sentence = one.status().await["health"]["sentence"].to_string();
+    assert!(sentence.contains("the relay two is gone; 3 envelopes are kept on the disk of two alone"), "{sentence}");
+    let (code, told) = one.verb(&["status"]).await;
+    assert_eq!(code, 0, "{told}");
+    let line = format!("  two: version {VERSION}, gone, 0 in hand, 3 envelopes (4 KiB) kept on its machine");
+    assert!(told.contains(&line), "{told}");
+    let page = crate::support::net::text(one.client(), &format!("http://{}/", one.admin_address())).await;
+    assert!(page.is_ok_and(|page| page.contains("one (this one)") && page.contains("3 envelopes (4 KiB)")));
+    let samples = one.samples().await.expect("metrics");
+    for (name, value) in [("relay_up", 0.0), ("relay_leases", 0.0), ("spilled_envelopes", 3.0)] {
+        assert_eq!(samples.sum(&format!("switchyard_{name}"), &[("relay", "two")]), value, "{name}");
+    }
+    let text = one.metrics().await.expect("metrics");
+    for name in SHARED {
+        assert!(text.contains(&format!("# TYPE {name} gauge")), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_relay_that_left_in_order_is_missed_by_nobody_and_is_back_under_its_name() {
+    let scene = Scene::begin().await;
+    let (one, mut two) = (scene.relay("one").await, scene.relay("two").await);
+    let names =
+        async || who(&one).await.as_array().expect("relays").iter().map(|one| one[0].clone()).collect::<Vec<_>>();
+    two.stop().await;
+    assert_eq!(names().await, ["one"]);
+    let _two = two.started().await;
+    assert_eq!(names().await, ["one", "two"]);
+}

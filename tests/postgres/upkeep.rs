@@ -1,0 +1,43 @@
+//! What relays that are gone have left behind, and what is old.
+
+use crate::contract::{ENOUGH, Subject, at, delivered, eventually, fill};
+use crate::promises::Alone;
+use crate::support::postgres::Server;
+
+/// Rows of incarnations other than 0, and of hours and steps that are old.
+const LEFT: &str = "SELECT (SELECT count(*) FROM ledger WHERE incarnation <> 0 OR hour BETWEEN 1 AND 9)
+    + (SELECT count(*) FROM waiting WHERE incarnation <> 0) + (SELECT count(*) FROM room WHERE incarnation <> 0)
+    + (SELECT count(*) FROM latest WHERE incarnation <> 0) + (SELECT count(*) FROM step WHERE at % 3600000 <> 0)
+    + (SELECT count(*) FROM attempt) + (SELECT count(*) FROM large)";
+
+#[tokio::test]
+async fn what_relays_counted_that_are_gone_is_summed_up_and_what_is_old_is_told_by_the_hour_no_more() {
+    let database = Server::shared().database();
+    let mut subject = Subject::new(Box::new(Alone { database: database.clone(), max_size: ENOUGH }));
+    let a = subject.journal().target("a").await.unwrap();
+    fill(&subject.journal(), 5, &[a]).await;
+    let claims = subject.journal().claim(a, at(9), 3).await.unwrap();
+    for claim in claims {
+        subject.journal().settle(&claim.lease, delivered(1)).await.unwrap();
+    }
+    let (accounts, latest) = (subject.ledger().accounts(), subject.journal().figures().await.unwrap());
+    let used = subject.journal().measure().await.unwrap().space.used;
+    database.execute(
+        "UPDATE ledger SET hour = 5 WHERE hour = 0;
+         INSERT INTO attempt VALUES (5, 0, 'delivered', 1);
+         INSERT INTO large (owner, size) SELECT max(incarnation), 7 FROM node;
+         INSERT INTO step SELECT (extract(epoch FROM now())::bigint / 3600 - 60) * 3600000 + n * 300000, 0, 3, 2, 1, n, n
+             FROM generate_series(0, 11) AS s(n)",
+    );
+    for _ in 0..2 {
+        subject.crash();
+        eventually("it is summed up", async || database.number(LEFT) == 0).await;
+        assert_eq!(subject.ledger().accounts(), accounts);
+        assert_eq!(subject.journal().figures().await.unwrap(), latest);
+        assert_eq!(subject.journal().measure().await.unwrap().space.used, used);
+        assert_eq!(subject.journal().backlog(a).await.unwrap().envelopes, 2);
+        subject.assert_balanced().await;
+    }
+    let sums = "SELECT accepted * 10000 + delivered * 100 + lost + waiting * 10000000 FROM step";
+    assert_eq!(database.number(sums), 36 * 10_000 + 24 * 100 + 12 + 11 * 10_000_000);
+}

@@ -1,0 +1,219 @@
+//! Three PostgreSQL servers with quorum commit, a Patroni beside each, and etcd, where the Patronis agree on the primary.
+//!
+//! Rule: everything is started here and ends with the fixture; a server that a Patroni started is found by the file with its pid.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::eventually::eventually;
+use super::net;
+use super::postgres::{as_nobody, open_to_all, own, program};
+use super::process::Process;
+
+/// How long an election may take on a busy machine, and more.
+const ELECTED: Duration = Duration::from_secs(60);
+
+/// The servers, the first of which is the primary to begin with.
+pub(crate) struct Patroni {
+    members: Vec<Member>,
+    etcd: Process,
+    client: reqwest::Client,
+    home: TempDir,
+}
+
+struct Member {
+    port: u16,
+    /// Where its Patroni answers.
+    rest: u16,
+    folder: PathBuf,
+    patroni: Option<Process>,
+}
+
+impl Patroni {
+    /// Starts all of it, and waits until every commit is waited for.
+    pub(crate) async fn start() -> Self {
+        let home = TempDir::with_prefix("switchyard-patroni-").expect("a folder");
+        open_to_all(home.path());
+        let (port, peers) = (net::free_port(), net::free_port());
+        let etcd = etcd(home.path(), port, peers);
+        let members = (0..3).map(|number| Member::prepare(home.path(), number, port)).collect();
+        let mut cluster = Self { members, etcd, client: net::client(), home };
+        for number in 0..3 {
+            cluster.members[number].launch();
+        }
+        eventually("three servers commit together", ELECTED, async || cluster.is_safe().await).await;
+        cluster
+    }
+
+    /// Where the database is, as a configuration names it.
+    pub(crate) fn url(&self) -> String {
+        let hosts: Vec<String> = self.members.iter().map(|member| format!("127.0.0.1:{}", member.port)).collect();
+        format!("postgres://postgres:super@{}/postgres", hosts.join(","))
+    }
+
+    /// Which of them is the primary, as the Patronis say.
+    pub(crate) async fn primary(&self) -> Result<usize, String> {
+        for (number, member) in self.members.iter().enumerate() {
+            let asked = self.client.get(format!("http://127.0.0.1:{}/primary", member.rest));
+            if asked.timeout(Duration::from_secs(2)).send().await.is_ok_and(|answer| answer.status().is_success()) {
+                return Ok(number);
+            }
+        }
+        Err("there is no primary".to_owned())
+    }
+
+    /// Waits until another one is the primary, and commits are waited for again.
+    pub(crate) async fn await_another(&self, before: usize) -> usize {
+        eventually("another server is the primary", ELECTED, async || match self.primary().await? {
+            same if same == before => Err("it is still the primary".to_owned()),
+            other => self.is_safe().await.map(|()| other),
+        })
+        .await
+    }
+
+    /// Whether a standby confirms every commit.
+    async fn is_safe(&self) -> Result<(), String> {
+        let primary = self.primary().await?;
+        let standbys = "SELECT count(*) FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')";
+        match self.members[primary].ask(standbys)?.trim() {
+            "0" => Err("no standby confirms what is committed".to_owned()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Kills a server, with its Patroni or alone, which starts it again.
+    pub(crate) fn kill(&mut self, number: usize, with_patroni: bool) {
+        let member = &mut self.members[number];
+        if with_patroni {
+            member.patroni = None;
+        }
+        member.signal(Signal::KILL);
+    }
+
+    /// Starts the Patroni of a server again, and so the server.
+    pub(crate) fn revive(&mut self, number: usize) {
+        self.members[number].launch();
+    }
+
+    /// Stops a server and its Patroni in their tracks, or lets them go on.
+    pub(crate) fn freeze(&self, number: usize, is_frozen: bool) {
+        let member = &self.members[number];
+        let signal = if is_frozen { Signal::STOP } else { Signal::CONT };
+        if let Some(patroni) = &member.patroni {
+            patroni.signal(signal);
+        }
+        member.signal_all(signal);
+    }
+
+    /// What a statement tells at the primary.
+    pub(crate) async fn ask(&self, sql: &str) -> Result<String, String> {
+        let primary = self.primary().await?;
+        self.members[primary].ask(sql)
+    }
+}
+
+impl Member {
+    fn prepare(home: &Path, number: usize, etcd: u16) -> Self {
+        let folder = home.join(format!("n{number}"));
+        std::fs::create_dir(&folder).expect("a folder");
+        own(&folder);
+        let member = Self { port: net::free_port(), rest: net::free_port(), folder, patroni: None };
+        std::fs::write(home.join(format!("n{number}.yml")), member.configuration(number, etcd)).expect("a file");
+        member
+    }
+
+    fn configuration(&self, number: usize, etcd: u16) -> String {
+        let Self { port, rest, folder, .. } = self;
+        let (folder, bin) = (folder.display(), program("postgres"));
+        let bin = bin.parent().unwrap_or(Path::new("")).display();
+        format!(
+            r#"
+scope: switchyard
+name: n{number}
+restapi: {{listen: "127.0.0.1:{rest}", connect_address: "127.0.0.1:{rest}"}}
+etcd3: {{host: "127.0.0.1:{etcd}"}}
+bootstrap:
+  dcs:
+    ttl: 20
+    loop_wait: 1
+    retry_timeout: 3
+    primary_start_timeout: 0
+    synchronous_mode: true
+    synchronous_mode_strict: true
+    postgresql:
+      use_pg_rewind: true
+      parameters: {{max_connections: 100, synchronous_commit: "on", wal_keep_size: 256MB, fsync: "off"}}
+  initdb: [{{encoding: UTF8}}, {{locale: C}}, data-checksums]
+postgresql:
+  listen: "127.0.0.1:{port}"
+  connect_address: "127.0.0.1:{port}"
+  data_dir: {folder}/data
+  bin_dir: {bin}
+  pgpass: {folder}/pgpass
+  authentication:
+    replication: {{username: replicator, password: rep}}
+    superuser: {{username: postgres, password: super}}
+    rewind: {{username: rewind, password: rew}}
+  parameters: {{unix_socket_directories: "{folder}"}}
+  pg_hba: ["host all all 127.0.0.1/32 trust", "local all all trust", "host replication all 127.0.0.1/32 trust"]
+"#
+        )
+    }
+
+    fn launch(&mut self) {
+        let mut command = as_nobody("patroni");
+        command.arg(self.folder.with_extension("yml"));
+        let log = self.folder.with_extension("log");
+        self.patroni = Some(Process::start("patroni", &mut command, &log, None));
+    }
+
+    fn ask(&self, sql: &str) -> Result<String, String> {
+        let url = format!("postgres://postgres@127.0.0.1:{}/postgres?connect_timeout=2", self.port);
+        let told = Command::new("psql").args(["-qXAt", "-d", &url, "-c", sql]).output().map_err(|e| e.to_string())?;
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        if told.status.success() { Ok(text(&told.stdout)) } else { Err(text(&told.stderr)) }
+    }
+
+    fn pid(&self) -> Option<Pid> {
+        let file = std::fs::read_to_string(self.folder.join("data/postmaster.pid")).ok()?;
+        Pid::from_raw(file.lines().next()?.parse().ok()?)
+    }
+
+    fn signal(&self, signal: Signal) {
+        self.pid().and_then(|pid| kill_process(pid, signal).ok());
+    }
+
+    /// The server with all of its processes.
+    fn signal_all(&self, signal: Signal) {
+        let Some(pid) = self.pid() else { return };
+        let children = format!("/proc/{0}/task/{0}/children", pid.as_raw_nonzero());
+        let children = std::fs::read_to_string(children).unwrap_or_default();
+        self.signal(signal);
+        for child in children.split_whitespace().filter_map(|child| Pid::from_raw(child.parse().ok()?)) {
+            // One that has ended meanwhile needs none.
+            kill_process(child, signal).ok();
+        }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.patroni = None;
+        self.signal_all(Signal::CONT);
+        self.signal(Signal::KILL);
+    }
+}
+
+fn etcd(home: &Path, port: u16, peers: u16) -> Process {
+    let (clients, peers) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peers}"));
+    let mut command = Command::new("etcd");
+    command.arg("--data-dir").arg(home.join("etcd"));
+    command.args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients]);
+    command.args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers]);
+    command.args(["--initial-cluster", &format!("default={peers}")]);
+    Process::start("etcd", &mut command, &home.join("etcd.log"), None)
+}

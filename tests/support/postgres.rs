@@ -1,0 +1,140 @@
+//! A PostgreSQL server of the machine, in a folder of its own, for as long as this process runs.
+
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tempfile::TempDir;
+
+use super::net;
+
+/// A server that listens on a port of this machine.
+pub(crate) struct Server {
+    port: u16,
+    databases: AtomicU32,
+    _home: TempDir,
+}
+
+/// One of its databases, empty to begin with.
+#[derive(Clone, Debug)]
+pub(crate) struct Database {
+    /// Where it is, as a configuration names it.
+    pub(crate) url: String,
+}
+
+impl Database {
+    /// Does something in it, beside the relays.
+    pub(crate) fn execute(&self, sql: &str) {
+        self.ask(sql);
+    }
+
+    /// The number that a statement returns.
+    pub(crate) fn number(&self, sql: &str) -> i64 {
+        self.ask(sql).trim().parse().expect("a number")
+    }
+
+    fn ask(&self, sql: &str) -> String {
+        let mut psql = Command::new("psql");
+        psql.args(["-q", "-X", "-At", "-v", "ON_ERROR_STOP=1", "-d", &self.url, "-c", sql]);
+        let done = psql.output().expect("psql");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8(done.stdout).expect("text")
+    }
+}
+
+impl Server {
+    /// The one that the tests of this process share. It commits to memory alone: no test here takes its power.
+    pub(crate) fn shared() -> &'static Self {
+        static SERVER: OnceLock<Server> = OnceLock::new();
+        SERVER.get_or_init(|| Self::start(&["fsync=off", "full_page_writes=off", "max_connections=400"]))
+    }
+
+    /// Starts one with these settings.
+    pub(crate) fn start(settings: &[&str]) -> Self {
+        let home = TempDir::with_prefix("switchyard-postgres-").expect("a folder");
+        open_to_all(home.path());
+        let (data, port) = (home.path().join("data"), net::free_port());
+        std::fs::create_dir(&data).expect("a folder for the data");
+        own(&data);
+        let mut initdb = as_nobody("initdb");
+        initdb
+            .args(["--auth=trust", "--username=relay", "--no-sync", "--encoding=UTF8", "--locale=C", "-D"])
+            .arg(&data);
+        let made = initdb.output().expect("initdb, of the package postgresql");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let mut server = as_nobody("postgres");
+        server.arg("-D").arg(&data).args(["-p", &port.to_string(), "-k", "", "-h", "127.0.0.1"]);
+        server.args(settings.iter().flat_map(|setting| ["-c", setting]));
+        run(server);
+        Self { port, databases: AtomicU32::new(0), _home: home }
+    }
+
+    /// A new database.
+    pub(crate) fn database(&self) -> Database {
+        let name = format!("t{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        let made = psql(self.port, "postgres").args(["-c", &format!("CREATE DATABASE {name}")]).output().expect("psql");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Database { url: format!("postgres://relay@127.0.0.1:{}/{name}", self.port) }
+    }
+}
+
+fn psql(port: u16, database: &str) -> Command {
+    let mut psql = Command::new("psql");
+    psql.args(["-q", "-X", "-h", "127.0.0.1", "-U", "relay", "-d", database, "-p", &port.to_string()]);
+    psql
+}
+
+/// Runs a server until this process ends, and waits until it takes connections.
+fn run(mut server: Command) {
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    // The server ends with the thread that started it, which lasts as long as the process.
+    std::thread::spawn(move || {
+        let mut child = server.stderr(Stdio::piped()).spawn().expect("postgres");
+        let mut told = Vec::new();
+        for line in BufReader::new(child.stderr.take().expect("its log")).lines().map_while(Result::ok) {
+            if line.contains("ready to accept connections") {
+                drop(ready.send(Ok(())));
+            }
+            told.push(line);
+        }
+        drop(ready.send(Err(told)));
+        child.wait().ok();
+    });
+    is_ready.recv().expect("a server").unwrap_or_else(|told| panic!("{}", told.join("\n")));
+}
+
+/// A program of PostgreSQL, which does not run as root, and which ends with whoever started it.
+pub(crate) fn as_nobody(name: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]);
+    if rustix::process::getuid().is_root() {
+        command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
+    }
+    command.arg(program(name)).current_dir("/");
+    command
+}
+
+/// Where Debian has it: not on the path.
+pub(crate) fn program(name: &str) -> PathBuf {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> = versions.map(|version| version.path().join("bin").join(name)).collect();
+    found.retain(|path| path.exists());
+    found.sort();
+    found.pop().unwrap_or_else(|| name.into())
+}
+
+/// Lets everybody look into a folder.
+pub(crate) fn open_to_all(folder: &Path) {
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).expect("permissions");
+}
+
+/// Gives a folder to the user that PostgreSQL runs as.
+pub(crate) fn own(folder: &Path) {
+    if rustix::process::getuid().is_root() {
+        let given = Command::new("chown").arg("postgres:postgres").arg(folder).status();
+        assert!(given.is_ok_and(|status| status.success()), "{} cannot be given away", folder.display());
+    }
+}
