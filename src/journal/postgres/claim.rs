@@ -68,7 +68,7 @@ async fn look(
     shared: &Shared,
     target: TargetId,
     (now, max): (Timestamp, usize),
-    known: Option<(Vec<i64>, Vec<i64>)>,
+    known: Option<Vec<i64>>,
 ) -> Result<(Vec<Ready>, Option<Timestamp>), Fault> {
     let (hand, number) = (shared.hand(target), i16::from(target.0));
     let mut pooled = shared.client().await?;
@@ -106,19 +106,16 @@ async fn look(
     Ok((found, next.map(record::time)))
 }
 
-/// Takes what an earlier look had taken that did not come to its end.
-async fn take_again(
-    shared: &Shared,
-    tx: &Transaction<'_>,
-    target: i16,
-    (slices, rows): (Vec<i64>, Vec<i64>),
-) -> Result<Vec<Ready>, Fault> {
+/// Takes what is ours there and not here: what an earlier look had taken that did not come to its end.
+async fn take_again(shared: &Shared, tx: &Transaction<'_>, target: i16, known: Vec<i64>) -> Result<Vec<Ready>, Fault> {
     let me = shared.incarnation;
     let free = "UPDATE pending SET owner = NULL WHERE target = $1 AND owner = $2 AND record <> ALL($3)";
-    tx.execute(free, &[&target, &me, &rows]).await?;
-    let sql = "SELECT id, records FROM slice WHERE target = $1 AND owner = $2 AND id <> ALL($3) ORDER BY id";
+    tx.execute(free, &[&target, &me, &known]).await?;
+    let sql =
+        "SELECT id, ARRAY(SELECT u.r FROM unnest(records) WITH ORDINALITY AS u(r, o) WHERE u.r <> ALL($3) ORDER BY u.o)
+         FROM slice WHERE target = $1 AND owner = $2 ORDER BY id";
     let mut again = Vec::new();
-    for row in tx.query(sql, &[&target, &me, &slices]).await? {
+    for row in tx.query(sql, &[&target, &me, &known]).await? {
         again.extend(of_slice(shared, tx, target, (row.get(0), row.get(1))).await?);
     }
     Ok(again)

@@ -181,16 +181,10 @@ impl State {
         self.leases.retain(|_, leased| !is_lost(&leased.ready));
     }
 
-    /// The slices and the rows of which something is here; `None` while settlements are on their way.
-    pub(super) fn known(&self) -> Option<(Vec<i64>, Vec<i64>)> {
-        let (mut slices, mut rows) = (vec![], vec![]);
-        for ready in self.ready.iter().chain(self.leases.values().map(|leased| &leased.ready)) {
-            match ready.place {
-                Place::Slice(slice) => slices.push(slice),
-                Place::Row(_) => rows.push(ready.number()),
-            }
-        }
-        (self.uncommitted == 0).then_some((slices, rows))
+    /// The records that are here; `None` while settlements are on their way.
+    pub(super) fn known(&self) -> Option<Vec<i64>> {
+        let here = self.ready.iter().chain(self.leases.values().map(|leased| &leased.ready));
+        (self.uncommitted == 0).then(|| here.map(Ready::number).collect())
     }
 
     /// A row comes due then.
