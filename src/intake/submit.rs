@@ -266,6 +266,7 @@ impl Intake {
                 let ranges = envelope.ranges_of(|i| sorting.keeps(i));
                 (part::of(&self.journal, &project.name, &body, envelope.header(), &ranges).await?, sorting.quantities())
             };
+            let kept = part.clone();
             let submission = Submission {
                 accepted_at: now,
                 project: Arc::clone(&project.name),
@@ -281,7 +282,7 @@ impl Intake {
             };
             match self.keep(submission, fresh, spent).await {
                 Ok(()) => {
-                    self.sightings.look(&project.name, &body, now);
+                    self.sightings.look(&project.name, &kept, now);
                     break;
                 }
                 Err(JournalError::Repeated(taken)) => {
