@@ -252,9 +252,7 @@ impl Book {
     /// What this transaction has changed in an account so far, for who may book no more than is there.
     pub(super) fn changed(&self, whose: Whose) -> Account {
         let mut account = Account::default();
-        for (_, (outcome, quantity)) in
-            self.rows.iter().filter(|((at, _), _)| *at == whose).map(|((at, outcome), q)| (at, (outcome, q)))
-        {
+        for ((_, outcome), quantity) in self.rows.iter().filter(|((at, _), _)| *at == whose) {
             account.post(*outcome, quantity.cast_unsigned());
         }
         account

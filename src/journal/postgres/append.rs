@@ -13,8 +13,8 @@ use crate::journal::{JournalError, RecordId, Submission};
 use crate::policy::outcome::Outcome;
 
 use super::bodies;
-use super::claim::ms;
 use super::fault::Fault;
+use super::record::ms;
 use super::storage;
 use super::work::Work;
 
@@ -103,11 +103,11 @@ async fn take_keys(
     let mut rows = take(work, &now).await?;
     rows.extend(take(work, &late).await?);
     let ours: HashSet<u128> = rows.iter().map(|row| row.get::<_, Uuid>(0).as_u128()).collect();
-    let mut taken = Keys { repeats: HashMap::new(), ours: ours.clone() };
+    let mut repeats: HashMap<usize, Vec<u128>> = HashMap::new();
     for (key, at, ..) in wanted.into_iter().filter(|(key, ..)| !ours.contains(key)) {
-        taken.repeats.entry(at).or_default().push(key);
+        repeats.entry(at).or_default().push(key);
     }
-    Ok(taken)
+    Ok(Keys { repeats, ours })
 }
 
 /// Takes these keys, as far as nobody has them; the rows of those that are ours now.

@@ -16,8 +16,7 @@ use crate::journal::{Progress, TargetId};
 use super::fault::Fault;
 use super::hand::{Place, Ready};
 use super::places;
-pub(super) use super::record::ms;
-use super::record::{self, Loaded, NEVER};
+use super::record::{self, Loaded, NEVER, ms};
 use super::shared::Shared;
 
 /// The most records of a slice.

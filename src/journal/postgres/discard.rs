@@ -26,7 +26,7 @@ use super::work::Work;
 /// How many untried records of an incarnation one look finds.
 const LOOK: i64 = 1024;
 /// How many bodies are read at a time, for what is in them.
-const BODIES: usize = 32;
+pub(super) const BODIES: usize = 32;
 
 /// A record that may go.
 struct Candidate {

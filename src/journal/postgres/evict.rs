@@ -12,7 +12,7 @@ use crate::policy::outcome::DropReason;
 use crate::protocol::category::Quantities;
 use crate::telemetry::log;
 
-use super::discard;
+use super::discard::{self, BODIES};
 use super::fault::Fault;
 use super::settled;
 use super::work::Work;
@@ -20,8 +20,6 @@ use super::work::Work;
 /// How many records one look is at, and how many of them go at most.
 const LOOK: i64 = 1024;
 const STEP: usize = 128;
-/// How many bodies are read at a time, for what is in them.
-const BODIES: usize = 32;
 
 /// A record that waits for a target.
 struct Waiting {

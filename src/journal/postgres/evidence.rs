@@ -14,10 +14,10 @@ use crate::telemetry::observations::Performance;
 use crate::telemetry::series::Step;
 
 use super::accounts::{INTAKE, hour};
-use super::claim::ms;
 use super::connect::Pooled;
 use super::fault::Fault;
 use super::observed::histogram;
+use super::record::ms;
 use super::shared::Shared;
 
 /// The most outages and stretches that are kept, and told.

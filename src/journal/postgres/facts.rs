@@ -9,9 +9,9 @@ use crate::journal::evidence::{Evidence, Figures, Latest, Observation, Outage};
 use crate::journal::losses::Loss;
 use crate::journal::{Facts, JournalError, Submission, Switch, TargetId};
 
-use super::claim::ms;
 use super::fault::Fault;
 use super::group::{Command, Report};
+use super::record::ms;
 use super::shared::Shared;
 use super::{PostgresJournal, evidence, losses, observed};
 

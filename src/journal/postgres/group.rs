@@ -15,12 +15,12 @@ use crate::policy::outcome::{DropReason, Outcome};
 
 use super::append;
 use super::bodies;
-use super::claim::ms;
 use super::fault::Fault;
 use super::hand::{Leased, Place};
 use super::letters;
 use super::losses;
 use super::places;
+use super::record::ms;
 use super::shared::Shared;
 use super::work::Work;
 

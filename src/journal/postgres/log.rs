@@ -10,9 +10,9 @@ use crate::journal::{Cursor, JournalError, Log, MAX_TARGETS, RecentKeys, RecordI
 
 use super::PostgresJournal;
 use super::bodies;
-use super::claim::ms;
 use super::fault::Fault;
 use super::group::Command;
+use super::record::ms;
 use super::settled;
 use super::shared::Shared;
 use super::work::Work;

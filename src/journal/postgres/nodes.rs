@@ -10,9 +10,9 @@ use crate::clock::Timestamp;
 use crate::journal::{Node, Standby};
 
 use super::GONE;
-use super::claim::ms;
 use super::connect::Connection;
 use super::fault::Fault;
+use super::record::ms;
 use super::shared::Shared;
 
 /// Enters this start of a relay, in place of earlier ones of its name.

@@ -13,8 +13,8 @@ use crate::telemetry::series::Step;
 
 use tokio_postgres::Transaction;
 
-use super::claim::ms;
 use super::fault::Fault;
+use super::record::ms;
 use super::shared::Shared;
 
 /// The advisory lock of whoever adds to the evidence: "SwJ2".

@@ -9,9 +9,9 @@ use crate::journal::evidence::KEPT;
 use crate::telemetry::series::FINE;
 
 use super::accounts::hour;
-use super::claim::ms;
 use super::evidence::{HOUR, MOST};
 use super::fault::Fault;
+use super::record::ms;
 use super::shared::Shared;
 use super::verification;
 
