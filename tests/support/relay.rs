@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use super::envelopes::{self, KEY};
 use super::eventually::eventually;
 use super::net;
+use super::postgres::Server;
 use super::process::Process;
 use super::samples::Samples;
 
@@ -53,7 +54,7 @@ impl Plan {
             server: empty(),
             admin: empty(),
             journal: empty(),
-            place: "path = \"journal.db\"".to_owned(),
+            place: place(),
             more: empty(),
             ipv6: false,
             variables: vec![],
@@ -164,6 +165,17 @@ impl Plan {
         fs::write(home.path().join("config.toml"), self.config(port, admin_port)).expect("a configuration");
         let upstreams = self.upstreams.into_iter().map(|(name, ..)| name).collect();
         Relay { home, port, admin_port, client: net::client(), upstreams, variables: self.variables, process: None }
+    }
+}
+
+/// Where the journal of a relay is: in a file, or with `SWITCHYARD_TEST_JOURNAL=postgres` in a database of its own.
+fn place() -> String {
+    match std::env::var("SWITCHYARD_TEST_JOURNAL").as_deref() {
+        Ok("postgres") => {
+            let url = Server::shared().database().url;
+            format!("url = \"{url}\"\ndurability = \"single\"\nspill_path = \"spill.db\"")
+        }
+        _ => "path = \"journal.db\"".to_owned(),
     }
 }
 

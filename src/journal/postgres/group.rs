@@ -6,8 +6,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::journal::losses::Loss;
 use crate::journal::{JournalError, RecordId, Rest, Settlement, Submission, TargetId};
@@ -122,15 +123,14 @@ impl Group {
             self.answer(shared, Ok(Answers::default()));
             return vec![];
         }
-        let began = Instant::now();
+        let end = Instant::now() + HOLD;
         let mut conflicts = 0;
         loop {
-            match shared.connector.unless_given_up(self.attempt(shared)).await {
+            match self.attempt(shared, end).await {
                 Err(fault) if fault.is_conflict() && conflicts < TRIES => conflicts += 1,
-                Err(fault) if fault.is_away() && !shared.is_away() && began.elapsed() < HOLD => sleep(AGAIN).await,
+                Err(fault) if fault.is_away() && !shared.is_away() && Instant::now() < end => sleep(AGAIN).await,
                 Err(fault) if fault.is_away() => return self.give_up(shared, &fault).await,
                 outcome => {
-                    shared.set_away(false);
                     self.answer(shared, outcome);
                     return vec![];
                 }
@@ -144,23 +144,31 @@ impl Group {
             tracing::error!(%fault, "PostgreSQL takes no writes: it is tried again and again");
         }
         let Self { appends, reports, settles, flushes, first } = self;
-        for (at, (submission, reply)) in (0..).zip(appends) {
+        // Begun in their order, and committed together there, too.
+        join_all((0..).zip(appends).map(async |(at, (submission, reply))| {
             let kept = match bodies::number(&submission.body) {
                 None => shared.spill.take(submission, first.map(|first| first + at)).await,
                 Some(_) => Err(JournalError::Failed("PostgreSQL takes no writes now, and has the body".into())),
             };
             drop(reply.send(kept));
-        }
+        }))
+        .await;
         for reply in flushes.into_iter().chain(reports.into_iter().map(|report| report.reply)) {
             drop(reply.send(Err(JournalError::Failed(fault.to_string()))));
         }
         settles
     }
 
-    async fn attempt(&mut self, shared: &Arc<Shared>) -> Result<Answers, Fault> {
-        let mut work = Work::try_begin(shared).await?;
-        let answers = self.write(&mut work).await;
-        work.end(answers).await
+    /// Tries it once, until `end` at the latest: a server that hangs holds up nobody for longer. While no server takes writes it is not
+    /// tried.
+    async fn attempt(&mut self, shared: &Arc<Shared>, end: Instant) -> Result<Answers, Fault> {
+        let attempt = async {
+            let mut work = Work::begin(shared).await?;
+            let answers = self.write(&mut work).await;
+            work.end(answers).await
+        };
+        let tried = timeout_at(end, shared.connector.unless_given_up(attempt)).await;
+        tried.unwrap_or_else(|_| Err(Fault::Away("the server does not answer".into())))
     }
 
     async fn write(&mut self, work: &mut Work) -> Result<Answers, Fault> {

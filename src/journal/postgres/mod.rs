@@ -15,6 +15,7 @@ mod again;
 mod append;
 mod archive;
 mod backfill;
+mod beat;
 mod bodies;
 mod claim;
 mod compare;
@@ -60,7 +61,6 @@ use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
 
 use crate::clock::Clock;
 use crate::policy::dedup::SECRET;
@@ -75,21 +75,8 @@ use group::{Command, INBOX};
 pub use plane::{PrimaryWatch, SharedPrimary};
 use shared::{Shared, Start};
 
-/// How often a relay says that it lives, and looks for what others did.
-const BEAT: Duration = Duration::from_millis(500);
-/// A server that has not committed one row for so long does not answer.
-const SILENT: Duration = Duration::from_secs(4);
-/// How long what is done with each beat may take.
-const ONCE: Duration = Duration::from_secs(30);
-/// A relay that was not heard for so long was not heard without a gap.
-const GAP: Duration = Duration::from_secs(5);
-/// After so long without a word a relay is gone.
-const GONE: Duration = Duration::from_secs(15);
 /// Connections beside the one that writes.
 const CONNECTIONS: usize = 6;
-/// How many beats it takes until the accounts of all hours are read anew.
-const ALL_HOURS: u32 = 120;
-
 /// A relay's view of the journal in PostgreSQL.
 #[derive(Debug)]
 pub struct PostgresJournal {
@@ -153,7 +140,8 @@ impl PostgresJournal {
         let tasks = vec![
             spawn(&shared, moving),
             spawn(&shared, group::run(Arc::clone(&shared), inbox)),
-            spawn(&shared, beat(Arc::clone(&shared), others)),
+            spawn(&shared, beat::say_alive(Arc::clone(&shared))),
+            spawn(&shared, beat::look(Arc::clone(&shared), others)),
         ];
         let (commands, tasks) = (Mutex::new(Some(commands)), Mutex::new(tasks));
         Ok(Self { shared, commands, places: Semaphore::new(INBOX), secret, tasks, terms: plane::Terms::default() })
@@ -244,61 +232,4 @@ fn spawn<T: Send + 'static>(shared: &Shared, task: impl Future<Output = T> + Sen
 
 fn spawn_on<T: Send + 'static>(runtime: &Handle, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
     runtime.spawn(task)
-}
-
-/// Says again and again that this relay lives, and looks for what others did.
-async fn beat(shared: Arc<Shared>, mut others: Others) {
-    // The first one reads all hours, and tidies up.
-    let mut beats = ALL_HOURS - 1;
-    // Since when this relay was heard without a gap.
-    let (mut since, mut heard) = (Instant::now(), Instant::now());
-    loop {
-        tokio::time::sleep(BEAT).await;
-        beats = beats.wrapping_add(1);
-        let spilled = shared.spill.waiting().await;
-        let asked = Instant::now();
-        match timeout(SILENT, nodes::say_alive(&shared, spilled)).await {
-            Ok(Ok(())) => {
-                since = if heard.elapsed() > GAP { asked } else { since };
-                heard = asked;
-                shared.note_heard(asked.into_std());
-                shared.set_away(false);
-            }
-            Ok(Err(fault)) => {
-                tracing::debug!(%fault, "that this relay lives is said again in a moment");
-                continue;
-            }
-            Err(_) => {
-                shared.connector.give_up();
-                continue;
-            }
-        }
-        let is_entitled = since.elapsed() > GONE;
-        match timeout(ONCE, once(&shared, &mut others, (beats, is_entitled))).await {
-            Ok(Ok(())) => {}
-            Ok(Err(fault)) => tracing::debug!(%fault, "the journal is looked at again in a moment"),
-            Err(_) => shared.connector.give_up(),
-        }
-    }
-}
-
-async fn once(shared: &Shared, others: &mut Others, (beats, is_entitled): (u32, bool)) -> Result<(), Fault> {
-    if is_entitled {
-        nodes::bury_the_silent(shared).await?;
-    }
-    let now = accounts::hour(shared.clock.now());
-    let since = if beats.is_multiple_of(ALL_HOURS) { 0 } else { now - 1 };
-    others.read(shared, since).await?;
-    storage::measure_room(shared).await?;
-    for (_, hand) in shared.hands() {
-        hand.wake();
-    }
-    if shared.leads().await? {
-        upkeep::bury(shared).await?;
-        upkeep::merge(shared).await?;
-        if since == 0 {
-            upkeep::forget(shared, shared.clock.now()).await?;
-        }
-    }
-    Ok(())
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::journal::{Node, Standby};
 
-use super::GONE;
+use super::beat::GONE;
 use super::connect::Connection;
 use super::fault::Fault;
 use super::record::ms;

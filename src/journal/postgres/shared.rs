@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
@@ -22,6 +22,8 @@ use super::verification::Passed;
 
 /// How long after it was last heard of this relay hands out nothing more: a little before others may take it for gone.
 const DOUBTFUL: Duration = Duration::from_secs(12);
+/// A relay that was not heard for so long was not heard without a gap.
+const GAP: Duration = Duration::from_secs(5);
 
 /// What the parts share.
 pub(super) struct Shared {
@@ -46,8 +48,7 @@ pub(super) struct Shared {
     hands: RwLock<HashMap<TargetId, Arc<Hand>>>,
     /// When the record was accepted that pruning looked at last, and its number.
     pub(super) pruned: Mutex<(i64, i64)>,
-    /// When the database last heard of this relay.
-    heard: Mutex<std::time::Instant>,
+    heard: Mutex<Heard>,
     pub(super) is_closed: AtomicBool,
     /// Cancelled when another relay has taken our name.
     pub(super) is_replaced: CancellationToken,
@@ -61,6 +62,29 @@ pub(super) struct Shared {
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shared").field("incarnation", &self.incarnation).finish_non_exhaustive()
+    }
+}
+
+/// When the database heard of this relay.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Heard {
+    /// Since when without a gap.
+    pub(super) since: Instant,
+    pub(super) last: Instant,
+}
+
+impl Heard {
+    fn now() -> Self {
+        let now = Instant::now();
+        Self { since: now, last: now }
+    }
+
+    /// Notes that it did at that time.
+    pub(super) fn note(&mut self, at: Instant) {
+        if self.last.elapsed() > GAP {
+            self.since = at;
+        }
+        self.last = at;
     }
 }
 
@@ -123,7 +147,7 @@ impl Shared {
             names: ArcSwap::default(),
             hands: RwLock::default(),
             pruned: Mutex::new((i64::MIN, 0)),
-            heard: Mutex::new(std::time::Instant::now()),
+            heard: Mutex::new(Heard::now()),
             is_closed: AtomicBool::new(false),
             is_replaced: CancellationToken::new(),
             stats: Mutex::default(),
@@ -148,14 +172,14 @@ impl Shared {
         self.is_away.swap(is_away, Ordering::AcqRel)
     }
 
-    /// Notes that the database heard of this relay at that time.
-    pub(super) fn note_heard(&self, at: std::time::Instant) {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    /// When the database heard of this relay.
+    pub(super) fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the others may take this relay for one that is gone, or will in a moment: it hands out nothing then.
     pub(super) fn may_be_gone(&self) -> bool {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed() > DOUBTFUL
+        self.heard().last.elapsed() > DOUBTFUL
     }
 
     /// A connection to read by, or to change what is in no account.

@@ -44,11 +44,6 @@ impl Work {
         if shared.is_away() {
             return Err(Fault::Away("no server took writes when it was last tried".into()));
         }
-        Self::try_begin(shared).await
-    }
-
-    /// The same, also while no server takes writes.
-    pub(super) async fn try_begin(shared: &Arc<Shared>) -> Result<Self, Fault> {
         let mut pen = Arc::clone(&shared.pen).lock_owned().await;
         let began = Instant::now();
         let known = pen.connection.take().filter(|connection| !connection.is_closed());
