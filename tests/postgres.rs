@@ -3,6 +3,9 @@
 use switchyard::{clock, journal, policy, protocol, telemetry, units};
 
 #[cfg(test)]
+#[path = "postgres/append.rs"]
+mod append;
+#[cfg(test)]
 #[path = "../src/journal/contract/mod.rs"]
 mod contract;
 #[cfg(test)]

@@ -61,6 +61,12 @@ pub(crate) async fn a_key_is_taken_by_one_relay_and_the_other_is_told(cluster: B
     two.append(with(&[1], 9)).await.unwrap();
     let told = one.append(with(&[1], 9)).await.unwrap_err();
     assert!(matches!(&told, JournalError::Repeated(keys) if keys == &[1]), "the window began anew: {told:?}");
+    let (first, second) = tokio::join!(one.append(with(&[5], 9)), one.append(with(&[5, 6], 9)));
+    let told = [first, second].into_iter().filter_map(Result::err).collect::<Vec<_>>();
+    assert!(
+        matches!(&told[..], [JournalError::Repeated(keys)] if keys == &[5]),
+        "also of what comes at once: {told:?}"
+    );
 }
 
 pub(crate) async fn what_either_relay_takes_is_claimed_once(cluster: Box<dyn Cluster>) {

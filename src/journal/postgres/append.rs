@@ -46,15 +46,20 @@ pub(super) async fn append(
     let first = *numbered.get_or_insert_with(|| work.shared.number(count));
     let there = if is_again { kept(work, first, count).await? } else { HashSet::new() };
     let (mut rows, mut answers) = (Rows::default(), Vec::new());
-    let taken = take_keys(work, submissions, (first, &there)).await?;
+    let mut taken = take_keys(work, submissions, (first, &there)).await?;
+    let lost = bodies::lost(work, submissions).await?;
     for (at, submission) in submissions.iter().enumerate() {
         let id = first + at as i64;
-        let repeats = taken.repeats_of(at);
+        let repeats = taken.repeats_of(at, submission);
         if !repeats.is_empty() {
             answers.push(Err(JournalError::Repeated(repeats)));
             continue;
         }
         if !there.contains(&id) {
+            if bodies::number(&submission.body).is_some_and(|body| lost.contains(&body)) {
+                answers.push(Err(JournalError::Failed("its body is gone".into())));
+                continue;
+            }
             let project = work.shared.project(&submission.project).await?;
             let need = storage::room_of(submission);
             let more = need.saturating_sub(bodies::taken(&submission.body));
@@ -66,6 +71,7 @@ pub(super) async fn append(
             rows.push(id, project, submission, need)?;
             note(work, project, submission);
         }
+        taken.kept.extend(&submission.keys);
         answers.push(Ok(RecordId(id.cast_unsigned())));
     }
     rows.write(work).await?;
@@ -107,7 +113,7 @@ async fn take_keys(
     for (key, at, ..) in wanted.into_iter().filter(|(key, ..)| !ours.contains(key)) {
         repeats.entry(at).or_default().push(key);
     }
-    Ok(Keys { repeats, ours })
+    Ok(Keys { repeats, ours, kept: HashSet::new() })
 }
 
 /// Takes these keys, as far as nobody has them; the rows of those that are ours now.
@@ -130,11 +136,15 @@ struct Keys {
     /// By the place of a submission, those of its keys that others have.
     repeats: HashMap<usize, Vec<u128>>,
     ours: HashSet<u128>,
+    /// Those of the submissions that were let in so far.
+    kept: HashSet<u128>,
 }
 
 impl Keys {
-    fn repeats_of(&self, at: usize) -> Vec<u128> {
-        self.repeats.get(&at).cloned().unwrap_or_default()
+    /// The keys of the submission at this place that others have, or one before it.
+    fn repeats_of(&self, at: usize, submission: &Submission) -> Vec<u128> {
+        let before = submission.keys.iter().filter(|key| self.kept.contains(key)).copied();
+        self.repeats.get(&at).into_iter().flatten().copied().chain(before).collect()
     }
 
     /// Notes of which records they are; those of submissions that became none are given back.
@@ -148,6 +158,8 @@ impl Keys {
                         keys.push(key);
                         records.push(id.number().cast_signed());
                     }
+                    // Another one may have it.
+                    _ if self.kept.contains(&key.as_u128()) => {}
                     _ => back.push(key),
                 }
             }

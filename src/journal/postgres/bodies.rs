@@ -4,6 +4,7 @@
 //! once, and what a relay has left behind that is gone goes with [upkeep](super::upkeep). It is read by tasks of the journal's own
 //! runtime, so any thread may wait for it but those.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use bytes::{Bytes, BytesMut};
 use tokio::runtime::Handle;
 
+use crate::journal::Submission;
 use crate::journal::body::{Body, LargeBody, Pieces, Source};
 
 use super::connect::{Connector, Params, Pool};
@@ -199,6 +201,18 @@ pub(super) fn keep(body: &Body) {
     if let Some(own) = stored(body).and_then(|stored| stored.own.as_ref()) {
         own.keep();
     }
+}
+
+/// Those of the large bodies of these submissions that are gone, or have a record already.
+pub(super) async fn lost(work: &Work, submissions: &[&Submission]) -> Result<HashSet<i64>, Fault> {
+    let large = |submission: &&Submission| Some((number(&submission.body)?, submission.body.len().cast_signed()));
+    let (larges, sizes): (Vec<i64>, Vec<i64>) = submissions.iter().filter_map(large).unzip();
+    if larges.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let sql = "SELECT u.l FROM unnest($1::bigint[], $2::bigint[]) AS u(l, size) WHERE NOT EXISTS (
+                   SELECT 1 FROM large WHERE large.id = u.l AND large.size = u.size AND large.record IS NULL)";
+    Ok(work.query(sql, &[&larges, &sizes]).await?.iter().map(|row| row.get(0)).collect())
 }
 
 /// In the transaction: bodies belong to records, which are so large.

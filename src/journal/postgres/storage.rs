@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use tokio::task::JoinHandle;
 
 use crate::journal::{JournalError, Measures, Primaries, Space, Storage, Submission};
 
@@ -26,6 +27,8 @@ const OVERHEAD: u64 = 512;
 const STEP: usize = 64;
 /// How many steps a look for what can go has.
 const LOOKS: usize = 8;
+/// How many steps of one transaction may find nothing.
+const IN_VAIN: usize = 4 * LOOKS;
 
 /// What a submission takes as a record.
 pub(super) fn room_of(submission: &Submission) -> u64 {
@@ -67,19 +70,25 @@ pub(super) async fn admit(work: &mut Work, project: Option<i32>, need: u64) -> R
     Ok(refusal.map_or(Ok(()), Err))
 }
 
-/// Removes what is settled, then what waits for shadows alone, until so much more fits; returns how much went.
+/// Removes what is settled, then what waits for shadows alone, until so much more fits; returns how much went. The looks that a
+/// transaction makes in vain are bounded, whatever comes in it.
 async fn make_room(work: &mut Work, whose: (Option<i32>, u64)) -> Result<usize, Fault> {
     let shared = Arc::clone(&work.shared);
-    let looks = if shared.room.is_barren() { 1 } else { LOOKS };
+    let most = if shared.room.is_barren() { 1 } else { LOOKS };
     let giving = shared.room.giving(work.book.room(), whose);
     let mut gone = 0;
     for is_settled in [true, false] {
         for giving in &giving {
-            for _ in 0..looks {
-                gone += match is_settled {
+            for _ in 0..most {
+                if work.looks_in_vain >= IN_VAIN {
+                    return Ok(gone);
+                }
+                let went = match is_settled {
                     true => settled::forget(work, i64::MAX, STEP, Some(giving)).await?,
                     false => evict::step(work, giving).await?,
                 };
+                work.looks_in_vain += usize::from(went == 0);
+                gone += went;
                 if shared.room.refusal(work.book.room(), whose).is_none() {
                     return Ok(gone);
                 }
@@ -155,12 +164,12 @@ impl Storage for PostgresJournal {
             }
             drop(self.commands.lock().unwrap_or_else(PoisonError::into_inner).take());
             let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
-            let [moving, group, beat] = tasks.as_mut_slice() else { return };
+            let [moving, group, beat @ ..] = tasks.as_mut_slice() else { return };
             moving.abort();
             if tokio::time::timeout(patience, group).await.is_err() {
                 tracing::warn!("the journal is still writing; what is not committed will be delivered again");
             }
-            beat.abort();
+            beat.iter().for_each(JoinHandle::abort);
             let spilled = self.shared.spill.waiting().await;
             self.shared.spill.close(patience).await;
             let leaving = super::spawn(&self.shared, nodes::leave(Arc::clone(&self.shared), spilled));

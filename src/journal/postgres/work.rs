@@ -26,6 +26,8 @@ pub(super) struct Work {
     pub(super) book: Book,
     /// The targets whose workers are woken after the commit.
     pub(super) woken: BTreeSet<TargetId>,
+    /// How many looks for room found nothing that could go.
+    pub(super) looks_in_vain: usize,
     /// Whether it wrote dead letters: then there may be too many.
     pub(super) has_letters: bool,
     pen: OwnedMutexGuard<Pen>,
@@ -83,6 +85,7 @@ impl Work {
             pen,
             connection: Some(connection),
             number: row.get(0),
+            looks_in_vain: 0,
             has_letters: false,
             began,
             warnings,
