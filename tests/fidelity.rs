@@ -365,13 +365,6 @@ async fn what_was_held_differs_only_in_sent_at_which_is_later_by_the_time_it_was
     relay.finish().await;
 }
 
-/// As if everything in the journal had been accepted so long ago.
-fn age(relay: &Relay, by: Duration) {
-    let journal = rusqlite::Connection::open(relay.home().join("journal.db")).expect("the journal");
-    let millis = i64::try_from(by.as_millis()).expect("a few hours");
-    journal.execute("UPDATE record SET accepted_at = accepted_at - ?1", [millis]).expect("records");
-}
-
 #[tokio::test]
 async fn a_backlog_of_two_hours_is_sent_two_hours_later_so_that_no_tracker_shifts_its_timestamps() {
     let mut tracker = Tracker::plain().await;
@@ -383,7 +376,7 @@ async fn a_backlog_of_two_hours_is_sent_two_hours_later_so_that_no_tracker_shift
     let envelope = format!("{{\"event_id\":\"{}\",\"sent_at\":\"{stamp}\",\"n\":1.0}}\n{items}", new_id());
     assert_eq!(relay.send(envelope.clone()).await.status(), 200);
     relay.stop().await;
-    age(&relay, Duration::from_secs(7200));
+    relay.age(Duration::from_secs(7200));
     tracker.upstream.come_back().await;
     relay.launch();
     relay.await_ready().await;

@@ -7,6 +7,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::telemetry::log::{self, Line};
+
 /// What a project takes of the room.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Share {
@@ -152,6 +154,14 @@ impl Shares {
 impl Holder {
     fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// Says, once a minute, that a project is refused because of what it has taken.
+pub(super) fn tell_refused(project: &str, why: &str) {
+    if let Some(Line { suppressed }) = log::admit("share of the journal", project) {
+        let message = "the project has taken its share of the journal; what it sends is refused until some of it is delivered";
+        tracing::error!(project.name = project, why, suppressed, "{message}");
     }
 }
 

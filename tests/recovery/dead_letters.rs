@@ -11,13 +11,16 @@ use crate::support::eventually::eventually;
 use crate::support::relay::{Plan, Relay, SOON};
 use crate::support::upstream::{Reply, Upstream};
 
-/// A relay with an upstream that refused so many, among others that it took.
+/// A relay with an upstream that refused so many, one after another, and took one more.
 async fn with_refused(count: usize) -> (Relay, Upstream, Vec<String>) {
     let upstream = Upstream::start().await;
     let relay = Plan::new(&[("a", upstream.dsn("k3y-0f-a", 1))]).start().await;
     upstream.always(Reply::Status(400, vec![], "no such \u{1b}[2Jfield, k3y-0f-a".to_owned()));
-    let ids = relay.send_errors(count).await;
-    letters(&relay, count as u64).await;
+    let mut ids = vec![];
+    for number in 1..=count as u64 {
+        ids.extend(relay.send_errors(1).await);
+        letters(&relay, number).await;
+    }
     upstream.always(Reply::Ok);
     relay.send_errors(1).await;
     (relay, upstream, ids)

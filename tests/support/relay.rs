@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::envelopes::{self, KEY};
 use super::eventually::eventually;
 use super::net;
-use super::postgres::Server;
+use super::postgres::{Database, Server};
 use super::process::Process;
 use super::samples::Samples;
 
@@ -35,6 +35,7 @@ pub(crate) struct Plan {
     journal: String,
     /// Where the journal is.
     place: String,
+    database: Option<Database>,
     more: String,
     ipv6: bool,
     variables: Vec<(&'static str, PathBuf)>,
@@ -45,7 +46,7 @@ impl Plan {
     pub(crate) fn new(upstreams: &[(&str, String)]) -> Self {
         let upstreams = upstreams.iter().map(|(name, dsn)| ((*name).to_owned(), dsn.clone(), String::new())).collect();
         let empty = String::new;
-        let key = KEY.to_owned();
+        let (key, database) = (KEY.to_owned(), database());
         Self {
             key,
             upstreams,
@@ -54,7 +55,8 @@ impl Plan {
             server: empty(),
             admin: empty(),
             journal: empty(),
-            place: place(),
+            place: place(database.as_ref()),
+            database,
             more: empty(),
             ipv6: false,
             variables: vec![],
@@ -164,18 +166,21 @@ impl Plan {
         let (port, admin_port) = (net::free_port(), net::free_port());
         fs::write(home.path().join("config.toml"), self.config(port, admin_port)).expect("a configuration");
         let upstreams = self.upstreams.into_iter().map(|(name, ..)| name).collect();
-        Relay { home, port, admin_port, client: net::client(), upstreams, variables: self.variables, process: None }
+        let Self { variables, database, .. } = self;
+        Relay { home, port, admin_port, client: net::client(), upstreams, variables, database, process: None }
     }
 }
 
-/// Where the journal of a relay is: in a file, or with `SWITCHYARD_TEST_JOURNAL=postgres` in a database of its own.
-fn place() -> String {
-    match std::env::var("SWITCHYARD_TEST_JOURNAL").as_deref() {
-        Ok("postgres") => {
-            let url = Server::shared().database().url;
-            format!("url = \"{url}\"\ndurability = \"single\"\nspill_path = \"spill.db\"")
-        }
-        _ => "path = \"journal.db\"".to_owned(),
+/// A database for the journal of one relay with `SWITCHYARD_TEST_JOURNAL=postgres`; otherwise it is in a file.
+fn database() -> Option<Database> {
+    let wanted = std::env::var("SWITCHYARD_TEST_JOURNAL").is_ok_and(|wanted| wanted == "postgres");
+    wanted.then(|| Server::shared().database())
+}
+
+fn place(database: Option<&Database>) -> String {
+    match database {
+        Some(Database { url }) => format!("url = \"{url}\"\ndurability = \"single\"\nspill_path = \"spill.db\""),
+        None => "path = \"journal.db\"".to_owned(),
     }
 }
 
@@ -187,6 +192,7 @@ pub(crate) struct Relay {
     client: Client,
     upstreams: Vec<String>,
     variables: Vec<(&'static str, PathBuf)>,
+    database: Option<Database>,
     process: Option<Process>,
 }
 
@@ -207,6 +213,16 @@ impl Relay {
         }
         command.envs(self.variables.iter().cloned());
         self.process = Some(Process::start("switchyard", &mut command, &self.home.path().join("log"), None));
+    }
+
+    /// As if everything in the journal of a stopped relay had been accepted so long ago.
+    pub(crate) fn age(&self, by: Duration) {
+        let sql = format!("UPDATE record SET accepted_at = accepted_at - {}", by.as_millis());
+        if let Some(database) = &self.database {
+            return database.execute(&sql);
+        }
+        let journal = rusqlite::Connection::open(self.home.path().join("journal.db")).expect("the journal");
+        assert!(journal.execute(&sql, []).expect("records") > 0);
     }
 
     /// Takes over a process that was started by hand in its folder.

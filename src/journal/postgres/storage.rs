@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::task::JoinHandle;
 
+use crate::journal::shares;
 use crate::journal::{JournalError, Measures, Primaries, Space, Storage, Submission};
 
 use super::PostgresJournal;
@@ -64,6 +65,10 @@ pub(super) async fn admit(work: &mut Work, project: Option<i32>, need: u64) -> R
     match &refusal {
         None => shared.room.note_refused(None),
         Some(JournalError::Full(_)) => shared.room.note_refused(Some(whose)),
+        Some(JournalError::Share(why)) => {
+            let names = shared.names();
+            shares::tell_refused(project.and_then(|project| names.project(project)).map_or("", |name| name), why);
+        }
         Some(_) => {}
     }
     shared.room.note_barren(gone == 0);

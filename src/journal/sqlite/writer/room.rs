@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use crate::journal::JournalError;
+use crate::journal::shares;
 use crate::journal::sqlite::file::Reservation;
 use crate::journal::sqlite::group::{Answer, Group};
 use crate::journal::sqlite::shared::Reply;
 use crate::journal::sqlite::space;
-use crate::telemetry::log::{self, Line};
 
 use super::{SMALL, Writer};
 
@@ -96,14 +96,9 @@ impl Writer<'_> {
 
     /// A journal that is full for one project is said once a minute; one that is full for all is in trouble.
     pub(super) fn refuse(project: Option<&str>, error: &JournalError, group: &mut Group) {
-        let JournalError::Share(why) = error else {
-            group.refused = Some(error.clone());
-            return;
-        };
-        let name = project.unwrap_or_default();
-        if let Some(Line { suppressed }) = log::admit("share of the journal", name) {
-            let message = "the project has taken its share of the journal; what it sends is refused until some of it is delivered";
-            tracing::error!(project.name = name, why, suppressed, "{message}");
+        match error {
+            JournalError::Share(why) => shares::tell_refused(project.unwrap_or_default(), why),
+            _ => group.refused = Some(error.clone()),
         }
     }
 }
