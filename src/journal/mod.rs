@@ -10,7 +10,8 @@
 //! ledger begins with the totals. Of several relays on one journal each ledger gets the postings of all. Who awaits [`Log::prune`]
 //! finds every settlement committed and posted that was handed over before: the suite waits by that.
 //!
-//! The journal never looks at what is in a body, with one exception: it counts the spans of a transaction that is dropped.
+//! The journal never looks at what is in a body, with two exceptions: it counts the spans of a transaction that is dropped, and the
+//! items of what a relay had kept on its own machine and another one has taken meanwhile.
 
 pub mod archive;
 pub mod backfill;

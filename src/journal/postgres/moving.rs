@@ -13,6 +13,7 @@ use crate::journal::sqlite::SqliteJournal;
 use crate::journal::{
     Claim, Client, JournalError, Log as _, Progress, Queues as _, RecordId, Rest, Settlement, Submission,
 };
+use crate::tasks;
 
 use super::drafts;
 use super::fault::Fault;
@@ -78,8 +79,8 @@ async fn move_over(
     outcome
 }
 
-/// What another relay has taken keeps nothing else of a submission from being moved: it was acknowledged. Only its own key says that
-/// it was moved before.
+/// What another relay has taken keeps nothing else of a submission from being moved: it was acknowledged. It has been moved when its own
+/// key is taken, and needs not be when all of its items are.
 async fn without_repeats(
     shared: &Arc<Shared>,
     commands: &mpsc::UnboundedSender<Command>,
@@ -93,12 +94,32 @@ async fn without_repeats(
             return Ok(claim.record.id);
         }
         taken.extend(keys.iter().copied());
+        if is_repeat(claim, &taken).await {
+            return Ok(claim.record.id);
+        }
         answer = match hand_over(shared, commands, claim, &taken).await {
             Ok(answer) => answer.await.unwrap_or(Err(JournalError::Closed)),
             Err(fault) => Err(fault.into()),
         };
     }
     answer
+}
+
+/// Whether others have taken all of it: each item has a key, and each key is among these.
+async fn is_repeat(claim: &Claim, taken: &[u128]) -> bool {
+    let record = &claim.record;
+    let Some((_, keys)) = record.client.spilled.as_deref().and_then(|spilled| spilled.keys.split_last()) else {
+        return false;
+    };
+    if !keys.iter().all(|key| taken.contains(&whole(*key))) {
+        return false;
+    }
+    let body = record.body.clone();
+    let items = match record.client.request {
+        Some(_) => 1,
+        None => tasks::blocking(move || body.outline().map_or(usize::MAX, |outline| outline.items().len())).await,
+    };
+    items == keys.len()
 }
 
 /// A key from its two halves.
