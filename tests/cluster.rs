@@ -2,8 +2,12 @@
 //! what was answered, id by id.
 
 mod cluster {
+    mod endurance;
     mod failover;
+    mod large;
+    mod partitions;
     mod relays;
+    mod restarts;
     mod scene;
 }
 mod support;

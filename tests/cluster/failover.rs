@@ -1,6 +1,22 @@
 //! Servers that die, freeze and come back.
 
-use super::scene::{Scene, stop};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::scene::{LATE, Scene, outage, stop};
+use crate::support::envelopes;
+use crate::support::eventually::eventually;
+use crate::support::load::Sendings;
+
+/// What an answer may take when the primary alone dies, and a busy machine beside.
+const STALL: Duration = Duration::from_secs(6 + 2);
+
+fn all_200(sent: &Sendings) {
+    let failures = sent.failures();
+    assert!(failures.is_empty(), "{} of {}: {:?}", failures.len(), sent.0.len(), failures.first());
+}
 
 #[tokio::test]
 async fn with_the_primary_and_its_patroni_killed_every_answer_is_200_and_nothing_is_lost_or_doubled() {
@@ -12,12 +28,38 @@ async fn with_the_primary_and_its_patroni_killed_every_answer_is_200_and_nothing
     scene.servers.await_another(primary).await;
     scene.more(&loads, 100).await;
     let sent = stop(loads).await;
-    assert!(sent.failures().is_empty(), "{} of {}: {:?}", sent.failures().len(), sent.0.len(), sent.failures().first());
+    all_200(&sent);
     let repeats = scene.delivered(&sent.accepted()).await;
     for repeats in repeats {
         assert!(repeats.len() <= 64 * 3, "no more than what was in flight at the three relays: {}", repeats.len());
     }
     scene.balanced().await;
+}
+
+#[tokio::test]
+async fn with_the_primary_alone_killed_an_answer_takes_six_seconds_and_an_event_at_three_relays_is_one_delivery() {
+    let mut scene = Scene::begin().await;
+    let (loads, end) = (scene.load(150), CancellationToken::new());
+    let thrice = scene.thrice(&end);
+    scene.more(&loads, 50).await;
+    let primary = scene.servers.primary().await.unwrap();
+    scene.servers.kill(primary, false);
+    let killed = Instant::now();
+    scene.servers.await_another(primary).await;
+    println!("another server was the primary after {:?}", killed.elapsed());
+    scene.more(&loads, 50).await;
+    end.cancel();
+    let sent = stop(loads).await;
+    all_200(&sent);
+    println!("the longest of {} answers took {:?}", sent.0.len(), sent.slowest());
+    assert!(sent.slowest() <= STALL, "{:?}", sent.slowest());
+    let mut ids = sent.accepted();
+    ids.extend(thrice.join_all().await.into_iter().flatten());
+    let repeats = scene.delivered(&ids).await;
+    assert!(repeats.iter().all(|repeats| repeats.is_empty()), "{repeats:?}");
+    scene.balanced().await;
+    let records = scene.servers.ask("SELECT count(*), count(DISTINCT event_id) FROM record").await.unwrap();
+    assert_eq!(records.trim(), format!("{0}|{0}", ids.len()), "each is one record");
 }
 
 #[tokio::test]
@@ -27,12 +69,50 @@ async fn a_primary_that_was_frozen_acknowledges_nothing_when_it_goes_on() {
     scene.more(&loads, 100).await;
     let primary = scene.servers.primary().await.unwrap();
     scene.servers.freeze(primary, true);
+    let frozen = Instant::now();
     scene.servers.await_another(primary).await;
     scene.more(&loads, 100).await;
+    scene.more_until(&loads, frozen, outage().min(Duration::from_secs(60))).await;
     scene.servers.freeze(primary, false);
     scene.more(&loads, 100).await;
     let sent = stop(loads).await;
-    assert!(sent.failures().is_empty(), "{} of {}: {:?}", sent.failures().len(), sent.0.len(), sent.failures().first());
+    all_200(&sent);
+    println!("the longest of {} answers took {:?}", sent.0.len(), sent.slowest());
     scene.delivered(&sent.accepted()).await;
     scene.balanced().await;
+}
+
+#[tokio::test]
+async fn with_both_standbys_down_nothing_is_acknowledged_but_what_is_on_a_relays_disk_and_all_goes_on_by_itself() {
+    let mut scene = Scene::begin().await;
+    let primary = scene.servers.primary().await.unwrap();
+    let standbys: Vec<usize> = (0..3).filter(|number| *number != primary).collect();
+    scene.join(scene.plan(3).keeping_nothing()).await;
+    let keeping_nothing = scene.relays.pop().unwrap();
+    let before = scene.relays[0].send_errors(30).await.into_iter().collect();
+    scene.delivered(&before).await;
+    for standby in &standbys {
+        scene.servers.kill(*standby, true);
+    }
+    let loads = scene.load(150);
+    scene.more(&loads, 100).await;
+    let refused = keeping_nothing.send(envelopes::error(&envelopes::new_id())).await;
+    assert_eq!(refused.status(), 503);
+    let sent = stop(loads).await;
+    all_200(&sent);
+    println!("the longest of {} answers took {:?}", sent.0.len(), sent.slowest());
+    let kept: u32 = scene.relays.iter().map(|relay| relay.spilled()).sum();
+    assert_eq!(kept, sent.0.len() as u32, "each that was acknowledged is on the disk of its relay");
+    for standby in standbys {
+        scene.servers.revive(standby);
+    }
+    scene.servers.await_whole().await;
+    let repeats = scene.delivered(&sent.accepted()).await;
+    assert!(repeats.iter().all(|repeats| repeats.is_empty()), "{repeats:?}");
+    scene.balanced().await;
+    eventually("it takes them again", LATE, async || {
+        let answer = keeping_nothing.send(envelopes::error(&envelopes::new_id())).await;
+        if answer.status() == 200 { Ok(()) } else { Err(answer.status().to_string()) }
+    })
+    .await;
 }

@@ -3,8 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
+use crate::support::connection::Connection;
+use crate::support::envelopes;
 use crate::support::eventually::eventually;
 use crate::support::load::{Load, Sendings, Style};
 use crate::support::patroni::Patroni;
@@ -13,6 +19,9 @@ use crate::support::upstream::Upstream;
 
 /// How long everything accepted may take to be where it belongs after the worst.
 pub(super) const LATE: Duration = Duration::from_secs(60);
+
+/// The senders at each relay.
+const SENDERS: u32 = 8;
 
 /// Two clusters at a time are what a small machine can carry.
 static PLACES: Semaphore = Semaphore::const_new(2);
@@ -32,28 +41,64 @@ pub(super) type Repeats = BTreeMap<String, usize>;
 impl Scene {
     /// Everything runs.
     pub(super) async fn begin() -> Self {
-        let place = PLACES.acquire().await.expect("a place");
-        let (servers, a, b) = (Patroni::start().await, Upstream::start().await, Upstream::start().await);
-        let mut scene = Self { servers, a, b, relays: vec![], _place: place };
+        let mut scene = Self::without_relays(false).await;
         for number in 0..3 {
-            scene.join(number).await;
+            scene.join(scene.plan(number)).await;
         }
         scene
     }
 
-    /// A further relay.
-    pub(super) async fn join(&mut self, number: usize) {
+    /// The servers, each of which can be cut off if so wanted, and the upstreams.
+    pub(super) async fn without_relays(has_lines: bool) -> Self {
+        let place = PLACES.acquire().await.expect("a place");
+        let servers = if has_lines { Patroni::start_over_lines().await } else { Patroni::start().await };
+        Self { servers, a: Upstream::start().await, b: Upstream::start().await, relays: vec![], _place: place }
+    }
+
+    /// What a relay is, as all are.
+    pub(super) fn plan(&self, number: usize) -> Plan {
         let plan = Plan::new(&[("a", self.a.dsn("key", 1)), ("b", self.b.dsn("key", 1))]);
-        let relay = plan.shared(&self.servers.url(), &format!("relay-{number}")).start().await;
-        self.relays.push(relay);
+        plan.shared(&self.servers.url(), &format!("relay-{number}"))
+    }
+
+    /// A further relay.
+    pub(super) async fn join(&mut self, plan: Plan) {
+        self.relays.push(plan.start().await);
     }
 
     /// Senders at each relay: together about so many envelopes a second.
     pub(super) fn load(&self, per_second: u32) -> Vec<Load> {
-        let senders = 8;
-        let pace = Some(Duration::from_secs(1) * senders * self.relays.len() as u32 / per_second);
-        let style = Style { senders: senders as usize, pace, keep_alive: true };
-        self.relays.iter().map(|relay| Load::start(&relay.address(), style)).collect()
+        let each = per_second / self.relays.len() as u32;
+        self.relays.iter().map(|relay| load(&relay.address(), each)).collect()
+    }
+
+    /// Sends each event to all relays at once, one after another in a few places, until `end`; the events. Each answer must be 200.
+    pub(super) fn thrice(&self, end: &CancellationToken) -> JoinSet<BTreeSet<String>> {
+        let addresses: Vec<String> = self.relays.iter().map(Relay::address).collect();
+        let mut senders = JoinSet::new();
+        for _ in 0..4 {
+            let (addresses, end) = (addresses.clone(), end.clone());
+            senders.spawn(async move {
+                let mut ids = BTreeSet::new();
+                while !end.is_cancelled() {
+                    let id = envelopes::new_id();
+                    let envelope = envelopes::error(&id);
+                    let sent = addresses.iter().map(|address| send(address, &envelope));
+                    let statuses = join_all(sent).await;
+                    assert!(statuses.iter().all(|status| *status == Ok(200)), "{statuses:?}");
+                    ids.insert(id);
+                }
+                ids
+            });
+        }
+        senders
+    }
+
+    /// Sends at each relay until so much time has passed since `began`.
+    pub(super) async fn more_until(&self, loads: &[Load], began: Instant, long: Duration) {
+        while began.elapsed() < long {
+            self.more(loads, 10).await;
+        }
     }
 
     /// Waits until so many more are answered with 200 at each relay.
@@ -73,6 +118,10 @@ impl Scene {
         let mut repeats = [Repeats::new(), Repeats::new()];
         for ((name, upstream), repeats) in [("a", &self.a), ("b", &self.b)].into_iter().zip(&mut repeats) {
             let taken = eventually("everything is delivered", LATE, async || {
+                // Which they are is looked at when there are enough.
+                if upstream.taken_count() < ids.len() {
+                    return Err(format!("{name} has {} of {}", upstream.taken_count(), ids.len()));
+                }
                 let mut taken = BTreeMap::<String, usize>::new();
                 upstream.taken_ids().into_iter().for_each(|id| *taken.entry(id).or_default() += 1);
                 let missing = ids.iter().filter(|id| !taken.contains_key(*id)).count();
@@ -106,6 +155,24 @@ impl Scene {
         }
         waiting
     }
+}
+
+/// How long what is to last lasts: `SWITCHYARD_OUTAGE`, in seconds.
+pub(super) fn outage() -> Duration {
+    let seconds = std::env::var("SWITCHYARD_OUTAGE").map(|text| text.parse().expect("SWITCHYARD_OUTAGE is a number"));
+    Duration::from_secs(seconds.unwrap_or(20))
+}
+
+/// Senders at one address: together about so many envelopes a second.
+pub(super) fn load(address: &str, per_second: u32) -> Load {
+    let pace = Some(Duration::from_secs(1) * SENDERS / per_second);
+    Load::start(address, Style { senders: SENDERS as usize, pace, keep_alive: true })
+}
+
+/// The status of the answer to an envelope that is sent once.
+pub(super) async fn send(address: &str, envelope: &str) -> Result<u16, String> {
+    let mut connection = Connection::open(address).await.map_err(|error| error.to_string())?;
+    Ok(connection.post(envelope).await.map_err(|error| error.to_string())?.status)
 }
 
 /// Ends them all; what was sent.

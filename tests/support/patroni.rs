@@ -1,6 +1,7 @@
 //! Three PostgreSQL servers with quorum commit, a Patroni beside each, and etcd, where the Patronis agree on the primary.
 //!
-//! Rule: everything is started here and ends with the fixture; a server that a Patroni started is found by the file with its pid.
+//! Rules: everything is started here and ends with the fixture; a server that a Patroni started is found by the file with its pid. A
+//! server can be cut off from etcd and from the other servers; whoever asks it from outside reaches it all the same.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::eventually::eventually;
+use super::line::Line;
 use super::net;
 use super::postgres::{as_nobody, open_to_all, own, program};
 use super::process::Process;
@@ -31,16 +33,38 @@ struct Member {
     rest: u16,
     folder: PathBuf,
     patroni: Option<Process>,
+    lines: Option<Lines>,
+}
+
+/// What a member and the others reach each other by.
+struct Lines {
+    /// From the others to its server, and to its Patroni.
+    server: Line,
+    rest: Line,
+    /// From its Patroni to etcd.
+    etcd: Line,
 }
 
 impl Patroni {
     /// Starts all of it, and waits until every commit is waited for.
     pub(crate) async fn start() -> Self {
+        Self::start_with(false).await
+    }
+
+    /// The same, where each server [can be cut off](Self::cut).
+    pub(crate) async fn start_over_lines() -> Self {
+        Self::start_with(true).await
+    }
+
+    async fn start_with(has_lines: bool) -> Self {
         let home = TempDir::with_prefix("switchyard-patroni-").expect("a folder");
         open_to_all(home.path());
         let (port, peers) = (net::free_port(), net::free_port());
         let etcd = etcd(home.path(), port, peers);
-        let members = (0..3).map(|number| Member::prepare(home.path(), number, port)).collect();
+        let mut members = Vec::new();
+        for number in 0..3 {
+            members.push(Member::prepare(home.path(), number, port, has_lines).await);
+        }
         let mut cluster = Self { members, etcd, client: net::client(), home };
         for number in 0..3 {
             cluster.members[number].launch();
@@ -51,8 +75,18 @@ impl Patroni {
 
     /// Where the database is, as a configuration names it.
     pub(crate) fn url(&self) -> String {
-        let hosts: Vec<String> = self.members.iter().map(|member| format!("127.0.0.1:{}", member.port)).collect();
+        Self::url_at(&self.ports())
+    }
+
+    /// The same by other ports.
+    pub(crate) fn url_at(ports: &[u16]) -> String {
+        let hosts: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
         format!("postgres://postgres:super@{}/postgres", hosts.join(","))
+    }
+
+    /// Where the servers listen.
+    pub(crate) fn ports(&self) -> Vec<u16> {
+        self.members.iter().map(|member| member.port).collect()
     }
 
     /// Which of them is the primary, as the Patronis say.
@@ -75,11 +109,19 @@ impl Patroni {
         .await
     }
 
+    /// Waits until both standbys follow, and one confirms every commit.
+    pub(crate) async fn await_whole(&self) {
+        eventually("both standbys follow", ELECTED, async || {
+            let following = self.ask("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'").await?;
+            if following.trim() == "2" { self.is_safe().await } else { Err(format!("{} follow", following.trim())) }
+        })
+        .await;
+    }
+
     /// Whether a standby confirms every commit.
     async fn is_safe(&self) -> Result<(), String> {
-        let primary = self.primary().await?;
         let standbys = "SELECT count(*) FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')";
-        match self.members[primary].ask(standbys)?.trim() {
+        match self.ask(standbys).await?.trim() {
             "0" => Err("no standby confirms what is committed".to_owned()),
             _ => Ok(()),
         }
@@ -97,6 +139,31 @@ impl Patroni {
     /// Starts the Patroni of a server again, and so the server.
     pub(crate) fn revive(&mut self, number: usize) {
         self.members[number].launch();
+    }
+
+    /// Restarts a server in order; the primary hands over to another one before, and follows that after it.
+    pub(crate) async fn restart(&self, number: usize) {
+        if self.primary().await == Ok(number) {
+            self.order(number, "switchover", format!(r#"{{"leader":"n{number}"}}"#)).await;
+            self.await_another(number).await;
+        } else {
+            self.order(number, "restart", "{}".to_owned()).await;
+        }
+        self.await_whole().await;
+    }
+
+    /// Asks a Patroni to do something, and waits until it has.
+    async fn order(&self, number: usize, what: &str, how: String) {
+        let url = format!("http://127.0.0.1:{}/{what}", self.members[number].rest);
+        let answer = self.client.post(url).body(how).timeout(ELECTED).send().await.expect("an answer of Patroni's");
+        let (status, text) = (answer.status(), answer.text().await);
+        assert!(status.is_success(), "{what}: {status}: {text:?}");
+    }
+
+    /// Cuts a server and its Patroni off from etcd and the others, or joins them again.
+    pub(crate) fn cut(&self, number: usize, is_cut: bool) {
+        let Lines { server, rest, etcd } = self.members[number].lines.as_ref().expect("lines");
+        [server, rest, etcd].into_iter().for_each(|line| line.cut(is_cut));
     }
 
     /// Stops a server and its Patroni in their tracks, or lets them go on.
@@ -117,25 +184,37 @@ impl Patroni {
 }
 
 impl Member {
-    fn prepare(home: &Path, number: usize, etcd: u16) -> Self {
+    async fn prepare(home: &Path, number: usize, etcd: u16, has_lines: bool) -> Self {
         let folder = home.join(format!("n{number}"));
         std::fs::create_dir(&folder).expect("a folder");
         own(&folder);
-        let member = Self { port: net::free_port(), rest: net::free_port(), folder, patroni: None };
+        let (port, rest) = (net::free_port(), net::free_port());
+        let lines = match has_lines {
+            true => {
+                Some(Lines { server: Line::to(port).await, rest: Line::to(rest).await, etcd: Line::to(etcd).await })
+            }
+            false => None,
+        };
+        let member = Self { port, rest, folder, patroni: None, lines };
         std::fs::write(home.join(format!("n{number}.yml")), member.configuration(number, etcd)).expect("a file");
         member
     }
 
     fn configuration(&self, number: usize, etcd: u16) -> String {
-        let Self { port, rest, folder, .. } = self;
+        let Self { port, rest, folder, lines, .. } = self;
+        let (port_there, rest_there, etcd) = match lines {
+            Some(Lines { server, rest, etcd }) => (server.port(), rest.port(), etcd.port()),
+            None => (*port, *rest, etcd),
+        };
         let (folder, bin) = (folder.display(), program("postgres"));
         let bin = bin.parent().unwrap_or(Path::new("")).display();
         format!(
             r#"
 scope: switchyard
 name: n{number}
-restapi: {{listen: "127.0.0.1:{rest}", connect_address: "127.0.0.1:{rest}"}}
-etcd3: {{host: "127.0.0.1:{etcd}"}}
+restapi: {{listen: "127.0.0.1:{rest}", connect_address: "127.0.0.1:{rest_there}"}}
+# As a proxy: not asked where else etcd is.
+etcd3: {{hosts: ["127.0.0.1:{etcd}"], use_proxies: true}}
 bootstrap:
   dcs:
     ttl: 20
@@ -150,7 +229,7 @@ bootstrap:
   initdb: [{{encoding: UTF8}}, {{locale: C}}, data-checksums]
 postgresql:
   listen: "127.0.0.1:{port}"
-  connect_address: "127.0.0.1:{port}"
+  connect_address: "127.0.0.1:{port_there}"
   data_dir: {folder}/data
   bin_dir: {bin}
   pgpass: {folder}/pgpass
@@ -158,7 +237,7 @@ postgresql:
     replication: {{username: replicator, password: rep}}
     superuser: {{username: postgres, password: super}}
     rewind: {{username: rewind, password: rew}}
-  parameters: {{unix_socket_directories: "{folder}"}}
+  parameters: {{unix_socket_directories: "{folder}", shared_preload_libraries: pg_stat_statements}}
   pg_hba: ["host all all 127.0.0.1/32 trust", "local all all trust", "host replication all 127.0.0.1/32 trust"]
 "#
         )

@@ -116,6 +116,12 @@ impl Plan {
         self
     }
 
+    /// Keeps nothing on its own machine while no server takes writes.
+    pub(crate) fn keeping_nothing(mut self) -> Self {
+        self.place = self.place.replace("spill_path = \"spill.db\"", "spill = false");
+        self
+    }
+
     /// Adds a line to the section of an upstream.
     pub(crate) fn upstream(mut self, name: &str, line: &str) -> Self {
         let (_, _, lines) = self.upstreams.iter_mut().find(|(have, ..)| have == name).expect("an upstream of the plan");
@@ -322,6 +328,11 @@ impl Relay {
         self.port
     }
 
+    /// Its admin port.
+    pub(crate) fn admin_port(&self) -> u16 {
+        self.admin_port
+    }
+
     /// Its folder.
     pub(crate) fn home(&self) -> PathBuf {
         self.home.path().to_owned()
@@ -335,6 +346,12 @@ impl Relay {
     /// What it has logged.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.home.path().join("log")).unwrap_or_default()
+    }
+
+    /// How many envelopes are kept on its machine, those that were moved and are not tidied yet included.
+    pub(crate) fn spilled(&self) -> u32 {
+        let kept = rusqlite::Connection::open(self.home.path().join("spill.db")).expect("its file");
+        kept.query_row("SELECT count(*) FROM record", [], |row| row.get(0)).expect("a number")
     }
 
     /// `host:port` of the public listener.

@@ -127,6 +127,11 @@ impl Upstream {
         self.address.to_string()
     }
 
+    /// Where it listens.
+    pub(crate) fn port(&self) -> u16 {
+        self.address.port()
+    }
+
     /// The DSN of a project here; `key` need not be hex.
     pub(crate) fn dsn(&self, key: &str, project: u64) -> String {
         format!("http://{key}@{}/{project}", self.address)
