@@ -205,13 +205,15 @@ impl managed::Manager for Connections {
     }
 }
 
-/// Looks whether what is committed there is safe. No statement is compiled there: to compile one takes longer than any of ours.
+/// Looks whether what is committed there is safe. No statement is compiled there: to compile one takes longer than any of ours. Queues are
+/// read in the order of an index, a part at a time: a plan that gathers all that waits, to sort it, costs more the more there is.
 async fn look_at(client: &Client, durability: Durability, place: &str) -> Result<(), Fault> {
     let (statement, idle, unacknowledged) = (STATEMENT.as_millis(), IDLE.as_millis(), UNACKNOWLEDGED.as_millis());
     client
         .batch_execute(&format!(
             "SET statement_timeout = {statement}; SET idle_in_transaction_session_timeout = {idle};
-             SET client_min_messages = warning; SET tcp_user_timeout = {unacknowledged}; SET jit = off"
+             SET client_min_messages = warning; SET tcp_user_timeout = {unacknowledged};
+             SET jit = off; SET enable_bitmapscan = off"
         ))
         .await?;
     let row = client
