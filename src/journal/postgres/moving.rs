@@ -35,9 +35,10 @@ pub(super) async fn run(shared: Arc<Shared>, commands: mpsc::WeakUnboundedSender
             let now = shared.clock.now();
             let Ok(claims) = journal.claim(*target, now, MOST).await else { break };
             let Some(commands) = commands.upgrade().filter(|_| !claims.is_empty()) else { break };
-            let moving = move_over(&shared, journal, &commands, claims);
+            let moving = move_over(&shared, journal, &commands, &claims);
             if let Err(fault) = shared.connector.unless_given_up(moving).await {
                 tracing::debug!(%fault, "what is kept on this machine is moved later");
+                put_back(&shared, journal, &claims).await;
                 break;
             }
         }
@@ -48,15 +49,15 @@ pub(super) async fn run(shared: Arc<Shared>, commands: mpsc::WeakUnboundedSender
     }
 }
 
-/// Moves these, in their order; those that could not be moved are put back to where they were.
+/// Moves these, in their order.
 async fn move_over(
     shared: &Arc<Shared>,
     journal: &SqliteJournal,
     commands: &mpsc::UnboundedSender<Command>,
-    claims: Vec<Claim>,
+    claims: &[Claim],
 ) -> Result<(), Fault> {
     let mut answers = Vec::new();
-    for claim in &claims {
+    for claim in claims {
         answers.push(hand_over(shared, commands, claim, &[]).await?);
     }
     let mut outcome = Ok(());
@@ -67,16 +68,20 @@ async fn move_over(
                 let delivered = claim.record.quantities.clone();
                 journal.settle(&claim.lease, Settlement { delivered, ..Settlement::default() }).await?;
             }
-            Err(error) => {
-                let (due, progress, quantities) =
-                    (shared.clock.now(), Progress::default(), claim.record.quantities.clone());
-                let rest = Some(Rest { due, progress, quantities });
-                journal.settle(&claim.lease, Settlement { rest, ..Settlement::default() }).await?;
-                outcome = Err(error.into());
-            }
+            Err(error) => outcome = Err(error.into()),
         }
     }
     outcome
+}
+
+/// Puts back what was not moved: nobody waits until its leases end.
+async fn put_back(shared: &Shared, journal: &SqliteJournal, claims: &[Claim]) {
+    for claim in claims {
+        let (due, progress, quantities) = (shared.clock.now(), Progress::default(), claim.record.quantities.clone());
+        let rest = Some(Rest { due, progress, quantities });
+        // What was moved has no lease any more.
+        drop(journal.settle(&claim.lease, Settlement { rest, ..Settlement::default() }).await);
+    }
 }
 
 /// What another relay has taken keeps nothing else of a submission from being moved: it was acknowledged. It has been moved when its own
@@ -94,7 +99,7 @@ async fn without_repeats(
             return Ok(claim.record.id);
         }
         taken.extend(keys.iter().copied());
-        if is_repeat(claim, &taken).await {
+        if items(claim).await <= taken.len() {
             return Ok(claim.record.id);
         }
         answer = match hand_over(shared, commands, claim, &taken).await {
@@ -105,21 +110,13 @@ async fn without_repeats(
     answer
 }
 
-/// Whether others have taken all of it: each item has a key, and each key is among these.
-async fn is_repeat(claim: &Claim, taken: &[u128]) -> bool {
-    let record = &claim.record;
-    let Some((_, keys)) = record.client.spilled.as_deref().and_then(|spilled| spilled.keys.split_last()) else {
-        return false;
-    };
-    if !keys.iter().all(|key| taken.contains(&whole(*key))) {
-        return false;
+/// How many items it has; at most one has each key.
+async fn items(claim: &Claim) -> usize {
+    let (body, is_request) = (claim.record.body.clone(), claim.record.client.request.is_some());
+    if is_request {
+        return 1;
     }
-    let body = record.body.clone();
-    let items = match record.client.request {
-        Some(_) => 1,
-        None => tasks::blocking(move || body.outline().map_or(usize::MAX, |outline| outline.items().len())).await,
-    };
-    items == keys.len()
+    tasks::blocking(move || body.outline().map_or(usize::MAX, |outline| outline.items().len())).await
 }
 
 /// A key from its two halves.
