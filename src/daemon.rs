@@ -49,7 +49,7 @@ mod upkeep;
 mod verifying;
 
 pub use backend::Backend;
-pub use control::{Chore, Control};
+pub use control::Control;
 use renewal::Renewal;
 use switching::{Announced, primaries};
 use upkeep::Observed;
@@ -130,7 +130,7 @@ pub async fn run_on(
             failure = daemon.tasks.first_failure() => break Err(DaemonError::Failed(failure)),
             failure = serving.first_failure() => break Err(DaemonError::Failed(failure)),
             Some(order) = daemon.orders.recv() => daemon.carry_out(order).await,
-            Some(()) = changed.recv() => daemon.reload().await,
+            Some(()) = changed.recv() => daemon.reload(false).await,
             Some(()) = hangup.recv() => daemon.reload_as_asked().await,
             _ = upkeep.tick() => {
                 daemon.keep_up().await;
@@ -334,15 +334,17 @@ impl Daemon {
         });
     }
 
-    /// Loads the file again: all of it comes into force, or nothing.
-    async fn reload(&mut self) {
+    /// Loads the file again, because it changed or somebody asked for it: all of it comes into force, or nothing.
+    async fn reload(&mut self, is_asked: bool) {
         notify(NotifyState::Reloading);
-        let outcome = match self.control.load().await {
+        let outcome = match self.control.load(is_asked).await {
             Ok(loaded) => self.take_over(loaded).await,
             Err(error) => Err(error.render(Form::Plain)),
         };
         if let Err(problem) = outcome {
-            tracing::error!(config.path = self.status.path, "the changed configuration is not used:\n{problem}");
+            if is_asked || self.status.error.as_ref() != Some(&problem) {
+                tracing::error!(config.path = self.status.path, "the changed configuration is not used:\n{problem}");
+            }
             self.status.error = Some(problem);
             self.show(Arc::clone(&self.admin.view().routing));
         }

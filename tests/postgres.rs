@@ -8,6 +8,8 @@ mod append;
 #[cfg(test)]
 #[path = "../src/journal/contract/mod.rs"]
 mod contract;
+#[path = "postgres/control.rs"]
+mod control;
 #[cfg(test)]
 #[path = "postgres/plane.rs"]
 mod plane;
@@ -18,6 +20,9 @@ mod relays;
 #[path = "postgres/room.rs"]
 mod room;
 mod support;
+#[cfg(test)]
+#[path = "postgres/term.rs"]
+mod term;
 #[cfg(test)]
 #[path = "postgres/upkeep.rs"]
 mod upkeep;

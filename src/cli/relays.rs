@@ -22,6 +22,12 @@ fn of_relay(now: Timestamp, relay: &RelayStatus) -> String {
         words::life(now, relay),
         words::count(relay.leases),
     );
+    if relay.leads {
+        line += ", leads";
+    }
+    if let Some(differs) = words::differing(relay) {
+        line += &format!(", {}", harmless(&differs, 400));
+    }
     if relay.spilled > 0 {
         line += &format!(", {} kept on its machine", words::kept(relay));
     }

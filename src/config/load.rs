@@ -7,6 +7,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Read;
 use std::path::Path;
 
+use crate::units::Secret;
+
 use super::diagnostics::{LoadError, Problems};
 use super::interpolate::{Variables, interpolate};
 use super::report::Report;
@@ -25,6 +27,8 @@ pub struct Loaded {
     pub warnings: Problems,
     /// What the file held, for [`Watch`](super::watch::Watch) to tell a change from.
     pub fingerprint: Fingerprint,
+    /// What the file held, as it is written.
+    pub text: Secret,
 }
 
 /// Tells one content of a file from another.
@@ -78,7 +82,8 @@ pub fn parse(file: &str, text: &str, variables: Variables<'_>) -> Result<Loaded,
     });
     match config {
         Some(config) if !report.has_errors() => {
-            Ok(Loaded { config, warnings: report.finish(file), fingerprint: Fingerprint::of(text.as_bytes()) })
+            let (fingerprint, written) = (Fingerprint::of(text.as_bytes()), Secret::new(text.to_owned()));
+            Ok(Loaded { config, warnings: report.finish(file), fingerprint, text: written })
         }
         _ => Err(report.finish(file)),
     }

@@ -5,6 +5,7 @@
 //! | `load` | a file's text to a [`Config`], or to everything that is wrong with it at once |
 //! | `tree`, `interpolate`, `shape`, `resolve`, `projects`, `api`, `canary`, `requests`, `notifications`, `shared`, `certificate` | its steps: places, `${…}`, kinds of values, checks across values, what they name |
 //! | `report`, `diagnostics`, `mask`, `suggest` | problems: gathered, shown, without secrets, with the word that was meant |
+//! | `common` | what relays on one database have in common of it |
 //! | `diff` | what a change changes, and what of it needs a restart |
 //! | `watch` | tells when the file's content changed |
 //! | `edit` | changes the line `primary`, and no other byte |
@@ -27,6 +28,7 @@ mod api;
 mod canary;
 mod certificate;
 mod checks;
+pub mod common;
 pub mod diagnostics;
 pub mod diff;
 pub mod edit;

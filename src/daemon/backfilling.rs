@@ -13,7 +13,7 @@ use crate::journal::backfill::{Backfill, BackfillStep};
 use crate::journal::{Journal, JournalError};
 use crate::tasks::Tasks;
 
-use super::control::{Chore, Control};
+use super::control::Control;
 
 /// The most that wait for an upstream, of whatever kind, when more are taken up.
 const BATCH: usize = 4;
@@ -32,19 +32,19 @@ pub(super) fn start(tasks: &Tasks, journal: Arc<dyn Journal>, admin: Admin, cont
 
 async fn go_on(journal: &dyn Journal, admin: &Admin, control: &dyn Control) {
     loop {
-        if !control.leads(Chore::Backfills).await {
-            sleep(PAUSE).await;
-            continue;
-        }
-        match step(journal, admin).await {
-            Ok(true) => sleep(EACH).await,
-            Ok(false) => admin.backfill_begun().await,
-            Err(error) => {
-                tracing::debug!(%error, "backfills are put off");
-                sleep(PAUSE).await;
-            }
+        match round(journal, admin, control).await {
+            Some(true) => sleep(EACH).await,
+            Some(false) => admin.backfill_begun().await,
+            None => sleep(PAUSE).await,
         }
     }
+}
+
+/// Does a step, if this relay leads. Whether there is more to do; `None` where it did nothing.
+pub(super) async fn round(journal: &dyn Journal, admin: &Admin, control: &dyn Control) -> Option<bool> {
+    let epoch = control.leads().await?;
+    let done = epoch.under(|| step(journal, admin)).await;
+    done.inspect_err(|error| tracing::debug!(%error, "backfills are put off")).ok()
 }
 
 /// Whether there is more to do.

@@ -18,7 +18,7 @@ use crate::protocol::event_id::EventId;
 use crate::protocol::marked::{self, Mark};
 use crate::units::Period;
 
-use super::{Chore, Daemon};
+use super::Daemon;
 
 /// An upstream that is to get one.
 type Recipient = (TargetId, Arc<str>);
@@ -28,8 +28,7 @@ impl Daemon {
     pub(super) async fn keep_canaries(&mut self) {
         let (board, settings) = (self.supervisor.board(), &self.config.canary);
         let wanted = settings.interval.zip(settings.project(&self.config.projects));
-        let leads = self.control.leads(Chore::Canaries).await;
-        let Some((interval, project)) = wanted.filter(|_| leads) else {
+        let (Some(epoch), Some((interval, project))) = (self.control.leads().await, wanted) else {
             return board.keep_canaries(&[]);
         };
         let upstreams = self.config.routing().route(project).deliver;
@@ -46,7 +45,7 @@ impl Daemon {
             }
         }
         if !due.is_empty() {
-            self.send_canary(&board, project, due).await;
+            epoch.under(|| self.send_canary(&board, project, due)).await;
         }
     }
 
@@ -125,7 +124,7 @@ impl Daemon {
             });
         }
         let targets = recipients.iter().map(|(target, _)| *target).collect();
-        if let Err(error) = self.journal.append(submission(project, targets, id, now)).await {
+        if let Err(error) = self.journal.report(vec![], Some(submission(project, targets, id, now))).await {
             let why = format!("the journal did not keep it: {error}");
             for (_, upstream) in &recipients {
                 board.canary(upstream, |canary| canary.as_mut().map(|canary| canary.refused(id, &why)));

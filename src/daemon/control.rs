@@ -1,7 +1,10 @@
-//! What relays on one journal share: the configuration with its primary, and who of them does what is to be done once.
+//! What relays on one journal share: the configuration with its primary, and who of them does the chores, which are done once for all:
+//! what is too old expires and is pruned, client reports and canaries are sent, backfills go on, trackers are asked what they store,
+//! receivers are notified.
 //!
-//! Rule: a relay asks before each step of a chore. If it leads, it does the step at once and asks again before the next. A step takes
-//! seconds at most. One that stalls in the middle may overlap with the next leader's: a step may be done twice.
+//! Rule: a relay asks before each step of a chore. If it leads, it does the step at once, under the [term](crate::journal::term) that it
+//! was told, and asks again before the next. A step takes seconds at most. Of one that stalls in the middle until another relay leads, the
+//! journal takes nothing.
 
 use std::path::{Path, PathBuf};
 
@@ -13,26 +16,8 @@ use crate::config::diagnostics::LoadError;
 use crate::config::edit::{self, EditError};
 use crate::config::watch::Watch;
 use crate::config::{Fingerprint, Loaded, load};
+use crate::journal::term::Epoch;
 use crate::tasks::{self, Tasks};
-
-/// What one relay at a time does for all.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Chore {
-    /// What waited too long is dropped.
-    Expire,
-    /// What was kept long enough goes.
-    Prune,
-    /// Upstreams are told what was dropped.
-    ClientReports,
-    /// Events of ours are sent through to the upstreams.
-    Canaries,
-    /// Upstreams are given what they were not meant to get.
-    Backfills,
-    /// Events are looked for at their upstreams.
-    Verification,
-    /// Somebody is told when something breaks.
-    Notifications,
-}
 
 /// What the relays share. One relay alone has its file.
 pub trait Control: Send + Sync {
@@ -40,8 +25,8 @@ pub trait Control: Send + Sync {
     /// of several at once; it misses none.
     fn watch(&self, tasks: &Tasks) -> mpsc::Receiver<()>;
 
-    /// The configuration.
-    fn load(&self) -> BoxFuture<'_, Result<Loaded, LoadError>>;
+    /// The configuration. Somebody may have asked for it: then the file counts although it has not changed.
+    fn load(&self, is_asked: bool) -> BoxFuture<'_, Result<Loaded, LoadError>>;
 
     /// Makes an upstream the primary in the configuration, as every later [`Control::load`] shows it; returns the one before. The error
     /// is a sentence for whoever asked.
@@ -50,8 +35,8 @@ pub trait Control: Send + Sync {
     /// Whether it was this relay that made the primary in force the primary, as far as is known: it keeps the switch.
     fn made_primary(&self, name: &str) -> bool;
 
-    /// Whether this relay may do the next step of the chore. Also `false` while that cannot be told.
-    fn leads(&self, chore: Chore) -> BoxFuture<'_, bool>;
+    /// The term under which this relay may do the next step of a chore, if it leads. Also `None` while that cannot be told.
+    fn leads(&self) -> BoxFuture<'_, Option<Epoch>>;
 }
 
 /// The file of one relay, which does everything itself.
@@ -82,7 +67,7 @@ impl Control for File {
         told
     }
 
-    fn load(&self) -> BoxFuture<'_, Result<Loaded, LoadError>> {
+    fn load(&self, _: bool) -> BoxFuture<'_, Result<Loaded, LoadError>> {
         let path = self.path.clone();
         tasks::blocking(move || load(&path)).boxed()
     }
@@ -96,8 +81,8 @@ impl Control for File {
         true
     }
 
-    fn leads(&self, _: Chore) -> BoxFuture<'_, bool> {
-        ready(true).boxed()
+    fn leads(&self) -> BoxFuture<'_, Option<Epoch>> {
+        ready(Some(Epoch::ALONE)).boxed()
     }
 }
 

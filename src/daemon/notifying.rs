@@ -18,7 +18,8 @@ use crate::policy::backoff::Backoff;
 use crate::policy::incidents::{Event, Incidents, Notice, Sign, Told};
 use crate::telemetry::metrics::Metrics;
 
-use super::{Chore, Daemon};
+use super::Daemon;
+use super::control::Control;
 
 /// How often the status is looked at.
 const LOOK: Duration = Duration::from_secs(5);
@@ -41,7 +42,7 @@ struct Receiver {
 }
 
 /// What the task works with.
-struct Watcher {
+pub(super) struct Watcher {
     admin: Admin,
     clock: Clock,
     metrics: Metrics,
@@ -65,7 +66,19 @@ impl Daemon {
     /// Tells the receivers from now on.
     pub(super) fn start_notifying(&self) {
         let (receivers, control) = (Arc::clone(&self.receivers), Arc::clone(&self.control));
-        let mut watcher = Watcher {
+        let (mut watcher, stop) = (self.watcher(), self.tasks.stopping().clone());
+        self.tasks.spawn("notifications", async move {
+            let mut looks = interval(LOOK);
+            looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            while stop.run_until_cancelled(looks.tick()).await.is_some() {
+                stop.run_until_cancelled(watcher.round(&*control, &receivers)).await;
+            }
+        });
+    }
+
+    /// Who knows nothing yet.
+    pub(super) fn watcher(&self) -> Watcher {
+        Watcher {
             admin: self.admin.clone(),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
@@ -77,25 +90,28 @@ impl Daemon {
             since: self.clock.now(),
             open: BTreeSet::new(),
             news: Arc::clone(&self.observed.incidents),
-        };
-        let stop = self.tasks.stopping().clone();
-        self.tasks.spawn("notifications", async move {
-            let mut looks = interval(LOOK);
-            looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            while stop.run_until_cancelled(looks.tick()).await.is_some() {
-                if !control.leads(Chore::Notifications).await {
-                    watcher.hand_over();
-                    continue;
-                }
-                watcher.remember().await;
-                watcher.follow(&receivers.load());
-                stop.run_until_cancelled(watcher.look()).await;
-            }
-        });
+        }
     }
 }
 
 impl Watcher {
+    /// Looks once and tells what is new, if this relay leads; returns whether it did.
+    pub(super) async fn round(&mut self, control: &dyn Control, receivers: &Receivers) -> bool {
+        let Some(epoch) = control.leads().await else {
+            self.hand_over();
+            return false;
+        };
+        self.remember().await;
+        self.follow(&receivers.load());
+        self.look().await;
+        // The look may have taken so long that another relay tells by now.
+        let leads = control.leads().await == Some(epoch);
+        if leads {
+            self.tell().await;
+        }
+        leads
+    }
+
     /// Follows a changed configuration. A receiver that stays as it is knows what it was told.
     fn follow(&mut self, settings: &[Settings]) {
         let mut before = std::mem::take(&mut self.receivers);
@@ -145,6 +161,7 @@ impl Watcher {
         self.open = open;
     }
 
+    /// Looks at the status: what is to be told then waits.
     async fn look(&mut self) {
         if self.receivers.is_empty() {
             return;
@@ -152,9 +169,6 @@ impl Watcher {
         let mut signs = signs::of(&self.admin.status().await, self.max_size);
         self.judge().await;
         signs.extend(self.verdict.iter().map(|(_, sign)| sign.clone()));
-        if self.sender.is_none() {
-            self.sender = Sender::new().inspect_err(|error| tracing::error!(%error, "nobody can be notified")).ok();
-        }
         let (uptime, now) = (self.clock.uptime(), self.clock.now());
         for receiver in &mut self.receivers {
             let own: Vec<Sign> =
@@ -164,7 +178,17 @@ impl Watcher {
             let surplus = receiver.waiting.len().saturating_sub(KEPT);
             receiver.waiting.drain(..surplus);
         }
+    }
+
+    /// Sends what waits.
+    async fn tell(&mut self) {
+        if self.receivers.is_empty() {
+            return;
+        }
         self.note();
+        if self.sender.is_none() {
+            self.sender = Sender::new().inspect_err(|error| tracing::error!(%error, "nobody can be notified")).ok();
+        }
         let Some(sender) = &self.sender else { return };
         join_all(self.receivers.iter_mut().map(|receiver| receiver.send(sender, &self.metrics))).await;
     }

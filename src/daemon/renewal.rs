@@ -40,14 +40,19 @@ impl Daemon {
     pub(super) async fn follow_certificate(&mut self) {
         if self.renewal.is_due(look(&self.config)) {
             tracing::info!("the files of a certificate have changed");
-            self.reload_as_asked().await;
+            self.load_anew(false).await;
         }
     }
 
-    /// Loads the file for somebody who asked for it: the log says that it was done, though nothing in it has changed.
+    /// Loads the file for somebody who asked for it.
     pub(super) async fn reload_as_asked(&mut self) {
+        self.load_anew(true).await;
+    }
+
+    /// The log says that it was done, though nothing in the file has changed.
+    async fn load_anew(&mut self, is_asked: bool) {
         self.seen = None;
-        self.reload().await;
+        self.reload(is_asked).await;
     }
 }
 

@@ -13,7 +13,7 @@ use crate::journal::{Client, Submission, TargetId};
 use crate::protocol::category::Quantities;
 use crate::protocol::client_report;
 
-use super::{Chore, Daemon};
+use super::Daemon;
 
 /// Whom a report is for, and about which project.
 type Addressee = (TargetId, Arc<str>);
@@ -25,9 +25,13 @@ impl Daemon {
     /// Tells upstreams what was dropped for them, as far as it is time.
     pub(super) async fn tell_losses(&mut self) {
         self.intake.keep_losses().await;
-        if !self.control.leads(Chore::ClientReports).await {
-            return self.gathering.clear();
+        match self.control.leads().await {
+            Some(epoch) => epoch.under(|| self.report_losses()).await,
+            None => self.gathering.clear(),
         }
+    }
+
+    async fn report_losses(&mut self) {
         let Ok(losses) = self.journal.losses().await else { return };
         let mut gathered: BTreeMap<Addressee, Vec<Loss>> = BTreeMap::new();
         for loss in losses {

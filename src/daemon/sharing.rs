@@ -1,76 +1,209 @@
-//! The configuration of a relay that shares its journal: its own file, under the primary of all.
+//! The configuration of a relay that shares its journal: its own file, under the primary of all and what all have in common.
 //!
-//! Rules: the database says which upstream is the primary; the first relay to start says it there. A file that names another one is
-//! told of and changes nothing, but a change of its line while the relay runs is a switch. Without the database the primary stays.
+//! Rules: the database says both; the first relay to start says them there. A file that says something else is told of and changes
+//! nothing, but a change of its primary while the relay runs is a switch, and a change of the common part at the relay that leads is
+//! published: it holds for all. What a relay cannot take it does not use, and says why. Without the database all stays as it is.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 
-use crate::config::Loaded;
+use crate::config::common::Common;
 use crate::config::diagnostics::LoadError;
+use crate::config::{Config, Loaded, diff, parse};
 use crate::journal::JournalError;
-use crate::journal::postgres::{PostgresJournal, SharedPrimary};
+use crate::journal::postgres::{Plane, PostgresJournal};
+use crate::journal::term::Epoch;
 use crate::tasks::Tasks;
 
-use super::control::{Chore, Control, File};
+use super::control::{Control, File};
+
+/// When it is looked again.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// What relays on a database share.
 pub(super) struct Sharing {
     journal: Arc<PostgresJournal>,
     file: File,
     seen: Mutex<Seen>,
+    /// The database could not be told something, or the status does not say yet what is wrong with the file.
+    look_again: Arc<AtomicBool>,
 }
 
 /// What was seen last.
 #[derive(Clone)]
 struct Seen {
-    /// The primary that the file names.
-    own: Arc<str>,
-    shared: SharedPrimary,
+    /// The file's last good content.
+    loaded: Loaded,
+    own: Own,
+    plane: Plane,
+    /// By which names the file differs from what is common.
+    differs: Vec<String>,
+    /// The configuration that was made of it, and that this relay went over to.
+    config: Config,
+}
+
+/// What the file says of what is shared.
+#[derive(Clone, PartialEq, Eq)]
+struct Own {
+    primary: Arc<str>,
+    common: Common,
+}
+
+impl Own {
+    fn of(loaded: &Loaded) -> Self {
+        Self { primary: Arc::clone(&loaded.config.primary), common: Common::of(loaded.text.expose()) }
+    }
 }
 
 impl Sharing {
-    /// Puts the primary of all over what the file says.
+    /// Puts what all relays have over what the file says.
     pub(super) async fn begin(
         journal: Arc<PostgresJournal>,
         file: File,
         loaded: &mut Loaded,
     ) -> Result<Self, JournalError> {
-        let own = Arc::clone(&loaded.config.primary);
-        let shared = journal.shared_primary(&own).await?;
-        put_over(loaded, &shared).map_err(JournalError::Failed)?;
-        Ok(Self { journal, file, seen: Mutex::new(Seen { own, shared }) })
+        let own = Own::of(loaded);
+        let mut plane = journal.plane(&own.primary, own.common.text()).await?;
+        let differs = own.common.differing(&Common::from(plane.common.clone()));
+        let of_file = loaded.clone();
+        match made(of_file.clone(), &own, &plane) {
+            Ok(made) => *loaded = made,
+            Err(why) => {
+                // The file it is, then, for now: the first look at what is shared says why in the status, too.
+                tracing::error!("what all relays have in common cannot be used here:\n{why}");
+                put_over(loaded, &plane).map_err(JournalError::Failed)?;
+                plane.revision -= 1;
+            }
+        }
+        let seen = Seen { loaded: of_file, own, plane, differs: vec![], config: loaded.config.clone() };
+        let sharing = Self { journal, file, seen: Mutex::new(seen), look_again: Arc::default() };
+        sharing.tell(differs, false).await;
+        Ok(sharing)
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The primary of all, after a change of the file's line has become a switch.
-    async fn follow(&self, own: &Arc<str>) -> Result<SharedPrimary, JournalError> {
-        let Seen { own: before, shared: known } = self.seen().clone();
-        if *own != before {
-            self.journal.share_primary(own).await?;
+    /// What all relays have, after a change of the file has become one of all where it may.
+    async fn follow(&self, loaded: &Loaded, own: &Own, is_asked: bool) -> Result<Plane, String> {
+        let Seen { own: before, config, .. } = self.seen().clone();
+        let failed = |error: JournalError| format!("what all relays share cannot be changed now: {error}");
+        if own.primary != before.primary {
+            self.journal.share_primary(&own.primary).await.map_err(failed)?;
         }
-        let shared = match self.journal.shared_primary(own).await {
-            Ok(shared) => shared,
-            Err(_) if *own == before => known,
-            Err(error) => return Err(error),
+        let plane = self.journal.plane(&own.primary, own.common.text()).await.map_err(failed)?;
+        let is_new = plane.common != own.common.text() && (is_asked || own.common != before.common);
+        let Some(epoch) = self.leads().await.filter(|_| is_new) else { return Ok(plane) };
+        // What this relay cannot go over to is nothing for the others.
+        has_primary(&loaded.config, &plane).and_then(|()| goes_over(&config, &loaded.config))?;
+        self.journal.publish(epoch, own.common.text()).await.map_err(failed)?;
+        tracing::info!(
+            changes = own.common.differing(&Common::from(plane.common)).join(", "),
+            "published to all relays"
+        );
+        self.journal.plane(&own.primary, own.common.text()).await.map_err(failed)
+    }
+
+    /// Says by which names the file differs from what is common: in the log when that is new or asked for, and to all relays.
+    async fn tell(&self, differs: Vec<String>, is_asked: bool) {
+        let before = std::mem::replace(&mut self.seen().differs, differs.clone());
+        if before != differs || (is_asked && !differs.is_empty()) {
+            let path = self.file.path().display();
+            let names = differs.join(", ");
+            match differs.as_slice() {
+                [] => tracing::info!(config.path = %path, "the file is what all relays have in common"),
+                _ => tracing::warn!(
+                    config.path = %path,
+                    differs = names,
+                    "the file differs from what all relays have in common: that holds"
+                ),
+            }
+        }
+        if let Err(error) = self.journal.note_differing(differs).await {
+            self.look_again.store(true, Ordering::Release);
+            tracing::debug!(%error, "that the file differs is told later");
+        }
+    }
+
+    fn note(&self, loaded: Loaded, own: Own, plane: Plane, made: Option<&Loaded>) {
+        let mut seen = self.seen();
+        (seen.loaded, seen.own, seen.plane) = (loaded, own, plane);
+        if let Some(made) = made.filter(|made| goes_over(&seen.config, &made.config).is_ok()) {
+            seen.config = made.config.clone();
+        }
+    }
+
+    async fn load(&self, is_asked: bool) -> Result<Loaded, LoadError> {
+        let unfit = |why: String| LoadError::Apart { path: self.file.path().to_owned(), why };
+        let Seen { loaded: good, own: before, plane: known, config, .. } = self.seen().clone();
+        // While the file is broken its last good content stands for it: switches are followed.
+        let (loaded, broken) = match self.file.load(is_asked).await {
+            Ok(loaded) => (loaded, None),
+            Err(error) => (good, Some(error)),
         };
-        *self.seen() = Seen { own: Arc::clone(own), shared: shared.clone() };
-        Ok(shared)
+        let own = Own::of(&loaded);
+        self.look_again.store(false, Ordering::Release);
+        let plane = match self.follow(&loaded, &own, is_asked && broken.is_none()).await {
+            Ok(plane) => plane,
+            Err(_) if own == before && !is_asked => known,
+            Err(why) => {
+                self.look_again.store(true, Ordering::Release);
+                return Err(unfit(why));
+            }
+        };
+        let differs = own.common.differing(&Common::from(plane.common.clone()));
+        let outcome = made(loaded.clone(), &own, &plane).map_err(unfit);
+        self.note(loaded, own, plane, outcome.as_ref().ok());
+        self.tell(differs, is_asked).await;
+        match (broken, outcome) {
+            (Some(broken), Ok(made)) if made.config == config => Err(broken),
+            (broken, outcome) => {
+                self.look_again.fetch_or(broken.is_some(), Ordering::AcqRel);
+                outcome
+            }
+        }
     }
 }
 
-/// Puts the primary of all over what the file says.
-fn put_over(loaded: &mut Loaded, shared: &SharedPrimary) -> Result<(), String> {
-    let (config, name) = (&mut loaded.config, shared.name.as_str());
-    if !config.upstreams.contains_key(name) {
-        return Err(format!("{name} is the primary of all relays on this journal, and this file has no such upstream"));
+/// Whether a relay can go over from one configuration to another one.
+fn goes_over(before: &Config, after: &Config) -> Result<(), String> {
+    let fixed = diff::needs_restart(before, after);
+    if !fixed.is_empty() {
+        return Err(format!("a restart is needed to change {}", fixed.join(", ")));
     }
+    let moved = diff::moved_names(before, after);
+    if moved.is_empty() { Ok(()) } else { Err(moved.join("\n")) }
+}
+
+/// Whether a configuration has the primary of all.
+fn has_primary(config: &Config, plane: &Plane) -> Result<(), String> {
+    let name = plane.primary.as_str();
+    let why = || format!("{name} is the primary of all relays on this journal, and this file has no such upstream");
+    if config.upstreams.contains_key(name) { Ok(()) } else { Err(why()) }
+}
+
+/// The configuration of a file with what all relays have.
+fn made(mut loaded: Loaded, own: &Own, plane: &Plane) -> Result<Loaded, String> {
+    if plane.common != own.common.text() {
+        let text = Common::from(plane.common.clone()).put_into(loaded.text.expose());
+        let variable = |name: &str| std::env::var(name).ok();
+        loaded = parse("what all relays have in common", &text, &variable).map_err(|problems| problems.to_string())?;
+    }
+    put_over(&mut loaded, plane)?;
+    Ok(loaded)
+}
+
+/// Puts the primary of all over what the file says.
+fn put_over(loaded: &mut Loaded, plane: &Plane) -> Result<(), String> {
+    let (config, name) = (&mut loaded.config, plane.primary.as_str());
+    has_primary(config, plane)?;
     if *config.primary != *name {
         tracing::warn!(
             file = &*config.primary,
@@ -86,14 +219,21 @@ impl Control for Sharing {
     fn watch(&self, tasks: &Tasks) -> mpsc::Receiver<()> {
         let (tell, told) = mpsc::channel(1);
         let mut own = self.file.watch(tasks);
-        let mut shared = self.journal.watch_primary(self.seen().shared.revision);
-        let stop = tasks.stopping().clone();
-        let files = tell.clone();
+        let mut plane = self.journal.watch_plane(self.seen().plane.revision);
+        let (stop, files, retries) = (tasks.stopping().clone(), tell.clone(), tell.clone());
         tasks.spawn("the watch over the file", async move {
             while own.recv().await.is_some() && files.send(()).await.is_ok() {}
         });
-        tasks.spawn("the watch over the primary", async move {
-            while stop.run_until_cancelled(shared.changed()).await.is_some() && tell.send(()).await.is_ok() {}
+        tasks.spawn("the watch over what relays share", async move {
+            while stop.run_until_cancelled(plane.changed()).await.is_some() && tell.send(()).await.is_ok() {}
+        });
+        let (stop, look_again) = (tasks.stopping().clone(), Arc::clone(&self.look_again));
+        tasks.spawn("looking again at what relays share", async move {
+            while stop.run_until_cancelled(sleep(AGAIN)).await.is_some() {
+                if look_again.load(Ordering::Acquire) && retries.send(()).await.is_err() {
+                    break;
+                }
+            }
         });
         let (set, replaced) = (tasks.clone(), self.journal.replaced().clone());
         tasks.spawn("the watch over the name", async move {
@@ -106,16 +246,8 @@ impl Control for Sharing {
         told
     }
 
-    fn load(&self) -> BoxFuture<'_, Result<Loaded, LoadError>> {
-        async {
-            let mut loaded = self.file.load().await?;
-            let unfit = |why: String| LoadError::Apart { path: self.file.path().to_owned(), why };
-            let shared = self.follow(&loaded.config.primary).await;
-            let shared = shared.map_err(|error| unfit(format!("the primary cannot be switched: {error}")))?;
-            put_over(&mut loaded, &shared).map_err(unfit)?;
-            Ok(loaded)
-        }
-        .boxed()
+    fn load(&self, is_asked: bool) -> BoxFuture<'_, Result<Loaded, LoadError>> {
+        self.load(is_asked).boxed()
     }
 
     fn set_primary(&self, name: &str) -> BoxFuture<'_, Result<Option<String>, String>> {
@@ -128,24 +260,11 @@ impl Control for Sharing {
     }
 
     fn made_primary(&self, name: &str) -> bool {
-        let shared = &self.seen().shared;
-        shared.is_ours && shared.name == name
+        let plane = &self.seen().plane;
+        plane.is_ours && plane.primary == name
     }
 
-    fn leads(&self, chore: Chore) -> BoxFuture<'_, bool> {
-        self.journal.leads(name_of(chore)).boxed()
-    }
-}
-
-/// What the database calls it.
-fn name_of(chore: Chore) -> &'static str {
-    match chore {
-        Chore::Expire => "expire",
-        Chore::Prune => "prune",
-        Chore::ClientReports => "client_reports",
-        Chore::Canaries => "canaries",
-        Chore::Backfills => "backfills",
-        Chore::Verification => "verification",
-        Chore::Notifications => "notifications",
+    fn leads(&self) -> BoxFuture<'_, Option<Epoch>> {
+        self.journal.leads().boxed()
     }
 }

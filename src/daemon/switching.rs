@@ -130,14 +130,14 @@ impl Daemon {
     /// Changes the file and loads it. When it cannot be used so, the line is put back.
     async fn edit(&mut self, to: &str) -> Result<(), String> {
         let before = self.control.set_primary(to).await?;
-        self.reload().await;
+        self.reload(false).await;
         if *self.config.primary == *to {
             return Ok(());
         }
         let mut why = self.status.error.clone().unwrap_or_default();
         if let Some(before) = before.filter(|before| before != to) {
             match self.control.set_primary(&before).await {
-                Ok(_) => self.reload().await,
+                Ok(_) => self.reload(false).await,
                 Err(error) => why = format!("{why}\nand the line could not be put back: {error}"),
             }
         }

@@ -1,5 +1,7 @@
 //! Chores of which another relay has the lead.
 
+use std::path::Path;
+
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
 
@@ -8,9 +10,13 @@ use crate::clock::Timestamp;
 use crate::config::diagnostics::LoadError;
 use crate::config::load;
 use crate::delivery::settings::LONGEST_AGE;
+use crate::journal::backfill::{Backfill, BackfillStep, Scope};
+use crate::journal::losses::Loss;
 use crate::journal::sqlite::SqliteJournal;
-use crate::journal::{Client, Submission};
+use crate::journal::term::Epoch;
+use crate::journal::{Client, Cursor, Submission};
 use crate::protocol::category::{Category, Quantities};
+use crate::protocol::client_report::Reason;
 use crate::protocol::event_id::EventId;
 use crate::telemetry::ledger::Ledger;
 
@@ -22,7 +28,7 @@ impl Control for Lead {
         mpsc::channel(1).1
     }
 
-    fn load(&self) -> BoxFuture<'_, Result<Loaded, LoadError>> {
+    fn load(&self, _: bool) -> BoxFuture<'_, Result<Loaded, LoadError>> {
         unreachable!("nothing is reloaded")
     }
 
@@ -34,59 +40,109 @@ impl Control for Lead {
         true
     }
 
-    fn leads(&self, _: Chore) -> BoxFuture<'_, bool> {
-        ready(self.0).boxed()
+    fn leads(&self) -> BoxFuture<'_, Option<Epoch>> {
+        ready(self.0.then_some(Epoch::ALONE)).boxed()
     }
 }
 
-/// After one round of upkeep: what waits of a record that is too old, how many losses there are, how many settled records are still
-/// kept, and whether a canary was sent.
-async fn kept_up(leads: bool) -> (u64, usize, usize, bool) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("config.toml");
+/// What is done once for all.
+const CHORES: [&str; 7] =
+    ["expire", "prune", "client reports", "canaries", "backfills", "verification", "notifications"];
+
+/// A daemon of one upstream with an API that wants no client reports, canaries and a receiver.
+async fn daemon(folder: &Path, leads: bool) -> Daemon {
+    let path = folder.join("config.toml");
     let text = format!(
-        "primary = \"a\"\n[journal]\npath = \"{}\"\nmin_free_disk = \"0B\"\n[canary]\ninterval = \"5m\"\n[upstreams.a]\n[[projects]]\n\
-         name = \"shop\"\nid = \"1\"\npublic_key = \"0123456789abcdef0123456789abcdef\"\n[projects.upstreams]\na = \"http://key@127.0.0.1:1/1\"\n",
-        folder.path().join("journal.db").display()
+        "primary = \"a\"\n[journal]\npath = \"{}\"\nmin_free_disk = \"0B\"\n[canary]\ninterval = \"5m\"\n[upstreams.a]\n\
+         kind = \"glitchtip\"\nclient_reports = \"0s\"\napi.token = \"hunter2\"\n[[projects]]\nname = \"shop\"\nid = \"1\"\n\
+         public_key = \"0123456789abcdef0123456789abcdef\"\n[projects.upstreams]\n\
+         a = {{ dsn = \"http://key@127.0.0.1:1/1\", project = \"acme/shop\" }}\n[[notify]]\nurl = \"http://127.0.0.1:1/\"\n",
+        folder.join("journal.db").display()
     );
     std::fs::write(&path, text).unwrap();
     let config = load(&path).unwrap_or_else(|error| panic!("{}", error.render(Form::Plain))).config;
-    let clock = Clock::system();
-    let ledger = Ledger::default();
+    let (clock, ledger) = (Clock::system(), Ledger::default());
     let journal = SqliteJournal::open(&config.journal, clock.clone(), ledger.clone()).unwrap();
     let (secret, control) = (journal.secret(), Arc::new(Lead(leads)));
     let backend = Backend { journal: Arc::new(journal), ledger, secret, control };
-    let mut daemon = Daemon::assemble(backend, String::new(), config, clock.clone()).await.unwrap();
-    let gone = daemon.journal.target("gone").await.unwrap();
+    Daemon::assemble(backend, String::new(), config, clock).await.unwrap()
+}
+
+/// Appends an error of that time.
+async fn append(daemon: &Daemon, accepted_at: Timestamp, targets: Vec<TargetId>) {
+    let submission = Submission {
+        accepted_at,
+        project: "shop".into(),
+        event_id: Some(EventId::from(7)),
+        quantities: Quantities::from_iter([(Category::Error, 1)]),
+        keys: vec![],
+        repeats_since: Timestamp::default(),
+        client: Client::default(),
+        body: bytes::Bytes::from_static(b"{}\n").into(),
+        targets,
+        withheld: vec![],
+        spans: None,
+    };
+    daemon.journal.append(submission).await.unwrap();
+}
+
+/// Begins a backfill of what came lately.
+async fn begin_backfill(daemon: &Daemon, target: TargetId) {
+    let now = daemon.clock.now();
+    let begun = Backfill {
+        scope: Scope { target, projects: vec!["shop".into()], since: now - Duration::from_secs(60) },
+        until: Cursor::START,
+        reached: Cursor::START,
+        found: 1,
+        taken: 0,
+        started_at: now,
+        ended_at: None,
+        cancelled: false,
+    };
+    daemon.journal.backfill(target, BackfillStep::Begin(Box::new(begun))).await.unwrap();
+}
+
+/// Which chores a relay has done after one round of each.
+async fn done(leads: bool) -> Vec<&'static str> {
+    let folder = tempfile::tempdir().unwrap();
+    let mut daemon = daemon(folder.path(), leads).await;
+    let (a, gone) = (daemon.journal.target("a").await.unwrap(), daemon.journal.target("gone").await.unwrap());
     daemon.targets = daemon.journal.targets().await.unwrap();
-    let id = EventId::from(7);
-    for targets in [vec![gone], vec![]] {
-        let submission = Submission {
-            accepted_at: clock.now() - LONGEST_AGE.get() - Duration::from_secs(3600),
-            project: "shop".into(),
-            event_id: Some(id),
-            quantities: Quantities::from_iter([(Category::Error, 1)]),
-            keys: vec![],
-            repeats_since: Timestamp::default(),
-            client: Client::default(),
-            body: bytes::Bytes::from_static(b"{}\n").into(),
-            targets,
-            withheld: vec![],
-            spans: None,
-        };
-        daemon.journal.append(submission).await.unwrap();
-    }
+    let now = daemon.clock.now();
+    let old = now - LONGEST_AGE.get() - Duration::from_secs(3600);
+    append(&daemon, old, vec![gone]).await;
+    append(&daemon, old, vec![]).await;
+    append(&daemon, now, vec![]).await;
+    let lost = Loss {
+        target: a,
+        project: "shop".into(),
+        reason: Reason::NetworkError,
+        category: Category::Error,
+        quantity: 1,
+    };
+    daemon.journal.lose(vec![lost]).await.unwrap();
+    begin_backfill(&daemon, a).await;
+    let backfilled = backfilling::round(&*daemon.journal, &daemon.admin, &*daemon.control).await;
     daemon.keep_up().await;
-    let waits = daemon.journal.backlog(gone).await.unwrap().envelopes;
-    let lost = daemon.journal.losses().await.unwrap().len();
+    let notified = daemon.watcher().round(&*daemon.control, &daemon.receivers).await;
+    let taken = daemon.journal.backfills().await.unwrap()[0].taken;
+    assert_eq!(backfilled.is_some(), taken > 0, "{backfilled:?}");
     let canary = daemon.supervisor.board().canary(&Arc::from("a"), |canary| canary.is_some());
-    let kept = daemon.journal.prune(clock.now(), 9).await.unwrap();
+    let is_done = [
+        daemon.journal.backlog(gone).await.unwrap().envelopes == 0,
+        daemon.journal.prune(now - Duration::from_secs(60), 9).await.unwrap() == 0,
+        daemon.journal.losses().await.unwrap().iter().all(|loss| loss.target != a),
+        canary == Some(true),
+        backfilled.is_some(),
+        daemon.verifier.due().is_empty(),
+        notified,
+    ];
     daemon.stop(Tasks::new()).await;
-    (waits, lost, kept, canary == Some(true))
+    CHORES.into_iter().zip(is_done).filter(|(_, is_done)| *is_done).map(|(name, _)| name).collect()
 }
 
 #[tokio::test]
-async fn a_chore_whose_lead_is_elsewhere_does_nothing() {
-    assert_eq!(kept_up(true).await, (0, 1, 0, true));
-    assert_eq!(kept_up(false).await, (1, 0, 1, false));
+async fn every_chore_is_done_by_the_relay_that_leads_and_none_by_another_one() {
+    assert_eq!(done(true).await, CHORES);
+    assert_eq!(done(false).await, [""; 0]);
 }

@@ -18,7 +18,7 @@ use crate::telemetry::metrics::IntakeCounts;
 use crate::telemetry::observations;
 use crate::telemetry::series::Series;
 
-use super::{Chore, Daemon, notifying};
+use super::{Daemon, notifying};
 
 /// How much is done in one step.
 const STEP: usize = 256;
@@ -97,8 +97,17 @@ impl Daemon {
 
     /// What waited too long, and what was kept long enough.
     async fn throw_away(&self, now: Timestamp) {
-        let expires = self.control.leads(Chore::Expire).await;
-        for (target, name) in self.targets.iter().filter(|_| expires) {
+        if let Some(epoch) = self.control.leads().await {
+            epoch.under(|| self.expire(now)).await;
+        }
+        if let Some(epoch) = self.control.leads().await {
+            let prune = || self.journal.prune(now - self.config.journal.retain.get(), STEP);
+            epoch.under(|| in_steps(prune)).await;
+        }
+    }
+
+    async fn expire(&self, now: Timestamp) {
+        for (target, name) in self.targets.iter() {
             let max_age = self.config.upstreams.get(name).map_or(LONGEST_AGE, |settings| settings.max_age);
             let expired =
                 in_steps(|| self.journal.discard(target, now - max_age.get(), DropReason::Expired, STEP)).await;
@@ -107,9 +116,6 @@ impl Daemon {
             {
                 tracing::error!(upstream.name = &**name, envelopes, "expired before they could be delivered");
             }
-        }
-        if self.control.leads(Chore::Prune).await {
-            in_steps(|| self.journal.prune(now - self.config.journal.retain.get(), STEP)).await;
         }
     }
 

@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::delivery::verifier::Tracker;
 use crate::journal::TargetId;
 
-use super::{Chore, Daemon};
+use super::Daemon;
 
 impl Daemon {
     /// Follows a changed configuration.
@@ -22,13 +22,11 @@ impl Daemon {
 
     /// Lets the next steps begin that are due.
     pub(super) async fn keep_verifying(&self) {
-        if !self.control.leads(Chore::Verification).await {
-            return;
-        }
+        let Some(epoch) = self.control.leads().await else { return };
         for name in self.verifier.due() {
             let (verifier, stop) = (self.verifier.clone(), self.tasks.stopping().clone());
             self.tasks.spawn_detached(async move {
-                stop.run_until_cancelled(verifier.step(&name)).await;
+                stop.run_until_cancelled(epoch.under(|| verifier.step(&name))).await;
             });
         }
     }

@@ -58,6 +58,10 @@ pub struct Node {
     pub spilled: u64,
     /// The bytes of these.
     pub spilled_bytes: u64,
+    /// Whether it does the chores of all.
+    pub leads: bool,
+    /// By which names its file differs from what all relays have in common.
+    pub differs: Vec<String>,
 }
 
 /// A server that follows the journal's.

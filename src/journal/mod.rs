@@ -10,6 +10,8 @@
 //! ledger begins with the totals. Of several relays on one journal each ledger gets the postings of all. Who awaits [`Log::prune`]
 //! finds every settlement committed and posted that was handed over before: the suite waits by that.
 //!
+//! What one relay at a time does for all is done under its [term].
+//!
 //! The journal never looks at what is in a body, with two exceptions: it counts the spans of a transaction that is dropped, and the
 //! items of what a relay had kept on its own machine and another one has taken meanwhile.
 
@@ -34,6 +36,7 @@ mod settings;
 mod shares;
 pub mod sqlite;
 pub mod storage;
+pub mod term;
 pub mod verification;
 
 use std::fmt;

@@ -84,7 +84,7 @@ fn of_relay(status: &Status) -> Vec<(Level, String)> {
     reasons
 }
 
-/// Relays that are gone, and what waits on their machines.
+/// Relays that are gone, what waits on their machines, and whose files differ.
 fn of_others(relays: &[RelayStatus]) -> impl Iterator<Item = String> {
     let named = |which: fn(&&RelayStatus) -> bool| {
         relays.iter().filter(which).map(|relay| relay.name.as_str()).collect::<Vec<_>>()
@@ -99,7 +99,14 @@ fn of_others(relays: &[RelayStatus]) -> impl Iterator<Item = String> {
         let waits = words::those(spilled, "envelope", "is", "are");
         format!("{waits} kept on the disk of {} alone", words::names(&named(|relay| relay.spilled > 0)))
     });
-    gone.into_iter().chain(spilled)
+    let differing = match named(|relay| relay.alive && !relay.differs.is_empty()).as_slice() {
+        [] => None,
+        [one] => Some(format!("the file of {one} differs from what all relays have in common, which holds")),
+        more => {
+            Some(format!("the files of {} differ from what all relays have in common, which holds", words::names(more)))
+        }
+    };
+    gone.into_iter().chain(spilled).chain(differing)
 }
 
 fn of_upstream(upstream: &UpstreamStatus) -> Vec<(Level, String)> {
@@ -208,9 +215,11 @@ mod tests {
     }
 
     #[test]
-    fn relays_that_are_gone_and_what_waits_on_machines_is_told_by_name() {
-        let relays = json!([relay("one", true, 0), relay("two", false, 3), relay("three", false, 0)]);
-        let told = "Degraded: the relays two and three are gone; 3 envelopes are kept on the disk of two alone.";
+    fn relays_that_are_gone_what_waits_on_machines_and_whose_file_differs_is_told_by_name() {
+        let mut relays = json!([relay("one", true, 0), relay("two", false, 3), relay("three", false, 0)]);
+        relays[0]["differs"] = json!(["mirror"]);
+        let told = "Degraded: the relays two and three are gone; 3 envelopes are kept on the disk of two alone; \
+            the file of one differs from what all relays have in common, which holds.";
         assert_eq!(status(&[("/journal/relays", relays)]).sentence, told);
     }
 

@@ -41,6 +41,12 @@ pub struct RelayStatus {
     pub spilled: u64,
     /// The bytes of these.
     pub spilled_bytes: u64,
+    /// Whether it does the chores of all.
+    #[serde(default)]
+    pub leads: bool,
+    /// The tables and keys in which its file differs from what all relays have in common.
+    #[serde(default)]
+    pub differs: Vec<String>,
 }
 
 /// A server that follows the journal's.

@@ -176,6 +176,10 @@ metrics! {
     relay_up: IntGaugeVec ["relay"];
     /// Envelopes that a relay has in hand, counted once for each upstream.
     relay_leases: IntGaugeVec ["relay"];
+    /// Whether a relay does the chores of all (1) or not (0).
+    relay_leads: IntGaugeVec ["relay"];
+    /// Whether a relay's file differs (1) from what all relays have in common or not (0).
+    relay_config_differs: IntGaugeVec ["relay"];
     /// Envelopes that are kept on a relay's machine alone, until the journal takes them.
     spilled_envelopes: IntGaugeVec ["relay"];
     /// How far a standby of the journal's server is behind.

@@ -74,6 +74,12 @@ pub fn life(now: Timestamp, relay: &RelayStatus) -> String {
     if relay.alive { format!("up for {}", span(now.since(relay.started_at))) } else { "gone".to_owned() }
 }
 
+/// In what a relay's file differs from what all relays have in common, if it does.
+pub fn differing(relay: &RelayStatus) -> Option<String> {
+    let names: Vec<&str> = relay.differs.iter().map(String::as_str).collect();
+    (!names.is_empty()).then(|| format!("its file differs in {}", self::names(&names)))
+}
+
 /// What waits on a relay's machine alone.
 pub fn kept(relay: &RelayStatus) -> String {
     match relay.spilled {

@@ -10,7 +10,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use switchyard::config::diagnostics::LoadError;
 use switchyard::config::{Loaded, load};
-use switchyard::daemon::{self, Backend, Chore, Control, Options};
+use switchyard::daemon::{self, Backend, Control, Options};
 use switchyard::http::Listeners;
 use switchyard::tasks::Tasks;
 use tempfile::TempDir;
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::journal::Journal;
+use crate::journal::term::Epoch;
 use crate::support::envelopes::{self, KEY};
 use crate::support::eventually::eventually;
 use crate::support::net;
@@ -64,7 +65,7 @@ impl Control for Seat {
         told
     }
 
-    fn load(&self) -> BoxFuture<'_, Result<Loaded, LoadError>> {
+    fn load(&self, _: bool) -> BoxFuture<'_, Result<Loaded, LoadError>> {
         Box::pin(ready(self.read()))
     }
 
@@ -76,8 +77,9 @@ impl Control for Seat {
         *self.plane.primary.borrow() == (name.to_owned(), self.owner)
     }
 
-    fn leads(&self, _: Chore) -> BoxFuture<'_, bool> {
-        Box::pin(ready(self.plane.leader.load(Ordering::Acquire) == self.owner))
+    fn leads(&self) -> BoxFuture<'_, Option<Epoch>> {
+        let leads = self.plane.leader.load(Ordering::Acquire) == self.owner;
+        Box::pin(ready(leads.then_some(Epoch::ALONE)))
     }
 }
 

@@ -1,9 +1,9 @@
 //! A PostgreSQL server of the machine, in a folder of its own, for as long as this process runs.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -36,12 +36,37 @@ impl Database {
         self.ask(sql).trim().parse().expect("a number")
     }
 
+    /// A session beside the relays, for as long as it is kept.
+    pub(crate) fn open(&self) -> Session {
+        let mut psql = Command::new("psql");
+        psql.args(["-q", "-X", "-At", "-d", &self.url]).stdin(Stdio::piped()).stdout(Stdio::null());
+        Session(psql.spawn().expect("psql"))
+    }
+
     fn ask(&self, sql: &str) -> String {
         let mut psql = Command::new("psql");
         psql.args(["-q", "-X", "-At", "-v", "ON_ERROR_STOP=1", "-d", &self.url, "-c", sql]);
         let done = psql.output().expect("psql");
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         String::from_utf8(done.stdout).expect("text")
+    }
+}
+
+/// A session with a database.
+pub(crate) struct Session(Child);
+
+impl Session {
+    /// Does something in it, and does not wait.
+    pub(crate) fn say(&self, sql: &str) {
+        let mut input = self.0.stdin.as_ref().expect("its input");
+        input.write_all(format!("{sql}\n").as_bytes()).expect("it listens");
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        self.0.wait().ok();
     }
 }
 

@@ -89,12 +89,17 @@ fn refresh(admin: &Admin, status: &Status, stats: Option<&Stats>) {
 fn refresh_relays(metrics: &Metrics, journal: &JournalStatus) {
     metrics.relay_up.reset();
     metrics.relay_leases.reset();
+    metrics.relay_leads.reset();
+    metrics.relay_config_differs.reset();
     metrics.spilled_envelopes.reset();
     metrics.standby_lag_seconds.reset();
     let int = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     for relay in &journal.relays {
         metrics.relay_up.with_label_values(&[&relay.name]).set(i64::from(relay.alive));
         metrics.relay_leases.with_label_values(&[&relay.name]).set(int(relay.leases));
+        metrics.relay_leads.with_label_values(&[&relay.name]).set(i64::from(relay.leads));
+        let differs = i64::from(!relay.differs.is_empty());
+        metrics.relay_config_differs.with_label_values(&[&relay.name]).set(differs);
         metrics.spilled_envelopes.with_label_values(&[&relay.name]).set(int(relay.spilled));
     }
     for (standby, lag) in journal.standbys.iter().filter_map(|standby| Some((standby, standby.lag_seconds?))) {

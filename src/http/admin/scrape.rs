@@ -135,6 +135,8 @@ fn relay(node: Node) -> RelayStatus {
         leases: node.leases,
         spilled: node.spilled,
         spilled_bytes: node.spilled_bytes,
+        leads: node.leads,
+        differs: node.differs,
     }
 }
 

@@ -65,12 +65,11 @@ async fn look_once(shared: &Shared, others: &mut Others, has_all_hours: bool) ->
     for (_, hand) in shared.hands() {
         hand.wake();
     }
-    if shared.leads().await? {
-        upkeep::bury(shared).await?;
-        upkeep::merge(shared).await?;
-        if has_all_hours {
-            upkeep::forget(shared, shared.clock.now()).await?;
-        }
+    let Some(epoch) = shared.leads().await else { return Ok(()) };
+    upkeep::bury(shared).await?;
+    upkeep::merge(shared, epoch).await?;
+    if has_all_hours {
+        upkeep::forget(shared, epoch).await?;
     }
     Ok(())
 }

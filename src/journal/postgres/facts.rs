@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use crate::clock::Timestamp;
 use crate::journal::evidence::{Evidence, Figures, Latest, Observation, Outage};
 use crate::journal::losses::Loss;
+use crate::journal::term::Epoch;
 use crate::journal::{Facts, JournalError, Submission, Switch, TargetId};
 
 use super::fault::Fault;
@@ -49,8 +50,8 @@ impl Facts for PostgresJournal {
     }
 
     fn report(&self, told: Vec<Loss>, report: Option<Submission>) -> BoxFuture<'_, Result<(), JournalError>> {
-        let submission = report.map(Box::new);
-        Box::pin(self.ask(|reply| Command::Report(Report { told, submission, reply })))
+        let (submission, epoch) = (report.map(Box::new), Epoch::current());
+        Box::pin(self.ask(move |reply| Command::Report(Report { told, submission, epoch, reply })))
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::journal::losses::Loss;
+use crate::journal::term::Epoch;
 use crate::journal::{JournalError, RecordId, Rest, Settlement, Submission, TargetId};
 use crate::policy::outcome::{DropReason, Outcome};
 
@@ -23,6 +24,7 @@ use super::losses;
 use super::places;
 use super::record::ms;
 use super::shared::Shared;
+use super::term;
 use super::work::Work;
 
 /// The most that is committed together.
@@ -61,6 +63,8 @@ pub(super) struct Report {
     pub(super) told: Vec<Loss>,
     /// `None`: it is forgotten.
     pub(super) submission: Option<Box<Submission>>,
+    /// The term under which this is told.
+    pub(super) epoch: Option<Epoch>,
     pub(super) reply: oneshot::Sender<Result<(), JournalError>>,
 }
 
@@ -171,7 +175,18 @@ impl Group {
         tried.unwrap_or_else(|_| Err(Fault::Away("the server does not answer".into())))
     }
 
+    /// Refuses reports of a relay that leads no more: another one tells what they tell.
+    async fn refuse_late(&mut self, work: &Work) -> Result<(), Fault> {
+        let Some(epoch) = self.reports.iter().filter_map(|report| report.epoch).max() else { return Ok(()) };
+        let is_held = work.holds(epoch).await?;
+        for late in self.reports.extract_if(.., |report| report.epoch.is_some_and(|of| !is_held || of < epoch)) {
+            drop(late.reply.send(Err(term::over().into())));
+        }
+        Ok(())
+    }
+
     async fn write(&mut self, work: &mut Work) -> Result<Answers, Fault> {
+        self.refuse_late(work).await?;
         let reports = self.reports.iter().filter_map(|report| report.submission.as_deref());
         let submissions: Vec<&Submission> =
             self.appends.iter().map(|(submission, _)| &**submission).chain(reports).collect();

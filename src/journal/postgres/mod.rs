@@ -46,6 +46,7 @@ mod settled;
 mod shared;
 mod spill;
 mod storage;
+mod term;
 mod upkeep;
 mod verification;
 mod waiting;
@@ -66,13 +67,14 @@ use crate::clock::Clock;
 use crate::policy::dedup::SECRET;
 use crate::telemetry::ledger::Ledger;
 
+use super::term::{Epoch, under};
 use super::verification::Verification;
 use super::{DatabaseUrl, Journal, JournalError, OpenError, Settings};
 use accounts::Others;
 use connect::{Connections, Connector, Pool};
 use fault::Fault;
 use group::{Command, INBOX};
-pub use plane::{PrimaryWatch, SharedPrimary};
+pub use plane::{Plane, PlaneWatch};
 use shared::{Shared, Start};
 
 /// Connections beside the one that writes.
@@ -86,7 +88,6 @@ pub struct PostgresJournal {
     places: Semaphore,
     secret: [u8; SECRET],
     tasks: Mutex<Vec<JoinHandle<()>>>,
-    terms: plane::Terms,
 }
 
 impl PostgresJournal {
@@ -144,7 +145,7 @@ impl PostgresJournal {
             spawn(&shared, beat::look(Arc::clone(&shared), others)),
         ];
         let (commands, tasks) = (Mutex::new(Some(commands)), Mutex::new(tasks));
-        Ok(Self { shared, commands, places: Semaphore::new(INBOX), secret, tasks, terms: plane::Terms::default() })
+        Ok(Self { shared, commands, places: Semaphore::new(INBOX), secret, tasks })
     }
 
     /// The secret under which the keys of repeats are made: random, made once, the same for all relays.
@@ -205,7 +206,7 @@ impl Drop for PostgresJournal {
     }
 }
 
-/// Makes a call to its end, whether the caller waits for it or not.
+/// Makes a call to its end, whether the caller waits for it or not, under the caller's term.
 fn call<T: Send + 'static, F>(
     shared: &Arc<Shared>,
     act: impl FnOnce(Arc<Shared>) -> F,
@@ -216,7 +217,7 @@ where
     if shared.is_closed.load(Ordering::Acquire) {
         return Box::pin(std::future::ready(Err(JournalError::Closed)));
     }
-    let (connector, work) = (Arc::clone(&shared.connector), act(Arc::clone(shared)));
+    let (connector, work) = (Arc::clone(&shared.connector), under(Epoch::current(), act(Arc::clone(shared))));
     let running = spawn(shared, async move { connector.unless_given_up(work).await });
     Box::pin(async move {
         match running.await {

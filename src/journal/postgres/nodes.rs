@@ -82,8 +82,9 @@ async fn nodes(shared: &Shared) -> Result<Vec<Node>, Fault> {
             "SELECT n.name, n.version, n.started_at, NOT n.replaced AND n.alive_until >= clock_timestamp(), n.incarnation = $1,
                  coalesce((SELECT sum(cardinality(s.records)) FROM slice s WHERE s.owner = n.incarnation), 0)
                      + (SELECT count(*) FROM pending p WHERE p.owner = n.incarnation),
-                 n.spilled, n.spilled_bytes
+                 n.spilled, n.spilled_bytes, t.ends >= clock_timestamp() AND NOT n.replaced, n.differs
              FROM (SELECT DISTINCT ON (name) * FROM node ORDER BY name, incarnation DESC) AS n
+             LEFT JOIN term t ON t.owner = n.incarnation
              WHERE n.alive_until > clock_timestamp() - interval '1 day' ORDER BY n.name",
         )
         .await?;
@@ -97,6 +98,8 @@ async fn nodes(shared: &Shared) -> Result<Vec<Node>, Fault> {
         leases: row.get::<_, i64>(5).cast_unsigned(),
         spilled: row.get::<_, i64>(6).cast_unsigned(),
         spilled_bytes: row.get::<_, i64>(7).cast_unsigned(),
+        leads: row.get::<_, Option<bool>>(8).unwrap_or(false),
+        differs: row.get(9),
     };
     Ok(rows.iter().map(node).collect())
 }
@@ -127,5 +130,7 @@ pub(super) fn alone(shared: &Shared) -> Node {
         leases: 0,
         spilled: 0,
         spilled_bytes: 0,
+        leads: false,
+        differs: vec![],
     }
 }

@@ -1,7 +1,7 @@
 //! What was observed is added to the evidence: attempts, lags and outages of upstreams, what the intake did, when relays ran.
 //!
 //! Rules: one relay after another, so what they add to the same rows in whatever order stands in nobody's way. Every relay's ledger has
-//! the postings of all, so all of them see the same steps: what came is counted by the one that [leads](Shared::leads), and of the lags
+//! the postings of all, so all of them see the same steps: what came is counted by the one that [leads](super::term), and of the lags
 //! the greatest is kept. What comes between the last look of one that leads and the first of the next may be missing in the charts.
 
 use crate::journal::TargetId;
@@ -16,6 +16,7 @@ use tokio_postgres::Transaction;
 use super::fault::Fault;
 use super::record::ms;
 use super::shared::Shared;
+use super::term;
 
 /// The advisory lock of whoever adds to the evidence: "SwJ2".
 const LOCK: i64 = 0x5377_4a32;
@@ -23,7 +24,7 @@ const LOCK: i64 = 0x5377_4a32;
 /// Keeps what was observed.
 pub(super) async fn write(shared: &Shared, observation: &Observation) -> Result<(), Fault> {
     let Observation { started, now, stopping, upstreams, steps, canaries, .. } = observation;
-    let leads = shared.leads().await?;
+    let leads = shared.leads().await;
     let mut pooled = shared.client().await?;
     let tx = pooled.transaction().await?;
     tx.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
@@ -34,8 +35,12 @@ pub(super) async fn write(shared: &Shared, observation: &Observation) -> Result<
     )
     .await?;
     write_intake(&tx, observation).await?;
+    let counts = match leads {
+        Some(epoch) => term::holds(&*tx, epoch).await?,
+        None => false,
+    };
     for (target, step) in steps {
-        let (accepted, delivered, lost) = if leads { (step.accepted, step.delivered, step.lost) } else { (0, 0, 0) };
+        let (accepted, delivered, lost) = if counts { (step.accepted, step.delivered, step.lost) } else { (0, 0, 0) };
         write_step(&tx, *target, &Step { accepted, delivered, lost, ..step.clone() }).await?;
     }
     for (target, at) in canaries {

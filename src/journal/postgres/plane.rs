@@ -1,55 +1,54 @@
-//! What the relays on one journal share besides it: which upstream is the primary, and who leads which chore.
+//! What the relays on one journal share besides it: which upstream is the primary, and the common part of their configuration.
 //!
-//! Rules: the primary is one row with a revision that rises with each switch. Whoever switches tells the others at once, and they look
-//! every second besides. A chore has one leader until its term ends by the clock of the database, or its relay is gone. Each relay
-//! judges its own terms by its own clock, from before it asked: it gives one up before the database gives it away.
+//! Rules: both are one row with a revision that rises with each change. Whoever changes it tells the others at once, and they look every
+//! second besides. The common part is the text of the one that leads: another one changes nothing.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::journal::JournalError;
+use crate::journal::term::Epoch;
 
 use super::PostgresJournal;
 use super::connect::Connection;
 use super::fault::Fault;
 use super::shared::Shared;
+use super::term;
 
-/// Where a switch is told.
+/// Where a change is told.
 const CHANNEL: &str = "switchyard_control";
 /// How often it is looked whether there was one.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a look may take before it is made over another connection.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a relay leads a chore after it asked; with half of that left it asks again.
-const TERM: Duration = Duration::from_secs(5);
 
-/// The primary of all relays.
+/// What all relays have.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct SharedPrimary {
-    /// Rises with each switch.
+pub struct Plane {
+    /// Rises with each change.
     pub revision: i64,
-    /// The upstream.
-    pub name: String,
+    /// The upstream that is the primary.
+    pub primary: String,
     /// Whether this relay made it the primary, in this run or in one before.
     pub is_ours: bool,
+    /// The common part of the configuration.
+    pub common: String,
 }
 
-/// The terms of this relay as a leader: when each chore's ends.
-pub(super) type Terms = Mutex<HashMap<&'static str, Instant>>;
-
 impl PostgresJournal {
-    /// The primary of all relays. The first relay to ask makes its own the one of all.
-    pub async fn shared_primary(&self, own: &str) -> Result<SharedPrimary, JournalError> {
-        let own = own.to_owned();
+    /// What all relays have. The first relay to ask makes its own that of all.
+    pub async fn plane(&self, primary: &str, common: &str) -> Result<Plane, JournalError> {
+        let (primary, common) = (primary.to_owned(), common.to_owned());
         self.call(|shared| async move {
             let (client, me) = (shared.client().await?, shared.settings.node_name());
-            let sql = "UPDATE control SET main = $1, set_by = $2, revision = revision + 1 WHERE main IS NULL";
-            client.execute(sql, &[&own, &me]).await?;
-            let row = client.query_one("SELECT revision, main, set_by = $1 FROM control", &[&me]).await?;
-            Ok(SharedPrimary { revision: row.get(0), name: row.get(1), is_ours: row.get(2) })
+            let sql =
+                "UPDATE control SET main = $1, set_by = $2, common = $3, revision = revision + 1 WHERE main IS NULL";
+            client.execute(sql, &[&primary, &me, &common]).await?;
+            let sql = "SELECT revision, main, set_by = $1, common FROM control";
+            let row = client.query_one(sql, &[&me]).await?;
+            Ok(Plane { revision: row.get(0), primary: row.get(1), is_ours: row.get(2), common: row.get(3) })
         })
         .await
     }
@@ -72,55 +71,52 @@ impl PostgresJournal {
         .await
     }
 
-    /// Tells of switches that come after this revision.
-    pub fn watch_primary(&self, revision: i64) -> PrimaryWatch {
-        PrimaryWatch { shared: Arc::clone(&self.shared), listening: None, seen: revision }
+    /// Makes a text the common part of the configuration of all relays, under a term of this one.
+    pub async fn publish(&self, epoch: Epoch, common: &str) -> Result<(), JournalError> {
+        let common = common.to_owned();
+        self.call(move |shared| async move {
+            let mut pooled = shared.client().await?;
+            let tx = pooled.transaction().await?;
+            if !term::holds(&*tx, epoch).await? {
+                return Err(term::over());
+            }
+            tx.execute("UPDATE control SET common = $1, revision = revision + 1", &[&common]).await?;
+            tx.batch_execute(&format!("NOTIFY {CHANNEL}")).await?;
+            Ok(tx.commit().await?)
+        })
+        .await
     }
 
-    /// Whether this relay leads the chore now, and for as long as a step takes.
-    pub async fn leads(&self, chore: &'static str) -> bool {
-        let asked = Instant::now();
-        let ends = self.terms.lock().unwrap_or_else(PoisonError::into_inner).get(chore).copied();
-        if ends.is_some_and(|ends| ends > asked + TERM / 2) {
-            return true;
-        }
-        let answer = timeout(TERM / 2, self.call(move |shared| async move { lead(&shared, chore).await })).await;
-        let leads = matches!(answer, Ok(Ok(true)));
-        let mut terms = self.terms.lock().unwrap_or_else(PoisonError::into_inner);
-        if leads {
-            terms.insert(chore, asked + TERM);
-        } else {
-            terms.remove(chore);
-        }
-        leads
+    /// Notes by which names the file of this relay differs from the common part.
+    pub async fn note_differing(&self, names: Vec<String>) -> Result<(), JournalError> {
+        self.call(|shared| async move {
+            let sql = "UPDATE node SET differs = $2 WHERE incarnation = $1 AND differs <> $2";
+            shared.client().await?.execute(sql, &[&shared.incarnation, &names]).await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Tells of changes that come after this revision.
+    pub fn watch_plane(&self, revision: i64) -> PlaneWatch {
+        PlaneWatch { shared: Arc::clone(&self.shared), listening: None, seen: revision }
+    }
+
+    /// The term of this relay, if it leads now, and for as long as a step takes.
+    pub async fn leads(&self) -> Option<Epoch> {
+        self.shared.leads().await
     }
 }
 
-/// Asks for a term.
-async fn lead(shared: &Shared, chore: &str) -> Result<bool, Fault> {
-    let client = shared.client().await?;
-    let statement = client
-        .prepare_cached(
-            "INSERT INTO chore AS c
-             SELECT $1, incarnation, 1, clock_timestamp() + make_interval(secs => $3) FROM node WHERE incarnation = $2 AND NOT replaced
-             ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, ends = excluded.ends,
-                 epoch = c.epoch + CASE WHEN c.owner = excluded.owner THEN 0 ELSE 1 END
-             WHERE c.owner = $2 OR c.ends < clock_timestamp() OR NOT EXISTS (
-                 SELECT 1 FROM node n WHERE n.incarnation = c.owner AND NOT n.replaced AND NOT n.gone)",
-        )
-        .await?;
-    Ok(client.execute(&statement, &[&chore, &shared.incarnation, &TERM.as_secs_f64()]).await? > 0)
-}
-
-/// Waits for switches, on a connection of its own.
-pub struct PrimaryWatch {
+/// Waits for changes, on a connection of its own.
+pub struct PlaneWatch {
     shared: Arc<Shared>,
     listening: Option<Connection>,
     seen: i64,
 }
 
-impl PrimaryWatch {
-    /// Returns when there was a switch since the last return.
+impl PlaneWatch {
+    /// Returns when there was a change since the last return.
     pub async fn changed(&mut self) {
         loop {
             match timeout(PATIENCE, self.look()).await {
@@ -130,9 +126,9 @@ impl PrimaryWatch {
                 }
                 Ok(Ok(_)) => {}
                 Ok(Err(fault)) => {
-                    tracing::debug!(%fault, "it is looked again in a moment whether the primary was switched")
+                    tracing::debug!(%fault, "it is looked again in a moment whether relays share something else")
                 }
-                Err(_) => tracing::debug!("a look whether the primary was switched is not answered"),
+                Err(_) => tracing::debug!("a look whether relays share something else is not answered"),
             }
             let told = self.listening.as_ref().map(|connection| connection.told());
             match told {

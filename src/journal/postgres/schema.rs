@@ -33,11 +33,11 @@ CREATE TABLE node (
     incarnation integer PRIMARY KEY GENERATED ALWAYS AS IDENTITY, name text NOT NULL, version text NOT NULL,
     started_at bigint NOT NULL, alive_until timestamptz NOT NULL, replaced boolean NOT NULL DEFAULT false,
     gone boolean NOT NULL DEFAULT false, merged boolean NOT NULL DEFAULT false,
-    spilled bigint NOT NULL DEFAULT 0, spilled_bytes bigint NOT NULL DEFAULT 0
+    spilled bigint NOT NULL DEFAULT 0, spilled_bytes bigint NOT NULL DEFAULT 0, differs text[] NOT NULL DEFAULT '{}'
 );
 CREATE TABLE committed (incarnation integer PRIMARY KEY, number bigint NOT NULL) WITH (fillfactor = 10);
-CREATE TABLE control (id integer PRIMARY KEY CHECK (id = 1), revision bigint NOT NULL, main text, set_by text);
-CREATE TABLE chore (name text PRIMARY KEY, owner integer NOT NULL, epoch bigint NOT NULL, ends timestamptz NOT NULL);
+CREATE TABLE control (id integer PRIMARY KEY CHECK (id = 1), revision bigint NOT NULL, main text, set_by text, common text);
+CREATE TABLE term (epoch bigint PRIMARY KEY, owner integer, ends timestamptz) WITH (fillfactor = 10);
 CREATE TABLE target (id smallint PRIMARY KEY, name text NOT NULL UNIQUE);
 CREATE TABLE latest (
     incarnation integer NOT NULL, target smallint NOT NULL, delivered_at bigint, canary_at bigint, PRIMARY KEY (incarnation, target)
@@ -168,7 +168,7 @@ pub(super) async fn prepare(client: &mut Client) -> Result<Vec<u8>, Fault> {
     if found.is_none() {
         let secret = ring_secret()?;
         tx.execute("INSERT INTO meta VALUES (1, $1, $2, $3)", &[&FORMAT, &OLDEST, &secret]).await?;
-        tx.execute("INSERT INTO control VALUES (1, 0, NULL, NULL)", &[]).await?;
+        tx.batch_execute("INSERT INTO control VALUES (1, 0); INSERT INTO term VALUES (0)").await?;
     } else if !missing.is_empty() {
         tx.execute("UPDATE meta SET format = $1, oldest = $2", &[&FORMAT, &OLDEST]).await?;
     }

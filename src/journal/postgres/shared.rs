@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Timestamp};
+use crate::journal::term::Epoch;
 use crate::journal::{Settings, Stats, TargetId};
 use crate::telemetry::ledger::Ledger;
 
@@ -18,6 +19,7 @@ use super::fault::Fault;
 use super::hand::Hand;
 use super::room::Room;
 use super::spill::Spill;
+use super::term::{self, Term};
 use super::verification::Passed;
 
 /// How long after it was last heard of this relay hands out nothing more: a little before others may take it for gone.
@@ -44,6 +46,7 @@ pub(super) struct Shared {
     pub(super) spill: Spill,
     /// No server took writes when it was last tried.
     is_away: AtomicBool,
+    term: Term,
     names: ArcSwap<Names>,
     hands: RwLock<HashMap<TargetId, Arc<Hand>>>,
     /// When the record was accepted that pruning looked at last, and its number.
@@ -144,6 +147,7 @@ impl Shared {
             last: AtomicI64::new(0),
             spill,
             is_away: AtomicBool::new(false),
+            term: Term::default(),
             names: ArcSwap::default(),
             hands: RwLock::default(),
             pruned: Mutex::new((i64::MIN, 0)),
@@ -187,14 +191,10 @@ impl Shared {
         pooled(&self.pool).await
     }
 
-    /// Whether this relay leads: of those that live, it started first.
-    pub(super) async fn leads(&self) -> Result<bool, Fault> {
-        let client = self.client().await?;
-        let earlier = client
-            .prepare_cached("SELECT EXISTS (SELECT 1 FROM node WHERE incarnation < $1 AND NOT replaced AND NOT gone)")
-            .await?;
-        let is_led: bool = client.query_one(&earlier, &[&self.incarnation]).await?.get(0);
-        Ok(!is_led)
+    /// The term of this relay, if it leads now, and for as long as a step takes.
+    pub(super) async fn leads(&self) -> Option<Epoch> {
+        let asks = async { term::ask(&*self.client().await?, self.incarnation).await };
+        self.term.lead(self.connector.unless_given_up(asks)).await
     }
 
     /// The names as they are known here.

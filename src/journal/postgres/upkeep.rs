@@ -1,11 +1,12 @@
-//! What the relay that [leads](Shared::leads) does for all, between beats: what relays have left behind that are gone, and what is old.
+//! What the relay that [leads](super::term) does for all, between beats: what relays have left behind that are gone, and what is old.
 //!
 //! Rules: sums stay what they are. What relays counted that are gone for good is summed up under the incarnation 0, in one transaction,
-//! so whoever adds up the others finds the same. Hours of over 90 days ago become the hour 0 of their incarnation. Whatever is done
-//! twice, because two relays take themselves for the leader, changes nothing.
+//! so whoever adds up the others finds the same. Hours of over 90 days ago become the hour 0 of their incarnation. Each transaction holds
+//! the term that it is done under; to bury twice changes nothing.
 
 use crate::clock::Timestamp;
 use crate::journal::evidence::KEPT;
+use crate::journal::term::Epoch;
 use crate::telemetry::series::FINE;
 
 use super::accounts::hour;
@@ -13,6 +14,7 @@ use super::evidence::{HOUR, MOST};
 use super::fault::Fault;
 use super::record::ms;
 use super::shared::Shared;
+use super::term;
 use super::verification;
 
 /// What an incarnation counts, by the table, its key but for the incarnation, and what is added up.
@@ -36,12 +38,15 @@ pub(super) async fn bury(shared: &Shared) -> Result<(), Fault> {
 }
 
 /// Sums up what relays counted that are gone for good.
-pub(super) async fn merge(shared: &Shared) -> Result<(), Fault> {
+pub(super) async fn merge(shared: &Shared, epoch: Epoch) -> Result<(), Fault> {
     let mut pooled = shared.client().await?;
     // One that said nothing for an hour can do nothing any more, should it come back.
     let silent = "UPDATE node SET replaced = true WHERE gone AND NOT replaced AND alive_until < clock_timestamp() - interval '1 hour'";
     pooled.execute(silent, &[]).await?;
     let tx = pooled.transaction().await?;
+    if !term::holds(&*tx, epoch).await? {
+        return Err(term::over());
+    }
     let gone =
         "UPDATE node SET merged = true WHERE replaced AND NOT merged AND incarnation <> $1 RETURNING incarnation";
     let rows = tx.query(gone, &[&shared.incarnation]).await?;
@@ -76,10 +81,14 @@ pub(super) async fn merge(shared: &Shared) -> Result<(), Fault> {
 }
 
 /// Forgets the evidence that is older than 90 days or more than is kept, and what hours so old were.
-pub(super) async fn forget(shared: &Shared, now: Timestamp) -> Result<(), Fault> {
+pub(super) async fn forget(shared: &Shared, epoch: Epoch) -> Result<(), Fault> {
+    let now = shared.clock.now();
     let oldest = now - KEPT;
     let mut pooled = shared.client().await?;
     let tx = pooled.transaction().await?;
+    if !term::holds(&*tx, epoch).await? {
+        return Err(term::over());
+    }
     tx.execute(
         "WITH old AS (DELETE FROM ledger WHERE hour > 0 AND hour < $1 RETURNING *)
          INSERT INTO ledger AS kept (hour, incarnation, target, project, category, outcome, quantity)

@@ -13,11 +13,13 @@ use tokio_postgres::Row;
 
 use crate::clock::Timestamp;
 use crate::journal::TargetId;
+use crate::journal::term::Epoch;
 
 use super::accounts::Book;
 use super::connect::{Connection, Params, Pen};
 use super::fault::Fault;
 use super::shared::Shared;
+use super::term::{self, HOLD};
 
 /// A transaction under way. Dropped without [`Work::commit`] it changes nothing.
 pub(super) struct Work {
@@ -41,11 +43,29 @@ pub(super) struct Work {
 
 impl Work {
     /// Begins one, after those that were begun before. While no server takes writes it is refused at once: each that tried would keep
-    /// others waiting.
+    /// others waiting. So is a step of a chore once another relay leads; the next one cannot until this ends.
     pub(super) async fn begin(shared: &Arc<Shared>) -> Result<Self, Fault> {
         if shared.is_away() {
             return Err(Fault::Away("no server took writes when it was last tried".into()));
         }
+        let work = Self::try_begin(shared).await?;
+        let is_ours = match Epoch::current() {
+            Some(epoch) => work.holds(epoch).await,
+            None => Ok(true),
+        };
+        match is_ours {
+            Ok(true) => Ok(work),
+            Ok(false) => work.end(Err(term::over())).await,
+            Err(fault) => work.end(Err(fault)).await,
+        }
+    }
+
+    /// Holds a term until this ends; `false` when another relay leads.
+    pub(super) async fn holds(&self, epoch: Epoch) -> Result<bool, Fault> {
+        Ok(self.query_opt(HOLD, &[&epoch.0]).await?.is_some())
+    }
+
+    async fn try_begin(shared: &Arc<Shared>) -> Result<Self, Fault> {
         let mut pen = Arc::clone(&shared.pen).lock_owned().await;
         let began = Instant::now();
         let known = pen.connection.take().filter(|connection| !connection.is_closed());

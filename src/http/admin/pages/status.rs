@@ -270,7 +270,10 @@ fn relays(status: &Status) -> Markup {
             @for relay in relays {
                 tr {
                     td { (relay.name) @if relay.own { " (this one)" } } td { (relay.version) }
-                    td.bad[!relay.alive] { (words::life(status.now, relay)) }
+                    td.bad[!relay.alive] {
+                        (words::life(status.now, relay)) @if relay.leads { ", leads" }
+                        @if let Some(differs) = words::differing(relay) { ", " span.bad { (differs) } }
+                    }
                     td.n { (words::count(relay.leases)) } td { (words::kept(relay)) }
                 }
             }

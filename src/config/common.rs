@@ -1,0 +1,149 @@
+//! What relays on one database have in common of their configuration, and what each has for itself.
+//!
+//! Rules: a relay's own are its listeners, its place in the journal and the line that names the primary; all else is common. It is taken as
+//! it is written: no `${…}` is followed and no comment kept, so a secret is in it only where the file has it in plain text. How two
+//! differ is told by names alone, never by values.
+
+use std::fmt;
+
+use toml::{Table, Value};
+
+/// What each relay has for itself.
+const OWN: [&str; 4] = ["primary", "server", "admin", "journal"];
+/// The most names that are told of a difference.
+const MOST: usize = 12;
+
+/// The common part of a configuration, as a text that is the same for whatever says the same. Its debug form shows nothing.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Common(String);
+
+impl fmt::Debug for Common {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Common").finish_non_exhaustive()
+    }
+}
+
+impl From<String> for Common {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl Common {
+    /// That of a file.
+    pub fn of(file: &str) -> Self {
+        let mut table = read(file);
+        table.retain(|key, _| !OWN.contains(&key));
+        Self(table.to_string())
+    }
+
+    /// The text.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+
+    /// The text of a file with this in place of its own.
+    pub fn put_into(&self, file: &str) -> String {
+        let mut table = read(file);
+        table.retain(|key, _| OWN.contains(&key));
+        table.extend(read(&self.0));
+        table.to_string()
+    }
+
+    /// The names of tables and keys in which the two differ, not too many.
+    pub fn differing(&self, other: &Self) -> Vec<String> {
+        let mut names = vec![];
+        compare("", &by_name(read(&self.0)), &by_name(read(&other.0)), &mut names);
+        let more = names.len().saturating_sub(MOST);
+        names.truncate(MOST);
+        names.extend((more > 0).then(|| format!("{more} more")));
+        names
+    }
+}
+
+/// Nothing of what is no configuration.
+fn read(text: &str) -> Table {
+    text.parse().unwrap_or_default()
+}
+
+/// The same with its projects as a table by their names, whatever their order.
+fn by_name(mut table: Table) -> Table {
+    if let Some(Value::Array(projects)) = table.remove("projects") {
+        let name = |project: &Value| project.get("name").and_then(Value::as_str).unwrap_or("?").to_owned();
+        let projects: Table = projects.into_iter().map(|project| (name(&project), project)).collect();
+        table.insert("projects".to_owned(), Value::Table(projects));
+    }
+    table
+}
+
+fn compare(path: &str, one: &Table, other: &Table, names: &mut Vec<String>) {
+    let mut keys: Vec<&String> = one.keys().chain(other.keys()).collect();
+    keys.sort();
+    keys.dedup();
+    for key in keys {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        match (one.get(key), other.get(key)) {
+            (Some(Value::Table(one)), Some(Value::Table(other))) => compare(&path, one, other, names),
+            (one, other) if one == other => {}
+            _ => names.push(path),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = r#"
+primary = "a" # in front
+mirror = false
+[server]
+listen = ["127.0.0.1:1"]
+[admin]
+token = "hunter2"
+[journal]
+url = "postgres://relay:hunter2@db/x"
+# was: "hunter2"
+[upstreams.a]
+timeout = "5s"
+[upstreams.b]
+[[projects]]
+name = "shop"
+id = "1"
+public_key = "${KEY}"
+upstreams.a = "${DSN}"
+"#;
+
+    #[test]
+    fn what_is_common_has_no_secret_that_the_common_part_of_the_file_has_not() {
+        let common = Common::of(FILE);
+        assert!(!common.text().contains("unter2") && !common.text().contains("primary"), "{}", common.text());
+        assert!(common.text().contains("${DSN}") && common.text().contains("mirror = false"), "{}", common.text());
+        assert!(!format!("{common:?}").contains("DSN"));
+    }
+
+    #[test]
+    fn put_into_a_file_it_leaves_what_is_the_relays_own() {
+        let other = FILE.replace("false", "true").replace("127.0.0.1:1", "127.0.0.1:2").replace("\"5s\"", "\"9s\"");
+        let put = Common::of(FILE).put_into(&other);
+        assert!(put.contains("127.0.0.1:2") && put.contains("\"5s\"") && put.contains("mirror = false"), "{put}");
+        assert_eq!(Common::of(&put), Common::of(FILE));
+        crate::config::parse("config.toml", &put, &|name| {
+            Some(if name == "KEY" { "abcdef" } else { "https://key@a/1" }.to_owned())
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn a_difference_is_told_by_names_and_what_says_the_same_has_none() {
+        let other = FILE.replace("[upstreams.b]", "[upstreams.c]").replace("${DSN}", "https://hunter2@a/1");
+        let other = other.replace("\"5s\"", "\"9s\"").replace("mirror = false", "");
+        let names = Common::of(FILE).differing(&Common::of(&other));
+        assert_eq!(names, ["mirror", "projects.shop.upstreams.a", "upstreams.a.timeout", "upstreams.b", "upstreams.c"]);
+        let same = FILE.replace("timeout", "# why\ntimeout  ").replace("upstreams.a = ", "upstreams = { a = ");
+        let same = same.replace("\"${DSN}\"", "\"${DSN}\" }").replace("hunter2", "hunter3");
+        assert_eq!(Common::of(FILE), Common::of(&same));
+        let many: String = (0..20).map(|n| format!("[upstreams.x{n}]\n")).collect();
+        assert_eq!(Common::of(FILE).differing(&Common::of(&format!("{FILE}\n{many}"))).last().unwrap(), "8 more");
+    }
+}
