@@ -1,6 +1,7 @@
 //! What relays on one database have in common of their configuration, and what each has for itself.
 //!
-//! Rules: a relay's own are its listeners, its place in the journal and the line that names the primary; all else is common. It is taken as
+//! Rules: a relay's own are its listeners, its place in the journal and the line that names the primary; all else is common, and so is how
+//! long the journal retains what, and how much it takes: that is told when it differs and put over no file, for it needs a restart. It is taken as
 //! it is written: no `${…}` is followed and no comment kept, so a secret is in it only where the file has it in plain text. How two
 //! differ is told by names alone, never by values.
 
@@ -10,6 +11,8 @@ use toml::{Table, Value};
 
 /// What each relay has for itself.
 const OWN: [&str; 4] = ["primary", "server", "admin", "journal"];
+/// What of the journal is common nevertheless.
+const OF_THE_JOURNAL: [&str; 2] = ["max_size", "retain"];
 /// The most names that are told of a difference.
 const MOST: usize = 12;
 
@@ -33,7 +36,12 @@ impl Common {
     /// That of a file.
     pub fn of(file: &str) -> Self {
         let mut table = read(file);
+        let journal = journal_of(&mut table).into_iter().filter(|(key, _)| OF_THE_JOURNAL.contains(&key.as_str()));
+        let journal: Table = journal.collect();
         table.retain(|key, _| !OWN.contains(&key));
+        if !journal.is_empty() {
+            table.insert("journal".to_owned(), Value::Table(journal));
+        }
         Self(table.to_string())
     }
 
@@ -44,9 +52,13 @@ impl Common {
 
     /// The text of a file with this in place of its own.
     pub fn put_into(&self, file: &str) -> String {
-        let mut table = read(file);
+        let (mut table, mut common) = (read(file), read(&self.0));
+        let mut journal = journal_of(&mut table);
+        journal.remove("retain");
+        journal.extend(journal_of(&mut common).remove_entry("retain"));
         table.retain(|key, _| OWN.contains(&key));
-        table.extend(read(&self.0));
+        table.insert("journal".to_owned(), Value::Table(journal));
+        table.extend(common);
         table.to_string()
     }
 
@@ -64,6 +76,14 @@ impl Common {
 /// Nothing of what is no configuration.
 fn read(text: &str) -> Table {
     text.parse().unwrap_or_default()
+}
+
+/// Takes the section out.
+fn journal_of(table: &mut Table) -> Table {
+    match table.remove("journal") {
+        Some(Value::Table(journal)) => journal,
+        _ => Table::new(),
+    }
 }
 
 /// The same with its projects as a table by their names, whatever their order.
@@ -103,6 +123,8 @@ listen = ["127.0.0.1:1"]
 token = "hunter2"
 [journal]
 url = "postgres://relay:hunter2@db/x"
+retain = "3h"
+max_size = "1GiB"
 # was: "hunter2"
 [upstreams.a]
 timeout = "5s"
@@ -125,9 +147,11 @@ upstreams.a = "${DSN}"
     #[test]
     fn put_into_a_file_it_leaves_what_is_the_relays_own() {
         let other = FILE.replace("false", "true").replace("127.0.0.1:1", "127.0.0.1:2").replace("\"5s\"", "\"9s\"");
+        let other = other.replace("3h", "4h").replace("1GiB", "2GiB");
         let put = Common::of(FILE).put_into(&other);
+        assert!(put.contains("\"3h\"") && put.contains("\"2GiB\""), "{put}");
         assert!(put.contains("127.0.0.1:2") && put.contains("\"5s\"") && put.contains("mirror = false"), "{put}");
-        assert_eq!(Common::of(&put), Common::of(FILE));
+        assert_eq!(Common::of(&put).differing(&Common::of(FILE)), ["journal.max_size"]);
         crate::config::parse("config.toml", &put, &|name| {
             Some(if name == "KEY" { "abcdef" } else { "https://key@a/1" }.to_owned())
         })

@@ -42,8 +42,9 @@ struct Seen {
     loaded: Loaded,
     own: Own,
     plane: Plane,
-    /// By which names the file differs from what is common.
+    /// By which names the file differs from what is common, and whether all relays were told.
     differs: Vec<String>,
+    is_told: bool,
     /// The configuration that was made of it, and that this relay went over to.
     config: Config,
 }
@@ -81,7 +82,7 @@ impl Sharing {
                 plane.revision -= 1;
             }
         }
-        let seen = Seen { loaded: of_file, own, plane, differs: vec![], config: loaded.config.clone() };
+        let seen = Seen { loaded: of_file, own, plane, differs: vec![], is_told: true, config: loaded.config.clone() };
         let sharing = Self { journal, file, seen: Mutex::new(seen), look_again: Arc::default() };
         sharing.tell(differs, false).await;
         Ok(sharing)
@@ -99,8 +100,10 @@ impl Sharing {
             self.journal.share_primary(&own.primary).await.map_err(failed)?;
         }
         let plane = self.journal.plane(&own.primary, own.common.text()).await.map_err(failed)?;
-        let is_new = plane.common != own.common.text() && (is_asked || own.common != before.common);
-        let Some(epoch) = self.leads().await.filter(|_| is_new) else { return Ok(plane) };
+        if plane.common == own.common.text() || (own.common == before.common && !is_asked) {
+            return Ok(plane);
+        }
+        let Some(epoch) = self.leads().await else { return Ok(plane) };
         // What this relay cannot go over to is nothing for the others.
         has_primary(&loaded.config, &plane).and_then(|()| goes_over(&config, &loaded.config))?;
         self.journal.publish(epoch, own.common.text()).await.map_err(failed)?;
@@ -111,12 +114,16 @@ impl Sharing {
         self.journal.plane(&own.primary, own.common.text()).await.map_err(failed)
     }
 
-    /// Says by which names the file differs from what is common: in the log when that is new or asked for, and to all relays.
+    /// Says by which names the file differs from what is common: in the log and to all relays when that is new, in the log when
+    /// somebody asks.
     async fn tell(&self, differs: Vec<String>, is_asked: bool) {
-        let before = std::mem::replace(&mut self.seen().differs, differs.clone());
-        if before != differs || (is_asked && !differs.is_empty()) {
-            let path = self.file.path().display();
-            let names = differs.join(", ");
+        let (before, is_told) = {
+            let mut seen = self.seen();
+            (std::mem::replace(&mut seen.differs, differs.clone()), seen.is_told)
+        };
+        let is_new = before != differs;
+        if is_new || (is_asked && !differs.is_empty()) {
+            let (path, names) = (self.file.path().display(), differs.join(", "));
             match differs.as_slice() {
                 [] => tracing::info!(config.path = %path, "the file is what all relays have in common"),
                 _ => tracing::warn!(
@@ -126,9 +133,10 @@ impl Sharing {
                 ),
             }
         }
-        if let Err(error) = self.journal.note_differing(differs).await {
-            self.look_again.store(true, Ordering::Release);
-            tracing::debug!(%error, "that the file differs is told later");
+        if is_new || !is_told {
+            let told = self.journal.note_differing(differs).await;
+            self.seen().is_told = told.is_ok();
+            self.look_again.fetch_or(told.is_err(), Ordering::AcqRel);
         }
     }
 

@@ -172,7 +172,13 @@ async fn a_relay_whose_name_another_one_takes_ends_and_says_why() {
 }
 
 /// The metrics of relays that share a journal, beside those of `tests/metrics.rs`.
-const SHARED: [&str; 3] = ["switchyard_relay_leases", "switchyard_relay_up", "switchyard_spilled_envelopes"];
+const SHARED: [&str; 5] = [
+    "switchyard_relay_config_differs",
+    "switchyard_relay_leads",
+    "switchyard_relay_leases",
+    "switchyard_relay_up",
+    "switchyard_spilled_envelopes",
+];
 
 /// Who shares the journal, as a relay tells it: name, version, whether it lives, and whether it is that relay itself.
 async fn who(relay: &Relay) -> Value {
