@@ -134,7 +134,8 @@ async fn a_stale_file_of_the_next_leader_changes_nothing_until_somebody_asks_for
     mirrored([&one, &two], false).await;
     one.stop().await;
     leads(&two, "two").await;
-    shows(&two, "what was published holds", |status| status["mirror"] == false).await;
+    switch(&two, "b").await;
+    shows(&two, "what was published holds", |status| status["primary"] == "b" && status["mirror"] == false).await;
     let one = one.started().await;
     differs([&one, &two], json!(["mirror"])).await;
     mirrored([&one, &two], false).await;
