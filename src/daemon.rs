@@ -37,6 +37,7 @@ mod canary;
 mod caps;
 mod control;
 mod notifying;
+mod pacing;
 mod remembering;
 mod renewal;
 mod reporting;
@@ -229,6 +230,7 @@ impl Daemon {
             config: config.clone(),
         };
         daemon.apply(config).await?;
+        pacing::start(&daemon.tasks, &daemon.journal, daemon.supervisor.paces(), daemon.intake.clone()).await;
         backfilling::start(
             &daemon.tasks,
             Arc::clone(&daemon.journal),

@@ -11,6 +11,9 @@ mod contract;
 #[path = "postgres/control.rs"]
 mod control;
 #[cfg(test)]
+#[path = "postgres/pace.rs"]
+mod pace;
+#[cfg(test)]
 #[path = "postgres/plane.rs"]
 mod plane;
 #[path = "postgres/promises.rs"]

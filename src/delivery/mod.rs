@@ -11,6 +11,7 @@ mod heads;
 mod large;
 mod load;
 pub mod mend;
+pub mod pace;
 mod parcel;
 pub mod proxies;
 mod quirks;

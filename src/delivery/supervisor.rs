@@ -16,6 +16,7 @@ use crate::telemetry::observations::Observations;
 
 use super::board::Board;
 use super::compress::Packs;
+use super::pace::Paces;
 use super::quirks;
 use super::settings::Settings;
 use super::watch::Watch;
@@ -37,6 +38,7 @@ pub struct Supervisor {
     metrics: Metrics,
     observations: Observations,
     packs: Packs,
+    paces: Paces,
     tasks: Tasks,
     workers: BTreeMap<Arc<str>, Running>,
     /// The last worker of each upstream that was removed. It may still have requests under way.
@@ -58,6 +60,7 @@ impl Supervisor {
         (metrics, observations): (Metrics, Observations),
         tasks: Tasks,
     ) -> Self {
+        let paces = Paces::new(journal.pace().is_some());
         let (routing, board, cooldowns) = (Arc::default(), Board::default(), Cooldowns::default());
         let (epoch, workers, removed) = (clock.epoch(), BTreeMap::new(), BTreeMap::new());
         Self {
@@ -70,6 +73,7 @@ impl Supervisor {
             metrics,
             observations,
             packs: Packs::default(),
+            paces,
             tasks,
             workers,
             removed,
@@ -84,6 +88,11 @@ impl Supervisor {
     /// What the upstreams take now, as their workers know it.
     pub fn cooldowns(&self) -> Cooldowns {
         self.cooldowns.clone()
+    }
+
+    /// What the workers tell those of other relays, and hear of them.
+    pub fn paces(&self) -> Paces {
+        self.paces.clone()
     }
 
     /// Follows a configuration: DSNs and settings change under the running workers, new upstreams get one, removed ones lose
@@ -142,6 +151,7 @@ impl Supervisor {
             board: self.board.clone(),
             cooldowns: self.cooldowns.clone(),
             packs: self.packs.clone(),
+            paces: self.paces.clone(),
             watch: Watch::new(name, &self.metrics, self.observations.clone()),
         };
         let tasks = self.tasks.child();

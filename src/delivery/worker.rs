@@ -15,13 +15,15 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Timestamp};
+use crate::journal::pace::Heard;
 use crate::journal::{Journal, TargetId};
 use crate::policy::apart::Apart;
-use crate::policy::circuit::{Circuit, State};
+use crate::policy::circuit::{Circuit, Seen, State};
 use crate::policy::cooldown::{self, Cooldown, Cooldowns};
 use crate::policy::hold::Holds;
 use crate::policy::refusals::Refusals;
 use crate::policy::routing::Routing;
+use crate::policy::standing::Lesson;
 use crate::policy::suspects::{GAP, Suspects};
 use crate::policy::verdict::Verdict;
 use crate::telemetry::status::LastError;
@@ -30,6 +32,7 @@ use super::board::Board;
 use super::compress::{Compress, Packs};
 use super::heads::Heads;
 use super::large::{self, weight};
+use super::pace::{Pace, Paces};
 use super::parcel;
 use super::quirks::{self, Quirks};
 use super::sent::Sent;
@@ -46,6 +49,7 @@ mod publish;
 mod question;
 mod settle;
 mod start;
+mod together;
 mod waits;
 
 /// How long to wait when the journal itself fails to give records.
@@ -69,6 +73,8 @@ pub(super) struct Surroundings {
     pub(super) cooldowns: Cooldowns,
     /// What was compressed lately.
     pub(super) packs: Packs,
+    /// What other relays are told and heard.
+    pub(super) paces: Paces,
 }
 
 /// One upstream's worker.
@@ -81,6 +87,14 @@ pub(super) struct Worker {
     /// The headers of requests, under this routing.
     heads: Heads,
     circuit: Circuit,
+    /// The circuit as the other relays were told of it.
+    told: Seen,
+    /// What other relays are told and heard of the upstream.
+    pace: Arc<Pace>,
+    /// What was heard and followed last.
+    heard: Option<Arc<Heard>>,
+    /// Until when finding out whether it is back is left to others.
+    forgone_until: Timestamp,
     cooldown: Cooldown,
     holds: Holds,
     refusals: Refusals,
@@ -144,8 +158,11 @@ impl Worker {
             transport: Arc::new(Transport::new(&settings.load())),
             heads: Heads::default(),
             settings,
-            around,
             circuit: Circuit::default(),
+            told: Seen::Closed,
+            pace: around.paces.of(target),
+            heard: None,
+            forgone_until: Timestamp::default(),
             cooldown: Cooldown::default(),
             holds: Holds::default(),
             refusals: Refusals::default(),
@@ -169,6 +186,7 @@ impl Worker {
             in_flight: FuturesUnordered::new(),
             bytes_in_flight: 0,
             homeless: false,
+            around,
         }
     }
 
@@ -208,7 +226,12 @@ impl Worker {
         loop {
             self.follow_settings();
             let now = self.around.clock.now();
+            self.follow_others(now);
             self.end_waits(now).await;
+            if let Err(later) = self.may_try(now) {
+                self.publish();
+                return Some(later);
+            }
             if self.circuit.asks(now, self.in_flight.len()) {
                 self.ask();
             }
@@ -236,7 +259,7 @@ impl Worker {
                 self.looks_on = crowded.map_or(now, |_| now + GAP);
                 return Some(self.looks_on);
             }
-            let permits = permits.min(room.saturating_sub(self.most() - self.share()).max(1));
+            let permits = permits.min(room.saturating_sub(self.most().saturating_sub(self.share())).max(1));
             let claims = match self.around.journal.claim(self.target, now, permits).await {
                 Ok(claims) => claims,
                 Err(error) => {
@@ -245,6 +268,7 @@ impl Worker {
                 }
             };
             if claims.is_empty() {
+                self.forgo_probe(now);
                 // What is due and was not given waits for a commit, which wakes us.
                 let due = self.next_due().await.filter(|due| *due > now);
                 let mended = self.holds.last_end(now).filter(|_| self.mended);
@@ -306,7 +330,9 @@ impl Worker {
             self.quirks().heed(&mut limits);
             if !limits.is_empty() {
                 self.around.watch.asked_for_a_long_wait(&limits);
-                self.cooldown.apply(&record.project, &limits, now);
+                if self.cooldown.apply(&record.project, &limits, now) {
+                    self.pace.tell(Lesson::Limited(Arc::clone(&record.project), limits));
+                }
                 self.around.cooldowns.tell(&self.upstream, &self.cooldown);
             }
         }

@@ -4,7 +4,7 @@
 //! eviction, records that are set aside and [verification] are held by the tests of each backend. The [log](Log) takes
 //! submissions, after their large [bodies](Bodies), the [queues](Queues) hand them out, the [archive](Archive) shows what is kept of
 //! them, [redelivery](Redelivery) hands that out again, [facts](Facts) tell what became of it, and [storage](Storage) bounds the
-//! room that it takes.
+//! room that it takes. Several relays on one journal keep [pace](Pace) with each other.
 //!
 //! Every change of an account is posted to the ledger that the backend was opened with: once, after the commit that made it. The
 //! ledger begins with the totals. Of several relays on one journal each ledger gets the postings of all. Who awaits [`Log::prune`]
@@ -29,6 +29,7 @@ pub mod letters;
 pub mod log;
 pub mod losses;
 mod measures;
+pub mod pace;
 pub mod postgres;
 pub mod queue;
 pub mod redelivery;
@@ -52,6 +53,7 @@ pub use facts::{Facts, Switch};
 pub use letters::{DeadLetter, Letter, Pick, WithRecord};
 pub use log::{Log, RecentKeys, Record, Submission, Targets};
 pub use measures::{Measures, Node, Primaries, Space, Standby, Stats};
+pub use pace::Pace;
 pub use queue::{Backlog, Claim, LEASE, Lease, Progress, Queues, Rest, Settlement};
 pub use redelivery::Redelivery;
 pub use settings::{DatabaseUrl, Durability, Settings, Sync};
@@ -118,4 +120,9 @@ pub const MAX_TARGETS: usize = 32;
 pub trait Journal: Log + Bodies + Queues + Archive + Redelivery + Facts + Storage + fmt::Debug {
     /// What it keeps of the look for events at their upstreams.
     fn verification(&self) -> &dyn Verification;
+
+    /// What the relays on it tell each other; `None` when there is one.
+    fn pace(&self) -> Option<&dyn Pace> {
+        None
+    }
 }

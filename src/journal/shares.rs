@@ -160,7 +160,8 @@ impl Holder {
 /// Says, once a minute, that a project is refused because of what it has taken.
 pub(super) fn tell_refused(project: &str, why: &str) {
     if let Some(Line { suppressed }) = log::admit("share of the journal", project) {
-        let message = "the project has taken its share of the journal; what it sends is refused until some of it is delivered";
+        let message =
+            "the project has taken its share of the journal; what it sends is refused until some of it is delivered";
         tracing::error!(project.name = project, why, suppressed, "{message}");
     }
 }

@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 use crate::vocabulary::vocabulary;
 
 use super::backoff::Backoff;
+use super::standing::Share;
 
 /// So many records that fail in a row open the circuit.
 pub const THRESHOLD: usize = 5;
@@ -33,6 +34,30 @@ vocabulary! {
         /// One request is finding out.
         HalfOpen = "half_open",
     }
+}
+
+/// What relays that share a journal tell each other of a circuit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Seen {
+    /// It is closed.
+    Closed,
+    /// It is open.
+    Open(Outage),
+    /// It is half open, and the upstream answers questions.
+    Reached,
+}
+
+/// What an open circuit waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Outage {
+    /// When the failures began.
+    pub since: Timestamp,
+    /// When to probe.
+    pub until: Timestamp,
+    /// How often it opened since it was last closed.
+    pub openings: u32,
+    /// Whether the next probe is a question.
+    pub asks_next: bool,
 }
 
 /// The circuit of one upstream.
@@ -61,6 +86,8 @@ pub struct Circuit {
     /// While open: when to probe.
     until: Timestamp,
     pace: Option<Pace>,
+    /// Whose part of the pace this is.
+    share: Share,
 }
 
 /// How far the question to the upstream is.
@@ -93,6 +120,7 @@ impl Default for Circuit {
             openings: 0,
             until: never,
             pace: None,
+            share: Share::WHOLE,
         }
     }
 }
@@ -101,6 +129,40 @@ impl Circuit {
     /// The state at `now`.
     pub const fn state(&self) -> State {
         self.state
+    }
+
+    /// Among how many relays the pace is divided.
+    pub fn divide(&mut self, share: Share) {
+        self.share = share;
+    }
+
+    /// What the other relays are to know of it.
+    pub fn seen(&self) -> Seen {
+        let Self { since, until, openings, asks_next, .. } = *self;
+        match self.state {
+            State::Closed => Seen::Closed,
+            State::HalfOpen if self.question == Question::Answered => Seen::Reached,
+            State::Open | State::HalfOpen => Seen::Open(Outage { since, until, openings, asks_next }),
+        }
+    }
+
+    /// Another relay found it so: open, or half open when it was `reached` with a question.
+    pub fn follow(&mut self, outage: Outage, reached: bool) {
+        let Outage { since, until, openings, asks_next } = outage;
+        (self.since, self.until, self.openings, self.asks_next) = (since, until, openings, asks_next);
+        (self.state, self.question) =
+            if reached { (State::HalfOpen, Question::Answered) } else { (State::Open, Question::None) };
+        (self.failures, self.pace, self.answered_at) = (self.failures.max(1), None, None);
+    }
+
+    /// Whether it is time to find out whether the upstream is back.
+    pub fn wants_probe(&self, now: Timestamp, in_flight: usize) -> bool {
+        let is_due = match self.state {
+            State::Closed => false,
+            State::Open => now >= self.until,
+            State::HalfOpen => self.question != Question::Asked,
+        };
+        is_due && in_flight == 0
     }
 
     /// Whether the upstream is to be asked now. The caller asks, and tells [`Circuit::answered`] or [`Circuit::unanswered`].
@@ -275,7 +337,10 @@ impl Circuit {
                 self.pace = None;
                 room
             }
-            Some(pace) => room.min(usize::try_from(pace.allowed(now).saturating_sub(pace.sent)).unwrap_or(room)),
+            Some(pace) => {
+                let allowed = self.share.part(pace.allowed(now));
+                room.min(usize::try_from(allowed.saturating_sub(pace.sent)).unwrap_or(room))
+            }
         }
     }
 }
@@ -353,6 +418,39 @@ mod tests {
         assert_eq!(circuit.permits(at, 8, 0), 1, "an answer lets a record try at once");
         assert!(circuit.succeeded(at));
         assert_eq!(circuit.state(), State::Closed);
+    }
+
+    #[test]
+    fn a_circuit_follows_that_of_another_relay_and_probes_when_that_would() {
+        let (mut circuit, seen) = (Circuit::default(), open().seen());
+        let Seen::Open(outage) = seen else { panic!("{seen:?}") };
+        circuit.follow(outage, false);
+        assert_eq!((circuit.state(), circuit.seen()), (State::Open, seen));
+        assert!(!circuit.wants_probe(T, 0) && !circuit.wants_probe(outage.until, 1));
+        assert!(circuit.wants_probe(outage.until, 0) && circuit.asks(outage.until, 0));
+        assert_eq!(circuit.seen(), seen, "that it is asked is no news");
+        circuit.answered(outage.until);
+        assert_eq!(circuit.seen(), Seen::Reached);
+        circuit.failed(outage.until, 1, false);
+        let Seen::Open(longer) = circuit.seen() else { panic!("{circuit:?}") };
+        assert!(longer.openings == 2 && longer.until.since(outage.until) >= Duration::from_secs(1));
+        circuit.follow(longer, true);
+        assert!(circuit.wants_probe(longer.until, 0) && !circuit.asks(longer.until, 0));
+        assert_eq!(circuit.permits(longer.until, 8, 0), 1, "a record is next");
+        assert!(circuit.succeeded(longer.until));
+        assert_eq!(circuit.seen(), Seen::Closed);
+    }
+
+    #[test]
+    fn relays_that_come_back_together_are_as_slow_as_one() {
+        let started = |share| {
+            let mut circuit = Circuit::default();
+            circuit.divide(share);
+            circuit.slow_start(T);
+            circuit.permits(T + Duration::from_millis(1500), 1000, 0)
+        };
+        let parts = (0..3).map(|position| started(Share { position, of: 3 }));
+        assert_eq!(parts.sum::<usize>(), started(Share::WHOLE));
     }
 
     #[test]

@@ -51,21 +51,25 @@ fn wait_of(text: &str, now: Timestamp) -> Option<Duration> {
 
 impl Cooldown {
     /// Takes in limits that an answer for `project` carried. The longest wins, and none holds for more than
-    /// [`LONGEST_KEPT`](rate_limits::LONGEST_KEPT): then the upstream is tried again, and says so once more if it still holds.
-    pub fn apply(&mut self, project: &Arc<str>, limits: &[RateLimit], now: Timestamp) {
+    /// [`LONGEST_KEPT`](rate_limits::LONGEST_KEPT): then the upstream is tried again, and says so once more if it still holds. Returns
+    /// whether one ends in a later second than was known.
+    pub fn apply(&mut self, project: &Arc<str>, limits: &[RateLimit], now: Timestamp) -> bool {
+        let mut is_news = false;
+        let mut extend = |slot: &mut Timestamp, until: Timestamp| {
+            is_news |= until.as_secs() > slot.as_secs();
+            *slot = until.max(*slot);
+        };
         for limit in limits.iter().filter(|limit| !limit.retry_after.is_zero()) {
             let until = now + limit.retry_after.min(rate_limits::LONGEST_KEPT);
             let known = self.0.entry(Arc::clone(project)).or_default();
             match &limit.categories {
-                None => known.all = known.all.max(until),
+                None => extend(&mut known.all, until),
                 Some(categories) => {
-                    for category in categories {
-                        let slot = &mut known.categories[*category as usize];
-                        *slot = (*slot).max(until);
-                    }
+                    categories.iter().for_each(|category| extend(&mut known.categories[*category as usize], until))
                 }
             }
         }
+        is_news
     }
 
     /// Until when items of this category of this project are limited; `None` when they are not.

@@ -42,15 +42,37 @@ impl Holds {
         hold.until
     }
 
-    /// The upstream took something of the project.
-    pub fn taken(&mut self, project: &Arc<str>, now: Timestamp) {
-        if !self.held.is_empty() {
-            self.held.remove(project);
+    /// Another relay was refused: the project waits here, too, unless something of it was taken here since. Returns whether it does.
+    pub fn follow(&mut self, project: &Arc<str>, (since, until): (Timestamp, Timestamp), refusals: u32) -> bool {
+        if self.good.get(project).is_some_and(|at| *at > since) {
+            return false;
         }
+        self.good.remove(project);
+        let hold = self.held.entry(Arc::clone(project)).or_insert(Hold { since, until, refusals });
+        if until > hold.until {
+            *hold = Hold { since, until, refusals };
+        }
+        true
+    }
+
+    /// At another relay something of the project was taken.
+    pub fn lift(&mut self, project: &str) {
+        self.held.remove(project);
+    }
+
+    /// How often in a row the project was refused.
+    pub fn refusals(&self, project: &str) -> u32 {
+        self.held.get(project).map_or(0, |hold| hold.refusals)
+    }
+
+    /// The upstream took something of the project. Returns whether it had waited.
+    pub fn taken(&mut self, project: &Arc<str>, now: Timestamp) -> bool {
+        let had_waited = !self.held.is_empty() && self.held.remove(project).is_some();
         match self.good.get_mut(project) {
             Some(at) => *at = now,
             None => drop(self.good.insert(Arc::clone(project), now)),
         }
+        had_waited
     }
 
     /// Whether the project's DSN was good when it was last used: then a refusal at another endpoint is about that endpoint.
@@ -136,6 +158,20 @@ mod tests {
         assert!(LATELY < Backoff::MISCONFIGURED.after(1), "nothing of before the first refusal counts");
         holds.refused(&shop, now);
         assert!(!holds.takes_others("shop", now));
+    }
+
+    #[test]
+    fn a_refusal_at_another_relay_holds_here_unless_something_was_taken_since() {
+        let (shop, now): (Arc<str>, _) = ("shop".into(), Timestamp::from_millis(100_000));
+        let mut holds = Holds::default();
+        let until = now + Duration::from_secs(40);
+        holds.taken(&shop, now);
+        assert!(!holds.follow(&shop, (now - Duration::from_secs(1), until), 2));
+        assert!(holds.follow(&shop, (now, until), 2) && !holds.is_good("shop"));
+        assert_eq!((holds.until("shop", now), holds.refusals("shop")), (Some(until), 2));
+        assert!(holds.refused(&shop, until).since(until) >= Duration::from_secs(120), "the third in a row");
+        holds.lift("shop");
+        assert!(!holds.any());
     }
 
     #[test]

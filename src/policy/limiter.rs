@@ -1,15 +1,21 @@
 //! The buckets behind the inbound limits: one for each project and category that has a [`Limit`].
 //!
 //! Rule: over any window no more passes than rate × window + burst. A changed configuration keeps what was spent.
+//!
+//! Several relays that share a journal divide each limit: everything costs a bucket as many times as there are relays with a part in
+//! it. A relay leaves its part to the others when nothing came for ten seconds and the part is whole again. It begins anew with the part
+//! that it has when all have one, and takes more when the others were told twice that it has begun. So of n relays one may have used up
+//! the whole limit before the others begin: together they let in (2n - 1)/n of it at most.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use governor::clock::Clock;
-use governor::middleware::NoOpMiddleware;
+use governor::middleware::StateInformationMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 
@@ -18,9 +24,18 @@ use crate::protocol::rate_limits::RateLimit;
 
 use super::limits::{Limit, Limits};
 
+/// A relay to which nothing came for so long under a limit may leave its part to the others.
+const LATELY: Duration = Duration::from_secs(10);
+/// So often the others are told that something comes here before more than a part of all is taken: each has told us by then.
+const HEARD: u8 = 2;
+
 /// The buckets of all projects. Fixed once made; the buckets in it fill and empty.
 #[derive(Debug, Default)]
-pub struct Limiter(HashMap<Arc<str>, Share>);
+pub struct Limiter {
+    shares: HashMap<Arc<str>, Share>,
+    /// How many relays there are; zero: this one alone.
+    relays: AtomicU32,
+}
 
 /// What is known of one project.
 #[derive(Debug, Default)]
@@ -61,24 +76,55 @@ impl Limiter {
         before: &Self,
         now: Duration,
     ) -> Self {
+        let relays = before.relays.load(Ordering::Relaxed);
         let share = |project: &Arc<str>| {
             let (old, seen) = (before.of(project), seen.contains(project));
-            let bucket =
-                |(category, limit)| (category, Bucket::following(old.and_then(|b| b.of(category)), limit, now));
+            let bucket = |(category, limit)| {
+                let before = old.and_then(|buckets| buckets.of(category));
+                (
+                    category,
+                    before.map_or_else(|| Arc::new(Bucket::full(limit, relays, now)), |old| old.followed(limit, now)),
+                )
+            };
             let buckets = Buckets(limits.in_force(project, seen).into_iter().map(bucket).collect());
             Share { buckets, awaits_browsers: !seen && !limits.browsers.contains_key(project) }
         };
-        Self(projects.map(|project| (Arc::clone(project), share(project))).collect())
+        let shares = projects.map(|project| (Arc::clone(project), share(project))).collect();
+        Self { shares, relays: relays.into() }
     }
 
     /// The buckets of a project; `None` when it has no limits.
     pub fn of(&self, project: &str) -> Option<&Buckets> {
-        self.0.get(project).map(|share| &share.buckets).filter(|buckets| !buckets.0.is_empty())
+        self.shares.get(project).map(|share| &share.buckets).filter(|buckets| !buckets.0.is_empty())
     }
 
     /// Whether limits come to hold for this project with the first browser that sends for it.
     pub fn awaits_browsers(&self, project: &str) -> bool {
-        self.0.get(project).is_some_and(|share| share.awaits_browsers)
+        self.shares.get(project).is_some_and(|share| share.awaits_browsers)
+    }
+
+    /// The limits of which this relay has a part: what the others are told.
+    pub fn busy(&self, now: Duration) -> BTreeSet<(Arc<str>, Category)> {
+        let all = self.shares.iter().flat_map(|(project, share)| share.buckets.0.iter().map(move |own| (project, own)));
+        let busy = all.filter(|(_, (_, bucket))| bucket.is_told_busy(now));
+        busy.map(|(project, (category, _))| (Arc::clone(project), *category)).collect()
+    }
+
+    /// Divides the limits among so many relays. `others` says how many besides have a part, by limit; `None`: nobody knows, and each
+    /// takes its part of all.
+    pub fn divide(&self, relays: u32, others: Option<&BTreeMap<(Arc<str>, Category), u32>>, now: Duration) {
+        self.relays.store(relays, Ordering::Relaxed);
+        for (project, share) in &self.shares {
+            for (category, bucket) in &share.buckets.0 {
+                let busy = others.map(|others| others.get(&(Arc::clone(project), *category)).copied().unwrap_or(0));
+                bucket.divide(relays, busy, now);
+            }
+        }
+    }
+
+    /// Divides them among as many relays as there were, of which nothing is heard now.
+    pub fn divide_unheard(&self, now: Duration) {
+        self.divide(self.relays.load(Ordering::Relaxed), None, now);
     }
 }
 
@@ -97,57 +143,139 @@ impl Buckets {
     }
 }
 
-type Governor = RateLimiter<NotKeyed, InMemoryState, Told, NoOpMiddleware<Duration>>;
-
 #[derive(Debug)]
 struct Bucket {
     limit: Limit,
-    told: Told,
-    governor: Governor,
+    /// Among how many relays the limit is divided.
+    parts: AtomicU32,
+    /// When something was last asked of it, in nanoseconds; zero: never.
+    asked: AtomicU64,
+    /// How often in a row the others were told that something is.
+    told: AtomicU8,
+    meter: Mutex<Meter>,
 }
 
 impl Bucket {
-    fn full(limit: Limit, now: Duration) -> Self {
-        let told = Told(Arc::new(AtomicU64::new(nanos(now))));
-        let quota = Quota::with_period(limit.interval()).expect("an interval is never zero").allow_burst(limit.burst());
-        Self { limit, governor: RateLimiter::direct_with_clock(quota, told.clone()), told }
+    fn full(limit: Limit, relays: u32, now: Duration) -> Self {
+        let (parts, asked, told) = (AtomicU32::new(relays.max(1)), AtomicU64::new(0), AtomicU8::new(0));
+        Self { limit, parts, asked, told, meter: Mutex::new(Meter::spent(limit, 0, now)) }
     }
 
-    /// The bucket that comes after `before`: the same, or another one with as much spent.
-    fn following(before: Option<&Arc<Self>>, limit: Limit, now: Duration) -> Arc<Self> {
-        match before {
-            Some(before) if before.limit == limit => Arc::clone(before),
-            Some(before) => {
-                let after = Self::full(limit, now);
-                let spent = before.limit.burst().get() - before.take_all(now);
-                let taken = after.take(spent.min(limit.burst().get()).into(), now);
-                debug_assert!(taken.is_ok(), "a full bucket has that much");
-                Arc::new(after)
-            }
-            None => Arc::new(Self::full(limit, now)),
+    fn meter(&self) -> MutexGuard<'_, Meter> {
+        self.meter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The bucket that comes after this one: the same, or another one with as much spent.
+    fn followed(self: &Arc<Self>, limit: Limit, now: Duration) -> Arc<Self> {
+        if self.limit == limit {
+            return Arc::clone(self);
         }
+        let copy = |value: &AtomicU32| AtomicU32::new(value.load(Ordering::Relaxed));
+        let spent = self.meter().lacks(now).min(limit.burst().get().into());
+        Arc::new(Self {
+            limit,
+            parts: copy(&self.parts),
+            asked: AtomicU64::new(self.asked.load(Ordering::Relaxed)),
+            told: AtomicU8::new(self.told.load(Ordering::Relaxed)),
+            meter: Mutex::new(Meter::spent(limit, spent, now)),
+        })
     }
 
-    /// Takes `quantity`, or says when as much may be there. More than a full bucket holds never is.
+    /// Takes `quantity`, or says when as much may be there. More than a full bucket holds never is. What is more than this relay's part
+    /// holds goes when the part is full, and is made up for afterwards.
     fn take(&self, quantity: u64, now: Duration) -> Result<(), Duration> {
-        self.told.0.fetch_max(nanos(now), Ordering::Relaxed);
-        let fits = |n: &NonZeroU32| *n <= self.limit.burst();
-        let Some(n) = u32::try_from(quantity).ok().and_then(NonZeroU32::new).filter(fits) else {
-            return if quantity == 0 { Ok(()) } else { Err(self.limit.interval()) };
-        };
-        match self.governor.check_n(n) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(until)) => Err(until.wait_time_from(self.told.now())),
-            Err(_) => Err(self.limit.interval()),
+        self.asked.fetch_max(nanos(now).max(1), Ordering::Relaxed);
+        if quantity > self.limit.burst().get().into() {
+            return Err(self.limit.interval());
+        }
+        let parts = u64::from(self.parts.load(Ordering::Relaxed));
+        self.meter().take(quantity * parts, now)
+    }
+
+    /// Whether this relay has a part in it, as the others are told now.
+    fn is_told_busy(&self, now: Duration) -> bool {
+        let asked = self.asked.load(Ordering::Relaxed);
+        let is_recent = asked > 0 && nanos(now).saturating_sub(asked) < nanos(LATELY);
+        let is_busy = is_recent || self.meter().whole_at > now;
+        let told = if is_busy { self.told.load(Ordering::Relaxed).saturating_add(1).min(HEARD) } else { 0 };
+        self.told.store(told, Ordering::Relaxed);
+        is_busy
+    }
+
+    fn divide(&self, relays: u32, others: Option<u32>, now: Duration) {
+        let known = others.filter(|_| self.told.load(Ordering::Relaxed) >= HEARD);
+        if others.is_none() {
+            self.told.store(0, Ordering::Relaxed);
+        }
+        let parts = known.map_or(relays, |others| others.saturating_add(1).min(relays)).max(1);
+        let before = self.parts.swap(parts, Ordering::Relaxed);
+        if before != parts {
+            self.keep_spent((before, parts), now);
         }
     }
 
-    /// Takes whatever is there; returns how much that was.
-    fn take_all(&self, now: Duration) -> u32 {
-        let halves = (0..u32::BITS).rev().map(|bit| 1 << bit);
-        halves.filter(|half: &u32| self.take(u64::from(*half), now).is_ok()).sum()
+    /// What was spent of the part before is spent of this one, and of a smaller one no more than it holds.
+    fn keep_spent(&self, (before, parts): (u32, u32), now: Duration) {
+        let mut meter = self.meter();
+        let spent = meter.lacks(now);
+        let same = spent.saturating_mul(parts.into()) / u64::from(before);
+        let all = u64::from(self.limit.burst().get());
+        *meter = Meter::spent(self.limit, if parts < before { same } else { same.min(all).max(spent) }, now);
     }
 }
+
+type Governor = RateLimiter<NotKeyed, InMemoryState, Told, StateInformationMiddleware>;
+
+/// How full a bucket is. What is more than it holds can be taken of a full one: its clock stands still for as long as that takes to come.
+#[derive(Debug)]
+struct Meter {
+    limit: Limit,
+    governor: Governor,
+    /// Its time: [`START`] and that which it is told, less `behind`, and never less than before.
+    time: Told,
+    behind: Duration,
+    /// When it is full again.
+    whole_at: Duration,
+}
+
+impl Meter {
+    /// A full one of which so much is taken.
+    fn spent(limit: Limit, spent: u64, now: Duration) -> Self {
+        let time = Told(Arc::new(AtomicU64::new(nanos(START + now))));
+        let quota = Quota::with_period(limit.interval()).expect("an interval is never zero").allow_burst(limit.burst());
+        let governor = RateLimiter::direct_with_clock(quota, time.clone()).with_middleware();
+        let mut meter = Self { limit, governor, time, behind: Duration::ZERO, whole_at: now };
+        let taken = meter.take(spent, now);
+        debug_assert!(taken.is_ok(), "it is full");
+        meter
+    }
+
+    fn take(&mut self, quantity: u64, now: Duration) -> Result<(), Duration> {
+        let (interval, burst) = (self.limit.interval(), self.limit.burst().get());
+        let at_once = u32::try_from(quantity).unwrap_or(u32::MAX).min(burst);
+        let Some(at_once) = NonZeroU32::new(at_once) else { return Ok(()) };
+        let time = (START + now).saturating_sub(self.behind);
+        self.time.0.fetch_max(nanos(time), Ordering::Relaxed);
+        let left = match self.governor.check_n(at_once) {
+            Ok(Ok(now)) => now.remaining_burst_capacity(),
+            Ok(Err(until)) => return Err(until.wait_time_from(time)),
+            Err(_) => return Err(interval),
+        };
+        let stands_still = self.time.now().saturating_sub(time);
+        let more = times(interval, quantity - u64::from(at_once.get()));
+        self.behind += more;
+        self.whole_at = now + stands_still + more + times(interval, burst.saturating_sub(left).into());
+        Ok(())
+    }
+
+    /// How much it lacks until it is full.
+    fn lacks(&self, now: Duration) -> u64 {
+        nanos(self.whole_at.saturating_sub(now)).div_ceil(nanos(self.limit.interval()))
+    }
+}
+
+/// Before what a meter is told first there is time enough to fall behind.
+const START: Duration = Duration::from_secs(1 << 32);
 
 /// The time as it was last told.
 #[derive(Clone, Debug)]
@@ -158,6 +286,10 @@ impl Clock for Told {
     fn now(&self) -> Duration {
         Duration::from_nanos(self.0.load(Ordering::Relaxed))
     }
+}
+
+fn times(interval: Duration, count: u64) -> Duration {
+    Duration::from_nanos(nanos(interval).saturating_mul(count).min(nanos(START)))
 }
 
 fn nanos(time: Duration) -> u64 {
@@ -232,6 +364,42 @@ mod tests {
         let sessions = [(Category::Session, 1001)].into_iter().collect();
         assert!(after.of("shop").unwrap().take(&sessions, ms(0)).is_err());
         assert!(after.of("app").unwrap().take(&sessions, ms(0)).is_ok(), "another project's browsers are its own");
+    }
+
+    fn others(count: u32) -> BTreeMap<(Arc<str>, Category), u32> {
+        BTreeMap::from([(("shop".into(), Category::Error), count)])
+    }
+
+    #[test]
+    fn relays_that_let_in_at_once_divide_a_limit_and_one_alone_has_it_when_the_others_were_heard_twice() {
+        let relay = limiter("error = \"6/m\"", &Limiter::default(), ms(0));
+        relay.divide(3, Some(&others(0)), ms(0));
+        assert!((0..2).all(|_| take(&relay, 1, ms(0)).is_ok()));
+        assert_eq!(take(&relay, 1, ms(0)), Err(ms(30_000)), "its part is a third");
+        assert_eq!(relay.busy(ms(0)).len(), 1);
+        relay.divide(3, Some(&others(0)), ms(0));
+        assert!(take(&relay, 1, ms(0)).is_err(), "another may not have told yet");
+        relay.busy(ms(0));
+        relay.divide(3, Some(&others(0)), ms(0));
+        assert!((0..4).all(|_| take(&relay, 1, ms(0)).is_ok()), "it is alone, and has spent no more than came");
+        assert_eq!(take(&relay, 1, ms(0)), Err(ms(10_000)));
+        relay.busy(ms(20_000));
+        relay.divide(3, Some(&others(1)), ms(20_000));
+        assert_eq!(take(&relay, 1, ms(20_000)), Err(ms(20_000)), "it has half, and has spent it");
+        relay.divide_unheard(ms(20_000));
+        assert_eq!(take(&relay, 1, ms(20_000)), Err(ms(30_000)), "nothing is heard: a third");
+        assert_eq!((relay.busy(ms(79_999)).len(), relay.busy(ms(80_000)).len()), (1, 0), "its part is whole again");
+    }
+
+    #[test]
+    fn what_is_more_than_a_part_holds_goes_when_the_part_is_full_and_is_made_up_for() {
+        let relay = limiter("error = \"6/m\"", &Limiter::default(), ms(0));
+        relay.divide(3, None, ms(0));
+        assert_eq!(take(&relay, 6, ms(0)), Ok(()));
+        assert_eq!(take(&relay, 1, ms(0)), Err(ms(150_000)));
+        assert!(take(&relay, 7, ms(600_000)).is_err(), "more than the limit holds never goes");
+        let larger = limiter("error = \"9/m\"", &relay, ms(600_000));
+        assert!((0..3).all(|_| take(&larger, 1, ms(600_000)).is_ok()) && take(&larger, 1, ms(600_000)).is_err());
     }
 
     proptest! {

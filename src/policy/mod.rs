@@ -15,6 +15,7 @@ pub mod refusals;
 pub mod routing;
 pub mod sampling;
 pub mod shadow;
+pub mod standing;
 pub mod storm;
 pub mod suspects;
 pub mod verdict;

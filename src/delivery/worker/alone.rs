@@ -37,6 +37,7 @@ impl Worker {
     /// Its project waits; then others of it go first: if they are taken, it was this one's own fault.
     pub(super) fn hold_up(&mut self, sent: &Sent, now: Timestamp) -> Settlement {
         let until = self.holds.refused(&sent.claim.record.project, now);
+        self.tell_refused(&sent.claim.record.project, until, now);
         self.retry(sent, until + OTHERS_FIRST, sent.claim.progress.strikes)
     }
 

@@ -114,6 +114,7 @@ impl Worker {
             }
         }
         self.give_back();
+        self.pace.leave();
         while let Some(answer) = self.leases.answer().await {
             self.answered(answer);
         }

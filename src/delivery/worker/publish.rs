@@ -21,6 +21,7 @@ impl Worker {
     /// Tells how the upstream is.
     pub(super) fn publish(&mut self) {
         let now = self.around.clock.now();
+        self.tell_circuit(now);
         let (limits, error, refusal) = (self.cooldown.by_category(now), self.error.take(), self.refusal.take());
         self.around.watch.limited(&limits, now);
         self.around.board.update(&self.upstream, |report| {

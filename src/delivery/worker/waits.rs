@@ -47,6 +47,7 @@ impl Worker {
         self.cooldown.set_back(back);
         self.around.cooldowns.tell(&self.upstream, &self.cooldown);
         self.last_success = self.last_success - back;
+        self.forgone_until = self.forgone_until - back;
         self.mended = true;
         self.publish();
     }
@@ -64,10 +65,11 @@ impl Worker {
         self.transport.settings()
     }
 
-    /// The most requests under way at once.
+    /// The most requests under way at once: this relay's part of it.
     pub(super) fn most(&self) -> usize {
         let settings = self.settings();
-        if quirks::of(settings.kind).one_at_a_time { 1 } else { settings.max_in_flight.get().into() }
+        let most = if quirks::of(settings.kind).one_at_a_time { 1 } else { settings.max_in_flight.get().into() };
+        self.pace.places(most, self.in_flight.len())
     }
 
     /// How many of them may be of one project: all but one, where there are others and more than one place.
@@ -88,7 +90,9 @@ impl Worker {
 
     /// The upstream took something of the project. What waited with a suspect that is none any more comes forward.
     pub(super) fn taken(&mut self, project: &Arc<str>, took: Duration, now: Timestamp) {
-        self.holds.taken(project, now);
+        if self.holds.taken(project, now) {
+            self.tell_taken(project);
+        }
         self.suspects.took(took);
         self.around.watch.counted(self.refusals.taken(project, now), now);
         if self.suspects.taken(project, now) && now.since(self.forgiven) >= FORGIVING {

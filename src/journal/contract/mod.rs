@@ -13,6 +13,8 @@ mod losses;
 mod model;
 #[allow(dead_code, reason = "the only relay of a machine shares with nobody")]
 pub(crate) mod nodes;
+#[allow(dead_code, reason = "the only relay of a machine shares with nobody")]
+pub(crate) mod pace;
 mod queue;
 mod shares;
 pub(crate) mod subject;

@@ -13,16 +13,16 @@ pub(crate) trait Cluster {
 }
 
 /// Two relays, the ledger of each, and the target that both know.
-struct Two {
-    cluster: Box<dyn Cluster>,
-    one: Arc<dyn Journal>,
-    two: Arc<dyn Journal>,
+pub(super) struct Two {
+    pub(super) cluster: Box<dyn Cluster>,
+    pub(super) one: Arc<dyn Journal>,
+    pub(super) two: Arc<dyn Journal>,
     ledgers: [Ledger; 2],
-    target: TargetId,
+    pub(super) target: TargetId,
 }
 
 impl Two {
-    async fn begin(mut cluster: Box<dyn Cluster>) -> Self {
+    pub(super) async fn begin(mut cluster: Box<dyn Cluster>) -> Self {
         let ledgers = [Ledger::default(), Ledger::default()];
         let (one, two) = (cluster.join(ledgers[0].clone()), cluster.join(ledgers[1].clone()));
         let target = one.target("a").await.unwrap();
@@ -210,7 +210,7 @@ pub(crate) async fn a_dead_letter_that_both_retry_waits_once(cluster: Box<dyn Cl
 macro_rules! cluster_suite {
     ($make:path) => {
         contract::cluster_suite! {
-            $make:
+            $make, nodes:
                 a_key_is_taken_by_one_relay_and_the_other_is_told,
                 what_either_relay_takes_is_claimed_once,
                 each_ledger_tells_the_accounts_of_both_relays,
@@ -218,9 +218,17 @@ macro_rules! cluster_suite {
                 what_is_old_goes_once_when_both_discard_it,
                 a_dead_letter_that_both_retry_waits_once
         }
+        contract::cluster_suite! {
+            $make, pace:
+                a_limit_that_one_relay_was_told_holds_at_the_other_for_as_long,
+                of_an_open_circuit_one_relay_at_a_time_finds_out_more,
+                a_relay_that_fails_while_another_is_taken_is_cut_off_alone,
+                relays_never_have_more_places_together_than_there_are,
+                each_relay_hears_under_which_limits_something_comes_to_the_other
+        }
     };
-    ($make:path: $($name:ident),* $(,)?) => {
-        $(#[tokio::test] async fn $name() { contract::nodes::$name($make()).await; })*
+    ($make:path, $part:ident: $($name:ident),* $(,)?) => {
+        $(#[tokio::test] async fn $name() { contract::$part::$name($make()).await; })*
     };
 }
 pub(crate) use cluster_suite;

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::accounts::{self, Others};
 use super::fault::Fault;
-use super::nodes;
+use super::nodes::{self, GONE};
 use super::shared::Shared;
 use super::storage;
 use super::upkeep;
@@ -19,8 +19,6 @@ use super::upkeep;
 const BEAT: Duration = Duration::from_millis(500);
 /// A server that has not committed one row for so long does not answer.
 const SILENT: Duration = Duration::from_secs(4);
-/// After so long without a word a relay is gone.
-pub(super) const GONE: Duration = Duration::from_secs(15);
 /// How many looks it takes until the accounts of all hours are read anew.
 const ALL_HOURS: u32 = 120;
 

@@ -34,6 +34,7 @@ mod losses;
 mod moving;
 mod nodes;
 mod observed;
+mod pace;
 mod places;
 mod plane;
 mod queues;
@@ -69,7 +70,7 @@ use crate::telemetry::ledger::Ledger;
 
 use super::term::{Epoch, under};
 use super::verification::Verification;
-use super::{DatabaseUrl, Journal, JournalError, OpenError, Settings};
+use super::{DatabaseUrl, Journal, JournalError, OpenError, Pace, Settings};
 use accounts::Others;
 use connect::{Connections, Connector, Pool};
 use fault::Fault;
@@ -195,6 +196,10 @@ impl PostgresJournal {
 impl Journal for PostgresJournal {
     fn verification(&self) -> &dyn Verification {
         self
+    }
+
+    fn pace(&self) -> Option<&dyn Pace> {
+        Some(self)
     }
 }
 

@@ -9,11 +9,13 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::journal::{Node, Standby};
 
-use super::beat::GONE;
 use super::connect::Connection;
 use super::fault::Fault;
 use super::record::ms;
 use super::shared::Shared;
+
+/// After so long without a word a relay is gone.
+pub(super) const GONE: Duration = Duration::from_secs(15);
 
 /// Enters this start of a relay, in place of earlier ones of its name.
 pub(super) async fn enter(first: &Connection, name: &str, now: Timestamp) -> Result<i32, Fault> {

@@ -17,8 +17,8 @@ use super::fault::Fault;
 use super::shared::Shared;
 use super::term;
 
-/// Where a change is told.
-const CHANNEL: &str = "switchyard_control";
+/// Where a change is told, and what relays learn of upstreams.
+pub(super) const CHANNEL: &str = "switchyard_control";
 /// How often it is looked whether there was one.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a look may take before it is made over another connection.
@@ -132,7 +132,8 @@ impl PlaneWatch {
             }
             let told = self.listening.as_ref().map(|connection| connection.told());
             match told {
-                Some(told) => drop(timeout(LOOK, told.notified()).await),
+                Some(told) if timeout(LOOK, told.notified()).await.is_ok() => self.shared.stirred.notify_one(),
+                Some(_) => {}
                 None => tokio::time::sleep(LOOK).await,
             }
         }

@@ -33,11 +33,13 @@ CREATE TABLE node (
     incarnation integer PRIMARY KEY GENERATED ALWAYS AS IDENTITY, name text NOT NULL, version text NOT NULL,
     started_at bigint NOT NULL, alive_until timestamptz NOT NULL, replaced boolean NOT NULL DEFAULT false,
     gone boolean NOT NULL DEFAULT false, merged boolean NOT NULL DEFAULT false,
-    spilled bigint NOT NULL DEFAULT 0, spilled_bytes bigint NOT NULL DEFAULT 0, differs text[] NOT NULL DEFAULT '{}'
+    spilled bigint NOT NULL DEFAULT 0, spilled_bytes bigint NOT NULL DEFAULT 0, differs text[] NOT NULL DEFAULT '{}',
+    busy text NOT NULL DEFAULT '[]'
 );
 CREATE TABLE committed (incarnation integer PRIMARY KEY, number bigint NOT NULL) WITH (fillfactor = 10);
 CREATE TABLE control (id integer PRIMARY KEY CHECK (id = 1), revision bigint NOT NULL, main text, set_by text, common text);
 CREATE TABLE term (epoch bigint PRIMARY KEY, owner integer, ends timestamptz) WITH (fillfactor = 10);
+CREATE TABLE standing (target smallint PRIMARY KEY, known text NOT NULL) WITH (fillfactor = 50);
 CREATE TABLE target (id smallint PRIMARY KEY, name text NOT NULL UNIQUE);
 CREATE TABLE latest (
     incarnation integer NOT NULL, target smallint NOT NULL, delivered_at bigint, canary_at bigint, PRIMARY KEY (incarnation, target)

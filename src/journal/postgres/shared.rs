@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Timestamp};
@@ -58,6 +59,8 @@ pub(super) struct Shared {
     stats: Mutex<Stats>,
     pub(super) set_aside: AtomicU64,
     pub(super) room: Room,
+    /// Notified when another relay may have told something.
+    pub(super) stirred: Notify,
     /// How far targets had come when it was looked what is to be looked for there.
     pub(super) passed: Passed,
 }
@@ -157,6 +160,7 @@ impl Shared {
             stats: Mutex::default(),
             set_aside: AtomicU64::new(0),
             room,
+            stirred: Notify::new(),
             passed: Passed::default(),
         }
     }

@@ -8,6 +8,7 @@ mod archive;
 mod bodies;
 mod facts;
 mod log;
+mod pace;
 mod queues;
 mod redelivery;
 mod storage;
@@ -67,6 +68,7 @@ struct State {
     drafts: bodies::Drafts,
     redelivery: redelivery::Kept,
     facts: facts::Kept,
+    pace: pace::Kept,
 }
 
 /// What is known of a node.
@@ -74,6 +76,8 @@ struct State {
 struct Member {
     ledger: Ledger,
     changed: BTreeMap<TargetId, Arc<Notify>>,
+    /// The limits under which something came to it lately.
+    busy: BTreeSet<crate::journal::pace::Limited>,
 }
 
 /// A record, and how it stands with the targets that know of it.
@@ -125,6 +129,7 @@ impl Cluster {
             drafts: bodies::Drafts::default(),
             redelivery: redelivery::Kept::default(),
             facts: facts::Kept::default(),
+            pace: pace::Kept::default(),
         })))
     }
 
@@ -135,7 +140,7 @@ impl Cluster {
         for ((_, key), account) in &state.accounts {
             ledger.post(&storage::postings(key, account));
         }
-        let (owner, member) = (state.owner, Member { ledger, changed: BTreeMap::new() });
+        let (owner, member) = (state.owner, Member { ledger, changed: BTreeMap::new(), busy: BTreeSet::new() });
         state.nodes.insert(owner, member);
         Node { cluster: self.clone(), owner, is_closed: AtomicBool::new(false) }
     }
@@ -207,6 +212,10 @@ impl Node {
 impl Journal for Node {
     fn verification(&self) -> &dyn Verification {
         self
+    }
+
+    fn pace(&self) -> Option<&dyn Pace> {
+        Some(self)
     }
 }
 

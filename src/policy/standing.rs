@@ -1,0 +1,279 @@
+//! What relays that share a journal know together of one upstream: its limits, the projects whose DSN it refuses, its circuit, and how
+//! many requests each relay may have under way.
+//!
+//! Rules: it is changed by [lessons](Lesson), one after the other, and a lesson that is told twice changes nothing the second time.
+//! Lessons name spans of time; here they are moments by the one clock of whoever keeps it, so relays need not agree on the time. A
+//! circuit is open for all while no relay is known to be taken: one whose requests fail while another's are taken is cut off, and its
+//! failures are its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::protocol::category::Category;
+use crate::protocol::rate_limits::{LONGEST_KEPT, RateLimit};
+
+/// A start of a relay.
+pub type Relay = u64;
+
+/// A refusal so long over that the next one counts as the first.
+const FORGOTTEN: Duration = Duration::from_secs(3600);
+
+/// Which of the relays that live one is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// How many started before it.
+    pub position: u32,
+    /// How many there are.
+    pub of: u32,
+}
+
+impl Share {
+    /// That of the only relay.
+    pub const WHOLE: Self = Self { position: 0, of: 1 };
+
+    /// Its part of so much: the parts of all relays add up to it.
+    pub fn part(self, whole: u64) -> u64 {
+        let of = u64::from(self.of.max(1));
+        whole / of + u64::from(u64::from(self.position) < whole % of)
+    }
+}
+
+/// What all relays know of one upstream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Standing {
+    /// Until when what is limited, by project and the name of the category; the empty name is that of all.
+    limits: BTreeMap<Arc<str>, BTreeMap<Box<str>, Timestamp>>,
+    /// The projects whose DSN is refused.
+    refused: BTreeMap<Arc<str>, Refused>,
+    /// Absent: the circuit is closed.
+    opened: Option<Opened>,
+    /// The relays that fail alone.
+    cut_off: BTreeSet<Relay>,
+    /// How many requests each may have under way.
+    places: BTreeMap<Relay, u32>,
+}
+
+/// A project whose DSN is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// What stands for the DSN: relays may have different ones.
+    pub dsn: u64,
+    /// When it was last refused.
+    pub since: Timestamp,
+    /// Until when the project waits.
+    pub until: Timestamp,
+    /// How often it was refused in a row.
+    pub refusals: u32,
+}
+
+/// An open circuit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opened {
+    /// Who saw that last.
+    pub by: Relay,
+    /// When the failures began.
+    pub since: Timestamp,
+    /// When somebody may find out more.
+    pub until: Timestamp,
+    /// How often it opened since it was last closed.
+    pub openings: u32,
+    /// Whether the next probe is a question.
+    pub asks_next: bool,
+    /// Whether a question was answered: records may find out the rest.
+    pub reached: bool,
+    /// Who finds out now.
+    pub probe: Option<Relay>,
+}
+
+/// What one relay has learnt of an upstream, or wants of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lesson {
+    /// An answer carried limits for this project.
+    Limited(Arc<str>, Vec<RateLimit>),
+    /// The project's DSN is refused.
+    Refused {
+        /// The project.
+        project: Arc<str>,
+        /// What stands for the DSN.
+        dsn: u64,
+        /// For how long it waits from now.
+        wait: Duration,
+        /// How often it was refused in a row.
+        refusals: u32,
+    },
+    /// Something of the project was taken under this DSN.
+    Taken(Arc<str>, u64),
+    /// The circuit opened.
+    Opened {
+        /// How long ago the failures began.
+        ago: Duration,
+        /// For how long nothing is sent.
+        wait: Duration,
+        /// How often it opened since it was last closed.
+        openings: u32,
+        /// Whether the next probe is a question.
+        asks_next: bool,
+    },
+    /// A question was answered while the circuit was open.
+    Reached,
+    /// The circuit closed.
+    Closed,
+    /// Requests of this relay were taken since those failed for which that one opened the circuit.
+    Contradicts(Relay),
+    /// It wants to find out whether the upstream is back.
+    WantsProbe,
+    /// It has nothing to find that out with.
+    Forgoes,
+    /// How many requests it may have under way by its share, how many it has, and the most that there may be in all.
+    Places {
+        /// By its share.
+        wanted: u32,
+        /// Under way.
+        used: u32,
+        /// Of all relays together.
+        most: u32,
+    },
+}
+
+impl Standing {
+    /// Takes in what this relay has learnt.
+    pub fn learn(&mut self, by: Relay, lesson: &Lesson, now: Timestamp) {
+        match lesson {
+            Lesson::Limited(project, limits) => limits.iter().for_each(|limit| self.limit(project, limit, now)),
+            Lesson::Refused { project, dsn, wait, refusals } => {
+                let next = Refused { dsn: *dsn, since: now, until: now + *wait, refusals: *refusals };
+                let known = self.refused.entry(Arc::clone(project)).or_insert(next);
+                // Told twice it ends no later: a wait that was told is the longest from then.
+                if known.dsn != *dsn || known.refusals < *refusals || known.until < now {
+                    *known = next;
+                }
+            }
+            Lesson::Taken(project, dsn) => {
+                if self.refused.get(project).is_some_and(|known| known.dsn == *dsn) {
+                    self.refused.remove(project);
+                }
+            }
+            Lesson::Places { wanted, used, most } => {
+                let others = self.places.iter().filter(|(relay, _)| **relay != by).map(|(_, places)| *places).sum();
+                let granted = (*wanted).min(most.saturating_sub(others));
+                self.places.insert(by, granted.max(*used));
+            }
+            other => self.learn_of_circuit(by, other, now),
+        }
+    }
+
+    fn limit(&mut self, project: &Arc<str>, limit: &RateLimit, now: Timestamp) {
+        if limit.retry_after.is_zero() {
+            return;
+        }
+        // In whole seconds, rounded up: what many answers say in one second is said once.
+        let end = now + limit.retry_after.min(LONGEST_KEPT) + Duration::from_millis(999);
+        let end = Timestamp::from_millis(end.as_secs() * 1000);
+        let known = self.limits.entry(Arc::clone(project)).or_default();
+        let names = limit.categories.as_ref().map_or(vec![""], |all| all.iter().map(|one| one.name()).collect());
+        for name in names {
+            let until = known.entry(name.into()).or_default();
+            *until = end.max(*until);
+        }
+    }
+
+    fn learn_of_circuit(&mut self, by: Relay, lesson: &Lesson, now: Timestamp) {
+        match *lesson {
+            Lesson::Opened { ago, wait, openings, asks_next } => {
+                if self.cut_off.contains(&by) && self.opened.is_none() {
+                    return;
+                }
+                let known = self.opened.filter(|known| known.openings >= openings);
+                let since = self.opened.map_or(now - ago, |known| known.since.min(now - ago));
+                let probe = self.opened.and_then(|known| known.probe).filter(|probe| *probe != by);
+                let next = Opened { by, since, until: now + wait, openings, asks_next, reached: false, probe };
+                // Of those who see the same outage begin the first one says how long it lasts.
+                self.opened = Some(known.map_or(next, |known| Opened { probe, ..known }));
+                self.cut_off.clear();
+            }
+            Lesson::Reached => {
+                if let Some(opened) = &mut self.opened {
+                    opened.reached = true;
+                }
+            }
+            Lesson::Closed => {
+                self.opened = None;
+                self.cut_off.remove(&by);
+            }
+            Lesson::Contradicts(whom) => {
+                if self.opened.is_some_and(|opened| opened.by == whom) {
+                    self.opened = None;
+                    self.cut_off.insert(whom);
+                }
+            }
+            Lesson::WantsProbe => {
+                if let Some(opened) = self.opened.as_mut().filter(|opened| opened.until <= now) {
+                    opened.probe.get_or_insert(by);
+                }
+            }
+            Lesson::Forgoes => {
+                if let Some(opened) = &mut self.opened {
+                    opened.probe.take_if(|probe| *probe == by);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Forgets what has ended, and what relays had that are gone.
+    pub fn forget(&mut self, lives: impl Fn(Relay) -> bool, now: Timestamp) {
+        self.limits.values_mut().for_each(|limits| limits.retain(|_, until| *until > now));
+        self.limits.retain(|_, limits| !limits.is_empty());
+        self.refused.retain(|_, refused| refused.until + FORGOTTEN > now);
+        self.cut_off.retain(|relay| lives(*relay));
+        self.places.retain(|relay, _| lives(*relay));
+        if let Some(opened) = &mut self.opened {
+            opened.probe.take_if(|probe| !lives(*probe));
+        }
+    }
+
+    /// The limits that are not the same in `before`, by project, and until when each holds.
+    pub fn limits_since<'a>(
+        &'a self,
+        before: &'a Self,
+    ) -> impl Iterator<Item = (&'a Arc<str>, Option<Vec<Category>>, Timestamp)> {
+        let all = self
+            .limits
+            .iter()
+            .flat_map(|(project, limits)| limits.iter().map(move |(name, end)| (project, name, *end)));
+        let is_known =
+            |project: &str, name: &str| before.limits.get(project).and_then(|limits| limits.get(name).copied());
+        all.filter(move |(project, name, end)| is_known(project, name) != Some(*end)).filter_map(
+            |(project, name, end)| {
+                // A newer relay may know more categories.
+                let categories = if name.is_empty() { None } else { Some(vec![Category::from_name(name)?]) };
+                Some((project, categories, end))
+            },
+        )
+    }
+
+    /// The projects whose DSN is refused.
+    pub fn refused(&self) -> &BTreeMap<Arc<str>, Refused> {
+        &self.refused
+    }
+
+    /// The open circuit.
+    pub fn opened(&self) -> Option<&Opened> {
+        self.opened.as_ref()
+    }
+
+    /// Whether this relay fails alone.
+    pub fn is_cut_off(&self, relay: Relay) -> bool {
+        self.cut_off.contains(&relay)
+    }
+
+    /// How many requests this relay may have under way.
+    pub fn places(&self, relay: Relay) -> u32 {
+        self.places.get(&relay).copied().unwrap_or(0)
+    }
+}
