@@ -36,6 +36,7 @@ mod backfilling;
 mod canary;
 mod caps;
 mod control;
+pub mod moving;
 mod notifying;
 mod pacing;
 mod remembering;

@@ -244,6 +244,7 @@ fn help_version_completions_and_manual_pages_are_printed() {
         "status",
         "dead-letters",
         "backfill",
+        "journal",
         "sink",
         "healthcheck",
         "completions",

@@ -10,6 +10,8 @@ mod append;
 mod contract;
 #[path = "postgres/control.rs"]
 mod control;
+#[path = "postgres/moved.rs"]
+mod moved;
 #[cfg(test)]
 #[path = "postgres/pace.rs"]
 mod pace;

@@ -5,11 +5,12 @@
 //! | `run`, `demo`, `sink` | run something here |
 //! | `init`, `check` (with `probe`), `switch` | work on the configuration file |
 //! | `status`, `report`, `send_test`, `dead_letters`, `backfill`, `verify`, `healthcheck` | ask a running daemon |
+//! | `journal` | moves what is kept, while no daemon runs |
 //! | `notify` | tries the receivers of messages |
 //! | `help`, `completions`, `man` | describe the command line itself |
 //! | `locate`, `admin`, `stored`, `private_file`, `process`, `terminal`, `failure` | what they share |
 //!
-//! Asks a daemon over its admin listener alone; knows neither its journal nor its memory. What a script may read is there as JSON,
+//! Asks a daemon over its admin listener alone; knows neither what is in its journal nor its memory. What a script may read is there as JSON,
 //! and how a verb ended is an exit code of [`Exit`].
 
 use std::sync::LazyLock;
@@ -27,6 +28,7 @@ mod failure;
 mod healthcheck;
 mod help;
 mod init;
+mod journal;
 mod locate;
 mod man;
 mod notify;
@@ -78,6 +80,7 @@ enum Verb {
     Report(report::Args),
     Backfill(backfill::Args),
     Verify(verify::Args),
+    Journal(journal::Args),
     Notify(notify::Args),
     Sink(sink::Args),
     Healthcheck(healthcheck::Args),
@@ -106,6 +109,7 @@ impl Cli {
             Verb::Verify(args) => verify::verify(&located, &args),
             Verb::DeadLetters(args) => dead_letters::dead_letters(&located, &args),
             Verb::Report(args) => report::report(&located, &args),
+            Verb::Journal(args) => journal::journal(&located, &args),
             Verb::Notify(args) => notify::notify(&located, &args),
             Verb::Sink(args) => sink::sink(&args),
             Verb::Healthcheck(args) => healthcheck::healthcheck(&located, &args),

@@ -46,6 +46,29 @@ pub enum OpenError {
         /// What can be done about it.
         mend: &'static str,
     },
+    /// A move into it did not come to its end.
+    #[error(
+        "{place} is filled in part by a move that was cut off: begin that anew (switchyard journal move), or remove what is there"
+    )]
+    Filling {
+        /// The journal's file, or the database.
+        place: String,
+    },
+    /// Its content is in another journal.
+    #[error(
+        "what was in {place} was moved to another journal, and whoever starts on it delivers it twice: if that is what you want, \
+         `switchyard journal reopen` allows it"
+    )]
+    Moved {
+        /// The journal's file, or the database.
+        place: String,
+    },
+    /// A move out of it, or into it, is under way.
+    #[error("{place} is being moved by `switchyard journal move`: wait for its end")]
+    Moving {
+        /// The database.
+        place: String,
+    },
     /// It cannot be created, read or written, or is no journal.
     #[error("{place} cannot be opened: {why}")]
     Unusable {

@@ -38,6 +38,7 @@ mod shares;
 pub mod sqlite;
 pub mod storage;
 pub mod term;
+pub mod transfer;
 pub mod verification;
 
 use std::fmt;

@@ -14,6 +14,11 @@ use crate::units::{ByteSize, Period};
 pub struct DatabaseUrl(String);
 
 impl DatabaseUrl {
+    /// What a person gave.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
     /// What connects: whoever calls this shows it to nobody.
     pub fn expose(&self) -> &str {
         &self.0

@@ -48,6 +48,7 @@ mod shared;
 mod spill;
 mod storage;
 mod term;
+mod transfer;
 mod upkeep;
 mod verification;
 mod waiting;
@@ -77,6 +78,7 @@ use fault::Fault;
 use group::{Command, INBOX};
 pub use plane::{Plane, PlaneWatch};
 use shared::{Shared, Start};
+pub use transfer::PostgresStore;
 
 /// Connections beside the one that writes.
 const CONNECTIONS: usize = 6;
@@ -109,7 +111,7 @@ impl PostgresJournal {
         let connector = Connector::new(&config, connect::tls(), settings.durability, runtime.clone());
         let connector = Arc::new(connector);
         let mut first = connector.connect().await?;
-        let secret = schema::prepare(&mut first).await?;
+        let secret = schema::prepare(&mut first, &settings.place()).await?;
         let secret = secret.try_into().map_err(|_| Fault::Failed("the secret of the journal cannot be read".into()))?;
         let name = settings.node_name();
         let started_at = clock.now();

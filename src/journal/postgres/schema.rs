@@ -8,6 +8,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio_postgres::{Client, Transaction};
 
 use crate::journal::OpenError;
+use crate::journal::transfer::State;
 use crate::policy::dedup::SECRET;
 
 use super::fault::Fault;
@@ -18,6 +19,8 @@ pub(super) const FORMAT: i32 = FORMATS.len() as i32;
 const OLDEST: i32 = 1;
 /// The advisory lock of whoever changes the schema: "SwJ1".
 const LOCK: i64 = 0x5377_4a31;
+/// The advisory lock of who moves the journal, which relays ask for when they start: "SwJ>".
+const MOVING: i64 = 0x5377_4a3e;
 
 /// What each format added, the first one first.
 ///
@@ -28,7 +31,7 @@ const LOCK: i64 = 0x5377_4a31;
 /// what was handed out together and is not settled yet; a row in `pending` is what was put off, or is tried out of order. An owner is
 /// the incarnation that has it. A record is settled for a target when it is at or below the frontier and no slice and no row name it.
 const FORMATS: [&str; 1] = ["
-CREATE TABLE meta (id integer PRIMARY KEY CHECK (id = 1), format integer NOT NULL, oldest integer NOT NULL, secret bytea NOT NULL);
+CREATE TABLE meta (id integer PRIMARY KEY CHECK (id = 1), format integer NOT NULL, oldest integer NOT NULL, secret bytea NOT NULL, state text);
 CREATE TABLE node (
     incarnation integer PRIMARY KEY GENERATED ALWAYS AS IDENTITY, name text NOT NULL, version text NOT NULL,
     started_at bigint NOT NULL, alive_until timestamptz NOT NULL, replaced boolean NOT NULL DEFAULT false,
@@ -150,8 +153,60 @@ CREATE TABLE difference (
 CREATE INDEX difference_target ON difference (target, id);
 "];
 
-/// Makes the tables, or brings them up to date; returns the secret under which the keys of repeats are made.
-pub(super) async fn prepare(client: &mut Client) -> Result<Vec<u8>, Fault> {
+/// Makes the tables, or brings them up to date, for a relay that starts; returns the secret under which the keys of repeats are made.
+pub(super) async fn prepare(client: &mut Client, place: &str) -> Result<Vec<u8>, Fault> {
+    let place = || place.to_owned();
+    bring_up_to_date(client).await?;
+    // Let go of at the end of the statement.
+    let is_free: bool = client.query_one("SELECT pg_try_advisory_xact_lock_shared($1)", &[&MOVING]).await?.get(0);
+    if !is_free {
+        return Err(Fault::Open(OpenError::Moving { place: place() }));
+    }
+    match state(client).await? {
+        State::New | State::Ready => {}
+        State::Filling => return Err(Fault::Open(OpenError::Filling { place: place() })),
+        State::Moved => return Err(Fault::Open(OpenError::Moved { place: place() })),
+    }
+    Ok(client.query_one("SELECT secret FROM meta", &[]).await?.get(0))
+}
+
+/// Makes the tables, or brings them up to date, for a move that nobody but this connection makes.
+pub(super) async fn prepare_move(client: &mut Client, place: &str) -> Result<(), Fault> {
+    bring_up_to_date(client).await?;
+    match client.query_one("SELECT pg_try_advisory_lock($1)", &[&MOVING]).await?.get(0) {
+        true => Ok(()),
+        false => Err(Fault::Open(OpenError::Moving { place: place.to_owned() })),
+    }
+}
+
+/// What marks the journal.
+pub(super) async fn state(client: &Client) -> Result<State, Fault> {
+    let row = client.query_one("SELECT state FROM meta", &[]).await?;
+    Ok(match row.get(0) {
+        None => State::Ready,
+        Some(MOVED) => State::Moved,
+        Some(_) => State::Filling,
+    })
+}
+
+/// How a state stands in the column.
+pub(super) const fn column(state: State) -> Option<&'static str> {
+    match state {
+        State::New | State::Ready => None,
+        State::Filling => Some("filling"),
+        State::Moved => Some(MOVED),
+    }
+}
+
+const MOVED: &str = "moved";
+
+/// The tables, but for the one that says what they are.
+pub(super) fn tables() -> impl Iterator<Item = &'static str> {
+    let made = FORMATS.iter().flat_map(|format| format.split("CREATE TABLE ").skip(1));
+    made.filter_map(|text| text.split([' ', '(']).next()).filter(|name| *name != "meta")
+}
+
+async fn bring_up_to_date(client: &mut Client) -> Result<(), Fault> {
     let tx = client.transaction().await?;
     tx.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
     let found = found(&tx).await?;
@@ -169,15 +224,18 @@ pub(super) async fn prepare(client: &mut Client) -> Result<Vec<u8>, Fault> {
     tx.batch_execute(&missing.concat()).await?;
     if found.is_none() {
         let secret = ring_secret()?;
-        tx.execute("INSERT INTO meta VALUES (1, $1, $2, $3)", &[&FORMAT, &OLDEST, &secret]).await?;
-        tx.batch_execute("INSERT INTO control VALUES (1, 0); INSERT INTO term VALUES (0)").await?;
+        let meta = "INSERT INTO meta (id, format, oldest, secret) VALUES (1, $1, $2, $3)";
+        tx.execute(meta, &[&FORMAT, &OLDEST, &secret]).await?;
+        tx.batch_execute(FIRST_ROWS).await?;
     } else if !missing.is_empty() {
         tx.execute("UPDATE meta SET format = $1, oldest = $2", &[&FORMAT, &OLDEST]).await?;
     }
-    let secret = tx.query_one("SELECT secret FROM meta", &[]).await?.get(0);
     tx.commit().await?;
-    Ok(secret)
+    Ok(())
 }
+
+/// Nobody has said yet which upstream is the primary, and nobody leads.
+pub(super) const FIRST_ROWS: &str = "INSERT INTO control VALUES (1, 0); INSERT INTO term VALUES (0)";
 
 /// The format of the tables, and the oldest version that can work on them; `None` when there are none.
 async fn found(tx: &Transaction<'_>) -> Result<Option<(i32, i32)>, Fault> {

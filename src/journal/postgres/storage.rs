@@ -23,7 +23,7 @@ use super::shared::Shared;
 use super::work::Work;
 
 /// What a record takes besides its body.
-const OVERHEAD: u64 = 512;
+pub(super) const OVERHEAD: u64 = 512;
 /// How many records go in one step.
 const STEP: usize = 64;
 /// How many steps a look for what can go has.

@@ -36,6 +36,7 @@ mod steps;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod verification;
 mod verifying;
 mod writer;
@@ -67,6 +68,7 @@ use queue::{Claimant, Take, Target};
 use reader::{Question, SEATS};
 use schema::unusable;
 use shared::{Placed, Reply, Shared, send};
+pub use transfer::SqliteStore;
 
 /// How many journals this process has opened: what the last one leased means nothing to the next.
 static OPENED: AtomicU64 = AtomicU64::new(1);

@@ -12,6 +12,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
+use crate::journal::transfer::State;
 use crate::journal::{OpenError, Settings, Sync};
 
 use super::private;
@@ -20,6 +21,10 @@ use super::private;
 pub(super) const FORMAT: i64 = FORMATS.len() as i64;
 /// What marks a file as a journal (`PRAGMA application_id`): "SwJ1".
 const APPLICATION: i64 = 0x5377_4a31;
+/// The same of one that a move fills: "SwJ<".
+const FILLING: i64 = 0x5377_4a3c;
+/// The same of one whose content was moved to another: "SwJ>".
+const MOVED: i64 = 0x5377_4a3e;
 /// Bytes of a page in a new journal. A commit writes every page that it touches as a whole, so small pages write less. An older
 /// journal keeps the pages it was made with.
 pub(super) const PAGE: u32 = 4096;
@@ -217,30 +222,70 @@ pub(super) fn unusable(path: &Path, why: &dyn std::error::Error) -> OpenError {
     OpenError::Unusable { place: path.display().to_string(), why: why.to_string() }
 }
 
-/// Reads the header with plain file access: opening a foreign database with SQLite could already change it.
+/// Makes sure that a relay may start on a journal.
 fn recognise(path: &Path) -> Result<(), OpenError> {
+    let place = path.display().to_string();
+    match state(path)? {
+        State::New | State::Ready => Ok(()),
+        State::Filling => Err(OpenError::Filling { place }),
+        State::Moved => Err(OpenError::Moved { place }),
+    }
+}
+
+/// What marks the file. Reads the header with plain file access: opening a foreign database with SQLite could already change it.
+pub(super) fn state(path: &Path) -> Result<State, OpenError> {
     let mut header = Vec::with_capacity(100);
     match File::open(path) {
         Ok(file) => file.take(100).read_to_end(&mut header).map_err(|e| unusable(path, &e))?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(State::New),
         Err(error) => return Err(unusable(path, &error)),
     };
     if header.is_empty() {
-        return Ok(());
+        return Ok(State::New);
     }
     let number =
         |at: usize| header.get(at..at + 4).map_or(0, |b| i64::from(u32::from_be_bytes([b[0], b[1], b[2], b[3]])));
-    if !header.starts_with(b"SQLite format 3\0") || number(68) != APPLICATION {
+    let state = match number(68) {
+        APPLICATION => Some(State::Ready),
+        FILLING => Some(State::Filling),
+        MOVED => Some(State::Moved),
+        _ => None,
+    };
+    let Some(state) = state.filter(|_| header.starts_with(b"SQLite format 3\0")) else {
         let why = "it is no journal of switchyard".to_owned();
         return Err(OpenError::Unusable { place: path.display().to_string(), why });
-    }
+    };
     match number(60) {
         found if found > FORMAT => {
             let mend = "use the newer switchyard, or move the file away";
             Err(OpenError::Newer { place: path.display().to_string(), found, known: FORMAT, mend })
         }
-        _ => Ok(()),
+        _ => Ok(state),
     }
+}
+
+/// Marks the file; no one else has it open. Nothing is left beside it, so that the mark is in the header that is looked at.
+pub(super) fn mark(conn: &Connection, state: State) -> rusqlite::Result<()> {
+    let application = match state {
+        State::New | State::Ready => APPLICATION,
+        State::Filling => FILLING,
+        State::Moved => MOVED,
+    };
+    conn.busy_timeout(PATIENCE)?;
+    conn.execute_batch(&format!(
+        "PRAGMA journal_mode = DELETE; PRAGMA synchronous = FULL; PRAGMA application_id = {application};"
+    ))
+}
+
+/// Makes the tables in a file that is empty, marked as filling.
+pub(super) fn begin(conn: &Connection) -> rusqlite::Result<()> {
+    conn.execute_batch(&format!(
+        "PRAGMA page_size = {PAGE}; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY;
+         BEGIN IMMEDIATE; PRAGMA application_id = {FILLING}; {} PRAGMA user_version = {FORMAT}; COMMIT;",
+        FORMATS.concat()
+    ))?;
+    conn.set_prepared_statement_cache_capacity(64);
+    Ok(())
 }
 
 /// A statement is planned once: without this, one whose plan could depend on its parameters is planned again for each use.

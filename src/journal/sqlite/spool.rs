@@ -95,6 +95,11 @@ impl Spool {
         Ok(BodyFile::begun(path))
     }
 
+    /// Makes the names of the files in it durable.
+    pub(super) fn sync_folder(&self) -> io::Result<()> {
+        File::open(&self.folder)?.sync_all()
+    }
+
     /// Makes the file of a body as durable as the journal is to be.
     pub(super) async fn sync(&self, body: &Body) -> Result<(), JournalError> {
         if BodyFile::of(body).is_none() {

@@ -1,0 +1,152 @@
+//! A journal in PostgreSQL, moved out of or into: one connection, its lock and the marks ([`crate::journal::transfer`]).
+//!
+//! Rules: a lock that the connection holds keeps relays from entering and other moves from beginning. Whoever entered before is seen
+//! in the table `node`; a relay that stands still and comes back later is fenced with the mark. What is moved in belongs to an
+//! incarnation of its own, that no relay ever had; what was counted before belongs to the incarnation 0.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use futures_util::future::BoxFuture;
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, mpsc};
+
+use crate::journal::transfer::{Contents, Entry, State, Store, TransferError};
+use crate::journal::{DatabaseUrl, OpenError, Settings};
+
+use super::connect::{self, Connection, Connector};
+use super::fault::Fault;
+use super::schema;
+
+mod contents;
+mod export;
+mod import;
+mod rows;
+
+/// A journal in a database that nobody else has.
+#[derive(Debug)]
+pub struct PostgresStore {
+    place: String,
+    connection: Mutex<Connection>,
+}
+
+impl PostgresStore {
+    /// Takes the journal at `settings.url`, making its tables when there are none.
+    pub async fn open(settings: &Settings) -> Result<Self, TransferError> {
+        let place = settings.place();
+        let connection = match connected(settings, &place).await {
+            Ok(connection) => Mutex::new(connection),
+            Err(Fault::Open(error)) => return Err(error.into()),
+            Err(other) => return Err(OpenError::Unusable { place, why: other.to_string() }.into()),
+        };
+        Ok(Self { place, connection })
+    }
+
+    fn or<T>(&self, outcome: Result<T, Fault>) -> Result<T, TransferError> {
+        outcome.map_err(|fault| TransferError::Failed(format!("{}: {fault}", self.place)))
+    }
+}
+
+async fn connected(settings: &Settings, place: &str) -> Result<Connection, Fault> {
+    let url = settings.url.as_ref().map(DatabaseUrl::expose).unwrap_or_default();
+    let config: tokio_postgres::Config = url.parse()?;
+    let connector = Connector::new(&config, connect::tls(), settings.durability, Handle::current());
+    let mut connection = connector.connect().await?;
+    // To count all that is there takes its time.
+    connection.batch_execute("SET statement_timeout = '10min'").await?;
+    schema::prepare_move(&mut connection, place).await?;
+    Ok(connection)
+}
+
+impl Store for PostgresStore {
+    fn place(&self) -> String {
+        self.place.clone()
+    }
+
+    fn state(&self) -> BoxFuture<'_, Result<State, TransferError>> {
+        Box::pin(async { self.or(schema::state(&*self.connection.lock().await).await) })
+    }
+
+    fn expect_idle(&self) -> BoxFuture<'_, Result<(), TransferError>> {
+        Box::pin(async {
+            let connection = self.connection.lock().await;
+            let alive = "SELECT name, 0::bigint FROM node WHERE NOT replaced AND alive_until >= clock_timestamp() ORDER BY name";
+            if let Some(relay) = self.or(rows::all(&connection, alive, &[]).await)?.first() {
+                let (name, place) = (relay.get::<_, &str>(0), &self.place);
+                return Err(TransferError::Refused(format!(
+                    "relay {name} is on {place}: stop all relays; one that crashed is taken for gone after 15 seconds"
+                )));
+            }
+            let spilled =
+                "SELECT name, spilled FROM (SELECT DISTINCT ON (name) * FROM node ORDER BY name, incarnation DESC) AS n
+                 WHERE spilled > 0 ORDER BY name";
+            match self.or(rows::all(&connection, spilled, &[]).await)?.first() {
+                None => Ok(()),
+                Some(relay) => Err(TransferError::Refused(format!(
+                    "relay {} still keeps {} on its machine that are not in the database: start it until `switchyard status` says that \
+                     nothing is kept there. If that machine is lost, start a relay under its name (journal.node) and stop it",
+                    relay.get::<_, &str>(0),
+                    crate::telemetry::words::some(relay.get::<_, i64>(1).cast_unsigned(), "envelope"),
+                ))),
+            }
+        })
+    }
+
+    fn contents(&self) -> BoxFuture<'_, Result<Contents, TransferError>> {
+        Box::pin(async { self.or(contents::read(&*self.connection.lock().await).await) })
+    }
+
+    fn export(&self, to: mpsc::Sender<Entry>) -> BoxFuture<'_, Result<(), TransferError>> {
+        Box::pin(async move {
+            let connection = self.connection.lock().await;
+            export::run(&connection, &to).await.map_err(|why| self.told(why))
+        })
+    }
+
+    fn import(
+        &self,
+        mut from: mpsc::Receiver<Entry>,
+        kept: Arc<AtomicU64>,
+    ) -> BoxFuture<'_, Result<(), TransferError>> {
+        Box::pin(async move {
+            let connection = self.connection.lock().await;
+            import::run(&connection, &mut from, &kept).await.map_err(|why| self.told(why))
+        })
+    }
+
+    fn mark(&self, state: State) -> BoxFuture<'_, Result<(), TransferError>> {
+        Box::pin(async move { self.or(mark(&*self.connection.lock().await, state).await) })
+    }
+}
+
+/// Marks it, and lets no relay go on that was on it before.
+async fn mark(connection: &Connection, state: State) -> Result<(), Fault> {
+    let warnings = connection.warnings();
+    connection.batch_execute("BEGIN").await?;
+    connection.run("UPDATE node SET replaced = true WHERE NOT replaced", &[]).await?;
+    connection.run("UPDATE meta SET state = $1", &[&schema::column(state)]).await?;
+    connection.batch_execute("COMMIT").await?;
+    // A commit that no standby has ends with a warning.
+    if connection.warnings() == warnings { Ok(()) } else { Err(Fault::Unknown) }
+}
+
+/// Why one side did not come to its end.
+enum Why {
+    Fault(Fault),
+    Transfer(TransferError),
+}
+
+impl<E: Into<Fault>> From<E> for Why {
+    fn from(error: E) -> Self {
+        Self::Fault(error.into())
+    }
+}
+
+impl PostgresStore {
+    fn told(&self, why: Why) -> TransferError {
+        match why {
+            Why::Fault(fault) => TransferError::Failed(format!("{}: {fault}", self.place)),
+            Why::Transfer(error) => error,
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! A journal in a SQLite file, moved out of or into: the file, its lock and its marks ([`crate::journal::transfer`]).
+//!
+//! Rules: the lock is held for as long as the move lasts. The source is only read, but for its mark. The target is written with a
+//! rollback journal, so that its mark is in the header that whoever opens it looks at first.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use futures_util::future::BoxFuture;
+use rusqlite::Connection;
+use tokio::sync::mpsc;
+
+use crate::journal::transfer::{Contents, Entry, State, Store, TransferError};
+use crate::journal::{OpenError, Settings, Sync};
+use crate::tasks;
+
+use super::{private, schema};
+
+mod contents;
+mod export;
+mod import;
+
+/// A journal in a SQLite file that nobody else has.
+#[derive(Debug)]
+pub struct SqliteStore {
+    path: PathBuf,
+    sync: Sync,
+    /// Held for as long as the file is ours.
+    _lock: File,
+}
+
+impl SqliteStore {
+    /// Takes the journal at `settings.path`. It is made when there is none only if it `may_be_new`.
+    pub fn open(settings: &Settings, may_be_new: bool) -> Result<Self, TransferError> {
+        if !may_be_new && !settings.path.exists() {
+            return Err(TransferError::Refused(format!("{} does not exist", settings.path.display())));
+        }
+        let path = schema::whereabouts(&settings.path)?;
+        let lock = schema::lock(&path)?;
+        private::close(&path);
+        if schema::state(&path)? == State::Ready {
+            // One of an older format is brought up to date, as by any start.
+            drop(schema::open(&Settings { path: path.clone(), ..settings.clone() })?);
+        }
+        Ok(Self { path, sync: settings.sync, _lock: lock })
+    }
+
+    /// Does something with the file on a thread of its own.
+    fn with<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&Path) -> Result<T, TransferError> + Send + 'static,
+    ) -> BoxFuture<'_, Result<T, TransferError>> {
+        let path = self.path.clone();
+        Box::pin(tasks::blocking(move || act(&path)))
+    }
+}
+
+impl Store for SqliteStore {
+    fn place(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn state(&self) -> BoxFuture<'_, Result<State, TransferError>> {
+        self.with(|path| Ok(schema::state(path)?))
+    }
+
+    /// The lock says that nobody is on it.
+    fn expect_idle(&self) -> BoxFuture<'_, Result<(), TransferError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn contents(&self) -> BoxFuture<'_, Result<Contents, TransferError>> {
+        self.with(|path| match schema::state(path)? {
+            State::New => Ok(Contents::default()),
+            _ => contents::read(&schema::open_reader(path)?).map_err(|error| failed(path, &error)),
+        })
+    }
+
+    fn export(&self, to: mpsc::Sender<Entry>) -> BoxFuture<'_, Result<(), TransferError>> {
+        self.with(move |path| export::run(path, &schema::open_reader(path)?, &to))
+    }
+
+    fn import(&self, from: mpsc::Receiver<Entry>, kept: Arc<AtomicU64>) -> BoxFuture<'_, Result<(), TransferError>> {
+        let sync = self.sync;
+        self.with(move |path| import::run(path, sync, from, &kept))
+    }
+
+    fn mark(&self, state: State) -> BoxFuture<'_, Result<(), TransferError>> {
+        self.with(move |path| {
+            let conn = Connection::open(path).map_err(|error| failed(path, &error))?;
+            schema::mark(&conn, state).map_err(|error| failed(path, &error))
+        })
+    }
+}
+
+fn failed(path: &Path, error: &dyn std::error::Error) -> TransferError {
+    TransferError::Open(OpenError::Unusable { place: path.display().to_string(), why: error.to_string() })
+}

@@ -1,0 +1,283 @@
+//! A journal moves: from one relay's file into a database, back, and to another of its kind, by the verb, as a person does it.
+
+use std::collections::BTreeSet;
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+
+use crate::support::envelopes;
+use crate::support::eventually::eventually;
+use crate::support::postgres::{Database, Server};
+use crate::support::relay::{Plan, Relay, SOON};
+use crate::support::upstream::{Reply, Upstream};
+
+/// The line of a configuration that says where the journal is.
+const IN_A_FILE: &str = "path = \"journal.db\"";
+
+/// The verb, where the relay runs.
+fn verb(relay: &Relay, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
+    command.args(["--config", "config.toml", "journal"]).args(args).current_dir(relay.home());
+    command
+}
+
+async fn run(relay: &Relay, args: &[&str]) -> (i32, String) {
+    let mut command = verb(relay, args);
+    let output: Output =
+        tokio::task::spawn_blocking(move || command.output().expect("it runs")).await.expect("it ends");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().expect("a code"), text(&output.stdout) + &text(&output.stderr))
+}
+
+/// Moves, which must work; what was moved.
+async fn moved(relay: &Relay, args: &[&str]) -> Value {
+    let (code, told) = run(relay, &[&["move", "--json"], args].concat()).await;
+    assert_eq!(code, 0, "{told}");
+    serde_json::from_str::<Value>(&told).expect("JSON")["moved"].clone()
+}
+
+/// Is refused with code 1 or 74; what it says.
+async fn refused(relay: &Relay, args: &[&str], code: i32) -> String {
+    let (ended, told) = run(relay, args).await;
+    assert_eq!(ended, code, "{told}");
+    told
+}
+
+/// Lets the relay have its journal there from its next start on.
+fn keep_in(relay: &Relay, before: &str, after: &str) {
+    let text = std::fs::read_to_string(relay.config()).expect("the configuration");
+    assert!(text.contains(before), "{text}");
+    relay.replace_config(&text.replace(before, after));
+}
+
+fn in_a_database(database: &Database) -> String {
+    format!("url = \"{}\"\nnode = \"one\"\nspill_path = \"spill.db\"\ndurability = \"single\"", database.url)
+}
+
+/// A relay that is started on such a journal ends and says why.
+async fn expect_no_start(relay: &mut Relay, why: &str) {
+    relay.launch();
+    let status = relay.ended(SOON).await;
+    assert_eq!(status.code(), Some(74), "{}", relay.log());
+    assert!(relay.log().contains(why), "{}", relay.log());
+}
+
+/// What a relay tells that has to be the same after a move.
+async fn told(relay: &Relay) -> Value {
+    let (_, report) = relay.verb(&["report", "--json"]).await;
+    let report: Value = serde_json::from_str(&report).expect("a report");
+    let upstreams = report["upstreams"].as_array().expect("upstreams").iter();
+    let fields = ["name", "categories", "dropped", "waiting", "dead_letters"];
+    let upstreams = upstreams.map(|upstream| fields.map(|field| upstream[field].clone())).collect::<Vec<_>>();
+    let (_, letters) = relay.verb(&["dead-letters", "list", "--json"]).await;
+    let letters: Value = serde_json::from_str(&letters).expect("letters");
+    let letters = letters["dead_letters"].as_array().expect("letters").iter();
+    let letters = letters.map(|letter| ["id", "upstream", "event_id", "answer"].map(|field| letter[field].clone()));
+    let status = relay.status().await;
+    serde_json::json!({
+        "upstreams": upstreams,
+        "letters": letters.collect::<Vec<_>>(),
+        "switches": report["switches"],
+        "accepted": report["intake"]["accepted"],
+        "primary": status["primary"],
+    })
+}
+
+/// Waits until an upstream has taken exactly these, once each.
+async fn taken(relay: &Relay, name: &str, upstream: &Upstream, ids: &[String]) {
+    let mut ids = ids.to_vec();
+    ids.sort();
+    eventually(&format!("{name} has everything once"), SOON, async || {
+        let mut taken = upstream.taken_ids();
+        taken.sort();
+        if taken == ids { Ok(()) } else { Err(format!("{} of {}\n{}", taken.len(), ids.len(), relay.log())) }
+    })
+    .await;
+}
+
+/// An event with an attachment of 2.5 MiB.
+fn large(id: &str) -> String {
+    let bytes = "l".repeat(5 << 19);
+    format!("{}{{\"type\":\"attachment\",\"length\":{}}}\n{bytes}\n", envelopes::error(id), bytes.len())
+}
+
+/// A relay with a backlog at `b`, a dead letter of `a`, switches and a large body; what it took.
+async fn filled(a: &Upstream, b: &Upstream) -> (Relay, Vec<String>) {
+    b.always(Reply::status(503));
+    let relay = Plan::new(&[("a", a.dsn("key", 1)), ("b", b.dsn("key", 1))]).start().await;
+    let mut ids = relay.send_errors(6).await;
+    let id = envelopes::new_id();
+    assert_eq!(relay.send(large(&id)).await.status(), 200);
+    ids.push(id);
+    taken(&relay, "a", a, &ids).await;
+    relay.flip_to("b").await;
+    relay.flip_to("a").await;
+    a.then([Reply::status(400)]);
+    ids.extend(relay.send_errors(1).await);
+    eventually("a has refused one", SOON, async || {
+        let letters = relay.upstream("a").await["dead_letters"].clone();
+        if letters == 1 { Ok(()) } else { Err(letters.to_string()) }
+    })
+    .await;
+    (relay, ids)
+}
+
+#[tokio::test]
+async fn a_journal_moves_into_a_database_and_back_and_everything_is_delivered_once() {
+    let (a, b, c) = (Upstream::start().await, Upstream::start().await, Upstream::start().await);
+    let (mut relay, mut ids) = filled(&a, &b).await;
+    let before = told(&relay).await;
+    relay.stop().await;
+    let database = Server::shared().database();
+    let counts = moved(&relay, &["--to", &database.url, "--single"]).await;
+    assert_eq!((&counts["records"], &counts["envelopes that wait for b"]), (&8.into(), &8.into()), "{counts}");
+    assert_eq!((&counts["dead letters of a"], &counts["rows of switch"]), (&1.into(), &3.into()), "{counts}");
+    expect_no_start(&mut relay, "was moved to another journal").await;
+    keep_in(&relay, IN_A_FILE, &in_a_database(&database));
+    let mut relay = relay.started().await;
+    assert_eq!(told(&relay).await, before);
+    let in_a: Vec<String> = ids[..7].to_vec();
+    for id in [&ids[0], &ids[7]] {
+        assert_eq!(relay.send(envelopes::error(id)).await.status(), 200, "a repeat");
+    }
+    ids.extend(relay.send_errors(2).await);
+    taken(&relay, "a", &a, &[&in_a[..], &ids[8..]].concat()).await;
+
+    // Half of it is delivered here, and the rest after the way back.
+    relay.stop().await;
+    let counts = moved(&relay, &["--to", "back.db"]).await;
+    assert_eq!((&counts["records"], &counts["envelopes that wait for b"]), (&10.into(), &10.into()), "{counts}");
+    expect_no_start(&mut relay, "was moved to another journal").await;
+    keep_in(&relay, &in_a_database(&database), "path = \"back.db\"");
+    let with_c = "[upstreams.b]\n\n[upstreams.c]\n";
+    keep_in(&relay, "[upstreams.b]\n", with_c);
+    keep_in(&relay, "[projects.upstreams]\n", &format!("[projects.upstreams]\nc = \"{}\"\n", c.dsn("key", 1)));
+    b.always(Reply::Ok);
+    let relay = relay.started().await;
+    taken(&relay, "b", &b, &ids).await;
+    let body = b.taken().into_iter().find(|seen| seen.event_id() == ids[6]).expect("the large one").items().len();
+    assert!(body > 5 << 19, "{body}");
+    let (code, told) = relay.verb(&["dead-letters", "retry", "--all"]).await;
+    assert_eq!(code, 0, "{told}");
+    taken(&relay, "a", &a, &ids).await;
+    let (code, told) = relay.verb(&["backfill", "c", "--since", "1h"]).await;
+    assert_eq!(code, 0, "{told}");
+    taken(&relay, "c", &c, &ids).await;
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn what_several_relays_kept_moves_into_one_file_even_what_one_had_in_hand_when_it_was_killed() {
+    let (a, b) = (Upstream::start().await, Upstream::start().await);
+    let database = Server::shared().database();
+    let plan = |name: &str| {
+        Plan::new(&[("a", a.dsn("key", 1)), ("b", b.dsn("key", 1))])
+            .shared(&database.url, name)
+            .journal("durability = \"single\"")
+    };
+    let (mut one, mut two) = (plan("one").start().await, plan("two").start().await);
+    a.always(Reply::Hang);
+    let mut ids = Vec::new();
+    for _ in 0..20 {
+        ids.extend(one.send_errors(2).await);
+        ids.extend(two.send_errors(1).await);
+    }
+    taken(&one, "b", &b, &ids).await;
+    eventually("that is committed", SOON, async || {
+        let waiting = one.samples().await?.sum("switchyard_backlog_envelopes", &[("upstream", "b")]);
+        if waiting == 0.0 { Ok(()) } else { Err(waiting.to_string()) }
+    })
+    .await;
+    let told = refused(&one, &["move", "--to", "one.db"], 1).await;
+    assert!(told.contains("relay one is on postgres://") && told.contains("stop all relays"), "{told}");
+    one.kill();
+    two.kill();
+    assert!(database.number("SELECT count(*) FROM slice") > 0, "something was in hand");
+    // As if nobody had heard of them for a while.
+    database.execute("UPDATE node SET alive_until = '-infinity', spilled = 3 WHERE name = 'two'");
+    database.execute("UPDATE node SET alive_until = '-infinity' WHERE name = 'one'");
+    let told = refused(&one, &["move", "--to", "one.db"], 1).await;
+    assert!(told.contains("relay two still keeps 3 envelopes on its machine"), "{told}");
+    database.execute("UPDATE node SET spilled = 0");
+    let counts = moved(&one, &["--to", "one.db"]).await;
+    assert_eq!((&counts["records"], &counts["envelopes that wait for a"]), (&60.into(), &60.into()), "{counts}");
+    let url = format!("url = \"{}\"\nnode = \"one\"\nspill_path = \"spill.db\"\ndurability = \"single\"", database.url);
+    let text = std::fs::read_to_string(one.config()).expect("the configuration").replace("\n\n", "\n");
+    one.replace_config(&text.replace(&url, "path = \"one.db\""));
+    a.always(Reply::Ok);
+    let one = one.started().await;
+    taken(&one, "a", &a, &ids).await;
+    taken(&one, "b", &b, &ids).await;
+    one.finish().await;
+}
+
+#[tokio::test]
+async fn a_move_that_is_killed_leaves_the_source_as_it_was_and_a_target_that_nobody_uses_until_it_is_begun_anew() {
+    let (a, b) = (Upstream::start().await, Upstream::start().await);
+    let (mut relay, ids) = filled(&a, &b).await;
+    relay.stop().await;
+    let database = Server::shared().database();
+    let to = ["--to", &database.url, "--single"];
+    // There is nothing to move in an empty file, but the tables are there afterwards, and a move into them can be held up.
+    std::fs::write(relay.home().join("empty.db"), "").expect("an empty file");
+    let told = refused(&relay, &[&["move", "--from", "empty.db"], &to[..]].concat(), 1).await;
+    assert!(told.contains("there is nothing in"), "{told}");
+    database.execute(
+        "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(600); RETURN NEW; END'",
+    );
+    database.execute("CREATE TRIGGER hold BEFORE INSERT ON large FOR EACH ROW EXECUTE FUNCTION hold()");
+    let mut held: Child = verb(&relay, &[&["move"], &to[..]].concat()).stderr(Stdio::null()).spawn().expect("it runs");
+    let held_up = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()";
+    eventually("it is held up in the middle", SOON, async || match database.number(held_up) {
+        0 => Err("not yet".to_owned()),
+        _ => Ok(()),
+    })
+    .await;
+    let told = refused(&relay, &[&["move"], &to[..]].concat(), 74).await;
+    assert!(told.contains("in use by another process"), "{told}");
+    held.kill().expect("it was running");
+    held.wait().expect("it ends");
+    database.execute(&held_up.replace("count(*)", "pg_terminate_backend(pid)"));
+    database.execute("DROP TRIGGER hold ON large");
+
+    keep_in(&relay, IN_A_FILE, &in_a_database(&database));
+    expect_no_start(&mut relay, "is filled in part by a move that was cut off").await;
+    let told = refused(&relay, &["reopen"], 1).await;
+    assert!(told.contains("begin that move anew"), "{told}");
+    let counts = moved(&relay, &["--from", "journal.db"]).await;
+    assert_eq!((&counts["records"], &counts["envelopes that wait for b"]), (&8.into(), &8.into()), "{counts}");
+    b.always(Reply::Ok);
+    let relay = relay.started().await;
+    taken(&relay, "b", &b, &ids).await;
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn a_journal_moves_into_an_empty_one_only_and_a_moved_one_is_used_again_by_who_wants_it() {
+    let (a, b) = (Upstream::start().await, Upstream::start().await);
+    let (mut relay, ids) = filled(&a, &b).await;
+    relay.stop().await;
+    let (one, two) = (Server::shared().database(), Server::shared().database());
+    let first = moved(&relay, &["--to", "other.db"]).await;
+    let told = refused(&relay, &["move", "--to", "third.db"], 1).await;
+    assert!(told.contains("was moved already"), "{told}");
+    assert_eq!(moved(&relay, &["--from", "other.db", "--to", &one.url, "--single"]).await, first);
+    assert_eq!(moved(&relay, &["--from", &one.url, "--to", &two.url, "--single"]).await, first);
+    for to in [&two.url, "journal.db"] {
+        let told = refused(&relay, &["move", "--from", &one.url, "--to", to, "--single"], 1).await;
+        assert!(told.contains("is not empty") || told.contains("was moved"), "{told}");
+    }
+    let told = refused(&relay, &["move", "--from", &two.url, "--to", "journal.db", "--single"], 1).await;
+    assert!(told.contains("name a new one"), "{told}");
+    let (code, told) = run(&relay, &["reopen", &one.url, "--single"]).await;
+    assert_eq!(code, 0, "{told}");
+    let told = refused(&relay, &["move", "--from", &one.url, "--to", &two.url, "--single"], 1).await;
+    assert!(told.contains("is not empty") && told.contains("account of"), "{told}");
+    let (code, told) = run(&relay, &["reopen"]).await;
+    assert_eq!(code, 0, "{told}");
+    b.always(Reply::Ok);
+    let relay = relay.started().await;
+    taken(&relay, "b", &b, &ids).await;
+    assert_eq!(b.taken_ids().into_iter().collect::<BTreeSet<_>>().len(), ids.len());
+    relay.finish().await;
+}
