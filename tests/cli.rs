@@ -2,6 +2,8 @@
 
 mod support;
 
+#[path = "cli/demo.rs"]
+mod demo;
 #[path = "cli/docs.rs"]
 mod docs;
 #[path = "cli/questions.rs"]
@@ -887,7 +889,7 @@ fn the_demo_loses_nothing_and_leaves_nothing_behind() {
         assert!(out(&output).contains(words), "{words:?} is not in {}", out(&output));
     }
     assert_eq!(
-        docs::not_said(&docs::of_demo(), &out(&output)),
+        docs::not_said(&docs::of_demo("README.md"), &out(&output)),
         None,
         "the README shows it, and this is said: {}",
         out(&output)

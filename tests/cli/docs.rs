@@ -25,8 +25,10 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("sudo ", "it changes the machine; deploy/debian/try.sh does these steps in a Debian of its own"),
     ("cargo run --profile look -- demo", "the demo has a test of its own"),
     ("cargo run --release -- demo", "the demo has a test of its own"),
+    ("switchyard demo --cluster", "it has a test of its own, in tests/cli/demo.rs"),
     ("cargo bench ", "it takes minutes on a machine of its own; .ci/run counts the instructions"),
     ("cargo test --lib figures", "it prints figures of one machine"),
+    ("cargo test --test beyond", "it is a test itself"),
     ("pm2 ", "PM2 keeps a daemon of its own for each user"),
     ("sed -i '/^SENTRY_DSN=/d", "tests/deploy.rs runs it on files of all kinds"),
     ("switchyard status --watch", "it looks until it is ended"),
@@ -170,10 +172,9 @@ pub(crate) fn not_said<'a>(shown: &'a str, said: &str) -> Option<&'a str> {
     lines.find(|line| !rest.any(|own| alike(own) == alike(line)))
 }
 
-/// What the README shows of the demo.
-pub(crate) fn of_demo() -> String {
-    let readme = page("README.md");
-    let found = blocks(&readme).into_iter().find(|block| block.language == "text" && block.text.starts_with("1. "));
+/// What a page shows of the demo.
+pub(crate) fn of_demo(path: &str) -> String {
+    let found = blocks(&page(path)).into_iter().find(|block| block.language == "text" && block.text.starts_with("1. "));
     found.expect("the demo's output").text
 }
 
@@ -253,7 +254,7 @@ async fn each_command_that_a_page_shows_runs_and_says_what_the_page_says() {
             let place = format!("{path}:{line}: {command}");
             let is_not_run = NOT_RUN.iter().any(|(start, _)| command.starts_with(start));
             if is_not_run || MENTIONED.contains(&command.as_str()) {
-                let is_demo = command.ends_with("-- demo");
+                let is_demo = command.ends_with("-- demo") || command == "switchyard demo --cluster";
                 assert!(is_demo || output.is_none(), "{place}: nobody checks the output below it");
                 continue;
             }

@@ -18,15 +18,20 @@ use super::admin::AdminClient;
 use super::failure::{Exit, Failure};
 use super::locate::Contact;
 use super::process::{self, Logging, Signals};
-use super::{sink, terminal};
+use super::terminal;
 
+mod cluster;
+mod guarded;
 mod script;
+mod server;
 mod stage;
 mod traffic;
+mod watch;
 
 use script::Script;
 use stage::{Folder, Ports, Tracker};
 use traffic::Traffic;
+use watch::show_arrivals;
 
 /// Shows the whole thing on this machine, with nothing to configure
 ///
@@ -37,6 +42,9 @@ pub(super) struct Args {
     /// Ends by itself: exit 0 when everything went as it should, 1 when not
     #[arg(long)]
     exit: bool,
+    /// Shows three relays that share one journal, one of them killed: needs the server of PostgreSQL on this machine
+    #[arg(long, conflicts_with = "keep")]
+    cluster: bool,
     /// Takes place in this folder and leaves it behind, instead of one that goes away
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
@@ -47,6 +55,9 @@ pub(super) struct Args {
 /// Shows it.
 pub(super) fn demo(args: &Args) -> Result<(), Failure> {
     args.logging.start(Streams::Error, "error");
+    if args.cluster {
+        return process::block_on_many(perform_cluster(args.exit));
+    }
     let folder = Folder::make(args.keep.as_deref())?;
     // Before there are other threads; what systemd gave is not the demo's.
     let listeners = Listeners::inherit().map_err(|error| Failure::new(Exit::Internal, error))?;
@@ -59,7 +70,8 @@ async fn perform(args: &Args, folder: &Folder, listeners: Listeners) -> Result<(
     let trackers = [Tracker::start("sentry", &mut ports)?, Tracker::start("glitchtip", &mut ports)?];
     let (relay, admin) = (ports.address()?, ports.address()?);
     let path = folder.path().join("config.toml");
-    let text = stage::config(folder.path(), relay, admin, &trackers);
+    let journal = format!("path = {:?}", folder.path().join("journal.db"));
+    let text = stage::config(&journal, relay, admin, &trackers);
     std::fs::write(&path, text).map_err(|error| Failure::file(&path, "written", &error))?;
     let loaded = load(&path).map_err(|error| Failure::new(Exit::Internal, error))?;
     let client = AdminClient::new(Contact::of(admin, None))?;
@@ -85,19 +97,13 @@ async fn play(mut script: Script, ready: &CancellationToken, exit: bool) -> Resu
         return Ok(());
     }
     script.invite()?;
-    let [first, second] = script.sinks();
-    let mut seen = [first.since(0).1, second.since(0).1];
-    loop {
-        for (sink, seen) in [first, second].into_iter().zip(&mut seen) {
-            let (arrivals, total) = sink.since(*seen);
-            *seen = total;
-            for arrival in &arrivals {
-                terminal::say(format_args!("  {}", sink::line(arrival)))?;
-            }
-        }
-        tokio::select! {
-            () = first.changed() => {}
-            () = second.changed() => {}
-        }
+    show_arrivals(script.sinks()).await
+}
+
+async fn perform_cluster(exit: bool) -> Result<(), Failure> {
+    let mut signals = Signals::listen()?;
+    tokio::select! {
+        outcome = cluster::play(exit) => outcome,
+        () = signals.next() => terminal::say(""),
     }
 }

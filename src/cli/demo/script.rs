@@ -1,6 +1,6 @@
 //! The demo's story, step by step. Each step does something, waits for what must follow, and says what it saw.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::cli::admin::{AdminClient, Announcement};
-use crate::cli::failure::{Exit, Failure};
+use crate::cli::failure::Failure;
 use crate::cli::terminal::{Tone, harmless, say, tint, write};
 use crate::config::edit;
 use crate::http::sink::Sink;
@@ -16,11 +16,8 @@ use crate::telemetry::status::{Status, UpstreamStatus};
 
 use super::stage::Tracker;
 use super::traffic::{KEY, ROUND, Sent, Traffic};
+use super::watch::{DEADLINE, at_rest, balanced, eventually, failed, millis, say_all_received, step, wait_for_all};
 
-/// How long anything that must follow may take.
-const DEADLINE: Duration = Duration::from_secs(12);
-/// How often is looked.
-const EACH: Duration = Duration::from_millis(10);
 /// How long the outage lasts: long enough to be seen.
 const OUTAGE: Duration = Duration::from_millis(800);
 /// The events sent during the outage.
@@ -144,23 +141,11 @@ impl Script {
         step(4, "Nothing was lost, nothing came twice, and the books balance.")?;
         let status = self.eventually("the accounts are at rest", at_rest).await?;
         for tracker in &self.trackers {
-            let received = received(&tracker.sink);
-            let missing = self.sent.iter().filter(|sent| !received.contains_key(&sent.id)).count();
-            let twice = received.values().filter(|times| **times > 1).count();
-            let line = format!(
-                "  {:<10} {} of {} events, {missing} missing, {twice} twice",
-                tracker.name,
-                self.sent.len() - missing,
-                self.sent.len()
-            );
-            if missing + twice > 0 {
-                return Err(failed(&line));
+            if say_all_received(tracker, &self.sent)? > 0 {
+                return Err(failed(&format!("{} received events twice", tracker.name)));
             }
-            say(line)?;
         }
-        if status.difference != 0 {
-            return Err(failed(&format!("accepted - delivered - dropped - waiting = {}", status.difference)));
-        }
+        balanced(&status)?;
         say(format_args!("  {}", tint(Tone::Good, "accepted - delivered - dropped - waiting = 0")))
     }
 
@@ -187,19 +172,7 @@ impl Script {
 
     /// Waits until a tracker has every event that was sent.
     async fn wait_for_all(&self, at: usize) -> Result<(), Failure> {
-        let Tracker { name, sink, .. } = &self.trackers[at];
-        let began = Instant::now();
-        loop {
-            let received: BTreeSet<String> = received(sink).into_keys().collect();
-            let missing = self.sent.iter().filter(|sent| !received.contains(&sent.id)).count();
-            if missing == 0 {
-                return Ok(());
-            }
-            if began.elapsed() > DEADLINE {
-                return Err(failed(&format!("{missing} events have not reached {name} within {}", millis(DEADLINE))));
-            }
-            sleep(EACH).await;
-        }
+        wait_for_all(&self.trackers[at], &self.sent, DEADLINE).await
     }
 
     async fn status(&self) -> Result<Status, Failure> {
@@ -207,35 +180,9 @@ impl Script {
     }
 
     /// Looks at the status until it is as it must become.
-    async fn eventually(&self, what: &str, mut is: impl FnMut(&Status) -> bool) -> Result<Status, Failure> {
-        let began = Instant::now();
-        loop {
-            let status = self.status().await?;
-            if is(&status) {
-                return Ok(status);
-            }
-            if began.elapsed() > DEADLINE {
-                return Err(failed(&format!("not within {}: {what}", millis(DEADLINE))));
-            }
-            sleep(EACH).await;
-        }
+    async fn eventually(&self, what: &str, is: impl FnMut(&Status) -> bool) -> Result<Status, Failure> {
+        eventually(&self.admin, what, is).await
     }
-}
-
-fn step(number: usize, what: &str) -> Result<(), Failure> {
-    say(format_args!("\n{}", tint(Tone::Strong, format_args!("{number}. {what}"))))
-}
-
-fn failed(what: &str) -> Failure {
-    Failure::new(Exit::Negative, format_args!("the demo did not go as it should: {}", what.trim()))
-}
-
-/// Whether nothing waits, and as much was delivered as accepted.
-fn at_rest(status: &Status) -> bool {
-    let is_at_rest = |upstream: &UpstreamStatus| {
-        upstream.backlog.envelopes == 0 && upstream.accounts.iter().all(|account| account.delivered == account.accepted)
-    };
-    status.upstreams.iter().all(is_at_rest)
 }
 
 fn upstream<'a>(status: &'a Status, name: &str) -> Result<&'a UpstreamStatus, Failure> {
@@ -243,22 +190,6 @@ fn upstream<'a>(status: &'a Status, name: &str) -> Result<&'a UpstreamStatus, Fa
     found.ok_or_else(|| failed(&format!("the daemon does not know {name}")))
 }
 
-/// How often each event was received.
-fn received(sink: &Sink) -> BTreeMap<String, usize> {
-    let mut times = BTreeMap::new();
-    for id in sink.since(0).0.into_iter().filter_map(|arrival| arrival.event_id) {
-        *times.entry(id).or_default() += 1;
-    }
-    times
-}
-
 fn plural(n: usize) -> &'static str {
     if n == 1 { "" } else { "s" }
-}
-
-fn millis(length: Duration) -> String {
-    match length.as_millis() {
-        ms @ 0..=9999 => format!("{ms} ms"),
-        ms => format!("{} s", ms / 1000),
-    }
 }

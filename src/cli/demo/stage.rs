@@ -29,18 +29,25 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// The folder at `keep`, or one of its own.
+    /// One of our own, whose name ends so.
+    pub(super) fn own(end: &str) -> Result<Self, Failure> {
+        Self::at(std::env::temp_dir().join(format!("switchyard-demo-{}{end}", std::process::id())), false)
+    }
+
+    /// The folder at `keep`, or one of our own.
     pub(super) fn make(keep: Option<&Path>) -> Result<Self, Failure> {
-        let own = || std::env::temp_dir().join(format!("switchyard-demo-{}", std::process::id()));
-        let path = keep.map_or_else(own, Path::to_owned);
+        keep.map_or_else(|| Self::own(""), |path| Self::at(path.to_owned(), true))
+    }
+
+    fn at(path: PathBuf, keep: bool) -> Result<Self, Failure> {
         // Nobody else may look into it, and one that is there already was made by somebody else.
         match DirBuilder::new().mode(0o700).create(&path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && keep.is_some() && is_empty(&path) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && keep && is_empty(&path) => {}
             Err(error) => return Err(Failure::file(&path, "created", &error)),
             Ok(()) => {}
         }
         let path = std::fs::canonicalize(&path).map_err(|error| Failure::file(&path, "read", &error))?;
-        Ok(Self { path, keep: keep.is_some() })
+        Ok(Self { path, keep })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -68,6 +75,8 @@ pub(super) struct Tracker {
     pub(super) sink: Sink,
     address: SocketAddr,
     running: Tasks,
+    /// What takes connections and answers nothing.
+    silent: Option<std::net::TcpListener>,
 }
 
 impl Tracker {
@@ -76,7 +85,7 @@ impl Tracker {
         let listener = ports.listener()?;
         let address = listener.local_addr().map_err(no_port)?;
         let sink = Sink::new(name, Behaviour::default(), Clock::system());
-        let mut tracker = Self { name, sink, address, running: Tasks::new() };
+        let mut tracker = Self { name, sink, address, running: Tasks::new(), silent: None };
         tracker.serve(listener)?;
         Ok(tracker)
     }
@@ -97,8 +106,16 @@ impl Tracker {
         }
     }
 
+    /// Lets it take connections and answer nothing.
+    pub(super) async fn fall_silent(&mut self) -> Result<(), Failure> {
+        self.go_down().await?;
+        self.silent = Some(std::net::TcpListener::bind(self.address).map_err(no_port)?);
+        Ok(())
+    }
+
     /// Brings it back.
     pub(super) async fn come_back(&mut self) -> Result<(), Failure> {
+        self.silent = None;
         let listener = TcpListener::bind(self.address).await.and_then(TcpListener::into_std).map_err(no_port)?;
         self.serve(listener)
     }
@@ -117,9 +134,9 @@ fn no_port(error: io::Error) -> Failure {
 pub(super) struct Ports(u16);
 
 impl Ports {
-    /// Begins somewhere else in each process.
+    /// Begins somewhere else in each process, and further away than one needs.
     pub(super) fn new() -> Self {
-        let spread = std::process::id() % u32::from(PORTS.end - PORTS.start);
+        let spread = std::process::id().wrapping_mul(16) % u32::from(PORTS.end - PORTS.start);
         Self(PORTS.start + u16::try_from(spread).unwrap_or(0))
     }
 
@@ -141,10 +158,9 @@ impl Ports {
     }
 }
 
-/// The demo's configuration, as a person would write it.
-pub(super) fn config(folder: &Path, relay: SocketAddr, admin: SocketAddr, trackers: &[Tracker; 2]) -> String {
+/// The demo's configuration, as a person would write it, with these lines about its journal.
+pub(super) fn config(journal: &str, relay: SocketAddr, admin: SocketAddr, trackers: &[Tracker; 2]) -> String {
     let [sentry, glitchtip] = trackers;
-    let journal = folder.join("journal.db");
     format!(
         "# The configuration of `switchyard demo`. It is live: save a change, and it is in force.\n\
          \n\
@@ -158,7 +174,7 @@ pub(super) fn config(folder: &Path, relay: SocketAddr, admin: SocketAddr, tracke
          listen = \"{admin}\"\n\
          \n\
          [journal]\n\
-         path = {journal:?}\n\
+         {journal}\n\
          min_free_disk = \"16MiB\"\n\
          \n\
          [upstreams.sentry]\n\
@@ -201,7 +217,7 @@ mod tests {
         let mut ports = Ports::new();
         let trackers = ["sentry", "glitchtip"].map(|name| Tracker::start(name, &mut ports).unwrap());
         let (relay, admin) = (ports.address().unwrap(), ports.address().unwrap());
-        let text = config(Path::new("/tmp"), relay, admin, &trackers);
+        let text = config("path = \"/tmp/journal.db\"", relay, admin, &trackers);
         let loaded = crate::config::parse("config.toml", &text, &|_| None).unwrap();
         assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
     }

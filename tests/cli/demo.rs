@@ -1,0 +1,67 @@
+//! The demo of several relays: that it shows what it says, and that nothing of it is left, however it ends.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::support::eventually::eventually;
+use super::support::relay::SOON;
+use super::{code, docs, out};
+
+/// A folder for temporary files that PostgreSQL's user may go through.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("permissions");
+    folder
+}
+
+/// The processes that have a file below this folder on their command line, or work in it.
+fn processes_of(folder: &Path) -> Vec<String> {
+    let name = folder.to_str().expect("UTF-8");
+    let processes = fs::read_dir("/proc").expect("processes").flatten().map(|entry| entry.path());
+    let told = processes.filter_map(|process| {
+        let line = String::from_utf8_lossy(&fs::read(process.join("cmdline")).ok()?).replace('\0', " ");
+        let works_there = fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(folder));
+        (works_there || line.contains(name)).then(|| format!("{}: {line}", process.display()))
+    });
+    told.collect()
+}
+
+#[test]
+fn the_demo_of_several_relays_loses_nothing_and_leaves_nothing_behind() {
+    let folder = folder();
+    let mut command = assert_cmd::Command::new(env!("CARGO_BIN_EXE_switchyard"));
+    command.args(["demo", "--cluster", "--exit"]).env("TMPDIR", folder.path()).timeout(Duration::from_secs(180));
+    let output = command.output().expect("the binary");
+    assert_eq!(code(&output), 0, "{output:?}");
+    assert_eq!(
+        docs::not_said(&docs::of_demo("deploy/handbook/cluster.md"), &out(&output)),
+        None,
+        "the page shows it, and this is said: {}",
+        out(&output)
+    );
+    assert_eq!(processes_of(folder.path()), [""; 0]);
+    assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 0);
+}
+
+#[tokio::test]
+async fn a_demo_of_several_relays_that_is_killed_leaves_no_process_behind() {
+    let folder = folder();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
+    command.args(["demo", "--cluster"]).env("TMPDIR", folder.path()).stdout(Stdio::piped());
+    let mut demo = command.spawn().expect("the binary");
+    let mut lines = BufReader::new(demo.stdout.take().expect("its output")).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("status page")), "it introduces the relays");
+    let relays = processes_of(folder.path()).iter().filter(|line| line.contains("switchyard run")).count();
+    assert!(relays >= 3, "{:?}", processes_of(folder.path()));
+    demo.kill().expect("SIGKILL");
+    demo.wait().expect("its end");
+    eventually("all it started ends", SOON, async || match processes_of(folder.path()) {
+        all if all.is_empty() => Ok(()),
+        all => Err(all.join("\n")),
+    })
+    .await;
+}
