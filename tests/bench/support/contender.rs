@@ -67,13 +67,28 @@ impl Contender {
 
     /// The same, with `room` for the journal of Switchyard.
     pub(crate) fn start_with_room(kind: Kind, place: &Path, sinks: &Sinks, room: &str) -> Result<Self> {
+        Self::launch(kind, place, sinks, &format!("path = {:?}\nmax_size = \"{room}\"", place.join("data/journal.db")))
+    }
+
+    /// Switchyard with its journal in a database.
+    pub(crate) fn start_on(url: &str, place: &Path, sinks: &Sinks) -> Result<Self> {
+        let spill = place.join("spill.db");
+        Self::launch(
+            Kind::Switchyard,
+            place,
+            sinks,
+            &format!("url = {url:?}\nspill_path = {spill:?}\nmax_size = \"1GiB\""),
+        )
+    }
+
+    fn launch(kind: Kind, place: &Path, sinks: &Sinks, journal: &str) -> Result<Self> {
         fs::create_dir_all(place)?;
         let (address, admin) = (ports::free()?, ports::free()?);
         let mut command = Command::new(kind.binary()?);
         match kind {
             Kind::Switchyard => {
                 let config = place.join("config.toml");
-                fs::write(&config, switchyard_config([address, admin], place, sinks.addresses, room))?;
+                fs::write(&config, switchyard_config([address, admin], sinks.addresses, journal))?;
                 command.arg("run").arg("--config").arg(config).env("RUST_LOG", "warn");
             }
             Kind::Nginx => {
@@ -161,8 +176,8 @@ pub(crate) fn get(address: SocketAddr, path: &str) -> Result<String> {
     Ok(answer)
 }
 
-/// Defaults throughout, but for the room of the journal.
-fn switchyard_config(listen: [SocketAddr; 2], place: &Path, upstreams: [SocketAddr; 2], room: &str) -> String {
+/// Defaults throughout, but for the journal.
+fn switchyard_config(listen: [SocketAddr; 2], upstreams: [SocketAddr; 2], journal: &str) -> String {
     let ([address, admin], [a, b]) = (listen, upstreams);
     format!(
         r#"primary = "a"
@@ -171,8 +186,7 @@ listen = ["{address}"]
 [admin]
 listen = "{admin}"
 [journal]
-path = {path:?}
-max_size = "{room}"
+{journal}
 [upstreams.a]
 [upstreams.b]
 [[projects]]
@@ -182,8 +196,7 @@ public_key = "{KEY}"
 [projects.upstreams]
 a = "http://3d1f7c5a9b2e4860a7c4e1d2f5b80963@{a}/1"
 b = "http://8c5e2a7f1d934b06b9e3f7a1c6d40582@{b}/1"
-"#,
-        path = place.join("data/journal.db"),
+"#
     )
 }
 

@@ -3,6 +3,7 @@
 //! Rule: every contender meets the same load, the same sinks and the same machine within one round, and rounds alternate, so that
 //! what else the machine does hits all alike; medians of the rounds are reported. A contender is known by its address and its
 //! process only: nothing here looks into the relay.
+#![allow(dead_code, reason = "each bench uses its part")]
 #![expect(clippy::disallowed_methods, reason = "a bench is not the daemon: its tasks die with its runtime")]
 
 mod backlog;
@@ -10,12 +11,17 @@ pub(crate) mod contender;
 mod envelope;
 mod floor;
 mod large;
-mod load;
+pub(crate) mod load;
+#[path = "../../support/net.rs"]
+mod net;
 mod options;
 mod ports;
-mod process;
-mod rounds;
-mod sink;
+#[path = "../../support/postgres.rs"]
+mod postgres;
+pub(crate) mod process;
+pub(crate) mod rounds;
+pub(crate) mod servers;
+pub(crate) mod sink;
 mod switch;
 mod table;
 mod verdict;
@@ -32,14 +38,19 @@ use options::Options;
 /// The argument that makes this executable play a part of the bench instead of running it.
 pub(crate) const ROLE: &str = "--play";
 
-/// Plays a role when started as a child; else runs the bench for `contenders`, the first being the one judged.
+/// The bench for `contenders`, the first being the one judged.
 pub(crate) fn main(contenders: &[Kind]) -> ExitCode {
+    play_or(|| bench(&Options::parse(), contenders))
+}
+
+/// Plays a role when started as a child; else runs `bench`.
+pub(crate) fn play_or(bench: impl FnOnce() -> Result<bool>) -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     let outcome = match arguments.iter().position(|a| a == ROLE).map(|at| &arguments[at + 1..]) {
         Some([role]) if role.ends_with("sink") => sink::play(role.starts_with("bare")).map(|()| true),
         Some([role, port, a, b]) if role == "floor" => floor::play(port, a, b).map(|()| true),
         Some(other) => Err(anyhow::anyhow!("no such role: {other:?}")),
-        None => bench(&Options::parse(), contenders),
+        None => bench(),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

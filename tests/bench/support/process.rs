@@ -11,6 +11,8 @@ const TICK_US: u64 = 10_000;
 pub(crate) struct Usage {
     /// Processor time since its start, user and system, all threads, in µs.
     pub cpu_us: u64,
+    /// The part of it that the kernel took.
+    pub kernel_us: u64,
     /// Resident memory now, in bytes.
     pub resident: u64,
     /// The most resident memory so far, in bytes.
@@ -21,7 +23,12 @@ pub(crate) struct Usage {
 pub(crate) fn usage(root: u32) -> Usage {
     tree(root).into_iter().fold(Usage::default(), |sum, pid| {
         let one = usage_of(pid);
-        Usage { cpu_us: sum.cpu_us + one.cpu_us, resident: sum.resident + one.resident, peak: sum.peak + one.peak }
+        Usage {
+            cpu_us: sum.cpu_us + one.cpu_us,
+            kernel_us: sum.kernel_us + one.kernel_us,
+            resident: sum.resident + one.resident,
+            peak: sum.peak + one.peak,
+        }
     })
 }
 
@@ -44,15 +51,16 @@ pub(crate) fn tree(root: u32) -> Vec<u32> {
 }
 
 fn usage_of(pid: u32) -> Usage {
-    let ticks =
-        |fields: &Vec<String>| Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?);
+    let fields = stat(pid).unwrap_or_default();
+    let ticks = |at: usize| fields.get(at).and_then(|ticks| ticks.parse::<u64>().ok()).unwrap_or(0);
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let bytes = |key: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(key));
         line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
     };
     Usage {
-        cpu_us: stat(pid).as_ref().and_then(ticks).unwrap_or(0) * TICK_US,
+        cpu_us: (ticks(11) + ticks(12)) * TICK_US,
+        kernel_us: ticks(12) * TICK_US,
         resident: bytes("VmRSS:"),
         peak: bytes("VmHWM:"),
     }
