@@ -12,6 +12,7 @@ use super::terminal::{self, Tone};
 /// The pages by topic: the names of the files in `deploy/handbook`.
 const PAGES: &[(&str, &str)] = &[
     ("alerts", include_str!("../../deploy/handbook/alerts.md")),
+    ("beyond", include_str!("../../deploy/handbook/beyond.md")),
     ("cluster", include_str!("../../deploy/handbook/cluster.md")),
     ("configure", include_str!("../../deploy/handbook/configure.md")),
     ("connect", include_str!("../../deploy/handbook/connect.md")),
