@@ -203,10 +203,9 @@ impl Daemon {
         let shown = (supervisor.board(), verifier.clone());
         let observed = Observed::new(clock.now(), ledger.clone());
         let admin = Admin::new((Arc::clone(&journal), ledger), shown, metrics.clone(), clock.clone(), readiness, order);
-        let status = ConfigStatus { path, loaded_at: clock.now(), error: None };
         let mut daemon = Self {
             control,
-            status,
+            status: ConfigStatus { path, loaded_at: clock.now(), error: None },
             observed,
             observations,
             clock,

@@ -1,6 +1,6 @@
 //! The use case of this relay: take one submission in. Each is decided under one [`View`], and so under exactly one primary.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -18,7 +18,7 @@ use crate::policy::shadow;
 use crate::policy::shadow::caps::{Caps, Spent};
 use crate::policy::storm::{self, Storms};
 use crate::protocol::auth::{AuthError, Credentials};
-use crate::protocol::category::{Category, Quantities};
+use crate::protocol::category::Quantities;
 use crate::protocol::envelope::EnvelopeError;
 use crate::protocol::event_id::EventId;
 use crate::protocol::rate_limits::RateLimit;
@@ -35,6 +35,7 @@ use super::shed::Shed;
 use super::sightings::Sightings;
 
 mod decide;
+mod dividing;
 use decide::{is_check_in, outline, takers};
 
 /// What submissions are decided under; replaced as a whole by a reload.
@@ -171,21 +172,6 @@ impl Intake {
     /// Which projects browsers use.
     pub fn browsers(&self) -> &Browsers {
         &self.browsers
-    }
-
-    /// The limits of which this relay has a part, as the others on the journal are told.
-    pub fn busy(&self) -> BTreeSet<(Arc<str>, Category)> {
-        self.view.load().limiter.load().busy(self.clock.uptime())
-    }
-
-    /// Divides the limits among so many relays; `others` says how many besides have a part, by limit.
-    pub fn divide(&self, relays: u32, others: &BTreeMap<(Arc<str>, Category), u32>) {
-        self.view.load().limiter.load().divide(relays, Some(others), self.clock.uptime());
-    }
-
-    /// Nothing is heard of the other relays: each takes its part of all.
-    pub fn divide_unheard(&self) {
-        self.view.load().limiter.load().divide_unheard(self.clock.uptime());
     }
 
     /// The storms of identical errors.

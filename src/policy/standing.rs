@@ -205,11 +205,9 @@ impl Standing {
                 self.opened = None;
                 self.cut_off.remove(&by);
             }
-            Lesson::Contradicts(whom) => {
-                if self.opened.is_some_and(|opened| opened.by == whom) {
-                    self.opened = None;
-                    self.cut_off.insert(whom);
-                }
+            Lesson::Contradicts(whom) if self.opened.is_some_and(|opened| opened.by == whom) => {
+                self.opened = None;
+                self.cut_off.insert(whom);
             }
             Lesson::WantsProbe => {
                 if let Some(opened) = self.opened.as_mut().filter(|opened| opened.until <= now) {

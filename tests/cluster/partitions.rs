@@ -9,7 +9,6 @@ use super::scene::{LATE, Scene, stop};
 use crate::support::eventually::eventually;
 use crate::support::line::Line;
 use crate::support::patroni::Patroni;
-use crate::support::relay::Plan;
 
 /// What a relay has in hand of an upstream.
 const IN_HAND: usize = 64;
@@ -49,8 +48,8 @@ async fn a_relay_cut_off_from_an_upstream_then_from_the_database_loses_nothing_a
         servers.push(Line::to(port).await);
     }
     let ports: Vec<u16> = servers.iter().map(Line::port).collect();
-    let apart = Plan::new(&[("a", format!("http://key@127.0.0.1:{}/1", a.port())), ("b", scene.b.dsn("key", 1))]);
-    scene.join(apart.shared(&Patroni::url_at(&ports), "relay-0")).await;
+    let over = format!("http://key@127.0.0.1:{}/1", a.port());
+    scene.join(scene.plan_over(&over, &Patroni::url_at(&ports), 0)).await;
     for number in 1..3 {
         scene.join(scene.plan(number)).await;
     }

@@ -57,8 +57,13 @@ impl Scene {
 
     /// What a relay is, as all are.
     pub(super) fn plan(&self, number: usize) -> Plan {
-        let plan = Plan::new(&[("a", self.a.dsn("key", 1)), ("b", self.b.dsn("key", 1))]);
-        plan.shared(&self.servers.url(), &format!("relay-{number}"))
+        self.plan_over(&self.a.dsn("key", 1), &self.servers.url(), number)
+    }
+
+    /// One that reaches `a` and the servers in its own way: what all have in common names a variable.
+    pub(super) fn plan_over(&self, a: &str, url: &str, number: usize) -> Plan {
+        let plan = Plan::new(&[("a", "${A}".to_owned()), ("b", self.b.dsn("key", 1))]).variable("A", a.into());
+        plan.shared(url, &format!("relay-{number}"))
     }
 
     /// A further relay.

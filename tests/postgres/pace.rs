@@ -23,8 +23,9 @@ struct Scene {
     relays: Vec<Relay>,
 }
 
+/// A relay that reaches `a` in its own way: what all have in common names a variable.
 fn plan(name: &str, a: String, b: &Upstream, database: &Database) -> Plan {
-    let plan = Plan::new(&[("a", a), ("b", b.dsn("key", 1))]);
+    let plan = Plan::new(&[("a", "${A}".to_owned()), ("b", b.dsn("key", 1))]).variable("A", a.into());
     plan.shared(&database.url, name).journal("durability = \"single\"")
 }
 

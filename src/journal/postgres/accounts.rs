@@ -240,6 +240,15 @@ impl Book {
         shared.ledger.post(&self.postings(shared));
     }
 
+    /// Learns the names of those whose accounts change: another relay may have met a project first. Nothing is posted without a name.
+    pub(super) async fn know_names(&self, shared: &Shared) -> Result<(), Fault> {
+        let names = shared.names();
+        let is_known = |(_, target, project, _): &Whose| {
+            names.project(*project).is_some() && (*target == INTAKE || names.target(*target).is_some())
+        };
+        if self.rows.keys().all(|(whose, _)| is_known(whose)) { Ok(()) } else { shared.know_names().await }
+    }
+
     /// The changes of accounts as postings.
     pub(super) fn postings(&self, shared: &Shared) -> Vec<Posting> {
         let posting = |(((_, target, project, category), outcome), quantity): (&(Whose, Outcome), &i64)| {

@@ -72,7 +72,9 @@ async fn victims(work: &Work, giving: &HashSet<i32>, primaries: &Primaries) -> R
         let (id, project): (i64, i32) = (row.get(0), row.get(2));
         seen = (row.get(1), id);
         let Some(waiting) = waiting.remove(&id) else { continue };
-        let primary = work.shared.names().project(project).and_then(|name| primaries.of(name));
+        // Nobody knows yet who is the primary of a project that another relay has just met.
+        let Some(name) = work.shared.names().project(project).cloned() else { continue };
+        let primary = primaries.of(&name);
         if !waiting.iter().any(|one| one.is_held || Some(one.target) == primary) {
             found.push(Victim { id, project, waiting });
         }

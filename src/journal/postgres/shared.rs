@@ -103,6 +103,19 @@ pub(super) struct Names {
 }
 
 impl Names {
+    /// With what was read. No name ever goes, so of two who read at once the one who stores last takes none from the other.
+    fn with(&self, targets: &[(i16, Arc<str>)], projects: &[(i32, Arc<str>)]) -> Self {
+        let mut names = self.clone();
+        if targets.len() > names.targets.len() {
+            names.targets = targets.to_vec();
+        }
+        for (number, name) in projects {
+            names.numbers.insert(Arc::clone(name), *number);
+            names.projects.insert(*number, Arc::clone(name));
+        }
+        names
+    }
+
     pub(super) fn target(&self, number: i16) -> Option<&Arc<str>> {
         self.targets.iter().find(|(known, _)| *known == number).map(|(_, name)| name)
     }
@@ -211,15 +224,12 @@ impl Shared {
         let client = self.client().await?;
         let targets = client.query("SELECT id, name FROM target ORDER BY id", &[]).await?;
         let projects = client.query("SELECT id, name FROM project", &[]).await?;
-        let targets = targets.iter().map(|row| (row.get(0), row.get::<_, &str>(1).into())).collect();
-        let mut names = Names { targets, ..Names::default() };
-        for row in &projects {
-            let (number, name): (i32, Arc<str>) = (row.get(0), row.get::<_, &str>(1).into());
-            names.numbers.insert(Arc::clone(&name), number);
-            names.projects.insert(number, name);
-        }
-        self.room.know(names.projects.iter().map(|(project, name)| (*project, name)));
-        self.names.store(Arc::new(names));
+        let targets: Vec<(i16, Arc<str>)> =
+            targets.iter().map(|row| (row.get(0), row.get::<_, &str>(1).into())).collect();
+        let projects: Vec<(i32, Arc<str>)> =
+            projects.iter().map(|row| (row.get(0), row.get::<_, &str>(1).into())).collect();
+        self.room.know(projects.iter().map(|(project, name)| (*project, name)));
+        self.names.rcu(|known| known.with(&targets, &projects));
         Ok(())
     }
 

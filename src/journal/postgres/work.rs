@@ -160,6 +160,7 @@ impl Work {
     /// Commits, and posts what changed.
     pub(super) async fn commit(mut self) -> Result<(), Fault> {
         self.book.read_spans().await;
+        self.book.know_names(&self.shared).await?;
         self.book.write(self.connection()?, self.shared.incarnation).await?;
         // Also for whoever drops this while it waits.
         self.pen.unresolved = Some((self.number, self.book.postings(&self.shared)));

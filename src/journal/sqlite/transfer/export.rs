@@ -120,15 +120,15 @@ impl Telling<'_> {
                 }
             }
             match file {
-                Some(name) => self.from_file(record, &name)?,
-                None => self.from_row(record, id, kept.length)?,
+                Some(name) => self.take_file(record, &name)?,
+                None => self.take_row(record, id, kept.length)?,
             }
         }
         Ok(())
     }
 
     /// A record whose body is in a file.
-    fn from_file(&self, mut record: Box<Record>, name: &str) -> Result<(), TransferError> {
+    fn take_file(&self, mut record: Box<Record>, name: &str) -> Result<(), TransferError> {
         let mut folder = self.path.as_os_str().to_owned();
         folder.push("-bodies");
         let opened = File::open(PathBuf::from(folder).join(name));
@@ -143,7 +143,7 @@ impl Telling<'_> {
     }
 
     /// A record whose body is in the database.
-    fn from_row(&self, mut record: Box<Record>, id: i64, length: Option<i64>) -> Result<(), TransferError> {
+    fn take_row(&self, mut record: Box<Record>, id: i64, length: Option<i64>) -> Result<(), TransferError> {
         if length != Some(record.size) {
             return self.say(Part::Record(record));
         }
