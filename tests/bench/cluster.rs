@@ -220,7 +220,8 @@ fn told(options: &Options, version: &str, file: &[Round], shared: &[Round]) -> S
     row("CPU of load and upstreams, delivered (µs)", &|round| round.others[0]);
     row("CPU of load and upstreams, append (µs)", &|round| round.others[1]);
     let at_pace = format!("at {PACE}/s");
-    let parts: [(&str, fn(&Round) -> Option<Served>); 3] =
+    type Part = fn(&Round) -> Option<Served>;
+    let parts: [(&str, Part); 3] =
         [("delivered", |round| round.served), (&at_pace, |round| round.paced), ("append", |round| round.appended)];
     for (what, of) in parts {
         let mut row = |measure: &str, value: &dyn Fn(Served) -> f64| {
