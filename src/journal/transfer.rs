@@ -6,7 +6,7 @@
 //!
 //! Rules: nobody else has either of the two meanwhile. Nothing is held that grows with the journal: large bodies come in pieces, a
 //! record is followed by nothing that belongs to another. Numbers of records are not kept, for only a backend knows what they are
-//! made of: records come in the order of their acceptance and are numbered anew. A stream without [`Entry::End`] was cut off.
+//! made of: records come in the order of their acceptance and are numbered anew. A stream without its end was cut off.
 //!
 //! A target is marked as [filling](State::Filling) from before the first entry until all was read back, and a source as
 //! [moved](State::Moved) before that mark goes: at no time do both take a relay that would deliver the same.
