@@ -39,6 +39,8 @@ pub(super) struct Book {
     waiting: BTreeMap<(i16, i32, &'static str), i64>,
     room: Changes,
     losses: BTreeMap<(i16, i32, Reason, Category), i64>,
+    /// When something was last delivered to a target.
+    latest: BTreeMap<i16, i64>,
     /// Large bodies with transactions that are lost, whose spans are not counted yet, and how many of those.
     unread: Vec<(Loss, i32, Body)>,
 }
@@ -107,6 +109,12 @@ impl Book {
         }
     }
 
+    /// Notes that something was delivered to a target at that time.
+    pub(super) fn note_latest(&mut self, target: TargetId, at: i64) {
+        let latest = self.latest.entry(target.0.into()).or_insert(at);
+        *latest = at.max(*latest);
+    }
+
     /// Notes a loss that is to be told.
     pub(super) fn lose(&mut self, project: i32, loss: &Loss) {
         if loss.category.can_be_reported() && loss.quantity > 0 {
@@ -158,20 +166,34 @@ impl Book {
         self.waiting.values().any(|quantity| *quantity < 0)
     }
 
-    /// Writes the rows.
+    /// Writes the rows, all that are asked of the server at once.
     pub(super) async fn write(&self, client: &Connection, me: i32) -> Result<(), Fault> {
-        if !self.rows.is_empty() {
-            let (mut hours, mut targets, mut projects) = (vec![], vec![], vec![]);
-            let (mut categories, mut outcomes, mut quantities) = (vec![], vec![], vec![]);
-            for (((hour, target, project, category), outcome), quantity) in &self.rows {
-                hours.push(*hour);
-                targets.push(*target);
-                projects.push(*project);
-                categories.push(category.name());
-                outcomes.push(outcome.name());
-                quantities.push(*quantity);
-            }
-            client.run(
+        tokio::try_join!(
+            self.write_accounts(client, me),
+            self.write_waiting(client, me),
+            self.write_room(client, me),
+            self.write_latest(client, me),
+            self.write_losses(client),
+        )?;
+        Ok(())
+    }
+
+    async fn write_accounts(&self, client: &Connection, me: i32) -> Result<(), Fault> {
+        if self.rows.is_empty() {
+            return Ok(());
+        }
+        let (mut hours, mut targets, mut projects) = (vec![], vec![], vec![]);
+        let (mut categories, mut outcomes, mut quantities) = (vec![], vec![], vec![]);
+        for (((hour, target, project, category), outcome), quantity) in &self.rows {
+            hours.push(*hour);
+            targets.push(*target);
+            projects.push(*project);
+            categories.push(category.name());
+            outcomes.push(outcome.name());
+            quantities.push(*quantity);
+        }
+        client
+            .run(
                 "INSERT INTO ledger AS l
                  SELECT h, $1, t, p, c, o, q FROM unnest($2::int[], $3::smallint[], $4::int[], $5::text[], $6::text[], $7::bigint[])
                      AS u(h, t, p, c, o, q)
@@ -179,34 +201,60 @@ impl Book {
                  DO UPDATE SET quantity = l.quantity + excluded.quantity",
                 &[&me, &hours, &targets, &projects, &categories, &outcomes, &quantities],
             )
-            .await?;
-        }
+            .await
+            .map(drop)
+    }
+
+    async fn write_waiting(&self, client: &Connection, me: i32) -> Result<(), Fault> {
         let waiting: Vec<_> = self.waiting.iter().filter(|(_, quantity)| **quantity != 0).collect();
-        if !waiting.is_empty() {
-            let targets: Vec<i16> = waiting.iter().map(|((target, ..), _)| *target).collect();
-            let projects: Vec<i32> = waiting.iter().map(|((_, project, _), _)| *project).collect();
-            let what: Vec<&str> = waiting.iter().map(|((.., what), _)| *what).collect();
-            let quantities: Vec<i64> = waiting.iter().map(|(_, quantity)| **quantity).collect();
-            client.run(
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let targets: Vec<i16> = waiting.iter().map(|((target, ..), _)| *target).collect();
+        let projects: Vec<i32> = waiting.iter().map(|((_, project, _), _)| *project).collect();
+        let what: Vec<&str> = waiting.iter().map(|((.., what), _)| *what).collect();
+        let quantities: Vec<i64> = waiting.iter().map(|(_, quantity)| **quantity).collect();
+        client
+            .run(
                 "INSERT INTO waiting AS w SELECT $1, t, p, c, q FROM unnest($2::smallint[], $3::int[], $4::text[], $5::bigint[]) AS u(t, p, c, q)
                  ON CONFLICT (incarnation, target, project, category) DO UPDATE SET quantity = w.quantity + excluded.quantity",
                 &[&me, &targets, &projects, &what, &quantities],
             )
-            .await?;
-        }
+            .await
+            .map(drop)
+    }
+
+    async fn write_room(&self, client: &Connection, me: i32) -> Result<(), Fault> {
         let room: Vec<_> = self.room.iter().filter(|(_, bytes)| **bytes != 0).collect();
-        if !room.is_empty() {
-            let projects: Vec<i32> = room.iter().map(|(project, _)| **project).collect();
-            let bytes: Vec<i64> = room.iter().map(|(_, bytes)| **bytes).collect();
-            client
-                .run(
-                    "INSERT INTO room AS r SELECT $1, p, b FROM unnest($2::int[], $3::bigint[]) AS u(p, b)
-                 ON CONFLICT (incarnation, project) DO UPDATE SET bytes = r.bytes + excluded.bytes",
-                    &[&me, &projects, &bytes],
-                )
-                .await?;
+        if room.is_empty() {
+            return Ok(());
         }
-        self.write_losses(client).await
+        let projects: Vec<i32> = room.iter().map(|(project, _)| **project).collect();
+        let bytes: Vec<i64> = room.iter().map(|(_, bytes)| **bytes).collect();
+        client
+            .run(
+                "INSERT INTO room AS r SELECT $1, p, b FROM unnest($2::int[], $3::bigint[]) AS u(p, b)
+                 ON CONFLICT (incarnation, project) DO UPDATE SET bytes = r.bytes + excluded.bytes",
+                &[&me, &projects, &bytes],
+            )
+            .await
+            .map(drop)
+    }
+
+    async fn write_latest(&self, client: &Connection, me: i32) -> Result<(), Fault> {
+        if self.latest.is_empty() {
+            return Ok(());
+        }
+        let (targets, times): (Vec<i16>, Vec<i64>) = self.latest.iter().unzip();
+        client
+            .run(
+                "INSERT INTO latest (incarnation, target, delivered_at) SELECT $1, t, at FROM unnest($2::smallint[], $3::bigint[]) AS u(t, at)
+                 ON CONFLICT (incarnation, target) DO UPDATE SET
+                     delivered_at = greatest(latest.delivered_at, excluded.delivered_at)",
+                &[&me, &targets, &times],
+            )
+            .await
+            .map(drop)
     }
 
     async fn write_losses(&self, client: &Connection) -> Result<(), Fault> {

@@ -50,7 +50,7 @@ pub(super) async fn append(
     let lost = bodies::lost(work, submissions).await?;
     for (at, submission) in submissions.iter().enumerate() {
         let id = first + at as i64;
-        let repeats = taken.repeats_of(at, submission);
+        let repeats = if there.contains(&id) { vec![] } else { taken.repeats_of(submission) };
         if !repeats.is_empty() {
             answers.push(Err(JournalError::Repeated(repeats)));
             continue;
@@ -71,11 +71,11 @@ pub(super) async fn append(
             rows.push(id, project, submission, need)?;
             note(work, project, submission);
         }
-        taken.kept.extend(&submission.keys);
+        taken.kept.extend(submission.keys.iter().map(|key| (*key, id)));
         answers.push(Ok(RecordId(id.cast_unsigned())));
     }
     rows.write(work).await?;
-    taken.settle(work, submissions, &answers).await?;
+    taken.give_back(work, submissions, &answers).await?;
     Ok(Appended { answers, there })
 }
 
@@ -91,41 +91,49 @@ async fn take_keys(
     submissions: &[&Submission],
     (first, there): (i64, &HashSet<i64>),
 ) -> Result<Keys, Fault> {
-    let mut wanted: Vec<(u128, usize, i64, i64)> = Vec::new();
+    let mut wanted: Vec<Wanted> = Vec::new();
     let new = submissions.iter().enumerate().filter(|(at, _)| !there.contains(&(first + *at as i64)));
     for (at, submission) in new {
         let (accepted, since) = (ms(submission.accepted_at), ms(submission.repeats_since));
-        wanted.extend(submission.keys.iter().map(|key| (*key, at, accepted, since)));
+        let record = first + at as i64;
+        wanted.extend(submission.keys.iter().map(|key| Wanted { key: *key, record, accepted, since }));
     }
     if wanted.is_empty() {
         return Ok(Keys::default());
     }
     // In one order for everybody, so that no two relays wait for each other.
     wanted.sort_unstable();
-    wanted.dedup_by_key(|(key, ..)| *key);
+    wanted.dedup_by_key(|wanted| wanted.key);
     // What was kept on this machine for a while has another window.
-    let newest = wanted.iter().map(|(.., since)| *since).max().unwrap_or(0);
-    let (now, late): (Vec<_>, Vec<_>) = wanted.iter().copied().partition(|(.., since)| newest - since < SAME_WINDOW);
+    let newest = wanted.iter().map(|wanted| wanted.since).max().unwrap_or(0);
+    let (now, late): (Vec<_>, Vec<_>) = wanted.iter().copied().partition(|wanted| newest - wanted.since < SAME_WINDOW);
     let mut rows = take(work, &now).await?;
     rows.extend(take(work, &late).await?);
     let ours: HashSet<u128> = rows.iter().map(|row| row.get::<_, Uuid>(0).as_u128()).collect();
-    let mut repeats: HashMap<usize, Vec<u128>> = HashMap::new();
-    for (key, at, ..) in wanted.into_iter().filter(|(key, ..)| !ours.contains(key)) {
-        repeats.entry(at).or_default().push(key);
-    }
-    Ok(Keys { repeats, ours, kept: HashSet::new() })
+    let others = wanted.iter().map(|wanted| wanted.key).filter(|key| !ours.contains(key)).collect();
+    Ok(Keys { others, ours, kept: HashMap::new() })
+}
+
+/// A key that a submission wants, and the record that it would be.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Wanted {
+    key: u128,
+    record: i64,
+    accepted: i64,
+    since: i64,
 }
 
 /// Takes these keys, as far as nobody has them; the rows of those that are ours now.
-async fn take(work: &Work, wanted: &[(u128, usize, i64, i64)]) -> Result<Vec<Row>, Fault> {
-    let Some(since) = wanted.iter().map(|(.., since)| *since).min() else { return Ok(vec![]) };
-    let keys: Vec<Uuid> = wanted.iter().map(|(key, ..)| Uuid::from_u128(*key)).collect();
-    let accepted: Vec<i64> = wanted.iter().map(|(_, _, accepted, _)| *accepted).collect();
+async fn take(work: &Work, wanted: &[Wanted]) -> Result<Vec<Row>, Fault> {
+    let Some(since) = wanted.iter().map(|wanted| wanted.since).min() else { return Ok(vec![]) };
+    let keys: Vec<Uuid> = wanted.iter().map(|wanted| Uuid::from_u128(wanted.key)).collect();
+    let records: Vec<i64> = wanted.iter().map(|wanted| wanted.record).collect();
+    let accepted: Vec<i64> = wanted.iter().map(|wanted| wanted.accepted).collect();
     // A row that is not changed is locked all the same, and the transaction that does so is waited for.
     work.query(
-        "INSERT INTO key AS k SELECT u.key, 0, u.at FROM unnest($1::uuid[], $2::bigint[]) AS u(key, at)
-         ON CONFLICT (key) DO UPDATE SET record = 0, at = excluded.at WHERE k.at < $3 RETURNING k.key",
-        &[&keys, &accepted, &since],
+        "INSERT INTO key AS k SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[])
+         ON CONFLICT (key) DO UPDATE SET record = excluded.record, at = excluded.at WHERE k.at < $4 RETURNING k.key",
+        &[&keys, &records, &accepted, &since],
     )
     .await
 }
@@ -133,44 +141,40 @@ async fn take(work: &Work, wanted: &[(u128, usize, i64, i64)]) -> Result<Vec<Row
 /// Whose keys they are.
 #[derive(Default)]
 struct Keys {
-    /// By the place of a submission, those of its keys that others have.
-    repeats: HashMap<usize, Vec<u128>>,
+    /// Those that another relay has, or a group before this one.
+    others: HashSet<u128>,
     ours: HashSet<u128>,
-    /// Those of the submissions that were let in so far.
-    kept: HashSet<u128>,
+    /// Those of the submissions that were let in so far, and their records.
+    kept: HashMap<u128, i64>,
 }
 
 impl Keys {
-    /// The keys of the submission at this place that others have, or one before it.
-    fn repeats_of(&self, at: usize, submission: &Submission) -> Vec<u128> {
-        let before = submission.keys.iter().filter(|key| self.kept.contains(key)).copied();
-        self.repeats.get(&at).into_iter().flatten().copied().chain(before).collect()
+    /// The keys of a submission that others have, or one before it.
+    fn repeats_of(&self, submission: &Submission) -> Vec<u128> {
+        let is_taken = |key: &&u128| self.others.contains(key) || self.kept.contains_key(key);
+        submission.keys.iter().filter(is_taken).copied().collect()
     }
 
-    /// Notes of which records they are; those of submissions that became none are given back.
-    async fn settle(&self, work: &Work, submissions: &[&Submission], answers: &Answers) -> Result<(), Fault> {
-        let (mut keys, mut records, mut back) = (vec![], vec![], vec![]);
-        for (submission, answer) in submissions.iter().zip(answers) {
-            for key in submission.keys.iter().filter(|key| self.ours.contains(key)) {
-                let key = Uuid::from_u128(*key);
-                match answer {
-                    Ok(id) => {
-                        keys.push(key);
-                        records.push(id.number().cast_signed());
-                    }
-                    // Another one may have it.
-                    _ if self.kept.contains(&key.as_u128()) => {}
-                    _ => back.push(key),
+    /// Gives those back of submissions that became no records, or to those behind them with the same key.
+    async fn give_back(&self, work: &Work, submissions: &[&Submission], answers: &Answers) -> Result<(), Fault> {
+        let (mut back, mut given, mut records) = (vec![], vec![], vec![]);
+        let refused = submissions.iter().zip(answers).filter(|(_, answer)| answer.is_err());
+        for key in refused.flat_map(|(submission, _)| &submission.keys).filter(|key| self.ours.contains(key)) {
+            match self.kept.get(key) {
+                Some(record) => {
+                    given.push(Uuid::from_u128(*key));
+                    records.push(*record);
                 }
+                None => back.push(Uuid::from_u128(*key)),
             }
-        }
-        if !keys.is_empty() {
-            let sql =
-                "UPDATE key SET record = u.r FROM unnest($1::uuid[], $2::bigint[]) AS u(k, r) WHERE key.key = u.k";
-            work.execute(sql, &[&keys, &records]).await?;
         }
         if !back.is_empty() {
             work.execute("DELETE FROM key WHERE key = ANY($1)", &[&back]).await?;
+        }
+        if !given.is_empty() {
+            let sql =
+                "UPDATE key SET record = u.r FROM unnest($1::uuid[], $2::bigint[]) AS u(k, r) WHERE key.key = u.k";
+            work.execute(sql, &[&given, &records]).await?;
         }
         Ok(())
     }

@@ -302,7 +302,6 @@ struct Outcomes {
     rests: Vec<(i64, Rest)>,
     missed: Vec<(i64, DropReason)>,
     letters: Vec<letters::New>,
-    is_delivered: bool,
 }
 
 impl Outcomes {
@@ -312,7 +311,7 @@ impl Outcomes {
         let (project, id, size) = (ready.project, ready.number(), ready.record.body.len());
         if !delivered.is_empty() {
             work.book.note(now, Some(target), project, Outcome::Delivered, delivered);
-            self.is_delivered = true;
+            work.book.note_latest(target, ms(now));
         }
         if let Some((reason, much)) = dropped {
             work.book.note_dropped(now, (target, project), *reason, (&ready.record.body, much));
@@ -330,18 +329,8 @@ impl Outcomes {
     }
 
     async fn write(self, work: &mut Work, target: TargetId) -> Result<(), Fault> {
-        let number = i16::from(target.0);
         places::put_off(work, target, &self.rests).await?;
         places::note_missed(work, target, self.missed).await?;
-        if self.is_delivered {
-            work.execute(
-                "INSERT INTO latest (incarnation, target, delivered_at) VALUES ($1, $2, $3)
-                 ON CONFLICT (incarnation, target) DO UPDATE SET
-                     delivered_at = greatest(latest.delivered_at, excluded.delivered_at)",
-                &[&work.shared.incarnation, &number, &ms(work.now())],
-            )
-            .await?;
-        }
         for letter in self.letters {
             letters::write(work, letter).await?;
         }

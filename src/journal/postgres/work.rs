@@ -82,8 +82,8 @@ impl Work {
                  AND NOT (SELECT replaced FROM node WHERE incarnation = $1) RETURNING number",
             )
             .await?;
-        client.batch_execute("BEGIN").await?;
-        let row = client.query_opt(&count, &[&incarnation]).await?;
+        let params: Params<'_> = &[&incarnation];
+        let ((), row) = tokio::try_join!(client.batch_execute("BEGIN"), client.query_opt(&count, params))?;
         let Some(row) = row else {
             shared.is_replaced.cancel();
             return Err(Fault::Failed("another relay has taken the name of this one".into()));
