@@ -143,6 +143,7 @@ impl Buckets {
     }
 }
 
+/// A bucket, and what this relay has of it.
 #[derive(Debug)]
 struct Bucket {
     limit: Limit,
@@ -214,13 +215,11 @@ impl Bucket {
         }
     }
 
-    /// What was spent of the part before is spent of this one, and of a smaller one no more than it holds.
+    /// What was spent of the part before is spent of this one, also more than it holds: whoever leaves and comes back gives nothing away.
     fn keep_spent(&self, (before, parts): (u32, u32), now: Duration) {
         let mut meter = self.meter();
-        let spent = meter.lacks(now);
-        let same = spent.saturating_mul(parts.into()) / u64::from(before);
-        let all = u64::from(self.limit.burst().get());
-        *meter = Meter::spent(self.limit, if parts < before { same } else { same.min(all).max(spent) }, now);
+        let left = u128::from(nanos(meter.whole_at.saturating_sub(now))) * u128::from(parts) / u128::from(before);
+        *meter = Meter::whole_in(self.limit, Duration::from_nanos(u64::try_from(left).unwrap_or(u64::MAX)), now);
     }
 }
 
@@ -266,6 +265,13 @@ impl Meter {
         self.behind += more;
         self.whole_at = now + stands_still + more + times(interval, burst.saturating_sub(left).into());
         Ok(())
+    }
+
+    /// One that is full again after so long.
+    fn whole_in(limit: Limit, left: Duration, now: Duration) -> Self {
+        let spent = nanos(left).div_ceil(nanos(limit.interval()));
+        // Some of the next one has come already.
+        Self::spent(limit, spent, now.saturating_sub(times(limit.interval(), spent).saturating_sub(left)))
     }
 
     /// How much it lacks until it is full.
@@ -385,10 +391,24 @@ mod tests {
         assert_eq!(take(&relay, 1, ms(0)), Err(ms(10_000)));
         relay.busy(ms(20_000));
         relay.divide(3, Some(&others(1)), ms(20_000));
-        assert_eq!(take(&relay, 1, ms(20_000)), Err(ms(20_000)), "it has half, and has spent it");
+        assert_eq!(take(&relay, 1, ms(20_000)), Err(ms(40_000)), "it has half, and has spent more");
         relay.divide_unheard(ms(20_000));
-        assert_eq!(take(&relay, 1, ms(20_000)), Err(ms(30_000)), "nothing is heard: a third");
-        assert_eq!((relay.busy(ms(79_999)).len(), relay.busy(ms(80_000)).len()), (1, 0), "its part is whole again");
+        assert_eq!(take(&relay, 1, ms(20_000)), Err(ms(90_000)), "nothing is heard: a third");
+        assert_eq!((relay.busy(ms(139_999)).len(), relay.busy(ms(140_000)).len()), (1, 0), "its part is whole again");
+    }
+
+    #[test]
+    fn one_that_comes_and_goes_gives_nothing_of_a_limit_away() {
+        let relay = limiter("error = \"100/m\"", &Limiter::default(), ms(0));
+        assert_eq!(take(&relay, 100, ms(0)), Ok(()));
+        for round in 1..=40 {
+            let now = ms(1_000 * round);
+            relay.busy(now);
+            relay.busy(now);
+            relay.divide(2, Some(&others(u32::from(round % 2 == 1))), now);
+        }
+        let more = (0..100).take_while(|_| take(&relay, 1, ms(40_000)).is_ok()).count();
+        assert!((49..=51).contains(&more), "the half of 20 s, the whole of 20 s, and nothing got lost: {more}");
     }
 
     #[test]
