@@ -1,6 +1,7 @@
 //! Tells what is in the file, table by table and record by record.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
@@ -131,9 +132,18 @@ impl Telling<'_> {
     fn take_file(&self, mut record: Box<Record>, name: &str) -> Result<(), TransferError> {
         let mut folder = self.path.as_os_str().to_owned();
         folder.push("-bodies");
-        let opened = File::open(PathBuf::from(folder).join(name));
+        if !Path::new(&folder).is_dir() {
+            let folder = PathBuf::from(folder);
+            return Err(TransferError::Failed(format!("{} is missing: it belongs to the journal", folder.display())));
+        }
         let is_whole = |file: &File| file.metadata().is_ok_and(|meta| meta.len() == record.size.cast_unsigned());
-        let Some(file) = opened.ok().filter(is_whole) else { return self.say(Part::Record(record)) };
+        let file = match File::open(PathBuf::from(folder).join(name)) {
+            Ok(file) if is_whole(&file) => file,
+            // It is set aside there as it would be here.
+            Ok(_) => return self.say(Part::Record(record)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.say(Part::Record(record)),
+            Err(error) => return Err(TransferError::Failed(format!("the body {name}: {error}"))),
+        };
         record.body = Body::Large;
         let size = record.size.cast_unsigned();
         self.say(Part::Record(record))?;
