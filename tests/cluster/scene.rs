@@ -18,10 +18,17 @@ use crate::support::relay::{Plan, Relay};
 use crate::support::upstream::Upstream;
 
 /// How long everything accepted may take to be where it belongs after the worst.
-pub(super) const LATE: Duration = Duration::from_secs(60);
+pub(super) const LATE: Duration = Duration::from_secs(120);
 
 /// The senders at each relay.
 const SENDERS: u32 = 8;
+
+/// Where what was not delivered is.
+const WHERE_IT_IS: &str = "SELECT 'relay', incarnation::text, name, replaced || ' ' || gone, spilled FROM node
+    UNION ALL SELECT 'in hand of ' || owner, target::text, '', '', sum(cardinality(records)) FROM slice GROUP BY owner, target
+    UNION ALL SELECT 'put off', target::text, coalesce(owner::text, ''), (due > extract(epoch FROM now()) * 1000)::text, count(*) FROM pending GROUP BY 2, 3, 4
+    UNION ALL SELECT 'untried of ' || f.incarnation, f.target::text, '', '', count(*) FROM frontier f
+        JOIN record r ON r.id > f.reached AND r.id < (f.incarnation::bigint + 1) << 40 GROUP BY f.incarnation, f.target";
 
 /// Two clusters at a time are what a small machine can carry.
 static PLACES: Semaphore = Semaphore::const_new(2);
@@ -125,7 +132,8 @@ impl Scene {
             let taken = eventually("everything is delivered", LATE, async || {
                 // Which they are is looked at when there are enough.
                 if upstream.taken_count() < ids.len() {
-                    return Err(format!("{name} has {} of {}", upstream.taken_count(), ids.len()));
+                    let whose = self.servers.ask(WHERE_IT_IS).await.unwrap_or_else(|error| error);
+                    return Err(format!("{name} has {} of {}\n{whose}", upstream.taken_count(), ids.len()));
                 }
                 let mut taken = BTreeMap::<String, usize>::new();
                 upstream.taken_ids().into_iter().for_each(|id| *taken.entry(id).or_default() += 1);

@@ -17,7 +17,7 @@ use super::postgres::{as_nobody, open_to_all, own, program};
 use super::process::Process;
 
 /// How long an election may take on a busy machine, and more.
-const ELECTED: Duration = Duration::from_secs(60);
+const ELECTED: Duration = Duration::from_secs(120);
 
 /// The servers, the first of which is the primary to begin with.
 pub(crate) struct Patroni {
@@ -105,6 +105,15 @@ impl Patroni {
         eventually("another server is the primary", ELECTED, async || match self.primary().await? {
             same if same == before => Err("it is still the primary".to_owned()),
             other => self.is_safe().await.map(|()| other),
+        })
+        .await
+    }
+
+    /// Waits until commits are waited for again by whichever is the primary: one that was killed alone may come back as such.
+    pub(crate) async fn await_safe(&self) -> usize {
+        eventually("a server is the primary", ELECTED, async || {
+            let primary = self.primary().await?;
+            self.is_safe().await.map(|()| primary)
         })
         .await
     }
@@ -228,6 +237,8 @@ bootstrap:
       parameters: {{max_connections: 100, synchronous_commit: "on", wal_keep_size: 256MB, fsync: "off"}}
   initdb: [{{encoding: UTF8}}, {{locale: C}}, data-checksums]
 postgresql:
+  remove_data_directory_on_rewind_failure: true
+  remove_data_directory_on_diverged_timelines: true
   listen: "127.0.0.1:{port}"
   connect_address: "127.0.0.1:{port_there}"
   data_dir: {folder}/data
