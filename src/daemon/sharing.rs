@@ -2,7 +2,8 @@
 //!
 //! Rules: the database says both; the first relay to start says them there. A file that says something else is told of and changes
 //! nothing, but a change of its primary while the relay runs is a switch, and a change of the common part at the relay that leads is
-//! published: it holds for all. What a relay cannot take it does not use, and says why. Without the database all stays as it is.
+//! published, if the file was what is common before: it holds for all. All of a change holds, or nothing. What a relay cannot take it
+//! does not use, and says why; switches it follows all the same. Without the database all stays as it is.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +16,7 @@ use tokio::time::sleep;
 
 use crate::config::common::Common;
 use crate::config::diagnostics::LoadError;
-use crate::config::{Config, Loaded, diff, parse};
+use crate::config::{Config, Fingerprint, Loaded, diff, parse};
 use crate::journal::JournalError;
 use crate::journal::postgres::{Plane, PostgresJournal};
 use crate::journal::term::Epoch;
@@ -41,6 +42,8 @@ struct Seen {
     /// The file's last good content.
     loaded: Loaded,
     own: Own,
+    /// The content that was to hold for all and cannot, and why. It is tried again when somebody asks.
+    refused: Option<(Fingerprint, String)>,
     plane: Plane,
     /// By which names the file differs from what is common, and whether all relays were told.
     differs: Vec<String>,
@@ -82,7 +85,8 @@ impl Sharing {
                 plane.revision -= 1;
             }
         }
-        let seen = Seen { loaded: of_file, own, plane, differs: vec![], is_told: true, config: loaded.config.clone() };
+        let config = loaded.config.clone();
+        let seen = Seen { loaded: of_file, own, refused: None, plane, differs: vec![], is_told: true, config };
         let sharing = Self { journal, file, seen: Mutex::new(seen), look_again: Arc::default() };
         sharing.tell(differs, false).await;
         Ok(sharing)
@@ -92,26 +96,40 @@ impl Sharing {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What all relays have, after a change of the file has become one of all where it may.
-    async fn follow(&self, loaded: &Loaded, own: &Own, is_asked: bool) -> Result<Plane, String> {
+    /// What all relays have, after a change of the file has become one of all where it may; and why it has not, where it cannot be used.
+    async fn follow(&self, loaded: &Loaded, own: &Own, is_asked: bool) -> Result<(Plane, Option<String>), String> {
         let Seen { own: before, config, .. } = self.seen().clone();
         let failed = |error: JournalError| format!("what all relays share cannot be changed now: {error}");
-        if own.primary != before.primary {
+        let plane = self.journal.plane(&own.primary, own.common.text()).await.map_err(failed)?;
+        let common = Common::from(plane.common.clone());
+        // The edit of a file that differed before would take back what others published: then somebody has to ask.
+        let is_edit = own.common != before.common && before.common.differing(&common).is_empty();
+        let is_meant = plane.common != own.common.text() && (is_asked || is_edit);
+        let epoch = if is_meant { self.leads().await } else { None };
+        let is_switch = own.primary != before.primary;
+        if epoch.is_none() && !is_switch {
+            return Ok((plane, None));
+        }
+        // What this relay cannot go over to is nothing for the others.
+        let mut wanted = plane.clone();
+        if is_switch {
+            wanted.primary = own.primary.to_string();
+        }
+        if epoch.is_some() {
+            wanted.common = own.common.text().to_owned();
+        }
+        if let Err(why) = made(loaded.clone(), own, &wanted).and_then(|made| goes_over(&config, &made.config)) {
+            return Ok((plane, Some(why)));
+        }
+        if let Some(epoch) = epoch {
+            self.journal.publish(epoch, own.common.text()).await.map_err(failed)?;
+            tracing::info!(changes = own.common.differing(&common).join(", "), "published to all relays");
+        }
+        if is_switch {
             self.journal.share_primary(&own.primary).await.map_err(failed)?;
         }
         let plane = self.journal.plane(&own.primary, own.common.text()).await.map_err(failed)?;
-        if plane.common == own.common.text() || (own.common == before.common && !is_asked) {
-            return Ok(plane);
-        }
-        let Some(epoch) = self.leads().await else { return Ok(plane) };
-        // What this relay cannot go over to is nothing for the others.
-        has_primary(&loaded.config, &plane).and_then(|()| goes_over(&config, &loaded.config))?;
-        self.journal.publish(epoch, own.common.text()).await.map_err(failed)?;
-        tracing::info!(
-            changes = own.common.differing(&Common::from(plane.common)).join(", "),
-            "published to all relays"
-        );
-        self.journal.plane(&own.primary, own.common.text()).await.map_err(failed)
+        Ok((plane, None))
     }
 
     /// Says by which names the file differs from what is common: in the log and to all relays when that is new, in the log when
@@ -129,7 +147,7 @@ impl Sharing {
                 _ => tracing::warn!(
                     config.path = %path,
                     differs = names,
-                    "the file differs from what all relays have in common: that holds"
+                    "the file differs from what all relays have in common: that holds until the one that leads gets SIGHUP"
                 ),
             }
         }
@@ -140,9 +158,19 @@ impl Sharing {
         }
     }
 
-    fn note(&self, loaded: Loaded, own: Own, plane: Plane, made: Option<&Loaded>) {
+    /// A file that is refused leaves its last good content.
+    fn note(
+        &self,
+        file: Option<(Loaded, Own)>,
+        refused: Option<(Fingerprint, String)>,
+        plane: Plane,
+        made: Option<&Loaded>,
+    ) {
         let mut seen = self.seen();
-        (seen.loaded, seen.own, seen.plane) = (loaded, own, plane);
+        if let Some((loaded, own)) = file {
+            (seen.loaded, seen.own) = (loaded, own);
+        }
+        (seen.refused, seen.plane) = (refused, plane);
         if let Some(made) = made.filter(|made| goes_over(&seen.config, &made.config).is_ok()) {
             seen.config = made.config.clone();
         }
@@ -150,28 +178,40 @@ impl Sharing {
 
     async fn load(&self, is_asked: bool) -> Result<Loaded, LoadError> {
         let unfit = |why: String| LoadError::Apart { path: self.file.path().to_owned(), why };
-        let Seen { loaded: good, own: before, plane: known, config, .. } = self.seen().clone();
-        // While the file is broken its last good content stands for it: switches are followed.
-        let (loaded, broken) = match self.file.load(is_asked).await {
-            Ok(loaded) => (loaded, None),
-            Err(error) => (good, Some(error)),
+        let Seen { loaded: good, own: before, refused: known_refusal, plane: known, config, .. } = self.seen().clone();
+        // While the file is broken or refused its last good content stands for it: switches are followed.
+        let file = self.file.load(is_asked).await;
+        let said = file.as_ref().map_or_else(|_| before.common.clone(), |file| Own::of(file).common);
+        let (loaded, broken, kept) = match file {
+            Ok(file) => match known_refusal.filter(|(of, _)| *of == file.fingerprint && !is_asked) {
+                Some(kept) => (good.clone(), Some(unfit(kept.1.clone())), Some(kept)),
+                None => (file, None, None),
+            },
+            Err(error) => (good.clone(), Some(error), None),
         };
         let own = Own::of(&loaded);
         self.look_again.store(false, Ordering::Release);
-        let plane = match self.follow(&loaded, &own, is_asked && broken.is_none()).await {
-            Ok(plane) => plane,
-            Err(_) if own == before && !is_asked => known,
+        let (plane, refused) = match self.follow(&loaded, &own, is_asked && broken.is_none()).await {
+            Ok(followed) => followed,
+            Err(_) if own == before && !is_asked => (known, None),
             Err(why) => {
                 self.look_again.store(true, Ordering::Release);
                 return Err(unfit(why));
             }
         };
-        let differs = own.common.differing(&Common::from(plane.common.clone()));
-        let outcome = made(loaded.clone(), &own, &plane).map_err(unfit);
-        self.note(loaded, own, plane, outcome.as_ref().ok());
-        self.tell(differs, is_asked).await;
-        match (broken, outcome) {
-            (Some(broken), Ok(made)) if made.config == config => Err(broken),
+        let mut outcome = if refused.is_none() { made(loaded.clone(), &own, &plane) } else { Err(String::new()) };
+        let fixed = outcome.as_ref().ok().and_then(|made| goes_over(&config, &made.config).err());
+        let unused = refused.clone().or(fixed);
+        if unused.is_some() {
+            outcome = made(good, &before, &plane);
+        }
+        let (outcome, kept) = (outcome.map_err(unfit), refused.map(|why| (loaded.fingerprint, why)).or(kept));
+        let file = unused.is_none().then_some((loaded, own));
+        self.note(file, kept, plane.clone(), outcome.as_ref().ok());
+        self.tell(said.differing(&Common::from(plane.common)), is_asked).await;
+        let is_usable = |made: &Loaded| made.config != config && goes_over(&config, &made.config).is_ok();
+        match (broken.or(unused.map(unfit)), outcome) {
+            (Some(broken), Ok(made)) if !is_usable(&made) => Err(broken),
             (broken, outcome) => {
                 self.look_again.fetch_or(broken.is_some(), Ordering::AcqRel);
                 outcome

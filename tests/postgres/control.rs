@@ -139,13 +139,41 @@ async fn a_stale_file_of_the_next_leader_changes_nothing_until_somebody_asks_for
     let one = one.started().await;
     differs([&one, &two], json!(["mirror"])).await;
     mirrored([&one, &two], false).await;
+    edit(&two, "max_age = \"2s\"", "max_age = \"9s\"");
+    differs([&one, &two], json!(["mirror", "upstreams.a.max_age"])).await;
+    mirrored([&one, &two], false).await;
     two.signal(Signal::HUP);
     mirrored([&one, &two], true).await;
     eventually("now it is the other one that differs", LIVE, async || {
         let told = told(&two, "one").await["differs"].clone();
-        if told == json!(["mirror"]) { Ok(()) } else { Err(told.to_string()) }
+        if told == json!(["mirror", "upstreams.a.max_age"]) { Ok(()) } else { Err(told.to_string()) }
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_leader_whose_file_needs_a_restart_uses_nothing_of_it_and_follows_the_switches_of_others() {
+    const PLACE: &str = "durability = \"single\"";
+    let scene = Scene::begin().await;
+    let (one, two) = scene.relays().await;
+    let text = std::fs::read_to_string(one.config()).expect("the configuration");
+    let text = text.replace("primary = \"a\"", "primary = \"b\"");
+    one.replace_config(&text.replace(PLACE, &format!("{PLACE}\nmax_size = \"2GiB\"")));
+    let says_why = |status: &Value| {
+        let why = status["config"]["error"].as_str().unwrap_or_default();
+        why.contains("a restart is needed to change journal.max_size")
+    };
+    shows(&one, "it says why", says_why).await;
+    assert_eq!(two.status().await["primary"], "a");
+    for to in ["b", "a"] {
+        switch(&two, to).await;
+        shows(&one, "the switch is live", |status| status["primary"] == to).await;
+    }
+    shows(&one, "it says why again", says_why).await;
+    assert_eq!(two.status().await["primary"], "a");
+    one.replace_config(&text);
+    shows(&two, "the rest of the change is a switch", |status| status["primary"] == "b").await;
+    shows(&one, "nothing is wrong", |status| status["config"]["error"].is_null()).await;
 }
 
 #[tokio::test]

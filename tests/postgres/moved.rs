@@ -212,6 +212,28 @@ async fn what_several_relays_kept_moves_into_one_file_even_what_one_had_in_hand_
 }
 
 #[tokio::test]
+async fn what_a_relay_kept_moves_to_another_database_and_it_starts_there_with_the_same_primary() {
+    let (a, b) = (Upstream::start().await, Upstream::start().await);
+    let (from, to) = (Server::shared().database(), Server::shared().database());
+    let plan = Plan::new(&[("a", a.dsn("key", 1)), ("b", b.dsn("key", 1))]).shared(&from.url, "one");
+    let mut relay = plan.journal("durability = \"single\"").start().await;
+    let mut ids = relay.send_errors(2).await;
+    taken(&relay, "b", &b, &ids).await;
+    relay.flip_to("b").await;
+    relay.stop().await;
+    moved(&relay, &["--to", &to.url, "--single"]).await;
+    keep_in(&relay, &format!("\"{}\"", from.url), &format!("\"{}\"", to.url));
+    // That of the journal holds.
+    relay.rewrite_primary("a");
+    let relay = relay.started().await;
+    assert_eq!(relay.status().await["primary"], "b");
+    ids.extend(relay.send_errors(1).await);
+    taken(&relay, "a", &a, &ids).await;
+    taken(&relay, "b", &b, &ids).await;
+    relay.finish().await;
+}
+
+#[tokio::test]
 async fn a_move_that_is_killed_leaves_the_source_as_it_was_and_a_target_that_nobody_uses_until_it_is_begun_anew() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let (mut relay, ids) = filled(&a, &b).await;

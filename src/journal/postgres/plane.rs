@@ -38,15 +38,18 @@ pub struct Plane {
 }
 
 impl PostgresJournal {
-    /// What all relays have. The first relay to ask makes its own that of all.
+    /// What all relays have. The first relay to ask makes its own that of all, as far as there is none: a moved journal brings its
+    /// primary alone.
     pub async fn plane(&self, primary: &str, common: &str) -> Result<Plane, JournalError> {
         let (primary, common) = (primary.to_owned(), common.to_owned());
         self.call(|shared| async move {
             let (client, me) = (shared.client().await?, shared.settings.node_name());
-            let sql =
-                "UPDATE control SET main = $1, set_by = $2, common = $3, revision = revision + 1 WHERE main IS NULL";
+            let sql = "UPDATE control SET main = coalesce(main, $1::text),
+                set_by = coalesce(set_by, CASE WHEN main IS NULL THEN $2::text END),
+                common = coalesce(common, $3::text), revision = revision + 1
+                WHERE main IS NULL OR common IS NULL";
             client.execute(sql, &[&primary, &me, &common]).await?;
-            let sql = "SELECT revision, main, set_by = $1, common FROM control";
+            let sql = "SELECT revision, main, coalesce(set_by = $1, false), common FROM control";
             let row = client.query_one(sql, &[&me]).await?;
             Ok(Plane { revision: row.get(0), primary: row.get(1), is_ours: row.get(2), common: row.get(3) })
         })
