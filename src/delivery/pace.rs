@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use crate::journal::TargetId;
 use crate::journal::pace::Heard;
-use crate::policy::standing::{Lesson, Share};
+use crate::policy::standing::Lesson;
 
 /// The most lessons of one upstream that wait to be told. The oldest give way: what an upstream limits it says again.
 const MOST: usize = 1024;
@@ -97,7 +97,9 @@ impl Pace {
     pub(super) fn tell(&self, lesson: Lesson) {
         let Some(news) = &self.news else { return };
         let mut untold = self.untold();
-        if untold.lessons.last() == Some(&lesson) && untold.telling < untold.lessons.len() {
+        // A wish that is being told is told: whoever still has it asks again.
+        let is_waiting = untold.telling < untold.lessons.len() || lesson == Lesson::WantsProbe;
+        if untold.lessons.last() == Some(&lesson) && is_waiting {
             return;
         }
         if untold.lessons.len() >= MOST {
@@ -151,7 +153,7 @@ impl Pace {
         let mut untold = self.untold();
         untold.telling = untold.lessons.len();
         let (used, most) = (self.used.load(Ordering::Relaxed), self.most.load(Ordering::Relaxed));
-        let wanted = self.heard.load().as_ref().map_or(0, |heard| part(heard.share, most));
+        let wanted = self.heard.load().as_ref().map_or(0, |heard| self.part(heard, most));
         untold.lessons.iter().cloned().chain([Lesson::Places { wanted, used, most }]).collect()
     }
 
@@ -164,7 +166,7 @@ impl Pace {
         let before = self.heard();
         let most = self.most.load(Ordering::Relaxed);
         let granted = heard.standings.get(&self.target).map_or(0, |standing| standing.places(heard.relay));
-        let wanted = part(heard.share, most);
+        let wanted = self.part(heard, most);
         self.places.store(wanted.min(granted), Ordering::Relaxed);
         let is_share_same = before.as_ref().is_some_and(|before| before.share == heard.share);
         if let Some(news) = self.news.as_ref().filter(|_| granted < wanted && !is_share_same) {
@@ -179,6 +181,13 @@ impl Pace {
         !is_same
     }
 
+    /// Its part of the most that may be under way, where this relay's configuration says `most`.
+    fn part(&self, heard: &Heard, most: u32) -> u32 {
+        let known = heard.standings.get(&self.target);
+        let least = known.map_or(most, |standing| standing.least(heard.relay, most));
+        u32::try_from(heard.share.part(least.into())).unwrap_or(least)
+    }
+
     fn untold(&self) -> MutexGuard<'_, Untold> {
         self.untold.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -188,6 +197,44 @@ fn count(requests: usize) -> u32 {
     u32::try_from(requests).unwrap_or(u32::MAX)
 }
 
-fn part(share: Share, most: u32) -> u32 {
-    u32::try_from(share.part(most.into())).unwrap_or(most)
+#[cfg(test)]
+mod tests {
+    use crate::clock::Timestamp;
+    use crate::policy::standing::{Share, Standing};
+
+    use super::*;
+
+    fn heard(standing: Standing) -> Arc<Heard> {
+        let (share, standings) = (Share { position: 0, of: 2 }, BTreeMap::from([(TargetId::new(1), standing)]));
+        Arc::new(Heard { relay: 1, share, standings, now: Timestamp::default(), others: BTreeMap::new() })
+    }
+
+    #[test]
+    fn a_wish_waits_once_however_often_telling_it_fails() {
+        let pace = Pace::new(TargetId::new(1), Some(Arc::default()));
+        pace.tell(Lesson::Closed);
+        for _ in 0..3 {
+            pace.tell(Lesson::WantsProbe);
+            assert_eq!(pace.telling()[..2], [Lesson::Closed, Lesson::WantsProbe]);
+            assert_eq!(pace.untold().lessons.len(), 2);
+        }
+        pace.hear(&heard(Standing::default()));
+        assert!(pace.untold().lessons.is_empty());
+        pace.tell(Lesson::WantsProbe);
+        assert_eq!(pace.untold().lessons, [Lesson::WantsProbe], "it has told it, and wants it still");
+    }
+
+    #[test]
+    fn it_wants_its_part_of_the_least_that_any_relay_says() {
+        let pace = Pace::new(TargetId::new(1), Some(Arc::default()));
+        let mut standing = Standing::default();
+        standing.learn(2, &Lesson::Places { wanted: 1, used: 0, most: 2 }, Timestamp::default());
+        assert_eq!(pace.places(8, 0), 0, "nothing is heard yet");
+        pace.hear(&heard(standing.clone()));
+        let told = pace.telling();
+        assert_eq!(told, [Lesson::Places { wanted: 1, used: 0, most: 8 }]);
+        told.iter().for_each(|lesson| standing.learn(1, lesson, Timestamp::default()));
+        pace.hear(&heard(standing));
+        assert_eq!(pace.places(8, 0), 1);
+    }
 }

@@ -238,12 +238,15 @@ impl Worker {
             if let Err(until) = self.turn(now) {
                 return until;
             }
-            let room = self.most().saturating_sub(self.in_flight.len());
+            // Whoever has the probe needs no place for it: with none it would keep it and find out nothing.
+            let most = self.most().max(usize::from(self.circuit.state() != State::Closed));
+            let room = most.saturating_sub(self.in_flight.len());
             let permits = self.circuit.permits(now, room, self.in_flight.len());
             if self.bytes_in_flight >= MAX_BYTES_IN_FLIGHT {
                 return None;
             }
             if permits == 0 && room == 0 {
+                self.forgo_probe(now);
                 return None;
             }
             if permits == 0 {
@@ -259,11 +262,12 @@ impl Worker {
                 self.looks_on = crowded.map_or(now, |_| now + GAP);
                 return Some(self.looks_on);
             }
-            let permits = permits.min(room.saturating_sub(self.most().saturating_sub(self.share())).max(1));
+            let permits = permits.min(room.saturating_sub(most.saturating_sub(self.share())).max(1));
             let claims = match self.around.journal.claim(self.target, now, permits).await {
                 Ok(claims) => claims,
                 Err(error) => {
                     self.around.watch.journal_fails(&error);
+                    self.forgo_probe(now);
                     return Some(now + JOURNAL_PAUSE);
                 }
             };

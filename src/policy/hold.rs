@@ -27,13 +27,17 @@ struct Hold {
     since: Timestamp,
     until: Timestamp,
     refusals: u32,
+    /// Whether it was refused here, not only at another relay.
+    own: bool,
 }
 
 impl Holds {
     /// The upstream refused the project's DSN: it waits, longer each time. Answers that were under way together count once.
     pub fn refused(&mut self, project: &Arc<str>, now: Timestamp) -> Timestamp {
         self.good.remove(project);
-        let hold = self.held.entry(Arc::clone(project)).or_insert(Hold { since: now, until: now, refusals: 0 });
+        let new = Hold { since: now, until: now, refusals: 0, own: true };
+        let hold = self.held.entry(Arc::clone(project)).or_insert(new);
+        hold.own = true;
         if hold.until <= now {
             hold.refusals = hold.refusals.saturating_add(1);
             hold.since = now;
@@ -48,16 +52,23 @@ impl Holds {
             return false;
         }
         self.good.remove(project);
-        let hold = self.held.entry(Arc::clone(project)).or_insert(Hold { since, until, refusals });
+        let new = Hold { since, until, refusals, own: false };
+        let hold = self.held.entry(Arc::clone(project)).or_insert(new);
         if until > hold.until {
-            *hold = Hold { since, until, refusals };
+            *hold = Hold { since, until, refusals: refusals.max(hold.refusals), own: hold.own };
         }
         true
     }
 
-    /// At another relay something of the project was taken.
+    /// At another relay something of the project was taken: it waits no more, or, when it was refused here, no longer than after a
+    /// first refusal. Until something is taken here the refusals count: they may be this relay's alone.
     pub fn lift(&mut self, project: &str) {
-        self.held.remove(project);
+        if self.held.get(project).is_some_and(|hold| !hold.own) {
+            self.held.remove(project);
+        }
+        if let Some(hold) = self.held.get_mut(project) {
+            hold.until = hold.until.min(hold.since + Backoff::MISCONFIGURED.at_least(1));
+        }
     }
 
     /// How often in a row the project was refused.
@@ -169,9 +180,27 @@ mod tests {
         assert!(!holds.follow(&shop, (now - Duration::from_secs(1), until), 2));
         assert!(holds.follow(&shop, (now, until), 2) && !holds.is_good("shop"));
         assert_eq!((holds.until("shop", now), holds.refusals("shop")), (Some(until), 2));
-        assert!(holds.refused(&shop, until).since(until) >= Duration::from_secs(120), "the third in a row");
+        let mut own = holds.clone();
         holds.lift("shop");
-        assert!(!holds.any());
+        assert!(!holds.any(), "it was never refused here");
+        assert!(own.refused(&shop, until).since(until) >= Duration::from_secs(120), "the third in a row");
+    }
+
+    #[test]
+    fn what_is_refused_here_alone_is_tried_again_soon_and_not_at_once() {
+        let (shop, mut now): (Arc<str>, _) = ("shop".into(), Timestamp::from_millis(100_000));
+        let mut holds = Holds::default();
+        for refusals in 1..5 {
+            let until = holds.refused(&shop, now);
+            let echo = (now, until + Duration::from_millis(5));
+            assert!(holds.follow(&shop, echo, refusals), "it hears what it has told");
+            holds.lift("shop");
+            let soon = now + Duration::from_secs(30);
+            assert_eq!((holds.until("shop", now), holds.refusals("shop")), (Some(soon), refusals));
+            now = soon;
+            assert_eq!(holds.until("shop", now), None);
+        }
+        assert!(holds.taken(&shop, now) && !holds.any());
     }
 
     #[test]

@@ -52,10 +52,12 @@ pub struct Standing {
     refused: BTreeMap<Arc<str>, Refused>,
     /// Absent: the circuit is closed.
     opened: Option<Opened>,
-    /// The relays that fail alone.
+    /// The relays that failed alone, until each has closed its circuit itself.
     cut_off: BTreeSet<Relay>,
     /// How many requests each may have under way.
     places: BTreeMap<Relay, u32>,
+    /// How many each says that all may have under way together: not the same while a change is rolled out.
+    most: BTreeMap<Relay, u32>,
 }
 
 /// A project whose DSN is refused.
@@ -160,8 +162,14 @@ impl Standing {
             }
             Lesson::Places { wanted, used, most } => {
                 let others = self.places.iter().filter(|(relay, _)| **relay != by).map(|(_, places)| *places).sum();
-                let granted = (*wanted).min(most.saturating_sub(others));
+                let granted = (*wanted).min(self.least(by, *most).saturating_sub(others));
                 self.places.insert(by, granted.max(*used));
+                // Whoever works with it no more says nothing of it.
+                if *most == 0 {
+                    self.most.remove(&by);
+                } else {
+                    self.most.insert(by, *most);
+                }
             }
             other => self.learn_of_circuit(by, other, now),
         }
@@ -185,7 +193,7 @@ impl Standing {
     fn learn_of_circuit(&mut self, by: Relay, lesson: &Lesson, now: Timestamp) {
         match *lesson {
             Lesson::Opened { ago, wait, openings, asks_next } => {
-                if self.cut_off.contains(&by) && self.opened.is_none() {
+                if self.is_cut_off(by) {
                     return;
                 }
                 let known = self.opened.filter(|known| known.openings >= openings);
@@ -194,7 +202,6 @@ impl Standing {
                 let next = Opened { by, since, until: now + wait, openings, asks_next, reached: false, probe };
                 // Of those who see the same outage begin the first one says how long it lasts.
                 self.opened = Some(known.map_or(next, |known| Opened { probe, ..known }));
-                self.cut_off.clear();
             }
             Lesson::Reached => {
                 if let Some(opened) = &mut self.opened {
@@ -230,6 +237,7 @@ impl Standing {
         self.refused.retain(|_, refused| refused.until + FORGOTTEN > now);
         self.cut_off.retain(|relay| lives(*relay));
         self.places.retain(|relay, _| lives(*relay));
+        self.most.retain(|relay, _| lives(*relay));
         if let Some(opened) = &mut self.opened {
             opened.probe.take_if(|probe| !lives(*probe));
         }
@@ -265,13 +273,70 @@ impl Standing {
         self.opened.as_ref()
     }
 
-    /// Whether this relay fails alone.
+    /// Whether this relay fails alone: none does while the circuit is open for all.
     pub fn is_cut_off(&self, relay: Relay) -> bool {
-        self.cut_off.contains(&relay)
+        self.opened.is_none() && self.cut_off.contains(&relay)
+    }
+
+    /// The most requests under way at all relays, where this one says `most`: the least that any of them says.
+    pub fn least(&self, relay: Relay, most: u32) -> u32 {
+        let others = self.most.iter().filter(|(other, _)| **other != relay);
+        others.map(|(_, most)| *most).fold(most, u32::min)
     }
 
     /// How many requests this relay may have under way.
     pub fn places(&self, relay: Relay) -> u32 {
         self.places.get(&relay).copied().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T: Timestamp = Timestamp::from_millis(1_000_000);
+    const WAIT: Duration = Duration::from_secs(1);
+
+    fn opened(openings: u32) -> Lesson {
+        Lesson::Opened { ago: WAIT, wait: WAIT, openings, asks_next: true }
+    }
+
+    #[test]
+    fn relays_that_are_cut_off_together_each_stay_so_until_they_close_themselves() {
+        let mut standing = Standing::default();
+        standing.learn(1, &opened(1), T);
+        standing.learn(3, &Lesson::Contradicts(1), T);
+        assert!(standing.opened().is_none() && standing.is_cut_off(1));
+        standing.learn(2, &opened(1), T);
+        assert!(standing.opened().is_some() && !standing.is_cut_off(1), "it is open for all");
+        standing.learn(3, &Lesson::Contradicts(2), T);
+        assert_eq!([1, 2, 3].map(|relay| standing.is_cut_off(relay)), [true, true, false]);
+        let known = standing.clone();
+        for relay in [1, 2, 1] {
+            standing.learn(relay, &opened(2), T);
+        }
+        assert_eq!(standing, known, "their failures are their own");
+        standing.learn(1, &Lesson::Closed, T);
+        assert_eq!([1, 2].map(|relay| standing.is_cut_off(relay)), [false, true]);
+        standing.forget(|relay| relay != 2, T);
+        assert!(!standing.is_cut_off(2));
+    }
+
+    #[test]
+    fn relays_that_are_told_different_numbers_of_places_divide_the_least_of_them() {
+        let mut standing = Standing::default();
+        let mut places = |position: u32, most: u32, used: u32| {
+            let (relay, share) = (Relay::from(position), Share { position, of: 2 });
+            let wanted = u32::try_from(share.part(standing.least(relay, most).into())).unwrap();
+            standing.learn(relay, &Lesson::Places { wanted, used, most }, T);
+            (standing.places(0), standing.places(1), standing.least(relay, most))
+        };
+        assert_eq!(places(0, 8, 4), (4, 0, 8));
+        assert_eq!(places(1, 2, 0), (4, 0, 2), "the first has more under way than there are places");
+        assert_eq!(places(0, 8, 1), (1, 0, 2));
+        assert_eq!(places(1, 2, 0), (1, 1, 2));
+        assert_eq!(places(1, 0, 0), (1, 0, 0), "it works with it no more");
+        assert_eq!(places(0, 8, 0), (4, 0, 8));
+        assert_eq!(places(1, 8, 0), (4, 4, 8));
     }
 }
