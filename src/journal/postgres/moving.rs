@@ -60,28 +60,31 @@ async fn move_over(
     for claim in claims {
         answers.push(hand_over(shared, commands, claim, &[]).await?);
     }
-    let mut outcome = Ok(());
+    let (mut outcome, mut moved) = (Ok(()), Vec::new());
     for (claim, answer) in claims.iter().zip(join_all(answers).await) {
         let answer = without_repeats(shared, commands, claim, answer.unwrap_or(Err(JournalError::Closed))).await;
+        let delivered = claim.record.quantities.clone();
         match answer {
-            Ok(_) => {
-                let delivered = claim.record.quantities.clone();
-                journal.settle(&claim.lease, Settlement { delivered, ..Settlement::default() }).await?;
-            }
+            Ok(_) => moved.push(journal.settle(&claim.lease, Settlement { delivered, ..Settlement::default() })),
             Err(error) => outcome = Err(error.into()),
         }
+    }
+    // Begun together, so that the disk is waited for once.
+    for settled in join_all(moved).await {
+        settled?;
     }
     outcome
 }
 
 /// Puts back what was not moved: nobody waits until its leases end.
 async fn put_back(shared: &Shared, journal: &SqliteJournal, claims: &[Claim]) {
-    for claim in claims {
+    let put_back = claims.iter().map(|claim| {
         let (due, progress, quantities) = (shared.clock.now(), Progress::default(), claim.record.quantities.clone());
         let rest = Some(Rest { due, progress, quantities });
-        // What was moved has no lease any more.
-        drop(journal.settle(&claim.lease, Settlement { rest, ..Settlement::default() }).await);
-    }
+        journal.settle(&claim.lease, Settlement { rest, ..Settlement::default() })
+    });
+    // What was moved has no lease any more.
+    join_all(put_back).await;
 }
 
 /// What another relay has taken keeps nothing else of a submission from being moved: it was acknowledged. It has been moved when its own
