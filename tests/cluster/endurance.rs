@@ -2,7 +2,8 @@
 
 use tokio::time::Instant;
 
-use super::scene::{LATE, Scene, outage, stop};
+use super::outage::outage;
+use super::scene::{LATE, Scene, stop};
 use crate::support::eventually::eventually;
 use crate::support::memory::Memory;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::scene::{LATE, Scene, outage, stop};
+use super::scene::{LATE, Scene, stop};
 use crate::support::envelopes;
 use crate::support::eventually::eventually;
 use crate::support::load::Sendings;
@@ -60,26 +60,6 @@ async fn with_the_primary_alone_killed_an_answer_takes_six_seconds_and_an_event_
     scene.balanced().await;
     let records = scene.servers.ask("SELECT count(*), count(DISTINCT event_id) FROM record").await.unwrap();
     assert_eq!(records.trim(), format!("{0}|{0}", ids.len()), "each is one record");
-}
-
-#[tokio::test]
-async fn a_primary_that_was_frozen_acknowledges_nothing_when_it_goes_on() {
-    let scene = Scene::begin().await;
-    let loads = scene.load(200);
-    scene.more(&loads, 100).await;
-    let primary = scene.servers.primary().await.unwrap();
-    scene.servers.freeze(primary, true);
-    let frozen = Instant::now();
-    scene.servers.await_another(primary).await;
-    scene.more(&loads, 100).await;
-    scene.more_until(&loads, frozen, outage().min(Duration::from_secs(60))).await;
-    scene.servers.freeze(primary, false);
-    scene.more(&loads, 100).await;
-    let sent = stop(loads).await;
-    all_200(&sent);
-    println!("the longest of {} answers took {:?}", sent.0.len(), sent.slowest());
-    scene.delivered(&sent.accepted()).await;
-    scene.balanced().await;
 }
 
 #[tokio::test]

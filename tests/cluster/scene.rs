@@ -6,7 +6,6 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::connection::Connection;
@@ -106,13 +105,6 @@ impl Scene {
         senders
     }
 
-    /// Sends at each relay until so much time has passed since `began`.
-    pub(super) async fn more_until(&self, loads: &[Load], began: Instant, long: Duration) {
-        while began.elapsed() < long {
-            self.more(loads, 10).await;
-        }
-    }
-
     /// Waits until so many more are answered with 200 at each relay.
     pub(super) async fn more(&self, loads: &[Load], count: u64) {
         let goals: Vec<u64> = loads.iter().map(|load| load.answered() + count).collect();
@@ -168,12 +160,6 @@ impl Scene {
         }
         waiting
     }
-}
-
-/// How long what is to last lasts: `SWITCHYARD_OUTAGE`, in seconds.
-pub(super) fn outage() -> Duration {
-    let seconds = std::env::var("SWITCHYARD_OUTAGE").map(|text| text.parse().expect("SWITCHYARD_OUTAGE is a number"));
-    Duration::from_secs(seconds.unwrap_or(20))
 }
 
 /// Senders at one address: together about so many envelopes a second.

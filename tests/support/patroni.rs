@@ -22,7 +22,8 @@ const ELECTED: Duration = Duration::from_secs(120);
 /// The servers, the first of which is the primary to begin with.
 pub(crate) struct Patroni {
     members: Vec<Member>,
-    etcd: Process,
+    /// With the folder of its data, in memory.
+    etcd: (Process, TempDir),
     client: reqwest::Client,
     home: TempDir,
 }
@@ -298,12 +299,17 @@ impl Drop for Member {
     }
 }
 
-fn etcd(home: &Path, port: u16, peers: u16) -> Process {
+fn etcd(home: &Path, port: u16, peers: u16) -> (Process, TempDir) {
     let (clients, peers) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peers}"));
     let mut command = Command::new("etcd");
-    command.arg("--data-dir").arg(home.join("etcd"));
+    // A disk that others keep busy makes it lose its place.
+    let memory = Path::new("/dev/shm");
+    let data =
+        if memory.is_dir() { TempDir::with_prefix_in("switchyard-etcd-", memory) } else { TempDir::new_in(home) };
+    let data = data.expect("a folder");
+    command.arg("--data-dir").arg(data.path());
     command.args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients]);
     command.args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers]);
     command.args(["--initial-cluster", &format!("default={peers}")]);
-    Process::start("etcd", &mut command, &home.join("etcd.log"), None)
+    (Process::start("etcd", &mut command, &home.join("etcd.log"), None), data)
 }

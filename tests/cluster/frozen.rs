@@ -1,0 +1,28 @@
+//! A primary that stands still, while another one takes its place, and goes on.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::outage::outage;
+use super::scene::{Scene, stop};
+
+#[tokio::test]
+async fn a_primary_that_was_frozen_acknowledges_nothing_when_it_goes_on() {
+    let scene = Scene::begin().await;
+    let loads = scene.load(200);
+    scene.more(&loads, 100).await;
+    let primary = scene.servers.primary().await.unwrap();
+    scene.servers.freeze(primary, true);
+    let frozen = Instant::now();
+    scene.servers.await_another(primary).await;
+    scene.more(&loads, 100).await;
+    scene.more_until(&loads, frozen, outage().min(Duration::from_secs(60))).await;
+    scene.servers.freeze(primary, false);
+    scene.more(&loads, 100).await;
+    let sent = stop(loads).await;
+    assert!(sent.failures().is_empty(), "{:?}", sent.failures().first());
+    println!("the longest of {} answers took {:?}", sent.0.len(), sent.slowest());
+    scene.delivered(&sent.accepted()).await;
+    scene.balanced().await;
+}
