@@ -124,7 +124,15 @@ impl Scene {
             let taken = eventually("everything is delivered", LATE, async || {
                 // Which they are is looked at when there are enough.
                 if upstream.taken_count() < ids.len() {
+                    let taken: BTreeSet<String> = upstream.taken_ids().into_iter().collect();
+                    let missing: Vec<_> = ids.difference(&taken).map(|id| format!("'{id}'")).collect();
+                    let kept = format!(
+                        "SELECT count(*) FROM record WHERE event_id::text = ANY(ARRAY[{}]::uuid[]::text[])",
+                        missing.join(",")
+                    );
+                    let kept = self.servers.ask(&kept).await.unwrap_or_else(|error| error);
                     let whose = self.servers.ask(WHERE_IT_IS).await.unwrap_or_else(|error| error);
+                    let whose = format!("{} of {} are records\n{whose}", kept.trim(), missing.len());
                     return Err(format!("{name} has {} of {}\n{whose}", upstream.taken_count(), ids.len()));
                 }
                 let mut taken = BTreeMap::<String, usize>::new();

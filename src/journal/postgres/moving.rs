@@ -160,10 +160,14 @@ async fn hand_over(
     Ok(answer)
 }
 
-/// Whether the commit of which nobody knew the outcome took place.
+/// Whether the commit of which nobody knew the outcome took place. What is seen counts only with a commit that is waited for: a server that
+/// was the primary may show for a while what it alone has.
 async fn is_there(shared: &Shared, number: Option<u64>) -> Result<bool, Fault> {
-    let Some(number) = number else { return Ok(false) };
-    let found =
-        shared.client().await?.query_opt("SELECT 1 FROM record WHERE id = $1", &[&number.cast_signed()]).await?;
-    Ok(found.is_some())
+    let Some(number) = number.map(u64::cast_signed) else { return Ok(false) };
+    let client = shared.client().await?;
+    let warnings = client.warnings();
+    let sql = "UPDATE node SET spilled = spilled WHERE incarnation = $1
+         RETURNING EXISTS (SELECT 1 FROM record WHERE id = $2)";
+    let row = client.query_one(sql, &[&shared.incarnation, &number]).await?;
+    if client.warnings() > warnings { Err(Fault::Unknown) } else { Ok(row.get(0)) }
 }
