@@ -1,39 +1,49 @@
 //! Servers that die, freeze and come back.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::scene::{LATE, Scene, stop};
+use super::scene::{LATE, Scene, send, stop};
 use crate::support::envelopes;
 use crate::support::eventually::eventually;
 use crate::support::load::Sendings;
+use crate::support::relay::Relay;
 
 /// What an answer may take when the primary alone dies, and a busy machine beside.
 const STALL: Duration = Duration::from_secs(6 + 2);
 
+impl Scene {
+    /// Sends each event to all relays at once, one after another in a few places, until `end`; the events. Each answer must be 200.
+    pub(super) fn thrice(&self, end: &CancellationToken) -> JoinSet<BTreeSet<String>> {
+        let addresses: Vec<String> = self.relays.iter().map(Relay::address).collect();
+        let mut senders = JoinSet::new();
+        for _ in 0..4 {
+            let (addresses, end) = (addresses.clone(), end.clone());
+            senders.spawn(async move {
+                let mut ids = BTreeSet::new();
+                while !end.is_cancelled() {
+                    let id = envelopes::new_id();
+                    let envelope = envelopes::error(&id);
+                    let sent = addresses.iter().map(|address| send(address, &envelope));
+                    let statuses = join_all(sent).await;
+                    assert!(statuses.iter().all(|status| *status == Ok(200)), "{statuses:?}");
+                    ids.insert(id);
+                }
+                ids
+            });
+        }
+        senders
+    }
+}
+
 fn all_200(sent: &Sendings) {
     let failures = sent.failures();
     assert!(failures.is_empty(), "{} of {}: {:?}", failures.len(), sent.0.len(), failures.first());
-}
-
-#[tokio::test]
-async fn with_the_primary_and_its_patroni_killed_every_answer_is_200_and_nothing_is_lost_or_doubled() {
-    let mut scene = Scene::begin().await;
-    let loads = scene.load(200);
-    scene.more(&loads, 100).await;
-    let primary = scene.servers.primary().await.unwrap();
-    scene.servers.kill(primary, true);
-    scene.servers.await_another(primary).await;
-    scene.more(&loads, 100).await;
-    let sent = stop(loads).await;
-    all_200(&sent);
-    let repeats = scene.delivered(&sent.accepted()).await;
-    for repeats in repeats {
-        assert!(repeats.len() <= 64 * 3, "no more than what was in flight at the three relays: {}", repeats.len());
-    }
-    scene.balanced().await;
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! A primary that stands still, while another one takes its place, and goes on.
+//! A primary that stands still or is gone with its Patroni, while another one takes its place.
 
 use std::time::Duration;
 
@@ -24,5 +24,23 @@ async fn a_primary_that_was_frozen_acknowledges_nothing_when_it_goes_on() {
     assert!(sent.failures().is_empty(), "{:?}", sent.failures().first());
     println!("the longest of {} answers took {:?}", sent.0.len(), sent.slowest());
     scene.delivered(&sent.accepted()).await;
+    scene.balanced().await;
+}
+
+#[tokio::test]
+async fn with_the_primary_and_its_patroni_killed_every_answer_is_200_and_nothing_is_lost_or_doubled() {
+    let mut scene = Scene::begin().await;
+    let loads = scene.load(200);
+    scene.more(&loads, 100).await;
+    let primary = scene.servers.primary().await.unwrap();
+    scene.servers.kill(primary, true);
+    scene.servers.await_another(primary).await;
+    scene.more(&loads, 100).await;
+    let sent = stop(loads).await;
+    assert!(sent.failures().is_empty(), "{:?}", sent.failures().first());
+    let repeats = scene.delivered(&sent.accepted()).await;
+    for repeats in repeats {
+        assert!(repeats.len() <= 64 * 3, "no more than what was in flight at the three relays: {}", repeats.len());
+    }
     scene.balanced().await;
 }

@@ -3,13 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use crate::support::connection::Connection;
-use crate::support::envelopes;
 use crate::support::eventually::eventually;
 use crate::support::load::{Load, Sendings, Style};
 use crate::support::patroni::Patroni;
@@ -83,28 +79,6 @@ impl Scene {
         self.relays.iter().map(|relay| load(&relay.address(), each)).collect()
     }
 
-    /// Sends each event to all relays at once, one after another in a few places, until `end`; the events. Each answer must be 200.
-    pub(super) fn thrice(&self, end: &CancellationToken) -> JoinSet<BTreeSet<String>> {
-        let addresses: Vec<String> = self.relays.iter().map(Relay::address).collect();
-        let mut senders = JoinSet::new();
-        for _ in 0..4 {
-            let (addresses, end) = (addresses.clone(), end.clone());
-            senders.spawn(async move {
-                let mut ids = BTreeSet::new();
-                while !end.is_cancelled() {
-                    let id = envelopes::new_id();
-                    let envelope = envelopes::error(&id);
-                    let sent = addresses.iter().map(|address| send(address, &envelope));
-                    let statuses = join_all(sent).await;
-                    assert!(statuses.iter().all(|status| *status == Ok(200)), "{statuses:?}");
-                    ids.insert(id);
-                }
-                ids
-            });
-        }
-        senders
-    }
-
     /// Waits until so many more are answered with 200 at each relay.
     pub(super) async fn more(&self, loads: &[Load], count: u64) {
         let goals: Vec<u64> = loads.iter().map(|load| load.answered() + count).collect();
@@ -176,12 +150,6 @@ pub(super) fn load(address: &str, per_second: u32) -> Load {
     Load::start(address, Style { senders: SENDERS as usize, pace, keep_alive: true })
 }
 
-/// The status of the answer to an envelope that is sent once.
-pub(super) async fn send(address: &str, envelope: &str) -> Result<u16, String> {
-    let mut connection = Connection::open(address).await.map_err(|error| error.to_string())?;
-    Ok(connection.post(envelope).await.map_err(|error| error.to_string())?.status)
-}
-
 /// Ends them all; what was sent.
 pub(super) async fn stop(loads: Vec<Load>) -> Sendings {
     let mut all = Sendings::default();
@@ -189,4 +157,10 @@ pub(super) async fn stop(loads: Vec<Load>) -> Sendings {
         all.0.extend(load.stop().await.0);
     }
     all
+}
+
+/// The status of the answer to an envelope that is sent once.
+pub(super) async fn send(address: &str, envelope: &str) -> Result<u16, String> {
+    let mut connection = Connection::open(address).await.map_err(|error| error.to_string())?;
+    Ok(connection.post(envelope).await.map_err(|error| error.to_string())?.status)
 }
