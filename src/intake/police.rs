@@ -87,6 +87,20 @@ impl<'a> Sorting<'a> {
         self.share(Fate::Repeat, |position| keys.get(position).is_some_and(Option::is_some));
     }
 
+    /// The same of what another relay turned out to have taken, which is counted now.
+    pub(super) fn without_taken(
+        &mut self,
+        (keys, taken): (&[Option<u128>], &BTreeSet<u128>),
+        project: &str,
+        metrics: &Metrics,
+    ) {
+        let before = self.kept(|_| true);
+        self.without_repeats(keys, taken);
+        for position in before.into_iter().filter(|position| !self.keeps(*position)) {
+            count_repeated(project, &self.envelope.items()[position].quantities(), metrics);
+        }
+    }
+
     /// Takes out errors that are one too many of the same.
     pub(super) async fn without_storms(
         &mut self,

@@ -292,7 +292,7 @@ impl Intake {
                     // A window of no length remembers none.
                     repeated.extend(taken);
                     fresh = again;
-                    sorting.without_repeats(&keys, &repeated);
+                    sorting.without_taken((&keys, &repeated), &project.name, &self.metrics);
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -230,3 +230,50 @@ async fn a_relay_that_left_in_order_is_missed_by_nobody_and_is_back_under_its_na
     let _two = two.started().await;
     assert_eq!(names().await, ["one", "two"]);
 }
+
+/// The report as a relay tells it, but for the moment at which it was asked for.
+async fn report(relay: &Relay) -> Value {
+    let url = format!("http://{}/api/report", relay.admin_address());
+    let answer = relay.client().get(url).bearer_auth(TOKEN).send().await.expect("an answer");
+    let mut report: Value = answer.json().await.expect("a report");
+    without_moments(&mut report);
+    report
+}
+
+/// Takes out when it was read, and the texts that say how long everything has lasted by then.
+fn without_moments(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|name, _| {
+                !matches!(&**name, "now" | "since" | "counted_since" | "known_since" | "seen_since" | "observed_at")
+                    && !matches!(&**name, "window_seconds" | "up_seconds" | "found" | "verdict")
+            });
+            fields.values_mut().for_each(without_moments);
+        }
+        Value::Array(values) => values.iter_mut().for_each(without_moments),
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn a_report_says_the_same_at_each_relay() {
+    let scene = Scene::begin().await;
+    let (one, two) = (scene.relay("one").await, scene.relay("two").await);
+    scene.b.then([Reply::status(400)]);
+    let mut ids = one.send_errors(12).await;
+    ids.extend(two.send_errors(8).await);
+    assert_eq!(two.send(envelopes::error(&ids[0])).await.status(), StatusCode::OK);
+    assert_eq!(one.send("no envelope").await.status(), StatusCode::BAD_REQUEST);
+    switch(&one, "b").await;
+    live([&one, &two], "b").await;
+    eventually("both tell all of it, and the same", Duration::from_secs(30), async || {
+        let (first, second) = (report(&one).await, report(&two).await);
+        let told = format!("{first:#}\n{second:#}");
+        let is_whole = first["intake"]["accepted"]["error"] == 20
+            && first["intake"]["duplicates"]["error"] == 1
+            && first["intake"]["refused"].as_object().is_some_and(|refused| !refused.is_empty())
+            && first["comparison"]["compared"] == 20;
+        if is_whole && first == second { Ok(()) } else { Err(told) }
+    })
+    .await;
+}

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::clock::Timestamp;
 use crate::journal::archive::{Comparison, Fate, Unequal};
-use crate::journal::evidence::{CANARY_FAILED, Evidence, Outage};
+use crate::journal::evidence::{CANARY_FAILED, Evidence, Outage, Stretch};
 use crate::journal::{Cursor, JournalError};
 use crate::policy::outcome::DropReason;
 use crate::policy::verdict::Verdict;
@@ -36,6 +36,9 @@ const MOST: usize = 1000;
 const SAMPLE: usize = 50;
 /// The most looks at the records that are kept, ten thousand each.
 const LOOKS: usize = 100;
+
+/// Where several relays share the journal, a stretch of so short ago may be that of one that runs.
+const MAY_GO_ON: Duration = Duration::from_secs(30);
 
 /// What counts against an upstream besides what was dropped for it.
 const OF_A_FAULT: [&str; 2] = [CANARY_FAILED, Verdict::Misconfigured.name()];
@@ -167,8 +170,12 @@ impl Sources {
         let window_seconds = self.window.1.since(self.window.0).as_secs_f64();
         let up_seconds = span::length(&self.up).as_secs_f64();
         let stretches = &self.evidence.stretches;
-        let ended =
-            stretches.iter().filter(|stretch| stretch.from < self.status.started_at && stretch.to >= self.since);
+        let is_alone = self.status.journal.relays.is_empty();
+        let has_ended = |stretch: &Stretch| match is_alone {
+            true => stretch.from < self.status.started_at,
+            false => self.window.1.since(stretch.to) > MAY_GO_ON,
+        };
+        let ended = stretches.iter().filter(|stretch| stretch.to >= self.since && has_ended(stretch));
         RelayReport {
             window_seconds,
             up_seconds,
