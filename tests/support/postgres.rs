@@ -15,8 +15,12 @@ use super::net;
 pub(crate) struct Server {
     port: u16,
     databases: AtomicU32,
-    _home: TempDir,
+    /// What removes the folder when its input is closed: at the end of this process, however it ends.
+    _guard: Child,
 }
+
+/// Runs a server on a folder until its input ends, then removes the folder.
+const GUARD: &str = r#"home=$1; shift; "$@" & cat >/dev/null; kill -9 $!; wait; rm -rf "$home""#;
 
 /// One of its databases, empty to begin with.
 #[derive(Clone, Debug)]
@@ -93,8 +97,8 @@ impl Server {
         let mut server = as_nobody("postgres");
         server.arg("-D").arg(&data).args(["-p", &port.to_string(), "-k", "", "-h", "127.0.0.1"]);
         server.args(settings.iter().flat_map(|setting| ["-c", setting]));
-        run(server);
-        Self { port, databases: AtomicU32::new(0), _home: home }
+        let guard = run(&server, &home.keep());
+        Self { port, databases: AtomicU32::new(0), _guard: guard }
     }
 
     /// A new database.
@@ -113,22 +117,18 @@ fn psql(port: u16, database: &str) -> Command {
 }
 
 /// Runs a server until this process ends, and waits until it takes connections.
-fn run(mut server: Command) {
-    let (ready, is_ready) = std::sync::mpsc::channel();
-    // The server ends with the thread that started it, which lasts as long as the process.
-    std::thread::spawn(move || {
-        let mut child = server.stderr(Stdio::piped()).spawn().expect("postgres");
-        let mut told = Vec::new();
-        for line in BufReader::new(child.stderr.take().expect("its log")).lines().map_while(Result::ok) {
-            if line.contains("ready to accept connections") {
-                drop(ready.send(Ok(())));
-            }
-            told.push(line);
-        }
-        drop(ready.send(Err(told)));
-        child.wait().ok();
-    });
-    is_ready.recv().expect("a server").unwrap_or_else(|told| panic!("{}", told.join("\n")));
+fn run(server: &Command, home: &Path) -> Child {
+    let mut guard = Command::new("sh");
+    guard.args(["-c", GUARD, "sh"]).arg(home).arg(server.get_program()).args(server.get_args()).current_dir("/");
+    let mut guard = guard.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("sh");
+    let mut told = Vec::new();
+    let mut log = BufReader::new(guard.stderr.take().expect("its log")).lines().map_while(Result::ok);
+    while !told.last().is_some_and(|line: &String| line.contains("ready to accept connections")) {
+        told.push(log.next().unwrap_or_else(|| panic!("{}", told.join("\n"))));
+    }
+    // A log that nobody reads stops the server.
+    std::thread::spawn(move || log.for_each(drop));
+    guard
 }
 
 /// A program of PostgreSQL, which does not run as root, and which ends with whoever started it.
