@@ -10,6 +10,9 @@ mod append;
 mod contract;
 #[path = "postgres/control.rs"]
 mod control;
+#[cfg(test)]
+#[path = "postgres/former.rs"]
+mod former;
 #[path = "postgres/moved.rs"]
 mod moved;
 #[cfg(test)]

@@ -36,8 +36,18 @@ impl Backend for Alone {
 
 /// Opens it as this relay.
 pub(crate) fn open(database: &Database, name: &str, max_size: ByteSize, ledger: Ledger) -> Arc<PostgresJournal> {
+    open_with(database, (name, Durability::Single), max_size, ledger)
+}
+
+/// The same, where a commit is to be so durable.
+pub(crate) fn open_with(
+    database: &Database,
+    (name, durability): (&str, Durability),
+    max_size: ByteSize,
+    ledger: Ledger,
+) -> Arc<PostgresJournal> {
     let url = serde_json::from_value(database.url.clone().into()).expect("an address");
-    let (durability, node) = (Durability::Single, Some(name.to_owned()));
+    let node = Some(name.to_owned());
     let settings = Settings { url: Some(url), durability, node, spill: false, max_size, ..Settings::default() };
     let opened =
         std::thread::spawn(move || runtime().block_on(PostgresJournal::open(&settings, Clock::system(), ledger)));

@@ -15,6 +15,7 @@ use super::net;
 pub(crate) struct Server {
     port: u16,
     databases: AtomicU32,
+    home: PathBuf,
     /// What removes the folder when its input is closed: at the end of this process, however it ends.
     _guard: Child,
 }
@@ -83,22 +84,52 @@ impl Server {
 
     /// Starts one with these settings.
     pub(crate) fn start(settings: &[&str]) -> Self {
-        let home = TempDir::with_prefix("switchyard-postgres-").expect("a folder");
-        open_to_all(home.path());
-        let (data, port) = (home.path().join("data"), net::free_port());
-        std::fs::create_dir(&data).expect("a folder for the data");
-        own(&data);
+        let (home, data) = folders();
         let mut initdb = as_nobody("initdb");
         initdb
             .args(["--auth=trust", "--username=relay", "--no-sync", "--encoding=UTF8", "--locale=C", "-D"])
             .arg(&data);
         let made = initdb.output().expect("initdb, of the package postgresql");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Self::serve(home, &data, net::free_port(), settings)
+    }
+
+    fn serve(home: TempDir, data: &Path, port: u16, settings: &[&str]) -> Self {
         let mut server = as_nobody("postgres");
-        server.arg("-D").arg(&data).args(["-p", &port.to_string(), "-k", "", "-h", "127.0.0.1"]);
+        server.arg("-D").arg(data).args(["-p", &port.to_string(), "-k", "", "-h", "127.0.0.1"]);
         server.args(settings.iter().flat_map(|setting| ["-c", setting]));
-        let guard = run(&server, &home.keep());
-        Self { port, databases: AtomicU32::new(0), _guard: guard }
+        let home = home.keep();
+        let guard = run(&server, &home);
+        Self { port, databases: AtomicU32::new(0), home, _guard: guard }
+    }
+
+    /// Starts one that has what this one has now, and takes writes as this one does: as a standby that has become the primary.
+    pub(crate) fn twin(&self, port: u16) -> Self {
+        let (home, data) = folders();
+        let mut copy = as_nobody("pg_basebackup");
+        copy.args(["-h", "127.0.0.1", "-U", "relay", "-c", "fast", "--no-sync", "-p", &self.port.to_string(), "-D"]);
+        let copied = copy.arg(&data).output().expect("pg_basebackup");
+        assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+        Self::serve(home, &data, port, &["fsync=off"])
+    }
+
+    /// The folder that goes with it.
+    pub(crate) fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// What a statement tells that is about the server; it waits for no standby.
+    pub(crate) fn ask(&self, sql: &str) -> String {
+        let told =
+            psql(self.port, "postgres").args(["-At", "-c", "SET synchronous_commit = local", "-c", sql]).output();
+        let told = told.expect("psql");
+        assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+        String::from_utf8_lossy(&told.stdout).trim().to_owned()
+    }
+
+    /// Where it listens.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// A new database.
@@ -108,6 +139,17 @@ impl Server {
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         Database { url: format!("postgres://relay@127.0.0.1:{}/{name}", self.port) }
     }
+}
+
+/// A folder for a server, and the one of its data.
+fn folders() -> (TempDir, PathBuf) {
+    let home = TempDir::with_prefix("switchyard-postgres-").expect("a folder");
+    open_to_all(home.path());
+    let data = home.path().join("data");
+    std::fs::create_dir(&data).expect("a folder for the data");
+    std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o700)).expect("permissions");
+    own(&data);
+    (home, data)
 }
 
 fn psql(port: u16, database: &str) -> Command {

@@ -33,7 +33,12 @@ pub(super) async fn say_alive(shared: Arc<Shared>) {
                 shared.heard().note(asked.into_std());
                 shared.set_away(false);
             }
-            Ok(Err(fault)) => tracing::debug!(%fault, "that this relay lives is said again in a moment"),
+            Ok(Err(fault)) => {
+                tracing::debug!(%fault, "that this relay lives is said again in a moment");
+                if matches!(fault, Fault::Open(_)) {
+                    shared.connector.give_up();
+                }
+            }
             Err(_) => shared.connector.give_up(),
         }
     }

@@ -1,26 +1,30 @@
 //! Connections: to whichever of the servers takes writes, and only where what is committed is on a second machine.
 //!
 //! Rules: all hosts are tried at the same time, each for a bounded time, so one that hangs holds nobody up. Every connection is
-//! looked at before it is used: after an election the settings are those of another server.
+//! looked at before it is used: after an election the settings are those of another server. A commit that was not waited for ends its
+//! connection before it is answered, so whoever made it, and whatever it was, takes it for none. What was only read may be what one
+//! server alone has: it counts once a [commit that came after it](Connection::make_certain) was waited for.
 
 use std::fmt;
 use std::future::poll_fn;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
 use deadpool_postgres::ClientWrapper;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_postgres::config::{Host, TargetSessionAttrs};
+use tokio_postgres::error::Severity;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{AsyncMessage, Client, Config};
+use tokio_postgres::{AsyncMessage, Client, Config, Row, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::journal::{Durability, OpenError};
@@ -44,8 +48,6 @@ pub(super) struct Connection {
     client: ClientWrapper,
     /// Which generation it is of.
     generation: u64,
-    /// Warnings that the server has sent on it.
-    warnings: Arc<AtomicU64>,
     /// Notified when something is told on a channel that it listens to.
     told: Arc<Notify>,
 }
@@ -71,9 +73,10 @@ impl Connection {
         Ok(self.client.execute(&statement, params).await?)
     }
 
-    /// How many warnings came so far. A commit that was not waited for ends with one.
-    pub(super) fn warnings(&self) -> u64 {
-        self.warnings.load(Ordering::Acquire)
+    /// Makes certain that what was read here is so on a second machine: a commit that comes after it is waited for. A server that was
+    /// the primary shows for a while what it alone has, and lacks what others have; it brings no commit to its end any more.
+    pub(super) async fn make_certain(&self) -> Result<(), Fault> {
+        self.run("UPDATE meta SET oldest = oldest", &[]).await.map(drop)
     }
 
     /// Notified when something is told on a channel that it listens to.
@@ -89,10 +92,10 @@ pub(super) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 #[derive(Default)]
 pub(super) struct Pen {
     pub(super) connection: Option<Connection>,
-    /// The number of a commit of which nobody knows whether it took place, and what it would have posted.
-    pub(super) unresolved: Option<(i64, Vec<Posting>)>,
-    /// The postings of commits that took place after all: they go out with the next one.
-    pub(super) owed: Vec<Posting>,
+    /// The number of the last transaction that was begun.
+    pub(super) last: i64,
+    /// The numbers of commits of which nobody knows whether they took place, and what is to be posted should that one be the last.
+    pub(super) unresolved: Vec<(i64, Vec<Posting>)>,
 }
 
 /// Makes connections.
@@ -124,6 +127,17 @@ impl Connector {
     /// Gives up all connections: a server that hangs answers on none of them.
     pub(super) fn give_up(&self) {
         self.generation.send_modify(|generation| *generation += 1);
+    }
+
+    /// Whether a connection can still be used.
+    pub(super) fn is_good(&self, connection: &Connection) -> bool {
+        !connection.is_closed() && connection.generation == *self.generation.borrow()
+    }
+
+    /// Whether what is committed is safe by the settings of a server, which may change while it runs.
+    pub(super) fn judge(&self, row: &Row) -> Result<(), Fault> {
+        let (commit, standbys) = (row.get("synchronous_commit"), row.get("synchronous_standby_names"));
+        judge(self.durability, (commit, standbys), || "the database".to_owned())
     }
 
     /// Makes a call, unless connections are given up meanwhile.
@@ -162,28 +176,38 @@ impl Connector {
 
     async fn handshake(&self, host: &Config) -> Result<Connection, Fault> {
         let generation = *self.generation.borrow();
-        let (client, mut connection) = host.connect(self.tls.clone()).await?;
-        let (warnings, told) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
-        let (counted, telling) = (Arc::clone(&warnings), Arc::clone(&told));
-        let serving = self.runtime.spawn(async move {
-            while let Some(message) = poll_fn(|cx| connection.poll_message(cx)).await {
-                match message {
-                    Ok(AsyncMessage::Notice(notice)) if notice.severity() == "WARNING" => {
-                        counted.fetch_add(1, Ordering::AcqRel);
-                        tracing::warn!(warning = notice.message(), "PostgreSQL warns");
-                    }
-                    Ok(AsyncMessage::Notification(_)) => telling.notify_one(),
-                    Ok(_) => {}
-                    Err(error) => {
-                        tracing::debug!(error = fault::told(&error), "a connection to PostgreSQL ended");
-                        break;
-                    }
-                }
-            }
-        });
+        let (client, connection) = host.connect(self.tls.clone()).await?;
+        let (is_let_in, told) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
+        let serving = self.runtime.spawn(serve(connection, Arc::clone(&is_let_in), Arc::clone(&told)));
         let client = ClientWrapper::new(client, serving);
         look_at(&client, self.durability, &name_of(host)).await?;
-        Ok(Connection { client, generation, warnings, told })
+        is_let_in.store(true, Ordering::Release);
+        Ok(Connection { client, generation, told })
+    }
+}
+
+/// Serves a connection until it ends. A commit that was not waited for is told by a warning, which comes before its answer: nobody gets
+/// that any more. Of what it warns when it lets somebody in, a server says nothing about commits.
+async fn serve(
+    mut connection: tokio_postgres::Connection<Socket, impl AsyncRead + AsyncWrite + Unpin>,
+    is_let_in: Arc<AtomicBool>,
+    told: Arc<Notify>,
+) {
+    while let Some(message) = poll_fn(|cx| connection.poll_message(cx)).await {
+        match message {
+            Ok(AsyncMessage::Notice(notice)) if notice.parsed_severity() == Some(Severity::Warning) => {
+                tracing::warn!(warning = notice.message(), "PostgreSQL warns");
+                if is_let_in.load(Ordering::Acquire) {
+                    break;
+                }
+            }
+            Ok(AsyncMessage::Notification(_)) => told.notify_one(),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(error = fault::told(&error), "a connection to PostgreSQL ended");
+                break;
+            }
+        }
     }
 }
 
@@ -200,8 +224,7 @@ impl managed::Manager for Connections {
     }
 
     async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<Fault> {
-        let is_good = !connection.is_closed() && connection.generation == *self.0.generation.borrow();
-        if is_good { Ok(()) } else { Err(RecycleError::message("given up")) }
+        if self.0.is_good(connection) { Ok(()) } else { Err(RecycleError::message("given up")) }
     }
 }
 
@@ -216,11 +239,20 @@ async fn look_at(client: &Client, durability: Durability, place: &str) -> Result
              SET jit = off; SET enable_bitmapscan = off"
         ))
         .await?;
-    let row = client
-        .query_one("SELECT current_setting('synchronous_commit'), current_setting('synchronous_standby_names')", &[])
-        .await?;
-    let (commit, standbys): (String, String) = (row.get(0), row.get(1));
-    let is_waited_for = matches!(commit.as_str(), "on" | "remote_apply");
+    let row = client.query_one(&format!("SELECT {SAFETY}"), &[]).await?;
+    judge(durability, (row.get(0), row.get(1)), || place.to_owned())
+}
+
+/// What [`Connector::judge`] judges by.
+pub(super) const SAFETY: &str = "current_setting('synchronous_commit') AS synchronous_commit,
+    current_setting('synchronous_standby_names') AS synchronous_standby_names";
+
+fn judge(
+    durability: Durability,
+    (commit, standbys): (&str, &str),
+    place: impl FnOnce() -> String,
+) -> Result<(), Fault> {
+    let is_waited_for = matches!(commit, "on" | "remote_apply");
     let is_safe = match durability {
         Durability::Quorum => is_waited_for && !standbys.trim().is_empty(),
         Durability::Single => is_waited_for || commit == "local",
@@ -228,7 +260,7 @@ async fn look_at(client: &Client, durability: Durability, place: &str) -> Result
     if is_safe {
         return Ok(());
     }
-    Err(Fault::Open(OpenError::Unsafe { place: place.to_owned(), commit, standbys }))
+    Err(Fault::Open(OpenError::Unsafe { place: place(), commit: commit.to_owned(), standbys: standbys.to_owned() }))
 }
 
 /// The configuration of each host alone.

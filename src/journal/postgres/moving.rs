@@ -160,14 +160,12 @@ async fn hand_over(
     Ok(answer)
 }
 
-/// Whether the commit of which nobody knew the outcome took place. What is seen counts only with a commit that is waited for: a server that
-/// was the primary may show for a while what it alone has.
+/// Whether the commit of which nobody knew the outcome took place.
 async fn is_there(shared: &Shared, number: Option<u64>) -> Result<bool, Fault> {
     let Some(number) = number.map(u64::cast_signed) else { return Ok(false) };
     let client = shared.client().await?;
-    let warnings = client.warnings();
-    let sql = "UPDATE node SET spilled = spilled WHERE incarnation = $1
-         RETURNING EXISTS (SELECT 1 FROM record WHERE id = $2)";
-    let row = client.query_one(sql, &[&shared.incarnation, &number]).await?;
-    if client.warnings() > warnings { Err(Fault::Unknown) } else { Ok(row.get(0)) }
+    let is_there: bool =
+        client.query_one("SELECT EXISTS (SELECT 1 FROM record WHERE id = $1)", &[&number]).await?.get(0);
+    client.make_certain().await?;
+    Ok(is_there)
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::journal::{Node, Standby};
 
-use super::connect::Connection;
+use super::connect::{Connection, SAFETY};
 use super::fault::Fault;
 use super::record::ms;
 use super::shared::Shared;
@@ -26,29 +26,28 @@ pub(super) async fn enter(first: &Connection, name: &str, now: Timestamp) -> Res
              entered AS (
                  INSERT INTO node (name, version, started_at, alive_until)
                  VALUES ($1, $2, $3, clock_timestamp() + make_interval(secs => $4)) RETURNING incarnation)
-             INSERT INTO committed SELECT incarnation, 0 FROM entered RETURNING incarnation",
+             INSERT INTO committed (incarnation, number) SELECT incarnation, 0 FROM entered RETURNING incarnation",
             &[&name, &version, &now, &gone],
         )
         .await?;
     Ok(row.get(0))
 }
 
-/// Says that this relay lives, and how many submissions and bytes are kept on its machine.
+/// Says that this relay lives, and how many submissions and bytes are kept on its machine: to a server where that is safe.
 pub(super) async fn say_alive(shared: &Shared, spilled: (u64, u64)) -> Result<(), Fault> {
     let client = shared.client().await?;
     let alive = client
-        .prepare_cached(
+        .prepare_cached(&format!(
             "UPDATE node SET alive_until = clock_timestamp() + make_interval(secs => $2), gone = false, spilled = $3, spilled_bytes = $4
-             WHERE incarnation = $1 AND NOT replaced",
-        )
+             WHERE incarnation = $1 AND NOT replaced RETURNING {SAFETY}"
+        ))
         .await?;
     let (submissions, bytes) = (spilled.0.cast_signed(), spilled.1.cast_signed());
-    let count = client.execute(&alive, &[&shared.incarnation, &GONE.as_secs_f64(), &submissions, &bytes]).await?;
-    drop(client);
-    if count == 0 {
-        shared.is_replaced.cancel();
+    let row = client.query_opt(&alive, &[&shared.incarnation, &GONE.as_secs_f64(), &submissions, &bytes]).await?;
+    match row {
+        Some(row) => shared.connector.judge(&row),
+        None => Err(shared.replaced(&client).await),
     }
-    Ok(())
 }
 
 /// Says which relays are gone: those of which nobody heard for a while, in which this relay was heard without a gap. After an outage of the

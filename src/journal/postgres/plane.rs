@@ -51,6 +51,7 @@ impl PostgresJournal {
             client.execute(sql, &[&primary, &me, &common]).await?;
             let sql = "SELECT revision, main, coalesce(set_by = $1, false), common FROM control";
             let row = client.query_one(sql, &[&me]).await?;
+            client.make_certain().await?;
             Ok(Plane { revision: row.get(0), primary: row.get(1), is_ours: row.get(2), common: row.get(3) })
         })
         .await
@@ -69,6 +70,7 @@ impl PostgresJournal {
                 tx.batch_execute(&format!("NOTIFY {CHANNEL}")).await?;
             }
             tx.commit().await?;
+            pooled.make_certain().await?;
             Ok(before)
         })
         .await
@@ -152,7 +154,10 @@ impl PlaneWatch {
                 connection
             }
         };
-        let revision = connection.query_one("SELECT revision FROM control", &[]).await?.get(0);
+        let revision: i64 = connection.query_one("SELECT revision FROM control", &[]).await?.get(0);
+        if revision != self.seen {
+            connection.make_certain().await?;
+        }
         self.listening = Some(connection);
         Ok(revision)
     }

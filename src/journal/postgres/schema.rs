@@ -39,7 +39,7 @@ CREATE TABLE node (
     spilled bigint NOT NULL DEFAULT 0, spilled_bytes bigint NOT NULL DEFAULT 0, differs text[] NOT NULL DEFAULT '{}',
     busy text NOT NULL DEFAULT '[]'
 );
-CREATE TABLE committed (incarnation integer PRIMARY KEY, number bigint NOT NULL) WITH (fillfactor = 10);
+CREATE TABLE committed (incarnation integer PRIMARY KEY, number bigint NOT NULL, before bigint) WITH (fillfactor = 10);
 CREATE TABLE control (id integer PRIMARY KEY CHECK (id = 1), revision bigint NOT NULL, main text, set_by text, common text);
 CREATE TABLE term (epoch bigint PRIMARY KEY, owner integer, ends timestamptz) WITH (fillfactor = 10);
 CREATE TABLE standing (target smallint PRIMARY KEY, known text NOT NULL) WITH (fillfactor = 50);

@@ -15,7 +15,7 @@ use crate::journal::term::Epoch;
 use crate::journal::{Settings, Stats, TargetId};
 use crate::telemetry::ledger::Ledger;
 
-use super::connect::{Connector, Pen, Pool};
+use super::connect::{Connection, Connector, Pen, Pool};
 use super::fault::Fault;
 use super::hand::Hand;
 use super::room::Room;
@@ -116,6 +116,11 @@ impl Names {
         names
     }
 
+    /// Whether some of what was read is not known yet.
+    fn lack(&self, targets: &[(i16, Arc<str>)], projects: &[(i32, Arc<str>)]) -> bool {
+        targets.len() > self.targets.len() || projects.iter().any(|(number, _)| !self.projects.contains_key(number))
+    }
+
     pub(super) fn target(&self, number: i16) -> Option<&Arc<str>> {
         self.targets.iter().find(|(known, _)| *known == number).map(|(_, name)| name)
     }
@@ -208,6 +213,17 @@ impl Shared {
         pooled(&self.pool).await
     }
 
+    /// There is no relay of this name there but another one, unless that server was the primary before this one entered.
+    pub(super) async fn replaced(&self, client: &Connection) -> Fault {
+        match client.make_certain().await {
+            Ok(()) => {
+                self.is_replaced.cancel();
+                Fault::Failed("another relay has taken the name of this one".into())
+            }
+            Err(fault) => fault,
+        }
+    }
+
     /// The term of this relay, if it leads now, and for as long as a step takes.
     pub(super) async fn leads(&self) -> Option<Epoch> {
         let asks = async { term::ask(&*self.client().await?, self.incarnation).await };
@@ -219,7 +235,7 @@ impl Shared {
         self.names.load()
     }
 
-    /// Reads the names that were added since.
+    /// Reads the names that were added since. One that another server does not have stands for something else there.
     pub(super) async fn know_names(&self) -> Result<(), Fault> {
         let client = self.client().await?;
         let targets = client.query("SELECT id, name FROM target ORDER BY id", &[]).await?;
@@ -228,6 +244,9 @@ impl Shared {
             targets.iter().map(|row| (row.get(0), row.get::<_, &str>(1).into())).collect();
         let projects: Vec<(i32, Arc<str>)> =
             projects.iter().map(|row| (row.get(0), row.get::<_, &str>(1).into())).collect();
+        if self.names().lack(&targets, &projects) {
+            client.make_certain().await?;
+        }
         self.room.know(projects.iter().map(|(project, name)| (*project, name)));
         self.names.rcu(|known| known.with(&targets, &projects));
         Ok(())

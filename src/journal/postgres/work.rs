@@ -2,7 +2,8 @@
 //!
 //! Rules: what a transaction changes in the accounts it writes itself, in rows of its incarnation that nobody else writes. The postings
 //! go out after the commit. A commit of which nobody knows whether it took place is looked up by its number, over a connection on
-//! which another commit came through: what came before that is on a second machine, too.
+//! which another commit came through: what came before that is on a second machine, too. No two transactions have the same number: a
+//! server that was the primary and the one that is may have seen as many. What a transaction saw of those before counts with its own commit.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,9 +15,10 @@ use tokio_postgres::Row;
 use crate::clock::Timestamp;
 use crate::journal::TargetId;
 use crate::journal::term::Epoch;
+use crate::telemetry::ledger::Posting;
 
 use super::accounts::Book;
-use super::connect::{Connection, Params, Pen};
+use super::connect::{Connection, Params, Pen, SAFETY};
 use super::fault::Fault;
 use super::shared::Shared;
 use super::term::{self, HOLD};
@@ -35,10 +37,11 @@ pub(super) struct Work {
     pen: OwnedMutexGuard<Pen>,
     /// Taken out of the pen for as long as nobody knows how this ends.
     connection: Option<Connection>,
-    /// Which commit of this incarnation it is.
+    /// Which transaction of this incarnation it is.
     number: i64,
+    /// What is to be posted of commits before, of which nobody knew whether they took place: as this server has it.
+    owed: Vec<Posting>,
     began: Instant,
-    warnings: u64,
 }
 
 impl Work {
@@ -68,32 +71,32 @@ impl Work {
     async fn try_begin(shared: &Arc<Shared>) -> Result<Self, Fault> {
         let mut pen = Arc::clone(&shared.pen).lock_owned().await;
         let began = Instant::now();
-        let known = pen.connection.take().filter(|connection| !connection.is_closed());
+        let known = pen.connection.take().filter(|connection| shared.connector.is_good(connection));
         let is_known = known.is_some();
         let connection = match known {
             Some(connection) => connection,
             None => shared.connector.connect().await?,
         };
         let (client, incarnation) = (&connection, shared.incarnation);
-        let warnings = connection.warnings();
         let count = client
-            .prepare_cached(
-                "UPDATE committed SET number = number + 1 WHERE incarnation = $1
-                 AND NOT (SELECT replaced FROM node WHERE incarnation = $1) RETURNING number",
-            )
+            .prepare_cached(&format!(
+                "UPDATE committed SET before = number, number = $2 WHERE incarnation = $1
+                 AND NOT (SELECT replaced FROM node WHERE incarnation = $1) RETURNING before, {SAFETY}"
+            ))
             .await?;
-        let params: Params<'_> = &[&incarnation];
+        pen.last += 1;
+        let number = pen.last;
+        let params: Params<'_> = &[&incarnation, &number];
         let ((), row) = tokio::try_join!(client.batch_execute("BEGIN"), client.query_opt(&count, params))?;
         let Some(row) = row else {
-            shared.is_replaced.cancel();
-            return Err(Fault::Failed("another relay has taken the name of this one".into()));
+            client.batch_execute("ROLLBACK").await?;
+            return Err(shared.replaced(client).await);
         };
+        shared.connector.judge(&row)?;
         // The row of this relay was free, so whatever was under way has ended.
-        if let Some((number, postings)) = pen.unresolved.take()
-            && row.get::<_, i64>(0) > number
-        {
-            pen.owed.extend(postings);
-        }
+        let before: i64 = row.get(0);
+        let owed = pen.unresolved.iter().find(|(number, _)| *number == before);
+        let owed = owed.map(|(_, postings)| postings.clone()).unwrap_or_default();
         if !is_known {
             read_room(&connection, shared).await?;
         }
@@ -104,11 +107,11 @@ impl Work {
             woken,
             pen,
             connection: Some(connection),
-            number: row.get(0),
+            number,
+            owed,
             looks_in_vain: 0,
             has_letters: false,
             began,
-            warnings,
         })
     }
 
@@ -162,22 +165,30 @@ impl Work {
         self.book.read_spans().await;
         self.book.know_names(&self.shared).await?;
         self.book.write(self.connection()?, self.shared.incarnation).await?;
+        let mut postings = self.book.postings(&self.shared);
+        postings.extend_from_slice(&self.owed);
         // Also for whoever drops this while it waits.
-        self.pen.unresolved = Some((self.number, self.book.postings(&self.shared)));
+        self.pen.unresolved.push((self.number, postings));
         let committed = match self.connection.take() {
             Some(connection) => match connection.batch_execute("COMMIT").await {
-                Ok(()) if connection.warnings() == self.warnings => {
+                Ok(()) => {
                     self.pen.connection = Some(connection);
                     Ok(())
                 }
-                Ok(()) | Err(_) => self.look_up().await,
+                Err(_) => self.look_up().await,
             },
             None => Err(Fault::Unknown),
         };
         self.shared.count_commit(self.began.elapsed(), committed.is_ok());
-        self.pen.unresolved.take_if(|_| !matches!(committed, Err(Fault::Unknown)));
-        committed?;
-        self.shared.ledger.post(&std::mem::take(&mut self.pen.owed));
+        match committed {
+            Ok(()) => self.pen.unresolved.clear(),
+            Err(Fault::Unknown) => return Err(Fault::Unknown),
+            Err(fault) => {
+                self.pen.unresolved.pop();
+                return Err(fault);
+            }
+        }
+        self.shared.ledger.post(&self.owed);
         self.book.post(&self.shared);
         self.shared.wake(self.woken.iter().copied());
         Ok(())
@@ -192,7 +203,7 @@ impl Work {
         }
     }
 
-    /// Whether the commit took place. The answer itself is given only after a commit that was waited for.
+    /// Whether the commit took place: then it was the last. The answer itself is given only after a commit that was waited for.
     async fn look_up(&mut self) -> Result<(), Fault> {
         let connection = self.shared.connector.connect().await.map_err(|_| Fault::Unknown)?;
         let asked = async {
@@ -200,11 +211,8 @@ impl Work {
             Ok::<_, Fault>(connection.query_one(sql, &[&self.shared.incarnation]).await?.get::<_, i64>(0))
         };
         let found = asked.await.map_err(|_| Fault::Unknown)?;
-        if connection.warnings() > 0 {
-            return Err(Fault::Unknown);
-        }
         self.pen.connection = Some(connection);
-        if found >= self.number { Ok(()) } else { Err(Fault::Away("a commit did not take place".into())) }
+        if found == self.number { Ok(()) } else { Err(Fault::Away("a commit did not take place".into())) }
     }
 }
 

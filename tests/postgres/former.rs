@@ -1,0 +1,201 @@
+//! What a server that was the primary still tells counts for nothing: it has what no other one has, and lacks what others have.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::contract::{ENOUGH, at, submission};
+use crate::journal::postgres::PostgresJournal;
+use crate::journal::{Bodies as _, Durability, Log as _, Submission, TargetId};
+use crate::promises::{open, open_with};
+use crate::support::eventually::eventually;
+use crate::support::net;
+use crate::support::postgres::{Database, Server, as_nobody, own};
+use crate::support::process::Process;
+use crate::support::relay::SOON;
+use crate::telemetry::ledger::Ledger;
+
+/// How many commits wait for a standby.
+const WAITING: &str = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+
+fn server() -> Server {
+    Server::start(&["fsync=off", "full_page_writes=off"])
+}
+
+/// From now on commits wait for this standby there, or for none.
+fn wait_for(server: &Server, standby: &str) {
+    server.ask(&format!("ALTER SYSTEM SET synchronous_standby_names = '{standby}'"));
+    server.ask("SELECT pg_reload_conf()");
+}
+
+/// Something that confirms what is committed there, as a standby of this name.
+fn follow(server: &Server, name: &str) -> Process {
+    let folder = server.home().join(name);
+    std::fs::create_dir(&folder).expect("a folder");
+    own(&folder);
+    let place = format!("host=127.0.0.1 port={} user=relay application_name={name}", server.port());
+    let mut follow = as_nobody("pg_receivewal");
+    follow.args(["--synchronous", "-d", &place, "-D"]).arg(&folder);
+    Process::start("pg_receivewal", &mut follow, &server.home().join(format!("{name}.log")), None)
+}
+
+/// A server where commits come to their end with a warning, as the wait for a standby is given up: for as long as this is kept.
+struct Former {
+    server: &'static Server,
+    is_over: Arc<AtomicBool>,
+}
+
+impl Former {
+    async fn begin(server: &'static Server) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        wait_for(server, "nobody");
+        eventually("commits wait", SOON, async || {
+            // Each relay says all the time that it lives.
+            if server.ask(WAITING) == "0" { Err("none does".to_owned()) } else { Ok(()) }
+        })
+        .await;
+        let is_known = Arc::clone(&is_over);
+        std::thread::spawn(move || {
+            while !is_known.load(Ordering::Acquire) {
+                server.ask("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'");
+            }
+        });
+        Self { server, is_over }
+    }
+
+    /// It is the primary again.
+    fn end(self) {
+        wait_for(self.server, "");
+    }
+}
+
+impl Drop for Former {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Release);
+    }
+}
+
+fn one_of(project: &str, target: TargetId) -> Submission {
+    Submission { project: project.into(), ..submission(at(1), &[target]) }
+}
+
+/// A server of its own for a test, until the process ends.
+fn kept() -> &'static Server {
+    Box::leak(Box::new(server()))
+}
+
+fn relay(database: &Database, name: &str) -> Arc<PostgresJournal> {
+    open(database, name, ENOUGH, Ledger::default())
+}
+
+#[tokio::test]
+async fn what_no_second_machine_has_is_told_to_nobody_as_done() {
+    let server = kept();
+    let database = server.database();
+    let journal = relay(&database, "one");
+    journal.plane("a", "").await.expect("a primary");
+    let a = journal.target("a").await.unwrap();
+    let former = Former::begin(server).await;
+    journal.share_primary("b").await.expect_err("a switch that may be gone");
+    journal.target("b").await.expect_err("an upstream that may be gone");
+    assert!(Arc::clone(&journal).begin(Some("shop".into())).await.is_err(), "a large body that may be gone");
+    journal.append(one_of("shop", a)).await.expect_err("a record that may be gone");
+    assert!(journal.leads().await.is_none(), "a term that another one may have");
+    former.end();
+    eventually("the relay goes on", SOON, async || journal.target("c").await.map_err(|error| error.to_string())).await;
+}
+
+#[tokio::test]
+async fn the_number_that_one_server_alone_gave_to_a_project_is_used_nowhere() {
+    let server = kept();
+    let database = server.database();
+    let journal = relay(&database, "one");
+    let a = journal.target("a").await.unwrap();
+    let former = Former::begin(server).await;
+    journal.append(one_of("shop", a)).await.expect_err("a record that may be gone");
+    // The one that is the primary has given the number to another one.
+    database.execute("UPDATE project SET name = 'other' WHERE name = 'shop'");
+    assert_eq!(database.number("SELECT count(*) FROM project WHERE name = 'other'"), 1);
+    former.end();
+    eventually("it is kept", SOON, async || journal.append(one_of("shop", a)).await.map_err(|error| error.to_string()))
+        .await;
+    let of_it = "SELECT count(*) FROM record r JOIN project p ON p.id = r.project WHERE p.name = ";
+    assert_eq!(database.number(&format!("{of_it}'shop'")), 1);
+    assert_eq!(database.number(&format!("{of_it}'other'")), 0);
+}
+
+#[tokio::test]
+async fn a_relay_is_replaced_by_no_word_of_a_server_that_does_not_know_it_yet() {
+    let server = kept();
+    let database = server.database();
+    let journal = relay(&database, "one");
+    let a = journal.target("a").await.unwrap();
+    let former = Former::begin(server).await;
+    database.execute("ALTER TABLE node RENAME TO known; CREATE TABLE node (LIKE known INCLUDING ALL)");
+    journal.append(one_of("shop", a)).await.expect_err("nobody takes it");
+    assert!(!journal.replaced().is_cancelled());
+    database.execute("DROP TABLE node; ALTER TABLE known RENAME TO node");
+    former.end();
+    eventually("the relay goes on", SOON, async || journal.target("c").await.map_err(|error| error.to_string())).await;
+}
+
+/// Lets the relay into one of them alone.
+fn move_to(there: &Server, from: &Server, database: &str) {
+    there.ask(&format!("ALTER DATABASE {database} ALLOW_CONNECTIONS true"));
+    from.ask(&format!("ALTER DATABASE {database} ALLOW_CONNECTIONS false"));
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = ";
+    from.ask(&format!("{end}'{database}'"));
+}
+
+#[tokio::test]
+async fn a_commit_at_a_server_that_was_the_primary_is_not_taken_for_another_one_at_the_server_that_is() {
+    let (before, port) = (server(), net::free_port());
+    let database = before.database();
+    let url = format!("postgres://relay@127.0.0.1:{},127.0.0.1:{port}/t0", before.port());
+    let journal = relay(&Database { url }, "one");
+    let a = journal.target("a").await.unwrap();
+    journal.append(one_of("shop", a)).await.expect("kept");
+    let after = before.twin(port);
+    move_to(&after, &before, "t0");
+    for _ in 0..5 {
+        journal.append(one_of("shop", a)).await.expect("kept by the new primary");
+    }
+    // It goes on as if it were the primary.
+    wait_for(&before, "nobody");
+    move_to(&before, &after, "t0");
+    let returns = async {
+        eventually("its commit waits", SOON, async || {
+            let commits = before.ask(&format!("{WAITING} AND query = 'COMMIT'"));
+            if commits == "1" { Ok(()) } else { Err(format!("{commits} wait")) }
+        })
+        .await;
+        move_to(&after, &before, "t0");
+    };
+    let (appended, ()) = tokio::join!(journal.append(one_of("shop", a)), returns);
+    appended.expect("kept by the new primary");
+    let there = Database { url: format!("postgres://relay@127.0.0.1:{port}/t0") };
+    assert_eq!(there.number("SELECT count(*) FROM record"), 7);
+    drop(database);
+}
+
+#[tokio::test]
+async fn a_server_that_is_told_to_wait_for_nobody_while_it_runs_gets_nothing_more() {
+    let server = server();
+    let database = server.database();
+    let _standby = follow(&server, "second");
+    wait_for(&server, "second");
+    eventually("commits are confirmed", Duration::from_secs(30), async || {
+        let confirmed = server.ask("SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'");
+        if confirmed == "1" { Ok(()) } else { Err("there is no standby".to_owned()) }
+    })
+    .await;
+    let journal = open_with(&database, ("one", Durability::Quorum), ENOUGH, Ledger::default());
+    let a = journal.target("a").await.unwrap();
+    journal.append(one_of("shop", a)).await.expect("kept");
+    wait_for(&server, "");
+    assert_eq!(server.ask("SHOW synchronous_standby_names"), "");
+    journal.append(one_of("shop", a)).await.expect_err("it would be on one machine");
+    wait_for(&server, "second");
+    eventually("it is kept", SOON, async || journal.append(one_of("shop", a)).await.map_err(|error| error.to_string()))
+        .await;
+}
