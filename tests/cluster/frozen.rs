@@ -25,6 +25,7 @@ async fn a_primary_that_was_frozen_acknowledges_nothing_when_it_goes_on() {
     println!("the longest of {} answers took {:?}", sent.0.len(), sent.slowest());
     scene.delivered(&sent.accepted()).await;
     scene.balanced().await;
+    assert!(scene.servers.timeline().await.unwrap() > 1, "what the one that took its place has committed counts");
 }
 
 #[tokio::test]

@@ -61,12 +61,13 @@ impl Patroni {
         let home = TempDir::with_prefix("switchyard-patroni-").expect("a folder");
         open_to_all(home.path());
         let (port, peers) = (net::free_port(), net::free_port());
-        let etcd = etcd(home.path(), port, peers);
+        let (etcd, client) = (etcd(home.path(), port, peers), net::client());
+        eventually("etcd is there", ELECTED, async || is_there(&client, port).await).await;
         let mut members = Vec::new();
         for number in 0..3 {
             members.push(Member::prepare(home.path(), number, port, has_lines).await);
         }
-        let mut cluster = Self { members, etcd, client: net::client(), home };
+        let mut cluster = Self { members, etcd, client, home };
         for number in 0..3 {
             cluster.members[number].launch();
         }
@@ -186,6 +187,12 @@ impl Patroni {
         member.signal_all(signal);
     }
 
+    /// How often another server has become the primary, and one.
+    pub(crate) async fn timeline(&self) -> Result<u64, String> {
+        let file = self.ask("SELECT pg_walfile_name(pg_current_wal_insert_lsn())").await?;
+        u64::from_str_radix(file.get(..8).unwrap_or_default(), 16).map_err(|error| error.to_string())
+    }
+
     /// What a statement tells at the primary.
     pub(crate) async fn ask(&self, sql: &str) -> Result<String, String> {
         let primary = self.primary().await?;
@@ -223,8 +230,9 @@ impl Member {
 scope: switchyard
 name: n{number}
 restapi: {{listen: "127.0.0.1:{rest}", connect_address: "127.0.0.1:{rest_there}"}}
-# As a proxy: not asked where else etcd is.
-etcd3: {{hosts: ["127.0.0.1:{etcd}"], use_proxies: true}}
+# By the older protocol: by the newer one a Patroni before 3.0.3 that stood still takes the lock back which another one has since, and
+# what was committed there is gone. As a proxy: not asked where else etcd is.
+etcd: {{hosts: ["127.0.0.1:{etcd}"], use_proxies: true}}
 bootstrap:
   dcs:
     ttl: 20
@@ -307,9 +315,22 @@ fn etcd(home: &Path, port: u16, peers: u16) -> (Process, TempDir) {
     let data =
         if memory.is_dir() { TempDir::with_prefix_in("switchyard-etcd-", memory) } else { TempDir::new_in(home) };
     let data = data.expect("a folder");
-    command.arg("--data-dir").arg(data.path());
+    command.arg("--enable-v2").arg("--data-dir").arg(data.path());
     command.args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients]);
     command.args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers]);
     command.args(["--initial-cluster", &format!("default={peers}")]);
     (Process::start("etcd", &mut command, &home.join("etcd.log"), None), data)
+}
+
+/// Whether etcd has found itself: a Patroni that asks before that ends.
+async fn is_there(client: &reqwest::Client, port: u16) -> Result<(), String> {
+    for (path, what) in [("health", r#""health":"true""#), ("version", r#""etcdcluster":"3."#)] {
+        let asked = client.get(format!("http://127.0.0.1:{port}/{path}")).timeout(Duration::from_secs(2));
+        let answer = asked.send().await.map_err(|error| error.to_string())?;
+        let text = answer.text().await.map_err(|error| error.to_string())?;
+        if !text.contains(what) {
+            return Err(text);
+        }
+    }
+    Ok(())
 }
