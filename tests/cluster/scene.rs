@@ -25,6 +25,13 @@ const WHERE_IT_IS: &str = "SELECT 'relay', incarnation::text, name, replaced || 
     UNION ALL SELECT 'untried of ' || f.incarnation, f.target::text, '', '', count(*) FROM frontier f
         JOIN record r ON r.id > f.reached AND r.id < (f.incarnation::bigint + 1) << 40 GROUP BY f.incarnation, f.target";
 
+/// Where each of these is: its record by incarnation and number, the slices and rows that name it, and whether its frontier has passed it.
+const EACH: &str = "SELECT r.event_id, r.id >> 40, r.id & 1099511627775, r.targets, to_timestamp(r.accepted_at / 1000.0)::time,
+    (SELECT string_agg(s.id || ' of ' || s.owner, ', ') FROM slice s WHERE s.target = {target} AND r.id = ANY(s.records)),
+    (SELECT p.due || ' of ' || coalesce(p.owner, 0) FROM pending p WHERE p.target = {target} AND p.record = r.id),
+    (SELECT f.reached >= r.id FROM frontier f WHERE f.target = {target} AND f.incarnation = r.id >> 40)
+    FROM record r WHERE r.event_id::text = ANY(ARRAY[{ids}]::uuid[]::text[]) ORDER BY r.id LIMIT 40";
+
 /// Two clusters at a time are what a small machine can carry.
 static PLACES: Semaphore = Semaphore::const_new(2);
 
@@ -94,7 +101,9 @@ impl Scene {
     /// Waits until each upstream has all of these; returns what it got more than once.
     pub(super) async fn delivered(&self, ids: &BTreeSet<String>) -> [Repeats; 2] {
         let mut repeats = [Repeats::new(), Repeats::new()];
-        for ((name, upstream), repeats) in [("a", &self.a), ("b", &self.b)].into_iter().zip(&mut repeats) {
+        for ((name, target, upstream), repeats) in
+            [("a", "0", &self.a), ("b", "1", &self.b)].into_iter().zip(&mut repeats)
+        {
             let taken = eventually("everything is delivered", LATE, async || {
                 // Which they are is looked at when there are enough.
                 if upstream.taken_count() < ids.len() {
@@ -106,7 +115,9 @@ impl Scene {
                     );
                     let kept = self.servers.ask(&kept).await.unwrap_or_else(|error| error);
                     let whose = self.servers.ask(WHERE_IT_IS).await.unwrap_or_else(|error| error);
-                    let whose = format!("{} of {} are records\n{whose}", kept.trim(), missing.len());
+                    let each = EACH.replace("{ids}", &missing.join(",")).replace("{target}", target);
+                    let each = self.servers.ask(&each).await.unwrap_or_else(|error| error);
+                    let whose = format!("{} of {} are records\n{whose}{each}", kept.trim(), missing.len());
                     return Err(format!("{name} has {} of {}\n{whose}", upstream.taken_count(), ids.len()));
                 }
                 let mut taken = BTreeMap::<String, usize>::new();
