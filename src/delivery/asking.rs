@@ -222,7 +222,7 @@ impl Api {
         self.0.version.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Why the tracker is known to lose an event like this one.
+    /// Why the tracker is known to lose an event like this one. Reads a large body, and blocks.
     pub fn known_loss(&self, body: &Body) -> Option<Cause> {
         if self.0.kind != Kind::Glitchtip || self.loses_no_batch() {
             return None;

@@ -259,12 +259,12 @@ fn look_into(load: &mut Load, body: &Body, envelope: &Outline, quirks: &Quirks) 
     let going = load.send.items.iter().filter_map(|position| envelope.items().get(usize::from(*position)));
     if quirks.has_batch_poison {
         let mut events = going.clone().filter(|item| item.kind.is_event());
-        load.batch_poison = events.find_map(|item| batch_poison::why(&item.kind, &body.payload(item).ok()?));
+        load.batch_poison = events.find_map(|item| batch_poison::why(&item.kind, &body.event(item)?));
     }
     let events = envelope.items().iter().filter(|item| item.kind == ItemType::Event).count();
     if quirks.one_event_a_request && events > 1 {
         let event = going.clone().find(|item| item.kind == ItemType::Event);
-        load.event_id = event.and_then(|item| own_id(&body.payload(item).ok()?));
+        load.event_id = event.and_then(|item| own_id(&body.event(item)?));
     }
 }
 

@@ -141,6 +141,11 @@ impl Quirks {
         quantities.iter().any(|(category, quantity)| listed(category) || several(category, quantity))
     }
 
+    /// Whether it matters what events say.
+    pub(super) const fn look_into_events(&self) -> bool {
+        self.has_batch_poison || self.one_event_a_request
+    }
+
     /// Whether it has no place for items of this category.
     pub(super) fn never_stores(&self, category: Category) -> bool {
         self.never_stores.contains(&category)

@@ -281,7 +281,7 @@ impl Worker {
             claimed += claims.len();
             self.leases.hold(claims.iter().map(|claim| claim.lease));
             for claim in claims {
-                match large::open(&claim).await {
+                match large::open(&claim, self.quirks()).await {
                     Ok(pieces) => self.start(claim, pieces, now),
                     Err(error) => self.unreadable(&claim, &error, now),
                 }

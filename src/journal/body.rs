@@ -19,6 +19,8 @@ pub const IN_MEMORY: usize = 1 << 20;
 /// What is read of a large one at once, to begin with and later.
 const FIRST_PIECE: u64 = 4 << 10;
 const PIECE: u64 = 64 << 10;
+/// So much of what the events in a large one say is remembered: each has 1 MiB at most, and hardly an envelope has two.
+const EVENTS: u64 = 4 << 20;
 
 /// The bytes of a submission.
 #[derive(Clone, Debug)]
@@ -78,12 +80,32 @@ impl Body {
         }
     }
 
-    /// The payload of an item, read into memory when it is not there: of what is known to be small.
+    /// The payload of an item, read into memory when it is not there: of what is known to be small. Blocks then.
     pub fn payload(&self, item: &Item) -> io::Result<Bytes> {
         self.piece(item.payload())
     }
 
-    /// The bytes of a range within it, read into memory when it is not there.
+    /// Reads what the events in it say, and remembers that of a large one. Blocks.
+    pub fn read_events(&self) -> Result<(), Unreadable> {
+        let Self::Large(large) = self else { return Ok(()) };
+        if large.events.get().is_none() {
+            drop(large.events.set(large.scan_events()?));
+        }
+        Ok(())
+    }
+
+    /// What an event in it says, if that is in memory, or was [read](Self::read_events).
+    pub fn event(&self, item: &Item) -> Option<Bytes> {
+        match self {
+            Self::Memory(_) => self.payload(item).ok(),
+            Self::Large(large) => {
+                let mut events = large.events.get()?.iter();
+                events.find(|(start, _)| *start == item.payload().start).map(|(_, payload)| payload.clone())
+            }
+        }
+    }
+
+    /// The bytes of a range within it, read into memory when it is not there. Blocks then.
     pub fn piece(&self, range: Range<u64>) -> io::Result<Bytes> {
         match self {
             Self::Memory(bytes) => Ok(bytes.slice(range.start as usize..range.end as usize)),
@@ -130,6 +152,8 @@ pub struct LargeBody {
     len: u64,
     source: Box<dyn Source>,
     outline: OnceLock<Outline>,
+    /// What its events say, by where they begin.
+    events: OnceLock<Vec<(u64, Bytes)>>,
 }
 
 /// Where the bytes of a large body are: only the backend knows. It is dropped with the last handle on the body; the bytes go then if
@@ -148,7 +172,7 @@ pub trait Pieces: Send + Sync + fmt::Debug {
 impl LargeBody {
     /// A body of so many bytes.
     pub fn new(len: u64, source: impl Source) -> Self {
-        Self { len, source: Box::new(source), outline: OnceLock::new() }
+        Self { len, source: Box::new(source), outline: OnceLock::new(), events: OnceLock::new() }
     }
 
     /// Where its bytes are: the backend's own type, for the backend.
@@ -168,6 +192,17 @@ impl LargeBody {
         }
         let outline = self.scan()?;
         Ok(self.outline.get_or_init(|| outline).clone())
+    }
+
+    fn scan_events(&self) -> Result<Vec<(u64, Bytes)>, Unreadable> {
+        let (outline, pieces, mut left) = (self.outline()?, self.open()?, EVENTS);
+        let mut events = Vec::new();
+        for payload in outline.items().iter().filter(|item| item.kind.is_event()).map(Item::payload) {
+            let Some(rest) = left.checked_sub(payload.end - payload.start) else { break };
+            left = rest;
+            events.push((payload.start, pieces.read(payload)?));
+        }
+        Ok(events)
     }
 
     /// Reads the header lines; payloads whose length is known are passed over.

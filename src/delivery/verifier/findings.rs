@@ -10,6 +10,7 @@ use crate::delivery::batch_poison::Cause;
 use crate::journal::RecordId;
 use crate::journal::verification::{Advance, Batch, Finding, Notes, State, Wanted};
 use crate::policy::verification::{NotFound, Settings};
+use crate::tasks;
 use crate::telemetry::log;
 
 use super::look::Seen;
@@ -77,7 +78,9 @@ impl Verifier {
     /// Why the tracker is known to lose the event.
     async fn known_loss(&self, tracker: &Tracker, event: &Wanted) -> Option<Cause> {
         let record = self.journal.record(event.record).await.ok().flatten()?;
-        tracker.api.known_loss(&record.body)
+        let api = tracker.api.clone();
+        // Of a large body its events are read.
+        tasks::blocking(move || api.known_loss(&record.body)).await
     }
 }
 

@@ -6,6 +6,7 @@ use crate::content::{self, Difference};
 use crate::journal::JournalError;
 use crate::protocol::event_id::EventId;
 use crate::protocol::item::ItemType;
+use crate::tasks;
 
 use super::Verifier;
 
@@ -47,10 +48,12 @@ impl Verifier {
             Ok(None) => return Ok((project, SideBySide::NotStored)),
             Err(trouble) => return Ok((project, SideBySide::Unknown(trouble.to_string()))),
         };
-        let sent = record.body.outline().ok().and_then(|envelope| {
+        let sent = tasks::blocking(move || {
+            let envelope = record.body.outline().ok()?;
             let event = envelope.items().iter().find(|item| item.kind == ItemType::Event)?;
             record.body.payload(event).ok()
-        });
+        })
+        .await;
         let compared = match (api.content_kind(), sent) {
             (Some(kind), Some(sent)) => content::compare(kind, &sent, &copy).map_err(|why| why.to_string()),
             _ => Err("the event that was sent cannot be read".to_owned()),

@@ -10,6 +10,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::runtime::Handle;
@@ -24,6 +25,8 @@ use super::shared::Shared;
 use super::work::Work;
 use super::{spawn, spawn_on};
 
+/// After so long a body cannot be read: whoever waits for it keeps a thread from everything else.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// From which piece on a range is in pieces: `$1` is the body, `$2` where the range begins.
 pub(super) const FIRST: &str = "(SELECT max(at) FROM piece WHERE large = $1 AND at <= $2)";
 
@@ -157,7 +160,7 @@ impl Pieces for Stored {
         let (told, answer) = std::sync::mpsc::channel();
         let (shelf, number) = (self.shelf.clone(), self.number);
         drop(spawn_on(&self.shelf.runtime, async move { drop(told.send(shelf.read(number, range).await)) }));
-        let read = answer.recv().map_err(|_| io::Error::other("the journal is closed"))?;
+        let read = answer.recv_timeout(PATIENCE).map_err(|_| io::Error::other("the database gave no answer"))?;
         read.map_err(|fault| io::Error::other(fault.to_string()))
     }
 }
