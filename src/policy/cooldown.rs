@@ -13,6 +13,9 @@ use crate::protocol::rate_limits::{self, RateLimit};
 /// How long a 429 without any header holds.
 pub const BARE_429: Duration = Duration::from_secs(60);
 
+/// What another relay says of a limit's end is later than it is by at most so much: a second, and what it takes to tell.
+const ROUNDED: Duration = Duration::from_secs(2);
+
 /// Until when what is limited. Limits that have ended are forgotten.
 #[derive(Clone, Debug, Default)]
 pub struct Cooldown(HashMap<Arc<str>, Limits>);
@@ -55,10 +58,31 @@ impl Cooldown {
     /// whether one ends in a later second than was known.
     pub fn apply(&mut self, project: &Arc<str>, limits: &[RateLimit], now: Timestamp) -> bool {
         let mut is_news = false;
-        let mut extend = |slot: &mut Timestamp, until: Timestamp| {
+        self.each(project, limits, now, |slot, until| {
             is_news |= until.as_secs() > slot.as_secs();
             *slot = until.max(*slot);
-        };
+        });
+        is_news
+    }
+
+    /// Takes in a limit that another relay may have learnt, or this one. It was told in whole seconds, rounded up: one whose end is known
+    /// here about as well keeps that, or what is tried again when it ends would find the same limit once more.
+    pub fn follow(&mut self, project: &Arc<str>, limit: RateLimit, now: Timestamp) {
+        self.each(project, &[limit], now, |slot, until| {
+            if until.since(*slot) > ROUNDED {
+                *slot = until;
+            }
+        });
+    }
+
+    /// Looks at the end of each of these limits, beside until when it would be.
+    fn each(
+        &mut self,
+        project: &Arc<str>,
+        limits: &[RateLimit],
+        now: Timestamp,
+        mut extend: impl FnMut(&mut Timestamp, Timestamp),
+    ) {
         for limit in limits.iter().filter(|limit| !limit.retry_after.is_zero()) {
             let until = now + limit.retry_after.min(rate_limits::LONGEST_KEPT);
             let known = self.0.entry(Arc::clone(project)).or_default();
@@ -69,7 +93,6 @@ impl Cooldown {
                 }
             }
         }
-        is_news
     }
 
     /// Until when items of this category of this project are limited; `None` when they are not.
@@ -199,6 +222,18 @@ mod tests {
 
     fn after(secs: u64) -> Timestamp {
         T + Duration::from_secs(secs)
+    }
+
+    #[test]
+    fn what_is_told_among_relays_in_whole_seconds_makes_no_limit_longer_that_is_known_here() {
+        let (mut cooldown, project) = (Cooldown::default(), Arc::from("shop"));
+        let limit = |ms| RateLimit { retry_after: Duration::from_millis(ms), categories: Some(vec![Category::Error]) };
+        let now = Timestamp::from_millis(1_000_400);
+        cooldown.apply(&project, &[limit(1000)], now);
+        cooldown.follow(&project, limit(1600), now);
+        assert_eq!(cooldown.until("shop", Category::Error, now), Some(now + Duration::from_millis(1000)));
+        cooldown.follow(&project, limit(60_000), now);
+        assert_eq!(cooldown.until("shop", Category::Error, now), Some(now + Duration::from_secs(60)));
     }
 
     #[test]
