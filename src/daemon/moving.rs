@@ -15,7 +15,7 @@ use tokio::time::interval;
 use crate::journal::postgres::PostgresStore;
 use crate::journal::sqlite::SqliteStore;
 pub use crate::journal::transfer::TransferError;
-use crate::journal::transfer::{Contents, State, Store, WAITING};
+use crate::journal::transfer::{Contents, MoveId, State, Store, WAITING};
 use crate::journal::{DatabaseUrl, Durability, Settings};
 use crate::tasks;
 
@@ -80,10 +80,10 @@ pub async fn move_journal(from: &Place, to: &Place, mut told: impl FnMut(u64)) -
     }
     let (from, to) = (from.open(true).await?, to.open(false).await?);
     let (source, target) = (&*from, &*to);
-    expect_ready(source, target).await?;
+    let by = expect_ready(source, target).await?;
     let kept = Arc::new(AtomicU64::new(0));
     let (entries, coming) = mpsc::channel(WAITING);
-    let moving = async { tokio::join!(source.export(entries), target.import(coming, Arc::clone(&kept))) };
+    let moving = async { tokio::join!(source.export(entries), target.import(by, coming, Arc::clone(&kept))) };
     let mut moving = std::pin::pin!(moving);
     let mut tick = interval(EACH);
     let ended = loop {
@@ -98,7 +98,7 @@ pub async fn move_journal(from: &Place, to: &Place, mut told: impl FnMut(u64)) -
     }
     let contents = expect_equal(source, target).await?;
     source.expect_idle().await?;
-    source.mark(State::Moved).await?;
+    source.mark(State::Moved(by)).await?;
     target.mark(State::Ready).await?;
     let Contents { counts, primary } = contents;
     Ok(Moved { from: source.place(), to: target.place(), counts, primary })
@@ -109,11 +109,11 @@ pub async fn reopen(place: &Place) -> Result<String, TransferError> {
     let store = place.open(true).await?;
     let place = store.place();
     match store.state().await? {
-        State::Moved => {}
+        State::Moved(_) => {}
         State::New | State::Ready => {
             return Err(TransferError::Refused(format!("{place} was not moved: relays may start on it")));
         }
-        State::Filling => return Err(TransferError::Refused(unfinished(&place))),
+        State::Filling(_) => return Err(TransferError::Refused(unfinished(&place))),
     }
     store.mark(State::Ready).await?;
     Ok(place)
@@ -123,36 +123,37 @@ fn unfinished(place: &str) -> String {
     format!("{place} is filled in part by a move that was cut off: begin that move anew")
 }
 
-/// Refuses a source that is not at rest or not whole, and a target that is not empty.
-async fn expect_ready(source: &dyn Store, target: &dyn Store) -> Result<(), TransferError> {
+/// Refuses a source that is not at rest or not whole, and a target that is not empty. Returns which move this is.
+async fn expect_ready(source: &dyn Store, target: &dyn Store) -> Result<MoveId, TransferError> {
     let (from, to) = (source.place(), target.place());
-    let is_resumed = match target.state().await? {
-        State::New | State::Ready => false,
-        State::Filling => true,
-        State::Moved => {
+    let begun = match target.state().await? {
+        State::New | State::Ready => None,
+        State::Filling(by) => Some(by),
+        State::Moved(_) => {
             return Err(TransferError::Refused(format!("{to} was moved to another journal: name a new one")));
         }
     };
-    match source.state().await? {
-        State::Ready => {}
+    let by = match source.state().await? {
+        State::Ready => MoveId::random(),
         State::New => return Err(TransferError::Refused(format!("there is nothing in {from}"))),
-        State::Filling => return Err(TransferError::Refused(unfinished(&from))),
-        // A move was cut off after its source was marked, and before its target could be used.
-        State::Moved if is_resumed => {}
-        State::Moved => {
-            let why =
-                format!("what was in {from} was moved already: `switchyard journal reopen` lets it be used again");
-            return Err(TransferError::Refused(why));
+        State::Filling(_) => return Err(TransferError::Refused(unfinished(&from))),
+        // That move was cut off after its source was marked, and before its target could be used.
+        State::Moved(by) if begun == Some(by) => by,
+        State::Moved(_) => {
+            let elsewhere = if begun.is_some() { format!(", and not into {to}") } else { String::new() };
+            return Err(TransferError::Refused(format!(
+                "what was in {from} was moved already{elsewhere}: `switchyard journal reopen` lets it be used again"
+            )));
         }
-    }
+    };
     source.expect_idle().await?;
-    if is_resumed {
-        return Ok(());
+    if begun.is_some() {
+        return Ok(by);
     }
     target.expect_idle().await?;
     let there = target.contents().await?;
     if there.counts.is_empty() {
-        return Ok(());
+        return Ok(by);
     }
     let told: Vec<String> = there.counts.iter().take(TOLD).map(|(what, much)| format!("{what} {much}")).collect();
     Err(TransferError::Refused(format!(

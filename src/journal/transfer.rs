@@ -9,9 +9,11 @@
 //! made of: records come in the order of their acceptance and are numbered anew. A stream without its end was cut off.
 //!
 //! A target is marked as [filling](State::Filling) from before the first entry until all was read back, and a source as
-//! [moved](State::Moved) before that mark goes: at no time do both take a relay that would deliver the same.
+//! [moved](State::Moved) before that mark goes: at no time do both take a relay that would deliver the same. Both marks name the move:
+//! a source that was moved goes on only into the target of that move.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -36,10 +38,32 @@ pub enum State {
     New,
     /// A relay may start on it.
     Ready,
-    /// A move into it was begun and has not come to its end.
-    Filling,
-    /// What was in it is in another one.
-    Moved,
+    /// This move into it was begun and has not come to its end.
+    Filling(MoveId),
+    /// What was in it is in another one, by this move.
+    Moved(MoveId),
+}
+
+/// A move, as both of its journals name it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MoveId(u128);
+
+impl MoveId {
+    /// That of a move that begins.
+    pub fn random() -> Self {
+        Self(uuid::Uuid::new_v4().as_u128())
+    }
+
+    /// As it was written; one that cannot be read is that of no move.
+    pub(in crate::journal) fn read(text: &str) -> Self {
+        Self(u128::from_str_radix(text, 16).unwrap_or_default())
+    }
+}
+
+impl fmt::Display for MoveId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
 }
 
 /// Why a move did not come to its end. The source is as it was.
@@ -77,7 +101,12 @@ pub trait Store: Send + Sync {
     fn export(&self, to: mpsc::Sender<Entry>) -> BoxFuture<'_, Result<(), TransferError>>;
 
     /// Marks it as filling, removes what a move before has left, and keeps what comes. `kept` counts the records.
-    fn import(&self, from: mpsc::Receiver<Entry>, kept: Arc<AtomicU64>) -> BoxFuture<'_, Result<(), TransferError>>;
+    fn import(
+        &self,
+        by: MoveId,
+        from: mpsc::Receiver<Entry>,
+        kept: Arc<AtomicU64>,
+    ) -> BoxFuture<'_, Result<(), TransferError>>;
 
     /// Marks it. It is durable when this returns.
     fn mark(&self, state: State) -> BoxFuture<'_, Result<(), TransferError>>;
@@ -290,29 +319,50 @@ pub(in crate::journal) enum Body {
 }
 
 /// How far a target came in the records that were kept so far. A backend knows one such number: what nobody has tried below it needs
-/// a row.
+/// a row. So it is with events that nobody has looked for.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::journal) struct Passing {
     reached: i64,
     has_untried: bool,
     looked: i64,
-    is_looked: bool,
+    has_unlooked: bool,
+}
+
+/// Between which numbers a target needs rows that the source did not need.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(in crate::journal) struct Needed {
+    /// For what nobody has tried.
+    pub(in crate::journal) untried: Option<Range<i64>>,
+    /// For the events that nobody has looked for.
+    pub(in crate::journal) unlooked: Option<Range<i64>>,
 }
 
 impl Passing {
     /// `base` is the number that is below all records.
     pub(in crate::journal) const fn new(base: i64) -> Self {
-        Self { reached: base, has_untried: false, looked: base, is_looked: true }
+        Self { reached: base, has_untried: false, looked: base, has_unlooked: false }
     }
 
-    /// The next record is kept under `number`. Returns between which numbers rows are needed for what is untried.
-    pub(in crate::journal) fn pass(&mut self, target: usize, number: i64, record: &Record) -> Option<Range<i64>> {
+    /// The next record is kept under `number`. Returns between which numbers rows are needed.
+    pub(in crate::journal) fn pass(&mut self, target: usize, number: i64, record: &Record) -> Needed {
         let has = |mask: i64| mask & 1 << target != 0;
-        self.is_looked &= has(record.looked);
-        if self.is_looked {
-            self.looked = number;
+        let unlooked = self.pass_look(number, has(record.targets), has(record.looked));
+        Needed { untried: self.pass_try(number, has(record.targets), has(record.untried)), unlooked }
+    }
+
+    /// A look that has passed a record of the target has passed it when it was tried.
+    fn pass_look(&mut self, number: i64, is_meant: bool, is_looked: bool) -> Option<Range<i64>> {
+        self.has_unlooked |= is_meant && !is_looked;
+        if !is_looked || self.has_unlooked && !is_meant {
+            return None;
         }
-        if has(record.untried) {
+        let between = self.looked + 1..number;
+        self.looked = number;
+        std::mem::take(&mut self.has_unlooked).then_some(between)
+    }
+
+    fn pass_try(&mut self, number: i64, is_meant: bool, is_untried: bool) -> Option<Range<i64>> {
+        if is_untried {
             self.has_untried = true;
             return None;
         }
@@ -320,7 +370,7 @@ impl Passing {
             self.reached = number;
             return None;
         }
-        if !has(record.targets) {
+        if !is_meant {
             return None;
         }
         let between = self.reached + 1..number;
@@ -333,7 +383,7 @@ impl Passing {
         self.reached
     }
 
-    /// Up to this number events were looked for.
+    /// At or below this number every event was looked for, or has a row.
     pub(in crate::journal) const fn looked(&self) -> i64 {
         self.looked
     }
@@ -365,21 +415,40 @@ mod tests {
         }
     }
 
+    /// Each is passed by a record: between which numbers it needs rows, and how far the target came then.
+    fn check(steps: &[(Record, Needed, i64, i64)]) {
+        let mut passing = Passing::new(100);
+        for ((record, needed, reached, looked), number) in steps.iter().zip(101..) {
+            assert_eq!(passing.pass(0, number, record), *needed, "{number}");
+            assert_eq!((passing.reached(), passing.looked()), (*reached, *looked), "{number}");
+        }
+    }
+
     #[test]
     fn what_is_untried_needs_a_row_only_where_something_later_was_tried() {
-        let mut passing = Passing::new(100);
-        let steps = [
-            (record(1, 0, 1), None, 101, 101),
-            (record(0, 0, 1), None, 102, 102),
-            (record(1, 1, 0), None, 102, 102),
-            (record(0, 0, 1), None, 102, 102),
-            (record(1, 1, 0), None, 102, 102),
-            (record(1, 0, 1), Some(103..106), 106, 102),
-            (record(1, 1, 0), None, 106, 102),
-        ];
-        for ((record, between, reached, looked), number) in steps.into_iter().zip(101..) {
-            assert_eq!(passing.pass(0, number, &record), between, "{number}");
-            assert_eq!((passing.reached(), passing.looked()), (reached, looked), "{number}");
-        }
+        let between = |range| Needed { untried: Some(range), unlooked: None };
+        check(&[
+            (record(1, 0, 1), Needed::default(), 101, 101),
+            (record(0, 0, 1), Needed::default(), 102, 102),
+            (record(1, 1, 0), Needed::default(), 102, 102),
+            (record(0, 0, 1), Needed::default(), 102, 102),
+            (record(1, 1, 0), Needed::default(), 102, 102),
+            (record(1, 0, 0), between(103..106), 106, 102),
+            (record(1, 1, 0), Needed::default(), 106, 102),
+        ]);
+    }
+
+    #[test]
+    fn what_nobody_has_looked_for_needs_a_row_only_where_something_later_was_looked_for() {
+        let between = |range| Needed { untried: None, unlooked: Some(range) };
+        check(&[
+            (record(1, 0, 1), Needed::default(), 101, 101),
+            (record(0, 0, 0), Needed::default(), 102, 101),
+            (record(1, 0, 1), Needed::default(), 103, 103),
+            (record(1, 0, 0), Needed::default(), 104, 103),
+            (record(0, 0, 1), Needed::default(), 105, 103),
+            (record(1, 0, 1), between(104..106), 106, 106),
+            (record(1, 0, 0), Needed::default(), 107, 106),
+        ]);
     }
 }

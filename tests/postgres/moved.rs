@@ -193,12 +193,14 @@ async fn what_several_relays_kept_moves_into_one_file_even_what_one_had_in_hand_
     one.kill();
     two.kill();
     assert!(database.number("SELECT count(*) FROM slice") > 0, "something was in hand");
-    // As if nobody had heard of them for a while.
-    database.execute("UPDATE node SET alive_until = '-infinity', spilled = 3 WHERE name = 'two'");
-    database.execute("UPDATE node SET alive_until = '-infinity' WHERE name = 'one'");
+    // As if nobody had heard of them for a while. What they have kept since they last reached the database nobody knows.
+    database.execute("UPDATE node SET alive_until = clock_timestamp() - interval '1 minute'");
+    database.execute("UPDATE node SET spilled = 3 WHERE name = 'two'");
     let told = refused(&one, &["move", "--to", "one.db"], 1).await;
+    assert!(told.contains("relay one ended without a word, and may keep envelopes on its machine"), "{told}");
     assert!(told.contains("relay two still keeps 3 envelopes on its machine"), "{told}");
-    database.execute("UPDATE node SET spilled = 0");
+    // As if they had left in order.
+    database.execute("UPDATE node SET alive_until = '-infinity', spilled = 0");
     let counts = moved(&one, &["--to", "one.db"]).await;
     assert_eq!((&counts["records"], &counts["envelopes that wait for a"]), (&60.into(), &60.into()), "{counts}");
     let url = format!("url = \"{}\"\nnode = \"one\"\nspill_path = \"spill.db\"\ndurability = \"single\"", database.url);
@@ -233,6 +235,30 @@ async fn what_a_relay_kept_moves_to_another_database_and_it_starts_there_with_th
     relay.finish().await;
 }
 
+/// Whoever writes a row into that table waits, until it is let go.
+fn hold_up(database: &Database, table: &str) {
+    database.execute(
+        "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(600); RETURN NEW; END'",
+    );
+    database.execute(&format!("CREATE TRIGGER hold BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION hold()"));
+}
+
+const HELD_UP: &str = "FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()";
+
+async fn is_held_up(database: &Database) {
+    eventually("somebody is held up", SOON, async || match database.number(&format!("SELECT count(*) {HELD_UP}")) {
+        0 => Err("not yet".to_owned()),
+        _ => Ok(()),
+    })
+    .await;
+}
+
+/// Ends whoever waits, as if it were killed.
+fn let_go(database: &Database, table: &str) {
+    database.execute(&format!("SELECT pg_terminate_backend(pid) {HELD_UP}"));
+    database.execute(&format!("DROP TRIGGER hold ON {table}; DROP FUNCTION hold"));
+}
+
 #[tokio::test]
 async fn a_move_that_is_killed_leaves_the_source_as_it_was_and_a_target_that_nobody_uses_until_it_is_begun_anew() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
@@ -244,23 +270,14 @@ async fn a_move_that_is_killed_leaves_the_source_as_it_was_and_a_target_that_nob
     std::fs::write(relay.home().join("empty.db"), "").expect("an empty file");
     let told = refused(&relay, &[&["move", "--from", "empty.db"], &to[..]].concat(), 1).await;
     assert!(told.contains("there is nothing in"), "{told}");
-    database.execute(
-        "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(600); RETURN NEW; END'",
-    );
-    database.execute("CREATE TRIGGER hold BEFORE INSERT ON large FOR EACH ROW EXECUTE FUNCTION hold()");
+    hold_up(&database, "large");
     let mut held: Child = verb(&relay, &[&["move"], &to[..]].concat()).stderr(Stdio::null()).spawn().expect("it runs");
-    let held_up = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()";
-    eventually("it is held up in the middle", SOON, async || match database.number(held_up) {
-        0 => Err("not yet".to_owned()),
-        _ => Ok(()),
-    })
-    .await;
+    is_held_up(&database).await;
     let told = refused(&relay, &[&["move"], &to[..]].concat(), 74).await;
     assert!(told.contains("in use by another process"), "{told}");
     held.kill().expect("it was running");
     held.wait().expect("it ends");
-    database.execute(&held_up.replace("count(*)", "pg_terminate_backend(pid)"));
-    database.execute("DROP TRIGGER hold ON large");
+    let_go(&database, "large");
 
     keep_in(&relay, IN_A_FILE, &in_a_database(&database));
     expect_no_start(&mut relay, "is filled in part by a move that was cut off").await;
@@ -302,4 +319,43 @@ async fn a_journal_moves_into_an_empty_one_only_and_a_moved_one_is_used_again_by
     taken(&relay, "b", &b, &ids).await;
     assert_eq!(b.taken_ids().into_iter().collect::<BTreeSet<_>>().len(), ids.len());
     relay.finish().await;
+}
+
+#[tokio::test]
+async fn what_was_moved_to_one_journal_does_not_move_on_into_another_where_an_earlier_move_was_cut_off() {
+    let (a, b) = (Upstream::start().await, Upstream::start().await);
+    let (mut relay, ids) = filled(&a, &b).await;
+    relay.stop().await;
+    let first = Server::shared().database();
+    let to_first = ["move", "--to", &first.url, "--single"];
+    let bodies = relay.home().join("journal.db-bodies");
+    let away = relay.home().join("away");
+    std::fs::rename(&bodies, &away).expect("a folder of bodies");
+    let told = refused(&relay, &to_first, 74).await;
+    assert!(told.contains("journal.db-bodies is missing: it belongs to the journal"), "{told}");
+    std::fs::rename(&away, &bodies).expect("it comes back");
+    moved(&relay, &["--to", "second.db"]).await;
+    let told = refused(&relay, &to_first, 1).await;
+    assert!(told.contains("was moved already, and not into postgres://"), "{told}");
+    keep_in(&relay, IN_A_FILE, "path = \"second.db\"");
+    b.always(Reply::Ok);
+    let relay = relay.started().await;
+    taken(&relay, "b", &b, &ids).await;
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn no_move_begins_while_a_relay_is_starting() {
+    let (a, database) = (Upstream::start().await, Server::shared().database());
+    let plan = Plan::new(&[("a", a.dsn("key", 1))]).shared(&database.url, "one").journal("durability = \"single\"");
+    let mut relay = plan.start().await;
+    relay.stop().await;
+    hold_up(&database, "committed");
+    relay.launch();
+    is_held_up(&database).await;
+    let told = refused(&relay, &["move", "--to", "other.db"], 74).await;
+    assert!(told.contains("a relay is just starting on it"), "{told}");
+    let_go(&database, "committed");
+    relay.ended(SOON).await;
+    moved(&relay, &["--to", "other.db"]).await;
 }

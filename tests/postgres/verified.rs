@@ -24,6 +24,46 @@ async fn figures(relay: &Relay, expected: &[(&str, u64)]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_one_of_two_relays_took_and_nobody_has_looked_for_counts_once_after_a_move_into_a_file() {
+    let (database, primary) = (Server::shared().database(), Upstream::start().await);
+    let glitchtip = Glitchtip::start(Duration::from_millis(300), Duration::from_secs(2)).await;
+    let plan = |node| {
+        Plan::new(&[("sentry", primary.dsn("beef", 8)), ("glitchtip", glitchtip.dsn())])
+            .shared(&database.url, node)
+            .journal("durability = \"single\"")
+            .api("glitchtip", "glitchtip", Some(PLACE), TOKEN)
+            .upstream("glitchtip", "api.remembers = \"2s\"")
+            .more("[verify]\nsettle = \"1s\"\nrequests = \"50/s\"\n")
+    };
+    let (mut one, mut two) = (plan("one").start().await, plan("two").start().await);
+    for _ in 0..5 {
+        two.send_errors(2).await;
+        one.send_errors(2).await;
+    }
+    figures(&one, &[("delivered", 20), ("stored", 20)]).await;
+    one.stop().await;
+    two.stop().await;
+    // As if nobody had looked yet for what the second one took.
+    database.execute(
+        "UPDATE verification SET reached = incarnation::bigint << 40 WHERE incarnation = (SELECT max(incarnation) FROM node);
+         UPDATE ledger SET quantity = quantity - 10
+             WHERE ctid = (SELECT ctid FROM ledger WHERE outcome = 'stored' AND quantity >= 10 LIMIT 1)",
+    );
+    let file = one.home().join("one.db").display().to_string();
+    let (code, told) = one.verb(&["journal", "move", "--to", &file]).await;
+    assert_eq!(code, 0, "{told}");
+    let text = std::fs::read_to_string(one.config()).expect("the configuration");
+    let shared = ["url", "node", "spill_path", "durability"];
+    let rest: Vec<&str> = text.lines().filter(|line| !shared.iter().any(|key| line.starts_with(key))).collect();
+    one.replace_config(&rest.join("\n").replace("[journal]", &format!("[journal]\npath = \"{file}\"")));
+    let one = one.started().await;
+    figures(&one, &[("delivered", 20), ("stored", 20), ("missing", 0), ("unknown", 0)]).await;
+    one.send_errors(1).await;
+    figures(&one, &[("delivered", 21), ("stored", 21)]).await;
+    one.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_either_relay_took_is_looked_for_by_whichever_leads_and_mended() {
     let (database, primary) = (Server::shared().database(), Upstream::start().await);
     // As short as a real GlitchTip's times would be long.

@@ -111,11 +111,11 @@ impl PostgresJournal {
         let connector = Connector::new(&config, connect::tls(), settings.durability, runtime.clone());
         let connector = Arc::new(connector);
         let mut first = connector.connect().await?;
-        let secret = schema::prepare(&mut first, &settings.place()).await?;
-        let secret = secret.try_into().map_err(|_| Fault::Failed("the secret of the journal cannot be read".into()))?;
-        let name = settings.node_name();
-        let started_at = clock.now();
-        let incarnation = nodes::enter(&first, &name, started_at).await?;
+        schema::bring_up_to_date(&mut first).await?;
+        let (name, started_at) = (settings.node_name(), clock.now());
+        let entered = nodes::enter(&mut first, (&name, &settings.place()), started_at).await?;
+        let secret =
+            entered.secret.try_into().map_err(|_| Fault::Failed("the secret of the journal cannot be read".into()))?;
         drop(first);
         let pool = Pool::builder(Connections(Arc::clone(&connector))).max_size(CONNECTIONS).runtime(Runtime::Tokio1);
         let pool = pool.wait_timeout(Some(Duration::from_secs(5))).build();
@@ -129,7 +129,8 @@ impl PostgresJournal {
             runtime,
             connector,
             pool,
-            incarnation,
+            incarnation: entered.incarnation,
+            joined: entered.joined,
             started_at,
             spill,
         }));

@@ -6,21 +6,37 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_postgres::Client;
+
 use crate::clock::Timestamp;
 use crate::journal::{Node, Standby};
 
-use super::connect::{Connection, SAFETY};
+use super::connect::SAFETY;
 use super::fault::Fault;
 use super::record::ms;
+use super::schema;
 use super::shared::Shared;
 
 /// After so long without a word a relay is gone.
 pub(super) const GONE: Duration = Duration::from_secs(15);
 
-/// Enters this start of a relay, in place of earlier ones of its name.
-pub(super) async fn enter(first: &Connection, name: &str, now: Timestamp) -> Result<i32, Fault> {
+/// How a relay begins.
+pub(super) struct Entered {
+    /// The number of this start.
+    pub(super) incarnation: i32,
+    /// How many relays live, this one included.
+    pub(super) joined: u32,
+    /// Under which the keys of repeats are made.
+    pub(super) secret: Vec<u8>,
+}
+
+/// Enters this start of a relay, in place of earlier ones of its name. It is looked whether it may in the same transaction: a move
+/// begins before it or after it.
+pub(super) async fn enter(first: &mut Client, (name, place): (&str, &str), now: Timestamp) -> Result<Entered, Fault> {
     let (version, now, gone) = (env!("CARGO_PKG_VERSION"), ms(now), GONE.as_secs_f64());
-    let row = first
+    let tx = first.transaction().await?;
+    let secret = schema::let_in(&tx, place).await?;
+    let row = tx
         .query_one(
             "WITH earlier AS (UPDATE node SET replaced = true WHERE name = $1 AND NOT replaced),
              entered AS (
@@ -30,7 +46,11 @@ pub(super) async fn enter(first: &Connection, name: &str, now: Timestamp) -> Res
             &[&name, &version, &now, &gone],
         )
         .await?;
-    Ok(row.get(0))
+    let incarnation = row.get(0);
+    let alive = tx.query_one("SELECT count(*) FROM node WHERE NOT replaced AND NOT gone", &[]).await?;
+    tx.commit().await?;
+    let joined = u32::try_from(alive.get::<_, i64>(0)).unwrap_or(u32::MAX);
+    Ok(Entered { incarnation, joined, secret })
 }
 
 /// Says that this relay lives, and how many submissions and bytes are kept on its machine: to a server where that is safe.

@@ -5,10 +5,10 @@
 //! relays are upgraded one after another.
 
 use ring::rand::{SecureRandom as _, SystemRandom};
-use tokio_postgres::{Client, Transaction};
+use tokio_postgres::{Client, GenericClient, Transaction};
 
 use crate::journal::OpenError;
-use crate::journal::transfer::State;
+use crate::journal::transfer::{MoveId, State};
 use crate::policy::dedup::SECRET;
 
 use super::fault::Fault;
@@ -153,21 +153,20 @@ CREATE TABLE difference (
 CREATE INDEX difference_target ON difference (target, id);
 "];
 
-/// Makes the tables, or brings them up to date, for a relay that starts; returns the secret under which the keys of repeats are made.
-pub(super) async fn prepare(client: &mut Client, place: &str) -> Result<Vec<u8>, Fault> {
+/// Lets a relay in that starts, and no move begin before the transaction ends; returns the secret under which the keys of repeats are
+/// made.
+pub(super) async fn let_in(tx: &Transaction<'_>, place: &str) -> Result<Vec<u8>, Fault> {
     let place = || place.to_owned();
-    bring_up_to_date(client).await?;
-    // Let go of at the end of the statement.
-    let is_free: bool = client.query_one("SELECT pg_try_advisory_xact_lock_shared($1)", &[&MOVING]).await?.get(0);
+    let is_free: bool = tx.query_one("SELECT pg_try_advisory_xact_lock_shared($1)", &[&MOVING]).await?.get(0);
     if !is_free {
         return Err(Fault::Open(OpenError::Moving { place: place() }));
     }
-    match state(client).await? {
+    match state(tx).await? {
         State::New | State::Ready => {}
-        State::Filling => return Err(Fault::Open(OpenError::Filling { place: place() })),
-        State::Moved => return Err(Fault::Open(OpenError::Moved { place: place() })),
+        State::Filling(_) => return Err(Fault::Open(OpenError::Filling { place: place() })),
+        State::Moved(_) => return Err(Fault::Open(OpenError::Moved { place: place() })),
     }
-    Ok(client.query_one("SELECT secret FROM meta", &[]).await?.get(0))
+    Ok(tx.query_one("SELECT secret FROM meta", &[]).await?.get(0))
 }
 
 /// Makes the tables, or brings them up to date, for a move that nobody but this connection makes.
@@ -175,26 +174,28 @@ pub(super) async fn prepare_move(client: &mut Client, place: &str) -> Result<(),
     bring_up_to_date(client).await?;
     match client.query_one("SELECT pg_try_advisory_lock($1)", &[&MOVING]).await?.get(0) {
         true => Ok(()),
-        false => Err(Fault::Open(OpenError::Moving { place: place.to_owned() })),
+        false => {
+            let why = "another move is under way, or a relay is just starting on it".to_owned();
+            Err(Fault::Open(OpenError::Unusable { place: place.to_owned(), why }))
+        }
     }
 }
 
 /// What marks the journal.
-pub(super) async fn state(client: &Client) -> Result<State, Fault> {
+pub(super) async fn state(client: &impl GenericClient) -> Result<State, Fault> {
     let row = client.query_one("SELECT state FROM meta", &[]).await?;
-    Ok(match row.get(0) {
-        None => State::Ready,
-        Some(MOVED) => State::Moved,
-        Some(_) => State::Filling,
-    })
+    let Some(mark) = row.get::<_, Option<&str>>(0) else { return Ok(State::Ready) };
+    let (what, by) = mark.split_once(' ').unwrap_or((mark, ""));
+    let by = MoveId::read(by);
+    Ok(if what == MOVED { State::Moved(by) } else { State::Filling(by) })
 }
 
 /// How a state stands in the column.
-pub(super) const fn column(state: State) -> Option<&'static str> {
+pub(super) fn column(state: State) -> Option<String> {
     match state {
         State::New | State::Ready => None,
-        State::Filling => Some("filling"),
-        State::Moved => Some(MOVED),
+        State::Filling(by) => Some(format!("filling {by}")),
+        State::Moved(by) => Some(format!("{MOVED} {by}")),
     }
 }
 
@@ -206,7 +207,8 @@ pub(super) fn tables() -> impl Iterator<Item = &'static str> {
     made.filter_map(|text| text.split([' ', '(']).next()).filter(|name| *name != "meta")
 }
 
-async fn bring_up_to_date(client: &mut Client) -> Result<(), Fault> {
+/// Makes the tables, or brings them up to date.
+pub(super) async fn bring_up_to_date(client: &mut Client) -> Result<(), Fault> {
     let tx = client.transaction().await?;
     tx.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
     let found = found(&tx).await?;

@@ -41,6 +41,8 @@ pub(super) struct Shared {
     /// The number of this start of this relay, and when it was.
     pub(super) incarnation: i32,
     pub(super) started_at: Timestamp,
+    /// How many relays lived then, this one included.
+    pub(super) joined: u32,
     /// The last number that was given to a record, without its incarnation.
     last: AtomicI64,
     /// Where submissions are kept while no server takes writes.
@@ -147,6 +149,7 @@ pub(super) struct Start {
     pub(super) connector: Arc<Connector>,
     pub(super) pool: Pool,
     pub(super) incarnation: i32,
+    pub(super) joined: u32,
     pub(super) started_at: Timestamp,
     pub(super) spill: Spill,
 }
@@ -154,7 +157,7 @@ pub(super) struct Start {
 impl Shared {
     pub(super) fn new(start: Start) -> Self {
         let room = Room::new(start.settings.max_size.get());
-        let Start { settings, clock, ledger, runtime, connector, pool, incarnation, started_at, spill } = start;
+        let Start { settings, clock, ledger, runtime, connector, pool, incarnation, joined, started_at, spill } = start;
         Self {
             settings,
             clock,
@@ -165,6 +168,7 @@ impl Shared {
             pen: Arc::default(),
             incarnation,
             started_at,
+            joined,
             last: AtomicI64::new(0),
             spill,
             is_away: AtomicBool::new(false),

@@ -10,8 +10,9 @@ use std::sync::atomic::AtomicU64;
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, mpsc};
+use tokio_postgres::Client;
 
-use crate::journal::transfer::{Contents, Entry, State, Store, TransferError};
+use crate::journal::transfer::{Contents, Entry, MoveId, State, Store, TransferError};
 use crate::journal::{DatabaseUrl, OpenError, Settings};
 
 use super::connect::{self, Connection, Connector};
@@ -64,7 +65,11 @@ impl Store for PostgresStore {
     }
 
     fn state(&self) -> BoxFuture<'_, Result<State, TransferError>> {
-        Box::pin(async { self.or(schema::state(&*self.connection.lock().await).await) })
+        Box::pin(async {
+            let connection = self.connection.lock().await;
+            let client: &Client = &connection;
+            self.or(schema::state(client).await)
+        })
     }
 
     fn expect_idle(&self) -> BoxFuture<'_, Result<(), TransferError>> {
@@ -77,18 +82,20 @@ impl Store for PostgresStore {
                     "relay {name} is on {place}: stop all relays; one that crashed is taken for gone after 15 seconds"
                 )));
             }
-            let spilled =
+            // What it said before it lost the database tells nothing of what it has kept since.
+            let unsaid =
                 "SELECT name, spilled FROM (SELECT DISTINCT ON (name) * FROM node ORDER BY name, incarnation DESC) AS n
-                 WHERE spilled > 0 ORDER BY name";
-            match self.or(rows::all(&connection, spilled, &[]).await)?.first() {
-                None => Ok(()),
-                Some(relay) => Err(TransferError::Refused(format!(
-                    "relay {} still keeps {} on its machine that are not in the database: start it until `switchyard status` says that \
-                     nothing is kept there. If that machine is lost, start a relay under its name (journal.node) and stop it",
-                    relay.get::<_, &str>(0),
-                    crate::telemetry::words::some(relay.get::<_, i64>(1).cast_unsigned(), "envelope"),
-                ))),
+                 WHERE alive_until > '-infinity' ORDER BY name";
+            let unsaid = self.or(rows::all(&connection, unsaid, &[]).await)?;
+            if unsaid.is_empty() {
+                return Ok(());
             }
+            let relays: Vec<String> = unsaid.iter().map(|relay| told_of(relay.get(0), relay.get(1))).collect();
+            Err(TransferError::Refused(format!(
+                "{}: start each of them until `switchyard status` says that nothing is kept there, and stop it. If its machine is lost, \
+                 start a relay under its name (journal.node) and stop it",
+                relays.join("; ")
+            )))
         })
     }
 
@@ -105,17 +112,31 @@ impl Store for PostgresStore {
 
     fn import(
         &self,
+        by: MoveId,
         mut from: mpsc::Receiver<Entry>,
         kept: Arc<AtomicU64>,
     ) -> BoxFuture<'_, Result<(), TransferError>> {
         Box::pin(async move {
             let connection = self.connection.lock().await;
-            import::run(&connection, &mut from, &kept).await.map_err(|why| self.told(why))
+            import::run(&connection, by, &mut from, &kept).await.map_err(|why| self.told(why))
         })
     }
 
     fn mark(&self, state: State) -> BoxFuture<'_, Result<(), TransferError>> {
         Box::pin(async move { self.or(mark(&*self.connection.lock().await, state).await) })
+    }
+}
+
+/// What a relay that did not say that it keeps nothing may still have.
+fn told_of(name: &str, spilled: i64) -> String {
+    match spilled.cast_unsigned() {
+        0 => format!(
+            "relay {name} ended without a word, and may keep envelopes on its machine that are not in the database"
+        ),
+        kept => {
+            let kept = crate::telemetry::words::some(kept, "envelope");
+            format!("relay {name} still keeps {kept} on its machine that are not in the database")
+        }
     }
 }
 

@@ -24,6 +24,7 @@ mod held;
 mod letters;
 mod load;
 mod losses;
+mod marks;
 mod private;
 mod queue;
 mod reader;

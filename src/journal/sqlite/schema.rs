@@ -4,32 +4,24 @@
 //! without writing: on a full disk, too, the daemon starts, and answers.
 
 use std::fs::File;
-use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
-use crate::journal::transfer::State;
+use crate::journal::transfer::{MoveId, State};
 use crate::journal::{OpenError, Settings, Sync};
 
+use super::marks::{self, APPLICATION};
+pub(super) use super::marks::{PATIENCE, unusable};
 use super::private;
 
 /// The newest format this version reads and writes (`PRAGMA user_version`).
 pub(super) const FORMAT: i64 = FORMATS.len() as i64;
-/// What marks a file as a journal (`PRAGMA application_id`): "SwJ1".
-const APPLICATION: i64 = 0x5377_4a31;
-/// The same of one that a move fills: "SwJ<".
-const FILLING: i64 = 0x5377_4a3c;
-/// The same of one whose content was moved to another: "SwJ>".
-const MOVED: i64 = 0x5377_4a3e;
 /// Bytes of a page in a new journal. A commit writes every page that it touches as a whole, so small pages write less. An older
 /// journal keeps the pages it was made with.
 pub(super) const PAGE: u32 = 4096;
-/// How long we wait for another process that holds the database: an administrator's shell, a backup.
-pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// What is left of the log file when it starts over: more than it grows to between checkpoints, because writing over blocks that
 /// are there is much cheaper than allocating them anew. When it is quiet nothing is left.
 const LOG_KEPT: u32 = 16 << 20;
@@ -217,9 +209,9 @@ pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// What the system says, as the error of opening.
-pub(super) fn unusable(path: &Path, why: &dyn std::error::Error) -> OpenError {
-    OpenError::Unusable { place: path.display().to_string(), why: why.to_string() }
+/// What marks the file.
+pub(super) fn state(path: &Path) -> Result<State, OpenError> {
+    marks::state(path, FORMAT)
 }
 
 /// Makes sure that a relay may start on a journal.
@@ -227,61 +219,17 @@ fn recognise(path: &Path) -> Result<(), OpenError> {
     let place = path.display().to_string();
     match state(path)? {
         State::New | State::Ready => Ok(()),
-        State::Filling => Err(OpenError::Filling { place }),
-        State::Moved => Err(OpenError::Moved { place }),
+        State::Filling(_) => Err(OpenError::Filling { place }),
+        State::Moved(_) => Err(OpenError::Moved { place }),
     }
-}
-
-/// What marks the file. Reads the header with plain file access: opening a foreign database with SQLite could already change it.
-pub(super) fn state(path: &Path) -> Result<State, OpenError> {
-    let mut header = Vec::with_capacity(100);
-    match File::open(path) {
-        Ok(file) => file.take(100).read_to_end(&mut header).map_err(|e| unusable(path, &e))?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(State::New),
-        Err(error) => return Err(unusable(path, &error)),
-    };
-    if header.is_empty() {
-        return Ok(State::New);
-    }
-    let number =
-        |at: usize| header.get(at..at + 4).map_or(0, |b| i64::from(u32::from_be_bytes([b[0], b[1], b[2], b[3]])));
-    let state = match number(68) {
-        APPLICATION => Some(State::Ready),
-        FILLING => Some(State::Filling),
-        MOVED => Some(State::Moved),
-        _ => None,
-    };
-    let Some(state) = state.filter(|_| header.starts_with(b"SQLite format 3\0")) else {
-        let why = "it is no journal of switchyard".to_owned();
-        return Err(OpenError::Unusable { place: path.display().to_string(), why });
-    };
-    match number(60) {
-        found if found > FORMAT => {
-            let mend = "use the newer switchyard, or move the file away";
-            Err(OpenError::Newer { place: path.display().to_string(), found, known: FORMAT, mend })
-        }
-        _ => Ok(state),
-    }
-}
-
-/// Marks the file; no one else has it open. Nothing is left beside it, so that the mark is in the header that is looked at.
-pub(super) fn mark(conn: &Connection, state: State) -> rusqlite::Result<()> {
-    let application = match state {
-        State::New | State::Ready => APPLICATION,
-        State::Filling => FILLING,
-        State::Moved => MOVED,
-    };
-    conn.busy_timeout(PATIENCE)?;
-    conn.execute_batch(&format!(
-        "PRAGMA journal_mode = DELETE; PRAGMA synchronous = FULL; PRAGMA application_id = {application};"
-    ))
 }
 
 /// Makes the tables in a file that is empty, marked as filling.
-pub(super) fn begin(conn: &Connection) -> rusqlite::Result<()> {
+pub(super) fn begin(conn: &Connection, by: MoveId) -> rusqlite::Result<()> {
     conn.execute_batch(&format!(
         "PRAGMA page_size = {PAGE}; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY;
-         BEGIN IMMEDIATE; PRAGMA application_id = {FILLING}; {} PRAGMA user_version = {FORMAT}; COMMIT;",
+         BEGIN IMMEDIATE; {} {} PRAGMA user_version = {FORMAT}; COMMIT;",
+        marks::sql(State::Filling(by)),
         FORMATS.concat()
     ))?;
     conn.set_prepared_statement_cache_capacity(64);

@@ -12,11 +12,11 @@ use futures_util::future::BoxFuture;
 use rusqlite::Connection;
 use tokio::sync::mpsc;
 
-use crate::journal::transfer::{Contents, Entry, State, Store, TransferError};
+use crate::journal::transfer::{Contents, Entry, MoveId, State, Store, TransferError};
 use crate::journal::{OpenError, Settings, Sync};
 use crate::tasks;
 
-use super::{private, schema};
+use super::{marks, private, schema};
 
 mod contents;
 mod export;
@@ -82,15 +82,20 @@ impl Store for SqliteStore {
         self.with(move |path| export::run(path, &schema::open_reader(path)?, &to))
     }
 
-    fn import(&self, from: mpsc::Receiver<Entry>, kept: Arc<AtomicU64>) -> BoxFuture<'_, Result<(), TransferError>> {
+    fn import(
+        &self,
+        by: MoveId,
+        from: mpsc::Receiver<Entry>,
+        kept: Arc<AtomicU64>,
+    ) -> BoxFuture<'_, Result<(), TransferError>> {
         let sync = self.sync;
-        self.with(move |path| import::run(path, sync, from, &kept))
+        self.with(move |path| import::run(path, (by, sync), from, &kept))
     }
 
     fn mark(&self, state: State) -> BoxFuture<'_, Result<(), TransferError>> {
         self.with(move |path| {
             let conn = Connection::open(path).map_err(|error| failed(path, &error))?;
-            schema::mark(&conn, state).map_err(|error| failed(path, &error))
+            marks::set(&conn, state).map_err(|error| failed(path, &error))
         })
     }
 }

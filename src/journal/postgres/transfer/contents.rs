@@ -18,7 +18,10 @@ pub(super) async fn read(connection: &Connection) -> Result<Contents, Fault> {
             "records of which something was dropped",
             "SELECT '', count(*) FROM missed m JOIN record r ON r.id = m.record",
         ),
-        ("events that are looked for", "SELECT '', count(*) FROM look l JOIN record r ON r.id = l.record"),
+        (
+            "events that were looked for",
+            "SELECT '', count(*) FROM look l JOIN record r ON r.id = l.record WHERE looks > 0 OR state > 0",
+        ),
         ("upstreams", "SELECT '', count(*) FROM target"),
         ("envelopes that wait for", UNTRIED),
         ("envelopes that wait for", PUT_OFF),

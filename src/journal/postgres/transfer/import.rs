@@ -13,8 +13,8 @@ use crate::journal::postgres::fault::Fault;
 use crate::journal::postgres::schema;
 use crate::journal::postgres::storage::OVERHEAD;
 use crate::journal::transfer::{
-    Body, Entry, Kind, OF_RECORDS, PENDING, Part, Passing, Record, Row, State, TABLES, Table, Target, TransferError,
-    Value,
+    Body, Entry, Kind, MoveId, Needed, OF_RECORDS, PENDING, Part, Passing, Record, Row, State, TABLES, Table, Target,
+    TransferError, Value,
 };
 use crate::protocol::category::Quantities;
 
@@ -24,9 +24,25 @@ use super::{Why, rows};
 const RECORDS: usize = 512;
 const BYTES: usize = 4 << 20;
 
+/// The rows of what a target was not tried for, between two numbers.
+const UNTRIED: &str = "INSERT INTO pending (target, record, due, attempts, strikes)
+    SELECT $1::int, id, accepted_at, 0, 0 FROM record
+    WHERE id >= $2 AND id < $3 AND targets & (1::bigint << $1::int) <> 0 ON CONFLICT DO NOTHING";
+/// Those of its events that were not looked for.
+const UNLOOKED: &str = "INSERT INTO look (target, record, project, state, due, looks, since, repairs)
+    SELECT $1::int, id, project, 0, accepted_at, 0, accepted_at, 0 FROM record r
+    WHERE id >= $2 AND id < $3 AND targets & (1::bigint << $1::int) <> 0 AND event_id IS NOT NULL
+    AND ' ' || quantities || ' ' LIKE '% error=1 %'
+    AND NOT EXISTS (SELECT 1 FROM missed m WHERE m.target = $1::int AND m.record = r.id) ON CONFLICT DO NOTHING";
+
 /// Fills the tables, counting the records.
-pub(super) async fn run(connection: &Connection, from: &mut Receiver<Entry>, kept: &AtomicU64) -> Result<(), Why> {
-    let mut filling = Filling::begin(connection).await?;
+pub(super) async fn run(
+    connection: &Connection,
+    by: MoveId,
+    from: &mut Receiver<Entry>,
+    kept: &AtomicU64,
+) -> Result<(), Why> {
+    let mut filling = Filling::begin(connection, by).await?;
     while let Some(Entry(part)) = from.recv().await {
         if let Part::End = part {
             return Ok(filling.end().await?);
@@ -57,10 +73,9 @@ struct Filling<'a> {
 
 impl<'a> Filling<'a> {
     /// Leaves nothing of what was there.
-    async fn begin(connection: &'a Connection) -> Result<Self, Fault> {
+    async fn begin(connection: &'a Connection, by: MoveId) -> Result<Self, Fault> {
         let tables: Vec<&str> = schema::tables().collect();
-        let mark = format!("UPDATE meta SET state = '{}'", schema::column(State::Filling).unwrap_or_default());
-        connection.batch_execute(&mark).await?;
+        connection.run("UPDATE meta SET state = $1", &[&schema::column(State::Filling(by))]).await?;
         connection.batch_execute(&format!("TRUNCATE {} RESTART IDENTITY", tables.join(", "))).await?;
         connection.batch_execute(schema::FIRST_ROWS).await?;
         let node = connection
@@ -202,12 +217,12 @@ impl<'a> Filling<'a> {
         }
         for (id, record, _) in &batch {
             for (target, passing) in self.targets.iter_mut().enumerate() {
-                let Some(between) = passing.pass(target, *id, record) else { continue };
-                let sql = "INSERT INTO pending (target, record, due, attempts, strikes)
-                     SELECT $1::smallint, id, accepted_at, 0, 0 FROM record
-                     WHERE id >= $2 AND id < $3 AND targets & (1::bigint << $1::int) <> 0 ON CONFLICT DO NOTHING";
+                let Needed { untried, unlooked } = passing.pass(target, *id, record);
                 let target = i32::try_from(target).unwrap_or(i32::MAX);
-                self.connection.run(sql, &[&target, &between.start, &between.end]).await?;
+                for (rows, between) in [(UNTRIED, untried), (UNLOOKED, unlooked)] {
+                    let Some(between) = between else { continue };
+                    self.connection.run(rows, &[&target, &between.start, &between.end]).await?;
+                }
             }
         }
         self.connection.batch_execute("COMMIT").await?;

@@ -1,6 +1,7 @@
 //! What a newer version finds when it opens a journal of an older one.
 
 use super::*;
+use crate::journal::transfer::{MoveId, State};
 
 #[tokio::test]
 async fn a_journal_of_each_older_format_is_brought_up_to_date_with_what_it_holds() {
@@ -31,4 +32,36 @@ async fn a_journal_of_each_older_format_is_brought_up_to_date_with_what_it_holds
         assert_eq!(compared.compared, 2, "{format}");
         subject.assert_balanced().await;
     }
+}
+
+/// What SQLite writes beside a file before it changes these pages.
+fn rollback(pages: &[u8]) -> Vec<u8> {
+    let page = schema::PAGE as usize;
+    let count = (pages.len() / page) as u32;
+    let mut bytes = vec![0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+    for number in [count, 0, count, 512, schema::PAGE] {
+        bytes.extend(number.to_be_bytes());
+    }
+    bytes.resize(512, 0);
+    for (number, content) in (1_u32..).zip(pages.chunks(page)) {
+        let sum: u32 = (200..page).step_by(200).map(|back| u32::from(content[page - back])).sum();
+        bytes.extend(number.to_be_bytes().iter().chain(content).chain(&sum.to_be_bytes()));
+    }
+    bytes
+}
+
+#[test]
+fn a_mark_whose_commit_was_cut_off_was_never_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal.db");
+    let (conn, by) = (Connection::open(&path).unwrap(), MoveId::random());
+    schema::begin(&conn, by).unwrap();
+    assert_eq!(schema::state(&path).unwrap(), State::Filling(by));
+    let before = std::fs::read(&path).unwrap();
+    marks::set(&conn, State::Ready).unwrap();
+    drop(conn);
+    assert_eq!(schema::state(&path).unwrap(), State::Ready);
+    // As a kill leaves it: the pages are written, and what they were is still there.
+    std::fs::write(folder.path().join("journal.db-journal"), rollback(&before)).unwrap();
+    assert_eq!(schema::state(&path).unwrap(), State::Filling(by));
 }

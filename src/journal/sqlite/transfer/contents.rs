@@ -14,7 +14,10 @@ pub(super) fn read(conn: &Connection) -> rusqlite::Result<Contents> {
         ("keys of repeats", "SELECT sum(length(keys)) / 16 FROM record"),
         ("projects", "SELECT count(*) FROM project"),
         ("records of which something was dropped", "SELECT count(*) FROM missed m JOIN record r ON r.id = m.record"),
-        ("events that are looked for", "SELECT count(*) FROM look l JOIN record r ON r.id = l.record"),
+        (
+            "events that were looked for",
+            "SELECT count(*) FROM look l JOIN record r ON r.id = l.record WHERE looks > 0 OR state > 0",
+        ),
     ] {
         contents.add(what.to_owned(), number(sql)?);
     }

@@ -16,7 +16,8 @@ use crate::journal::sqlite::schema::{self, PAGE};
 use crate::journal::sqlite::space;
 use crate::journal::sqlite::spool::Spool;
 use crate::journal::transfer::{
-    Body, Entry, Kind, OF_RECORDS, Part, Passing, Record, Row, TABLES, Table, Target, TransferError, Value,
+    Body, Entry, Kind, MoveId, Needed, OF_RECORDS, Part, Passing, Record, Row, TABLES, Table, Target, TransferError,
+    Value,
 };
 
 use super::failed;
@@ -25,8 +26,23 @@ use super::failed;
 const BYTES: usize = 4 << 20;
 const ENTRIES: usize = 4096;
 
+/// The rows of what a target was not tried for, between two numbers.
+const UNTRIED: &str = "INSERT OR IGNORE INTO pending (target, record, due, attempts, strikes)
+    SELECT ?1, id, accepted_at, 0, 0 FROM record WHERE id >= ?2 AND id < ?3 AND targets & (1 << ?1)";
+/// Those of its events that were not looked for.
+const UNLOOKED: &str = "INSERT OR IGNORE INTO look (target, record, project, state, due, looks, since, repairs)
+    SELECT ?1, id, project, 0, accepted_at, 0, accepted_at, 0 FROM record r
+    WHERE id >= ?2 AND id < ?3 AND targets & (1 << ?1) AND event_id IS NOT NULL
+    AND ' ' || quantities || ' ' LIKE '% error=1 %'
+    AND NOT EXISTS (SELECT 1 FROM missed m WHERE m.target = ?1 AND m.record = r.id)";
+
 /// Fills the file, counting the records.
-pub(super) fn run(path: &Path, sync: Sync, mut from: Receiver<Entry>, kept: &AtomicU64) -> Result<(), TransferError> {
+pub(super) fn run(
+    path: &Path,
+    (by, sync): (MoveId, Sync),
+    mut from: Receiver<Entry>,
+    kept: &AtomicU64,
+) -> Result<(), TransferError> {
     empty(path, sync)?;
     let conn = Connection::open(path).map_err(|error| failed(path, &error))?;
     let folder = Spool::open(path, sync).map_err(|error| failed(path, &error))?;
@@ -39,7 +55,9 @@ pub(super) fn run(path: &Path, sync: Sync, mut from: Receiver<Entry>, kept: &Ato
         file: None,
         uncommitted: (0, 0),
     };
-    schema::begin(&conn).and_then(|()| conn.execute_batch("BEGIN IMMEDIATE")).map_err(|error| failed(path, &error))?;
+    schema::begin(&conn, by)
+        .and_then(|()| conn.execute_batch("BEGIN IMMEDIATE"))
+        .map_err(|error| failed(path, &error))?;
     while let Some(Entry(part)) = from.blocking_recv() {
         let told = |trouble: Trouble| match trouble {
             Trouble::Sql(error) => failed(path, &error),
@@ -202,10 +220,10 @@ impl Filling<'_> {
             self.row(&OF_RECORDS[*table], row.clone(), Some(id))?;
         }
         for (at, target) in self.targets.iter_mut().enumerate() {
-            if let Some(between) = target.pass(at, id, record) {
-                let untried = "INSERT OR IGNORE INTO pending (target, record, due, attempts, strikes)
-                     SELECT ?1, id, accepted_at, 0, 0 FROM record WHERE id >= ?2 AND id < ?3 AND targets & (1 << ?1)";
-                self.conn.prepare_cached(untried)?.execute(params![at as i64, between.start, between.end])?;
+            let Needed { untried, unlooked } = target.pass(at, id, record);
+            for (rows, between) in [(UNTRIED, untried), (UNLOOKED, unlooked)] {
+                let Some(between) = between else { continue };
+                self.conn.prepare_cached(rows)?.execute(params![at as i64, between.start, between.end])?;
             }
         }
         Ok(())
