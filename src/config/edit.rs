@@ -104,6 +104,16 @@ pub fn set_primary(path: &Path, name: &str) -> Result<Option<String>, EditError>
     Ok(old)
 }
 
+/// Makes `before` the primary again in the file at `path`, if it still names `name`.
+///
+/// # Errors
+///
+/// As [`set_primary`].
+pub fn take_back(path: &Path, name: &str, before: &str) -> Result<(), EditError> {
+    let (primary, _) = propose(path, &read(path)?, name)?;
+    if primary.as_deref() == Some(name) { set_primary(path, before).map(drop) } else { Ok(()) }
+}
+
 fn read(path: &Path) -> Result<String, EditError> {
     let content = std::fs::read(path).map_err(|error| EditError::io(path, "read", error))?;
     String::from_utf8(content).map_err(|error| {

@@ -32,6 +32,9 @@ pub trait Control: Send + Sync {
     /// is a sentence for whoever asked.
     fn set_primary(&self, name: &str) -> BoxFuture<'_, Result<Option<String>, String>>;
 
+    /// Makes `before` the primary again, unless somebody has made another one the primary since this relay made `name` that.
+    fn take_back(&self, name: &str, before: &str) -> BoxFuture<'_, Result<(), String>>;
+
     /// Whether it was this relay that made the primary in force the primary, as far as is known: it keeps the switch.
     fn made_primary(&self, name: &str) -> bool;
 
@@ -75,6 +78,11 @@ impl Control for File {
     fn set_primary(&self, name: &str) -> BoxFuture<'_, Result<Option<String>, String>> {
         let (path, name) = (self.path.clone(), name.to_owned());
         tasks::blocking(move || edit::set_primary(&path, &name).map_err(|error| refusal(&error, &name))).boxed()
+    }
+
+    fn take_back(&self, name: &str, before: &str) -> BoxFuture<'_, Result<(), String>> {
+        let (path, name, before) = (self.path.clone(), name.to_owned(), before.to_owned());
+        tasks::blocking(move || edit::take_back(&path, &name, &before).map_err(|error| error.to_string())).boxed()
     }
 
     fn made_primary(&self, _: &str) -> bool {

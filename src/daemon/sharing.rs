@@ -307,6 +307,15 @@ impl Control for Sharing {
         .boxed()
     }
 
+    fn take_back(&self, name: &str, before: &str) -> BoxFuture<'_, Result<(), String>> {
+        let (name, before) = (name.to_owned(), before.to_owned());
+        async move {
+            let taken = self.journal.take_back_primary(&name, &before).await;
+            taken.map_err(|error| format!("the primary of all relays cannot be changed: {error}"))
+        }
+        .boxed()
+    }
+
     fn made_primary(&self, name: &str) -> bool {
         let plane = &self.seen().plane;
         plane.is_ours && plane.primary == name

@@ -127,7 +127,7 @@ impl Daemon {
         drop(reply.send(outcome.map_err(|detail| SwitchRefusal { detail })));
     }
 
-    /// Changes the file and loads it. When it cannot be used so, the line is put back.
+    /// Changes the file and loads it. When it cannot be used so, the line is put back. What somebody else has changed since stays.
     async fn edit(&mut self, to: &str) -> Result<(), String> {
         let before = self.control.set_primary(to).await?;
         self.reload(false).await;
@@ -136,10 +136,13 @@ impl Daemon {
         }
         let mut why = self.status.error.clone().unwrap_or_default();
         if let Some(before) = before.filter(|before| before != to) {
-            match self.control.set_primary(&before).await {
-                Ok(_) => self.reload(false).await,
+            match self.control.take_back(to, &before).await {
+                Ok(()) => self.reload(false).await,
                 Err(error) => why = format!("{why}\nand the line could not be put back: {error}"),
             }
+        }
+        if why.is_empty() {
+            why = format!("somebody has made {} the primary at the same moment", self.config.primary);
         }
         Err(why)
     }

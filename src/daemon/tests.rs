@@ -36,6 +36,10 @@ impl Control for Lead {
         unreachable!("nothing is switched")
     }
 
+    fn take_back(&self, _: &str, _: &str) -> BoxFuture<'_, Result<(), String>> {
+        unreachable!("nothing is switched")
+    }
+
     fn made_primary(&self, _: &str) -> bool {
         true
     }

@@ -73,6 +73,17 @@ impl Control for Seat {
         Box::pin(ready(Ok(Some(self.plane.primary.send_replace((name.to_owned(), self.owner)).0))))
     }
 
+    fn take_back(&self, name: &str, before: &str) -> BoxFuture<'_, Result<(), String>> {
+        self.plane.primary.send_if_modified(|primary| {
+            let is_ours = *primary == (name.to_owned(), self.owner);
+            if is_ours {
+                *primary = (before.to_owned(), self.owner);
+            }
+            is_ours
+        });
+        Box::pin(ready(Ok(())))
+    }
+
     fn made_primary(&self, name: &str) -> bool {
         *self.plane.primary.borrow() == (name.to_owned(), self.owner)
     }

@@ -35,6 +35,26 @@ async fn the_first_relay_says_which_upstream_is_the_primary_and_a_switch_is_that
 }
 
 #[tokio::test]
+async fn a_switch_is_taken_back_unless_another_relay_has_switched_since() {
+    let database = Server::shared().database();
+    let (one, two) = (relay(&database, "one"), relay(&database, "two"));
+    let mut at = one.plane("a", "").await.expect("a primary").revision;
+    // By the other relay: to a third upstream, to the same one, and not at all.
+    for (then, left) in [(&["c"][..], "c"), (&["c", "b"], "b"), (&[], "a")] {
+        one.share_primary("a").await.expect("a switch");
+        one.share_primary("b").await.expect("a switch");
+        for name in then {
+            two.share_primary(name).await.expect("a switch");
+        }
+        one.take_back_primary("b", "a").await.expect("it is looked");
+        let plane = one.plane("a", "").await.expect("a primary");
+        assert_eq!(plane.primary, left);
+        assert!(plane.revision > at, "{plane:?}");
+        at = plane.revision;
+    }
+}
+
+#[tokio::test]
 async fn only_the_relay_that_leads_publishes_what_all_have_in_common() {
     let database = Server::shared().database();
     let one = relay(&database, "one");

@@ -76,6 +76,20 @@ impl PostgresJournal {
         .await
     }
 
+    /// Makes `before` the primary of all relays again, unless another relay has changed it since this one made `name` that.
+    pub async fn take_back_primary(&self, name: &str, before: &str) -> Result<(), JournalError> {
+        let (name, before) = (name.to_owned(), before.to_owned());
+        self.call(|shared| async move {
+            let (client, me) = (shared.client().await?, shared.settings.node_name());
+            let sql = "WITH taken AS (UPDATE control SET main = $2, revision = revision + 1
+                     WHERE main = $1 AND set_by = $3 RETURNING 1)
+                 SELECT pg_notify($4, '') FROM taken";
+            client.query(sql, &[&name, &before, &me, &CHANNEL]).await?;
+            Ok(())
+        })
+        .await
+    }
+
     /// Makes a text the common part of the configuration of all relays, under a term of this one.
     pub async fn publish(&self, epoch: Epoch, common: &str) -> Result<(), JournalError> {
         let common = common.to_owned();
