@@ -1,7 +1,8 @@
 //! Keeping pace with the other relays on the journal: what the workers and the intake of each learn, exchanged.
 //!
 //! Rules: at once when there is something to tell or somebody told something, and every half second besides. While nothing is heard,
-//! what was heard last holds, and of what comes in each relay takes its part alone.
+//! what was heard last holds, and of what comes in each relay takes its part alone: as one of those that lived when it joined the journal, until
+//! it hears of others.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Exchanges once, and goes on with it as one of these tasks, when there are others.
 pub(super) async fn start(tasks: &Tasks, journal: &Arc<dyn Journal>, paces: Paces, intake: Intake) {
     let Some(pace) = journal.pace() else { return };
+    intake.divide_among(pace.joined());
     exchange(pace, &**journal, &paces, &intake).await;
     let (journal, stop) = (Arc::clone(journal), tasks.stopping().clone());
     tasks.spawn("the exchange with other relays", async move {

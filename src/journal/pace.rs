@@ -62,6 +62,9 @@ impl Heard {
 
 /// Tells the other relays, and hears them.
 pub trait Pace: Send + Sync {
+    /// How many relays lived when this one joined the journal, itself included.
+    fn joined(&self) -> u32;
+
     /// Tells, and hears what all know with that. When it fails, nobody knows how much of it was told.
     fn exchange(&self, told: Told) -> BoxFuture<'_, Result<Heard, JournalError>>;
 

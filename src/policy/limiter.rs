@@ -5,12 +5,13 @@
 //! Several relays that share a journal divide each limit: everything costs a bucket as many times as there are relays with a part in
 //! it. A relay leaves its part to the others when nothing came for ten seconds and the part is whole again. It begins anew with the part
 //! that it has when all have one, and takes more when the others were told twice that it has begun. So of n relays one may have used up
-//! the whole limit before the others begin: together they let in (2n - 1)/n of it at most.
+//! the whole limit before the others begin: together they let in (2n - 1)/n of it at most. A bucket of which this relay has no part but
+//! that of all is not looked at when they exchange that: of many limits only those are under which something comes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -35,7 +36,14 @@ pub struct Limiter {
     shares: HashMap<Arc<str>, Share>,
     /// How many relays there are; zero: this one alone.
     relays: AtomicU32,
+    active: Arc<Active>,
 }
+
+/// Under which limit.
+type Limited = (Arc<str>, Category);
+
+/// The limits under which something came since their part was last that of all.
+type Active = Mutex<BTreeSet<Limited>>;
 
 /// What is known of one project.
 #[derive(Debug, Default)]
@@ -80,17 +88,18 @@ impl Limiter {
         let share = |project: &Arc<str>| {
             let (old, seen) = (before.of(project), seen.contains(project));
             let bucket = |(category, limit)| {
+                let new = || {
+                    let of = (Arc::clone(project), category);
+                    Arc::new(Bucket::full(of, limit, (relays, Arc::clone(&before.active)), now))
+                };
                 let before = old.and_then(|buckets| buckets.of(category));
-                (
-                    category,
-                    before.map_or_else(|| Arc::new(Bucket::full(limit, relays, now)), |old| old.followed(limit, now)),
-                )
+                (category, before.map_or_else(new, |old| old.followed(limit, now)))
             };
             let buckets = Buckets(limits.in_force(project, seen).into_iter().map(bucket).collect());
             Share { buckets, awaits_browsers: !seen && !limits.browsers.contains_key(project) }
         };
         let shares = projects.map(|project| (Arc::clone(project), share(project))).collect();
-        Self { shares, relays: relays.into() }
+        Self { shares, relays: relays.into(), active: Arc::clone(&before.active) }
     }
 
     /// The buckets of a project; `None` when it has no limits.
@@ -104,27 +113,40 @@ impl Limiter {
     }
 
     /// The limits of which this relay has a part: what the others are told.
-    pub fn busy(&self, now: Duration) -> BTreeSet<(Arc<str>, Category)> {
-        let all = self.shares.iter().flat_map(|(project, share)| share.buckets.0.iter().map(move |own| (project, own)));
-        let busy = all.filter(|(_, (_, bucket))| bucket.is_told_busy(now));
-        busy.map(|(project, (category, _))| (Arc::clone(project), *category)).collect()
+    pub fn busy(&self, now: Duration) -> BTreeSet<Limited> {
+        let is_busy = |limited: &&Limited| self.bucket(limited).is_some_and(|bucket| bucket.is_told_busy(now));
+        self.active().iter().filter(is_busy).cloned().collect()
     }
 
     /// Divides the limits among so many relays. `others` says how many besides have a part, by limit; `None`: nobody knows, and each
     /// takes its part of all.
-    pub fn divide(&self, relays: u32, others: Option<&BTreeMap<(Arc<str>, Category), u32>>, now: Duration) {
-        self.relays.store(relays, Ordering::Relaxed);
-        for (project, share) in &self.shares {
-            for (category, bucket) in &share.buckets.0 {
-                let busy = others.map(|others| others.get(&(Arc::clone(project), *category)).copied().unwrap_or(0));
-                bucket.divide(relays, busy, now);
-            }
+    pub fn divide(&self, relays: u32, others: Option<&BTreeMap<Limited, u32>>, now: Duration) {
+        let divide = |bucket: &Bucket| {
+            bucket.divide(relays, others.map(|others| others.get(&bucket.of).copied().unwrap_or(0)), now);
+        };
+        let mut active = self.active();
+        if self.relays.swap(relays, Ordering::Relaxed) != relays {
+            let all = self.shares.values().flat_map(|share| &share.buckets.0);
+            all.for_each(|(_, bucket)| divide(bucket));
         }
+        active.retain(|limited| {
+            let Some(bucket) = self.bucket(limited) else { return false };
+            divide(bucket);
+            bucket.stays_active(now)
+        });
     }
 
     /// Divides them among as many relays as there were, of which nothing is heard now.
     pub fn divide_unheard(&self, now: Duration) {
         self.divide(self.relays.load(Ordering::Relaxed), None, now);
+    }
+
+    fn bucket(&self, (project, category): &Limited) -> Option<&Arc<Bucket>> {
+        self.shares.get(project)?.buckets.of(*category)
+    }
+
+    fn active(&self) -> MutexGuard<'_, BTreeSet<Limited>> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -146,7 +168,11 @@ impl Buckets {
 /// A bucket, and what this relay has of it.
 #[derive(Debug)]
 struct Bucket {
+    of: Limited,
     limit: Limit,
+    active: Arc<Active>,
+    /// Whether it is among these.
+    is_active: AtomicBool,
     /// Among how many relays the limit is divided.
     parts: AtomicU32,
     /// When something was last asked of it, in nanoseconds; zero: never.
@@ -157,9 +183,10 @@ struct Bucket {
 }
 
 impl Bucket {
-    fn full(limit: Limit, relays: u32, now: Duration) -> Self {
+    fn full(of: Limited, limit: Limit, (relays, active): (u32, Arc<Active>), now: Duration) -> Self {
         let (parts, asked, told) = (AtomicU32::new(relays.max(1)), AtomicU64::new(0), AtomicU8::new(0));
-        Self { limit, parts, asked, told, meter: Mutex::new(Meter::spent(limit, 0, now)) }
+        let (is_active, meter) = (AtomicBool::new(false), Mutex::new(Meter::spent(limit, 0, now)));
+        Self { of, limit, active, is_active, parts, asked, told, meter }
     }
 
     fn meter(&self) -> MutexGuard<'_, Meter> {
@@ -174,7 +201,10 @@ impl Bucket {
         let copy = |value: &AtomicU32| AtomicU32::new(value.load(Ordering::Relaxed));
         let spent = self.meter().lacks(now).min(limit.burst().get().into());
         Arc::new(Self {
+            of: self.of.clone(),
             limit,
+            active: Arc::clone(&self.active),
+            is_active: AtomicBool::new(self.is_active.load(Ordering::SeqCst)),
             parts: copy(&self.parts),
             asked: AtomicU64::new(self.asked.load(Ordering::Relaxed)),
             told: AtomicU8::new(self.told.load(Ordering::Relaxed)),
@@ -185,7 +215,10 @@ impl Bucket {
     /// Takes `quantity`, or says when as much may be there. More than a full bucket holds never is. What is more than this relay's part
     /// holds goes when the part is full, and is made up for afterwards.
     fn take(&self, quantity: u64, now: Duration) -> Result<(), Duration> {
-        self.asked.fetch_max(nanos(now).max(1), Ordering::Relaxed);
+        self.asked.fetch_max(nanos(now).max(1), Ordering::SeqCst);
+        if !self.is_active.swap(true, Ordering::SeqCst) {
+            self.active.lock().unwrap_or_else(PoisonError::into_inner).insert(self.of.clone());
+        }
         if quantity > self.limit.burst().get().into() {
             return Err(self.limit.interval());
         }
@@ -195,12 +228,23 @@ impl Bucket {
 
     /// Whether this relay has a part in it, as the others are told now.
     fn is_told_busy(&self, now: Duration) -> bool {
-        let asked = self.asked.load(Ordering::Relaxed);
-        let is_recent = asked > 0 && nanos(now).saturating_sub(asked) < nanos(LATELY);
-        let is_busy = is_recent || self.meter().whole_at > now;
+        let is_busy = self.is_busy(now);
         let told = if is_busy { self.told.load(Ordering::Relaxed).saturating_add(1).min(HEARD) } else { 0 };
         self.told.store(told, Ordering::Relaxed);
         is_busy
+    }
+
+    fn is_busy(&self, now: Duration) -> bool {
+        let asked = self.asked.load(Ordering::SeqCst);
+        let is_recent = asked > 0 && nanos(now).saturating_sub(asked) < nanos(LATELY);
+        is_recent || self.meter().whole_at > now
+    }
+
+    /// Whether it has to be looked at again. One that is asked meanwhile says so itself, or is seen here.
+    fn stays_active(&self, now: Duration) -> bool {
+        let is_told = self.told.load(Ordering::Relaxed) > 0;
+        self.is_active.store(is_told, Ordering::SeqCst);
+        is_told || self.is_busy(now) && !self.is_active.swap(true, Ordering::SeqCst)
     }
 
     fn divide(&self, relays: u32, others: Option<u32>, now: Duration) {
@@ -395,6 +439,30 @@ mod tests {
         relay.divide_unheard(ms(20_000));
         assert_eq!(take(&relay, 1, ms(20_000)), Err(ms(90_000)), "nothing is heard: a third");
         assert_eq!((relay.busy(ms(139_999)).len(), relay.busy(ms(140_000)).len()), (1, 0), "its part is whole again");
+    }
+
+    #[test]
+    fn of_many_limits_only_those_are_looked_at_under_which_something_comes() {
+        let names: Vec<Arc<str>> = (0..1000).map(|number| format!("project {number}").into()).collect();
+        let limits = limits("error = \"6/m\"");
+        let relay = Limiter::new(&limits, names.iter(), &BTreeSet::new(), &Limiter::default(), ms(0));
+        relay.divide(3, Some(&BTreeMap::new()), ms(0));
+        assert_eq!(relay.active().len(), 0);
+        let one = [(Category::Error, 1)].into_iter().collect();
+        assert_eq!(relay.of("project 7").unwrap().take(&one, ms(0)), Ok(()));
+        let own = BTreeSet::from([(Arc::clone(&names[7]), Category::Error)]);
+        let relay = Limiter::new(&limits, names.iter(), &BTreeSet::new(), &relay, ms(0));
+        for now in [ms(0), ms(1), ms(9_999)] {
+            assert_eq!(relay.busy(now), own);
+            relay.divide(3, Some(&BTreeMap::new()), now);
+            assert_eq!(*relay.active(), own);
+        }
+        assert!(relay.busy(ms(11_000)).is_empty());
+        relay.divide(3, Some(&BTreeMap::new()), ms(11_000));
+        assert_eq!(relay.active().len(), 0, "it is full, and its part is that of all");
+        relay.divide(2, Some(&BTreeMap::new()), ms(11_000));
+        let mut all = relay.shares.values().flat_map(|share| &share.buckets.0);
+        assert!(all.all(|(_, bucket)| bucket.parts.load(Ordering::Relaxed) == 2), "each has another one now");
     }
 
     #[test]

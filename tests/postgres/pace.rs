@@ -116,6 +116,21 @@ async fn a_project_that_an_upstream_refuses_at_one_relay_waits_at_all() {
 }
 
 #[tokio::test]
+async fn a_project_whose_dsn_was_mended_waits_no_more_at_others_once_one_relay_was_loaded_again() {
+    let scene = Scene::begin(|plan| plan).await;
+    scene.a.always(Reply::status(403));
+    scene.relays[0].send_errors(1).await;
+    scene.all_say("the DSN is refused", |a| a["state"] == "misconfigured").await;
+    scene.a.always(Reply::Ok);
+    scene.relays[1].signal(rustix::process::Signal::HUP);
+    scene.a_takes(1, SOON).await;
+    // The one that was refused itself waits as after a first refusal: it may be its trouble alone.
+    for relay in &scene.relays[1..] {
+        says(relay, "it is taken again", |a| a["state"] == "up").await;
+    }
+}
+
+#[tokio::test]
 async fn three_relays_have_no_more_requests_under_way_to_an_upstream_than_one_would() {
     let scene = Scene::begin(|plan| plan.upstream("a", "max_in_flight = 4")).await;
     scene.a.always(Reply::Hang);

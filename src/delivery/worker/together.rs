@@ -43,7 +43,7 @@ impl Worker {
     fn follow_limits(&mut self, heard: &Heard, after: &Standing, before: &Standing, now: Timestamp) {
         let mut is_news = false;
         for (project, categories, until) in after.limits_since(before) {
-            self.cooldown.apply(project, &[RateLimit { retry_after: heard.left(until), categories }], now);
+            self.cooldown.follow(project, RateLimit { retry_after: heard.left(until), categories }, now);
             is_news = true;
         }
         if is_news {
@@ -142,6 +142,12 @@ impl Worker {
         if let Some(dsn) = self.mark_of_dsn(project) {
             self.pace.tell(Lesson::Taken(Arc::clone(project), dsn));
         }
+    }
+
+    /// Whether the others were told that the project's DSN is refused.
+    pub(super) fn is_refused(&self, project: &str) -> bool {
+        let known = self.heard.as_ref().and_then(|heard| heard.standings.get(&self.target)?.refused().get(project));
+        known.is_some_and(|known| self.mark_of_dsn(project) == Some(known.dsn))
     }
 
     /// What stands for the project's DSN at this upstream, and does not tell it.

@@ -90,7 +90,8 @@ impl Worker {
 
     /// The upstream took something of the project. What waited with a suspect that is none any more comes forward.
     pub(super) fn taken(&mut self, project: &Arc<str>, took: Duration, now: Timestamp) {
-        if self.holds.taken(project, now) {
+        // After a reload it had not waited here: others wait still.
+        if self.holds.taken(project, now) || self.is_refused(project) {
             self.tell_taken(project);
         }
         self.suspects.took(took);

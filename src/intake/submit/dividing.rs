@@ -18,6 +18,11 @@ impl Intake {
         self.view.load().limiter.load().divide(relays, Some(others), self.clock.uptime());
     }
 
+    /// Divides the limits among so many relays, of which nothing is heard yet: each takes its part of all.
+    pub fn divide_among(&self, relays: u32) {
+        self.view.load().limiter.load().divide(relays, None, self.clock.uptime());
+    }
+
     /// Nothing is heard of the other relays: each takes its part of all.
     pub fn divide_unheard(&self) {
         self.view.load().limiter.load().divide_unheard(self.clock.uptime());

@@ -27,6 +27,10 @@ const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 type Alive = (Relay, Vec<Limited>);
 
 impl Pace for PostgresJournal {
+    fn joined(&self) -> u32 {
+        self.shared.joined
+    }
+
     fn exchange(&self, told: Told) -> BoxFuture<'_, Result<Heard, JournalError>> {
         self.call(|shared| async move { exchange(&shared, told).await })
     }

@@ -15,6 +15,10 @@ use super::{Node, State};
 pub(super) struct Kept(BTreeMap<TargetId, Standing>);
 
 impl Pace for Node {
+    fn joined(&self) -> u32 {
+        1
+    }
+
     fn exchange(&self, told: Told) -> BoxFuture<'_, Result<Heard, JournalError>> {
         self.call(|state| Ok(exchange(state, self.owner, told)))
     }
