@@ -41,3 +41,41 @@ async fn what_relays_counted_that_are_gone_is_summed_up_and_what_is_old_is_told_
     let sums = "SELECT accepted * 10000 + delivered * 100 + lost + waiting * 10000000 FROM step";
     assert_eq!(database.number(sums), 36 * 10_000 + 24 * 100 + 12 + 11 * 10_000_000);
 }
+
+/// Incarnations that something is kept of, the own of the journal aside.
+const KEPT: &str = "SELECT count(DISTINCT incarnation) FROM (
+    SELECT incarnation FROM node UNION ALL SELECT incarnation FROM committed UNION ALL SELECT incarnation FROM frontier
+    UNION ALL SELECT incarnation FROM waiting UNION ALL SELECT incarnation FROM room UNION ALL SELECT incarnation FROM latest
+    UNION ALL SELECT incarnation FROM verification) AS of WHERE incarnation > 0";
+
+#[tokio::test]
+async fn of_a_start_that_is_over_nothing_is_left_once_all_that_it_took_is_gone() {
+    let database = Server::shared().database();
+    let mut subject = Subject::new(Box::new(Alone { database: database.clone(), max_size: ENOUGH }));
+    let a = subject.journal().target("a").await.unwrap();
+    fill(&subject.journal(), 3, &[a]).await;
+    let first = database.number("SELECT max(incarnation) FROM node");
+    for _ in 0..4 {
+        subject.crash();
+    }
+    database.execute("UPDATE node SET alive_until = clock_timestamp() - interval '2 days' WHERE replaced");
+    // A start tidies up at once: the first one has taken something that waits.
+    subject.crash();
+    eventually("two are left", async || database.number(KEPT) == 3).await;
+    assert_eq!(database.number("SELECT min(incarnation) FROM node"), first);
+    let figures = subject.journal().figures().await.unwrap();
+    for claim in subject.journal().claim(a, at(9), 3).await.unwrap() {
+        subject.journal().settle(&claim.lease, delivered(1)).await.unwrap();
+    }
+    subject.flush().await;
+    subject.journal().prune(at(99), 10).await.unwrap();
+    assert_eq!(database.number("SELECT count(*) FROM record"), 0);
+    subject.crash();
+    database.execute("UPDATE node SET alive_until = clock_timestamp() - interval '2 days' WHERE replaced");
+    subject.crash();
+    eventually("the first one is gone, too", async || database.number("SELECT min(incarnation) FROM node") > first)
+        .await;
+    assert!(database.number(KEPT) <= 3);
+    assert_eq!(subject.journal().figures().await.unwrap().len(), figures.len());
+    subject.assert_balanced().await;
+}

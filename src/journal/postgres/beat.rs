@@ -73,6 +73,7 @@ async fn look_once(shared: &Shared, others: &mut Others, has_all_hours: bool) ->
     upkeep::merge(shared, epoch).await?;
     if has_all_hours {
         upkeep::forget(shared, epoch).await?;
+        upkeep::forget_drained(shared, epoch).await?;
     }
     Ok(())
 }

@@ -80,6 +80,8 @@ struct Group {
     flushes: Vec<oneshot::Sender<Result<(), JournalError>>>,
     /// The number of the first submission; those of reports come last. What is tried again keeps it.
     first: Option<i64>,
+    /// The first commit with which losses were to be forgotten that nobody is told of.
+    forgot: Option<i64>,
 }
 
 /// What became of reports.
@@ -147,7 +149,7 @@ impl Group {
         if !shared.set_away(true) {
             tracing::error!(%fault, "PostgreSQL takes no writes: it is tried again and again");
         }
-        let Self { appends, reports, settles, flushes, first } = self;
+        let Self { appends, reports, settles, flushes, first, .. } = self;
         // Begun in their order, and committed together there, too.
         join_all((0..).zip(appends).map(async |(at, (submission, reply))| {
             let kept = match bodies::number(&submission.body) {
@@ -192,6 +194,9 @@ impl Group {
             self.appends.iter().map(|(submission, _)| &**submission).chain(reports).collect();
         let append::Appended { mut answers, there } = append::append(work, &submissions, &mut self.first).await?;
         let reports = self.report(work, answers.split_off(self.appends.len()), &there).await?;
+        if self.reports.iter().any(|report| report.submission.is_none()) {
+            self.forgot.get_or_insert(work.number());
+        }
         let mut answers = Answers { appends: answers, reports, ..Answers::default() };
         let mut by_target: HashMap<TargetId, Vec<usize>> = HashMap::new();
         for (at, settle) in self.settles.iter().enumerate() {
@@ -255,15 +260,19 @@ impl Group {
         }
     }
 
-    /// Takes off what is told by the reports that were appended; says of each what became of it. One that was there was told before.
+    /// Takes off what is told by the reports that were appended; says of each what became of it. One that was there was told before. What
+    /// is forgotten without one may have been, by a commit before this one: then it is left to the next time.
     async fn report(&self, work: &Work, appended: append::Answers, there: &HashSet<i64>) -> Result<Told, Fault> {
         let (mut appended, mut answers) = (appended.into_iter(), Vec::new());
         for report in &self.reports {
             let answer = report.submission.as_ref().and_then(|_| appended.next()).transpose();
-            let was_told = |id: &RecordId| there.contains(&id.number().cast_signed());
-            match &answer {
-                Ok(id) if !id.as_ref().is_some_and(was_told) => losses::take_off(work, &report.told).await?,
-                _ => {}
+            let is_new = match &answer {
+                Ok(Some(id)) => !there.contains(&id.number().cast_signed()),
+                Ok(None) => self.forgot.is_none_or(|commit| commit == work.number()),
+                Err(_) => false,
+            };
+            if is_new {
+                losses::take_off(work, &report.told).await?;
             }
             answers.push(answer.map(drop));
         }

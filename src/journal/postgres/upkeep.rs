@@ -80,6 +80,37 @@ pub(super) async fn merge(shared: &Shared, epoch: Epoch) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Forgets incarnations that are gone for good and of which nothing is left. Of each name stays the last that may have kept something
+/// on its machine.
+pub(super) async fn forget_drained(shared: &Shared, epoch: Epoch) -> Result<(), Fault> {
+    let mut pooled = shared.client().await?;
+    let tx = pooled.transaction().await?;
+    if !term::holds(&*tx, epoch).await? {
+        return Err(term::over());
+    }
+    tx.execute(
+        "DELETE FROM node n WHERE merged AND (alive_until = '-infinity' OR alive_until < clock_timestamp() - interval '1 day'
+                 AND EXISTS (SELECT 1 FROM node m WHERE m.name = n.name AND m.incarnation > n.incarnation))
+             AND NOT EXISTS (SELECT 1 FROM record r
+                 WHERE r.id >= n.incarnation::bigint << 40 AND r.id < (n.incarnation::bigint + 1) << 40)
+             AND NOT EXISTS (SELECT 1 FROM slice s WHERE s.owner = n.incarnation)
+             AND NOT EXISTS (SELECT 1 FROM pending p WHERE p.owner = n.incarnation)
+             AND NOT EXISTS (SELECT 1 FROM large l WHERE l.owner = n.incarnation AND l.record IS NULL)",
+        &[],
+    )
+    .await?;
+    // That a target's events were ever looked for is known all the same.
+    tx.execute("INSERT INTO verification SELECT DISTINCT target, 0, 0 FROM verification ON CONFLICT DO NOTHING", &[])
+        .await?;
+    for table in ["committed", "frontier", "verification"] {
+        let sql = format!(
+            "DELETE FROM {table} t WHERE incarnation > 0 AND NOT EXISTS (SELECT 1 FROM node n WHERE n.incarnation = t.incarnation)"
+        );
+        tx.execute(&sql, &[]).await?;
+    }
+    Ok(tx.commit().await?)
+}
+
 /// Forgets the evidence that is older than 90 days or more than is kept, and what hours so old were.
 pub(super) async fn forget(shared: &Shared, epoch: Epoch) -> Result<(), Fault> {
     let now = shared.clock.now();
