@@ -6,6 +6,9 @@ use switchyard::{clock, journal, policy, protocol, telemetry, units};
 #[path = "postgres/append.rs"]
 mod append;
 #[cfg(test)]
+#[path = "postgres/claim.rs"]
+mod claim;
+#[cfg(test)]
 #[path = "../src/journal/contract/mod.rs"]
 mod contract;
 #[path = "postgres/control.rs"]

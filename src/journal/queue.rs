@@ -127,7 +127,8 @@ pub trait Queues: Send + Sync {
     /// not.
     fn settle(&self, lease: &Lease, settlement: Settlement) -> BoxFuture<'static, Result<(), JournalError>>;
 
-    /// Keeps leases for [`LEASE`] longer, from now. Returns those that still hold, with their new ends; the others are lost.
+    /// Keeps leases for [`LEASE`] longer, from now. Returns those that still hold, with their new ends; the others are lost. After
+    /// an error nobody knows which hold: whoever has them goes on, and asks again before they end.
     fn extend(&self, leases: Vec<Lease>) -> BoxFuture<'_, Result<Vec<Lease>, JournalError>>;
 
     /// Woken when a claim of this target may find more than before: a record came, or settlements were committed. Nobody need be

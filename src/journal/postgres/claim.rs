@@ -127,10 +127,15 @@ async fn take_rows(
     let mut rows = tx
         .query(
             "UPDATE pending SET owner = $4, turn = nextval('turn') WHERE target = $1 AND record IN (
-                 SELECT record FROM pending WHERE target = $1 AND owner IS NULL AND due >= $2 AND due <= $3
-                 ORDER BY due, record LIMIT $5)
+                 SELECT record FROM (
+                     SELECT p.record, row_number() OVER so_far AS place, (sum(r.size) OVER so_far)::bigint AS bytes
+                     FROM (SELECT record, due FROM pending WHERE target = $1 AND owner IS NULL AND due >= $2 AND due <= $3
+                         ORDER BY due, record LIMIT $5) p
+                     LEFT JOIN record r ON r.id = p.record AND r.body IS NOT NULL
+                     WINDOW so_far AS (ORDER BY p.due, p.record)) AS due
+                 WHERE place = 1 OR coalesce(bytes, 0) <= $6)
              RETURNING record, due, attempts, strikes, items, quantities, turn",
-            &[&target, &from, &to, &shared.incarnation, &limit],
+            &[&target, &from, &to, &shared.incarnation, &limit, &BYTES],
         )
         .await?;
     rows.sort_by_key(|row| (row.get::<_, i64>(1), row.get::<_, i64>(0)));
