@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::support::eventually::eventually;
@@ -47,21 +47,42 @@ fn the_demo_of_several_relays_loses_nothing_and_leaves_nothing_behind() {
     assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 0);
 }
 
-#[tokio::test]
-async fn a_demo_of_several_relays_that_is_killed_leaves_no_process_behind() {
-    let folder = folder();
+/// A demo of several relays that has introduced them, in this folder.
+fn introduced(folder: &Path) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
-    command.args(["demo", "--cluster"]).env("TMPDIR", folder.path()).stdout(Stdio::piped());
+    command.args(["demo", "--cluster"]).env("TMPDIR", folder).stdout(Stdio::piped());
     let mut demo = command.spawn().expect("the binary");
     let mut lines = BufReader::new(demo.stdout.take().expect("its output")).lines().map_while(Result::ok);
     assert!(lines.any(|line| line.contains("status page")), "it introduces the relays");
-    let relays = processes_of(folder.path()).iter().filter(|line| line.contains("switchyard run")).count();
-    assert!(relays >= 3, "{:?}", processes_of(folder.path()));
-    demo.kill().expect("SIGKILL");
-    demo.wait().expect("its end");
-    eventually("all it started ends", SOON, async || match processes_of(folder.path()) {
+    let relays = processes_of(folder).iter().filter(|line| line.contains("switchyard run")).count();
+    assert!(relays >= 3, "{:?}", processes_of(folder));
+    demo
+}
+
+async fn all_has_ended(folder: &Path) {
+    eventually("all it started ends", SOON, async || match processes_of(folder) {
         all if all.is_empty() => Ok(()),
         all => Err(all.join("\n")),
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_demo_of_several_relays_that_is_killed_leaves_no_process_behind() {
+    let folder = folder();
+    let mut demo = introduced(folder.path());
+    demo.kill().expect("SIGKILL");
+    demo.wait().expect("its end");
+    all_has_ended(folder.path()).await;
+}
+
+#[tokio::test]
+async fn a_demo_of_several_relays_whose_terminal_is_closed_leaves_nothing_behind() {
+    let folder = folder();
+    let mut demo = introduced(folder.path());
+    let pid = rustix::process::Pid::from_child(&demo);
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("SIGHUP");
+    demo.wait().expect("its end");
+    all_has_ended(folder.path()).await;
+    assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 0);
 }

@@ -101,9 +101,11 @@ async fn play(mut script: Script, ready: &CancellationToken, exit: bool) -> Resu
 }
 
 async fn perform_cluster(exit: bool) -> Result<(), Failure> {
-    let mut signals = Signals::listen()?;
+    let (mut signals, mut hangup) = (Signals::listen()?, process::hangup()?);
     tokio::select! {
         outcome = cluster::play(exit) => outcome,
         () = signals.next() => terminal::say(""),
+        // There is no terminal any more to say something on.
+        _ = hangup.recv() => Ok(()),
     }
 }
