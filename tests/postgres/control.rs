@@ -6,46 +6,26 @@ use reqwest::StatusCode;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::relays::{Scene, TOKEN};
 use crate::support::envelopes;
 use crate::support::eventually::eventually;
-use crate::support::postgres::{Database, Server};
 use crate::support::relay::{Plan, Relay, SOON};
 use crate::support::upstream::{Seen, Upstream};
 
-const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 /// How long until another relay leads when the one that did is silent: a term, and a moment.
 const NEXT_TERM: Duration = Duration::from_secs(8);
 /// How long what is published or switched may take to be live at all.
 const LIVE: Duration = Duration::from_secs(3);
 
-/// The upstreams `a`, the primary, and `b`, and the database.
-struct Scene {
-    a: Upstream,
-    b: Upstream,
-    database: Database,
+fn plan(scene: &Scene, name: &str) -> Plan {
+    scene.plan(name).top("mirror = true").upstream("a", "max_age = \"2s\"\nclient_reports = \"1s\"")
 }
 
-impl Scene {
-    async fn begin() -> Self {
-        let (a, b) = (Upstream::start().await, Upstream::start().await);
-        Self { a, b, database: Server::shared().database() }
-    }
-
-    fn plan(&self, name: &str) -> Plan {
-        Plan::new(&[("a", self.a.dsn("key", 1)), ("b", self.b.dsn("key", 1))])
-            .shared(&self.database.url, name)
-            .journal("durability = \"single\"")
-            .admin(&format!("token = \"{TOKEN}\""))
-            .top("mirror = true")
-            .upstream("a", "max_age = \"2s\"\nclient_reports = \"1s\"")
-    }
-
-    /// Two relays, of which the first leads.
-    async fn relays(&self) -> (Relay, Relay) {
-        let one = self.plan("one").start().await;
-        leads(&one, "one").await;
-        (one, self.plan("two").start().await)
-    }
+/// Two relays, of which the first leads.
+async fn relays(scene: &Scene) -> (Relay, Relay) {
+    let one = plan(scene, "one").start().await;
+    leads(&one, "one").await;
+    (one, plan(scene, "two").start().await)
 }
 
 /// What a relay tells of another one, or of itself.
@@ -101,7 +81,7 @@ async fn differs(relays: [&Relay; 2], names: Value) {
 #[tokio::test]
 async fn what_the_file_of_the_leader_changes_is_live_at_all_and_a_file_that_differs_is_told_at_all() {
     let scene = Scene::begin().await;
-    let (one, two) = scene.relays().await;
+    let (one, two) = relays(&scene).await;
     edit(&one, "mirror = true", "mirror = false");
     mirrored([&one, &two], false).await;
     differs([&one, &two], json!(["mirror"])).await;
@@ -129,7 +109,7 @@ async fn what_the_file_of_the_leader_changes_is_live_at_all_and_a_file_that_diff
 #[tokio::test]
 async fn a_stale_file_of_the_next_leader_changes_nothing_until_somebody_asks_for_it() {
     let scene = Scene::begin().await;
-    let (mut one, two) = scene.relays().await;
+    let (mut one, two) = relays(&scene).await;
     edit(&one, "mirror = true", "mirror = false");
     mirrored([&one, &two], false).await;
     one.stop().await;
@@ -155,7 +135,7 @@ async fn a_stale_file_of_the_next_leader_changes_nothing_until_somebody_asks_for
 async fn a_leader_whose_file_needs_a_restart_uses_nothing_of_it_and_follows_the_switches_of_others() {
     const PLACE: &str = "durability = \"single\"";
     let scene = Scene::begin().await;
-    let (one, two) = scene.relays().await;
+    let (one, two) = relays(&scene).await;
     let text = std::fs::read_to_string(one.config()).expect("the configuration");
     let text = text.replace("primary = \"a\"", "primary = \"b\"");
     one.replace_config(&text.replace(PLACE, &format!("{PLACE}\nmax_size = \"2GiB\"")));
@@ -179,9 +159,9 @@ async fn a_leader_whose_file_needs_a_restart_uses_nothing_of_it_and_follows_the_
 #[tokio::test]
 async fn what_a_relay_cannot_take_it_does_not_use_and_says_why_and_switches_are_live_there_all_the_same() {
     let scene = Scene::begin().await;
-    let one = scene.plan("one").variable("SWITCHYARD_TEST_AGE", "9s".into()).start().await;
+    let one = plan(&scene, "one").variable("SWITCHYARD_TEST_AGE", "9s".into()).start().await;
     leads(&one, "one").await;
-    let two = scene.plan("two").start().await;
+    let two = plan(&scene, "two").start().await;
     edit(&one, "max_age = \"2s\"", "max_age = \"${SWITCHYARD_TEST_AGE}\"");
     shows(&two, "it says why", |status| {
         let why = status["config"]["error"].as_str().unwrap_or_default();
@@ -221,7 +201,7 @@ async fn a_switch_is_live_at_the_other_relay_at_once_and_by_looking_when_its_lis
     const CUT: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
         WHERE datname = current_database() AND query = 'SELECT revision FROM control'";
     let scene = Scene::begin().await;
-    let (one, two) = scene.relays().await;
+    let (one, two) = relays(&scene).await;
     let mut told = vec![];
     for to in ["b", "a", "b", "a"] {
         told.push(live_after(&one, &two, to).await);
@@ -254,7 +234,7 @@ fn told_dropped(upstream: &Upstream) -> u64 {
 #[tokio::test]
 async fn a_leader_that_is_stopped_past_its_term_and_goes_on_does_nothing_twice() {
     let mut scene = Scene::begin().await;
-    let (one, two) = scene.relays().await;
+    let (one, two) = relays(&scene).await;
     one.signal(Signal::STOP);
     leads(&two, "two").await;
     scene.a.go_down().await;

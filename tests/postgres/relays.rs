@@ -11,31 +11,33 @@ use crate::support::postgres::{Database, Server};
 use crate::support::relay::{Plan, Relay, SOON};
 use crate::support::upstream::{Reply, Upstream};
 
-const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+pub(crate) const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 /// How long the work of a relay that was killed may take to move.
 const MOVED: Duration = Duration::from_secs(17);
 
 /// The upstreams `a`, the primary, and `b`, and the database.
-struct Scene {
-    a: Upstream,
-    b: Upstream,
-    database: Database,
+pub(crate) struct Scene {
+    pub(crate) a: Upstream,
+    pub(crate) b: Upstream,
+    pub(crate) database: Database,
 }
 
 impl Scene {
-    async fn begin() -> Self {
+    pub(crate) async fn begin() -> Self {
         let (a, b) = (Upstream::start().await, Upstream::start().await);
         Self { a, b, database: Server::shared().database() }
     }
 
-    /// Starts a relay, and waits until it is ready.
-    async fn relay(&self, name: &str) -> Relay {
+    pub(crate) fn plan(&self, name: &str) -> Plan {
         Plan::new(&[("a", self.a.dsn("key", 1)), ("b", self.b.dsn("key", 1))])
             .shared(&self.database.url, name)
             .journal("durability = \"single\"")
             .admin(&format!("token = \"{TOKEN}\""))
-            .start()
-            .await
+    }
+
+    /// Starts a relay, and waits until it is ready.
+    async fn relay(&self, name: &str) -> Relay {
+        self.plan(name).start().await
     }
 
     /// Waits until each upstream has taken exactly these, once each, and both relays say so.
@@ -276,4 +278,21 @@ async fn a_report_says_the_same_at_each_relay() {
         if is_whole && first == second { Ok(()) } else { Err(told) }
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_large_envelope_is_delivered_to_a_tracker_of_which_it_matters_what_events_say() {
+    let scene = Scene::begin().await;
+    let relay = scene.plan("one").upstream("b", "kind = \"glitchtip\"").start().await;
+    let (id, bytes) = (envelopes::new_id(), "l".repeat(5 << 19));
+    let attachment = format!("{{\"type\":\"attachment\",\"length\":{}}}\n{bytes}\n", bytes.len());
+    assert_eq!(relay.send(envelopes::error(&id) + &attachment).await.status(), StatusCode::OK);
+    for upstream in [&scene.a, &scene.b] {
+        eventually("it has it", SOON, async || match upstream.taken_count() {
+            1 => Ok(()),
+            count => Err(format!("{count}\n{}", relay.log())),
+        })
+        .await;
+    }
+    relay.finish().await;
 }
