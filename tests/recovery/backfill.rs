@@ -13,7 +13,7 @@ use super::verbs::verb;
 use crate::support::envelopes;
 use crate::support::eventually::eventually;
 use crate::support::process::Process;
-use crate::support::relay::{Plan, Relay, SOON};
+use crate::support::relay::{Plan, Relay, SOON, needs_a_file};
 use crate::support::upstream::{Reply, Upstream};
 
 const HOUR: i64 = 3600;
@@ -119,6 +119,9 @@ async fn waiting(relay: &Relay, upstream: &str, count: u64) {
 
 #[tokio::test]
 async fn live_deliveries_come_first_and_one_that_is_down_gets_few_at_a_time() {
+    if needs_a_file("it counts what a backfill hands over at one moment") {
+        return;
+    }
     let (old, new) = (Upstream::start().await, Upstream::start().await);
     old.always(Reply::status(503));
     let plan = Plan::new(&[("new", new.dsn("4e3", 2)), ("old", old.dsn("0ld", 1))]).top("mirror = false");
@@ -150,6 +153,9 @@ async fn live_deliveries_come_first_and_one_that_is_down_gets_few_at_a_time() {
 
 #[tokio::test]
 async fn ctrl_c_cancels_a_backfill_and_the_next_one_goes_on_where_it_was() {
+    if needs_a_file("it counts what a backfill hands over at one moment") {
+        return;
+    }
     let (old, new) = (Upstream::start().await, Upstream::start().await);
     old.always(Reply::status(503));
     let plan = Plan::new(&[("new", new.dsn("4e3", 2)), ("old", old.dsn("0ld", 1))]).top("mirror = false");

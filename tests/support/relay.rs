@@ -177,10 +177,21 @@ impl Plan {
     }
 }
 
-/// A database for the journal of one relay with `SWITCHYARD_TEST_JOURNAL=postgres`; otherwise it is in a file.
+/// Whether the journal of one relay is in a database, with `SWITCHYARD_TEST_JOURNAL=postgres`; otherwise it is in a file.
+fn is_in_a_database() -> bool {
+    std::env::var("SWITCHYARD_TEST_JOURNAL").is_ok_and(|wanted| wanted == "postgres")
+}
+
+/// Whether a test is left out for that: it says why.
+pub(crate) fn needs_a_file(why: &str) -> bool {
+    if is_in_a_database() {
+        eprintln!("left out with the journal in a database: {why}");
+    }
+    is_in_a_database()
+}
+
 fn database() -> Option<Database> {
-    let wanted = std::env::var("SWITCHYARD_TEST_JOURNAL").is_ok_and(|wanted| wanted == "postgres");
-    wanted.then(|| Server::shared().database())
+    is_in_a_database().then(|| Server::shared().database())
 }
 
 fn place(database: Option<&Database>) -> String {
