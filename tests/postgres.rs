@@ -16,6 +16,9 @@ mod control;
 #[cfg(test)]
 #[path = "postgres/former.rs"]
 mod former;
+#[cfg(test)]
+#[path = "postgres/handout.rs"]
+mod handout;
 #[path = "postgres/moved.rs"]
 mod moved;
 #[cfg(test)]

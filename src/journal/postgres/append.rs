@@ -4,16 +4,19 @@
 //! what it repeats is on a second machine.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, OnceLock};
 
 use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::journal::body::Body;
-use crate::journal::{JournalError, RecordId, Submission};
+use crate::journal::{JournalError, Record, RecordId, Submission};
 use crate::policy::outcome::Outcome;
 
 use super::bodies;
 use super::fault::Fault;
+use super::fresh::Kept;
+use super::handout::Handout;
 use super::record::ms;
 use super::storage;
 use super::work::Work;
@@ -37,6 +40,7 @@ pub(super) async fn append(
     work: &mut Work,
     submissions: &[&Submission],
     numbered: &mut Option<i64>,
+    handout: &mut Handout,
 ) -> Result<Appended, Fault> {
     if submissions.is_empty() {
         return Ok(Appended::default());
@@ -70,6 +74,7 @@ pub(super) async fn append(
             work.book.take_room(project, need.cast_signed());
             rows.push(id, project, submission, need)?;
             note(work, project, submission);
+            handout.note(&kept_here(work, id, project, submission), &submission.targets);
         }
         taken.kept.extend(submission.keys.iter().map(|key| (*key, id)));
         answers.push(Ok(RecordId(id.cast_unsigned())));
@@ -77,6 +82,25 @@ pub(super) async fn append(
     rows.write(work).await?;
     taken.give_back(work, submissions, &answers).await?;
     Ok(Appended { answers, there })
+}
+
+/// The record that a submission becomes.
+fn kept_here(work: &Work, id: i64, project: i32, submission: &Submission) -> Kept {
+    let body = match bodies::number(&submission.body) {
+        Some(large) => bodies::kept(&work.shared, large, submission.body.len()),
+        None => submission.body.clone(),
+    };
+    let record = Record {
+        id: RecordId(id.cast_unsigned()),
+        accepted_at: submission.accepted_at,
+        project: Arc::clone(&submission.project),
+        event_id: submission.event_id,
+        quantities: submission.quantities.clone(),
+        client: submission.client.clone(),
+        body,
+        located: submission.spans.clone().map(|spans| OnceLock::from(Some(spans))).unwrap_or_default(),
+    };
+    Kept { record: Arc::new(record), project }
 }
 
 /// Those of these numbers under which a record is kept.
@@ -187,7 +211,6 @@ fn note(work: &mut Work, project: i32, submission: &Submission) {
     for target in targets {
         work.book.note(*at, Some(*target), project, Outcome::Accepted, quantities);
         work.book.enter(*target, project, body.len(), quantities);
-        work.woken.insert(*target);
     }
     for (target, reason) in withheld {
         work.book.note(*at, Some(*target), project, Outcome::Accepted, quantities);

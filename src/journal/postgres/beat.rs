@@ -4,6 +4,7 @@
 //! waits for it; the first row that is committed again says that all can go on.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
@@ -66,6 +67,7 @@ async fn look_once(shared: &Shared, others: &mut Others, has_all_hours: bool) ->
     others.read(shared, if has_all_hours { 0 } else { now - 1 }).await?;
     storage::measure_room(shared).await?;
     for (_, hand) in shared.hands() {
+        hand.is_time.store(true, Ordering::Release);
         hand.wake();
     }
     let Some(epoch) = shared.leads().await else { return Ok(()) };

@@ -1,28 +1,31 @@
 //! Hands records of a target out to this relay.
 //!
-//! Rules: in one transaction that has the target to itself. What is due comes first, then what a relay that is gone had, then a slice of
+//! Rules: it is looked first whether there is anything, which keeps nobody waiting; then in one transaction that has the target to itself
+//! ([`Work::lock`](super::work::Work::lock)). What is due comes first, then what a relay that is gone had, then a slice of
 //! what nobody has tried, in the order of acceptance, then what a backfill took up. Each incarnation's records are taken in the order of
 //! their numbers, and a frontier never passes one that is not committed: within an incarnation they are committed in order.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 
-use tokio_postgres::Transaction;
+use deadpool_postgres::Transaction;
+use tokio_postgres::Row;
 
 use crate::clock::Timestamp;
 use crate::journal::backfill::BACKGROUND;
 use crate::journal::{Progress, TargetId};
 
+use super::connect::Params;
 use super::fault::Fault;
-use super::hand::{Place, Ready};
+use super::fresh::Kept;
+use super::hand::{BYTES, Place, Ready, SLICE};
+use super::handout::untried;
+use super::peek::{Seen, peek};
 use super::places;
-use super::record::{self, Loaded, NEVER, ms};
+use super::record::{self, NEVER, ms};
 use super::shared::Shared;
+use super::work::{LOCK, LOCKS};
 
-/// The most records of a slice.
-pub(super) const SLICE: usize = 64;
-/// The most bytes of bodies that one look brings into memory, but for the first.
-const BYTES: i64 = 4 << 20;
 /// How many records are looked at for those that are meant for a target.
 const LOOK: i64 = 512;
 
@@ -34,23 +37,35 @@ struct Head {
     is_meant: bool,
 }
 
+/// A look, in the transaction that has the target to itself.
+struct Look<'a> {
+    shared: &'a Shared,
+    tx: Transaction<'a>,
+    target: TargetId,
+    seen: Seen,
+    /// The most rows that are taken, and those that come due until then.
+    max: usize,
+    due: i64,
+    /// How many records are ready here.
+    ready: usize,
+}
+
 /// Brings more of a target into hand, of what may be tried now. What is known to be left is noted there.
 pub(super) async fn fetch(shared: &Shared, target: TargetId, now: Timestamp, max: usize) -> Result<(), Fault> {
     let hand = shared.hand(target);
     // Before the look: who tells of more while it lasts is heard.
     hand.more.store(false, Ordering::Release);
-    let known = if hand.is_doubtful.swap(true, Ordering::AcqRel) { Some(hand.state().known()) } else { None };
-    let is_certain = known != Some(None);
-    let looked = look(shared, target, (now, max), known.flatten()).await;
-    if looked.is_ok() && is_certain {
-        hand.is_doubtful.store(false, Ordering::Release);
-    }
-    let mut state = hand.state();
-    if looked.as_ref().map_or(true, |(found, _)| !found.is_empty() || !state.ready.is_empty()) {
+    hand.is_time.store(false, Ordering::Release);
+    let doubt = hand.doubt();
+    let is_doubtful = hand.is_doubtful(doubt);
+    let looked = look(shared, target, (now, max), is_doubtful).await;
+    let is_done = matches!(&looked, Ok(found) if found.is_empty());
+    if !is_done {
         hand.more.store(true, Ordering::Release);
     }
-    let (found, next) = looked?;
-    state.next_due = next;
+    let found = looked?;
+    if is_doubtful { hand.resolve_all(doubt) } else { hand.resolve(doubt) }
+    let mut state = hand.state();
     // What is due goes before what was never tried.
     let is_due = found.first().is_some_and(|ready| matches!(ready.place, Place::Row(_)) && !ready.backfilled);
     if is_due {
@@ -61,71 +76,114 @@ pub(super) async fn fetch(shared: &Shared, target: TargetId, now: Timestamp, max
     Ok(())
 }
 
-/// What is handed out to this relay now, and when the next row comes due after that. What is ours there and not among what is `known`
-/// is handed out again.
+/// What is handed out to this relay now. What is ours there and not here is handed out again when there is a doubt.
 async fn look(
     shared: &Shared,
     target: TargetId,
     (now, max): (Timestamp, usize),
-    known: Option<Vec<i64>>,
-) -> Result<(Vec<Ready>, Option<Timestamp>), Fault> {
-    let (hand, number) = (shared.hand(target), i16::from(target.0));
-    let mut pooled = shared.client().await?;
-    let tx = pooled.transaction().await?;
-    tx.execute("SELECT 1 FROM target WHERE id = $1 FOR UPDATE", &[&number]).await?;
-    tx.execute(places::FREE, &[&number, &shared.incarnation]).await?;
-    let due = i64::try_from(now.as_millis()).unwrap_or(i64::MAX).min(ms(BACKGROUND) - 1);
-    let again = match known {
-        Some(known) => take_again(shared, &tx, number, known).await?,
-        None => vec![],
-    };
-    let mut found = take_rows(shared, &tx, (number, i64::MIN, due), max).await?;
-    if found.is_empty() {
-        found = take_over(shared, &tx, number).await?;
-    }
-    if found.is_empty() && hand.state().ready.is_empty() {
-        found = take_slice(shared, &tx, number).await?;
-    }
-    if found.is_empty() && hand.state().ready.is_empty() {
-        found = take_rows(shared, &tx, (number, ms(BACKGROUND), ms(NEVER) - 1), max).await?;
-    }
-    let next: Option<i64> = tx
-        .query_one(
-            "SELECT min(due) FROM pending WHERE target = $1 AND owner IS NULL AND due < $2",
-            &[&number, &ms(BACKGROUND)],
-        )
-        .await?
-        .get(0);
-    tx.commit().await?;
-    found.extend(again);
-    Ok((found, next.map(record::time)))
-}
-
-/// Takes what is ours there and not here: what an earlier look had taken that did not come to its end.
-async fn take_again(shared: &Shared, tx: &Transaction<'_>, target: i16, known: Vec<i64>) -> Result<Vec<Ready>, Fault> {
-    let me = shared.incarnation;
-    let free = "UPDATE pending SET owner = NULL WHERE target = $1 AND owner = $2 AND record <> ALL($3)";
-    tx.execute(free, &[&target, &me, &known]).await?;
-    let sql =
-        "SELECT id, ARRAY(SELECT u.r FROM unnest(records) WITH ORDINALITY AS u(r, o) WHERE u.r <> ALL($3) ORDER BY u.o)
-         FROM slice WHERE target = $1 AND owner = $2 ORDER BY id";
-    let mut again = Vec::new();
-    for row in tx.query(sql, &[&target, &me, &known]).await? {
-        again.extend(of_slice(shared, tx, target, (row.get(0), row.get(1))).await?);
-    }
-    Ok(again)
-}
-
-/// Takes rows that come due in that time.
-async fn take_rows(
-    shared: &Shared,
-    tx: &Transaction<'_>,
-    (target, from, to): (i16, i64, i64),
-    max: usize,
+    is_doubtful: bool,
 ) -> Result<Vec<Ready>, Fault> {
-    let limit = i64::try_from(max.min(SLICE)).unwrap_or(i64::MAX);
-    let mut rows = tx
-        .query(
+    let (hand, due) = (shared.hand(target), ms(now).min(ms(BACKGROUND) - 1));
+    let mut pooled = shared.client().await?;
+    let seen = peek(&pooled, target, shared.incarnation).await?;
+    let ready = {
+        let mut state = hand.state();
+        (state.next_due, state.has_others) = (seen.next_due.map(record::time), seen.has_others);
+        state.fresh.note_reached(seen.reached.unwrap_or(0));
+        state.ready.len()
+    };
+    if !is_doubtful && !seen.has_any(due, ready) {
+        if seen.has_own {
+            hand.more.store(true, Ordering::Release);
+        }
+        return Ok(vec![]);
+    }
+    let tx = pooled.transaction().await?;
+    let look = Look { shared, tx, target, seen, max, due, ready };
+    let (found, next, reached) = look.act(is_doubtful).await?;
+    let mut state = hand.state();
+    state.next_due = next.map(record::time);
+    state.fresh.note_reached(reached.unwrap_or(0));
+    Ok(found)
+}
+
+/// The rows of a statement, which is prepared once for each connection.
+async fn query(tx: &Transaction<'_>, sql: &str, params: Params<'_>) -> Result<Vec<Row>, Fault> {
+    let statement = tx.prepare_cached(sql).await?;
+    Ok(tx.query(&statement, params).await?)
+}
+
+async fn execute(tx: &Transaction<'_>, sql: &str, params: Params<'_>) -> Result<(), Fault> {
+    query(tx, sql, params).await.map(drop)
+}
+
+impl Look<'_> {
+    fn number(&self) -> i16 {
+        self.target.0.into()
+    }
+
+    /// Takes what may be tried, and commits; when the next row comes due then, and up to where what this relay took was handed out.
+    async fn act(mut self, is_doubtful: bool) -> Result<(Vec<Ready>, Option<i64>, Option<i64>), Fault> {
+        execute(&self.tx, LOCK, &[&LOCKS, &i32::from(self.target.0)]).await?;
+        let again = if is_doubtful { self.take_again().await? } else { vec![] };
+        let mut found = self.take().await?;
+        let has_rows = self.seen.next_due.is_some() || self.seen.is_left;
+        let next = if has_rows { self.next_due().await? } else { None };
+        self.tx.commit().await?;
+        found.extend(again);
+        Ok((found, next, self.seen.reached))
+    }
+
+    /// What may be tried, the first kind of which there is some.
+    async fn take(&mut self) -> Result<Vec<Ready>, Fault> {
+        let (seen, mut found) = (self.seen, vec![]);
+        if seen.is_left {
+            execute(&self.tx, places::FREE, &[&self.number(), &self.shared.incarnation]).await?;
+        }
+        if seen.is_left || seen.is_due(self.due) {
+            found = self.take_rows(i64::MIN, self.due).await?;
+        }
+        if found.is_empty() && seen.is_left {
+            found = self.take_over().await?;
+        }
+        if found.is_empty() && seen.has_untried(self.ready) {
+            found = self.take_slice().await?;
+        }
+        if found.is_empty() && seen.has_background && self.ready == 0 {
+            found = self.take_rows(ms(BACKGROUND), ms(NEVER) - 1).await?;
+        }
+        Ok(found)
+    }
+
+    /// When the next row comes due that nobody has.
+    async fn next_due(&self) -> Result<Option<i64>, Fault> {
+        let sql = "SELECT min(due) FROM pending WHERE target = $1 AND owner IS NULL AND due < $2";
+        let rows = query(&self.tx, sql, &[&self.number(), &ms(BACKGROUND)]).await?;
+        Ok(rows.first().and_then(|row| row.get(0)))
+    }
+
+    /// Takes what is ours there and not here: what did not come to its end.
+    async fn take_again(&self) -> Result<Vec<Ready>, Fault> {
+        let (me, target) = (self.shared.incarnation, self.number());
+        // With the target to itself: nobody hands out more to this relay meanwhile.
+        let known = self.shared.hand(self.target).state().known();
+        let free = "UPDATE pending SET owner = NULL WHERE target = $1 AND owner = $2 AND record <> ALL($3)";
+        execute(&self.tx, free, &[&target, &me, &known]).await?;
+        let sql = "SELECT id, ARRAY(
+                 SELECT u.r FROM unnest(records) WITH ORDINALITY AS u(r, o) WHERE u.r <> ALL($3) ORDER BY u.o)
+             FROM slice WHERE target = $1 AND owner = $2 ORDER BY id";
+        let mut again = Vec::new();
+        for row in query(&self.tx, sql, &[&target, &me, &known]).await? {
+            again.extend(self.of_slice(row.get(0), row.get(1)).await?);
+        }
+        Ok(again)
+    }
+
+    /// Takes rows that come due in that time.
+    async fn take_rows(&self, from: i64, to: i64) -> Result<Vec<Ready>, Fault> {
+        let (target, limit) = (self.number(), i64::try_from(self.max.min(SLICE)).unwrap_or(i64::MAX));
+        let mut rows = query(
+            &self.tx,
             "UPDATE pending SET owner = $4, turn = nextval('turn') WHERE target = $1 AND record IN (
                  SELECT record FROM (
                      SELECT p.record, row_number() OVER so_far AS place, (sum(r.size) OVER so_far)::bigint AS bytes
@@ -135,90 +193,120 @@ async fn take_rows(
                      WINDOW so_far AS (ORDER BY p.due, p.record)) AS due
                  WHERE place = 1 OR coalesce(bytes, 0) <= $6)
              RETURNING record, due, attempts, strikes, items, quantities, turn",
-            &[&target, &from, &to, &shared.incarnation, &limit, &BYTES],
+            &[&target, &from, &to, &self.shared.incarnation, &limit, &(BYTES as i64)],
         )
         .await?;
-    rows.sort_by_key(|row| (row.get::<_, i64>(1), row.get::<_, i64>(0)));
-    let ids: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
-    let mut loaded = record::load(shared, tx, &ids).await?;
-    let mut ready = Vec::new();
-    for row in rows {
-        let (id, due): (i64, i64) = (row.get(0), row.get(1));
-        let Some(Loaded { record, project }) = record::expect(shared, tx, target, id, loaded.remove(&id)).await? else {
-            continue;
-        };
-        let items = row.get::<_, Option<&[u8]>>(4).map(record::items);
-        let (attempts, strikes): (i32, i32) = (row.get(2), row.get(3));
-        let progress = Progress { attempts: attempts.cast_unsigned(), strikes: strikes.cast_unsigned(), items };
-        let own = row.get::<_, Option<&str>>(5).and_then(|text| text.parse().ok());
-        let quantities = own.unwrap_or_else(|| record.quantities.clone());
-        let backfilled = due >= ms(BACKGROUND);
-        ready.push(Ready { record, project, place: Place::Row(row.get(6)), progress, quantities, backfilled });
-    }
-    Ok(ready)
-}
-
-/// Takes over a slice of a relay that is gone.
-async fn take_over(shared: &Shared, tx: &Transaction<'_>, target: i16) -> Result<Vec<Ready>, Fault> {
-    let row = tx
-        .query_opt(
-            "UPDATE slice SET owner = $2 WHERE id = (
-                 SELECT s.id FROM slice s JOIN node n ON n.incarnation = s.owner
-                 WHERE s.target = $1 AND s.owner <> $2 AND (n.replaced OR n.gone)
-                 ORDER BY s.id LIMIT 1)
-             RETURNING id, records",
-            &[&target, &shared.incarnation],
-        )
-        .await?;
-    match row {
-        None => Ok(vec![]),
-        Some(row) => of_slice(shared, tx, target, (row.get(0), row.get(1))).await,
-    }
-}
-
-/// Takes a slice of what nobody has tried.
-async fn take_slice(shared: &Shared, tx: &Transaction<'_>, target: i16) -> Result<Vec<Ready>, Fault> {
-    tx.execute(places::BEGIN, &[&target]).await?;
-    loop {
-        let mut heads = heads(tx, target).await?;
-        if heads.is_empty() {
-            return Ok(vec![]);
+        rows.sort_by_key(|row| (row.get::<_, i64>(1), row.get::<_, i64>(0)));
+        let ids: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
+        let mut loaded = record::load(self.shared, &self.tx, &ids).await?;
+        let mut ready = Vec::new();
+        for row in rows {
+            let (id, due): (i64, i64) = (row.get(0), row.get(1));
+            let expected = record::expect(self.shared, &self.tx, target, id, loaded.remove(&id)).await?;
+            let Some(Kept { record, project }) = expected else { continue };
+            let items = row.get::<_, Option<&[u8]>>(4).map(record::items);
+            let (attempts, strikes): (i32, i32) = (row.get(2), row.get(3));
+            let progress = Progress { attempts: attempts.cast_unsigned(), strikes: strikes.cast_unsigned(), items };
+            let own = row.get::<_, Option<&str>>(5).and_then(|text| text.parse().ok());
+            let quantities = own.unwrap_or_else(|| record.quantities.clone());
+            let backfilled = due >= ms(BACKGROUND);
+            ready.push(Ready { record, project, place: Place::Row(row.get(6)), progress, quantities, backfilled });
         }
-        let chosen = choose(&mut heads);
-        for (incarnation, reached) in &chosen.reached {
-            let sql = "UPDATE frontier SET reached = $3 WHERE target = $1 AND incarnation = $2";
-            tx.execute(sql, &[&target, incarnation, reached]).await?;
+        Ok(ready)
+    }
+
+    /// Takes over slices of relays that are gone, until there is as much as one holds.
+    async fn take_over(&self) -> Result<Vec<Ready>, Fault> {
+        let mut found = vec![];
+        while found.len() < SLICE {
+            let rows = query(
+                &self.tx,
+                "UPDATE slice SET owner = $2 WHERE id = (
+                     SELECT s.id FROM slice s JOIN node n ON n.incarnation = s.owner
+                     WHERE s.target = $1 AND s.owner <> $2 AND (n.replaced OR n.gone)
+                     ORDER BY s.id LIMIT 1)
+                 RETURNING id, records",
+                &[&self.number(), &self.shared.incarnation],
+            )
+            .await?;
+            let Some(row) = rows.first() else { break };
+            found.extend(self.of_slice(row.get(0), row.get(1)).await?);
         }
-        if !chosen.records.is_empty() {
-            let row = tx
-                .query_one(
-                    "INSERT INTO slice (target, owner, records) VALUES ($1, $2, $3) RETURNING id",
-                    &[&target, &shared.incarnation, &chosen.records],
-                )
-                .await?;
-            return of_slice(shared, tx, target, (row.get(0), chosen.records)).await;
+        Ok(found)
+    }
+
+    /// Takes a slice of what nobody has tried.
+    async fn take_slice(&mut self) -> Result<Vec<Ready>, Fault> {
+        let target = self.number();
+        execute(&self.tx, places::BEGIN, &[&target]).await?;
+        loop {
+            let mut heads = self.heads().await?;
+            if heads.is_empty() {
+                return Ok(vec![]);
+            }
+            let Chosen { records, reached } = choose(&mut heads);
+            self.seen.reached = reached.get(&self.shared.incarnation).copied().or(self.seen.reached);
+            let (incarnations, reached): (Vec<i32>, Vec<i64>) = reached.into_iter().unzip();
+            let rows = query(
+                &self.tx,
+                "WITH risen AS (
+                     UPDATE frontier f SET reached = u.reached FROM unnest($2::int[], $3::bigint[]) AS u(incarnation, reached)
+                     WHERE f.target = $1 AND f.incarnation = u.incarnation)
+                 INSERT INTO slice (target, owner, records) SELECT $1, $4, $5 WHERE cardinality($5::bigint[]) > 0 RETURNING id",
+                &[&target, &incarnations, &reached, &self.shared.incarnation, &records],
+            )
+            .await?;
+            if let Some(row) = rows.first() {
+                return self.of_slice(row.get(0), records).await;
+            }
         }
     }
-}
 
-/// What lies behind each frontier, by incarnation, as much as is looked at.
-async fn heads(tx: &Transaction<'_>, target: i16) -> Result<HashMap<i32, VecDeque<Head>>, Fault> {
-    let rows = tx
-        .query(
+    /// What lies behind each frontier, by incarnation, as much as is looked at.
+    async fn heads(&self) -> Result<HashMap<i32, VecDeque<Head>>, Fault> {
+        let rows = query(
+            &self.tx,
             "SELECT f.incarnation, r.id, r.accepted_at, r.size, r.targets & (1::bigint << $1) <> 0
              FROM frontier f CROSS JOIN LATERAL (
                  SELECT id, accepted_at, CASE WHEN body IS NULL THEN 0 ELSE size END AS size, targets FROM record
                  WHERE id > f.reached AND id < (f.incarnation::bigint + 1) << 40 ORDER BY id LIMIT $3) r
              WHERE f.target = $2 ORDER BY r.id",
-            &[&i32::from(target), &target, &LOOK],
+            &[&i32::from(self.target.0), &self.number(), &LOOK],
         )
         .await?;
-    let mut heads: HashMap<i32, VecDeque<Head>> = HashMap::new();
-    for row in rows {
-        let head = Head { id: row.get(1), accepted_at: row.get(2), size: row.get(3), is_meant: row.get(4) };
-        heads.entry(row.get(0)).or_default().push_back(head);
+        let mut heads: HashMap<i32, VecDeque<Head>> = HashMap::new();
+        for row in rows {
+            let head = Head { id: row.get(1), accepted_at: row.get(2), size: row.get(3), is_meant: row.get(4) };
+            heads.entry(row.get(0)).or_default().push_back(head);
+        }
+        Ok(heads)
     }
-    Ok(heads)
+
+    /// The records of a slice; those that this relay has committed itself are in memory still, perhaps.
+    async fn of_slice(&self, slice: i64, records: Vec<i64>) -> Result<Vec<Ready>, Fault> {
+        let mut held: HashMap<i64, Kept> = {
+            let hand = self.shared.hand(self.target);
+            let state = hand.state();
+            records.iter().filter_map(|id| Some((*id, state.fresh.get(*id)?))).collect()
+        };
+        let others: Vec<i64> = records.iter().filter(|id| !held.contains_key(id)).copied().collect();
+        let mut loaded = record::load(self.shared, &self.tx, &others).await?;
+        let mut ready = Vec::new();
+        for id in records {
+            let kept = match held.remove(&id) {
+                Some(kept) => Some(kept),
+                None => record::expect(self.shared, &self.tx, self.number(), id, loaded.remove(&id)).await?,
+            };
+            match kept {
+                Some(kept) => ready.push(untried(&kept, slice)),
+                None => {
+                    let sql = "UPDATE slice SET records = array_remove(records, $2) WHERE id = $1";
+                    execute(&self.tx, sql, &[&slice, &id]).await?;
+                }
+            }
+        }
+        Ok(ready)
+    }
 }
 
 /// What a slice is made of, and how far each frontier goes with it.
@@ -243,31 +331,11 @@ fn choose(heads: &mut HashMap<i32, VecDeque<Head>>) -> Chosen {
             return chosen;
         };
         bytes += head.size;
-        if chosen.records.len() == SLICE || (bytes > BYTES && !chosen.records.is_empty()) {
+        if chosen.records.len() == SLICE || (bytes > BYTES as i64 && !chosen.records.is_empty()) {
             return chosen;
         }
         chosen.records.push(head.id);
         chosen.reached.insert(incarnation, head.id);
         heads.entry(incarnation).or_default().pop_front();
     }
-}
-
-async fn of_slice(
-    shared: &Shared,
-    tx: &Transaction<'_>,
-    target: i16,
-    (slice, records): (i64, Vec<i64>),
-) -> Result<Vec<Ready>, Fault> {
-    let mut loaded = record::load(shared, tx, &records).await?;
-    let mut ready = Vec::new();
-    for id in records {
-        let Some(Loaded { record, project }) = record::expect(shared, tx, target, id, loaded.remove(&id)).await? else {
-            tx.execute("UPDATE slice SET records = array_remove(records, $2) WHERE id = $1", &[&slice, &id]).await?;
-            continue;
-        };
-        let quantities = record.quantities.clone();
-        let progress = Progress::default();
-        ready.push(Ready { record, project, place: Place::Slice(slice), progress, quantities, backfilled: false });
-    }
-    Ok(ready)
 }

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tokio_postgres::Row;
@@ -66,13 +65,13 @@ pub(super) async fn old(
     let hand = shared.hand(target);
     let _fetching = hand.fetching.lock().await;
     // Should this not come to its end, what was withdrawn is looked up in the database.
-    let was_doubtful = hand.is_doubtful.swap(true, Ordering::AcqRel);
+    let doubt = hand.doubt();
     let withdrawn = hand.state().withdraw(|_| true);
     let gone = attempt(shared, target, &withdrawn, plan).await?;
     let numbers: HashSet<i64> = gone.iter().map(|victim| victim.id).collect();
     let stays = |ready: &Ready| !numbers.contains(&ready.number());
     hand.state().put_back(withdrawn.into_iter().filter(stays));
-    hand.is_doubtful.store(was_doubtful, Ordering::Release);
+    hand.resolve(doubt);
     hand.wake();
     Ok(gone.len())
 }

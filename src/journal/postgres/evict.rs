@@ -15,7 +15,7 @@ use crate::telemetry::log;
 use super::discard::{self, BODIES};
 use super::fault::Fault;
 use super::settled;
-use super::work::Work;
+use super::work::{LOCKS, Work};
 
 /// How many records one look is at, and how many of them go at most.
 const LOOK: i64 = 1024;
@@ -41,7 +41,8 @@ struct Victim {
 /// goes until it is known who is the primary.
 pub(super) async fn step(work: &mut Work, giving: &HashSet<i32>) -> Result<usize, Fault> {
     let Some(primaries) = work.shared.room.primaries() else { return Ok(0) };
-    work.execute("SELECT 1 FROM target ORDER BY id FOR UPDATE", &[]).await?;
+    let lock = "SELECT pg_advisory_xact_lock($1, id) FROM (SELECT id::int FROM target ORDER BY id) AS t";
+    work.execute(lock, &[&LOCKS]).await?;
     let mut found = victims(work, giving, &primaries).await?;
     let ids: Vec<i64> = found.iter().map(|victim| victim.id).collect();
     // What somebody else looks at more closely stays.

@@ -2,11 +2,11 @@
 //!
 //! Rule: a commit of which nobody knows whether it took place is tried again, and counts once.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -19,6 +19,7 @@ use super::append;
 use super::bodies;
 use super::fault::Fault;
 use super::hand::{Leased, Place};
+use super::handout::Handout;
 use super::letters;
 use super::losses;
 use super::places;
@@ -82,6 +83,7 @@ struct Group {
     first: Option<i64>,
     /// The first commit with which losses were to be forgotten that nobody is told of.
     forgot: Option<i64>,
+    handout: Handout,
 }
 
 /// What became of reports.
@@ -132,7 +134,11 @@ impl Group {
         let end = Instant::now() + HOLD;
         let mut conflicts = 0;
         loop {
-            match self.attempt(shared, end).await {
+            let outcome = self.attempt(shared, end).await;
+            if outcome.is_err() {
+                std::mem::take(&mut self.handout).forget(shared);
+            }
+            match outcome {
                 Err(fault) if fault.is_conflict() && conflicts < TRIES => conflicts += 1,
                 Err(fault) if fault.is_away() && !shared.is_away() && Instant::now() < end => sleep(AGAIN).await,
                 Err(fault) if fault.is_away() => return self.give_up(shared, &fault).await,
@@ -192,20 +198,26 @@ impl Group {
         let reports = self.reports.iter().filter_map(|report| report.submission.as_deref());
         let submissions: Vec<&Submission> =
             self.appends.iter().map(|(submission, _)| &**submission).chain(reports).collect();
-        let append::Appended { mut answers, there } = append::append(work, &submissions, &mut self.first).await?;
+        let (first, handout) = (&mut self.first, &mut self.handout);
+        let append::Appended { mut answers, there } = append::append(work, &submissions, first, handout).await?;
         let reports = self.report(work, answers.split_off(self.appends.len()), &there).await?;
         if self.reports.iter().any(|report| report.submission.is_none()) {
             self.forgot.get_or_insert(work.number());
         }
         let mut answers = Answers { appends: answers, reports, ..Answers::default() };
-        let mut by_target: HashMap<TargetId, Vec<usize>> = HashMap::new();
+        let mut by_target: BTreeMap<TargetId, Vec<usize>> = BTreeMap::new();
         for (at, settle) in self.settles.iter().enumerate() {
             by_target.entry(settle.target).or_default().push(at);
         }
-        let mut by_target: Vec<_> = by_target.into_iter().collect();
-        by_target.sort();
-        for (target, all) in by_target {
-            self.settle(work, target, &all, &mut answers).await?;
+        let take_out = async |(target, all): (&TargetId, &Vec<usize>)| {
+            let stand: Vec<_> = all.iter().map(|at| self.settles[*at].leased.ready.stands()).collect();
+            places::take_out(work, *target, &stand).await
+        };
+        // All are asked of the server at once. Who is handed something waits for others first, and has nothing that they wait for.
+        let (handout, taken) = (self.handout.make(work), try_join_all(by_target.iter().map(take_out)));
+        let ((), taken) = tokio::try_join!(handout, taken)?;
+        for ((target, all), taken) in by_target.iter().zip(taken) {
+            self.settle(work, *target, (all, taken), &mut answers).await?;
         }
         letters::bound(work).await?;
         Ok(answers)
@@ -219,6 +231,7 @@ impl Group {
         };
         let Answers { appends, reports, lost, lost_slices } = answers;
         let (mut appends, mut reports) = (appends.into_iter(), reports.into_iter());
+        self.handout.keep(shared);
         let failed = || why.clone().unwrap_or(JournalError::Closed);
         for report in self.reports {
             drop(report.reply.send(reports.next().unwrap_or_else(|| Err(failed()))));
@@ -231,11 +244,13 @@ impl Group {
             drop(reply.send(answer));
         }
         self.flushes.into_iter().for_each(|reply| drop(reply.send(Ok(()))));
+        let mut settled = BTreeSet::new();
         for (at, settle) in self.settles.into_iter().enumerate() {
             let Settle { target, leased, settlement, reply } = settle;
+            settled.insert(target);
             let hand = shared.hand(target);
             let mut state = hand.state();
-            state.uncommitted = state.uncommitted.saturating_sub(1);
+            state.settled(&leased);
             let answer = match &why {
                 _ if lost.contains(&at) => {
                     state.lose(|ready| matches!(ready.place, Place::Slice(slice) if lost_slices.contains(&slice)));
@@ -253,10 +268,10 @@ impl Group {
                 }
             };
             drop(state);
-            if is_committed {
-                hand.wake();
-            }
             drop(reply.send(answer));
+        }
+        for target in settled.into_iter().filter(|_| is_committed) {
+            shared.hand(target).changed.notify_one();
         }
     }
 
@@ -284,11 +299,9 @@ impl Group {
         &self,
         work: &mut Work,
         target: TargetId,
-        all: &[usize],
+        (all, taken): (&[usize], places::TakenOut),
         answers: &mut Answers,
     ) -> Result<(), Fault> {
-        let stand: Vec<_> = all.iter().map(|at| self.settles[*at].leased.ready.stands()).collect();
-        let taken = places::take_out(work, target, &stand).await?;
         let mut written = Outcomes::default();
         for at in all {
             let Settle { leased, settlement, .. } = &self.settles[*at];
@@ -299,9 +312,7 @@ impl Group {
             }
         }
         answers.lost_slices.extend(taken.lost);
-        written.write(work, target).await?;
-        work.woken.insert(target);
-        Ok(())
+        written.write(work, target).await
     }
 }
 

@@ -4,8 +4,9 @@
 //! a claim revokes those that have ended, and puts their records off until then. The mutex is held for moments only.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -14,6 +15,14 @@ use crate::clock::Timestamp;
 use crate::journal::{Claim, LEASE, Lease, Progress, Record, TargetId};
 use crate::protocol::category::Quantities;
 
+use super::fresh::{Fresh, Kept};
+
+/// The most records that are handed out together.
+pub(super) const SLICE: usize = 64;
+/// The most bytes of bodies that are brought into hand together, but for the first.
+pub(super) const BYTES: usize = 4 << 20;
+/// A worker that asked last such a time ago has something else to do.
+const ASKED: Duration = Duration::from_secs(2);
 /// The most settlements of one target that may await their commit: what a crash may repeat.
 pub(super) const MAX_UNCOMMITTED: usize = 64;
 
@@ -23,8 +32,12 @@ pub(super) struct Hand {
     pub(super) changed: Arc<Notify>,
     /// There may be more in the database than was looked at.
     pub(super) more: AtomicBool,
-    /// A fetch did not come to its end: what it brought may be ours in the database and not be here.
-    pub(super) is_doubtful: AtomicBool,
+    /// It is time to look what others have left, whatever is ready here.
+    pub(super) is_time: AtomicBool,
+    /// How often something was begun that may make records ours in the database, and not be here should it not come to its end.
+    doubts: AtomicU64,
+    /// How many of these are known to have come to nothing, or to be here.
+    resolved: AtomicU64,
     /// Held by who fetches more.
     pub(super) fetching: tokio::sync::Mutex<()>,
     state: Mutex<State>,
@@ -37,9 +50,18 @@ pub(super) struct State {
     pub(super) ready: VecDeque<Ready>,
     leases: HashMap<i64, Leased>,
     last_lease: u64,
-    pub(super) uncommitted: usize,
+    /// Settlements that await their commit: the records, by the numbers of their leases.
+    settling: HashMap<u64, i64>,
+    /// What a transaction hands out that is under way.
+    promised: Vec<i64>,
     /// When the next row in `pending` comes due, as far as is known.
     pub(super) next_due: Option<Timestamp>,
+    /// What this relay has committed and nobody was handed.
+    pub(super) fresh: Fresh,
+    /// Others have taken records that nobody was handed: all is handed out in the order of acceptance then.
+    pub(super) has_others: bool,
+    /// When a worker asked last.
+    asked: Option<Instant>,
 }
 
 /// Where a record that is in hand stands in the database.
@@ -86,8 +108,8 @@ pub(super) struct Leased {
 impl Default for Hand {
     /// Nothing, and nobody has looked yet.
     fn default() -> Self {
-        let (changed, is_doubtful, fetching, state) = Default::default();
-        Self { changed, more: AtomicBool::new(true), is_doubtful, fetching, state }
+        let (changed, is_time, doubts, resolved, fetching, state) = Default::default();
+        Self { changed, more: AtomicBool::new(true), is_time, doubts, resolved, fetching, state }
     }
 }
 
@@ -96,26 +118,55 @@ impl Hand {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Begins what may make records ours in the database; returns its number.
+    pub(super) fn doubt(&self) -> u64 {
+        self.doubts.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// Whether something begun before this did not come to its end.
+    pub(super) fn is_doubtful(&self, before: u64) -> bool {
+        self.resolved.load(Ordering::Acquire) + 1 < before
+    }
+
+    /// This came to its end, and nothing else did.
+    pub(super) fn resolve(&self, doubt: u64) {
+        let (before, order) = (doubt - 1, Ordering::AcqRel);
+        // When what came before is in doubt, all of it stays so.
+        drop(self.resolved.compare_exchange(before, doubt, order, Ordering::Acquire));
+    }
+
+    /// All that was begun up to this is known.
+    pub(super) fn resolve_all(&self, doubt: u64) {
+        self.resolved.fetch_max(doubt, Ordering::AcqRel);
+    }
+
     /// Takes out what leases have ended of. Should that not reach the database, it is looked up there.
     pub(super) fn lapse(&self, at: Instant) -> Vec<Ready> {
         let lapsed = self.state().lapse(at);
         if !lapsed.is_empty() {
-            self.is_doubtful.store(true, Ordering::Release);
+            self.doubt();
         }
         lapsed
     }
 
     /// Forgets what is ready: what of it is ours is looked up in the database.
     pub(super) fn forget(&self) {
-        self.is_doubtful.store(true, Ordering::Release);
+        self.doubt();
         self.more.store(true, Ordering::Release);
         self.state().ready.clear();
     }
 
-    /// Tells the worker that there may be more.
+    /// Tells the worker that there may be more in the database.
     pub(super) fn wake(&self) {
         self.more.store(true, Ordering::Release);
         self.changed.notify_one();
+    }
+
+    /// Whether it has to be looked into the database before something is claimed.
+    pub(super) fn lacks(&self, now: Timestamp) -> bool {
+        let state = self.state();
+        let is_due = state.next_due.is_some_and(|due| due <= now);
+        is_due || self.is_time.load(Ordering::Acquire) || (state.ready.is_empty() && self.more.load(Ordering::Acquire))
     }
 }
 
@@ -132,8 +183,8 @@ impl State {
 
     /// Leases up to `max` of what is ready.
     pub(super) fn take(&mut self, (target, owner): (TargetId, u64), at: Instant, max: usize) -> Vec<Claim> {
-        let free = MAX_UNCOMMITTED.saturating_sub(self.uncommitted);
-        if free == 0 {
+        self.asked = Some(at);
+        if self.settling.len() >= MAX_UNCOMMITTED {
             return vec![];
         }
         let mut claims = Vec::new();
@@ -149,12 +200,46 @@ impl State {
         claims
     }
 
+    /// What is to be handed out to this relay of what it has committed, and of what it is about to: as much as a slice holds, for
+    /// a worker that asks, and nothing while others have left something.
+    pub(super) fn promise(&mut self, new: &[Kept]) -> Vec<Kept> {
+        let is_asked = self.asked.is_some_and(|at| at.elapsed() < ASKED);
+        if !is_asked || self.has_others || !self.fresh.is_whole() {
+            return vec![];
+        }
+        let mut bytes: usize = self.ready.iter().map(|ready| ready.record.body.in_memory()).sum();
+        let is_idle = self.ready.is_empty();
+        let fits = |(at, kept): &(usize, &Kept)| {
+            bytes += kept.bytes();
+            bytes <= BYTES || (is_idle && *at == 0)
+        };
+        let room = SLICE.saturating_sub(self.ready.len());
+        let records = self.fresh.records().chain(new).take(room).enumerate().take_while(fits);
+        let promised: Vec<Kept> = records.map(|(_, kept)| kept.clone()).collect();
+        self.promised = promised.iter().map(Kept::number).collect();
+        promised
+    }
+
+    /// What was promised is ready, or is not ours.
+    pub(super) fn keep_promise(&mut self, ready: impl Iterator<Item = Ready>) {
+        self.promised.clear();
+        let at = self.ready.iter().position(|ready| ready.backfilled).unwrap_or(self.ready.len());
+        let background = self.ready.split_off(at);
+        self.ready.extend(ready);
+        self.ready.extend(background);
+    }
+
     /// Takes out what is leased so, to be settled.
     pub(super) fn end(&mut self, lease: &Lease) -> Option<Leased> {
         let id = lease.record.number().cast_signed();
         self.leases.get(&id).filter(|leased| leased.number == lease.number)?;
-        self.uncommitted += 1;
+        self.settling.insert(lease.number, id);
         self.leases.remove(&id)
+    }
+
+    /// The settlement of this is committed, or is not.
+    pub(super) fn settled(&mut self, leased: &Leased) {
+        self.settling.remove(&leased.number);
     }
 
     /// What was to be settled could not be: its lease is left to end.
@@ -181,10 +266,11 @@ impl State {
         self.leases.retain(|_, leased| !is_lost(&leased.ready));
     }
 
-    /// The records that are here; `None` while settlements are on their way.
-    pub(super) fn known(&self) -> Option<Vec<i64>> {
+    /// The records that are here, or about to be or to go.
+    pub(super) fn known(&self) -> Vec<i64> {
         let here = self.ready.iter().chain(self.leases.values().map(|leased| &leased.ready));
-        (self.uncommitted == 0).then(|| here.map(Ready::number).collect())
+        let moving = self.promised.iter().chain(self.settling.values());
+        here.map(Ready::number).chain(moving.copied()).collect()
     }
 
     /// A row comes due then.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  intake ──append──▶ one task commits in groups ──▶ record, key, ledger ◀── of every relay
-//!  workers ─settle──▲                                      │ frontier, slice, pending
+//!  workers ─settle──▲          │ handout                   │ frontier, slice, pending
 //!  workers ◀─claim── what this relay has in hand ◀─fetch───┘
 //! ```
 //!
@@ -26,8 +26,10 @@ mod evict;
 mod evidence;
 mod facts;
 mod fault;
+mod fresh;
 mod group;
 mod hand;
+mod handout;
 mod letters;
 mod log;
 mod losses;
@@ -35,6 +37,7 @@ mod moving;
 mod nodes;
 mod observed;
 mod pace;
+mod peek;
 mod places;
 mod plane;
 mod queues;

@@ -49,49 +49,60 @@ impl TakenOut {
 
 /// Takes records out of where they stand, as far as that is ours.
 pub(super) async fn take_out(work: &Work, target: TargetId, all: &[(i64, Place)]) -> Result<TakenOut, Fault> {
-    let (mut slices, mut in_slices, mut rows, mut turns) = (HashSet::new(), vec![], vec![], vec![]);
+    let (mut slices, mut in_slices, mut turns, mut rows) = (vec![], vec![], vec![], vec![]);
     for (record, place) in all {
         match place {
             Place::Slice(slice) => {
-                slices.insert(*slice);
+                slices.push(*slice);
                 in_slices.push(*record);
             }
             Place::Row(turn) => {
-                rows.push(*record);
                 turns.push(*turn);
+                rows.push(*record);
             }
         }
     }
-    let (me, mut taken) = (work.shared.incarnation, TakenOut { lost: slices.clone(), ..TakenOut::default() });
-    if !slices.is_empty() {
-        let slices: Vec<i64> = slices.into_iter().collect();
-        let ours = work
-            .query(
-                "WITH before AS (
-                     SELECT id, records FROM slice WHERE id = ANY($1) AND owner = $3 ORDER BY id FOR UPDATE)
-                 UPDATE slice s SET records = ARRAY(
-                     SELECT u.r FROM unnest(b.records) WITH ORDINALITY AS u(r, o) WHERE u.r <> ALL($2) ORDER BY u.o)
-                 FROM before b WHERE s.id = b.id
-                 RETURNING s.id, cardinality(s.records), ARRAY(SELECT r FROM unnest(b.records) AS u(r) WHERE r = ANY($2))",
-                &[&slices, &in_slices, &me],
-            )
-            .await?;
-        let empty: Vec<i64> = ours.iter().filter(|row| row.get::<_, i32>(1) == 0).map(|row| row.get(0)).collect();
-        for row in &ours {
-            taken.lost.remove(&row.get(0));
-            taken.of_slices.extend(row.get::<_, Vec<i64>>(2));
-        }
-        if !empty.is_empty() {
-            work.execute("DELETE FROM slice WHERE id = ANY($1)", &[&empty]).await?;
-        }
-    }
-    if !rows.is_empty() {
-        let sql = "DELETE FROM pending p USING unnest($2::bigint[], $4::bigint[]) AS u(record, turn)
-             WHERE p.target = $1 AND p.record = u.record AND p.turn = u.turn AND p.owner = $3 RETURNING p.record";
-        let ours = work.query(sql, &[&i16::from(target.0), &rows, &me, &turns]).await?;
-        taken.of_rows = ours.iter().map(|row| row.get(0)).collect();
+    let (of_slices, of_rows) =
+        tokio::try_join!(out_of_slices(work, &slices, &in_slices), out_of_rows(work, target, &rows, &turns))?;
+    let mut taken = TakenOut { of_rows, lost: slices.into_iter().collect(), ..TakenOut::default() };
+    for (slice, records) in of_slices {
+        taken.lost.remove(&slice);
+        taken.of_slices.extend(records);
     }
     Ok(taken)
+}
+
+/// Takes records out of these slices; what was there, of those that are ours. An empty one goes.
+async fn out_of_slices(work: &Work, slices: &[i64], records: &[i64]) -> Result<Vec<(i64, Vec<i64>)>, Fault> {
+    if slices.is_empty() {
+        return Ok(vec![]);
+    }
+    let ours = work
+        .query(
+            "WITH before AS (
+                 SELECT id, records FROM slice WHERE id = ANY($1) AND owner = $3 ORDER BY id FOR UPDATE),
+             parts AS (
+                 SELECT id, ARRAY(SELECT u.r FROM unnest(records) WITH ORDINALITY AS u(r, o) WHERE u.r <> ALL($2) ORDER BY u.o) AS rest,
+                     ARRAY(SELECT r FROM unnest(records) AS u(r) WHERE r = ANY($2)) AS taken
+                 FROM before),
+             gone AS (DELETE FROM slice s USING parts p WHERE s.id = p.id AND cardinality(p.rest) = 0),
+             stays AS (UPDATE slice s SET records = p.rest FROM parts p WHERE s.id = p.id AND cardinality(p.rest) > 0)
+             SELECT id, taken FROM parts",
+            &[&slices, &records, &work.shared.incarnation],
+        )
+        .await?;
+    Ok(ours.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// Takes these rows out, as far as they are ours by these turns; the records whose rows they were.
+async fn out_of_rows(work: &Work, target: TargetId, rows: &[i64], turns: &[i64]) -> Result<HashSet<i64>, Fault> {
+    if rows.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let sql = "DELETE FROM pending p USING unnest($2::bigint[], $4::bigint[]) AS u(record, turn)
+         WHERE p.target = $1 AND p.record = u.record AND p.turn = u.turn AND p.owner = $3 RETURNING p.record";
+    let ours = work.query(sql, &[&i16::from(target.0), &rows, &work.shared.incarnation, &turns]).await?;
+    Ok(ours.iter().map(|row| row.get(0)).collect())
 }
 
 /// Writes rows of what waits for a time: nobody has it.

@@ -13,17 +13,9 @@ use crate::policy::outcome::DropReason;
 use crate::telemetry::log::{self, Line};
 
 use super::group::{Command, Settle};
-use super::hand::Hand;
 use super::{PostgresJournal, claim, discard, waiting};
 
 impl PostgresJournal {
-    /// Whether more has to be fetched before something can be claimed.
-    fn lacks(hand: &Hand, now: Timestamp) -> bool {
-        let state = hand.state();
-        let is_due = state.next_due.is_some_and(|due| due <= now);
-        is_due || (state.ready.is_empty() && hand.more.load(Ordering::Acquire))
-    }
-
     fn owner(&self) -> u64 {
         u64::from(self.shared.incarnation.cast_unsigned())
     }
@@ -50,11 +42,11 @@ impl Queues for PostgresJournal {
                 self.told_lapsed(target, lapsed.len());
                 self.call(move |shared| async move { waiting::pass_by(&shared, target, lapsed, now).await }).await?;
             }
-            if Self::lacks(&hand, now) {
+            if hand.lacks(now) {
                 self.call(move |shared| async move {
                     let hand = shared.hand(target);
                     let _fetching = hand.fetching.lock().await;
-                    if Self::lacks(&hand, now) { claim::fetch(&shared, target, now, max).await } else { Ok(()) }
+                    if hand.lacks(now) { claim::fetch(&shared, target, now, max).await } else { Ok(()) }
                 })
                 .await?;
             }
@@ -99,6 +91,12 @@ impl Queues for PostgresJournal {
     }
 
     fn next_due(&self, target: TargetId) -> BoxFuture<'_, Result<Option<Timestamp>, JournalError>> {
+        let hand = self.shared.hand(target);
+        // Of what was just looked for it is known.
+        if !hand.more.load(Ordering::Acquire) {
+            let due = hand.state().next_due;
+            return ready(Ok(due)).boxed();
+        }
         self.call(move |shared| async move { waiting::next_due(&shared, target).await })
     }
 

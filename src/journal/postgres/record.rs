@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use tokio_postgres::{GenericClient, Row, Transaction};
+use deadpool_postgres::Transaction;
+use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
@@ -16,6 +17,7 @@ use crate::telemetry::log::{self, Line};
 
 use super::bodies;
 use super::fault::Fault;
+use super::fresh::Kept;
 use super::shared::Shared;
 
 /// The due time of a record set aside: never.
@@ -27,15 +29,8 @@ pub(super) const COLUMNS: &str =
 /// The tables of [`COLUMNS`].
 pub(super) const TABLES: &str = "record r JOIN project p ON p.id = r.project";
 
-/// A record, and the number of its project.
-#[derive(Clone, Debug)]
-pub(super) struct Loaded {
-    pub(super) record: Arc<Record>,
-    pub(super) project: i32,
-}
-
 /// The record of a row.
-pub(super) fn of_row(shared: &Shared, row: &Row) -> Result<Loaded, Fault> {
+pub(super) fn of_row(shared: &Shared, row: &Row) -> Result<Kept, Fault> {
     let unreadable = |what: &str| Fault::Failed(format!("{what} cannot be read"));
     let (id, project): (i64, i32) = (row.get(0), row.get(2));
     let size = row.get::<_, i64>(4).cast_unsigned();
@@ -54,7 +49,7 @@ pub(super) fn of_row(shared: &Shared, row: &Row) -> Result<Loaded, Fault> {
         body,
         located: OnceLock::new(),
     };
-    Ok(Loaded { record: Arc::new(record), project })
+    Ok(Kept { record: Arc::new(record), project })
 }
 
 /// The time of a column.
@@ -63,21 +58,29 @@ pub(super) const fn time(ms: i64) -> Timestamp {
 }
 
 /// Those of these records that are kept and can be read, or why one cannot.
-pub(super) async fn load<C: GenericClient>(
+pub(super) async fn load(
     shared: &Shared,
-    client: &C,
+    tx: &Transaction<'_>,
     ids: &[i64],
-) -> Result<HashMap<i64, Result<Loaded, Fault>>, Fault> {
-    let sql = format!("SELECT {COLUMNS} FROM {TABLES} WHERE r.id = ANY($1)");
-    let rows = client.query(&sql, &[&ids]).await?;
+) -> Result<HashMap<i64, Result<Kept, Fault>>, Fault> {
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let statement = tx.prepare_cached(&of_ids()).await?;
+    let rows = tx.query(&statement, &[&ids]).await?;
     Ok(rows.iter().map(|row| (row.get(0), of_row(shared, row))).collect())
 }
 
 /// A record, if it is still kept.
 pub(super) async fn one(shared: &Shared, record: RecordId) -> Result<Option<Arc<Record>>, Fault> {
-    let (client, id) = (shared.client().await?, record.number().cast_signed());
-    let loaded = load(shared, &***client, &[id]).await?.remove(&id);
-    loaded.map(|loaded| loaded.map(|loaded| loaded.record)).transpose()
+    let (client, ids) = (shared.client().await?, vec![record.number().cast_signed()]);
+    let statement = client.prepare_cached(&of_ids()).await?;
+    let row = client.query_opt(&statement, &[&ids]).await?;
+    row.map(|row| Ok(of_row(shared, &row)?.record)).transpose()
+}
+
+fn of_ids() -> String {
+    format!("SELECT {COLUMNS} FROM {TABLES} WHERE r.id = ANY($1)")
 }
 
 /// The record, if it can be handed out; else it is set aside.
@@ -86,8 +89,8 @@ pub(super) async fn expect(
     tx: &Transaction<'_>,
     target: i16,
     id: i64,
-    loaded: Option<Result<Loaded, Fault>>,
-) -> Result<Option<Loaded>, Fault> {
+    loaded: Option<Result<Kept, Fault>>,
+) -> Result<Option<Kept>, Fault> {
     let why = match loaded {
         Some(Ok(loaded)) => return Ok(Some(loaded)),
         Some(Err(why)) => why.to_string(),

@@ -23,6 +23,13 @@ use super::fault::Fault;
 use super::shared::Shared;
 use super::term::{self, HOLD};
 
+/// The class of the locks that transactions take on targets: "SwJt". They are in memory alone, and end with who takes them.
+pub(super) const LOCKS: i32 = 0x5377_4a74;
+/// Takes a target for this transaction alone.
+pub(super) const LOCK: &str = "SELECT pg_advisory_xact_lock($1, $2)";
+/// Takes targets together with others who do.
+const SHARE: &str = "SELECT pg_advisory_xact_lock_shared($1, t) FROM unnest($2::smallint[]) AS u(t)";
+
 /// A transaction under way. Dropped without [`Work::commit`] it changes nothing.
 pub(super) struct Work {
     pub(super) shared: Arc<Shared>,
@@ -151,7 +158,16 @@ impl Work {
     /// Takes what waits for a target for this transaction alone: who hands out, discards or takes up again what waits there does that
     /// first.
     pub(super) async fn lock(&self, target: TargetId) -> Result<(), Fault> {
-        self.execute("SELECT 1 FROM target WHERE id = $1 FOR UPDATE", &[&i16::from(target.0)]).await.map(drop)
+        self.execute(LOCK, &[&LOCKS, &i32::from(target.0)]).await.map(drop)
+    }
+
+    /// Keeps others from having these targets to themselves, and reads the rows of a statement then. The numbers rise.
+    pub(super) async fn share(&self, targets: &[i16], sql: &str, params: Params<'_>) -> Result<Vec<Row>, Fault> {
+        let client = self.connection()?;
+        let (lock, statement) = (client.prepare_cached(SHARE).await?, client.prepare_cached(sql).await?);
+        let locked: Params<'_> = &[&LOCKS, &targets];
+        let (_, rows) = tokio::try_join!(client.query(&lock, locked), client.query(&statement, params))?;
+        Ok(rows)
     }
 
     /// Commits what worked, and takes back what did not.

@@ -1,0 +1,136 @@
+//! What this relay has committed for a target and nobody was handed yet, as far as memory holds it: no body of it is read back. No SQL
+//! here.
+//!
+//! Rule: nothing here says that a record still waits. The database does, and whoever hands out of this asks it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::journal::Record;
+
+/// The most records of a target that are held.
+const RECORDS: usize = 256;
+/// The most bytes of their bodies, but for the last.
+const BYTES: usize = 1 << 20;
+
+/// A record that is kept, and the number of its project.
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
+    pub(super) record: Arc<Record>,
+    pub(super) project: i32,
+}
+
+impl Kept {
+    /// The number of the record as a column has it.
+    pub(super) fn number(&self) -> i64 {
+        self.record.id.number().cast_signed()
+    }
+
+    /// The memory that its body takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.record.body.in_memory()
+    }
+}
+
+/// The newest of them, in the order of their numbers.
+#[derive(Debug, Default)]
+pub(super) struct Fresh {
+    records: VecDeque<Kept>,
+    bytes: usize,
+    /// All that came after this number is here.
+    since: i64,
+    /// Up to which number records were handed out, as far as is known.
+    reached: i64,
+}
+
+impl Fresh {
+    /// Holds one that was just committed, unless it was handed out; the oldest go when there are too many.
+    pub(super) fn push(&mut self, kept: Kept) {
+        if kept.number() <= self.reached {
+            return;
+        }
+        self.bytes += kept.bytes();
+        self.records.push_back(kept);
+        while self.records.len() > RECORDS || (self.bytes > BYTES && self.records.len() > 1) {
+            self.since = self.pop().unwrap_or(self.since);
+        }
+    }
+
+    /// Records were handed out up to this number.
+    pub(super) fn note_reached(&mut self, reached: i64) {
+        self.reached = self.reached.max(reached);
+        while self.records.front().is_some_and(|kept| kept.number() <= reached) {
+            self.pop();
+        }
+    }
+
+    /// Up to this number there may be others than those that are here.
+    pub(super) fn interrupt(&mut self, number: i64) {
+        (self.records, self.bytes) = (VecDeque::new(), 0);
+        self.since = self.since.max(number);
+    }
+
+    fn pop(&mut self) -> Option<i64> {
+        let gone = self.records.pop_front()?;
+        self.bytes -= gone.bytes();
+        Some(gone.number())
+    }
+
+    /// Whether all that this relay has committed and nobody was handed is here, as far as is known.
+    pub(super) fn is_whole(&self) -> bool {
+        self.reached >= self.since
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    pub(super) fn records(&self) -> impl Iterator<Item = &Kept> {
+        self.records.iter()
+    }
+
+    /// This record, if it is here.
+    pub(super) fn get(&self, number: i64) -> Option<Kept> {
+        let at = self.records.binary_search_by_key(&number, Kept::number).ok()?;
+        self.records.get(at).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::journal::{Client, RecordId};
+    use crate::protocol::category::Quantities;
+
+    fn kept(number: u64, bytes: usize) -> Kept {
+        let record = Record {
+            id: RecordId(number),
+            accepted_at: Timestamp::default(),
+            project: "p".into(),
+            event_id: None,
+            quantities: Quantities::new(),
+            client: Client::default(),
+            body: bytes::Bytes::from(vec![0; bytes]).into(),
+            located: OnceLock::new(),
+        };
+        Kept { record: Arc::new(record), project: 1 }
+    }
+
+    #[test]
+    fn the_newest_are_held_within_bounds_and_it_is_known_when_some_are_not() {
+        let mut fresh = Fresh::default();
+        (1..=RECORDS as u64).for_each(|number| fresh.push(kept(number, 1)));
+        assert!(fresh.is_whole() && fresh.get(1).is_some());
+        fresh.push(kept(RECORDS as u64 + 1, 1));
+        assert!(!fresh.is_whole() && fresh.get(1).is_none() && fresh.get(2).is_some());
+        fresh.note_reached(1);
+        assert!(fresh.is_whole(), "what is not here was handed out");
+        fresh.push(kept(1000, BYTES));
+        assert_eq!(fresh.records().map(Kept::number).collect::<Vec<_>>(), [1000]);
+        fresh.interrupt(1001);
+        assert!(fresh.is_empty() && !fresh.is_whole());
+    }
+}

@@ -1,0 +1,115 @@
+//! What this relay commits it hands out to itself, in the same transaction, when a worker asks for such: the way of a record through this
+//! relay needs no look into the database, and no body is read back.
+//!
+//! Rules: who does so shares the target with others who do, and with nobody else ([`Work::share`]). The database says what lies behind the
+//! frontier: if that is more than is here, nothing is handed out. Of a transaction that did not come to its end what it handed out is
+//! looked up.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::journal::{Progress, TargetId};
+
+use super::fault::Fault;
+use super::fresh::Kept;
+use super::hand::{Place, Ready};
+use super::shared::Shared;
+use super::work::Work;
+
+/// What a transaction keeps, by target, and what of it is handed out.
+#[derive(Default)]
+pub(super) struct Handout {
+    kept: BTreeMap<TargetId, Vec<Kept>>,
+    promised: BTreeMap<TargetId, Vec<Kept>>,
+    slices: Vec<(TargetId, i64, Vec<i64>)>,
+}
+
+impl Handout {
+    /// Notes a record that is kept for these targets.
+    pub(super) fn note(&mut self, kept: &Kept, targets: &[TargetId]) {
+        for target in targets {
+            self.kept.entry(*target).or_default().push(kept.clone());
+        }
+    }
+
+    /// Hands out what workers ask for: of each target what lies behind this relay's frontier, if all of it is here.
+    pub(super) async fn make(&mut self, work: &Work) -> Result<(), Fault> {
+        if work.shared.may_be_gone() {
+            return Ok(());
+        }
+        let (mut targets, mut lasts, mut records) = (vec![], vec![], BTreeSet::new());
+        for (target, kept) in &self.kept {
+            let promised = work.shared.hand(*target).state().promise(kept);
+            if let Some(last) = promised.last() {
+                targets.push(i16::from(target.0));
+                lasts.push(last.number());
+                records.extend(promised.iter().map(Kept::number));
+                self.promised.insert(*target, promised);
+            }
+        }
+        if targets.is_empty() {
+            return Ok(());
+        }
+        let records: Vec<i64> = records.into_iter().collect();
+        let me = work.shared.incarnation;
+        let sql = "WITH behind AS (
+                 SELECT u.target, u.last, ARRAY(
+                     SELECT r.id FROM record r WHERE r.id > f.reached AND r.id <= u.last
+                     AND r.targets & (1::bigint << u.target::int) <> 0 ORDER BY r.id) AS ids
+                 FROM unnest($2::smallint[], $3::bigint[]) AS u(target, last)
+                 JOIN frontier f ON f.target = u.target AND f.incarnation = $1),
+             taken AS (SELECT target, last, ids FROM behind WHERE cardinality(ids) > 0 AND ids <@ $4::bigint[]),
+             risen AS (UPDATE frontier f SET reached = t.last FROM taken t WHERE f.target = t.target AND f.incarnation = $1)
+             INSERT INTO slice (target, owner, records) SELECT target, $1, ids FROM taken RETURNING id, target, records";
+        let rows = work.share(&targets, sql, &[&me, &targets, &lasts, &records]).await?;
+        let target = |number: i16| TargetId(u8::try_from(number).unwrap_or(u8::MAX));
+        self.slices = rows.iter().map(|row| (target(row.get(1)), row.get(0), row.get(2))).collect();
+        Ok(())
+    }
+
+    /// After the commit: what was handed out is ready, the rest is fresh, and workers are told.
+    pub(super) fn keep(self, shared: &Shared) {
+        let Self { kept, promised, slices } = self;
+        for (target, kept) in kept {
+            let hand = shared.hand(target);
+            let mut state = hand.state();
+            if let Some(promised) = promised.get(&target) {
+                let own = slices.iter().find(|(of, ..)| *of == target);
+                let ready = own.map(|(_, slice, records)| ready(promised, *slice, records)).unwrap_or_default();
+                let last = promised.last().map_or(0, Kept::number);
+                if ready.is_empty() { state.fresh.interrupt(last) } else { state.fresh.note_reached(last) }
+                state.keep_promise(ready.into_iter());
+            }
+            kept.into_iter().for_each(|kept| state.fresh.push(kept));
+            let is_left = !state.fresh.is_empty() || !state.fresh.is_whole();
+            drop(state);
+            if is_left { hand.wake() } else { hand.changed.notify_one() }
+        }
+    }
+
+    /// The transaction did not come to its end, as far as is known: what became of it is looked up.
+    pub(super) fn forget(self, shared: &Shared) {
+        for (target, kept) in self.kept {
+            let (hand, last) = (shared.hand(target), kept.last().map_or(0, Kept::number));
+            let mut state = hand.state();
+            state.fresh.interrupt(last);
+            state.keep_promise(std::iter::empty());
+            hand.doubt();
+            drop(state);
+            hand.wake();
+        }
+    }
+}
+
+/// What stands in a slice, of what was promised.
+fn ready(promised: &[Kept], slice: i64, records: &[i64]) -> Vec<Ready> {
+    let is_taken = |kept: &&Kept| records.contains(&kept.number());
+    promised.iter().filter(is_taken).map(|kept| untried(kept, slice)).collect()
+}
+
+/// A record of a slice, which nobody has tried.
+pub(super) fn untried(kept: &Kept, slice: i64) -> Ready {
+    let (record, project, place) = (Arc::clone(&kept.record), kept.project, Place::Slice(slice));
+    let (progress, quantities) = (Progress::default(), record.quantities.clone());
+    Ready { record, project, place, progress, quantities, backfilled: false }
+}

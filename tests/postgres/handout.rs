@@ -1,0 +1,126 @@
+//! How what a relay takes comes into its hand.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::contract::{at, delivered, submission};
+use crate::journal::{Journal, TargetId};
+use crate::promises;
+use crate::support::envelopes;
+use crate::support::eventually::eventually;
+use crate::support::postgres::{Database, Server};
+use crate::support::relay::{Plan, SOON};
+use crate::support::upstream::Upstream;
+use crate::telemetry::ledger::Ledger;
+use crate::units::ByteSize;
+
+/// How often bodies were read, which lie apart from their rows when they are not small.
+const READS: &str = "SELECT coalesce(sum(s.idx_scan), 0) FROM pg_class c JOIN pg_stat_all_tables s ON s.relid = c.reltoastrelid
+     WHERE c.relname = 'record'";
+const SESSIONS: &str =
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'switchyard'";
+
+fn open(database: &Database, name: &str) -> Arc<dyn Journal> {
+    promises::open(database, name, ByteSize::mib(100), Ledger::default())
+}
+
+/// Claims and settles what one claim finds; the numbers of the records.
+async fn deliver(relay: &Arc<dyn Journal>, target: TargetId) -> Vec<u64> {
+    let claims = relay.claim(target, at(100), 16).await.unwrap();
+    for claim in &claims {
+        relay.settle(&claim.lease, delivered(1)).await.unwrap();
+    }
+    claims.iter().map(|claim| claim.record.id.number()).collect()
+}
+
+#[tokio::test]
+async fn what_a_relay_has_just_taken_it_delivers_without_a_read_of_a_body() {
+    let (a, b, database) = (Upstream::start().await, Upstream::start().await, Server::shared().database());
+    let plan = Plan::new(&[("a", a.dsn("key", 1)), ("b", b.dsn("key", 1))]).shared(&database.url, "one");
+    let mut relay = plan.journal("durability = \"single\"").start().await;
+    let mut ids = Vec::new();
+    for _ in 0..50 {
+        let id = envelopes::new_id();
+        let event = format!(r#"{{"event_id":"{id}","message":"{}"}}"#, "m".repeat(8 << 10));
+        assert!(relay.send(envelopes::envelope(&id, "event", &event)).await.status().is_success());
+        ids.push(id);
+    }
+    ids.sort();
+    for upstream in [&a, &b] {
+        eventually("all is delivered", SOON, async || {
+            let mut taken = upstream.taken_ids();
+            taken.sort();
+            if taken == ids { Ok(()) } else { Err(format!("{} of {}", taken.len(), ids.len())) }
+        })
+        .await;
+    }
+    relay.balanced(SOON).await;
+    relay.stop().await;
+    // A session tells what it read when it ends, at the latest.
+    eventually("its sessions have ended", SOON, async || match database.number(SESSIONS) {
+        0 => Ok(()),
+        count => Err(count.to_string()),
+    })
+    .await;
+    assert_eq!(database.number(READS), 0);
+    assert_eq!(database.number("SELECT count(*) FROM record WHERE length(body) > 8000"), 50, "bodies are there");
+}
+
+#[tokio::test]
+async fn a_relay_drains_what_another_leaves_while_it_has_a_flow_of_its_own() {
+    let database = Server::shared().database();
+    let (one, two) = (open(&database, "one"), open(&database, "two"));
+    let target = one.target("a").await.unwrap();
+    assert!(deliver(&one, target).await.is_empty());
+    let mut left = Vec::new();
+    for _ in 0..100 {
+        left.push(two.append(submission(at(2), &[target])).await.unwrap().number());
+    }
+    let mut flow = Vec::new();
+    for _ in 0..200 {
+        flow.push(one.append(submission(at(3), &[target])).await.unwrap().number());
+    }
+    eventually("what the other left is delivered", Duration::from_secs(10), async || {
+        for _ in 0..12 {
+            flow.push(one.append(submission(at(3), &[target])).await.unwrap().number());
+        }
+        let done = deliver(&one, target).await;
+        left.retain(|number| !done.contains(number));
+        flow.retain(|number| !done.contains(number));
+        if left.is_empty() { Ok(()) } else { Err(format!("{} are left", left.len())) }
+    })
+    .await;
+    assert!(!flow.is_empty(), "there was something of its own to do all the time");
+    eventually("its own is delivered, too", SOON, async || {
+        let done = deliver(&one, target).await;
+        flow.retain(|number| !done.contains(number));
+        if flow.is_empty() { Ok(()) } else { Err(format!("{} are left", flow.len())) }
+    })
+    .await;
+    assert_eq!(one.backlog(target).await.unwrap().envelopes, 0);
+}
+
+#[tokio::test]
+async fn what_is_too_much_for_the_memory_of_a_relay_is_delivered_once_and_in_order() {
+    let database = Server::shared().database();
+    let one = open(&database, "one");
+    let target = one.target("a").await.unwrap();
+    assert!(deliver(&one, target).await.is_empty());
+    let mut taken = Vec::new();
+    for _ in 0..600 {
+        taken.push(one.append(submission(at(2), &[target])).await.unwrap().number());
+    }
+    let mut done = Vec::new();
+    eventually("all is delivered", SOON, async || {
+        // More comes while it is drained.
+        for _ in 0..4 {
+            if taken.len() < 700 {
+                taken.push(one.append(submission(at(2), &[target])).await.unwrap().number());
+            }
+            done.extend(deliver(&one, target).await);
+        }
+        if done.len() == taken.len() { Ok(()) } else { Err(format!("{} of {}", done.len(), taken.len())) }
+    })
+    .await;
+    assert_eq!(done, taken);
+}
