@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
+
 use crate::contract::{at, delivered, submission};
 use crate::journal::{Journal, TargetId};
 use crate::promises;
@@ -14,8 +16,8 @@ use crate::support::upstream::Upstream;
 use crate::telemetry::ledger::Ledger;
 use crate::units::ByteSize;
 
-/// How often bodies were read, which lie apart from their rows when they are not small.
-const READS: &str = "SELECT coalesce(sum(s.idx_scan), 0) FROM pg_class c JOIN pg_stat_all_tables s ON s.relid = c.reltoastrelid
+/// How many pieces of bodies were read, which lie apart from their rows when they are not small.
+const READS: &str = "SELECT coalesce(sum(s.idx_tup_fetch), 0) FROM pg_class c JOIN pg_stat_all_tables s ON s.relid = c.reltoastrelid
      WHERE c.relname = 'record'";
 const SESSIONS: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'switchyard'";
@@ -27,9 +29,8 @@ fn open(database: &Database, name: &str) -> Arc<dyn Journal> {
 /// Claims and settles what one claim finds; the numbers of the records.
 async fn deliver(relay: &Arc<dyn Journal>, target: TargetId) -> Vec<u64> {
     let claims = relay.claim(target, at(100), 16).await.unwrap();
-    for claim in &claims {
-        relay.settle(&claim.lease, delivered(1)).await.unwrap();
-    }
+    let settled = join_all(claims.iter().map(|claim| relay.settle(&claim.lease, delivered(1)))).await;
+    assert!(settled.iter().all(Result::is_ok), "{settled:?}");
     claims.iter().map(|claim| claim.record.id.number()).collect()
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::journal::losses::Loss;
 use crate::journal::term::Epoch;
@@ -18,7 +18,7 @@ use crate::policy::outcome::{DropReason, Outcome};
 use super::append;
 use super::bodies;
 use super::fault::Fault;
-use super::hand::{Leased, Place};
+use super::hand::{Leased, MAX_UNCOMMITTED, Place};
 use super::handout::Handout;
 use super::letters;
 use super::losses;
@@ -38,6 +38,8 @@ const TRIES: usize = 5;
 const HOLD: Duration = Duration::from_secs(5);
 /// How long until it is tried again.
 const AGAIN: Duration = Duration::from_millis(200);
+/// How long settlements wait for what they could be committed with.
+const COMPANY: Duration = Duration::from_millis(5);
 
 /// Something to be committed.
 pub(super) enum Command {
@@ -100,17 +102,15 @@ struct Answers {
     lost_slices: HashSet<i64>,
 }
 
-/// Commits what comes until nobody is left who could send anything.
+/// Commits what comes until nobody is left who could send anything. Settlements alone wait a moment for company: a transaction costs the
+/// same with more in it, and what is submitted meanwhile waits for none that could have held it, too.
 pub(super) async fn run(shared: Arc<Shared>, mut inbox: mpsc::UnboundedReceiver<Command>) {
-    let (mut commands, mut later) = (Vec::new(), Vec::new());
+    let (mut commands, mut waiting, mut end) = (Vec::new(), Vec::new(), Instant::now());
     loop {
         let come = inbox.recv_many(&mut commands, MOST);
-        // Settlements that could not be committed are tried again, whether more comes or not.
-        let come = if later.is_empty() { come.await } else { timeout(AGAIN, come).await.unwrap_or(usize::MAX) };
-        if come == 0 {
-            return;
-        }
-        let mut group = Group { settles: std::mem::take(&mut later), ..Group::default() };
+        let come = if waiting.is_empty() { Some(come.await) } else { timeout_at(end, come).await.ok() };
+        let was_waiting = !waiting.is_empty();
+        let mut group = Group { settles: std::mem::take(&mut waiting), ..Group::default() };
         for command in commands.drain(..) {
             match command {
                 Command::Append(submission, reply) => group.appends.push((submission, reply)),
@@ -119,11 +119,26 @@ pub(super) async fn run(shared: Arc<Shared>, mut inbox: mpsc::UnboundedReceiver<
                 Command::Flush(reply) => group.flushes.push(reply),
             }
         }
-        later = group.commit(&shared).await;
+        if come.is_some_and(|come| come > 0) && group.can_wait() {
+            end = if was_waiting { end } else { Instant::now() + COMPANY };
+            waiting = group.settles;
+            continue;
+        }
+        waiting = group.commit(&shared).await;
+        end = Instant::now() + AGAIN;
+        if come == Some(0) {
+            return;
+        }
     }
 }
 
 impl Group {
+    /// Whether it is a few settlements and nothing else.
+    fn can_wait(&self) -> bool {
+        let is_alone = self.appends.is_empty() && self.reports.is_empty() && self.flushes.is_empty();
+        is_alone && self.settles.len() < MAX_UNCOMMITTED / 2
+    }
+
     /// Commits it. While no server takes writes it is held for a moment, then submissions are kept on this machine, or refused. Returns
     /// the settlements that are to be tried again.
     async fn commit(mut self, shared: &Arc<Shared>) -> Vec<Settle> {

@@ -132,7 +132,7 @@ impl Hand {
     pub(super) fn resolve(&self, doubt: u64) {
         let (before, order) = (doubt - 1, Ordering::AcqRel);
         // When what came before is in doubt, all of it stays so.
-        drop(self.resolved.compare_exchange(before, doubt, order, Ordering::Acquire));
+        self.resolved.compare_exchange(before, doubt, order, Ordering::Acquire).ok();
     }
 
     /// All that was begun up to this is known.
