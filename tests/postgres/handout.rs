@@ -17,7 +17,8 @@ use crate::telemetry::ledger::Ledger;
 use crate::units::ByteSize;
 
 /// How many pieces of bodies were read, which lie apart from their rows when they are not small.
-const READS: &str = "SELECT coalesce(sum(s.idx_tup_fetch), 0) FROM pg_class c JOIN pg_stat_all_tables s ON s.relid = c.reltoastrelid
+const READS: &str =
+    "SELECT coalesce(sum(s.idx_tup_fetch), 0) FROM pg_class c JOIN pg_stat_all_tables s ON s.relid = c.reltoastrelid
      WHERE c.relname = 'record'";
 const SESSIONS: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'switchyard'";

@@ -64,7 +64,11 @@ pub(super) async fn fetch(shared: &Shared, target: TargetId, now: Timestamp, max
         hand.more.store(true, Ordering::Release);
     }
     let found = looked?;
-    if is_doubtful { hand.resolve_all(doubt) } else { hand.resolve(doubt) }
+    if is_doubtful {
+        hand.resolve_all(doubt)
+    } else {
+        hand.resolve(doubt)
+    }
     let mut state = hand.state();
     // What is due goes before what was never tried.
     let is_due = found.first().is_some_and(|ready| matches!(ready.place, Place::Row(_)) && !ready.backfilled);
@@ -244,7 +248,7 @@ impl Look<'_> {
             if heads.is_empty() {
                 return Ok(vec![]);
             }
-            let Chosen { records, reached } = choose(&mut heads);
+            let Chosen { records, reached } = choose(&mut heads, SLICE.saturating_sub(self.ready).max(1));
             self.seen.reached = reached.get(&self.shared.incarnation).copied().or(self.seen.reached);
             let (incarnations, reached): (Vec<i32>, Vec<i64>) = reached.into_iter().unzip();
             let rows = query(
@@ -317,7 +321,7 @@ struct Chosen {
 }
 
 /// The oldest, of each incarnation in the order of their numbers.
-fn choose(heads: &mut HashMap<i32, VecDeque<Head>>) -> Chosen {
+fn choose(heads: &mut HashMap<i32, VecDeque<Head>>, most: usize) -> Chosen {
     let (mut chosen, mut bytes) = (Chosen::default(), 0);
     loop {
         for (incarnation, own) in heads.iter_mut() {
@@ -331,7 +335,7 @@ fn choose(heads: &mut HashMap<i32, VecDeque<Head>>) -> Chosen {
             return chosen;
         };
         bytes += head.size;
-        if chosen.records.len() == SLICE || (bytes > BYTES as i64 && !chosen.records.is_empty()) {
+        if chosen.records.len() == most || (bytes > BYTES as i64 && !chosen.records.is_empty()) {
             return chosen;
         }
         chosen.records.push(head.id);

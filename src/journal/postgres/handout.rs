@@ -77,7 +77,11 @@ impl Handout {
                 let own = slices.iter().find(|(of, ..)| *of == target);
                 let ready = own.map(|(_, slice, records)| ready(promised, *slice, records)).unwrap_or_default();
                 let last = promised.last().map_or(0, Kept::number);
-                if ready.is_empty() { state.fresh.interrupt(last) } else { state.fresh.note_reached(last) }
+                if ready.is_empty() {
+                    state.fresh.interrupt(last)
+                } else {
+                    state.fresh.note_reached(last)
+                }
                 state.keep_promise(ready.into_iter());
             }
             kept.into_iter().for_each(|kept| state.fresh.push(kept));

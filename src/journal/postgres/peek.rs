@@ -76,9 +76,8 @@ pub(super) async fn peek(client: &ClientWrapper, target: TargetId, me: i32) -> R
         )
         .await?;
     let number = i16::from(target.0);
-    let row = client
-        .query_one(&statement, &[&number, &me, &ms(BACKGROUND), &ms(NEVER), &i32::from(number), &LOOK])
-        .await?;
+    let row =
+        client.query_one(&statement, &[&number, &me, &ms(BACKGROUND), &ms(NEVER), &i32::from(number), &LOOK]).await?;
     Ok(Seen {
         next_due: row.get(0),
         is_left: row.get(1),
