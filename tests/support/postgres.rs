@@ -21,7 +21,7 @@ pub(crate) struct Server {
 }
 
 /// Runs a server on a folder until its input ends, then removes the folder.
-const GUARD: &str = r#"home=$1; shift; "$@" & cat >/dev/null; kill -9 $!; wait; rm -rf "$home""#;
+const GUARD: &str = r#"trap '' INT HUP TERM; home=$1; shift; "$@" & cat >/dev/null; kill -9 $!; wait; rm -rf "$home""#;
 
 /// One of its databases, empty to begin with.
 #[derive(Clone, Debug)]
@@ -48,7 +48,8 @@ impl Database {
         Session(psql.spawn().expect("psql"))
     }
 
-    fn ask(&self, sql: &str) -> String {
+    /// What a statement returns.
+    pub(crate) fn ask(&self, sql: &str) -> String {
         let mut psql = Command::new("psql");
         psql.args(["-q", "-X", "-At", "-v", "ON_ERROR_STOP=1", "-d", &self.url, "-c", sql]);
         let done = psql.output().expect("psql");
