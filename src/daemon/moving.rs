@@ -1,7 +1,8 @@
 //! A journal moves: from a file into a database that relays share, back, or to another of its kind. No daemon runs meanwhile.
 //!
 //! Rules: into an empty journal only. What was moved is read back from both sides and must be equal. Then the source is marked, and
-//! only after that the target may be used: at no time would a relay start on both. A move that was cut off is begun anew.
+//! only after that the target may be used: at no time would a relay start on both. A move that was cut off is begun anew, or ended if
+//! nothing but the second mark is missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -49,7 +50,7 @@ impl Place {
         Self(Settings { durability, ..settings.clone() })
     }
 
-    /// Takes it. A source, which is only read, is taken as it is.
+    /// Takes it. Of a source the settings are not asked for: it is only read, once it is brought up to date.
     async fn open(&self, is_source: bool) -> Result<Box<dyn Store>, TransferError> {
         let settings = self.0.clone();
         if settings.url.is_none() {
@@ -81,6 +82,25 @@ pub async fn move_journal(from: &Place, to: &Place, mut told: impl FnMut(u64)) -
     let (from, to) = (from.open(true).await?, to.open(false).await?);
     let (source, target) = (&*from, &*to);
     let by = expect_ready(source, target).await?;
+    // One that was cut off between the two marks has moved everything.
+    if source.state().await? != State::Moved(by) {
+        fill(source, target, by, &mut told).await?;
+    }
+    let contents = expect_equal(source, target).await?;
+    source.expect_idle().await?;
+    source.mark(State::Moved(by)).await?;
+    target.mark(State::Ready).await?;
+    let Contents { counts, primary } = contents;
+    Ok(Moved { from: source.place(), to: target.place(), counts, primary })
+}
+
+/// Moves what is in the source over.
+async fn fill(
+    source: &dyn Store,
+    target: &dyn Store,
+    by: MoveId,
+    told: &mut impl FnMut(u64),
+) -> Result<(), TransferError> {
     let kept = Arc::new(AtomicU64::new(0));
     let (entries, coming) = mpsc::channel(WAITING);
     let moving = async { tokio::join!(source.export(entries), target.import(by, coming, Arc::clone(&kept))) };
@@ -93,15 +113,9 @@ pub async fn move_journal(from: &Place, to: &Place, mut told: impl FnMut(u64)) -
         }
     };
     match ended {
-        (Ok(()), Ok(())) => {}
-        (Err(TransferError::CutOff), Err(why)) | (Err(why), _) | (Ok(()), Err(why)) => return Err(why),
+        (Ok(()), Ok(())) => Ok(()),
+        (Err(TransferError::CutOff), Err(why)) | (Err(why), _) | (Ok(()), Err(why)) => Err(why),
     }
-    let contents = expect_equal(source, target).await?;
-    source.expect_idle().await?;
-    source.mark(State::Moved(by)).await?;
-    target.mark(State::Ready).await?;
-    let Contents { counts, primary } = contents;
-    Ok(Moved { from: source.place(), to: target.place(), counts, primary })
 }
 
 /// Lets relays start again on a journal whose content was moved; returns where it is.

@@ -345,6 +345,28 @@ async fn what_was_moved_to_one_journal_does_not_move_on_into_another_where_an_ea
 }
 
 #[tokio::test]
+async fn a_move_that_was_cut_off_between_its_two_marks_is_ended_without_moving_anything_again() {
+    let (a, b) = (Upstream::start().await, Upstream::start().await);
+    let (mut relay, ids) = filled(&a, &b).await;
+    relay.stop().await;
+    let (one, two) = (Server::shared().database(), Server::shared().database());
+    moved(&relay, &["--to", &one.url, "--single"]).await;
+    let on = ["--from", &one.url, "--to", &two.url, "--single"];
+    let first = moved(&relay, &on).await;
+    let mark = one.ask("SELECT state FROM meta").trim().replace("moved", "filling");
+    two.execute(&format!("UPDATE meta SET state = '{mark}'"));
+    // Whoever moved a large body again would wait for ever.
+    hold_up(&two, "large");
+    assert_eq!(moved(&relay, &on).await, first);
+    let_go(&two, "large");
+    keep_in(&relay, IN_A_FILE, &in_a_database(&two));
+    b.always(Reply::Ok);
+    let relay = relay.started().await;
+    taken(&relay, "b", &b, &ids).await;
+    relay.finish().await;
+}
+
+#[tokio::test]
 async fn no_move_begins_while_a_relay_is_starting() {
     let (a, database) = (Upstream::start().await, Server::shared().database());
     let plan = Plan::new(&[("a", a.dsn("key", 1))]).shared(&database.url, "one").journal("durability = \"single\"");

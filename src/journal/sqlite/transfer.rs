@@ -1,7 +1,7 @@
 //! A journal in a SQLite file, moved out of or into: the file, its lock and its marks ([`crate::journal::transfer`]).
 //!
-//! Rules: the lock is held for as long as the move lasts. The source is only read, but for its mark. The target is written with a
-//! rollback journal, so that its mark is in the header that whoever opens it looks at first.
+//! Rules: the lock is held for as long as the move lasts. The source is brought up to date as by any start, then only read,
+//! but for its mark. The target is written with a rollback journal, so that its mark is in the header that whoever opens it looks at first.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
