@@ -126,3 +126,27 @@ async fn what_is_too_much_for_the_memory_of_a_relay_is_delivered_once_and_in_ord
     .await;
     assert_eq!(done, taken);
 }
+
+#[tokio::test]
+async fn what_is_submitted_waits_for_nobody_who_has_a_target_to_itself() {
+    let database = Server::shared().database();
+    let one = open(&database, "one");
+    let target = one.target("a").await.unwrap();
+    assert!(deliver(&one, target).await.is_empty());
+    let other = database.open();
+    other.say("BEGIN; SELECT pg_advisory_xact_lock(x'53774a74'::int, id) FROM target;");
+    eventually("somebody has it", SOON, async || {
+        let held =
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = x'53774a74'::int::oid AND granted
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        if database.number(held) > 0 { Ok(()) } else { Err("nobody yet".to_owned()) }
+    })
+    .await;
+    let taken = one.append(submission(at(2), &[target])).await.expect("kept").number();
+    other.say("COMMIT;");
+    eventually("it is handed out all the same", SOON, async || match deliver(&one, target).await {
+        done if done == [taken] => Ok(()),
+        done => Err(format!("{done:?}")),
+    })
+    .await;
+}

@@ -28,6 +28,8 @@ use super::work::{LOCK, LOCKS};
 
 /// How many records are looked at for those that are meant for a target.
 const LOOK: i64 = 512;
+/// How often in one transaction: the target is let go of in between.
+pub(super) const LOOKS: usize = 16;
 
 /// A record that nobody has tried.
 struct Head {
@@ -46,8 +48,9 @@ struct Look<'a> {
     /// The most rows that are taken, and those that come due until then.
     max: usize,
     due: i64,
-    /// How many records are ready here.
+    /// How many records are ready here, and the bytes of their bodies.
     ready: usize,
+    bytes: usize,
 }
 
 /// Brings more of a target into hand, of what may be tried now. What is known to be left is noted there.
@@ -90,12 +93,14 @@ async fn look(
     let (hand, due) = (shared.hand(target), ms(now).min(ms(BACKGROUND) - 1));
     let mut pooled = shared.client().await?;
     let seen = peek(&pooled, target, shared.incarnation).await?;
-    let ready = {
+    let (ready, bytes) = {
         let mut state = hand.state();
         (state.next_due, state.has_others) = (seen.next_due.map(record::time), seen.has_others);
         state.fresh.note_reached(seen.reached.unwrap_or(0));
-        state.ready.len()
+        (state.ready.len(), state.bytes())
     };
+    // What is enough by its bytes is as good as full.
+    let ready = if bytes < BYTES { ready } else { ready.max(SLICE) };
     if !is_doubtful && !seen.has_any(due, ready) {
         if seen.has_own {
             hand.more.store(true, Ordering::Release);
@@ -103,7 +108,7 @@ async fn look(
         return Ok(vec![]);
     }
     let tx = pooled.transaction().await?;
-    let look = Look { shared, tx, target, seen, max, due, ready };
+    let look = Look { shared, tx, target, seen, max, due, ready, bytes };
     let (found, next, reached) = look.act(is_doubtful).await?;
     let mut state = hand.state();
     state.next_due = next.map(record::time);
@@ -243,12 +248,12 @@ impl Look<'_> {
     async fn take_slice(&mut self) -> Result<Vec<Ready>, Fault> {
         let target = self.number();
         execute(&self.tx, places::BEGIN, &[&target]).await?;
-        loop {
+        for _ in 0..LOOKS {
             let mut heads = self.heads().await?;
             if heads.is_empty() {
                 return Ok(vec![]);
             }
-            let Chosen { records, reached } = choose(&mut heads, SLICE.saturating_sub(self.ready).max(1));
+            let Chosen { records, reached } = choose(&mut heads, SLICE.saturating_sub(self.ready).max(1), self.bytes);
             self.seen.reached = reached.get(&self.shared.incarnation).copied().or(self.seen.reached);
             let (incarnations, reached): (Vec<i32>, Vec<i64>) = reached.into_iter().unzip();
             let rows = query(
@@ -264,6 +269,9 @@ impl Look<'_> {
                 return self.of_slice(row.get(0), records).await;
             }
         }
+        // There is more, and it is gone on with in another transaction.
+        self.shared.hand(self.target).wake();
+        Ok(vec![])
     }
 
     /// What lies behind each frontier, by incarnation, as much as is looked at.
@@ -320,9 +328,9 @@ struct Chosen {
     reached: HashMap<i32, i64>,
 }
 
-/// The oldest, of each incarnation in the order of their numbers.
-fn choose(heads: &mut HashMap<i32, VecDeque<Head>>, most: usize) -> Chosen {
-    let (mut chosen, mut bytes) = (Chosen::default(), 0);
+/// The oldest, of each incarnation in the order of their numbers, beside so many bytes that are ready.
+fn choose(heads: &mut HashMap<i32, VecDeque<Head>>, most: usize, ready: usize) -> Chosen {
+    let (mut chosen, mut bytes) = (Chosen::default(), ready as i64);
     loop {
         for (incarnation, own) in heads.iter_mut() {
             while let Some(head) = own.front().filter(|head| !head.is_meant) {

@@ -15,6 +15,7 @@ use crate::journal::body::Body;
 use crate::policy::outcome::DropReason;
 use crate::protocol::category::{Category, Quantities};
 
+use super::claim::LOOKS;
 use super::fault::Fault;
 use super::hand::Ready;
 use super::places;
@@ -103,7 +104,8 @@ async fn find(work: &Work, target: TargetId, ready: &[i64], (before, limit): (i6
         lines.entry(incarnation(candidate.id)).or_default().placed.push_back(candidate);
     }
     let mut choice = Choice::default();
-    loop {
+    // What is left is for the next time: the target is let go of in between.
+    for _ in 0..LOOKS {
         lines.values_mut().for_each(|line| (line.untried, line.has_more) = (VecDeque::new(), false));
         for candidate in untried(work, number).await? {
             lines.entry(incarnation(candidate.id)).or_default().untried.push_back(candidate);
@@ -112,9 +114,10 @@ async fn find(work: &Work, target: TargetId, ready: &[i64], (before, limit): (i6
         let is_all = choice.go_on(&mut lines, before, limit);
         rise(work, number, std::mem::take(&mut choice.reached)).await?;
         if is_all {
-            return Ok(choice);
+            break;
         }
     }
+    Ok(choice)
 }
 
 /// Raises the frontiers over what goes and what is not meant for the target.

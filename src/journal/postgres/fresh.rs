@@ -64,10 +64,11 @@ impl Fresh {
         }
     }
 
-    /// Up to this number there may be others than those that are here.
+    /// Up to this number, and to the last that is here, there may be others than those that are here.
     pub(super) fn interrupt(&mut self, number: i64) {
+        let last = self.records.back().map_or(number, Kept::number);
         (self.records, self.bytes) = (VecDeque::new(), 0);
-        self.since = self.since.max(number);
+        self.since = self.since.max(number).max(last);
     }
 
     fn pop(&mut self) -> Option<i64> {
@@ -132,5 +133,19 @@ mod tests {
         assert_eq!(fresh.records().map(Kept::number).collect::<Vec<_>>(), [1000]);
         fresh.interrupt(1001);
         assert!(fresh.is_empty() && !fresh.is_whole());
+    }
+
+    #[test]
+    fn what_goes_with_an_interruption_is_missed_until_it_was_handed_out() {
+        let mut fresh = Fresh::default();
+        (1..=100).for_each(|number| fresh.push(kept(number, 1)));
+        fresh.interrupt(64);
+        fresh.push(kept(101, 1));
+        for reached in [64, 99] {
+            fresh.note_reached(reached);
+            assert!(!fresh.is_whole(), "what came after {reached} is not here");
+        }
+        fresh.note_reached(100);
+        assert!(fresh.is_whole() && fresh.get(101).is_some());
     }
 }

@@ -228,7 +228,7 @@ impl Group {
             let stand: Vec<_> = all.iter().map(|at| self.settles[*at].leased.ready.stands()).collect();
             places::take_out(work, *target, &stand).await
         };
-        // All are asked of the server at once. Who is handed something waits for others first, and has nothing that they wait for.
+        // All are asked of the server at once.
         let (handout, taken) = (self.handout.make(work), try_join_all(by_target.iter().map(take_out)));
         let ((), taken) = tokio::try_join!(handout, taken)?;
         for ((target, all), taken) in by_target.iter().zip(taken) {

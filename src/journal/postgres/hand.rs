@@ -200,14 +200,19 @@ impl State {
         claims
     }
 
+    /// Whether a worker asks for what this relay commits, and there is room for it.
+    pub(super) fn asks(&self) -> bool {
+        let is_asked = self.asked.is_some_and(|at| at.elapsed() < ASKED);
+        is_asked && !self.has_others && self.fresh.is_whole() && self.ready.len() < SLICE
+    }
+
     /// What is to be handed out to this relay of what it has committed, and of what it is about to: as much as a slice holds, for
     /// a worker that asks, and nothing while others have left something.
     pub(super) fn promise(&mut self, new: &[Kept]) -> Vec<Kept> {
-        let is_asked = self.asked.is_some_and(|at| at.elapsed() < ASKED);
-        if !is_asked || self.has_others || !self.fresh.is_whole() {
+        if !self.asks() {
             return vec![];
         }
-        let mut bytes: usize = self.ready.iter().map(|ready| ready.record.body.in_memory()).sum();
+        let mut bytes = self.bytes();
         let is_idle = self.ready.is_empty();
         let fits = |(at, kept): &(usize, &Kept)| {
             bytes += kept.bytes();
@@ -218,6 +223,11 @@ impl State {
         let promised: Vec<Kept> = records.map(|(_, kept)| kept.clone()).collect();
         self.promised = promised.iter().map(Kept::number).collect();
         promised
+    }
+
+    /// The bytes of the bodies that are ready.
+    pub(super) fn bytes(&self) -> usize {
+        self.ready.iter().map(|ready| ready.record.body.in_memory()).sum()
     }
 
     /// What was promised is ready, or is not ours.

@@ -1,11 +1,11 @@
 //! What this relay commits it hands out to itself, in the same transaction, when a worker asks for such: the way of a record through this
 //! relay needs no look into the database, and no body is read back.
 //!
-//! Rules: who does so shares the target with others who do, and with nobody else ([`Work::share`]). The database says what lies behind the
-//! frontier: if that is more than is here, nothing is handed out. Of a transaction that did not come to its end what it handed out is
-//! looked up.
+//! Rules: who does so shares the target with others who do, and with nobody else ([`Work::share`]); where somebody has it, nothing is handed
+//! out, and nobody waits. The database says what lies behind the frontier: if that is more than is here, nothing is handed out. Of a
+//! transaction that did not come to its end what it handed out is looked up.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::journal::{Progress, TargetId};
@@ -15,6 +15,9 @@ use super::fresh::Kept;
 use super::hand::{Place, Ready};
 use super::shared::Shared;
 use super::work::Work;
+
+/// How far behind a frontier may be: of what lies farther a part is looked at by who has the time.
+const FAR: i64 = 1024;
 
 /// What a transaction keeps, by target, and what of it is handed out.
 #[derive(Default)]
@@ -37,31 +40,39 @@ impl Handout {
         if work.shared.may_be_gone() {
             return Ok(());
         }
-        let (mut targets, mut lasts, mut records) = (vec![], vec![], BTreeSet::new());
-        for (target, kept) in &self.kept {
-            let promised = work.shared.hand(*target).state().promise(kept);
+        let asking = self.kept.keys().filter(|target| work.shared.hand(**target).state().asks());
+        let wanted: Vec<i16> = asking.map(|target| target.0.into()).collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let (mut targets, mut lasts, mut owners, mut ids) = (vec![], vec![], vec![], vec![]);
+        for number in work.share(&wanted).await? {
+            let target = TargetId(u8::try_from(number).unwrap_or(u8::MAX));
+            let Some(kept) = self.kept.get(&target) else { continue };
+            let promised = work.shared.hand(target).state().promise(kept);
             if let Some(last) = promised.last() {
-                targets.push(i16::from(target.0));
+                targets.push(number);
                 lasts.push(last.number());
-                records.extend(promised.iter().map(Kept::number));
-                self.promised.insert(*target, promised);
+                owners.extend(promised.iter().map(|_| number));
+                ids.extend(promised.iter().map(Kept::number));
+                self.promised.insert(target, promised);
             }
         }
         if targets.is_empty() {
             return Ok(());
         }
-        let records: Vec<i64> = records.into_iter().collect();
         let me = work.shared.incarnation;
         let sql = "WITH behind AS (
                  SELECT u.target, u.last, ARRAY(
                      SELECT r.id FROM record r WHERE r.id > f.reached AND r.id <= u.last
                      AND r.targets & (1::bigint << u.target::int) <> 0 ORDER BY r.id) AS ids
                  FROM unnest($2::smallint[], $3::bigint[]) AS u(target, last)
-                 JOIN frontier f ON f.target = u.target AND f.incarnation = $1),
-             taken AS (SELECT target, last, ids FROM behind WHERE cardinality(ids) > 0 AND ids <@ $4::bigint[]),
+                 JOIN frontier f ON f.target = u.target AND f.incarnation = $1 AND u.last - f.reached <= $6),
+             taken AS (SELECT target, last, ids FROM behind b WHERE cardinality(ids) > 0
+                 AND ids <@ ARRAY(SELECT p.id FROM unnest($4::smallint[], $5::bigint[]) AS p(target, id) WHERE p.target = b.target)),
              risen AS (UPDATE frontier f SET reached = t.last FROM taken t WHERE f.target = t.target AND f.incarnation = $1)
              INSERT INTO slice (target, owner, records) SELECT target, $1, ids FROM taken RETURNING id, target, records";
-        let rows = work.share(&targets, sql, &[&me, &targets, &lasts, &records]).await?;
+        let rows = work.query(sql, &[&me, &targets, &lasts, &owners, &ids, &FAR]).await?;
         let target = |number: i16| TargetId(u8::try_from(number).unwrap_or(u8::MAX));
         self.slices = rows.iter().map(|row| (target(row.get(1)), row.get(0), row.get(2))).collect();
         Ok(())

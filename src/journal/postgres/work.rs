@@ -28,7 +28,7 @@ pub(super) const LOCKS: i32 = 0x5377_4a74;
 /// Takes a target for this transaction alone.
 pub(super) const LOCK: &str = "SELECT pg_advisory_xact_lock($1, $2)";
 /// Takes targets together with others who do.
-const SHARE: &str = "SELECT pg_advisory_xact_lock_shared($1, t) FROM unnest($2::smallint[]) AS u(t)";
+const SHARE: &str = "SELECT t FROM unnest($2::smallint[]) AS u(t) WHERE pg_try_advisory_xact_lock_shared($1, t)";
 
 /// A transaction under way. Dropped without [`Work::commit`] it changes nothing.
 pub(super) struct Work {
@@ -161,13 +161,10 @@ impl Work {
         self.execute(LOCK, &[&LOCKS, &i32::from(target.0)]).await.map(drop)
     }
 
-    /// Keeps others from having these targets to themselves, and reads the rows of a statement then. The numbers rise.
-    pub(super) async fn share(&self, targets: &[i16], sql: &str, params: Params<'_>) -> Result<Vec<Row>, Fault> {
-        let client = self.connection()?;
-        let (lock, statement) = (client.prepare_cached(SHARE).await?, client.prepare_cached(sql).await?);
-        let locked: Params<'_> = &[&LOCKS, &targets];
-        let (_, rows) = tokio::try_join!(client.query(&lock, locked), client.query(&statement, params))?;
-        Ok(rows)
+    /// Keeps others from having these targets to themselves, as far as nobody has: returns those. Nobody is waited for, and what is read
+    /// after it is what those left who had them before.
+    pub(super) async fn share(&self, targets: &[i16]) -> Result<Vec<i16>, Fault> {
+        Ok(self.query(SHARE, &[&LOCKS, &targets]).await?.iter().map(|row| row.get(0)).collect())
     }
 
     /// Commits what worked, and takes back what did not.
