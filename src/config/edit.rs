@@ -110,7 +110,7 @@ pub fn set_primary(path: &Path, name: &str) -> Result<Option<String>, EditError>
 ///
 /// As [`set_primary`].
 pub fn take_back(path: &Path, name: &str, before: &str) -> Result<(), EditError> {
-    let (primary, _) = propose(path, &read(path)?, name)?;
+    let (primary, _) = propose(path, &read(path)?, before)?;
     if primary.as_deref() == Some(name) { set_primary(path, before).map(drop) } else { Ok(()) }
 }
 
