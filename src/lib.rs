@@ -51,18 +51,20 @@
 //!
 //! | to add | begin at |
 //! | --- | --- |
-//! | what a kind of upstream wants or answers otherwise | a column of the table in `delivery/quirks.rs`, and its `concerns` and `arrange`; for a new kind, `Kind` in `delivery/settings.rs` |
-//! | a tracker's API | a file in `tracker/`, and `dialect` in `delivery/asking.rs` |
-//! | a field that a tracker changes | the tracker's table in `content/drift/` |
-//! | an endpoint of the admin API, a page | a row in `http/admin/routes.rs`; the function stands beside its subject: `api.rs`, `letters.rs`, … |
-//! | a route for SDKs | `http/public/routes.rs` |
-//! | a reason to drop | a row in `policy/outcome.rs`; a test names the tables outside the code that repeat it. Workers and `daemon/upkeep.rs` give reasons |
+//! | a tracker's quirk: what a kind of upstream wants or does otherwise | a column of the table in `delivery/quirks.rs`; what its answers look like and how it takes compressed bodies: `Kind` in `delivery/settings.rs` |
+//! | a kind of upstream | `Kind` in `delivery/settings.rs`; the compiler names the rest |
+//! | a tracker's API | a file in `tracker/`, and a line of `dialect` in `delivery/asking.rs` |
+//! | a field that a tracker changes in an event | the tracker's table in `content/drift/` |
+//! | an endpoint of the admin API | a row in `http/admin/routes.rs` and its function, in the file of its subject: `http/admin/api.rs`, `backfill.rs`, `letters.rs`, `verify.rs` |
+//! | a page of the admin listener, a form of one | a row in `http/admin/routes.rs` and its function in `http/admin/pages/mod.rs`, or in `changes.rs` there |
+//! | a route for SDKs | a row in `http/public/routes.rs` |
+//! | a drop reason | a row in `policy/outcome.rs`; the comment above the rows names the tables outside of the code. Workers, `intake/` and `daemon/upkeep.rs` give reasons |
 //! | a type of item, a category | a row in `protocol/item.rs`, in `protocol/category.rs`; the compiler names what has to be decided |
-//! | a journal on something else than SQLite | the ports in `journal/mod.rs`, the suite in `journal/contract/`, and `daemon/backend.rs`; where it is, in `journal/settings.rs` and `config/`. `tests/nodes/toy/` is one |
-//! | what relays on several machines share besides | the port in `daemon/control.rs` |
+//! | a journal backend | a folder `journal/NAME/` that implements the ports listed in `journal/mod.rs`, and `Store` of `journal/transfer.rs`; a line in `daemon/backend.rs`; its options in `journal/settings.rs`, checked in `config/shared.rs`. The suite in `journal/contract/` is its tests; `tests/nodes/toy/` is the smallest one |
+//! | what relays on several machines share besides the journal | the port in `daemon/control.rs` |
 //! | a section or an option of the configuration | `config/shape.rs`, and the part's own `Settings` |
-//! | a verb | `cli/mod.rs` |
-//! | a word to another messenger | `notify/format.rs` |
+//! | a verb of the command line | a file in `cli/`, and `cli/mod.rs` |
+//! | a receiver of notifications | `notify/format.rs` |
 //! | a metric | `telemetry/metrics.rs`, and the list in `tests/metrics.rs` |
 //!
 //! # Who owns what

@@ -1,11 +1,14 @@
-//! What a daemon is assembled on: a journal, and what the relays on it share. On one machine that is SQLite and the configuration file;
+//! Which journal backends there are: the one that a configuration names is opened here, for a daemon or for a move.
+//!
+//! A daemon is assembled on a journal and on what the relays on it share. On one machine that is SQLite and the configuration file;
 //! several relays share a database, and each has a file.
 
 use std::sync::Arc;
 
-use crate::journal::Journal;
-use crate::journal::postgres::PostgresJournal;
-use crate::journal::sqlite::SqliteJournal;
+use crate::journal::postgres::{PostgresJournal, PostgresStore};
+use crate::journal::sqlite::{SqliteJournal, SqliteStore};
+use crate::journal::transfer::{Store, TransferError};
+use crate::journal::{Durability, Journal, Settings};
 use crate::policy::dedup::SECRET;
 use crate::tasks;
 use crate::telemetry::ledger::Ledger;
@@ -40,4 +43,15 @@ impl Backend {
         let control = Arc::new(Sharing::begin(Arc::clone(&journal), file, &mut options.loaded).await?);
         Ok(Self { secret: journal.secret(), journal, ledger, control })
     }
+}
+
+/// Takes the journal that the settings name, for a move. Of a source it is not asked how durable it is: it is only read, once it is
+/// brought up to date.
+pub(super) async fn store(settings: &Settings, is_source: bool) -> Result<Box<dyn Store>, TransferError> {
+    let settings = settings.clone();
+    if settings.url.is_none() {
+        return Ok(Box::new(tasks::blocking(move || SqliteStore::open(&settings, !is_source)).await?));
+    }
+    let durability = if is_source { Durability::Single } else { settings.durability };
+    Ok(Box::new(PostgresStore::open(&Settings { durability, ..settings }).await?))
 }

@@ -13,12 +13,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::interval;
 
-use crate::journal::postgres::PostgresStore;
-use crate::journal::sqlite::SqliteStore;
 pub use crate::journal::transfer::TransferError;
 use crate::journal::transfer::{Contents, MoveId, State, Store, WAITING};
 use crate::journal::{DatabaseUrl, Durability, Settings};
-use crate::tasks;
+
+use super::backend::store;
 
 /// How often it is told how many records were moved.
 const EACH: Duration = Duration::from_secs(1);
@@ -49,16 +48,6 @@ impl Place {
         let durability = if is_single { Durability::Single } else { settings.durability };
         Self(Settings { durability, ..settings.clone() })
     }
-
-    /// Takes it. Of a source the settings are not asked for: it is only read, once it is brought up to date.
-    async fn open(&self, is_source: bool) -> Result<Box<dyn Store>, TransferError> {
-        let settings = self.0.clone();
-        if settings.url.is_none() {
-            return Ok(Box::new(tasks::blocking(move || SqliteStore::open(&settings, !is_source)).await?));
-        }
-        let durability = if is_source { Durability::Single } else { settings.durability };
-        Ok(Box::new(PostgresStore::open(&Settings { durability, ..settings }).await?))
-    }
 }
 
 /// What was moved.
@@ -79,7 +68,7 @@ pub async fn move_journal(from: &Place, to: &Place, mut told: impl FnMut(u64)) -
     if from.0.place() == to.0.place() {
         return Err(TransferError::Refused(format!("{} is named as both of them", from.0.place())));
     }
-    let (from, to) = (from.open(true).await?, to.open(false).await?);
+    let (from, to) = (store(&from.0, true).await?, store(&to.0, false).await?);
     let (source, target) = (&*from, &*to);
     let by = expect_ready(source, target).await?;
     // One that was cut off between the two marks has moved everything.
@@ -120,7 +109,7 @@ async fn fill(
 
 /// Lets relays start again on a journal whose content was moved; returns where it is.
 pub async fn reopen(place: &Place) -> Result<String, TransferError> {
-    let store = place.open(true).await?;
+    let store = store(&place.0, true).await?;
     let place = store.place();
     match store.state().await? {
         State::Moved(_) => {}

@@ -1,8 +1,9 @@
-//! What known trackers do otherwise than the protocol has it: one table, a row for each kind of upstream, a column for each quirk.
+//! Quirks: what known trackers do otherwise than the protocol says. One table: a constant for each kind of upstream, a field of
+//! [`Quirks`] for each quirk.
 //!
-//! Rule: a quirk is worth a column when what was accepted would be lost without it. [`Quirks::concerns`] tells
-//! by what items count as which records a column is about: all others go out without being parsed. Where a quirk was found stands
-//! beside it.
+//! Rules: a quirk gets a field when accepted items would be lost without it. A comment beside it says where it was found. A record is
+//! parsed on its way out only when a quirk concerns it: [`Quirks::concerns`] tells that by the categories of its items, so a quirk that
+//! depends on what is in an envelope has to be told there.
 
 use std::time::Duration;
 

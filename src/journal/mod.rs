@@ -1,19 +1,31 @@
 //! The journal: what was acknowledged and is not yet settled. The only meeting point of intake and delivery.
 //!
-//! It is made of ports, each with its invariants in its head. The suite in `contract` holds most of them for every backend;
-//! eviction, records that are set aside and [verification] are held by the tests of each backend. The [log](Log) takes
-//! submissions, after their large [bodies](Bodies), the [queues](Queues) hand them out, the [archive](Archive) shows what is kept of
-//! them, [redelivery](Redelivery) hands that out again, [facts](Facts) tell what became of it, and [storage](Storage) bounds the
-//! room that it takes. Several relays on one journal keep [pace](Pace) with each other.
+//! It is made of ports, each with its invariants in its head comment:
+//!
+//! | port | what it does |
+//! | --- | --- |
+//! | [`Log`] | takes submissions |
+//! | [`Bodies`] | takes large bodies, before their submission |
+//! | [`Queues`] | hands records out, one queue for each upstream |
+//! | [`Archive`] | shows what is kept |
+//! | [`Redelivery`] | hands out again what was settled |
+//! | [`Facts`] | tells what became of it |
+//! | [`Storage`] | bounds the room that it takes |
+//! | [`Verification`] | keeps what was found of events at their upstreams |
+//! | [`Pace`] | what several relays on one journal tell each other; none where there is one relay |
+//! | [`transfer::Store`] | moves a journal from one backend to another |
+//!
+//! The suite in `contract` holds most of the invariants for every backend. Eviction, records that are set aside and [verification] are
+//! held by the tests of each backend.
 //!
 //! Every change of an account is posted to the ledger that the backend was opened with: once, after the commit that made it. The
-//! ledger begins with the totals. Of several relays on one journal each ledger gets the postings of all. Who awaits [`Log::prune`]
-//! finds every settlement committed and posted that was handed over before: the suite waits by that.
+//! ledger begins with the totals. Where several relays share a journal, each ledger gets the postings of all. When [`Log::prune`]
+//! returns, every settlement that was handed over before is committed and posted: the suite waits by that.
 //!
-//! What one relay at a time does for all is done under its [term].
+//! A chore that one relay does for all is done under its [term].
 //!
-//! The journal never looks at what is in a body, with two exceptions: it counts the spans of a transaction that is dropped, and the
-//! items of what a relay had kept on its own machine and another one has taken meanwhile.
+//! The journal never looks into a body, with two exceptions. It counts the spans of a transaction that is dropped. And it counts the
+//! items of what a relay had kept on its own machine when another relay has taken some of them meanwhile.
 
 pub mod archive;
 pub mod backfill;

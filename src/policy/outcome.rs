@@ -1,6 +1,7 @@
 //! What can become of an item at an upstream: the closed vocabulary of metrics, ledger, status and dead letters.
 //!
-//! Rule: all that is to be said of a reason to drop stands in its row. Who asks more of reasons asks for their [`Cause`].
+//! Rule: a reason to drop is declared in one row, and everything else is derived from it. Code that treats reasons differently asks for
+//! their [`Cause`].
 
 use serde::{Deserialize, Deserializer};
 
@@ -75,8 +76,9 @@ macro_rules! drop_reasons {
     };
 }
 
-// All that is to be said of a reason. The handbook's page on delivery and the alert `SwitchyardItemsLost` list the same in this order,
-// and a test compares them.
+// All that is to be said of a reason. Three lists outside of the code repeat it, and tests compare them: the table in
+// `deploy/handbook/delivery.md`, in this order; the alert `SwitchyardItemsLost` in `deploy/prometheus/rules.yml`, of those that are `Lost`;
+// the names in `tests/metrics.rs`, because journals keep them.
 drop_reasons! {
     MirrorOff = "mirror_off", "the mirror was off", Withheld, None;
     Filtered = "filtered", "the items of its shadow section leave them out", Withheld, None;
