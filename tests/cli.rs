@@ -158,9 +158,9 @@ fn init_keeps_what_a_parallel_run_needs_says_what_it_took_for_granted_and_names_
         assert!(text.contains(line), "{line}: {text}");
     }
     for line in [
-        "saas is taken for a sentry, by its host",
-        "my-glitchtip is taken for a glitchtip, by its name",
-        "other is taken for any tracker (generic): nothing tells its kind",
+        "saas is taken for kind sentry, by its host",
+        "my-glitchtip is taken for kind glitchtip, by its name",
+        "other is taken for kind generic: neither its name nor its host tells",
     ] {
         assert!(out(&output).contains(line), "{line}: {output:?}");
     }

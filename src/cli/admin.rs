@@ -75,7 +75,7 @@ impl AdminClient {
         let answer = self.ask(self.http.get(self.url("/api/status"))).await?;
         let text = answer.text().await.map_err(|error| Silence::Unreachable(told(&error)))?;
         let status = serde_json::from_str(&text)
-            .map_err(|error| Silence::Refused(format!("it answers no status of this version: {error}")))?;
+            .map_err(|error| Silence::Refused(format!("its status is of another version: {error}")))?;
         Ok((status, text))
     }
 
@@ -93,7 +93,7 @@ impl AdminClient {
         let request = self.http.get(url).timeout(LONG);
         let text = self.ask(request).await?.text().await.map_err(|error| Silence::Unreachable(told(&error)))?;
         let report = serde_json::from_str(&text)
-            .map_err(|error| Silence::Refused(format!("it answers no report of this version: {error}")))?;
+            .map_err(|error| Silence::Refused(format!("its report is of another version: {error}")))?;
         Ok((report, text))
     }
 
@@ -185,8 +185,7 @@ impl AdminClient {
 
 async fn understood<T: DeserializeOwned>(answer: Response) -> Result<T, Silence> {
     let text = answer.text().await.map_err(|error| Silence::Unreachable(told(&error)))?;
-    serde_json::from_str(&text)
-        .map_err(|error| Silence::Refused(format!("it answers otherwise than this version: {error}")))
+    serde_json::from_str(&text).map_err(|error| Silence::Refused(format!("its answer is of another version: {error}")))
 }
 
 /// The words in `{"detail": "…"}`.

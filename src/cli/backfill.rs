@@ -26,14 +26,15 @@ const LINE_EACH: Duration = Duration::from_secs(10);
 /// The bar on a terminal.
 const BAR: &str = "{msg} {wide_bar} {pos} of {len}, {eta} left";
 
-/// Redelivers envelopes that an upstream was not meant to get when they came
+/// Sends an upstream the envelopes that it was not meant to get when they came
 ///
-/// It sends what the journal still retains and the upstream did not get because mirror was off, it was added later, or the
-/// envelope was filtered. What the upstream had, or is about to get, is not sent again. Live deliveries come first. The daemon
-/// does the work, through restarts: closing the terminal leaves it going, ctrl-c cancels it. Exit 1 when it was cancelled.
+/// These are envelopes that the journal still keeps and that the upstream did not get because the mirror was off, because it was added
+/// later, or because a filter left them out. What the upstream had, or is about to get, is not sent again. Live deliveries come first.
+/// The daemon does the work and goes on after a restart. Closing the terminal does not stop it, Ctrl-C cancels it. Exit 1 when it was
+/// cancelled.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
-    /// The upstream that is to get them
+    /// The upstream that gets them
     upstream: String,
     /// How far back, as in 6h; journal.retain and the upstream's max_age bound it [with --missing, default: all that is retained]
     #[arg(long, value_name = "PERIOD", required_unless_present_any = ["cancel", "missing"])]
@@ -47,13 +48,13 @@ pub(super) struct Args {
     /// Says what would be sent, and sends nothing
     #[arg(long)]
     dry_run: bool,
-    /// Does not wait for its end: `switchyard status` shows how it stands
+    /// Does not wait until it is done: `switchyard status` shows how far it is
     #[arg(long, conflicts_with = "dry_run")]
     detach: bool,
     /// Cancels the one that is running
     #[arg(long, conflicts_with_all = ["since", "project", "dry_run", "detach"])]
     cancel: bool,
-    /// As JSON: how it stands in the end
+    /// As JSON: how it ended
     #[arg(long)]
     json: bool,
 }
@@ -137,7 +138,7 @@ async fn watch(admin: &AdminClient, args: &Args, found: u64) -> Result<BackfillS
         match own {
             Ok(Some(now)) if now.state == "running" => progress.show(now.taken, None),
             Ok(Some(ended)) => return Ok(ended),
-            Ok(None) => return Err(Failure::new(Exit::Negative, "the daemon knows nothing of it any more")),
+            Ok(None) => return Err(Failure::new(Exit::Negative, "the daemon no longer knows this backfill")),
             // A daemon that restarts goes on with it.
             Err(Silence::Unreachable(_)) => progress.show(0, Some("waiting for the daemon")),
             Err(silence) => return Err(admin.failure(silence)),
@@ -201,7 +202,7 @@ fn tell(args: &Args, ended: &BackfillStatus) -> Result<(), Failure> {
     terminal::say(describe(ended))?;
     let missing = ended.found.saturating_sub(ended.taken);
     match ended.state.as_str() {
-        "cancelled" => terminal::say("what was handed over arrives; a new backfill goes on where this one was"),
+        "cancelled" => terminal::say("what was handed over is still delivered; a new backfill goes on from there"),
         "done" if missing > 0 => terminal::say(format_args!("{missing} had left the journal before their turn came")),
         _ => Ok(()),
     }

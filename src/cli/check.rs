@@ -15,8 +15,8 @@ use super::{process, terminal};
 
 /// Checks the configuration: every problem at once, with its line; exit 78 when it cannot be used
 ///
-/// --online asks each upstream as well: does the address answer, what kind of tracker is there, does it take the key? Exit 1 when
-/// one does not. Keys at a GlitchTip are tried with --yes only, after all others.
+/// With --online it also asks each upstream: does the address answer, what kind of tracker is there, does it take the key? Exit 1
+/// when one does not. Keys at a GlitchTip are tried only with --yes, after all others.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// Asks each upstream of each project: DNS, connection, TLS, key. Nothing is stored there
@@ -25,7 +25,7 @@ pub(super) struct Args {
     /// With --online: tries the keys at a GlitchTip, too. After a wrong one it refuses that project to everybody for 30 s
     #[arg(long, requires = "online")]
     yes: bool,
-    /// Another file to compare with: what is different, and what of it needs a restart
+    /// Another file to compare with: shows what is different, and what of it needs a restart
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
     /// As JSON
@@ -133,7 +133,7 @@ fn print_changes(Changes { changes, needs_restart, refused }: &Changes) -> Resul
         return terminal::say(format_args!("Refused: {}", refused.join("\n  ")));
     }
     match needs_restart.as_slice() {
-        [] => terminal::say("All of it is taken over live."),
+        [] => terminal::say("All of it takes effect without a restart."),
         fields => terminal::say(format_args!("A restart is needed for: {}", fields.join(", "))),
     }
 }

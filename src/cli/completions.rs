@@ -8,7 +8,7 @@ use super::{Cli, terminal};
 
 /// Prints completions for a shell
 #[derive(clap::Args, Debug)]
-#[command(after_help = "As in: switchyard completions bash > /etc/bash_completion.d/switchyard")]
+#[command(after_help = "Example: switchyard completions bash > /etc/bash_completion.d/switchyard")]
 pub(super) struct Args {
     /// The shell
     shell: Shell,

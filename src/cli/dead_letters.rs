@@ -18,7 +18,7 @@ use super::{private_file, process};
 /// How many are asked for at once.
 const PAGE: usize = 500;
 
-/// Shows what upstreams refused for good, retries it, forgets it, writes it to files
+/// Shows, retries, discards or exports what upstreams refused for good
 ///
 /// A refused envelope stays in the journal with the answer it got, through restarts; at most 10,000 are kept, in at most an eighth
 /// of journal.max_size, and the oldest go first.
@@ -34,9 +34,9 @@ enum Verb {
     List(ListArgs),
     /// Shows one: the answer it got, its headers, its items and the beginning of each
     Show(ShowArgs),
-    /// Sends them once more: they wait for their upstream again, due at once
+    /// Sends them again at once
     ///
-    /// Exit 1 when nothing was to be retried. What waited longer than the upstream's max_age is left alone: export it.
+    /// Exit 1 when there was nothing to retry. What waited longer than the upstream's max_age is left alone: export it.
     Retry(ChangeArgs),
     /// Forgets them
     ///
@@ -237,7 +237,7 @@ async fn change(admin: &AdminClient, verb: &str, done: &str, args: &ChangeArgs) 
         terminal::say(format_args!("{} {done}", changed.changed))?;
         if changed.left > 0 {
             terminal::say(format_args!(
-                "{} left: older than max_age of the upstream, or part of an envelope that is still under way there",
+                "{} left alone: older than max_age of the upstream, or part of an envelope that is still being sent there",
                 changed.left
             ))?;
         }

@@ -120,7 +120,7 @@ impl From<DaemonError> for Failure {
             DaemonError::Listen { why, .. } if why.kind() == io::ErrorKind::AddrInUse => Self::new(
                 Exit::Unavailable,
                 format_args!(
-                    "{error}\nanother process has that address: another switchyard? `switchyard status` tells"
+                    "{error}\nanother process uses that address; is it another switchyard? Look with `switchyard status`"
                 ),
             ),
             DaemonError::Listen { why, .. } if why.kind() == io::ErrorKind::PermissionDenied => {

@@ -34,7 +34,7 @@ const PAGES: &[(&str, &str)] = &[
 /// Prints a page of the handbook, or the help of a verb
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "As in: switchyard help alerts   ·   switchyard help parallel-run | less   ·   switchyard help switch"
+    after_help = "Examples: switchyard help alerts   ·   switchyard help parallel-run | less   ·   switchyard help switch"
 )]
 pub(super) struct Args {
     /// A page or a verb; without one, the verbs and the pages there are
@@ -49,7 +49,7 @@ pub(super) fn help(args: &Args) -> Result<(), Failure> {
     let topics = PAGES.iter().map(|(topic, _)| *topic).collect::<Vec<_>>().join(", ");
     let Some(topic) = &args.topic else {
         terminal::say(command.render_help().to_string().trim_end())?;
-        return terminal::say(format_args!("\nPages: {topics}. As in: switchyard help alerts"));
+        return terminal::say(format_args!("\nPages: {topics}. Example: switchyard help alerts"));
     };
     if let Some((_, page)) = PAGES.iter().find(|(name, _)| name == topic) {
         return terminal::say(rendered(page));

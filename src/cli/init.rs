@@ -28,13 +28,15 @@ const TIMEOUT: Period = Period::secs(60);
 /// What a DSN that only the daemon's environment knows is taken for when the file is checked.
 const UNKNOWN: &str = "http://key@localhost/1";
 
-/// Writes a configuration from the DSNs you have, and says what goes into each service's .env
+/// Writes a configuration from the DSNs you have, and prints the line for each service's .env
 ///
 /// One argument for each DSN: UPSTREAM=DSN, or PROJECT:UPSTREAM=DSN when there are several projects. ${NAME} and ${file:/path} in
 /// the place of a DSN are written as they are and looked up when the daemon starts. The file goes where --config says, or to
 /// config.toml here; nobody else may read it. At a terminal it asks for what no option says; Enter takes the default.
 #[derive(clap::Args, Clone, Debug)]
-#[command(after_help = "As in: switchyard init sentry=https://KEY@o1.ingest.sentry.io/42 'glitchtip=${GLITCHTIP_DSN}'")]
+#[command(
+    after_help = "Example: switchyard init sentry=https://KEY@o1.ingest.sentry.io/42 'glitchtip=${GLITCHTIP_DSN}'"
+)]
 pub(super) struct Args {
     /// A DSN of a project at an upstream
     #[arg(required = true, value_name = "[PROJECT:]UPSTREAM=DSN")]
@@ -42,10 +44,10 @@ pub(super) struct Args {
     /// The upstream that is the primary to begin with [default: the first]
     #[arg(long, value_name = "NAME")]
     primary: Option<String>,
-    /// The token of an upstream's API, to find out what it stores: of a GlitchTip or Sentry with the scopes event:read and project:read
+    /// The token of an upstream's API, to find out what it stores. At a GlitchTip or Sentry: with the scopes event:read and project:read
     #[arg(long, value_name = "UPSTREAM=TOKEN")]
     token: Vec<String>,
-    /// What that API calls a project: needed for a GlitchTip or Sentry with a token
+    /// What that API calls a project; required with a token of a GlitchTip or Sentry
     #[arg(long, value_name = "[PROJECT:]UPSTREAM=ORGANIZATION/PROJECT")]
     name: Vec<String>,
     /// Where SDKs send to; several times for several addresses [default: 127.0.0.1:8484 and [::1]:8484]
@@ -54,10 +56,10 @@ pub(super) struct Args {
     /// Where the status page and the metrics are, on this machine [default: 127.0.0.1:8485]
     #[arg(long, value_name = "ADDRESS:PORT")]
     admin: Option<SocketAddr>,
-    /// What must have sent something before a report says ready: a project, a server_name or a release [default: every project]
+    /// Who must have sent something before a report says ready: a project, a server_name or a release [default: every project]
     #[arg(long, value_name = "NAME")]
     expect: Vec<String>,
-    /// How often an event of ours goes to each upstream, to see that events get through, as in 5m [default: never]
+    /// How often a test event goes to each upstream, as in 5m [default: never]
     #[arg(long, value_name = "PERIOD")]
     canary: Option<Period>,
     /// Asks nothing: what no option says stays at its default
@@ -291,7 +293,7 @@ fn text<'a>(plan: &Plan<'a>, written: impl Fn(&'a str, &'a str) -> &'a str) -> S
     );
     out += &answers(plan.args);
     if plan.given.iter().any(|given| given.upstream != plan.given[0].upstream) {
-        out += "\n[journal]\n# A parallel run of 48 hours and a day: as far back, a tracker can be given what it missed.\nretain = \"72h\"\n";
+        out += "\n[journal]\n# 48 hours of a parallel run and one more day: as far back a backfill can reach.\nretain = \"72h\"\n";
     }
     let mut seen: Vec<&str> = vec![];
     for given in plan.given {
@@ -359,24 +361,24 @@ fn tell(located: &Located, written: &Written<'_>) -> Result<(), Failure> {
     let Written { path, primary, unasked, kinds, projects } = written;
     terminal::say(format_args!("wrote {}; the primary is {primary}\n", path.display()))?;
     let width = projects.iter().map(|project| project.name.len()).max().unwrap_or_default();
-    terminal::say("into the .env of each service, once:")?;
+    terminal::say("put into the .env of each service, once:")?;
     for Service { name, dsn } in projects {
         terminal::say(format_args!("  {name:width$}  SENTRY_DSN={dsn}"))?;
     }
     terminal::say("")?;
     for TakenFor { upstream, kind, by } in kinds {
         match kind.zip(*by) {
-            Some((kind, by)) => terminal::say(format_args!("{upstream} is taken for a {kind}, by its {by}"))?,
-            None => {
-                terminal::say(format_args!("{upstream} is taken for any tracker (generic): nothing tells its kind"))?
-            }
+            Some((kind, by)) => terminal::say(format_args!("{upstream} is taken for kind {kind}, by its {by}"))?,
+            None => terminal::say(format_args!(
+                "{upstream} is taken for kind generic: neither its name nor its host tells"
+            ))?,
         }
     }
-    terminal::say("check --online tells what they are; what is wrong, mend by `kind` under [upstreams.NAME]")?;
+    terminal::say("`check --online` finds out what they are; correct a wrong `kind` under [upstreams.NAME]")?;
     if !unasked.is_empty() {
         let names = unasked.join(" and ");
         terminal::say(format_args!(
-            "\nnobody can ask {names} what is stored, and no report says ready without that: give --token, or see switchyard help verify"
+            "\nwithout a token nobody can ask {names} what is stored, and no report says ready: give --token, or see switchyard help verify"
         ))?;
     }
     let option = located.as_option();

@@ -17,7 +17,7 @@ use super::{process, terminal};
 /// What begins the name of a sum of an account: there are too many to be shown.
 const ACCOUNT: &str = "account of ";
 
-/// Moves what is kept to another journal: from one relay's file into PostgreSQL, back, or to another of its kind
+/// Moves everything to another journal: from a relay's file into PostgreSQL, back, or into another of the same kind
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -32,21 +32,22 @@ enum Verb {
 
 /// Moves everything from one journal into another that is empty
 ///
-/// Stop all relays first. A journal is the path of a file or the address of a database (postgres://user:password@a,b,c/name); one of
-/// the two may be left out and is that of the configuration, which keeps a password off the command line. Backlog, dead letters,
-/// retained envelopes, what repeats are known by, accounts, evidence and history are moved and read back from both sides. The source
-/// stays as it is, but no relay starts on it any more. A move that was cut off is begun anew with the same command. Exit 1 when one
-/// of the two is not as it must be, 74 when one cannot be read or written.
+/// Stop all relays first. A journal is the path of a file, or the address of a database: postgres://user:password@a,b,c/name. Leave
+/// one of the two out to take that of the configuration, which keeps a password off the command line.
+///
+/// Backlog, dead letters, retained envelopes, the keys of repeats, accounts, evidence and history are moved, and read back from both
+/// sides. The source stays as it is, but no relay starts on it any more. If a move is cut off, run the same command again. Exit 1 when
+/// one of the two cannot be used for a move, 74 when one cannot be read or written.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "As in: switchyard journal move --to postgres://relay@db1,db2,db3/switchyard   ·   switchyard journal move --from \
+    after_help = "Examples: switchyard journal move --to postgres://relay@db1,db2,db3/switchyard   ·   switchyard journal move --from \
                   data/journal.db"
 )]
 struct MoveArgs {
-    /// Where it is [default: the journal of the configuration]
+    /// The journal to move from [default: that of the configuration]
     #[arg(long, value_name = "FILE or URL", required_unless_present = "to")]
     from: Option<String>,
-    /// Where it is to be [default: the journal of the configuration]
+    /// The journal to move to [default: that of the configuration]
     #[arg(long, value_name = "FILE or URL")]
     to: Option<String>,
     /// The database may commit on one machine alone, as with journal.durability = "single"
@@ -60,7 +61,7 @@ struct MoveArgs {
 /// Lets relays start again on a journal that was moved: what waits there is delivered once more
 #[derive(clap::Args, Debug)]
 struct ReopenArgs {
-    /// Which one [default: the journal of the configuration]
+    /// The journal [default: that of the configuration]
     #[arg(value_name = "FILE or URL")]
     journal: Option<String>,
     /// The database may commit on one machine alone, as with journal.durability = "single"

@@ -22,7 +22,7 @@ const PLACES: [&str; 3] = ["config.toml", "config/config.toml", "/etc/switchyard
 /// Which configuration a verb is about.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Located {
-    /// The configuration [default: the first there is of config.toml, config/config.toml, /etc/switchyard/config.toml]
+    /// The configuration file [default: the first that exists of config.toml, config/config.toml, /etc/switchyard/config.toml]
     #[arg(long, short, value_name = "FILE", env = "SWITCHYARD_CONFIG", global = true)]
     config: Option<PathBuf>,
 }

@@ -8,7 +8,7 @@ use super::{Cli, terminal};
 
 /// Prints a manual page in roff, the whole command's or a verb's
 #[derive(clap::Args, Debug)]
-#[command(after_help = "As in: switchyard man | man -l -   ·   switchyard man switch > switchyard-switch.1")]
+#[command(after_help = "Examples: switchyard man | man -l -   ·   switchyard man switch > switchyard-switch.1")]
 pub(super) struct Args {
     /// The verb the page is about
     #[arg(value_name = "VERB")]

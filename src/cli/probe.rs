@@ -255,7 +255,7 @@ async fn connect(addresses: &[SocketAddr]) -> Result<(), String> {
             drop(stream);
             Ok(())
         }
-        Ok(Err(error)) => Err(format!("nobody takes a connection at {}: {error}", addresses[0])),
+        Ok(Err(error)) => Err(format!("there is no connection to {}: {error}", addresses[0])),
         Err(_) => Err(format!("no connection to {} within {} s: a firewall?", addresses[0], NEAR.as_secs())),
     }
 }
@@ -283,7 +283,7 @@ fn explain(answer: &Answer, kind: Kind) -> (Verdict, String) {
         ),
         200..=299 if kind.answers().excludes(text, answer.is_html()) => {
             let name = kind.name();
-            (Verdict::Bad, format!("answers otherwise than a {name} does: {words}; is the DSN's address right?"))
+            (Verdict::Bad, format!("does not answer as a {name} does: {words}; is the DSN's address right?"))
         }
         200..=299 if Expected::Id.excludes(text, answer.is_html()) => {
             (Verdict::Unclear, format!("takes the key, and answers as no known tracker does: {words}"))
@@ -294,7 +294,7 @@ fn explain(answer: &Answer, kind: Kind) -> (Verdict, String) {
         404 => (Verdict::Bad, format!("nothing at that path: wrong project id, path or host? {words}")),
         300..=399 => {
             let to = harmless(answer.header("location").as_deref().unwrap_or("elsewhere"), SHOWN);
-            (Verdict::Bad, format!("sends us on to {to}: put that address into the DSN"))
+            (Verdict::Bad, format!("redirects to {to}: put that address into the DSN"))
         }
         400 | 413 | 415 | 422 => (Verdict::Unclear, format!("is there, and does not understand the probe: {words}")),
         500..=599 => (Verdict::Bad, format!("is there, and has trouble: {words}")),
@@ -306,7 +306,7 @@ fn explain(answer: &Answer, kind: Kind) -> (Verdict, String) {
 fn explain_knock(answer: &Answer, kind: Kind) -> Option<String> {
     let words = words(&answer.text);
     match answer.status.as_u16() {
-        200..=299 => Some(format!("no tracker answers so there: {words}; is the DSN's address right?")),
+        200..=299 => Some(format!("no tracker answers like this: {words}; is the DSN's address right?")),
         401 | 403 if kind == Kind::Glitchtip => Some(format!("something in front of it lets nobody in: {words}")),
         404 if kind != Kind::Glitchtip => None,
         300..=399 | 404 | 500..=599 => Some(explain(answer, kind).1),

@@ -15,13 +15,13 @@ use super::terminal::{self, Tone, harmless, right, table, tint};
 /// How many missed envelopes, outages and switches are shown; the page and --json have them all.
 const SHOWN: usize = 10;
 
-/// Says by the evidence whether the candidate is ready to be the primary
+/// Says whether the candidate is ready to be the primary, and why
 ///
-/// Exit 0 when it is, 1 when it is not, 69 when no daemon answers. The criteria stand in the section [report] of the
-/// configuration. The page /report on the admin listener shows the same, to be printed.
+/// Exit 0 when it is, 1 when it is not, 69 when no daemon answers. The section [report] of the configuration has the criteria. The
+/// page /report on the admin listener shows the same, ready to print.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
-    /// The time looked at, as in 48h or 7d [default: report.window]
+    /// How far back, as in 48h or 7d [default: report.window]
     #[arg(long, value_name = "PERIOD")]
     since: Option<Period>,
     /// The upstream that is judged [default: the only one that is not the primary]
@@ -168,10 +168,7 @@ fn details(upstream: &UpstreamReport) -> String {
         lines.push(format!("  of these refused and retried since: {}", upstream.retried()));
     }
     if upstream.returned() > 0 {
-        lines.push(format!(
-            "  returned, which is dropped first and waiting again or sent later: {}",
-            upstream.returned()
-        ));
+        lines.push(format!("  returned (dropped first, then waiting again or sent later): {}", upstream.returned()));
     }
     for outage in upstream.outages.iter().take(SHOWN) {
         let end = outage.to.map_or("still lasting".to_owned(), |to| hours(to.since(outage.from).as_secs_f64()));

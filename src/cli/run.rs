@@ -15,11 +15,11 @@ use super::process::{self, Logging, Signals};
 
 /// Runs the daemon in the foreground; logs go to standard error
 ///
-/// Where standard output leads to another file, pipe or socket than standard error, as under PM2, only warnings and errors go to
-/// standard error and the rest to standard output.
+/// When standard output leads to another file, pipe or socket than standard error, as under PM2, only warnings and errors go to
+/// standard error, and the rest goes to standard output.
 ///
-/// The configuration is watched: what changes in it is live within a second, and SIGHUP reloads it at once. SIGINT and SIGTERM
-/// end the daemon in order; a second one ends it at once, and nothing that was acknowledged is lost either way.
+/// A change of the configuration file is live within a second; SIGHUP reloads it at once. SIGINT and SIGTERM stop the daemon in
+/// order, and a second one stops it at once. Either way nothing that was acknowledged is lost.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     #[command(flatten)]

@@ -38,8 +38,8 @@ const CATEGORY: &str = "error";
 
 /// Sends one marked event through the relay and says when each upstream took it
 ///
-/// Exit 0 when each did, 1 when one did not within 30 seconds. Where an upstream has an `api`, it is asked for the event: exit 1 as well
-/// when it took the event and does not store it within 30 seconds more.
+/// Exit 0 when each did, 1 when one did not within 30 seconds. An upstream with an `api` section is also asked for the event: exit 1
+/// when it took the event and does not store it within 30 more seconds.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// The project to send it for [default: the first]

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs a stand-in upstream that shows what arrives, one line for each item
 ///
-/// Any key and any project are good: point a DSN such as http://key@127.0.0.1:9001/1 at it.
+/// It takes any key and any project: use a DSN such as http://key@127.0.0.1:9001/1.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// The address listened on
@@ -32,7 +32,7 @@ pub(super) struct Args {
     /// Each item as a line of JSON
     #[arg(long)]
     json: bool,
-    /// The status it answers with: 429 and 503 are worth a try
+    /// The status it answers with: try 429 and 503
     #[arg(long, value_name = "CODE", default_value = "200", value_parser = status)]
     status: StatusCode,
     /// How long it waits before it answers, as in 250ms or 5s

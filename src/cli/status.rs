@@ -24,16 +24,16 @@ const REDRAW: &str = "\x1b[H\x1b[2J";
 /// How many switches are shown.
 const SWITCHES: usize = 5;
 
-/// Shows how each upstream fares: state, delivered, backlog, last error, limits
+/// Shows each upstream: state, delivered, backlog, last error, limits
 ///
-/// Exit 0 when the daemon accepts submissions, 1 when it does not, 69 when none answers. With --check one line for a monitor (Nagios,
-/// Uptime Kuma, cron): exit 0 when all is well, 1 when something is degraded, 2 when data is lost or no daemon answers.
+/// Exit 0 when the daemon accepts submissions, 1 when it does not, 69 when none answers. With --check it prints one line for a monitor
+/// (Nagios, Uptime Kuma, cron): exit 0 when all is well, 1 when something is degraded, 2 when data is lost or no daemon answers.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// Looks again every 2 seconds, until Ctrl-C
     #[arg(long)]
     watch: bool,
-    /// Says how it goes in one line, and ends with 0 (well), 1 (degraded) or 2 (losing data)
+    /// Prints one line, and exits with 0 (well), 1 (degraded) or 2 (losing data)
     #[arg(long, conflicts_with_all = ["watch", "json"])]
     check: bool,
     /// As JSON, as the daemon tells it: one document, with --watch one a line
@@ -309,7 +309,7 @@ fn of_canary(canary: &CanaryStatus) -> String {
     let age = Duration::try_from_secs_f64(canary.age_seconds).unwrap_or_default();
     let last = match canary.through_at {
         Some(_) => format!("the last got through {} ago", span(age)),
-        None => format!("none is known to have got through, for {}", span(age)),
+        None => format!("none got through for {}, as far as is known", span(age)),
     };
     match &canary.why {
         Some(why) => tint(Tone::Bad, format!("  canary: failing; {last}: {}", harmless(why, 300))),

@@ -69,8 +69,8 @@ impl Place {
                 (Stored::No, words)
             }
             None => {
-                let why = self.check().await.err().unwrap_or_else(|| "it did for a moment not answer".to_owned());
-                (Stored::Unknown, format!("whether it is stored is not known: {why}"))
+                let why = self.check().await.err().unwrap_or_else(|| "it did not answer for a moment".to_owned());
+                (Stored::Unknown, format!("it is not known whether it is stored: {why}"))
             }
         }
     }

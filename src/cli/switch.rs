@@ -131,7 +131,7 @@ async fn flip(admin: &AdminClient, located: &Located, name: &str, args: &Args) -
     let is_shared = is_shared(&path);
     if before.is_none() && is_shared {
         let told =
-            "no relay is running here, and the primary of all relays stands in the database: switch where one runs";
+            "no relay runs here, and the database says which upstream is the primary: run this where a relay runs";
         return Err(nothing_changed(Failure::new(Exit::Unavailable, told)));
     }
     let saved = Instant::now();
@@ -179,10 +179,8 @@ fn warnings(status: &Status, name: &str, previous: Option<&str>) -> Vec<String> 
     let primary = status.upstreams.iter().find(|upstream| upstream.name == name);
     if let Some(primary) = primary.filter(|primary| matches!(primary.state.as_str(), "down" | "misconfigured")) {
         let waiting = words::some(primary.backlog.envelopes, "envelope");
-        warnings.push(format!(
-            "{name} is {} now; {waiting} wait for it until it takes them, and nothing is lost",
-            primary.state
-        ));
+        warnings
+            .push(format!("{name} is {} now; {waiting} wait until it takes them, and nothing is lost", primary.state));
     }
     if let Some(previous) = previous.filter(|previous| !status.mirror && *previous != name) {
         warnings.push(format!(
@@ -250,7 +248,7 @@ async fn follow(admin: &AdminClient, before: &Status, name: &str, since: Instant
             }
             Ok(status) => last = Some(refused(status.config.error)),
             Err(Silence::Unreachable(why)) => last = Some(format!("the daemon has stopped answering: {why}")),
-            Err(Silence::Unauthorized) => last = Some("the daemon wants another token now".to_owned()),
+            Err(Silence::Unauthorized) => last = Some("the daemon has another token now".to_owned()),
             Err(Silence::Refused(why)) => last = Some(why),
         }
         sleep(EACH).await;

@@ -28,11 +28,11 @@ const SHOWN: usize = 20;
 /// Longer than a step of the daemon, so that what it found missing is noted.
 const MARGIN: Duration = Duration::from_secs(1);
 
-/// Looks up by a tracker's API whether it stores the events that it took
+/// Asks a tracker's API whether it stores the events that it took
 ///
-/// Of what the journal still retains, every error event that the upstream answered with 2xx is looked for there; what is not found is
-/// looked for a second time before it is called missing. Exit 0 when all are stored, 1 when some are missing or nobody can say.
-/// `switchyard backfill UPSTREAM --missing` sends the missing ones again.
+/// It looks for every error event that the journal still keeps and that the upstream answered with 2xx. An event is called missing when
+/// a second look does not find it either. Exit 0 when all are stored, 1 when some are missing or nobody can say. `switchyard backfill
+/// UPSTREAM --missing` sends the missing ones again.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// The upstream [default: every one that has an `api` section]

@@ -119,7 +119,7 @@ sentry = "http://hunter2@h/1"
     fn a_section_of_before_is_told_what_takes_its_place() {
         let before = "[upstreams.glitchtip.canary]\nread_back = \"http://h/events/\"\ntoken = \"hunter2\"\n";
         assert!(lines(before).contains(
-            "config.toml:14:22: upstreams.glitchtip.canary: unknown key (in its place stands an `api` section with `token`, and the \
+            "config.toml:14:22: upstreams.glitchtip.canary: unknown key (use an `api` section with `token` instead, and the \
              project's name there beside its DSN: { dsn = \"…\", project = \"organization/project\" })"
         ));
     }

@@ -82,7 +82,7 @@ fn follow(reference: &str, variables: Variables<'_>) -> Result<String, Broken> {
         });
     }
     if !is_variable_name(reference) {
-        let message = "what stands between ${ and } is neither a variable's name nor file:/path".to_owned();
+        let message = "between ${ and } there is neither a variable's name nor file:/path".to_owned();
         return Err((message, "write ${NAME} or ${file:/path}; $${ is a plain ${"));
     }
     match variables(reference) {

@@ -71,7 +71,7 @@ fn resolve_one(path: &Path, written: &Written, file: &File, known: &[String], re
 fn check_identity(path: &Path, written: &Written, report: &mut Report<'_>) {
     match &written.name {
         Some(name) => check_name(&path.key("name"), name, "a project", false, report),
-        None => missing(path, "name", "it stands in metrics, logs and status", report),
+        None => missing(path, "name", "metrics, logs and status show it", report),
     }
     match written.id.as_deref() {
         Some(id) if is_token(id) && id.bytes().all(|b| b.is_ascii_digit()) => {}
@@ -125,7 +125,7 @@ fn check_loop(path: &Path, dsn: &Dsn, file: &File, report: &mut Report<'_>) {
     let port = dsn.authority().port_u16().unwrap_or(default_port);
     let host = dsn.authority().host();
     if is_own_address(host, port, &file.server.listen) {
-        let help = "here belongs the DSN that the tracker gave you; ours belongs into the services' SENTRY_DSN";
+        let help = "put the DSN here that the tracker gave you; ours goes into the services' SENTRY_DSN";
         report.error(path, "this is our own address: envelopes would go round in a circle", Some(help.into()));
     } else if is_own_address(host, port, &[file.admin.listen]) {
         report.error(path, "this is the address of our own [admin] listener", None);

@@ -149,7 +149,7 @@ fn check_listeners(file: &File, report: &mut Report<'_>) {
         Some(token) if token.expose().trim().chars().count() < SHORTEST_TOKEN => {
             let message =
                 format!("has fewer than {SHORTEST_TOKEN} characters: whoever guesses it can switch the primary");
-            let help = "a long one by chance, as `openssl rand -hex 32` makes it";
+            let help = "`openssl rand -hex 32` makes a good one";
             report.warning(&admin.key("token"), message, Some(help.into()));
         }
         None if !is_loopback(file.admin.listen.ip()) => {
@@ -173,7 +173,7 @@ fn check_proxies(file: &File, report: &mut Report<'_>) {
     let proxies = server.key("trusted_proxies");
     if file.server.proxy_protocol && file.server.trusted_proxies.is_empty() && !report.knows_about(&proxies) {
         let help = "add trusted_proxies = [\"10.0.0.0/8\"] with the addresses of your proxies";
-        let message = "a header of the PROXY protocol is taken from trusted_proxies alone, and there are none";
+        let message = "only trusted_proxies may send a header of the PROXY protocol, and there are none";
         report.error(&server.key("proxy_protocol"), message, Some(help.into()));
     }
     for (position, network) in file.server.trusted_proxies.iter().enumerate() {

@@ -232,7 +232,7 @@ fn unknown_key_help(path: &Path, known: &[&str]) -> String {
     ];
     let Some((Segment::Key(word), parent)) = path.split_last() else { return String::new() };
     if word == "canary" && parent.segments().len() == 2 {
-        return "in its place stands an `api` section with `token`, and the project's name there beside its DSN: \
+        return "use an `api` section with `token` instead, and the project's name there beside its DSN: \
                 { dsn = \"…\", project = \"organization/project\" }"
             .to_owned();
     }

@@ -120,11 +120,11 @@ fn all_problems_are_told_at_once_each_at_its_place() {
     config.toml:33:14: projects[0].public_key: a key is 1 to 128 letters, digits, - and _
     config.toml:35:10: projects[0].upstreams.sentry: the scheme of a DSN is http or https
     config.toml:36:13: projects[0].upstreams.glitchtip: the environment variable GLITCHTIP_DSN is not set (set it in the daemon's environment, or write ${file:/path} to take the value from a file)
-    config.toml:38:1: projects[1].name: is missing (it stands in metrics, logs and status)
+    config.toml:38:1: projects[1].name: is missing (metrics, logs and status show it)
     config.toml:38:1: projects[1].id: is missing (the number at the end of the DSN that services use, as in id = "1")
     config.toml:39:14: projects[1].public_key: expected a string, found an integer (write it in quotes; a period or a size with its unit, as in "30s" or "64MiB")
     config.toml:41:1: projects[1].upstreams.glitchtip: this project has no DSN at its primary, `glitchtip` (add glitchtip = "…" under [projects.upstreams], or give the project a primary of its own)
-    config.toml:42:10: projects[1].upstreams.sentry: this is our own address: envelopes would go round in a circle (here belongs the DSN that the tracker gave you; ours belongs into the services' SENTRY_DSN)
+    config.toml:42:10: projects[1].upstreams.sentry: this is our own address: envelopes would go round in a circle (put the DSN here that the tracker gave you; ours goes into the services' SENTRY_DSN)
     config.toml:43:1: projects[1].upstreams.senty: there is no such upstream (did you mean `sentry`?)
     24 problems, 1 warning in config.toml
     "##);

@@ -96,9 +96,9 @@ impl Control for File {
 
 fn refusal(error: &EditError, name: &str) -> String {
     match error {
-        EditError::Io { .. } => format!(
-            "the daemon cannot change its file: {error}; who can does it with `switchyard switch {name}`, and then it is live, too"
-        ),
+        EditError::Io { .. } => {
+            format!("the daemon cannot change its file: {error}; run `switchyard switch {name}` as a user who can")
+        }
         error => error.to_string(),
     }
 }

@@ -253,9 +253,9 @@ async fn a_form_in_which_anything_is_missing_is_refused_and_changes_nothing() {
     }
     let fields = [("csrf", ours.as_str()), ("to", "new")];
     let no_cookie = Browser::at(&relay);
-    no_cookie.post("/switch", &fields).await.shows(403, &["Nobody is signed in"]);
+    no_cookie.post("/switch", &fields).await.shows(403, &["You are not signed in"]);
     let forged = Browser { cookie: browser.cookie.replacen('=', "=9", 1), ..Browser::at(&relay) };
-    forged.post("/switch", &fields).await.shows(403, &["Nobody is signed in"]);
+    forged.post("/switch", &fields).await.shows(403, &["You are not signed in"]);
     for path in ["/logout", "/retry", "/cancel", "/repair"] {
         browser.get(&format!("{path}?csrf={ours}&to=new&id=1")).await.shows(405, &[]);
     }
@@ -383,7 +383,7 @@ async fn without_a_token_the_page_says_what_changes_from_it_need() {
     page.shows(200, &["There is no token to sign in with"]);
     assert!(!page.text.contains("<form"), "{page:?}");
     browser.post("/login", &[("token", "")]).await.shows(403, &["There is no token to sign in with"]);
-    browser.post("/switch", &[("csrf", ""), ("to", "new")]).await.shows(403, &["Nobody is signed in"]);
+    browser.post("/switch", &[("csrf", ""), ("to", "new")]).await.shows(403, &["You are not signed in"]);
     relay.finish().await;
 }
 
@@ -412,7 +412,7 @@ async fn dead_letters_are_retried_and_discarded_and_a_backfill_is_ended_from_the
     browser.get("/").await.shows(200, &["action=\"retry\"", &format!("value=\"{}\"", ids[1])]);
     let retried = browser.post("/retry", &[("csrf", &form_token), ("id", &ids[0])]).await;
     assert_eq!(retried.header("location"), "./?done=retried", "{retried:?}");
-    browser.get(retried.header("location")).await.shows(200, &["waits for its delivery"]);
+    browser.get(retried.header("location")).await.shows(200, &["will be sent again"]);
     eventually("it is delivered", SOON, async || match new.taken_count() {
         1 => Ok(()),
         n => Err(n.to_string()),
@@ -420,7 +420,7 @@ async fn dead_letters_are_retried_and_discarded_and_a_backfill_is_ended_from_the
     .await;
 
     let asked = browser.get(&format!("/discard?id={}", ids[1])).await;
-    asked.shows(200, &["no such &lt;field&gt;", "cannot be had back", "Keep it"]);
+    asked.shows(200, &["no such &lt;field&gt;", "gone for good", "Keep it"]);
     dead(1).await;
     let discarded = browser.post("/discard", &[("csrf", &form_token), ("id", &ids[1])]).await;
     assert_eq!(discarded.header("location"), "./?done=discarded", "{discarded:?}");

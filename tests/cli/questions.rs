@@ -82,8 +82,8 @@ const QUESTIONS: [&str; 6] = [
     "Where the status page and the metrics are",
     "Token of the API of sentry with the scopes event:read and project:read",
     "Token of the API of glitchtip",
-    "What must have sent something",
-    "How often an event of ours",
+    "Who must have sent something",
+    "How often a test event",
 ];
 
 #[tokio::test]

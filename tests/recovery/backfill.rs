@@ -59,7 +59,7 @@ async fn after_an_hour_without_mirror_and_a_rollback_the_old_tracker_gets_all_of
     assert_eq!(browser.send().await.expect("an answer").status(), 403);
     let begun = relay.client().post(&address).json(&order).send().await.expect("an answer");
     let begun: Value = begun.json().await.expect("JSON");
-    assert!(begun["note"].as_str().expect("a note").contains("no more than 24h can be had: journal.retain"), "{begun}");
+    assert!(begun["note"].as_str().expect("a note").contains("only 24h can be had: journal.retain"), "{begun}");
     let twice = relay.client().post(&address).json(&order).send().await.expect("an answer");
     assert_eq!(twice.status(), 409);
 
@@ -179,7 +179,7 @@ async fn ctrl_c_cancels_a_backfill_and_the_next_one_goes_on_where_it_was() {
     let status = eventually("it ends", SOON, async || watching.ended().ok_or_else(|| watching.last_words())).await;
     assert_eq!(status.code(), Some(1), "{}", watching.last_words());
     let said = std::fs::read_to_string(&log).expect("what it said");
-    for line in ["30 envelopes of ", "cancelled, 4 of 30 handed over", "what was handed over arrives"] {
+    for line in ["30 envelopes of ", "cancelled, 4 of 30 handed over", "what was handed over is still delivered"] {
         assert!(said.contains(line), "{line}: {said}");
     }
     // It answers again: what was handed over arrives, and nothing else.

@@ -45,14 +45,13 @@ pub(super) fn complete(args: &Args, given: &[Given]) -> Result<Args, Failure> {
         }
     }
     if args.expect.is_empty() {
-        let question = "What must have sent something before a report says ready: projects, server names, releases";
+        let question = "Who must have sent something before a report says ready: projects, server names, releases";
         let said = text(question, EVERY, |_| Ok(()))?;
         args.expect = if said == EVERY { vec![] } else { parts(&said).map(str::to_owned).collect() };
     }
     if args.canary.is_none() {
         let check = |said: &str| if said == NEVER { Ok(()) } else { said.parse::<Period>().map(drop) };
-        let said =
-            text("How often an event of ours goes to each tracker, to see that events get through: 5m", NEVER, check)?;
+        let said = text("How often a test event goes to each tracker, as in 5m", NEVER, check)?;
         args.canary = said.parse().ok();
     }
     Ok(args)
@@ -79,7 +78,7 @@ fn ask_for_api(args: &mut Args, one: &Given, given: &[Given]) -> Result<(), Fail
             true => Ok(()),
             false => Err("write organization/project, as in the address of its page".to_owned()),
         };
-        let question = format!("What {upstream} calls {project}, as in organization/project (Enter: it is not asked)");
+        let question = format!("What {upstream} calls {project}, as in organization/project (Enter: do not ask it)");
         let said = text(&question, "", check)?;
         if said.is_empty() {
             return Ok(());

@@ -117,7 +117,7 @@ fn scope(admin: &Admin, order: &BackfillOrder) -> Result<(Scope, Option<String>)
         .unwrap_or((view.retain, "journal.retain"));
     let note = (order.since.get() > most).then(|| {
         let most = Period::secs(most.as_secs());
-        format!("{} were asked for, and no more than {most} can be had: {option}", order.since)
+        format!("{} were asked for, and only {most} can be had: {option}", order.since)
     });
     Ok((Scope { target, projects, since: now - order.since.get().min(most) }, note))
 }

@@ -6,7 +6,7 @@ use http::StatusCode;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum Denied {
     /// There is no session, or it has ended.
-    #[error("Nobody is signed in here, or the session has ended. Sign in, and do it again.")]
+    #[error("You are not signed in, or your session has ended. Sign in, and do it again.")]
     SignedOut,
     /// The browser says that another page has sent it.
     #[error(
@@ -15,7 +15,7 @@ pub(super) enum Denied {
     )]
     OtherSite,
     /// The form token is not that of the session.
-    #[error("This form is of another session, or of none. Go back to the status page and do it there.")]
+    #[error("This form belongs to another session, or to none. Go back to the status page and do it there.")]
     OtherForm,
     /// It is no form, or not all of it came.
     #[error("This is no form of the status page.")]
@@ -24,7 +24,7 @@ pub(super) enum Denied {
     #[error("This form is larger than 8 KiB.")]
     TooLarge,
     /// It did not come in time.
-    #[error("This form took longer than 10 seconds to come. Send it again.")]
+    #[error("This form took longer than 10 seconds to arrive. Send it again.")]
     TooSlow,
 }
 

@@ -58,13 +58,13 @@ impl Outcome {
             }
             (Self::Switched, None) => format!("Done: {} is the primary.", status.primary),
             (Self::Unchanged, _) => format!("Nothing was changed: {} is the primary already.", status.primary),
-            (Self::Retried, _) => "Done: what was a dead letter waits for its delivery.".to_owned(),
+            (Self::Retried, _) => "Done: that dead letter will be sent again.".to_owned(),
             (Self::Left, _) => {
-                "Nothing was changed: that dead letter is older than max_age of its upstream, or its envelope is still under way."
+                "Nothing was changed: that dead letter is older than max_age of its upstream, or its envelope is still being sent."
                     .to_owned()
             }
             (Self::Discarded, _) => "Done: that dead letter is forgotten.".to_owned(),
-            (Self::Cancelled, _) => "Done: the backfill has ended. What it had handed over is delivered all the same.".to_owned(),
+            (Self::Cancelled, _) => "Done: the backfill has ended. What it had handed over is still delivered.".to_owned(),
             (Self::Repaired, _) => "Done: what is missing and still retained is sent again, and looked for again.".to_owned(),
         }
     }
@@ -101,7 +101,7 @@ impl Viewer {
                     None if self.has_token => span { a href="login" { "Sign in" } " to change something." },
                     None => span.muted {
                         "To change something from here, write a long " code { "token = \"…\"" } " under " code { "[admin]" }
-                        " in the configuration file. It is live within a second, and one can sign in with it."
+                        " in the configuration file. It is live within a second, and you can sign in with it."
                     },
                 }
             }
@@ -242,7 +242,7 @@ fn of_report(report: Option<&Report>) -> Markup {
                 }
                 p { a href={ "report?candidate=" (report.candidate) } { "See the report" } }
             }
-            None => div.banner.warn { "It is not known whether it is ready: there is no report now." }
+            None => div.banner.warn { "Nobody knows whether it is ready: there is no report now." }
         }
     }
 }
@@ -290,7 +290,7 @@ fn consequences(status: &Status, view: &View, to: &str) -> Markup {
         }
         @if !alone.is_empty() {
             li {
-                "Mirror is off for " (names(&alone)) ": " b { (from) } " gets nothing new of it. What it misses can be given to it with "
+                "Mirror is off for " (names(&alone)) ": " b { (from) } " gets nothing new of it. To send it later what it misses, use "
                 code { "switchyard backfill " (from) } ", as far back as " code { "retain" } " reaches."
             }
         }
@@ -312,7 +312,7 @@ pub(super) fn discard(session: &Session, letter: &LetterSummary) -> Response {
             @if let Some(status) = letter.status { ", " (status) } "."
         }
         @if !letter.answer.is_empty() { div.banner { (letter.answer.chars().take(LONGEST_WORDS).collect::<String>()) } }
-        p { "What is discarded cannot be had back. " code { "switchyard dead-letters export " (letter.id) } " keeps a copy." }
+        p { "A discarded dead letter is gone for good. " code { "switchyard dead-letters export " (letter.id) } " keeps a copy." }
         form.tall method="post" action="discard" {
             (sealed(session))
             div { button.drop name="id" value=(letter.id) { "Discard it" } " " a href="./" { "Keep it" } }

@@ -121,7 +121,7 @@ fn accounts(status: &Status) -> Markup {
     let shown = together.as_ref().map_or(all, |sums| sums.iter().map(|((name, _), sum)| (*name, sum)).collect());
     let content = html! {
         @if together.is_some() {
-            p.muted { "All projects together, for there are many. " code { "switchyard status --json" } " has the accounts of each." }
+            p.muted { "All projects together, because there are many. " code { "switchyard status --json" } " has the accounts of each." }
         }
         table {
             thead { tr {
@@ -234,7 +234,7 @@ fn dead_letters(status: &Status, letters: &[LetterSummary], viewer: &Viewer) -> 
                 }
             }
         }
-        p.muted { "switchyard dead-letters show NUMBER tells more; retry and discard decide what becomes of it." }
+        p.muted { code { "switchyard dead-letters show NUMBER" } " tells more; " code { "retry" } " sends it again, " code { "discard" } " forgets it." }
     };
     html! { @if !letters.is_empty() { (folded("letters", "Newest dead letters", letters.len(), &content)) } }
 }
