@@ -1,4 +1,5 @@
-//! `switchyard backfill`: gives an upstream what it was not meant to get when it came. The daemon does it; this asks, and watches.
+//! `switchyard backfill`: sends an upstream what it was not meant to get when it came. The daemon does it; this orders it, and
+//! shows how far it is.
 
 use std::io::IsTerminal as _;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! `switchyard completions`: what a shell needs to complete our words.
+//! `switchyard completions`: the completions for a shell.
 
 use clap::CommandFactory as _;
 use clap_complete::Shell;

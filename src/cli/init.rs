@@ -1,7 +1,7 @@
-//! `switchyard init`: a first configuration, from the DSNs there are.
+//! `switchyard init`: writes a first configuration from DSNs.
 //!
-//! It asks a person at a terminal for what no flag says, and nobody else. What kind of tracker an upstream is it tells by its name or
-//! host, and `check --online` finds out the rest. What it writes has passed the check that every configuration passes.
+//! It asks a person at a terminal for what no flag says, and otherwise asks nothing. It guesses the kind of a tracker from its
+//! name or host; `check --online` finds out for sure. What it writes has passed the check that every configuration passes.
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,6 +1,6 @@
-//! `switchyard journal`: moves what is kept from one journal to another, while no relay runs.
+//! `switchyard journal`: moves everything from one journal to another, while no relay runs.
 //!
-//! Rule: it works on the journals themselves, which no daemon has meanwhile; what is in them it does not know.
+//! Rule: it works on the journals themselves, and knows nothing of what is in them.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
-//! Where the configuration is, and where the daemon that runs under it is to be reached.
+//! Where the configuration is, and where the daemon that runs under it listens.
 //!
-//! Asking the daemon needs nothing but its address and token. The secrets of the DSNs are often known to the daemon's
-//! environment alone, so a file that cannot be used whole here is read for these two all the same.
+//! Asking the daemon needs only its address and token. The secrets of DSNs are often in the daemon's environment alone. So these
+//! two are read even from a file that cannot be used as a whole here.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
-//! `switchyard send-test`: one marked event through the front door, and when each upstream took it.
+//! `switchyard send-test`: sends one marked event through the front door, and shows when each upstream took it.
 //!
-//! The daemon counts; it does not tell events apart. While this event is the only one of its project and category under way, the
-//! counts are proof; under traffic they are a good guess, and are called one.
+//! The daemon counts items; it does not tell events apart. While this event is the only one of its project and category under
+//! way, the counts prove it. Under traffic they are a good guess, and are called one.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,7 +1,8 @@
-//! `switchyard switch`: shows the primary, or flips it: an edit of one line of the file, then a look at the daemon until it is live.
+//! `switchyard switch`: shows the primary, or switches it: edits one line of the file, then asks the daemon until the switch is
+//! live.
 //!
-//! The file is the truth. Without a daemon the edit is all there is to do. Of relays that share their journal the database is: the file
-//! follows, and a file that names the new primary already is left as it is.
+//! The file is the truth. Without a daemon the edit is all there is to do. When relays share their journal, the database is the
+//! truth: the file follows, and a file that already names the new primary is left as it is.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,9 +1,10 @@
 //! What relays on one database have in common of their configuration, and what each has for itself.
 //!
-//! Rules: a relay's own are its listeners, its place in the journal and the line that names the primary; all else is common, and so is how
-//! long the journal retains what, and how much it takes: that is told when it differs and put over no file, for it needs a restart. It is taken as
-//! it is written: no `${…}` is followed and no comment kept, so a secret is in it only where the file has it in plain text. How two
-//! differ is told by names alone, never by values.
+//! Rules: each relay has its own listeners, its own place in the journal, and its own line that names the primary. Everything
+//! else is common. So are `retain` and `max_size`; a `max_size` that differs needs a restart, so it is reported and not replaced.
+//!
+//! The common part is taken as it is written: no `${…}` is followed and no comment is kept, so it holds a secret only where the
+//! file has it in plain text. A difference is told by names, never by values.
 
 use std::fmt;
 

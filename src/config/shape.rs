@@ -1,7 +1,7 @@
-//! The file as it is written: which sections and keys there are, and of which kind their values. Nothing is required here: what is
-//! absent `resolve` and `projects` report, with the rest of what only the whole can tell.
+//! The file as it is written: which sections and keys there are, and which kinds of values. Nothing is required here: `resolve`
+//! and `projects` report what is missing, with every other problem that only the whole file shows.
 //!
-//! The rule: a value of the wrong kind is reported, taken out, and reading goes on without it.
+//! Rule: a value of the wrong kind is reported, taken out, and reading goes on without it.
 
 use std::collections::BTreeMap;
 

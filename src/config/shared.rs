@@ -1,6 +1,6 @@
 //! The checks of `[journal]`: in a file, or in a database that several relays share.
 //!
-//! The rule: what would have no effect is refused by its name.
+//! Rule: an option that would have no effect is refused, by its name.
 
 use super::report::Report;
 use super::shape::File;

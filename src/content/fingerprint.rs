@@ -1,6 +1,6 @@
-//! What tells the events of one kind from those of others: their project, and their exception with its frame, or their message.
+//! Kinds of events: those with the same project, exception and frame, or with the same message.
 //!
-//! Rule: good enough to choose by, and for nothing else. Numbers in a text do not make another kind of it.
+//! Rule: good enough to choose events for comparison, and for nothing else. Numbers in a text make no other kind.
 
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 

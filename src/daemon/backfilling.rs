@@ -1,7 +1,7 @@
-//! Going on with backfills: a few records at a time, and only while next to nothing else waits for the upstream.
+//! Continues backfills: a few records at a time, and only while next to nothing else waits for the upstream.
 //!
-//! Rule: live deliveries come first. What is taken up stands behind everything else in the queue, so all it can cost them is a
-//! connection that is busy with it for the time of one request; few wait at any moment.
+//! Rule: live deliveries come first. What a backfill takes up stands behind everything else in the queue, and little of it waits
+//! at any moment. So it costs live deliveries at most one busy connection for the time of one request.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,10 +1,9 @@
-//! What relays on one journal share: the configuration with its primary, and who of them does the chores, which are done once for all:
-//! what is too old expires and is pruned, client reports and canaries are sent, backfills go on, trackers are asked what they store,
-//! receivers are notified.
+//! What relays on one journal share: the configuration with its primary, and who does the chores. A chore is done once for all:
+//! expire and prune, send client reports and canaries, go on with backfills, ask trackers what they store, notify receivers.
 //!
-//! Rule: a relay asks before each step of a chore. If it leads, it does the step at once, under the [term](crate::journal::term) that it
-//! was told, and asks again before the next. A step takes seconds at most. Of one that stalls in the middle until another relay leads, the
-//! journal takes nothing.
+//! Rule: a relay asks before each step of a chore whether it leads. If it does, it does the step at once, under the
+//! [term](crate::journal::term) that it was told, and asks again before the next. A step takes seconds at most. If a relay stalls
+//! in a step until another one leads, the journal refuses that step.
 
 use std::path::{Path, PathBuf};
 

@@ -1,8 +1,9 @@
-//! A journal moves: from a file into a database that relays share, back, or to another of its kind. No daemon runs meanwhile.
+//! Moves a journal: from a file into a database that relays share, back, or into another journal of the same kind. No daemon runs
+//! meanwhile.
 //!
-//! Rules: into an empty journal only. What was moved is read back from both sides and must be equal. Then the source is marked, and
-//! only after that the target may be used: at no time would a relay start on both. A move that was cut off is begun anew, or ended if
-//! nothing but the second mark is missing.
+//! Rules: only into an empty journal. Both sides are read back and must be equal. Then the source is marked, and only after that
+//! the target may be used: at no time would a relay start on both. A move that was cut off begins again, or, if only the second
+//! mark is missing, is ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

@@ -1,5 +1,5 @@
-//! Looks at the status every few seconds and tells receivers what they should know. A task of its own: what a receiver takes of time is
-//! nobody else's.
+//! Looks at the status every few seconds, and tells receivers what they should know. It is its own task, so a slow receiver
+//! delays nothing else.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};

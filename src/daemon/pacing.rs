@@ -1,8 +1,8 @@
-//! Keeping pace with the other relays on the journal: what the workers and the intake of each learn, exchanged.
+//! Exchanges with the other relays on the journal what the workers and the intake of each learn.
 //!
-//! Rules: at once when there is something to tell or somebody told something, and every half second besides. While nothing is heard,
-//! what was heard last holds, and of what comes in each relay takes its part alone: as one of those that lived when it joined the journal, until
-//! it hears of others.
+//! Rules: at once when there is something to tell or to hear, and every half second besides. While nothing is heard, what was
+//! heard last holds. Of the inbound limits each relay then takes its part, as one of the relays that lived when it joined the
+//! journal.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,7 @@
-//! Client reports of ours: an upstream is told what was dropped for it, in an envelope of its own, not too often.
+//! Our client reports: an upstream is told what was dropped for it, in an envelope of its own, not too often.
 //!
-//! Rule: as long as an upstream does not answer and something waits there that will find it back, what was lost stays a count,
-//! which does not age as a report would.
+//! Rule: no report is made for an upstream that does not answer, as long as something waits there that will find out when it is
+//! back. The loss stays a count, because a count does not age and a waiting report would.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

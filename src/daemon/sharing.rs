@@ -1,9 +1,14 @@
-//! The configuration of a relay that shares its journal: its own file, under the primary of all and what all have in common.
+//! The configuration of a relay that shares its journal: its own file, under the primary of all relays and the common part.
 //!
-//! Rules: the database says both; the first relay to start says them there. A file that says something else is told of and changes
-//! nothing, but a change of its primary while the relay runs is a switch, and a change of the common part at the relay that leads is
-//! published, if the file was what is common before: it holds for all. All of a change holds, or nothing. What a relay cannot take it
-//! does not use, and says why; switches it follows all the same. Without the database all stays as it is.
+//! Rules:
+//!
+//! - The database holds the primary and the common part. The first relay to start writes them there.
+//! - A file that says something else is reported and changes nothing, with two exceptions. A change of its primary while the
+//!   relay runs is a switch. A change of the common part at the leading relay is published, if its file was the common part
+//!   before.
+//! - A change holds as a whole or not at all. What a relay cannot take it does not use, and says why; it follows switches all the
+//!   same.
+//! - Without the database everything stays as it is.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,7 +1,7 @@
 //! Projects that leave the file while something waits for them.
 //!
-//! Rule: what is journaled knows its project by its name, so nothing is guessed about where it belongs now; it is said that it waits,
-//! and how much.
+//! Rule: the journal knows a project by its name. So nobody guesses where its envelopes belong now; the log and the status say
+//! how much waits.
 
 use crate::policy::routing::Routing;
 

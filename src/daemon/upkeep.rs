@@ -1,5 +1,5 @@
-//! What has to be done again and again, in small steps that stand in nobody's way: follow the clock, expire, tell upstreams what
-//! was dropped, send canaries, prune, and keep what was observed.
+//! What is done again and again, in small steps that delay nobody: follow the clock, expire, send client reports and canaries,
+//! prune, and keep what was observed.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};

@@ -1,7 +1,7 @@
-//! What of a claimed record goes now, what after it, what waits for a limit to end, and what the upstream has no place for.
+//! What of a claimed record goes now, what goes after it, what waits for a limit to end, and what the upstream has no place for.
 //!
-//! Rule: a record is looked into only when something of its project is limited, some of it has gone before, or its upstream's
-//! [`Quirks`] concern it; else it goes as a whole, unread.
+//! Rule: a record is read only when something of its project is limited, some of it has gone before, or the upstream's [`Quirks`]
+//! concern it. Otherwise it goes as a whole, unread.
 
 use memchr::memmem;
 use serde::Deserialize;

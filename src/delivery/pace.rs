@@ -1,7 +1,8 @@
-//! What the workers of this relay tell those of others, and hear of them.
+//! What the workers of this relay tell those of other relays, and hear from them.
 //!
-//! Rule: a worker's side is memory alone: it leaves what it has learnt here, and looks at what was heard last. Whoever exchanges it with
-//! the other relays takes it from here. A relay that shares its journal with nobody keeps nothing here, and has all places.
+//! Rule: a worker's side is memory alone. It leaves here what it has learnt, and reads what was heard last. The exchange with the
+//! other relays takes it from here. On a relay that shares its journal with nobody, nothing is kept here, and its workers have
+//! all places.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};

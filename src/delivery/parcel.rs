@@ -1,5 +1,5 @@
-//! From what goes of a claimed record to a request: the envelope, addressed to the upstream, and its headers. A record that is no
-//! envelope is made again at the upstream as it was made here.
+//! From a claimed record to a request: the envelope, addressed to the upstream, and its headers. A request that was no envelope
+//! is made at the upstream as it was made here.
 
 use std::sync::Arc;
 use std::time::Duration;

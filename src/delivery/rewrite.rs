@@ -1,5 +1,6 @@
-//! What changes on the way out, and nothing else: the header line's `dsn`, `trace.public_key`, and `sent_at` when we held the
-//! envelope; and `event_id` when an envelope of several events goes out as several. Every other byte of the line stays where it is; the items are not even looked at.
+//! What changes on the way out, and nothing else: in the header line `dsn`, `trace.public_key`, and `sent_at` when we held the
+//! envelope; also `event_id` when an envelope of several events goes out as several. Every other byte of the line stays where it
+//! is. The items are not read.
 
 use std::borrow::Cow;
 use std::ops::Range;

@@ -1,8 +1,8 @@
-//! Whether trackers store what they took: events are looked up by a tracker's API, at a bounded rate, and what was found is noted.
+//! Whether trackers store what they took: looks events up by a tracker's API, at a bounded rate, and notes what it found.
 //!
-//! Rules: nothing here is on the way of an envelope. What waits to be looked for waits in the journal and costs no memory. A tracker
-//! that cannot be asked leaves events unknown, never missing. Trouble is said once, and once when it is over. What waits for long
-//! never keeps new events from being looked for.
+//! Rules: no envelope waits for this. What is still to be looked for waits in the journal and costs no memory. A tracker that
+//! cannot be asked leaves events unknown, never missing. Trouble is logged once when it begins and once when it is over. A long
+//! backlog never keeps new events from being looked for.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

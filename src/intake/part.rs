@@ -1,4 +1,4 @@
-//! A part of an envelope as an envelope of its own: what is left of it without its repeats.
+//! What is left of an envelope without its repeats, as an envelope of its own.
 
 use std::ops::Range;
 use std::sync::Arc;

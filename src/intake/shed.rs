@@ -1,7 +1,8 @@
-//! What limits and storms did not let in: lost for every upstream that would have got it, counted here until the journal does.
+//! What limits and storms did not let in: lost for every upstream that would have got it, and counted here until the journal has
+//! the count.
 //!
-//! Rule: counted when it is refused, for the upstreams in use at that moment. A crash takes what was refused in the last second,
-//! for no answer waits for it.
+//! Rule: counted when it is refused, for the upstreams in use at that moment. A crash loses the count of the last second, because
+//! no answer waits for it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

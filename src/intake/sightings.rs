@@ -1,8 +1,9 @@
 //! Which services send: by the `server_name` or the release of what comes in, for each project.
 //!
-//! Rule: a peep, not a parser. Bodies are searched for the two keys, wherever they stand: those in memory at once, of large ones what
-//! is small of them, aside. All names are kept, so that one which the report expects later has its history; those that it expects
-//! already have room before any other. What found no room is [found](names_in) in what the journal keeps.
+//! Rule: this searches, it does not parse. Bodies are searched for the two keys wherever they stand: those in memory at once, of
+//! large ones the small items, on a thread of their own. All names are kept, so that one which the report expects later has its
+//! history; expected names have room before any other. A name that found no room is [looked for](names_in) in what the journal
+//! keeps.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};

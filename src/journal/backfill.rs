@@ -1,8 +1,8 @@
 //! Backfills: records that an upstream was not meant to get when they came, given to it later.
 //!
-//! Rules: a backfill never takes a record that the target was meant to get, even if that was dropped. What is taken up waits behind
-//! everything else of the target, and only while little waits there. How far a backfill has come is committed with what it takes up,
-//! so that a restart neither forgets nor repeats anything.
+//! Rules: a backfill never takes a record that the target was meant to get, even if that was dropped. What it takes up waits
+//! behind everything else of the target, and only while little waits there. How far a backfill has come is committed with what it
+//! takes up, so that a restart neither forgets nor repeats anything.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
 //! Dead letters: what an upstream refused for good, kept with its record until somebody decides what becomes of it.
 //!
 //! Rule: they are bounded in number and in size. When there are too many, the oldest of the project that has the most go. That
-//! changes no account: a letter was posted as dropped when it was refused. One that is retried is posted as returned, for it waits
-//! again.
+//! changes no account, because a letter was posted as dropped when it was refused. A letter that is retried is posted as
+//! returned, because it waits again.
 
 use std::borrow::Cow;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What a journal tells of itself: the room it takes, and what its storage did; and what it is told of room.
+//! What a journal says of itself: the room that it takes, and what its storage did. And what it is told about room.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! The term of the relay that leads, and what is done under it.
 //!
-//! Rules: of several relays on one journal one leads at a time, until its term ends. What it does for all, a chore, it does in steps, each
-//! [under](Epoch::under) its term: once another relay leads, the journal refuses them all and changes nothing, however long ago they were
-//! begun. The term goes with the task and not as a parameter of each call, so that no call of a step can be without it.
+//! Rules: of several relays on one journal one leads at a time, until its term ends. It does chores for all, in steps, each
+//! [under](Epoch::under) its term. Once another relay leads, the journal refuses these steps and changes nothing, however long
+//! ago they began. The term goes with the task and not as a parameter of each call, so that no call of a step can be without it.
 
 use std::future::Future;
 

@@ -1,4 +1,4 @@
-//! What the status shows that an operator should be told.
+//! Signs: what the status shows that an operator should be told.
 
 use crate::clock::Timestamp;
 use crate::policy::incidents::{Event, Kind, Sign};

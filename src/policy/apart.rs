@@ -1,8 +1,8 @@
-//! Turns of records that must go alone: what an upstream is known to lose along with everything it stores in the same batch.
+//! Turns for records that must go alone, because the upstream is known to lose everything that it stores in the same batch.
 //!
-//! Rules: nothing else is under way, and nothing else was for [`QUIET`], when such a record goes; nothing else begins for as long after
-//! it has ended. A turn comes once in [`BETWEEN`], so that the others lose a tenth of the time at most. The records wait in a line;
-//! when the line is full, one more has no place.
+//! Rules: such a record goes when nothing else is under way, and nothing else was for [`QUIET`]; nothing else begins for as long
+//! after it has ended. A turn comes once in [`BETWEEN`], so that the others lose at most a tenth of the time. The records wait in
+//! a line; when the line is full, no more get a place.
 
 use std::time::Duration;
 

@@ -2,11 +2,12 @@
 //!
 //! Rule: over any window no more passes than rate × window + burst. A changed configuration keeps what was spent.
 //!
-//! Several relays that share a journal divide each limit: everything costs a bucket as many times as there are relays with a part in
-//! it. A relay leaves its part to the others when nothing came for ten seconds and the part is whole again. It begins anew with the part
-//! that it has when all have one, and takes more when the others were told twice that it has begun. So of n relays one may have used up
-//! the whole limit before the others begin: together they let in (2n - 1)/n of it at most. A bucket of which this relay has no part but
-//! that of all is not looked at when they exchange that: of many limits only those are under which something comes.
+//! Several relays that share a journal divide each limit: an item costs a bucket as many times as there are relays with a part in
+//! it. A relay leaves its part to the others when nothing came for ten seconds and the part is whole again. When something comes
+//! again, it begins with the part that it has when all relays have one, and takes more once the others were told twice that it
+//! has begun. So of n relays one may have used up the whole limit before the others begin: together they let in (2n - 1)/n of it
+//! at most. A bucket in which this relay has no more than that equal part is not looked at in an exchange: of many limits only
+//! those cost something under which something comes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroU32;

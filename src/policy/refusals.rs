@@ -1,7 +1,7 @@
-//! Answers that our DSN is wrong: which of them mean it, and which only pass. GlitchTip refuses a project to everybody for 30 seconds
-//! after anybody's wrong key, which says nothing of ours.
+//! Answers that our DSN is wrong: which of them mean it, and which pass by themselves. GlitchTip refuses a project to everybody
+//! for 30 seconds after anybody's wrong key, which says nothing about our DSN.
 //!
-//! Rule: they count when they go on; what ends by itself within a minute was no refusal.
+//! Rule: a refusal counts when it goes on; what ends by itself within a minute was none.
 
 use std::collections::HashMap;
 use std::sync::Arc;

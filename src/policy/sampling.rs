@@ -1,7 +1,7 @@
-//! Which stored events have the tracker's copy compared with what was sent.
+//! Chooses the stored events whose copy at the tracker is compared with what was sent.
 //!
-//! Rule: a kind of event that was never compared goes first, as long as the day has room. Of kinds that were, one is compared each
-//! hour, and no more than half of the day: the rest of the room is left for what is new.
+//! Rule: a kind of event that was never compared goes first, as long as the day has room. Of all known kinds together a few
+//! events are compared each hour, and no more than half of the day's: the rest of the room is left for what is new.
 
 /// How often a kind that is known is compared in an hour, at least, as a part of the day: half of it over 24 hours.
 const PARTS: u64 = 48;

@@ -1,7 +1,8 @@
-//! What a shadow is spared: the section `[upstreams.NAME.shadow]`, in force while that upstream is not the primary of a project.
+//! What a shadow does not get: the section `[upstreams.NAME.shadow]`, in force while that upstream is not the primary of a
+//! project.
 //!
-//! Rule: what has an id gets the same decision on every relay and after every restart, the daily cap apart. Of a trace all is kept
-//! or nothing. What depends on an event goes with it. Clients' own reports of what they lost go through.
+//! Rule: what has an id gets the same decision on every relay and after every restart, the daily cap apart. Of a trace all is
+//! kept or nothing. What depends on an event goes with it. Clients' own reports of what they lost always pass.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,11 +1,16 @@
-//! Projects whose records fail while the upstream works. Such a project waits alone, so that what it sends costs the others next to
-//! nothing, and its failures say nothing about the upstream.
+//! Projects whose records fail while the upstream works. Such a project waits alone, so that what it sends costs the others next
+//! to nothing, and its failures say nothing about the upstream.
 //!
-//! Rules: a project is suspected when it fails three times in a row while another project was taken [`LATELY`]; or when the
-//! upstream answers questions and of very few projects records fail. Of a suspect one record is under way at a time, and a tenth of
-//! the time at most, and suspects together have half of the places. The others that are claimed get a place in a line, one after the other, so that no more of them comes due than
-//! is cheap to look at. A suspect that succeeds is forgiven step by step.
-//! What has not failed yet and hangs leaves a place to others as soon as it takes unusually long.
+//! Rules:
+//!
+//! - A project is suspected when it fails three times in a row while another project was taken [`LATELY`], or when the upstream
+//!   answers questions and only very few projects fail.
+//! - A suspect has one record under way at a time, and a tenth of the time at most. All suspects together have half of the
+//!   places.
+//! - The other records that are claimed get a place in a line, one after the other, so that never more come due than are cheap to
+//!   look at.
+//! - A suspect that succeeds is forgiven step by step.
+//! - What has not failed yet and hangs leaves a place to others as soon as it takes unusually long.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Times in which the relay did not run: what services sent then nobody can count.
+//! Times in which the relay did not run: nobody can count what services sent then.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
-//! The state of the relay in a word and a sentence: what `switchyard status` and the status page say first, and what
-//! `switchyard status --check` ends with.
+//! The state of the relay in a word and a sentence: `switchyard status` and the status page begin with it, and `switchyard status
+//! --check` ends with it.
 //!
-//! Rule: data is lost when it is not accepted, or was dropped in the last two hours although somebody wanted it. What only waits is not
-//! lost. Knows nothing but the status.
+//! Rule: data is lost when it is not accepted, or when it was dropped in the last two hours although an upstream should have got
+//! it. What only waits is not lost. Knows nothing but the status.
 
 use std::time::Duration;
 

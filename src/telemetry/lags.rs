@@ -1,7 +1,7 @@
 //! How long deliveries took, as a histogram that can be added up and kept: one for each upstream and hour.
 //!
-//! The classes are fixed: each millisecond below 64, above that 32 to each doubling. So any two can be merged, what is told of a
-//! quantile is wrong by no more than [`ERROR`] of it, and one has no more than `CLASSES` numbers, whatever it has seen.
+//! The classes are fixed: one for each millisecond below 64, and above that 32 for each doubling. So any two histograms can be
+//! merged, a quantile is wrong by no more than [`ERROR`] of itself, and a histogram never has more than `CLASSES` numbers.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! How it goes: the three levels, and one of them with its reasons.
+//! The three levels of health, and one of them with its reasons.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,8 +1,8 @@
-//! What is observed of upstreams and intake between two looks of the upkeep, which hands it to the journal every few seconds:
-//! attempts, lags, outages, repeats, refusals.
+//! What is observed of upstreams and intake between two rounds of the upkeep: attempts, lags, outages, repeats, refusals. The
+//! upkeep hands it to the journal every few seconds.
 //!
-//! Rule: unlike the accounts this is not committed with what it tells of, so a crash takes what was observed since the last
-//! look. Everything is bounded, however long the journal cannot take it.
+//! Rule: unlike the accounts this is not committed with what it tells of, so a crash loses what was observed since the last
+//! round. Everything is bounded, however long the journal cannot take it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,7 +1,7 @@
-//! How upstreams fared over time, in steps of five minutes: what charts and sparklines are drawn of.
+//! How upstreams fared over time, in steps of five minutes: the data of charts and sparklines.
 //!
-//! Rule: like all that is observed it is told every few seconds and not with each delivery. What could not be kept is told with what
-//! comes after it. Counts items, as the accounts do, and envelopes that wait.
+//! Rule: like all observations it is handed over every few seconds and not with each delivery. What could not be kept is handed
+//! over with what comes after it. Counts items, as the accounts do, and envelopes that wait.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! How status and report say what a name or a list alone does not tell a person. One wording for text and pages.
+//! Words for what a name or a list in status and report does not say by itself. One wording for text and pages.
 
 use std::time::Duration;
 

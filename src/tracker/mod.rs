@@ -5,9 +5,9 @@
 //! | `sentry` | GlitchTip's and Sentry's |
 //! | `bugsink` | Bugsink's |
 //!
-//! Rules: an answer is as hostile as any input. A 200 counts as JSON that names what was asked for, and as nothing else. A 404 is "not
-//! stored" only from a project that is known to be the right one: a wrong name is answered with 404 as well. Anything else is trouble,
-//! which says nothing of the event. A new kind of tracker is a file here, and a line where the kinds are told apart.
+//! Rules: an answer is as hostile as any input. A 200 counts only as JSON that names what was asked for. A 404 means "not stored"
+//! only when the project is known to be the right one, because a wrong name is answered with 404 as well. Anything else is
+//! trouble, and says nothing of the event. A new tracker is a file here and a line of `dialect` in `delivery/asking.rs`.
 
 use std::fmt;
 use std::time::Duration;

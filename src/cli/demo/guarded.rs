@@ -1,7 +1,7 @@
-//! A process that ends when this one does, however this one ends.
+//! A child process that ends when this process ends, however that happens.
 //!
-//! The rule: a shell starts it and reads its own input, whose other end is here. That ends with the value, and with this process even
-//! when nothing of it can run any more; then the shell ends what it started, and waits for it.
+//! Rule: a shell starts the child and reads its own standard input, whose other end is here. That end closes with the value, or
+//! with this process even when it is killed. Then the shell ends the child and waits for it.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;

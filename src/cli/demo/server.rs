@@ -1,7 +1,8 @@
-//! A throw-away PostgreSQL server of the programs that this machine has: for the demo of several relays, and for nothing else.
+//! A throw-away PostgreSQL server, started from the programs on this machine. For the demo of several relays, and for nothing
+//! else.
 //!
-//! Rules: it listens on the loopback interface and asks for a password, as others may be on this machine. PostgreSQL does not run as
-//! root: then it runs as the user its package made. It goes with this value, its folder too.
+//! Rules: it listens on the loopback interface and asks for a password, because others may be on this machine. PostgreSQL does
+//! not run as root: then it runs as the user that its package made. Dropping the value ends the server and removes its folder.
 
 use std::os::unix::fs::{OpenOptionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;

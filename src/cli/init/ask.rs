@@ -1,7 +1,7 @@
 //! What `init` asks a person at a terminal, for what no flag says.
 //!
-//! Rules: each question has an answer for Enter, which leaves the file as it would be without the question. A token is not shown while
-//! it is typed. An answer stands in the place of its flag, and means the same.
+//! Rules: Enter answers each question, and leaves the file as it would be without the question. A token is not shown while it is
+//! typed. An answer means the same as its flag.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _};

@@ -1,12 +1,12 @@
-//! Catching up with what waits for longer: more than one step's events.
+//! Catches up when more waits than one step can look for.
 //!
-//! Those are put off: each gets a row in the journal, new events are looked for as ever, and beside them each step goes on through
-//! the list of each project, from the newest events to the oldest, and looks a page's ids up among thousands that were put off. So one
-//! walk through a list serves many steps, and a page of a hundred events costs one request.
+//! Those events are put off: each gets a row in the journal, and new events are looked for as ever. Beside them, each step goes
+//! on through the list of each project, from the newest event to the oldest, and looks a page's ids up among thousands that were
+//! put off. So one walk through a list serves many steps, and a page of a hundred events costs one request.
 //!
-//! Rules: of a list, its place is remembered and nothing else. What a whole walk did not show was looked for once; before it is called
-//! missing it is asked for by its id. A list that is not sorted is walked for those alone that were accepted by the time
-//! of the newest that was there when the walk began.
+//! Rules: of a list only the place is remembered. An event that a whole walk did not show has been looked for once; before it is
+//! called missing it is asked for by its id. A list that is not sorted is walked only for events that were accepted before the
+//! newest one that was there when the walk began.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

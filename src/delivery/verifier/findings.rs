@@ -1,6 +1,6 @@
-//! What a look showed, as it is noted: stored, not there yet, missing, given up, or not known.
+//! Notes what a look showed: stored, not there yet, missing, given up, or not known.
 //!
-//! Rule: the cursor goes as far as everything before it was looked for.
+//! Rule: the cursor goes only as far as everything before it was looked for.
 
 use std::collections::HashMap;
 use std::sync::Arc;

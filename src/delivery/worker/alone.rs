@@ -1,7 +1,7 @@
-//! What becomes of what an upstream refuses while it takes others of the project: requests that are no envelopes, where it has no
-//! such endpoint or a closed one, and an envelope that something between us and the tracker dislikes.
+//! What becomes of what an upstream refuses while it takes the project's other envelopes: a request that is no envelope, where
+//! the upstream has no such endpoint or a closed one; and an envelope that something between us and the tracker rejects.
 //!
-//! Rule: it costs what is refused, never the project's other envelopes.
+//! Rule: only what is refused pays, never the project's other envelopes.
 
 use std::time::Duration;
 

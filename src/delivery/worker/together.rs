@@ -1,7 +1,8 @@
-//! What the workers of one upstream at several relays have in common: its limits, refusals and outages, as one worker would have them.
+//! What the workers of one upstream at several relays have in common: its limits, refusals and outages, as one worker would have
+//! them.
 //!
-//! Rules: what is learnt here is told, what others learnt is followed, and neither waits for the database. What was taken here since
-//! another relay's trouble began speaks against following it.
+//! Rules: a worker tells what it learns and follows what others learnt; neither waits for the database. It does not follow
+//! another relay's trouble with an upstream that has taken something from this relay since.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,7 @@
-//! What waits, and what ends a worker's waits: limits and holds that are over, what was mended, a clock that is set.
+//! What waits, and what ends a wait: limits and holds that are over, a corrected DSN, a clock that was set.
 //!
-//! Rule: what was put off is brought forward in small steps, and only tried as fast as the circuit permits: a start in front of an
-//! upstream that is down costs a few requests, however often it starts.
+//! Rule: what was put off is brought forward in small steps, and tried only as fast as the circuit permits. So a start in front
+//! of an upstream that is down costs a few requests, however often it starts.
 
 use std::sync::Arc;
 use std::time::Duration;

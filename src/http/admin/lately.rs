@@ -1,5 +1,5 @@
-//! How upstreams fared lately, of what the journal keeps: what they did not get in this hour and the one before, what they got in each
-//! five minutes of that time, and what charts show.
+//! How upstreams fared lately, from what the journal keeps: what they did not get in this hour and the one before, what they got
+//! in each five minutes of that time, and the data of the charts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

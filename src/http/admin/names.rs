@@ -1,6 +1,7 @@
-//! Names of services that are looked for in the records that are kept.
+//! Looks for names of services in the records that are kept.
 //!
-//! Rule: all that is kept is searched once for a name. What comes later the intake notes: for what is expected it has room.
+//! Rule: the records are searched once for a name. What comes later the intake notes, because it has room for every expected
+//! name.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The report, gathered: status, evidence, outages and the comparison of what is kept, judged by the section `[report]`.
+//! Gathers the report: status, evidence, outages and the comparison of what is kept; then the criteria of `[report]` judge it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

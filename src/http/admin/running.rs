@@ -1,4 +1,4 @@
-//! When the relay ran, and from when on an upstream was seen: what both the status and the report rest on.
+//! When the relay ran, and since when an upstream has been seen: the status and the report both need it.
 
 use crate::clock::Timestamp;
 use crate::journal::JournalError;

@@ -1,4 +1,4 @@
-//! What the admin listener tells: the status, gathered from ledger, journal and workers.
+//! Gathers the status from ledger, journal and workers, for everything that the admin listener shows.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! The services that a report expects: which were seen, and by the keys of which projects.
 //!
-//! Rule: the intake notes names as they come and has room for those that are expected. One that is expected later may have found none,
-//! so the records that are kept are searched for it, once.
+//! Rule: the intake notes names as they come, and has room for expected ones. A name that is expected only later may have found
+//! no room, so the records that are kept are searched for it, once.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
-//! Sessions of the status page: a cookie that proves that its holder has given the token, and carries nothing of it.
+//! Sessions of the status page: a cookie proves that its holder has given the token, and holds nothing of the token.
 //!
 //! Rule: a session costs no memory while it lasts. What is kept is bounded: the key, which is drawn with the first session, the
-//! sessions that were ended before their time, and how many wrong tokens came of late. A restart, another token and a new key end
+//! sessions that were ended before their time, and how many wrong tokens came lately. A restart, another token and a new key end
 //! all sessions. It knows no pages and no requests.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,4 @@
-//! What the files are for that the process may have open: connections from SDKs take what nothing else needs.
+//! How many of the files that the process may have open connections from SDKs get: what nothing else needs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
-//! What is scarce, shared out among those who want it.
+//! Shares out something scarce among those who want it.
 //!
-//! Rule: nobody takes more than is left for the others, but for one piece that everybody may have. So whoever is alone gets half,
-//! two get a third each, and there is always something for the next one. Knows neither what is shared nor who they are.
+//! Rule: nobody takes more than is left for the others, except one piece that everybody may have. So one alone gets half, two get
+//! a third each, and there is always something for the next one. Knows neither what is shared nor who they are.
 
 use std::collections::HashMap;
 use std::hash::Hash;

@@ -1,4 +1,4 @@
-//! What relays on one journal divide of what comes in: the inbound limits.
+//! The inbound limits, divided among the relays on one journal.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

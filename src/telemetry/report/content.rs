@@ -1,4 +1,4 @@
-//! Whether stored events are there as they were sent: what the comparisons of a report's time showed.
+//! Whether stored events are as they were sent: the result of the comparisons in the window of a report.
 
 use std::collections::{BTreeMap, BTreeSet};
 

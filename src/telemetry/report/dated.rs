@@ -1,6 +1,7 @@
-//! Until when what is found counts against a candidate: a fault leaves the time that a report looks at, most of them with their hour.
+//! Until when a finding counts against a candidate. A fault leaves the window of a report as time goes on, most of them with
+//! their hour.
 //!
-//! Rule: the latest moment is told. A backfill, a retry or a repair ends some of them before it.
+//! Rule: the latest moment is told. A backfill, a retry or a repair may end it earlier.
 
 use std::time::Duration;
 

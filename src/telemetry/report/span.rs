@@ -1,4 +1,4 @@
-//! Spans of time: how much of one is covered by others.
+//! Spans of time, and how much of one is covered by others.
 
 use std::time::Duration;
 

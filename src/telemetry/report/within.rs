@@ -1,4 +1,4 @@
-//! What the steps of five minutes tell of a report whose time begins within an hour: the figures of that hour begin before it.
+//! Figures of a report whose window begins within an hour, from steps of five minutes: the hour itself begins too early.
 
 use std::time::Duration;
 
