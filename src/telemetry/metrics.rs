@@ -112,11 +112,11 @@ metrics! {
     missing_events: IntGaugeVec ["upstream", "project"];
     /// Error events that an upstream took and did not store, until they were sent again or given up.
     lost_events: IntGaugeVec ["upstream", "project"];
-    /// Error events that an upstream took and of which it is not known whether it stores them.
+    /// Error events that an upstream took, and nobody knows whether it stores them.
     unknown_events: IntGaugeVec ["upstream", "project"];
     /// Stored events of an upstream that were compared with what was sent in the last 24 hours.
     compared_events: IntGaugeVec ["upstream", "project"];
-    /// Those of them of which a field is not there as it was sent.
+    /// Compared events of the last 24 hours in which a field differs from what was sent.
     differing_events: IntGaugeVec ["upstream", "project"];
     /// Whether an upstream's API can be asked what it stores: 1 when it answered the last look, 0 when not, or where there is none.
     verification_success: IntGaugeVec ["upstream"];
@@ -138,7 +138,7 @@ metrics! {
     backlog_bytes: IntGaugeVec ["upstream"];
     /// Age of the oldest envelope that waits for an upstream.
     backlog_oldest_seconds: GaugeVec ["upstream"];
-    /// Envelopes that the running backfill of an upstream has still to hand over.
+    /// Envelopes that the running backfill of an upstream still has to hand over.
     backfill_remaining_envelopes: IntGaugeVec ["upstream"];
     /// Envelopes an upstream refused for good, kept for a look.
     dead_letters: IntGaugeVec ["upstream"];
@@ -148,7 +148,7 @@ metrics! {
     mended_envelopes_total: IntCounterVec ["upstream"];
     /// Deliveries whose outcome the journal did not keep; each envelope is delivered again.
     delivery_unsettled_total: IntCounterVec ["upstream"];
-    /// Whether the last that was heard of an upstream is an answer (1) or a failure (0).
+    /// Whether an upstream answers (1) or fails (0).
     upstream_up: IntGaugeVec ["upstream"];
     /// The state of an upstream's circuit: 1 for the one it is in.
     upstream_circuit: IntGaugeVec ["upstream", "state"];
@@ -156,7 +156,7 @@ metrics! {
     upstream_project_alone: IntGaugeVec ["upstream", "project"];
     /// Until when an upstream limits a category; 0 when it does not.
     upstream_limited_until_timestamp_seconds: GaugeVec ["upstream", "category"];
-    /// Whether the last canary of which it is decided got through to an upstream in time (1) or not (0); 0 where there is none.
+    /// Whether the last canary to an upstream got through in time (1) or not (0); 0 where there is none.
     canary_success: IntGaugeVec ["upstream"];
     /// The time since the last canary that got through to an upstream, since the first when none did; 0 where there is none.
     canary_age_seconds: GaugeVec ["upstream"];
