@@ -124,7 +124,7 @@ pub async fn reopen(place: &Place) -> Result<String, TransferError> {
 }
 
 fn unfinished(place: &str) -> String {
-    format!("{place} is filled in part by a move that was cut off: begin that move anew")
+    format!("{place} is filled in part by a move that was cut off: run that move again")
 }
 
 /// Refuses a source that is not at rest or not whole, and a target that is not empty. Returns which move this is.

@@ -85,7 +85,7 @@ impl Sharing {
             Ok(made) => *loaded = made,
             Err(why) => {
                 // The file it is, then, for now: the first look at what is shared says why in the status, too.
-                tracing::error!("what all relays have in common cannot be used here:\n{why}");
+                tracing::error!("the common configuration of all relays cannot be used here:\n{why}");
                 put_over(loaded, &plane).map_err(JournalError::Failed)?;
                 plane.revision -= 1;
             }
@@ -148,11 +148,11 @@ impl Sharing {
         if is_new || (is_asked && !differs.is_empty()) {
             let (path, names) = (self.file.path().display(), differs.join(", "));
             match differs.as_slice() {
-                [] => tracing::info!(config.path = %path, "the file is what all relays have in common"),
+                [] => tracing::info!(config.path = %path, "the file is the common configuration of all relays"),
                 _ => tracing::warn!(
                     config.path = %path,
                     differs = names,
-                    "the file differs from what all relays have in common: that holds until the one that leads gets SIGHUP"
+                    "the file differs from the common configuration, which stays in force until the leading relay gets SIGHUP"
                 ),
             }
         }
@@ -247,7 +247,7 @@ fn made(mut loaded: Loaded, own: &Own, plane: &Plane) -> Result<Loaded, String> 
     if plane.common != own.common.text() {
         let text = Common::from(plane.common.clone()).put_into(loaded.text.expose());
         let variable = |name: &str| std::env::var(name).ok();
-        loaded = parse("what all relays have in common", &text, &variable).map_err(|problems| problems.to_string())?;
+        loaded = parse("the common configuration", &text, &variable).map_err(|problems| problems.to_string())?;
     }
     put_over(&mut loaded, plane)?;
     Ok(loaded)
@@ -261,7 +261,7 @@ fn put_over(loaded: &mut Loaded, plane: &Plane) -> Result<(), String> {
         tracing::warn!(
             file = &*config.primary,
             primary = name,
-            "the file names another primary than all relays have: theirs holds"
+            "the file names another primary than the database: the database's stays in force"
         );
     }
     config.primary = name.into();

@@ -48,7 +48,7 @@ pub enum OpenError {
     },
     /// A move into it did not come to its end.
     #[error(
-        "{place} is filled in part by a move that was cut off: begin that anew (switchyard journal move), or remove what is there"
+        "{place} is filled in part by a move that was cut off: run that `switchyard journal move` again, or remove what is there"
     )]
     Filling {
         /// The journal's file, or the database.
@@ -56,15 +56,15 @@ pub enum OpenError {
     },
     /// Its content is in another journal.
     #[error(
-        "what was in {place} was moved to another journal, and whoever starts on it delivers it twice: if that is what you want, \
-         `switchyard journal reopen` allows it"
+        "what was in {place} was moved to another journal: a relay that starts here would deliver it twice. If you want that, run \
+         `switchyard journal reopen`"
     )]
     Moved {
         /// The journal's file, or the database.
         place: String,
     },
     /// A move out of it, or into it, is under way.
-    #[error("{place} is being moved by `switchyard journal move`: wait for its end")]
+    #[error("{place} is being moved by `switchyard journal move`: wait until that is done")]
     Moving {
         /// The database.
         place: String,

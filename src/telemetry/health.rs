@@ -101,10 +101,11 @@ fn of_others(relays: &[RelayStatus]) -> impl Iterator<Item = String> {
     });
     let differing = match named(|relay| relay.alive && !relay.differs.is_empty()).as_slice() {
         [] => None,
-        [one] => Some(format!("the file of {one} differs from what all relays have in common, which holds")),
-        more => {
-            Some(format!("the files of {} differ from what all relays have in common, which holds", words::names(more)))
-        }
+        [one] => Some(format!("the file of {one} differs from the common configuration, which stays in force")),
+        more => Some(format!(
+            "the files of {} differ from the common configuration, which stays in force",
+            words::names(more)
+        )),
     };
     gone.into_iter().chain(spilled).chain(differing)
 }
@@ -219,7 +220,7 @@ mod tests {
         let mut relays = json!([relay("one", true, 0), relay("two", false, 3), relay("three", false, 0)]);
         relays[0]["differs"] = json!(["mirror"]);
         let told = "Degraded: the relays two and three are gone; 3 envelopes are kept on the disk of two alone; \
-            the file of one differs from what all relays have in common, which holds.";
+            the file of one differs from the common configuration, which stays in force.";
         assert_eq!(status(&[("/journal/relays", relays)]).sentence, told);
     }
 

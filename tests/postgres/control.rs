@@ -89,7 +89,7 @@ async fn what_the_file_of_the_leader_changes_is_live_at_all_and_a_file_that_diff
     differs([&one, &two], json!(["mirror", "upstreams.a.max_age"])).await;
     mirrored([&one, &two], false).await;
     let sentence = one.status().await["health"]["sentence"].to_string();
-    assert!(sentence.contains("the file of two differs from what all relays have in common"), "{sentence}");
+    assert!(sentence.contains("the file of two differs from the common configuration"), "{sentence}");
     let (_, shown) = one.verb(&["status"]).await;
     assert!(shown.contains("its file differs in mirror and upstreams.a.max_age"), "{shown}");
     let page = crate::support::net::text(one.client(), &format!("http://{}/", one.admin_address())).await;
@@ -99,7 +99,7 @@ async fn what_the_file_of_the_leader_changes_is_live_at_all_and_a_file_that_diff
         assert_eq!(samples.sum("switchyard_relay_leads", &[("relay", relay)]), leads);
         assert_eq!(samples.sum("switchyard_relay_config_differs", &[("relay", relay)]), differs);
     }
-    assert!(two.log().contains("the file differs from what all relays have in common"), "{}", two.log());
+    assert!(two.log().contains("the file differs from the common configuration"), "{}", two.log());
     two.signal(Signal::HUP);
     edit(&one, "max_age = \"2s\"", "max_age = \"9s\"");
     edit(&two, "mirror = true", "mirror = false");

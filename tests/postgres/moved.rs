@@ -282,7 +282,7 @@ async fn a_move_that_is_killed_leaves_the_source_as_it_was_and_a_target_that_nob
     keep_in(&relay, IN_A_FILE, &in_a_database(&database));
     expect_no_start(&mut relay, "is filled in part by a move that was cut off").await;
     let told = refused(&relay, &["reopen"], 1).await;
-    assert!(told.contains("begin that move anew"), "{told}");
+    assert!(told.contains("run that move again"), "{told}");
     let counts = moved(&relay, &["--from", "journal.db"]).await;
     assert_eq!((&counts["records"], &counts["envelopes that wait for b"]), (&8.into(), &8.into()), "{counts}");
     b.always(Reply::Ok);
