@@ -2,29 +2,29 @@
 //!
 //! # An envelope's way
 //!
-//! An SDK connects to [`http`], which reads the request within limits of size, time and memory and hands it to [`intake`].
-//! That finds the project by the key, undoes the encoding, finds the items' boundaries and nothing more ([`protocol`]), reserves
-//! the event's id in the window of duplicates ([`policy`]), and appends the envelope to the [`journal`], once, with the upstreams
-//! it is for. The writer thread commits what has come together in one transaction, and only then is the client answered.
+//! An SDK connects to [`http`], which reads the request within limits of size, time and memory, and hands it to [`intake`]. The intake
+//! finds the project by the key, decodes the body, finds the items' boundaries and nothing more ([`protocol`]), and reserves the
+//! event's id in the window of duplicates ([`policy`]). Then it appends the envelope to the [`journal`], once, with the upstreams that
+//! are to get it. The journal commits what has come together in one transaction. Only then is the client answered.
 //!
-//! The same commit hands the record to the workers of [`delivery`], one for each upstream, in memory: in the steady state nothing
-//! is read back from disk. A worker asks its circuit and its cooldowns whether and what to send, and the table of quirks in which
-//! requests its kind of upstream wants it; it rewrites what addresses the envelope and nothing else, sends it, and settles the record by
-//! the answer: delivered, dropped for a reason, or put off until a due time. Every settlement is an entry in the accounts
-//! ([`telemetry::ledger`]), committed with it, so that for each upstream and category
-//! accepted + returned = delivered + dropped + pending holds through crashes. Returned is what was dropped first and
-//! waits again, as a dead letter does that is retried. Every drop is also a loss ([`journal::losses`]), of which the upstream
-//! is told in a client report that goes the way of any other record.
+//! The same commit hands the record in memory to the workers of [`delivery`], one for each upstream: in the steady state nothing is read
+//! back from disk. A worker asks its circuit and its cooldowns whether and what to send, and the table of quirks how its kind of
+//! upstream wants it. It rewrites what addresses the envelope and nothing else, sends it, and settles the record by the answer:
+//! delivered, dropped for a reason, or put off until a due time.
 //!
-//! Who gets what is one value, [`policy::routing::Routing`], exchanged as a whole when the configuration changes: a switch of the
+//! Every settlement is posted to the accounts ([`telemetry::ledger`]) in the same commit. So for each upstream and category
+//! accepted + returned = delivered + dropped + pending, through crashes. Returned is what was dropped first and waits again, such as a
+//! dead letter that is retried. Every drop is also a loss ([`journal::losses`]): the upstream is told of it in a client report, which goes
+//! the way of any other record.
+//!
+//! Who gets what is one value, [`policy::routing::Routing`]. It is exchanged as a whole when the configuration changes: a switch of the
 //! primary is that exchange.
 //!
-//! What only a tracker can answer takes none of these steps: [`http`] passes it on to the primary and hands the answer back.
+//! A request that only a tracker can answer takes none of these steps: [`http`] passes it on to the primary and hands the answer back.
 //!
-//! An envelope over 1 MiB goes the same way without ever being in memory as a whole, and so does any other request: it is written
-//! piece by piece as the journal keeps large [bodies](journal::bodies) (SQLite in a file each), decoded from one such body to another,
-//! an envelope's boundaries are found by the same grammar in pieces ([`protocol::envelope::Scanner`]), and each upstream is sent it
-//! piece by piece.
+//! A body over 1 MiB takes the same steps, but is never in memory as a whole. It is written piece by piece to where the journal keeps large
+//! [bodies](journal::bodies) (SQLite: a file each), and decoded from one such body to another. The same grammar finds an envelope's
+//! boundaries in pieces ([`protocol::envelope::Scanner`]), and each upstream is sent the body piece by piece.
 //!
 //! # The map
 //!
@@ -34,15 +34,15 @@
 //! | [`policy`] | protocol | decisions; `now` is passed in |
 //! | [`telemetry`] | protocol, policy | metrics, accounts, the status, logs |
 //! | [`content`] | - | whether a tracker's copy of an event is what was sent |
-//! | [`journal`] | protocol, policy, telemetry | durable records and what became of them: a few ports, and SQLite behind them |
+//! | [`journal`] | protocol, policy, telemetry | durable records and what became of them: a few ports, SQLite and PostgreSQL behind them |
 //! | [`intake`] | protocol, policy, telemetry, journal | one submission's way in; knows no HTTP |
 //! | [`tracker`] | protocol | what trackers are asked by their APIs, and what the answers mean |
 //! | [`delivery`] | protocol, policy, telemetry, journal, tracker, content | one upstream's way out, with the HTTP client of all deliveries |
-//! | [`http`] | all above | the listener, the public side (ingest, proxy to the primary), the admin side (API, pages); the only user of axum |
-//! | [`notify`] | protocol, policy, telemetry, delivery | a word to an operator when something breaks |
+//! | [`http`] | all above but tracker | the listener, the public side (ingest, proxy to the primary), the admin side (API, pages); the only user of axum |
+//! | [`notify`] | protocol, policy, telemetry, delivery | messages to an operator when something breaks |
 //! | [`config`] | the parts' settings, content | file to validated configuration, all problems at once |
-//! | [`daemon`] | all above | assembly: start, reload, stop |
-//! | [`cli`] | protocol, telemetry, delivery, http, config, daemon | one file for each verb |
+//! | [`daemon`] | all above but tracker, content | assembly: start, reload, stop; the chores |
+//! | [`cli`] | protocol, telemetry, delivery, http, notify, config, daemon | one file for each verb |
 //!
 //! [`clock`], [`tasks`], [`units`] and `vocabulary` use nothing of ours and are open to all. `tests/architecture.rs` holds this table,
 //! and that no files name each other in a circle.
@@ -51,8 +51,8 @@
 //!
 //! | to add | begin at |
 //! | --- | --- |
-//! | a tracker's quirk: what a kind of upstream wants or does otherwise | a column of the table in `delivery/quirks.rs`; what its answers look like and how it takes compressed bodies: `Kind` in `delivery/settings.rs` |
-//! | a kind of upstream | `Kind` in `delivery/settings.rs`; the compiler names the rest |
+//! | a tracker's quirk: what a kind of upstream wants or does otherwise | a field of `Quirks` in `delivery/quirks.rs`; what its answers look like and how it takes compressed bodies: `Kind` in `delivery/settings.rs` |
+//! | a kind of upstream | `Kind` in `delivery/settings.rs`; the compiler names the rest. `cli/recognise.rs` finds it out from a DSN |
 //! | a tracker's API | a file in `tracker/`, and a line of `dialect` in `delivery/asking.rs` |
 //! | a field that a tracker changes in an event | the tracker's table in `content/drift/` |
 //! | an endpoint of the admin API | a row in `http/admin/routes.rs` and its function, in the file of its subject: `http/admin/api.rs`, `backfill.rs`, `letters.rs`, `verify.rs` |
@@ -69,10 +69,15 @@
 //!
 //! # Who owns what
 //!
-//! The configuration belongs to the daemon's loop; view and window of duplicates to the intake; circuit, cooldowns and connections
-//! of an upstream to its worker; records, leases and accounts to the journal's writer thread. The intake and the workers share
-//! the journal, and the limits that the workers know of ([`policy::cooldown::Cooldowns`]), which are read without waiting: so
-//! nothing one upstream does is felt by another, and only what all of them do by an SDK.
+//! | owner | owns |
+//! | --- | --- |
+//! | the daemon's loop | the configuration |
+//! | the intake | the current view of it, the window of duplicates |
+//! | the worker of an upstream | its circuit, cooldowns and connections |
+//! | the journal | records, leases and accounts |
+//!
+//! The intake and the workers share only the journal, and the limits that workers know of ([`policy::cooldown::Cooldowns`]), which are
+//! read without waiting. So no upstream feels what another one does, and an SDK hears of a limit only when all upstreams have it.
 
 pub mod cli;
 pub mod clock;

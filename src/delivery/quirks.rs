@@ -2,8 +2,8 @@
 //! [`Quirks`] for each quirk.
 //!
 //! Rules: a quirk gets a field when accepted items would be lost without it. A comment beside it says where it was found. A record is
-//! parsed on its way out only when a quirk concerns it: [`Quirks::concerns`] tells that by the categories of its items, so a quirk that
-//! depends on what is in an envelope has to be told there.
+//! parsed on its way out only when a quirk concerns it: [`Quirks::concerns`] tells that by the categories of its items. So a quirk that
+//! depends on what is in an envelope must list its categories there.
 
 use std::time::Duration;
 
