@@ -384,7 +384,7 @@ mod tests {
         let foreign = |kind| explain(&answer(200, "{\"success\":true}"), kind);
         assert_eq!(foreign(Kind::Generic).0, Verdict::Unclear);
         assert_eq!(foreign(Kind::Sentry).0, Verdict::Bad);
-        assert!(foreign(Kind::Sentry).1.contains("otherwise than a sentry does: {\"success\":true}"));
+        assert!(foreign(Kind::Sentry).1.contains("does not answer as a sentry does: {\"success\":true}"));
     }
 
     #[test]

@@ -190,7 +190,7 @@ async fn who_signs_in_from_another_machine_reads_and_changes_for_twelve_hours() 
         assert_eq!(get(&admin, ELSEWHERE, path, &with_cookie).await.status, 401, "{path}");
     }
     let refused = post(&admin, "/switch", &cookie, &form).await;
-    assert!(refused.status == 403 && refused.text.contains("the session has ended"), "{}", refused.text);
+    assert!(refused.status == 403 && refused.text.contains("your session has ended"), "{}", refused.text);
     assert!(orders.try_recv().is_err());
 }
 
