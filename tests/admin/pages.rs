@@ -295,7 +295,7 @@ async fn another_token_and_a_restart_end_every_session() {
         if relay.log().contains("admin.token changed") { Ok(()) } else { Err(relay.log()) }
     })
     .await;
-    browser.post("/switch", &fields).await.shows(403, &["the session has ended"]);
+    browser.post("/switch", &fields).await.shows(403, &["your session has ended"]);
     browser.post("/login", &[("token", TOKEN)]).await.shows(401, &["not the token"]);
     relay.replace_config(&file);
     eventually("the token is back", SOON, async || {
@@ -303,14 +303,14 @@ async fn another_token_and_a_restart_end_every_session() {
         if changes == 2 { Ok(()) } else { Err(relay.log()) }
     })
     .await;
-    browser.post("/switch", &fields).await.shows(403, &["the session has ended"]);
+    browser.post("/switch", &fields).await.shows(403, &["your session has ended"]);
 
     let browser = Browser::signed_in(&relay).await;
     let form_token = browser.form_token().await;
     relay.stop().await;
     let relay = relay.started().await;
     let fields = [("csrf", form_token.as_str()), ("to", "new")];
-    browser.post("/switch", &fields).await.shows(403, &["the session has ended"]);
+    browser.post("/switch", &fields).await.shows(403, &["your session has ended"]);
     unchanged(&relay, &file, "the restart").await;
     relay.finish().await;
 }
