@@ -1,18 +1,22 @@
 //! A journal moves: from one relay's file into a database, back, and to another of its kind, by the verb, as a person does it.
 
 use std::collections::BTreeSet;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::support::envelopes;
 use crate::support::eventually::eventually;
 use crate::support::postgres::{Database, Server};
+use crate::support::process::Process;
 use crate::support::relay::{Plan, Relay, SOON};
 use crate::support::upstream::{Reply, Upstream};
 
 /// The line of a configuration that says where the journal is.
 const IN_A_FILE: &str = "path = \"journal.db\"";
+/// How long a verb may take.
+const ENDED: Duration = Duration::from_secs(60);
 
 /// The verb, where the relay runs.
 fn verb(relay: &Relay, args: &[&str]) -> Command {
@@ -21,12 +25,13 @@ fn verb(relay: &Relay, args: &[&str]) -> Command {
     command
 }
 
+/// Runs it to its end; one that hangs is killed with the test.
 async fn run(relay: &Relay, args: &[&str]) -> (i32, String) {
-    let mut command = verb(relay, args);
-    let output: Output =
-        tokio::task::spawn_blocking(move || command.output().expect("it runs")).await.expect("it ends");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code().expect("a code"), text(&output.stdout) + &text(&output.stderr))
+    let log = relay.home().join("verb.log");
+    std::fs::remove_file(&log).ok();
+    let mut running = Process::start("the verb", &mut verb(relay, args), &log, None);
+    let ended = eventually("the verb ends", ENDED, async || running.ended().ok_or_else(|| running.last_words())).await;
+    (ended.code().expect("a code"), std::fs::read_to_string(&log).expect("what it told"))
 }
 
 /// Moves, which must work; what was moved.
