@@ -66,10 +66,11 @@ impl Cooldown {
     }
 
     /// Takes in a limit that another relay may have learnt, or this one. It was told in whole seconds, rounded up: one whose end is known
-    /// here about as well keeps that, or what is tried again when it ends would find the same limit once more.
+    /// here about as well keeps that until then, or what is tried again when it ends would find the same limit once more. After it, what
+    /// is told is another one.
     pub fn follow(&mut self, project: &Arc<str>, limit: RateLimit, now: Timestamp) {
         self.each(project, &[limit], now, |slot, until| {
-            if until.since(*slot) > ROUNDED {
+            if *slot <= now || until.since(*slot) > ROUNDED {
                 *slot = until;
             }
         });
@@ -234,6 +235,16 @@ mod tests {
         assert_eq!(cooldown.until("shop", Category::Error, now), Some(now + Duration::from_millis(1000)));
         cooldown.follow(&project, limit(60_000), now);
         assert_eq!(cooldown.until("shop", Category::Error, now), Some(now + Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn a_limit_that_another_relay_meets_right_after_one_has_ended_holds_here_too() {
+        let (mut cooldown, project) = (Cooldown::default(), Arc::from("shop"));
+        let limit =
+            |secs| RateLimit { retry_after: Duration::from_secs(secs), categories: Some(vec![Category::Error]) };
+        cooldown.apply(&project, &[limit(1)], T);
+        cooldown.follow(&project, limit(2), after(1));
+        assert_eq!(cooldown.until("shop", Category::Error, after(1)), Some(after(3)));
     }
 
     #[test]
