@@ -1,6 +1,7 @@
 //! What relays that are gone have left behind, and what is old.
 
 use crate::contract::{ENOUGH, Subject, at, delivered, eventually, fill};
+use crate::policy::outcome::DropReason;
 use crate::promises::Alone;
 use crate::support::postgres::Server;
 
@@ -40,6 +41,28 @@ async fn what_relays_counted_that_are_gone_is_summed_up_and_what_is_old_is_told_
     }
     let sums = "SELECT accepted * 10000 + delivered * 100 + lost + waiting * 10000000 FROM step";
     assert_eq!(database.number(sums), 36 * 10_000 + 24 * 100 + 12 + 11 * 10_000_000);
+}
+
+#[tokio::test]
+async fn to_find_nothing_that_is_old_waits_for_nobody_and_keeps_nobody_waiting() {
+    let database = Server::shared().database();
+    let subject = Subject::new(Box::new(Alone { database: database.clone(), max_size: ENOUGH }));
+    let journal = subject.journal();
+    let a = journal.target("a").await.unwrap();
+    fill(&journal, 3, &[a]).await;
+    let other = database.open();
+    other.say(
+        "BEGIN; SELECT pg_advisory_xact_lock(x'53774a74'::int, id) FROM target; SELECT FROM committed FOR UPDATE;",
+    );
+    eventually("somebody has it", async || {
+        database.number(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = x'53774a74'::int::oid AND granted
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+        ) > 0
+    })
+    .await;
+    assert_eq!(journal.discard(a, at(0), DropReason::Expired, 9).await.unwrap(), 0);
+    assert_eq!(journal.prune(at(0), 9).await.unwrap(), 0);
 }
 
 /// Incarnations that something is kept of, the own of the journal aside.

@@ -1,7 +1,8 @@
 //! What waits for a target and is dropped for its age.
 //!
-//! Rules: what is leased is left alone, and so is what another relay has in hand. What we have in hand and did not lease is withdrawn
-//! for the time. Each incarnation's records go in the order of their numbers, and of several incarnations the oldest first.
+//! Rules: it is looked first whether anything is so old, which keeps nobody waiting. What is leased is left alone, and so is what another
+//! relay has in hand. What we have in hand and did not lease is withdrawn for the time. Each incarnation's records go in the order of
+//! their numbers, and of several incarnations the oldest first.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use super::fault::Fault;
 use super::hand::Ready;
 use super::places;
 use super::record::{self, COLUMNS, TABLES, ms};
+use super::settled;
 use super::shared::Shared;
 use super::work::Work;
 
@@ -63,6 +65,9 @@ pub(super) async fn old(
     target: TargetId,
     plan: (Timestamp, DropReason, usize),
 ) -> Result<usize, Fault> {
+    if !settled::has_older(shared, ms(plan.0)).await? {
+        return Ok(0);
+    }
     let hand = shared.hand(target);
     let _fetching = hand.fetching.lock().await;
     // Should this not come to its end, what was withdrawn is looked up in the database.
@@ -243,6 +248,9 @@ async fn drop_all(
     reason: DropReason,
     Choice { victims, .. }: Choice,
 ) -> Result<Vec<Candidate>, Fault> {
+    if victims.is_empty() {
+        return Ok(victims);
+    }
     let (number, ids): (i16, Vec<i64>) = (target.0.into(), victims.iter().map(|victim| victim.id).collect());
     work.execute("DELETE FROM pending WHERE target = $1 AND record = ANY($2)", &[&number, &ids]).await?;
     work.execute(

@@ -122,6 +122,9 @@ async fn recent_keys(
 
 /// Removes records that nobody needs any more.
 async fn prune(shared: &Arc<Shared>, before: Timestamp, limit: usize) -> Result<usize, Fault> {
+    if !settled::has_older(shared, ms(before)).await? {
+        return Ok(0);
+    }
     let mut work = Work::begin(shared).await?;
     let gone = settled::forget(&mut work, ms(before), limit, None).await?;
     work.commit().await?;

@@ -7,10 +7,18 @@ use std::collections::HashSet;
 use std::sync::PoisonError;
 
 use super::fault::Fault;
+use super::shared::Shared;
 use super::work::Work;
 
 /// How many records are looked at in one step.
 const LOOK: i64 = 1024;
+
+/// Whether a record is kept that was accepted before that time, seen without a transaction of ours: what comes meanwhile waits for none.
+pub(super) async fn has_older(shared: &Shared, before: i64) -> Result<bool, Fault> {
+    let client = shared.client().await?;
+    let older = client.prepare_cached("SELECT EXISTS (SELECT 1 FROM record WHERE accepted_at < $1)").await?;
+    Ok(client.query_one(&older, &[&before]).await?.get(0))
+}
 
 /// Removes up to `limit` of the records that nobody needs, of a bounded number accepted before `before`, and of these projects if
 /// they are named; the next call goes on behind them.
