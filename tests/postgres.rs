@@ -6,6 +6,9 @@ use switchyard::{clock, journal, policy, protocol, telemetry, units};
 #[path = "postgres/append.rs"]
 mod append;
 #[cfg(test)]
+#[path = "postgres/bounds.rs"]
+mod bounds;
+#[cfg(test)]
 #[path = "postgres/claim.rs"]
 mod claim;
 #[cfg(test)]
@@ -13,6 +16,9 @@ mod claim;
 mod contract;
 #[path = "postgres/control.rs"]
 mod control;
+#[cfg(test)]
+#[path = "postgres/drain.rs"]
+mod drain;
 #[cfg(test)]
 #[path = "postgres/former.rs"]
 mod former;
@@ -37,6 +43,9 @@ mod support;
 #[cfg(test)]
 #[path = "postgres/term.rs"]
 mod term;
+#[cfg(test)]
+#[path = "postgres/unknown.rs"]
+mod unknown;
 #[cfg(test)]
 #[path = "postgres/upkeep.rs"]
 mod upkeep;

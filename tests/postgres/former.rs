@@ -139,6 +139,36 @@ async fn a_relay_is_replaced_by_no_word_of_a_server_that_does_not_know_it_yet() 
     eventually("the relay goes on", SOON, async || journal.target("c").await.map_err(|error| error.to_string())).await;
 }
 
+#[tokio::test]
+async fn what_one_server_alone_says_that_another_relay_counted_is_posted_nowhere() {
+    let (server, ledger) = (kept(), Ledger::default());
+    let database = server.database();
+    let journal = open(&database, "one", ENOUGH, ledger.clone());
+    let a = journal.target("a").await.unwrap();
+    journal.append(one_of("shop", a)).await.expect("kept");
+    let accepted = || ledger.accounts().values().map(|account| account.accepted).sum::<u64>();
+    assert_eq!(accepted(), 2);
+    let former = Former::begin(server).await;
+    database
+        .execute("INSERT INTO ledger SELECT hour, incarnation + 1, target, project, category, outcome, 7 FROM ledger");
+    // A session tells what it read when it ends, at the latest.
+    let looks =
+        || database.number("SELECT seq_scan + coalesce(idx_scan, 0) FROM pg_stat_user_tables WHERE relname = 'ledger'");
+    let before = looks();
+    eventually("it is looked there", SOON, async || match looks() - before {
+        looks if looks >= 4 => Ok(()),
+        looks => Err(format!("{looks} looks")),
+    })
+    .await;
+    assert_eq!(accepted(), 2);
+    former.end();
+    eventually("it is posted when it is certain", SOON, async || match accepted() {
+        16 => Ok(()),
+        count => Err(count.to_string()),
+    })
+    .await;
+}
+
 /// Lets the relay into one of them alone.
 fn move_to(there: &Server, from: &Server, database: &str) {
     there.ask(&format!("ALTER DATABASE {database} ALLOW_CONNECTIONS true"));

@@ -1,13 +1,15 @@
-//! What one transaction changes in the accounts, in what waits and in the room taken; and what other relays changed.
+//! What one transaction changes in the accounts, in what waits and in the room taken.
 //!
 //! Rules: rows belong to the incarnation that wrote them, and are added up by whoever reads them. Those of incarnations that are gone
-//! are summed up under the incarnation 0. Each ledger is posted every change once: of ours after the commit, of others when it is read.
+//! are summed up under the incarnation 0. The ledger is posted every change once, after the commit. What writes the rows is prepared
+//! before: it is sent without a wait, so the commit goes out right behind it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tokio_postgres::Statement;
+
 use crate::clock::Timestamp;
-use crate::journal::evidence::KEPT;
 use crate::journal::losses::{Loss, spans_in};
 use crate::journal::{TargetId, body::Body};
 use crate::policy::outcome::{DropReason, Outcome};
@@ -16,7 +18,7 @@ use crate::protocol::client_report::Reason;
 use crate::tasks;
 use crate::telemetry::ledger::{Account, AccountKey, Posting};
 
-use super::connect::Connection;
+use super::connect::{Connection, Params};
 use super::fault::Fault;
 use super::room::Changes;
 use super::shared::Shared;
@@ -43,6 +45,34 @@ pub(super) struct Book {
     latest: BTreeMap<i16, i64>,
     /// Large bodies with transactions that are lost, whose spans are not counted yet, and how many of those.
     unread: Vec<(Loss, i32, Body)>,
+}
+
+/// What writes the rows: of accounts, of what waits, of room, of the latest deliveries, of losses.
+const WRITES: [&str; 5] = [
+    "INSERT INTO ledger AS l
+     SELECT h, $1, t, p, c, o, q FROM unnest($2::int[], $3::smallint[], $4::int[], $5::text[], $6::text[], $7::bigint[])
+         AS u(h, t, p, c, o, q)
+     ON CONFLICT (hour, incarnation, target, project, category, outcome) DO UPDATE SET quantity = l.quantity + excluded.quantity",
+    "INSERT INTO waiting AS w SELECT $1, t, p, c, q FROM unnest($2::smallint[], $3::int[], $4::text[], $5::bigint[]) AS u(t, p, c, q)
+     ON CONFLICT (incarnation, target, project, category) DO UPDATE SET quantity = w.quantity + excluded.quantity",
+    "INSERT INTO room AS r SELECT $1, p, b FROM unnest($2::int[], $3::bigint[]) AS u(p, b)
+     ON CONFLICT (incarnation, project) DO UPDATE SET bytes = r.bytes + excluded.bytes",
+    "INSERT INTO latest (incarnation, target, delivered_at) SELECT $1, t, at FROM unnest($2::smallint[], $3::bigint[]) AS u(t, at)
+     ON CONFLICT (incarnation, target) DO UPDATE SET delivered_at = greatest(latest.delivered_at, excluded.delivered_at)",
+    "INSERT INTO loss AS l SELECT * FROM unnest($1::smallint[], $2::int[], $3::text[], $4::text[], $5::bigint[])
+     ON CONFLICT (target, project, reason, category) DO UPDATE SET quantity = l.quantity + excluded.quantity",
+];
+
+/// [`WRITES`], prepared on a connection.
+pub(super) struct Prepared([Statement; WRITES.len()]);
+
+impl Prepared {
+    /// Prepares them, unless that connection has them.
+    pub(super) async fn on(client: &Connection) -> Result<Self, Fault> {
+        let [accounts, waiting, room, latest, losses] = WRITES.map(|sql| client.prepare_cached(sql));
+        let all = tokio::try_join!(accounts, waiting, room, latest, losses)?;
+        Ok(Self(all.into()))
+    }
 }
 
 /// The number of an hour as a column has it.
@@ -166,19 +196,20 @@ impl Book {
         self.waiting.values().any(|quantity| *quantity < 0)
     }
 
-    /// Writes the rows, all that are asked of the server at once.
-    pub(super) async fn write(&self, client: &Connection, me: i32) -> Result<(), Fault> {
+    /// Writes the rows with statements that are prepared: all are sent at once, when this is polled first.
+    pub(super) async fn write(&self, client: &Connection, prepared: &Prepared, me: i32) -> Result<(), Fault> {
+        let Prepared([accounts, waiting, room, latest, losses]) = prepared;
         tokio::try_join!(
-            self.write_accounts(client, me),
-            self.write_waiting(client, me),
-            self.write_room(client, me),
-            self.write_latest(client, me),
-            self.write_losses(client),
+            self.write_accounts(client, accounts, me),
+            self.write_waiting(client, waiting, me),
+            self.write_room(client, room, me),
+            self.write_latest(client, latest, me),
+            self.write_losses(client, losses),
         )?;
         Ok(())
     }
 
-    async fn write_accounts(&self, client: &Connection, me: i32) -> Result<(), Fault> {
+    async fn write_accounts(&self, client: &Connection, statement: &Statement, me: i32) -> Result<(), Fault> {
         if self.rows.is_empty() {
             return Ok(());
         }
@@ -192,20 +223,11 @@ impl Book {
             outcomes.push(outcome.name());
             quantities.push(*quantity);
         }
-        client
-            .run(
-                "INSERT INTO ledger AS l
-                 SELECT h, $1, t, p, c, o, q FROM unnest($2::int[], $3::smallint[], $4::int[], $5::text[], $6::text[], $7::bigint[])
-                     AS u(h, t, p, c, o, q)
-                 ON CONFLICT (hour, incarnation, target, project, category, outcome)
-                 DO UPDATE SET quantity = l.quantity + excluded.quantity",
-                &[&me, &hours, &targets, &projects, &categories, &outcomes, &quantities],
-            )
-            .await
-            .map(drop)
+        let params: Params<'_> = &[&me, &hours, &targets, &projects, &categories, &outcomes, &quantities];
+        Ok(client.execute(statement, params).await.map(drop)?)
     }
 
-    async fn write_waiting(&self, client: &Connection, me: i32) -> Result<(), Fault> {
+    async fn write_waiting(&self, client: &Connection, statement: &Statement, me: i32) -> Result<(), Fault> {
         let waiting: Vec<_> = self.waiting.iter().filter(|(_, quantity)| **quantity != 0).collect();
         if waiting.is_empty() {
             return Ok(());
@@ -214,50 +236,29 @@ impl Book {
         let projects: Vec<i32> = waiting.iter().map(|((_, project, _), _)| *project).collect();
         let what: Vec<&str> = waiting.iter().map(|((.., what), _)| *what).collect();
         let quantities: Vec<i64> = waiting.iter().map(|(_, quantity)| **quantity).collect();
-        client
-            .run(
-                "INSERT INTO waiting AS w SELECT $1, t, p, c, q FROM unnest($2::smallint[], $3::int[], $4::text[], $5::bigint[]) AS u(t, p, c, q)
-                 ON CONFLICT (incarnation, target, project, category) DO UPDATE SET quantity = w.quantity + excluded.quantity",
-                &[&me, &targets, &projects, &what, &quantities],
-            )
-            .await
-            .map(drop)
+        let params: Params<'_> = &[&me, &targets, &projects, &what, &quantities];
+        Ok(client.execute(statement, params).await.map(drop)?)
     }
 
-    async fn write_room(&self, client: &Connection, me: i32) -> Result<(), Fault> {
+    async fn write_room(&self, client: &Connection, statement: &Statement, me: i32) -> Result<(), Fault> {
         let room: Vec<_> = self.room.iter().filter(|(_, bytes)| **bytes != 0).collect();
         if room.is_empty() {
             return Ok(());
         }
         let projects: Vec<i32> = room.iter().map(|(project, _)| **project).collect();
         let bytes: Vec<i64> = room.iter().map(|(_, bytes)| **bytes).collect();
-        client
-            .run(
-                "INSERT INTO room AS r SELECT $1, p, b FROM unnest($2::int[], $3::bigint[]) AS u(p, b)
-                 ON CONFLICT (incarnation, project) DO UPDATE SET bytes = r.bytes + excluded.bytes",
-                &[&me, &projects, &bytes],
-            )
-            .await
-            .map(drop)
+        Ok(client.execute(statement, &[&me, &projects, &bytes]).await.map(drop)?)
     }
 
-    async fn write_latest(&self, client: &Connection, me: i32) -> Result<(), Fault> {
+    async fn write_latest(&self, client: &Connection, statement: &Statement, me: i32) -> Result<(), Fault> {
         if self.latest.is_empty() {
             return Ok(());
         }
         let (targets, times): (Vec<i16>, Vec<i64>) = self.latest.iter().unzip();
-        client
-            .run(
-                "INSERT INTO latest (incarnation, target, delivered_at) SELECT $1, t, at FROM unnest($2::smallint[], $3::bigint[]) AS u(t, at)
-                 ON CONFLICT (incarnation, target) DO UPDATE SET
-                     delivered_at = greatest(latest.delivered_at, excluded.delivered_at)",
-                &[&me, &targets, &times],
-            )
-            .await
-            .map(drop)
+        Ok(client.execute(statement, &[&me, &targets, &times]).await.map(drop)?)
     }
 
-    async fn write_losses(&self, client: &Connection) -> Result<(), Fault> {
+    async fn write_losses(&self, client: &Connection, statement: &Statement) -> Result<(), Fault> {
         if self.losses.is_empty() {
             return Ok(());
         }
@@ -270,13 +271,8 @@ impl Book {
             categories.push(category.name());
             quantities.push(*quantity);
         }
-        client.run(
-            "INSERT INTO loss AS l SELECT * FROM unnest($1::smallint[], $2::int[], $3::text[], $4::text[], $5::bigint[])
-             ON CONFLICT (target, project, reason, category) DO UPDATE SET quantity = l.quantity + excluded.quantity",
-            &[&targets, &projects, &reasons, &categories, &quantities],
-        )
-        .await
-        .map(drop)
+        let params: Params<'_> = &[&targets, &projects, &reasons, &categories, &quantities];
+        Ok(client.execute(statement, params).await.map(drop)?)
     }
 
     /// Posts what a commit changed.
@@ -317,64 +313,11 @@ impl Book {
 }
 
 /// Whose account it is.
-fn key(shared: &Shared, target: i16, project: i32, category: Category) -> Option<AccountKey> {
+pub(super) fn key(shared: &Shared, target: i16, project: i32, category: Category) -> Option<AccountKey> {
     let names = shared.names();
     let upstream = match target {
         INTAKE => None,
         target => Some(Arc::clone(names.target(target)?)),
     };
     Some(AccountKey { upstream, project: Arc::clone(names.project(project)?), category })
-}
-
-/// The changes that others made, as far as they were read: what all other incarnations together say.
-#[derive(Debug, Default)]
-pub(super) struct Others(BTreeMap<(Whose, Outcome), i64>);
-
-impl Others {
-    /// Reads the accounts of all others since that hour, and what is older than is told apart, and posts what changed. From the hour 0 on
-    /// these are all.
-    pub(super) async fn read(&mut self, shared: &Shared, since: i32) -> Result<(), Fault> {
-        let oldest = hour(shared.clock.now() - KEPT);
-        self.fold(oldest);
-        let client = shared.client().await?;
-        let statement = client
-            .prepare_cached(
-                "SELECT CASE WHEN hour < $3 THEN 0 ELSE hour END AS at, target, project, category, outcome, sum(quantity)::bigint
-                 FROM ledger WHERE incarnation <> $1 AND (hour = 0 OR hour >= $2) GROUP BY at, target, project, category, outcome",
-            )
-            .await?;
-        let rows = client.query(&statement, &[&shared.incarnation, &since, &oldest]).await?;
-        shared.know_names().await?;
-        let mut postings = Vec::new();
-        for row in rows {
-            let (category, outcome): (&str, &str) = (row.get(3), row.get(4));
-            // What a newer version counts is left to it.
-            let (Some(category), Some(outcome)) = (Category::from_name(category), Outcome::from_name(outcome)) else {
-                continue;
-            };
-            let (target, project): (i16, i32) = (row.get(1), row.get(2));
-            let (now, whose) = (row.get::<_, i64>(5), (row.get(0), target, project, category));
-            let before = self.0.entry((whose, outcome)).or_default();
-            let quantity = now.saturating_sub(*before);
-            if quantity > 0
-                && let Some(key) = key(shared, target, project, category)
-            {
-                *before = now;
-                postings.push(Posting { key, outcome, quantity: quantity.cast_unsigned() });
-            }
-        }
-        shared.ledger.post(&postings);
-        Ok(())
-    }
-
-    /// Adds hours before that one to the hour 0: whoever leads does so in the table, now or then.
-    fn fold(&mut self, oldest: i32) {
-        let is_old = |hour: i32| hour > 0 && hour < oldest;
-        let old: Vec<_> = self.0.iter().filter(|(((hour, ..), _), _)| is_old(*hour)).map(|(k, n)| (*k, *n)).collect();
-        for (key, quantity) in old {
-            self.0.remove(&key);
-            let ((_, target, project, category), outcome) = key;
-            *self.0.entry(((0, target, project, category), outcome)).or_default() += quantity;
-        }
-    }
 }

@@ -18,6 +18,7 @@ use super::fault::Fault;
 use super::fresh::Kept;
 use super::handout::Handout;
 use super::record::ms;
+use super::shared::Shared;
 use super::storage;
 use super::work::Work;
 
@@ -74,20 +75,21 @@ pub(super) async fn append(
             work.book.take_room(project, need.cast_signed());
             rows.push(id, project, submission, need)?;
             note(work, project, submission);
-            handout.note(&kept_here(work, id, project, submission), &submission.targets);
+            let kept = || kept_here(&work.shared, id, project, submission);
+            handout.note(&work.shared, (id, &submission.targets), kept);
         }
         taken.kept.extend(submission.keys.iter().map(|key| (*key, id)));
         answers.push(Ok(RecordId(id.cast_unsigned())));
     }
-    rows.write(work).await?;
+    tokio::try_join!(rows.write(work), handout.share(work))?;
     taken.give_back(work, submissions, &answers).await?;
     Ok(Appended { answers, there })
 }
 
 /// The record that a submission becomes.
-fn kept_here(work: &Work, id: i64, project: i32, submission: &Submission) -> Kept {
+fn kept_here(shared: &Shared, id: i64, project: i32, submission: &Submission) -> Kept {
     let body = match bodies::number(&submission.body) {
-        Some(large) => bodies::kept(&work.shared, large, submission.body.len()),
+        Some(large) => bodies::kept(shared, large, submission.body.len()),
         None => submission.body.clone(),
     };
     let record = Record {

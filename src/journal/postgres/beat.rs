@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use super::accounts::{self, Others};
+use super::accounts;
 use super::fault::Fault;
 use super::nodes::{self, GONE};
+use super::others::Others;
 use super::shared::Shared;
 use super::storage;
 use super::upkeep;

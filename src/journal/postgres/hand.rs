@@ -200,10 +200,14 @@ impl State {
         claims
     }
 
-    /// Whether a worker asks for what this relay commits, and there is room for it.
+    /// Whether a worker asks for what this relay commits.
+    pub(super) fn is_asked(&self) -> bool {
+        self.asked.is_some_and(|at| at.elapsed() < ASKED)
+    }
+
+    /// Whether one asks, and there is room for it.
     pub(super) fn asks(&self) -> bool {
-        let is_asked = self.asked.is_some_and(|at| at.elapsed() < ASKED);
-        is_asked && !self.has_others && self.fresh.is_whole() && self.ready.len() < SLICE
+        self.is_asked() && !self.has_others && self.fresh.is_whole() && self.ready.len() < SLICE
     }
 
     /// What is to be handed out to this relay of what it has committed, and of what it is about to: as much as a slice holds, for

@@ -23,30 +23,45 @@ const FAR: i64 = 1024;
 #[derive(Default)]
 pub(super) struct Handout {
     kept: BTreeMap<TargetId, Vec<Kept>>,
+    /// The last of what is kept for targets of which no worker asks: nobody needs it in memory.
+    unasked: BTreeMap<TargetId, i64>,
+    /// The targets that this transaction shares.
+    shared: Vec<i16>,
     promised: BTreeMap<TargetId, Vec<Kept>>,
     slices: Vec<(TargetId, i64, Vec<i64>)>,
 }
 
 impl Handout {
-    /// Notes a record that is kept for these targets.
-    pub(super) fn note(&mut self, kept: &Kept, targets: &[TargetId]) {
+    /// Notes a record that is kept for these targets, which is made when a worker asks for one of them.
+    pub(super) fn note(&mut self, shared: &Shared, (id, targets): (i64, &[TargetId]), make: impl FnOnce() -> Kept) {
+        if !targets.iter().any(|target| shared.hand(*target).state().is_asked()) {
+            self.unasked.extend(targets.iter().map(|target| (*target, id)));
+            return;
+        }
+        let kept = make();
         for target in targets {
             self.kept.entry(*target).or_default().push(kept.clone());
         }
     }
 
-    /// Hands out what workers ask for: of each target what lies behind this relay's frontier, if all of it is here.
-    pub(super) async fn make(&mut self, work: &Work) -> Result<(), Fault> {
+    /// Shares the targets of which something may be handed out. It waits for nobody, so it may go out together with what is written; what
+    /// goes out after it is [made](Self::make) of what those left who had them.
+    pub(super) async fn share(&mut self, work: &Work) -> Result<(), Fault> {
         if work.shared.may_be_gone() {
             return Ok(());
         }
         let asking = self.kept.keys().filter(|target| work.shared.hand(**target).state().asks());
         let wanted: Vec<i16> = asking.map(|target| target.0.into()).collect();
-        if wanted.is_empty() {
-            return Ok(());
+        if !wanted.is_empty() {
+            self.shared = work.share(&wanted).await?;
         }
+        Ok(())
+    }
+
+    /// Hands out what workers ask for: of each target what lies behind this relay's frontier, if all of it is here.
+    pub(super) async fn make(&mut self, work: &Work) -> Result<(), Fault> {
         let (mut targets, mut lasts, mut owners, mut ids) = (vec![], vec![], vec![], vec![]);
-        for number in work.share(&wanted).await? {
+        for number in std::mem::take(&mut self.shared) {
             let target = TargetId(u8::try_from(number).unwrap_or(u8::MAX));
             let Some(kept) = self.kept.get(&target) else { continue };
             let promised = work.shared.hand(target).state().promise(kept);
@@ -70,7 +85,8 @@ impl Handout {
                  JOIN frontier f ON f.target = u.target AND f.incarnation = $1 AND u.last - f.reached <= $6),
              taken AS (SELECT target, last, ids FROM behind b WHERE cardinality(ids) > 0
                  AND ids <@ ARRAY(SELECT p.id FROM unnest($4::smallint[], $5::bigint[]) AS p(target, id) WHERE p.target = b.target)),
-             risen AS (UPDATE frontier f SET reached = t.last FROM taken t WHERE f.target = t.target AND f.incarnation = $1)
+             risen AS (UPDATE frontier f SET reached = t.ids[cardinality(t.ids)] FROM taken t
+                 WHERE f.target = t.target AND f.incarnation = $1)
              INSERT INTO slice (target, owner, records) SELECT target, $1, ids FROM taken RETURNING id, target, records";
         let rows = work.query(sql, &[&me, &targets, &lasts, &owners, &ids, &FAR]).await?;
         let target = |number: i16| TargetId(u8::try_from(number).unwrap_or(u8::MAX));
@@ -80,7 +96,11 @@ impl Handout {
 
     /// After the commit: what was handed out is ready, the rest is fresh, and workers are told.
     pub(super) fn keep(self, shared: &Shared) {
-        let Self { kept, promised, slices } = self;
+        let Self { kept, unasked, promised, slices, .. } = self;
+        for (target, last) in unasked {
+            shared.hand(target).state().fresh.interrupt(last);
+            shared.hand(target).wake();
+        }
         for (target, kept) in kept {
             let hand = shared.hand(target);
             let mut state = hand.state();
@@ -104,6 +124,10 @@ impl Handout {
 
     /// The transaction did not come to its end, as far as is known: what became of it is looked up.
     pub(super) fn forget(self, shared: &Shared) {
+        for (target, last) in self.unasked {
+            shared.hand(target).state().fresh.interrupt(last);
+            shared.hand(target).wake();
+        }
         for (target, kept) in self.kept {
             let (hand, last) = (shared.hand(target), kept.last().map_or(0, Kept::number));
             let mut state = hand.state();

@@ -7,17 +7,20 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::journal::sqlite::SqliteJournal;
 use crate::journal::{
-    Claim, Client, JournalError, Log as _, Progress, Queues as _, RecordId, Rest, Settlement, Submission,
+    Claim, Client, JournalError, Log as _, Progress, Queues as _, Record, RecordId, Rest, Settlement, Spilled,
+    Submission,
 };
 use crate::tasks;
 
 use super::drafts;
 use super::fault::Fault;
 use super::group::Command;
+use super::record::ms;
 use super::shared::Shared;
 use super::spill::Kept;
 
@@ -139,7 +142,7 @@ async fn hand_over(
     let (reply, answer) = oneshot::channel();
     let record = &*claim.record;
     let spilled = record.client.spilled.as_deref().cloned().unwrap_or_default();
-    if is_there(shared, spilled.number).await? {
+    if is_there(shared, record, &spilled).await? {
         drop(reply.send(Ok(record.id)));
         return Ok(answer);
     }
@@ -160,12 +163,20 @@ async fn hand_over(
     Ok(answer)
 }
 
-/// Whether the commit of which nobody knew the outcome took place.
-async fn is_there(shared: &Shared, number: Option<u64>) -> Result<bool, Fault> {
-    let Some(number) = number.map(u64::cast_signed) else { return Ok(false) };
+/// Whether the commit of which nobody knew the outcome took place: the record of that number is this one. A server that has become the
+/// primary since may have given the number to another one.
+async fn is_there(shared: &Shared, record: &Record, spilled: &Spilled) -> Result<bool, Fault> {
+    let Some(number) = spilled.number.map(u64::cast_signed) else { return Ok(false) };
     let client = shared.client().await?;
-    let is_there: bool =
-        client.query_one("SELECT EXISTS (SELECT 1 FROM record WHERE id = $1)", &[&number]).await?.get(0);
+    // The last key is that of the move.
+    let keys = spilled.keys.split_last().map_or(&[][..], |(_, keys)| keys).iter().copied().map(whole);
+    let keys: Vec<u8> = keys.flat_map(u128::to_be_bytes).collect();
+    let event_id = record.event_id.map(|id| Uuid::from_u128(id.as_u128()));
+    let sql = "SELECT EXISTS (
+             SELECT 1 FROM record r JOIN project p ON p.id = r.project WHERE r.id = $1 AND p.name = $2 AND r.accepted_at = $3
+             AND r.size = $4 AND r.event_id IS NOT DISTINCT FROM $5 AND r.keys = $6)";
+    let (at, size, project) = (ms(record.accepted_at), record.body.len().cast_signed(), &*record.project);
+    let is_there: bool = client.query_one(sql, &[&number, &project, &at, &size, &event_id, &keys]).await?.get(0);
     client.make_certain().await?;
     Ok(is_there)
 }

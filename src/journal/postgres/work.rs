@@ -6,9 +6,13 @@
 //! server that was the primary and the one that is may have seen as many. What a transaction saw of those before counts with its own commit.
 
 use std::collections::BTreeSet;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
+use futures_util::future::maybe_done;
 use tokio::sync::OwnedMutexGuard;
 use tokio_postgres::Row;
 
@@ -17,7 +21,7 @@ use crate::journal::TargetId;
 use crate::journal::term::Epoch;
 use crate::telemetry::ledger::Posting;
 
-use super::accounts::Book;
+use super::accounts::{Book, Prepared};
 use super::connect::{Connection, Params, Pen, SAFETY};
 use super::fault::Fault;
 use super::shared::Shared;
@@ -182,19 +186,21 @@ impl Work {
     pub(super) async fn commit(mut self) -> Result<(), Fault> {
         self.book.read_spans().await;
         self.book.know_names(&self.shared).await?;
-        self.book.write(self.connection()?, self.shared.incarnation).await?;
+        let prepared = Prepared::on(self.connection()?).await?;
         let mut postings = self.book.postings(&self.shared);
         postings.extend_from_slice(&self.owed);
         // Also for whoever drops this while it waits.
         self.pen.unresolved.push((self.number, postings));
         let committed = match self.connection.take() {
-            Some(connection) => match connection.batch_execute("COMMIT").await {
-                Ok(()) => {
-                    self.pen.connection = Some(connection);
-                    Ok(())
+            Some(connection) => {
+                match write_and_commit(&self.book, &connection, &prepared, self.shared.incarnation).await {
+                    Some(ended) => {
+                        self.pen.connection = Some(connection);
+                        ended
+                    }
+                    None => self.look_up().await,
                 }
-                Err(_) => self.look_up().await,
-            },
+            }
             None => Err(Fault::Unknown),
         };
         self.shared.count_commit(self.began.elapsed(), committed.is_ok());
@@ -232,6 +238,26 @@ impl Work {
         self.pen.connection = Some(connection);
         if found == self.number { Ok(()) } else { Err(Fault::Away("a commit did not take place".into())) }
     }
+}
+
+/// Sends what writes the rows, and the commit right behind it; `None` when nobody knows how that ended. A row that cannot be written ends
+/// the transaction, and the commit takes it back; one that cannot be sent is followed by none.
+async fn write_and_commit(
+    book: &Book,
+    connection: &Connection,
+    prepared: &Prepared,
+    me: i32,
+) -> Option<Result<(), Fault>> {
+    let mut written = pin!(maybe_done(book.write(connection, prepared, me)));
+    // Everything is sent with the first poll.
+    poll_fn(|cx| Poll::Ready(written.as_mut().poll(cx).is_ready())).await;
+    if let Some(Err(_)) = written.as_mut().output_mut() {
+        connection.batch_execute("ROLLBACK").await.ok()?;
+        return written.take_output();
+    }
+    let ((), committed) = tokio::join!(written.as_mut(), connection.batch_execute("COMMIT"));
+    committed.ok()?;
+    written.take_output()
 }
 
 /// Reads what this relay takes of the room: nobody knew how the transaction before ended, which has ended now.

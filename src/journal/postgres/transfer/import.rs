@@ -7,7 +7,7 @@ use tokio::sync::mpsc::Receiver;
 use uuid::Uuid;
 
 use crate::journal::TargetId;
-use crate::journal::postgres::accounts::Book;
+use crate::journal::postgres::accounts::{Book, Prepared};
 use crate::journal::postgres::connect::Connection;
 use crate::journal::postgres::fault::Fault;
 use crate::journal::postgres::schema;
@@ -283,7 +283,7 @@ impl<'a> Filling<'a> {
     async fn end(mut self) -> Result<(), Fault> {
         self.write().await?;
         let (connection, me) = (self.connection, self.incarnation);
-        self.book.write(connection, 0).await?;
+        self.book.write(connection, &Prepared::on(connection).await?, 0).await?;
         for (target, passing) in (0_i16..).zip(&self.targets) {
             let sql = "INSERT INTO frontier VALUES ($1, $2, $3)";
             connection.run(sql, &[&target, &me, &passing.reached()]).await?;
