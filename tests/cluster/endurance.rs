@@ -12,12 +12,17 @@ const GROWN: i64 = 16 << 20;
 /// What a relay may take more of the memory, in KiB.
 const MEMORY: u64 = 48 << 10;
 
+/// What a slice may cost: several times what it does.
+const COSTS: i64 = 4_000;
+
 /// The tables that do not grow with what waits.
 const TABLES: &str = "SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relkind = 'r' AND relname IN
     ('slice', 'frontier', 'pending', 'committed', 'node', 'waiting', 'room', 'ledger', 'latest')";
 
-/// What a slice costs that is handed out: pages that the statements on queues look at, settlements included.
-const COST: &str = "SELECT round(sum(shared_blks_hit + shared_blks_read) / greatest(sum(calls) FILTER (WHERE query LIKE 'INSERT INTO slice%'), 1))
+/// What a slice costs that is handed out: pages that the statements on queues look at, settlements included. A statement that hands out
+/// returns its slices.
+const COST: &str =
+    "SELECT round(sum(shared_blks_hit + shared_blks_read) / sum(rows) FILTER (WHERE query LIKE '%INSERT INTO slice%'))
     FROM pg_stat_statements WHERE query ~ 'slice|frontier|pending'";
 
 impl Scene {
@@ -75,6 +80,7 @@ async fn with_an_upstream_down_for_long_and_drained_tables_claims_and_memory_sta
     let (tables_after, memory_after) = (scene.number(TABLES).await, scene.memory());
     println!("and {tables_after} bytes after; memory {memory:?} and {memory_after:?} KiB");
     assert!(tables_then.max(tables_after) <= tables + GROWN, "{tables}, {tables_then}, {tables_after}");
+    assert!(first.max(last) <= COSTS, "it costs what is handed out: {first} and {last} pages a slice");
     // Behind the frontiers the first quarter has all that waits, and the last nothing; a few slices tell no more than that.
     assert!(first <= last * 4, "it costs the same however much waits: {first} and {last}");
     assert!(
