@@ -17,6 +17,9 @@ mod contract;
 #[path = "postgres/control.rs"]
 mod control;
 #[cfg(test)]
+#[path = "postgres/days.rs"]
+mod days;
+#[cfg(test)]
 #[path = "postgres/drain.rs"]
 mod drain;
 #[cfg(test)]
@@ -46,6 +49,9 @@ mod term;
 #[cfg(test)]
 #[path = "postgres/unknown.rs"]
 mod unknown;
+#[cfg(test)]
+#[path = "postgres/upgrade.rs"]
+mod upgrade;
 #[cfg(test)]
 #[path = "postgres/upkeep.rs"]
 mod upkeep;

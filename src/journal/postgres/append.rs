@@ -14,6 +14,7 @@ use crate::journal::{JournalError, Record, RecordId, Submission};
 use crate::policy::outcome::Outcome;
 
 use super::bodies;
+use super::days;
 use super::fault::Fault;
 use super::fresh::Kept;
 use super::handout::Handout;
@@ -50,7 +51,7 @@ pub(super) async fn append(
     let is_again = numbered.is_some();
     let first = *numbered.get_or_insert_with(|| work.shared.number(count));
     let there = if is_again { kept(work, first, count).await? } else { HashSet::new() };
-    let (mut rows, mut answers) = (Rows::default(), Vec::new());
+    let (mut rows, mut answers) = (Rows { days: work.shared.days.load_full(), ..Rows::default() }, Vec::new());
     let mut taken = take_keys(work, submissions, (first, &there)).await?;
     let lost = bodies::lost(work, submissions).await?;
     for (at, submission) in submissions.iter().enumerate() {
@@ -220,7 +221,7 @@ fn note(work: &mut Work, project: i32, submission: &Submission) {
     }
 }
 
-/// The rows of new records, column by column.
+/// The rows of new records, column by column, and of the bodies that stand with those of their day.
 #[derive(Default)]
 struct Rows<'a> {
     ids: Vec<i64>,
@@ -235,6 +236,8 @@ struct Rows<'a> {
     clients: Vec<String>,
     bodies: Vec<Option<&'a [u8]>>,
     larges: Vec<Option<i64>>,
+    days: Arc<Vec<i64>>,
+    by_day: (Vec<i64>, Vec<i64>, Vec<&'a [u8]>),
 }
 
 impl<'a> Rows<'a> {
@@ -252,7 +255,14 @@ impl<'a> Rows<'a> {
         self.clients.push(client);
         match &submission.body {
             Body::Memory(bytes) => {
-                self.bodies.push(Some(bytes));
+                let day = days::of(ms(submission.accepted_at));
+                let is_by_day = self.days.contains(&day);
+                if is_by_day {
+                    self.by_day.0.push(day);
+                    self.by_day.1.push(id);
+                    self.by_day.2.push(bytes);
+                }
+                self.bodies.push((!is_by_day).then_some(&bytes[..]));
                 self.larges.push(None);
             }
             large @ Body::Large(_) => {
@@ -269,8 +279,10 @@ impl<'a> Rows<'a> {
         if self.ids.is_empty() {
             return Ok(());
         }
-        work.execute(
-            "INSERT INTO record SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::int[], $4::bigint[], $5::bigint[], $6::bigint[],
+        let (days, ids, bodies) = &self.by_day;
+        let written = work.execute(
+            "WITH apart AS (INSERT INTO body SELECT * FROM unnest($13::bigint[], $14::bigint[], $15::bytea[]))
+             INSERT INTO record SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::int[], $4::bigint[], $5::bigint[], $6::bigint[],
                  $7::text[], $8::uuid[], $9::bytea[], $10::text[], $11::bytea[], $12::bigint[])",
             &[
                 &self.ids,
@@ -285,9 +297,17 @@ impl<'a> Rows<'a> {
                 &self.clients,
                 &self.bodies,
                 &self.larges,
+                days,
+                ids,
+                bodies,
             ],
         )
-        .await?;
+        .await;
+        if written.is_err() {
+            // A day that is not there any more: they are read anew.
+            work.shared.days.store(Arc::default());
+        }
+        written?;
         bodies::own(work, (&self.ids, &self.larges, &self.sizes)).await
     }
 }

@@ -58,7 +58,7 @@ async fn kept(shared: &Shared, after: Cursor) -> Result<Kept, Fault> {
     let sql = format!(
         "SELECT {COLUMNS} FROM (
              SELECT id, sum(size) OVER (ORDER BY id) - size AS before FROM (
-                 SELECT id, CASE WHEN body IS NULL THEN 0 ELSE size END AS size FROM record
+                 SELECT id, CASE WHEN large IS NULL THEN size ELSE 0 END AS size FROM record
                  WHERE id > $1 ORDER BY id LIMIT $2) AS some) AS step
          JOIN record r ON r.id = step.id JOIN project p ON p.id = r.project WHERE step.before < $3::bigint ORDER BY r.id"
     );

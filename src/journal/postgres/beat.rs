@@ -10,11 +10,13 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::accounts;
+use super::days;
 use super::fault::Fault;
 use super::nodes::{self, GONE};
 use super::others::Others;
 use super::shared::Shared;
 use super::storage;
+use super::upgrade;
 use super::upkeep;
 
 /// How often a relay says that it lives, and looks for what others did.
@@ -67,14 +69,20 @@ async fn look_once(shared: &Shared, others: &mut Others, has_all_hours: bool) ->
     let now = accounts::hour(shared.clock.now());
     others.read(shared, if has_all_hours { 0 } else { now - 1 }).await?;
     storage::measure_room(shared).await?;
+    days::read(shared).await?;
     for (_, hand) in shared.hands() {
         hand.is_time.store(true, Ordering::Release);
         hand.wake();
     }
+    if has_all_hours {
+        upgrade::note_earlier(shared).await?;
+    }
     let Some(epoch) = shared.leads().await else { return Ok(()) };
     upkeep::bury(shared).await?;
     upkeep::merge(shared, epoch).await?;
+    days::make(shared, epoch).await?;
     if has_all_hours {
+        upgrade::finish(shared, epoch).await?;
         upkeep::forget(shared, epoch).await?;
         upkeep::forget_drained(shared, epoch).await?;
     }

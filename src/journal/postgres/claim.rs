@@ -198,7 +198,7 @@ impl Look<'_> {
                      SELECT p.record, row_number() OVER so_far AS place, (sum(r.size) OVER so_far)::bigint AS bytes
                      FROM (SELECT record, due FROM pending WHERE target = $1 AND owner IS NULL AND due >= $2 AND due <= $3
                          ORDER BY due, record LIMIT $5) p
-                     LEFT JOIN record r ON r.id = p.record AND r.body IS NOT NULL
+                     LEFT JOIN record r ON r.id = p.record AND r.large IS NULL
                      WINDOW so_far AS (ORDER BY p.due, p.record)) AS due
                  WHERE place = 1 OR coalesce(bytes, 0) <= $6)
              RETURNING record, due, attempts, strikes, items, quantities, turn",
@@ -280,7 +280,7 @@ impl Look<'_> {
             &self.tx,
             "SELECT f.incarnation, r.id, r.accepted_at, r.size, r.targets & (1::bigint << $1) <> 0
              FROM frontier f CROSS JOIN LATERAL (
-                 SELECT id, accepted_at, CASE WHEN body IS NULL THEN 0 ELSE size END AS size, targets FROM record
+                 SELECT id, accepted_at, CASE WHEN large IS NULL THEN size ELSE 0 END AS size, targets FROM record
                  WHERE id > f.reached AND id < (f.incarnation::bigint + 1) << 40 ORDER BY id LIMIT $3) r
              WHERE f.target = $2 ORDER BY r.id",
             &[&i32::from(self.target.0), &self.number(), &LOOK],

@@ -28,14 +28,23 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    /// Whether the same transaction may work when it is tried again at once: another one was in its way.
+    /// Whether the same transaction may work when it is tried again at once: another one was in its way, or there is no partition for
+    /// [a day](super::days) any more.
     pub(super) fn is_conflict(&self) -> bool {
-        let Self::Db(error) = self else { return false };
-        matches!(error.code(), Some(&SqlState::T_R_SERIALIZATION_FAILURE | &SqlState::T_R_DEADLOCK_DETECTED))
+        let again = [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED, SqlState::CHECK_VIOLATION];
+        self.code().is_some_and(|code| again.contains(code))
     }
-}
 
-impl Fault {
+    /// Whether somebody had a table for longer than it was waited for.
+    pub(super) fn is_in_the_way(&self) -> bool {
+        let locked = [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED];
+        self.code().is_some_and(|code| locked.contains(code))
+    }
+
+    fn code(&self) -> Option<&SqlState> {
+        if let Self::Db(error) = self { error.code() } else { None }
+    }
+
     /// Whether no server takes writes now, or nobody knows whether one did: it may work later.
     pub(super) fn is_away(&self) -> bool {
         match self {

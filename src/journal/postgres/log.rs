@@ -10,6 +10,7 @@ use crate::journal::{Cursor, JournalError, Log, MAX_TARGETS, RecentKeys, RecordI
 
 use super::PostgresJournal;
 use super::bodies;
+use super::days;
 use super::fault::Fault;
 use super::group::Command;
 use super::record::ms;
@@ -128,5 +129,8 @@ async fn prune(shared: &Arc<Shared>, before: Timestamp, limit: usize) -> Result<
     let mut work = Work::begin(shared).await?;
     let gone = settled::forget(&mut work, ms(before), limit, None).await?;
     work.commit().await?;
+    if gone < limit {
+        days::drop_old(shared, ms(before)).await?;
+    }
     Ok(gone)
 }

@@ -20,6 +20,7 @@ mod bodies;
 mod claim;
 mod compare;
 mod connect;
+mod days;
 mod discard;
 mod drafts;
 mod evict;
@@ -53,6 +54,7 @@ mod spill;
 mod storage;
 mod term;
 mod transfer;
+mod upgrade;
 mod upkeep;
 mod verification;
 mod waiting;
@@ -144,6 +146,7 @@ impl PostgresJournal {
         upkeep::bury(&shared).await?;
         waiting::look_again(&shared).await?;
         storage::measure_room(&shared).await?;
+        days::read(&shared).await?;
         let (commands, inbox) = mpsc::unbounded_channel();
         let moving = moving::run(Arc::clone(&shared), commands.downgrade());
         let tasks = vec![

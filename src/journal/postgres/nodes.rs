@@ -40,10 +40,10 @@ pub(super) async fn enter(first: &mut Client, (name, place): (&str, &str), now: 
         .query_one(
             "WITH earlier AS (UPDATE node SET replaced = true WHERE name = $1 AND NOT replaced),
              entered AS (
-                 INSERT INTO node (name, version, started_at, alive_until)
-                 VALUES ($1, $2, $3, clock_timestamp() + make_interval(secs => $4)) RETURNING incarnation)
+                 INSERT INTO node (name, version, started_at, alive_until, format)
+                 VALUES ($1, $2, $3, clock_timestamp() + make_interval(secs => $4), $5) RETURNING incarnation)
              INSERT INTO committed (incarnation, number) SELECT incarnation, 0 FROM entered RETURNING incarnation",
-            &[&name, &version, &now, &gone],
+            &[&name, &version, &now, &gone, &schema::FORMAT],
         )
         .await?;
     let incarnation = row.get(0);

@@ -23,9 +23,20 @@ use super::shared::Shared;
 /// The due time of a record set aside: never.
 pub(super) const NEVER: Timestamp = Timestamp::from_millis(i64::MAX as u64);
 
+macro_rules! body {
+    () => {
+        "coalesce(r.body, (SELECT b.bytes FROM body b WHERE b.record = r.id AND b.day = r.accepted_at / 86400000))"
+    };
+}
+
+/// The body of the record `r`, unless it is a large one.
+pub(super) const BODY: &str = body!();
 /// What [`of_row`] reads, of the tables `r` and `p`.
-pub(super) const COLUMNS: &str =
-    "r.id, r.accepted_at, r.project, p.name, r.size, r.quantities, r.event_id, r.client, r.body, r.large";
+pub(super) const COLUMNS: &str = concat!(
+    "r.id, r.accepted_at, r.project, p.name, r.size, r.quantities, r.event_id, r.client, ",
+    body!(),
+    ", r.large"
+);
 /// The tables of [`COLUMNS`].
 pub(super) const TABLES: &str = "record r JOIN project p ON p.id = r.project";
 

@@ -4,7 +4,10 @@
 //! a relay that is too old or too new for it says so and changes nothing. A step keeps the relays of the version before at work, so
 //! relays are upgraded one after another.
 
+use std::time::Duration;
+
 use ring::rand::{SecureRandom as _, SystemRandom};
+use tokio::time::sleep;
 use tokio_postgres::{Client, GenericClient, Transaction};
 
 use crate::journal::OpenError;
@@ -15,12 +18,18 @@ use super::fault::Fault;
 
 /// The newest format this version reads and writes.
 pub(super) const FORMAT: i32 = FORMATS.len() as i32;
-/// The oldest version that can work on the newest format.
+/// The oldest format whose relays stay at work when a database is brought up to the newest one: the last one before it.
 const OLDEST: i32 = 1;
+/// The format from which on bodies may be kept [by the day](super::days): relays of an older one would not find them.
+pub(super) const BODIES_BY_DAY: i32 = 2;
 /// The advisory lock of whoever changes the schema: "SwJ1".
-const LOCK: i64 = 0x5377_4a31;
+pub(super) const LOCK: i64 = 0x5377_4a31;
 /// The advisory lock of who moves the journal, which relays ask for when they start: "SwJ>".
-const MOVING: i64 = 0x5377_4a3e;
+pub(super) const MOVING: i64 = 0x5377_4a3e;
+/// How long a step waits for a table, and how often it is tried: whoever comes behind it waits as long.
+const PATIENCE: &str = "SET LOCAL lock_timeout = '500ms'";
+const TRIES: u32 = 20;
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// What each format added, the first one first.
 ///
@@ -30,7 +39,10 @@ const MOVING: i64 = 0x5377_4a3e;
 /// What waits untried costs no row: `frontier` says for each target and incarnation up to where records were handed out. A `slice` is
 /// what was handed out together and is not settled yet; a row in `pending` is what was put off, or is tried out of order. An owner is
 /// the incarnation that has it. A record is settled for a target when it is at or below the frontier and no slice and no row name it.
-const FORMATS: [&str; 1] = ["
+///
+/// The body of a record stands in `record.body`, in the partition of `body` for the day of its acceptance, or in the pieces of a `large` one.
+/// `meta.earlier` is when a relay of the format before was last seen.
+const FORMATS: [&str; 2] = ["
 CREATE TABLE meta (id integer PRIMARY KEY CHECK (id = 1), format integer NOT NULL, oldest integer NOT NULL, secret bytea NOT NULL, state text);
 CREATE TABLE node (
     incarnation integer PRIMARY KEY GENERATED ALWAYS AS IDENTITY, name text NOT NULL, version text NOT NULL,
@@ -151,6 +163,17 @@ CREATE TABLE difference (
     event_id uuid NOT NULL, at bigint NOT NULL, field text NOT NULL, sent text NOT NULL, there text NOT NULL
 );
 CREATE INDEX difference_target ON difference (target, id);
+", "
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'committed'::regclass AND attname = 'before') THEN
+        ALTER TABLE committed ADD COLUMN before bigint;
+    END IF;
+END $$;
+CREATE TABLE body (day bigint NOT NULL, record bigint NOT NULL, bytes bytea NOT NULL, PRIMARY KEY (record, day))
+    PARTITION BY LIST (day);
+ALTER TABLE body ALTER COLUMN bytes SET STORAGE EXTERNAL;
+ALTER TABLE meta ADD COLUMN earlier timestamptz;
+ALTER TABLE node ADD COLUMN format integer NOT NULL DEFAULT 1;
 "];
 
 /// Lets a relay in that starts, and no move begin before the transaction ends; returns the secret under which the keys of repeats are
@@ -207,9 +230,30 @@ pub(super) fn tables() -> impl Iterator<Item = &'static str> {
     made.filter_map(|text| text.split([' ', '(']).next()).filter(|name| *name != "meta")
 }
 
-/// Makes the tables, or brings them up to date.
+/// Makes the tables, or brings them up to date. What relays do meanwhile is in the way for moments; who reads a table for long keeps it
+/// from being changed.
 pub(super) async fn bring_up_to_date(client: &mut Client) -> Result<(), Fault> {
+    let mut tries = 1;
+    loop {
+        match try_to_bring_up(client).await {
+            Err(fault) if fault.is_in_the_way() && tries < TRIES => {
+                tracing::warn!(%fault, "the tables are in use; they are brought up to date in a moment");
+                tries += 1;
+                sleep(AGAIN).await;
+            }
+            Err(fault) if fault.is_in_the_way() => {
+                return Err(Fault::Failed(format!(
+                    "its tables cannot be brought up to date while somebody uses them for so long ({fault}): pg_stat_activity names who does"
+                )));
+            }
+            done => return done,
+        }
+    }
+}
+
+async fn try_to_bring_up(client: &mut Client) -> Result<(), Fault> {
     let tx = client.transaction().await?;
+    tx.batch_execute(PATIENCE).await?;
     tx.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
     let found = found(&tx).await?;
     let missing = FORMATS.get(found.map_or(0, |(format, _)| format as usize)..).unwrap_or_default();
@@ -226,11 +270,13 @@ pub(super) async fn bring_up_to_date(client: &mut Client) -> Result<(), Fault> {
     tx.batch_execute(&missing.concat()).await?;
     if found.is_none() {
         let secret = ring_secret()?;
-        let meta = "INSERT INTO meta (id, format, oldest, secret) VALUES (1, $1, $2, $3)";
-        tx.execute(meta, &[&FORMAT, &OLDEST, &secret]).await?;
+        let meta = "INSERT INTO meta (id, format, oldest, secret) VALUES (1, $1, $1, $2)";
+        tx.execute(meta, &[&FORMAT, &secret]).await?;
         tx.batch_execute(FIRST_ROWS).await?;
     } else if !missing.is_empty() {
-        tx.execute("UPDATE meta SET format = $1, oldest = $2", &[&FORMAT, &OLDEST]).await?;
+        let meta = "UPDATE meta SET format = $1, oldest = $2, earlier = clock_timestamp()";
+        tx.execute(meta, &[&FORMAT, &OLDEST]).await?;
+        tracing::info!(format = FORMAT, "the tables are brought up to date; relays of the version before go on");
     }
     tx.commit().await?;
     Ok(())

@@ -3,10 +3,12 @@
 //! Rule: one goes for good when no target waits for it and no dead letter shows it. Its row is locked before that is looked at for the
 //! last time: whoever takes a record up again locks its row, too. Each look is at a bounded number of records.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::PoisonError;
 
+use super::days;
 use super::fault::Fault;
+use super::record::ms;
 use super::shared::Shared;
 use super::work::Work;
 
@@ -59,11 +61,13 @@ pub(super) async fn forget(
     }
     let next = if is_whole || is_limited { seen } else { (i64::MIN, 0) };
     *work.shared.pruned.lock().unwrap_or_else(PoisonError::into_inner) = next;
-    if found.is_empty() { Ok(0) } else { remove(work, &found).await }
+    // What is only old takes its room until its day is dropped.
+    let since = if of.is_some() { i64::MIN } else { days::of(ms(work.now())) };
+    if found.is_empty() { Ok(0) } else { remove(work, &found, since).await }
 }
 
-/// Removes those of these records that nobody has taken up again; returns how many.
-pub(super) async fn remove(work: &mut Work, found: &[i64]) -> Result<usize, Fault> {
+/// Removes those of these records that nobody has taken up again; returns how many. Bodies of days before `since` go with their day.
+pub(super) async fn remove(work: &mut Work, found: &[i64], since: i64) -> Result<usize, Fault> {
     let lock = "SELECT id FROM record WHERE id = ANY($1) ORDER BY id FOR UPDATE SKIP LOCKED";
     let ours: Vec<i64> = work.query(lock, &[&found]).await?.iter().map(|row| row.get(0)).collect();
     let rows = work
@@ -71,15 +75,22 @@ pub(super) async fn remove(work: &mut Work, found: &[i64]) -> Result<usize, Faul
             "DELETE FROM record r WHERE id = ANY($1)
              AND NOT EXISTS (SELECT 1 FROM pending p WHERE p.record = r.id)
              AND NOT EXISTS (SELECT 1 FROM dead_letter d WHERE d.record = r.id)
-             RETURNING id, project, room, large",
+             RETURNING id, project, room, large, accepted_at, body IS NULL AND large IS NULL",
             &[&ours],
         )
         .await?;
-    let (mut gone, mut large) = (vec![], vec![]);
+    let (mut gone, mut large, mut by_day) = (vec![], vec![], BTreeMap::<i64, Vec<i64>>::new());
     for row in &rows {
         gone.push(row.get::<_, i64>(0));
         work.book.take_room(row.get(1), -row.get::<_, i64>(2));
         large.extend(row.get::<_, Option<i64>>(3));
+        let day = days::of(row.get(4));
+        if row.get(5) && day >= since {
+            by_day.entry(day).or_default().push(row.get(0));
+        }
+    }
+    for (day, records) in by_day {
+        work.execute("DELETE FROM body WHERE day = $1 AND record = ANY($2)", &[&day, &records]).await?;
     }
     work.execute("DELETE FROM missed WHERE record = ANY($1)", &[&gone]).await?;
     work.execute("DELETE FROM key WHERE record = ANY($1)", &[&gone]).await?;

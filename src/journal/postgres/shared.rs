@@ -54,6 +54,10 @@ pub(super) struct Shared {
     hands: RwLock<HashMap<TargetId, Arc<Hand>>>,
     /// When the record was accepted that pruning looked at last, and its number.
     pub(super) pruned: Mutex<(i64, i64)>,
+    /// The days that have a place for bodies of their own, when it was last looked.
+    pub(super) days: ArcSwap<Vec<i64>>,
+    /// Until when days that are over are left where they are: somebody reads bodies.
+    pub(super) drop_not_before: Mutex<Instant>,
     heard: Mutex<Heard>,
     pub(super) is_closed: AtomicBool,
     /// Cancelled when another relay has taken our name.
@@ -176,6 +180,8 @@ impl Shared {
             names: ArcSwap::default(),
             hands: RwLock::default(),
             pruned: Mutex::new((i64::MIN, 0)),
+            days: ArcSwap::default(),
+            drop_not_before: Mutex::new(Instant::now()),
             heard: Mutex::new(Heard::now()),
             is_closed: AtomicBool::new(false),
             is_replaced: CancellationToken::new(),

@@ -159,6 +159,11 @@ impl Work {
         self.connection()?.run(sql, params).await
     }
 
+    /// Changes what is not rows: locks, settings, tables.
+    pub(super) async fn change(&self, sql: &str) -> Result<(), Fault> {
+        Ok(self.connection()?.batch_execute(sql).await?)
+    }
+
     /// Takes what waits for a target for this transaction alone: who hands out, discards or takes up again what waits there does that
     /// first.
     pub(super) async fn lock(&self, target: TargetId) -> Result<(), Fault> {

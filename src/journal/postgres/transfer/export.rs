@@ -10,6 +10,7 @@ use tokio_postgres::Row as Found;
 use uuid::Uuid;
 
 use crate::journal::postgres::connect::{Connection, Params};
+use crate::journal::postgres::record::BODY;
 use crate::journal::transfer::{
     Body, Entry, OF_RECORDS, PENDING, Part, ROWS, Record, Row, TABLES, Target, Value, tell,
 };
@@ -125,7 +126,7 @@ impl Telling<'_> {
         loop {
             let heads = self
                 .all(
-                    "SELECT id, accepted_at, CASE WHEN body IS NULL THEN 0 ELSE size END FROM record
+                    "SELECT id, accepted_at, CASE WHEN large IS NULL THEN size ELSE 0 END FROM record
                      WHERE (accepted_at, id) > ($1, $2) ORDER BY accepted_at, id LIMIT $3",
                     &[&after.0, &after.1, &(ROWS as i64)],
                 )
@@ -155,13 +156,11 @@ impl Telling<'_> {
                 hanging.entry(row.get(0)).or_default().push((at, rows::values(&row, table, 1)));
             }
         }
-        let found = self
-            .all(
-                "SELECT id, accepted_at, project::bigint, targets, size, quantities, event_id, keys, client, body, large
-                 FROM record WHERE id = ANY($1) ORDER BY accepted_at, id",
-                &[&ids],
-            )
-            .await?;
+        let sql = format!(
+            "SELECT id, accepted_at, project::bigint, targets, size, quantities, event_id, keys, client, {BODY}, large
+             FROM record r WHERE id = ANY($1) ORDER BY accepted_at, id"
+        );
+        let found = self.all(&sql, &[&ids]).await?;
         for row in &found {
             let (mut record, large) = (record(row, marks), row.get::<_, Option<i64>>(10));
             record.rows.extend(hanging.remove(&row.get(0)).unwrap_or_default());

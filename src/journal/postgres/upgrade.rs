@@ -1,0 +1,44 @@
+//! The end of an upgrade: what only the newest format knows is used once no relay of the one before is left.
+//!
+//! Rules: a step of [the tables](super::schema) keeps the relays of the version before at work, and for a day after the last of them was
+//! seen they can come back: until then the new ones keep everything as those read it. From then on those are refused when they start.
+
+use crate::journal::term::Epoch;
+
+use super::fault::Fault;
+use super::schema::{FORMAT, LOCK, MOVING};
+use super::shared::Shared;
+use super::term;
+
+/// Notes that a relay of the format before may be at work.
+pub(super) async fn note_earlier(shared: &Shared) -> Result<(), Fault> {
+    let seen = "UPDATE meta SET earlier = clock_timestamp()
+         WHERE oldest < $1 AND EXISTS (SELECT 1 FROM node WHERE NOT replaced AND format < $1)";
+    shared.client().await?.execute(seen, &[&FORMAT]).await?;
+    Ok(())
+}
+
+/// Lets nobody in who knows only the format before, a day after the last one was seen. None is just starting: it would hold a lock.
+pub(super) async fn finish(shared: &Shared, epoch: Epoch) -> Result<(), Fault> {
+    let mut pooled = shared.client().await?;
+    let is_over = "SELECT 1 FROM meta WHERE oldest < $1 AND earlier < clock_timestamp() - interval '1 day'";
+    if pooled.query_opt(is_over, &[&FORMAT]).await?.is_none() {
+        return Ok(());
+    }
+    let tx = pooled.transaction().await?;
+    if !term::holds(&*tx, epoch).await? {
+        return Err(term::over());
+    }
+    let free = "SELECT pg_try_advisory_xact_lock($1) AND pg_try_advisory_xact_lock($2)";
+    if tx.query_one(free, &[&LOCK, &MOVING]).await?.get(0) {
+        let finish =
+            "UPDATE meta SET oldest = $1 WHERE NOT EXISTS (SELECT 1 FROM node WHERE NOT replaced AND format < $1)";
+        if tx.execute(finish, &[&FORMAT]).await? > 0 {
+            tracing::info!(
+                format = FORMAT,
+                "the upgrade is over: relays of the version before are refused from now on"
+            );
+        }
+    }
+    Ok(tx.commit().await?)
+}
