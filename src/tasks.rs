@@ -1,4 +1,6 @@
 //! Background tasks. The only caller of `tokio::spawn`: every task is tracked, can be told to stop, and its failure is seen.
+//!
+//! Rule: what is spawned is in a box, so that the runtime's part of a task is compiled once, and not for each kind of task.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,6 +12,9 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
+
+/// What is spawned.
+type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A set of tasks that start together, are told to stop together and are waited for together.
 #[derive(Clone, Debug, Default)]
@@ -37,19 +42,25 @@ impl Tasks {
     }
 
     /// Runs `task`. A panic in it is remembered as the set's first failure under `name`, and stops the daemon.
-    #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.watch(name, Box::pin(task));
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
+    fn watch(&self, name: &'static str, task: Work) {
         let running = tokio::spawn(self.tracker.track_future(task));
         let set = self.clone();
-        tokio::spawn(self.tracker.track_future(async move {
+        let watch: Work = Box::pin(async move {
             if let Err(error) = running.await {
                 set.fail(format!("{name} ended unexpectedly: {error}"));
             }
-        }));
+        });
+        tokio::spawn(self.tracker.track_future(watch));
     }
 
     /// Runs `task` without watching how it ends: for the many short ones (a connection) whose panic concerns nobody else.
     pub fn spawn_detached(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let task: Work = Box::pin(task);
         drop(self.tracker.spawn(task));
     }
 
@@ -121,10 +132,11 @@ impl<T: Send + 'static> Drop for ToItsEnd<T> {
     fn drop(&mut self) {
         if let (Some(rest), Ok(runtime)) = (self.work.take(), Handle::try_current()) {
             let token = self.token.take();
-            drop(runtime.spawn(async move {
+            let rest: Work = Box::pin(async move {
                 rest.await;
                 drop(token);
-            }));
+            });
+            drop(runtime.spawn(rest));
         }
     }
 }
@@ -132,7 +144,10 @@ impl<T: Send + 'static> Drop for ToItsEnd<T> {
 /// Runs what nobody waits for and what may take a moment, beside whoever asks for it.
 pub fn aside(work: impl FnOnce() + Send + 'static) {
     match Handle::try_current() {
-        Ok(runtime) => drop(runtime.spawn_blocking(work)),
+        Ok(runtime) => {
+            let work: Box<dyn FnOnce() + Send> = Box::new(work);
+            drop(runtime.spawn_blocking(work));
+        }
         Err(_) => work(),
     }
 }
@@ -149,6 +164,7 @@ pub const fn threads(files: usize) -> usize {
 
 /// Runs what takes the processor for longer than a request may hold up others, on a thread of its own.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let work: Box<dyn FnOnce() -> T + Send> = Box::new(work);
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         // It was not cancelled, nobody can: its panic goes on where it was asked for.

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::pin::Pin;
 
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -39,7 +40,7 @@ impl Logging {
 
 /// Runs one future to its end on this thread: for verbs that ask the daemon something.
 pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    runtime(Builder::new_current_thread())?.block_on(work)
+    runtime(Builder::new_current_thread())?.block_on(boxed(work))
 }
 
 /// The same with threads for the daemon's tasks.
@@ -48,10 +49,15 @@ pub(super) fn block_on_many<T>(work: impl Future<Output = Result<T, Failure>>) -
     let mut builder = Builder::new_multi_thread();
     builder.worker_threads(workers).max_blocking_threads(tasks::threads(open_files()));
     let runtime = runtime(builder)?;
-    let outcome = runtime.block_on(work);
+    let outcome = runtime.block_on(boxed(work));
     // Whatever is still at work had its time; what was accepted is in the journal.
     runtime.shutdown_background();
     outcome
+}
+
+/// In a box the runtime's part is compiled for each kind of outcome, and not for each verb.
+fn boxed<'w, T>(work: impl Future<Output = T> + 'w) -> Pin<Box<dyn Future<Output = T> + 'w>> {
+    Box::pin(work)
 }
 
 fn runtime(mut builder: Builder) -> Result<Runtime, Failure> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use futures_util::future::Either;
+use futures_util::future::{BoxFuture, Either};
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -96,6 +96,15 @@ pub(in crate::http) async fn serve(listener: TcpListener, app: impl App, clock: 
 }
 
 type Accepted = (TcpStream, SocketAddr, Place);
+
+/// The bytes of a connection, behind TLS where there is any.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// Answers a request of a connection. It and [`Stream`] are behind pointers so that HTTP is compiled once, and not for each listener
+/// with TLS and without.
+type Answering = Box<dyn Fn(Request<Incoming>) -> BoxFuture<'static, Response<Body>> + Send + Sync>;
 
 async fn accept(listener: &TcpListener, doors: &Doors) -> Accepted {
     let place = doors.place().await;
@@ -237,7 +246,7 @@ async fn speak(
     tasks: Tasks,
 ) -> Option<CutShort> {
     let Some(certificate) = app.certificate() else {
-        let cut_short = requests(socket.clone(), socket, peer, app, times, tasks).await;
+        let cut_short = requests(Box::new(socket.clone()), socket, answers(&app, peer), times, tasks).await;
         return cut_short.inspect(|why| {
             if !why.is_answered() {
                 socket.say(why.answer().as_bytes())
@@ -254,7 +263,7 @@ async fn speak(
         () = soon_after(tasks.stopping()) => return None,
     };
     match shaken {
-        Ok(stream) => requests(stream, socket, peer, app, times, tasks).await,
+        Ok(stream) => requests(Box::new(stream), socket, answers(&app, peer), times, tasks).await,
         Err(error) => {
             // Scanners and clients that trust others: their business, and too many to log.
             tracing::debug!(%error, "a TLS handshake failed");
@@ -270,35 +279,41 @@ async fn told_to_close(stop: &CancellationToken, phases: &Phases) {
     drop(tokio::time::timeout(FIRST_REQUEST, phases.first_request()).await);
 }
 
-/// The window of a connection.
-fn window_of(app: &impl App, peer: SocketAddr) -> Window {
-    let (app, client) = (app.clone(), doors::client(peer.ip()));
-    Window::new(move || app.room(client, window::OF_CONNECTION.into()))
+/// The window of a connection, and what answers its requests.
+fn answers(app: &impl App, peer: SocketAddr) -> (Window, Answering) {
+    let (asked, client) = (app.clone(), doors::client(peer.ip()));
+    let window = Window::new(move || asked.room(client, window::OF_CONNECTION.into()));
+    let app = app.clone();
+    let answering: Answering = Box::new(move |request| {
+        let app = app.clone();
+        // On the heap: it is large, and a connection that waits for its next request has none.
+        Box::pin(async move { app.answer(peer, request.map(Body::new)).await })
+    });
+    (window, answering)
 }
 
 /// Serves the requests of a connection, which come in `stream`, until it ends.
 async fn requests(
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    stream: Box<dyn Stream>,
     socket: &Socket,
-    peer: SocketAddr,
-    app: impl App,
+    (window, answering): (Window, Answering),
     (clock, keep_alive): (Clock, Duration),
     tasks: Tasks,
 ) -> Option<CutShort> {
-    let (phases, window) = (Phases::new(clock.clone()), window_of(&app, peer));
+    let phases = Phases::new(clock.clone());
     let streams = Arc::new(Semaphore::new(MAX_STREAMS as usize));
     let service = service_fn(|request: Request<Incoming>| {
         phases.request_began();
-        let (app, phases) = (app.clone(), phases.clone());
+        let phases = phases.clone();
         // A connection of HTTP/1.1 stays until its request is answered; one of HTTP/2 does not, and forgets streams that are reset.
         let is_http2 = request.version() == Version::HTTP_2;
         let place = is_http2.then(|| (Arc::clone(&streams).try_acquire_owned().ok(), window.request()));
-        // On the heap: it is large, and a connection that waits for its next request has none.
-        let answer = Box::pin(async move {
-            let answer = app.answer(peer, request.map(Body::new)).await;
+        let answer = answering(request);
+        let answer = async move {
+            let answer = answer.await;
             phases.request_ended();
             Ok::<_, std::convert::Infallible>(answer)
-        });
+        };
         match place {
             None => Either::Left(answer),
             Some(place) => Either::Right(tasks.to_its_end(async move {

@@ -232,7 +232,15 @@ where
     if shared.is_closed.load(Ordering::Acquire) {
         return Box::pin(std::future::ready(Err(JournalError::Closed)));
     }
-    let (connector, work) = (Arc::clone(&shared.connector), under(Epoch::current(), act(Arc::clone(shared))));
+    made(shared, Box::pin(act(Arc::clone(shared))))
+}
+
+/// The same with what is done in a box: compiled for each kind of answer, and not for each call.
+fn made<T: Send + 'static>(
+    shared: &Arc<Shared>,
+    work: BoxFuture<'static, Result<T, Fault>>,
+) -> BoxFuture<'static, Result<T, JournalError>> {
+    let (connector, work) = (Arc::clone(&shared.connector), under(Epoch::current(), work));
     let running = spawn(shared, async move { connector.unless_given_up(work).await });
     Box::pin(async move {
         match running.await {
@@ -247,5 +255,6 @@ fn spawn<T: Send + 'static>(shared: &Shared, task: impl Future<Output = T> + Sen
 }
 
 fn spawn_on<T: Send + 'static>(runtime: &Handle, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+    let task: BoxFuture<'static, T> = Box::pin(task);
     runtime.spawn(task)
 }
