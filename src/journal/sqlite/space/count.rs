@@ -38,6 +38,7 @@ pub(in crate::journal::sqlite) const fn of_a_row(bytes: usize, page: u64) -> u64
     } else {
         (least, bytes - least)
     };
-    let rows = (page - 8) / (here + 16);
+    // Its length, its number and where it is; where it goes on as well.
+    let rows = (page - 8) / (here + if elsewhere == 0 { 9 } else { 16 });
     page / if rows == 0 { 1 } else { rows } + elsewhere.div_ceil(page - 4) * page
 }

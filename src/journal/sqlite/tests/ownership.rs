@@ -23,7 +23,7 @@ fn a_new_journal_has_its_pages_and_gives_space_back() {
     let folder = tempfile::tempdir().unwrap();
     let settings = in_folder(folder.path());
     drop(open(&settings).unwrap());
-    assert_eq!(count(&settings.path, "PRAGMA page_size"), 4096);
+    assert_eq!(count(&settings.path, "PRAGMA page_size"), 2048);
     assert_eq!(count(&settings.path, "PRAGMA auto_vacuum"), 2);
 }
 
