@@ -10,11 +10,13 @@ use clap::ValueEnum;
 use rustix::fs::FileType;
 use tokio::time::Instant;
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::writer::{BoxMakeWriter, MakeWriterExt as _};
 use tracing_subscriber::fmt::{FmtContext, FormattedFields};
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// How log lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -57,11 +59,12 @@ impl Streams {
     }
 }
 
-/// Starts logging. `filter` is in the syntax of `RUST_LOG`; a wrong one is reported and `info` is used.
+/// Starts logging. `filter` is in the syntax of `RUST_LOG`, of which it takes modules and levels; a wrong one is reported and `info` is
+/// used.
 pub fn start(format: Format, streams: Streams, filter: &str) {
-    let (filter, problem) = match EnvFilter::try_new(filter) {
+    let (filter, problem) = match filter.parse::<Targets>() {
         Ok(filter) => (filter, None),
-        Err(error) => (EnvFilter::new("info"), Some(error)),
+        Err(error) => (Targets::new().with_default(Level::INFO), Some(error)),
     };
     let are_apart = streams.are_apart();
     let colour = !are_apart && std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -69,12 +72,12 @@ pub fn start(format: Format, streams: Streams, filter: &str) {
         true => BoxMakeWriter::new(std::io::stderr.with_max_level(Level::WARN).or_else(std::io::stdout)),
         false => BoxMakeWriter::new(std::io::stderr),
     };
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colour);
+    let lines = tracing_subscriber::fmt().with_max_level(Level::TRACE).with_writer(writer).with_ansi(colour);
     // A second start in one process (tests) keeps the first one's subscriber.
     let started = match format {
-        Format::Text => lines.with_target(false).try_init(),
-        Format::Journald => lines.event_format(Journald).try_init(),
-        Format::Json => lines.json().flatten_event(true).with_current_span(false).try_init(),
+        Format::Text => lines.with_target(false).finish().with(filter).try_init(),
+        Format::Journald => lines.event_format(Journald).finish().with(filter).try_init(),
+        Format::Json => lines.json().flatten_event(true).with_current_span(false).finish().with(filter).try_init(),
     };
     if let (Ok(()), Some(error)) = (started, problem) {
         tracing::warn!(%error, "the log filter cannot be read, using \"info\"");
@@ -190,6 +193,14 @@ impl<K: Hash + Eq + Clone> Default for Damper<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_filter_names_modules_with_their_levels_and_a_level_for_all_others() {
+        let filter: Targets = "switchyard::delivery=debug,info".parse().unwrap();
+        let is_on = |target, level| filter.would_enable(target, &level);
+        assert!(is_on("switchyard::delivery::worker", Level::DEBUG) && is_on("hyper", Level::INFO));
+        assert!(!is_on("switchyard::intake", Level::DEBUG));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn one_line_a_minute_for_each_subject_and_it_says_how_many_were_left_out() {
