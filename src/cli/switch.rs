@@ -2,7 +2,7 @@
 //! live.
 //!
 //! The file is the truth. Without a daemon the edit is all there is to do. When relays share their journal, the database is the
-//! truth: the file follows, and a file that already names the new primary is left as it is.
+//! truth: the file follows, and a file that already names the new primary, or cannot be written here, is left as it is.
 
 use std::path::Path;
 use std::time::Duration;
@@ -123,7 +123,7 @@ async fn flip(admin: &AdminClient, located: &Located, name: &str, args: &Args) -
         Err(Silence::Unreachable(_)) => None,
         Err(silence) => return Err(nothing_changed(admin.failure(silence))),
     };
-    let is_written = written(&path).as_deref() == Some(name);
+    let mut is_written = written(&path).as_deref() == Some(name);
     let is_live = before.as_ref().is_none_or(|status| status.primary == name);
     if is_written && is_live {
         return report(already(name, before.as_ref()), args.json);
@@ -139,7 +139,14 @@ async fn flip(admin: &AdminClient, located: &Located, name: &str, args: &Args) -
     if before.is_some() && (is_shared || !is_written) {
         announce(admin, name, args, !is_written).await?;
     }
-    let mut previous = edit::set_primary(&path, name)?;
+    let mut previous = match edit::set_primary(&path, name) {
+        Err(error) if before.is_some() && is_shared && error.is_unwritable() => {
+            announce(admin, name, args, false).await?;
+            is_written = true;
+            None
+        }
+        edited => edited?,
+    };
     if let Some(before) = before.as_ref().filter(|_| is_written && is_shared) {
         previous = Some(before.primary.clone());
     }
@@ -324,7 +331,8 @@ fn tell(done: &Done<'_>) -> Result<(), Failure> {
     match (done.changed, done.live, done.took_ms) {
         (_, Some(false), _) => return Ok(()),
         (_, _, Some(ms)) => terminal::say(format_args!(
-            "{name} is the primary, live {ms} ms after the file was saved{}",
+            "{name} is the primary, live {ms} ms after {}{}",
+            if done.changed { "the file was saved" } else { "the order" },
             done.previous.as_ref().map(|previous| format!(" (before: {previous})")).unwrap_or_default()
         ))?,
         (false, ..) => terminal::say(format_args!("{name} is the primary already; nothing was changed"))?,

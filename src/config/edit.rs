@@ -56,6 +56,12 @@ impl EditError {
         matches!(self, Self::Io { error, .. } if error.kind() == ErrorKind::PermissionDenied)
     }
 
+    /// Whether the file may be read but not be written here.
+    pub fn is_unwritable(&self) -> bool {
+        let kinds = [ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem];
+        matches!(self, Self::Io { what, error, .. } if *what != "read" && kinds.contains(&error.kind()))
+    }
+
     /// Whether the name is no upstream's.
     pub fn is_unknown(&self) -> bool {
         matches!(self, Self::Unknown { .. })

@@ -67,7 +67,7 @@ pub use letters::{DeadLetter, Letter, Pick, WithRecord};
 pub use log::{Log, RecentKeys, Record, Submission, Targets};
 pub use measures::{Measures, Node, Primaries, Space, Standby, Stats};
 pub use pace::Pace;
-pub use queue::{Backlog, Claim, LEASE, Lease, Progress, Queues, Rest, Settlement};
+pub use queue::{Backlog, Claim, Differences, LEASE, Lease, Progress, Queues, Rest, Settlement};
 pub use redelivery::Redelivery;
 pub use settings::{DatabaseUrl, Durability, Settings, Sync};
 pub use shares::Share;

@@ -17,10 +17,11 @@
 //!   and a crash must not come between the two.
 //! - No call does work that grows with the number of records waiting.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt as _, ready};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -155,4 +156,13 @@ pub trait Queues: Send + Sync {
 
     /// What waits for a target.
     fn backlog(&self, target: TargetId) -> BoxFuture<'_, Result<Backlog, JournalError>>;
+
+    /// By how much the accounts of a target differ from what waits, both looked at in one moment: what is read one after the other
+    /// differs while other relays work. `None` where nobody else does.
+    fn differences(&self, _target: TargetId) -> BoxFuture<'_, Result<Option<Differences>, JournalError>> {
+        ready(Ok(None)).boxed()
+    }
 }
+
+/// What the accounts of a project say beyond what waits; empty when they balance.
+pub type Differences = BTreeMap<(Arc<str>, Category), i64>;

@@ -1,5 +1,6 @@
 //! Whole relays on one database: two processes, each with a file of its own.
 
+use std::process::Command;
 use std::time::Duration;
 
 use reqwest::StatusCode;
@@ -7,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::envelopes;
 use crate::support::eventually::eventually;
+use crate::support::load::{Load, Style};
 use crate::support::postgres::{Database, Server};
 use crate::support::relay::{Plan, Relay, SOON};
 use crate::support::upstream::{Reply, Upstream};
@@ -138,6 +140,51 @@ async fn a_switch_at_one_relay_is_live_at_the_other_and_stands_once_in_the_histo
     assert_eq!(history(&one).await.len(), 3);
     let ids = [one.send_errors(2).await, two.send_errors(2).await].concat();
     scene.delivered(&[&one, &two], ids, SOON).await;
+}
+
+/// Runs a verb where the folder of the relay can be read alone, as in a container.
+fn verb_where_nothing_can_be_written(relay: &Relay, args: &[&str]) -> (bool, String) {
+    // Who is not root may mount in a namespace of users.
+    let script = r#"unshare -m true 2>/dev/null && how=-m || how=-rm
+                    exec unshare "$how" sh -c 'mount --bind . . && mount -o remount,bind,ro . && cd "$PWD" && exec "$0" "$@"' "$0" "$@""#;
+    let mut command = Command::new("sh");
+    command.args(["-c", script, env!("CARGO_BIN_EXE_switchyard")]).args(args).current_dir(relay.home());
+    let output = command.output().expect("it runs");
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+}
+
+#[tokio::test]
+async fn a_switch_by_the_command_line_needs_no_file_that_can_be_written() {
+    let scene = Scene::begin().await;
+    let (one, two) = (scene.relay("one").await, scene.relay("two").await);
+    let before = std::fs::read(one.config()).unwrap();
+    let (done, told) = verb_where_nothing_can_be_written(&one, &["switch", "b", "--reason", "the file is mounted"]);
+    assert!(done && told.contains("after the order (before: a)"), "{told}");
+    live([&one, &two], "b").await;
+    assert_eq!(std::fs::read(one.config()).unwrap(), before);
+    let (done, told) = verb_where_nothing_can_be_written(&one, &["switch", "a"]);
+    assert!(done && told.contains("(before: b)"), "{told}");
+    live([&one, &two], "a").await;
+    assert_eq!(history(&two).await.len(), 2);
+}
+
+#[tokio::test]
+async fn accounts_that_are_read_while_relays_work_balance() {
+    let scene = Scene::begin().await;
+    let (one, two) = (scene.relay("one").await, scene.relay("two").await);
+    let style = || Style { senders: 8, pace: None, keep_alive: true };
+    let loads = [&one, &two].map(|relay| Load::start(&relay.address(), style()));
+    for _ in 0..20 {
+        for relay in [&one, &two] {
+            let status = relay.status().await;
+            assert_eq!(status["difference"], 0, "{status}");
+        }
+    }
+    for load in loads {
+        let sent = load.stop().await;
+        assert!(sent.failures().is_empty(), "{:?}", sent.failures());
+    }
 }
 
 #[tokio::test]

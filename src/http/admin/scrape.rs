@@ -55,12 +55,34 @@ impl Admin {
 pub(super) async fn status(admin: &Admin) -> Status {
     let mut status = read(admin).await;
     for _ in 1..READS {
-        if status.difference == 0 {
+        if status.difference == 0 || look_closely(admin, &mut status).await {
             break;
         }
         status = read(admin).await;
     }
     status
+}
+
+/// Has the journal tell the differences as of one moment, where it can.
+async fn look_closely(admin: &Admin, status: &mut Status) -> bool {
+    let view = admin.view();
+    for (target, name) in targets(admin, &view) {
+        let Some(upstream) = status.upstreams.iter_mut().find(|upstream| upstream.name == *name) else { continue };
+        if upstream.difference == 0 {
+            continue;
+        }
+        let Ok(Some(differences)) = admin.journal.differences(target).await else { return false };
+        for account in &mut upstream.accounts {
+            let mut own = differences.iter().filter(|((project, category), _)| {
+                **project == *account.project && category.to_string() == account.category
+            });
+            account.difference = own.next().map_or(0, |(_, difference)| *difference);
+        }
+        upstream.difference = differences.values().sum();
+    }
+    status.difference = status.upstreams.iter().map(|upstream| upstream.difference).sum();
+    status.health = health::judge(status);
+    true
 }
 
 async fn read(admin: &Admin) -> Status {

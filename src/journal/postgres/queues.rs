@@ -8,7 +8,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::clock::Timestamp;
-use crate::journal::{Backlog, Claim, JournalError, LEASE, Lease, Queues, Settlement, TargetId};
+use crate::journal::{Backlog, Claim, Differences, JournalError, LEASE, Lease, Queues, Settlement, TargetId};
 use crate::policy::outcome::DropReason;
 use crate::telemetry::log::{self, Line};
 
@@ -116,5 +116,9 @@ impl Queues for PostgresJournal {
 
     fn backlog(&self, target: TargetId) -> BoxFuture<'_, Result<Backlog, JournalError>> {
         self.call(move |shared| async move { waiting::backlog(&shared, target).await })
+    }
+
+    fn differences(&self, target: TargetId) -> BoxFuture<'_, Result<Option<Differences>, JournalError>> {
+        self.call(move |shared| async move { waiting::differences(&shared, target).await.map(Some) })
     }
 }

@@ -1,11 +1,14 @@
 //! What waits for a target: counted, let be tried at once, put off when its lease has ended.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
 use crate::journal::backfill::BACKGROUND;
-use crate::journal::{Backlog, Rest, TargetId};
+use crate::journal::{Backlog, Differences, Rest, TargetId};
+use crate::policy::outcome::Outcome;
 use crate::protocol::category::Category;
+use crate::telemetry::ledger::Account;
 
 use super::accounts::{BYTES, ENVELOPES};
 use super::fault::Fault;
@@ -141,6 +144,30 @@ pub(super) async fn backlog(shared: &Shared, target: TargetId) -> Result<Backlog
     }
     backlog.oldest = oldest.filter(|_| backlog.envelopes > 0).map(time);
     Ok(backlog)
+}
+
+/// By how much accounts and what waits differ, in one look.
+pub(super) async fn differences(shared: &Shared, target: TargetId) -> Result<Differences, Fault> {
+    let sql = "SELECT project, category, outcome, sum(quantity)::bigint FROM (
+            SELECT project, category, outcome, quantity FROM ledger WHERE target = $1
+            UNION ALL SELECT project, category, '', quantity FROM waiting WHERE target = $1) AS a
+        GROUP BY project, category, outcome";
+    let rows = shared.client().await?.query(sql, &[&i16::from(target.0)]).await?;
+    shared.know_names().await?;
+    let names = shared.names();
+    let mut all = BTreeMap::<(Arc<str>, Category), (Account, i64)>::new();
+    for row in &rows {
+        // What waits is counted in envelopes and bytes, too.
+        let known = names.project(row.get(0)).cloned().zip(Category::from_name(row.get(1)));
+        let Some(key) = known else { continue };
+        let ((account, waiting), quantity) = (all.entry(key).or_default(), row.get::<_, i64>(3));
+        match Outcome::from_name(row.get(2)) {
+            Some(outcome) => account.post(outcome, quantity.cast_unsigned()),
+            None => *waiting += quantity,
+        }
+    }
+    let differences = all.into_iter().map(|(key, (account, waiting))| (key, account.expected_pending() - waiting));
+    Ok(differences.filter(|(_, difference)| *difference != 0).collect())
 }
 
 /// When the oldest was accepted of what waits: of each incarnation the first row, but for those backfilled, what is in slices, and the
