@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::journal::shares;
 use crate::journal::{JournalError, Measures, Primaries, Space, Storage, Submission};
@@ -22,6 +23,8 @@ use super::settled;
 use super::shared::Shared;
 use super::work::Work;
 
+/// How long it may take to find out whether records are taken: a balancer asks each second.
+const PROMPT: Duration = Duration::from_millis(500);
 /// What a record takes besides its body.
 pub(super) const OVERHEAD: u64 = 512;
 /// How many records go in one step.
@@ -34,6 +37,27 @@ const IN_VAIN: usize = 4 * LOOKS;
 /// What a submission takes as a record.
 pub(super) fn room_of(submission: &Submission) -> u64 {
     submission.body.len() + OVERHEAD
+}
+
+/// Whether a record would be taken now, here or in the database.
+async fn takes_records(shared: Arc<Shared>) -> Result<(), Fault> {
+    if shared.is_replaced.is_cancelled() {
+        return Err(Fault::Failed("another relay has taken the name of this one".into()));
+    }
+    // What comes while no server takes writes is kept on this machine.
+    if let Some(spill) = shared.spill.journal().filter(|_| shared.is_away()) {
+        return Ok(spill.writable().await?);
+    }
+    if let Some(trouble) = shared.room.trouble() {
+        return Err(trouble.into());
+    }
+    let Some(spill) = shared.spill.journal() else { return shared.client().await.map(drop) };
+    match timeout(PROMPT, shared.client()).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(fault)) if !fault.is_away() => Err(fault),
+        // Who asks waits for a second at most, and what he sends is held, and kept here if need be.
+        _ => Ok(spill.writable().await?),
+    }
 }
 
 /// Reads how much room others take: with their records, and with bodies that they are writing.
@@ -144,21 +168,13 @@ impl Storage for PostgresJournal {
     }
 
     fn writable(&self) -> BoxFuture<'_, Result<(), JournalError>> {
-        self.call(|shared| async move {
-            if shared.is_replaced.is_cancelled() {
-                return Err(Fault::Failed("another relay has taken the name of this one".into()));
+        Box::pin(async move {
+            if self.shared.is_closed.load(Ordering::Acquire) {
+                return Err(JournalError::Closed);
             }
-            // What comes while no server takes writes is kept on this machine.
-            if let Some(spill) = shared.spill.journal().filter(|_| shared.is_away()) {
-                return Ok(spill.writable().await?);
-            }
-            if let Some(trouble) = shared.room.trouble() {
-                return Err(trouble.into());
-            }
-            match (shared.client().await, shared.spill.journal()) {
-                (Err(fault), Some(spill)) if fault.is_away() => Ok(spill.writable().await?),
-                (client, _) => client.map(drop),
-            }
+            // When connections are given up it is no call that ends with them: what comes then is taken, too.
+            let running = super::spawn(&self.shared, takes_records(Arc::clone(&self.shared)));
+            running.await.map_or(Err(JournalError::Closed), |taken| taken.map_err(Into::into))
         })
     }
 
@@ -171,14 +187,14 @@ impl Storage for PostgresJournal {
             let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
             let [moving, group, beat @ ..] = tasks.as_mut_slice() else { return };
             moving.abort();
-            if tokio::time::timeout(patience, group).await.is_err() {
+            if timeout(patience, group).await.is_err() {
                 tracing::warn!("the journal is still writing; what is not committed will be delivered again");
             }
             beat.iter().for_each(JoinHandle::abort);
             let spilled = self.shared.spill.waiting().await;
             self.shared.spill.close(patience).await;
             let leaving = super::spawn(&self.shared, nodes::leave(Arc::clone(&self.shared), spilled));
-            if !matches!(tokio::time::timeout(patience, leaving).await, Ok(Ok(Ok(())))) {
+            if !matches!(timeout(patience, leaving).await, Ok(Ok(Ok(())))) {
                 tracing::warn!(
                     "the other relays take over in a moment: PostgreSQL could not be told that this one is gone"
                 );
