@@ -194,36 +194,74 @@ fn pm2_runs_one_switchyard_and_points_the_example_service_at_it() {
     assert_eq!(service["env"]["SENTRY_DSN"], format!("http://key@{listen}/1"));
 }
 
+/// A tool for Python in a place of its own.
+fn python(name: &str, package: &str) -> PathBuf {
+    install::ready(name, package, |place| {
+        install::run("Python 3 with venv", Command::new("python3").args(["-m", "venv"]).arg(place));
+        install::run(package, Command::new(place.join("bin/pip")).args(["install", "--quiet", package]));
+    })
+}
+
 /// A YAML file, read by PyYAML.
 fn yaml(path: &str) -> Value {
-    const PYYAML: &str = "pyyaml==6.0.3";
-    let python = install::ready("yaml", PYYAML, |place| {
-        install::run("Python 3 with venv", Command::new("python3").args(["-m", "venv"]).arg(place));
-        install::run(PYYAML, Command::new(place.join("bin/pip")).args(["install", "--quiet", PYYAML]));
-    });
     let program = "import json, sys, yaml; print(json.dumps(yaml.safe_load(open(sys.argv[1]))))";
-    let mut command = Command::new(python.join("bin/python"));
+    let mut command = Command::new(python("yaml", "pyyaml==6.0.3").join("bin/python"));
     let json = install::run("a YAML file that parses", command.args(["-c", program]).arg(root().join(path)));
     serde_json::from_str(&json).expect("JSON")
 }
 
+/// What a service mounts, as sources.
+fn sources(service: &Value) -> Vec<&str> {
+    let volumes = service["volumes"].as_array().into_iter().flatten();
+    volumes.map(|volume| volume.as_str().and_then(|volume| volume.split(':').next()).expect("a source")).collect()
+}
+
 #[test]
-fn the_compose_file_names_only_volumes_services_and_files_that_exist() {
-    let compose = yaml("deploy/compose.yaml");
-    let services = compose["services"].as_object().expect("services");
-    for (name, service) in services {
-        for volume in service["volumes"].as_array().expect("volumes") {
-            let source = volume.as_str().and_then(|volume| volume.split(':').next()).expect("a source");
-            let known = source.starts_with("./") || compose["volumes"].get(source).is_some();
-            assert!(known, "{name}: {source}");
+fn the_compose_files_name_only_volumes_services_files_and_variables_that_exist() {
+    for file in ["deploy/compose.yaml", "deploy/cluster/compose.yaml"] {
+        let (compose, text) = (yaml(file), text(file));
+        let services = compose["services"].as_object().expect("services");
+        for (name, service) in services {
+            for source in sources(service) {
+                // The folder of the single relay is made by whoever runs it.
+                let is_there = source == "./switchyard" || root().join(file).with_file_name(source).exists();
+                assert!(is_there || compose["volumes"].get(source).is_some(), "{file}: {name}: {source}");
+            }
+            let dependencies = match &service["depends_on"] {
+                Value::Array(names) => names.iter().filter_map(Value::as_str).collect(),
+                named => named.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+            };
+            for dependency in dependencies {
+                assert!(services.contains_key(dependency), "{file}: {name} depends on {dependency}");
+            }
+            if let Some(dockerfile) = service["build"]["dockerfile"].as_str() {
+                assert!(root().join(dockerfile).is_file(), "{file}: {dockerfile}");
+            }
         }
-        let dependencies = service["depends_on"].as_object().into_iter().flatten();
-        for (dependency, _) in dependencies {
-            assert!(services.contains_key(dependency), "{name} depends on {dependency}");
+        let (head, _) = text.split_once("\nname:").expect("a name");
+        for variable in text.split("${").skip(1).filter_map(|rest| rest.split_once(":?")).map(|(name, _)| name) {
+            assert!(head.contains(variable), "{file}: the head says nothing of {variable}");
         }
     }
-    let dockerfile = services["switchyard"]["build"]["dockerfile"].as_str().expect("a Dockerfile");
-    assert!(root().join(dockerfile).is_file(), "{dockerfile}");
+}
+
+#[test]
+fn what_a_relay_or_a_server_of_the_cluster_keeps_is_on_a_volume_of_its_own() {
+    let compose = yaml("deploy/cluster/compose.yaml");
+    for name in ["relay-1", "relay-2", "relay-3", "db-1", "db-2", "db-3", "etcd"] {
+        assert!(sources(&compose["services"][name]).contains(&name), "{name}");
+    }
+    for secrets in [text(".gitignore"), text("deploy/Dockerfile.dockerignore")] {
+        assert!(secrets.lines().any(|line| line.ends_with(".env")), "the passwords stay where they are: {secrets}");
+    }
+}
+
+#[test]
+fn the_manifests_are_what_kubernetes_takes() {
+    let place = python("kubernetes", "kubernetes-validate==1.31.0");
+    let mut validate = Command::new(place.join("bin/kubernetes-validate"));
+    validate.arg("--strict").arg(root().join("deploy/cluster/kubernetes.yaml"));
+    install::run("manifests that Kubernetes takes", &mut validate);
 }
 
 #[test]
