@@ -1,93 +1,148 @@
-//! Parties that run, and do not reach each other for a while.
+//! Parties that run, and of which no packet reaches the other for a while. Each is on a machine of its own; senders are beside the relays.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, interval, timeout};
 
 use super::scene::{LATE, Scene, stop};
+use crate::support::envelopes;
 use crate::support::eventually::eventually;
-use crate::support::line::Line;
-use crate::support::patroni::Patroni;
+use crate::support::load::Sendings;
+use crate::support::machines::Network;
+use crate::support::net;
 
 /// What a relay has in hand of an upstream.
 const IN_HAND: usize = 64;
 /// How long it takes until a relay that is not heard is taken for one that is gone, and a little more.
 const GONE: Duration = Duration::from_secs(20);
+/// What an answer may take at most: then it is on the relay's disk. And a busy machine beside.
+const STALL: Duration = Duration::from_secs(6 + 2);
+/// For how long a relay holds requests without an answer of the database, and how soon a balancer is told whether it takes them.
+const HELD: Duration = Duration::from_secs(6);
+const TOLD: Duration = Duration::from_secs(1);
+/// How often it asks.
+const OFTEN: Duration = Duration::from_millis(200);
+
+fn all_200_and_soon(sent: &Sendings) {
+    println!("the longest of {} answers took {:?}", sent.0.len(), sent.slowest());
+    assert!(sent.failures().is_empty(), "{} of {}: {:?}", sent.failures().len(), sent.0.len(), sent.failures().first());
+    assert!(sent.slowest() <= STALL, "{:?}", sent.slowest());
+}
+
+fn others(primary: usize) -> impl Iterator<Item = usize> + Clone {
+    (0..3).filter(move |number| *number != primary)
+}
 
 #[tokio::test]
 async fn a_primary_cut_off_from_etcd_and_its_standbys_acknowledges_nothing_and_follows_when_it_is_joined_again() {
-    let mut scene = Scene::without_relays(true).await;
+    let network = Network::begin().await;
+    let mut scene = Scene::without_relays(Some(&network)).await;
     for number in 0..3 {
         scene.join(scene.plan(number)).await;
     }
     let loads = scene.load(150);
     scene.more(&loads, 50).await;
     let primary = scene.servers.primary().await.unwrap();
-    scene.servers.cut(primary, true);
-    let cut = Instant::now();
+    let cut = |is_cut| {
+        let others = others(primary).map(|number| scene.servers.machine(number));
+        network.cut(scene.servers.machine(primary), others.chain([scene.servers.machine_of_etcd()]), is_cut);
+    };
+    cut(true);
+    let began = Instant::now();
     scene.servers.await_another(primary).await;
-    println!("another server was the primary after {:?}", cut.elapsed());
+    println!("another server was the primary after {:?}", began.elapsed());
     scene.more(&loads, 50).await;
-    scene.servers.cut(primary, false);
+    cut(false);
     scene.servers.await_whole().await;
     scene.more(&loads, 50).await;
     let sent = stop(loads).await;
-    assert!(sent.failures().is_empty(), "{} of {}: {:?}", sent.failures().len(), sent.0.len(), sent.failures().first());
-    println!("the longest of {} answers took {:?}", sent.0.len(), sent.slowest());
+    all_200_and_soon(&sent);
     scene.delivered(&sent.accepted()).await;
     scene.balanced().await;
 }
 
 #[tokio::test]
-async fn a_relay_cut_off_from_an_upstream_then_from_the_database_loses_nothing_and_holds_nobody_up() {
-    let mut scene = Scene::without_relays(false).await;
-    let a = Line::to(scene.a.port()).await;
-    let mut servers = Vec::new();
-    for port in scene.servers.ports() {
-        servers.push(Line::to(port).await);
+async fn with_both_standbys_cut_off_nothing_is_acknowledged_but_what_is_on_a_relays_disk_and_all_goes_on_by_itself() {
+    let network = Network::begin().await;
+    let mut scene = Scene::without_relays(Some(&network)).await;
+    for number in 0..3 {
+        scene.join(scene.plan(number)).await;
     }
-    let ports: Vec<u16> = servers.iter().map(Line::port).collect();
-    let over = format!("http://key@127.0.0.1:{}/1", a.port());
-    scene.join(scene.plan_over(&over, &Patroni::url_at(&ports), 0)).await;
+    let primary = scene.servers.primary().await.unwrap();
+    let cut = |scene: &Scene, is_cut| {
+        let others = others(primary).map(|number| scene.servers.machine(number));
+        network.cut(scene.servers.machine(primary), others, is_cut);
+    };
+    scene.join(scene.plan(3).keeping_nothing()).await;
+    let keeping_nothing = scene.relays.pop().unwrap();
+    cut(&scene, true);
+    let loads = scene.load(150);
+    scene.more(&loads, 50).await;
+    let refused = keeping_nothing.send(envelopes::error(&envelopes::new_id())).await;
+    assert_eq!(refused.status(), 503);
+    let sent = stop(loads).await;
+    all_200_and_soon(&sent);
+    let kept: u32 = scene.relays.iter().map(|relay| relay.spilled()).sum();
+    assert_eq!(kept, sent.0.len() as u32, "each that was acknowledged is on the disk of its relay");
+    cut(&scene, false);
+    scene.servers.await_whole().await;
+    scene.delivered(&sent.accepted()).await;
+    scene.balanced().await;
+    eventually("it takes them again", LATE, async || {
+        let answer = keeping_nothing.send(envelopes::error(&envelopes::new_id())).await;
+        if answer.status() == 200 { Ok(()) } else { Err(answer.status().to_string()) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_relay_cut_off_from_an_upstream_then_from_the_database_loses_nothing_and_holds_nobody_up() {
+    let network = Network::begin().await;
+    let mut scene = Scene::without_relays(Some(&network)).await;
+    scene.relays.push(scene.plan(0).start_on(network.machine().await).await);
     for number in 1..3 {
         scene.join(scene.plan(number)).await;
     }
+    let apart = scene.relays[0].machine().unwrap();
     let loads = scene.load(150);
     scene.more(&loads, 50).await;
-    a.cut(true);
+    network.cut(apart, [scene.a.machine()], true);
     scene.more(&loads, 150).await;
     let first = stop(loads).await;
-    let ids = first.accepted();
+    let mut ids = first.accepted();
     eventually("the others deliver what it has not in hand", LATE, async || {
         let taken: BTreeSet<String> = scene.a.taken_ids().into_iter().collect();
         let missing = ids.difference(&taken).count();
         if missing <= IN_HAND { Ok(()) } else { Err(format!("{missing} of {}", ids.len())) }
     })
     .await;
-    a.cut(false);
-    scene.delivered(&ids).await;
+    network.cut(apart, [scene.a.machine()], false);
+    let repeated = scene.delivered(&ids).await.map(|repeats| repeats.len());
+    println!("{repeated:?} were delivered again after it was cut off from the upstream");
+    assert!(repeated[0] <= IN_HAND && repeated[1] == 0, "what it does not hear of: {repeated:?}");
     let loads = scene.load(150);
-    servers.iter().for_each(|line| line.cut(true));
-    scene.more_until(&loads, Instant::now(), GONE).await;
-    servers.iter().for_each(|line| line.cut(false));
+    scene.more(&loads, 50).await;
+    let all = &scene.servers;
+    let servers = || (0..3).map(move |number| all.machine(number));
+    network.cut(apart, servers(), true);
+    let (began, mut often) = (Instant::now(), interval(OFTEN));
+    while began.elapsed() < HELD {
+        often.tick().await;
+        let asked = format!("http://{}/readyz", scene.relays[0].admin_address());
+        let told = timeout(TOLD, net::text(scene.relays[0].client(), &asked)).await;
+        assert!(matches!(told, Ok(Ok(_))), "{told:?} after {:?}", began.elapsed());
+    }
+    scene.more_until(&loads, began, GONE).await;
+    network.cut(apart, servers(), false);
     scene.more(&loads, 50).await;
     let second = stop(loads).await;
-    for sent in [&first, &second] {
-        println!("the longest of {} answers took {:?}", sent.0.len(), sent.slowest());
-        assert!(
-            sent.failures().is_empty(),
-            "{} of {}: {:?}",
-            sent.failures().len(),
-            sent.0.len(),
-            sent.failures().first()
-        );
-    }
-    let mut ids = ids;
+    all_200_and_soon(&first);
+    all_200_and_soon(&second);
     ids.extend(second.accepted());
-    for repeats in scene.delivered(&ids).await {
-        println!("{} were delivered again", repeats.len());
-        assert!(repeats.len() <= 64 && repeats.values().all(|times| *times == 2), "{repeats:?}");
+    for (repeats, before) in scene.delivered(&ids).await.iter().zip(&repeated) {
+        println!("{} were delivered again", repeats.len() - *before);
+        assert!(repeats.len() - *before <= IN_HAND && repeats.values().all(|times| *times == 2), "{repeats:?}");
     }
     scene.balanced().await;
 }

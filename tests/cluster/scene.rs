@@ -8,6 +8,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::support::connection::Connection;
 use crate::support::eventually::eventually;
 use crate::support::load::{Load, Sendings, Style};
+use crate::support::machines::Network;
 use crate::support::patroni::Patroni;
 use crate::support::relay::{Plan, Relay};
 use crate::support::upstream::Upstream;
@@ -50,29 +51,25 @@ pub(super) type Repeats = BTreeMap<String, usize>;
 impl Scene {
     /// Everything runs.
     pub(super) async fn begin() -> Self {
-        let mut scene = Self::without_relays(false).await;
+        let mut scene = Self::without_relays(None).await;
         for number in 0..3 {
             scene.join(scene.plan(number)).await;
         }
         scene
     }
 
-    /// The servers, each of which can be cut off if so wanted, and the upstreams.
-    pub(super) async fn without_relays(has_lines: bool) -> Self {
+    /// The servers and the upstreams, here or each on a machine of its own.
+    pub(super) async fn without_relays(network: Option<&Network>) -> Self {
         let place = PLACES.acquire().await.expect("a place");
-        let servers = if has_lines { Patroni::start_over_lines().await } else { Patroni::start().await };
-        Self { servers, a: Upstream::start().await, b: Upstream::start().await, relays: vec![], _place: place }
+        let servers = Patroni::start(network).await;
+        let (a, b) = (upstream(network).await, upstream(network).await);
+        Self { servers, a, b, relays: vec![], _place: place }
     }
 
     /// What a relay is, as all are.
     pub(super) fn plan(&self, number: usize) -> Plan {
-        self.plan_over(&self.a.dsn("key", 1), &self.servers.url(), number)
-    }
-
-    /// One that reaches `a` and the servers in its own way: what all have in common names a variable.
-    pub(super) fn plan_over(&self, a: &str, url: &str, number: usize) -> Plan {
-        let plan = Plan::new(&[("a", "${A}".to_owned()), ("b", self.b.dsn("key", 1))]).variable("A", a.into());
-        plan.shared(url, &format!("relay-{number}"))
+        let plan = Plan::new(&[("a", self.a.dsn("key", 1)), ("b", self.b.dsn("key", 1))]);
+        plan.shared(&self.servers.url(), &format!("relay-{number}"))
     }
 
     /// A further relay.
@@ -152,6 +149,13 @@ impl Scene {
             waiting += relay.upstream(name).await["backlog"]["envelopes"].as_u64().unwrap_or(u64::MAX >> 1);
         }
         waiting
+    }
+}
+
+async fn upstream(network: Option<&Network>) -> Upstream {
+    match network {
+        Some(network) => Upstream::start_in(network.machine().await),
+        None => Upstream::start().await,
     }
 }
 

@@ -1,14 +1,13 @@
 //! What the tests of the relay share: the relay as a real process, scripted upstreams, and waiting with a deadline.
 #![allow(dead_code, reason = "each test crate uses its part")]
-
 pub(crate) mod connection;
 pub(crate) mod envelopes;
 pub(crate) mod eventually;
 pub(crate) mod fault_proxy;
 pub(crate) mod glitchtip;
 pub(crate) mod http2;
-pub(crate) mod line;
 pub(crate) mod load;
+pub(crate) mod machines;
 pub(crate) mod memory;
 pub(crate) mod meter;
 pub(crate) mod net;

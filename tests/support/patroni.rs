@@ -1,8 +1,9 @@
 //! Three PostgreSQL servers with quorum commit, a Patroni beside each, and etcd, where the Patronis agree on the primary.
 //!
-//! Rules: everything is started here and ends with the fixture; a server that a Patroni started is found by the file with its pid. A
-//! server can be cut off from etcd and from the other servers; whoever asks it from outside reaches it all the same.
+//! Rules: everything is started here and ends with the fixture; a server that a Patroni started is found by the file with its pid. All
+//! listen on loopback, or each is on a machine of its own.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::eventually::eventually;
-use super::line::Line;
+use super::machines::{Machine, Network};
 use super::net;
 use super::postgres::{as_nobody, open_to_all, own, program};
 use super::process::Process;
@@ -24,6 +25,8 @@ pub(crate) struct Patroni {
     members: Vec<Member>,
     /// With the folder of its data, in memory.
     etcd: (Process, TempDir),
+    /// Where etcd is, if not here.
+    etcds: Option<Machine>,
     client: reqwest::Client,
     home: TempDir,
 }
@@ -34,40 +37,24 @@ struct Member {
     rest: u16,
     folder: PathBuf,
     patroni: Option<Process>,
-    lines: Option<Lines>,
-}
-
-/// What a member and the others reach each other by.
-struct Lines {
-    /// From the others to its server, and to its Patroni.
-    server: Line,
-    rest: Line,
-    /// From its Patroni to etcd.
-    etcd: Line,
+    /// Where it is, if not here.
+    machine: Option<Machine>,
 }
 
 impl Patroni {
-    /// Starts all of it, and waits until every commit is waited for.
-    pub(crate) async fn start() -> Self {
-        Self::start_with(false).await
-    }
-
-    /// The same, where each server [can be cut off](Self::cut).
-    pub(crate) async fn start_over_lines() -> Self {
-        Self::start_with(true).await
-    }
-
-    async fn start_with(has_lines: bool) -> Self {
+    /// Starts all of it, the servers and etcd here or each on a machine of its own, and waits until every commit is waited for.
+    pub(crate) async fn start(network: Option<&Network>) -> Self {
         let home = TempDir::with_prefix("switchyard-patroni-").expect("a folder");
         open_to_all(home.path());
-        let (port, peers) = (net::free_port(), net::free_port());
-        let (etcd, client) = (etcd(home.path(), port, peers), net::client());
-        eventually("etcd is there", ELECTED, async || is_there(&client, port).await).await;
+        let etcds = machine(network).await;
+        let (client, at) = (net::client(), (address(etcds.as_ref()), net::free_port()));
+        let etcd = within(etcds.as_ref(), || etcd(home.path(), at, net::free_port()));
+        eventually("etcd is there", ELECTED, async || is_there(&client, at).await).await;
         let mut members = Vec::new();
         for number in 0..3 {
-            members.push(Member::prepare(home.path(), number, port, has_lines).await);
+            members.push(Member::prepare(home.path(), number, at, machine(network).await));
         }
-        let mut cluster = Self { members, etcd, client, home };
+        let mut cluster = Self { members, etcd, etcds, client, home };
         for number in 0..3 {
             cluster.members[number].launch();
         }
@@ -77,24 +64,14 @@ impl Patroni {
 
     /// Where the database is, as a configuration names it.
     pub(crate) fn url(&self) -> String {
-        Self::url_at(&self.ports())
-    }
-
-    /// The same by other ports.
-    pub(crate) fn url_at(ports: &[u16]) -> String {
-        let hosts: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        let hosts: Vec<String> = self.members.iter().map(Member::host).collect();
         format!("postgres://postgres:super@{}/postgres", hosts.join(","))
-    }
-
-    /// Where the servers listen.
-    pub(crate) fn ports(&self) -> Vec<u16> {
-        self.members.iter().map(|member| member.port).collect()
     }
 
     /// Which of them is the primary, as the Patronis say.
     pub(crate) async fn primary(&self) -> Result<usize, String> {
         for (number, member) in self.members.iter().enumerate() {
-            let asked = self.client.get(format!("http://127.0.0.1:{}/primary", member.rest));
+            let asked = self.client.get(format!("http://{}:{}/primary", member.address(), member.rest));
             if asked.timeout(Duration::from_secs(2)).send().await.is_ok_and(|answer| answer.status().is_success()) {
                 return Ok(number);
             }
@@ -165,16 +142,21 @@ impl Patroni {
 
     /// Asks a Patroni to do something, and waits until it has.
     async fn order(&self, number: usize, what: &str, how: String) {
-        let url = format!("http://127.0.0.1:{}/{what}", self.members[number].rest);
+        let member = &self.members[number];
+        let url = format!("http://{}:{}/{what}", member.address(), member.rest);
         let answer = self.client.post(url).body(how).timeout(ELECTED).send().await.expect("an answer of Patroni's");
         let (status, text) = (answer.status(), answer.text().await);
         assert!(status.is_success(), "{what}: {status}: {text:?}");
     }
 
-    /// Cuts a server and its Patroni off from etcd and the others, or joins them again.
-    pub(crate) fn cut(&self, number: usize, is_cut: bool) {
-        let Lines { server, rest, etcd } = self.members[number].lines.as_ref().expect("lines");
-        [server, rest, etcd].into_iter().for_each(|line| line.cut(is_cut));
+    /// The machine of a server.
+    pub(crate) fn machine(&self, number: usize) -> &Machine {
+        self.members[number].machine.as_ref().expect("servers on machines of their own")
+    }
+
+    /// The machine of etcd.
+    pub(crate) fn machine_of_etcd(&self) -> &Machine {
+        self.etcds.as_ref().expect("etcd on a machine of its own")
     }
 
     /// Stops a server and its Patroni in their tracks, or lets them go on.
@@ -201,38 +183,36 @@ impl Patroni {
 }
 
 impl Member {
-    async fn prepare(home: &Path, number: usize, etcd: u16, has_lines: bool) -> Self {
+    fn prepare(home: &Path, number: usize, etcd: (Ipv4Addr, u16), machine: Option<Machine>) -> Self {
         let folder = home.join(format!("n{number}"));
         std::fs::create_dir(&folder).expect("a folder");
         own(&folder);
-        let (port, rest) = (net::free_port(), net::free_port());
-        let lines = match has_lines {
-            true => {
-                Some(Lines { server: Line::to(port).await, rest: Line::to(rest).await, etcd: Line::to(etcd).await })
-            }
-            false => None,
-        };
-        let member = Self { port, rest, folder, patroni: None, lines };
+        let member = Self { port: net::free_port(), rest: net::free_port(), folder, patroni: None, machine };
         std::fs::write(home.join(format!("n{number}.yml")), member.configuration(number, etcd)).expect("a file");
         member
     }
 
-    fn configuration(&self, number: usize, etcd: u16) -> String {
-        let Self { port, rest, folder, lines, .. } = self;
-        let (port_there, rest_there, etcd) = match lines {
-            Some(Lines { server, rest, etcd }) => (server.port(), rest.port(), etcd.port()),
-            None => (*port, *rest, etcd),
-        };
+    fn address(&self) -> Ipv4Addr {
+        address(self.machine.as_ref())
+    }
+
+    fn host(&self) -> String {
+        format!("{}:{}", self.address(), self.port)
+    }
+
+    fn configuration(&self, number: usize, (etcd, etcd_port): (Ipv4Addr, u16)) -> String {
+        let Self { port, rest, folder, .. } = self;
+        let address = self.address();
         let (folder, bin) = (folder.display(), program("postgres"));
         let bin = bin.parent().unwrap_or(Path::new("")).display();
         format!(
             r#"
 scope: switchyard
 name: n{number}
-restapi: {{listen: "127.0.0.1:{rest}", connect_address: "127.0.0.1:{rest_there}"}}
+restapi: {{listen: "{address}:{rest}", connect_address: "{address}:{rest}"}}
 # By the older protocol: by the newer one a Patroni before 3.0.3 that stood still takes the lock back which another one has since, and
 # what was committed there is gone. As a proxy: not asked where else etcd is.
-etcd: {{hosts: ["127.0.0.1:{etcd}"], use_proxies: true}}
+etcd: {{hosts: ["{etcd}:{etcd_port}"], use_proxies: true}}
 bootstrap:
   dcs:
     ttl: 20
@@ -248,8 +228,8 @@ bootstrap:
 postgresql:
   remove_data_directory_on_rewind_failure: true
   remove_data_directory_on_diverged_timelines: true
-  listen: "127.0.0.1:{port}"
-  connect_address: "127.0.0.1:{port_there}"
+  listen: "{address}:{port}"
+  connect_address: "{address}:{port}"
   data_dir: {folder}/data
   bin_dir: {bin}
   pgpass: {folder}/pgpass
@@ -258,7 +238,7 @@ postgresql:
     superuser: {{username: postgres, password: super}}
     rewind: {{username: rewind, password: rew}}
   parameters: {{unix_socket_directories: "{folder}", shared_preload_libraries: pg_stat_statements}}
-  pg_hba: ["host all all 127.0.0.1/32 trust", "local all all trust", "host replication all 127.0.0.1/32 trust"]
+  pg_hba: ["host all all all trust", "local all all trust", "host replication all all trust"]
 "#
         )
     }
@@ -267,11 +247,12 @@ postgresql:
         let mut command = as_nobody("patroni");
         command.arg(self.folder.with_extension("yml"));
         let log = self.folder.with_extension("log");
-        self.patroni = Some(Process::start("patroni", &mut command, &log, None));
+        let start = || Process::start("patroni", &mut command, &log, None);
+        self.patroni = Some(within(self.machine.as_ref(), start));
     }
 
     fn ask(&self, sql: &str) -> Result<String, String> {
-        let url = format!("postgres://postgres@127.0.0.1:{}/postgres?connect_timeout=2", self.port);
+        let url = format!("postgres://postgres@{}/postgres?connect_timeout=2", self.host());
         let told = Command::new("psql").args(["-qXAt", "-d", &url, "-c", sql]).output().map_err(|e| e.to_string())?;
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         if told.status.success() { Ok(text(&told.stdout)) } else { Err(text(&told.stderr)) }
@@ -307,8 +288,24 @@ impl Drop for Member {
     }
 }
 
-fn etcd(home: &Path, port: u16, peers: u16) -> (Process, TempDir) {
-    let (clients, peers) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peers}"));
+/// A machine of the network, if there is one.
+async fn machine(network: Option<&Network>) -> Option<Machine> {
+    Some(network?.machine().await)
+}
+
+fn address(machine: Option<&Machine>) -> Ipv4Addr {
+    machine.map_or(Ipv4Addr::LOCALHOST, |machine| machine.address)
+}
+
+fn within<T>(machine: Option<&Machine>, act: impl FnOnce() -> T) -> T {
+    match machine {
+        Some(machine) => machine.within(act),
+        None => act(),
+    }
+}
+
+fn etcd(home: &Path, (address, port): (Ipv4Addr, u16), peers: u16) -> (Process, TempDir) {
+    let (clients, peers) = (format!("http://{address}:{port}"), format!("http://127.0.0.1:{peers}"));
     let mut command = Command::new("etcd");
     // A disk that others keep busy makes it lose its place.
     let memory = Path::new("/dev/shm");
@@ -323,9 +320,9 @@ fn etcd(home: &Path, port: u16, peers: u16) -> (Process, TempDir) {
 }
 
 /// Whether etcd has found itself: a Patroni that asks before that ends.
-async fn is_there(client: &reqwest::Client, port: u16) -> Result<(), String> {
+async fn is_there(client: &reqwest::Client, (address, port): (Ipv4Addr, u16)) -> Result<(), String> {
     for (path, what) in [("health", r#""health":"true""#), ("version", r#""etcdcluster":"3."#)] {
-        let asked = client.get(format!("http://127.0.0.1:{port}/{path}")).timeout(Duration::from_secs(2));
+        let asked = client.get(format!("http://{address}:{port}/{path}")).timeout(Duration::from_secs(2));
         let answer = asked.send().await.map_err(|error| error.to_string())?;
         let text = answer.text().await.map_err(|error| error.to_string())?;
         if !text.contains(what) {

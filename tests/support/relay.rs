@@ -3,6 +3,7 @@
 //! Only what the contract names is used: the command line, the file, the signals, and the listeners.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
@@ -12,9 +13,11 @@ use reqwest::{Client, RequestBuilder, Response};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 
 use super::envelopes::{self, KEY};
 use super::eventually::eventually;
+use super::machines::Machine;
 use super::net;
 use super::postgres::{Database, Server};
 use super::process::Process;
@@ -166,6 +169,17 @@ impl Plan {
         relay.started().await
     }
 
+    /// Starts it on a machine of its own, but for its public listener, which is here; waits until it is ready.
+    pub(crate) async fn start_on(self, machine: Machine) -> Relay {
+        let mut relay = self.prepare();
+        let door = machine.open_door(relay.admin_port).await;
+        relay.machine = Some((machine, door));
+        let socket = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, relay.port)).expect("the public listener");
+        relay.launch_activated(&socket);
+        relay.await_ready().await;
+        relay
+    }
+
     /// Writes the configuration, starts nothing.
     pub(crate) fn prepare(self) -> Relay {
         let home = TempDir::with_prefix("switchyard-").expect("a folder for the relay");
@@ -173,7 +187,17 @@ impl Plan {
         fs::write(home.path().join("config.toml"), self.config(port, admin_port)).expect("a configuration");
         let upstreams = self.upstreams.into_iter().map(|(name, ..)| name).collect();
         let Self { variables, database, .. } = self;
-        Relay { home, port, admin_port, client: net::client(), upstreams, variables, database, process: None }
+        Relay {
+            home,
+            port,
+            admin_port,
+            client: net::client(),
+            upstreams,
+            variables,
+            database,
+            machine: None,
+            process: None,
+        }
     }
 }
 
@@ -210,6 +234,8 @@ pub(crate) struct Relay {
     upstreams: Vec<String>,
     variables: Vec<(&'static str, PathBuf)>,
     database: Option<Database>,
+    /// Where it runs, if not here, and what leads to its admin listener there.
+    machine: Option<(Machine, JoinSet<()>)>,
     process: Option<Process>,
 }
 
@@ -255,7 +281,12 @@ impl Relay {
         command.args(["-c", script, env!("CARGO_BIN_EXE_switchyard")]).current_dir(self.home.path());
         let socket = OwnedFd::from(socket.try_clone().expect("a second handle of the socket"));
         let log = self.home.path().join("log");
-        self.process = Some(Process::start_with_stdin("switchyard", &mut command, &log, None, socket.into()));
+        command.envs(self.variables.iter().cloned());
+        let start = || Process::start_with_stdin("switchyard", &mut command, &log, None, socket.into());
+        self.process = Some(match self.machine() {
+            Some(machine) => machine.within(start),
+            None => start(),
+        });
     }
 
     /// Runs it (again) on what is a full disk to it: no file may be written beyond 32 KiB, in which a journal finds room for its
@@ -337,6 +368,11 @@ impl Relay {
     /// Its public port.
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The machine on which it runs, if not here.
+    pub(crate) fn machine(&self) -> Option<&Machine> {
+        self.machine.as_ref().map(|(machine, _)| machine)
     }
 
     /// Its admin port.

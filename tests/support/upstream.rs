@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -17,6 +18,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+use super::machines::Machine;
 
 /// What to do with a request.
 #[derive(Clone, Debug)]
@@ -101,6 +104,8 @@ pub(crate) struct Upstream {
     /// Cancelled to take it off the network.
     life: CancellationToken,
     tasks: JoinSet<()>,
+    /// Where it is, if not here.
+    machine: Option<Machine>,
 }
 
 impl Upstream {
@@ -114,10 +119,23 @@ impl Upstream {
         Self::start_at((address, super::net::free_port()).into()).await
     }
 
+    /// The same on a machine of its own.
+    pub(crate) fn start_in(machine: Machine) -> Self {
+        let listening = machine.within(|| Self::start_on(machine.address.into()).now_or_never());
+        let mut upstream = listening.expect("it listens at once");
+        upstream.machine = Some(machine);
+        upstream
+    }
+
+    /// The machine on which it is.
+    pub(crate) fn machine(&self) -> &Machine {
+        self.machine.as_ref().expect("an upstream on a machine of its own")
+    }
+
     /// The same at this address and port.
     pub(crate) async fn start_at(address: SocketAddr) -> Self {
-        let mut upstream =
-            Self { address, script: Arc::default(), life: CancellationToken::new(), tasks: JoinSet::new() };
+        let (life, tasks) = (CancellationToken::new(), JoinSet::new());
+        let mut upstream = Self { address, script: Arc::default(), life, tasks, machine: None };
         upstream.listen().await;
         upstream
     }
