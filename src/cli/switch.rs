@@ -141,6 +141,9 @@ async fn flip(admin: &AdminClient, located: &Located, name: &str, args: &Args) -
     }
     let mut previous = match edit::set_primary(&path, name) {
         Err(error) if before.is_some() && is_shared && error.is_unwritable() => {
+            if is_live {
+                return report(already(name, before.as_ref()), args.json);
+            }
             announce(admin, name, args, false).await?;
             is_written = true;
             None

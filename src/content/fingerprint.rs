@@ -1,4 +1,4 @@
-//! Kinds of events: those with the same project, exception and frame, or with the same message.
+//! Kinds of events: those of the same project with the same exception and frame, or with the same message.
 //!
 //! Rule: good enough to choose events for comparison, and for nothing else. Numbers in a text make no other kind.
 

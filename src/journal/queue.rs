@@ -164,5 +164,5 @@ pub trait Queues: Send + Sync {
     }
 }
 
-/// What the accounts of a project say beyond what waits; empty when they balance.
+/// What the accounts of a target say beyond what waits, by project and category; empty when they balance.
 pub type Differences = BTreeMap<(Arc<str>, Category), i64>;

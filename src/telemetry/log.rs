@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use rustix::fs::FileType;
 use tokio::time::Instant;
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::writer::{BoxMakeWriter, MakeWriterExt as _};
 use tracing_subscriber::fmt::{FmtContext, FormattedFields};
@@ -62,7 +62,7 @@ impl Streams {
 /// Starts logging. `filter` is in the syntax of `RUST_LOG`, of which it takes modules and levels; a wrong one is reported and `info` is
 /// used.
 pub fn start(format: Format, streams: Streams, filter: &str) {
-    let (filter, problem) = match filter.parse::<Targets>() {
+    let (filter, problem) = match read(filter) {
         Ok(filter) => (filter, None),
         Err(error) => (Targets::new().with_default(Level::INFO), Some(error)),
     };
@@ -72,16 +72,23 @@ pub fn start(format: Format, streams: Streams, filter: &str) {
         true => BoxMakeWriter::new(std::io::stderr.with_max_level(Level::WARN).or_else(std::io::stdout)),
         false => BoxMakeWriter::new(std::io::stderr),
     };
-    let lines = tracing_subscriber::fmt().with_max_level(Level::TRACE).with_writer(writer).with_ansi(colour);
+    let filtered = tracing_subscriber::registry().with(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(colour);
     // A second start in one process (tests) keeps the first one's subscriber.
     let started = match format {
-        Format::Text => lines.with_target(false).finish().with(filter).try_init(),
-        Format::Journald => lines.event_format(Journald).finish().with(filter).try_init(),
-        Format::Json => lines.json().flatten_event(true).with_current_span(false).finish().with(filter).try_init(),
+        Format::Text => filtered.with(lines.with_target(false)).try_init(),
+        Format::Journald => filtered.with(lines.event_format(Journald)).try_init(),
+        Format::Json => filtered.with(lines.json().flatten_event(true).with_current_span(false)).try_init(),
     };
     if let (Ok(()), Some(error)) = (started, problem) {
         tracing::warn!(%error, "the log filter cannot be read, using \"info\"");
     }
+}
+
+fn read(filter: &str) -> Result<Targets, ParseError> {
+    // An empty part would stand for errors alone, and one behind a space for a module of that name.
+    let parts: Vec<&str> = filter.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+    parts.join(",").parse()
 }
 
 /// `<4>message field=value`: what journald makes priorities of (sd-daemon(3)).
@@ -196,10 +203,13 @@ mod tests {
 
     #[test]
     fn a_filter_names_modules_with_their_levels_and_a_level_for_all_others() {
-        let filter: Targets = "switchyard::delivery=debug,info".parse().unwrap();
-        let is_on = |target, level| filter.would_enable(target, &level);
-        assert!(is_on("switchyard::delivery::worker", Level::DEBUG) && is_on("hyper", Level::INFO));
-        assert!(!is_on("switchyard::intake", Level::DEBUG));
+        for filter in ["switchyard::delivery=debug,info", " switchyard::delivery=debug , info, "] {
+            let filter = read(filter).unwrap();
+            let is_on = |target, level| filter.would_enable(target, &level);
+            assert!(is_on("switchyard::delivery::worker", Level::DEBUG) && is_on("hyper", Level::INFO));
+            assert!(!is_on("switchyard::intake", Level::DEBUG));
+        }
+        assert!(read("switchyard=loud").is_err());
     }
 
     #[tokio::test(start_paused = true)]

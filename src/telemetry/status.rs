@@ -332,7 +332,7 @@ pub struct LimitStatus {
 }
 
 /// One account: accepted + returned = delivered + dropped + pending.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct AccountStatus {
     /// The project.
     pub project: String,

@@ -18,7 +18,7 @@ const IN_HAND: usize = 64;
 const GONE: Duration = Duration::from_secs(20);
 /// What an answer may take at most: then it is on the relay's disk. And a busy machine beside.
 const STALL: Duration = Duration::from_secs(6 + 2);
-/// For how long a relay holds requests without an answer of the database, and how soon a balancer is told whether it takes them.
+/// For how long a relay holds requests without an answer of the database, and how soon a balancer has an answer.
 const HELD: Duration = Duration::from_secs(6);
 const TOLD: Duration = Duration::from_secs(1);
 /// How often it asks.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::support::connection::Connection;
@@ -133,7 +134,7 @@ impl Scene {
         for relay in &self.relays {
             eventually("the accounts balance", LATE, async || {
                 let status = relay.status().await;
-                if status["difference"] == 0 && self.waiting(relay).await == 0 {
+                if status["difference"] == 0 && own_accounts_balance(&status) && self.waiting(relay).await == 0 {
                     Ok(())
                 } else {
                     Err(status.to_string())
@@ -150,6 +151,16 @@ impl Scene {
         }
         waiting
     }
+}
+
+/// Whether what a relay shows adds up by itself, when nothing waits.
+fn own_accounts_balance(status: &Value) -> bool {
+    let upstreams = status["upstreams"].as_array().expect("upstreams");
+    upstreams.iter().flat_map(|upstream| upstream["accounts"].as_array().expect("accounts")).all(|account| {
+        let count = |name: &str| account[name].as_u64().expect("a count");
+        let dropped: u64 = account["dropped"].as_object().expect("reasons").values().filter_map(Value::as_u64).sum();
+        count("accepted") + count("returned") == count("delivered") + dropped
+    })
 }
 
 async fn upstream(network: Option<&Network>) -> Upstream {

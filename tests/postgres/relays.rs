@@ -162,6 +162,8 @@ async fn a_switch_by_the_command_line_needs_no_file_that_can_be_written() {
     let (done, told) = verb_where_nothing_can_be_written(&one, &["switch", "b", "--reason", "the file is mounted"]);
     assert!(done && told.contains("after the order (before: a)"), "{told}");
     live([&one, &two], "b").await;
+    let (done, told) = verb_where_nothing_can_be_written(&one, &["switch", "b"]);
+    assert!(done && told.contains("already; nothing was changed"), "{told}");
     assert_eq!(std::fs::read(one.config()).unwrap(), before);
     let (done, told) = verb_where_nothing_can_be_written(&one, &["switch", "a"]);
     assert!(done && told.contains("(before: b)"), "{told}");

@@ -249,6 +249,7 @@ impl Relay {
 
     /// Runs it (again).
     pub(crate) fn launch(&mut self) {
+        assert!(self.machine.is_none(), "its listener is elsewhere");
         let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
         command.args(["run", "--config", "config.toml"]).current_dir(self.home.path());
         for name in ["http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"] {

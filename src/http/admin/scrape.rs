@@ -55,12 +55,24 @@ impl Admin {
 pub(super) async fn status(admin: &Admin) -> Status {
     let mut status = read(admin).await;
     for _ in 1..READS {
-        if status.difference == 0 || look_closely(admin, &mut status).await {
+        if status.difference == 0 {
             break;
         }
-        status = read(admin).await;
+        let before = std::mem::replace(&mut status, read(admin).await);
+        // A difference that stands still is one: nothing was accepted or settled while it was read.
+        if stands_still(&before, &status) || look_closely(admin, &mut status).await {
+            break;
+        }
     }
     status
+}
+
+/// Whether no account changed between two reads.
+fn stands_still(before: &Status, after: &Status) -> bool {
+    let accounts = |status: &Status| -> Vec<_> {
+        status.upstreams.iter().flat_map(|upstream| upstream.accounts.clone()).collect()
+    };
+    accounts(before) == accounts(after)
 }
 
 /// Has the journal tell the differences as of one moment, where it can.

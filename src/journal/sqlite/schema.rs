@@ -19,9 +19,9 @@ use super::private;
 
 /// The newest format this version reads and writes (`PRAGMA user_version`).
 pub(super) const FORMAT: i64 = FORMATS.len() as i64;
-/// Bytes of a page in a new journal. A commit writes every page that it touches as a whole, so small pages write less: with two
-/// envelopes of 4 KiB a commit 18 KB each in place of 24 KB. Smaller ones yet cost more system calls than they save. An older journal
-/// keeps the pages it was made with.
+/// Bytes of a page in a new journal. A commit writes every page that it touches as a whole, so small pages write less: at
+/// 1,000 envelopes of 4 KiB a second 18 KB each in place of 24 KB. Smaller ones yet cost more system calls than they save. An older
+/// journal keeps the pages it was made with.
 pub(super) const PAGE: u32 = 2048;
 /// What is left of the log file when it starts over: more than it grows to between checkpoints, because writing over blocks that
 /// are there is much cheaper than allocating them anew. When it is quiet nothing is left.
