@@ -123,12 +123,12 @@ async fn recent_keys(
 
 /// Removes records that nobody needs any more.
 async fn prune(shared: &Arc<Shared>, before: Timestamp, limit: usize) -> Result<usize, Fault> {
-    if !settled::has_older(shared, ms(before)).await? {
-        return Ok(0);
+    let mut gone = 0;
+    if settled::has_older(shared, ms(before)).await? {
+        let mut work = Work::begin(shared).await?;
+        gone = settled::forget(&mut work, ms(before), limit, None).await?;
+        work.commit().await?;
     }
-    let mut work = Work::begin(shared).await?;
-    let gone = settled::forget(&mut work, ms(before), limit, None).await?;
-    work.commit().await?;
     if gone < limit {
         days::drop_old(shared, ms(before)).await?;
     }
