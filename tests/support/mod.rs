@@ -6,6 +6,7 @@ pub(crate) mod eventually;
 pub(crate) mod fault_proxy;
 pub(crate) mod glitchtip;
 pub(crate) mod http2;
+pub(crate) mod line;
 pub(crate) mod load;
 pub(crate) mod machines;
 pub(crate) mod memory;
