@@ -82,7 +82,9 @@ pub(super) async fn append(
         taken.kept.extend(submission.keys.iter().map(|key| (*key, id)));
         answers.push(Ok(RecordId(id.cast_unsigned())));
     }
-    tokio::try_join!(rows.write(work), handout.share(work))?;
+    // What went wrong first is told: what comes after it in a transaction only says so.
+    let (written, shared) = tokio::join!(rows.write(work), handout.share(work));
+    written.and(shared)?;
     taken.give_back(work, submissions, &answers).await?;
     Ok(Appended { answers, there })
 }
