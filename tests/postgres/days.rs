@@ -62,7 +62,19 @@ async fn a_day_that_is_over_is_dropped_whole_and_what_still_waits_keeps_its_body
 }
 
 #[tokio::test]
-async fn a_day_of_which_much_waits_stays() {
+async fn a_day_is_dropped_also_when_its_last_record_went_before_it_was_over() {
+    let database = Server::shared().database();
+    let subject = subject(&database, ENOUGH);
+    let a = subject.journal().target("a").await.unwrap();
+    filled(&subject.journal(), a, 3, 3).await;
+    assert_eq!(subject.journal().prune(at(DAY - 1), 10).await.unwrap(), 3);
+    assert_eq!(database.number("SELECT count(*) FROM body_0"), 3);
+    assert_eq!(subject.journal().prune(at(DAY), 10).await.unwrap(), 0);
+    assert_eq!(database.number(OF_THAT_DAY), 0);
+}
+
+#[tokio::test]
+async fn a_day_of_which_much_waits_stays_without_what_was_pruned() {
     let database = Server::shared().database();
     let subject = subject(&database, ENOUGH);
     let a = subject.journal().target("a").await.unwrap();
@@ -73,7 +85,7 @@ async fn a_day_of_which_much_waits_stays() {
          INSERT INTO body SELECT 0, record + n, bytes FROM body CROSS JOIN generate_series(1, 257) AS s(n)",
     );
     assert_eq!(subject.journal().prune(at(DAY), 10).await.unwrap(), 1);
-    assert_eq!((database.number("SELECT count(*) FROM body_0"), database.number(WITH_THEIR_RECORDS)), (258, 0));
+    assert_eq!((database.number("SELECT count(*) FROM body_0"), database.number(WITH_THEIR_RECORDS)), (257, 0));
     database.execute("DELETE FROM record WHERE id = (SELECT max(id) FROM record)");
     for left in [192, 128, 64, 0] {
         assert_eq!(subject.journal().prune(at(DAY), 10).await.unwrap(), 0);

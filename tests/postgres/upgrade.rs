@@ -65,15 +65,22 @@ async fn a_database_of_the_format_before_is_brought_up_to_date_with_all_that_is_
     has_taken(&scene.b, &ids, &relay).await;
     assert_eq!((scene.database.number(IN_DAYS), scene.database.number("SELECT count(body) FROM record")), (0, 12));
 
-    relay.stop().await;
     scene.database.execute("UPDATE meta SET earlier = clock_timestamp() - interval '25 hours'");
+    relay.stop().await;
     relay.launch();
     relay.await_ready().await;
+    assert_eq!(scene.database.number(FORMAT), 21, "while none was at work one of the version before may have been");
+    scene.database.execute("UPDATE meta SET earlier = clock_timestamp() - interval '25 hours'");
     eventually("the upgrade is over", SOON, async || match scene.database.number(FORMAT) {
         22 => Ok(()),
         other => Err(format!("{other}\n{}", relay.log())),
     })
     .await;
+    // For a minute one that was just starting may come.
+    ids.extend(relay.send_errors(1).await);
+    has_taken(&scene.b, &ids, &relay).await;
+    assert_eq!(scene.database.number(IN_DAYS), 0);
+    scene.database.execute("UPDATE meta SET earlier = clock_timestamp() - interval '2 minutes'");
     eventually("bodies stand by the day", SOON, async || {
         ids.extend(relay.send_errors(1).await);
         if scene.database.number(IN_DAYS) > 0 { Ok(()) } else { Err(relay.log()) }
@@ -88,11 +95,14 @@ async fn while_a_relay_of_the_format_before_may_be_at_work_no_day_is_used() {
     let scene = Scene::begin().await;
     let mut ids = before(&scene.database);
     let mut relay = scene.plan("two").start().await;
-    // It is there, and was long ago: neither alone ends the upgrade.
-    for (earlier, replaced) in [("25 hours", false), ("23 hours", true)] {
+    // One is there, one was there less than a day ago, one may have been while no other looked: none ends the upgrade.
+    for (earlier, replaced, looked) in
+        [("25 hours", false, "0"), ("23 hours", true, "0"), ("25 hours", true, "2 hours")]
+    {
         relay.stop().await;
         scene.database.execute(&format!(
             "UPDATE meta SET earlier = clock_timestamp() - interval '{earlier}';
+             UPDATE node SET alive_until = clock_timestamp() - interval '{looked}' WHERE format > 1;
              UPDATE node SET replaced = {replaced} WHERE name = 'one';
              INSERT INTO attempt VALUES (5, 0, 'delivered', 1)"
         ));

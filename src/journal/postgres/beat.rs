@@ -80,11 +80,10 @@ async fn look_once(shared: &Shared, others: &mut Others, has_all_hours: bool) ->
     let Some(epoch) = shared.leads().await else { return Ok(()) };
     upkeep::bury(shared).await?;
     upkeep::merge(shared, epoch).await?;
-    days::make(shared, epoch).await?;
     if has_all_hours {
         upgrade::finish(shared, epoch).await?;
         upkeep::forget(shared, epoch).await?;
         upkeep::forget_drained(shared, epoch).await?;
     }
-    Ok(())
+    days::make(shared, epoch).await
 }

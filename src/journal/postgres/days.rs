@@ -2,13 +2,16 @@
 //!
 //! Rules: the day is that of the record's time, whichever relay's clock told it, so nothing else has to be kept. The leader makes the
 //! partitions of today and tomorrow by the database's clock; a body of a day that has none stands with its record. A day goes when it lies
-//! behind what is retained and no record has its body there; of the last few the bodies move to their records. It is waited for locks
-//! for moments only: what comes meanwhile waits as long.
+//! behind what is retained and no record has its body there. The last few bodies move to their records. A day of which much still waits
+//! stays, and what was pruned of it is deleted there. Who drops a day waits for locks for moments only: what comes meanwhile waits as
+//! long.
 
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::journal::term::Epoch;
+
+use crate::telemetry::log::{self, Line};
 
 use super::connect::Connection;
 use super::fault::Fault;
@@ -26,6 +29,8 @@ const STEP: i64 = 64;
 /// How long a table is waited for, and how long it is left alone when somebody has it.
 const PATIENCE: &str = "SET LOCAL lock_timeout = '50ms'";
 const LATER: Duration = Duration::from_secs(5);
+/// How many bodies of a day that stays are looked at in one step.
+const LOOK: i64 = 1024;
 
 /// The day of a time.
 pub(super) const fn of(ms: i64) -> i64 {
@@ -42,7 +47,8 @@ pub(super) async fn read(shared: &Shared) -> Result<(), Fault> {
     let client = shared.client().await?;
     let is_known = client
         .prepare_cached(
-            "SELECT oldest >= $1 AND NOT EXISTS (SELECT 1 FROM node WHERE NOT replaced AND format < $1) FROM meta",
+            "SELECT oldest >= $1 AND coalesce(earlier < clock_timestamp() - interval '1 minute', true)
+             AND NOT EXISTS (SELECT 1 FROM node WHERE NOT replaced AND format < $1) FROM meta",
         )
         .await?;
     let is_known = client.query_one(&is_known, &[&BODIES_BY_DAY]).await?.get(0);
@@ -94,32 +100,52 @@ pub(super) async fn make(shared: &Shared, epoch: Epoch) -> Result<(), Fault> {
 
 /// Drops the days that ended before that time and that no record needs.
 pub(super) async fn drop_old(shared: &Arc<Shared>, before: i64) -> Result<(), Fault> {
-    if *not_before(shared) > Instant::now() {
+    if shared.over().not_before > Instant::now() {
         return Ok(());
     }
-    let client = shared.client().await?;
-    let (today, made) = made(&client).await?;
+    let (today, made) = made(&*shared.client().await?).await?;
+    shared.over().held.retain(|day, _| made.contains(day));
     for day in made.into_iter().filter(|day| *day < today - 1 && day.saturating_add(1).saturating_mul(DAY) <= before) {
-        let left = client.query(&client.prepare_cached(LEFT).await?, &[&day, &MORE]).await?;
-        if left.len() > FEW {
-            continue;
-        }
-        let work = Work::begin(shared).await?;
-        let outcome = close(&work, day).await;
-        match work.end(outcome).await {
-            Err(fault) if fault.is_in_the_way() => {
-                tracing::debug!(%fault, day, "somebody reads bodies; a day that is over is dropped later");
-                *not_before(shared) = Instant::now() + LATER;
-                return Ok(());
+        match drop_one(shared, day).await {
+            Err(fault) if fault.is_away() => return Err(fault),
+            Err(fault) => {
+                shared.over().not_before = Instant::now() + LATER;
+                if let Some(Line { suppressed }) = log::admit("day stays", &day.to_string()) {
+                    let why = "a day of bodies that is over cannot be dropped now; it is tried again";
+                    tracing::warn!(%fault, day, suppressed, "{why}");
+                }
             }
-            outcome => outcome?,
+            Ok(()) => {}
         }
     }
     Ok(())
 }
 
-fn not_before(shared: &Shared) -> MutexGuard<'_, Instant> {
-    shared.drop_not_before.lock().unwrap_or_else(PoisonError::into_inner)
+async fn drop_one(shared: &Arc<Shared>, day: i64) -> Result<(), Fault> {
+    let client = shared.client().await?;
+    let left = client.query(&client.prepare_cached(LEFT).await?, &[&day, &MORE]).await?.len();
+    drop(client);
+    let work = Work::begin(shared).await?;
+    if left <= FEW {
+        let outcome = close(&work, day).await;
+        return work.end(outcome).await;
+    }
+    let from = shared.over().held.get(&day).copied().unwrap_or(Some(i64::MIN));
+    let Some(from) = from else { return Ok(()) };
+    let outcome = delete_pruned(&work, day, from).await;
+    let next = work.end(outcome).await?;
+    shared.over().held.insert(day, next);
+    Ok(())
+}
+
+/// Deletes bodies of a day behind that record whose records are gone, of a bounded number; returns behind which the next look begins.
+async fn delete_pruned(work: &Work, day: i64, from: i64) -> Result<Option<i64>, Fault> {
+    let sql = "WITH looked AS (SELECT record FROM body WHERE day = $1 AND record > $2 ORDER BY record LIMIT $3),
+         gone AS (DELETE FROM body WHERE day = $1 AND record IN (
+             SELECT record FROM looked l WHERE NOT EXISTS (SELECT 1 FROM record r WHERE r.id = l.record)))
+         SELECT max(record), count(*) FROM looked";
+    let rows = work.query(sql, &[&day, &from, &LOOK]).await?;
+    Ok(rows.first().filter(|row| row.get::<_, i64>(1) == LOOK).and_then(|row| row.get(0)))
 }
 
 /// The records that have their bodies there, up to a number.

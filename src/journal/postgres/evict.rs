@@ -58,7 +58,7 @@ pub(super) async fn step(work: &mut Work, giving: &HashSet<i32>) -> Result<usize
     let ids: Vec<i64> = found.iter().map(|victim| victim.id).collect();
     work.execute("DELETE FROM pending WHERE record = ANY($1)", &[&ids]).await?;
     tell(work, &found);
-    settled::remove(work, &ids, i64::MIN).await
+    settled::remove(work, &ids, false).await
 }
 
 /// The oldest that can go, behind those that were looked at before; with the last of all it is begun anew.

@@ -26,7 +26,7 @@ pub(super) struct Handout {
     /// The last of what is kept for targets of which no worker asks: nobody needs it in memory.
     unasked: BTreeMap<TargetId, i64>,
     /// The targets that this transaction shares.
-    shared: Vec<i16>,
+    targets: Vec<i16>,
     promised: BTreeMap<TargetId, Vec<Kept>>,
     slices: Vec<(TargetId, i64, Vec<i64>)>,
 }
@@ -53,7 +53,7 @@ impl Handout {
         let asking = self.kept.keys().filter(|target| work.shared.hand(**target).state().asks());
         let wanted: Vec<i16> = asking.map(|target| target.0.into()).collect();
         if !wanted.is_empty() {
-            self.shared = work.share(&wanted).await?;
+            self.targets = work.share(&wanted).await?;
         }
         Ok(())
     }
@@ -61,7 +61,7 @@ impl Handout {
     /// Hands out what workers ask for: of each target what lies behind this relay's frontier, if all of it is here.
     pub(super) async fn make(&mut self, work: &Work) -> Result<(), Fault> {
         let (mut targets, mut lasts, mut owners, mut ids) = (vec![], vec![], vec![], vec![]);
-        for number in std::mem::take(&mut self.shared) {
+        for number in std::mem::take(&mut self.targets) {
             let target = TargetId(u8::try_from(number).unwrap_or(u8::MAX));
             let Some(kept) = self.kept.get(&target) else { continue };
             let promised = work.shared.hand(target).state().promise(kept);

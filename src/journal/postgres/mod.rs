@@ -38,6 +38,7 @@ mod moving;
 mod nodes;
 mod observed;
 mod others;
+mod over;
 mod pace;
 mod peek;
 mod places;

@@ -16,6 +16,7 @@ use super::fault::Fault;
 use super::record::ms;
 use super::schema;
 use super::shared::Shared;
+use super::upgrade;
 
 /// After so long without a word a relay is gone.
 pub(super) const GONE: Duration = Duration::from_secs(15);
@@ -36,6 +37,7 @@ pub(super) async fn enter(first: &mut Client, (name, place): (&str, &str), now: 
     let (version, now, gone) = (env!("CARGO_PKG_VERSION"), ms(now), GONE.as_secs_f64());
     let tx = first.transaction().await?;
     let secret = schema::let_in(&tx, place).await?;
+    upgrade::note_unseen(&tx).await?;
     let row = tx
         .query_one(
             "WITH earlier AS (UPDATE node SET replaced = true WHERE name = $1 AND NOT replaced),

@@ -18,7 +18,8 @@ const LOOK: i64 = 1024;
 /// Whether a record is kept that was accepted before that time, seen without a transaction of ours: what comes meanwhile waits for none.
 pub(super) async fn has_older(shared: &Shared, before: i64) -> Result<bool, Fault> {
     let client = shared.client().await?;
-    let older = client.prepare_cached("SELECT EXISTS (SELECT 1 FROM record WHERE accepted_at < $1)").await?;
+    // The oldest is the first of an index. Whether there is one before a time would be planned as a walk through the table.
+    let older = client.prepare_cached("SELECT coalesce(min(accepted_at) < $1, false) FROM record").await?;
     Ok(client.query_one(&older, &[&before]).await?.get(0))
 }
 
@@ -61,13 +62,13 @@ pub(super) async fn forget(
     }
     let next = if is_whole || is_limited { seen } else { (i64::MIN, 0) };
     *work.shared.pruned.lock().unwrap_or_else(PoisonError::into_inner) = next;
-    // What is only old takes its room until its day is dropped.
-    let since = if of.is_some() { i64::MIN } else { days::of(ms(work.now())) };
-    if found.is_empty() { Ok(0) } else { remove(work, &found, since).await }
+    // What is only old may wait for the end of its day. Where room is short it may not.
+    if found.is_empty() { Ok(0) } else { remove(work, &found, of.is_none()).await }
 }
 
-/// Removes those of these records that nobody has taken up again; returns how many. Bodies of days before `since` go with their day.
-pub(super) async fn remove(work: &mut Work, found: &[i64], since: i64) -> Result<usize, Fault> {
+/// Removes those of these records that nobody has taken up again; returns how many. Their bodies may be left to [go with their
+/// day](days).
+pub(super) async fn remove(work: &mut Work, found: &[i64], leaves_bodies: bool) -> Result<usize, Fault> {
     let lock = "SELECT id FROM record WHERE id = ANY($1) ORDER BY id FOR UPDATE SKIP LOCKED";
     let ours: Vec<i64> = work.query(lock, &[&found]).await?.iter().map(|row| row.get(0)).collect();
     let rows = work
@@ -80,12 +81,13 @@ pub(super) async fn remove(work: &mut Work, found: &[i64], since: i64) -> Result
         )
         .await?;
     let (mut gone, mut large, mut by_day) = (vec![], vec![], BTreeMap::<i64, Vec<i64>>::new());
+    let today = days::of(ms(work.now()));
     for row in &rows {
         gone.push(row.get::<_, i64>(0));
         work.book.take_room(row.get(1), -row.get::<_, i64>(2));
         large.extend(row.get::<_, Option<i64>>(3));
         let day = days::of(row.get(4));
-        if row.get(5) && day >= since {
+        if row.get(5) && !(leaves_bodies && work.shared.over().goes_whole(day, today)) {
             by_day.entry(day).or_default().push(row.get(0));
         }
     }

@@ -18,6 +18,7 @@ use crate::telemetry::ledger::Ledger;
 use super::connect::{Connection, Connector, Pen, Pool};
 use super::fault::Fault;
 use super::hand::Hand;
+use super::over::Over;
 use super::room::Room;
 use super::spill::Spill;
 use super::term::{self, Term};
@@ -56,8 +57,7 @@ pub(super) struct Shared {
     pub(super) pruned: Mutex<(i64, i64)>,
     /// The days that have a place for bodies of their own, when it was last looked.
     pub(super) days: ArcSwap<Vec<i64>>,
-    /// Until when days that are over are left where they are: somebody reads bodies.
-    pub(super) drop_not_before: Mutex<Instant>,
+    over: Mutex<Over>,
     heard: Mutex<Heard>,
     pub(super) is_closed: AtomicBool,
     /// Cancelled when another relay has taken our name.
@@ -181,7 +181,7 @@ impl Shared {
             hands: RwLock::default(),
             pruned: Mutex::new((i64::MIN, 0)),
             days: ArcSwap::default(),
-            drop_not_before: Mutex::new(Instant::now()),
+            over: Mutex::default(),
             heard: Mutex::new(Heard::now()),
             is_closed: AtomicBool::new(false),
             is_replaced: CancellationToken::new(),
@@ -206,6 +206,11 @@ impl Shared {
     /// Notes whether a server takes writes; returns what was noted before.
     pub(super) fn set_away(&self, is_away: bool) -> bool {
         self.is_away.swap(is_away, Ordering::AcqRel)
+    }
+
+    /// What is known of the days of bodies that are over.
+    pub(super) fn over(&self) -> MutexGuard<'_, Over> {
+        self.over.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// When the database heard of this relay.

@@ -51,12 +51,12 @@ async fn takes_records(shared: Arc<Shared>) -> Result<(), Fault> {
     if let Some(trouble) = shared.room.trouble() {
         return Err(trouble.into());
     }
-    let Some(spill) = shared.spill.journal() else { return shared.client().await.map(drop) };
-    match timeout(PROMPT, shared.client()).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(fault)) if !fault.is_away() => Err(fault),
+    let answer = timeout(PROMPT, shared.client()).await;
+    let answer = answer.unwrap_or_else(|_| Err(Fault::Away("the database does not answer".into())));
+    match (answer, shared.spill.journal()) {
         // Who asks waits for a second at most, and what he sends is held, and kept here if need be.
-        _ => Ok(spill.writable().await?),
+        (Err(fault), Some(spill)) if fault.is_away() => Ok(spill.writable().await?),
+        (answer, _) => answer.map(drop),
     }
 }
 

@@ -3,6 +3,8 @@
 //! Rules: a step of [the tables](super::schema) keeps the relays of the version before at work, and for a day after the last of them was
 //! seen they can come back: until then the new ones keep everything as those read it. From then on those are refused when they start.
 
+use tokio_postgres::Transaction;
+
 use crate::journal::term::Epoch;
 
 use super::fault::Fault;
@@ -18,7 +20,17 @@ pub(super) async fn note_earlier(shared: &Shared) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Lets nobody in who knows only the format before, a day after the last one was seen. None is just starting: it would hold a lock.
+/// Notes the same where a relay starts and none of the newest format was at work that could have seen one.
+pub(super) async fn note_unseen(tx: &Transaction<'_>) -> Result<(), Fault> {
+    let unseen = "UPDATE meta SET earlier = clock_timestamp()
+         WHERE oldest < $1 AND NOT EXISTS (
+             SELECT 1 FROM node WHERE format >= $1 AND alive_until > clock_timestamp() - interval '1 hour')";
+    tx.execute(unseen, &[&FORMAT]).await?;
+    Ok(())
+}
+
+/// Lets nobody in who knows only the format before, a day after the last one was seen. One that is just starting is seen within the
+/// minute for which nothing of the newest format [is used](super::days::read) yet.
 pub(super) async fn finish(shared: &Shared, epoch: Epoch) -> Result<(), Fault> {
     let mut pooled = shared.client().await?;
     let is_over = "SELECT 1 FROM meta WHERE oldest < $1 AND earlier < clock_timestamp() - interval '1 day'";
@@ -31,8 +43,7 @@ pub(super) async fn finish(shared: &Shared, epoch: Epoch) -> Result<(), Fault> {
     }
     let free = "SELECT pg_try_advisory_xact_lock($1) AND pg_try_advisory_xact_lock($2)";
     if tx.query_one(free, &[&LOCK, &MOVING]).await?.get(0) {
-        let finish =
-            "UPDATE meta SET oldest = $1 WHERE NOT EXISTS (SELECT 1 FROM node WHERE NOT replaced AND format < $1)";
+        let finish = "UPDATE meta SET oldest = $1, earlier = clock_timestamp() WHERE NOT EXISTS (SELECT 1 FROM node WHERE NOT replaced AND format < $1)";
         if tx.execute(finish, &[&FORMAT]).await? > 0 {
             tracing::info!(
                 format = FORMAT,

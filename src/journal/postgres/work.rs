@@ -6,13 +6,12 @@
 //! server that was the primary and the one that is may have seen as many. What a transaction saw of those before counts with its own commit.
 
 use std::collections::BTreeSet;
-use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Instant;
 
 use futures_util::future::maybe_done;
+use futures_util::poll;
 use tokio::sync::OwnedMutexGuard;
 use tokio_postgres::Row;
 
@@ -254,9 +253,10 @@ async fn write_and_commit(
     me: i32,
 ) -> Option<Result<(), Fault>> {
     let mut written = pin!(maybe_done(book.write(connection, prepared, me)));
-    // Everything is sent with the first poll.
-    poll_fn(|cx| Poll::Ready(written.as_mut().poll(cx).is_ready())).await;
-    if let Some(Err(_)) = written.as_mut().output_mut() {
+    // All rows are sent with the first poll. Nothing is committed after one that could not be sent.
+    if poll!(written.as_mut()).is_ready()
+        && let Some(Err(_)) = written.as_mut().output_mut()
+    {
         connection.batch_execute("ROLLBACK").await.ok()?;
         return written.take_output();
     }
