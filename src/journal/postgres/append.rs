@@ -306,7 +306,7 @@ impl<'a> Rows<'a> {
         )
         .await;
         if written.is_err() {
-            // A day that is not there any more: they are read anew.
+            // It may be that a day is gone: none is used until the next beat reads which there are.
             work.shared.days.store(Arc::default());
         }
         written?;

@@ -97,10 +97,7 @@ impl Handout {
     /// After the commit: what was handed out is ready, the rest is fresh, and workers are told.
     pub(super) fn keep(self, shared: &Shared) {
         let Self { kept, unasked, promised, slices, .. } = self;
-        for (target, last) in unasked {
-            shared.hand(target).state().fresh.interrupt(last);
-            shared.hand(target).wake();
-        }
+        interrupt(shared, unasked);
         for (target, kept) in kept {
             let hand = shared.hand(target);
             let mut state = hand.state();
@@ -124,10 +121,7 @@ impl Handout {
 
     /// The transaction did not come to its end, as far as is known: what became of it is looked up.
     pub(super) fn forget(self, shared: &Shared) {
-        for (target, last) in self.unasked {
-            shared.hand(target).state().fresh.interrupt(last);
-            shared.hand(target).wake();
-        }
+        interrupt(shared, self.unasked);
         for (target, kept) in self.kept {
             let (hand, last) = (shared.hand(target), kept.last().map_or(0, Kept::number));
             let mut state = hand.state();
@@ -137,6 +131,15 @@ impl Handout {
             drop(state);
             hand.wake();
         }
+    }
+}
+
+/// What nobody holds in memory is read back.
+fn interrupt(shared: &Shared, unasked: BTreeMap<TargetId, i64>) {
+    for (target, last) in unasked {
+        let hand = shared.hand(target);
+        hand.state().fresh.interrupt(last);
+        hand.wake();
     }
 }
 

@@ -19,8 +19,8 @@ use super::shared::Shared;
 pub(super) struct Others(BTreeMap<(Whose, Outcome), i64>);
 
 impl Others {
-    /// Reads the accounts of all others since that hour, and what is older than is told apart, and posts what changed. From the hour 0 on
-    /// these are all.
+    /// Reads the accounts of all others since that hour (0: all), and posts what changed. Hours before the oldest that is kept apart are
+    /// read as one.
     pub(super) async fn read(&mut self, shared: &Shared, since: i32) -> Result<(), Fault> {
         let oldest = hour(shared.clock.now() - KEPT);
         self.fold(oldest);

@@ -1,7 +1,7 @@
 //! The room, and whose it is: what gives way when there is none, and how the journal closes.
 //!
-//! Rules: what is settled goes first, then what waits for shadows alone, of projects beyond their part before others. To be told that there is no room costs a bounded look
-//! at what could go; to be let in costs none.
+//! Rules: what is settled goes first, then what waits for shadows alone, of projects beyond their part before others. To be told that
+//! there is no room costs a bounded look at what could go; to be let in costs none.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
