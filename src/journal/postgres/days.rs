@@ -125,13 +125,14 @@ async fn drop_one(shared: &Arc<Shared>, day: i64) -> Result<(), Fault> {
     let client = shared.client().await?;
     let left = client.query(&client.prepare_cached(LEFT).await?, &[&day, &MORE]).await?.len();
     drop(client);
-    let work = Work::begin(shared).await?;
     if left <= FEW {
+        let work = Work::begin(shared).await?;
         let outcome = close(&work, day).await;
         return work.end(outcome).await;
     }
     let from = shared.over().held.get(&day).copied().unwrap_or(Some(i64::MIN));
     let Some(from) = from else { return Ok(()) };
+    let work = Work::begin(shared).await?;
     let outcome = delete_pruned(&work, day, from).await;
     let next = work.end(outcome).await?;
     shared.over().held.insert(day, next);
