@@ -190,10 +190,16 @@ impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             ready!(self.stream.poll_read_ready(cx))?;
-            match self.stream.try_read_buf(buf) {
-                Ok(_) => return Poll::Ready(Ok(())),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(e) => return Poll::Ready(Err(e)),
+            let (before, room) = (buf.filled().len(), buf.remaining());
+            let read = self.stream.try_io(Interest::READABLE, || match self.stream.try_read_buf(buf)? {
+                // Where there was room for more, nothing more is there: the next look waits for news, and does not ask the kernel.
+                read if 0 < read && read < room => Err(io::ErrorKind::WouldBlock.into()),
+                _ => Ok(()),
+            });
+            match read {
+                Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(e)),
+                Err(_) if buf.filled().len() == before => {}
+                _ => return Poll::Ready(Ok(())),
             }
         }
     }
