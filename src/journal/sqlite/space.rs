@@ -46,6 +46,8 @@ pub(super) struct Room {
     log: PathBuf,
     /// Pages of the database, free ones included, and free ones.
     pages: (u64, u64),
+    /// The fewest free pages since the last look whether some stay free.
+    least_free: u64,
     /// How many bytes the log's file takes beyond what it may.
     log_excess: u64,
     /// Written since `pages` was read.
@@ -84,6 +86,7 @@ impl Room {
             page,
             log: beside(&settings.path, LOG),
             pages: (0, 0),
+            least_free: 0,
             log_excess: 0,
             grown: 0,
             shrunk: false,
@@ -124,6 +127,7 @@ impl Room {
     pub(super) fn measure(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         let ask = |sql| conn.prepare_cached(sql)?.query_row([], |row| row.get::<_, i64>(0)).map(i64::cast_unsigned);
         self.pages = (ask("PRAGMA page_count")?, ask("PRAGMA freelist_count")?);
+        self.least_free = self.least_free.min(self.pages.1);
         self.log_excess = length(&self.log).saturating_sub(LOG_FREE);
         (self.grown, self.uncounted, self.shrunk) = (0, 0, false);
         Ok(())

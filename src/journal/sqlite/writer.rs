@@ -37,6 +37,8 @@ const RETRY: Duration = Duration::from_millis(250);
 const OLDER: Duration = Duration::from_millis(20);
 /// Quiet time after which the files are tidied up.
 const QUIET: Duration = Duration::from_secs(1);
+/// How long pages must stay free while the journal is busy: longer than what is delivered waits to be removed.
+const SLACK: Duration = Duration::from_secs(3);
 /// As long as so much fits, the journal is not full.
 const SMALL: u64 = 64 << 10;
 
@@ -342,8 +344,11 @@ impl Writer<'_> {
         if let Err(error) = moved.and(rolled) {
             self.failed(&error);
         }
-        if self.room.slack() && self.tidied.elapsed() >= QUIET {
-            self.tidy();
+        if self.tidied.elapsed() >= SLACK {
+            self.tidied = Instant::now();
+            if self.room.slack() {
+                self.tidy();
+            }
         }
     }
 

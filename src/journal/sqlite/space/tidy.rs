@@ -13,9 +13,11 @@ const LOG_FULL: u64 = 4 << 20;
 const VACUUM_STEP: u64 = 2 << 20;
 
 impl Room {
-    /// Whether so much of the file is free that it should shrink even while the journal is busy.
-    pub(in crate::journal::sqlite) fn slack(&self) -> bool {
-        self.spare() > 0 && self.pages.1 > self.pages.0 / 4
+    /// Whether so much of the file stayed free since the last look that it should shrink even while the journal is busy. What is freed
+    /// and soon used again stays: it would be moved, cut off and allocated anew each time.
+    pub(in crate::journal::sqlite) fn slack(&mut self) -> bool {
+        let stayed = std::mem::replace(&mut self.least_free, self.pages.1);
+        self.spare() > 0 && stayed > self.pages.0 / 4
     }
 
     /// Counts bytes that went into the log; says whether it should be moved.
