@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Rules: one thread writes; what arrives together is committed together; answers, postings and hand-off come after the
-//! commit; in steady state nothing is read back. No lock is held across a read, a commit or an await.
+//! commit; in steady state nothing is read back. No lock is held across a read, a commit or an await. A third thread copies what is
+//! committed from the log into the database file (`space::ahead`); it decides nothing.
 
 mod accounts;
 mod append;
@@ -69,6 +70,7 @@ use queue::{Claimant, Take, Target};
 use reader::{Question, SEATS};
 use schema::unusable;
 use shared::{Placed, Reply, Shared, send};
+use space::Ahead;
 pub use transfer::SqliteStore;
 
 /// How many journals this process has opened: what the last one leased means nothing to the next.
@@ -85,6 +87,8 @@ pub struct SqliteJournal {
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// The owner of its leases: which journal it is of those that this process opened.
     owner: u64,
+    /// Held until all connections are closed: whoever closes a file gives up the locks that SQLite has on it in this process.
+    _database: Arc<File>,
     /// Held for as long as the files are ours.
     lock: File,
 }
@@ -103,7 +107,10 @@ impl SqliteJournal {
         let (commands, inbox) = std::sync::mpsc::sync_channel(INBOX + 8);
         let (questions, asked) = std::sync::mpsc::sync_channel(SEATS);
         let reading = schema::open_reader(path)?;
-        let writer = writer::Start::new(conn, Arc::clone(&shared), settings).map_err(|e| unusable(path, &e))?;
+        let database = File::options().write(true).open(path).map_err(|e| unusable(path, &e))?;
+        let database = Arc::new(database);
+        let ahead = Ahead::start(schema::open_mover(path)?, Arc::clone(&database)).map_err(|e| unusable(path, &e))?;
+        let writer = writer::Start::new(conn, ahead, Arc::clone(&shared), settings).map_err(|e| unusable(path, &e))?;
         let reader = reader::Reader::new(reading, Arc::clone(&shared), commands.clone());
         let start = |name: &str, run: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.into()).spawn(run).map_err(|e| unusable(path, &e))
@@ -120,6 +127,7 @@ impl SqliteJournal {
             seats: Arc::new(Semaphore::new(SEATS)),
             threads: Mutex::new(threads),
             owner: OPENED.fetch_add(1, Ordering::Relaxed),
+            _database: database,
             lock,
         })
     }

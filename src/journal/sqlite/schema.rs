@@ -168,6 +168,16 @@ pub(super) fn open(settings: &Settings) -> Result<Connection, OpenError> {
     Ok(conn)
 }
 
+/// Opens a connection that only moves the log into the file.
+pub(super) fn open_mover(path: &Path) -> Result<Connection, OpenError> {
+    let mover = || {
+        let conn = Connection::open(path)?;
+        conn.execute_batch("PRAGMA synchronous = FULL; PRAGMA mmap_size = 0; PRAGMA wal_autocheckpoint = 0;")?;
+        Ok(conn)
+    };
+    mover().map_err(|e: rusqlite::Error| unusable(path, &e))
+}
+
 /// Opens a connection that only reads.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;

@@ -16,6 +16,7 @@ use crate::units::ByteSize;
 
 use super::shared::Shared;
 use super::spool::Spool;
+pub(super) use ahead::Ahead;
 use count::Change;
 pub(super) use count::of_a_row;
 pub(super) use files::Files;
@@ -33,6 +34,7 @@ const KEPT_FREE: u64 = 1 << 20;
 /// Bytes that may be written before the pages are counted anew. Counting costs as much as writing a record.
 const UNCOUNTED: u64 = 256 << 10;
 
+mod ahead;
 mod count;
 mod files;
 mod tidy;
@@ -57,6 +59,7 @@ pub(super) struct Room {
     /// Written to the log since it was moved, and since `pages` was read.
     logged: u64,
     uncounted: u64,
+    ahead: Ahead,
     prune_from: u64,
     /// By rank.
     searches: [Search; Rank::COUNT],
@@ -79,7 +82,12 @@ struct Search {
 type Doomed = Vec<(String, u64)>;
 
 impl Room {
-    pub(super) fn new(conn: &Connection, spool: Arc<Spool>, settings: &Settings) -> rusqlite::Result<Self> {
+    pub(super) fn new(
+        conn: &Connection,
+        ahead: Ahead,
+        spool: Arc<Spool>,
+        settings: &Settings,
+    ) -> rusqlite::Result<Self> {
         let page = conn.query_row("PRAGMA page_size", [], |row| row.get::<_, i64>(0))?.cast_unsigned();
         let mut room = Self {
             max: settings.max_size.get(),
@@ -92,6 +100,7 @@ impl Room {
             shrunk: false,
             logged: 0,
             uncounted: 0,
+            ahead,
             prune_from: 0,
             searches: Default::default(),
             moved: vec![],

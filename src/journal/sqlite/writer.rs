@@ -336,7 +336,7 @@ impl Writer<'_> {
         self.room.remove_files(&self.shared);
         self.eviction.tell(&self.shared.targets());
         let hour = self.shared.clock.now().hour();
-        let moved = if self.room.log(bytes) { self.room.checkpoint(self.conn) } else { Ok(()) };
+        let moved = self.room.log(self.conn, bytes);
         let rolled = if self.rolled == hour { Ok(()) } else { accounts::roll_up(self.conn, self.shared.clock.now()) };
         if std::mem::replace(&mut self.rolled, hour) != hour {
             self.totals = Totals::default();

@@ -9,6 +9,8 @@ use crate::journal::sqlite::schema::PATIENCE;
 
 /// Bytes in the log after which they are moved into the database file.
 const LOG_FULL: u64 = 4 << 20;
+/// With so many the writer waits for what is moved beside it.
+const LOG_OVERFULL: u64 = 6 << 20;
 /// Bytes of pages given back in one step.
 const VACUUM_STEP: u64 = 2 << 20;
 
@@ -20,12 +22,17 @@ impl Room {
         self.spare() > 0 && stayed > self.pages.0 / 4
     }
 
-    /// Counts bytes that went into the log; says whether it should be moved.
-    pub(in crate::journal::sqlite) fn log(&mut self, bytes: u64) -> bool {
+    /// Counts bytes that went into the log. A full one is moved into the database file: most of it beside the writer, and here what came
+    /// meanwhile; then the next commit starts it over.
+    pub(in crate::journal::sqlite) fn log(&mut self, conn: &Connection, bytes: u64) -> rusqlite::Result<()> {
         let written = bytes + 4 * self.page;
         self.uncounted += written;
         self.logged += written;
-        self.logged >= LOG_FULL
+        if self.logged < LOG_FULL || !self.ahead.has_ended(self.logged >= LOG_OVERFULL) {
+            return Ok(());
+        }
+        self.logged = 0;
+        conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
     }
 
     /// Free pages that nothing is kept for.
@@ -36,12 +43,6 @@ impl Room {
     /// Whether there is something to tidy up when nothing else is to be done.
     pub(in crate::journal::sqlite) fn untidy(&self) -> bool {
         self.logged > 0 || self.spare() > 0
-    }
-
-    /// Moves the log into the database file; the next commit starts it over.
-    pub(in crate::journal::sqlite) fn checkpoint(&mut self, conn: &Connection) -> rusqlite::Result<()> {
-        self.logged = 0;
-        conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
     }
 
     /// Gives free pages at the end of the file back, a step at a time, and cuts the log. True when there is more to do.
@@ -64,6 +65,7 @@ impl Room {
 
     /// Moves the log and cuts its file to nothing, unless somebody reads.
     pub(in crate::journal::sqlite) fn truncate_log(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+        self.ahead.wait();
         // Nobody should wait for us while we wait for a reader that may never end.
         conn.busy_timeout(Duration::ZERO)?;
         let busy = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));
@@ -72,5 +74,40 @@ impl Room {
             self.logged = 0;
         }
         self.measure(conn)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::journal::Settings;
+    use crate::journal::sqlite::schema;
+    use crate::journal::sqlite::space::Ahead;
+    use crate::journal::sqlite::spool::Spool;
+
+    #[test]
+    fn what_is_freed_and_used_again_is_no_slack_and_what_stays_free_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings { path: folder.path().join("journal.db"), ..Settings::default() };
+        let conn = schema::open(&settings).unwrap();
+        let spool = Arc::new(Spool::open(&settings.path, settings.sync).unwrap());
+        let database = Arc::new(File::open(&settings.path).unwrap());
+        let ahead = Ahead::start(schema::open_mover(&settings.path).unwrap(), database).unwrap();
+        let mut room = Room::new(&conn, ahead, spool, &settings).unwrap();
+        let mut run = |sql: &str| {
+            conn.execute_batch(sql).unwrap();
+            room.measure(&conn).unwrap();
+        };
+        let (fill, free) = ("INSERT INTO body VALUES (1, '', zeroblob(8000000))", "DELETE FROM body");
+        for _ in 0..3 {
+            run(fill);
+            run(free);
+        }
+        assert!(!room.slack(), "it was used since");
+        room.measure(&conn).unwrap();
+        assert!(room.slack(), "it was free since the last look");
     }
 }

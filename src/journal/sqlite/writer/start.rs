@@ -15,7 +15,7 @@ use crate::journal::sqlite::group::Command;
 use crate::journal::sqlite::letters::Letters;
 use crate::journal::sqlite::settlement::Eviction;
 use crate::journal::sqlite::shared::{Placed, Shared};
-use crate::journal::sqlite::space::{self, Room};
+use crate::journal::sqlite::space::{self, Ahead, Room};
 
 use super::Writer;
 
@@ -32,10 +32,11 @@ pub(in crate::journal::sqlite) struct Start {
 impl Start {
     pub(in crate::journal::sqlite) fn new(
         conn: Connection,
+        ahead: Ahead,
         shared: Arc<Shared>,
         settings: &Settings,
     ) -> rusqlite::Result<Self> {
-        let room = Room::new(&conn, Arc::clone(&shared.spool), settings)?;
+        let room = Room::new(&conn, ahead, Arc::clone(&shared.spool), settings)?;
         room.publish(&shared);
         let letters = Letters::new(&conn, settings)?;
         let next = space::next_record(&conn)?;
