@@ -72,14 +72,7 @@ pub(super) async fn fetch(shared: &Shared, target: TargetId, now: Timestamp, max
     } else {
         hand.resolve(doubt)
     }
-    let mut state = hand.state();
-    // What is due goes before what was never tried.
-    let is_due = found.first().is_some_and(|ready| matches!(ready.place, Place::Row(_)) && !ready.backfilled);
-    if is_due {
-        state.put_back(found.into_iter());
-    } else {
-        state.ready.extend(found);
-    }
+    hand.state().bring(found);
     Ok(())
 }
 

@@ -76,7 +76,7 @@ pub(super) async fn old(
     let gone = attempt(shared, target, &withdrawn, plan).await?;
     let numbers: HashSet<i64> = gone.iter().map(|victim| victim.id).collect();
     let stays = |ready: &Ready| !numbers.contains(&ready.number());
-    hand.state().put_back(withdrawn.into_iter().filter(stays));
+    hand.state().bring(withdrawn.into_iter().filter(stays));
     hand.resolve(doubt);
     hand.wake();
     Ok(gone.len())

@@ -98,7 +98,7 @@ impl Fresh {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::OnceLock;
 
     use super::*;
@@ -106,7 +106,7 @@ mod tests {
     use crate::journal::{Client, RecordId};
     use crate::protocol::category::Quantities;
 
-    fn kept(number: u64, bytes: usize) -> Kept {
+    pub(in crate::journal::postgres) fn kept(number: u64, bytes: usize) -> Kept {
         let record = Record {
             id: RecordId(number),
             accepted_at: Timestamp::default(),

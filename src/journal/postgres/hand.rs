@@ -38,7 +38,7 @@ pub(super) struct Hand {
     doubts: AtomicU64,
     /// How many of these are known to have come to nothing, or to be here.
     resolved: AtomicU64,
-    /// Held by who fetches more.
+    /// Held by who fetches more, has taken out what is ready for the time, or claims: what comes first is claimed first.
     pub(super) fetching: tokio::sync::Mutex<()>,
     state: Mutex<State>,
 }
@@ -46,7 +46,8 @@ pub(super) struct Hand {
 /// The state behind the mutex.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    /// What was due, then what was never tried, then what a backfill took up.
+    /// What was due, then what was never tried, then what a backfill took up. What was never tried of one start of a relay is in the order
+    /// of its numbers.
     pub(super) ready: VecDeque<Ready>,
     leases: HashMap<i64, Leased>,
     last_lease: u64,
@@ -89,6 +90,24 @@ impl Ready {
     /// The number of the record as a column has it.
     pub(super) fn number(&self) -> i64 {
         self.record.id.number().cast_signed()
+    }
+
+    /// Whether it was put off, and comes before everything else now.
+    fn is_due(&self) -> bool {
+        matches!(self.place, Place::Row(_)) && !self.backfilled
+    }
+
+    /// Whether nobody has tried it.
+    fn is_untried(&self) -> bool {
+        matches!(self.place, Place::Slice(_))
+    }
+
+    /// Whether this goes before another one that is not due: what was never tried before what a backfill took up, and before what the
+    /// same start of a relay took after it.
+    fn goes_before(&self, other: &Self) -> bool {
+        let (number, others) = (self.number(), other.number());
+        let is_later = || other.is_untried() && number >> 40 == others >> 40 && number < others;
+        self.is_untried() && (other.backfilled || is_later())
     }
 
     /// Where the record stands.
@@ -176,9 +195,18 @@ impl State {
         self.leases.extract_if(|_, leased| leased.ends <= at).map(|(_, leased)| leased.ready).collect()
     }
 
-    /// Makes ready again what was withdrawn, before everything else.
-    pub(super) fn put_back(&mut self, withdrawn: impl DoubleEndedIterator<Item = Ready>) {
-        withdrawn.rev().for_each(|ready| self.ready.push_front(ready));
+    /// Makes records ready, each in its place. Claims and commits bring some at the same time, and what was taken last may come first.
+    pub(super) fn bring(&mut self, found: impl IntoIterator<Item = Ready>) {
+        let mut due = vec![];
+        for ready in found {
+            if ready.is_due() {
+                due.push(ready);
+                continue;
+            }
+            let at = self.ready.iter().position(|other| ready.goes_before(other)).unwrap_or(self.ready.len());
+            self.ready.insert(at, ready);
+        }
+        due.into_iter().rev().for_each(|ready| self.ready.push_front(ready));
     }
 
     /// Leases up to `max` of what is ready.
@@ -237,10 +265,7 @@ impl State {
     /// What was promised is ready, or is not ours.
     pub(super) fn keep_promise(&mut self, ready: impl Iterator<Item = Ready>) {
         self.promised.clear();
-        let at = self.ready.iter().position(|ready| ready.backfilled).unwrap_or(self.ready.len());
-        let background = self.ready.split_off(at);
-        self.ready.extend(ready);
-        self.ready.extend(background);
+        self.bring(ready);
     }
 
     /// Takes out what is leased so, to be settled.
@@ -290,5 +315,60 @@ impl State {
     /// A row comes due then.
     pub(super) fn note_due(&mut self, due: Timestamp) {
         self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fresh::tests::kept;
+    use super::*;
+
+    /// The first number of a start of a relay.
+    const ONE: u64 = 1 << 40;
+    const TWO: u64 = 2 << 40;
+
+    fn ready(number: u64) -> Ready {
+        let Kept { record, project } = kept(number, 1);
+        let (place, progress, quantities) = (Place::Slice(1), Progress::default(), Quantities::new());
+        Ready { record, project, place, progress, quantities, backfilled: false }
+    }
+
+    fn row(number: u64, backfilled: bool) -> Ready {
+        Ready { place: Place::Row(1), backfilled, ..ready(number) }
+    }
+
+    fn claimed(state: &mut State) -> Vec<u64> {
+        let claims = state.take((TargetId(0), 1), Instant::now(), usize::MAX);
+        claims.iter().map(|claim| claim.record.id.number()).collect()
+    }
+
+    #[test]
+    fn what_a_commit_hands_out_before_a_claim_has_brought_what_came_earlier_goes_after_it() {
+        let mut state = State::default();
+        state.bring([row(ONE + 1, false), row(ONE + 2, true)]);
+        state.keep_promise([ready(ONE + 9), ready(ONE + 10)].into_iter());
+        state.bring([ready(ONE + 7), ready(TWO + 1), ready(ONE + 8), ready(TWO + 2)]);
+        state.keep_promise([ready(ONE + 11)].into_iter());
+        let numbers = claimed(&mut state);
+        assert_eq!(
+            (numbers[0], numbers[numbers.len() - 1]),
+            (ONE + 1, ONE + 2),
+            "due first, backfilled last: {numbers:?}"
+        );
+        for (start, own) in [(ONE, 7..=11), (TWO, 1..=2)] {
+            let untried = numbers[1..numbers.len() - 1].iter().filter(|number| **number >> 40 == start >> 40);
+            assert_eq!(untried.copied().collect::<Vec<_>>(), own.map(|number| start + number).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn what_is_put_back_goes_where_it_was_whatever_came_meanwhile() {
+        let mut state = State::default();
+        state.bring([row(ONE + 1, false), ready(ONE + 2), row(ONE + 3, true)]);
+        let withdrawn = state.withdraw(|_| true);
+        state.keep_promise([ready(ONE + 4)].into_iter());
+        state.bring(withdrawn);
+        state.keep_promise([ready(ONE + 5)].into_iter());
+        assert_eq!(claimed(&mut state), [1, 2, 4, 5, 3].map(|number| ONE + number));
     }
 }

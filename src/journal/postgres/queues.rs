@@ -50,6 +50,7 @@ impl Queues for PostgresJournal {
                 })
                 .await?;
             }
+            let _fetching = hand.fetching.lock().await;
             if self.shared.may_be_gone() {
                 // What is still ours is looked up before anything is handed out again.
                 hand.forget();
