@@ -10,6 +10,7 @@ use support::envelopes::{self, KEY};
 use support::eventually::eventually;
 use support::relay::{Plan, Relay, SOON};
 use support::upstream::{Reply, Upstream};
+use switchyard::policy::outcome::DropReason;
 
 /// Name, type and label names of every metric of ours. Relays that share a journal have more: `postgres/relays.rs` has those.
 const GOLDEN: &str = "
@@ -79,8 +80,6 @@ const CLOSED: [(&str, &str); 5] = [
     ("upstream", "new old"),
 ];
 
-/// The journal keeps these names: one that changes makes an older journal's rows unknown.
-const DROPPED: &str = "capped evicted expired filtered mirror_off rate_limited rejected sampled unsupported";
 const REFUSED: &str = "content_type disconnected encoding journal_failed journal_full malformed method mismatch no_such_route overloaded project_share \
                        proxy_protocol rate_limited timeout too_large too_many_connections unauthenticated unknown_project upstream_failed upstream_timeout";
 
@@ -220,7 +219,8 @@ async fn labels_take_their_values_from_closed_sets_whatever_arrives() {
     for (label, set) in CLOSED {
         assert_eq!(values(label, ""), owned(set), "{label}");
     }
-    assert_eq!(values("reason", "switchyard_dropped_items_total"), owned(DROPPED));
+    let dropped = DropReason::ALL.map(|reason| reason.name().to_owned());
+    assert_eq!(values("reason", "switchyard_dropped_items_total"), dropped.into());
     assert_eq!(values("reason", "switchyard_refused_requests_total"), owned(REFUSED));
     // Empty where no project was recognised.
     assert_eq!(values("project", ""), BTreeSet::from([String::new(), "shop".to_owned()]));

@@ -76,9 +76,9 @@ macro_rules! drop_reasons {
     };
 }
 
-// All that is to be said of a reason. Three lists outside of the code repeat it, and tests compare them: the table in
-// `deploy/handbook/delivery.md`, in this order; the alert `SwitchyardItemsLost` in `deploy/prometheus/rules.yml`, of those that are `Lost`;
-// the names in `tests/metrics.rs`, because journals keep them.
+// All that is to be said of a reason. Two lists outside of the code repeat it, and tests compare them: the table in
+// `deploy/handbook/delivery.md`, in this order; the alert `SwitchyardItemsLost` in `deploy/prometheus/rules.yml`, of those that are `Lost`.
+// A name stays as it is: journals keep it.
 drop_reasons! {
     MirrorOff = "mirror_off", "the mirror was off", Withheld, None;
     Filtered = "filtered", "the items of its shadow section leave them out", Withheld, None;
