@@ -65,12 +65,15 @@ async fn a_database_of_the_format_before_is_brought_up_to_date_with_all_that_is_
     has_taken(&scene.b, &ids, &relay).await;
     assert_eq!((scene.database.number(IN_DAYS), scene.database.number("SELECT count(body) FROM record")), (0, 12));
 
-    scene.database.execute("UPDATE meta SET earlier = clock_timestamp() - interval '25 hours'");
+    assert_eq!(scene.database.number(FORMAT), 21);
     relay.stop().await;
+    // It was away alone, and none of the version before was there meanwhile.
+    scene.database.execute(
+        "UPDATE meta SET earlier = clock_timestamp() - interval '25 hours';
+         UPDATE node SET alive_until = clock_timestamp() - interval '2 hours' WHERE format > 1",
+    );
     relay.launch();
     relay.await_ready().await;
-    assert_eq!(scene.database.number(FORMAT), 21, "while none was at work one of the version before may have been");
-    scene.database.execute("UPDATE meta SET earlier = clock_timestamp() - interval '25 hours'");
     eventually("the upgrade is over", SOON, async || match scene.database.number(FORMAT) {
         22 => Ok(()),
         other => Err(format!("{other}\n{}", relay.log())),
@@ -103,7 +106,7 @@ async fn while_a_relay_of_the_format_before_may_be_at_work_no_day_is_used() {
         scene.database.execute(&format!(
             "UPDATE meta SET earlier = clock_timestamp() - interval '{earlier}';
              UPDATE node SET alive_until = clock_timestamp() - interval '{looked}' WHERE format > 1;
-             UPDATE node SET replaced = {replaced} WHERE name = 'one';
+             UPDATE node SET replaced = {replaced}, merged = false WHERE name = 'one';
              INSERT INTO attempt VALUES (5, 0, 'delivered', 1)"
         ));
         relay.launch();

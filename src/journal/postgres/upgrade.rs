@@ -2,6 +2,8 @@
 //!
 //! Rules: a step of [the tables](super::schema) keeps the relays of the version before at work, and for a day after the last of them was
 //! seen they can come back: until then the new ones keep everything as those read it. From then on those are refused when they start.
+//! What one of them counted is [summed up](super::upkeep::merge) once it is gone, by one that was there after it: while nothing of theirs is
+//! left to be summed up, none was at work since a new one was. So a new one may be restarted as often as it likes.
 
 use tokio_postgres::Transaction;
 
@@ -20,10 +22,10 @@ pub(super) async fn note_earlier(shared: &Shared) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Notes the same where a relay starts and none of the newest format was at work that could have seen one.
+/// Notes the same where a relay starts and one of the format before was at work that none of the newest may have seen.
 pub(super) async fn note_unseen(tx: &Transaction<'_>) -> Result<(), Fault> {
     let unseen = "UPDATE meta SET earlier = clock_timestamp()
-         WHERE oldest < $1 AND NOT EXISTS (
+         WHERE oldest < $1 AND EXISTS (SELECT 1 FROM node WHERE NOT merged AND format < $1) AND NOT EXISTS (
              SELECT 1 FROM node WHERE format >= $1 AND alive_until > clock_timestamp() - interval '1 hour')";
     tx.execute(unseen, &[&FORMAT]).await?;
     Ok(())
