@@ -1,11 +1,18 @@
-//! How much a look for what may be tried brings into memory.
+//! How much a look for what may be tried reads, and brings into memory.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 
 use crate::contract::{ENOUGH, Subject, at, errors, submission};
 use crate::journal::body::Body;
-use crate::journal::{Progress, Rest, Settlement, Submission};
+use crate::journal::{Journal, Progress, Rest, Settlement, Submission};
 use crate::promises;
+use crate::support::eventually::eventually;
+use crate::support::postgres::{Database, SESSIONS, Server};
+use crate::support::relay::SOON;
+use crate::telemetry::ledger::Ledger;
 
 /// A body that is kept in a row.
 const SIZE: usize = 1_000_000;
@@ -33,4 +40,36 @@ async fn what_comes_due_together_comes_into_memory_a_few_mebibytes_at_a_time() {
             }
         }
     }
+}
+
+/// A relay leaves so many, and they are handed out as many at once.
+const LEFT: usize = 1500;
+const SLICE: usize = 64;
+
+#[tokio::test]
+async fn of_what_another_relay_has_left_no_more_is_read_than_is_handed_out() {
+    let database = Server::shared().database();
+    let open = |name| -> Arc<dyn Journal> { promises::open(&database, name, ENOUGH, Ledger::default()) };
+    let (one, two) = (open("one"), open("two"));
+    let a = one.target("a").await.unwrap();
+    try_join_all((0..LEFT).map(|_| one.append(submission(at(1), &[a])))).await.unwrap();
+    drop(one);
+    let before = reads(&database);
+    let mut claimed = 0;
+    while claimed < LEFT {
+        claimed += two.claim(a, at(9), SLICE).await.unwrap().len();
+    }
+    drop(two);
+    eventually("their sessions have ended, and told what they read", SOON, async || match database.number(SESSIONS) {
+        0 => Ok(()),
+        count => Err(count.to_string()),
+    })
+    .await;
+    let read = usize::try_from(reads(&database) - before).expect("more than before");
+    // Each once to be chosen, and once with its body. Of what is left a look sees up to 512.
+    assert!(read < 4 * LEFT, "{read} were read to hand out {LEFT}");
+}
+
+fn reads(database: &Database) -> i64 {
+    database.number("SELECT coalesce(sum(idx_tup_fetch), 0) FROM pg_stat_user_tables WHERE relname = 'record'")
 }

@@ -10,7 +10,7 @@ use crate::journal::{Journal, TargetId};
 use crate::promises;
 use crate::support::envelopes;
 use crate::support::eventually::eventually;
-use crate::support::postgres::{Database, Server};
+use crate::support::postgres::{Database, SESSIONS, Server};
 use crate::support::relay::{Plan, SOON};
 use crate::support::upstream::Upstream;
 use crate::telemetry::ledger::Ledger;
@@ -20,8 +20,6 @@ use crate::units::ByteSize;
 const READS: &str =
     "SELECT coalesce(sum(s.idx_tup_fetch), 0) FROM pg_class c JOIN pg_stat_all_tables s ON s.relid = c.reltoastrelid
      WHERE c.relname = 'record' OR c.relname LIKE 'body%'";
-const SESSIONS: &str =
-    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'switchyard'";
 
 fn open(database: &Database, name: &str) -> Arc<dyn Journal> {
     promises::open(database, name, ByteSize::mib(100), Ledger::default())
@@ -58,7 +56,6 @@ async fn what_a_relay_has_just_taken_it_delivers_without_a_read_of_a_body() {
     }
     relay.balanced(SOON).await;
     relay.stop().await;
-    // A session tells what it read when it ends, at the latest.
     eventually("its sessions have ended", SOON, async || match database.number(SESSIONS) {
         0 => Ok(()),
         count => Err(count.to_string()),

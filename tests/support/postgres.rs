@@ -23,6 +23,10 @@ pub(crate) struct Server {
 /// Runs a server on a folder until its input ends, then removes the folder.
 const GUARD: &str = r#"trap '' INT HUP TERM; home=$1; shift; "$@" & cat >/dev/null; kill -9 $!; wait; rm -rf "$home""#;
 
+/// How many sessions relays have with a database: each tells what it read when it ends, at the latest.
+pub(crate) const SESSIONS: &str =
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'switchyard'";
+
 /// One of its databases, empty to begin with.
 #[derive(Clone, Debug)]
 pub(crate) struct Database {

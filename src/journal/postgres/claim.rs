@@ -241,12 +241,13 @@ impl Look<'_> {
     async fn take_slice(&mut self) -> Result<Vec<Ready>, Fault> {
         let target = self.number();
         execute(&self.tx, places::BEGIN, &[&target]).await?;
+        let most = SLICE.saturating_sub(self.ready).max(1);
         for _ in 0..LOOKS {
-            let mut heads = self.heads().await?;
+            let mut heads = self.heads(most).await?;
             if heads.is_empty() {
                 return Ok(vec![]);
             }
-            let Chosen { records, reached } = choose(&mut heads, SLICE.saturating_sub(self.ready).max(1), self.bytes);
+            let Chosen { records, reached } = choose(&mut heads, most, self.bytes);
             self.seen.reached = reached.get(&self.shared.incarnation).copied().or(self.seen.reached);
             let (incarnations, reached): (Vec<i32>, Vec<i64>) = reached.into_iter().unzip();
             let rows = query(
@@ -267,16 +268,19 @@ impl Look<'_> {
         Ok(vec![])
     }
 
-    /// What lies behind each frontier, by incarnation, as much as is looked at.
-    async fn heads(&self) -> Result<HashMap<i32, VecDeque<Head>>, Fault> {
+    /// What lies behind each frontier, by incarnation: up to so many that are meant for the target, of as many as are looked at. No more
+    /// is read than that.
+    async fn heads(&self, most: usize) -> Result<HashMap<i32, VecDeque<Head>>, Fault> {
         let rows = query(
             &self.tx,
-            "SELECT f.incarnation, r.id, r.accepted_at, r.size, r.targets & (1::bigint << $1) <> 0
+            "SELECT f.incarnation, r.id, r.accepted_at, r.size, r.is_meant
              FROM frontier f CROSS JOIN LATERAL (
-                 SELECT id, accepted_at, CASE WHEN large IS NULL THEN size ELSE 0 END AS size, targets FROM record
-                 WHERE id > f.reached AND id < (f.incarnation::bigint + 1) << 40 ORDER BY id LIMIT $3) r
-             WHERE f.target = $2 ORDER BY r.id",
-            &[&i32::from(self.target.0), &self.number(), &LOOK],
+                 SELECT *, count(*) FILTER (WHERE is_meant) OVER (ORDER BY id ROWS UNBOUNDED PRECEDING) AS meant FROM (
+                     SELECT id, accepted_at, CASE WHEN large IS NULL THEN size ELSE 0 END AS size,
+                         targets & (1::bigint << $1) <> 0 AS is_meant
+                     FROM record WHERE id > f.reached AND id < (f.incarnation::bigint + 1) << 40 ORDER BY id LIMIT $3) l) r
+             WHERE f.target = $2 AND r.meant <= $4 ORDER BY r.id",
+            &[&i32::from(self.target.0), &self.number(), &LOOK, &(most as i64)],
         )
         .await?;
         let mut heads: HashMap<i32, VecDeque<Head>> = HashMap::new();

@@ -50,19 +50,19 @@ impl Seen {
     }
 }
 
-/// Looks.
+/// Looks: behind each frontier no farther than to the first record that is meant for the target.
 pub(super) async fn peek(client: &ClientWrapper, target: TargetId, me: i32) -> Result<Seen, Fault> {
     let statement = client
         .prepare_cached(
             "WITH behind AS (
-                 SELECT n.incarnation, q.meant, q.count FROM node n
+                 SELECT n.incarnation, q.meant, q.ends FROM node n
                  LEFT JOIN frontier f ON f.target = $1 AND f.incarnation = n.incarnation
                  CROSS JOIN LATERAL (
-                     SELECT coalesce(bool_or(r.targets & (1::bigint << $5) <> 0), false) AS meant, count(*) AS count FROM (
-                         SELECT targets FROM record
+                     SELECT r.targets & (1::bigint << $5) <> 0 AS meant, r.place = $6 AS ends FROM (
+                         SELECT targets, row_number() OVER (ORDER BY id) AS place FROM record
                          WHERE id > coalesce(f.reached, n.incarnation::bigint << 40) AND id < (n.incarnation::bigint + 1) << 40
-                         ORDER BY id LIMIT $6) r) q
-                 WHERE q.count > 0)
+                         ORDER BY id LIMIT $6) r
+                     WHERE r.targets & (1::bigint << $5) <> 0 OR r.place = $6 LIMIT 1) q)
              SELECT
                  (SELECT min(due) FROM pending WHERE target = $1 AND owner IS NULL AND due < $3),
                  EXISTS (SELECT 1 FROM node n WHERE n.incarnation <> $2 AND (n.replaced OR n.gone) AND (
@@ -72,7 +72,7 @@ pub(super) async fn peek(client: &ClientWrapper, target: TargetId, me: i32) -> R
                  (SELECT reached FROM frontier WHERE target = $1 AND incarnation = $2),
                  EXISTS (SELECT 1 FROM behind WHERE incarnation = $2 AND meant),
                  EXISTS (SELECT 1 FROM behind WHERE incarnation <> $2 AND meant),
-                 EXISTS (SELECT 1 FROM behind WHERE count = $6)",
+                 EXISTS (SELECT 1 FROM behind WHERE ends AND NOT meant)",
         )
         .await?;
     let number = i16::from(target.0);
