@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::accounts;
+use super::connect::Connection;
 use super::days;
 use super::fault::Fault;
 use super::nodes::{self, GONE};
@@ -22,7 +23,7 @@ use super::upkeep;
 /// How often a relay says that it lives, and looks for what others did.
 const BEAT: Duration = Duration::from_millis(500);
 /// A server that has not committed one row for so long does not answer.
-const SILENT: Duration = Duration::from_secs(4);
+pub(super) const SILENT: Duration = Duration::from_secs(4);
 /// How many looks it takes until the accounts of all hours are read anew.
 const ALL_HOURS: u32 = 120;
 
@@ -31,21 +32,28 @@ pub(super) async fn say_alive(shared: Arc<Shared>) {
     loop {
         sleep(BEAT).await;
         let spilled = shared.spill.waiting().await;
-        let asked = Instant::now();
-        match timeout(SILENT, nodes::say_alive(&shared, spilled)).await {
-            Ok(Ok(())) => {
-                shared.heard().note(asked.into_std());
-                shared.set_away(false);
+        let said = match shared.client().await {
+            Ok(client) => say(&shared, &client, spilled).await,
+            Err(fault) => Err(fault),
+        };
+        if let Err(fault) = said {
+            tracing::debug!(%fault, "that this relay lives is said again in a moment");
+            // One that is not reached, or says what is wrong with it, holds nobody up.
+            if !fault.is_away() || matches!(fault, Fault::Open(_)) {
+                shared.connector.give_up();
             }
-            Ok(Err(fault)) => {
-                tracing::debug!(%fault, "that this relay lives is said again in a moment");
-                if matches!(fault, Fault::Open(_)) {
-                    shared.connector.give_up();
-                }
-            }
-            Err(_) => shared.connector.give_up(),
         }
     }
+}
+
+/// Says it once, over a connection: how long it may take to get one is bounded there.
+async fn say(shared: &Shared, client: &Connection, spilled: (u64, u64)) -> Result<(), Fault> {
+    let asked = Instant::now();
+    let said = timeout(SILENT, nodes::say_alive(shared, client, spilled)).await;
+    said.unwrap_or_else(|_| Err(Fault::Failed("the server does not answer".into())))?;
+    shared.heard().note(asked.into_std());
+    shared.set_away(false);
+    Ok(())
 }
 
 /// Looks again and again for what others did.

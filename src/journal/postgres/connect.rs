@@ -1,15 +1,18 @@
 //! Connections: to whichever of the servers takes writes, and only where what is committed is on a second machine.
 //!
-//! Rules: all hosts are tried at the same time, each for a bounded time, so one that hangs holds nobody up. Every connection is
-//! looked at before it is used: after an election the settings are those of another server. A commit that was not waited for ends its
-//! connection before it is answered, so whoever made it, and whatever it was, takes it for none. What was only read may be what one
-//! server alone has: it counts once a [commit that came after it](Connection::make_certain) was waited for.
+//! Rules: all hosts are tried at the same time, each for a bounded time, and for three seconds after the last that came from it: one that
+//! hangs holds nobody up, and one that is slow lets us in. Every connection is looked at before it is used: after an election the settings
+//! are those of another server. A commit that was not waited for ends its connection before it is answered, so whoever made it, and
+//! whatever it was, takes it for none. What was only read may be what one server alone has: it counts once a
+//! [commit that came after it](Connection::make_certain) was waited for.
 
 use std::fmt;
 use std::future::poll_fn;
 use std::ops::{Deref, DerefMut};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
@@ -20,7 +23,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::config::{Host, TargetSessionAttrs};
 use tokio_postgres::error::Severity;
 use tokio_postgres::types::ToSql;
@@ -32,8 +36,11 @@ use crate::telemetry::ledger::Posting;
 
 use super::fault::{self, Fault};
 
-/// How long one host may take until it has let us in.
-const HANDSHAKE: Duration = Duration::from_secs(3);
+/// How long a host may be silent until it has let us in: in so many turns in a row nothing comes.
+const SILENT: u32 = 3;
+const TURN: Duration = Duration::from_secs(1);
+/// How long it may take in all: to prove that we have the password takes seconds where nobody has time for it.
+const HANDSHAKE: Duration = Duration::from_secs(20);
 /// How long what was sent may go unanswered by the server's machine.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 /// How long a statement may take, a commit that waits for a standby included: nothing here takes long.
@@ -92,10 +99,25 @@ pub(super) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 #[derive(Default)]
 pub(super) struct Pen {
     pub(super) connection: Option<Connection>,
+    /// One that is being made.
+    connecting: Option<JoinHandle<Result<Connection, Fault>>>,
     /// The number of the last transaction that was begun.
     pub(super) last: i64,
     /// The numbers of commits of which nobody knows whether they took place, and what is to be posted should that one be the last.
     pub(super) unresolved: Vec<(i64, Vec<Posting>)>,
+}
+
+impl Pen {
+    /// A new connection. Who has no time for it any more leaves it to the next one: to be let in may take longer than a transaction may.
+    pub(super) async fn connect(&mut self, connector: &Arc<Connector>) -> Result<Connection, Fault> {
+        let connecting = self.connecting.get_or_insert_with(|| {
+            let own = Arc::clone(connector);
+            connector.runtime.spawn(async move { own.connect().await })
+        });
+        let connected = connecting.await;
+        self.connecting = None;
+        connected.unwrap_or_else(|_| Err(Fault::Away("no connection is made any more".into())))
+    }
 }
 
 /// Makes connections.
@@ -166,8 +188,8 @@ impl Connector {
 
     async fn connect_to(&self, host: &Config) -> Result<Connection, Fault> {
         let name = name_of(host);
-        let connected = timeout(HANDSHAKE, self.handshake(host)).await;
-        let connected = connected.unwrap_or_else(|_| Err(Fault::Away("it does not answer".into())));
+        let connected = timeout(HANDSHAKE, while_it_moves(self.handshake(host))).await.ok().flatten();
+        let connected = connected.unwrap_or_else(|| Err(Fault::Away("it does not answer".into())));
         connected.map_err(|error| match error {
             Fault::Open(error) => Fault::Open(error),
             other => Fault::Away(format!("{name}: {other}")),
@@ -175,15 +197,36 @@ impl Connector {
     }
 
     async fn handshake(&self, host: &Config) -> Result<Connection, Fault> {
-        let generation = *self.generation.borrow();
         let (client, connection) = host.connect(self.tls.clone()).await?;
         let (is_let_in, told) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
         let serving = self.runtime.spawn(serve(connection, Arc::clone(&is_let_in), Arc::clone(&told)));
         let client = ClientWrapper::new(client, serving);
         look_at(&client, self.durability, &name_of(host)).await?;
         is_let_in.store(true, Ordering::Release);
+        // Others were given up before this server answered.
+        let generation = *self.generation.borrow();
         Ok(Connection { client, generation, told })
     }
+}
+
+/// What a call answers, or `None` when nothing moves it any more. Its own work, and the time until it is its turn, is no silence.
+async fn while_it_moves<T>(call: impl Future<Output = T>) -> Option<T> {
+    let mut call = pin!(call);
+    let mut turn = pin!(sleep(TURN));
+    let mut silent = 0;
+    poll_fn(|cx| {
+        let is_silent = turn.as_mut().poll(cx).is_ready();
+        if let Poll::Ready(answer) = call.as_mut().poll(cx) {
+            return Poll::Ready(Some(answer));
+        }
+        silent = if is_silent { silent + 1 } else { 0 };
+        if silent == SILENT {
+            return Poll::Ready(None);
+        }
+        turn.as_mut().reset(Instant::now() + TURN);
+        turn.as_mut().poll(cx).map(|()| None)
+    })
+    .await
 }
 
 /// Serves a connection until it ends. A commit that was not waited for is told by a warning, which comes before its answer: nobody gets
@@ -274,7 +317,7 @@ fn each_host(config: &Config) -> Vec<Config> {
             Host::Unix(path) => one.host_path(path),
         };
         one.port(port(at)).ssl_mode(config.get_ssl_mode()).target_session_attrs(TargetSessionAttrs::ReadWrite);
-        one.connect_timeout(HANDSHAKE).tcp_user_timeout(UNACKNOWLEDGED).application_name("switchyard");
+        one.connect_timeout(TURN * SILENT).tcp_user_timeout(UNACKNOWLEDGED).application_name("switchyard");
         config.get_user().map(|user| one.user(user));
         config.get_password().map(|password| one.password(password));
         config.get_dbname().map(|name| one.dbname(name));
@@ -302,4 +345,38 @@ pub(super) fn tls() -> MakeRustlsConnect {
     let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let config = config.expect("ring speaks TLS 1.2 and 1.3").with_root_certificates(roots).with_no_client_auth();
     MakeRustlsConnect::new(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_is_slow_lets_us_in_and_one_that_says_nothing_is_given_up_after_three_seconds() {
+        let (began, steps) = (Instant::now(), async {
+            for _ in 0..4 {
+                sleep(Duration::from_millis(2500)).await;
+            }
+        });
+        assert_eq!(while_it_moves(steps).await, Some(()));
+        assert_eq!(began.elapsed().as_secs(), 10);
+        let began = Instant::now();
+        assert_eq!(while_it_moves(std::future::pending::<()>()).await, None);
+        assert_eq!(began.elapsed().as_secs(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_relay_that_gets_no_turn_for_long_takes_no_host_for_silent() {
+        let (tell, told) = oneshot::channel();
+        let late = async {
+            // Nothing runs here for so long, and the host has answered meanwhile.
+            advance(TURN * SILENT * 2).await;
+            tell.send(()).ok();
+        };
+        let (answer, ()) = tokio::join!(while_it_moves(told), late);
+        assert_eq!(answer, Some(Ok(())));
+    }
 }

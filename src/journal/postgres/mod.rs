@@ -64,7 +64,6 @@ mod work;
 use std::future::Future;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use deadpool::Runtime;
 use futures_util::future::BoxFuture;
@@ -125,7 +124,7 @@ impl PostgresJournal {
             entered.secret.try_into().map_err(|_| Fault::Failed("the secret of the journal cannot be read".into()))?;
         drop(first);
         let pool = Pool::builder(Connections(Arc::clone(&connector))).max_size(CONNECTIONS).runtime(Runtime::Tokio1);
-        let pool = pool.wait_timeout(Some(Duration::from_secs(5))).build();
+        let pool = pool.wait_timeout(Some(beat::SILENT)).build();
         let pool = pool.map_err(|error| Fault::Failed(error.to_string()))?;
         let spill = spill::Spill::open(settings, clock.clone()).await?;
         let settings = settings.clone();

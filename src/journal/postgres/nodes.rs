@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 use crate::clock::Timestamp;
 use crate::journal::{Node, Standby};
 
-use super::connect::SAFETY;
+use super::connect::{Connection, SAFETY};
 use super::fault::Fault;
 use super::record::ms;
 use super::schema;
@@ -56,8 +56,7 @@ pub(super) async fn enter(first: &mut Client, (name, place): (&str, &str), now: 
 }
 
 /// Says that this relay lives, and how many submissions and bytes are kept on its machine: to a server where that is safe.
-pub(super) async fn say_alive(shared: &Shared, spilled: (u64, u64)) -> Result<(), Fault> {
-    let client = shared.client().await?;
+pub(super) async fn say_alive(shared: &Shared, client: &Connection, spilled: (u64, u64)) -> Result<(), Fault> {
     let alive = client
         .prepare_cached(&format!(
             "UPDATE node SET alive_until = clock_timestamp() + make_interval(secs => $2), gone = false, spilled = $3, spilled_bytes = $4
@@ -68,7 +67,7 @@ pub(super) async fn say_alive(shared: &Shared, spilled: (u64, u64)) -> Result<()
     let row = client.query_opt(&alive, &[&shared.incarnation, &GONE.as_secs_f64(), &submissions, &bytes]).await?;
     match row {
         Some(row) => shared.connector.judge(&row),
-        None => Err(shared.replaced(&client).await),
+        None => Err(shared.replaced(client).await),
     }
 }
 

@@ -138,16 +138,15 @@ impl PlaneWatch {
     /// Returns when there was a change since the last return.
     pub async fn changed(&mut self) {
         loop {
-            match timeout(PATIENCE, self.look()).await {
-                Ok(Ok(revision)) if revision != self.seen => {
+            match self.look().await {
+                Ok(revision) if revision != self.seen => {
                     self.seen = revision;
                     return;
                 }
-                Ok(Ok(_)) => {}
-                Ok(Err(fault)) => {
+                Ok(_) => {}
+                Err(fault) => {
                     tracing::debug!(%fault, "it is looked again in a moment whether relays share something else")
                 }
-                Err(_) => tracing::debug!("a look whether relays share something else is not answered"),
             }
             let told = self.listening.as_ref().map(|connection| connection.told());
             match told {
@@ -158,21 +157,27 @@ impl PlaneWatch {
         }
     }
 
-    /// The revision. It is listened before it is read, so one that comes after that is told.
+    /// The revision, read over a connection that is kept.
     async fn look(&mut self) -> Result<i64, Fault> {
-        let connection = match self.listening.take().filter(|connection| !connection.is_closed()) {
-            Some(connection) => connection,
-            None => {
-                let connection = self.shared.connector.connect().await?;
-                connection.batch_execute(&format!("LISTEN {CHANNEL}")).await?;
-                connection
-            }
+        let (connection, is_new) = match self.listening.take().filter(|connection| !connection.is_closed()) {
+            Some(connection) => (connection, false),
+            None => (self.shared.connector.connect().await?, true),
         };
-        let revision: i64 = connection.query_one("SELECT revision FROM control", &[]).await?.get(0);
+        let revision = timeout(PATIENCE, self.read(&connection, is_new)).await;
+        let revision = revision.unwrap_or_else(|_| Err(Fault::Away("the server does not answer".into())))?;
+        self.listening = Some(connection);
+        Ok(revision)
+    }
+
+    /// It is listened before the revision is read, so one that comes after that is told.
+    async fn read(&self, connection: &Connection, is_new: bool) -> Result<i64, Fault> {
+        if is_new {
+            connection.batch_execute(&format!("LISTEN {CHANNEL}")).await?;
+        }
+        let revision = connection.query_one("SELECT revision FROM control", &[]).await?.get(0);
         if revision != self.seen {
             connection.make_certain().await?;
         }
-        self.listening = Some(connection);
         Ok(revision)
     }
 }

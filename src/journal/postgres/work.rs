@@ -85,7 +85,7 @@ impl Work {
         let is_known = known.is_some();
         let connection = match known {
             Some(connection) => connection,
-            None => shared.connector.connect().await?,
+            None => pen.connect(&shared.connector).await?,
         };
         let (client, incarnation) = (&connection, shared.incarnation);
         let count = client
