@@ -69,10 +69,8 @@ pub(super) async fn status(admin: &Admin) -> Status {
 
 /// Whether no account changed between two reads.
 fn stands_still(before: &Status, after: &Status) -> bool {
-    let accounts = |status: &Status| -> Vec<_> {
-        status.upstreams.iter().flat_map(|upstream| upstream.accounts.clone()).collect()
-    };
-    accounts(before) == accounts(after)
+    let [before, after] = [before, after].map(|status| status.upstreams.iter().flat_map(|upstream| &upstream.accounts));
+    before.eq(after)
 }
 
 /// Has the journal tell the differences as of one moment, where it can.

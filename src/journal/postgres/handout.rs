@@ -23,6 +23,8 @@ const FAR: i64 = 1024;
 #[derive(Default)]
 pub(super) struct Handout {
     kept: BTreeMap<TargetId, Vec<Kept>>,
+    /// Whether a worker asks for it, as it was when the first record for it was noted.
+    asked: BTreeMap<TargetId, bool>,
     /// The last of what is kept for targets of which no worker asks: nobody needs it in memory.
     unasked: BTreeMap<TargetId, i64>,
     /// The targets that this transaction shares.
@@ -34,7 +36,8 @@ pub(super) struct Handout {
 impl Handout {
     /// Notes a record that is kept for these targets, which is made when a worker asks for one of them.
     pub(super) fn note(&mut self, shared: &Shared, (id, targets): (i64, &[TargetId]), make: impl FnOnce() -> Kept) {
-        if !targets.iter().any(|target| shared.hand(*target).state().is_asked()) {
+        let asks = |target: &TargetId| shared.hand(*target).state().is_asked();
+        if !targets.iter().any(|target| *self.asked.entry(*target).or_insert_with(|| asks(target))) {
             self.unasked.extend(targets.iter().map(|target| (*target, id)));
             return;
         }
