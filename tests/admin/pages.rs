@@ -100,17 +100,9 @@ fn with_token(plan: Plan) -> Plan {
 }
 
 #[tokio::test]
-async fn who_signs_in_makes_another_upstream_the_primary_with_a_form_and_signs_out() {
-    let (old, new, plan) = two_upstreams().await;
+async fn a_stranger_changes_nothing_and_who_signs_in_gets_forms_on_pages_that_nothing_else_may_use() {
+    let (_old, _new, plan) = two_upstreams().await;
     let relay = with_token(plan).start().await;
-    let before = fs::read_to_string(relay.config()).expect("the file");
-    let commented = before.replacen("primary = \"old\"", "# who is trusted\nprimary =   \"old\" # since 2019", 1);
-    relay.replace_config(&commented);
-    eventually("the comments are loaded", SOON, async || {
-        if relay.log().contains("the configuration was reloaded") { Ok(()) } else { Err(relay.log()) }
-    })
-    .await;
-
     let stranger = Browser::at(&relay);
     let page = stranger.get("/").await;
     page.shows(200, &["href=\"login\"", "to change something"]);
@@ -139,7 +131,21 @@ async fn who_signs_in_makes_another_upstream_the_primary_with_a_form_and_signs_o
     for directive in ["default-src 'none'", "form-action 'self'", "frame-ancestors 'none'", "base-uri 'none'"] {
         assert!(page.header("content-security-policy").contains(directive), "{directive}");
     }
+    relay.finish().await;
+}
 
+#[tokio::test]
+async fn who_signs_in_makes_another_upstream_the_primary_with_a_form_and_every_other_byte_of_the_file_stays() {
+    let (old, new, plan) = two_upstreams().await;
+    let relay = with_token(plan).start().await;
+    let before = fs::read_to_string(relay.config()).expect("the file");
+    let commented = before.replacen("primary = \"old\"", "# who is trusted\nprimary =   \"old\" # since 2019", 1);
+    relay.replace_config(&commented);
+    eventually("the comments are loaded", SOON, async || {
+        if relay.log().contains("the configuration was reloaded") { Ok(()) } else { Err(relay.log()) }
+    })
+    .await;
+    let browser = Browser::signed_in(&relay).await;
     let page = browser.get("/switch?to=new&reason=not+shown%3Cb%3E").await;
     page.shows(200, &["Make new the primary", "comes for shop", "switchyard switch old", "name=\"reason\""]);
     // What the report says of it stands above, with what does not hold.
@@ -158,7 +164,7 @@ async fn who_signs_in_makes_another_upstream_the_primary_with_a_form_and_signs_o
     assert_eq!((&status["primary"], &switch["from"], &switch["to"]), (&json!("new"), &json!("old"), &json!("new")));
     assert_eq!((&switch["reason"], &switch["author"]), (&json!(reason), &json!("status page, 127.0.0.1")));
     let after = fs::read_to_string(relay.config()).expect("the file");
-    assert_eq!(after, commented.replacen("\"old\" # since", "\"new\" # since", 1), "every other byte stays");
+    assert_eq!(after, commented.replacen("\"old\" # since", "\"new\" # since", 1));
     let page = browser.get(switched.header("location")).await;
     page.shows(
         200,
@@ -169,22 +175,30 @@ async fn who_signs_in_makes_another_upstream_the_primary_with_a_form_and_signs_o
     assert_eq!(relay.status().await["switches"].as_array().expect("switches").len(), 1);
     let odd = browser.get("/?done=%3Cscript%3E&done=switched&x=%ff").await;
     assert!(odd.status == 200 && odd.text.matches("<script").count() <= 1, "{odd:?}");
+    // The watch over the file saw the edit of the page, too: it is no second reload.
+    assert_eq!(relay.log().matches("the configuration was reloaded").count(), 2, "{}", relay.log());
+    relay.send_errors(2).await;
+    relay.finish().await;
+    assert_eq!((old.taken_count(), new.taken_count()), (2, 2));
+}
 
+#[tokio::test]
+async fn who_signs_out_has_nothing_to_sign_in_with_but_the_token_and_the_log_shows_none_of_it() {
+    let (_old, _new, plan) = two_upstreams().await;
+    let relay = with_token(plan).start().await;
+    let browser = Browser::signed_in(&relay).await;
+    let form_token = browser.form_token().await;
     let signed_out = browser.post("/logout", &[("csrf", &form_token)]).await;
     signed_out.shows(303, &[]);
     assert!(signed_out.header("set-cookie").contains("=; Max-Age=0; HttpOnly;"), "{signed_out:?}");
     // Its cookie is worth nothing, even to who kept it.
     browser.get("/").await.shows(200, &["href=\"login\""]);
-    browser.post("/switch", &[("csrf", &form_token), ("to", "old")]).await.shows(403, &["Sign in"]);
-    assert_eq!(relay.status().await["primary"], "new");
-    // The watch over the file saw the edit of the page, too: it is no second reload.
-    assert_eq!(relay.log().matches("the configuration was reloaded").count(), 2, "{}", relay.log());
+    browser.post("/switch", &[("csrf", &form_token), ("to", "new")]).await.shows(403, &["Sign in"]);
+    assert_eq!(relay.status().await["primary"], "old");
     let (log, cookie) = (relay.log(), browser.cookie.split_once('=').expect("a cookie").1);
     assert!(log.contains("signed in"), "{log}");
     assert!([TOKEN, cookie, &form_token].iter().all(|secret| !log.contains(secret)), "{log}");
-    relay.send_errors(2).await;
     relay.finish().await;
-    assert_eq!((old.taken_count(), new.taken_count()), (2, 2));
 }
 
 #[tokio::test]
@@ -388,8 +402,8 @@ async fn without_a_token_the_page_says_what_changes_from_it_need() {
 }
 
 #[tokio::test]
-async fn dead_letters_are_retried_and_discarded_and_a_backfill_is_ended_from_the_page() {
-    let (_old, mut new, plan) = two_upstreams().await;
+async fn dead_letters_are_retried_and_discarded_from_the_page() {
+    let (_old, new, plan) = two_upstreams().await;
     let relay = with_token(plan).start().await;
     new.always(Reply::Status(400, vec![], "no such <field>".to_owned()));
     relay.send_errors(2).await;
@@ -432,7 +446,15 @@ async fn dead_letters_are_retried_and_discarded_and_a_backfill_is_ended_from_the
         gone.shows(status, &["Nothing was changed"]);
     }
     browser.get(&format!("/discard?id={}", ids[1])).await.shows(404, &["there is no dead letter"]);
+    relay.finish().await;
+}
 
+#[tokio::test]
+async fn a_backfill_is_ended_from_the_page() {
+    let (_old, mut new, plan) = two_upstreams().await;
+    let relay = with_token(plan).start().await;
+    let browser = Browser::signed_in(&relay).await;
+    let form_token = browser.form_token().await;
     // One that cannot go on is still running when somebody has seen enough of it.
     let file = fs::read_to_string(relay.config()).expect("the file");
     relay.replace_config(&file.replacen('\n', "\nmirror = false\n", 1));
