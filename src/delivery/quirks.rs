@@ -1,5 +1,5 @@
 //! Quirks: what known trackers do otherwise than the protocol says. One table: a constant for each kind of upstream, a field of
-//! [`Quirks`] for each quirk.
+//! [`Quirks`] for each quirk, and for what else a request to it needs to know.
 //!
 //! Rules: a quirk gets a field when accepted items would be lost without it. A comment beside it says where it was found. A record is
 //! parsed on its way out only when a quirk concerns it: [`Quirks::concerns`] tells that by the categories of its items. So a quirk that
@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use crate::protocol::answer::Expected;
 use crate::protocol::category::{Category, Quantities};
 use crate::protocol::item::ItemType;
 use crate::protocol::rate_limits::RateLimit;
 
+use super::compress::Compress;
 use super::settings::Kind;
 
 /// How one kind of upstream differs from a generic one.
@@ -42,6 +44,10 @@ pub(super) struct Quirks {
     pub(super) cool_off: Duration,
     /// Some events make it lose the whole batch they are stored with: those are counted.
     pub(super) has_batch_poison: bool,
+    /// What it answers when it has taken an envelope.
+    answers: Expected,
+    /// How it takes envelopes best.
+    compression: Compress,
 }
 
 /// Where an item goes among those of its record. In this order; what is [`Place::Apart`] in a request of its own.
@@ -52,7 +58,7 @@ pub(super) enum Place {
     Apart(u8),
 }
 
-/// Nothing special: what was sent arrives as it was sent.
+/// Nothing special: what was sent arrives as it was sent, and as it is: nobody knows what else it reads.
 const GENERIC: Quirks = Quirks {
     never_stores: &[],
     place: |_| Place::AsSent,
@@ -65,10 +71,19 @@ const GENERIC: Quirks = Quirks {
     wants_length: false,
     cool_off: Duration::ZERO,
     has_batch_poison: false,
+    answers: Expected::Anything,
+    compression: Compress::None,
 };
 
 /// Relay has enforced its limits by the time it answers (getsentry/relay, `relay-server/src/endpoints/common.rs`).
-const SENTRY: Quirks = Quirks { takes_the_rest_on_429: true, ..GENERIC };
+const SENTRY: Quirks = Quirks {
+    takes_the_rest_on_429: true,
+    // JSON each time: `relay-server/src/endpoints/envelope.rs`.
+    answers: Expected::IdWithoutHtml,
+    // gzip, deflate, br and zstd: `relay-server/src/extractors/request_body.rs`.
+    compression: Compress::Zstd,
+    ..GENERIC
+};
 
 /// GlitchTip 5.2, run (glitchtip-backend, `apps/event_ingest/views.py`, `schema.py`, `authentication.py`).
 const GLITCHTIP: Quirks = Quirks {
@@ -89,6 +104,10 @@ const GLITCHTIP: Quirks = Quirks {
     wants_length: true,
     cool_off: Duration::from_secs(30),
     has_batch_poison: true,
+    // JSON each time: `apps/event_ingest/views.py`.
+    answers: Expected::IdWithoutHtml,
+    // Version 5 reads compressed items without a length byte by byte.
+    compression: Compress::None,
     ..GENERIC
 };
 
@@ -98,6 +117,10 @@ const BUGSINK: Quirks = Quirks {
     one_event_a_request: true,
     one_at_a_time: true,
     wants_length: true,
+    // Nothing where it has no place for what came, which Django calls `text/html`: `ingest/views.py`.
+    answers: Expected::Id,
+    // gzip, deflate (raw) and br: `bugsink/streams.py`.
+    compression: Compress::Gzip,
     ..GENERIC
 };
 
@@ -108,6 +131,18 @@ pub(super) const fn of(kind: Kind) -> &'static Quirks {
         Kind::Glitchtip => &GLITCHTIP,
         Kind::Bugsink => &BUGSINK,
         Kind::Generic => &GENERIC,
+    }
+}
+
+impl Kind {
+    /// What it answers when it has taken an envelope.
+    pub const fn answers(self) -> Expected {
+        of(self).answers
+    }
+
+    /// How it takes envelopes best.
+    pub(super) const fn compression(self) -> Compress {
+        of(self).compression
     }
 }
 

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::policy::shadow;
-use crate::protocol::answer::Expected;
 use crate::protocol::dsn::Dsn;
 use crate::units::Period;
 
@@ -128,30 +127,6 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// What it answers when it has taken an envelope.
-    pub const fn answers(self) -> Expected {
-        match self {
-            // JSON each time: getsentry/relay, `relay-server/src/endpoints/envelope.rs`; glitchtip-backend,
-            // `apps/event_ingest/views.py`.
-            Self::Sentry | Self::Relay | Self::Glitchtip => Expected::IdWithoutHtml,
-            // bugsink, `ingest/views.py`: nothing where it has no place for what came, which Django calls `text/html`.
-            Self::Bugsink => Expected::Id,
-            Self::Generic => Expected::Anything,
-        }
-    }
-
-    /// How it takes envelopes best. What nobody knows gets them as they are.
-    const fn compression(self) -> Compress {
-        match self {
-            // getsentry/relay, `relay-server/src/extractors/request_body.rs`: gzip, deflate, br and zstd.
-            Self::Sentry | Self::Relay => Compress::Zstd,
-            // bugsink, `bugsink/streams.py`: gzip, deflate (raw) and br.
-            Self::Bugsink => Compress::Gzip,
-            // GlitchTip 5 reads compressed items without a length byte by byte.
-            Self::Glitchtip | Self::Generic => Compress::None,
-        }
-    }
-
     /// The name in the configuration.
     pub const fn name(self) -> &'static str {
         match self {
