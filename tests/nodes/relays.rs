@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use futures_util::future::{BoxFuture, ready};
 use reqwest::StatusCode;
@@ -131,7 +132,7 @@ impl Scene {
         let (port, admin_port) = (net::free_port(), net::free_port());
         let rest = format!(
             "[server]\nlisten = [\"127.0.0.1:{port}\"]\n[admin]\nlisten = \"127.0.0.1:{admin_port}\"\ntoken = \"{TOKEN}\"\n\
-             [upstreams.a]\n[upstreams.b]\n[[projects]]\nname = \"shop\"\nid = \"1\"\npublic_key = \"{KEY}\"\n\
+             [upstreams.a]\ntimeout = \"60s\"\n[upstreams.b]\n[[projects]]\nname = \"shop\"\nid = \"1\"\npublic_key = \"{KEY}\"\n\
              [projects.upstreams]\na = \"{}\"\nb = \"{}\"\n",
             self.a.dsn("key", 1),
             self.b.dsn("key", 1)
@@ -352,4 +353,24 @@ async fn an_outcome_that_the_journal_does_not_take_is_counted_and_the_record_del
         .await;
         assert_eq!(scene.balanced(name).await, (3, 3), "{name}");
     }
+}
+
+#[tokio::test]
+async fn a_relay_that_cannot_extend_a_lease_goes_on_and_asks_again_before_it_ends() {
+    let scene = Scene::begin().await;
+    // A worker asks for the first time fifteen seconds after it began, and the answer comes when the lease would have ended.
+    scene.cluster.set_leases(Duration::from_secs(33), 1);
+    let relay = scene.relay().await;
+    scene.a.always(Reply::Slow(Duration::from_secs(36)));
+    let ids = relay.send_errors(1).await;
+    eventually("it is extended when it is asked again", Duration::from_secs(40), async || {
+        match scene.cluster.extensions() {
+            (0, 1..) => Ok(()),
+            (failures, answered) => Err(format!("{failures} are to fail, {answered} are answered")),
+        }
+    })
+    .await;
+    scene.delivered(ids).await;
+    assert_eq!(scene.a.seen().len(), 1, "it was sent once");
+    assert_eq!(relay.status().await["difference"], 0);
 }

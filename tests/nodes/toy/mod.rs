@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::ready;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
@@ -50,6 +51,10 @@ struct State {
     nodes: BTreeMap<u64, Member>,
     /// Whether it takes no settlement.
     is_broken: bool,
+    /// How long a lease lasts.
+    lease_time: Duration,
+    /// How many calls that extend leases it still fails, and how many it has answered.
+    extensions: (u32, u32),
     /// The last number that was given to a node.
     owner: u64,
     /// The last number that was given to a lease.
@@ -117,6 +122,8 @@ impl Cluster {
             max,
             nodes: BTreeMap::new(),
             is_broken: false,
+            lease_time: LEASE,
+            extensions: (0, 0),
             owner: 0,
             lease: 0,
             last: 0,
@@ -160,6 +167,17 @@ impl Cluster {
     /// Takes no settlement from now on, or takes them again.
     pub(crate) fn set_broken(&self, is_broken: bool) {
         self.lock().is_broken = is_broken;
+    }
+
+    /// Gives leases for so long from now on, and fails so many calls that extend them.
+    pub(crate) fn set_leases(&self, lease_time: Duration, failures: u32) {
+        let mut state = self.lock();
+        (state.lease_time, state.extensions) = (lease_time, (failures, 0));
+    }
+
+    /// How many calls that extend leases it is still to fail, and how many it has answered.
+    pub(crate) fn extensions(&self) -> (u32, u32) {
+        self.lock().extensions
     }
 
     /// Ends all leases, as time does.

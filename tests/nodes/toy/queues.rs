@@ -14,7 +14,13 @@ impl Queues for Node {
 
     fn extend(&self, leases: Vec<Lease>) -> BoxFuture<'_, Result<Vec<Lease>, JournalError>> {
         self.call(move |state| {
-            let ends = Instant::now() + LEASE;
+            let (failures, answered) = &mut state.extensions;
+            if *failures > 0 {
+                *failures -= 1;
+                return Err(JournalError::Failed("leases cannot be extended".into()));
+            }
+            *answered += 1;
+            let ends = Instant::now() + state.lease_time;
             let mut extended = Vec::new();
             for lease in leases.into_iter().filter(|lease| lease.owner == self.owner) {
                 if let Some(kept) = state.held(&lease).and_then(|waiting| waiting.lease.as_mut()) {
@@ -118,8 +124,13 @@ impl State {
         let mut claims = Vec::new();
         for (.., id) in turns.into_iter().take(max) {
             self.lease += 1;
-            let lease =
-                Lease { target, record: RecordId::from_number(id), owner, number: self.lease, ends: at + LEASE };
+            let lease = Lease {
+                target,
+                record: RecordId::from_number(id),
+                owner,
+                number: self.lease,
+                ends: at + self.lease_time,
+            };
             let Some(stored) = self.records.get_mut(&id) else { continue };
             if let Some(Standing::Waiting(waiting)) = stored.standing.get_mut(&target) {
                 waiting.lease = Some(lease);
