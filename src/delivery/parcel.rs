@@ -14,7 +14,7 @@ use crate::protocol::dsn::Dsn;
 use crate::protocol::endpoint::RawRequest;
 use crate::protocol::envelope::Envelope;
 
-use super::heads::Heads;
+use super::header_cache::HeaderCache;
 use super::load::Load;
 use super::rewrite::{Address, rewrite, rewrite_line};
 use super::transport::{Contents, ENVELOPE, Parcel, Stream, parcel};
@@ -32,7 +32,7 @@ pub(super) fn pack(
     load: &Load,
     pieces: Option<Arc<dyn Pieces>>,
     to: &Address<'_>,
-    heads: &mut Heads,
+    header_cache: &mut HeaderCache,
     now: Timestamp,
 ) -> Result<Parcel, Unreadable> {
     let (record, dsn) = (&claim.record, to.dsn);
@@ -49,7 +49,7 @@ pub(super) fn pack(
         (Body::Large(_), None) => return Err(Unreadable::Io(std::io::ErrorKind::NotFound.into())),
         (body @ Body::Large(_), Some(pieces)) => Contents::Stream(stream(body, load, pieces, to, dwell)?),
     };
-    let headers = heads.of(record, || of_envelope(dsn, &record.client));
+    let headers = header_cache.of(record, || of_envelope(dsn, &record.client));
     Ok(parcel(Method::POST, dsn.envelope_uri().clone(), headers, body))
 }
 
@@ -195,7 +195,7 @@ mod tests {
         };
         let routing = Routing { projects: vec![Arc::new(project)], ..Routing::default() };
         let to = Address::of(&routing, "shop", "tracker").unwrap();
-        let contents = pack(claim, &load, pieces, &to, &mut Heads::default(), now).unwrap().into_body();
+        let contents = pack(claim, &load, pieces, &to, &mut HeaderCache::default(), now).unwrap().into_body();
         let announced = http_body::Body::size_hint(&contents).exact();
         let bytes = contents.collect().await.unwrap().to_bytes();
         assert_eq!(announced, Some(bytes.len() as u64));

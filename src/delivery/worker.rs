@@ -30,7 +30,7 @@ use crate::telemetry::status::LastError;
 
 use super::board::Board;
 use super::compress::{Compress, Packs};
-use super::heads::Heads;
+use super::header_cache::HeaderCache;
 use super::large::{self, weight};
 use super::pace::{Pace, Paces};
 use super::parcel;
@@ -40,13 +40,13 @@ use super::settings::Settings;
 use super::transport::Transport;
 use super::watch::Watch;
 
-mod alone;
 mod apart;
 mod canary;
 mod leases;
 mod outgoing;
 mod publish;
 mod question;
+mod refused_alone;
 mod settle;
 mod start;
 mod together;
@@ -85,7 +85,7 @@ pub(super) struct Worker {
     around: Surroundings,
     transport: Arc<Transport>,
     /// The headers of requests, under this routing.
-    heads: Heads,
+    header_cache: HeaderCache,
     circuit: Circuit,
     /// The circuit as the other relays were told of it.
     told: Seen,
@@ -156,7 +156,7 @@ impl Worker {
             upstream,
             target,
             transport: Arc::new(Transport::new(&settings.load())),
-            heads: Heads::default(),
+            header_cache: HeaderCache::default(),
             settings,
             circuit: Circuit::default(),
             told: Seen::Closed,

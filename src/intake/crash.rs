@@ -14,7 +14,7 @@ use crate::protocol::event_id::EventId;
 use super::assemble::{EnvelopeWriter, header};
 use super::form::Form;
 use super::minidump::{add_minidump, without_container};
-use super::paced::{broken, field_chunks, parts};
+use super::read_ahead::{broken, field_chunks, parts};
 use super::workshop::MINIDUMP;
 pub use super::workshop::{CrashError, Pieces, Workshop};
 

@@ -15,7 +15,7 @@ use crate::tasks;
 
 use super::assemble::EnvelopeWriter;
 use super::decode::{Container, MAGIC};
-use super::paced::{broken, field_chunks, parts};
+use super::read_ahead::{broken, field_chunks, parts};
 use super::workshop::{CrashError, MINIDUMP, Workshop};
 
 /// How a minidump begins, in either order of bytes.

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
-use crate::delivery::heads::Heads;
+use crate::delivery::header_cache::HeaderCache;
 use crate::delivery::large::weight;
 use crate::delivery::rewrite::Address;
 use crate::delivery::{load, mend, parcel};
@@ -53,7 +53,7 @@ impl Worker {
         if load.batch_poison.is_some() && settings.spare_batches && !self.apart.is_going() && self.may_lose_a_batch() {
             return self.set_apart(claim, pieces, &load, now);
         }
-        let mut parcel = match parcel::pack(&claim, &load, pieces.clone(), &address, &mut self.heads, now) {
+        let mut parcel = match parcel::pack(&claim, &load, pieces.clone(), &address, &mut self.header_cache, now) {
             Ok(parcel) => parcel,
             Err(error) => return self.unreadable(&claim, &error, now),
         };
@@ -69,7 +69,7 @@ impl Worker {
             let mut again = || {
                 let address = Address::of(&routing, &claim.record.project, &upstream)?;
                 let mut parcel =
-                    parcel::pack(&claim, &load, pieces.clone(), &address, &mut Heads::default(), now).ok()?;
+                    parcel::pack(&claim, &load, pieces.clone(), &address, &mut HeaderCache::default(), now).ok()?;
                 settings.headers.apply(parcel.headers_mut());
                 Some(parcel)
             };

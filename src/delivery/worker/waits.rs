@@ -9,7 +9,7 @@ use std::time::Duration;
 use arc_swap::Guard;
 
 use crate::clock::Timestamp;
-use crate::delivery::heads::Heads;
+use crate::delivery::header_cache::HeaderCache;
 use crate::delivery::settings::Settings;
 use crate::delivery::transport::Transport;
 use crate::delivery::{large, load, quirks};
@@ -136,7 +136,7 @@ impl Worker {
         let routing = Guard::into_inner(routing);
         self.shared =
             routing.projects.iter().filter(|project| project.dsns.contains_key(&self.upstream)).nth(1).is_some();
-        (self.routing, self.heads) = (routing, Heads::default());
+        (self.routing, self.header_cache) = (routing, HeaderCache::default());
         self.declined = None;
         self.mended |= self.holds.any() | std::mem::take(&mut self.homeless) | self.suspects.forgive();
         self.holds.mended(now, self.quirks().cool_off);

@@ -14,7 +14,7 @@ const MOST: usize = 8;
 
 /// The headers for the last senders.
 #[derive(Default)]
-pub(super) struct Heads {
+pub(super) struct HeaderCache {
     all: Vec<Head>,
     /// The one that gives way next.
     oldest: usize,
@@ -26,7 +26,7 @@ struct Head {
     headers: HeaderMap,
 }
 
-impl Heads {
+impl HeaderCache {
     /// The headers for the sender of a record, made by `make` where they are not known.
     pub(super) fn of(&mut self, record: &Record, make: impl FnOnce() -> HeaderMap) -> HeaderMap {
         let (project, client) = (&record.project, &record.client);
@@ -82,10 +82,10 @@ mod tests {
 
     #[test]
     fn headers_are_made_once_for_each_sender_of_a_project_and_few_are_kept() {
-        let (mut heads, mut made) = (Heads::default(), vec![]);
+        let (mut cache, mut made) = (HeaderCache::default(), vec![]);
         let mut ask = |project: &str, address: &str| {
             let value = format!("{project} {address}");
-            let headers = heads.of(&record(project, address), || {
+            let headers = cache.of(&record(project, address), || {
                 made.push(value.clone());
                 HeaderMap::from_iter([(http::header::FROM, HeaderValue::try_from(&value).unwrap())])
             });
@@ -98,6 +98,6 @@ mod tests {
         }
         (0..100).for_each(|n| ask("flood", &n.to_string()));
         ask("shop", "10.0.0.1");
-        assert_eq!((made.len(), heads.all.len()), (104, MOST));
+        assert_eq!((made.len(), cache.all.len()), (104, MOST));
     }
 }
