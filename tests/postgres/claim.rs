@@ -73,3 +73,27 @@ async fn of_what_another_relay_has_left_no_more_is_read_than_is_handed_out() {
 fn reads(database: &Database) -> i64 {
     database.number("SELECT coalesce(sum(idx_tup_fetch), 0) FROM pg_stat_user_tables WHERE relname = 'record'")
 }
+
+#[tokio::test]
+async fn what_is_seen_and_not_taken_is_found_when_it_is_asked_for() {
+    let mut subject = Subject::new(promises::in_a_database(ENOUGH));
+    let a = subject.journal().target("a").await.unwrap();
+    let mut left = vec![];
+    for _ in 0..2 {
+        left.push(subject.journal().append(submission(at(1), &[a])).await.unwrap());
+    }
+    subject.crash();
+    let journal = subject.journal();
+    let first = journal.claim(a, at(9), 1).await.unwrap();
+    assert_eq!(first[0].record.id, left[0]);
+    // What another start has left goes first, so this is not handed out at once.
+    left.push(journal.append(submission(at(2), &[a])).await.unwrap());
+    let rest = Rest { due: at(20), progress: Progress::default(), quantities: errors(1) };
+    journal.settle(&first[0].lease, Settlement { rest: Some(rest), ..Settlement::default() }).await.unwrap();
+    subject.flush().await;
+    assert!(journal.claim(a, at(20), 0).await.unwrap().is_empty(), "a look at what is due");
+    for id in &left[1..] {
+        let claims = journal.claim(a, at(9), 1).await.unwrap();
+        assert_eq!(claims.iter().map(|claim| claim.record.id).collect::<Vec<_>>(), [*id]);
+    }
+}

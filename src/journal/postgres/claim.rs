@@ -92,12 +92,13 @@ async fn look(
         state.fresh.note_reached(seen.reached.unwrap_or(0));
         (state.ready.len(), state.bytes())
     };
+    if seen.has_own || seen.has_others {
+        // Should nothing of it be taken now, it is known to be there.
+        hand.more.store(true, Ordering::Release);
+    }
     // What is enough by its bytes is as good as full.
     let ready = if bytes < BYTES { ready } else { ready.max(SLICE) };
     if !is_doubtful && !seen.has_any(due, ready) {
-        if seen.has_own {
-            hand.more.store(true, Ordering::Release);
-        }
         return Ok(vec![]);
     }
     let tx = pooled.transaction().await?;
