@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Rules: one thread writes; what arrives together is committed together; answers, postings and hand-off come after the
-//! commit; in steady state nothing is read back. No lock is held across a read, a commit or an await. A third thread copies what is
-//! committed from the log into the database file (`space::ahead`); it decides nothing.
+//! commit; in steady state nothing is read back. No lock is held across a read, a commit or an await. A third thread, for a moment at a
+//! time, copies what is committed from the log into the database file (`space::ahead`).
 
 mod accounts;
 mod append;
@@ -88,7 +88,7 @@ pub struct SqliteJournal {
     /// The owner of its leases: which journal it is of those that this process opened.
     owner: u64,
     /// Held until all connections are closed: whoever closes a file gives up the locks that SQLite has on it in this process.
-    _database: Arc<File>,
+    database: Option<Arc<File>>,
     /// Held for as long as the files are ours.
     lock: File,
 }
@@ -109,7 +109,7 @@ impl SqliteJournal {
         let reading = schema::open_reader(path)?;
         let database = File::options().write(true).open(path).map_err(|e| unusable(path, &e))?;
         let database = Arc::new(database);
-        let ahead = Ahead::start(schema::open_mover(path)?, Arc::clone(&database)).map_err(|e| unusable(path, &e))?;
+        let ahead = Ahead::new(schema::open_mover(path)?, Arc::clone(&database));
         let writer = writer::Start::new(conn, ahead, Arc::clone(&shared), settings).map_err(|e| unusable(path, &e))?;
         let reader = reader::Reader::new(reading, Arc::clone(&shared), commands.clone());
         let start = |name: &str, run: Box<dyn FnOnce() + Send>| {
@@ -127,7 +127,7 @@ impl SqliteJournal {
             seats: Arc::new(Semaphore::new(SEATS)),
             threads: Mutex::new(threads),
             owner: OPENED.fetch_add(1, Ordering::Relaxed),
-            _database: database,
+            database: Some(database),
             lock,
         })
     }
@@ -187,6 +187,7 @@ impl Drop for SqliteJournal {
             // A panic in it was answered with `Closed` to everyone who waited.
             drop(thread.join());
         }
+        self.database = None;
         drop(self.lock.unlock());
     }
 }

@@ -48,7 +48,7 @@ pub(super) struct Room {
     log: PathBuf,
     /// Pages of the database, free ones included, and free ones.
     pages: (u64, u64),
-    /// The fewest free pages since the last look whether some stay free.
+    /// The fewest pages that were free at once since it was last asked whether there is slack.
     least_free: u64,
     /// How many bytes the log's file takes beyond what it may.
     log_excess: u64,

@@ -37,7 +37,7 @@ const RETRY: Duration = Duration::from_millis(250);
 const OLDER: Duration = Duration::from_millis(20);
 /// Quiet time after which the files are tidied up.
 const QUIET: Duration = Duration::from_secs(1);
-/// How long pages must stay free while the journal is busy: longer than what is delivered waits to be removed.
+/// How long pages must stay free while the journal is busy: longer than the second after which delivered records go with `retain = "0s"`.
 const SLACK: Duration = Duration::from_secs(3);
 /// As long as so much fits, the journal is not full.
 const SMALL: u64 = 64 << 10;
@@ -58,7 +58,8 @@ pub(super) struct Writer<'c> {
     /// The number of the next record.
     next: u64,
     tidying: bool,
-    tidied: Instant,
+    /// When it was last looked whether there is something to tidy up.
+    looked: Instant,
     /// The hour in which the ledger was last rolled up.
     rolled: u64,
 }
@@ -132,7 +133,7 @@ impl Writer<'_> {
     }
 
     fn tidy(&mut self) {
-        self.tidied = Instant::now();
+        self.looked = Instant::now();
         match self.room.tidy(self.conn) {
             Ok(more) => self.tidying = more,
             Err(error) => {
@@ -344,9 +345,9 @@ impl Writer<'_> {
         if let Err(error) = moved.and(rolled) {
             self.failed(&error);
         }
-        if self.tidied.elapsed() >= SLACK {
-            self.tidied = Instant::now();
-            if self.room.slack() {
+        if self.looked.elapsed() >= if self.tidying { QUIET } else { SLACK } {
+            self.looked = Instant::now();
+            if self.tidying || self.room.slack() {
                 self.tidy();
             }
         }

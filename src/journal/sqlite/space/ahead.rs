@@ -1,85 +1,77 @@
 //! Moving the log into the database file beside the writer, so that nobody who sends waits while thousands of pages are copied.
 //!
-//! Rule: it is a head start and no more. The writer's own pass moves what came meanwhile, syncs all of it and tells what fails; only
-//! after that the log starts over.
+//! Rule: the log starts over only when all of it is in the file and on the disk. SQLite sees to what its last pass copies, this to what a
+//! pass before it did: one that does not come to the end of the log is taken for done without a sync.
 
 use std::fs::File;
-use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 
 use rusqlite::Connection;
 
-/// The thread that moves the log beside the writer.
+/// Moves the log in a thread of its own, a pass at a time.
 #[derive(Debug)]
 pub(in crate::journal::sqlite) struct Ahead {
-    begin: Option<SyncSender<()>>,
-    ended: Receiver<()>,
-    is_under_way: bool,
-    thread: Option<JoinHandle<()>>,
+    /// `None` while a pass is under way; without one the writer moves all.
+    mover: Option<Mover>,
+    pass: Option<JoinHandle<Mover>>,
+}
+
+#[derive(Debug)]
+struct Mover {
+    conn: Connection,
+    database: Arc<File>,
 }
 
 impl Ahead {
-    /// Starts the thread, which moves the log through a connection of its own. `database` is the file that the log is moved into.
-    pub(in crate::journal::sqlite) fn start(conn: Connection, database: Arc<File>) -> io::Result<Self> {
-        let (begin, begun) = sync_channel(1);
-        let (end, ended) = sync_channel(1);
-        let run = move || {
-            for () in begun {
-                // What fails here fails again in the writer's pass, which tells it.
-                drop(conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())));
-                drop(database.sync_data());
-                if end.send(()).is_err() {
-                    break;
-                }
-            }
-        };
-        let thread = std::thread::Builder::new().name("journal-mover".into()).spawn(run)?;
-        Ok(Self { begin: Some(begin), ended, is_under_way: false, thread: Some(thread) })
+    /// Moves through a connection of its own. `database` is the file that the log is moved into.
+    pub(in crate::journal::sqlite) fn new(conn: Connection, database: Arc<File>) -> Self {
+        Self { mover: Some(Mover { conn, database }), pass: None }
     }
 
-    /// Begins when it is not under way. Whether it has ended, and the rest is for the writer to move; waits for that when it `must` end.
-    pub(super) fn has_ended(&mut self, must: bool) -> bool {
-        if !self.is_under_way {
-            // Without its thread the writer moves all.
-            self.is_under_way = self.begin.as_ref().is_some_and(|begin| begin.try_send(()).is_ok());
-            return !self.is_under_way;
-        }
-        if must {
-            self.wait();
-        } else {
-            self.is_under_way = self.ended.try_recv() == Err(TryRecvError::Empty);
-        }
-        !self.is_under_way
+    /// Begins a pass; false while there is one that nobody has [waited for](Self::wait).
+    pub(super) fn begin(&mut self) -> bool {
+        let Some(mover) = self.mover.take() else { return false };
+        let thread = thread::Builder::new().name("journal-mover".into());
+        self.pass = thread.spawn(move || mover.pass()).ok();
+        self.pass.is_some()
     }
 
-    /// Waits for the end of what is under way.
+    /// Whether a pass is under way.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.pass.as_ref().is_some_and(|pass| !pass.is_finished())
+    }
+
+    /// Waits for the end of the pass that was begun.
     pub(super) fn wait(&mut self) {
-        if std::mem::take(&mut self.is_under_way) {
-            // A thread that is gone moves nothing.
-            self.ended.recv().unwrap_or_default();
+        if let Some(pass) = self.pass.take() {
+            self.mover = pass.join().ok();
         }
     }
 }
 
 impl Drop for Ahead {
     fn drop(&mut self) {
-        self.begin = None;
-        if let Some(thread) = self.thread.take() {
-            // The connection is closed with it. A panic in it left all to the writer.
-            drop(thread.join());
+        self.wait();
+    }
+}
+
+impl Mover {
+    fn pass(self) -> Self {
+        // What fails here fails again in the writer's own pass, which tells it.
+        drop(self.conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())));
+        if let Err(error) = self.database.sync_data() {
+            // SQLite would never copy again what the kernel may have thrown away. The next start copies the whole log.
+            tracing::error!(%error, "what was moved into the journal's file cannot be brought to the disk: ending, to begin from its log");
+            std::process::abort();
         }
+        self
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn moved(conn: &Connection) -> (i64, i64) {
-        conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(1)?, row.get(2)?))).unwrap()
-    }
 
     #[test]
     fn the_log_is_moved_beside_the_writer_who_moves_what_came_meanwhile() {
@@ -91,24 +83,22 @@ mod tests {
         write();
         let empty = std::fs::metadata(&path).unwrap().len();
         let database = Arc::new(File::options().write(true).open(&path).unwrap());
-        let mut ahead = Ahead::start(Connection::open(&path).unwrap(), database).unwrap();
-        assert!(!ahead.has_ended(false), "it begins");
-        assert!(ahead.has_ended(true), "and is waited for");
+        let mut ahead = Ahead::new(Connection::open(&path).unwrap(), database);
+        assert!(ahead.begin());
+        assert!(!ahead.begin(), "one at a time");
+        ahead.wait();
         assert!(std::fs::metadata(&path).unwrap().len() > empty + 100_000, "before the writer moves anything");
+        assert!(ahead.begin(), "again");
         write();
-        let (log, all) = moved(&conn);
-        assert!(log == all && log > 0);
+        ahead.wait();
+        let moved = conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(1)?, row.get(2)?)));
+        let (log, moved): (i64, i64) = moved.unwrap();
+        assert!(log == moved && log > 0, "{moved} of {log}");
     }
 
     #[test]
     fn without_its_thread_the_writer_moves_all() {
-        let (begin, _) = sync_channel(1);
-        let (_, ended) = sync_channel(1);
-        let mut ahead = Ahead { begin: Some(begin), ended, is_under_way: false, thread: None };
-        assert!(ahead.has_ended(false));
-        ahead.is_under_way = true;
-        assert!(ahead.has_ended(false), "also when it ends under way");
-        ahead.is_under_way = true;
-        assert!(ahead.has_ended(true));
+        let mut ahead = Ahead { mover: None, pass: None };
+        assert!(!ahead.begin() && !ahead.is_under_way());
     }
 }

@@ -9,7 +9,7 @@ use crate::journal::sqlite::schema::PATIENCE;
 
 /// Bytes in the log after which they are moved into the database file.
 const LOG_FULL: u64 = 4 << 20;
-/// With so many the writer waits for what is moved beside it.
+/// With so many the writer moves them itself, after what is under way beside it.
 const LOG_OVERFULL: u64 = 6 << 20;
 /// Bytes of pages given back in one step.
 const VACUUM_STEP: u64 = 2 << 20;
@@ -28,9 +28,13 @@ impl Room {
         let written = bytes + 4 * self.page;
         self.uncounted += written;
         self.logged += written;
-        if self.logged < LOG_FULL || !self.ahead.has_ended(self.logged >= LOG_OVERFULL) {
+        if self.logged < LOG_FULL {
             return Ok(());
         }
+        if self.logged < LOG_OVERFULL && (self.ahead.begin() || self.ahead.is_under_way()) {
+            return Ok(());
+        }
+        self.ahead.wait();
         self.logged = 0;
         conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
     }
@@ -54,6 +58,7 @@ impl Room {
             let mut rows = vacuum.query([])?;
             while rows.next()?.is_some() {}
             drop(rows);
+            self.log(conn, step * self.page)?;
             self.measure(conn)?;
         }
         if self.spare() > 0 && step > 0 {
@@ -95,7 +100,7 @@ mod tests {
         let conn = schema::open(&settings).unwrap();
         let spool = Arc::new(Spool::open(&settings.path, settings.sync).unwrap());
         let database = Arc::new(File::open(&settings.path).unwrap());
-        let ahead = Ahead::start(schema::open_mover(&settings.path).unwrap(), database).unwrap();
+        let ahead = Ahead::new(schema::open_mover(&settings.path).unwrap(), database);
         let mut room = Room::new(&conn, ahead, spool, &settings).unwrap();
         let mut run = |sql: &str| {
             conn.execute_batch(sql).unwrap();

@@ -46,7 +46,7 @@ impl Start {
     /// Serves until told to close or left alone. Whoever told it to hears of the end when the files are closed.
     pub(in crate::journal::sqlite) fn run(self, inbox: &Receiver<Placed<Command>>) {
         let Self { conn, shared, room, letters, next } = self;
-        let (eviction, projects, tidied) = (Eviction::default(), Projects::new(&shared), Instant::now());
+        let (eviction, projects, looked) = (Eviction::default(), Projects::new(&shared), Instant::now());
         let writer = Writer {
             conn: &conn,
             statements: None,
@@ -59,7 +59,7 @@ impl Start {
             unwritten: vec![],
             next,
             tidying: false,
-            tidied,
+            looked,
             rolled: 0,
         };
         let closing = writer.run(inbox);
