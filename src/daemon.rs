@@ -36,9 +36,9 @@ mod backfilling;
 mod canary;
 mod caps;
 mod control;
-mod exchanging;
 pub mod moving;
 mod notifying;
+mod pace_exchange;
 mod remembering;
 mod renewal;
 mod reporting;
@@ -230,7 +230,7 @@ impl Daemon {
             config: config.clone(),
         };
         daemon.apply(config).await?;
-        exchanging::start(&daemon.tasks, &daemon.journal, daemon.supervisor.paces(), daemon.intake.clone()).await;
+        pace_exchange::start(&daemon.tasks, &daemon.journal, daemon.supervisor.paces(), daemon.intake.clone()).await;
         backfilling::start(
             &daemon.tasks,
             Arc::clone(&daemon.journal),

@@ -58,7 +58,7 @@ pub(super) enum Place {
     Apart(u8),
 }
 
-/// Nothing special: what was sent arrives as it was sent, and as it is: nobody knows what else it reads.
+/// Nothing special: it gets what was sent, and gets it plain: nobody knows which encodings it reads.
 const GENERIC: Quirks = Quirks {
     never_stores: &[],
     place: |_| Place::AsSent,

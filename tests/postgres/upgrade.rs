@@ -98,9 +98,9 @@ async fn while_a_relay_of_the_format_before_may_be_at_work_no_day_is_used() {
     let scene = Scene::begin().await;
     let mut ids = before(&scene.database);
     let mut relay = scene.plan("two").start().await;
-    // One is there, one was there less than a day ago, one may have been while no other looked: none ends the upgrade.
+    // One is there, one was there less than a day ago, one was while no other looked, for hours or a moment: none ends the upgrade.
     for (earlier, replaced, looked) in
-        [("25 hours", false, "0"), ("23 hours", true, "0"), ("25 hours", true, "2 hours")]
+        [("25 hours", false, "0"), ("23 hours", true, "0"), ("25 hours", true, "2 hours"), ("25 hours", true, "0")]
     {
         relay.stop().await;
         scene.database.execute(&format!(

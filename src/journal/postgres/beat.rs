@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::accounts;
+use super::bodies;
 use super::connect::Connection;
 use super::days;
 use super::fault::Fault;
@@ -38,10 +39,7 @@ pub(super) async fn say_alive(shared: Arc<Shared>) {
         };
         if let Err(fault) = said {
             tracing::debug!(%fault, "that this relay lives is said again in a moment");
-            // One that is not reached, or says what is wrong with it, holds nobody up.
-            if !fault.is_away() || matches!(fault, Fault::Open(_)) {
-                shared.connector.give_up();
-            }
+            shared.connector.give_up();
         }
     }
 }
@@ -50,7 +48,7 @@ pub(super) async fn say_alive(shared: Arc<Shared>) {
 async fn say(shared: &Shared, client: &Connection, spilled: (u64, u64)) -> Result<(), Fault> {
     let asked = Instant::now();
     let said = timeout(SILENT, nodes::say_alive(shared, client, spilled)).await;
-    said.unwrap_or_else(|_| Err(Fault::Failed("the server does not answer".into())))?;
+    said.unwrap_or_else(|_| Err(Fault::Away("the server does not answer".into())))?;
     shared.heard().note(asked.into_std());
     shared.set_away(false);
     Ok(())
@@ -78,6 +76,7 @@ async fn look_once(shared: &Shared, others: &mut Others, has_all_hours: bool) ->
     others.read(shared, if has_all_hours { 0 } else { now - 1 }).await?;
     storage::measure_room(shared).await?;
     days::read(shared).await?;
+    bodies::remove_dropped(shared).await?;
     for (_, hand) in shared.hands() {
         hand.is_time.store(true, Ordering::Release);
         hand.wake();

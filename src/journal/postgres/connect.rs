@@ -1,7 +1,7 @@
 //! Connections: to whichever of the servers takes writes, and only where what is committed is on a second machine.
 //!
-//! Rules: all hosts are tried at the same time, each for a bounded time, and for three seconds after the last that came from it: one that
-//! hangs holds nobody up, and one that is slow lets us in. Every connection is looked at before it is used: after an election the settings
+//! Rules: all hosts are tried at the same time, each for a bounded time, and until nothing came from it for three seconds: one that hangs
+//! holds nobody up, and one that is slow lets us in. Every connection is looked at before it is used: after an election the settings
 //! are those of another server. A commit that was not waited for ends its connection before it is answered, so whoever made it, and
 //! whatever it was, takes it for none. What was only read may be what one server alone has: it counts once a
 //! [commit that came after it](Connection::make_certain) was waited for.
@@ -36,14 +36,14 @@ use crate::telemetry::ledger::Posting;
 
 use super::fault::{self, Fault};
 
-/// How long a host may be silent until it has let us in: in so many turns in a row nothing comes.
-const SILENT: u32 = 3;
+/// A host that has not let us in may be silent for so many turns in a row.
+const TURNS: u32 = 3;
 const TURN: Duration = Duration::from_secs(1);
 /// How long it may take in all: to prove that we have the password takes seconds where nobody has time for it.
-const HANDSHAKE: Duration = Duration::from_secs(20);
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long what was sent may go unanswered by the server's machine.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
-/// How long a statement may take, a commit that waits for a standby included: nothing here takes long.
+/// How long a statement may take, but for a commit that waits for a standby: nothing here takes long.
 const STATEMENT: Duration = Duration::from_secs(10);
 /// How long a transaction may do nothing: one of a relay that stands still keeps others from what it has locked.
 const IDLE: Duration = Duration::from_secs(3);
@@ -110,6 +110,12 @@ pub(super) struct Pen {
 impl Pen {
     /// A new connection. Who has no time for it any more leaves it to the next one: to be let in may take longer than a transaction may.
     pub(super) async fn connect(&mut self, connector: &Arc<Connector>) -> Result<Connection, Fault> {
+        if let Some(old) = self.connecting.take_if(|connecting| connecting.is_finished())
+            && let Ok(Ok(connection)) = old.await
+            && connector.is_good(&connection)
+        {
+            return Ok(connection);
+        }
         let connecting = self.connecting.get_or_insert_with(|| {
             let own = Arc::clone(connector);
             connector.runtime.spawn(async move { own.connect().await })
@@ -220,11 +226,14 @@ async fn while_it_moves<T>(call: impl Future<Output = T>) -> Option<T> {
             return Poll::Ready(Some(answer));
         }
         silent = if is_silent { silent + 1 } else { 0 };
-        if silent == SILENT {
+        if silent == TURNS {
             return Poll::Ready(None);
         }
         turn.as_mut().reset(Instant::now() + TURN);
-        turn.as_mut().poll(cx).map(|()| None)
+        // Asked so that it wakes this call.
+        match turn.as_mut().poll(cx) {
+            Poll::Ready(()) | Poll::Pending => Poll::Pending,
+        }
     })
     .await
 }
@@ -317,7 +326,7 @@ fn each_host(config: &Config) -> Vec<Config> {
             Host::Unix(path) => one.host_path(path),
         };
         one.port(port(at)).ssl_mode(config.get_ssl_mode()).target_session_attrs(TargetSessionAttrs::ReadWrite);
-        one.connect_timeout(TURN * SILENT).tcp_user_timeout(UNACKNOWLEDGED).application_name("switchyard");
+        one.tcp_user_timeout(UNACKNOWLEDGED).application_name("switchyard");
         config.get_user().map(|user| one.user(user));
         config.get_password().map(|password| one.password(password));
         config.get_dbname().map(|name| one.dbname(name));
@@ -373,7 +382,7 @@ mod tests {
         let (tell, told) = oneshot::channel();
         let late = async {
             // Nothing runs here for so long, and the host has answered meanwhile.
-            advance(TURN * SILENT * 2).await;
+            advance(TURN * TURNS * 2).await;
             tell.send(()).ok();
         };
         let (answer, ()) = tokio::join!(while_it_moves(told), late);

@@ -18,7 +18,7 @@ use crate::protocol::category::{Category, Quantities};
 
 use super::claim::LOOKS;
 use super::fault::Fault;
-use super::hand::Ready;
+use super::hand::{Ready, incarnation};
 use super::places;
 use super::record::{self, COLUMNS, TABLES, ms};
 use super::settled;
@@ -138,10 +138,6 @@ async fn rise(work: &Work, target: i16, reached: BTreeMap<i32, i64>) -> Result<(
     )
     .await
     .map(drop)
-}
-
-fn incarnation(record: i64) -> i32 {
-    i32::try_from(record >> 40).unwrap_or(i32::MAX)
 }
 
 impl Choice {

@@ -26,6 +26,11 @@ const ASKED: Duration = Duration::from_secs(2);
 /// The most settlements of one target that may await their commit: what a crash may repeat.
 pub(super) const MAX_UNCOMMITTED: usize = 64;
 
+/// Which start of a relay took the record of that number.
+pub(super) fn incarnation(number: i64) -> i32 {
+    i32::try_from(number >> 40).unwrap_or(i32::MAX)
+}
+
 /// What this relay has of one target.
 #[derive(Debug)]
 pub(super) struct Hand {
@@ -38,7 +43,7 @@ pub(super) struct Hand {
     doubts: AtomicU64,
     /// How many of these are known to have come to nothing, or to be here.
     resolved: AtomicU64,
-    /// Held by who fetches more, has taken out what is ready for the time, or claims: what comes first is claimed first.
+    /// Held while more is fetched, while what is ready is taken out for a time, and while something is claimed.
     pub(super) fetching: tokio::sync::Mutex<()>,
     state: Mutex<State>,
 }
@@ -105,9 +110,9 @@ impl Ready {
     /// Whether this goes before another one that is not due: what was never tried before what a backfill took up, and before what the
     /// same start of a relay took after it.
     fn goes_before(&self, other: &Self) -> bool {
-        let (number, others) = (self.number(), other.number());
-        let is_later = || other.is_untried() && number >> 40 == others >> 40 && number < others;
-        self.is_untried() && (other.backfilled || is_later())
+        let is_of_one_start = incarnation(self.number()) == incarnation(other.number());
+        let is_earlier = other.is_untried() && is_of_one_start && self.number() < other.number();
+        self.is_untried() && (other.backfilled || is_earlier)
     }
 
     /// Where the record stands.
@@ -181,11 +186,13 @@ impl Hand {
         self.changed.notify_one();
     }
 
-    /// Whether it has to be looked into the database before something is claimed.
+    /// Whether it has to be looked into the database before something is claimed. What is in doubt may come before what is ready.
     pub(super) fn lacks(&self, now: Timestamp) -> bool {
         let state = self.state();
         let is_due = state.next_due.is_some_and(|due| due <= now);
-        is_due || self.is_time.load(Ordering::Acquire) || (state.ready.is_empty() && self.more.load(Ordering::Acquire))
+        let is_in_doubt = self.is_doubtful(self.doubts.load(Ordering::Acquire) + 1);
+        let is_empty = state.ready.is_empty() && self.more.load(Ordering::Acquire);
+        is_due || is_in_doubt || self.is_time.load(Ordering::Acquire) || is_empty
     }
 }
 
@@ -349,16 +356,23 @@ mod tests {
         state.keep_promise([ready(ONE + 9), ready(ONE + 10)].into_iter());
         state.bring([ready(ONE + 7), ready(TWO + 1), ready(ONE + 8), ready(TWO + 2)]);
         state.keep_promise([ready(ONE + 11)].into_iter());
+        let (due, own, others, backfilled) = ([1], [7, 8, 9, 10, 11], [1, 2], [2]);
         let numbers = claimed(&mut state);
-        assert_eq!(
-            (numbers[0], numbers[numbers.len() - 1]),
-            (ONE + 1, ONE + 2),
-            "due first, backfilled last: {numbers:?}"
-        );
-        for (start, own) in [(ONE, 7..=11), (TWO, 1..=2)] {
-            let untried = numbers[1..numbers.len() - 1].iter().filter(|number| **number >> 40 == start >> 40);
-            assert_eq!(untried.copied().collect::<Vec<_>>(), own.map(|number| start + number).collect::<Vec<_>>());
-        }
+        let of_one = due.into_iter().chain(own).chain(backfilled).map(|number| ONE + number);
+        assert!(numbers.iter().copied().filter(|number| *number < TWO).eq(of_one), "{numbers:?}");
+        let of_two = others.map(|number| TWO + number);
+        assert!(numbers.iter().copied().filter(|number| *number > TWO).eq(of_two), "{numbers:?}");
+    }
+
+    #[test]
+    fn what_was_forgotten_is_looked_for_before_what_came_after_it_is_claimed() {
+        let (hand, now) = (Hand::default(), Timestamp::from_millis(1));
+        hand.more.store(false, Ordering::Release);
+        hand.state().bring([ready(ONE + 1)]);
+        assert!(!hand.lacks(now));
+        hand.forget();
+        hand.state().keep_promise([ready(ONE + 2)].into_iter());
+        assert!(hand.lacks(now));
     }
 
     #[test]

@@ -22,11 +22,10 @@ pub(super) async fn note_earlier(shared: &Shared) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Notes the same where a relay starts and one of the format before was at work that none of the newest may have seen.
+/// Notes the same where a relay starts and one of the format before was at work since one of the newest was.
 pub(super) async fn note_unseen(tx: &Transaction<'_>) -> Result<(), Fault> {
     let unseen = "UPDATE meta SET earlier = clock_timestamp()
-         WHERE oldest < $1 AND EXISTS (SELECT 1 FROM node WHERE NOT merged AND format < $1) AND NOT EXISTS (
-             SELECT 1 FROM node WHERE format >= $1 AND alive_until > clock_timestamp() - interval '1 hour')";
+         WHERE oldest < $1 AND EXISTS (SELECT 1 FROM node WHERE NOT merged AND format < $1)";
     tx.execute(unseen, &[&FORMAT]).await?;
     Ok(())
 }

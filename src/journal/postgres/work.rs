@@ -233,7 +233,7 @@ impl Work {
 
     /// Whether the commit took place: then it was the last. The answer itself is given only after a commit that was waited for.
     async fn look_up(&mut self) -> Result<(), Fault> {
-        let connection = self.shared.connector.connect().await.map_err(|_| Fault::Unknown)?;
+        let connection = self.pen.connect(&self.shared.connector).await.map_err(|_| Fault::Unknown)?;
         let asked = async {
             let sql = "UPDATE committed SET number = number WHERE incarnation = $1 RETURNING number";
             Ok::<_, Fault>(connection.query_one(sql, &[&self.shared.incarnation]).await?.get::<_, i64>(0))
