@@ -28,6 +28,9 @@ mod former;
 #[cfg(test)]
 #[path = "postgres/handout.rs"]
 mod handout;
+#[cfg(test)]
+#[path = "postgres/large.rs"]
+mod large;
 #[path = "postgres/moved.rs"]
 mod moved;
 #[cfg(test)]

@@ -28,6 +28,28 @@ async fn send(address: &str, pieces: &[Vec<u8>], count: usize) -> Connection {
     connection
 }
 
+/// Waits until both upstreams have it as it was sent.
+async fn arrives(scene: &Scene, body: &[u8]) {
+    for upstream in [&scene.a, &scene.b] {
+        eventually("it arrives", LATE, async || match upstream.taken_count() {
+            0 => Err("nothing yet".to_owned()),
+            _ => Ok(()),
+        })
+        .await;
+        assert!(upstream.taken()[0].body == body, "as it was sent");
+    }
+}
+
+/// Waits until the database has this body and no other.
+async fn is_kept_alone(scene: &Scene, body: &[u8]) {
+    let kept = "SELECT count(DISTINCT id), coalesce(sum(length(bytes)), 0) FROM large LEFT JOIN piece ON large = id";
+    eventually("only that is kept", LATE, async || {
+        let found = scene.servers.ask(kept).await?;
+        if found.trim() == format!("1|{}", body.len()) { Ok(()) } else { Err(found) }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_body_of_200_mib_survives_a_failover_and_one_whose_relay_dies_before_its_answer_leaves_nothing() {
     let mut scene = Scene::begin().await;
@@ -50,24 +72,24 @@ async fn a_body_of_200_mib_survives_a_failover_and_one_whose_relay_dies_before_i
     scene.servers.await_another(primary).await;
     scene.a.come_back().await;
     scene.b.come_back().await;
-    let body = body.concat();
-    for upstream in [&scene.a, &scene.b] {
-        eventually(
-            "it arrives",
-            LATE,
-            async || {
-                if upstream.taken_count() > 0 { Ok(()) } else { Err("nothing yet".to_owned()) }
-            },
-        )
-        .await;
-        assert!(upstream.taken()[0].body == body, "as it was sent");
-    }
+    arrives(&scene, &body.concat()).await;
     scene.balanced().await;
-    eventually("only that is kept", LATE, async || {
-        let kept =
-            "SELECT count(DISTINCT id), coalesce(sum(length(bytes)), 0) FROM large LEFT JOIN piece ON large = id";
-        let found = scene.servers.ask(kept).await?;
-        if found.trim() == format!("1|{}", body.len()) { Ok(()) } else { Err(found) }
-    })
-    .await;
+    is_kept_alone(&scene, &body.concat()).await;
+}
+
+#[tokio::test]
+async fn a_body_of_200_mib_that_is_under_way_when_the_primary_dies_is_answered_with_200_and_arrives() {
+    let mut scene = Scene::begin().await;
+    let body = pieces(&envelopes::new_id());
+    let mut answered = send(&scene.relays[0].address(), &body, 100).await;
+    let primary = scene.servers.primary().await.unwrap();
+    scene.servers.kill(primary, true);
+    for piece in &body[100..] {
+        answered.write(piece).await.expect("the body is taken");
+    }
+    assert_eq!(answered.answer().await.unwrap().status, 200, "{}", scene.relays[0].log());
+    scene.servers.await_another(primary).await;
+    arrives(&scene, &body.concat()).await;
+    scene.balanced().await;
+    is_kept_alone(&scene, &body.concat()).await;
 }

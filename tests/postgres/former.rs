@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::contract::{ENOUGH, at, submission};
+use crate::contract::{ENOUGH, at, submission, written};
 use crate::journal::postgres::PostgresJournal;
-use crate::journal::{Bodies as _, Durability, Log as _, Submission, TargetId};
+use crate::journal::{Bodies as _, Durability, Journal, Log as _, Submission, TargetId};
 use crate::promises::{open, open_with};
 use crate::support::eventually::eventually;
 use crate::support::net;
@@ -15,10 +15,10 @@ use crate::support::process::Process;
 use crate::support::relay::SOON;
 use crate::telemetry::ledger::Ledger;
 
-/// How many commits wait for a standby.
-/// Commits of what was appended: chores commit, too.
+/// Commits of what was appended that wait for a standby: chores commit, too.
 const WAITING_WITH_RECORDS: &str = "SELECT count(*) FROM pg_stat_activity JOIN pg_locks USING (pid)
      WHERE wait_event = 'SyncRep' AND query = 'COMMIT' AND relation = 'record'::regclass AND mode = 'RowExclusiveLock'";
+/// How many commits wait for a standby.
 const WAITING: &str = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
 
 fn server() -> Server {
@@ -167,6 +167,34 @@ async fn what_one_server_alone_says_that_another_relay_counted_is_posted_nowhere
     former.end();
     eventually("it is posted when it is certain", SOON, async || match accepted() {
         16 => Ok(()),
+        count => Err(count.to_string()),
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_dropped_body_that_a_former_primary_does_not_have_is_removed_where_it_is() {
+    let server = kept();
+    let database = server.database();
+    let journal: Arc<dyn Journal> = relay(&database, "one");
+    let body = written(&journal, &vec![7; 3 << 20]).await.unwrap();
+    let former = Former::begin(server).await;
+    // Nothing is found to be removed.
+    database.execute("UPDATE large SET record = 0");
+    drop(body);
+    let looks =
+        || database.number("SELECT seq_scan + coalesce(idx_scan, 0) FROM pg_stat_user_tables WHERE relname = 'large'");
+    let before = looks();
+    eventually("it is looked there", SOON, async || match looks() - before {
+        looks if looks >= 8 => Ok(()),
+        looks => Err(format!("{looks} looks")),
+    })
+    .await;
+    database.execute("UPDATE large SET record = NULL");
+    assert_eq!(database.number("SELECT count(*) FROM large WHERE record IS NULL"), 1);
+    former.end();
+    eventually("it is removed", SOON, async || match database.number("SELECT count(*) FROM large") {
+        0 => Ok(()),
         count => Err(count.to_string()),
     })
     .await;

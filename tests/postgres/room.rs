@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::contract::{Subject, at, delivered, submission};
+use crate::contract::{Subject, at, delivered, submission, written};
 use crate::journal::body::Body;
-use crate::journal::{Journal, JournalError, Primaries, Submission, TargetId};
+use crate::journal::{Journal, JournalError, Primaries, Settlement, Submission, TargetId};
 use crate::policy::outcome::DropReason;
 use crate::promises;
 use crate::units::ByteSize;
+use crate::unknown::Scene;
 
 const SIZE: usize = 20_000;
 
@@ -60,4 +61,33 @@ async fn the_oldest_of_a_shadow_give_way_and_what_the_primary_waits_for_stays() 
     subject.crash();
     assert_eq!((evicted(&subject), subject.journal().backlog(b).await.unwrap().envelopes), (count, waits));
     subject.assert_balanced().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_on_this_machine_of_a_project_without_room_holds_up_nobody_elses() {
+    let scene = Scene::of(true, ByteSize::mib(8)).await;
+    let (journal, a): (Arc<dyn Journal>, _) = (scene.journal.clone(), scene.target);
+    journal.split(vec!["shop".into(), "other".into()]);
+    let large = async || {
+        let body = written(&journal, &vec![7; 3 << 19]).await?;
+        journal.append(Submission { body, ..submission(at(1), &[a]) }).await
+    };
+    let mut taken = 0;
+    while large().await.is_ok() {
+        taken += 1;
+    }
+    assert!((2..5).contains(&taken), "{taken} of 1.5 MiB in the 6 MiB that are not the part of the other project");
+    scene.line.cut(true);
+    let of_the_other = Submission { project: "other".into(), ..submission(at(1), &[a]) };
+    large().await.expect("it is kept on this machine");
+    journal.append(of_the_other).await.expect("it is kept behind it");
+    scene.line.cut(false);
+    scene.keeps(1).await;
+    let other = "SELECT count(*) FROM record r JOIN project p ON p.id = r.project WHERE p.name = 'other'";
+    assert_eq!(scene.database.number(other), 1);
+    for claim in journal.claim(a, at(9), 16).await.unwrap() {
+        let delivered = claim.record.quantities.clone();
+        journal.settle(&claim.lease, Settlement { delivered, ..Settlement::default() }).await.unwrap();
+    }
+    scene.keeps(0).await;
 }

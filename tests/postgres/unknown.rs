@@ -5,14 +5,17 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use crate::clock::Clock;
-use crate::contract::{ENOUGH, at, submission};
+use crate::contract::{ENOUGH, at, submission, written};
 use crate::journal::postgres::PostgresJournal;
-use crate::journal::{Durability, JournalError, Log as _, RecordId, Settings, Storage as _, TargetId};
+use crate::journal::{
+    Durability, Journal, JournalError, Log as _, RecordId, Settings, Storage as _, Submission, TargetId,
+};
 use crate::support::eventually::eventually;
 use crate::support::line::Line;
 use crate::support::postgres::{Database, Server};
 use crate::support::relay::SOON;
 use crate::telemetry::ledger::Ledger;
+use crate::units::ByteSize;
 
 /// From now on a commit with a record takes a second.
 const SLOW: &str = "
@@ -29,24 +32,28 @@ fn accepted(ledger: &Ledger) -> u64 {
 }
 
 /// A relay on a database over a line, and one record that it has taken.
-struct Scene {
-    database: Database,
-    line: Line,
-    journal: Arc<PostgresJournal>,
+pub(crate) struct Scene {
+    pub(crate) database: Database,
+    pub(crate) line: Line,
+    pub(crate) journal: Arc<PostgresJournal>,
     ledger: Ledger,
-    target: TargetId,
+    pub(crate) target: TargetId,
     _home: TempDir,
 }
 
 impl Scene {
     async fn begin(spill: bool) -> Self {
+        Self::of(spill, ENOUGH).await
+    }
+
+    pub(crate) async fn of(spill: bool, max_size: ByteSize) -> Self {
         let (server, ledger, home) = (Server::shared(), Ledger::default(), TempDir::new().expect("a folder"));
         let database = server.database();
         let line = Line::to(server.port()).await;
         let url = database.url.replace(&server.port().to_string(), &line.port().to_string());
         let url = Some(serde_json::from_value(url.into()).expect("an address"));
         let (node, spill_path) = (Some("one".to_owned()), home.path().join("spill.db"));
-        let (durability, max_size) = (Durability::Single, ENOUGH);
+        let durability = Durability::Single;
         let settings = Settings { url, durability, node, spill, spill_path, max_size, ..Settings::default() };
         let journal = PostgresJournal::open(&settings, Clock::system(), ledger.clone()).await;
         let journal = Arc::new(journal.unwrap_or_else(|error| panic!("{error}")));
@@ -61,6 +68,10 @@ impl Scene {
 
     /// Appends one that is committed while the line is cut.
     async fn append_into_the_dark(&self) -> Result<RecordId, JournalError> {
+        self.append_this_into_the_dark(submission(at(1), &[self.target])).await
+    }
+
+    async fn append_this_into_the_dark(&self, submission: Submission) -> Result<RecordId, JournalError> {
         self.database.execute(SLOW);
         let cut = async {
             eventually("it is being committed", SOON, async || match self.database.number(COMMITTING) {
@@ -70,7 +81,7 @@ impl Scene {
             .await;
             self.line.cut(true);
         };
-        let (appended, ()) = tokio::join!(self.append(), cut);
+        let (appended, ()) = tokio::join!(self.journal.append(submission), cut);
         assert_eq!(self.database.number(RECORDS), 2, "it took place");
         self.database.execute("DROP TRIGGER slow ON record");
         appended
@@ -78,10 +89,15 @@ impl Scene {
 
     /// Waits until nothing is kept on this machine any more.
     async fn moved(&self) {
-        eventually("it is moved", SOON, async || {
+        self.keeps(0).await;
+    }
+
+    /// Waits until so many are kept on this machine.
+    pub(crate) async fn keeps(&self, count: u64) {
+        eventually("some are moved, and some are not", SOON, async || {
             let nodes = self.journal.measure().await.map_err(|error| error.to_string())?.nodes;
             match nodes.iter().find(|node| node.is_own).map(|node| node.spilled) {
-                Some(0) => Ok(()),
+                Some(spilled) if spilled == count => Ok(()),
                 spilled => Err(format!("{spilled:?} are kept")),
             }
         })
@@ -106,6 +122,19 @@ async fn what_a_commit_kept_of_which_nobody_knew_whether_it_took_place_is_not_ke
     scene.line.cut(false);
     scene.moved().await;
     assert_eq!(scene.database.number(RECORDS), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_body_of_which_nobody_knew_whether_it_was_committed_is_not_kept_twice() {
+    let scene = Scene::begin(true).await;
+    let journal: Arc<dyn Journal> = scene.journal.clone();
+    let body = written(&journal, &vec![7; 3 << 20]).await.unwrap();
+    let large = Submission { body, ..submission(at(1), &[scene.target]) };
+    scene.append_this_into_the_dark(large).await.expect("it is kept on this machine");
+    scene.line.cut(false);
+    scene.moved().await;
+    assert_eq!(scene.database.number(RECORDS), 2);
+    assert_eq!(scene.database.number("SELECT sum(length(bytes)) FROM piece"), 3 << 20);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,8 +1,8 @@
 //! Large bodies: a row in `large`, and their bytes in pieces as they came ([`drafts`](super::drafts)).
 //!
-//! Rules: a body is its relay's until the record that it belongs to is committed, and then goes with that. What is dropped before goes at
-//! once, and what a relay has left behind that is gone goes with [upkeep](super::upkeep). It is read by tasks of the journal's own
-//! runtime, so any thread may wait for it but those.
+//! Rules: a body is its relay's until the record that it belongs to is committed, and then goes with that. What is dropped before goes with
+//! the next [beat](super::beat) that a server takes, and what a relay has left behind that is gone goes with [upkeep](super::upkeep). It is
+//! read by tasks of the journal's own runtime, so any thread may wait for it but those.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -22,8 +22,8 @@ use super::connect::{Connector, Params, Pool};
 use super::fault::Fault;
 use super::room::NOBODY;
 use super::shared::Shared;
+use super::spawn_on;
 use super::work::Work;
-use super::{spawn, spawn_on};
 
 /// After so long a body cannot be read: whoever waits for it keeps a thread from everything else.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -85,15 +85,22 @@ impl Drop for Own {
             return;
         }
         self.give_room_back();
-        let (shared, number) = (Arc::clone(&self.shared), self.number);
-        drop(spawn(&self.shared, async move {
-            let sql = "DELETE FROM large WHERE id = $1 AND record IS NULL";
-            // What cannot be removed now goes when this relay is gone.
-            if let Ok(client) = shared.client().await {
-                drop(client.execute(sql, &[&number]).await);
-            }
-        }));
+        self.shared.dropped_bodies().push(self.number);
     }
+}
+
+/// Removes the bodies that were dropped, one after another: each has many pieces.
+pub(super) async fn remove_dropped(shared: &Shared) -> Result<(), Fault> {
+    let next = || shared.dropped_bodies().last().copied();
+    while let Some(number) = next() {
+        let client = shared.client().await?;
+        if client.run("DELETE FROM large WHERE id = $1 AND record IS NULL", &[&number]).await? == 0 {
+            // One that a former primary has lost may be there all the same.
+            client.make_certain().await?;
+        }
+        shared.dropped_bodies().retain(|dropped| *dropped != number);
+    }
+    Ok(())
 }
 
 /// Where bodies are read.
@@ -144,11 +151,16 @@ struct Stored {
     shelf: Shelf,
     /// `None` when a record had it before we did.
     own: Option<Arc<Own>>,
+    /// Its copy on this machine, until it has a record.
+    local: Option<Arc<LargeBody>>,
 }
 
 impl Source for Stored {
     fn open(&self) -> io::Result<Box<dyn Pieces>> {
-        Ok(Box::new(self.clone()))
+        match self.local.as_ref().map(|local| local.open()) {
+            Some(Ok(pieces)) => Ok(pieces),
+            _ => Ok(Box::new(self.clone())),
+        }
     }
 }
 
@@ -165,15 +177,16 @@ impl Pieces for Stored {
     }
 }
 
-/// The body that was written so far.
-pub(super) fn written(own: Arc<Own>, len: u64) -> Body {
-    let stored = Stored { number: own.number, shelf: Shelf::of(&own.shared), own: Some(own) };
+/// The body that was written so far, and its copy on this machine.
+pub(super) fn written(own: Arc<Own>, len: u64, local: Option<Body>) -> Body {
+    let local = if let Some(Body::Large(local)) = local { Some(local) } else { None };
+    let stored = Stored { number: own.number, shelf: Shelf::of(&own.shared), own: Some(own), local };
     Body::Large(Arc::new(LargeBody::new(len, stored)))
 }
 
 /// The body that is kept under this number.
 pub(super) fn kept(shared: &Shared, large: i64, size: u64) -> Body {
-    let stored = Stored { number: large, shelf: Shelf::of(shared), own: None };
+    let stored = Stored { number: large, shelf: Shelf::of(shared), own: None, local: None };
     Body::Large(Arc::new(LargeBody::new(size, stored)))
 }
 
@@ -187,6 +200,14 @@ fn stored(body: &Body) -> Option<&Stored> {
 /// The number of a large body of this journal.
 pub(super) fn number(body: &Body) -> Option<i64> {
     stored(body).map(|stored| stored.number)
+}
+
+/// What can be kept on this machine while no server takes writes: a body that is in memory or has a copy here.
+pub(super) fn local(body: &Body) -> Option<Body> {
+    match stored(body) {
+        None => Some(body.clone()),
+        Some(stored) => stored.local.clone().map(Body::Large),
+    }
 }
 
 /// The room that a body takes already.

@@ -1,14 +1,21 @@
 //! Large bodies that are being written, piece by piece.
+//!
+//! Rule: each is written to the database and, unless there is none, to the journal on this machine ([`spill`](super::spill)), too. Should
+//! the database be lost on the way, the body comes to its end on this machine, where its record is kept then.
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt as _;
-use futures_util::future::{BoxFuture, ready};
+use futures_util::future::BoxFuture;
+use tokio::time::timeout;
 
 use crate::journal::bodies::Draft;
 use crate::journal::body::Body;
 use crate::journal::{Bodies, JournalError, Record};
+use crate::telemetry::log::{self, Line};
 
 use super::bodies::{self, FIRST, Own};
 use super::fault::Fault;
@@ -16,15 +23,31 @@ use super::shared::Shared;
 use super::storage;
 use super::{PostgresJournal, call};
 
+/// How long the disk of this machine is waited for while the database has the body, too.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 impl Bodies for PostgresJournal {
-    /// While no server takes writes it goes to the journal on this machine, where its record goes, too.
+    /// While no server takes writes it goes to the journal on this machine alone.
     fn begin(self: Arc<Self>, project: Option<Arc<str>>) -> BoxFuture<'static, Result<Box<dyn Draft>, JournalError>> {
-        if self.shared.is_away()
-            && let Some(journal) = self.shared.spill.journal()
-        {
-            return journal.begin(project);
-        }
-        self.call(|shared| async move { Ok(Box::new(begin(shared, project).await?) as Box<dyn Draft>) })
+        Box::pin(async move {
+            let (spill, mut copies) = (self.shared.spill.journal(), Copies::default());
+            if spill.is_none() || !self.shared.is_away() {
+                let whose = project.clone();
+                match self.call(|shared| begin(shared, whose)).await {
+                    Ok(writing) => copies.database = Some(writing),
+                    Err(error @ JournalError::Failed(_)) if spill.is_some() => tell_alone("this machine", &error),
+                    Err(error) => return Err(error),
+                }
+            }
+            if let Some(spill) = spill {
+                match copies.within_patience(spill.begin(project)).await {
+                    Ok(draft) => copies.local = Some(draft),
+                    Err(error) if copies.database.is_some() => tell_alone("the database", &error),
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(Box::new(copies) as Box<dyn Draft>)
+        })
     }
 }
 
@@ -38,18 +61,122 @@ async fn begin(shared: Arc<Shared>, project: Option<Arc<str>>) -> Result<Writing
     Ok(Writing { own: Own::new(shared, number, project), len: 0 })
 }
 
-/// A body that is being written.
+/// A body that is written to both places, or to the one of them that is left.
+#[derive(Debug, Default)]
+struct Copies {
+    database: Option<Writing>,
+    local: Option<Box<dyn Draft>>,
+}
+
+impl Copies {
+    /// Waits for the disk of this machine: not for long while the database has the body, too.
+    fn within_patience<T>(
+        &self,
+        step: impl Future<Output = Result<T, JournalError>>,
+    ) -> impl Future<Output = Result<T, JournalError>> {
+        let has_other = self.database.is_some();
+        async move {
+            if !has_other {
+                return step.await;
+            }
+            let ended = timeout(PATIENCE, step).await;
+            ended.unwrap_or_else(|_| Err(JournalError::Failed("the disk of this machine does not answer".into())))
+        }
+    }
+
+    /// Leaves out a place that failed while the other one works. That the database has no room is told.
+    fn judge(&mut self, Step { database, local }: Step) -> Result<(), JournalError> {
+        match (database, local) {
+            (Ok(()), Err(error)) if self.database.is_some() => {
+                tell_alone("the database", &error);
+                self.local = None;
+                Ok(())
+            }
+            (Err(error @ JournalError::Failed(_)), Ok(())) if self.local.is_some() => {
+                tell_alone("this machine", &error);
+                self.database = None;
+                Ok(())
+            }
+            (database, local) => database.and(local),
+        }
+    }
+}
+
+/// What came of a step in both places: nothing goes wrong where there is none.
+struct Step {
+    database: Result<(), JournalError>,
+    local: Result<(), JournalError>,
+}
+
+impl Draft for Copies {
+    fn append(&mut self, bytes: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, JournalError>> {
+        Box::pin(async move {
+            let (bytes, mut step) = (Bytes::from(bytes), Step { database: Ok(()), local: Ok(()) });
+            if let Some(writing) = &mut self.database {
+                step.database = writing.append(bytes.clone()).await;
+            }
+            let mut buffer = Vec::from(bytes);
+            if let Some(mut draft) = self.local.take() {
+                match self.within_patience(draft.append(std::mem::take(&mut buffer))).await {
+                    Ok(emptied) => buffer = emptied,
+                    Err(error) => step.local = Err(error),
+                }
+                self.local = Some(draft);
+            }
+            self.judge(step)?;
+            buffer.clear();
+            Ok(buffer)
+        })
+    }
+
+    fn overwrite(&mut self, at: u64, bytes: Vec<u8>) -> BoxFuture<'_, Result<(), JournalError>> {
+        Box::pin(async move {
+            let mut step = Step { database: Ok(()), local: Ok(()) };
+            if let Some(writing) = &self.database {
+                step.database = writing.overwrite(at, bytes.clone()).await;
+            }
+            if let Some(mut draft) = self.local.take() {
+                step.local = self.within_patience(draft.overwrite(at, bytes)).await;
+                self.local = Some(draft);
+            }
+            self.judge(step)
+        })
+    }
+
+    fn finish(self: Box<Self>) -> BoxFuture<'static, Result<Body, JournalError>> {
+        Box::pin(async move {
+            let Self { database, local } = *self;
+            let local = match local {
+                Some(draft) => draft.finish().await,
+                None => Err(JournalError::Failed("the database has lost a large body".into())),
+            };
+            match database {
+                Some(writing) => Ok(writing.finish(local.ok())),
+                None => local,
+            }
+        })
+    }
+}
+
+/// Says that a large body is kept in one place only from now on.
+fn tell_alone(place: &'static str, error: &JournalError) {
+    if let Some(Line { suppressed }) = log::admit("a large body is kept in one place", place) {
+        tracing::warn!(%error, suppressed, "a large body goes on in one place: {place}");
+    }
+}
+
+/// A body that is being written to the database.
 #[derive(Debug)]
 struct Writing {
     own: Arc<Own>,
     len: u64,
 }
 
-impl Draft for Writing {
-    fn append(&mut self, mut bytes: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, JournalError>> {
+impl Writing {
+    async fn append(&mut self, bytes: Bytes) -> Result<(), JournalError> {
         let (own, need) = (Arc::clone(&self.own), bytes.len() as u64);
         if need == 0 {
-            return Box::pin(ready(Ok(bytes)));
+            return Ok(());
         }
         let written = call(&self.own.shared, |shared| async move {
             let whose = (own.project, need);
@@ -58,20 +185,17 @@ impl Draft for Writing {
                      UPDATE large SET size = size + length($2::bytea) WHERE id = $1 AND record IS NULL
                      RETURNING size - length($2::bytea) AS at)
                  INSERT INTO piece SELECT $1, at, $2::bytea FROM grown";
-            own.write(sql, &[&own.number, &bytes]).await?;
-            bytes.clear();
-            Ok(bytes)
+            own.write(sql, &[&own.number, &&bytes[..]]).await
         });
-        Box::pin(async move {
-            let buffer = written.await?;
-            self.len += need;
-            Ok(buffer)
-        })
+        written.await?;
+        self.len += need;
+        Ok(())
     }
 
-    fn overwrite(&mut self, at: u64, bytes: Vec<u8>) -> BoxFuture<'_, Result<(), JournalError>> {
+    /// Writes over bytes that were written at `at`.
+    async fn overwrite(&self, at: u64, bytes: Vec<u8>) -> Result<(), JournalError> {
         let own = Arc::clone(&self.own);
-        call(&self.own.shared, move |_| async move {
+        let written = call(&self.own.shared, move |_| async move {
             let (from, to) = (at.cast_signed(), at.cast_signed() + bytes.len() as i64);
             let sql = format!(
                 "UPDATE piece SET bytes = overlay(bytes PLACING
@@ -81,12 +205,13 @@ impl Draft for Writing {
                  WHERE large = $1 AND at < $3 AND at >= {FIRST}"
             );
             own.write(&sql, &[&own.number, &from, &to, &bytes]).await
-        })
+        });
+        written.await
     }
 
-    fn finish(self: Box<Self>) -> BoxFuture<'static, Result<Body, JournalError>> {
-        let Self { own, len } = *self;
-        Box::pin(ready(Ok(bodies::written(own, len))))
+    /// The body, and its copy on this machine.
+    fn finish(self, local: Option<Body>) -> Body {
+        bodies::written(self.own, self.len, local)
     }
 }
 
@@ -95,11 +220,11 @@ pub(super) async fn copied(shared: &Arc<Shared>, record: &Record) -> Result<Body
     if let Body::Memory(_) = &record.body {
         return Ok(record.body.clone());
     }
-    let mut draft = Box::new(begin(Arc::clone(shared), Some(Arc::clone(&record.project))).await?);
+    let mut writing = begin(Arc::clone(shared), Some(Arc::clone(&record.project))).await?;
     let mut pieces = pin!(record.body.clone().pieces());
     while let Some(piece) = pieces.next().await {
         let piece = piece.map_err(|error| Fault::Failed(format!("a large body cannot be read: {error}")))?;
-        draft.append(piece.to_vec()).await?;
+        writing.append(piece).await?;
     }
-    Ok(draft.finish().await?)
+    Ok(writing.finish(None))
 }

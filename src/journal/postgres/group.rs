@@ -171,11 +171,14 @@ impl Group {
             tracing::error!(%fault, "PostgreSQL takes no writes: it is tried again and again");
         }
         let Self { appends, reports, settles, flushes, first, .. } = self;
-        // Begun in their order, and committed together there, too.
-        join_all((0..).zip(appends).map(async |(at, (submission, reply))| {
-            let kept = match bodies::number(&submission.body) {
-                None => shared.spill.take(submission, first.map(|first| first + at)).await,
-                Some(_) => Err(JournalError::Failed("PostgreSQL takes no writes now, and has the body".into())),
+        // Begun in their order; small ones are committed together there, too.
+        join_all((0..).zip(appends).map(async |(at, (mut submission, reply))| {
+            let kept = match bodies::local(&submission.body) {
+                Some(body) => {
+                    submission.body = body;
+                    shared.spill.take(submission, first.map(|first| first + at)).await
+                }
+                None => Err(JournalError::Failed("PostgreSQL takes no writes now, and has the body".into())),
             };
             drop(reply.send(kept));
         }))

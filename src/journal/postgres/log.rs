@@ -34,7 +34,10 @@ impl Log for PostgresJournal {
     fn append(&self, submission: Submission) -> BoxFuture<'_, Result<RecordId, JournalError>> {
         Box::pin(async move {
             let submission = Box::new(submission);
-            // A body that was begun while no server took writes is moved over with its record.
+            if self.shared.is_replaced.is_cancelled() {
+                return Err(JournalError::Failed("another relay has taken the name of this one".into()));
+            }
+            // A body that is on this machine alone is moved over with its record.
             if matches!(submission.body, Body::Large(_)) && bodies::number(&submission.body).is_none() {
                 return self.shared.spill.take(submission, None).await;
             }

@@ -1,6 +1,7 @@
 //! What was kept on this machine while no server took writes is moved over ([`spill`](super::spill)).
 //!
-//! Rule: in the order in which it came, once: each has a key of its own, so that a move which was cut off is told as a repeat.
+//! Rule: in the order in which it came, once: each has a key of its own, so that a move which was cut off is told as a repeat. What is of a
+//! project that has taken its share of the room comes later, and holds up nobody else's.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
+use crate::journal::body::Body;
 use crate::journal::sqlite::SqliteJournal;
 use crate::journal::{
     Claim, Client, JournalError, Log as _, Progress, Queues as _, Record, RecordId, Rest, Settlement, Spilled,
@@ -28,6 +30,8 @@ use super::spill::Kept;
 const EACH: Duration = Duration::from_millis(500);
 /// How much is moved at once.
 const MOST: usize = 64;
+/// How long what is refused waits because its project has taken its share of the room.
+const NO_SHARE: Duration = Duration::from_secs(5);
 
 /// Moves what is kept here whenever a server takes it.
 pub(super) async fn run(shared: Arc<Shared>, commands: mpsc::WeakUnboundedSender<Command>) {
@@ -59,21 +63,33 @@ async fn move_over(
     commands: &mpsc::UnboundedSender<Command>,
     claims: &[Claim],
 ) -> Result<(), Fault> {
-    let mut answers = Vec::new();
+    let (mut outcome, mut answers) = (Ok(()), Vec::new());
     for claim in claims {
-        answers.push(hand_over(shared, commands, claim, &[]).await?);
+        match hand_over(shared, commands, claim, &[]).await {
+            Ok(answer) => answers.push(answer),
+            Err(fault) => {
+                outcome = Err(fault);
+                break;
+            }
+        }
     }
-    let (mut outcome, mut moved) = (Ok(()), Vec::new());
+    let mut settled = Vec::new();
     for (claim, answer) in claims.iter().zip(join_all(answers).await) {
         let answer = without_repeats(shared, commands, claim, answer.unwrap_or(Err(JournalError::Closed))).await;
-        let delivered = claim.record.quantities.clone();
         match answer {
-            Ok(_) => moved.push(journal.settle(&claim.lease, Settlement { delivered, ..Settlement::default() })),
-            Err(error) => outcome = Err(error.into()),
+            Ok(_) => {
+                let delivered = claim.record.quantities.clone();
+                settled.push(journal.settle(&claim.lease, Settlement { delivered, ..Settlement::default() }));
+            }
+            // Others are not to wait until this project has room again.
+            Err(JournalError::Share(_)) => {
+                settled.push(journal.settle(&claim.lease, put_off(claim, shared.clock.now() + NO_SHARE)));
+            }
+            Err(error) => outcome = outcome.and(Err(error.into())),
         }
     }
     // Begun together, so that the disk is waited for once.
-    for settled in join_all(moved).await {
+    for settled in join_all(settled).await {
         settled?;
     }
     outcome
@@ -81,13 +97,14 @@ async fn move_over(
 
 /// Puts back what was not moved: nobody waits until its leases end.
 async fn put_back(shared: &Shared, journal: &SqliteJournal, claims: &[Claim]) {
-    let put_back = claims.iter().map(|claim| {
-        let (due, progress, quantities) = (shared.clock.now(), Progress::default(), claim.record.quantities.clone());
-        let rest = Some(Rest { due, progress, quantities });
-        journal.settle(&claim.lease, Settlement { rest, ..Settlement::default() })
-    });
+    let now = shared.clock.now();
     // What was moved has no lease any more.
-    join_all(put_back).await;
+    join_all(claims.iter().map(|claim| journal.settle(&claim.lease, put_off(claim, now)))).await;
+}
+
+fn put_off(claim: &Claim, due: Timestamp) -> Settlement {
+    let (progress, quantities) = (Progress::default(), claim.record.quantities.clone());
+    Settlement { rest: Some(Rest { due, progress, quantities }), ..Settlement::default() }
 }
 
 /// What another relay has taken keeps nothing else of a submission from being moved: it was acknowledged. It has been moved when its own
@@ -142,10 +159,18 @@ async fn hand_over(
     let (reply, answer) = oneshot::channel();
     let record = &*claim.record;
     let spilled = record.client.spilled.as_deref().cloned().unwrap_or_default();
-    if is_there(shared, record, &spilled).await? {
+    if is_there(shared, record, &spilled).await? || is_moved(shared, record, &spilled).await? {
         drop(reply.send(Ok(record.id)));
         return Ok(answer);
     }
+    let body = match drafts::copied(shared, record).await {
+        Ok(body) => body,
+        Err(Fault::Journal(refused)) => {
+            drop(reply.send(Err(refused)));
+            return Ok(answer);
+        }
+        Err(fault) => return Err(fault),
+    };
     let submission = Submission {
         accepted_at: record.accepted_at,
         project: Arc::clone(&record.project),
@@ -154,13 +179,25 @@ async fn hand_over(
         keys: spilled.keys.iter().copied().map(whole).filter(|key| !taken.contains(key)).collect(),
         repeats_since: Timestamp::from_millis(spilled.repeats_since),
         client: Client { spilled: None, ..record.client.clone() },
-        body: drafts::copied(shared, record).await?,
+        body,
         spans: record.spans().cloned(),
         targets: spilled.targets,
         withheld: spilled.withheld,
     };
     commands.send(Command::Append(Box::new(submission), reply)).map_err(|_| Fault::Journal(JournalError::Closed))?;
     Ok(answer)
+}
+
+/// Whether a large body was moved before, with its record: asked before it is copied. Of a small one the commit tells it.
+async fn is_moved(shared: &Shared, record: &Record, spilled: &Spilled) -> Result<bool, Fault> {
+    let (Body::Large(_), Some(own)) = (&record.body, spilled.keys.last()) else { return Ok(false) };
+    let client = shared.client().await?;
+    let sql = "SELECT EXISTS (SELECT 1 FROM key WHERE key = $1)";
+    let is_moved: bool = client.query_one(sql, &[&Uuid::from_u128(whole(*own))]).await?.get(0);
+    if is_moved {
+        client.make_certain().await?;
+    }
+    Ok(is_moved)
 }
 
 /// Whether the commit of which nobody knew the outcome took place: the record of that number is this one. A server that has become the

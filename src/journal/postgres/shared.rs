@@ -58,6 +58,8 @@ pub(super) struct Shared {
     /// The days that have a place for bodies of their own, when it was last looked.
     pub(super) days: ArcSwap<Vec<i64>>,
     over: Mutex<Over>,
+    /// The numbers of large bodies that were dropped before a record had them.
+    dropped_bodies: Mutex<Vec<i64>>,
     heard: Mutex<Heard>,
     pub(super) is_closed: AtomicBool,
     /// Cancelled when another relay has taken our name.
@@ -182,6 +184,7 @@ impl Shared {
             pruned: Mutex::new((i64::MIN, 0)),
             days: ArcSwap::default(),
             over: Mutex::default(),
+            dropped_bodies: Mutex::default(),
             heard: Mutex::new(Heard::now()),
             is_closed: AtomicBool::new(false),
             is_replaced: CancellationToken::new(),
@@ -211,6 +214,11 @@ impl Shared {
     /// What is known of the days of bodies that are over.
     pub(super) fn over(&self) -> MutexGuard<'_, Over> {
         self.over.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The numbers of large bodies that were dropped before a record had them: to be removed.
+    pub(super) fn dropped_bodies(&self) -> MutexGuard<'_, Vec<i64>> {
+        self.dropped_bodies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// When the database heard of this relay.

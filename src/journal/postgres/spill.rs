@@ -65,7 +65,7 @@ impl Spill {
         journal.append(submission).await
     }
 
-    /// The journal that large bodies are written to while no server takes them.
+    /// The journal on this machine.
     pub(super) fn journal(&self) -> Option<Arc<SqliteJournal>> {
         self.0.as_ref().map(|kept| Arc::clone(&kept.journal))
     }

@@ -55,7 +55,7 @@ impl Spool {
             }
         }
         if removed > 0 {
-            let message = "bodies that were never acknowledged are removed";
+            let message = "bodies that no record names are removed";
             tracing::info!(path = %self.folder.display(), count = removed, "{message}");
         }
         self.taken.store(bytes, Ordering::Relaxed);
