@@ -10,8 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::accounts;
-use super::bodies;
-use super::connect::Connection;
+use super::connect::{Connection, SILENCE};
 use super::days;
 use super::fault::Fault;
 use super::nodes::{self, GONE};
@@ -33,13 +32,17 @@ pub(super) async fn say_alive(shared: Arc<Shared>) {
     loop {
         sleep(BEAT).await;
         let spilled = shared.spill.waiting().await;
+        let asked = Instant::now();
         let said = match shared.client().await {
             Ok(client) => say(&shared, &client, spilled).await,
             Err(fault) => Err(fault),
         };
         if let Err(fault) = said {
             tracing::debug!(%fault, "that this relay lives is said again in a moment");
-            shared.connector.give_up();
+            // A server that has no place for one more connection says nothing of those that are there.
+            if matches!(fault, Fault::Open(_)) || asked.elapsed() >= SILENCE {
+                shared.connector.give_up();
+            }
         }
     }
 }
@@ -76,7 +79,6 @@ async fn look_once(shared: &Shared, others: &mut Others, has_all_hours: bool) ->
     others.read(shared, if has_all_hours { 0 } else { now - 1 }).await?;
     storage::measure_room(shared).await?;
     days::read(shared).await?;
-    bodies::remove_dropped(shared).await?;
     for (_, hand) in shared.hands() {
         hand.is_time.store(true, Ordering::Release);
         hand.wake();

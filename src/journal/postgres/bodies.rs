@@ -1,8 +1,8 @@
 //! Large bodies: a row in `large`, and their bytes in pieces as they came ([`drafts`](super::drafts)).
 //!
-//! Rules: a body is its relay's until the record that it belongs to is committed, and then goes with that. What is dropped before goes with
-//! the next [beat](super::beat) that a server takes, and what a relay has left behind that is gone goes with [upkeep](super::upkeep). It is
-//! read by tasks of the journal's own runtime, so any thread may wait for it but those.
+//! Rules: a body is its relay's until the record that it belongs to is committed, and then goes with that. What is dropped before goes in a
+//! moment, once a server takes writes, and what a relay has left behind that is gone goes with [upkeep](super::upkeep). It is read by tasks
+//! of the journal's own runtime, so any thread may wait for it but those.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::runtime::Handle;
+use tokio::time::sleep;
 
 use crate::journal::Submission;
 use crate::journal::body::{Body, LargeBody, Pieces, Source};
@@ -27,6 +28,8 @@ use super::work::Work;
 
 /// After so long a body cannot be read: whoever waits for it keeps a thread from everything else.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often it is looked whether bodies were dropped.
+const EACH: Duration = Duration::from_millis(500);
 /// From which piece on a range is in pieces: `$1` is the body, `$2` where the range begins.
 pub(super) const FIRST: &str = "(SELECT max(at) FROM piece WHERE large = $1 AND at <= $2)";
 
@@ -90,15 +93,24 @@ impl Drop for Own {
 }
 
 /// Removes the bodies that were dropped, one after another: each has many pieces.
-pub(super) async fn remove_dropped(shared: &Shared) -> Result<(), Fault> {
-    let next = || shared.dropped_bodies().last().copied();
-    while let Some(number) = next() {
-        let client = shared.client().await?;
-        if client.run("DELETE FROM large WHERE id = $1 AND record IS NULL", &[&number]).await? == 0 {
-            // One that a former primary has lost may be there all the same.
-            client.make_certain().await?;
+pub(super) async fn remove_dropped(shared: Arc<Shared>) {
+    loop {
+        sleep(EACH).await;
+        let dropped = if shared.is_away() { vec![] } else { shared.dropped_bodies().clone() };
+        for number in dropped {
+            match shared.connector.unless_given_up(remove(&shared, number)).await {
+                Ok(()) => shared.dropped_bodies().retain(|dropped| *dropped != number),
+                Err(fault) => tracing::debug!(%fault, number, "a body that was dropped is removed later"),
+            }
         }
-        shared.dropped_bodies().retain(|dropped| *dropped != number);
+    }
+}
+
+async fn remove(shared: &Shared, number: i64) -> Result<(), Fault> {
+    let client = shared.client().await?;
+    if client.run("DELETE FROM large WHERE id = $1 AND record IS NULL", &[&number]).await? == 0 {
+        // One that a former primary has lost may be there all the same.
+        client.make_certain().await?;
     }
     Ok(())
 }

@@ -39,6 +39,10 @@ use super::fault::{self, Fault};
 /// A host that has not let us in may be silent for so many turns in a row.
 const TURNS: u32 = 3;
 const TURN: Duration = Duration::from_secs(1);
+/// How long that is.
+pub(super) const SILENCE: Duration = TURN.saturating_mul(TURNS);
+/// How long one address of a host may be silent: less than that, so that the next one is tried.
+const ADDRESS: Duration = Duration::from_secs(2);
 /// How long it may take in all: to prove that we have the password takes seconds where nobody has time for it.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long what was sent may go unanswered by the server's machine.
@@ -326,7 +330,7 @@ fn each_host(config: &Config) -> Vec<Config> {
             Host::Unix(path) => one.host_path(path),
         };
         one.port(port(at)).ssl_mode(config.get_ssl_mode()).target_session_attrs(TargetSessionAttrs::ReadWrite);
-        one.tcp_user_timeout(UNACKNOWLEDGED).application_name("switchyard");
+        one.connect_timeout(ADDRESS).tcp_user_timeout(UNACKNOWLEDGED).application_name("switchyard");
         config.get_user().map(|user| one.user(user));
         config.get_password().map(|password| one.password(password));
         config.get_dbname().map(|name| one.dbname(name));
@@ -382,7 +386,7 @@ mod tests {
         let (tell, told) = oneshot::channel();
         let late = async {
             // Nothing runs here for so long, and the host has answered meanwhile.
-            advance(TURN * TURNS * 2).await;
+            advance(SILENCE * 2).await;
             tell.send(()).ok();
         };
         let (answer, ()) = tokio::join!(while_it_moves(told), late);

@@ -220,6 +220,9 @@ pub(super) async fn copied(shared: &Arc<Shared>, record: &Record) -> Result<Body
     if let Body::Memory(_) = &record.body {
         return Ok(record.body.clone());
     }
+    // What will not fit is not copied in part.
+    let (project, size) = (shared.project(&record.project).await?, record.body.len());
+    storage::take(shared, (Some(project), size), || {}).await?;
     let mut writing = begin(Arc::clone(shared), Some(Arc::clone(&record.project))).await?;
     let mut pieces = pin!(record.body.clone().pieces());
     while let Some(piece) = pieces.next().await {

@@ -154,6 +154,7 @@ impl PostgresJournal {
             spawn(&shared, group::run(Arc::clone(&shared), inbox)),
             spawn(&shared, beat::say_alive(Arc::clone(&shared))),
             spawn(&shared, beat::look(Arc::clone(&shared), others)),
+            spawn(&shared, bodies::remove_dropped(Arc::clone(&shared))),
         ];
         let (commands, tasks) = (Mutex::new(Some(commands)), Mutex::new(tasks));
         Ok(Self { shared, commands, places: Semaphore::new(INBOX), secret, tasks })
