@@ -26,6 +26,18 @@ async fn two_upstreams() -> (Upstream, Upstream, Plan) {
     (old, new, plan)
 }
 
+/// Gives its file comments beside the primary, and waits until it is loaded; the file.
+async fn with_comments(relay: &Relay) -> String {
+    let before = fs::read_to_string(relay.config()).expect("the file");
+    let commented = before.replacen("primary = \"old\"", "# who is trusted\nprimary =   \"old\" # since 2019", 1);
+    relay.replace_config(&commented);
+    eventually("the comments are loaded", SOON, async || {
+        if relay.log().contains("the configuration was reloaded") { Ok(()) } else { Err(relay.log()) }
+    })
+    .await;
+    commented
+}
+
 async fn get(relay: &Relay, path: &str) -> (StatusCode, String) {
     let response =
         relay.client().get(format!("http://{}{path}", relay.admin_address())).send().await.expect("an answer");
@@ -160,13 +172,7 @@ async fn the_status_page_shows_the_primary_the_upstreams_and_what_waits() {
 async fn an_order_switches_the_primary_edits_the_file_and_is_kept_with_its_reason() {
     let (old, new, plan) = two_upstreams().await;
     let relay = plan.top("mirror = false   # the old one is paid by the event").start().await;
-    let before = fs::read_to_string(relay.config()).expect("the file");
-    let commented = before.replacen("primary = \"old\"", "# who is trusted\nprimary =   \"old\" # since 2019", 1);
-    relay.replace_config(&commented);
-    eventually("the comments are loaded", SOON, async || {
-        if relay.log().contains("the configuration was reloaded") { Ok(()) } else { Err(relay.log()) }
-    })
-    .await;
+    let commented = with_comments(&relay).await;
     relay.send_errors(2).await;
 
     let answer = order(&relay, &[], &json!({"to": "new", "reason": "48 hours are over", "author": "Kim"})).await;

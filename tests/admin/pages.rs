@@ -14,7 +14,7 @@ use super::support::eventually::eventually;
 use super::support::glitchtip::{self, Glitchtip};
 use super::support::relay::{Plan, Relay, SOON};
 use super::support::upstream::{Reply, Upstream};
-use super::{TOKEN, two_upstreams};
+use super::{TOKEN, two_upstreams, with_comments};
 
 /// Several looks, on a busy machine.
 const A_WHILE: Duration = Duration::from_secs(60);
@@ -138,13 +138,7 @@ async fn a_stranger_changes_nothing_and_who_signs_in_gets_forms_on_pages_that_no
 async fn who_signs_in_makes_another_upstream_the_primary_with_a_form_and_every_other_byte_of_the_file_stays() {
     let (old, new, plan) = two_upstreams().await;
     let relay = with_token(plan).start().await;
-    let before = fs::read_to_string(relay.config()).expect("the file");
-    let commented = before.replacen("primary = \"old\"", "# who is trusted\nprimary =   \"old\" # since 2019", 1);
-    relay.replace_config(&commented);
-    eventually("the comments are loaded", SOON, async || {
-        if relay.log().contains("the configuration was reloaded") { Ok(()) } else { Err(relay.log()) }
-    })
-    .await;
+    let commented = with_comments(&relay).await;
     let browser = Browser::signed_in(&relay).await;
     let page = browser.get("/switch?to=new&reason=not+shown%3Cb%3E").await;
     page.shows(200, &["Make new the primary", "comes for shop", "switchyard switch old", "name=\"reason\""]);
