@@ -354,14 +354,7 @@ impl Daemon {
     }
 
     async fn take_over(&mut self, loaded: Loaded) -> Result<(), String> {
-        let fixed = diff::needs_restart(&self.config, &loaded.config);
-        if !fixed.is_empty() {
-            return Err(format!("a restart is needed to change {}", fixed.join(", ")));
-        }
-        let moved = diff::moved_names(&self.config, &loaded.config);
-        if !moved.is_empty() {
-            return Err(moved.join("\n"));
-        }
+        sharing::goes_over(&self.config, &loaded.config)?;
         let changes = diff::changes(&self.config, &loaded.config);
         // The watch sees our own edit of the file once more, after it was taken over.
         let before = self.seen.replace(loaded.fingerprint);

@@ -226,7 +226,7 @@ impl Sharing {
 }
 
 /// Whether a relay can go over from one configuration to another one.
-fn goes_over(before: &Config, after: &Config) -> Result<(), String> {
+pub(super) fn goes_over(before: &Config, after: &Config) -> Result<(), String> {
     let fixed = diff::needs_restart(before, after);
     if !fixed.is_empty() {
         return Err(format!("a restart is needed to change {}", fixed.join(", ")));
