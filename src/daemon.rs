@@ -51,7 +51,7 @@ mod upkeep;
 mod verifying;
 
 pub use backend::Backend;
-pub use control::Control;
+use control::Control;
 use renewal::Renewal;
 use switching::{Announced, primaries};
 use upkeep::Observed;
@@ -104,20 +104,21 @@ impl From<JournalError> for DaemonError {
 }
 
 /// Runs on the journal that the configuration names until `stop` is cancelled; calls `ready` once, when requests are accepted.
-pub async fn run(mut options: Options, stop: CancellationToken, ready: impl FnOnce()) -> Result<(), DaemonError> {
-    let backend = Backend::of(&mut options).await?;
+pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce()) -> Result<(), DaemonError> {
+    let backend = Backend::of(&options.loaded.config.journal, options.clock.clone()).await?;
     run_on(backend, options, stop, ready).await
 }
 
 /// The same on any backend.
 pub async fn run_on(
     backend: Backend,
-    options: Options,
+    mut options: Options,
     stop: CancellationToken,
     ready: impl FnOnce(),
 ) -> Result<(), DaemonError> {
+    let control = backend.control(&mut options).await?;
     let Options { path, loaded, mut listeners, clock, mut hangup } = options;
-    let mut daemon = Daemon::assemble(backend, path.display().to_string(), loaded.config, clock).await?;
+    let mut daemon = Daemon::assemble(backend, control, path.display().to_string(), loaded.config, clock).await?;
     let serving = Tasks::new();
     let addresses = daemon.serve(&mut listeners, &serving)?;
     let mut changed = daemon.control.watch(&daemon.tasks);
@@ -179,8 +180,14 @@ struct Daemon {
 }
 
 impl Daemon {
-    async fn assemble(backend: Backend, path: String, config: Config, clock: Clock) -> Result<Self, DaemonError> {
-        let Backend { journal, ledger, secret, control } = backend;
+    async fn assemble(
+        backend: Backend,
+        control: Arc<dyn Control>,
+        path: String,
+        config: Config,
+        clock: Clock,
+    ) -> Result<Self, DaemonError> {
+        let Backend { journal, ledger, secret } = backend;
         let (metrics, tasks, keys) = (Metrics::new(), Tasks::new(), Keys::new(&secret));
         metrics.know_daemon(env!("CARGO_PKG_VERSION"), option_env!("SWITCHYARD_COMMIT").unwrap_or("unknown"));
         let dedup = Dedup::new(&config.dedup);

@@ -60,8 +60,8 @@
 //! | a route for SDKs | a row in `http/public/routes.rs` |
 //! | a drop reason | a row in `policy/outcome.rs`; the comment above the rows names the tables outside of the code. Workers, `intake/` and `daemon/upkeep.rs` give reasons |
 //! | a type of item, a category | a row in `protocol/item.rs`, in `protocol/category.rs`; the compiler names what has to be decided |
-//! | a journal backend | a folder `journal/NAME/` that implements the ports listed in `journal/mod.rs`, and `Store` of `journal/transfer.rs`; a line each in the two functions of `daemon/backend.rs`; its options in `journal/settings.rs`, checked in `config/shared.rs`. The suite in `journal/contract/` is its tests; `tests/nodes/toy/` is the smallest one |
-//! | what relays on several machines share besides the journal | the port in `daemon/control.rs` |
+//! | a journal backend | a folder `journal/NAME/` that implements the ports listed in `journal/mod.rs`, and `Store` of `journal/transfer.rs`; a line each in `Backend::of` and `store` of `daemon/backend.rs`; its options in `journal/settings.rs`, checked in `config/shared.rs`. The suite in `journal/contract/` is its tests; `tests/nodes/toy/` is the smallest one |
+//! | what relays on one journal share besides it | the port in `journal/plane.rs`; `daemon/sharing.rs` puts it over what a relay's own file says |
 //! | a section or an option of the configuration | `config/shape.rs`, and the part's own `Settings` |
 //! | a verb of the command line | a file in `cli/`, and `cli/mod.rs` |
 //! | a receiver of notifications | `notify/format.rs` |

@@ -1,21 +1,22 @@
 //! Which journal backends there are: the one that a configuration names is opened here, for a daemon or for a move.
 //!
-//! A daemon is assembled on a journal and on what the relays on it share. On one machine that is SQLite and the configuration file;
-//! several relays share a database, and each has a file.
+//! A daemon is assembled on a journal. On one machine that is SQLite, and the configuration file alone says what holds. Several relays
+//! share a database, whose control plane says what holds for all: each has a file besides.
 
 use std::sync::Arc;
 
+use crate::clock::Clock;
 use crate::journal::postgres::{PostgresJournal, PostgresStore};
 use crate::journal::sqlite::{SqliteJournal, SqliteStore};
 use crate::journal::transfer::{Store, TransferError};
-use crate::journal::{Durability, Journal, Settings};
+use crate::journal::{Durability, Journal, JournalError, OpenError, Settings};
 use crate::policy::dedup::SECRET;
 use crate::tasks;
 use crate::telemetry::ledger::Ledger;
 
+use super::Options;
 use super::control::{Control, File};
 use super::sharing::Sharing;
-use super::{DaemonError, Options};
 
 /// What a daemon is assembled on.
 pub struct Backend {
@@ -25,23 +26,28 @@ pub struct Backend {
     pub ledger: Ledger,
     /// Under which the keys of repeats are made: made once, kept with the journal, the same for all relays on it.
     pub secret: [u8; SECRET],
-    /// What the relays on the journal share.
-    pub control: Arc<dyn Control>,
 }
 
 impl Backend {
-    /// The one that the configuration names. The primary of all relays is put over that of the file.
-    pub(super) async fn of(options: &mut Options) -> Result<Self, DaemonError> {
-        let (settings, clock) = (options.loaded.config.journal.clone(), options.clock.clone());
-        let (ledger, file) = (Ledger::default(), File::new(options.path.clone(), options.loaded.fingerprint));
-        if settings.url.is_none() {
-            let posted = ledger.clone();
-            let journal = tasks::blocking(move || SqliteJournal::open(&settings, clock, posted)).await?;
-            return Ok(Self { secret: journal.secret(), journal: Arc::new(journal), ledger, control: Arc::new(file) });
+    /// The one that the configuration names.
+    pub(super) async fn of(settings: &Settings, clock: Clock) -> Result<Self, OpenError> {
+        let (settings, ledger) = (settings.clone(), Ledger::default());
+        if settings.url.is_some() {
+            let journal = PostgresJournal::open(&settings, clock, ledger.clone()).await?;
+            return Ok(Self { secret: journal.secret(), journal: Arc::new(journal), ledger });
         }
-        let journal = Arc::new(PostgresJournal::open(&settings, clock, ledger.clone()).await?);
-        let control = Arc::new(Sharing::begin(Arc::clone(&journal), file, &mut options.loaded).await?);
-        Ok(Self { secret: journal.secret(), journal, ledger, control })
+        let posted = ledger.clone();
+        let journal = tasks::blocking(move || SqliteJournal::open(&settings, clock, posted)).await?;
+        Ok(Self { secret: journal.secret(), journal: Arc::new(journal), ledger })
+    }
+
+    /// What the relays on it share. Where they share something besides the journal, that is put over what the file says.
+    pub(super) async fn control(&self, options: &mut Options) -> Result<Arc<dyn Control>, JournalError> {
+        let file = File::new(options.path.clone(), options.loaded.fingerprint);
+        Ok(match Arc::clone(&self.journal).control_plane() {
+            Some(control_plane) => Arc::new(Sharing::begin(control_plane, file, &mut options.loaded).await?),
+            None => Arc::new(file),
+        })
     }
 }
 

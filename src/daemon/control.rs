@@ -19,7 +19,7 @@ use crate::journal::term::Epoch;
 use crate::tasks::{self, Tasks};
 
 /// What the relays share. One relay alone has its file.
-pub trait Control: Send + Sync {
+pub(super) trait Control: Send + Sync {
     /// Tells, from one of these tasks, when the configuration is another one. It may tell of a change that this relay made itself, and
     /// of several at once; it misses none.
     fn watch(&self, tasks: &Tasks) -> mpsc::Receiver<()>;

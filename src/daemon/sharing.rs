@@ -14,17 +14,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use crate::config::common::Common;
 use crate::config::diagnostics::LoadError;
 use crate::config::{Config, Fingerprint, Loaded, diff, parse};
-use crate::journal::JournalError;
-use crate::journal::postgres::{Plane, PostgresJournal};
+use crate::journal::plane::Plane;
 use crate::journal::term::Epoch;
+use crate::journal::{ControlPlane, JournalError};
 use crate::tasks::Tasks;
 
 use super::control::{Control, File};
@@ -32,9 +32,9 @@ use super::control::{Control, File};
 /// When it is looked again.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// What relays on a database share.
+/// What relays on one journal share.
 pub(super) struct Sharing {
-    journal: Arc<PostgresJournal>,
+    control_plane: Arc<dyn ControlPlane>,
     file: File,
     seen: Mutex<Seen>,
     /// The database could not be told something, or the status does not say yet what is wrong with the file.
@@ -73,12 +73,12 @@ impl Own {
 impl Sharing {
     /// Puts what all relays have over what the file says.
     pub(super) async fn begin(
-        journal: Arc<PostgresJournal>,
+        control_plane: Arc<dyn ControlPlane>,
         file: File,
         loaded: &mut Loaded,
     ) -> Result<Self, JournalError> {
         let own = Own::of(loaded);
-        let mut plane = journal.plane(&own.primary, own.common.text()).await?;
+        let mut plane = control_plane.plane(&own.primary, own.common.text()).await?;
         let differs = own.common.differing(&Common::from(plane.common.clone()));
         let of_file = loaded.clone();
         match made(of_file.clone(), &own, &plane) {
@@ -92,7 +92,7 @@ impl Sharing {
         }
         let config = loaded.config.clone();
         let seen = Seen { loaded: of_file, own, refused: None, plane, differs: vec![], is_told: true, config };
-        let sharing = Self { journal, file, seen: Mutex::new(seen), look_again: Arc::default() };
+        let sharing = Self { control_plane, file, seen: Mutex::new(seen), look_again: Arc::default() };
         sharing.tell(differs, false).await;
         Ok(sharing)
     }
@@ -105,7 +105,7 @@ impl Sharing {
     async fn follow(&self, loaded: &Loaded, own: &Own, is_asked: bool) -> Result<(Plane, Option<String>), String> {
         let Seen { own: before, config, .. } = self.seen().clone();
         let failed = |error: JournalError| format!("what all relays share cannot be changed now: {error}");
-        let plane = self.journal.plane(&own.primary, own.common.text()).await.map_err(failed)?;
+        let plane = self.control_plane.plane(&own.primary, own.common.text()).await.map_err(failed)?;
         let common = Common::from(plane.common.clone());
         // The edit of a file that differed before would take back what others published: then somebody has to ask.
         let is_edit = own.common != before.common && before.common.differing(&common).is_empty();
@@ -127,13 +127,13 @@ impl Sharing {
             return Ok((plane, Some(why)));
         }
         if let Some(epoch) = epoch {
-            self.journal.publish(epoch, own.common.text()).await.map_err(failed)?;
+            self.control_plane.publish(epoch, own.common.text()).await.map_err(failed)?;
             tracing::info!(changes = own.common.differing(&common).join(", "), "published to all relays");
         }
         if is_switch {
-            self.journal.share_primary(&own.primary).await.map_err(failed)?;
+            self.control_plane.share_primary(&own.primary).await.map_err(failed)?;
         }
-        let plane = self.journal.plane(&own.primary, own.common.text()).await.map_err(failed)?;
+        let plane = self.control_plane.plane(&own.primary, own.common.text()).await.map_err(failed)?;
         Ok((plane, None))
     }
 
@@ -157,7 +157,7 @@ impl Sharing {
             }
         }
         if is_new || !is_told {
-            let told = self.journal.note_differing(differs).await;
+            let told = self.control_plane.note_differing(differs).await;
             self.seen().is_told = told.is_ok();
             self.look_again.fetch_or(told.is_err(), Ordering::AcqRel);
         }
@@ -272,13 +272,13 @@ impl Control for Sharing {
     fn watch(&self, tasks: &Tasks) -> mpsc::Receiver<()> {
         let (tell, told) = mpsc::channel(1);
         let mut own = self.file.watch(tasks);
-        let mut plane = self.journal.watch_plane(self.seen().plane.revision);
+        let mut plane = self.control_plane.watch(self.seen().plane.revision);
         let (stop, files, retries) = (tasks.stopping().clone(), tell.clone(), tell.clone());
         tasks.spawn("the watch over the file", async move {
             while own.recv().await.is_some() && files.send(()).await.is_ok() {}
         });
         tasks.spawn("the watch over what relays share", async move {
-            while stop.run_until_cancelled(plane.changed()).await.is_some() && tell.send(()).await.is_ok() {}
+            while stop.run_until_cancelled(plane.next()).await.flatten().is_some() && tell.send(()).await.is_ok() {}
         });
         let (stop, look_again) = (tasks.stopping().clone(), Arc::clone(&self.look_again));
         tasks.spawn("looking again at what relays share", async move {
@@ -288,7 +288,7 @@ impl Control for Sharing {
                 }
             }
         });
-        let (set, replaced) = (tasks.clone(), self.journal.replaced().clone());
+        let (set, replaced) = (tasks.clone(), self.control_plane.replaced().clone());
         tasks.spawn("the watch over the name", async move {
             if set.stopping().clone().run_until_cancelled(replaced.cancelled()).await.is_some() {
                 set.fail(
@@ -306,7 +306,7 @@ impl Control for Sharing {
     fn set_primary(&self, name: &str) -> BoxFuture<'_, Result<Option<String>, String>> {
         let name = name.to_owned();
         async move {
-            let shared = self.journal.share_primary(&name).await;
+            let shared = self.control_plane.share_primary(&name).await;
             shared.map_err(|error| format!("the primary of all relays cannot be changed: {error}"))
         }
         .boxed()
@@ -315,7 +315,7 @@ impl Control for Sharing {
     fn take_back(&self, name: &str, before: &str) -> BoxFuture<'_, Result<(), String>> {
         let (name, before) = (name.to_owned(), before.to_owned());
         async move {
-            let taken = self.journal.take_back_primary(&name, &before).await;
+            let taken = self.control_plane.take_back_primary(&name, &before).await;
             taken.map_err(|error| format!("the primary of all relays cannot be changed: {error}"))
         }
         .boxed()
@@ -327,6 +327,6 @@ impl Control for Sharing {
     }
 
     fn leads(&self) -> BoxFuture<'_, Option<Epoch>> {
-        self.journal.leads().boxed()
+        self.control_plane.leads()
     }
 }

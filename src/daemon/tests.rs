@@ -67,9 +67,8 @@ async fn daemon(folder: &Path, leads: bool) -> Daemon {
     let config = load(&path).unwrap_or_else(|error| panic!("{}", error.render(Form::Plain))).config;
     let (clock, ledger) = (Clock::system(), Ledger::default());
     let journal = SqliteJournal::open(&config.journal, clock.clone(), ledger.clone()).unwrap();
-    let (secret, control) = (journal.secret(), Arc::new(Lead(leads)));
-    let backend = Backend { journal: Arc::new(journal), ledger, secret, control };
-    Daemon::assemble(backend, String::new(), config, clock).await.unwrap()
+    let backend = Backend { secret: journal.secret(), journal: Arc::new(journal), ledger };
+    Daemon::assemble(backend, Arc::new(Lead(leads)), String::new(), config, clock).await.unwrap()
 }
 
 /// Appends an error of that time.

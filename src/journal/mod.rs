@@ -13,6 +13,7 @@
 //! | [`Storage`] | bounds the room that it takes |
 //! | [`Verification`] | keeps what was found of events at their upstreams |
 //! | [`Pace`] | what several relays on one journal tell each other; none where there is one relay |
+//! | [`ControlPlane`] | what several relays on one journal share besides it; none where there is one relay |
 //! | [`transfer::Store`] | moves a journal from one backend to another |
 //!
 //! The suite in `contract` holds most of the invariants for every backend. Eviction, records that are set aside and [verification] are
@@ -42,6 +43,7 @@ pub mod log;
 pub mod losses;
 mod measures;
 pub mod pace;
+pub mod plane;
 pub mod postgres;
 pub mod queue;
 pub mod redelivery;
@@ -54,6 +56,7 @@ pub mod transfer;
 pub mod verification;
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +70,7 @@ pub use letters::{DeadLetter, Letter, Pick, WithRecord};
 pub use log::{Log, RecentKeys, Record, Submission, Targets};
 pub use measures::{Measures, Node, Primaries, Space, Standby, Stats};
 pub use pace::Pace;
+pub use plane::ControlPlane;
 pub use queue::{Backlog, Claim, Differences, LEASE, Lease, Progress, Queues, Rest, Settlement};
 pub use redelivery::Redelivery;
 pub use settings::{DatabaseUrl, Durability, Settings, Sync};
@@ -136,6 +140,11 @@ pub trait Journal: Log + Bodies + Queues + Archive + Redelivery + Facts + Storag
 
     /// What the relays on it tell each other; `None` when there is one.
     fn pace(&self) -> Option<&dyn Pace> {
+        None
+    }
+
+    /// What the relays on it share besides it, as one of them sees it; `None` when there is one.
+    fn control_plane(self: Arc<Self>) -> Option<Arc<dyn ControlPlane>> {
         None
     }
 }

@@ -8,27 +8,21 @@ use crate::telemetry::ledger::Ledger;
 use crate::toy::Cluster;
 use crate::units::ByteSize;
 
-/// One node, whose state outlives it.
-struct Alone {
-    cluster: Cluster,
-    owner: u64,
-}
+/// One node after another, of one state that outlives them.
+struct Alone(Cluster);
 
 impl Backend for Alone {
     fn open(&mut self, ledger: Ledger) -> Arc<dyn Journal> {
-        let node = self.cluster.join(ledger);
-        self.owner = node.owner();
-        Arc::new(node)
+        Arc::new(self.0.join("alone", ledger))
     }
 
     fn crash(&mut self, running: Arc<dyn Journal>) {
         drop(running);
-        self.cluster.bury(self.owner);
     }
 }
 
 fn in_memory(max: ByteSize) -> Box<dyn Backend> {
-    Box::new(Alone { cluster: Cluster::new(max.get()), owner: 0 })
+    Box::new(Alone(Cluster::new(max.get())))
 }
 
 contract::suite!(in_memory);
@@ -38,7 +32,7 @@ struct Together(Cluster, Vec<(Arc<dyn Journal>, u64)>);
 
 impl contract::nodes::Cluster for Together {
     fn join(&mut self, ledger: Ledger) -> Arc<dyn Journal> {
-        let node = self.0.join(ledger);
+        let node = self.0.join(&format!("relay-{}", self.1.len()), ledger);
         let owner = node.owner();
         let node: Arc<dyn Journal> = Arc::new(node);
         self.1.push((Arc::clone(&node), owner));

@@ -1,26 +1,19 @@
 //! Whole relays on the backend in memory: two in this process, each with a runtime, ports and a configuration of its own.
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, ready};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use switchyard::config::diagnostics::LoadError;
-use switchyard::config::{Loaded, load};
-use switchyard::daemon::{self, Backend, Control, Options};
+use switchyard::config::load;
+use switchyard::daemon::{self, Backend, Options};
 use switchyard::http::Listeners;
-use switchyard::tasks::Tasks;
 use tempfile::TempDir;
-use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::journal::Journal;
-use crate::journal::term::Epoch;
 use crate::support::envelopes::{self, KEY};
 use crate::support::eventually::eventually;
 use crate::support::net;
@@ -31,76 +24,11 @@ use crate::toy::Cluster;
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
-/// What the relays share besides the journal: the primary, and who leads the chores.
-#[derive(Clone)]
-struct Plane {
-    /// It, and the owner number of who made it that.
-    primary: watch::Sender<(String, u64)>,
-    /// The owner number of the leader.
-    leader: Arc<AtomicU64>,
-}
-
-/// How one relay sees it.
-struct Seat {
-    plane: Plane,
-    owner: u64,
-    file: PathBuf,
-    /// Its configuration without the primary.
-    rest: String,
-}
-
-impl Seat {
-    /// Its configuration, with the primary of all.
-    fn read(&self) -> Result<Loaded, LoadError> {
-        let text = format!("primary = \"{}\"\n{}", self.plane.primary.borrow().0, self.rest);
-        std::fs::write(&self.file, text).expect("a configuration");
-        load(&self.file)
-    }
-}
-
-impl Control for Seat {
-    fn watch(&self, tasks: &Tasks) -> mpsc::Receiver<()> {
-        let (tell, told) = mpsc::channel(1);
-        let mut primary = self.plane.primary.subscribe();
-        tasks.spawn_detached(async move { while primary.changed().await.is_ok() && tell.send(()).await.is_ok() {} });
-        told
-    }
-
-    fn load(&self, _: bool) -> BoxFuture<'_, Result<Loaded, LoadError>> {
-        Box::pin(ready(self.read()))
-    }
-
-    fn set_primary(&self, name: &str) -> BoxFuture<'_, Result<Option<String>, String>> {
-        Box::pin(ready(Ok(Some(self.plane.primary.send_replace((name.to_owned(), self.owner)).0))))
-    }
-
-    fn take_back(&self, name: &str, before: &str) -> BoxFuture<'_, Result<(), String>> {
-        self.plane.primary.send_if_modified(|primary| {
-            let is_ours = *primary == (name.to_owned(), self.owner);
-            if is_ours {
-                *primary = (before.to_owned(), self.owner);
-            }
-            is_ours
-        });
-        Box::pin(ready(Ok(())))
-    }
-
-    fn made_primary(&self, name: &str) -> bool {
-        *self.plane.primary.borrow() == (name.to_owned(), self.owner)
-    }
-
-    fn leads(&self) -> BoxFuture<'_, Option<Epoch>> {
-        let leads = self.plane.leader.load(Ordering::Acquire) == self.owner;
-        Box::pin(ready(leads.then_some(Epoch::ALONE)))
-    }
-}
-
 /// The upstreams `a` and `b`, and what the relays share.
 struct Scene {
     a: Upstream,
     b: Upstream,
     cluster: Cluster,
-    plane: Plane,
     /// A node of the test's own, to look through.
     looker: Arc<dyn Journal>,
     accounts: Ledger,
@@ -121,29 +49,27 @@ struct Relay {
 impl Scene {
     async fn begin() -> Self {
         let (cluster, accounts) = (Cluster::new(64 << 20), Ledger::default());
-        let looker = Arc::new(cluster.join(accounts.clone()));
-        let plane = Plane { primary: watch::Sender::new(("a".to_owned(), 0)), leader: Arc::default() };
-        Self { a: Upstream::start().await, b: Upstream::start().await, cluster, plane, looker, accounts }
+        let looker = Arc::new(cluster.join("looker", accounts.clone()));
+        Self { a: Upstream::start().await, b: Upstream::start().await, cluster, looker, accounts }
     }
 
     /// Starts a relay, and waits until it is ready.
     async fn relay(&self) -> Relay {
         let home = TempDir::with_prefix("switchyard-").expect("a folder");
         let (port, admin_port) = (net::free_port(), net::free_port());
-        let rest = format!(
-            "[server]\nlisten = [\"127.0.0.1:{port}\"]\n[admin]\nlisten = \"127.0.0.1:{admin_port}\"\ntoken = \"{TOKEN}\"\n\
+        let text = format!(
+            "primary = \"a\"\n[server]\nlisten = [\"127.0.0.1:{port}\"]\n[admin]\nlisten = \"127.0.0.1:{admin_port}\"\ntoken = \"{TOKEN}\"\n\
              [upstreams.a]\ntimeout = \"60s\"\n[upstreams.b]\n[[projects]]\nname = \"shop\"\nid = \"1\"\npublic_key = \"{KEY}\"\n\
              [projects.upstreams]\na = \"{}\"\nb = \"{}\"\n",
             self.a.dsn("key", 1),
             self.b.dsn("key", 1)
         );
         let ledger = Ledger::default();
-        let node = Arc::new(self.cluster.join(ledger.clone()));
+        let node = Arc::new(self.cluster.join(&format!("relay-{port}"), ledger.clone()));
         let (owner, file) = (node.owner(), home.path().join("config.toml"));
-        let seat = Seat { plane: self.plane.clone(), owner, file: file.clone(), rest };
-        self.plane.leader.compare_exchange(0, owner, Ordering::AcqRel, Ordering::Acquire).ok();
-        let loaded = seat.read().unwrap_or_else(|error| panic!("{error:?}"));
-        let backend = Backend { journal: node, ledger, secret: [7; 32], control: Arc::new(seat) };
+        std::fs::write(&file, text).expect("a configuration");
+        let loaded = load(&file).unwrap_or_else(|error| panic!("{error:?}"));
+        let backend = Backend { journal: node, ledger, secret: [7; 32] };
         let power = CancellationToken::new();
         let lost = power.clone();
         let thread = std::thread::spawn(move || {
@@ -316,7 +242,6 @@ async fn what_a_relay_had_leased_when_it_died_the_other_delivers() {
     assert!(leased > 0, "it died too late");
     assert_eq!(scene.balanced("a").await, (40, 40 - leased as u64), "what is leased waits");
     scene.cluster.bury(one.owner);
-    scene.plane.leader.store(two.owner, Ordering::Release);
     ids.extend(two.send_errors(5).await);
     scene.delivered(ids).await;
     assert_eq!(two.status().await["difference"], 0);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::contract::{ENOUGH, at, submission, written};
 use crate::journal::postgres::PostgresJournal;
-use crate::journal::{Bodies as _, Durability, Journal, Log as _, Submission, TargetId};
+use crate::journal::{Bodies as _, ControlPlane as _, Durability, Journal, Log as _, Submission, TargetId};
 use crate::promises::{open, open_with};
 use crate::support::eventually::eventually;
 use crate::support::net;

@@ -8,7 +8,9 @@ use crate::journal::losses::Loss;
 use crate::journal::postgres::PostgresJournal;
 use crate::journal::term::Epoch;
 use crate::journal::verification::{Notes, Verification as _};
-use crate::journal::{Cursor, Facts as _, JournalError, Log as _, Queues as _, Redelivery as _, TargetId};
+use crate::journal::{
+    ControlPlane as _, Cursor, Facts as _, JournalError, Log as _, Queues as _, Redelivery as _, TargetId,
+};
 use crate::plane::relay;
 use crate::policy::outcome::DropReason;
 use crate::protocol::category::{Category, Quantities};

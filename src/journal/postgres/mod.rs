@@ -77,12 +77,11 @@ use crate::telemetry::ledger::Ledger;
 
 use super::term::{Epoch, under};
 use super::verification::Verification;
-use super::{DatabaseUrl, Journal, JournalError, OpenError, Pace, Settings};
+use super::{ControlPlane, DatabaseUrl, Journal, JournalError, OpenError, Pace, Settings};
 use connect::{Connections, Connector, Pool};
 use fault::Fault;
 use group::{Command, INBOX};
 use others::Others;
-pub use plane::{Plane, PlaneWatch};
 use shared::{Shared, Start};
 pub use transfer::PostgresStore;
 
@@ -165,11 +164,6 @@ impl PostgresJournal {
         self.secret
     }
 
-    /// Cancelled when another relay has taken the name of this one, which can do nothing any more.
-    pub fn replaced(&self) -> &tokio_util::sync::CancellationToken {
-        &self.shared.is_replaced
-    }
-
     /// Hands a command over to be committed.
     fn send(&self, command: Command) -> Result<(), JournalError> {
         let commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
@@ -210,6 +204,10 @@ impl Journal for PostgresJournal {
     }
 
     fn pace(&self) -> Option<&dyn Pace> {
+        Some(self)
+    }
+
+    fn control_plane(self: Arc<Self>) -> Option<Arc<dyn ControlPlane>> {
         Some(self)
     }
 }

@@ -1,14 +1,19 @@
 //! What the relays on one journal share besides it: which upstream is the primary, and the common part of their configuration.
 //!
 //! Rules: both are one row with a revision that rises with each change. Whoever changes it tells the others at once, and they look every
-//! second besides. The common part is the text of the one that leads: another one changes nothing.
+//! second besides.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::journal::JournalError;
+use crate::journal::plane::{ControlPlane, Plane};
 use crate::journal::term::Epoch;
 
 use super::PostgresJournal;
@@ -24,23 +29,8 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How long a look may take before it is made over another connection.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What all relays have.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Plane {
-    /// Rises with each change.
-    pub revision: i64,
-    /// The upstream that is the primary.
-    pub primary: String,
-    /// Whether this relay made it the primary, in this run or in one before.
-    pub is_ours: bool,
-    /// The common part of the configuration.
-    pub common: String,
-}
-
-impl PostgresJournal {
-    /// What all relays have. The first relay to ask makes its own that of all, as far as there is none: a moved journal brings its
-    /// primary alone.
-    pub async fn plane(&self, primary: &str, common: &str) -> Result<Plane, JournalError> {
+impl ControlPlane for PostgresJournal {
+    fn plane(&self, primary: &str, common: &str) -> BoxFuture<'_, Result<Plane, JournalError>> {
         let (primary, common) = (primary.to_owned(), common.to_owned());
         self.call(|shared| async move {
             let (client, me) = (shared.client().await?, shared.settings.node_name());
@@ -54,11 +44,9 @@ impl PostgresJournal {
             client.make_certain().await?;
             Ok(Plane { revision: row.get(0), primary: row.get(1), is_ours: row.get(2), common: row.get(3) })
         })
-        .await
     }
 
-    /// Makes an upstream the primary of all relays, and returns the one before.
-    pub async fn share_primary(&self, name: &str) -> Result<Option<String>, JournalError> {
+    fn share_primary(&self, name: &str) -> BoxFuture<'_, Result<Option<String>, JournalError>> {
         let name = name.to_owned();
         self.call(|shared| async move {
             let (mut pooled, me) = (shared.client().await?, shared.settings.node_name());
@@ -73,11 +61,9 @@ impl PostgresJournal {
             pooled.make_certain().await?;
             Ok(before)
         })
-        .await
     }
 
-    /// Makes `before` the primary of all relays again, unless another relay has changed it since this one made `name` that.
-    pub async fn take_back_primary(&self, name: &str, before: &str) -> Result<(), JournalError> {
+    fn take_back_primary(&self, name: &str, before: &str) -> BoxFuture<'_, Result<(), JournalError>> {
         let (name, before) = (name.to_owned(), before.to_owned());
         self.call(|shared| async move {
             let (client, me) = (shared.client().await?, shared.settings.node_name());
@@ -87,11 +73,9 @@ impl PostgresJournal {
             client.query(sql, &[&name, &before, &me, &CHANNEL]).await?;
             Ok(())
         })
-        .await
     }
 
-    /// Makes a text the common part of the configuration of all relays, under a term of this one.
-    pub async fn publish(&self, epoch: Epoch, common: &str) -> Result<(), JournalError> {
+    fn publish(&self, epoch: Epoch, common: &str) -> BoxFuture<'_, Result<(), JournalError>> {
         let common = common.to_owned();
         self.call(move |shared| async move {
             let mut pooled = shared.client().await?;
@@ -103,40 +87,44 @@ impl PostgresJournal {
             tx.batch_execute(&format!("NOTIFY {CHANNEL}")).await?;
             Ok(tx.commit().await?)
         })
-        .await
     }
 
-    /// Notes by which names the file of this relay differs from the common part.
-    pub async fn note_differing(&self, names: Vec<String>) -> Result<(), JournalError> {
+    fn note_differing(&self, names: Vec<String>) -> BoxFuture<'_, Result<(), JournalError>> {
         self.call(|shared| async move {
             let sql = "UPDATE node SET differs = $2 WHERE incarnation = $1 AND differs <> $2";
             shared.client().await?.execute(sql, &[&shared.incarnation, &names]).await?;
             Ok(())
         })
-        .await
     }
 
-    /// Tells of changes that come after this revision.
-    pub fn watch_plane(&self, revision: i64) -> PlaneWatch {
-        PlaneWatch { shared: Arc::clone(&self.shared), listening: None, seen: revision }
+    fn watch(&self, revision: i64) -> BoxStream<'static, ()> {
+        let watch = Watch { shared: Arc::clone(&self.shared), listening: None, seen: revision };
+        stream::unfold(watch, |mut watch| async move {
+            watch.changed().await;
+            Some(((), watch))
+        })
+        .boxed()
     }
 
-    /// The term of this relay, if it leads now, and for as long as a step takes.
-    pub async fn leads(&self) -> Option<Epoch> {
-        self.shared.leads().await
+    fn leads(&self) -> BoxFuture<'_, Option<Epoch>> {
+        self.shared.leads().boxed()
+    }
+
+    fn replaced(&self) -> &CancellationToken {
+        &self.shared.is_replaced
     }
 }
 
 /// Waits for changes, on a connection of its own.
-pub struct PlaneWatch {
+struct Watch {
     shared: Arc<Shared>,
     listening: Option<Connection>,
     seen: i64,
 }
 
-impl PlaneWatch {
+impl Watch {
     /// Returns when there was a change since the last return.
-    pub async fn changed(&mut self) {
+    async fn changed(&mut self) {
         loop {
             match self.look().await {
                 Ok(revision) if revision != self.seen => {

@@ -1,7 +1,7 @@
 //! A backend that several relays share: all of it in the memory of this process, behind one lock that every call takes.
 //!
-//! It is to be obviously right, and nothing else: what waits is found by a look at every record. Each node is a [`Node`] with an owner
-//! number and a ledger of its own. Every change of an account goes to the ledgers of all. A node that is gone says nothing of it: its
+//! It is to be obviously right, and nothing else: what waits is found by a look at every record. Each node is a [`Node`] with a name, and
+//! with an owner number and a ledger of its own. Every change of an account goes to the ledgers of all. A node that is gone says nothing of it: its
 //! leases end, or whoever knows that it is gone calls [`Cluster::bury`].
 
 mod archive;
@@ -9,6 +9,7 @@ mod bodies;
 mod facts;
 mod log;
 mod pace;
+mod plane;
 mod queues;
 mod redelivery;
 mod storage;
@@ -23,8 +24,10 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Timestamp};
+use crate::journal::term::Epoch;
 use crate::journal::verification::Verification;
 use crate::journal::*;
 use crate::policy::outcome::{DropReason, Outcome};
@@ -39,8 +42,11 @@ pub(crate) struct Cluster(Arc<Mutex<State>>);
 #[derive(Debug)]
 pub(crate) struct Node {
     cluster: Cluster,
+    name: String,
     owner: u64,
     is_closed: AtomicBool,
+    /// Cancelled when another node has taken the name of this one.
+    replaced: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -74,15 +80,21 @@ struct State {
     redelivery: redelivery::Kept,
     facts: facts::Kept,
     pace: pace::Kept,
+    plane: plane::Kept,
 }
 
 /// What is known of a node.
 #[derive(Debug)]
 struct Member {
+    name: String,
+    started_at: Timestamp,
+    replaced: CancellationToken,
     ledger: Ledger,
     changed: BTreeMap<TargetId, Arc<Notify>>,
     /// The limits under which something came to it lately.
     busy: BTreeSet<crate::journal::pace::Limited>,
+    /// In what its file differs from the common part.
+    differs: Vec<String>,
 }
 
 /// A record, and how it stands with the targets that know of it.
@@ -137,31 +149,38 @@ impl Cluster {
             redelivery: redelivery::Kept::default(),
             facts: facts::Kept::default(),
             pace: pace::Kept::default(),
+            plane: plane::Kept::default(),
         })))
     }
 
-    /// A further node. Its ledger begins with the totals.
-    pub(crate) fn join(&self, ledger: Ledger) -> Node {
-        let mut state = self.lock();
-        state.owner += 1;
+    /// A further node, in place of an earlier one of its name. Its ledger begins with the totals.
+    pub(crate) fn join(&self, name: &str, ledger: Ledger) -> Node {
+        let state = &mut *self.lock();
+        let earlier = state.nodes.iter().find(|(_, member)| member.name == name).map(|(owner, _)| *owner);
+        if let Some(replaced) = earlier.and_then(|owner| state.bury(owner)) {
+            replaced.cancel();
+        }
         for ((_, key), account) in &state.accounts {
             ledger.post(&storage::postings(key, account));
         }
-        let (owner, member) = (state.owner, Member { ledger, changed: BTreeMap::new(), busy: BTreeSet::new() });
-        state.nodes.insert(owner, member);
-        Node { cluster: self.clone(), owner, is_closed: AtomicBool::new(false) }
+        state.owner += 1;
+        let (name, replaced) = (name.to_owned(), CancellationToken::new());
+        let member = Member {
+            name: name.clone(),
+            started_at: state.clock.now(),
+            replaced: replaced.clone(),
+            ledger,
+            changed: BTreeMap::new(),
+            busy: BTreeSet::new(),
+            differs: vec![],
+        };
+        state.nodes.insert(state.owner, member);
+        Node { cluster: self.clone(), name, owner: state.owner, is_closed: AtomicBool::new(false), replaced }
     }
 
     /// Takes everything away from a node: what it leased can be leased again, and what it says from now on counts no more.
     pub(crate) fn bury(&self, owner: u64) {
-        let state = &mut *self.lock();
-        state.nodes.remove(&owner);
-        state.drafts.bury(owner);
-        for waiting in state.all_waiting() {
-            waiting.lease.take_if(|lease| lease.owner == owner);
-        }
-        state.woken = state.targets.iter().map(|(target, _)| target).collect();
-        state.publish();
+        self.lock().bury(owner);
     }
 
     /// Takes no settlement from now on, or takes them again.
@@ -213,6 +232,7 @@ impl Node {
         if self.is_closed.load(Ordering::Acquire) || !state.nodes.contains_key(&self.owner) {
             return Err(JournalError::Closed);
         }
+        state.plane.check(Epoch::current())?;
         let answer = act(&mut state);
         state.publish();
         answer
@@ -235,9 +255,25 @@ impl Journal for Node {
     fn pace(&self) -> Option<&dyn Pace> {
         Some(self)
     }
+
+    fn control_plane(self: Arc<Self>) -> Option<Arc<dyn ControlPlane>> {
+        Some(self)
+    }
 }
 
 impl State {
+    /// Takes everything away from a node, and forgets it.
+    fn bury(&mut self, owner: u64) -> Option<CancellationToken> {
+        let member = self.nodes.remove(&owner);
+        self.drafts.bury(owner);
+        for waiting in self.all_waiting() {
+            waiting.lease.take_if(|lease| lease.owner == owner);
+        }
+        self.woken = self.targets.iter().map(|(target, _)| target).collect();
+        self.publish();
+        member.map(|member| member.replaced)
+    }
+
     /// Notes so much of an outcome in the account of a target, or of the intake.
     fn post(
         &mut self,

@@ -48,7 +48,7 @@ impl Storage for Node {
             let mut shares: Vec<Share> = takers.into_iter().map(share).collect();
             shares.sort_by_key(|share| std::cmp::Reverse(share.bytes));
             let space = Space { used: state.used(), files: 0, disk_free: None };
-            Ok(Measures { space, shares, ..Measures::default() })
+            Ok(Measures { space, shares, nodes: state.known(self.owner), ..Measures::default() })
         })
     }
 
@@ -68,6 +68,27 @@ fn full() -> JournalError {
 }
 
 impl State {
+    /// The nodes, as one of them tells it.
+    fn known(&mut self, own: u64) -> Vec<crate::journal::Node> {
+        let leases: Vec<u64> =
+            self.all_waiting().filter_map(|waiting| waiting.lease).map(|lease| lease.owner).collect();
+        let known = self.nodes.iter().map(|(owner, member)| crate::journal::Node {
+            name: member.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: member.started_at,
+            is_alive: true,
+            is_own: *owner == own,
+            leases: leases.iter().filter(|leased| *leased == owner).count() as u64,
+            spilled: 0,
+            spilled_bytes: 0,
+            leads: self.plane.leads(*owner),
+            differs: member.differs.clone(),
+        });
+        let mut known: Vec<_> = known.collect();
+        known.sort_by(|one, other| one.name.cmp(&other.name));
+        known
+    }
+
     fn used(&self) -> u64 {
         self.takers().values().sum::<u64>() + self.drafts.of_nobody()
     }
