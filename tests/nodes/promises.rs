@@ -1,11 +1,12 @@
 //! What is promised of a journal, kept by the backend in memory.
 
+use std::ptr;
 use std::sync::Arc;
 
 use crate::contract::{self, Backend};
 use crate::journal::Journal;
 use crate::telemetry::ledger::Ledger;
-use crate::toy::Cluster;
+use crate::toy::{Cluster, Node};
 use crate::units::ByteSize;
 
 /// One node after another, of one state that outlives them.
@@ -28,20 +29,32 @@ fn in_memory(max: ByteSize) -> Box<dyn Backend> {
 contract::suite!(in_memory);
 
 /// Several nodes of one state.
-struct Together(Cluster, Vec<(Arc<dyn Journal>, u64)>);
+struct Together(Cluster, Vec<Arc<Node>>);
 
-impl contract::nodes::Cluster for Together {
-    fn join(&mut self, ledger: Ledger) -> Arc<dyn Journal> {
-        let node = self.0.join(&format!("relay-{}", self.1.len()), ledger);
-        let owner = node.owner();
-        let node: Arc<dyn Journal> = Arc::new(node);
-        self.1.push((Arc::clone(&node), owner));
+impl Together {
+    fn start(&mut self, name: &str, ledger: Ledger) -> Arc<dyn Journal> {
+        let node = Arc::new(self.0.join(name, ledger));
+        self.1.push(Arc::clone(&node));
         node
     }
 
+    fn node(&self, relay: &Arc<dyn Journal>) -> &Node {
+        self.1.iter().find(|node| ptr::addr_eq(Arc::as_ptr(node), Arc::as_ptr(relay))).expect("one of ours")
+    }
+}
+
+impl contract::nodes::Cluster for Together {
+    fn join(&mut self, ledger: Ledger) -> Arc<dyn Journal> {
+        self.start(&format!("relay-{}", self.1.len()), ledger)
+    }
+
     fn lose(&mut self, relay: &Arc<dyn Journal>) {
-        let owner = self.1.iter().find(|(node, _)| Arc::ptr_eq(node, relay)).map(|(_, owner)| *owner);
-        self.0.bury(owner.expect("one of ours"));
+        self.0.bury(self.node(relay).owner());
+    }
+
+    fn replace(&mut self, relay: &Arc<dyn Journal>) -> Arc<dyn Journal> {
+        let name = self.node(relay).name().to_owned();
+        self.start(&name, Ledger::default())
     }
 }
 

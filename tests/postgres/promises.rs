@@ -75,18 +75,31 @@ struct Together {
     relays: Vec<(Arc<dyn Journal>, String)>,
 }
 
-impl contract::nodes::Cluster for Together {
-    fn join(&mut self, ledger: Ledger) -> Arc<dyn Journal> {
-        let name = format!("relay-{}", self.relays.len());
+impl Together {
+    fn start(&mut self, name: String, ledger: Ledger) -> Arc<dyn Journal> {
         let relay: Arc<dyn Journal> = open(&self.database, &name, contract::ENOUGH, ledger);
         self.relays.push((Arc::clone(&relay), name));
         relay
     }
 
+    fn name(&self, relay: &Arc<dyn Journal>) -> &str {
+        let known = self.relays.iter().find(|(known, _)| Arc::ptr_eq(known, relay));
+        known.map(|(_, name)| name).expect("one of ours")
+    }
+}
+
+impl contract::nodes::Cluster for Together {
+    fn join(&mut self, ledger: Ledger) -> Arc<dyn Journal> {
+        self.start(format!("relay-{}", self.relays.len()), ledger)
+    }
+
     fn lose(&mut self, relay: &Arc<dyn Journal>) {
-        let name = self.relays.iter().find(|(known, _)| Arc::ptr_eq(known, relay)).map(|(_, name)| name);
-        let name = name.expect("one of ours");
+        let name = self.name(relay);
         self.database.execute(&format!("UPDATE node SET replaced = true WHERE name = '{name}'"));
+    }
+
+    fn replace(&mut self, relay: &Arc<dyn Journal>) -> Arc<dyn Journal> {
+        self.start(self.name(relay).to_owned(), Ledger::default())
     }
 }
 

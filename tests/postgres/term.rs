@@ -22,7 +22,7 @@ use crate::support::postgres::{Database, Server};
 const CHORES: [&str; 6] = ["expire", "prune", "client report", "canary", "backfill", "verification"];
 
 /// Gives the term to the relay that started last, as if it had asked when there was none.
-pub(crate) fn pass_on(database: &Database) {
+fn pass_on(database: &Database) {
     database.execute(
         "UPDATE term SET epoch = epoch + 1, owner = (SELECT max(incarnation) FROM node), ends = now() + interval '5 seconds'",
     );

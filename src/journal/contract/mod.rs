@@ -15,6 +15,8 @@ mod model;
 pub(crate) mod nodes;
 #[allow(dead_code, reason = "the only relay of a machine shares with nobody")]
 pub(crate) mod pace;
+#[allow(dead_code, reason = "the only relay of a machine shares with nobody")]
+pub(crate) mod plane;
 mod queue;
 mod shares;
 pub(crate) mod subject;

@@ -10,6 +10,9 @@ pub(crate) trait Cluster {
 
     /// Makes a relay one that is gone, as the others see it, while it runs on and knows nothing of it.
     fn lose(&mut self, relay: &Arc<dyn Journal>);
+
+    /// Starts a relay once more, under the name of one that runs on and knows nothing of it.
+    fn replace(&mut self, relay: &Arc<dyn Journal>) -> Arc<dyn Journal>;
 }
 
 /// Two relays, the ledger of each, and the target that both know.
@@ -225,6 +228,15 @@ macro_rules! cluster_suite {
                 a_relay_that_fails_while_another_is_taken_is_cut_off_alone,
                 relays_never_have_more_places_together_than_there_are,
                 each_relay_hears_under_which_limits_something_comes_to_the_other
+        }
+        contract::cluster_suite! {
+            $make, plane:
+                the_first_relay_says_which_upstream_is_the_primary_and_a_switch_is_that_of_who_made_it,
+                a_switch_is_taken_back_unless_another_relay_has_switched_since,
+                one_relay_leads_and_of_a_term_that_is_over_nothing_is_taken,
+                every_relay_is_told_of_each_change,
+                in_what_a_file_differs_every_relay_tells,
+                a_relay_whose_name_another_has_taken_is_told_and_does_nothing_more
         }
     };
     ($make:path, $part:ident: $($name:ident),* $(,)?) => {

@@ -226,6 +226,11 @@ impl Node {
         self.owner
     }
 
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Makes one call, in one go.
     fn now<T>(&self, act: impl FnOnce(&mut State) -> Result<T, JournalError>) -> Result<T, JournalError> {
         let mut state = self.cluster.lock();
