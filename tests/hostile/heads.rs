@@ -1,7 +1,15 @@
 //! Heads of requests that are too large, too many, or no heads at all.
 
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
 use super::beside::beside;
 use crate::support::memory::Memory;
+use crate::support::relay::Plan;
+use crate::support::upstream::Upstream;
 use crate::support::wire::{Wire, head, post};
 use crate::{front, keyed};
 
@@ -63,4 +71,63 @@ async fn floods_of_headers_and_what_is_no_http_are_refused_with_flat_memory() {
     assert!(grown < 16 * 1024, "{grown} KiB");
     relay.finish().await;
     assert_eq!(upstream.taken_count(), sent);
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Longer than a head may take, an idle connection of this test may stay, and a ping is waited for.
+const LIMITS: Duration = Duration::from_secs(30);
+
+/// Sends each piece by itself and nothing more; returns what comes until the other side ends the connection.
+async fn said_to_silence(address: &str, pieces: &[&[u8]]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(address).await.expect("a connection");
+    stream.set_nodelay(true).expect("an option of the socket");
+    for piece in pieces {
+        stream.write_all(piece).await.expect("bytes are taken");
+    }
+    let mut said = vec![];
+    let ended = timeout(LIMITS, stream.read_to_end(&mut said)).await;
+    let sent = || String::from_utf8_lossy(&pieces.concat()).into_owned();
+    ended.unwrap_or_else(|_| panic!("it goes on: {:?}", sent())).expect("no reset");
+    said
+}
+
+/// A connection is one of HTTP/2 by the whole preface (RFC 9113, section 3.4), and has no limits of HTTP/1.1 only then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_falls_silent_is_let_go_whatever_its_first_bytes_look_like() {
+    let upstream = Upstream::start().await;
+    let relay = Plan::new(&[("tracker", upstream.dsn("cafe", 7))]).server("keep_alive = \"1s\"").start().await;
+    let address = relay.address();
+    let other: Vec<u8> = [&PREFACE[..23], b"x"].concat();
+    let odd: [(&[u8], &str); 12] = [
+        (b"PRIX /nowhere/ HTTP/1.1\r\nhost: x\r\n\r\n", "40"),
+        (b"PRI * HTTP/1.1\r\nhost: x\r\n\r\n", "40"),
+        (b"PRI /nowhere/ HTTP/1.0\r\nconnection: keep-alive\r\n\r\n", "40"),
+        (b"CONNECT x:443 HTTP/1.1\r\nhost: x:443\r\n\r\n", "40"),
+        (b"GET /nowhere/ HTTP/1.1\r\nhost: x\r\nconnection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n\r\n", "40"),
+        (b"\r\n\r\nGET /nowhere/ HTTP/1.1\r\nhost: x\r\n\r\n\r\n", "40"),
+        (b"GET /nowhere/ HTTP/1.1\r\nhost: x\r\n\r\nPRI * HTTP/1.1\r\nhost: x\r\n\r\n", "40"),
+        (b"GET /nowhere/ HTTP/1.1\r\nhost: x\r\n\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "40"),
+        (b"GET /nowhere/ HTTP/1.1\r\nhost: x\r\n\r\nPRI * HT", "40"),
+        (&other, "400"),
+        (&PREFACE[..23], "408"),
+        (b"PRI", "408"),
+    ];
+    let asked = odd.map(async |(bytes, status)| {
+        for pieces in [vec![bytes], bytes.chunks(1).collect()] {
+            let said = String::from_utf8_lossy(&said_to_silence(&address, &pieces).await).into_owned();
+            let answered = said.strip_prefix("HTTP/1.").and_then(|said| said.get(2..));
+            let is_as_told = answered.is_some_and(|answered| answered.starts_with(status));
+            assert!(is_as_told, "{:?}: {said}", String::from_utf8_lossy(bytes));
+        }
+    });
+    let http2 = async {
+        let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        let bytes = [PREFACE, &settings].concat();
+        let said = said_to_silence(&address, &bytes.chunks(1).collect::<Vec<_>>()).await;
+        let has = |frame: [u8; 5]| said.windows(5).any(|five| five == frame);
+        assert!(has([0, 0, 8, 6, 0]), "a ping is asked for an answer: {said:?}");
+    };
+    tokio::join!(futures_util::future::join_all(asked), http2);
+    relay.finish().await;
+    assert_eq!(upstream.taken_count(), 0);
 }

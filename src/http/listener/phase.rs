@@ -20,6 +20,9 @@ use crate::clock::{Clock, Timestamp};
 use super::cut_short::CutShort;
 use super::window::Window;
 
+/// With these bytes begins a connection of HTTP/2, and no other (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// The longest request line: less than the HTTP implementation keeps of a head, which would call it too many headers.
 const LONGEST_LINE: usize = 60 * 1024;
 
@@ -45,6 +48,8 @@ pub(super) struct Phases(Arc<Cell>);
 struct Cell {
     /// The phase as one number: the moment in the upper bits, [`HEAD`] in the lowest.
     phase: AtomicU64,
+    /// How much of the preface has come; [`NO_PREFACE`] when something else did.
+    preface: AtomicUsize,
     /// Bytes of a request line that has not ended.
     line: AtomicUsize,
     /// Whether one was too long.
@@ -61,13 +66,16 @@ const HTTP2: u64 = u64::MAX - 1;
 const HEAD: u64 = 1;
 /// In place of a length: the line has ended.
 const ENDED: usize = usize::MAX;
+/// In place of a length, too.
+const NO_PREFACE: usize = usize::MAX;
 
 impl Phases {
     /// A connection that is idle since now.
     pub(super) fn new(clock: Clock) -> Self {
         let (phase, asked) = (AtomicU64::new(clock.now().as_millis() << 1), Notify::new());
-        let (line, endless, began) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicBool::new(false));
-        Self(Arc::new(Cell { phase, line, endless, began, asked, clock }))
+        let (preface, line) = <(AtomicUsize, AtomicUsize)>::default();
+        let (endless, began) = <(AtomicBool, AtomicBool)>::default();
+        Self(Arc::new(Cell { phase, preface, line, endless, began, asked, clock }))
     }
 
     pub(super) fn phase(&self) -> Phase {
@@ -116,20 +124,30 @@ impl Phases {
         }
     }
 
-    /// Idle becomes head with the first byte; a preface of HTTP/2 ends the watch. An error ends the connection.
+    /// Idle becomes head with the first byte; the whole preface of HTTP/2 ends the watch. An error ends the connection.
     fn has_read(&self, bytes: &[u8]) -> io::Result<()> {
         let phase = self.0.phase.load(Ordering::Relaxed);
         if phase == BUSY || phase == HTTP2 || bytes.is_empty() {
             return Ok(());
         }
+        if self.ends_preface(bytes) {
+            self.0.phase.store(HTTP2, Ordering::Relaxed);
+            return Ok(());
+        }
         if phase & HEAD == 0 {
-            let next = if bytes.starts_with(b"PRI") { HTTP2 } else { self.0.clock.now().as_millis() << 1 | HEAD };
-            self.0.phase.store(next, Ordering::Relaxed);
-            if next == HTTP2 {
-                return Ok(());
-            }
+            self.0.phase.store(self.0.clock.now().as_millis() << 1 | HEAD, Ordering::Relaxed);
         }
         self.has_read_of_line(bytes)
+    }
+
+    /// Whether the preface is whole with these bytes. The HTTP implementation looks for it in what comes first, as long as that may be it.
+    fn ends_preface(&self, bytes: &[u8]) -> bool {
+        let before = self.0.preface.load(Ordering::Relaxed);
+        let Some(rest) = PREFACE.get(before..) else { return false };
+        let ends = bytes.starts_with(rest);
+        let now = if rest.starts_with(bytes) { before + bytes.len() } else { NO_PREFACE };
+        self.0.preface.store(now, Ordering::Relaxed);
+        ends
     }
 
     fn has_read_of_line(&self, bytes: &[u8]) -> io::Result<()> {
@@ -278,11 +296,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn http2_looks_after_itself() {
-        let phases = Phases::new(Clock::system());
-        phases.has_read(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
-        phases.has_read(&[0; 2 * LONGEST_LINE]).unwrap();
-        phases.request_ended();
-        assert_eq!(phases.phase(), Phase::Busy);
+    async fn http2_looks_after_itself_however_its_preface_comes() {
+        for size in 1..=PREFACE.len() {
+            let phases = Phases::new(Clock::system());
+            for piece in PREFACE.chunks(size) {
+                assert_ne!(phases.phase(), Phase::Busy);
+                phases.has_read(piece).unwrap();
+            }
+            phases.has_read(&[0; 2 * LONGEST_LINE]).unwrap();
+            phases.request_ended();
+            assert_eq!(phases.phase(), Phase::Busy);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_the_whole_preface_at_the_beginning_of_a_connection_is_no_http2() {
+        let follows_a_byte = [b"\n", PREFACE].concat();
+        for bytes in [&PREFACE[..23], b"PRIX / HTTP/1.1\r\n\r\n", b"PRI * HTTP/1.1\r\n\r\n", &follows_a_byte] {
+            for size in [1, bytes.len()] {
+                let phases = Phases::new(Clock::system());
+                for piece in bytes.chunks(size) {
+                    phases.has_read(piece).unwrap();
+                    assert!(matches!(phases.phase(), Phase::Head(_)));
+                }
+            }
+        }
     }
 }
