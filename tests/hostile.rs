@@ -11,6 +11,7 @@ mod hostile {
     mod crowds;
     mod heads;
     mod paths;
+    mod resets;
     mod slow;
     mod words;
 }

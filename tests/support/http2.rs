@@ -48,6 +48,17 @@ impl Http2 {
         self.sender.send_request(request).await.expect("an answer").status().as_u16()
     }
 
+    /// Posts a body in these encodings and takes the request back once it has begun over there.
+    pub(crate) async fn post_and_reset(&mut self, path: &str, encodings: &str, body: impl Into<Bytes>) {
+        let request = Request::post(format!("http://relay.test{path}")).header("content-encoding", encodings);
+        self.sender.ready().await.expect("a connection");
+        let answer =
+            self.sender.send_request(request.body(UnsyncBoxBody::new(Full::new(body.into()))).expect("a request"));
+        // What was sent before this has come before its answer.
+        assert_eq!(self.post("/nowhere/", "").await, 404);
+        drop(answer);
+    }
+
     /// Begins a POST of which so many bytes come, and no end. Its answer is not waited for.
     pub(crate) async fn begin(&mut self, path: &str, bytes: usize) {
         let pieces = vec![Bytes::from(vec![b'x'; 16 << 10]); bytes.div_ceil(16 << 10)];

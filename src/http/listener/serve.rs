@@ -307,21 +307,18 @@ async fn requests(
         let phases = phases.clone();
         // A connection of HTTP/1.1 stays until its request is answered; one of HTTP/2 does not, and forgets streams that are reset.
         let is_http2 = request.version() == Version::HTTP_2;
-        let place = is_http2.then(|| (Arc::clone(&streams).try_acquire_owned().ok(), window.request()));
+        let stream = is_http2.then(|| Arc::clone(&streams).try_acquire_owned().ok()).flatten();
+        // Beyond the limit the work ends with its stream.
+        let is_to_end = stream.is_some();
+        let place = (stream, is_http2.then(|| window.request()));
         let answer = answering(request);
         let answer = async move {
             let answer = answer.await;
             phases.request_ended();
+            drop(place);
             Ok::<_, std::convert::Infallible>(answer)
         };
-        match place {
-            None => Either::Left(answer),
-            Some(place) => Either::Right(tasks.to_its_end(async move {
-                let answer = answer.await;
-                drop(place);
-                answer
-            })),
-        }
+        if is_to_end { Either::Right(tasks.to_its_end(answer)) } else { Either::Left(answer) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(64 * 1024).half_close(true);
