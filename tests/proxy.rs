@@ -24,7 +24,7 @@ use support::upstream::{Reply, Seen, Upstream};
 use support::wire::{Wire, chunked, exchange, head, post};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 
 /// A relay with the primary `a` and the shadow `b`.
 async fn between() -> (Relay, Upstream, Upstream) {
@@ -307,6 +307,57 @@ async fn bodies_pass_piece_by_piece_in_both_directions() {
     let rest = String::from_utf8_lossy(&rest);
     let (head, body) = rest.split_once("\r\n\r\n").expect("a head");
     assert!(head.contains("content-length: 8") && "well".starts_with(body), "{rest}");
+    relay.finish().await;
+}
+
+/// A tracker by hand behind a relay that keeps idle connections for a second, a client that asks it, and the client's request there.
+async fn download() -> (Relay, TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+    let address = listener.local_addr().expect("an address");
+    let plan = Plan::new(&[("a", format!("http://a0a0@{address}/11"))]).server("keep_alive = \"1s\"");
+    let relay = plan.start().await;
+    let mut client = TcpStream::connect(relay.address()).await.expect("a connection");
+    client.write_all(&head("GET", "/api/0/x/", &[])).await.expect("a request");
+    let (tracker, _) = taken(&listener).await;
+    (relay, client, tracker)
+}
+
+#[tokio::test]
+async fn a_connection_is_not_idle_while_an_answer_of_the_primary_comes_in_pieces() {
+    let (relay, mut client, mut tracker) = download().await;
+    tracker.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 25\r\n\r\n").await.expect("a head");
+    let mut said = vec![];
+    while !said.ends_with(b"\r\n\r\n") {
+        assert!(client.read_buf(&mut said).await.expect("a head") > 0);
+    }
+    // Each pause is longer than an idle connection is kept.
+    let mut pauses = interval(Duration::from_millis(1500));
+    for _ in 0..5 {
+        pauses.tick().await;
+        tracker.write_all(b"piece").await.expect("a piece");
+        reads(&mut client, "piece").await;
+    }
+    client.write_all(&head("GET", "/nowhere/", &[])).await.expect("another request");
+    reads(&mut client, "HTTP/1.1 404").await;
+    timeout(SOON, client.read_to_end(&mut said)).await.expect("an idle connection ends").expect("no reset");
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_takes_nothing_of_an_answer_is_let_go() {
+    let (relay, client, mut tracker) = download().await;
+    let answer = async {
+        tracker.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n").await.expect("a head");
+        while tracker.write_all(&[b'x'; 64 << 10]).await.is_ok() {}
+    };
+    let open = async || relay.samples().await.expect("metrics").sum("switchyard_open_connections", &[]);
+    assert_eq!(open().await, 1.0);
+    let let_go = eventually("it is let go", Duration::from_secs(80), async || match open().await {
+        0.0 => Ok(()),
+        open => Err(open.to_string()),
+    });
+    tokio::join!(answer, let_go);
+    drop(client);
     relay.finish().await;
 }
 

@@ -91,11 +91,12 @@ impl Phases {
         self.0.endless.load(Ordering::Relaxed)
     }
 
-    /// A request is complete as far as its headers go.
-    pub(super) fn request_began(&self) {
+    /// A request is complete as far as its headers go. It is under way until what is returned is dropped.
+    pub(super) fn request_began(&self) -> UnderWay {
         self.set(BUSY);
         self.0.began.store(true, Ordering::Relaxed);
         self.0.asked.notify_one();
+        UnderWay(self.clone())
     }
 
     /// Returns when a request has begun on this connection, now or at any time before. For one caller.
@@ -103,8 +104,8 @@ impl Phases {
         self.0.asked.notified().await;
     }
 
-    /// Its answer is on its way.
-    pub(super) fn request_ended(&self) {
+    /// All of its answer has been handed on.
+    fn request_ended(&self) {
         self.0.line.store(0, Ordering::Relaxed);
         self.set(self.0.clock.now().as_millis() << 1);
     }
@@ -163,6 +164,15 @@ impl Phases {
         }
         self.0.line.store(if end.is_some() { ENDED } else { line }, Ordering::Relaxed);
         Ok(())
+    }
+}
+
+/// A request under way; it ends when this is dropped.
+pub(super) struct UnderWay(Phases);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.request_ended();
     }
 }
 
@@ -285,8 +295,9 @@ mod tests {
             assert!(matches!(phases.phase(), Phase::Head(_)));
             // What follows is headers, which are for others to measure.
             phases.has_read(&[b'x'; 2 * LONGEST_LINE]).unwrap();
-            phases.request_began();
-            phases.request_ended();
+            let under_way = phases.request_began();
+            assert_eq!(phases.phase(), Phase::Busy);
+            drop(under_way);
             assert!(matches!(phases.phase(), Phase::Idle(_)));
         }
         phases.has_read(&[b'x'; LONGEST_LINE]).unwrap();
@@ -304,7 +315,7 @@ mod tests {
                 phases.has_read(piece).unwrap();
             }
             phases.has_read(&[0; 2 * LONGEST_LINE]).unwrap();
-            phases.request_ended();
+            drop(phases.request_began());
             assert_eq!(phases.phase(), Phase::Busy);
         }
     }

@@ -32,6 +32,7 @@ use super::doors::{self, Doors, Inside, Place};
 use super::network::Network;
 use super::phase::{Followed, Phase, Phases};
 use super::proxied::NoHeader;
+use super::sent::Sent;
 use super::socket::Socket;
 use super::tls::{Certificate, HANDSHAKE};
 use super::window::{self, Taking, Window};
@@ -303,8 +304,7 @@ async fn requests(
     let phases = Phases::new(clock.clone());
     let streams = Arc::new(Semaphore::new(MAX_STREAMS as usize));
     let service = service_fn(|request: Request<Incoming>| {
-        phases.request_began();
-        let phases = phases.clone();
+        let under_way = phases.request_began();
         // A connection of HTTP/1.1 stays until its request is answered; one of HTTP/2 does not, and forgets streams that are reset.
         let is_http2 = request.version() == Version::HTTP_2;
         let stream = is_http2.then(|| Arc::clone(&streams).try_acquire_owned().ok()).flatten();
@@ -313,8 +313,7 @@ async fn requests(
         let place = (stream, is_http2.then(|| window.request()));
         let answer = answering(request);
         let answer = async move {
-            let answer = answer.await;
-            phases.request_ended();
+            let answer = answer.await.map(|body| Sent::new(body, under_way));
             drop(place);
             Ok::<_, std::convert::Infallible>(answer)
         };
@@ -346,8 +345,10 @@ async fn requests(
                 window.close_unused();
                 match phases.phase() {
                     Phase::Head(since) if clock.now().since(since) >= HEAD_TIMEOUT => return Some(CutShort::Stalled),
-                    Phase::Idle(since) if clock.now().since(since) >= keep_alive => return None,
                     _ if socket.blocked_for() >= DEAF_TIMEOUT => return None,
+                    // What is left of an answer waits for the client.
+                    _ if !socket.blocked_for().is_zero() => {}
+                    Phase::Idle(since) if clock.now().since(since) >= keep_alive => return None,
                     _ => {}
                 }
             }
