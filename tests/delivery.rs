@@ -12,6 +12,8 @@ mod gate;
 mod log;
 #[path = "delivery/trust.rs"]
 mod trust;
+#[path = "delivery/under_way.rs"]
+mod under_way;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -21,6 +21,8 @@ use super::batch_poison;
 use super::quirks::Quirks;
 use super::settings::OnRateLimit;
 
+pub(super) mod limited;
+
 /// Some items of a record, by their positions, and what they count as.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Part {

@@ -8,9 +8,9 @@ use crate::journal::{Claim, DeadLetter, Progress};
 use crate::policy::routing::Routing;
 
 use super::compress::Compress;
-use super::headers::Headers;
 use super::load::Load;
-use super::quirks::Quirks;
+use super::quirks::{self, Quirks};
+use super::settings::Settings;
 use super::transport::{Reply, SendError};
 
 /// How much of an error is shown.
@@ -22,8 +22,8 @@ pub(super) struct Sent {
     pub(super) load: Load,
     /// What it was addressed by.
     pub(super) routing: Arc<Routing>,
-    /// What the operator added to it.
-    pub(super) headers: Headers,
+    /// The settings by which it went out.
+    pub(super) settings: Arc<Settings>,
     /// What it refused compressed and took as it is.
     pub(super) declined: Option<Compress>,
     pub(super) began: Timestamp,
@@ -46,6 +46,11 @@ impl Sent {
         self.result.as_ref().is_ok_and(|reply| reply.is_foreign)
     }
 
+    /// Those of the kind that the upstream had when this went out: by them it was put together and is answered.
+    pub(super) fn quirks(&self) -> &'static Quirks {
+        quirks::of(self.settings.kind)
+    }
+
     /// What is kept of it as a refusal for good.
     pub(super) fn dead_letter(&self, now: Timestamp, reason: &'static str) -> DeadLetter {
         let reply = self.result.as_ref().ok();
@@ -66,8 +71,8 @@ impl Sent {
     }
 
     /// Whether the failure may be the record's own fault.
-    pub(super) fn speaks_of_the_record(&self, quirks: &Quirks) -> bool {
-        self.result.as_ref().is_ok_and(|reply| quirks.speaks_of_the_record(reply.status, &reply.text))
+    pub(super) fn speaks_of_the_record(&self) -> bool {
+        self.result.as_ref().is_ok_and(|reply| self.quirks().speaks_of_the_record(reply.status, &reply.text))
     }
 
     /// An upstream may repeat our key and headers in its answer; they must not get into logs, pages and dead letters.
@@ -76,7 +81,7 @@ impl Sent {
         if reply.status.is_success() && !reply.is_foreign {
             return;
         }
-        reply.text = self.headers.hide(std::mem::take(&mut reply.text));
+        reply.text = self.settings.headers.hide(std::mem::take(&mut reply.text));
         let dsn = self.routing.project(&self.claim.record.project).and_then(|project| project.dsns.get(upstream));
         if let Some(dsn) = dsn {
             reply.text = reply.text.replace(dsn.public_key(), "***");

@@ -331,7 +331,7 @@ impl Worker {
             let lines = reply.rate_limits.iter().map(String::as_str);
             let is_429 = verdict == Verdict::RateLimited;
             let mut limits = cooldown::limits_of(is_429, lines, reply.retry_after.as_deref(), now);
-            self.quirks().heed(&mut limits);
+            sent.quirks().heed(&mut limits);
             if !limits.is_empty() {
                 self.around.watch.asked_for_a_long_wait(&limits);
                 if self.cooldown.apply(&record.project, &limits, now) {

@@ -34,6 +34,8 @@ pub(crate) enum Reply {
     Close,
     /// 200, after a while.
     Slow(Duration),
+    /// The other one, once the test says so.
+    Held(CancellationToken, Box<Self>),
 }
 
 impl Reply {
@@ -45,6 +47,16 @@ impl Reply {
     /// A status with one header.
     pub(crate) fn with_header(code: u16, name: &'static str, value: &str) -> Self {
         Self::Status(code, vec![(name, value.to_owned())], String::new())
+    }
+
+    /// Whether it says that the request was taken.
+    fn takes(&self) -> bool {
+        match self {
+            Self::Ok | Self::Slow(_) => true,
+            Self::Status(code, ..) => (200..300).contains(code),
+            Self::Hang | Self::Close => false,
+            Self::Held(_, reply) => reply.takes(),
+        }
     }
 }
 
@@ -258,11 +270,7 @@ async fn answer(script: Arc<Mutex<Script>>, request: Request<Incoming>) -> Resul
         let by_rule = script.rule.as_ref().and_then(|rule| rule(&seen));
         let mut next = || if is_question { script.next.front().cloned() } else { script.next.pop_front() };
         let reply = by_rule.or_else(&mut next).or_else(|| script.always.clone()).unwrap_or(Reply::Ok);
-        seen.taken = match &reply {
-            Reply::Ok | Reply::Slow(_) => true,
-            Reply::Status(code, ..) => (200..300).contains(code),
-            Reply::Hang | Reply::Close => false,
-        };
+        seen.taken = reply.takes();
         if is_question {
             script.questions += 1;
         } else {
@@ -270,11 +278,18 @@ async fn answer(script: Arc<Mutex<Script>>, request: Request<Incoming>) -> Resul
         }
         reply
     };
+    let reply = match reply {
+        Reply::Held(word, reply) => {
+            word.cancelled().await;
+            *reply
+        }
+        reply => reply,
+    };
     let ok = || Response::new(Full::from(r#"{"id":"0"}"#));
     match reply {
         Reply::Ok => Ok(ok()),
         Reply::Close => Err(Closed),
-        Reply::Hang => std::future::pending().await,
+        Reply::Hang | Reply::Held(..) => std::future::pending().await,
         Reply::Slow(wait) => {
             tokio::time::sleep(wait).await;
             Ok(ok())

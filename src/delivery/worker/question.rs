@@ -20,7 +20,7 @@ impl Worker {
         // A strike only when the upstream took something else since it was last tried with this; or when it answered a question, and
         // next to nothing else fails. An answer that is the record's alone is as certain as one while others are taken.
         let previous = sent.began - Backoff::RECORD.at_least(progress.attempts);
-        let is_answer = sent.speaks_of_the_record(self.quirks());
+        let is_answer = sent.speaks_of_the_record();
         let passed = self.last_success > previous;
         let is_strike = passed || (is_answer && self.circuit.vouches());
         let strikes = progress.strikes + u32::from(is_strike);
@@ -41,7 +41,7 @@ impl Worker {
         let (record, why) = (&sent.claim.record, sent.what_went_wrong());
         let alone = self.suspects.failed(&record.project, sent.took, self.circuit.is_reached(), now);
         let opened = self.circuit.failed(now, record.id.number(), alone);
-        if sent.speaks_of_the_record(self.quirks()) {
+        if sent.speaks_of_the_record() {
             self.circuit.doubts_one(now);
         }
         self.failed_last = Some(Arc::clone(&record.project));

@@ -1,7 +1,7 @@
 //! What becomes of a record by the verdict on the answer: delivered, limited, tried again, refused for good.
 
 use crate::clock::Timestamp;
-use crate::delivery::load;
+use crate::delivery::load::{self, limited};
 use crate::delivery::settings::OnRateLimit;
 use crate::journal::{Rest, Settlement};
 use crate::policy::cooldown;
@@ -22,15 +22,15 @@ impl Worker {
     }
 
     pub(super) fn rate_limited(&self, sent: &Sent, now: Timestamp) -> Settlement {
-        // The cooldown is known now: select again under it. An answer that limits none of what was sent comes later, too.
-        let again = load::select(&sent.claim, &self.cooldown, self.quirks(), now);
         let strikes = sent.claim.progress.strikes;
-        if again.is_empty() || (self.quirks().takes_the_rest_on_429 && again.has_limited()) {
-            let mode = self.settings().on_rate_limit;
-            let rest = again.remainder(mode, sent.progress(strikes), now);
-            return Settlement { delivered: again.send.quantities, ..rest };
+        match limited::divide(&sent.claim, &sent.load, &self.cooldown, sent.quirks(), now) {
+            Ok((taken, left)) => {
+                let rest = left.remainder(self.settings().on_rate_limit, sent.progress(strikes), now);
+                Settlement { delivered: taken, ..rest }
+            }
+            // An answer that limits none of what was sent comes later, too.
+            Err(until) => self.retry(sent, until.unwrap_or(now + cooldown::BARE_429), strikes),
         }
-        self.retry(sent, again.limited_until.unwrap_or(now + cooldown::BARE_429), strikes)
     }
 
     pub(super) fn retry(&self, sent: &Sent, due: Timestamp, strikes: u32) -> Settlement {

@@ -74,8 +74,8 @@ impl Worker {
                 Some(parcel)
             };
             let (result, declined) = outgoing.send(parcel, &mut again).await;
-            let (headers, took) = (settings.headers.clone(), started.elapsed());
-            Ended::Sent(Box::new(Sent { claim, load, routing, headers, declined, began, took, result }))
+            let took = started.elapsed();
+            Ended::Sent(Box::new(Sent { claim, load, routing, settings, declined, began, took, result }))
         }));
     }
 
