@@ -416,22 +416,35 @@ async fn a_refused_dsn_holds_its_project_back_and_is_said_loudly() {
     relay.finish().await;
 }
 
+/// Whether something before the tracker refuses it for what it says.
+fn is_disliked(seen: &Seen) -> bool {
+    seen.body.windows(7).any(|word| word == b"WAF-BAD")
+}
+
+async fn send_disliked(relay: &Relay) -> String {
+    let id = envelopes::new_id();
+    let answer = relay.send(envelopes::envelope(&id, "event", "{\"message\":\"WAF-BAD\"}")).await;
+    assert_eq!(answer.status(), 200);
+    id
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_envelope_that_is_refused_as_if_by_its_dsn_holds_the_others_of_its_project_up_once() {
     const ONE_HOLD: Duration = Duration::from_secs(75);
     let (a, _b, mut relay) = relay_with(&[]).await;
-    let is_disliked = |seen: &Seen| seen.body.windows(7).any(|word| word == b"WAF-BAD");
     a.when(move |seen| is_disliked(seen).then(|| Reply::status(403)));
     let tries = || a.seen().iter().filter(|seen| is_disliked(seen)).count();
     relay.send_errors(1).await;
     takes(&a, 1, SOON).await;
-    let answer = relay.send(envelopes::envelope(&envelopes::new_id(), "event", "{\"message\":\"WAF-BAD\"}")).await;
-    assert_eq!(answer.status(), 200);
-    shows(&relay, "a", "it might be the DSN", |upstream| upstream["state"] == "misconfigured").await;
+    send_disliked(&relay).await;
+    shows(&relay, "a", "it is refused once more, and nothing was taken meanwhile: it might be the DSN", |upstream| {
+        upstream["state"] == "misconfigured"
+    })
+    .await;
     relay.send_errors(3).await;
     takes(&a, 4, ONE_HOLD).await;
     eventually("it is tried again", ONE_HOLD, async || match tries() {
-        0 | 1 => Err("not yet".to_owned()),
+        0..=2 => Err("not yet".to_owned()),
         _ => Ok(()),
     })
     .await;
@@ -444,6 +457,49 @@ async fn an_envelope_that_is_refused_as_if_by_its_dsn_holds_the_others_of_its_pr
     assert_eq!(relay.log().matches("refuses the DSN").count(), 1, "{}", relay.log());
     // It has some tries left, minutes apart: the accounts balance with it waiting.
     assert_eq!(relay.upstream("a").await["difference"], 0);
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envelopes_that_are_refused_among_others_hold_nobody_up_where_requests_go_one_at_a_time() {
+    let (a, _b, mut relay) = relay_with(&["max_in_flight = 1"]).await;
+    a.when(|seen| is_disliked(seen).then(|| Reply::status(403)));
+    let (mut healthy, mut disliked, mut longest) = (0, vec![], Duration::ZERO);
+    let tries = |id: &String| a.seen().iter().filter(|seen| seen.event_id() == *id).count();
+    let mut turns = interval(Duration::from_millis(200));
+    // Until several of them were tried once more between the others.
+    while disliked.iter().filter(|id| tries(id) > 1).count() < 5 {
+        turns.tick().await;
+        relay.send_errors(1).await;
+        let sent = tokio::time::Instant::now();
+        healthy += 1;
+        takes(&a, healthy, Duration::from_secs(3)).await;
+        longest = longest.max(a.taken()[healthy - 1].at - sent);
+        let id = send_disliked(&relay).await;
+        eventually("it is refused", SOON, async || if tries(&id) > 0 { Ok(()) } else { Err("not yet".to_owned()) })
+            .await;
+        disliked.push(id);
+        assert!(healthy < 300, "after a minute: {:#}", relay.upstream("a").await);
+    }
+    println!("{healthy} envelopes among {} refused ones: none waited for more than {longest:?}", disliked.len());
+    let upstream = relay.upstream("a").await;
+    assert_eq!((&upstream["backlog"]["envelopes"], &upstream["dead_letters"]), (&disliked.len().into(), &0.into()));
+    assert_eq!(relay.log().matches("refuses the DSN").count(), 0, "{}", relay.log());
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dsn_that_is_refused_after_it_was_good_costs_two_requests_and_is_said_loudly() {
+    let (a, b, mut relay) = relay_with(&["max_in_flight = 1"]).await;
+    relay.send_errors(1).await;
+    takes(&a, 1, SOON).await;
+    a.always(Reply::status(403));
+    relay.send_errors(20).await;
+    shows(&relay, "a", "it is shown", |upstream| upstream["state"] == "misconfigured").await;
+    relay.send_errors(20).await;
+    takes(&b, 41, SOON).await;
+    assert_eq!(a.seen().len(), 3, "two refusals after what was taken");
+    assert_eq!(relay.log().matches("refuses the DSN").count(), 1, "{}", relay.log());
     relay.stop().await;
 }
 

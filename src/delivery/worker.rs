@@ -350,7 +350,6 @@ impl Worker {
             }
         }
         if verdict == Verdict::Misconfigured && !self.is_refused_alone(sent, now) {
-            self.around.watch.misconfigured(&record.project, &sent.what_went_wrong());
             self.around.watch.counted(self.refusals.refused(&record.project, now), now);
         }
         if !matches!(verdict, Verdict::Delivered | Verdict::Unsupported) {

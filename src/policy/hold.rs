@@ -1,5 +1,8 @@
 //! Projects whose DSN an upstream refuses. The whole project waits, so that a wrong key does not cost one refusal an envelope;
 //! GlitchTip answers a wrong key by refusing that project for everybody for 30 seconds.
+//!
+//! Rule: the first refusal after something of the project was taken may be about the envelope alone, and holds nobody up. The next one
+//! with nothing taken in between is about the project.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,9 +16,20 @@ use super::backoff::Backoff;
 #[derive(Clone, Debug, Default)]
 pub struct Holds {
     held: BTreeMap<Arc<str>, Hold>,
-    /// The projects whose DSN was good when it was last used, and when something of them was taken last.
-    good: BTreeMap<Arc<str>, Timestamp>,
+    /// The projects whose DSN was good when it was last used, but for one refusal perhaps.
+    good: BTreeMap<Arc<str>, Good>,
 }
+
+#[derive(Clone, Copy, Debug)]
+struct Good {
+    /// When something of the project was taken last.
+    taken: Timestamp,
+    /// Whether an envelope was refused since.
+    doubted: bool,
+}
+
+/// How soon what was refused first is tried again.
+pub const AGAIN: Duration = Duration::from_secs(5);
 
 /// So long ago others of a project may have been taken for the refusal of one to be its own. Shorter than the shortest hold: what was
 /// refused once is tried again later than that, so that whatever was taken meanwhile speaks for the DSN.
@@ -32,6 +46,12 @@ struct Hold {
 }
 
 impl Holds {
+    /// An envelope of the project was refused. Whether that is the first refusal since something was taken: then it alone waits, for
+    /// [`AGAIN`], and shows whether it is the DSN.
+    pub fn doubt(&mut self, project: &str) -> bool {
+        self.good.get_mut(project).is_some_and(|good| !std::mem::replace(&mut good.doubted, true))
+    }
+
     /// The upstream refused the project's DSN: it waits, longer each time. Answers that were under way together count once.
     pub fn refused(&mut self, project: &Arc<str>, now: Timestamp) -> Timestamp {
         self.good.remove(project);
@@ -48,7 +68,7 @@ impl Holds {
 
     /// Another relay was refused: the project waits here, too, unless something of it was taken here since. Returns whether it does.
     pub fn follow(&mut self, project: &Arc<str>, (since, until): (Timestamp, Timestamp), refusals: u32) -> bool {
-        if self.good.get(project).is_some_and(|at| *at > since) {
+        if self.good.get(project).is_some_and(|good| good.taken > since) {
             return false;
         }
         self.good.remove(project);
@@ -79,9 +99,10 @@ impl Holds {
     /// The upstream took something of the project. Returns whether it had waited.
     pub fn taken(&mut self, project: &Arc<str>, now: Timestamp) -> bool {
         let had_waited = !self.held.is_empty() && self.held.remove(project).is_some();
+        let good = Good { taken: now, doubted: false };
         match self.good.get_mut(project) {
-            Some(at) => *at = now,
-            None => drop(self.good.insert(Arc::clone(project), now)),
+            Some(known) => *known = good,
+            None => drop(self.good.insert(Arc::clone(project), good)),
         }
         had_waited
     }
@@ -92,9 +113,11 @@ impl Holds {
     }
 
     /// Whether others of the project were taken so lately that an envelope which is refused once more is refused for itself: by what
-    /// stands before the tracker and looks into bodies, for example.
+    /// stands before the tracker and looks into bodies, for example. While another one is in doubt, only what was taken since this one
+    /// was refused counts.
     pub fn takes_others(&self, project: &str, now: Timestamp) -> bool {
-        self.good.get(project).is_some_and(|at| now.since(*at) <= LATELY)
+        let is_lately = |good: &Good| now.since(good.taken) < if good.doubted { AGAIN } else { LATELY };
+        self.good.get(project).is_some_and(is_lately)
     }
 
     /// Until when the project waits; `None` when it does not, or when it may be tried again.
@@ -121,7 +144,7 @@ impl Holds {
         for hold in self.held.values_mut() {
             (hold.since, hold.until) = (hold.since - by, hold.until - by);
         }
-        self.good.values_mut().for_each(|at| *at = *at - by);
+        self.good.values_mut().for_each(|good| good.taken = good.taken - by);
     }
 
     /// When the last of the holds ends; `None` when none is in force.
@@ -164,11 +187,26 @@ mod tests {
         let mut holds = Holds::default();
         assert!(!holds.takes_others("shop", now));
         holds.taken(&shop, now);
-        assert!(holds.takes_others("shop", now + LATELY));
-        assert!(!holds.takes_others("shop", now + LATELY + Duration::from_millis(1)));
+        assert!(holds.takes_others("shop", now + LATELY - Duration::from_millis(1)));
+        assert!(!holds.takes_others("shop", now + LATELY));
         assert!(LATELY < Backoff::MISCONFIGURED.after(1), "nothing of before the first refusal counts");
         holds.refused(&shop, now);
         assert!(!holds.takes_others("shop", now));
+    }
+
+    #[test]
+    fn the_first_refusal_after_something_was_taken_is_about_the_envelope_and_the_second_about_the_project() {
+        let (shop, now): (Arc<str>, _) = ("shop".into(), Timestamp::from_millis(100_000));
+        let mut holds = Holds::default();
+        assert!(!holds.doubt("shop"), "nothing of it was ever taken");
+        holds.taken(&shop, now);
+        assert!(holds.doubt("shop") && !holds.doubt("shop"));
+        assert!(!holds.takes_others("shop", now + AGAIN), "nothing was taken since");
+        holds.taken(&shop, now + AGAIN / 2);
+        assert!(holds.doubt("shop"), "by another one");
+        assert!(holds.takes_others("shop", now + AGAIN), "since the first one was refused");
+        holds.refused(&shop, now + AGAIN);
+        assert!(!holds.doubt("shop"), "it waits already");
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! What becomes of what an upstream refuses while it takes the project's other envelopes: a request that is no envelope, where
 //! the upstream has no such endpoint or a closed one; and an envelope that something between us and the tracker rejects.
 //!
-//! Rule: only what is refused pays, never the project's other envelopes.
+//! Rule: only what is refused pays, never the project's other envelopes, unless two in a row are refused.
 
 use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::journal::Settlement;
 use crate::policy::backoff::Backoff;
+use crate::policy::hold;
 use crate::policy::outcome::DropReason;
 use crate::policy::verdict::POISON_STRIKES;
 
@@ -34,11 +35,17 @@ impl Worker {
         }
     }
 
-    /// Its project waits; then others of it go first: if they are taken, it was this one's own fault.
+    /// The first that is refused since something of its project was taken is tried again soon. After the next one the project waits;
+    /// then others of it go first: if they are taken, it was this one's own fault.
     pub(super) fn hold_up(&mut self, sent: &Sent, now: Timestamp) -> Settlement {
-        let until = self.holds.refused(&sent.claim.record.project, now);
-        self.tell_refused(&sent.claim.record.project, until, now);
-        self.retry(sent, until + OTHERS_FIRST, sent.claim.progress.strikes)
+        let (project, strikes) = (&sent.claim.record.project, sent.claim.progress.strikes);
+        if self.holds.doubt(project) {
+            return self.retry(sent, now + hold::AGAIN, strikes);
+        }
+        self.around.watch.misconfigured(project, &sent.what_went_wrong());
+        let until = self.holds.refused(project, now);
+        self.tell_refused(project, until, now);
+        self.retry(sent, until + OTHERS_FIRST, strikes)
     }
 
     /// It does not hold up the project. It is tried a few times more, long enough for an envelope to find out that it was the
