@@ -3,6 +3,7 @@
 mod aside;
 mod backfill;
 mod disk;
+mod ends;
 mod eviction;
 mod files;
 mod formats;

@@ -1,7 +1,7 @@
 //! Moving the log into the database file beside the writer, so that nobody who sends waits while thousands of pages are copied.
 //!
 //! Rule: the log starts over only when all of it is in the file and on the disk. SQLite sees to what its last pass copies, this to what a
-//! pass before it did: one that does not come to the end of the log is taken for done without a sync.
+//! pass before it did, the writer's as well: one that does not come to the end of the log is taken for done without a sync.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -13,27 +13,23 @@ use rusqlite::Connection;
 #[derive(Debug)]
 pub(in crate::journal::sqlite) struct Ahead {
     /// `None` while a pass is under way; without one the writer moves all.
-    mover: Option<Mover>,
-    pass: Option<JoinHandle<Mover>>,
-}
-
-#[derive(Debug)]
-struct Mover {
-    conn: Connection,
+    mover: Option<Connection>,
+    pass: Option<JoinHandle<Connection>>,
     database: Arc<File>,
 }
 
 impl Ahead {
     /// Moves through a connection of its own. `database` is the file that the log is moved into.
     pub(in crate::journal::sqlite) fn new(conn: Connection, database: Arc<File>) -> Self {
-        Self { mover: Some(Mover { conn, database }), pass: None }
+        Self { mover: Some(conn), pass: None, database }
     }
 
     /// Begins a pass; false while there is one that nobody has [waited for](Self::wait).
     pub(super) fn begin(&mut self) -> bool {
         let Some(mover) = self.mover.take() else { return false };
+        let database = Arc::clone(&self.database);
         let thread = thread::Builder::new().name("journal-mover".into());
-        self.pass = thread.spawn(move || mover.pass()).ok();
+        self.pass = thread.spawn(move || pass(mover, &database)).ok();
         self.pass.is_some()
     }
 
@@ -48,6 +44,23 @@ impl Ahead {
             self.mover = pass.join().ok();
         }
     }
+
+    /// Moves the log by the writer's connection, to `how` far; whether all of it is in the file and on the disk. What is in the file is
+    /// on the disk in any case.
+    pub(super) fn move_here(&self, writer: &Connection, how: &str) -> rusqlite::Result<bool> {
+        let moved = writer.query_row(&format!("PRAGMA wal_checkpoint({how})"), [], |row| {
+            Ok(!row.get::<_, bool>(0)? && row.get::<_, i64>(1)? == row.get::<_, i64>(2)?)
+        });
+        if !matches!(moved, Ok(true)) {
+            self.sync();
+        }
+        moved
+    }
+
+    /// Brings what was moved into the file to the disk, or ends the relay.
+    pub(super) fn sync(&self) {
+        sync(&self.database);
+    }
 }
 
 impl Drop for Ahead {
@@ -56,16 +69,19 @@ impl Drop for Ahead {
     }
 }
 
-impl Mover {
-    fn pass(self) -> Self {
-        // What fails here fails again in the writer's own pass, which tells it.
-        drop(self.conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())));
-        if let Err(error) = self.database.sync_data() {
-            // SQLite would never copy again what the kernel may have thrown away. The next start copies the whole log.
-            tracing::error!(%error, "what was moved into the journal's file cannot be brought to the disk: ending, to begin from its log");
-            std::process::abort();
-        }
-        self
+fn pass(mover: Connection, database: &File) -> Connection {
+    // What fails here fails again in the writer's own pass, which tells it.
+    drop(mover.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())));
+    sync(database);
+    mover
+}
+
+/// The kernel tells an error once for each handle that is open: what SQLite's was told of, this one still has to hear.
+fn sync(database: &File) {
+    if let Err(error) = database.sync_data() {
+        // SQLite would never copy again what the kernel may have thrown away. The next start copies the whole log.
+        tracing::error!(%error, "what was moved into the journal's file cannot be brought to the disk: ending, to begin from its log");
+        std::process::abort();
     }
 }
 
@@ -98,7 +114,7 @@ mod tests {
 
     #[test]
     fn without_its_thread_the_writer_moves_all() {
-        let mut ahead = Ahead { mover: None, pass: None };
+        let mut ahead = Ahead { mover: None, pass: None, database: Arc::new(tempfile::tempfile().unwrap()) };
         assert!(!ahead.begin() && !ahead.is_under_way());
     }
 }

@@ -36,7 +36,7 @@ impl Room {
         }
         self.ahead.wait();
         self.logged = 0;
-        conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+        self.ahead.move_here(conn, "PASSIVE").map(drop)
     }
 
     /// Free pages that nothing is kept for.
@@ -71,11 +71,13 @@ impl Room {
     /// Moves the log and cuts its file to nothing, unless somebody reads.
     pub(in crate::journal::sqlite) fn truncate_log(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         self.ahead.wait();
+        // What is cut off can be copied no more, whoever moved it.
+        self.ahead.sync();
         // Nobody should wait for us while we wait for a reader that may never end.
         conn.busy_timeout(Duration::ZERO)?;
-        let busy = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));
+        let moved = self.ahead.move_here(conn, "TRUNCATE");
         conn.busy_timeout(PATIENCE)?;
-        if !busy? {
+        if moved? {
             self.logged = 0;
         }
         self.measure(conn)

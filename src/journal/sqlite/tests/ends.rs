@@ -1,0 +1,62 @@
+//! What ends the process: seen from outside, in one of its own that runs the same test again.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command as Program, ExitStatus, Stdio};
+
+use super::*;
+use crate::journal::sqlite::space::Room;
+use crate::journal::sqlite::spool::Spool;
+
+/// Which case a test is to run in a process of its own, and in which folder.
+const CASE: &str = "SWITCHYARD_TEST_CASE";
+const FOLDER: &str = "SWITCHYARD_TEST_FOLDER";
+const ABORTED: Option<i32> = Some(6);
+
+/// The case to run here, if this is such a process.
+fn case() -> Option<String> {
+    std::env::var(CASE).ok()
+}
+
+/// How a process ends that runs one case of a test of this file.
+fn run(test: &str, case: &str, folder: &Path) -> ExitStatus {
+    let name = format!("{}::{test}", module_path!().split_once("::").unwrap().1);
+    let mut program = Program::new(std::env::current_exe().unwrap());
+    program.args([&name, "--exact"]).env(CASE, case).env(FOLDER, folder);
+    program.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap()
+}
+
+#[test]
+fn what_the_writer_moved_in_part_and_what_is_to_be_cut_off_is_brought_to_the_disk_first() {
+    let name = "what_the_writer_moved_in_part_and_what_is_to_be_cut_off_is_brought_to_the_disk_first";
+    if let Some(case) = case() {
+        return move_log(&case);
+    }
+    for (case, ended_by) in [("whole", None), ("part", ABORTED), ("cut", ABORTED)] {
+        let folder = tempfile::tempdir().unwrap();
+        let status = run(name, case, folder.path());
+        assert_eq!((status.signal(), status.success()), (ended_by, ended_by.is_none()), "{case}: {status}");
+        let log = std::fs::metadata(folder.path().join("journal.db-wal"));
+        assert!(ended_by.is_none() || log.unwrap().len() > 200_000, "{case}: the next start has all of it");
+    }
+}
+
+/// Moves a log with a handle on the database that cannot be synced.
+fn move_log(case: &str) {
+    let settings = in_folder(Path::new(&std::env::var(FOLDER).unwrap()));
+    let conn = schema::open(&settings).unwrap();
+    let spool = Arc::new(Spool::open(&settings.path, settings.sync).unwrap());
+    let (_read, write) = std::io::pipe().unwrap();
+    let database = Arc::new(File::from(OwnedFd::from(write)));
+    let ahead = Ahead::new(schema::open_mover(&settings.path).unwrap(), database);
+    let mut room = Room::new(&conn, ahead, spool, &settings).unwrap();
+    let fill = || conn.execute("INSERT INTO body VALUES (NULL, '', zeroblob(200000))", []).unwrap();
+    fill();
+    let reader = schema::open_reader(&settings.path).unwrap();
+    if case == "part" {
+        reader.execute_batch("BEGIN; SELECT * FROM meta").unwrap();
+        fill();
+    }
+    let moved = if case == "cut" { room.truncate_log(&conn) } else { room.log(&conn, 8 << 20) };
+    moved.unwrap();
+}
