@@ -224,14 +224,9 @@ impl Book {
 
 /// Sums the rows older than 90 days up into the hour 0, and forgets the evidence of that time.
 pub(super) fn roll_up(conn: &Connection, now: Timestamp) -> rusqlite::Result<()> {
-    evidence::forget(conn, now)?;
-    let oldest = now.hour().saturating_sub(KEPT_HOURS).cast_signed();
-    let old: bool =
-        conn.query_row("SELECT EXISTS (SELECT 1 FROM ledger WHERE hour > 0 AND hour < ?1)", [oldest], |r| r.get(0))?;
-    if !old {
-        return Ok(());
-    }
     let tx = conn.unchecked_transaction()?;
+    evidence::forget(&tx, now)?;
+    let oldest = now.hour().saturating_sub(KEPT_HOURS).cast_signed();
     tx.execute(
         "INSERT INTO ledger SELECT 0, target, project, category, outcome, sum(quantity) FROM ledger
          WHERE hour > 0 AND hour < ?1 GROUP BY target, project, category, outcome
@@ -265,7 +260,31 @@ pub(super) fn post_totals(conn: &Connection, shared: &Shared) -> rusqlite::Resul
 #[cfg(test)]
 mod tests {
     use super::super::schema::FORMATS;
+    use super::super::steps;
     use super::*;
+    use crate::telemetry::series::Step;
+
+    #[test]
+    fn steps_that_cannot_be_summed_up_to_the_end_are_counted_once() {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(&FORMATS.concat()).unwrap();
+        let hour = 480_000 * 3_600_000;
+        for n in 0..12 {
+            let at = Timestamp::from_millis(hour + n * 300_000);
+            let step = Step { at, accepted: 3, delivered: 2, lost: 1, waiting: 0, lag_p99: None };
+            steps::write(&conn, TargetId(1), &step).unwrap();
+        }
+        let said = |what| conn.query_row(&format!("SELECT {what} FROM step"), [], |row| row.get::<_, i64>(0)).unwrap();
+        conn.execute_batch("CREATE TRIGGER full BEFORE DELETE ON step BEGIN SELECT RAISE(ABORT, 'full'); END").unwrap();
+        let later = Timestamp::from_millis(hour + 72 * 3_600_000);
+        for _ in 0..2 {
+            roll_up(&conn, later).unwrap_err();
+            assert_eq!((said("sum(accepted)"), said("count(*)")), (36, 12), "all of it or nothing");
+        }
+        conn.execute_batch("DROP TRIGGER full").unwrap();
+        roll_up(&conn, later).unwrap();
+        assert_eq!((said("sum(accepted)"), said("count(*)")), (36, 1));
+    }
 
     #[test]
     fn a_row_says_what_was_committed_whether_it_is_remembered_or_not() {
