@@ -4,7 +4,7 @@
 //! only where nothing but the journal is in it, for others may have a right to what lies beside it.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, Metadata, Permissions};
+use std::fs::{self, DirBuilder, File, Metadata, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
@@ -21,9 +21,20 @@ const STICKY: u32 = 0o1000;
 /// What the names of the journal's files end with, after the name of the database.
 const ENDINGS: [&str; 5] = ["", "-wal", "-shm", ".lock", "-bodies"];
 
-/// Makes a folder, and those above it, as far as they are missing.
+/// Makes a folder, and those above it, as far as they are missing, so that a loss of power leaves them there.
 pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(FOLDER).create(folder)
+    let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
+    let missing: Vec<&Path> = folder.ancestors().take_while(is_missing).collect();
+    DirBuilder::new().recursive(true).mode(FOLDER).create(folder)?;
+    for parent in missing.iter().filter_map(|made| made.parent()) {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        match File::open(parent).and_then(|parent| parent.sync_all()) {
+            // Who may make a folder there may not always read it, and some file systems sync no folder.
+            Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput) => {}
+            synced => synced?,
+        }
+    }
+    Ok(())
 }
 
 /// Closes to others what they may open of the journal at `path`, and says so. `path` is without links.
