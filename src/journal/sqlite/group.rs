@@ -89,6 +89,9 @@ pub(super) enum Command {
     /// Makes the storage refuse to grow beyond that many pages, as a full disk does.
     #[cfg(test)]
     Cap(i64, Reply<()>),
+    /// Makes the writer panic.
+    #[cfg(test)]
+    Panic,
 }
 
 /// An answer that waits for the commit.
@@ -231,6 +234,8 @@ pub(super) fn refuse(command: Command, error: &JournalError) {
         | Command::Report(_, _, reply) => Answer::Done(reply).give(Some(error)),
         #[cfg(test)]
         Command::Cap(_, reply) => Answer::Done(reply).give(Some(error)),
+        #[cfg(test)]
+        Command::Panic => {}
         Command::Target(..) | Command::Wake { .. } | Command::Close(_) => {}
     }
 }

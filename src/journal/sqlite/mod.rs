@@ -38,6 +38,7 @@ mod steps;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod transfer;
 mod verification;
 mod verifying;
@@ -112,12 +113,9 @@ impl SqliteJournal {
         let ahead = Ahead::new(schema::open_mover(path)?, Arc::clone(&database));
         let writer = writer::Start::new(conn, ahead, Arc::clone(&shared), settings).map_err(|e| unusable(path, &e))?;
         let reader = reader::Reader::new(reading, Arc::clone(&shared), commands.clone());
-        let start = |name: &str, run: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new().name(name.into()).spawn(run).map_err(|e| unusable(path, &e))
-        };
         let threads = vec![
-            start("journal-reader", Box::new(move || reader.run(&asked)))?,
-            start("journal-writer", Box::new(move || writer.run(&inbox)))?,
+            threads::start("journal-reader", move || reader.run(&asked)).map_err(|e| unusable(path, &e))?,
+            threads::start("journal-writer", move || writer.run(&inbox)).map_err(|e| unusable(path, &e))?,
         ];
         Ok(Self {
             shared,
@@ -184,7 +182,7 @@ impl Drop for SqliteJournal {
         self.questions = None;
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
-            // A panic in it was answered with `Closed` to everyone who waited.
+            // One that panics ends the process.
             drop(thread.join());
         }
         self.database = None;

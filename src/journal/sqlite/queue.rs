@@ -48,7 +48,8 @@ impl Target {
     }
 
     pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
-        // A panic while it was held is a bug that the writer's end makes known; the state is whole between statements.
+        // A panic while it was held is a bug, which ends the process if it is the reader's or the writer's; the state is whole between
+        // statements.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

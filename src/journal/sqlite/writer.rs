@@ -269,6 +269,8 @@ impl Writer<'_> {
                 group.answers.push(Answer::Done(reply));
                 self.conn.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?;
             }
+            #[cfg(test)]
+            Command::Panic => panic!("as it was told"),
             Command::Target(..) | Command::Wake { .. } | Command::Close(_) => {}
         }
         Ok(())

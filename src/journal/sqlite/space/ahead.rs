@@ -5,9 +5,11 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use rusqlite::Connection;
+
+use crate::journal::sqlite::threads;
 
 /// Moves the log in a thread of its own, a pass at a time.
 #[derive(Debug)]
@@ -28,8 +30,7 @@ impl Ahead {
     pub(super) fn begin(&mut self) -> bool {
         let Some(mover) = self.mover.take() else { return false };
         let database = Arc::clone(&self.database);
-        let thread = thread::Builder::new().name("journal-mover".into());
-        self.pass = thread.spawn(move || pass(mover, &database)).ok();
+        self.pass = threads::start("journal-mover", move || pass(mover, &database)).ok();
         self.pass.is_some()
     }
 

@@ -60,3 +60,26 @@ fn move_log(case: &str) {
     let moved = if case == "cut" { room.truncate_log(&conn) } else { room.log(&conn, 8 << 20) };
     moved.unwrap();
 }
+
+#[test]
+fn a_thread_of_the_journal_that_panics_ends_the_process() {
+    let name = "a_thread_of_the_journal_that_panics_ends_the_process";
+    if let Some(case) = case() {
+        return end_threads(&case);
+    }
+    for (case, ended_by) in [("as they should", None), ("any", ABORTED), ("the writer", ABORTED)] {
+        let folder = tempfile::tempdir().unwrap();
+        let status = run(name, case, folder.path());
+        assert_eq!((status.signal(), status.success()), (ended_by, ended_by.is_none()), "{case}: {status}");
+    }
+}
+
+/// Has threads end and waits for them.
+fn end_threads(case: &str) {
+    let journal = open(&in_folder(Path::new(&std::env::var(FOLDER).unwrap()))).unwrap();
+    match case {
+        "any" => drop(threads::start("any", || panic!("as it was told")).unwrap().join()),
+        "the writer" => journal.commands.as_ref().unwrap().try_send((Command::Panic, None)).unwrap(),
+        _ => {}
+    }
+}
