@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -20,7 +21,7 @@ use super::append::Appended;
 use super::file::Reservation;
 use super::queue::Target;
 use super::settlement::Pass;
-use super::shared::{Placed, Reply};
+use super::shared::{Placed, Reply, Shared};
 
 /// The most commands that wait for the writer.
 pub(super) const INBOX: usize = 1024;
@@ -123,6 +124,15 @@ impl Answer {
     }
 }
 
+/// Wakes the writer for settlements, unless that is under way.
+pub(super) fn wake(shared: &Shared, commands: &SyncSender<Placed<Command>>, hurry: bool) {
+    let flag = if hurry { &shared.hurried } else { &shared.woken };
+    if !flag.swap(true, Ordering::AcqRel) && commands.try_send((Command::Wake { hurry }, None)).is_err() {
+        // A full inbox wakes the writer as well.
+        flag.store(false, Ordering::Release);
+    }
+}
+
 /// What is committed together.
 #[derive(Debug, Default)]
 pub(super) struct Group {
@@ -130,6 +140,9 @@ pub(super) struct Group {
     pub(super) bytes: usize,
     pub(super) closing: Option<oneshot::Sender<()>>,
     pub(super) hurry: bool,
+    /// It has taken out a command that wakes the writer, and one that does without waiting for company.
+    woken: bool,
+    hurried: bool,
     /// All that is settled is committed, in order or not: something was asked for that may build on it.
     pub(super) settles_all: bool,
     pub(super) book: Book,
@@ -154,7 +167,8 @@ impl Group {
         drop(place);
         match command {
             Command::Close(reply) => self.closing = Some(reply),
-            Command::Wake { hurry } => self.hurry |= hurry,
+            Command::Wake { hurry: false } => self.woken = true,
+            Command::Wake { hurry: true } => (self.hurry, self.hurried) = (true, true),
             Command::Target(name, reply) => {
                 self.names.push((name, reply));
                 self.hurry = true;
@@ -165,6 +179,15 @@ impl Group {
                     _ => self.settles_all = true,
                 }
                 self.commands.push_back(command);
+            }
+        }
+    }
+
+    /// Whoever settles from here on wakes the writer again, where nothing in the inbox does.
+    pub(super) fn wakes(&self, shared: &Shared) {
+        for (taken, flag) in [(self.woken, &shared.woken), (self.hurried, &shared.hurried)] {
+            if taken {
+                flag.store(false, Ordering::Release);
             }
         }
     }

@@ -167,10 +167,8 @@ impl SqliteJournal {
     }
 
     fn wake(&self, hurry: bool) {
-        let flag = if hurry { &self.shared.hurried } else { &self.shared.woken };
-        if !flag.swap(true, Ordering::AcqRel) {
-            // A full inbox wakes the writer as well.
-            drop(self.commands.as_ref().map(|commands| commands.try_send((Command::Wake { hurry }, None))));
+        if let Some(commands) = &self.commands {
+            group::wake(&self.shared, commands, hurry);
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::telemetry::log::{self, Line};
 
 use super::backfill;
 use super::decode::{self, COLUMNS, Loaded, PENDING, TABLES};
-use super::group::Command;
+use super::group::{self, Command};
 use super::letters;
 use super::losses;
 use super::queue::{Leased, NEVER, READY_BYTES, READY_RECORDS, Ready, Target};
@@ -284,8 +284,7 @@ impl Reader {
         let rest = Rest { due: NEVER, progress: Progress::default(), quantities };
         queue.end(id, Settlement { rest: Some(rest), ..Settlement::default() });
         drop(queue);
-        // A full inbox wakes the writer as well.
-        drop(self.commands.try_send((Command::Wake { hurry: true }, None)));
+        group::wake(&self.shared, &self.commands, true);
     }
 
     fn backlog(&self, target: &Target) -> rusqlite::Result<Backlog> {

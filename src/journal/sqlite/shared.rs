@@ -49,7 +49,7 @@ pub(super) struct Shared {
     pub(super) closed: AtomicBool,
     /// Whose backlog never gives way; `None` until it is known.
     pub(super) primaries: RwLock<Option<Primaries>>,
-    /// A command that wakes the writer for settlements is under way.
+    /// A command that wakes the writer for settlements is in the inbox: one, for it takes no place.
     pub(super) woken: AtomicBool,
     /// The same, without waiting for company.
     pub(super) hurried: AtomicBool,

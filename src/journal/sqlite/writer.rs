@@ -145,9 +145,8 @@ impl Writer<'_> {
     }
 
     fn commit(&mut self, mut group: Group) {
-        // Before the settlements are taken: whoever settles from here on wakes us again.
-        self.shared.woken.store(false, Ordering::Release);
-        self.shared.hurried.store(false, Ordering::Release);
+        // Before the settlements are taken.
+        group.wakes(&self.shared);
         self.name_targets(&mut group);
         let targets = self.shared.targets();
         let probing = self.shared.trouble().is_some();

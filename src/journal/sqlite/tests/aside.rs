@@ -1,6 +1,11 @@
 //! Records that cannot be read: set aside, and looked at again by the next start.
 
+use std::sync::mpsc::{channel, sync_channel};
+
+use tokio::sync::oneshot;
+
 use super::*;
+use crate::journal::sqlite::reader::Reader;
 
 #[tokio::test]
 async fn a_record_that_cannot_be_read_does_not_block_those_behind_it() {
@@ -51,4 +56,27 @@ async fn a_record_that_cannot_be_read_does_not_block_those_behind_it() {
         7,
         "all but that one expire in the end"
     );
+}
+
+#[tokio::test]
+async fn records_set_aside_wake_the_writer_once_and_leave_the_places_to_those_who_have_them() {
+    let mut subject = Subject::sqlite();
+    let a = subject.journal().target("a").await.unwrap();
+    fill(&subject.journal(), 200, &[a]).await;
+    Connection::open(&parts(&subject).1.path).unwrap().execute("UPDATE body SET client = '{'", []).unwrap();
+    subject.crash();
+    let (journal, settings) = parts(&subject);
+    let shared = &journal.shared;
+    let (commands, inbox) = sync_channel(INBOX);
+    let (questions, asked) = channel();
+    let (reply, answer) = oneshot::channel();
+    questions.send((Question::Fresh(shared.target(a).unwrap(), reply), None)).unwrap();
+    drop(questions);
+    Reader::new(schema::open_reader(&settings.path).unwrap(), Arc::clone(shared), commands.clone()).run(&asked);
+    answer.await.unwrap().unwrap();
+    assert_eq!(journal.measure().await.unwrap().stats.set_aside, 200);
+    // Commits go by while the wake is still in the inbox.
+    journal.lose(vec![]).await.unwrap();
+    group::wake(shared, &commands, true);
+    assert_eq!(inbox.try_iter().count(), 1);
 }

@@ -78,7 +78,10 @@ fn a_thread_of_the_journal_that_panics_ends_the_process() {
 fn end_threads(case: &str) {
     let journal = open(&in_folder(Path::new(&std::env::var(FOLDER).unwrap()))).unwrap();
     match case {
-        "any" => drop(threads::start("any", || panic!("as it was told")).unwrap().join()),
+        "any" => {
+            let run: fn() = || panic!("as it was told");
+            drop(threads::start("any", run).unwrap().join());
+        }
         "the writer" => journal.commands.as_ref().unwrap().try_send((Command::Panic, None)).unwrap(),
         _ => {}
     }
