@@ -4,6 +4,7 @@
 //! Rule: the rows are written in the transaction of the change they tell of; the postings go out after its commit.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -18,9 +19,8 @@ use crate::protocol::category::{Category, Quantities};
 use crate::telemetry::ledger::{Account, AccountKey, Posting};
 
 use super::evidence;
-use super::losses::{self, Losses};
+use super::losses::{Bodies, Losses};
 use super::shared::Shared;
-use super::spool::Spool;
 
 /// The intake's number in the column `target`.
 const INTAKE: i64 = -1;
@@ -69,14 +69,14 @@ impl Totals {
 pub(super) struct Book {
     rows: BTreeMap<Row, u64>,
     losses: Losses,
-    /// Where large bodies are, for a look into those that are lost.
-    spool: Option<Arc<Spool>>,
+    /// For a look into those that are lost.
+    bodies: Option<Rc<Bodies>>,
 }
 
 impl Book {
-    /// Lets it look into bodies that are in files.
-    pub(super) fn reads(&mut self, spool: &Arc<Spool>) {
-        self.spool = Some(Arc::clone(spool));
+    /// Lets it look into bodies.
+    pub(super) fn reads(&mut self, bodies: &Rc<Bodies>) {
+        self.bodies = Some(Rc::clone(bodies));
     }
 
     /// Notes a change; `None` is the intake's account.
@@ -105,7 +105,7 @@ impl Book {
     ) -> rusqlite::Result<()> {
         self.note(at, Some(target), project, Outcome::Dropped(reason), quantities);
         let Some(reason) = reason.reported_as() else { return Ok(()) };
-        let spans = losses::spans_of(conn, self.spool.as_deref(), record, quantities)?;
+        let spans = self.bodies.as_ref().and_then(|bodies| bodies.spans_of(conn, record, quantities));
         let spans = spans.map(|spans| (Category::Span, spans));
         quantities.iter().chain(spans).for_each(|lost| self.losses.add(target, project, reason, lost));
         Ok(())

@@ -1,22 +1,25 @@
 //! Rows back to records.
 //!
-//! Rule: a row that makes no sense is told apart from a storage that failed: the one is set aside, the other tried again. The file
-//! of a large body is not looked at: that it cannot be opened now says nothing of the row.
+//! Rules: a row that makes no sense is told apart from a storage that failed: the one is set aside, the other tried again. The file
+//! of a large body is not looked at: that it cannot be opened now says nothing of the row. Rows that are gone through are narrow, and
+//! each body is read by itself: one that is damaged leaves the way to the others open.
 
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row};
 
 use crate::clock::Timestamp;
 use crate::journal::body::Body;
-use crate::journal::{Progress, Record, RecordId};
+use crate::journal::{Client, Progress, Record, RecordId};
 use crate::protocol::category::Quantities;
 
 use super::queue::{Leased, PutOff, Ready};
 use super::shared::Shared;
 
-/// Bodies above this go through the incremental interface, which copies no more than a page at a time.
+/// Bodies above this go through the incremental interface, which copies no more than a page at a time. The statement in [`stored`]
+/// names it.
 pub(super) const LARGE: usize = 256 << 10;
 
 /// A record as read, or why it is none.
@@ -26,12 +29,9 @@ pub(super) enum Loaded {
     Unreadable { id: u64, lease: Leased, why: String },
 }
 
-/// The columns that [`load`] reads, of [`TABLES`]; a row in `pending` follows with [`PENDING`]. Large bodies are left where they
-/// are: 262144 is [`LARGE`].
-pub(super) const COLUMNS: &str =
-    "r.id, r.accepted_at, r.project, r.size, r.quantities, r.event_id, b.client, length(b.bytes),
-    CASE WHEN length(b.bytes) <= 262144 THEN b.bytes END, f.name";
-pub(super) const TABLES: &str = "LEFT JOIN body b ON b.id = r.id LEFT JOIN file f ON f.record = r.id";
+/// The columns that [`load`] reads, of [`TABLES`]; a row in `pending` follows with [`PENDING`].
+pub(super) const COLUMNS: &str = "r.id, r.accepted_at, r.project, r.size, r.quantities, r.event_id, f.name";
+pub(super) const TABLES: &str = "LEFT JOIN file f ON f.record = r.id";
 const _: () = assert!(LARGE == 262_144);
 pub(super) const PENDING: &str = "p.due, p.attempts, p.strikes, p.items, p.quantities";
 
@@ -41,21 +41,37 @@ pub(super) fn load(conn: &Connection, shared: &Shared, row: &Row<'_>, put_off: b
     match parse(conn, shared, row, id, put_off) {
         Ok(ready) => Ok(Loaded::Record(ready)),
         Err(error) if is_storage_failure(&error) => Err(error),
-        Err(error) => {
-            let text = |at| row.get_ref(at).ok().and_then(|value| value.as_str().ok()?.parse::<Quantities>().ok());
-            let own = if put_off { text(14) } else { None };
-            let lease = Leased {
-                number: 0,
-                ends: None,
-                progress: Progress::default(),
-                project: row.get(2).unwrap_or(0),
-                size: row.get::<_, i64>(3).unwrap_or(0).cast_unsigned(),
-                quantities: own.or_else(|| text(4)).unwrap_or_default(),
-                row: put_off,
-            };
-            Ok(Loaded::Unreadable { id, lease, why: error.to_string() })
-        }
+        Err(error) => unreadable_row(row, put_off, &error),
     }
+}
+
+/// What is known of a row whose record cannot be read.
+pub(super) fn unreadable_row(row: &Row<'_>, put_off: bool, error: &rusqlite::Error) -> rusqlite::Result<Loaded> {
+    let text = |at| row.get_ref(at).ok().and_then(|value| value.as_str().ok()?.parse::<Quantities>().ok());
+    let own = if put_off { text(11) } else { None };
+    let lease = Leased {
+        number: 0,
+        ends: None,
+        progress: Progress::default(),
+        project: row.get(2).unwrap_or(0),
+        size: row.get::<_, i64>(3).unwrap_or(0).cast_unsigned(),
+        quantities: own.or_else(|| text(4)).unwrap_or_default(),
+        row: put_off,
+    };
+    Ok(Loaded::Unreadable { id: row.get::<_, i64>(0)?.cast_unsigned(), lease, why: error.to_string() })
+}
+
+/// The memory that the body of a row takes: none when it is in a file.
+pub(super) fn in_memory(row: &Row<'_>) -> usize {
+    let is_here = row.get_ref(6).is_ok_and(|name| name == ValueRef::Null);
+    let size = if is_here { row.get::<_, i64>(3).unwrap_or(0) } else { 0 };
+    // No body is larger; a row that says otherwise is set aside.
+    usize::try_from(size.min(i64::from(u32::MAX))).unwrap_or(0)
+}
+
+/// When a row in `pending` is due.
+pub(super) fn due(row: &Row<'_>) -> rusqlite::Result<Timestamp> {
+    Ok(Timestamp::from_millis(row.get::<_, i64>(7)?.cast_unsigned()))
 }
 
 fn parse(conn: &Connection, shared: &Shared, row: &Row<'_>, id: u64, put_off: bool) -> rusqlite::Result<Ready> {
@@ -75,8 +91,7 @@ fn parse(conn: &Connection, shared: &Shared, row: &Row<'_>, id: u64, put_off: bo
 fn read(conn: &Connection, shared: &Shared, row: &Row<'_>, id: u64, project: u32) -> rusqlite::Result<Record> {
     let name = shared.projects().get(project as usize).cloned().ok_or_else(|| unreadable("its project"))?;
     let event_id = row.get::<_, Option<[u8; 16]>>(5)?.map(|id| u128::from_be_bytes(id).into());
-    let client = serde_json::from_str(row.get_ref(6)?.as_str().map_err(|_| unreadable("its client"))?)
-        .map_err(|_| unreadable("its client"))?;
+    let (client, body) = stored(conn, shared, row, id)?;
     Ok(Record {
         id: RecordId(id),
         accepted_at: Timestamp::from_millis(row.get::<_, i64>(1)?.cast_unsigned()),
@@ -84,39 +99,46 @@ fn read(conn: &Connection, shared: &Shared, row: &Row<'_>, id: u64, project: u32
         event_id,
         quantities: quantities(row, 4)?.ok_or_else(|| unreadable("its quantities"))?,
         client,
-        body: body(conn, shared, row, id)?,
+        body,
         located: OnceLock::new(),
     })
 }
 
-/// The body; a large one without a second copy in memory, and one in a file as that file.
-fn body(conn: &Connection, shared: &Shared, row: &Row<'_>, id: u64) -> rusqlite::Result<Body> {
+/// Its client and its body; a large body without a second copy in memory, and one in a file as that file.
+fn stored(conn: &Connection, shared: &Shared, row: &Row<'_>, id: u64) -> rusqlite::Result<(Client, Body)> {
     let size: i64 = row.get(3)?;
-    if let Some(name) = row.get_ref(9)?.as_str_or_null().map_err(|_| unreadable("its file"))? {
+    let mut select = conn.prepare_cached(
+        "SELECT client, length(bytes), CASE WHEN length(bytes) <= 262144 THEN bytes END FROM body WHERE id = ?1",
+    )?;
+    let mut rows = select.query([id.cast_signed()])?;
+    let found = rows.next()?.ok_or_else(|| unreadable("its body"))?;
+    let client = found.get_ref(0)?.as_str().ok().and_then(|client| serde_json::from_str(client).ok());
+    let client = client.ok_or_else(|| unreadable("its client"))?;
+    if let Some(name) = row.get_ref(6)?.as_str_or_null().map_err(|_| unreadable("its file"))? {
         // Whether it can be opened says who sends it, and tries again: that may pass.
-        return Ok(shared.spool.file(name, size.cast_unsigned()).into_body());
+        return Ok((client, shared.spool.file(name, size.cast_unsigned()).into_body()));
     }
-    if row.get::<_, Option<i64>>(7)? != Some(size) {
+    if found.get::<_, Option<i64>>(1)? != Some(size) {
         return Err(unreadable("its body"));
     }
     let size = usize::try_from(size).unwrap_or(0);
     if size <= LARGE {
-        let bytes = row.get_ref(8)?.as_blob().map_err(|_| unreadable("its body"))?;
-        return Ok(Bytes::copy_from_slice(bytes).into());
+        let bytes = found.get_ref(2)?.as_blob().map_err(|_| unreadable("its body"))?;
+        return Ok((client, Bytes::copy_from_slice(bytes).into()));
     }
     let blob = conn.blob_open("main", "body", "bytes", id.cast_signed(), true)?;
     let mut body = vec![0; size];
     blob.read_at_exact(&mut body, 0)?;
     blob.close()?;
-    Ok(Bytes::from(body).into())
+    Ok((client, Bytes::from(body).into()))
 }
 
 fn progress(row: &Row<'_>) -> rusqlite::Result<PutOff> {
-    let items = items(row, 13)?;
+    let items = items(row, 10)?;
     Ok(PutOff {
-        due: Timestamp::from_millis(row.get::<_, i64>(10)?.cast_unsigned()),
-        progress: Progress { attempts: row.get(11)?, strikes: row.get(12)?, items },
-        quantities: quantities(row, 14)?,
+        due: due(row)?,
+        progress: Progress { attempts: row.get(8)?, strikes: row.get(9)?, items },
+        quantities: quantities(row, 11)?,
     })
 }
 

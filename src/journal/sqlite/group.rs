@@ -141,8 +141,8 @@ pub(super) struct Group {
     pub(super) closing: Option<oneshot::Sender<()>>,
     pub(super) hurry: bool,
     /// It has taken out a command that wakes the writer, and one that does without waiting for company.
-    woken: bool,
-    hurried: bool,
+    pub(super) woken: bool,
+    pub(super) hurried: bool,
     /// All that is settled is committed, in order or not: something was asked for that may build on it.
     pub(super) settles_all: bool,
     pub(super) book: Book,

@@ -1,6 +1,9 @@
 //! The losses' rows: added to in the transaction that drops, taken off in the one that appends the report.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -11,6 +14,7 @@ use crate::journal::losses::{Loss, spans_in};
 use crate::protocol::category::{Category, Quantities};
 use crate::protocol::client_report::Reason;
 
+use super::schema;
 use super::shared::Shared;
 use super::spool::Spool;
 
@@ -74,26 +78,47 @@ pub(super) fn take_off(conn: &Connection, shared: &Shared, told: &[Loss]) -> rus
     conn.prepare_cached("DELETE FROM loss WHERE quantity <= 0")?.execute([]).map(drop)
 }
 
-/// How many spans are lost with the transactions among what is lost of a record. One that cannot be read loses one for each.
-pub(super) fn spans_of(
-    conn: &Connection,
-    spool: Option<&Spool>,
-    record: u64,
-    lost: &Quantities,
-) -> rusqlite::Result<Option<u64>> {
-    let Some((_, transactions)) = lost.iter().find(|(category, _)| *category == Category::Transaction) else {
-        return Ok(None);
-    };
-    let mut select = conn.prepare_cached(
-        "SELECT b.bytes, f.name, f.size FROM body b LEFT JOIN file f ON f.record = b.id WHERE b.id = ?1",
-    )?;
-    let body = select.query_row([record.cast_signed()], |row| body(spool, row)).optional()?;
-    Ok(Some(body.map_or(0, |body| spans_in(&body)).max(transactions)))
+/// Where bodies of what is lost are looked into.
+///
+/// Rule: by a connection of its own, made for the first look. A disk that does not give a page ends the transaction of the connection that
+/// asks for it, whatever that one makes of the error.
+#[derive(Debug)]
+pub(super) struct Bodies {
+    conn: OnceCell<Connection>,
+    spool: Arc<Spool>,
 }
 
-fn body(spool: Option<&Spool>, row: &Row<'_>) -> rusqlite::Result<Body> {
-    Ok(match (row.get_ref(1)?.as_str_or_null(), spool) {
-        (Ok(Some(name)), Some(spool)) => spool.file(name, row.get::<_, i64>(2)?.cast_unsigned()).into_body(),
-        _ => Bytes::copy_from_slice(row.get_ref(0)?.as_blob().unwrap_or_default()).into(),
-    })
+impl Bodies {
+    pub(super) fn new(spool: Arc<Spool>) -> Self {
+        Self { conn: OnceCell::new(), spool }
+    }
+
+    /// How many spans are lost with the transactions among what is lost of a record. One that cannot be read loses one for each.
+    /// `writer` knows where the journal is.
+    pub(super) fn spans_of(&self, writer: &Connection, record: u64, lost: &Quantities) -> Option<u64> {
+        let (_, transactions) = lost.iter().find(|(category, _)| *category == Category::Transaction)?;
+        let body = self.read(writer, record).ok().flatten();
+        Some(body.map_or(0, |body| spans_in(&body)).max(transactions))
+    }
+
+    fn read(&self, writer: &Connection, record: u64) -> rusqlite::Result<Option<Body>> {
+        let conn = match self.conn.get() {
+            Some(conn) => conn,
+            None => {
+                let conn = schema::reader(Path::new(writer.path().unwrap_or_default()))?;
+                self.conn.get_or_init(|| conn)
+            }
+        };
+        let mut select = conn.prepare_cached(
+            "SELECT b.bytes, f.name, f.size FROM body b LEFT JOIN file f ON f.record = b.id WHERE b.id = ?1",
+        )?;
+        select.query_row([record.cast_signed()], |row| self.body(row)).optional()
+    }
+
+    fn body(&self, row: &Row<'_>) -> rusqlite::Result<Body> {
+        Ok(match row.get_ref(1)?.as_str_or_null() {
+            Ok(Some(name)) => self.spool.file(name, row.get::<_, i64>(2)?.cast_unsigned()).into_body(),
+            _ => Bytes::copy_from_slice(row.get_ref(0)?.as_blob().unwrap_or_default()).into(),
+        })
+    }
 }

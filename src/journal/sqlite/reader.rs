@@ -3,8 +3,9 @@
 //! Rule: read transactions are short, a bounded number of rows and about 1 MiB of bodies, so that the log can start over.
 //! A record that cannot be read is set aside: it stays pending, never comes due, and is counted.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender};
 
 use rusqlite::{Connection, OptionalExtension};
@@ -17,21 +18,22 @@ use crate::journal::evidence::{Evidence, Outage};
 use crate::journal::losses::Loss;
 use crate::journal::verification::{Batch, Contents, Missing, PutOff, Sampled, Standing, Taken};
 use crate::journal::{
-    Backlog, Cursor, JournalError, Letter, Pick, Progress, RecentKeys, Record, RecordId, Rest, Settlement, Switch,
-    TargetId, WithRecord,
+    Backlog, Cursor, JournalError, Letter, Pick, RecentKeys, Record, RecordId, Switch, TargetId, WithRecord,
 };
 use crate::protocol::event_id::EventId;
-use crate::telemetry::log::{self, Line};
 
 use super::backfill;
 use super::decode::{self, COLUMNS, Loaded, PENDING, TABLES};
-use super::group::{self, Command};
+use super::group::Command;
 use super::letters;
 use super::losses;
-use super::queue::{Leased, NEVER, READY_BYTES, READY_RECORDS, Ready, Target};
+use super::queue::{NEVER, READY_BYTES, READY_RECORDS, Target};
 use super::shared::{Placed, Reply, Shared, failure};
 
 use super::{compare, evidence, verification};
+use aside::apart;
+
+mod aside;
 
 /// The most questions that wait for the reader.
 pub(super) const SEATS: usize = 64;
@@ -76,11 +78,13 @@ pub(super) struct Reader {
     conn: Connection,
     shared: Arc<Shared>,
     commands: SyncSender<Placed<Command>>,
+    /// How often the disk has failed to give a record, by target and number.
+    failed: RefCell<BTreeMap<(u8, i64), u32>>,
 }
 
 impl Reader {
     pub(super) fn new(conn: Connection, shared: Arc<Shared>, commands: SyncSender<Placed<Command>>) -> Self {
-        Self { conn, shared, commands }
+        Self { conn, shared, commands, failed: RefCell::default() }
     }
 
     /// Answers until there is nobody left to ask. Whoever asked may be gone.
@@ -176,15 +180,25 @@ impl Reader {
              WHERE r.id > ?1 AND r.id <= ?2 AND r.targets & ?3 ORDER BY r.id"
         ))?;
         let mut rows = select.query((from.cast_signed(), to.cast_signed(), target.bit()))?;
-        let (mut loaded, mut bytes) = (Vec::new(), 0);
-        while let Some(row) = rows.next()? {
-            bytes += usize::try_from(row.get::<_, i64>(7).unwrap_or(0)).unwrap_or(0);
+        let (mut loaded, mut bytes, mut seen) = (Vec::new(), 0, from);
+        loop {
+            let row = match rows.next() {
+                Ok(Some(row)) => row,
+                Ok(None) => return Ok((loaded, to)),
+                Err(_) if !loaded.is_empty() => return Ok((loaded, seen)),
+                Err(error) => return Err(error),
+            };
+            let id = row.get::<_, i64>(0)?.cast_unsigned();
+            bytes += decode::in_memory(row);
             if !loaded.is_empty() && (bytes > READY_BYTES || loaded.len() == READY_RECORDS) {
-                return Ok((loaded, row.get::<_, i64>(0)?.cast_unsigned() - 1));
+                return Ok((loaded, id - 1));
             }
-            loaded.push(decode::load(&self.conn, &self.shared, row, false)?);
+            match self.load(target, row, (false, loaded.len()))? {
+                Some(next) => loaded.push(next),
+                None => return Ok((loaded, id - 1)),
+            }
+            seen = id;
         }
-        Ok((loaded, to))
     }
 
     /// Fills `due_ready` with the rows that are due, or learns when the next one is.
@@ -247,44 +261,31 @@ impl Reader {
              {TABLES} WHERE p.target = ?1 AND p.due >= ?2 ORDER BY p.due, p.record"
         ))?;
         let mut rows = select.query((target.id.0, from.as_millis().cast_signed()))?;
-        let (mut loaded, mut bytes) = (Vec::new(), 0);
-        while let Some(row) = rows.next()? {
+        let (mut loaded, mut bytes, mut seen) = (Vec::new(), 0, None);
+        loop {
+            let row = match rows.next() {
+                Ok(Some(row)) => row,
+                Ok(None) => return Ok((loaded, None)),
+                Err(_) if !loaded.is_empty() => return Ok((loaded, seen)),
+                Err(error) => return Err(error),
+            };
             // A row without its record is nobody's.
             let Some(id) = row.get::<_, Option<i64>>(0)?.map(i64::cast_unsigned) else { continue };
             if busy.contains(&id) {
                 continue;
             }
-            let due = Timestamp::from_millis(row.get::<_, i64>(10)?.cast_unsigned());
-            bytes += usize::try_from(row.get::<_, i64>(7).unwrap_or(0)).unwrap_or(0);
+            let due = decode::due(row)?;
+            bytes += decode::in_memory(row);
             let whole = !loaded.is_empty() && (bytes > READY_BYTES || loaded.len() == READY_RECORDS);
             if due > now || whole {
                 return Ok((loaded, Some(due)));
             }
-            loaded.push((decode::load(&self.conn, &self.shared, row, true)?, Some(due)));
+            match self.load(target, row, (true, loaded.len()))? {
+                Some(next) => loaded.push((next, Some(due))),
+                None => return Ok((loaded, Some(due))),
+            }
+            seen = Some(due);
         }
-        Ok((loaded, None))
-    }
-
-    fn set_all_aside(&self, target: &Target, unreadable: Vec<(u64, Leased, String)>) {
-        for (id, lease, why) in unreadable {
-            target.queue().leases.insert(id, lease);
-            self.set_aside(target, id, &why);
-        }
-    }
-
-    /// Ends the lease of a record that cannot be read: it stays pending and never comes due.
-    fn set_aside(&self, target: &Target, id: u64, why: &str) {
-        self.shared.counters.set_aside.fetch_add(1, Ordering::Relaxed);
-        if let Some(Line { suppressed }) = log::admit("set aside", &target.name) {
-            let message = "a record cannot be read and is set aside";
-            tracing::error!(record.id = id, upstream.name = %target.name, why, suppressed, "{message}");
-        }
-        let mut queue = target.queue();
-        let quantities = queue.leases.get(&id).map(|lease| lease.quantities.clone()).unwrap_or_default();
-        let rest = Rest { due: NEVER, progress: Progress::default(), quantities };
-        queue.end(id, Settlement { rest: Some(rest), ..Settlement::default() });
-        drop(queue);
-        group::wake(&self.shared, &self.commands, true);
     }
 
     fn backlog(&self, target: &Target) -> rusqlite::Result<Backlog> {
@@ -361,18 +362,6 @@ impl Reader {
         })?;
         rows.collect()
     }
-}
-
-/// What can be handed out, and what cannot be read.
-fn apart(loaded: Vec<(Loaded, Option<Timestamp>)>) -> (Vec<Ready>, Vec<(u64, Leased, String)>) {
-    let (mut ready, mut unreadable) = (vec![], vec![]);
-    for (loaded, _) in loaded {
-        match loaded {
-            Loaded::Record(record) => ready.push(record),
-            Loaded::Unreadable { id, lease, why } => unreadable.push((id, lease, why)),
-        }
-    }
-    (ready, unreadable)
 }
 
 fn answer<T>(reply: oneshot::Sender<Result<T, JournalError>>, result: rusqlite::Result<T>) {

@@ -180,16 +180,18 @@ pub(super) fn open_mover(path: &Path) -> Result<Connection, OpenError> {
 
 /// Opens a connection that only reads.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
+    reader(path).map_err(|e| unusable(path, &e))
+}
+
+/// The same, for whoever does not open the journal.
+pub(super) fn reader(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let reader = || {
-        let conn = Connection::open_with_flags(path, flags)?;
-        conn.busy_timeout(PATIENCE)?;
-        keep_plans(&conn)?;
-        conn.execute_batch("PRAGMA cache_size = -512; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY;")?;
-        conn.set_prepared_statement_cache_capacity(24);
-        Ok(conn)
-    };
-    reader().map_err(|e: rusqlite::Error| unusable(path, &e))
+    let conn = Connection::open_with_flags(path, flags)?;
+    conn.busy_timeout(PATIENCE)?;
+    keep_plans(&conn)?;
+    conn.execute_batch("PRAGMA cache_size = -512; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY;")?;
+    conn.set_prepared_statement_cache_capacity(24);
+    Ok(conn)
 }
 
 /// Where the file is when every link is followed, which is where all that stands beside it belongs: two names of one journal have

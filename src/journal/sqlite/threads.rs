@@ -23,7 +23,10 @@ struct Ended(&'static str);
 impl Drop for Ended {
     fn drop(&mut self) {
         if thread::panicking() {
-            tracing::error!(thread = self.0, "a thread of the journal has panicked: ending, to begin from what is on the disk");
+            tracing::error!(
+                thread = self.0,
+                "a thread of the journal has panicked: ending, to begin from what is on the disk"
+            );
             std::process::abort();
         }
     }

@@ -2,16 +2,17 @@
 //!
 //! Rule: nothing is answered, posted or handed on before its commit, and after a failed one everything in memory is as before.
 
+use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
-use crate::journal::{JournalError, MAX_TARGETS, TargetId};
+use crate::journal::JournalError;
 use crate::telemetry::log::{self, Line};
 
 use super::accounts::Totals;
@@ -19,13 +20,15 @@ use super::append::{Appended, Projects, Statements};
 use super::backfill;
 use super::group::{Answer, Command, Group, refuse};
 use super::letters::{self, Letters};
-use super::queue::{Queue, Target};
+use super::losses::Bodies;
+use super::queue::Target;
 use super::settlement::{Eviction, Pass};
 use super::shared::{Placed, Shared, failure};
 use super::space::{self, Room};
 use super::{accounts, evidence};
 
 mod admission;
+mod naming;
 mod noting;
 mod room;
 mod start;
@@ -51,6 +54,7 @@ pub(super) struct Writer<'c> {
     room: Room,
     eviction: Eviction,
     letters: Letters,
+    bodies: Rc<Bodies>,
     projects: Projects,
     totals: Totals,
     /// Targets without a row yet: every commit begins with these, so that nothing on disk names a target which is not there.
@@ -170,7 +174,7 @@ impl Writer<'_> {
 
     fn transact(&mut self, group: &mut Group, targets: &[Arc<Target>]) -> rusqlite::Result<()> {
         let now = self.shared.clock.now();
-        group.book.reads(&self.shared.spool);
+        group.book.reads(&self.bodies);
         Statements::of(&mut self.statements, self.conn)?.begin.execute([])?;
         if self.shared.trouble().is_some() {
             self.probe()?;
@@ -287,30 +291,6 @@ impl Writer<'_> {
             return Ok(());
         }
         space::keep_next_record(self.conn, self.next)
-    }
-
-    /// Makes the targets known that the group asks for.
-    fn name_targets(&mut self, group: &mut Group) {
-        for (name, reply) in std::mem::take(&mut group.names) {
-            group.answers.push(Answer::Target(reply, self.target(name)));
-        }
-    }
-
-    /// The target of that name; a new one has nothing waiting.
-    fn target(&mut self, name: Arc<str>) -> Result<TargetId, JournalError> {
-        let targets = self.shared.targets();
-        if let Some(target) = targets.iter().find(|target| target.name == name) {
-            return Ok(target.id);
-        }
-        let id = u8::try_from(targets.len()).ok().filter(|id| usize::from(*id) < MAX_TARGETS).map(TargetId);
-        let id = id.ok_or_else(|| {
-            JournalError::Failed(format!("{MAX_TARGETS} upstreams are known, more than that it cannot tell apart"))
-        })?;
-        let target = Arc::new(Target::new(id, name, Queue::new(self.next - 1, true)));
-        self.unwritten.push(Arc::clone(&target));
-        let all = targets.iter().cloned().chain([target]).collect();
-        *self.shared.targets.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(all);
-        Ok(id)
     }
 
     fn finish(&mut self, group: Group, targets: &[Arc<Target>]) {

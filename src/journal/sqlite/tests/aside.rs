@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::journal::sqlite::reader::Reader;
+use crate::protocol::category::Category;
 
 #[tokio::test]
 async fn a_record_that_cannot_be_read_does_not_block_those_behind_it() {
@@ -79,4 +80,72 @@ async fn records_set_aside_wake_the_writer_once_and_leave_the_places_to_those_wh
     journal.lose(vec![]).await.unwrap();
     group::wake(shared, &commands, true);
     assert_eq!(inbox.try_iter().count(), 1);
+}
+
+/// A transaction with a body that many pages hold: of one byte over and over.
+fn transaction(byte: u8, targets: &[TargetId]) -> Submission {
+    let quantities = [(Category::Transaction, 1)].into_iter().collect();
+    Submission { body: Bytes::from(vec![byte; 40_000]).into(), quantities, ..submission(at(1), targets) }
+}
+
+/// Breaks the chain of pages that hold a body of this byte, as a disk does that loses one of them.
+fn break_pages(path: &Path, byte: u8) {
+    let mut file = std::fs::read(path).unwrap();
+    let of_body = |page: &&mut [u8]| page[4..].iter().all(|found| *found == byte);
+    let pages: Vec<_> = file.chunks_exact_mut(2048).filter(of_body).collect();
+    assert!(pages.len() > 15, "{} pages", pages.len());
+    pages.into_iter().for_each(|page| page[..4].fill(0xff));
+    std::fs::write(path, file).unwrap();
+}
+
+#[tokio::test]
+async fn a_body_on_a_damaged_page_blocks_none_and_fails_no_commit_when_it_expires() {
+    let mut subject = Subject::sqlite();
+    let (journal, settings) = parts(&subject);
+    let settings = settings.clone();
+    let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
+    let mut all = vec![];
+    for byte in 1..=6 {
+        all.push(journal.append(transaction(byte, &[a, b])).await.unwrap().0);
+    }
+    // For one of them what is damaged has a row, and comes due again.
+    let claims = journal.claim(b, at(1), 6).await.unwrap();
+    for claim in claims {
+        let quantities = claim.record.quantities.clone();
+        let rest = Rest { due: at(2), progress: Progress::default(), quantities };
+        journal.settle(&claim.lease, Settlement { rest: Some(rest), ..Settlement::default() }).await.unwrap();
+    }
+    journal.close(Duration::from_secs(10)).await;
+    drop(journal);
+    for byte in [1, 4] {
+        break_pages(&settings.path, byte);
+    }
+    subject.crash();
+    let (journal, _) = parts(&subject);
+    for target in [a, b] {
+        let claims = journal.claim(target, at(3), 10).await.unwrap();
+        let ids: Vec<u64> = claims.iter().map(|claim| claim.record.id.0).collect();
+        assert_eq!(ids, [all[1], all[2], all[4], all[5]]);
+        assert!(journal.claim(target, at(3), 10).await.unwrap().is_empty());
+        for claim in &claims {
+            journal.settle(&claim.lease, settled(claim)).await.unwrap();
+        }
+        subject.flush().await;
+        assert_eq!(journal.backlog(target).await.unwrap().envelopes, 2, "they stay pending");
+        assert_eq!(journal.next_due(target).await.unwrap(), None);
+    }
+    assert_eq!(journal.measure().await.unwrap().stats.set_aside, 4, "and it is told of them");
+    for target in [a, b] {
+        assert_eq!(journal.discard(target, at(100), DropReason::Expired, 100).await.unwrap(), 2);
+        let lost = journal.losses().await.unwrap().into_iter().filter(|loss| loss.target == target);
+        let spans = lost.filter(|loss| loss.category == Category::Span).map(|loss| loss.quantity);
+        assert_eq!(spans.sum::<u64>(), 2, "one for each");
+    }
+    assert_eq!(journal.measure().await.unwrap().stats.errors, 0);
+    drop(journal);
+    subject.assert_balanced().await;
+}
+
+fn settled(claim: &Claim) -> Settlement {
+    Settlement { delivered: claim.record.quantities.clone(), ..Settlement::default() }
 }

@@ -2,6 +2,7 @@
 //!
 //! Rule: the connection outlives all that borrows it.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
@@ -13,6 +14,7 @@ use crate::journal::sqlite::accounts::Totals;
 use crate::journal::sqlite::append::Projects;
 use crate::journal::sqlite::group::Command;
 use crate::journal::sqlite::letters::Letters;
+use crate::journal::sqlite::losses::Bodies;
 use crate::journal::sqlite::settlement::Eviction;
 use crate::journal::sqlite::shared::{Placed, Shared};
 use crate::journal::sqlite::space::{self, Ahead, Room};
@@ -47,6 +49,7 @@ impl Start {
     pub(in crate::journal::sqlite) fn run(self, inbox: &Receiver<Placed<Command>>) {
         let Self { conn, shared, room, letters, next } = self;
         let (eviction, projects, looked) = (Eviction::default(), Projects::new(&shared), Instant::now());
+        let bodies = Rc::new(Bodies::new(Arc::clone(&shared.spool)));
         let writer = Writer {
             conn: &conn,
             statements: None,
@@ -54,6 +57,7 @@ impl Start {
             room,
             eviction,
             letters,
+            bodies,
             projects,
             totals: Totals::default(),
             unwritten: vec![],
