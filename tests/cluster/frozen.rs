@@ -1,11 +1,13 @@
-//! A primary that stands still or is gone with its Patroni, while another one takes its place.
+//! A primary that stands still, is gone with its Patroni or has lost it, while another one takes its place.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::outage::outage;
-use super::scene::{Scene, stop};
+use super::scene::{LATE, Scene, stop};
+use crate::support::eventually::eventually;
+use crate::support::relay::Relay;
 
 #[tokio::test]
 async fn a_primary_that_was_frozen_acknowledges_nothing_when_it_goes_on() {
@@ -44,4 +46,26 @@ async fn with_the_primary_and_its_patroni_killed_every_answer_is_200_and_nothing
         assert!(repeats.len() <= 64 * 3, "no more than what was in flight at the three relays: {}", repeats.len());
     }
     scene.balanced().await;
+}
+
+#[tokio::test]
+async fn a_primary_that_lost_its_patroni_and_its_place_keeps_no_relay_from_the_one_elected() {
+    let mut scene = Scene::begin().await;
+    let loads = scene.load(200);
+    scene.more(&loads, 100).await;
+    let primary = scene.servers.primary().await.unwrap();
+    // It goes on as it was, and says that it takes writes; nobody confirms them any more.
+    scene.servers.orphan(primary);
+    scene.servers.await_another(primary).await;
+    scene.more(&loads, 100).await;
+    let sent = stop(loads).await;
+    assert!(sent.failures().is_empty(), "{:?}", sent.failures().first());
+    println!("the longest of {} answers took {:?}", sent.0.len(), sent.slowest());
+    scene.delivered(&sent.accepted()).await;
+    scene.balanced().await;
+    eventually("all is moved over to the one elected", LATE, async || {
+        let kept: Vec<u32> = scene.relays.iter().map(Relay::spilled).collect();
+        if kept.iter().all(|kept| *kept == 0) { Ok(()) } else { Err(format!("{kept:?}")) }
+    })
+    .await;
 }

@@ -124,6 +124,11 @@ impl Patroni {
         member.signal(Signal::KILL);
     }
 
+    /// Kills the Patroni of a server alone: the server stays what it was.
+    pub(crate) fn orphan(&mut self, number: usize) {
+        self.members[number].patroni = None;
+    }
+
     /// Starts the Patroni of a server again, and so the server.
     pub(crate) fn revive(&mut self, number: usize) {
         self.members[number].launch();

@@ -33,15 +33,13 @@ pub(super) async fn say_alive(shared: Arc<Shared>) {
         sleep(BEAT).await;
         let spilled = shared.spill.waiting().await;
         let asked = Instant::now();
-        let said = match shared.client().await {
-            Ok(client) => say(&shared, &client, spilled).await,
-            Err(fault) => Err(fault),
-        };
+        let mut client = None;
+        let said = async { say(&shared, client.insert(shared.client().await?), spilled).await }.await;
         if let Err(fault) = said {
             tracing::debug!(%fault, "that this relay lives is said again in a moment");
             // A server that has no place for one more connection says nothing of those that are there.
             if matches!(fault, Fault::Open(_)) || asked.elapsed() >= SILENCE {
-                shared.connector.give_up();
+                shared.connector.give_up(client.as_deref());
             }
         }
     }

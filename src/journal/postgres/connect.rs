@@ -1,7 +1,8 @@
 //! Connections: to whichever of the servers takes writes, and only where what is committed is on a second machine.
 //!
 //! Rules: all hosts are tried at the same time, each for a bounded time, and until nothing came from it for three seconds: one that hangs
-//! holds nobody up, and one that is slow lets us in. Every connection is looked at before it is used: after an election the settings
+//! holds nobody up, and one that is slow lets us in. One that let us in and then committed nothing may be a primary that has lost its
+//! place and does not know it: it is taken again when no other host lets us in. Every connection is looked at before it is used: after an election the settings
 //! are those of another server. A commit that was not waited for ends its connection before it is answered, so whoever made it, and
 //! whatever it was, takes it for none. What was only read may be what one server alone has: it counts once a
 //! [commit that came after it](Connection::make_certain) was waited for.
@@ -11,7 +12,7 @@ use std::future::poll_fn;
 use std::ops::{Deref, DerefMut};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -57,6 +58,8 @@ const IDLE: Duration = Duration::from_secs(3);
 pub(super) struct Connection {
     /// Its client, with the statements that were prepared on it.
     client: ClientWrapper,
+    /// The number of its host.
+    host: usize,
     /// Which generation it is of.
     generation: u64,
     /// Notified when something is told on a channel that it listens to.
@@ -137,6 +140,8 @@ pub(super) struct Connector {
     durability: Durability,
     runtime: Handle,
     generation: watch::Sender<u64>,
+    /// The host that hung last.
+    hung: AtomicUsize,
 }
 
 /// Connections that wait to be used.
@@ -153,11 +158,15 @@ impl fmt::Debug for Connector {
 impl Connector {
     /// To the servers of `config`. Connections are served on `runtime`.
     pub(super) fn new(config: &Config, tls: MakeRustlsConnect, durability: Durability, runtime: Handle) -> Self {
-        Self { hosts: each_host(config), tls, durability, runtime, generation: watch::Sender::new(0) }
+        let (hosts, generation, hung) = (each_host(config), watch::Sender::new(0), AtomicUsize::new(usize::MAX));
+        Self { hosts, tls, durability, runtime, generation, hung }
     }
 
-    /// Gives up all connections: a server that hangs answers on none of them.
-    pub(super) fn give_up(&self) {
+    /// Gives up all connections: a server that hangs answers on none of them. `hung` is one to a server that did.
+    pub(super) fn give_up(&self, hung: Option<&Connection>) {
+        if let Some(connection) = hung {
+            self.hung.store(connection.host, Ordering::Release);
+        }
         self.generation.send_modify(|generation| *generation += 1);
     }
 
@@ -181,23 +190,25 @@ impl Connector {
         }
     }
 
-    /// Connects to the first host that lets us in and takes writes.
+    /// Connects to the first host that lets us in and takes writes; to the one that hung last when no other does.
     pub(super) async fn connect(&self) -> Result<Connection, Fault> {
-        let mut tries: FuturesUnordered<_> = self.hosts.iter().map(|host| self.connect_to(host)).collect();
-        let mut why = None;
+        let hung = self.hung.load(Ordering::Acquire);
+        let mut tries: FuturesUnordered<_> = (0..self.hosts.len()).map(|host| self.connect_to(host)).collect();
+        let (mut last, mut why) = (None, None);
         while let Some(tried) = tries.next().await {
             match tried {
+                Ok(connection) if connection.host == hung => last = Some(connection),
                 Ok(connection) => return Ok(connection),
                 // One that was looked at says more than one that is away.
                 Err(error @ Fault::Open(_)) => why = Some(error),
                 Err(error) => why = why.or(Some(error)),
             }
         }
-        Err(why.unwrap_or_else(|| Fault::Away("no host is given".into())))
+        last.ok_or_else(|| why.unwrap_or_else(|| Fault::Away("no host is given".into())))
     }
 
-    async fn connect_to(&self, host: &Config) -> Result<Connection, Fault> {
-        let name = name_of(host);
+    async fn connect_to(&self, host: usize) -> Result<Connection, Fault> {
+        let name = name_of(&self.hosts[host]);
         let connected = timeout(HANDSHAKE, while_it_moves(self.handshake(host))).await.ok().flatten();
         let connected = connected.unwrap_or_else(|| Err(Fault::Away("it does not answer".into())));
         connected.map_err(|error| match error {
@@ -206,16 +217,17 @@ impl Connector {
         })
     }
 
-    async fn handshake(&self, host: &Config) -> Result<Connection, Fault> {
-        let (client, connection) = host.connect(self.tls.clone()).await?;
+    async fn handshake(&self, host: usize) -> Result<Connection, Fault> {
+        let config = &self.hosts[host];
+        let (client, connection) = config.connect(self.tls.clone()).await?;
         let (is_let_in, told) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
         let serving = self.runtime.spawn(serve(connection, Arc::clone(&is_let_in), Arc::clone(&told)));
         let client = ClientWrapper::new(client, serving);
-        look_at(&client, self.durability, &name_of(host)).await?;
+        look_at(&client, self.durability, &name_of(config)).await?;
         is_let_in.store(true, Ordering::Release);
         // Others were given up before this server answered.
         let generation = *self.generation.borrow();
-        Ok(Connection { client, generation, told })
+        Ok(Connection { client, host, generation, told })
     }
 }
 
