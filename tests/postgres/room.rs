@@ -91,3 +91,20 @@ async fn what_is_kept_on_this_machine_of_a_project_without_room_holds_up_nobody_
     }
     scene.keeps(0).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_body_on_this_machine_that_cannot_be_read_holds_up_nothing_behind_it() {
+    let scene = Scene::of(true, ByteSize::mib(64)).await;
+    let (journal, a): (Arc<dyn Journal>, _) = (scene.journal.clone(), scene.target);
+    scene.line.cut(true);
+    let body = written(&journal, &vec![7; 3 << 19]).await.expect("it is written on this machine");
+    journal.append(Submission { body, ..submission(at(1), &[a]) }).await.expect("it is kept on this machine");
+    journal.append(submission(at(1), &[a])).await.expect("it is kept behind it");
+    let bodies = std::fs::read_dir(scene.home.path().join("spill.db-bodies")).expect("the folder of bodies");
+    for body in bodies {
+        std::fs::remove_file(body.expect("a body").path()).expect("it goes");
+    }
+    scene.line.cut(false);
+    scene.keeps(1).await;
+    assert_eq!(scene.database.number("SELECT count(*) FROM record"), 2, "the first one, and what came behind");
+}

@@ -38,7 +38,7 @@ pub(crate) struct Scene {
     pub(crate) journal: Arc<PostgresJournal>,
     ledger: Ledger,
     pub(crate) target: TargetId,
-    _home: TempDir,
+    pub(crate) home: TempDir,
 }
 
 impl Scene {
@@ -59,7 +59,7 @@ impl Scene {
         let journal = Arc::new(journal.unwrap_or_else(|error| panic!("{error}")));
         let target = journal.target("a").await.unwrap();
         journal.append(submission(at(1), &[target])).await.unwrap();
-        Self { database, line, journal, ledger, target, _home: home }
+        Self { database, line, journal, ledger, target, home }
     }
 
     async fn append(&self) -> Result<RecordId, JournalError> {

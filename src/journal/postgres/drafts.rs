@@ -226,8 +226,7 @@ pub(super) async fn copied(shared: &Arc<Shared>, record: &Record) -> Result<Body
     let mut writing = begin(Arc::clone(shared), Some(Arc::clone(&record.project))).await?;
     let mut pieces = pin!(record.body.clone().pieces());
     while let Some(piece) = pieces.next().await {
-        let piece = piece.map_err(|error| Fault::Failed(format!("a large body cannot be read: {error}")))?;
-        writing.append(piece).await?;
+        writing.append(piece.map_err(Fault::Unreadable)?).await?;
     }
     Ok(writing.finish(None))
 }

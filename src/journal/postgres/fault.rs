@@ -22,6 +22,9 @@ pub(super) enum Fault {
     /// Nobody knows whether a commit took place.
     #[error("nobody knows whether a commit took place")]
     Unknown,
+    /// What is kept on this machine cannot be read.
+    #[error("{0}")]
+    Unreadable(std::io::Error),
     /// Something else.
     #[error("{0}")]
     Failed(String),
@@ -50,7 +53,7 @@ impl Fault {
         match self {
             Self::Db(error) => error.is_closed() || error.code().is_none_or(is_of_the_server),
             Self::Away(_) | Self::Unknown | Self::Open(_) => true,
-            Self::Journal(_) | Self::Failed(_) => false,
+            Self::Journal(_) | Self::Unreadable(_) | Self::Failed(_) => false,
         }
     }
 }

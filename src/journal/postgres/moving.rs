@@ -1,7 +1,7 @@
 //! What was kept on this machine while no server took writes is moved over ([`spill`](super::spill)).
 //!
 //! Rule: in the order in which it came, once: each has a key of its own, so that a move which was cut off is told as a repeat. What is of a
-//! project that has taken its share of the room comes later, and holds up nobody else's.
+//! project that has taken its share of the room, or cannot be read, comes later and holds up nothing else.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +32,8 @@ const EACH: Duration = Duration::from_millis(500);
 const MOST: usize = 64;
 /// How long what is refused waits because its project has taken its share of the room.
 const NO_SHARE: Duration = Duration::from_secs(5);
+/// How long what cannot be read waits.
+const UNREADABLE: Duration = Duration::from_secs(60);
 
 /// Moves what is kept here whenever a server takes it.
 pub(super) async fn run(shared: Arc<Shared>, commands: mpsc::WeakUnboundedSender<Command>) {
@@ -63,18 +65,24 @@ async fn move_over(
     commands: &mpsc::UnboundedSender<Command>,
     claims: &[Claim],
 ) -> Result<(), Fault> {
-    let (mut outcome, mut answers) = (Ok(()), Vec::new());
+    let (mut outcome, mut handed, mut answers, mut settled) = (Ok(()), Vec::new(), Vec::new(), Vec::new());
     for claim in claims {
         match hand_over(shared, commands, claim, &[]).await {
-            Ok(answer) => answers.push(answer),
+            Ok(answer) => {
+                handed.push(claim);
+                answers.push(answer);
+            }
+            Err(Fault::Unreadable(error)) => {
+                tracing::warn!(%error, "a large body that is kept on this machine cannot be read: it is tried again in a minute");
+                settled.push(journal.settle(&claim.lease, put_off(claim, shared.clock.now() + UNREADABLE)));
+            }
             Err(fault) => {
                 outcome = Err(fault);
                 break;
             }
         }
     }
-    let mut settled = Vec::new();
-    for (claim, answer) in claims.iter().zip(join_all(answers).await) {
+    for (claim, answer) in handed.into_iter().zip(join_all(answers).await) {
         let answer = without_repeats(shared, commands, claim, answer.unwrap_or(Err(JournalError::Closed))).await;
         match answer {
             Ok(_) => {
