@@ -238,12 +238,8 @@ impl Daemon {
         };
         daemon.apply(config).await?;
         pace_exchange::start(&daemon.tasks, &daemon.journal, daemon.supervisor.paces(), daemon.intake.clone()).await;
-        backfilling::start(
-            &daemon.tasks,
-            Arc::clone(&daemon.journal),
-            daemon.admin.clone(),
-            Arc::clone(&daemon.control),
-        );
+        let (journal, control) = (Arc::clone(&daemon.journal), Arc::clone(&daemon.control));
+        backfilling::start(&daemon.tasks, journal, daemon.admin.clone(), control);
         daemon.start_notifying();
         daemon.note_first_primary().await?;
         Ok(daemon)
@@ -277,6 +273,7 @@ impl Daemon {
             primary = &*self.config.primary,
             listen = listen.join(" "),
             admin = %self.config.admin.listen,
+            journal = self.config.journal.whereabouts(),
             "switchyard is ready"
         );
         notify(NotifyState::Ready);

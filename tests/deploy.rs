@@ -10,6 +10,7 @@ mod install;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -156,8 +157,16 @@ fn the_line_for_a_services_env_leaves_everything_else_in_it_as_it_was() {
             ("SENTRY_DSN=old\nA=1", "A=1\n"),
             ("A=1\nSENTRY_DSN=old", "A=1\n"),
         ] {
-            fs::write(&env, before).expect("a file");
+            // The first one is not there, the others are reached by a link.
+            if env.exists() {
+                fs::remove_file(&env).expect("it goes");
+            }
+            if !before.is_empty() {
+                fs::write(folder.path().join("shared"), before).expect("a file");
+                symlink("shared", &env).expect("a link");
+            }
             install::run("the line of the README", Command::new("sh").args(["-c", line]).current_dir(folder.path()));
+            assert_eq!(env.is_symlink(), !before.is_empty(), "{readme}: a link stays one");
             let after = fs::read_to_string(&env).expect("the file");
             let (kept, dsn) = after.split_at(after.find("SENTRY_DSN=").expect("the new line"));
             assert_eq!(

@@ -128,6 +128,12 @@ impl Settings {
         self.url.as_ref().map_or_else(|| self.path.display().to_string(), ToString::to_string)
     }
 
+    /// The same with the whole path: in another folder a relative one is another journal, and whoever starts there by mistake sees it.
+    pub fn whereabouts(&self) -> String {
+        let whole = if self.url.is_none() { std::path::absolute(&self.path).ok() } else { None };
+        whole.map_or_else(|| self.place(), |path| path.display().to_string())
+    }
+
     /// The name of this relay among those that share the journal.
     pub fn node_name(&self) -> String {
         self.node.clone().unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned())

@@ -30,7 +30,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("cargo test --lib figures", "it prints figures of one machine"),
     ("cargo test --test beyond", "it is a test itself"),
     ("pm2 ", "PM2 keeps a daemon of its own for each user"),
-    ("sed -i '/^SENTRY_DSN=/d", "tests/deploy.rs runs it on files of all kinds"),
+    ("touch .env", "tests/deploy.rs runs it on files of all kinds"),
     ("switchyard status --watch", "it looks until it is ended"),
     ("switchyard sink", "it listens until it is ended"),
     ("switchyard journal ", "it needs a database, and a journal that no relay has; tests/postgres/moved.rs runs it"),
