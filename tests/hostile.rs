@@ -10,6 +10,7 @@ mod hostile {
     mod bombs;
     mod crowds;
     mod heads;
+    mod names;
     mod paths;
     mod resets;
     mod slow;

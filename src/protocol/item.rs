@@ -6,6 +6,9 @@ use super::category::{Category, Quantities};
 
 const MIB: u64 = 1024 * 1024;
 const KIB: u64 = 1024;
+/// So many bytes of the name of an unknown type are kept: nearly ten times the longest name of the protocol. Trackers get the header
+/// line as it came. An envelope may have a thousand items, and each a name as long as a line may be.
+const KEPT_NAME: usize = 128;
 
 macro_rules! item_types {
     ($($Type:ident = $name:literal, $size_limit:expr;)+) => {
@@ -14,7 +17,7 @@ macro_rules! item_types {
         #[allow(missing_docs, reason = "the names are the protocol's")]
         pub enum ItemType {
             $($Type,)+
-            /// Any other word.
+            /// Any other word, or how it begins.
             Unknown(Box<str>),
         }
 
@@ -28,7 +31,7 @@ macro_rules! item_types {
                 match name {
                     $($name => Self::$Type,)+
                     "profile_chunk_ui" => Self::ProfileChunk,
-                    other => Self::Unknown(other.into()),
+                    other => Self::Unknown(other[..other.floor_char_boundary(KEPT_NAME)].into()),
                 }
             }
 
@@ -251,6 +254,16 @@ mod tests {
         assert_eq!(ItemType::from_name("profile_chunk_ui"), ItemType::ProfileChunk);
         for name in KNOWN {
             assert!(!matches!(ItemType::from_name(name), ItemType::Unknown(_)), "{name}");
+        }
+    }
+
+    #[test]
+    fn no_more_of_a_strange_name_is_kept_than_any_name_has() {
+        for (sent, kept) in
+            [("x".repeat(128), 128), ("x".repeat(65_500), 128), ("é".repeat(100), 128), ("€".repeat(100), 126)]
+        {
+            let name = ItemType::from_name(&sent);
+            assert!(name.name().len() == kept && sent.starts_with(name.name()), "{sent}");
         }
     }
 
