@@ -123,7 +123,7 @@ async fn events_that_cost_glitchtip_a_batch_are_counted_and_said() {
     let trace = json!({ "trace": { "trace_id": "5b8efff798038103d269b633813fc60c" } });
     let harmless: [(&str, Value); 3] = [
         ("event", json!({ "release": "r".repeat(255) })),
-        ("transaction", json!({ "contexts": trace })),
+        ("transaction", json!({ "contexts": &trace })),
         ("event", json!({ "message": "\"release\":\"", "extra": "x".repeat(300) })),
     ];
     let poison: [(&str, Value); 3] = [
@@ -134,10 +134,21 @@ async fn events_that_cost_glitchtip_a_batch_are_counted_and_said() {
     for part in harmless.into_iter().chain(poison) {
         send(&relay, &[part]).await;
     }
+    // A name that is there twice, in spellings that no SDK uses.
+    let long = "r".repeat(300);
+    for (kind, payload) in [
+        ("event", format!("{{\"\\u0072elease\":\"{long}\"}}")),
+        ("event", format!("{{\"release\":\"a\",\"release\":\"{long}\"}}")),
+        ("transaction", format!("{{\"contexts\":{trace},\"contexts\":{{}}}}")),
+        ("event", format!("{{\"release\":\"{long}\",\"x\":NaN}}")),
+    ] {
+        let sent = format!("{{\"event_id\":\"{}\"}}\n{{\"type\":\"{kind}\"}}\n{payload}\n", new_id());
+        assert_eq!(relay.send(sent).await.status(), 200);
+    }
     let samples = relay.balanced(SOON).await;
     let counted = |upstream| samples.sum("switchyard_batch_poison_events_total", &[("upstream", upstream)]);
-    assert_eq!((counted("tracker"), counted("generic")), (3.0, 0.0));
-    assert_eq!(tracker.taken_count(), 6, "they are not held back");
+    assert_eq!((counted("tracker"), counted("generic")), (7.0, 0.0));
+    assert_eq!(tracker.taken_count(), 10, "they are not held back");
     assert!(relay.log().contains("WARN") && relay.log().contains("loses with the whole batch"), "{}", relay.log());
     relay.finish().await;
 }
@@ -187,6 +198,13 @@ async fn a_release_that_is_too_long_for_glitchtip_is_cut_where_that_is_written()
     assert_eq!(seen[1].bytes, items(sent.as_bytes())[1].bytes);
     assert_eq!(generic.taken()[0].body, sent.as_bytes(), "nobody else gets it changed");
     assert_eq!(samples.sum("switchyard_mended_envelopes_total", &[("upstream", "tracker")]), 1.0);
+    // Spelled as no SDK does, and there twice: the last one counts.
+    let twice = format!("{{\"release\":\"a\",\"\\u0072elease\":\"{}\"}}", "r".repeat(300));
+    let sent = format!("{{\"event_id\":\"{}\"}}\n{{\"type\":\"event\"}}\n{twice}\n", new_id());
+    assert_eq!(relay.send(sent).await.status(), 200);
+    let samples = relay.balanced(SOON).await;
+    assert_eq!(samples.sum("switchyard_mended_envelopes_total", &[("upstream", "tracker")]), 2.0);
+    assert_eq!(samples.sum("switchyard_batch_poison_events_total", &[("upstream", "tracker")]), 0.0);
     assert!(relay.log().contains("shorten it in the service"), "{}", relay.log());
     relay.finish().await;
 }

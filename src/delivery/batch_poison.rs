@@ -1,21 +1,25 @@
 //! Events that make a GlitchTip 5 lose the whole batch they are stored with, up to a hundred events of any project, all of them
 //! answered with 200 (glitchtip-backend, `apps/event_ingest/process_event.py`: one insert for all).
 //!
-//! Rule: each goes alone ([`crate::policy::apart`]), unless `spare_batches` is off or its API says version 6, which takes them. Most events are found harmless
-//! without being read as JSON.
+//! Rules: each goes alone ([`crate::policy::apart`]), unless `spare_batches` is off or its API says version 6, which takes them. Most
+//! events are found harmless without being read as JSON. What is read is read as GlitchTip reads it: of a name that is there twice the
+//! last one counts. One that may be such an event, and that only its more lenient reader understands, counts as one.
 
 use std::borrow::Cow;
 
 use memchr::memmem;
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::protocol::event_id::EventId;
 use crate::protocol::item::ItemType;
 
+use super::members;
+
 /// A release may have so many characters: its column's width.
 pub(super) const LONGEST_RELEASE: usize = 255;
 const RELEASE: &[u8] = b"\"release\"";
+/// How an escape of an ASCII letter begins, which no SDK writes: a name may be spelled with it.
+const LETTER: [&[u8]; 2] = [b"\\u006", b"\\u007"];
 
 /// What is wrong with an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,6 +28,8 @@ pub enum Cause {
     Release,
     /// A transaction has no `trace_id` that is a UUID.
     Trace,
+    /// It may be one of these, and cannot be read here.
+    Unreadable,
 }
 
 impl Cause {
@@ -32,6 +38,7 @@ impl Cause {
         match self {
             Self::Release => "its release has more than 255 characters",
             Self::Trace => "it has no contexts.trace with a trace_id that is a UUID",
+            Self::Unreadable => "it is no JSON that everybody reads, and may hold what cannot be stored",
         }
     }
 
@@ -40,33 +47,17 @@ impl Cause {
         match self {
             Self::Release => "shorten `release` in the service, or write mend = [\"release\"]",
             Self::Trace => "give the service's transactions a trace_id, as the SDKs do",
+            Self::Unreadable => "have the service write JSON without NaN, Infinity and halves of characters",
         }
     }
 }
 
-/// The part of an event that matters here. Anything of another type is left as it is: it is refused, not stored.
-#[derive(Deserialize)]
-struct Event<'a> {
-    #[serde(borrow)]
-    release: Option<&'a RawValue>,
-    #[serde(borrow)]
-    contexts: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct Contexts<'a> {
-    #[serde(borrow)]
-    trace: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct Trace<'a> {
-    #[serde(borrow)]
-    trace_id: Option<&'a RawValue>,
-}
-
 /// Whether somewhere in these bytes a release stands that may be too long: worth reading them.
 pub(super) fn is_suspect(bytes: &[u8]) -> bool {
+    LETTER.iter().any(|escape| memmem::find(bytes, escape).is_some()) || has_long_release(bytes)
+}
+
+fn has_long_release(bytes: &[u8]) -> bool {
     memmem::find_iter(bytes, RELEASE).any(|at| {
         let rest = bytes[at + RELEASE.len()..].trim_ascii_start();
         let Some(value) = rest.strip_prefix(b":").map(<[u8]>::trim_ascii_start) else { return false };
@@ -81,21 +72,34 @@ pub(super) fn why(kind: &ItemType, payload: &[u8]) -> Option<Cause> {
     if !matches!(kind, ItemType::Event | ItemType::Transaction) {
         return None;
     }
-    let event: Event<'_> = serde_json::from_slice(payload).ok()?;
-    let release = event.release.and_then(text);
-    if release.is_some_and(|release| release.chars().count() > LONGEST_RELEASE) {
-        return Some(Cause::Release);
+    let is_transaction = *kind == ItemType::Transaction;
+    let Ok([release, contexts]) = members::last(payload, ["release", "contexts"]) else {
+        // What is no object is refused by every reader, not stored.
+        let may_be = payload.trim_ascii_start().starts_with(b"{") && (is_transaction || is_suspect(payload));
+        return may_be.then_some(Cause::Unreadable);
+    };
+    if let Some(cause) = release.and_then(why_release) {
+        return Some(cause);
     }
-    if *kind == ItemType::Transaction && !has_trace(event.contexts) {
-        return Some(Cause::Trace);
+    (is_transaction && !has_trace(contexts)).then_some(Cause::Trace)
+}
+
+/// A release of another type is refused, not stored.
+fn why_release(release: &RawValue) -> Option<Cause> {
+    match text(release) {
+        Some(text) => (text.chars().count() > LONGEST_RELEASE).then_some(Cause::Release),
+        None => release.get().starts_with('"').then_some(Cause::Unreadable),
     }
-    None
 }
 
 fn has_trace(contexts: Option<&RawValue>) -> bool {
-    let trace = contexts.and_then(|raw| serde_json::from_str::<Contexts<'_>>(raw.get()).ok()?.trace);
-    let id = trace.and_then(|raw| text(serde_json::from_str::<Trace<'_>>(raw.get()).ok()?.trace_id?));
+    let id = contexts.and_then(|raw| member(raw, "trace")).and_then(|raw| member(raw, "trace_id")).and_then(text);
     id.is_some_and(|id| id.parse::<EventId>().is_ok())
+}
+
+fn member<'a>(raw: &'a RawValue, name: &str) -> Option<&'a RawValue> {
+    let [value] = members::last(raw.get().as_bytes(), [name]).ok()?;
+    value
 }
 
 fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
@@ -136,5 +140,54 @@ mod tests {
         }
         assert_eq!(why(&ItemType::Event, b"{}"), None);
         assert_eq!(judged("no JSON"), None, "refused, not stored");
+    }
+
+    const TRACE: &str = r#"{"trace":{"trace_id":"5b8efff798038103d269b633813fc60c"}}"#;
+
+    #[test]
+    fn a_name_is_known_in_any_spelling_and_the_last_of_two_counts() {
+        let long = "r".repeat(300);
+        let judged = |kind, payload: &str| {
+            let cause = why(&kind, payload.as_bytes());
+            assert!(is_suspect(payload.as_bytes()) || cause.is_none() || kind == ItemType::Transaction, "{payload}");
+            cause
+        };
+        for name in ["\\u0072elease", "relea\\u0073e", "\\u0072\\u0065\\u006c\\u0065\\u0061\\u0073\\u0065"] {
+            assert_eq!(judged(ItemType::Event, &format!("{{\"{name}\":\"{long}\"}}")), Some(Cause::Release), "{name}");
+        }
+        assert_eq!(
+            judged(ItemType::Event, &format!("{{\"release\":\"a\",\"release\":\"{long}\"}}")),
+            Some(Cause::Release)
+        );
+        assert_eq!(judged(ItemType::Event, &format!("{{\"release\":\"{long}\",\"release\":\"a\"}}")), None);
+        assert!(!is_suspect(r#"{"release":"1.0","message":"\u00e9"}"#.as_bytes()), "usual escapes");
+        for (contexts, cause) in [
+            (format!("\"contexts\":{TRACE},\"contexts\":{{}}"), Some(Cause::Trace)),
+            (format!("\"contexts\":{{}},\"contexts\":{TRACE}"), None),
+            (format!("\"contexts\":{{\"trace\":{{}},{}", &TRACE[1..]), None),
+            (
+                r#""contexts":{"trace":{"trace_id":"5b8efff798038103d269b633813fc60c","trace_id":1}}"#.to_owned(),
+                Some(Cause::Trace),
+            ),
+        ] {
+            assert_eq!(judged(ItemType::Transaction, &format!("{{{contexts}}}")), cause, "{contexts}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_such_an_event_and_cannot_be_read_counts_as_one() {
+        let long = "r".repeat(300);
+        for payload in [
+            format!("{{\"extra\":NaN,\"release\":\"{long}\"}}"),
+            format!("{{\"release\":\"{long}\\ud800\"}}"),
+            format!("{{\"\\ud800\":1,\"release\":\"{long}\"}}"),
+        ] {
+            assert_eq!(why(&ItemType::Event, payload.as_bytes()), Some(Cause::Unreadable), "{payload}");
+            assert!(is_suspect(payload.as_bytes()));
+        }
+        let not_a_number = format!("{{\"extra\":NaN,\"contexts\":{TRACE}}}");
+        assert_eq!(why(&ItemType::Transaction, not_a_number.as_bytes()), Some(Cause::Unreadable));
+        assert_eq!(why(&ItemType::Event, b"{\"extra\":NaN,\"release\":\"1.0\"}"), None);
+        assert_eq!(why(&ItemType::Event, format!("[\"release\":\"{long}\"]").as_bytes()), None);
     }
 }

@@ -261,7 +261,11 @@ fn look_into(load: &mut Load, body: &Body, envelope: &Outline, quirks: &Quirks) 
     let going = load.send.items.iter().filter_map(|position| envelope.items().get(usize::from(*position)));
     if quirks.has_batch_poison {
         let mut events = going.clone().filter(|item| item.kind.is_event());
-        load.batch_poison = events.find_map(|item| batch_poison::why(&item.kind, &body.event(item)?));
+        load.batch_poison = events.find_map(|item| match body.event(item) {
+            Some(payload) => batch_poison::why(&item.kind, &payload),
+            // More than is read of a large body.
+            None => Some(batch_poison::Cause::Unreadable),
+        });
     }
     let events = envelope.items().iter().filter(|item| item.kind == ItemType::Event).count();
     if quirks.one_event_a_request && events > 1 {

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::journal::Record;
@@ -15,6 +15,7 @@ use crate::journal::body::Body;
 use crate::protocol::envelope::{Envelope, Item};
 
 use super::batch_poison::{self, LONGEST_RELEASE};
+use super::members;
 use super::rewrite::{self, Edit};
 
 /// The tag that names what was changed.
@@ -27,20 +28,6 @@ const TAG_VALUE: &str = "release";
 pub enum Mend {
     /// A release of more than 255 characters is cut.
     Release,
-}
-
-/// The parts of an event that are looked at, where they stand.
-#[derive(Deserialize)]
-struct Event<'a> {
-    #[serde(borrow)]
-    release: &'a RawValue,
-    #[serde(borrow, default, deserialize_with = "as_written")]
-    tags: Option<&'a RawValue>,
-}
-
-/// A null as it is written, which is not the same as nothing.
-fn as_written<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
-    <&RawValue>::deserialize(deserializer).map(Some)
 }
 
 /// The record with its releases cut; `None` when there is nothing to cut, or its body is a large one.
@@ -77,11 +64,12 @@ fn header(envelope: &Bytes, item: &Item, payload: Option<&[u8]>) -> Option<Vec<u
 
 /// The event with a release that is not too long; `None` when its own is not.
 fn with_short_release(payload: &[u8]) -> Option<Vec<u8>> {
-    let event: Event<'_> = serde_json::from_slice(payload).ok()?;
-    let release: String = serde_json::from_str(event.release.get()).ok()?;
+    let [written, tags] = members::last(payload, ["release", "tags"]).ok()?;
+    let written = written?;
+    let release: String = serde_json::from_str(written.get()).ok()?;
     let (end, _) = release.char_indices().nth(LONGEST_RELEASE)?;
-    let mut edits = vec![(place(payload, event.release), serde_json::to_string(&release[..end]).ok()?)];
-    edits.extend(tagged(payload, event.tags));
+    let mut edits = vec![(place(payload, written), serde_json::to_string(&release[..end]).ok()?)];
+    edits.extend(tagged(payload, tags));
     edits.sort_by_key(|(range, _)| range.start);
     let edits: Vec<Edit<'_>> = edits.iter().map(|(range, text)| (range, text.as_str().into())).collect();
     Some(rewrite::apply(payload, &edits))
@@ -154,13 +142,23 @@ mod tests {
     }
 
     #[test]
+    fn a_release_is_cut_in_any_spelling_and_of_two_the_last_one() {
+        let (long, short) = ("r".repeat(300), "r".repeat(255));
+        let told = Some(json!({ "release": short, "tags": { TAG: "release", "a": "b" } }));
+        let tags = "\"tags\":{\"a\":\"b\"}";
+        assert_eq!(cut(&format!("{{\"\\u0072elease\":\"{long}\",{tags}}}")), told);
+        assert_eq!(cut(&format!("{{\"release\":\"a\",{tags},\"release\":\"{long}\"}}")), told);
+        assert_eq!(cut(&format!("{{\"release\":\"{long}\",\"tags\":[],{tags}}}")), told);
+    }
+
+    #[test]
     fn anything_else_stays() {
         let long = "r".repeat(300);
         for payload in [
             format!("{{\"release\":\"{}\"}}", "é".repeat(255)),
             format!("{{\"contexts\":{{\"release\":\"{long}\"}}}}"),
             format!("{{\"release\":[\"{long}\"]}}"),
-            format!("{{\"release\":\"{long}\",\"release\":\"{long}\"}}"),
+            format!("{{\"release\":\"{long}\",\"release\":\"a\"}}"),
             "no JSON".to_owned(),
         ] {
             assert_eq!(cut(&payload), None, "{payload}");

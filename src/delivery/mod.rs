@@ -10,6 +10,7 @@ mod header_cache;
 pub mod headers;
 mod large;
 mod load;
+mod members;
 pub mod mend;
 pub mod pace;
 mod parcel;
