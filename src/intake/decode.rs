@@ -2,13 +2,18 @@
 //!
 //! What is small is decoded in one pass, into memory that was reserved for it. What yields more is first decoded into nothing, to
 //! learn its size within the limit, and then once more, piece by piece: a bomb costs time, within the limit, and no memory.
+//!
+//! Rule: the limit holds for the text between two encodings as for the last one. A few bytes that become gigabytes of which nothing
+//! comes would keep a thread busy for as long as their sender likes.
 
-use std::io::{self, BufRead, BufReader, Read as _};
+use std::io::{self, BufRead, BufReader, Read};
 
 use bytes::Bytes;
 use flate2::bufread::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 
+mod between;
 mod container;
+use between::{Between, Beyond};
 pub use container::{Container, MAGIC};
 
 /// What is handed over at once of what is larger.
@@ -56,7 +61,10 @@ pub enum DecodeError {
 }
 
 impl DecodeError {
-    fn malformed(encodings: &[Encoding], why: io::Error) -> Self {
+    fn of(encodings: &[Encoding], limit: u64, why: io::Error) -> Self {
+        if why.get_ref().is_some_and(|why| why.is::<Beyond>()) {
+            return Self::TooLarge { limit };
+        }
         let names: Vec<&str> = encodings.iter().rev().map(|encoding| encoding.name()).collect();
         Self::Malformed { encodings: names.join(", "), why }
     }
@@ -102,9 +110,9 @@ pub fn decode(body: Bytes, encodings: &[Encoding], limit: u64) -> Result<Bytes, 
         return Ok(body);
     }
     let mut text = Vec::new();
-    let read = chain(&body[..], encodings).and_then(|reader| reader.take(limit + 1).read_to_end(&mut text));
+    let read = chain(&body[..], encodings, limit).and_then(|reader| reader.take(limit + 1).read_to_end(&mut text));
     match read {
-        Err(why) => Err(DecodeError::malformed(encodings, why)),
+        Err(why) => Err(DecodeError::of(encodings, limit, why)),
         Ok(n) if n as u64 > limit => Err(DecodeError::TooLarge { limit }),
         Ok(_) => Ok(text.into()),
     }
@@ -112,9 +120,9 @@ pub fn decode(body: Bytes, encodings: &[Encoding], limit: u64) -> Result<Bytes, 
 
 /// The size of the decoded text, learnt without keeping it.
 pub fn size(body: impl BufRead, encodings: &[Encoding], limit: u64) -> Result<u64, DecodeError> {
-    let read = chain(body, encodings).and_then(|reader| io::copy(&mut reader.take(limit + 1), &mut io::sink()));
+    let read = chain(body, encodings, limit).and_then(|reader| io::copy(&mut reader.take(limit + 1), &mut io::sink()));
     match read {
-        Err(why) => Err(DecodeError::malformed(encodings, why)),
+        Err(why) => Err(DecodeError::of(encodings, limit, why)),
         Ok(n) if n > limit => Err(DecodeError::TooLarge { limit }),
         Ok(n) => Ok(n),
     }
@@ -124,24 +132,27 @@ pub fn size(body: impl BufRead, encodings: &[Encoding], limit: u64) -> Result<u6
 pub fn pieces(
     body: impl BufRead,
     encodings: &[Encoding],
+    limit: u64,
     size: u64,
     mut hand_over: impl FnMut(Bytes) -> bool,
 ) -> Result<(), DecodeError> {
-    let malformed = |why| DecodeError::malformed(encodings, why);
-    let mut reader = chain(body, encodings).map_err(malformed)?.take(size);
+    let failed = |why| DecodeError::of(encodings, limit, why);
+    let mut reader = chain(body, encodings, limit).map_err(failed)?.take(size);
     loop {
         let mut piece = Vec::with_capacity(PIECE as usize);
-        let read = reader.by_ref().take(PIECE).read_to_end(&mut piece).map_err(malformed)?;
+        let read = reader.by_ref().take(PIECE).read_to_end(&mut piece).map_err(failed)?;
         if read == 0 || !hand_over(piece.into()) {
             return Ok(());
         }
     }
 }
 
-/// One decompressor around the other.
-fn chain<'a>(body: impl BufRead + 'a, encodings: &[Encoding]) -> io::Result<Box<dyn BufRead + 'a>> {
+/// One decompressor around the other. What the last one yields is for the caller to bound.
+fn chain<'a>(body: impl BufRead + 'a, encodings: &[Encoding], limit: u64) -> io::Result<Box<dyn BufRead + 'a>> {
     let whole: Box<dyn BufRead + 'a> = Box::new(body);
-    encodings.iter().try_fold(whole, |inner, encoding| wrap(inner, *encoding))
+    let Some((first, others)) = encodings.split_first() else { return Ok(whole) };
+    let first = wrap(whole, *first)?;
+    others.iter().try_fold(first, |inner, encoding| wrap(Box::new(Between::new(inner, limit)), *encoding))
 }
 
 fn wrap<'a>(mut inner: Box<dyn BufRead + 'a>, encoding: Encoding) -> io::Result<Box<dyn BufRead + 'a>> {
@@ -221,14 +232,14 @@ mod tests {
             all.extend_from_slice(&piece);
             true
         };
-        pieces(&packed[..], &[Encoding::Gzip], text.len() as u64, more).unwrap();
+        pieces(&packed[..], &[Encoding::Gzip], 10 * MIB, text.len() as u64, more).unwrap();
         assert!(all == text);
         let mut count = 0;
         let refuse = |_| {
             count += 1;
             false
         };
-        pieces(&packed[..], &[Encoding::Gzip], text.len() as u64, refuse).unwrap();
+        pieces(&packed[..], &[Encoding::Gzip], 10 * MIB, text.len() as u64, refuse).unwrap();
         assert_eq!(count, 1);
     }
 
@@ -239,6 +250,61 @@ mod tests {
         assert!(matches!(size(&bomb[..], &[Encoding::Gzip], limit), Err(DecodeError::TooLarge { limit: 20_971_520 })));
         assert!(matches!(decode(bomb.clone(), &[Encoding::Gzip], 1000), Err(DecodeError::TooLarge { .. })));
         assert_eq!(size(&bomb[..], &[Encoding::Gzip], 2 * limit).unwrap(), 30 * 1024 * 1024);
+    }
+
+    /// A text of stored blocks of brotli.
+    fn brotli(text: &[u8]) -> Vec<u8> {
+        let (mut all, mut is_first) = (vec![], 1);
+        for block in text.chunks(0x1_0000) {
+            // A bit for the window of the stream, three that say "not the last one, sixteen bits of length", and "stored".
+            let head = ((block.len() as u32 - 1) << 3 | 1 << 19) << std::mem::take(&mut is_first);
+            all.extend(&head.to_le_bytes()[..3]);
+            all.extend(block);
+        }
+        all.push(3);
+        all
+    }
+
+    fn packed(encoding: Encoding, text: &[u8]) -> Vec<u8> {
+        match encoding {
+            Encoding::Gzip => gzip(text).into(),
+            Encoding::Deflate => {
+                let mut encoder = ZlibEncoder::new(vec![], Compression::default());
+                encoder.write_all(text).unwrap();
+                encoder.finish().unwrap()
+            }
+            Encoding::Brotli => brotli(text),
+            Encoding::Zstd => zstd::encode_all(text, 0).unwrap(),
+        }
+    }
+
+    /// Two MiB and a half from which nothing comes.
+    fn nothing(encoding: Encoding) -> Vec<u8> {
+        let (begin, unit, end): (&[u8], Vec<u8>, &[u8]) = match encoding {
+            Encoding::Gzip => (b"", gzip(b"").into(), b""),
+            Encoding::Deflate => (b"", b"\x00\x00\x00\xff\xff".to_vec(), b"\x03\x00"),
+            Encoding::Brotli => (b"\x0c", b"\x06".to_vec(), b"\x03"),
+            Encoding::Zstd => (b"\x28\xb5\x2f\xfd\x00\x00", b"\x00\x00\x00".to_vec(), b"\x01\x00\x00"),
+        };
+        [begin, &unit.repeat(2_500_000 / unit.len()), end].concat()
+    }
+
+    const ALL: [Encoding; 4] = [Encoding::Gzip, Encoding::Deflate, Encoding::Brotli, Encoding::Zstd];
+
+    #[test]
+    fn the_text_between_two_encodings_is_bounded_although_nothing_comes_of_it() {
+        for (inner, outer) in ALL.into_iter().flat_map(|inner| ALL.map(|outer| (inner, outer))) {
+            let (layers, body) = ([outer, inner], packed(outer, &nothing(inner)));
+            let refused = |read: Result<u64, DecodeError>| matches!(read, Err(DecodeError::TooLarge { limit: MIB }));
+            assert!(refused(size(&body[..], &layers, MIB)), "{inner:?} in {outer:?}");
+            assert!(refused(decode(body.clone().into(), &layers, MIB).map(|text| text.len() as u64)));
+            assert!(refused(pieces(&body[..], &layers, MIB, 1, |_| true).map(|()| 0)), "{inner:?} in {outer:?}");
+            assert_eq!(size(&body[..], &layers, 3 * MIB).unwrap(), 0, "{inner:?} in {outer:?}");
+            let three = packed(Encoding::Zstd, &body);
+            assert!(refused(size(&three[..], &[Encoding::Zstd, outer, inner], MIB)), "{inner:?} in {outer:?} in zstd");
+            let text = packed(outer, &packed(inner, TEXT));
+            assert_eq!(decode(text.into(), &layers, MIB).unwrap(), TEXT, "{inner:?} in {outer:?}");
+        }
     }
 
     #[test]

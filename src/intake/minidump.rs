@@ -16,6 +16,7 @@ use crate::tasks;
 use super::assemble::EnvelopeWriter;
 use super::decode::{Container, MAGIC};
 use super::read_ahead::{broken, field_chunks, parts};
+use super::turns::Turn;
 use super::workshop::{CrashError, MINIDUMP, Workshop};
 
 /// How a minidump begins, in either order of bytes.
@@ -112,20 +113,27 @@ where
         packed.write(&chunk).await?;
     }
     let packed = packed.finish().await?;
-    let _turn = workshop.turns.acquire().await;
-    unpack(container, packed, envelope).await
+    let turn = workshop.turns.take().await.ok_or(CrashError::Overloaded)?;
+    unpack(container, packed, envelope, turn).await
 }
 
 fn check_magic(first: &[u8]) -> Result<(), CrashError> {
     if MAGICS.iter().any(|magic| first.starts_with(magic)) { Ok(()) } else { Err(CrashError::NoMinidump) }
 }
 
-async fn unpack(container: Container, packed: Body, envelope: &mut EnvelopeWriter) -> Result<(), CrashError> {
+async fn unpack(
+    container: Container,
+    packed: Body,
+    envelope: &mut EnvelopeWriter,
+    turn: Turn,
+) -> Result<(), CrashError> {
     let opened = tasks::blocking(move || container.open(packed.reader()?)).await;
     let mut reader = opened.map_err(CrashError::Container)?;
     let mut total = 0;
     loop {
+        let turn = turn.clone();
         let (next, piece) = tasks::blocking(move || {
+            let _turn = turn;
             let mut piece = Vec::with_capacity(STEP);
             let read = reader.by_ref().take(STEP as u64).read_to_end(&mut piece);
             (reader, read.map(|_| piece))

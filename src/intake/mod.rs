@@ -17,5 +17,6 @@ mod shadows;
 mod shed;
 pub mod sightings;
 pub mod submit;
+pub mod turns;
 pub mod unpack;
 mod workshop;

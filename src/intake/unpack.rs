@@ -11,6 +11,7 @@ use crate::journal::body::Body;
 use crate::tasks;
 
 use super::decode::{self, DecodeError, Encoding};
+use super::turns::Turn;
 
 /// Pieces between who decodes and who writes.
 const PIECES: usize = 2;
@@ -26,33 +27,50 @@ pub enum UnpackError {
     Journal(#[from] JournalError),
 }
 
-/// The size of the decoded body.
-pub async fn size(body: &Body, encodings: &[Encoding], limit: u64) -> Result<u64, UnpackError> {
-    let (body, encodings) = (body.clone(), encodings.to_vec());
-    tasks::blocking(move || Ok(decode::size(body.reader().map_err(unreadable)?, &encodings, limit)?)).await
+/// An encoded body whose turn it is.
+#[derive(Clone, Debug)]
+pub struct Packed {
+    /// As it came.
+    pub body: Body,
+    /// What is to be undone, in this order.
+    pub encodings: Vec<Encoding>,
+    /// The most bytes that each of them may yield.
+    pub limit: u64,
+    /// Kept by the thread that decodes.
+    pub turn: Turn,
 }
 
-/// Decodes a body of that size into `writer`.
-pub async fn unpack(
-    body: Body,
-    encodings: Vec<Encoding>,
-    size: u64,
-    mut writer: BodyWriter,
-) -> Result<Body, UnpackError> {
-    let (tell, mut told) = mpsc::channel::<Bytes>(PIECES);
-    let decoding = tasks::blocking(move || {
-        // Whoever writes may have given up, and says why.
-        let hand_over = |piece| tell.blocking_send(piece).is_ok();
-        decode::pieces(body.reader().map_err(unreadable)?, &encodings, size, hand_over).map_err(UnpackError::from)
-    });
-    let writing = async {
-        while let Some(piece) = told.recv().await {
-            writer.write(&piece).await.map_err(UnpackError::from)?;
-        }
-        writer.finish().await.map_err(UnpackError::from)
-    };
-    let ((), body) = tokio::try_join!(decoding, writing)?;
-    Ok(body)
+impl Packed {
+    /// The size of the decoded body.
+    pub async fn size(&self) -> Result<u64, UnpackError> {
+        let Self { body, encodings, limit, turn } = self.clone();
+        tasks::blocking(move || {
+            let _turn = turn;
+            Ok(decode::size(body.reader().map_err(unreadable)?, &encodings, limit)?)
+        })
+        .await
+    }
+
+    /// Decodes a body of that size into `writer`.
+    pub async fn unpack(self, size: u64, mut writer: BodyWriter) -> Result<Body, UnpackError> {
+        let (tell, mut told) = mpsc::channel::<Bytes>(PIECES);
+        let Self { body, encodings, limit, turn } = self;
+        let decoding = tasks::blocking(move || {
+            let _turn = turn;
+            // Whoever writes may have given up, and says why.
+            let hand_over = |piece| tell.blocking_send(piece).is_ok();
+            let packed = body.reader().map_err(unreadable)?;
+            decode::pieces(packed, &encodings, limit, size, hand_over).map_err(UnpackError::from)
+        });
+        let writing = async {
+            while let Some(piece) = told.recv().await {
+                writer.write(&piece).await.map_err(UnpackError::from)?;
+            }
+            writer.finish().await.map_err(UnpackError::from)
+        };
+        let ((), body) = tokio::try_join!(decoding, writing)?;
+        Ok(body)
+    }
 }
 
 fn unreadable(error: std::io::Error) -> UnpackError {

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
-use tokio::sync::Semaphore;
 
 use crate::journal::{Journal, JournalError};
+
+use super::turns::Turns;
 
 /// The field of a form that holds the minidump.
 pub(super) const MINIDUMP: &str = "upload_file_minidump";
@@ -37,6 +38,9 @@ pub enum CrashError {
     /// A compressed minidump cannot be unpacked: 400.
     #[error("the compressed minidump cannot be unpacked: {0}")]
     Container(io::Error),
+    /// Too many others are being unpacked: 503.
+    #[error("too many compressed bodies are being unpacked")]
+    Overloaded,
     /// Something of it is too large: 413.
     #[error("{what} has more than {limit} bytes, its limit")]
     TooLarge {
@@ -54,6 +58,6 @@ pub struct Workshop {
     pub journal: Arc<dyn Journal>,
     /// The project that they are for, as far as known.
     pub project: Option<Arc<str>>,
-    /// A decompressor may take many MiB: one permit for each at work.
-    pub turns: Arc<Semaphore>,
+    /// One for each that is unpacked.
+    pub turns: Turns,
 }

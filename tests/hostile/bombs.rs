@@ -8,7 +8,8 @@ use flate2::{Compression, Crc, FlushCompress};
 
 use super::beside::beside;
 use crate::support::memory::Memory;
-use crate::support::relay::Relay;
+use crate::support::relay::{Plan, Relay};
+use crate::support::upstream::Upstream;
 use crate::support::wire::{Answer, chunked, exchange, post};
 use crate::{front, keyed};
 
@@ -54,6 +55,19 @@ fn raw_deflate(text: &[u8]) -> Vec<u8> {
 /// 4.7 MB from which nothing comes: the smallest unit of an encoding that yields no byte, over and over.
 fn nothing_in_much(begin: &[u8], unit: &[u8], end: &[u8]) -> Vec<u8> {
     [begin, &unit.repeat(4_700_000 / unit.len()), end].concat()
+}
+
+/// More than a body may have, of a unit that yields no byte, packed by zstd twice: a few hundred bytes.
+fn nothing_in_few_bytes(begin: &[u8], unit: &[u8], end: &[u8]) -> Vec<u8> {
+    const BETWEEN: usize = 1024 * MIB;
+    let piece = unit.repeat(MIB / unit.len());
+    let mut encoder = zstd::Encoder::new(vec![], 1).expect("memory");
+    encoder.write_all(begin).expect("memory");
+    for _ in 0..BETWEEN / piece.len() {
+        encoder.write_all(&piece).expect("memory");
+    }
+    encoder.write_all(end).expect("memory");
+    zstd::encode_all(&encoder.finish().expect("memory")[..], 3).expect("memory")
 }
 
 /// Bombs by name and content encoding.
@@ -155,6 +169,37 @@ async fn what_grows_without_end_and_what_yields_nothing_costs_neither_memory_nor
     eprintln!("all {} of them at once: {grown} KiB more than {before} KiB at the most", bombs.len());
     // The encoded bodies are held, and a window for each of those that are decoded at once.
     assert!(grown < 64 * 1024, "{grown} KiB");
+    relay.finish().await;
+    assert_eq!(upstream.taken_count(), sent);
+}
+
+#[tokio::test]
+async fn a_few_bytes_that_become_gigabytes_of_which_nothing_comes_keep_no_thread_busy() {
+    let upstream = Upstream::start().await;
+    let plan = Plan::new(&[("tracker", upstream.dsn("cafe", 7))]);
+    let relay = plan.server("max_body = \"16MiB\"").start().await;
+    let empty_member: &[u8] = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\xff\x03\x00\x00\x00\x00\x00\x00\x00\x00\x00";
+    let bombs = [
+        ("deflate, zstd, zstd", nothing_in_few_bytes(b"", b"\x00\x00\x00\xff\xff", b"\x03\x00")),
+        ("gzip, zstd, zstd", nothing_in_few_bytes(b"", empty_member, b"")),
+        ("br, zstd, zstd", nothing_in_few_bytes(b"\x0c", b"\x06", b"\x03")),
+    ];
+    // Without a key: what names the project would be in the body.
+    let path = "/api/1/envelope/";
+    for (encoding, body) in &bombs {
+        assert!(body.len() < 20_000, "{encoding}: {}", body.len());
+        let request = post(path, &[("content-encoding", encoding)], body);
+        let answer = refused(&relay, "gigabytes of nothing", encoding, &request).await;
+        assert_eq!(answer.status, 413, "{encoding}: {answer:?}");
+    }
+    // More of them at once than there are threads: each gets its answer, and others are served meanwhile.
+    let attack = futures_util::future::join_all(bombs.iter().cycle().take(9).map(async |(encoding, body)| {
+        let began = Instant::now();
+        let answer = exchange(&relay.address(), &post(path, &[("content-encoding", encoding)], body)).await;
+        assert!(matches!(answer.status, 413 | 503), "{encoding}: {answer:?}");
+        assert!(began.elapsed() < MOST_TIME, "{encoding}: {:?}", began.elapsed());
+    }));
+    let (_, sent) = beside(&relay, attack).await;
     relay.finish().await;
     assert_eq!(upstream.taken_count(), sent);
 }

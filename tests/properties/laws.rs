@@ -17,6 +17,7 @@ use switchyard::content::{self, Kind, MAX_DIFFERENCES};
 use switchyard::intake::crash::{self, FormKind, Pieces, Workshop};
 use switchyard::intake::decode::{self, DecodeError, Encoding};
 use switchyard::intake::legacy;
+use switchyard::intake::turns::Turns;
 use switchyard::journal;
 use switchyard::journal::sqlite::SqliteJournal;
 use switchyard::protocol::auth::{self, AuthError, Credentials};
@@ -26,7 +27,6 @@ use switchyard::protocol::envelope::{Envelope, EnvelopeError, HeaderSpans, MAX_I
 use switchyard::protocol::event_id::EventId;
 use switchyard::protocol::rate_limits::{self, LONGEST, RateLimit};
 use switchyard::telemetry::ledger::Ledger;
-use tokio::sync::Semaphore;
 
 /// What an envelope is made of: the types and payloads of its items.
 fn parts(envelope: &Envelope) -> Vec<(String, Bytes)> {
@@ -227,12 +227,12 @@ pub(crate) fn store(data: &[u8]) {
 /// the pieces it comes in.
 pub(crate) fn multipart(data: &[u8]) {
     let [size, form @ ..] = data else { return };
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let folder = tempfile::tempdir().expect("a folder");
     let settings = journal::Settings { path: folder.path().join("journal.db"), ..journal::Settings::default() };
     let journal = SqliteJournal::open(&settings, Clock::system(), Ledger::default()).expect("a journal");
     let journal = Arc::new(journal);
-    let workshop = Workshop { journal, project: None, turns: Arc::new(Semaphore::new(1)) };
+    let workshop = Workshop { journal, project: None, turns: Turns::default() };
     let pieces = || -> Pieces {
         let pieces: Vec<_> = form.chunks(usize::from(*size) + 1).map(Bytes::copy_from_slice).map(Ok).collect();
         stream::iter(pieces).boxed()

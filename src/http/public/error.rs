@@ -163,6 +163,7 @@ impl From<CrashError> for ApiError {
         let (status, reason) = match error {
             CrashError::Journal(error) => return error.into(),
             CrashError::Body(why) => return broken_off(why),
+            CrashError::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, Refused::Overloaded),
             CrashError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Refused::TooLarge),
             CrashError::Multipart(_) | CrashError::Empty(_) | CrashError::NoMinidump | CrashError::Container(_) => {
                 (StatusCode::BAD_REQUEST, Refused::Malformed)

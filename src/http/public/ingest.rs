@@ -18,12 +18,13 @@ use crate::intake::legacy::{self, StoreError};
 use crate::intake::submit::{Entrance, Receipt};
 use crate::journal::Client;
 use crate::protocol::auth::{self, AuthError, Credentials};
+use crate::tasks;
 
 use super::body::Incoming;
 use super::error::{ApiError, tell_limits};
 use super::limit::{BodyError, Limit};
 use super::peer::{self, client};
-use super::receive::{receive, whole};
+use super::receive::{DECODED_INLINE, receive, whole};
 use super::room::{Held, Owner, SMALL};
 use super::state::Public;
 
@@ -257,7 +258,13 @@ async fn stored(public: &Public, event: Bytes, held: &mut Held) -> Result<Bytes,
     let mut most = limit.bytes().min(SMALL);
     loop {
         public.room.extend(held, most).await?;
-        match legacy::envelope_of(event.clone(), most) {
+        let event = event.clone();
+        let made = if event.len() > DECODED_INLINE {
+            tasks::blocking(move || legacy::envelope_of(event, most)).await
+        } else {
+            legacy::envelope_of(event, most)
+        };
+        match made {
             Err(StoreError::TooLarge { .. }) if most < limit.bytes() => most = limit.bytes(),
             Err(StoreError::TooLarge { .. }) => return Err(BodyError::TooLarge { what: "event", limit }.into()),
             made => {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::intake::decode::{self, DecodeError, Encoding};
-use crate::intake::unpack::{self, UnpackError};
+use crate::intake::unpack::{Packed, UnpackError};
 use crate::journal::JournalError;
 use crate::journal::bodies::BodyWriter;
 use crate::journal::body::Body;
@@ -22,8 +22,9 @@ use super::limit::{BodyError, Limit};
 use super::room::{Held, Room, SMALL};
 use super::state::Public;
 
-/// Bodies of up to this many encoded bytes are decoded where they are read; larger ones on a thread of their own.
-const DECODED_INLINE: usize = 128 * 1024;
+/// Bodies of up to this many bytes in one encoding are decoded where they are read; all others on a thread of their own: of a few
+/// bytes in several encodings much may come in between.
+pub(super) const DECODED_INLINE: usize = 128 * 1024;
 /// What a body takes of the memory while it goes through a file.
 const STREAMED: u64 = 512 * 1024;
 /// The same when there is no room for that: what is written at once, and a piece as it comes.
@@ -106,24 +107,24 @@ async fn decoded(
     let (room, keep) = (&public.room, public.room.keep());
     if let Body::Memory(bytes) = &body
         && bytes.len() <= DECODED_INLINE
+        && encodings.len() == 1
         && let Some(text) = decoded_at_once(room, bytes, &encodings, limit, held).await?
     {
         return Ok(text.into());
     }
-    // A decompressor may take a window of many MiB: few at a time.
-    let _turn = room.turn().await;
+    let packed = Packed { encodings, limit: limit.bytes(), turn: room.turn().await?, body };
     let too_large = |error| match error {
         UnpackError::Decode(error) => refusal(error, limit),
         other => other.into(),
     };
-    let size = unpack::size(&body, &encodings, limit.bytes()).await.map_err(too_large)?;
-    let packed = body.in_memory() as u64;
-    let writer = if room.keep_now(held, packed + size.min(keep)) {
+    let size = packed.size().await.map_err(too_large)?;
+    let in_memory = packed.body.in_memory() as u64;
+    let writer = if room.keep_now(held, in_memory + size.min(keep)) {
         BodyWriter::new(Arc::clone(public.intake.journal()), held.project()).beyond(keep)
     } else {
-        through_a_file(public, held, packed).await?.0
+        through_a_file(public, held, in_memory).await?.0
     };
-    Ok(unpack::unpack(body, encodings, size, writer).await?)
+    Ok(packed.unpack(size, writer).await?)
 }
 
 /// Decodes into memory for which there is room now; `None` when that is too little. What is small then has its room in any case.

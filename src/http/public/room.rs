@@ -9,17 +9,16 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
+use crate::intake::turns::{Turn, Turns};
 use crate::journal::body::IN_MEMORY;
 use crate::units::ByteSize;
 
 use super::limit::{BodyError, Limit};
 use super::shares::Shares;
 
-/// How many large bodies are decoded at once.
-const DECODERS: usize = 2;
 /// How long a body waits for others to leave memory.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long one that waits does not look again after it has looked in vain.
@@ -34,7 +33,7 @@ pub(in crate::http) struct Room {
     free: Arc<Free>,
     total: u64,
     max_body: u64,
-    turns: Arc<Semaphore>,
+    turns: Turns,
 }
 
 /// Whose share a body takes of.
@@ -124,7 +123,7 @@ impl Room {
     pub(in crate::http) fn new(max_body: ByteSize, max_inflight: ByteSize) -> Self {
         let total = max_inflight.get().max(1024);
         let free = Arc::new(Free { shares: Mutex::new(Shares::new(total, SMALL)), more: Notify::new() });
-        Self { free, total, max_body: max_body.get(), turns: Arc::new(Semaphore::new(DECODERS)) }
+        Self { free, total, max_body: max_body.get(), turns: Turns::default() }
     }
 
     /// What one body may have, wherever it is kept.
@@ -217,13 +216,13 @@ impl Room {
     }
 
     /// The turns at decoding large bodies.
-    pub(super) fn turns(&self) -> Arc<Semaphore> {
-        Arc::clone(&self.turns)
+    pub(super) fn turns(&self) -> Turns {
+        self.turns.clone()
     }
 
-    /// A turn at decoding a large body.
-    pub(super) async fn turn(&self) -> OwnedSemaphorePermit {
-        self.turns().acquire_owned().await.expect("the semaphore is never closed")
+    /// A turn at decoding a large body; waits for others to end theirs.
+    pub(super) async fn turn(&self) -> Result<Turn, BodyError> {
+        self.turns.take().await.ok_or(BodyError::Overloaded)
     }
 }
 
