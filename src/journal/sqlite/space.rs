@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 
 use crate::clock::Timestamp;
 use crate::journal::shares::{Giving, Rank};
@@ -29,6 +29,10 @@ const LOOK: u64 = 4096;
 const LOG_FREE: u64 = 16 << 20;
 /// What a record takes besides its body and its keys, roughly: its row, what is known of its client, where it waits.
 pub(super) const OVERHEAD: u64 = 512;
+/// Records removed in one step for want of room, and the bytes of which a step removes no more than are needed.
+const GIVING: usize = 64;
+/// See [`GIVING`].
+const LITTLE: u64 = 256 << 10;
 /// Bytes of free pages kept for what comes next.
 const KEPT_FREE: u64 = 1 << 20;
 /// Bytes that may be written before the pages are counted anew. Counting costs as much as writing a record.
@@ -160,8 +164,9 @@ impl Room {
         need: u64,
     ) -> rusqlite::Result<Result<(), JournalError>> {
         let left = |room: &Self| room.left_for_others(shared, project, need);
-        if self.used() + need + left(self) > self.max - self.max / 64 {
-            self.evict(conn, shared, (project, need), |room| room.used() + need + left(room) <= room.max)?;
+        let beyond = (self.used() + need + left(self)).saturating_sub(self.max - self.max / 64);
+        if beyond > 0 {
+            self.evict(conn, shared, (project, need, beyond), |room| room.used() + need + left(room) <= room.max)?;
         }
         Ok(self.refused(need, left(self)).map_or(Ok(()), Err))
     }
@@ -201,7 +206,7 @@ impl Room {
     ) -> rusqlite::Result<bool> {
         let enough = |room: &Self| room.pages.1 * room.page >= room.grown + need + KEPT_FREE;
         if !enough(self) {
-            self.evict(conn, shared, (project, need), enough)?;
+            self.evict(conn, shared, (project, need, need + KEPT_FREE), enough)?;
         }
         Ok(enough(self) && self.fits(need + self.left_for_others(shared, project, need)))
     }
@@ -273,17 +278,18 @@ impl Room {
     }
 
     /// Removes settled records, oldest first: a little when the limit is near, as much as is needed when it is reached. Those of
-    /// projects beyond their part go first, and those of others never for one that is beyond its part itself.
+    /// projects beyond their part go first, and those of others never for one that is beyond its part itself. A step removes no more
+    /// than so many `bytes` ask for: a few records may be all there is.
     fn evict(
         &mut self,
         conn: &Connection,
         shared: &Shared,
-        (project, need): (Option<u32>, u64),
+        (project, need, bytes): (Option<u32>, u64, u64),
         enough: impl Fn(&Self) -> bool,
     ) -> rusqlite::Result<()> {
         let giving = shared.shares().giving(project, need);
         for giving in &giving {
-            self.evict_of(conn, shared, giving, &enough)?;
+            self.evict_of(conn, shared, giving, bytes.max(LITTLE), &enough)?;
             if enough(self) {
                 break;
             }
@@ -296,13 +302,14 @@ impl Room {
         conn: &Connection,
         shared: &Shared,
         giving: &Giving,
+        bytes: u64,
         enough: impl Fn(&Self) -> bool,
     ) -> rusqlite::Result<()> {
         let rank = giving.rank as usize;
         let Search { from: began, mut barren } = self.searches[rank];
         let (mut from, mut wrapped, mut fruits) = (began, began == 0, 0);
         loop {
-            let walk = walk(conn, shared, from, (None, Some(giving)), 64)?;
+            let walk = walk(conn, shared, from, (None, Some(giving)), (GIVING, bytes))?;
             from = if walk.end { 0 } else { walk.next };
             let (end, removed) = (walk.end, walk.removed);
             self.remove(conn, shared, walk)?;
@@ -318,9 +325,11 @@ impl Room {
         }
     }
 
-    /// Removes what a walk has found.
+    /// Removes what a walk has found, and keeps the number after it: what is removed may be the newest.
     fn remove(&mut self, conn: &Connection, shared: &Shared, walk: Walk) -> rusqlite::Result<()> {
-        self.shrunk |= walk.removed > 0;
+        let Some((_, last)) = walk.runs.last() else { return Ok(()) };
+        keep_next_record(conn, last + 1)?;
+        self.shrunk = true;
         remove(conn, &walk.runs, &mut self.doomed)?;
         for (project, bytes) in walk.room {
             self.count(shared, project, bytes, Change::Less);
@@ -341,7 +350,7 @@ impl Room {
             if removed >= limit || wrapped && began > 0 && self.prune_from >= began {
                 break;
             }
-            let walk = walk(conn, shared, self.prune_from, (Some(before), None), limit - removed)?;
+            let walk = walk(conn, shared, self.prune_from, (Some(before), None), (limit - removed, u64::MAX))?;
             removed += walk.removed;
             self.prune_from = if walk.end { 0 } else { walk.next };
             let end = walk.end;
@@ -354,14 +363,15 @@ impl Room {
     }
 }
 
-/// The number that a record appended next gets, were the journal opened now.
+/// The number that a record appended next gets, were the journal opened now: above all that there are, that were removed, and that
+/// targets have settled.
 pub(super) fn next_record(conn: &Connection) -> rusqlite::Result<u64> {
-    let kept = conn.query_row("SELECT next_record FROM meta", [], |row| row.get::<_, i64>(0))?;
-    let last = conn.query_row("SELECT max(id) FROM record", [], |row| row.get::<_, Option<i64>>(0)).optional()?;
-    Ok(kept.max(last.flatten().unwrap_or(0) + 1).cast_unsigned())
+    let sql = "SELECT max(next_record, 1 + (SELECT coalesce(max(id), 0) FROM record),
+                   1 + (SELECT coalesce(max(watermark), 0) FROM target)) FROM meta";
+    conn.query_row(sql, [], |row| row.get::<_, i64>(0)).map(i64::cast_unsigned)
 }
 
-/// Keeps that number, so that it is not used twice after the newest record was removed.
+/// Keeps that number or a later one that is kept, so that none is used twice after the newest record was removed.
 pub(super) fn keep_next_record(conn: &Connection, next: u64) -> rusqlite::Result<()> {
-    conn.prepare_cached("UPDATE meta SET next_record = ?1")?.execute([next.cast_signed()]).map(drop)
+    conn.prepare_cached("UPDATE meta SET next_record = max(next_record, ?1)")?.execute([next.cast_signed()]).map(drop)
 }

@@ -224,9 +224,6 @@ impl Writer<'_> {
             Command::Prune { before, limit, reply } => {
                 group.answers.push(Answer::Count(reply, 0));
                 let count = self.room.prune(self.conn, &self.shared, before, limit)?;
-                if count > 0 {
-                    space::keep_next_record(self.conn, self.next)?;
-                }
                 group.counted(count);
             }
             Command::Letters { retry, pick, limit, reply } => {

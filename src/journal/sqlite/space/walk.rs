@@ -26,14 +26,14 @@ pub(super) struct Walk {
     pub(super) end: bool,
 }
 
-/// Walks over up to [`STEP`] records after `from` and finds those that are settled, at most `limit`: those accepted before a time,
-/// or those of projects that give way.
+/// Walks over up to [`STEP`] records after `from` and finds those that are settled, until they are `most` or take so many bytes: those
+/// accepted before a time, or those of projects that give way.
 pub(super) fn walk(
     conn: &Connection,
     shared: &Shared,
     from: u64,
     (before, giving): (Option<Timestamp>, Option<&Giving>),
-    limit: usize,
+    (most, bytes): (usize, u64),
 ) -> rusqlite::Result<Walk> {
     let before = before.map_or(u64::MAX, Timestamp::as_millis);
     let mut select = conn.prepare_cached(
@@ -57,9 +57,9 @@ pub(super) fn walk(
     let held = held(conn, shared, *first, *last)?;
     let marks: Vec<(i64, u64)> = shared.targets().iter().map(|t| (t.bit(), t.queue().watermark)).collect();
     let settled = |id: u64, mask: i64| marks.iter().all(|(bit, mark)| mask & bit == 0 || id <= *mark);
-    let (mut walk, mut running) = (Walk { next: *last, end, ..Walk::default() }, false);
+    let (mut walk, mut running, mut found) = (Walk { next: *last, end, ..Walk::default() }, false, 0);
     for (id, mask, (project, room)) in seen {
-        if walk.removed == limit {
+        if walk.removed == most || found >= bytes {
             walk.end = false;
             break;
         }
@@ -73,6 +73,7 @@ pub(super) fn walk(
         }
         if goes {
             walk.removed += 1;
+            found += room;
             *walk.room.entry(project).or_default() += room;
         }
         running = goes;

@@ -206,6 +206,25 @@ fn no_primary_lost_one(subject: &Subject, seed: u64) {
     }
 }
 
+/// Delivers what is leased and what waits, all of it for the first time.
+async fn deliver_all(
+    subject: &Subject,
+    targets: &[TargetId],
+    leased: &mut Vec<(usize, Claim)>,
+    delivered_to: &mut [BTreeSet<u64>],
+) {
+    let (journal, _) = parts(subject);
+    for (n, claim) in leased.drain(..) {
+        assert!(delivered_to[n].insert(claim.record.id.0), "once");
+        journal.settle(&claim.lease, delivered(1)).await.unwrap();
+    }
+    for (n, target) in targets.iter().enumerate() {
+        for id in deliver(&journal, *target).await {
+            assert!(delivered_to[n].insert(id), "once");
+        }
+    }
+}
+
 #[tokio::test]
 async fn whatever_happens_each_copy_is_delivered_once_or_evicted_and_no_primary_loses_one() {
     for seed in 1..=3_u64 {
@@ -230,7 +249,7 @@ async fn whatever_happens_each_copy_is_delivered_once_or_evicted_and_no_primary_
                     let claims = journal.claim(targets[at_random], at(9), 4).await.unwrap();
                     leased.extend(claims.into_iter().map(|claim| (at_random, claim)));
                 }
-                11..15 if !leased.is_empty() => {
+                11..14 if !leased.is_empty() => {
                     let (n, claim) = leased.swap_remove(dice(&mut state, leased.len() as u64) as usize);
                     let settlement = match dice(&mut state, 4) {
                         0 => retry(at(dice(&mut state, 12)), 1, 1),
@@ -241,6 +260,15 @@ async fn whatever_happens_each_copy_is_delivered_once_or_evicted_and_no_primary_
                     };
                     journal.settle(&claim.lease, settlement).await.unwrap();
                 }
+                14 if dice(&mut state, 16) == 0 => {
+                    // All that is delivered gives way for a large body, the newest as well, and nothing comes before the restart.
+                    deliver_all(&subject, &targets, &mut leased, &mut delivered_to).await;
+                    subject.flush().await;
+                    let refused = journal.ask(|reply| Command::Room(Some("shop".into()), 1 << 20, reply)).await;
+                    assert!(refused.is_err(), "there is never so much");
+                    drop(journal);
+                    subject.crash();
+                }
                 15 if dice(&mut state, 20) == 0 => {
                     subject.flush().await;
                     leased.clear();
@@ -250,17 +278,7 @@ async fn whatever_happens_each_copy_is_delivered_once_or_evicted_and_no_primary_
                 _ => subject.flush().await,
             }
         }
-        let (journal, _) = parts(&subject);
-        for (n, claim) in leased {
-            assert!(delivered_to[n].insert(claim.record.id.0), "once");
-            journal.settle(&claim.lease, delivered(1)).await.unwrap();
-        }
-        for n in 0..3 {
-            for id in deliver(&journal, targets[n]).await {
-                assert!(delivered_to[n].insert(id), "once, seed {seed}");
-            }
-        }
-        drop(journal);
+        deliver_all(&subject, &targets, &mut leased, &mut delivered_to).await;
         subject.assert_balanced().await;
         no_primary_lost_one(&subject, seed);
         assert!(evicted(&subject, "c") > 0 && taken > 60, "{taken} taken, seed {seed}");

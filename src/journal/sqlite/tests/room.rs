@@ -112,3 +112,73 @@ async fn who_is_furthest_beyond_its_part_gives_way_and_nobody_within_it() {
     journal.split(vec!["flood".into()]);
     journal.append(of("flood", 20_000, &[a])).await.expect("the only one has all of it");
 }
+
+/// Takes room for a large body, as its first bytes do, and gives it back.
+async fn reserve(journal: &SqliteJournal, bytes: u64) -> Result<(), JournalError> {
+    journal.ask(|reply| Command::Room(Some("shop".into()), bytes, reply)).await.map(drop)
+}
+
+/// Appends records that are delivered at once; returns the last number.
+async fn keep(journal: &SqliteJournal, target: TargetId, bodies: Vec<Body>) -> u64 {
+    let mut last = 0;
+    for body in bodies {
+        last = journal.append(Submission { body, ..submission(at(1), &[target]) }).await.unwrap().0;
+        let claims = journal.claim(target, at(1), 1).await.unwrap();
+        journal.settle(&claims[0].lease, delivered(1)).await.unwrap();
+    }
+    last
+}
+
+/// What comes after a restart gets numbers above `last`, is delivered, and the accounts balance.
+async fn goes_on_after(subject: &mut Subject, target: TargetId, last: u64) {
+    subject.crash();
+    let (journal, _) = parts(subject);
+    let first = journal.append(submission(at(1), &[target])).await.unwrap().0;
+    assert!(first > last, "{first} after {last}");
+    assert_eq!(drain(&*journal, target).await, 1, "it waits, and nothing else does");
+    drop(journal);
+    subject.assert_balanced().await;
+}
+
+#[tokio::test]
+async fn no_number_is_used_again_after_everything_gave_way_for_a_large_body() {
+    let mut subject = quick(|settings| settings.max_size = ByteSize::mib(1));
+    let (journal, settings) = parts(&subject);
+    let target = journal.target("a").await.unwrap();
+    let last = keep(&journal, target, vec![Bytes::from(vec![7; 20_000]).into(); 30]).await;
+    subject.flush().await;
+    assert!(matches!(reserve(&journal, 1 << 20).await, Err(JournalError::Full(_))));
+    assert_eq!(count(&settings.path, "SELECT count(*) FROM record"), 0, "all of it went, and was not enough");
+    drop(journal);
+    goes_on_after(&mut subject, target, last).await;
+}
+
+#[tokio::test]
+async fn a_journal_that_kept_no_number_goes_on_above_what_its_targets_have_settled() {
+    let mut subject = quick(|_| {});
+    let (journal, settings) = parts(&subject);
+    let target = journal.target("a").await.unwrap();
+    let last = keep(&journal, target, vec![Bytes::from_static(b"{}\n").into(); 3]).await;
+    subject.flush().await;
+    let other = Connection::open(&settings.path).unwrap();
+    other.execute_batch("DELETE FROM record; DELETE FROM body; UPDATE meta SET next_record = 1").unwrap();
+    drop((other, journal));
+    goes_on_after(&mut subject, target, last).await;
+}
+
+#[tokio::test]
+async fn of_a_few_large_bodies_no_more_give_way_than_are_in_the_way() {
+    let subject = quick(|settings| settings.max_size = ByteSize::mib(9));
+    let (journal, settings) = parts(&subject);
+    let target = journal.target("a").await.unwrap();
+    let bytes = vec![7; 3 << 19];
+    let own = subject.journal();
+    for _ in 0..5 {
+        keep(&journal, target, vec![written(&own, &bytes).await.unwrap()]).await;
+    }
+    subject.flush().await;
+    for (bytes, left) in [(1 << 16, 5), (3 << 19, 4), (4 << 20, 3)] {
+        reserve(&journal, bytes).await.unwrap();
+        assert_eq!(count(&settings.path, "SELECT count(*) FROM record"), left, "for {bytes} bytes");
+    }
+}

@@ -7,7 +7,6 @@ use crate::journal::shares;
 use crate::journal::sqlite::file::Reservation;
 use crate::journal::sqlite::group::{Answer, Group};
 use crate::journal::sqlite::shared::Reply;
-use crate::journal::sqlite::space;
 
 use super::{SMALL, Writer};
 
@@ -51,7 +50,6 @@ impl Writer<'_> {
             let Some(gone) = gone else { return Ok(Err(refused)) };
             spent += gone.bytes;
             self.room.look_again(gone.first);
-            space::keep_next_record(self.conn, self.next)?;
         }
     }
 
