@@ -21,7 +21,7 @@ mod rows;
 
 pub(super) use again::Again;
 use discard::Victim;
-pub(super) use evict::Eviction;
+pub(super) use evict::{Eviction, Gone};
 pub(super) use rows::write_dead_letter;
 use rows::write_row;
 

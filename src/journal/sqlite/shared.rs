@@ -58,6 +58,9 @@ pub(super) struct Shared {
 
 #[derive(Debug, Default)]
 pub(super) struct Counters {
+    /// Records looked at for room.
+    #[cfg(test)]
+    pub(super) walked: AtomicU64,
     pub(super) commits: [AtomicU64; Stats::BOUNDS.len() + 1],
     pub(super) nanos: AtomicU64,
     pub(super) errors: AtomicU64,

@@ -21,7 +21,9 @@ use count::Change;
 pub(super) use count::of_a_row;
 pub(super) use files::Files;
 use files::{LOG, beside, length};
-use walk::{STEP, Walk, remove, walk};
+use search::Search;
+pub(super) use walk::Walk;
+use walk::{STEP, remove, walk};
 
 /// Records looked at by one call of `prune`.
 const LOOK: u64 = 4096;
@@ -33,6 +35,8 @@ pub(super) const OVERHEAD: u64 = 512;
 const GIVING: usize = 64;
 /// See [`GIVING`].
 const LITTLE: u64 = 256 << 10;
+/// Records looked at in one step while the limit is near and not reached: a lap is made before it is.
+const NEAR: u64 = 64;
 /// Bytes of free pages kept for what comes next.
 const KEPT_FREE: u64 = 1 << 20;
 /// Bytes that may be written before the pages are counted anew. Counting costs as much as writing a record.
@@ -41,6 +45,7 @@ const UNCOUNTED: u64 = 256 << 10;
 mod ahead;
 mod count;
 mod files;
+mod search;
 mod tidy;
 mod walk;
 
@@ -74,12 +79,13 @@ pub(super) struct Room {
     doomed: Doomed,
 }
 
-/// Where the search for what may go stands.
-#[derive(Clone, Copy, Debug, Default)]
-struct Search {
-    from: u64,
-    /// The last whole lap found nothing to evict: until something goes, each try looks at one step only.
-    barren: bool,
+/// For whom there is to be room.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Want {
+    pub(super) project: Option<u32>,
+    pub(super) need: u64,
+    /// Nothing else can give way: all that is delivered is looked for.
+    pub(super) is_last: bool,
 }
 
 /// Bodies' files by name and size.
@@ -160,13 +166,13 @@ impl Room {
         &mut self,
         conn: &Connection,
         shared: &Shared,
-        project: Option<u32>,
-        need: u64,
+        want: Want,
     ) -> rusqlite::Result<Result<(), JournalError>> {
+        let Want { project, need, .. } = want;
         let left = |room: &Self| room.left_for_others(shared, project, need);
         let beyond = (self.used() + need + left(self)).saturating_sub(self.max - self.max / 64);
         if beyond > 0 {
-            self.evict(conn, shared, (project, need, beyond), |room| room.used() + need + left(room) <= room.max)?;
+            self.evict(conn, shared, (want, beyond), |room| room.used() + need + left(room) <= room.max)?;
         }
         Ok(self.refused(need, left(self)).map_or(Ok(()), Err))
     }
@@ -197,25 +203,13 @@ impl Room {
     }
 
     /// Whether `need` bytes fit into what is free within the database file, after removing delivered ones if need be.
-    pub(super) fn reuse(
-        &mut self,
-        conn: &Connection,
-        shared: &Shared,
-        project: Option<u32>,
-        need: u64,
-    ) -> rusqlite::Result<bool> {
+    pub(super) fn reuse(&mut self, conn: &Connection, shared: &Shared, want: Want) -> rusqlite::Result<bool> {
+        let Want { project, need, .. } = want;
         let enough = |room: &Self| room.pages.1 * room.page >= room.grown + need + KEPT_FREE;
         if !enough(self) {
-            self.evict(conn, shared, (project, need, need + KEPT_FREE), enough)?;
+            self.evict(conn, shared, (want, need + KEPT_FREE), enough)?;
         }
         Ok(enough(self) && self.fits(need + self.left_for_others(shared, project, need)))
-    }
-
-    /// Records from this one on may be settled now.
-    pub(super) fn look_again(&mut self, first: u64) {
-        for search in &mut self.searches {
-            *search = Search { from: search.from.min(first.saturating_sub(1)), barren: false };
-        }
     }
 
     /// A record of a project takes so much with the transaction under way.
@@ -284,12 +278,12 @@ impl Room {
         &mut self,
         conn: &Connection,
         shared: &Shared,
-        (project, need, bytes): (Option<u32>, u64, u64),
+        (want, bytes): (Want, u64),
         enough: impl Fn(&Self) -> bool,
     ) -> rusqlite::Result<()> {
-        let giving = shared.shares().giving(project, need);
+        let giving = shared.shares().giving(want.project, want.need);
         for giving in &giving {
-            self.evict_of(conn, shared, giving, bytes.max(LITTLE), &enough)?;
+            self.evict_of(conn, shared, giving, (bytes.max(LITTLE), want.is_last), &enough)?;
             if enough(self) {
                 break;
             }
@@ -302,27 +296,27 @@ impl Room {
         conn: &Connection,
         shared: &Shared,
         giving: &Giving,
-        bytes: u64,
+        (bytes, is_last): (u64, bool),
         enough: impl Fn(&Self) -> bool,
     ) -> rusqlite::Result<()> {
         let rank = giving.rank as usize;
-        let Search { from: began, mut barren } = self.searches[rank];
-        let (mut from, mut wrapped, mut fruits) = (began, began == 0, 0);
+        let mut current = self.searches[rank].begin();
         loop {
-            let walk = walk(conn, shared, from, (None, Some(giving)), (GIVING, bytes))?;
-            from = if walk.end { 0 } else { walk.next };
-            let (end, removed) = (walk.end, walk.removed);
-            self.remove(conn, shared, walk)?;
-            let lap = wrapped && (end || from >= began && began > 0);
-            fruits += removed;
-            barren = fruits == 0 && (barren || lap);
-            self.searches[rank] = Search { from, barren };
-            self.measure(conn)?;
-            if lap || barren || enough(self) {
+            let rows = if enough(self) { NEAR } else { STEP };
+            let from = self.searches[rank].from;
+            let walk = walk(conn, shared, (from, rows), (None, Some(giving)), (GIVING, bytes))?;
+            let is_over = self.searches[rank].step(&mut current, &walk, is_last);
+            self.let_go(conn, shared, walk)?;
+            if is_over || enough(self) {
                 return Ok(());
             }
-            wrapped |= end;
         }
+    }
+
+    /// Removes what may go for want of room.
+    pub(super) fn let_go(&mut self, conn: &Connection, shared: &Shared, walk: Walk) -> rusqlite::Result<()> {
+        self.remove(conn, shared, walk)?;
+        self.measure(conn)
     }
 
     /// Removes what a walk has found, and keeps the number after it: what is removed may be the newest.
@@ -350,7 +344,7 @@ impl Room {
             if removed >= limit || wrapped && began > 0 && self.prune_from >= began {
                 break;
             }
-            let walk = walk(conn, shared, self.prune_from, (Some(before), None), (limit - removed, u64::MAX))?;
+            let walk = walk(conn, shared, (self.prune_from, STEP), (Some(before), None), (limit - removed, u64::MAX))?;
             removed += walk.removed;
             self.prune_from = if walk.end { 0 } else { walk.next };
             let end = walk.end;

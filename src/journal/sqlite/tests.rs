@@ -34,8 +34,7 @@ use disk::{Disk, copy_files};
 type Subject = subject::Subject<Disk>;
 
 fn parts(subject: &Subject) -> (Arc<SqliteJournal>, &Settings) {
-    let Disk { journal, settings, .. } = &*subject.backend;
-    (Arc::clone(journal.as_ref().unwrap()), settings)
+    (Arc::clone(subject.backend.journal.as_ref().unwrap()), &subject.backend.settings)
 }
 
 fn open(settings: &Settings) -> Result<SqliteJournal, OpenError> {

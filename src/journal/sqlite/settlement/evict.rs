@@ -15,6 +15,7 @@ use crate::journal::shares::{Giving, Rank};
 use crate::journal::sqlite::accounts::Book;
 use crate::journal::sqlite::queue::Target;
 use crate::journal::sqlite::shared::Shared;
+use crate::journal::sqlite::space::Walk;
 use crate::journal::{Progress, TargetId};
 use crate::policy::outcome::DropReason;
 use crate::protocol::category::Quantities;
@@ -52,10 +53,10 @@ struct Search {
 }
 
 /// What a step dropped.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug, Default)]
 pub(in crate::journal::sqlite) struct Gone {
-    /// The first of the records.
-    pub(in crate::journal::sqlite) first: u64,
+    /// The records, which nothing holds any more.
+    pub(in crate::journal::sqlite) records: Walk,
     /// The bytes of their bodies.
     pub(in crate::journal::sqlite) bytes: u64,
 }
@@ -67,6 +68,7 @@ struct Looked {
     size: u64,
     quantities: String,
     mask: i64,
+    room: u64,
 }
 
 /// How one target stands to the records of a look.
@@ -181,7 +183,8 @@ fn bound(targets: &[Arc<Target>], primaries: &[i64]) -> u64 {
 
 fn look(conn: &Connection, from: u64, to: u64) -> rusqlite::Result<Vec<Looked>> {
     let mut select = conn.prepare_cached(
-        "SELECT id, project, size, quantities, targets FROM record WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3",
+        "SELECT id, project, size, quantities, targets, coalesce(room, size + 512) FROM record
+         WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3",
     )?;
     let to = i64::try_from(to).unwrap_or(i64::MAX);
     let rows = select.query_map(params![from.cast_signed(), to, LOOK as i64], |row| {
@@ -191,6 +194,7 @@ fn look(conn: &Connection, from: u64, to: u64) -> rusqlite::Result<Vec<Looked>> 
             size: row.get::<_, i64>(2)?.cast_unsigned(),
             quantities: row.get(3).unwrap_or_default(),
             mask: row.get(4)?,
+            room: row.get::<_, i64>(5)?.cast_unsigned(),
         })
     })?;
     rows.collect()
@@ -243,10 +247,10 @@ fn choose(
     (giving, primaries): (&Giving, &[i64]),
     enough: u64,
 ) -> rusqlite::Result<(Option<Gone>, u64)> {
-    let (mut gone, mut count, mut reached): (Option<Gone>, usize, u64) = (None, 0, 0);
+    let (mut gone, mut reached) = (Gone::default(), 0);
     let mut letter = conn.prepare_cached("SELECT 1 FROM dead_letter WHERE record = ?1")?;
     for record in looked {
-        if count == STEP || gone.is_some_and(|gone| gone.bytes >= enough) {
+        if gone.records.removed == STEP || gone.bytes >= enough {
             break;
         }
         reached = record.id;
@@ -260,10 +264,10 @@ fn choose(
             continue;
         }
         waiting.into_iter().for_each(|at| standings[at].victim(record));
-        let so_far = gone.unwrap_or(Gone { first: record.id, bytes: 0 });
-        (gone, count) = (Some(Gone { bytes: so_far.bytes + record.size, ..so_far }), count + 1);
+        gone.records.add(record.id, (record.project, record.room));
+        gone.bytes += record.size;
     }
-    Ok((gone, reached))
+    Ok(((gone.records.removed > 0).then_some(gone), reached))
 }
 
 impl Pass {

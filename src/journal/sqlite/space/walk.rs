@@ -15,23 +15,35 @@ use super::Doomed;
 /// Records looked at in one step.
 pub(super) const STEP: u64 = 512;
 
-/// What one walk found: records that may go.
-#[derive(Default)]
-pub(super) struct Walk {
+/// Records that may go, as one walk found them.
+#[derive(Debug, Default)]
+pub(in crate::journal::sqlite) struct Walk {
     pub(super) runs: Vec<(u64, u64)>,
-    pub(super) removed: usize,
+    pub(in crate::journal::sqlite) removed: usize,
     /// The room they take, by project.
     pub(super) room: BTreeMap<u32, u64>,
     pub(super) next: u64,
     pub(super) end: bool,
 }
 
-/// Walks over up to [`STEP`] records after `from` and finds those that are settled, until they are `most` or take so many bytes: those
+impl Walk {
+    /// Adds a record of a project that takes so much room, whose number is higher than those before.
+    pub(in crate::journal::sqlite) fn add(&mut self, id: u64, (project, room): (u32, u64)) {
+        match self.runs.last_mut() {
+            Some(run) if run.1 + 1 == id => run.1 = id,
+            _ => self.runs.push((id, id)),
+        }
+        self.removed += 1;
+        *self.room.entry(project).or_default() += room;
+    }
+}
+
+/// Walks over so many records after `from` and finds those that are settled, until they are `most` or take so many bytes: those
 /// accepted before a time, or those of projects that give way.
 pub(super) fn walk(
     conn: &Connection,
     shared: &Shared,
-    from: u64,
+    (from, rows): (u64, u64),
     (before, giving): (Option<Timestamp>, Option<&Giving>),
     (most, bytes): (usize, u64),
 ) -> rusqlite::Result<Walk> {
@@ -39,9 +51,9 @@ pub(super) fn walk(
     let mut select = conn.prepare_cached(
         "SELECT id, accepted_at, targets, project, coalesce(room, size + 512) FROM record WHERE id > ?1 ORDER BY id LIMIT ?2",
     )?;
-    let mut rows = select.query([from.cast_signed(), STEP.cast_signed()])?;
+    let mut looked = select.query([from.cast_signed(), rows.cast_signed()])?;
     let (mut seen, mut end) = (Vec::new(), false);
-    while let Some(row) = rows.next()? {
+    while let Some(row) = looked.next()? {
         if row.get::<_, i64>(1)?.cast_unsigned() >= before {
             end = true;
             break;
@@ -49,8 +61,10 @@ pub(super) fn walk(
         let room = (row.get::<_, u32>(3)?, row.get::<_, i64>(4)?.cast_unsigned());
         seen.push((row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(2)?, room));
     }
-    drop(rows);
-    end |= (seen.len() as u64) < STEP;
+    drop(looked);
+    #[cfg(test)]
+    shared.counters.walked.fetch_add(seen.len() as u64, std::sync::atomic::Ordering::Relaxed);
+    end |= (seen.len() as u64) < rows;
     let (Some((first, ..)), Some((last, ..))) = (seen.first(), seen.last()) else {
         return Ok(Walk { next: from, end: true, ..Walk::default() });
     };

@@ -292,3 +292,32 @@ async fn whatever_happens_each_copy_is_delivered_once_or_evicted_and_no_primary_
         assert_eq!(delivered, delivered_to.iter().map(|ids| ids.len() as u64).sum::<u64>());
     }
 }
+
+#[tokio::test]
+async fn in_a_journal_full_of_what_waits_for_a_shadow_an_append_looks_at_a_few_records() {
+    let subject = Subject::sqlite_with(|settings| {
+        settings.max_size = ByteSize::mib(24);
+        settings.sync = crate::journal::Sync::Normal;
+    });
+    let (journal, _) = parts(&subject);
+    let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
+    protect(&journal, a, None);
+    let append = async |many: usize| {
+        // One of each 64 waits for nobody.
+        let targets = |n: usize| if n.is_multiple_of(64) { vec![] } else { vec![b] };
+        let all = (0..many).map(|n| journal.append(large(700, &targets(n))));
+        // One in thousands finds room only with the next commit, when pages have come together.
+        drop(join_all(all).await);
+        journal.shared.counters.walked.load(Ordering::Relaxed)
+    };
+    while evicted(&subject, "b") < 1000 {
+        append(256).await;
+    }
+    let held = journal.backlog(b).await.unwrap().envelopes;
+    let (before, gone) = (append(256).await, evicted(&subject, "b"));
+    let looked = (append(2048).await - before) / 2048;
+    assert!(held > 10_000 && evicted(&subject, "b") - gone > 1000, "{held} waited");
+    assert!(looked <= 150, "{looked} for each");
+    drop(journal);
+    subject.assert_balanced().await;
+}

@@ -6,7 +6,9 @@ use crate::journal::JournalError;
 use crate::journal::shares;
 use crate::journal::sqlite::file::Reservation;
 use crate::journal::sqlite::group::{Answer, Group};
+use crate::journal::sqlite::settlement::Gone;
 use crate::journal::sqlite::shared::Reply;
+use crate::journal::sqlite::space::Want;
 
 use super::{SMALL, Writer};
 
@@ -30,27 +32,45 @@ impl Writer<'_> {
             if is_hopeless && !self.room.fits(need + left) {
                 return Ok(self.room.refused(need, left).map_or(Ok(()), Err));
             }
-            let on_disk = self.shared.disk.check(need.saturating_sub(self.room.doomed()));
-            let is_short = on_disk.is_err() || self.room.exceeds(need + left);
-            let room = match on_disk {
-                Ok(()) => self.room.make(self.conn, &self.shared, project, need)?,
-                Err(_) if in_database && self.room.reuse(self.conn, &self.shared, project, need)? => Ok(()),
-                Err(error) => Err(error),
+            let disk = self.shared.disk.check(need.saturating_sub(self.room.doomed())).err();
+            let is_short = disk.is_some() || self.room.exceeds(need + left);
+            let want = Want { project, need, is_last: false };
+            if self.look_for_room(want, in_database, disk.as_ref())?.is_ok() {
+                return Ok(Ok(()));
+            }
+            let may_give = is_short && spent <= need + SPENT && self.could_hold(need + left);
+            let gone = if may_give { self.give_up(project, need, group)? } else { None };
+            let Some(gone) = gone else {
+                let found = self.look_for_room(Want { is_last: true, ..want }, in_database, disk.as_ref())?;
+                if matches!(found, Err(JournalError::Share(_))) {
+                    group.fruitless.push(project);
+                }
+                return Ok(found);
             };
-            let Err(refused) = room else { return Ok(Ok(())) };
-            if matches!(refused, JournalError::Share(_)) {
-                group.fruitless.push(project);
-            }
-            if !is_short || spent > need + SPENT || !self.could_hold(need + left) {
-                return Ok(Err(refused));
-            }
-            let giving = self.shared.shares().giving(project, need);
-            let at = (group.last, self.shared.clock.now(), &mut group.book);
-            let gone = self.eviction.step(self.conn, &self.shared, (&giving, need), at, &mut group.passes)?;
-            let Some(gone) = gone else { return Ok(Err(refused)) };
             spent += gone.bytes;
-            self.room.look_again(gone.first);
+            self.room.let_go(self.conn, &self.shared, gone.records)?;
         }
+    }
+
+    /// Room that is there or that delivered records give; `disk` is why there is none on the disk.
+    fn look_for_room(
+        &mut self,
+        want: Want,
+        in_database: bool,
+        disk: Option<&JournalError>,
+    ) -> rusqlite::Result<Result<(), JournalError>> {
+        match disk {
+            None => self.room.make(self.conn, &self.shared, want),
+            Some(_) if in_database && self.room.reuse(self.conn, &self.shared, want)? => Ok(Ok(())),
+            Some(error) => Ok(Err(error.clone())),
+        }
+    }
+
+    /// Drops the oldest of what waits for shadows alone.
+    fn give_up(&mut self, project: Option<u32>, need: u64, group: &mut Group) -> rusqlite::Result<Option<Gone>> {
+        let giving = self.shared.shares().giving(project, need);
+        let at = (group.last, self.shared.clock.now(), &mut group.book);
+        self.eviction.step(self.conn, &self.shared, (&giving, need), at, &mut group.passes)
     }
 
     /// Whether there could be room for `need` bytes if nothing waited but for the primary. Where several are primaries, that is not
