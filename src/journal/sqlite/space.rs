@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rusqlite::Connection;
 
-use crate::clock::Timestamp;
 use crate::journal::shares::{Giving, Rank};
 use crate::journal::{JournalError, Settings};
 use crate::units::ByteSize;
 
 use super::shared::Shared;
 use super::spool::Spool;
+pub(super) use age::{Age, Order};
 pub(super) use ahead::Ahead;
 use count::Change;
 pub(super) use count::of_a_row;
@@ -42,6 +42,7 @@ const KEPT_FREE: u64 = 1 << 20;
 /// Bytes that may be written before the pages are counted anew. Counting costs as much as writing a record.
 const UNCOUNTED: u64 = 256 << 10;
 
+mod age;
 mod ahead;
 mod count;
 mod files;
@@ -331,12 +332,12 @@ impl Room {
         Ok(())
     }
 
-    /// Removes up to `limit` settled records accepted before `before`, going on where the last call ended.
+    /// Removes up to `limit` settled records that are old, going on where the last call ended.
     pub(super) fn prune(
         &mut self,
         conn: &Connection,
         shared: &Shared,
-        before: Timestamp,
+        mut age: Age<'_>,
         limit: usize,
     ) -> rusqlite::Result<usize> {
         let (began, mut wrapped, mut removed) = (self.prune_from, self.prune_from == 0, 0);
@@ -344,7 +345,8 @@ impl Room {
             if removed >= limit || wrapped && began > 0 && self.prune_from >= began {
                 break;
             }
-            let walk = walk(conn, shared, (self.prune_from, STEP), (Some(before), None), (limit - removed, u64::MAX))?;
+            let walk =
+                walk(conn, shared, (self.prune_from, STEP), (Some(&mut age), None), (limit - removed, u64::MAX))?;
             removed += walk.removed;
             self.prune_from = if walk.end { 0 } else { walk.next };
             let end = walk.end;

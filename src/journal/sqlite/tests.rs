@@ -2,6 +2,7 @@
 
 mod aside;
 mod backfill;
+mod clocks;
 mod disk;
 mod ends;
 mod eviction;

@@ -24,7 +24,7 @@ use super::losses::Bodies;
 use super::queue::Target;
 use super::settlement::{Eviction, Pass};
 use super::shared::{Placed, Shared, failure};
-use super::space::{self, Room};
+use super::space::{self, Order, Room};
 use super::{accounts, evidence};
 
 mod admission;
@@ -53,6 +53,7 @@ pub(super) struct Writer<'c> {
     shared: Arc<Shared>,
     room: Room,
     eviction: Eviction,
+    order: Order,
     letters: Letters,
     bodies: Rc<Bodies>,
     projects: Projects,
@@ -212,7 +213,7 @@ impl Writer<'_> {
             Command::Append(submission, reply) => return self.append(*submission, reply, group),
             Command::Discard { target, before, reason, limit, reply } => {
                 group.answers.push(Answer::Count(reply, 0));
-                let what = (before, reason, limit);
+                let what = (self.order.age(before, now), reason, limit);
                 let count = Pass::discard(self.conn, &target, what, (now, &mut group.book), &mut group.passes)?;
                 group.counted(count);
             }
@@ -223,7 +224,7 @@ impl Writer<'_> {
             }
             Command::Prune { before, limit, reply } => {
                 group.answers.push(Answer::Count(reply, 0));
-                let count = self.room.prune(self.conn, &self.shared, before, limit)?;
+                let count = self.room.prune(self.conn, &self.shared, self.order.age(before, now), limit)?;
                 group.counted(count);
             }
             Command::Letters { retry, pick, limit, reply } => {

@@ -8,6 +8,7 @@ use crate::clock::Timestamp;
 use crate::journal::sqlite::accounts::Book;
 use crate::journal::sqlite::compare;
 use crate::journal::sqlite::queue::Target;
+use crate::journal::sqlite::space::Age;
 use crate::policy::outcome::DropReason;
 use crate::protocol::category::Quantities;
 
@@ -23,25 +24,25 @@ pub(super) struct Victim {
 }
 
 impl Pass {
-    /// Discards what waits and was accepted before `before`; returns how many. What awaits its commit is written first.
+    /// Discards what waits and is old; returns how many. What awaits its commit is written first.
     pub(in crate::journal::sqlite) fn discard(
         conn: &Connection,
         target: &std::sync::Arc<Target>,
-        (before, reason, limit): (Timestamp, DropReason, usize),
+        (mut age, reason, limit): (Age<'_>, DropReason, usize),
         (now, book): (Timestamp, &mut Book),
         passes: &mut Vec<Self>,
     ) -> rusqlite::Result<usize> {
         target.queue().frozen = true;
         Self::settle(conn, target, (now, true), book, passes)?;
         let Some(pass) = passes.last_mut() else { return Ok(0) };
-        let more = pass.find_rows(conn, before, limit)?;
+        let more = pass.find_rows(conn, &mut age, limit)?;
         for victim in &pass.victims {
             conn.prepare_cached("DELETE FROM pending WHERE target = ?1 AND record = ?2")?
                 .execute(params![target.id.0, victim.id.cast_signed()])?;
         }
         pass.find_next_due(conn)?;
         if more {
-            pass.find_fresh(conn, before, limit)?;
+            pass.find_fresh(conn, &mut age, limit)?;
         }
         if pass.last_fresh > 0 {
             pass.advance(conn, pass.last_fresh, now)?;
@@ -73,7 +74,7 @@ impl Pass {
     }
 
     /// Rows in the order of acceptance, those leased left alone. False when one was met that is not old enough.
-    fn find_rows(&mut self, conn: &Connection, before: Timestamp, limit: usize) -> rusqlite::Result<bool> {
+    fn find_rows(&mut self, conn: &Connection, age: &mut Age<'_>, limit: usize) -> rusqlite::Result<bool> {
         let busy = self.target.queue().leased_rows();
         let mut rows = conn.prepare_cached(
             "SELECT r.id, r.accepted_at, r.project, r.size, coalesce(p.quantities, r.quantities)
@@ -82,7 +83,7 @@ impl Pass {
         let mut rows = rows.query([self.target.id.0])?;
         while self.victims.len() < limit {
             let Some(row) = rows.next()? else { return Ok(true) };
-            if row.get::<_, i64>(1)?.cast_unsigned() >= before.as_millis() {
+            if !age.has(conn, row.get::<_, i64>(0)?.cast_unsigned(), row.get(1)?)? {
                 return Ok(false);
             }
             let victim = Victim::read(row)?;
@@ -109,7 +110,7 @@ impl Pass {
     }
 
     /// What was never tried nor leased, in the order of acceptance.
-    fn find_fresh(&mut self, conn: &Connection, before: Timestamp, limit: usize) -> rusqlite::Result<()> {
+    fn find_fresh(&mut self, conn: &Connection, age: &mut Age<'_>, limit: usize) -> rusqlite::Result<()> {
         let (from, to) = self.untried();
         let mut rows = conn.prepare_cached(
             "SELECT id, accepted_at, project, size, quantities, targets FROM record
@@ -118,7 +119,7 @@ impl Pass {
         let mut rows = rows.query([from.cast_signed(), to.cast_signed()])?;
         while self.victims.len() < limit {
             let Some(row) = rows.next()? else { break };
-            if row.get::<_, i64>(1)?.cast_unsigned() >= before.as_millis() {
+            if !age.has(conn, row.get::<_, i64>(0)?.cast_unsigned(), row.get(1)?)? {
                 break;
             }
             if row.get::<_, i64>(5)? & self.target.bit() != 0 {

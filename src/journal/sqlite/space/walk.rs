@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, HashSet};
 
 use rusqlite::{Connection, params};
 
-use crate::clock::Timestamp;
 use crate::journal::shares::Giving;
 use crate::journal::sqlite::shared::Shared;
 
 use super::Doomed;
+use super::age::Age;
 
 /// Records looked at in one step.
 pub(super) const STEP: u64 = 512;
@@ -38,28 +38,30 @@ impl Walk {
     }
 }
 
-/// Walks over so many records after `from` and finds those that are settled, until they are `most` or take so many bytes: those
-/// accepted before a time, or those of projects that give way.
+/// Walks over so many records after `from` and finds those that are settled, until they are `most` or take so many bytes: those that
+/// are old, as far as the first one that is not, or those of projects that give way.
 pub(super) fn walk(
     conn: &Connection,
     shared: &Shared,
     (from, rows): (u64, u64),
-    (before, giving): (Option<Timestamp>, Option<&Giving>),
+    (mut age, giving): (Option<&mut Age<'_>>, Option<&Giving>),
     (most, bytes): (usize, u64),
 ) -> rusqlite::Result<Walk> {
-    let before = before.map_or(u64::MAX, Timestamp::as_millis);
     let mut select = conn.prepare_cached(
         "SELECT id, accepted_at, targets, project, coalesce(room, size + 512) FROM record WHERE id > ?1 ORDER BY id LIMIT ?2",
     )?;
     let mut looked = select.query([from.cast_signed(), rows.cast_signed()])?;
     let (mut seen, mut end) = (Vec::new(), false);
     while let Some(row) = looked.next()? {
-        if row.get::<_, i64>(1)?.cast_unsigned() >= before {
+        let id = row.get::<_, i64>(0)?.cast_unsigned();
+        if let Some(age) = &mut age
+            && !age.has(conn, id, row.get(1)?)?
+        {
             end = true;
             break;
         }
         let room = (row.get::<_, u32>(3)?, row.get::<_, i64>(4)?.cast_unsigned());
-        seen.push((row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(2)?, room));
+        seen.push((id, row.get::<_, i64>(2)?, room));
     }
     drop(looked);
     #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::journal::sqlite::letters::Letters;
 use crate::journal::sqlite::losses::Bodies;
 use crate::journal::sqlite::settlement::Eviction;
 use crate::journal::sqlite::shared::{Placed, Shared};
-use crate::journal::sqlite::space::{self, Ahead, Room};
+use crate::journal::sqlite::space::{self, Ahead, Order, Room};
 
 use super::Writer;
 
@@ -56,6 +56,7 @@ impl Start {
             shared,
             room,
             eviction,
+            order: Order::default(),
             letters,
             bodies,
             projects,
