@@ -2,8 +2,9 @@
 
 use crate::contract::{ENOUGH, Subject, at, delivered, eventually, fill};
 use crate::policy::outcome::DropReason;
-use crate::promises::Alone;
-use crate::support::postgres::Server;
+use crate::promises::{Alone, open};
+use crate::support::postgres::{Database, Server};
+use crate::telemetry::ledger::Ledger;
 
 /// Rows of incarnations other than 0, and of hours and steps that are old.
 const LEFT: &str = "SELECT (SELECT count(*) FROM ledger WHERE incarnation <> 0 OR hour BETWEEN 1 AND 9)
@@ -63,6 +64,56 @@ async fn to_find_nothing_that_is_old_waits_for_nobody_and_keeps_nobody_waiting()
     .await;
     assert_eq!(journal.discard(a, at(0), DropReason::Expired, 9).await.unwrap(), 0);
     assert_eq!(journal.prune(at(0), 9).await.unwrap(), 0);
+}
+
+/// Three starts of relays that are gone, which have counted that much in the hours that follow: two of each project every hour.
+fn gone(database: &Database, hours: i64, projects: i64) {
+    database.execute(&format!(
+        "INSERT INTO project (name) SELECT 'p' || p FROM generate_series(1, {projects}) AS p;
+         INSERT INTO target VALUES (0, 'a');
+         WITH entered AS (
+             INSERT INTO node (name, version, started_at, alive_until, replaced)
+             SELECT 'gone', '0', 0, now(), true FROM generate_series(1, 3) RETURNING incarnation)
+         INSERT INTO ledger SELECT extract(epoch FROM now())::bigint / 3600 - h, incarnation, 0, p.id, 'error', 'accepted', 2
+             FROM entered, generate_series(1, {hours}) AS h, project p"
+    ));
+}
+
+#[tokio::test]
+async fn what_relays_counted_that_are_gone_is_summed_up_in_bounded_steps_and_each_is_seen_once() {
+    let database = Server::shared().database();
+    drop(open(&database, "before", ENOUGH, Ledger::default()));
+    gone(&database, 100, 200);
+    let ledger = Ledger::default();
+    let _relay = open(&database, "one", ENOUGH, ledger.clone());
+    eventually("it is summed up", async || {
+        assert_eq!(database.number("SELECT sum(quantity) FROM ledger"), 120_000);
+        database.number("SELECT count(*) FROM node WHERE replaced AND NOT merged") == 0
+    })
+    .await;
+    assert_eq!(database.number("SELECT count(*) FROM ledger WHERE incarnation <> 0"), 0);
+    let accounts = ledger.accounts();
+    assert_eq!((accounts.len(), accounts.values().map(|account| account.accepted).sum::<u64>()), (200, 120_000));
+    let steps = database.number("SELECT count(DISTINCT xmin::text) FROM ledger");
+    assert!(steps >= 3, "60,000 rows in {steps} transactions");
+}
+
+#[tokio::test]
+async fn upkeep_that_fails_keeps_no_other_from_being_done() {
+    let database = Server::shared().database();
+    drop(open(&database, "before", ENOUGH, Ledger::default()));
+    gone(&database, 1, 1);
+    database.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''no''; END';
+         CREATE TRIGGER refuse BEFORE DELETE ON ledger FOR EACH ROW EXECUTE FUNCTION refuse();
+         INSERT INTO attempt VALUES (5, 0, 'delivered', 1)",
+    );
+    let _relay = open(&database, "one", ENOUGH, Ledger::default());
+    eventually("what is old is forgotten", async || database.number("SELECT count(*) FROM attempt") == 0).await;
+    assert!(
+        database.number("SELECT count(*) FROM node WHERE NOT merged AND replaced") >= 3,
+        "they cannot be summed up"
+    );
 }
 
 /// Incarnations that something is kept of, the own of the journal aside.

@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::journal::term::Epoch;
+use crate::telemetry::log::{self, Line};
+
 use super::accounts;
 use super::connect::{Connection, SILENCE};
 use super::days;
@@ -64,33 +67,53 @@ pub(super) async fn look(shared: Arc<Shared>, mut others: Others) {
         looks = looks.wrapping_add(1);
         let look = look_once(&shared, &mut others, looks.is_multiple_of(ALL_HOURS));
         if let Err(fault) = shared.connector.unless_given_up(look).await {
-            tracing::debug!(%fault, "the journal is looked at again in a moment");
+            tell(&fault);
         }
     }
 }
 
+/// Tells of a look that did not come to its end: loudly when the server refuses a statement, which may go on for good.
+fn tell(fault: &Fault) {
+    let is_refused = matches!(fault, Fault::Db(error) if error.code().is_some()) && !fault.is_in_the_way();
+    match is_refused.then(|| log::admit("look", "")).flatten() {
+        Some(Line { suppressed }) => {
+            tracing::warn!(%fault, suppressed, "a part of the journal's upkeep failed; it is tried again in a moment");
+        }
+        None => tracing::debug!(%fault, "the journal is looked at again in a moment"),
+    }
+}
+
+/// One look. What fails keeps nothing else from being done; the first fault is returned.
 async fn look_once(shared: &Shared, others: &mut Others, has_all_hours: bool) -> Result<(), Fault> {
+    let mut looked = Ok(());
     if shared.heard().since.elapsed() > GONE {
-        nodes::bury_the_silent(shared).await?;
+        looked = looked.and(nodes::bury_the_silent(shared).await);
     }
     let now = accounts::hour(shared.clock.now());
-    others.read(shared, if has_all_hours { 0 } else { now - 1 }).await?;
-    storage::measure_room(shared).await?;
-    days::read(shared).await?;
+    looked = looked.and(others.read(shared, if has_all_hours { 0 } else { now - 1 }).await);
+    looked = looked.and(storage::measure_room(shared).await);
+    looked = looked.and(days::read(shared).await);
     for (_, hand) in shared.hands() {
         hand.is_time.store(true, Ordering::Release);
         hand.wake();
     }
     if has_all_hours {
-        upgrade::note_earlier(shared).await?;
+        looked = looked.and(upgrade::note_earlier(shared).await);
     }
-    let Some(epoch) = shared.leads().await else { return Ok(()) };
-    upkeep::bury(shared).await?;
-    upkeep::merge(shared, epoch).await?;
+    match shared.leads().await {
+        Some(epoch) => looked.and(tidy_up(shared, epoch, has_all_hours).await),
+        None => looked,
+    }
+}
+
+/// What the relay that leads does for all. What fails keeps nothing else from being done.
+async fn tidy_up(shared: &Shared, epoch: Epoch, has_all_hours: bool) -> Result<(), Fault> {
+    let mut done = upkeep::bury(shared).await;
+    done = done.and(upkeep::merge(shared, epoch).await);
     if has_all_hours {
-        upgrade::finish(shared, epoch).await?;
-        upkeep::forget(shared, epoch).await?;
-        upkeep::forget_drained(shared, epoch).await?;
+        done = done.and(upgrade::finish(shared, epoch).await);
+        done = done.and(upkeep::forget(shared, epoch).await);
+        done = done.and(upkeep::forget_drained(shared, epoch).await);
     }
-    days::make(shared, epoch).await
+    done.and(days::make(shared, epoch).await)
 }

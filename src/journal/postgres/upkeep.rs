@@ -1,8 +1,11 @@
 //! What the relay that [leads](super::term) does for all, between beats: what relays have left behind that are gone, and what is old.
 //!
-//! Rules: sums stay what they are. What relays counted that are gone for good is summed up under the incarnation 0, in one transaction,
-//! so whoever adds up the others finds the same. Hours of over 90 days ago become the hour 0 of their incarnation. Each transaction holds
-//! the term that it is done under; to bury twice changes nothing.
+//! Rules: sums stay what they are. What relays counted that are gone for good is summed up under the incarnation 0, each row in one
+//! transaction, so whoever adds up the others finds the same. Hours of over 90 days ago become the hour 0 of their incarnation. A step takes
+//! a bounded number of rows, however many there are: the next look takes the next ones. Each transaction holds the term that it is done
+//! under; to bury twice changes nothing.
+
+use deadpool_postgres::Transaction;
 
 use crate::clock::Timestamp;
 use crate::journal::evidence::KEPT;
@@ -17,27 +20,60 @@ use super::shared::Shared;
 use super::term;
 use super::verification;
 
-/// What an incarnation counts, by the table, its key but for the incarnation, and what is added up.
-const COUNTED: [(&str, &str, &str); 3] = [
-    ("ledger", "hour, target, project, category, outcome", "quantity"),
-    ("waiting", "target, project, category", "quantity"),
-    ("room", "project", "bytes"),
-];
+/// How many rows a step sums up at most.
+const STEP: i64 = 20_000;
+/// A step removes bodies until so many bytes are gone: each goes in one piece.
+const BYTES: i64 = 64 << 20;
 
-/// Removes bodies that relays were writing which are gone.
-pub(super) async fn bury(shared: &Shared) -> Result<(), Fault> {
-    let client = shared.client().await?;
-    let bury = client
-        .prepare_cached(
-            "DELETE FROM large l USING node n WHERE l.record IS NULL AND n.incarnation = l.owner AND n.incarnation <> $1
-             AND (n.replaced OR n.gone)",
-        )
-        .await?;
-    client.execute(&bury, &[&shared.incarnation]).await?;
-    Ok(())
+/// A table in which an incarnation counts.
+struct Counted {
+    table: &'static str,
+    /// Its key but for the incarnation.
+    key: &'static str,
+    /// What is added up.
+    what: &'static str,
+    /// Where rows of the incarnations `$1` are, `$2` at most.
+    rows: &'static str,
 }
 
-/// Sums up what relays counted that are gone for good.
+/// All of them. The index of the ledger begins with the hour: it is asked for each hour that is there.
+const COUNTED: [Counted; 3] = [
+    Counted {
+        table: "ledger",
+        key: "hour, target, project, category, outcome",
+        what: "quantity",
+        rows: "WITH RECURSIVE hours(hour) AS (
+                 SELECT min(hour) FROM ledger
+                 UNION ALL SELECT (SELECT min(l.hour) FROM ledger l WHERE l.hour > h.hour) FROM hours h WHERE h.hour IS NOT NULL)
+             SELECT l.at FROM hours h CROSS JOIN LATERAL (
+                 SELECT ctid AS at FROM ledger WHERE hour = h.hour AND incarnation = ANY($1) LIMIT $2) AS l LIMIT $2",
+    },
+    Counted {
+        table: "waiting",
+        key: "target, project, category",
+        what: "quantity",
+        rows: "SELECT ctid FROM waiting WHERE incarnation = ANY($1) LIMIT $2",
+    },
+    Counted {
+        table: "room",
+        key: "project",
+        what: "bytes",
+        rows: "SELECT ctid FROM room WHERE incarnation = ANY($1) LIMIT $2",
+    },
+];
+
+/// Removes bodies that relays were writing which are gone, the first ones.
+pub(super) async fn bury(shared: &Shared) -> Result<(), Fault> {
+    let sql = "DELETE FROM large WHERE id IN (
+            SELECT id FROM (
+                SELECT l.id, (sum(l.size) OVER (ORDER BY l.id) - l.size)::bigint AS before
+                FROM large l JOIN node n ON n.incarnation = l.owner
+                WHERE l.record IS NULL AND n.incarnation <> $1 AND (n.replaced OR n.gone)) AS left_behind
+            WHERE before < $2) AND record IS NULL";
+    shared.client().await?.run(sql, &[&shared.incarnation, &BYTES]).await.map(drop)
+}
+
+/// Sums up what relays counted that are gone for good, the next rows of it.
 pub(super) async fn merge(shared: &Shared, epoch: Epoch) -> Result<(), Fault> {
     let mut pooled = shared.client().await?;
     // One that said nothing for an hour can do nothing any more, should it come back.
@@ -47,25 +83,38 @@ pub(super) async fn merge(shared: &Shared, epoch: Epoch) -> Result<(), Fault> {
     if !term::holds(&*tx, epoch).await? {
         return Err(term::over());
     }
-    let gone =
-        "UPDATE node SET merged = true WHERE replaced AND NOT merged AND incarnation <> $1 RETURNING incarnation";
+    let gone = "SELECT incarnation FROM node WHERE replaced AND NOT merged AND incarnation <> $1";
     let rows = tx.query(gone, &[&shared.incarnation]).await?;
     let gone: Vec<i32> = rows.iter().map(|row| row.get(0)).collect();
     if gone.is_empty() {
         return Ok(());
     }
-    for (table, key, what) in COUNTED {
-        tx.execute(
-            &format!(
-                "WITH gone AS (DELETE FROM {table} WHERE incarnation = ANY($1) RETURNING {key}, {what})
-                 INSERT INTO {table} AS kept (incarnation, {key}, {what})
-                     SELECT 0, {key}, sum({what})::bigint FROM gone GROUP BY {key} ORDER BY {key}
-                 ON CONFLICT (incarnation, {key}) DO UPDATE SET {what} = kept.{what} + excluded.{what}"
-            ),
-            &[&gone],
-        )
-        .await?;
+    let mut left = STEP;
+    for counted in &COUNTED {
+        left -= sum_up(&tx, counted, &gone, left).await?;
     }
+    if left > 0 {
+        finish(&tx, &gone).await?;
+    }
+    Ok(tx.commit().await?)
+}
+
+/// Sums up so many rows at most of what these counted in a table; returns how many it were.
+async fn sum_up(tx: &Transaction<'_>, counted: &Counted, gone: &[i32], most: i64) -> Result<i64, Fault> {
+    let Counted { table, key, what, rows } = counted;
+    let sql = format!(
+        "WITH gone AS (DELETE FROM {table} WHERE incarnation = ANY($1) AND ctid = ANY(ARRAY({rows})) RETURNING {key}, {what}),
+         summed AS (
+             INSERT INTO {table} AS kept (incarnation, {key}, {what})
+                 SELECT 0, {key}, sum({what})::bigint FROM gone GROUP BY {key} ORDER BY {key}
+             ON CONFLICT (incarnation, {key}) DO UPDATE SET {what} = kept.{what} + excluded.{what})
+         SELECT count(*) FROM gone"
+    );
+    Ok(tx.query_one(&sql, &[&gone, &most]).await?.get(0))
+}
+
+/// Ends it for these, of which nothing else is left.
+async fn finish(tx: &Transaction<'_>, gone: &[i32]) -> Result<(), Fault> {
     tx.execute(
         "WITH gone AS (DELETE FROM latest WHERE incarnation = ANY($1) RETURNING target, delivered_at, canary_at)
          INSERT INTO latest AS kept (incarnation, target, delivered_at, canary_at)
@@ -76,7 +125,7 @@ pub(super) async fn merge(shared: &Shared, epoch: Epoch) -> Result<(), Fault> {
         &[&gone],
     )
     .await?;
-    tx.commit().await?;
+    tx.execute("UPDATE node SET merged = true WHERE incarnation = ANY($1)", &[&gone]).await?;
     Ok(())
 }
 
@@ -111,7 +160,7 @@ pub(super) async fn forget_drained(shared: &Shared, epoch: Epoch) -> Result<(), 
     Ok(tx.commit().await?)
 }
 
-/// Forgets the evidence that is older than 90 days or more than is kept, and what hours so old were.
+/// Forgets the evidence that is older than 90 days or more than is kept, and what the first ones of hours so old were.
 pub(super) async fn forget(shared: &Shared, epoch: Epoch) -> Result<(), Fault> {
     let now = shared.clock.now();
     let oldest = now - KEPT;
@@ -121,13 +170,14 @@ pub(super) async fn forget(shared: &Shared, epoch: Epoch) -> Result<(), Fault> {
         return Err(term::over());
     }
     tx.execute(
-        "WITH old AS (DELETE FROM ledger WHERE hour > 0 AND hour < $1 RETURNING *)
+        "WITH old AS (DELETE FROM ledger WHERE hour > 0 AND hour < $1 AND ctid = ANY(ARRAY(
+             SELECT ctid FROM ledger WHERE hour > 0 AND hour < $1 ORDER BY hour LIMIT $2)) RETURNING *)
          INSERT INTO ledger AS kept (hour, incarnation, target, project, category, outcome, quantity)
              SELECT 0, incarnation, target, project, category, outcome, sum(quantity)::bigint FROM old
              GROUP BY incarnation, target, project, category, outcome
          ON CONFLICT (hour, incarnation, target, project, category, outcome)
              DO UPDATE SET quantity = kept.quantity + excluded.quantity",
-        &[&hour(oldest)],
+        &[&hour(oldest), &STEP],
     )
     .await?;
     for table in ["attempt", "lag", "intake"] {
@@ -148,7 +198,7 @@ pub(super) async fn forget(shared: &Shared, epoch: Epoch) -> Result<(), Fault> {
 }
 
 /// Makes the steps of each hour one when they are over 48 hours old, and forgets what is older than 90 days.
-async fn forget_steps(tx: &tokio_postgres::Transaction<'_>, now: Timestamp) -> Result<(), Fault> {
+async fn forget_steps(tx: &Transaction<'_>, now: Timestamp) -> Result<(), Fault> {
     let fine = i64::from(hour(now - FINE)) * HOUR;
     tx.execute(
         "WITH fine AS (DELETE FROM step WHERE at < $1 AND at % $2 > 0 RETURNING *)
