@@ -116,6 +116,26 @@ async fn upkeep_that_fails_keeps_no_other_from_being_done() {
     );
 }
 
+#[tokio::test]
+async fn a_relay_starts_however_long_it_takes_to_read_the_accounts_of_all_hours() {
+    let database = Server::shared().database();
+    drop(open(&database, "before", ENOUGH, Ledger::default()));
+    gone(&database, 10, 10);
+    let other = database.open();
+    other.say("BEGIN; LOCK TABLE ledger;");
+    let locked = "SELECT count(*) FROM pg_locks WHERE relation = 'ledger'::regclass AND mode = 'AccessExclusiveLock' AND granted";
+    eventually("it is locked", async || database.number(locked) > 0).await;
+    let (ledger, place) = (Ledger::default(), database.clone());
+    let own = ledger.clone();
+    let starting = tokio::task::spawn_blocking(move || open(&place, "one", ENOUGH, own));
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+         AND query_start < now() - interval '11 seconds'";
+    eventually("it has waited", async || starting.is_finished() || database.number(waits) > 0).await;
+    drop(other);
+    let _relay = starting.await.expect("it starts");
+    assert_eq!(ledger.accounts().values().map(|account| account.accepted).sum::<u64>(), 600);
+}
+
 /// Incarnations that something is kept of, the own of the journal aside.
 const KEPT: &str = "SELECT count(DISTINCT incarnation) FROM (
     SELECT incarnation FROM node UNION ALL SELECT incarnation FROM committed UNION ALL SELECT incarnation FROM frontier

@@ -12,7 +12,6 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::journal::term::Epoch;
 use crate::telemetry::log::{self, Line};
 
-use super::accounts;
 use super::connect::{Connection, SILENCE};
 use super::days;
 use super::fault::Fault;
@@ -89,8 +88,7 @@ async fn look_once(shared: &Shared, others: &mut Others, has_all_hours: bool) ->
     if shared.heard().since.elapsed() > GONE {
         looked = looked.and(nodes::bury_the_silent(shared).await);
     }
-    let now = accounts::hour(shared.clock.now());
-    looked = looked.and(others.read(shared, if has_all_hours { 0 } else { now - 1 }).await);
+    looked = looked.and(others.read(shared, has_all_hours).await);
     looked = looked.and(storage::measure_room(shared).await);
     looked = looked.and(days::read(shared).await);
     for (_, hand) in shared.hands() {

@@ -141,7 +141,7 @@ impl PostgresJournal {
         }));
         shared.know_names().await?;
         let mut others = Others::default();
-        others.read(&shared, 0).await?;
+        others.read(&shared, true).await?;
         upkeep::bury(&shared).await?;
         waiting::look_again(&shared).await?;
         storage::measure_room(&shared).await?;

@@ -1,11 +1,11 @@
 //! What other relays changed in the accounts, as far as it was read.
 //!
-//! Rules: a ledger is posted every change once, when it is read. What a server shows that was the primary may never have been committed:
-//! it is posted once a commit that came after it was waited for.
+//! Rules: a ledger is posted every change once, when it is read. Of each account the hour that is and the one before are known apart, and
+//! all before them as one: what is read and kept is as much as there are accounts, however old they are. What a server shows that was the
+//! primary may never have been committed: it is posted once a commit that came after it was waited for.
 
 use std::collections::BTreeMap;
 
-use crate::journal::evidence::KEPT;
 use crate::policy::outcome::Outcome;
 use crate::protocol::category::Category;
 use crate::telemetry::ledger::Posting;
@@ -14,24 +14,33 @@ use super::accounts::{Whose, hour, key};
 use super::fault::Fault;
 use super::shared::Shared;
 
+/// How long it may take to read the accounts of all hours: the whole table is walked.
+const PATIENCE: &str = "SET LOCAL statement_timeout = '5min'";
+
 /// The changes that others made, as far as they were read: what all other incarnations together say.
 #[derive(Debug, Default)]
-pub(super) struct Others(BTreeMap<(Whose, Outcome), i64>);
+pub(super) struct Others {
+    known: BTreeMap<(Whose, Outcome), i64>,
+    /// From that hour on hours are known apart. It never falls, also when the clock is set back: what is one is not told apart again.
+    apart: i32,
+}
 
 impl Others {
-    /// Reads the accounts of all others since that hour (0: all), and posts what changed. Hours before the oldest that is kept apart are
-    /// read as one.
-    pub(super) async fn read(&mut self, shared: &Shared, since: i32) -> Result<(), Fault> {
-        let oldest = hour(shared.clock.now() - KEPT);
-        self.fold(oldest);
-        let client = shared.client().await?;
-        let statement = client
+    /// Reads the accounts of all others, of all hours or of those that are known apart, and posts what changed.
+    pub(super) async fn read(&mut self, shared: &Shared, has_all_hours: bool) -> Result<(), Fault> {
+        self.fold(hour(shared.clock.now()) - 1);
+        let since = if has_all_hours { 0 } else { self.apart };
+        let mut client = shared.client().await?;
+        let tx = client.transaction().await?;
+        tx.batch_execute(PATIENCE).await?;
+        let statement = tx
             .prepare_cached(
                 "SELECT CASE WHEN hour < $3 THEN 0 ELSE hour END AS at, target, project, category, outcome, sum(quantity)::bigint
                  FROM ledger WHERE incarnation <> $1 AND (hour = 0 OR hour >= $2) GROUP BY at, target, project, category, outcome",
             )
             .await?;
-        let rows = client.query(&statement, &[&shared.incarnation, &since, &oldest]).await?;
+        let rows = tx.query(&statement, &[&shared.incarnation, &since, &self.apart]).await?;
+        tx.commit().await?;
         shared.know_names().await?;
         let mut news = Vec::new();
         for row in rows {
@@ -42,7 +51,7 @@ impl Others {
             };
             let (target, project): (i16, i32) = (row.get(1), row.get(2));
             let (now, whose) = (row.get::<_, i64>(5), (row.get(0), target, project, category));
-            let before = self.0.get(&(whose, outcome)).copied().unwrap_or_default();
+            let before = self.known.get(&(whose, outcome)).copied().unwrap_or_default();
             if now > before
                 && let Some(key) = key(shared, target, project, category)
             {
@@ -54,7 +63,7 @@ impl Others {
             client.make_certain().await?;
         }
         let post = |(whose, now, posting)| {
-            self.0.insert(whose, now);
+            self.known.insert(whose, now);
             posting
         };
         let postings: Vec<_> = news.into_iter().map(post).collect();
@@ -62,14 +71,34 @@ impl Others {
         Ok(())
     }
 
-    /// Adds hours before that one to the hour 0: whoever leads does so in the table, now or then.
-    fn fold(&mut self, oldest: i32) {
-        let is_old = |hour: i32| hour > 0 && hour < oldest;
-        let old: Vec<_> = self.0.iter().filter(|(((hour, ..), _), _)| is_old(*hour)).map(|(k, n)| (*k, *n)).collect();
-        for (key, quantity) in old {
-            self.0.remove(&key);
-            let ((_, target, project, category), outcome) = key;
-            *self.0.entry(((0, target, project, category), outcome)).or_default() += quantity;
+    /// Adds hours before that one to the hour 0.
+    fn fold(&mut self, apart: i32) {
+        if apart <= self.apart {
+            return;
         }
+        self.apart = apart;
+        let is_old = |hour: i32| hour > 0 && hour < apart;
+        let old: Vec<_> = self.known.extract_if(.., |((hour, ..), _), _| is_old(*hour)).collect();
+        for (((_, target, project, category), outcome), quantity) in old {
+            *self.known.entry(((0, target, project, category), outcome)).or_default() += quantity;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::protocol::category::Category;
+
+    use super::*;
+
+    #[test]
+    fn hours_that_are_one_are_not_told_apart_again_when_the_clock_is_set_back() {
+        let whose = |hour| ((hour, 0, 1, Category::Error), Outcome::Accepted);
+        let known = [(0, 5), (6, 7), (8, 9)].map(|(hour, quantity)| (whose(hour), quantity));
+        let mut others = Others { known: known.into(), apart: 6 };
+        others.fold(7);
+        assert_eq!(others.known, BTreeMap::from([(0, 12), (8, 9)].map(|(hour, quantity)| (whose(hour), quantity))));
+        others.fold(5);
+        assert_eq!(others.apart, 7);
     }
 }
