@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
+use tokio::task::JoinSet;
 
 use crate::contract::{ENOUGH, Subject, at, errors, submission};
 use crate::journal::body::Body;
@@ -95,5 +96,49 @@ async fn what_is_seen_and_not_taken_is_found_when_it_is_asked_for() {
     for id in &left[1..] {
         let claims = journal.claim(a, at(9), 1).await.unwrap();
         assert_eq!(claims.iter().map(|claim| claim.record.id).collect::<Vec<_>>(), [*id]);
+    }
+}
+
+#[tokio::test]
+async fn a_relay_all_of_whose_connections_wait_says_that_it_lives_and_gives_up_none() {
+    let database = Server::shared().database();
+    let journal: Arc<dyn Journal> = promises::open(&database, "one", ENOUGH, Ledger::default());
+    let mut targets = vec![];
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        targets.push(journal.target(name).await.unwrap());
+    }
+    let other = database.open();
+    other.say("BEGIN; SELECT pg_advisory_xact_lock(x'53774a74'::int, id) FROM target;");
+    let advisory = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = x'53774a74'::int::oid
+         AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND granted = ";
+    let locks = async |granted: bool, count| {
+        eventually("the locks are taken or waited for", SOON, async || {
+            match database.number(&format!("{advisory}{granted}")) {
+                found if found == count => Ok(()),
+                found => Err(format!("{found} of {count}, granted: {granted}")),
+            }
+        })
+        .await;
+    };
+    locks(true, 6).await;
+    for target in &targets {
+        journal.append(submission(at(1), &[*target])).await.unwrap();
+    }
+    let mut claims = JoinSet::new();
+    for target in targets {
+        let journal = Arc::clone(&journal);
+        claims.spawn(async move { journal.claim(target, at(9), 1).await });
+    }
+    locks(false, 6).await;
+    let heard = "SELECT extract(epoch FROM max(alive_until))::bigint FROM node";
+    let before = database.number(heard);
+    eventually("it says that it lives", SOON, async || match database.number(heard) - before {
+        3.. => Ok(()),
+        seconds => Err(format!("for {seconds} s")),
+    })
+    .await;
+    drop(other);
+    while let Some(claim) = claims.join_next().await {
+        assert_eq!(claim.unwrap().unwrap().len(), 1, "it was waited for to its end");
     }
 }

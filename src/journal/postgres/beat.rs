@@ -1,7 +1,8 @@
 //! What a relay does all the time: it says that it lives, and looks for what others did.
 //!
 //! Rule: whether a server takes writes is found out here. One that commits nothing for a few seconds is given up, with whatever else
-//! waits for it; the first row that is committed again says that all can go on.
+//! waits for it; the first row that is committed again says that all can go on. That this relay lives is said over a connection of its
+//! own: a relay that has work for all others is not one whose server is away.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,26 +32,42 @@ const ALL_HOURS: u32 = 120;
 
 /// Says again and again that this relay lives.
 pub(super) async fn say_alive(shared: Arc<Shared>) {
+    let mut own = None;
     loop {
         sleep(BEAT).await;
         let spilled = shared.spill.waiting().await;
         let asked = Instant::now();
-        let mut client = None;
-        let said = async { say(&shared, client.insert(shared.client().await?), spilled).await }.await;
-        if let Err(fault) = said {
+        if let Err(fault) = say(&shared, &mut own, spilled).await {
             tracing::debug!(%fault, "that this relay lives is said again in a moment");
             // A server that has no place for one more connection says nothing of those that are there.
             if matches!(fault, Fault::Open(_)) || asked.elapsed() >= SILENCE {
-                shared.connector.give_up(client.as_deref());
+                shared.connector.give_up(own.as_ref());
+            }
+            if fault.is_away() {
+                own = None;
             }
         }
     }
 }
 
-/// Says it once, over a connection: how long it may take to get one is bounded there.
-async fn say(shared: &Shared, client: &Connection, spilled: (u64, u64)) -> Result<(), Fault> {
+/// Says it once, over the connection that is kept for it, or a new one: how long it may take to get that is bounded there.
+async fn say(shared: &Shared, own: &mut Option<Connection>, spilled: (u64, u64)) -> Result<(), Fault> {
+    let good = own.take().filter(|connection| shared.connector.is_good(connection));
+    let pooled;
+    let connection = match good {
+        Some(connection) => Ok(connection),
+        None => shared.connector.connect().await,
+    };
+    let connection = match connection {
+        Ok(connection) => &*own.insert(connection),
+        // A server that has no place for one more may answer by one that is there.
+        Err(fault) => {
+            pooled = shared.client().await.map_err(|_| fault)?;
+            &*pooled
+        }
+    };
     let asked = Instant::now();
-    let said = timeout(SILENT, nodes::say_alive(shared, client, spilled)).await;
+    let said = timeout(SILENT, nodes::say_alive(shared, connection, spilled)).await;
     said.unwrap_or_else(|_| Err(Fault::Away("the server does not answer".into())))?;
     shared.heard().note(asked.into_std());
     shared.set_away(false);
@@ -88,7 +105,9 @@ async fn look_once(shared: &Shared, others: &mut Others, has_all_hours: bool) ->
     if shared.heard().since.elapsed() > GONE {
         looked = looked.and(nodes::bury_the_silent(shared).await);
     }
-    looked = looked.and(others.read(shared, has_all_hours).await);
+    if !has_all_hours {
+        looked = looked.and(others.read(shared, false).await);
+    }
     looked = looked.and(storage::measure_room(shared).await);
     looked = looked.and(days::read(shared).await);
     for (_, hand) in shared.hands() {
@@ -98,10 +117,11 @@ async fn look_once(shared: &Shared, others: &mut Others, has_all_hours: bool) ->
     if has_all_hours {
         looked = looked.and(upgrade::note_earlier(shared).await);
     }
-    match shared.leads().await {
-        Some(epoch) => looked.and(tidy_up(shared, epoch, has_all_hours).await),
-        None => looked,
+    if let Some(epoch) = shared.leads().await {
+        looked = looked.and(tidy_up(shared, epoch, has_all_hours).await);
     }
+    // It may take long: what others wait for comes first.
+    if has_all_hours { looked.and(others.read(shared, true).await) } else { looked }
 }
 
 /// What the relay that leads does for all. What fails keeps nothing else from being done.

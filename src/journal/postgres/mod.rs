@@ -85,7 +85,7 @@ use others::Others;
 use shared::{Shared, Start};
 pub use transfer::PostgresStore;
 
-/// Connections beside the one that writes.
+/// Connections beside the one that writes, the one that says that this relay lives, and the one that listens.
 const CONNECTIONS: usize = 6;
 /// A relay's view of the journal in PostgreSQL.
 #[derive(Debug)]
