@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::{Instant, sleep};
 
 use crate::telemetry::backfill::{BackfillEnd, BackfillOrder, BackfillStatus, Backfills};
+use crate::telemetry::status::Status;
 use crate::telemetry::verification::{NotFound, RepairOrder, Repaired};
 use crate::telemetry::words;
 use crate::units::Period;
@@ -58,6 +59,24 @@ pub(super) struct Args {
     /// As JSON: how it ended
     #[arg(long)]
     json: bool,
+}
+
+/// How the upstream that has become the primary gets what came while another was it, and the mirror was off.
+pub(super) fn missed(status: &Status, name: &str, located: &Located) -> String {
+    let mut switches = status.switches.iter().filter(|switch| switch.project.is_none());
+    let (since, when) = match switches.find(|switch| switch.from.as_deref() == Some(name)) {
+        Some(end) => {
+            // Whole days, and half of one at least to do it in.
+            let days = (status.now.since(end.at).as_secs() / 3600 + 12) / 24 + 1;
+            (Period::secs(days * 24 * 3600), "since it was the primary before")
+        }
+        None => (EVER, "before it was the primary"),
+    };
+    let option = located.as_option();
+    format!(
+        "{name} did not get what came with the mirror off {when}: `switchyard backfill {name} --since {since}{option}` gives it that, \
+         as far back as `retain` reaches"
+    )
 }
 
 /// Does what is asked.

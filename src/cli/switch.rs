@@ -15,6 +15,7 @@ use crate::telemetry::status::{Status, SwitchStatus};
 use crate::telemetry::words;
 
 use super::admin::{AdminClient, Announcement, Silence};
+use super::backfill;
 use super::failure::{Exit, Failure};
 use super::locate::Located;
 use super::process;
@@ -128,7 +129,7 @@ async fn flip(admin: &AdminClient, located: &Located, name: &str, args: &Args) -
     if is_written && is_live {
         return report(already(name, before.as_ref()), args.json);
     }
-    consider(&path, name)?;
+    let text = consider(&path, name)?;
     let is_shared = is_shared(&path);
     if before.is_none() && is_shared {
         let told =
@@ -139,7 +140,7 @@ async fn flip(admin: &AdminClient, located: &Located, name: &str, args: &Args) -
     if before.is_some() && (is_shared || !is_written) {
         announce(admin, name, args, !is_written).await?;
     }
-    let mut previous = match edit::set_primary(&path, name) {
+    let in_file = match edit::set_primary(&path, name) {
         Err(error) if before.is_some() && is_shared && error.is_unwritable() => {
             if is_live {
                 return report(already(name, before.as_ref()), args.json);
@@ -150,10 +151,9 @@ async fn flip(admin: &AdminClient, located: &Located, name: &str, args: &Args) -
         }
         edited => edited?,
     };
-    if let Some(before) = before.as_ref().filter(|_| is_written && is_shared) {
-        previous = Some(before.primary.clone());
-    }
-    let undo = previous.as_ref().filter(|previous| *previous != name);
+    // What the file says and no daemon works under is nothing to go back to, nor is a name that it does not know.
+    let previous = before.as_ref().map(|status| status.primary.clone()).or(in_file);
+    let undo = previous.as_ref().filter(|own| *own != name && edit::proposal(&path, own).is_ok());
     let undo = undo.map(|previous| format!("switchyard switch {previous}{}", located.as_option()));
     let mut done = Done {
         primary: name,
@@ -172,12 +172,12 @@ async fn flip(admin: &AdminClient, located: &Located, name: &str, args: &Args) -
                 done.live = Some(true);
                 done.took_ms = u64::try_from(saved.elapsed().as_millis()).ok();
                 done.unmoved = unmoved(&after);
-                done.warnings = warnings(&after, name, done.previous.as_deref());
+                done.warnings = warnings(&after, name, done.previous.as_deref(), located);
             }
             Err(why) => {
                 done.error = Some(elsewhere(&before, &path).unwrap_or(why));
                 done.live = Some(false);
-                done.put_back(&path);
+                done.put_back(&path, &text);
             }
         }
     }
@@ -185,7 +185,7 @@ async fn flip(admin: &AdminClient, located: &Located, name: &str, args: &Args) -
 }
 
 /// What is so now, under the new primary, that nobody may expect.
-fn warnings(status: &Status, name: &str, previous: Option<&str>) -> Vec<String> {
+fn warnings(status: &Status, name: &str, previous: Option<&str>, located: &Located) -> Vec<String> {
     let mut warnings = vec![];
     let primary = status.upstreams.iter().find(|upstream| upstream.name == name);
     if let Some(primary) = primary.filter(|primary| matches!(primary.state.as_str(), "down" | "misconfigured")) {
@@ -194,23 +194,21 @@ fn warnings(status: &Status, name: &str, previous: Option<&str>) -> Vec<String> 
             .push(format!("{name} is {} now; {waiting} wait until it takes them, and nothing is lost", primary.state));
     }
     if let Some(previous) = previous.filter(|previous| !status.mirror && *previous != name) {
-        warnings.push(format!(
-            "the mirror is off: {previous} gets nothing new; `switchyard backfill {previous}` gives it what it missed, as far back as \
-             `retain` reaches"
-        ));
+        warnings.push(format!("the mirror is off: {previous} gets nothing new"));
+        warnings.push(backfill::missed(status, name, located));
     }
     warnings
 }
 
 /// Refuses what would leave a file with which no daemon starts. What is wrong with it already is for the daemon to judge, which may
 /// know variables that are not known here.
-fn consider(path: &Path, name: &str) -> Result<(), Failure> {
+fn consider(path: &Path, name: &str) -> Result<String, Failure> {
     let (text, changed) = edit::proposal(path, name)?;
     let file = path.display().to_string();
     let problems = |text: &str| parse(&file, text, &|name| std::env::var(name).ok()).err();
-    let Some(new) = problems(&changed) else { return Ok(()) };
+    let Some(new) = problems(&changed) else { return Ok(text) };
     match problems(&text) {
-        Some(old) if old.errors() >= new.errors() => Ok(()),
+        Some(old) if old.errors() >= new.errors() => Ok(text),
         _ => Err(nothing_changed(Failure::new(Exit::Config, new.render(terminal::form_of_errors())))),
     }
 }
@@ -261,6 +259,9 @@ async fn follow(admin: &AdminClient, before: &Status, name: &str, since: Instant
             Err(Silence::Unreachable(why)) => last = Some(format!("the daemon has stopped answering: {why}")),
             Err(Silence::Unauthorized) => last = Some("the daemon has another token now".to_owned()),
             Err(Silence::Refused(why)) => last = Some(why),
+            Err(Silence::Stranger(what)) => {
+                last = Some(format!("another server answers in the daemon's place: {what}"))
+            }
         }
         sleep(EACH).await;
     }
@@ -275,7 +276,11 @@ fn is_kept(status: &Status) -> bool {
 
 fn refused(error: Option<String>) -> String {
     match error {
-        Some(error) => format!("the daemon does not take over the file:\n{error}"),
+        Some(error) => format!(
+            "the daemon does not take over the file:\n{error}\n\
+             it takes over the whole file or nothing: put that back or right, or restart the daemon where that is what is needed, \
+             then switch again"
+        ),
         None => format!("the daemon has not taken over the file within {} seconds", DEADLINE.as_secs()),
     }
 }
@@ -290,12 +295,13 @@ fn elsewhere(status: &Status, path: &Path) -> Option<String> {
 
 impl Done<'_> {
     /// A file that the daemon does not take over is as it was.
-    fn put_back(&mut self, path: &Path) {
-        let Some(previous) = self.previous.as_ref().filter(|previous| self.changed && *previous != self.primary) else {
+    fn put_back(&mut self, path: &Path, text: &str) {
+        if !self.changed {
+            self.undo = None;
             return;
-        };
-        match edit::set_primary(path, previous) {
-            Ok(_) => (self.changed, self.undo) = (false, None),
+        }
+        match edit::put_back(path, text, self.primary) {
+            Ok(()) => (self.changed, self.undo) = (false, None),
             Err(error) => {
                 let why = self.error.take().unwrap_or_default();
                 self.error = Some(format!("{why}\nthe line could not be put back: {error}"));

@@ -120,6 +120,22 @@ pub fn take_back(path: &Path, name: &str, before: &str) -> Result<(), EditError>
     if primary.as_deref() == Some(name) { set_primary(path, before).map(drop) } else { Ok(()) }
 }
 
+/// Puts the file at `path` back to `text`, of which making `name` the primary made what it is now. What somebody else has changed since
+/// stays: then only the line is put back.
+///
+/// # Errors
+///
+/// As [`set_primary`].
+pub fn put_back(path: &Path, text: &str, name: &str) -> Result<(), EditError> {
+    let target = std::fs::canonicalize(path).map_err(|error| EditError::io(path, "read", error))?;
+    let (before, changed) = propose(path, text, name)?;
+    match before {
+        _ if read(path)? == changed => replace(&target, text.as_bytes()),
+        Some(before) => take_back(path, name, &before),
+        None => Ok(()),
+    }
+}
+
 fn read(path: &Path) -> Result<String, EditError> {
     let content = std::fs::read(path).map_err(|error| EditError::io(path, "read", error))?;
     String::from_utf8(content).map_err(|error| {
