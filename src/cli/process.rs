@@ -38,6 +38,16 @@ impl Logging {
     }
 }
 
+/// What to write in another terminal for this program: its name where a shell finds it by that, else its path.
+pub(super) fn as_called() -> String {
+    const NAME: &str = "switchyard";
+    let Ok(own) = std::env::current_exe().and_then(std::fs::canonicalize) else { return NAME.to_owned() };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(NAME)).find(|file| file.is_file());
+    let is_found = found.and_then(|file| std::fs::canonicalize(file).ok()).is_some_and(|file| file == own);
+    if is_found { NAME.to_owned() } else { own.display().to_string() }
+}
+
 /// Runs one future to its end on this thread: for verbs that ask the daemon something.
 pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     runtime(Builder::new_current_thread())?.block_on(boxed(work))

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use crate::cli::admin::{AdminClient, Announcement};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::locate::Contact;
+use crate::cli::process;
 use crate::cli::terminal::{Tone, say, tint};
 use crate::telemetry::status::Status;
 
@@ -233,10 +234,10 @@ impl Cluster {
     }
 
     fn invite(&self) -> Result<(), Failure> {
-        let config = self.relays[0].config.display();
+        let (config, program) = (self.relays[0].config.display(), process::as_called());
         say(format_args!("\n{}", tint(Tone::Strong, "It keeps running; Ctrl-C ends it. In another terminal:")))?;
-        say(format_args!("  switchyard status --config {config}"))?;
-        say(format_args!("  switchyard switch sentry --config {config}"))?;
+        say(format_args!("  {program} status --config {config}"))?;
+        say(format_args!("  {program} switch sentry --config {config}"))?;
         say("  or point a real SDK at a SENTRY_DSN above; what the trackers receive shows here:\n")
     }
 }

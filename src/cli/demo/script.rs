@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::cli::admin::{AdminClient, Announcement};
 use crate::cli::failure::Failure;
+use crate::cli::process;
 use crate::cli::terminal::{Tone, harmless, say, tint, write};
 use crate::config::edit;
 use crate::http::sink::Sink;
@@ -151,11 +152,11 @@ impl Script {
 
     /// What there is to do now.
     pub(super) fn invite(&self) -> Result<(), Failure> {
-        let config = self.config.display();
+        let (config, program) = (self.config.display(), process::as_called());
         say(format_args!("\n{}", tint(Tone::Strong, "It keeps running; Ctrl-C ends it. In another terminal:")))?;
-        say(format_args!("  switchyard switch sentry --config {config}"))?;
-        say(format_args!("  switchyard status --config {config}"))?;
-        say(format_args!("  switchyard send-test --config {config}"))?;
+        say(format_args!("  {program} switch sentry --config {config}"))?;
+        say(format_args!("  {program} status --config {config}"))?;
+        say(format_args!("  {program} send-test --config {config}"))?;
         say(format_args!("  or point a real SDK at the SENTRY_DSN above; what the trackers receive shows here:\n"))
     }
 
