@@ -10,6 +10,8 @@ use crate::config::diagnostics::{Form, LoadError};
 use crate::config::edit::EditError;
 use crate::daemon::DaemonError;
 
+use super::place;
+
 /// The exit codes, 0 aside.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Exit {
@@ -116,7 +118,11 @@ impl From<EditError> for Failure {
 impl From<DaemonError> for Failure {
     fn from(error: DaemonError) -> Self {
         match &error {
-            DaemonError::Journal(_) => Self::new(Exit::Io, error),
+            DaemonError::Journal(journal) => {
+                let trouble = journal.shut().and_then(place::trouble);
+                let trouble = trouble.map(|words| format!("\n{words}")).unwrap_or_default();
+                Self::new(Exit::Io, format_args!("{error}{trouble}"))
+            }
             DaemonError::Listen { why, .. } if why.kind() == io::ErrorKind::AddrInUse => Self::new(
                 Exit::Unavailable,
                 format_args!(

@@ -8,7 +8,7 @@
 //! | `journal` | moves what is kept, while no daemon runs |
 //! | `notify` | tries the receivers of messages |
 //! | `help`, `completions`, `man` | describe the command line itself |
-//! | `locate`, `admin`, `stored`, `private_file`, `process`, `terminal`, `failure` | what they share |
+//! | `locate`, `admin`, `stored`, `place`, `private_file`, `process`, `terminal`, `failure` | what they share |
 //!
 //! Asks a daemon over its admin listener alone; knows neither what is in its journal nor its memory. What a script may read is there as JSON,
 //! and how a verb ended is an exit code of [`Exit`].
@@ -32,6 +32,7 @@ mod journal;
 mod locate;
 mod man;
 mod notify;
+mod place;
 mod private_file;
 mod probe;
 mod process;

@@ -1,5 +1,7 @@
 //! What goes wrong with a journal, told apart by what the caller has to do about it.
 
+use std::path::Path;
+
 /// Why the journal cannot do what it was asked.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum JournalError {
@@ -91,4 +93,16 @@ pub enum OpenError {
         /// Its `synchronous_standby_names`.
         standbys: String,
     },
+}
+
+impl OpenError {
+    /// The file that the system does not let us open.
+    pub fn shut(&self) -> Option<&Path> {
+        match self {
+            Self::Unusable { place, why } => {
+                (why.contains("(os error ") && !place.contains("://")).then(|| Path::new(place))
+            }
+            _ => None,
+        }
+    }
 }
