@@ -20,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// How long one may take that means work, or many bytes.
 const LONG: Duration = Duration::from_secs(120);
 
+/// What a daemon answers where it has nothing, as one of another version may.
+const NO_PAGE: &str = "no such page\n";
+
 /// A daemon's admin listener.
 #[derive(Clone, Debug)]
 pub(super) struct AdminClient {
@@ -49,6 +52,8 @@ pub(super) enum Silence {
     Unauthorized,
     /// It answered something else: with its own words.
     Refused(String),
+    /// What answers is no switchyard: what it answers.
+    Stranger(String),
 }
 
 impl AdminClient {
@@ -74,8 +79,10 @@ impl AdminClient {
     pub(super) async fn status_and_text(&self) -> Result<(Status, String), Silence> {
         let answer = self.ask(self.http.get(self.url("/api/status"))).await?;
         let text = answer.text().await.map_err(|error| Silence::Unreachable(told(&error)))?;
-        let status = serde_json::from_str(&text)
-            .map_err(|error| Silence::Refused(format!("its status is of another version: {error}")))?;
+        let status = serde_json::from_str(&text).map_err(|error| match is_page(&text) {
+            true => Silence::Stranger("a page where the status should be".to_owned()),
+            false => Silence::Refused(format!("its status is of another version: {error}")),
+        })?;
         Ok((status, text))
     }
 
@@ -142,7 +149,13 @@ impl AdminClient {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Silence::Unauthorized),
             status => {
                 let text = answer.text().await.unwrap_or_default();
-                Err(Silence::Refused(detail(&text).unwrap_or_else(|| format!("{status} {}", text.trim()))))
+                Err(match detail(&text) {
+                    Some(detail) => Silence::Refused(detail),
+                    None if is_page(&text) || (status == StatusCode::NOT_FOUND && text != NO_PAGE) => {
+                        Silence::Stranger(status.to_string())
+                    }
+                    None => Silence::Refused(format!("{status} {}", text.trim())),
+                })
             }
         }
     }
@@ -161,6 +174,13 @@ impl AdminClient {
             Silence::Refused(why) => {
                 Failure::new(Exit::Negative, format_args!("the daemon at {address} refuses: {why}"))
             }
+            Silence::Stranger(what) => Failure::new(
+                Exit::Unavailable,
+                format_args!(
+                    "what answers at {address}, the admin address of the configuration, is no switchyard: {what}\n\
+                     another server has that port: name the daemon's at [admin] listen, or its file with --config"
+                ),
+            ),
         }
     }
 }
@@ -186,6 +206,11 @@ impl AdminClient {
 async fn understood<T: DeserializeOwned>(answer: Response) -> Result<T, Silence> {
     let text = answer.text().await.map_err(|error| Silence::Unreachable(told(&error)))?;
     serde_json::from_str(&text).map_err(|error| Silence::Refused(format!("its answer is of another version: {error}")))
+}
+
+/// Whether an answer is a page for people, which the addresses asked here never give.
+fn is_page(text: &str) -> bool {
+    text.trim_start().starts_with('<')
 }
 
 /// The words in `{"detail": "…"}`.
