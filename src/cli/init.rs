@@ -377,8 +377,13 @@ fn tell(located: &Located, written: &Written<'_>) -> Result<(), Failure> {
     terminal::say("`check --online` finds out what they are; correct a wrong `kind` under [upstreams.NAME]")?;
     if !unasked.is_empty() {
         let names = unasked.join(" and ");
+        let candidates: Vec<&str> = unasked.iter().copied().filter(|name| name != primary).collect();
+        let unready = match candidates.as_slice() {
+            [] => String::new(),
+            names => format!(", and no report says that {} is ready", names.join(" or ")),
+        };
         terminal::say(format_args!(
-            "\nwithout a token nobody can ask {names} what is stored, and no report says ready: give --token, or see switchyard help verify"
+            "\nwithout a token nobody can ask {names} what is stored{unready}: give --token, or see switchyard help verify"
         ))?;
     }
     let option = located.as_option();
