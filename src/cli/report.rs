@@ -81,7 +81,7 @@ fn head(report: &Report) -> String {
     };
     format!(
         "parallel run of {} (primary) and {} (candidate), {} to {}\n\
-         items, requests and lags are counted by whole hours: from {} on{}; requests and lags are as of {}\n\
+         items, requests, lags and failures of canaries are counted by whole hours: from {} on{}; requests and lags are as of {}\n\
          the relay ran {} of {}{}, {}, {}\n\
          accepted items: {} · repeats: {} · refused requests: {} · items not let in: {}\n",
         tint(Tone::Strong, &report.primary),

@@ -260,7 +260,7 @@ impl Sources {
         let steps = self.evidence.steps.get(name).map_or(&[][..], Vec::as_slice);
         let is_slow = |step: &&Step| step.lag_p99.is_some_and(|ms| Duration::from_millis(ms) >= self.max_lag);
         if let Some(step) = steps.iter().rfind(is_slow) {
-            latest.insert(SLOW.to_owned(), Timestamp::from_millis(step.at.hour() * 3_600_000));
+            latest.insert(SLOW.to_owned(), step.at);
         }
         latest
     }

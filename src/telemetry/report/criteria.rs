@@ -358,12 +358,21 @@ fn accepted(report: &Report) -> String {
     }
 }
 
-/// A span of time in hours, minutes and seconds, without what is zero.
+/// Hours up to three days, as operators write them.
+const LONGEST_IN_HOURS: u64 = 72 * 3600;
+
+/// A span of time in days, hours, minutes and seconds, without what is zero; one below a second in milliseconds.
 pub fn hours(seconds: f64) -> String {
-    let whole = Duration::try_from_secs_f64(seconds).unwrap_or_default().as_secs();
-    let parts = [(whole / 3600, "h"), (whole / 60 % 60, "min"), (whole % 60, "s")];
+    let length = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    let whole = length.as_secs();
+    let days = if whole > LONGEST_IN_HOURS { whole / 86_400 } else { 0 };
+    let parts = [(days, "d"), (whole / 3600 - days * 24, "h"), (whole / 60 % 60, "min"), (whole % 60, "s")];
     let told: Vec<String> = parts.iter().filter(|(n, _)| *n > 0).map(|(n, unit)| format!("{n} {unit}")).collect();
-    if told.is_empty() { "0 s".to_owned() } else { told.join(" ") }
+    match (told.is_empty(), length.as_millis()) {
+        (true, 0) => "0 s".to_owned(),
+        (true, ms) => format!("{ms} ms"),
+        (false, _) => told.join(" "),
+    }
 }
 
 #[cfg(test)]
@@ -598,6 +607,7 @@ mod tests {
         (report.upstreams[0].difference, report.upstreams[0].lag) = (3, None);
         judge(&Settings::default(), &mut report);
         assert_eq!(report.verdict, "not ready: b fails balance, lag; seen for 48 h; not judged: canary");
-        assert_eq!((hours(172_790.0), hours(0.2)), ("47 h 59 min 50 s".to_owned(), "0 s".to_owned()));
+        let told = [172_790.0, 259_200.0, 2_592_000.0, 266_460.0, 0.623, 0.0].map(hours);
+        assert_eq!(told, ["47 h 59 min 50 s", "72 h", "30 d", "3 d 2 h 1 min", "623 ms", "0 s"]);
     }
 }

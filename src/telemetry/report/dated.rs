@@ -1,5 +1,5 @@
 //! Until when a finding counts against a candidate. A fault leaves the window of a report as time goes on, most of them with
-//! their hour.
+//! their hour, slow deliveries with their step of five minutes.
 //!
 //! Rule: the latest moment is told. A backfill, a retry or a repair may end it earlier.
 
@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::policy::outcome::Cause;
+use crate::telemetry::series::{FINE, STEP};
 
 use super::{Criterion, Report, UpstreamReport};
 
@@ -27,6 +28,14 @@ impl Criterion {
     }
 }
 
+/// When what was in a step has left a window that begins. Of one that reaches far back, the steps of an hour are one by then.
+fn end_of(step: Timestamp, window: Duration) -> Timestamp {
+    match window + HOUR < FINE {
+        true => step + STEP,
+        false => Timestamp::from_millis(step.hour() * 3_600_000) + HOUR,
+    }
+}
+
 fn until(name: &str, report: &Report, candidate: &UpstreamReport) -> Option<Timestamp> {
     let window = report.asked();
     let hours = |counts: &dyn Fn(&str) -> bool| {
@@ -39,7 +48,10 @@ fn until(name: &str, report: &Report, candidate: &UpstreamReport) -> Option<Time
             Some(cause) => cause.criterion() == Some(name),
             None => name == "refused" && what == "misconfigured",
         }),
-        "lag" => hours(&|what| what == SLOW).filter(|_| candidate.lag_p99().is_some()),
+        "lag" => {
+            let step = *candidate.latest.get(SLOW).filter(|_| candidate.lag_p99().is_some())?;
+            Some(end_of(step, window) + window)
+        }
         "availability" => {
             let ends: Option<Vec<Timestamp>> = candidate.outages.iter().map(|outage| outage.to).collect();
             Some(ends?.into_iter().max()? + window)

@@ -139,8 +139,8 @@ pub struct UpstreamReport {
     pub categories: Vec<CategoryReport>,
     /// Items dropped over all categories, by reason.
     pub dropped: BTreeMap<String, u64>,
-    /// The beginning of the hour in which something last went wrong, by what did: the reason of a drop, `misconfigured`, `canary_failed`,
-    /// `slow`.
+    /// The beginning of the hour in which something last went wrong, by what did: the reason of a drop, `misconfigured`, `canary_failed`.
+    /// Of `slow`, that of the step.
     #[serde(default)]
     pub latest: BTreeMap<String, Timestamp>,
     /// Requests made, by what the answers meant: `delivered`, `rate_limited`, `failed`, `misconfigured`, `refused`.

@@ -56,7 +56,7 @@ fn head(report: &Report) -> Markup {
     html! {
         h2 { "Parallel run: " (report.primary) " (primary) and " (report.candidate) " (candidate)" }
         p.muted {
-            "From " (time(report.since)) " to " (time(report.now)) " · items, requests and lags are counted by whole hours, from "
+            "From " (time(report.since)) " to " (time(report.now)) " · items, requests, lags and failures of canaries are counted by whole hours, from "
             (time(report.counted_since)) " on"
             @if let Some(since) = report.judged_since() { "; lag and losses are judged from " (time(since)) " on" }
             "; requests and lags are as of " (time(report.observed_at)) " · version " (report.version)
