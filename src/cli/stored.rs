@@ -90,8 +90,8 @@ impl Asked {
     /// What is found, in a line.
     pub(super) fn told(&self) -> String {
         let Self { upstream, project, ok, explanation } = self;
-        let tone = if *ok { Tone::Good } else { Tone::Bad };
-        tint(tone, format_args!("{upstream}, project {project}: its API {}", harmless(explanation, 400)))
+        let (tone, colon) = if *ok { (Tone::Good, "") } else { (Tone::Bad, ":") };
+        tint(tone, format_args!("{upstream}, project {project}: its API{colon} {}", harmless(explanation, 400)))
     }
 }
 

@@ -72,7 +72,7 @@ name = "shop"
 id = "1"
 public_key = "${KEY}"
 [projects.upstreams]
-sentry = "http://hunter2@h/1"
+sentry = "http://hunter2@h/9"
 "#;
 
     fn lines(end: &str) -> String {
@@ -94,7 +94,7 @@ sentry = "http://hunter2@h/1"
 
     #[test]
     fn what_is_wrong_with_an_api_is_told_where_it_stands() {
-        let wrong = "glitchtip = \"http://hunter2@h/1\"\nbugsink = { dsn = \"http://hunter2@h/1\", project = \"a/b\" }\n\
+        let wrong = "glitchtip = \"http://hunter2@h/3\"\nbugsink = { dsn = \"http://hunter2@h/2\", project = \"a/b\" }\n\
                      [upstreams.glitchtip.api]\ntoken = \"hunter2\\u0007\"\nurl = \"http://hunter2@h/\"\n\
                      [upstreams.bugsink.api]\ntoken = \"\"\n[upstreams.sentry.api]\ntoken = \"hunter2\"\n";
         insta::assert_snapshot!(lines(wrong), @r##"

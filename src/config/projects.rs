@@ -29,6 +29,7 @@ pub(super) fn resolve(file: &File, known: &[String], report: &mut Report<'_>) ->
         .map(|(index, project)| Arc::new(resolve_one(&section.index(index), project, file, known, report)))
         .collect();
     check_repeats(&projects, report);
+    check_one_dsn_twice(&projects, report);
     check_shared_glitchtip(&projects, file, report);
     check_unused(file, report);
     projects
@@ -144,6 +145,24 @@ fn check_repeats(projects: &[Arc<Project>], report: &mut Report<'_>) {
         if told && !identities.insert((&project.id, &project.public_key)) {
             let help = "services tell us who they are by id and key: give each project its own";
             report.error(&path.key("public_key"), "another project has this id and key", Some(help.into()));
+        }
+    }
+}
+
+/// Two upstreams with one DSN are one tracker: it gets everything twice, and nothing is compared.
+fn check_one_dsn_twice(projects: &[Arc<Project>], report: &mut Report<'_>) {
+    let section = Path::default().key("projects");
+    for (index, project) in projects.iter().enumerate() {
+        let mut seen: Vec<(&Arc<str>, &Dsn)> = vec![];
+        for (upstream, dsn) in &project.dsns {
+            if let Some((other, _)) = seen.iter().find(|(_, other)| other.reveal() == dsn.reveal()) {
+                let message = format!(
+                    "{other} has this DSN too: both are one project of one tracker, which gets everything twice"
+                );
+                let help = "write the DSN here that this upstream's own tracker shows";
+                report.warning(&section.index(index).key("upstreams").key(upstream), message, Some(help.into()));
+            }
+            seen.push((upstream, dsn));
         }
     }
 }

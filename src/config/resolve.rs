@@ -132,7 +132,7 @@ const SHORTEST_TOKEN: usize = 16;
 fn check_listeners(file: &File, report: &mut Report<'_>) {
     let (server, admin) = (Path::default().key("server").key("listen"), Path::default().key("admin"));
     let listen = &file.server.listen;
-    if listen.is_empty() {
+    if listen.is_empty() && !report.knows_about(&server) {
         report.error(&server, "is empty: SDKs need an address to send to", Some("leave it out for the default".into()));
     }
     check_proxies(file, report);

@@ -31,6 +31,9 @@ pub enum InvalidDsn {
     /// Not a URL at all.
     #[error("a DSN is a URL like https://<key>@<host>/<project>")]
     NotAUrl,
+    /// As it stands in a page that shows how a DSN looks.
+    #[error("the DSN has a placeholder in angle brackets: write what the tracker shows in its place, without brackets")]
+    Placeholder,
     /// Neither http nor https.
     #[error("the scheme of a DSN is http or https")]
     Scheme,
@@ -112,6 +115,9 @@ impl Dsn {
 impl FromStr for Dsn {
     type Err = InvalidDsn;
     fn from_str(text: &str) -> Result<Self, InvalidDsn> {
+        if text.contains(['<', '>']) {
+            return Err(InvalidDsn::Placeholder);
+        }
         let url = Url::parse(text).map_err(|_| InvalidDsn::NotAUrl)?;
         let scheme = match url.scheme() {
             "http" => Scheme::HTTP,
@@ -202,6 +208,8 @@ mod tests {
     fn what_is_no_dsn_says_why() {
         for (text, why) in [
             ("nonsense", InvalidDsn::NotAUrl),
+            ("https://<key>@h/1", InvalidDsn::Placeholder),
+            ("https://k@<host>/<id>", InvalidDsn::Placeholder),
             ("ftp://k@h/1", InvalidDsn::Scheme),
             ("https://h/1", InvalidDsn::NoKey),
             ("https://k@h", InvalidDsn::NoProject),
