@@ -9,7 +9,7 @@ use super::Cli;
 use super::failure::{Exit, Failure};
 use super::terminal::{self, Tone};
 
-/// The pages by topic: the names of the files in `deploy/handbook`.
+/// The pages by topic: the names of the files in `deploy/handbook`, and how to run under a supervisor.
 const PAGES: &[(&str, &str)] = &[
     ("alerts", include_str!("../../deploy/handbook/alerts.md")),
     ("beyond", include_str!("../../deploy/handbook/beyond.md")),
@@ -23,10 +23,12 @@ const PAGES: &[(&str, &str)] = &[
     ("notify", include_str!("../../deploy/handbook/notify.md")),
     ("operate", include_str!("../../deploy/handbook/operate.md")),
     ("parallel-run", include_str!("../../deploy/handbook/parallel-run.md")),
+    ("pm2", include_str!("../../deploy/pm2/README.md")),
     ("protocol", include_str!("../../deploy/handbook/protocol.md")),
     ("security", include_str!("../../deploy/handbook/security.md")),
     ("speed", include_str!("../../deploy/handbook/speed.md")),
     ("storage", include_str!("../../deploy/handbook/storage.md")),
+    ("systemd", include_str!("../../deploy/systemd/README.md")),
     ("trackers", include_str!("../../deploy/handbook/trackers.md")),
     ("verify", include_str!("../../deploy/handbook/verify.md")),
 ];
@@ -131,6 +133,7 @@ mod tests {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/handbook");
         let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         let mut stems: Vec<String> = files.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+        stems.extend(["pm2", "systemd"].map(str::to_owned));
         stems.sort();
         assert_eq!(PAGES.iter().map(|(topic, _)| *topic).collect::<Vec<_>>(), stems);
     }
