@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::handler::Handler;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, any, get, post};
-use http::{Method, Request, StatusCode, header};
+use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tower::ServiceExt as _;
@@ -29,7 +29,7 @@ use super::error::ApiError;
 use super::ingest::ForProject;
 use super::room::{Held, Owner};
 use super::state::Public;
-use super::{crash, ingest, path, proxy, raw};
+use super::{crash, ingest, path, peer, proxy, raw};
 
 /// What SDKs reach.
 fn routes(state: Arc<Public>) -> Router {
@@ -146,6 +146,7 @@ impl App for PublicApp {
     async fn answer(&self, peer: SocketAddr, mut request: Request<Body>) -> Response {
         request.extensions_mut().insert(peer);
         path::normalise(request.uri_mut());
+        let caller = Caller::of(&self.state, peer.ip(), &request);
         let (mut response, project) = if request.method() == Method::OPTIONS {
             (preflight(), None)
         } else if let Some(id) = project_of_envelope(&request).map(str::to_owned) {
@@ -157,7 +158,7 @@ impl App for PublicApp {
             (response, project.map(|ForProject(name)| name))
         };
         share(&mut response);
-        self.count(&response, project.as_deref().unwrap_or_default());
+        self.count(&response, project.as_deref().unwrap_or_default(), &caller);
         response
     }
 
@@ -190,30 +191,66 @@ impl App for PublicApp {
             CutShort::NoRoom => Refused::Overloaded,
             CutShort::EndlessLine | CutShort::NoTls | CutShort::Malformed => Refused::Malformed,
         };
-        self.refused("", reason, why.detail());
+        self.refused("", reason, why.detail(), None);
         let code = code_label(why.status().as_u16());
         self.state.metrics.received_requests_total.with_label_values(&["", code]).inc();
     }
 }
 
+/// Who sent a request that may be refused: what finds the service with the wrong DSN. No key is in it.
+struct Caller {
+    uri: Uri,
+    user_agent: Option<HeaderValue>,
+    address: IpAddr,
+}
+
+impl Caller {
+    /// The most characters of a project's number, and of a client's name, that are told.
+    const LONGEST: (usize, usize) = (20, 100);
+
+    fn of(public: &Public, peer: IpAddr, request: &Request<Body>) -> Self {
+        Self {
+            uri: request.uri().clone(),
+            user_agent: request.headers().get(header::USER_AGENT).cloned(),
+            address: peer::source(request.headers(), peer, &public.server.load().trusted_proxies),
+        }
+    }
+
+    /// The project's number in the path. Anything else there may be a key.
+    fn project(&self) -> Option<String> {
+        let id = self.uri.path().strip_prefix("/api/")?.split('/').next()?;
+        let is_number = (1..=Self::LONGEST.0).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_digit());
+        is_number.then(|| id.to_owned())
+    }
+
+    /// What the client calls itself.
+    fn name(&self) -> Option<String> {
+        let name = self.user_agent.as_ref()?.to_str().ok()?;
+        Some(name.chars().take(Self::LONGEST.1).flat_map(char::escape_default).collect())
+    }
+}
+
 impl PublicApp {
-    fn count(&self, response: &Response, project: &str) {
+    fn count(&self, response: &Response, project: &str, caller: &Caller) {
         let code = code_label(response.status().as_u16());
         self.state.metrics.received_requests_total.with_label_values(&[project, code]).inc();
         if let Some(reason) = response.extensions().get::<Refused>() {
             let why = response.headers().get("x-sentry-error").and_then(|value| value.to_str().ok());
-            self.refused(project, *reason, why.unwrap_or_default());
+            self.refused(project, *reason, why.unwrap_or_default(), Some(caller));
         }
     }
 
     /// Counts every refusal, and logs one of each kind and project a minute.
-    fn refused(&self, project: &str, reason: Refused, why: &str) {
+    fn refused(&self, project: &str, reason: Refused, why: &str, caller: Option<&Caller>) {
         self.state.metrics.refused_requests_total.with_label_values(&[reason.name()]).inc();
         let Some(line) = self.state.damper.admit(&(reason, project.into())) else { return };
         tracing::warn!(
             reason = reason.name(),
             project.name = Some(project).filter(|name| !name.is_empty()),
             why,
+            project.id = caller.and_then(Caller::project),
+            client.name = caller.and_then(Caller::name),
+            client.address = caller.map(|caller| caller.address.to_string()),
             suppressed = line.suppressed,
             "a request was refused; further ones of this kind are only counted for a minute"
         );
