@@ -8,6 +8,8 @@ mod demo;
 mod docs;
 #[path = "cli/questions.rs"]
 mod questions;
+#[path = "cli/remedies.rs"]
+mod remedies;
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -209,6 +211,7 @@ fn init_with_the_tokens_of_apis_writes_a_file_by_which_trackers_are_asked_what_t
     assert_eq!(code(&output), 0, "{output:?}");
     let told = out(&output);
     assert!(told.contains("nobody can ask sentry what is stored") && !told.contains("hush"), "{told}");
+    assert!(!told.contains("is ready"), "a report judges glitchtip, whose token is there: {told}");
     let text = std::fs::read_to_string(&path).expect("the file");
     for line in [
         "[upstreams.glitchtip.api]\ntoken = \"${file:/etc/token}\"\n",
@@ -269,6 +272,10 @@ fn help_prints_the_handbook_without_a_network_and_knows_every_verb() {
     assert!(out(&page).contains("SwitchyardUpstreamDown") && !out(&page).contains("]("), "{}", out(&page));
     let verb = switchyard(&["help", "switch"]);
     assert!(out(&verb).contains("Usage: switchyard switch"), "{}", out(&verb));
+    for supervisor in ["pm2", "systemd"] {
+        let page = switchyard(&["help", supervisor]);
+        assert!(code(&page) == 0 && !out(&page).contains("]("), "{page:?}");
+    }
     let index = switchyard(&["help"]);
     assert!(out(&index).contains("parallel-run") && out(&index).contains("dead-letters"), "{}", out(&index));
     let unknown = switchyard(&["help", "weather"]);
@@ -693,13 +700,22 @@ async fn a_switch_without_the_mirror_says_who_gets_nothing_and_how_it_gets_what_
     assert!(out(&calm).contains("sentry takes what comes and nobody else does, for the mirror is off"), "{calm:?}");
     let output = beside(&relay.config(), &["switch", "glitchtip"]).await;
     let said = out(&output);
-    for words in
-        ["the mirror is off: sentry gets nothing new", "switchyard backfill sentry", "undo: switchyard switch sentry"]
-    {
+    for words in [
+        "the mirror is off: sentry gets nothing new",
+        "backfill glitchtip --since 90d",
+        "undo: switchyard switch sentry",
+    ] {
         assert!(said.contains(words), "{words:?} is not in {said}");
     }
     let back = beside(&relay.config(), &["switch", "sentry"]).await;
-    assert!(out(&back).contains("switchyard backfill glitchtip"), "{back:?}");
+    // Who goes back is who missed something: since a moment ago, and the command is there to be run.
+    let told = out(&back);
+    let command = told.split('`').find(|words| words.starts_with("switchyard backfill sentry --since 24h"));
+    let command = command.unwrap_or_else(|| panic!("no command for sentry: {told}"));
+    let words: Vec<String> = command.split(' ').skip(1).map(str::to_owned).collect();
+    let run = move || switchyard(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    let ended = tokio::task::spawn_blocking(run).await.expect("it ends");
+    assert_eq!(code(&ended), 0, "{command}: {ended:?}");
     relay.finish().await;
 }
 
@@ -711,7 +727,9 @@ async fn a_switch_that_the_daemon_refuses_says_so_and_leaves_the_file_as_it_was(
     relay.replace_config(&unfit);
     let output = beside(&relay.config(), &["switch", "glitchtip", "--reason", "too early"]).await;
     assert_eq!(code(&output), 1, "{output:?}");
-    for words in ["journal.path", "the file is as it was"] {
+    for words in
+        ["journal.path", "restart the daemon where that is what is needed, then switch again", "the file is as it was"]
+    {
         assert!(err(&output).contains(words), "{words:?} is not in {output:?}");
     }
     assert_eq!(std::fs::read_to_string(relay.config()).expect("the configuration"), unfit);
