@@ -197,7 +197,7 @@ impl App for PublicApp {
     }
 }
 
-/// Who sent a request that may be refused: what finds the service with the wrong DSN. No key is in it.
+/// Who sent a request that may be refused. What is told of it finds the service with the wrong DSN, and has no key.
 struct Caller {
     uri: Uri,
     user_agent: Option<HeaderValue>,
