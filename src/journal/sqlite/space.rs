@@ -19,7 +19,7 @@ pub(super) use age::{Age, Order};
 pub(super) use ahead::Ahead;
 use count::Change;
 pub(super) use count::of_a_row;
-pub(super) use files::Files;
+pub(super) use files::{Files, durable};
 use files::{LOG, beside, length};
 use search::Search;
 pub(super) use walk::Walk;

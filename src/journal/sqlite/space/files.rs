@@ -21,6 +21,11 @@ impl Files {
     }
 }
 
+/// The files that hold what is committed: the database and its log. The index is made anew from the log.
+pub(in crate::journal::sqlite) fn durable(database: &Path) -> [PathBuf; 2] {
+    [database.to_owned(), beside(database, LOG)]
+}
+
 /// A file whose name is the database's with this ending.
 pub(super) fn beside(database: &Path, ending: &str) -> PathBuf {
     let mut name = database.as_os_str().to_owned();

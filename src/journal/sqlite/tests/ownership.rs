@@ -1,6 +1,7 @@
 //! One journal, one process: by whatever name it is called, and what is done when another has written to it after all.
 
 use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 
 use super::*;
 
@@ -76,4 +77,35 @@ async fn a_target_is_known_while_nothing_can_be_written_and_kept_once_it_can() {
     assert_eq!((drain(&*journal, a).await, drain(&*journal, b).await), (2, 1));
     drop(journal);
     subject.assert_balanced().await;
+}
+
+#[tokio::test]
+async fn a_journal_whose_file_is_gone_takes_nothing_and_delivers_what_waits() {
+    for ending in ["", "-wal"] {
+        let subject = Subject::sqlite();
+        let (journal, settings) = parts(&subject);
+        let a = journal.target("a").await.unwrap();
+        fill(&subject.journal(), 3, &[a]).await;
+        let name = |more: &str| PathBuf::from(format!("{}{ending}{more}", settings.path.display()));
+        std::fs::rename(name(""), name(".away")).unwrap();
+        is_refused(&journal, &name("")).await;
+        std::fs::copy(name(".away"), name("")).unwrap();
+        is_refused(&journal, &name("")).await;
+        journal.append(submission(at(1), &[a])).await.unwrap_err();
+        journal.ask(|reply| Command::Room(None, 1 << 20, reply)).await.unwrap_err();
+        assert_eq!(drain(&*journal, a).await, 3);
+        std::fs::rename(name(".away"), name("")).unwrap();
+        eventually("it works again", async || journal.writable().await.is_ok()).await;
+        journal.append(submission(at(1), &[a])).await.unwrap();
+        drop(journal);
+        subject.assert_balanced().await;
+    }
+}
+
+async fn is_refused(journal: &SqliteJournal, file: &Path) {
+    eventually("it says which file is gone", async || {
+        let refusal = journal.writable().await.err().map(|error| error.to_string()).unwrap_or_default();
+        refusal.contains(&format!("{} was removed or replaced", file.display()))
+    })
+    .await;
 }

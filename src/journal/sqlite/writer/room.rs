@@ -18,6 +18,7 @@ const SPENT: u64 = 8 << 20;
 impl Writer<'_> {
     /// Whether the disk and the journal's limit leave room for `need` bytes of a project. Delivered records go for it first, then
     /// the oldest of what waits for shadows alone. With too little left on the disk, what is free within the database serves.
+    /// Nothing is written to a database whose file is gone.
     pub(super) fn make_room(
         &mut self,
         project: Option<u32>,
@@ -33,6 +34,9 @@ impl Writer<'_> {
                 return Ok(self.room.refused(need, left).map_or(Ok(()), Err));
             }
             let disk = self.shared.disk.check(need.saturating_sub(self.room.doomed())).err();
+            if let Some(error @ JournalError::Failed(_)) = disk {
+                return Ok(Err(error));
+            }
             let is_short = disk.is_some() || self.room.exceeds(need + left);
             let want = Want { project, need, is_last: false };
             if self.look_for_room(want, in_database, disk.as_ref())?.is_ok() {
