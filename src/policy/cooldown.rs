@@ -13,6 +13,10 @@ use crate::protocol::rate_limits::{self, RateLimit};
 /// How long a 429 without any header holds.
 pub const BARE_429: Duration = Duration::from_secs(60);
 
+/// How long a 429 limits at least, whatever it says: a tracker that names a time in the past would be asked again at once, for each
+/// envelope, as fast as it answers.
+const SHORTEST_429: Duration = Duration::from_secs(1);
+
 /// What another relay says of a limit's end is later than it is by at most so much: a second, and what it takes to tell.
 const ROUNDED: Duration = Duration::from_secs(2);
 
@@ -27,7 +31,7 @@ struct Limits {
 }
 
 /// The limits that an answer carries. `limits` are the lines of `X-Sentry-Rate-Limits`, which count on any status;
-/// `retry_after` counts for all categories on a 429 without them.
+/// `retry_after` counts for all categories on a 429 without them. A 429 limits for a second at least.
 pub fn limits_of<'a>(
     is_429: bool,
     limits: impl Iterator<Item = &'a str>,
@@ -38,6 +42,9 @@ pub fn limits_of<'a>(
     if is_429 && found.is_empty() {
         let wait = retry_after.and_then(|text| wait_of(text, now)).unwrap_or(BARE_429);
         found.push(RateLimit { retry_after: wait, categories: None });
+    }
+    if is_429 {
+        found.iter_mut().for_each(|limit| limit.retry_after = limit.retry_after.max(SHORTEST_429));
     }
     found
 }
@@ -352,6 +359,9 @@ mod tests {
         assert_eq!(wait(true, &[], None)[0].retry_after, BARE_429);
         assert_eq!(wait(true, &["7:error:key"], Some("5"))[0].retry_after, Duration::from_secs(7));
         assert_eq!(wait(true, &[], Some("Tue, 14 Nov 2023 22:13:50 GMT"))[0].retry_after, Duration::from_secs(30));
+        for (header, retry) in [(&[][..], "0"), (&[], "Tue, 14 Nov 2023 22:13:10 GMT"), (&["0:error:key"], "9")] {
+            assert_eq!(wait(true, header, Some(retry))[0].retry_after, SHORTEST_429, "{header:?} {retry}");
+        }
         assert_eq!(wait(false, &["7:error:key", "9:session:key"], None).len(), 2);
     }
 }
