@@ -58,6 +58,8 @@ use upkeep::Observed;
 
 /// How long requests under way may take when stopping.
 const REQUESTS_PATIENCE: Duration = Duration::from_secs(8);
+/// How long requests of operators under way may take when all else has ended.
+const ADMIN_PATIENCE: Duration = Duration::from_secs(1);
 /// How long deliveries under way may take when stopping; what is cut off is delivered after the next start.
 const DELIVERIES_PATIENCE: Duration = Duration::from_secs(4);
 /// How long the journal may take for its last commit.
@@ -119,7 +121,7 @@ pub async fn run_on(
     let control = backend.control(&mut options).await?;
     let Options { path, loaded, mut listeners, clock, mut hangup } = options;
     let mut daemon = Daemon::assemble(backend, control, path.display().to_string(), loaded.config, clock).await?;
-    let serving = Tasks::new();
+    let serving = Serving { public: Tasks::new(), admin: Tasks::new() };
     let addresses = daemon.serve(&mut listeners, &serving)?;
     let mut changed = daemon.control.watch(&daemon.tasks);
     let mut upkeep = interval(Duration::from_secs(1));
@@ -131,7 +133,8 @@ pub async fn run_on(
             biased;
             () = stop.cancelled() => break Ok(()),
             failure = daemon.tasks.first_failure() => break Err(DaemonError::Failed(failure)),
-            failure = serving.first_failure() => break Err(DaemonError::Failed(failure)),
+            failure = serving.public.first_failure() => break Err(DaemonError::Failed(failure)),
+            failure = serving.admin.first_failure() => break Err(DaemonError::Failed(failure)),
             Some(order) = daemon.orders.recv() => daemon.carry_out(order).await,
             Some(()) = changed.recv() => daemon.reload(false).await,
             Some(()) = hangup.recv() => daemon.reload_as_asked().await,
@@ -145,6 +148,12 @@ pub async fn run_on(
     tracing::info!("stopping: finishing what is under way");
     daemon.stop(serving).await;
     outcome
+}
+
+/// The listeners. The admin listener outlives the public one: it answers while requests and deliveries are finished.
+struct Serving {
+    public: Tasks,
+    admin: Tasks,
 }
 
 /// Everything that runs, and the configuration it runs under.
@@ -246,19 +255,19 @@ impl Daemon {
     }
 
     /// Serves the addresses of the configuration; returns the public ones.
-    fn serve(&self, listeners: &mut Listeners, serving: &Tasks) -> Result<Vec<SocketAddr>, DaemonError> {
+    fn serve(&self, listeners: &mut Listeners, serving: &Serving) -> Result<Vec<SocketAddr>, DaemonError> {
         let failed = |(address, why)| DaemonError::Listen { address, why };
         // All are bound before one is served: what is accepted by a process that ends because another address is taken is lost.
         let public = listeners.bind_all(&self.config.server.listen).map_err(failed)?;
         let admin = listeners.bind_all(&[self.config.admin.listen]).map_err(failed)?;
         let addresses = public.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         for listener in public {
-            let (public, clock, tasks) = (self.public.clone(), self.clock.clone(), serving.clone());
-            serving.spawn("the public listener", serve_public(listener, public, clock, tasks));
+            let (public, clock, tasks) = (self.public.clone(), self.clock.clone(), serving.public.clone());
+            serving.public.spawn("the public listener", serve_public(listener, public, clock, tasks));
         }
         for listener in admin {
-            let (admin, clock, tasks) = (self.admin.clone(), self.clock.clone(), serving.clone());
-            serving.spawn("the admin listener", serve_admin(listener, admin, clock, tasks));
+            let (admin, clock, tasks) = (self.admin.clone(), self.clock.clone(), serving.admin.clone());
+            serving.admin.spawn("the admin listener", serve_admin(listener, admin, clock, tasks));
         }
         for address in listeners.unused() {
             tracing::warn!(%address, "systemd gave a socket that the configuration does not listen on");
@@ -377,12 +386,16 @@ impl Daemon {
         Ok(())
     }
 
-    async fn stop(mut self, serving: Tasks) {
+    async fn stop(mut self, serving: Serving) {
         self.draining.cancel();
-        if !serving.stop(REQUESTS_PATIENCE).await {
+        // Orders that nobody carries out any more are refused.
+        self.orders.close();
+        while self.orders.try_recv().is_ok() {}
+        if !serving.public.stop(REQUESTS_PATIENCE).await {
             tracing::warn!("requests under way were cut off");
         }
         self.supervisor.stop(DELIVERIES_PATIENCE).await;
+        serving.admin.stop(ADMIN_PATIENCE).await;
         self.tasks.stop(Duration::ZERO).await;
         self.intake.keep_losses().await;
         self.keep_observations(self.clock.now(), true).await;

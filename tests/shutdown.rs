@@ -44,6 +44,15 @@ async fn a_request_under_way_when_stopping_is_finished_with_200_and_kept() {
     refuses(&relay).await;
     let end = idle.answer().await.expect_err("an idle connection is closed");
     assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof, "in the orderly way: {end}");
+    // Operators are answered until the end.
+    let asked = async |path: &str| {
+        let url = format!("http://{}{path}", relay.admin_address());
+        let answer = relay.client().get(url).send().await.expect("an answer");
+        (answer.status().as_u16(), answer.text().await.expect("a body"))
+    };
+    let (status, why) = asked("/readyz").await;
+    assert_eq!((status, why.contains("shutting down")), (503, true), "{why}");
+    assert_eq!(asked("/healthz").await.0, 200);
     slow.write(rest.as_bytes()).await.expect("the other half");
     let answer = slow.answer().await.expect("an answer");
     assert_eq!((answer.status, answer.is_last()), (200, true), "{answer:?}");

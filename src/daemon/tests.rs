@@ -140,7 +140,7 @@ async fn done(leads: bool) -> Vec<&'static str> {
         daemon.verifier.due().is_empty(),
         notified,
     ];
-    daemon.stop(Tasks::new()).await;
+    daemon.stop(Serving { public: Tasks::new(), admin: Tasks::new() }).await;
     CHORES.into_iter().zip(is_done).filter(|(_, is_done)| *is_done).map(|(name, _)| name).collect()
 }
 
