@@ -7,7 +7,6 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::ValueEnum;
-use rustix::fs::FileType;
 use tokio::time::Instant;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::{ParseError, Targets};
@@ -45,9 +44,8 @@ impl Format {
 pub enum Streams {
     /// All to standard error: standard output belongs to what the verb has to say.
     Error,
-    /// Warnings and errors to standard error, the rest to standard output where that leads to another file, pipe or socket. Process
-    /// managers keep the two apart (PM2's `out.log` and `error.log`), and look for trouble in the one. A terminal and `/dev/null`
-    /// do not count: there everything goes to standard error.
+    /// Under PM2, which names its process in `pm_id`: warnings and errors to standard error, the rest to standard output, which are its
+    /// `error.log` and its `out.log`. All to standard error where both lead to the same file, and under any other supervisor.
     Split,
 }
 
@@ -55,7 +53,7 @@ impl Streams {
     fn are_apart(self) -> bool {
         let (out, err) = (rustix::fs::fstat(std::io::stdout()), rustix::fs::fstat(std::io::stderr()));
         let (Self::Split, Ok(out), Ok(err)) = (self, out, err) else { return false };
-        !FileType::from_raw_mode(out.st_mode).is_char_device() && (out.st_dev, out.st_ino) != (err.st_dev, err.st_ino)
+        std::env::var_os("pm_id").is_some() && (out.st_dev, out.st_ino) != (err.st_dev, err.st_ino)
     }
 }
 

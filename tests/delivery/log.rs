@@ -90,35 +90,32 @@ async fn a_web_page_that_an_upstream_answers_with_is_told_by_its_title() {
     relay.finish().await;
 }
 
-#[tokio::test]
-async fn where_the_streams_are_apart_only_warnings_and_errors_go_to_standard_error() {
+/// The lines on standard error and on standard output of a relay that refuses a request, with a variable in its environment.
+async fn lines(name: &str) -> (String, String) {
     let a = Upstream::start().await;
     let mut relay = Plan::new(&[("a", a.dsn("key-a", 1))]).prepare();
-    let out = relay.home().join("out");
+    let (out, errors) = (relay.home().join("out"), relay.home().join("log"));
     let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
     command.args(["run", "--config", "config.toml", "--log-format", "json"]).current_dir(relay.home());
-    let errors = relay.home().join("log");
-    let started = Process::start("switchyard", &mut command, &errors, Some(File::create(&out).expect("a file")));
-    relay.adopt(started);
+    command.env_remove("pm_id").env(name, "0");
+    relay.adopt(Process::start("switchyard", &mut command, &errors, Some(File::create(&out).expect("a file"))));
     relay.await_ready().await;
     assert_eq!(relay.send("no envelope").await.status(), 400);
     says(&relay, "a request was refused", SOON).await;
-    let (out, errors) = (std::fs::read_to_string(&out).expect("the lines"), relay.log());
-    assert!(out.contains("switchyard is ready") && !out.contains("\"WARN\""), "{out}");
-    assert!(!errors.contains("\"INFO\"") && errors.contains("\"WARN\""), "{errors}");
     relay.stop().await;
+    (relay.log(), std::fs::read_to_string(&out).expect("the lines"))
 }
 
 #[tokio::test]
-async fn nothing_is_logged_on_a_standard_output_that_nobody_reads() {
-    let a = Upstream::start().await;
-    let mut relay = Plan::new(&[("a", a.dsn("key-a", 1))]).prepare();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
-    command.args(["run", "--config", "config.toml"]).current_dir(relay.home());
-    let errors = relay.home().join("log");
-    let nowhere = File::options().write(true).open("/dev/null").expect("the null device");
-    relay.adopt(Process::start("switchyard", &mut command, &errors, Some(nowhere)));
-    relay.await_ready().await;
-    says(&relay, "switchyard is ready", SOON).await;
-    relay.stop().await;
+async fn a_daemon_logs_to_standard_error() {
+    let (errors, out) = lines("NAME").await;
+    assert!(errors.contains("switchyard is ready") && errors.contains("\"WARN\""), "{errors}");
+    assert_eq!(out, "");
+}
+
+#[tokio::test]
+async fn pm2_gets_warnings_and_errors_on_standard_error_and_the_rest_on_standard_output() {
+    let (errors, out) = lines("pm_id").await;
+    assert!(out.contains("switchyard is ready") && !out.contains("\"WARN\""), "{out}");
+    assert!(!errors.contains("\"INFO\"") && errors.contains("\"WARN\""), "{errors}");
 }
