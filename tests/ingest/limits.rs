@@ -3,7 +3,7 @@
 use crate::support::envelopes::{envelope, new_id};
 use crate::support::relay::SOON;
 use crate::support::wire::{Wire, chunked, exchange, head, post};
-use crate::{front_of, keyed, refused};
+use crate::{front, front_of, keyed, refused};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -109,6 +109,15 @@ async fn an_envelope_has_at_most_a_thousand_items_and_no_header_line_over_64_kib
     relay.balanced(SOON).await;
     assert_eq!(upstream.taken_count(), 2);
     relay.finish().await;
+}
+
+#[tokio::test]
+async fn a_client_that_sends_all_of_a_body_over_200_mib_before_it_reads_gets_a_413() {
+    let (relay, upstream) = front().await;
+    let answer = exchange(&relay.address(), &post(&keyed("/api/1/envelope/"), &[], &vec![b'x'; 201 * MIB])).await;
+    assert_eq!(answer.status, 413, "{answer:?}");
+    relay.finish().await;
+    assert_eq!(upstream.seen().len(), 0);
 }
 
 #[tokio::test]

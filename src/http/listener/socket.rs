@@ -15,14 +15,18 @@ use std::time::Duration;
 use rustix::net::{RecvFlags, Shutdown};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::clock::{Clock, Timestamp};
 
 use super::proxied::{self, Header, NoHeader};
 
-/// How long and how much is read away before the socket is closed.
-const LINGER: Duration = Duration::from_secs(2);
-const LINGER_BYTES: usize = 16 * 1024 * 1024;
+/// How long and how much is read away before the socket is closed: a little more than the largest body, of a client that reads our
+/// answer only when it has sent all of its own.
+const LINGER: Duration = Duration::from_secs(10);
+const LINGER_BYTES: usize = 256 * 1024 * 1024;
+/// How long a client may send nothing meanwhile.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// How much is said to a client that is gone before that counts as an error: the rest of a handshake and an answer of our own,
 /// not what the primary answers.
@@ -139,8 +143,8 @@ impl Socket {
         rustix::net::shutdown(&*self.stream, Shutdown::Write).unwrap_or(());
         let drain = async {
             // Taken only now: an array would be a part of every connection from its beginning.
-            let (mut sink, mut total) = (vec![0; 4096], 0);
-            while total < LINGER_BYTES && self.stream.readable().await.is_ok() {
+            let (mut sink, mut total) = (vec![0; 16 * 1024], 0);
+            while total < LINGER_BYTES && matches!(timeout(SILENCE, self.stream.readable()).await, Ok(Ok(()))) {
                 match self.stream.try_read(&mut sink) {
                     Ok(0) => break,
                     Ok(n) => total += n,
@@ -149,7 +153,7 @@ impl Socket {
                 }
             }
         };
-        drop(tokio::time::timeout(LINGER, drain).await);
+        drop(timeout(LINGER, drain).await);
     }
 
     /// Writes `bytes`, in all, by `attempt`.
