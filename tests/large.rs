@@ -14,6 +14,8 @@ use support::memory::Memory;
 use support::meter::{Measured, Meter};
 use support::relay::{Plan, Relay, SOON, needs_a_file};
 use support::upstream::{Reply, Upstream};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
 const MIB: usize = 1 << 20;
 /// How long everything may take on a busy machine.
@@ -347,4 +349,36 @@ async fn a_large_request_that_is_no_envelope_costs_disk_and_not_memory_and_outli
     })
     .await;
     relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_200_that_comes_before_a_large_envelope_was_read_is_no_delivery() {
+    let tracker = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = tracker.local_addr().expect("an address").port();
+    let relay = Plan::new(&[("a", format!("http://key@127.0.0.1:{port}/11"))]).start().await;
+    assert_eq!(post(&relay, None, &envelope(&noise(8 * MIB))).await.status, 200);
+    let (mut early, _) = request(&tracker).await;
+    early.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await.expect("a connection");
+    eventually("the answer is not believed", SOON, async || {
+        let what = relay.upstream("a").await["last_error"]["what"].to_string();
+        if what.contains("before it had the envelope") { Ok(()) } else { Err(what) }
+    })
+    .await;
+    let (mut whole, length) = request(&tracker).await;
+    let mut body = vec![0; length];
+    whole.read_exact(&mut body).await.expect("the envelope");
+    whole.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await.expect("a connection");
+    relay.finish().await;
+}
+
+/// The next connection of the relay, of which a request's head was read, and the length of the body that follows.
+async fn request(tracker: &TcpListener) -> (TcpStream, usize) {
+    let (mut stream, _) = tracker.accept().await.expect("a connection");
+    let mut head = vec![];
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.expect("the head of a request"));
+    }
+    let head = String::from_utf8_lossy(&head).to_lowercase();
+    let length = head.split_once("content-length: ").and_then(|(_, rest)| rest.lines().next()?.parse().ok());
+    (stream, length.expect("a length"))
 }

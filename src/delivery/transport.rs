@@ -190,11 +190,16 @@ impl Transport {
             response.map_err(|error| SendError::Network(error.to_string()))
         };
         let exchange = std::pin::pin!(exchange);
-        let response = match progress {
+        let response = match &progress {
             None => timeout(patience, exchange).await.ok(),
             Some(progress) => progress.watch(exchange, patience).await,
         };
-        response.unwrap_or(Err(SendError::Timeout(patience)))
+        let (response, meter) = response.unwrap_or(Err(SendError::Timeout(patience)))?;
+        // Nobody stores what it has not read.
+        if response.status().is_success() && progress.is_some_and(|progress| !progress.is_done()) {
+            return Err(SendError::Network(format!("it answered {} before it had the envelope", response.status())));
+        }
+        Ok((response, meter))
     }
 }
 

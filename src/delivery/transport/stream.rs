@@ -33,9 +33,17 @@ pub(in crate::delivery) struct Stream {
     progress: Progress,
 }
 
-/// When something last moved. Clones share it.
+/// The progress of a body on its way. Clones share it.
 #[derive(Clone, Debug)]
-pub(super) struct Progress(Arc<Mutex<Instant>>);
+pub(super) struct Progress(Arc<Mutex<Moved>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Moved {
+    /// When a piece was last taken, or the request began.
+    at: Instant,
+    /// The bytes that no connection has taken yet.
+    left: u64,
+}
 
 impl std::fmt::Debug for Stream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -60,7 +68,7 @@ impl Stream {
     /// `head`, then these ranges of a body, then `tail`.
     pub(in crate::delivery) fn new(head: Bytes, pieces: Arc<dyn Pieces>, ranges: Vec<Range<u64>>, tail: Bytes) -> Self {
         let left = length(&head, &ranges, &tail);
-        let progress = Progress(Arc::new(Mutex::new(Instant::now())));
+        let progress = Progress(Arc::new(Mutex::new(Moved { at: Instant::now(), left })));
         Self { head, tail, pieces, ranges: ranges.into(), next: (0, 0), reading: None, left, progress }
     }
 
@@ -93,8 +101,8 @@ impl Stream {
                 None => Ok(std::mem::take(&mut self.tail)),
             },
         };
-        self.progress.note();
         self.left -= piece.as_ref().map_or(0, |piece| piece.len() as u64);
+        self.progress.note(self.left);
         Poll::Ready(Some(piece))
     }
 
@@ -118,22 +126,27 @@ impl Progress {
     /// Waits for `exchange` as long as no piece takes longer than `patience`, nor the answer after the last one.
     pub(super) async fn watch<T>(&self, exchange: impl Future<Output = T>, patience: Duration) -> Option<T> {
         let mut exchange = pin!(exchange);
-        self.note();
+        self.note(self.last().left);
         loop {
-            let last = self.last();
+            let last = self.last().at;
             match timeout_at(last + patience, &mut exchange).await {
                 Ok(done) => return Some(done),
-                Err(_) if self.last() == last => return None,
+                Err(_) if self.last().at == last => return None,
                 Err(_) => {}
             }
         }
     }
 
-    fn last(&self) -> Instant {
+    /// Whether a connection has taken all of the body.
+    pub(super) fn is_done(&self) -> bool {
+        self.last().left == 0
+    }
+
+    fn last(&self) -> Moved {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    fn note(&self, left: u64) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Moved { at: Instant::now(), left };
     }
 }
