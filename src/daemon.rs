@@ -391,10 +391,11 @@ impl Daemon {
         // Orders that nobody carries out any more are refused.
         self.orders.close();
         while self.orders.try_recv().is_ok() {}
+        // What comes meanwhile waits for the next start: a port that is shut costs what SDKs send.
+        self.supervisor.stop(DELIVERIES_PATIENCE).await;
         if !serving.public.stop(REQUESTS_PATIENCE).await {
             tracing::warn!("requests under way were cut off");
         }
-        self.supervisor.stop(DELIVERIES_PATIENCE).await;
         serving.admin.stop(ADMIN_PATIENCE).await;
         self.tasks.stop(Duration::ZERO).await;
         self.intake.keep_losses().await;
