@@ -80,6 +80,7 @@ impl Daemon {
     /// What has to be done again and again: follow the clock, expire, tell, send canaries, prune, keep what was observed.
     pub(super) async fn keep_up(&mut self) {
         self.clock.resync();
+        log::tell_left_out();
         self.supervisor.follow_clock();
         let now = self.clock.now();
         if !self.clock.is_doubtful() {

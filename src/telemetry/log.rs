@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::io::IsTerminal as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ use tracing_subscriber::fmt::{FmtContext, FormattedFields};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+use super::unstalled::{self, Unstalled};
 
 /// How log lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -66,9 +69,13 @@ pub fn start(format: Format, streams: Streams, filter: &str) {
     };
     let are_apart = streams.are_apart();
     let colour = !are_apart && std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let errors = Arc::new(Unstalled::new(std::io::stderr()));
     let writer = match are_apart {
-        true => BoxMakeWriter::new(std::io::stderr.with_max_level(Level::WARN).or_else(std::io::stdout)),
-        false => BoxMakeWriter::new(std::io::stderr),
+        true => {
+            let rest = Arc::new(Unstalled::new(std::io::stdout()));
+            BoxMakeWriter::new(errors.with_max_level(Level::WARN).or_else(rest))
+        }
+        false => BoxMakeWriter::new(errors),
     };
     let filtered = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(colour);
@@ -80,6 +87,19 @@ pub fn start(format: Format, streams: Streams, filter: &str) {
     };
     if let (Ok(()), Some(error)) = (started, problem) {
         tracing::warn!(%error, "the log filter cannot be read, using \"info\"");
+    }
+}
+
+/// Logs how many lines were left out because nobody read them, until a line that says so gets through.
+pub fn tell_left_out() {
+    static TOLD: AtomicU64 = AtomicU64::new(0);
+    let all = unstalled::left_out();
+    let lines = all - TOLD.load(Ordering::Relaxed);
+    if lines > 0 {
+        tracing::warn!(lines, "lines of the log were left out: whoever reads it stood still");
+        if unstalled::left_out() == all {
+            TOLD.store(all, Ordering::Relaxed);
+        }
     }
 }
 

@@ -15,5 +15,6 @@ pub mod observations;
 pub mod report;
 pub mod series;
 pub mod status;
+mod unstalled;
 pub mod verification;
 pub mod words;

@@ -1,6 +1,8 @@
 //! What the log says of upstreams: a beginning and an end of each trouble, and one line a minute of what repeats.
 
 use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::OwnedFd;
 use std::process::Command;
 use std::time::Duration;
 
@@ -90,8 +92,8 @@ async fn a_web_page_that_an_upstream_answers_with_is_told_by_its_title() {
     relay.finish().await;
 }
 
-/// The lines on standard error and on standard output of a relay that refuses a request, with a variable in its environment.
-async fn lines(name: &str) -> (String, String) {
+/// What is on standard error and on standard output of a relay that refuses a request, with a variable in its environment.
+async fn streams(name: &str) -> (String, String) {
     let a = Upstream::start().await;
     let mut relay = Plan::new(&[("a", a.dsn("key-a", 1))]).prepare();
     let (out, errors) = (relay.home().join("out"), relay.home().join("log"));
@@ -108,14 +110,41 @@ async fn lines(name: &str) -> (String, String) {
 
 #[tokio::test]
 async fn a_daemon_logs_to_standard_error() {
-    let (errors, out) = lines("NAME").await;
+    let (errors, out) = streams("NAME").await;
     assert!(errors.contains("switchyard is ready") && errors.contains("\"WARN\""), "{errors}");
     assert_eq!(out, "");
 }
 
 #[tokio::test]
 async fn pm2_gets_warnings_and_errors_on_standard_error_and_the_rest_on_standard_output() {
-    let (errors, out) = lines("pm_id").await;
+    let (errors, out) = streams("pm_id").await;
     assert!(out.contains("switchyard is ready") && !out.contains("\"WARN\""), "{out}");
     assert!(!errors.contains("\"INFO\"") && errors.contains("\"WARN\""), "{errors}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_holds_up_neither_clients_nor_deliveries_nor_the_end() {
+    let a = Upstream::start().await;
+    let mut relay = Plan::new(&[("a", a.dsn("key-a", 1))]).prepare();
+    let (mut reader, writer) = std::io::pipe().expect("a pipe");
+    let mut command = Command::new("sh");
+    let script = r#"exec "$0" run --config config.toml --log trace 2>&1"#;
+    command.args(["-c", script, env!("CARGO_BIN_EXE_switchyard")]).current_dir(relay.home());
+    let (errors, pipe) = (relay.home().join("log"), File::from(OwnedFd::from(writer)));
+    relay.adopt(Process::start("switchyard", &mut command, &errors, Some(pipe)));
+    drop(command);
+    relay.await_ready().await;
+    // Far more lines than the pipe holds.
+    relay.send_errors(200).await;
+    relay.balanced(SOON).await;
+    assert_eq!(a.taken_count(), 200);
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut log = vec![];
+        reader.read_to_end(&mut log).map(|_| String::from_utf8_lossy(&log).into_owned())
+    });
+    relay.send_errors(1).await;
+    relay.balanced(SOON).await;
+    relay.stop().await;
+    let log = reading.await.expect("a thread").expect("the log");
+    assert!(log.contains("switchyard is ready") && log.contains("stopping: finishing"), "{log}");
 }

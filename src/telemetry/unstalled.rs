@@ -1,0 +1,107 @@
+//! A stream that lines are written to and that nobody need read: a pipe whose reader stands still holds up nobody.
+//!
+//! Rule: a line is written as a whole or left out. Nothing waits for room: the threads that write are those that serve clients and
+//! upstreams, and on a machine with one processor there is one of them. Lines that are left out are counted ([`left_out`]).
+
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+/// What a pipe that has any room takes without blocking (`PIPE_BUF`, pipe(7)).
+const PIECE: usize = 4096;
+
+static LEFT_OUT: AtomicU64 = AtomicU64::new(0);
+
+/// The number of lines that were left out by all streams, those that were cut included.
+pub(super) fn left_out() -> u64 {
+    LEFT_OUT.load(Ordering::Relaxed)
+}
+
+/// A stream that is written to only while it has room. Each call of `write` is a line.
+#[derive(Debug)]
+pub(super) struct Unstalled<S> {
+    stream: S,
+    writing: Mutex<()>,
+    /// Whether the last line was cut, and its end is missing.
+    is_cut: AtomicBool,
+}
+
+impl<S: AsFd> Unstalled<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self { stream, writing: Mutex::new(()), is_cut: AtomicBool::new(false) }
+    }
+
+    /// Writes a line, or leaves it out.
+    fn line(&self, line: &[u8]) -> io::Result<()> {
+        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let end: &[u8] = if self.is_cut.load(Ordering::Relaxed) { b"\n" } else { b"" };
+        let whole = [end, line].concat();
+        let mut rest = &whole[..];
+        while !rest.is_empty() {
+            let piece = &rest[..rest.len().min(PIECE)];
+            let written = if self.has_room() { rustix::io::write(&self.stream, piece) } else { Err(Errno::AGAIN) };
+            match written {
+                Ok(bytes) => rest = &rest[bytes..],
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    LEFT_OUT.fetch_add(1, Ordering::Relaxed);
+                    self.is_cut.fetch_or(rest.len() < whole.len(), Ordering::Relaxed);
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.is_cut.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether a piece can be written now without waiting. A stream that cannot be asked has room: writing tells.
+    fn has_room(&self) -> bool {
+        let mut asked = [PollFd::new(&self.stream, PollFlags::OUT)];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        !matches!(poll(&mut asked, Some(&at_once)), Ok(0))
+    }
+}
+
+impl<S: AsFd> Write for &Unstalled<S> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.line(line).map(|()| line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use super::*;
+
+    #[test]
+    fn a_pipe_that_nobody_reads_holds_nobody_up_and_goes_on_when_it_is_read() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let stream = Unstalled::new(writer);
+        let line = |number: usize| format!("{number} {}\n", "x".repeat(6000));
+        for number in 0..100 {
+            (&stream).write_all(line(number).as_bytes()).unwrap();
+        }
+        let left_out = left_out();
+        assert!((80..100).contains(&left_out), "{left_out}");
+        let mut seen = vec![0; 128 << 10];
+        let before = reader.read(&mut seen).unwrap();
+        (&stream).write_all(b"the last\n").unwrap();
+        drop(stream);
+        let mut rest = String::new();
+        reader.read_to_string(&mut rest).unwrap();
+        let all = String::from_utf8_lossy(&seen[..before]).into_owned() + &rest;
+        assert!(all.ends_with("\nthe last\n"), "{}", &all[all.len() - 80..]);
+        let whole = all.lines().filter(|text| text.ends_with('x') && text.len() > 6000).count() as u64;
+        assert!(whole >= 100 - left_out, "{whole} and {left_out}");
+    }
+}
