@@ -1,8 +1,6 @@
 //! Envelopes that are made here, in one pass: what is known only at the end, the event id and the lengths of the items, is
 //! written over room that was left for it.
 
-use std::sync::Arc;
-
 use serde_json::{Map, Value};
 
 use crate::journal::JournalError;
@@ -27,7 +25,7 @@ pub(super) struct EnvelopeWriter {
 impl EnvelopeWriter {
     /// An envelope without items whose header has these keys beside its event id.
     pub(super) async fn begin(workshop: &Workshop, keys: Map<String, Value>) -> Result<Self, JournalError> {
-        let mut body = BodyWriter::new(Arc::clone(&workshop.journal), workshop.project.clone());
+        let mut body = workshop.body();
         let keys: String = keys.iter().map(|(key, value)| format!(",{}:{value}", Value::from(key.as_str()))).collect();
         body.write(format!("{ID}{:032}\"{keys}}}\n", 0).as_bytes()).await?;
         Ok(Self { body, item: None })

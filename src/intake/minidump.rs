@@ -4,14 +4,11 @@
 //! Rule: it passes through in pieces, and is a minidump by its first bytes, of which alone anything is understood.
 
 use std::io::Read as _;
-use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 
-use crate::journal::bodies::BodyWriter;
 use crate::journal::body::Body;
-use crate::tasks;
 
 use super::assemble::EnvelopeWriter;
 use super::decode::{Container, MAGIC};
@@ -107,13 +104,13 @@ where
         }
         return Ok(());
     };
-    let mut packed = BodyWriter::new(Arc::clone(&workshop.journal), workshop.project.clone());
+    let mut packed = workshop.body();
     packed.write(&first).await?;
     while let Some(chunk) = chunks.try_next().await? {
         packed.write(&chunk).await?;
     }
     let packed = packed.finish().await?;
-    let turn = workshop.turns.take().await.ok_or(CrashError::Overloaded)?;
+    let turn = workshop.turns.take(workshop.owner.clone()).await.ok_or(CrashError::Overloaded)?;
     unpack(container, packed, envelope, turn).await
 }
 
@@ -127,18 +124,17 @@ async fn unpack(
     envelope: &mut EnvelopeWriter,
     turn: Turn,
 ) -> Result<(), CrashError> {
-    let opened = tasks::blocking(move || container.open(packed.reader()?)).await;
-    let mut reader = opened.map_err(CrashError::Container)?;
+    let mut reader = turn.clone().run(move || container.open(packed.reader()?)).await.map_err(CrashError::Container)?;
     let mut total = 0;
     loop {
-        let turn = turn.clone();
-        let (next, piece) = tasks::blocking(move || {
-            let _turn = turn;
-            let mut piece = Vec::with_capacity(STEP);
-            let read = reader.by_ref().take(STEP as u64).read_to_end(&mut piece);
-            (reader, read.map(|_| piece))
-        })
-        .await;
+        let (next, piece) = turn
+            .clone()
+            .run(move || {
+                let mut piece = Vec::with_capacity(STEP);
+                let read = reader.by_ref().take(STEP as u64).read_to_end(&mut piece);
+                (reader, read.map(|_| piece))
+            })
+            .await;
         reader = next;
         let piece = piece.map_err(CrashError::Container)?;
         if total == 0 {

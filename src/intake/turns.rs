@@ -1,24 +1,54 @@
 //! Turns at decoding what is large: a decompressor may take a window of many MiB, so few are at work at once.
 //!
 //! Rules: a turn lasts until the thread that decodes has ended, also when nobody waits for it any more. A turn is waited for longer than
-//! room: it comes in order, and whoever is refused loses what was sent.
+//! room: whoever is refused loses what was sent. Owners are served in turn: of each no more than one stands in the line of all, and its
+//! others wait behind that one.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
+
+use crate::tasks;
 
 /// How many there are.
 const DECODERS: usize = 2;
 /// How long a body waits for others to be decoded.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Who takes of something that all share.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Owner {
+    /// The project that a body is for.
+    Project(Arc<str>),
+    /// The client that it is from, where only the body says for which project it is.
+    Client(IpAddr),
+}
+
+impl Owner {
+    /// The project, where it is known.
+    pub fn project(&self) -> Option<Arc<str>> {
+        match self {
+            Self::Project(project) => Some(Arc::clone(project)),
+            Self::Client(_) => None,
+        }
+    }
+}
+
 /// The turns. Cheap to clone; clones share them.
 #[derive(Clone, Debug)]
-pub struct Turns(Arc<Semaphore>);
+pub struct Turns {
+    line: Arc<Semaphore>,
+    /// Held by whoever stands in the line for an owner. Those of the only project are nobody's in particular.
+    places: Arc<std::sync::Mutex<Places>>,
+}
 
-/// A turn, over when the last clone is dropped: whoever decodes keeps one where it does.
+type Places = HashMap<Option<Owner>, Weak<Mutex<()>>>;
+
+/// A turn, over when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct Turn {
     _permit: Arc<OwnedSemaphorePermit>,
@@ -26,31 +56,113 @@ pub struct Turn {
 
 impl Default for Turns {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(DECODERS)))
+        Self { line: Arc::new(Semaphore::new(DECODERS)), places: Arc::default() }
     }
 }
 
 impl Turns {
     /// Waits for a turn; `None` when there is none in time.
-    pub async fn take(&self) -> Option<Turn> {
-        let permit = timeout(PATIENCE, Arc::clone(&self.0).acquire_owned()).await.ok()?.ok()?;
+    pub async fn take(&self, owner: Option<Owner>) -> Option<Turn> {
+        let place = self.place(owner);
+        let waiting = async {
+            let _in_line = place.lock().await;
+            Arc::clone(&self.line).acquire_owned().await.ok()
+        };
+        let permit = timeout(PATIENCE, waiting).await.ok()??;
         Some(Turn { _permit: Arc::new(permit) })
+    }
+
+    fn place(&self, owner: Option<Owner>) -> Arc<Mutex<()>> {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        places.retain(|_, place| place.strong_count() > 0);
+        if let Some(place) = places.get(&owner).and_then(Weak::upgrade) {
+            return place;
+        }
+        let place = Arc::default();
+        places.insert(owner, Arc::downgrade(&place));
+        place
+    }
+}
+
+impl Turn {
+    /// Does the work on a thread of its own, which keeps the turn.
+    pub(super) async fn run<T: Send + 'static>(self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        tasks::blocking(move || {
+            let _turn = self;
+            work()
+        })
+        .await
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
+    use futures_util::FutureExt as _;
+    use futures_util::stream::{FuturesUnordered, StreamExt as _};
+
     use super::*;
+
+    fn of(project: &str) -> Option<Owner> {
+        Some(Owner::Project(project.into()))
+    }
 
     #[tokio::test(start_paused = true)]
     async fn nobody_waits_for_a_turn_for_ever_and_one_lasts_as_long_as_its_last_clone() {
         let turns = Turns::default();
-        let (first, second) = (turns.take().await.unwrap(), turns.take().await.unwrap());
+        let (first, second) = (turns.take(None).await.unwrap(), turns.take(None).await.unwrap());
         let at_work = first.clone();
         drop(first);
-        assert!(turns.take().await.is_none());
+        assert!(turns.take(None).await.is_none());
         drop(at_work);
-        assert!(turns.take().await.is_some());
+        assert!(turns.take(None).await.is_some());
         drop(second);
+    }
+
+    #[tokio::test]
+    async fn owners_are_served_in_turn_however_many_bodies_one_of_them_sends() {
+        let turns = Turns::default();
+        let mut at_work = vec![turns.take(of("web")).await.unwrap(), turns.take(of("web")).await.unwrap()];
+        let client = Some(Owner::Client([203, 0, 113, 7].into()));
+        let owners = std::iter::repeat_n(of("web"), 30).chain([of("shop"), client.clone(), of("shop")]);
+        let mut waiting: FuturesUnordered<_> = owners
+            .map(|owner| {
+                let turns = &turns;
+                async move { (turns.take(owner.clone()).await.unwrap(), owner) }
+            })
+            .collect();
+        assert!(waiting.next().now_or_never().is_none(), "both are at work");
+        let mut served = vec![];
+        for _ in 0..6 {
+            at_work.remove(0);
+            let (turn, owner) = waiting.next().await.unwrap();
+            at_work.push(turn);
+            served.push(owner);
+        }
+        assert_eq!(served, [of("web"), of("shop"), client, of("web"), of("shop"), of("web")]);
+        drop(waiting);
+        at_work.clear();
+        turns.take(None).await.unwrap();
+        assert_eq!(turns.places.lock().unwrap().len(), 1, "who waits no more is not remembered");
+    }
+
+    #[tokio::test]
+    async fn a_turn_lasts_until_its_work_is_done_although_nobody_waits_for_that() {
+        let turns = Turns::default();
+        let (begin, begun) = mpsc::channel();
+        let (tell, told) = mpsc::channel::<()>();
+        let turn = turns.take(None).await.unwrap();
+        let working = turn.clone().run(move || {
+            begin.send(()).unwrap();
+            told.recv()
+        });
+        let _other = turns.take(None).await.unwrap();
+        assert!(working.now_or_never().is_none());
+        begun.recv().unwrap();
+        drop(turn);
+        assert!(turns.take(None).now_or_never().is_none(), "the thread is at work");
+        drop(tell);
+        assert!(turns.take(None).await.is_some());
     }
 }

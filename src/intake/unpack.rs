@@ -8,7 +8,6 @@ use tokio::sync::mpsc;
 use crate::journal::JournalError;
 use crate::journal::bodies::BodyWriter;
 use crate::journal::body::Body;
-use crate::tasks;
 
 use super::decode::{self, DecodeError, Encoding};
 use super::turns::Turn;
@@ -36,7 +35,7 @@ pub struct Packed {
     pub encodings: Vec<Encoding>,
     /// The most bytes that each of them may yield.
     pub limit: u64,
-    /// Kept by the thread that decodes.
+    /// Its turn.
     pub turn: Turn,
 }
 
@@ -44,19 +43,14 @@ impl Packed {
     /// The size of the decoded body.
     pub async fn size(&self) -> Result<u64, UnpackError> {
         let Self { body, encodings, limit, turn } = self.clone();
-        tasks::blocking(move || {
-            let _turn = turn;
-            Ok(decode::size(body.reader().map_err(unreadable)?, &encodings, limit)?)
-        })
-        .await
+        turn.run(move || Ok(decode::size(body.reader().map_err(unreadable)?, &encodings, limit)?)).await
     }
 
     /// Decodes a body of that size into `writer`.
     pub async fn unpack(self, size: u64, mut writer: BodyWriter) -> Result<Body, UnpackError> {
         let (tell, mut told) = mpsc::channel::<Bytes>(PIECES);
         let Self { body, encodings, limit, turn } = self;
-        let decoding = tasks::blocking(move || {
-            let _turn = turn;
+        let decoding = turn.run(move || {
             // Whoever writes may have given up, and says why.
             let hand_over = |piece| tell.blocking_send(piece).is_ok();
             let packed = body.reader().map_err(unreadable)?;

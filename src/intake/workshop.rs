@@ -7,9 +7,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
+use crate::journal::bodies::BodyWriter;
 use crate::journal::{Journal, JournalError};
 
-use super::turns::Turns;
+use super::turns::{Owner, Turns};
 
 /// The field of a form that holds the minidump.
 pub(super) const MINIDUMP: &str = "upload_file_minidump";
@@ -56,8 +57,15 @@ pub enum CrashError {
 pub struct Workshop {
     /// The journal beside which large files lie.
     pub journal: Arc<dyn Journal>,
-    /// The project that they are for, as far as known.
-    pub project: Option<Arc<str>>,
+    /// Whose they are; of the only project, nobody's in particular.
+    pub owner: Option<Owner>,
     /// One for each that is unpacked.
     pub turns: Turns,
+}
+
+impl Workshop {
+    /// A body that is being made.
+    pub(super) fn body(&self) -> BodyWriter {
+        BodyWriter::new(Arc::clone(&self.journal), self.owner.as_ref().and_then(Owner::project))
+    }
 }

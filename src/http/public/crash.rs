@@ -104,8 +104,8 @@ async fn envelope(
     what: What,
     held: &Arc<Mutex<Held>>,
 ) -> Result<(EventId, Body), ApiError> {
-    let (project, turns) = (held.lock().await.project(), public.room.turns());
-    let workshop = Workshop { journal: Arc::clone(public.intake.journal()), project, turns };
+    let (owner, turns) = (held.lock().await.owner().cloned(), public.room.turns());
+    let workshop = Workshop { journal: Arc::clone(public.intake.journal()), owner, turns };
     let boundary = boundary(&parts.headers);
     let form = match (what, &boundary) {
         (What::Attachments(None), _) => return Err(malformed("the event id in the path is no event id")),

@@ -112,7 +112,7 @@ async fn decoded(
     {
         return Ok(text.into());
     }
-    let packed = Packed { encodings, limit: limit.bytes(), turn: room.turn().await?, body };
+    let packed = Packed { encodings, limit: limit.bytes(), turn: room.turn(held).await?, body };
     let too_large = |error| match error {
         UnpackError::Decode(error) => refusal(error, limit),
         other => other.into(),

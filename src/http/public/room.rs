@@ -5,13 +5,13 @@
 //! No project takes more than it leaves to the others, neither with small bodies nor with large ones; before the project is known,
 //! no client.
 
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
+pub(super) use crate::intake::turns::Owner;
 use crate::intake::turns::{Turn, Turns};
 use crate::journal::body::IN_MEMORY;
 use crate::units::ByteSize;
@@ -34,15 +34,6 @@ pub(in crate::http) struct Room {
     total: u64,
     max_body: u64,
     turns: Turns,
-}
-
-/// Whose share a body takes of.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(super) enum Owner {
-    /// The project that it is for.
-    Project(Arc<str>),
-    /// The client that it is from, where only the body says for which project it is.
-    Client(IpAddr),
 }
 
 /// What is shared apart, so that large bodies leave the same owner's small ones theirs.
@@ -89,12 +80,14 @@ impl Held {
         Self { of: None, account: Some((owner, Class::Windows)), bytes: 0 }
     }
 
+    /// Whose share it is.
+    pub(super) fn owner(&self) -> Option<&Owner> {
+        self.account.as_ref().map(|(owner, _)| owner)
+    }
+
     /// The project whose share it is.
     pub(super) fn project(&self) -> Option<Arc<str>> {
-        match &self.account {
-            Some((Owner::Project(project), _)) => Some(Arc::clone(project)),
-            _ => None,
-        }
+        self.owner().and_then(Owner::project)
     }
 
     /// How much it is, in bytes.
@@ -220,9 +213,9 @@ impl Room {
         self.turns.clone()
     }
 
-    /// A turn at decoding a large body; waits for others to end theirs.
-    pub(super) async fn turn(&self) -> Result<Turn, BodyError> {
-        self.turns.take().await.ok_or(BodyError::Overloaded)
+    /// A turn at decoding a large body of whoever has `held`; waits for others to end theirs.
+    pub(super) async fn turn(&self, held: &Held) -> Result<Turn, BodyError> {
+        self.turns.take(held.owner().cloned()).await.ok_or(BodyError::Overloaded)
     }
 }
 
