@@ -4,7 +4,6 @@
 //! A record that cannot be read is set aside: it stays pending, never comes due, and is counted.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 
@@ -31,7 +30,7 @@ use super::queue::{NEVER, READY_BYTES, READY_RECORDS, Target};
 use super::shared::{Placed, Reply, Shared, failure};
 
 use super::{compare, evidence, verification};
-use aside::apart;
+use aside::{Failures, apart};
 
 mod aside;
 
@@ -78,8 +77,7 @@ pub(super) struct Reader {
     conn: Connection,
     shared: Arc<Shared>,
     commands: SyncSender<Placed<Command>>,
-    /// How often the disk has failed to give a record, by target and number.
-    failed: RefCell<BTreeMap<(u8, i64), u32>>,
+    failed: RefCell<Failures>,
 }
 
 impl Reader {

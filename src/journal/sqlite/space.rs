@@ -19,6 +19,7 @@ pub(super) use age::{Age, Order};
 pub(super) use ahead::Ahead;
 use count::Change;
 pub(super) use count::of_a_row;
+use damage::Damage;
 pub(super) use files::{Files, durable};
 use files::{LOG, beside, length};
 use search::Search;
@@ -45,6 +46,7 @@ const UNCOUNTED: u64 = 256 << 10;
 mod age;
 mod ahead;
 mod count;
+mod damage;
 mod files;
 mod search;
 mod tidy;
@@ -78,6 +80,7 @@ pub(super) struct Room {
     spool: Arc<Spool>,
     /// The files of records that the transaction under way removes.
     doomed: Doomed,
+    damage: Damage,
 }
 
 /// For whom there is to be room.
@@ -117,6 +120,7 @@ impl Room {
             moved: vec![],
             spool,
             doomed: vec![],
+            damage: Damage::default(),
         };
         room.measure(conn)?;
         Ok(room)
@@ -255,7 +259,8 @@ impl Room {
     }
 
     /// After a rollback: what was removed is still there, and what was added is not.
-    pub(super) fn undo(&mut self) {
+    pub(super) fn undo(&mut self, conn: &Connection) {
+        self.damage.find(conn);
         self.doomed.clear();
         for (count, bytes, change) in self.moved.drain(..) {
             change.opposite().make(&count, bytes);
@@ -325,7 +330,7 @@ impl Room {
         let Some((_, last)) = walk.runs.last() else { return Ok(()) };
         keep_next_record(conn, last + 1)?;
         self.shrunk = true;
-        remove(conn, &walk.runs, &mut self.doomed)?;
+        remove(conn, &walk.runs, &mut self.doomed, &mut self.damage)?;
         for (project, bytes) in walk.room {
             self.count(shared, project, bytes, Change::Less);
         }

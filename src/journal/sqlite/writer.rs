@@ -339,7 +339,7 @@ impl Writer<'_> {
         }
         group.passes.into_iter().rev().for_each(Pass::undo);
         targets.iter().for_each(|target| Pass::thaw(target));
-        self.room.undo();
+        self.room.undo(self.conn);
         self.totals = Totals::default();
         drop(self.room.measure(self.conn));
         drop(self.letters.measure(self.conn));

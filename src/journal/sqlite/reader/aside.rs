@@ -3,7 +3,9 @@
 //! Rules: a row that makes no sense is set aside at once; one that the disk does not give is tried again first, for that may pass. What
 //! was read before it is handed out.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Error, ErrorCode, Row};
 
@@ -16,13 +18,35 @@ use crate::telemetry::log::{self, Line};
 
 use super::Reader;
 
-/// How often the disk may fail to give a record. Whoever wants it asks each second.
+/// So often in a row, and for so long, the disk must have failed to give a record before it is set aside.
 const TRIES: u32 = 5;
-/// As many are remembered at most, by target and number.
+/// See [`TRIES`].
+const LONG: Duration = Duration::from_secs(5);
+/// As many records are remembered at most.
 const MOST: usize = 1024;
 
 /// What cannot be handed out: a record's number, what was to be leased, and why.
 pub(super) type Unreadable = (u64, Leased, String);
+
+/// The records that the disk has failed to give, by target and number: since when, and how often in a row.
+#[derive(Debug, Default)]
+pub(super) struct Failures(BTreeMap<(u8, i64), (Instant, u32)>);
+
+impl Failures {
+    /// It failed once more. Whether the record is lost.
+    fn again(&mut self, which: (u8, i64), now: Instant) -> bool {
+        if self.0.len() >= MOST {
+            self.0.clear();
+        }
+        let (since, tries) = self.0.entry(which).or_insert((now, 0));
+        *tries += 1;
+        let is_lost = *tries >= TRIES && now.duration_since(*since) >= LONG;
+        if is_lost {
+            self.0.remove(&which);
+        }
+        is_lost
+    }
+}
 
 impl Reader {
     /// Reads the record of a row; `None` when the disk does not give it, and others were `read` before it.
@@ -33,11 +57,22 @@ impl Reader {
         (put_off, read): (bool, usize),
     ) -> rusqlite::Result<Option<Loaded>> {
         match decode::load(&self.conn, &self.shared, row, put_off) {
-            Ok(loaded) => Ok(Some(loaded)),
+            Ok(loaded) => {
+                self.given(target, row)?;
+                Ok(Some(loaded))
+            }
             Err(_) if read > 0 => Ok(None),
             Err(error) if self.is_lost(target, row, &error)? => Ok(Some(decode::unreadable_row(row, put_off, &error)?)),
             Err(error) => Err(error),
         }
+    }
+
+    fn given(&self, target: &Target, row: &Row<'_>) -> rusqlite::Result<()> {
+        let mut failed = self.failed.borrow_mut();
+        if !failed.0.is_empty() {
+            failed.0.remove(&(target.id.0, row.get(0)?));
+        }
+        Ok(())
     }
 
     /// Whether the disk has failed to give a record so often that it is set aside.
@@ -45,18 +80,7 @@ impl Reader {
         if error.sqlite_error_code() != Some(ErrorCode::SystemIoFailure) {
             return Ok(false);
         }
-        let which = (target.id.0, row.get::<_, i64>(0)?);
-        let mut failed = self.failed.borrow_mut();
-        if failed.len() >= MOST {
-            failed.clear();
-        }
-        let tries = failed.entry(which).or_default();
-        *tries += 1;
-        let is_lost = *tries >= TRIES;
-        if is_lost {
-            failed.remove(&which);
-        }
-        Ok(is_lost)
+        Ok(self.failed.borrow_mut().again((target.id.0, row.get(0)?), Instant::now()))
     }
 
     pub(super) fn set_all_aside(&self, target: &Target, unreadable: Vec<Unreadable>) {
@@ -92,4 +116,21 @@ pub(super) fn apart(loaded: Vec<(Loaded, Option<Timestamp>)>) -> (Vec<Ready>, Ve
         }
     }
     (ready, unreadable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_lost_when_the_disk_fails_to_give_it_five_times_and_for_five_seconds() {
+        let (mut failures, began) = (Failures::default(), Instant::now());
+        let mut again = |seconds| failures.again((1, 7), began + Duration::from_secs_f64(seconds));
+        assert!(![0.0, 0.5, 1.0, 1.5, 2.0, 4.9].map(&mut again).contains(&true), "often, and not for long");
+        assert!(again(5.0) && !again(5.0), "it is told once");
+        assert!(![6.0, 9.0, 12.0].map(&mut again).contains(&true), "for long, and not often");
+        assert!(again(13.0));
+        (0..2 * MOST as i64).for_each(|id| assert!(!failures.again((1, id), began)));
+        assert!(failures.0.len() <= MOST);
+    }
 }

@@ -11,6 +11,7 @@ use crate::journal::sqlite::shared::Shared;
 
 use super::Doomed;
 use super::age::Age;
+use super::damage::Damage;
 
 /// Records looked at in one step.
 pub(super) const STEP: u64 = 512;
@@ -114,7 +115,13 @@ fn held(conn: &Connection, shared: &Shared, first: u64, last: u64) -> rusqlite::
     Ok(held)
 }
 
-pub(super) fn remove(conn: &Connection, runs: &[(u64, u64)], doomed: &mut Doomed) -> rusqlite::Result<()> {
+/// Removes records, with what belongs to them.
+pub(super) fn remove(
+    conn: &Connection,
+    runs: &[(u64, u64)],
+    doomed: &mut Doomed,
+    damage: &mut Damage,
+) -> rusqlite::Result<()> {
     for (first, last) in runs {
         let range = [first.cast_signed(), last.cast_signed()];
         let mut files = conn.prepare_cached("DELETE FROM file WHERE record BETWEEN ?1 AND ?2 RETURNING name, size")?;
@@ -122,7 +129,7 @@ pub(super) fn remove(conn: &Connection, runs: &[(u64, u64)], doomed: &mut Doomed
             doomed.push(file?);
         }
         conn.prepare_cached("DELETE FROM record WHERE id BETWEEN ?1 AND ?2")?.execute(range)?;
-        conn.prepare_cached("DELETE FROM body WHERE id BETWEEN ?1 AND ?2")?.execute(range)?;
+        damage.remove(conn, (*first, *last))?;
         conn.prepare_cached("DELETE FROM missed WHERE record BETWEEN ?1 AND ?2")?.execute(range)?;
     }
     Ok(())

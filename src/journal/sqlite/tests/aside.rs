@@ -146,6 +146,42 @@ async fn a_body_on_a_damaged_page_blocks_none_and_fails_no_commit_when_it_expire
     subject.assert_balanced().await;
 }
 
+#[tokio::test]
+async fn a_body_that_a_damaged_page_keeps_from_being_removed_fails_one_commit_and_the_others_go() {
+    let mut subject = Subject::sqlite();
+    let (journal, _) = parts(&subject);
+    let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
+    // Of pages that lie side by side every other one comes free: the pages of the next bodies are known from each other alone.
+    for n in 0..200 {
+        let targets: &[TargetId] = if n % 2 == 0 { &[a] } else { &[] };
+        journal.append(large(1500, targets)).await.unwrap();
+    }
+    assert_eq!(journal.prune(at(200), 1000).await.unwrap(), 100);
+    for byte in 1..=3 {
+        journal.append(transaction(byte, &[b])).await.unwrap();
+    }
+    for claim in journal.claim(b, at(1), 3).await.unwrap() {
+        journal.settle(&claim.lease, settled(&claim)).await.unwrap();
+    }
+    journal.close(Duration::from_secs(10)).await;
+    break_pages(&parts(&subject).1.path, 2);
+    drop(journal);
+    subject.crash();
+    let (journal, settings) = parts(&subject);
+    assert!(journal.prune(at(200), 1000).await.is_err());
+    assert_eq!(journal.prune(at(200), 1000).await.unwrap(), 3);
+    journal.append(transaction(4, &[b])).await.unwrap();
+    assert_eq!(journal.measure().await.unwrap().stats.errors, 1);
+    assert_eq!(count(&settings.path, "SELECT count(*) FROM record"), 101);
+    assert_eq!(count(&settings.path, "SELECT count(*) FROM body"), 102, "it stays, and is nobody's");
+    drop(journal);
+    subject.crash();
+    let (journal, _) = parts(&subject);
+    assert_eq!(journal.claim(b, at(300), 10).await.unwrap().len(), 1);
+    drop(journal);
+    subject.assert_balanced().await;
+}
+
 fn settled(claim: &Claim) -> Settlement {
     Settlement { delivered: claim.record.quantities.clone(), ..Settlement::default() }
 }

@@ -37,11 +37,12 @@ impl Writer<'_> {
             if let Some(error @ JournalError::Failed(_)) = disk {
                 return Ok(Err(error));
             }
-            let is_short = disk.is_some() || self.room.exceeds(need + left);
             let want = Want { project, need, is_last: false };
             if self.look_for_room(want, in_database, disk.as_ref())?.is_ok() {
                 return Ok(Ok(()));
             }
+            // By now it is known how much is taken: before it was estimated, perhaps as too little.
+            let is_short = disk.is_some() || self.room.exceeds(need + left);
             let may_give = is_short && spent <= need + SPENT && self.could_hold(need + left);
             let gone = if may_give { self.give_up(project, need, group)? } else { None };
             let Some(gone) = gone else {

@@ -1,0 +1,67 @@
+//! Bodies that a damaged page keeps from being removed: they stay when their records go, and are nobody's from then on, for no number
+//! is used again.
+//!
+//! Rule: a removal that fails ends its transaction, because SQLite writes nothing more in it. What made it fail is found after that, so
+//! that it fails once, and not each time.
+
+use std::collections::BTreeSet;
+
+use rusqlite::{Connection, Error, ErrorCode};
+
+/// What is known of such bodies, by the numbers of their records.
+#[derive(Debug, Default)]
+pub(super) struct Damage {
+    stay: BTreeSet<u64>,
+    /// Between these one could not be removed just now.
+    failed: Option<(u64, u64)>,
+}
+
+impl Damage {
+    /// Removes the bodies of these records.
+    pub(super) fn remove(&mut self, conn: &Connection, (first, last): (u64, u64)) -> rusqlite::Result<()> {
+        let mut delete = conn.prepare_cached("DELETE FROM body WHERE id BETWEEN ?1 AND ?2")?;
+        let stay = self.stay.range(first..=last).copied();
+        let mut from = first;
+        for end in stay.chain([last + 1]) {
+            if let Err(error) = delete.execute([from.cast_signed(), end.cast_signed() - 1]) {
+                self.failed = is_damage(&error).then_some((from, end - 1));
+                return Err(error);
+            }
+            from = end + 1;
+        }
+        Ok(())
+    }
+
+    /// After the rollback: finds what could not be removed. That is what cannot be read; where all can be, none of them is tried again.
+    pub(super) fn find(&mut self, conn: &Connection) {
+        let Some((first, last)) = self.failed.take() else { return };
+        let Ok(all) = numbers(conn, first, last) else { return };
+        let mut lost: Vec<u64> = all.iter().copied().filter(|id| !can_be_read(conn, *id)).collect();
+        if lost.is_empty() {
+            lost = all;
+        }
+        for id in lost {
+            tracing::error!(
+                record.id = id,
+                "the body of a record lies in a damaged place of the journal: it stays when the record goes"
+            );
+            self.stay.insert(id);
+        }
+    }
+}
+
+fn is_damage(error: &Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::SystemIoFailure))
+}
+
+fn numbers(conn: &Connection, first: u64, last: u64) -> rusqlite::Result<Vec<u64>> {
+    let mut select = conn.prepare("SELECT id FROM body WHERE id BETWEEN ?1 AND ?2")?;
+    let ids = select.query_map([first.cast_signed(), last.cast_signed()], |row| row.get::<_, i64>(0))?;
+    ids.map(|id| id.map(i64::cast_unsigned)).collect()
+}
+
+/// Whether all of its pages are there.
+fn can_be_read(conn: &Connection, id: u64) -> bool {
+    let sql = "SELECT length(substr(bytes, -1)) FROM body WHERE id = ?1";
+    conn.query_row(sql, [id.cast_signed()], |row| row.get::<_, Option<i64>>(0)).is_ok()
+}
