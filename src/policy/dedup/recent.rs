@@ -1,8 +1,8 @@
 //! The keys of the last while, in as little memory as serves: eight bytes each in generations that are closed, and a hash set for
 //! the one that grows.
 //!
-//! Rule: a key is remembered for the window at least, and for a quarter of it longer at most, unless there are more than
-//! [`CAPACITY`]: then the oldest go first. Of a key only 64 bits under a secret of this process are kept, so that two different
+//! Rule: a key is remembered for the window at least, and for a quarter of it longer at most, or twice as long when it came while the
+//! clock was ahead, unless there are more than [`CAPACITY`]: then the oldest go first. Of a key only 64 bits under a secret of this process are kept, so that two different
 //! ones are taken for the same once in 10^13 times, and nobody can bring that about.
 
 use std::collections::{HashSet, VecDeque};
@@ -92,8 +92,11 @@ impl Recent {
         }
     }
 
-    /// Forgets the generations whose last key is older than the window.
+    /// Forgets the generations whose last key is older than the window. What came while the clock was ahead goes after two windows.
     fn forget(&mut self, now: Timestamp, window: Duration) {
+        let latest = now + window;
+        (self.since, self.latest) = (self.since.min(latest), self.latest.min(latest));
+        self.closed.iter_mut().for_each(|old| old.ended = old.ended.min(latest));
         while self.closed.back().is_some_and(|old| now.since(old.ended) >= window) {
             self.closed.pop_back();
         }
@@ -144,6 +147,16 @@ mod tests {
         assert!((all - (CAPACITY - MOST) as u128..all).step_by(11).all(|n| recent.contains(n, T, WINDOW)));
         assert!(!recent.contains(0, T, WINDOW));
         assert!(recent.closed.iter().map(|old| old.keys.len()).sum::<usize>() + recent.young.len() <= CAPACITY);
+    }
+
+    #[test]
+    fn what_came_while_the_clock_was_ahead_is_forgotten_two_windows_after_it_was_set_back() {
+        let (mut recent, ahead) = (Recent::default(), T + WINDOW * 1000);
+        for minute in 0..6_u32 {
+            recent.insert(minute.into(), ahead + WINDOW / 10 * minute, WINDOW);
+        }
+        assert!((0..6).all(|n| recent.contains(n, T, WINDOW)));
+        assert!((0..6).all(|n| !recent.contains(n, T + WINDOW * 2, WINDOW)));
     }
 
     #[test]

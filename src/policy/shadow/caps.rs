@@ -104,8 +104,8 @@ impl Caps {
     fn day(&self, now: Timestamp) -> MutexGuard<'_, Day> {
         let mut day = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let number = now.hour() / 24;
-        // What was accepted just before midnight may be counted just after it.
-        if number > day.number {
+        // What was accepted just before midnight may be counted just after it. A clock that was further ahead is set right by now.
+        if number > day.number || number + 1 < day.number {
             *day = Day { number, used: HashMap::new() };
         }
         day
@@ -209,6 +209,14 @@ mod tests {
         let midnight = day_of(T) + DAY;
         let before = midnight - Duration::from_millis(1);
         assert!(!keep(fits(&caps, 1, before)) && keep(fits(&caps, 5, midnight)) && !keep(fits(&caps, 1, before)));
+    }
+
+    #[test]
+    fn a_clock_that_was_days_ahead_and_is_set_back_keeps_no_cap_used_up() {
+        let caps = Caps::default();
+        assert!(keep(fits(&caps, 5, T + DAY * 30)));
+        assert!(keep(fits(&caps, 5, T)) && !keep(fits(&caps, 1, T)));
+        assert!(keep(fits(&caps, 5, T + DAY)), "the next day is another one");
     }
 
     #[test]
