@@ -489,7 +489,22 @@ async fn envelopes_that_are_refused_among_others_hold_nobody_up_where_requests_g
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dsn_that_is_refused_after_it_was_good_costs_two_requests_and_is_said_loudly() {
+async fn a_few_envelopes_that_are_refused_in_a_row_hold_nobody_up_where_requests_go_one_at_a_time() {
+    let (a, _b, mut relay) = relay_with(&["max_in_flight = 1"]).await;
+    a.when(|seen| is_disliked(seen).then(|| Reply::status(403)));
+    relay.send_errors(1).await;
+    takes(&a, 1, SOON).await;
+    for _ in 0..4 {
+        send_disliked(&relay).await;
+    }
+    relay.send_errors(5).await;
+    takes(&a, 6, Duration::from_secs(10)).await;
+    assert_eq!(relay.log().matches("refuses the DSN").count(), 0, "{}", relay.log());
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dsn_that_is_refused_after_it_was_good_costs_five_requests_and_is_said_loudly() {
     let (a, b, mut relay) = relay_with(&["max_in_flight = 1"]).await;
     relay.send_errors(1).await;
     takes(&a, 1, SOON).await;
@@ -498,7 +513,7 @@ async fn a_dsn_that_is_refused_after_it_was_good_costs_two_requests_and_is_said_
     shows(&relay, "a", "it is shown", |upstream| upstream["state"] == "misconfigured").await;
     relay.send_errors(20).await;
     takes(&b, 41, SOON).await;
-    assert_eq!(a.seen().len(), 3, "two refusals after what was taken");
+    assert_eq!(a.seen().len(), 6, "five refusals after what was taken");
     assert_eq!(relay.log().matches("refuses the DSN").count(), 1, "{}", relay.log());
     relay.stop().await;
 }

@@ -1,8 +1,8 @@
 //! Projects whose DSN an upstream refuses. The whole project waits, so that a wrong key does not cost one refusal an envelope;
 //! GlitchTip answers a wrong key by refusing that project for everybody for 30 seconds.
 //!
-//! Rule: the first refusal after something of the project was taken may be about the envelope alone, and holds nobody up. The next one
-//! with nothing taken in between is about the project.
+//! Rule: the first refusals after something of the project was taken may be about the envelopes alone, and hold nobody up: so many
+//! different envelopes in a row. The next one, or one of them that is refused again with nothing taken in between, is about the project.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::backoff::Backoff;
 #[derive(Clone, Debug, Default)]
 pub struct Holds {
     held: BTreeMap<Arc<str>, Hold>,
-    /// The projects whose DSN was good when it was last used, but for one refusal perhaps.
+    /// The projects whose DSN was good when it was last used, but for a few refusals perhaps.
     good: BTreeMap<Arc<str>, Good>,
 }
 
@@ -24,11 +24,13 @@ pub struct Holds {
 struct Good {
     /// When something of the project was taken last.
     taken: Timestamp,
-    /// Whether an envelope was refused since.
-    doubted: bool,
+    /// How many envelopes were refused since.
+    refused: u32,
 }
 
-/// How soon what was refused first is tried again.
+/// So many different envelopes may be refused one after the other before it is the DSN.
+pub const PATIENCE: u32 = 4;
+/// How soon what was refused so is tried again.
 pub const AGAIN: Duration = Duration::from_secs(5);
 
 /// So long ago others of a project may have been taken for the refusal of one to be its own. Shorter than the shortest hold: what was
@@ -46,10 +48,12 @@ struct Hold {
 }
 
 impl Holds {
-    /// An envelope of the project was refused. Whether that is the first refusal since something was taken: then it alone waits, for
-    /// [`AGAIN`], and shows whether it is the DSN.
-    pub fn doubt(&mut self, project: &str) -> bool {
-        self.good.get_mut(project).is_some_and(|good| !std::mem::replace(&mut good.doubted, true))
+    /// An envelope of the project was refused, tried for the first time or not. Whether that may be its own fault: then it alone waits,
+    /// for [`AGAIN`], and shows whether it is the DSN.
+    pub fn doubt(&mut self, project: &str, is_first_try: bool) -> bool {
+        let Some(good) = self.good.get_mut(project) else { return false };
+        good.refused += 1;
+        good.refused == 1 || is_first_try && good.refused <= PATIENCE
     }
 
     /// The upstream refused the project's DSN: it waits, longer each time. Answers that were under way together count once.
@@ -99,7 +103,7 @@ impl Holds {
     /// The upstream took something of the project. Returns whether it had waited.
     pub fn taken(&mut self, project: &Arc<str>, now: Timestamp) -> bool {
         let had_waited = !self.held.is_empty() && self.held.remove(project).is_some();
-        let good = Good { taken: now, doubted: false };
+        let good = Good { taken: now, refused: 0 };
         match self.good.get_mut(project) {
             Some(known) => *known = good,
             None => drop(self.good.insert(Arc::clone(project), good)),
@@ -116,7 +120,7 @@ impl Holds {
     /// stands before the tracker and looks into bodies, for example. While another one is in doubt, only what was taken since this one
     /// was refused counts.
     pub fn takes_others(&self, project: &str, now: Timestamp) -> bool {
-        let is_lately = |good: &Good| now.since(good.taken) < if good.doubted { AGAIN } else { LATELY };
+        let is_lately = |good: &Good| now.since(good.taken) < if good.refused > 0 { AGAIN } else { LATELY };
         self.good.get(project).is_some_and(is_lately)
     }
 
@@ -195,18 +199,20 @@ mod tests {
     }
 
     #[test]
-    fn the_first_refusal_after_something_was_taken_is_about_the_envelope_and_the_second_about_the_project() {
+    fn the_first_refusals_after_something_was_taken_are_about_the_envelopes_and_the_next_is_about_the_project() {
         let (shop, now): (Arc<str>, _) = ("shop".into(), Timestamp::from_millis(100_000));
         let mut holds = Holds::default();
-        assert!(!holds.doubt("shop"), "nothing of it was ever taken");
+        assert!(!holds.doubt("shop", true), "nothing of it was ever taken");
         holds.taken(&shop, now);
-        assert!(holds.doubt("shop") && !holds.doubt("shop"));
+        assert!((0..PATIENCE).all(|_| holds.doubt("shop", true)) && !holds.doubt("shop", true));
+        holds.taken(&shop, now);
+        assert!(holds.doubt("shop", false) && !holds.doubt("shop", false), "the same one again");
         assert!(!holds.takes_others("shop", now + AGAIN), "nothing was taken since");
         holds.taken(&shop, now + AGAIN / 2);
-        assert!(holds.doubt("shop"), "by another one");
+        assert!(holds.doubt("shop", true), "by another one");
         assert!(holds.takes_others("shop", now + AGAIN), "since the first one was refused");
         holds.refused(&shop, now + AGAIN);
-        assert!(!holds.doubt("shop"), "it waits already");
+        assert!(!holds.doubt("shop", true), "it waits already");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What becomes of what an upstream refuses while it takes the project's other envelopes: a request that is no envelope, where
 //! the upstream has no such endpoint or a closed one; and an envelope that something between us and the tracker rejects.
 //!
-//! Rule: only what is refused pays, never the project's other envelopes, unless two in a row are refused.
+//! Rule: only what is refused pays, never the project's other envelopes, unless more than a few in a row are refused.
 
 use std::time::Duration;
 
@@ -35,11 +35,11 @@ impl Worker {
         }
     }
 
-    /// The first that is refused since something of its project was taken is tried again soon. After the next one the project waits;
-    /// then others of it go first: if they are taken, it was this one's own fault.
+    /// The first few that are refused since something of their project was taken are tried again soon. After one more the project
+    /// waits; then others of it go first: if they are taken, it was this one's own fault.
     pub(super) fn hold_up(&mut self, sent: &Sent, now: Timestamp) -> Settlement {
         let (project, strikes) = (&sent.claim.record.project, sent.claim.progress.strikes);
-        if self.holds.doubt(project) {
+        if self.holds.doubt(project, sent.claim.progress.attempts == 0) {
             return self.retry(sent, now + hold::AGAIN, strikes);
         }
         self.around.watch.misconfigured(project, &sent.what_went_wrong());
