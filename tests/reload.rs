@@ -7,6 +7,7 @@ use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
+use support::connection::Connection;
 use support::envelopes::{self, KEY};
 use support::eventually::eventually;
 use support::load::{Load, Style};
@@ -148,6 +149,31 @@ async fn a_project_may_have_a_primary_and_a_mirror_of_its_own() {
     let status = relay.status().await;
     assert_eq!(status["primary"], "a", "of all others");
     assert_eq!((&status["switches"][0]["project"], &status["switches"][0]["to"]), (&"shop".into(), &"b".into()));
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_was_under_way_during_a_reload_goes_where_the_file_says_now() {
+    let (a, b) = two_upstreams().await;
+    let relay = plan(&a, &b).top("mirror = false").start().await;
+    let id = envelopes::new_id();
+    let envelope = envelopes::error(&id);
+    let head = Connection::head(envelope.len()).replacen("\r\n\r\n", "\r\nexpect: 100-continue\r\n\r\n", 1);
+    let mut slow = Connection::open(&relay.address()).await.expect("a connection");
+    slow.write(head.as_bytes()).await.expect("the head is sent");
+    assert_eq!(slow.answer().await.expect("an answer").status, 100, "it was let in");
+    let file =
+        fs::read_to_string(relay.config()).expect("the configuration").replace("primary = \"a\"", "primary = \"b\"");
+    relay.replace_config(&file.replace("name = \"shop\"", "name = \"shop\"\nprimary = \"a\""));
+    shows(&relay, "the project keeps the primary that it had", |status| {
+        status["primary"] == "b" && status["projects"][0]["primary"] == "a"
+    })
+    .await;
+    slow.write(envelope.as_bytes()).await.expect("the body is sent");
+    assert_eq!(slow.answer().await.expect("an answer").status, 200);
+    relay.balanced(SOON).await;
+    has_each_once(&a, &[id]);
+    has_each_once(&b, &[]);
     relay.finish().await;
 }
 

@@ -55,6 +55,12 @@ impl Keyring {
         found.map(Arc::clone).ok_or(KeyError::Unknown)
     }
 
+    /// What is known now of a project that was found before; one that is gone or has another id stays as it was.
+    pub fn known_now(&self, project: Arc<Project>) -> Arc<Project> {
+        let mut same = self.0.get(&project.id).into_iter().flatten();
+        same.find(|own| own.name == project.name).cloned().unwrap_or(project)
+    }
+
     /// Whether a project has this key.
     pub fn knows_key(&self, key: &str) -> bool {
         self.0.values().flatten().any(|project| project.public_key.is(key))

@@ -63,7 +63,7 @@ impl View {
 pub enum Entrance {
     /// By its own credentials.
     Request {
-        /// The project they belong to.
+        /// The project they belong to, as it was known then.
         project: Arc<Project>,
         /// `sentry_client`, as sent.
         client: Option<String>,
@@ -239,7 +239,7 @@ impl Intake {
             Entrance::Request { project, client: name } => {
                 check_dsn(&project, envelope.dsn())?;
                 client.sentry_client = name.map(Into::into);
-                project
+                view.keyring.known_now(project)
             }
             Entrance::Envelope { id } => view.keyring.find_by_dsn(id.as_deref(), envelope.dsn())?,
         };
@@ -313,6 +313,7 @@ impl Intake {
         let Entrance::Request { project, client: name } = entrance else { return Err(KeyError::Missing.into()) };
         client.sentry_client = name.map(Into::into);
         let view = self.view.load_full();
+        let project = view.keyring.known_now(project);
         self.look_for_browser(&view, &project.name, &client);
         let accepted_at = self.clock.now();
         let receipt = Receipt { event_id: None, project: Arc::clone(&project.name), limits: vec![] };
