@@ -9,7 +9,9 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, TryStreamExt as _};
 
 use crate::journal::body::Body;
+use crate::protocol::envelope::EnvelopeError;
 use crate::protocol::event_id::EventId;
+use crate::protocol::item::ItemType;
 
 use super::assemble::{EnvelopeWriter, header};
 use super::form::Form;
@@ -41,13 +43,18 @@ pub async fn of_form(
 ) -> Result<(EventId, Body), CrashError> {
     let (mut multipart, ahead) = parts(pieces, boundary);
     let mut envelope = EnvelopeWriter::begin(workshop, header([])).await?;
-    let (mut form, mut files, mut minidumps) = (Form::default(), 0, 0);
+    let (mut form, mut files, mut minidumps) = (Form::default(), 0_u16, 0_u32);
     while let Some(field) = multipart.next_field().await.map_err(broken)? {
         ahead.catch_up();
         match (field.file_name().map(str::to_owned), field.name().unwrap_or_default().to_owned()) {
             (Some(file), name) => {
                 let is_minidump = kind == FormKind::Minidump && name == MINIDUMP;
                 (files, minidumps) = (files + 1, minidumps + u32::from(is_minidump));
+                // Not first when all are written: of files without a byte there may be millions.
+                if let Some((_, limit)) = ItemType::Attachment.count_limit().filter(|(_, limit)| files > *limit) {
+                    let kind = ItemType::Attachment.name().to_owned();
+                    return Err(EnvelopeError::TooManyOf { kind, limit }.into());
+                }
                 let chunks = field_chunks(field, &ahead);
                 let part = Part { name: &name, file: &file, is_minidump };
                 if let Some(id) = add_file(workshop, &mut envelope, part, chunks).await? {

@@ -9,6 +9,7 @@ use futures_util::stream::BoxStream;
 
 use crate::journal::bodies::BodyWriter;
 use crate::journal::{Journal, JournalError};
+use crate::protocol::envelope::EnvelopeError;
 
 use super::turns::{Owner, Turns};
 
@@ -24,6 +25,9 @@ pub enum CrashError {
     /// It cannot be kept: 503.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The envelope would hold more than it may: 413.
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
     /// The body did not come to its end: whoever gave it knows why.
     #[error("the body broke off")]
     Body(Box<dyn Error + Send + Sync>),

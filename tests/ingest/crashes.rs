@@ -9,7 +9,7 @@ use crate::support::envelopes::{self, KEY, envelope, new_id};
 use crate::support::memory::Memory;
 use crate::support::relay::{Plan, Relay, SOON};
 use crate::support::upstream::Upstream;
-use crate::support::wire::{Answer, chunked, exchange, post};
+use crate::support::wire::{Answer, Wire, chunked, exchange, head, post};
 use crate::{front_of, keyed};
 
 const ID: &str = "9ec79c33-ec99-42ab-8353-589fcb2e04dc";
@@ -414,5 +414,21 @@ async fn an_encoded_upload_of_70_mib_arrives_at_both_upstreams_and_costs_no_memo
     let answer = send(&relay, &keyed, &[raw, ("content-encoding", "gzip")], &bomb).await;
     assert_eq!(answer.status, 413);
     assert_eq!(answer.detail(), "the decoded body has more than 209715200 bytes, the limit of max_body");
+    relay.finish().await;
+}
+
+#[tokio::test]
+async fn a_form_of_more_files_than_an_envelope_may_have_is_refused_before_the_rest_of_it_comes() {
+    let (relay, _upstream) = front_of(|plan| plan).await;
+    let path = keyed(&format!("/api/1/events/{ID}/attachments/"));
+    let files = |count: usize| form(&vec![("a", Some("a"), &b""[..]); count]);
+    assert_eq!(send(&relay, &path, &[FORM], &files(30)).await.status, 201);
+    let mut wire = Wire::connect(&relay.address()).await;
+    wire.send(&head("POST", &path, &[FORM, ("content-length", "3000000")])).await;
+    let whole = files(32);
+    wire.send(&whole[..whole.len() - "--frontier--\r\n".len()]).await;
+    let answer = wire.answer().await;
+    assert_eq!(answer.status, 413, "{answer:?}");
+    assert_eq!(answer.detail(), "one attachment item too many: 30 in one envelope is the limit");
     relay.finish().await;
 }

@@ -162,6 +162,7 @@ impl From<CrashError> for ApiError {
     fn from(error: CrashError) -> Self {
         let (status, reason) = match error {
             CrashError::Journal(error) => return error.into(),
+            CrashError::Envelope(error) => return error.into(),
             CrashError::Body(why) => return broken_off(why),
             CrashError::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, Refused::Overloaded),
             CrashError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Refused::TooLarge),
