@@ -1,5 +1,6 @@
 //! What is left of an envelope without its repeats, as an envelope of its own.
 
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -32,35 +33,29 @@ pub(super) async fn of(
 }
 
 /// No more than the first `most` bytes of an item's payload.
-pub(super) async fn beginning(body: &Body, item: &Item, most: u64) -> std::io::Result<Bytes> {
-    let range = item.payload().start..item.payload().end.min(item.payload().start + most);
-    match body {
-        Body::Memory(bytes) => Ok(bytes.slice(range.start as usize..range.end as usize)),
-        Body::Large(large) => {
-            let large = Arc::clone(large);
-            tasks::blocking(move || large.open()?.read(range)).await
-        }
-    }
+pub(super) async fn beginning(body: &Body, item: &Item, most: u64) -> io::Result<Bytes> {
+    let Range { start, end } = item.payload();
+    piece(body, start..end.min(start + most)).await
 }
 
 /// The payload of an item that is known to be small.
-pub(super) async fn payload(body: &Body, item: &Item) -> std::io::Result<Bytes> {
+pub(super) async fn payload(body: &Body, item: &Item) -> io::Result<Bytes> {
+    piece(body, item.payload()).await
+}
+
+async fn piece(body: &Body, range: Range<u64>) -> io::Result<Bytes> {
     match body {
-        Body::Memory(_) => body.payload(item),
+        Body::Memory(_) => body.piece(range),
         Body::Large(_) => {
-            let (body, item) = (body.clone(), item.clone());
-            tasks::blocking(move || body.payload(&item)).await
+            let body = body.clone();
+            tasks::blocking(move || body.piece(range)).await
         }
     }
 }
 
 async fn copy(body: &Body, range: Range<u64>, writer: &mut BodyWriter) -> Result<(), JournalError> {
-    if let Body::Memory(bytes) = body {
-        return writer.write(&bytes[range.start as usize..range.end as usize]).await;
-    }
     for start in range.clone().step_by(PIECE as usize) {
-        let (body, piece) = (body.clone(), start..range.end.min(start + PIECE));
-        let piece = tasks::blocking(move || body.piece(piece)).await;
+        let piece = piece(body, start..range.end.min(start + PIECE)).await;
         writer.write(&piece.map_err(|error| JournalError::Failed(error.to_string()))?).await?;
     }
     Ok(())
