@@ -109,7 +109,7 @@ pub(crate) async fn an_outage_lasts_until_the_next_answer_also_through_a_restart
     journal.observe(observation(40, a, &[], &[down(30, "timeout")])).await.unwrap();
     let told = journal.outages(today(35), 9).await.unwrap();
     assert_eq!((told.len(), told[0].from, told[0].to, &*told[0].cause), (1, today(10), None, "refused"));
-    let changes = [Change::Up { at: today(50) }, down(60, "500"), Change::Up { at: today(70) }];
+    let changes = [Change::Up { at: today(50) }, down(60, "any \0 character"), Change::Up { at: today(70) }];
     journal.observe(observation(80, a, &[], &changes)).await.unwrap();
     let told = journal.outages(today(0), 9).await.unwrap();
     let told: Vec<_> = told.iter().map(|outage| (&*outage.upstream, outage.from, outage.to)).collect();

@@ -149,10 +149,12 @@ pub(crate) async fn switches_are_kept_newest_first(mut subject: Subject) {
         author: None,
     };
     let (first, second) = (switch(1, None, "a"), switch(2, Some("a"), "b"));
+    let odd = Switch { reason: Some("any \0 character".into()), ..switch(0, None, "a") };
+    subject.journal().record_switch(odd).await.unwrap();
     subject.journal().record_switch(first.clone()).await.unwrap();
     subject.journal().record_switch(second.clone()).await.unwrap();
     subject.crash();
-    assert_eq!(subject.journal().switches(9).await.unwrap(), [second.clone(), first]);
+    assert_eq!(subject.journal().switches(9).await.unwrap()[..2], [second.clone(), first]);
     assert_eq!(subject.journal().switches(1).await.unwrap(), [second]);
 }
 

@@ -12,7 +12,7 @@ use crate::journal::{Facts, JournalError, Submission, Switch, TargetId};
 
 use super::fault::Fault;
 use super::group::{Command, Report};
-use super::record::ms;
+use super::record::{ms, plain};
 use super::shared::Shared;
 use super::{PostgresJournal, evidence, losses, observed};
 
@@ -57,11 +57,12 @@ impl Facts for PostgresJournal {
 
 async fn record_switch(shared: &Shared, switch: &Switch) -> Result<(), Fault> {
     let Switch { at, project, from, to, reason, author } = switch;
+    let text = |text: &Option<Box<str>>| text.as_deref().map(plain);
     let client = shared.client().await?;
     client
         .execute(
             "INSERT INTO switch (at, project, before, after, reason, author) VALUES ($1, $2, $3, $4, $5, $6)",
-            &[&ms(*at), &project.as_deref(), &from.as_deref(), &&**to, &reason.as_deref(), &author.as_deref()],
+            &[&ms(*at), &text(project), &text(from), &plain(to), &text(reason), &text(author)],
         )
         .await?;
     Ok(())

@@ -13,7 +13,7 @@ use crate::protocol::category::Quantities;
 use crate::telemetry::log;
 
 use super::fault::Fault;
-use super::record::{self, ms, packed, time};
+use super::record::{self, ms, packed, plain, time};
 use super::shared::Shared;
 use super::work::Work;
 
@@ -61,8 +61,7 @@ pub(super) async fn write(work: &mut Work, letter: New) -> Result<(), Fault> {
     let New { target, record, project, refusal, quantities } = letter;
     let DeadLetter { at, reason, status, answer, attempts, items } = refusal;
     let (status, items) = (status.and_then(|status| i16::try_from(status).ok()), items.as_deref().map(packed));
-    // A text holds every character but this one.
-    let answer = answer.replace('\0', "\u{fffd}");
+    let answer = plain(&answer);
     work.has_letters = true;
     work.execute(
         "INSERT INTO dead_letter (target, record, project, at, reason, status, answer, attempts, items, quantities, bytes)

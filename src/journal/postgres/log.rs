@@ -94,8 +94,7 @@ async fn target(shared: &Shared, name: &str) -> Result<TargetId, Fault> {
     known().ok_or_else(|| Fault::Failed(format!("the upstream {name:?} is not kept")))
 }
 
-/// By their event time and not by their number: incarnations overlap. A cursor is the time of the last, and how many of that time were
-/// told.
+/// By their event time and not by their number: incarnations overlap. A cursor is the time of the last, and all of that time were told.
 async fn recent_keys(
     shared: &Shared,
     since: Timestamp,

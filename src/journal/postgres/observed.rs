@@ -14,7 +14,7 @@ use crate::telemetry::series::Step;
 use tokio_postgres::Transaction;
 
 use super::fault::Fault;
-use super::record::ms;
+use super::record::{ms, plain};
 use super::shared::Shared;
 use super::term;
 
@@ -138,7 +138,7 @@ async fn write_change(tx: &Transaction<'_>, target: TargetId, change: &Change) -
             tx.execute(
                 "INSERT INTO outage (target, began, cause) SELECT $1, $2, $3
                  WHERE NOT EXISTS (SELECT 1 FROM outage WHERE target = $1 AND ended IS NULL)",
-                &[&target, &ms(*at), &&**cause],
+                &[&target, &ms(*at), &plain(cause)],
             )
             .await?
         }

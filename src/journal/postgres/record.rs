@@ -108,9 +108,13 @@ pub(super) async fn expect(
         None => "it is gone".to_owned(),
     };
     shared.set_aside.fetch_add(1, Ordering::Relaxed);
-    if let Some(Line { suppressed }) = log::admit("set aside", &target.to_string()) {
-        tracing::error!(record.id = id, target, why, suppressed, "a record cannot be read and is set aside");
+    let names = shared.names();
+    let name = names.target(target).map_or("", |name| &**name);
+    if let Some(Line { suppressed }) = log::admit("set aside", name) {
+        let message = "a record cannot be read and is set aside";
+        tracing::error!(record.id = id, upstream.name = name, why, suppressed, "{message}");
     }
+    drop(names);
     tx.execute(
         "INSERT INTO pending (target, record, due, attempts, strikes) VALUES ($1, $2, $3, 0, 0)
          ON CONFLICT (target, record) DO UPDATE SET due = excluded.due, owner = NULL",
@@ -128,6 +132,11 @@ pub(super) const fn ms(at: Timestamp) -> i64 {
 /// The positions of items in a column.
 pub(super) fn items(packed: &[u8]) -> Vec<u16> {
     packed.as_chunks::<2>().0.iter().map(|item| u16::from_le_bytes(*item)).collect()
+}
+
+/// A text as a column holds it: every character but one.
+pub(super) fn plain(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
 }
 
 /// Positions of items as they are kept.

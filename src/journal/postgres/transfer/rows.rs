@@ -5,6 +5,7 @@ use tokio_postgres::types::ToSql;
 
 use crate::journal::postgres::connect::{Connection, Params};
 use crate::journal::postgres::fault::Fault;
+use crate::journal::postgres::record::plain;
 use crate::journal::transfer::{Kind, Row, Table, Value};
 
 /// All rows of a statement.
@@ -114,9 +115,8 @@ fn number(value: Value) -> Option<i64> {
     if let Value::Int(number) = value { Some(number) } else { None }
 }
 
-/// A text holds every character but one.
 fn text(value: Value) -> Option<String> {
-    if let Value::Text(text) = value { Some(text.replace('\0', "\u{fffd}")) } else { None }
+    if let Value::Text(text) = value { Some(plain(&text)) } else { None }
 }
 
 fn bytes(value: Value) -> Option<Vec<u8>> {

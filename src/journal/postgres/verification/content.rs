@@ -13,7 +13,7 @@ use crate::journal::TargetId;
 use crate::journal::evidence::KEPT;
 use crate::journal::postgres::accounts::hour;
 use crate::journal::postgres::fault::Fault;
-use crate::journal::postgres::record::{ms, time};
+use crate::journal::postgres::record::{ms, plain, time};
 use crate::journal::postgres::shared::Shared;
 use crate::journal::postgres::work::Work;
 use crate::journal::verification::{Compared, Contents, DIFFERENCES, DIFFERENCES_OF_ONE, Differing, Sampled};
@@ -77,11 +77,6 @@ async fn write_sums(
     )
     .await
     .map(drop)
-}
-
-/// A text as the database takes it: it holds every character but this one.
-fn plain(text: &str) -> String {
-    text.replace('\0', "\u{fffd}")
 }
 
 async fn write_differences(
