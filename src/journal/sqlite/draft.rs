@@ -18,8 +18,7 @@ use crate::journal::body::Body;
 use crate::tasks;
 
 use super::SqliteJournal;
-use super::file::BodyFile;
-use super::group::Command;
+use super::file::{BodyFile, Reservation};
 use super::spool::failure;
 
 /// The least room taken at once.
@@ -35,6 +34,13 @@ impl Bodies for SqliteJournal {
             let file = tasks::blocking(move || spool.create()).await.map_err(|error| failure(&error))?;
             Ok(Box::new(FileDraft { journal: self, project, file, unsynced: 0 }) as Box<dyn Draft>)
         })
+    }
+}
+
+impl SqliteJournal {
+    /// Room for so many bytes of a file, for a project.
+    pub(super) async fn take_room(&self, project: Option<Arc<str>>, bytes: u64) -> Result<Reservation, JournalError> {
+        self.try_to(move |writer, group| writer.reserve(project, bytes, group)).await
     }
 }
 
@@ -55,8 +61,7 @@ impl FileDraft {
             return Ok(());
         }
         let (project, bytes) = (self.project.clone(), bytes.max(ROOM_STEP));
-        let room = self.journal.ask(move |reply| Command::Room(project, bytes, reply)).await?;
-        self.file.room().add(room);
+        self.file.room().add(self.journal.take_room(project, bytes).await?);
         Ok(())
     }
 }

@@ -21,54 +21,69 @@ use crate::journal::{
 use crate::protocol::event_id::EventId;
 
 use super::SqliteJournal;
-use super::group::Command;
 use super::queue::Target;
-use super::reader::Question;
+use super::writer::group::Command;
+use super::{backfill, compare, evidence, letters, losses, verification};
 
 impl Redelivery for SqliteJournal {
     fn letters(&self, pick: Pick, before: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Letter>, JournalError>> {
-        Box::pin(self.read(move |reply| Question::Letters(pick, before, limit, reply)))
+        Box::pin(self.read(move |reader| letters::list(&reader.conn, &reader.shared, &pick, before, limit)))
     }
 
     fn letter(&self, id: u64) -> BoxFuture<'_, Result<Option<WithRecord>, JournalError>> {
-        Box::pin(self.read(move |reply| Question::Letter(id, reply)))
+        Box::pin(self.read(move |reader| letters::one(&reader.conn, &reader.shared, id)))
     }
 
     fn retry_letters(&self, pick: Pick, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
-        Box::pin(self.ask(move |reply| Command::Letters { retry: true, pick, limit, reply }))
+        Box::pin(self.take_out(pick, limit, true))
     }
 
     fn discard_letters(&self, pick: Pick, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
-        Box::pin(self.ask(move |reply| Command::Letters { retry: false, pick, limit, reply }))
+        Box::pin(self.take_out(pick, limit, false))
     }
 
     fn survey(&self, scope: Scope, after: Cursor) -> BoxFuture<'_, Result<Survey, JournalError>> {
-        Box::pin(self.read(move |reply| Question::Survey(scope, after, reply)))
+        Box::pin(self.read(move |reader| backfill::survey(&reader.conn, &reader.shared, &scope, after)))
     }
 
     fn backfill(&self, target: TargetId, step: BackfillStep) -> BoxFuture<'_, Result<Option<Backfill>, JournalError>> {
         Box::pin(async move {
             let target = self.shared.target(target)?;
-            self.ask(|reply| Command::Backfill(target, step, reply)).await
+            self.write(move |writer, group| {
+                let at = (group.last, group.now, &mut group.book);
+                backfill::step(writer.conn, &writer.shared, &target, step, at, &mut group.passes)
+            })
+            .await
         })
     }
 
     fn backfills(&self) -> BoxFuture<'_, Result<Vec<Backfill>, JournalError>> {
-        Box::pin(self.read(Question::Backfills))
+        Box::pin(self.read(|reader| backfill::all(&reader.conn)))
+    }
+}
+
+impl SqliteJournal {
+    /// Takes out the dead letters that `pick` means, to wait again when it is a `retry`, else for good.
+    async fn take_out(&self, pick: Pick, limit: usize, retry: bool) -> Result<usize, JournalError> {
+        self.write(move |writer, group| {
+            let books = (group.now, &mut group.book);
+            writer.letters.take_out(writer.conn, &writer.shared, (&pick, limit, retry), books, &mut group.passes)
+        })
+        .await
     }
 }
 
 impl Archive for SqliteJournal {
     fn record(&self, record: RecordId) -> BoxFuture<'_, Result<Option<Arc<Record>>, JournalError>> {
-        Box::pin(self.read(move |reply| Question::Record(record, reply)))
+        Box::pin(self.read(move |reader| verification::record(&reader.conn, &reader.shared, record)))
     }
 
     fn record_of(&self, event_id: EventId) -> BoxFuture<'_, Result<Option<Arc<Record>>, JournalError>> {
-        Box::pin(self.read(move |reply| Question::RecordOf(event_id, reply)))
+        Box::pin(self.read(move |reader| verification::record_of(&reader.conn, &reader.shared, event_id)))
     }
 
     fn kept(&self, after: Cursor) -> BoxFuture<'_, Result<Kept, JournalError>> {
-        Box::pin(self.read(move |reply| Question::Kept(after, reply)))
+        Box::pin(self.read(move |reader| verification::kept(&reader.conn, &reader.shared, after)))
     }
 
     fn compare(
@@ -78,31 +93,39 @@ impl Archive for SqliteJournal {
         after: Cursor,
     ) -> BoxFuture<'_, Result<Comparison, JournalError>> {
         Box::pin(async move {
-            let targets = (self.shared.target(a)?, self.shared.target(b)?);
-            self.read(|reply| Question::Compare(targets, since, after, reply)).await
+            let (a, b) = (self.shared.target(a)?, self.shared.target(b)?);
+            self.read(move |reader| compare::compare(&reader.conn, &reader.shared, (&a, &b), since, after)).await
         })
     }
 }
 
 impl Facts for SqliteJournal {
     fn record_switch(&self, switch: Switch) -> BoxFuture<'_, Result<(), JournalError>> {
-        Box::pin(self.ask(|reply| Command::Switch(Box::new(switch), reply)))
+        Box::pin(self.write(move |writer, _| evidence::write_switch(writer.conn, &switch)))
     }
 
     fn switches(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Switch>, JournalError>> {
-        Box::pin(self.read(move |reply| Question::Switches(limit, reply)))
+        Box::pin(self.read(move |reader| reader.switches(limit)))
     }
 
     fn observe(&self, observation: Observation) -> BoxFuture<'_, Result<(), JournalError>> {
-        Box::pin(self.ask(|reply| Command::Observe(Box::new(observation), reply)))
+        Box::pin(self.write(move |writer, _| {
+            evidence::write(writer.conn, &observation)?;
+            for (target, at) in observation.canaries {
+                if let Ok(target) = writer.shared.target(target) {
+                    target.queue().latest.note_canary(at);
+                }
+            }
+            Ok(())
+        }))
     }
 
     fn evidence(&self, since: Timestamp) -> BoxFuture<'_, Result<Evidence, JournalError>> {
-        Box::pin(self.read(move |reply| Question::Evidence(since, reply)))
+        Box::pin(self.read(move |reader| evidence::read(&reader.conn, &reader.shared, since)))
     }
 
     fn outages(&self, since: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<Outage>, JournalError>> {
-        Box::pin(self.read(move |reply| Question::Outages(since, limit, reply)))
+        Box::pin(self.read(move |reader| evidence::outages(&reader.conn, &reader.shared, since, limit)))
     }
 
     fn figures(&self) -> BoxFuture<'_, Result<HashMap<TargetId, Figures>, JournalError>> {
@@ -114,15 +137,21 @@ impl Facts for SqliteJournal {
     }
 
     fn lose(&self, losses: Vec<Loss>) -> BoxFuture<'_, Result<(), JournalError>> {
-        Box::pin(self.ask(move |reply| Command::Lose(losses, reply)))
+        Box::pin(self.write(move |writer, group| {
+            for loss in losses {
+                let project = writer.projects.number(writer.conn, &writer.shared, &loss.project)?;
+                group.book.note_loss(project, &loss);
+            }
+            Ok(())
+        }))
     }
 
     fn losses(&self) -> BoxFuture<'_, Result<Vec<Loss>, JournalError>> {
-        Box::pin(self.read(Question::Losses))
+        Box::pin(self.read(|reader| losses::read(&reader.conn, &reader.shared)))
     }
 
     fn report(&self, told: Vec<Loss>, report: Option<Submission>) -> BoxFuture<'_, Result<(), JournalError>> {
-        Box::pin(self.ask(move |reply| Command::Report(told, report.map(Box::new), reply)))
+        Box::pin(self.try_to(move |writer, group| writer.report(&told, report, group)))
     }
 }
 

@@ -20,7 +20,6 @@ mod draft;
 mod evidence;
 mod file;
 mod front;
-mod group;
 mod held;
 mod letters;
 mod load;
@@ -66,13 +65,15 @@ use super::{
     Backlog, Claim, Cursor, Journal, JournalError, LEASE, Lease, Log, OpenError, Queues, RecentKeys, RecordId,
     Settings, Settlement, Submission, TargetId, Targets,
 };
-use group::{Command, INBOX};
 use queue::{Claimant, Take, Target};
-use reader::{Question, SEATS};
+use reader::{Question, Reader, SEATS};
 use schema::unusable;
-use shared::{Placed, Reply, Shared, send};
+use settlement::Pass;
+use shared::{Placed, Reply, Shared, failure, send};
 use space::Ahead;
 pub use transfer::SqliteStore;
+use writer::Writer;
+use writer::group::{self, Command, Group, INBOX};
 
 /// How many journals this process has opened: what the last one leased means nothing to the next.
 static OPENED: AtomicU64 = AtomicU64::new(1);
@@ -112,7 +113,7 @@ impl SqliteJournal {
         let database = Arc::new(database);
         let ahead = Ahead::new(schema::open_mover(path)?, Arc::clone(&database));
         let writer = writer::Start::new(conn, ahead, Arc::clone(&shared), settings).map_err(|e| unusable(path, &e))?;
-        let reader = reader::Reader::new(reading, Arc::clone(&shared), commands.clone());
+        let reader = Reader::new(reading, Arc::clone(&shared), commands.clone());
         let threads = vec![
             threads::start("journal-reader", move || reader.run(&asked)).map_err(|e| unusable(path, &e))?,
             threads::start("journal-writer", move || writer.run(&inbox)).map_err(|e| unusable(path, &e))?,
@@ -140,7 +141,31 @@ impl SqliteJournal {
         send(&self.shared, &self.places, self.commands.as_ref(), command).await
     }
 
-    async fn read<T>(&self, question: impl FnOnce(Reply<T>) -> Question) -> Result<T, JournalError> {
+    /// Does something in the writer's transaction.
+    async fn write<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&mut Writer<'_>, &mut Group) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, JournalError> {
+        self.try_to(move |writer, group| act(writer, group).map(Ok)).await
+    }
+
+    /// The same for what may be refused.
+    async fn try_to<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&mut Writer<'_>, &mut Group) -> rusqlite::Result<Result<T, JournalError>> + Send + 'static,
+    ) -> Result<T, JournalError> {
+        self.ask(move |reply| Command::of(act, reply)).await
+    }
+
+    /// Looks at what is committed.
+    async fn read<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Reader) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, JournalError> {
+        let question = |reply: Reply<T>| -> Question {
+            // Whoever asked may be gone.
+            Box::new(move |reader| drop(reply.send(look(reader).map_err(|error| failure(&error)))))
+        };
         send(&self.shared, &self.seats, self.questions.as_ref(), question).await
     }
 
@@ -222,11 +247,14 @@ impl Log for SqliteJournal {
         before: Option<Cursor>,
         limit: usize,
     ) -> BoxFuture<'_, Result<RecentKeys, JournalError>> {
-        Box::pin(self.read(move |reply| Question::Keys(since, before, limit, reply)))
+        Box::pin(self.read(move |reader| reader.keys(since, before, limit)))
     }
 
     fn prune(&self, before: Timestamp, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
-        Box::pin(self.ask(move |reply| Command::Prune { before, limit, reply }))
+        Box::pin(self.write(move |writer, group| {
+            let age = writer.order.age(before, group.now);
+            writer.room.prune(writer.conn, &writer.shared, age, limit)
+        }))
     }
 }
 
@@ -249,9 +277,10 @@ impl Queues for SqliteJournal {
                 }
                 match take {
                     Take::Claims(claims) => return Ok(claims),
-                    Take::ReadDue => self.read(|reply| Question::Due(Arc::clone(&target), now, reply)).await?,
-                    Take::ReadBackground => self.read(|reply| Question::Background(Arc::clone(&target), reply)).await?,
-                    Take::ReadFresh => self.read(|reply| Question::Fresh(Arc::clone(&target), reply)).await?,
+                    lacking => {
+                        let target = Arc::clone(&target);
+                        self.read(move |reader| reader.make_ready(&target, &lacking, now)).await?;
+                    }
                 }
             }
         })
@@ -288,21 +317,28 @@ impl Queues for SqliteJournal {
     ) -> BoxFuture<'_, Result<usize, JournalError>> {
         Box::pin(async move {
             let target = self.shared.target(target)?;
-            self.ask(|reply| Command::Discard { target, before, reason, limit, reply }).await
+            self.write(move |writer, group| {
+                let what = (writer.order.age(before, group.now), reason, limit);
+                Pass::discard(writer.conn, &target, what, (group.now, &mut group.book), &mut group.passes)
+            })
+            .await
         })
     }
 
     fn hasten(&self, target: TargetId, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
         Box::pin(async move {
             let target = self.shared.target(target)?;
-            self.ask(|reply| Command::Hasten { target, limit, reply }).await
+            self.write(move |writer, group| {
+                Pass::hasten(writer.conn, &target, limit, (group.now, &mut group.book), &mut group.passes)
+            })
+            .await
         })
     }
 
     fn backlog(&self, target: TargetId) -> BoxFuture<'_, Result<Backlog, JournalError>> {
         Box::pin(async move {
             let target = self.shared.target(target)?;
-            self.read(|reply| Question::Backlog(target, reply)).await
+            self.read(move |reader| reader.backlog(&target)).await
         })
     }
 }

@@ -4,32 +4,20 @@
 //! A record that cannot be read is set aside: it stays pending, never comes due, and is counted.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 
-use rusqlite::{Connection, OptionalExtension};
-use tokio::sync::oneshot;
+use rusqlite::{Connection, OptionalExtension, Row, Rows};
 
 use crate::clock::Timestamp;
-use crate::journal::archive::{Comparison, Kept};
-use crate::journal::backfill::{BACKGROUND, Backfill, Scope, Survey};
-use crate::journal::evidence::{Evidence, Outage};
-use crate::journal::losses::Loss;
-use crate::journal::verification::{Batch, Contents, Missing, PutOff, Sampled, Standing, Taken};
-use crate::journal::{
-    Backlog, Cursor, JournalError, Letter, Pick, RecentKeys, Record, RecordId, Switch, TargetId, WithRecord,
-};
-use crate::protocol::event_id::EventId;
+use crate::journal::backfill::BACKGROUND;
+use crate::journal::{Backlog, Cursor, RecentKeys, Switch};
 
-use super::backfill;
 use super::decode::{self, COLUMNS, Loaded, PENDING, TABLES};
-use super::group::Command;
-use super::letters;
-use super::losses;
-use super::queue::{NEVER, READY_BYTES, READY_RECORDS, Target};
-use super::shared::{Placed, Reply, Shared, failure};
-
-use super::{compare, evidence, verification};
+use super::queue::{NEVER, READY_BYTES, READY_RECORDS, Take, Target};
+use super::shared::{Placed, Shared};
+use super::writer::group::Command;
 use aside::{Failures, apart};
 
 mod aside;
@@ -39,43 +27,27 @@ pub(super) const SEATS: usize = 64;
 /// Records looked at for one target in one read.
 const SCAN: u64 = 20_000;
 
-/// What the reader is asked.
-#[derive(Debug)]
-pub(super) enum Question {
-    /// Make ready what is due by then.
-    Due(Arc<Target>, Timestamp, Reply<()>),
-    /// Make ready what is backfilled.
-    Background(Arc<Target>, Reply<()>),
-    /// Make ready what was never tried.
-    Fresh(Arc<Target>, Reply<()>),
-    Backlog(Arc<Target>, Reply<Backlog>),
-    Keys(Timestamp, Option<Cursor>, usize, Reply<RecentKeys>),
-    Switches(usize, Reply<Vec<Switch>>),
-    Evidence(Timestamp, Reply<Evidence>),
-    Outages(Timestamp, usize, Reply<Vec<Outage>>),
-    Compare((Arc<Target>, Arc<Target>), Timestamp, Cursor, Reply<Comparison>),
-    Letters(Pick, u64, usize, Reply<Vec<Letter>>),
-    Letter(u64, Reply<Option<WithRecord>>),
-    Survey(Scope, Cursor, Reply<Survey>),
-    Backfills(Reply<Vec<Backfill>>),
-    Losses(Reply<Vec<Loss>>),
-    Wanted(Arc<Target>, (Cursor, Timestamp, usize), Reply<Batch>),
-    PutOff(Arc<Target>, (Timestamp, usize), Reply<PutOff>),
-    Taken(Arc<Target>, Timestamp, (Option<Cursor>, Cursor), Reply<Taken>),
-    Missing(Arc<Target>, Timestamp, usize, Reply<Missing>),
-    Standings(Reply<Vec<Standing>>),
-    RecordOf(EventId, Reply<Option<Arc<Record>>>),
-    Kept(Cursor, Reply<Kept>),
-    Record(RecordId, Reply<Option<Arc<Record>>>),
-    Sampled(TargetId, Timestamp, Vec<u64>, Reply<Sampled>),
-    Contents(TargetId, Timestamp, Reply<Contents>),
+/// What the reader is asked: it looks, and answers.
+pub(super) type Question = Box<dyn FnOnce(&Reader) + Send>;
+
+/// What was read of rows, each with its place among them: the number of its record, or when it is due.
+type Read = Vec<(Loaded, u64)>;
+
+/// Where a read of rows ended.
+enum End {
+    /// There are no more.
+    All,
+    /// The disk does not give what comes behind the last.
+    Lost,
+    /// Before the row at this place.
+    Before(u64),
 }
 
 /// The owner of the connection that reads.
 #[derive(Debug)]
 pub(super) struct Reader {
-    conn: Connection,
-    shared: Arc<Shared>,
+    pub(super) conn: Connection,
+    pub(super) shared: Arc<Shared>,
     commands: SyncSender<Placed<Command>>,
     failed: RefCell<Failures>,
 }
@@ -85,56 +57,21 @@ impl Reader {
         Self { conn, shared, commands, failed: RefCell::default() }
     }
 
-    /// Answers until there is nobody left to ask. Whoever asked may be gone.
+    /// Answers until there is nobody left to ask.
     pub(super) fn run(self, asked: &Receiver<Placed<Question>>) {
         for (question, place) in asked {
             drop(place);
-            match question {
-                Question::Due(target, now, reply) => answer(reply, self.due(&target, now)),
-                Question::Background(target, reply) => answer(reply, self.background(&target)),
-                Question::Fresh(target, reply) => answer(reply, self.fresh(&target)),
-                Question::Backlog(target, reply) => answer(reply, self.backlog(&target)),
-                Question::Keys(since, before, limit, reply) => answer(reply, self.keys(since, before, limit)),
-                Question::Switches(limit, reply) => answer(reply, self.switches(limit)),
-                Question::Evidence(since, reply) => answer(reply, evidence::read(&self.conn, &self.shared, since)),
-                Question::Outages(since, limit, reply) => {
-                    answer(reply, evidence::outages(&self.conn, &self.shared, since, limit));
-                }
-                Question::Compare((a, b), since, after, reply) => {
-                    answer(reply, compare::compare(&self.conn, &self.shared, (&a, &b), since, after));
-                }
-                Question::Letters(pick, before, limit, reply) => {
-                    answer(reply, letters::list(&self.conn, &self.shared, &pick, before, limit));
-                }
-                Question::Survey(scope, after, reply) => {
-                    answer(reply, backfill::survey(&self.conn, &self.shared, &scope, after));
-                }
-                Question::Backfills(reply) => answer(reply, backfill::all(&self.conn)),
-                Question::Letter(id, reply) => answer(reply, letters::one(&self.conn, &self.shared, id)),
-                Question::Losses(reply) => answer(reply, losses::read(&self.conn, &self.shared)),
-                Question::Wanted(target, which, reply) => {
-                    answer(reply, verification::wanted(&self.conn, &self.shared, &target, which));
-                }
-                Question::PutOff(target, which, reply) => {
-                    answer(reply, verification::put_off(&self.conn, &self.shared, &target, which));
-                }
-                Question::Taken(target, since, places, reply) => {
-                    answer(reply, verification::taken(&self.conn, &self.shared, &target, since, places));
-                }
-                Question::Missing(target, since, sample, reply) => {
-                    answer(reply, verification::missing(&self.conn, &self.shared, &target, (since, sample)));
-                }
-                Question::Standings(reply) => answer(reply, verification::standings(&self.conn, &self.shared)),
-                Question::RecordOf(id, reply) => answer(reply, verification::record_of(&self.conn, &self.shared, id)),
-                Question::Record(id, reply) => answer(reply, verification::record(&self.conn, &self.shared, id)),
-                Question::Kept(after, reply) => answer(reply, verification::kept(&self.conn, &self.shared, after)),
-                Question::Sampled(target, now, kinds, reply) => {
-                    answer(reply, verification::sampled(&self.conn, target, now, &kinds));
-                }
-                Question::Contents(target, since, reply) => {
-                    answer(reply, verification::contents(&self.conn, &self.shared, target, since));
-                }
-            }
+            question(&self);
+        }
+    }
+
+    /// Makes ready what a claim lacks.
+    pub(super) fn make_ready(&self, target: &Target, lacking: &Take, now: Timestamp) -> rusqlite::Result<()> {
+        match lacking {
+            Take::Claims(_) => Ok(()),
+            Take::ReadDue => self.due(target, now),
+            Take::ReadFresh => self.fresh(target),
+            Take::ReadBackground => self.background(target),
         }
     }
 
@@ -153,7 +90,7 @@ impl Reader {
             };
             let (loaded, seen) = self.read_fresh(target, from, to)?;
             let mut queue = target.queue();
-            for loaded in loaded {
+            for (loaded, _) in loaded {
                 match loaded {
                     Loaded::Record(ready) if ready.record.id.0 > queue.handed => queue.push(ready),
                     Loaded::Unreadable { id, lease, why } if id > queue.handed => {
@@ -172,31 +109,20 @@ impl Reader {
     }
 
     /// What was read of the records after `from`, and the number up to which that is all there is.
-    fn read_fresh(&self, target: &Target, from: u64, to: u64) -> rusqlite::Result<(Vec<Loaded>, u64)> {
+    fn read_fresh(&self, target: &Target, from: u64, to: u64) -> rusqlite::Result<(Read, u64)> {
         let mut select = self.conn.prepare_cached(&format!(
             "SELECT {COLUMNS} FROM record r {TABLES}
              WHERE r.id > ?1 AND r.id <= ?2 AND r.targets & ?3 ORDER BY r.id"
         ))?;
         let mut rows = select.query((from.cast_signed(), to.cast_signed(), target.bit()))?;
-        let (mut loaded, mut bytes, mut seen) = (Vec::new(), 0, from);
-        loop {
-            let row = match rows.next() {
-                Ok(Some(row)) => row,
-                Ok(None) => return Ok((loaded, to)),
-                Err(_) if !loaded.is_empty() => return Ok((loaded, seen)),
-                Err(error) => return Err(error),
-            };
-            let id = row.get::<_, i64>(0)?.cast_unsigned();
-            bytes += decode::in_memory(row);
-            if !loaded.is_empty() && (bytes > READY_BYTES || loaded.len() == READY_RECORDS) {
-                return Ok((loaded, id - 1));
-            }
-            match self.load(target, row, (false, loaded.len()))? {
-                Some(next) => loaded.push(next),
-                None => return Ok((loaded, id - 1)),
-            }
-            seen = id;
-        }
+        let id = |row: &Row<'_>| row.get::<_, i64>(0).map(|id| Some(id.cast_unsigned()));
+        let (loaded, end) = self.read(target, &mut rows, (false, to), id)?;
+        let seen = match end {
+            End::All => to,
+            End::Lost => loaded.last().map_or(from, |(_, id)| *id),
+            End::Before(id) => id - 1,
+        };
+        Ok((loaded, seen))
     }
 
     /// Fills `due_ready` with the rows that are due, or learns when the next one is.
@@ -209,7 +135,7 @@ impl Reader {
             };
             let (loaded, next) = self.read_due(target, (Timestamp::default(), now), &busy)?;
             let mut queue = target.queue();
-            let last = loaded.last().and_then(|(_, due)| *due);
+            let last = loaded.last().map(|(_, due)| Timestamp::from_millis(*due));
             if queue.discards != discards || queue.came.is_some_and(|came| Some(came) < last) {
                 // Some of it is gone, or something belongs before it.
                 continue;
@@ -247,46 +173,61 @@ impl Reader {
     }
 
     /// The rows due in that span that are not `busy`, each with its due time, and when the next one after them is.
-    #[expect(clippy::type_complexity, reason = "used once, right above")]
     fn read_due(
         &self,
         target: &Target,
-        (from, now): (Timestamp, Timestamp),
-        busy: &std::collections::HashSet<u64>,
-    ) -> rusqlite::Result<(Vec<(Loaded, Option<Timestamp>)>, Option<Timestamp>)> {
+        (from, to): (Timestamp, Timestamp),
+        busy: &HashSet<u64>,
+    ) -> rusqlite::Result<(Read, Option<Timestamp>)> {
         let mut select = self.conn.prepare_cached(&format!(
             "SELECT {COLUMNS}, {PENDING} FROM pending p LEFT JOIN record r ON r.id = p.record
              {TABLES} WHERE p.target = ?1 AND p.due >= ?2 ORDER BY p.due, p.record"
         ))?;
         let mut rows = select.query((target.id.0, from.as_millis().cast_signed()))?;
-        let (mut loaded, mut bytes, mut seen) = (Vec::new(), 0, None);
+        // A row without its record is nobody's.
+        let due = |row: &Row<'_>| {
+            let id = row.get::<_, Option<i64>>(0)?.filter(|id| !busy.contains(&id.cast_unsigned()));
+            id.map(|_| decode::due(row).map(Timestamp::as_millis)).transpose()
+        };
+        let (loaded, end) = self.read(target, &mut rows, (true, to.as_millis()), due)?;
+        let next = match end {
+            End::All => None,
+            End::Lost => loaded.last().map(|(_, due)| *due),
+            End::Before(due) => Some(due),
+        };
+        Ok((loaded, next.map(Timestamp::from_millis)))
+    }
+
+    /// As many rows as may be held ready, each with its place: those that have one, up to this.
+    fn read(
+        &self,
+        target: &Target,
+        rows: &mut Rows<'_>,
+        (put_off, to): (bool, u64),
+        place: impl Fn(&Row<'_>) -> rusqlite::Result<Option<u64>>,
+    ) -> rusqlite::Result<(Read, End)> {
+        let (mut loaded, mut bytes) = (Vec::new(), 0);
         loop {
             let row = match rows.next() {
                 Ok(Some(row)) => row,
-                Ok(None) => return Ok((loaded, None)),
-                Err(_) if !loaded.is_empty() => return Ok((loaded, seen)),
+                Ok(None) => return Ok((loaded, End::All)),
+                Err(_) if !loaded.is_empty() => return Ok((loaded, End::Lost)),
                 Err(error) => return Err(error),
             };
-            // A row without its record is nobody's.
-            let Some(id) = row.get::<_, Option<i64>>(0)?.map(i64::cast_unsigned) else { continue };
-            if busy.contains(&id) {
-                continue;
-            }
-            let due = decode::due(row)?;
+            let Some(place) = place(row)? else { continue };
             bytes += decode::in_memory(row);
-            let whole = !loaded.is_empty() && (bytes > READY_BYTES || loaded.len() == READY_RECORDS);
-            if due > now || whole {
-                return Ok((loaded, Some(due)));
+            let is_whole = !loaded.is_empty() && (bytes > READY_BYTES || loaded.len() == READY_RECORDS);
+            if place > to || is_whole {
+                return Ok((loaded, End::Before(place)));
             }
-            match self.load(target, row, (true, loaded.len()))? {
-                Some(next) => loaded.push((next, Some(due))),
-                None => return Ok((loaded, Some(due))),
+            match self.load(target, row, (put_off, loaded.len()))? {
+                Some(next) => loaded.push((next, place)),
+                None => return Ok((loaded, End::Before(place))),
             }
-            seen = Some(due);
         }
     }
 
-    fn backlog(&self, target: &Target) -> rusqlite::Result<Backlog> {
+    pub(super) fn backlog(&self, target: &Target) -> rusqlite::Result<Backlog> {
         self.fresh(target)?;
         let names = self.shared.projects().clone();
         let first_row = self
@@ -323,7 +264,7 @@ impl Reader {
             .map(|at| at.map(|at| Timestamp::from_millis(at.cast_unsigned())))
     }
 
-    fn keys(&self, since: Timestamp, before: Option<Cursor>, limit: usize) -> rusqlite::Result<RecentKeys> {
+    pub(super) fn keys(&self, since: Timestamp, before: Option<Cursor>, limit: usize) -> rusqlite::Result<RecentKeys> {
         let mut select = self
             .conn
             .prepare_cached("SELECT id, accepted_at, keys FROM record WHERE id < ?1 ORDER BY id DESC LIMIT ?2")?;
@@ -343,7 +284,7 @@ impl Reader {
         Ok(all)
     }
 
-    fn switches(&self, limit: usize) -> rusqlite::Result<Vec<Switch>> {
+    pub(super) fn switches(&self, limit: usize) -> rusqlite::Result<Vec<Switch>> {
         let mut select = self.conn.prepare_cached(
             "SELECT at, project, before, after, reason, author FROM switch ORDER BY id DESC LIMIT ?1",
         )?;
@@ -360,8 +301,4 @@ impl Reader {
         })?;
         rows.collect()
     }
-}
-
-fn answer<T>(reply: oneshot::Sender<Result<T, JournalError>>, result: rusqlite::Result<T>) {
-    drop(reply.send(result.map_err(|error| failure(&error))));
 }

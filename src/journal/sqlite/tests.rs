@@ -22,7 +22,6 @@ use futures_util::FutureExt;
 use futures_util::future::join_all;
 use rusqlite::Connection;
 
-use super::group::Command;
 use super::*;
 use crate::journal::backfill::BackfillStep;
 use crate::journal::contract::subject::{
@@ -65,6 +64,12 @@ async fn drain(journal: &dyn Journal, target: TargetId) -> usize {
 
 fn count(path: &Path, sql: &str) -> i64 {
     Connection::open(path).unwrap().query_row(sql, [], |row| row.get(0)).unwrap()
+}
+
+/// Makes the storage refuse to grow beyond that many pages, as a full disk does.
+async fn cap(journal: &SqliteJournal, pages: i64) {
+    let sql = format!("PRAGMA max_page_count = {pages}");
+    journal.write(move |writer, _| writer.conn.query_row(&sql, [], |_| Ok(()))).await.unwrap();
 }
 
 async fn commits(journal: &SqliteJournal) -> u64 {
@@ -209,7 +214,7 @@ async fn a_full_disk_is_an_answer_and_passes() {
     let a = journal.target("a").await.unwrap();
     fill(&subject.journal(), 3, &[a]).await;
     let claims = journal.claim(a, at(1), 3).await.unwrap();
-    journal.ask(|reply| Command::Cap(1, reply)).await.unwrap();
+    cap(&journal, 1).await;
     let answers = join_all((0..5).map(|_| journal.append(large(100_000, &[a])))).await;
     assert!(answers.iter().all(|answer| matches!(answer, Err(JournalError::Full(_)))), "{answers:?}");
     assert!(
@@ -222,7 +227,7 @@ async fn a_full_disk_is_an_answer_and_passes() {
     }
     // A small change still fits into the pages there are: nothing of the failed group stands in its way.
     eventually("settled", async || journal.shared.targets()[0].queue().tally.envelopes == 0).await;
-    journal.ask(|reply| Command::Cap(i64::from(u32::MAX - 1), reply)).await.unwrap();
+    cap(&journal, i64::from(u32::MAX - 1)).await;
     eventually("writable again", async || journal.writable().await.is_ok()).await;
     journal.append(large(100_000, &[a])).await.unwrap();
     assert_eq!(drain(&*journal, a).await, 1);

@@ -9,8 +9,7 @@ use crate::journal::verification::{
 use crate::journal::{Cursor, JournalError, TargetId};
 
 use super::SqliteJournal;
-use super::group::Command;
-use super::reader::Question;
+use super::verification;
 
 impl Verification for SqliteJournal {
     fn wanted(
@@ -22,21 +21,30 @@ impl Verification for SqliteJournal {
     ) -> BoxFuture<'_, Result<Batch, JournalError>> {
         Box::pin(async move {
             let target = self.shared.target(target)?;
-            self.read(|reply| Question::Wanted(target, (bound, now, limit), reply)).await
+            self.read(move |reader| verification::wanted(&reader.conn, &reader.shared, &target, (bound, now, limit)))
+                .await
         })
     }
 
     fn put_off(&self, target: TargetId, now: Timestamp, limit: usize) -> BoxFuture<'_, Result<PutOff, JournalError>> {
         Box::pin(async move {
             let target = self.shared.target(target)?;
-            self.read(|reply| Question::PutOff(target, (now, limit), reply)).await
+            self.read(move |reader| verification::put_off(&reader.conn, &reader.shared, &target, (now, limit))).await
         })
     }
 
     fn note(&self, target: TargetId, notes: Notes) -> BoxFuture<'_, Result<(), JournalError>> {
         Box::pin(async move {
             let target = self.shared.target(target)?;
-            self.ask(|reply| Command::Note(target, Box::new(notes), reply)).await
+            self.write(move |writer, group| {
+                for (project, bytes) in verification::note(writer.conn, &target, &notes, (group.now, &mut group.book))?
+                {
+                    writer.letters.add(project, bytes);
+                    group.letters_come.push(target.id);
+                }
+                Ok(())
+            })
+            .await
         })
     }
 
@@ -49,7 +57,8 @@ impl Verification for SqliteJournal {
     ) -> BoxFuture<'_, Result<Taken, JournalError>> {
         Box::pin(async move {
             let target = self.shared.target(target)?;
-            self.read(|reply| Question::Taken(target, since, (after, bound), reply)).await
+            let places = (after, bound);
+            self.read(move |reader| verification::taken(&reader.conn, &reader.shared, &target, since, places)).await
         })
     }
 
@@ -61,18 +70,22 @@ impl Verification for SqliteJournal {
     ) -> BoxFuture<'_, Result<Missing, JournalError>> {
         Box::pin(async move {
             let target = self.shared.target(target)?;
-            self.read(|reply| Question::Missing(target, since, sample, reply)).await
+            self.read(move |reader| verification::missing(&reader.conn, &reader.shared, &target, (since, sample))).await
         })
     }
 
     fn standings(&self) -> BoxFuture<'_, Result<Vec<Standing>, JournalError>> {
-        Box::pin(self.read(Question::Standings))
+        Box::pin(self.read(|reader| verification::standings(&reader.conn, &reader.shared)))
     }
 
     fn repair(&self, target: TargetId, repair: Repair) -> BoxFuture<'_, Result<usize, JournalError>> {
         Box::pin(async move {
             let target = self.shared.target(target)?;
-            self.ask(|reply| Command::Repair(target, repair, reply)).await
+            self.write(move |writer, group| {
+                let books = (group.now, &mut group.book);
+                verification::repair(writer.conn, &target, &repair, books, &mut group.passes)
+            })
+            .await
         })
     }
 
@@ -82,10 +95,10 @@ impl Verification for SqliteJournal {
         now: Timestamp,
         kinds: Vec<u64>,
     ) -> BoxFuture<'_, Result<Sampled, JournalError>> {
-        Box::pin(self.read(move |reply| Question::Sampled(target, now, kinds, reply)))
+        Box::pin(self.read(move |reader| verification::sampled(&reader.conn, target, now, &kinds)))
     }
 
     fn contents(&self, target: TargetId, since: Timestamp) -> BoxFuture<'_, Result<Contents, JournalError>> {
-        Box::pin(self.read(move |reply| Question::Contents(target, since, reply)))
+        Box::pin(self.read(move |reader| verification::contents(&reader.conn, &reader.shared, target, since)))
     }
 }

@@ -11,25 +11,23 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 
-use crate::clock::Timestamp;
 use crate::journal::JournalError;
 use crate::telemetry::log::{self, Line};
 
+use super::accounts;
 use super::accounts::Totals;
 use super::append::{Appended, Projects, Statements};
-use super::backfill;
-use super::group::{Answer, Command, Group, refuse};
 use super::letters::{self, Letters};
 use super::losses::Bodies;
 use super::queue::Target;
 use super::settlement::{Eviction, Pass};
 use super::shared::{Placed, Shared, failure};
 use super::space::{self, Order, Room};
-use super::{accounts, evidence};
+use group::{Answer, Command, Group, refuse};
 
 mod admission;
+pub(super) mod group;
 mod naming;
-mod noting;
 mod room;
 mod start;
 pub(super) use start::Start;
@@ -48,15 +46,15 @@ const SMALL: u64 = 64 << 10;
 /// The user of the connection that writes.
 #[derive(Debug)]
 pub(super) struct Writer<'c> {
-    conn: &'c Connection,
+    pub(super) conn: &'c Connection,
     statements: Option<Statements<'c>>,
-    shared: Arc<Shared>,
-    room: Room,
+    pub(super) shared: Arc<Shared>,
+    pub(super) room: Room,
     eviction: Eviction,
-    order: Order,
-    letters: Letters,
+    pub(super) order: Order,
+    pub(super) letters: Letters,
     bodies: Rc<Bodies>,
-    projects: Projects,
+    pub(super) projects: Projects,
     totals: Totals,
     /// Targets without a row yet: every commit begins with these, so that nothing on disk names a target which is not there.
     unwritten: Vec<Arc<Target>>,
@@ -175,6 +173,7 @@ impl Writer<'_> {
 
     fn transact(&mut self, group: &mut Group, targets: &[Arc<Target>]) -> rusqlite::Result<()> {
         let now = self.shared.clock.now();
+        group.now = now;
         group.book.reads(&self.bodies);
         Statements::of(&mut self.statements, self.conn)?.begin.execute([])?;
         if self.shared.trouble().is_some() {
@@ -198,7 +197,7 @@ impl Writer<'_> {
             }
         }
         while let Some(command) = group.commands.pop_front() {
-            self.apply(command, now, group)?;
+            self.apply(command, group)?;
         }
         group.passes.iter().flat_map(Pass::letters).for_each(|(project, bytes)| self.letters.add(project, bytes));
         group.letters_gone = self.letters.bound(self.conn)?;
@@ -207,74 +206,17 @@ impl Writer<'_> {
         Statements::of(&mut self.statements, self.conn)?.commit.execute([]).map(drop)
     }
 
-    /// Does one command within the transaction. Its answer is in the group before anything can fail.
-    fn apply(&mut self, command: Command, now: Timestamp, group: &mut Group) -> rusqlite::Result<()> {
+    /// Does one command within the transaction. Its answer is in the group whether it fails or not.
+    fn apply(&mut self, command: Command, group: &mut Group) -> rusqlite::Result<()> {
         match command {
-            Command::Append(submission, reply) => return self.append(*submission, reply, group),
-            Command::Discard { target, before, reason, limit, reply } => {
-                group.answers.push(Answer::Count(reply, 0));
-                let what = (self.order.age(before, now), reason, limit);
-                let count = Pass::discard(self.conn, &target, what, (now, &mut group.book), &mut group.passes)?;
-                group.counted(count);
+            Command::Append(submission, reply) => self.append(*submission, reply, group),
+            Command::Do(mut task) => {
+                let done = task.act(self, group);
+                group.answers.push(Answer::Of(task));
+                done
             }
-            Command::Hasten { target, limit, reply } => {
-                group.answers.push(Answer::Count(reply, 0));
-                let count = Pass::hasten(self.conn, &target, limit, (now, &mut group.book), &mut group.passes)?;
-                group.counted(count);
-            }
-            Command::Prune { before, limit, reply } => {
-                group.answers.push(Answer::Count(reply, 0));
-                let count = self.room.prune(self.conn, &self.shared, self.order.age(before, now), limit)?;
-                group.counted(count);
-            }
-            Command::Letters { retry, pick, limit, reply } => {
-                group.answers.push(Answer::Count(reply, 0));
-                let (which, books) = ((&pick, limit, retry), (now, &mut group.book));
-                let count = self.letters.take_out(self.conn, &self.shared, which, books, &mut group.passes)?;
-                group.counted(count);
-            }
-            Command::Backfill(target, step, reply) => {
-                group.answers.push(Answer::Backfill(reply, None));
-                let (conn, shared, book) = (self.conn, &self.shared, &mut group.book);
-                let after = backfill::step(conn, shared, &target, step, (group.last, now, book), &mut group.passes)?;
-                if let Some(Answer::Backfill(_, answer)) = group.answers.last_mut() {
-                    *answer = after;
-                }
-            }
-            Command::Note(target, notes, reply) => return self.note(&target, &notes, reply, now, group),
-            Command::Repair(target, repair, reply) => return self.repair(&target, &repair, reply, now, group),
-            Command::Room(project, bytes, reply) => return self.reserve(project, bytes, reply, group),
-            Command::Switch(switch, reply) => {
-                group.answers.push(Answer::Done(reply));
-                evidence::write_switch(self.conn, &switch)?;
-            }
-            Command::Observe(observation, reply) => {
-                group.answers.push(Answer::Done(reply));
-                evidence::write(self.conn, &observation)?;
-                for (target, at) in observation.canaries {
-                    if let Ok(target) = self.shared.target(target) {
-                        target.queue().latest.note_canary(at);
-                    }
-                }
-            }
-            Command::Lose(losses, reply) => {
-                group.answers.push(Answer::Done(reply));
-                for loss in losses {
-                    let project = self.projects.number(self.conn, &self.shared, &loss.project)?;
-                    group.book.note_loss(project, &loss);
-                }
-            }
-            Command::Report(told, report, reply) => return self.report(&told, report, reply, group),
-            #[cfg(test)]
-            Command::Cap(pages, reply) => {
-                group.answers.push(Answer::Done(reply));
-                self.conn.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?;
-            }
-            #[cfg(test)]
-            Command::Panic => panic!("as it was told"),
-            Command::Target(..) | Command::Wake { .. } | Command::Close(_) => {}
+            Command::Target(..) | Command::Wake { .. } | Command::Close(_) => Ok(()),
         }
-        Ok(())
     }
 
     /// Something small is written. Where records have appeared that are not ours, nothing we know of the journal holds any more.

@@ -9,14 +9,13 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Error, ErrorCode, Row};
 
-use crate::clock::Timestamp;
 use crate::journal::sqlite::decode::{self, Loaded};
-use crate::journal::sqlite::group;
 use crate::journal::sqlite::queue::{Leased, NEVER, Ready, Target};
+use crate::journal::sqlite::writer::group;
 use crate::journal::{Progress, Rest, Settlement};
 use crate::telemetry::log::{self, Line};
 
-use super::Reader;
+use super::{Read, Reader};
 
 /// So often in a row, and for so long, the disk must have failed to give a record before it is set aside.
 const TRIES: u32 = 5;
@@ -107,7 +106,7 @@ impl Reader {
 }
 
 /// What can be handed out, and what cannot be read.
-pub(super) fn apart(loaded: Vec<(Loaded, Option<Timestamp>)>) -> (Vec<Ready>, Vec<Unreadable>) {
+pub(super) fn apart(loaded: Read) -> (Vec<Ready>, Vec<Unreadable>) {
     let (mut ready, mut unreadable) = (vec![], vec![]);
     for (loaded, _) in loaded {
         match loaded {

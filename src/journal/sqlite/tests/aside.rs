@@ -2,10 +2,7 @@
 
 use std::sync::mpsc::{channel, sync_channel};
 
-use tokio::sync::oneshot;
-
 use super::*;
-use crate::journal::sqlite::reader::Reader;
 use crate::protocol::category::Category;
 
 #[tokio::test]
@@ -69,12 +66,12 @@ async fn records_set_aside_wake_the_writer_once_and_leave_the_places_to_those_wh
     let (journal, settings) = parts(&subject);
     let shared = &journal.shared;
     let (commands, inbox) = sync_channel(INBOX);
-    let (questions, asked) = channel();
-    let (reply, answer) = oneshot::channel();
-    questions.send((Question::Fresh(shared.target(a).unwrap(), reply), None)).unwrap();
+    let (questions, asked) = channel::<Placed<Question>>();
+    let target = shared.target(a).unwrap();
+    let look = move |reader: &Reader| reader.make_ready(&target, &Take::ReadFresh, at(1)).unwrap();
+    questions.send((Box::new(look), None)).unwrap();
     drop(questions);
     Reader::new(schema::open_reader(&settings.path).unwrap(), Arc::clone(shared), commands.clone()).run(&asked);
-    answer.await.unwrap().unwrap();
     assert_eq!(journal.measure().await.unwrap().stats.set_aside, 200);
     // Commits go by while the wake is still in the inbox.
     journal.lose(vec![]).await.unwrap();

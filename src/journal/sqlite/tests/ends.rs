@@ -82,7 +82,11 @@ fn end_threads(case: &str) {
             let run: fn() = || panic!("as it was told");
             drop(threads::start("any", run).unwrap().join());
         }
-        "the writer" => journal.commands.as_ref().unwrap().try_send((Command::Panic, None)).unwrap(),
+        "the writer" => {
+            let (reply, _) = tokio::sync::oneshot::channel::<Result<(), JournalError>>();
+            let command = Command::of(|_, _| panic!("as it was told"), reply);
+            journal.commands.as_ref().unwrap().try_send((command, None)).unwrap();
+        }
         _ => {}
     }
 }

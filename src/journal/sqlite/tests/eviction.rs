@@ -264,7 +264,7 @@ async fn whatever_happens_each_copy_is_delivered_once_or_evicted_and_no_primary_
                     // All that is delivered gives way for a large body, the newest as well, and nothing comes before the restart.
                     deliver_all(&subject, &targets, &mut leased, &mut delivered_to).await;
                     subject.flush().await;
-                    let refused = journal.ask(|reply| Command::Room(Some("shop".into()), 1 << 20, reply)).await;
+                    let refused = journal.take_room(Some("shop".into()), 1 << 20).await;
                     assert!(refused.is_err(), "there is never so much");
                     drop(journal);
                     subject.crash();

@@ -62,13 +62,12 @@ async fn a_target_is_known_while_nothing_can_be_written_and_kept_once_it_can() {
     let (journal, _) = parts(&subject);
     let a = journal.target("a").await.unwrap();
     fill(&subject.journal(), 1, &[a]).await;
-    let full = |pages: i64| journal.ask(move |reply| Command::Cap(pages, reply));
-    full(1).await.unwrap();
+    cap(&journal, 1).await;
     journal.append(large(100_000, &[a])).await.unwrap_err();
     let b = journal.target("b").await.unwrap();
     assert_eq!((journal.target("b").await.unwrap(), journal.targets().await.unwrap().iter().count()), (b, 2));
     journal.append(large(100_000, &[a, b])).await.unwrap_err();
-    full(i64::from(u32::MAX - 1)).await.unwrap();
+    cap(&journal, i64::from(u32::MAX - 1)).await;
     journal.append(large(100_000, &[a, b])).await.unwrap();
     drop(journal);
     subject.crash();

@@ -51,7 +51,7 @@ async fn a_rolled_back_commit_leaves_the_counts_as_they_were() {
     let target = journal.target("a").await.unwrap();
     journal.append(of("shop", 20_000, &[target])).await.unwrap();
     let before = journal.measure().await.unwrap().shares;
-    journal.ask(|reply| Command::Cap(1, reply)).await.unwrap();
+    cap(&journal, 1).await;
     for project in ["shop", "new"] {
         assert!(journal.append(of(project, 500_000, &[target])).await.is_err());
     }
@@ -115,7 +115,7 @@ async fn who_is_furthest_beyond_its_part_gives_way_and_nobody_within_it() {
 
 /// Takes room for a large body, as its first bytes do, and gives it back.
 async fn reserve(journal: &SqliteJournal, bytes: u64) -> Result<(), JournalError> {
-    journal.ask(|reply| Command::Room(Some("shop".into()), bytes, reply)).await.map(drop)
+    journal.take_room(Some("shop".into()), bytes).await.map(drop)
 }
 
 /// Appends records that are delivered at once; returns the last number.

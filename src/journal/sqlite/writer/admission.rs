@@ -3,12 +3,12 @@
 use crate::journal::losses::Loss;
 use crate::journal::sqlite::append::{self, Statements, Written};
 use crate::journal::sqlite::file::BodyFile;
-use crate::journal::sqlite::group::{Answer, Group};
 use crate::journal::sqlite::losses;
 use crate::journal::sqlite::shared::Reply;
 use crate::journal::{JournalError, RecordId, Submission};
 
 use super::Writer;
+use super::group::{Answer, Group};
 
 impl Writer<'_> {
     /// Appends a submission.
@@ -27,25 +27,20 @@ impl Writer<'_> {
     }
 
     /// Appends a report, if there is one, and takes off what it tells. Losses that cannot be told now stay.
-    pub(super) fn report(
+    pub(in crate::journal::sqlite) fn report(
         &mut self,
         told: &[Loss],
-        report: Option<Box<Submission>>,
-        reply: Reply<()>,
+        report: Option<Submission>,
         group: &mut Group,
-    ) -> rusqlite::Result<()> {
-        group.answers.push(Answer::Reported(reply, Ok(())));
+    ) -> rusqlite::Result<Result<(), JournalError>> {
         let admitted = match report {
-            Some(report) => self.admit(*report, group)?.map(drop),
+            Some(report) => self.admit(report, group)?.map(drop),
             None => Ok(()),
         };
         if admitted.is_ok() {
             losses::take_off(self.conn, &self.shared, told)?;
         }
-        if let Some(Answer::Reported(_, answer)) = group.answers.last_mut() {
-            *answer = admitted;
-        }
-        Ok(())
+        Ok(admitted)
     }
 
     /// Writes a submission when there is room for it.

@@ -4,11 +4,11 @@
 
 use std::sync::{Arc, PoisonError};
 
-use crate::journal::sqlite::group::{Answer, Group};
 use crate::journal::sqlite::queue::{Queue, Target};
 use crate::journal::{JournalError, MAX_TARGETS, TargetId};
 
 use super::Writer;
+use super::group::{Answer, Group};
 
 impl Writer<'_> {
     /// Makes the targets known that the group asks for.

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use crate::journal::JournalError;
 use crate::journal::shares;
 use crate::journal::sqlite::file::Reservation;
-use crate::journal::sqlite::group::{Answer, Group};
 use crate::journal::sqlite::settlement::Gone;
-use crate::journal::sqlite::shared::Reply;
 use crate::journal::sqlite::space::Want;
 
+use super::group::Group;
 use super::{SMALL, Writer};
 
 /// What goes for one that comes in, beside its own size, before it is refused nevertheless.
@@ -91,14 +90,12 @@ impl Writer<'_> {
     }
 
     /// Takes room for bytes of a file.
-    pub(super) fn reserve(
+    pub(in crate::journal::sqlite) fn reserve(
         &mut self,
         project: Option<Arc<str>>,
         bytes: u64,
-        reply: Reply<Reservation>,
         group: &mut Group,
-    ) -> rusqlite::Result<()> {
-        group.answers.push(Answer::Room(reply, Err(JournalError::Closed)));
+    ) -> rusqlite::Result<Result<Reservation, JournalError>> {
         let name = project.as_ref();
         let number = name.map(|name| self.projects.number(self.conn, &self.shared, name)).transpose()?;
         let room = self.make_room(number, bytes, false, group)?.map(|()| {
@@ -111,10 +108,7 @@ impl Writer<'_> {
             Err(error) if !self.room.fits(SMALL) => Self::refuse(project.as_deref(), error, group),
             _ => {}
         }
-        if let Some(Answer::Room(_, answer)) = group.answers.last_mut() {
-            *answer = room;
-        }
-        Ok(())
+        Ok(room)
     }
 
     /// A journal that is full for one project is said once a minute; one that is full for all is in trouble.

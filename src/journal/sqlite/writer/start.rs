@@ -12,7 +12,6 @@ use rusqlite::Connection;
 use crate::journal::Settings;
 use crate::journal::sqlite::accounts::Totals;
 use crate::journal::sqlite::append::Projects;
-use crate::journal::sqlite::group::Command;
 use crate::journal::sqlite::letters::Letters;
 use crate::journal::sqlite::losses::Bodies;
 use crate::journal::sqlite::settlement::Eviction;
@@ -20,6 +19,7 @@ use crate::journal::sqlite::shared::{Placed, Shared};
 use crate::journal::sqlite::space::{self, Ahead, Order, Room};
 
 use super::Writer;
+use super::group::Command;
 
 /// What the writer starts with, read where a failure still keeps the journal from opening.
 #[derive(Debug)]

@@ -9,22 +9,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
-use crate::journal::backfill::{Backfill, BackfillStep};
-use crate::journal::evidence::Observation;
-use crate::journal::losses::Loss;
-use crate::journal::verification::{Notes, Repair};
-use crate::journal::{JournalError, Pick, RecordId, Submission, Switch, TargetId};
-use crate::policy::outcome::DropReason;
+use crate::journal::sqlite::accounts::Book;
+use crate::journal::sqlite::append::Appended;
+use crate::journal::sqlite::settlement::Pass;
+use crate::journal::sqlite::shared::{Placed, Reply, Shared};
+use crate::journal::{JournalError, RecordId, Submission, TargetId};
 
-use super::accounts::Book;
-use super::append::Appended;
-use super::file::Reservation;
-use super::queue::Target;
-use super::settlement::Pass;
-use super::shared::{Placed, Reply, Shared};
+use super::Writer;
 
 /// The most commands that wait for the writer.
-pub(super) const INBOX: usize = 1024;
+pub(in crate::journal::sqlite) const INBOX: usize = 1024;
 /// The most commands in one commit, and the bytes of bodies after which no more are taken in.
 const GROUP: usize = 256;
 const GROUP_BYTES: usize = 4 << 20;
@@ -41,72 +35,67 @@ const LOOK: Duration = Duration::from_micros(200);
 const COMPANY: Duration = Duration::from_millis(10);
 
 /// What the writer is asked to do.
-#[derive(Debug)]
-pub(super) enum Command {
+pub(in crate::journal::sqlite) enum Command {
     Append(Box<Submission>, Reply<RecordId>),
-    Discard {
-        target: Arc<Target>,
-        before: Timestamp,
-        reason: DropReason,
-        limit: usize,
-        reply: Reply<usize>,
-    },
-    Hasten {
-        target: Arc<Target>,
-        limit: usize,
-        reply: Reply<usize>,
-    },
-    Prune {
-        before: Timestamp,
-        limit: usize,
-        reply: Reply<usize>,
-    },
-    /// Retries or forgets dead letters.
-    Letters {
-        retry: bool,
-        pick: Pick,
-        limit: usize,
-        reply: Reply<usize>,
-    },
-    Backfill(Arc<Target>, BackfillStep, Reply<Option<Backfill>>),
-    /// Keeps what was found of the events of a target.
-    Note(Arc<Target>, Box<Notes>, Reply<()>),
-    /// Lets missing events of a target wait again.
-    Repair(Arc<Target>, Repair, Reply<usize>),
-    /// Room for bytes of a file, for a project.
-    Room(Option<Arc<str>>, u64, Reply<Reservation>),
+    /// Something else in the transaction.
+    Do(Box<dyn Task>),
     Target(Arc<str>, Reply<TargetId>),
-    Switch(Box<Switch>, Reply<()>),
-    Observe(Box<Observation>, Reply<()>),
-    /// Losses that no record tells of.
-    Lose(Vec<Loss>, Reply<()>),
-    /// Takes losses off, and appends the report that tells of them, if there is one.
-    Report(Vec<Loss>, Option<Box<Submission>>, Reply<()>),
     /// Settlements wait for a commit.
     Wake {
         hurry: bool,
     },
     Close(oneshot::Sender<()>),
-    /// Makes the storage refuse to grow beyond that many pages, as a full disk does.
-    #[cfg(test)]
-    Cap(i64, Reply<()>),
-    /// Makes the writer panic.
-    #[cfg(test)]
-    Panic,
+}
+
+/// What is done in the transaction for somebody who waits for its answer.
+pub(in crate::journal::sqlite) trait Task: Send {
+    /// Does it, once.
+    fn act(&mut self, writer: &mut Writer<'_>, group: &mut Group) -> rusqlite::Result<()>;
+
+    /// Gives its answer, or `failed` in its place. Whoever asked may be gone.
+    fn answer(self: Box<Self>, failed: Option<&JournalError>);
+}
+
+/// A [`Task`] made of a function, whose inner error refuses it alone.
+struct Asked<T, F> {
+    act: Option<F>,
+    answer: Result<T, JournalError>,
+    reply: Reply<T>,
+}
+
+impl<T, F> Task for Asked<T, F>
+where
+    T: Send,
+    F: FnOnce(&mut Writer<'_>, &mut Group) -> rusqlite::Result<Result<T, JournalError>> + Send,
+{
+    fn act(&mut self, writer: &mut Writer<'_>, group: &mut Group) -> rusqlite::Result<()> {
+        if let Some(act) = self.act.take() {
+            self.answer = act(writer, group)?;
+        }
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, failed: Option<&JournalError>) {
+        drop(self.reply.send(failed.cloned().map_or(self.answer, Err)));
+    }
+}
+
+impl Command {
+    /// Does this in the transaction.
+    pub(in crate::journal::sqlite) fn of<T: Send + 'static>(
+        act: impl FnOnce(&mut Writer<'_>, &mut Group) -> rusqlite::Result<Result<T, JournalError>> + Send + 'static,
+        reply: Reply<T>,
+    ) -> Self {
+        Self::Do(Box::new(Asked { act: Some(act), answer: Err(JournalError::Closed), reply }))
+    }
 }
 
 /// An answer that waits for the commit.
-#[derive(Debug)]
 pub(super) enum Answer {
     Record(Reply<RecordId>, Result<RecordId, JournalError>),
-    Count(Reply<usize>, usize),
-    Backfill(Reply<Option<Backfill>>, Option<Backfill>),
-    /// A reservation that nobody gets gives its room back.
-    Room(Reply<Reservation>, Result<Reservation, JournalError>),
+    Of(Box<dyn Task>),
     /// Holds even if the commit fails: the next one that works writes the target's row.
     Target(Reply<TargetId>, Result<TargetId, JournalError>),
-    Done(Reply<()>),
-    Reported(Reply<()>, Result<(), JournalError>),
 }
 
 impl Answer {
@@ -114,18 +103,14 @@ impl Answer {
     pub(super) fn give(self, failed: Option<&JournalError>) {
         match self {
             Self::Record(reply, answer) => drop(reply.send(failed.cloned().map_or(answer, Err))),
-            Self::Count(reply, count) => drop(reply.send(failed.cloned().map_or(Ok(count), Err))),
-            Self::Backfill(reply, now) => drop(reply.send(failed.cloned().map_or(Ok(now), Err))),
-            Self::Room(reply, answer) => drop(reply.send(failed.cloned().map_or(answer, Err))),
+            Self::Of(task) => task.answer(failed),
             Self::Target(reply, answer) => drop(reply.send(answer)),
-            Self::Done(reply) => drop(reply.send(failed.cloned().map_or(Ok(()), Err))),
-            Self::Reported(reply, answer) => drop(reply.send(failed.cloned().map_or(answer, Err))),
         }
     }
 }
 
 /// Wakes the writer for settlements, unless that is under way.
-pub(super) fn wake(shared: &Shared, commands: &SyncSender<Placed<Command>>, hurry: bool) {
+pub(in crate::journal::sqlite) fn wake(shared: &Shared, commands: &SyncSender<Placed<Command>>, hurry: bool) {
     let flag = if hurry { &shared.hurried } else { &shared.woken };
     if !flag.swap(true, Ordering::AcqRel) && commands.try_send((Command::Wake { hurry }, None)).is_err() {
         // A full inbox wakes the writer as well.
@@ -134,8 +119,10 @@ pub(super) fn wake(shared: &Shared, commands: &SyncSender<Placed<Command>>, hurr
 }
 
 /// What is committed together.
-#[derive(Debug, Default)]
-pub(super) struct Group {
+#[derive(Default)]
+pub(in crate::journal::sqlite) struct Group {
+    /// When its transaction began.
+    pub(in crate::journal::sqlite) now: Timestamp,
     pub(super) commands: VecDeque<Command>,
     pub(super) bytes: usize,
     pub(super) closing: Option<oneshot::Sender<()>>,
@@ -145,9 +132,9 @@ pub(super) struct Group {
     pub(super) hurried: bool,
     /// All that is settled is committed, in order or not: something was asked for that may build on it.
     pub(super) settles_all: bool,
-    pub(super) book: Book,
+    pub(in crate::journal::sqlite) book: Book,
     pub(super) appended: Vec<Appended>,
-    pub(super) passes: Vec<Pass>,
+    pub(in crate::journal::sqlite) passes: Vec<Pass>,
     /// Upstreams that are to be targets; none of the commands, because making one known cannot fail for want of room.
     pub(super) names: Vec<(Arc<str>, Reply<TargetId>)>,
     pub(super) answers: Vec<Answer>,
@@ -155,11 +142,11 @@ pub(super) struct Group {
     /// Projects beyond their part for which nothing gives way, as was seen in this transaction.
     pub(super) fruitless: Vec<Option<u32>>,
     /// The last record of the commit before.
-    pub(super) last: u64,
+    pub(in crate::journal::sqlite) last: u64,
     /// The targets of dead letters that went because there were too many, one each.
     pub(super) letters_gone: Vec<TargetId>,
     /// The targets of dead letters that no settlement brought, one each.
-    pub(super) letters_come: Vec<TargetId>,
+    pub(in crate::journal::sqlite) letters_come: Vec<TargetId>,
 }
 
 impl Group {
@@ -228,37 +215,13 @@ impl Group {
             }
         }
     }
-
-    /// The count that the last command is answered with.
-    pub(super) fn counted(&mut self, count: usize) {
-        if let Some(Answer::Count(_, answer)) = self.answers.last_mut() {
-            *answer = count;
-        }
-    }
 }
 
 /// Answers a command that was not tried.
 pub(super) fn refuse(command: Command, error: &JournalError) {
     match command {
-        Command::Append(_, reply) => Answer::Record(reply, Err(JournalError::Closed)).give(Some(error)),
-        Command::Discard { reply, .. }
-        | Command::Hasten { reply, .. }
-        | Command::Prune { reply, .. }
-        | Command::Letters { reply, .. }
-        | Command::Repair(_, _, reply) => {
-            Answer::Count(reply, 0).give(Some(error));
-        }
-        Command::Room(_, _, reply) => Answer::Room(reply, Err(JournalError::Closed)).give(Some(error)),
-        Command::Backfill(_, _, reply) => Answer::Backfill(reply, None).give(Some(error)),
-        Command::Switch(_, reply)
-        | Command::Note(_, _, reply)
-        | Command::Observe(_, reply)
-        | Command::Lose(_, reply)
-        | Command::Report(_, _, reply) => Answer::Done(reply).give(Some(error)),
-        #[cfg(test)]
-        Command::Cap(_, reply) => Answer::Done(reply).give(Some(error)),
-        #[cfg(test)]
-        Command::Panic => {}
+        Command::Append(_, reply) => drop(reply.send(Err(error.clone()))),
+        Command::Do(task) => task.answer(Some(error)),
         Command::Target(..) | Command::Wake { .. } | Command::Close(_) => {}
     }
 }
