@@ -10,13 +10,11 @@
 
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
-
 use crate::clock::Timestamp;
 use crate::policy::outcome::{Cause, DropReason};
 use crate::protocol::event_id::EventId;
 
-use super::{Cursor, JournalError, Record, RecordId, TargetId};
+use super::{Call, Cursor, Record, RecordId, TargetId};
 
 /// Some of the records that are still kept.
 #[derive(Clone, Debug, Default)]
@@ -110,20 +108,15 @@ impl Comparison {
 /// Shows the records that are still kept.
 pub trait Archive: Send + Sync {
     /// A record, if it is still kept.
-    fn record(&self, record: RecordId) -> BoxFuture<'_, Result<Option<Arc<Record>>, JournalError>>;
+    fn record(&self, record: RecordId) -> Call<'_, Option<Arc<Record>>>;
 
     /// The newest record with this event id that is still kept.
-    fn record_of(&self, event_id: EventId) -> BoxFuture<'_, Result<Option<Arc<Record>>, JournalError>>;
+    fn record_of(&self, event_id: EventId) -> Call<'_, Option<Arc<Record>>>;
 
     /// The records that are still kept behind `after`, as many as one step takes.
-    fn kept(&self, after: Cursor) -> BoxFuture<'_, Result<Kept, JournalError>>;
+    fn kept(&self, after: Cursor) -> Call<'_, Kept>;
 
     /// Which records one target got and another did not, of those behind `after` that were accepted since `since` for at least one
     /// of them.
-    fn compare(
-        &self,
-        targets: (TargetId, TargetId),
-        since: Timestamp,
-        after: Cursor,
-    ) -> BoxFuture<'_, Result<Comparison, JournalError>>;
+    fn compare(&self, targets: (TargetId, TargetId), since: Timestamp, after: Cursor) -> Call<'_, Comparison>;
 }

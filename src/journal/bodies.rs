@@ -12,10 +12,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 
 use super::body::{Body, IN_MEMORY};
-use super::{Journal, JournalError};
+use super::{Call, Journal, JournalError};
 
 /// What is written at once, unless there is no memory for that.
 const STEP: usize = 256 << 10;
@@ -23,19 +22,19 @@ const STEP: usize = 256 << 10;
 /// Takes large bodies.
 pub trait Bodies: Send + Sync {
     /// Begins one, for a project if it is known for which.
-    fn begin(self: Arc<Self>, project: Option<Arc<str>>) -> BoxFuture<'static, Result<Box<dyn Draft>, JournalError>>;
+    fn begin(self: Arc<Self>, project: Option<Arc<str>>) -> Call<'static, Box<dyn Draft>>;
 }
 
 /// A large body that is being written, by a [`BodyWriter`].
 pub trait Draft: Send + Sync + fmt::Debug {
     /// Appends bytes; gives the buffer back, empty. [`JournalError::Full`] when there is no room for them.
-    fn append(&mut self, bytes: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, JournalError>>;
+    fn append(&mut self, bytes: Vec<u8>) -> Call<'_, Vec<u8>>;
 
     /// Writes over bytes that were written at `at`: never beyond what was appended.
-    fn overwrite(&mut self, at: u64, bytes: Vec<u8>) -> BoxFuture<'_, Result<(), JournalError>>;
+    fn overwrite(&mut self, at: u64, bytes: Vec<u8>) -> Call<'_, ()>;
 
     /// The body.
-    fn finish(self: Box<Self>) -> BoxFuture<'static, Result<Body, JournalError>>;
+    fn finish(self: Box<Self>) -> Call<'static, Body>;
 }
 
 /// A body on its way: in memory until it is larger than [`IN_MEMORY`], then in the journal, but for 256 KiB.

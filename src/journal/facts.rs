@@ -9,7 +9,6 @@
 
 use std::collections::HashMap;
 
-use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
@@ -17,7 +16,7 @@ use crate::clock::Timestamp;
 use super::evidence::{Evidence, Figures, Observation, Outage};
 use super::log::Submission;
 use super::losses::Loss;
-use super::{JournalError, TargetId};
+use super::{Call, TargetId};
 
 /// A switch of the primary, as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,30 +38,30 @@ pub struct Switch {
 /// Keeps facts, and tells them.
 pub trait Facts: Send + Sync {
     /// Keeps a switch of the primary.
-    fn record_switch(&self, switch: Switch) -> BoxFuture<'_, Result<(), JournalError>>;
+    fn record_switch(&self, switch: Switch) -> Call<'_, ()>;
 
     /// The last `limit` switches, newest first.
-    fn switches(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Switch>, JournalError>>;
+    fn switches(&self, limit: usize) -> Call<'_, Vec<Switch>>;
 
     /// Adds what was observed since the last time to the evidence, and that the relay is alive.
-    fn observe(&self, observation: Observation) -> BoxFuture<'_, Result<(), JournalError>>;
+    fn observe(&self, observation: Observation) -> Call<'_, ()>;
 
     /// What is kept of the time since the beginning of the hour in which `since` lies.
-    fn evidence(&self, since: Timestamp) -> BoxFuture<'_, Result<Evidence, JournalError>>;
+    fn evidence(&self, since: Timestamp) -> Call<'_, Evidence>;
 
     /// The outages that had not ended by `since`, newest first, at most `limit`.
-    fn outages(&self, since: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<Outage>, JournalError>>;
+    fn outages(&self, since: Timestamp, limit: usize) -> Call<'_, Vec<Outage>>;
 
     /// What is known of every target, at once.
-    fn figures(&self) -> BoxFuture<'_, Result<HashMap<TargetId, Figures>, JournalError>>;
+    fn figures(&self) -> Call<'_, HashMap<TargetId, Figures>>;
 
     /// Counts losses that no record tells of: what was shed before there was one.
-    fn lose(&self, losses: Vec<Loss>) -> BoxFuture<'_, Result<(), JournalError>>;
+    fn lose(&self, losses: Vec<Loss>) -> Call<'_, ()>;
 
     /// What was lost for targets and has not been told them.
-    fn losses(&self) -> BoxFuture<'_, Result<Vec<Loss>, JournalError>>;
+    fn losses(&self) -> Call<'_, Vec<Loss>>;
 
     /// Takes off what is told, and appends the report that tells it, both or neither; without a report it is forgotten. The
     /// report counts as nothing: its quantities are empty ([`losses`](super::losses)).
-    fn report(&self, told: Vec<Loss>, report: Option<Submission>) -> BoxFuture<'_, Result<(), JournalError>>;
+    fn report(&self, told: Vec<Loss>, report: Option<Submission>) -> Call<'_, ()>;
 }

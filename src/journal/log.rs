@@ -9,8 +9,6 @@
 
 use std::sync::{Arc, OnceLock};
 
-use futures_util::future::BoxFuture;
-
 use crate::clock::Timestamp;
 use crate::policy::outcome::DropReason;
 use crate::protocol::category::Quantities;
@@ -18,7 +16,7 @@ use crate::protocol::envelope::{HeaderSpans, header_line};
 use crate::protocol::event_id::EventId;
 
 use super::body::Body;
-use super::{Client, Cursor, JournalError, RecordId, TargetId};
+use super::{Call, Client, Cursor, JournalError, RecordId, TargetId};
 
 /// One submission on its way into the journal.
 #[derive(Clone, Debug)]
@@ -131,25 +129,20 @@ pub struct RecentKeys {
 /// Takes submissions, and knows the targets that they are for.
 pub trait Log: Send + Sync {
     /// The target for the upstream `name`. A new one begins with nothing waiting.
-    fn target(&self, name: &str) -> BoxFuture<'_, Result<TargetId, JournalError>>;
+    fn target(&self, name: &str) -> Call<'_, TargetId>;
 
     /// Every target known. A target keeps its name and is never forgotten, so this is asked once for each configuration.
-    fn targets(&self) -> BoxFuture<'_, Result<Targets, JournalError>>;
+    fn targets(&self) -> Call<'_, Targets>;
 
     /// Makes the submission durable; returns after the commit. [`JournalError::Repeated`] names the keys that another relay has
     /// taken: nothing is kept of it then, and what it repeats is durable. A relay knows by itself what it took.
-    fn append(&self, submission: Submission) -> BoxFuture<'_, Result<RecordId, JournalError>>;
+    fn append(&self, submission: Submission) -> Call<'_, RecordId>;
 
     /// The keys of records accepted since, the newest first: what fills the window of duplicates after a restart. Looks at up to
     /// `limit` records, at those before `before`.
-    fn recent_keys(
-        &self,
-        since: Timestamp,
-        before: Option<Cursor>,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<RecentKeys, JournalError>>;
+    fn recent_keys(&self, since: Timestamp, before: Option<Cursor>, limit: usize) -> Call<'_, RecentKeys>;
 
     /// Removes up to `limit` settled records accepted before `before`; returns how many went. Looks at a bounded number of
     /// records and goes on from there with the next call. The space is given back when there is time for it.
-    fn prune(&self, before: Timestamp, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>>;
+    fn prune(&self, before: Timestamp, limit: usize) -> Call<'_, usize>;
 }

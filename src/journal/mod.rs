@@ -58,6 +58,7 @@ pub mod verification;
 use std::fmt;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 pub use error::{JournalError, OpenError};
@@ -77,6 +78,9 @@ pub use settings::{DatabaseUrl, Durability, Settings, Sync};
 pub use shares::Share;
 pub use storage::Storage;
 use verification::Verification;
+
+/// A call of a port: what it answers, in a while.
+pub type Call<'a, T> = BoxFuture<'a, Result<T, JournalError>>;
 
 /// Which record: never used twice. Only the backend knows what it is made of, and which of two came first: numbers need not rise.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -19,7 +19,7 @@ use crate::clock::Timestamp;
 use crate::policy::standing::{Lesson, Relay, Share, Standing};
 use crate::protocol::category::Category;
 
-use super::{JournalError, TargetId};
+use super::{Call, TargetId};
 
 /// A limit on what comes in: its project and category.
 pub type Limited = (Arc<str>, Category);
@@ -66,7 +66,7 @@ pub trait Pace: Send + Sync {
     fn joined(&self) -> u32;
 
     /// Tells, and hears what all know with that. When it fails, nobody knows how much of it was told.
-    fn exchange(&self, told: Told) -> BoxFuture<'_, Result<Heard, JournalError>>;
+    fn exchange(&self, told: Told) -> Call<'_, Heard>;
 
     /// Returns when another relay may have told something. It need not: whoever waits for it exchanges every second besides.
     fn stirred(&self) -> BoxFuture<'_, ()>;

@@ -19,7 +19,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use tokio_util::sync::CancellationToken;
 
-use super::JournalError;
+use super::Call;
 use super::term::Epoch;
 
 /// What all relays have.
@@ -39,20 +39,20 @@ pub struct Plane {
 pub trait ControlPlane: Send + Sync {
     /// What all relays have. The first relay to ask makes its own that of all, as far as there is none: a moved journal brings its
     /// primary alone.
-    fn plane(&self, primary: &str, common: &str) -> BoxFuture<'_, Result<Plane, JournalError>>;
+    fn plane(&self, primary: &str, common: &str) -> Call<'_, Plane>;
 
     /// Makes an upstream the primary of all relays, and returns the one before. One that is the primary stays that of who made it so.
-    fn share_primary(&self, name: &str) -> BoxFuture<'_, Result<Option<String>, JournalError>>;
+    fn share_primary(&self, name: &str) -> Call<'_, Option<String>>;
 
     /// Makes `before` the primary of all relays again, unless another relay has changed it since this one made `name` that.
-    fn take_back_primary(&self, name: &str, before: &str) -> BoxFuture<'_, Result<(), JournalError>>;
+    fn take_back_primary(&self, name: &str, before: &str) -> Call<'_, ()>;
 
     /// Makes a text the common part of the configuration of all relays, under a term of this one. Refused when another one leads.
-    fn publish(&self, epoch: Epoch, common: &str) -> BoxFuture<'_, Result<(), JournalError>>;
+    fn publish(&self, epoch: Epoch, common: &str) -> Call<'_, ()>;
 
     /// Notes by which names the file of this relay differs from the common part: every relay tells it of
     /// [this one](super::Node::differs).
-    fn note_differing(&self, names: Vec<String>) -> BoxFuture<'_, Result<(), JournalError>>;
+    fn note_differing(&self, names: Vec<String>) -> Call<'_, ()>;
 
     /// Tells of changes that come after this revision.
     fn watch(&self, revision: i64) -> BoxStream<'static, ()>;

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt as _, ready};
+use futures_util::future::{FutureExt as _, ready};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -31,7 +31,7 @@ use crate::protocol::category::{Category, Quantities};
 
 use super::letters::DeadLetter;
 use super::log::Record;
-use super::{JournalError, RecordId, TargetId};
+use super::{Call, JournalError, RecordId, TargetId};
 
 /// How long a lease lasts at least when nobody extends it.
 pub const LEASE: Duration = Duration::from_secs(60);
@@ -116,7 +116,7 @@ pub struct Backlog {
 pub trait Queues: Send + Sync {
     /// Leases up to `max` records that may be tried now. Empty when there are none, or when so many settlements of this
     /// target await their commit that a crash now would repeat too much; [`Queues::changed`] tells when to ask again.
-    fn claim(&self, target: TargetId, now: Timestamp, max: usize) -> BoxFuture<'_, Result<Vec<Claim>, JournalError>>;
+    fn claim(&self, target: TargetId, now: Timestamp, max: usize) -> Call<'_, Vec<Claim>>;
 
     /// Says what became of a record, and ends its lease. The call itself hands the settlement over: who drops the future takes
     /// nothing back, and need not wait for one settlement before making the next.
@@ -126,40 +126,34 @@ pub trait Queues: Send + Sync {
     /// later, after the commit; SQLite answers as soon as its writer has the settlement. After an error other than
     /// [`JournalError::LeaseLost`] nobody knows whether it counts: the lease is left to end, and the record comes again if it does
     /// not.
-    fn settle(&self, lease: &Lease, settlement: Settlement) -> BoxFuture<'static, Result<(), JournalError>>;
+    fn settle(&self, lease: &Lease, settlement: Settlement) -> Call<'static, ()>;
 
     /// Keeps leases for [`LEASE`] longer, from now. Returns those that still hold, with their new ends; the others are lost. After
     /// an error nobody knows which hold: whoever has them goes on, and asks again before they end.
-    fn extend(&self, leases: Vec<Lease>) -> BoxFuture<'_, Result<Vec<Lease>, JournalError>>;
+    fn extend(&self, leases: Vec<Lease>) -> Call<'_, Vec<Lease>>;
 
     /// Woken when a claim of this target may find more than before: a record came, or settlements were committed. Nobody need be
     /// woken when a lease has ended: a worker asks again several times in the span of a [`LEASE`], whatever happens.
     fn changed(&self, target: TargetId) -> Arc<Notify>;
 
     /// When the next record put off by [`Settlement::rest`] comes due, if any is.
-    fn next_due(&self, target: TargetId) -> BoxFuture<'_, Result<Option<Timestamp>, JournalError>>;
+    fn next_due(&self, target: TargetId) -> Call<'_, Option<Timestamp>>;
 
     /// Drops up to `limit` records that wait for `target` and were accepted before `before`, in the order of acceptance, looking
     /// no further than the first one accepted later, leased ones left alone. Returns how many; fewer than `limit` means that
     /// there are no more.
-    fn discard(
-        &self,
-        target: TargetId,
-        before: Timestamp,
-        reason: DropReason,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<usize, JournalError>>;
+    fn discard(&self, target: TargetId, before: Timestamp, reason: DropReason, limit: usize) -> Call<'_, usize>;
 
     /// Lets up to `limit` records that were put off be tried at once, in the order of their due times. Returns how many; fewer
     /// than `limit` means that there are no more.
-    fn hasten(&self, target: TargetId, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>>;
+    fn hasten(&self, target: TargetId, limit: usize) -> Call<'_, usize>;
 
     /// What waits for a target.
-    fn backlog(&self, target: TargetId) -> BoxFuture<'_, Result<Backlog, JournalError>>;
+    fn backlog(&self, target: TargetId) -> Call<'_, Backlog>;
 
     /// By how much the accounts of a target differ from what waits, both looked at in one moment: what is read one after the other
     /// differs while other relays work. `None` where nobody else does.
-    fn differences(&self, _target: TargetId) -> BoxFuture<'_, Result<Option<Differences>, JournalError>> {
+    fn differences(&self, _target: TargetId) -> Call<'_, Option<Differences>> {
         ready(Ok(None)).boxed()
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::{JournalError, Measures, Primaries};
+use super::{Call, JournalError, Measures, Primaries};
 
 /// Gives out room, and says how much there is.
 pub trait Storage: Send + Sync {
@@ -25,10 +25,10 @@ pub trait Storage: Send + Sync {
     fn split(&self, projects: Vec<Arc<str>>);
 
     /// How much room is taken and by whom, and what the storage did so far.
-    fn measure(&self) -> BoxFuture<'_, Result<Measures, JournalError>>;
+    fn measure(&self) -> Call<'_, Measures>;
 
     /// Whether an append would be accepted now, and if not, why. Who appends is told by the append itself.
-    fn writable(&self) -> BoxFuture<'_, Result<(), JournalError>>;
+    fn writable(&self) -> Call<'_, ()>;
 
     /// Commits what is under way and closes. Calls made later answer [`JournalError::Closed`].
     fn close(&self, patience: Duration) -> BoxFuture<'_, ()>;

@@ -20,13 +20,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
-
 use crate::clock::Timestamp;
 use crate::protocol::event_id::EventId;
 use crate::telemetry::verification::FieldDifference;
 
-use super::{Cursor, JournalError, RecordId, TargetId};
+use super::{Call, Cursor, RecordId, TargetId};
 
 /// The reason of a dead letter whose event the upstream took and lost each time.
 pub const LOST_BY_TRACKER: &str = "lost_by_tracker";
@@ -263,53 +261,31 @@ pub struct Repair {
 /// What the journal keeps of the look for events at their upstreams.
 pub trait Verification: Send + Sync {
     /// Up to `limit` events of each kind that are to be looked for. Of those behind the cursor, none behind `bound`.
-    fn wanted(
-        &self,
-        target: TargetId,
-        bound: Cursor,
-        now: Timestamp,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Batch, JournalError>>;
+    fn wanted(&self, target: TargetId, bound: Cursor, now: Timestamp, limit: usize) -> Call<'_, Batch>;
 
     /// Up to `limit` events whose first look was put off, the newest first.
-    fn put_off(&self, target: TargetId, now: Timestamp, limit: usize) -> BoxFuture<'_, Result<PutOff, JournalError>>;
+    fn put_off(&self, target: TargetId, now: Timestamp, limit: usize) -> Call<'_, PutOff>;
 
     /// Keeps what was found, and posts it.
-    fn note(&self, target: TargetId, notes: Notes) -> BoxFuture<'_, Result<(), JournalError>>;
+    fn note(&self, target: TargetId, notes: Notes) -> Call<'_, ()>;
 
     /// Every event that the target took, accepted since `since`, of a bounded number of records behind `after`, or behind the
     /// target's cursor. One behind the cursor of which nothing was noted is [`State::Looking`].
-    fn taken(
-        &self,
-        target: TargetId,
-        since: Timestamp,
-        after: Option<Cursor>,
-        bound: Cursor,
-    ) -> BoxFuture<'_, Result<Taken, JournalError>>;
+    fn taken(&self, target: TargetId, since: Timestamp, after: Option<Cursor>, bound: Cursor) -> Call<'_, Taken>;
 
     /// The events that are missing at a target, of those accepted since `since`; `sample` of them by name.
-    fn missing(
-        &self,
-        target: TargetId,
-        since: Timestamp,
-        sample: usize,
-    ) -> BoxFuture<'_, Result<Missing, JournalError>>;
+    fn missing(&self, target: TargetId, since: Timestamp, sample: usize) -> Call<'_, Missing>;
 
     /// How many events are in which state.
-    fn standings(&self) -> BoxFuture<'_, Result<Vec<Standing>, JournalError>>;
+    fn standings(&self) -> Call<'_, Vec<Standing>>;
 
     /// Lets missing events wait for their upstream again; posted as returned. Returns how many; fewer than the limit means that
     /// there are no more.
-    fn repair(&self, target: TargetId, repair: Repair) -> BoxFuture<'_, Result<usize, JournalError>>;
+    fn repair(&self, target: TargetId, repair: Repair) -> Call<'_, usize>;
 
     /// How much of a target was compared lately, and which of these kinds were ever.
-    fn sampled(
-        &self,
-        target: TargetId,
-        now: Timestamp,
-        kinds: Vec<u64>,
-    ) -> BoxFuture<'_, Result<Sampled, JournalError>>;
+    fn sampled(&self, target: TargetId, now: Timestamp, kinds: Vec<u64>) -> Call<'_, Sampled>;
 
     /// What was compared at a target since the beginning of that hour.
-    fn contents(&self, target: TargetId, since: Timestamp) -> BoxFuture<'_, Result<Contents, JournalError>>;
+    fn contents(&self, target: TargetId, since: Timestamp) -> Call<'_, Contents>;
 }

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::journal::archive::{Comparison, Kept};
-use crate::journal::{Archive, Cursor, JournalError, Record, RecordId, TargetId};
+use crate::journal::{Archive, Call, Cursor, Record, RecordId, TargetId};
 use crate::protocol::event_id::EventId;
 
 use super::fault::Fault;
@@ -21,24 +20,19 @@ const STEP: i64 = 256;
 const BYTES: i64 = 1 << 20;
 
 impl Archive for PostgresJournal {
-    fn record(&self, record: RecordId) -> BoxFuture<'_, Result<Option<Arc<Record>>, JournalError>> {
+    fn record(&self, record: RecordId) -> Call<'_, Option<Arc<Record>>> {
         self.call(move |shared| async move { record::one(&shared, record).await })
     }
 
-    fn record_of(&self, event_id: EventId) -> BoxFuture<'_, Result<Option<Arc<Record>>, JournalError>> {
+    fn record_of(&self, event_id: EventId) -> Call<'_, Option<Arc<Record>>> {
         self.call(move |shared| async move { newest(&shared, event_id).await })
     }
 
-    fn kept(&self, after: Cursor) -> BoxFuture<'_, Result<Kept, JournalError>> {
+    fn kept(&self, after: Cursor) -> Call<'_, Kept> {
         self.call(move |shared| async move { kept(&shared, after).await })
     }
 
-    fn compare(
-        &self,
-        targets: (TargetId, TargetId),
-        since: Timestamp,
-        after: Cursor,
-    ) -> BoxFuture<'_, Result<Comparison, JournalError>> {
+    fn compare(&self, targets: (TargetId, TargetId), since: Timestamp, after: Cursor) -> Call<'_, Comparison> {
         self.call(move |shared| async move { compare::compare(&shared, targets, since, after).await })
     }
 }

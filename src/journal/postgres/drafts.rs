@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 
 use crate::journal::bodies::Draft;
 use crate::journal::body::Body;
-use crate::journal::{Bodies, JournalError, Record};
+use crate::journal::{Bodies, Call, JournalError, Record};
 use crate::telemetry::log::{self, Line};
 
 use super::bodies::{self, FIRST, Own};
@@ -28,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Bodies for PostgresJournal {
     /// While no server takes writes it goes to the journal on this machine alone.
-    fn begin(self: Arc<Self>, project: Option<Arc<str>>) -> BoxFuture<'static, Result<Box<dyn Draft>, JournalError>> {
+    fn begin(self: Arc<Self>, project: Option<Arc<str>>) -> Call<'static, Box<dyn Draft>> {
         Box::pin(async move {
             let (spill, mut copies) = (self.shared.spill.journal(), Copies::default());
             if spill.is_none() || !self.shared.is_away() {
@@ -109,7 +108,7 @@ struct Step {
 }
 
 impl Draft for Copies {
-    fn append(&mut self, bytes: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, JournalError>> {
+    fn append(&mut self, bytes: Vec<u8>) -> Call<'_, Vec<u8>> {
         Box::pin(async move {
             let (bytes, mut step) = (Bytes::from(bytes), Step { database: Ok(()), local: Ok(()) });
             if let Some(writing) = &mut self.database {
@@ -129,7 +128,7 @@ impl Draft for Copies {
         })
     }
 
-    fn overwrite(&mut self, at: u64, bytes: Vec<u8>) -> BoxFuture<'_, Result<(), JournalError>> {
+    fn overwrite(&mut self, at: u64, bytes: Vec<u8>) -> Call<'_, ()> {
         Box::pin(async move {
             let mut step = Step { database: Ok(()), local: Ok(()) };
             if let Some(writing) = &self.database {
@@ -143,7 +142,7 @@ impl Draft for Copies {
         })
     }
 
-    fn finish(self: Box<Self>) -> BoxFuture<'static, Result<Body, JournalError>> {
+    fn finish(self: Box<Self>) -> Call<'static, Body> {
         Box::pin(async move {
             let Self { database, local } = *self;
             let local = match local {

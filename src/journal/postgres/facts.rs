@@ -2,13 +2,11 @@
 
 use std::collections::HashMap;
 
-use futures_util::future::BoxFuture;
-
 use crate::clock::Timestamp;
 use crate::journal::evidence::{Evidence, Figures, Latest, Observation, Outage};
 use crate::journal::losses::Loss;
 use crate::journal::term::Epoch;
-use crate::journal::{Facts, JournalError, Submission, Switch, TargetId};
+use crate::journal::{Call, Facts, Submission, Switch, TargetId};
 
 use super::fault::Fault;
 use super::group::{Command, Report};
@@ -17,39 +15,39 @@ use super::shared::Shared;
 use super::{PostgresJournal, evidence, losses, observed};
 
 impl Facts for PostgresJournal {
-    fn record_switch(&self, switch: Switch) -> BoxFuture<'_, Result<(), JournalError>> {
+    fn record_switch(&self, switch: Switch) -> Call<'_, ()> {
         self.call(|shared| async move { record_switch(&shared, &switch).await })
     }
 
-    fn switches(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Switch>, JournalError>> {
+    fn switches(&self, limit: usize) -> Call<'_, Vec<Switch>> {
         self.call(move |shared| async move { switches(&shared, limit).await })
     }
 
-    fn observe(&self, observation: Observation) -> BoxFuture<'_, Result<(), JournalError>> {
+    fn observe(&self, observation: Observation) -> Call<'_, ()> {
         self.call(|shared| async move { observed::write(&shared, &observation).await })
     }
 
-    fn evidence(&self, since: Timestamp) -> BoxFuture<'_, Result<Evidence, JournalError>> {
+    fn evidence(&self, since: Timestamp) -> Call<'_, Evidence> {
         self.call(move |shared| async move { evidence::read(&shared, since).await })
     }
 
-    fn outages(&self, since: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<Outage>, JournalError>> {
+    fn outages(&self, since: Timestamp, limit: usize) -> Call<'_, Vec<Outage>> {
         self.call(move |shared| async move { evidence::outages(&shared, since, limit).await })
     }
 
-    fn figures(&self) -> BoxFuture<'_, Result<HashMap<TargetId, Figures>, JournalError>> {
+    fn figures(&self) -> Call<'_, HashMap<TargetId, Figures>> {
         self.call(|shared| async move { figures(&shared).await })
     }
 
-    fn lose(&self, told: Vec<Loss>) -> BoxFuture<'_, Result<(), JournalError>> {
+    fn lose(&self, told: Vec<Loss>) -> Call<'_, ()> {
         self.call(|shared| async move { losses::add(&shared, &told).await })
     }
 
-    fn losses(&self) -> BoxFuture<'_, Result<Vec<Loss>, JournalError>> {
+    fn losses(&self) -> Call<'_, Vec<Loss>> {
         self.call(|shared| async move { losses::read(&shared).await })
     }
 
-    fn report(&self, told: Vec<Loss>, report: Option<Submission>) -> BoxFuture<'_, Result<(), JournalError>> {
+    fn report(&self, told: Vec<Loss>, report: Option<Submission>) -> Call<'_, ()> {
         let (submission, epoch) = (report.map(Box::new), Epoch::current());
         Box::pin(self.ask(move |reply| Command::Report(Report { told, submission, epoch, reply })))
     }

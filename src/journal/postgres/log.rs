@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
-
 use crate::clock::Timestamp;
 use crate::journal::body::Body;
-use crate::journal::{Cursor, JournalError, Log, MAX_TARGETS, RecentKeys, RecordId, Submission, TargetId, Targets};
+use crate::journal::{
+    Call, Cursor, JournalError, Log, MAX_TARGETS, RecentKeys, RecordId, Submission, TargetId, Targets,
+};
 
 use super::PostgresJournal;
 use super::bodies;
@@ -19,19 +19,19 @@ use super::shared::Shared;
 use super::work::Work;
 
 impl Log for PostgresJournal {
-    fn target(&self, name: &str) -> BoxFuture<'_, Result<TargetId, JournalError>> {
+    fn target(&self, name: &str) -> Call<'_, TargetId> {
         let name: Arc<str> = name.into();
         self.call(|shared| async move { target(&shared, &name).await })
     }
 
-    fn targets(&self) -> BoxFuture<'_, Result<Targets, JournalError>> {
+    fn targets(&self) -> Call<'_, Targets> {
         self.call(|shared| async move {
             shared.know_names().await?;
             Ok(shared.names().targets().map(|(target, name)| (target, Arc::clone(name))).collect())
         })
     }
 
-    fn append(&self, submission: Submission) -> BoxFuture<'_, Result<RecordId, JournalError>> {
+    fn append(&self, submission: Submission) -> Call<'_, RecordId> {
         Box::pin(async move {
             let submission = Box::new(submission);
             if self.shared.is_replaced.is_cancelled() {
@@ -46,16 +46,11 @@ impl Log for PostgresJournal {
         })
     }
 
-    fn recent_keys(
-        &self,
-        since: Timestamp,
-        before: Option<Cursor>,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<RecentKeys, JournalError>> {
+    fn recent_keys(&self, since: Timestamp, before: Option<Cursor>, limit: usize) -> Call<'_, RecentKeys> {
         self.call(move |shared| async move { recent_keys(&shared, since, before, limit).await })
     }
 
-    fn prune(&self, before: Timestamp, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
+    fn prune(&self, before: Timestamp, limit: usize) -> Call<'_, usize> {
         Box::pin(async move {
             self.flush().await?;
             self.call(move |shared| async move { prune(&shared, before, limit).await }).await

@@ -77,7 +77,7 @@ use crate::telemetry::ledger::Ledger;
 
 use super::term::{Epoch, under};
 use super::verification::Verification;
-use super::{ControlPlane, DatabaseUrl, Journal, JournalError, OpenError, Pace, Settings};
+use super::{Call, ControlPlane, DatabaseUrl, Journal, JournalError, OpenError, Pace, Settings};
 use connect::{Connections, Connector, Pool};
 use fault::Fault;
 use group::{Command, INBOX};
@@ -187,10 +187,7 @@ impl PostgresJournal {
     }
 
     /// Makes a call to its end, whether the caller waits for it or not.
-    fn call<T: Send + 'static, F>(
-        &self,
-        act: impl FnOnce(Arc<Shared>) -> F,
-    ) -> BoxFuture<'static, Result<T, JournalError>>
+    fn call<T: Send + 'static, F>(&self, act: impl FnOnce(Arc<Shared>) -> F) -> Call<'static, T>
     where
         F: Future<Output = Result<T, Fault>> + Send + 'static,
     {
@@ -221,10 +218,7 @@ impl Drop for PostgresJournal {
 }
 
 /// Makes a call to its end, whether the caller waits for it or not, under the caller's term.
-fn call<T: Send + 'static, F>(
-    shared: &Arc<Shared>,
-    act: impl FnOnce(Arc<Shared>) -> F,
-) -> BoxFuture<'static, Result<T, JournalError>>
+fn call<T: Send + 'static, F>(shared: &Arc<Shared>, act: impl FnOnce(Arc<Shared>) -> F) -> Call<'static, T>
 where
     F: Future<Output = Result<T, Fault>> + Send + 'static,
 {
@@ -235,10 +229,7 @@ where
 }
 
 /// The same with what is done in a box: compiled for each kind of answer, and not for each call.
-fn made<T: Send + 'static>(
-    shared: &Arc<Shared>,
-    work: BoxFuture<'static, Result<T, Fault>>,
-) -> BoxFuture<'static, Result<T, JournalError>> {
+fn made<T: Send + 'static>(shared: &Arc<Shared>, work: BoxFuture<'static, Result<T, Fault>>) -> Call<'static, T> {
     let (connector, work) = (Arc::clone(&shared.connector), under(Epoch::current(), work));
     let running = spawn(shared, async move { connector.unless_given_up(work).await });
     Box::pin(async move {

@@ -11,7 +11,7 @@ use tokio_postgres::Transaction;
 
 use crate::clock::Timestamp;
 use crate::journal::pace::{Heard, Limited, Told};
-use crate::journal::{JournalError, Pace, TargetId};
+use crate::journal::{Call, Pace, TargetId};
 use crate::policy::standing::{Lesson, Relay, Share, Standing};
 
 use super::PostgresJournal;
@@ -31,7 +31,7 @@ impl Pace for PostgresJournal {
         self.shared.joined
     }
 
-    fn exchange(&self, told: Told) -> BoxFuture<'_, Result<Heard, JournalError>> {
+    fn exchange(&self, told: Told) -> Call<'_, Heard> {
         self.call(|shared| async move { exchange(&shared, told).await })
     }
 

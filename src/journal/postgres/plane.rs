@@ -12,7 +12,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::journal::JournalError;
+use crate::journal::Call;
 use crate::journal::plane::{ControlPlane, Plane};
 use crate::journal::term::Epoch;
 
@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl ControlPlane for PostgresJournal {
-    fn plane(&self, primary: &str, common: &str) -> BoxFuture<'_, Result<Plane, JournalError>> {
+    fn plane(&self, primary: &str, common: &str) -> Call<'_, Plane> {
         let (primary, common) = (primary.to_owned(), common.to_owned());
         self.call(|shared| async move {
             let (client, me) = (shared.client().await?, shared.settings.node_name());
@@ -46,7 +46,7 @@ impl ControlPlane for PostgresJournal {
         })
     }
 
-    fn share_primary(&self, name: &str) -> BoxFuture<'_, Result<Option<String>, JournalError>> {
+    fn share_primary(&self, name: &str) -> Call<'_, Option<String>> {
         let name = name.to_owned();
         self.call(|shared| async move {
             let (mut pooled, me) = (shared.client().await?, shared.settings.node_name());
@@ -63,7 +63,7 @@ impl ControlPlane for PostgresJournal {
         })
     }
 
-    fn take_back_primary(&self, name: &str, before: &str) -> BoxFuture<'_, Result<(), JournalError>> {
+    fn take_back_primary(&self, name: &str, before: &str) -> Call<'_, ()> {
         let (name, before) = (name.to_owned(), before.to_owned());
         self.call(|shared| async move {
             let (client, me) = (shared.client().await?, shared.settings.node_name());
@@ -75,7 +75,7 @@ impl ControlPlane for PostgresJournal {
         })
     }
 
-    fn publish(&self, epoch: Epoch, common: &str) -> BoxFuture<'_, Result<(), JournalError>> {
+    fn publish(&self, epoch: Epoch, common: &str) -> Call<'_, ()> {
         let common = common.to_owned();
         self.call(move |shared| async move {
             let mut pooled = shared.client().await?;
@@ -89,7 +89,7 @@ impl ControlPlane for PostgresJournal {
         })
     }
 
-    fn note_differing(&self, names: Vec<String>) -> BoxFuture<'_, Result<(), JournalError>> {
+    fn note_differing(&self, names: Vec<String>) -> Call<'_, ()> {
         self.call(|shared| async move {
             let sql = "UPDATE node SET differs = $2 WHERE incarnation = $1 AND differs <> $2";
             shared.client().await?.execute(sql, &[&shared.incarnation, &names]).await?;

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use futures_util::future::{BoxFuture, FutureExt as _, ready};
+use futures_util::future::{FutureExt as _, ready};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::clock::Timestamp;
-use crate::journal::{Backlog, Claim, Differences, JournalError, LEASE, Lease, Queues, Settlement, TargetId};
+use crate::journal::{Backlog, Call, Claim, Differences, JournalError, LEASE, Lease, Queues, Settlement, TargetId};
 use crate::policy::outcome::DropReason;
 use crate::telemetry::log::{self, Line};
 
@@ -31,7 +31,7 @@ impl PostgresJournal {
 }
 
 impl Queues for PostgresJournal {
-    fn claim(&self, target: TargetId, now: Timestamp, max: usize) -> BoxFuture<'_, Result<Vec<Claim>, JournalError>> {
+    fn claim(&self, target: TargetId, now: Timestamp, max: usize) -> Call<'_, Vec<Claim>> {
         Box::pin(async move {
             let hand = self.shared.hand(target);
             if self.shared.is_closed.load(Ordering::Acquire) {
@@ -60,7 +60,7 @@ impl Queues for PostgresJournal {
         })
     }
 
-    fn settle(&self, lease: &Lease, settlement: Settlement) -> BoxFuture<'static, Result<(), JournalError>> {
+    fn settle(&self, lease: &Lease, settlement: Settlement) -> Call<'static, ()> {
         let failed = |error| ready(Err(error)).boxed();
         if self.shared.is_closed.load(Ordering::Acquire) {
             return failed(JournalError::Closed);
@@ -78,7 +78,7 @@ impl Queues for PostgresJournal {
         }
     }
 
-    fn extend(&self, mut leases: Vec<Lease>) -> BoxFuture<'_, Result<Vec<Lease>, JournalError>> {
+    fn extend(&self, mut leases: Vec<Lease>) -> Call<'_, Vec<Lease>> {
         let (ends, owner) = (Instant::now() + LEASE, self.owner());
         leases.retain_mut(|lease| {
             lease.ends = ends;
@@ -91,7 +91,7 @@ impl Queues for PostgresJournal {
         Arc::clone(&self.shared.hand(target).changed)
     }
 
-    fn next_due(&self, target: TargetId) -> BoxFuture<'_, Result<Option<Timestamp>, JournalError>> {
+    fn next_due(&self, target: TargetId) -> Call<'_, Option<Timestamp>> {
         let hand = self.shared.hand(target);
         // Of what was just looked for it is known.
         if !hand.more.load(Ordering::Acquire) {
@@ -101,25 +101,19 @@ impl Queues for PostgresJournal {
         self.call(move |shared| async move { waiting::next_due(&shared, target).await })
     }
 
-    fn discard(
-        &self,
-        target: TargetId,
-        before: Timestamp,
-        reason: DropReason,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<usize, JournalError>> {
+    fn discard(&self, target: TargetId, before: Timestamp, reason: DropReason, limit: usize) -> Call<'_, usize> {
         self.call(move |shared| async move { discard::old(&shared, target, (before, reason, limit)).await })
     }
 
-    fn hasten(&self, target: TargetId, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
+    fn hasten(&self, target: TargetId, limit: usize) -> Call<'_, usize> {
         self.call(move |shared| async move { waiting::hasten(&shared, target, limit).await })
     }
 
-    fn backlog(&self, target: TargetId) -> BoxFuture<'_, Result<Backlog, JournalError>> {
+    fn backlog(&self, target: TargetId) -> Call<'_, Backlog> {
         self.call(move |shared| async move { waiting::backlog(&shared, target).await })
     }
 
-    fn differences(&self, target: TargetId) -> BoxFuture<'_, Result<Option<Differences>, JournalError>> {
+    fn differences(&self, target: TargetId) -> Call<'_, Option<Differences>> {
         self.call(move |shared| async move { waiting::differences(&shared, target).await.map(Some) })
     }
 }

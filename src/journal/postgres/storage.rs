@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::journal::shares;
-use crate::journal::{JournalError, Measures, Primaries, Space, Storage, Submission};
+use crate::journal::{Call, JournalError, Measures, Primaries, Space, Storage, Submission};
 
 use super::PostgresJournal;
 use super::evict;
@@ -152,7 +152,7 @@ impl Storage for PostgresJournal {
         self.shared.room.split(projects);
     }
 
-    fn measure(&self) -> BoxFuture<'_, Result<Measures, JournalError>> {
+    fn measure(&self) -> Call<'_, Measures> {
         Box::pin(async move {
             let shared = &self.shared;
             let read = self.call(|shared| async move { nodes::read(&shared).await }).await;
@@ -167,7 +167,7 @@ impl Storage for PostgresJournal {
         })
     }
 
-    fn writable(&self) -> BoxFuture<'_, Result<(), JournalError>> {
+    fn writable(&self) -> Call<'_, ()> {
         Box::pin(async move {
             if self.shared.is_closed.load(Ordering::Acquire) {
                 return Err(JournalError::Closed);

@@ -5,13 +5,11 @@
 //! with the oldest event that is due. How far a target had come at a time, in each incarnation, is remembered by the relay that looked
 //! then: another one begins to remember when it takes over. Notes are written by whoever has the target to itself.
 
-use futures_util::future::BoxFuture;
-
 use crate::clock::Timestamp;
 use crate::journal::verification::{
     Batch, Contents, Missing, Notes, PutOff, Repair, Sampled, Standing, Taken, Verification,
 };
-use crate::journal::{Cursor, JournalError, TargetId};
+use crate::journal::{Call, Cursor, TargetId};
 
 use super::PostgresJournal;
 
@@ -38,61 +36,39 @@ fn bounded(limit: usize) -> i64 {
 }
 
 impl Verification for PostgresJournal {
-    fn wanted(
-        &self,
-        target: TargetId,
-        bound: Cursor,
-        now: Timestamp,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Batch, JournalError>> {
+    fn wanted(&self, target: TargetId, bound: Cursor, now: Timestamp, limit: usize) -> Call<'_, Batch> {
         self.call(move |shared| async move { walk::wanted(&shared, target, (bound, now, limit)).await })
     }
 
-    fn put_off(&self, target: TargetId, now: Timestamp, limit: usize) -> BoxFuture<'_, Result<PutOff, JournalError>> {
+    fn put_off(&self, target: TargetId, now: Timestamp, limit: usize) -> Call<'_, PutOff> {
         self.call(move |shared| async move { rows::put_off(&shared, target, now, limit).await })
     }
 
-    fn note(&self, target: TargetId, notes: Notes) -> BoxFuture<'_, Result<(), JournalError>> {
+    fn note(&self, target: TargetId, notes: Notes) -> Call<'_, ()> {
         self.call(move |shared| async move { notes::note(&shared, target, notes).await })
     }
 
-    fn taken(
-        &self,
-        target: TargetId,
-        since: Timestamp,
-        after: Option<Cursor>,
-        bound: Cursor,
-    ) -> BoxFuture<'_, Result<Taken, JournalError>> {
+    fn taken(&self, target: TargetId, since: Timestamp, after: Option<Cursor>, bound: Cursor) -> Call<'_, Taken> {
         self.call(move |shared| async move { walk::taken(&shared, target, since, (after, bound)).await })
     }
 
-    fn missing(
-        &self,
-        target: TargetId,
-        since: Timestamp,
-        sample: usize,
-    ) -> BoxFuture<'_, Result<Missing, JournalError>> {
+    fn missing(&self, target: TargetId, since: Timestamp, sample: usize) -> Call<'_, Missing> {
         self.call(move |shared| async move { rows::missing(&shared, target, since, sample).await })
     }
 
-    fn standings(&self) -> BoxFuture<'_, Result<Vec<Standing>, JournalError>> {
+    fn standings(&self) -> Call<'_, Vec<Standing>> {
         self.call(|shared| async move { rows::standings(&shared).await })
     }
 
-    fn repair(&self, target: TargetId, repair: Repair) -> BoxFuture<'_, Result<usize, JournalError>> {
+    fn repair(&self, target: TargetId, repair: Repair) -> Call<'_, usize> {
         self.call(move |shared| async move { repair::repair(&shared, target, repair).await })
     }
 
-    fn sampled(
-        &self,
-        target: TargetId,
-        now: Timestamp,
-        kinds: Vec<u64>,
-    ) -> BoxFuture<'_, Result<Sampled, JournalError>> {
+    fn sampled(&self, target: TargetId, now: Timestamp, kinds: Vec<u64>) -> Call<'_, Sampled> {
         self.call(move |shared| async move { content::sampled(&shared, target, now, kinds).await })
     }
 
-    fn contents(&self, target: TargetId, since: Timestamp) -> BoxFuture<'_, Result<Contents, JournalError>> {
+    fn contents(&self, target: TargetId, since: Timestamp) -> Call<'_, Contents> {
         self.call(move |shared| async move { content::contents(&shared, target, since).await })
     }
 }

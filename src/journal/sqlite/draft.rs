@@ -10,11 +10,9 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
-
-use crate::journal::JournalError;
 use crate::journal::bodies::{Bodies, Draft};
 use crate::journal::body::Body;
+use crate::journal::{Call, JournalError};
 use crate::tasks;
 
 use super::SqliteJournal;
@@ -28,7 +26,7 @@ const ROOM_STEP: u64 = 1 << 20;
 const SYNC_STEP: u64 = 8 << 20;
 
 impl Bodies for SqliteJournal {
-    fn begin(self: Arc<Self>, project: Option<Arc<str>>) -> BoxFuture<'static, Result<Box<dyn Draft>, JournalError>> {
+    fn begin(self: Arc<Self>, project: Option<Arc<str>>) -> Call<'static, Box<dyn Draft>> {
         Box::pin(async move {
             let spool = Arc::clone(&self.shared.spool);
             let file = tasks::blocking(move || spool.create()).await.map_err(|error| failure(&error))?;
@@ -67,7 +65,7 @@ impl FileDraft {
 }
 
 impl Draft for FileDraft {
-    fn append(&mut self, mut bytes: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, JournalError>> {
+    fn append(&mut self, mut bytes: Vec<u8>) -> Call<'_, Vec<u8>> {
         Box::pin(async move {
             let many = bytes.len() as u64;
             self.reserve(many).await?;
@@ -92,13 +90,13 @@ impl Draft for FileDraft {
         })
     }
 
-    fn overwrite(&mut self, at: u64, bytes: Vec<u8>) -> BoxFuture<'_, Result<(), JournalError>> {
+    fn overwrite(&mut self, at: u64, bytes: Vec<u8>) -> Call<'_, ()> {
         let path = self.file.path().to_owned();
         let written = tasks::blocking(move || to_write(&path)?.write_all_at(&bytes, at));
         Box::pin(async move { written.await.map_err(|error| failure(&error)) })
     }
 
-    fn finish(mut self: Box<Self>) -> BoxFuture<'static, Result<Body, JournalError>> {
+    fn finish(mut self: Box<Self>) -> Call<'static, Body> {
         let len = self.file.len();
         self.file.room().shrink(len);
         Box::pin(ready(Ok(self.file.into_body())))

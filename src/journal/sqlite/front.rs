@@ -15,7 +15,7 @@ use crate::journal::backfill::{Backfill, BackfillStep, Scope, Survey};
 use crate::journal::evidence::{Evidence, Figures, Observation, Outage};
 use crate::journal::losses::Loss;
 use crate::journal::{
-    Archive, Cursor, Facts, JournalError, Letter, Measures, Pick, Primaries, Record, RecordId, Redelivery, Space,
+    Archive, Call, Cursor, Facts, JournalError, Letter, Measures, Pick, Primaries, Record, RecordId, Redelivery, Space,
     Storage, Submission, Switch, TargetId, WithRecord,
 };
 use crate::protocol::event_id::EventId;
@@ -26,27 +26,27 @@ use super::writer::group::Command;
 use super::{backfill, compare, evidence, letters, losses, verification};
 
 impl Redelivery for SqliteJournal {
-    fn letters(&self, pick: Pick, before: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Letter>, JournalError>> {
+    fn letters(&self, pick: Pick, before: u64, limit: usize) -> Call<'_, Vec<Letter>> {
         Box::pin(self.read(move |reader| letters::list(&reader.conn, &reader.shared, &pick, before, limit)))
     }
 
-    fn letter(&self, id: u64) -> BoxFuture<'_, Result<Option<WithRecord>, JournalError>> {
+    fn letter(&self, id: u64) -> Call<'_, Option<WithRecord>> {
         Box::pin(self.read(move |reader| letters::one(&reader.conn, &reader.shared, id)))
     }
 
-    fn retry_letters(&self, pick: Pick, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
+    fn retry_letters(&self, pick: Pick, limit: usize) -> Call<'_, usize> {
         Box::pin(self.take_out(pick, limit, true))
     }
 
-    fn discard_letters(&self, pick: Pick, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
+    fn discard_letters(&self, pick: Pick, limit: usize) -> Call<'_, usize> {
         Box::pin(self.take_out(pick, limit, false))
     }
 
-    fn survey(&self, scope: Scope, after: Cursor) -> BoxFuture<'_, Result<Survey, JournalError>> {
+    fn survey(&self, scope: Scope, after: Cursor) -> Call<'_, Survey> {
         Box::pin(self.read(move |reader| backfill::survey(&reader.conn, &reader.shared, &scope, after)))
     }
 
-    fn backfill(&self, target: TargetId, step: BackfillStep) -> BoxFuture<'_, Result<Option<Backfill>, JournalError>> {
+    fn backfill(&self, target: TargetId, step: BackfillStep) -> Call<'_, Option<Backfill>> {
         Box::pin(async move {
             let target = self.shared.target(target)?;
             self.write(move |writer, group| {
@@ -57,7 +57,7 @@ impl Redelivery for SqliteJournal {
         })
     }
 
-    fn backfills(&self) -> BoxFuture<'_, Result<Vec<Backfill>, JournalError>> {
+    fn backfills(&self) -> Call<'_, Vec<Backfill>> {
         Box::pin(self.read(|reader| backfill::all(&reader.conn)))
     }
 }
@@ -74,24 +74,19 @@ impl SqliteJournal {
 }
 
 impl Archive for SqliteJournal {
-    fn record(&self, record: RecordId) -> BoxFuture<'_, Result<Option<Arc<Record>>, JournalError>> {
+    fn record(&self, record: RecordId) -> Call<'_, Option<Arc<Record>>> {
         Box::pin(self.read(move |reader| verification::record(&reader.conn, &reader.shared, record)))
     }
 
-    fn record_of(&self, event_id: EventId) -> BoxFuture<'_, Result<Option<Arc<Record>>, JournalError>> {
+    fn record_of(&self, event_id: EventId) -> Call<'_, Option<Arc<Record>>> {
         Box::pin(self.read(move |reader| verification::record_of(&reader.conn, &reader.shared, event_id)))
     }
 
-    fn kept(&self, after: Cursor) -> BoxFuture<'_, Result<Kept, JournalError>> {
+    fn kept(&self, after: Cursor) -> Call<'_, Kept> {
         Box::pin(self.read(move |reader| verification::kept(&reader.conn, &reader.shared, after)))
     }
 
-    fn compare(
-        &self,
-        (a, b): (TargetId, TargetId),
-        since: Timestamp,
-        after: Cursor,
-    ) -> BoxFuture<'_, Result<Comparison, JournalError>> {
+    fn compare(&self, (a, b): (TargetId, TargetId), since: Timestamp, after: Cursor) -> Call<'_, Comparison> {
         Box::pin(async move {
             let (a, b) = (self.shared.target(a)?, self.shared.target(b)?);
             self.read(move |reader| compare::compare(&reader.conn, &reader.shared, (&a, &b), since, after)).await
@@ -100,15 +95,15 @@ impl Archive for SqliteJournal {
 }
 
 impl Facts for SqliteJournal {
-    fn record_switch(&self, switch: Switch) -> BoxFuture<'_, Result<(), JournalError>> {
+    fn record_switch(&self, switch: Switch) -> Call<'_, ()> {
         Box::pin(self.write(move |writer, _| evidence::write_switch(writer.conn, &switch)))
     }
 
-    fn switches(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Switch>, JournalError>> {
+    fn switches(&self, limit: usize) -> Call<'_, Vec<Switch>> {
         Box::pin(self.read(move |reader| reader.switches(limit)))
     }
 
-    fn observe(&self, observation: Observation) -> BoxFuture<'_, Result<(), JournalError>> {
+    fn observe(&self, observation: Observation) -> Call<'_, ()> {
         Box::pin(self.write(move |writer, _| {
             evidence::write(writer.conn, &observation)?;
             for (target, at) in observation.canaries {
@@ -120,15 +115,15 @@ impl Facts for SqliteJournal {
         }))
     }
 
-    fn evidence(&self, since: Timestamp) -> BoxFuture<'_, Result<Evidence, JournalError>> {
+    fn evidence(&self, since: Timestamp) -> Call<'_, Evidence> {
         Box::pin(self.read(move |reader| evidence::read(&reader.conn, &reader.shared, since)))
     }
 
-    fn outages(&self, since: Timestamp, limit: usize) -> BoxFuture<'_, Result<Vec<Outage>, JournalError>> {
+    fn outages(&self, since: Timestamp, limit: usize) -> Call<'_, Vec<Outage>> {
         Box::pin(self.read(move |reader| evidence::outages(&reader.conn, &reader.shared, since, limit)))
     }
 
-    fn figures(&self) -> BoxFuture<'_, Result<HashMap<TargetId, Figures>, JournalError>> {
+    fn figures(&self) -> Call<'_, HashMap<TargetId, Figures>> {
         let of = |target: &Arc<Target>| {
             let queue = target.queue();
             (target.id, Figures { dead_letters: queue.dead_letters, latest: queue.latest })
@@ -136,7 +131,7 @@ impl Facts for SqliteJournal {
         Box::pin(ready(Ok(self.shared.targets().iter().map(of).collect())))
     }
 
-    fn lose(&self, losses: Vec<Loss>) -> BoxFuture<'_, Result<(), JournalError>> {
+    fn lose(&self, losses: Vec<Loss>) -> Call<'_, ()> {
         Box::pin(self.write(move |writer, group| {
             for loss in losses {
                 let project = writer.projects.number(writer.conn, &writer.shared, &loss.project)?;
@@ -146,11 +141,11 @@ impl Facts for SqliteJournal {
         }))
     }
 
-    fn losses(&self) -> BoxFuture<'_, Result<Vec<Loss>, JournalError>> {
+    fn losses(&self) -> Call<'_, Vec<Loss>> {
         Box::pin(self.read(|reader| losses::read(&reader.conn, &reader.shared)))
     }
 
-    fn report(&self, told: Vec<Loss>, report: Option<Submission>) -> BoxFuture<'_, Result<(), JournalError>> {
+    fn report(&self, told: Vec<Loss>, report: Option<Submission>) -> Call<'_, ()> {
         Box::pin(self.try_to(move |writer, group| writer.report(&told, report, group)))
     }
 }
@@ -164,7 +159,7 @@ impl Storage for SqliteJournal {
         self.shared.change_shares(|shares| shares.split(projects));
     }
 
-    fn measure(&self) -> BoxFuture<'_, Result<Measures, JournalError>> {
+    fn measure(&self) -> Call<'_, Measures> {
         let shared = &self.shared;
         let (used, files) = (shared.used.load(Ordering::Relaxed), shared.files.bytes());
         let disk_free = Some(shared.disk.free()).filter(|free| *free < u64::MAX);
@@ -173,7 +168,7 @@ impl Storage for SqliteJournal {
         Box::pin(ready(Ok(Measures { space, shares, stats, ..Measures::default() })))
     }
 
-    fn writable(&self) -> BoxFuture<'_, Result<(), JournalError>> {
+    fn writable(&self) -> Call<'_, ()> {
         let trouble = match self.shared.closed.load(Ordering::Acquire) {
             true => Some(JournalError::Closed),
             false => self.shared.trouble(),

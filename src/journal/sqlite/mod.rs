@@ -50,7 +50,6 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
@@ -62,7 +61,7 @@ use crate::telemetry::log::{self, Line};
 
 use super::body::Body;
 use super::{
-    Backlog, Claim, Cursor, Journal, JournalError, LEASE, Lease, Log, OpenError, Queues, RecentKeys, RecordId,
+    Backlog, Call, Claim, Cursor, Journal, JournalError, LEASE, Lease, Log, OpenError, Queues, RecentKeys, RecordId,
     Settings, Settlement, Submission, TargetId, Targets,
 };
 use queue::{Claimant, Take, Target};
@@ -214,7 +213,7 @@ impl Drop for SqliteJournal {
 }
 
 impl Log for SqliteJournal {
-    fn target(&self, name: &str) -> BoxFuture<'_, Result<TargetId, JournalError>> {
+    fn target(&self, name: &str) -> Call<'_, TargetId> {
         let name: Arc<str> = name.into();
         let known = self.shared.targets().iter().find(|target| target.name == name).map(|target| target.id);
         Box::pin(async move {
@@ -225,12 +224,12 @@ impl Log for SqliteJournal {
         })
     }
 
-    fn targets(&self) -> BoxFuture<'_, Result<Targets, JournalError>> {
+    fn targets(&self) -> Call<'_, Targets> {
         let known = self.shared.targets().iter().map(|target| (target.id, Arc::clone(&target.name))).collect();
         Box::pin(ready(Ok(known)))
     }
 
-    fn append(&self, submission: Submission) -> BoxFuture<'_, Result<RecordId, JournalError>> {
+    fn append(&self, submission: Submission) -> Call<'_, RecordId> {
         // In a box from the start: a future moves what it takes along at each step.
         let submission = Box::new(submission);
         Box::pin(async move {
@@ -241,16 +240,11 @@ impl Log for SqliteJournal {
         })
     }
 
-    fn recent_keys(
-        &self,
-        since: Timestamp,
-        before: Option<Cursor>,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<RecentKeys, JournalError>> {
+    fn recent_keys(&self, since: Timestamp, before: Option<Cursor>, limit: usize) -> Call<'_, RecentKeys> {
         Box::pin(self.read(move |reader| reader.keys(since, before, limit)))
     }
 
-    fn prune(&self, before: Timestamp, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
+    fn prune(&self, before: Timestamp, limit: usize) -> Call<'_, usize> {
         Box::pin(self.write(move |writer, group| {
             let age = writer.order.age(before, group.now);
             writer.room.prune(writer.conn, &writer.shared, age, limit)
@@ -259,7 +253,7 @@ impl Log for SqliteJournal {
 }
 
 impl Queues for SqliteJournal {
-    fn claim(&self, target: TargetId, now: Timestamp, max: usize) -> BoxFuture<'_, Result<Vec<Claim>, JournalError>> {
+    fn claim(&self, target: TargetId, now: Timestamp, max: usize) -> Call<'_, Vec<Claim>> {
         Box::pin(async move {
             let target = self.shared.target(target)?;
             loop {
@@ -286,11 +280,11 @@ impl Queues for SqliteJournal {
         })
     }
 
-    fn settle(&self, lease: &Lease, settlement: Settlement) -> BoxFuture<'static, Result<(), JournalError>> {
+    fn settle(&self, lease: &Lease, settlement: Settlement) -> Call<'static, ()> {
         Box::pin(ready(self.settle_now(lease, settlement)))
     }
 
-    fn extend(&self, mut leases: Vec<Lease>) -> BoxFuture<'_, Result<Vec<Lease>, JournalError>> {
+    fn extend(&self, mut leases: Vec<Lease>) -> Call<'_, Vec<Lease>> {
         let ends = Instant::now() + LEASE;
         leases.retain_mut(|lease| {
             lease.ends = ends;
@@ -304,17 +298,11 @@ impl Queues for SqliteJournal {
         self.shared.target(target).map(|target| Arc::clone(&target.changed)).unwrap_or_default()
     }
 
-    fn next_due(&self, target: TargetId) -> BoxFuture<'_, Result<Option<Timestamp>, JournalError>> {
+    fn next_due(&self, target: TargetId) -> Call<'_, Option<Timestamp>> {
         Box::pin(ready(self.shared.target(target).map(|target| target.queue().due())))
     }
 
-    fn discard(
-        &self,
-        target: TargetId,
-        before: Timestamp,
-        reason: DropReason,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<usize, JournalError>> {
+    fn discard(&self, target: TargetId, before: Timestamp, reason: DropReason, limit: usize) -> Call<'_, usize> {
         Box::pin(async move {
             let target = self.shared.target(target)?;
             self.write(move |writer, group| {
@@ -325,7 +313,7 @@ impl Queues for SqliteJournal {
         })
     }
 
-    fn hasten(&self, target: TargetId, limit: usize) -> BoxFuture<'_, Result<usize, JournalError>> {
+    fn hasten(&self, target: TargetId, limit: usize) -> Call<'_, usize> {
         Box::pin(async move {
             let target = self.shared.target(target)?;
             self.write(move |writer, group| {
@@ -335,7 +323,7 @@ impl Queues for SqliteJournal {
         })
     }
 
-    fn backlog(&self, target: TargetId) -> BoxFuture<'_, Result<Backlog, JournalError>> {
+    fn backlog(&self, target: TargetId) -> Call<'_, Backlog> {
         Box::pin(async move {
             let target = self.shared.target(target)?;
             self.read(move |reader| reader.backlog(&target)).await

@@ -1,24 +1,16 @@
 //! What [`Verification`] asks of the journal, handed to the writer and the reader.
 
-use futures_util::future::BoxFuture;
-
 use crate::clock::Timestamp;
 use crate::journal::verification::{
     Batch, Contents, Missing, Notes, PutOff, Repair, Sampled, Standing, Taken, Verification,
 };
-use crate::journal::{Cursor, JournalError, TargetId};
+use crate::journal::{Call, Cursor, TargetId};
 
 use super::SqliteJournal;
 use super::verification;
 
 impl Verification for SqliteJournal {
-    fn wanted(
-        &self,
-        target: TargetId,
-        bound: Cursor,
-        now: Timestamp,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Batch, JournalError>> {
+    fn wanted(&self, target: TargetId, bound: Cursor, now: Timestamp, limit: usize) -> Call<'_, Batch> {
         Box::pin(async move {
             let target = self.shared.target(target)?;
             self.read(move |reader| verification::wanted(&reader.conn, &reader.shared, &target, (bound, now, limit)))
@@ -26,14 +18,14 @@ impl Verification for SqliteJournal {
         })
     }
 
-    fn put_off(&self, target: TargetId, now: Timestamp, limit: usize) -> BoxFuture<'_, Result<PutOff, JournalError>> {
+    fn put_off(&self, target: TargetId, now: Timestamp, limit: usize) -> Call<'_, PutOff> {
         Box::pin(async move {
             let target = self.shared.target(target)?;
             self.read(move |reader| verification::put_off(&reader.conn, &reader.shared, &target, (now, limit))).await
         })
     }
 
-    fn note(&self, target: TargetId, notes: Notes) -> BoxFuture<'_, Result<(), JournalError>> {
+    fn note(&self, target: TargetId, notes: Notes) -> Call<'_, ()> {
         Box::pin(async move {
             let target = self.shared.target(target)?;
             self.write(move |writer, group| {
@@ -48,13 +40,7 @@ impl Verification for SqliteJournal {
         })
     }
 
-    fn taken(
-        &self,
-        target: TargetId,
-        since: Timestamp,
-        after: Option<Cursor>,
-        bound: Cursor,
-    ) -> BoxFuture<'_, Result<Taken, JournalError>> {
+    fn taken(&self, target: TargetId, since: Timestamp, after: Option<Cursor>, bound: Cursor) -> Call<'_, Taken> {
         Box::pin(async move {
             let target = self.shared.target(target)?;
             let places = (after, bound);
@@ -62,23 +48,18 @@ impl Verification for SqliteJournal {
         })
     }
 
-    fn missing(
-        &self,
-        target: TargetId,
-        since: Timestamp,
-        sample: usize,
-    ) -> BoxFuture<'_, Result<Missing, JournalError>> {
+    fn missing(&self, target: TargetId, since: Timestamp, sample: usize) -> Call<'_, Missing> {
         Box::pin(async move {
             let target = self.shared.target(target)?;
             self.read(move |reader| verification::missing(&reader.conn, &reader.shared, &target, (since, sample))).await
         })
     }
 
-    fn standings(&self) -> BoxFuture<'_, Result<Vec<Standing>, JournalError>> {
+    fn standings(&self) -> Call<'_, Vec<Standing>> {
         Box::pin(self.read(|reader| verification::standings(&reader.conn, &reader.shared)))
     }
 
-    fn repair(&self, target: TargetId, repair: Repair) -> BoxFuture<'_, Result<usize, JournalError>> {
+    fn repair(&self, target: TargetId, repair: Repair) -> Call<'_, usize> {
         Box::pin(async move {
             let target = self.shared.target(target)?;
             self.write(move |writer, group| {
@@ -89,16 +70,11 @@ impl Verification for SqliteJournal {
         })
     }
 
-    fn sampled(
-        &self,
-        target: TargetId,
-        now: Timestamp,
-        kinds: Vec<u64>,
-    ) -> BoxFuture<'_, Result<Sampled, JournalError>> {
+    fn sampled(&self, target: TargetId, now: Timestamp, kinds: Vec<u64>) -> Call<'_, Sampled> {
         Box::pin(self.read(move |reader| verification::sampled(&reader.conn, target, now, &kinds)))
     }
 
-    fn contents(&self, target: TargetId, since: Timestamp) -> BoxFuture<'_, Result<Contents, JournalError>> {
+    fn contents(&self, target: TargetId, since: Timestamp) -> Call<'_, Contents> {
         Box::pin(self.read(move |reader| verification::contents(&reader.conn, &reader.shared, target, since)))
     }
 }
