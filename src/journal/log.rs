@@ -16,7 +16,7 @@ use crate::protocol::envelope::{HeaderSpans, header_line};
 use crate::protocol::event_id::EventId;
 
 use super::body::Body;
-use super::{Call, Client, Cursor, JournalError, RecordId, TargetId};
+use super::{Call, Client, Cursor, RecordId, TargetId};
 
 /// One submission on its way into the journal.
 #[derive(Clone, Debug)]
@@ -134,7 +134,7 @@ pub trait Log: Send + Sync {
     /// Every target known. A target keeps its name and is never forgotten, so this is asked once for each configuration.
     fn targets(&self) -> Call<'_, Targets>;
 
-    /// Makes the submission durable; returns after the commit. [`JournalError::Repeated`] names the keys that another relay has
+    /// Makes the submission durable; returns after the commit. [`Repeated`](super::JournalError::Repeated) names the keys that another relay has
     /// taken: nothing is kept of it then, and what it repeats is durable. A relay knows by itself what it took.
     fn append(&self, submission: Submission) -> Call<'_, RecordId>;
 

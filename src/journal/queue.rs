@@ -8,11 +8,11 @@
 //!   with the progress that it had. Until then its owner may still extend it or settle the record.
 //! - A relay that is gone is fenced: what it had leased can be claimed again, and its leases are lost. That holds
 //!   after a restart, too.
-//! - With a lost lease nothing is changed and nothing is posted: the answer is [`JournalError::LeaseLost`].
+//! - With a lost lease nothing is changed and nothing is posted: the answer is [`LeaseLost`](super::JournalError::LeaseLost).
 //! - What is due comes first, in order of its due time; then what was never tried, in order of acceptance; then what a
 //!   [`backfill`](super::backfill) has taken up.
 //! - Settling is idempotent: the first settlement by a lease counts. A second one changes nothing: the
-//!   backend answers [`JournalError::LeaseLost`], or repeats its first answer if it still knows it.
+//!   backend answers [`LeaseLost`](super::JournalError::LeaseLost), or repeats its first answer if it still knows it.
 //! - What is put off is part of a settlement, and no call of its own: a record may be delivered in part and put off for the rest,
 //!   and a crash must not come between the two.
 //! - No call does work that grows with the number of records waiting.
@@ -31,7 +31,7 @@ use crate::protocol::category::{Category, Quantities};
 
 use super::letters::DeadLetter;
 use super::log::Record;
-use super::{Call, JournalError, RecordId, TargetId};
+use super::{Call, RecordId, TargetId};
 
 /// How long a lease lasts at least when nobody extends it.
 pub const LEASE: Duration = Duration::from_secs(60);
@@ -124,7 +124,7 @@ pub trait Queues: Send + Sync {
     /// `Ok` promises that the lease was good and that the settlement is kept by whoever commits it: it is durable with the next
     /// commit that works, and until then only a crash can undo it, which lets the record be claimed again. A backend may answer
     /// later, after the commit; SQLite answers as soon as its writer has the settlement. After an error other than
-    /// [`JournalError::LeaseLost`] nobody knows whether it counts: the lease is left to end, and the record comes again if it does
+    /// [`LeaseLost`](super::JournalError::LeaseLost) nobody knows whether it counts: the lease is left to end, and the record comes again if it does
     /// not.
     fn settle(&self, lease: &Lease, settlement: Settlement) -> Call<'static, ()>;
 
