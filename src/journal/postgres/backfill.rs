@@ -137,9 +137,7 @@ async fn pass(work: &Work, target: TargetId) -> Result<(), Fault> {
              WHERE f.target = $1 GROUP BY f.incarnation) q
          WHERE f.target = $1 AND f.incarnation = q.incarnation AND f.reached < q.passed",
         &[&number, &i32::from(target.0), &LOOK],
-    )
-    .await
-    .map(drop)
+    ).await
 }
 
 /// How many records wait that are not being tried, counted up to `most`; those set aside do not count, nor what other relays have in
@@ -287,5 +285,4 @@ async fn keep(work: &Work, Kept { backfill, bounds }: &Kept) -> Result<(), Fault
         ],
     )
     .await
-    .map(drop)
 }

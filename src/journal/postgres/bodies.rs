@@ -147,8 +147,7 @@ impl Shelf {
             "SELECT substring(bytes FROM (greatest($2 - at, 0) + 1)::int FOR ($3 - greatest(at, $2))::int) FROM piece
              WHERE large = $1 AND at < $3 AND at >= {FIRST} ORDER BY at"
         );
-        let statement = client.prepare_cached(&sql).await?;
-        let rows = client.query(&statement, &[&number, &from, &to]).await?;
+        let rows = client.all(&sql, &[&number, &from, &to]).await?;
         let mut bytes = BytesMut::with_capacity(rows.iter().map(|row| row.get::<_, &[u8]>(0).len()).sum());
         rows.iter().for_each(|row| bytes.extend_from_slice(row.get(0)));
         let is_whole = bytes.len() as u64 == range.end - range.start;
@@ -255,6 +254,6 @@ pub(super) async fn own(work: &Work, (records, larges, sizes): (&[i64], &[Option
     }
     let sql = "UPDATE large SET record = u.r FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS u(r, l, size)
          WHERE large.id = u.l AND large.size = u.size AND large.record IS NULL";
-    let owned = work.execute(sql, &[&records, &larges, &sizes]).await?;
+    let owned = work.count(sql, &[&records, &larges, &sizes]).await?;
     if owned == count { Ok(()) } else { Err(Fault::Failed("a large body is gone, or has a record already".into())) }
 }

@@ -87,6 +87,24 @@ impl Connection {
         Ok(self.client.execute(&statement, params).await?)
     }
 
+    /// The rows of a statement, which is prepared once.
+    pub(super) async fn all(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, Fault> {
+        let statement = self.client.prepare_cached(sql).await?;
+        Ok(self.client.query(&statement, params).await?)
+    }
+
+    /// The only row, if there is one.
+    pub(super) async fn any(&self, sql: &str, params: Params<'_>) -> Result<Option<Row>, Fault> {
+        let statement = self.client.prepare_cached(sql).await?;
+        Ok(self.client.query_opt(&statement, params).await?)
+    }
+
+    /// The only row.
+    pub(super) async fn one(&self, sql: &str, params: Params<'_>) -> Result<Row, Fault> {
+        let statement = self.client.prepare_cached(sql).await?;
+        Ok(self.client.query_one(&statement, params).await?)
+    }
+
     /// Makes certain that what was read here is so on a second machine: a commit that comes after it is waited for. A server that was
     /// the primary shows for a while what it alone has, and lacks what others have; it brings no commit to its end any more.
     pub(super) async fn make_certain(&self) -> Result<(), Fault> {

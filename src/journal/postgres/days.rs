@@ -45,13 +45,9 @@ fn partition(day: i64) -> String {
 /// Reads which days have a partition that can be used: none does while a relay that would not find bodies there may be at work.
 pub(super) async fn read(shared: &Shared) -> Result<(), Fault> {
     let client = shared.client().await?;
-    let is_known = client
-        .prepare_cached(
-            "SELECT oldest >= $1 AND coalesce(earlier < clock_timestamp() - interval '1 minute', true)
-             AND NOT EXISTS (SELECT 1 FROM node WHERE NOT replaced AND format < $1) FROM meta",
-        )
-        .await?;
-    let is_known = client.query_one(&is_known, &[&BODIES_BY_DAY]).await?.get(0);
+    let is_known = "SELECT oldest >= $1 AND coalesce(earlier < clock_timestamp() - interval '1 minute', true)
+         AND NOT EXISTS (SELECT 1 FROM node WHERE NOT replaced AND format < $1) FROM meta";
+    let is_known = client.one(is_known, &[&BODIES_BY_DAY]).await?.get(0);
     let days = if is_known { made(&client).await?.1 } else { vec![] };
     shared.days.store(Arc::new(days));
     Ok(())
@@ -59,14 +55,10 @@ pub(super) async fn read(shared: &Shared) -> Result<(), Fault> {
 
 /// Today by the clock of the database, and the days that have a partition.
 async fn made(client: &Connection) -> Result<(i64, Vec<i64>), Fault> {
-    let made = client
-        .prepare_cached(
-            "SELECT floor(extract(epoch FROM clock_timestamp()) / 86400)::bigint, ARRAY(
-                 SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-                 WHERE i.inhparent = 'body'::regclass)",
-        )
-        .await?;
-    let row = client.query_one(&made, &[]).await?;
+    let made = "SELECT floor(extract(epoch FROM clock_timestamp()) / 86400)::bigint, ARRAY(
+             SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+             WHERE i.inhparent = 'body'::regclass)";
+    let row = client.one(made, &[]).await?;
     let names: Vec<&str> = row.get(1);
     Ok((row.get(0), names.iter().filter_map(|name| name.strip_prefix("body_")?.parse().ok()).collect()))
 }
@@ -122,10 +114,7 @@ pub(super) async fn drop_old(shared: &Arc<Shared>, before: i64) -> Result<(), Fa
 }
 
 async fn drop_one(shared: &Arc<Shared>, day: i64) -> Result<(), Fault> {
-    let client = shared.client().await?;
-    let left = client.query(&client.prepare_cached(LEFT).await?, &[&day, &MORE]).await?.len();
-    drop(client);
-    if left <= FEW {
+    if shared.client().await?.all(LEFT, &[&day, &MORE]).await?.len() <= FEW {
         let work = Work::begin(shared).await?;
         let outcome = close(&work, day).await;
         return work.end(outcome).await;
@@ -162,7 +151,7 @@ async fn close(work: &Work, day: i64) -> Result<(), Fault> {
         let left: Vec<i64> = left.iter().map(|row| row.get(0)).collect();
         let sql =
             "UPDATE record r SET body = b.bytes FROM body b WHERE r.id = ANY($2) AND b.day = $1 AND b.record = r.id";
-        return work.execute(sql, &[&day, &left]).await.map(drop);
+        return work.execute(sql, &[&day, &left]).await;
     }
     work.change(&format!("{PATIENCE}; LOCK TABLE ONLY body IN ACCESS EXCLUSIVE MODE")).await?;
     if work.query(LEFT, &[&day, &STEP]).await?.is_empty() {

@@ -137,7 +137,6 @@ async fn rise(work: &Work, target: i16, reached: BTreeMap<i32, i64>) -> Result<(
         &[&target, &incarnations, &reached],
     )
     .await
-    .map(drop)
 }
 
 impl Choice {

@@ -84,12 +84,10 @@ async fn switches(shared: &Shared, limit: usize) -> Result<Vec<Switch>, Fault> {
 }
 
 async fn figures(shared: &Shared) -> Result<HashMap<TargetId, Figures>, Fault> {
-    let client = shared.client().await?;
     let sql =
         "SELECT t.id, (SELECT count(*) FROM dead_letter d WHERE d.target = t.id), max(l.delivered_at), max(l.canary_at)
          FROM target t LEFT JOIN latest l ON l.target = t.id GROUP BY t.id";
-    let statement = client.prepare_cached(sql).await?;
-    let rows = client.query(&statement, &[]).await?;
+    let rows = shared.client().await?.all(sql, &[]).await?;
     let at = |row: &tokio_postgres::Row, at| {
         row.get::<_, Option<i64>>(at).map(|ms| Timestamp::from_millis(ms.cast_unsigned()))
     };

@@ -78,9 +78,7 @@ pub(super) async fn write(work: &mut Work, letter: New) -> Result<(), Fault> {
             &items,
             &quantities.map(|quantities| quantities.to_string()),
         ],
-    )
-    .await
-    .map(drop)
+    ).await
 }
 
 /// Removes letters until their number and size are within bounds, when this transaction has written any.
@@ -139,13 +137,10 @@ fn furthest(held: &BTreeMap<i32, Held>, most_bytes: u64) -> Option<i32> {
 
 /// Those meant with numbers below `before`, newest first.
 pub(super) async fn list(shared: &Shared, pick: &Pick, before: u64, limit: usize) -> Result<Vec<Letter>, Fault> {
-    let client = shared.client().await?;
     let sql = format!("SELECT {COLUMNS} {MEANT} AND d.id < $5 ORDER BY d.id DESC LIMIT $6");
-    let statement = client.prepare_cached(&sql).await?;
     let (Parts { id, target, reason, since }, before) = (pick.into(), i64::try_from(before).unwrap_or(i64::MAX));
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = client.query(&statement, &[&id, &target, &reason, &since, &before, &limit]).await?;
-    drop(client);
+    let rows = shared.client().await?.all(&sql, &[&id, &target, &reason, &since, &before, &limit]).await?;
     shared.know_names().await?;
     Ok(rows.iter().map(|row| of_row(shared, row)).collect())
 }

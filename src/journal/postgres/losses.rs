@@ -57,5 +57,5 @@ pub(super) async fn take_off(work: &Work, told: &[Loss]) -> Result<(), Fault> {
         )
         .await?;
     }
-    work.execute("DELETE FROM loss WHERE quantity <= 0", &[]).await.map(drop)
+    work.execute("DELETE FROM loss WHERE quantity <= 0", &[]).await
 }

@@ -57,15 +57,12 @@ pub(super) async fn enter(first: &mut Client, (name, place): (&str, &str), now: 
 
 /// Says that this relay lives, and how many submissions and bytes are kept on its machine: to a server where that is safe.
 pub(super) async fn say_alive(shared: &Shared, client: &Connection, spilled: (u64, u64)) -> Result<(), Fault> {
-    let alive = client
-        .prepare_cached(&format!(
-            "UPDATE node SET alive_until = clock_timestamp() + make_interval(secs => $2), gone = false, spilled = $3, spilled_bytes = $4
-             WHERE incarnation = $1 AND NOT replaced RETURNING {SAFETY}"
-        ))
-        .await?;
+    let alive = format!(
+        "UPDATE node SET alive_until = clock_timestamp() + make_interval(secs => $2), gone = false, spilled = $3, spilled_bytes = $4
+         WHERE incarnation = $1 AND NOT replaced RETURNING {SAFETY}"
+    );
     let (submissions, bytes) = (spilled.0.cast_signed(), spilled.1.cast_signed());
-    let row = client.query_opt(&alive, &[&shared.incarnation, &GONE.as_secs_f64(), &submissions, &bytes]).await?;
-    match row {
+    match client.any(&alive, &[&shared.incarnation, &GONE.as_secs_f64(), &submissions, &bytes]).await? {
         Some(row) => shared.connector.judge(&row),
         None => Err(shared.replaced(client).await),
     }
@@ -99,8 +96,8 @@ pub(super) async fn read(shared: &Shared) -> Result<(Vec<Node>, Vec<Standby>), F
 
 async fn nodes(shared: &Shared) -> Result<Vec<Node>, Fault> {
     let client = shared.client().await?;
-    let nodes = client
-        .prepare_cached(
+    let rows = client
+        .all(
             "SELECT n.name, n.version, n.started_at, NOT n.replaced AND n.alive_until >= clock_timestamp(), n.incarnation = $1,
                  coalesce((SELECT sum(cardinality(s.records)) FROM slice s WHERE s.owner = n.incarnation), 0)
                      + (SELECT count(*) FROM pending p WHERE p.owner = n.incarnation),
@@ -108,9 +105,9 @@ async fn nodes(shared: &Shared) -> Result<Vec<Node>, Fault> {
              FROM (SELECT DISTINCT ON (name) * FROM node ORDER BY name, incarnation DESC) AS n
              LEFT JOIN term t ON t.owner = n.incarnation
              WHERE n.alive_until > clock_timestamp() - interval '1 day' ORDER BY n.name",
+            &[&shared.incarnation],
         )
         .await?;
-    let rows = client.query(&nodes, &[&shared.incarnation]).await?;
     let node = |row: &tokio_postgres::Row| Node {
         name: row.get(0),
         version: row.get(1),
@@ -129,14 +126,14 @@ async fn nodes(shared: &Shared) -> Result<Vec<Node>, Fault> {
 async fn standbys(shared: &Shared) -> Result<Vec<Standby>, Fault> {
     let client = shared.client().await?;
     // The state is null to a role that may not see it. The lag is null when nothing was written for a while.
-    let standbys = client
-        .prepare_cached(
+    let rows = client
+        .all(
             "SELECT coalesce(application_name, ''), coalesce(
                  extract(epoch FROM replay_lag), CASE WHEN state = 'streaming' AND replay_lsn >= sent_lsn THEN 0 END
              )::double precision FROM pg_stat_replication WHERE state IN ('catchup', 'streaming') ORDER BY 1",
+            &[],
         )
         .await?;
-    let rows = client.query(&standbys, &[]).await?;
     let lag = |seconds: f64| Duration::try_from_secs_f64(seconds).ok();
     Ok(rows.iter().map(|row| Standby { name: row.get(0), lag: row.get::<_, Option<f64>>(1).and_then(lag) }).collect())
 }

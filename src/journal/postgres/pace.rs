@@ -92,22 +92,17 @@ async fn say_busy(shared: &Shared, told: &Told) -> Result<(), Fault> {
 
 /// The relays that live, the first to start first.
 async fn alive(shared: &Shared) -> Result<Vec<Alive>, Fault> {
-    let client = shared.client().await?;
-    let alive = client
-        .prepare_cached("SELECT incarnation, busy FROM node WHERE NOT replaced AND NOT gone ORDER BY incarnation")
-        .await?;
-    let rows = client.query(&alive, &[]).await?;
+    let alive = "SELECT incarnation, busy FROM node WHERE NOT replaced AND NOT gone ORDER BY incarnation";
+    let rows = shared.client().await?.all(alive, &[]).await?;
     // What a newer relay says in another way is not understood.
     Ok(rows.iter().map(|row| (number(row.get(0)), serde_json::from_str(row.get(1)).unwrap_or_default())).collect())
 }
 
 /// What is known of all upstreams, and the time.
 async fn standings(shared: &Shared) -> Result<(BTreeMap<TargetId, Standing>, Timestamp), Fault> {
-    let client = shared.client().await?;
-    let read =
-        client.prepare_cached(&format!("SELECT target, known FROM standing UNION ALL SELECT -1, {NOW}::text")).await?;
+    let read = format!("SELECT target, known FROM standing UNION ALL SELECT -1, {NOW}::text");
     let (mut standings, mut now) = (BTreeMap::new(), Timestamp::default());
-    for row in client.query(&read, &[]).await? {
+    for row in shared.client().await?.all(&read, &[]).await? {
         let (target, known): (i32, &str) = (row.get(0), row.get(1));
         match u8::try_from(target) {
             Ok(target) => drop(standings.insert(TargetId(target), serde_json::from_str(known).unwrap_or_default())),

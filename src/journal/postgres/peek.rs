@@ -1,10 +1,9 @@
 //! What there is of a target to be handed out, seen without a lock: who finds nothing keeps nobody waiting.
 
-use deadpool_postgres::ClientWrapper;
-
 use crate::journal::TargetId;
 use crate::journal::backfill::BACKGROUND;
 
+use super::connect::Connection;
 use super::fault::Fault;
 use super::hand::SLICE;
 use super::record::{NEVER, ms};
@@ -51,9 +50,10 @@ impl Seen {
 }
 
 /// Looks: behind each frontier no farther than to the first record that is meant for the target.
-pub(super) async fn peek(client: &ClientWrapper, target: TargetId, me: i32) -> Result<Seen, Fault> {
-    let statement = client
-        .prepare_cached(
+pub(super) async fn peek(client: &Connection, target: TargetId, me: i32) -> Result<Seen, Fault> {
+    let number = i16::from(target.0);
+    let row = client
+        .one(
             "WITH behind AS (
                  SELECT n.incarnation, q.meant, q.ends FROM node n
                  LEFT JOIN frontier f ON f.target = $1 AND f.incarnation = n.incarnation
@@ -73,11 +73,9 @@ pub(super) async fn peek(client: &ClientWrapper, target: TargetId, me: i32) -> R
                  EXISTS (SELECT 1 FROM behind WHERE incarnation = $2 AND meant),
                  EXISTS (SELECT 1 FROM behind WHERE incarnation <> $2 AND meant),
                  EXISTS (SELECT 1 FROM behind WHERE ends AND NOT meant)",
+            &[&number, &me, &ms(BACKGROUND), &ms(NEVER), &i32::from(number), &LOOK],
         )
         .await?;
-    let number = i16::from(target.0);
-    let row =
-        client.query_one(&statement, &[&number, &me, &ms(BACKGROUND), &ms(NEVER), &i32::from(number), &LOOK]).await?;
     Ok(Seen {
         next_due: row.get(0),
         is_left: row.get(1),

@@ -128,7 +128,6 @@ pub(super) async fn put_off(work: &Work, target: TargetId, rests: &[(i64, Rest)]
         &[&i16::from(target.0), &ids, &dues, &attempts, &strikes, &items, &quantities],
     )
     .await
-    .map(drop)
 }
 
 /// Notes that a target does not get these records, or part of them, when that is told one by one.
@@ -149,7 +148,6 @@ pub(super) async fn note_missed(
         &[&i16::from(target.0), &ids, &reasons],
     )
     .await
-    .map(drop)
 }
 
 /// Writes where the target begins in what other relays have taken, if that is not written yet.

@@ -84,9 +84,8 @@ pub(super) async fn load(
 
 /// A record, if it is still kept.
 pub(super) async fn one(shared: &Shared, record: RecordId) -> Result<Option<Arc<Record>>, Fault> {
-    let (client, ids) = (shared.client().await?, vec![record.number().cast_signed()]);
-    let statement = client.prepare_cached(&of_ids()).await?;
-    let row = client.query_opt(&statement, &[&ids]).await?;
+    let ids = vec![record.number().cast_signed()];
+    let row = shared.client().await?.any(&of_ids(), &[&ids]).await?;
     row.map(|row| Ok(of_row(shared, &row)?.record)).transpose()
 }
 

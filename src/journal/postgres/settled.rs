@@ -17,10 +17,9 @@ const LOOK: i64 = 1024;
 
 /// Whether a record is kept that was accepted before that time, seen without a transaction of ours: what comes meanwhile waits for none.
 pub(super) async fn has_older(shared: &Shared, before: i64) -> Result<bool, Fault> {
-    let client = shared.client().await?;
     // The oldest is the first of an index. Whether there is one before a time would be planned as a walk through the table.
-    let older = client.prepare_cached("SELECT coalesce(min(accepted_at) < $1, false) FROM record").await?;
-    Ok(client.query_one(&older, &[&before]).await?.get(0))
+    let older = "SELECT coalesce(min(accepted_at) < $1, false) FROM record";
+    Ok(shared.client().await?.one(older, &[&before]).await?.get(0))
 }
 
 /// Removes up to `limit` of the records that nobody needs, of a bounded number accepted before `before`, and of these projects if

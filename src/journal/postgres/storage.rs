@@ -62,16 +62,11 @@ async fn takes_records(shared: Arc<Shared>) -> Result<(), Fault> {
 
 /// Reads how much room others take: with their records, and with bodies that they are writing.
 pub(super) async fn measure_room(shared: &Shared) -> Result<(), Fault> {
-    let client = shared.client().await?;
-    let sums = client
-        .prepare_cached(
-            "SELECT project, sum(bytes)::bigint FROM (
-                 SELECT project, bytes FROM room WHERE incarnation <> $1
-                 UNION ALL SELECT coalesce(project, 0), size FROM large WHERE record IS NULL AND owner <> $1) AS taken
-             GROUP BY project",
-        )
-        .await?;
-    let rows = client.query(&sums, &[&shared.incarnation]).await?;
+    let sums = "SELECT project, sum(bytes)::bigint FROM (
+             SELECT project, bytes FROM room WHERE incarnation <> $1
+             UNION ALL SELECT coalesce(project, 0), size FROM large WHERE record IS NULL AND owner <> $1) AS taken
+         GROUP BY project";
+    let rows = shared.client().await?.all(sums, &[&shared.incarnation]).await?;
     let read: HashMap<i32, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     shared.room.read_others(&read);
     shared.room.note_barren(false);

@@ -55,8 +55,7 @@ pub(super) async fn ask(client: &Connection, incarnation: i32) -> Result<Option<
     let length = TERM.as_secs_f64();
     let params: Params<'_> = &[&incarnation, &length];
     for sql in [RENEW, BEGIN] {
-        let statement = client.prepare_cached(sql).await?;
-        if let Some(row) = client.query_opt(&statement, params).await? {
+        if let Some(row) = client.any(sql, params).await? {
             return Ok(Some(Epoch(row.get(0))));
         }
     }

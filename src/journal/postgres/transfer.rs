@@ -76,7 +76,7 @@ impl Store for PostgresStore {
         Box::pin(async {
             let connection = self.connection.lock().await;
             let alive = "SELECT name, 0::bigint FROM node WHERE NOT replaced AND alive_until >= clock_timestamp() ORDER BY name";
-            if let Some(relay) = self.or(rows::all(&connection, alive, &[]).await)?.first() {
+            if let Some(relay) = self.or(connection.all(alive, &[]).await)?.first() {
                 let (name, place) = (relay.get::<_, &str>(0), &self.place);
                 return Err(TransferError::Refused(format!(
                     "relay {name} is on {place}: stop all relays; one that crashed is taken for gone after 15 seconds"
@@ -86,7 +86,7 @@ impl Store for PostgresStore {
             let unsaid =
                 "SELECT name, spilled FROM (SELECT DISTINCT ON (name) * FROM node ORDER BY name, incarnation DESC) AS n
                  WHERE alive_until > '-infinity' ORDER BY name";
-            let unsaid = self.or(rows::all(&connection, unsaid, &[]).await)?;
+            let unsaid = self.or(connection.all(unsaid, &[]).await)?;
             if unsaid.is_empty() {
                 return Ok(());
             }

@@ -11,6 +11,7 @@ use crate::protocol::category::Category;
 use crate::telemetry::ledger::Account;
 
 use super::accounts::{BYTES, ENVELOPES};
+use super::connect::Params;
 use super::fault::Fault;
 use super::hand::Ready;
 use super::places;
@@ -24,18 +25,13 @@ const LOOK: i64 = 1024;
 
 /// The next due time of what nobody has, or only a relay that is gone.
 pub(super) async fn next_due(shared: &Shared, target: TargetId) -> Result<Option<Timestamp>, Fault> {
-    let client = shared.client().await?;
-    let statement = client
-        .prepare_cached(
-            "SELECT least(
-                 (SELECT min(due) FROM pending WHERE target = $1 AND owner IS NULL AND due < $2),
-                 (SELECT min(due) FROM pending p JOIN node n ON n.incarnation = p.owner
-                  WHERE p.target = $1 AND p.owner <> $3 AND p.due < $2
-                  AND (n.replaced OR n.gone)))",
-        )
-        .await?;
-    let me = shared.incarnation;
-    let row = client.query_one(&statement, &[&i16::from(target.0), &ms(BACKGROUND), &me]).await?;
+    let sql = "SELECT least(
+             (SELECT min(due) FROM pending WHERE target = $1 AND owner IS NULL AND due < $2),
+             (SELECT min(due) FROM pending p JOIN node n ON n.incarnation = p.owner
+              WHERE p.target = $1 AND p.owner <> $3 AND p.due < $2
+              AND (n.replaced OR n.gone)))";
+    let params: Params<'_> = &[&i16::from(target.0), &ms(BACKGROUND), &shared.incarnation];
+    let row = shared.client().await?.one(sql, params).await?;
     Ok(row.get::<_, Option<i64>>(0).map(time))
 }
 
@@ -55,7 +51,7 @@ async fn make_due(work: &mut Work, target: TargetId, now: Timestamp, limit: usiz
     work.execute(places::FREE, &[&number, &work.shared.incarnation]).await?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let count = work
-        .execute(
+        .count(
             "UPDATE pending SET due = $2 WHERE target = $1 AND record IN (
                  SELECT record FROM pending WHERE target = $1 AND owner IS NULL AND due > $2 AND due < $3
                  ORDER BY due, record LIMIT $4)",
@@ -113,18 +109,11 @@ pub(super) fn tell(shared: &Shared, target: TargetId, due: Timestamp) {
 pub(super) async fn backlog(shared: &Shared, target: TargetId) -> Result<Backlog, Fault> {
     let client = shared.client().await?;
     let number = i16::from(target.0);
-    let statement = client
-        .prepare_cached(
-            "SELECT project, category, sum(quantity)::bigint FROM waiting WHERE target = $1
-             GROUP BY project, category HAVING sum(quantity) > 0 ORDER BY project, category",
-        )
-        .await?;
-    let sums = client.query(&statement, &[&number]).await?;
-    let oldest = client.prepare_cached(OLDEST).await?;
-    let oldest = client
-        .query_one(&oldest, &[&number, &ms(BACKGROUND), &ms(NEVER), &LOOK, &i32::from(number)])
-        .await?
-        .get::<_, Option<i64>>(0);
+    let sums = "SELECT project, category, sum(quantity)::bigint FROM waiting WHERE target = $1
+         GROUP BY project, category HAVING sum(quantity) > 0 ORDER BY project, category";
+    let sums = client.all(sums, &[&number]).await?;
+    let params: Params<'_> = &[&number, &ms(BACKGROUND), &ms(NEVER), &LOOK, &i32::from(number)];
+    let oldest: Option<i64> = client.one(OLDEST, params).await?.get(0);
     drop(client);
     if sums.iter().any(|row| shared.names().project(row.get(0)).is_none()) {
         shared.know_names().await?;

@@ -141,20 +141,21 @@ impl Work {
 
     /// The rows of a statement, which is prepared once for each connection.
     pub(super) async fn query(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, Fault> {
-        let client = self.connection()?;
-        let statement = client.prepare_cached(sql).await?;
-        Ok(client.query(&statement, params).await?)
+        self.connection()?.all(sql, params).await
     }
 
     /// The only row, if there is one.
     pub(super) async fn query_opt(&self, sql: &str, params: Params<'_>) -> Result<Option<Row>, Fault> {
-        let client = self.connection()?;
-        let statement = client.prepare_cached(sql).await?;
-        Ok(client.query_opt(&statement, params).await?)
+        self.connection()?.any(sql, params).await
     }
 
-    /// How many rows a statement changed.
-    pub(super) async fn execute(&self, sql: &str, params: Params<'_>) -> Result<u64, Fault> {
+    /// Changes rows.
+    pub(super) async fn execute(&self, sql: &str, params: Params<'_>) -> Result<(), Fault> {
+        self.count(sql, params).await.map(drop)
+    }
+
+    /// The same; how many it were.
+    pub(super) async fn count(&self, sql: &str, params: Params<'_>) -> Result<u64, Fault> {
         self.connection()?.run(sql, params).await
     }
 
@@ -166,7 +167,7 @@ impl Work {
     /// Takes what waits for a target for this transaction alone: who hands out, discards or takes up again what waits there does that
     /// first.
     pub(super) async fn lock(&self, target: TargetId) -> Result<(), Fault> {
-        self.execute(LOCK, &[&LOCKS, &i32::from(target.0)]).await.map(drop)
+        self.execute(LOCK, &[&LOCKS, &i32::from(target.0)]).await
     }
 
     /// Keeps others from having these targets to themselves, as far as nobody has: returns those. Nobody is waited for, and what is read

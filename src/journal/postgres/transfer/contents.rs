@@ -4,8 +4,6 @@ use crate::journal::postgres::connect::Connection;
 use crate::journal::postgres::fault::Fault;
 use crate::journal::transfer::{Contents, TABLES};
 
-use super::rows;
-
 /// Counts it.
 pub(super) async fn read(connection: &Connection) -> Result<Contents, Fault> {
     let mut contents = Contents::default();
@@ -27,7 +25,7 @@ pub(super) async fn read(connection: &Connection) -> Result<Contents, Fault> {
         ("envelopes that wait for", PUT_OFF),
         ("dead letters of", LETTERS),
     ] {
-        for row in rows::all(connection, sql, &[]).await? {
+        for row in connection.all(sql, &[]).await? {
             contents.add(format!("{what} {}", row.get::<_, &str>(0)).trim_end().to_owned(), row.get(1));
         }
     }
@@ -37,7 +35,7 @@ pub(super) async fn read(connection: &Connection) -> Result<Contents, Fault> {
         let counted = connection.query_one(&sql, &[]).await?;
         contents.add(format!("rows of {}", table.name), counted.get(0));
     }
-    for row in rows::all(connection, ACCOUNTS, &[]).await? {
+    for row in connection.all(ACCOUNTS, &[]).await? {
         contents.add_account((row.get(0), row.get(1)), (row.get(2), row.get(3)), row.get(4));
     }
     contents.primary = connection.query_one("SELECT max(main) FROM control", &[]).await?.get(0);

@@ -50,13 +50,13 @@ struct Marks {
 
 impl Marks {
     async fn read(connection: &Connection) -> Result<Self, Why> {
-        let targets = rows::all(connection, "SELECT id FROM target ORDER BY id", &[]).await?;
+        let targets = connection.all("SELECT id FROM target ORDER BY id", &[]).await?;
         let of = async |table| {
             let sql = format!("SELECT target, incarnation::bigint, reached FROM {table}");
-            let rows = rows::all(connection, &sql, &[]).await?;
+            let rows = connection.all(&sql, &[]).await?;
             Ok::<_, Why>(rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect())
         };
-        let in_hand = rows::all(connection, "SELECT target, unnest(records) FROM slice", &[]).await?;
+        let in_hand = connection.all("SELECT target, unnest(records) FROM slice", &[]).await?;
         Ok(Self {
             targets: targets.iter().map(|row| row.get(0)).collect(),
             frontiers: of("frontier").await?,
@@ -83,7 +83,7 @@ impl Telling<'_> {
     }
 
     async fn all(&self, sql: &str, params: Params<'_>) -> Result<Vec<Found>, Why> {
-        Ok(rows::all(self.connection, sql, params).await?)
+        Ok(self.connection.all(sql, params).await?)
     }
 
     async fn names(&self) -> Result<(), Why> {

@@ -3,16 +3,10 @@
 use tokio_postgres::Row as Found;
 use tokio_postgres::types::ToSql;
 
-use crate::journal::postgres::connect::{Connection, Params};
+use crate::journal::postgres::connect::Connection;
 use crate::journal::postgres::fault::Fault;
 use crate::journal::postgres::record::plain;
 use crate::journal::transfer::{Kind, Row, Table, Value};
-
-/// All rows of a statement.
-pub(super) async fn all(connection: &Connection, sql: &str, params: Params<'_>) -> Result<Vec<Found>, Fault> {
-    let statement = connection.prepare_cached(sql).await?;
-    Ok(connection.query(&statement, params).await?)
-}
 
 /// What is selected of a table for [`values`].
 pub(super) fn selected(table: &Table) -> String {

@@ -35,5 +35,4 @@ pub(in crate::journal::postgres) async fn look_again(
         &[&i16::from(target.0), &ids, &projects, &dues, &super::LOOKING],
     )
     .await
-    .map(drop)
 }

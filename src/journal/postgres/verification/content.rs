@@ -74,9 +74,7 @@ async fn write_sums(
          ON CONFLICT (hour, target, project)
          DO UPDATE SET events = c.events + excluded.events, differing = c.differing + excluded.differing",
         &[&hour(now), &i16::from(target.0), &projects, &events, &differing],
-    )
-    .await
-    .map(drop)
+    ).await
 }
 
 async fn write_differences(
@@ -112,7 +110,6 @@ async fn write_differences(
         &[&number, &bounded(DIFFERENCES)],
     )
     .await
-    .map(drop)
 }
 
 /// Forgets what is too old, and the oldest kinds of those that are too many.
@@ -141,16 +138,15 @@ pub(super) async fn sampled(
     let client = shared.client().await?;
     let (number, now) = (i16::from(target.0), hour(now));
     let sums = client
-        .prepare_cached(
+        .one(
             "SELECT coalesce(sum(events), 0)::bigint, coalesce(sum(events) FILTER (WHERE hour >= $2), 0)::bigint
              FROM compared WHERE hour > $2 - 24 AND target = $1",
+            &[&number, &now],
         )
         .await?;
-    let sums = client.query_one(&sums, &[&number, &now]).await?;
     let kinds: Vec<i64> = kinds.into_iter().map(u64::cast_signed).collect();
-    let found =
-        client.prepare_cached("SELECT kind, at FROM compared_kind WHERE target = $1 AND kind = ANY($2)").await?;
-    let found = client.query(&found, &[&number, &kinds]).await?;
+    let found = "SELECT kind, at FROM compared_kind WHERE target = $1 AND kind = ANY($2)";
+    let found = client.all(found, &[&number, &kinds]).await?;
     let kinds = found.iter().map(|row| (row.get::<_, i64>(0).cast_unsigned(), time(row.get(1)))).collect();
     let count = |at| sums.get::<_, i64>(at).cast_unsigned();
     Ok(Sampled { day: count(0), hour: count(1), kinds })

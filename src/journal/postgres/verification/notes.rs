@@ -221,7 +221,6 @@ impl Writing {
             &[&number, &ms(self.now), &ids, &projects, &states, &dues, &looks],
         )
         .await
-        .map(drop)
     }
 }
 

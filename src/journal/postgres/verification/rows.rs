@@ -25,15 +25,12 @@ pub(super) async fn due(
     now: Timestamp,
     limit: usize,
 ) -> Result<(Vec<Wanted>, Vec<RecordId>), Fault> {
-    let client = shared.client().await?;
     let sql = format!(
         "SELECT {COLUMNS}, r.id IN (SELECT unnest(records) FROM slice WHERE target = $1)
              OR EXISTS (SELECT 1 FROM pending p WHERE p.target = $1 AND p.record = l.record)
          FROM {TABLES} WHERE l.target = $1 AND l.due <= $2 ORDER BY l.due, l.record LIMIT $3"
     );
-    let statement = client.prepare_cached(&sql).await?;
-    let rows = client.query(&statement, &[&i16::from(target.0), &ms(now), &bounded(limit)]).await?;
-    drop(client);
+    let rows = shared.client().await?.all(&sql, &[&i16::from(target.0), &ms(now), &bounded(limit)]).await?;
     know(shared, &rows).await?;
     let (waits, free): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| row.get::<_, bool>(8));
     let again = free.into_iter().filter_map(|row| event(shared, row, State::Looking)).collect();
@@ -45,11 +42,10 @@ pub(super) async fn put_off(shared: &Shared, target: TargetId, now: Timestamp, l
     let client = shared.client().await?;
     let meant = "l.target = $1 AND l.state = $2 AND l.due > $3";
     let sql = format!("SELECT {COLUMNS} FROM {TABLES} WHERE {meant} ORDER BY r.accepted_at DESC, r.id DESC LIMIT $4");
-    let statement = client.prepare_cached(&sql).await?;
     let (number, now) = (i16::from(target.0), ms(now));
-    let rows = client.query(&statement, &[&number, &PUT_OFF, &now, &bounded(limit)]).await?;
-    let oldest = client.prepare_cached(&format!("SELECT min(r.accepted_at) FROM {TABLES} WHERE {meant}")).await?;
-    let oldest = client.query_one(&oldest, &[&number, &PUT_OFF, &now]).await?.get::<_, Option<i64>>(0).map(time);
+    let rows = client.all(&sql, &[&number, &PUT_OFF, &now, &bounded(limit)]).await?;
+    let oldest = format!("SELECT min(r.accepted_at) FROM {TABLES} WHERE {meant}");
+    let oldest = client.one(&oldest, &[&number, &PUT_OFF, &now]).await?.get::<_, Option<i64>>(0).map(time);
     drop(client);
     know(shared, &rows).await?;
     let events = rows.iter().filter_map(|row| event(shared, row, State::Unknown)).collect();
@@ -66,11 +62,10 @@ pub(super) async fn missing(
     let client = shared.client().await?;
     let meant = "l.target = $1 AND l.state = $2 AND r.accepted_at >= $3";
     let (number, since) = (i16::from(target.0), ms(since));
-    let count = client.prepare_cached(&format!("SELECT count(*) FROM {TABLES} WHERE {meant}")).await?;
-    let count = client.query_one(&count, &[&number, &MISSING, &since]).await?.get::<_, i64>(0).cast_unsigned();
+    let count = format!("SELECT count(*) FROM {TABLES} WHERE {meant}");
+    let count = client.one(&count, &[&number, &MISSING, &since]).await?.get::<_, i64>(0).cast_unsigned();
     let sql = format!("SELECT {COLUMNS} FROM {TABLES} WHERE {meant} ORDER BY r.accepted_at DESC, r.id DESC LIMIT $4");
-    let statement = client.prepare_cached(&sql).await?;
-    let rows = client.query(&statement, &[&number, &MISSING, &since, &bounded(sample)]).await?;
+    let rows = client.all(&sql, &[&number, &MISSING, &since, &bounded(sample)]).await?;
     drop(client);
     know(shared, &rows).await?;
     Ok(Missing { count, sample: rows.iter().filter_map(|row| event(shared, row, State::Missing)).collect() })
@@ -78,15 +73,9 @@ pub(super) async fn missing(
 
 /// How many events are in which state.
 pub(super) async fn standings(shared: &Shared) -> Result<Vec<Standing>, Fault> {
-    let client = shared.client().await?;
-    let statement = client
-        .prepare_cached(
-            "SELECT target, project, count(*) FILTER (WHERE state = 1), count(*) FILTER (WHERE state = 0),
-                 count(*) FILTER (WHERE state >= 2) FROM look GROUP BY target, project ORDER BY target, project",
-        )
-        .await?;
-    let rows = client.query(&statement, &[]).await?;
-    drop(client);
+    let sql = "SELECT target, project, count(*) FILTER (WHERE state = 1), count(*) FILTER (WHERE state = 0),
+             count(*) FILTER (WHERE state >= 2) FROM look GROUP BY target, project ORDER BY target, project";
+    let rows = shared.client().await?.all(sql, &[]).await?;
     know(shared, &rows).await?;
     let (names, nobody): (_, Arc<str>) = (shared.names(), "".into());
     let count = |row: &Row, at| row.get::<_, i64>(at).cast_unsigned();

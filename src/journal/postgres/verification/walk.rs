@@ -33,18 +33,15 @@ struct Way {
 const BEGINNING: &str = "(f.incarnation::bigint << 40)";
 
 async fn ways(shared: &Shared, target: TargetId) -> Result<Vec<Way>, Fault> {
-    let client = shared.client().await?;
-    let statement = client
-        .prepare_cached(&format!(
+    let sql = format!(
             "SELECT f.incarnation, c.cursor, f.reached, r.accepted_at
              FROM frontier f LEFT JOIN verification v ON v.target = f.target AND v.incarnation = f.incarnation
              CROSS JOIN LATERAL (SELECT coalesce(v.reached, {BEGINNING}) AS cursor) c
              LEFT JOIN LATERAL (
                  SELECT accepted_at FROM record r WHERE r.id > c.cursor AND r.id <= f.reached ORDER BY r.id LIMIT 1) r ON true
              WHERE f.target = $1 ORDER BY f.incarnation"
-        ))
-        .await?;
-    let rows = client.query(&statement, &[&i16::from(target.0)]).await?;
+        );
+    let rows = shared.client().await?.all(&sql, &[&i16::from(target.0)]).await?;
     let way = |row: &Row| Way { incarnation: row.get(0), cursor: row.get(1), reached: row.get(2), first: row.get(3) };
     Ok(rows.iter().map(way).collect())
 }
@@ -120,9 +117,10 @@ struct Scan {
 
 /// Walks over the records after `from` and up to `to`, until `limit` events that the target took are found.
 async fn scan(shared: &Shared, target: TargetId, (from, to, limit): (i64, i64, usize)) -> Result<Scan, Fault> {
+    let (number, bit) = (i16::from(target.0), i32::from(target.0));
     let client = shared.client().await?;
-    let statement = client
-        .prepare_cached(
+    let found = client
+        .all(
             "SELECT r.id, r.project, r.event_id, r.accepted_at, r.quantities, l.state, l.looks, l.repairs,
                  r.targets & (1::bigint << $5) <> 0,
                  r.id IN (SELECT unnest(records) FROM slice WHERE target = $4)
@@ -132,10 +130,9 @@ async fn scan(shared: &Shared, target: TargetId, (from, to, limit): (i64, i64, u
                  SELECT id, project, event_id, accepted_at, quantities, targets FROM record
                  WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3) r
              LEFT JOIN look l ON l.target = $4 AND l.record = r.id ORDER BY r.id",
+            &[&from, &to, &bounded(SCAN), &number, &bit],
         )
         .await?;
-    let (number, bit) = (i16::from(target.0), i32::from(target.0));
-    let found = client.query(&statement, &[&from, &to, &bounded(SCAN), &number, &bit]).await?;
     drop(client);
     know(shared, &found).await?;
     let mut scan = Scan { events: vec![], waiting: vec![], last: from, more: false };
