@@ -21,9 +21,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+use crate::policy::outcome::Outcome;
+use crate::protocol::category::{Category, Quantities};
 use crate::protocol::event_id::EventId;
 use crate::telemetry::verification::FieldDifference;
 
+use super::backfill::BACKGROUND;
+use super::letters::DeadLetter;
 use super::{Call, Cursor, RecordId, TargetId};
 
 /// The reason of a dead letter whose event the upstream took and lost each time.
@@ -65,6 +69,26 @@ pub enum State {
     Missing,
     /// It is not looked for: nobody can say.
     Unknown,
+}
+
+/// For backends: how a state stands in a row.
+pub(in crate::journal) const LOOKING: i16 = 0;
+/// See [`LOOKING`].
+pub(in crate::journal) const MISSING: i16 = 1;
+const UNKNOWN: i16 = 2;
+/// See [`LOOKING`].
+pub(in crate::journal) const PUT_OFF: i16 = 3;
+
+impl State {
+    /// For backends: what a row says; without one an event is stored.
+    pub(in crate::journal) fn of_row(state: Option<i16>) -> Self {
+        match state {
+            None => Self::Stored,
+            Some(LOOKING) => Self::Looking,
+            Some(MISSING) => Self::Missing,
+            Some(_) => Self::Unknown,
+        }
+    }
 }
 
 /// What is to be looked for.
@@ -134,6 +158,57 @@ pub enum Finding {
     Waiting(Timestamp),
     /// It was sent again often enough: it becomes a dead letter that says this.
     GivenUp(String),
+}
+
+/// For backends: what is to be done about a finding.
+pub(in crate::journal) enum Note<'a> {
+    /// Its row goes.
+    Stored,
+    /// Its row is written: the state, when it comes due, and how many looks there were.
+    Row(i16, Timestamp, i32),
+    /// It becomes a dead letter that says this.
+    GivenUp(&'a str),
+}
+
+impl Finding {
+    /// For backends: what is posted of an event that the cursor passes only now, or whose row `is_there` below it, and what is to be
+    /// done about it; `None`: nothing changes.
+    pub(in crate::journal) fn note(&self, is_fresh: bool, is_there: bool) -> Option<(Option<Outcome>, Note<'_>)> {
+        let was_stored = !is_fresh && !is_there;
+        let note = match self {
+            Self::Stored if was_stored => return None,
+            Self::Stored => return Some((Some(Outcome::Stored), Note::Stored)),
+            Self::GivenUp(why) => Note::GivenUp(why),
+            Self::Absent(due) => Note::Row(LOOKING, *due, 1),
+            Self::Missing(due) => Note::Row(MISSING, *due, 1),
+            Self::Unknown(due) => Note::Row(UNKNOWN, *due, 0),
+            Self::PutOff(due) => Note::Row(PUT_OFF, *due, 0),
+            Self::Waiting(due) => Note::Row(LOOKING, *due, 0),
+        };
+        Some((was_stored.then_some(Outcome::Vanished), note))
+    }
+}
+
+/// For backends: what is kept of an event that was lost each time, which keeps its record and can be retried.
+pub(in crate::journal) fn lost(at: Timestamp, why: &str, repairs: u32) -> DeadLetter {
+    let (reason, answer) = (LOST_BY_TRACKER.into(), why.to_owned());
+    DeadLetter { at, reason, status: None, answer, attempts: repairs + 1, items: None }
+}
+
+/// For backends: what an event counts as.
+pub(in crate::journal) fn one_event() -> Quantities {
+    [(Category::Error, 1)].into_iter().collect()
+}
+
+/// For backends: whether a record is an error event that can be looked for by its id.
+pub(in crate::journal) fn is_error_event(quantities: &Quantities) -> bool {
+    quantities.iter().any(|(category, count)| category == Category::Error && count == 1)
+}
+
+/// For backends: from when on an event is looked for again that waits until then. What a backfill takes up goes after everything else:
+/// no time is known.
+pub(in crate::journal) fn first_try(due: Timestamp, now: Timestamp) -> Timestamp {
+    if due < BACKGROUND { now.max(due) } else { now }
 }
 
 /// What was found of the events between two places of a cursor. An event that is not named was not wanted.

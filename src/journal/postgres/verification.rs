@@ -25,12 +25,6 @@ mod walk;
 pub(super) use content::forget as forget_contents;
 pub(super) use passed::Passed;
 
-/// How a state stands in a row.
-const LOOKING: i16 = 0;
-const MISSING: i16 = 1;
-const UNKNOWN: i16 = 2;
-const PUT_OFF: i16 = 3;
-
 fn bounded(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }

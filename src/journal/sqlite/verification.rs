@@ -10,9 +10,10 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::clock::Timestamp;
 use crate::journal::archive::Kept;
-use crate::journal::verification::{Batch, Missing, PutOff, Standing, State, Taken, Wanted};
+use crate::journal::verification::{
+    Batch, MISSING, Missing, PUT_OFF, PutOff, Standing, State, Taken, Wanted, is_error_event,
+};
 use crate::journal::{Cursor, Record, RecordId, TargetId};
-use crate::protocol::category::Category;
 use crate::protocol::event_id::EventId;
 
 use super::decode::{self, COLUMNS, Loaded, TABLES};
@@ -32,11 +33,6 @@ const SCAN: usize = 4096;
 /// How many records one look at what is kept takes, and about how many bytes of them.
 const LOOK: i64 = 256;
 const LOOK_BYTES: usize = 4 << 20;
-/// How a state stands in a row.
-const LOOKING: i64 = 0;
-const MISSING: i64 = 1;
-const UNKNOWN: i64 = 2;
-const PUT_OFF: i64 = 3;
 
 /// How far the look for a target's events came: a record's number.
 fn cursor(conn: &Connection, target: TargetId) -> rusqlite::Result<u64> {
@@ -157,7 +153,10 @@ fn scan(
         found.last = row.get::<_, i64>(0)?.cast_unsigned();
         looked += 1;
         let was_meant = row.get::<_, i64>(5)? & target.bit() != 0;
-        if found.last > watermark || !was_meant || !is_error_event(row) {
+        if found.last > watermark
+            || !was_meant
+            || !is_error_event(&decode::quantities(row, 4).ok().flatten().unwrap_or_default())
+        {
             continue;
         }
         match (row.get::<_, bool>(6)?, row.get::<_, bool>(7)?) {
@@ -171,22 +170,12 @@ fn scan(
     Ok(found)
 }
 
-/// Whether a record is an error event that can be looked for by its id.
-fn is_error_event(row: &Row<'_>) -> bool {
-    let quantities = decode::quantities(row, 4).ok().flatten().unwrap_or_default();
-    quantities.iter().any(|(category, count)| category == Category::Error && count == 1)
-}
-
 /// The event of a row; `None` when it has no id. `state` is that of an event without a row of its own.
 fn event(shared: &Shared, row: &Row<'_>, state: State) -> rusqlite::Result<Option<Wanted>> {
     let Ok(Some(id)) = row.get::<_, Option<[u8; 16]>>(2) else { return Ok(None) };
     let Some(project) = shared.projects().get(row.get::<_, u32>(1)? as usize).cloned() else { return Ok(None) };
-    let state = match row.get::<_, Option<i64>>(8)? {
-        None => state,
-        Some(LOOKING) => State::Looking,
-        Some(MISSING) => State::Missing,
-        Some(_) => State::Unknown,
-    };
+    let own = row.get::<_, Option<i16>>(8)?;
+    let state = if own.is_some() { State::of_row(own) } else { state };
     let number = row.get::<_, i64>(0)?.cast_unsigned();
     Ok(Some(Wanted {
         record: RecordId(number),

@@ -2,10 +2,10 @@
 
 use crate::clock::Timestamp;
 use crate::journal::TargetId;
-use crate::journal::backfill::BACKGROUND;
 use crate::journal::postgres::fault::Fault;
 use crate::journal::postgres::record::ms;
 use crate::journal::postgres::work::Work;
+use crate::journal::verification::{LOOKING, first_try};
 
 /// Notes that records with errors wait for a target again, each of a project and from a time on: what the cursor has passed is looked
 /// for once more.
@@ -18,21 +18,19 @@ pub(in crate::journal::postgres) async fn look_again(
         return Ok(());
     }
     all.sort_by_key(|(id, ..)| *id);
-    // What a backfill takes up goes after everything else: no time is known.
     let now = work.now();
-    let first_try = |due: Timestamp| if due < BACKGROUND { now.max(due) } else { now };
     let (mut ids, mut projects, mut dues) = (vec![], vec![], vec![]);
     for (id, project, due) in all {
         ids.push(id);
         projects.push(project);
-        dues.push(ms(first_try(due)));
+        dues.push(ms(first_try(due, now)));
     }
     work.execute(
         "INSERT INTO look (target, record, project, state, due, looks, since, repairs)
          SELECT $1, r, p, $5, d, 0, d, 0 FROM unnest($2::bigint[], $3::int[], $4::bigint[]) AS u(r, p, d)
          JOIN verification v ON v.target = $1 AND v.incarnation = (r >> 40)::int AND v.reached >= r
          ON CONFLICT (target, record) DO UPDATE SET state = excluded.state, due = excluded.due, looks = 0",
-        &[&i16::from(target.0), &ids, &projects, &dues, &super::LOOKING],
+        &[&i16::from(target.0), &ids, &projects, &dues, &LOOKING],
     )
     .await
 }

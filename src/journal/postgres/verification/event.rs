@@ -9,8 +9,6 @@ use crate::journal::postgres::shared::Shared;
 use crate::journal::verification::{State, Wanted};
 use crate::journal::{Cursor, RecordId};
 
-use super::{LOOKING, MISSING};
-
 /// Reads the names again when one of the projects is new.
 pub(super) async fn know(shared: &Shared, rows: &[Row]) -> Result<(), Fault> {
     if rows.iter().any(|row| shared.names().project(row.get(1)).is_none()) {
@@ -21,12 +19,8 @@ pub(super) async fn know(shared: &Shared, rows: &[Row]) -> Result<(), Fault> {
 
 /// The event of a row; `None` when it has no id. `state` is that of an event without a row of its own.
 pub(super) fn event(shared: &Shared, row: &Row, state: State) -> Option<Wanted> {
-    let state = match row.get::<_, Option<i16>>(5) {
-        None => state,
-        Some(LOOKING) => State::Looking,
-        Some(MISSING) => State::Missing,
-        Some(_) => State::Unknown,
-    };
+    let own = row.get::<_, Option<i16>>(5);
+    let state = if own.is_some() { State::of_row(own) } else { state };
     let number = row.get::<_, i64>(0).cast_unsigned();
     let count = |at| row.get::<_, Option<i32>>(at).unwrap_or(0).cast_unsigned();
     Some(Wanted {

@@ -6,17 +6,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
+use crate::journal::TargetId;
 use crate::journal::postgres::fault::Fault;
+use crate::journal::postgres::hand::incarnation;
 use crate::journal::postgres::letters::{self, New};
 use crate::journal::postgres::record::ms;
 use crate::journal::postgres::shared::Shared;
 use crate::journal::postgres::work::Work;
-use crate::journal::verification::{Advance, Finding, LOST_BY_TRACKER, Notes, State};
-use crate::journal::{DeadLetter, TargetId};
+use crate::journal::verification::{Advance, Finding, MISSING, Note, Notes, lost, one_event};
 use crate::policy::outcome::Outcome;
-use crate::protocol::category::{Category, Quantities};
 
-use super::{LOOKING, MISSING, PUT_OFF, UNKNOWN, content};
+use super::content;
 
 /// Writes what was found of one target.
 pub(super) async fn note(shared: &Arc<Shared>, target: TargetId, notes: Notes) -> Result<(), Fault> {
@@ -48,11 +48,6 @@ async fn write(work: &mut Work, target: TargetId, notes: &Notes) -> Result<(), F
     writing.write(work).await?;
     forget_gone(work, target, now).await?;
     content::write(work, target, &notes.compared, now).await
-}
-
-/// The incarnation of a record.
-fn incarnation(id: i64) -> i32 {
-    i32::try_from(id >> 40).unwrap_or(i32::MAX)
 }
 
 /// How far the look for a target's events came.
@@ -139,30 +134,19 @@ impl Writing {
     async fn note(&mut self, work: &mut Work, found: &Found<'_>) -> Result<(), Fault> {
         // Pruned meanwhile: nobody will ever know, and its row goes when it comes due.
         let Some(known) = self.known.get_mut(&found.id) else { return Ok(()) };
-        let (project, is_stored) = (known.project, *found.finding == Finding::Stored);
-        let was = match (found.is_fresh, known.row) {
-            (true, _) => None,
-            (false, None) => Some(State::Stored),
-            (false, Some(_)) => Some(State::Looking),
-        };
-        match was {
-            Some(State::Stored) if !is_stored => post(work, self.target, project, Outcome::Vanished),
-            Some(State::Stored) => return Ok(()),
-            _ if is_stored => post(work, self.target, project, Outcome::Stored),
-            _ => {}
+        let project = known.project;
+        let Some((posted, note)) = found.finding.note(found.is_fresh, known.row.is_some()) else { return Ok(()) };
+        if let Some(outcome) = posted {
+            post(work, self.target, project, outcome);
         }
-        let (state, due, looked) = match found.finding {
-            Finding::Stored => {
+        let (state, due, looked) = match note {
+            Note::Stored => {
                 known.row = None;
                 self.forget(found.id);
                 return Ok(());
             }
-            Finding::GivenUp(why) => return self.give_up(work, found.id, why).await,
-            Finding::Absent(due) => (LOOKING, *due, 1),
-            Finding::Missing(due) => (MISSING, *due, 1),
-            Finding::Unknown(due) => (UNKNOWN, *due, 0),
-            Finding::PutOff(due) => (PUT_OFF, *due, 0),
-            Finding::Waiting(due) => (LOOKING, *due, 0),
+            Note::GivenUp(why) => return self.give_up(work, found.id, why).await,
+            Note::Row(state, due, looked) => (state, due, looked),
         };
         known.row = Some((state, known.row.map_or(0, |(_, repairs)| repairs)));
         self.gone.remove(&found.id);
@@ -181,14 +165,7 @@ impl Writing {
         let Some(known) = self.known.get_mut(&record) else { return Ok(()) };
         let Some((_, repairs)) = known.row.take() else { return Ok(()) };
         let (target, project) = (self.target, known.project);
-        let refusal = DeadLetter {
-            at: self.now,
-            reason: LOST_BY_TRACKER.into(),
-            status: None,
-            answer: why.to_owned(),
-            attempts: repairs.cast_unsigned() + 1,
-            items: None,
-        };
+        let refusal = lost(self.now, why, repairs.cast_unsigned());
         letters::write(work, New { target, record, project, refusal, quantities: None }).await?;
         post(work, target, project, Outcome::Lost);
         self.forget(record);
@@ -226,9 +203,8 @@ impl Writing {
 
 /// Posts one event.
 pub(super) fn post(work: &mut Work, target: TargetId, project: i32, outcome: Outcome) {
-    let (now, mut one) = (work.now(), Quantities::new());
-    one.add(Category::Error, 1);
-    work.book.note(now, Some(target), project, outcome, &one);
+    let now = work.now();
+    work.book.note(now, Some(target), project, outcome, &one_event());
 }
 
 /// Removes a bounded number of due rows whose records are gone. What was missing is lost for good then.

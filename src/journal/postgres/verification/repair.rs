@@ -8,15 +8,16 @@ use crate::clock::Timestamp;
 use crate::journal::TargetId;
 use crate::journal::postgres::again::{self, Again};
 use crate::journal::postgres::fault::Fault;
+use crate::journal::postgres::letters::quantities;
 use crate::journal::postgres::places;
 use crate::journal::postgres::record::{ms, time};
 use crate::journal::postgres::shared::Shared;
 use crate::journal::postgres::waiting;
 use crate::journal::postgres::work::Work;
-use crate::journal::verification::Repair;
+use crate::journal::verification::{LOOKING, MISSING, Repair};
 use crate::policy::outcome::Outcome;
 
-use super::{LOOKING, MISSING, bounded, notes};
+use super::{bounded, notes};
 
 /// Lets missing events wait for their upstream again; returns how many. Those that were sent again before go one after the other.
 pub(super) async fn repair(shared: &Arc<Shared>, target: TargetId, repair: Repair) -> Result<usize, Fault> {
@@ -77,7 +78,7 @@ fn of_row(row: &Row, due: Timestamp) -> Again {
         size: row.get::<_, i64>(2).cast_unsigned(),
         due,
         items: None,
-        quantities: row.get::<_, &str>(3).parse().unwrap_or_default(),
+        quantities: quantities(row, 3),
     }
 }
 

@@ -8,11 +8,11 @@ use crate::clock::Timestamp;
 use crate::journal::postgres::fault::Fault;
 use crate::journal::postgres::record::{ms, time};
 use crate::journal::postgres::shared::Shared;
-use crate::journal::verification::{Missing, PutOff, Standing, State, Wanted};
+use crate::journal::verification::{MISSING, Missing, PUT_OFF, PutOff, Standing, State, Wanted};
 use crate::journal::{RecordId, TargetId};
 
+use super::bounded;
 use super::event::{event, know};
-use super::{MISSING, PUT_OFF, bounded};
 
 /// What [`event`] reads, and where from.
 const COLUMNS: &str = "r.id, r.project, r.event_id, r.accepted_at, r.quantities, l.state, l.looks, l.repairs";

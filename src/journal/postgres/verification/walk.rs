@@ -4,10 +4,10 @@ use tokio_postgres::Row;
 
 use crate::clock::Timestamp;
 use crate::journal::postgres::fault::Fault;
+use crate::journal::postgres::letters::quantities;
 use crate::journal::postgres::shared::Shared;
-use crate::journal::verification::{Batch, State, Taken, Wanted};
+use crate::journal::verification::{Batch, State, Taken, Wanted, is_error_event};
 use crate::journal::{Cursor, RecordId, TargetId};
-use crate::protocol::category::{Category, Quantities};
 
 use super::event::{event, know};
 use super::passed::Reached;
@@ -142,7 +142,7 @@ async fn scan(shared: &Shared, target: TargetId, (from, to, limit): (i64, i64, u
             return Ok(scan);
         }
         scan.last = row.get(0);
-        if !row.get::<_, bool>(8) || !is_error_event(row) {
+        if !row.get::<_, bool>(8) || !is_error_event(&quantities(row, 4)) {
             continue;
         }
         match (row.get::<_, bool>(9), row.get::<_, bool>(10)) {
@@ -154,10 +154,4 @@ async fn scan(shared: &Shared, target: TargetId, (from, to, limit): (i64, i64, u
     }
     scan.more = found.len() == SCAN;
     Ok(scan)
-}
-
-/// Whether a record is an error event that can be looked for by its id.
-fn is_error_event(row: &Row) -> bool {
-    let quantities: Quantities = row.get::<_, &str>(4).parse().unwrap_or_default();
-    quantities.iter().any(|(category, count)| category == Category::Error && count == 1)
 }

@@ -4,10 +4,10 @@ use rusqlite::{Connection, params};
 
 use crate::clock::Timestamp;
 use crate::journal::Progress;
-use crate::journal::backfill::BACKGROUND;
 use crate::journal::sqlite::accounts::Book;
 use crate::journal::sqlite::queue::NEVER;
 use crate::journal::sqlite::verification;
+use crate::journal::verification::first_try;
 use crate::policy::outcome::Outcome;
 use crate::protocol::category::Quantities;
 
@@ -42,8 +42,8 @@ impl Pass {
             .execute(params![again.id.cast_signed(), self.target.id.0])?;
         let progress = Progress { items: again.items.clone(), ..Progress::default() };
         write_row(conn, self.target.id, again.id, due, &progress, Some(&again.quantities))?;
-        let first_try = if due < BACKGROUND { now.max(due) } else { now };
-        verification::look_again(conn, self.target.id, (again.id, again.project, &again.quantities), first_try)?;
+        let again_from = first_try(due, now);
+        verification::look_again(conn, self.target.id, (again.id, again.project, &again.quantities), again_from)?;
         book.note(now, Some(self.target.id), again.project, Outcome::Returned, &again.quantities);
         self.returned.push((again, due));
         Ok(true)

@@ -11,12 +11,11 @@ use crate::journal::sqlite::accounts::Book;
 use crate::journal::sqlite::decode;
 use crate::journal::sqlite::queue::Target;
 use crate::journal::sqlite::settlement::{Again, Pass, write_dead_letter};
-use crate::journal::verification::{Advance, Finding, LOST_BY_TRACKER, Notes, Repair, State};
-use crate::journal::{DeadLetter, RecordId, TargetId};
+use crate::journal::verification::{Advance, Finding, MISSING, Note, Notes, Repair, lost, one_event};
+use crate::journal::{RecordId, TargetId};
 use crate::policy::outcome::Outcome;
-use crate::protocol::category::{Category, Quantities};
 
-use super::{LOOKING, MISSING, PUT_OFF, UNKNOWN, bounded, content, cursor};
+use super::{bounded, content, cursor};
 
 /// A dead letter that was written: the project of its record, and its bytes.
 pub(in crate::journal::sqlite) type Lettered = (u32, u64);
@@ -36,13 +35,12 @@ pub(in crate::journal::sqlite) fn note(
         conn.prepare_cached("UPDATE verification SET reached = ?2 WHERE target = ?1")?
             .execute(params![target.id.0, to.number().cast_signed()])?;
         for (record, finding) in found.iter().filter(|(record, _)| record.0 <= to.number()) {
-            writer.note(*record, finding, None)?;
+            writer.note(*record, finding, true)?;
         }
     }
     let reached = cursor(conn, target.id)?;
     for (record, finding) in notes.again.iter().filter(|(record, _)| record.0 <= reached) {
-        let was = writer.state(*record)?;
-        writer.note(*record, finding, Some(was))?;
+        writer.note(*record, finding, false)?;
     }
     writer.forget_gone()?;
     content::write(conn, target.id, &notes.compared, now)?;
@@ -59,38 +57,26 @@ struct Writing<'a> {
 }
 
 impl Writing<'_> {
-    fn state(&self, record: RecordId) -> rusqlite::Result<State> {
+    fn has_row(&self, record: RecordId) -> rusqlite::Result<bool> {
         let mut select = self.conn.prepare_cached("SELECT state FROM look WHERE target = ?1 AND record = ?2")?;
-        let state = select.query_row(params![self.target.id.0, record.0.cast_signed()], |row| row.get(0)).optional()?;
-        Ok(match state {
-            None => State::Stored,
-            Some(LOOKING) => State::Looking,
-            Some(MISSING) => State::Missing,
-            Some(_) => State::Unknown,
-        })
+        select.exists(params![self.target.id.0, record.0.cast_signed()])
     }
 
-    /// Writes what was found of a record. `was` is its state so far; `None` for one that the cursor passes only now.
-    fn note(&mut self, record: RecordId, finding: &Finding, was: Option<State>) -> rusqlite::Result<()> {
+    /// Writes what was found of a record; `is_fresh`: the cursor passes it only now.
+    fn note(&mut self, record: RecordId, finding: &Finding, is_fresh: bool) -> rusqlite::Result<()> {
         let mut select = self.conn.prepare_cached("SELECT project FROM record WHERE id = ?1")?;
         let project = select.query_row([record.0.cast_signed()], |row| row.get::<_, u32>(0)).optional()?;
         // Pruned meanwhile: nobody will ever know, and its row goes when it comes due.
         let Some(project) = project else { return Ok(()) };
-        let is_stored = *finding == Finding::Stored;
-        match was {
-            Some(State::Stored) if !is_stored => self.post(project, Outcome::Vanished),
-            Some(State::Stored) => return Ok(()),
-            _ if is_stored => self.post(project, Outcome::Stored),
-            _ => {}
+        let is_there = !is_fresh && self.has_row(record)?;
+        let Some((posted, note)) = finding.note(is_fresh, is_there) else { return Ok(()) };
+        if let Some(outcome) = posted {
+            self.post(project, outcome);
         }
-        let (state, due, looked) = match finding {
-            Finding::Stored => return self.forget(record),
-            Finding::GivenUp(why) => return self.give_up(record, project, why),
-            Finding::Absent(due) => (LOOKING, *due, 1),
-            Finding::Missing(due) => (MISSING, *due, 1),
-            Finding::Unknown(due) => (UNKNOWN, *due, 0),
-            Finding::PutOff(due) => (PUT_OFF, *due, 0),
-            Finding::Waiting(due) => (LOOKING, *due, 0),
+        let (state, due, looked) = match note {
+            Note::Stored => return self.forget(record),
+            Note::GivenUp(why) => return self.give_up(record, project, why),
+            Note::Row(state, due, looked) => (state, due, looked),
         };
         self.conn
             .prepare_cached(
@@ -111,7 +97,7 @@ impl Writing<'_> {
     }
 
     fn post(&mut self, project: u32, outcome: Outcome) {
-        self.book.note(self.now, Some(self.target.id), project, outcome, &one_error());
+        self.book.note(self.now, Some(self.target.id), project, outcome, &one_event());
     }
 
     fn forget(&self, record: RecordId) -> rusqlite::Result<()> {
@@ -130,14 +116,7 @@ impl Writing<'_> {
             Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, u32>(1)?))
         });
         let Some((size, repairs)) = row.optional()? else { return Ok(()) };
-        let letter = DeadLetter {
-            at: self.now,
-            reason: LOST_BY_TRACKER.into(),
-            status: None,
-            answer: why.to_owned(),
-            attempts: repairs + 1,
-            items: None,
-        };
+        let letter = lost(self.now, why, repairs);
         write_dead_letter(self.conn, self.target.id, (record.0, project), &letter, None)?;
         self.letters.push((project, size + why.len() as u64));
         self.post(project, Outcome::Lost);
@@ -151,7 +130,7 @@ impl Writing<'_> {
              AND NOT EXISTS (SELECT 1 FROM record r WHERE r.id = l.record) LIMIT 256",
         )?;
         let rows = select.query_map(params![self.target.id.0, self.now.as_millis().cast_signed()], |row| {
-            Ok((RecordId(row.get::<_, i64>(0)?.cast_unsigned()), row.get::<_, u32>(1)?, row.get::<_, i64>(2)?))
+            Ok((RecordId(row.get::<_, i64>(0)?.cast_unsigned()), row.get::<_, u32>(1)?, row.get::<_, i16>(2)?))
         })?;
         for (record, project, state) in rows.collect::<Result<Vec<_>, _>>()? {
             if state == MISSING {
@@ -161,12 +140,6 @@ impl Writing<'_> {
         }
         Ok(())
     }
-}
-
-fn one_error() -> Quantities {
-    let mut one = Quantities::new();
-    one.add(Category::Error, 1);
-    one
 }
 
 /// Lets missing events wait for their upstream again; returns how many. Those that were sent again before go one after the other.
@@ -199,7 +172,7 @@ pub(in crate::journal::sqlite) fn repair(
         }
         let project = again.project;
         if pass.take_up(conn, again, due, (now, &mut *book))? {
-            book.note(now, Some(target.id), project, Outcome::Lost, &one_error());
+            book.note(now, Some(target.id), project, Outcome::Lost, &one_event());
             conn.prepare_cached("UPDATE look SET repairs = repairs + 1, due = ?3 WHERE target = ?1 AND record = ?2")?
                 .execute(params![target.id.0, id.cast_signed(), (due + repair.settle).as_millis().cast_signed()])?;
             taken += 1;
