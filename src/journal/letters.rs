@@ -5,12 +5,14 @@
 //! returned, because it waits again.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Record, RecordId, TargetId};
 use crate::clock::Timestamp;
 use crate::protocol::category::Quantities;
 use crate::protocol::event_id::EventId;
+use crate::telemetry::log;
 
 /// A refusal for good, as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +79,58 @@ impl Pick {
             && self.target.is_none_or(|target| target == letter.target)
             && self.reason.as_ref().is_none_or(|reason| **reason == *letter.refusal.reason)
             && letter.accepted_at >= self.since
+    }
+}
+
+/// The most dead letters that are kept.
+const MOST: u64 = 10_000;
+/// The part of `max_size` that their records may take, as a divisor.
+const SHARE: u64 = 8;
+
+/// For backends: how many letters there are, and of how many bytes, by the number of their project.
+#[derive(Clone, Debug, Default)]
+pub(in crate::journal) struct Held<P> {
+    all: (u64, u64),
+    by_project: BTreeMap<P, (u64, u64)>,
+}
+
+impl<P: Copy + Ord> Held<P> {
+    /// Adds so many of so many bytes.
+    pub(in crate::journal) fn add(&mut self, project: P, count: u64, bytes: u64) {
+        let own = self.by_project.entry(project).or_default();
+        for held in [own, &mut self.all] {
+            *held = (held.0 + count, held.1 + bytes);
+        }
+    }
+
+    /// Takes off one of so many bytes.
+    pub(in crate::journal) fn take(&mut self, project: P, bytes: u64) {
+        let own = self.by_project.entry(project).or_default();
+        for held in [own, &mut self.all] {
+            *held = (held.0.saturating_sub(1), held.1.saturating_sub(bytes));
+        }
+    }
+
+    /// Whose letters give way in a journal of `max_size` bytes, while there are too many or they are too large: those of the project
+    /// that has the most of them.
+    pub(in crate::journal) fn furthest(&self, max_size: u64) -> Option<P> {
+        let measure: fn(&(u64, u64)) -> u64 = match self.all {
+            (count, _) if count > MOST => |held| held.0,
+            (_, bytes) if bytes > max_size / SHARE => |held| held.1,
+            _ => return None,
+        };
+        let held = self.by_project.iter().filter(|(_, held)| held.0 > 0);
+        held.max_by_key(|(_, held)| measure(held)).map(|(project, _)| *project)
+    }
+}
+
+/// For backends: says that so many went because there were too many.
+pub(in crate::journal) fn tell_forgotten(count: u64) {
+    if count > 0
+        && let Some(count) = log::admit_sum("letters forgotten", "", count)
+    {
+        let message = "there are too many dead letters: the oldest of the project with the most are forgotten";
+        tracing::warn!(count, "{message}");
     }
 }
 

@@ -2,25 +2,19 @@
 //!
 //! Rule: when there are too many, those of the project that has the most go first.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use crate::journal::letters::{Held, tell_forgotten};
 use crate::journal::{DeadLetter, Letter, Pick, RecordId, TargetId, WithRecord};
 use crate::protocol::category::Quantities;
-use crate::telemetry::log;
 
 use super::fault::Fault;
 use super::record::{self, ms, packed, plain, time};
 use super::shared::Shared;
 use super::work::Work;
-
-/// The most dead letters that are kept.
-const MOST: u64 = 10_000;
-/// The part of `max_size` that their records may take, as a divisor.
-const SHARE: u64 = 8;
 
 /// What [`of_row`] reads of the tables of [`MEANT`].
 pub(super) const COLUMNS: &str = "d.id, d.target, d.record, d.at, d.reason, d.status, d.answer, d.attempts, d.items,
@@ -89,50 +83,20 @@ pub(super) async fn bound(work: &mut Work) -> Result<(), Fault> {
     let sums = work
         .query("SELECT project, count(*), sum(bytes)::bigint FROM dead_letter GROUP BY project ORDER BY project", &[])
         .await?;
-    let unsigned = |row: &Row, at| row.get::<_, i64>(at).cast_unsigned();
-    let mut held: BTreeMap<i32, Held> =
-        sums.iter().map(|row| (row.get(0), Held { count: unsigned(row, 1), bytes: unsigned(row, 2) })).collect();
-    let most_bytes = work.shared.settings.max_size.get() / SHARE;
-    let mut gone = 0_u64;
-    while let Some(project) = furthest(&held, most_bytes) {
-        let oldest = work
-            .query_opt(
-                "DELETE FROM dead_letter WHERE id = (
-                     SELECT id FROM dead_letter WHERE project = $1 ORDER BY id LIMIT 1) RETURNING bytes",
-                &[&project],
-            )
-            .await?;
+    let (unsigned, mut held) = (|row: &Row, at| row.get::<_, i64>(at).cast_unsigned(), Held::<i32>::default());
+    sums.iter().for_each(|row| held.add(row.get(0), unsigned(row, 1), unsigned(row, 2)));
+    let max_size = work.shared.settings.max_size.get();
+    let mut gone = 0;
+    while let Some(project) = held.furthest(max_size) {
+        let sql = "DELETE FROM dead_letter WHERE id = (
+                 SELECT id FROM dead_letter WHERE project = $1 ORDER BY id LIMIT 1) RETURNING bytes";
         // Another relay is at it, too.
-        let (Some(oldest), Some(held)) = (oldest, held.get_mut(&project)) else { break };
-        held.count -= 1;
-        held.bytes = held.bytes.saturating_sub(unsigned(&oldest, 0));
+        let Some(oldest) = work.query_opt(sql, &[&project]).await? else { break };
+        held.take(project, unsigned(&oldest, 0));
         gone += 1;
     }
-    if gone > 0
-        && let Some(count) = log::admit_sum("letters forgotten", "", gone)
-    {
-        let message = "there are too many dead letters: the oldest of the project with the most are forgotten";
-        tracing::warn!(count, "{message}");
-    }
+    tell_forgotten(gone);
     Ok(())
-}
-
-/// So many letters, of so many bytes.
-#[derive(Clone, Copy)]
-struct Held {
-    count: u64,
-    bytes: u64,
-}
-
-/// Whose letters give way, while there are too many or they are too large: those of the project that has the most of them.
-fn furthest(held: &BTreeMap<i32, Held>, most_bytes: u64) -> Option<i32> {
-    let (count, bytes) = held.values().fold((0, 0), |(count, bytes), held| (count + held.count, bytes + held.bytes));
-    let measure: fn(&Held) -> u64 = match (count > MOST, bytes > most_bytes) {
-        (true, _) => |held| held.count,
-        (false, true) => |held| held.bytes,
-        (false, false) => return None,
-    };
-    held.iter().filter(|(_, held)| held.count > 0).max_by_key(|(_, held)| measure(held)).map(|(project, _)| *project)
 }
 
 /// Those meant with numbers below `before`, newest first.

@@ -102,13 +102,12 @@ impl Book {
         (target, project): (TargetId, u32),
         reason: DropReason,
         (record, quantities): (u64, &Quantities),
-    ) -> rusqlite::Result<()> {
+    ) {
         self.note(at, Some(target), project, Outcome::Dropped(reason), quantities);
-        let Some(reason) = reason.reported_as() else { return Ok(()) };
+        let Some(reason) = reason.reported_as() else { return };
         let spans = self.bodies.as_ref().and_then(|bodies| bodies.spans_of(conn, record, quantities));
         let spans = spans.map(|spans| (Category::Span, spans));
         quantities.iter().chain(spans).for_each(|lost| self.losses.add(target, project, reason, lost));
-        Ok(())
     }
 
     /// Notes that a backfill takes up a record, at the time when the record was withheld: no more than was withheld then. What

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, Row, Rows};
 
 use crate::clock::Timestamp;
 use crate::journal::body::Body;
@@ -42,6 +42,21 @@ pub(super) fn load(conn: &Connection, shared: &Shared, row: &Row<'_>, put_off: b
         Ok(ready) => Ok(Loaded::Record(ready)),
         Err(error) if is_storage_failure(&error) => Err(error),
         Err(error) => unreadable_row(row, put_off, &error),
+    }
+}
+
+/// A record, if it is still kept.
+pub(super) fn one(conn: &Connection, shared: &Shared, id: RecordId) -> rusqlite::Result<Option<Arc<Record>>> {
+    let mut select = conn.prepare_cached(&format!("SELECT {COLUMNS} FROM record r {TABLES} WHERE r.id = ?1"))?;
+    first(conn, shared, select.query([id.0.cast_signed()])?)
+}
+
+/// The record of the first row, if there is one.
+pub(super) fn first(conn: &Connection, shared: &Shared, mut rows: Rows<'_>) -> rusqlite::Result<Option<Arc<Record>>> {
+    match rows.next()?.map(|row| load(conn, shared, row, false)).transpose()? {
+        Some(Loaded::Record(ready)) => Ok(Some(ready.record)),
+        Some(Loaded::Unreadable { why, .. }) => Err(unreadable(&why)),
+        None => Ok(None),
     }
 }
 

@@ -23,7 +23,7 @@ use crate::protocol::event_id::EventId;
 use super::SqliteJournal;
 use super::queue::Target;
 use super::writer::group::Command;
-use super::{backfill, compare, evidence, letters, losses, verification};
+use super::{backfill, compare, decode, evidence, letters, losses, verification};
 
 impl Redelivery for SqliteJournal {
     fn letters(&self, pick: Pick, before: u64, limit: usize) -> Call<'_, Vec<Letter>> {
@@ -75,7 +75,7 @@ impl SqliteJournal {
 
 impl Archive for SqliteJournal {
     fn record(&self, record: RecordId) -> Call<'_, Option<Arc<Record>>> {
-        Box::pin(self.read(move |reader| verification::record(&reader.conn, &reader.shared, record)))
+        Box::pin(self.read(move |reader| decode::one(&reader.conn, &reader.shared, record)))
     }
 
     fn record_of(&self, event_id: EventId) -> Call<'_, Option<Arc<Record>>> {

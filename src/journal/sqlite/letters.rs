@@ -8,22 +8,16 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::clock::Timestamp;
-use crate::journal::letters::together;
+use crate::journal::letters::{Held, tell_forgotten, together};
 use crate::journal::verification::LOST_BY_TRACKER;
 use crate::journal::{DeadLetter, Letter, Pick, RecordId, Settings, TargetId, WithRecord};
 use crate::protocol::category::Quantities;
-use crate::telemetry::log;
 
 use super::accounts::Book;
-use super::decode::{self, COLUMNS, Loaded, TABLES};
+use super::decode;
 use super::queue::Target;
 use super::settlement::{Again, Pass};
 use super::shared::Shared;
-
-/// The most dead letters that are kept.
-const MOST: u64 = 10_000;
-/// The part of `max_size` that their records may take, as a divisor.
-const SHARE: u64 = 8;
 
 /// What [`letter`] reads of the tables `d` and `r`.
 const LETTER: &str = "d.id, d.target, d.record, d.at, d.reason, d.status, d.answer, d.attempts, d.items,
@@ -36,26 +30,8 @@ const MEANT: &str = "FROM dead_letter d JOIN record r ON r.id = d.record
 /// The writer's count of them.
 #[derive(Debug)]
 pub(super) struct Letters {
-    most_bytes: u64,
-    all: Held,
-    by_project: BTreeMap<u32, Held>,
-}
-
-/// So many letters, of so many bytes.
-#[derive(Clone, Copy, Debug, Default)]
-struct Held {
-    count: u64,
-    bytes: u64,
-}
-
-impl Held {
-    fn add(&mut self, bytes: u64) {
-        *self = Self { count: self.count + 1, bytes: self.bytes + bytes };
-    }
-
-    fn take(&mut self, bytes: u64) {
-        *self = Self { count: self.count.saturating_sub(1), bytes: self.bytes.saturating_sub(bytes) };
-    }
+    max_size: u64,
+    held: Held<u32>,
 }
 
 /// What of one record is retried: its letters, and what is to wait again.
@@ -74,15 +50,14 @@ struct Taken {
 
 impl Letters {
     pub(super) fn new(conn: &Connection, settings: &Settings) -> rusqlite::Result<Self> {
-        let most_bytes = settings.max_size.get() / SHARE;
-        let mut letters = Self { most_bytes, all: Held::default(), by_project: BTreeMap::new() };
+        let mut letters = Self { max_size: settings.max_size.get(), held: Held::default() };
         letters.measure(conn)?;
         Ok(letters)
     }
 
     /// Counts them anew.
     pub(super) fn measure(&mut self, conn: &Connection) -> rusqlite::Result<()> {
-        (self.all, self.by_project) = (Held::default(), BTreeMap::new());
+        self.held = Held::default();
         let mut select = conn.prepare(
             "SELECT d.project, coalesce(r.size, 0) + length(d.answer)
              FROM dead_letter d LEFT JOIN record r ON r.id = d.record",
@@ -96,30 +71,14 @@ impl Letters {
 
     /// One of so many bytes was written.
     pub(super) fn add(&mut self, project: u32, bytes: u64) {
-        self.all.add(bytes);
-        self.by_project.entry(project).or_default().add(bytes);
-    }
-
-    fn gone(&mut self, project: u32, bytes: u64) {
-        self.all.take(bytes);
-        self.by_project.entry(project).or_default().take(bytes);
-    }
-
-    /// Whose letters give way, while there are too many or they are too large: those of the project that has the most of them.
-    fn furthest(&self) -> Option<u32> {
-        let measure: fn(&Held) -> u64 = match self.all {
-            Held { count, .. } if count > MOST => |held| held.count,
-            Held { bytes, .. } if bytes > self.most_bytes => |held| held.bytes,
-            _ => return None,
-        };
-        self.by_project.iter().max_by_key(|(_, held)| measure(held)).map(|(project, _)| *project)
+        self.held.add(project, 1, bytes);
     }
 
     /// Removes letters until their number and size are within bounds: the oldest of the project that has the most. So nobody's
     /// letters push out those of another project that has fewer. Names the targets of those that went.
     pub(super) fn bound(&mut self, conn: &Connection) -> rusqlite::Result<Vec<TargetId>> {
         let mut targets = Vec::new();
-        while let Some(project) = self.furthest() {
+        while let Some(project) = self.held.furthest(self.max_size) {
             let mut oldest = conn.prepare_cached(
                 "SELECT d.id, d.target, coalesce(r.size, 0) + length(d.answer)
                  FROM dead_letter d LEFT JOIN record r ON r.id = d.record WHERE d.project = ?1 ORDER BY d.id LIMIT 1",
@@ -131,14 +90,9 @@ impl Letters {
             };
             conn.prepare_cached("DELETE FROM dead_letter WHERE id = ?1")?.execute([id])?;
             targets.push(TargetId(target));
-            self.gone(project, bytes.cast_unsigned());
+            self.held.take(project, bytes.cast_unsigned());
         }
-        if !targets.is_empty()
-            && let Some(count) = log::admit_sum("letters forgotten", "", targets.len() as u64)
-        {
-            let message = "there are too many dead letters: the oldest of the project with the most are forgotten";
-            tracing::warn!(count, "{message}");
-        }
+        tell_forgotten(targets.len() as u64);
         Ok(targets)
     }
 
@@ -179,27 +133,20 @@ impl Letters {
     ) -> rusqlite::Result<usize> {
         for Taken { id, bytes, .. } in letters {
             conn.prepare_cached("DELETE FROM dead_letter WHERE id = ?1")?.execute([id.cast_signed()])?;
-            self.gone(project, *bytes);
+            self.held.take(project, *bytes);
         }
         pass.forget_letters(letters.len() as u64);
         Ok(letters.len())
     }
 }
 
-/// After the commit: those that no settlement brought are counted.
-pub(super) fn count(targets: &[Arc<Target>], come: &[TargetId]) {
-    for target in come.iter().filter_map(|id| targets.get(usize::from(id.0))) {
-        target.queue().dead_letters += 1;
-    }
-}
-
-/// After the commit: those that went because there were too many are counted no more.
-pub(super) fn forget(targets: &[Arc<Target>], gone: &[TargetId]) {
-    for id in gone {
-        if let Some(target) = targets.get(usize::from(id.0)) {
-            let mut queue = target.queue();
-            queue.dead_letters = queue.dead_letters.saturating_sub(1);
-        }
+/// After the commit: those that no settlement brought are counted, and those that went because there were too many no more.
+pub(super) fn count(targets: &[Arc<Target>], come: &[TargetId], gone: &[TargetId]) {
+    let of = |id: &TargetId| targets.get(usize::from(id.0));
+    come.iter().filter_map(of).for_each(|target| target.queue().dead_letters += 1);
+    for target in gone.iter().filter_map(of) {
+        let mut queue = target.queue();
+        queue.dead_letters = queue.dead_letters.saturating_sub(1);
     }
 }
 
@@ -277,14 +224,7 @@ pub(super) fn list(
 pub(super) fn one(conn: &Connection, shared: &Shared, id: u64) -> rusqlite::Result<Option<WithRecord>> {
     let pick = Pick { id: Some(id), ..Pick::default() };
     let Some(letter) = list(conn, shared, &pick, u64::MAX, 1)?.pop() else { return Ok(None) };
-    let mut select = conn.prepare_cached(&format!("SELECT {COLUMNS} FROM record r {TABLES} WHERE r.id = ?1"))?;
-    let loaded =
-        select.query_row([letter.record.0.cast_signed()], |row| decode::load(conn, shared, row, false)).optional()?;
-    match loaded {
-        Some(Loaded::Record(ready)) => Ok(Some((letter, ready.record))),
-        Some(Loaded::Unreadable { why, .. }) => Err(decode::unreadable(&why)),
-        None => Ok(None),
-    }
+    Ok(decode::one(conn, shared, letter.record)?.map(|record| (letter, record)))
 }
 
 fn letter(shared: &Shared, row: &Row<'_>) -> rusqlite::Result<Letter> {

@@ -5,13 +5,15 @@
 
 use std::fs::File;
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::Connection;
 
 use crate::journal::OpenError;
 use crate::journal::transfer::{MoveId, State};
+
+use super::private::beside;
 
 /// What marks a file as a journal (`PRAGMA application_id`): "SwJ1".
 pub(super) const APPLICATION: i64 = 0x5377_4a31;
@@ -62,9 +64,7 @@ fn read(path: &Path, newest: i64) -> Result<Option<i64>, OpenError> {
 
 /// Whether a commit that changed the header may have been cut off.
 fn has_rollback(path: &Path) -> bool {
-    let mut name = path.as_os_str().to_owned();
-    name.push("-journal");
-    PathBuf::from(name).exists()
+    beside(path, "-journal").exists()
 }
 
 /// What marks the file once SQLite has taken back what was cut off.

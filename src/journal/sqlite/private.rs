@@ -19,7 +19,16 @@ const OTHERS: u32 = 0o077;
 /// In a folder with this bit many users have files, as in `/tmp`.
 const STICKY: u32 = 0o1000;
 /// What the names of the journal's files end with, after the name of the database.
-const ENDINGS: [&str; 5] = ["", "-wal", "-shm", ".lock", "-bodies"];
+const ENDINGS: [&str; 5] = ["", "-wal", "-shm", ".lock", BODIES];
+/// The same of the folder of large bodies.
+pub(super) const BODIES: &str = "-bodies";
+
+/// A file whose name is the database's with this ending.
+pub(super) fn beside(database: &Path, ending: &str) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
 
 /// Makes a folder, and those above it, as far as they are missing, so that a loss of power leaves them there.
 pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
@@ -39,11 +48,7 @@ pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
 
 /// Closes to others what they may open of the journal at `path`, and says so. `path` is without links.
 pub(super) fn close(path: &Path) {
-    let files = ENDINGS.map(|ending| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(ending);
-        PathBuf::from(name)
-    });
+    let files = ENDINGS.map(|ending| beside(path, ending));
     let folder = path.parent().filter(|folder| is_ours_alone(folder, path).unwrap_or(false)).map(Path::to_owned);
     let mut closed = vec![];
     for found in files.into_iter().chain(folder) {

@@ -211,9 +211,8 @@ pub(super) fn whereabouts(path: &Path) -> Result<PathBuf, OpenError> {
 
 /// Takes the journal for this process alone, until the file is dropped.
 pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let file = File::options().create(true).truncate(false).write(true).mode(private::FILE).open(&name);
+    let name = private::beside(path, ".lock");
+    let file = File::options().create(true).truncate(false).write(true).mode(private::FILE).open(name);
     let file = file.map_err(|e| unusable(path, &e))?;
     match file.try_lock() {
         Ok(()) => Ok(file),

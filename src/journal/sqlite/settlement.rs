@@ -98,7 +98,7 @@ impl Pass {
         pass.advance(conn, highest, now)?;
         for ended in &pass.ended {
             write_ended(conn, target, ended)?;
-            note_ended(conn, book, target.id, ended, now)?;
+            note_ended(conn, book, target.id, ended, now);
         }
         Ok(())
     }
@@ -231,18 +231,11 @@ impl Pass {
     }
 }
 
-fn note_ended(
-    conn: &Connection,
-    book: &mut Book,
-    target: TargetId,
-    ended: &Ended,
-    now: Timestamp,
-) -> rusqlite::Result<()> {
+fn note_ended(conn: &Connection, book: &mut Book, target: TargetId, ended: &Ended, now: Timestamp) {
     let Ended { id, lease, settlement } = ended;
     book.note(now, Some(target), lease.project, Outcome::Delivered, &settlement.delivered);
-    match &settlement.dropped {
-        Some((reason, dropped)) => book.note_dropped(conn, now, (target, lease.project), *reason, (*id, dropped)),
-        None => Ok(()),
+    if let Some((reason, dropped)) = &settlement.dropped {
+        book.note_dropped(conn, now, (target, lease.project), *reason, (*id, dropped));
     }
 }
 

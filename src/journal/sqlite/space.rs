@@ -13,15 +13,15 @@ use crate::journal::shares::{Giving, Rank};
 use crate::journal::{JournalError, Settings};
 use crate::units::ByteSize;
 
+use super::private::beside;
 use super::shared::Shared;
 use super::spool::Spool;
 pub(super) use age::{Age, Order};
 pub(super) use ahead::Ahead;
-use count::Change;
 pub(super) use count::of_a_row;
 use damage::Damage;
 pub(super) use files::{Files, durable};
-use files::{LOG, beside, length};
+use files::{LOG, length};
 use search::Search;
 pub(super) use walk::Walk;
 use walk::{STEP, remove, walk};
@@ -76,7 +76,7 @@ pub(super) struct Room {
     /// By rank.
     searches: [Search; Rank::COUNT],
     /// What the transaction under way has added to the projects' counts.
-    moved: Vec<(Arc<AtomicU64>, u64, Change)>,
+    moved: Vec<(Arc<AtomicU64>, i64)>,
     spool: Arc<Spool>,
     /// The files of records that the transaction under way removes.
     doomed: Doomed,
@@ -219,13 +219,13 @@ impl Room {
 
     /// A record of a project takes so much with the transaction under way.
     pub(super) fn enter(&mut self, shared: &Shared, project: u32, bytes: u64) {
-        self.count(shared, project, bytes, Change::More);
+        self.count(shared, project, bytes.cast_signed());
     }
 
-    fn count(&mut self, shared: &Shared, project: u32, bytes: u64, change: Change) {
+    fn count(&mut self, shared: &Shared, project: u32, bytes: i64) {
         if let Some(count) = shared.shares().count(project) {
-            change.make(count, bytes);
-            self.moved.push((Arc::clone(count), bytes, change));
+            add(count, bytes);
+            self.moved.push((Arc::clone(count), bytes));
         }
     }
 
@@ -262,9 +262,7 @@ impl Room {
     pub(super) fn undo(&mut self, conn: &Connection) {
         self.damage.find(conn);
         self.doomed.clear();
-        for (count, bytes, change) in self.moved.drain(..) {
-            change.opposite().make(&count, bytes);
-        }
+        self.moved.drain(..).for_each(|(count, bytes)| add(&count, -bytes));
     }
 
     /// Whether `need` bytes more stay within the limit, what a foreign reader makes the log take included.
@@ -332,7 +330,7 @@ impl Room {
         self.shrunk = true;
         remove(conn, &walk.runs, &mut self.doomed, &mut self.damage)?;
         for (project, bytes) in walk.room {
-            self.count(shared, project, bytes, Change::Less);
+            self.count(shared, project, -bytes.cast_signed());
         }
         Ok(())
     }
@@ -362,6 +360,11 @@ impl Room {
         }
         Ok(removed)
     }
+}
+
+/// Adds to a count, or takes off.
+fn add(count: &AtomicU64, bytes: i64) {
+    count.fetch_add(bytes.cast_unsigned(), Ordering::Relaxed);
 }
 
 /// The number that a record appended next gets, were the journal opened now: above all that there are, that were removed, and that

@@ -17,6 +17,7 @@ use crate::tasks;
 use crate::telemetry::log::{self, Line};
 
 use super::file::{BodyFile, Reservation};
+use super::private::{BODIES, beside};
 
 /// The folder of large bodies.
 #[derive(Debug)]
@@ -31,9 +32,7 @@ pub(super) struct Spool {
 impl Spool {
     /// The folder beside the database at `journal`, made when there is none. Readable for its owner only.
     pub(super) fn open(journal: &Path, sync: Sync) -> io::Result<Self> {
-        let mut folder = journal.as_os_str().to_owned();
-        folder.push("-bodies");
-        let spool = Self { folder: folder.into(), durable: sync == Sync::Full, taken: Arc::default() };
+        let spool = Self { folder: beside(journal, BODIES), durable: sync == Sync::Full, taken: Arc::default() };
         match DirBuilder::new().mode(0o700).create(&spool.folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}

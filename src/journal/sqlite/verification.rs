@@ -267,13 +267,7 @@ pub(super) fn record_of(conn: &Connection, shared: &Shared, id: EventId) -> rusq
     );
     let mut select = conn.prepare_cached(&sql)?;
     let id = id.as_u128().to_be_bytes();
-    loaded(select.query_row([id.as_slice()], |row| decode::load(conn, shared, row, false)).optional()?)
-}
-
-/// A record, if it is still kept.
-pub(super) fn record(conn: &Connection, shared: &Shared, id: RecordId) -> rusqlite::Result<Option<Arc<Record>>> {
-    let mut select = conn.prepare_cached(&format!("SELECT {COLUMNS} FROM record r {TABLES} WHERE r.id = ?1"))?;
-    loaded(select.query_row([id.0.cast_signed()], |row| decode::load(conn, shared, row, false)).optional()?)
+    decode::first(conn, shared, select.query([id.as_slice()])?)
 }
 
 /// The records behind this one, until there are enough.
@@ -295,12 +289,4 @@ pub(super) fn kept(conn: &Connection, shared: &Shared, after: Cursor) -> rusqlit
     }
     kept.next = kept.next.filter(|_| count == LOOK);
     Ok(kept)
-}
-
-fn loaded(found: Option<Loaded>) -> rusqlite::Result<Option<Arc<Record>>> {
-    match found {
-        Some(Loaded::Record(ready)) => Ok(Some(ready.record)),
-        Some(Loaded::Unreadable { why, .. }) => Err(decode::unreadable(&why)),
-        None => Ok(None),
-    }
 }

@@ -242,8 +242,7 @@ impl Writer<'_> {
             hand_over(target, &group.appended);
         }
         group.passes.into_iter().for_each(Pass::finish);
-        letters::count(targets, &group.letters_come);
-        letters::forget(targets, &group.letters_gone);
+        letters::count(targets, &group.letters_come, &group.letters_gone);
         targets.iter().for_each(|target| Pass::thaw(target));
         let full = matches!(self.shared.trouble(), Some(JournalError::Full(_))) && !self.room.fits(SMALL);
         let still = if full { self.shared.trouble() } else { None };

@@ -60,7 +60,7 @@ impl Pass {
     ) -> rusqlite::Result<()> {
         for victim in &self.victims {
             let lost = (victim.id, &victim.quantities);
-            book.note_dropped(conn, now, (self.target.id, victim.project), reason, lost)?;
+            book.note_dropped(conn, now, (self.target.id, victim.project), reason, lost);
             compare::note_missed(conn, &self.target, victim.id, reason)?;
         }
         Ok(())

@@ -1,29 +1,4 @@
-//! What records take of the room, and how it is counted.
-
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// What became of a project's count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
-    More,
-    Less,
-}
-
-impl Change {
-    pub(super) const fn opposite(self) -> Self {
-        match self {
-            Self::More => Self::Less,
-            Self::Less => Self::More,
-        }
-    }
-
-    pub(super) fn make(self, count: &AtomicU64, bytes: u64) {
-        match self {
-            Self::More => count.fetch_add(bytes, Ordering::Relaxed),
-            Self::Less => count.fetch_sub(bytes, Ordering::Relaxed),
-        };
-    }
-}
+//! What a record takes of the pages of the file.
 
 /// What so many bytes in one row take of the file's pages: as many rows as fit into a page share it, and what does not fit goes on
 /// in pages of its own (sqlite.org/fileformat2.html, section 1.6).

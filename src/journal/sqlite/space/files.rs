@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::journal::sqlite::private::beside;
+
 /// What the name of the log ends with, and that of its index.
 pub(super) const LOG: &str = "-wal";
 const INDEX: &str = "-shm";
@@ -24,13 +26,6 @@ impl Files {
 /// The files that hold what is committed: the database and its log. The index is made anew from the log.
 pub(in crate::journal::sqlite) fn durable(database: &Path) -> [PathBuf; 2] {
     [database.to_owned(), beside(database, LOG)]
-}
-
-/// A file whose name is the database's with this ending.
-pub(super) fn beside(database: &Path, ending: &str) -> PathBuf {
-    let mut name = database.as_os_str().to_owned();
-    name.push(ending);
-    name.into()
 }
 
 /// The length of a file; a file that is not there has none.

@@ -30,8 +30,14 @@ pub(in crate::journal::sqlite) struct Walk {
 impl Walk {
     /// Adds a record of a project that takes so much room, whose number is higher than those before.
     pub(in crate::journal::sqlite) fn add(&mut self, id: u64, (project, room): (u32, u64)) {
+        let is_next = self.runs.last().is_some_and(|run| run.1 + 1 == id);
+        self.go_on(id, (project, room), is_next);
+    }
+
+    /// The same; `is_next`: nothing lies between it and the one before.
+    fn go_on(&mut self, id: u64, (project, room): (u32, u64), is_next: bool) {
         match self.runs.last_mut() {
-            Some(run) if run.1 + 1 == id => run.1 = id,
+            Some(run) if is_next => run.1 = id,
             _ => self.runs.push((id, id)),
         }
         self.removed += 1;
@@ -83,15 +89,9 @@ pub(super) fn walk(
         walk.next = id;
         let may = giving.is_none_or(|giving| giving.has(project));
         let goes = may && settled(id, mask) && !held.contains(&id);
-        match walk.runs.last_mut() {
-            Some(run) if goes && running => run.1 = id,
-            _ if goes => walk.runs.push((id, id)),
-            _ => {}
-        }
         if goes {
-            walk.removed += 1;
+            walk.go_on(id, (project, room), running);
             found += room;
-            *walk.room.entry(project).or_default() += room;
         }
         running = goes;
     }

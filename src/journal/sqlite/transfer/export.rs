@@ -3,13 +3,14 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Statement};
 use tokio::sync::mpsc::Sender;
 
+use crate::journal::sqlite::private::{BODIES, beside};
 use crate::journal::transfer::{
     Body, Entry, OF_RECORDS, PIECE, Part, ROWS, Record, Row, TABLES, Table, Target, TransferError, Value,
 };
@@ -130,14 +131,12 @@ impl Telling<'_> {
 
     /// A record whose body is in a file.
     fn take_file(&self, mut record: Box<Record>, name: &str) -> Result<(), TransferError> {
-        let mut folder = self.path.as_os_str().to_owned();
-        folder.push("-bodies");
-        if !Path::new(&folder).is_dir() {
-            let folder = PathBuf::from(folder);
+        let folder = beside(self.path, BODIES);
+        if !folder.is_dir() {
             return Err(TransferError::Failed(format!("{} is missing: it belongs to the journal", folder.display())));
         }
         let is_whole = |file: &File| file.metadata().is_ok_and(|meta| meta.len() == record.size.cast_unsigned());
-        let file = match File::open(PathBuf::from(folder).join(name)) {
+        let file = match File::open(folder.join(name)) {
             Ok(file) if is_whole(&file) => file,
             // It is set aside there as it would be here.
             Ok(_) => return self.say(Part::Record(record)),

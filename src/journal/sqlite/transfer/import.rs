@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use rusqlite::{Connection, params, params_from_iter};
 use tokio::sync::mpsc::Receiver;
 
 use crate::journal::Sync;
+use crate::journal::sqlite::private::beside;
 use crate::journal::sqlite::schema::{self, PAGE};
 use crate::journal::sqlite::space;
 use crate::journal::sqlite::spool::Spool;
@@ -76,9 +77,7 @@ pub(super) fn run(
 fn empty(path: &Path, sync: Sync) -> Result<(), TransferError> {
     let emptied = || {
         for ending in ["-wal", "-shm", "-journal"] {
-            let mut name = path.as_os_str().to_owned();
-            name.push(ending);
-            match std::fs::remove_file(PathBuf::from(name)) {
+            match std::fs::remove_file(beside(path, ending)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
