@@ -57,6 +57,11 @@ impl Fate {
             Cause::Withheld | Cause::NoPlace => None,
         }
     }
+
+    /// For backends: what a note of a drop says.
+    pub(in crate::journal) fn noted(reason: &str) -> Self {
+        DropReason::from_name(reason).and_then(Self::of).unwrap_or(Self::Dropped(DropReason::Rejected))
+    }
 }
 
 /// A record that two upstreams fared differently with.

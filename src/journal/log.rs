@@ -14,6 +14,7 @@ use crate::policy::outcome::DropReason;
 use crate::protocol::category::Quantities;
 use crate::protocol::envelope::{HeaderSpans, header_line};
 use crate::protocol::event_id::EventId;
+use crate::telemetry::log::{self, Line};
 
 use super::body::Body;
 use super::{Call, Client, Cursor, RecordId, TargetId};
@@ -86,6 +87,14 @@ impl Record {
     /// Its id when it is a canary: an event of ours, which counts as nothing ([`losses`](super::losses)).
     pub fn canary(&self) -> Option<EventId> {
         self.event_id.filter(|_| self.quantities.is_empty())
+    }
+}
+
+/// For backends: says that a record is set aside for an upstream, and why.
+pub(in crate::journal) fn tell_set_aside(upstream: &str, record: u64, why: &str) {
+    if let Some(Line { suppressed }) = log::admit("set aside", upstream) {
+        let message = "a record cannot be read and is set aside";
+        tracing::error!(record.id = record, upstream.name = upstream, why, suppressed, "{message}");
     }
 }
 

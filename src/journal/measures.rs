@@ -100,4 +100,9 @@ pub struct Stats {
 impl Stats {
     /// Upper bounds of the classes of commits, in seconds.
     pub const BOUNDS: [f64; 11] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5];
+
+    /// For backends: the class of a commit that took so long.
+    pub(super) fn class(took: Duration) -> usize {
+        Self::BOUNDS.iter().position(|bound| took.as_secs_f64() <= *bound).unwrap_or(Self::BOUNDS.len())
+    }
 }

@@ -137,6 +137,11 @@ impl TargetId {
 /// The most targets a journal can know, those no longer configured included while something waits for them.
 pub const MAX_TARGETS: usize = 32;
 
+/// For backends: a limit as a statement takes it.
+fn bounded(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
 /// Everything that is kept, in one place. Shared by everyone through `Arc<dyn Journal>`.
 pub trait Journal: Log + Bodies + Queues + Archive + Redelivery + Facts + Storage + fmt::Debug {
     /// What it keeps of the look for events at their upstreams.

@@ -28,6 +28,7 @@ use tokio::time::Instant;
 use crate::clock::Timestamp;
 use crate::policy::outcome::DropReason;
 use crate::protocol::category::{Category, Quantities};
+use crate::telemetry::log::{self, Line};
 
 use super::letters::DeadLetter;
 use super::log::Record;
@@ -160,3 +161,11 @@ pub trait Queues: Send + Sync {
 
 /// What the accounts of a target say beyond what waits, by project and category; empty when they balance.
 pub type Differences = BTreeMap<(Arc<str>, Category), i64>;
+
+/// For backends: says that leases of an upstream have ended.
+pub(in crate::journal) fn tell_lapsed(upstream: &str, count: usize) {
+    if let Some(Line { suppressed }) = log::admit("leases ended", upstream) {
+        let message = "envelopes were claimed and nothing was said of them for a minute: they are tried again";
+        tracing::warn!(upstream.name = upstream, count, suppressed, "{message}");
+    }
+}

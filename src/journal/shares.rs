@@ -166,6 +166,14 @@ pub(super) fn tell_refused(project: &str, why: &str) {
     }
 }
 
+/// Says that so many that wait for an upstream gave way.
+pub(super) fn tell_evicted(upstream: &str, envelopes: u64) {
+    if let Some(envelopes) = log::admit_sum("evicted", upstream, envelopes) {
+        let why = "the journal is full: the oldest that wait for this shadow give way";
+        tracing::error!(upstream.name = upstream, envelopes, "{why}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

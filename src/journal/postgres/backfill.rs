@@ -11,7 +11,7 @@ use tokio_postgres::Row;
 
 use crate::clock::Timestamp;
 use crate::journal::backfill::{BACKGROUND, Backfill, BackfillStep, Scope, Survey};
-use crate::journal::{Cursor, TargetId};
+use crate::journal::{Cursor, TargetId, bounded};
 
 use super::again::{self, Again};
 use super::fault::Fault;
@@ -143,7 +143,7 @@ async fn pass(work: &Work, target: TargetId) -> Result<(), Fault> {
 /// How many records wait that are not being tried, counted up to `most`; those set aside do not count, nor what other relays have in
 /// hand.
 async fn idle(work: &Work, target: TargetId, most: usize) -> Result<usize, Fault> {
-    let (number, limit) = (i16::from(target.0), i64::try_from(most).unwrap_or(i64::MAX));
+    let (number, limit) = (i16::from(target.0), bounded(most));
     work.execute(places::FREE, &[&number, &work.shared.incarnation]).await?;
     let count = work
         .query_opt(

@@ -205,7 +205,7 @@ impl Look<'_> {
         let mut ready = Vec::new();
         for row in rows {
             let (id, due): (i64, i64) = (row.get(0), row.get(1));
-            let expected = record::expect(self.shared, &self.tx, target, id, loaded.remove(&id)).await?;
+            let expected = record::expect(self.shared, &self.tx, self.target, id, loaded.remove(&id)).await?;
             let Some(Kept { record, project }) = expected else { continue };
             let items = row.get::<_, Option<&[u8]>>(4).map(record::items);
             let (attempts, strikes): (i32, i32) = (row.get(2), row.get(3));
@@ -305,7 +305,7 @@ impl Look<'_> {
         for id in records {
             let kept = match held.remove(&id) {
                 Some(kept) => Some(kept),
-                None => record::expect(self.shared, &self.tx, self.number(), id, loaded.remove(&id)).await?,
+                None => record::expect(self.shared, &self.tx, self.target, id, loaded.remove(&id)).await?,
             };
             match kept {
                 Some(kept) => ready.push(untried(&kept, slice)),

@@ -12,7 +12,6 @@ use uuid::Uuid;
 use crate::clock::Timestamp;
 use crate::journal::archive::{Comparison, Fate, Unequal};
 use crate::journal::{Cursor, RecordId, TargetId};
-use crate::policy::outcome::DropReason;
 
 use super::fault::Fault;
 use super::record::{ms, time};
@@ -43,9 +42,6 @@ impl Standing {
             .await?;
         let missed = "SELECT record, reason FROM missed WHERE target = $1 AND record BETWEEN $2 AND $3";
         let missed = tx.prepare_cached(missed).await?;
-        let fate = |reason: &str| {
-            DropReason::from_name(reason).and_then(Fate::of).unwrap_or(Fate::Dropped(DropReason::Rejected))
-        };
         let pair = |row: &Row| (row.get(0), row.get(1));
         Ok(Self {
             bit: 1 << target.0,
@@ -55,7 +51,7 @@ impl Standing {
                 .query(&missed, &[&number, &first, &last])
                 .await?
                 .iter()
-                .map(|row| (row.get(0), fate(row.get(1))))
+                .map(|row| (row.get(0), Fate::noted(row.get(1))))
                 .collect(),
         })
     }

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use tokio_postgres::Row;
 
 use crate::clock::Timestamp;
-use crate::journal::TargetId;
 use crate::journal::body::Body;
+use crate::journal::{TargetId, bounded};
 use crate::policy::outcome::DropReason;
 use crate::protocol::category::{Category, Quantities};
 
@@ -191,7 +191,7 @@ impl Candidate {
 /// What was handed out or put off and is not being tried: rows that nobody has, what we have and did not lease, and slices of relays
 /// that are gone.
 async fn placed(work: &Work, target: i16, ready: &[i64], limit: usize) -> Result<Vec<Candidate>, Fault> {
-    let (me, limit) = (work.shared.incarnation, i64::try_from(limit).unwrap_or(i64::MAX));
+    let (me, limit) = (work.shared.incarnation, bounded(limit));
     let mut rows = work
         .query(
             "SELECT q.* FROM frontier f CROSS JOIN LATERAL (

@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
 
+use crate::journal::shares::tell_evicted;
 use crate::journal::{Primaries, TargetId};
 use crate::policy::outcome::DropReason;
 use crate::protocol::category::Quantities;
-use crate::telemetry::log;
 
 use super::discard::{self, BODIES};
 use super::fault::Fault;
@@ -138,10 +138,6 @@ fn tell(work: &Work, victims: &[Victim]) {
         *all.entry(*target).or_default() += 1;
     }
     for (target, envelopes) in all {
-        let names = work.shared.names();
-        let name = names.target(i16::from(target.0)).map_or("", |name| &**name);
-        let Some(envelopes) = log::admit_sum("evicted", name, envelopes) else { continue };
-        let why = "the journal is full: the oldest that wait for this shadow give way";
-        tracing::error!(upstream.name = name, envelopes, "{why}");
+        tell_evicted(work.shared.names().upstream(target), envelopes);
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
+use crate::journal::bounded;
 use crate::journal::evidence::{CANARY_FAILED, Evidence, LastHours, Outage, Stretch, Tally};
 use crate::policy::outcome::Outcome;
 use crate::policy::verdict::Verdict;
@@ -159,7 +160,7 @@ impl Look<'_> {
 /// The outages that had not ended by `since`, newest first, at most `limit`.
 pub(super) async fn outages(shared: &Shared, since: Timestamp, limit: usize) -> Result<Vec<Outage>, Fault> {
     let client = shared.client().await?;
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let limit = bounded(limit);
     let sql = "SELECT t.name, o.began, o.ended, o.cause FROM outage o JOIN target t ON t.id = o.target
          WHERE o.ended IS NULL OR o.ended > $1 ORDER BY o.id DESC LIMIT $2";
     let rows = client.query(sql, &[&ms(since), &limit]).await?;

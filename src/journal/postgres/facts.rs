@@ -6,7 +6,7 @@ use crate::clock::Timestamp;
 use crate::journal::evidence::{Evidence, Figures, Latest, Observation, Outage};
 use crate::journal::losses::Loss;
 use crate::journal::term::Epoch;
-use crate::journal::{Call, Facts, Submission, Switch, TargetId};
+use crate::journal::{Call, Facts, Submission, Switch, TargetId, bounded};
 
 use super::fault::Fault;
 use super::group::{Command, Report};
@@ -68,7 +68,7 @@ async fn record_switch(shared: &Shared, switch: &Switch) -> Result<(), Fault> {
 
 async fn switches(shared: &Shared, limit: usize) -> Result<Vec<Switch>, Fault> {
     let client = shared.client().await?;
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let limit = bounded(limit);
     let sql = "SELECT at, project, before, after, reason, author FROM switch ORDER BY id DESC LIMIT $1";
     let rows = client.query(sql, &[&limit]).await?;
     let word = |row: &tokio_postgres::Row, at| row.get::<_, Option<&str>>(at).map(Into::into);

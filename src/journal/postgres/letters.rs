@@ -8,7 +8,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::journal::letters::{Held, tell_forgotten};
-use crate::journal::{DeadLetter, Letter, Pick, RecordId, TargetId, WithRecord};
+use crate::journal::{DeadLetter, Letter, Pick, RecordId, TargetId, WithRecord, bounded};
 use crate::protocol::category::Quantities;
 
 use super::fault::Fault;
@@ -103,7 +103,7 @@ pub(super) async fn bound(work: &mut Work) -> Result<(), Fault> {
 pub(super) async fn list(shared: &Shared, pick: &Pick, before: u64, limit: usize) -> Result<Vec<Letter>, Fault> {
     let sql = format!("SELECT {COLUMNS} {MEANT} AND d.id < $5 ORDER BY d.id DESC LIMIT $6");
     let (Parts { id, target, reason, since }, before) = (pick.into(), i64::try_from(before).unwrap_or(i64::MAX));
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let limit = bounded(limit);
     let rows = shared.client().await?.all(&sql, &[&id, &target, &reason, &since, &before, &limit]).await?;
     shared.know_names().await?;
     Ok(rows.iter().map(|row| of_row(shared, row)).collect())
@@ -122,7 +122,7 @@ pub(super) async fn forget(shared: &Shared, pick: &Pick, limit: usize) -> Result
     let client = shared.client().await?;
     let sql = format!("DELETE FROM dead_letter WHERE id IN (SELECT d.id {MEANT} ORDER BY d.id LIMIT $5)");
     let Parts { id, target, reason, since } = pick.into();
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let limit = bounded(limit);
     Ok(client.execute(&sql, &[&id, &target, &reason, &since, &limit]).await? as usize)
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::clock::Timestamp;
 use crate::journal::body::Body;
 use crate::journal::{
-    Call, Cursor, JournalError, Log, MAX_TARGETS, RecentKeys, RecordId, Submission, TargetId, Targets,
+    Call, Cursor, JournalError, Log, MAX_TARGETS, RecentKeys, RecordId, Submission, TargetId, Targets, bounded,
 };
 
 use super::PostgresJournal;
@@ -98,7 +98,7 @@ async fn recent_keys(
 ) -> Result<RecentKeys, Fault> {
     let client = shared.client().await?;
     let before = before.map_or(i64::MAX, |before| before.number().cast_signed());
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let limit = bounded(limit);
     let rows = client
         .query(
         "SELECT accepted_at, keys FROM record WHERE accepted_at >= $1 AND accepted_at < $2 ORDER BY accepted_at DESC

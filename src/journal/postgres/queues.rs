@@ -8,9 +8,9 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::clock::Timestamp;
+use crate::journal::queue::tell_lapsed;
 use crate::journal::{Backlog, Call, Claim, Differences, JournalError, LEASE, Lease, Queues, Settlement, TargetId};
 use crate::policy::outcome::DropReason;
-use crate::telemetry::log::{self, Line};
 
 use super::group::{Command, Settle};
 use super::{PostgresJournal, claim, discard, waiting};
@@ -18,15 +18,6 @@ use super::{PostgresJournal, claim, discard, waiting};
 impl PostgresJournal {
     fn owner(&self) -> u64 {
         u64::from(self.shared.incarnation.cast_unsigned())
-    }
-
-    fn told_lapsed(&self, target: TargetId, count: usize) {
-        let names = self.shared.names();
-        let name = names.target(i16::from(target.0)).map_or("", |name| &**name);
-        if let Some(Line { suppressed }) = log::admit("leases ended", name) {
-            let message = "envelopes were claimed and nothing was said of them for a minute: they are tried again";
-            tracing::warn!(upstream.name = name, count, suppressed, "{message}");
-        }
     }
 }
 
@@ -39,7 +30,7 @@ impl Queues for PostgresJournal {
             }
             let lapsed = hand.lapse(Instant::now());
             if !lapsed.is_empty() {
-                self.told_lapsed(target, lapsed.len());
+                tell_lapsed(self.shared.names().upstream(target), lapsed.len());
                 self.call(move |shared| async move { waiting::pass_by(&shared, target, lapsed, now).await }).await?;
             }
             if hand.lacks(now) {

@@ -12,8 +12,8 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
-use crate::journal::{Record, RecordId};
-use crate::telemetry::log::{self, Line};
+use crate::journal::log::tell_set_aside;
+use crate::journal::{Record, RecordId, TargetId};
 
 use super::bodies;
 use super::fault::Fault;
@@ -97,7 +97,7 @@ fn of_ids() -> String {
 pub(super) async fn expect(
     shared: &Shared,
     tx: &Transaction<'_>,
-    target: i16,
+    target: TargetId,
     id: i64,
     loaded: Option<Result<Kept, Fault>>,
 ) -> Result<Option<Kept>, Fault> {
@@ -107,17 +107,11 @@ pub(super) async fn expect(
         None => "it is gone".to_owned(),
     };
     shared.set_aside.fetch_add(1, Ordering::Relaxed);
-    let names = shared.names();
-    let name = names.target(target).map_or("", |name| &**name);
-    if let Some(Line { suppressed }) = log::admit("set aside", name) {
-        let message = "a record cannot be read and is set aside";
-        tracing::error!(record.id = id, upstream.name = name, why, suppressed, "{message}");
-    }
-    drop(names);
+    tell_set_aside(shared.names().upstream(target), id.cast_unsigned(), &why);
     tx.execute(
         "INSERT INTO pending (target, record, due, attempts, strikes) VALUES ($1, $2, $3, 0, 0)
          ON CONFLICT (target, record) DO UPDATE SET due = excluded.due, owner = NULL",
-        &[&target, &id, &(NEVER.as_millis().cast_signed())],
+        &[&i16::from(target.0), &id, &ms(NEVER)],
     )
     .await?;
     Ok(None)

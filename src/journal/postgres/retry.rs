@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::clock::Timestamp;
 use crate::journal::letters::together;
 use crate::journal::verification::LOST_BY_TRACKER;
-use crate::journal::{Pick, TargetId};
+use crate::journal::{Pick, TargetId, bounded};
 use crate::protocol::category::Quantities;
 
 use super::again::{self, Again};
@@ -65,7 +65,7 @@ async fn attempt(work: &mut Work, pick: &Pick, limit: usize, now: Timestamp) -> 
 /// The oldest of those meant, by target and record. Another relay that retries them waits until this is done.
 async fn meant(work: &Work, pick: &Pick, limit: usize, due: Timestamp) -> Result<ByTarget, Fault> {
     let Parts { id, target, reason, since } = pick.into();
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let limit = bounded(limit);
     let sql = format!("SELECT {COLUMNS} {MEANT} ORDER BY d.id LIMIT $5 FOR UPDATE OF d");
     let mut by_target = ByTarget::new();
     for row in work.query(&sql, &[&id, &target, &reason, &since, &limit]).await? {

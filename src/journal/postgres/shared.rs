@@ -133,6 +133,11 @@ impl Names {
         self.targets.iter().find(|(known, _)| *known == number).map(|(_, name)| name)
     }
 
+    /// The name of a target, to be said.
+    pub(super) fn upstream(&self, target: TargetId) -> &str {
+        self.target(target.0.into()).map_or("", |name| &**name)
+    }
+
     pub(super) fn targets(&self) -> impl Iterator<Item = (TargetId, &Arc<str>)> {
         self.targets.iter().map(|(number, name)| (TargetId(u8::try_from(*number).unwrap_or(u8::MAX)), name))
     }
@@ -316,8 +321,7 @@ impl Shared {
             stats.errors += 1;
             return;
         }
-        let class = Stats::BOUNDS.iter().position(|bound| took.as_secs_f64() <= *bound).unwrap_or(Stats::BOUNDS.len());
-        stats.commits[class] += 1;
+        stats.commits[Stats::class(took)] += 1;
         stats.commit_time += took;
     }
 

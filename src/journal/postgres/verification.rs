@@ -25,10 +25,6 @@ mod walk;
 pub(super) use content::forget as forget_contents;
 pub(super) use passed::Passed;
 
-fn bounded(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
-}
-
 impl Verification for PostgresJournal {
     fn wanted(&self, target: TargetId, bound: Cursor, now: Timestamp, limit: usize) -> Call<'_, Batch> {
         self.call(move |shared| async move { walk::wanted(&shared, target, (bound, now, limit)).await })

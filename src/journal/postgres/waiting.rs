@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::clock::Timestamp;
 use crate::journal::backfill::BACKGROUND;
-use crate::journal::{Backlog, Differences, Rest, TargetId};
+use crate::journal::{Backlog, Differences, Rest, TargetId, bounded};
 use crate::policy::outcome::Outcome;
 use crate::protocol::category::Category;
 use crate::telemetry::ledger::Account;
@@ -49,7 +49,7 @@ async fn make_due(work: &mut Work, target: TargetId, now: Timestamp, limit: usiz
     let number = i16::from(target.0);
     work.lock(target).await?;
     work.execute(places::FREE, &[&number, &work.shared.incarnation]).await?;
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let limit = bounded(limit);
     let count = work
         .count(
             "UPDATE pending SET due = $2 WHERE target = $1 AND record IN (

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::clock::Timestamp;
 use crate::journal::backfill::{BACKGROUND, Backfill, BackfillStep, Scope, Survey};
-use crate::journal::{Cursor, TargetId};
+use crate::journal::{Cursor, TargetId, bounded};
 
 use super::accounts::Book;
 use super::decode;
@@ -104,8 +104,7 @@ fn lacking(
         "SELECT id, project, size, quantities, accepted_at, targets FROM record WHERE id > ?1 AND id <= ?2
          AND quantities <> '' ORDER BY id LIMIT ?3",
     )?;
-    let mut rows =
-        select.query(params![from.cast_signed(), to.cast_signed(), i64::try_from(look).unwrap_or(i64::MAX)])?;
+    let mut rows = select.query(params![from.cast_signed(), to.cast_signed(), bounded(look)])?;
     let (mut found, mut count, mut last) = (Vec::new(), 0, from);
     while let Some(row) = rows.next()? {
         (last, count) = (row.get::<_, i64>(0)?.cast_unsigned(), count + 1);

@@ -48,7 +48,8 @@ impl Standing {
         let pending = select.query_map(range, |row| row.get(0))?.collect::<Result<_, _>>()?;
         let mut select =
             conn.prepare_cached("SELECT record, reason FROM missed WHERE target = ?1 AND record BETWEEN ?2 AND ?3")?;
-        let missed = select.query_map(range, |row| Ok((row.get(0)?, fate(row.get_ref(1)?.as_str().unwrap_or("")))))?;
+        let missed =
+            select.query_map(range, |row| Ok((row.get(0)?, Fate::noted(row.get_ref(1)?.as_str().unwrap_or("")))))?;
         let missed = missed.collect::<Result<_, _>>()?;
         Ok(Self { bit: target.bit(), watermark: watermark.cast_unsigned(), pending, missed })
     }
@@ -65,10 +66,6 @@ impl Standing {
             false => Fate::Delivered,
         }
     }
-}
-
-fn fate(reason: &str) -> Fate {
-    DropReason::from_name(reason).and_then(Fate::of).unwrap_or(Fate::Dropped(DropReason::Rejected))
 }
 
 /// Compares the records accepted since `since` behind `after`, as many as one look takes, without reports of ours.

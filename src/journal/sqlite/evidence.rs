@@ -9,7 +9,7 @@ use rusqlite::{Connection, Row, params};
 
 use crate::clock::Timestamp;
 use crate::journal::evidence::{CANARY_FAILED, Evidence, KEPT, LastHours, Observation, Outage, Stretch, Tally};
-use crate::journal::{Switch, TargetId};
+use crate::journal::{Switch, TargetId, bounded};
 use crate::policy::outcome::Outcome;
 use crate::policy::verdict::Verdict;
 use crate::protocol::category::Category;
@@ -249,7 +249,7 @@ pub(super) fn outages(
     let mut select = conn.prepare_cached(
         "SELECT target, began, ended, cause FROM outage WHERE ended IS NULL OR ended > ?1 ORDER BY id DESC LIMIT ?2",
     )?;
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let limit = bounded(limit);
     let rows = select.query_map([since.as_millis().cast_signed(), limit], |row| {
         Ok(Outage {
             upstream: shared.name(row.get(0)?),

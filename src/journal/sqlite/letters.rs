@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use crate::clock::Timestamp;
 use crate::journal::letters::{Held, tell_forgotten, together};
 use crate::journal::verification::LOST_BY_TRACKER;
-use crate::journal::{DeadLetter, Letter, Pick, RecordId, Settings, TargetId, WithRecord};
+use crate::journal::{DeadLetter, Letter, Pick, RecordId, Settings, TargetId, WithRecord, bounded};
 use crate::protocol::category::Quantities;
 
 use super::accounts::Book;
@@ -161,7 +161,7 @@ fn meant(conn: &Connection, shared: &Shared, pick: &Pick, limit: usize) -> rusql
         pick.target.map(|target| target.0),
         pick.reason,
         pick.since.as_millis().cast_signed(),
-        i64::try_from(limit).unwrap_or(i64::MAX)
+        bounded(limit)
     ])?;
     while let Some(row) = rows.next()? {
         let (id, record): (i64, i64) = (row.get(0)?, row.get(2)?);
@@ -211,7 +211,7 @@ pub(super) fn list(
         pick.reason,
         pick.since.as_millis().cast_signed(),
         i64::try_from(before).unwrap_or(i64::MAX),
-        i64::try_from(limit).unwrap_or(i64::MAX)
+        bounded(limit)
     ])?;
     let mut letters = Vec::new();
     while let Some(row) = rows.next()? {

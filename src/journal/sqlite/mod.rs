@@ -57,14 +57,14 @@ use crate::clock::{Clock, Timestamp};
 use crate::policy::dedup::SECRET;
 use crate::policy::outcome::DropReason;
 use crate::telemetry::ledger::Ledger;
-use crate::telemetry::log::{self, Line};
 
 use super::body::Body;
+use super::queue::tell_lapsed;
 use super::{
     Backlog, Call, Claim, Cursor, Journal, JournalError, LEASE, Lease, Log, OpenError, Queues, RecentKeys, RecordId,
     Settings, Settlement, Submission, TargetId, Targets,
 };
-use queue::{Claimant, Take, Target};
+use queue::{Claimant, Take};
 use reader::{Question, Reader, SEATS};
 use schema::unusable;
 use settlement::Pass;
@@ -181,15 +181,6 @@ impl SqliteJournal {
         Ok(())
     }
 
-    /// Leases ended, and their records are to be written as due.
-    fn told_lapsed(&self, target: &Target, count: usize) {
-        self.wake(true);
-        if let Some(Line { suppressed }) = log::admit("leases ended", &target.name) {
-            let message = "envelopes were claimed and nothing was said of them for a minute: they are tried again";
-            tracing::warn!(upstream.name = %target.name, count, suppressed, "{message}");
-        }
-    }
-
     fn wake(&self, hurry: bool) {
         if let Some(commands) = &self.commands {
             group::wake(&self.shared, commands, hurry);
@@ -267,7 +258,9 @@ impl Queues for SqliteJournal {
                     (queue.lapse(claimant.at, now), queue.take(claimant, now, max))
                 };
                 if lapsed > 0 {
-                    self.told_lapsed(&target, lapsed);
+                    // Their records are to be written as due.
+                    self.wake(true);
+                    tell_lapsed(&target.name, lapsed);
                 }
                 match take {
                     Take::Claims(claims) => return Ok(claims),

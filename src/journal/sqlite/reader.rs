@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Rows};
 
 use crate::clock::Timestamp;
 use crate::journal::backfill::BACKGROUND;
-use crate::journal::{Backlog, Cursor, RecentKeys, Switch};
+use crate::journal::{Backlog, Cursor, RecentKeys, Switch, bounded};
 
 use super::decode::{self, COLUMNS, Loaded, PENDING, TABLES};
 use super::queue::{NEVER, READY_BYTES, READY_RECORDS, Take, Target};
@@ -269,7 +269,7 @@ impl Reader {
             .conn
             .prepare_cached("SELECT id, accepted_at, keys FROM record WHERE id < ?1 ORDER BY id DESC LIMIT ?2")?;
         let before = before.map_or(i64::MAX, |before| before.number().cast_signed());
-        let mut rows = select.query(rusqlite::params![before, i64::try_from(limit).unwrap_or(i64::MAX)])?;
+        let mut rows = select.query(rusqlite::params![before, bounded(limit)])?;
         let (mut all, mut looked) = (RecentKeys::default(), 0);
         while let Some(row) = rows.next()? {
             let at = Timestamp::from_millis(row.get::<_, i64>(1)?.cast_unsigned());
@@ -288,7 +288,7 @@ impl Reader {
         let mut select = self.conn.prepare_cached(
             "SELECT at, project, before, after, reason, author FROM switch ORDER BY id DESC LIMIT ?1",
         )?;
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let limit = bounded(limit);
         let rows = select.query_map([limit], |row| {
             Ok(Switch {
                 at: Timestamp::from_millis(row.get::<_, i64>(0)?.cast_unsigned()),

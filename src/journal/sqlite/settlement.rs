@@ -11,7 +11,7 @@ use rusqlite::{Connection, params};
 
 use crate::clock::Timestamp;
 use crate::journal::backfill::BACKGROUND;
-use crate::journal::{Progress, Rest, TargetId};
+use crate::journal::{Progress, Rest, TargetId, bounded};
 use crate::policy::outcome::Outcome;
 
 mod again;
@@ -141,7 +141,7 @@ impl Pass {
         let Some(pass) = passes.last_mut() else { return Ok(0) };
         pass.hastened = Some(now);
         let (at, never) = (now.as_millis().cast_signed(), BACKGROUND.as_millis().cast_signed());
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let limit = bounded(limit);
         conn.prepare_cached(
             "UPDATE pending SET due = ?2 WHERE target = ?1 AND record IN (SELECT record FROM pending
              WHERE target = ?1 AND due > ?2 AND due < ?3 ORDER BY due LIMIT ?4)",

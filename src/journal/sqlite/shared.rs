@@ -78,8 +78,7 @@ impl Counters {
     }
 
     pub(super) fn committed(&self, took: Duration) {
-        let bucket = Stats::BOUNDS.iter().position(|bound| took.as_secs_f64() <= *bound);
-        self.commits[bucket.unwrap_or(Stats::BOUNDS.len())].fetch_add(1, Ordering::Relaxed);
+        self.commits[Stats::class(took)].fetch_add(1, Ordering::Relaxed);
         self.nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }

@@ -13,7 +13,7 @@ use crate::journal::archive::Kept;
 use crate::journal::verification::{
     Batch, MISSING, Missing, PUT_OFF, PutOff, Standing, State, Taken, Wanted, is_error_event,
 };
-use crate::journal::{Cursor, Record, RecordId, TargetId};
+use crate::journal::{Cursor, Record, RecordId, TargetId, bounded};
 use crate::protocol::event_id::EventId;
 
 use super::decode::{self, COLUMNS, Loaded, TABLES};
@@ -141,7 +141,7 @@ fn scan(
          FROM record r LEFT JOIN look l ON l.target = ?4 AND l.record = r.id
          WHERE r.id > ?1 AND r.id <= ?2 ORDER BY r.id LIMIT ?3",
     )?;
-    let scan = i64::try_from(SCAN).unwrap_or(i64::MAX);
+    let scan = bounded(SCAN);
     let mut rows = select.query(params![from.cast_signed(), to.cast_signed(), scan, target.id.0])?;
     let mut found = Scan { events: vec![], waiting: vec![], last: from, more: false };
     let mut looked = 0;
@@ -233,10 +233,6 @@ pub(super) fn missing(
         missing.sample.extend(event(shared, row, State::Missing)?);
     }
     Ok(missing)
-}
-
-fn bounded(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
 /// How many events are in which state.

@@ -9,7 +9,6 @@ use tokio_postgres::Transaction;
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
-use crate::journal::TargetId;
 use crate::journal::evidence::KEPT;
 use crate::journal::postgres::accounts::hour;
 use crate::journal::postgres::fault::Fault;
@@ -17,9 +16,8 @@ use crate::journal::postgres::record::{ms, plain, time};
 use crate::journal::postgres::shared::Shared;
 use crate::journal::postgres::work::Work;
 use crate::journal::verification::{Compared, Contents, DIFFERENCES, DIFFERENCES_OF_ONE, Differing, Sampled};
+use crate::journal::{TargetId, bounded};
 use crate::telemetry::verification::FieldDifference;
-
-use super::bounded;
 
 /// The most kinds of a target's events that are kept.
 const MOST_KINDS: i64 = 4096;

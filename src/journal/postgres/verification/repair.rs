@@ -5,7 +5,6 @@ use std::sync::Arc;
 use tokio_postgres::Row;
 
 use crate::clock::Timestamp;
-use crate::journal::TargetId;
 use crate::journal::postgres::again::{self, Again};
 use crate::journal::postgres::fault::Fault;
 use crate::journal::postgres::letters::quantities;
@@ -15,9 +14,10 @@ use crate::journal::postgres::shared::Shared;
 use crate::journal::postgres::waiting;
 use crate::journal::postgres::work::Work;
 use crate::journal::verification::{LOOKING, MISSING, Repair};
+use crate::journal::{TargetId, bounded};
 use crate::policy::outcome::Outcome;
 
-use super::{bounded, notes};
+use super::notes;
 
 /// Lets missing events wait for their upstream again; returns how many. Those that were sent again before go one after the other.
 pub(super) async fn repair(shared: &Arc<Shared>, target: TargetId, repair: Repair) -> Result<usize, Fault> {

@@ -9,9 +9,8 @@ use crate::journal::postgres::fault::Fault;
 use crate::journal::postgres::record::{ms, time};
 use crate::journal::postgres::shared::Shared;
 use crate::journal::verification::{MISSING, Missing, PUT_OFF, PutOff, Standing, State, Wanted};
-use crate::journal::{RecordId, TargetId};
+use crate::journal::{RecordId, TargetId, bounded};
 
-use super::bounded;
 use super::event::{event, know};
 
 /// What [`event`] reads, and where from.

@@ -7,11 +7,11 @@ use crate::journal::postgres::fault::Fault;
 use crate::journal::postgres::letters::quantities;
 use crate::journal::postgres::shared::Shared;
 use crate::journal::verification::{Batch, State, Taken, Wanted, is_error_event};
-use crate::journal::{Cursor, RecordId, TargetId};
+use crate::journal::{Cursor, RecordId, TargetId, bounded};
 
 use super::event::{event, know};
 use super::passed::Reached;
-use super::{bounded, rows};
+use super::rows;
 
 /// Records looked at in one go.
 const SCAN: usize = 4096;

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Error, ErrorCode, Row};
 
+use crate::journal::log::tell_set_aside;
 use crate::journal::sqlite::decode::{self, Loaded};
 use crate::journal::sqlite::queue::{Leased, NEVER, Ready, Target};
 use crate::journal::sqlite::writer::group;
 use crate::journal::{Progress, Rest, Settlement};
-use crate::telemetry::log::{self, Line};
 
 use super::{Read, Reader};
 
@@ -92,10 +92,7 @@ impl Reader {
     /// Ends the lease of a record that cannot be read: it stays pending and never comes due.
     pub(super) fn set_aside(&self, target: &Target, id: u64, why: &str) {
         self.shared.counters.set_aside.fetch_add(1, Ordering::Relaxed);
-        if let Some(Line { suppressed }) = log::admit("set aside", &target.name) {
-            let message = "a record cannot be read and is set aside";
-            tracing::error!(record.id = id, upstream.name = %target.name, why, suppressed, "{message}");
-        }
+        tell_set_aside(&target.name, id, why);
         let mut queue = target.queue();
         let quantities = queue.leases.get(&id).map(|lease| lease.quantities.clone()).unwrap_or_default();
         let rest = Rest { due: NEVER, progress: Progress::default(), quantities };

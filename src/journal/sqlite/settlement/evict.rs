@@ -11,7 +11,7 @@ use std::time::Duration;
 use rusqlite::{Connection, params};
 
 use crate::clock::Timestamp;
-use crate::journal::shares::{Giving, Rank};
+use crate::journal::shares::{Giving, Rank, tell_evicted};
 use crate::journal::sqlite::accounts::Book;
 use crate::journal::sqlite::queue::Target;
 use crate::journal::sqlite::shared::Shared;
@@ -19,7 +19,6 @@ use crate::journal::sqlite::space::Walk;
 use crate::journal::{Progress, TargetId};
 use crate::policy::outcome::DropReason;
 use crate::protocol::category::Quantities;
-use crate::telemetry::log;
 
 use super::{Pass, Victim, write_row};
 
@@ -167,10 +166,7 @@ impl Eviction {
     pub(in crate::journal::sqlite) fn tell(&mut self, targets: &[Arc<Target>]) {
         for (id, envelopes) in std::mem::take(&mut self.untold) {
             let Some(target) = targets.get(usize::from(id.0)) else { continue };
-            let name = &*target.name;
-            let Some(envelopes) = log::admit_sum("evicted", name, envelopes) else { continue };
-            let why = "the journal is full: the oldest that wait for this shadow give way";
-            tracing::error!(upstream.name = name, envelopes, "{why}");
+            tell_evicted(&target.name, envelopes);
         }
     }
 }

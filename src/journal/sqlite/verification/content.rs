@@ -8,10 +8,10 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::clock::Timestamp;
-use crate::journal::TargetId;
 use crate::journal::evidence::KEPT;
 use crate::journal::sqlite::shared::Shared;
 use crate::journal::verification::{Compared, Contents, DIFFERENCES, DIFFERENCES_OF_ONE, Differing, Sampled};
+use crate::journal::{TargetId, bounded};
 use crate::telemetry::verification::FieldDifference;
 
 /// The most kinds of a target's events that are kept.
@@ -54,7 +54,7 @@ pub(super) fn write(
             "DELETE FROM difference WHERE target = ?1
              AND id <= (SELECT id FROM difference WHERE target = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
         )?
-        .execute(params![target.0, super::bounded(DIFFERENCES)])?;
+        .execute(params![target.0, bounded(DIFFERENCES)])?;
     }
     Ok(())
 }

@@ -12,10 +12,10 @@ use crate::journal::sqlite::decode;
 use crate::journal::sqlite::queue::Target;
 use crate::journal::sqlite::settlement::{Again, Pass, write_dead_letter};
 use crate::journal::verification::{Advance, Finding, MISSING, Note, Notes, Repair, lost, one_event};
-use crate::journal::{RecordId, TargetId};
+use crate::journal::{RecordId, TargetId, bounded};
 use crate::policy::outcome::Outcome;
 
-use super::{bounded, content, cursor};
+use super::{content, cursor};
 
 /// A dead letter that was written: the project of its record, and its bytes.
 pub(in crate::journal::sqlite) type Lettered = (u32, u64);
