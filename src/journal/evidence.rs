@@ -9,6 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+use crate::policy::outcome::Outcome;
+use crate::policy::verdict::Verdict;
+use crate::protocol::category::Category;
 use crate::telemetry::lags::Lags;
 use crate::telemetry::ledger::{Account, AccountKey};
 use crate::telemetry::observations::{Observed, Performance};
@@ -115,6 +118,36 @@ pub struct Evidence {
     pub latest: LastHours,
     /// How each upstream fared in each step, by its name, oldest first; those of over 48 hours ago are an hour long.
     pub steps: BTreeMap<Arc<str>, Vec<Step>>,
+}
+
+/// For backends, row by row.
+impl Evidence {
+    /// Adds to an account, named by its category and outcome. What a newer version counts is left to it.
+    pub(super) fn add_account(
+        &mut self,
+        (upstream, project): (Option<Arc<str>>, Arc<str>),
+        (category, outcome): (&str, &str),
+        quantity: u64,
+    ) {
+        if let (Some(category), Some(outcome)) = (Category::from_name(category), Outcome::from_name(outcome)) {
+            self.accounts.entry(AccountKey { upstream, project, category }).or_default().post(outcome, quantity);
+        }
+    }
+
+    /// Adds attempts of an upstream, with the name of what came of them.
+    pub(super) fn add_attempts(&mut self, upstream: Arc<str>, result: &str, quantity: u64) {
+        if let Some(verdict) = Verdict::ALL.into_iter().find(|verdict| verdict.name() == result) {
+            self.performance.entry(upstream).or_default().attempts[verdict as usize] += quantity;
+        }
+    }
+
+    /// Adds lags of an upstream; `is_later`: than the first hour.
+    pub(super) fn add_lags(&mut self, upstream: Arc<str>, lags: &Lags, is_later: bool) {
+        if is_later {
+            self.later_lags.entry(Arc::clone(&upstream)).or_default().merge(lags);
+        }
+        self.performance.entry(upstream).or_default().lags.merge(lags);
+    }
 }
 
 /// A stretch of time in which the relay ran.

@@ -76,9 +76,7 @@ pub(super) async fn make(shared: &Shared, epoch: Epoch) -> Result<(), Fault> {
         return Ok(());
     }
     let tx = pooled.transaction().await?;
-    if !term::holds(&*tx, epoch).await? {
-        return Err(term::over());
-    }
+    term::under(&*tx, epoch).await?;
     for day in missing {
         let name = partition(day);
         tx.batch_execute(&format!(

@@ -6,12 +6,6 @@ use std::sync::Arc;
 use crate::clock::Timestamp;
 use crate::journal::bounded;
 use crate::journal::evidence::{CANARY_FAILED, Evidence, LastHours, Outage, Stretch, Tally};
-use crate::policy::outcome::Outcome;
-use crate::policy::verdict::Verdict;
-use crate::protocol::category::Category;
-use crate::telemetry::lags::Lags;
-use crate::telemetry::ledger::{Account, AccountKey};
-use crate::telemetry::observations::Performance;
 use crate::telemetry::series::Step;
 
 use super::accounts::{INTAKE, hour};
@@ -40,16 +34,16 @@ struct Look<'a> {
 pub(super) async fn read(shared: &Shared, since: Timestamp) -> Result<Evidence, Fault> {
     shared.know_names().await?;
     let look = Look { shared, client: shared.client().await?, hour: hour(since) };
-    let (performance, later_lags) = look.performance().await?;
-    Ok(Evidence {
-        accounts: look.accounts().await?,
-        performance,
-        later_lags,
+    let mut evidence = Evidence {
         intake: look.intake().await?,
         stretches: look.stretches(since).await?,
         latest: look.latest().await?,
         steps: look.steps().await?,
-    })
+        ..Evidence::default()
+    };
+    look.add_accounts(&mut evidence).await?;
+    look.add_performance(&mut evidence).await?;
+    Ok(evidence)
 }
 
 impl Look<'_> {
@@ -58,43 +52,32 @@ impl Look<'_> {
         self.shared.names().target(target).cloned().unwrap_or_else(|| "unknown".into())
     }
 
-    async fn accounts(&self) -> Result<BTreeMap<AccountKey, Account>, Fault> {
+    async fn add_accounts(&self, evidence: &mut Evidence) -> Result<(), Fault> {
         let sql = "SELECT target, project, category, outcome, sum(quantity)::bigint FROM ledger WHERE hour >= $1
              GROUP BY target, project, category, outcome";
-        let mut accounts: BTreeMap<AccountKey, Account> = BTreeMap::new();
         for row in self.client.query(sql, &[&self.hour]).await? {
-            let known = (Category::from_name(row.get(2)), Outcome::from_name(row.get(3)));
-            let project = self.shared.names().project(row.get(1)).cloned();
-            let ((Some(category), Some(outcome)), Some(project)) = (known, project) else { continue };
+            let Some(project) = self.shared.names().project(row.get(1)).cloned() else { continue };
             let upstream = match row.get(0) {
                 INTAKE => None,
                 target => Some(self.name(target)),
             };
             let quantity = row.get::<_, i64>(4).cast_unsigned();
-            accounts.entry(AccountKey { upstream, project, category }).or_default().post(outcome, quantity);
+            evidence.add_account((upstream, project), (row.get(2), row.get(3)), quantity);
         }
-        Ok(accounts)
+        Ok(())
     }
 
     /// What each did since that hour began, and the lags of the hours after it.
-    async fn performance(&self) -> Result<(ByName<Performance>, ByName<Lags>), Fault> {
-        let (mut all, mut later) = (ByName::<Performance>::new(), ByName::<Lags>::new());
+    async fn add_performance(&self, evidence: &mut Evidence) -> Result<(), Fault> {
         let sql = "SELECT target, result, sum(quantity)::bigint FROM attempt WHERE hour >= $1 GROUP BY target, result";
         for row in self.client.query(sql, &[&self.hour]).await? {
-            let verdict = Verdict::ALL.into_iter().find(|verdict| verdict.name() == row.get::<_, &str>(1));
-            let Some(verdict) = verdict else { continue };
-            let own = all.entry(self.name(row.get(0))).or_default();
-            own.attempts[verdict as usize] += row.get::<_, i64>(2).cast_unsigned();
+            evidence.add_attempts(self.name(row.get(0)), row.get(1), row.get::<_, i64>(2).cast_unsigned());
         }
         let sql = "SELECT target, histogram, hour FROM lag WHERE hour >= $1";
         for row in self.client.query(sql, &[&self.hour]).await? {
-            let (name, lags) = (self.name(row.get(0)), histogram(row.get(1)));
-            if row.get::<_, i32>(2) > self.hour {
-                later.entry(Arc::clone(&name)).or_default().merge(&lags);
-            }
-            all.entry(name).or_default().lags.merge(&lags);
+            evidence.add_lags(self.name(row.get(0)), &histogram(row.get(1)), row.get::<_, i32>(2) > self.hour);
         }
-        Ok((all, later))
+        Ok(())
     }
 
     /// In which hour it last happened, of what counts against an upstream.

@@ -25,6 +25,9 @@ pub(super) enum Fault {
     /// What is kept on this machine cannot be read.
     #[error("{0}")]
     Unreadable(std::io::Error),
+    /// The other side of a move ended first, and says why.
+    #[error("the move was cut off")]
+    CutOff,
     /// Something else.
     #[error("{0}")]
     Failed(String),
@@ -53,7 +56,7 @@ impl Fault {
         match self {
             Self::Db(error) => error.is_closed() || error.code().is_none_or(is_of_the_server),
             Self::Away(_) | Self::Unknown | Self::Open(_) => true,
-            Self::Journal(_) | Self::Unreadable(_) | Self::Failed(_) => false,
+            Self::Journal(_) | Self::Unreadable(_) | Self::CutOff | Self::Failed(_) => false,
         }
     }
 }

@@ -80,9 +80,7 @@ impl ControlPlane for PostgresJournal {
         self.call(move |shared| async move {
             let mut pooled = shared.client().await?;
             let tx = pooled.transaction().await?;
-            if !term::holds(&*tx, epoch).await? {
-                return Err(term::over());
-            }
+            term::under(&*tx, epoch).await?;
             tx.execute("UPDATE control SET common = $1, revision = revision + 1", &[&common]).await?;
             tx.batch_execute(&format!("NOTIFY {CHANNEL}")).await?;
             Ok(tx.commit().await?)

@@ -67,6 +67,11 @@ pub(super) async fn holds(tx: &impl GenericClient, Epoch(epoch): Epoch) -> Resul
     Ok(tx.query_opt(HOLD, &[&epoch]).await?.is_some())
 }
 
+/// The same, where nothing is done without it.
+pub(super) async fn under(tx: &impl GenericClient, epoch: Epoch) -> Result<(), Fault> {
+    if holds(tx, epoch).await? { Ok(()) } else { Err(over()) }
+}
+
 /// What whoever comes too late is told.
 pub(super) fn over() -> Fault {
     Fault::Failed("another relay leads: this step is its".into())

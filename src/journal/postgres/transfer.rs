@@ -44,7 +44,10 @@ impl PostgresStore {
     }
 
     fn or<T>(&self, outcome: Result<T, Fault>) -> Result<T, TransferError> {
-        outcome.map_err(|fault| TransferError::Failed(format!("{}: {fault}", self.place)))
+        outcome.map_err(|fault| match fault {
+            Fault::CutOff => TransferError::CutOff,
+            other => TransferError::Failed(format!("{}: {other}", self.place)),
+        })
     }
 }
 
@@ -106,7 +109,7 @@ impl Store for PostgresStore {
     fn export(&self, to: mpsc::Sender<Entry>) -> BoxFuture<'_, Result<(), TransferError>> {
         Box::pin(async move {
             let connection = self.connection.lock().await;
-            export::run(&connection, &to).await.map_err(|why| self.told(why))
+            self.or(export::run(&connection, &to).await)
         })
     }
 
@@ -118,7 +121,7 @@ impl Store for PostgresStore {
     ) -> BoxFuture<'_, Result<(), TransferError>> {
         Box::pin(async move {
             let connection = self.connection.lock().await;
-            import::run(&connection, by, &mut from, &kept).await.map_err(|why| self.told(why))
+            self.or(import::run(&connection, by, &mut from, &kept).await)
         })
     }
 
@@ -146,25 +149,4 @@ async fn mark(connection: &Connection, state: State) -> Result<(), Fault> {
     connection.run("UPDATE node SET replaced = true WHERE NOT replaced", &[]).await?;
     connection.run("UPDATE meta SET state = $1", &[&schema::column(state)]).await?;
     Ok(connection.batch_execute("COMMIT").await?)
-}
-
-/// Why one side did not come to its end.
-enum Why {
-    Fault(Fault),
-    Transfer(TransferError),
-}
-
-impl<E: Into<Fault>> From<E> for Why {
-    fn from(error: E) -> Self {
-        Self::Fault(error.into())
-    }
-}
-
-impl PostgresStore {
-    fn told(&self, why: Why) -> TransferError {
-        match why {
-            Why::Fault(fault) => TransferError::Failed(format!("{}: {fault}", self.place)),
-            Why::Transfer(error) => error,
-        }
-    }
 }

@@ -39,9 +39,7 @@ pub(super) async fn finish(shared: &Shared, epoch: Epoch) -> Result<(), Fault> {
         return Ok(());
     }
     let tx = pooled.transaction().await?;
-    if !term::holds(&*tx, epoch).await? {
-        return Err(term::over());
-    }
+    term::under(&*tx, epoch).await?;
     let free = "SELECT pg_try_advisory_xact_lock($1) AND pg_try_advisory_xact_lock($2)";
     if tx.query_one(free, &[&LOCK, &MOVING]).await?.get(0) {
         let finish = "UPDATE meta SET oldest = $1, earlier = clock_timestamp() WHERE NOT EXISTS (SELECT 1 FROM node WHERE NOT replaced AND format < $1)";

@@ -80,9 +80,7 @@ pub(super) async fn merge(shared: &Shared, epoch: Epoch) -> Result<(), Fault> {
     let silent = "UPDATE node SET replaced = true WHERE gone AND NOT replaced AND alive_until < clock_timestamp() - interval '1 hour'";
     pooled.execute(silent, &[]).await?;
     let tx = pooled.transaction().await?;
-    if !term::holds(&*tx, epoch).await? {
-        return Err(term::over());
-    }
+    term::under(&*tx, epoch).await?;
     let gone = "SELECT incarnation FROM node WHERE replaced AND NOT merged AND incarnation <> $1";
     let rows = tx.query(gone, &[&shared.incarnation]).await?;
     let gone: Vec<i32> = rows.iter().map(|row| row.get(0)).collect();
@@ -134,9 +132,7 @@ async fn finish(tx: &Transaction<'_>, gone: &[i32]) -> Result<(), Fault> {
 pub(super) async fn forget_drained(shared: &Shared, epoch: Epoch) -> Result<(), Fault> {
     let mut pooled = shared.client().await?;
     let tx = pooled.transaction().await?;
-    if !term::holds(&*tx, epoch).await? {
-        return Err(term::over());
-    }
+    term::under(&*tx, epoch).await?;
     tx.execute(
         "DELETE FROM node n WHERE merged AND (alive_until = '-infinity' OR alive_until < clock_timestamp() - interval '1 day'
                  AND EXISTS (SELECT 1 FROM node m WHERE m.name = n.name AND m.incarnation > n.incarnation))
@@ -166,9 +162,7 @@ pub(super) async fn forget(shared: &Shared, epoch: Epoch) -> Result<(), Fault> {
     let oldest = now - KEPT;
     let mut pooled = shared.client().await?;
     let tx = pooled.transaction().await?;
-    if !term::holds(&*tx, epoch).await? {
-        return Err(term::over());
-    }
+    term::under(&*tx, epoch).await?;
     tx.execute(
         "WITH old AS (DELETE FROM ledger WHERE hour > 0 AND hour < $1 AND ctid = ANY(ARRAY(
              SELECT ctid FROM ledger WHERE hour > 0 AND hour < $1 ORDER BY hour LIMIT $2)) RETURNING *)

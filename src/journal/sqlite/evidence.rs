@@ -2,19 +2,13 @@
 //!
 //! Rule: added to in the transaction of whatever else is committed; forgotten after 90 days, with the accounts' hours.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use rusqlite::{Connection, Row, params};
 
 use crate::clock::Timestamp;
 use crate::journal::evidence::{CANARY_FAILED, Evidence, KEPT, LastHours, Observation, Outage, Stretch, Tally};
 use crate::journal::{Switch, TargetId, bounded};
-use crate::policy::outcome::Outcome;
 use crate::policy::verdict::Verdict;
-use crate::protocol::category::Category;
 use crate::telemetry::lags::Lags;
-use crate::telemetry::ledger::{Account, AccountKey};
 use crate::telemetry::observations::{Change, Performance};
 
 use super::shared::Shared;
@@ -136,65 +130,48 @@ pub(super) fn forget(conn: &Connection, now: Timestamp) -> rusqlite::Result<()> 
 /// What is kept of the time since the beginning of that hour.
 pub(super) fn read(conn: &Connection, shared: &Shared, since: Timestamp) -> rusqlite::Result<Evidence> {
     let hour = since.hour().cast_signed();
-    let (performance, later_lags) = performance(conn, shared, hour)?;
-    Ok(Evidence {
-        accounts: accounts(conn, shared, hour)?,
-        performance,
-        later_lags,
+    let mut evidence = Evidence {
         intake: intake(conn, hour)?,
         stretches: stretches(conn, since)?,
         latest: latest(conn, shared, hour)?,
         steps: steps::read(conn, shared, hour)?,
-    })
+        ..Evidence::default()
+    };
+    add_accounts(conn, shared, hour, &mut evidence)?;
+    add_performance(conn, shared, hour, &mut evidence)?;
+    Ok(evidence)
 }
 
-fn accounts(conn: &Connection, shared: &Shared, hour: i64) -> rusqlite::Result<BTreeMap<AccountKey, Account>> {
+fn add_accounts(conn: &Connection, shared: &Shared, hour: i64, evidence: &mut Evidence) -> rusqlite::Result<()> {
     let mut sums = conn.prepare_cached(
         "SELECT target, project, category, outcome, sum(quantity) FROM ledger WHERE hour >= ?1
          GROUP BY target, project, category, outcome",
     )?;
     let mut rows = sums.query([hour])?;
-    let mut accounts: BTreeMap<AccountKey, Account> = BTreeMap::new();
     while let Some(row) = rows.next()? {
-        let (category, outcome) = (row.get_ref(2)?.as_str().ok(), row.get_ref(3)?.as_str().ok());
-        let known = (category.and_then(Category::from_name), outcome.and_then(Outcome::from_name));
-        let project = shared.projects().get(row.get::<_, u32>(1)? as usize).cloned();
-        let ((Some(category), Some(outcome)), Some(project)) = (known, project) else { continue };
-        let upstream = match u8::try_from(row.get::<_, i64>(0)?) {
-            Ok(target) => Some(shared.name(target)),
-            Err(_) => None,
-        };
-        let quantity = row.get::<_, i64>(4)?.cast_unsigned();
-        accounts.entry(AccountKey { upstream, project, category }).or_default().post(outcome, quantity);
+        let Some(project) = shared.projects().get(row.get::<_, u32>(1)? as usize).cloned() else { continue };
+        let upstream = u8::try_from(row.get::<_, i64>(0)?).ok().map(|target| shared.name(target));
+        let word = |at| row.get_ref(at).map(|word| word.as_str().unwrap_or_default());
+        evidence.add_account((upstream, project), (word(2)?, word(3)?), row.get::<_, i64>(4)?.cast_unsigned());
     }
-    Ok(accounts)
+    Ok(())
 }
 
-type ByName<T> = BTreeMap<Arc<str>, T>;
-
 /// What each did since that hour began, and the lags of the hours after it.
-fn performance(conn: &Connection, shared: &Shared, hour: i64) -> rusqlite::Result<(ByName<Performance>, ByName<Lags>)> {
-    let mut later = ByName::<Lags>::new();
-    let mut all = ByName::<Performance>::new();
+fn add_performance(conn: &Connection, shared: &Shared, hour: i64, evidence: &mut Evidence) -> rusqlite::Result<()> {
     let mut select = conn
         .prepare_cached("SELECT target, result, sum(quantity) FROM attempt WHERE hour >= ?1 GROUP BY target, result")?;
     let mut rows = select.query([hour])?;
     while let Some(row) = rows.next()? {
-        let verdict = Verdict::ALL.into_iter().find(|verdict| row.get_ref(1).is_ok_and(|v| v == verdict.name().into()));
-        let Some(verdict) = verdict else { continue };
-        let own = all.entry(shared.name(row.get(0)?)).or_default();
-        own.attempts[verdict as usize] += row.get::<_, i64>(2)?.cast_unsigned();
+        let result = row.get_ref(1)?.as_str().unwrap_or_default();
+        evidence.add_attempts(shared.name(row.get(0)?), result, row.get::<_, i64>(2)?.cast_unsigned());
     }
     let mut select = conn.prepare_cached("SELECT target, histogram, hour FROM lag WHERE hour >= ?1")?;
     let mut rows = select.query([hour])?;
     while let Some(row) = rows.next()? {
-        let (name, lags) = (shared.name(row.get(0)?), histogram(row, 1)?);
-        if row.get::<_, i64>(2)? > hour {
-            later.entry(Arc::clone(&name)).or_default().merge(&lags);
-        }
-        all.entry(name).or_default().lags.merge(&lags);
+        evidence.add_lags(shared.name(row.get(0)?), &histogram(row, 1)?, row.get::<_, i64>(2)? > hour);
     }
-    Ok((all, later))
+    Ok(())
 }
 
 /// In which hour it last happened, of what counts against an upstream.

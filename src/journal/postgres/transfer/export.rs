@@ -10,12 +10,12 @@ use tokio_postgres::Row as Found;
 use uuid::Uuid;
 
 use crate::journal::postgres::connect::{Connection, Params};
+use crate::journal::postgres::fault::Fault;
 use crate::journal::postgres::record::BODY;
 use crate::journal::transfer::{
     Body, Entry, OF_RECORDS, PENDING, Part, ROWS, Record, Row, TABLES, Target, Value, tell,
 };
 
-use super::Why;
 use super::rows;
 
 /// The most bytes of bodies that are read at once, but for the first.
@@ -24,7 +24,7 @@ const BYTES: i64 = 4 << 20;
 const PIECES: i64 = 4;
 
 /// Tells everything.
-pub(super) async fn run(connection: &Connection, to: &Sender<Entry>) -> Result<(), Why> {
+pub(super) async fn run(connection: &Connection, to: &Sender<Entry>) -> Result<(), Fault> {
     let telling = Telling { connection, to };
     let meta = connection.query_one("SELECT secret, (SELECT main FROM control) FROM meta", &[]).await?;
     telling.say(Part::Secret(meta.get(0))).await?;
@@ -49,12 +49,12 @@ struct Marks {
 }
 
 impl Marks {
-    async fn read(connection: &Connection) -> Result<Self, Why> {
+    async fn read(connection: &Connection) -> Result<Self, Fault> {
         let targets = connection.all("SELECT id FROM target ORDER BY id", &[]).await?;
         let of = async |table| {
             let sql = format!("SELECT target, incarnation::bigint, reached FROM {table}");
             let rows = connection.all(&sql, &[]).await?;
-            Ok::<_, Why>(rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect())
+            Ok::<_, Fault>(rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect())
         };
         let in_hand = connection.all("SELECT target, unnest(records) FROM slice", &[]).await?;
         Ok(Self {
@@ -78,15 +78,15 @@ struct Telling<'a> {
 }
 
 impl Telling<'_> {
-    async fn say(&self, part: Part) -> Result<(), Why> {
-        tell(self.to, part).await.map_err(Why::Transfer)
+    async fn say(&self, part: Part) -> Result<(), Fault> {
+        tell(self.to, part).await.map_err(|_| Fault::CutOff)
     }
 
-    async fn all(&self, sql: &str, params: Params<'_>) -> Result<Vec<Found>, Why> {
-        Ok(self.connection.all(sql, params).await?)
+    async fn all(&self, sql: &str, params: Params<'_>) -> Result<Vec<Found>, Fault> {
+        self.connection.all(sql, params).await
     }
 
-    async fn names(&self) -> Result<(), Why> {
+    async fn names(&self) -> Result<(), Fault> {
         let sql = "SELECT name, (SELECT max(delivered_at) FROM latest WHERE target = id),
                  (SELECT max(canary_at) FROM latest WHERE target = id), EXISTS (SELECT 1 FROM verification WHERE target = id)
              FROM target ORDER BY id";
@@ -100,7 +100,7 @@ impl Telling<'_> {
         Ok(())
     }
 
-    async fn rows(&self, at: usize, name: &str, selected: &str) -> Result<(), Why> {
+    async fn rows(&self, at: usize, name: &str, selected: &str) -> Result<(), Fault> {
         // Each relay counted by itself.
         let from = match name {
             "ledger" => {
@@ -121,7 +121,7 @@ impl Telling<'_> {
         self.say(Part::Rows(at, told)).await
     }
 
-    async fn records(&self, marks: &Marks) -> Result<(), Why> {
+    async fn records(&self, marks: &Marks) -> Result<(), Fault> {
         let mut after = (i64::MIN, 0_i64);
         loop {
             let heads = self
@@ -148,7 +148,7 @@ impl Telling<'_> {
     }
 
     /// Tells these records.
-    async fn some(&self, marks: &Marks, ids: &[i64]) -> Result<(), Why> {
+    async fn some(&self, marks: &Marks, ids: &[i64]) -> Result<(), Fault> {
         let mut hanging: HashMap<i64, Vec<(usize, Row)>> = HashMap::new();
         for (at, table) in OF_RECORDS.iter().enumerate() {
             let sql = format!("SELECT record, {} FROM {} WHERE record = ANY($1)", rows::selected(table), table.name);
@@ -177,12 +177,12 @@ impl Telling<'_> {
         Ok(())
     }
 
-    async fn is_whole(&self, large: i64, size: i64) -> Result<bool, Why> {
+    async fn is_whole(&self, large: i64, size: i64) -> Result<bool, Fault> {
         let sql = "SELECT coalesce(sum(length(bytes)), 0)::bigint FROM piece WHERE large = $1";
         Ok(self.all(sql, &[&large]).await?.first().is_some_and(|row| row.get::<_, i64>(0) == size))
     }
 
-    async fn pieces(&self, large: i64) -> Result<(), Why> {
+    async fn pieces(&self, large: i64) -> Result<(), Fault> {
         let mut after = -1_i64;
         loop {
             let sql = "SELECT at, bytes FROM piece WHERE large = $1 AND at > $2 ORDER BY at LIMIT $3";

@@ -14,11 +14,11 @@ use crate::journal::postgres::schema;
 use crate::journal::postgres::storage::OVERHEAD;
 use crate::journal::transfer::{
     Body, Entry, Kind, MoveId, Needed, OF_RECORDS, PENDING, Part, Passing, Record, Row, State, TABLES, Table, Target,
-    TransferError, Value,
+    Value,
 };
 use crate::protocol::category::Quantities;
 
-use super::{Why, rows};
+use super::rows;
 
 /// So many records, or so many bytes, are committed at once.
 const RECORDS: usize = 512;
@@ -41,16 +41,16 @@ pub(super) async fn run(
     by: MoveId,
     from: &mut Receiver<Entry>,
     kept: &AtomicU64,
-) -> Result<(), Why> {
+) -> Result<(), Fault> {
     let mut filling = Filling::begin(connection, by).await?;
     while let Some(Entry(part)) = from.recv().await {
         if let Part::End = part {
-            return Ok(filling.end().await?);
+            return filling.end().await;
         }
         filling.keep(part).await?;
         kept.store(filling.last.cast_unsigned() & ((1 << 40) - 1), Ordering::Relaxed);
     }
-    Err(Why::Transfer(TransferError::CutOff))
+    Err(Fault::CutOff)
 }
 
 struct Filling<'a> {

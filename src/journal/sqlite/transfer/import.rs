@@ -60,10 +60,7 @@ pub(super) fn run(
         .and_then(|()| conn.execute_batch("BEGIN IMMEDIATE"))
         .map_err(|error| failed(path, &error))?;
     while let Some(Entry(part)) = from.blocking_recv() {
-        let told = |trouble: Trouble| match trouble {
-            Trouble::Sql(error) => failed(path, &error),
-            Trouble::File(error) => failed(path, &error),
-        };
+        let told = |trouble: Trouble| failed(path, &*trouble);
         if let Part::End = part {
             return filling.end().map_err(told);
         }
@@ -88,23 +85,8 @@ fn empty(path: &Path, sync: Sync) -> Result<(), TransferError> {
     emptied().map_err(|error| failed(path, &error))
 }
 
-#[derive(Debug)]
-enum Trouble {
-    Sql(rusqlite::Error),
-    File(std::io::Error),
-}
-
-impl From<rusqlite::Error> for Trouble {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Sql(error)
-    }
-}
-
-impl From<std::io::Error> for Trouble {
-    fn from(error: std::io::Error) -> Self {
-        Self::File(error)
-    }
-}
+/// What goes wrong with the database or with a file.
+type Trouble = Box<dyn std::error::Error>;
 
 struct Filling<'c> {
     conn: &'c Connection,
