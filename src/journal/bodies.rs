@@ -85,11 +85,6 @@ impl BodyWriter {
         self.len() == 0
     }
 
-    /// Whether it is in the journal, and what it takes of the memory no longer grows.
-    pub const fn is_large(&self) -> bool {
-        self.draft.is_some()
-    }
-
     /// Appends bytes. [`JournalError::Full`] when the journal has no room for them. After an error, and after a call that was
     /// not brought to its end, the body cannot be finished.
     pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), JournalError> {

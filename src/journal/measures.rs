@@ -40,7 +40,7 @@ pub struct Measures {
 }
 
 /// A relay that shares the journal: its last start. One that is gone is told of for a day, unless it left in order and left nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
     /// Its name.
     pub name: String,

@@ -83,8 +83,8 @@ struct Group {
     flushes: Vec<oneshot::Sender<Result<(), JournalError>>>,
     /// The number of the first submission; those of reports come last. What is tried again keeps it.
     first: Option<i64>,
-    /// The first commit with which losses were to be forgotten that nobody is told of.
-    forgot: Option<i64>,
+    /// A commit before was to forget losses that nobody is told of.
+    forgot: bool,
     handout: Handout,
 }
 
@@ -219,9 +219,7 @@ impl Group {
         let (first, handout) = (&mut self.first, &mut self.handout);
         let append::Appended { mut answers, there } = append::append(work, &submissions, first, handout).await?;
         let reports = self.report(work, answers.split_off(self.appends.len()), &there).await?;
-        if self.reports.iter().any(|report| report.submission.is_none()) {
-            self.forgot.get_or_insert(work.number());
-        }
+        self.forgot |= self.reports.iter().any(|report| report.submission.is_none());
         let mut answers = Answers { appends: answers, reports, ..Answers::default() };
         let mut by_target: BTreeMap<TargetId, Vec<usize>> = BTreeMap::new();
         for (at, settle) in self.settles.iter().enumerate() {
@@ -301,7 +299,7 @@ impl Group {
             let answer = report.submission.as_ref().and_then(|_| appended.next()).transpose();
             let is_new = match &answer {
                 Ok(Some(id)) => !there.contains(&id.number().cast_signed()),
-                Ok(None) => self.forgot.is_none_or(|commit| commit == work.number()),
+                Ok(None) => !self.forgot,
                 Err(_) => false,
             };
             if is_new {

@@ -146,10 +146,6 @@ pub(super) fn alone(shared: &Shared) -> Node {
         started_at: shared.started_at,
         is_alive: true,
         is_own: true,
-        leases: 0,
-        spilled: 0,
-        spilled_bytes: 0,
-        leads: false,
-        differs: vec![],
+        ..Node::default()
     }
 }

@@ -129,11 +129,6 @@ impl Work {
         self.connection.as_ref().ok_or(Fault::Unknown)
     }
 
-    /// Which commit of this incarnation it is: the same as that of one before which did not take place.
-    pub(super) const fn number(&self) -> i64 {
-        self.number
-    }
-
     /// Now, by the clock of this relay.
     pub(super) fn now(&self) -> Timestamp {
         self.shared.clock.now()
