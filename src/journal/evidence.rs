@@ -22,6 +22,9 @@ use super::TargetId;
 /// How long accounts are kept by the hour, and everything here.
 pub const KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 
+/// For backends: the most outages and stretches that are kept, and told.
+pub(super) const MOST: i64 = 10_000;
+
 /// What was observed since the last time, and that the relay is alive.
 #[derive(Clone, Debug)]
 pub struct Observation {

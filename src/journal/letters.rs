@@ -73,6 +73,13 @@ pub struct Pick {
 }
 
 impl Pick {
+    /// For backends: its parts as statements take them.
+    pub(in crate::journal) fn parts(&self) -> (Option<i64>, Option<i16>, Option<&str>, i64) {
+        let Self { id, target, reason, since } = self;
+        let target = target.map(|target| target.0.into());
+        (id.map(u64::cast_signed), target, reason.as_deref(), since.as_millis().cast_signed())
+    }
+
     /// Whether it means this one.
     pub fn means(&self, letter: &Letter) -> bool {
         self.id.is_none_or(|id| id == letter.id)

@@ -37,6 +37,11 @@ pub const DIFFERENCES_OF_ONE: usize = 20;
 /// The most differences of a target that are kept.
 pub const DIFFERENCES: usize = 1000;
 
+/// For backends: the most kinds of a target's events that are kept.
+pub(in crate::journal) const MOST_KINDS: i64 = 4096;
+/// For backends: how long differences are kept: they repeat parts of events.
+pub(in crate::journal) const DIFFERENCES_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// An event that an upstream took.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {

@@ -47,9 +47,7 @@ pub(super) async fn step(
     step: BackfillStep,
 ) -> Result<Option<Backfill>, Fault> {
     shared.know_names().await?;
-    let mut work = Work::begin(shared).await?;
-    let outcome = act(&mut work, target, step).await;
-    work.end(outcome).await
+    Work::run(shared, async |work| act(work, target, step).await).await
 }
 
 async fn act(work: &mut Work, target: TargetId, step: BackfillStep) -> Result<Option<Backfill>, Fault> {

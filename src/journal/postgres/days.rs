@@ -113,15 +113,11 @@ pub(super) async fn drop_old(shared: &Arc<Shared>, before: i64) -> Result<(), Fa
 
 async fn drop_one(shared: &Arc<Shared>, day: i64) -> Result<(), Fault> {
     if shared.client().await?.all(LEFT, &[&day, &MORE]).await?.len() <= FEW {
-        let work = Work::begin(shared).await?;
-        let outcome = close(&work, day).await;
-        return work.end(outcome).await;
+        return Work::run(shared, async |work| close(work, day).await).await;
     }
     let from = shared.over().held.get(&day).copied().unwrap_or(Some(i64::MIN));
     let Some(from) = from else { return Ok(()) };
-    let work = Work::begin(shared).await?;
-    let outcome = delete_pruned(&work, day, from).await;
-    let next = work.end(outcome).await?;
+    let next = Work::run(shared, async |work| delete_pruned(work, day, from).await).await?;
     shared.over().held.insert(day, next);
     Ok(())
 }

@@ -89,13 +89,11 @@ async fn attempt(
     (before, reason, limit): (Timestamp, DropReason, usize),
 ) -> Result<Vec<Candidate>, Fault> {
     let withdrawn: Vec<i64> = withdrawn.iter().map(Ready::number).collect();
-    let mut work = Work::begin(shared).await?;
-    let found = find(&work, target, &withdrawn, (ms(before), limit)).await;
-    let outcome = match found {
-        Ok(choice) => drop_all(&mut work, target, reason, choice).await,
-        Err(fault) => Err(fault),
-    };
-    work.end(outcome).await
+    Work::run(shared, async |work| {
+        let choice = find(work, target, &withdrawn, (ms(before), limit)).await?;
+        drop_all(work, target, reason, choice).await
+    })
+    .await
 }
 
 /// Finds what goes.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::clock::Timestamp;
 use crate::journal::bounded;
-use crate::journal::evidence::{CANARY_FAILED, Evidence, LastHours, Outage, Stretch, Tally};
+use crate::journal::evidence::{CANARY_FAILED, Evidence, LastHours, MOST, Outage, Stretch, Tally};
 use crate::telemetry::series::Step;
 
 use super::accounts::{INTAKE, hour};
@@ -15,8 +15,6 @@ use super::observed::histogram;
 use super::record::ms;
 use super::shared::Shared;
 
-/// The most outages and stretches that are kept, and told.
-pub(super) const MOST: i64 = 10_000;
 /// The milliseconds of an hour.
 pub(super) const HOUR: i64 = 3_600_000;
 

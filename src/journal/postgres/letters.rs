@@ -24,22 +24,6 @@ pub(super) const MEANT: &str = "FROM dead_letter d JOIN record r ON r.id = d.rec
     WHERE ($1::bigint IS NULL OR d.id = $1) AND ($2::smallint IS NULL OR d.target = $2)
     AND ($3::text IS NULL OR d.reason = $3) AND r.accepted_at >= $4";
 
-/// The parts of a [`Pick`] as [`MEANT`] takes them.
-pub(super) struct Parts {
-    pub(super) id: Option<i64>,
-    pub(super) target: Option<i16>,
-    pub(super) reason: Option<Box<str>>,
-    pub(super) since: i64,
-}
-
-impl From<&Pick> for Parts {
-    fn from(pick: &Pick) -> Self {
-        let Pick { id, target, reason, since } = pick;
-        let target = target.map(|target| target.0.into());
-        Self { id: id.map(u64::cast_signed), target, reason: reason.clone(), since: ms(*since) }
-    }
-}
-
 /// A refusal that is to be kept.
 pub(super) struct New {
     pub(super) target: TargetId,
@@ -102,7 +86,7 @@ pub(super) async fn bound(work: &mut Work) -> Result<(), Fault> {
 /// Those meant with numbers below `before`, newest first.
 pub(super) async fn list(shared: &Shared, pick: &Pick, before: u64, limit: usize) -> Result<Vec<Letter>, Fault> {
     let sql = format!("SELECT {COLUMNS} {MEANT} AND d.id < $5 ORDER BY d.id DESC LIMIT $6");
-    let (Parts { id, target, reason, since }, before) = (pick.into(), i64::try_from(before).unwrap_or(i64::MAX));
+    let ((id, target, reason, since), before) = (pick.parts(), i64::try_from(before).unwrap_or(i64::MAX));
     let limit = bounded(limit);
     let rows = shared.client().await?.all(&sql, &[&id, &target, &reason, &since, &before, &limit]).await?;
     shared.know_names().await?;
@@ -121,7 +105,7 @@ pub(super) async fn one(shared: &Shared, id: u64) -> Result<Option<WithRecord>, 
 pub(super) async fn forget(shared: &Shared, pick: &Pick, limit: usize) -> Result<usize, Fault> {
     let client = shared.client().await?;
     let sql = format!("DELETE FROM dead_letter WHERE id IN (SELECT d.id {MEANT} ORDER BY d.id LIMIT $5)");
-    let Parts { id, target, reason, since } = pick.into();
+    let (id, target, reason, since) = pick.parts();
     let limit = bounded(limit);
     Ok(client.execute(&sql, &[&id, &target, &reason, &since, &limit]).await? as usize)
 }

@@ -122,9 +122,7 @@ async fn recent_keys(
 async fn prune(shared: &Arc<Shared>, before: Timestamp, limit: usize) -> Result<usize, Fault> {
     let mut gone = 0;
     if settled::has_older(shared, ms(before)).await? {
-        let mut work = Work::begin(shared).await?;
-        gone = settled::forget(&mut work, ms(before), limit, None).await?;
-        work.commit().await?;
+        gone = Work::run(shared, async |work| settled::forget(work, ms(before), limit, None).await).await?;
     }
     if gone < limit {
         days::drop_old(shared, ms(before)).await?;

@@ -14,12 +14,14 @@ use super::work::Work;
 
 /// Counts losses that no record tells of.
 pub(super) async fn add(shared: &Arc<Shared>, told: &[Loss]) -> Result<(), Fault> {
-    let mut work = Work::begin(shared).await?;
-    for loss in told {
-        let project = shared.project(&loss.project).await?;
-        work.book.lose(project, loss);
-    }
-    work.commit().await
+    Work::run(shared, async |work| {
+        for loss in told {
+            let project = shared.project(&loss.project).await?;
+            work.book.lose(project, loss);
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// All that is to be told.

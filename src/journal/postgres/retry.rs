@@ -11,7 +11,7 @@ use crate::protocol::category::Quantities;
 
 use super::again::{self, Again};
 use super::fault::Fault;
-use super::letters::{COLUMNS, MEANT, Parts, quantities};
+use super::letters::{COLUMNS, MEANT, quantities};
 use super::places;
 use super::record::{items, time};
 use super::shared::Shared;
@@ -31,10 +31,8 @@ type ByTarget = BTreeMap<TargetId, BTreeMap<i64, Retried>>;
 
 /// Retries the oldest of those meant, but for those of which something waits; returns how many.
 pub(super) async fn letters(shared: &Arc<Shared>, pick: &Pick, limit: usize) -> Result<usize, Fault> {
-    let mut work = Work::begin(shared).await?;
-    let now = work.now();
-    let outcome = attempt(&mut work, pick, limit, now).await;
-    let retried = work.end(outcome).await?;
+    let now = shared.clock.now();
+    let retried = Work::run(shared, async |work| attempt(work, pick, limit, now).await).await?;
     retried.iter().for_each(|(target, _)| waiting::tell(shared, *target, now));
     Ok(retried.iter().map(|(_, count)| count).sum())
 }
@@ -64,7 +62,7 @@ async fn attempt(work: &mut Work, pick: &Pick, limit: usize, now: Timestamp) -> 
 
 /// The oldest of those meant, by target and record. Another relay that retries them waits until this is done.
 async fn meant(work: &Work, pick: &Pick, limit: usize, due: Timestamp) -> Result<ByTarget, Fault> {
-    let Parts { id, target, reason, since } = pick.into();
+    let (id, target, reason, since) = pick.parts();
     let limit = bounded(limit);
     let sql = format!("SELECT {COLUMNS} {MEANT} ORDER BY d.id LIMIT $5 FOR UPDATE OF d");
     let mut by_target = ByTarget::new();

@@ -129,10 +129,7 @@ pub(super) async fn take(
     taken: impl FnOnce() + Send,
 ) -> Result<(), Fault> {
     if shared.room.refusal(&Default::default(), (project, need)).is_some() {
-        let mut work = Work::begin(shared).await?;
-        let admitted = admit(&mut work, project, need).await?;
-        work.commit().await?;
-        admitted?;
+        Work::run(shared, async |work| admit(work, project, need).await).await??;
     }
     taken();
     Ok(())

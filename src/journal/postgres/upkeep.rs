@@ -8,12 +8,12 @@
 use deadpool_postgres::Transaction;
 
 use crate::clock::Timestamp;
-use crate::journal::evidence::KEPT;
+use crate::journal::evidence::{KEPT, MOST};
 use crate::journal::term::Epoch;
 use crate::telemetry::series::FINE;
 
 use super::accounts::hour;
-use super::evidence::{HOUR, MOST};
+use super::evidence::HOUR;
 use super::fault::Fault;
 use super::record::ms;
 use super::shared::Shared;

@@ -37,10 +37,8 @@ pub(super) async fn next_due(shared: &Shared, target: TargetId) -> Result<Option
 
 /// Makes rows due that are not yet, the next ones first, but for those set aside or backfilled; returns how many.
 pub(super) async fn hasten(shared: &Arc<Shared>, target: TargetId, limit: usize) -> Result<usize, Fault> {
-    let mut work = Work::begin(shared).await?;
-    let now = work.now();
-    let outcome = make_due(&mut work, target, now, limit).await;
-    let count = work.end(outcome).await?;
+    let now = shared.clock.now();
+    let count = Work::run(shared, async |work| make_due(work, target, now, limit).await).await?;
     tell(shared, target, now);
     Ok(count)
 }
@@ -83,19 +81,17 @@ pub(super) async fn pass_by(
 }
 
 async fn let_go(shared: &Arc<Shared>, target: TargetId, lapsed: &[Ready], now: Timestamp) -> Result<(), Fault> {
-    let work = Work::begin(shared).await?;
-    let outcome = async {
+    Work::run(shared, async |work| {
         work.lock(target).await?;
         let stand: Vec<_> = lapsed.iter().map(Ready::stands).collect();
-        let taken = places::take_out(&work, target, &stand).await?;
+        let taken = places::take_out(work, target, &stand).await?;
         let ours = lapsed.iter().filter(|ready| taken.has(ready.stands()));
         let rest =
             |ready: &Ready| Rest { due: now, progress: ready.progress.clone(), quantities: ready.quantities.clone() };
         let rests: Vec<_> = ours.map(|ready| (ready.number(), rest(ready))).collect();
-        places::put_off(&work, target, &rests).await
-    };
-    let outcome = outcome.await;
-    work.end(outcome).await
+        places::put_off(work, target, &rests).await
+    })
+    .await
 }
 
 /// Tells the worker that rows are due from then on.

@@ -73,6 +73,16 @@ impl Work {
         }
     }
 
+    /// Does something in a transaction of its own.
+    pub(super) async fn run<T>(
+        shared: &Arc<Shared>,
+        act: impl AsyncFnOnce(&mut Self) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let mut work = Self::begin(shared).await?;
+        let outcome = act(&mut work).await;
+        work.end(outcome).await
+    }
+
     /// Holds a term until this ends; `false` when another relay leads.
     pub(super) async fn holds(&self, epoch: Epoch) -> Result<bool, Fault> {
         Ok(self.query_opt(HOLD, &[&epoch.0]).await?.is_some())

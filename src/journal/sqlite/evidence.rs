@@ -2,10 +2,12 @@
 //!
 //! Rule: added to in the transaction of whatever else is committed; forgotten after 90 days, with the accounts' hours.
 
+use std::sync::Arc;
+
 use rusqlite::{Connection, Row, params};
 
 use crate::clock::Timestamp;
-use crate::journal::evidence::{CANARY_FAILED, Evidence, KEPT, LastHours, Observation, Outage, Stretch, Tally};
+use crate::journal::evidence::{CANARY_FAILED, Evidence, KEPT, LastHours, MOST, Observation, Outage, Stretch, Tally};
 use crate::journal::{Switch, TargetId, bounded};
 use crate::policy::verdict::Verdict;
 use crate::telemetry::lags::Lags;
@@ -13,9 +15,6 @@ use crate::telemetry::observations::{Change, Performance};
 
 use super::shared::Shared;
 use super::{steps, verification};
-
-/// The most outages and stretches that are kept, and told.
-const MOST: i64 = 10_000;
 
 /// Keeps a switch.
 pub(super) fn write_switch(conn: &Connection, switch: &Switch) -> rusqlite::Result<()> {

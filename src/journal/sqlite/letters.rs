@@ -156,13 +156,8 @@ type ByTarget = Vec<(Arc<Target>, BTreeMap<u64, Retried>)>;
 fn meant(conn: &Connection, shared: &Shared, pick: &Pick, limit: usize) -> rusqlite::Result<ByTarget> {
     let mut by_target: BTreeMap<u8, BTreeMap<u64, Retried>> = BTreeMap::new();
     let mut select = conn.prepare_cached(&format!("SELECT {LETTER} {MEANT} ORDER BY d.id LIMIT ?5"))?;
-    let mut rows = select.query(params![
-        pick.id.map(u64::cast_signed),
-        pick.target.map(|target| target.0),
-        pick.reason,
-        pick.since.as_millis().cast_signed(),
-        bounded(limit)
-    ])?;
+    let (id, target, reason, since) = pick.parts();
+    let mut rows = select.query(params![id, target, reason, since, bounded(limit)])?;
     while let Some(row) = rows.next()? {
         let (id, record): (i64, i64) = (row.get(0)?, row.get(2)?);
         let size = row.get::<_, i64>(13)?.cast_unsigned();
@@ -205,14 +200,8 @@ pub(super) fn list(
 ) -> rusqlite::Result<Vec<Letter>> {
     let sql = format!("SELECT {LETTER} {MEANT} AND d.id < ?5 ORDER BY d.id DESC LIMIT ?6");
     let mut select = conn.prepare_cached(&sql)?;
-    let mut rows = select.query(params![
-        pick.id.map(u64::cast_signed),
-        pick.target.map(|target| target.0),
-        pick.reason,
-        pick.since.as_millis().cast_signed(),
-        i64::try_from(before).unwrap_or(i64::MAX),
-        bounded(limit)
-    ])?;
+    let ((id, target, reason, since), before) = (pick.parts(), i64::try_from(before).unwrap_or(i64::MAX));
+    let mut rows = select.query(params![id, target, reason, since, before, bounded(limit)])?;
     let mut letters = Vec::new();
     while let Some(row) = rows.next()? {
         letters.push(letter(shared, row)?);

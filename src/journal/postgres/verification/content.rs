@@ -3,8 +3,6 @@
 //! Rule: bounded whatever is noted. What is known of a kind may be forgotten: it is compared once more then.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
-
 use tokio_postgres::Transaction;
 use uuid::Uuid;
 
@@ -15,14 +13,12 @@ use crate::journal::postgres::fault::Fault;
 use crate::journal::postgres::record::{ms, plain, time};
 use crate::journal::postgres::shared::Shared;
 use crate::journal::postgres::work::Work;
-use crate::journal::verification::{Compared, Contents, DIFFERENCES, DIFFERENCES_OF_ONE, Differing, Sampled};
+use crate::journal::verification::{
+    Compared, Contents, DIFFERENCES, DIFFERENCES_KEPT, DIFFERENCES_OF_ONE, Differing, MOST_KINDS, Sampled,
+};
 use crate::journal::{TargetId, bounded};
 use crate::telemetry::verification::FieldDifference;
 
-/// The most kinds of a target's events that are kept.
-const MOST_KINDS: i64 = 4096;
-/// How long differences are kept: they repeat parts of events.
-const DIFFERENCES_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 const HOUR: i64 = 3_600_000;
 
 /// Notes what was compared.

@@ -20,9 +20,7 @@ use super::content;
 
 /// Writes what was found of one target.
 pub(super) async fn note(shared: &Arc<Shared>, target: TargetId, notes: Notes) -> Result<(), Fault> {
-    let mut work = Work::begin(shared).await?;
-    let outcome = write(&mut work, target, &notes).await;
-    work.end(outcome).await
+    Work::run(shared, async |work| write(work, target, &notes).await).await
 }
 
 async fn write(work: &mut Work, target: TargetId, notes: &Notes) -> Result<(), Fault> {

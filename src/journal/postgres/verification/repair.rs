@@ -21,9 +21,7 @@ use super::notes;
 
 /// Lets missing events wait for their upstream again; returns how many. Those that were sent again before go one after the other.
 pub(super) async fn repair(shared: &Arc<Shared>, target: TargetId, repair: Repair) -> Result<usize, Fault> {
-    let mut work = Work::begin(shared).await?;
-    let outcome = attempt(&mut work, target, &repair).await;
-    let all = work.end(outcome).await?;
+    let all = Work::run(shared, async |work| attempt(work, target, &repair).await).await?;
     all.iter().for_each(|again| waiting::tell(shared, target, again.due));
     Ok(all.len())
 }

@@ -3,21 +3,17 @@
 //!
 //! Rule: bounded whatever is noted. What is known of a kind may be forgotten: it is compared once more then.
 
-use std::time::Duration;
-
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::clock::Timestamp;
 use crate::journal::evidence::KEPT;
 use crate::journal::sqlite::shared::Shared;
-use crate::journal::verification::{Compared, Contents, DIFFERENCES, DIFFERENCES_OF_ONE, Differing, Sampled};
+use crate::journal::verification::{
+    Compared, Contents, DIFFERENCES, DIFFERENCES_KEPT, DIFFERENCES_OF_ONE, Differing, MOST_KINDS, Sampled,
+};
 use crate::journal::{TargetId, bounded};
 use crate::telemetry::verification::FieldDifference;
 
-/// The most kinds of a target's events that are kept.
-const MOST_KINDS: i64 = 4096;
-/// How long differences are kept: they repeat parts of events.
-const DIFFERENCES_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 const HOUR: i64 = 3_600_000;
 
 /// Notes what was compared.
