@@ -402,9 +402,10 @@ struct Declared {
     labels: Option<BTreeSet<String>>,
 }
 
-/// What `src/telemetry/metrics.rs` declares: the lines `name: Type ["label", …];`, and names that are written out.
+/// What `src/telemetry/metrics.rs` declares: the lines `name: Type ["label", …];`, and names that are written out, there and in
+/// `metrics/items.rs`.
 fn declared() -> BTreeMap<String, Declared> {
-    let source = text("src/telemetry/metrics.rs");
+    let source = text("src/telemetry/metrics.rs") + &text("src/telemetry/metrics/items.rs");
     let mut declared = BTreeMap::new();
     for name in source.split("\"switchyard_").skip(1).filter_map(|rest| rest.split('"').next()) {
         declared.insert(format!("switchyard_{name}"), Declared { is_histogram: true, labels: None });

@@ -228,6 +228,38 @@ async fn labels_take_their_values_from_closed_sets_whatever_arrives() {
 }
 
 #[tokio::test]
+async fn no_gauge_goes_on_telling_of_an_upstream_that_is_gone() {
+    let (old, _new, relay) = two_upstreams().await;
+    let of_old = async || {
+        let text = relay.metrics().await.expect("metrics");
+        let gauges = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" gauge"));
+        let gauges: BTreeSet<&str> = gauges.collect();
+        let of_old = |labels: &BTreeMap<String, String>| labels.get("upstream").is_some_and(|of| of == "old");
+        let told = lines(&text).into_iter().filter(|(_, labels, value)| of_old(labels) && *value != 0.0);
+        told.map(|(name, ..)| name).filter(|name| gauges.contains(name.as_str())).collect::<BTreeSet<_>>()
+    };
+    relay.send_errors(2).await;
+    relay.balanced(SOON).await;
+    assert!(of_old().await.contains("switchyard_primary"));
+    let dsn = format!("old = \"{}\"\n", old.dsn("0ld", 1));
+    let file = std::fs::read_to_string(relay.config()).expect("the file");
+    let without =
+        file.replacen("primary = \"old\"", "primary = \"new\"", 1).replace("[upstreams.old]\n", "").replace(&dsn, "");
+    relay.replace_config(&without);
+    eventually("it is gone", SOON, async || match of_old().await {
+        left if left.is_empty() => Ok(()),
+        left => Err(format!("{left:?}\n{}", relay.log())),
+    })
+    .await;
+    let samples = relay.samples().await.expect("metrics");
+    assert_eq!(samples.sum("switchyard_delivered_items_total", &[("upstream", "old")]), 2.0, "what was counted stays");
+    assert_eq!(samples.sum("switchyard_primary", &[]), 1.0);
+    relay.replace_config(&file);
+    relay.flip_to("old").await;
+    relay.finish().await;
+}
+
+#[tokio::test]
 async fn figures_tell_what_happened() {
     let (_old, new, relay) = two_upstreams().await;
     new.then([Reply::status(400)]);

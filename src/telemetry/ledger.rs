@@ -133,6 +133,13 @@ impl Ledger {
         self.lock().clone()
     }
 
+    /// The accounts of an upstream now.
+    pub fn of(&self, upstream: &str) -> Vec<(AccountKey, Account)> {
+        let accounts = self.lock();
+        let own = accounts.iter().filter(|(key, _)| key.upstream.as_deref() == Some(upstream));
+        own.map(|(key, account)| (key.clone(), *account)).collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<AccountKey, Account>> {
         // Nothing panics while holding it; the figures stay true even if something did.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,7 +1,7 @@
 //! The metrics. The doc comment of each is its help text; labels come from closed sets, and every series exists at 0 from
 //! the moment its upstream or project is known.
 //!
-//! What the [`Ledger`](super::ledger::Ledger) counts is not counted here a second time: `http` copies it at each scrape.
+//! What the [`Ledger`](super::ledger::Ledger) counts is not counted here a second time: [`items`] has it at each scrape.
 
 use std::collections::BTreeMap;
 
@@ -20,6 +20,7 @@ const LAG_SECONDS: &[f64] = &[
     0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 21600.0, 86400.0, 259200.0,
 ];
 
+pub mod items;
 mod known;
 
 trait Make: Sized {
@@ -90,22 +91,11 @@ metrics! {
     refused_requests_total: IntCounterVec ["reason"];
     /// Connections open on the public listener.
     open_connections: Gauge [];
-    /// Items accepted: committed to the journal.
-    accepted_items_total: IntCounterVec ["project", "category"];
     /// Items recognised as repeats of accepted ones and answered like them.
     duplicate_items_total: IntCounterVec ["project", "category"];
     /// Items that were not accepted, by reason: over a limit of their project, limited by every upstream in use, or one
     /// more of a storm of identical errors.
     refused_items_total: IntCounterVec ["project", "category", "reason"];
-    /// Items an upstream answered with 2xx.
-    delivered_items_total: IntCounterVec ["upstream", "project", "category"];
-    /// Accepted items an upstream will not get, by reason.
-    dropped_items_total: IntCounterVec ["upstream", "project", "category", "reason"];
-    /// Items that were dropped and wait for the upstream again, as retried dead letters or by a backfill: accepted + returned =
-    /// delivered + dropped + pending.
-    returned_items_total: IntCounterVec ["upstream", "project", "category"];
-    /// Accepted items that wait for an upstream.
-    pending_items: IntGaugeVec ["upstream", "project", "category"];
     /// Error events that an upstream took and stores, as its API says: stored + missing + lost + unknown = delivered.
     stored_events: IntGaugeVec ["upstream", "project"];
     /// Error events that an upstream took and does not store.
@@ -166,8 +156,8 @@ metrics! {
     switches_total: IntCounter [];
     /// When the primary was last switched; 0 when never.
     last_switch_timestamp_seconds: Gauge [];
-    /// Bytes of the journal's files on disk.
-    journal_size_bytes: Gauge [];
+    /// Bytes of the journal's files on disk; nothing while the journal does not say.
+    journal_size_bytes: GaugeVec [];
     /// Bytes that a project takes of the journal.
     journal_project_bytes: GaugeVec ["project"];
     /// Bytes of the journal that are kept for a project whatever others send; 0 for the only one, which has all of the room.
@@ -188,8 +178,8 @@ metrics! {
     journal_errors_total: IntCounter [];
     /// Records of the journal that could not be read and were set aside.
     journal_set_aside_records_total: IntCounter [];
-    /// Bytes free on the journal's disk.
-    disk_free_bytes: Gauge [];
+    /// Bytes free on the journal's disk; nothing where that is not known, as where it is a server's.
+    disk_free_bytes: GaugeVec [];
     /// Whether the last reload of the configuration succeeded.
     config_reload_success: Gauge [];
     /// When the configuration was last loaded.

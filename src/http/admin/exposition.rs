@@ -1,15 +1,18 @@
 //! The metrics as Prometheus reads them, brought up to date with the status and the accounts.
 
-use prometheus::proto::MetricFamily;
-use prometheus::{Encoder as _, IntCounter, TextEncoder};
+use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 
-use crate::journal::Stats;
+use prometheus::proto::{Metric, MetricFamily, MetricType};
+use prometheus::{GaugeVec, IntCounter, TextEncoder};
+
+use crate::journal::{Measures, Stats};
 use crate::policy::circuit::State;
-use crate::policy::outcome::DropReason;
 use crate::protocol::category::Category;
 use crate::telemetry::backfill::BackfillStatus;
-use crate::telemetry::ledger::{Account, AccountKey};
+use crate::telemetry::ledger::AccountKey;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::items::{self, Items};
 use crate::telemetry::status::{JournalStatus, ShareStatus, Status, UpstreamStatus};
 
 use super::scrape::status;
@@ -17,21 +20,62 @@ use super::state::Admin;
 use super::verify;
 
 /// The metrics in Prometheus' text format.
-pub(super) async fn text(admin: &Admin) -> Vec<u8> {
+pub(super) async fn text(admin: &Admin) -> String {
     let _alone = admin.scraping.lock().await;
     let status = status(admin).await;
-    // What the storage did is not told while it does not say: counters that fall to nothing would look like a restart.
-    let stats = admin.journal.measure().await.ok().map(|measures| measures.stats);
-    refresh(admin, &status, stats.as_ref());
+    // What the storage did is not told while it does not say: counters that fall to nothing would look like a restart, and no room
+    // like a full disk.
+    let measures = admin.journal.measure().await.ok();
+    refresh(admin, &status, measures.as_ref());
     let (ours, process) = admin.metrics.registries();
-    let mut text = Vec::new();
-    let commits = stats.iter().map(commit_durations).collect();
-    for families in [ours.gather(), process.gather(), commits] {
-        if let Err(error) = TextEncoder::new().encode(&families, &mut text) {
+    let mut text = String::new();
+    let commits = measures.iter().map(|measures| commit_durations(&measures.stats)).collect();
+    for families in [without_gone(ours.gather(), &status), process.gather(), commits] {
+        if let Err(error) = TextEncoder::new().encode_utf8(&families, &mut text) {
             tracing::error!(%error, "metrics cannot be written");
         }
     }
+    items::write(&all_items(admin, &status), &mut text);
     text
+}
+
+/// All but what gauges said last of an upstream that is shown no longer: an alert on it would never end.
+fn without_gone(families: Vec<MetricFamily>, status: &Status) -> Vec<MetricFamily> {
+    let shown: BTreeSet<&str> = status.upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
+    let is_shown = |metric: &Metric| {
+        let mut upstreams = metric.get_label().iter().filter(|label| label.name() == "upstream");
+        upstreams.all(|label| shown.contains(label.value()))
+    };
+    let only_shown = |mut family: MetricFamily| {
+        if family.get_field_type() == MetricType::GAUGE {
+            let metrics = family.take_metric();
+            family.set_metric(metrics.into_iter().filter(is_shown).collect());
+        }
+        Some(family).filter(|family| !family.get_metric().is_empty())
+    };
+    families.into_iter().filter_map(only_shown).collect()
+}
+
+/// The accounts of what is configured, and of all that ever had one.
+fn all_items(admin: &Admin, status: &Status) -> BTreeMap<AccountKey, Items> {
+    let mut all = BTreeMap::<AccountKey, Items>::new();
+    for project in &admin.view.load().routing.projects {
+        for upstream in iter::once(None).chain(project.dsns.keys().cloned().map(Some)) {
+            let key = |category| AccountKey { upstream: upstream.clone(), project: project.name.clone(), category };
+            all.extend(Category::ALL.map(|category| (key(category), Items::default())));
+        }
+    }
+    for (key, account) in admin.ledger.accounts() {
+        all.entry(key).or_default().account = account;
+    }
+    for upstream in &status.upstreams {
+        for own in upstream.accounts.iter().filter(|account| account.pending > 0) {
+            let Some(category) = Category::from_name(&own.category) else { continue };
+            let (upstream, project) = (Some(upstream.name.as_str().into()), own.project.as_str().into());
+            all.entry(AccountKey { upstream, project, category }).or_default().pending = own.pending;
+        }
+    }
+    all
 }
 
 fn commit_durations(stats: &Stats) -> MetricFamily {
@@ -45,15 +89,9 @@ fn commit_durations(stats: &Stats) -> MetricFamily {
 }
 
 /// Copies into the metrics what is counted elsewhere.
-fn refresh(admin: &Admin, status: &Status, stats: Option<&Stats>) {
+fn refresh(admin: &Admin, status: &Status, measures: Option<&Measures>) {
     let metrics = &admin.metrics;
-    for (key, account) in admin.ledger.accounts() {
-        copy_account(admin, &key, &account);
-    }
-    // Nothing remembers the canaries of an upstream that was removed.
-    metrics.canary_success.reset();
-    metrics.canary_age_seconds.reset();
-    // Nor what a project took that has nothing more.
+    // Nothing remembers what a project took that has nothing more.
     metrics.journal_project_bytes.reset();
     metrics.journal_project_part_bytes.reset();
     for upstream in &status.upstreams {
@@ -69,15 +107,19 @@ fn refresh(admin: &Admin, status: &Status, stats: Option<&Stats>) {
     }
     #[expect(clippy::cast_precision_loss, reason = "sizes of disks are far below 2^53 bytes")]
     {
-        metrics.journal_size_bytes.set(status.journal.size_bytes as f64);
-        metrics.disk_free_bytes.set(status.journal.disk_free_bytes.unwrap_or(0) as f64);
+        let tell = |gauge: &GaugeVec, bytes: Option<u64>| {
+            gauge.reset();
+            bytes.iter().for_each(|bytes| gauge.with_label_values::<&str>(&[]).set(*bytes as f64));
+        };
+        tell(&metrics.journal_size_bytes, measures.map(|measures| measures.space.files));
+        tell(&metrics.disk_free_bytes, measures.and_then(|measures| measures.space.disk_free));
         for ShareStatus { name, bytes, part_bytes } in &status.journal.projects {
             metrics.journal_project_bytes.with_label_values(&[name]).set(*bytes as f64);
             metrics.journal_project_part_bytes.with_label_values(&[name]).set(part_bytes.unwrap_or(0) as f64);
         }
     }
     refresh_relays(metrics, &status.journal);
-    if let Some(stats) = stats {
+    if let Some(Measures { stats, .. }) = measures {
         raise(&metrics.journal_errors_total, stats.errors);
         raise(&metrics.journal_set_aside_records_total, stats.set_aside);
     }
@@ -107,20 +149,6 @@ fn refresh_relays(metrics: &Metrics, journal: &JournalStatus) {
     }
 }
 
-fn copy_account(admin: &Admin, key: &AccountKey, account: &Account) {
-    let metrics = &admin.metrics;
-    let (project, category) = (&*key.project, key.category.name());
-    let Some(upstream) = key.upstream.as_deref() else {
-        return raise(&metrics.accepted_items_total.with_label_values(&[project, category]), account.accepted);
-    };
-    raise(&metrics.delivered_items_total.with_label_values(&[upstream, project, category]), account.delivered);
-    raise(&metrics.returned_items_total.with_label_values(&[upstream, project, category]), account.returned);
-    for reason in DropReason::ALL {
-        let labels = [upstream, project, category, reason.name()];
-        raise(&metrics.dropped_items_total.with_label_values(&labels), account.dropped(reason));
-    }
-}
-
 /// Brings a counter up to a total that is kept elsewhere.
 fn raise(counter: &IntCounter, total: u64) {
     counter.inc_by(total.saturating_sub(counter.get()));
@@ -140,10 +168,6 @@ fn refresh_upstream(admin: &Admin, upstream: &UpstreamStatus) {
     let is_through = canary.is_some_and(|canary| canary.state == "through");
     metrics.canary_success.with_label_values(&[name]).set(i64::from(is_through));
     metrics.canary_age_seconds.with_label_values(&[name]).set(canary.map_or(0.0, |canary| canary.age_seconds));
-    for account in &upstream.accounts {
-        let labels = [name, account.project.as_str(), account.category.as_str()];
-        metrics.pending_items.with_label_values(&labels).set(int(account.pending));
-    }
     verify::refresh(metrics, upstream);
     let Some(report) = admin.board.report(name) else { return };
     metrics.upstream_up.with_label_values(&[name]).set(i64::from(report.up && report.circuit == State::Closed));

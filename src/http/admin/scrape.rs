@@ -182,11 +182,7 @@ fn share(share: Share) -> ShareStatus {
 
 /// The targets of configured upstreams, and those for which something still waits.
 fn targets(admin: &Admin, view: &View) -> Vec<(TargetId, Arc<str>)> {
-    let accounts = admin.ledger.accounts();
-    let still_waits = |name: &Arc<str>| {
-        let mut own = accounts.iter().filter(|(key, _)| key.upstream.as_ref() == Some(name));
-        own.any(|(_, account)| account.expected_pending() != 0)
-    };
+    let still_waits = |name: &str| admin.ledger.of(name).iter().any(|(_, account)| account.expected_pending() != 0);
     let shown = view.targets.iter().filter(|(_, name)| view.upstreams.contains_key(*name) || still_waits(name));
     shown.map(|(target, name)| (target, Arc::clone(name))).collect()
 }
@@ -298,11 +294,7 @@ fn accounts(admin: &Admin, name: &Arc<str>, backlog: &Backlog, missing: &Missing
     }
     let mut accounts: BTreeMap<(Arc<str>, Category), Account> =
         pending.keys().map(|key| (key.clone(), Account::default())).collect();
-    for (key, account) in admin.ledger.accounts() {
-        if key.upstream.as_ref() == Some(name) {
-            accounts.insert((key.project, key.category), account);
-        }
-    }
+    accounts.extend(admin.ledger.of(name).into_iter().map(|(key, account)| ((key.project, key.category), account)));
     let row = |((project, category), account): ((Arc<str>, Category), Account)| {
         let pending = pending.get(&(Arc::clone(&project), category)).copied().unwrap_or(0);
         let dropped = DropReason::ALL.into_iter().map(|reason| (reason.to_string(), account.dropped(reason)));

@@ -1,7 +1,7 @@
-//! The series that exist at 0 from the moment their upstream or project is known.
+//! The series that exist at 0 from the moment their upstream or project is known, but for those of the accounts.
 
 use crate::policy::circuit::State;
-use crate::policy::outcome::{DropReason, RefusalReason};
+use crate::policy::outcome::RefusalReason;
 use crate::policy::verdict::Verdict;
 use crate::protocol::category::Category;
 
@@ -38,12 +38,12 @@ impl Metrics {
     }
 
     /// Makes the series of a project exist, at each of its upstreams.
-    pub fn know_project<'a>(&self, project: &str, upstreams: impl Iterator<Item = &'a str> + Clone) {
+    pub fn know_project<'a>(&self, project: &str, upstreams: impl Iterator<Item = &'a str>) {
         for outcome in ["sent", "failed", "given_up"] {
             self.notifications_total.with_label_values(&[outcome]);
         }
         CODES.iter().for_each(|code| drop(self.received_requests_total.with_label_values(&[project, code])));
-        for upstream in upstreams.clone() {
+        for upstream in upstreams {
             self.client_reports_total.with_label_values(&[upstream, project]);
             let known = [&self.stored_events, &self.missing_events, &self.lost_events, &self.unknown_events];
             let compared = [&self.compared_events, &self.differing_events];
@@ -52,18 +52,9 @@ impl Metrics {
             }
         }
         for category in Category::ALL.map(Category::name) {
-            self.accepted_items_total.with_label_values(&[project, category]);
             self.duplicate_items_total.with_label_values(&[project, category]);
             for reason in RefusalReason::ALL {
                 self.refused_items_total.with_label_values(&[project, category, reason.name()]);
-            }
-            for upstream in upstreams.clone() {
-                self.delivered_items_total.with_label_values(&[upstream, project, category]);
-                self.returned_items_total.with_label_values(&[upstream, project, category]);
-                self.pending_items.with_label_values(&[upstream, project, category]);
-                for reason in DropReason::ALL {
-                    self.dropped_items_total.with_label_values(&[upstream, project, category, reason.name()]);
-                }
             }
         }
     }
