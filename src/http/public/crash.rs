@@ -75,7 +75,7 @@ async fn take_in(public: &Public, id: &str, key: Option<&str>, request: Request,
         Err(refusal) => return refusal,
     };
     let taken = submit(public, entrance, &parts, body, what).await;
-    pass.end(taken.map(|receipt| (Arc::clone(&receipt.project), answer(what, &receipt))))
+    pass.end(public, &parts, taken.map(|receipt| (Arc::clone(&receipt.project), answer(what, &receipt))))
 }
 
 async fn submit(

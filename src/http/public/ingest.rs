@@ -1,6 +1,6 @@
 //! The requests of SDKs: from HTTP to a submission, and back to an answer.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::rejection::PathRejection;
@@ -21,6 +21,7 @@ use crate::protocol::auth::{self, AuthError, Credentials};
 use crate::tasks;
 
 use super::body::Incoming;
+use super::caller::refuse;
 use super::error::{ApiError, tell_limits};
 use super::limit::{BodyError, Limit};
 use super::peer::{self, client};
@@ -115,7 +116,7 @@ async fn taken_in(public: &Public, id: Option<&str>, request: Request, form: For
         Err(refusal) => return (refusal, None),
     };
     let taken = submit(public, entrance, &parts, body, form).await;
-    pass.close(taken.map(|receipt| (receipt.project.clone(), answer(&receipt))))
+    pass.close(public, &parts, taken.map(|receipt| (receipt.project.clone(), answer(&receipt))))
 }
 
 /// `GET /api/{project}/store/`: the event is in the query, the answer an image for a page to show.
@@ -135,7 +136,8 @@ async fn picture(public: &Public, id: Option<&str>, request: Request) -> Respons
         Err(refusal) => return refusal,
     };
     let taken = submit_query(public, entrance, &parts).await;
-    pass.end(taken.map(|receipt| (receipt.project, ([(header::CONTENT_TYPE, "image/gif")], PIXEL).into_response())))
+    let image = || ([(header::CONTENT_TYPE, "image/gif")], PIXEL).into_response();
+    pass.end(public, &parts, taken.map(|receipt| (receipt.project, image())))
 }
 
 async fn submit_query(public: &Public, entrance: Entrance, parts: &Parts) -> Result<Receipt, ApiError> {
@@ -196,25 +198,28 @@ pub(super) async fn admit(
                 body.discard().await;
             }
             timer.stop_and_discard();
-            Err(error.into_response())
+            Err(refuse(public, &parts, error))
         }
     }
 }
 
+/// What came of a request that was let in: for whom it was taken, and the answer.
+type Taken = Result<(Arc<str>, Response), ApiError>;
+
 impl Pass {
-    /// The answer: what was taken in for a project, or the refusal.
-    pub(super) fn end(self, taken: Result<(Arc<str>, Response), ApiError>) -> Response {
-        let (mut response, project) = self.close(taken);
+    /// The answer: what was taken in for a project, or the refusal of a request.
+    pub(super) fn end(self, public: &Public, parts: &Parts, taken: Taken) -> Response {
+        let (mut response, project) = self.close(public, parts, taken);
         note_project(&mut response, project);
         response
     }
 
     /// The same, with the project beside the answer.
-    fn close(self, taken: Result<(Arc<str>, Response), ApiError>) -> (Response, Option<Arc<str>>) {
+    fn close(self, public: &Public, parts: &Parts, taken: Taken) -> (Response, Option<Arc<str>>) {
         self.timer.observe_duration();
         match taken {
             Ok((project, response)) => (response, Some(project)),
-            Err(error) => (error.into_response(), self.project),
+            Err(error) => (refuse(public, parts, error), self.project),
         }
     }
 }
@@ -278,7 +283,7 @@ async fn stored(public: &Public, event: Bytes, held: &mut Held) -> Result<Bytes,
 
 /// What upstreams are told of the sender of a request.
 pub(super) fn sender(public: &Public, parts: &Parts) -> Client {
-    client(&parts.headers, peer(parts), &public.server.load().trusted_proxies)
+    client(&parts.headers, peer::of(parts), &public.server.load().trusted_proxies)
 }
 
 /// The room that a body will take, of the share of its project or of its client. The only project there is shares with nobody.
@@ -292,7 +297,7 @@ pub(super) fn share(public: &Public, entrance: &Entrance, parts: &Parts) -> Held
 
 /// The client whose share a request takes of what is scarce.
 pub(super) fn source(public: &Public, parts: &Parts) -> IpAddr {
-    peer::source(&parts.headers, peer(parts), &public.server.load().trusted_proxies)
+    peer::source(&parts.headers, peer::of(parts), &public.server.load().trusted_proxies)
 }
 
 /// The encodings of a body, in the order in which they were applied.
@@ -310,11 +315,6 @@ fn says_envelope(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let (kind, envelope) = (kind.trim_start().as_bytes(), b"application/x-sentry-envelope");
     kind.get(..envelope.len()).is_some_and(|kind| kind.eq_ignore_ascii_case(envelope))
-}
-
-/// Who is at the other end of the connection.
-pub(super) fn peer(parts: &Parts) -> IpAddr {
-    parts.extensions.get::<SocketAddr>().map_or(IpAddr::from([127, 0, 0, 1]), SocketAddr::ip)
 }
 
 fn answer(receipt: &Receipt) -> Response {

@@ -1,6 +1,7 @@
 //! The public listener, for SDKs: the routes, bodies on their way in, and what only a tracker can answer.
 
 pub(super) mod body;
+mod caller;
 mod crash;
 mod error;
 mod ingest;

@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::http::listener::doors;
@@ -22,6 +23,11 @@ const FORWARDED: [HeaderName; 4] = [
 const LONGEST: usize = 2048;
 /// Addresses of a chain that are kept, the client's first.
 const MOST: usize = 16;
+
+/// Who is at the other end of the connection.
+pub(super) fn of(parts: &Parts) -> IpAddr {
+    parts.extensions.get::<SocketAddr>().map_or(IpAddr::from([127, 0, 0, 1]), SocketAddr::ip)
+}
 
 /// What upstreams are told of the sender of a request.
 pub(super) fn client(headers: &HeaderMap, peer: IpAddr, trusted: &[Network]) -> Client {

@@ -31,6 +31,7 @@ use crate::tasks::Tasks;
 use crate::telemetry::metrics::Refused;
 
 use super::body::Incoming;
+use super::caller::refuse;
 use super::error::ApiError;
 use super::ingest;
 use super::limit::{BodyError, Limit};
@@ -42,10 +43,14 @@ use super::state::Public;
 const MIB: u64 = 1024 * 1024;
 
 /// Passes a request on that no endpoint of ours takes.
-pub(super) async fn forward(State(public): State<Arc<Public>>, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn forward(State(public): State<Arc<Public>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
+    pass_on(&public, &parts, body).await.unwrap_or_else(|error| refuse(&public, &parts, error))
+}
+
+async fn pass_on(public: &Public, parts: &Parts, body: Body) -> Result<Response, ApiError> {
     let path = parts.uri.path();
-    let credentials = || ingest::credentials(&public, &parts, None);
+    let credentials = || ingest::credentials(public, parts, None);
     let destination = destination::find(&public.intake.routing(), path, parts.uri.query(), credentials)?;
     if matches!(parts.method, Method::CONNECT | Method::TRACE) {
         return Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, Refused::Method, "this method is not passed on"));
@@ -54,20 +59,20 @@ pub(super) async fn forward(State(public): State<Arc<Public>>, request: Request)
     if body.size_hint().lower() > limit.bytes() {
         return Err(BodyError::too_large(limit).into());
     }
-    let client = ingest::source(&public, &parts);
+    let client = ingest::source(public, parts);
     let place = public.proxy.place(client)?;
     let Manner { connections, patience, own } = public.proxy.manner(&destination.upstream)?;
     let mut held = Held::of(Owner::Client(client));
-    let (body, length) = outgoing(&public, &parts, body, limit, &mut held).await?;
+    let (body, length) = outgoing(public, parts, body, limit, &mut held).await?;
     let progress = Arc::new(Progress::new());
     let body = Upload::new(body, length, limit.bytes(), Arc::clone(&progress));
-    let client = peer::client(&parts.headers, ingest::peer(&parts), &public.server.load().trusted_proxies);
+    let client = peer::client(&parts.headers, peer::of(parts), &public.server.load().trusted_proxies);
     let mut headers = headers::to_upstream(&parts.headers, client.forwarded_for.as_deref(), destination.rekey.as_ref());
     own.apply(&mut headers);
     let Destination { url, upstream, .. } = destination;
     let mut request = http::Request::new(body);
     *request.uri_mut() = Uri::try_from(url.as_str()).map_err(|_| failed("the primary has no such address"))?;
-    (*request.method_mut(), *request.headers_mut()) = (parts.method, headers);
+    (*request.method_mut(), *request.headers_mut()) = (parts.method.clone(), headers);
     let answer = tokio::select! {
         answer = connections.request(request) => answer,
         fault = progress.stalled(patience) => return Err(faulty(fault, limit)),
@@ -76,7 +81,7 @@ pub(super) async fn forward(State(public): State<Arc<Public>>, request: Request)
         Ok(answer) => Ok(answered(answer, patience, place, &public.proxy.tasks)),
         Err(error) => Err(match progress.fault() {
             Some(fault) => faulty(fault, limit),
-            None => unanswered(&public, &upstream, &error),
+            None => unanswered(public, &upstream, &error),
         }),
     }
 }

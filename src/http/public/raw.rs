@@ -41,7 +41,7 @@ pub(super) async fn take_in(public: Arc<Public>, endpoint: Endpoint, request: Re
         Ok(request) => submit(&public, endpoint, request, &content_type, entrance, &parts, body).await,
         Err(error) => Err(raw::RawError::from(error).into()),
     };
-    pass.end(taken.map(|receipt| (receipt.project, answer(endpoint, &content_type))))
+    pass.end(&public, &parts, taken.map(|receipt| (receipt.project, answer(endpoint, &content_type))))
 }
 
 fn terms(public: &Public, endpoint: Endpoint) -> Terms {

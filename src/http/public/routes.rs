@@ -9,7 +9,8 @@ use axum::extract::State;
 use axum::handler::Handler;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, any, get, post};
-use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use http::request::Parts;
+use http::{Method, Request, StatusCode, header};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tower::ServiceExt as _;
@@ -25,11 +26,12 @@ use crate::protocol::endpoint::Endpoint;
 use crate::tasks::Tasks;
 use crate::telemetry::metrics::{Refused, code_label};
 
+use super::caller::{self, Caller};
 use super::error::ApiError;
 use super::ingest::ForProject;
 use super::room::{Held, Owner};
 use super::state::Public;
-use super::{crash, ingest, path, peer, proxy, raw};
+use super::{crash, ingest, path, proxy, raw};
 
 /// What SDKs reach.
 fn routes(state: Arc<Public>) -> Router {
@@ -103,8 +105,9 @@ async fn greet() -> &'static str {
     "switchyard\n"
 }
 
-async fn nowhere() -> ApiError {
-    ApiError::new(StatusCode::NOT_FOUND, Refused::NoSuchRoute, "no such endpoint")
+async fn nowhere(State(public): State<Arc<Public>>, parts: Parts) -> Response {
+    let error = ApiError::new(StatusCode::NOT_FOUND, Refused::NoSuchRoute, "no such endpoint");
+    caller::refuse(&public, &parts, error)
 }
 
 async fn alive() -> Response {
@@ -117,8 +120,9 @@ async fn ready(State(public): State<Arc<Public>>) -> Response {
     (status, axum::Json(json!({ "is_healthy": is_healthy }))).into_response()
 }
 
-async fn wrong_method() -> ApiError {
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, Refused::Method, "this endpoint does not take that method")
+async fn wrong_method(State(public): State<Arc<Public>>, parts: Parts) -> Response {
+    let detail = "this endpoint does not take that method";
+    caller::refuse(&public, &parts, ApiError::new(StatusCode::METHOD_NOT_ALLOWED, Refused::Method, detail))
 }
 
 /// Serves SDKs on `listener`.
@@ -146,7 +150,6 @@ impl App for PublicApp {
     async fn answer(&self, peer: SocketAddr, mut request: Request<Body>) -> Response {
         request.extensions_mut().insert(peer);
         path::normalise(request.uri_mut());
-        let caller = Caller::of(&self.state, peer.ip(), &request);
         let (mut response, project) = if request.method() == Method::OPTIONS {
             (preflight(), None)
         } else if let Some(id) = project_of_envelope(&request).map(str::to_owned) {
@@ -158,7 +161,7 @@ impl App for PublicApp {
             (response, project.map(|ForProject(name)| name))
         };
         share(&mut response);
-        self.count(&response, project.as_deref().unwrap_or_default(), &caller);
+        self.count(&response, project.as_deref().unwrap_or_default());
         response
     }
 
@@ -197,46 +200,13 @@ impl App for PublicApp {
     }
 }
 
-/// Who sent a request that may be refused. What is told of it finds the service with the wrong DSN, and has no key.
-struct Caller {
-    uri: Uri,
-    user_agent: Option<HeaderValue>,
-    address: IpAddr,
-}
-
-impl Caller {
-    /// The most characters of a project's number, and of a client's name, that are told.
-    const LONGEST: (usize, usize) = (20, 100);
-
-    fn of(public: &Public, peer: IpAddr, request: &Request<Body>) -> Self {
-        Self {
-            uri: request.uri().clone(),
-            user_agent: request.headers().get(header::USER_AGENT).cloned(),
-            address: peer::source(request.headers(), peer, &public.server.load().trusted_proxies),
-        }
-    }
-
-    /// The project's number in the path. Anything else there may be a key.
-    fn project(&self) -> Option<String> {
-        let id = self.uri.path().strip_prefix("/api/")?.split('/').next()?;
-        let is_number = (1..=Self::LONGEST.0).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_digit());
-        is_number.then(|| id.to_owned())
-    }
-
-    /// What the client calls itself.
-    fn name(&self) -> Option<String> {
-        let name = self.user_agent.as_ref()?.to_str().ok()?;
-        Some(name.chars().take(Self::LONGEST.1).flat_map(char::escape_default).collect())
-    }
-}
-
 impl PublicApp {
-    fn count(&self, response: &Response, project: &str, caller: &Caller) {
+    fn count(&self, response: &Response, project: &str) {
         let code = code_label(response.status().as_u16());
         self.state.metrics.received_requests_total.with_label_values(&[project, code]).inc();
         if let Some(reason) = response.extensions().get::<Refused>() {
             let why = response.headers().get("x-sentry-error").and_then(|value| value.to_str().ok());
-            self.refused(project, *reason, why.unwrap_or_default(), Some(caller));
+            self.refused(project, *reason, why.unwrap_or_default(), response.extensions().get::<Caller>());
         }
     }
 
@@ -248,8 +218,8 @@ impl PublicApp {
             reason = reason.name(),
             project.name = Some(project).filter(|name| !name.is_empty()),
             why,
-            project.id = caller.and_then(Caller::project),
-            client.name = caller.and_then(Caller::name),
+            project.id = caller.and_then(|caller| caller.project.as_deref()),
+            client.name = caller.and_then(|caller| caller.name.as_deref()),
             client.address = caller.map(|caller| caller.address.to_string()),
             suppressed = line.suppressed,
             "a request was refused; further ones of this kind are only counted for a minute"
