@@ -108,7 +108,8 @@ impl Lines {
             lines.accepted[at] = lines.accepted[at].saturating_add(step.accepted);
             lines.delivered[at] = lines.delivered[at].saturating_add(step.delivered);
             lines.waiting[at] = lines.waiting[at].max(step.waiting);
-            lines.lag[at] = lines.lag[at].max(step.lag_p99.unwrap_or(0));
+            // Less than a millisecond is no nothing.
+            lines.lag[at] = lines.lag[at].max(step.lag_p99.map_or(0, |lag| lag.max(1)));
         }
         lines
     }
@@ -246,7 +247,7 @@ impl Part<'_> {
     fn captions(&self, place: &str) -> Markup {
         let (most, scale) = (self.most(), self.scale());
         html! {
-            span class=(place) { (self.title) ", at most " ((self.told)(most)) }
+            span class=(place) { (self.title) @if most > 0 { ", at most " ((self.told)(most)) } @else { ", none seen" } }
             @if most > 0 { span class={ (place) " scale" } { @if most > scale { "cut off at " } @else { "scale to " } ((self.told)(scale)) } }
         }
     }
@@ -279,14 +280,18 @@ fn most(line: &Line) -> u64 {
 fn in_words(window: Window, lines: &Lines, outages: &[OutageStatus]) -> String {
     let sum = |line: &Line| line.iter().copied().fold(0, u64::saturating_add);
     let (accepted, delivered) = (sum(&lines.accepted), sum(&lines.delivered));
-    let lag = words::span(Duration::from_millis(most(&lines.lag)));
+    let lags = match most(&lines.lag) {
+        0 => "no lag seen".to_owned(),
+        most => format!("lag p99 at most {}", lag(most)),
+    };
     let hours = window.hours();
     let outages = words::some(outages.len() as u64, "outage");
     let (accepted, delivered) = (words::some(accepted, "item"), words::count(delivered));
-    let waiting = words::some(most(&lines.waiting), "envelope");
-    format!(
-        "The last {hours} hours: {accepted} accepted, {delivered} delivered, at most {waiting} waiting, lag p99 at most {lag}, {outages}"
-    )
+    let waiting = match most(&lines.waiting) {
+        0 => "none seen waiting".to_owned(),
+        most => format!("at most {} waiting", words::some(most, "envelope")),
+    };
+    format!("The last {hours} hours: {accepted} accepted, {delivered} delivered, {waiting}, {lags}, {outages}")
 }
 
 #[cfg(test)]
@@ -327,6 +332,12 @@ mod tests {
             .collect();
         let text = chart((window, Scale::default()), &steps, &flapping, &[]).into_string();
         assert!(text.len() < 16_000 && text.contains("band: 500 outages"), "{}", text.len());
+        let text = chart((window, Scale::default()), &[], &[outage], &[]).into_string();
+        assert!(
+            text.contains("envelopes waiting, none seen") && text.contains("none seen waiting, no lag seen"),
+            "{text}"
+        );
+        assert!(!text.contains("at most"), "of what nobody saw no figure is told: {text}");
         let empty = chart((window, Scale::default()), &[], &[], &[]).into_string();
         assert!(empty.contains("Nothing came in the last 48 hours.") && !empty.contains("<svg"), "{empty}");
     }
