@@ -33,6 +33,10 @@ async fn an_operator_signs_in_with_a_browser_and_makes_another_upstream_the_prim
     assert!(said["address"].as_str().expect("an address").ends_with("/?done=switched"), "{said}");
     assert_eq!((&said["readable"], &said["cookiesLeft"]), (&json!(""), &json!(0)), "{said}");
     assert_eq!(said["cookie"], json!({"httpOnly": true, "sameSite": "Strict", "lasts": true}), "{said}");
+    assert!(
+        said["noNews"].as_str().expect("words").ends_with("the relay does not answer: see whether it runs."),
+        "{said}"
+    );
     let status = between.relay.status().await;
     let switch = &status["switches"][0];
     assert_eq!((&status["primary"], &switch["to"]), (&json!(shadow), &json!(shadow)));

@@ -14,7 +14,8 @@ use crate::telemetry::words;
 
 const STYLE: &str = include_str!("page.css");
 
-/// Looks every 5 seconds, keeps open what is open and the focus where it is, and shows exact times in the reader's zone.
+/// Looks every 5 seconds, in the background every minute; keeps open what is open and the focus where it is, shows exact times in the
+/// reader's zone, and says so when there is no news.
 pub(super) const SCRIPT: &str = include_str!("page.js");
 
 /// The only script that a browser may run here, as the policy names it.
