@@ -244,13 +244,16 @@ impl Receiver {
             }
             Err(error) => {
                 self.failures = self.failures.saturating_add(1);
-                if self.failures == 1 {
-                    tracing::warn!(receiver = shown, %error, "a notification did not get through");
-                }
-                let is_given_up = !error.may_pass();
-                count(if is_given_up { "given_up" } else { "failed" });
-                if is_given_up {
+                if !error.may_pass() {
+                    count("given_up");
                     self.waiting.clear();
+                    let advice = "look at its url and format, and try `switchyard notify test`";
+                    tracing::warn!(receiver = shown, %error, "a notification was refused and is not sent again: {advice}");
+                } else {
+                    count("failed");
+                    if self.failures == 1 {
+                        tracing::warn!(receiver = shown, %error, "a notification did not get through, and is tried again");
+                    }
                 }
                 self.due = Instant::now() + Backoff::RECORD.after(self.failures).max(self.settings.every.get());
             }

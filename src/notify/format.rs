@@ -70,8 +70,8 @@ impl Format {
         let text = text(notices);
         let body = match self {
             Self::Slack => json!({ "text": without_markup(&text) }),
-            Self::Mattermost => json!({ "text": without_mentions(&text) }),
-            Self::Discord => json!({ "content": text, "allowed_mentions": { "parse": [] } }),
+            Self::Mattermost => json!({ "text": without_links(&without_mentions(&text)) }),
+            Self::Discord => json!({ "content": without_links(&text), "allowed_mentions": { "parse": [] } }),
             Self::Telegram => {
                 json!({ "chat_id": chat, "text": text, "link_preview_options": { "is_disabled": true } })
             }
@@ -127,6 +127,11 @@ fn without_mentions(text: &str) -> String {
     text.replace('@', "@\u{200b}")
 }
 
+/// Both make links and pictures of `[words](address)`: an upstream's words must not show one address and lead to another.
+fn without_links(text: &str) -> String {
+    text.replace("](", "]\u{200b}(")
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::Value;
@@ -164,6 +169,9 @@ mod tests {
     fn words_of_others_are_no_markup_no_mention_and_no_further_line() {
         assert_eq!(body(Format::Slack, "<!channel> & co")["text"], "[PROBLEM] &lt;!channel&gt; &amp; co");
         assert!(!body(Format::Mattermost, "@channel")["text"].as_str().unwrap().contains("@channel"));
+        for (format, field) in [(Format::Mattermost, "text"), (Format::Discord, "content")] {
+            assert_eq!(body(format, "![a](http://h/b)")[field], "[PROBLEM] ![a]\u{200b}(http://h/b)");
+        }
         assert_eq!(body(Format::Json, "a\nb\u{1b}[2J")["text"], "[PROBLEM] a b [2J");
     }
 
