@@ -122,9 +122,42 @@ async fn without_room_on_the_disk_it_is_alive_and_not_ready_and_refuses_with_503
     assert_eq!(status["ready"], false);
     assert!(status["not_ready"].as_str().expect("a reason").contains("min_free_disk"), "{status}");
     assert!(get(&relay, "/").await.1.contains("nothing is accepted, "));
+    let told = "3 requests were refused in the last two hours because there was no room for what they brought";
+    let health = refused(&relay, "journal_full", 3).await;
+    assert!(health["sentence"].as_str().expect("a sentence").contains(told), "{health}");
     // An event that was refused for want of room is no repeat later: nothing was kept of it.
     relay.finish().await;
     assert_eq!((old.seen().len(), new.seen().len()), (0, 0));
+}
+
+/// The health once so many requests are told that were refused for this reason.
+async fn refused(relay: &Relay, reason: &str, requests: u64) -> Value {
+    eventually("the refusals are told", SOON, async || {
+        let status = relay.status().await;
+        if status["refused_requests"][reason] == requests {
+            Ok(status["health"].clone())
+        } else {
+            Err(status.to_string())
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_key_that_nobody_has_is_told_and_not_all_is_well() {
+    let (_old, _new, plan) = two_upstreams().await;
+    let relay = plan.start().await;
+    let wrong = "/api/1/envelope/?sentry_key=0000000000000000000000000000bad1";
+    assert_eq!(relay.post(wrong, "{}").send().await.expect("an answer").status(), 403);
+    let health = refused(&relay, "unknown_project", 1).await;
+    let told = "Degraded: 1 request was refused in the last two hours for a key or project that is not configured, see the log.";
+    assert_eq!(health, json!({ "level": "degraded", "sentence": told }));
+    let (_, page) = get(&relay, "/").await;
+    assert!(
+        page.contains("Requests refused in the last two hours") && page.contains("<td>unknown project</td>"),
+        "{page}"
+    );
+    relay.finish().await;
 }
 
 #[tokio::test]

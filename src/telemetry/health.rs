@@ -1,8 +1,8 @@
 //! The state of the relay in a word and a sentence: `switchyard status` and the status page begin with it, and `switchyard status
 //! --check` ends with it.
 //!
-//! Rule: data is lost when it is not accepted, or when it was dropped in the last two hours although an upstream should have got
-//! it. What only waits is not lost. Knows nothing but the status.
+//! Rule: data is lost when it is not accepted, or was not in the last two hours for want of room, or when it was dropped in that time
+//! although an upstream should have got it. What only waits is not lost. Knows nothing but the status.
 
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use crate::policy::outcome::{Cause, DropReason};
 
 use super::gaps;
 pub use super::level::{Health, Level};
+use super::metrics::Refused;
 use super::status::{RelayStatus, Status, UpstreamStatus};
 use super::words;
 
@@ -31,7 +32,8 @@ pub fn judge(status: &Status) -> Health {
     reasons.sort_by_key(|(level, _)| std::cmp::Reverse(*level));
     let level = reasons.first().map_or(Level::Well, |(level, _)| *level);
     let reasons: Vec<String> = reasons.into_iter().map(|(_, why)| why).collect();
-    let why = if reasons.is_empty() { calm(status) } else { reasons.join("; ") };
+    let calm = (level == Level::Well).then(|| calm(status));
+    let why = calm.into_iter().chain(reasons).collect::<Vec<_>>().join("; ");
     let sentence = format!("{}: {why}.", level.words());
     Health { level, sentence: sentence.chars().map(|c| if c.is_control() { ' ' } else { c }).collect() }
 }
@@ -76,12 +78,27 @@ fn of_relay(status: &Status) -> Vec<(Level, String)> {
     if let Some(length) = words::without_relay(&status.gaps).filter(|_| gone >= LONG_GAP) {
         reasons.push((Level::Degraded, uncounted(&length)));
     }
+    reasons.extend(of_senders(status));
     if status.config.error.is_some() {
         reasons
             .push((Level::Degraded, "the configuration file has problems, and an older one stays in force".to_owned()));
     }
     reasons.extend(of_others(&status.journal.relays).map(|why| (Level::Degraded, why)));
     reasons
+}
+
+/// What was refused at the door in the last two hours: lost when we had no room for it. With a wrong DSN it may be a service's that
+/// nobody hears of; where browsers send, strangers reach the door too, and it is only worth a word.
+fn of_senders(status: &Status) -> impl Iterator<Item = (Level, String)> {
+    let told = |level, requests: u64, why: &str| {
+        let were = words::those(requests, "request", "was", "were");
+        (requests > 0).then(|| (level, format!("{were} refused in the last two hours {why}")))
+    };
+    let level = if status.browsers().next().is_some() { Level::Well } else { Level::Degraded };
+    let no_room = status.turned_away(Refused::is_for_want_of_room);
+    let wrong_dsn = status.turned_away(Refused::is_for_its_dsn);
+    let no_room = told(Level::LosingData, no_room, "because there was no room for what they brought");
+    no_room.into_iter().chain(told(level, wrong_dsn, "for a key or project that is not configured, see the log"))
 }
 
 /// Relays that are gone, what waits on their machines, and whose files differ.
@@ -248,6 +265,7 @@ mod tests {
             "the relay did not run for 5 s in the last two hours, and what services sent then nobody can count.";
         assert!(level == Level::Well && sentence.ends_with(uncounted), "{sentence}");
         let losing = [
+            ("/refused_requests", json!({ "journal_full": 1 })),
             ("/not_ready", json!("the journal is full")),
             ("/upstreams/0/lately", json!({ "lost": 2, "refused": 0 })),
             ("/difference", json!(-1)),
@@ -255,6 +273,22 @@ mod tests {
         for change in losing {
             assert_eq!(status(std::slice::from_ref(&change)).level, Level::LosingData, "{change:?}");
         }
+    }
+
+    #[test]
+    fn a_wrong_dsn_is_told_and_degrades_a_relay_that_no_strangers_reach() {
+        let refused = || ("/refused_requests", json!({ "unknown_project": 2, "mismatch": 1, "malformed": 5 }));
+        let why =
+            "3 requests were refused in the last two hours for a key or project that is not configured, see the log.";
+        assert_eq!(status(&[refused()]), Health { level: Level::Degraded, sentence: format!("Degraded: {why}") });
+        let shop = json!([{ "name": "shop", "id": "1", "primary": "a", "mirror": true, "browsers": true, "upstreams": ["a"] }]);
+        let Health { level, sentence } = status(&[refused(), ("/projects", shop)]);
+        assert!(
+            level == Level::Well && sentence.ends_with(&format!("nothing was lost in the last two hours; {why}")),
+            "{sentence}"
+        );
+        let malformed = ("/refused_requests", json!({ "malformed": 5, "too_large": 1 }));
+        assert_eq!(status(&[malformed]).level, Level::Well);
     }
 
     #[test]

@@ -215,6 +215,18 @@ vocabulary! {
     }
 }
 
+impl Refused {
+    /// Whether we had no room for it, or could not keep it: it is lost, as in the alert `SwitchyardRefusing`.
+    pub const fn is_for_want_of_room(self) -> bool {
+        matches!(self, Self::JournalFull | Self::ProjectShare | Self::JournalFailed | Self::Overloaded)
+    }
+
+    /// Whether it names no project and key that we know: a service may have a wrong DSN.
+    pub const fn is_for_its_dsn(self) -> bool {
+        matches!(self, Self::Unauthenticated | Self::UnknownProject | Self::Mismatch)
+    }
+}
+
 /// How often the intake did something: what, and of which kind.
 pub type IntakeCounts = BTreeMap<(&'static str, String), u64>;
 

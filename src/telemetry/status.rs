@@ -10,6 +10,7 @@ use super::backfill::BackfillStatus;
 use super::gaps::GapStatus;
 pub use super::journal::{JournalStatus, RelayStatus, ShareStatus, StandbyStatus};
 use super::level::Health;
+use super::metrics::Refused;
 use super::numbers::{some, verb};
 use super::verification::VerificationStatus;
 
@@ -45,6 +46,9 @@ pub struct Status {
     /// What was not accepted, since the start of the daemon.
     #[serde(default)]
     pub refused: Vec<RefusedStatus>,
+    /// Requests refused as a whole in this hour of the clock and the one before, by reason.
+    #[serde(default)]
+    pub refused_requests: BTreeMap<String, u64>,
     /// The last storms of identical errors, the most recent first, since the start of the daemon.
     #[serde(default)]
     pub storms: Vec<StormStatus>,
@@ -61,6 +65,12 @@ pub struct Status {
 }
 
 impl Status {
+    /// How many requests were refused lately for such reasons.
+    pub fn turned_away(&self, is_meant: fn(Refused) -> bool) -> u64 {
+        let of = |reason: Refused| self.refused_requests.get(reason.name()).copied().unwrap_or(0);
+        Refused::ALL.into_iter().filter(|reason| is_meant(*reason)).map(of).sum()
+    }
+
     /// The projects with another primary or mirror than the rest.
     pub fn exceptions(&self) -> impl Iterator<Item = &ProjectStatus> {
         self.projects.iter().filter(|project| project.primary != self.primary || project.mirror != self.mirror)

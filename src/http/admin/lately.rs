@@ -1,5 +1,5 @@
-//! How upstreams fared lately, from what the journal keeps: what they did not get in this hour and the one before, what they got
-//! in each five minutes of that time, and the data of the charts.
+//! How it went lately, from what the journal keeps: what upstreams did not get in this hour and the one before, what they got in each
+//! five minutes of that time, what was refused at the door, and the data of the charts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,11 +20,22 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// The most outages of all charts.
 const MOST_OUTAGES: usize = 500;
 
-/// By upstream, and when the relay did not run. Nothing when the journal cannot be read: then it says so itself.
-pub(super) async fn of_all(admin: &Admin, now: Timestamp) -> (BTreeMap<Arc<str>, LatelyStatus>, Vec<GapStatus>) {
+/// What happened since the beginning of the last hour.
+pub(super) struct Lately {
+    pub(super) upstreams: BTreeMap<Arc<str>, LatelyStatus>,
+    /// When the relay did not run.
+    pub(super) gaps: Vec<GapStatus>,
+    /// Requests refused as a whole, by reason.
+    pub(super) refused: BTreeMap<String, u64>,
+}
+
+/// Nothing when the journal cannot be read: then it says so itself.
+pub(super) async fn of_all(admin: &Admin, now: Timestamp) -> Lately {
     let evidence = admin.journal.evidence(now - HOUR).await.unwrap_or_default();
     let mut all = BTreeMap::<Arc<str>, LatelyStatus>::new();
     let gaps = gaps(admin, &evidence.stretches, now);
+    let refused = evidence.intake.into_iter().filter(|tally| &*tally.what == "refused" && tally.count > 0);
+    let refused = refused.map(|tally| (tally.kind.to_string(), tally.count)).collect();
     for (key, account) in evidence.accounts {
         let Some(upstream) = key.upstream.filter(|_| Category::counts_items(key.category.name())) else { continue };
         let own = all.entry(upstream).or_default();
@@ -36,7 +47,7 @@ pub(super) async fn of_all(admin: &Admin, now: Timestamp) -> (BTreeMap<Arc<str>,
         own.delivered = delivered(now, steps);
         own.per_minute = per_minute(now, steps);
     }
-    (all, gaps)
+    Lately { upstreams: all, gaps, refused }
 }
 
 /// When the relay did not run since the beginning of the last hour. Before its first start it did not have to.

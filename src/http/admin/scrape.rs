@@ -99,7 +99,7 @@ async fn read(admin: &Admin) -> Status {
     let now = admin.clock.now();
     let view = admin.view();
     let outages = admin.journal.outages(now - OUTAGES, MOST_OUTAGES).await.unwrap_or_default();
-    let (lately, gaps) = lately::of_all(admin, now).await;
+    let lately = lately::of_all(admin, now).await;
     let mut upstreams = Vec::new();
     let standings = verify::standings(admin).await;
     let figures = admin.journal.figures().await.unwrap_or_default();
@@ -116,7 +116,7 @@ async fn read(admin: &Admin) -> Status {
                 upstream.accounts.iter_mut().for_each(|account| account.difference = 0);
             }
             upstream.outages = outages_of(&name, &outages);
-            upstream.lately = lately.get(&name).cloned().unwrap_or_default();
+            upstream.lately = lately.upstreams.get(&name).cloned().unwrap_or_default();
             upstream.verification = verify::status(admin, upstream, &standings, target).await;
         }
     }
@@ -137,8 +137,9 @@ async fn read(admin: &Admin) -> Status {
         upstreams,
         projects: projects(&view),
         refused: refused(admin, &view),
+        refused_requests: lately.refused,
         storms: storms(&view),
-        gaps,
+        gaps: lately.gaps,
         switches: switches(admin, SWITCHES).await,
         backfills: backfill::all(admin).await,
         config: view.config,

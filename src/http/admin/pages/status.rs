@@ -10,6 +10,7 @@ use crate::http::admin::lately::History;
 use crate::http::admin::verdict::Answer;
 use crate::telemetry::health::Level;
 use crate::telemetry::letters::LetterSummary;
+use crate::telemetry::metrics::Refused;
 use crate::telemetry::status::{AccountStatus, Status};
 use crate::telemetry::words;
 
@@ -72,6 +73,9 @@ fn first_screen(status: &Status, verdict: &Answer) -> Markup {
         (None, Some(length)) => format!("items, and what came in {length} without the relay, which nobody can count"),
         (None, None) => "items".to_owned(),
     };
+    let no_room = status.turned_away(Refused::is_for_want_of_room);
+    let refused =
+        (no_room > 0).then(|| format!(", and {} for which there was no room", words::some(no_room, "request")));
     let sentence = &status.health.sentence;
     let why = sentence.split_once(": ").map_or(sentence.as_str(), |(_, why)| why);
     html! {
@@ -82,7 +86,11 @@ fn first_screen(status: &Status, verdict: &Answer) -> Markup {
         dl.facts {
             div { dt { "Primary" } dd { b { (status.primary) } } dd.muted { "mirror " (if status.mirror { "on" } else { "off" }) } }
             div { dt { "Waiting" } dd { b { (words::count(waiting)) } } dd.muted { (if waiting == 1 { "envelope" } else { "envelopes" }) } }
-            div { dt { "Lost in the last two hours" } dd.bad[lost > 0 || status.not_ready.is_some()] { b { (words::count(lost)) } } dd.muted { (coming) } }
+            div {
+                dt { "Lost in the last two hours" }
+                dd.bad[lost > 0 || no_room > 0 || status.not_ready.is_some()] { b { (words::count(lost)) } }
+                dd.muted { (coming) @if let Some(refused) = &refused { (refused) } }
+            }
             div.may { dt { "May we switch?" } (verdict.shown()) }
         }
         @for project in status.exceptions() {
@@ -188,7 +196,7 @@ fn refused(status: &Status) -> Markup {
         table {
             thead { tr { th { "Project" } th { "Category" } th { "Reason" } th.n { "Items" } } }
             @for row in &status.refused {
-                tr { td { (row.project) } td { (row.category) } td { (row.reason) } td.n { (row.items) } }
+                tr { td { (row.project) } td { (row.category) } td { (row.reason) } td.n { (words::count(row.items)) } }
             }
         }
     };
@@ -196,11 +204,23 @@ fn refused(status: &Status) -> Markup {
         table {
             thead { tr { th { "Project" } th { "Error" } th.n { "Dropped" } th { "Last" } } }
             @for storm in &status.storms {
-                tr { td { (storm.project) } td { (storm.what) } td.n { (storm.collapsed) } td { (when(status.now, storm.last)) } }
+                tr { td { (storm.project) } td { (storm.what) } td.n { (words::count(storm.collapsed)) } td { (when(status.now, storm.last)) } }
             }
         }
     };
+    let requests = html! {
+        table {
+            thead { tr { th { "Reason" } th.n { "Requests" } } }
+            @for (reason, requests) in &status.refused_requests {
+                tr { td { (reason.replace('_', " ")) } td.n { (words::count(*requests)) } }
+            }
+        }
+        p.muted { "The log names the project, the client and the address of one of each kind a minute." }
+    };
     html! {
+        @if !status.refused_requests.is_empty() {
+            (folded("requests", "Requests refused in the last two hours", status.refused_requests.len(), &requests))
+        }
         @if !status.refused.is_empty() { (folded("refused", "Not accepted", status.refused.len(), &content)) }
         @if !status.storms.is_empty() { (folded("storms", "Storms of identical errors", status.storms.len(), &storms)) }
     }
