@@ -1,5 +1,6 @@
 //! Values of events for a person's eyes: short, harmless to a terminal, with secrets hidden. When in doubt, it hides.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use serde_json::Value;
@@ -136,19 +137,16 @@ fn masked(text: &str) -> String {
     if says_secret(text) {
         return HIDDEN.to_owned();
     }
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some(at) = rest.find("://") {
-        let (before, url) = rest.split_at(at + 3);
-        out.push_str(before);
-        let end = url.find(|c: char| c.is_whitespace() || "\"'`<>".contains(c)).unwrap_or(url.len());
-        let user = url[..end].rfind('@').unwrap_or(0);
-        if user > 0 {
-            out.push('…');
-        }
-        rest = &url[user..];
+    text.split_inclusive(|c: char| c.is_whitespace() || "\"'`<>".contains(c)).map(without_user).collect()
+}
+
+/// A word without the user of the URL in it.
+fn without_user(word: &str) -> Cow<'_, str> {
+    let url = word.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?)));
+    match url {
+        Some((scheme, (user, place))) if !user.is_empty() => format!("{scheme}://…@{place}").into(),
+        _ => word.into(),
     }
-    out + rest
 }
 
 /// Whether a text has the form of a secret: a secret's name with a value after it, a header's credentials, a private key.
@@ -176,7 +174,7 @@ pub(super) fn text(text: &str) -> String {
 }
 
 /// No more than so many characters, with an ellipsis for the rest.
-pub(super) fn cut(text: &str, most: usize) -> std::borrow::Cow<'_, str> {
+pub(super) fn cut(text: &str, most: usize) -> Cow<'_, str> {
     match text.char_indices().nth(most) {
         None => text.into(),
         Some((end, _)) => format!("{}…", &text[..end]).into(),

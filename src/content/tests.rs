@@ -197,6 +197,8 @@ fn secrets_are_hidden_and_terminals_are_not_harmed() {
     }
     let found = one(&json!({ "message": "postgres://u:p@db/shop is down" }), &json!({ "message": "x" }));
     assert_eq!((&*found.sent, &*found.there), ("postgres://…@db/shop is down", "x"));
+    let found = one(&json!({ "message": "a://b:1@c://d@e <http://u:2@f> @://g" }), &json!({ "message": "x" }));
+    assert_eq!(&*found.sent, "a://…@e <http://…@f> @://g");
     let found = one(&json!({ "message": "Unexpected token < in JSON" }), &json!({ "message": "x" }));
     assert_eq!(&*found.sent, "Unexpected token < in JSON");
     let found = one(&json!({ "extra": { "\u{1b}[2J": "a\u{202e}b\n" } }), &json!({}));
@@ -214,6 +216,15 @@ fn what_is_found_is_bounded() {
     assert!(found.iter().all(|found| found.sent.chars().count() <= 201));
     let found = one(&json!({ "extra": { "k".repeat(5000): many } }), &json!({}));
     assert!(found.field.chars().count() <= 201 && found.sent.chars().count() <= 201, "{found:?}");
+}
+
+#[test]
+fn a_text_made_of_urls_is_shown_as_quickly_as_any_other() {
+    let began = std::time::Instant::now();
+    let text = "://".repeat(100_000);
+    let found = one(&json!({ "message": text }), &json!({ "message": "x" }));
+    assert!(found.sent.starts_with("://://"), "{found:?}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(10), "{:?}", began.elapsed());
 }
 
 #[test]
