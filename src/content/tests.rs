@@ -16,7 +16,7 @@ fn recorded(text: &str) -> Value {
 }
 
 fn between(kind: Kind, sent: &Value, copy: &Value) -> Vec<Difference> {
-    compare(kind, sent.to_string().as_bytes(), copy).unwrap()
+    compare(kind, sent.to_string().as_bytes(), copy.to_string().as_bytes()).unwrap()
 }
 
 /// What differs when Bugsink holds `there` for what was sent.
@@ -230,18 +230,33 @@ fn a_text_made_of_urls_is_shown_as_quickly_as_any_other() {
 #[test]
 fn what_is_no_event_is_said() {
     let copy = json!({ "data": {} });
-    let of = |sent: &[u8], copy: &Value| compare(Kind::Bugsink, sent, copy).unwrap_err();
+    let of = |sent: &[u8], copy: &Value| compare(Kind::Bugsink, sent, copy.to_string().as_bytes()).unwrap_err();
     assert_eq!(of(b"no", &copy), Unreadable::Sent);
     assert_eq!(of(b"[]", &copy), Unreadable::Sent);
-    assert_eq!(of("[".repeat(100_000).as_bytes(), &copy), Unreadable::Sent);
+    assert_eq!(of("[".repeat(10_000).as_bytes(), &copy), Unreadable::Sent);
     assert_eq!(of(&vec![b' '; super::MAX_PAYLOAD + 1], &copy), Unreadable::Long);
     assert_eq!(of(br#"{"type":"transaction"}"#, &copy), Unreadable::NoError);
     assert_eq!(of(b"{}", &json!({ "detail": "Not found" })), Unreadable::Copy);
     for kind in [Kind::Glitchtip, Kind::Sentry] {
         for copy in [json!({}), json!([]), json!({ "entries": [] }), json!({ "eventID": "a", "entries": {} })] {
-            assert_eq!(compare(kind, b"{}", &copy), Err(Unreadable::Copy));
+            assert_eq!(compare(kind, b"{}", copy.to_string().as_bytes()), Err(Unreadable::Copy));
         }
     }
+}
+
+#[test]
+fn an_event_of_very_many_values_is_not_built_in_memory() {
+    let of = |one: &str, count: usize| format!("{{\"extra\":{{\"all\":[{}0]}}}}", format!("{one},").repeat(count));
+    let copy = |sent: &str| format!("{{\"data\":{sent}}}");
+    for one in ["{\"\":0}", "[[]]", "0", "[{}]"] {
+        let (many, few) = (of(one, 100_000), of(one, 2000));
+        let compared = |sent: &str, there: &str| compare(Kind::Bugsink, sent.as_bytes(), copy(there).as_bytes());
+        assert_eq!(compared(&many, &few), Err(Unreadable::Heavy), "{one}");
+        assert_eq!(compared(&few, &many), Err(Unreadable::Heavy), "{one}");
+        assert_eq!(compared(&few, &few), Ok(vec![]), "{one}");
+    }
+    let text = format!("{{\"message\":\"{}\"}}", "{[,\\\"".repeat(200_000));
+    assert_eq!(compare(Kind::Bugsink, text.as_bytes(), copy(&text).as_bytes()), Ok(vec![]), "a text is one value");
 }
 
 #[test]

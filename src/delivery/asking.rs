@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, header};
-use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use crate::content;
@@ -138,20 +137,20 @@ impl Api {
         There { address: address.into(), name: name.unwrap_or_default().into(), number: dsn.project().into() }
     }
 
-    /// The tracker's copy of an event; `None`: it has none.
+    /// The tracker's copy of an event, as JSON; `None`: it has none.
     ///
     /// # Errors
     ///
     /// When its answer says nothing of the event.
-    pub async fn event(&self, there: &There, id: EventId) -> Result<Option<Value>, Trouble> {
+    pub async fn event(&self, there: &There, id: EventId) -> Result<Option<Vec<u8>>, Trouble> {
         let dialect = self.0.dialect;
         let reply = self.ask(there, &dialect.event(there, id)).await?;
-        let copy = dialect.read_event(there, id, &reply.answer())?;
-        match copy {
-            Some(_) => self.note_confirmed(there),
-            None => self.confirm(there).await?,
+        if dialect.read_event(there, id, &reply.answer())? {
+            self.note_confirmed(there);
+            return Ok(Some(reply.body));
         }
-        Ok(copy)
+        self.confirm(there).await?;
+        Ok(None)
     }
 
     /// Whether its lists have the newest events first.

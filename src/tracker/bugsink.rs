@@ -4,22 +4,41 @@
 //! says in words whether it is the event or the project that it does not know.
 
 use http::StatusCode;
-use serde_json::Value;
+use serde::Deserialize;
 
 use crate::protocol::event_id::EventId;
 
+use super::json::{First, MOST, Member};
 use super::{Answer, Confirmed, Cursor, Dialect, Page, There, Trouble};
 
 /// The dialect.
 #[derive(Clone, Copy, Debug)]
 pub struct Bugsink;
 
-/// The most issues and events of a page that are looked at.
-const MOST: usize = 1000;
 /// A longer number of an issue, or cursor, is none of its own.
 const LONGEST: usize = 500;
 
 const API: &str = "/api/canonical/0";
+
+/// A page of a list.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct List<'a> {
+    #[serde(borrow)]
+    results: Option<First<Told<'a>>>,
+    next: Member<'a>,
+}
+
+/// What is read of an event, alone or in a list, and of an issue.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Told<'a> {
+    #[serde(borrow)]
+    event_id: Member<'a>,
+    project: Member<'a>,
+    id: Member<'a>,
+    timestamp: Member<'a>,
+}
 
 impl Dialect for Bugsink {
     fn wants_a_name(&self) -> bool {
@@ -30,19 +49,17 @@ impl Dialect for Bugsink {
         format!("{API}/events/lookup/?project={}&event_id={id}", there.number)
     }
 
-    fn read_event(&self, there: &There, id: EventId, answer: &Answer<'_>) -> Result<Option<Value>, Trouble> {
+    fn read_event(&self, there: &There, id: EventId, answer: &Answer<'_>) -> Result<bool, Trouble> {
         match answer.status {
             StatusCode::OK => {
-                let event = answer.json()?;
-                let named = event.get("event_id").and_then(Value::as_str).and_then(|named| named.parse().ok());
-                let project = event.get("project").map(ToString::to_string);
-                if named != Some(id) || project.as_deref() != Some(&*there.number) {
+                let event: Told<'_> = answer.read()?;
+                if event.event_id.parsed() != Some(id) || event.project.written() != Some(&*there.number) {
                     return Err(Trouble::Strange("200 with another event than the one asked for".into()));
                 }
-                Ok(Some(event))
+                Ok(true)
             }
             StatusCode::NOT_FOUND => match answer.detail() {
-                Some(detail) if detail.contains("Event") => Ok(None),
+                Some(detail) if detail.contains("Event") => Ok(false),
                 Some(detail) if detail.contains("Project") => Err(no_project(there)),
                 Some(_) => Err(Trouble::Refused(
                     "it cannot look up an event by its id: that needs Bugsink 2.6.2 or newer".into(),
@@ -66,24 +83,21 @@ impl Dialect for Bugsink {
         if answer.status != StatusCode::OK {
             return Err(answer.trouble());
         }
-        let body = answer.json()?;
-        let Some(rows) = body.get("results").and_then(Value::as_array) else {
+        let List { results: Some(First(rows)), next } = answer.read()? else {
             return Err(Trouble::Strange("200 with no list".into()));
         };
         let mut page = Page { confirms: true, ..Page::default() };
         let mut then = from.map(|cursor| cursor.then.clone()).unwrap_or_default();
-        let text = |row: &Value, key: &str| row.get(key).and_then(Value::as_str).map(str::to_owned);
         let mut lists = vec![];
-        for row in rows.iter().take(MOST) {
-            match text(row, "event_id") {
-                Some(id) => page
-                    .ids
-                    .extend(id.parse().ok().map(|id| (id, text(row, "timestamp").and_then(|at| at.parse().ok())))),
-                None => lists
-                    .extend(text(row, "id").filter(|id| is_plain(id)).map(|id| format!("{API}/events/?issue={id}"))),
+        for row in rows {
+            match row.event_id.text() {
+                Some(id) => page.ids.extend(id.parse().ok().map(|id| (id, row.timestamp.parsed()))),
+                None => {
+                    lists.extend(row.id.text().filter(|id| is_plain(id)).map(|id| format!("{API}/events/?issue={id}")));
+                }
             }
         }
-        lists.extend(self.next(&body, from));
+        lists.extend(self.next(next, from));
         lists.append(&mut then);
         lists.truncate(MOST);
         if !lists.is_empty() {
@@ -104,8 +118,8 @@ impl Dialect for Bugsink {
 
 impl Bugsink {
     /// The question for the next page of the same list: of its `next` only the cursor is taken.
-    fn next(self, body: &Value, from: Option<&Cursor>) -> Option<String> {
-        let next = url::Url::parse(body.get("next")?.as_str()?).ok()?;
+    fn next(self, next: Member<'_>, from: Option<&Cursor>) -> Option<String> {
+        let next: url::Url = next.parsed()?;
         let cursor = next.query_pairs().find(|(name, _)| name == "cursor")?.1.into_owned();
         let cursor: String = url::form_urlencoded::byte_serialize(cursor.as_bytes()).collect();
         // The first page of issues is asked for without a cursor of ours; its address is made anew by whoever asks.

@@ -5,7 +5,8 @@
 //! | `sentry` | GlitchTip's and Sentry's |
 //! | `bugsink` | Bugsink's |
 //!
-//! Rules: an answer is as hostile as any input. A 200 counts only as JSON that names what was asked for. A 404 means "not stored"
+//! Rules: an answer is as hostile as any input. Of its JSON only what it was asked for is kept in memory, whatever else is in it. A 200
+//! counts only as JSON that names what was asked for. A 404 means "not stored"
 //! only when the project is known to be the right one, because a wrong name is answered with 404 as well. Anything else is
 //! trouble, and says nothing of the event. A new tracker is a file here and a line of `dialect` in `delivery/asking.rs`.
 
@@ -13,12 +14,15 @@ use std::fmt;
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode, header};
-use serde_json::Value;
+use serde::Deserialize;
+
+use json::Member;
 
 use crate::clock::Timestamp;
 use crate::protocol::event_id::EventId;
 
 pub mod bugsink;
+mod json;
 pub mod sentry;
 #[cfg(test)]
 mod tests;
@@ -56,16 +60,21 @@ pub struct Answer<'a> {
     pub body: &'a [u8],
 }
 
-impl Answer<'_> {
-    /// The body as JSON.
-    fn json(&self) -> Result<Value, Trouble> {
+impl<'a> Answer<'a> {
+    /// What a form names of the body, which is JSON.
+    fn read<T: Deserialize<'a>>(&self) -> Result<T, Trouble> {
         serde_json::from_slice(self.body).map_err(|_| Trouble::Strange(self.described()))
     }
 
     /// What a 404 says in JSON, as trackers do; `None` for a 404 of somebody else's.
     fn detail(&self) -> Option<String> {
-        let value: Value = serde_json::from_slice(self.body).ok()?;
-        Some(value.get("detail")?.as_str()?.to_owned())
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Body<'a> {
+            #[serde(borrow)]
+            detail: Member<'a>,
+        }
+        self.read::<Body<'_>>().ok()?.detail.text()
     }
 
     fn described(&self) -> String {
@@ -167,12 +176,12 @@ pub trait Dialect: Send + Sync + fmt::Debug {
     /// Asks for one event.
     fn event(&self, there: &There, id: EventId) -> String;
 
-    /// The tracker's copy; `None`: it has none, if the project is the right one.
+    /// Whether the answer is the tracker's copy; if not, it has none, if the project is the right one.
     ///
     /// # Errors
     ///
     /// When the answer says nothing of the event.
-    fn read_event(&self, there: &There, id: EventId, answer: &Answer<'_>) -> Result<Option<Value>, Trouble>;
+    fn read_event(&self, there: &There, id: EventId, answer: &Answer<'_>) -> Result<bool, Trouble>;
 
     /// Whether its list has the newest events first.
     fn is_sorted(&self) -> bool;

@@ -5,19 +5,18 @@
 //! name means the project of the DSN is the number in its own resource (scope `project:read`), or that of any listed event.
 
 use http::StatusCode;
-use serde_json::Value;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
-use crate::clock::Timestamp;
 use crate::protocol::event_id::EventId;
 
+use super::json::{First, Member};
 use super::{Answer, Confirmed, Cursor, Dialect, Page, There, Trouble};
 
 /// The dialect.
 #[derive(Clone, Copy, Debug)]
 pub struct Sentry;
 
-/// The most events of a page that are looked at.
-const MOST: usize = 1000;
 /// A longer cursor is none of theirs.
 const LONGEST_CURSOR: usize = 500;
 
@@ -25,30 +24,39 @@ fn project(there: &There) -> String {
     format!("/api/0/projects/{}/", there.name)
 }
 
-/// Whether a number or a text is the project's number.
-fn is_number(value: &Value, there: &There) -> bool {
-    match value {
-        Value::String(text) => **text == *there.number,
-        Value::Number(number) => number.to_string() == *there.number,
-        _ => false,
+/// What is read of an event, alone or in a list, and of a project.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Told<'a> {
+    #[serde(borrow, rename = "eventID")]
+    event_id: Member<'a>,
+    id: Member<'a>,
+    #[serde(rename = "projectID")]
+    project: Member<'a>,
+    #[serde(rename = "dateCreated")]
+    created: Member<'a>,
+}
+
+impl Told<'_> {
+    /// The event's id.
+    fn event(&self) -> Option<EventId> {
+        self.event_id.parsed().or_else(|| self.id.parsed())
     }
 }
 
-/// Whether an event belongs to the project of the DSN. Sentry leaves the number out of some answers.
-fn belongs(event: &Value, there: &There) -> Result<bool, Trouble> {
-    match event.get("projectID").filter(|number| !number.is_null()) {
+/// Whether this is the number of the DSN's project, written as a number or as a text. Sentry leaves it out of some answers.
+fn is_number(number: Member<'_>, there: &There) -> Result<bool, Trouble> {
+    match number.written() {
         None => Ok(false),
-        Some(number) if is_number(number, there) => Ok(true),
-        Some(number) => Err(wrong_number(there, number)),
+        Some(number) if number.trim_matches('"') == &*there.number => Ok(true),
+        Some(number) => {
+            let shown: String = number.chars().take(20).collect();
+            Err(Trouble::Refused(format!(
+                "{} is project {shown} there, and the DSN is of project {}: correct `project` beside the DSN",
+                there.name, there.number
+            )))
+        }
     }
-}
-
-fn wrong_number(there: &There, number: &Value) -> Trouble {
-    let shown: String = number.to_string().chars().take(20).collect();
-    Trouble::Refused(format!(
-        "{} is project {shown} there, and the DSN is of project {}: correct `project` beside the DSN",
-        there.name, there.number
-    ))
 }
 
 /// The first two numbers of a version.
@@ -61,8 +69,14 @@ pub const SETTINGS: &str = "/api/settings/";
 ///
 /// glitchtip-backend, `glitchtip/api/api.py`: `version` is what its image was built with, as in `6.1.3`. `GET /api/0/` says "0" of any.
 pub fn version(answer: &Answer<'_>) -> Option<Version> {
-    let body = (answer.status == StatusCode::OK).then(|| answer.json().ok()).flatten()?;
-    let said = body.get("version")?.as_str()?;
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Settings<'a> {
+        #[serde(borrow)]
+        version: Member<'a>,
+    }
+    let settings: Option<Settings<'_>> = (answer.status == StatusCode::OK).then(|| answer.read().ok()).flatten();
+    let said = settings?.version.text()?;
     let mut numbers = said.trim_start_matches('v').splitn(3, '.').map(|number| {
         let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
         digits.parse().ok()
@@ -80,18 +94,17 @@ impl Dialect for Sentry {
         format!("{}events/{id}/", project(there))
     }
 
-    fn read_event(&self, there: &There, id: EventId, answer: &Answer<'_>) -> Result<Option<Value>, Trouble> {
+    fn read_event(&self, there: &There, id: EventId, answer: &Answer<'_>) -> Result<bool, Trouble> {
         match answer.status {
             StatusCode::OK => {
-                let event = answer.json()?;
-                let named = event.get("eventID").or_else(|| event.get("id")).and_then(Value::as_str);
-                if named.and_then(|named| named.parse().ok()) != Some(id) {
+                let event: Told<'_> = answer.read()?;
+                if event.event() != Some(id) {
                     return Err(Trouble::Strange("200 with another event than the one asked for".into()));
                 }
-                belongs(&event, there)?;
-                Ok(Some(event))
+                is_number(event.project, there)?;
+                Ok(true)
             }
-            StatusCode::NOT_FOUND if answer.detail().is_some() => Ok(None),
+            StatusCode::NOT_FOUND if answer.detail().is_some() => Ok(false),
             _ => Err(answer.trouble()),
         }
     }
@@ -108,15 +121,11 @@ impl Dialect for Sentry {
         if answer.status != StatusCode::OK {
             return Err(answer.trouble());
         }
-        let Value::Array(events) = answer.json()? else {
-            return Err(Trouble::Strange("200 with no list of events".into()));
-        };
+        let First(events) = answer.read::<First<Told<'_>>>()?;
         let mut page = Page::default();
-        for event in events.iter().take(MOST) {
-            page.confirms |= belongs(event, there)?;
-            let text = |key: &str| event.get(key).and_then(Value::as_str);
-            let Some(id) = text("eventID").or_else(|| text("id")).and_then(|id| id.parse().ok()) else { continue };
-            page.ids.push((id, text("dateCreated").and_then(|at| at.parse::<Timestamp>().ok())));
+        for event in events {
+            page.confirms |= is_number(event.project, there)?;
+            page.ids.extend(event.event().map(|id| (id, event.created.parsed())));
         }
         let links = answer.headers.get_all(http::header::LINK).iter().filter_map(|link| link.to_str().ok());
         let path = |cursor: String| format!("{}events/?limit=100&cursor={cursor}", project(there));
@@ -129,23 +138,22 @@ impl Dialect for Sentry {
     }
 
     fn read_confirmation(&self, there: &There, answer: &Answer<'_>) -> Result<Confirmed, Trouble> {
-        match (answer.status, answer.json()) {
-            (StatusCode::OK, Ok(Value::Array(_))) => {
+        match answer.status {
+            StatusCode::OK if answer.body.trim_ascii_start().starts_with(b"[") => {
                 let page = self.read_page(there, None, answer)?;
                 Ok(if page.confirms { Confirmed::Yes } else { Confirmed::CannotTell })
             }
-            (StatusCode::OK, Ok(own)) => match own.get("id") {
-                Some(number) if is_number(number, there) => Ok(Confirmed::Yes),
-                Some(number) => Err(wrong_number(there, number)),
-                None => Err(Trouble::Strange("200 with no project".into())),
+            StatusCode::OK => match is_number(answer.read::<Told<'_>>()?.id, there)? {
+                true => Ok(Confirmed::Yes),
+                false => Err(Trouble::Strange("200 with no project".into())),
             },
-            (StatusCode::NOT_FOUND, Ok(_)) => Err(Trouble::Refused(format!(
+            StatusCode::NOT_FOUND if answer.read::<IgnoredAny>().is_ok() => Err(Trouble::Refused(format!(
                 "it knows no project {} (404), or the token's owner is no member of it: write `project = \"organization/project\"` \
                  beside the DSN, as in the address of its page",
                 there.name
             ))),
             // A token with event:read alone may not read projects.
-            (StatusCode::FORBIDDEN, _) => Ok(Confirmed::CannotTell),
+            StatusCode::FORBIDDEN => Ok(Confirmed::CannotTell),
             _ => Err(answer.trouble()),
         }
     }

@@ -20,7 +20,7 @@ const A_WHILE: Duration = Duration::from_secs(90);
 fn differing(stored: &[Value], sent: &[u8]) -> Vec<Difference> {
     let event: Value = serde_json::from_slice(sent).expect("a recorded event");
     let copy = stored.iter().find(|stored| stored["event_id"] == event["event_id"]).expect("an event that is stored");
-    content::compare(Kind::Bugsink, sent, &json!({ "data": copy })).expect("two events")
+    content::compare(Kind::Bugsink, sent, json!({ "data": copy }).to_string().as_bytes()).expect("two events")
 }
 
 #[tokio::test]

@@ -250,9 +250,8 @@ pub(crate) fn multipart(data: &[u8]) {
 pub(crate) fn content(data: &[u8]) {
     let mut lines = data.splitn(2, |byte| *byte == b'\n');
     let (sent, copy) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
-    let copy: Value = serde_json::from_slice(copy).unwrap_or_default();
     for kind in [Kind::Glitchtip, Kind::Sentry, Kind::Bugsink] {
-        let Ok(found) = content::compare(kind, sent, &copy) else { continue };
+        let Ok(found) = content::compare(kind, sent, copy) else { continue };
         assert!(found.len() <= MAX_DIFFERENCES);
         for text in found.iter().flat_map(|found| [&found.field, &found.sent, &found.there]) {
             assert!(text.chars().count() <= 250, "{} characters", text.chars().count());
@@ -260,7 +259,7 @@ pub(crate) fn content(data: &[u8]) {
         }
     }
     if let Ok(event) = serde_json::from_slice::<Value>(sent) {
-        let itself = serde_json::json!({ "data": event });
-        assert_eq!(content::compare(Kind::Bugsink, sent, &itself).unwrap_or_default(), []);
+        let itself = serde_json::json!({ "data": event }).to_string();
+        assert_eq!(content::compare(Kind::Bugsink, sent, itself.as_bytes()).unwrap_or_default(), []);
     }
 }

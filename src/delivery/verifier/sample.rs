@@ -1,11 +1,12 @@
 //! Some of the events that were found stored are compared with what was sent, those of new kinds first.
 //!
-//! Rules: a request goes out at its turn. One body is in memory at a time, and to find the kinds one step reads 4 MiB of them and no
+//! Rules: a request goes out at its turn. Events are read and compared on threads of their own. One body is in memory at a time, and to find the kinds one step reads 4 MiB of them and no
 //! further one. What cannot be read, there or here, does not count as compared.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::time::sleep_until;
 
 use crate::content::{self, Difference};
@@ -87,10 +88,8 @@ impl Verifier {
                 break;
             }
             let Some(record) = self.journal.record(event.record).await? else { continue };
-            let read = record.body.in_memory();
-            let payload = payload(record).await;
-            reading.count(payload.as_ref().map_or(read, |payload| read.max(payload.len())));
-            let fingerprint = payload.and_then(|payload| content::fingerprint(&event.project, &payload));
+            let (fingerprint, read) = tasks::blocking(move || kind(&record)).await;
+            reading.count(read);
             candidates.extend(fingerprint.map(|fingerprint| Candidate { event, fingerprint }));
         }
         let kinds = candidates.iter().map(|candidate| candidate.fingerprint).collect();
@@ -119,13 +118,13 @@ impl From<Difference> for FieldDifference {
 
 /// Why an event was not compared.
 #[derive(Debug, thiserror::Error)]
-enum NotCompared {
+pub(super) enum NotCompared {
     /// The tracker could not be asked.
     #[error(transparent)]
     Trouble(Trouble),
     /// One of the two is no event.
     #[error(transparent)]
-    Unreadable(content::Unreadable),
+    Unreadable(#[from] content::Unreadable),
     /// It is not there any more, or not here.
     #[error("the event was gone when it was to be compared")]
     Gone,
@@ -146,19 +145,33 @@ async fn compare(
         Err(trouble) => return Ok(Err(NotCompared::Trouble(trouble))),
     };
     let Some(record) = archive.record(event.record).await? else { return Ok(Err(NotCompared::Gone)) };
-    let Some(sent) = payload(record).await else { return Ok(Err(NotCompared::Gone)) };
-    let differences = content::compare(kind, &sent, &copy).map_err(NotCompared::Unreadable);
+    let differences = differences(kind, record, copy).await;
     Ok(differences.map(|differences| differences.into_iter().map(Into::into).collect()))
 }
 
+/// What of a record's event is in the tracker's copy not as it was sent.
+pub(super) async fn differences(
+    kind: content::Kind,
+    record: Arc<Record>,
+    copy: Vec<u8>,
+) -> Result<Vec<Difference>, NotCompared> {
+    tasks::blocking(move || Ok(content::compare(kind, &payload(&record)?, &copy)?)).await
+}
+
+/// The kind of a record's event, when it has one, and how many bytes were read for that.
+fn kind(record: &Record) -> (Option<u64>, usize) {
+    let payload = payload(record).ok();
+    let fingerprint = payload.as_ref().and_then(|payload| content::fingerprint(&record.project, payload));
+    (fingerprint, record.body.in_memory().max(payload.map_or(0, |payload| payload.len())))
+}
+
 /// The payload of the record's event. Of a large body, nothing else is read.
-async fn payload(record: Arc<Record>) -> Option<bytes::Bytes> {
-    let read = move || {
-        let envelope = record.body.outline().ok()?;
-        let event = envelope.items().iter().find(|item| item.kind == ItemType::Event)?;
-        let payload = event.payload();
-        let is_compared = payload.end - payload.start <= content::MAX_PAYLOAD as u64;
-        if is_compared { record.body.piece(payload).ok() } else { None }
-    };
-    tasks::blocking(read).await
+fn payload(record: &Record) -> Result<Bytes, NotCompared> {
+    let envelope = record.body.outline().map_err(|_| NotCompared::Gone)?;
+    let event = envelope.items().iter().find(|item| item.kind == ItemType::Event);
+    let payload = event.ok_or(content::Unreadable::NoError)?.payload();
+    if payload.end - payload.start > content::MAX_PAYLOAD as u64 {
+        return Err(content::Unreadable::Long.into());
+    }
+    record.body.piece(payload).map_err(|_| NotCompared::Gone)
 }

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::content::{self, Difference};
-use crate::journal::JournalError;
+use crate::content::{Difference, Kind};
+use crate::journal::{JournalError, Record};
 use crate::protocol::event_id::EventId;
-use crate::protocol::item::ItemType;
-use crate::tasks;
 
-use super::Verifier;
+use super::sample::differences;
+use super::{Api, There, Verifier};
 
 /// What is known of one event at one tracker.
 #[derive(Clone, Debug)]
@@ -43,21 +42,19 @@ impl Verifier {
         let Some((api, there)) = self.place(upstream, &record.project) else {
             return Ok((project, SideBySide::NotAsked));
         };
-        let copy = match api.event(&there, id).await {
-            Ok(Some(copy)) => copy,
-            Ok(None) => return Ok((project, SideBySide::NotStored)),
-            Err(trouble) => return Ok((project, SideBySide::Unknown(trouble.to_string()))),
-        };
-        let sent = tasks::blocking(move || {
-            let envelope = record.body.outline().ok()?;
-            let event = envelope.items().iter().find(|item| item.kind == ItemType::Event)?;
-            record.body.payload(event).ok()
-        })
-        .await;
-        let compared = match (api.content_kind(), sent) {
-            (Some(kind), Some(sent)) => content::compare(kind, &sent, &copy).map_err(|why| why.to_string()),
-            _ => Err("the event that was sent cannot be read".to_owned()),
-        };
-        Ok((project, compared.map_or_else(SideBySide::Unknown, SideBySide::Stored)))
+        let Some(kind) = api.content_kind() else { return Ok((project, SideBySide::NotAsked)) };
+        Ok((project, beside(record, (&api, kind), &there, id).await))
+    }
+}
+
+/// The event of a record beside the tracker's copy.
+async fn beside(record: Arc<Record>, (api, kind): (&Api, Kind), there: &There, id: EventId) -> SideBySide {
+    match api.event(there, id).await {
+        Ok(Some(copy)) => match differences(kind, record, copy).await {
+            Ok(differences) => SideBySide::Stored(differences),
+            Err(why) => SideBySide::Unknown(why.to_string()),
+        },
+        Ok(None) => SideBySide::NotStored,
+        Err(trouble) => SideBySide::Unknown(trouble.to_string()),
     }
 }
