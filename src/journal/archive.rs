@@ -115,7 +115,7 @@ pub trait Archive: Send + Sync {
     /// A record, if it is still kept.
     fn record(&self, record: RecordId) -> Call<'_, Option<Arc<Record>>>;
 
-    /// The newest record with this event id that is still kept.
+    /// The newest record with this event id that is still kept; one of an error event, if there is one, whatever came after it.
     fn record_of(&self, event_id: EventId) -> Call<'_, Option<Arc<Record>>>;
 
     /// The records that are still kept behind `after`, as many as one step takes.

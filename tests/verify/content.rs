@@ -6,7 +6,7 @@ use crate::support::envelopes::{envelope, new_id};
 use crate::support::eventually::eventually;
 use crate::support::glitchtip::{Glitchtip, PLACE, TOKEN};
 use crate::support::net;
-use crate::support::relay::{Plan, Relay};
+use crate::support::relay::{Plan, Relay, SOON};
 use crate::support::upstream::Upstream;
 use crate::{A_WHILE, BATCH, MEMORY, verification};
 
@@ -262,5 +262,24 @@ async fn an_event_among_large_attachments_is_compared_as_well() {
     glitchtip.change_message(&id, "another message");
     look(&relay);
     found(&relay, 1, 1, 1).await;
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_event_is_compared_whatever_else_has_its_id_and_what_is_no_error_event_is_not_called_lost() {
+    let (_primary, glitchtip, relay) = scene("").await;
+    let ids = send(&relay, &glitchtip, &["order failed"]).await;
+    let words = json!({"event_id": ids[0], "name": "a", "email": "a@shop.example", "comments": "it broke"});
+    let trace = json!({"trace": {"trace_id": new_id(), "span_id": "0123456789abcdef"}});
+    let transaction = json!({"type": "transaction", "contexts": trace, "start_timestamp": 1.0, "timestamp": 2.0});
+    let other = new_id();
+    for (id, kind, payload) in [(&ids[0], "user_report", words), (&other, "transaction", transaction)] {
+        assert_eq!(relay.send(envelope(id, kind, &payload.to_string())).await.status(), 200);
+    }
+    relay.balanced(SOON).await;
+    let (code, text) = relay.verb(&["verify", "glitchtip", "--event", &ids[0]]).await;
+    assert!(code == 0 && text.contains("is stored as it was sent"), "{text}");
+    let (code, text) = relay.verb(&["verify", "glitchtip", "--event", &other]).await;
+    assert!(code == 1 && text.contains("cannot be compared: what was sent is no error event"), "{text}");
     relay.finish().await;
 }

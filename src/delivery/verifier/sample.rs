@@ -166,7 +166,7 @@ fn kind(record: &Record) -> (Option<u64>, usize) {
 }
 
 /// The payload of the record's event. Of a large body, nothing else is read.
-fn payload(record: &Record) -> Result<Bytes, NotCompared> {
+pub(super) fn payload(record: &Record) -> Result<Bytes, NotCompared> {
     let envelope = record.body.outline().map_err(|_| NotCompared::Gone)?;
     let event = envelope.items().iter().find(|item| item.kind == ItemType::Event);
     let payload = event.ok_or(content::Unreadable::NoError)?.payload();

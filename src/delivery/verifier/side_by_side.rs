@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::content::{Difference, Kind};
+use crate::content::{Difference, Kind, Unreadable};
 use crate::journal::{JournalError, Record};
 use crate::protocol::event_id::EventId;
+use crate::tasks;
 
-use super::sample::differences;
+use super::sample::{NotCompared, differences, payload};
 use super::{Api, There, Verifier};
 
 /// What is known of one event at one tracker.
@@ -47,8 +48,14 @@ impl Verifier {
     }
 }
 
-/// The event of a record beside the tracker's copy.
+/// The event of a record beside the tracker's copy. Trackers find nothing but error events by their ids: of what is none, that it is
+/// not found says nothing.
 async fn beside(record: Arc<Record>, (api, kind): (&Api, Kind), there: &There, id: EventId) -> SideBySide {
+    let sent = Arc::clone(&record);
+    let no_error = |sent| matches!(sent, Err(NotCompared::Unreadable(Unreadable::NoError)));
+    if tasks::blocking(move || no_error(payload(&sent))).await {
+        return SideBySide::Unknown(Unreadable::NoError.to_string());
+    }
     match api.event(there, id).await {
         Ok(Some(copy)) => match differences(kind, record, copy).await {
             Ok(differences) => SideBySide::Stored(differences),

@@ -40,7 +40,7 @@ impl Archive for PostgresJournal {
 async fn newest(shared: &Shared, event_id: EventId) -> Result<Option<Arc<Record>>, Fault> {
     let sql = format!(
         "SELECT {COLUMNS} FROM {TABLES} WHERE r.event_id = $1 AND r.quantities <> ''
-         ORDER BY r.accepted_at DESC, r.id DESC LIMIT 1"
+         ORDER BY ' ' || r.quantities LIKE '% error=%' DESC, r.accepted_at DESC, r.id DESC LIMIT 1"
     );
     let client = shared.client().await?;
     let row = client.query_opt(&sql, &[&Uuid::from_u128(event_id.as_u128())]).await?;

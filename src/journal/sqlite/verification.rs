@@ -255,11 +255,12 @@ pub(super) fn standings(conn: &Connection, shared: &Shared) -> rusqlite::Result<
     rows.collect()
 }
 
-/// The newest record with this event id.
+/// The newest record with this event id, of an error event where there is one.
 pub(super) fn record_of(conn: &Connection, shared: &Shared, id: EventId) -> rusqlite::Result<Option<Arc<Record>>> {
     // Records are not indexed by their event id: this is asked by people, one event at a time.
     let sql = format!(
-        "SELECT {COLUMNS} FROM record r {TABLES} WHERE r.event_id = ?1 AND r.quantities <> '' ORDER BY r.id DESC LIMIT 1"
+        "SELECT {COLUMNS} FROM record r {TABLES} WHERE r.event_id = ?1 AND r.quantities <> ''
+         ORDER BY ' ' || r.quantities LIKE '% error=%' DESC, r.id DESC LIMIT 1"
     );
     let mut select = conn.prepare_cached(&sql)?;
     let id = id.as_u128().to_be_bytes();
