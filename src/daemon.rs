@@ -314,6 +314,7 @@ impl Daemon {
         let shadows = shadows.map(|(name, settings)| (Arc::clone(name), settings.shadow.clone())).collect();
         self.intake.configure(Arc::clone(&routing), targets, &config.limits, shadows);
         self.receivers.store(Arc::new(config.notify.clone()));
+        self.renewal.follow(&config);
         self.config = config;
         self.status.loaded_at = self.clock.now();
         self.status.error = None;

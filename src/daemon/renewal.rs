@@ -1,7 +1,7 @@
 //! Renewals of certificates: programs replace their files and tell nobody. They are looked at each second, and the configuration is
 //! loaded again once they have come to rest, so that the certificate is never read without its key.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use crate::config::Config;
@@ -14,6 +14,8 @@ type Look = Option<(SystemTime, u64)>;
 /// The files of certificates and keys, as they were seen.
 #[derive(Default)]
 pub(super) struct Renewal {
+    /// Which they are.
+    paths: Vec<PathBuf>,
     /// When the configuration was last loaded because of them.
     taken: Vec<Look>,
     /// A second ago.
@@ -24,7 +26,14 @@ impl Renewal {
     /// The files as they are now are those in force.
     pub(super) fn of(config: &Config) -> Self {
         let now = look(config);
-        Self { taken: now.clone(), last: now }
+        Self { paths: paths(config), taken: now.clone(), last: now }
+    }
+
+    /// Follows a configuration that was just loaded: where it names other files than before, those as they are now are in force.
+    pub(super) fn follow(&mut self, config: &Config) {
+        if paths(config) != self.paths {
+            *self = Self::of(config);
+        }
     }
 
     /// Whether the files are others than before, and were so a second ago.
@@ -57,11 +66,16 @@ impl Daemon {
 }
 
 fn look(config: &Config) -> Vec<Look> {
-    let of = |path: &Path| std::fs::metadata(path).ok().and_then(|found| Some((found.modified().ok()?, found.len())));
+    let of =
+        |path: &PathBuf| std::fs::metadata(path).ok().and_then(|found| Some((found.modified().ok()?, found.len())));
+    paths(config).iter().map(of).collect()
+}
+
+fn paths(config: &Config) -> Vec<PathBuf> {
     let server = [&config.server.tls_cert, &config.server.tls_key];
     let upstreams = config.upstreams.values();
     let upstreams = upstreams.flat_map(|own| [&own.tls_ca, &own.tls_client_cert, &own.tls_client_key]);
-    server.into_iter().chain(upstreams).flatten().map(|path| of(path)).collect()
+    server.into_iter().chain(upstreams).flatten().cloned().collect()
 }
 
 #[cfg(test)]
@@ -71,7 +85,7 @@ mod tests {
     #[test]
     fn files_count_once_they_have_come_to_rest_and_only_once() {
         let at = |seconds: u64| Some((SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds), 1));
-        let mut renewal = Renewal { taken: vec![at(1), at(1)], last: vec![at(1), at(1)] };
+        let mut renewal = Renewal { taken: vec![at(1), at(1)], last: vec![at(1), at(1)], ..Renewal::default() };
         let looks = [
             [at(1), at(1)],
             [at(2), at(1)],
@@ -83,5 +97,25 @@ mod tests {
         ];
         let due: Vec<bool> = looks.into_iter().map(|look| renewal.is_due(look.to_vec())).collect();
         assert_eq!(due, [false, false, false, true, false, false, false]);
+    }
+
+    #[test]
+    fn files_that_a_configuration_names_for_the_first_time_have_not_changed() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let own = rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap();
+        std::fs::write(&file, own.cert.pem()).unwrap();
+        let config = |line: &str| {
+            let text = format!(
+                "primary = \"a\"\n[upstreams.a]\n{line}\n[[projects]]\nname = \"shop\"\nid = \"1\"\npublic_key = \"k\"\n\
+                 upstreams.a = \"http://k@h/1\"\n"
+            );
+            crate::config::parse("config.toml", &text, &|_| None).unwrap().config
+        };
+        let mut renewal = Renewal::of(&config(""));
+        let named = config(&format!("tls_ca = {:?}", file.path()));
+        renewal.follow(&named);
+        assert!(!renewal.is_due(look(&named)) && !renewal.is_due(look(&named)));
+        std::fs::write(&file, format!("{}\n", own.cert.pem())).unwrap();
+        assert!(!renewal.is_due(look(&named)) && renewal.is_due(look(&named)), "one that is renewed has");
     }
 }
