@@ -1,7 +1,8 @@
 //! Assembly: the only file that sees every part. Start order, reload, shutdown order.
 //!
-//! Start: journal, then what it still holds is remembered, then workers, then listeners: nothing is accepted before it can
-//! be kept. Stop: listeners first, then requests under way, then workers, then the journal: nothing accepted is forgotten.
+//! Start: journal, then addresses, then what the journal still holds is remembered, then workers, and only then the addresses are
+//! served: nothing is accepted before it can be kept, and nothing is sent by a process that gets none of its addresses. Stop:
+//! workers first, then the public listener, then the admin listener, then the journal: nothing accepted is forgotten.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -21,7 +22,7 @@ use crate::config::{Config, Fingerprint, Loaded, diff};
 use crate::delivery::settings::Settings;
 use crate::delivery::supervisor::Supervisor;
 use crate::delivery::verifier::Verifier;
-use crate::http::{Admin, Listeners, Public, Readiness, SwitchOrder, View, serve_admin, serve_public};
+use crate::http::{Admin, Listeners, Public, Readiness, SwitchOrder, View};
 use crate::intake::submit::Intake;
 use crate::journal::{Journal, JournalError, OpenError, Switch, TargetId, Targets};
 use crate::policy::dedup::{Dedup, Keys};
@@ -42,6 +43,7 @@ mod pace_exchange;
 mod remembering;
 mod renewal;
 mod reporting;
+mod serving;
 mod sharing;
 mod stranded;
 mod switching;
@@ -53,6 +55,7 @@ mod verifying;
 pub use backend::Backend;
 use control::Control;
 use renewal::Renewal;
+use serving::{Serving, bind};
 use switching::{Announced, primaries};
 use upkeep::Observed;
 
@@ -119,10 +122,12 @@ pub async fn run_on(
     ready: impl FnOnce(),
 ) -> Result<(), DaemonError> {
     let control = backend.control(&mut options).await?;
-    let Options { path, loaded, mut listeners, clock, mut hangup } = options;
-    let mut daemon = Daemon::assemble(backend, control, path.display().to_string(), loaded.config, clock).await?;
-    let serving = Serving { public: Tasks::new(), admin: Tasks::new() };
-    let addresses = daemon.serve(&mut listeners, &serving)?;
+    let Options { path, loaded, listeners, clock, mut hangup } = options;
+    let bound = bind(&loaded.config, listeners)?;
+    let (path, draining) = (path.display().to_string(), stop.child_token());
+    let mut daemon = Daemon::assemble(backend, control, path, loaded.config, clock, draining).await?;
+    let serving = Serving::default();
+    let addresses = daemon.serve(bound, &serving);
     let mut changed = daemon.control.watch(&daemon.tasks);
     let mut upkeep = interval(Duration::from_secs(1));
     upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -150,12 +155,6 @@ pub async fn run_on(
     outcome
 }
 
-/// The listeners. The admin listener outlives the public one: it answers while requests and deliveries are finished.
-struct Serving {
-    public: Tasks,
-    admin: Tasks,
-}
-
 /// Everything that runs, and the configuration it runs under.
 struct Daemon {
     control: Arc<dyn Control>,
@@ -174,6 +173,7 @@ struct Daemon {
     verifier: Verifier,
     public: Public,
     admin: Admin,
+    /// Cancelled as soon as the daemon is told to stop.
     draining: CancellationToken,
     tasks: Tasks,
     orders: mpsc::Receiver<SwitchOrder>,
@@ -195,6 +195,7 @@ impl Daemon {
         path: String,
         config: Config,
         clock: Clock,
+        draining: CancellationToken,
     ) -> Result<Self, DaemonError> {
         let Backend { journal, ledger, secret } = backend;
         let (metrics, tasks, keys) = (Metrics::new(), Tasks::new(), Keys::new(&secret));
@@ -211,7 +212,6 @@ impl Daemon {
         let cooldowns = supervisor.cooldowns();
         let intake =
             Intake::new(Arc::clone(&journal), (dedup.clone(), keys), cooldowns, clock.clone(), metrics.clone());
-        let draining = CancellationToken::new();
         let readiness = Readiness::new(Arc::clone(&journal), draining.clone());
         let (order, orders) = mpsc::channel(8);
         let public = Public::new(intake.clone(), &config.server, metrics.clone(), readiness.clone(), tasks.clone());
@@ -252,40 +252,6 @@ impl Daemon {
         daemon.start_notifying();
         daemon.note_first_primary().await?;
         Ok(daemon)
-    }
-
-    /// Serves the addresses of the configuration; returns the public ones.
-    fn serve(&self, listeners: &mut Listeners, serving: &Serving) -> Result<Vec<SocketAddr>, DaemonError> {
-        let failed = |(address, why)| DaemonError::Listen { address, why };
-        // All are bound before one is served: what is accepted by a process that ends because another address is taken is lost.
-        let public = listeners.bind_all(&self.config.server.listen).map_err(failed)?;
-        let admin = listeners.bind_all(&[self.config.admin.listen]).map_err(failed)?;
-        let addresses = public.iter().filter_map(|listener| listener.local_addr().ok()).collect();
-        for listener in public {
-            let (public, clock, tasks) = (self.public.clone(), self.clock.clone(), serving.public.clone());
-            serving.public.spawn("the public listener", serve_public(listener, public, clock, tasks));
-        }
-        for listener in admin {
-            let (admin, clock, tasks) = (self.admin.clone(), self.clock.clone(), serving.admin.clone());
-            serving.admin.spawn("the admin listener", serve_admin(listener, admin, clock, tasks));
-        }
-        for address in listeners.unused() {
-            tracing::warn!(%address, "systemd gave a socket that the configuration does not listen on");
-        }
-        Ok(addresses)
-    }
-
-    fn announce_start(&self, addresses: &[SocketAddr]) {
-        let listen: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-        tracing::info!(
-            version = env!("CARGO_PKG_VERSION"),
-            primary = &*self.config.primary,
-            listen = listen.join(" "),
-            admin = %self.config.admin.listen,
-            journal = self.config.journal.whereabouts(),
-            "switchyard is ready"
-        );
-        notify(NotifyState::Ready);
     }
 
     /// Puts a configuration into force. The intake's view is exchanged at once: that is the moment of a switch.

@@ -126,6 +126,31 @@ async fn stopping_under_load_answers_everything_it_accepted_and_resets_nobody() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_relay_whose_address_is_taken_ends_and_sends_nothing_of_what_waits() {
+    let (a, mut relay) = one_upstream().await;
+    a.always(Reply::Hang);
+    let ids = relay.send_errors(4).await;
+    relay.stop().await;
+    a.always(Reply::Ok);
+    let before = a.seen().len();
+    let taken = TcpListener::bind(("127.0.0.1", relay.port())).expect("the address");
+    // What it would send, it would send in some of them.
+    for _ in 0..8 {
+        relay.launch();
+        assert_eq!(relay.ended(SOON).await.code(), Some(69), "{}", relay.log());
+    }
+    assert_eq!(a.seen().len(), before, "nothing was sent that would be sent again");
+    drop(taken);
+    relay.launch();
+    relay.await_ready().await;
+    relay.balanced(SOON).await;
+    let mut have = a.taken_ids();
+    have.sort();
+    assert_eq!(have, ids.into_iter().collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>());
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn restarts_behind_an_inherited_socket_refuse_and_lose_no_request() {
     let a = Upstream::start().await;
     let mut relay = Plan::new(&[("a", a.dsn("key-a", 11))]).prepare();

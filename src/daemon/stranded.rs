@@ -17,7 +17,8 @@ impl Daemon {
             return;
         }
         for (target, upstream) in self.targets.iter() {
-            let backlog = self.journal.backlog(target).await.unwrap_or_default();
+            // A journal that does not answer says nothing of the other upstreams either.
+            let Ok(backlog) = self.journal.backlog(target).await else { return };
             for project in &gone {
                 let own = backlog.quantities.iter().filter(|(name, ..)| **name == **project);
                 let items: u64 = own.map(|(.., quantity)| quantity).sum();

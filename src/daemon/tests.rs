@@ -1,4 +1,4 @@
-//! Chores of which another relay has the lead.
+//! Chores of which another relay has the lead, and a round of them in which the daemon is told to stop.
 
 use std::path::Path;
 
@@ -21,7 +21,11 @@ use crate::protocol::event_id::EventId;
 use crate::telemetry::ledger::Ledger;
 
 /// Leads every chore, or none.
-struct Lead(bool);
+struct Lead {
+    leads: bool,
+    /// The daemon is told to stop when it is asked.
+    stop: CancellationToken,
+}
 
 impl Control for Lead {
     fn watch(&self, _: &Tasks) -> mpsc::Receiver<()> {
@@ -45,7 +49,8 @@ impl Control for Lead {
     }
 
     fn leads(&self) -> BoxFuture<'_, Option<Epoch>> {
-        ready(self.0.then_some(Epoch::ALONE)).boxed()
+        self.stop.cancel();
+        ready(self.leads.then_some(Epoch::ALONE)).boxed()
     }
 }
 
@@ -53,8 +58,9 @@ impl Control for Lead {
 const CHORES: [&str; 7] =
     ["expire", "prune", "client reports", "canaries", "backfills", "verification", "notifications"];
 
-/// A daemon of one upstream with an API that wants no client reports, canaries and a receiver.
-async fn daemon(folder: &Path, leads: bool) -> Daemon {
+/// A daemon of one upstream with an API that wants no client reports, canaries and a receiver. It stops when `stop` is cancelled, which
+/// is when it is first asked whether it leads.
+async fn daemon(folder: &Path, leads: bool, stop: Option<CancellationToken>) -> Daemon {
     let path = folder.join("config.toml");
     let text = format!(
         "primary = \"a\"\n[journal]\npath = \"{}\"\nmin_free_disk = \"0B\"\n[canary]\ninterval = \"5m\"\n[upstreams.a]\n\
@@ -68,7 +74,9 @@ async fn daemon(folder: &Path, leads: bool) -> Daemon {
     let (clock, ledger) = (Clock::system(), Ledger::default());
     let journal = SqliteJournal::open(&config.journal, clock.clone(), ledger.clone()).unwrap();
     let backend = Backend { secret: journal.secret(), journal: Arc::new(journal), ledger };
-    Daemon::assemble(backend, Arc::new(Lead(leads)), String::new(), config, clock).await.unwrap()
+    let draining = stop.clone().unwrap_or_default();
+    let lead = Arc::new(Lead { leads, stop: stop.unwrap_or_default() });
+    Daemon::assemble(backend, lead, String::new(), config, clock, draining).await.unwrap()
 }
 
 /// Appends an error of that time.
@@ -108,7 +116,7 @@ async fn begin_backfill(daemon: &Daemon, target: TargetId) {
 /// Which chores a relay has done after one round of each.
 async fn done(leads: bool) -> Vec<&'static str> {
     let folder = tempfile::tempdir().unwrap();
-    let mut daemon = daemon(folder.path(), leads).await;
+    let mut daemon = daemon(folder.path(), leads, None).await;
     let (a, gone) = (daemon.journal.target("a").await.unwrap(), daemon.journal.target("gone").await.unwrap());
     daemon.targets = daemon.journal.targets().await.unwrap();
     let now = daemon.clock.now();
@@ -140,7 +148,7 @@ async fn done(leads: bool) -> Vec<&'static str> {
         daemon.verifier.due().is_empty(),
         notified,
     ];
-    daemon.stop(Serving { public: Tasks::new(), admin: Tasks::new() }).await;
+    daemon.stop(Serving::default()).await;
     CHORES.into_iter().zip(is_done).filter(|(_, is_done)| *is_done).map(|(name, _)| name).collect()
 }
 
@@ -148,4 +156,17 @@ async fn done(leads: bool) -> Vec<&'static str> {
 async fn every_chore_is_done_by_the_relay_that_leads_and_none_by_another_one() {
     assert_eq!(done(true).await, CHORES);
     assert_eq!(done(false).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_round_ends_with_the_step_in_which_the_daemon_is_told_to_stop() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut daemon = daemon(folder.path(), true, Some(CancellationToken::new())).await;
+    let now = daemon.clock.now();
+    append(&daemon, now - LONGEST_AGE.get() - Duration::from_secs(3600), vec![]).await;
+    daemon.keep_up().await;
+    let canary = daemon.supervisor.board().canary(&Arc::from("a"), |canary| canary.is_some());
+    assert_ne!(canary, Some(true), "no canary is sent");
+    assert_eq!(daemon.journal.prune(now - Duration::from_secs(60), 9).await.unwrap(), 1, "nothing was pruned");
+    daemon.stop(Tasks::new()).await;
 }

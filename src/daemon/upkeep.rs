@@ -1,5 +1,8 @@
 //! What is done again and again, in small steps that delay nobody: follow the clock, expire, send client reports and canaries,
 //! prune, and keep what was observed.
+//!
+//! Rule: with a journal that does not answer, each step takes seconds. So a round ends after the step in which the daemon is told to
+//! stop.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -86,10 +89,19 @@ impl Daemon {
         if !self.clock.is_doubtful() {
             self.throw_away(now).await;
         }
+        if self.draining.is_cancelled() {
+            return;
+        }
         self.keep_switches().await;
         self.tell_losses().await;
+        if self.draining.is_cancelled() {
+            return;
+        }
         self.keep_canaries().await;
         self.keep_verifying().await;
+        if self.draining.is_cancelled() {
+            return;
+        }
         let is_due = self.observed.at.is_none_or(|at| now.since(at) >= EACH || at > now);
         if is_due || self.observations.is_urgent() {
             self.keep_observations(now, false).await;
@@ -101,6 +113,9 @@ impl Daemon {
         if let Some(epoch) = self.control.leads().await {
             epoch.under(|| self.expire(now)).await;
         }
+        if self.draining.is_cancelled() {
+            return;
+        }
         if let Some(epoch) = self.control.leads().await {
             let prune = || self.journal.prune(now - self.config.journal.retain.get(), STEP);
             epoch.under(|| in_steps(prune)).await;
@@ -110,23 +125,26 @@ impl Daemon {
     async fn expire(&self, now: Timestamp) {
         for (target, name) in self.targets.iter() {
             let max_age = self.config.upstreams.get(name).map_or(LONGEST_AGE, |settings| settings.max_age);
-            let expired =
-                in_steps(|| self.journal.discard(target, now - max_age.get(), DropReason::Expired, STEP)).await;
+            let discard = || self.journal.discard(target, now - max_age.get(), DropReason::Expired, STEP);
+            let expired = in_steps(discard).await;
             if expired > 0
                 && let Some(envelopes) = log::admit_sum("expired", name, expired as u64)
             {
                 tracing::error!(upstream.name = &**name, envelopes, "expired before they could be delivered");
             }
+            if self.draining.is_cancelled() {
+                return;
+            }
         }
     }
 
     /// How many envelopes wait, by upstream.
-    async fn waiting(&self) -> BTreeMap<Arc<str>, u64> {
+    async fn waiting(&self) -> Result<BTreeMap<Arc<str>, u64>, JournalError> {
         let mut waiting = BTreeMap::new();
         for (target, name) in self.targets.iter() {
-            waiting.insert(Arc::clone(name), self.journal.backlog(target).await.unwrap_or_default().envelopes);
+            waiting.insert(Arc::clone(name), self.journal.backlog(target).await?.envelopes);
         }
-        waiting
+        Ok(waiting)
     }
 
     /// Adds to the journal's evidence what was observed since the last time, and that we are alive. What it cannot take now is
@@ -161,7 +179,7 @@ impl Daemon {
         self.observed.take_incidents();
         let mut intake = self.observed.news(&counts);
         intake.extend(self.observed.seen.iter().cloned());
-        let waiting = self.waiting().await;
+        let waiting = self.waiting().await?;
         let (steps, series) = self.observed.series.look(now, &self.observed.ledger.accounts(), news, &waiting);
         let steps = steps.into_iter().filter_map(|(name, step)| Some((self.targets.of(&name)?, step))).collect();
         let (started, canaries) = (self.observed.started, self.canaries_through().await?);
