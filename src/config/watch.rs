@@ -3,7 +3,7 @@
 //! The system's notifications make it quick; a look at the content each second makes it certain: editors replace files, mounts and
 //! symbolic links change where a path leads, and some file systems notify nobody. The rule: only the content decides. What is read
 //! while a file is being written is not reported; a file that is gone changes nothing until it is back; one that is there and cannot
-//! be read is reported as any broken one.
+//! be read is reported as any broken one. A pipe, which can be read but once, counts as one that is gone.
 
 use std::ffi::OsString;
 use std::io::ErrorKind;
@@ -13,6 +13,8 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use inotify::{EventStream, Inotify, WatchMask};
 use tokio::time::Instant;
+
+use crate::tasks;
 
 use super::Fingerprint;
 
@@ -114,11 +116,24 @@ impl Watch {
 }
 
 async fn content(path: &Path) -> Found {
-    match tokio::fs::read(path).await {
-        Ok(content) => Some(Ok(Fingerprint::of(&content))),
-        Err(error) if error.kind() == ErrorKind::NotFound => None,
-        Err(error) => Some(Err(error.kind())),
-    }
+    let path = path.to_owned();
+    tasks::blocking(move || {
+        // Who opens a pipe may wait for ever, and what was read from it is not there again.
+        if is_pipe(&path) {
+            return None;
+        }
+        match std::fs::read(&path) {
+            Ok(content) => Some(Ok(Fingerprint::of(&content))),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => Some(Err(error.kind())),
+        }
+    })
+    .await
+}
+
+/// Whether the file at `path` can be read at most once: it is neither a regular file nor a folder.
+pub fn is_pipe(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 
 impl Notices {
@@ -295,5 +310,19 @@ mod tests {
         };
         tokio::join!(writing, watch.changed());
         assert_eq!(watch.seen, Ok(Fingerprint::of(b"whole again")));
+    }
+
+    #[tokio::test]
+    async fn a_pipe_counts_as_gone_and_what_takes_its_place_is_told() {
+        let (folder, path) = folder_with("a");
+        let mut watch = Watch::new(&path, Fingerprint::of(b"a"));
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        std::fs::rename(&pipe, &path).unwrap();
+        let looks = tokio::time::timeout(LOOK * 3, watch.changed()).await;
+        assert!(looks.is_err() && watch.gone, "it is not opened, which would wait for a writer");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "b").unwrap();
+        told(&mut watch).await;
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::config::diagnostics::LoadError;
 use crate::config::edit::{self, EditError};
-use crate::config::watch::Watch;
+use crate::config::watch::{Watch, is_pipe};
 use crate::config::{Fingerprint, Loaded, load};
 use crate::journal::term::Epoch;
 use crate::tasks::{self, Tasks};
@@ -71,7 +71,11 @@ impl Control for File {
 
     fn load(&self, _: bool) -> BoxFuture<'_, Result<Loaded, LoadError>> {
         let path = self.path.clone();
-        tasks::blocking(move || load(&path)).boxed()
+        tasks::blocking(move || match is_pipe(&path) {
+            true => Err(LoadError::Unfit { path, why: "it is no regular file, and cannot be read again".to_owned() }),
+            false => load(&path),
+        })
+        .boxed()
     }
 
     fn set_primary(&self, name: &str) -> BoxFuture<'_, Result<Option<String>, String>> {
