@@ -70,6 +70,11 @@ impl<'t> Report<'t> {
         self.written.value(&self.as_written(path)).is_some()
     }
 
+    /// Whether the value at `path` is written under a header of its own in double brackets.
+    pub(super) fn is_in_double_brackets(&self, path: &Path) -> bool {
+        self.text[self.sound(self.written.span(&self.as_written(path)))].starts_with("[[")
+    }
+
     /// The text at `path` as written, before `${…}` was followed.
     pub(super) fn quote(&self, path: &Path) -> &str {
         self.written.string(&self.as_written(path)).unwrap_or_default()

@@ -124,7 +124,19 @@ pub(super) fn read(tree: &mut Tree<'_>, report: &mut Report<'_>) -> Option<File>
             Ok(file) => return Some(file),
             Err(refusal) => refusal,
         };
-        reject(tree, report, &path, &message);
+        let path = match doubled(tree, report, &path) {
+            Some(section) => {
+                let help = format!(
+                    "a section stands in single brackets, [{section}]; only [[projects]] and [[notify]] are lists"
+                );
+                report.error(&section, "is written as a list of sections", Some(help));
+                section
+            }
+            None => {
+                reject(tree, report, &path, &message);
+                path
+            }
+        };
         report.removed(&path);
         if !tree.remove(&path) {
             return None;
@@ -136,6 +148,17 @@ pub(super) fn read(tree: &mut Tree<'_>, report: &mut Report<'_>) -> Option<File>
 fn attempt(tree: &Tree<'_>) -> Result<File, (Path, String)> {
     serde_path_to_error::deserialize(tree.deserializer())
         .map_err(|error| (Path::from(error.path()), error.inner().message().to_owned()))
+}
+
+/// The section in double brackets that a refusal is about: serde takes it for a list of the values in it, and says something else.
+fn doubled(tree: &Tree<'_>, report: &Report<'_>, path: &Path) -> Option<Path> {
+    let section = match path.split_last() {
+        Some((Segment::Index(_), list)) => list,
+        _ => path.clone(),
+    };
+    let is_list = matches!(section.to_string().as_str(), "projects" | "notify");
+    let is_doubled = tree.value(&section).is_some_and(DeValue::is_array) && report.is_in_double_brackets(&section);
+    (is_doubled && !is_list).then_some(section)
 }
 
 fn reject(tree: &Tree<'_>, report: &mut Report<'_>, path: &Path, message: &str) {
@@ -192,7 +215,11 @@ fn reworded(message: &str) -> String {
         let meant = nearest(word, quoted(expected)).map(|meant| format!("; did you mean `{meant}`?"));
         return format!("expected {expected}, found {value}{}", meant.unwrap_or_default());
     }
-    message.to_owned()
+    match message {
+        "wanted string or table" => "expected a string".to_owned(),
+        _ if message.contains("expected struct") => "expected a section".to_owned(),
+        _ => message.to_owned(),
+    }
 }
 
 /// A kind of value, as it is said.
@@ -205,6 +232,10 @@ fn plain_words(words: &str) -> String {
     match words {
         "a nonzero u16" => format!("a whole number from 1 to {MOST_IN_FLIGHT}"),
         "a nonzero u32" => format!("a whole number from 1 to {}", u32::MAX),
+        "u32" | "u64" => "a whole number".to_owned(),
+        "a boolean" => "true or false".to_owned(),
+        "socket address" => "an address".to_owned(),
+        "path string" => "a string".to_owned(),
         "a sequence" => "a list".to_owned(),
         "map" | "a map" => "a section".to_owned(),
         "sequence" => "a list".to_owned(),
@@ -247,20 +278,22 @@ fn unknown_key_help(path: &Path, known: &[&str]) -> String {
 
 fn help_for(path: &Path, message: &str) -> Option<String> {
     let text = path.to_string();
-    let help =
-        if message.starts_with("invalid socket address") || (text.ends_with("listen") && message.contains("list")) {
-            "an address is an IP and a port, as in \"127.0.0.1:8484\" or \"[::1]:8484\"; [server] takes a list of them"
-        } else if message.starts_with("invalid IP address") {
-            "an address is an IP without port, as in \"10.0.0.1\""
-        } else if text == "projects" {
-            "each project begins with [[projects]], in double brackets"
-        } else if text == "notify" {
-            "each receiver begins with [[notify]], in double brackets"
-        } else if message.starts_with("expected a string") {
-            "write it in quotes; a period or a size with its unit, as in \"30s\" or \"64MiB\""
-        } else {
-            return None;
-        };
+    let help = if message.starts_with("invalid socket address")
+        || message.starts_with("expected an address")
+        || (text.ends_with("listen") && message.contains("list"))
+    {
+        "an address is an IP and a port, as in \"127.0.0.1:8484\" or \"[::1]:8484\"; [server] takes a list of them"
+    } else if message.starts_with("invalid IP address") {
+        "an address is an IP without port, as in \"10.0.0.1\""
+    } else if text == "projects" {
+        "each project begins with [[projects]], in double brackets"
+    } else if text == "notify" {
+        "each receiver begins with [[notify]], in double brackets"
+    } else if message.starts_with("expected a string") {
+        "write it in quotes; a period or a size with its unit, as in \"30s\" or \"64MiB\""
+    } else {
+        return None;
+    };
     Some(help.to_owned())
 }
 

@@ -6,6 +6,7 @@ use super::diagnostics::{Form, Problems};
 use super::{Config, Loaded, load, parse};
 
 mod listeners;
+mod sections;
 
 fn variables(name: &str) -> Option<String> {
     let known = [("SENTRY_DSN", "https://hunter2@o1.ingest.sentry.io/42"), ("KEY", "hunter2")];
