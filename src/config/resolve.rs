@@ -2,7 +2,7 @@
 //!
 //! The rule: every check runs, whatever the others found. Nothing here reads files, the network or the clock.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -137,12 +137,28 @@ fn check_listeners(file: &File, report: &mut Report<'_>) {
     }
     check_proxies(file, report);
     for (position, address) in listen.iter().enumerate() {
-        if address.port() != 0 && listen[..position].contains(address) {
-            report.error(&server.index(position), "this address is listed twice", None);
+        match listen[..position].iter().find(|other| is_taken(*address, **other)) {
+            Some(same) if same == address => {
+                report.error(&server.index(position), "this address is listed twice", None)
+            }
+            Some(other) => {
+                report.error(&server.index(position), format!("{other} in this list takes this address, too"), None)
+            }
+            None => {}
         }
     }
-    if file.admin.listen.port() != 0 && listen.contains(&file.admin.listen) {
-        report.error(&admin.key("listen"), "[server] listens on this address already", None);
+    match listen.iter().find(|other| is_taken(file.admin.listen, **other)) {
+        Some(same) if *same == file.admin.listen => {
+            report.error(&admin.key("listen"), "[server] listens on this address already", None);
+        }
+        Some(other) => {
+            report.error(
+                &admin.key("listen"),
+                format!("[server] listens on {other}, which takes this address, too"),
+                None,
+            );
+        }
+        None => {}
     }
     match &file.admin.token {
         Some(token) if token.expose().trim().is_empty() => report.error(&admin.key("token"), "is empty", None),
@@ -207,6 +223,13 @@ fn check_sizes_and_periods(file: &File, report: &mut Report<'_>) {
     check_period(&server.key("keep_alive"), file.server.keep_alive, false, report);
     check_period(&journal.key("retain"), file.journal.retain, false, report);
     check_period(&top.key("dedup").key("window"), file.dedup.window, false, report);
+}
+
+/// Whether nobody can listen on the one while the other is listened on: they are the same, or one of them is every address of this machine.
+fn is_taken(one: SocketAddr, other: SocketAddr) -> bool {
+    let is_every = one.ip().is_unspecified() || other.ip().is_unspecified();
+    let is_same = one.ip() == other.ip() || (is_every && one.is_ipv4() == other.is_ipv4());
+    is_same && one.port() == other.port() && one.port() != 0
 }
 
 fn is_loopback(ip: IpAddr) -> bool {

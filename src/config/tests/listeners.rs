@@ -31,3 +31,19 @@ fn a_short_admin_token_is_warned_of_and_not_repeated() {
     assert!(said("0123456789abcde").contains("fewer than 16"));
     assert_eq!(said("0123456789abcdef"), "no problems in config.toml");
 }
+
+#[test]
+fn an_address_that_another_one_takes_is_told_before_the_start() {
+    let said = |server: &str, admin: &str| {
+        let sections = format!("[server]\nlisten = [{server}]\n[admin]\nlisten = \"{admin}\"\n[upstreams.sentry]");
+        lines(&GOOD.replace("[upstreams.sentry]", &sections))
+    };
+    let two = said(r#""0.0.0.0:1", "127.0.0.1:1""#, "127.0.0.1:2");
+    assert!(two.contains("server.listen[1]: 0.0.0.0:1 in this list takes this address, too"), "{two}");
+    let admin = said(r#""[::]:1", "0.0.0.0:2""#, "127.0.0.1:2");
+    assert!(admin.contains("admin.listen: [server] listens on 0.0.0.0:2, which takes this address, too"), "{admin}");
+    assert!(said(r#""127.0.0.1:1", "127.0.0.1:1""#, "127.0.0.1:2").contains("is listed twice"));
+    for fine in [r#""[::]:1", "0.0.0.0:1""#, r#""[::]:1", "127.0.0.1:1""#, r#""0.0.0.0:0", "127.0.0.1:0""#] {
+        assert_eq!(said(fine, "127.0.0.1:2"), "no problems in config.toml");
+    }
+}
