@@ -2,8 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-use switchyard::cli::{Cli, Exit};
+use switchyard::cli::{self, Cli, Exit};
 
 fn main() -> ExitCode {
     // First thing: whatever speaks TLS later finds it, and finds no other.
@@ -11,7 +10,7 @@ fn main() -> ExitCode {
         eprintln!("switchyard: a second cryptography provider was installed");
         return ExitCode::from(Exit::Internal as u8);
     }
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::read() {
         Ok(cli) => cli,
         Err(usage) => {
             // Help and version go to standard output, mistakes to standard error; nobody is left to tell when neither works.
@@ -22,9 +21,7 @@ fn main() -> ExitCode {
     match cli.execute() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            if !failure.message().is_empty() {
-                eprintln!("switchyard: {}", failure.message());
-            }
+            cli::tell(&failure);
             ExitCode::from(failure.code())
         }
     }

@@ -194,8 +194,10 @@ impl Progress {
         if self.line_at.is_some_and(|at| at <= Instant::now()) {
             self.line_at = Some(Instant::now() + LINE_EACH);
             match trouble {
-                None => eprintln!("backfill of {}: {taken} of {} handed over", self.name, self.found),
-                Some(trouble) => eprintln!("backfill of {}: {trouble}", self.name),
+                None => {
+                    terminal::remark(format_args!("backfill of {}: {taken} of {} handed over", self.name, self.found))
+                }
+                Some(trouble) => terminal::remark(format_args!("backfill of {}: {trouble}", self.name)),
             }
         }
     }

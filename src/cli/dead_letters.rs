@@ -1,6 +1,6 @@
 //! `switchyard dead-letters`: what upstreams refused for good, and what is to become of it.
 
-use std::io::Write as _;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use serde_json::json;
@@ -17,6 +17,8 @@ use super::{private_file, process};
 
 /// How many are asked for at once.
 const PAGE: usize = 500;
+/// Why there are dead letters.
+const REASONS: [&str; 3] = ["refused", "poison", "lost_by_tracker"];
 
 /// Shows, retries, discards or exports what upstreams refused for good
 ///
@@ -51,12 +53,12 @@ struct ListArgs {
     /// Only those that this upstream refused
     #[arg(long, value_name = "NAME")]
     upstream: Option<String>,
-    /// Only those with this reason: refused, poison, lost_by_tracker
-    #[arg(long)]
+    /// Only those with this reason
+    #[arg(long, value_parser = REASONS)]
     reason: Option<String>,
     /// At most so many
-    #[arg(long, default_value_t = 50)]
-    limit: usize,
+    #[arg(long, default_value = "50")]
+    limit: NonZeroUsize,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -84,8 +86,8 @@ struct Which {
     /// Those that this upstream refused
     #[arg(long, value_name = "NAME", conflicts_with = "ids")]
     upstream: Option<String>,
-    /// Those with this reason: refused, poison, lost_by_tracker
-    #[arg(long, conflicts_with = "ids")]
+    /// Those with this reason
+    #[arg(long, value_parser = REASONS, conflicts_with = "ids")]
     reason: Option<String>,
 }
 
@@ -128,7 +130,7 @@ pub(super) fn dead_letters(located: &Located, args: &Args) -> Result<(), Failure
 }
 
 async fn list(admin: &AdminClient, args: &ListArgs) -> Result<(), Failure> {
-    let letters = letters(admin, args.upstream.as_deref(), args.reason.as_deref(), args.limit).await?;
+    let letters = letters(admin, args.upstream.as_deref(), args.reason.as_deref(), args.limit.get()).await?;
     if args.json {
         return terminal::say_json(&json!({ "dead_letters": letters }));
     }
@@ -265,7 +267,7 @@ async fn export(admin: &AdminClient, args: &ExportArgs) -> Result<(), Failure> {
             let what = format_args!("{} envelopes do not go into one stream: name a folder with --to", ids.len());
             return Err(Failure::new(Exit::Usage, what));
         };
-        return to_standard_output(&envelope(admin, *id).await?);
+        return terminal::write_bytes(&envelope(admin, *id).await?);
     };
     private_file::folder(folder)?;
     let mut written = vec![];
@@ -282,11 +284,4 @@ async fn export(admin: &AdminClient, args: &ExportArgs) -> Result<(), Failure> {
 
 async fn envelope(admin: &AdminClient, id: u64) -> Result<Vec<u8>, Failure> {
     admin.bytes(&format!("/api/dead-letters/{id}/envelope")).await.map_err(|why| admin.failure(why))
-}
-
-fn to_standard_output(bytes: &[u8]) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(bytes)
-        .and_then(|()| out.flush())
-        .map_err(|error| Failure::new(Exit::Io, format_args!("standard output cannot be written: {error}")))
 }

@@ -147,7 +147,7 @@ struct Progress {
 impl Progress {
     fn show(&mut self, records: u64) {
         if !self.is_silent && records > self.last {
-            eprintln!("{} moved", words::some(records, "record"));
+            terminal::remark(format_args!("{} moved", words::some(records, "record")));
         }
         self.last = records;
     }

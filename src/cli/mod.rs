@@ -15,7 +15,7 @@
 
 use std::sync::LazyLock;
 
-use clap::{Parser, Subcommand};
+use clap::{Arg, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 mod admin;
 mod asker;
@@ -91,6 +91,15 @@ enum Verb {
 }
 
 impl Cli {
+    /// Reads the command line.
+    ///
+    /// # Errors
+    ///
+    /// When it asks for help or the version, or for something that there is not.
+    pub fn read() -> Result<Self, clap::Error> {
+        Self::from_arg_matches(&without_empty(Self::command()).try_get_matches()?)
+    }
+
     /// Does what the command line asks for.
     ///
     /// # Errors
@@ -121,12 +130,26 @@ impl Cli {
     }
 }
 
+/// Tells on standard error how a verb did not end well.
+pub fn tell(failure: &Failure) {
+    if !failure.message().is_empty() {
+        terminal::remark(format_args!("switchyard: {}", failure.message()));
+    }
+}
+
+/// An environment variable that is empty counts as one that is not set.
+fn without_empty(command: Command) -> Command {
+    let is_empty = |arg: &Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    let own = command.mut_args(|arg| if is_empty(&arg) { arg.env(None::<&'static str>) } else { arg });
+    own.mut_subcommands(without_empty)
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
+    use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
-        super::Cli::command().debug_assert();
+        Cli::command().debug_assert();
     }
 }

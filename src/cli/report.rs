@@ -10,7 +10,7 @@ use super::admin::AdminClient;
 use super::failure::Failure;
 use super::locate::Located;
 use super::process;
-use super::terminal::{self, Tone, harmless, right, table, tint};
+use super::terminal::{self, Tone, harmless, right, table, tint, tinted};
 
 /// How many missed envelopes, outages and switches are shown; the page and --json have them all.
 const SHOWN: usize = 10;
@@ -258,11 +258,12 @@ fn criteria(report: &Report) -> String {
     let mut rows = table(&["CRITERION", "RESULT", "DEMANDED", "FOUND"]);
     for criterion in &report.criteria {
         let result = match (criterion.judged, criterion.passed) {
-            (false, _) => criterion.result().to_owned(),
-            (true, true) => tint(Tone::Good, criterion.result()),
-            (true, false) => tint(Tone::Bad, criterion.result()),
+            (false, _) => criterion.result().into(),
+            (true, true) => tinted(Tone::Good, criterion.result()),
+            (true, false) => tinted(Tone::Bad, criterion.result()),
         };
-        rows.add_row(vec![criterion.name.clone(), result, criterion.demanded.clone(), harmless(&criterion.found, 300)]);
+        let found = harmless(&criterion.found, 300);
+        rows.add_row(vec![criterion.name.as_str().into(), result, criterion.demanded.as_str().into(), found.into()]);
     }
     format!("\n{}", rows.trim_fmt())
 }

@@ -27,7 +27,7 @@ use super::failure::{Exit, Failure};
 use super::locate::{Contact, Located, reachable};
 use super::process;
 use super::stored::{Place, Stored};
-use super::terminal::{self, Tone, harmless, right, table, tint};
+use super::terminal::{self, Tone, harmless, right, table, tinted};
 
 /// How long the upstreams may take.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -334,25 +334,25 @@ fn tell(outcome: &Outcome) -> Result<(), Failure> {
     let mut rows = table(&["UPSTREAM", "TOOK IT", "WITHIN", "STORED", "WITHIN", ""]);
     for arrival in &outcome.upstreams {
         let word = match arrival.result {
-            Taken::Yes => tint(Tone::Good, "yes"),
-            Taken::MostLikely => tint(Tone::Good, "most likely"),
-            Taken::No => tint(Tone::Bad, "no"),
-            Taken::NotMeant => "not meant to".to_owned(),
+            Taken::Yes => tinted(Tone::Good, "yes"),
+            Taken::MostLikely => tinted(Tone::Good, "most likely"),
+            Taken::No => tinted(Tone::Bad, "no"),
+            Taken::NotMeant => "not meant to".into(),
         };
         let within = arrival.within_ms.map_or("-".to_owned(), |ms| format!("{ms} ms"));
         let stored = match arrival.stored {
-            Some(Stored::Yes) => tint(Tone::Good, "yes"),
-            Some(Stored::No) => tint(Tone::Bad, "no"),
-            Some(Stored::Unknown) => "not known".to_owned(),
-            None => "not asked".to_owned(),
+            Some(Stored::Yes) => tinted(Tone::Good, "yes"),
+            Some(Stored::No) => tinted(Tone::Bad, "no"),
+            Some(Stored::Unknown) => "not known".into(),
+            None => "not asked".into(),
         };
         let stored_within = arrival.stored_ms.map_or("-".to_owned(), |ms| format!("{ms} ms"));
         let explanation = harmless(&arrival.explanation, 400);
         rows.add_row(vec![
             (*arrival.upstream).into(),
-            word.into(),
+            word,
             right(within),
-            stored.into(),
+            stored,
             right(stored_within),
             explanation.as_str().into(),
         ]);

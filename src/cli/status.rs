@@ -15,7 +15,7 @@ use super::failure::{Exit, Failure};
 use super::locate::Located;
 use super::process;
 use super::relays;
-use super::terminal::{self, Tone, harmless, right, table, tint};
+use super::terminal::{self, Tone, harmless, right, table, tint, tinted};
 
 /// How often `--watch` looks.
 const EACH: Duration = Duration::from_secs(2);
@@ -210,7 +210,7 @@ fn upstreams(status: &Status) -> String {
         rows.add_row(vec![
             upstream.name.as_str().into(),
             status.role_of(upstream).into(),
-            tint(tone, &upstream.state).into(),
+            tinted(tone, &upstream.state),
             right(upstream.delivered),
             right(upstream.dropped.values().sum::<u64>()),
             right(upstream.backlog.envelopes),

@@ -1,8 +1,9 @@
-//! Writing to standard output: text, JSON, colours where somebody looks. A reader that has left is no error.
+//! Writing to standard output and standard error: text, JSON, colours where somebody looks. A reader that has left is no error.
 
 use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
+use std::path::Path;
 
-use comfy_table::{Cell, ContentArrangement, Table, presets};
+use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use crate::config::diagnostics::Form;
@@ -11,6 +12,8 @@ use super::failure::{Exit, Failure};
 
 /// The width taken where no terminal says one.
 pub(super) const WIDTH: u16 = 100;
+/// The width of the narrowest table.
+const NARROWEST: u16 = 80;
 
 /// Writes a line, or several.
 pub(super) fn say(text: impl std::fmt::Display) -> Result<(), Failure> {
@@ -19,13 +22,23 @@ pub(super) fn say(text: impl std::fmt::Display) -> Result<(), Failure> {
 
 /// Writes a piece of a line.
 pub(super) fn write(text: impl std::fmt::Display) -> Result<(), Failure> {
+    write_bytes(text.to_string().as_bytes())
+}
+
+/// Writes bytes as they are.
+pub(super) fn write_bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    match write!(out, "{text}").and_then(|()| out.flush()) {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         // `switchyard status | head -1` is no mistake.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Failure::told(Exit::Done)),
         Err(error) => Err(Failure::new(Exit::Io, format_args!("standard output cannot be written: {error}"))),
         Ok(()) => Ok(()),
     }
+}
+
+/// Writes a line, or several, to standard error. When that cannot be, nobody is left to be told.
+pub(super) fn remark(text: impl std::fmt::Display) {
+    drop(io::stderr().write_all(format!("{text}\n").as_bytes()));
 }
 
 /// Writes a value as JSON, indented.
@@ -62,27 +75,46 @@ fn form_on(is_terminal: bool, color: bool) -> Form {
     }
 }
 
-/// The columns of the terminal.
+/// The columns of the terminal. One that was told no size says 0.
 fn width() -> u16 {
-    Table::new().width().unwrap_or(WIDTH)
+    Table::new().width().filter(|width| *width > 0).unwrap_or(WIDTH)
 }
 
-/// A table with a header, without lines around it.
+/// A table with a header, without lines around it. A narrow terminal breaks its lines: columns of a few letters nobody can read.
 pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_header(header);
+    table.load_style(presets::NOTHING).set_header(header);
     if !has_colour() {
         table.force_no_tty();
     }
-    if !is_watched() {
-        table.set_content_arrangement(ContentArrangement::Disabled);
-    }
+    match is_watched() {
+        true => table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width().max(NARROWEST)),
+        false => table.set_content_arrangement(ContentArrangement::Disabled),
+    };
     table
+}
+
+/// A cell in a colour, where colours are wanted. A text in which the colour is already would be measured, and cut, with its codes.
+pub(super) fn tinted(tone: Tone, text: impl ToString) -> Cell {
+    let cell = Cell::new(text);
+    match tone {
+        Tone::Good => cell.fg(Color::DarkGreen),
+        Tone::Bad => cell.fg(Color::DarkRed),
+        Tone::Quiet => cell.add_attribute(Attribute::Dim),
+        Tone::Strong => cell.add_attribute(Attribute::Bold),
+    }
 }
 
 /// A cell whose text stands at the right: numbers.
 pub(super) fn right(text: impl ToString) -> Cell {
     Cell::new(text).set_alignment(comfy_table::CellAlignment::Right)
+}
+
+/// A path as one word of a command that a shell takes.
+pub(super) fn as_word(path: &Path) -> String {
+    let path = path.display().to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+:,@%=".contains(c);
+    if path.chars().all(is_plain) { path } else { format!("'{}'", path.replace('\'', "'\\''")) }
 }
 
 /// A text without what could move a terminal's cursor or change its colours, cut to `most` characters.
@@ -120,12 +152,21 @@ pub(super) fn tint(tone: Tone, text: impl std::fmt::Display) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::harmless;
+    use super::*;
 
     #[test]
     fn what_others_wrote_cannot_move_the_cursor_and_is_cut() {
         assert_eq!(harmless("a\x1b[2Jb\nc", 80), "a [2Jb c");
         assert_eq!(harmless("abcdef", 6), "abcdef");
         assert_eq!(harmless("abcdefg", 6), "abcde…");
+    }
+
+    #[test]
+    fn a_path_is_one_word_for_a_shell() {
+        for (path, word) in
+            [("a/b-c.toml", "a/b-c.toml"), ("my file", "'my file'"), ("it's", r"'it'\''s'"), ("$(x)", "'$(x)'")]
+        {
+            assert_eq!(as_word(Path::new(path)), word);
+        }
     }
 }

@@ -270,7 +270,7 @@ impl Progress {
         }
         if self.line_at.is_some_and(|at| at <= Instant::now()) {
             self.line_at = Some(Instant::now() + LINE_EACH);
-            eprintln!("verify {}: {what}", self.upstream);
+            terminal::remark(format_args!("verify {}: {what}", self.upstream));
         }
     }
 }

@@ -17,14 +17,14 @@ const A_WHILE: Duration = Duration::from_secs(20);
 const TOKEN: &str = "hunter2-of-the-api";
 
 /// A program at a terminal of its own.
-struct Terminal {
+pub(super) struct Terminal {
     child: Child,
     keys: File,
     shown: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Terminal {
-    fn run(path: &Path, args: &[&str]) -> Self {
+    pub(super) fn run(path: &Path, args: &[&str]) -> Self {
         let keys = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
         grantpt(&keys).expect("a terminal of ours");
         unlockpt(&keys).expect("an open terminal");
@@ -32,7 +32,7 @@ impl Terminal {
         let screen = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).expect("its other side");
         let side = || screen.try_clone().expect("another handle");
         let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
-        command.args(args).arg("--config").arg(path).env("TERM", "xterm");
+        command.args(args).arg("--config").arg(path).env("TERM", "xterm").env_remove("NO_COLOR");
         let child = command.stdin(side()).stdout(side()).stderr(side()).spawn().expect("it runs");
         let (keys, shown) = (File::from(keys), Arc::<Mutex<Vec<u8>>>::default());
         let (mut screen, seen) = (keys.try_clone().expect("another handle"), Arc::clone(&shown));
@@ -46,7 +46,7 @@ impl Terminal {
         Self { child, keys, shown }
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         String::from_utf8_lossy(&self.shown.lock().expect("no panic")).into_owned()
     }
 

@@ -4,10 +4,12 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
+use super::questions::Terminal;
 use super::support::envelopes;
 use super::support::eventually::eventually;
 use super::support::net;
 use super::support::relay::SOON;
+use super::support::upstream::Reply;
 use super::{CONFIG, beside, code, err, folder_with, json, on, out, relay_with_two};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,4 +128,55 @@ fn the_commands_that_the_demo_names_run_as_they_are_shown() {
     demo.wait().expect("it ends");
     assert_eq!(shown.len(), 3);
     assert!(ends.iter().all(|end| end.status.success()), "{shown:?}: {ends:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_has_left_changes_no_exit_code() {
+    let (relay, _sentry, glitchtip) = relay_with_two().await;
+    glitchtip.always(Reply::status(400));
+    relay.send_errors(1).await;
+    relay.balanced(SOON).await;
+    let config = relay.config();
+    let gone = || {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        Stdio::from(writer)
+    };
+    let run = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
+        command.args(args).stdout(gone()).stderr(gone()).status().expect("the binary").code()
+    };
+    let config = config.to_str().expect("UTF-8");
+    tokio::task::block_in_place(|| {
+        assert_eq!(run(&["dead-letters", "export", "--all", "--config", config]), Some(0));
+        assert_eq!(run(&["status", "--config", config]), Some(0));
+        assert_eq!(run(&["switch", "nobody", "--config", config]), Some(2));
+        assert_eq!(run(&["status", "--config", "/nowhere/config.toml"]), Some(66));
+    });
+    relay.finish().await;
+}
+
+/// A line as a terminal shows it, without its colours.
+fn plain(line: &str) -> String {
+    let mut parts = line.split("\u{1b}[");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |line, part| line + part.split_once('m').map_or("", |(_, text)| text))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_a_terminal_that_says_no_size_the_status_of_an_upstream_is_one_line() {
+    let (relay, _sentry, _glitchtip) = relay_with_two().await;
+    let terminal = Terminal::run(&relay.config(), &["status"]);
+    let rows = ["UPSTREAM   ROLE     STATE  DELIVERED  DROPPED", "sentry     primary  up ", "glitchtip  shadow   up "];
+    eventually("each is a line", SOON, async || {
+        let shown = terminal.text();
+        let lines: Vec<String> = shown.lines().map(plain).collect();
+        let is_there = |row: &&str| lines.iter().any(|line| line.trim_start().starts_with(row));
+        match shown.contains("\u{1b}[") && rows.iter().all(is_there) {
+            true => Ok(()),
+            false => Err(lines.join("\n")),
+        }
+    })
+    .await;
+    relay.finish().await;
 }
