@@ -13,6 +13,7 @@ use crate::tasks;
 use crate::telemetry::log::{self, Streams};
 
 use super::failure::{Exit, Failure};
+use super::terminal;
 
 /// More threads than this find nothing to do.
 const MOST_WORKERS: usize = 4;
@@ -45,7 +46,7 @@ pub(super) fn as_called() -> String {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|folder| folder.join(NAME)).find(|file| file.is_file());
     let is_found = found.and_then(|file| std::fs::canonicalize(file).ok()).is_some_and(|file| file == own);
-    if is_found { NAME.to_owned() } else { own.display().to_string() }
+    if is_found { NAME.to_owned() } else { terminal::as_word(&own) }
 }
 
 /// Runs one future to its end on this thread: for verbs that ask the daemon something.

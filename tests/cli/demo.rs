@@ -7,6 +7,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::support::eventually::eventually;
 use super::support::relay::SOON;
 use super::{code, docs, out};
@@ -47,6 +49,28 @@ fn the_demo_of_several_relays_loses_nothing_and_leaves_nothing_behind() {
     assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 0);
 }
 
+/// Tells a demo of one relay to end once it has said this; how it ended.
+async fn told_to_end(args: &[&str], said: &str, signal: Signal) -> Option<i32> {
+    let folder = folder();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
+    command.arg("demo").args(args).env("TMPDIR", folder.path()).stdout(Stdio::piped());
+    let mut demo = command.spawn().expect("the binary");
+    let mut lines = BufReader::new(demo.stdout.take().expect("its output")).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains(said)), "{said}");
+    kill_process(Pid::from_child(&demo), signal).expect("the signal");
+    let ended =
+        eventually("it ends", SOON, async || demo.try_wait().expect("a child").ok_or_else(|| "it runs".to_owned()))
+            .await;
+    assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 0);
+    ended.code()
+}
+
+#[tokio::test]
+async fn a_demo_whose_terminal_is_closed_ends_and_one_that_was_cut_off_has_not_shown_that_all_is_well() {
+    assert_eq!(told_to_end(&[], "It keeps running", Signal::HUP).await, Some(0));
+    assert_eq!(told_to_end(&["--exit"], "status page", Signal::TERM).await, Some(1));
+}
+
 /// A demo of several relays that has introduced them, in this folder.
 fn introduced(folder: &Path) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
@@ -80,8 +104,7 @@ async fn a_demo_of_several_relays_that_is_killed_leaves_no_process_behind() {
 async fn a_demo_of_several_relays_whose_terminal_is_closed_leaves_nothing_behind() {
     let folder = folder();
     let mut demo = introduced(folder.path());
-    let pid = rustix::process::Pid::from_child(&demo);
-    rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("SIGHUP");
+    kill_process(Pid::from_child(&demo), Signal::HUP).expect("SIGHUP");
     demo.wait().expect("its end");
     all_has_ended(folder.path()).await;
     assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 0);

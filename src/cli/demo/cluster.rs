@@ -13,7 +13,7 @@ use crate::cli::admin::{AdminClient, Announcement};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::locate::Contact;
 use crate::cli::process;
-use crate::cli::terminal::{Tone, say, tint};
+use crate::cli::terminal::{Tone, as_word, say, tint};
 use crate::telemetry::status::Status;
 
 use super::guarded::{Guarded, last_words};
@@ -234,7 +234,7 @@ impl Cluster {
     }
 
     fn invite(&self) -> Result<(), Failure> {
-        let (config, program) = (self.relays[0].config.display(), process::as_called());
+        let (config, program) = (as_word(&self.relays[0].config), process::as_called());
         say(format_args!("\n{}", tint(Tone::Strong, "It keeps running; Ctrl-C ends it. In another terminal:")))?;
         say(format_args!("  {program} status --config {config}"))?;
         say(format_args!("  {program} switch sentry --config {config}"))?;

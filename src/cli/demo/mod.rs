@@ -3,9 +3,11 @@
 //!
 //! The daemon is the real one, run in this process; everything is asked over its listeners, as anybody would.
 
+use std::future::Future;
 use std::path::PathBuf;
 use std::pin::pin;
 
+use tokio::signal::unix::Signal;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -56,7 +58,9 @@ pub(super) struct Args {
 pub(super) fn demo(args: &Args) -> Result<(), Failure> {
     args.logging.start(Streams::Error, "error");
     if args.cluster {
-        return process::block_on_many(perform_cluster(args.exit));
+        return process::block_on_many(async {
+            until_told(Ends::listen()?, cluster::play(args.exit), args.exit).await
+        });
     }
     let folder = Folder::make(args.keep.as_deref())?;
     // Before there are other threads; what systemd gave is not the demo's.
@@ -65,7 +69,7 @@ pub(super) fn demo(args: &Args) -> Result<(), Failure> {
 }
 
 async fn perform(args: &Args, folder: &Folder, listeners: Listeners) -> Result<(), Failure> {
-    let mut signals = Signals::listen()?;
+    let ends = Ends::listen()?;
     let mut ports = Ports::new();
     let trackers = [Tracker::start("sentry", &mut ports)?, Tracker::start("glitchtip", &mut ports)?];
     let (relay, admin) = (ports.address()?, ports.address()?);
@@ -82,8 +86,7 @@ async fn perform(args: &Args, folder: &Folder, listeners: Listeners) -> Result<(
     let mut daemon = pin!(daemon::run(options, stop.clone(), || ready.cancel()));
     let outcome = tokio::select! {
         ended = &mut daemon => return Ok(ended?),
-        outcome = play(script, &ready, args.exit) => outcome,
-        () = signals.next() => terminal::say(""),
+        outcome = until_told(ends, play(script, &ready, args.exit), args.exit) => outcome,
     };
     stop.cancel();
     let ended = daemon.await;
@@ -100,12 +103,30 @@ async fn play(mut script: Script, ready: &CancellationToken, exit: bool) -> Resu
     show_arrivals(script.sinks()).await
 }
 
-async fn perform_cluster(exit: bool) -> Result<(), Failure> {
-    let (mut signals, mut hangup) = (Signals::listen()?, process::hangup()?);
-    tokio::select! {
-        outcome = cluster::play(exit) => outcome,
-        () = signals.next() => terminal::say(""),
-        // There is no terminal any more to say something on.
-        _ = hangup.recv() => Ok(()),
+/// What ends a demo before its end.
+struct Ends {
+    signals: Signals,
+    /// Its terminal is closed.
+    hangup: Signal,
+}
+
+impl Ends {
+    fn listen() -> Result<Self, Failure> {
+        Ok(Self { signals: Signals::listen()?, hangup: process::hangup()? })
     }
+}
+
+/// Plays to the end, or until it is told to end. One that is to `exit` has then not shown what it was to show.
+async fn until_told(
+    Ends { mut signals, mut hangup }: Ends,
+    play: impl Future<Output = Result<(), Failure>>,
+    exit: bool,
+) -> Result<(), Failure> {
+    tokio::select! {
+        outcome = play => return outcome,
+        () = signals.next() => terminal::say("")?,
+        // There is no terminal any more to say something on.
+        _ = hangup.recv() => {}
+    }
+    if exit { Err(watch::failed("it was told to end")) } else { Ok(()) }
 }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use crate::cli::admin::{AdminClient, Announcement};
 use crate::cli::failure::Failure;
 use crate::cli::process;
-use crate::cli::terminal::{Tone, harmless, say, tint, write};
+use crate::cli::terminal::{Tone, as_word, harmless, say, tint, write};
 use crate::config::edit;
 use crate::http::sink::Sink;
 use crate::telemetry::status::{Status, UpstreamStatus};
@@ -152,7 +152,7 @@ impl Script {
 
     /// What there is to do now.
     pub(super) fn invite(&self) -> Result<(), Failure> {
-        let (config, program) = (self.config.display(), process::as_called());
+        let (config, program) = (as_word(&self.config), process::as_called());
         say(format_args!("\n{}", tint(Tone::Strong, "It keeps running; Ctrl-C ends it. In another terminal:")))?;
         say(format_args!("  {program} switch sentry --config {config}"))?;
         say(format_args!("  {program} status --config {config}"))?;

@@ -42,7 +42,12 @@ impl Folder {
     fn at(path: PathBuf, keep: bool) -> Result<Self, Failure> {
         // Nobody else may look into it, and one that is there already was made by somebody else.
         match DirBuilder::new().mode(0o700).create(&path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && keep && is_empty(&path) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && keep => {
+                if !is_empty(&path) {
+                    let why = format_args!("{} is there: name a new folder, or one that is empty", path.display());
+                    return Err(Failure::new(Exit::CannotCreate, why));
+                }
+            }
             Err(error) => return Err(Failure::file(&path, "created", &error)),
             Ok(()) => {}
         }
