@@ -14,6 +14,7 @@ mod remedies;
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
@@ -189,6 +190,9 @@ fn init_refuses_what_makes_no_configuration_and_repeats_no_key() {
         (&["init", "glitchtip=http://secret@h/1", "--token", "sentry=secret"], "with an upstream that has a DSN"),
         (&["init", "glitchtip=http://secret@h/1", "--token", "glitchtip=secret"], "--name default:glitchtip="),
         (&["init", "relay=http://secret@h/1", "--token", "relay=secret"], "cannot be asked what it stores"),
+        (&["init", "sentry=${SENTRY_DSN"], "${NAME}"),
+        (&["init", "sentry=${A}/${B}"], "alone"),
+        (&["init", "sentry=${1}"], "the DSN for sentry"),
     ] {
         let output = on(&path, args);
         assert_eq!(code(&output), 2, "{args:?}: {output:?}");
@@ -198,6 +202,17 @@ fn init_refuses_what_makes_no_configuration_and_repeats_no_key() {
     }
     let nowhere = folder.path().join("no/config.toml");
     assert_eq!(code(&on(&nowhere, &["init", "sentry=http://secret@h/1"])), 73);
+}
+
+#[test]
+fn a_command_that_is_said_names_its_file_as_a_shell_takes_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("it's mine.toml");
+    let told = out(&on(&path, &["init", "a=http://key@h/1", "b=http://key@h/2"]));
+    let quoted = format!("--config '{}'", path.display().to_string().replace('\'', r"'\''"));
+    assert!(told.contains(&format!("switchyard {quoted} run")), "{told}");
+    let told = out(&on(&path, &["switch", "b"]));
+    assert!(told.contains(&format!("undo: switchyard switch a {quoted}")), "{told}");
 }
 
 #[test]
@@ -272,6 +287,8 @@ fn help_prints_the_handbook_without_a_network_and_knows_every_verb() {
     assert!(out(&page).contains("SwitchyardUpstreamDown") && !out(&page).contains("]("), "{}", out(&page));
     let verb = switchyard(&["help", "switch"]);
     assert!(out(&verb).contains("Usage: switchyard switch"), "{}", out(&verb));
+    let verb = switchyard(&["help", "journal", "move"]);
+    assert!(out(&verb).contains("Usage: switchyard journal move"), "{}", out(&verb));
     for supervisor in ["pm2", "systemd"] {
         let page = switchyard(&["help", supervisor]);
         assert!(code(&page) == 0 && !out(&page).contains("]("), "{page:?}");
@@ -285,9 +302,31 @@ fn help_prints_the_handbook_without_a_network_and_knows_every_verb() {
 
 #[test]
 fn wrong_usage_exits_with_2() {
-    for args in [&["nonsense"][..], &[], &["switch", "--reason", "why"], &["sink", "--status", "700"]] {
+    for args in [
+        &["nonsense"][..],
+        &[],
+        &["switch", "--reason", "why"],
+        &["sink", "--status", "700"],
+        &["dead-letters", "list", "--reason", "refuse"],
+        &["dead-letters", "list", "--limit", "0"],
+        &["help", "journal", "mvoe"],
+    ] {
         assert_eq!(code(&switchyard(args)), 2, "{args:?}");
     }
+}
+
+#[test]
+fn a_variable_that_is_empty_counts_as_one_that_is_not_set() {
+    let (folder, _) = folder_with(CONFIG);
+    let run = |variable: &str, verb: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
+        command.arg(verb).current_dir(&folder).env_remove("SWITCHYARD_CONFIG").env(variable, "");
+        command.output().expect("the binary")
+    };
+    assert_eq!(code(&run("SWITCHYARD_CONFIG", "check")), 0);
+    std::fs::remove_file(folder.path().join("config.toml")).expect("the file");
+    let output = run("SWITCHYARD_LOG_FORMAT", "run");
+    assert!(code(&output) == 66 || Path::new("/etc/switchyard/config.toml").exists(), "{output:?}");
 }
 
 #[test]
@@ -316,6 +355,30 @@ fn where_no_configuration_is_named_the_message_names_all_the_places_that_were_lo
             assert!(err(&output).contains(place), "{output:?}");
         }
     }
+}
+
+#[test]
+fn a_place_that_this_user_may_not_look_into_is_named() {
+    if Path::new("/etc/switchyard/config.toml").exists() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let shut = folder.path().join("config");
+    std::fs::create_dir(&shut).unwrap();
+    for (path, mode) in [(folder.path(), 0o755), (&shut, 0)] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_switchyard"));
+    command.arg("status").current_dir(&folder).env_remove("SWITCHYARD_CONFIG");
+    if rustix::process::geteuid().is_root() {
+        // Nothing is shut to root.
+        command.uid(65534).gid(65534);
+    }
+    let output = command.output();
+    std::fs::set_permissions(&shut, std::fs::Permissions::from_mode(0o700)).unwrap();
+    // Where another user may not start the program there is nothing to be seen.
+    let Ok(output) = output else { return };
+    assert!(code(&output) == 77 && err(&output).contains("config/config.toml cannot be read"), "{output:?}");
 }
 
 #[test]

@@ -39,9 +39,9 @@ const PAGES: &[(&str, &str)] = &[
     after_help = "Examples: switchyard help alerts   ·   switchyard help parallel-run | less   ·   switchyard help switch"
 )]
 pub(super) struct Args {
-    /// A page or a verb; without one, the verbs and the pages there are
+    /// A page, or a verb, as in `journal move`; without one, the verbs and the pages there are
     #[arg(value_name = "TOPIC")]
-    topic: Option<String>,
+    topic: Vec<String>,
 }
 
 /// Prints it.
@@ -49,14 +49,16 @@ pub(super) fn help(args: &Args) -> Result<(), Failure> {
     let mut command = Cli::command();
     command.build();
     let topics = PAGES.iter().map(|(topic, _)| *topic).collect::<Vec<_>>().join(", ");
-    let Some(topic) = &args.topic else {
+    if args.topic.is_empty() {
         terminal::say(command.render_help().to_string().trim_end())?;
         return terminal::say(format_args!("\nPages: {topics}. Example: switchyard help alerts"));
-    };
-    if let Some((_, page)) = PAGES.iter().find(|(name, _)| name == topic) {
+    }
+    let topic = args.topic.join(" ");
+    if let Some((_, page)) = PAGES.iter().find(|(name, _)| *name == topic) {
         return terminal::say(rendered(page));
     }
-    match command.find_subcommand_mut(topic) {
+    let verb = args.topic.iter().try_fold(&mut command, |verb, word| verb.find_subcommand_mut(word));
+    match verb {
         Some(verb) => terminal::say(verb.render_long_help().to_string().trim_end()),
         None => {
             let unknown = format_args!("there is no page and no verb {topic:?}; the pages are {topics}").to_string();

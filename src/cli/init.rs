@@ -89,11 +89,19 @@ impl FromStr for Given {
         // Whatever is wrong, the DSN is not repeated: there is a key in it.
         let (name, dsn) = text.split_once('=').ok_or("write UPSTREAM=DSN, as in sentry=https://<key>@<host>/<id>")?;
         let (project, upstream) = name.split_once(':').unwrap_or((PROJECT, name));
-        if !dsn.starts_with("${") {
-            dsn.parse::<Dsn>().map_err(|error| format!("the DSN for {name}: {error}"))?;
+        match dsn.strip_prefix("${") {
+            None => dsn.parse::<Dsn>().map(drop).map_err(|error| format!("the DSN for {name}: {error}"))?,
+            Some(reference) if is_reference(reference) => {}
+            Some(_) => return Err(format!("the DSN for {name}: write ${{NAME}} or ${{file:/path}} alone")),
         }
         Ok(Self { project: project.to_owned(), upstream: upstream.to_owned(), dsn: dsn.to_owned() })
     }
+}
+
+/// Whether what stands behind `${` is the name of a variable or a file, up to the end.
+fn is_reference(text: &str) -> bool {
+    let Some(name) = text.strip_suffix('}').filter(|name| !name.contains('}')) else { return false };
+    name.starts_with("file:") || config::followed(&format!("${{{name}}}"), &|_| Some(UNKNOWN.to_owned())).is_ok()
 }
 
 impl Given {

@@ -3,6 +3,7 @@
 //! Asking the daemon needs only its address and token. The secrets of DSNs are often in the daemon's environment alone. So these
 //! two are read even from a file that cannot be used as a whole here.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -40,7 +41,7 @@ impl Located {
     /// The file.
     pub(super) fn path(&self) -> PathBuf {
         self.config.clone().unwrap_or_else(|| {
-            let found = PLACES.into_iter().find(|place| Path::new(place).exists());
+            let found = PLACES.into_iter().find(|place| Path::new(place).exists()).or_else(hidden);
             PathBuf::from(found.unwrap_or(PLACES[2]))
         })
     }
@@ -52,12 +53,13 @@ impl Located {
 
     /// What has to be added to a command for it to be about the same file.
     pub(super) fn as_option(&self) -> String {
-        self.config.as_ref().map(|path| format!(" --config {}", path.display())).unwrap_or_default()
+        self.config.as_ref().map(|path| format!(" --config {}", terminal::as_word(path))).unwrap_or_default()
     }
 
     /// Why there is no file: none was named, and none is where it is looked for.
     pub(super) fn nowhere(&self) -> Option<Failure> {
-        let is_anywhere = self.config.is_some() || PLACES.into_iter().any(|place| Path::new(place).exists());
+        let is_there = |place| Path::new(place).exists();
+        let is_anywhere = self.config.is_some() || PLACES.into_iter().any(is_there) || hidden().is_some();
         let message = format_args!(
             "there is no configuration: none of {} exists\n\
              --config FILE or SWITCHYARD_CONFIG names another; `switchyard init` makes one, `switchyard demo` needs none",
@@ -87,6 +89,12 @@ impl Located {
         let lenient = matches!(error, LoadError::Invalid(_)).then(|| lenient(&path)).flatten();
         lenient.ok_or_else(|| Failure::loading(&error, terminal::form_of_errors()))
     }
+}
+
+/// The first place that we may not look into: the configuration may be there.
+fn hidden() -> Option<&'static str> {
+    let is_hidden = |error: io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    PLACES.into_iter().find(|place| Path::new(place).try_exists().is_err_and(is_hidden))
 }
 
 impl Contact {
