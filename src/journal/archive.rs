@@ -1,12 +1,11 @@
-//! The archive: the records that are still kept, settled or not, walked through and compared.
+//! The archive: scans and compares the records that the journal still keeps, settled or not.
 //!
 //! Invariants:
 //!
-//! - A walk begins at [`Cursor::START`] and goes on at the cursor that the last step gave. It meets every record once that is kept
-//!   throughout the walk. One that comes or goes meanwhile it may meet.
-//! - A step looks at a bounded number of records, and may find none of those that it is asked for.
-//! - A cursor may be given back at any time, after a restart and at another relay, too. Only the backend can tell which of two
-//!   is further on.
+//! - A scan begins at [`Cursor::START`] and continues at the cursor that the last step returned. It returns every record once that is
+//!   kept throughout the scan. It may or may not return a record that is added or removed meanwhile.
+//! - A step looks at a bounded number of records, and may return none.
+//! - A cursor stays valid after a restart and at another relay. Only the backend can tell which of two cursors is further on.
 
 use std::sync::Arc;
 
@@ -16,30 +15,30 @@ use crate::protocol::event_id::EventId;
 
 use super::{Call, Cursor, Record, RecordId, TargetId};
 
-/// Some of the records that are still kept.
+/// One step of a scan.
 #[derive(Clone, Debug, Default)]
 pub struct Kept {
-    /// In the order of the walk, those that can be read.
+    /// The readable records of the step, in scan order.
     pub records: Vec<Arc<Record>>,
-    /// Where to go on; `None` at the end.
+    /// The cursor to continue at; `None` at the end.
     pub next: Option<Cursor>,
 }
 
-/// What became of one record at one upstream, as far as it can be told of a record that is still kept.
+/// What became of a kept record at one upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It has it.
+    /// The upstream has taken it.
     Delivered,
-    /// It waits for it.
+    /// It waits for the upstream.
     Pending,
-    /// It was not meant for it: the mirror was off, or the upstream not there yet.
+    /// The upstream was not to get it: the mirror was off, or the upstream was not configured yet.
     NotSent,
-    /// It, or part of it, was dropped.
+    /// All or part of it was dropped.
     Dropped(DropReason),
 }
 
 impl Fate {
-    /// The name in reports.
+    /// The name in reports and JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
@@ -49,8 +48,8 @@ impl Fate {
         }
     }
 
-    /// The fate of what is dropped for that reason; `None` for what the configuration or the upstream's kind leaves out, which is
-    /// counted, and can be too much to be listed.
+    /// The fate of a record that is dropped for `reason`. `None` for what the configuration or the upstream's kind leaves out: such drops
+    /// are counted, but there can be too many to list.
     pub fn of(reason: DropReason) -> Option<Self> {
         match reason.cause() {
             Cause::Lost | Cause::Limited | Cause::Refused => Some(Self::Dropped(reason)),
@@ -64,7 +63,7 @@ impl Fate {
     }
 }
 
-/// A record that two upstreams fared differently with.
+/// A record with different fates at two upstreams.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unequal {
     /// The record.
@@ -75,29 +74,29 @@ pub struct Unequal {
     pub project: Arc<str>,
     /// Its event id.
     pub event_id: Option<EventId>,
-    /// What became of it at the one.
+    /// Its fate at the first upstream.
     pub a: Fate,
-    /// What became of it at the other.
+    /// Its fate at the second upstream.
     pub b: Fate,
 }
 
-/// Part of a comparison.
+/// One step of a comparison of two upstreams.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Comparison {
-    /// Records looked at.
+    /// The number of records compared.
     pub compared: u64,
-    /// When the first of them was accepted.
+    /// When the oldest of them was accepted.
     pub oldest: Option<Timestamp>,
-    /// Those of different fates, the oldest first, without those that wait for one and were delivered to the other.
+    /// Records with different fates, oldest first. A record that is pending at one and delivered to the other is counted in `pending`.
     pub unequal: Vec<Unequal>,
-    /// How many wait for the one and were delivered to the other, and the reverse.
+    /// How many are pending at the first and delivered to the second upstream, and the reverse.
     pub pending: (u64, u64),
-    /// Where to go on; `None` at the end.
+    /// The cursor to continue at; `None` at the end.
     pub next: Option<Cursor>,
 }
 
 impl Comparison {
-    /// Notes one record.
+    /// Adds one record to the comparison.
     pub fn note(&mut self, unequal: Unequal) {
         self.compared += 1;
         self.oldest = self.oldest.or(Some(unequal.accepted_at));
@@ -110,7 +109,7 @@ impl Comparison {
     }
 }
 
-/// Shows the records that are still kept.
+/// Reads the records that are still kept.
 pub trait Archive: Send + Sync {
     /// A record, if it is still kept.
     fn record(&self, record: RecordId) -> Call<'_, Option<Arc<Record>>>;

@@ -1,75 +1,75 @@
-//! Backfills: records that an upstream was not meant to get when they came, given to it later.
+//! Backfills: kept records are given to an upstream that was not to get them when they were accepted.
 //!
-//! Rules: a backfill never takes a record that the target was meant to get, even if that was dropped. What it takes up waits
-//! behind everything else of the target, and only while little waits there. How far a backfill has come is committed with what it
-//! takes up, so that a restart neither forgets nor repeats anything.
+//! Rules: a backfill never takes a record that the target was to get, even one that was dropped. Backfilled records wait behind
+//! everything else of the target, and are added only while little waits there. The progress of a backfill is committed together with
+//! the records it adds, so that a restart neither forgets nor repeats one.
 
 use std::sync::Arc;
 
 use super::{Cursor, TargetId};
 use crate::clock::Timestamp;
 
-/// The due times of backfilled records begin here, in the order of acceptance: beyond every real one, so that they are looked
-/// for by themselves, when nothing else can be tried.
+/// Due times of backfilled records begin here, in order of acceptance. They lie beyond every real due time, so that such records are
+/// claimed only when nothing else can be tried.
 pub(in crate::journal) const BACKGROUND: Timestamp = Timestamp::from_millis(1 << 62);
 
-/// Which records a backfill is about.
+/// The records that a backfill selects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {
-    /// The target that is to get them.
+    /// The target that gets them.
     pub target: TargetId,
-    /// The projects whose records they are.
+    /// Their projects.
     pub projects: Vec<Arc<str>>,
-    /// Accepted then or later.
+    /// Records accepted then or later.
     pub since: Timestamp,
 }
 
-/// What a look at some records found.
+/// One step of counting what a backfill would take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Survey {
-    /// Records that would be taken up.
+    /// The number of records that would be taken.
     pub records: u64,
-    /// Their bodies in bytes.
+    /// The size of their bodies in bytes.
     pub bytes: u64,
-    /// Where to go on; `None` when that was all.
+    /// The cursor to continue at; `None` at the end.
     pub next: Option<Cursor>,
 }
 
-/// A backfill, as it is kept: the last one of each target.
+/// The state of a backfill. The journal keeps the last one of each target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backfill {
-    /// What it is about.
+    /// The records that it selects.
     pub scope: Scope,
-    /// Where it ends: what comes later came under another configuration.
+    /// Where it ends: later records were accepted under another configuration.
     pub until: Cursor,
-    /// How far records were looked at.
+    /// How far it has come.
     pub reached: Cursor,
-    /// How many records were found when it began.
+    /// How many records it selected when it began.
     pub found: u64,
-    /// How many were taken up.
+    /// How many it has handed to the target so far.
     pub taken: u64,
     /// When it began.
     pub started_at: Timestamp,
-    /// When it came to its end, by itself or cancelled.
+    /// When it was completed or cancelled; `None` while it runs.
     pub ended_at: Option<Timestamp>,
-    /// Whether somebody ended it.
+    /// Whether an operator cancelled it.
     pub cancelled: bool,
 }
 
 impl Backfill {
-    /// Whether there is more to take up.
+    /// Whether it still runs.
     pub const fn is_running(&self) -> bool {
         self.ended_at.is_none()
     }
 }
 
-/// What is to be done about the backfill of a target.
+/// A step of the backfill of a target.
 #[derive(Clone, Debug)]
 pub enum BackfillStep {
-    /// Begin this one, in place of an earlier one. `until` is set by the journal: it ends with the newest record.
+    /// Begin this one in place of an earlier one. The journal sets `until` to the newest record.
     Begin(Box<Backfill>),
-    /// Take up more records, of those that are behind everything tried so far, until so many wait that are not being tried.
+    /// Add records until this many backfilled records wait that are not leased.
     GoOn(usize),
-    /// Take up no more.
+    /// Add no more records.
     Cancel,
 }

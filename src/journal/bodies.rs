@@ -1,12 +1,11 @@
-//! Bodies: where those over [`IN_MEMORY`] are written as they come, in bounded memory.
+//! Large bodies: a body over [`IN_MEMORY`] is written to the journal while it arrives, in bounded memory.
 //!
 //! Invariants:
 //!
-//! - What is written counts as room taken from its first byte on ([`Storage`](super::Storage)), for the project if it is known.
-//! - A body is as durable as its record when the [append](super::Log::append) returns, and goes when that record goes.
-//! - One that is dropped before its end, or appended by nobody, leaves nothing behind: it goes when it is dropped, or with the next
-//!   start.
-//! - Nothing is known here of what is in a body.
+//! - Every written byte counts as room taken ([`Storage`](super::Storage)), by the project if it is known.
+//! - When the [append](super::Log::append) of its record returns, a body is as durable as the record. It is removed with the record.
+//! - A body that is dropped before its end, or that no record takes over, is removed: when it is dropped, or at the next start.
+//! - This file does not look into bodies.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,10 +15,10 @@ use bytes::Bytes;
 use super::body::{Body, IN_MEMORY};
 use super::{Call, Journal, JournalError};
 
-/// What is written at once, unless there is no memory for that.
+/// The size of one write, in bytes, unless memory is short.
 const STEP: usize = 256 << 10;
 
-/// Takes large bodies.
+/// Stores large bodies.
 pub trait Bodies: Send + Sync {
     /// Begins one, for a project if it is known for which.
     fn begin(self: Arc<Self>, project: Option<Arc<str>>) -> Call<'static, Box<dyn Draft>>;
@@ -37,39 +36,39 @@ pub trait Draft: Send + Sync + fmt::Debug {
     fn finish(self: Box<Self>) -> Call<'static, Body>;
 }
 
-/// A body on its way: in memory until it is larger than [`IN_MEMORY`], then in the journal, but for 256 KiB.
-/// Dropped before its end it leaves nothing behind.
+/// A body while it arrives: in memory up to [`IN_MEMORY`], then in the journal except for the last 256 KiB.
+/// Dropping it before [`BodyWriter::finish`] removes it.
 #[derive(Debug)]
 pub struct BodyWriter {
     journal: Arc<dyn Journal>,
-    /// For whom it is, as far as known.
+    /// The project, if it is known.
     project: Option<Arc<str>>,
     buffer: Vec<u8>,
     draft: Option<Box<dyn Draft>>,
-    /// Bytes that the draft has.
+    /// Bytes that the draft holds.
     written: u64,
-    /// The most that stays in memory.
+    /// The most bytes that stay in memory.
     keep: usize,
-    /// What is written at once.
+    /// The size of one write, in bytes.
     step: usize,
-    /// Nothing was lost on the way: false while a write is under way, and after one that failed.
+    /// Whether every write so far was completed: false during a write, and after one that failed.
     whole: bool,
 }
 
 impl BodyWriter {
-    /// Begins a body for that journal, and for a project, if it is known for which.
+    /// Begins a body; `project` is `None` while it is not known yet.
     pub fn new(journal: Arc<dyn Journal>, project: Option<Arc<str>>) -> Self {
         let (keep, step) = (IN_MEMORY, STEP);
         Self { journal, project, buffer: Vec::new(), draft: None, written: 0, keep, step, whole: true }
     }
 
-    /// Keeps no more than `bytes` in memory.
+    /// Limits what stays in memory to `bytes`.
     #[must_use]
     pub fn beyond(self, bytes: u64) -> Self {
         Self { keep: usize::try_from(bytes).unwrap_or(IN_MEMORY).min(IN_MEMORY), ..self }
     }
 
-    /// Writes `bytes` at once, 256 KiB at most.
+    /// Sets the size of one write, 256 KiB at most.
     #[must_use]
     pub fn in_steps_of(self, bytes: u64) -> Self {
         Self { step: usize::try_from(bytes).unwrap_or(STEP).clamp(1, STEP), ..self }
@@ -104,7 +103,7 @@ impl BodyWriter {
         Ok(())
     }
 
-    /// Writes over what was written at `at`, as when the length of an item is known only after its payload.
+    /// Overwrites bytes at the offset `at`: an item's length, for example, that is known only after its payload.
     pub async fn overwrite(&mut self, at: u64, bytes: &[u8]) -> Result<(), JournalError> {
         if self.draft.is_some() {
             self.flush().await?;
@@ -120,7 +119,7 @@ impl BodyWriter {
         }
     }
 
-    /// The body.
+    /// Completes the body.
     pub async fn finish(mut self) -> Result<Body, JournalError> {
         if self.draft.is_some() {
             self.flush().await?;
@@ -131,7 +130,7 @@ impl BodyWriter {
         }
     }
 
-    /// Hands the buffer to the draft, which is begun when there is none.
+    /// Hands the buffer to the draft, and begins one if there is none.
     async fn flush(&mut self) -> Result<(), JournalError> {
         if !std::mem::take(&mut self.whole) {
             return Err(JournalError::Failed("a part of the body was not written".into()));

@@ -1,6 +1,6 @@
-//! Bodies: small ones in memory, large ones where the backend has put them, so that they cost disk and not memory.
+//! Bodies: a small one is in memory, a large one is in the backend's storage.
 //!
-//! Rule: reading a large one blocks: from asynchronous code through [`tasks::blocking`].
+//! Rule: reading a large body blocks. Asynchronous code reads it through [`tasks::blocking`].
 
 use std::any::Any;
 use std::fmt;
@@ -14,12 +14,12 @@ use futures_util::{Stream, stream};
 use crate::protocol::envelope::{Envelope, EnvelopeError, Item, Outline, Scanner};
 use crate::tasks;
 
-/// Larger bodies are not kept in memory.
+/// The largest body that is kept in memory, in bytes.
 pub const IN_MEMORY: usize = 1 << 20;
-/// What is read of a large one at once, to begin with and later.
+/// The size of the first read of a large body, and of later ones, in bytes.
 const FIRST_PIECE: u64 = 4 << 10;
 const PIECE: u64 = 64 << 10;
-/// So much of what the events in a large one say is remembered: each has 1 MiB at most, and hardly an envelope has two.
+/// The most bytes of event payloads that a large body caches. An event has 1 MiB at most, and few envelopes have two.
 const EVENTS: u64 = 4 << 20;
 
 /// The bytes of a submission.
@@ -27,14 +27,14 @@ const EVENTS: u64 = 4 << 20;
 pub enum Body {
     /// In memory.
     Memory(Bytes),
-    /// Where the backend has put it.
+    /// In the backend's storage.
     Large(Arc<LargeBody>),
 }
 
-/// Why a body's outline cannot be had.
+/// Why a body has no outline.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
-    /// It is no envelope.
+    /// It is not an envelope.
     #[error(transparent)]
     Envelope(#[from] EnvelopeError),
     /// Its bytes cannot be read.
@@ -51,12 +51,12 @@ impl Body {
         }
     }
 
-    /// Whether there is nothing.
+    /// Whether it has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The bytes of it that are held in memory.
+    /// The number of its bytes in memory.
     pub fn in_memory(&self) -> usize {
         match self {
             Self::Memory(bytes) => bytes.len(),
@@ -64,7 +64,7 @@ impl Body {
         }
     }
 
-    /// The envelope's header line and where its items lie. Of a large one it is read once and remembered.
+    /// The envelope's header line and the positions of its items. A large body is read once for it; the result is cached.
     pub fn outline(&self) -> Result<Outline, Unreadable> {
         match self {
             Self::Memory(bytes) => Ok(Envelope::parse(bytes.clone())?.into_outline()),
@@ -72,7 +72,7 @@ impl Body {
         }
     }
 
-    /// Whether [`Body::outline`] answers without reading anything.
+    /// Whether [`Body::outline`] returns without reading storage.
     pub fn is_at_hand(&self) -> bool {
         match self {
             Self::Memory(_) => true,
@@ -80,12 +80,12 @@ impl Body {
         }
     }
 
-    /// The payload of an item, read into memory when it is not there: of what is known to be small. Blocks then.
+    /// The payload of an item. Blocks, and reads the payload into memory, if the body is large: only for payloads known to be small.
     pub fn payload(&self, item: &Item) -> io::Result<Bytes> {
         self.piece(item.payload())
     }
 
-    /// Reads what the events in it say, and remembers that of a large one. Blocks.
+    /// Reads and caches the payloads of a large body's events, so that [`Body::event`] returns them. Blocks.
     pub fn read_events(&self) -> Result<(), Unreadable> {
         let Self::Large(large) = self else { return Ok(()) };
         if large.events.get().is_none() {
@@ -94,7 +94,7 @@ impl Body {
         Ok(())
     }
 
-    /// What an event in it says, if that is in memory, or was [read](Self::read_events).
+    /// The payload of an event, if it is in memory or was [read](Self::read_events).
     pub fn event(&self, item: &Item) -> Option<Bytes> {
         match self {
             Self::Memory(_) => self.payload(item).ok(),
@@ -105,7 +105,7 @@ impl Body {
         }
     }
 
-    /// The bytes of a range within it, read into memory when it is not there. Blocks then.
+    /// The bytes of a range. Blocks, and reads them into memory, if the body is large.
     pub fn piece(&self, range: Range<u64>) -> io::Result<Bytes> {
         match self {
             Self::Memory(bytes) => Ok(bytes.slice(range.start as usize..range.end as usize)),
@@ -113,7 +113,7 @@ impl Body {
         }
     }
 
-    /// Piece by piece, each read when it is asked for.
+    /// The body in pieces of up to 64 KiB, each read when it is polled for.
     pub fn pieces(self) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
         stream::try_unfold((self, 0), |(body, at)| async move {
             let end = body.len().min(at + PIECE);
@@ -131,7 +131,7 @@ impl Body {
         })
     }
 
-    /// Reads it from the beginning.
+    /// A reader from the beginning.
     pub fn reader(&self) -> io::Result<Box<dyn BufRead + Send>> {
         Ok(match self {
             Self::Memory(bytes) => Box::new(bytes.clone().reader()),
@@ -152,12 +152,12 @@ pub struct LargeBody {
     len: u64,
     source: Box<dyn Source>,
     outline: OnceLock<Outline>,
-    /// What its events say, by where they begin.
+    /// Cached event payloads, each with its offset.
     events: OnceLock<Vec<(u64, Bytes)>>,
 }
 
-/// Where the bytes of a large body are: only the backend knows. It is dropped with the last handle on the body; the bytes go then if
-/// no record has taken them over.
+/// The backend's handle on the bytes of a large body. It is dropped with the last handle on the body; the bytes are removed then,
+/// unless a record has taken them over.
 pub trait Source: Any + Send + Sync + fmt::Debug {
     /// Opens it for reading. Blocks.
     fn open(&self) -> io::Result<Box<dyn Pieces>>;
@@ -165,17 +165,17 @@ pub trait Source: Any + Send + Sync + fmt::Debug {
 
 /// An open body.
 pub trait Pieces: Send + Sync + fmt::Debug {
-    /// The bytes of a range within it. Blocks.
+    /// The bytes of a range. Blocks.
     fn read(&self, range: Range<u64>) -> io::Result<Bytes>;
 }
 
 impl LargeBody {
-    /// A body of so many bytes.
+    /// A body of `len` bytes.
     pub fn new(len: u64, source: impl Source) -> Self {
         Self { len, source: Box::new(source), outline: OnceLock::new(), events: OnceLock::new() }
     }
 
-    /// Where its bytes are: the backend's own type, for the backend.
+    /// The source as the backend's own type.
     pub fn source<T: Source>(&self) -> Option<&T> {
         let source: &dyn Any = &*self.source;
         source.downcast_ref()
@@ -205,7 +205,7 @@ impl LargeBody {
         Ok(events)
     }
 
-    /// Reads the header lines; payloads whose length is known are passed over.
+    /// Reads the header lines and skips payloads of known length.
     fn scan(&self) -> Result<Outline, Unreadable> {
         let (pieces, mut scanner, mut at) = (self.open()?, Scanner::new(), 0);
         while at < self.len {

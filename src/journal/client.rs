@@ -1,6 +1,6 @@
-//! What goes with a body into its record.
+//! The data that a record keeps about its client, beside the body.
 //!
-//! Rule: kept as JSON, so a field that is new, or empty, is absent in a record.
+//! Rule: it is stored as JSON without empty fields, so an older record simply lacks a new field.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,8 +9,8 @@ use crate::protocol::endpoint::RawRequest;
 
 use super::TargetId;
 
-/// What is known of a submission besides its bytes: who sent it, and where to when not to the envelope endpoint, as far as
-/// upstreams are told it; and what some of them are not to get of it.
+/// The client of a submission, as upstreams are told of it; the endpoint if it is not the envelope endpoint; and the items that some
+/// upstreams do not get.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Client {
     /// `User-Agent` as sent.
@@ -25,56 +25,56 @@ pub struct Client {
     /// `sentry_client` of the authentication.
     #[serde(rename = "c", default, skip_serializing_if = "Option::is_none")]
     pub sentry_client: Option<Box<str>>,
-    /// What was asked for when it is no envelope: then the body is that request's and goes out as it is.
+    /// The request of a body that is not an envelope. Its body is sent on unchanged.
     #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
     pub request: Option<Box<RawRequest>>,
-    /// What was decided about single items when it was taken in.
+    /// Items that the intake withholds from single targets.
     #[serde(rename = "x", default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<LeftOut>,
-    /// What is to become of it when it is moved to the journal that several relays share.
+    /// How the record is moved to the shared journal; `None` unless it is spilled on this machine.
     #[serde(rename = "s", default, skip_serializing_if = "Option::is_none")]
     pub spilled: Option<Box<Spilled>>,
 }
 
 impl Client {
-    /// Ourselves: what goes with a record that nobody sent us.
+    /// The relay itself, for records that no client sent.
     pub fn ours() -> Self {
         let name = concat!("switchyard/", env!("CARGO_PKG_VERSION"));
         Self { user_agent: Some(name.into()), sentry_client: Some(name.into()), ..Self::default() }
     }
 }
 
-/// What goes with a submission that is kept on this machine until it can be moved to the shared journal.
+/// How to move a spilled submission, which is kept on this machine, to the shared journal.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spilled {
-    /// The number that its record has there, if the commit took place of which nobody knew the outcome.
+    /// The record's number in the shared journal, if an earlier commit of unknown outcome took place.
     #[serde(rename = "n", default)]
     pub number: Option<u64>,
-    /// The keys by which it is recognised there, each in two halves.
+    /// The keys by which repeats of it are recognised, each in two halves.
     #[serde(rename = "k")]
     pub keys: Vec<(u64, u64)>,
-    /// From when on a record with such a key makes it a repeat, in milliseconds.
+    /// A record accepted then or later with one of these keys makes it a repeat. Milliseconds since the epoch.
     #[serde(rename = "w")]
     pub repeats_since: u64,
     /// The upstreams that get it.
     #[serde(rename = "t")]
     pub targets: Vec<TargetId>,
-    /// The upstreams that do not, and why.
+    /// The upstreams that do not get it, and why.
     #[serde(rename = "h")]
     pub withheld: Vec<(TargetId, DropReason)>,
 }
 
-/// Items of a record that a target is not to get, though it gets others. They wait with the record, and are dropped for this reason
-/// when it is claimed.
+/// Items that are withheld from one target, which gets the rest of the record. They wait with the record and are dropped when it is
+/// claimed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOut {
     /// The target.
     #[serde(rename = "t")]
     pub target: TargetId,
-    /// Why.
+    /// The reason they are dropped for.
     #[serde(rename = "w")]
     pub why: DropReason,
-    /// Their positions.
+    /// The positions of the items.
     #[serde(rename = "i")]
     pub items: Vec<u16>,
 }

@@ -1,25 +1,23 @@
-//! What goes wrong with a journal, told apart by what the caller has to do about it.
+//! Errors of a journal, one for each thing that the caller can do about it.
 
 use std::path::Path;
 
-/// Why the journal cannot do what it was asked.
+/// An error of a call to the journal.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum JournalError {
-    /// There is no room, in the journal's own limit or on the disk: the submission is answered with 503.
+    /// There is no room within the journal's limit or on the disk. The client gets a 503.
     #[error("the journal is full: {0}")]
     Full(String),
-    /// The project has taken its share of the room, and what is left is for others: the submission is answered with 503.
+    /// The project has used up its share of the room. The client gets a 503.
     #[error("{0}")]
     Share(String),
     /// The storage failed.
     #[error("the journal failed: {0}")]
     Failed(String),
-    /// A submission carries these keys of records that other relays took: the rest of it may be appended without the items they
-    /// stand for.
+    /// Other relays have taken records with these keys. The caller may append the submission without the items of these keys.
     #[error("another relay has taken it")]
     Repeated(Vec<u128>),
-    /// A record was settled by a lease that does not hold: it was settled before, or has ended and been given up, or its owner is
-    /// gone.
+    /// The lease does not hold: the record was settled before, or the lease was revoked after its end, or its owner is gone.
     #[error("the lease of the record is lost")]
     LeaseLost,
     /// The journal is closing.
@@ -27,7 +25,7 @@ pub enum JournalError {
     Closed,
 }
 
-/// Why a journal cannot be opened. Nothing that is kept was changed.
+/// An error of opening a journal. The journal was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it.

@@ -1,8 +1,7 @@
-//! What the journal keeps besides records and accounts, as evidence of how it went: what upstreams did in each hour, their
-//! outages, and when the relay ran.
+//! Evidence: what upstreams did in each hour, their outages, and when the relay ran. The journal keeps it beside records and accounts.
 //!
-//! Rule: kept for [`KEPT`], bounded, and written every few seconds, not with each delivery: a crash takes what came since the last
-//! [`Facts::observe`](super::Facts::observe), never part of the accounts.
+//! Rule: evidence is bounded, kept for [`KEPT`], and written every few seconds, not with each delivery. A crash loses what came since
+//! the last [`Facts::observe`](super::Facts::observe), but no part of the accounts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +18,7 @@ use crate::telemetry::series::Step;
 
 use super::TargetId;
 
-/// How long accounts are kept by the hour, and everything here.
+/// How long evidence and the hourly accounts are kept.
 pub const KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// For backends: the most outages and stretches that are kept, and told.
@@ -28,98 +27,98 @@ pub(super) const MOST: i64 = 10_000;
 /// What was observed since the last time, and that the relay is alive.
 #[derive(Clone, Debug)]
 pub struct Observation {
-    /// When this process started: the name of its stretch.
+    /// When this process started, which identifies its stretch.
     pub started: Timestamp,
     /// Now.
     pub now: Timestamp,
-    /// Whether it is stopping in order.
+    /// Whether the relay is stopping in order.
     pub stopping: bool,
-    /// What the upstreams did.
+    /// What the upstreams answered.
     pub upstreams: Vec<(TargetId, Observed)>,
     /// What the intake did.
     pub intake: Vec<Tally>,
-    /// How the upstreams fared: added to the steps that are kept.
+    /// The steps to add to those of the upstreams.
     pub steps: Vec<(TargetId, Step)>,
-    /// When the last canary got through to upstreams.
+    /// When the last canary reached each upstream.
     pub canaries: Vec<(TargetId, Timestamp)>,
 }
 
-/// When an upstream last took something, through restarts and crashes. `None` where that is not known.
+/// When an upstream last took something. It survives restarts and crashes. `None` when it is not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Latest {
-    /// Something that services sent: committed with its settlement.
+    /// When it last took a client's submission, committed with the settlement.
     pub delivered_at: Option<Timestamp>,
-    /// A canary, as it was observed.
+    /// When it last took a canary.
     pub canary_at: Option<Timestamp>,
 }
 
 impl Latest {
-    /// Notes that something was delivered.
+    /// Records a delivery.
     pub(super) fn note_delivered(&mut self, at: Timestamp) {
         self.delivered_at = self.delivered_at.max(Some(at));
     }
 
-    /// Notes that a canary got through.
+    /// Records a canary that arrived.
     pub(super) fn note_canary(&mut self, at: Timestamp) {
         self.canary_at = self.canary_at.max(Some(at));
     }
 }
 
-/// What is known of a target besides what waits for it.
+/// Figures of a target besides its backlog.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
-    /// Its dead letters.
+    /// The number of its dead letters.
     pub dead_letters: u64,
     /// When it last took something.
     pub latest: Latest,
 }
 
-/// What a [`Tally`] is called that counts how often canaries stopped getting through to an upstream, which is its kind.
+/// The name of the [`Tally`] that counts failures of an upstream's canary. Its kind is the upstream.
 pub const CANARY_FAILED: &str = "canary_failed";
 
-/// What a [`Tally`] is called that counts how often an incident was told to somebody, and its end: what began and did not end is open
-/// when the next process starts. Its kind is the event, and behind a blank whose it is.
+/// The name of the [`Tally`] that counts notified incidents. An incident that began and did not end is open when the next process
+/// starts. Its kind is the event's name, a blank, and the subject.
 pub const INCIDENT_BEGAN: &str = "incident_began";
-/// See [`INCIDENT_BEGAN`].
+/// The name of the [`Tally`] that counts notified ends. See [`INCIDENT_BEGAN`].
 pub const INCIDENT_ENDED: &str = "incident_ended";
 
-/// How often the intake did something: what, with which word for the kind.
+/// How often the intake did something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tally {
     /// `duplicate`, `refused`, `refused_item` or `seen`; from older versions `service`, without the project.
     pub what: Box<str>,
-    /// The category, the reason, or the service that was seen, behind its project as in `shop/api`.
+    /// The kind: a category, a reason, or a service with its project, as in `shop/api`.
     pub kind: Box<str>,
     /// How often.
     pub count: u64,
 }
 
 impl Tally {
-    /// A service of a project was seen so often.
+    /// The tally of a service that was seen `count` times.
     pub fn seen(project: &str, name: &str, count: u64) -> Self {
         Self { what: "seen".into(), kind: format!("{project}/{name}").into(), count }
     }
 }
 
-/// By upstream and what happened there, the beginning of the hour in which it last did.
+/// By upstream and name of the occurrence, the start of the hour in which it last happened.
 pub type LastHours = BTreeMap<(Arc<str>, Box<str>), Timestamp>;
 
-/// What is kept of the time since some hour's beginning.
+/// The evidence since the start of an hour.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Evidence {
     /// The accounts' changes in that time.
     pub accounts: BTreeMap<AccountKey, Account>,
-    /// What each upstream did, by its name.
+    /// The performance of each upstream, by name.
     pub performance: BTreeMap<Arc<str>, Performance>,
-    /// The lags of each, without those of the first hour.
+    /// The delivery lags of each upstream, without the first hour.
     pub later_lags: BTreeMap<Arc<str>, Lags>,
-    /// What the intake did.
+    /// The tallies of the intake.
     pub intake: Vec<Tally>,
-    /// When the relay ran, oldest first: also the last stretch that ended before that time.
+    /// When the relay ran, oldest first, beginning with the last stretch that ended before that time.
     pub stretches: Vec<Stretch>,
-    /// The beginning of the hour in which it last happened at an upstream: the reason of a drop, `misconfigured`, [`CANARY_FAILED`].
+    /// The hour of the last drop for each reason, of `misconfigured`, and of [`CANARY_FAILED`], by upstream.
     pub latest: LastHours,
-    /// How each upstream fared in each step, by its name, oldest first; those of over 48 hours ago are an hour long.
+    /// The steps of each upstream, by name, oldest first. Steps over 48 hours old are an hour long.
     pub steps: BTreeMap<Arc<str>, Vec<Step>>,
 }
 
@@ -156,23 +155,23 @@ impl Evidence {
 /// A stretch of time in which the relay ran.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stretch {
-    /// From.
+    /// The start.
     pub from: Timestamp,
-    /// To: the last sign of life.
+    /// The last sign of life.
     pub to: Timestamp,
-    /// Whether it ended in order; one that runs, or that crashed, did not.
+    /// Whether it ended in order: false while it runs, and after a crash.
     pub stopped: bool,
 }
 
-/// A time in which an upstream did not answer.
+/// A period during which an upstream did not answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outage {
     /// The upstream.
     pub upstream: Arc<str>,
-    /// From the first failure on.
+    /// The first failure.
     pub from: Timestamp,
-    /// To the next answer; `None` while it lasts.
+    /// The next answer; `None` while the outage lasts.
     pub to: Option<Timestamp>,
-    /// What went wrong at first.
+    /// The first error.
     pub cause: Box<str>,
 }

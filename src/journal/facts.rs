@@ -1,11 +1,10 @@
-//! What is known of the past: evidence by the hour, outages, losses that are still to be told, switches of the primary.
+//! Facts of the past: hourly evidence, outages, losses not yet reported, switches of the primary.
 //!
 //! Invariants:
 //!
-//! - Every change of an account ([`Posting`](crate::telemetry::ledger::Posting)) is committed with the change it tells of.
-//! - Each drop stays on the list of losses that are to be told. The transaction that appends the report takes it
-//!   off ([`losses`](super::losses)).
-//! - What is observed is kept for [`KEPT`](super::evidence::KEPT), and may be lost with a crash ([`evidence`](super::evidence)).
+//! - A change of an account ([`Posting`](crate::telemetry::ledger::Posting)) is committed in one transaction with its cause.
+//! - A drop is listed as a loss until the transaction that appends its client report takes it off ([`losses`](super::losses)).
+//! - Observations are kept for [`KEPT`](super::evidence::KEPT). A crash may lose the last ones ([`evidence`](super::evidence)).
 
 use std::collections::HashMap;
 
@@ -18,24 +17,24 @@ use super::log::Submission;
 use super::losses::Loss;
 use super::{Call, TargetId};
 
-/// A switch of the primary, as it is kept.
+/// A switch of the primary.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Switch {
     /// When it went live.
     pub at: Timestamp,
-    /// The project, when only its primary changed.
+    /// The project, if only its primary changed.
     pub project: Option<Box<str>>,
     /// The primary before; `None` for the first one of a journal.
     pub from: Option<Box<str>>,
     /// The primary since.
     pub to: Box<str>,
-    /// Why, in the words of who did it.
+    /// The reason, in the operator's words.
     pub reason: Option<Box<str>>,
-    /// Who did it, as far as known.
+    /// The operator, if known.
     pub author: Option<Box<str>>,
 }
 
-/// Keeps facts, and tells them.
+/// Records and reads facts.
 pub trait Facts: Send + Sync {
     /// Keeps a switch of the primary.
     fn record_switch(&self, switch: Switch) -> Call<'_, ()>;

@@ -1,7 +1,7 @@
-//! Dead letters: what an upstream refused for good, kept with its record until somebody decides what becomes of it.
+//! Dead letters: items that an upstream refused for good, kept with their record until an operator retries or discards them.
 //!
-//! Rule: they are bounded in number and in size. When there are too many, the oldest of the project that has the most go. That
-//! changes no account, because a letter was posted as dropped when it was refused. A letter that is retried is posted as
+//! Rule: dead letters are bounded in number and size. When there are too many, the oldest of the project with the most are removed.
+//! That changes no account, because a dead letter was posted as dropped when it was refused. A retried dead letter is posted as
 //! returned, because it waits again.
 
 use std::borrow::Cow;
@@ -14,18 +14,18 @@ use crate::protocol::category::Quantities;
 use crate::protocol::event_id::EventId;
 use crate::telemetry::log;
 
-/// A refusal for good, as it is kept.
+/// A permanent refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
     /// When the answer came.
     pub at: Timestamp,
-    /// A word for the cause: `refused`, `poison`.
+    /// The cause in a word: `refused`, `poison`.
     pub reason: Cow<'static, str>,
     /// The HTTP status.
     pub status: Option<u16>,
     /// The beginning of the answer's body.
     pub answer: String,
-    /// Requests made.
+    /// The number of requests made.
     pub attempts: u32,
     /// The positions of the items that were refused; `None` means all of the record.
     pub items: Option<Vec<u16>>,
@@ -34,13 +34,13 @@ pub struct DeadLetter {
 /// A dead letter in the journal, without the record's body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Letter {
-    /// Its number: rises with every one.
+    /// Its number. Later dead letters have higher numbers.
     pub id: u64,
-    /// Who refused it.
+    /// The target that refused it.
     pub target: TargetId,
-    /// The name of who refused it.
+    /// The name of the upstream that refused it.
     pub upstream: Arc<str>,
-    /// What was refused.
+    /// The record.
     pub record: RecordId,
     /// The project of the record.
     pub project: Arc<str>,
@@ -50,7 +50,7 @@ pub struct Letter {
     pub event_id: Option<EventId>,
     /// The body of the record in bytes.
     pub size: u64,
-    /// What the refused items count as.
+    /// The quantities of the refused items.
     pub quantities: Quantities,
     /// How it was refused.
     pub refusal: DeadLetter,
@@ -59,16 +59,16 @@ pub struct Letter {
 /// A dead letter with what was refused.
 pub type WithRecord = (Letter, Arc<Record>);
 
-/// Which dead letters are meant: those for which everything given here holds.
+/// A selection of dead letters: those that match every field given here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pick {
-    /// This one.
+    /// The dead letter with this number.
     pub id: Option<u64>,
-    /// Those of this target.
+    /// Dead letters of this target.
     pub target: Option<TargetId>,
-    /// Those with this reason.
+    /// Dead letters with this reason.
     pub reason: Option<Box<str>>,
-    /// Those whose record was accepted then or later.
+    /// Dead letters whose record was accepted then or later.
     pub since: Timestamp,
 }
 

@@ -1,11 +1,11 @@
-//! The log: every submission that was acknowledged, for all targets.
+//! The log: every acknowledged submission, for all targets.
 //!
 //! Invariants:
 //!
-//! - [`Log::append`] returns `Ok` only when the record is durable (with [`Sync::Full`](super::Sync::Full): through a loss of power).
-//! - A record stays until every target has settled it, then for `retain`, then goes. A dead letter keeps its record.
-//! - Of several relays on one journal, one takes a key within the window of duplicates, whoever comes first. All others are told.
-//! - A record that cannot be read is set aside and counted, and looked at again by the next start. It never blocks the ones behind it.
+//! - [`Log::append`] returns `Ok` only when the record is durable (with [`Sync::Full`](super::Sync::Full), through a loss of power).
+//! - A record is kept until every target has settled it, and then for `retain`. A dead letter keeps its record.
+//! - Among relays on one journal, the first to append a key within the window of duplicates takes it. The others are told.
+//! - A record that cannot be read is set aside and counted. The next start tries it again. It never blocks the records behind it.
 
 use std::sync::{Arc, OnceLock};
 
@@ -28,26 +28,26 @@ pub struct Submission {
     pub project: Arc<str>,
     /// The event id of the envelope header.
     pub event_id: Option<EventId>,
-    /// What the items count as; nothing for what is ours: a report, a canary.
+    /// The quantities of its items, by category; empty for our own records: client reports and canaries.
     pub quantities: Quantities,
     /// The keys under which a repeat of this submission is recognised ([`Log::recent_keys`]).
     pub keys: Vec<u128>,
-    /// A record that was accepted then or later and has one of the keys makes this one its repeat.
+    /// A record accepted then or later with one of the keys makes this submission a repeat.
     pub repeats_since: Timestamp,
     /// What upstreams are told of the client.
     pub client: Client,
-    /// The envelope. One body belongs to one record.
+    /// The envelope. A body belongs to one record.
     pub body: Body,
-    /// Where the values that address the envelope stand in its header line, when that is known already.
+    /// The positions of the addressing values in the envelope's header line, if they are known already.
     pub spans: Option<HeaderSpans>,
     /// The upstreams that get it.
     pub targets: Vec<TargetId>,
-    /// The upstreams that are configured for the project and do not get it, and why. Posted as accepted and dropped at once.
+    /// The configured upstreams that do not get it, and why. Posted as accepted and dropped at once.
     pub withheld: Vec<(TargetId, DropReason)>,
 }
 
 impl Submission {
-    /// The record that it becomes under this number.
+    /// The record with this number.
     pub fn into_record(self, id: RecordId) -> Record {
         let Self { accepted_at, project, event_id, quantities, client, body, spans, .. } = self;
         let located = spans.map(|spans| OnceLock::from(Some(spans))).unwrap_or_default();
@@ -66,25 +66,25 @@ pub struct Record {
     pub project: Arc<str>,
     /// The event id of the envelope header.
     pub event_id: Option<EventId>,
-    /// What its items count as.
+    /// The quantities of its items, by category.
     pub quantities: Quantities,
     /// What upstreams are told of the client.
     pub client: Client,
     /// The envelope, stored once for all targets.
     pub body: Body,
-    /// What [`Record::spans`] has found.
+    /// The cached result of [`Record::spans`].
     pub located: OnceLock<Option<HeaderSpans>>,
 }
 
 impl Record {
-    /// Where the values that address it stand in its header line: looked for once, for all targets. `None` when the line cannot be
-    /// read, and for a large body, whose outline knows.
+    /// The positions of the addressing values in its header line, located once for all targets. `None` when the line cannot be read, and
+    /// for a large body, whose outline has them.
     pub fn spans(&self) -> Option<&HeaderSpans> {
         let Body::Memory(bytes) = &self.body else { return None };
         self.located.get_or_init(|| HeaderSpans::locate(header_line(bytes)).ok()).as_ref()
     }
 
-    /// Its id when it is a canary: an event of ours, which counts as nothing ([`losses`](super::losses)).
+    /// Its event id if it is a canary: our own event, which has no quantities ([`losses`](super::losses)).
     pub fn canary(&self) -> Option<EventId> {
         self.event_id.filter(|_| self.quantities.is_empty())
     }
@@ -103,7 +103,7 @@ pub(in crate::journal) fn tell_set_aside(upstream: &str, record: u64, why: &str)
 pub struct Targets(Arc<[(TargetId, Arc<str>)]>);
 
 impl Targets {
-    /// Each with its name.
+    /// The targets with their names.
     pub fn iter(&self) -> impl Iterator<Item = (TargetId, &Arc<str>)> {
         self.0.iter().map(|(target, name)| (*target, name))
     }
@@ -119,7 +119,7 @@ impl Targets {
     }
 }
 
-/// For backends, which know them.
+/// For backends.
 impl FromIterator<(TargetId, Arc<str>)> for Targets {
     fn from_iter<I: IntoIterator<Item = (TargetId, Arc<str>)>>(known: I) -> Self {
         Self(known.into_iter().collect())
@@ -129,13 +129,13 @@ impl FromIterator<(TargetId, Arc<str>)> for Targets {
 /// Keys under which repeats are recognised.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecentKeys {
-    /// Each with the moment at which its record was accepted.
+    /// Each key with the time its record was accepted.
     pub keys: Vec<(u128, Timestamp)>,
-    /// Where to go on; `None` when there are no more.
+    /// The cursor to continue at; `None` at the end.
     pub next: Option<Cursor>,
 }
 
-/// Takes submissions, and knows the targets that they are for.
+/// Takes submissions, and names the targets they are for.
 pub trait Log: Send + Sync {
     /// The target for the upstream `name`. A new one begins with nothing waiting.
     fn target(&self, name: &str) -> Call<'_, TargetId>;

@@ -1,4 +1,4 @@
-//! What a journal says of itself: the room that it takes, and what its storage did. And what it is told about room.
+//! Measures of a journal: the room it takes, the relays and standbys on it, and the statistics of its storage.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,12 +8,12 @@ use crate::clock::Timestamp;
 
 use super::{Share, TargetId};
 
-/// Whose backlog never gives way when room is short.
+/// The primary upstreams, whose backlog is never evicted when room is short.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Primaries {
-    /// The primary of projects that have none of their own.
+    /// The primary of projects without one of their own.
     pub everywhere: Option<TargetId>,
-    /// Projects by name, each with its own primary.
+    /// The projects with their own primary, by name.
     pub own: HashMap<Arc<str>, TargetId>,
 }
 
@@ -24,18 +24,18 @@ impl Primaries {
     }
 }
 
-/// What a journal tells of itself, at once.
+/// The measures of a journal at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Measures {
-    /// Room taken.
+    /// The room taken.
     pub space: Space,
-    /// What each project takes of it, the most first: those of the split, and those that still have something.
+    /// The room each project takes, largest first: the configured projects, and others that still have records.
     pub shares: Vec<Share>,
-    /// What the storage did so far.
+    /// Statistics of the storage since it was opened.
     pub stats: Stats,
-    /// The relays that share it, by name: none of a journal that is of one machine.
+    /// The relays that share the journal, by name; empty for a journal in a file.
     pub nodes: Vec<Node>,
-    /// The standbys of its server, as far as we may see them.
+    /// The standbys of its database server, if our role may see them.
     pub standbys: Vec<Standby>,
 }
 
@@ -44,52 +44,52 @@ pub struct Measures {
 pub struct Node {
     /// Its name.
     pub name: String,
-    /// The version that runs there.
+    /// Its version.
     pub version: String,
     /// When it started.
     pub started_at: Timestamp,
-    /// Whether it has said lately that it lives.
+    /// Whether its heartbeat is recent.
     pub is_alive: bool,
-    /// Whether it is the one that tells this.
+    /// Whether it is the relay that was asked.
     pub is_own: bool,
-    /// What it has in hand, of all targets: a record counts once for each.
+    /// Its leases at all targets.
     pub leases: u64,
-    /// Submissions that are kept on its machine alone, until the journal takes them.
+    /// Submissions that are spilled on its machine until the journal takes them.
     pub spilled: u64,
-    /// The bytes of these.
+    /// The size of the spilled submissions in bytes.
     pub spilled_bytes: u64,
-    /// Whether it does the chores of all.
+    /// Whether it is the leader, which does the chores of all.
     pub leads: bool,
-    /// By which names its file differs from what all relays have in common.
+    /// The options in which its configuration file differs from the common part.
     pub differs: Vec<String>,
 }
 
-/// A server that follows the journal's.
+/// A standby of the journal's database server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standby {
     /// Its name.
     pub name: String,
-    /// How far it is behind, when known.
+    /// Its replication lag, if known.
     pub lag: Option<Duration>,
 }
 
-/// How much room the journal takes and has.
+/// The room of a journal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Space {
     /// Bytes in use by records, their bodies and their accounts.
     pub used: u64,
     /// Bytes of the files on disk: the database, its log as it stands, and large bodies.
     pub files: u64,
-    /// Bytes free on that disk, when known.
+    /// Bytes free on that disk, if known.
     pub disk_free: Option<u64>,
 }
 
-/// What the storage did since it was opened.
+/// Statistics of the storage since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Stats {
-    /// Commits by how long they took: one count per bound of [`Stats::BOUNDS`], the last for those above all of them.
+    /// A histogram of commit times: one count per bound of [`Stats::BOUNDS`], and one for longer commits.
     pub commits: [u64; Stats::BOUNDS.len() + 1],
-    /// How long they took together.
+    /// The sum of commit times.
     pub commit_time: Duration,
     /// Failures of the storage.
     pub errors: u64,
@@ -98,7 +98,7 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Upper bounds of the classes of commits, in seconds.
+    /// The upper bounds of the histogram, in seconds.
     pub const BOUNDS: [f64; 11] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5];
 
     /// For backends: the class of a commit that took so long.

@@ -1,32 +1,32 @@
-//! The journal: what was acknowledged and is not yet settled. The only meeting point of intake and delivery.
+//! The journal: a durable store of acknowledged envelopes and of what became of them. Intake and delivery meet only here.
 //!
 //! It is made of ports, each with its invariants in its head comment:
 //!
 //! | port | what it does |
 //! | --- | --- |
-//! | [`Log`] | takes submissions |
-//! | [`Bodies`] | takes large bodies, before their submission |
-//! | [`Queues`] | hands records out, one queue for each upstream |
-//! | [`Archive`] | shows what is kept |
-//! | [`Redelivery`] | hands out again what was settled |
-//! | [`Facts`] | tells what became of it |
-//! | [`Storage`] | bounds the room that it takes |
-//! | [`Verification`] | keeps what was found of events at their upstreams |
-//! | [`Pace`] | what several relays on one journal tell each other; none where there is one relay |
-//! | [`ControlPlane`] | what several relays on one journal share besides it; none where there is one relay |
+//! | [`Log`] | appends submissions |
+//! | [`Bodies`] | stores large bodies before they are appended |
+//! | [`Queues`] | leases records and settles them, one queue for each upstream |
+//! | [`Archive`] | scans kept records |
+//! | [`Redelivery`] | hands settled records out again |
+//! | [`Facts`] | reads accounts and evidence |
+//! | [`Storage`] | bounds the room taken |
+//! | [`Verification`] | keeps whether upstreams stored the events they took |
+//! | [`Pace`] | shares limits and circuits between relays on one journal; a single relay has none |
+//! | [`ControlPlane`] | shares the primary, the configuration and the leader between relays; a single relay has none |
 //! | [`transfer::Store`] | moves a journal from one backend to another |
 //!
-//! The suite in `contract` holds most of the invariants for every backend. Eviction, records that are set aside and [verification] are
-//! held by the tests of each backend.
+//! The suite in `contract` tests most invariants for every backend. Each backend's own tests cover eviction, records that are set
+//! aside and [verification].
 //!
-//! Every change of an account is posted to the ledger that the backend was opened with: once, after the commit that made it. The
-//! ledger begins with the totals. Where several relays share a journal, each ledger gets the postings of all. When [`Log::prune`]
-//! returns, every settlement that was handed over before is committed and posted: the suite waits by that.
+//! A backend posts every change of an account once, after its commit, to the ledger that it was opened with. The ledger begins with
+//! the totals. When several relays share a journal, each ledger gets the postings of all. When [`Log::prune`] returns, every
+//! settlement handed over before is committed and posted; the suite uses that to wait.
 //!
-//! A chore that one relay does for all is done under its [term].
+//! A chore that one relay does for all runs under its [term].
 //!
-//! The journal never looks into a body, with two exceptions. It counts the spans of a transaction that is dropped. And it counts the
-//! items of what a relay had kept on its own machine when another relay has taken some of them meanwhile.
+//! The journal never looks into a body, with two exceptions: it counts the spans of a dropped transaction, and the items of a spilled
+//! envelope of which another relay has taken some meanwhile.
 
 pub mod archive;
 pub mod backfill;
@@ -87,12 +87,12 @@ pub type Call<'a, T> = BoxFuture<'a, Result<T, JournalError>>;
 pub struct RecordId(pub(in crate::journal) u64);
 
 impl RecordId {
-    /// How operators and the API name it.
+    /// The number that operators and the API use.
     pub const fn number(self) -> u64 {
         self.0
     }
 
-    /// The record that the API names so.
+    /// The record with the number that the API uses.
     pub const fn from_number(number: u64) -> Self {
         Self(number)
     }
@@ -104,37 +104,37 @@ impl fmt::Display for RecordId {
     }
 }
 
-/// A place in a walk through the records. Only the backend that gave it knows what it means.
+/// A position in a scan of the records. It is opaque to all but the backend that returned it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Cursor(u64);
 
 impl Cursor {
-    /// Before all records.
+    /// The position before all records.
     pub const START: Self = Self(0);
 
-    /// For backends, and for who was given [`Cursor::number`].
+    /// The cursor with this [number](Cursor::number).
     pub const fn from_number(number: u64) -> Self {
         Self(number)
     }
 
-    /// What stands for it outside of this process.
+    /// The cursor as a number, for storage and the API.
     pub const fn number(self) -> u64 {
         self.0
     }
 }
 
-/// An upstream as the journal knows it: given by [`Log::target`], the same for the same name through restarts.
+/// The journal's number of an upstream, from [`Log::target`]. A name keeps its number through restarts.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct TargetId(pub(in crate::journal) u8);
 
 impl TargetId {
-    /// For backends: the target that they know under this number, below [`MAX_TARGETS`].
+    /// For backends: the target with this number, below [`MAX_TARGETS`].
     pub const fn new(number: u8) -> Self {
         Self(number)
     }
 }
 
-/// The most targets a journal can know, those no longer configured included while something waits for them.
+/// The most targets of a journal, including unconfigured ones for which something waits.
 pub const MAX_TARGETS: usize = 32;
 
 /// For backends: a limit as a statement takes it.
@@ -144,15 +144,15 @@ fn bounded(limit: usize) -> i64 {
 
 /// Everything that is kept, in one place. Shared by everyone through `Arc<dyn Journal>`.
 pub trait Journal: Log + Bodies + Queues + Archive + Redelivery + Facts + Storage + fmt::Debug {
-    /// What it keeps of the look for events at their upstreams.
+    /// The state of verification.
     fn verification(&self) -> &dyn Verification;
 
-    /// What the relays on it tell each other; `None` when there is one.
+    /// The port to other relays' limits and circuits; `None` for a single relay.
     fn pace(&self) -> Option<&dyn Pace> {
         None
     }
 
-    /// What the relays on it share besides it, as one of them sees it; `None` when there is one.
+    /// The port to what relays share besides records; `None` for a single relay.
     fn control_plane(self: Arc<Self>) -> Option<Arc<dyn ControlPlane>> {
         None
     }

@@ -1,13 +1,13 @@
-//! What relays on one journal tell each other so that together they send no more than one would, and let in no more.
+//! Relays on one journal share limits and circuits, so that together they neither send nor accept more than one relay would.
 //!
 //! Invariants:
 //!
-//! - What one relay learns of an upstream all hear with their next exchange, those that join later included.
-//! - Of an open circuit one relay at a time finds out more, until it says what it found, forgoes it, or is gone.
-//! - The relays that live never have more places at an upstream together than the most that they name.
-//! - Whoever is gone has neither places nor a probe.
+//! - When one relay learns something of an upstream, all relays hear it with their next exchange, including those that join later.
+//! - One relay at a time probes an open circuit, until it reports the result, gives the probe up, or is gone.
+//! - Together the live relays never have more places at an upstream than the largest number that one of them names.
+//! - A relay that is gone has neither places nor a probe.
 //!
-//! A relay that shares its journal with nobody has no such port.
+//! A relay that does not share its journal has no such port.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,15 +21,15 @@ use crate::protocol::category::Category;
 
 use super::{Call, TargetId};
 
-/// A limit on what comes in: its project and category.
+/// A limit of the intake, by project and category.
 pub type Limited = (Arc<str>, Category);
 
-/// What one relay tells the others.
+/// What a relay tells the others.
 #[derive(Clone, Debug, Default)]
 pub struct Told {
-    /// What it has learnt of upstreams, in this order. What was told before may be told again.
+    /// What it has learnt of upstreams, in order. A lesson may be told again.
     pub lessons: Vec<(TargetId, Lesson)>,
-    /// The limits under which something came lately.
+    /// The intake limits that were in use lately.
     pub busy: BTreeSet<Limited>,
 }
 
@@ -38,36 +38,36 @@ pub struct Told {
 pub struct Heard {
     /// The relay itself.
     pub relay: Relay,
-    /// Which of the relays that live it is.
+    /// Its share among the live relays.
     pub share: Share,
-    /// What all know of the upstreams.
+    /// What the relays know of the upstreams.
     pub standings: BTreeMap<TargetId, Standing>,
-    /// The time by which they say it, as it was read for this answer.
+    /// The journal's time at this exchange; the times in `standings` are by the same clock.
     pub now: Timestamp,
-    /// Under how many other relays' limits something came lately.
+    /// For each intake limit, the number of other relays that used it lately.
     pub others: BTreeMap<Limited, u32>,
 }
 
 impl Heard {
-    /// How long it is until then.
+    /// The time from now until `then`; zero when that is past.
     pub fn left(&self, then: Timestamp) -> Duration {
         then.since(self.now)
     }
 
-    /// How long ago that was.
+    /// The time from `then` until now; zero when that is to come.
     pub fn ago(&self, then: Timestamp) -> Duration {
         self.now.since(then)
     }
 }
 
-/// Tells the other relays, and hears them.
+/// Exchanges limits and circuits with the other relays.
 pub trait Pace: Send + Sync {
-    /// How many relays lived when this one joined the journal, itself included.
+    /// The number of live relays when this one joined the journal, itself included.
     fn joined(&self) -> u32;
 
     /// Tells, and hears what all know with that. When it fails, nobody knows how much of it was told.
     fn exchange(&self, told: Told) -> Call<'_, Heard>;
 
-    /// Returns when another relay may have told something. It need not: whoever waits for it exchanges every second besides.
+    /// Returns when another relay may have told something. It may miss some: the caller also exchanges every second.
     fn stirred(&self) -> BoxFuture<'_, ()>;
 }

@@ -1,19 +1,19 @@
-//! What relays on one journal share besides it: which upstream is the primary, the common part of their configuration, and who leads.
+//! What relays share besides the records of their journal: the primary, the common part of their configuration, and the leader.
 //!
 //! Invariants:
 //!
-//! - What all have is one value with a revision, which rises with each change and with nothing else. What a relay reads of it is as
-//!   durable as a record.
-//! - The first relay to ask says what nobody has said yet. What another one would have said counts for nothing.
-//! - A switch is that of the relay that made it, by its name, through restarts. It alone takes it back, and only while nobody else has
-//!   switched since.
-//! - One relay at a time leads, for a [term](super::term) with a higher epoch than the one before. A relay that is gone leads no more,
-//!   whatever it believes. The common part is changed under the term of the one that leads.
-//! - A watch tells of each change that comes after the revision that it begins at, also of those before it began. It may tell of
-//!   several at once; it misses none.
-//! - Of each name the last start of a relay counts. One whose name another start has taken can do nothing any more, and is told.
+//! - The shared state is one value with a revision, which rises with each change and with nothing else. What a relay reads of it is
+//!   as durable as a record.
+//! - The first relay to ask sets what is not set yet. What later relays would have set is ignored.
+//! - A switch belongs to the relay that made it, by its name, through restarts. Only that relay takes it back, and only while no other
+//!   relay has switched since.
+//! - One relay at a time leads, for a [term](super::term) with a higher epoch than the last one. A relay that is gone no longer leads,
+//!   whatever it believes. Only the leader changes the common part, under its term.
+//! - A watch reports every change after the revision that it starts from, including changes before the watch began. It may report
+//!   several at once.
+//! - The last start of each relay name counts. An earlier start of that name is told, and can do nothing any more.
 //!
-//! A relay that shares its journal with nobody has no such port.
+//! A relay that does not share its journal has no such port.
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
@@ -22,20 +22,20 @@ use tokio_util::sync::CancellationToken;
 use super::Call;
 use super::term::Epoch;
 
-/// What all relays have.
+/// The shared state, as one relay sees it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Plane {
     /// Rises with each change.
     pub revision: i64,
     /// The upstream that is the primary.
     pub primary: String,
-    /// Whether this relay made it the primary, in this run or in one before.
+    /// Whether this relay made it the primary, in this run or an earlier one.
     pub is_ours: bool,
     /// The common part of the configuration.
     pub common: String,
 }
 
-/// Reads and changes what all relays have, as one of them.
+/// Reads and changes the shared state, as one of the relays.
 pub trait ControlPlane: Send + Sync {
     /// What all relays have. The first relay to ask makes its own that of all, as far as there is none: a moved journal brings its
     /// primary alone.
@@ -54,12 +54,12 @@ pub trait ControlPlane: Send + Sync {
     /// [this one](super::Node::differs).
     fn note_differing(&self, names: Vec<String>) -> Call<'_, ()>;
 
-    /// Tells of changes that come after this revision.
+    /// Reports changes after this revision.
     fn watch(&self, revision: i64) -> BoxStream<'static, ()>;
 
-    /// The term of this relay, if it leads now, and for as long as a step takes. Also `None` while that cannot be told.
+    /// The term of this relay if it leads now and for the time of a step; `None` if it does not, or if that is unknown.
     fn leads(&self) -> BoxFuture<'_, Option<Epoch>>;
 
-    /// Cancelled when another relay has taken the name of this one.
+    /// Cancelled when another relay has taken this relay's name.
     fn replaced(&self) -> &CancellationToken;
 }

@@ -1,4 +1,4 @@
-//! One queue per target: what was accepted for it and is not settled.
+//! The queues: one for each target, of the records that were accepted for it and are not settled.
 //!
 //! Invariants:
 //!
@@ -34,32 +34,32 @@ use super::letters::DeadLetter;
 use super::log::Record;
 use super::{Call, RecordId, TargetId};
 
-/// How long a lease lasts at least when nobody extends it.
+/// The least time that a lease lasts unless it is extended.
 pub const LEASE: Duration = Duration::from_secs(60);
 
 /// The right to settle one record at one target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Lease {
-    /// Where the record waits.
+    /// The target that the record waits for.
     pub target: TargetId,
     /// The record.
     pub record: RecordId,
-    /// Who has it: a number that belongs to one start of one relay.
+    /// The owner: a number of one start of one relay.
     pub owner: u64,
-    /// Which of the owner's leases it is. Never given twice.
+    /// The owner's number of the lease, never used twice.
     pub number: u64,
-    /// When it ends, by the clock of the relay that has it. A backend that judges by another clock ends it no sooner.
+    /// When it ends, by its owner's clock. A backend with another clock ends it no sooner.
     pub ends: Instant,
 }
 
-/// How it went so far with one record at one target.
+/// The earlier attempts to deliver one record to one target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Requests made.
+    /// The number of requests made.
     pub attempts: u32,
-    /// Answers of 5xx while the upstream took other records: the mark of a poisonous one.
+    /// The number of 5xx answers while the upstream took other records: the sign of a poison record.
     pub strikes: u32,
-    /// The positions of the items still to be delivered; `None` means all.
+    /// The positions of the items that are still to be delivered; `None` means all.
     pub items: Option<Vec<u16>>,
 }
 
@@ -70,57 +70,57 @@ pub struct Claim {
     pub lease: Lease,
     /// The record.
     pub record: Arc<Record>,
-    /// How it went so far.
+    /// The earlier attempts.
     pub progress: Progress,
-    /// Whether a backfill has taken it up, and this is its first try since: its age says nothing of the upstream then.
+    /// Whether this is the first try of a backfilled record, whose age says nothing about the upstream.
     pub backfilled: bool,
 }
 
-/// What became of a claim. `delivered`, `dropped` and `rest` together are what was pending for it.
+/// The outcome of a claim. `delivered`, `dropped` and `rest` add up to what was pending.
 #[derive(Clone, Debug, Default)]
 pub struct Settlement {
-    /// What the upstream took.
+    /// The quantities that the upstream took.
     pub delivered: Quantities,
-    /// What it will not get, and why.
+    /// The quantities that it will not get, and why.
     pub dropped: Option<(DropReason, Quantities)>,
-    /// What is to be tried again.
+    /// The part to try again.
     pub rest: Option<Rest>,
-    /// What to keep of a refusal; goes with [`DropReason::Rejected`].
+    /// The dead letter of a refusal, with [`DropReason::Rejected`].
     pub dead_letter: Option<DeadLetter>,
 }
 
-/// What is left of a record for a target.
+/// The part of a record that is still to be delivered to a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rest {
-    /// Not before this.
+    /// When it may be tried again.
     pub due: Timestamp,
-    /// How it went so far.
+    /// The earlier attempts.
     pub progress: Progress,
-    /// What the remaining items count as.
+    /// The quantities of the remaining items.
     pub quantities: Quantities,
 }
 
-/// What waits for one target: everything accepted for it and not settled, leased or not.
+/// The backlog of a target: records accepted for it and not settled, leased or not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
-    /// Records.
+    /// The number of records.
     pub envelopes: u64,
-    /// Their bodies in bytes.
+    /// The size of their bodies in bytes.
     pub bytes: u64,
-    /// When the oldest of them was accepted, those aside that a [`backfill`](super::backfill) has taken up and nobody has tried since.
+    /// When the oldest was accepted. Records of a [`backfill`](super::backfill) that were not tried since do not count.
     pub oldest: Option<Timestamp>,
-    /// What they count as, by project.
+    /// Their quantities, by project and category.
     pub quantities: Vec<(Arc<str>, Category, u64)>,
 }
 
-/// Hands records out to be delivered, and takes back what became of them.
+/// Leases records for delivery, and takes their settlements.
 pub trait Queues: Send + Sync {
     /// Leases up to `max` records that may be tried now. Empty when there are none, or when so many settlements of this
     /// target await their commit that a crash now would repeat too much; [`Queues::changed`] tells when to ask again.
     fn claim(&self, target: TargetId, now: Timestamp, max: usize) -> Call<'_, Vec<Claim>>;
 
-    /// Says what became of a record, and ends its lease. The call itself hands the settlement over: who drops the future takes
-    /// nothing back, and need not wait for one settlement before making the next.
+    /// Settles a record and ends its lease. The call itself hands the settlement over: dropping the future does not undo it, and the
+    /// caller need not await one settlement before making the next.
     ///
     /// `Ok` promises that the lease was good and that the settlement is kept by whoever commits it: it is durable with the next
     /// commit that works, and until then only a crash can undo it, which lets the record be claimed again. A backend may answer
@@ -133,8 +133,8 @@ pub trait Queues: Send + Sync {
     /// an error nobody knows which hold: whoever has them goes on, and asks again before they end.
     fn extend(&self, leases: Vec<Lease>) -> Call<'_, Vec<Lease>>;
 
-    /// Woken when a claim of this target may find more than before: a record came, or settlements were committed. Nobody need be
-    /// woken when a lease has ended: a worker asks again several times in the span of a [`LEASE`], whatever happens.
+    /// Notified when a claim of this target may find more: a record was appended, or settlements were committed. The end of a lease does
+    /// not notify: a worker claims several times within a [`LEASE`] anyway.
     fn changed(&self, target: TargetId) -> Arc<Notify>;
 
     /// When the next record put off by [`Settlement::rest`] comes due, if any is.
@@ -159,7 +159,7 @@ pub trait Queues: Send + Sync {
     }
 }
 
-/// What the accounts of a target say beyond what waits, by project and category; empty when they balance.
+/// The pending quantities of a target's accounts less its backlog, by project and category; empty when they balance.
 pub type Differences = BTreeMap<(Arc<str>, Category), i64>;
 
 /// For backends: says that leases of an upstream have ended.

@@ -1,17 +1,18 @@
-//! Kept records that are handed to a target again: retried dead letters, backfills.
+//! Redelivery: kept records are handed to a target again, as retried dead letters or by a backfill.
 //!
 //! Invariants:
 //!
-//! - What is taken up again is posted as [`Outcome::Returned`](crate::policy::outcome::Outcome), and never waits twice at a target.
-//! - What a backfill takes up goes behind everything else.
-//! - The numbers of dead letters rise. When there are too many, the oldest of the project that has the most go
+//! - A record that is handed out again is posted as [`Outcome::Returned`](crate::policy::outcome::Outcome). It never waits twice at a
+//!   target.
+//! - Backfilled records wait behind everything else.
+//! - The numbers of dead letters rise. When there are too many, the oldest of the project with the most are removed
 //!   ([`letters`](super::letters)).
 
 use super::backfill::{Backfill, BackfillStep, Scope, Survey};
 use super::letters::{Letter, Pick, WithRecord};
 use super::{Call, Cursor, TargetId};
 
-/// Lists what was refused or withheld, and hands it over again.
+/// Lists refused and withheld records, and hands them out again.
 pub trait Redelivery: Send + Sync {
     /// The dead letters meant by `pick` with numbers below `before`, newest first, at most `limit`.
     fn letters(&self, pick: Pick, before: u64, limit: usize) -> Call<'_, Vec<Letter>>;

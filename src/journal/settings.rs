@@ -8,23 +8,23 @@ use tokio_postgres::config::Host;
 
 use crate::units::{ByteSize, Period};
 
-/// Where a journal is that several relays share, with its password.
+/// The address of a shared journal's database, with its password.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct DatabaseUrl(String);
 
 impl DatabaseUrl {
-    /// What a person gave.
+    /// The address as an operator wrote it.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// What connects: whoever calls this shows it to nobody.
+    /// The address with its password. It must not be printed.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Why nothing can be connected to by it, without a word of what it says.
+    /// Why the address is unusable; the text quotes nothing of it. `None` when it is usable.
     pub fn problem(&self) -> Option<&'static str> {
         if !self.0.starts_with("postgres://") && !self.0.starts_with("postgresql://") {
             return Some("is no address that begins with postgres:// or postgresql://");
@@ -39,8 +39,8 @@ impl DatabaseUrl {
         }
     }
 
-    /// Its parts. With an `@` in the name of a server, or the parts of an address in that of the user, something was taken for a name
-    /// that may be of a password.
+    /// The parsed address. `None` if a server's name holds an `@`, or the user's name a `/`, `?` or `=`: part of the password may have been
+    /// taken for a name, which would be printed.
     fn parsed(&self) -> Option<Config> {
         let config: Config = self.0.parse().ok()?;
         let is_name = |host: &Host| !matches!(host, Host::Tcp(name) if name.contains('@'));
@@ -49,7 +49,7 @@ impl DatabaseUrl {
     }
 }
 
-/// Without the password, for whoever reads.
+/// Prints the address without its password.
 impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(config) = self.parsed() else { return f.write_str("***") };
@@ -82,26 +82,25 @@ impl Serialize for DatabaseUrl {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// The database file; two more, with `-wal` and `-shm` at their end, and a `.lock` stand beside it while it is open, and a
-    /// folder with `-bodies` at its end for bodies over 1 MiB.
+    /// The database file. Beside it stand `-wal`, `-shm` and `.lock` while it is open, and a folder `-bodies` for bodies over 1 MiB.
     pub path: std::path::PathBuf,
     /// What an acknowledged record survives.
     pub sync: Sync,
-    /// The database of a journal that several relays share, in place of the file: `postgres://user:password@a,b,c/switchyard`.
+    /// The database of a journal that several relays share, used instead of the file: `postgres://user:password@a,b,c/switchyard`.
     pub url: Option<DatabaseUrl>,
-    /// Where what is acknowledged must be, of a shared journal.
+    /// How many database servers must hold an acknowledged record.
     pub durability: Durability,
-    /// The name of this relay among those that share the journal, when it is not the name of the machine.
+    /// The name of this relay among those that share the journal; the host name by default.
     pub node: Option<String>,
-    /// Whether what comes while no server of a shared journal takes writes is kept on this machine until one does.
+    /// Whether submissions are kept on this machine while no server of a shared journal takes writes.
     pub spill: bool,
-    /// The file that it is kept in.
+    /// The file that they are kept in.
     pub spill_path: std::path::PathBuf,
     /// The most the journal may take of the disk.
     pub max_size: ByteSize,
-    /// With less free than this on the disk, the journal takes no more of it: what is new needs room within its file.
+    /// With less free disk than this the journal does not grow: new records need free room within its file.
     pub min_free_disk: ByteSize,
-    /// How long a record stays after all its targets settled it.
+    /// How long a record is kept after all its targets settled it.
     pub retain: Period,
 }
 
@@ -123,12 +122,12 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Where it is, without secrets.
+    /// The path or address, without the password.
     pub fn place(&self) -> String {
         self.url.as_ref().map_or_else(|| self.path.display().to_string(), ToString::to_string)
     }
 
-    /// The same with the whole path: in another folder a relative one is another journal, and whoever starts there by mistake sees it.
+    /// The absolute path, or the address without the password. A relative path in the wrong folder is another journal; this shows it.
     pub fn whereabouts(&self) -> String {
         let whole = if self.url.is_none() { std::path::absolute(&self.path).ok() } else { None };
         whole.map_or_else(|| self.place(), |path| path.display().to_string())
@@ -140,13 +139,13 @@ impl Settings {
     }
 }
 
-/// Where what is acknowledged must be, of a journal that several relays share.
+/// How many database servers must hold an acknowledged record of a shared journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
-    /// On the disks of the primary and of a standby.
+    /// The primary and a standby, on disk.
     Quorum,
-    /// On the disk of the primary: its loss takes what was acknowledged.
+    /// The primary alone, on disk: acknowledged records are lost with it.
     Single,
 }
 

@@ -1,7 +1,7 @@
-//! Whose the room is. Half of it is split into parts, one for each configured project; the other half is common.
+//! Shares of the room. One half is divided into parts, one for each configured project; the other half is common.
 //!
-//! Rule: nobody keeps a project from its own part. One that is beyond it takes of the common half alone, and is the first to give
-//! way. The only project shares with nobody. Knows neither records nor files.
+//! Rule: a project always gets its own part. A project beyond its part takes from the common half only, and its records are evicted
+//! first. A single project has all the room. This file knows neither records nor files.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -9,23 +9,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::telemetry::log::{self, Line};
 
-/// What a project takes of the room.
+/// The room that a project takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Share {
     /// Its name.
     pub project: Arc<str>,
-    /// Bytes of its records, and of the files under way for it.
+    /// The size of its records and of its large bodies under way, in bytes.
     pub bytes: u64,
-    /// The part that is its own; `None`: it shares with nobody.
+    /// Its own part in bytes; `None` for a single project, which has all the room.
     pub part: Option<u64>,
 }
 
-/// The room and who takes it.
+/// The room and its holders.
 #[derive(Debug, Default)]
 pub(super) struct Shares {
     max: u64,
     configured: HashSet<Arc<str>>,
-    /// By number.
+    /// By project number.
     holders: Vec<Holder>,
 }
 
@@ -36,23 +36,23 @@ struct Holder {
     is_configured: bool,
 }
 
-/// Who gives way: asked in this order.
+/// Which projects' records are evicted, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rank {
-    /// Who is furthest beyond its part, within a factor of two.
+    /// Projects at least half as far beyond their part as the furthest.
     Furthest,
-    /// Everyone beyond its part.
+    /// All projects beyond their part.
     Beyond,
-    /// Everyone.
+    /// All projects.
     All,
 }
 
 impl Rank {
-    /// How many there are.
+    /// The number of ranks.
     pub(super) const COUNT: usize = 3;
 }
 
-/// The projects of a rank, by number.
+/// The projects of a rank.
 #[derive(Debug)]
 pub(super) struct Giving {
     pub(super) rank: Rank,
@@ -60,19 +60,19 @@ pub(super) struct Giving {
 }
 
 impl Giving {
-    /// Whether that project is one of them.
+    /// Whether a project, by number, is of this rank.
     pub(super) fn has(&self, project: u32) -> bool {
         self.rank == Rank::All || self.projects.get(project as usize).copied().unwrap_or(false)
     }
 }
 
 impl Shares {
-    /// Of `max` bytes, which are nobody's yet.
+    /// A room of `max` bytes without holders.
     pub(super) fn new(max: u64) -> Self {
         Self { max, ..Self::default() }
     }
 
-    /// Splits the room between these projects. What others have stays, and is no part of anybody's.
+    /// Splits the room between these projects. Other projects keep what they hold, and have no part.
     pub(super) fn split(&mut self, projects: Vec<Arc<str>>) {
         self.configured = projects.into_iter().collect();
         for holder in &mut self.holders {
@@ -91,18 +91,18 @@ impl Shares {
         self.holders.truncate(count);
     }
 
-    /// The bytes that a project has.
+    /// The bytes that a project holds.
     pub(super) fn count(&self, project: u32) -> Option<&Arc<AtomicU64>> {
         self.holders.get(project as usize).map(|holder| &holder.bytes)
     }
 
-    /// The part of each configured project, when there are several.
+    /// The part of each configured project, in bytes; `None` unless there are several.
     pub(super) fn part(&self) -> Option<u64> {
         (self.configured.len() > 1).then(|| self.max / 2 / self.configured.len() as u64)
     }
 
-    /// Bytes that are to stay free for others beside `need` more of a project, `used` being taken by all: none while it is within
-    /// its part, and what is left of the others' parts when it is beyond. What is of no project is beyond.
+    /// The bytes that must stay free for other projects when a project takes `need` more and all hold `used`. Zero while the project stays
+    /// within its part; otherwise the unused rest of the others' parts. A body of no project counts as beyond.
     pub(super) fn left_for_others(&self, project: Option<u32>, need: u64, used: u64) -> u64 {
         let Some(part) = self.part().filter(|_| used + need > self.max / 2) else { return 0 };
         let own = project.and_then(|number| self.holders.get(number as usize)).filter(|holder| holder.is_configured);
@@ -117,7 +117,7 @@ impl Shares {
         left + part * (self.configured.len() as u64).saturating_sub(count)
     }
 
-    /// Who gives way for `need` bytes more of a project.
+    /// Whose records are evicted when a project needs `need` bytes more, rank by rank.
     pub(super) fn giving(&self, project: Option<u32>, need: u64) -> Vec<Giving> {
         let all = || Giving { rank: Rank::All, projects: vec![] };
         let Some(part) = self.part() else { return vec![all()] };
@@ -133,7 +133,7 @@ impl Shares {
         vec![furthest, if is_beyond { Giving { rank: Rank::Beyond, projects: of(1) } } else { all() }]
     }
 
-    /// What each project takes, the most first: those that are configured, and those that still have something.
+    /// The room of each project, largest first: the configured ones, and others that still hold something.
     pub(super) fn told(&self) -> Vec<Share> {
         let part = |is_configured| self.part().map(|part| if is_configured { part } else { 0 });
         let share = |holder: &Holder| Share {
@@ -157,7 +157,7 @@ impl Holder {
     }
 }
 
-/// Says, once a minute, that a project is refused because of what it has taken.
+/// Logs, at most once a minute, that a project is refused because of its share.
 pub(super) fn tell_refused(project: &str, why: &str) {
     if let Some(Line { suppressed }) = log::admit("share of the journal", project) {
         let message =

@@ -1,4 +1,4 @@
-//! The room that all of it takes, and whether there is any.
+//! Storage: the room that the journal takes, and whether there is any left.
 //!
 //! Invariants:
 //!
@@ -14,10 +14,10 @@ use futures_util::future::BoxFuture;
 
 use super::{Call, Measures, Primaries};
 
-/// Gives out room, and says how much there is.
+/// Bounds and measures the room.
 pub trait Storage: Send + Sync {
-    /// Says whose backlog never gives way. When room is short, the oldest of what waits for others alone is dropped as evicted,
-    /// after what is only retained. Until it is said, no backlog gives way.
+    /// Names the upstreams whose backlog is never evicted. When room is short, settled records are removed first; then the oldest records
+    /// that wait only for other upstreams are dropped as evicted. Before the first call nothing is evicted.
     fn protect(&self, primaries: Primaries);
 
     /// Says between which projects the room is split. Half of it is parts, one for each; the other half is common. One that is

@@ -1,16 +1,16 @@
-//! A journal as a stream, in no backend's terms: what one writes another one reads, so that a journal moves from any to any.
+//! Moves a journal between backends: one exports a stream of entries in no backend's terms, the other imports it.
 //!
 //! ```text
 //!  source ──export──▶ secret, targets, projects, rows, records with what hangs on them, end ──import──▶ target
 //! ```
 //!
-//! Rules: nobody else has either of the two meanwhile. Nothing is held that grows with the journal: large bodies come in pieces, a
-//! record is followed by nothing that belongs to another. Numbers of records are not kept, for only a backend knows what they are
-//! made of: records come in the order of their acceptance and are numbered anew. A stream without its end was cut off.
+//! Rules: no relay runs on either journal meanwhile. Memory does not grow with the journal: large bodies come in pieces, and what
+//! belongs to a record follows it directly. Record numbers are opaque and are not moved: records come in order of acceptance and are
+//! numbered anew. A stream without an end entry was cut off.
 //!
-//! A target is marked as [filling](State::Filling) from before the first entry until all was read back, and a source as
-//! [moved](State::Moved) before that mark goes: at no time do both take a relay that would deliver the same. Both marks name the move:
-//! a source that was moved goes on only into the target of that move.
+//! The target is marked as [filling](State::Filling) before the first entry. Once its content was read back, the source is marked as
+//! [moved](State::Moved), and then the target's mark is removed. So there is no time at which relays on both would deliver the same
+//! records. Both marks name the move: a source that was moved can be moved again only into the target of that move.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,37 +24,37 @@ use tokio::sync::mpsc;
 
 use super::OpenError;
 
-/// The most bytes of a body that come at once: what is larger comes in pieces.
+/// The most bytes of a body in one entry.
 pub(in crate::journal) const PIECE: usize = 1 << 20;
-/// The most rows that come at once.
+/// The most rows in one entry.
 pub(in crate::journal) const ROWS: usize = 512;
-/// How many entries wait between the two.
+/// The most entries that wait between export and import.
 pub const WAITING: usize = 8;
 
-/// What marks a journal.
+/// The mark of a journal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
-    /// There is none yet.
+    /// There is no journal yet.
     New,
     /// A relay may start on it.
     Ready,
-    /// This move into it was begun and has not come to its end.
+    /// This move into it has begun and has not ended.
     Filling(MoveId),
-    /// What was in it is in another one, by this move.
+    /// This move has put its content into another journal.
     Moved(MoveId),
 }
 
-/// A move, as both of its journals name it.
+/// The name of a move in both of its journals.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MoveId(u128);
 
 impl MoveId {
-    /// That of a move that begins.
+    /// A new name.
     pub fn random() -> Self {
         Self(uuid::Uuid::new_v4().as_u128())
     }
 
-    /// As it was written; one that cannot be read is that of no move.
+    /// Parses a name. A text that is none becomes the name of no move.
     pub(in crate::journal) fn read(text: &str) -> Self {
         Self(u128::from_str_radix(text, 16).unwrap_or_default())
     }
@@ -66,41 +66,41 @@ impl fmt::Display for MoveId {
     }
 }
 
-/// Why a move did not come to its end. The source is as it was.
+/// An error of a move. The source is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
     /// A journal cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// One of the two is not as it must be: with how to mend it.
+    /// One of the journals is not ready for the move; the text says how to mend it.
     #[error("{0}")]
     Refused(String),
-    /// A storage failed.
+    /// A storage failed, with its error.
     #[error("{0}")]
     Failed(String),
-    /// The other side ended first, and says why.
+    /// The other side ended first; its error says why.
     #[error("the move was cut off")]
     CutOff,
 }
 
-/// A journal that is moved out of, or into, and that nobody else has meanwhile.
+/// A journal as the source or target of a move, locked against relays.
 pub trait Store: Send + Sync {
-    /// Where it is, without secrets.
+    /// Its path or address, without the password.
     fn place(&self) -> String;
 
-    /// What marks it.
+    /// Its mark.
     fn state(&self) -> BoxFuture<'_, Result<State, TransferError>>;
 
-    /// Refuses when a relay is on it, or keeps elsewhere what belongs to it.
+    /// Fails when a relay runs on it, or when a relay still has spilled records for it.
     fn expect_idle(&self) -> BoxFuture<'_, Result<(), TransferError>>;
 
-    /// What is in it, read anew.
+    /// Its content, counted by reading it.
     fn contents(&self) -> BoxFuture<'_, Result<Contents, TransferError>>;
 
-    /// Tells everything that is in it.
+    /// Sends its whole content.
     fn export(&self, to: mpsc::Sender<Entry>) -> BoxFuture<'_, Result<(), TransferError>>;
 
-    /// Marks it as filling, removes what a move before has left, and keeps what comes. `kept` counts the records.
+    /// Marks it as filling, removes what an earlier move has left, and stores the entries. `kept` counts the records.
     fn import(
         &self,
         by: MoveId,
@@ -108,28 +108,28 @@ pub trait Store: Send + Sync {
         kept: Arc<AtomicU64>,
     ) -> BoxFuture<'_, Result<(), TransferError>>;
 
-    /// Marks it. It is durable when this returns.
+    /// Sets its mark, durably.
     fn mark(&self, state: State) -> BoxFuture<'_, Result<(), TransferError>>;
 }
 
-/// What is in a journal, counted by what a person calls it. Two are alike when all of it is equal.
+/// The content of a journal, counted under names that operators know. Equal values mean equal content.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Contents {
-    /// How much there is of each; what there is none of is left out.
+    /// The counts by name, without zeros.
     pub counts: BTreeMap<String, i64>,
-    /// The primary of all relays on it, where relays share one.
+    /// The shared primary, if relays share the journal.
     pub primary: Option<String>,
 }
 
 impl Contents {
-    /// Adds so much.
+    /// Adds to a count.
     pub(in crate::journal) fn add(&mut self, what: String, much: i64) {
         if much != 0 {
             *self.counts.entry(what).or_default() += much;
         }
     }
 
-    /// Adds an account.
+    /// Adds the quantity of an account.
     pub(in crate::journal) fn add_account(
         &mut self,
         (upstream, project): (Option<String>, Option<String>),
@@ -154,7 +154,7 @@ pub(in crate::journal) enum Value {
 /// The values of a row, in the order of its table's columns.
 pub(in crate::journal) type Row = Vec<Value>;
 
-/// What a column holds, for backends that tell more apart than a [`Value`] does.
+/// The type of a column, for backends that have more types than [`Value`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::journal) enum Kind {
     Big,
@@ -164,11 +164,11 @@ pub(in crate::journal) enum Kind {
     Text,
     Bytes,
     Uuid,
-    /// The number of a project, which each backend gives.
+    /// The backend's own number of a project.
     Project,
 }
 
-/// A table that is alike in all backends, but for what they add.
+/// A table that all backends have, with the columns that all of them have.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::journal) struct Table {
     pub(in crate::journal) name: &'static str,
@@ -177,9 +177,10 @@ pub(in crate::journal) struct Table {
 
 use Kind::{Big, Bool, Int, Project, Small, Text, Uuid};
 
-/// The tables that belong to no record.
+/// The tables whose rows belong to no record.
 ///
-/// How far a backfill came is said in numbers of records: one that runs begins anew, and finds what it took up meant for its target.
+/// The progress of a backfill is a record number and does not move: a running backfill starts again, and skips the records that it has
+/// already given to its target.
 pub(in crate::journal) const TABLES: [Table; 13] = [
     table("ledger", &[HOUR, TARGET, PROJECT, ("category", Text), ("outcome", Text), QUANTITY]),
     table("loss", &[TARGET, PROJECT, ("reason", Text), ("category", Text), QUANTITY]),

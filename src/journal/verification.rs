@@ -1,20 +1,20 @@
-//! Which of the events that an upstream took it also holds: what is to be looked for there, and what was found.
+//! Verification: whether an upstream stored the events that it took.
 //!
-//! An upstream's 2xx says that it took an event. A tracker with a queue of its own may lose the event after that. So each error
-//! event is looked for by the tracker's API, and the journal keeps how far that came.
+//! An upstream's 2xx says that it took an event, but a tracker with a queue of its own may lose the event after that. So each error
+//! event is looked up through the tracker's API, and the journal keeps the progress and the results.
 //!
 //! Invariants:
 //!
-//! 1. An event is wanted once its upstream took it, and no sooner. [`Verification::wanted`] hands out the records behind the
-//!    cursor of a target in the order of acceptance, then what is to be looked for again by its due time.
-//! 2. Each event below the cursor has exactly one state. A row holds it; an event without a row is stored. One that is put off has a
-//!    row.
-//! 3. What is noted is committed with the postings that tell of it: stored − vanished + lost + missing + unknown = delivered, where
-//!    missing counts the rows in that state and unknown is the rest.
-//! 4. Noting is idempotent: what was noted for a cursor that has moved on changes nothing.
-//! 5. An event that is delivered again is looked for again.
-//! 6. Rows are bounded by the records that are kept; one whose record is gone goes when it comes due.
-//! 7. What was compared is counted by the hour, for 90 days. The differences themselves are bounded: the newest are kept, for a week.
+//! 1. An event is looked up only after its upstream took it. [`Verification::wanted`] returns events behind a target's cursor in order
+//!    of acceptance, and events to look up again by due time.
+//! 2. Each event before the cursor has exactly one state, kept in a row. An event without a row is stored. An event that is put off
+//!    has a row.
+//! 3. Results are committed together with their postings: stored − vanished + lost + missing + unknown = delivered, where missing
+//!    counts the rows in that state and unknown is the rest.
+//! 4. [`Verification::note`] is idempotent: results for a cursor that has moved on change nothing.
+//! 5. An event that is delivered again is looked up again.
+//! 6. Rows are bounded by the kept records. A row whose record is gone is removed when it comes due.
+//! 7. Compared events are counted by the hour, for 90 days. Of the differences the newest are kept, for a week.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use super::backfill::BACKGROUND;
 use super::letters::DeadLetter;
 use super::{Call, Cursor, RecordId, TargetId};
 
-/// The reason of a dead letter whose event the upstream took and lost each time.
+/// The reason of a dead letter for an event that the upstream took and lost each time.
 pub const LOST_BY_TRACKER: &str = "lost_by_tracker";
 /// The most differences of one event that are kept.
 pub const DIFFERENCES_OF_ONE: usize = 20;
@@ -47,7 +47,7 @@ pub(in crate::journal) const DIFFERENCES_KEPT: Duration = Duration::from_secs(7 
 pub struct Wanted {
     /// Its record.
     pub record: RecordId,
-    /// Where a walk begins that meets it first.
+    /// The cursor directly before it.
     pub before: Cursor,
     /// The project's name.
     pub project: Arc<str>,
@@ -55,24 +55,24 @@ pub struct Wanted {
     pub event_id: EventId,
     /// When it was accepted.
     pub accepted_at: Timestamp,
-    /// What is known of it.
+    /// Its state.
     pub state: State,
-    /// How often it was looked for and not found since it was last sent.
+    /// How many lookups since it was last sent did not find it.
     pub looks: u32,
     /// How often it was sent again because it was missing.
     pub repairs: u32,
 }
 
-/// What is known of an event that an upstream took.
+/// The state of an event that an upstream took.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum State {
     /// It was found.
     Stored,
-    /// It was not found yet, or not looked for yet.
+    /// It was not found yet, or not looked up yet.
     Looking,
-    /// It was not found, by more than one look.
+    /// Several lookups did not find it.
     Missing,
-    /// It is not looked for: nobody can say.
+    /// It is not looked up, so nothing is known.
     Unknown,
 }
 
@@ -105,17 +105,17 @@ pub struct Batch {
     pub fresh: Vec<Wanted>,
     /// Events behind the cursor that wait for their upstream again.
     pub waiting: Vec<RecordId>,
-    /// Where the cursor stands once all of `fresh` and `waiting` is noted.
+    /// The cursor after all of `fresh` and `waiting`.
     pub reached: Cursor,
-    /// Events that are to be looked for again.
+    /// Events to look up again.
     pub again: Vec<Wanted>,
-    /// Events that were to be looked for again, and wait for their upstream.
+    /// Events to look up again that wait for their upstream.
     pub delayed: Vec<RecordId>,
-    /// Up to where nothing is untried: a later batch may go up to there.
+    /// The cursor before the first untried record: a later batch may go up to there.
     pub settled: Cursor,
 }
 
-/// Events whose first look was put off.
+/// Events whose first lookup was put off.
 #[derive(Clone, Debug, Default)]
 pub struct PutOff {
     /// Some of them, the newest first.
@@ -133,7 +133,7 @@ pub struct Taken {
     pub events: Vec<Wanted>,
     /// How many of them, from the first on, lie before the bound, or before the target's cursor.
     pub settled: usize,
-    /// Where to go on; `None` when there are no more.
+    /// The cursor to continue at; `None` at the end.
     pub next: Option<Cursor>,
 }
 
@@ -146,22 +146,22 @@ pub struct Missing {
     pub sample: Vec<Wanted>,
 }
 
-/// What a look showed.
+/// The result of a lookup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// It is there.
+    /// The upstream has it.
     Stored,
-    /// It was not there; it is to be looked for again at this time.
+    /// The upstream does not have it yet; look it up again at this time.
     Absent(Timestamp),
-    /// It is missing; it may turn up until it is looked for again at this time.
+    /// It is missing; it is looked up once more at this time.
     Missing(Timestamp),
-    /// It is not looked for; whether its record is still kept is looked at again at this time.
+    /// It is not looked up; check at this time whether its record is still kept.
     Unknown(Timestamp),
-    /// It is looked for beside the newer ones, by [`Verification::put_off`]; from this time on as one that is due.
+    /// Its first lookup is put off ([`Verification::put_off`]); from this time on it is due.
     PutOff(Timestamp),
-    /// It waits for its upstream again, and is looked for at this time.
+    /// It waits for its upstream again; look it up at this time.
     Waiting(Timestamp),
-    /// It was sent again often enough: it becomes a dead letter that says this.
+    /// It was repaired often enough; it becomes a dead letter with this text.
     GivenUp(String),
 }
 
@@ -219,59 +219,59 @@ pub(in crate::journal) fn first_try(due: Timestamp, now: Timestamp) -> Timestamp
 /// What was found of the events between two places of a cursor. An event that is not named was not wanted.
 #[derive(Clone, Debug, Default)]
 pub struct Advance {
-    /// Where the cursor stands: nothing is noted if it stands elsewhere.
+    /// The cursor that the target must still have; nothing is noted otherwise.
     pub from: Cursor,
-    /// Where it goes.
+    /// The target's new cursor.
     pub to: Cursor,
-    /// What was found between the two. What lies behind is left to the look that passes it.
+    /// The findings between the two cursors. Later ones are ignored.
     pub found: Vec<(RecordId, Finding)>,
 }
 
-/// What is noted of one target.
+/// The findings of one target.
 #[derive(Clone, Debug, Default)]
 pub struct Notes {
-    /// What was found of events behind the cursor.
+    /// Findings of events after the target's cursor.
     pub fresh: Option<Advance>,
-    /// What was found of events below the cursor. One behind it is left to the look that passes it.
+    /// Findings of events before the target's cursor. Later ones are ignored.
     pub again: Vec<(RecordId, Finding)>,
-    /// Events that were compared with what was sent. One whose record is gone does not count.
+    /// Events that were compared with what was sent. Those whose record is gone are ignored.
     pub compared: Vec<Compared>,
 }
 
-/// A stored event that was compared with what was sent.
+/// The comparison of a stored event with the one that was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compared {
     /// Its record.
     pub record: RecordId,
-    /// What kind of event it is.
+    /// The fingerprint of the event's kind.
     pub fingerprint: u64,
-    /// What is not there as it was sent.
+    /// The fields that differ.
     pub differences: Vec<FieldDifference>,
 }
 
-/// How much of a target was compared lately.
+/// How many events of a target were compared lately.
 #[derive(Clone, Debug, Default)]
 pub struct Sampled {
     /// Events in the last 24 hours.
     pub day: u64,
     /// Events in this hour.
     pub hour: u64,
-    /// When each of the kinds that were asked for was last compared.
+    /// When each of the requested kinds was last compared.
     pub kinds: HashMap<u64, Timestamp>,
 }
 
-/// What comparing the events of a target with what was sent showed.
+/// The results of comparing a target's events with what was sent.
 #[derive(Clone, Debug, Default)]
 pub struct Contents {
-    /// For each project how many were compared, and how many of them differ.
+    /// For each project, the number of compared events and the number that differ.
     pub projects: Vec<(Arc<str>, u64, u64)>,
-    /// What differs, as far as it is kept, the newest first.
+    /// The kept differences, newest first.
     pub differences: Vec<Differing>,
 }
 
 impl Contents {
-    /// For each project, how many of the events that differ do so in accepted fields alone. One whose differences are not all kept may
-    /// differ in others as well.
+    /// For each project, the number of events that differ in accepted fields only. An event whose differences are not all kept does not
+    /// count, because it may differ in other fields as well.
     pub fn accepted(&self, is_accepted: impl Fn(&str) -> bool) -> BTreeMap<Arc<str>, u64> {
         let mut events: BTreeMap<(&Arc<str>, u128), Vec<bool>> = BTreeMap::new();
         for one in &self.differences {
@@ -292,7 +292,7 @@ impl Contents {
     }
 }
 
-/// A field of an event that is not there as it was sent.
+/// A field of an event that differs from what was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Differing {
     /// The event's id.
@@ -305,7 +305,7 @@ pub struct Differing {
     pub difference: FieldDifference,
 }
 
-/// How many events of one target and project are in a state that has rows.
+/// The number of events in each state that has rows, for a target and project.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// The target.
@@ -314,31 +314,31 @@ pub struct Standing {
     pub project: Arc<str>,
     /// How many are missing.
     pub missing: u64,
-    /// How many are to be looked for again.
+    /// How many are to be looked up again.
     pub looking: u64,
-    /// How many are not looked for.
+    /// How many are not looked up.
     pub unknown: u64,
 }
 
-/// What of a target is sent again because it is missing.
+/// Which missing events of a target are sent again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repair {
-    /// Only what was accepted then or later.
+    /// Only events accepted then or later.
     pub since: Timestamp,
-    /// Only what was sent again less often.
+    /// Only events that were repaired fewer times than this.
     pub below: u32,
-    /// How long after it was first looked for it is sent at the earliest: a tracker may remember its id.
+    /// The least time between the first lookup and the repair: a tracker may remember the event's id.
     pub spacing: Duration,
-    /// How long each event that was sent again before has the target for itself: whoever stores events in batches may lose the others
-    /// along with one that it cannot store.
+    /// How long an event that was repaired before has the target to itself: a tracker that stores batches may lose the other events
+    /// together with one that it cannot store.
     pub apart: Duration,
-    /// When after it is sent it is looked for.
+    /// The time from sending an event to looking it up.
     pub settle: Duration,
-    /// The most that are taken up at once.
+    /// The most events of one step.
     pub limit: usize,
 }
 
-/// What the journal keeps of the look for events at their upstreams.
+/// Keeps the state of verification.
 pub trait Verification: Send + Sync {
     /// Up to `limit` events of each kind that are to be looked for. Of those behind the cursor, none behind `bound`.
     fn wanted(&self, target: TargetId, bound: Cursor, now: Timestamp, limit: usize) -> Call<'_, Batch>;
@@ -359,7 +359,7 @@ pub trait Verification: Send + Sync {
     /// How many events are in which state.
     fn standings(&self) -> Call<'_, Vec<Standing>>;
 
-    /// Lets missing events wait for their upstream again; posted as returned. Returns how many; fewer than the limit means that
+    /// Puts missing events back into the queue of their upstream, posted as returned. Returns how many; fewer than the limit means that
     /// there are no more.
     fn repair(&self, target: TargetId, repair: Repair) -> Call<'_, usize>;
 
