@@ -1,17 +1,16 @@
-//! Turns for records that must go alone, because the upstream is known to lose everything that it stores in the same batch.
+//! Turns for records that must be sent alone, because the upstream loses all events that it stores in one batch with them.
 //!
-//! Rules: such a record goes when nothing else is under way, and nothing else was for [`QUIET`]; nothing else begins for as long
-//! after it has ended. A turn comes once in [`BETWEEN`], so that the others lose at most a tenth of the time. The records wait in
-//! a line; when the line is full, no more get a place.
+//! Rules: such a record is sent when nothing else has been under way for [`QUIET`], and nothing else begins for as long after it. There
+//! is one turn in [`BETWEEN`], so that other records lose at most a tenth of the time. The records wait in a line of bounded length.
 
 use std::time::Duration;
 
 use crate::clock::Timestamp;
 
-/// How long nothing else goes before and after: a GlitchTip 5 gathers what it stores at once for 2 s (glitchtip-backend, celery
-/// batches; with 3 s 6 of 6 neighbours were stored).
+/// How long nothing else is under way before and after. GlitchTip 5 gathers a batch for 2 s (glitchtip-backend, celery batches); with
+/// 3 s it stored 6 of 6 neighbours.
 pub const QUIET: Duration = Duration::from_secs(3);
-/// How long after a turn the next one may begin.
+/// The time from one turn to the next.
 pub const BETWEEN: Duration = Duration::from_secs(60);
 /// How far into the future the line reaches.
 const LINE: Duration = Duration::from_secs(3600);
@@ -20,7 +19,7 @@ const LINE: Duration = Duration::from_secs(3600);
 #[derive(Clone, Debug)]
 pub struct Apart {
     turn: Turn,
-    /// When something last ended that is not apart.
+    /// When another record's request last ended.
     others: Timestamp,
     /// No turn begins before this.
     next: Timestamp,
@@ -30,45 +29,45 @@ pub struct Apart {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Turn {
-    /// Nobody's.
+    /// No record has the turn.
     None,
-    /// A record waits for the others to end.
+    /// A record waits for other requests to end.
     Waits,
-    /// It is under way.
+    /// The record is under way.
     Goes,
-    /// It has ended; the others wait until then.
+    /// The record's request has ended; others wait until then.
     Quiet(Timestamp),
 }
 
-/// What becomes of a record that must go alone and was claimed now.
+/// The place in the line of a record that was claimed now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Place {
-    /// It has the turn: it goes once [`Apart::step`] says so.
+    /// It has the turn, and is sent once [`Apart::step`] says so.
     Turn,
     /// It waits until then.
     Later(Timestamp),
-    /// Too many wait.
+    /// The line is full.
     None,
 }
 
 /// What may happen now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
-    /// Anything may begin.
+    /// Any request may begin.
     Open,
-    /// The record that has the turn goes.
+    /// The record that has the turn is sent.
     Go,
-    /// Nothing begins before this; `None`: before something has ended.
+    /// Nothing begins before this time; `None`: before a request has ended.
     Wait(Option<Timestamp>),
 }
 
 impl Apart {
-    /// What went before is not known, so that it may have been just now.
+    /// Turns from `now` on. Requests before that are unknown, so one may just have ended.
     pub fn new(now: Timestamp) -> Self {
         Self { turn: Turn::None, others: now, next: now, line: now }
     }
 
-    /// A place for a record that was claimed now.
+    /// Gives a place to a record that was claimed now.
     pub fn place(&mut self, now: Timestamp) -> Place {
         if self.turn == Turn::None && self.next <= now {
             self.turn = Turn::Waits;
@@ -82,7 +81,7 @@ impl Apart {
         Place::Later(place)
     }
 
-    /// What may happen now, while so many requests are under way.
+    /// What may happen now, with `under_way` requests.
     pub fn step(&mut self, under_way: usize, now: Timestamp) -> Step {
         match self.turn {
             Turn::None => Step::Open,
@@ -100,22 +99,22 @@ impl Apart {
         }
     }
 
-    /// The record that has the turn goes now.
+    /// Reports that the record with the turn was sent.
     pub fn goes(&mut self) {
         self.turn = Turn::Goes;
     }
 
-    /// The record that had the turn does not go.
+    /// Reports that the record with the turn is not sent.
     pub fn forgo(&mut self) {
         self.turn = Turn::None;
     }
 
-    /// Whether the record that has the turn goes now.
+    /// Whether the record with the turn is under way.
     pub fn is_going(&self) -> bool {
         self.turn == Turn::Goes
     }
 
-    /// A request has ended. While the record that has the turn goes, there is no other.
+    /// Reports that a request has ended: that of the record with the turn, if it is under way.
     pub fn ended(&mut self, now: Timestamp) {
         if self.is_going() {
             (self.turn, self.next) = (Turn::Quiet(now + QUIET), now + BETWEEN);
@@ -124,7 +123,7 @@ impl Apart {
         }
     }
 
-    /// The clock was set back by so much.
+    /// Moves all times back, because the clock was set back by `by`.
     pub fn set_back(&mut self, by: Duration) {
         if let Turn::Quiet(until) = &mut self.turn {
             *until = *until - by;

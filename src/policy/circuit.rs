@@ -1,12 +1,13 @@
-//! One upstream's circuit: whether it is tried at all, and how fast after it came back.
+//! The circuit breaker of one upstream: whether requests may be sent, and how fast after an outage.
 //!
-//! Closed, it works. When [`THRESHOLD`] records have failed in a row it opens and nothing is sent. After a wait it is half open: the
-//! upstream is asked a question first, an envelope without items, which no record pays for. An answer lets one record at a time find
-//! out the rest. A record that is taken closes the circuit, and what waited goes out slowly at first; one that fails opens it for
-//! longer. Where a question stays without an answer, a record is the next probe: not every upstream understands the question.
+//! While the circuit is closed, requests flow. [`THRESHOLD`] failed records in a row open it, and nothing is sent. After a wait it is
+//! half open: the first probe is a question, an envelope without items, which costs no record an attempt. An answer lets one record at
+//! a time probe further. A record that is taken closes the circuit with a slow start; one that fails opens it for longer. After a
+//! question without an answer the next probe is a record, because not every upstream understands the question.
 //!
-//! Fewer records that fail again and again are no outage yet: the upstream is asked, at most once a minute, and only silence opens the
-//! circuit. A single record that it answers with an error is its own suspect: the upstream is asked earlier. What fails alone ([`Suspects`](super::suspects::Suspects)) says nothing about the upstream and is not counted.
+//! When fewer records fail again and again, the upstream is asked at most once a minute, and only silence opens the circuit. When a
+//! single record fails with an error answer, the upstream is asked earlier. Failures of projects that wait alone
+//! ([`Suspects`](super::suspects::Suspects)) say nothing about the upstream and do not count.
 
 use std::time::Duration;
 
@@ -19,9 +20,9 @@ use crate::vocabulary::vocabulary;
 use super::backoff::Backoff;
 use super::standing::Share;
 
-/// So many records that fail in a row open the circuit.
+/// The number of failed records in a row that opens the circuit.
 pub const THRESHOLD: usize = 5;
-/// How often an upstream is asked at most while its circuit is closed, and for how long its answer counts.
+/// The least time between two questions while the circuit is closed, and how long an answer counts.
 pub const EACH: Duration = Duration::from_secs(60);
 
 vocabulary! {
@@ -31,12 +32,12 @@ vocabulary! {
         Closed = "closed",
         /// Nothing is sent.
         Open = "open",
-        /// One request is finding out.
+        /// One request at a time probes.
         HalfOpen = "half_open",
     }
 }
 
-/// What relays that share a journal tell each other of a circuit.
+/// The state of a circuit, as relays that share a journal tell each other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Seen {
     /// It is closed.
@@ -47,14 +48,14 @@ pub enum Seen {
     Reached,
 }
 
-/// What an open circuit waits for.
+/// An outage, during which the circuit is open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Outage {
     /// When the failures began.
     pub since: Timestamp,
     /// When to probe.
     pub until: Timestamp,
-    /// How often it opened since it was last closed.
+    /// How often the circuit opened since it was last closed.
     pub openings: u32,
     /// Whether the next probe is a question.
     pub asks_next: bool,
@@ -66,9 +67,9 @@ pub struct Circuit {
     state: State,
     /// Failures since the last success.
     failures: usize,
-    /// The first records that they are of.
+    /// The first records that failed.
     records: SmallVec<[u64; THRESHOLD]>,
-    /// When the first of them was.
+    /// When the first of these failures happened.
     since: Timestamp,
     question: Question,
     /// Whether the next probe is a question, not a record.
@@ -77,27 +78,27 @@ pub struct Circuit {
     asked: Option<Timestamp>,
     /// Whether a question was answered since the last failure.
     answered: bool,
-    /// When the last answer came that no success has made worthless.
+    /// When the last question was answered; `None` after a success.
     answered_at: Option<Timestamp>,
-    /// Whether an answer spoke for the upstream at the last failure.
+    /// Whether a recent answer vouched for the upstream at the last failure.
     vouched: bool,
-    /// Times it opened since it was last closed.
+    /// How often it opened since it was last closed.
     openings: u32,
-    /// While open: when to probe.
+    /// When to probe, while open.
     until: Timestamp,
     pace: Option<Pace>,
-    /// Whose part of the pace this is.
+    /// This relay's share of the slow start.
     share: Share,
 }
 
-/// How far the question to the upstream is.
+/// The state of the question to the upstream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Question {
     /// There is none.
     None,
-    /// It is to be asked.
+    /// The question is to be asked.
     Due,
-    /// It is under way.
+    /// The question is under way.
     Asked,
     /// The upstream answered while the circuit was half open.
     Answered,
@@ -131,12 +132,12 @@ impl Circuit {
         self.state
     }
 
-    /// Among how many relays the pace is divided.
+    /// Sets this relay's share of the slow start.
     pub fn divide(&mut self, share: Share) {
         self.share = share;
     }
 
-    /// What the other relays are to know of it.
+    /// The state to tell the other relays.
     pub fn seen(&self) -> Seen {
         let Self { since, until, openings, asks_next, .. } = *self;
         match self.state {
@@ -146,7 +147,7 @@ impl Circuit {
         }
     }
 
-    /// Another relay found it so: open, or half open when it was `reached` with a question.
+    /// Takes over the state that another relay found: open, or half open if a question `reached` the upstream.
     pub fn follow(&mut self, outage: Outage, reached: bool) {
         let Outage { since, until, openings, asks_next } = outage;
         (self.since, self.until, self.openings, self.asks_next) = (since, until, openings, asks_next);
@@ -155,7 +156,7 @@ impl Circuit {
         (self.failures, self.pace, self.answered_at) = (self.failures.max(1), None, None);
     }
 
-    /// Whether it is time to find out whether the upstream is back.
+    /// Whether a probe is due.
     pub fn wants_probe(&self, now: Timestamp, in_flight: usize) -> bool {
         let is_due = match self.state {
             State::Closed => false,
@@ -165,7 +166,7 @@ impl Circuit {
         is_due && in_flight == 0
     }
 
-    /// Whether the upstream is to be asked now. The caller asks, and tells [`Circuit::answered`] or [`Circuit::unanswered`].
+    /// Whether to ask the upstream now. The caller asks, and reports by [`Circuit::answered`] or [`Circuit::unanswered`].
     pub fn asks(&mut self, now: Timestamp, in_flight: usize) -> bool {
         let is_due = match self.state {
             State::Closed => self.question == Question::Due,
@@ -183,7 +184,7 @@ impl Circuit {
         is_due
     }
 
-    /// The upstream answered the question. Half open, records may try now, one at a time.
+    /// Reports an answer to the question. If the circuit is half open, records may probe now, one at a time.
     pub fn answered(&mut self, now: Timestamp) {
         if self.question == Question::Asked {
             (self.answered, self.answered_at) = (true, Some(now));
@@ -191,33 +192,32 @@ impl Circuit {
         }
     }
 
-    /// The question stayed without an answer. Returns whether an outage begins with that.
+    /// Reports that the question got no answer. Returns whether an outage begins.
     pub fn unanswered(&mut self, now: Timestamp) -> bool {
         if self.question != Question::Asked {
             return false;
         }
-        // Closed or half open becomes open, and a record is the next to find out.
+        // Closed or half open becomes open, and the next probe is a record.
         self.open(now, false)
     }
 
-    /// Whether the upstream answers questions while no record is known to be taken.
+    /// Whether the upstream answers questions, but is not known to take records.
     pub fn is_reached(&self) -> bool {
         self.question == Question::Answered
     }
 
-    /// Whether the last failure is likelier the record's fault than the upstream's: the upstream had answered a question since the one
-    /// before or lately, and few records fail.
+    /// Whether the last failure is likelier the record's fault than the upstream's: few records fail, and the upstream has answered a
+    /// question lately or since the failure before.
     pub fn vouches(&self) -> bool {
         self.state == State::Closed && self.records.len() < THRESHOLD && self.vouched
     }
 
-    /// The same where a single record fails.
+    /// As [`Circuit::vouches`], when only one record fails.
     pub fn blames_one(&self) -> bool {
         self.vouches() && self.records.len() == 1
     }
 
-    /// The upstream answered the record that failed with an error of its own making: if no other fails, the upstream is asked whether
-    /// it is well otherwise.
+    /// Reports that the failed record got an error answer from the upstream itself. If no other record fails, the upstream is asked.
     pub fn doubts_one(&mut self, now: Timestamp) {
         if self.failures > 1 && self.records.len() == 1 {
             self.wants_answer(now);
@@ -231,7 +231,7 @@ impl Circuit {
         }
     }
 
-    /// How many requests may be started now, at most `room`.
+    /// The number of requests that may start now, at most `room`.
     pub fn permits(&mut self, now: Timestamp, room: usize, in_flight: usize) -> usize {
         match self.state {
             State::Closed => self.paced(now, room),
@@ -245,14 +245,14 @@ impl Circuit {
         }
     }
 
-    /// Tells that `count` requests were started.
+    /// Reports that `count` requests were started.
     pub fn started(&mut self, count: usize) {
         if let Some(pace) = &mut self.pace {
             pace.sent += count as u64;
         }
     }
 
-    /// When [`Circuit::permits`] will allow more than now without anything else happening.
+    /// When [`Circuit::permits`] will allow more by the passing of time alone.
     pub fn wakes_at(&self, now: Timestamp) -> Option<Timestamp> {
         match self.state {
             // Past it, a request that still hangs is waited for.
@@ -262,11 +262,11 @@ impl Circuit {
         }
     }
 
-    /// The upstream answered: it is there. Returns whether this ended an outage.
+    /// Reports that the upstream took a record. Returns whether this ended an outage.
     pub fn succeeded(&mut self, now: Timestamp) -> bool {
         let ended = self.state != State::Closed;
         if ended {
-            // Half open, or open with a late answer: closed, and slowly.
+            // Half open, or open with a late answer: becomes closed with a slow start.
             self.slow_start(now);
         }
         (self.state, self.failures, self.openings) = (State::Closed, 0, 0);
@@ -275,7 +275,7 @@ impl Circuit {
         ended
     }
 
-    /// The clock was set back by so much: what it waits for moves with it.
+    /// Moves all times back, because the clock was set back by `by`.
     pub fn set_back(&mut self, by: Duration) {
         (self.since, self.until) = (self.since - by, self.until - by);
         (self.asked, self.answered_at) = (self.asked.map(|at| at - by), self.answered_at.map(|at| at - by));
@@ -289,10 +289,10 @@ impl Circuit {
         self.since
     }
 
-    /// This record failed; `alone`: its project waits for that by itself. Returns whether an outage begins with that.
+    /// Reports that a record failed; `alone` if its project waits alone. Returns whether an outage begins.
     pub fn failed(&mut self, now: Timestamp, record: u64, alone: bool) -> bool {
         if alone {
-            // Half open it stays so: others may try next.
+            // A half open circuit stays so: records of other projects may probe next.
             return false;
         }
         if self.failures == 0 {
@@ -325,7 +325,7 @@ impl Circuit {
         self.openings == 1
     }
 
-    /// What waited goes out slowly at first: after an outage, and after a rate limit has ended.
+    /// Begins a slow start: after an outage, and after a rate limit has ended.
     pub fn slow_start(&mut self, now: Timestamp) {
         self.pace = Some(Pace { since: now, sent: 0 });
     }
@@ -345,7 +345,7 @@ impl Circuit {
     }
 }
 
-/// Slow start: 20 requests in the first second, and each second twice as many as in the one before, for eight seconds.
+/// Slow start: 20 requests in the first second, then twice as many in each second as in the one before, for eight seconds.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
     since: Timestamp,

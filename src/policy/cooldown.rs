@@ -1,4 +1,4 @@
-//! One upstream's rate limits, per project and category, as it told them ("Rate Limiting" in Sentry's developer documentation).
+//! Cooldowns: the rate limits that an upstream has told, by project and category ("Rate Limiting" in Sentry's developer documentation).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::clock::Timestamp;
 use crate::protocol::category::{Category, Quantities};
 use crate::protocol::rate_limits::{self, RateLimit};
 
-/// How long a 429 without any header holds.
+/// How long a 429 without a header limits.
 pub const BARE_429: Duration = Duration::from_secs(60);
 
 /// How long a 429 limits at least, whatever it says: a tracker that names a time in the past would be asked again at once, for each
@@ -20,7 +20,7 @@ const SHORTEST_429: Duration = Duration::from_secs(1);
 /// What another relay says of a limit's end is later than it is by at most so much: a second, and what it takes to tell.
 const ROUNDED: Duration = Duration::from_secs(2);
 
-/// Until when what is limited. Limits that have ended are forgotten.
+/// The rate limits of one upstream and their ends.
 #[derive(Clone, Debug, Default)]
 pub struct Cooldown(HashMap<Arc<str>, Limits>);
 
@@ -60,9 +60,9 @@ fn wait_of(text: &str, now: Timestamp) -> Option<Duration> {
 }
 
 impl Cooldown {
-    /// Takes in limits that an answer for `project` carried. The longest wins, and none holds for more than
-    /// [`LONGEST_KEPT`](rate_limits::LONGEST_KEPT): then the upstream is tried again, and says so once more if it still holds. Returns
-    /// whether one ends in a later second than was known.
+    /// Adds the limits of an answer for `project`. The latest end wins. None holds for more than
+    /// [`LONGEST_KEPT`](rate_limits::LONGEST_KEPT): then the upstream is tried again, and repeats a limit that still holds. Returns whether
+    /// a limit now ends in a later second than before.
     pub fn apply(&mut self, project: &Arc<str>, limits: &[RateLimit], now: Timestamp) -> bool {
         let mut is_news = false;
         self.each(project, limits, now, |slot, until| {
@@ -72,9 +72,9 @@ impl Cooldown {
         is_news
     }
 
-    /// Takes in a limit that another relay may have learnt, or this one. It was told in whole seconds, rounded up: one whose end is known
-    /// here about as well keeps that until then, or what is tried again when it ends would find the same limit once more. After it, what
-    /// is told is another one.
+    /// Adds a limit that relays told each other, whose end was rounded up to whole seconds. If a limit with about the same end is known
+    /// here, it keeps its own end; otherwise a retry at its end would find the rounded one. Once that end has passed, the told limit is a
+    /// new one.
     pub fn follow(&mut self, project: &Arc<str>, limit: RateLimit, now: Timestamp) {
         self.each(project, &[limit], now, |slot, until| {
             if *slot <= now || until.since(*slot) > ROUNDED {
@@ -83,7 +83,7 @@ impl Cooldown {
         });
     }
 
-    /// Looks at the end of each of these limits, beside until when it would be.
+    /// Calls `extend` for each limit with the end that is known and the end that it would have.
     fn each(
         &mut self,
         project: &Arc<str>,
@@ -103,19 +103,19 @@ impl Cooldown {
         }
     }
 
-    /// Until when items of this category of this project are limited; `None` when they are not.
+    /// When the limit on a category of a project ends; `None` when it is not limited.
     pub fn until(&self, project: &str, category: Category, now: Timestamp) -> Option<Timestamp> {
         let limits = self.0.get(project)?;
         let until = limits.all.max(limits.categories[category as usize]);
         (until > now && category.can_be_limited()).then_some(until)
     }
 
-    /// Whether anything of this project is limited: nothing else need be looked at when not.
+    /// Whether any category of the project may be limited: a quick check.
     pub fn touches(&self, project: &str) -> bool {
         self.0.contains_key(project)
     }
 
-    /// Until when each category is limited in any project, for metrics and status.
+    /// The latest end for each category that is limited in any project, for metrics and status.
     pub fn by_category(&self, now: Timestamp) -> Vec<(Category, Timestamp)> {
         if self.0.is_empty() {
             return vec![];
@@ -124,7 +124,7 @@ impl Cooldown {
         Category::ALL.into_iter().filter_map(|category| Some((category, latest(category)?))).collect()
     }
 
-    /// The clock was set back by so much: the limits, which were told as spans of time, move with it.
+    /// Moves the ends back, because the clock was set back by `by`: limits are told as spans of time.
     pub fn set_back(&mut self, by: Duration) {
         for limits in self.0.values_mut() {
             for slot in limits.categories.iter_mut().chain([&mut limits.all]) {
@@ -139,7 +139,7 @@ impl Cooldown {
         ends.copied().filter(|end| *end > now).min()
     }
 
-    /// Forgets limits that have ended; `true` when one has.
+    /// Forgets limits that have ended. Returns whether there were any.
     pub fn forget_ended(&mut self, now: Timestamp) -> bool {
         let mut ended = false;
         for limits in self.0.values_mut() {
@@ -155,8 +155,8 @@ impl Cooldown {
     }
 }
 
-/// What upstreams take now, as far as they told: what each of them never stores, and its limits. Written by their workers, read by
-/// the intake, which waits for nobody. Cheap to clone; clones share it.
+/// The cooldowns of all upstreams, and the categories that they never store. Workers write them; the intake reads them without
+/// waiting. Clones share one value.
 #[derive(Clone, Debug, Default)]
 pub struct Cooldowns(Arc<ArcSwap<BTreeMap<Arc<str>, Standing>>>);
 
@@ -167,7 +167,7 @@ struct Standing {
 }
 
 impl Cooldowns {
-    /// From now on this upstream is known; it has no place for the categories `never`.
+    /// Adds an upstream, which never stores the categories `never`.
     pub fn know(&self, upstream: &Arc<str>, never: &'static [Category]) {
         self.change(|all| all.entry(Arc::clone(upstream)).or_default().never = never);
     }
@@ -177,7 +177,7 @@ impl Cooldowns {
         self.change(|all| drop(all.remove(upstream)));
     }
 
-    /// Tells what an upstream that is known limits now.
+    /// Sets the limits of a known upstream.
     pub fn tell(&self, upstream: &str, cooldown: &Cooldown) {
         let limits = Arc::new(cooldown.clone());
         self.change(|all| {
@@ -195,13 +195,13 @@ impl Cooldowns {
         });
     }
 
-    /// Whether no upstream limits anything of this project: nothing else need be asked when so.
+    /// Whether no upstream limits anything of the project: a quick check.
     pub fn is_clear(&self, project: &str) -> bool {
         !self.0.load().values().any(|standing| standing.limits.touches(project))
     }
 
-    /// Of which category none of `upstreams` takes what counts as `quantities`, and until when: until the first of them does
-    /// again. `None` when one takes it now, and when none ever would, for then no limit keeps it out.
+    /// The category by which all of `upstreams` limit a submission of these quantities, and the end of the first of these limits. `None`
+    /// when an upstream takes it now, and when none ever stores it, because then no limit keeps it out.
     pub fn until<'a>(
         &self,
         upstreams: impl IntoIterator<Item = &'a Arc<str>>,
@@ -217,7 +217,7 @@ impl Cooldowns {
             limits.max_by_key(|(_, until)| *until)
         };
         let limits = upstreams.into_iter().filter_map(|upstream| all.get(upstream)).filter(stores).map(limit);
-        // One without a limit takes it.
+        // An upstream without a limit takes it.
         limits.min_by_key(|limit| limit.map(|(_, until)| until)).flatten()
     }
 }

@@ -1,5 +1,5 @@
-//! Projects whose DSN an upstream refuses. The whole project waits, so that a wrong key does not cost one refusal an envelope;
-//! GlitchTip answers a wrong key by refusing that project for everybody for 30 seconds.
+//! Holds: a project whose DSN an upstream refuses waits as a whole, so that a wrong key does not cost a refusal for each envelope.
+//! GlitchTip answers a wrong key by refusing that project to everybody for 30 seconds.
 //!
 //! Rule: the first refusals after something of the project was taken may be about the envelopes alone, and hold nobody up: so many
 //! different envelopes in a row. The next one, or one of them that is refused again with nothing taken in between, is about the project.
@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 
 use super::backoff::Backoff;
 
-/// Which projects wait, and until when.
+/// The projects on hold, and the ends of the holds.
 #[derive(Clone, Debug, Default)]
 pub struct Holds {
     held: BTreeMap<Arc<str>, Hold>,
@@ -22,7 +22,7 @@ pub struct Holds {
 
 #[derive(Clone, Copy, Debug)]
 struct Good {
-    /// When something of the project was taken last.
+    /// When the upstream last took something of the project.
     taken: Timestamp,
     /// How many envelopes were refused since.
     refused: u32,
@@ -33,8 +33,8 @@ pub const PATIENCE: u32 = 4;
 /// How soon what was refused so is tried again.
 pub const AGAIN: Duration = Duration::from_secs(5);
 
-/// So long ago others of a project may have been taken for the refusal of one to be its own. Shorter than the shortest hold: what was
-/// refused once is tried again later than that, so that whatever was taken meanwhile speaks for the DSN.
+/// How recently other envelopes of the project must have been taken for a refusal to be about one envelope. It is shorter than the
+/// shortest hold: an envelope is tried again after that hold, and anything taken meanwhile speaks for the DSN.
 const LATELY: Duration = Duration::from_secs(25);
 
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +43,7 @@ struct Hold {
     since: Timestamp,
     until: Timestamp,
     refusals: u32,
-    /// Whether it was refused here, not only at another relay.
+    /// Whether this relay was refused, not only another one.
     own: bool,
 }
 
@@ -56,7 +56,8 @@ impl Holds {
         good.refused == 1 || is_first_try && good.refused <= PATIENCE
     }
 
-    /// The upstream refused the project's DSN: it waits, longer each time. Answers that were under way together count once.
+    /// Reports that the project's DSN was refused. The project waits, longer each time; answers to requests that were under way together
+    /// count once. Returns the end of the hold.
     pub fn refused(&mut self, project: &Arc<str>, now: Timestamp) -> Timestamp {
         self.good.remove(project);
         let new = Hold { since: now, until: now, refusals: 0, own: true };
@@ -70,7 +71,7 @@ impl Holds {
         hold.until
     }
 
-    /// Another relay was refused: the project waits here, too, unless something of it was taken here since. Returns whether it does.
+    /// Takes over a hold from another relay, unless something of the project was taken here since. Returns whether it did.
     pub fn follow(&mut self, project: &Arc<str>, (since, until): (Timestamp, Timestamp), refusals: u32) -> bool {
         if self.good.get(project).is_some_and(|good| good.taken > since) {
             return false;
@@ -84,8 +85,8 @@ impl Holds {
         true
     }
 
-    /// At another relay something of the project was taken: it waits no more, or, when it was refused here, no longer than after a
-    /// first refusal. Until something is taken here the refusals count: they may be this relay's alone.
+    /// Reports that another relay delivered something of the project. The hold ends; if this relay was refused itself, it lasts no longer
+    /// than after a first refusal. The count of refusals stays until something is taken here, because they may be this relay's own.
     pub fn lift(&mut self, project: &str) {
         if self.held.get(project).is_some_and(|hold| !hold.own) {
             self.held.remove(project);
@@ -95,12 +96,12 @@ impl Holds {
         }
     }
 
-    /// How often in a row the project was refused.
+    /// How often the project was refused in a row.
     pub fn refusals(&self, project: &str) -> u32 {
         self.held.get(project).map_or(0, |hold| hold.refusals)
     }
 
-    /// The upstream took something of the project. Returns whether it had waited.
+    /// Reports that the upstream took something of the project. Returns whether the project was on hold.
     pub fn taken(&mut self, project: &Arc<str>, now: Timestamp) -> bool {
         let had_waited = !self.held.is_empty() && self.held.remove(project).is_some();
         let good = Good { taken: now, refused: 0 };
@@ -111,20 +112,19 @@ impl Holds {
         had_waited
     }
 
-    /// Whether the project's DSN was good when it was last used: then a refusal at another endpoint is about that endpoint.
+    /// Whether the project's DSN was good when it was last used. A refusal at another endpoint is then about that endpoint.
     pub fn is_good(&self, project: &str) -> bool {
         self.good.contains_key(project)
     }
 
-    /// Whether others of the project were taken so lately that an envelope which is refused once more is refused for itself: by what
-    /// stands before the tracker and looks into bodies, for example. While another one is in doubt, only what was taken since this one
-    /// was refused counts.
+    /// Whether other envelopes of the project were taken so recently that one which is refused again is refused for itself, for example by
+    /// a firewall that looks into bodies. While another envelope is in doubt, only deliveries after its refusal count.
     pub fn takes_others(&self, project: &str, now: Timestamp) -> bool {
         let is_lately = |good: &Good| now.since(good.taken) < if good.refused > 0 { AGAIN } else { LATELY };
         self.good.get(project).is_some_and(is_lately)
     }
 
-    /// Until when the project waits; `None` when it does not, or when it may be tried again.
+    /// The end of the project's hold; `None` when it is not on hold, or may be tried again.
     pub fn until(&self, project: &str, now: Timestamp) -> Option<Timestamp> {
         self.held.get(project).map(|hold| hold.until).filter(|until| *until > now)
     }
@@ -134,7 +134,7 @@ impl Holds {
         !self.held.is_empty()
     }
 
-    /// Somebody may have mended it: everything may be tried again, once `cool_off` has passed since the refusal.
+    /// Ends all holds once `cool_off` has passed since the refusal: an operator may have mended the DSN.
     pub fn mended(&mut self, now: Timestamp, cool_off: Duration) {
         self.good.clear();
         self.held.retain(|_, hold| {
@@ -143,7 +143,7 @@ impl Holds {
         });
     }
 
-    /// The clock was set back by so much: what projects wait for moves with it.
+    /// Moves all times back, because the clock was set back by `by`.
     pub fn set_back(&mut self, by: Duration) {
         for hold in self.held.values_mut() {
             (hold.since, hold.until) = (hold.since - by, hold.until - by);
@@ -151,7 +151,7 @@ impl Holds {
         self.good.values_mut().for_each(|good| good.taken = good.taken - by);
     }
 
-    /// When the last of the holds ends; `None` when none is in force.
+    /// The end of the last hold; `None` when none is in force.
     pub fn last_end(&self, now: Timestamp) -> Option<Timestamp> {
         self.held.values().map(|hold| hold.until).filter(|until| *until > now).max()
     }

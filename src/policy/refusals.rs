@@ -1,7 +1,7 @@
-//! Answers that our DSN is wrong: which of them mean it, and which pass by themselves. GlitchTip refuses a project to everybody
-//! for 30 seconds after anybody's wrong key, which says nothing about our DSN.
+//! Counts refusals of our DSN, without those that pass by themselves. GlitchTip refuses a project to everybody for 30 seconds after
+//! anybody's wrong key, which says nothing about our DSN.
 //!
-//! Rule: a refusal counts when it goes on; what ends by itself within a minute was none.
+//! Rule: a refusal counts when it goes on for more than a minute.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 
-/// A minute, and what it may take until the project is tried again.
+/// A minute, and the time until the project is tried again.
 const PASSES: Duration = Duration::from_secs(75);
 
 /// The refusals of each project.
@@ -20,21 +20,21 @@ pub struct Refusals(HashMap<Arc<str>, Row>);
 #[derive(Clone, Copy, Debug)]
 struct Row {
     since: Timestamp,
-    /// How many are not counted yet.
+    /// Refusals that are not counted yet.
     in_doubt: u64,
 }
 
-/// What became known of answers in doubt.
+/// The outcome of refusals in doubt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Known {
-    /// So many were refusals.
+    /// How many were refusals.
     pub refusals: u64,
-    /// So many only passed.
+    /// How many passed by themselves.
     pub passing: u64,
 }
 
 impl Refusals {
-    /// The upstream refused the project's DSN.
+    /// Reports that the upstream refused the project's DSN.
     pub fn refused(&mut self, project: &Arc<str>, now: Timestamp) -> Known {
         let row = self.0.entry(Arc::clone(project)).or_insert(Row { since: now, in_doubt: 0 });
         row.in_doubt += 1;
@@ -44,7 +44,7 @@ impl Refusals {
         Known { refusals: std::mem::take(&mut row.in_doubt), passing: 0 }
     }
 
-    /// The upstream took something of the project.
+    /// Reports that the upstream took something of the project.
     pub fn taken(&mut self, project: &str, now: Timestamp) -> Known {
         if self.0.is_empty() {
             return Known::default();
@@ -56,12 +56,12 @@ impl Refusals {
         }
     }
 
-    /// How many are in doubt.
+    /// The number of refusals in doubt.
     pub fn in_doubt(&self) -> u64 {
         self.0.values().map(|row| row.in_doubt).sum()
     }
 
-    /// The clock was set back by so much.
+    /// Moves all times back, because the clock was set back by `by`.
     pub fn set_back(&mut self, by: Duration) {
         self.0.values_mut().for_each(|row| row.since = row.since - by);
     }

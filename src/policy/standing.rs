@@ -1,10 +1,10 @@
-//! What relays that share a journal know together of one upstream: its limits, the projects whose DSN it refuses, its circuit, and how
-//! many requests each relay may have under way.
+//! The standing of one upstream among relays that share a journal: its limits, the projects whose DSN it refuses, its circuit, and the
+//! number of requests that each relay may have under way.
 //!
-//! Rules: it is changed by [lessons](Lesson), one after the other, and a lesson that is told twice changes nothing the second time.
-//! Lessons name spans of time; here they are moments by the one clock of whoever keeps it, so relays need not agree on the time. A
-//! circuit is open for all while no relay is known to be taken: one whose requests fail while another's are taken is cut off, and its
-//! failures are its own.
+//! Rules: [lessons](Lesson) change it, one after the other, and a lesson told twice changes nothing the second time. Lessons name spans
+//! of time, which become times of the journal's clock, so that relays need not agree on the time. The circuit is open for all relays
+//! while the upstream takes requests of none. A relay whose requests fail while another's are taken is cut off, and its failures count
+//! for itself alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,54 +16,54 @@ use crate::clock::Timestamp;
 use crate::protocol::category::Category;
 use crate::protocol::rate_limits::{LONGEST_KEPT, RateLimit};
 
-/// A start of a relay.
+/// The number of one start of a relay.
 pub type Relay = u64;
 
-/// A refusal so long over that the next one counts as the first.
+/// How long after its end a refusal is forgotten, so that the next one counts as the first.
 const FORGOTTEN: Duration = Duration::from_secs(3600);
 
-/// Which of the relays that live one is.
+/// A relay's share: its position among the live relays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
-    /// How many started before it.
+    /// The number of live relays that started before it.
     pub position: u32,
-    /// How many there are.
+    /// The number of live relays.
     pub of: u32,
 }
 
 impl Share {
-    /// That of the only relay.
+    /// The share of a single relay.
     pub const WHOLE: Self = Self { position: 0, of: 1 };
 
-    /// Its part of so much: the parts of all relays add up to it.
+    /// Its part of `whole`. The parts of all relays add up to it.
     pub fn part(self, whole: u64) -> u64 {
         let of = u64::from(self.of.max(1));
         whole / of + u64::from(u64::from(self.position) < whole % of)
     }
 }
 
-/// What all relays know of one upstream.
+/// The common knowledge of one upstream.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Standing {
-    /// Until when what is limited, by project and the name of the category; the empty name is that of all.
+    /// The ends of limits, by project and name of the category; the empty name stands for all categories.
     limits: BTreeMap<Arc<str>, BTreeMap<Box<str>, Timestamp>>,
     /// The projects whose DSN is refused.
     refused: BTreeMap<Arc<str>, Refused>,
-    /// Absent: the circuit is closed.
+    /// The open circuit; `None` while it is closed.
     opened: Option<Opened>,
     /// The relays that failed alone, until each has closed its circuit itself.
     cut_off: BTreeSet<Relay>,
-    /// How many requests each may have under way.
+    /// The number of requests that each relay may have under way.
     places: BTreeMap<Relay, u32>,
-    /// How many each says that all may have under way together: not the same while a change is rolled out.
+    /// The number of requests that all may have under way together, as each relay is configured: they differ while a change is rolled out.
     most: BTreeMap<Relay, u32>,
 }
 
 /// A project whose DSN is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
-    /// What stands for the DSN: relays may have different ones.
+    /// A hash of the DSN: relays may have different ones.
     pub dsn: u64,
     /// When it was last refused.
     pub since: Timestamp,
@@ -76,23 +76,23 @@ pub struct Refused {
 /// An open circuit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opened {
-    /// Who saw that last.
+    /// The relay that opened it last.
     pub by: Relay,
     /// When the failures began.
     pub since: Timestamp,
-    /// When somebody may find out more.
+    /// When a relay may probe.
     pub until: Timestamp,
     /// How often it opened since it was last closed.
     pub openings: u32,
     /// Whether the next probe is a question.
     pub asks_next: bool,
-    /// Whether a question was answered: records may find out the rest.
+    /// Whether a question was answered, so that records may probe.
     pub reached: bool,
-    /// Who finds out now.
+    /// The relay that probes now.
     pub probe: Option<Relay>,
 }
 
-/// What one relay has learnt of an upstream, or wants of it.
+/// What a relay has learnt of an upstream, or wants of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lesson {
     /// An answer carried limits for this project.
@@ -101,20 +101,20 @@ pub enum Lesson {
     Refused {
         /// The project.
         project: Arc<str>,
-        /// What stands for the DSN.
+        /// A hash of the DSN.
         dsn: u64,
-        /// For how long it waits from now.
+        /// How long it waits from now.
         wait: Duration,
         /// How often it was refused in a row.
         refusals: u32,
     },
-    /// Something of the project was taken under this DSN.
+    /// The upstream took something of the project under this DSN.
     Taken(Arc<str>, u64),
     /// The circuit opened.
     Opened {
         /// How long ago the failures began.
         ago: Duration,
-        /// For how long nothing is sent.
+        /// How long nothing is sent.
         wait: Duration,
         /// How often it opened since it was last closed.
         openings: u32,
@@ -125,32 +125,32 @@ pub enum Lesson {
     Reached,
     /// The circuit closed.
     Closed,
-    /// Requests of this relay were taken since those failed for which that one opened the circuit.
+    /// The upstream took requests of the telling relay after the failures for which the named relay opened the circuit.
     Contradicts(Relay),
-    /// It wants to find out whether the upstream is back.
+    /// The relay wants to probe.
     WantsProbe,
-    /// It has nothing to find that out with.
+    /// The relay gives the probe up: it has nothing to probe with.
     Forgoes,
-    /// How many requests it may have under way by its share, how many it has, and the most that there may be in all.
+    /// The relay's requests under way.
     Places {
-        /// By its share.
+        /// How many it may have by its share.
         wanted: u32,
-        /// Under way.
+        /// How many it has.
         used: u32,
-        /// Of all relays together.
+        /// How many all relays may have together.
         most: u32,
     },
 }
 
 impl Standing {
-    /// Takes in what this relay has learnt.
+    /// Applies a lesson of the relay `by`.
     pub fn learn(&mut self, by: Relay, lesson: &Lesson, now: Timestamp) {
         match lesson {
             Lesson::Limited(project, limits) => limits.iter().for_each(|limit| self.limit(project, limit, now)),
             Lesson::Refused { project, dsn, wait, refusals } => {
                 let next = Refused { dsn: *dsn, since: now, until: now + *wait, refusals: *refusals };
                 let known = self.refused.entry(Arc::clone(project)).or_insert(next);
-                // Told twice it ends no later: a wait that was told is the longest from then.
+                // A refusal that is told twice ends no later: the wait counts from the first time.
                 if known.dsn != *dsn || known.refusals < *refusals || known.until < now {
                     *known = next;
                 }
@@ -164,7 +164,7 @@ impl Standing {
                 let others = self.places.iter().filter(|(relay, _)| **relay != by).map(|(_, places)| *places).sum();
                 let granted = (*wanted).min(self.least(by, *most).saturating_sub(others));
                 self.places.insert(by, granted.max(*used));
-                // Whoever works with it no more says nothing of it.
+                // A relay without the upstream names 0, and limits nobody.
                 if *most == 0 {
                     self.most.remove(&by);
                 } else {
@@ -179,7 +179,7 @@ impl Standing {
         if limit.retry_after.is_zero() {
             return;
         }
-        // In whole seconds, rounded up: what many answers say in one second is said once.
+        // Rounded up to whole seconds, so that many answers within a second make one change.
         let end = now + limit.retry_after.min(LONGEST_KEPT) + Duration::from_millis(999);
         let end = Timestamp::from_millis(end.as_secs() * 1000);
         let known = self.limits.entry(Arc::clone(project)).or_default();
@@ -200,7 +200,7 @@ impl Standing {
                 let since = self.opened.map_or(now - ago, |known| known.since.min(now - ago));
                 let probe = self.opened.and_then(|known| known.probe).filter(|probe| *probe != by);
                 let next = Opened { by, since, until: now + wait, openings, asks_next, reached: false, probe };
-                // Of those who see the same outage begin the first one says how long it lasts.
+                // Among relays that see the same outage begin, the first sets its length.
                 self.opened = Some(known.map_or(next, |known| Opened { probe, ..known }));
             }
             Lesson::Reached => {
@@ -230,7 +230,7 @@ impl Standing {
         }
     }
 
-    /// Forgets what has ended, and what relays had that are gone.
+    /// Forgets what has ended, and what belongs to relays that are gone.
     pub fn forget(&mut self, lives: impl Fn(Relay) -> bool, now: Timestamp) {
         self.limits.values_mut().for_each(|limits| limits.retain(|_, until| *until > now));
         self.limits.retain(|_, limits| !limits.is_empty());
@@ -243,7 +243,7 @@ impl Standing {
         }
     }
 
-    /// The limits that are not the same in `before`, by project, and until when each holds.
+    /// The limits that differ from `before`: project, categories and end.
     pub fn limits_since<'a>(
         &'a self,
         before: &'a Self,
@@ -256,7 +256,7 @@ impl Standing {
             |project: &str, name: &str| before.limits.get(project).and_then(|limits| limits.get(name).copied());
         all.filter(move |(project, name, end)| is_known(project, name) != Some(*end)).filter_map(
             |(project, name, end)| {
-                // A newer relay may know more categories.
+                // A newer relay may name categories that are unknown here.
                 let categories = if name.is_empty() { None } else { Some(vec![Category::from_name(name)?]) };
                 Some((project, categories, end))
             },
@@ -273,18 +273,18 @@ impl Standing {
         self.opened.as_ref()
     }
 
-    /// Whether this relay fails alone: none does while the circuit is open for all.
+    /// Whether this relay is cut off. None is while the circuit is open for all.
     pub fn is_cut_off(&self, relay: Relay) -> bool {
         self.opened.is_none() && self.cut_off.contains(&relay)
     }
 
-    /// The most requests under way at all relays, where this one says `most`: the least that any of them says.
+    /// The number of requests that all relays may have under way together: the least that any of them names, where this one names `most`.
     pub fn least(&self, relay: Relay, most: u32) -> u32 {
         let others = self.most.iter().filter(|(other, _)| **other != relay);
         others.map(|(_, most)| *most).fold(most, u32::min)
     }
 
-    /// How many requests this relay may have under way.
+    /// The number of requests that this relay may have under way.
     pub fn places(&self, relay: Relay) -> u32 {
         self.places.get(&relay).copied().unwrap_or(0)
     }

@@ -1,16 +1,14 @@
-//! Projects whose records fail while the upstream works. Such a project waits alone, so that what it sends costs the others next
-//! to nothing, and its failures say nothing about the upstream.
+//! Suspects: projects whose records fail while the upstream works. A suspect waits alone, so that it costs other projects next to
+//! nothing, and its failures say nothing about the upstream.
 //!
 //! Rules:
 //!
 //! - A project is suspected when it fails three times in a row while another project was taken [`LATELY`], or when the upstream
 //!   answers questions and only very few projects fail.
-//! - A suspect has one record under way at a time, and a tenth of the time at most. All suspects together have half of the
-//!   places.
-//! - The other records that are claimed get a place in a line, one after the other, so that never more come due than are cheap to
-//!   look at.
-//! - A suspect that succeeds is forgiven step by step.
-//! - What has not failed yet and hangs leaves a place to others as soon as it takes unusually long.
+//! - A suspect has one record under way at a time, for a tenth of the time at most. All suspects together have half of the places.
+//! - Its other records get due times one after the other, so that only a few come due at once.
+//! - Each success forgives a suspect by a step.
+//! - Requests that hang and have not failed yet leave a place to other projects once they take unusually long.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,33 +18,33 @@ use crate::clock::Timestamp;
 
 use super::backoff::Backoff;
 
-/// So often a project fails in a row before it is suspected.
+/// The failures in a row that make a project a suspect.
 const PATIENCE: u32 = 3;
-/// The most failures that are remembered: four successes forgive them.
+/// The most failures that are remembered. Four successes forgive them.
 const MOST: u32 = 8;
-/// What was taken of another project so long ago shows that the upstream works.
+/// How recently another project's record must have been taken to show that the upstream works.
 pub const LATELY: Duration = Duration::from_secs(30);
-/// The least time between two records of a suspect, and between two places in its line.
+/// The least time between two records of a suspect, and between two due times in its line.
 pub const GAP: Duration = Duration::from_millis(200);
-/// A suspect pauses so many times as long as its last failure took.
+/// How many times as long as its last failure took a suspect pauses.
 const PAUSES: u32 = 9;
-/// When so many projects fail and none is taken, the upstream is down, though it answers questions.
+/// The number of failing projects at which the upstream counts as down, though it answers questions, if it takes nothing.
 const SEVERAL: usize = 3;
-/// When no request of a project has moved for so long, its requests leave room for others; earlier where answers usually take less.
+/// The time without progress after which a project's requests leave room for others; earlier where answers usually take less.
 pub const SLOW: Duration = Duration::from_secs(2);
-/// So many times as long as usual is slow.
+/// How many times as long as usual counts as slow.
 const UNUSUAL: u32 = 20;
-/// For so long after its wait is over a suspect is told as one: it may be tried just then.
+/// How long after its wait a suspect is still reported as one: it may be under way.
 const TOLD: Duration = Duration::from_secs(60);
 
-/// The projects of one upstream that fail, and what is under way of each.
+/// The failing projects of one upstream, and the requests of each project under way.
 #[derive(Clone, Debug, Default)]
 pub struct Suspects {
     failing: BTreeMap<Arc<str>, Suspect>,
     under_way: BTreeMap<Arc<str>, UnderWay>,
-    /// The two projects that were taken last, the last one first.
+    /// The two projects whose records were taken last, latest first.
     taken: [Option<(Arc<str>, Timestamp)>; 2],
-    /// How long it takes to be taken, on average.
+    /// The average time of a delivery.
     usual: Option<Duration>,
 }
 
@@ -56,24 +54,24 @@ struct Suspect {
     failures: u32,
     /// Failures in a row while the upstream answered questions and took nothing.
     doubts: u32,
-    /// Until when it waits; `None` when it is not suspected.
+    /// The end of its wait; `None` when it is no suspect.
     until: Option<Timestamp>,
-    /// The last place in its line.
+    /// The last due time in its line.
     line: Timestamp,
-    /// Some of it was put off because it had its share of the room.
+    /// Whether a record was put off because the project had its share of the places.
     crowded: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct UnderWay {
     count: usize,
-    /// When one of them began or ended.
+    /// When one of its requests last began or ended.
     moved: Timestamp,
 }
 
 impl Suspects {
-    /// A record of the project failed after `took`; `reached`: the upstream answers questions, and no record is known to be taken.
-    /// Returns whether the project waits alone now.
+    /// Reports that a record failed after `took`; `reached` if the upstream answers questions and is not known to take records. Returns
+    /// whether the project becomes a suspect.
     pub fn failed(&mut self, project: &Arc<str>, took: Duration, reached: bool, now: Timestamp) -> bool {
         let others_pass = self.others_taken(project).is_some_and(|at| now.since(at) <= LATELY);
         let doubted = self.failing.iter().filter(|(name, suspect)| *name != project && suspect.doubts > 0).count();
@@ -90,7 +88,7 @@ impl Suspects {
         suspect.until.is_some()
     }
 
-    /// A record of the project was taken. Returns whether the project waited alone, and does no more.
+    /// Reports that a record was taken. Returns whether the project stops being a suspect.
     pub fn taken(&mut self, project: &Arc<str>, now: Timestamp) -> bool {
         match &mut self.taken {
             [Some((last, at)), _] if last == project => *at = now,
@@ -115,7 +113,7 @@ impl Suspects {
         self.taken.iter().flatten().find(|(name, _)| **name != *project).map(|(_, at)| *at)
     }
 
-    /// When a record of the project that is claimed now may be tried; `None`: now. No more than `places` suspects are tried at once.
+    /// When a record that is claimed now may be sent; `None`: now. At most `places` suspects are tried at once.
     pub fn waits(&mut self, project: &str, places: usize, now: Timestamp) -> Option<Timestamp> {
         let until = self.failing.get(project)?.until?;
         let is_suspected = |name: &Arc<str>| self.failing.get(name).is_some_and(|suspect| suspect.until.is_some());
@@ -126,13 +124,13 @@ impl Suspects {
         self.failing.get_mut(project).map(|suspect| suspect.next_place(until, now))
     }
 
-    /// The projects that wait alone, each with the moment until which that may be said of it if nothing more is heard.
+    /// The suspects, each with the time until which it may be reported as one.
     pub fn told(&self) -> Vec<(Arc<str>, Timestamp)> {
         let waiting = |(name, suspect): (&Arc<str>, &Suspect)| Some((Arc::clone(name), suspect.until? + TOLD));
         self.failing.iter().filter_map(waiting).collect()
     }
 
-    /// A record was taken after `took`.
+    /// Reports that a delivery took this long.
     pub fn took(&mut self, took: Duration) {
         self.usual = Some(self.usual.map_or(took, |usual| (usual * 7 + took) / 8));
     }
@@ -141,7 +139,7 @@ impl Suspects {
         self.usual.map_or(SLOW, |usual| (usual * UNUSUAL).clamp(GAP, SLOW))
     }
 
-    /// A request of the project was started.
+    /// Reports that a request of the project was started.
     pub fn started(&mut self, project: &Arc<str>, now: Timestamp) {
         match self.under_way.get_mut(project) {
             Some(under_way) => under_way.count += 1,
@@ -149,7 +147,7 @@ impl Suspects {
         }
     }
 
-    /// A request of the project came to its end.
+    /// Reports that a request of the project has ended.
     pub fn ended(&mut self, project: &str, now: Timestamp) {
         let Some(under_way) = self.under_way.get_mut(project) else { return };
         (under_way.count, under_way.moved) = (under_way.count - 1, now);
@@ -158,7 +156,8 @@ impl Suspects {
         }
     }
 
-    /// From when on the room that is left is for other projects than the one that has `share` requests under way; `None` when none has.
+    /// The time from which free places are kept for other projects than the one with `share` requests under way; `None` if no project has
+    /// that many.
     pub fn crowded_since(&self, share: usize) -> Option<Timestamp> {
         self.under_way
             .values()
@@ -166,7 +165,7 @@ impl Suspects {
             .map(|under_way| under_way.moved + self.slow())
     }
 
-    /// When a record of the project that is claimed now may be tried, if the project has `share` requests under way already.
+    /// When a record that is claimed now may be sent, if its project already has `share` requests under way.
     pub fn crowds(&mut self, project: &Arc<str>, share: usize, now: Timestamp) -> Option<Timestamp> {
         let is_crowding = self.under_way.get(project).is_some_and(|under_way| under_way.count >= share);
         is_crowding.then(|| {
@@ -176,14 +175,14 @@ impl Suspects {
         })
     }
 
-    /// Somebody may have mended it: nobody is suspected. Returns whether anybody was.
+    /// Forgives all suspects, because an operator may have mended the cause. Returns whether there were any.
     pub fn forgive(&mut self) -> bool {
         let any = self.failing.values().any(|suspect| suspect.until.is_some());
         self.failing.clear();
         any
     }
 
-    /// The clock was set back by so much: what projects wait for moves with it.
+    /// Moves all times back, because the clock was set back by `by`.
     pub fn set_back(&mut self, by: Duration) {
         for suspect in self.failing.values_mut() {
             (suspect.until, suspect.line) = (suspect.until.map(|until| until - by), suspect.line - by);

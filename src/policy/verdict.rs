@@ -35,7 +35,7 @@ impl Verdict {
             400 | 403 if says_duplicate(text) => Self::Delivered,
             400 | 413 | 414 | 415 | 422 | 431 => Self::Refused,
             408 | 425 => Self::Failed,
-            // What no tracker says of an envelope is said by something on the way to it: nothing is lost for that.
+            // No tracker answers an envelope so: something on the way to it did. Nothing is dropped for that.
             300..=499 => Self::Misconfigured,
             _ => Self::Failed,
         }
@@ -57,15 +57,15 @@ fn says_duplicate(text: &str) -> bool {
     text.contains("duplicate event") || text.contains("same id already exists")
 }
 
-/// A record that failed this often, each time while the upstream took others, or answered questions and nothing else failed, is poison.
-/// In the second case that takes two to five minutes with the waits between tries.
+/// The failures that make a record poison, each while the upstream took others, or answered questions and nothing else failed. In the
+/// second case that takes two to five minutes with the waits between tries.
 pub const POISON_STRIKES: u32 = 5;
-/// The same where it is less certain: others fail, too, and the upstream only answers questions, or what failed may have been the
-/// network or a proxy. With the waits between tries that takes more than eight minutes.
+/// The failures when it is less certain: others fail as well and the upstream only answers questions, or the network or a proxy may have
+/// failed. With the waits between tries that takes more than eight minutes.
 pub const UNCERTAIN_STRIKES: u32 = 10;
 
-/// Whether a record with so many strikes is poison. `certain`: the last one was an answer about the record, while others were taken or
-/// nothing else failed.
+/// Whether a record with `strikes` failures is poison. `certain`: the last failure was an answer about the record, while others were
+/// taken or nothing else failed.
 pub const fn is_poison(strikes: u32, certain: bool) -> bool {
     strikes >= if certain { POISON_STRIKES } else { UNCERTAIN_STRIKES }
 }
