@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 
-/// A curve: it doubles from `first` to `most`, with jitter so that many waiters do not return together.
+/// An exponential backoff from `first` to `most`, with jitter so that many waiters do not return together.
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {
     first: Duration,
@@ -12,11 +12,11 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// One record that failed while its upstream works.
+    /// For a record that failed while its upstream works.
     pub const RECORD: Self = Self { first: Duration::from_secs(1), most: Duration::from_secs(300) };
-    /// An upstream that is down: how long until the next probe.
+    /// For an upstream that is down, until the next probe.
     pub const CIRCUIT: Self = Self { first: Duration::from_millis(500), most: Duration::from_secs(30) };
-    /// An upstream that refuses our DSN: somebody has to mend a configuration.
+    /// For an upstream that refuses our DSN, until an operator mends it.
     pub const MISCONFIGURED: Self = Self { first: Duration::from_secs(30), most: Duration::from_secs(300) };
 
     /// The wait before the try after `failures` failures in a row (at least one).
@@ -24,14 +24,14 @@ impl Backoff {
         self.step(ExponentialBuilder::default().with_jitter(), failures)
     }
 
-    /// The shortest that [`Backoff::after`] can be.
+    /// The shortest wait that [`Backoff::after`] may return.
     pub fn at_least(self, failures: u32) -> Duration {
         self.step(ExponentialBuilder::default(), failures)
     }
 
     fn step(self, curve: ExponentialBuilder, failures: u32) -> Duration {
         let curve = curve.with_min_delay(self.first).with_max_delay(self.most).without_max_times().build();
-        // The curve has reached its end long before the 32nd step.
+        // The wait has reached `most` long before the 32nd step.
         let step = usize::try_from(failures.clamp(1, 32)).unwrap_or(1) - 1;
         curve.into_iter().nth(step).unwrap_or(self.most).min(self.most * 2)
     }

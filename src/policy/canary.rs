@@ -1,8 +1,8 @@
-//! Canaries: events of our own that show whether events get through to an upstream. The section `[canary]` of the configuration, and
-//! what is known of the canaries of one upstream.
+//! Canaries: events of our own that show whether events get through to an upstream. This file has the section `[canary]` of the
+//! configuration, and the state of the canaries of one upstream.
 //!
-//! Rules: each is decided once, as in time or not; one that comes later changes the age and not the decision. While one waits for an
-//! upstream there is no other, so that none pile up behind an outage.
+//! Rules: each canary is decided once, as in time or not. One that arrives later changes the age but not the decision. While a canary
+//! waits for an upstream no other is sent to it, so that none pile up behind an outage.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,11 +19,11 @@ use super::routing::Project;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// How often one is sent; absent, never.
+    /// The time between two canaries; none are sent when it is absent.
     pub interval: Option<Period>,
-    /// The project it is sent for; absent, the first.
+    /// The project that canaries are sent for; the first one when it is absent.
     pub project: Option<Box<str>>,
-    /// How long it may take to be taken, and where that is asked for, to be stored.
+    /// How long a canary may take to be delivered, and to be found stored where that is looked up.
     pub timeout: Period,
 }
 
@@ -43,14 +43,14 @@ impl Settings {
     }
 }
 
-/// What is known of the canaries of one upstream: of the last one all, of those before when one got through.
+/// The state of the canaries of one upstream: the last one, and when an earlier one arrived.
 #[derive(Clone, Debug)]
 pub struct Canary {
     first: Timestamp,
     through: Option<Timestamp>,
-    /// The last decision, and why when it did not get through in time.
+    /// The last decision; the error says why the canary was not in time.
     decision: Option<Result<(), Box<str>>>,
-    /// Whether it was told that none gets through.
+    /// Whether a failure was reported and not yet its end.
     told: bool,
     last: Sent,
 }
@@ -60,38 +60,38 @@ struct Sent {
     id: EventId,
     at: Timestamp,
     timeout: Duration,
-    /// Whether the upstream is asked for it once it has taken it.
+    /// Whether the upstream is asked whether it stored the canary.
     reads_back: bool,
     stage: Stage,
     is_decided: bool,
 }
 
-/// How far it came.
+/// The stage of a canary.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
     /// It waits in the journal, or is under way.
     Waits,
-    /// The upstream took it; it is to be asked for it.
+    /// The upstream took it, and is to be asked for it.
     Taken,
     /// The upstream is being asked.
     Sought,
-    /// Nothing more comes of it.
+    /// It has ended.
     Ended,
 }
 
-/// Whether it is time for the next.
+/// Whether the next canary is due.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Due {
     /// Not yet.
     Later,
     /// Now.
     Now,
-    /// Now, unless something of this moment or older still waits for the upstream: then the last one may be among it.
+    /// Now, unless something accepted by this time still waits for the upstream: the last canary may be among it.
     UnlessWaiting(Timestamp),
 }
 
 impl Canary {
-    /// One more is about to be sent, after those `before`; to be told before anybody can have taken it.
+    /// The state when the next canary is about to be sent. Call this before the canary can be delivered.
     pub fn sent(before: Option<Self>, id: EventId, now: Timestamp, timeout: Duration, reads_back: bool) -> Self {
         let last = Sent { id, at: now, timeout, reads_back, stage: Stage::Waits, is_decided: false };
         match before {
@@ -100,25 +100,25 @@ impl Canary {
         }
     }
 
-    /// The same where it is known that one got through at `before`, in the time of an earlier process.
+    /// Adds that a canary of an earlier process arrived at `before`.
     pub fn after(self, before: Option<Timestamp>) -> Self {
         Self { through: self.through.max(before), ..self }
     }
 
-    /// The upstream took this one.
+    /// Reports that the upstream took this canary.
     pub fn took(&mut self, id: EventId, now: Timestamp) {
         if self.last.id != id || self.last.stage != Stage::Waits {
             return;
         }
         match (self.last.reads_back, self.last.is_decided) {
             (true, false) => self.last.stage = Stage::Taken,
-            // Nobody looks any more whether it was stored.
+            // It was decided already: nobody looks whether it was stored.
             (true, true) => self.last.stage = Stage::Ended,
             (false, _) => self.is_through(now),
         }
     }
 
-    /// It will not be taken.
+    /// Reports that the upstream refused this canary.
     pub fn refused(&mut self, id: EventId, why: &str) {
         if self.last.id == id && self.last.stage == Stage::Waits {
             self.last.stage = Stage::Ended;
@@ -126,7 +126,7 @@ impl Canary {
         }
     }
 
-    /// Which one the upstream is to be asked for now, and until when; each is given once.
+    /// The canary to ask the upstream for now, and until when. Each is returned once.
     pub fn to_be_read_back(&mut self) -> Option<(EventId, Timestamp)> {
         let last = &mut self.last;
         (last.stage == Stage::Taken).then(|| {
@@ -135,7 +135,7 @@ impl Canary {
         })
     }
 
-    /// The upstream was asked for this one: it has stored it, or the error says what it answered.
+    /// Reports that the upstream has stored this canary, or what it answered instead.
     pub fn read_back(&mut self, id: EventId, found: Result<(), String>, now: Timestamp) {
         if self.last.id != id || self.last.stage != Stage::Sought {
             return;
@@ -160,7 +160,7 @@ impl Canary {
         self.decide(decision);
     }
 
-    /// Decides about one whose time is over.
+    /// Decides a canary whose time is over.
     pub fn look(&mut self, now: Timestamp) {
         if self.last.is_decided || !is_over(now, self.last.at, self.last.timeout) {
             return;
@@ -182,7 +182,7 @@ impl Canary {
         }
     }
 
-    /// Whether the next is to be sent.
+    /// Whether to send the next canary.
     pub fn due(&self, now: Timestamp, interval: Duration) -> Due {
         match self.last.stage {
             _ if !self.last.is_decided || !is_over(now, self.last.at, interval) => Due::Later,
@@ -191,40 +191,40 @@ impl Canary {
         }
     }
 
-    /// What is to be told now, once: that they do not get through any more, and why, or that they do again.
+    /// A change to report, once: canaries fail now, and why, or they arrive again.
     pub fn news(&mut self) -> Option<Result<(), Box<str>>> {
         let is_failing = self.why().is_some();
         let is_new = is_failing != std::mem::replace(&mut self.told, is_failing);
         self.decision.clone().filter(|_| is_new)
     }
 
-    /// Whether the last one that is decided got through in time; `None` before the first is.
+    /// Whether the last decided canary was in time; `None` before the first decision.
     pub fn success(&self) -> Option<bool> {
         self.decision.as_ref().map(Result::is_ok)
     }
 
-    /// Why not.
+    /// Why it was not.
     pub fn why(&self) -> Option<&str> {
         self.decision.as_ref()?.as_ref().err().map(|why| &**why)
     }
 
-    /// When the last was sent.
+    /// When the last canary was sent.
     pub const fn sent_at(&self) -> Timestamp {
         self.last.at
     }
 
-    /// When the last that got through did: was taken, or, where that is asked for, found stored.
+    /// When a canary last arrived: it was taken or, where that is looked up, found stored.
     pub const fn through_at(&self) -> Option<Timestamp> {
         self.through
     }
 
-    /// The time since then; since the first was sent when none got through.
+    /// The time since then, or since the first was sent if none arrived.
     pub fn age(&self, now: Timestamp) -> Duration {
         now.since(self.through.unwrap_or(self.first))
     }
 }
 
-/// Whether so much time has passed. A clock that was set back has nothing left to wait for.
+/// Whether `length` has passed. After the clock was set back, nothing is left to wait for.
 fn is_over(now: Timestamp, since: Timestamp, length: Duration) -> bool {
     since > now || now.since(since) >= length
 }

@@ -1,8 +1,8 @@
-//! Duplicates: what comes again within the window is answered like the first and goes nowhere.
+//! Duplicates: a repeat within the window is answered like the first submission and is not delivered.
 //!
-//! A key is *reserved* while its submission is on its way into the journal and *committed* when the journal has it; a failed
-//! append releases it, so that the client's next try is not taken for a repeat of something that was never kept. A repeat
-//! that comes in between waits for the first one's fate: an answer of 200 must never rest on an append that may yet fail.
+//! A key is *reserved* while its submission is being appended, and *committed* once the journal has it. A failed append releases the
+//! key, so that the client's next try is not taken for a repeat of something that was never kept. A repeat that comes in between waits
+//! for the first one's outcome: an answer of 200 must never rest on an append that may yet fail.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -53,18 +53,18 @@ impl fmt::Debug for Keys {
 }
 
 impl Keys {
-    /// Keys under this secret; under the same one they are the same after a restart.
+    /// A maker of keys. The same secret makes the same keys after a restart.
     pub fn new(secret: &[u8; SECRET]) -> Self {
         let mut key = [0; 16];
         key.copy_from_slice(&secret[..16]);
         Self(SipHasher24::new_with_key(&key))
     }
 
-    /// The key of an item: the same for the same id, item type and project. `more` is what tells it from others with that id.
+    /// The key of an item: the same for the same id, item type and project. `more` distinguishes items that share these.
     pub fn key(&self, project: &str, kind: &ItemType, id: EventId, more: &[u8]) -> u128 {
         let mut hash = self.0;
         hash.write(&id.as_u128().to_le_bytes());
-        // With their lengths, so that no two texts run into each other.
+        // With their lengths, so that no two pairs of texts hash alike.
         for text in [project, kind.name()] {
             hash.write(&(text.len() as u64).to_le_bytes());
             hash.write(text.as_bytes());
@@ -89,22 +89,22 @@ struct Window {
 struct Known {
     /// The keys that were committed.
     recent: Recent,
-    /// The keys on their way; the token of one that somebody waits for is cancelled when its fate is decided.
+    /// Reserved keys. If a repeat waits for one, its token is cancelled when the outcome is known.
     reserved: HashMap<u128, Option<CancellationToken>, BuildHasherDefault<AsIs>>,
 }
 
-/// What is known of a key.
+/// The state of a key.
 #[derive(Debug)]
 pub enum Answer {
-    /// Not seen within the window: it is the caller's now.
+    /// Not seen within the window; it is reserved for the caller now.
     Fresh(Reservation),
     /// Committed within the window.
     Repeat,
-    /// Another submission has it and is not decided yet: wait, then ask again.
+    /// Reserved by another submission: wait for the token, then ask again.
     Undecided(CancellationToken),
 }
 
-/// A key held while its submission is on its way. Dropped without [`Reservation::commit`] it is released.
+/// A reserved key. Dropping it without [`Reservation::commit`] releases the key.
 #[derive(Debug)]
 pub struct Reservation {
     window: Dedup,
@@ -119,18 +119,18 @@ impl Dedup {
         window
     }
 
-    /// Follows a changed configuration; what is remembered stays remembered.
+    /// Applies a changed configuration; remembered keys stay.
     pub fn configure(&self, settings: &Settings) {
         let millis = settings.window.get().as_millis();
         self.0.length.store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// How far back repeats are recognised.
+    /// The length of the window.
     pub fn length(&self) -> Duration {
         Duration::from_millis(self.0.length.load(Ordering::Relaxed))
     }
 
-    /// Takes the key for a submission, unless it was taken before.
+    /// Reserves the key for a submission, unless it was seen before.
     pub fn reserve(&self, key: u128, now: Timestamp) -> Answer {
         let mut known = self.known();
         if let Some(undecided) = known.reserved.get_mut(&key) {
@@ -143,7 +143,7 @@ impl Dedup {
         Answer::Fresh(Reservation { window: self.clone(), key })
     }
 
-    /// Remembers a key that the journal holds since `at`: refills the window after a restart.
+    /// Adds a key of a record accepted at `at`: refills the window after a restart.
     pub fn remember(&self, key: u128, at: Timestamp) {
         self.known().recent.insert(key, at, self.length());
     }
@@ -154,12 +154,12 @@ impl Dedup {
 }
 
 impl Reservation {
-    /// The key that is held.
+    /// The reserved key.
     pub fn key(&self) -> u128 {
         self.key
     }
 
-    /// The journal has it: repeats are recognised from `at` on.
+    /// Commits the key of a record accepted at `at`.
     pub fn commit(self, at: Timestamp) {
         self.window.remember(self.key, at);
     }

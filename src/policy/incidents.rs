@@ -1,8 +1,7 @@
-//! What an operator is told, and when: each incident once when it has lasted a while, and once when it is over; each happening when
-//! it happens.
+//! Incidents: an operator is told once when one has lasted a while, and once when it is over; a happening is told when it happens.
 //!
-//! Rule: signs come in as they are seen, again and again; what goes out depends on them and on the time passed in, which never goes
-//! back: a clock that is set makes nothing wait.
+//! Rule: signs come in repeatedly as they are seen. Notices depend on them and on the uptime, which never goes back, so that setting
+//! the clock delays nothing.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 
-/// What an operator can be told of.
+/// The events that operators are told of.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
@@ -25,19 +24,19 @@ pub enum Event {
     DeadLetters,
     /// The journal is nearly full, or cannot take anything.
     JournalFilling,
-    /// The file has a problem and is not in force.
+    /// The configuration file has a problem and is not in force.
     ConfigRefused,
     /// The primary was switched.
     Switch,
     /// The report says that the candidate is ready.
     Ready,
-    /// Somebody tries whether messages get through: of no section.
+    /// A test message. It cannot be configured.
     #[serde(skip_deserializing)]
     Test,
 }
 
 impl Event {
-    /// All that can be asked for.
+    /// All events that can be configured.
     pub const ALL: [Self; 8] = [
         Self::UpstreamDown,
         Self::CanaryFailed,
@@ -49,7 +48,7 @@ impl Event {
         Self::Ready,
     ];
 
-    /// As it is written in the configuration.
+    /// The name in the configuration.
     pub const fn name(self) -> &'static str {
         match self {
             Self::UpstreamDown => "upstream_down",
@@ -65,37 +64,37 @@ impl Event {
     }
 }
 
-/// What is seen at one moment.
+/// A sign of an event, as seen at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sign {
-    /// What of.
+    /// The event.
     pub event: Event,
-    /// Whose: an upstream's name, or empty.
+    /// The upstream's name, or empty.
     pub subject: String,
-    /// What there is to say.
+    /// The text of the notice.
     pub text: String,
-    /// What to say when it is over.
+    /// The text when it is over.
     pub over: String,
-    /// How it goes on and ends.
+    /// How it lasts.
     pub kind: Kind,
-    /// When it happened, where that is known better than when it is seen.
+    /// When it happened, if that is known.
     pub at: Option<Timestamp>,
 }
 
-/// How what is seen goes on and ends.
+/// How a sign lasts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// It lasts as long as it is seen.
     Lasts,
-    /// Nobody knows yet whether it is over: an incident of before the start goes on, and none begins.
+    /// It is unknown whether it is over: an incident from before the start goes on, and none begins.
     GoesOn,
-    /// It lasts as long as there are some, and is told again when there are more.
+    /// It lasts while the number is not zero, and is told again when the number grows.
     Grows(u64),
-    /// It happened again when this number is higher than ever.
+    /// It happened again when the number is higher than ever.
     Happens(u64),
 }
 
-/// Whether something began, ended or happened.
+/// The phase of an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
@@ -107,18 +106,18 @@ pub enum Phase {
     Happened,
 }
 
-/// What somebody is to be told.
+/// A notice for a receiver.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Notice {
-    /// What of.
+    /// The event.
     pub event: Event,
-    /// Whose: an upstream's name, or empty.
+    /// The upstream's name, or empty.
     pub subject: String,
     /// Whether it began, ended or happened.
     pub phase: Phase,
-    /// What there is to say.
+    /// The text.
     pub text: String,
-    /// Since when, or when it happened.
+    /// When it began or happened.
     pub at: Timestamp,
 }
 
@@ -131,27 +130,27 @@ pub struct Incidents {
 
 #[derive(Clone, Debug)]
 struct Open {
-    /// When it was seen first and last, in the daemon's own time.
+    /// When it was first and last seen, as uptime.
     since: Duration,
     seen: Duration,
-    /// When it was seen first, by the clock, and when it was seen to be gone.
+    /// When it was first seen, or seen to be gone, by the clock.
     at: Timestamp,
     gone: Option<Timestamp>,
     is_told: bool,
     over: String,
 }
 
-/// An incident that an earlier process told of.
+/// An incident that an earlier process has told.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Told {
-    /// What of.
+    /// The event.
     pub event: Event,
-    /// Whose.
+    /// The upstream's name, or empty.
     pub subject: String,
 }
 
 impl Incidents {
-    /// The incidents of a receiver that knows of these already, at `uptime` after the start, and of every switch before `now`.
+    /// The incidents of a receiver that was told of these already, and of every switch before `now`.
     pub fn after(told: impl IntoIterator<Item = (Told, String)>, uptime: Duration, now: Timestamp) -> Self {
         let open = |(told, over): (Told, String)| {
             let open = Open { since: uptime, seen: uptime, at: now, gone: None, is_told: true, over };
@@ -161,14 +160,14 @@ impl Incidents {
         Self { open: told.into_iter().map(open).collect(), counts }
     }
 
-    /// What was told and is not over.
+    /// Incidents that were told and are not over.
     pub fn told(&self) -> impl Iterator<Item = Told> {
         let told = self.open.iter().filter(|(_, open)| open.is_told);
         told.map(|((event, subject), _)| Told { event: *event, subject: subject.clone() })
     }
 
-    /// What is to be told of what is seen at `now`, `uptime` after the start. Something must last for `after` before its beginning is
-    /// told, and be gone for as long before its end is.
+    /// The notices to send for the signs seen at `now`, `uptime` after the start. An incident is told after it has lasted for `after`, and
+    /// its end after it has been gone for as long.
     pub fn follow(&mut self, signs: &[Sign], uptime: Duration, now: Timestamp, after: Duration) -> Vec<Notice> {
         let mut notices = vec![];
         for sign in signs {

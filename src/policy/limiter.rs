@@ -1,13 +1,12 @@
 //! The buckets behind the inbound limits: one for each project and category that has a [`Limit`].
 //!
-//! Rule: over any window no more passes than rate × window + burst. A changed configuration keeps what was spent.
+//! Rule: in any window at most rate × window + burst passes. A changed configuration keeps what was spent.
 //!
-//! Several relays that share a journal divide each limit: an item costs a bucket as many times as there are relays with a part in
-//! it. A relay leaves its part to the others when nothing came for ten seconds and the part is whole again. When something comes
-//! again, it begins with the part that it has when all relays have one, and takes more once the others were told twice that it
-//! has begun. So of n relays one may have used up the whole limit before the others begin: together they let in (2n - 1)/n of it
-//! at most. A bucket in which this relay has no more than that equal part is not looked at in an exchange: of many limits only
-//! those cost something under which something comes.
+//! Relays that share a journal divide each limit: an item costs a bucket as many times as there are relays with a part in it. A relay
+//! gives up its part when nothing came for ten seconds and its bucket is full. When something comes again, it starts with the equal
+//! part, as if all relays had one, and takes more once the others were told twice that it is busy. One relay may have used up the whole
+//! limit before the others start, so n relays together let in at most (2n - 1)/n of it. An exchange skips buckets in which this relay
+//! has the equal part, so that unused limits cost nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroU32;
@@ -26,31 +25,31 @@ use crate::protocol::rate_limits::RateLimit;
 
 use super::limits::{Limit, Limits};
 
-/// A relay to which nothing came for so long under a limit may leave its part to the others.
+/// How long nothing must come under a limit before a relay gives up its part.
 const LATELY: Duration = Duration::from_secs(10);
-/// So often the others are told that something comes here before more than a part of all is taken: each has told us by then.
+/// How often the others are told that a limit is busy here before this relay takes more than the equal part. By then each has told us.
 const HEARD: u8 = 2;
 
-/// The buckets of all projects. Fixed once made; the buckets in it fill and empty.
+/// The buckets of all projects. The set is fixed; the buckets fill and empty.
 #[derive(Debug, Default)]
 pub struct Limiter {
     shares: HashMap<Arc<str>, Share>,
-    /// How many relays there are; zero: this one alone.
+    /// The number of relays; zero for a single one.
     relays: AtomicU32,
     active: Arc<Active>,
 }
 
-/// Under which limit.
+/// A limit, by project and category.
 type Limited = (Arc<str>, Category);
 
-/// The limits under which something came since their part was last that of all.
+/// The limits that were used since this relay last had the equal part.
 type Active = Mutex<BTreeSet<Limited>>;
 
-/// What is known of one project.
+/// The limits of one project.
 #[derive(Debug, Default)]
 struct Share {
     buckets: Buckets,
-    /// Whether a browser that sends for it brings limits that do not hold yet.
+    /// Whether the first request of a browser puts limits in force.
     awaits_browsers: bool,
 }
 
@@ -58,24 +57,24 @@ struct Share {
 #[derive(Debug, Default)]
 pub struct Buckets(Vec<(Category, Arc<Bucket>)>);
 
-/// A limit that has been reached: of what, and for how long.
+/// A limit that has been reached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Reached {
     /// The category.
     pub category: Category,
-    /// When one more may come.
+    /// The wait until one more may come.
     pub wait: Duration,
 }
 
 impl Reached {
-    /// The limit as clients are told it.
+    /// The limit for the client's `X-Sentry-Rate-Limits`.
     pub fn told(self) -> RateLimit {
         RateLimit { retry_after: self.wait, categories: Some(vec![self.category]) }
     }
 }
 
 impl Limiter {
-    /// The buckets for `projects` under `limits`; browsers were seen to send for those in `seen`. Those that were there before keep what was spent.
+    /// The buckets for `projects` under `limits`; browsers have sent for the projects in `seen`. Buckets of `before` keep what was spent.
     ///
     /// `now` here and elsewhere is a time that only goes on, [`Clock::uptime`](crate::clock::Clock::uptime).
     pub fn new<'a>(
@@ -108,19 +107,19 @@ impl Limiter {
         self.shares.get(project).map(|share| &share.buckets).filter(|buckets| !buckets.0.is_empty())
     }
 
-    /// Whether limits come to hold for this project with the first browser that sends for it.
+    /// Whether the first request of a browser puts limits of this project in force.
     pub fn awaits_browsers(&self, project: &str) -> bool {
         self.shares.get(project).is_some_and(|share| share.awaits_browsers)
     }
 
-    /// The limits of which this relay has a part: what the others are told.
+    /// The limits in which this relay has a part, to tell the others.
     pub fn busy(&self, now: Duration) -> BTreeSet<Limited> {
         let is_busy = |limited: &&Limited| self.bucket(limited).is_some_and(|bucket| bucket.is_told_busy(now));
         self.active().iter().filter(is_busy).cloned().collect()
     }
 
-    /// Divides the limits among so many relays. `others` says how many besides have a part, by limit; `None`: nobody knows, and each
-    /// takes its part of all.
+    /// Divides the limits among `relays`. `others` is the number of other relays with a part, by limit; `None` if it is unknown, so that
+    /// each relay takes the equal part.
     pub fn divide(&self, relays: u32, others: Option<&BTreeMap<Limited, u32>>, now: Duration) {
         let divide = |bucket: &Bucket| {
             bucket.divide(relays, others.map(|others| others.get(&bucket.of).copied().unwrap_or(0)), now);
@@ -137,7 +136,7 @@ impl Limiter {
         });
     }
 
-    /// Divides them among as many relays as there were, of which nothing is heard now.
+    /// Divides the limits among the last known number of relays, when the exchange fails.
     pub fn divide_unheard(&self, now: Duration) {
         self.divide(self.relays.load(Ordering::Relaxed), None, now);
     }
@@ -156,7 +155,7 @@ impl Buckets {
         self.0.iter().find(|(own, _)| *own == category).map(|(_, bucket)| bucket)
     }
 
-    /// Takes what an item counts as out of its buckets, or says which of them has not enough.
+    /// Takes an item's quantities out of their buckets, or returns the limit that is reached.
     pub fn take(&self, item: &Quantities, now: Duration) -> Result<(), Reached> {
         for (category, quantity) in item.iter() {
             let Some(bucket) = self.of(category) else { continue };
@@ -166,19 +165,19 @@ impl Buckets {
     }
 }
 
-/// A bucket, and what this relay has of it.
+/// A bucket, and this relay's part of it.
 #[derive(Debug)]
 struct Bucket {
     of: Limited,
     limit: Limit,
     active: Arc<Active>,
-    /// Whether it is among these.
+    /// Whether the limit is in [`Active`].
     is_active: AtomicBool,
-    /// Among how many relays the limit is divided.
+    /// The number of relays that divide the limit.
     parts: AtomicU32,
-    /// When something was last asked of it, in nanoseconds; zero: never.
+    /// When it was last used, in nanoseconds of uptime; zero: never.
     asked: AtomicU64,
-    /// How often in a row the others were told that something is.
+    /// How often in a row the others were told that it is busy.
     told: AtomicU8,
     meter: Mutex<Meter>,
 }
@@ -194,7 +193,7 @@ impl Bucket {
         self.meter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The bucket that comes after this one: the same, or another one with as much spent.
+    /// The bucket under a changed limit: the same if it did not change, or another one with as much spent.
     fn followed(self: &Arc<Self>, limit: Limit, now: Duration) -> Arc<Self> {
         if self.limit == limit {
             return Arc::clone(self);
@@ -213,8 +212,8 @@ impl Bucket {
         })
     }
 
-    /// Takes `quantity`, or says when as much may be there. More than a full bucket holds never is. What is more than this relay's part
-    /// holds goes when the part is full, and is made up for afterwards.
+    /// Takes `quantity`, or returns the wait until it may be there. More than a full bucket never is. A quantity above this relay's part
+    /// passes when the part is full, and the debt is worked off afterwards.
     fn take(&self, quantity: u64, now: Duration) -> Result<(), Duration> {
         self.asked.fetch_max(nanos(now).max(1), Ordering::SeqCst);
         if !self.is_active.swap(true, Ordering::SeqCst) {
@@ -227,7 +226,7 @@ impl Bucket {
         self.meter().take(quantity * parts, now)
     }
 
-    /// Whether this relay has a part in it, as the others are told now.
+    /// Whether this relay is busy under the limit, as the others are told now.
     fn is_told_busy(&self, now: Duration) -> bool {
         let is_busy = self.is_busy(now);
         let told = if is_busy { self.told.load(Ordering::Relaxed).saturating_add(1).min(HEARD) } else { 0 };
@@ -241,7 +240,7 @@ impl Bucket {
         is_recent || self.meter().whole_at > now
     }
 
-    /// Whether it has to be looked at again. One that is asked meanwhile says so itself, or is seen here.
+    /// Whether the next exchange must look at it again.
     fn stays_active(&self, now: Duration) -> bool {
         let is_told = self.told.load(Ordering::Relaxed) > 0;
         self.is_active.store(is_told, Ordering::SeqCst);
@@ -260,7 +259,7 @@ impl Bucket {
         }
     }
 
-    /// What was spent of the part before is spent of this one, also more than it holds: whoever leaves and comes back gives nothing away.
+    /// Carries what was spent over to a changed part, even more than it holds, so that leaving and returning gains nothing.
     fn keep_spent(&self, (before, parts): (u32, u32), now: Duration) {
         let mut meter = self.meter();
         let left = u128::from(nanos(meter.whole_at.saturating_sub(now))) * u128::from(parts) / u128::from(before);
@@ -270,20 +269,20 @@ impl Bucket {
 
 type Governor = RateLimiter<NotKeyed, InMemoryState, Told, StateInformationMiddleware>;
 
-/// How full a bucket is. What is more than it holds can be taken of a full one: its clock stands still for as long as that takes to come.
+/// The fill of a bucket. More than it holds can be taken from a full one: its clock stands still until the debt is worked off.
 #[derive(Debug)]
 struct Meter {
     limit: Limit,
     governor: Governor,
-    /// Its time: [`START`] and that which it is told, less `behind`, and never less than before.
+    /// Its time: [`START`] plus the uptime, less `behind`; it never goes back.
     time: Told,
     behind: Duration,
-    /// When it is full again.
+    /// The uptime at which it is full again.
     whole_at: Duration,
 }
 
 impl Meter {
-    /// A full one of which so much is taken.
+    /// A full bucket of which `spent` was taken.
     fn spent(limit: Limit, spent: u64, now: Duration) -> Self {
         let time = Told(Arc::new(AtomicU64::new(nanos(START + now))));
         let quota = Quota::with_period(limit.interval()).expect("an interval is never zero").allow_burst(limit.burst());
@@ -312,20 +311,20 @@ impl Meter {
         Ok(())
     }
 
-    /// One that is full again after so long.
+    /// A bucket that is full again after `left`.
     fn whole_in(limit: Limit, left: Duration, now: Duration) -> Self {
         let spent = nanos(left).div_ceil(nanos(limit.interval()));
-        // Some of the next one has come already.
+        // Part of the next unit has come already.
         Self::spent(limit, spent, now.saturating_sub(times(limit.interval(), spent).saturating_sub(left)))
     }
 
-    /// How much it lacks until it is full.
+    /// How much is missing until it is full.
     fn lacks(&self, now: Duration) -> u64 {
         nanos(self.whole_at.saturating_sub(now)).div_ceil(nanos(self.limit.interval()))
     }
 }
 
-/// Before what a meter is told first there is time enough to fall behind.
+/// Far enough before the first uptime to fall behind.
 const START: Duration = Duration::from_secs(1 << 32);
 
 /// The time as it was last told.

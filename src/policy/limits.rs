@@ -1,6 +1,6 @@
-//! The section `[limits]` of the configuration, and a project's own in its place: what may come in of each category.
+//! Inbound limits: the section `[limits]` of the configuration, and a project's own limits.
 //!
-//! A limit is a sustained rate and a burst. Client reports and items of no category are never limited, so none can be written.
+//! A limit is a sustained rate and a burst for a category. Client reports and items without a category are never limited.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,14 +17,14 @@ use crate::units::{Amount, Rate};
 
 use super::storm;
 
-/// How much may come in of one category.
+/// The limit on one category.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limit {
     rate: Rate,
     burst: Option<Amount>,
 }
 
-/// A bucket that takes longer to fill is a mistake.
+/// The longest time to fill a bucket; a longer one is a mistake.
 const LONGEST_REFILL: Duration = Duration::from_secs(366 * 86_400);
 
 impl Limit {
@@ -36,12 +36,12 @@ impl Limit {
         Ok(limit)
     }
 
-    /// How much may come at once: what comes in one span of the rate, unless it says otherwise.
+    /// How much may come at once; by default the amount of the rate.
     pub fn burst(&self) -> NonZeroU32 {
         self.burst.map_or(self.rate.amount(), Amount::get)
     }
 
-    /// The time in which one more may come, rounded up.
+    /// The time until one more may come, rounded up.
     pub fn interval(&self) -> Duration {
         let nanos = self.rate.per().as_nanos().div_ceil(self.rate.amount().get().into());
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
@@ -86,20 +86,20 @@ impl<'de> Deserialize<'de> for Limit {
 /// The limits of one section.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Settings {
-    /// By category; what is absent is unlimited.
+    /// The limits by category; an absent category is unlimited.
     pub categories: BTreeMap<Category, Limit>,
-    /// What becomes of many identical errors.
+    /// The limit on identical errors.
     pub storm: Option<storm::Settings>,
 }
 
-/// What a project that browsers use may send of what nobody has limited. Its key is in every page, so anybody can send with it. As rate
-/// and burst: far above what pages send, far below what fills a journal.
+/// The default limits of a project that browsers use, as rate and burst. Its key is in every page, so anybody can send with it. They are
+/// far above what pages send and far below what fills a journal.
 const OF_BROWSERS: [(Category, &str, &str); 17] = [
     (Category::Error, "50/s", "500"),
     (Category::Security, "50/s", "500"),
     (Category::Transaction, "100/s", "1000"),
     (Category::Span, "1000/s", "20000"),
-    // The largest attachment that is taken fits.
+    // The largest attachment fits.
     (Category::Attachment, "5MiB/s", "200MiB"),
     (Category::AttachmentItem, "50/s", "500"),
     (Category::Feedback, "10/s", "100"),
@@ -128,7 +128,7 @@ enum Key {
     Storm,
 }
 
-/// The keys there are.
+/// All keys.
 const KEYS: [&str; CONFIGURABLE.len() + 1] = {
     let mut keys = ["storm"; CONFIGURABLE.len() + 1];
     keys.split_at_mut(CONFIGURABLE.len()).0.copy_from_slice(&CONFIGURABLE);
@@ -194,16 +194,16 @@ impl Serialize for Settings {
 /// The limits of every project.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Limits {
-    /// What holds for each project by itself.
+    /// The limits that hold for each project on its own.
     pub all: Settings,
-    /// What a project has in their place, by its name.
+    /// A project's own limits, by project name.
     pub own: BTreeMap<Arc<str>, Settings>,
-    /// Whether browsers use a project, by its name, where the file says so.
+    /// Whether browsers use a project, by name, if the file says so.
     pub browsers: BTreeMap<Arc<str>, bool>,
 }
 
 impl Limits {
-    /// What holds for each category of this project; `seen`: a browser has sent something for it.
+    /// The limits in force for a project; `seen` if a browser has sent for it.
     pub fn in_force(&self, project: &str, seen: bool) -> BTreeMap<Category, Limit> {
         let mut categories = self.of(project).categories;
         if self.browsers.get(project).copied().unwrap_or(seen) {
@@ -214,7 +214,7 @@ impl Limits {
         categories
     }
 
-    /// What the file says of this project.
+    /// The configured limits of a project.
     pub fn of(&self, project: &str) -> Settings {
         let mut settings = self.all.clone();
         if let Some(own) = self.own.get(project) {

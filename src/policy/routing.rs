@@ -1,4 +1,4 @@
-//! Who gets what: projects, the primary, the mirror. A [`Routing`] is one consistent view; a switch replaces the whole.
+//! Routing: projects, the primary, the mirror. A [`Routing`] is one consistent view; a switch replaces it as a whole.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub struct Project {
     pub public_key: PublicKey,
     /// The DSN at each upstream that gets this project's data, by the upstream's name.
     pub dsns: BTreeMap<Arc<str>, Dsn>,
-    /// What the API of an upstream calls it, as in `organization/project`, where that is written.
+    /// The project's name in an upstream's API, as in `organization/project`, if it is configured.
     pub places: BTreeMap<Arc<str>, Box<str>>,
     /// A primary of its own.
     pub primary: Option<Arc<str>>,
@@ -53,7 +53,7 @@ impl std::fmt::Debug for PublicKey {
     }
 }
 
-/// Who gets what, at one moment.
+/// The routing at one moment.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Routing {
     /// The upstream the team trusts now.
@@ -64,7 +64,7 @@ pub struct Routing {
     pub projects: Vec<Arc<Project>>,
 }
 
-/// What one submission is to do, decided under exactly one primary.
+/// The route of one submission, decided under exactly one primary.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Route {
     /// The upstreams that get it, the primary first.
@@ -84,7 +84,7 @@ impl Routing {
         project.mirror.unwrap_or(self.mirror)
     }
 
-    /// Where a submission of `project` goes.
+    /// The route of a submission of `project`.
     pub fn route(&self, project: &Project) -> Route {
         let primary = self.primary_of(project);
         let mirror = self.mirror_of(project);

@@ -1,24 +1,24 @@
 //! Chooses the stored events whose copy at the tracker is compared with what was sent.
 //!
-//! Rule: a kind of event that was never compared goes first, as long as the day has room. Of all known kinds together a few
-//! events are compared each hour, and no more than half of the day's: the rest of the room is left for what is new.
+//! Rule: a kind of event that was never compared comes first, while the day has room. Of all known kinds together a few events are
+//! compared each hour, and at most half of the day's, so that new kinds find room.
 
-/// How often a kind that is known is compared in an hour, at least, as a part of the day: half of it over 24 hours.
+/// The part of the day's room that known kinds may use in an hour: half of it over 24 hours.
 const PARTS: u64 = 48;
 
-/// How much room there is for comparisons with one tracker.
+/// The room for comparisons with one tracker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
     /// The most in 24 hours.
     pub most: u64,
-    /// How many there were in the last 24 hours.
+    /// Comparisons in the last 24 hours.
     pub day: u64,
-    /// How many of them in this hour.
+    /// Comparisons in this hour.
     pub hour: u64,
 }
 
 impl Room {
-    /// Whether one more event may be compared. `is_new`: none of its kind was compared before.
+    /// Whether one more event may be compared; `is_new` if none of its kind was compared before.
     pub fn takes(&self, is_new: bool) -> bool {
         match is_new {
             true => self.day < self.most,
@@ -26,14 +26,14 @@ impl Room {
         }
     }
 
-    /// Takes the room of one.
+    /// Counts a comparison.
     pub fn take(&mut self) {
         self.day += 1;
         self.hour += 1;
     }
 }
 
-/// What one step may read of the journal to find out of which kinds its events are.
+/// The budget of one step for reading bodies to find the kinds of their events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
     bytes: usize,

@@ -1,8 +1,7 @@
-//! What a shadow does not get: the section `[upstreams.NAME.shadow]`, in force while that upstream is not the primary of a
-//! project.
+//! The section `[upstreams.NAME.shadow]`: what an upstream does not get while it is not the primary of a project.
 //!
-//! Rule: what has an id gets the same decision on every relay and after every restart, the daily cap apart. Of a trace all is
-//! kept or nothing. What depends on an event goes with it. Clients' own reports of what they lost always pass.
+//! Rule: except for the daily cap, an id gets the same decision on every relay and after every restart. A trace is kept whole or not at
+//! all. Items that depend on an event go with it. Clients' own reports always pass.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,46 +23,46 @@ use fraction::Fraction;
 #[derive(Clone, Debug, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// The types of items it gets; absent, all of them.
+    /// The types of items it gets; all when absent.
     pub items: Option<Vec<ItemType>>,
-    /// The part of a category it gets: of transactions, their profiles and spans by trace, of the rest by event.
+    /// The fraction of a category it gets: transactions, their profiles and spans by trace, the rest by event.
     pub sample: BTreeMap<Category, Fraction>,
-    /// The most of a category it gets in a day (UTC), of all projects together.
+    /// The most of a category it gets in a day (UTC), for all projects together.
     pub daily_cap: BTreeMap<Category, Cap>,
 }
 
-/// What one submission is known by.
+/// The ids of a submission.
 #[derive(Clone, Copy, Debug)]
 pub struct Identity {
-    /// Its trace, or what stands in for it.
+    /// Its trace, or a substitute.
     pub trace: u128,
-    /// Its event, or what stands in for it.
+    /// Its event, or a substitute.
     pub event: u128,
 }
 
 /// An item to decide about.
 #[derive(Clone, Debug)]
 pub struct Candidate<'a> {
-    /// What it is.
+    /// Its type.
     pub kind: &'a ItemType,
-    /// Whether it is the event of its envelope, or what that is made of.
+    /// Whether it is its envelope's event, or the event is made from it.
     pub is_event: bool,
-    /// What it counts as.
+    /// Its quantities.
     pub quantities: Quantities,
 }
 
 impl Settings {
-    /// Whether it leaves nothing out.
+    /// Whether it leaves nothing out at all.
     pub fn is_open(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whether a decision about what counts as this takes an [`Identity`].
+    /// Whether deciding about these quantities takes an [`Identity`].
     pub fn samples(&self, quantities: &Quantities) -> bool {
         quantities.iter().any(|(category, _)| self.sample.contains_key(&category))
     }
 
-    /// Whether no item of this type and these categories ever gets through.
+    /// Whether items of this type and these categories never get through.
     pub fn never_takes(&self, kind: &ItemType, categories: &Quantities) -> bool {
         let is_closed = |category| self.sample.get(&category).is_some_and(|part| part.is_nothing());
         self.filters(kind) || categories.iter().any(|(category, _)| is_closed(category))
@@ -74,8 +73,8 @@ impl Settings {
         !self.items.as_ref().is_none_or(is_listed)
     }
 
-    /// What is left out of a submission's items, by position, and why. `take` takes what an item counts as from what is left of the
-    /// day, and says whether there was enough; it is asked of what is not left out for another reason, events first.
+    /// The items of a submission that are left out, by position, and why. `take` takes an item's quantities from the daily cap and returns
+    /// whether there was enough. It is called for items that are not left out for another reason, events first.
     pub fn left_out(
         &self,
         items: &[Candidate<'_>],
@@ -97,7 +96,7 @@ impl Settings {
         let mut verdicts: Vec<Option<DropReason>> = vec![None; items.len()];
         let events = || (0..).zip(items).filter(|(_, item)| item.is_event).map(|(position, _): (usize, _)| position);
         events().for_each(|position| verdicts[position] = verdict(&items[position]));
-        // Of several events one that goes through takes what depends on them along.
+        // If one of several events gets through, the items that depend on them do as well.
         let goes_alone = events().all(|position| verdicts[position].is_some());
         let shared = events().next().and_then(|first| verdicts[first]).filter(|_| goes_alone);
         for (slot, item) in verdicts.iter_mut().zip(items).filter(|(_, item)| !item.is_event) {

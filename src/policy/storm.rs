@@ -1,7 +1,7 @@
-//! Storms: identical errors, the first few of which pass in each window and the rest is dropped and counted.
+//! Storms of identical errors: in each window the first few pass, and the rest is dropped and counted.
 //!
-//! Identical is what has the same fingerprint of its own, or else the same type, value and top frame of the project's code.
-//! Memory is bounded: of more than `MOST` different errors those not seen for longest are forgotten.
+//! Errors are identical if they have the same custom fingerprint, or else the same type, value and top frame of the project's code.
+//! Memory is bounded: beyond `MOST` different errors those not seen for longest are forgotten.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -18,20 +18,20 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::clock::Timestamp;
 use crate::units::Period;
 
-/// The most different errors that are told apart at once.
+/// The most different errors that are counted at once.
 const MOST: u64 = 4096;
-/// How many storms are shown.
+/// The number of storms in the status.
 const SHOWN: usize = 20;
-/// How much of an error's type is shown.
+/// The length of an error's type in the status, in bytes.
 const SHOWN_LENGTH: usize = 80;
 
 /// The section `[limits.storm]` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// How many identical errors pass in each window.
+    /// The number of identical errors that pass in each window.
     pub limit: NonZeroU32,
-    /// How long a window is. It begins with the first error after the one before.
+    /// The length of a window. It begins with the first error after the last window.
     pub window: Period,
 }
 
@@ -41,11 +41,11 @@ impl Default for Settings {
     }
 }
 
-/// What makes an error identical to another: found in an event's payload.
+/// The signature by which errors are identical, taken from an event's payload.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Signature {
     hash: u64,
-    /// Its type, or its fingerprint: what may be shown.
+    /// The error's type or fingerprint, for the status.
     shown: Box<str>,
 }
 
@@ -57,7 +57,7 @@ struct Event<'a> {
     exception: Option<Thrown<'a>>,
 }
 
-/// A list, or an object with one ("Exception Interface"): the last of it, which is what was thrown. The others caused it.
+/// The last of a list of exceptions, or of an object with one ("Exception Interface"): the one that was thrown. The others caused it.
 struct Thrown<'a>(Option<Exception<'a>>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Thrown<'a> {
@@ -123,10 +123,10 @@ struct Frame<'a> {
     in_app: Option<bool>,
 }
 
-/// The fingerprint that stands for what a tracker would group by ("SDK Fingerprinting").
+/// The fingerprint that stands for the tracker's own grouping ("SDK Fingerprinting").
 const DEFAULT: &str = "{{ default }}";
 
-/// How many identical errors there were and are.
+/// The counts of identical errors.
 #[derive(Clone, Debug)]
 pub struct Storms(Arc<Sky>);
 
@@ -150,7 +150,7 @@ struct Window {
 pub struct Storm {
     /// The project.
     pub project: Arc<str>,
-    /// Their type, or their fingerprint.
+    /// Their type or fingerprint.
     pub what: Box<str>,
     /// How many were dropped.
     pub collapsed: u64,
@@ -158,12 +158,12 @@ pub struct Storm {
     pub last: Timestamp,
 }
 
-/// What becomes of an error.
+/// The decision about an error.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
-    /// It passes. It may be the first after a storm.
+    /// It passes; with a storm if it is the first error after one.
     Passes(Option<Storm>),
-    /// It is one too many.
+    /// It is dropped.
     Collapses,
 }
 
@@ -175,7 +175,7 @@ impl Default for Storms {
 }
 
 impl Storms {
-    /// What makes the event identical to others; `None` when it is no error, or cannot be read.
+    /// The signature of an event; `None` if it is no error or cannot be read.
     pub fn signature(&self, project: &str, payload: &[u8]) -> Option<Signature> {
         let event: Event<'_> = serde_json::from_slice(payload).ok()?;
         let own = event.fingerprint.unwrap_or_default();
@@ -195,7 +195,7 @@ impl Storms {
         Some(Signature { hash, shown: printable.take(SHOWN_LENGTH).collect() })
     }
 
-    /// What becomes of an error with this signature.
+    /// Decides about an error with this signature.
     pub fn weather(&self, project: &Arc<str>, error: Signature, settings: &Settings, now: Timestamp) -> Answer {
         let fresh = || {
             let storm = Storm { project: Arc::clone(project), what: error.shown, collapsed: 0, last: now };
@@ -203,7 +203,7 @@ impl Storms {
         };
         let window = self.0.windows.get_with(error.hash, fresh);
         let mut window = lock(&window);
-        // A clock that was set back has no window left to wait for.
+        // After the clock was set back, a new window begins.
         if now.since(window.began) >= settings.window.get() || now < window.began {
             let before = Storm { collapsed: 0, ..window.storm.clone() };
             let storm = std::mem::replace(&mut window.storm, before);
@@ -219,7 +219,7 @@ impl Storms {
         Answer::Collapses
     }
 
-    /// The storms that are, and the last that were, the most recent first.
+    /// Current and past storms, the most recent first.
     pub fn shown(&self) -> Vec<Storm> {
         let mut all: Vec<Storm> = lock(&self.0.passed).iter().cloned().collect();
         let windows = self.0.windows.iter().map(|(_, window)| lock(&window).storm.clone());

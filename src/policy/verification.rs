@@ -1,7 +1,7 @@
-//! Looking for the events that an upstream took: the section `[verify]` of the configuration, when an event is looked for, and when
-//! one that is not found is called missing.
+//! Verification: the section `[verify]` of the configuration, when an event is looked up at an upstream that took it, and when one that
+//! is not found counts as missing.
 //!
-//! Rules: nothing is called missing by one look. An event that turns up late is stored all the same.
+//! Rules: one lookup makes no event missing. An event that turns up late counts as stored.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,39 +11,39 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::units::{Period, Rate};
 
-/// The longest time between two looks for an event that is missing.
+/// The longest time between two lookups of a missing event.
 const LONGEST: Duration = Duration::from_secs(3600);
-/// The longest time between the first look and the second.
+/// The longest time between the first lookup and the second.
 const SECOND_LOOK: Duration = Duration::from_secs(30);
-/// How long after it is sent again for the second time or later each missing event has the upstream for itself: a tracker that
-/// stores events in batches (GlitchTip: of 2 s) loses the others along with one that it cannot store.
+/// How long an event has the upstream to itself after its second or later repair: a tracker that stores batches (GlitchTip: of 2 s)
+/// loses the other events of a batch together with one that it cannot store.
 pub const ALONE: Duration = Duration::from_secs(4);
-/// Samples of how far an upstream has come, kept within `settle`.
+/// The number of samples of an upstream's progress within `settle`.
 const SAMPLES: u32 = 32;
 
 /// The section `[verify]` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// How long after a tracker took an event it is looked for.
+    /// The time from delivery to the first lookup.
     pub settle: Period,
-    /// The most requests to each tracker's API.
+    /// The rate limit for requests to each tracker's API.
     pub requests: Rate,
-    /// What becomes of an event that is missing.
+    /// Whether missing events are sent again.
     pub repair: Repairs,
-    /// How often an event is sent again, at most, before it becomes a dead letter.
+    /// How often an event is sent again before it becomes a dead letter.
     pub max_repairs: u32,
-    /// How many stored events of each tracker are compared with what was sent, at most, in 24 hours; 0: none.
+    /// The most stored events of each tracker that are compared with what was sent, in 24 hours; 0 for none.
     pub compare: u32,
 }
 
-/// What becomes of an event that a tracker took and does not store.
+/// Whether events that a tracker took and does not store are sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Repairs {
-    /// It waits for somebody to send it again.
+    /// Only an operator sends them again.
     Off,
-    /// It is sent again.
+    /// They are sent again automatically.
     Auto,
 }
 
@@ -65,7 +65,7 @@ impl Settings {
         self.requests.per() / self.requests.amount().get()
     }
 
-    /// What becomes of an event that was not found, after `looks` that did not find it either and `repairs`.
+    /// The decision about an event that was not found, after `looks` lookups without success and `repairs`.
     pub fn not_found(&self, looks: u32, repairs: u32, now: Timestamp) -> NotFound {
         let first = self.settle.get().min(SECOND_LOOK);
         match looks {
@@ -76,18 +76,18 @@ impl Settings {
     }
 }
 
-/// What becomes of an event that was not found.
+/// The decision about an event that was not found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotFound {
-    /// It may be on its way: it is looked for again then.
+    /// It may be on its way; look it up again then.
     LookAgain(Timestamp),
-    /// It is missing. It may turn up: it is looked for again then.
+    /// It is missing, but may turn up; look it up again then.
     Missing(Timestamp),
-    /// It was sent often enough.
+    /// It was sent again often enough.
     GiveUp,
 }
 
-/// How far an upstream has come, seen over time: what it took at least `settle` ago.
+/// The progress of an upstream over time, to know what it took at least `settle` ago.
 #[derive(Clone, Debug)]
 pub struct Frontier<T> {
     samples: VecDeque<(Timestamp, T)>,
@@ -101,7 +101,7 @@ impl<T> Default for Frontier<T> {
 }
 
 impl<T: Copy> Frontier<T> {
-    /// Notes how far it has come by now.
+    /// Adds a sample of the progress at `now`.
     pub fn note(&mut self, reached: T, now: Timestamp, settle: Duration) {
         let is_due = self.samples.back().is_none_or(|(at, _)| now.since(*at) >= settle / SAMPLES || *at > now);
         if is_due {
@@ -112,7 +112,7 @@ impl<T: Copy> Frontier<T> {
         }
     }
 
-    /// How far it had come `settle` ago; `None` while that is not known.
+    /// The progress `settle` ago; `None` while it is unknown.
     pub fn settled(&mut self, now: Timestamp, settle: Duration) -> Option<T> {
         while let Some((at, reached)) = self.samples.front()
             && now.since(*at) >= settle

@@ -1,5 +1,4 @@
-//! The keys of the last while, in as little memory as serves: eight bytes each in generations that are closed, and a hash set for
-//! the one that grows.
+//! The keys of the window in little memory: eight bytes each in closed generations, and a hash set for the one that grows.
 //!
 //! Rule: a key is remembered for the window at least, and for a quarter of it longer at most, or twice as long when it came while the
 //! clock was ahead, unless there are more than [`CAPACITY`]: then the oldest go first. Of a key only 64 bits under a secret of this process are kept, so that two different
@@ -14,33 +13,33 @@ use crate::clock::Timestamp;
 /// The most keys remembered: 100,000 in each minute of a window of ten, and a quarter more for the generation that grows.
 pub const CAPACITY: usize = 1_250_000;
 
-/// Into how many generations a window is divided.
+/// The number of generations in a window.
 const GENERATIONS: u32 = 4;
-/// A generation of so many is closed early.
+/// The number of keys at which a generation is closed early.
 const MOST: usize = CAPACITY / (GENERATIONS as usize + 1);
 
-/// The keys of the last while.
+/// The keys of the window.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
     secret: RandomState,
     young: HashSet<u64, BuildHasherDefault<AsIs>>,
-    /// When the first of the young ones came.
+    /// When the first key of the growing generation came.
     since: Timestamp,
-    /// When the latest came.
+    /// When the latest key came.
     latest: Timestamp,
-    /// The latest first.
+    /// Closed generations, latest first.
     closed: VecDeque<Generation>,
 }
 
 #[derive(Debug)]
 struct Generation {
-    /// When the last of them came.
+    /// When its last key came.
     ended: Timestamp,
-    /// In order.
+    /// Sorted.
     keys: Box<[u64]>,
 }
 
-/// What is hashed is a hash already.
+/// A hasher that passes on what is a hash already.
 #[derive(Default)]
 pub(super) struct AsIs(u64);
 

@@ -1,7 +1,7 @@
-//! How much of the daily caps of `[upstreams.NAME.shadow]` is used.
+//! The use of the daily caps of `[upstreams.NAME.shadow]`.
 //!
-//! Rule: everything an upstream is to get counts, also what it gets as the primary, when nothing is held against the cap. What was
-//! not accepted in the end is given back. What came before the counting began is told from the accounts.
+//! Rule: everything that an upstream gets counts, even as the primary, when the cap does not apply. A submission that is not accepted
+//! in the end is given back. The accounts tell what came before the counting began.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -18,7 +18,7 @@ use super::Settings;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// The most in a day: of pieces, written `5000`, or of bytes, written `"1GiB"`.
+/// The most in a day: pieces, written `5000`, or bytes, written `"1GiB"`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cap {
     most: u64,
@@ -59,13 +59,13 @@ impl Serialize for Cap {
     }
 }
 
-/// What upstreams with caps were to get today. Cheap to clone; clones share the counts.
+/// The quantities that upstreams with caps got today. Clones share the counts.
 #[derive(Clone, Debug, Default)]
 pub struct Caps(Arc<Mutex<Day>>);
 
 #[derive(Debug, Default)]
 struct Day {
-    /// Counted from the epoch.
+    /// The day, counted from the epoch.
     number: u64,
     used: HashMap<Arc<str>, Counts>,
 }
@@ -84,7 +84,7 @@ pub fn day_of(now: Timestamp) -> Timestamp {
 }
 
 impl Caps {
-    /// From now on the upstreams that `capped` names are counted, and no others; names those of them of which nothing is known yet.
+    /// Counts the upstreams in `capped` from now on, and no others. Returns those that are new, for [`Caps::begin`].
     pub fn follow<'a>(&self, capped: impl IntoIterator<Item = &'a Arc<str>>, now: Timestamp) -> Vec<Arc<str>> {
         let mut day = self.day(now);
         let capped: Vec<Arc<str>> = capped.into_iter().cloned().collect();
@@ -92,7 +92,7 @@ impl Caps {
         capped.into_iter().filter(|upstream| !day.used.contains_key(upstream)).collect()
     }
 
-    /// What an upstream was to get today before it was counted.
+    /// Adds what an upstream got today before it was counted.
     pub fn begin(&self, upstream: &Arc<str>, used: impl IntoIterator<Item = (Category, u64)>, now: Timestamp) {
         let mut day = self.day(now);
         let counts = day.counts(upstream);
@@ -117,7 +117,7 @@ fn add(counts: &mut Counts, category: Category, quantity: u64) {
     *count = count.saturating_add(quantity);
 }
 
-/// What one submission used up. Dropped without [`Spent::keep`] it is given back.
+/// What one submission used of the caps. Dropping it without [`Spent::keep`] gives it back.
 #[derive(Debug)]
 pub struct Spent {
     caps: Caps,
@@ -126,12 +126,12 @@ pub struct Spent {
 }
 
 impl Spent {
-    /// Nothing yet.
+    /// Nothing used yet.
     pub const fn nothing(caps: Caps, now: Timestamp) -> Self {
         Self { caps, now, quantities: vec![] }
     }
 
-    /// Takes what an item counts as; false, and nothing is taken, when of one of its categories that is more than its cap leaves.
+    /// Takes an item's quantities. Returns false and takes nothing if one of its categories has too little left.
     pub fn take(&mut self, upstream: &Arc<str>, settings: &Settings, item: &Quantities) -> bool {
         if settings.daily_cap.is_empty() {
             return true;
@@ -148,7 +148,7 @@ impl Spent {
         fits
     }
 
-    /// Counts what an item counts as, whatever the cap says, when there is one.
+    /// Counts an item's quantities in categories that have a cap, whatever is left.
     pub fn count(&mut self, upstream: &Arc<str>, settings: &Settings, item: &Quantities) {
         if settings.daily_cap.is_empty() {
             return;
@@ -162,7 +162,7 @@ impl Spent {
         self.quantities.push((Arc::clone(upstream), item.clone()));
     }
 
-    /// It is accepted.
+    /// Keeps what was used: the submission is accepted.
     pub fn keep(mut self) {
         self.quantities.clear();
     }

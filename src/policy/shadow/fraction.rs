@@ -1,17 +1,17 @@
-//! A part of the whole, and what belongs to it by its id.
+//! A fraction of a category, chosen by id.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A part of the whole, written `0.1`: from 0 to 1, in millionths.
+/// A fraction from 0 to 1, written `0.1`; in millionths.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fraction(u32);
 
 const WHOLE: u32 = 1_000_000;
 
 impl Fraction {
-    /// Whether what has this id belongs to the part: always the same answer for the same id.
+    /// Whether an id belongs to the fraction. The same id always gets the same answer.
     pub fn has(self, id: u128) -> bool {
         // SplitMix64's finish (Steele, Lea, Flood: "Fast Splittable Pseudorandom Number Generators"): ids need not be random.
         let mix = |n: u64| {
@@ -20,11 +20,11 @@ impl Fraction {
             n ^ (n >> 31)
         };
         let place = mix(mix((id >> 64) as u64).wrapping_add(id as u64).wrapping_add(0x9e37_79b9_7f4a_7c15));
-        // The upper half of the product is the place in millionths.
+        // The upper half of the product is the position in millionths.
         (u128::from(place) * u128::from(WHOLE)) >> 64 < self.0.into()
     }
 
-    /// Whether nothing belongs to it.
+    /// Whether no id belongs to it.
     pub const fn is_nothing(self) -> bool {
         self.0 == 0
     }
@@ -54,7 +54,7 @@ impl<'de> Deserialize<'de> for Fraction {
             fn visit_f64<E: de::Error>(self, n: f64) -> Result<Fraction, E> {
                 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to a million")]
                 match n {
-                    // A part that is not nothing does not become nothing.
+                    // A fraction above zero is not rounded to zero.
                     0.0..=1.0 => Ok(Fraction(((n * f64::from(WHOLE)).round() as u32).max(u32::from(n > 0.0)))),
                     _ => Err(E::invalid_value(de::Unexpected::Float(n), &self)),
                 }
