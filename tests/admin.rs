@@ -54,7 +54,7 @@ async fn order(relay: &Relay, headers: &[(&str, &str)], body: &Value) -> Respons
 }
 
 #[tokio::test]
-async fn health_says_alive_and_ready_and_an_upstreams_outage_changes_neither() {
+async fn an_upstreams_outage_changes_neither_liveness_nor_readiness() {
     let (mut old, new, plan) = two_upstreams().await;
     let relay = plan.start().await;
     old.go_down().await;
@@ -89,7 +89,7 @@ async fn health_says_alive_and_ready_and_an_upstreams_outage_changes_neither() {
 }
 
 #[tokio::test]
-async fn without_room_on_the_disk_it_is_alive_and_not_ready_and_refuses_with_503() {
+async fn a_full_disk_makes_a_relay_unready_but_keeps_it_alive() {
     let (old, new, plan) = two_upstreams().await;
     let mut relay = plan.journal("min_free_disk = \"1000TiB\"").prepare();
     relay.launch();
@@ -161,7 +161,7 @@ async fn a_key_that_nobody_has_is_told_and_not_all_is_well() {
 }
 
 #[tokio::test]
-async fn the_status_page_shows_the_primary_the_upstreams_and_what_waits() {
+async fn the_status_page_shows_the_primary_the_upstreams_and_the_backlog() {
     let (old, new, plan) = two_upstreams().await;
     new.always(Reply::Status(503, vec![], "<script>alert(1)</script>".to_owned()));
     let relay = plan.start().await;
@@ -202,7 +202,7 @@ async fn the_status_page_shows_the_primary_the_upstreams_and_what_waits() {
 }
 
 #[tokio::test]
-async fn an_order_switches_the_primary_edits_the_file_and_is_kept_with_its_reason() {
+async fn an_order_switches_the_primary_and_is_kept_with_its_reason() {
     let (old, new, plan) = two_upstreams().await;
     let relay = plan.top("mirror = false   # the old one is paid by the event").start().await;
     let commented = with_comments(&relay).await;
@@ -249,7 +249,7 @@ async fn an_order_switches_the_primary_edits_the_file_and_is_kept_with_its_reaso
 }
 
 #[tokio::test]
-async fn an_announced_reason_waits_for_its_edit_whatever_else_is_reloaded_meanwhile() {
+async fn an_announced_reason_waits_for_its_edit_through_other_reloads() {
     let (_old, _new, plan) = two_upstreams().await;
     let relay = plan.start().await;
     let announced = json!({"to": "new", "reason": "as agreed", "author": "Kim", "announced": true});

@@ -102,7 +102,7 @@ fn import<'a>(named: &'a Named, source: &Source) -> Option<&'a str> {
 }
 
 #[test]
-fn what_belongs_to_one_part_is_named_nowhere_else() {
+fn a_name_reserved_for_one_part_appears_nowhere_else() {
     let mut broken = Vec::new();
     for source in sources().iter().filter(|source| !source.is_test()) {
         for named in source.named() {
@@ -121,7 +121,7 @@ fn what_belongs_to_one_part_is_named_nowhere_else() {
 }
 
 #[test]
-fn every_file_begins_with_what_lives_in_it() {
+fn every_file_begins_with_a_module_comment() {
     let silent = sources().into_iter().filter(|source| !source.text.starts_with("//!"));
     let says = |source: Source| {
         format!("{}:1: begin with `//!`: what lives here, the rule it keeps, what it refuses to know", source.path)

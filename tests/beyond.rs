@@ -150,7 +150,7 @@ fn row(rate: f64, outcome: &Outcome, wal: f64) {
 }
 
 #[test]
-fn the_model_says_again_what_was_measured() {
+fn the_model_reproduces_the_measurements() {
     for (what, point, group) in
         [("delivered", MEASURED.delivered, DELIVERED), ("appended", MEASURED.appended, APPENDED)]
     {
@@ -165,7 +165,7 @@ fn the_model_says_again_what_was_measured() {
 }
 
 #[test]
-fn figures_of_where_one_primary_ends() {
+fn figures_of_the_limits_of_one_primary() {
     let (commit, each) = MEASURED.split();
     println!("the primary works {commit:.0} µs for a commit and {each:.0} µs for an envelope in it\n");
     for (primary, relays) in [(4, 3), (16, 8), (64, 24)] {
@@ -194,7 +194,7 @@ fn figures_of_where_one_primary_ends() {
 }
 
 #[test]
-fn figures_of_what_a_billion_envelopes_cost() {
+fn figures_of_the_cost_of_a_billion_envelopes() {
     let (processors, relays) = (assumed("PROCESSORS", 16.0), assumed("RELAYS", 8.0));
     let (relay_processors, share) = (assumed("RELAY_PROCESSORS", 2.0), assumed("SHARE", 0.5));
     let setting = cluster(processors as usize, relays as usize, 0.0);
@@ -218,6 +218,6 @@ fn figures_of_what_a_billion_envelopes_cost() {
 }
 
 #[test]
-fn one_setting_has_one_outcome() {
+fn equal_settings_have_equal_outcomes() {
     assert_eq!(simulate(cluster(4, 3, 500.0)), simulate(cluster(4, 3, 500.0)));
 }

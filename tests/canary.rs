@@ -85,7 +85,7 @@ async fn why_not(relay: &Relay, upstream: &str, word: &str) {
 }
 
 #[tokio::test]
-async fn every_upstream_takes_canaries_the_gauges_say_so_and_they_are_no_evidence_of_any_service() {
+async fn canaries_reach_every_upstream_and_are_no_evidence_of_a_service() {
     let (a, b, plan) = upstreams().await;
     let relay = plan.more(SECTION).start().await;
     success_is(&relay, "a", 1.0, SOON).await;
@@ -121,7 +121,7 @@ async fn every_upstream_takes_canaries_the_gauges_say_so_and_they_are_no_evidenc
 }
 
 #[tokio::test]
-async fn an_upstream_that_is_down_fails_alone_gets_no_second_canary_and_is_well_again_by_itself() {
+async fn an_upstream_that_is_down_fails_its_canary_alone_and_recovers_by_itself() {
     let (a, mut b, plan) = upstreams().await;
     let relay = plan.more(SECTION).start().await;
     success_is(&relay, "b", 1.0, SOON).await;
@@ -151,7 +151,7 @@ async fn an_upstream_that_is_down_fails_alone_gets_no_second_canary_and_is_well_
 }
 
 #[tokio::test]
-async fn limits_storms_and_shadows_sections_keep_no_canary_from_an_upstream() {
+async fn limits_storm_and_shadow_sections_hold_back_no_canary() {
     let (_a, b, plan) = upstreams().await;
     let closed = "[limits]\nerror = { rate = \"1/d\", burst = 1 }\n[limits.storm]\nlimit = 1\nwindow = \"1h\"\n\
                   [upstreams.b.shadow]\nitems = [\"transaction\"]\nsample = { error = 0.0 }\ndaily_cap = { error = 1 }";
@@ -167,7 +167,7 @@ async fn limits_storms_and_shadows_sections_keep_no_canary_from_an_upstream() {
 }
 
 #[tokio::test]
-async fn what_an_upstream_limits_waits_there_as_a_canary_too_and_what_it_refuses_is_said() {
+async fn a_limited_canary_waits_and_a_refused_canary_is_logged() {
     let (a, b, plan) = upstreams().await;
     a.then([Reply::with_header(429, "x-sentry-rate-limits", "3:error:key")]);
     b.then([Reply::Status(400, vec![], "no such events here".to_owned())]);
@@ -188,7 +188,7 @@ async fn what_an_upstream_limits_waits_there_as_a_canary_too_and_what_it_refuses
 }
 
 #[tokio::test]
-async fn a_reload_turns_canaries_on_and_off_and_they_go_where_new_envelopes_go() {
+async fn a_reload_turns_canaries_on_and_off_and_they_follow_the_mirror() {
     let (a, b, plan) = upstreams().await;
     let relay = plan.start().await;
     let off = std::fs::read_to_string(relay.config()).expect("the file");
@@ -243,7 +243,7 @@ async fn trackers() -> (Glitchtip, Glitchtip, Relay) {
 }
 
 #[tokio::test]
-async fn where_canaries_are_read_back_only_one_that_is_found_stored_is_a_success() {
+async fn a_canary_that_is_read_back_succeeds_only_when_it_is_stored() {
     let (_a, b, relay) = trackers().await;
     success_is(&relay, "a", 1.0, A_WHILE).await;
     b.set_worker(false);
@@ -255,7 +255,7 @@ async fn where_canaries_are_read_back_only_one_that_is_found_stored_is_a_success
 }
 
 #[tokio::test]
-async fn a_tracker_that_cannot_be_asked_fails_no_canary_and_the_token_goes_nowhere_else() {
+async fn a_failing_tracker_api_fails_no_canary_and_leaks_no_token() {
     let (a, b, relay) = trackers().await;
     let elsewhere = Upstream::start().await;
     let location = format!("http://{}/stolen/", elsewhere.address());
@@ -285,7 +285,7 @@ async fn latest(relay: &Relay, upstream: &str) -> (Value, Value) {
 }
 
 #[tokio::test]
-async fn the_last_delivery_and_the_last_canary_outlive_a_kill_while_the_upstream_is_down() {
+async fn the_last_delivery_and_the_last_canary_outlive_a_kill() {
     let (a, mut b, plan) = upstreams().await;
     let mut relay = plan.more(SECTION).start().await;
     relay.send_errors(1).await;

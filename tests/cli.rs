@@ -99,7 +99,7 @@ async fn relay_with_two() -> (Relay, Upstream, Upstream) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn init_writes_a_file_with_which_a_relay_runs_and_says_what_services_need() {
+async fn init_writes_a_working_file_and_says_what_services_need() {
     let upstreams = [Upstream::start().await, Upstream::start().await];
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("config.toml");
@@ -149,7 +149,7 @@ async fn init_writes_a_file_with_which_a_relay_runs_and_says_what_services_need(
 }
 
 #[test]
-fn init_keeps_what_a_parallel_run_needs_says_what_it_took_for_granted_and_names_no_file_that_is_not_there() {
+fn init_writes_the_settings_of_a_parallel_run_and_says_what_it_assumed() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("config.toml");
     let dsns =
@@ -176,7 +176,7 @@ fn init_keeps_what_a_parallel_run_needs_says_what_it_took_for_granted_and_names_
 }
 
 #[test]
-fn init_refuses_what_makes_no_configuration_and_repeats_no_key() {
+fn init_refuses_bad_arguments_and_repeats_no_key() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("config.toml");
     for (args, says) in [
@@ -239,7 +239,7 @@ fn init_with_the_tokens_of_apis_writes_a_file_by_which_trackers_are_asked_what_t
 }
 
 #[test]
-fn init_with_force_replaces_a_link_and_leaves_alone_what_it_leads_to() {
+fn init_with_force_replaces_a_link_and_leaves_its_target_alone() {
     let (folder, elsewhere) = folder_with("mine");
     let path = folder.path().join("link.toml");
     std::os::unix::fs::symlink(&elsewhere, &path).expect("a link");
@@ -340,7 +340,7 @@ fn a_missing_configuration_exits_with_66_and_says_how_to_name_one() {
 }
 
 #[test]
-fn where_no_configuration_is_named_the_message_names_all_the_places_that_were_looked_at() {
+fn the_message_without_a_configuration_names_every_place_looked_at() {
     if Path::new("/etc/switchyard/config.toml").exists() {
         return;
     }
@@ -413,7 +413,7 @@ fn all_problems_are_told_at_once_with_their_lines_and_without_secrets() {
 }
 
 #[test]
-fn a_change_is_compared_and_says_what_needs_a_restart() {
+fn check_against_lists_changes_and_what_needs_a_restart() {
     let (_folder, old) = folder_with(CONFIG);
     let (_other, new) =
         folder_with(&CONFIG.replace("127.0.0.1:1\"", "127.0.0.1:2\"").replace("\"sentry\"  #", "\"glitchtip\" #"));
@@ -424,7 +424,7 @@ fn a_change_is_compared_and_says_what_needs_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_upstream_is_asked_and_what_is_wrong_is_explained() {
+async fn check_online_asks_each_upstream_and_explains_failures() {
     let (good, bad) = (Upstream::start().await, Upstream::start().await);
     bad.always(Reply::Status(403, vec![], "no such key: hush7".to_owned()));
     let text = CONFIG.replace("http://key@127.0.0.1:9/1", &good.dsn("k", 1));
@@ -448,7 +448,7 @@ async fn each_upstream_is_asked_and_what_is_wrong_is_explained() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_an_endless_answer_a_probe_reads_the_beginning() {
+async fn a_probe_reads_only_the_beginning_of_an_endless_answer() {
     let listener = std::net::TcpListener::bind(("127.0.0.1", net::free_port())).expect("a port");
     let dsn = format!("http://key@{}/1", listener.local_addr().expect("an address"));
     let serving = std::thread::spawn(move || {
@@ -482,7 +482,7 @@ async fn of_an_endless_answer_a_probe_reads_the_beginning() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_kind_of_tracker_is_recognised_and_the_line_to_write_is_suggested() {
+async fn each_kind_of_tracker_is_recognised_and_its_line_suggested() {
     let json_at = |path: &'static str, body: &'static str| {
         move |seen: &Seen| match seen.path.as_str() {
             at if at == path => Some(Reply::Status(200, vec![], body.to_owned())),
@@ -542,7 +542,7 @@ fn as_glitchtip(tracker: &Upstream, key: &'static str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_check_of_a_mistyped_key_locks_no_running_project_of_a_glitchtip_out() {
+async fn checking_a_mistyped_key_locks_no_running_glitchtip_project_out() {
     let (sentry, tracker) = (Upstream::start().await, Upstream::start().await);
     as_glitchtip(&tracker, "4197");
     let relay = Plan::new(&[("sentry", sentry.dsn("k", 1)), ("tracker", tracker.dsn("4197", 2))]).start().await;
@@ -570,7 +570,7 @@ async fn a_check_of_a_mistyped_key_locks_no_running_project_of_a_glitchtip_out()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_check_without_keys_tells_a_portal_and_an_upstream_in_trouble_and_exits_1() {
+async fn a_check_without_keys_reports_portals_and_failing_upstreams() {
     let page = "<!doctype html><title>Sign in to the guest network</title>";
     for (kind, status, text, told) in [
         ("glitchtip", 200, page, "Sign in to the guest network"),
@@ -636,7 +636,7 @@ async fn closing_glitchtip(silent: usize) -> (u16, JoinSet<()>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_a_hundred_probes_of_a_server_that_closes_after_each_answer_none_finds_a_wrong_kind() {
+async fn probes_of_a_server_that_closes_its_connections_find_no_wrong_kind() {
     for silent in [usize::MAX, 3] {
         let (port, _serving) = closing_glitchtip(silent).await;
         let mut text = "primary = \"g\"\n[upstreams.g]\n".to_owned();
@@ -672,7 +672,7 @@ fn a_switch_without_a_daemon_edits_one_line_and_says_when_it_takes_effect() {
 }
 
 #[test]
-fn a_switch_after_which_no_daemon_would_start_is_refused_and_changes_nothing() {
+fn a_switch_that_would_stop_a_start_is_refused_and_changes_nothing() {
     let other = "[[projects]]\nname = \"blog\"\nid = \"2\"\npublic_key = \"other\"\n[projects.upstreams]\n\
                  sentry = \"http://key@127.0.0.1:9/3\"\n";
     let text = format!("{CONFIG}{other}");
@@ -699,7 +699,7 @@ fn an_unknown_upstream_exits_with_2_and_lists_those_there_are() {
 }
 
 #[test]
-fn without_a_daemon_who_asks_it_is_told_that_none_answers() {
+fn commands_that_need_a_daemon_say_when_none_answers() {
     let (_folder, config) = folder_with(CONFIG);
     for (verb, expected) in [("status", 69), ("send-test", 69), ("healthcheck", 1)] {
         let output = on(&config, &[verb]);
@@ -709,7 +709,7 @@ fn without_a_daemon_who_asks_it_is_told_that_none_answers() {
 }
 
 #[tokio::test]
-async fn a_journal_that_cannot_be_opened_exits_with_74_and_a_taken_address_with_69() {
+async fn an_unusable_journal_exits_with_74_and_a_taken_address_with_69() {
     let (folder, config) = folder_with(CONFIG);
     let at = |text: &str| std::fs::write(&config, text).expect("a configuration");
     at(&format!("{CONFIG}\n[journal]\npath = \"/proc/no/journal.db\"\n"));
@@ -729,7 +729,7 @@ async fn a_journal_that_cannot_be_opened_exits_with_74_and_a_taken_address_with_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_switch_is_live_before_the_command_ends_and_keeps_who_and_why() {
+async fn a_switch_is_live_before_the_command_ends_and_keeps_author_and_reason() {
     let (relay, _sentry, _glitchtip) = relay_with_two().await;
     let output = beside(&relay.config(), &["switch", "glitchtip", "--reason", "the window is over", "--json"]).await;
     assert_eq!(code(&output), 0, "{output:?}");
@@ -750,7 +750,7 @@ async fn a_switch_is_live_before_the_command_ends_and_keeps_who_and_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_switch_without_the_mirror_says_who_gets_nothing_and_how_it_gets_what_it_missed() {
+async fn a_switch_without_the_mirror_names_the_idle_upstream_and_the_backfill() {
     let (relay, _sentry, _glitchtip) = relay_with_two().await;
     let text = std::fs::read_to_string(relay.config()).expect("the configuration");
     relay.replace_config(&text.replacen('\n', "\nmirror = false\n", 1));
@@ -783,7 +783,7 @@ async fn a_switch_without_the_mirror_says_who_gets_nothing_and_how_it_gets_what_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_switch_that_the_daemon_refuses_says_so_and_leaves_the_file_as_it_was() {
+async fn a_switch_that_the_daemon_refuses_leaves_the_file_unchanged() {
     let (relay, _sentry, _glitchtip) = relay_with_two().await;
     let text = std::fs::read_to_string(relay.config()).expect("the configuration");
     let unfit = text.replace("\"journal.db\"", "\"another.db\"");
@@ -801,7 +801,7 @@ async fn a_switch_that_the_daemon_refuses_says_so_and_leaves_the_file_as_it_was(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_daemon_is_reached_by_a_file_whose_secrets_only_it_knows() {
+async fn the_command_line_reaches_the_daemon_without_the_files_secrets() {
     let (relay, _sentry, _glitchtip) = relay_with_two().await;
     let text = std::fs::read_to_string(relay.config()).expect("the configuration");
     let beside_it = relay.home().join("other.toml");
@@ -814,7 +814,7 @@ async fn the_daemon_is_reached_by_a_file_whose_secrets_only_it_knows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_status_is_shown_as_a_table_and_as_it_was_received() {
+async fn the_status_is_shown_as_a_table_and_as_json() {
     let (relay, _sentry, _glitchtip) = relay_with_two().await;
     relay.send_errors(3).await;
     relay.balanced(SOON).await;
@@ -830,7 +830,7 @@ async fn the_status_is_shown_as_a_table_and_as_it_was_received() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_monitor_is_told_in_one_line_and_by_the_exit_code_how_it_goes() {
+async fn status_check_answers_in_one_line_and_by_its_exit_code() {
     let (sentry, glitchtip) = (Upstream::start().await, Upstream::start().await);
     let plan = Plan::new(&[("sentry", sentry.dsn("5e", 1)), ("glitchtip", glitchtip.dsn("91", 2))]);
     let relay = plan.upstream("glitchtip", "max_age = \"3s\"").start().await;
@@ -860,7 +860,7 @@ async fn a_monitor_is_told_in_one_line_and_by_the_exit_code_how_it_goes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_project_with_a_primary_or_a_mirror_of_its_own_is_named_by_status_and_page() {
+async fn status_and_page_name_projects_with_their_own_primary_or_mirror() {
     let (relay, _sentry, _glitchtip) = relay_with_two().await;
     let page = async || {
         let page = relay.client().get(format!("http://{}/", relay.admin_address())).send().await.expect("a page");
@@ -903,7 +903,7 @@ async fn a_test_event_reaches_every_upstream_and_each_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_shadow_is_spared_is_said_by_check_status_and_send_test() {
+async fn check_status_and_send_test_say_what_a_shadow_is_spared() {
     let (sentry, glitchtip) = (Upstream::start().await, Upstream::start().await);
     let plan = Plan::new(&[("sentry", sentry.dsn("cafe", 7)), ("glitchtip", glitchtip.dsn("beef", 8))]);
     let relay = plan.more("[upstreams.glitchtip.shadow]\nitems = [\"transaction\"]").start().await;
@@ -922,7 +922,7 @@ async fn what_a_shadow_is_spared_is_said_by_check_status_and_send_test() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_test_event_is_told_with_the_upstreams_own_words() {
+async fn a_refused_test_event_is_reported_in_the_upstreams_words() {
     let (relay, _sentry, glitchtip) = relay_with_two().await;
     glitchtip.always(Reply::Status(400, vec![], "not today".to_owned()));
     let output = beside(&relay.config(), &["send-test"]).await;

@@ -72,7 +72,7 @@ async fn dropped(relay: &Relay, upstream: &str, reason: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn what_expired_in_an_outage_is_told_to_that_upstream_in_one_report_when_it_is_back() {
+async fn items_expired_in_an_outage_are_told_to_that_upstream_in_one_report() {
     let (mut a, b, relay) = relay_with(&["max_age = \"2s\""], "").await;
     a.go_down().await;
     relay.send_errors(3).await;
@@ -103,7 +103,7 @@ async fn what_expired_in_an_outage_is_told_to_that_upstream_in_one_report_when_i
 }
 
 #[tokio::test]
-async fn what_a_limit_of_ours_refuses_is_told_to_every_upstream_in_use_and_what_an_upstreams_limit_drops_to_that_one() {
+async fn our_limits_are_told_to_every_upstream_and_an_upstreams_limit_to_it() {
     let limits = "[limits]\ntransaction = { rate = \"1/h\", burst = 1 }\n[limits.storm]\nlimit = 1\nwindow = \"1h\"";
     let (a, b, relay) = relay_with(&["on_rate_limit = \"drop\""], limits).await;
     let crash = || {
@@ -130,7 +130,7 @@ async fn what_a_limit_of_ours_refuses_is_told_to_every_upstream_in_use_and_what_
 }
 
 #[tokio::test]
-async fn kills_between_a_drop_and_its_report_neither_lose_nor_double_what_is_told() {
+async fn kills_between_a_drop_and_its_report_lose_and_double_nothing() {
     let (mut a, b, mut relay) = relay_with(&["max_age = \"1s\""], "").await;
     // Told in an hour, or rather after the kill.
     let file = std::fs::read_to_string(relay.config()).expect("the file");
@@ -160,7 +160,7 @@ async fn kills_between_a_drop_and_its_report_neither_lose_nor_double_what_is_tol
 }
 
 #[tokio::test]
-async fn an_upstream_that_is_not_to_be_told_is_not_and_what_is_not_meant_for_one_is_no_loss() {
+async fn an_upstream_with_reports_off_gets_none_and_mirror_off_is_no_loss() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let drops = "on_rate_limit = \"drop\"";
     let plan = Plan::new(&[("a", a.dsn("cafe", 7)), ("b", b.dsn("beef", 8))]).top("mirror = false");
@@ -193,7 +193,7 @@ async fn an_upstream_that_is_not_to_be_told_is_not_and_what_is_not_meant_for_one
 }
 
 #[tokio::test]
-async fn who_is_taken_out_of_the_file_is_told_when_it_is_back() {
+async fn an_upstream_taken_out_of_the_file_is_told_when_it_returns() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let plan = Plan::new(&[("a", a.dsn("cafe", 7)), ("b", b.dsn("beef", 8))]);
     let plan = plan.upstream("a", "client_reports = \"1s\"").upstream("b", "client_reports = \"1h\"");
@@ -234,7 +234,7 @@ async fn who_is_taken_out_of_the_file_is_told_when_it_is_back() {
 }
 
 #[tokio::test]
-async fn a_report_that_an_upstream_does_not_take_waits_like_anything_else_and_meanwhile_losses_are_gathered() {
+async fn a_report_that_is_not_taken_waits_while_further_losses_are_gathered() {
     let (a, _b, relay) = relay_with(&["on_rate_limit = \"drop\""], "").await;
     a.when(|seen| match is_report(seen) {
         true => Some(Reply::status(503)),

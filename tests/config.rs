@@ -59,7 +59,7 @@ fn every_example_loads_as_it_is_and_with_all_its_options() {
 }
 
 #[test]
-fn a_max_age_reaches_no_further_than_what_waits_for_a_removed_upstream_is_kept() {
+fn a_max_age_over_30_days_is_refused() {
     let with = |age: &str| text("config.toml").replace("max_age = \"72h\"", &format!("max_age = \"{age}\""));
     load("config.toml", &with("30d"));
     let problems = parse("config.toml", &with("721h"), &variable).expect_err("a problem").to_string();

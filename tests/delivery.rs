@@ -74,7 +74,7 @@ fn limit_of(status: &Value, name: &str, category: &str) -> Option<f64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_200_that_is_a_web_page_is_no_delivery_and_says_what_came() {
+async fn a_web_page_with_status_200_is_no_delivery() {
     let upstream = Upstream::start().await;
     let page = "<!DOCTYPE html><html><head><title>Sign in to the guest network</title></head></html>";
     upstream.always(Reply::Status(200, vec![], page.to_owned()));
@@ -92,7 +92,7 @@ async fn a_200_that_is_a_web_page_is_no_delivery_and_says_what_came() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_no_tracker_of_its_kind_answers_is_no_delivery_and_says_what_came() {
+async fn an_answer_that_no_tracker_of_the_kind_gives_is_no_delivery() {
     let html = || vec![("content-type", "text/html; charset=utf-8".to_owned())];
     let answers = |code: u16, text: &str| Reply::Status(code, vec![], text.to_owned());
     for (kind, reply, told) in [
@@ -127,7 +127,7 @@ async fn what_no_tracker_of_its_kind_answers_is_no_delivery_and_says_what_came()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_takes_other_requests_than_envelopes_answers_them_in_its_own_way() {
+async fn endpoints_other_than_the_envelope_endpoint_may_answer_anything() {
     let upstream = Upstream::start().await;
     upstream.always(Reply::Status(201, vec![], "taken".to_owned()));
     let plan = Plan::new(&[("tracker", upstream.dsn("5ca1ab1e", 1))]);
@@ -142,7 +142,7 @@ async fn what_takes_other_requests_than_envelopes_answers_them_in_its_own_way() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_dsn_is_explained_by_that_refusal_and_not_by_another_projects_limit() {
+async fn a_refused_dsn_is_explained_by_its_own_refusal() {
     let a = Upstream::start().await;
     let limited = || Reply::Status(429, vec![("retry-after", "30".to_owned())], "slow down".to_owned());
     a.when(move |seen| {
@@ -169,7 +169,7 @@ async fn a_refused_dsn_is_explained_by_that_refusal_and_not_by_another_projects_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_200_that_is_a_web_page_ends_no_outage() {
+async fn a_web_page_with_status_200_ends_no_outage() {
     let (a, _b, mut relay) = relay_with(&[]).await;
     a.always(Reply::status(503));
     relay.send_errors(5).await;
@@ -281,7 +281,7 @@ async fn a_limit_on_a_200_holds_its_category_back_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_counts_in_several_categories_waits_for_a_limit_on_any_of_them() {
+async fn an_item_in_several_categories_waits_for_a_limit_on_any() {
     let (a, b, relay) = relay_with(&[]).await;
     let log = "{}\n{\"type\":\"log\",\"item_count\":2,\"length\":2}\n{}\n";
     let crash = "{\"type\":\"attachment\",\"attachment_type\":\"event.minidump\",\"length\":4}\nMDMP\n";
@@ -307,7 +307,7 @@ async fn what_counts_in_several_categories_waits_for_a_limit_on_any_of_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_an_envelope_the_limited_items_wait_and_the_others_go() {
+async fn limited_items_of_an_envelope_wait_and_the_others_go() {
     let (a, b, relay) = relay_with(&[]).await;
     a.then([Reply::with_header(200, "x-sentry-rate-limits", "3:profile:organization")]);
     relay.send_errors(1).await;
@@ -332,7 +332,7 @@ async fn of_an_envelope_the_limited_items_wait_and_the_others_go() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limited_event_takes_with_it_what_depends_on_it_and_nothing_else() {
+async fn a_limited_event_holds_back_only_the_items_that_depend_on_it() {
     let (a, _b, relay) = relay_with(&[]).await;
     a.then([Reply::with_header(200, "x-sentry-rate-limits", "3:error:organization")]);
     relay.send_errors(1).await;
@@ -355,7 +355,7 @@ async fn a_limited_event_takes_with_it_what_depends_on_it_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_held_back_by_a_limit_is_delivered_when_it_ends() {
+async fn items_held_back_by_a_limit_are_delivered_when_it_ends() {
     let (a, _b, relay) = relay_with(&[]).await;
     a.then([Reply::with_header(429, "retry-after", "1")]);
     let ids = relay.send_errors(1).await;
@@ -368,7 +368,7 @@ async fn what_was_held_back_by_a_limit_is_delivered_when_it_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_5xx_or_a_408_an_envelope_is_sent_again() {
+async fn an_envelope_is_sent_again_after_a_5xx_or_a_408() {
     let (a, b, relay) = relay_with(&[]).await;
     a.then([500, 408, 503].map(Reply::status));
     let ids = relay.send_errors(6).await;
@@ -381,7 +381,7 @@ async fn after_a_5xx_or_a_408_an_envelope_is_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_refused_for_good_becomes_a_dead_letter_and_blocks_nothing() {
+async fn an_envelope_refused_for_good_becomes_a_dead_letter_and_blocks_nothing() {
     let (a, b, relay) = relay_with(&["max_in_flight = 1"]).await;
     a.then([400, 413, 415, 422].map(Reply::status));
     let ids = relay.send_errors(6).await;
@@ -397,7 +397,7 @@ async fn what_is_refused_for_good_becomes_a_dead_letter_and_blocks_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_dsn_holds_its_project_back_and_is_said_loudly() {
+async fn a_refused_dsn_holds_its_project_back_and_is_logged() {
     let (a, b, relay) = relay_with(&["max_age = \"6s\""]).await;
     a.always(Reply::Status(403, vec![], "event submission rejected with_reason: ProjectId".to_owned()));
     relay.send_errors(1).await;
@@ -429,7 +429,7 @@ async fn send_disliked(relay: &Relay) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_envelope_that_is_refused_as_if_by_its_dsn_holds_the_others_of_its_project_up_once() {
+async fn one_envelope_refused_with_403_holds_its_project_up_once() {
     const ONE_HOLD: Duration = Duration::from_secs(75);
     let (a, _b, mut relay) = relay_with(&[]).await;
     a.when(move |seen| is_disliked(seen).then(|| Reply::status(403)));
@@ -461,7 +461,7 @@ async fn an_envelope_that_is_refused_as_if_by_its_dsn_holds_the_others_of_its_pr
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn envelopes_that_are_refused_among_others_hold_nobody_up_where_requests_go_one_at_a_time() {
+async fn envelopes_refused_with_403_among_accepted_ones_hold_nobody_up() {
     let (a, _b, mut relay) = relay_with(&["max_in_flight = 1"]).await;
     a.when(|seen| is_disliked(seen).then(|| Reply::status(403)));
     let (mut healthy, mut disliked, mut longest) = (0, vec![], Duration::ZERO);
@@ -550,7 +550,7 @@ async fn send_poison(a: &Upstream, relay: &Relay) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_event_that_fails_on_an_idle_project_is_no_outage_while_the_upstream_answers() {
+async fn one_failing_event_of_an_idle_project_is_no_outage() {
     let (a, _b, mut relay) = relay_with(&[]).await;
     send_poison(&a, &relay).await;
     eventually("the upstream is asked", Duration::from_secs(60), async || match (a.questions(), a.seen().len()) {
@@ -568,7 +568,7 @@ async fn one_event_that_fails_on_an_idle_project_is_no_outage_while_the_upstream
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_event_that_fails_on_an_idle_project_becomes_a_dead_letter_while_canaries_are_taken() {
+async fn one_failing_event_becomes_a_dead_letter_while_canaries_are_taken() {
     let a = Upstream::start().await;
     let canary = "[canary]\ninterval = \"1s\"\ntimeout = \"900ms\"\n";
     let relay = Plan::new(&[("a", a.dsn("key-a", 11))]).more(canary).start().await;
@@ -583,7 +583,7 @@ async fn one_event_that_fails_on_an_idle_project_becomes_a_dead_letter_while_can
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_that_is_down_is_asked_before_any_record_is_tried_again() {
+async fn an_upstream_that_is_down_is_probed_before_any_record_is_retried() {
     let (mut a, _b, relay) = relay_with(&[]).await;
     a.always(Reply::status(503));
     let ids = relay.send_errors(5).await;
@@ -598,7 +598,7 @@ async fn an_upstream_that_is_down_is_asked_before_any_record_is_tried_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_that_does_not_understand_the_question_is_found_back_by_a_record() {
+async fn an_upstream_that_fails_the_probe_recovers_through_a_record() {
     let (a, _b, relay) = relay_with(&[]).await;
     a.always(Reply::status(503));
     let ids = relay.send_errors(6).await;
@@ -610,7 +610,7 @@ async fn an_upstream_that_does_not_understand_the_question_is_found_back_by_a_re
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_that_says_duplicate_has_it() {
+async fn an_answer_that_says_duplicate_is_a_delivery() {
     let (a, _b, relay) = relay_with(&["max_in_flight = 1"]).await;
     let answer = |code, text: &str| Reply::Status(code, vec![], text.to_owned());
     a.then([
@@ -646,7 +646,7 @@ async fn a_connection_that_closes_without_an_answer_is_tried_again_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_longer_than_max_age_expires() {
+async fn an_envelope_that_waits_longer_than_max_age_expires() {
     let (mut a, b, relay) = relay_with(&["max_age = \"1s\""]).await;
     a.go_down().await;
     let ids = relay.send_errors(12).await;
@@ -659,7 +659,7 @@ async fn what_waits_longer_than_max_age_expires() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_an_outage_the_backlog_goes_out_in_order_and_slowly_at_first() {
+async fn a_backlog_goes_out_in_order_and_slowly_at_first_after_an_outage() {
     let (a, b, relay) = relay_with(&[]).await;
     a.always(Reply::status(503));
     let ids = relay.send_errors(100).await;
@@ -683,7 +683,7 @@ async fn after_an_outage_the_backlog_goes_out_in_order_and_slowly_at_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_of_an_outage_and_the_last_before_a_stop_both_arrive() {
+async fn the_first_envelope_of_an_outage_and_the_last_before_a_stop_arrive() {
     let (a, b, mut relay) = relay_with(&[]).await;
     a.always(Reply::status(503));
     let mut ids = relay.send_errors(1).await;
@@ -739,7 +739,7 @@ async fn upstreams_learn_the_clients_address_and_name_and_nothing_else_of_it() {
 }
 
 #[tokio::test]
-async fn an_outage_is_kept_with_its_cause_through_a_crash_and_ends_with_the_next_answer() {
+async fn an_outage_and_its_cause_outlive_a_crash_until_the_next_answer() {
     let mut upstream = Upstream::start().await;
     let mut relay = Plan::new(&[("sentry", upstream.dsn("key-a", 11))]).start().await;
     relay.send_errors(1).await;

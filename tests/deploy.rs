@@ -68,7 +68,7 @@ fn systemd_analyze(units: &TempDir, arguments: &[&str]) -> (bool, String) {
 }
 
 #[test]
-fn systemd_has_nothing_against_the_units() {
+fn systemd_accepts_the_units() {
     // It succeeds in spite of misspelt keys, and tells of them.
     let (success, words) =
         systemd_analyze(&units(), &["verify", "--man=no", "./switchyard.service", "./switchyard.socket"]);
@@ -76,7 +76,7 @@ fn systemd_has_nothing_against_the_units() {
 }
 
 #[test]
-fn the_service_can_do_little_besides_its_work() {
+fn the_services_exposure_stays_below_its_threshold() {
     let threshold = format!("--threshold={EXPOSURE}");
     let (success, words) =
         systemd_analyze(&units(), &["security", "--offline=true", "--no-pager", &threshold, "./switchyard.service"]);
@@ -84,7 +84,7 @@ fn the_service_can_do_little_besides_its_work() {
 }
 
 #[test]
-fn the_socket_holds_the_addresses_that_are_listened_on_by_default() {
+fn the_socket_listens_on_the_default_addresses() {
     let socket = text("deploy/systemd/switchyard.socket");
     let default: Vec<String> = http::settings::Server::default().listen.iter().map(ToString::to_string).collect();
     assert_eq!(values_of(&socket, "ListenStream"), default);
@@ -125,7 +125,7 @@ fn block(text: &str, language: &str) -> String {
 }
 
 #[test]
-fn the_configuration_that_the_systemd_readme_begins_with_can_be_used() {
+fn the_first_configuration_of_the_systemd_readme_is_valid() {
     let folder = TempDir::with_prefix("switchyard-credentials-").expect("a folder");
     let at = |name: &str| folder.path().join(name);
     for (name, secret) in [
@@ -144,7 +144,7 @@ fn the_configuration_that_the_systemd_readme_begins_with_can_be_used() {
 }
 
 #[test]
-fn the_line_for_a_services_env_leaves_everything_else_in_it_as_it_was() {
+fn the_line_for_a_services_env_keeps_the_rest_of_it() {
     let folder = TempDir::with_prefix("switchyard-env-").expect("a folder");
     let env = folder.path().join(".env");
     for readme in ["README.md", "deploy/pm2/README.md"] {
@@ -179,7 +179,7 @@ fn the_line_for_a_services_env_leaves_everything_else_in_it_as_it_was() {
 }
 
 #[test]
-fn draining_has_the_same_time_under_every_supervisor() {
+fn every_supervisor_gives_draining_the_same_time() {
     assert_eq!(values_of(&text("deploy/systemd/switchyard.service"), "TimeoutStopSec"), ["30s"]);
     assert_eq!(yaml("deploy/compose.yaml")["services"]["switchyard"]["stop_grace_period"], "30s");
     assert_eq!(ecosystem()["apps"][0]["kill_timeout"], 30_000);
@@ -255,7 +255,7 @@ fn the_compose_files_name_only_volumes_services_files_and_variables_that_exist()
 }
 
 #[test]
-fn what_a_relay_or_a_server_of_the_cluster_keeps_is_on_a_volume_of_its_own() {
+fn each_relay_and_server_of_the_cluster_has_its_own_volume() {
     let compose = yaml("deploy/cluster/compose.yaml");
     for name in ["relay-1", "relay-2", "relay-3", "db-1", "db-2", "db-3", "etcd"] {
         assert!(sources(&compose["services"][name]).contains(&name), "{name}");
@@ -266,7 +266,7 @@ fn what_a_relay_or_a_server_of_the_cluster_keeps_is_on_a_volume_of_its_own() {
 }
 
 #[test]
-fn the_manifests_are_what_kubernetes_takes() {
+fn kubernetes_accepts_the_manifests() {
     let place = python("kubernetes", "kubernetes-validate==1.31.0");
     let mut validate = Command::new(place.join("bin/kubernetes-validate"));
     validate.arg("--strict").arg(root().join("deploy/cluster/kubernetes.yaml"));
@@ -284,7 +284,7 @@ fn the_container_gets_every_variable_that_the_minimal_configuration_names() {
 }
 
 #[test]
-fn three_relays_get_every_variable_that_their_configuration_names_and_their_balancer_is_one() {
+fn the_relays_of_the_cluster_get_every_variable_and_haproxy_accepts_its_file() {
     let (config, compose) = (text("deploy/cluster/config.toml"), yaml("deploy/cluster/compose.yaml"));
     let named: BTreeSet<&str> = config.split("${").skip(1).filter_map(|rest| rest.split('}').next()).collect();
     let relays: Vec<_> = ["relay-1", "relay-2", "relay-3"].map(|name| (name, &compose["services"][name])).into();
@@ -316,7 +316,7 @@ fn three_relays_get_every_variable_that_their_configuration_names_and_their_bala
 }
 
 #[test]
-fn the_image_is_built_with_the_projects_compiler_and_runs_as_nobody_special() {
+fn the_image_is_built_with_the_projects_compiler_and_runs_unprivileged() {
     let dockerfile = text("deploy/Dockerfile");
     let channel: toml::Table = text("rust-toolchain.toml").parse().expect("TOML");
     let channel = channel["toolchain"]["channel"].as_str().expect("a channel");
@@ -462,7 +462,7 @@ fn assert_measured(place: &str, text: &str, declared: &BTreeMap<String, Declared
 }
 
 #[test]
-fn the_handbook_lists_every_reason_to_drop_and_the_alert_those_that_lose_something() {
+fn the_handbook_lists_every_drop_reason_and_the_alert_every_loss() {
     let row = |reason: DropReason| {
         let reported = reason.reported_as().map_or("-".to_owned(), |reason| format!("`{reason}`"));
         let criterion = reason.cause().criterion().unwrap_or("-");
@@ -484,7 +484,7 @@ fn the_handbook_names_every_category_that_a_configuration_may_name() {
 }
 
 #[test]
-fn alerts_and_dashboard_name_only_what_is_measured() {
+fn alerts_and_dashboard_name_only_metrics_that_exist() {
     let declared = declared();
     for file in ["deploy/prometheus/rules.yml", "deploy/prometheus/rules_test.yml"] {
         assert_measured(file, &text(file), &declared);
@@ -523,7 +523,7 @@ fn lint(linter: &str, arguments: &[&str], files: &[&str]) {
 }
 
 #[test]
-fn linters_have_nothing_against_the_image_the_compose_file_the_workflow_and_the_scripts() {
+fn linters_accept_the_image_the_compose_files_the_workflow_and_the_scripts() {
     lint("hadolint", &[], &["deploy/Dockerfile"]);
     let composed = ["deploy/compose.yaml", "deploy/cluster/compose.yaml"];
     lint("check-jsonschema", &["--builtin-schema", "vendor.compose-spec"], &composed);
@@ -543,7 +543,7 @@ fn assets() -> Vec<[String; 3]> {
 }
 
 #[test]
-fn the_package_takes_files_that_exist_and_its_configuration_wants_dsns_and_a_key() {
+fn the_packages_files_exist_and_its_configuration_asks_for_dsns() {
     for [source, ..] in assets().iter().filter(|[source, ..]| !source.starts_with("target/")) {
         let path = root().join(source.trim_end_matches("*.toml"));
         assert!(path.exists(), "{source}");

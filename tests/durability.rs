@@ -247,7 +247,7 @@ async fn refused(relay: &mut Relay, journal: &Path, why: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_journal_of_a_newer_version_is_refused_and_left_as_it_is() {
+async fn a_journal_of_a_newer_version_is_refused_and_left_unchanged() {
     let (a, b) = two_upstreams().await;
     let mut relay = plan(&a, &b).start().await;
     relay.send_errors(2).await;
@@ -270,7 +270,7 @@ async fn a_journal_of_a_newer_version_is_refused_and_left_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_is_no_journal_is_refused_and_left_as_it_is() {
+async fn a_file_that_is_no_journal_is_refused_and_left_unchanged() {
     let (a, b) = two_upstreams().await;
     let mut relay = plan(&a, &b).prepare();
     let journal = relay.home().join("journal.db");
@@ -365,7 +365,7 @@ async fn a_full_journal_answers_503_and_says_why_and_recovers_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_on_a_full_disk_answers_503_and_recovers_without_another_one() {
+async fn a_start_on_a_full_disk_answers_503_and_recovers_without_a_restart() {
     let (a, b) = two_upstreams().await;
     let c = Upstream::start().await;
     let mut relay = plan(&a, &b).start().await;

@@ -180,7 +180,7 @@ const HANDMADE: [&str; 19] = [
 ];
 
 #[tokio::test]
-async fn whatever_is_an_envelope_arrives_as_it_was_sent() {
+async fn every_envelope_arrives_as_it_was_sent() {
     let trackers = [Tracker::plain().await, Tracker::odd().await];
     let dsns = [("plain", trackers[0].dsn.clone()), ("odd", trackers[1].dsn.clone())];
     let relay = Plan::new(&dsns).start().await;
@@ -269,7 +269,7 @@ async fn trackers_with_quirks_get_the_same_items_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn an_upstream_is_told_of_the_client_what_it_needs_and_nothing_else() {
+async fn an_upstream_learns_only_what_it_needs_of_the_client() {
     for (trusted, chain) in [("[]", "127.0.0.1"), ("[\"127.0.0.1\"]", "203.0.113.7, 10.1.2.3, 127.0.0.1")] {
         let tracker = Tracker::odd().await;
         let plan = Plan::new(&[("odd", tracker.dsn.clone())]).server(&format!("trusted_proxies = {trusted}"));
@@ -312,7 +312,7 @@ async fn an_upstream_is_told_of_the_client_what_it_needs_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn what_was_held_differs_only_in_sent_at_which_is_later_by_the_time_it_was_held() {
+async fn a_held_envelope_differs_only_in_sent_at() {
     let mut tracker = Tracker::odd().await;
     let relay = Plan::new(&[("odd", tracker.dsn.clone())]).key(Recorded::KEY).start().await;
     tracker.upstream.go_down().await;
@@ -366,7 +366,7 @@ async fn what_was_held_differs_only_in_sent_at_which_is_later_by_the_time_it_was
 }
 
 #[tokio::test]
-async fn a_backlog_of_two_hours_is_sent_two_hours_later_so_that_no_tracker_shifts_its_timestamps() {
+async fn a_backlog_of_two_hours_has_its_sent_at_moved_by_two_hours() {
     let mut tracker = Tracker::plain().await;
     let mut relay = Plan::new(&[("plain", tracker.dsn.clone())]).start().await;
     tracker.upstream.go_down().await;

@@ -127,7 +127,7 @@ async fn post(relay: &Relay, encoding: Option<&str>, body: &[u8]) -> Answer {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_envelope_is_decoded_and_delivered_whatever_its_encoding_and_without_lengths() {
+async fn a_large_envelope_is_delivered_from_any_encoding_and_without_lengths() {
     let a = Meter::start().await;
     let relay = plan(&[("a", a.dsn())]).start().await;
     // More than is kept in memory both as sent and as decoded, and a small one that becomes large.
@@ -154,7 +154,7 @@ async fn a_large_envelope_is_decoded_and_delivered_whatever_its_encoding_and_wit
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_envelope_outlives_a_kill_and_what_was_never_acknowledged_goes() {
+async fn a_large_envelope_outlives_a_kill_and_unacknowledged_files_go() {
     if needs_a_file("it looks at the folder of bodies") {
         return;
     }
@@ -183,7 +183,7 @@ async fn a_large_envelope_outlives_a_kill_and_what_was_never_acknowledged_goes()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_envelope_whose_file_cannot_be_opened_for_a_while_is_delivered_when_it_can() {
+async fn a_large_envelope_is_delivered_once_its_file_can_be_opened_again() {
     if needs_a_file("it looks at the folder of bodies") {
         return;
     }
@@ -214,7 +214,7 @@ async fn a_large_envelope_whose_file_cannot_be_opened_for_a_while_is_delivered_w
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_does_not_fit_on_the_disk_is_a_503_and_leaves_nothing_and_small_ones_are_taken() {
+async fn a_large_body_that_does_not_fit_gets_503_and_leaves_nothing() {
     if needs_a_file("it looks at the folder of bodies") {
         return;
     }
@@ -256,7 +256,7 @@ async fn what_does_not_fit_on_the_disk_is_a_503_and_leaves_nothing_and_small_one
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_upstream_gets_it_as_long_as_it_takes_something_and_a_stuck_one_is_tried_again() {
+async fn a_slow_upstream_gets_a_large_envelope_and_a_stuck_one_is_retried() {
     let (slow, stuck) = (Meter::resting(Duration::from_millis(60)).await, Meter::start().await);
     stuck.set_open(false);
     let relay = plan(&[("slow", slow.dsn()), ("stuck", stuck.dsn())])
@@ -280,7 +280,7 @@ async fn a_slow_upstream_gets_it_as_long_as_it_takes_something_and_a_stuck_one_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_a_large_envelope_whose_event_is_a_repeat_only_the_rest_arrives() {
+async fn a_large_envelope_with_a_repeated_event_delivers_only_the_rest() {
     let a = Meter::start().await;
     let relay = plan(&[("a", a.dsn())]).start().await;
     let id = new_id();
@@ -296,7 +296,7 @@ async fn of_a_large_envelope_whose_event_is_a_repeat_only_the_rest_arrives() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_request_that_is_no_envelope_costs_disk_and_not_memory_and_outlives_a_kill() {
+async fn a_large_request_to_another_endpoint_costs_no_memory_and_outlives_a_kill() {
     if needs_a_file("it looks at the folder of bodies") {
         return;
     }

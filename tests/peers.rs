@@ -47,7 +47,7 @@ const A_RUN: Duration = Duration::from_secs(40);
 const ARRIVAL: Duration = Duration::from_secs(45);
 
 #[tokio::test]
-async fn what_opentelemetrys_sdk_exports_reaches_both_upstreams_byte_for_byte() {
+async fn opentelemetry_exports_reach_both_upstreams_byte_for_byte() {
     let upstreams = [Recorder::start().await, Recorder::start().await];
     let dsns = [("first", upstreams[0].dsn("cafe", 7)), ("second", upstreams[1].dsn("beef", 8))];
     let relay = support::relay::Plan::new(&dsns).start().await;
@@ -103,7 +103,7 @@ async fn the_peers_work_without_the_relay() {
 }
 
 #[tokio::test]
-async fn both_trackers_receive_what_node_and_python_services_report() {
+async fn both_trackers_receive_all_data_of_node_and_python_services() {
     let (bugsink, mut kent) = tokio::join!(Bugsink::start(), Kent::start());
     let project = bugsink.project("both").await;
     let mut relay = between(&project, &kent).await;
@@ -129,7 +129,7 @@ async fn both_trackers_receive_what_node_and_python_services_report() {
 }
 
 #[tokio::test]
-async fn switching_the_primary_and_losing_a_tracker_under_traffic_loses_and_doubles_nothing() {
+async fn switches_and_a_killed_tracker_under_traffic_lose_and_double_nothing() {
     let (mut bugsink, mut kent) = tokio::join!(Bugsink::start(), Kent::start());
     let project = bugsink.project("switched").await;
     let mut relay = between(&project, &kent).await;
@@ -168,7 +168,7 @@ fn queued() -> (usize, Quotas) {
 }
 
 #[tokio::test]
-async fn a_bugsink_at_its_quota_pauses_and_resumes_and_none_is_lost_or_doubled() {
+async fn a_bugsink_at_its_quota_pauses_and_loses_and_doubles_nothing() {
     let (events, quotas) = queued();
     let is_stock = quotas.per_5_minutes == Quotas::STOCK.per_5_minutes;
     let mut bugsink = Bugsink::start_with(quotas).await;
@@ -208,7 +208,7 @@ async fn a_bugsink_at_its_quota_pauses_and_resumes_and_none_is_lost_or_doubled()
 }
 
 #[tokio::test]
-async fn nodes_sdk_goes_on_sending_transactions_although_bugsinks_every_answer_limits_them() {
+async fn node_keeps_sending_transactions_that_a_bugsink_limits_by_its_kind() {
     let (bugsink, mut kent) = tokio::join!(Bugsink::start(), Kent::start());
     let project = bugsink.project("transactions").await;
     let mut relay = between(&project, &kent).await;
@@ -226,7 +226,7 @@ async fn nodes_sdk_goes_on_sending_transactions_although_bugsinks_every_answer_l
 }
 
 #[tokio::test]
-async fn node_keeps_sending_transactions_although_a_bugsink_limits_them_with_its_every_answer() {
+async fn node_keeps_sending_transactions_that_a_bugsink_of_no_kind_limits() {
     let (bugsink, mut kent) = tokio::join!(Bugsink::start(), Kent::start());
     let project = bugsink.project("limits").await;
     // Without its kind: what it says of transactions is taken for a limit.
@@ -251,7 +251,7 @@ async fn node_keeps_sending_transactions_although_a_bugsink_limits_them_with_its
 }
 
 #[tokio::test]
-async fn bugsink_stores_each_event_of_an_envelope_and_is_recognised_and_kent_is_not_mistaken() {
+async fn bugsink_is_recognised_and_stores_each_event_of_an_envelope() {
     let (bugsink, mut kent) = tokio::join!(Bugsink::start(), Kent::start());
     let project = bugsink.project("several").await;
     let mut relay = between(&project, &kent).await;
@@ -290,7 +290,7 @@ async fn bugsink_stores_each_event_of_an_envelope_and_is_recognised_and_kent_is_
 }
 
 #[tokio::test]
-async fn a_bugsink_stores_what_comes_compressed() {
+async fn a_bugsink_stores_compressed_envelopes() {
     let bugsink = Bugsink::start().await;
     let project = bugsink.project("compressed").await;
     let plan = support::relay::Plan::new(&[("bugsink", project.dsn.clone())]);
@@ -310,7 +310,7 @@ async fn a_bugsink_stores_what_comes_compressed() {
 }
 
 #[tokio::test]
-async fn bugsink_resolves_auto_to_the_machine_of_the_sdk() {
+async fn bugsink_resolves_auto_to_the_sdks_address() {
     let bugsink = Bugsink::start().await;
     let project = bugsink.project("addresses").await;
     let plan =
@@ -339,7 +339,7 @@ async fn bugsink_resolves_auto_to_the_machine_of_the_sdk() {
 }
 
 #[tokio::test]
-async fn what_prometheus_scrapes_agrees_with_what_was_sent() {
+async fn prometheus_scrapes_what_was_sent() {
     let kent = Kent::start().await;
     let (first, second) = (kent.dsn(1), kent.dsn(2));
     let mut relay = relay::start(&[

@@ -283,12 +283,12 @@ proptest! {
     }
 
     #[test]
-    fn how_an_envelope_is_cut_into_pieces_changes_nothing(size: u8, bytes in prop_oneof![any_bytes(), pieces(ENVELOPE)]) {
+    fn the_pieces_an_envelope_is_cut_into_change_nothing(size: u8, bytes in prop_oneof![any_bytes(), pieces(ENVELOPE)]) {
         laws::pieces(&[&[size], &bytes[..]].concat());
     }
 
     #[test]
-    fn credentials_are_what_every_form_says_alike(bytes in prop_oneof![any_bytes(), pieces(AUTH)]) {
+    fn credentials_are_the_same_in_every_form(bytes in prop_oneof![any_bytes(), pieces(AUTH)]) {
         laws::auth(&bytes);
     }
 
@@ -298,7 +298,7 @@ proptest! {
     }
 
     #[test]
-    fn rate_limits_are_bounded_and_are_read_as_they_are_written(bytes in prop_oneof![any_bytes(), pieces(LIMITS)]) {
+    fn rate_limits_are_bounded_and_read_as_they_are_written(bytes in prop_oneof![any_bytes(), pieces(LIMITS)]) {
         laws::rate_limits(&bytes);
     }
 

@@ -106,7 +106,7 @@ async fn sentry_cli_works_at_the_relays_address_and_follows_the_primary() {
 }
 
 #[tokio::test]
-async fn requests_and_answers_pass_whole_but_for_what_concerns_the_connection() {
+async fn requests_and_answers_pass_with_listed_headers_only() {
     let (relay, a, b) = between().await;
     let headers = |names: &[(&'static str, &str)]| names.iter().map(|(n, v)| (*n, (*v).to_owned())).collect::<Vec<_>>();
     let body = "not found, says the tracker".to_owned();
@@ -239,7 +239,7 @@ async fn the_crash_report_dialog_is_the_primarys_under_its_own_dsn() {
 }
 
 #[tokio::test]
-async fn a_projects_routes_that_we_do_not_know_reach_its_primary_under_the_primarys_name() {
+async fn unknown_routes_of_a_project_reach_its_primary_under_its_id_there() {
     let (relay, a, _b) = between().await;
     let auth = |key: &str| format!("Sentry sentry_version=7, sentry_client=x/1, sentry_key={key}");
     let request = |key: &str| post("/api/1/brand-new/thing/", &[("x-sentry-auth", &auth(key))], b"x");
@@ -323,7 +323,7 @@ async fn download() -> (Relay, TcpStream, TcpStream) {
 }
 
 #[tokio::test]
-async fn a_connection_is_not_idle_while_an_answer_of_the_primary_comes_in_pieces() {
+async fn a_connection_is_not_idle_while_the_primarys_answer_comes_in_pieces() {
     let (relay, mut client, mut tracker) = download().await;
     tracker.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 25\r\n\r\n").await.expect("a head");
     let mut said = vec![];
@@ -344,7 +344,7 @@ async fn a_connection_is_not_idle_while_an_answer_of_the_primary_comes_in_pieces
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_takes_nothing_of_an_answer_is_let_go() {
+async fn a_client_that_takes_nothing_of_an_answer_is_disconnected() {
     let (relay, client, mut tracker) = download().await;
     let answer = async {
         tracker.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n").await.expect("a head");
@@ -392,7 +392,7 @@ async fn bodies_have_the_limits_of_sentrys_relay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hung_primary_keeps_its_places_and_ingestion_does_not_notice() {
+async fn a_hung_primary_holds_up_only_its_places_and_no_ingestion() {
     let (relay, a, b) = between_of(|plan| plan.server("trusted_proxies = [\"127.0.0.1\"]")).await;
     a.when(|seen| seen.path.starts_with("/api/0/").then_some(Reply::Hang));
     let began = Instant::now();
@@ -518,7 +518,7 @@ async fn a_primary_behind_tls_is_reached_by_deliveries_and_the_proxy_alike() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_encoded_upload_arrives_whole_within_the_limit_of_its_route_and_costs_no_memory() {
+async fn an_encoded_upload_within_its_limit_arrives_and_costs_no_memory() {
     const MIB: usize = 1 << 20;
     let (relay, a, _b) = between().await;
     let gzip = |text: &[u8]| {
@@ -579,7 +579,7 @@ async fn an_encoded_upload_arrives_whole_within_the_limit_of_its_route_and_costs
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_stands_before_the_primary_gets_its_own_authorization_and_not_the_clients() {
+async fn a_gate_before_the_primary_gets_its_own_authorization_only() {
     let gate = "headers = { Authorization = \"Basic Z2F0ZTo1ZWM0ZTc=\", X-Gate = \"open\" }";
     let (relay, a, _b) = between_of(|plan| plan.upstream("a", gate)).await;
     let asked = relay.client().get(format!("http://{}/api/0/organizations/", relay.address()));

@@ -73,7 +73,7 @@ fn glitchtip_stores(seen: &Seen) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn glitchtip_gets_events_first_and_what_it_does_not_know_in_a_request_after_them() {
+async fn glitchtip_gets_events_first_and_unknown_items_in_a_later_request() {
     let (tracker, generic, relay) = relay_to("glitchtip", &[]).await;
     let payload = |n: u32| json!({ "n": n });
     let parts = ["x_new", "session", "feedback", "transaction", "profile_chunk", "event", "attachment", "statsd"];
@@ -100,7 +100,7 @@ async fn glitchtip_gets_events_first_and_what_it_does_not_know_in_a_request_afte
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_blank_line_stands_between_glitchtip_and_an_event() {
+async fn glitchtip_gets_no_blank_line_between_items() {
     let (tracker, generic, relay) = relay_to("glitchtip", &[]).await;
     let id = new_id();
     let event = "{\"type\":\"event\"}\n{\"a\":1}";
@@ -118,7 +118,7 @@ async fn no_blank_line_stands_between_glitchtip_and_an_event() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_that_cost_glitchtip_a_batch_are_counted_and_said() {
+async fn events_that_cost_glitchtip_a_batch_are_counted_and_reported() {
     let (tracker, _generic, relay) = relay_to("glitchtip", &["spare_batches = false"]).await;
     let trace = json!({ "trace": { "trace_id": "5b8efff798038103d269b633813fc60c" } });
     let harmless: [(&str, Value); 3] = [
@@ -185,7 +185,7 @@ async fn a_storm_of_events_that_cost_glitchtip_a_batch_holds_nobody_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_is_too_long_for_glitchtip_is_cut_where_that_is_written() {
+async fn a_release_too_long_for_glitchtip_is_cut_when_configured() {
     let (tracker, generic, relay) = relay_to("glitchtip", &["mend = [\"release\"]"]).await;
     let payload = json!({ "release": "r".repeat(300), "tags": { "a": "b" }, "message": "m" });
     let (_, sent) = send(&relay, &[("event", payload), ("attachment", json!("x"))]).await;
@@ -210,7 +210,7 @@ async fn a_release_that_is_too_long_for_glitchtip_is_cut_where_that_is_written()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_wrong_key_glitchtip_is_left_alone_for_its_30_seconds_even_when_the_key_is_mended() {
+async fn glitchtip_is_left_alone_for_30_seconds_after_a_wrong_key() {
     let (tracker, generic, relay) = relay_to("glitchtip", &[]).await;
     // It refuses a wrong key, and for 30 seconds after it everybody.
     let last_wrong = std::sync::Mutex::new(None::<Instant>);
@@ -260,7 +260,7 @@ async fn glitchtips_maintenance_is_an_outage() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_glitchtip_refuses_is_a_dead_letter_there_and_delivered_elsewhere() {
+async fn an_event_that_glitchtip_refuses_is_a_dead_letter_there_alone() {
     let (tracker, generic, relay) = relay_to("glitchtip", &[]).await;
     tracker.then([Reply::status(400)]);
     let (_, refused) = send(&relay, &[("event", json!({ "sdk": {} }))]).await;
@@ -277,7 +277,7 @@ async fn what_glitchtip_refuses_is_a_dead_letter_there_and_delivered_elsewhere()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_bugsink_never_stores_is_unsupported_there_and_limits_nothing() {
+async fn items_that_bugsink_never_stores_are_unsupported_and_limit_nothing() {
     let (tracker, generic, relay) = relay_to("bugsink", &[]).await;
     tracker.always(Reply::with_header(200, "x-sentry-rate-limits", BUGSINKS_LIMIT));
     relay.send_errors(2).await;
@@ -318,7 +318,7 @@ fn three_events() -> ([String; 3], Vec<(&'static str, Value)>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_events_in_one_envelope_bugsink_gets_each_by_itself_under_its_own_id() {
+async fn bugsink_gets_each_event_of_an_envelope_in_its_own_request() {
     let (tracker, generic, relay) = relay_to("bugsink", &[]).await;
     tracker.always(Reply::with_header(200, "x-sentry-rate-limits", BUGSINKS_LIMIT));
     let (ids, parts) = three_events();
@@ -334,7 +334,7 @@ async fn of_two_events_in_one_envelope_bugsink_gets_each_by_itself_under_its_own
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kill_between_two_requests_of_one_envelope_loses_none_and_repeats_only_the_one_under_way() {
+async fn a_kill_between_requests_of_one_envelope_repeats_only_the_last() {
     let (tracker, _generic, mut relay) = relay_to("bugsink", &[]).await;
     let (ids, parts) = three_events();
     tracker.then([Reply::Ok, Reply::Hang]);
@@ -365,7 +365,7 @@ async fn one_event_of_an_envelope_may_be_refused_and_the_others_go() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bugsinks_quota_pauses_what_it_stores_and_it_resumes_by_itself() {
+async fn bugsinks_quota_pauses_its_events_and_they_resume_by_themselves() {
     let (tracker, _generic, relay) = relay_to("bugsink", &[]).await;
     let answer = |code, limits: &str| Reply::with_header(code, "x-sentry-rate-limits", limits);
     tracker.always(answer(200, BUGSINKS_LIMIT));
@@ -396,7 +396,7 @@ async fn bugsink_is_sent_one_request_at_a_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_429_of_sentry_or_relay_has_taken_what_it_does_not_limit_and_one_of_others_has_not() {
+async fn only_a_429_of_sentry_or_relay_has_taken_unlimited_items() {
     for (kind, requests) in [("sentry", 1), ("relay", 1), ("generic", 2)] {
         let (tracker, _generic, relay) = relay_to(kind, &["on_rate_limit = \"drop\""]).await;
         tracker.then([Reply::with_header(429, "x-sentry-rate-limits", "1:attachment;attachment_item:key:quota")]);

@@ -61,7 +61,7 @@ async fn live(relay: &Relay, name: &str) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_switch_under_load_is_live_in_less_than_two_seconds_and_no_envelope_notices() {
+async fn a_switch_under_load_is_live_within_two_seconds_and_loses_nothing() {
     let (a, b) = two_upstreams().await;
     let relay = plan(&a, &b).start().await;
     let style = Style { senders: 10, pace: Some(Duration::from_millis(20)), keep_alive: true };
@@ -113,7 +113,7 @@ async fn a_switch_while_both_upstreams_have_a_backlog_loses_and_doubles_nothing(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_mirror_only_the_primary_receives_and_the_rest_is_counted_as_mirror_off() {
+async fn only_the_primary_receives_while_the_mirror_is_off() {
     let (a, b) = two_upstreams().await;
     let relay = plan(&a, &b).top("mirror = true").start().await;
     let both = relay.send_errors(2).await;
@@ -251,7 +251,7 @@ fn caught(pid: u32) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sighup_before_it_is_ready_is_a_reload_afterwards_and_not_the_end() {
+async fn a_sighup_during_the_start_reloads_when_the_relay_is_ready() {
     let (a, b) = two_upstreams().await;
     let mut relay = plan(&a, &b).prepare();
     // Who has the file for a moment keeps the start waiting.
@@ -273,7 +273,7 @@ async fn sighup_before_it_is_ready_is_a_reload_afterwards_and_not_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_on_a_full_disk_is_in_use_at_once_and_kept_when_there_is_room() {
+async fn a_change_on_a_full_disk_is_live_at_once_and_kept_later() {
     if needs_a_file("it fills the disk of the file") {
         return;
     }
@@ -337,7 +337,7 @@ async fn an_upstream_that_is_added_receives_from_then_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_backlog_of_an_upstream_that_is_removed_stays_counted_and_waits_for_its_return() {
+async fn the_backlog_of_a_removed_upstream_stays_counted_until_its_return() {
     let (a, mut b) = two_upstreams().await;
     let relay = plan(&a, &b).start().await;
     b.go_down().await;
@@ -362,7 +362,7 @@ async fn the_backlog_of_an_upstream_that_is_removed_stays_counted_and_waits_for_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mended_dsn_is_tried_at_once_with_what_waited_for_it() {
+async fn a_corrected_dsn_is_tried_at_once_with_its_backlog() {
     let (a, b) = two_upstreams().await;
     b.when(|seen| {
         let auth = seen.headers["x-sentry-auth"].to_str().expect("text");
@@ -385,7 +385,7 @@ async fn a_mended_dsn_is_tried_at_once_with_what_waited_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dsn_that_is_back_with_a_restart_is_tried_at_once_with_what_waited_for_it() {
+async fn a_dsn_restored_by_a_restart_is_tried_at_once_with_its_backlog() {
     if needs_a_file("what a file says after a restart does not hold for all relays") {
         return;
     }
@@ -413,7 +413,7 @@ async fn a_dsn_that_is_back_with_a_restart_is_tried_at_once_with_what_waited_for
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_for_a_project_never_goes_to_another_that_takes_its_name_and_is_said_when_its_name_is_gone() {
+async fn a_projects_backlog_never_goes_to_another_that_takes_its_name() {
     let (a, mut b) = two_upstreams().await;
     let blog = "[[projects]]\nname = \"blog\"\nid = \"2\"\npublic_key = \"b10c\"\n[projects.upstreams]\n";
     let dsns = format!("a = \"{}\"\nb = \"{}\"\n", a.dsn("blog-a", 33), b.dsn("blog-b", 44));
@@ -453,7 +453,7 @@ async fn what_waits_for_a_project_never_goes_to_another_that_takes_its_name_and_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_that_is_put_back_is_served_when_what_was_under_way_has_ended() {
+async fn a_restored_upstream_is_served_when_its_earlier_requests_have_ended() {
     let (a, b) = two_upstreams().await;
     let pause = Duration::from_secs(3);
     b.always(Reply::Slow(pause));
@@ -476,7 +476,7 @@ async fn an_upstream_that_is_put_back_is_served_when_what_was_under_way_has_ende
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_file_may_be_moved_over_written_in_place_or_be_a_symbolic_link() {
+async fn the_file_may_be_replaced_written_in_place_or_a_symbolic_link() {
     let (a, b) = two_upstreams().await;
     let relay = plan(&a, &b).start().await;
     let text = fs::read_to_string(relay.config()).expect("the configuration");

@@ -111,7 +111,7 @@ fn failed(report: &Value) -> Vec<&str> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_number_of_a_report_on_48_hours_is_what_the_upstreams_recorded() {
+async fn every_number_of_a_report_is_what_the_upstreams_recorded() {
     let (sentry, mut glitchtip) = (Upstream::start().await, Upstream::start().await);
     let plan = Plan::new(&[("sentry", sentry.dsn("key-a", 1)), ("glitchtip", glitchtip.dsn("key-b", 2))])
         .journal(r#"retain = "72h""#)
@@ -274,7 +274,7 @@ fn check_upstream(relay: &Simulation, diary: &Diary, told: &Value, upstream: &Up
 }
 
 #[tokio::test]
-async fn a_report_tells_what_was_not_let_in_and_why_through_restarts() {
+async fn a_report_tells_what_was_refused_and_why_through_restarts() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let limits = "[limits]\nsession = { rate = \"1/h\", burst = 1 }\n[limits.storm]\nlimit = 1\nwindow = \"1h\"";
     let plan = Plan::new(&[("a", a.dsn("cafe", 1)), ("b", b.dsn("beef", 2))]).more(limits);

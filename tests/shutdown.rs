@@ -67,7 +67,7 @@ async fn a_request_under_way_when_stopping_is_finished_with_200_and_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hung_upstream_does_not_keep_it_from_stopping_and_the_backlog_stays() {
+async fn a_hung_upstream_does_not_keep_the_relay_from_stopping() {
     let (a, mut relay) = one_upstream().await;
     a.always(Reply::Hang);
     let ids = relay.send_errors(20).await;
@@ -93,7 +93,7 @@ async fn a_hung_upstream_does_not_keep_it_from_stopping_and_the_backlog_stays() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_never_ends_its_request_does_not_keep_it_from_stopping() {
+async fn an_unfinished_request_does_not_keep_the_relay_from_stopping() {
     let (_a, mut relay) = one_upstream().await;
     let mut slow = Connection::open(&relay.address()).await.expect("a connection");
     slow.write(format!("{}{{", Connection::head(1000)).as_bytes()).await.expect("the beginning of a request");
@@ -177,7 +177,7 @@ async fn restarts_behind_an_inherited_socket_refuse_and_lose_no_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_that_fails_leaves_what_waits_in_an_inherited_socket_to_the_next() {
+async fn a_failed_start_leaves_an_inherited_sockets_requests_to_the_next() {
     let a = Upstream::start().await;
     let mut relay = Plan::new(&[("a", a.dsn("key-a", 11))]).prepare();
     let socket = TcpListener::bind(("127.0.0.1", relay.port())).expect("the socket");

@@ -57,7 +57,7 @@ async fn figures(relay: &Relay, expected: &[(&str, u64)]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_stored_is_found_and_the_verdict_rests_on_it() {
+async fn stored_events_are_found_and_the_verdict_rests_on_them() {
     let (_primary, glitchtip, relay) = scene("").await;
     let ids = relay.send_errors(150).await;
     figures(&relay, &[("delivered", 150), ("stored", 150), ("missing", 0), ("unknown", 0)]).await;
@@ -76,7 +76,7 @@ async fn what_is_stored_is_found_and_the_verdict_rests_on_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_an_api_nothing_shows_that_it_stores_what_it_takes() {
+async fn an_upstream_without_an_api_has_no_proof_that_it_stores() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let relay = Plan::new(&[("a", a.dsn("cafe", 7)), ("b", b.dsn("beef", 8))]).start().await;
     relay.send_errors(3).await;
@@ -93,7 +93,7 @@ async fn without_an_api_nothing_shows_that_it_stores_what_it_takes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_its_worker_stopped_everybody_says_that_it_does_not_store() {
+async fn a_stopped_worker_is_reported_everywhere() {
     let (_primary, glitchtip, relay) = scene("").await;
     relay.send_errors(5).await;
     figures(&relay, &[("stored", 5)]).await;
@@ -115,7 +115,7 @@ async fn with_its_worker_stopped_everybody_says_that_it_does_not_store() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_its_queue_lost_is_found_sent_again_and_stored_once() {
+async fn events_that_the_queue_lost_are_sent_again_and_stored_once() {
     let (primary, glitchtip, relay) = scene("").await;
     relay.send_errors(3).await;
     figures(&relay, &[("stored", 3)]).await;
@@ -143,7 +143,7 @@ async fn what_its_queue_lost_is_found_sent_again_and_stored_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_poisonous_event_among_others_ends_as_a_dead_letter_and_the_others_are_stored() {
+async fn a_poisonous_event_becomes_a_dead_letter_and_the_others_are_stored() {
     let (_primary, glitchtip, relay) = scene_with("spare_batches = false", "repair = \"auto\"\n").await;
     relay.send_errors(2).await;
     figures(&relay, &[("stored", 2)]).await;
@@ -169,7 +169,7 @@ async fn a_poisonous_event_among_others_ends_as_a_dead_letter_and_the_others_are
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_poisonous_event_costs_none_of_100_others_and_ends_as_a_dead_letter_that_says_why() {
+async fn a_poisonous_event_costs_none_of_100_others() {
     let (primary, glitchtip, relay) = scene("").await;
     let around = relay.send_errors(50).await;
     let poison = new_id();
@@ -196,7 +196,7 @@ async fn a_poisonous_event_costs_none_of_100_others_and_ends_as_a_dead_letter_th
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_glitchtip_6_is_known_by_its_settings_and_gets_everything_in_its_turn() {
+async fn a_glitchtip_6_is_recognised_and_gets_every_event_in_turn() {
     let (_primary, glitchtip, relay) = scene("").await;
     glitchtip.set_version("5.2.0");
     let send = async |relay: &Relay| {
@@ -234,7 +234,7 @@ async fn a_glitchtip_6_is_known_by_its_settings_and_gets_everything_in_its_turn(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tracker_that_cannot_be_asked_leaves_events_unknown_and_is_caught_up_with() {
+async fn a_tracker_whose_api_fails_leaves_events_unknown_until_it_recovers() {
     let (_primary, glitchtip, mut relay) = scene("").await;
     relay.send_errors(1).await;
     figures(&relay, &[("stored", 1)]).await;
@@ -265,7 +265,7 @@ async fn a_tracker_that_cannot_be_asked_leaves_events_unknown_and_is_caught_up_w
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_name_is_never_taken_for_not_stored() {
+async fn a_wrong_project_name_makes_no_event_missing() {
     let (primary, glitchtip) = (Upstream::start().await, Glitchtip::start(BATCH, MEMORY).await);
     let plan = Plan::new(&[("sentry", primary.dsn("beef", 8)), ("glitchtip", glitchtip.dsn())])
         .api("glitchtip", "glitchtip", Some("acme/nonesuch"), TOKEN)
@@ -298,7 +298,7 @@ async fn an_event_that_vanishes_later_is_found_on_demand() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_look_on_demand_counts_the_events_it_was_asked_about_and_what_is_sent_again_meanwhile_is_missing() {
+async fn a_look_on_demand_counts_events_that_are_sent_again_as_missing() {
     let (_primary, glitchtip, relay) = scene_with("api.remembers = \"0s\"", "repair = \"auto\"\n").await;
     let ids = relay.send_errors(8).await;
     figures(&relay, &[("stored", 8)]).await;
@@ -339,7 +339,7 @@ async fn one_event_is_shown_beside_the_trackers_copy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_test_event_is_waited_for_until_it_is_stored_and_one_that_is_taken_alone_is_a_failure() {
+async fn send_test_waits_until_its_event_is_stored() {
     let (_primary, glitchtip, relay) = scene("").await;
     let sent = async |code: i32, result: &str| {
         let (ended, told) = relay.verb(&["send-test", "--json"]).await;

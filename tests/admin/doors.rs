@@ -42,7 +42,7 @@ async fn verb(config: &Path, args: &[&str], token: Option<&str>) -> Output {
 }
 
 #[tokio::test]
-async fn a_page_whose_name_was_rebound_to_this_machine_reads_nothing_and_uses_up_no_guess() {
+async fn a_page_with_a_rebound_name_reads_nothing_and_uses_up_no_guess() {
     for with_token in [false, true] {
         let (old, _new, plan) = two_upstreams().await;
         let plan = plan.admin("hosts = [\"relay.example.org\"]");
@@ -80,7 +80,7 @@ async fn a_page_whose_name_was_rebound_to_this_machine_reads_nothing_and_uses_up
 }
 
 #[tokio::test]
-async fn with_a_token_changes_and_contents_of_events_need_it_on_this_machine_too() {
+async fn changes_and_event_contents_need_the_token_on_loopback_too() {
     let (old, _new, plan) = two_upstreams().await;
     let relay = with_dead_letter(plan.admin(&format!("token = \"{TOKEN}\"")), &old).await;
     let url = |path: &str| format!("http://{}{path}", relay.admin_address());
@@ -119,7 +119,7 @@ async fn with_a_token_changes_and_contents_of_events_need_it_on_this_machine_too
 }
 
 #[tokio::test]
-async fn with_open_on_loopback_off_reading_needs_the_token_on_this_machine_too() {
+async fn reading_needs_the_token_on_loopback_with_open_on_loopback_off() {
     let (_old, _new, plan) = two_upstreams().await;
     let mut relay = plan.admin(&format!("token = \"{TOKEN}\"\nopen_on_loopback = false")).prepare();
     relay.launch();
@@ -134,7 +134,7 @@ async fn with_open_on_loopback_off_reading_needs_the_token_on_this_machine_too()
 }
 
 #[tokio::test]
-async fn the_command_line_reads_the_token_where_the_daemon_does_and_says_why_it_cannot() {
+async fn the_command_line_reads_the_daemons_token_or_says_why_it_cannot() {
     let (old, _new, plan) = two_upstreams().await;
     let secret = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(secret.path(), format!("{TOKEN}\n")).expect("a token");

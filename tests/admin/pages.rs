@@ -100,7 +100,7 @@ fn with_token(plan: Plan) -> Plan {
 }
 
 #[tokio::test]
-async fn a_stranger_changes_nothing_and_who_signs_in_gets_forms_on_pages_that_nothing_else_may_use() {
+async fn only_a_signed_in_browser_gets_forms_and_strangers_change_nothing() {
     let (_old, _new, plan) = two_upstreams().await;
     let relay = with_token(plan).start().await;
     let stranger = Browser::at(&relay);
@@ -135,7 +135,7 @@ async fn a_stranger_changes_nothing_and_who_signs_in_gets_forms_on_pages_that_no
 }
 
 #[tokio::test]
-async fn who_signs_in_makes_another_upstream_the_primary_with_a_form_and_every_other_byte_of_the_file_stays() {
+async fn a_form_switches_the_primary_and_keeps_every_other_byte_of_the_file() {
     let (old, new, plan) = two_upstreams().await;
     let relay = with_token(plan).start().await;
     let commented = with_comments(&relay).await;
@@ -177,7 +177,7 @@ async fn who_signs_in_makes_another_upstream_the_primary_with_a_form_and_every_o
 }
 
 #[tokio::test]
-async fn who_signs_out_has_nothing_to_sign_in_with_but_the_token_and_the_log_shows_none_of_it() {
+async fn signing_out_ends_the_session_and_the_log_shows_no_secret() {
     let (_old, _new, plan) = two_upstreams().await;
     let relay = with_token(plan).start().await;
     let browser = Browser::signed_in(&relay).await;
@@ -196,7 +196,7 @@ async fn who_signs_out_has_nothing_to_sign_in_with_but_the_token_and_the_log_sho
 }
 
 #[tokio::test]
-async fn when_the_daemon_cannot_write_its_file_the_page_says_who_can() {
+async fn the_page_says_who_can_write_the_file_when_the_daemon_cannot() {
     let (_old, _new, plan) = two_upstreams().await;
     let relay = with_token(plan).start().await;
     let file = fs::read_to_string(relay.config()).expect("the file");
@@ -230,7 +230,7 @@ async fn unchanged(relay: &Relay, file: &str, what: &str) {
 }
 
 #[tokio::test]
-async fn a_form_in_which_anything_is_missing_is_refused_and_changes_nothing() {
+async fn an_incomplete_form_is_refused_and_changes_nothing() {
     let (_old, _new, plan) = two_upstreams().await;
     let relay = with_token(plan).start().await;
     let file = fs::read_to_string(relay.config()).expect("the file");
@@ -291,7 +291,7 @@ async fn a_form_in_which_anything_is_missing_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn another_token_and_a_restart_end_every_session() {
+async fn a_new_token_or_a_restart_ends_every_session() {
     let (_old, _new, plan) = two_upstreams().await;
     let mut relay = with_token(plan).start().await;
     let file = fs::read_to_string(relay.config()).expect("the file");
@@ -324,7 +324,7 @@ async fn another_token_and_a_restart_end_every_session() {
 }
 
 #[tokio::test]
-async fn guessing_the_token_is_bounded_and_who_has_it_in_a_header_does_not_notice() {
+async fn token_guesses_are_bounded_and_lock_out_no_token_in_a_header() {
     let (_old, _new, plan) = two_upstreams().await;
     let relay = with_token(plan).start().await;
     let browser = Browser::at(&relay);
@@ -353,7 +353,7 @@ async fn guessing_the_token_is_bounded_and_who_has_it_in_a_header_does_not_notic
 }
 
 #[tokio::test]
-async fn what_a_proxy_on_this_machine_passes_on_is_not_taken_for_local() {
+async fn requests_forwarded_by_a_local_proxy_are_not_taken_for_local() {
     let (_old, _new, plan) = two_upstreams().await;
     let relay = with_token(plan).admin("hosts = [\"relay.example\"]").start().await;
     let mut browser = Browser::at(&relay);
@@ -380,7 +380,7 @@ async fn what_a_proxy_on_this_machine_passes_on_is_not_taken_for_local() {
 }
 
 #[tokio::test]
-async fn without_a_token_the_page_says_what_changes_from_it_need() {
+async fn the_page_without_a_token_says_what_changes_need() {
     let (_old, _new, plan) = two_upstreams().await;
     let relay = plan.start().await;
     let browser = Browser::at(&relay);
@@ -481,7 +481,7 @@ async fn a_backfill_is_ended_from_the_page() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_signs_in_sends_again_what_a_tracker_lost() {
+async fn missing_events_are_sent_again_from_the_page() {
     let (old, tracker) = (Upstream::start().await, Glitchtip::start(Duration::from_millis(100), Duration::ZERO).await);
     let plan = Plan::new(&[("old", old.dsn("beef", 8)), ("new", tracker.dsn())])
         .api("new", "glitchtip", Some(glitchtip::PLACE), glitchtip::TOKEN)

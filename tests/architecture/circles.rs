@@ -9,7 +9,7 @@ use super::report;
 use super::source::{Source, sources};
 
 #[test]
-fn no_files_name_each_other_in_a_circle() {
+fn no_files_name_each_other_in_a_cycle() {
     let sources: Vec<Source> = sources().into_iter().filter(|source| !source.is_test()).collect();
     let house = House::of(&sources);
     let arrows: BTreeMap<&str, BTreeSet<&str>> = house.files.keys().map(|file| (*file, house.arrows(file))).collect();

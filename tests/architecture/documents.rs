@@ -146,7 +146,7 @@ fn every_page_of_the_handbook_is_linked_from_the_readme() {
 }
 
 #[test]
-fn every_verb_that_a_document_shows_is_one_of_the_programs() {
+fn every_verb_in_a_document_exists_in_the_program() {
     let help = Command::new(env!("CARGO_BIN_EXE_switchyard")).arg("--help").output().expect("the program runs");
     let help = String::from_utf8(help.stdout).expect("UTF-8");
     let verbs: BTreeSet<&str> = help.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).collect();

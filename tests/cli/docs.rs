@@ -244,7 +244,7 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_command_that_a_page_shows_runs_and_says_what_the_page_says() {
+async fn each_command_on_a_page_runs_and_prints_what_the_page_shows() {
     let scene = Scene::start().await;
     let (mut runs, mut wrong) = (0, Vec::new());
     for path in paths() {
@@ -293,7 +293,7 @@ fn merged(whole: &mut toml::Table, piece: toml::Table) {
 }
 
 #[test]
-fn each_configuration_that_a_page_shows_is_accepted() {
+fn each_configuration_on_a_page_is_accepted() {
     let shortest: toml::Table = page("config/minimal.toml").parse().expect("TOML");
     let folder = TempDir::with_prefix("switchyard-docs-").expect("a folder");
     let credential = folder.path().join("credential");

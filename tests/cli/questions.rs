@@ -87,7 +87,7 @@ const QUESTIONS: [&str; 6] = [
 ];
 
 #[tokio::test]
-async fn at_a_terminal_init_asks_for_ports_tokens_services_and_canary_and_writes_what_it_is_told() {
+async fn init_asks_at_a_terminal_and_writes_the_answers() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("config.toml");
     let mut terminal = Terminal::run(&path, &DSNS);
@@ -145,7 +145,7 @@ async fn enter_at_every_question_writes_what_init_writes_without_asking() {
 }
 
 #[tokio::test]
-async fn what_a_flag_says_is_not_asked_and_a_file_that_is_there_is_said_before_any_question() {
+async fn a_flag_replaces_its_question_and_an_existing_file_is_reported_first() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("config.toml");
     let flags = [

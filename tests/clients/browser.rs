@@ -52,14 +52,14 @@ async fn assert_whole(between: Between, promises: Vec<Promise>) {
 }
 
 #[tokio::test]
-async fn errors_traces_replay_and_feedback_of_a_browser_on_another_origin_reach_both_upstreams() {
+async fn everything_that_a_cross_origin_browser_sends_reaches_both_upstreams() {
     let between = Between::start().await;
     let promises = visit(&between, None).await;
     assert_whole(between, promises).await;
 }
 
 #[tokio::test]
-async fn a_browser_that_sends_through_a_tunnel_is_let_in_by_the_envelopes_dsn_alone() {
+async fn a_browser_behind_a_tunnel_is_let_in_by_the_envelopes_dsn() {
     let between = Between::start().await;
     let tunnel = format!("http://{}/api/1/envelope/", between.relay.address());
     let promises = visit(&between, Some(&tunnel)).await;

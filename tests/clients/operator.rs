@@ -10,7 +10,7 @@ use crate::install;
 const TOKEN: &str = "a-token-of-the-operators";
 
 #[tokio::test]
-async fn an_operator_signs_in_with_a_browser_and_makes_another_upstream_the_primary_by_clicking() {
+async fn an_operator_signs_in_and_switches_the_primary_in_a_browser() {
     install::debian("chromium", "chromium");
     let between = Between::start_with(|plan| plan.admin(&format!("token = \"{TOKEN}\""))).await;
     let status = between.relay.status().await;

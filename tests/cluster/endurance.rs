@@ -51,7 +51,7 @@ impl Scene {
 }
 
 #[tokio::test]
-async fn with_an_upstream_down_for_long_and_drained_tables_claims_and_memory_stay_as_they_were() {
+async fn a_long_outage_leaves_tables_claim_costs_and_memory_as_they_were() {
     let mut scene = Scene::begin().await;
     scene.servers.ask("CREATE EXTENSION pg_stat_statements").await.unwrap();
     let loads = scene.load(100);

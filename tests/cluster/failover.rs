@@ -47,7 +47,7 @@ fn all_200(sent: &Sendings) {
 }
 
 #[tokio::test]
-async fn with_the_primary_alone_killed_an_answer_takes_six_seconds_and_an_event_at_three_relays_is_one_delivery() {
+async fn a_killed_primary_delays_answers_and_repeats_nothing() {
     let mut scene = Scene::begin().await;
     let (loads, end) = (scene.load(150), CancellationToken::new());
     let thrice = scene.thrice(&end);
@@ -73,7 +73,7 @@ async fn with_the_primary_alone_killed_an_answer_takes_six_seconds_and_an_event_
 }
 
 #[tokio::test]
-async fn with_both_standbys_down_nothing_is_acknowledged_but_what_is_on_a_relays_disk_and_all_goes_on_by_itself() {
+async fn relays_acknowledge_only_from_disk_while_both_standbys_are_down() {
     let mut scene = Scene::begin().await;
     let primary = scene.servers.primary().await.unwrap();
     let standbys: Vec<usize> = (0..3).filter(|number| *number != primary).collect();

@@ -10,7 +10,7 @@ use crate::support::eventually::eventually;
 use crate::support::relay::Relay;
 
 #[tokio::test]
-async fn a_primary_that_was_frozen_acknowledges_nothing_when_it_goes_on() {
+async fn a_frozen_primary_acknowledges_nothing_when_it_resumes() {
     let scene = Scene::begin().await;
     let loads = scene.load(200);
     scene.more(&loads, 100).await;
@@ -31,7 +31,7 @@ async fn a_primary_that_was_frozen_acknowledges_nothing_when_it_goes_on() {
 }
 
 #[tokio::test]
-async fn with_the_primary_and_its_patroni_killed_every_answer_is_200_and_nothing_is_lost_or_doubled() {
+async fn killing_the_primary_and_its_patroni_loses_and_doubles_nothing() {
     let mut scene = Scene::begin().await;
     let loads = scene.load(200);
     scene.more(&loads, 100).await;
@@ -49,7 +49,7 @@ async fn with_the_primary_and_its_patroni_killed_every_answer_is_200_and_nothing
 }
 
 #[tokio::test]
-async fn a_primary_that_lost_its_patroni_and_its_place_keeps_no_relay_from_the_one_elected() {
+async fn an_orphaned_primary_keeps_no_relay_from_the_elected_one() {
     let mut scene = Scene::begin().await;
     let loads = scene.load(200);
     scene.more(&loads, 100).await;

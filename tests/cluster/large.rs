@@ -51,7 +51,7 @@ async fn is_kept_alone(scene: &Scene, body: &[u8]) {
 }
 
 #[tokio::test]
-async fn a_body_of_200_mib_survives_a_failover_and_one_whose_relay_dies_before_its_answer_leaves_nothing() {
+async fn a_large_body_survives_a_failover_and_an_unanswered_one_leaves_nothing() {
     let mut scene = Scene::begin().await;
     scene.a.go_down().await;
     scene.b.go_down().await;
@@ -78,7 +78,7 @@ async fn a_body_of_200_mib_survives_a_failover_and_one_whose_relay_dies_before_i
 }
 
 #[tokio::test]
-async fn a_body_of_200_mib_that_is_under_way_when_the_primary_dies_is_answered_with_200_and_arrives() {
+async fn a_large_upload_during_the_primarys_death_gets_200_and_arrives() {
     let mut scene = Scene::begin().await;
     let body = pieces(&envelopes::new_id());
     let mut answered = send(&scene.relays[0].address(), &body, 100).await;

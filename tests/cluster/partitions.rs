@@ -35,7 +35,7 @@ fn others(primary: usize) -> impl Iterator<Item = usize> + Clone {
 }
 
 #[tokio::test]
-async fn a_primary_cut_off_from_etcd_and_its_standbys_acknowledges_nothing_and_follows_when_it_is_joined_again() {
+async fn a_primary_that_is_cut_off_acknowledges_nothing_and_follows_when_rejoined() {
     let network = Network::begin().await;
     let mut scene = Scene::without_relays(Some(&network)).await;
     for number in 0..3 {
@@ -63,7 +63,7 @@ async fn a_primary_cut_off_from_etcd_and_its_standbys_acknowledges_nothing_and_f
 }
 
 #[tokio::test]
-async fn with_both_standbys_cut_off_nothing_is_acknowledged_but_what_is_on_a_relays_disk_and_all_goes_on_by_itself() {
+async fn relays_acknowledge_only_from_disk_while_both_standbys_are_cut_off() {
     let network = Network::begin().await;
     let mut scene = Scene::without_relays(Some(&network)).await;
     for number in 0..3 {
@@ -97,7 +97,7 @@ async fn with_both_standbys_cut_off_nothing_is_acknowledged_but_what_is_on_a_rel
 }
 
 #[tokio::test]
-async fn a_relay_cut_off_from_an_upstream_then_from_the_database_loses_nothing_and_holds_nobody_up() {
+async fn a_relay_that_is_cut_off_loses_nothing_and_holds_nobody_up() {
     let network = Network::begin().await;
     let mut scene = Scene::without_relays(Some(&network)).await;
     scene.relays.push(scene.plan(0).start_on(network.machine().await).await);

@@ -10,7 +10,7 @@ use crate::support::eventually::eventually;
 use crate::support::upstream::Reply;
 
 #[tokio::test]
-async fn a_relay_that_is_killed_with_leases_loses_nothing_and_repeats_little() {
+async fn a_relay_killed_with_leases_loses_nothing_and_repeats_little() {
     let mut scene = Scene::begin().await;
     let mut loads = scene.load(300);
     scene.more(&loads, 300).await;
@@ -29,7 +29,7 @@ async fn a_relay_that_is_killed_with_leases_loses_nothing_and_repeats_little() {
 }
 
 #[tokio::test]
-async fn a_relay_that_was_frozen_past_its_end_changes_nothing_by_its_late_settlements() {
+async fn late_settlements_of_a_frozen_relay_change_nothing() {
     let scene = Scene::begin().await;
     scene.a.always(Reply::Hang);
     let ids: Vec<String> = scene.relays[0].send_errors(30).await;
@@ -47,7 +47,7 @@ async fn a_relay_that_was_frozen_past_its_end_changes_nothing_by_its_late_settle
 }
 
 #[tokio::test]
-async fn a_switch_under_load_is_live_at_all_relays_and_stands_once_in_the_history() {
+async fn a_switch_under_load_is_live_at_all_relays_and_recorded_once() {
     let scene = Scene::begin().await;
     let loads = scene.load(200);
     scene.relays[1].flip_to("b").await;
@@ -67,7 +67,7 @@ async fn a_switch_under_load_is_live_at_all_relays_and_stands_once_in_the_histor
 }
 
 #[tokio::test]
-async fn each_relay_delivers_its_part_within_ten_seconds_after_one_is_added_or_taken_away() {
+async fn each_relay_delivers_its_share_ten_seconds_after_one_joins_or_leaves() {
     let mut scene = Scene::begin().await;
     let mut loads = scene.load(300);
     even(&scene).await;

@@ -29,7 +29,7 @@ fn balancer(home: &Path, port: u16, relays: &[Relay]) -> Process {
 }
 
 #[tokio::test]
-async fn relays_and_then_servers_that_restart_one_after_another_lose_and_double_nothing_and_answer_200() {
+async fn rolling_restarts_of_relays_and_servers_lose_and_double_nothing() {
     let mut scene = Scene::begin().await;
     let (home, port) = (TempDir::with_prefix("switchyard-haproxy-").expect("a folder"), net::free_port());
     let _balancer = balancer(home.path(), port, &scene.relays);

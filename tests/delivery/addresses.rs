@@ -51,7 +51,7 @@ async fn reaches(relay: &Relay, upstream: &Upstream, within: Duration) {
 }
 
 #[tokio::test]
-async fn a_connection_ends_with_its_greatest_age_and_the_next_one_goes_where_the_name_has_moved() {
+async fn a_connection_at_its_maximum_age_is_replaced_at_the_names_new_address() {
     let (port, [old, new]) = at(["127.0.0.2", "127.0.0.3"]).await;
     let relay = relay(port, &["127.0.0.2"], "max_connection_age = \"1s\"").await;
     relay.send_errors(3).await;
@@ -66,7 +66,7 @@ async fn a_connection_ends_with_its_greatest_age_and_the_next_one_goes_where_the
 }
 
 #[tokio::test]
-async fn a_signal_and_an_edited_file_take_new_connections() {
+async fn a_signal_or_an_edited_file_opens_new_connections() {
     let (port, [old, new]) = at(["127.0.0.2", "127.0.0.3"]).await;
     // One connection: a second request at the same time would take a new one, which goes where the name has moved.
     let relay = relay(port, &["127.0.0.2"], "max_connection_age = \"1h\"\nmax_in_flight = 1").await;

@@ -48,7 +48,7 @@ async fn send(relay: &Relay, sizes: &[usize]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_upstream_gets_envelopes_compressed_as_it_wants_and_each_has_the_same() {
+async fn each_upstream_gets_the_same_envelopes_in_its_own_compression() {
     let upstreams =
         [Upstream::start().await, Upstream::start().await, Upstream::start().await, Upstream::start().await];
     let names = ["plain", "zstd", "again", "gzip"];
@@ -90,7 +90,7 @@ async fn each_upstream_gets_envelopes_compressed_as_it_wants_and_each_has_the_sa
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_that_refuses_what_is_compressed_gets_it_as_it_is_and_nothing_is_lost() {
+async fn an_upstream_that_refuses_compressed_bodies_gets_them_plain() {
     for refusal in [415, 400, 411] {
         let a = Upstream::start().await;
         a.when(move |seen| (!encoding(seen).is_empty()).then(|| Reply::status(refusal)));
@@ -119,7 +119,7 @@ async fn an_upstream_that_refuses_what_is_compressed_gets_it_as_it_is_and_nothin
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_refused_compressed_and_as_it_is_is_a_dead_letter_and_others_go_out_compressed() {
+async fn an_envelope_refused_compressed_and_plain_becomes_a_dead_letter() {
     let a = Upstream::start().await;
     a.when(|seen| plain(seen).windows(6).any(|word| word == b"poison").then(|| Reply::status(400)));
     let relay = Plan::new(&[("a", a.dsn("key-a", 1))]).upstream("a", "compress = \"zstd\"").start().await;

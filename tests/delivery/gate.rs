@@ -47,7 +47,7 @@ async fn check_online(relay: &Relay) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstreams_headers_go_with_every_request_there_and_with_none_elsewhere() {
+async fn an_upstreams_headers_go_with_every_request_to_it_alone() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let is_broken = Arc::new(Mutex::new(false));
     let (broken, limited) = (Arc::clone(&is_broken), Mutex::new(true));
@@ -92,7 +92,7 @@ async fn an_upstreams_headers_go_with_every_request_there_and_with_none_elsewher
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_takes_new_headers_to_what_waits_and_their_values_are_nowhere_to_be_read() {
+async fn a_reload_applies_new_headers_to_the_backlog_and_shows_no_value() {
     const WRONG: &str = "5ec4e7-that-expired";
     let a = Upstream::start().await;
     let turned_away = gate(&a, |_| None);

@@ -47,7 +47,7 @@ async fn a_flood_of_refused_events_makes_a_handful_of_log_lines() {
 }
 
 #[tokio::test]
-async fn the_log_says_when_a_refused_dsn_is_taken_again() {
+async fn the_log_says_when_a_refused_dsn_is_accepted_again() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     a.then([Reply::status(403)]);
     let relay = Plan::new(&[("a", a.dsn("key-a", 1)), ("b", b.dsn("key-b", 2))]).start().await;
@@ -61,7 +61,7 @@ async fn the_log_says_when_a_refused_dsn_is_taken_again() {
 }
 
 #[tokio::test]
-async fn the_log_says_when_a_long_limit_begins_and_ends_and_nothing_of_a_short_one() {
+async fn the_log_reports_long_limits_and_no_short_ones() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let relay = Plan::new(&[("a", a.dsn("key-a", 1)), ("b", b.dsn("key-b", 2))]).start().await;
     a.then([Reply::with_header(429, "Retry-After", "1")]);
@@ -77,7 +77,7 @@ async fn the_log_says_when_a_long_limit_begins_and_ends_and_nothing_of_a_short_o
 }
 
 #[tokio::test]
-async fn a_web_page_that_an_upstream_answers_with_is_told_by_its_title() {
+async fn a_web_page_in_an_answer_is_logged_by_its_title() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let page =
         "\n<!doctype html>\n<html lang=\"en\"><head><title>Server Error (500)</title></head><body>…</body></html>";

@@ -57,7 +57,7 @@ async fn is_refused(relay: &Relay, upstream: &Upstream, why: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_authority_that_is_named_is_trusted_beside_those_of_the_system() {
+async fn a_named_authority_is_trusted_beside_the_systems() {
     let (upstream, folder, authority) = (Upstream::start().await, folder(), Authority::new());
     let front = Front::start(&authority.signs("localhost"), None, upstream.address()).await;
     let file = folder.path().join("ca.pem");
@@ -66,7 +66,7 @@ async fn an_authority_that_is_named_is_trusted_beside_those_of_the_system() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_that_signs_itself_is_trusted_where_it_is_named_and_for_its_own_name() {
+async fn a_self_signed_certificate_is_trusted_where_it_is_named() {
     let folder = folder();
     for is_ca in [true, false] {
         let upstream = Upstream::start().await;
@@ -88,7 +88,7 @@ async fn a_certificate_that_signs_itself_is_trusted_where_it_is_named_and_for_it
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_renewed_client_certificate_opens_what_demands_one_without_a_restart() {
+async fn a_renewed_client_certificate_is_used_without_a_restart() {
     let (upstream, folder, authority) = (Upstream::start().await, folder(), Authority::new());
     let server = authority.signs("localhost");
     let front = Front::start(&server, Some(&authority), upstream.address()).await;

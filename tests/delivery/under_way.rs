@@ -56,7 +56,7 @@ async fn delivered(relay: &Relay, category: &str) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_held_back_by_a_limit_is_not_delivered_by_an_answer_to_the_others() {
+async fn an_answer_delivers_no_item_that_a_limit_held_back() {
     let (a, _b, relay) = scene("sentry").await;
     a.then([Reply::with_header(200, "x-sentry-rate-limits", "2:session:organization")]);
     relay.send_errors(1).await;
@@ -76,7 +76,7 @@ async fn what_was_held_back_by_a_limit_is_not_delivered_by_an_answer_to_the_othe
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_429_that_limits_nothing_of_what_was_sent_has_taken_nothing() {
+async fn a_429_that_limits_no_sent_item_delivers_nothing() {
     let (a, _b, mut relay) = scene("sentry").await;
     a.then([Reply::with_header(200, "x-sentry-rate-limits", "60:session:organization")]);
     relay.send_errors(1).await;
@@ -100,7 +100,7 @@ async fn a_429_that_limits_nothing_of_what_was_sent_has_taken_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_is_understood_by_the_kind_that_the_upstream_had_when_it_was_asked() {
+async fn an_answer_is_read_by_the_kind_at_the_time_of_the_request() {
     let (a, _b, relay) = scene("generic").await;
     let word = held_limit(&a, "1:error:organization");
     assert_eq!(relay.send(event_and_session()).await.status(), 200);
@@ -114,7 +114,7 @@ async fn an_answer_is_understood_by_the_kind_that_the_upstream_had_when_it_was_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_new_kind_has_no_place_for_is_counted_when_the_old_one_limits_it() {
+async fn items_that_a_new_kind_does_not_store_are_counted_as_unsupported() {
     let (a, _b, relay) = scene("sentry").await;
     let word = held_limit(&a, "1:transaction:organization");
     let transaction = envelopes::envelope(&envelopes::new_id(), "transaction", "{\"transaction\":\"t\"}");

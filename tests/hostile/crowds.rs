@@ -79,13 +79,13 @@ async fn costs(what: &str, begin: impl AsyncFnMut(&mut TcpStream)) -> u64 {
 }
 
 #[tokio::test]
-async fn ten_thousand_idle_connections_cost_little_and_keep_nobody_from_being_served() {
+async fn ten_thousand_idle_connections_cost_little_and_hold_nobody_up() {
     let cost = costs("that say nothing", async |_| ()).await;
     assert!(cost < MOST_IDLE, "{cost} KiB");
 }
 
 #[tokio::test]
-async fn ten_thousand_connections_that_began_a_request_cost_as_little() {
+async fn ten_thousand_connections_with_a_begun_request_cost_as_little() {
     let begin = async |stream: &mut TcpStream| {
         stream.write_all(b"POST /api/1/envelope/ HTTP/1.1\r\nhost:").await.expect("bytes are taken");
     };
@@ -94,7 +94,7 @@ async fn ten_thousand_connections_that_began_a_request_cost_as_little() {
 }
 
 #[tokio::test]
-async fn ten_thousand_connections_that_were_answered_cost_what_their_buffers_take() {
+async fn ten_thousand_answered_connections_cost_only_their_buffers() {
     let health = head("GET", "/api/relay/healthcheck/live/", &[]);
     let cost = costs("that were answered", async |stream| {
         stream.write_all(&health).await.expect("a request is taken");
@@ -123,7 +123,7 @@ fn event(size: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn connections_leave_the_files_that_operators_and_the_journal_need() {
+async fn connections_leave_file_descriptors_for_operators_and_the_journal() {
     let (relay, upstream, mut wire) = limited("ulimit -n 256").await;
     let mut crowd = vec![];
     for _ in 0..400 {

@@ -21,7 +21,7 @@ async fn said_to(address: &str, bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn floods_of_headers_and_what_is_no_http_are_refused_with_flat_memory() {
+async fn floods_of_headers_and_invalid_http_are_refused_with_flat_memory() {
     let (relay, upstream) = front().await;
     let memory = Memory::of(relay.pid());
     memory.forget_peak();
@@ -93,7 +93,7 @@ async fn said_to_silence(address: &str, pieces: &[&[u8]]) -> Vec<u8> {
 
 /// A connection is one of HTTP/2 by the whole preface (RFC 9113, section 3.4), and has no limits of HTTP/1.1 only then.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_falls_silent_is_let_go_whatever_its_first_bytes_look_like() {
+async fn a_silent_client_is_disconnected_whatever_its_first_bytes() {
     let upstream = Upstream::start().await;
     let relay = Plan::new(&[("tracker", upstream.dsn("cafe", 7))]).server("keep_alive = \"1s\"").start().await;
     let address = relay.address();

@@ -5,7 +5,7 @@ use crate::support::envelopes::{self, KEY, new_id};
 use crate::support::wire::{exchange, post};
 
 #[tokio::test]
-async fn nothing_but_a_number_is_a_project_and_no_path_leads_anywhere_else() {
+async fn only_a_number_is_a_project_and_no_path_leads_elsewhere() {
     let (relay, upstream) = front().await;
     let long = "1".repeat(20_000);
     let paths = [

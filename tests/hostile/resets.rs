@@ -20,7 +20,7 @@ fn gzip(text: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_of_http2_that_are_taken_back_are_brought_to_their_end_up_to_the_limit_of_streams() {
+async fn reset_http2_requests_are_finished_up_to_the_limit_of_streams() {
     const ENCODINGS: &str = "gzip, gzip";
     let (relay, upstream) = front().await;
     // Two KiB that become more than a body may have.

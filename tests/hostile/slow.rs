@@ -29,7 +29,7 @@ async fn costs_little<T>(relay: &Relay, what: &str, attack: impl Future<Output =
 }
 
 #[tokio::test]
-async fn clients_that_never_read_their_answers_cost_little_and_keep_nobody_from_being_served() {
+async fn clients_that_never_read_their_answers_cost_little_and_hold_nobody_up() {
     let (relay, upstream) = front().await;
     // 404 each, so that nothing of it is to arrive.
     let requests = post("/nowhere/", &[], b"").repeat(200);
@@ -48,7 +48,7 @@ async fn clients_that_never_read_their_answers_cost_little_and_keep_nobody_from_
 }
 
 #[tokio::test]
-async fn clients_that_announce_much_and_bring_little_take_no_room_from_others() {
+async fn clients_that_only_announce_large_bodies_take_no_room_from_others() {
     let (relay, upstream) = front().await;
     let announced = |path: &str, kind: &str| {
         let mut request = head("POST", &keyed(path), &[("content-length", "1048576"), ("content-type", kind)]);
@@ -119,7 +119,7 @@ fn routes() -> Vec<(String, &'static str)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_bodies_that_come_slowly_on_any_route_leave_small_envelopes_served() {
+async fn slow_large_bodies_on_any_route_leave_small_envelopes_served() {
     const ROOM: usize = 8 << 20;
     let upstream = Upstream::start().await;
     let relay = Plan::new(&[("tracker", upstream.dsn("cafe", 7))])

@@ -38,7 +38,7 @@ fn is_harmless(answer: &Answer) {
 }
 
 #[tokio::test]
-async fn odd_words_in_keys_clients_and_envelopes_become_no_headers_and_no_lines_of_the_log() {
+async fn odd_bytes_in_keys_and_names_become_no_headers_and_no_log_lines() {
     let (relay, upstream) = front().await;
     let address = relay.address();
     let mut good = 0;
@@ -97,7 +97,7 @@ fn oversized(evil: &str) -> String {
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_text_in_headers_are_passed_over_or_refused() {
+async fn header_bytes_that_are_no_text_are_ignored_or_refused() {
     let (relay, upstream) = front().await;
     let address = relay.address();
     let mut good = 0;

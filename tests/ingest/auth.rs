@@ -70,7 +70,7 @@ fn basic(user: &str) -> String {
 }
 
 #[tokio::test]
-async fn every_form_of_authentication_lets_in() {
+async fn every_form_of_authentication_is_accepted() {
     let (relay, upstream) = three_projects().await;
     let envelope = "/api/1/envelope/";
     let uuid = UUID.to_lowercase();
@@ -129,7 +129,7 @@ async fn every_form_of_authentication_lets_in() {
 }
 
 #[tokio::test]
-async fn whoever_is_not_let_in_is_told_why_and_is_counted() {
+async fn a_refused_client_is_told_why_and_is_counted() {
     let (relay, upstream) = three_projects().await;
     let envelope = "/api/1/envelope/";
     let query = format!("{envelope}?sentry_key={KEY}");
@@ -192,7 +192,7 @@ async fn whoever_is_not_let_in_is_told_why_and_is_counted() {
 }
 
 #[tokio::test]
-async fn a_request_that_must_name_its_project_itself_is_refused_before_its_body_is_read() {
+async fn missing_credentials_are_refused_before_the_body_except_for_envelopes() {
     let (relay, upstream) = front().await;
     let huge = (100 << 20).to_string();
     // Each would be refused for something else if it were looked at.

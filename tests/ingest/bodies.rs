@@ -154,7 +154,7 @@ impl Case {
 }
 
 #[tokio::test]
-async fn hostile_bodies_get_their_answers_and_bombs_no_memory() {
+async fn hostile_bodies_are_answered_and_bombs_cost_no_memory() {
     // Equal event ids are no repeats here: every good body is to arrive.
     let (relay, upstream) = front_of(|plan| plan.server("max_body = \"8MiB\"").more("[dedup]\nwindow = \"0s\"")).await;
     let (bombs, cases): (Vec<Case>, Vec<Case>) =
@@ -183,7 +183,7 @@ async fn hostile_bodies_get_their_answers_and_bombs_no_memory() {
 }
 
 #[tokio::test]
-async fn the_answer_names_the_event_id_if_there_is_one_and_what_is_empty_goes_nowhere() {
+async fn the_answer_names_the_event_id_and_empty_envelopes_go_nowhere() {
     let (relay, upstream) = front().await;
     let id = new_id();
     let hyphenated = uuid::Uuid::parse_str(&id).expect("a UUID").hyphenated().to_string().to_uppercase();

@@ -41,7 +41,7 @@ async fn a_connection_is_kept_and_may_be_pipelined() {
 }
 
 #[tokio::test]
-async fn old_http_and_new_http_and_cautious_clients_are_served() {
+async fn http_1_0_http_2_and_expect_continue_clients_are_served() {
     let (relay, upstream) = front().await;
     let path = keyed("/api/1/envelope/");
     let body = envelopes::error(&new_id());
@@ -80,7 +80,7 @@ async fn old_http_and_new_http_and_cautious_clients_are_served() {
 }
 
 #[tokio::test]
-async fn who_is_refused_while_still_sending_gets_the_answer_and_no_reset() {
+async fn a_client_refused_while_sending_gets_the_answer_and_no_reset() {
     let (relay, upstream) = front().await;
     let body = vec![b'x'; 5 << 20];
     for (path, headers, status) in [
@@ -103,7 +103,7 @@ async fn who_is_refused_while_still_sending_gets_the_answer_and_no_reset() {
 }
 
 #[tokio::test]
-async fn who_asks_before_sending_is_refused_without_sending() {
+async fn an_expect_continue_client_is_refused_before_it_sends() {
     let (relay, upstream) = front().await;
     let huge = (1_u64 << 40).to_string();
     for (path, headers, status) in [
@@ -188,7 +188,7 @@ async fn floods_of_headers_and_absurd_request_lines_end_in_answers() {
 }
 
 #[tokio::test]
-async fn both_families_are_listened_on() {
+async fn both_address_families_are_listened_on() {
     let (relay, upstream) = front_of(Plan::on_both_families).await;
     for host in ["127.0.0.1", "[::1]"] {
         let request = post(&keyed("/api/1/envelope/"), &[], envelopes::error(&new_id()).as_bytes());

@@ -96,7 +96,7 @@ fn attachment(kind: &str, content_type: &str, file: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_minidump_in_a_form_becomes_an_envelope_under_the_id_that_is_answered() {
+async fn a_minidump_in_a_form_becomes_an_envelope_under_the_answered_id() {
     let (relay, upstreams) = pair().await;
     let event = format!("{{\"event_id\":\"{ID}\",\"release\":\"shop@1\"}}");
     // A small one in memory, a large one through a file.
@@ -178,7 +178,7 @@ async fn curl_uploads_a_minidump_as_crashpad_does() {
 }
 
 #[tokio::test]
-async fn a_minidump_alone_is_taken_and_unpacked_whatever_packed_it() {
+async fn a_bare_minidump_is_taken_and_unpacked_from_every_compression() {
     let (relay, upstreams) = pair().await;
     let dump = minidump(1_200_000);
     let mut gzip = flate2::write::GzEncoder::new(vec![], flate2::Compression::fast());
@@ -206,7 +206,7 @@ async fn a_minidump_alone_is_taken_and_unpacked_whatever_packed_it() {
 }
 
 #[tokio::test]
-async fn a_minidump_in_a_form_within_the_form_is_found() {
+async fn a_minidump_in_a_nested_form_is_found() {
     let (relay, upstreams) = pair().await;
     let beside = vec![b'x'; 2 << 20];
     let packed = zstd::encode_all(&minidump(1000)[..], 1).expect("memory");
@@ -240,7 +240,7 @@ async fn a_minidump_in_a_form_within_the_form_is_found() {
 }
 
 #[tokio::test]
-async fn crash_reports_count_as_errors_and_an_errors_limit_stops_them_without_telling_their_senders() {
+async fn crash_reports_over_the_limit_of_errors_are_dropped_silently() {
     let (relay, upstream) = front_of(|plan| plan.more("[limits]\nerror = { rate = \"1/h\", burst = 4 }")).await;
     let dump = minidump(1000);
     let raw = [("content-type", "application/x-dmp")];
@@ -287,7 +287,7 @@ async fn crash_reports_count_as_errors_and_an_errors_limit_stops_them_without_te
 }
 
 #[tokio::test]
-async fn what_is_no_crash_report_is_refused_and_says_why() {
+async fn a_broken_crash_report_is_refused_with_a_reason() {
     let (relay, upstreams) = pair().await;
     let dump = minidump(10);
     let bomb = zstd::encode_all(&[&dump[..], &vec![0; 201 << 20]].concat()[..], 1).expect("memory");
@@ -376,7 +376,7 @@ async fn attachments_by_url_go_to_the_event_of_the_path() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_encoded_upload_of_70_mib_arrives_at_both_upstreams_and_costs_no_memory() {
+async fn an_encoded_upload_of_70_mib_arrives_and_costs_no_memory() {
     let (relay, upstreams) = pair().await;
     let gzip = |text: &[u8], level| {
         let mut encoder = flate2::write::GzEncoder::new(vec![], level);

@@ -25,7 +25,7 @@ fn and(mut body: String, kind: &str, payload: &str) -> String {
 }
 
 #[tokio::test]
-async fn an_event_that_comes_again_is_answered_alike_and_delivered_once() {
+async fn a_repeated_event_is_answered_alike_and_delivered_once() {
     let (relay, upstream) = front().await;
     let id = new_id();
     let hyphenated = uuid::Uuid::parse_str(&id).expect("a UUID").hyphenated().to_string();
@@ -47,7 +47,7 @@ async fn an_event_that_comes_again_is_answered_alike_and_delivered_once() {
 }
 
 #[tokio::test]
-async fn what_shares_the_id_of_an_event_is_no_repeat_of_it() {
+async fn an_item_that_shares_an_events_id_is_no_repeat() {
     let (relay, upstream) = front().await;
     let id = new_id();
     for body in [
@@ -77,7 +77,7 @@ async fn what_shares_the_id_of_an_event_is_no_repeat_of_it() {
 }
 
 #[tokio::test]
-async fn a_repeated_event_takes_its_report_along_and_leaves_what_is_new() {
+async fn a_repeated_event_is_dropped_with_its_report_and_new_items_go_on() {
     let (relay, upstream) = front().await;
     let id = new_id();
     send(&relay, envelopes::error(&id)).await;
@@ -139,7 +139,7 @@ async fn each_heartbeat_of_a_long_job_arrives_as_an_item_and_by_url() {
 }
 
 #[tokio::test]
-async fn no_id_that_one_project_chooses_makes_an_event_of_another_a_repeat() {
+async fn no_event_id_of_one_project_makes_anothers_event_a_repeat() {
     let upstream = Upstream::start().await;
     let plan = Plan::new(&[("a", upstream.dsn("0ld", 1))]);
     let victim = format!(
@@ -165,7 +165,7 @@ async fn no_id_that_one_project_chooses_makes_an_event_of_another_a_repeat() {
 }
 
 #[tokio::test]
-async fn everything_with_an_identity_is_delivered_once_through_restarts() {
+async fn every_item_with_an_identity_is_delivered_once_through_restarts() {
     let (mut relay, upstream) = front().await;
     let id = new_id();
     let all = identified(&id);

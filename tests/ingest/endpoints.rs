@@ -100,7 +100,7 @@ async fn security_and_nel_reports_reach_every_upstream() {
 }
 
 #[tokio::test]
-async fn reports_of_the_reporting_api_reach_every_upstream_by_every_path_for_reports() {
+async fn reports_of_the_reporting_api_reach_every_upstream_by_every_path() {
     let (relay, upstreams) = pair().await;
     let reports = br#"[{"type":"csp-violation","age":1,"url":"https://a/","user_agent":"x","body":{}},
         {"type":"network-error","age":2,"url":"https://a/","body":{}},{"type":"deprecation"},{"type":"intervention"},{"type":"crash"}]"#;
@@ -173,7 +173,7 @@ async fn check_ins_by_url_are_answered_202_and_reach_every_upstream() {
 }
 
 #[tokio::test]
-async fn a_check_in_that_comes_again_by_url_or_as_an_item_is_delivered_once() {
+async fn a_check_in_repeated_by_url_or_as_an_item_is_delivered_once() {
     let (mut relay, upstreams) = pair().await;
     let id = "9ec79c33-ec99-42ab-8353-589fcb2e04dc";
     let by_url = async |relay: &Relay, id: &str, status: &str| {
@@ -204,7 +204,7 @@ async fn a_check_in_that_comes_again_by_url_or_as_an_item_is_delivered_once() {
 }
 
 #[tokio::test]
-async fn a_check_in_is_never_answered_429_and_waits_for_an_upstream_that_limits_it() {
+async fn a_limited_check_in_waits_and_is_never_answered_429() {
     let (relay, upstreams) = pair().await;
     for upstream in &upstreams {
         upstream.then([Reply::with_header(429, "x-sentry-rate-limits", "1:monitor:key")]);
@@ -310,7 +310,7 @@ async fn a_compressed_report_arrives_unpacked_and_a_bomb_is_refused() {
 }
 
 #[tokio::test]
-async fn an_upstream_without_such_an_endpoint_drops_it_as_unsupported_and_holds_nothing() {
+async fn requests_to_an_endpoint_an_upstream_lacks_are_dropped_as_unsupported() {
     let (relay, upstreams) = pair().await;
     upstreams[0].when(|seen| (!seen.path.ends_with("/envelope/")).then(|| Reply::status(404)));
     let nel = ask(&relay, "POST", &keyed("/api/1/nel/"), &[("content-type", "application/json")], b"[]").await;
@@ -329,7 +329,7 @@ async fn an_upstream_without_such_an_endpoint_drops_it_as_unsupported_and_holds_
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_refused_alone_says_nothing_against_the_projects_dsn() {
+async fn a_refusal_by_one_endpoint_says_nothing_against_the_dsn() {
     let (mut relay, upstreams) = pair().await;
     upstreams[0].when(|seen| seen.path.contains("/cron/").then(|| Reply::status(403)));
     relay.send_errors(1).await;
@@ -353,7 +353,7 @@ async fn an_endpoint_that_is_refused_alone_says_nothing_against_the_projects_dsn
 }
 
 #[tokio::test]
-async fn they_outlive_an_outage_and_a_crash_like_envelopes() {
+async fn requests_to_other_endpoints_outlive_an_outage_and_a_crash() {
     let (mut relay, mut upstreams) = pair().await;
     upstreams[1].go_down().await;
     let path = keyed("/api/1/integration/otlp/v1/logs");

@@ -81,7 +81,7 @@ async fn both_have(upstreams: &[Upstream; 2], ids: &BTreeSet<String>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_whose_last_byte_came_arrives_whatever_becomes_of_its_connection() {
+async fn a_complete_request_arrives_whatever_becomes_of_its_connection() {
     let (relay, upstreams) = two_upstreams(|plan| plan).await;
     let path = keyed("/api/1/envelope/");
     for end in ENDS {
@@ -106,7 +106,7 @@ async fn a_request_whose_last_byte_came_arrives_whatever_becomes_of_its_connecti
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn so_does_a_large_one_and_an_encoded_one_and_one_of_every_other_kind() {
+async fn a_complete_request_of_any_size_encoding_or_kind_arrives() {
     let (relay, upstreams) = two_upstreams(|plan| plan).await;
     let packed =
         |id: &str| zstd::encode_all(envelope(id, "event", &"{}".repeat(90_000)).as_bytes(), 1).expect("packed");
@@ -142,7 +142,7 @@ async fn so_does_a_large_one_and_an_encoded_one_and_one_of_every_other_kind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn so_does_one_behind_tls() {
+async fn a_complete_request_over_tls_arrives() {
     let files = Files::new();
     let (relay, upstreams) = two_upstreams(|plan| plan.server(&files.options())).await;
     let tls = files.connector();
@@ -188,7 +188,7 @@ fn request_and_reset(stream: u32, body: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn so_does_one_of_http2_whose_stream_is_reset_after_its_end() {
+async fn a_complete_http2_request_arrives_although_its_stream_is_reset() {
     let (relay, upstreams) = two_upstreams(|plan| plan).await;
     let ids: Vec<String> = (0..CLIENTS).map(|_| new_id()).collect();
     let sendings = ids.chunks(2).enumerate().map(async |(turn, ids)| {
@@ -207,7 +207,7 @@ async fn so_does_one_of_http2_whose_stream_is_reset_after_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_cut_short_is_counted_and_nothing_of_it_arrives() {
+async fn a_truncated_request_is_counted_and_nothing_of_it_arrives() {
     let (relay, upstream) = front().await;
     let body = envelopes::error(&new_id());
     for path in [keyed("/api/1/envelope/"), keyed("/api/1/csp-report/"), "/api/0/projects/".to_owned()] {

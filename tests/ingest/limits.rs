@@ -9,7 +9,7 @@ const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
 #[tokio::test]
-async fn an_item_over_its_limit_is_refused_by_name_and_one_at_its_limit_is_taken() {
+async fn an_item_is_taken_at_its_size_limit_and_refused_over_it() {
     let (relay, upstream) = front_of(|plan| plan.server("max_body = \"16MiB\"")).await;
     let limits = [
         ("event", MIB),
@@ -53,7 +53,7 @@ async fn an_item_over_its_limit_is_refused_by_name_and_one_at_its_limit_is_taken
 }
 
 #[tokio::test]
-async fn an_envelope_with_too_many_items_of_a_type_is_refused_by_their_name() {
+async fn an_envelope_with_too_many_items_of_a_type_is_refused() {
     let (relay, upstream) = front_of(|plan| plan).await;
     let of = |kind: &str, count: usize| {
         let item = format!("{{\"type\":\"{kind}\"}}\n{{}}\n");
@@ -91,7 +91,7 @@ async fn an_envelope_with_too_many_items_of_a_type_is_refused_by_their_name() {
 }
 
 #[tokio::test]
-async fn an_envelope_has_at_most_a_thousand_items_and_no_header_line_over_64_kib() {
+async fn envelopes_are_limited_to_1000_items_and_header_lines_of_64_kib() {
     let (relay, upstream) = front_of(|plan| plan).await;
     let items = |count: usize| format!("{{}}\n{}", "{\"type\":\"x_new\"}\n{}\n".repeat(count));
     let header = |size: usize| format!("{{\"x\":\"{}\"}}\n{{\"type\":\"x_new\"}}\n{{}}\n", "x".repeat(size));

@@ -20,7 +20,7 @@ async fn stall(relay: &Relay, request: &[u8], sent: usize) -> Answer {
 }
 
 #[tokio::test]
-async fn a_client_that_falls_silent_is_told_so_and_disturbs_nobody() {
+async fn a_client_that_falls_silent_gets_an_answer_and_disturbs_nobody() {
     let (relay, upstream) = front().await;
     let body = envelopes::error(&new_id());
     let request = post(&keyed("/api/1/envelope/"), &[], body.as_bytes());
@@ -118,7 +118,7 @@ impl Stalling {
 }
 
 #[tokio::test]
-async fn bodies_in_memory_have_a_limit_together_and_what_fits_beside_large_ones_is_served() {
+async fn bodies_in_memory_share_a_limit_that_leaves_room_for_small_ones() {
     let (relay, upstream) = front_of(|plan| plan.server("max_inflight_bytes = \"1MiB\"")).await;
     let of_size = |kib: usize| envelope(&new_id(), "attachment", &"x".repeat(kib * 1024));
     // What comes of two large ones is more than large ones may have: a third goes through a file, as the second does.

@@ -6,7 +6,7 @@ use crate::support::wire::{exchange, head, post};
 use crate::{front_of, keyed};
 
 #[tokio::test]
-async fn trackers_are_told_the_sdks_machine_and_never_what_strangers_claim() {
+async fn trackers_learn_the_sdks_address_and_no_claim_of_strangers() {
     let flood = "203.0.113.9, ".repeat(1000);
     for (trusted, chains) in [("[]", false), ("[\"10.0.0.9\"]", false), ("[\"127.0.0.1\"]", true)] {
         let (relay, upstream) = front_of(|plan| plan.server(&format!("trusted_proxies = {trusted}"))).await;

@@ -56,7 +56,7 @@ async fn reload(relay: &Relay, limits: &str) {
 }
 
 #[tokio::test]
-async fn over_its_limit_a_project_is_told_429_and_for_how_long() {
+async fn a_project_over_its_limit_gets_429_with_the_time_to_wait() {
     let (relay, upstream) = limited("error = { rate = \"2/h\", burst = 3 }").await;
     let ids = relay.send_errors(3).await;
     let answer = relay.send(envelopes::error(&new_id())).await;
@@ -80,7 +80,7 @@ async fn over_its_limit_a_project_is_told_429_and_for_how_long() {
 }
 
 #[tokio::test]
-async fn what_is_limited_leaves_with_what_depends_on_it_and_the_rest_goes_on() {
+async fn limited_items_are_dropped_with_their_dependants_and_the_rest_goes_on() {
     let (relay, upstream) =
         limited("error = \"1/h\"\nsession = { rate = \"1/h\", burst = 3 }\nattachment = { rate = \"1KiB/h\", burst = \"2KiB\" }")
             .await;
@@ -111,7 +111,7 @@ async fn what_is_limited_leaves_with_what_depends_on_it_and_the_rest_goes_on() {
 }
 
 #[tokio::test]
-async fn what_counts_in_two_categories_is_held_to_the_limits_of_both() {
+async fn an_item_in_two_categories_is_held_to_both_limits() {
     let logs = |count: usize, bytes: usize| {
         let header = format!("{{\"type\":\"log\",\"item_count\":{count},\"length\":{bytes}}}");
         format!("{{}}\n{header}\n{}\n", "x".repeat(bytes))
@@ -141,7 +141,7 @@ async fn what_counts_in_two_categories_is_held_to_the_limits_of_both() {
 }
 
 #[tokio::test]
-async fn a_reload_keeps_what_was_spent_and_what_was_limited_is_no_repeat_later() {
+async fn a_reload_keeps_spent_limits_and_a_limited_event_is_no_repeat() {
     let (relay, upstream) = limited("error = { rate = \"1/h\", burst = 2 }").await;
     relay.send_errors(2).await;
     let id = new_id();
@@ -160,7 +160,7 @@ async fn a_reload_keeps_what_was_spent_and_what_was_limited_is_no_repeat_later()
 }
 
 #[tokio::test]
-async fn requests_that_are_no_envelopes_have_the_same_limits_and_pings_are_never_told() {
+async fn other_endpoints_have_the_same_limits_and_check_ins_never_get_429() {
     let (relay, upstream) = limited("monitor = \"1/h\"\nsecurity = \"1/h\"").await;
     let ping = keyed("/api/1/cron/nightly/") + "&status=ok";
     let report = keyed("/api/1/security/");
@@ -205,7 +205,7 @@ async fn each_project_has_its_own_buckets_and_may_have_its_own_limits() {
 }
 
 #[tokio::test]
-async fn of_a_storm_of_identical_errors_the_first_pass_and_the_rest_is_dropped_and_counted() {
+async fn a_storm_of_identical_errors_is_dropped_after_the_first_few() {
     let (relay, upstream) = limited("[limits.storm]\nlimit = 3\nwindow = \"2s\"").await;
     let error = |line: u32| {
         let frame = format!("{{\"filename\":\"pay.js\",\"function\":\"pay\",\"lineno\":{line},\"in_app\":true}}");

@@ -54,7 +54,7 @@ async fn last_sender(relay: &Relay, upstream: &Upstream) -> String {
 }
 
 #[tokio::test]
-async fn trackers_are_told_the_client_that_a_trusted_proxy_names_in_either_version() {
+async fn trackers_learn_the_client_from_either_version_of_the_header() {
     let (relay, upstream) = front_of(options).await;
     for (header, sender) in [
         (header(1, "203.0.113.7:4711"), "203.0.113.7"),
@@ -88,7 +88,7 @@ async fn trackers_are_told_the_client_that_a_trusted_proxy_names_in_either_versi
 }
 
 #[tokio::test]
-async fn tls_comes_after_the_header() {
+async fn tls_begins_after_the_proxy_header() {
     let (files, upstream) = (Files::new(), Upstream::start().await);
     let plan = Plan::new(&[("tracker", upstream.dsn("cafe", 7))]).server(&files.options());
     let relay = options(plan).start().await;
@@ -105,7 +105,7 @@ async fn tls_comes_after_the_header() {
 }
 
 #[tokio::test]
-async fn who_is_not_trusted_names_nobody_and_a_trusted_proxy_must() {
+async fn only_trusted_proxies_may_send_the_header_and_they_must() {
     let (relay, upstream) = front_of(options).await;
     for version in [1, 2] {
         let claim = [header(version, "203.0.113.7:4711"), envelope_of(&new_id())].concat();
@@ -129,7 +129,7 @@ async fn who_is_not_trusted_names_nobody_and_a_trusted_proxy_must() {
 }
 
 #[tokio::test]
-async fn where_the_protocol_is_not_expected_its_header_is_refused_by_name() {
+async fn a_proxy_header_is_refused_by_name_where_it_is_not_expected() {
     let (relay, upstream) = front_of(|plan| plan.server("trusted_proxies = [\"127.0.0.1\"]")).await;
     for version in [1, 2] {
         let claim = [header(version, "203.0.113.7:4711"), envelope_of(&new_id())].concat();
@@ -143,7 +143,7 @@ async fn where_the_protocol_is_not_expected_its_header_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn one_client_has_only_so_many_connections_and_others_have_theirs() {
+async fn one_client_has_a_limit_of_connections_and_others_have_theirs() {
     let (relay, upstream) = front_of(|plan| options(plan).server("max_connections_per_address = 3")).await;
     let mut sent = 0;
     let mut served = async |client: &str| {

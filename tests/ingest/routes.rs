@@ -74,7 +74,7 @@ async fn browsers_may_send_and_may_read_every_answer() {
 }
 
 #[tokio::test]
-async fn monitors_find_health_and_a_name_and_are_refused_nothing() {
+async fn monitors_get_the_health_and_the_programs_name() {
     let (relay, _upstream) = front().await;
     let healthy = "{\"is_healthy\":true}";
     for (path, body) in
@@ -92,7 +92,7 @@ async fn monitors_find_health_and_a_name_and_are_refused_nothing() {
 }
 
 #[tokio::test]
-async fn a_path_is_decoded_before_it_is_routed_and_goes_around_nothing() {
+async fn a_path_is_decoded_before_routing_and_goes_around_nothing() {
     let (relay, upstream) = front().await;
     let id = new_id();
     for path in ["/api/1/envelop%65/", "/%61pi/%31/%65nvelope", "//api/1/%65%6E%76%65%6c%6f%70%65//"] {
@@ -127,7 +127,7 @@ async fn a_path_is_decoded_before_it_is_routed_and_goes_around_nothing() {
 }
 
 #[tokio::test]
-async fn slashes_do_not_matter_and_other_paths_and_methods_are_refused_in_json() {
+async fn extra_slashes_are_ignored_and_unknown_routes_refused_in_json() {
     let (relay, upstream) = front().await;
     let paths =
         ["/api/1/envelope", "/api/1/envelope/", "//api/1/envelope/", "/api//1//envelope///", "///api/1/envelope"];

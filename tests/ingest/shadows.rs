@@ -41,7 +41,7 @@ fn without_attachment_and_log() -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shadow_gets_what_its_section_leaves_it_and_as_primary_everything() {
+async fn a_shadow_gets_what_its_section_allows_and_a_primary_everything() {
     let (new, mut old, mut relay) = spared("items = [\"event\", \"session\"]").await;
     let id = new_id();
     assert_eq!(relay.send(mixed(&id)).await.status(), 200);
@@ -74,7 +74,7 @@ async fn a_shadow_gets_what_its_section_leaves_it_and_as_primary_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_that_are_no_envelopes_are_spared_as_the_items_they_would_be() {
+async fn a_shadow_is_spared_other_requests_like_the_items_they_stand_for() {
     let (new, old, relay) = spared("items = [\"event\", \"check_in\"]").await;
     let report = relay.post(&format!("/api/1/security/?sentry_key={KEY}"), "{\"csp-report\":{}}");
     let report = report.header("content-type", "application/csp-report").send().await.expect("an answer");
@@ -103,7 +103,7 @@ fn traces(upstream: &Upstream) -> BTreeMap<String, usize> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_a_sampled_category_a_shadow_gets_whole_traces_and_the_same_ones_after_a_restart() {
+async fn a_sampled_shadow_gets_whole_traces_and_the_same_after_a_restart() {
     let (new, old, mut relay) = spared("sample = { transaction = 0.5 }").await;
     let all: Vec<String> = (0..60).map(|_| new_id()).collect();
     let transaction = |trace: &str, in_header: bool| {
@@ -135,7 +135,7 @@ async fn of_a_sampled_category_a_shadow_gets_whole_traces_and_the_same_ones_afte
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shadow_that_is_spared_a_type_keeps_no_sdk_sending_it() {
+async fn a_shadow_that_is_spared_a_type_does_not_hide_the_primarys_limit() {
     let (new, _old, relay) = spared("items = [\"event\"]").await;
     new.then([Reply::with_header(200, "x-sentry-rate-limits", "600:transaction;error:organization")]);
     assert_eq!(relay.send(envelope(&new_id(), "client_report", "{}")).await.status(), 200);

@@ -88,7 +88,7 @@ async fn events_of_old_sdks_become_envelopes() {
 }
 
 #[tokio::test]
-async fn an_event_without_an_id_gets_one_and_an_envelope_stays_what_it_is() {
+async fn an_event_without_an_id_gets_one_and_an_envelope_is_unchanged() {
     let (relay, upstream) = front().await;
     let store = keyed("/api/1/store/");
     for text in ["{}", "{\"event_id\":null,\"message\":\"m\"}", "  {\"event_id\":\"\"}", "{\"event_id\":\"what\"}"] {
@@ -128,7 +128,7 @@ fn long_event(id: &str, message: &str) -> String {
 }
 
 #[tokio::test]
-async fn an_event_at_its_limit_is_taken_in_every_form_and_one_over_it_is_refused_by_name() {
+async fn an_event_over_its_limit_is_refused_in_every_form() {
     let (relay, upstream) = front().await;
     let store = keyed("/api/1/store/");
     let digits = noise(3 << 20);

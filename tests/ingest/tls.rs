@@ -95,7 +95,7 @@ async fn ran(mut command: Command) -> (Output, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_that_speak_tls_are_served_in_either_version_of_http() {
+async fn tls_clients_are_served_in_either_version_of_http() {
     let (relay, upstream, files) = secured().await;
     assert_eq!(send(&trusting(&files.read("cert.pem")), &relay).await.expect("an answer"), 200);
     for (option, version) in [("--http1.1", "1.1"), ("--http2", "2")] {
@@ -116,7 +116,7 @@ async fn clients_that_speak_tls_are_served_in_either_version_of_http() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_renewed_certificate_is_served_by_itself_and_a_bad_one_never() {
+async fn a_renewed_certificate_is_served_without_a_restart_and_a_bad_one_never() {
     let (relay, _upstream, files) = secured().await;
     let (old, old_key) = (files.read("cert.pem"), files.read("key.pem"));
     assert_eq!(send(&trusting(&old), &relay).await.expect("an answer"), 200);
@@ -152,7 +152,7 @@ async fn a_renewed_certificate_is_served_by_itself_and_a_bad_one_never() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_speaks_no_tls_is_told_so_and_who_begins_and_stalls_is_let_go() {
+async fn a_client_without_tls_is_told_so_and_a_stalled_handshake_ends() {
     let (relay, _upstream, files) = secured().await;
     let request = post(&keyed("/api/1/envelope/"), &[], &vec![b'x'; 1 << 20]);
     let answer = exchange(&relay.address(), &request).await;
@@ -176,7 +176,7 @@ async fn who_speaks_no_tls_is_told_so_and_who_begins_and_stalls_is_let_go() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_looks_at_the_certificate_too() {
+async fn check_reads_the_certificate_too() {
     let (relay, _upstream, files) = secured().await;
     let check = async || {
         let mut verb = Command::new(env!("CARGO_BIN_EXE_switchyard"));

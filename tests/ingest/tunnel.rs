@@ -53,7 +53,7 @@ async fn a_tunnel_takes_envelopes_for_configured_projects_only() {
 }
 
 #[tokio::test]
-async fn without_one_configured_there_is_no_tunnel() {
+async fn there_is_no_tunnel_unless_one_is_configured() {
     let (relay, _upstream) = front().await;
     let body = with_dsn(&new_id(), &relay.dsn());
     assert_eq!(exchange(&relay.address(), &post("/tunnel", &[], body.as_bytes())).await.status, 404);

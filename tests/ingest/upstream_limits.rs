@@ -38,7 +38,7 @@ async fn answer(relay: &Relay, envelope: String) -> (u16, Vec<String>, Option<u6
 const TAKEN: (u16, Vec<String>, Option<u64>) = (200, vec![], None);
 
 #[tokio::test]
-async fn an_sdk_is_told_of_upstreams_limits_only_when_none_takes_the_data_and_until_the_first_does() {
+async fn sdks_learn_of_limits_only_when_no_upstream_takes_the_data() {
     let (relay, a, b) = pair(|plan| plan).await;
     limits(&relay, ("a", &a), "3000:error:organization").await;
     assert_eq!(answer(&relay, envelopes::error(&new_id())).await, TAKEN, "b takes it");
@@ -63,7 +63,7 @@ async fn an_sdk_is_told_of_upstreams_limits_only_when_none_takes_the_data_and_un
 }
 
 #[tokio::test]
-async fn one_absurd_limit_of_the_only_upstream_locks_no_sdk_out_for_longer_than_an_hour() {
+async fn an_absurd_upstream_limit_locks_sdks_out_for_an_hour_at_most() {
     let upstream = Upstream::start().await;
     let relay = Plan::new(&[("a", upstream.dsn("cafe", 7))]).upstream("a", DROP).start().await;
     limits(&relay, ("a", &upstream), "999999999999:error:organization").await;
@@ -75,7 +75,7 @@ async fn one_absurd_limit_of_the_only_upstream_locks_no_sdk_out_for_longer_than_
 }
 
 #[tokio::test]
-async fn a_shadow_that_does_not_get_it_keeps_no_sdk_sending() {
+async fn a_shadow_outside_the_mirror_does_not_hide_the_primarys_limit() {
     let (relay, a, b) = pair(|plan| plan.top("mirror = false")).await;
     limits(&relay, ("a", &a), "600:session:organization").await;
     let (status, told, _) = answer(&relay, envelope(&new_id(), "session", "{}")).await;
@@ -88,7 +88,7 @@ async fn a_shadow_that_does_not_get_it_keeps_no_sdk_sending() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_never_stores_a_category_keeps_no_sdk_sending_it() {
+async fn an_upstream_that_never_stores_a_category_hides_no_limit_on_it() {
     let (relay, a, _b) = pair(|plan| plan.upstream("b", "kind = \"bugsink\"")).await;
     assert_eq!(answer(&relay, envelope(&new_id(), "transaction", "{}")).await, TAKEN);
     limits(&relay, ("a", &a), "600:transaction;error:organization").await;
@@ -99,7 +99,7 @@ async fn an_upstream_that_never_stores_a_category_keeps_no_sdk_sending_it() {
 }
 
 #[tokio::test]
-async fn client_reports_and_check_ins_by_url_are_taken_whatever_is_limited() {
+async fn client_reports_and_check_ins_by_url_are_taken_despite_every_limit() {
     let (relay, a, b) = pair(|plan| plan).await;
     for (name, upstream) in [("a", &a), ("b", &b)] {
         limits(&relay, (name, upstream), "600::organization").await;
@@ -122,7 +122,7 @@ async fn client_reports_and_check_ins_by_url_are_taken_whatever_is_limited() {
 }
 
 #[tokio::test]
-async fn a_limit_of_ours_holds_for_check_ins_by_url_while_every_upstream_limits_them_too() {
+async fn our_limit_holds_for_check_ins_that_every_upstream_limits_too() {
     let (relay, a, b) = pair(|plan| plan.more("[limits]\nmonitor = \"2/h\"")).await;
     for (name, upstream) in [("a", &a), ("b", &b)] {
         limits(&relay, (name, upstream), "600:monitor:organization").await;
@@ -138,7 +138,7 @@ async fn a_limit_of_ours_holds_for_check_ins_by_url_while_every_upstream_limits_
 }
 
 #[tokio::test]
-async fn when_the_limit_ends_what_was_held_goes_out_and_sdks_are_told_nothing_more() {
+async fn held_items_go_out_and_sdks_are_told_nothing_when_the_limit_ends() {
     let upstream = Upstream::start().await;
     let relay = Plan::new(&[("tracker", upstream.dsn("cafe", 7))]).start().await;
     let (mut accepted, mut id) = (vec![], new_id());

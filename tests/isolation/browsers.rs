@@ -60,7 +60,7 @@ async fn of_app(relay: &Relay, count: usize) -> Duration {
 }
 
 #[tokio::test]
-async fn a_page_brings_limits_to_its_own_project_and_to_no_other() {
+async fn a_page_brings_limits_to_its_own_project_alone() {
     let (relay, upstream) = two("").await;
     let alone = of_app(&relay, 200).await;
     assert_eq!(seen(&relay).await, [false, false]);
@@ -83,7 +83,7 @@ async fn a_page_brings_limits_to_its_own_project_and_to_no_other() {
 }
 
 #[tokio::test]
-async fn the_file_has_the_last_word_on_browsers_and_a_reload_keeps_what_was_seen() {
+async fn the_browsers_option_overrides_what_was_seen_and_a_reload_keeps_that() {
     let (relay, _upstream) = two("browsers = false").await;
     assert_eq!(send(&relay, (1, KEY), true).await, 200);
     assert_eq!(flood(&relay, (2, APP)).await, 0, "said to be no browsers");

@@ -26,7 +26,7 @@ async fn send(relay: &Relay) -> (u16, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_else_may_open_a_file_of_the_journal_and_those_of_an_older_one_are_closed() {
+async fn the_journals_files_are_private_and_an_older_journals_become_so() {
     let upstream = Upstream::start().await;
     let mut relay = Plan::new(&[("a", upstream.dsn("0ld", 1))]).start().await;
     let (home, closed) = (relay.home(), [0o600, 0o600, 0o600, 0o600, 0o700]);
@@ -45,7 +45,7 @@ async fn nobody_else_may_open_a_file_of_the_journal_and_those_of_an_older_one_ar
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_stays_is_named_makes_the_log_grow_no_further_and_its_end_mends_it() {
+async fn a_lasting_reader_is_named_and_does_not_grow_the_wal_without_bound() {
     let upstream = Upstream::start().await;
     let plan = Plan::new(&[("a", upstream.dsn("0ld", 1))]).journal("max_size = \"8MiB\"");
     let relay = plan.journal("min_free_disk = \"0B\"").start().await;
@@ -101,7 +101,7 @@ async fn says_what_the_files_take(relay: &Relay, least: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_status_says_what_the_journal_takes_on_the_disk_with_a_log_that_a_reader_holds_and_without() {
+async fn the_status_shows_the_journals_size_on_disk_including_the_wal() {
     let upstream = Upstream::start().await;
     upstream.always(Reply::status(503));
     let relay = Plan::new(&[("a", upstream.dsn("0ld", 1))]).start().await;

@@ -88,7 +88,7 @@ async fn ends_well(relay: Relay, upstream: &Upstream) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_bodies_of_two_keys_that_never_end_leave_files_for_operators_and_another_project() {
+async fn endless_large_bodies_leave_files_for_operators_and_another_project() {
     if needs_a_file("it counts the files of bodies") {
         return;
     }
@@ -117,7 +117,7 @@ async fn large_bodies_of_two_keys_that_never_end_leave_files_for_operators_and_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn so_do_those_of_http2_a_few_connections_with_many_streams_each() {
+async fn endless_http2_bodies_leave_files_for_operators_and_another_project() {
     if needs_a_file("it counts the files of bodies") {
         return;
     }

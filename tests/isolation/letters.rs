@@ -22,7 +22,7 @@ async fn send_as_app(relay: &Relay, count: usize) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn thousands_of_refused_events_of_one_project_leave_the_letters_of_another() {
+async fn thousands_of_refused_events_leave_the_dead_letters_of_another_project() {
     let upstream = Upstream::start().await;
     upstream.always(Reply::status(400));
     let app = format!(

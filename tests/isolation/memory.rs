@@ -41,7 +41,7 @@ async fn go_on(wires: &mut [Wire]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_key_fills_the_memory_for_bodies_and_another_project_does_not_notice() {
+async fn one_key_that_fills_the_memory_for_bodies_leaves_another_served() {
     let upstream = Upstream::start().await;
     let plan = Plan::new(&[("tracker", upstream.dsn("cafe", 7))]).server("max_inflight_bytes = \"8MiB\"");
     let plan = plan.server("tunnel = \"/tunnel\"");
@@ -75,7 +75,7 @@ const CONNECTIONS: usize = 300;
 const BESIDE: u64 = 24 << 20;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_connections_of_http2_bring_counts_as_memory_and_another_client_is_served_over_it() {
+async fn http2_bodies_count_as_memory_and_leave_another_client_served() {
     let upstream = Upstream::start().await;
     let plan = Plan::new(&[("tracker", upstream.dsn("cafe", 7))]).server("max_inflight_bytes = \"8MiB\"");
     let relay = plan.more(&second::project(&[("tracker", upstream.dsn("beef", 8))])).start().await;

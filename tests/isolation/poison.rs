@@ -154,7 +154,7 @@ async fn poison_that_hangs_waits_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_two_places_poison_that_hangs_for_a_minute_leaves_one_to_the_other_project() {
+async fn poison_that_hangs_leaves_one_of_two_places_to_the_other_project() {
     let (upstream, mut relay) = scene(Reply::Hang, &["timeout = \"60s\"", "max_in_flight = 2"]).await;
     baseline(&upstream, &relay).await;
     poison(&relay, 20).await;

@@ -23,7 +23,7 @@ async fn asks(address: &str) -> Times {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_client_trickles_uploads_to_the_primary_and_another_is_answered_meanwhile() {
+async fn one_client_that_trickles_uploads_leaves_another_answered() {
     let upstream = Upstream::start().await;
     let plan = Plan::new(&[("tracker", upstream.dsn("cafe", 7))]).server("trusted_proxies = [\"127.0.0.1\"]");
     let relay = plan.more(&second::project(&[("tracker", upstream.dsn("beef", 8))])).start().await;

@@ -131,12 +131,12 @@ async fn one_key_fills_the_journal(bytes: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_key_fills_its_share_of_the_journal_and_others_are_taken_and_delivered() {
+async fn one_key_that_fills_its_share_of_the_journal_leaves_others_delivered() {
     one_key_fills_the_journal(SMALL).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_key_fills_its_share_with_large_bodies_and_others_are_taken_and_delivered() {
+async fn one_key_that_fills_its_share_with_large_bodies_leaves_others_delivered() {
     one_key_fills_the_journal(LARGE).await;
 }
 
@@ -154,7 +154,7 @@ async fn files_under_way(relay: &Relay, count: usize) -> Vec<Wire> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_that_one_key_holds_open_leave_the_large_bodies_of_others_taken() {
+async fn open_files_of_one_key_leave_room_for_large_bodies_of_others() {
     let upstream = Upstream::start().await;
     let plan = Plan::new(&[("a", upstream.dsn("01", 1))]).journal("max_size = \"48MiB\"");
     let relay = plan.journal("min_free_disk = \"0B\"").more(&others(&upstream)).start().await;
@@ -188,7 +188,7 @@ async fn go_on(mut wire: Wire) -> Wire {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_only_project_has_all_the_room() {
+async fn the_only_project_has_all_of_the_journal() {
     let upstream = Upstream::start().await;
     upstream.always(Reply::status(503));
     let plan = Plan::new(&[("a", upstream.dsn("01", 1))]).journal("max_size = \"24MiB\"");

@@ -169,7 +169,7 @@ impl Drop for Relay {
 }
 
 #[tokio::test]
-async fn what_either_relay_takes_each_upstream_gets_once() {
+async fn envelopes_of_either_relay_reach_each_upstream_once() {
     let scene = Scene::begin().await;
     let (one, two) = (scene.relay().await, scene.relay().await);
     let mut ids = Vec::new();
@@ -186,7 +186,7 @@ async fn what_either_relay_takes_each_upstream_gets_once() {
 }
 
 #[tokio::test]
-async fn an_event_that_comes_to_one_relay_and_again_to_the_other_is_delivered_once() {
+async fn an_event_repeated_at_another_relay_is_delivered_once() {
     let scene = Scene::begin().await;
     let (one, two) = (scene.relay().await, scene.relay().await);
     let ids = one.send_errors(3).await;
@@ -215,7 +215,7 @@ async fn a_switch_at_one_relay_is_live_at_the_other() {
 }
 
 #[tokio::test]
-async fn what_a_relay_had_leased_when_it_died_the_other_delivers() {
+async fn records_leased_by_a_dead_relay_are_delivered_by_the_other() {
     let scene = Scene::begin().await;
     let mut one = scene.relay().await;
     scene.a.always(Reply::Hang);
@@ -248,7 +248,7 @@ async fn what_a_relay_had_leased_when_it_died_the_other_delivers() {
 }
 
 #[tokio::test]
-async fn an_outcome_that_the_journal_does_not_take_is_counted_and_the_record_delivered_again() {
+async fn an_unsettled_outcome_is_counted_and_its_record_delivered_again() {
     let scene = Scene::begin().await;
     scene.cluster.set_broken(true);
     let relay = scene.relay().await;
@@ -281,7 +281,7 @@ async fn an_outcome_that_the_journal_does_not_take_is_counted_and_the_record_del
 }
 
 #[tokio::test]
-async fn a_relay_that_cannot_extend_a_lease_goes_on_and_asks_again_before_it_ends() {
+async fn a_relay_that_cannot_extend_a_lease_asks_again_before_it_ends() {
     let scene = Scene::begin().await;
     // A worker asks for the first time fifteen seconds after it began, and the answer comes when the lease would have ended.
     scene.cluster.set_leases(Duration::from_secs(33), 1);

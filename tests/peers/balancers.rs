@@ -72,7 +72,7 @@ async fn send(port: u16) -> Result<String, String> {
 }
 
 #[tokio::test]
-async fn behind_haproxy_and_nginx_trackers_are_told_the_client_and_checks_of_health_are_no_refusals() {
+async fn trackers_learn_the_client_behind_haproxy_and_nginx() {
     let upstream = Upstream::start().await;
     let plan = Plan::new(&[("tracker", upstream.dsn("cafe", 7))]).server("proxy_protocol = true");
     let relay = plan.server(&format!("trusted_proxies = [\"{BALANCER}/30\"]")).start().await;

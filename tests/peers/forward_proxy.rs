@@ -81,7 +81,7 @@ async fn check(relay: &Relay, variables: &[(&'static str, PathBuf)], json: bool)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn everything_to_an_upstream_goes_through_the_proxy_of_the_environment_with_its_password() {
+async fn all_upstream_traffic_uses_the_environments_proxy_with_its_password() {
     let proxy = Tinyproxy::start(&format!("BasicAuth somebody {}", PASSWORD[1])).await;
     let address = format!("http://somebody:{}@127.0.0.1:{}", PASSWORD[0], proxy.port);
     let mut scene = scene().await;
@@ -113,7 +113,7 @@ async fn everything_to_an_upstream_goes_through_the_proxy_of_the_environment_wit
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_may_have_a_proxy_of_its_own_or_none_and_exceptions_go_directly() {
+async fn an_upstream_may_have_its_own_proxy_or_none_and_exceptions_go_directly() {
     let (own, general) = (Tinyproxy::start("").await, Tinyproxy::start("").await);
     let mut scene = scene().await;
     scene.plan = scene.plan.variable("all_proxy", format!("127.0.0.1:{}", general.port).into());
@@ -149,7 +149,7 @@ async fn an_upstream_may_have_a_proxy_of_its_own_or_none_and_exceptions_go_direc
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_proxy_that_lets_nothing_through_is_named_without_its_password_and_nothing_is_lost() {
+async fn a_proxy_that_refuses_is_named_without_its_password() {
     let proxy = Tinyproxy::start(&format!("BasicAuth somebody {}\nConnectPort 1", PASSWORD[1])).await;
     let mut scene = scene().await;
     let line = |user: &str| format!("proxy = \"http://{user}127.0.0.1:{}\"", proxy.port);

@@ -23,7 +23,7 @@ async fn figures(relay: &Relay, expected: &[(&str, u64)]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_real_bugsink_lost_is_found_by_its_api_and_sent_again() {
+async fn events_that_a_real_bugsink_lost_are_found_and_sent_again() {
     let bugsink = Bugsink::start().await;
     let project = bugsink.project("verified").await;
     let relay = Plan::new(&[("bugsink", project.dsn.clone())])

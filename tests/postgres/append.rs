@@ -10,7 +10,7 @@ use crate::telemetry::ledger::Ledger;
 use crate::units::ByteSize;
 
 #[tokio::test]
-async fn a_large_body_that_is_gone_fails_its_own_submission_and_no_other() {
+async fn a_missing_large_body_fails_only_its_own_submission() {
     let database = Server::shared().database();
     let journal: Arc<dyn Journal> = promises::open(&database, "alone", ByteSize::mib(100), Ledger::default());
     let a = journal.target("a").await.unwrap();

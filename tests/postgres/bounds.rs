@@ -34,7 +34,7 @@ fn take(database: &Database, many: usize) {
 const REACHED: &str = "SELECT max(reached) & 1099511627775 FROM frontier WHERE target = 0";
 
 #[tokio::test]
-async fn a_claim_looks_past_a_bounded_number_of_records_of_others_at_a_time() {
+async fn a_claim_skips_a_bounded_number_of_other_targets_records() {
     let database = Server::shared().database();
     let (one, [a, _]) = relay(&database, "one").await;
     take(&database, 10_000);
@@ -48,7 +48,7 @@ async fn a_claim_looks_past_a_bounded_number_of_records_of_others_at_a_time() {
 }
 
 #[tokio::test]
-async fn a_discard_looks_past_a_bounded_number_of_records_of_others_at_a_time() {
+async fn a_discard_skips_a_bounded_number_of_other_targets_records() {
     let database = Server::shared().database();
     let (one, [a, _]) = relay(&database, "one").await;
     take(&database, 20_000);
@@ -59,7 +59,7 @@ async fn a_discard_looks_past_a_bounded_number_of_records_of_others_at_a_time() 
 }
 
 #[tokio::test]
-async fn of_what_another_relay_has_left_a_few_mebibytes_are_taken_at_a_time() {
+async fn a_claim_takes_a_few_mebibytes_of_another_relays_backlog() {
     let database = Server::shared().database();
     let ((one, [a, _]), (two, _)) = (relay(&database, "one").await, relay(&database, "two").await);
     for _ in 0..10 {
@@ -72,7 +72,7 @@ async fn of_what_another_relay_has_left_a_few_mebibytes_are_taken_at_a_time() {
 }
 
 #[tokio::test]
-async fn a_relay_hands_out_to_itself_nothing_that_lies_far_behind_its_frontier() {
+async fn a_relay_hands_itself_no_record_far_behind_its_frontier() {
     let database = Server::shared().database();
     let (one, [a, b]) = relay(&database, "one").await;
     assert!(one.claim(a, at(9), 16).await.unwrap().is_empty());

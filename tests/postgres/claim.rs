@@ -21,7 +21,7 @@ const SIZE: usize = 1_000_000;
 const MOST: usize = 4;
 
 #[tokio::test]
-async fn what_comes_due_together_comes_into_memory_a_few_mebibytes_at_a_time() {
+async fn records_due_together_are_read_a_few_mebibytes_at_a_time() {
     let subject = Subject::new(promises::in_a_database(ENOUGH));
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
@@ -48,7 +48,7 @@ const LEFT: usize = 1500;
 const SLICE: usize = 64;
 
 #[tokio::test]
-async fn of_what_another_relay_has_left_no_more_is_read_than_is_handed_out() {
+async fn claims_of_another_relays_backlog_read_only_what_they_hand_out() {
     let database = Server::shared().database();
     let open = |name| -> Arc<dyn Journal> { promises::open(&database, name, ENOUGH, Ledger::default()) };
     let (one, two) = (open("one"), open("two"));
@@ -76,7 +76,7 @@ fn reads(database: &Database) -> i64 {
 }
 
 #[tokio::test]
-async fn what_is_seen_and_not_taken_is_found_when_it_is_asked_for() {
+async fn a_record_seen_but_not_claimed_is_found_by_a_later_claim() {
     let mut subject = Subject::new(promises::in_a_database(ENOUGH));
     let a = subject.journal().target("a").await.unwrap();
     let mut left = vec![];
@@ -100,7 +100,7 @@ async fn what_is_seen_and_not_taken_is_found_when_it_is_asked_for() {
 }
 
 #[tokio::test]
-async fn a_relay_all_of_whose_connections_wait_says_that_it_lives_and_gives_up_none() {
+async fn a_relay_whose_connections_all_wait_stays_alive_and_gives_up_none() {
     let database = Server::shared().database();
     let journal: Arc<dyn Journal> = promises::open(&database, "one", ENOUGH, Ledger::default());
     let mut targets = vec![];

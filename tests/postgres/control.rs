@@ -79,7 +79,7 @@ async fn differs(relays: [&Relay; 2], names: Value) {
 }
 
 #[tokio::test]
-async fn what_the_file_of_the_leader_changes_is_live_at_all_and_a_file_that_differs_is_told_at_all() {
+async fn the_leaders_file_is_live_at_all_relays_and_all_tell_differing_files() {
     let scene = Scene::begin().await;
     let (one, two) = relays(&scene).await;
     edit(&one, "mirror = true", "mirror = false");
@@ -107,7 +107,7 @@ async fn what_the_file_of_the_leader_changes_is_live_at_all_and_a_file_that_diff
 }
 
 #[tokio::test]
-async fn a_stale_file_of_the_next_leader_changes_nothing_until_somebody_asks_for_it() {
+async fn a_new_leaders_stale_file_changes_nothing_until_a_sighup() {
     let scene = Scene::begin().await;
     let (mut one, two) = relays(&scene).await;
     edit(&one, "mirror = true", "mirror = false");
@@ -132,7 +132,7 @@ async fn a_stale_file_of_the_next_leader_changes_nothing_until_somebody_asks_for
 }
 
 #[tokio::test]
-async fn a_leader_whose_file_needs_a_restart_uses_nothing_of_it_and_follows_the_switches_of_others() {
+async fn a_leader_whose_file_needs_a_restart_ignores_it_and_follows_switches() {
     const PLACE: &str = "durability = \"single\"";
     let scene = Scene::begin().await;
     let (one, two) = relays(&scene).await;
@@ -157,7 +157,7 @@ async fn a_leader_whose_file_needs_a_restart_uses_nothing_of_it_and_follows_the_
 }
 
 #[tokio::test]
-async fn what_a_relay_cannot_take_it_does_not_use_and_says_why_and_switches_are_live_there_all_the_same() {
+async fn a_relay_ignores_and_reports_settings_it_cannot_use_and_follows_switches() {
     let scene = Scene::begin().await;
     let one = plan(&scene, "one").variable("SWITCHYARD_TEST_AGE", "9s".into()).start().await;
     leads(&one, "one").await;
@@ -197,7 +197,7 @@ async fn live_after(one: &Relay, two: &Relay, to: &str) -> Duration {
 }
 
 #[tokio::test]
-async fn a_switch_is_live_at_the_other_relay_at_once_and_by_looking_when_its_listener_is_cut_off() {
+async fn a_switch_is_live_at_the_other_relay_at_once_or_by_polling() {
     const CUT: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
         WHERE datname = current_database() AND query = 'SELECT revision FROM control'";
     let scene = Scene::begin().await;
@@ -232,7 +232,7 @@ fn told_dropped(upstream: &Upstream) -> u64 {
 }
 
 #[tokio::test]
-async fn a_leader_that_is_stopped_past_its_term_and_goes_on_does_nothing_twice() {
+async fn a_leader_paused_past_its_term_does_nothing_twice() {
     let mut scene = Scene::begin().await;
     let (one, two) = relays(&scene).await;
     one.signal(Signal::STOP);

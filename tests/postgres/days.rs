@@ -43,7 +43,7 @@ fn subject(database: &Database, max_size: ByteSize) -> Subject {
 }
 
 #[tokio::test]
-async fn a_day_that_is_over_is_dropped_whole_and_what_still_waits_keeps_its_body() {
+async fn a_past_day_is_dropped_whole_and_waiting_records_keep_their_bodies() {
     let database = Server::shared().database();
     let mut subject = subject(&database, ENOUGH);
     let a = subject.journal().target("a").await.unwrap();
@@ -62,7 +62,7 @@ async fn a_day_that_is_over_is_dropped_whole_and_what_still_waits_keeps_its_body
 }
 
 #[tokio::test]
-async fn a_day_is_dropped_also_when_its_last_record_went_before_it_was_over() {
+async fn a_day_is_dropped_when_its_last_record_was_pruned_before_its_end() {
     let database = Server::shared().database();
     let subject = subject(&database, ENOUGH);
     let a = subject.journal().target("a").await.unwrap();
@@ -74,7 +74,7 @@ async fn a_day_is_dropped_also_when_its_last_record_went_before_it_was_over() {
 }
 
 #[tokio::test]
-async fn a_day_of_which_much_waits_stays_without_what_was_pruned() {
+async fn a_day_with_many_waiting_records_stays_without_the_pruned_bodies() {
     let database = Server::shared().database();
     let subject = subject(&database, ENOUGH);
     let a = subject.journal().target("a").await.unwrap();
@@ -96,7 +96,7 @@ async fn a_day_of_which_much_waits_stays_without_what_was_pruned() {
 }
 
 #[tokio::test]
-async fn what_goes_because_there_is_no_room_gives_its_room_back_at_once() {
+async fn records_evicted_for_want_of_room_free_their_room_at_once() {
     let database = Server::shared().database();
     let subject = subject(&database, ByteSize::mib(1));
     let (journal, mut ids) = (subject.journal(), vec![]);
@@ -115,7 +115,7 @@ async fn what_goes_because_there_is_no_room_gives_its_room_back_at_once() {
 }
 
 #[tokio::test]
-async fn who_reads_bodies_for_long_keeps_a_day_from_being_dropped_and_holds_nobody_up() {
+async fn a_long_reader_delays_the_drop_of_a_day_and_holds_nobody_up() {
     let database = Server::shared().database();
     let subject = subject(&database, ENOUGH);
     let (journal, a) = (subject.journal(), subject.journal().target("a").await.unwrap());
@@ -140,7 +140,7 @@ async fn who_reads_bodies_for_long_keeps_a_day_from_being_dropped_and_holds_nobo
 }
 
 #[tokio::test]
-async fn a_relay_that_has_not_heard_yet_that_a_day_is_gone_keeps_bodies_with_their_records() {
+async fn a_relay_unaware_of_a_dropped_day_keeps_bodies_with_their_records() {
     let database = Server::shared().database();
     let subject = subject(&database, ENOUGH);
     let (journal, a) = (subject.journal(), subject.journal().target("a").await.unwrap());
@@ -160,7 +160,7 @@ async fn a_relay_that_has_not_heard_yet_that_a_day_is_gone_keeps_bodies_with_the
 }
 
 #[tokio::test]
-async fn today_and_tomorrow_have_their_place_before_anything_comes() {
+async fn partitions_of_today_and_tomorrow_exist_before_any_record() {
     let database = Server::shared().database();
     let _relays =
         [open(&database, "one", ENOUGH, Ledger::default()), open(&database, "two", ENOUGH, Ledger::default())];
@@ -173,7 +173,7 @@ async fn today_and_tomorrow_have_their_place_before_anything_comes() {
 }
 
 #[tokio::test]
-async fn a_move_into_another_database_takes_bodies_along_wherever_they_stand() {
+async fn a_move_into_another_database_takes_bodies_from_every_table() {
     let (database, other) = (Server::shared().database(), Server::shared().database());
     let mut subject = subject(&database, ENOUGH);
     let a = subject.journal().target("a").await.unwrap();

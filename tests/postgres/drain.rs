@@ -57,7 +57,7 @@ fn counted() -> (Server, Database) {
 }
 
 #[tokio::test]
-async fn what_has_piled_up_is_handed_out_at_the_cost_of_what_is_handed_out() {
+async fn draining_a_backlog_costs_only_what_it_hands_out() {
     let (_server, database) = counted();
     let relays = ["one", "two", "three"].map(|name| open(&database, name));
     let target = relays[0].target("a").await.unwrap();
@@ -77,7 +77,7 @@ async fn what_has_piled_up_is_handed_out_at_the_cost_of_what_is_handed_out() {
 }
 
 #[tokio::test]
-async fn to_refuse_what_comes_together_for_want_of_room_costs_a_bounded_number_of_looks() {
+async fn refusing_a_batch_without_room_costs_a_bounded_number_of_looks() {
     let (_server, database) = counted();
     let journal: Arc<dyn Journal> = promises::open(&database, "one", ByteSize::mib(1), Ledger::default());
     let target = journal.target("a").await.unwrap();

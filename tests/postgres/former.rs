@@ -92,7 +92,7 @@ fn relay(database: &Database, name: &str) -> Arc<PostgresJournal> {
 }
 
 #[tokio::test]
-async fn what_no_second_machine_has_is_told_to_nobody_as_done() {
+async fn an_unreplicated_commit_is_told_to_nobody_as_done() {
     let server = kept();
     let database = server.database();
     let journal = relay(&database, "one");
@@ -109,7 +109,7 @@ async fn what_no_second_machine_has_is_told_to_nobody_as_done() {
 }
 
 #[tokio::test]
-async fn the_number_that_one_server_alone_gave_to_a_project_is_used_nowhere() {
+async fn a_project_number_that_one_server_alone_gave_is_never_used() {
     let server = kept();
     let database = server.database();
     let journal = relay(&database, "one");
@@ -128,7 +128,7 @@ async fn the_number_that_one_server_alone_gave_to_a_project_is_used_nowhere() {
 }
 
 #[tokio::test]
-async fn a_relay_is_replaced_by_no_word_of_a_server_that_does_not_know_it_yet() {
+async fn a_server_that_does_not_know_a_relay_yet_cannot_replace_it() {
     let server = kept();
     let database = server.database();
     let journal = relay(&database, "one");
@@ -143,7 +143,7 @@ async fn a_relay_is_replaced_by_no_word_of_a_server_that_does_not_know_it_yet() 
 }
 
 #[tokio::test]
-async fn what_one_server_alone_says_that_another_relay_counted_is_posted_nowhere() {
+async fn counts_that_one_server_alone_reports_are_never_posted() {
     let (server, ledger) = (kept(), Ledger::default());
     let database = server.database();
     let journal = open(&database, "one", ENOUGH, ledger.clone());
@@ -173,7 +173,7 @@ async fn what_one_server_alone_says_that_another_relay_counted_is_posted_nowhere
 }
 
 #[tokio::test]
-async fn a_dropped_body_that_a_former_primary_does_not_have_is_removed_where_it_is() {
+async fn a_dropped_body_is_removed_although_the_former_primary_lacks_it() {
     let server = kept();
     let database = server.database();
     let journal: Arc<dyn Journal> = relay(&database, "one");
@@ -209,7 +209,7 @@ fn move_to(there: &Server, from: &Server, database: &str) {
 }
 
 #[tokio::test]
-async fn a_commit_at_a_server_that_was_the_primary_is_not_taken_for_another_one_at_the_server_that_is() {
+async fn a_former_primarys_commit_is_not_taken_for_one_at_the_primary() {
     let (before, port) = (server(), net::free_port());
     let database = before.database();
     let url = format!("postgres://relay@127.0.0.1:{},127.0.0.1:{port}/t0", before.port());
@@ -240,7 +240,7 @@ async fn a_commit_at_a_server_that_was_the_primary_is_not_taken_for_another_one_
 }
 
 #[tokio::test]
-async fn a_server_that_is_told_to_wait_for_nobody_while_it_runs_gets_nothing_more() {
+async fn a_server_told_to_wait_for_no_standby_gets_no_more_records() {
     let server = server();
     let database = server.database();
     let _standby = follow(&server, "second");

@@ -34,7 +34,7 @@ async fn deliver(relay: &Arc<dyn Journal>, target: TargetId) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn what_a_relay_has_just_taken_it_delivers_without_a_read_of_a_body() {
+async fn a_relay_delivers_new_records_without_reading_their_bodies() {
     let (a, b, database) = (Upstream::start().await, Upstream::start().await, Server::shared().database());
     let plan = Plan::new(&[("a", a.dsn("key", 1)), ("b", b.dsn("key", 1))]).shared(&database.url, "one");
     let mut relay = plan.journal("durability = \"single\"").start().await;
@@ -69,7 +69,7 @@ async fn what_a_relay_has_just_taken_it_delivers_without_a_read_of_a_body() {
 }
 
 #[tokio::test]
-async fn a_relay_drains_what_another_leaves_while_it_has_a_flow_of_its_own() {
+async fn a_relay_drains_anothers_backlog_beside_its_own_flow() {
     let database = Server::shared().database();
     let (one, two) = (open(&database, "one"), open(&database, "two"));
     let target = one.target("a").await.unwrap();
@@ -103,7 +103,7 @@ async fn a_relay_drains_what_another_leaves_while_it_has_a_flow_of_its_own() {
 }
 
 #[tokio::test]
-async fn what_is_too_much_for_the_memory_of_a_relay_is_delivered_once_and_in_order() {
+async fn records_beyond_a_relays_memory_are_delivered_once_and_in_order() {
     let database = Server::shared().database();
     let one = open(&database, "one");
     let target = one.target("a").await.unwrap();
@@ -128,7 +128,7 @@ async fn what_is_too_much_for_the_memory_of_a_relay_is_delivered_once_and_in_ord
 }
 
 #[tokio::test]
-async fn what_is_submitted_waits_for_nobody_who_has_a_target_to_itself() {
+async fn a_submission_does_not_wait_for_the_lock_of_a_target() {
     let database = Server::shared().database();
     let one = open(&database, "one");
     let target = one.target("a").await.unwrap();

@@ -66,7 +66,7 @@ async fn over(line: &Line, scene: &Scene, change: impl FnOnce(Plan) -> Plan) -> 
 }
 
 #[tokio::test]
-async fn a_large_body_that_is_under_way_when_the_database_is_lost_is_answered_with_200_and_delivered() {
+async fn a_large_upload_gets_200_although_the_database_is_lost_meanwhile() {
     let (scene, line, body) = (Scene::begin().await, Line::to(Server::shared().port()).await, body());
     let relay = over(&line, &scene, |plan| plan).await;
     let answer = send(&scene, &relay, &body, || line.cut(true)).await;
@@ -77,7 +77,7 @@ async fn a_large_body_that_is_under_way_when_the_database_is_lost_is_answered_wi
 }
 
 #[tokio::test]
-async fn a_large_body_of_a_relay_that_keeps_nothing_itself_gets_a_503_and_leaves_nothing_when_the_database_is_lost() {
+async fn a_large_upload_without_spill_gets_503_when_the_database_is_lost() {
     let (scene, line, body) = (Scene::begin().await, Line::to(Server::shared().port()).await, body());
     let relay = over(&line, &scene, Plan::keeping_nothing).await;
     let answer = send(&scene, &relay, &body, || line.cut(true)).await;
@@ -88,7 +88,7 @@ async fn a_large_body_of_a_relay_that_keeps_nothing_itself_gets_a_503_and_leaves
 }
 
 #[tokio::test]
-async fn a_large_body_goes_on_in_the_database_when_the_disk_of_this_machine_is_lost() {
+async fn a_large_upload_goes_on_in_the_database_when_the_disk_is_lost() {
     let (scene, body) = (Scene::begin().await, body());
     let relay = scene.plan("one").start().await;
     let lose = || fs::remove_dir_all(relay.home().join("spill.db-bodies")).expect("the folder of bodies");

@@ -172,7 +172,7 @@ async fn a_journal_moves_into_a_database_and_back_and_everything_is_delivered_on
 }
 
 #[tokio::test]
-async fn what_several_relays_kept_moves_into_one_file_even_what_one_had_in_hand_when_it_was_killed() {
+async fn the_records_of_several_relays_move_into_one_file() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let database = Server::shared().database();
     let plan = |name: &str| {
@@ -219,7 +219,7 @@ async fn what_several_relays_kept_moves_into_one_file_even_what_one_had_in_hand_
 }
 
 #[tokio::test]
-async fn what_a_relay_kept_moves_to_another_database_and_it_starts_there_with_the_same_primary() {
+async fn a_relay_moves_to_another_database_with_its_records_and_primary() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let (from, to) = (Server::shared().database(), Server::shared().database());
     let plan = Plan::new(&[("a", a.dsn("key", 1)), ("b", b.dsn("key", 1))]).shared(&from.url, "one");
@@ -265,7 +265,7 @@ fn let_go(database: &Database, table: &str) {
 }
 
 #[tokio::test]
-async fn a_move_that_is_killed_leaves_the_source_as_it_was_and_a_target_that_nobody_uses_until_it_is_begun_anew() {
+async fn a_killed_move_leaves_the_source_unchanged_and_the_target_unused() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let (mut relay, ids) = filled(&a, &b).await;
     relay.stop().await;
@@ -297,7 +297,7 @@ async fn a_move_that_is_killed_leaves_the_source_as_it_was_and_a_target_that_nob
 }
 
 #[tokio::test]
-async fn a_journal_moves_into_an_empty_one_only_and_a_moved_one_is_used_again_by_who_wants_it() {
+async fn a_journal_moves_only_into_an_empty_one_and_can_be_reopened() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let (mut relay, ids) = filled(&a, &b).await;
     relay.stop().await;
@@ -327,7 +327,7 @@ async fn a_journal_moves_into_an_empty_one_only_and_a_moved_one_is_used_again_by
 }
 
 #[tokio::test]
-async fn what_was_moved_to_one_journal_does_not_move_on_into_another_where_an_earlier_move_was_cut_off() {
+async fn a_moved_journal_does_not_move_into_another_with_an_interrupted_move() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let (mut relay, ids) = filled(&a, &b).await;
     relay.stop().await;
@@ -350,7 +350,7 @@ async fn what_was_moved_to_one_journal_does_not_move_on_into_another_where_an_ea
 }
 
 #[tokio::test]
-async fn a_move_that_was_cut_off_between_its_two_marks_is_ended_without_moving_anything_again() {
+async fn a_move_interrupted_between_its_marks_ends_without_moving_again() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let (mut relay, ids) = filled(&a, &b).await;
     relay.stop().await;

@@ -88,7 +88,7 @@ async fn says(relay: &Relay, what: &str, is_so: impl Fn(&Value) -> bool) {
 }
 
 #[tokio::test]
-async fn what_an_upstream_limits_at_one_relay_no_other_sends_it() {
+async fn an_upstreams_limit_at_one_relay_holds_at_all() {
     let scene = Scene::begin(|plan| plan).await;
     scene.a.then([Reply::with_header(429, "x-sentry-rate-limits", "60:error:key")]);
     scene.relays[0].send_errors(1).await;
@@ -105,7 +105,7 @@ async fn what_an_upstream_limits_at_one_relay_no_other_sends_it() {
 }
 
 #[tokio::test]
-async fn a_project_that_an_upstream_refuses_at_one_relay_waits_at_all() {
+async fn a_project_refused_at_one_relay_waits_at_all() {
     let scene = Scene::begin(|plan| plan).await;
     scene.a.always(Reply::status(403));
     scene.relays[0].send_errors(1).await;
@@ -116,7 +116,7 @@ async fn a_project_that_an_upstream_refuses_at_one_relay_waits_at_all() {
 }
 
 #[tokio::test]
-async fn a_project_whose_dsn_was_mended_waits_no_more_at_others_once_one_relay_was_loaded_again() {
+async fn reloading_one_relay_frees_a_refused_project_at_the_others() {
     let scene = Scene::begin(|plan| plan).await;
     scene.a.always(Reply::status(403));
     scene.relays[0].send_errors(1).await;
@@ -131,7 +131,7 @@ async fn a_project_whose_dsn_was_mended_waits_no_more_at_others_once_one_relay_w
 }
 
 #[tokio::test]
-async fn three_relays_have_no_more_requests_under_way_to_an_upstream_than_one_would() {
+async fn three_relays_share_an_upstreams_max_in_flight() {
     let scene = Scene::begin(|plan| plan.upstream("a", "max_in_flight = 4")).await;
     scene.a.always(Reply::Hang);
     scene.send_to_all(10).await;
@@ -145,7 +145,7 @@ async fn three_relays_have_no_more_requests_under_way_to_an_upstream_than_one_wo
 }
 
 #[tokio::test]
-async fn a_circuit_that_opens_at_one_relay_is_open_at_all_and_one_probe_at_a_time_finds_the_upstream_back() {
+async fn a_circuit_opened_at_one_relay_is_open_at_all_and_one_probes() {
     let scene = Scene::begin(|plan| plan).await;
     let asked: Arc<Mutex<Vec<Instant>>> = Arc::default();
     let noted = Arc::clone(&asked);
@@ -175,7 +175,7 @@ async fn a_circuit_that_opens_at_one_relay_is_open_at_all_and_one_probe_at_a_tim
 }
 
 #[tokio::test]
-async fn a_relay_that_alone_cannot_reach_an_upstream_keeps_nobody_else_from_it() {
+async fn a_relay_that_cannot_reach_an_upstream_keeps_no_other_from_it() {
     let (a, b, database) = (Upstream::start().await, Upstream::start().await, Server::shared().database());
     let proxy = FaultProxy::start(&a.address()).await;
     let cut = plan("one", proxy.dsn("key", 1), &b, &database).start().await;
@@ -222,7 +222,7 @@ async fn let_in(relay: &Relay, count: usize) -> usize {
 const LIMIT: &str = "[limits]\nerror = \"60/m\"";
 
 #[tokio::test]
-async fn three_relays_that_are_loaded_together_let_in_what_one_would() {
+async fn three_relays_loaded_together_let_in_what_one_would() {
     let scene = Scene::begin(|plan| plan.more(LIMIT)).await;
     let begun = Instant::now();
     let [one, two, three] = &scene.relays[..] else { panic!("three relays") };
@@ -237,7 +237,7 @@ async fn three_relays_that_are_loaded_together_let_in_what_one_would() {
 }
 
 #[tokio::test]
-async fn one_relay_alone_lets_in_the_whole_limit_and_those_that_join_two_thirds_more_at_most() {
+async fn relays_that_join_let_in_two_thirds_of_the_limit_more_at_most() {
     let scene = Scene::begin(|plan| plan.more(LIMIT)).await;
     let begun = Instant::now();
     let mut sum = 0;

@@ -96,7 +96,7 @@ async fn history(relay: &Relay) -> Vec<(Value, Value)> {
 }
 
 #[tokio::test]
-async fn what_either_relay_takes_each_upstream_gets_once_and_a_repeat_at_the_other_is_told() {
+async fn envelopes_and_repeats_at_either_relay_reach_each_upstream_once() {
     let scene = Scene::begin().await;
     let (one, two) = (scene.relay("one").await, scene.relay("two").await);
     let mut ids = Vec::new();
@@ -113,7 +113,7 @@ async fn what_either_relay_takes_each_upstream_gets_once_and_a_repeat_at_the_oth
 }
 
 #[tokio::test]
-async fn a_switch_at_one_relay_is_live_at_the_other_and_stands_once_in_the_history() {
+async fn a_switch_at_one_relay_is_live_at_the_other_and_recorded_once() {
     let scene = Scene::begin().await;
     let (one, mut two) = (scene.relay("one").await, scene.relay("two").await);
     live([&one, &two], "a").await;
@@ -155,7 +155,7 @@ fn verb_where_nothing_can_be_written(relay: &Relay, args: &[&str]) -> (bool, Str
 }
 
 #[tokio::test]
-async fn a_switch_by_the_command_line_needs_no_file_that_can_be_written() {
+async fn a_switch_by_the_command_line_needs_no_writable_file() {
     let scene = Scene::begin().await;
     let (one, two) = (scene.relay("one").await, scene.relay("two").await);
     let before = std::fs::read(one.config()).unwrap();
@@ -172,7 +172,7 @@ async fn a_switch_by_the_command_line_needs_no_file_that_can_be_written() {
 }
 
 #[tokio::test]
-async fn accounts_that_are_read_while_relays_work_balance() {
+async fn accounts_balance_when_they_are_read_while_relays_work() {
     let scene = Scene::begin().await;
     let (one, two) = (scene.relay("one").await, scene.relay("two").await);
     let style = || Style { senders: 8, pace: None, keep_alive: true };
@@ -190,7 +190,7 @@ async fn accounts_that_are_read_while_relays_work_balance() {
 }
 
 #[tokio::test]
-async fn what_a_relay_had_when_it_was_killed_the_other_delivers_soon() {
+async fn the_records_of_a_killed_relay_are_soon_delivered_by_the_other() {
     let scene = Scene::begin().await;
     let mut one = scene.relay("one").await;
     scene.a.always(Reply::Hang);
@@ -211,7 +211,7 @@ async fn what_a_relay_had_when_it_was_killed_the_other_delivers_soon() {
 }
 
 #[tokio::test]
-async fn a_relay_whose_name_another_one_takes_ends_and_says_why() {
+async fn a_relay_whose_name_another_takes_ends_and_says_why() {
     let scene = Scene::begin().await;
     let mut one = scene.relay("one").await;
     let ids = one.send_errors(3).await;
@@ -239,7 +239,7 @@ async fn who(relay: &Relay) -> Value {
 }
 
 #[tokio::test]
-async fn each_relay_tells_who_shares_the_journal_and_who_is_gone_with_what_it_kept() {
+async fn each_relay_lists_the_others_and_what_a_lost_one_spilled() {
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     let scene = Scene::begin().await;
     let (one, mut two) = (scene.relay("one").await, scene.relay("two").await);
@@ -271,7 +271,7 @@ async fn each_relay_tells_who_shares_the_journal_and_who_is_gone_with_what_it_ke
 }
 
 #[tokio::test]
-async fn a_relay_that_left_in_order_is_missed_by_nobody_and_is_back_under_its_name() {
+async fn a_stopped_relay_is_not_listed_and_returns_under_its_name() {
     let scene = Scene::begin().await;
     let (one, mut two) = (scene.relay("one").await, scene.relay("two").await);
     let names =
@@ -330,7 +330,7 @@ async fn a_report_says_the_same_at_each_relay() {
 }
 
 #[tokio::test]
-async fn a_large_envelope_is_delivered_to_a_tracker_of_which_it_matters_what_events_say() {
+async fn a_large_envelope_is_delivered_to_a_tracker_whose_events_are_read() {
     let scene = Scene::begin().await;
     let relay = scene.plan("one").upstream("b", "kind = \"glitchtip\"").start().await;
     let (id, bytes) = (envelopes::new_id(), "l".repeat(5 << 19));

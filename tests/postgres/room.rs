@@ -31,7 +31,7 @@ async fn fill_up(journal: &Arc<dyn Journal>, targets: &[TargetId], most: usize) 
 }
 
 #[tokio::test]
-async fn the_oldest_of_a_shadow_give_way_and_what_the_primary_waits_for_stays() {
+async fn a_shadows_oldest_records_give_way_and_the_primarys_backlog_stays() {
     let mut subject = Subject::new(promises::in_a_database(ByteSize::mib(1)));
     let journal = subject.journal();
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
@@ -64,7 +64,7 @@ async fn the_oldest_of_a_shadow_give_way_and_what_the_primary_waits_for_stays() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_kept_on_this_machine_of_a_project_without_room_holds_up_nobody_elses() {
+async fn spilled_records_of_a_project_without_room_hold_up_no_others() {
     let scene = Scene::of(true, ByteSize::mib(8)).await;
     let (journal, a): (Arc<dyn Journal>, _) = (scene.journal.clone(), scene.target);
     journal.split(vec!["shop".into(), "other".into()]);
@@ -93,7 +93,7 @@ async fn what_is_kept_on_this_machine_of_a_project_without_room_holds_up_nobody_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_body_on_this_machine_that_cannot_be_read_holds_up_nothing_behind_it() {
+async fn an_unreadable_spilled_body_holds_up_nothing_behind_it() {
     let scene = Scene::of(true, ByteSize::mib(64)).await;
     let (journal, a): (Arc<dyn Journal>, _) = (scene.journal.clone(), scene.target);
     scene.line.cut(true);

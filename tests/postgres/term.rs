@@ -29,7 +29,7 @@ fn pass_on(database: &Database) {
 }
 
 #[tokio::test]
-async fn one_relay_leads_until_it_is_gone_or_asks_no_more_and_each_term_has_a_higher_epoch() {
+async fn one_relay_leads_at_a_time_and_each_term_has_a_higher_epoch() {
     let database = Server::shared().database();
     let one = relay(&database, "one");
     let first = one.leads().await.expect("a term");
@@ -93,7 +93,7 @@ async fn act(journal: &PostgresJournal, target: TargetId, chore: &str) -> Result
 }
 
 #[tokio::test]
-async fn of_a_leader_that_stood_still_past_its_term_the_journal_takes_no_step_of_any_chore() {
+async fn the_journal_takes_no_step_of_a_leader_past_its_term() {
     const KEPT: &str = "SELECT (SELECT count(*) FROM record) * 1000 + (SELECT sum(quantity) FROM loss) * 100
         + (SELECT taken FROM backfill) * 10 + (SELECT count(*) FROM missed)";
     let database = Server::shared().database();
@@ -117,7 +117,7 @@ async fn of_a_leader_that_stood_still_past_its_term_the_journal_takes_no_step_of
 }
 
 #[tokio::test]
-async fn a_term_begins_when_what_was_done_under_the_one_before_has_ended() {
+async fn a_term_begins_when_the_transactions_of_the_last_one_have_ended() {
     let database = Server::shared().database();
     let epoch = |database: &Database| database.number("SELECT epoch FROM term");
     let one = relay(&database, "one");

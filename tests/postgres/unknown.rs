@@ -106,7 +106,7 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_commit_counted_of_which_nobody_knew_whether_it_took_place_is_posted_once_it_is_known() {
+async fn counts_of_an_unknown_commit_are_posted_once_it_is_known() {
     let scene = Scene::begin(false).await;
     scene.append_into_the_dark().await.expect_err("nobody knows");
     assert_eq!((accepted(&scene.ledger), scene.database.number(ACCEPTED)), (1, 2));
@@ -116,7 +116,7 @@ async fn what_a_commit_counted_of_which_nobody_knew_whether_it_took_place_is_pos
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_commit_kept_of_which_nobody_knew_whether_it_took_place_is_not_kept_twice() {
+async fn records_of_an_unknown_commit_are_not_kept_twice() {
     let scene = Scene::begin(true).await;
     scene.append_into_the_dark().await.expect("it is kept on this machine");
     scene.line.cut(false);
@@ -125,7 +125,7 @@ async fn what_a_commit_kept_of_which_nobody_knew_whether_it_took_place_is_not_ke
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_body_of_which_nobody_knew_whether_it_was_committed_is_not_kept_twice() {
+async fn a_large_body_of_an_unknown_commit_is_not_kept_twice() {
     let scene = Scene::begin(true).await;
     let journal: Arc<dyn Journal> = scene.journal.clone();
     let body = written(&journal, &vec![7; 3 << 20]).await.unwrap();
@@ -138,7 +138,7 @@ async fn a_large_body_of_which_nobody_knew_whether_it_was_committed_is_not_kept_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_kept_on_this_machine_is_moved_though_another_record_has_its_number() {
+async fn a_spilled_record_is_moved_though_another_record_has_its_number() {
     let scene = Scene::begin(true).await;
     scene.append_into_the_dark().await.expect("it is kept on this machine");
     // As the server has it that has become the primary.

@@ -46,7 +46,7 @@ async fn has_taken(upstream: &Upstream, ids: &[String], relay: &Relay) {
 }
 
 #[tokio::test]
-async fn a_database_of_the_format_before_is_brought_up_to_date_with_all_that_is_in_it() {
+async fn a_database_of_the_previous_format_is_upgraded_with_its_contents() {
     let scene = Scene::begin().await;
     let mut ids = before(&scene.database);
     let mut relay = scene.plan("one").start().await;
@@ -94,7 +94,7 @@ async fn a_database_of_the_format_before_is_brought_up_to_date_with_all_that_is_
 }
 
 #[tokio::test]
-async fn while_a_relay_of_the_format_before_may_be_at_work_no_day_is_used() {
+async fn no_day_is_used_while_a_relay_of_the_previous_format_may_run() {
     let scene = Scene::begin().await;
     let mut ids = before(&scene.database);
     let mut relay = scene.plan("two").start().await;
@@ -138,7 +138,7 @@ const AS_BEFORE: &str = "WITH entered AS (
          ARRAY[1000::bigint], ARRAY['error=1'], ARRAY['$id'::uuid], ARRAY[''::bytea], ARRAY['{}'], ARRAY[$body::bytea], ARRAY[NULL::bigint])";
 
 #[tokio::test]
-async fn what_a_relay_of_the_format_before_appends_is_delivered_and_pruned() {
+async fn records_that_a_relay_of_the_previous_format_appends_are_delivered() {
     let scene = Scene::begin().await;
     let relay = scene.plan("one").start().await;
     let mut ids = relay.send_errors(1).await;

@@ -13,7 +13,7 @@ const LEFT: &str = "SELECT (SELECT count(*) FROM ledger WHERE incarnation <> 0 O
     + (SELECT count(*) FROM attempt) + (SELECT count(*) FROM large)";
 
 #[tokio::test]
-async fn what_relays_counted_that_are_gone_is_summed_up_and_what_is_old_is_told_by_the_hour_no_more() {
+async fn counts_of_gone_relays_and_of_old_hours_are_summed_up() {
     let database = Server::shared().database();
     let mut subject = Subject::new(Box::new(Alone { database: database.clone(), max_size: ENOUGH }));
     let a = subject.journal().target("a").await.unwrap();
@@ -45,7 +45,7 @@ async fn what_relays_counted_that_are_gone_is_summed_up_and_what_is_old_is_told_
 }
 
 #[tokio::test]
-async fn to_find_nothing_that_is_old_waits_for_nobody_and_keeps_nobody_waiting() {
+async fn upkeep_that_finds_nothing_old_takes_no_lock() {
     let database = Server::shared().database();
     let subject = Subject::new(Box::new(Alone { database: database.clone(), max_size: ENOUGH }));
     let journal = subject.journal();
@@ -80,7 +80,7 @@ fn gone(database: &Database, hours: i64, projects: i64) {
 }
 
 #[tokio::test]
-async fn what_relays_counted_that_are_gone_is_summed_up_in_bounded_steps_and_each_is_seen_once() {
+async fn counts_of_gone_relays_are_summed_up_in_bounded_steps() {
     let database = Server::shared().database();
     drop(open(&database, "before", ENOUGH, Ledger::default()));
     gone(&database, 100, 200);
@@ -99,7 +99,7 @@ async fn what_relays_counted_that_are_gone_is_summed_up_in_bounded_steps_and_eac
 }
 
 #[tokio::test]
-async fn upkeep_that_fails_keeps_no_other_from_being_done() {
+async fn one_upkeep_task_that_fails_does_not_stop_the_others() {
     let database = Server::shared().database();
     drop(open(&database, "before", ENOUGH, Ledger::default()));
     gone(&database, 1, 1);
@@ -117,7 +117,7 @@ async fn upkeep_that_fails_keeps_no_other_from_being_done() {
 }
 
 #[tokio::test]
-async fn a_relay_starts_however_long_it_takes_to_read_the_accounts_of_all_hours() {
+async fn a_relay_starts_however_long_the_accounts_take_to_read() {
     let database = Server::shared().database();
     drop(open(&database, "before", ENOUGH, Ledger::default()));
     gone(&database, 10, 10);
@@ -143,7 +143,7 @@ const KEPT: &str = "SELECT count(DISTINCT incarnation) FROM (
     UNION ALL SELECT incarnation FROM verification) AS of WHERE incarnation > 0";
 
 #[tokio::test]
-async fn of_a_start_that_is_over_nothing_is_left_once_all_that_it_took_is_gone() {
+async fn a_past_start_leaves_nothing_once_its_records_are_gone() {
     let database = Server::shared().database();
     let mut subject = Subject::new(Box::new(Alone { database: database.clone(), max_size: ENOUGH }));
     let a = subject.journal().target("a").await.unwrap();

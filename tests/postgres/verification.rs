@@ -124,7 +124,7 @@ fn numbers(events: &[Wanted]) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn what_each_relay_took_is_wanted_once_by_whichever_looks() {
+async fn the_events_of_each_relay_are_wanted_once_by_whichever_looks() {
     let (scene, [first, second]) = Scene::with_events().await;
     let none = scene.wanted(&scene.one, at(9)).await;
     assert!(none.fresh.is_empty() && none.from == none.reached, "nothing was taken yet: {none:?}");
@@ -149,7 +149,7 @@ async fn what_each_relay_took_is_wanted_once_by_whichever_looks() {
 }
 
 #[tokio::test]
-async fn what_waits_again_is_looked_for_after_it_was_taken() {
+async fn an_event_that_waits_again_is_looked_for_after_its_delivery() {
     let (scene, _) = Scene::with_events().await;
     let mut claims = scene.one.claim(scene.target, at(9), 4).await.unwrap();
     let late = claims.remove(0);
@@ -169,7 +169,7 @@ async fn what_waits_again_is_looked_for_after_it_was_taken() {
 }
 
 #[tokio::test]
-async fn what_was_put_off_waits_with_the_newest_first_until_it_comes_due() {
+async fn events_that_were_put_off_come_due_newest_first() {
     let (scene, [first, second]) = Scene::with_events().await;
     scene.deliver(4).await;
     scene.note_all(Finding::PutOff(at(60)), 4).await;
@@ -185,7 +185,7 @@ async fn what_was_put_off_waits_with_the_newest_first_until_it_comes_due() {
 }
 
 #[tokio::test]
-async fn what_is_missing_is_sent_again_later_and_is_then_looked_for_again() {
+async fn missing_events_are_sent_again_and_looked_for_again() {
     let (scene, [first, _]) = Scene::with_events().await;
     scene.deliver(4).await;
     scene.note_all(Finding::Missing(at(1_000_000_000)), 4).await;
@@ -211,7 +211,7 @@ async fn what_is_missing_is_sent_again_later_and_is_then_looked_for_again() {
 }
 
 #[tokio::test]
-async fn what_is_lost_each_time_becomes_a_dead_letter_that_can_be_retried() {
+async fn an_event_lost_each_time_becomes_a_dead_letter_to_retry() {
     let (scene, [first, _]) = Scene::with_events().await;
     scene.deliver(4).await;
     scene.note_all(Finding::Missing(at(9)), 4).await;
@@ -260,7 +260,7 @@ async fn a_walk_meets_every_event_once_and_tells_which_are_settled() {
 }
 
 #[tokio::test]
-async fn what_was_refused_is_not_wanted_and_a_row_whose_record_is_gone_goes() {
+async fn refused_events_are_not_wanted_and_rows_without_a_record_go() {
     let scene = Scene::begin().await;
     let ids = fill(&(Arc::clone(&scene.one) as Arc<dyn crate::journal::Journal>), 2, &[scene.target]).await;
     let claims = scene.one.claim(scene.target, at(9), 2).await.unwrap();
@@ -278,7 +278,7 @@ async fn what_was_refused_is_not_wanted_and_a_row_whose_record_is_gone_goes() {
 }
 
 #[tokio::test]
-async fn what_was_compared_is_counted_for_all_relays_and_its_differences_are_bounded() {
+async fn compared_events_are_counted_for_all_relays_with_bounded_differences() {
     let (scene, [first, second]) = Scene::with_events().await;
     let difference = |n: u64| FieldDifference { field: format!("tags.{n}"), sent: "a\0".into(), there: "b".into() };
     let compared = |record: u64, kind, differences: u64| Compared {

@@ -24,7 +24,7 @@ async fn figures(relay: &Relay, expected: &[(&str, u64)]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_one_of_two_relays_took_and_nobody_has_looked_for_counts_once_after_a_move_into_a_file() {
+async fn unverified_events_count_once_after_a_move_into_a_file() {
     let (database, primary) = (Server::shared().database(), Upstream::start().await);
     let glitchtip = Glitchtip::start(Duration::from_millis(300), Duration::from_secs(2)).await;
     let plan = |node| {
@@ -64,7 +64,7 @@ async fn what_one_of_two_relays_took_and_nobody_has_looked_for_counts_once_after
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_either_relay_took_is_looked_for_by_whichever_leads_and_mended() {
+async fn the_leader_verifies_and_mends_the_events_of_either_relay() {
     let (database, primary) = (Server::shared().database(), Upstream::start().await);
     // As short as a real GlitchTip's times would be long.
     let glitchtip = Glitchtip::start(Duration::from_millis(300), Duration::from_secs(2)).await;

@@ -36,7 +36,7 @@ async fn send(relay: &Relay, count: usize, ago: i64) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn after_an_hour_without_mirror_and_a_rollback_the_old_tracker_gets_all_of_it_once_and_unshifted() {
+async fn a_backfill_after_a_rollback_delivers_everything_once_and_unshifted() {
     let (old, new) = (Upstream::start().await, Upstream::start().await);
     let plan = Plan::new(&[("new", new.dsn("4e3", 2)), ("old", old.dsn("0ld", 1))]).top("mirror = false");
     let mut relay = plan.start().await;
@@ -124,7 +124,7 @@ fn handed_over(count: u64, most_under_way: u64) -> u64 {
 }
 
 #[tokio::test]
-async fn live_deliveries_come_first_and_one_that_is_down_gets_few_at_a_time() {
+async fn a_backfill_yields_to_live_deliveries_and_spares_a_down_upstream() {
     if needs_a_file("it counts what a backfill hands over at one moment") {
         return;
     }
@@ -159,7 +159,7 @@ async fn live_deliveries_come_first_and_one_that_is_down_gets_few_at_a_time() {
 }
 
 #[tokio::test]
-async fn ctrl_c_cancels_a_backfill_and_the_next_one_goes_on_where_it_was() {
+async fn ctrl_c_cancels_a_backfill_and_the_next_one_resumes_it() {
     if needs_a_file("it counts what a backfill hands over at one moment") {
         return;
     }
@@ -206,7 +206,7 @@ async fn ctrl_c_cancels_a_backfill_and_the_next_one_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_is_added_later_gets_what_came_before_it_and_nothing_twice() {
+async fn an_upstream_added_later_gets_earlier_envelopes_once() {
     let (old, late) = (Upstream::start().await, Upstream::start().await);
     let other = format!(
         "[[projects]]\nname = \"other\"\nid = \"2\"\npublic_key = \"07e2\"\n[projects.upstreams]\nold = \"{}\"",

@@ -37,7 +37,7 @@ async fn letters(relay: &Relay, count: u64) {
 }
 
 #[tokio::test]
-async fn what_was_refused_is_shown_readably_and_exported_byte_for_byte() {
+async fn dead_letters_are_shown_readably_and_exported_byte_for_byte() {
     let (mut relay, _upstream, ids) = with_refused(2).await;
     let all = verb(&relay, &["dead-letters", "list", "--json"]).await.json();
     let newest = &all["dead_letters"][0];
@@ -99,7 +99,7 @@ async fn exported_files_are_private(relay: &Relay, folder: &Path, number: &str) 
 }
 
 #[tokio::test]
-async fn what_is_retried_is_delivered_and_what_is_forgotten_is_gone_and_the_accounts_balance() {
+async fn retried_letters_are_delivered_and_discarded_letters_are_gone() {
     let (relay, upstream, ids) = with_refused(4).await;
     let all = verb(&relay, &["dead-letters", "list", "--json"]).await.json();
     let number = |i: usize| all["dead_letters"][i]["id"].to_string();

@@ -24,7 +24,7 @@ async fn send(relay: &Relay) -> (String, Response) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_oldest_of_a_shadow_give_way_and_nobody_is_refused_for_an_upstream_that_is_down() {
+async fn a_shadows_oldest_records_give_way_and_nobody_is_refused() {
     let (primary, mut shadow) = (Upstream::start().await, Upstream::start().await);
     // One envelope stays with the primary: what it needs is no room that could be made.
     let poison = envelopes::new_id();
@@ -66,7 +66,7 @@ async fn the_oldest_of_a_shadow_give_way_and_nobody_is_refused_for_an_upstream_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_backlog_of_the_primary_never_gives_way_and_service_returns_by_itself() {
+async fn the_primarys_backlog_never_gives_way_and_service_returns_by_itself() {
     let (mut primary, mut shadow) = (Upstream::start().await, Upstream::start().await);
     let plan = Plan::new(&[("primary", primary.dsn("0ld", 1)), ("shadow", shadow.dsn("4e3", 2))]);
     let relay = plan.journal("max_size = \"4MiB\"").journal("min_free_disk = \"0B\"").start().await;
@@ -101,7 +101,7 @@ async fn the_backlog_of_the_primary_never_gives_way_and_service_returns_by_itsel
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_project_keeps_what_its_own_primary_waits_for_through_a_switch() {
+async fn each_projects_own_primary_keeps_its_backlog_through_a_switch() {
     let (mut a, b) = (Upstream::start().await, Upstream::start().await);
     let other = format!(
         "[[projects]]\nname = \"other\"\nid = \"2\"\npublic_key = \"07e2\"\nprimary = \"b\"\n[projects.upstreams]\n\

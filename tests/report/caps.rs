@@ -22,7 +22,7 @@ async fn of_errors(relay: &Simulation, count: usize, upstream: &Upstream) -> usi
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_daily_cap_is_of_a_day_and_outlives_restarts_reloads_and_a_time_as_primary() {
+async fn a_daily_cap_outlives_restarts_reloads_and_a_time_as_primary() {
     let (glitchtip, sentry) = (Upstream::start().await, Upstream::start().await);
     let plan = Plan::new(&[("glitchtip", glitchtip.dsn("key-b", 2)), ("sentry", sentry.dsn("key-a", 1))]);
     let plan = plan.more("[upstreams.sentry.shadow]\ndaily_cap = { error = 5 }");

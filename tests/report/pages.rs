@@ -97,7 +97,7 @@ async fn pages_of_a_relay_that_has_just_begun() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pages_of_somebody_who_signs_in() {
+async fn pages_of_a_signed_in_browser() {
     let (sentry, glitchtip) = (Upstream::start().await, Upstream::start().await);
     let relay = Simulation::start(plan(&sentry, &glitchtip).admin(&format!("token = \"{TOKEN}\""))).await;
     hours(&relay, 8..10, &["sentry", "glitchtip"]).await;
@@ -117,7 +117,7 @@ async fn pages_of_somebody_who_signs_in() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pages_of_a_relay_that_is_well() {
+async fn pages_of_a_healthy_relay() {
     let (sentry, glitchtip) = (Upstream::start().await, Upstream::start().await);
     let relay = Simulation::start(plan(&sentry, &glitchtip)).await;
     hours(&relay, 8..14, &["sentry", "glitchtip"]).await;
@@ -162,7 +162,7 @@ async fn pages_while_the_journal_is_full() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pages_after_48_hours_with_an_outage_a_limit_refusals_a_restart_and_a_switch() {
+async fn pages_after_48_hours_with_trouble_of_every_kind() {
     let (sentry, mut glitchtip) = (Upstream::start().await, Upstream::start().await);
     let both = ["sentry", "glitchtip"];
     let plan = plan(&sentry, &glitchtip).journal(r#"retain = "72h""#);

@@ -23,7 +23,7 @@ async fn waiting(plan: impl FnOnce(Plan) -> Plan, count: usize) -> (Upstream, Up
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upstream_that_is_taken_out_of_the_file_and_put_back_has_its_backlog_as_long_as_its_max_age_says() {
+async fn an_upstream_out_of_the_file_keeps_its_backlog_for_its_max_age() {
     let (_a, b, relay) = waiting(|plan| plan.upstream("b", "max_age = \"200h\""), 12).await;
     relay.advance(80 * HOUR).await;
     let with_b = relay.config();
@@ -39,7 +39,7 @@ async fn an_upstream_that_is_taken_out_of_the_file_and_put_back_has_its_backlog_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_is_set_back_does_not_make_an_upstream_wait_for_the_time_to_come_again() {
+async fn a_clock_that_is_set_back_makes_no_upstream_wait() {
     let (_a, b, relay) = waiting(|plan| plan, 8).await;
     relay.set_clock(|now| now - 2 * HOUR).await;
     b.always(Reply::Ok);
@@ -50,7 +50,7 @@ async fn a_clock_that_is_set_back_does_not_make_an_upstream_wait_for_the_time_to
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_is_wrong_for_a_moment_costs_nothing() {
+async fn a_clock_that_is_wrong_for_a_moment_expires_nothing() {
     let (_a, b, relay) = waiting(|plan| plan, 8).await;
     relay.set_clock(|now| now + 100 * HOUR).await;
     relay.set_clock(|now| now - 100 * HOUR).await;

@@ -31,7 +31,7 @@ async fn says(relay: &Relay, verb: &'static str) -> String {
 }
 
 #[tokio::test]
-async fn after_a_backfill_the_table_of_the_report_adds_up() {
+async fn the_table_of_the_report_adds_up_after_a_backfill() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let plan = Plan::new(&[("a", a.dsn("key-a", 1)), ("b", b.dsn("key-b", 2))]).top("mirror = false");
     let relay = plan.start().await;
@@ -83,7 +83,7 @@ async fn after_a_backfill_the_table_of_the_report_adds_up() {
 }
 
 #[tokio::test]
-async fn what_was_refused_and_is_retried_and_delivered_is_no_refusal_any_more() {
+async fn a_refused_event_that_is_retried_and_delivered_is_no_refusal() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let refused = || Reply::Status(400, vec![], "not today".to_owned());
     b.then([refused(), refused()]);
@@ -126,7 +126,7 @@ async fn what_was_refused_and_is_retried_and_delivered_is_no_refusal_any_more() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_report_on_a_minute_judges_lag_by_its_time_and_says_from_when_it_counts() {
+async fn a_report_on_a_minute_judges_lag_and_says_when_it_begins() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     b.then([Reply::with_header(429, "Retry-After", "30")]);
     let relay = Simulation::start(Plan::new(&[("a", a.dsn("key-a", 1)), ("b", b.dsn("key-b", 2))])).await;
@@ -159,7 +159,7 @@ async fn a_report_on_a_minute_judges_lag_by_its_time_and_says_from_when_it_count
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_verdict_on_minutes_of_48_hours_is_not_ready_and_says_so_wherever_it_stands() {
+async fn a_verdict_on_minutes_of_48_hours_is_not_ready_anywhere() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let plan = Plan::new(&[("a", a.dsn("key-a", 1)), ("b", b.dsn("key-b", 2))]);
     let relay = Simulation::start(plan.more("[report]\nrequire_stored = false")).await;
@@ -194,7 +194,7 @@ async fn a_verdict_on_minutes_of_48_hours_is_not_ready_and_says_so_wherever_it_s
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_window_that_is_older_than_the_relay_counts_from_its_first_start() {
+async fn a_window_older_than_the_relay_counts_from_its_first_start() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let plan = Plan::new(&[("a", a.dsn("key-a", 1)), ("b", b.dsn("key-b", 2))]);
     let mut relay = Simulation::start(plan).await;
@@ -240,7 +240,7 @@ async fn a_window_that_is_older_than_the_relay_counts_from_its_first_start() {
 }
 
 #[tokio::test]
-async fn a_service_that_is_expected_later_has_its_history_and_the_project_it_was_seen_by() {
+async fn a_service_expected_later_has_its_history_and_its_project() {
     const WEB: &str = "0123456789abcdef0123456789abcdef";
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let dsns = format!("a = \"{}\"\nb = \"{}\"", a.dsn("key-w", 3), b.dsn("key-x", 4));
@@ -284,7 +284,7 @@ async fn a_service_that_is_expected_later_has_its_history_and_the_project_it_was
 }
 
 #[tokio::test]
-async fn a_service_is_seen_wherever_its_name_stands_and_however_many_there_were_before_it() {
+async fn a_service_is_seen_wherever_its_name_stands_and_after_many_others() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let relay = Plan::new(&[("a", a.dsn("key-a", 1)), ("b", b.dsn("key-b", 2))]).start().await;
     let event = |padding: usize, name: &str| {
@@ -323,7 +323,7 @@ async fn a_service_is_seen_wherever_its_name_stands_and_however_many_there_were_
 }
 
 #[tokio::test]
-async fn limits_on_everything_are_one_line() {
+async fn a_limit_on_everything_is_one_line() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     b.then([Reply::with_header(429, "Retry-After", "3")]);
     let relay = Plan::new(&[("a", a.dsn("key-a", 1)), ("b", b.dsn("key-b", 2))]).start().await;

@@ -32,7 +32,7 @@ async fn behind() -> (Upstream, Glitchtip, Relay, Vec<String>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn thousands_of_events_are_found_by_the_pages_of_one_walk_through_the_list() {
+async fn one_walk_through_the_list_finds_thousands_of_events() {
     let (_primary, glitchtip, relay, _) = behind().await;
     let all = MANY as u64 + 5;
     let before = glitchtip.questions();
@@ -51,7 +51,7 @@ async fn thousands_of_events_are_found_by_the_pages_of_one_walk_through_the_list
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_missing_among_thousands_is_found_missing_after_a_restart_in_their_midst() {
+async fn missing_events_among_thousands_are_found_through_a_restart() {
     let (_primary, glitchtip, mut relay, ids) = behind().await;
     ids.iter().step_by(MANY / 20).for_each(|id| glitchtip.delete(id));
     glitchtip.set_trouble(None);

@@ -77,7 +77,7 @@ fn content(report: &Value) -> &Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_field_that_changed_there_is_named_with_the_event_and_both_values_and_the_verdict_is_not_ready() {
+async fn a_changed_field_is_named_with_both_values_and_fails_the_verdict() {
     let (_primary, glitchtip, relay) = scene("").await;
     let ids = send(&relay, &glitchtip, &["order failed", "card refused", "no stock"]).await;
     glitchtip.change_message(&ids[1], "<b>another</b>\u{1b}[2J message");
@@ -118,7 +118,7 @@ async fn a_field_that_changed_there_is_named_with_the_event_and_both_values_and_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_nobody_changed_differs_in_nothing_and_the_verdict_says_when_it_does_not_rest_on_that() {
+async fn unchanged_events_differ_in_nothing() {
     let (_primary, glitchtip, relay) = scene("").await;
     send(&relay, &glitchtip, &["order 1 failed", "card refused", "order 7 failed"]).await;
     look(&relay);
@@ -151,7 +151,7 @@ async fn what_nobody_changed_differs_in_nothing_and_the_verdict_says_when_it_doe
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn new_kinds_of_events_are_compared_first_and_the_days_room_holds_over_a_restart() {
+async fn new_kinds_come_first_and_the_daily_budget_outlives_a_restart() {
     let (_primary, glitchtip, mut relay) = scene("compare = 3").await;
     let known = ["order 1 failed", "order 2 failed", "order 3 failed", "order 4 failed", "order 5 failed"];
     send(&relay, &glitchtip, &known).await;
@@ -169,7 +169,7 @@ async fn new_kinds_of_events_are_compared_first_and_the_days_room_holds_over_a_r
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_that_cannot_be_read_does_not_count_as_compared_and_no_verdict_rests_on_nothing() {
+async fn an_unreadable_copy_does_not_count_as_compared() {
     let (_primary, glitchtip, relay) = scene("").await;
     let ids = send(&relay, &glitchtip, &["order failed"]).await;
     glitchtip.change(&ids[0], "/entries", "none");
@@ -185,7 +185,7 @@ async fn a_copy_that_cannot_be_read_does_not_count_as_compared_and_no_verdict_re
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_values_of_an_event_are_shown_to_nobody_without_the_admin_token_where_there_is_one() {
+async fn an_events_values_are_shown_only_with_the_admin_token() {
     let (_primary, glitchtip, relay) = scene_with("token = \"of-the-admin\"", "").await;
     let ids = send(&relay, &glitchtip, &["as it was sent"]).await;
     glitchtip.change_message(&ids[0], "as it is there");
@@ -207,7 +207,7 @@ async fn the_values_of_an_event_are_shown_to_nobody_without_the_admin_token_wher
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_difference_that_somebody_finds_right_does_not_count_and_the_verdict_says_so() {
+async fn an_accepted_difference_does_not_count_and_the_verdict_says_so() {
     let (_primary, glitchtip, relay) = scene("").await;
     let ids = send(&relay, &glitchtip, &["order failed", "card refused", "no stock"]).await;
     glitchtip.change_message(&ids[1], "another message");

@@ -41,7 +41,7 @@ async fn found_on_demand(relay: &Relay, all: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_in_another_order_and_a_clock_that_differs_by_minutes_hide_nothing() {
+async fn another_list_order_and_a_clock_minutes_off_hide_nothing() {
     for minutes in [-9, 9] {
         let (_primary, glitchtip, relay) = scene("").await;
         relay.send_errors(1).await;
@@ -66,7 +66,7 @@ async fn a_list_in_another_order_and_a_clock_that_differs_by_minutes_hide_nothin
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_without_end_are_read_to_a_bound_and_what_is_on_none_of_them_is_asked_for_by_its_id() {
+async fn endless_pages_are_read_to_a_bound_and_other_events_asked_by_id() {
     let (_primary, glitchtip, relay) = scene("").await;
     relay.send_errors(1).await;
     figures(&relay, &[("stored", 1)]).await;
@@ -144,7 +144,7 @@ async fn an_answer_about_another_event_leaves_events_unknown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_expires_at_night_is_said_once_and_nothing_is_missing_when_there_is_a_new_one() {
+async fn an_expired_token_is_reported_once_and_leaves_no_event_missing() {
     let (_primary, glitchtip, relay) = scene("").await;
     relay.send_errors(2).await;
     figures(&relay, &[("stored", 2)]).await;
