@@ -1,4 +1,4 @@
-//! HTTP/1.1 by hand: one connection to the relay on which a test sees exactly what arrives, and when it breaks.
+//! HTTP/1.1 by hand: one connection to the relay. A test sees exactly what arrives and when the connection breaks.
 //!
 //! Rule: nothing is repeated and nothing is hidden; an error of the connection is the caller's to judge.
 
@@ -11,25 +11,25 @@ use tokio::time::timeout;
 
 use super::envelopes::KEY;
 
-/// Longer than any answer of the relay may take.
+/// A timeout that is longer than any answer of the relay may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// An answer, as far as tests look at it.
+/// The parts of an answer that tests look at.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    /// Names in lower case.
+    /// Header names in lower case, with their values.
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: String,
 }
 
 impl Answer {
-    /// The value of a header.
+    /// The value of a header; `None` when it is absent.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(have, _)| have == name).map(|(_, value)| value.as_str())
     }
 
-    /// Whether the connection ends with it.
+    /// Whether the answer says that the connection closes after it.
     pub(crate) fn is_last(&self) -> bool {
         self.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }
@@ -47,7 +47,7 @@ impl Connection {
         Ok(Self(BufReader::new(stream)))
     }
 
-    /// The head of a POST of an envelope of that length, authenticated in the query.
+    /// The head of an envelope POST with a body of `length` bytes, authenticated in the query.
     pub(crate) fn head(length: usize) -> String {
         format!(
             "POST /api/1/envelope/?sentry_version=7&sentry_key={KEY} HTTP/1.1\r\nhost: relay\r\n\
@@ -55,7 +55,7 @@ impl Connection {
         )
     }
 
-    /// Sends bytes as they are.
+    /// Sends bytes unchanged.
     pub(crate) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.0.write_all(bytes).await?;
         self.0.flush().await
@@ -89,7 +89,7 @@ impl Connection {
         Ok(Answer { status, headers, body: String::from_utf8_lossy(&body).into_owned() })
     }
 
-    /// A line without its end; the end of the stream is an error.
+    /// Reads a line and returns it without its end; the end of the stream is an error.
     async fn line(&mut self) -> io::Result<String> {
         let mut line = String::new();
         if self.0.read_line(&mut line).await? == 0 {

@@ -1,4 +1,4 @@
-//! Envelopes for tests: made on the spot, or recorded from real SDKs.
+//! Envelopes for tests: generated, or recorded from real SDKs.
 
 use std::path::PathBuf;
 
@@ -22,13 +22,13 @@ pub(crate) fn envelope(id: &str, kind: &str, payload: &str) -> String {
     format!("{{\"event_id\":\"{id}\"}}\n{{\"type\":\"{kind}\",\"length\":{}}}\n{payload}\n", payload.len())
 }
 
-/// One item as it stands in an envelope.
+/// One item of an envelope.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Item {
     pub(crate) kind: String,
     /// Header line, newline and payload, byte for byte.
     pub(crate) bytes: Vec<u8>,
-    /// Whether a blank line stands before it.
+    /// Whether a blank line precedes the item.
     pub(crate) after_blank: bool,
 }
 
@@ -38,7 +38,7 @@ impl std::fmt::Debug for Item {
     }
 }
 
-/// The items of an envelope, read by a few lines that know nothing of the relay's.
+/// The items of an envelope, parsed independently of the relay's parser.
 pub(crate) fn items(envelope: &[u8]) -> Vec<Item> {
     let line = |at: usize| envelope[at..].iter().position(|b| *b == b'\n').map_or(envelope.len(), |n| at + n);
     let (mut at, mut after_blank, mut items) = (line(0) + 1, false, vec![]);
@@ -52,7 +52,7 @@ pub(crate) fn items(envelope: &[u8]) -> Vec<Item> {
         let start = (line(at) + 1).min(envelope.len());
         let end = header["length"].as_u64().map_or_else(|| line(start), |length| start + length as usize);
         let kind = header["type"].as_str().expect("a type").to_owned();
-        // Where the envelope ends with a header line, an empty payload follows it.
+        // An envelope that ends with an item's header line has an empty payload there.
         items.push(Item { kind, bytes: [head, b"\n", &envelope[start..end]].concat(), after_blank });
         (at, after_blank) = (end + 1, false);
     }
@@ -69,15 +69,15 @@ pub(crate) struct Recorded {
     pub(crate) event_id: Option<String>,
     /// Type and category of each item.
     pub(crate) items: Vec<(String, String)>,
-    /// As sent, compressed if it was.
+    /// The body as it was sent, compressed if the SDK compressed it.
     pub(crate) body: Vec<u8>,
 }
 
 impl Recorded {
-    /// The key that it was recorded with.
+    /// The key that the requests were recorded with.
     pub(crate) const KEY: &'static str = "a1b2c3d4e5f60718293a4b5c6d7e8f90";
 
-    /// All of them, by name.
+    /// All recorded requests, sorted by name.
     pub(crate) fn all() -> Vec<Self> {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/envelopes");
         let mut all: Vec<Self> = std::fs::read_dir(&folder)
@@ -91,7 +91,7 @@ impl Recorded {
         all
     }
 
-    /// The one of that name.
+    /// The recorded request with this name.
     pub(crate) fn named(name: &str) -> Self {
         Self::all().into_iter().find(|recorded| recorded.name == name).unwrap_or_else(|| panic!("no fixture {name}"))
     }
@@ -115,7 +115,7 @@ impl Recorded {
         }
     }
 
-    /// The headers that matter to a receiver: what the HTTP client sets by itself is left out.
+    /// The request's headers without those that the HTTP client sets by itself.
     pub(crate) fn sent_headers(&self) -> impl Iterator<Item = (&str, &str)> {
         let own = ["host", "connection", "content-length", "transfer-encoding", "accept-encoding"];
         let all = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));

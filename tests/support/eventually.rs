@@ -1,15 +1,15 @@
-//! Waiting for something that another process does: look, look again soon, give up loudly at a deadline.
+//! Waiting for something that another process does: check repeatedly, and fail loudly at a deadline.
 //!
-//! Rule: a wait names what it waits for and has an end. It knows nothing of what is looked at.
+//! Rule: a wait names what it waits for and has a deadline. It knows nothing of what it checks.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-/// Calls `look` about ten times a second until it answers `Ok`, and returns what it found.
+/// Calls `look` about ten times a second until it returns `Ok`, and returns the value.
 ///
 /// # Panics
-/// When `within` has passed: with `what` and the last reason that `look` gave.
+/// When `within` has passed: with `what` and the last error of `look`.
 pub(crate) async fn eventually<T>(what: &str, within: Duration, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
     let deadline = Instant::now() + within;
     let mut turns = interval(Duration::from_millis(100));

@@ -1,7 +1,7 @@
-//! A TCP proxy between relay and upstream that breaks the connection in one way or another.
+//! A TCP proxy between relay and upstream that breaks connections in a chosen way.
 //!
-//! Rule: a fault begins with the client's first bytes and concerns every connection made while it is set; connections from
-//! before are closed when it changes. It knows bytes and no HTTP.
+//! Rule: a fault begins with the client's first bytes and applies to every connection made while it is set. A change of the fault closes
+//! earlier connections. The proxy knows bytes and no HTTP.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -14,24 +14,24 @@ use tokio::time::sleep;
 
 use super::net;
 
-/// What becomes of a connection.
+/// What the proxy does to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// Nothing: bytes pass.
+    /// Pass bytes unchanged.
     Pass,
-    /// Each piece of an answer comes later.
+    /// Delay each piece of an answer.
     Delay(Duration),
-    /// Accepted, and never answered.
+    /// Accept the connection and never answer.
     BlackHole,
-    /// Ended with RST as soon as something was sent.
+    /// End the connection with RST once the client has sent something.
     Reset,
-    /// The proxy closes its side and goes on reading.
+    /// Close the proxy's side and go on reading.
     HalfClose,
-    /// The answer breaks off after so many bytes.
+    /// Break the answer off after this many bytes.
     CutAfter(usize),
-    /// Something that is no HTTP.
+    /// Answer with bytes that are no HTTP.
     Garbage,
-    /// The answer comes a byte at a time, with this long in between.
+    /// Send the answer one byte at a time, with this pause in between.
     Drip(Duration),
 }
 
@@ -43,7 +43,7 @@ pub(crate) struct FaultProxy {
 }
 
 impl FaultProxy {
-    /// Passes everything on to `upstream`, a `host:port`, until told otherwise.
+    /// Starts a proxy that passes everything to `upstream`, a `host:port`, until a fault is set.
     pub(crate) async fn start(upstream: &str) -> Self {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, net::free_port()));
         let listener = TcpListener::bind(address).await.expect("the proxy's address");
@@ -53,12 +53,12 @@ impl FaultProxy {
         Self { address, fault, _tasks: tasks }
     }
 
-    /// The DSN of a project behind it.
+    /// The DSN of a project behind the proxy.
     pub(crate) fn dsn(&self, key: &str, project: u64) -> String {
         format!("http://{key}@{}/{project}", self.address)
     }
 
-    /// Breaks connections like this from now on.
+    /// Applies this fault from now on.
     pub(crate) fn set(&self, fault: Fault) {
         self.fault.send_replace(fault);
     }
@@ -72,7 +72,7 @@ async fn accept(listener: TcpListener, upstream: String, state: watch::Receiver<
         connections.spawn(async move {
             let fault = *state.borrow_and_update();
             tokio::select! {
-                // How a connection ends is what the test looks at from both its ends.
+                // The test looks at both ends of the connection, so its result is dropped.
                 ended = serve(client, &upstream, fault) => drop(ended),
                 _ = state.changed() => {}
             }
@@ -109,7 +109,7 @@ async fn serve(mut client: TcpStream, upstream: &str, fault: Fault) -> std::io::
     }
 }
 
-/// Reads and forgets until the other side closes.
+/// Reads and discards bytes until the other side closes.
 async fn swallow(client: &mut TcpStream) -> std::io::Result<()> {
     let mut sink = vec![0; 4096];
     while client.read(&mut sink).await? > 0 {}

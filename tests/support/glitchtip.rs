@@ -1,7 +1,7 @@
-//! A GlitchTip 5 as it was seen to behave: it answers 200 and queues, a worker stores in batches, one event that cannot be stored takes
-//! its batch along, an id is taken once in a while, and its API wants a token, a scope and the right name.
+//! A GlitchTip 5 as it was seen to behave. It answers 200 and queues. A worker stores events in batches; one event that it cannot store
+//! costs the whole batch. It takes a repeated id once within a time, and its API demands a token, a scope and the right project name.
 //!
-//! The real batch is of 100 messages or 2 s, and an id is remembered for 300 s (`Memory`): a test may shorten both.
+//! A real batch closes after 100 messages or 2 s, and a real server remembers an id for 300 s (`memory`). A test may shorten both times.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -14,24 +14,24 @@ use tokio::time::Instant;
 use super::envelopes;
 use super::upstream::{Reply, Seen, Upstream};
 
-/// What lets its API be asked.
+/// The token of the API.
 pub(crate) const TOKEN: &str = "5ec4e7-token-of-the-api";
-/// What it calls the project.
+/// The organization and project as the API names them.
 pub(crate) const PLACE: &str = "acme/shop";
-/// The number of the project.
+/// The number of the project in its DSN.
 pub(crate) const NUMBER: u64 = 7;
-/// Events on a page of its list.
+/// The number of events on a page of the list.
 const PAGE: usize = 100;
-/// The most messages of a batch.
+/// The maximum number of messages in a batch.
 const BATCH: usize = 100;
 
-/// The tracker.
+/// A running tracker.
 pub(crate) struct Glitchtip {
     pub(crate) upstream: Upstream,
     state: Arc<Mutex<State>>,
 }
 
-/// What becomes of an answer of its API.
+/// A function that changes an answer of the API.
 type Twist = Box<dyn Fn(&Seen, Reply) -> Reply + Send>;
 
 struct State {
@@ -40,17 +40,17 @@ struct State {
     worker: bool,
     queue: Vec<Queued>,
     remembered: HashMap<String, Instant>,
-    /// In the order in which they were stored.
+    /// The stored events, in the order of storage.
     stored: Vec<Value>,
-    /// What its API answers instead of what it should.
+    /// The answer of the API to every question; `None` for the usual answers.
     trouble: Option<Reply>,
     questions: usize,
     twist: Option<Twist>,
-    /// What it answers to envelopes, and does not take them.
+    /// The answer to every envelope, which is then not taken; `None` to take envelopes.
     door: Option<Reply>,
-    /// What its settings say; absent, as a build that does not know.
+    /// The version that the settings name; `None` as in a build that names none.
     version: Option<String>,
-    /// The events that it never stores, though it takes them.
+    /// The ids of the events that are taken and never stored.
     vanishing: Vec<String>,
 }
 
@@ -61,7 +61,7 @@ struct Queued {
 }
 
 impl Glitchtip {
-    /// One whose batches are closed after `batch`, and which remembers ids for `memory`.
+    /// Starts a tracker that closes a batch after `batch` and remembers ids for `memory`.
     pub(crate) async fn start(batch: Duration, memory: Duration) -> Self {
         let upstream = Upstream::start().await;
         let state = State {
@@ -97,19 +97,19 @@ impl Glitchtip {
         Self { upstream, state }
     }
 
-    /// The DSN of its project.
+    /// The DSN of the tracker's project.
     pub(crate) fn dsn(&self) -> String {
         self.upstream.dsn("cafe", NUMBER)
     }
 
-    /// Stops the worker, or lets it go on.
+    /// Starts or stops the worker.
     pub(crate) fn set_worker(&self, runs: bool) {
         let mut state = self.state.lock().expect("no panic");
         state.work(Instant::now());
         state.worker = runs;
     }
 
-    /// Loses what is queued, as Redis without persistence does.
+    /// Discards the queue, as Redis without persistence does, and returns its length.
     pub(crate) fn lose_queue(&self) -> usize {
         std::mem::take(&mut self.state.lock().expect("no panic").queue).len()
     }
@@ -124,7 +124,7 @@ impl Glitchtip {
         self.change(id, "/entries/0/data/formatted", value);
     }
 
-    /// Changes a part of a stored event.
+    /// Changes the part of a stored event at a JSON pointer.
     pub(crate) fn change(&self, id: &str, part: &str, value: &str) {
         for event in &mut self.state.lock().expect("no panic").stored {
             if event["eventID"] == id {
@@ -133,46 +133,46 @@ impl Glitchtip {
         }
     }
 
-    /// Lets its API answer this, or as it should.
+    /// Makes the API answer every question with `reply`; `None` restores the usual answers.
     pub(crate) fn set_trouble(&self, reply: Option<Reply>) {
         self.state.lock().expect("no panic").trouble = reply;
     }
 
-    /// Lets its API answer something else than it would.
+    /// Passes every answer of the API through `twist`.
     pub(crate) fn twist(&self, twist: impl Fn(&Seen, Reply) -> Reply + Send + 'static) {
         self.state.lock().expect("no panic").twist = Some(Box::new(twist));
     }
 
-    /// Lets it answer this to envelopes, and take none; or take them.
+    /// Answers every envelope with `reply` and takes none; `None` takes envelopes again.
     pub(crate) fn set_door(&self, reply: Option<Reply>) {
         self.state.lock().expect("no panic").door = reply;
     }
 
-    /// Lets it be of this version, and from 6 on store what a version 5 loses.
+    /// Sets the version. From version 6 on the tracker stores events that version 5 loses.
     pub(crate) fn set_version(&self, version: &str) {
         self.state.lock().expect("no panic").version = Some(version.to_owned());
     }
 
-    /// Loses this event whenever it comes.
+    /// Takes this event but never stores it.
     pub(crate) fn lose_each_time(&self, id: &str) {
         self.state.lock().expect("no panic").vanishing.push(id.to_owned());
     }
 
-    /// The ids of the events that are stored, in order.
+    /// The ids of the stored events, in the order of storage.
     pub(crate) fn stored(&self) -> Vec<String> {
         let mut state = self.state.lock().expect("no panic");
         state.work(Instant::now());
         state.stored.iter().filter_map(|event| event["eventID"].as_str().map(str::to_owned)).collect()
     }
 
-    /// How often its API was asked.
+    /// The number of requests to the API.
     pub(crate) fn questions(&self) -> usize {
         self.state.lock().expect("no panic").questions
     }
 }
 
 impl State {
-    /// Queues the event of an envelope, unless its id was taken a short while ago.
+    /// Queues the events of an envelope, unless their id was taken within `memory`.
     fn take(&mut self, seen: &Seen) {
         let now = Instant::now();
         self.work(now);
@@ -188,7 +188,7 @@ impl State {
         }
     }
 
-    /// Stores the batches that are closed.
+    /// Stores the batches that have closed.
     fn work(&mut self, now: Instant) {
         while let Some(first) = self.queue.first().filter(|_| self.worker) {
             let closes = first.at + self.batch;
@@ -209,7 +209,7 @@ impl State {
 
     fn api(&mut self, seen: &Seen) -> Reply {
         if !seen.path.starts_with("/api/0/") && seen.path != "/api/settings/" {
-            // What takes envelopes wants them posted, and nobody's token.
+            // Only a POST may go to an ingest path, and the API's token never.
             return answer(405, &json!({"detail": "Method not allowed"}));
         }
         self.questions += 1;
@@ -230,7 +230,7 @@ impl State {
         let is_ours = rest.starts_with(&format!("{PLACE}/"));
         let parts: Vec<&str> = rest.trim_end_matches('/').split('/').collect();
         match parts.as_slice() {
-            // The token has no project:read.
+            // The token lacks the scope `project:read`.
             [_, _] => answer(403, &json!({"detail": "Permission denied"})),
             [_, _, "events"] => self.list(seen, is_ours),
             [_, _, "events", id] if is_ours => {
@@ -241,7 +241,7 @@ impl State {
         }
     }
 
-    /// A page of the list, the newest first.
+    /// A page of the list, newest first.
     fn list(&self, seen: &Seen, is_ours: bool) -> Reply {
         let query = seen.query.clone().unwrap_or_default();
         let from: usize = query.split("cursor=").nth(1).and_then(|cursor| cursor.parse().ok()).unwrap_or(0);
@@ -250,7 +250,7 @@ impl State {
         let more = from + page.len() < all.len();
         let address = format!("http://t{}", seen.path);
         let next = from + page.len();
-        // As Python shows a set.
+        // Python's notation of a set.
         let link = format!(
             "{{'<{address}?limit=100>; rel=\"previous\"; results=\"false\", <{address}?cursor={next}&limit=100>; rel=\"next\"; \
              results=\"{more}\"; cursor=\"{next}\"'}}"
@@ -265,12 +265,12 @@ fn answer(status: u16, body: &Value) -> Reply {
     Reply::Status(status, headers, body.to_string())
 }
 
-/// A release that its column is too narrow for.
+/// Whether the event's release is too long for its column.
 fn is_poison(event: &Value) -> bool {
     event["release"].as_str().is_some_and(|release| release.chars().count() > 255)
 }
 
-/// An event as its API shows it, as far as it is looked at.
+/// An event as the API returns it, with the fields that the relay reads.
 fn shown(id: &str, event: &Value) -> Value {
     let now = time::OffsetDateTime::now_utc().format(&time::format_description::well_known::Rfc3339).expect("a time");
     json!({

@@ -13,20 +13,20 @@ use tokio::task::JoinSet;
 
 type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
 
-/// One connection. It ends when this is dropped.
+/// One connection; dropping it closes the connection.
 pub(crate) struct Http2 {
     sender: SendRequest<Body>,
-    /// The connection, and the answers that are waited for.
+    /// The tasks of the connection and of pending answers.
     tasks: JoinSet<()>,
 }
 
 impl Http2 {
-    /// A new connection.
+    /// Opens a connection.
     pub(crate) async fn connect(address: &str) -> Self {
         Self::over(TcpStream::connect(address).await.expect("a connection")).await
     }
 
-    /// A new connection from this address of this machine.
+    /// Opens a connection from the local address `from`.
     pub(crate) async fn connect_from(from: &str, address: &str) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.bind(format!("{from}:0").parse().expect("an address")).expect("an address of this machine");
@@ -41,25 +41,25 @@ impl Http2 {
         Self { sender, tasks }
     }
 
-    /// Posts a body; returns the status of the answer.
+    /// Posts a body and returns the status of the answer.
     pub(crate) async fn post(&mut self, path: &str, body: impl Into<Bytes>) -> u16 {
         let body = UnsyncBoxBody::new(Full::new(body.into()));
         let request = Request::post(format!("http://relay.test{path}")).body(body).expect("a request");
         self.sender.send_request(request).await.expect("an answer").status().as_u16()
     }
 
-    /// Posts a body in these encodings and takes the request back once it has begun over there.
+    /// Posts a body in these encodings and resets the stream once the relay has received the request.
     pub(crate) async fn post_and_reset(&mut self, path: &str, encodings: &str, body: impl Into<Bytes>) {
         let request = Request::post(format!("http://relay.test{path}")).header("content-encoding", encodings);
         self.sender.ready().await.expect("a connection");
         let answer =
             self.sender.send_request(request.body(UnsyncBoxBody::new(Full::new(body.into()))).expect("a request"));
-        // What was sent before this has come before its answer.
+        // The server receives the earlier request before it answers this one.
         assert_eq!(self.post("/nowhere/", "").await, 404);
         drop(answer);
     }
 
-    /// Begins a POST of which so many bytes come, and no end. Its answer is not waited for.
+    /// Begins a POST, sends at least `bytes` bytes of its body and never ends it. Does not wait for the answer.
     pub(crate) async fn begin(&mut self, path: &str, bytes: usize) {
         let pieces = vec![Bytes::from(vec![b'x'; 16 << 10]); bytes.div_ceil(16 << 10)];
         let body = stream::iter(pieces).map(|piece| Ok(Frame::data(piece))).chain(stream::pending());

@@ -1,6 +1,6 @@
-//! A line between two parties that can be cut, as when a cable is pulled: bytes stop, and neither side is told.
+//! A network line that can be cut like a pulled cable: bytes stop, and neither side is told.
 //!
-//! Rule: what is under way when it is cut arrives when it is whole again, in order, the ends of connections included.
+//! Rule: bytes in flight when the line is cut arrive in order once it is whole again, and so do the ends of connections.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use super::net;
 
-/// A line to a port of this machine.
+/// A line to a local port.
 pub(crate) struct Line {
     port: u16,
     is_cut: watch::Sender<bool>,
@@ -21,7 +21,7 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    /// One to that port.
+    /// Starts a line to the local port `far`.
     pub(crate) async fn to(far: u16) -> Self {
         let port = net::free_port();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.expect("the line's port");
@@ -37,12 +37,12 @@ impl Line {
         Self { port, is_cut, _tasks: tasks }
     }
 
-    /// Where it begins.
+    /// The port at which the line begins.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    /// Cuts it, or makes it whole again.
+    /// Cuts the line or restores it.
     pub(crate) fn cut(&self, is_cut: bool) {
         self.is_cut.send_replace(is_cut);
     }
@@ -70,6 +70,6 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut state: watch:
 }
 
 async fn be_whole(state: &mut watch::Receiver<bool>) {
-    // The connections go with the line.
+    // An error means that the line was dropped; its connections end with it.
     drop(state.wait_for(|is_cut| !is_cut).await);
 }

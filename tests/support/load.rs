@@ -1,6 +1,6 @@
-//! Senders that post errors as services do: several at once, on kept connections or on a new one each, paced or not.
+//! Senders that post errors as services do: several at once, on kept or new connections, paced or not.
 //!
-//! Rule: as with SDKs, an envelope is sent once; what was not answered is remembered as such. Knows no relay but its address.
+//! Rule: a sender sends an envelope once, as SDKs do, and remembers a missing answer. It knows only the relay's address.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -17,9 +17,9 @@ use super::envelopes;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Style {
     pub(crate) senders: usize,
-    /// The time from one envelope of a sender to its next; `None`: as soon as it is answered.
+    /// The interval between two envelopes of a sender; `None` sends the next when one is answered.
     pub(crate) pace: Option<Duration>,
-    /// Whether a connection serves more than one request.
+    /// Whether a connection serves several requests.
     pub(crate) keep_alive: bool,
 }
 
@@ -27,35 +27,35 @@ pub(crate) struct Style {
 #[derive(Clone, Debug)]
 pub(crate) struct Sent {
     pub(crate) id: String,
-    /// The status, or what became of the connection.
+    /// The status, or the error of the connection.
     pub(crate) outcome: Result<u16, String>,
-    /// When it was sent.
+    /// The time at which it was sent.
     pub(crate) at: Instant,
     pub(crate) took: Duration,
 }
 
-/// Everything a load has sent.
+/// Everything that a load has sent.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sendings(pub(crate) Vec<Sent>);
 
 impl Sendings {
-    /// The ids of what was answered with 200.
+    /// The ids of envelopes that were answered with 200.
     pub(crate) fn accepted(&self) -> BTreeSet<String> {
         self.0.iter().filter(|sent| sent.outcome == Ok(200)).map(|sent| sent.id.clone()).collect()
     }
 
-    /// What was not.
+    /// The envelopes that were not answered with 200.
     pub(crate) fn failures(&self) -> Vec<&Sent> {
         self.0.iter().filter(|sent| sent.outcome != Ok(200)).collect()
     }
 
-    /// The longest time that an answer took.
+    /// The longest time to an answer.
     pub(crate) fn slowest(&self) -> Duration {
         self.0.iter().map(|sent| sent.took).max().unwrap_or_default()
     }
 }
 
-/// Senders at work; they end when this is dropped.
+/// Running senders; dropping this ends them.
 pub(crate) struct Load {
     tasks: JoinSet<Vec<Sent>>,
     stop: CancellationToken,
@@ -63,7 +63,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Begins to send to `host:port`.
+    /// Starts senders that post to `host:port`.
     pub(crate) fn start(address: &str, style: Style) -> Self {
         let (tasks, stop, (count, answered)) = (JoinSet::new(), CancellationToken::new(), watch::channel(0));
         let mut load = Self { tasks, stop, answered };
@@ -73,12 +73,12 @@ impl Load {
         load
     }
 
-    /// How many were answered with 200 so far.
+    /// The number of envelopes answered with 200 so far.
     pub(crate) fn answered(&self) -> u64 {
         *self.answered.borrow()
     }
 
-    /// Waits until `count` more than now were answered with 200.
+    /// Waits until `count` more envelopes are answered with 200.
     pub(crate) async fn more(&mut self, count: u64) {
         let goal = self.answered() + count;
         let reached = timeout(Duration::from_secs(20), self.answered.wait_for(|answered| *answered >= goal));
@@ -86,7 +86,7 @@ impl Load {
         assert!(is_reached, "{} were answered and not {goal}", self.answered());
     }
 
-    /// Ends it; every sender finishes what it has under way.
+    /// Stops the senders once each has finished its current envelope.
     pub(crate) async fn stop(mut self) -> Sendings {
         self.stop.cancel();
         let mut all = Vec::new();

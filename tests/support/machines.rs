@@ -1,8 +1,7 @@
-//! Machines with an address and a network of their own behind one router, which can let nothing pass between two of them: what is sent
-//! vanishes, and neither side is told.
+//! Machines with their own address and network behind one router. The router can drop everything between two of them; neither side is told.
 //!
-//! Rules: each is a network namespace, and so is the router, where the test's thread stays: nothing touches the interfaces of the machine
-//! on which the tests run. That needs root. All of it goes with the processes that hold the namespaces.
+//! Rules: each machine and the router is a network namespace. The test's thread runs in the router's, so nothing touches the interfaces of
+//! the host. That needs root. The namespaces end with the processes that hold them.
 
 use std::cell::Cell;
 use std::fs::{self, File};
@@ -21,16 +20,16 @@ use tokio::task::JoinSet;
 use super::eventually::eventually;
 use super::process::Process;
 
-/// How long a namespace may take to be there.
+/// The timeout for creating a namespace.
 const THERE: Duration = Duration::from_secs(10);
 
-/// The router.
+/// A router with machines behind it.
 pub(crate) struct Network {
     router: Arc<Namespace>,
     count: Cell<u8>,
 }
 
-/// One behind it.
+/// A machine behind the router.
 pub(crate) struct Machine {
     pub(crate) address: Ipv4Addr,
     space: Namespace,
@@ -38,7 +37,7 @@ pub(crate) struct Machine {
 }
 
 struct Namespace {
-    /// Lives in it.
+    /// A process that lives in the namespace and keeps it alive.
     holder: Process,
     handle: File,
 }
@@ -59,7 +58,7 @@ impl Namespace {
         let holder = Process::start("a namespace", &mut command, Path::new("/dev/null"), None);
         let path = format!("/proc/{}/ns/net", holder.id());
         eventually("the namespace is there", THERE, async || {
-            // What the holder began in is that of this thread.
+            // The holder begins in this thread's namespace and leaves it when `unshare` has run.
             let (own, theirs) = (fs::read_link("/proc/thread-self/ns/net"), fs::read_link(&path));
             let is_new = own.is_ok_and(|own| theirs.is_ok_and(|theirs| own != theirs));
             if is_new { Ok(()) } else { Err("it is not".to_owned()) }
@@ -69,7 +68,7 @@ impl Namespace {
         Self { holder, handle }
     }
 
-    /// Moves this thread there: what it opens and starts is there from then on.
+    /// Moves this thread into the namespace; sockets and processes that it opens afterwards belong there.
     fn enter(&self) {
         let network = Some(LinkNameSpaceType::Network);
         move_into_link_name_space(self.handle.as_fd(), network).expect("a move into a namespace");
@@ -82,7 +81,7 @@ fn ip(args: &str) {
 }
 
 impl Network {
-    /// Makes it, and moves this thread there.
+    /// Creates the router and moves this thread into its namespace.
     pub(crate) async fn begin() -> Self {
         let router = Arc::new(Namespace::begin().await);
         router.enter();
@@ -91,13 +90,13 @@ impl Network {
         Self { router, count: Cell::new(0) }
     }
 
-    /// A machine behind it.
+    /// Adds a machine behind the router.
     pub(crate) async fn machine(&self) -> Machine {
         let number = self.count.get() + 1;
         self.count.set(number);
         let (space, address) = (Namespace::begin().await, Ipv4Addr::new(10, 99, number, 2));
         let machine = Machine { address, space, router: Arc::clone(&self.router) };
-        // A name for it that `ip` understands: a process there.
+        // `ip` names a namespace by the id of a process in it.
         let holder = machine.space.holder.id();
         ip(&format!("link add m{number} type veth peer name eth0 netns {holder}"));
         ip(&format!("addr add 10.99.{number}.1/24 dev m{number}"));
@@ -111,7 +110,7 @@ impl Network {
         machine
     }
 
-    /// Lets nothing pass between one and the others, in either direction, or lets it pass again.
+    /// Drops everything between one machine and the others in both directions, or lets it pass again.
     pub(crate) fn cut<'a>(&self, one: &Machine, others: impl IntoIterator<Item = &'a Machine>, is_cut: bool) {
         let what = if is_cut { "add" } else { "del" };
         for other in others {
@@ -123,7 +122,7 @@ impl Network {
 }
 
 impl Machine {
-    /// Does something there: what it opens and starts is there.
+    /// Runs `act` on the machine; sockets and processes that it opens belong there.
     pub(crate) fn within<T>(&self, act: impl FnOnce() -> T) -> T {
         self.space.enter();
         let done = act();
@@ -131,7 +130,7 @@ impl Machine {
         done
     }
 
-    /// Leads from a port of the router's loopback address to the same one there.
+    /// Forwards a port of the router's loopback address to the same port of the machine's.
     pub(crate) async fn open_door(&self, port: u16) -> JoinSet<()> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.expect("the door's port");
         let there = self.space.handle.try_clone().expect("a second handle of a namespace");

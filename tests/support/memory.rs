@@ -1,26 +1,26 @@
-//! How much memory a process has, as the kernel counts it.
+//! The memory of a process as the kernel counts it.
 
-/// Resident memory in KiB.
+/// The memory of one process, in KiB.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Memory(u32);
 
 impl Memory {
-    /// Of the process with this id.
+    /// The memory of the process with this id.
     pub(crate) fn of(process: u32) -> Self {
         Self(process)
     }
 
-    /// Now.
+    /// The resident memory now, in KiB.
     pub(crate) fn resident(self) -> u64 {
         self.figure("VmRSS:")
     }
 
-    /// The most since [`forget_peak`](Self::forget_peak).
+    /// The peak of resident memory since [`forget_peak`](Self::forget_peak), in KiB.
     pub(crate) fn peak(self) -> u64 {
         self.figure("VmHWM:")
     }
 
-    /// Counts the peak from now on (proc(5), `clear_refs`).
+    /// Resets the peak (proc(5), `clear_refs`).
     pub(crate) fn forget_peak(self) {
         std::fs::write(format!("/proc/{}/clear_refs", self.0), "5").expect("a process of ours");
     }

@@ -1,4 +1,4 @@
-//! An upstream for large envelopes: it measures what arrives, length and hash, and keeps none of it. It can be slow.
+//! An upstream for large envelopes: it records the length and hash of what arrives and keeps no bytes. It can be slow.
 
 use std::hash::{DefaultHasher, Hasher as _};
 use std::net::Ipv4Addr;
@@ -16,10 +16,10 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Read of each envelope while the gate is closed.
+/// The bytes read of each envelope while the gate is closed.
 const BEFORE_THE_GATE: u64 = 1 << 20;
 
-/// What arrived as one envelope.
+/// The length and hash of one envelope.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Measured {
     pub(crate) length: u64,
@@ -27,7 +27,7 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
-    /// Of these bytes.
+    /// The measure of these bytes.
     pub(crate) fn of(pieces: &[&[u8]]) -> Self {
         let (mut hasher, mut length) = (DefaultHasher::new(), 0);
         for piece in pieces {
@@ -41,7 +41,7 @@ impl Measured {
 #[derive(Debug)]
 struct Shared {
     open: watch::Receiver<bool>,
-    /// How long it rests after each MiB.
+    /// The pause after each MiB.
     rest: Duration,
     begun: Mutex<usize>,
     taken: Mutex<Vec<Measured>>,
@@ -56,12 +56,12 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// One that takes everything as fast as it comes.
+    /// Starts an upstream that reads as fast as bytes come.
     pub(crate) async fn start() -> Self {
         Self::resting(Duration::ZERO).await
     }
 
-    /// One that rests after each MiB.
+    /// Starts an upstream that pauses after each MiB.
     pub(crate) async fn resting(rest: Duration) -> Self {
         let port = super::net::free_port();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.expect("a free port");
@@ -87,17 +87,17 @@ impl Meter {
         format!("http://cafe@127.0.0.1:{}/7", self.port)
     }
 
-    /// Stops reading after the first MiB of each envelope, or goes on.
+    /// Opens or closes the gate. While it is closed, the upstream stops reading after the first MiB of each envelope.
     pub(crate) fn set_open(&self, open: bool) {
         self.gate.send_replace(open);
     }
 
-    /// How many requests have begun.
+    /// The number of requests that have begun.
     pub(crate) fn begun(&self) -> usize {
         *self.shared.begun.lock().expect("whole")
     }
 
-    /// What was taken, smallest first.
+    /// The measures of the taken envelopes, smallest first.
     pub(crate) fn taken(&self) -> Vec<Measured> {
         let mut taken = self.shared.taken.lock().expect("whole").clone();
         taken.sort();
@@ -116,7 +116,7 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
         let mib = length >> 20;
         length += data.len() as u64;
         if length > BEFORE_THE_GATE {
-            // The gate goes with the test.
+            // An error means that the test has dropped the gate.
             drop(open.wait_for(|open| *open).await);
         }
         if length >> 20 > mib {

@@ -1,4 +1,4 @@
-//! What the tests of the relay share: the relay as a real process, scripted upstreams, and waiting with a deadline.
+//! Shared by the relay's tests: the relay as a real process, scripted upstreams, and waiting with a deadline.
 #![allow(dead_code, reason = "each test crate uses its part")]
 pub(crate) mod connection;
 pub(crate) mod envelopes;

@@ -1,7 +1,7 @@
-//! Three PostgreSQL servers with quorum commit, a Patroni beside each, and etcd, where the Patronis agree on the primary.
+//! Three PostgreSQL servers with quorum commit, a Patroni for each, and etcd, in which the Patronis elect the primary.
 //!
-//! Rules: everything is started here and ends with the fixture; a server that a Patroni started is found by the file with its pid. All
-//! listen on loopback, or each is on a machine of its own.
+//! Rules: the fixture starts every process and ends it when dropped. A server that a Patroni started is found by its pid file. All listen
+//! on loopback, or each runs on a machine of its own.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -17,15 +17,15 @@ use super::net;
 use super::postgres::{as_nobody, open_to_all, own, program};
 use super::process::Process;
 
-/// How long an election may take on a busy machine, and more.
+/// A generous timeout for an election on a busy machine.
 const ELECTED: Duration = Duration::from_secs(120);
 
-/// The servers, the first of which is the primary to begin with.
+/// The servers; the first is the primary at the start.
 pub(crate) struct Patroni {
     members: Vec<Member>,
-    /// With the folder of its data, in memory.
+    /// etcd with its data folder, which is in memory if possible.
     etcd: (Process, TempDir),
-    /// Where etcd is, if not here.
+    /// The machine of etcd; `None` when it runs here.
     etcds: Option<Machine>,
     client: reqwest::Client,
     home: TempDir,
@@ -33,16 +33,16 @@ pub(crate) struct Patroni {
 
 struct Member {
     port: u16,
-    /// Where its Patroni answers.
+    /// The port of its Patroni's REST API.
     rest: u16,
     folder: PathBuf,
     patroni: Option<Process>,
-    /// Where it is, if not here.
+    /// The machine of the server; `None` when it runs here.
     machine: Option<Machine>,
 }
 
 impl Patroni {
-    /// Starts all of it, the servers and etcd here or each on a machine of its own, and waits until every commit is waited for.
+    /// Starts the servers and etcd, here or each on a machine of its own, and waits until a standby confirms every commit.
     pub(crate) async fn start(network: Option<&Network>) -> Self {
         let home = TempDir::with_prefix("switchyard-patroni-").expect("a folder");
         open_to_all(home.path());
@@ -62,13 +62,13 @@ impl Patroni {
         cluster
     }
 
-    /// Where the database is, as a configuration names it.
+    /// The URL of the database as a configuration names it.
     pub(crate) fn url(&self) -> String {
         let hosts: Vec<String> = self.members.iter().map(Member::host).collect();
         format!("postgres://postgres:super@{}/postgres", hosts.join(","))
     }
 
-    /// Which of them is the primary, as the Patronis say.
+    /// The number of the primary, according to the Patronis.
     pub(crate) async fn primary(&self) -> Result<usize, String> {
         for (number, member) in self.members.iter().enumerate() {
             let asked = self.client.get(format!("http://{}:{}/primary", member.address(), member.rest));
@@ -79,7 +79,7 @@ impl Patroni {
         Err("there is no primary".to_owned())
     }
 
-    /// Waits until another one is the primary, and commits are waited for again.
+    /// Waits until a server other than `before` is the primary and a standby confirms commits again.
     pub(crate) async fn await_another(&self, before: usize) -> usize {
         eventually("another server is the primary", ELECTED, async || match self.primary().await? {
             same if same == before => Err("it is still the primary".to_owned()),
@@ -88,7 +88,7 @@ impl Patroni {
         .await
     }
 
-    /// Waits until commits are waited for again by whichever is the primary: one that was killed alone may come back as such.
+    /// Waits until a standby confirms commits again at any primary: a primary that was killed alone may return as such.
     pub(crate) async fn await_safe(&self) -> usize {
         eventually("a server is the primary", ELECTED, async || {
             let primary = self.primary().await?;
@@ -97,7 +97,7 @@ impl Patroni {
         .await
     }
 
-    /// Waits until both standbys follow, and one confirms every commit.
+    /// Waits until both standbys follow and one confirms every commit.
     pub(crate) async fn await_whole(&self) {
         eventually("both standbys follow", ELECTED, async || {
             let following = self.ask("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'").await?;
@@ -115,7 +115,7 @@ impl Patroni {
         }
     }
 
-    /// Kills a server, with its Patroni or alone, which starts it again.
+    /// Kills a server, with its Patroni or alone. A Patroni that lives starts the server again.
     pub(crate) fn kill(&mut self, number: usize, with_patroni: bool) {
         let member = &mut self.members[number];
         if with_patroni {
@@ -124,17 +124,17 @@ impl Patroni {
         member.signal(Signal::KILL);
     }
 
-    /// Kills the Patroni of a server alone: the server stays what it was.
+    /// Kills only the Patroni of a server; the server keeps its role.
     pub(crate) fn orphan(&mut self, number: usize) {
         self.members[number].patroni = None;
     }
 
-    /// Starts the Patroni of a server again, and so the server.
+    /// Starts the Patroni of a server again, which starts the server.
     pub(crate) fn revive(&mut self, number: usize) {
         self.members[number].launch();
     }
 
-    /// Restarts a server in order; the primary hands over to another one before, and follows that after it.
+    /// Restarts a server in order. A primary first hands over to another server and follows it afterwards.
     pub(crate) async fn restart(&self, number: usize) {
         if self.primary().await == Ok(number) {
             self.order(number, "switchover", format!(r#"{{"leader":"n{number}"}}"#)).await;
@@ -145,7 +145,7 @@ impl Patroni {
         self.await_whole().await;
     }
 
-    /// Asks a Patroni to do something, and waits until it has.
+    /// Sends a Patroni an order and waits until it is done.
     async fn order(&self, number: usize, what: &str, how: String) {
         let member = &self.members[number];
         let url = format!("http://{}:{}/{what}", member.address(), member.rest);
@@ -154,17 +154,17 @@ impl Patroni {
         assert!(status.is_success(), "{what}: {status}: {text:?}");
     }
 
-    /// The machine of a server.
+    /// The machine on which a server runs.
     pub(crate) fn machine(&self, number: usize) -> &Machine {
         self.members[number].machine.as_ref().expect("servers on machines of their own")
     }
 
-    /// The machine of etcd.
+    /// The machine on which etcd runs.
     pub(crate) fn machine_of_etcd(&self) -> &Machine {
         self.etcds.as_ref().expect("etcd on a machine of its own")
     }
 
-    /// Stops a server and its Patroni in their tracks, or lets them go on.
+    /// Freezes a server and its Patroni, or lets them resume.
     pub(crate) fn freeze(&self, number: usize, is_frozen: bool) {
         let member = &self.members[number];
         let signal = if is_frozen { Signal::STOP } else { Signal::CONT };
@@ -174,13 +174,13 @@ impl Patroni {
         member.signal_all(signal);
     }
 
-    /// How often another server has become the primary, and one.
+    /// The timeline of the primary: one more than the number of promotions.
     pub(crate) async fn timeline(&self) -> Result<u64, String> {
         let file = self.ask("SELECT pg_walfile_name(pg_current_wal_insert_lsn())").await?;
         u64::from_str_radix(file.get(..8).unwrap_or_default(), 16).map_err(|error| error.to_string())
     }
 
-    /// What a statement tells at the primary.
+    /// The output of a statement at the primary.
     pub(crate) async fn ask(&self, sql: &str) -> Result<String, String> {
         let primary = self.primary().await?;
         self.members[primary].ask(sql)
@@ -272,14 +272,14 @@ postgresql:
         self.pid().and_then(|pid| kill_process(pid, signal).ok());
     }
 
-    /// The server with all of its processes.
+    /// Signals the server and all of its processes.
     fn signal_all(&self, signal: Signal) {
         let Some(pid) = self.pid() else { return };
         let children = format!("/proc/{0}/task/{0}/children", pid.as_raw_nonzero());
         let children = std::fs::read_to_string(children).unwrap_or_default();
         self.signal(signal);
         for child in children.split_whitespace().filter_map(|child| Pid::from_raw(child.parse().ok()?)) {
-            // One that has ended meanwhile needs none.
+            // A child that has ended meanwhile needs no signal.
             kill_process(child, signal).ok();
         }
     }
@@ -293,7 +293,7 @@ impl Drop for Member {
     }
 }
 
-/// A machine of the network, if there is one.
+/// A new machine of the network; `None` without a network.
 async fn machine(network: Option<&Network>) -> Option<Machine> {
     Some(network?.machine().await)
 }
@@ -312,7 +312,7 @@ fn within<T>(machine: Option<&Machine>, act: impl FnOnce() -> T) -> T {
 fn etcd(home: &Path, (address, port): (Ipv4Addr, u16), peers: u16) -> (Process, TempDir) {
     let (clients, peers) = (format!("http://{address}:{port}"), format!("http://127.0.0.1:{peers}"));
     let mut command = Command::new("etcd");
-    // A disk that others keep busy makes it lose its place.
+    // On a busy disk etcd loses its leadership.
     let memory = Path::new("/dev/shm");
     let data =
         if memory.is_dir() { TempDir::with_prefix_in("switchyard-etcd-", memory) } else { TempDir::new_in(home) };
@@ -324,7 +324,7 @@ fn etcd(home: &Path, (address, port): (Ipv4Addr, u16), peers: u16) -> (Process, 
     (Process::start("etcd", &mut command, &home.join("etcd.log"), None), data)
 }
 
-/// Whether etcd has found itself: a Patroni that asks before that ends.
+/// Whether etcd has elected a leader and knows its version: a Patroni that asks earlier exits.
 async fn is_there(client: &reqwest::Client, (address, port): (Ipv4Addr, u16)) -> Result<(), String> {
     for (path, what) in [("health", r#""health":"true""#), ("version", r#""etcdcluster":"3."#)] {
         let asked = client.get(format!("http://{address}:{port}/{path}")).timeout(Duration::from_secs(2));

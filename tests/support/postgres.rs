@@ -1,4 +1,4 @@
-//! A PostgreSQL server of the machine, in a folder of its own, for as long as this process runs.
+//! A local PostgreSQL server in a folder of its own; it runs as long as this process.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,31 +11,31 @@ use tempfile::TempDir;
 
 use super::net;
 
-/// A server that listens on a port of this machine.
+/// A server that listens on a local port.
 pub(crate) struct Server {
     port: u16,
     databases: AtomicU32,
     home: PathBuf,
-    /// What removes the folder when its input is closed: at the end of this process, however it ends.
+    /// Removes the folder when its input is closed, that is when this process ends in any way.
     _guard: Child,
 }
 
-/// Runs a server on a folder until its input ends, then removes the folder.
+/// Runs a server until the input ends, then removes the folder.
 const GUARD: &str = r#"trap '' INT HUP TERM; home=$1; shift; "$@" & cat >/dev/null; kill -9 $!; wait; rm -rf "$home""#;
 
-/// How many sessions relays have with a database: each tells what it read when it ends, at the latest.
+/// Counts the sessions that relays have with a database. A session reports its statistics at its end at the latest.
 pub(crate) const SESSIONS: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'switchyard'";
 
-/// One of its databases, empty to begin with.
+/// A database of a server, empty at first.
 #[derive(Clone, Debug)]
 pub(crate) struct Database {
-    /// Where it is, as a configuration names it.
+    /// The URL of the database as a configuration names it.
     pub(crate) url: String,
 }
 
 impl Database {
-    /// Does something in it, beside the relays.
+    /// Runs a statement in a session of its own.
     pub(crate) fn execute(&self, sql: &str) {
         self.ask(sql);
     }
@@ -45,14 +45,14 @@ impl Database {
         self.ask(sql).trim().parse().expect("a number")
     }
 
-    /// A session beside the relays, for as long as it is kept.
+    /// Opens a session that lasts until it is dropped.
     pub(crate) fn open(&self) -> Session {
         let mut psql = Command::new("psql");
         psql.args(["-q", "-X", "-At", "-d", &self.url]).stdin(Stdio::piped()).stdout(Stdio::null());
         Session(psql.spawn().expect("psql"))
     }
 
-    /// What a statement returns.
+    /// The output of a statement.
     pub(crate) fn ask(&self, sql: &str) -> String {
         let mut psql = Command::new("psql");
         psql.args(["-q", "-X", "-At", "-v", "ON_ERROR_STOP=1", "-d", &self.url, "-c", sql]);
@@ -66,7 +66,7 @@ impl Database {
 pub(crate) struct Session(Child);
 
 impl Session {
-    /// Does something in it, and does not wait.
+    /// Sends a statement and does not wait for it.
     pub(crate) fn say(&self, sql: &str) {
         let mut input = self.0.stdin.as_ref().expect("its input");
         input.write_all(format!("{sql}\n").as_bytes()).expect("it listens");
@@ -81,13 +81,13 @@ impl Drop for Session {
 }
 
 impl Server {
-    /// The one that the tests of this process share. It commits to memory alone: no test here takes its power.
+    /// The server that the tests of this process share. It does not sync to disk: no test here cuts the power.
     pub(crate) fn shared() -> &'static Self {
         static SERVER: OnceLock<Server> = OnceLock::new();
         SERVER.get_or_init(|| Self::start(&["fsync=off", "full_page_writes=off", "max_connections=400"]))
     }
 
-    /// Starts one with these settings.
+    /// Starts a server with these settings.
     pub(crate) fn start(settings: &[&str]) -> Self {
         let (home, data) = folders();
         let mut initdb = as_nobody("initdb");
@@ -108,7 +108,7 @@ impl Server {
         Self { port, databases: AtomicU32::new(0), home, _guard: guard }
     }
 
-    /// Starts one that has what this one has now, and takes writes as this one does: as a standby that has become the primary.
+    /// Starts a copy of this server that takes writes too, like a standby that was promoted.
     pub(crate) fn twin(&self, port: u16) -> Self {
         let (home, data) = folders();
         let mut copy = as_nobody("pg_basebackup");
@@ -118,12 +118,12 @@ impl Server {
         Self::serve(home, &data, port, &["fsync=off"])
     }
 
-    /// The folder that goes with it.
+    /// The server's folder.
     pub(crate) fn home(&self) -> &Path {
         &self.home
     }
 
-    /// What a statement tells that is about the server; it waits for no standby.
+    /// The output of a statement about the server; it waits for no standby.
     pub(crate) fn ask(&self, sql: &str) -> String {
         let told =
             psql(self.port, "postgres").args(["-At", "-c", "SET synchronous_commit = local", "-c", sql]).output();
@@ -132,12 +132,12 @@ impl Server {
         String::from_utf8_lossy(&told.stdout).trim().to_owned()
     }
 
-    /// Where it listens.
+    /// The port on which the server listens.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    /// A new database.
+    /// Creates a database.
     pub(crate) fn database(&self) -> Database {
         let name = format!("t{}", self.databases.fetch_add(1, Ordering::Relaxed));
         let made = psql(self.port, "postgres").args(["-c", &format!("CREATE DATABASE {name}")]).output().expect("psql");
@@ -146,7 +146,7 @@ impl Server {
     }
 }
 
-/// A folder for a server, and the one of its data.
+/// A new folder for a server, and the path of its data folder.
 fn folders() -> (TempDir, PathBuf) {
     let home = TempDir::with_prefix("switchyard-postgres-").expect("a folder");
     open_to_all(home.path());
@@ -163,7 +163,7 @@ fn psql(port: u16, database: &str) -> Command {
     psql
 }
 
-/// Runs a server until this process ends, and waits until it takes connections.
+/// Runs a server until this process ends; returns when it takes connections.
 fn run(server: &Command, home: &Path) -> Child {
     let mut guard = Command::new("sh");
     guard.args(["-c", GUARD, "sh"]).arg(home).arg(server.get_program()).args(server.get_args()).current_dir("/");
@@ -173,12 +173,12 @@ fn run(server: &Command, home: &Path) -> Child {
     while !told.last().is_some_and(|line: &String| line.contains("ready to accept connections")) {
         told.push(log.next().unwrap_or_else(|| panic!("{}", told.join("\n"))));
     }
-    // A log that nobody reads stops the server.
+    // A server blocks when nobody reads its log.
     std::thread::spawn(move || log.for_each(drop));
     guard
 }
 
-/// A program of PostgreSQL, which does not run as root, and which ends with whoever started it.
+/// A PostgreSQL program that runs as another user than root and ends with the process that started it.
 pub(crate) fn as_nobody(name: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]);
@@ -189,7 +189,7 @@ pub(crate) fn as_nobody(name: &str) -> Command {
     command
 }
 
-/// Where Debian has it: not on the path.
+/// The path of a PostgreSQL program; Debian keeps it outside `PATH`.
 pub(crate) fn program(name: &str) -> PathBuf {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut found: Vec<PathBuf> = versions.map(|version| version.path().join("bin").join(name)).collect();
@@ -198,7 +198,7 @@ pub(crate) fn program(name: &str) -> PathBuf {
     found.pop().unwrap_or_else(|| name.into())
 }
 
-/// Lets everybody look into a folder.
+/// Makes a folder readable for everybody.
 pub(crate) fn open_to_all(folder: &Path) {
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).expect("permissions");
 }

@@ -1,6 +1,6 @@
-//! A child process with everything it starts: its own process group, its output in a file, and its end when the test ends.
+//! A child process with all processes it starts: its own process group, output in a file, killed when the test ends.
 //!
-//! Rule: only processes that were started here are ever signalled. It does not know what a process is for.
+//! Rule: only processes that were started here are signalled. It does not know what a process is for.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;
@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::eventually::eventually;
 
-/// A running (or ended) child; dropping it kills what still runs.
+/// A child process; dropping it kills it if it still runs.
 pub(crate) struct Process {
     name: &'static str,
     child: Child,
@@ -25,7 +25,7 @@ impl Process {
         Self::start_with_stdin(name, command, log, stdout, Stdio::null())
     }
 
-    /// [`start`](Self::start) with something as its standard input, by which it can also be given a socket.
+    /// Like [`start`](Self::start), with `stdin` as standard input, which may also be a socket.
     pub(crate) fn start_with_stdin(
         name: &'static str,
         command: &mut Command,
@@ -40,12 +40,12 @@ impl Process {
         Self { name, child, log: log.to_owned() }
     }
 
-    /// How it ended, or `None` while it runs.
+    /// The exit status; `None` while the process runs.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("the state of a child")
     }
 
-    /// The last lines of its output, for the message of a test that fails.
+    /// The last lines of the output, for the message of a failing test.
     pub(crate) fn last_words(&self) -> String {
         let log = std::fs::read(&self.log).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
@@ -54,7 +54,7 @@ impl Process {
         format!("{} said last:\n{}", self.name, tail.join("\n"))
     }
 
-    /// Asks for an orderly end (SIGTERM) and waits for it.
+    /// Sends SIGTERM and waits for the end.
     pub(crate) async fn stop(mut self, within: Duration) -> ExitStatus {
         if self.ended().is_none() {
             kill_process(self.pid(), Signal::TERM).expect("SIGTERM to a child");
@@ -65,19 +65,19 @@ impl Process {
         .await
     }
 
-    /// Its process id.
+    /// The process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Sends it a signal; one that has ended gets none.
+    /// Sends the process a signal; a process that has ended gets none.
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).expect("a signal to a child");
     }
 
-    /// Ends the whole group at once (SIGKILL), as a crash or the kernel would.
+    /// Kills the whole group at once (SIGKILL), as a crash would.
     pub(crate) fn kill(&mut self) {
-        // A leader that has not been waited for keeps its group's number from being given away.
+        // The kernel does not reuse the group's number while its leader has not been waited for.
         if self.ended().is_some() {
             return;
         }

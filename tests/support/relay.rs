@@ -1,6 +1,6 @@
-//! The relay as its users run it: the real binary, a configuration file, two listeners on this machine. Killed when dropped.
+//! The relay as its users run it: the real binary, a configuration file, two local listeners. Dropping it kills it.
 //!
-//! Only what the contract names is used: the command line, the file, the signals, and the listeners.
+//! Only the public contract is used: command line, file, signals and listeners.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -23,20 +23,20 @@ use super::postgres::{Database, Server};
 use super::process::Process;
 use super::samples::Samples;
 
-/// How long everything accepted may take to be where it belongs, when nothing is broken.
+/// The timeout for accepted envelopes to arrive when nothing is broken.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 
-/// A relay to be: the first upstream is the primary, all get the one project `shop` with the id 1 and the key [`KEY`].
+/// The plan of a relay. The first upstream is the primary; all serve the one project `shop` with the id 1 and the key [`KEY`].
 pub(crate) struct Plan {
     key: String,
     upstreams: Vec<(String, String, String)>,
-    /// What the APIs of upstreams call the project.
+    /// The project's name in the APIs of upstreams, by upstream.
     places: Vec<(String, String)>,
     top: String,
     server: String,
     admin: String,
     journal: String,
-    /// Where the journal is.
+    /// The lines that say where the journal is.
     place: String,
     database: Option<Database>,
     more: String,
@@ -45,7 +45,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// A relay with these upstreams, by name and DSN.
+    /// A relay with these upstreams, each with its name and DSN.
     pub(crate) fn new(upstreams: &[(&str, String)]) -> Self {
         let upstreams = upstreams.iter().map(|(name, dsn)| ((*name).to_owned(), dsn.clone(), String::new())).collect();
         let empty = String::new;
@@ -89,7 +89,7 @@ impl Plan {
         self
     }
 
-    /// Listens on the IPv6 loopback address, too.
+    /// Makes the relay listen on the IPv6 loopback address too.
     pub(crate) fn on_both_families(mut self) -> Self {
         self.ipv6 = true;
         self
@@ -113,13 +113,13 @@ impl Plan {
         self
     }
 
-    /// Shares the journal in a database with other relays, by a name that is its own.
+    /// Shares the journal in a database with other relays under the name `node`.
     pub(crate) fn shared(mut self, url: &str, node: &str) -> Self {
         self.place = format!("url = \"{url}\"\nnode = \"{node}\"\nspill_path = \"spill.db\"");
         self
     }
 
-    /// Keeps nothing on its own machine while no server takes writes.
+    /// Turns the spill off: the relay keeps nothing on disk while no server takes writes.
     pub(crate) fn keeping_nothing(mut self) -> Self {
         self.place = self.place.replace("spill_path = \"spill.db\"", "spill = false");
         self
@@ -132,7 +132,7 @@ impl Plan {
         self
     }
 
-    /// Has an upstream asked what it stores, where its project is called `place`.
+    /// Configures an upstream's API, in which the project is called `place`.
     pub(crate) fn api(mut self, name: &str, kind: &str, place: Option<&str>, token: &str) -> Self {
         self.places.extend(place.map(|place| (name.to_owned(), place.to_owned())));
         self.upstream(name, &format!("kind = \"{kind}\"\napi.token = \"{token}\""))
@@ -144,7 +144,7 @@ impl Plan {
         self
     }
 
-    /// The configuration; `primary` is its first line.
+    /// The text of the configuration; its first line sets `primary`.
     fn config(&self, port: u16, admin_port: u16) -> String {
         let Self { key, top, server, admin, journal, place, more, .. } = self;
         let ipv6 = if self.ipv6 { format!(", \"[::1]:{port}\"") } else { String::new() };
@@ -163,13 +163,13 @@ impl Plan {
         )
     }
 
-    /// Starts it and waits until it is ready.
+    /// Starts the relay and waits until it is ready.
     pub(crate) async fn start(self) -> Relay {
         let relay = self.prepare();
         relay.started().await
     }
 
-    /// Starts it on a machine of its own, but for its public listener, which is here; waits until it is ready.
+    /// Starts the relay on another machine, with its public listener here, and waits until it is ready.
     pub(crate) async fn start_on(self, machine: Machine) -> Relay {
         let mut relay = self.prepare();
         let door = machine.open_door(relay.admin_port).await;
@@ -180,7 +180,7 @@ impl Plan {
         relay
     }
 
-    /// Writes the configuration, starts nothing.
+    /// Writes the configuration and starts nothing.
     pub(crate) fn prepare(self) -> Relay {
         let home = TempDir::with_prefix("switchyard-").expect("a folder for the relay");
         let (port, admin_port) = (net::free_port(), net::free_port());
@@ -201,12 +201,12 @@ impl Plan {
     }
 }
 
-/// Whether the journal of one relay is in a database, with `SWITCHYARD_TEST_JOURNAL=postgres`; otherwise it is in a file.
+/// Whether the journal of one relay is in a database (`SWITCHYARD_TEST_JOURNAL=postgres`) rather than in a file.
 fn is_in_a_database() -> bool {
     std::env::var("SWITCHYARD_TEST_JOURNAL").is_ok_and(|wanted| wanted == "postgres")
 }
 
-/// Whether a test is left out for that: it says why.
+/// Whether a test is skipped because the journal is in a database; prints why.
 pub(crate) fn needs_a_file(why: &str) -> bool {
     if is_in_a_database() {
         eprintln!("left out with the journal in a database: {why}");
@@ -225,7 +225,7 @@ fn place(database: Option<&Database>) -> String {
     }
 }
 
-/// A relay with one folder, one pair of ports, and one process at a time.
+/// A relay with one folder, one pair of ports, and at most one process at a time.
 pub(crate) struct Relay {
     home: TempDir,
     port: u16,
@@ -234,20 +234,20 @@ pub(crate) struct Relay {
     upstreams: Vec<String>,
     variables: Vec<(&'static str, PathBuf)>,
     database: Option<Database>,
-    /// Where it runs, if not here, and what leads to its admin listener there.
+    /// The machine of the process and the forwarding of its admin port; `None` when it runs here.
     machine: Option<(Machine, JoinSet<()>)>,
     process: Option<Process>,
 }
 
 impl Relay {
-    /// Runs it (again) and waits until it is ready.
+    /// Starts the relay (again) and waits until it is ready.
     pub(crate) async fn started(mut self) -> Self {
         self.launch();
         self.await_ready().await;
         self
     }
 
-    /// Runs it (again).
+    /// Starts the relay (again).
     pub(crate) fn launch(&mut self) {
         assert!(self.machine.is_none(), "its listener is elsewhere");
         let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
@@ -259,7 +259,7 @@ impl Relay {
         self.process = Some(Process::start("switchyard", &mut command, &self.home.path().join("log"), None));
     }
 
-    /// As if everything in the journal of a stopped relay had been accepted so long ago.
+    /// Makes everything in the journal of a stopped relay older by `by`.
     pub(crate) fn age(&self, by: Duration) {
         let sql = format!("UPDATE record SET accepted_at = accepted_at - {}", by.as_millis());
         if let Some(database) = &self.database {
@@ -269,14 +269,14 @@ impl Relay {
         assert!(journal.execute(&sql, []).expect("records") > 0);
     }
 
-    /// Takes over a process that was started by hand in its folder.
+    /// Takes over a process that was started by hand in the relay's folder.
     pub(crate) fn adopt(&mut self, process: Process) {
         self.process = Some(process);
     }
 
-    /// Runs it (again) with this socket in place of its public listener, as systemd does: file descriptor 3.
+    /// Starts the relay (again) with this socket as its public listener, on file descriptor 3 as systemd passes it.
     pub(crate) fn launch_activated(&mut self, socket: &std::net::TcpListener) {
-        // Standard input carries the socket into the shell, which puts it where the protocol wants it and becomes the relay.
+        // The shell gets the socket as standard input, moves it to descriptor 3 and becomes the relay.
         let script = r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" run --config config.toml"#;
         let mut command = Command::new("sh");
         command.args(["-c", script, env!("CARGO_BIN_EXE_switchyard")]).current_dir(self.home.path());
@@ -290,8 +290,8 @@ impl Relay {
         });
     }
 
-    /// Runs it (again) on what is a full disk to it: no file may be written beyond 32 KiB, in which a journal finds room for its
-    /// locks. Its log is longer than that already.
+    /// Starts the relay (again) as if on a full disk: no file may grow beyond 32 KiB, which leaves a journal room for its locks. The WAL is
+    /// longer than that already.
     pub(crate) fn launch_on_a_full_disk(&mut self) {
         self.lengthen_the_log().expect("a log that stays");
         let script = r#"trap "" XFSZ; ulimit -S -f 64; exec "$0" run --config config.toml"#;
@@ -300,9 +300,9 @@ impl Relay {
         self.process = Some(Process::start("switchyard", &mut command, &self.home.path().join("log"), None));
     }
 
-    /// Runs it (again) where the file `hosts` in its folder stands in place of `/etc/hosts`.
+    /// Starts the relay (again) with the file `hosts` of its folder in place of `/etc/hosts`.
     pub(crate) fn launch_with_hosts(&mut self) {
-        // Who is not root may mount in a namespace of users.
+        // A user other than root may mount only in a user namespace.
         let script = r#"unshare -m true 2>/dev/null && how=-m || how=-rm
                         exec unshare "$how" sh -c 'mount --bind hosts /etc/hosts && exec "$0" run --config config.toml' "$0""#;
         let mut command = Command::new("sh");
@@ -310,7 +310,7 @@ impl Relay {
         self.process = Some(Process::start("switchyard", &mut command, &self.home.path().join("log"), None));
     }
 
-    /// Runs it (again) after a command of the shell's that limits how many files may be open, `ulimit -n 256` or `ulimit -S -n 256`.
+    /// Starts the relay (again) after a shell command that limits open files, such as `ulimit -n 256` or `ulimit -S -n 256`.
     pub(crate) fn launch_after(&mut self, ulimit: &str) {
         let script = format!(r#"{ulimit}; exec "$0" run --config config.toml"#);
         let mut command = Command::new("sh");
@@ -318,23 +318,23 @@ impl Relay {
         self.process = Some(Process::start("switchyard", &mut command, &self.home.path().join("log"), None));
     }
 
-    /// Makes the disk full again for one that was [launched so](Self::launch_on_a_full_disk): there is no room for a page.
+    /// Fills the disk of a relay that was [launched on a full disk](Self::launch_on_a_full_disk): no page fits.
     pub(crate) fn fill_the_disk(&self) {
         self.limit_files(Some(4 << 10));
     }
 
-    /// Leaves a log of more than 32 KiB beside the journal. It changes nothing, and cannot be moved into a file that may not grow
-    /// beyond that.
+    /// Leaves a WAL of more than 32 KiB beside the journal. Its content changes nothing, and a file that may not grow beyond 32 KiB cannot
+    /// take it.
     fn lengthen_the_log(&self) -> rusqlite::Result<()> {
         let journal = rusqlite::Connection::open(self.home.path().join("journal.db"))?;
         journal.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         journal.execute_batch("PRAGMA wal_autocheckpoint = 0")?;
-        // What stays the same is not written.
+        // SQLite writes no unchanged value, so each step changes one.
         let mut steps = [1, -1].into_iter().cycle().take(10);
         steps.try_for_each(|step| journal.execute("UPDATE ledger SET quantity = quantity + ?1", [step]).map(drop))
     }
 
-    /// Ends that.
+    /// Removes the limit of the full disk.
     pub(crate) fn empty_the_disk(&self) {
         self.limit_files(None);
     }
@@ -344,7 +344,7 @@ impl Relay {
         prlimit(pid, Resource::Fsize, Rlimit { current, maximum: None }).expect("another limit for a child");
     }
 
-    /// Waits until it answers, ready or not.
+    /// Waits until the relay answers, ready or not.
     pub(crate) async fn await_alive(&mut self) {
         let (liveness, client) = (self.admin("/healthz"), self.client.clone());
         let process = self.process.as_mut().expect("a running relay");
@@ -355,7 +355,7 @@ impl Relay {
         .await;
     }
 
-    /// Waits until it is ready.
+    /// Waits until the relay is ready.
     pub(crate) async fn await_ready(&mut self) {
         let (readiness, client) = (self.admin("/readyz"), self.client.clone());
         let process = self.process.as_mut().expect("a running relay");
@@ -366,37 +366,37 @@ impl Relay {
         .await;
     }
 
-    /// Its public port.
+    /// The public port.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    /// The machine on which it runs, if not here.
+    /// The machine on which the relay runs; `None` when it runs here.
     pub(crate) fn machine(&self) -> Option<&Machine> {
         self.machine.as_ref().map(|(machine, _)| machine)
     }
 
-    /// Its admin port.
+    /// The admin port.
     pub(crate) fn admin_port(&self) -> u16 {
         self.admin_port
     }
 
-    /// Its folder.
+    /// The relay's folder.
     pub(crate) fn home(&self) -> PathBuf {
         self.home.path().to_owned()
     }
 
-    /// Its configuration file.
+    /// The path of the configuration file.
     pub(crate) fn config(&self) -> PathBuf {
         self.home.path().join("config.toml")
     }
 
-    /// What it has logged.
+    /// What the relay has logged.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.home.path().join("log")).unwrap_or_default()
     }
 
-    /// How many envelopes are kept on its machine, those that were moved and are not tidied yet included.
+    /// The number of spilled records in the file, including moved ones that were not removed yet.
     pub(crate) fn spilled(&self) -> u32 {
         let kept = rusqlite::Connection::open(self.home.path().join("spill.db")).expect("its file");
         kept.query_row("SELECT count(*) FROM record", [], |row| row.get(0)).expect("a number")
@@ -412,7 +412,7 @@ impl Relay {
         format!("127.0.0.1:{}", self.admin_port)
     }
 
-    /// What a service puts into SENTRY_DSN.
+    /// The DSN for a service's `SENTRY_DSN`.
     pub(crate) fn dsn(&self) -> String {
         format!("http://{KEY}@{}/1", self.address())
     }
@@ -422,7 +422,7 @@ impl Relay {
         self.process.as_ref().expect("a running relay").id()
     }
 
-    /// The HTTP client that talks to it.
+    /// The HTTP client for requests to the relay.
     pub(crate) fn client(&self) -> &Client {
         &self.client
     }
@@ -431,18 +431,18 @@ impl Relay {
         format!("http://{}{path}", self.admin_address())
     }
 
-    /// A POST to the public listener, with nothing that authenticates it.
+    /// A POST to the public listener without credentials.
     pub(crate) fn post(&self, path_and_query: &str, body: impl Into<reqwest::Body>) -> RequestBuilder {
         self.client.post(format!("http://{}{path_and_query}", self.address())).body(body)
     }
 
-    /// A POST of an envelope, authenticated in the query as Node's SDK does it.
+    /// Posts an envelope, authenticated in the query as Node's SDK does it.
     pub(crate) async fn send(&self, envelope: impl Into<reqwest::Body>) -> Response {
         let path = format!("/api/1/envelope/?sentry_version=7&sentry_key={KEY}");
         self.post(&path, envelope).send().await.expect("an answer")
     }
 
-    /// Sends `count` errors one after the other; each must be taken. Returns their event ids.
+    /// Sends `count` errors one after the other and returns their event ids. Each must be taken.
     pub(crate) async fn send_errors(&self, count: usize) -> Vec<String> {
         let mut ids = Vec::new();
         for _ in 0..count {
@@ -454,7 +454,7 @@ impl Relay {
         ids
     }
 
-    /// The status.
+    /// The status from `/api/status`.
     pub(crate) async fn status(&self) -> Value {
         net::json(&self.client, &self.admin("/api/status")).await.expect("a status")
     }
@@ -476,7 +476,7 @@ impl Relay {
         Ok(Samples::read(&self.metrics().await?))
     }
 
-    /// Makes `name` the primary as `sed -i` does: the first line is rewritten, the file replaced. Does not wait.
+    /// Makes `name` the primary as `sed -i` does: rewrites the first line and replaces the file. Does not wait.
     pub(crate) fn rewrite_primary(&self, name: &str) {
         let before = fs::read_to_string(self.config()).expect("the configuration");
         let (line, rest) = before.split_once('\n').expect("more than one line");
@@ -491,7 +491,7 @@ impl Relay {
         fs::rename(&draft, self.config()).expect("the configuration replaced");
     }
 
-    /// [`rewrite_primary`](Self::rewrite_primary), and waits until it is live.
+    /// Like [`rewrite_primary`](Self::rewrite_primary), and waits until the change is live.
     pub(crate) async fn flip_to(&self, name: &str) {
         self.rewrite_primary(name);
         eventually(&format!("{name} is primary"), Duration::from_secs(5), async || {
@@ -501,8 +501,8 @@ impl Relay {
         .await;
     }
 
-    /// Waits for a quiet moment: nothing waits, and for each upstream and category accepted + returned = delivered + dropped, in the
-    /// metrics as in the status, whose difference must be zero at every moment. Returns the samples of that moment.
+    /// Waits until the backlog is empty and, for each upstream and category, accepted + returned = delivered + dropped in the metrics. The
+    /// difference in the status must be zero at every moment. Returns the samples of that moment.
     pub(crate) async fn balanced(&self, within: Duration) -> Samples {
         eventually("the relay's accounts balance", within, async || {
             let samples = self.samples().await?;
@@ -520,30 +520,30 @@ impl Relay {
         self.process.as_ref().map(Process::last_words).unwrap_or_default()
     }
 
-    /// Sends a signal.
+    /// Sends the process a signal.
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         self.process.as_ref().expect("a running relay").signal(signal);
     }
 
-    /// Waits for it to end by itself.
+    /// Waits until the relay ends by itself.
     pub(crate) async fn ended(&mut self, within: Duration) -> ExitStatus {
         let mut process = self.process.take().expect("a running relay");
         eventually("the relay ends", within, async || process.ended().ok_or_else(|| process.last_words())).await
     }
 
-    /// Ends it at once, as a crash does.
+    /// Kills the relay, as a crash does.
     pub(crate) fn kill(&mut self) {
         self.process.take().expect("a running relay").kill();
     }
 
-    /// Ends it in order; it must take no longer than 15 seconds and succeed. It can be started again.
+    /// Stops the relay in order: it must exit with success within 15 seconds. It can be started again.
     pub(crate) async fn stop(&mut self) {
         let process = self.process.take().expect("a running relay");
         let status = process.stop(Duration::from_secs(15)).await;
         assert!(status.success(), "the relay ended with {status}: {}", self.log());
     }
 
-    /// Runs a verb against it; returns its exit code and what it says.
+    /// Runs a verb against the relay; returns its exit code and output.
     pub(crate) async fn verb(&self, args: &[&str]) -> (i32, String) {
         let (config, args) = (self.config(), args.iter().map(ToString::to_string).collect::<Vec<_>>());
         let run = move || {
@@ -555,14 +555,14 @@ impl Relay {
         (output.status.code().expect("a code"), text(&output.stdout) + &text(&output.stderr))
     }
 
-    /// The end of every test: a quiet moment with balanced accounts, then an orderly end.
+    /// The end of every test: waits until the accounts balance, then stops the relay in order.
     pub(crate) async fn finish(mut self) {
         self.balanced(SOON).await;
         self.stop().await;
     }
 }
 
-/// What does not add up for one upstream, a line each.
+/// The imbalances of one upstream, a line each.
 fn gaps(samples: &Samples, upstream: &str) -> Vec<String> {
     let mut gaps = Vec::new();
     let waiting = samples.sum("switchyard_backlog_envelopes", &[("upstream", upstream)]);

@@ -1,6 +1,6 @@
-//! One scrape of `/metrics`, read back: samples by name and labels.
+//! One scrape of `/metrics`, parsed into samples by name and labels.
 //!
-//! Rule: an absent series is not a zero. It knows the text format as far as the project writes it, and no metric's meaning.
+//! Rule: an absent series is not a zero. It knows only the part of the text format that the project writes, and no metric's meaning.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,16 +17,16 @@ impl Samples {
     /// Reads the text exposition format.
     ///
     /// # Panics
-    /// When a line is not in that format.
+    /// When a line has another format.
     pub(crate) fn read(text: &str) -> Self {
         let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
         Self(lines.map(|line| sample(line).unwrap_or_else(|| panic!("not a sample: {line}"))).collect())
     }
 
-    /// The sum over all series of `name` that carry `labels`.
+    /// The sum over all series of `name` with these labels.
     ///
     /// # Panics
-    /// When there is no such series.
+    /// When no series matches.
     pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let mut values = self.matching(name, labels).map(|sample| sample.value).peekable();
         assert!(values.peek().is_some(), "no series {name}{labels:?}");
@@ -45,7 +45,7 @@ impl Samples {
     }
 }
 
-/// `name{label="value",…} number`, or without the braces. Label values of the project hold neither quotes nor commas.
+/// Parses `name{label="value",…} number` or `name number`. The project's label values contain neither quotes nor commas.
 fn sample(line: &str) -> Option<Sample> {
     let (series, value) = line.rsplit_once(' ')?;
     let (name, labels) = match series.split_once('{') {

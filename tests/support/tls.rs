@@ -1,4 +1,4 @@
-//! TLS in front of an upstream: certificates made on the spot, and a server that passes what it decrypts on.
+//! TLS in front of an upstream: generated certificates, and a server that forwards what it decrypts.
 //!
 //! Rule: it knows bytes and no HTTP.
 
@@ -25,7 +25,7 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    /// A certificate for `name` that signs itself; `is_ca` as `openssl req -x509` makes it.
+    /// A self-signed certificate for `name`; `is_ca` marks it as an authority, as `openssl req -x509` does.
     pub(crate) fn self_signed(name: &str, is_ca: bool) -> Self {
         let (mut params, key) = (params(name), KeyPair::generate().expect("a key"));
         if is_ca {
@@ -35,7 +35,7 @@ impl Pair {
         Self { certificate: made.der().clone(), pem: made.pem(), key }
     }
 
-    /// Writes both as `NAME.pem` and `NAME.key`.
+    /// Writes certificate and key as `NAME.pem` and `NAME.key`.
     pub(crate) fn write(&self, folder: &Path, name: &str) -> [PathBuf; 2] {
         let files = [folder.join(format!("{name}.pem")), folder.join(format!("{name}.key"))];
         std::fs::write(&files[0], &self.pem).expect("a certificate's file");
@@ -48,7 +48,7 @@ fn params(name: &str) -> CertificateParams {
     CertificateParams::new(vec![name.to_owned()]).expect("a name")
 }
 
-/// An authority of one's own.
+/// A certificate authority.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
@@ -60,7 +60,7 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, key).expect("an authority"))
     }
 
-    /// A certificate for `name` that it has signed.
+    /// A certificate for `name` that the authority has signed.
     pub(crate) fn signs(&self, name: &str) -> Pair {
         let key = KeyPair::generate().expect("a key");
         let made = params(name).signed_by(&key, &self.0).expect("a certificate");
@@ -76,14 +76,14 @@ impl Authority {
     }
 }
 
-/// A server that speaks TLS and passes everything on to a plain one.
+/// A TLS server that forwards everything to a plain one.
 pub(crate) struct Front {
     pub(crate) port: u16,
     _tasks: JoinSet<()>,
 }
 
 impl Front {
-    /// One before `behind`, a `host:port`. Where `clients` is given, only those are let in whom it has signed.
+    /// Starts a server before `behind`, a `host:port`. With `clients`, it admits only clients with a certificate of that authority.
     pub(crate) async fn start(pair: &Pair, clients: Option<&Authority>, behind: String) -> Self {
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(pair.key.serialize_der()));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -118,7 +118,7 @@ impl Front {
     }
 }
 
-/// A folder with the file `pem` in it, and the file's path.
+/// A folder with the file `ca.pem` that holds `pem`, and the path of the file.
 pub(crate) fn file(pem: &str) -> (TempDir, PathBuf) {
     let folder = TempDir::with_prefix("switchyard-").expect("a folder");
     let path = folder.path().join("ca.pem");

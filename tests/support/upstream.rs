@@ -1,6 +1,6 @@
-//! An upstream that does as it is told: answers by script, remembers every request, and fails the test on what no relay may send.
+//! A scripted upstream: it answers as told, remembers every request, and fails the test on requests that no relay may send.
 //!
-//! The question whether it is there, an envelope without items, is answered as an event would be, and counted apart.
+//! A probe, an envelope without items, is answered like an event and counted separately.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -21,12 +21,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::machines::Machine;
 
-/// What to do with a request.
+/// The answer to a request.
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {
     /// 200, as Sentry answers.
     Ok,
-    /// This status, with these headers and this text.
+    /// This status with these headers and this body.
     Status(u16, Vec<(&'static str, String)>, String),
     /// Never answer.
     Hang,
@@ -34,22 +34,22 @@ pub(crate) enum Reply {
     Close,
     /// 200, after a while.
     Slow(Duration),
-    /// The other one, once the test says so.
+    /// Another answer, once the token is cancelled.
     Held(CancellationToken, Box<Self>),
 }
 
 impl Reply {
-    /// A status without anything.
+    /// A status without headers and body.
     pub(crate) fn status(code: u16) -> Self {
         Self::Status(code, vec![], String::new())
     }
 
-    /// A status with one header.
+    /// A status with one header and no body.
     pub(crate) fn with_header(code: u16, name: &'static str, value: &str) -> Self {
         Self::Status(code, vec![(name, value.to_owned())], String::new())
     }
 
-    /// Whether it says that the request was taken.
+    /// Whether the answer says that the request was taken.
     fn takes(&self) -> bool {
         match self {
             Self::Ok | Self::Slow(_) => true,
@@ -68,25 +68,25 @@ pub(crate) struct Seen {
     pub(crate) query: Option<String>,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
-    /// Whether it was answered with 2xx.
+    /// Whether the request was answered with 2xx.
     pub(crate) taken: bool,
-    /// When it arrived.
+    /// The time of arrival.
     pub(crate) at: tokio::time::Instant,
 }
 
 impl Seen {
-    /// The envelope's header line.
+    /// The envelope's header, parsed.
     pub(crate) fn header(&self) -> serde_json::Value {
         let line = self.body.split(|b| *b == b'\n').next().unwrap_or_default();
         serde_json::from_slice(line).expect("an envelope header")
     }
 
-    /// The event id of the envelope header.
+    /// The event id of the envelope's header; empty when it has none.
     pub(crate) fn event_id(&self) -> String {
         self.header()["event_id"].as_str().unwrap_or_default().to_owned()
     }
 
-    /// What follows the header line.
+    /// The bytes after the envelope's header line.
     pub(crate) fn items(&self) -> &[u8] {
         let end = self.body.iter().position(|b| *b == b'\n').map_or(self.body.len(), |n| n + 1);
         &self.body[end..]
@@ -104,7 +104,7 @@ struct Script {
     questions: usize,
 }
 
-/// An envelope without items.
+/// Whether the request is a probe: an envelope without items.
 fn is_question(seen: &Seen) -> bool {
     seen.body == "{}\n"
 }
@@ -113,25 +113,25 @@ fn is_question(seen: &Seen) -> bool {
 pub(crate) struct Upstream {
     address: SocketAddr,
     script: Arc<Mutex<Script>>,
-    /// Cancelled to take it off the network.
+    /// Cancelled to take the upstream off the network.
     life: CancellationToken,
     tasks: JoinSet<()>,
-    /// Where it is, if not here.
+    /// The machine of the upstream; `None` when it runs here.
     machine: Option<Machine>,
 }
 
 impl Upstream {
-    /// One that answers everything with 200.
+    /// Starts an upstream that answers everything with 200.
     pub(crate) async fn start() -> Self {
         Self::start_on(Ipv4Addr::LOCALHOST.into()).await
     }
 
-    /// The same, listening on this address only.
+    /// Like [`start`](Self::start), listening on this address only.
     pub(crate) async fn start_on(address: IpAddr) -> Self {
         Self::start_at((address, super::net::free_port()).into()).await
     }
 
-    /// The same on a machine of its own.
+    /// Like [`start`](Self::start), on a machine of its own.
     pub(crate) fn start_in(machine: Machine) -> Self {
         let listening = machine.within(|| Self::start_on(machine.address.into()).now_or_never());
         let mut upstream = listening.expect("it listens at once");
@@ -139,12 +139,12 @@ impl Upstream {
         upstream
     }
 
-    /// The machine on which it is.
+    /// The machine on which the upstream runs.
     pub(crate) fn machine(&self) -> &Machine {
         self.machine.as_ref().expect("an upstream on a machine of its own")
     }
 
-    /// The same at this address and port.
+    /// Like [`start`](Self::start), at this address and port.
     pub(crate) async fn start_at(address: SocketAddr) -> Self {
         let (life, tasks) = (CancellationToken::new(), JoinSet::new());
         let mut upstream = Self { address, script: Arc::default(), life, tasks, machine: None };
@@ -157,63 +157,63 @@ impl Upstream {
         self.address.to_string()
     }
 
-    /// Where it listens.
+    /// The port on which the upstream listens.
     pub(crate) fn port(&self) -> u16 {
         self.address.port()
     }
 
-    /// The DSN of a project here; `key` need not be hex.
+    /// The DSN of a project here; `key` need not be hexadecimal.
     pub(crate) fn dsn(&self, key: &str, project: u64) -> String {
         format!("http://{key}@{}/{project}", self.address)
     }
 
-    /// Answers from now on, unless a rule or a queued reply says otherwise.
+    /// Sets the answer to every request that no rule and no queued reply decides.
     pub(crate) fn always(&self, reply: Reply) {
         self.lock().always = Some(reply);
     }
 
-    /// Answers the next requests with these, one each.
+    /// Queues answers for the next requests, one each.
     pub(crate) fn then(&self, replies: impl IntoIterator<Item = Reply>) {
         self.lock().next.extend(replies);
     }
 
-    /// Answers those requests differently for which the rule has a reply.
+    /// Sets a rule: a request for which it returns a reply gets that reply.
     pub(crate) fn when(&self, rule: impl Fn(&Seen) -> Option<Reply> + Send + 'static) {
         self.lock().rule = Some(Box::new(rule));
     }
 
-    /// Everything that arrived.
+    /// Every request that arrived, except for probes.
     pub(crate) fn seen(&self) -> Vec<Seen> {
         self.lock().seen.clone()
     }
 
-    /// How often it was asked whether it is there.
+    /// The number of probes.
     pub(crate) fn questions(&self) -> usize {
         self.lock().questions
     }
 
-    /// What arrived and was answered with 2xx.
+    /// The requests that were answered with 2xx.
     pub(crate) fn taken(&self) -> Vec<Seen> {
         self.seen().into_iter().filter(|seen| seen.taken).collect()
     }
 
-    /// The event ids of what was taken, in order.
+    /// The event ids of the taken requests, in the order of arrival.
     pub(crate) fn taken_ids(&self) -> Vec<String> {
         self.lock().seen.iter().filter(|seen| seen.taken).map(Seen::event_id).collect()
     }
 
-    /// How many were taken.
+    /// The number of taken requests.
     pub(crate) fn taken_count(&self) -> usize {
         self.lock().seen.iter().filter(|seen| seen.taken).count()
     }
 
-    /// Takes it off the network: connections are refused, those that are open end.
+    /// Takes the upstream off the network: it refuses connections, and open ones end.
     pub(crate) async fn go_down(&mut self) {
         self.life.cancel();
         self.tasks.shutdown().await;
     }
 
-    /// Brings it back at the same address.
+    /// Brings the upstream back at the same address.
     pub(crate) async fn come_back(&mut self) {
         self.life = CancellationToken::new();
         self.listen().await;
@@ -245,7 +245,7 @@ impl Upstream {
     }
 }
 
-/// A connection error towards hyper: it closes without an answer.
+/// An error for hyper that closes the connection without an answer.
 #[derive(Debug)]
 struct Closed;
 

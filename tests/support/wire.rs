@@ -1,6 +1,6 @@
-//! HTTP/1.1 by hand: for what no well-behaved client sends, and for seeing exactly what comes back.
+//! HTTP/1.1 by hand, for requests that no well-behaved client sends and for seeing the exact answer.
 //!
-//! Rule: nothing is repaired. What a test writes is what goes out, and a connection that is reset fails the test that reads it.
+//! Rule: nothing is repaired. A test's bytes go out unchanged, and a reset connection fails the test that reads from it.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Longer than the relay waits for a client that has stalled.
+/// A timeout that is longer than the relay waits for a stalled client.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One connection.
@@ -28,17 +28,17 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// The value of a header, empty when it is absent.
+    /// The value of a header; empty when it is absent.
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().expect("a header in ASCII"))
     }
 
-    /// The body, which must be JSON.
+    /// The body parsed as JSON, which it must be.
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// What a refusal says is wrong; it must be in the form that SDKs know.
+    /// The reason of a refusal; its body must have the form that SDKs know.
     pub(crate) fn detail(&self) -> String {
         let json = self.json();
         assert!(json["causes"].is_array(), "{json}");
@@ -46,14 +46,14 @@ impl Answer {
     }
 }
 
-/// A POST with a `Content-Length` and these headers, nothing else.
+/// A POST with a `Content-Length` and these headers, and no others but `Host`.
 pub(crate) fn post(path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let length = body.len().to_string();
     let headers = [headers, &[("content-length", &length)]].concat();
     [&head("POST", path, &headers), body].concat()
 }
 
-/// A POST in chunks of these sizes and more, as clients send that do not know the length.
+/// A POST in chunks of `size` bytes, as clients send that do not know the length.
 pub(crate) fn chunked(path: &str, headers: &[(&str, &str)], body: &[u8], size: usize) -> Vec<u8> {
     let mut out = head("POST", path, &[headers, &[("transfer-encoding", "chunked")]].concat());
     for chunk in body.chunks(size) {
@@ -71,7 +71,7 @@ pub(crate) fn head(method: &str, path: &str, headers: &[(&str, &str)]) -> Vec<u8
     format!("{method} {path} HTTP/1.1\r\nhost: relay.test\r\n{lines}\r\n").into_bytes()
 }
 
-/// One request on a connection of its own.
+/// Sends one request on a connection of its own.
 pub(crate) async fn exchange(address: &str, request: &[u8]) -> Answer {
     let mut wire = Wire::connect(address).await;
     wire.send(request).await;
@@ -79,12 +79,12 @@ pub(crate) async fn exchange(address: &str, request: &[u8]) -> Answer {
 }
 
 impl Wire {
-    /// A new connection.
+    /// Opens a connection.
     pub(crate) async fn connect(address: &str) -> Self {
         Self::of(TcpStream::connect(address).await.expect("a connection"))
     }
 
-    /// What is left of a connection.
+    /// Wraps a connection that is open already.
     pub(crate) fn of(stream: TcpStream) -> Self {
         Self { stream, read: Vec::new() }
     }
@@ -123,18 +123,18 @@ impl Wire {
         Answer { status: status.expect("a status"), headers, body: std::mem::replace(&mut self.read, rest) }
     }
 
-    /// Sends as much of `bytes` as is taken: the other side may have seen enough.
+    /// Sends as much of `bytes` as the other side takes; it may close before the end.
     pub(crate) async fn offer(&mut self, bytes: &[u8]) {
         drop(timeout(PATIENCE, self.stream.write_all(bytes)).await.expect("bytes are taken or refused in time"));
     }
 
-    /// Reads until the other side ends the connection, which it must do in the orderly way, and returns what came.
+    /// Reads until the other side closes the connection in order, and returns what came.
     pub(crate) async fn rest(mut self) -> Vec<u8> {
         while self.more().await > 0 {}
         self.read
     }
 
-    /// Reads until the other side ends the connection, which it must do in the orderly way.
+    /// Reads until the other side closes the connection in order.
     pub(crate) async fn ends(self) {
         drop(self.rest().await);
     }
