@@ -1,6 +1,6 @@
-//! What operators see and do: health, the status page, and switching the primary through the admin listener.
+//! The operator's view: health, the status page, and switching the primary through the admin listener.
 //!
-//! Rule: everything goes through the listeners of the real daemon, and every test ends with balanced accounts and an orderly end.
+//! Rule: every request goes through the listeners of the real daemon, and every test ends with balanced accounts and an orderly stop.
 
 #[path = "admin/doors.rs"]
 mod doors;
@@ -26,7 +26,7 @@ async fn two_upstreams() -> (Upstream, Upstream, Plan) {
     (old, new, plan)
 }
 
-/// Gives its file comments beside the primary, and waits until it is loaded; the file.
+/// Adds comments beside `primary` in the configuration and waits until it is loaded; returns its text.
 async fn with_comments(relay: &Relay) -> String {
     let before = fs::read_to_string(relay.config()).expect("the file");
     let commented = before.replacen("primary = \"old\"", "# who is trusted\nprimary =   \"old\" # since 2019", 1);
@@ -211,7 +211,7 @@ async fn an_order_switches_the_primary_and_is_kept_with_its_reason() {
     let answer = order(&relay, &[], &json!({"to": "new", "reason": "48 hours are over", "author": "Kim"})).await;
     assert_eq!(answer.status(), 200);
     assert_eq!(answer.json::<Value>().await.expect("JSON"), json!({"primary": "new"}));
-    // It is live when it is answered.
+    // The switch is live before the answer.
     assert_eq!(relay.status().await["primary"], "new");
     relay.send_errors(3).await;
     relay.balanced(SOON).await;
@@ -233,10 +233,10 @@ async fn an_order_switches_the_primary_and_is_kept_with_its_reason() {
     assert!(samples.sum("switchyard_last_switch_timestamp_seconds", &[]) > 1.0e9);
     assert!(relay.log().contains("48 hours are over"), "{}", relay.log());
 
-    // To where it is already: no switch.
+    // An order to the current primary is no switch.
     assert_eq!(order(&relay, &[], &json!({"to": "new"})).await.status(), 200);
     assert_eq!(relay.status().await["switches"].as_array().expect("switches").len(), 1);
-    // And what is a switch by hand is kept too, without a reason that was given for another.
+    // A switch by hand is kept too, without the reason of an earlier order.
     relay.replace_config(&commented);
     eventually("the way back is live", SOON, async || {
         let status = relay.status().await;
@@ -286,13 +286,13 @@ async fn an_order_that_cannot_be_carried_out_changes_nothing() {
     let get =
         relay.client().get(format!("http://{}/api/primary", relay.admin_address())).send().await.expect("an answer");
     assert_eq!(get.status(), 405);
-    // A file that is broken meanwhile is not made worse.
+    // An order leaves a broken file as it is.
     relay.replace_config(&format!("{before}\nnonsense = = 1\n"));
     let broken = order(&relay, &[], &json!({"to": "new"})).await;
     assert_eq!(broken.status(), 409);
     assert_eq!(fs::read_to_string(relay.config()).expect("the file"), format!("{before}\nnonsense = = 1\n"));
     assert_eq!(relay.status().await["primary"], "old");
-    // And what the file cannot be used with is taken out of it again.
+    // An order takes back an edit with which the file could not be used.
     let with_third = format!("{before}\n[upstreams.third]   # no project has a DSN there\n");
     relay.replace_config(&with_third);
     eventually("the third upstream is there", SOON, async || match relay.status().await["upstreams"].clone() {
@@ -330,7 +330,7 @@ async fn a_browser_changes_nothing_without_the_token() {
         assert_eq!(refused.status(), 403, "{headers:?}");
         assert!(refused.text().await.expect("a body").contains("token"), "{headers:?}");
     }
-    // A form needs no preflight: its content type must not pass either.
+    // A form needs no preflight, so its content type must be refused as well.
     let form = relay.client().post(format!("http://{}/api/primary", relay.admin_address())).body("{\"to\":\"new\"}");
     let form = form.bearer_auth(TOKEN);
     assert_eq!(form.header("content-type", "text/plain").send().await.expect("an answer").status(), 415);

@@ -1,5 +1,5 @@
-//! Holds the sources to the architecture (who may import whom, who may touch what, how long things may get) and the documents to the
-//! sources. A failure names file and line and says what to do.
+//! Checks the sources against the architecture (imports, reserved names, lengths) and the documents against the sources. A failure names
+//! file and line and says what to do.
 
 #[path = "architecture/circles.rs"]
 mod circles;
@@ -10,7 +10,7 @@ mod source;
 
 use source::{Named, Source, sources};
 
-/// Which parts a part may import, besides itself and the ones open to all.
+/// The parts that a part may import, besides itself and those open to all.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("tasks", &[]),
@@ -32,7 +32,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
 ];
 
-/// What every part but these themselves may import.
+/// The parts that every other part may import.
 const OPEN_TO_ALL: &[&str] = &["clock", "tasks", "units", "vocabulary"];
 
 /// Foreign paths, the modules that may name them, and what to do instead.
@@ -94,7 +94,7 @@ fn every_part_imports_only_what_the_table_allows() {
     report(&broken);
 }
 
-/// The part that a path leads into; `None` for foreign paths and for what stands in lib.rs itself.
+/// The part that a path leads to; `None` for a foreign path and for items of lib.rs itself.
 fn import<'a>(named: &'a Named, source: &Source) -> Option<&'a str> {
     let ours = if source.part() == "main" { "switchyard" } else { "crate" };
     let [first, part, ..] = named.segments.as_slice() else { return None };

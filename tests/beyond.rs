@@ -1,14 +1,14 @@
-//! Where one primary ends: the figures of `deploy/handbook/beyond.md`, from what was measured of one machine and a model of many.
+//! The limits of one primary: the figures of `deploy/handbook/beyond.md`, from measurements of one machine and a model of many.
 //!
-//! `cargo test --test beyond -- --nocapture` prints them. Each `BEYOND_…` variable puts another number in the place of an assumption.
-//! The rule: what was measured stands in [`MEASURED`] with the command that measures it, and the model has to say it again.
+//! `cargo test --test beyond -- --nocapture` prints them. A `BEYOND_…` variable replaces an assumption. Rule: [`MEASURED`] holds the
+//! measurements and names the command that makes them, and the model must reproduce them.
 
 #[path = "beyond/model.rs"]
 mod model;
 
 use model::{Costs, Disk, Load, Machines, Micros, Outcome, Setting, simulate};
 
-/// What `cargo bench --profile look --bench cluster` printed on a machine that had other work, too: rates are less than they could be.
+/// The output of `cargo bench --profile look --bench cluster` on a machine with other work too: the rates are lower bounds.
 const MEASURED: Measured = Measured {
     processors: 2,
     connections: 32,
@@ -37,15 +37,15 @@ const MEASURED: Measured = Measured {
 struct Measured {
     processors: usize,
     connections: usize,
-    /// A write of 8 KiB to the disk.
+    /// The time of an 8 KiB write to the disk.
     flush: Micros,
-    /// At full load with both upstreams up, at full load with none, and at a pace.
+    /// At full load with both upstreams up, at full load with both down, and at a fixed pace.
     delivered: Point,
     appended: Point,
     paced: Point,
 }
 
-/// What was measured of a load, for each envelope: processor times, envelopes a commit, bytes of the log.
+/// The measurements of a load per envelope: processor times, envelopes per commit, bytes of WAL.
 #[derive(Clone, Copy)]
 struct Point {
     rate: f64,
@@ -58,7 +58,7 @@ struct Point {
 }
 
 impl Measured {
-    /// What a commit costs, and each envelope in it: two loads with other groups tell it.
+    /// The primary's cost of a commit and of each envelope in it, derived from two loads with commits of different size.
     fn split(&self) -> (Micros, Micros) {
         let (few, many) = (self.paced, self.delivered);
         let commit = (few.primary - many.primary) / (1.0 / few.group - 1.0 / many.group);
@@ -73,7 +73,7 @@ impl Measured {
         Costs { relay, commit, primary, standby, others, wal }
     }
 
-    /// The machine that it was measured on.
+    /// The machine of the measurements.
     fn machine(&self, point: Point, (most, questions): (usize, f64)) -> Setting {
         Setting {
             relays: 1,
@@ -90,21 +90,21 @@ impl Measured {
     }
 }
 
-/// The most envelopes in a transaction, and how often it asks the primary and waits: begin, the number of the commit, keys, records and
-/// their keys, three accounts, the commit.
+/// The most envelopes in a transaction, and the number of round trips to the primary: begin, the commit's number, keys, records and their
+/// keys, three accounts, commit.
 const APPENDED: (usize, f64) = (256, 9.0);
-/// The same with two upstreams: of 256 things committed together one in three is an envelope, the others are what became of one; and
-/// slices and the time of the last delivery of each upstream.
+/// The same with two upstreams. One in three of the 256 entries of a transaction is an envelope, the others are outcomes. Slices and the
+/// time of each upstream's last delivery add round trips.
 const DELIVERED: (usize, f64) = (85, 13.0);
-/// A disk of 400 MiB/s.
+/// The flush time per MiB of a disk that writes 400 MiB/s.
 const PER_MIB: Micros = 2_500.0;
 
-/// An assumption, or what the environment has in its place.
+/// The value of the variable `BEYOND_{name}`, or the assumption.
 fn assumed(name: &str, otherwise: f64) -> f64 {
     std::env::var(format!("BEYOND_{name}")).ok().and_then(|value| value.parse().ok()).unwrap_or(otherwise)
 }
 
-/// Machines of a cloud in three zones, with these processors of the primary and so many relays.
+/// Machines of a cloud in three zones: a primary with so many processors, and so many relays.
 fn cluster(primary: usize, relays: usize, rate: f64) -> Setting {
     let trip = assumed("TRIP_US", 500.0);
     let (most, questions) = DELIVERED;
@@ -122,7 +122,7 @@ fn cluster(primary: usize, relays: usize, rate: f64) -> Setting {
     }
 }
 
-/// Where a cluster ends by arithmetic: envelopes per second, and what ends it.
+/// The bounds of a cluster by arithmetic: each with its name, in envelopes per second.
 fn bounds(setting: &Setting) -> [(&'static str, f64); 5] {
     let Setting { costs, disk, machines, relays, most, relay_trip, questions, standby_trip, .. } = setting;
     let Machines::Own { relay, primary, standby } = *machines else { panic!("machines of their own") };
@@ -200,7 +200,7 @@ fn figures_of_the_cost_of_a_billion_envelopes() {
     let setting = cluster(processors as usize, relays as usize, 0.0);
     let most = bounds(&setting).into_iter().map(|(_, rate)| rate).fold(f64::INFINITY, f64::min);
     let hours = 1e9 / (most * share) / 3600.0;
-    // Three servers, the relays, etcd beside them, and a disk for what is kept, twice for dead rows, indexes and log.
+    // Three servers, the relays with etcd beside them, and a disk of twice the kept bytes for dead rows, indexes and WAL.
     let price = assumed("PRICE_PROCESSOR_HOUR", 0.05);
     let machines = (3.0 * processors + relays * relay_processors) * price * hours;
     let kept = most * share * 3600.0 * assumed("KEEP_HOURS", 24.0) * assumed("BYTES", 4096.0) / 1e9;

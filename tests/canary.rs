@@ -1,4 +1,4 @@
-//! Canaries: at night, when no service sends anything, somebody still knows that events get through to each tracker.
+//! Canaries show that events get through to each tracker even at night, when no service sends any.
 
 mod support;
 
@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 const SECTION: &str = "[canary]\ninterval = \"1s\"\ntimeout = \"900ms\"";
-/// The wait of a canary that was tried in vain a few times, and then some.
+/// A timeout for a canary that failed several times, with a margin.
 const A_WHILE: Duration = Duration::from_secs(30);
 
 async fn upstreams() -> (Upstream, Upstream, Plan) {
@@ -25,7 +25,7 @@ async fn upstreams() -> (Upstream, Upstream, Plan) {
     (a, b, plan)
 }
 
-/// The event of a canary.
+/// The event of a canary; `None` for another request.
 fn canary(seen: &Seen) -> Option<Value> {
     if seen.method != Method::POST {
         return None;
@@ -36,12 +36,12 @@ fn canary(seen: &Seen) -> Option<Value> {
     (event["tags"]["switchyard.canary"] == "true").then_some(event)
 }
 
-/// The canaries that it took.
+/// The canaries that an upstream took.
 fn canaries(upstream: &Upstream) -> Vec<Seen> {
     upstream.taken().into_iter().filter(|seen| canary(seen).is_some()).collect()
 }
 
-/// Success and age, as `/metrics` has them.
+/// The success and age gauges of an upstream.
 async fn gauges(relay: &Relay, upstream: &str) -> (f64, f64) {
     let samples = relay.samples().await.expect("metrics");
     let of = |name| samples.sum(name, &[("upstream", upstream)]);
@@ -58,7 +58,7 @@ async fn success_is(relay: &Relay, upstream: &str, expected: f64, within: Durati
     .await;
 }
 
-/// Waits until it took so many more.
+/// Waits until an upstream has taken `more` canaries.
 async fn takes_more(upstream: &Upstream, more: usize) {
     let before = canaries(upstream).len();
     eventually("more canaries are taken", SOON, async || match canaries(upstream).len() {
@@ -68,7 +68,7 @@ async fn takes_more(upstream: &Upstream, more: usize) {
     .await;
 }
 
-/// How often it was logged that no canary gets through to it.
+/// The number of warnings in the log that no canary gets through to an upstream.
 fn warnings(relay: &Relay, upstream: &str) -> usize {
     let name = format!("upstream.name={upstream:?}");
     let log = relay.log();
@@ -110,7 +110,7 @@ async fn canaries_reach_every_upstream_and_are_no_evidence_of_a_service() {
         if is_said && is_shown { Ok(()) } else { Err(format!("{canary}\n{page}")) }
     })
     .await;
-    // No service has sent anything: what is ours makes no account, and no service seen.
+    // No service has sent anything: a canary is in no account and makes no service seen.
     let samples = relay.balanced(SOON).await;
     assert_eq!(samples.sum("switchyard_accepted_items_total", &[]), 0.0);
     let report = net::json(relay.client(), &format!("http://{}/api/report", relay.admin_address())).await;
@@ -144,7 +144,7 @@ async fn an_upstream_that_is_down_fails_its_canary_alone_and_recovers_by_itself(
         false => Err(relay.log()),
     })
     .await;
-    // The one that waited, then fresh ones.
+    // The waiting canary comes first, then fresh ones.
     let after = canaries(&b).split_off(before);
     assert!(canaries(&a).iter().any(|seen| seen.event_id() == after[0].event_id()), "the one that waited came, too");
     relay.finish().await;
@@ -224,7 +224,7 @@ async fn a_reload_turns_canaries_on_and_off_and_they_follow_the_mirror() {
 
 const EVERY_5S: &str = "[canary]\ninterval = \"5s\"\ntimeout = \"4s\"";
 
-/// Two trackers that are asked what they store, and that have stored something already.
+/// Two trackers whose APIs are configured and that have stored events already.
 async fn trackers() -> (Glitchtip, Glitchtip, Relay) {
     let (batch, memory) = (Duration::from_secs(1), Duration::from_secs(1));
     let (a, b) = (Glitchtip::start(batch, memory).await, Glitchtip::start(batch, memory).await);
@@ -278,7 +278,7 @@ async fn a_failing_tracker_api_fails_no_canary_and_leaks_no_token() {
     relay.finish().await;
 }
 
-/// What one upstream shows for the latest of its deliveries and canaries.
+/// The times of an upstream's last delivery and last successful canary.
 async fn latest(relay: &Relay, upstream: &str) -> (Value, Value) {
     let shown = relay.upstream(upstream).await;
     (shown["last_delivery_at"].clone(), shown["canary"]["through_at"].clone())
@@ -291,7 +291,7 @@ async fn the_last_delivery_and_the_last_canary_outlive_a_kill() {
     relay.send_errors(1).await;
     success_is(&relay, "b", 1.0, SOON).await;
     relay.balanced(SOON).await;
-    // The canaries are kept with the evidence, every ten seconds.
+    // The canaries are saved with the evidence, every ten seconds.
     let journal = relay.config().with_file_name("journal.db");
     eventually("the journal knows of a canary and a delivery", A_WHILE, async || {
         let known = rusqlite::Connection::open(&journal).and_then(|journal| {

@@ -56,14 +56,14 @@ fn switchyard(args: &[&str]) -> Output {
     command.output().expect("the binary")
 }
 
-/// A verb on a configuration file.
+/// Runs a verb with a configuration file.
 fn on(config: &Path, args: &[&str]) -> Output {
     let mut all = args.to_vec();
     all.extend(["--config", config.to_str().expect("a path in UTF-8")]);
     switchyard(&all)
 }
 
-/// The same while this test's own servers go on.
+/// Like [`on`], while servers of this test keep running.
 async fn beside(config: &Path, args: &'static [&'static str]) -> Output {
     let config = config.to_owned();
     tokio::task::spawn_blocking(move || on(&config, args)).await.expect("the verb ends")
@@ -452,10 +452,10 @@ async fn a_probe_reads_only_the_beginning_of_an_endless_answer() {
     let listener = std::net::TcpListener::bind(("127.0.0.1", net::free_port())).expect("a port");
     let dsn = format!("http://key@{}/1", listener.local_addr().expect("an address"));
     let serving = std::thread::spawn(move || {
-        // The first connection only tries whether somebody is there.
+        // The first connection only tests whether somebody listens.
         let mut streams = listener.incoming().map(|stream| stream.expect("a connection"));
         drop(streams.next());
-        // Then it is asked what it is, and at last the key is tried.
+        // The probe then asks for the kind and at last tries the key.
         let mut stream = loop {
             let mut stream = streams.next().expect("a request");
             let (mut request, mut piece) = (vec![], [0; 1024]);
@@ -525,7 +525,7 @@ async fn each_kind_of_tracker_is_recognised_and_its_line_suggested() {
     }
 }
 
-/// Makes an upstream a GlitchTip that knows `key`: after a wrong one it refuses everybody.
+/// Makes an upstream a GlitchTip that knows `key` and refuses everybody after a wrong key.
 fn as_glitchtip(tracker: &Upstream, key: &'static str) {
     let locked = std::sync::atomic::AtomicBool::new(false);
     let denied = || Some(Reply::Status(403, vec![], "{\"detail\": \"Denied\"}".to_owned()));
@@ -595,7 +595,7 @@ async fn a_check_without_keys_reports_portals_and_failing_upstreams() {
         }
         assert_eq!(tracker.questions(), 0, "no key was tried");
     }
-    // What refuses the method is there, and no key is tried.
+    // A server that refuses the method is up, and no key is tried.
     let (sentry, tracker) = (Upstream::start().await, Upstream::start().await);
     tracker.always(Reply::status(405));
     let text = CONFIG.replace("http://key@127.0.0.1:9/1", &sentry.dsn("k", 1));
@@ -607,7 +607,7 @@ async fn a_check_without_keys_reports_portals_and_failing_upstreams() {
     assert_eq!(tracker.questions(), 0);
 }
 
-/// Answers as GlitchTip does, and closes each connection without saying so. Of each `silent` connections the last gets no answer.
+/// A GlitchTip that closes each connection without a `Connection: close`. Every `silent`th connection gets no answer.
 async fn closing_glitchtip(silent: usize) -> (u16, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("an address").port();
@@ -683,7 +683,7 @@ fn a_switch_that_would_stop_a_start_is_refused_and_changes_nothing() {
         assert!(err(&output).contains(words), "{words:?} is not in {output:?}");
     }
     assert_eq!(std::fs::read_to_string(&config).unwrap(), text);
-    // What is wrong already is no reason: the daemon may know what is not known here.
+    // An earlier problem of the file is no reason to refuse: the daemon may know a variable that is unknown here.
     let unknown = CONFIG.replace("public_key = \"key\"", "public_key = \"${NOT_KNOWN_HERE}\"");
     std::fs::write(&config, &unknown).unwrap();
     assert_eq!(code(&on(&config, &["switch", "glitchtip"])), 0);
@@ -771,7 +771,7 @@ async fn a_switch_without_the_mirror_names_the_idle_upstream_and_the_backfill() 
         assert!(said.contains(words), "{words:?} is not in {said}");
     }
     let back = beside(&relay.config(), &["switch", "sentry"]).await;
-    // Who goes back is who missed something: since a moment ago, and the command is there to be run.
+    // The former primary has missed events since a moment ago, and the output names a command that runs.
     let told = out(&back);
     let command = told.split('`').find(|words| words.starts_with("switchyard backfill sentry --since 24h"));
     let command = command.unwrap_or_else(|| panic!("no command for sentry: {told}"));

@@ -1,4 +1,4 @@
-//! What an upstream is told of what was dropped for it: the client reports of a relay.
+//! Client reports: what the relay tells an upstream about items that were dropped for it.
 
 mod support;
 
@@ -11,7 +11,7 @@ use support::eventually::eventually;
 use support::relay::{Plan, Relay, SOON};
 use support::upstream::{Reply, Seen, Upstream};
 
-/// Two upstreams that are told each second, and a relay; `lines` are those of the first one's section.
+/// A relay and two upstreams that get reports each second; `lines` go into the section of the first.
 async fn relay_with(lines: &[&str], more: &str) -> (Upstream, Upstream, Relay) {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let plan = Plan::new(&[("a", a.dsn("cafe", 7)), ("b", b.dsn("beef", 8))]).more(more);
@@ -24,12 +24,12 @@ fn is_report(seen: &Seen) -> bool {
     envelopes::items(&seen.body).iter().all(|item| item.kind == "client_report")
 }
 
-/// The reports that an upstream took.
+/// The reports that an upstream has taken.
 fn reports(upstream: &Upstream) -> Vec<Seen> {
     upstream.taken().into_iter().filter(is_report).collect()
 }
 
-/// What they say, summed up by reason and category.
+/// The quantities in the reports of an upstream, summed up by reason and category.
 fn told(upstream: &Upstream) -> BTreeMap<(String, String), u64> {
     let mut sums = BTreeMap::new();
     for seen in reports(upstream) {
@@ -59,7 +59,7 @@ async fn is_told(upstream: &Upstream, expected: BTreeMap<(String, String), u64>)
     .await;
 }
 
-/// A transaction with so many spans in it.
+/// A transaction with `spans` spans.
 fn transaction(spans: usize) -> String {
     let id = new_id();
     let payload = json!({"type": "transaction", "event_id": id, "spans": vec![json!({"op": "db"}); spans]});
@@ -94,7 +94,7 @@ async fn items_expired_in_an_outage_are_told_to_that_upstream_in_one_report() {
     let auth = report.headers["x-sentry-auth"].to_str().expect("text").to_owned();
     assert!(auth.contains("sentry_key=cafe") && auth.contains("sentry_client=switchyard/"), "{auth}");
     assert!(report.header()["sent_at"].is_string());
-    // A report begets none, and the other upstream has lost nothing: it got what the SDK itself reports.
+    // A report causes no further report. The other upstream lost nothing and got only the SDK's own report.
     relay.send_errors(1).await;
     relay.balanced(SOON).await;
     assert_eq!(told(&b), sums([("before_send", "error", 5)]));
@@ -132,7 +132,7 @@ async fn our_limits_are_told_to_every_upstream_and_an_upstreams_limit_to_it() {
 #[tokio::test]
 async fn kills_between_a_drop_and_its_report_lose_and_double_nothing() {
     let (mut a, b, mut relay) = relay_with(&["max_age = \"1s\""], "").await;
-    // Told in an hour, or rather after the kill.
+    // The report is due in an hour, so it is sent only after the kill.
     let file = std::fs::read_to_string(relay.config()).expect("the file");
     let later = file.replacen("client_reports = \"1s\"", "client_reports = \"1h\"", 1);
     for round in 1..=3_u64 {
@@ -152,7 +152,7 @@ async fn kills_between_a_drop_and_its_report_lose_and_double_nothing() {
         a.come_back().await;
         relay = relay.started().await;
         is_told(&a, sums([("network_error", "error", all)])).await;
-        // Delivered, and perhaps not settled: a report may be delivered twice then, like anything else.
+        // Waits until the report is settled: a kill before that would deliver it twice, like any envelope.
         relay.balanced(SOON).await;
     }
     assert_eq!((reports(&a).len(), reports(&b).len()), (3, 0));

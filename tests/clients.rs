@@ -1,7 +1,7 @@
-//! Real clients through the relay to two upstreams: one of everything that each of them can send.
+//! Real clients send one of everything they can through the relay to two upstreams.
 //!
-//! Rule: what a client says it sent is looked for at both upstreams, item by item, and what one upstream has the other has, too. Clients
-//! are installed on first use into `target/peers/`; one that cannot be had fails the test. These tests know the contract, not the sources.
+//! Rule: each item that a client says it sent must be at both upstreams, and both must have the same items. Clients are installed into
+//! `target/peers/` on first use; one that cannot be installed fails the test. These tests know the contract, not the sources.
 
 #[allow(dead_code, reason = "each test crate uses its part")]
 #[path = "peers/install.rs"]

@@ -1,5 +1,5 @@
-//! Several relays on a PostgreSQL with quorum commit, while machines die, freeze and come back: what each upstream got is compared with
-//! what was answered, id by id. What takes longer is in `cluster_long`.
+//! Several relays on a PostgreSQL with quorum commit, while machines die, freeze and return. The deliveries to each upstream are compared
+//! with the answers, id by id. Longer tests are in `cluster_long`.
 
 mod cluster {
     mod failover;

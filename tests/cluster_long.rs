@@ -1,5 +1,5 @@
-//! Several relays on a PostgreSQL with quorum commit: a primary that freezes, partitions, rolling restarts, large bodies,
-//! long outages. `cargo test` alone does not run this; `cargo test --test cluster --test cluster_long` runs the whole.
+//! Several relays on a PostgreSQL with quorum commit: a primary that freezes, partitions, rolling restarts, large bodies, long outages.
+//! `cargo test` alone does not run this; `cargo test --test cluster --test cluster_long` runs both halves.
 
 #[path = "cluster"]
 mod cluster {

@@ -1,4 +1,4 @@
-//! The configuration files that come with Switchyard load as they are, and the commented one tells the truth about the defaults.
+//! The configuration files that come with Switchyard load as they are, and the commented one shows the real defaults.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ fn text(name: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// What the variables that the files name are set to.
+/// The values of the variables that the files name.
 fn variable(name: &str) -> Option<String> {
     match name {
         "SWITCHYARD_KEY" | "SWITCHYARD_MAILER_KEY" => Some(format!("{:032x}", name.len())),
@@ -28,7 +28,7 @@ fn load(name: &str, text: &str) -> Loaded {
     parse(name, text, &variable).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
-/// The text with the options that are commented out switched on: lines like `# key = …` and `# [section]`.
+/// The text with the commented-out options enabled: lines like `# key = …` and `# [section]`.
 fn with_all_options(text: &str) -> String {
     let option = |line: &&str| {
         let is_name = |key: &str| !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b"_.".contains(&b));
@@ -38,7 +38,7 @@ fn with_all_options(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The file with all its options but the path of a journal in a file, and with a certificate where it names one.
+/// Loads the file with all options except the journal's file path, and with a certificate where it names one.
 fn load_with_all_options(name: &str) -> Loaded {
     let folder = tempfile::tempdir().expect("a folder");
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
@@ -87,7 +87,7 @@ fn the_commented_example_lacks_no_option() {
     let written = |section: &str| example[section].as_table().unwrap().clone();
     let upstream = written("upstreams")["sentry"].as_table().unwrap().clone();
     let api = written("upstreams")["glitchtip"]["api"].as_table().unwrap().clone();
-    // An upstream's own table is complete but for what a section of another one shows.
+    // The table of another upstream shows the `api` section that this one lacks.
     let upstream = upstream.into_iter().chain([("api".to_owned(), api.clone().into())]).collect::<toml::Table>();
     let options = [
         (written("server"), serde_json::to_value(http::settings::Server::default()).unwrap()),
@@ -102,11 +102,11 @@ fn the_commented_example_lacks_no_option() {
             serde_json::to_value(policy::shadow::Settings::default()).unwrap(),
         ),
         (written("canary"), serde_json::to_value(policy::canary::Settings::default()).unwrap()),
-        // There is no default: what stands there is asked for.
+        // These options have no default.
         (api, serde_json::json!({"token": 0, "url": 0, "remembers": 0})),
         (written("verify"), serde_json::to_value(policy::verification::Settings::default()).unwrap()),
         (upstream, serde_json::to_value(delivery::settings::Settings::default()).unwrap()),
-        // Not serialisable, because of its token.
+        // These settings are not serialisable, because they hold a token.
         (written("admin"), serde_json::json!({"listen": 0, "token": 0})),
     ];
     for (written, all) in options {
@@ -147,7 +147,7 @@ fn the_commented_example_marks_what_needs_a_restart() {
 fn the_minimal_example_is_the_defaults() {
     let minimal = load("minimal.toml", &text("minimal.toml")).config;
     let mut commented = load("config.toml", &text("config.toml")).config;
-    // What a tracker calls a project has no default.
+    // A project's name at a tracker has no default.
     for project in &mut commented.projects {
         Arc::make_mut(project).places.clear();
     }

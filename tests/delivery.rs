@@ -1,4 +1,4 @@
-//! What becomes of an envelope by what its upstream answers, and what other upstreams and the client notice of it: nothing.
+//! The fate of an envelope depends on its upstream's answer, and neither other upstreams nor the client notice.
 
 mod support;
 
@@ -27,7 +27,7 @@ use support::upstream::{Reply, Seen, Upstream};
 use switchyard::clock::Timestamp;
 use tokio::time::interval;
 
-/// A relay with an upstream `a` that the test scripts, and a healthy one, `b`, that must not notice.
+/// A relay with a scripted upstream `a` and a healthy upstream `b`, which must not notice.
 async fn relay_with(lines: &[&str]) -> (Upstream, Upstream, Relay) {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let plan = Plan::new(&[("a", a.dsn("key-a", 11)), ("b", b.dsn("key-b", 22))]);
@@ -35,7 +35,7 @@ async fn relay_with(lines: &[&str]) -> (Upstream, Upstream, Relay) {
     (a, b, relay)
 }
 
-/// Waits until so many were taken there.
+/// Waits until an upstream has taken `count` envelopes.
 async fn takes(upstream: &Upstream, count: usize, within: Duration) {
     eventually(&format!("{count} arrive"), within, async || {
         let have = upstream.taken_count();
@@ -44,7 +44,7 @@ async fn takes(upstream: &Upstream, count: usize, within: Duration) {
     .await;
 }
 
-/// Waits until the status of an upstream is so.
+/// Waits until the status of an upstream matches.
 async fn shows(relay: &Relay, name: &str, what: &str, look: impl Fn(&Value) -> bool) {
     eventually(what, SOON, async || {
         let upstream = relay.upstream(name).await;
@@ -53,7 +53,7 @@ async fn shows(relay: &Relay, name: &str, what: &str, look: impl Fn(&Value) -> b
     .await;
 }
 
-/// Everything was taken there exactly once.
+/// Fails unless the upstream has taken each of these ids exactly once and nothing else.
 fn has_each_once(upstream: &Upstream, ids: &[String]) {
     let (mut have, mut expected) = (upstream.taken_ids(), ids.to_vec());
     have.sort();
@@ -65,7 +65,7 @@ fn dropped(samples: &Samples, upstream: &str, reason: &str) -> f64 {
     samples.sum("switchyard_dropped_items_total", &[("upstream", upstream), ("reason", reason)])
 }
 
-/// The seconds until a limit of a category ends; `None` when there is none.
+/// The seconds until a category's limit ends; `None` without a limit.
 fn limit_of(status: &Value, name: &str, category: &str) -> Option<f64> {
     let upstream = status["upstreams"].as_array()?.iter().find(|upstream| upstream["name"] == name)?;
     let limit = upstream["limits"].as_array()?.iter().find(|limit| limit["category"] == category)?;
@@ -101,13 +101,13 @@ async fn an_answer_that_no_tracker_of_the_kind_gives_is_no_delivery() {
         ("glitchtip", answers(201, "[]"), Some("[]")),
         ("sentry", Reply::Status(200, html(), String::new()), Some("an empty page")),
         ("generic", answers(409, "<html><title>Conflict of a gateway</title>"), Some("Conflict of a gateway")),
-        // Django calls nothing so, and Bugsink answers with nothing.
+        // Bugsink answers with an empty body, and Django names its type HTML.
         ("bugsink", Reply::Status(200, html(), String::new()), None),
         ("bugsink", answers(200, "{\"id\": \"0\"}"), None),
         ("sentry", answers(204, ""), None),
         ("glitchtip", answers(200, "{}"), None),
         ("sentry", answers(409, ""), None),
-        // Kent's.
+        // Kent's answer.
         ("generic", answers(200, "{\"success\":true}"), None),
         ("generic", answers(200, "OK"), None),
     ] {
@@ -176,7 +176,7 @@ async fn a_web_page_with_status_200_ends_no_outage() {
     shows(&relay, "a", "the outage is known", |upstream| upstream["state"] == "down").await;
     let page = "<!DOCTYPE html><html><head><title>Back soon</title></head></html>";
     a.always(Reply::Status(200, vec![], page.to_owned()));
-    // Neither as the answer to the question, nor to the record that is tried after it.
+    // The page is accepted neither for the probe nor for the record that is tried after it.
     let (asked, tried) = (a.questions(), a.seen().len());
     eventually("both got the page", SOON * 2, async || match (a.questions() - asked, a.seen().len() - tried) {
         (1.., 1..) => Ok(()),
@@ -340,7 +340,7 @@ async fn a_limited_event_holds_back_only_the_items_that_depend_on_it() {
     let dependent = "event attachment form_data user_report feedback replay_event profile security";
     let alone = "session check_in log span client_report statsd replay_recording x_unknown";
     let item = |kind: &str| format!("{{\"type\":\"{kind}\"}}\n{{}}\n");
-    // One of each in turn.
+    // The items alternate between both kinds.
     let mixed = dependent.split(' ').zip(alone.split(' ')).map(|(one, other)| item(one) + &item(other));
     relay.send(format!("{{\"event_id\":\"{}\"}}\n{}", envelopes::new_id(), mixed.collect::<String>())).await;
     takes(&a, 3, SOON).await;
@@ -416,7 +416,7 @@ async fn a_refused_dsn_holds_its_project_back_and_is_logged() {
     relay.finish().await;
 }
 
-/// Whether something before the tracker refuses it for what it says.
+/// Whether a firewall before the tracker refuses the request for its content.
 fn is_disliked(seen: &Seen) -> bool {
     seen.body.windows(7).any(|word| word == b"WAF-BAD")
 }
@@ -455,7 +455,7 @@ async fn one_envelope_refused_with_403_holds_its_project_up_once() {
     })
     .await;
     assert_eq!(relay.log().matches("refuses the DSN").count(), 1, "{}", relay.log());
-    // It has some tries left, minutes apart: the accounts balance with it waiting.
+    // The envelope has further tries, minutes apart. The accounts balance while it waits.
     assert_eq!(relay.upstream("a").await["difference"], 0);
     relay.stop().await;
 }
@@ -467,7 +467,7 @@ async fn envelopes_refused_with_403_among_accepted_ones_hold_nobody_up() {
     let (mut healthy, mut disliked, mut longest) = (0, vec![], Duration::ZERO);
     let tries = |id: &String| a.seen().iter().filter(|seen| seen.event_id() == *id).count();
     let mut turns = interval(Duration::from_millis(200));
-    // Until several of them were tried once more between the others.
+    // Until several refused envelopes were tried again among the others.
     while disliked.iter().filter(|id| tries(id) > 1).count() < 5 {
         turns.tick().await;
         relay.send_errors(1).await;
@@ -639,7 +639,7 @@ async fn a_connection_that_closes_without_an_answer_is_tried_again_at_once() {
     let seen = a.seen();
     assert_eq!(seen.len(), 5);
     let samples = relay.balanced(SOON).await;
-    // What goes back to the journal for a later try would be counted as failed.
+    // A record that goes back to the journal for a later try would count as failed.
     let failed = [("upstream", "a"), ("result", "failed")];
     assert_eq!(samples.sum("switchyard_delivery_attempts_total", &failed), 0.0);
     relay.finish().await;
@@ -671,7 +671,7 @@ async fn a_backlog_goes_out_in_order_and_slowly_at_first_after_an_outage() {
     let taken = a.taken();
     let early = taken.iter().filter(|seen| seen.at - taken[0].at < Duration::from_secs(1)).count();
     assert!((10..=25).contains(&early), "{early} in the first second");
-    // Those that were tried in vain wait for their own time; up to eight may be under way at once and overtake each other.
+    // Envelopes that failed earlier wait for their own time. Up to eight requests run at once and may overtake each other.
     let tried: BTreeSet<String> = a.seen().iter().filter(|seen| !seen.taken).map(Seen::event_id).collect();
     let place = |seen: &Seen| ids.iter().position(|sent| *sent == seen.event_id()).expect("one that was sent");
     let order: Vec<usize> = taken.iter().filter(|seen| !tried.contains(&seen.event_id())).map(place).collect();
@@ -699,7 +699,7 @@ async fn the_first_envelope_of_an_outage_and_the_last_before_a_stop_arrive() {
     relay.finish().await;
 }
 
-/// Sends one error with these headers through a relay and returns what the upstream got.
+/// Sends one error with these headers through a relay and returns the headers that the upstream got.
 async fn forwarded(server: &str, headers: &[(&str, &str)]) -> http::HeaderMap {
     let a = Upstream::start().await;
     let relay = Plan::new(&[("a", a.dsn("key-a", 11))]).server(server).start().await;

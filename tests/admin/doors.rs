@@ -1,4 +1,4 @@
-//! Who gets in at the admin listener: a page whose name was rebound to this machine, and a user of this machine without the token.
+//! Access to the admin listener by a page whose name was rebound to this machine, and by a local user without the token.
 
 use std::path::Path;
 use std::process::Output;
@@ -20,7 +20,7 @@ async fn ask(relay: &Relay, path: &str, headers: &[(&str, &str)]) -> (StatusCode
     (response.status(), response.text().await.expect("a body"))
 }
 
-/// A relay of which one event is a dead letter.
+/// A relay with one dead letter.
 async fn with_dead_letter(plan: Plan, upstream: &Upstream) -> Relay {
     let relay = plan.start().await;
     upstream.always(Reply::status(400));
@@ -33,7 +33,7 @@ async fn with_dead_letter(plan: Plan, upstream: &Upstream) -> Relay {
     relay
 }
 
-/// A verb under a configuration, in an environment where `RELAY_TOKEN` is this.
+/// Runs a verb with a configuration; `token` is the value of `RELAY_TOKEN`.
 async fn verb(config: &Path, args: &[&str], token: Option<&str>) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
     command.args(args).arg("--config").arg(config).env_remove("RELAY_TOKEN").env("NO_COLOR", "1");
@@ -109,7 +109,7 @@ async fn changes_and_event_contents_need_the_token_on_loopback_too() {
         (&relay.status().await["primary"], &relay.upstream("old").await["dead_letters"]),
         (&json!("old"), &json!(1))
     );
-    // Status, report and metrics stay open on this machine.
+    // Status, report and metrics stay open on loopback.
     for path in ["/", "/report", "/api/status", "/api/report", "/metrics"] {
         assert_eq!(ask(&relay, path, &[]).await.0, 200, "{path}");
     }
@@ -145,7 +145,7 @@ async fn the_command_line_reads_the_daemons_token_or_says_why_it_cannot() {
     let switched = verb(&relay.config(), &["switch", "new"], None).await;
     assert!(switched.status.success(), "{switched:?}");
 
-    // Somebody else's environment does not have it: the status can be read, and nothing more.
+    // Without the token in the environment a user may read the status and nothing more.
     let file = std::fs::read_to_string(relay.config()).expect("the file");
     let other = relay.home().join("other.toml");
     let reference = format!("${{file:{}}}", secret.path().display());

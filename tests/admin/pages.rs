@@ -1,5 +1,5 @@
-//! What an operator does in a browser: signing in with the token, making another upstream the primary, deciding about dead letters
-//! and backfills, signing out; and what nobody else can make a browser do.
+//! The operator's work in a browser: signing in with the token, switching the primary, deciding about dead letters and backfills, signing
+//! out. Nobody else can make a browser do any of it.
 
 use std::fs;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use super::support::relay::{Plan, Relay, SOON};
 use super::support::upstream::{Reply, Upstream};
 use super::{TOKEN, two_upstreams, with_comments};
 
-/// Several looks, on a busy machine.
+/// A timeout for several rounds of verification on a busy machine.
 const A_WHILE: Duration = Duration::from_secs(60);
 
-/// What a page answers.
+/// The answer to a request for a page.
 #[derive(Debug)]
 struct Page {
     status: StatusCode,
@@ -32,13 +32,13 @@ impl Page {
         self.headers.get(name).map_or("", |value| value.to_str().expect("ASCII"))
     }
 
-    /// The form token of its forms, if it has any.
+    /// The token of the page's forms; `None` without a form.
     fn form_token(&self) -> Option<String> {
         let (_, rest) = self.text.split_once("name=\"csrf\" value=\"")?;
         rest.split('"').next().map(str::to_owned)
     }
 
-    /// Fails unless it has this status and shows all these words.
+    /// Fails unless the page has this status and contains all these words.
     fn shows(&self, status: u16, words: &[&str]) {
         assert_eq!(self.status, status, "{self:?}");
         assert!(words.iter().all(|word| self.text.contains(word)), "{words:?} in {self:?}");
@@ -73,12 +73,12 @@ impl Browser {
     }
 
     async fn get(&self, path: &str) -> Page {
-        // What a page leads to is relative, and all pages stand on one level.
+        // Links on a page are relative, and all pages are on one level.
         self.ask(self.client.get(format!("{}/{}", self.origin, path.trim_start_matches("./").trim_start_matches('/'))))
             .await
     }
 
-    /// A form, with the headers that a browser sends with one of a page of ours.
+    /// Posts a form with the headers that a browser sends with a form of ours.
     async fn post(&self, path: &str, fields: &[(&str, &str)]) -> Page {
         self.post_with(path, fields, &[("origin", &self.origin), ("sec-fetch-site", "same-origin")]).await
     }
@@ -142,7 +142,7 @@ async fn a_form_switches_the_primary_and_keeps_every_other_byte_of_the_file() {
     let browser = Browser::signed_in(&relay).await;
     let page = browser.get("/switch?to=new&reason=not+shown%3Cb%3E").await;
     page.shows(200, &["Make new the primary", "comes for shop", "switchyard switch old", "name=\"reason\""]);
-    // What the report says of it stands above, with what does not hold.
+    // The page shows the report's verdict and the criteria that fail.
     page.shows(
         200,
         &["not ready: new fails ", "stored: nothing shows that new stores", "href=\"report?candidate=new\""],
@@ -169,7 +169,7 @@ async fn a_form_switches_the_primary_and_keeps_every_other_byte_of_the_file() {
     assert_eq!(relay.status().await["switches"].as_array().expect("switches").len(), 1);
     let odd = browser.get("/?done=%3Cscript%3E&done=switched&x=%ff").await;
     assert!(odd.status == 200 && odd.text.matches("<script").count() <= 1, "{odd:?}");
-    // The watch over the file saw the edit of the page, too: it is no second reload.
+    // The file watch saw the page's edit too and did not reload a second time.
     assert_eq!(relay.log().matches("the configuration was reloaded").count(), 2, "{}", relay.log());
     relay.send_errors(2).await;
     relay.finish().await;
@@ -185,7 +185,7 @@ async fn signing_out_ends_the_session_and_the_log_shows_no_secret() {
     let signed_out = browser.post("/logout", &[("csrf", &form_token)]).await;
     signed_out.shows(303, &[]);
     assert!(signed_out.header("set-cookie").contains("=; Max-Age=0; HttpOnly;"), "{signed_out:?}");
-    // Its cookie is worth nothing, even to who kept it.
+    // The cookie is worthless afterwards, even to a client that kept it.
     browser.get("/").await.shows(200, &["href=\"login\""]);
     browser.post("/switch", &[("csrf", &form_token), ("to", "new")]).await.shows(403, &["Sign in"]);
     assert_eq!(relay.status().await["primary"], "old");
@@ -200,7 +200,7 @@ async fn the_page_says_who_can_write_the_file_when_the_daemon_cannot() {
     let (_old, _new, plan) = two_upstreams().await;
     let relay = with_token(plan).start().await;
     let file = fs::read_to_string(relay.config()).expect("the file");
-    // Where the new text would be written first there is something that no right of the daemon's removes.
+    // A folder stands at the path of the temporary file, and no permission lets the daemon write there.
     let beside = relay.home().join(format!(".config.toml.{}.new", relay.pid()));
     fs::create_dir(&beside).expect("a folder");
     let browser = Browser::signed_in(&relay).await;
@@ -210,7 +210,7 @@ async fn the_page_says_who_can_write_the_file_when_the_daemon_cannot() {
     failed.shows(409, &["Nothing was changed", "the daemon cannot change its file", "switchyard switch new"]);
     unchanged(&relay, &file, "the file that cannot be written").await;
     fs::remove_dir(&beside).expect("the folder");
-    // Who does it then by hand has reasons of their own.
+    // A switch by hand later does not get the reason of the failed one.
     relay.flip_to("new").await;
     let switch = eventually("the switch is kept", SOON, async || match relay.status().await["switches"][0].clone() {
         Value::Null => Err("none yet".to_owned()),
@@ -221,7 +221,7 @@ async fn the_page_says_who_can_write_the_file_when_the_daemon_cannot() {
     relay.finish().await;
 }
 
-/// Fails unless nothing was changed.
+/// Fails unless the primary, the history and the file are unchanged.
 async fn unchanged(relay: &Relay, file: &str, what: &str) {
     let status = relay.status().await;
     let switches = status["switches"].as_array().map(Vec::len);
@@ -276,7 +276,7 @@ async fn an_incomplete_form_is_refused_and_changes_nothing() {
     browser.post("/switch", &large).await.shows(413, &["8 KiB"]);
     browser.post("/switch", &[("csrf", &ours), ("to", "newer")]).await.shows(409, &["newer", "Nothing was changed"]);
     browser.get("/switch?to=newer").await.shows(404, &["no such upstream"]);
-    // What a program on a page asks for takes as much.
+    // A script's request to the API needs the same token and origin.
     let order = |headers: &[(&str, &str)]| {
         let request = browser.client.post(format!("{origin}/api/primary")).json(&json!({"to": "new"}));
         browser.ask(headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)))
@@ -328,7 +328,7 @@ async fn token_guesses_are_bounded_and_lock_out_no_token_in_a_header() {
     let (_old, _new, plan) = two_upstreams().await;
     let relay = with_token(plan).start().await;
     let browser = Browser::at(&relay);
-    // What another site makes a browser guess is not even looked at.
+    // A guess that another site makes a browser send is not checked.
     for _ in 0..15 {
         let elsewhere = [("origin", "https://elsewhere.example")];
         browser.post_with("/login", &[("token", "guess")], &elsewhere).await.shows(403, &["another site"]);
@@ -366,7 +366,7 @@ async fn requests_forwarded_by_a_local_proxy_are_not_taken_for_local() {
         .shows(401, &["{\"detail\""]);
     let order = browser.client.post(url("/api/primary")).json(&json!({"to": "new"}));
     browser.ask(order.header("via", "1.1 proxy")).await.shows(403, &["{\"detail\""]);
-    // Behind a proxy that speaks TLS and keeps the name it was asked by.
+    // Behind a TLS proxy that keeps the host name.
     let headers = [("host", "relay.example"), ("origin", "https://relay.example"), passed_on];
     let signed_in = browser.post_with("/login", &[("token", TOKEN)], &headers).await;
     assert!(signed_in.header("set-cookie").ends_with("; SameSite=Strict; Secure"), "{signed_in:?}");
@@ -449,7 +449,7 @@ async fn a_backfill_is_ended_from_the_page() {
     let relay = with_token(plan).start().await;
     let browser = Browser::signed_in(&relay).await;
     let form_token = browser.form_token().await;
-    // One that cannot go on is still running when somebody has seen enough of it.
+    // A backfill that cannot go on still runs when the operator ends it.
     let file = fs::read_to_string(relay.config()).expect("the file");
     relay.replace_config(&file.replacen('\n', "\nmirror = false\n", 1));
     eventually("mirror is off", SOON, async || match relay.status().await["mirror"].clone() {
@@ -495,7 +495,7 @@ async fn missing_events_are_sent_again_from_the_page() {
         })
         .await;
     };
-    // One that is there shows that the project is the right one.
+    // A stored event proves that the project is the right one.
     relay.send_errors(1).await;
     counts("stored", 1).await;
     tracker.set_worker(false);

@@ -1,7 +1,7 @@
-//! Circles between files: files that name each other, straight or through others, can only be understood and changed together.
+//! Cycles between files: files that name each other, directly or through others, can only be understood and changed together.
 //!
-//! A module and the files of its own folder count as one: what a file names of its parent is no arrow. Nor is what a module only hands on with
-//! `pub use`: the arrow leads to the file that defines it.
+//! A module and the files of its own folder count as one, so a name from a parent is no edge. Neither is a `pub use`: the edge leads to the
+//! file that defines the item.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +26,7 @@ fn no_files_name_each_other_in_a_cycle() {
     report(&broken);
 }
 
-/// Whether a way along the arrows leads from one file to another.
+/// Whether a path of edges leads from one file to another.
 fn reaches(arrows: &BTreeMap<&str, BTreeSet<&str>>, from: &str, to: &str) -> bool {
     let (mut seen, mut next) = (BTreeSet::from([from]), vec![from]);
     while let Some(file) = next.pop() {
@@ -38,10 +38,10 @@ fn reaches(arrows: &BTreeMap<&str, BTreeSet<&str>>, from: &str, to: &str) -> boo
     false
 }
 
-/// All files by their modules, and what each hands on.
+/// All files by module, and their re-exports.
 struct House<'a> {
     files: BTreeMap<&'a str, &'a Source>,
-    /// By module and name, the path that it is handed on from.
+    /// The path of a re-export, by module and name.
     handed_on: BTreeMap<(&'a str, String), Vec<String>>,
 }
 
@@ -60,7 +60,7 @@ impl<'a> House<'a> {
         house
     }
 
-    /// The files that a file names, but for its parents and itself.
+    /// The files that a file names, without itself and its parents.
     fn arrows(&self, file: &str) -> BTreeSet<&'a str> {
         let Some(source) = self.files.get(file) else { return BTreeSet::new() };
         let named = source.named().into_iter().filter(|named| !named.is_handed_on);
@@ -69,7 +69,7 @@ impl<'a> House<'a> {
         targets.filter(|target| !is_above(target)).collect()
     }
 
-    /// A path from the root of the crate, without `crate`; empty for one of another crate.
+    /// The path from the crate's root, without `crate`; empty for a path into another crate.
     fn absolute(&self, source: &Source, path: Vec<String>) -> Vec<String> {
         let module: Vec<String> = source.module().split('/').map(str::to_owned).collect();
         let supers = path.iter().take_while(|segment| *segment == "super").count();
@@ -91,9 +91,9 @@ impl<'a> House<'a> {
         }
     }
 
-    /// The file that defines what a path names: the longest part of it that is a file, or where that one has it from.
+    /// The file that defines a path's item: the longest prefix that is a file, after re-exports are followed; `None` when there is none.
     fn file_of(&self, mut path: Vec<String>) -> Option<&'a str> {
-        // Nothing is handed on more often.
+        // No item is re-exported more often.
         for _ in 0..8 {
             let length =
                 (1..=path.len()).rev().find(|length| self.files.contains_key(path[..*length].join("/").as_str()))?;

@@ -1,5 +1,5 @@
-//! Holds the documents to the project: every test they name exists, every link leads somewhere, every verb they show is one of the
-//! program's, every alert is explained, and no page is too long to read.
+//! Checks the documents against the project: every named test exists, every link leads somewhere, every verb is the program's, every alert
+//! is explained, and no page is too long to read.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,10 +9,10 @@ use std::process::Command;
 use super::report;
 
 const HANDBOOK: &str = "deploy/handbook";
-/// The longest a page may be. The tables of tests are for looking things up, so they may be longer.
+/// The maximum number of lines of a page. The tables of tests are for reference and may be longer.
 const MAX_PAGE: usize = 200;
 
-/// A document: its path below the root, and its text.
+/// A document: its path relative to the root, and its text.
 struct Document {
     path: String,
     text: String,
@@ -80,12 +80,12 @@ fn every_promise_names_a_test_that_exists() {
     report(&broken);
 }
 
-/// The tokens between backticks of the form `path/file.rs::name`.
+/// The backquoted tokens of the form `path/file.rs::name`.
 fn named_tests(line: &str) -> Vec<&str> {
     line.split('`').skip(1).step_by(2).filter(|token| token.contains(".rs::")).collect()
 }
 
-/// Why the named test does not exist.
+/// The reason why the named test does not exist; `None` when it does.
 fn missing(test: &str) -> Option<String> {
     let (file, name) = test.split_once("::")?;
     let name = name.rsplit("::").next().unwrap_or(name);
@@ -112,7 +112,7 @@ fn every_link_leads_somewhere() {
     report(&broken);
 }
 
-/// The targets of the line's links.
+/// The targets of the links in a line.
 fn links(line: &str) -> impl Iterator<Item = &str> {
     line.split("](").skip(1).filter_map(|rest| rest.split(')').next())
 }
@@ -162,7 +162,7 @@ fn every_verb_in_a_document_exists_in_the_program() {
     report(&broken);
 }
 
-/// The verbs of the commands that stand in the line between backticks or as a line of a shell.
+/// The verbs of commands in a line, between backticks or as a line of a shell.
 fn shown_verbs(line: &str) -> impl Iterator<Item = &str> {
     let is_shell =
         ["switchyard ", "sudo switchyard ", "cd / && sudo switchyard "].iter().any(|start| line.starts_with(start));

@@ -1,36 +1,35 @@
-//! Reads Rust sources as far as the architecture's rules need: code without comments, strings and test modules; the paths it
-//! names, `use` trees spelled out; the functions it defines. No full parser: what it cannot read it leaves out, and the
-//! compiler refuses what is no Rust.
+//! Reads Rust sources as far as the architecture's rules need: code without comments, strings and test modules; the paths it names, with
+//! `use` trees expanded; the functions it defines. It is no full parser and skips what it cannot read.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// One file below `src`.
 pub(crate) struct Source {
-    /// Its path below the repository.
+    /// The path relative to the repository.
     pub path: String,
-    /// What is in it.
+    /// The text of the file.
     pub text: String,
     tokens: Vec<Token>,
 }
 
-/// A path as the code names it, `use` trees spelled out: `["crate", "journal", "Journal"]`.
+/// A path in the code, with `use` trees expanded: `["crate", "journal", "Journal"]`.
 pub(crate) struct Named {
-    /// The line it stands on.
+    /// The line of the path.
     pub line: usize,
-    /// Its segments.
+    /// The segments of the path.
     pub segments: Vec<String>,
-    /// Whether a `pub use` hands it on.
+    /// Whether it is re-exported with `pub use`.
     pub is_handed_on: bool,
 }
 
 /// A function with a body.
 pub(crate) struct Function {
-    /// Its name.
+    /// The name of the function.
     pub name: String,
     /// The line of `fn`.
     pub line: usize,
-    /// From there to its closing brace.
+    /// The number of lines from `fn` to the closing brace.
     pub lines: usize,
 }
 
@@ -40,7 +39,7 @@ struct Token {
     text: String,
 }
 
-/// The sources below `src`, in order of their paths.
+/// The sources below `src`, sorted by path.
 pub(crate) fn sources() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
@@ -74,23 +73,23 @@ impl Source {
         below.strip_suffix("/mod").unwrap_or(below)
     }
 
-    /// The folder, or the file that stands alone, directly below `src`.
+    /// The folder or file directly below `src`.
     pub(crate) fn part(&self) -> &str {
         self.module().split('/').next().unwrap_or_default()
     }
 
-    /// Whether it is the body of a test module.
+    /// Whether the file is the body of a test module.
     pub(crate) fn is_test(&self) -> bool {
         self.module().split('/').any(|segment| segment == "tests")
     }
 
-    /// How many lines it has, test modules not counted.
+    /// The number of lines without test modules.
     pub(crate) fn lines(&self) -> usize {
         let tested: usize = test_items(&self.tokens).iter().map(|(from, to)| span(&self.tokens, *from, *to)).sum();
         self.text.lines().count() - tested
     }
 
-    /// The paths named outside test modules; leading `super`s that leave the part are spelled `crate`.
+    /// The paths outside test modules. A leading `super` that leaves the part is spelled `crate`.
     pub(crate) fn named(&self) -> Vec<Named> {
         let tests = test_items(&self.tokens);
         let mut at = 0;
@@ -126,7 +125,7 @@ impl Source {
     }
 }
 
-/// `super::super::x` in a module two levels deep is `crate::x`.
+/// Spells `super::super::x` in a module two levels deep as `crate::x`.
 fn absolute(named: Named, depth: usize) -> Named {
     let supers = named.segments.iter().take_while(|segment| *segment == "super").count();
     if supers < depth || supers == 0 {
@@ -136,7 +135,7 @@ fn absolute(named: Named, depth: usize) -> Named {
     Named { segments: ["crate".to_owned()].into_iter().chain(rest).collect(), ..named }
 }
 
-/// Whether what comes behind these tokens is `pub`, to all or to some.
+/// Whether the tokens end with a visibility such as `pub` or `pub(crate)`.
 fn is_public(tokens: &[Token]) -> bool {
     let text =
         |back: usize| tokens.len().checked_sub(back).and_then(|at| tokens.get(at)).map_or("", |token| &token.text);
@@ -149,7 +148,7 @@ fn is_public(tokens: &[Token]) -> bool {
                 .is_some_and(|token| token.text == "pub"))
 }
 
-/// Reads one path, or a tree of them, from the token `at`; the token behind it.
+/// Reads a path or a tree of paths from token `at` on; returns the index of the token behind it.
 fn read_path(tokens: &[Token], mut at: usize, prefix: &mut Vec<String>, found: &mut Vec<Named>) -> usize {
     let text = |at: usize| tokens.get(at).map_or("", |token| token.text.as_str());
     let (line, depth) = (tokens[at].line, prefix.len());
@@ -175,7 +174,7 @@ fn read_path(tokens: &[Token], mut at: usize, prefix: &mut Vec<String>, found: &
     at
 }
 
-/// First and last token of every item behind `#[cfg(test)]`.
+/// The first and last token of every item marked `#[cfg(test)]`.
 fn test_items(tokens: &[Token]) -> Vec<(usize, usize)> {
     const MARK: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
     let marked =
@@ -184,7 +183,7 @@ fn test_items(tokens: &[Token]) -> Vec<(usize, usize)> {
     starts.filter_map(|at| Some((at, item_end(tokens, at + MARK.len())?))).collect()
 }
 
-/// The last token of the item that begins at `at`: its `;`, or the brace that closes its first body.
+/// The last token of the item that begins at `at`: its `;` or the closing brace of its first body.
 fn item_end(tokens: &[Token], at: usize) -> Option<usize> {
     let (mut round, mut curly) = (0_i32, 0_i32);
     for (index, token) in tokens.iter().enumerate().skip(at) {
@@ -232,7 +231,7 @@ fn tokens(code: &str) -> Vec<Token> {
     found
 }
 
-/// The same text with comments, strings and characters blanked; lines stay where they are.
+/// The text with comments, strings and characters blanked; line numbers stay the same.
 fn without_comments_and_strings(text: &str) -> String {
     let chars: Vec<char> = text.chars().collect();
     let mut code = String::with_capacity(text.len());
@@ -250,7 +249,7 @@ fn without_comments_and_strings(text: &str) -> String {
     code
 }
 
-/// Where the comment, string or character that begins at `at` ends; `at` itself when none begins there.
+/// The end of the comment, string or character that begins at `at`; `at` itself when none begins there.
 fn opaque_end(chars: &[char], at: usize) -> usize {
     let is = |n: usize, c: char| chars.get(at + n) == Some(&c);
     let find = |from: usize, what: &[char]| {

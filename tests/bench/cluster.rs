@@ -1,8 +1,8 @@
-//! `cargo bench --bench cluster`: the relay with its journal in PostgreSQL, whose commits wait for a standby, beside the relay with its
-//! journal in a file, in one run.
+//! `cargo bench --bench cluster` compares two relays in one run: one with its journal in PostgreSQL, whose commits wait for a standby, and
+//! one with its journal in a file.
 //!
-//! Relay, both servers, load and upstreams share this machine: the rates are what is left of it, the costs per envelope are the
-//! figures to plan with. Rounds alternate; the median is told, with the least and the most.
+//! Relay, both servers, load and upstreams share this machine, so the rates are lower bounds. Plan with the costs per envelope. Rounds
+//! alternate; the table shows the median with the least and the most.
 
 mod support;
 
@@ -22,9 +22,9 @@ use support::rounds::{all_accepted, drained, exact, per};
 use support::servers::{Counted, Servers};
 use support::sink::{Mode, Sinks};
 
-/// Envelopes per second of the paced part.
+/// The rate of the paced part, in envelopes per second.
 const PACE: u32 = 500;
-/// What the relay's processor time per envelope is to stay within, against the file's.
+/// The bound for the relay's processor time per envelope, relative to that with a file.
 const AIM: f64 = 1.3;
 
 /// Measures the relay on PostgreSQL beside the relay on a file.
@@ -45,38 +45,38 @@ struct Options {
     bench: bool,
 }
 
-/// What one relay did in one round. Where there is no server its figures are not there.
+/// The figures of one relay in one round. Those of the servers are `None` for the journal in a file.
 #[derive(Clone, Debug, Default)]
 struct Round {
-    /// Envelopes acknowledged per second while both upstreams refuse connections: the journal and the front door alone.
+    /// Envelopes acknowledged per second while both upstreams refuse connections: the cost of journal and front door alone.
     appends: f64,
-    /// The relay's processor time for each of these, in µs.
+    /// The relay's processor time per envelope of `appends`, in µs.
     append_cpu: f64,
-    /// Envelopes per second that were acknowledged and are at both upstreams.
+    /// Envelopes per second that were acknowledged and delivered to both upstreams.
     rate: f64,
-    /// The relay's processor time for each of these, in µs, and the part of it that the kernel took.
+    /// The relay's processor time per envelope of `rate` in µs, and the kernel's part of it.
     cpu: f64,
     kernel: f64,
-    /// The answer's 50th and 99th percentile in ms at [`PACE`].
+    /// The 50th and 99th percentile of the time to an answer at [`PACE`], in ms.
     paced_ms: [f64; 2],
-    /// The 99th percentile at full load.
+    /// The 99th percentile at full load, in ms.
     full_ms: f64,
-    /// What servers did for each envelope that was acknowledged and delivered.
+    /// The servers' work per envelope that was acknowledged and delivered.
     served: Option<Served>,
-    /// The same at [`PACE`], where less is committed together.
+    /// The same at [`PACE`], where transactions are smaller.
     paced: Option<Served>,
-    /// The same of those that were acknowledged alone.
+    /// The same per envelope that was only acknowledged.
     appended: Option<Served>,
-    /// Processor time of load and upstreams for each envelope that was delivered, and for each that was acknowledged alone.
+    /// Processor time of load and upstreams in µs, per envelope that was delivered and per envelope that was only acknowledged.
     others: [f64; 2],
 }
 
-/// What the servers did for each envelope.
+/// The servers' work per envelope.
 #[derive(Clone, Copy, Debug)]
 struct Served {
-    /// Processor time of the primary and of the standby in µs.
+    /// Processor time of the primary and the standby, in µs.
     cpu: [f64; 2],
-    /// Bytes of the log.
+    /// Bytes of WAL.
     wal: f64,
     commits: f64,
 }
@@ -138,7 +138,7 @@ fn one(options: &Options, home: &Path, sinks: &mut Sinks, on: Option<(&Servers, 
     (round.cpu, round.others[0], round.served) = Cost::now(&relay, on)?.since(&cost, &full);
     round.kernel = per(relay.usage().kernel_us - cost.kernel, exact(full.accepted));
 
-    // With nobody to deliver to, what is left is to take them. What waits then goes with the relay.
+    // With both upstreams down the relay only takes envelopes. The backlog goes with the relay.
     sinks.set_both(Mode::Down)?;
     let (cost, started) = (Cost::now(&relay, on)?, Instant::now());
     let appended = load::send(load(options, &relay, None))?;
@@ -154,10 +154,10 @@ fn load(options: &Options, relay: &Contender, pace: Option<u32>) -> Load {
     Load { target, connections, fresh: false, pace, duration, count: u64::MAX, patience }
 }
 
-/// What relay, servers and all others of this bench took so far.
+/// The resources that relay, servers and the rest of this bench have used so far.
 struct Cost {
     relay: u64,
-    /// The part of it that the kernel took.
+    /// The kernel's part of it.
     kernel: u64,
     others: u64,
     servers: Option<([u64; 2], Counted)>,
@@ -174,7 +174,7 @@ impl Cost {
         Ok(Self { relay: relay.cpu_us, kernel: relay.kernel_us, others, servers })
     }
 
-    /// For each envelope since then: the processor time of the relay and of all others, and what servers did.
+    /// Per envelope since `before`: the processor time of the relay and of all others, and the servers' work.
     fn since(&self, before: &Self, tally: &Tally) -> (f64, f64, Option<Served>) {
         let each = |now: u64, before: u64| per(now.saturating_sub(before), exact(tally.accepted));
         let served = self.servers.zip(before.servers).map(|((cpu, now), (cpu_before, before))| Served {
@@ -186,7 +186,7 @@ impl Cost {
     }
 }
 
-/// How long a write of a page to the disk takes, in µs: the median of some.
+/// The time of a page write to the disk in µs: the median of several.
 fn write_us(place: &Path) -> Result<f64> {
     let mut file = std::fs::File::create(place.join("write"))?;
     let mut times = vec![];
@@ -199,7 +199,7 @@ fn write_us(place: &Path) -> Result<f64> {
     Ok(median(times.into_iter()))
 }
 
-/// The table, and a line about how it came about.
+/// The table and a line on how it was measured.
 fn told(options: &Options, version: &str, file: &[Round], shared: &[Round]) -> String {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
@@ -261,7 +261,7 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// The median, with the least and the most.
+/// The median with the least and the most.
 fn spread(values: impl Iterator<Item = f64>) -> String {
     let sorted = sorted(values);
     match sorted.as_slice() {
@@ -271,7 +271,7 @@ fn spread(values: impl Iterator<Item = f64>) -> String {
     }
 }
 
-/// Three figures that count.
+/// Formats a number with three significant digits.
 fn number(value: f64) -> String {
     match value {
         v if v >= 100.0 => format!("{v:.0}"),
@@ -280,7 +280,7 @@ fn number(value: f64) -> String {
     }
 }
 
-/// The processor's name, as the kernel has it.
+/// The name of the processor, as the kernel reports it.
 fn processor() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));

@@ -1,4 +1,5 @@
-//! `cargo bench --bench floor`: what accepting and forwarding twice costs before anything of ours happens, beside nginx's mirror.
+//! `cargo bench --bench floor`: the cost of accepting a request and forwarding it twice without Switchyard's own work, beside nginx's
+//! mirror.
 
 mod support;
 

@@ -1,8 +1,8 @@
-//! What an envelope costs in instructions, step by step, beside the figures that were committed: `cargo bench --bench instructions`.
+//! The cost of an envelope in instructions, step by step, beside the committed figures: `cargo bench --bench instructions`.
 //!
-//! Each step runs in a process of its own under valgrind's callgrind, twice: the difference between many rounds and a few is what the
-//! rounds cost. Time means nothing on a shared machine; instructions are the same to a per cent or two. A step that takes 5 % more than
-//! `instructions.toml` says ends the run with 1. `-- --write` replaces those figures. A profile of the build goes with them: `.ci/run`
+//! Each step runs twice in its own process under valgrind's callgrind, with many rounds and with few; the difference is the cost of the
+//! rounds. Time means nothing on a shared machine, while instructions vary by a per cent or two. A step that takes 5 % more than
+//! `instructions.toml` says ends the run with exit code 1. `-- --write` replaces those figures. They hold for one build profile: `.ci/run`
 //! builds with `--profile look`.
 
 use std::collections::BTreeMap;
@@ -28,14 +28,14 @@ use switchyard::protocol::envelope::Envelope;
 use switchyard::telemetry::ledger::Ledger;
 use switchyard::telemetry::metrics::Metrics;
 
-/// What comes together: as many clients at a time make one commit.
+/// The number of clients whose envelopes make one commit.
 const BATCH: usize = 16;
 /// Rounds of [`BATCH`] envelopes.
 const FEW: usize = 20;
 const MANY: usize = 120;
-/// Measurements of each step, of which the least counts: what comes together differs by how threads take turns.
+/// Measurements of each step. The least counts, because batches differ with the scheduling of threads.
 const TIMES: usize = 3;
-/// How much a step may take more than is committed.
+/// The fraction by which a step may exceed the committed figure.
 const MARGIN: f64 = 0.05;
 
 const ENVELOPE: &str = include_str!("../../fixtures/envelopes/node-error-tunnel.body");
@@ -52,7 +52,7 @@ a = "http://cafe@127.0.0.1:9/1"
 b = "http://beef@127.0.0.1:9/2"
 "#;
 
-/// What is measured. Each is told per envelope.
+/// The measured steps; each figure is per envelope.
 const STEPS: [(&str, &str); 4] = [
     ("commit", "a journal commit of 16, to two upstreams"),
     ("settle", "the same, claimed and settled at both"),
@@ -109,7 +109,7 @@ fn run() -> anyhow::Result<bool> {
     Ok(is_well)
 }
 
-/// Instructions an envelope.
+/// The instructions of a step per envelope.
 fn cost(step: &str) -> anyhow::Result<u64> {
     let (mut few, mut many) = (u64::MAX, u64::MAX);
     for _ in 0..TIMES {
@@ -119,7 +119,7 @@ fn cost(step: &str) -> anyhow::Result<u64> {
     Ok(many.saturating_sub(few) / ((MANY - FEW) * BATCH) as u64)
 }
 
-/// All instructions of a process that does so many rounds.
+/// All instructions of a process that runs so many rounds of a step.
 fn collected(step: &str, rounds: usize) -> anyhow::Result<u64> {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--"])
@@ -145,7 +145,7 @@ fn work_on(step: &str, rounds: usize) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let settings = Settings { path: folder.path().join("journal.db"), ..Settings::default() };
     let journal = Arc::new(SqliteJournal::open(&settings, Clock::system(), Ledger::default())?);
-    // One thread takes part besides the journal's own: what comes together is the same in each run.
+    // One thread works besides the journal's own, so every run forms the same batches.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let targets = [journal.target("a").await?, journal.target("b").await?];
@@ -158,7 +158,7 @@ fn work_on(step: &str, rounds: usize) -> anyhow::Result<()> {
     })
 }
 
-/// Waits for all of them; only those that were woken are looked at.
+/// Waits for all futures and polls only those that were woken.
 async fn together<T, E>(all: impl Iterator<Item = impl Future<Output = Result<T, E>>>) -> anyhow::Result<()>
 where
     E: std::error::Error + Send + Sync + 'static,

@@ -1,4 +1,4 @@
-//! What the journal alone costs: puts, the whole way of a record, a start with a million waiting, and work beside them.
+//! The cost of the journal alone: puts, the whole way of a record, a start with a million waiting records, and work beside them.
 //!
 //! `cargo bench --bench journal` prints a table. The files lie in the system's temporary folder; `TMPDIR` names another disk.
 
@@ -155,7 +155,7 @@ async fn measured(name: &str, count: usize, work: impl Future<Output = anyhow::R
     Ok(())
 }
 
-/// CPU time of the whole process, in steps of 10 ms.
+/// CPU time of the whole process, with a resolution of 10 ms.
 fn cpu() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let after_name = stat.rsplit(')').next().unwrap_or_default();

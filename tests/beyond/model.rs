@@ -1,9 +1,9 @@
-//! A discrete-event model of relays that share one primary: what queues where, event by event, in a time of its own.
+//! A discrete-event model, in simulated time, of relays that share one primary, and of the queues between them.
 //!
-//! Rules: it is what `src/journal/postgres/group.rs` does, and no more: a relay has one transaction under way; what comes meanwhile
-//! is committed together in the next, up to a bound. The primary works on a transaction with one processor. Transactions that wait for
-//! the disk at the same time are flushed together, at the primary and then at the standby. Whatever is not named in [`Setting`] costs
-//! nothing. The same setting gives the same figures.
+//! Rules: the model does what `src/journal/postgres/group.rs` does and no more. A relay has one transaction under way; envelopes that come
+//! meanwhile are committed together in the next, up to a bound. The primary works on a transaction with one processor. Transactions that
+//! wait for the disk at the same time are flushed together, at the primary and then at the standby. Whatever [`Setting`] does not name
+//! costs nothing. Equal settings give equal figures.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, VecDeque};
@@ -11,83 +11,83 @@ use std::collections::{BinaryHeap, VecDeque};
 /// Times in µs.
 pub(crate) type Micros = f64;
 
-/// Where processor time is taken from.
+/// The machines that provide processor time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Machines {
-    /// Each relay, the primary and the standby have their own, with so many processors.
+    /// Each relay, the primary and the standby have a machine with so many processors.
     Own { relay: usize, primary: usize, standby: usize },
-    /// All share one with so many processors, load and upstreams too.
+    /// All of them, the load and the upstreams share one machine with so many processors.
     Shared(usize),
 }
 
-/// What a disk does: a flush takes `flush`, and each MiB of it `per_mib` more.
+/// The speed of a disk: a flush takes `flush`, and `per_mib` more for each MiB of it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Disk {
     pub(crate) flush: Micros,
     pub(crate) per_mib: Micros,
 }
 
-/// What an envelope costs, deliveries included when there are any.
+/// The cost of an envelope, including its deliveries if there are any.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Costs {
-    /// Processor time of the relay for each envelope.
+    /// Processor time of the relay per envelope.
     pub(crate) relay: Micros,
-    /// Of the primary for each transaction, and for each envelope in it.
+    /// Processor time of the primary per transaction, and per envelope in it.
     pub(crate) commit: Micros,
     pub(crate) primary: Micros,
-    /// Of the standby for each envelope.
+    /// Processor time of the standby per envelope.
     pub(crate) standby: Micros,
-    /// Of load and upstreams for each envelope, where they share the machine.
+    /// Processor time of load and upstreams per envelope, where they share the machine.
     pub(crate) others: Micros,
-    /// Bytes of the log for each envelope.
+    /// Bytes of WAL per envelope.
     pub(crate) wal: f64,
 }
 
-/// Who sends.
+/// The source of envelopes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Load {
-    /// So many envelopes a second, whenever they come.
+    /// So many envelopes per second at random times.
     Open(f64),
     /// So many connections, each of which sends again when it is answered.
     Closed(usize),
 }
 
-/// Everything that the figures follow from.
+/// The input of a simulation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setting {
     pub(crate) relays: usize,
     pub(crate) machines: Machines,
     pub(crate) costs: Costs,
     pub(crate) disk: Disk,
-    /// The most envelopes that a relay commits together.
+    /// The most envelopes in a transaction of a relay.
     pub(crate) most: usize,
-    /// From a relay to the primary and back; and how often a transaction asks and waits.
+    /// The round trip between relay and primary, and the number of round trips in a transaction.
     pub(crate) relay_trip: Micros,
     pub(crate) questions: f64,
-    /// From the primary to the standby and back.
+    /// The round trip between primary and standby.
     pub(crate) standby_trip: Micros,
     pub(crate) load: Load,
-    /// Simulated seconds; the first fifth is not counted.
+    /// Simulated seconds; the first fifth does not count.
     pub(crate) seconds: f64,
 }
 
-/// What came of it.
+/// The result of a simulation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Outcome {
     /// Envelopes acknowledged per second.
     pub(crate) rate: f64,
-    /// The 50th and 99th percentile of the answer in ms.
+    /// The 50th and 99th percentile of the time to an answer, in ms.
     pub(crate) p50: f64,
     pub(crate) p99: f64,
-    /// The share of its processors' time that the primary worked, or all did that share a machine.
+    /// The share of the processors' time that the primary used, or that everything used on a shared machine.
     pub(crate) primary_busy: f64,
-    /// The share of the time in which the primary's disk was flushed.
+    /// The share of the time in which the primary's disk was flushing.
     pub(crate) disk_busy: f64,
-    /// Envelopes a commit.
+    /// Envelopes per commit.
     pub(crate) group: f64,
 }
 
-/// An envelope: when it came, and to which relay.
+/// An envelope: its time of arrival, and its relay.
 #[derive(Clone, Copy, Debug)]
 struct Envelope {
     came: Micros,
@@ -96,23 +96,23 @@ struct Envelope {
 
 type Group = Vec<Envelope>;
 
-/// What happens next.
+/// An event of the simulation.
 #[derive(Debug)]
 enum Event {
     Comes(usize),
-    /// The relay has it.
+    /// The relay has received the envelope.
     Taken(Envelope),
-    /// The primary has done a transaction's statements.
+    /// The primary has run the statements of a transaction.
     Done(Group),
-    /// A disk has flushed what waited: the primary's, or the standby's.
+    /// A disk has flushed its batch: 0 is the primary's, 1 the standby's.
     Flushed(usize),
-    /// The log has reached the standby.
+    /// The WAL has reached the standby.
     Sent(Group),
     Written(Group),
     Confirmed(Group),
 }
 
-/// An event and its time; the earliest is the greatest, of two at once the one that was made first.
+/// An event and its time. The earliest event is the greatest; of two at one time the older one is.
 #[derive(Debug)]
 struct Due(Reverse<(u64, u64)>, Event);
 
@@ -136,7 +136,7 @@ impl Ord for Due {
     }
 }
 
-/// Processors that serve who came first.
+/// Processors that serve work in the order of arrival.
 #[derive(Debug)]
 struct Pool {
     free: Vec<Micros>,
@@ -148,7 +148,7 @@ impl Pool {
         Self { free: vec![0.0; count.max(1)], worked: 0.0 }
     }
 
-    /// When work that comes now will be done.
+    /// The time at which work that arrives now is done.
     fn done(&mut self, now: Micros, work: Micros) -> Micros {
         let first = self.free.iter_mut().min_by(|a, b| a.total_cmp(b)).expect("a processor");
         *first = first.max(now) + work;
@@ -157,7 +157,7 @@ impl Pool {
     }
 }
 
-/// A disk that flushes together what waits for it.
+/// A disk that flushes everything that waits together.
 #[derive(Debug, Default)]
 struct Flushing {
     waiting: Vec<Group>,
@@ -180,7 +180,7 @@ struct Model {
     dice: u64,
 }
 
-/// Lets it happen.
+/// Runs a simulation.
 pub(crate) fn simulate(setting: Setting) -> Outcome {
     let mut model = Model::new(setting);
     model.begin();
@@ -231,7 +231,7 @@ impl Model {
         self.events.push(Due(Reverse(((time * 1e3) as u64, self.made)), event));
     }
 
-    /// When the next one comes of many that know nothing of each other.
+    /// Schedules the next envelope of an open load, after an exponentially distributed time.
     fn comes_later(&mut self, number: usize) {
         let Load::Open(rate) = self.setting.load else { return };
         self.dice ^= self.dice << 13;
@@ -241,7 +241,8 @@ impl Model {
         self.at(self.now - even.ln() * 1e6 / rate, Event::Comes(number + 1));
     }
 
-    /// Work for one of the pools: 0 the primary, 1 the standby, then the relays; on one machine there is one for all.
+    /// Gives work to a pool and returns when it is done: 0 is the primary, 1 the standby, then come the relays; a shared machine has one
+    /// pool.
     fn work(&mut self, pool: usize, work: Micros) -> Micros {
         let pool = pool.min(self.pools.len() - 1);
         self.pools[pool].done(self.now, work)
@@ -282,7 +283,7 @@ impl Model {
         }
     }
 
-    /// A relay commits what it has, unless it does so already.
+    /// Starts a transaction with a relay's queue, unless one is under way or the queue is empty.
     fn commit(&mut self, relay: usize) {
         if self.is_committing[relay] || self.queues[relay].is_empty() {
             return;

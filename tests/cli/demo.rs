@@ -1,4 +1,4 @@
-//! The demo of several relays: that it shows what it says, and that nothing of it is left, however it ends.
+//! The demo of several relays shows what it says and leaves nothing behind, however it ends.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -13,14 +13,14 @@ use super::support::eventually::eventually;
 use super::support::relay::SOON;
 use super::{code, docs, out};
 
-/// A folder for temporary files that PostgreSQL's user may go through.
+/// A temporary folder that PostgreSQL's user may enter.
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("permissions");
     folder
 }
 
-/// The processes that have a file below this folder on their command line, or work in it.
+/// The processes that name a file below this folder on their command line or work in it.
 fn processes_of(folder: &Path) -> Vec<String> {
     let name = folder.to_str().expect("UTF-8");
     let processes = fs::read_dir("/proc").expect("processes").flatten().map(|entry| entry.path());

@@ -1,7 +1,6 @@
-//! The README and the handbook are true: each command they show runs, each output they show is what it says, each piece of configuration is
-//! accepted.
+//! The README and the handbook are true: each command in them runs, prints what they show, and each piece of configuration is accepted.
 //!
-//! Rule: a command that no test can run stands in [`NOT_RUN`] with the reason. Numbers, times and ids of an output may differ.
+//! Rule: a command that no test can run is in [`NOT_RUN`] with the reason. Numbers, times and ids in an output may differ.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +16,7 @@ use super::support::glitchtip::{Glitchtip, PLACE, TOKEN};
 use super::support::relay::{Plan, Relay, SOON};
 use super::support::upstream::{Reply, Upstream};
 
-/// Beginnings of commands that are not run, and why.
+/// The beginnings of commands that are not run, and the reasons.
 const NOT_RUN: &[(&str, &str)] = &[
     (".ci/run", "it runs all tests, this one among them"),
     ("cargo build", "it builds what is run here"),
@@ -36,7 +35,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("switchyard journal ", "it needs a database, and a journal that no relay has; tests/postgres/moved.rs runs it"),
 ];
 
-/// Verbs that a text speaks of without what they need to run.
+/// Verbs that a text mentions without their arguments.
 const MENTIONED: &[&str] = &[
     "switchyard init",
     "switchyard run",
@@ -46,7 +45,7 @@ const MENTIONED: &[&str] = &[
     "switchyard dead-letters discard",
 ];
 
-/// What ends with 1 when it has a negative answer, which is as true as the other.
+/// Commands that exit with 1 for a negative answer, which is a valid outcome.
 const ANSWERING: &[&str] =
     &["switchyard report", "switchyard verify", "switchyard status --check", "switchyard dead-letters retry --reason"];
 
@@ -56,7 +55,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A page by its path below the root.
+/// The text of a page by its path relative to the root.
 fn page(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
@@ -72,7 +71,7 @@ fn paths() -> Vec<String> {
     paths
 }
 
-/// A fenced block.
+/// A fenced block of a page.
 struct Block {
     language: String,
     line: usize,
@@ -94,14 +93,14 @@ fn blocks(page: &str) -> Vec<Block> {
     blocks
 }
 
-/// What a page shows: a command, and the output it is to have, if one is shown.
+/// A command on a page, and its output if the page shows one.
 struct Shown {
     line: usize,
     command: String,
     output: Option<String>,
 }
 
-/// The commands of a page, in order: the lines of its shell blocks, and what stands between backticks.
+/// The commands of a page in order: lines of shell blocks, and backquoted commands.
 fn shown(page: &str) -> Vec<Shown> {
     let mut all = Vec::new();
     let blocks = blocks(page);
@@ -110,7 +109,7 @@ fn shown(page: &str) -> Vec<Shown> {
         let end = block.line + lines.len() + 1;
         for (n, line) in lines.iter().enumerate() {
             let command = line.split("  #").next().unwrap_or(line).trim().to_owned();
-            // The output of the last command stands in the next block, right below.
+            // The output of a block's last command is in the `text` block right below it.
             let follows = |next: &&Block| n + 1 == lines.len() && next.language == "text" && next.line <= end + 3;
             let output = blocks.get(at + 1).filter(follows).map(|next| next.text.clone());
             all.push(Shown { line: block.line + n + 1, command, output });
@@ -122,7 +121,7 @@ fn shown(page: &str) -> Vec<Shown> {
         let quoted = line.split('`').enumerate().filter(|(n, _)| n % 2 == 1).map(|(_, quoted)| quoted);
         let mut letters = false;
         for quoted in quoted.filter(|_| !is_block) {
-            // `switchyard dead-letters list`, `show 17`: the second is short for the same verb's.
+            // In `switchyard dead-letters list`, `show 17` the second is short for the same verb.
             let is_short =
                 letters && ["show", "retry", "discard", "export"].iter().any(|verb| quoted.starts_with(verb));
             let command = if is_short { format!("switchyard dead-letters {quoted}") } else { quoted.to_owned() };
@@ -136,7 +135,7 @@ fn shown(page: &str) -> Vec<Shown> {
     all
 }
 
-/// The words of a line with numbers, times and ids made alike.
+/// The words of a line with numbers, times and ids replaced by placeholders.
 fn alike(line: &str) -> Vec<String> {
     let is_id = |word: &str| word.len() >= 12 && word.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
     let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
@@ -157,7 +156,7 @@ fn alike(line: &str) -> Vec<String> {
                 plain.push(if c.is_ascii_digit() { '0' } else { c });
             }
         }
-        // A row of numbers may have any length.
+        // A row of numbers may have any length, so it becomes one word.
         if words.last().is_none_or(|last| !(last == "0" && plain == "0")) {
             words.push(plain);
         }
@@ -165,20 +164,20 @@ fn alike(line: &str) -> Vec<String> {
     words
 }
 
-/// The first line that is shown and not said in this order. `...` stands for any lines.
+/// The first line of `shown` that `said` lacks in this order; `...` stands for any lines.
 pub(crate) fn not_said<'a>(shown: &'a str, said: &str) -> Option<&'a str> {
     let mut rest = said.lines();
     let mut lines = shown.lines().filter(|line| !line.trim().is_empty() && line.trim() != "...");
     lines.find(|line| !rest.any(|own| alike(own) == alike(line)))
 }
 
-/// What a page shows of the demo.
+/// The output of the demo as a page shows it.
 pub(crate) fn of_demo(path: &str) -> String {
     let found = blocks(&page(path)).into_iter().find(|block| block.language == "text" && block.text.starts_with("1. "));
     found.expect("the demo's output").text
 }
 
-/// A relay before a tracker that is not asked and a GlitchTip that is, with a receiver of notifications.
+/// A relay before a tracker without an API section and a GlitchTip with one, and a receiver of notifications.
 struct Scene {
     glitchtip: Glitchtip,
     _others: [Upstream; 2],
@@ -200,7 +199,7 @@ impl Scene {
         Self { glitchtip, _others: [sentry, receiver], relay }
     }
 
-    /// The number of a dead letter, which is made where there is none.
+    /// The number of a dead letter; creates one if there is none.
     async fn letter(&self) -> String {
         let first = async || {
             let (_, told) = self.relay.verb(&["dead-letters", "list", "--json"]).await;
@@ -215,14 +214,14 @@ impl Scene {
         eventually("it is refused", SOON, async || first().await.ok_or_else(|| self.relay.log())).await
     }
 
-    /// Runs a command as somebody would who stands in the folder of the configuration.
+    /// Runs a command in the folder of the configuration.
     async fn run(&self, command: &str) -> Output {
         let mut command = command.replace("<key>", "cafe").replace("NAME", "glitchtip").replace("TOPIC", "alerts");
         if command.contains(" 17") || command.ends_with("--all") {
             command = command.replace(" 17", &format!(" {}", self.letter().await));
         }
         if command == "switchyard send-test" {
-            // Others' events on their way would make it doubt whose was taken.
+            // With other events under way `send-test` could not tell whose event was taken.
             self.relay.balanced(SOON).await;
         }
         if command.contains("--event ID") {
@@ -248,7 +247,7 @@ async fn each_command_on_a_page_runs_and_prints_what_the_page_shows() {
     let scene = Scene::start().await;
     let (mut runs, mut wrong) = (0, Vec::new());
     for path in paths() {
-        // Each page begins with the same primary.
+        // Every page starts with the same primary.
         scene.relay.verb(&["switch", "sentry"]).await;
         for Shown { line, command, output } in shown(&page(&path)) {
             let place = format!("{path}:{line}: {command}");
@@ -277,13 +276,13 @@ async fn each_command_on_a_page_runs_and_prints_what_the_page_shows() {
     scene.relay.finish().await;
 }
 
-/// The piece of a page within the shortest useful file.
+/// Merges a page's piece of configuration into the shortest useful file.
 fn merged(whole: &mut toml::Table, piece: toml::Table) {
     for (key, value) in piece {
         match (whole.get_mut(&key), value) {
             (Some(toml::Value::Table(whole)), toml::Value::Table(piece)) => merged(whole, piece),
             (Some(toml::Value::Array(whole)), toml::Value::Array(piece)) => whole.extend(piece),
-            // A table of the last project.
+            // A table below an array belongs to the last project.
             (Some(toml::Value::Array(whole)), toml::Value::Table(piece)) => {
                 merged(whole.last_mut().and_then(toml::Value::as_table_mut).expect("a table"), piece)
             }

@@ -1,4 +1,4 @@
-//! `init` at a terminal: what it asks, what Enter means, and who is never asked.
+//! `init` at a terminal: its questions, the meaning of Enter, and when it does not ask.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -12,7 +12,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use crate::support::eventually::eventually;
 
-/// For a program that asks one question after the other.
+/// A timeout for a program that asks one question after the other.
 const A_WHILE: Duration = Duration::from_secs(20);
 const TOKEN: &str = "hunter2-of-the-api";
 
@@ -36,7 +36,7 @@ impl Terminal {
         let child = command.stdin(side()).stdout(side()).stderr(side()).spawn().expect("it runs");
         let (keys, shown) = (File::from(keys), Arc::<Mutex<Vec<u8>>>::default());
         let (mut screen, seen) = (keys.try_clone().expect("another handle"), Arc::clone(&shown));
-        // It ends with the last handle on the other side.
+        // Reading ends when the last handle of the other side is closed.
         std::thread::spawn(move || {
             let mut piece = [0; 1024];
             while let Ok(n @ 1..) = screen.read(&mut piece) {
@@ -60,7 +60,7 @@ impl Terminal {
         self.keys.write_all(format!("{answer}\r").as_bytes()).expect("keys");
     }
 
-    /// Waits for the end; the exit code and all that was shown.
+    /// Waits for the end; returns the exit code and the whole output.
     async fn end(mut self) -> (Option<i32>, String) {
         let code = eventually("it ends", A_WHILE, async || match self.child.try_wait().expect("a child") {
             Some(status) => Ok(status.code()),
@@ -129,7 +129,7 @@ async fn enter_at_every_question_writes_what_init_writes_without_asking() {
     }
     let (code, shown) = terminal.end().await;
     assert_eq!(code, Some(0), "{shown}");
-    // Who says --yes is not asked at a terminal, and neither is who has no terminal.
+    // Neither `--yes` at a terminal nor a program without a terminal asks questions.
     let (code, shown) = Terminal::run(&silent, &[&DSNS[..], &["--yes"]].concat()).end().await;
     assert!(code == Some(0) && !QUESTIONS.iter().any(|question| shown.contains(question)), "{shown}");
     let written = |path: &Path| {

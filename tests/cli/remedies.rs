@@ -1,4 +1,4 @@
-//! What is said when something is not as it should be: what, where, and what to do, in words that are true and commands that run.
+//! Messages about problems name what is wrong, where, and what to do; they are true, and their commands run.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
@@ -26,7 +26,7 @@ async fn the_undo_of_a_switch_names_the_primary_that_was_live() {
     let output = beside(&relay.config(), &["switch", "glitchtip"]).await;
     let said = out(&output);
     assert!(said.contains("(before: sentry)") && said.contains("undo: switchyard switch sentry "), "{output:?}");
-    // What cannot be taken over is put back as it was, and what nobody knows is no way back.
+    // A refused switch restores the file, and an unknown primary is offered as no undo.
     let unfit = mistyped.replacen("\"journal.db\"", "\"another.db\"", 1).replacen("\"sentri\"", "'sentri'", 1);
     relay.replace_config(&unfit);
     assert_eq!(code(&beside(&relay.config(), &["switch", "sentry"]).await), 1);
@@ -61,7 +61,7 @@ async fn another_server_on_the_admin_port_is_recognised() {
     std::thread::spawn(move || {
         for mut client in other.incoming().map_while(Result::ok) {
             let page = "<!DOCTYPE HTML><title>Error</title>";
-            // Who asks has sent all before it reads, and what is left unread would end the connection too early.
+            // The client has sent everything before it reads; unread bytes would reset the connection.
             if client.read(&mut [0; 4096]).is_ok() {
                 let head = format!("HTTP/1.1 404 Not Found\r\nContent-Length: {}\r\nConnection: close", page.len());
                 drop(write!(client, "{head}\r\n\r\n{page}"));

@@ -1,4 +1,4 @@
-//! A relay between a client and two upstreams that remember what they get.
+//! A relay between a client and two upstreams that record what they get.
 
 use std::time::Duration;
 
@@ -18,15 +18,15 @@ impl Between {
         Self::start_with(|plan| plan).await
     }
 
-    /// The same with more in its configuration.
+    /// Like [`start`](Self::start), with `shape` applied to the plan.
     pub(crate) async fn start_with(shape: impl FnOnce(Plan) -> Plan) -> Self {
         let upstreams = [Upstream::start().await, Upstream::start().await];
         let dsns = [("first", upstreams[0].dsn("cafe", 7)), ("second", upstreams[1].dsn("f00d", 8))];
         Self { relay: shape(Plan::new(&dsns)).start().await, upstreams }
     }
 
-    /// Waits until both upstreams have every promised item; then they must have each of them once, the same ones, and each
-    /// envelope addressed to them. Ends the relay with balanced accounts, and returns what the first of them has.
+    /// Waits until both upstreams have every promised item. Then both must have each item once, the same items, and each envelope with
+    /// their own key. Stops the relay with balanced accounts and returns the items of the first upstream.
     pub(crate) async fn has_brought(self, promises: &[Promise]) -> Vec<Item> {
         assert!(!promises.is_empty());
         for upstream in &self.upstreams {
@@ -59,7 +59,7 @@ impl Between {
     }
 }
 
-/// Everything that was taken.
+/// All items that an upstream has taken.
 fn items(upstream: &Upstream) -> Vec<Item> {
     upstream.taken().iter().flat_map(|seen| Item::all(&seen.body)).collect()
 }

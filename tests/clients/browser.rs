@@ -1,4 +1,4 @@
-//! `@sentry/browser` in Chromium, on a page of another origin: straight to the DSN, and through a tunnel.
+//! `@sentry/browser` in Chromium on a page of another origin: directly to the DSN, and through a tunnel.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use super::items::Promise;
 use super::program;
 use crate::install;
 
-/// A visit to the page, and what the page promised; every post must have been answered with 200 and been readable.
+/// Visits the page and returns its promises. Every post must have been answered with a readable 200.
 async fn visit(between: &Between, tunnel: Option<&str>) -> Vec<Promise> {
     install::debian("chromium", "chromium");
     let bundle = install::bundled(&program::fixture("browser/page.js"));
@@ -26,7 +26,7 @@ async fn visit(between: &Between, tunnel: Option<&str>) -> Vec<Promise> {
     program::read(promises)
 }
 
-/// Fails unless the visit brought errors, traces, the dialog's feedback and at least two segments of one replay.
+/// Fails unless the visit delivered errors, traces, the dialog's feedback and at least two segments of one replay.
 async fn assert_whole(between: Between, promises: Vec<Promise>) {
     program::assert_types(&promises, &["event", "attachment", "span", "session", "log", "feedback", "replay_event"]);
     let has = |item: &str, pointer: &str, value: &str| {

@@ -1,6 +1,6 @@
-//! Items as an upstream got them, and promises of items: what a client says that it has sent.
+//! Items as an upstream got them, and promises: items that a client says it has sent.
 //!
-//! Rule: envelopes are read here by their grammar, not by the relay's own reader.
+//! Rule: envelopes are parsed here by their grammar, not by the relay's own reader.
 
 use std::collections::BTreeMap;
 
@@ -10,25 +10,25 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// Values by JSON pointer; the empty pointer is the whole.
+/// Values by JSON pointer; the empty pointer stands for the whole document.
 type Values = BTreeMap<String, Value>;
 
 /// One item that must arrive.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Promise {
-    /// Its type.
+    /// The type of the item.
     pub(crate) item: String,
     /// Values in its payload.
     #[serde(default)]
     pub(crate) at: Values,
-    /// Values in its own header.
+    /// Values in the item's header.
     #[serde(default)]
     header: Values,
-    /// Values in the header of its envelope.
+    /// Values in the envelope's header.
     #[serde(default)]
     envelope: Values,
-    /// The whole payload.
+    /// The whole payload, in base64.
     #[serde(default)]
     base64: Option<String>,
 }
@@ -40,7 +40,7 @@ impl Promise {
         Self { item: item.to_owned(), at, ..Self::default() }
     }
 
-    /// The value at a pointer of the payload, wherever the pointer of the promise begins.
+    /// The value at a pointer of the payload, whether the promise names it or the whole payload.
     pub(crate) fn value(&self, pointer: &str) -> Option<&Value> {
         self.at.get("").and_then(|whole| whole.pointer(pointer)).or_else(|| self.at.get(pointer))
     }
@@ -58,7 +58,7 @@ impl Item {
     /// The items of an envelope.
     ///
     /// # Panics
-    /// When it is none.
+    /// When the bytes are no envelope.
     pub(crate) fn all(envelope: &Bytes) -> Vec<Self> {
         let mut rest = envelope.clone();
         let header = line(&mut rest);
@@ -92,13 +92,13 @@ impl Item {
             && (promise.at.is_empty() || have(&json(), &promise.at))
     }
 
-    /// What must be the same at every upstream.
+    /// The part that must be the same at every upstream.
     pub(crate) fn essence(&self) -> (String, Bytes) {
         (self.header.to_string(), self.payload.clone())
     }
 }
 
-/// Takes a line off the front; its newline is taken and left out.
+/// Takes a line off the front; returns it without its newline.
 fn line(rest: &mut Bytes) -> Bytes {
     let end = rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len());
     let line = rest.split_to(end);

@@ -1,4 +1,4 @@
-//! raven, the clients before the SDKs, of Python and of Ruby: they know the store endpoint only.
+//! raven for Python and for Ruby, the clients before the SDKs: they know only the store endpoint.
 
 use super::between::Between;
 use super::program;

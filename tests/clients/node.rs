@@ -1,4 +1,4 @@
-//! `@sentry/node`: the version of the first users with its profiler, and the newest one.
+//! `@sentry/node`: the first users' version with its profiler, and the newest version.
 
 use std::path::PathBuf;
 use std::process::Command;

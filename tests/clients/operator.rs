@@ -1,5 +1,4 @@
-//! An operator at the status page in Chromium: what the forms look like to a real browser, with its own idea of cookies, origins and
-//! policies.
+//! An operator at the status page in Chromium: the forms work in a real browser with its rules for cookies, origins and policies.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Programs of `fixtures/clients`, run to their end, and what they say.
+//! Programs of `fixtures/clients`, run to their end, and their output.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -12,7 +12,7 @@ use super::items::Promise;
 use crate::support::eventually::eventually;
 use crate::support::process::Process;
 
-/// For a program to do its work, flush and end, beside all the others.
+/// A timeout for a program to work, flush and end beside all the others.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The path of a program.
@@ -27,14 +27,14 @@ pub(crate) fn command(interpreter: impl AsRef<OsStr>, file: &str) -> Command {
     command
 }
 
-/// Runs it and returns its output.
+/// Runs a program and returns its output.
 ///
 /// # Panics
-/// When it does not end in time, or not well.
+/// When it does not end in time or does not succeed.
 pub(crate) async fn output(name: &'static str, mut command: Command) -> String {
     let home = TempDir::with_prefix("client-").expect("a folder for a client");
     let (log, said) = (home.path().join("log"), home.path().join("said"));
-    // What an SDK would read from the environment of whoever runs the tests.
+    // SDKs would read these from the environment of the test run.
     for variable in ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "SENTRY_ENVIRONMENT", "SENTRY_RELEASE"] {
         command.env_remove(variable);
     }
@@ -47,12 +47,12 @@ pub(crate) async fn output(name: &'static str, mut command: Command) -> String {
     fs::read_to_string(said).expect("a client's output")
 }
 
-/// Runs it; every line of its output is a promise.
+/// Runs a program whose every output line is a promise.
 pub(crate) async fn promises(name: &'static str, command: Command) -> Vec<Promise> {
     read(&output(name, command).await)
 }
 
-/// Promises, a line each.
+/// Parses promises, a line each.
 pub(crate) fn read(text: &str) -> Vec<Promise> {
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::between::Between;
 use super::items::Promise;
 
-/// Sends one of everything through a client of its own; returns the ids of the events and of the trace.
+/// Sends one of everything through a new client; returns the ids of the two events and of the trace.
 fn everything(dsn: &str) -> [String; 3] {
     let options = ClientOptions::new().dsn(dsn).release("everything@1.0.0").traces_sample_rate(1.0);
     let client = Arc::new(Client::from(sentry::apply_defaults(options)));

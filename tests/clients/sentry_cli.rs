@@ -1,4 +1,4 @@
-//! `sentry-cli`, as far as it speaks to a DSN: events from the command line, from a file, stored envelopes, check-ins.
+//! `sentry-cli` commands that use a DSN: events from the command line and from a file, stored envelopes, check-ins.
 
 use std::process::Command;
 

@@ -1,4 +1,4 @@
-//! An upstream that is down for long, and drained: what that costs while it lasts and after it.
+//! A long outage of an upstream and its end: their cost while they last and afterwards.
 
 use tokio::time::Instant;
 
@@ -7,20 +7,20 @@ use super::scene::{LATE, Scene, stop};
 use crate::support::eventually::eventually;
 use crate::support::memory::Memory;
 
-/// What the tables of queues and accounts may grow by, in bytes: pages that were freed and not used again yet.
+/// The bytes by which the tables of queues and accounts may grow: freed pages that were not reused yet.
 const GROWN: i64 = 16 << 20;
-/// What a relay may take more of the memory, in KiB.
+/// The memory by which a relay may grow, in KiB.
 const MEMORY: u64 = 48 << 10;
 
-/// What a slice may cost: several times what it does.
+/// The maximum cost of a slice in pages: several times the usual cost.
 const COSTS: i64 = 4_000;
 
-/// The tables that do not grow with what waits.
+/// The size of the tables that do not grow with the backlog.
 const TABLES: &str = "SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relkind = 'r' AND relname IN
     ('slice', 'frontier', 'pending', 'committed', 'node', 'waiting', 'room', 'ledger', 'latest')";
 
-/// What a slice costs that is handed out: pages that the statements on queues look at, settlements included. A statement that hands out
-/// returns its slices.
+/// The cost of handing out a slice: the pages that statements on the queues read, settlements included, per slice. A statement that hands
+/// out slices returns them as its rows.
 const COST: &str =
     "SELECT round(sum(shared_blks_hit + shared_blks_read) / sum(rows) FILTER (WHERE query LIKE '%INSERT INTO slice%'))
     FROM pg_stat_statements WHERE query ~ 'slice|frontier|pending'";
@@ -30,7 +30,7 @@ impl Scene {
         self.servers.ask(sql).await.expect("an answer").trim().parse().expect("a number")
     }
 
-    /// What a slice costs until the upstream that was down has so many.
+    /// The cost of a slice until the upstream that was down has taken `goal` envelopes.
     async fn cost_until(&self, goal: usize) -> i64 {
         self.servers.ask("SELECT pg_stat_statements_reset()").await.expect("an answer");
         self.drained(goal).await;
@@ -81,7 +81,8 @@ async fn a_long_outage_leaves_tables_claim_costs_and_memory_as_they_were() {
     println!("and {tables_after} bytes after; memory {memory:?} and {memory_after:?} KiB");
     assert!(tables_then.max(tables_after) <= tables + GROWN, "{tables}, {tables_then}, {tables_after}");
     assert!(first.max(last) <= COSTS, "it costs what is handed out: {first} and {last} pages a slice");
-    // Behind the frontiers the first quarter has all that waits, and the last nothing; a few slices tell no more than that.
+    // The whole backlog lies behind the frontiers in the first quarter and nothing in the last. With so few slices a factor of four is the
+    // best that can be checked.
     assert!(first <= last * 4, "it costs the same however much waits: {first} and {last}");
     assert!(
         memory.iter().zip(&memory_after).all(|(before, after)| *after <= before + MEMORY),

@@ -1,4 +1,4 @@
-//! Servers that die, freeze and come back.
+//! Servers that die and return.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,11 +14,11 @@ use crate::support::eventually::eventually;
 use crate::support::load::Sendings;
 use crate::support::relay::Relay;
 
-/// What an answer may take when the primary alone dies, and a busy machine beside.
+/// The maximum time to an answer when only the primary dies, with a margin for a busy machine.
 const STALL: Duration = Duration::from_secs(6 + 2);
 
 impl Scene {
-    /// Sends each event to all relays at once, one after another in a few places, until `end`; the events. Each answer must be 200.
+    /// Sends each event to all relays at once, in several tasks, until `end`; every answer must be 200. The tasks return the ids.
     pub(super) fn thrice(&self, end: &CancellationToken) -> JoinSet<BTreeSet<String>> {
         let addresses: Vec<String> = self.relays.iter().map(Relay::address).collect();
         let mut senders = JoinSet::new();

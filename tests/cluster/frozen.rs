@@ -1,4 +1,4 @@
-//! A primary that stands still, is gone with its Patroni or has lost it, while another one takes its place.
+//! A primary that freezes, dies with its Patroni or loses its Patroni, while another server takes its place.
 
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ async fn an_orphaned_primary_keeps_no_relay_from_the_elected_one() {
     let loads = scene.load(200);
     scene.more(&loads, 100).await;
     let primary = scene.servers.primary().await.unwrap();
-    // It goes on as it was, and says that it takes writes; nobody confirms them any more.
+    // The old primary goes on and says that it takes writes, but no standby confirms them.
     scene.servers.orphan(primary);
     scene.servers.await_another(primary).await;
     scene.more(&loads, 100).await;

@@ -7,7 +7,7 @@ use crate::support::eventually::eventually;
 
 const MIB: usize = 1 << 20;
 
-/// The pieces of an envelope that is as large as one may be.
+/// The pieces of an envelope of the maximum size.
 fn pieces(id: &str) -> Vec<Vec<u8>> {
     let payload = 200 * MIB - 1024;
     let head = format!("{{\"event_id\":\"{id}\"}}\n{{\"type\":\"attachment\",\"length\":{payload}}}\n");
@@ -17,7 +17,7 @@ fn pieces(id: &str) -> Vec<Vec<u8>> {
     pieces
 }
 
-/// Sends so much of it; the connection.
+/// Sends the first `count` pieces of a body; returns the connection.
 async fn send(address: &str, pieces: &[Vec<u8>], count: usize) -> Connection {
     let mut connection = Connection::open(address).await.expect("a connection");
     let length = pieces.iter().map(Vec::len).sum();
@@ -28,7 +28,7 @@ async fn send(address: &str, pieces: &[Vec<u8>], count: usize) -> Connection {
     connection
 }
 
-/// Waits until both upstreams have it as it was sent.
+/// Waits until both upstreams have the body as it was sent.
 async fn arrives(scene: &Scene, body: &[u8]) {
     for upstream in [&scene.a, &scene.b] {
         eventually("it arrives", LATE, async || match upstream.taken_count() {

@@ -1,4 +1,4 @@
-//! Parties that run, and of which no packet reaches the other for a while. Each is on a machine of its own; senders are beside the relays.
+//! Partitions between running parties, each on a machine of its own. The senders run beside the relays.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,16 +12,16 @@ use crate::support::load::Sendings;
 use crate::support::machines::Network;
 use crate::support::net;
 
-/// What a relay has in hand of an upstream.
+/// The most deliveries that a relay has in hand for an upstream.
 const IN_HAND: usize = 64;
-/// How long it takes until a relay that is not heard is taken for one that is gone, and a little more.
+/// The time after which a silent relay counts as gone, with a margin.
 const GONE: Duration = Duration::from_secs(20);
-/// What an answer may take at most: then it is on the relay's disk. And a busy machine beside.
+/// The maximum time to an answer: by then the relay has spilled the envelope to its disk. It includes a margin for a busy machine.
 const STALL: Duration = Duration::from_secs(6 + 2);
-/// For how long a relay holds requests without an answer of the database, and how soon a balancer has an answer.
+/// The time for which a relay holds requests while the database does not answer, and the time within which a balancer gets its answer.
 const HELD: Duration = Duration::from_secs(6);
 const TOLD: Duration = Duration::from_secs(1);
-/// How often it asks.
+/// The interval of the balancer's checks.
 const OFTEN: Duration = Duration::from_millis(200);
 
 fn all_200_and_soon(sent: &Sendings) {

@@ -1,4 +1,4 @@
-//! Relays that die, freeze, come and go, and share the work.
+//! Relays that die, freeze, join and leave, and share the work.
 
 use std::time::Duration;
 
@@ -86,7 +86,7 @@ async fn each_relay_delivers_its_share_ten_seconds_after_one_joins_or_leaves() {
     scene.balanced().await;
 }
 
-/// Waits until each relay delivers its part of what goes to each upstream.
+/// Waits until each relay delivers its share to each upstream.
 async fn even(scene: &Scene) {
     let (fair, mut before) = (1.0 / scene.relays.len() as f64, attempts(scene).await);
     eventually("each delivers its part", Duration::from_secs(10), async || {
@@ -109,13 +109,13 @@ async fn even(scene: &Scene) {
     .await;
 }
 
-/// How many deliveries each relay has tried to each upstream.
+/// The number of delivery attempts of each relay to each upstream.
 async fn attempts(scene: &Scene) -> Vec<[f64; 2]> {
     let mut attempts = Vec::new();
     for relay in &scene.relays {
         let samples = relay.samples().await.expect("its samples");
         let name = "switchyard_delivery_attempts_total";
-        // Of what a relay has never tried it knows no number.
+        // A relay has no series for an upstream that it has never tried.
         let has = samples.values_of(name, "upstream");
         let count = |upstream| if has.contains(upstream) { samples.sum(name, &[("upstream", upstream)]) } else { 0.0 };
         attempts.push([count("a"), count("b")]);

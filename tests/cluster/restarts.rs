@@ -1,4 +1,4 @@
-//! Restarts in order, one after another, behind the balancer of `deploy/cluster/`.
+//! Orderly restarts, one after another, behind the balancer of `deploy/cluster/`.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,7 +13,7 @@ use crate::support::net;
 use crate::support::process::Process;
 use crate::support::relay::Relay;
 
-/// The balancer, at this port before these relays.
+/// Starts the balancer at this port in front of these relays.
 fn balancer(home: &Path, port: u16, relays: &[Relay]) -> Process {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/cluster/haproxy.cfg");
     let mut text = std::fs::read_to_string(file).expect("the balancer's file");

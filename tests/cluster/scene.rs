@@ -14,30 +14,30 @@ use crate::support::patroni::Patroni;
 use crate::support::relay::{Plan, Relay};
 use crate::support::upstream::Upstream;
 
-/// How long everything accepted may take to be where it belongs after the worst.
+/// The timeout for every accepted envelope to be delivered after the worst failure.
 pub(super) const LATE: Duration = Duration::from_secs(120);
 
-/// The senders at each relay.
+/// The number of senders at each relay.
 const SENDERS: u32 = 8;
 
-/// Where what was not delivered is.
+/// The places of undelivered records: spilled, in hand of a relay, put off, or untried.
 const WHERE_IT_IS: &str = "SELECT 'relay', incarnation::text, name, replaced || ' ' || gone, spilled FROM node
     UNION ALL SELECT 'in hand of ' || owner, target::text, '', '', sum(cardinality(records)) FROM slice GROUP BY owner, target
     UNION ALL SELECT 'put off', target::text, coalesce(owner::text, ''), (due > extract(epoch FROM now()) * 1000)::text, count(*) FROM pending GROUP BY 2, 3, 4
     UNION ALL SELECT 'untried of ' || f.incarnation, f.target::text, '', '', count(*) FROM frontier f
         JOIN record r ON r.id > f.reached AND r.id < (f.incarnation::bigint + 1) << 40 GROUP BY f.incarnation, f.target";
 
-/// Where each of these is: its record by incarnation and number, the slices and rows that name it, and whether its frontier has passed it.
+/// The state of each of these events: its incarnation and number, the slices and rows that name it, and whether its frontier has passed it.
 const EACH: &str = "SELECT r.event_id, r.id >> 40, r.id & 1099511627775, r.targets, to_timestamp(r.accepted_at / 1000.0)::time,
     (SELECT string_agg(s.id || ' of ' || s.owner, ', ') FROM slice s WHERE s.target = {target} AND r.id = ANY(s.records)),
     (SELECT p.due || ' of ' || coalesce(p.owner, 0) FROM pending p WHERE p.target = {target} AND p.record = r.id),
     (SELECT f.reached >= r.id FROM frontier f WHERE f.target = {target} AND f.incarnation = r.id >> 40)
     FROM record r WHERE r.event_id::text = ANY(ARRAY[{ids}]::uuid[]::text[]) ORDER BY r.id LIMIT 40";
 
-/// Two clusters at a time are what a small machine can carry.
+/// A small machine can carry two clusters at a time.
 static PLACES: Semaphore = Semaphore::const_new(2);
 
-/// What the tests look at.
+/// The parties of a test.
 pub(super) struct Scene {
     pub(super) servers: Patroni,
     pub(super) a: Upstream,
@@ -46,11 +46,11 @@ pub(super) struct Scene {
     _place: SemaphorePermit<'static>,
 }
 
-/// What each upstream got too often, and how often.
+/// The ids that an upstream got more than once, and how often.
 pub(super) type Repeats = BTreeMap<String, usize>;
 
 impl Scene {
-    /// Everything runs.
+    /// Starts everything.
     pub(super) async fn begin() -> Self {
         let mut scene = Self::without_relays(None).await;
         for number in 0..3 {
@@ -59,7 +59,7 @@ impl Scene {
         scene
     }
 
-    /// The servers and the upstreams, here or each on a machine of its own.
+    /// Starts the servers and the upstreams, here or each on a machine of its own.
     pub(super) async fn without_relays(network: Option<&Network>) -> Self {
         let place = PLACES.acquire().await.expect("a place");
         let servers = Patroni::start(network).await;
@@ -67,24 +67,24 @@ impl Scene {
         Self { servers, a, b, relays: vec![], _place: place }
     }
 
-    /// What a relay is, as all are.
+    /// The plan of a relay like the others.
     pub(super) fn plan(&self, number: usize) -> Plan {
         let plan = Plan::new(&[("a", self.a.dsn("key", 1)), ("b", self.b.dsn("key", 1))]);
         plan.shared(&self.servers.url(), &format!("relay-{number}"))
     }
 
-    /// A further relay.
+    /// Starts a further relay.
     pub(super) async fn join(&mut self, plan: Plan) {
         self.relays.push(plan.start().await);
     }
 
-    /// Senders at each relay: together about so many envelopes a second.
+    /// Starts senders at each relay, with about `per_second` envelopes a second in total.
     pub(super) fn load(&self, per_second: u32) -> Vec<Load> {
         let each = per_second / self.relays.len() as u32;
         self.relays.iter().map(|relay| load(&relay.address(), each)).collect()
     }
 
-    /// Waits until so many more are answered with 200 at each relay.
+    /// Waits until `count` more envelopes are answered with 200 at each relay.
     pub(super) async fn more(&self, loads: &[Load], count: u64) {
         let goals: Vec<u64> = loads.iter().map(|load| load.answered() + count).collect();
         for (at, (load, goal)) in loads.iter().zip(goals).enumerate() {
@@ -96,14 +96,14 @@ impl Scene {
         }
     }
 
-    /// Waits until each upstream has all of these; returns what it got more than once.
+    /// Waits until each upstream has all of these ids; returns the repeated ones.
     pub(super) async fn delivered(&self, ids: &BTreeSet<String>) -> [Repeats; 2] {
         let mut repeats = [Repeats::new(), Repeats::new()];
         for ((name, target, upstream), repeats) in
             [("a", "0", &self.a), ("b", "1", &self.b)].into_iter().zip(&mut repeats)
         {
             let taken = eventually("everything is delivered", LATE, async || {
-                // Which they are is looked at when there are enough.
+                // The ids are compared only once there are enough of them.
                 if upstream.taken_count() < ids.len() {
                     let taken: BTreeSet<String> = upstream.taken_ids().into_iter().collect();
                     let missing: Vec<_> = ids.difference(&taken).map(|id| format!("'{id}'")).collect();
@@ -129,7 +129,7 @@ impl Scene {
         repeats
     }
 
-    /// Each relay tells the same account: so much accepted and delivered at each upstream, and nothing waits.
+    /// Waits until all relays report the same balanced accounts and nothing waits.
     pub(super) async fn balanced(&self) {
         for relay in &self.relays {
             eventually("the accounts balance", LATE, async || {
@@ -153,7 +153,7 @@ impl Scene {
     }
 }
 
-/// Whether what a relay shows adds up by itself, when nothing waits.
+/// Whether the accounts in a relay's status balance when nothing waits.
 fn own_accounts_balance(status: &Value) -> bool {
     let upstreams = status["upstreams"].as_array().expect("upstreams");
     upstreams.iter().flat_map(|upstream| upstream["accounts"].as_array().expect("accounts")).all(|account| {
@@ -170,13 +170,13 @@ async fn upstream(network: Option<&Network>) -> Upstream {
     }
 }
 
-/// Senders at one address: together about so many envelopes a second.
+/// Starts senders at one address, with about `per_second` envelopes a second in total.
 pub(super) fn load(address: &str, per_second: u32) -> Load {
     let pace = Some(Duration::from_secs(1) * SENDERS / per_second);
     Load::start(address, Style { senders: SENDERS as usize, pace, keep_alive: true })
 }
 
-/// Ends them all; what was sent.
+/// Stops all senders; returns what they sent.
 pub(super) async fn stop(loads: Vec<Load>) -> Sendings {
     let mut all = Sendings::default();
     for load in loads {
@@ -185,7 +185,7 @@ pub(super) async fn stop(loads: Vec<Load>) -> Sendings {
     all
 }
 
-/// The status of the answer to an envelope that is sent once.
+/// Sends an envelope once and returns the status of the answer.
 pub(super) async fn send(address: &str, envelope: &str) -> Result<u16, String> {
     let mut connection = Connection::open(address).await.map_err(|error| error.to_string())?;
     Ok(connection.post(envelope).await.map_err(|error| error.to_string())?.status)
