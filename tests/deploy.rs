@@ -1,9 +1,10 @@
-//! The files in `deploy/`: what can be found out about them without a server to put them on.
+//! The files in `deploy/`, as far as they can be checked without a server to put them on.
 //!
-//! Rule: each is judged by the tool that will read it (systemd-analyze, promtool, Node, a YAML parser), and what it repeats of the sources is
-//! compared with the sources. A tool that is missing is installed, or fails the test by name. No container is built: that needs an engine.
+//! Rule: the tool that will read a file checks it (systemd-analyze, promtool, Node, a YAML parser), and facts repeated from the sources are
+//! compared with the sources. A missing tool is installed, or the test that needs it fails and names it. No container is built, because
+//! that needs an engine.
 
-// Only what installs is used here, not the peers that are installed with it.
+// Only the installing part is used here, not the peers.
 #[allow(dead_code, reason = "each test crate uses its part")]
 #[path = "peers/install.rs"]
 mod install;
@@ -23,12 +24,12 @@ use switchyard::telemetry::metrics::{Metrics, Refused};
 use switchyard::{http, journal};
 use tempfile::TempDir;
 
-/// The most exposure that `systemd-analyze security` may find, in tenths: 0 is none, 100 is all. What is left is the network.
+/// The maximum exposure that `systemd-analyze security` may find, on a scale from 0 (none) to 100. The rest is the network.
 const EXPOSURE: &str = "15";
 
-/// Where the README puts the program.
+/// The path at which the README installs the program.
 const INSTALLED: &str = "/usr/local/bin/switchyard";
-/// Where systemd puts the service's credentials.
+/// The folder in which systemd puts the service's credentials.
 const CREDENTIALS: &str = "/run/credentials/switchyard.service/";
 
 fn root() -> &'static Path {
@@ -45,7 +46,7 @@ fn values_of<'a>(unit: &'a str, key: &str) -> Vec<&'a str> {
     unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('=')).collect()
 }
 
-/// The units in a folder of their own, with a program that exists: verify looks for it.
+/// The units in a folder with an executable, which `verify` looks for.
 fn units() -> TempDir {
     let folder = TempDir::with_prefix("switchyard-units-").expect("a folder");
     let service = text("deploy/systemd/switchyard.service");
@@ -56,10 +57,10 @@ fn units() -> TempDir {
     folder
 }
 
-/// Runs systemd-analyze; returns whether it succeeded, and what it said.
+/// Runs systemd-analyze; returns whether it succeeded, and its output.
 fn systemd_analyze(units: &TempDir, arguments: &[&str]) -> (bool, String) {
     let mut command = Command::new("systemd-analyze");
-    // Ours before the machine's own, which are there for what ours refer to.
+    // Our units come first; the machine's own are there because ours refer to them.
     command.args(arguments).current_dir(units.path()).env("SYSTEMD_UNIT_PATH", format!("{}:", units.path().display()));
     let missing = |error| panic!("this test needs systemd-analyze, of the Debian package systemd: {error}");
     let output = command.output().unwrap_or_else(missing);
@@ -69,7 +70,7 @@ fn systemd_analyze(units: &TempDir, arguments: &[&str]) -> (bool, String) {
 
 #[test]
 fn systemd_accepts_the_units() {
-    // It succeeds in spite of misspelt keys, and tells of them.
+    // `verify` succeeds in spite of misspelt keys and prints them, so the output must be empty.
     let (success, words) =
         systemd_analyze(&units(), &["verify", "--man=no", "./switchyard.service", "./switchyard.socket"]);
     assert!(success && words.is_empty(), "{words}");
@@ -117,7 +118,7 @@ fn every_supervisor_starts_the_program_where_the_readmes_install_it() {
     assert_eq!(format!("{} {}", line("script"), line("args")), start);
 }
 
-/// The first block of code in that language.
+/// The first code block in this language.
 fn block(text: &str, language: &str) -> String {
     let start = format!("```{language}\n");
     let (_, rest) = text.split_once(&start).unwrap_or_else(|| panic!("no block of {language}"));
@@ -157,7 +158,7 @@ fn the_line_for_a_services_env_keeps_the_rest_of_it() {
             ("SENTRY_DSN=old\nA=1", "A=1\n"),
             ("A=1\nSENTRY_DSN=old", "A=1\n"),
         ] {
-            // The first one is not there, the others are reached by a link.
+            // The first file does not exist; the others are symbolic links.
             if env.exists() {
                 fs::remove_file(&env).expect("it goes");
             }
@@ -203,7 +204,7 @@ fn pm2_runs_one_switchyard_and_points_the_example_service_at_it() {
     assert_eq!(service["env"]["SENTRY_DSN"], format!("http://key@{listen}/1"));
 }
 
-/// A tool for Python in a place of its own.
+/// The folder of a Python virtual environment with this package.
 fn python(name: &str, package: &str) -> PathBuf {
     install::ready(name, package, |place| {
         install::run("Python 3 with venv", Command::new("python3").args(["-m", "venv"]).arg(place));
@@ -219,7 +220,7 @@ fn yaml(path: &str) -> Value {
     serde_json::from_str(&json).expect("JSON")
 }
 
-/// What a service mounts, as sources.
+/// The sources of a service's mounts.
 fn sources(service: &Value) -> Vec<&str> {
     let volumes = service["volumes"].as_array().into_iter().flatten();
     volumes.map(|volume| volume.as_str().and_then(|volume| volume.split(':').next()).expect("a source")).collect()
@@ -232,7 +233,7 @@ fn the_compose_files_name_only_volumes_services_files_and_variables_that_exist()
         let services = compose["services"].as_object().expect("services");
         for (name, service) in services {
             for source in sources(service) {
-                // The folder of the single relay is made by whoever runs it.
+                // The operator creates the folder of the single relay.
                 let is_there = source == "./switchyard" || root().join(file).with_file_name(source).exists();
                 assert!(is_there || compose["volumes"].get(source).is_some(), "{file}: {name}: {source}");
             }
@@ -366,7 +367,7 @@ fn dashboard() -> Value {
     serde_json::from_str(&text("deploy/grafana/switchyard.json")).expect("JSON")
 }
 
-/// Every string under a key of that name, at any depth.
+/// All strings under this key, at any depth.
 fn strings<'a>(value: &'a Value, key: &str) -> Vec<&'a str> {
     match value {
         Value::Object(map) => {
@@ -390,13 +391,13 @@ fn the_dashboards_expressions_are_understood_by_prometheus() {
     let rules: Vec<Value> = expressions.iter().enumerate().map(rule).collect();
     let folder = TempDir::with_prefix("switchyard-dashboard-").expect("a folder");
     let file: PathBuf = folder.path().join("rules.json");
-    // JSON is YAML.
+    // JSON is valid YAML.
     let groups = serde_json::json!({ "groups": [{ "name": "dashboard", "rules": rules }] });
     fs::write(&file, groups.to_string()).expect("rules");
     promtool(&["check", "rules"], &file);
 }
 
-/// A metric as the sources declare it; `None` for labels that are not declared in the list.
+/// A metric as the sources declare it; `labels` is `None` when they are not in the list.
 struct Declared {
     is_histogram: bool,
     labels: Option<BTreeSet<String>>,
@@ -421,13 +422,13 @@ fn declared() -> BTreeMap<String, Declared> {
     declared
 }
 
-/// The metrics that a text names, each with the label matchers behind it.
+/// The metrics in a text, each with its label matchers.
 fn named(text: &str) -> Vec<(String, Vec<(&str, &str)>)> {
     let found = text.match_indices("switchyard_").map(|(start, _)| {
         let rest = &text[start..];
         let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
         let matchers = rest[end..].strip_prefix('{').and_then(|rest| rest.split('}').next()).unwrap_or("");
-        // `label="value"`, with `=`, `!=`, `=~` or `!~` between: every second piece between quotes is a value.
+        // In `label="value"`, with `=`, `!=`, `=~` or `!~`, every second piece between quotes is a value.
         let pieces: Vec<&str> = matchers.split('"').collect();
         let matchers = pieces.chunks_exact(2).map(|pair| (pair[0].trim_matches([',', ' ', '=', '~', '!']), pair[1]));
         (rest[..end].to_owned(), matchers.collect())
@@ -435,7 +436,7 @@ fn named(text: &str) -> Vec<(String, Vec<(&str, &str)>)> {
     found.collect()
 }
 
-/// The values of labels whose sets are closed in the sources.
+/// The values of a label with a closed set in the sources; `None` for an open set.
 fn closed_set(metric: &str, label: &str) -> Option<Vec<&'static str>> {
     match (metric, label) {
         (_, "result") => Some(Verdict::ALL.map(Verdict::name).to_vec()),
@@ -516,7 +517,7 @@ fn linters() -> PathBuf {
     place.join("bin")
 }
 
-/// Fails unless a linter has nothing against these files.
+/// Fails unless a linter accepts these files.
 fn lint(linter: &str, arguments: &[&str], files: &[&str]) {
     let mut command = Command::new(linters().join(linter));
     install::run(&format!("files that {linter} accepts"), command.args(arguments).args(files).current_dir(root()));
@@ -534,7 +535,7 @@ fn linters_accept_the_image_the_compose_files_the_workflow_and_the_scripts() {
     lint("shellcheck", &[], &scripts);
 }
 
-/// What the Debian package takes: source, place and mode.
+/// The files of the Debian package: source, destination and mode.
 fn assets() -> Vec<[String; 3]> {
     let manifest: toml::Table = text("Cargo.toml").parse().expect("TOML");
     let assets = manifest["package"]["metadata"]["deb"]["assets"].as_array().expect("assets").clone();

@@ -1,4 +1,4 @@
-//! What was answered with 200 arrives: through kill -9 at any moment, stops, outages, and a journal that is full.
+//! Envelopes that were answered with 200 arrive, through kill -9 at any moment, stops, outages and a full journal.
 
 mod support;
 
@@ -16,8 +16,8 @@ use support::relay::{Plan, Relay, SOON};
 use support::upstream::{Reply, Upstream};
 use tokio::sync::mpsc;
 
-/// What one kill may make the relay repeat at one upstream: its requests in flight (`max_in_flight`), and the settlements that
-/// awaited their commit.
+/// The most repeats that a kill may cause at an upstream: requests in flight (`max_in_flight`), and outcomes whose settlement was not
+/// committed.
 const REPEATS: usize = 8 + 64;
 
 async fn two_upstreams() -> (Upstream, Upstream) {
@@ -28,7 +28,7 @@ fn plan(a: &Upstream, b: &Upstream) -> Plan {
     Plan::new(&[("a", a.dsn("key-a", 11)), ("b", b.dsn("key-b", 22))]).journal("min_free_disk = \"0B\"")
 }
 
-/// Waits until nothing more arrives there.
+/// Waits until no more requests arrive.
 async fn quiet(upstream: &Upstream) {
     let mut before = usize::MAX;
     eventually("nothing arrives any more", SOON, async || {
@@ -39,7 +39,7 @@ async fn quiet(upstream: &Upstream) {
     .await;
 }
 
-/// Waits until everything arrived there.
+/// Waits until the upstream has taken all of these ids.
 async fn arrived(upstream: &Upstream, ids: &[String], within: Duration) {
     eventually("everything arrives", within, async || {
         let have: BTreeSet<String> = upstream.taken_ids().into_iter().collect();
@@ -49,7 +49,7 @@ async fn arrived(upstream: &Upstream, ids: &[String], within: Duration) {
     .await;
 }
 
-/// Numbers that look random and can be had again: splitmix64.
+/// A reproducible sequence of pseudo-random numbers: splitmix64.
 struct Dice(u64);
 
 impl Dice {
@@ -66,7 +66,7 @@ fn from_environment(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
-/// For each kill, how many of those taken before it were taken again after it. `ends` are the lengths of `ids` at each kill.
+/// For each kill, the number of ids taken before it that were taken again after it. `ends` are the lengths of `ids` at each kill.
 fn repeats(ids: &[String], ends: &[usize]) -> Vec<usize> {
     let (mut last_taken, mut repeats) = (BTreeMap::new(), vec![0; ends.len()]);
     for (i, id) in ids.iter().enumerate() {
@@ -117,7 +117,7 @@ async fn nothing_answered_with_200_is_lost_through_kills_at_random_moments() {
     relay.finish().await;
 }
 
-/// An upstream whose requests the test sees the moment they arrive.
+/// A channel on which the test learns of each request the moment it arrives.
 fn watched(upstream: &Upstream, reply: Reply) -> mpsc::UnboundedReceiver<()> {
     let (arrived, arrivals) = mpsc::unbounded_channel();
     upstream.when(move |_| {
@@ -155,7 +155,7 @@ async fn a_kill_between_delivery_and_settling_repeats_the_delivery_and_loses_not
     relay.finish().await;
 }
 
-/// What was tried in vain waits for its own time; everything else must come in the order in which it was sent.
+/// Fails unless the envelopes came in the order of sending; those that failed before are left out, as they wait for their own time.
 fn in_order(upstream: &Upstream, ids: &[String]) {
     let tried: BTreeSet<String> =
         upstream.seen().iter().filter(|seen| !seen.taken).map(support::upstream::Seen::event_id).collect();
@@ -164,7 +164,7 @@ fn in_order(upstream: &Upstream, ids: &[String]) {
     assert_eq!(untried(&upstream.taken_ids()), untried(ids), "in order, after {} were tried", tried.len());
 }
 
-/// Everything was taken there exactly once.
+/// Fails unless the upstream has taken each of these ids exactly once and nothing else.
 fn has_each_once(upstream: &Upstream, ids: &[String]) {
     let (mut have, mut expected) = (upstream.taken_ids(), ids.to_vec());
     have.sort();
@@ -193,7 +193,7 @@ async fn a_backlog_outlives_a_restart_and_goes_out_once_in_order() {
     relay.finish().await;
 }
 
-/// Runs a second relay on a configuration file in the folder of `relay` and returns exit code and output.
+/// Runs a second relay with this configuration in the folder of `relay`; returns exit code and output.
 async fn second_instance(relay: &Relay, config: &str) -> (Option<i32>, String) {
     fs::write(relay.home().join("second.toml"), config).expect("a second configuration");
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_switchyard"));
@@ -236,7 +236,7 @@ async fn a_second_relay_on_a_link_to_the_journal_is_refused_too() {
     relay.finish().await;
 }
 
-/// Starts the relay on a journal that it must refuse; the file must stay as it is.
+/// Starts the relay on a journal that it must refuse and leave unchanged.
 async fn refused(relay: &mut Relay, journal: &Path, why: &str) {
     let before = fs::read(journal).expect("the file");
     relay.launch();
@@ -254,7 +254,7 @@ async fn a_journal_of_a_newer_version_is_refused_and_left_unchanged() {
     relay.balanced(SOON).await;
     relay.stop().await;
     let journal = relay.home().join("journal.db");
-    // Returns the version it had.
+    // Sets the version and returns the previous one.
     let version = |number: i64| {
         let conn = Connection::open(&journal).expect("the journal");
         let before = conn.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).expect("a version");
@@ -293,7 +293,7 @@ fn large(id: &str) -> String {
     envelopes::envelope(id, "event", &format!(r#"{{"event_id":"{id}","message":"{message}"}}"#))
 }
 
-/// Bytes of the journal's database file and of its log.
+/// The sizes of the journal's database file and of its WAL, in bytes.
 fn size(relay: &Relay) -> (u64, u64) {
     let length = |name| fs::metadata(relay.home().join(name)).map_or(0, |meta| meta.len());
     (length("journal.db"), length("journal.db-wal"))
@@ -301,7 +301,7 @@ fn size(relay: &Relay) -> (u64, u64) {
 
 const MIB: u64 = 1 << 20;
 
-/// Sends large ones until they are refused with 503 and `Retry-After`; returns the ids of those taken.
+/// Sends envelopes of 64 KiB until one is refused with 503 and `Retry-After`; returns the ids of those taken.
 async fn fill(relay: &Relay) -> Vec<String> {
     let mut ids = vec![];
     for _ in 0..400 {
@@ -372,7 +372,7 @@ async fn a_start_on_a_full_disk_answers_503_and_recovers_without_a_restart() {
     relay.send_errors(2).await;
     relay.balanced(SOON).await;
     relay.stop().await;
-    // What was changed while it was stopped has to be kept as well: another primary, and an upstream that is new.
+    // Changes made while the relay was stopped must be kept too: another primary and a new upstream.
     let config = fs::read_to_string(relay.config()).expect("the configuration");
     let config =
         config.replace("primary = \"a\"", "primary = \"b\"").replace("[[projects]]", "[upstreams.c]\n[[projects]]");

@@ -1,4 +1,4 @@
-//! One upstream misbehaves, and nobody else notices: not the client, not the other upstream. Everything arrives when it is over.
+//! One upstream misbehaves, and neither the client nor the other upstream notices. Everything arrives when the fault ends.
 
 mod support;
 
@@ -13,16 +13,16 @@ use support::upstream::{Reply, Seen, Upstream};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
-/// How long the troubled upstream is waited for: whatever waits with it waits as long.
+/// The timeout of the troubled upstream; whatever waits for it waits as long.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Far longer than an answer takes on a busy machine, and far less than anything that waits for the troubled upstream would take.
+/// Far longer than an answer takes on a busy machine, and far less than a wait for the troubled upstream.
 const UNMOVED: Duration = Duration::from_secs(1);
 
-/// Times of answers are looked at here: one test at a time.
+/// These tests measure the times of answers, so they run one at a time.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
-/// A relay with a healthy upstream and one behind a proxy, and all of it alone on the machine as far as this file goes.
+/// A relay with a healthy upstream and one behind a proxy; no other test of this file runs meanwhile.
 struct Scene {
     healthy: Upstream,
     troubled: Upstream,
@@ -51,7 +51,7 @@ impl Scene {
         sent
     }
 
-    /// Everything that was sent is at the healthy upstream, soon and once.
+    /// Fails unless the healthy upstream soon has everything that was sent, once.
     async fn healthy_has(&self, sent: &Sendings) {
         let ids = sent.accepted();
         eventually("the healthy upstream has everything", Duration::from_secs(3), async || {
@@ -64,14 +64,14 @@ impl Scene {
         assert_eq!(all.len(), all.iter().collect::<BTreeSet<_>>().len(), "nothing is doubled");
     }
 
-    /// The longest time from the sending of one of these to its arrival at the healthy upstream.
+    /// The longest time between sending an envelope and its arrival at the healthy upstream.
     fn longest_way(&self, sent: &Sendings) -> Duration {
         let sent_at: BTreeMap<&str, Instant> = sent.0.iter().map(|sent| (sent.id.as_str(), sent.at)).collect();
         let way = |seen: &Seen| Some(seen.at.duration_since(*sent_at.get(seen.event_id().as_str())?));
         self.healthy.taken().iter().filter_map(way).max().expect("something arrived")
     }
 
-    /// Of a load that was sent while the other upstream was troubled, no answer and no delivery waited for it.
+    /// Fails if an answer or a delivery of this load waited for the troubled upstream.
     async fn was_unmoved(&self, during: &Sendings, what: &str) {
         self.healthy_has(during).await;
         let (answer, way) = (during.slowest(), self.longest_way(during));
@@ -80,7 +80,7 @@ impl Scene {
         assert!(way < UNMOVED, "{way:?} from a client to the healthy upstream");
     }
 
-    /// Nobody notices a fault, and everything arrives when it is over.
+    /// Fails unless a fault goes unnoticed and everything arrives when it ends.
     async fn stays_unmoved_by(self, fault: Fault) {
         let before = self.send(120).await;
         self.healthy_has(&before).await;

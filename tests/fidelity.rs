@@ -1,6 +1,6 @@
-//! What upstreams receive, byte for byte: every recorded envelope of every SDK, and some that no SDK sends.
+//! Upstreams receive every recorded envelope of every SDK byte for byte, and some that no SDK sends.
 //!
-//! Rule: what is expected is made from the recorded bytes by plain replacement of text, not by the project's own code.
+//! Rule: the expected bytes are made from the recorded ones by text replacement, not by the project's own code.
 
 mod support;
 
@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 
-/// An upstream, what its DSN says, and what follows for requests to it.
+/// An upstream with the parts of its DSN and the expected path of its requests.
 struct Tracker {
     upstream: Upstream,
     key: &'static str,
@@ -26,14 +26,14 @@ struct Tracker {
 }
 
 impl Tracker {
-    /// As Sentry's DSNs are.
+    /// An upstream with a DSN like Sentry's.
     async fn plain() -> Self {
         let upstream = Upstream::start().await;
         let key = "0f1e2d3c4b5a69788796a5b4c3d2e1f0";
         Self { dsn: upstream.dsn(key, 11), upstream, key, path: "/api/11/envelope/" }
     }
 
-    /// A key that is not hex, and a path before the project.
+    /// An upstream with a key that is not hex, and a path before the project.
     async fn odd() -> Self {
         let upstream = Upstream::start().await;
         let key = "Any-Key_of-ours";
@@ -41,7 +41,7 @@ impl Tracker {
         Self { dsn, upstream, key, path: "/errors/here/api/42/envelope/" }
     }
 
-    /// What must arrive here of an envelope that was sent with this DSN and its key.
+    /// The bytes that must arrive of an envelope that was sent with this DSN and its key.
     fn expects(&self, sent: &[u8], dsn: &str, key: &str) -> Vec<u8> {
         let end = sent.iter().position(|b| *b == b'\n').unwrap_or(sent.len());
         let line = std::str::from_utf8(&sent[..end]).expect("a header line in UTF-8");
@@ -49,7 +49,7 @@ impl Tracker {
         [line.as_bytes(), &sent[end..]].concat()
     }
 
-    /// Checks everything but the body: where to, who for, and nothing that is not meant for it.
+    /// Checks everything but the body: the destination, the credentials, and that nothing else is passed on.
     fn assert_addressed(&self, seen: &Seen, client: &str, what: &str) {
         assert_eq!((seen.path.as_str(), &seen.query), (self.path, &None), "{what}");
         let header = |name: &str| {
@@ -79,10 +79,10 @@ impl Tracker {
     }
 }
 
-/// Sends a recorded request as it was sent then: its headers, its encoding, in chunks if it came so.
+/// Sends a recorded request as the SDK did: its headers, its encoding, and chunked if it was.
 async fn replay(relay: &Relay, recorded: &Recorded) {
     let headers: Vec<(&str, &str)> = recorded.sent_headers().collect();
-    // A tunnel has a path of its own choice; what is sent there looks the same.
+    // A tunnel's path is arbitrary; requests to it look the same.
     let path = if recorded.path == "/tunnel" { "/api/1/envelope/" } else { &recorded.path };
     let path = if recorded.query.is_empty() { path.to_owned() } else { format!("{path}?{}", recorded.query) };
     let in_chunks = recorded.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("transfer-encoding"));
@@ -97,7 +97,7 @@ fn user_agent(recorded: &Recorded) -> Option<&str> {
     recorded.sent_headers().find(|(name, _)| name.eq_ignore_ascii_case("user-agent")).map(|(_, value)| value)
 }
 
-/// The name that the SDK gave itself, wherever it said it.
+/// The client name that the SDK gave, in a header or in the query.
 fn client(recorded: &Recorded) -> String {
     let auth = recorded.sent_headers().find(|(name, _)| name.eq_ignore_ascii_case("x-sentry-auth"));
     let said = auth.map_or(recorded.query.clone(), |(_, value)| value.to_owned());
@@ -105,7 +105,7 @@ fn client(recorded: &Recorded) -> String {
     name.map_or(concat!("switchyard/", env!("CARGO_PKG_VERSION")).to_owned(), |name| name.replace("%2F", "/"))
 }
 
-/// The DSN in a recorded header line; what was recorded without one is given one that nothing contains.
+/// The DSN in a recorded header line, or a DSN that occurs nowhere if there is none.
 fn recorded_dsn(body: &[u8]) -> String {
     let line = body.split(|b| *b == b'\n').next().unwrap_or_default();
     let header: serde_json::Value = serde_json::from_slice(line).expect("a header");
@@ -144,7 +144,7 @@ async fn every_recorded_envelope_reaches_every_upstream_byte_for_byte() {
             assert_eq!(seen.headers["x-forwarded-for"], "127.0.0.1", "{what}");
         }
     }
-    // And each item counts as what it is.
+    // Each item counts in its own category.
     let samples = relay.balanced(SOON).await;
     let all = Recorded::all();
     let categories: BTreeSet<&str> = all.iter().flat_map(|one| one.items.iter().map(|(_, c)| c.as_str())).collect();
@@ -156,7 +156,7 @@ async fn every_recorded_envelope_reaches_every_upstream_byte_for_byte() {
     relay.finish().await;
 }
 
-/// What no SDK sends, but somebody might. `<DSN>` and `<KEY>` stand for those of whoever is spoken to.
+/// Envelopes that no SDK sends, but somebody might. `<DSN>` and `<KEY>` stand for the receiver's.
 const HANDMADE: [&str; 19] = [
     "{\"event_id\":\"<ID>\",\"dsn\":\"<DSN>\"}\n{\"type\":\"event\",\"length\":2}\n{}\n",
     "{ \"dsn\" : \"<DSN>\" , \"event_id\" : \"<ID>\" , \"n\" : 1.50E+3, \"big\": 123456789012345678901234567890 }\n{\"type\":\"event\"}\n{\"n\":1.0e-7}",
@@ -197,14 +197,14 @@ async fn every_envelope_arrives_as_it_was_sent() {
     relay.finish().await;
 }
 
-/// Waits until everything accepted is settled, and returns what came to the upstream since `before` requests.
+/// Waits until everything accepted is settled; returns the requests that the upstream took after its first `before`.
 async fn settled(relay: &Relay, upstream: &Upstream, before: usize) -> Vec<Seen> {
     relay.balanced(SOON).await;
     upstream.taken().split_off(before)
 }
 
-/// The envelope as a tracker must have it that gets its items in other groups or another order: the header line of each request is
-/// that of the envelope, and the items are its items, each once, byte for byte.
+/// Fails unless the requests hold the envelope's items, each once and byte for byte, in any grouping and order, and every request has the
+/// envelope's header line.
 fn assert_same_items(tracker: &Tracker, requests: &[Seen], expected: &[u8], kept: impl Fn(&str) -> bool, what: &str) {
     let line = |body: &[u8]| text(body.split(|b| *b == b'\n').next().unwrap_or_default());
     let sorted = |mut items: Vec<Item>| {
@@ -227,7 +227,7 @@ fn assert_same_items(tracker: &Tracker, requests: &[Seen], expected: &[u8], kept
 async fn trackers_with_quirks_get_the_same_items_byte_for_byte() {
     let (glitchtip, bugsink) = (Tracker::plain().await, Tracker::odd().await);
     let dsns = [("glitchtip", glitchtip.dsn.clone()), ("bugsink", bugsink.dsn.clone())];
-    // What a GlitchTip 5 cannot store would wait a minute for its turn.
+    // An event that a GlitchTip 5 cannot store would wait a minute for its turn.
     let plan = Plan::new(&dsns).key(Recorded::KEY).upstream("glitchtip", "kind = \"glitchtip\"\nspare_batches = false");
     let relay = plan.upstream("bugsink", "kind = \"bugsink\"").start().await;
     let own_dsn = relay.dsn().replace(KEY, Recorded::KEY);
@@ -254,7 +254,7 @@ async fn trackers_with_quirks_get_the_same_items_byte_for_byte() {
         let has_event = items(&sent).iter().any(|item| item.kind == "event");
         let stored = |kind: &str| match kind {
             "transaction" | "span" => false,
-            // A profile goes where its transaction goes.
+            // A profile without an event goes with its transaction, which Bugsink does not store.
             "profile" => has_event,
             _ => true,
         };
@@ -295,7 +295,7 @@ async fn an_upstream_learns_only_what_it_needs_of_the_client() {
         assert_eq!(seen.headers["origin"], "https://shop.example");
         assert_eq!(seen.headers["user-agent"], "Mozilla/5.0 (of a person)");
         assert_eq!(seen.headers["x-forwarded-for"], chain);
-        // Without a name of its own, ours; a name that is no name is not sent on.
+        // A client without a valid name gets the relay's name.
         for (n, auth) in ["", ", sentry_client=", ", sentry_client=a\u{7f}b"].into_iter().enumerate() {
             let auth = format!("Sentry sentry_key={KEY}{auth}");
             let request = post("/api/1/envelope/", &[("x-sentry-auth", &auth)], envelopes::error(&new_id()).as_bytes());
@@ -384,7 +384,7 @@ async fn a_backlog_of_two_hours_has_its_sent_at_moved_by_two_hours() {
     let after = seen.header()["sent_at"].as_str().expect("still there").to_owned();
     assert_eq!(text(&seen.body), envelope.replace(&stamp, &after), "nothing else has changed");
     let moved = OffsetDateTime::parse(&after, &Rfc3339).expect("a date") - sent_at;
-    // Sentry compares it with its own clock, and shifts every timestamp from 55 minutes on.
+    // Sentry compares `sent_at` with its own clock and shifts every timestamp from a difference of 55 minutes on.
     let expected = Duration::from_secs(7200)..Duration::from_secs(7260);
     assert!(expected.contains(&Duration::try_from(moved).expect("later")), "{moved}");
     relay.finish().await;

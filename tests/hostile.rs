@@ -1,7 +1,7 @@
 //! Hostile input through the front door: bombs, clients that never read or never finish, crowds, tricks in paths and headers.
 //!
-//! Rule: each test says what the attack may cost in memory and time, and sends good envelopes beside it, which must be answered
-//! and must arrive. Figures go to standard error.
+//! Rule: each test states the attack's maximum cost in memory and time and sends good envelopes meanwhile, which must be answered and
+//! arrive. Figures go to standard error.
 
 mod support;
 
@@ -21,7 +21,7 @@ use support::envelopes::KEY;
 use support::relay::{Plan, Relay};
 use support::upstream::Upstream;
 
-/// A relay with one upstream, and that upstream.
+/// A relay with one upstream.
 async fn front() -> (Relay, Upstream) {
     let upstream = Upstream::start().await;
     let relay = Plan::new(&[("tracker", upstream.dsn("cafe", 7))]).start().await;

@@ -1,6 +1,6 @@
-//! What a client sees: every way to authenticate, to encode and to misbehave, and the answer it gets.
+//! The client's view: every way to authenticate, to encode and to misbehave, and the answer.
 //!
-//! Rule: everything goes through the public listener of the real daemon, and every test ends with balanced accounts and an orderly end.
+//! Rule: every request goes through the public listener of the real daemon, and every test ends with balanced accounts and an orderly stop.
 
 mod support;
 
@@ -29,12 +29,12 @@ use support::envelopes::KEY;
 use support::relay::{Plan, Relay};
 use support::upstream::Upstream;
 
-/// A relay with one upstream, and that upstream.
+/// A relay with one upstream.
 async fn front() -> (Relay, Upstream) {
     front_of(|plan| plan).await
 }
 
-/// The same with more in its configuration.
+/// Like [`front`], with `shape` applied to the plan.
 async fn front_of(shape: impl FnOnce(Plan) -> Plan) -> (Relay, Upstream) {
     let upstream = Upstream::start().await;
     let relay = shape(Plan::new(&[("tracker", upstream.dsn("cafe", 7))])).start().await;
@@ -46,7 +46,7 @@ fn keyed(path: &str) -> String {
     format!("{path}?sentry_version=7&sentry_key={KEY}")
 }
 
-/// The number of requests refused for that reason.
+/// The number of requests that were refused for this reason.
 async fn refused(relay: &Relay, reason: &str) -> f64 {
     relay.samples().await.expect("metrics").sum("switchyard_refused_requests_total", &[("reason", reason)])
 }

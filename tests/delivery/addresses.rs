@@ -1,7 +1,7 @@
-//! An upstream whose name has other addresses than before, or several of them.
+//! An upstream whose name moves to another address or has several.
 //!
-//! Rule: the relay runs in a mount namespace of its own, where `/etc/hosts` is a file of the test's. The system's resolver reads it for
-//! each look-up.
+//! Rule: the relay runs in its own mount namespace, where `/etc/hosts` is a file of the test. The system's resolver reads it at every
+//! look-up.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::support::upstream::Upstream;
 
 const NAME: &str = "tracker.test";
 
-/// A relay that knows the upstream under this name at `addresses`.
+/// A relay whose upstream has this name, which resolves to `addresses`.
 async fn relay(port: u16, addresses: &[&str], line: &str) -> Relay {
     let dsn = format!("http://cafe@{NAME}:{port}/7");
     let mut relay = Plan::new(&[("tracker", dsn)]).upstream("tracker", line).prepare();
@@ -25,7 +25,7 @@ async fn relay(port: u16, addresses: &[&str], line: &str) -> Relay {
     relay
 }
 
-/// The name has these addresses from now on.
+/// Makes the name resolve to these addresses from now on.
 fn resolve(relay: &Relay, addresses: &[&str]) {
     let lines: String = addresses.iter().map(|address| format!("{address} {NAME}\n")).collect();
     std::fs::write(relay.home().join("hosts"), lines).expect("the file of names");
@@ -41,7 +41,7 @@ async fn at(addresses: [&str; 2]) -> (u16, [Upstream; 2]) {
     (port, [Upstream::start_at(old).await, Upstream::start_at(new).await])
 }
 
-/// Sends an event after the other until `upstream` has one.
+/// Sends one event after the other until `upstream` has one.
 async fn reaches(relay: &Relay, upstream: &Upstream, within: Duration) {
     eventually("events go to the new address", within, async || {
         relay.send_errors(1).await;
@@ -60,7 +60,7 @@ async fn a_connection_at_its_maximum_age_is_replaced_at_the_names_new_address() 
     resolve(&relay, &["127.0.0.3"]);
     reaches(&relay, &new, SOON).await;
     relay.balanced(SOON).await;
-    // Nothing was tried in vain: the old one answers all the time.
+    // No delivery failed: the old address answers all the time.
     assert_eq!(old.seen().len() + new.seen().len(), old.taken_count() + new.taken_count());
     relay.finish().await;
 }
@@ -68,7 +68,7 @@ async fn a_connection_at_its_maximum_age_is_replaced_at_the_names_new_address() 
 #[tokio::test]
 async fn a_signal_or_an_edited_file_opens_new_connections() {
     let (port, [old, new]) = at(["127.0.0.2", "127.0.0.3"]).await;
-    // One connection: a second request at the same time would take a new one, which goes where the name has moved.
+    // With one request at a time there is one connection; a second would be new and lead to the new address.
     let relay = relay(port, &["127.0.0.2"], "max_connection_age = \"1h\"\nmax_in_flight = 1").await;
     relay.send_errors(3).await;
     relay.balanced(SOON).await;

@@ -1,4 +1,4 @@
-//! What goes out compressed, and what becomes of it where that is not liked.
+//! Compressed deliveries, and upstreams that refuse them.
 
 use std::io::Read as _;
 
@@ -10,12 +10,12 @@ use crate::support::relay::{Plan, Relay, SOON};
 use crate::support::upstream::{Reply, Seen, Upstream};
 use crate::{shows, takes};
 
-/// How it came.
+/// The content encoding of a request; empty when there is none.
 fn encoding(seen: &Seen) -> &str {
     seen.headers.get("content-encoding").map_or("", |value| value.to_str().expect("text"))
 }
 
-/// What was sent, by a decoder that stops after the first member or frame.
+/// The decoded body. The decoder stops after the first member or frame.
 fn plain(seen: &Seen) -> Bytes {
     let mut text = vec![];
     match encoding(seen) {
@@ -32,7 +32,7 @@ fn plain(seen: &Seen) -> Bytes {
     text.into()
 }
 
-/// An envelope of about this size: an error, or an attachment where that would be too large for one.
+/// An envelope of about this size: an error, or an attachment when the size exceeds an event's limit.
 fn envelope(size: usize) -> String {
     let frame = |n: usize| format!("{{\"function\":\"f{n}\",\"filename\":\"app:///dist/service.js\",\"lineno\":{n}}},");
     let frames: String = (0..size / 64).map(frame).collect();
@@ -60,7 +60,7 @@ async fn each_upstream_gets_the_same_envelopes_in_its_own_compression() {
         .upstream("gzip", "compress = \"gzip\"")
         .start()
         .await;
-    // Too small to gain anything, in memory, and from a file.
+    // One envelope is too small to compress, two are in memory and one is in a file.
     send(&relay, &[100, 8_000, 100_000, 3 << 20]).await;
     relay.balanced(SOON * 2).await;
     let sorted = |upstream: &Upstream| {
@@ -102,7 +102,7 @@ async fn an_upstream_that_refuses_compressed_bodies_gets_them_plain() {
         assert_eq!((a.taken_count(), encoded()), (4, 1), "{refusal}: it is tried once");
         assert_eq!(relay.upstream("a").await["dead_letters"], 0);
         assert!(relay.log().contains("refuses envelopes compressed like this"), "{}", relay.log());
-        // A reload may have mended it.
+        // After a reload the relay tries compression again.
         let text = std::fs::read_to_string(relay.config()).expect("the configuration");
         relay.replace_config(&text.replace("max_in_flight = 1", "max_in_flight = 2"));
         eventually("it is live", SOON, async || match relay.log().contains("max_in_flight: 1 -> 2") {

@@ -1,4 +1,4 @@
-//! What stands before a tracker and asks for headers of its own: an access gateway, HTTP Basic.
+//! Gates before a tracker that demand headers of their own: an access gateway, HTTP Basic.
 
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -11,8 +11,8 @@ use crate::support::upstream::{Reply, Seen, Upstream};
 const ID: &str = "service-of-the-relay.access";
 const SECRET: &str = "5ec4e7-of-the-gate";
 
-/// Puts a gate before the upstream, which lets nothing in without its header and repeats what it was sent instead. Returns the paths
-/// that it did not let in.
+/// Puts a gate before the upstream. It refuses every request without its header and repeats what it was sent. Returns the paths of refused
+/// requests.
 fn gate(upstream: &Upstream, inside: impl Fn(&Seen) -> Option<Reply> + Send + 'static) -> Arc<Mutex<Vec<String>>> {
     let turned_away: Arc<Mutex<Vec<String>>> = Arc::default();
     let noted = Arc::clone(&turned_away);
@@ -52,7 +52,7 @@ async fn an_upstreams_headers_go_with_every_request_to_it_alone() {
     let is_broken = Arc::new(Mutex::new(false));
     let (broken, limited) = (Arc::clone(&is_broken), Mutex::new(true));
     let turned_away = gate(&a, move |seen| {
-        // Only what a service sent: what is ours is in no report.
+        // Only a service's event is limited: the relay's own items are in no client report.
         if holds(seen, "a message") && std::mem::take(&mut *limited.lock().expect("no panic")) {
             return Some(Reply::with_header(429, "retry-after", "1"));
         }
@@ -63,7 +63,7 @@ async fn an_upstreams_headers_go_with_every_request_to_it_alone() {
         .more("[canary]\ninterval = \"3s\"\ntimeout = \"2s\"")
         .api("a", "glitchtip", Some("org/shop"), "of-the-api");
     let relay = with_headers(plan, SECRET).start().await;
-    // Deliveries, a client report about what is dropped, and canaries that are read back.
+    // Deliveries, a client report about dropped items, and canaries that are read back.
     relay.send_errors(3).await;
     let saw = async |what: &str, is_it: &dyn Fn(&Seen) -> bool| {
         let arrived = async || if a.seen().iter().any(is_it) { Ok(()) } else { Err(relay.log()) };
@@ -72,14 +72,14 @@ async fn an_upstreams_headers_go_with_every_request_to_it_alone() {
     saw("a delivery", &|seen| holds(seen, "a message")).await;
     saw("a report", &|seen| holds(seen, "client_report")).await;
     saw("a read-back", &|seen| seen.path.starts_with("/api/0/projects/org/shop/events/")).await;
-    // What is passed on to the primary.
+    // A request that is passed on to the primary.
     let asked = format!("http://{}/api/0/organizations/", relay.address());
     assert_eq!(relay.client().get(asked).send().await.expect("an answer").status(), 200);
     saw("what is passed on", &|seen| seen.path == "/api/0/organizations/").await;
-    // Probes.
+    // Probes of `check`.
     let found = check_online(&relay).await;
     assert!(found.contains("takes the key"), "{found}");
-    // The question of the circuit.
+    // The probe of the circuit breaker.
     let before = a.questions();
     *is_broken.lock().expect("no panic") = true;
     relay.send_errors(10).await;

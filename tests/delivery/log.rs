@@ -1,4 +1,4 @@
-//! What the log says of upstreams: a beginning and an end of each trouble, and one line a minute of what repeats.
+//! The log about upstreams: the beginning and the end of each trouble, and one line a minute for repeated errors.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -12,7 +12,7 @@ use crate::support::process::Process;
 use crate::support::relay::{Plan, Relay, SOON};
 use crate::support::upstream::{Reply, Upstream};
 
-/// The lines that hold this text.
+/// The lines that contain this text.
 fn lines<'a>(log: &'a str, text: &str) -> Vec<&'a str> {
     log.lines().filter(|line| line.contains(text)).collect()
 }
@@ -26,7 +26,7 @@ async fn a_flood_of_refused_events_makes_a_handful_of_log_lines() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     a.always(Reply::status(400));
     let plan = Plan::new(&[("a", a.dsn("key-a", 1)), ("b", b.dsn("key-b", 2))]);
-    // Room for some two hundred letters: the rest are forgotten, which is a line, too.
+    // There is room for some two hundred dead letters. The log reports the discarded rest as well.
     let relay = plan.journal("max_size = \"16MiB\"").start().await;
     let payload = format!(r#"{{"message":"{}"}}"#, "x".repeat(8000));
     for _ in 0..40 {
@@ -34,7 +34,7 @@ async fn a_flood_of_refused_events_makes_a_handful_of_log_lines() {
         let answers = futures_util::future::join_all(sends).await;
         assert!(answers.iter().all(|answer| answer.status() == 200 || answer.status() == 503), "{answers:?}");
     }
-    // Requests that are no envelopes repeat as well.
+    // Refused requests repeat as well.
     for _ in 0..50 {
         assert_eq!(relay.send("no envelope").await.status(), 400);
     }

@@ -1,4 +1,4 @@
-//! Upstreams behind TLS of one's own: a private authority, a certificate that signs itself, a demanded client certificate.
+//! Upstreams behind private TLS: a private authority, a self-signed certificate, a required client certificate.
 
 use std::path::Path;
 use std::process::Command;
@@ -25,7 +25,7 @@ fn folder() -> TempDir {
     TempDir::with_prefix("switchyard-").expect("a folder")
 }
 
-/// Everything to the upstream gets through: deliveries, what is passed on, the probe.
+/// Fails unless deliveries, requests that are passed on, and the probe reach the upstream.
 async fn gets_through(relay: Relay, upstream: &Upstream) {
     relay.send_errors(2).await;
     relay.balanced(SOON).await;
@@ -45,7 +45,7 @@ async fn probe(relay: &Relay) -> Value {
     found["online"][0].clone()
 }
 
-/// Nothing gets through, and the error says why.
+/// Fails unless no request reaches the upstream and the error says why.
 async fn is_refused(relay: &Relay, upstream: &Upstream, why: &str) {
     relay.send_errors(1).await;
     eventually("the error says why", SOON, async || {
@@ -75,7 +75,7 @@ async fn a_self_signed_certificate_is_trusted_where_it_is_named() {
         let [file, _] = pair.write(folder.path(), "leaf");
         gets_through(relay(&front, &[option("tls_ca", &file)]).await, &upstream).await;
     }
-    // One of another name, and one that is not named.
+    // A certificate of another name, and one that is not in the file.
     let (upstream, wrong, right) =
         (Upstream::start().await, Pair::self_signed("other.test", true), Pair::self_signed("localhost", true));
     let [file, _] = wrong.write(folder.path(), "wrong");
@@ -113,7 +113,7 @@ async fn a_renewed_client_certificate_is_used_without_a_restart() {
     .await;
     relay.balanced(SOON).await;
     assert_eq!(probe(&relay).await["result"], "good");
-    // One that does not belong to its key changes nothing, and is told where it stands.
+    // A key of another certificate changes nothing, and the log names the option.
     let [_, other] = authority.signs("relay.test").write(folder.path(), "other");
     std::fs::copy(other, &key).expect("another key");
     eventually("the log says what is wrong", SOON, async || {

@@ -1,6 +1,6 @@
-//! What changes while a request is under way: a limit ends, the upstream becomes one of another kind.
+//! Changes while a request is under way: a limit ends, or the upstream's kind changes.
 //!
-//! Rule: an upstream has what was sent to it and taken, whatever else could be sent by the time of its answer.
+//! Rule: an upstream has the items that were sent to it and taken, whatever else could be sent by the time of its answer.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::support::relay::{Plan, Relay, SOON};
 use super::support::upstream::{Reply, Seen, Upstream};
 use super::{shows, takes};
 
-/// A relay with an upstream `a` of this kind, and another one that limits nothing: so what `a` limits is accepted.
+/// A relay with an upstream `a` of this kind and another one without limits, so that the relay accepts what `a` limits.
 async fn scene(kind: &str) -> (Upstream, Upstream, Relay) {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let plan = Plan::new(&[("a", a.dsn("key-a", 11)), ("b", b.dsn("key-b", 22))]);
@@ -19,7 +19,7 @@ async fn scene(kind: &str) -> (Upstream, Upstream, Relay) {
     (a, b, relay)
 }
 
-/// A 429 that limits a category, once the test says so.
+/// Makes the upstream answer with a 429 that limits a category, once the token is cancelled.
 fn held_limit(upstream: &Upstream, limits: &str) -> CancellationToken {
     let word = CancellationToken::new();
     let reply = Reply::with_header(429, "x-sentry-rate-limits", limits);
@@ -27,7 +27,7 @@ fn held_limit(upstream: &Upstream, limits: &str) -> CancellationToken {
     word
 }
 
-/// Waits until so many requests have arrived.
+/// Waits until `count` requests have arrived.
 async fn sees(upstream: &Upstream, count: usize) {
     super::eventually("a request is under way", SOON, async || match upstream.seen().len() {
         seen if seen == count => Ok(()),

@@ -1,4 +1,4 @@
-//! Good envelopes beside an attack: they must be answered, and soon.
+//! Good envelopes during an attack: they must be answered soon.
 
 use std::future::Future;
 use std::time::Duration;
@@ -8,11 +8,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::support::envelopes::{self, new_id};
 use crate::support::relay::Relay;
 
-/// The longest that a good envelope may wait for its answer while the relay is under attack; two processors, an unoptimised build.
+/// The maximum time to the answer of a good envelope during an attack, on two processors with an unoptimised build.
 const MOST_WAIT: Duration = Duration::from_secs(3);
 
-/// Runs an attack to its end and sends an envelope every 50 ms meanwhile, each of which must be taken in time. Returns what the
-/// attack returned, and how many envelopes were sent.
+/// Runs an attack to its end and sends an envelope every 50 ms meanwhile; each must be taken in time. Returns the attack's result and the
+/// number of envelopes.
 pub(crate) async fn beside<T>(relay: &Relay, attack: impl Future<Output = T>) -> (T, usize) {
     let mut attack = std::pin::pin!(attack);
     let (mut sent, mut slowest) = (0, Duration::ZERO);

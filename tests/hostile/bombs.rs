@@ -1,4 +1,4 @@
-//! Bombs: bodies that grow a thousandfold, and bodies from which nothing ever comes.
+//! Bombs: bodies that grow a thousandfold, and bodies that decode to nothing.
 
 use std::io::Write as _;
 use std::time::{Duration, Instant};
@@ -14,18 +14,18 @@ use crate::support::wire::{Answer, chunked, exchange, post};
 use crate::{front, keyed};
 
 const MIB: usize = 1024 * 1024;
-/// What a bomb may take for a moment, in KiB.
+/// The memory that a bomb may take at its peak, in KiB.
 const MOST_MEMORY: u64 = 16 * 1024;
-/// Long enough for an unoptimised build beside other tests; a bomb that were decoded to its end would take minutes.
+/// Long enough for an unoptimised build beside other tests. Decoding a bomb to its end would take minutes.
 const MOST_TIME: Duration = Duration::from_secs(20);
 
-/// A well-formed gzip of 4.7 GB of zeros, in 4.7 MB: the same 16 MiB, compressed once, over and over.
+/// A valid gzip body of 4.7 MB with 4.7 GB of zeros: 16 MiB that were compressed once, repeated.
 fn gigabytes_of_gzip() -> Vec<u8> {
     const PIECES: usize = 281;
     let zeros = vec![0; 16 * MIB];
     let mut compress = flate2::Compress::new(Compression::best(), false);
     let mut piece = Vec::with_capacity(64 * 1024);
-    // The flush ends at a byte, and the next piece refers to nothing before it.
+    // The full flush ends at a byte boundary, and the next piece refers to no earlier data.
     compress.compress_vec(&zeros, &mut piece, FlushCompress::Full).expect("memory");
     assert_eq!(compress.total_in() as usize, zeros.len());
     let (mut sum, mut one) = (Crc::new(), Crc::new());
@@ -41,7 +41,7 @@ fn gigabytes_of_gzip() -> Vec<u8> {
     bomb
 }
 
-/// The same text in zstd: a frame of 16 MiB, over and over.
+/// The same text in zstd: a frame of 16 MiB, repeated.
 fn gigabytes_of_zstd() -> Vec<u8> {
     zstd::encode_all(&vec![0; 16 * MIB][..], 0).expect("memory").repeat(281)
 }
@@ -52,12 +52,12 @@ fn raw_deflate(text: &[u8]) -> Vec<u8> {
     encoder.finish().expect("memory")
 }
 
-/// 4.7 MB from which nothing comes: the smallest unit of an encoding that yields no byte, over and over.
+/// 4.7 MB that decode to nothing: the smallest unit of an encoding that yields no byte, repeated.
 fn nothing_in_much(begin: &[u8], unit: &[u8], end: &[u8]) -> Vec<u8> {
     [begin, &unit.repeat(4_700_000 / unit.len()), end].concat()
 }
 
-/// More than a body may have, of a unit that yields no byte, packed by zstd twice: a few hundred bytes.
+/// A few hundred bytes that decode to nothing: 1 GiB of a unit that yields no byte, packed by zstd twice.
 fn nothing_in_few_bytes(begin: &[u8], unit: &[u8], end: &[u8]) -> Vec<u8> {
     const BETWEEN: usize = 1024 * MIB;
     let piece = unit.repeat(MIB / unit.len());
@@ -70,7 +70,7 @@ fn nothing_in_few_bytes(begin: &[u8], unit: &[u8], end: &[u8]) -> Vec<u8> {
     zstd::encode_all(&encoder.finish().expect("memory")[..], 3).expect("memory")
 }
 
-/// Bombs by name and content encoding.
+/// Bombs, each with its name and content encoding.
 fn bombs() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let gzip = gigabytes_of_gzip();
     let twice = {
@@ -93,7 +93,7 @@ fn bombs() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     ]
 }
 
-/// Sends a bomb with a length or in chunks. It must be refused, soon, and no memory may be taken for it.
+/// Sends a bomb with a length or in chunks. It must be refused in time and take no memory.
 async fn refused(relay: &Relay, name: &str, encoding: &str, request: &[u8]) -> Answer {
     let memory = Memory::of(relay.pid());
     memory.forget_peak();
@@ -129,7 +129,7 @@ async fn a_bomb_of_4_7_gigabytes_is_refused_with_flat_memory() {
 #[tokio::test]
 async fn encodings_on_many_lines_have_the_limit_of_one_line() {
     let (relay, upstream) = front().await;
-    // Each decoder takes a window of 8 MiB as soon as it is given a frame that asks for one.
+    // A decoder allocates a window of 8 MiB when a frame asks for one.
     let skipped = [&b"\x50\x2a\x4d\x18"[..], &(9 * MIB as u32).to_le_bytes(), &vec![0; 9 * MIB]].concat();
     let mut body = zstd::encode_all(&b"{}\n"[..], 1).expect("memory");
     for _ in 1..60 {
@@ -155,7 +155,7 @@ async fn bombs_of_every_encoding_cost_neither_memory_nor_much_time() {
     for (name, encoding, body) in &bombs {
         refused(&relay, name, encoding, &post(&path, &[("content-encoding", encoding)], body)).await;
     }
-    // All of them at once, in chunks.
+    // All bombs at once, in chunks.
     let memory = Memory::of(relay.pid());
     memory.forget_peak();
     let before = memory.resident();
@@ -167,7 +167,7 @@ async fn bombs_of_every_encoding_cost_neither_memory_nor_much_time() {
     let (_, sent) = beside(&relay, attack).await;
     let grown = memory.peak() - before;
     eprintln!("all {} of them at once: {grown} KiB more than {before} KiB at the most", bombs.len());
-    // The encoded bodies are held, and a window for each of those that are decoded at once.
+    // The relay holds the encoded bodies, and a window for each body that is being decoded.
     assert!(grown < 64 * 1024, "{grown} KiB");
     relay.finish().await;
     assert_eq!(upstream.taken_count(), sent);
@@ -184,7 +184,7 @@ async fn nested_bombs_that_yield_nothing_keep_no_thread_busy() {
         ("gzip, zstd, zstd", nothing_in_few_bytes(b"", empty_member, b"")),
         ("br, zstd, zstd", nothing_in_few_bytes(b"\x0c", b"\x06", b"\x03")),
     ];
-    // Without a key: what names the project would be in the body.
+    // Without a key: the body would have to name the project.
     let path = "/api/1/envelope/";
     for (encoding, body) in &bombs {
         assert!(body.len() < 20_000, "{encoding}: {}", body.len());
@@ -192,7 +192,7 @@ async fn nested_bombs_that_yield_nothing_keep_no_thread_busy() {
         let answer = refused(&relay, "gigabytes of nothing", encoding, &request).await;
         assert_eq!(answer.status, 413, "{encoding}: {answer:?}");
     }
-    // More of them at once than there are threads: each gets its answer, and others are served meanwhile.
+    // More bombs at once than threads: each gets its answer, and other clients are served meanwhile.
     let attack = futures_util::future::join_all(bombs.iter().cycle().take(9).map(async |(encoding, body)| {
         let began = Instant::now();
         let answer = exchange(&relay.address(), &post(path, &[("content-encoding", encoding)], body)).await;

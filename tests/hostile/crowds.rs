@@ -1,4 +1,4 @@
-//! Crowds: ten thousand connections that say nothing, or nothing more.
+//! Crowds: ten thousand connections that send nothing, or nothing more.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -17,12 +17,12 @@ use crate::support::wire::{Wire, exchange, head, post};
 use crate::{front, keyed};
 
 const CROWD: usize = 10_000;
-/// What all of them may cost the relay when they say nothing, in KiB.
+/// The maximum cost of ten thousand silent connections, in KiB.
 const MOST_IDLE: u64 = 22 * 1024;
-/// The same when each has a buffer of the HTTP library's for what it reads and one for what it writes.
+/// The maximum cost when each has a read and a write buffer of the HTTP library, in KiB.
 const MOST_USED: u64 = 272 * 1024;
 
-/// Lets this process, and the relay it starts, have as many files open as the system allows.
+/// Raises the limit of open files for this process and its children to the hard limit.
 fn many_open_files() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("up to the hard limit");
@@ -30,7 +30,7 @@ fn many_open_files() {
     assert!(enough, "this test needs {} open files: raise the hard limit (ulimit -Hn)", CROWD + 2500);
 }
 
-/// A connection from an address of its own for each few thousand, so that ports do not run short.
+/// A connection from an address that it shares with a few thousand others, so that ports do not run out.
 async fn connect(to: SocketAddr, turn: usize) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     let from = Ipv4Addr::new(127, 0, 0, 2 + u8::try_from(turn / 2500).expect("few addresses"));
@@ -49,7 +49,7 @@ async fn crowd(relay: &Relay, mut begin: impl AsyncFnMut(&mut TcpStream)) -> Vec
     all
 }
 
-/// Waits until the relay has accepted all of them.
+/// Waits until the relay has accepted the whole crowd.
 async fn accepted(relay: &Relay) {
     let folder = format!("/proc/{}/fd", relay.pid());
     eventually("all connections are accepted", Duration::from_secs(20), async || {
@@ -59,7 +59,7 @@ async fn accepted(relay: &Relay) {
     .await;
 }
 
-/// What a crowd that `begin` has made costs the relay, in KiB, while others are served.
+/// The memory that a crowd costs the relay in KiB while others are served; `begin` uses each new connection.
 async fn costs(what: &str, begin: impl AsyncFnMut(&mut TcpStream)) -> u64 {
     many_open_files();
     let (relay, upstream) = front().await;
@@ -106,7 +106,7 @@ async fn ten_thousand_answered_connections_cost_only_their_buffers() {
     assert!(cost < MOST_USED, "{cost} KiB");
 }
 
-/// A relay that is started after this command of the shell's, and a connection to it that was served already.
+/// A relay that is started after this shell command, and a connection to it that has served a request.
 async fn limited(ulimit: &str) -> (Relay, Upstream, Wire) {
     let upstream = Upstream::start().await;
     let mut relay = Plan::new(&[("tracker", upstream.dsn("cafe", 7))]).prepare();
@@ -136,7 +136,7 @@ async fn connections_leave_file_descriptors_for_operators_and_the_journal() {
     })
     .await;
     for _ in 0..10 {
-        // A new connection to the admin listener each time, and a file for each large body.
+        // Each round needs a new connection to the admin listener and a file for the large body.
         let status = exchange(&relay.admin_address(), &head("GET", "/readyz", &[("connection", "close")])).await;
         assert_eq!(status.status, 200);
         for size in [4, 2 << 20] {

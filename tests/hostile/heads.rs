@@ -1,4 +1,4 @@
-//! Heads of requests that are too large, too many, or no heads at all.
+//! Request heads that are too large, too many, or invalid.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::support::upstream::Upstream;
 use crate::support::wire::{Wire, head, post};
 use crate::{front, keyed};
 
-/// Sends bytes, as many as are taken, and reads what comes back until the orderly end.
+/// Sends as many of the bytes as are taken; returns what comes back until the orderly end.
 async fn said_to(address: &str, bytes: &[u8]) -> String {
     let mut wire = Wire::connect(address).await;
     wire.offer(bytes).await;
@@ -59,7 +59,7 @@ async fn floods_of_headers_and_invalid_http_are_refused_with_flat_memory() {
         ] {
             let said = said_to(&relay.address(), &bytes).await;
             let status = said.split(' ').nth(1).and_then(|code| code.parse::<u16>().ok());
-            // Nothing at all is an answer to what is no request.
+            // Closing without an answer is fine for bytes that are no request.
             assert!(status.is_none_or(|status| statuses.contains(&status)), "{what}: {said}");
             assert_eq!(said.matches("HTTP/1.1 ").count(), usize::from(status.is_some()), "{what}: {said}");
             eprintln!("{what}: {status:?}");
@@ -74,10 +74,10 @@ async fn floods_of_headers_and_invalid_http_are_refused_with_flat_memory() {
 }
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Longer than a head may take, an idle connection of this test may stay, and a ping is waited for.
+/// Longer than the time limits of a head, of this test's idle connections, and of a ping's answer.
 const LIMITS: Duration = Duration::from_secs(30);
 
-/// Sends each piece by itself and nothing more; returns what comes until the other side ends the connection.
+/// Sends the pieces one by one and nothing more; returns what comes until the other side closes.
 async fn said_to_silence(address: &str, pieces: &[&[u8]]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).await.expect("a connection");
     stream.set_nodelay(true).expect("an option of the socket");
@@ -91,7 +91,7 @@ async fn said_to_silence(address: &str, pieces: &[&[u8]]) -> Vec<u8> {
     said
 }
 
-/// A connection is one of HTTP/2 by the whole preface (RFC 9113, section 3.4), and has no limits of HTTP/1.1 only then.
+/// Only the whole preface makes a connection HTTP/2 (RFC 9113, section 3.4) and lifts the limits of HTTP/1.1.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_client_is_disconnected_whatever_its_first_bytes() {
     let upstream = Upstream::start().await;

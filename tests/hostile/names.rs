@@ -1,4 +1,4 @@
-//! Names in the headers of items, as long as a line may be, and many of them.
+//! Item headers with type names as long as a line may be, and many of them.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use crate::support::relay::SOON;
 use crate::support::wire::{exchange, post};
 use crate::{front, keyed};
 
-/// What such an envelope may take of the memory, in KiB: as much as any that is large.
+/// The memory that such an envelope may take, in KiB: as much as any large one.
 const MOST_MEMORY: u64 = 32 * 1024;
 
 #[tokio::test]

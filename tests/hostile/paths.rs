@@ -1,4 +1,4 @@
-//! Tricks in the path: what stands where a project's number belongs, and paths that climb.
+//! Tricks in the path: odd strings in the place of a project's number, and paths that climb.
 
 use crate::front;
 use crate::support::envelopes::{self, KEY, new_id};
@@ -44,7 +44,7 @@ async fn only_a_number_is_a_project_and_no_path_leads_elsewhere() {
     for path in paths {
         let body = envelopes::error(&new_id());
         let answer = exchange(&relay.address(), &post(&format!("{path}?sentry_key={KEY}"), &[], body.as_bytes())).await;
-        // What names no endpoint of ours is the primary's to answer.
+        // The primary answers every path that is none of the relay's endpoints.
         if answer.status == 200 {
             passed_on += 1;
             continue;
@@ -53,14 +53,14 @@ async fn only_a_number_is_a_project_and_no_path_leads_elsewhere() {
         assert!(answer.body.is_empty() || !answer.detail().is_empty(), "{path}");
         assert!(!answer.headers.contains_key("x-evil"), "{path}: {answer:?}");
     }
-    // What names a host of its own is still for us, and for nobody else.
+    // A target that names another host is still served here and goes to no other host.
     for target in ["http://elsewhere.test/api/1/envelope/", "http://relay.test@elsewhere.test/api/1/envelope/"] {
         let body = envelopes::error(&new_id());
         let answer =
             exchange(&relay.address(), &post(&format!("{target}?sentry_key={KEY}"), &[], body.as_bytes())).await;
         assert!(matches!(answer.status, 200 | 400), "{target}: {answer:?}");
     }
-    // An escape that stands for a plain character is that character.
+    // An escape of a plain character stands for that character.
     let body = envelopes::error(&new_id());
     for path in ["/api/%31/envelope/", "/%61pi/1/envelope/"] {
         let escaped = post(&format!("{path}?sentry_key={KEY}"), &[], body.as_bytes());

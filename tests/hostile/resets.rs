@@ -1,4 +1,4 @@
-//! Requests of HTTP/2 that are taken back as soon as they are whole: among the streams of their connection they count no longer.
+//! HTTP/2 requests that are reset as soon as they are complete: they no longer count among the streams of their connection.
 
 use std::io::Write as _;
 
@@ -11,7 +11,7 @@ use crate::support::wire::{exchange, post};
 use crate::{front, keyed};
 
 const REQUESTS: usize = 200;
-/// How many a connection may have under way.
+/// The maximum number of requests under way per connection.
 const UNDER_WAY: f64 = 64.0;
 fn gzip(text: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(vec![], Compression::best());
@@ -23,7 +23,7 @@ fn gzip(text: &[u8]) -> Vec<u8> {
 async fn reset_http2_requests_are_finished_up_to_the_limit_of_streams() {
     const ENCODINGS: &str = "gzip, gzip";
     let (relay, upstream) = front().await;
-    // Two KiB that become more than a body may have.
+    // Two KiB that decode to more than a body may have.
     let (path, bomb) = (keyed("/api/1/envelope/"), gzip(&gzip(&vec![0; 256 << 20])));
     let attack = async {
         let mut connection = Http2::connect(&relay.address()).await;
@@ -41,7 +41,7 @@ async fn reset_http2_requests_are_finished_up_to_the_limit_of_streams() {
     };
     let (connection, sent) = beside(&relay, attack).await;
     let before = ended().await;
-    // Who comes later has its turn later.
+    // A later request waits for its turn.
     let answer = exchange(&relay.address(), &post(&path, &[("content-encoding", ENCODINGS)], &bomb)).await;
     assert!(matches!(answer.status, 413 | 503), "{answer:?}");
     let under_way = ended().await - before - 1.0;

@@ -1,4 +1,4 @@
-//! Clients that never read what they asked for, and those that never bring what they announced.
+//! Clients that never read their answers, and clients that never send what they announced.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::support::upstream::Upstream;
 use crate::support::wire::{Wire, head, post};
 use crate::{front, keyed};
 
-/// What the whole attack may take for itself, in KiB.
+/// The memory that the whole attack may take, in KiB.
 const MOST_MEMORY: u64 = 32 * 1024;
 
 async fn costs_little<T>(relay: &Relay, what: &str, attack: impl Future<Output = T>) -> (T, usize) {
@@ -31,11 +31,11 @@ async fn costs_little<T>(relay: &Relay, what: &str, attack: impl Future<Output =
 #[tokio::test]
 async fn clients_that_never_read_their_answers_cost_little_and_hold_nobody_up() {
     let (relay, upstream) = front().await;
-    // 404 each, so that nothing of it is to arrive.
+    // Each request gets a 404, so nothing of it may arrive.
     let requests = post("/nowhere/", &[], b"").repeat(200);
     let attack = futures_util::future::join_all((0..100).map(async |_| {
         let mut stream = TcpStream::connect(relay.address()).await.expect("a connection");
-        // Until the relay takes no more of them, because nobody takes its answers.
+        // Sends until the relay takes no more requests because nobody reads its answers.
         let flood = async { while stream.write_all(&requests).await.is_ok() {} };
         let flooded = timeout(Duration::from_secs(2), flood).await;
         assert!(flooded.is_err(), "a client that does not read is not cut off at once");
@@ -61,7 +61,7 @@ async fn clients_that_only_announce_large_bodies_take_no_room_from_others() {
         announced("/api/1/minidump/", "multipart/form-data; boundary=x"),
         announced("/api/1/csp-report/", "application/csp-report"),
     ];
-    // Together they announce five times what may be in memory.
+    // Together the clients announce five times the memory for bodies.
     let attack = async {
         let mut crowd = vec![];
         for turn in 0..300 {
@@ -86,7 +86,7 @@ async fn clients_that_only_announce_large_bodies_take_no_room_from_others() {
     assert_eq!(upstream.taken_count(), sent + 10);
 }
 
-/// Every route that reads a body, with a content type that it takes.
+/// Every route that reads a body, with a content type that it accepts.
 fn routes() -> Vec<(String, &'static str)> {
     const JSON: &str = "application/json";
     let of_project = [
@@ -130,7 +130,7 @@ async fn slow_large_bodies_on_any_route_leave_small_envelopes_served() {
     let length = ROOM.to_string();
     let mut attacks = vec![];
     for (path, kind) in routes() {
-        // Strangers, and those who have read the key in a page.
+        // Requests without the key, and with the key from a page.
         for path in [keyed(&path), path] {
             for encoding in ["identity", "gzip"] {
                 let headers = [("content-type", kind), ("content-encoding", encoding), ("content-length", &*length)];
@@ -139,7 +139,7 @@ async fn slow_large_bodies_on_any_route_leave_small_envelopes_served() {
         }
     }
     let count = attacks.len();
-    // Almost all that may be in memory, of each: one of them was enough to take all of it.
+    // Each sends almost as much as fits into memory; one of them used to take all of it.
     let begin = async |head: Vec<u8>| {
         let mut wire = Wire::connect(&relay.address()).await;
         wire.offer(&head).await;

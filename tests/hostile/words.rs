@@ -1,5 +1,4 @@
-//! Words that would like to be more than words: line ends, NULs, escapes and odd characters in everything that the relay repeats
-//! in a header, to an upstream, or in its log.
+//! Line ends, NULs, escapes and odd characters in everything that the relay repeats in a header, to an upstream or in its log.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -9,7 +8,7 @@ use crate::support::envelopes::{self, KEY, new_id};
 use crate::support::relay::SOON;
 use crate::support::wire::{Answer, exchange, post};
 
-/// As they stand in a text, and what each of them would like to be.
+/// Strings that try to inject headers, terminal escapes or credentials.
 const EVIL: [&str; 8] = [
     "a\r\nx-evil: 1",
     "a\nx-evil: 1",
@@ -63,7 +62,7 @@ async fn odd_bytes_in_keys_and_names_become_no_headers_and_no_log_lines() {
             assert!((400..500).contains(&answer.status), "{evil:?}: {answer:?}");
             is_harmless(&answer);
         }
-        // A name of a client is only a name: the envelope is taken. So are the values of its header.
+        // An odd client name or envelope header value does no harm, so the envelope is taken.
         let (dsn, sent_at) = (json(&format!("http://{KEY}@h/1")), json(evil));
         let body = format!(
             "{{\"event_id\":\"{}\",\"dsn\":{dsn},\"sent_at\":{sent_at},\"trace\":{{\"public_key\":{sent_at}}}}}\n\
@@ -91,7 +90,7 @@ async fn odd_bytes_in_keys_and_names_become_no_headers_and_no_log_lines() {
     relay.finish().await;
 }
 
-/// An event over its limit whose type is known, with an odd word in its item's header, and one beside it.
+/// A client report over its size limit, with an odd string in its item header.
 fn oversized(evil: &str) -> String {
     format!("{{}}\n{{\"type\":\"client_report\",\"x\":{}}}\n{}\n", json(evil), "x".repeat(200 * 1024))
 }

@@ -1,4 +1,4 @@
-//! Who is let in, in which form, and what the others are told.
+//! Authentication: the accepted forms, and the answers to everything else.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -10,11 +10,11 @@ use crate::support::upstream::Upstream;
 use crate::support::wire::{Answer, exchange, head, post};
 use crate::{front, front_of, refused};
 
-/// As GlitchTip prints its keys.
+/// A key in the form in which GlitchTip prints it.
 const UUID: &str = "9EC79C33-EC99-42AB-8353-589FCB2E04DC";
 const TOKEN: &str = "any-Token_3";
 
-/// One request: what is special about it, its path and query, its headers, its envelope's header.
+/// A request: its path and query, its headers, and the DSN in its envelope's header.
 struct Request {
     path: String,
     headers: Vec<(&'static str, String)>,
@@ -36,7 +36,7 @@ impl Request {
         self
     }
 
-    /// Sends it with a new event; returns that event's id too.
+    /// Sends the request with a new event; returns the event's id and the answer.
     async fn send(&self, relay: &Relay) -> (String, Answer) {
         let id = new_id();
         let mut body = envelopes::error(&id);
@@ -49,7 +49,7 @@ impl Request {
     }
 }
 
-/// A relay with three projects: 1 with a key of 32 hex digits, 2 with a UUID, 3 with any token.
+/// A relay with three projects: 1 has a key of 32 hex digits, 2 a UUID, 3 an arbitrary token.
 async fn three_projects() -> (Relay, Upstream) {
     front_of(|plan| {
         let project = |id: u8, key: &str| {
@@ -83,9 +83,9 @@ async fn every_form_of_authentication_is_accepted() {
         Request::to(envelope).with("Authorization", basic(&format!("{KEY}:secret"))),
         Request::to(format!("{envelope}?sentry_key={KEY}")),
         Request::to(format!("{envelope}?sentry_version=7&sentry_key={KEY}&sentry_client=a%2F1&sentry_secret=ignored")),
-        // The Authorization of a proxy in front of us is none of ours.
+        // The `Authorization` of a proxy in front of the relay is ignored.
         Request::to(format!("{envelope}?sentry_key={KEY}")).with("Authorization", "Bearer of-a-proxy"),
-        // So is the password of a site, which its visitors' browsers send by themselves, and a header without a word.
+        // So is a site's password, which browsers send by themselves, and a header without content.
         Request::to(format!("{envelope}?sentry_key={KEY}")).with("Authorization", basic("staging:secret")),
         Request::to(format!("{envelope}?sentry_key={KEY}")).with("Authorization", "Digest username=\"staging\""),
         Request::to(format!("{envelope}?sentry_key={KEY}")).with("Authorization", "Negotiate YWJj"),
@@ -95,12 +95,12 @@ async fn every_form_of_authentication_is_accepted() {
             .with("Authorization", basic("a:b")),
         Request::to(envelope).with("X-Sentry-Auth", "").dsn(relay.dsn()),
         Request::to(format!("{envelope}?sentry_key={KEY}")).with("X-Sentry-Auth", " "),
-        // A key that nobody filled in is none.
+        // An empty key counts as none.
         Request::to(format!("{envelope}?sentry_version=7&sentry_key=")).dsn(relay.dsn()),
         Request::to(format!("{envelope}?sentry_key=")).with("X-Sentry-Auth", format!("Sentry sentry_key={KEY}")),
         Request::to(format!("{envelope}?sentry_key={KEY}")).with("X-Sentry-Auth", "Sentry sentry_key="),
         Request::to(format!("{envelope}?sentry_key=")).with("X-Sentry-Auth", "Sentry sentry_key=").dsn(relay.dsn()),
-        // A browser's tunnel: only the envelope says for whom it is.
+        // A browser's tunnel: only the envelope names the project.
         Request::to(envelope).dsn(relay.dsn()),
         Request::to(envelope).dsn(format!("https://{KEY}@elsewhere.example/1")),
         Request::to(format!("{envelope}?sentry_key={KEY}")).dsn(relay.dsn()),
@@ -184,7 +184,7 @@ async fn a_refused_client_is_told_why_and_is_counted() {
         }
         assert_eq!(refused(&relay, reason).await, requests.len() as f64, "{reason}");
         let lines = relay.log().matches(&format!("reason=\"{reason}\"")).count();
-        // Some are of a known project, and some of none.
+        // Some refusals belong to a known project and some to none.
         assert!((1..=2).contains(&lines), "one line for many refusals of one kind and project: {}", relay.log());
     }
     assert_eq!(upstream.seen().len(), 0);
@@ -195,7 +195,7 @@ async fn a_refused_client_is_told_why_and_is_counted() {
 async fn missing_credentials_are_refused_before_the_body_except_for_envelopes() {
     let (relay, upstream) = front().await;
     let huge = (100 << 20).to_string();
-    // Each would be refused for something else if it were looked at.
+    // Each request has another fault that the relay would report if it looked further.
     let routes = [
         ("store/", "application/json"),
         ("security/", "text/plain"),
@@ -232,7 +232,7 @@ async fn missing_credentials_are_refused_before_the_body_except_for_envelopes() 
         count += 1;
     }
     assert_eq!(refused(&relay, "unauthenticated").await, f64::from(count));
-    // What is an envelope by its content type says it inside.
+    // A body with the content type of an envelope may name the project inside.
     let envelope = [("content-type", "application/x-sentry-envelope")];
     let id = new_id();
     let body = envelopes::error(&id).replacen('}', &format!(",\"dsn\":\"{}\"}}", relay.dsn()), 1);

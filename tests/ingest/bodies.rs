@@ -14,7 +14,7 @@ use crate::support::upstream::Upstream;
 use crate::support::wire::{Answer, chunked, exchange, post};
 use crate::{front, front_of, keyed, refused};
 
-/// What a bomb may take for a moment.
+/// The memory that a bomb may take at its peak.
 const MOST_MEMORY_KIB: u64 = 16 * 1024;
 
 fn gzip(text: &[u8]) -> Vec<u8> {
@@ -82,13 +82,13 @@ async fn every_encoding_is_understood() {
         assert_eq!(answer.status, 200, "{name}: {answer:?}");
         expected.push(text.into_bytes());
     }
-    // Two header lines are one list.
+    // Two header lines form one list.
     let text = envelopes::error(&new_id());
     let lines = [("content-encoding", "zstd"), ("content-encoding", "gzip")];
     let twice = post(&keyed("/api/1/envelope/"), &lines, &gzip(&zstd(text.as_bytes())));
     assert_eq!(exchange(&relay.address(), &twice).await.status, 200);
     expected.push(text.into_bytes());
-    // As @sentry/node sends: chunked, without content type and length, now and then compressed.
+    // As @sentry/node sends: chunked, without content type and length, sometimes compressed.
     for (headers, size) in [(&[][..], 10), (&[("content-encoding", "gzip")], 7)] {
         let text = envelopes::error(&new_id());
         let body = if headers.is_empty() { text.clone().into_bytes() } else { gzip(text.as_bytes()) };
@@ -107,7 +107,7 @@ async fn every_encoding_is_understood() {
     relay.finish().await;
 }
 
-/// A hostile body, how it is sent, and how it may be answered.
+/// A hostile body, its headers, and the allowed answers.
 struct Case {
     name: String,
     encoding: Option<String>,
@@ -145,7 +145,7 @@ impl Case {
         answer
     }
 
-    /// What an upstream must get.
+    /// The body that an upstream must get.
     fn decoded(&self) -> Vec<u8> {
         use switchyard::intake::decode;
         let encodings = decode::encodings(self.encoding.as_deref().unwrap_or_default()).expect("a known encoding");
@@ -155,7 +155,7 @@ impl Case {
 
 #[tokio::test]
 async fn hostile_bodies_are_answered_and_bombs_cost_no_memory() {
-    // Equal event ids are no repeats here: every good body is to arrive.
+    // Without a window for repeats every good body must arrive, whatever its event id.
     let (relay, upstream) = front_of(|plan| plan.server("max_body = \"8MiB\"").more("[dedup]\nwindow = \"0s\"")).await;
     let (bombs, cases): (Vec<Case>, Vec<Case>) =
         Case::all().into_iter().partition(|case| case.name.starts_with("bomb-"));
@@ -177,7 +177,7 @@ async fn hostile_bodies_are_answered_and_bombs_cost_no_memory() {
     let most = memory.peak();
     assert!(most < before + MOST_MEMORY_KIB, "{before} KiB before the bombs, {most} KiB at the most");
     assert!(refused(&relay, "too_large").await >= 5.0);
-    // And it is as well as before.
+    // The relay works as before.
     assert_eq!(relay.send(envelopes::error(&new_id())).await.status(), 200);
     relay.finish().await;
 }
@@ -204,7 +204,7 @@ async fn the_answer_names_the_event_id_and_empty_envelopes_go_nowhere() {
         let after = relay.samples().await.expect("metrics").sum("switchyard_accepted_items_total", &[]);
         assert_eq!(after - before, if arrives { 1.0 } else { 0.0 }, "{body}");
     }
-    // The nil id identifies nothing: two events with it are two events.
+    // The nil id identifies nothing, so two events with it are two events.
     for _ in 0..2 {
         assert_eq!(relay.send(envelopes::error(&nil)).await.status(), 200);
     }

@@ -1,4 +1,4 @@
-//! Connections: kept, pipelined, of either version of HTTP, and never reset.
+//! Connections: kept, pipelined, of each HTTP version, and never reset.
 
 use bytes::Bytes;
 use http::Request;
@@ -27,7 +27,7 @@ async fn a_connection_is_kept_and_may_be_pipelined() {
     for id in &ids[3..] {
         assert_eq!(wire.answer().await.json()["id"], **id, "answers come in order");
     }
-    // A refusal does not end a connection whose body was read.
+    // A refusal keeps the connection when its body was read.
     wire.send(&post("/api/1/envelope/?sentry_key=unknown", &[], &[b'x'; 10_000])).await;
     assert_eq!(wire.answer().await.status, 403);
     wire.send(&chunked(&path, &[], envelopes::error(&new_id()).as_bytes(), 9)).await;
@@ -91,7 +91,7 @@ async fn a_client_refused_while_sending_gets_the_answer_and_no_reset() {
         (keyed("/api/1/envelope/"), &[("content-encoding", "x-shop")], 415),
         (keyed("/api/1/envelope/"), &[], 400),
     ] {
-        // Both write everything before they read: an answer that is lost by a reset fails here.
+        // Both requests write everything before they read: a reset would lose the answer.
         for request in [post(&path, headers, &body), chunked(&path, headers, &body, 64_000)] {
             let answer = exchange(&relay.address(), &request).await;
             assert_eq!(answer.status, status, "{path}");
@@ -118,7 +118,7 @@ async fn an_expect_continue_client_is_refused_before_it_sends() {
         let answer = wire.answer().await;
         assert_eq!(answer.status, status, "{path}: no 100 comes first");
         assert!(!answer.detail().is_empty());
-        // What has not come cannot be told from a next request: the connection ends.
+        // An unread body cannot be told from a next request, so the connection ends.
         wire.ends().await;
     }
     let path = keyed("/api/1/envelope/");
@@ -163,7 +163,7 @@ async fn floods_of_headers_and_absurd_request_lines_end_in_answers() {
         assert!(!answer.detail().is_empty(), "{shown}");
         wire.ends().await;
     }
-    // On a connection that has served, too.
+    // The same on a connection that has served a request.
     let mut wire = Wire::connect(&relay.address()).await;
     wire.send(&post(&keyed("/api/1/envelope/"), &[], envelopes::error(&new_id()).as_bytes())).await;
     assert_eq!(wire.answer().await.status, 200);
@@ -172,7 +172,7 @@ async fn floods_of_headers_and_absurd_request_lines_end_in_answers() {
     assert_eq!((answer.status, answer.header("access-control-allow-origin")), (414, "*"));
     assert!(answer.detail().contains("request line"), "{answer:?}");
     wire.ends().await;
-    // There, what is malformed gets the HTTP library's own answer, which has no body.
+    // On such a connection malformed bytes get the HTTP library's own answer without a body.
     let mut wire = Wire::connect(&relay.address()).await;
     wire.send(&post(&keyed("/api/1/envelope/"), &[], envelopes::error(&new_id()).as_bytes())).await;
     assert_eq!(wire.answer().await.status, 200);

@@ -1,4 +1,4 @@
-//! Crash reports and files sent apart from their events: the answers, and the envelope that both upstreams get.
+//! Crash reports and files that are sent apart from their events: the answers, and the envelope that both upstreams get.
 
 use std::io::{Read as _, Write as _};
 use std::process::Command;
@@ -14,7 +14,7 @@ use crate::{front_of, keyed};
 
 const ID: &str = "9ec79c33-ec99-42ab-8353-589fcb2e04dc";
 
-/// A relay with two upstreams, and these.
+/// A relay with two upstreams.
 async fn pair() -> (Relay, [Upstream; 2]) {
     let upstreams = [Upstream::start().await, Upstream::start().await];
     let dsns = [("first", upstreams[0].dsn("cafe", 7)), ("second", upstreams[1].dsn("beef", 8))];
@@ -25,12 +25,12 @@ fn minidump(size: usize) -> Vec<u8> {
     [&b"MDMP\x93\xa7\r\n"[..], &(0..size).map(|i| (i * 7 + i / 251) as u8).collect::<Vec<_>>()].concat()
 }
 
-/// A form with these parts: name, file name, contents.
+/// A form with these parts, each a name, a file name and contents.
 fn form(parts: &[(&str, Option<&str>, &[u8])]) -> Vec<u8> {
     form_with("frontier", parts)
 }
 
-/// The same with its parts parted by this.
+/// A form with this boundary.
 fn form_with(boundary: &str, parts: &[(&str, Option<&str>, &[u8])]) -> Vec<u8> {
     let mut body = vec![];
     for (name, file, contents) in parts {
@@ -56,7 +56,7 @@ async fn send(relay: &Relay, path: &str, headers: &[(&str, &str)], body: &[u8]) 
 /// An item of an envelope: its header without the length, and its payload.
 type Item = (Value, Vec<u8>);
 
-/// The items of an envelope whose items all say how long they are.
+/// The items of an envelope; each must have a length.
 fn items(mut rest: &[u8]) -> Vec<Item> {
     let mut items = vec![];
     while !rest.is_empty() {
@@ -71,7 +71,7 @@ fn items(mut rest: &[u8]) -> Vec<Item> {
     items
 }
 
-/// The items that arrived under this id, the same at both upstreams.
+/// The header and the items that arrived under this id; both upstreams must have the same.
 async fn arrived(relay: &Relay, upstreams: &[Upstream; 2], id: &str) -> (Value, Vec<Item>) {
     relay.balanced(SOON).await;
     let [first, second] = [0, 1].map(|at| {
@@ -84,7 +84,7 @@ async fn arrived(relay: &Relay, upstreams: &[Upstream; 2], id: &str) -> (Value, 
     first
 }
 
-/// The id of an answer in text, as the envelope has it.
+/// The event id in a text answer, without hyphens.
 fn id_in(answer: &Answer) -> String {
     let text = String::from_utf8(answer.body.clone()).expect("text");
     assert_eq!((answer.status, text.len(), text.matches('-').count()), (200, 36, 4), "{answer:?}");
@@ -99,7 +99,7 @@ fn attachment(kind: &str, content_type: &str, file: &str) -> Value {
 async fn a_minidump_in_a_form_becomes_an_envelope_under_the_answered_id() {
     let (relay, upstreams) = pair().await;
     let event = format!("{{\"event_id\":\"{ID}\",\"release\":\"shop@1\"}}");
-    // A small one in memory, a large one through a file.
+    // A small dump stays in memory, a large one goes through a file.
     for (size, fields, id) in [
         (100, vec![("sentry", event.as_str()), ("ptype", "browser")], Some(ID)),
         (
@@ -118,7 +118,7 @@ async fn a_minidump_in_a_form_becomes_an_envelope_under_the_answered_id() {
         let mut parts: Vec<(&str, Option<&str>, &[u8])> =
             vec![("upload_file_minidump", Some("a \"b\".dmp"), &dump), ("log", Some("log.txt"), b"a\nb\n")];
         parts[0].1 = Some("crash.dmp");
-        // What says the id comes last, as curl and Crashpad may have it.
+        // The fields with the id come last, as curl and Crashpad may send them.
         parts.extend(fields.iter().map(|(name, value)| (*name, None, value.as_bytes())));
         let request = chunked(&keyed("/api/1/minidump/"), &[FORM], &form(&parts), 60_000);
         let answer = exchange(&relay.address(), &request).await;
@@ -210,7 +210,7 @@ async fn a_minidump_in_a_nested_form_is_found() {
     let (relay, upstreams) = pair().await;
     let beside = vec![b'x'; 2 << 20];
     let packed = zstd::encode_all(&minidump(1000)[..], 1).expect("memory");
-    // As old versions of Electron's SDK for Linux send it; packed or not, in memory or through a file.
+    // As old versions of Electron's SDK for Linux send a dump: packed or not, in memory or through a file.
     for (sent, dump) in
         [(minidump(100), minidump(100)), (minidump(1_500_000), minidump(1_500_000)), (packed, minidump(1000))]
     {
@@ -253,7 +253,7 @@ async fn crash_reports_over_the_limit_of_errors_are_dropped_silently() {
         let header = "{\"type\":\"attachment\",\"attachment_type\":\"event.applecrashreport\",\"length\":2}";
         format!("{{\"event_id\":\"{id}\"}}\n{header}\nxx\n")
     };
-    // Each is one error, whatever it consists of; so is an event with a minidump.
+    // Each report is one error, whatever it consists of, and so is an event with a minidump.
     let mut ids = vec![id_in(&send(&relay, &keyed("/api/1/minidump"), &raw, &dump).await)];
     ids.push(id_in(&send(&relay, &keyed("/api/1/minidump"), &[FORM], &in_form).await));
     ids.push(id_in(&send(&relay, &format!("/api/1/unreal/{KEY}/"), &[], &dump).await));
@@ -261,13 +261,13 @@ async fn crash_reports_over_the_limit_of_errors_are_dropped_silently() {
     let item = "{\"type\":\"attachment\",\"attachment_type\":\"event.minidump\",\"length\":4}\nMDMP\n";
     assert_eq!(relay.send(envelopes::error(&id) + item).await.status(), 200);
     ids.push(id);
-    // The fifth is over the limit. What uploads crashes would send them again after a 429.
+    // The fifth is over the limit. An uploader would send it again after a 429, so it gets a 200.
     id_in(&send(&relay, &keyed("/api/1/minidump"), &[FORM], &in_form).await);
     id_in(&send(&relay, &format!("/api/1/unreal/{KEY}/"), &[], &dump).await);
     let answer = relay.send(apple(&new_id())).await;
     assert_eq!(answer.status(), 429);
     assert!(answer.headers()["x-sentry-rate-limits"].to_str().expect("text").contains(":error:"), "{answer:?}");
-    // Other files are none.
+    // Other attachments are no errors.
     let file = form(&[("a", Some("a.txt"), b"A")]);
     assert_eq!(send(&relay, &keyed(&format!("/api/1/events/{ID}/attachments/")), &[FORM], &file).await.status, 201);
     assert_eq!(relay.send(envelope(&new_id(), "attachment", "x")).await.status(), 200);
@@ -293,7 +293,7 @@ async fn a_broken_crash_report_is_refused_with_a_reason() {
     let bomb = zstd::encode_all(&[&dump[..], &vec![0; 201 << 20]].concat()[..], 1).expect("memory");
     let endless = [&form(&[("a", None, b"b")])[..8], &vec![b'x'; 3 << 20]].concat();
     let long = vec![b'x'; (1 << 20) + 1];
-    // Forms within: without a minidump, and without an end.
+    // Nested forms: one without a minidump, one without an end.
     let without = form_with("within", &[("other", Some("a"), &dump)]);
     let cut = [&form_with("within", &[("upload_file_minidump", Some("a"), &dump)])[..100], b"x"].concat();
     for (path, headers, body, status, words) in [
@@ -383,7 +383,7 @@ async fn an_encoded_upload_of_70_mib_arrives_and_costs_no_memory() {
         encoder.write_all(text).expect("memory");
         encoder.finish().expect("memory")
     };
-    // What does not compress is large twice; what does is small on the way in.
+    // Incompressible data is large before and after decoding; zeros are small on the way in.
     let (dump, zeros) = (minidump(1 << 20).repeat(70), [&b"MDMP"[..], &vec![0; 70 << 20]].concat());
     let id = new_id();
     let in_form =
@@ -394,7 +394,7 @@ async fn an_encoded_upload_of_70_mib_arrives_and_costs_no_memory() {
     let memory = Memory::of(relay.pid());
     let before = memory.resident();
     for (path, kind, body, contents) in [
-        // As Crashpad sends it.
+        // As Crashpad sends a dump.
         (&keyed, FORM, gzip(&in_form, large), &dump),
         (&keyed, raw, gzip(&dump, large), &dump),
         (&keyed, raw, gzip(&zeros, small), &zeros),
@@ -409,7 +409,7 @@ async fn an_encoded_upload_of_70_mib_arrives_and_costs_no_memory() {
     let grown = memory.peak() - before;
     eprintln!("encoded crash uploads of 70 MiB: {grown} KiB more than {before} KiB at the most");
     assert!(grown < 32 * 1024, "{grown} KiB");
-    // An encoded one has the limit of any other, as sent and as decoded.
+    // An encoded upload has the same size limit, both encoded and decoded.
     let bomb = gzip(&vec![0; 201 << 20], small);
     let answer = send(&relay, &keyed, &[raw, ("content-encoding", "gzip")], &bomb).await;
     assert_eq!(answer.status, 413);

@@ -1,4 +1,4 @@
-//! Repeats: what is one delivery, and what only looks like a repeat.
+//! Repeats that are delivered once, and data that only looks like a repeat.
 
 use futures_util::future::join_all;
 
@@ -7,7 +7,7 @@ use crate::support::envelopes::{self, envelope, new_id};
 use crate::support::relay::{Plan, Relay, SOON};
 use crate::support::upstream::{Seen, Upstream};
 
-/// What the upstream has taken under an event id, when nothing waits any more.
+/// The requests that the upstream has taken under an event id once nothing waits.
 async fn taken(relay: &Relay, upstream: &Upstream, id: &str) -> Vec<Seen> {
     relay.balanced(SOON).await;
     upstream.taken().into_iter().filter(|seen| seen.event_id() == id).collect()
@@ -18,7 +18,7 @@ async fn send(relay: &Relay, body: String) {
     assert_eq!(response.status(), 200);
 }
 
-/// Puts another item behind those of an envelope.
+/// Appends an item to an envelope.
 fn and(mut body: String, kind: &str, payload: &str) -> String {
     body.push_str(&format!("{{\"type\":\"{kind}\",\"length\":{}}}\n{payload}\n", payload.len()));
     body
@@ -92,7 +92,7 @@ async fn a_repeated_event_is_dropped_with_its_report_and_new_items_go_on() {
     relay.finish().await;
 }
 
-/// One of everything that has an identity, and what it counts as.
+/// One of every item with an identity, and its category.
 fn identified(id: &str) -> [(&'static str, String); 9] {
     let check_in =
         |status: &str| format!("{{\"check_in_id\":\"{id}\",\"monitor_slug\":\"m\",\"status\":\"{status}\"}}");
@@ -147,7 +147,7 @@ async fn no_event_id_of_one_project_makes_anothers_event_a_repeat() {
         upstream.dsn("4e3", 2)
     );
     let relay = plan.more(&victim).start().await;
-    // FNV-1a of the project and the item type, which made two ids collide that differ by its difference.
+    // The FNV-1a hash of project and item type: it once made two ids collide that differ by the difference of their hashes.
     let public = |project: &str| {
         let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
         let hash = u128::from(format!("{project}\0event").bytes().fold(0xcbf2_9ce4_8422_2325, step));
@@ -190,7 +190,7 @@ async fn every_item_with_an_identity_is_delivered_once_through_restarts() {
         let expected = all.iter().filter(|(own, _)| *own == category).count() as f64;
         assert_eq!(samples.sum("switchyard_duplicate_items_total", &labels), expected, "{category}");
     }
-    // Another segment, another content, another event: nothing of that is a repeat.
+    // Another segment, content or event is no repeat.
     let other = new_id();
     for body in [
         envelope(&id, "replay_recording", "{\"segment_id\":4}\nbinary"),

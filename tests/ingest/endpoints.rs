@@ -1,4 +1,4 @@
-//! The endpoints that take no envelopes: what is answered, and that both upstreams get the same request, addressed to them.
+//! Endpoints that take no envelopes: the answers, and the same request at both upstreams, addressed to them.
 
 use http::Method;
 
@@ -12,7 +12,7 @@ use crate::{keyed, refused};
 const CSP: &[u8] = br#"{"csp-report":{"document-uri":"https://shop.example/","violated-directive":"img-src"}}"#;
 const PROTOBUF: &[u8] = b"\x0a\x04\x00\xff\r\n\x80";
 
-/// A relay with two upstreams, and these.
+/// A relay with two upstreams.
 async fn pair() -> (Relay, [Upstream; 2]) {
     let upstreams = [Upstream::start().await, Upstream::start().await];
     let dsns = [("first", upstreams[0].dsn("cafe", 7)), ("second", upstreams[1].dsn("beef", 8))];
@@ -27,7 +27,7 @@ async fn ask(relay: &Relay, method: &str, path: &str, headers: &[(&str, &str)], 
     exchange(&relay.address(), &request).await
 }
 
-/// Fails unless the one request that each upstream got is `method` to `tail` with this body, under its own project and key.
+/// Fails unless each upstream got exactly one request: `method` to `tail` with this body, under its own project and key.
 async fn arrived(relay: &Relay, upstreams: &[Upstream; 2], method: &Method, tail: &str, body: &[u8]) -> [Seen; 2] {
     relay.balanced(SOON).await;
     [("cafe", 7), ("beef", 8)].map(|(key, project)| {
@@ -59,7 +59,7 @@ async fn security_and_nel_reports_reach_every_upstream() {
     ];
     let query = "sentry_release=shop%401.0&sentry_environment=a+b";
     for (path, kind) in kinds.map(|kind| ("security", kind)).into_iter().chain([("csp-report", kinds[0])]) {
-        // A browser has nothing but the address it was given.
+        // A browser has only the address that it was given.
         let path_and_query = format!("/api/1/{path}/?sentry_key={KEY}&{query}");
         let headers = [("content-type", kind), ("user-agent", "Browser/1.0"), ("origin", "https://shop.example")];
         let answer = ask(&relay, "POST", &path_and_query, &headers, CSP).await;
@@ -143,7 +143,7 @@ async fn check_ins_by_url_are_answered_202_and_reach_every_upstream() {
             "cron/My%20Job/?status=error".into(),
         ),
         ("POST", keyed("/api/1/cron/nightly/"), "application/json", json, "cron/nightly/".into()),
-        // Without an id the same again is no repeat.
+        // A check-in without an id is no repeat.
         ("POST", keyed("/api/1/cron/nightly/"), "application/json", json, "cron/nightly/".into()),
     ] {
         let before = upstreams[0].seen().len();
@@ -190,7 +190,7 @@ async fn a_check_in_repeated_by_url_or_as_an_item_is_delivered_once() {
     let item =
         format!("{{\"check_in_id\":\"{}\",\"status\":\"ok\",\"monitor_slug\":\"nightly\"}}", id.replace('-', ""));
     assert_eq!(relay.send(envelope(&new_id(), "check_in", &item)).await.status(), 200);
-    // The nil id is whichever came last: no two of them are the same.
+    // The nil id stands for the latest check-in, so two with it are no repeats.
     for _ in 0..2 {
         by_url(&relay, "00000000-0000-0000-0000-000000000000", "ok").await;
     }
@@ -348,7 +348,7 @@ async fn a_refusal_by_one_endpoint_says_nothing_against_the_dsn() {
     .await;
     let status = relay.status().await;
     assert_eq!((&status["difference"], &relay.upstream("first").await["state"]), (&0.into(), &"up".into()), "{status}");
-    // The ping waits half a minute for its next try: it is in the journal.
+    // The ping waits half a minute for its next try and is still in the journal.
     relay.stop().await;
 }
 

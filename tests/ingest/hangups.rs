@@ -1,5 +1,4 @@
-//! Clients that hang up at once: whatever becomes of a connection, a request whose last byte came is taken, and one that was cut
-//! short is counted.
+//! Clients that hang up at once: the relay takes every complete request and counts every truncated one.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use crate::{front, keyed, refused};
 
 const CLIENTS: usize = 200;
 
-/// How a client ends its connection.
+/// The way in which a client ends its connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum End {
     HalfClose,
@@ -28,7 +27,7 @@ enum End {
 
 const ENDS: [End; 3] = [End::HalfClose, End::Close, End::Reset];
 
-/// Sends `bytes` and ends the connection at once. What is returned keeps a half-closed one open.
+/// Sends `bytes` and ends the connection at once. The returned value keeps a half-closed connection open.
 async fn send_and_hang_up(address: &str, bytes: &[u8], end: End) -> Option<Wire> {
     let mut stream = TcpStream::connect(address).await.expect("a connection");
     stream.write_all(bytes).await.expect("bytes are taken");
@@ -46,7 +45,7 @@ async fn send_and_hang_up(address: &str, bytes: &[u8], end: End) -> Option<Wire>
     None
 }
 
-/// Waits until the kernel of the other side has all that was sent: a reset throws away what has not left.
+/// Waits until the other side's kernel has all bytes: a reset discards bytes that were not sent yet.
 async fn all_arrived(stream: &TcpStream) {
     let port = format!(":{:04X}", stream.local_addr().expect("an address").port());
     eventually("everything sent has arrived", SOON, async || {
@@ -67,7 +66,7 @@ async fn two_upstreams(shape: impl FnOnce(Plan) -> Plan) -> (Relay, [Upstream; 2
     (shape(plan).start().await, upstreams)
 }
 
-/// Waits until both have these events.
+/// Waits until both upstreams have these events.
 async fn both_have(upstreams: &[Upstream; 2], ids: &BTreeSet<String>) {
     for upstream in upstreams {
         eventually("every event has arrived", SOON, async || {
@@ -171,17 +170,17 @@ async fn a_complete_request_over_tls_arrives() {
     relay.finish().await;
 }
 
-/// Frames of HTTP/2 by hand: no library sends a request and takes it back in one piece.
+/// An HTTP/2 frame by hand: no library sends a request and its reset together.
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("a small frame").to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// A whole request on `stream`, and its reset.
+/// A complete request on `stream`, and its reset.
 fn request_and_reset(stream: u32, body: &[u8]) -> Vec<u8> {
     let (path, length) = (format!("/api/1/envelope/?sentry_key={KEY}"), body.len().to_string());
     let text = |text: &str| [&[u8::try_from(text.len()).expect("short")], text.as_bytes()].concat();
-    // HPACK: POST and http from the static table, the rest as literals with names of that table.
+    // HPACK: POST and http from the static table, the rest as literals with names from that table.
     let fields = [&[0x83, 0x86, 0x04][..], &text(&path), &[0x01], &text("relay.test"), &[0x0f, 0x0d], &text(&length)];
     let (headers, data) = (frame(1, 4, stream, &fields.concat()), frame(0, 1, stream, body));
     [headers, data, frame(3, 0, stream, &8_u32.to_be_bytes())].concat()
@@ -242,7 +241,7 @@ async fn stopping_waits_for_a_request_whose_client_is_gone() {
         let request = post(&keyed("/api/1/envelope/"), &[], envelopes::error(id).as_bytes());
         send_and_hang_up(&relay.address(), &request, End::Reset).await;
     }
-    // What was not delivered before the end is, after the next start.
+    // Envelopes that were not delivered before the stop are delivered after the next start.
     relay.signal(rustix::process::Signal::TERM);
     let mut relay = relay;
     assert!(relay.ended(SOON).await.success());

@@ -1,4 +1,4 @@
-//! What is too large, and how it is told.
+//! Size and number limits, and the answers over them.
 
 use crate::support::envelopes::{envelope, new_id};
 use crate::support::relay::SOON;
@@ -44,7 +44,7 @@ async fn an_item_is_taken_at_its_size_limit_and_refused_over_it() {
     {
         assert_eq!(relay.send(envelope(&new_id(), kind, &"x".repeat(size))).await.status(), 200, "{kind}");
     }
-    // The first offender takes the whole envelope with it.
+    // One item over its limit makes the relay refuse the whole envelope.
     let body = envelope(&new_id(), "session", "{}") + &format!("{{\"type\":\"event\"}}\n{}", "x".repeat(MIB + 1));
     assert_eq!(relay.send(body).await.status(), 413);
     relay.balanced(SOON).await;
@@ -126,7 +126,7 @@ async fn a_body_over_max_body_is_refused_whether_it_says_so_or_not() {
     let path = keyed("/api/1/envelope/");
     let body = envelope(&new_id(), "attachment", &"x".repeat(2 * MIB));
     let body = body.as_bytes();
-    // Announced: the answer does not wait for the body.
+    // The answer to an announced length does not wait for the body.
     let mut wire = Wire::connect(&relay.address()).await;
     wire.send(&head("POST", &path, &[("content-length", "3000000000")])).await;
     let announced = wire.answer().await;

@@ -1,4 +1,4 @@
-//! Clients that stall, and what they may not take from others.
+//! Clients that stall take nothing from others.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::relay::{Relay, SOON};
 use crate::support::wire::{Answer, Wire, exchange, post};
 use crate::{front, front_of, keyed, refused};
 
-/// Sends only the beginning of a request and says nothing more. The answer must come, and then an orderly end.
+/// Sends only the beginning of a request. The answer must come, and then an orderly end.
 async fn stall(relay: &Relay, request: &[u8], sent: usize) -> Answer {
     let mut wire = Wire::connect(&relay.address()).await;
     wire.send(&request[..sent]).await;
@@ -26,7 +26,7 @@ async fn a_client_that_falls_silent_gets_an_answer_and_disturbs_nobody() {
     let request = post(&keyed("/api/1/envelope/"), &[], body.as_bytes());
     let half_a_body = request.len() - body.len() / 2;
     let stranger = post("/api/1/envelope/?sentry_key=unknown", &[], &[b'x'; 100]);
-    // In the time that the others stall, requests are answered.
+    // Requests are answered while the others stall.
     let meanwhile = async {
         let mut served = 0;
         for _ in 0..50 {
@@ -48,7 +48,7 @@ async fn a_client_that_falls_silent_gets_an_answer_and_disturbs_nobody() {
         assert_eq!(head.status, 408);
         assert!(head.detail().contains("headers"), "{head:?}");
     }
-    // Who is refused anyway is told that, however slow.
+    // A request that is refused anyway gets that answer, however slow it is.
     assert_eq!(refused_body.status, 403);
     assert_eq!(refused(&relay, "timeout").await, 3.0);
     let samples = relay.samples().await.expect("metrics");
@@ -59,8 +59,8 @@ async fn a_client_that_falls_silent_gets_an_answer_and_disturbs_nobody() {
     assert_eq!(upstream.taken_count(), served);
 }
 
-/// The answer to `request`, after which the connection must end in the orderly way; in the time it takes small envelopes are sent,
-/// all of which must be taken. Also the longest that one of them took.
+/// The answer to `request`, after which the connection must end in order, and the longest time to the answer of the small envelopes that
+/// are sent meanwhile. Each of those must be taken.
 async fn exchange_beside(relay: &Relay, request: &[u8], small: &dyn Fn() -> String) -> (Answer, Duration) {
     let mut answer = std::pin::pin!(async {
         let mut wire = Wire::connect(&relay.address()).await;
@@ -81,7 +81,7 @@ async fn exchange_beside(relay: &Relay, request: &[u8], small: &dyn Fn() -> Stri
     }
 }
 
-/// Clients that have sent their requests up to the last few KiB, and what is left of each.
+/// Clients that have sent their requests except for the last 4 KiB, each with the unsent rest.
 struct Stalling(Vec<(Wire, Vec<u8>)>);
 
 impl Stalling {
@@ -97,14 +97,14 @@ impl Stalling {
         Self(all)
     }
 
-    /// One byte more of each, so that none counts as silent.
+    /// Sends one more byte of each, so that none counts as silent.
     async fn drip(&mut self) {
         for (wire, rest) in &mut self.0 {
             wire.offer(&rest.drain(..1).collect::<Vec<u8>>()).await;
         }
     }
 
-    /// The rest of each; returns how many were taken. The others came too late to have room.
+    /// Sends the rest of each; returns how many were taken. The others found no room.
     async fn end(self) -> usize {
         let mut taken = 0;
         for (mut wire, rest) in self.0 {
@@ -121,7 +121,7 @@ impl Stalling {
 async fn bodies_in_memory_share_a_limit_that_leaves_room_for_small_ones() {
     let (relay, upstream) = front_of(|plan| plan.server("max_inflight_bytes = \"1MiB\"")).await;
     let of_size = |kib: usize| envelope(&new_id(), "attachment", &"x".repeat(kib * 1024));
-    // What comes of two large ones is more than large ones may have: a third goes through a file, as the second does.
+    // Two large bodies need more than the large ones' share of memory, so the second goes through a file, and so does a third.
     let mut large = Stalling::begin(&relay, [of_size(500), of_size(500)]).await;
     let close = [("connection", "close")];
     for kib in [400, 900, 1100, 3000] {
@@ -131,13 +131,13 @@ async fn bodies_in_memory_share_a_limit_that_leaves_room_for_small_ones() {
         assert_eq!(answer.status, 200, "{kib} KiB: {answer:?}");
         assert!(slowest < Duration::from_secs(2), "small bodies had to wait {slowest:?}");
     }
-    // Small ones may have the rest. When there is no more for one whose body is still coming, it is told to come again.
+    // Small bodies may use the rest. A small body that finds no room while it is still coming is refused with 503.
     let mut small = Stalling::begin(&relay, (0..5).map(|_| of_size(63))).await;
     let next = post(&keyed("/api/1/envelope/"), &close, of_size(60).as_bytes());
     let refusal = eventually("the others have their room", 3 * SOON, async || {
         large.drip().await;
         small.drip().await;
-        // One more, until there is no room even for that.
+        // Adds small bodies until even one more finds no room.
         small.0.extend(Stalling::begin(&relay, [of_size(63)]).await.0);
         let mut wire = Wire::connect(&relay.address()).await;
         wire.offer(&next).await;
@@ -151,7 +151,7 @@ async fn bodies_in_memory_share_a_limit_that_leaves_room_for_small_ones() {
     assert!(small.end().await >= 4);
     assert_eq!(large.end().await, 2);
     assert_eq!(exchange(&relay.address(), &next).await.status, 200);
-    // What is encoded finds its way, too.
+    // An encoded body is taken too.
     let noise: Vec<u8> = (0..40_000).flat_map(|_| *uuid::Uuid::new_v4().as_bytes()).collect();
     let head = format!("{{}}\n{{\"type\":\"attachment\",\"length\":{}}}\n", noise.len());
     let packed = zstd::encode_all(&[head.as_bytes(), &noise].concat()[..], 0).expect("memory");

@@ -1,4 +1,4 @@
-//! Whom trackers take for the sender: what they resolve `{{auto}}` in `user.ip_address` from must name the SDK's machine.
+//! The sender's address as trackers see it: they resolve `{{auto}}` in `user.ip_address` from it, so it must be the SDK's machine.
 
 use crate::support::envelopes::{self, new_id};
 use crate::support::relay::SOON;
@@ -41,7 +41,7 @@ async fn trackers_learn_the_sdks_address_and_no_claim_of_strangers() {
                 assert_eq!(seen.headers.contains_key(name), ["user-agent", "origin"].contains(&name), "{name}");
             }
         }
-        // What is passed on to the primary says the same.
+        // A request that is passed on to the primary names the same address.
         let request = head("GET", "/api/0/x/", &[("x-forwarded-for", "203.0.113.7")]);
         exchange(&relay.address(), &request).await;
         let seen = upstream.seen().pop().expect("the request");

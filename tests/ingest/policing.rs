@@ -1,4 +1,4 @@
-//! What a project may not send: over its limits, and too many of the same error.
+//! A project's limits on what it may send, and on repeats of the same error.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub(crate) fn header(answer: &Response, name: &str) -> Option<String> {
     answer.headers().get(name).map(|value| value.to_str().expect("text").to_owned())
 }
 
-/// The limits that an answer tells, as categories; each must be of whole seconds, at least one, and no more than an hour.
+/// The limits in an answer, as categories; each must last a whole number of seconds between one and an hour.
 pub(crate) fn told(answer: &Response) -> Vec<String> {
     let line = header(answer, "x-sentry-rate-limits").unwrap_or_default();
     let category = |limit: &str| {
@@ -41,7 +41,7 @@ pub(crate) async fn refused_items(relay: &Relay, category: &str, reason: &str) -
     relay.samples().await.expect("metrics").sum("switchyard_refused_items_total", &labels)
 }
 
-/// Puts the file without its sections `[limits…]` in place of the one there is, with these instead.
+/// Replaces the sections `[limits…]` of the file and waits until it is loaded.
 async fn reload(relay: &Relay, limits: &str) {
     let before = std::fs::read_to_string(relay.config()).expect("the file");
     let (rest, _) = before.split_once("[limits]").expect("limits");
@@ -65,7 +65,7 @@ async fn a_project_over_its_limit_gets_429_with_the_time_to_wait() {
     let wait: u64 = header(&answer, "retry-after").expect("a wait").parse().expect("seconds");
     assert!((1700..=1800).contains(&wait), "{wait}");
     assert!(answer.json::<Value>().await.expect("JSON")["detail"].is_string());
-    // Other categories have nothing to do with it, and client reports are never limited.
+    // Other categories are not affected, and client reports are never limited.
     for kind in ["transaction", "session", "client_report", "x_unknown"] {
         let answer = relay.send(envelope(&new_id(), kind, "{}")).await;
         assert_eq!((answer.status().as_u16(), told(&answer)), (200, vec![]), "{kind}");
@@ -91,12 +91,12 @@ async fn limited_items_are_dropped_with_their_dependants_and_the_rest_goes_on() 
     let answer = relay.send(envelopes::error(&id) + &dependants + &rest).await;
     assert_eq!((answer.status().as_u16(), told(&answer)), (200, vec!["error".to_owned()]));
     assert_eq!(answer.json::<Value>().await.expect("JSON"), json!({ "id": id }));
-    // An attachment by itself has its own limit, in bytes.
+    // An attachment by itself has its own limit in bytes.
     let attachment = |bytes: usize| envelope(&new_id(), "attachment", &"x".repeat(bytes));
     for (bytes, status) in [(1500, 200), (1500, 429), (500, 200), (4000, 429)] {
         assert_eq!(relay.send(attachment(bytes)).await.status(), status, "{bytes}");
     }
-    // Two limits at once: both are told.
+    // An answer names each limit that was exceeded.
     let answer = relay.send(envelopes::error(&new_id()) + attachment(4000).split_once('\n').expect("a header").1).await;
     assert_eq!((answer.status().as_u16(), told(&answer)), (429, vec!["error".to_owned()]));
     let answer = relay.send(envelopes::error(&new_id()) + &rest.repeat(3)).await;
@@ -231,7 +231,7 @@ async fn a_storm_of_identical_errors_is_dropped_after_the_first_few() {
     assert_eq!(refused_items(&relay, "attachment_item", "collapsed").await, 7.0);
     let storms = relay.status().await["storms"].clone();
     assert_eq!((&storms[0]["what"], &storms[0]["collapsed"]), (&json!("TypeError"), &json!(7)));
-    // When the window is over, the first one passes again, and the log tells of those before it.
+    // When the window ends, the next error passes, and the log reports the dropped ones.
     eventually("the window is over", Duration::from_secs(5), async || {
         relay.send(error(7).0).await;
         relay.balanced(SOON).await;

@@ -1,6 +1,6 @@
-//! Behind a balancer that speaks the PROXY protocol: the client is whom a trusted proxy names, and nobody else may name anybody.
+//! Behind a balancer that speaks the PROXY protocol a trusted proxy names the client, and nobody else may.
 //!
-//! The proxy is whoever connects from [`PROXY`].
+//! A connection from [`PROXY`] is the proxy's.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -18,21 +18,21 @@ use crate::support::wire::{Wire, exchange, post};
 use crate::{front_of, keyed, refused};
 
 const PROXY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
-/// A connection that a proxy makes for itself.
+/// The header of a connection that a proxy makes for itself.
 const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
 fn options(plan: Plan) -> Plan {
     plan.server("proxy_protocol = true").server("trusted_proxies = [\"127.0.0.2/31\"]")
 }
 
-/// A connection from the proxy.
+/// Opens a connection from the proxy's address.
 async fn proxy(relay: &Relay) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind((PROXY, 0).into()).expect("an address of this machine");
     socket.connect(relay.address().parse().expect("an address")).await.expect("a connection")
 }
 
-/// A header for a connection of `client`.
+/// The header of a connection that the proxy makes for `client`.
 fn header(version: u8, client: &str) -> Vec<u8> {
     let source: SocketAddr = client.parse().expect("an address");
     let header = ProxyHeader::with_address(ProxiedAddress::stream(source, SocketAddr::new(source.ip(), 443)));
@@ -46,7 +46,7 @@ fn envelope_of(id: &str) -> Vec<u8> {
     post(&keyed("/api/1/envelope/"), &[("x-forwarded-for", "198.51.100.1")], envelopes::error(id).as_bytes())
 }
 
-/// Whom the upstream takes for the sender of the last event.
+/// The sender of the last event, as the upstream sees it.
 async fn last_sender(relay: &Relay, upstream: &Upstream) -> String {
     relay.balanced(SOON).await;
     let seen = upstream.taken().pop().expect("an event");
@@ -61,11 +61,11 @@ async fn trackers_learn_the_client_from_either_version_of_the_header() {
         (header(2, "203.0.113.7:4711"), "203.0.113.7"),
         (header(1, "[2001:db8::7]:4711"), "2001:db8::7"),
         (header(2, "[2001:db8::7]:4711"), "2001:db8::7"),
-        // Whom a proxy connects for itself, its forwarded address is believed.
+        // On a connection that the proxy makes for itself, its forwarded address is believed.
         (LOCAL.to_vec(), "198.51.100.1, 127.0.0.2"),
         (b"PROXY UNKNOWN\r\n".to_vec(), "198.51.100.1, 127.0.0.2"),
     ] {
-        // At once, and with a pause after each byte of the header.
+        // The header comes at once, or byte by byte.
         for is_slow in [false, true] {
             let mut wire = Wire::of(proxy(&relay).await);
             let pieces: Vec<&[u8]> = if is_slow { header.chunks(1).collect() } else { vec![&header] };
@@ -80,7 +80,7 @@ async fn trackers_learn_the_client_from_either_version_of_the_header() {
             }
         }
     }
-    // A client that comes without a proxy is served as ever.
+    // A client without a proxy is served as usual.
     assert_eq!(exchange(&relay.address(), &envelope_of(&new_id())).await.status, 200);
     assert_eq!(last_sender(&relay, &upstream).await, "127.0.0.1");
     assert_eq!(refused(&relay, "proxy_protocol").await, 0.0);
@@ -121,7 +121,7 @@ async fn only_trusted_proxies_may_send_the_header_and_they_must() {
         assert!(answer.detail().contains("must begin each connection with a header"), "{answer:?}");
         wire.ends().await;
     }
-    // Who looks whether we are there says nothing, and is not counted.
+    // A check whether the port is open sends nothing and is not counted.
     drop(proxy(&relay).await);
     assert_eq!(refused(&relay, "proxy_protocol").await, 5.0);
     assert_eq!(upstream.seen().len(), 0);
@@ -161,7 +161,7 @@ async fn one_client_has_a_limit_of_connections_and_others_have_theirs() {
     }
     assert_eq!(served("203.0.113.7:4").await.0, 503);
     assert_eq!(served("203.0.113.8:4").await.0, 200);
-    // A household has one network of IPv6, and this machine has no limit.
+    // A network of IPv6 counts as one client, and loopback has no limit.
     for last in 1..=3 {
         let (status, wire) = served(&format!("[2001:db8:0:1::{last}]:1")).await;
         assert_eq!(status, 200);
@@ -194,7 +194,7 @@ async fn an_idle_connection_is_kept_as_long_as_the_option_says() {
     wire.send(&envelope_of(&new_id())).await;
     assert_eq!(wire.answer().await.status, 200);
     let began = Instant::now();
-    // By default it would be kept for longer than this test waits.
+    // With the default the connection would outlast this test.
     wire.ends().await;
     assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
     relay.finish().await;

@@ -5,7 +5,7 @@ use crate::support::envelopes::{self, KEY, new_id};
 use crate::support::wire::{Answer, exchange, head, post};
 use crate::{keyed, refused};
 
-/// What lets a page read an answer.
+/// Fails unless the answer has the headers that let a page read it.
 pub(super) fn assert_readable_in_browsers(answer: &Answer) {
     assert_eq!(answer.header("access-control-allow-origin"), "*", "{answer:?}");
     let exposed = answer.header("access-control-expose-headers").to_ascii_lowercase();
@@ -136,7 +136,7 @@ async fn extra_slashes_are_ignored_and_unknown_routes_refused_in_json() {
         let answer = exchange(&relay.address(), &post(&keyed(path), &[], envelopes::error(&id).as_bytes())).await;
         assert_eq!((answer.status, answer.json()), (200, serde_json::json!({ "id": id })), "{path}");
     }
-    // A proxy may pass the whole address on.
+    // A proxy may pass the absolute URL on.
     let whole = format!("http://relay.test//api/1/envelope/?sentry_key={KEY}");
     let answer = exchange(&relay.address(), &post(&whole, &[], envelopes::error(&new_id()).as_bytes())).await;
     assert_eq!(answer.status, 200);

@@ -1,4 +1,4 @@
-//! What shadows are spared: types of items and samples; and that the primary is spared nothing. Daily caps: tests/report/caps.rs.
+//! What shadows are spared: types of items and sampled traces. The primary is spared nothing. Daily caps: tests/report/caps.rs.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::support::relay::{Plan, Relay, SOON};
 use crate::support::samples::Samples;
 use crate::support::upstream::{Reply, Seen, Upstream};
 
-/// A relay with the primary `new` and the shadow `old`, which has this section.
+/// A relay with the primary `new` and the shadow `old`, whose shadow section this is.
 async fn spared(section: &str) -> (Upstream, Upstream, Relay) {
     let (new, old) = (Upstream::start().await, Upstream::start().await);
     let plan = Plan::new(&[("new", new.dsn("4e3", 1)), ("old", old.dsn("01d", 2))]);
@@ -24,7 +24,7 @@ fn dropped(samples: &Samples, category: &str, reason: &str) -> f64 {
     samples.sum("switchyard_dropped_items_total", &labels)
 }
 
-/// What an upstream has of an event, in order.
+/// The items of an event at an upstream, in the order of arrival.
 fn items_of(upstream: &Upstream, id: &str) -> Vec<String> {
     let own = upstream.taken().into_iter().filter(|seen| seen.event_id() == id);
     own.map(|seen| String::from_utf8_lossy(seen.items()).into_owned()).collect()
@@ -56,7 +56,7 @@ async fn a_shadow_gets_what_its_section_allows_and_a_primary_everything() {
     }
     let status = relay.upstream("old").await;
     assert_eq!((&status["spared"], &status["dropped"]["filtered"]), (&json!("only event, session"), &json!(3)));
-    // What was decided when it was taken in holds, through an outage, a crash and a switch.
+    // The decision at acceptance holds through an outage, a crash and a switch.
     old.go_down().await;
     let waiting = new_id();
     assert_eq!(relay.send(mixed(&waiting)).await.status(), 200);
@@ -88,7 +88,7 @@ async fn a_shadow_is_spared_other_requests_like_the_items_they_stand_for() {
     relay.finish().await;
 }
 
-/// The traces of which an upstream has transactions, each with how many.
+/// The traces of an upstream's transactions, with the number of transactions of each.
 fn traces(upstream: &Upstream) -> BTreeMap<String, usize> {
     let trace = |seen: &Seen| {
         let payload = seen.items().split(|byte| *byte == b'\n').nth(1).expect("a payload");
@@ -118,7 +118,7 @@ async fn a_sampled_shadow_gets_whole_traces_and_the_same_after_a_restart() {
     relay.balanced(SOON).await;
     relay.stop().await;
     let relay = relay.started().await;
-    // Another service, whose SDK does not name the trace in the header.
+    // Another service, whose SDK does not name the trace in the envelope's header.
     for trace in &all {
         assert_eq!(relay.send(transaction(trace, false)).await.status(), 200);
     }
@@ -149,7 +149,7 @@ async fn a_shadow_that_is_spared_a_type_does_not_hide_the_primarys_limit() {
     relay.balanced(SOON).await;
     let error = relay.send(envelopes::error(&new_id())).await;
     assert_eq!((error.status().as_u16(), told(&error)), (200, vec![]), "the shadow takes errors");
-    // Nothing of that is given up, so the end need not wait for it.
+    // The limit would hold the error back for ten minutes, so it is made to expire.
     relay.flip_to("old").await;
     relay.replace_config(
         &std::fs::read_to_string(relay.config())

@@ -34,7 +34,7 @@ async fn send(relay: &Relay, path: &str, headers: &[(&str, &str)], body: &[u8]) 
     exchange(&relay.address(), &post(path, headers, body)).await
 }
 
-/// The one envelope that arrived under this id must hold this payload and nothing else.
+/// Fails unless exactly one envelope arrived under this id and holds this payload alone.
 async fn arrived_as(relay: &Relay, upstream: &Upstream, id: &str, kind: &str, payload: &str) {
     relay.balanced(SOON).await;
     let taken: Vec<_> = upstream.taken().into_iter().filter(|seen| seen.event_id() == id).collect();
@@ -72,7 +72,7 @@ async fn events_of_old_sdks_become_envelopes() {
         assert_eq!((answer.status, answer.json()), (200, json!({ "id": id })), "{path} {headers:?}");
         arrived_as(&relay, &upstream, &id, "event", &event(&id)).await;
     }
-    // A hyphenated id is the same id, so this is a repeat; a transaction under it is not.
+    // A hyphenated id is the same id, so this is a repeat; a transaction with it is not.
     let id = new_id();
     let hyphenated = uuid::Uuid::parse_str(&id).expect("a UUID").hyphenated().to_string();
     let store = keyed("/api/1/store/");
@@ -118,7 +118,7 @@ async fn an_event_without_an_id_gets_one_and_an_envelope_is_unchanged() {
     relay.finish().await;
 }
 
-/// Hex digits that do not repeat soon.
+/// Hex digits that hardly repeat.
 fn noise(bytes: usize) -> String {
     (0..bytes / 32 + 1).map(|_| new_id()).collect::<String>()[..bytes].to_owned()
 }
@@ -136,7 +136,7 @@ async fn an_event_over_its_limit_is_refused_in_every_form() {
     type Encoder = fn(&str) -> Vec<u8>;
     let plain: Encoder = |text| text.into();
     let packed: Encoder = |text| BASE64.encode(zlib(text)).into();
-    // What hardly compresses, in base64, is larger than what is kept in memory.
+    // An incompressible event is larger in base64 than the limit for bodies in memory.
     let stored: Encoder = |text| {
         let mut encoder = ZlibEncoder::new(vec![], Compression::none());
         encoder.write_all(text.as_bytes()).expect("memory");
@@ -158,7 +158,7 @@ async fn an_event_over_its_limit_is_refused_in_every_form() {
             assert!(detail.contains("event item") && detail.ends_with("1048576"), "{detail}");
         }
     }
-    // 20 MiB of nothing in base64, and in an image's address.
+    // 20 MiB of blanks, posted in base64 and in an image's URL.
     let bomb = BASE64.encode(zlib(&long_event("", &" ".repeat(20 << 20))));
     let pixel = format!("{store}&sentry_data={}", bomb.replace('+', "%2B").replace('/', "%2F"));
     for request in [post(&store, &[], bomb.as_bytes()), head("GET", &pixel, &[])] {

@@ -1,4 +1,4 @@
-//! TLS on the public listener, with real clients: who trusts the certificate is served, everybody else ends in the orderly way.
+//! TLS on the public listener with real clients: a client that trusts the certificate is served, every other connection ends in order.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -30,7 +30,7 @@ impl Files {
         files
     }
 
-    /// Writes a new certificate for this machine with its key, and returns it.
+    /// Writes a new certificate for this machine with its key, and returns the certificate.
     fn renew(&self) -> String {
         let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
         let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
@@ -51,7 +51,7 @@ impl Files {
         std::fs::read_to_string(self.at(name)).expect("a file")
     }
 
-    /// What connects with TLS to whom this certificate names.
+    /// A connector that trusts only this certificate.
     pub(crate) fn connector(&self) -> TlsConnector {
         let certificate = CertificateDer::from_pem_slice(self.read("cert.pem").as_bytes()).expect("a certificate");
         let mut roots = RootCertStore::empty();
@@ -62,7 +62,7 @@ impl Files {
         TlsConnector::from(Arc::new(config))
     }
 
-    /// The lines of `[server]`.
+    /// The options for `[server]`.
     pub(crate) fn options(&self) -> String {
         format!("tls_cert = {:?}\ntls_key = {:?}", self.at("cert.pem"), self.at("key.pem"))
     }
@@ -86,7 +86,7 @@ async fn send(client: &Client, relay: &Relay) -> reqwest::Result<StatusCode> {
     Ok(client.post(url).body(envelopes::error(&new_id())).send().await?.status())
 }
 
-/// Runs a program while this test's own servers go on.
+/// Runs a program while servers of this test keep running.
 async fn ran(mut command: Command) -> (Output, String) {
     let ran = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic");
     let output = ran.unwrap_or_else(|error| panic!("a program that this test needs is missing: {error}"));
@@ -106,7 +106,7 @@ async fn tls_clients_are_served_in_either_version_of_http() {
         let (_, said) = ran(curl).await;
         assert!(said.starts_with("{\"id\":") && said.ends_with(&format!(" 200 {version}")), "{said}");
     }
-    // Operators stay where they are, and our own verbs find the way.
+    // The admin listener stays without TLS, and the program's own verbs use TLS.
     let mut verb = Command::new(env!("CARGO_BIN_EXE_switchyard"));
     verb.args(["send-test", "--config", "config.toml"]).current_dir(relay.home());
     let (output, said) = ran(verb).await;
@@ -139,7 +139,7 @@ async fn a_renewed_certificate_is_served_without_a_restart_and_a_bad_one_never()
     let log = relay.log();
     assert!(log.contains("server.certificate changed"), "{log}");
     assert!(!log.contains("PRIVATE"), "{log}");
-    // Without the two lines it is plain HTTP again, at once and without a restart.
+    // Without the two options the listener speaks plain HTTP at once.
     let plain = std::fs::read_to_string(relay.config()).expect("the configuration").replace(&files.options(), "");
     relay.replace_config(&plain);
     eventually("plain HTTP is spoken", SOON, async || {
