@@ -1,7 +1,7 @@
-//! One key must not silence the others: what a client with the key of one project does, and what a second project notices of it.
+//! One key must not silence the others: an attack with one project's key, and its effect on a second project.
 //!
-//! Rule: each test runs once without the attacker and once with it, prints what the second project sees (answers' p99, deliveries)
-//! to standard error, and asserts that everything of it arrives.
+//! Rule: each test runs once without the attacker and once with it, prints the second project's figures (p99 of answers, deliveries) to
+//! standard error, and asserts that everything it sent arrives.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! Large envelopes cost disk, not memory: received, kept and delivered in pieces, byte for byte, and gone from the disk when they
-//! are gone from the journal.
+//! Large envelopes cost disk, not memory: they are received, kept and delivered in pieces, byte for byte, and their files go with their
+//! records.
 
 mod support;
 
@@ -18,12 +18,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 const MIB: usize = 1 << 20;
-/// How long everything may take on a busy machine.
+/// A timeout for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The most that the relay may take of the memory.
+/// The maximum memory of the relay.
 const MOST_MEMORY_MIB: u64 = 96;
 
-/// Bytes that do not repeat soon.
+/// Bytes that hardly repeat.
 fn noise(size: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = || {
@@ -35,7 +35,7 @@ fn noise(size: usize) -> Vec<u8> {
     (0..size.div_ceil(8)).flat_map(|_| next()).take(size).collect()
 }
 
-/// What stands before the payload in an envelope of one attachment.
+/// The beginning of an envelope of one attachment, before the payload.
 fn beginning(payload: usize) -> String {
     format!("{{\"event_id\":\"{}\"}}\n{{\"type\":\"attachment\",\"length\":{payload}}}\n", new_id())
 }
@@ -49,7 +49,7 @@ fn plan(upstreams: &[(&str, String)]) -> Plan {
     Plan::new(upstreams).journal("min_free_disk = \"0B\"").journal("max_size = \"4GiB\"")
 }
 
-/// Names of the files in the folder of large bodies.
+/// The names of the files in the folder of large bodies.
 fn files(relay: &Relay) -> Vec<String> {
     let folder = fs::read_dir(relay.home().join("journal.db-bodies")).expect("the folder of large bodies");
     folder.map(|file| file.expect("a file").file_name().to_string_lossy().into_owned()).collect()
@@ -64,7 +64,7 @@ async fn taken(meter: &Meter, mut expected: Vec<Measured>) {
     .await;
 }
 
-/// Sends an envelope of an attachment of `mib` MiB, piece by piece; it must be taken.
+/// Sends an envelope with an attachment of `mib` MiB piece by piece; it must be taken.
 async fn send_large(address: String, mib: usize, block: &[u8]) -> Measured {
     let beginning = beginning(mib * block.len());
     let mut pieces = vec![beginning.as_bytes()];
@@ -81,7 +81,7 @@ async fn send_large(address: String, mib: usize, block: &[u8]) -> Measured {
     Measured::of(&pieces)
 }
 
-/// A figure of the relay's memory, in MiB.
+/// A value from the relay's `/proc/PID/status`, in MiB.
 fn memory(relay: &Relay, name: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", relay.pid())).expect("a running process");
     let line = status.lines().find(|line| line.starts_with(name)).expect("the figure");
@@ -91,7 +91,7 @@ fn memory(relay: &Relay, name: &str) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn eight_attachments_of_100_mib_in_flight_stay_within_96_mib_of_memory() {
     let (a, b) = (Meter::start().await, Meter::start().await);
-    // Both take the beginning of each and then nothing until all are on their way.
+    // Both read the beginning of each envelope and stop until all are on their way.
     a.set_open(false);
     b.set_open(false);
     let relay = plan(&[("a", a.dsn()), ("b", b.dsn())]).start().await;
@@ -121,7 +121,7 @@ async fn post(relay: &Relay, encoding: Option<&str>, body: &[u8]) -> Answer {
         head = head.replacen("content-length", &format!("content-encoding: {encoding}\r\ncontent-length"), 1);
     }
     connection.write(head.as_bytes()).await.expect("the head is taken");
-    // A refusal may come before all of it was sent.
+    // A refusal may come before the whole body was sent.
     connection.write(body).await.ok();
     connection.answer().await.expect("an answer")
 }
@@ -130,7 +130,7 @@ async fn post(relay: &Relay, encoding: Option<&str>, body: &[u8]) -> Answer {
 async fn a_large_envelope_is_delivered_from_any_encoding_and_without_lengths() {
     let a = Meter::start().await;
     let relay = plan(&[("a", a.dsn())]).start().await;
-    // More than is kept in memory both as sent and as decoded, and a small one that becomes large.
+    // A body too large for memory both encoded and decoded, and a small one that decodes to a large one.
     let mixed = envelope(&[noise(2 * MIB), vec![0; 3 * MIB]].concat());
     let zeros = envelope(&vec![0; 3 * MIB]);
     let without_length =
@@ -229,7 +229,7 @@ async fn a_large_body_that_does_not_fit_gets_503_and_leaves_nothing() {
     assert_eq!(post(&relay, None, &envelope(&noise(4 * MIB))).await.status, 200);
     let refused = post(&relay, None, &envelope(&noise(20 * MIB))).await;
     assert_eq!((refused.status, refused.header("retry-after")), (503, Some("30")), "{refused:?}");
-    // A client that leaves halfway leaves nothing either.
+    // A client that leaves halfway leaves no file either.
     let mut leaving = Connection::open(&relay.address()).await.expect("a connection");
     leaving.write(Connection::head(4 * MIB).as_bytes()).await.expect("the head is taken");
     leaving.write(&vec![b'x'; 2 * MIB]).await.expect("the half is taken");
@@ -264,7 +264,7 @@ async fn a_slow_upstream_gets_a_large_envelope_and_a_stuck_one_is_retried() {
         .upstream("stuck", "timeout = \"2s\"")
         .start()
         .await;
-    // Too much for the buffers of the sockets, which take some MiB.
+    // Too much for the buffers of the sockets, which hold some MiB.
     let body = envelope(&noise(MIB).repeat(64));
     assert_eq!(post(&relay, None, &body).await.status, 200);
     taken(&slow, vec![Measured::of(&[&body])]).await;
@@ -307,7 +307,7 @@ async fn a_large_request_to_another_endpoint_costs_no_memory_and_outlives_a_kill
     let mut relay = plan(&[("a", a.dsn()), ("b", b.dsn())]).journal("retain = \"1s\"").start().await;
     let memory = Memory::of(relay.pid());
     let before = memory.resident();
-    // Almost what it may have; every fourth is encoded.
+    // Almost the maximum size; every fourth is compressed.
     let body = noise(12 * MIB - 64 * 1024);
     let packed = zstd::encode_all(&body[..], 1).expect("memory");
     for at in 0..COUNT {

@@ -1,6 +1,6 @@
-//! The metrics as a contract: their names, types and labels, their values at the start, and what must never be in them.
+//! The metrics as a contract: their names, types and labels, their values at the start, and what they must never contain.
 //!
-//! Rule: who renames a metric or adds a label changes the list here, and the dashboards of everybody with it.
+//! Rule: a renamed metric or a new label changes the list here and breaks everybody's dashboards.
 
 mod support;
 
@@ -12,7 +12,7 @@ use support::relay::{Plan, Relay, SOON};
 use support::upstream::{Reply, Upstream};
 use switchyard::policy::outcome::DropReason;
 
-/// Name, type and label names of every metric of ours. Relays that share a journal have more: `postgres/relays.rs` has those.
+/// Name, type and label names of each of our metrics. Relays that share a journal have more, see `postgres/relays.rs`.
 const GOLDEN: &str = "
 switchyard_accept_duration_seconds histogram
 switchyard_accepted_items_total counter category project
@@ -67,7 +67,7 @@ switchyard_upstream_up gauge upstream
 switchyard_verification_success gauge upstream
 ";
 
-/// The values that labels may take, beside names of the configuration.
+/// The closed sets of label values; other labels take names from the configuration.
 const CLOSED: [(&str, &str); 5] = [
     (
         "category",
@@ -86,7 +86,7 @@ const REFUSED: &str = "content_type disconnected encoding journal_failed journal
 /// One line of `/metrics`: name, labels, value.
 type Line = (String, BTreeMap<String, String>, f64);
 
-/// The samples, buckets of histograms included.
+/// All samples, including buckets of histograms.
 fn lines(text: &str) -> Vec<Line> {
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     let read = |line: &str| {
@@ -99,13 +99,13 @@ fn lines(text: &str) -> Vec<Line> {
     samples.map(read).collect()
 }
 
-/// The metric that a sample belongs to: histograms have three kinds of samples.
+/// The metric of a sample: a histogram has three kinds of samples.
 fn family(name: &str) -> &str {
     let cut = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
     cut.filter(|name| name.ends_with("_seconds")).unwrap_or(name)
 }
 
-/// What [`GOLDEN`] says, as `text` has it.
+/// Describes the metrics of `text` in the form of [`GOLDEN`].
 fn described(text: &str) -> String {
     let mut metrics: BTreeMap<String, (String, BTreeSet<String>)> = BTreeMap::new();
     for line in text.lines() {
@@ -149,7 +149,7 @@ async fn every_metric_exists_at_zero_from_the_start() {
     {
         assert!(lines(&text).iter().any(|(have, ..)| have == name), "{name}");
     }
-    // What is not zero before anything has happened.
+    // Metrics that are not zero at the start.
     let exceptions = [
         "switchyard_build_info",
         "switchyard_config_last_reload_success_timestamp_seconds",
@@ -222,7 +222,7 @@ async fn label_values_come_from_closed_sets_whatever_arrives() {
     let dropped = DropReason::ALL.map(|reason| reason.name().to_owned());
     assert_eq!(values("reason", "switchyard_dropped_items_total"), dropped.into());
     assert_eq!(values("reason", "switchyard_refused_requests_total"), owned(REFUSED));
-    // Empty where no project was recognised.
+    // The label is empty where no project was recognised.
     assert_eq!(values("project", ""), BTreeSet::from([String::new(), "shop".to_owned()]));
     relay.finish().await;
 }
@@ -326,7 +326,7 @@ async fn no_secret_appears_in_status_page_metrics_or_log() {
     relay.replace_config(&good);
     relay.flip_to("new").await;
     old.come_back().await;
-    // Another DSN, and what was held for the refused one is tried again.
+    // A new DSN makes the relay retry what waited for the refused one.
     let flipped = std::fs::read_to_string(relay.config()).expect("the file");
     relay.replace_config(&flipped.replace("/2\"", "/3\""));
     relay.balanced(SOON).await;

@@ -1,4 +1,4 @@
-//! Several relays on one journal: a backend in memory that they share, held to the promises of every port, and whole relays on it.
+//! Several relays on one journal: a backend in memory, checked against the promises of every port, and whole relays on it.
 
 use switchyard::{clock, journal, policy, protocol, telemetry, units};
 

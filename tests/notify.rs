@@ -1,4 +1,4 @@
-//! Who is told when something breaks: against a receiver that does as it is told, through the real binary.
+//! Notifications through the real binary to a scripted receiver.
 
 mod support;
 
@@ -16,10 +16,10 @@ use support::glitchtip::{self, Glitchtip};
 use support::relay::Plan;
 use support::upstream::{Reply, Upstream};
 
-/// Several looks of the daemon at its status, on a busy machine.
+/// A timeout for several checks of the daemon on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
 
-/// The path and the body of a request that is whole.
+/// The path and the body of a request; `None` until it is complete.
 fn whole(bytes: &[u8]) -> Option<(String, Value)> {
     let text = String::from_utf8_lossy(bytes);
     let (head, body) = text.split_once("\r\n\r\n")?;
@@ -28,7 +28,7 @@ fn whole(bytes: &[u8]) -> Option<(String, Value)> {
     Some((head.split(' ').nth(1)?.to_owned(), body))
 }
 
-/// A webhook that keeps what is posted to it.
+/// A webhook that keeps the posts it gets.
 struct Receiver {
     address: std::net::SocketAddr,
     seen: Arc<Mutex<Vec<(String, Value)>>>,
@@ -68,7 +68,7 @@ impl Receiver {
         format!("[[notify]]\nurl = \"http://{}/hook/hunter2\"\nafter = \"1s\"\nevery = \"1s\"\n{more}\n", self.address)
     }
 
-    /// Waits until the last notice is `what`, of so many.
+    /// Waits until there are `count` notices and the last one is `what`.
     async fn is_told(&self, what: &str, count: usize) {
         eventually(what, SOON, async || {
             let told = self.told();
@@ -78,13 +78,13 @@ impl Receiver {
         .await;
     }
 
-    /// The single notices.
+    /// All notices.
     fn notices(&self) -> Vec<Value> {
         let seen = self.seen.lock().expect("no panic");
         seen.iter().flat_map(|(_, body)| body["notices"].as_array().cloned().unwrap_or_default()).collect()
     }
 
-    /// The single notices, as in `upstream_down began`.
+    /// All notices in the form `upstream_down began`.
     fn told(&self) -> Vec<String> {
         self.notices().iter().map(|n| format!("{} {}", n["event"], n["phase"]).replace('"', "")).collect()
     }
@@ -156,7 +156,7 @@ async fn only_the_end_of_an_outage_is_told_after_a_restart() {
     receiver.is_told("upstream_down began", 1).await;
     relay.stop().await;
     let mut relay = relay.started().await;
-    // It is asked again, and does not answer.
+    // The upstream is probed again and still fails.
     let asked = glitchtip.seen().len();
     eventually("it is asked again", SOON, async || match glitchtip.seen().len() {
         more if more > asked => Ok(()),
@@ -185,7 +185,7 @@ async fn missing_events_are_told_and_so_is_their_return() {
         .more(&receiver.section("events = [\"events_missing\"]"))
         .start()
         .await;
-    // One that is there shows that the project is the right one.
+    // A stored event proves that the project is the right one.
     relay.send_errors(1).await;
     eventually("it is stored", SOON, async || {
         match relay.upstream("glitchtip").await["verification"]["stored"].clone() {
@@ -197,7 +197,7 @@ async fn missing_events_are_told_and_so_is_their_return() {
     tracker.set_worker(false);
     relay.send_errors(2).await;
     receiver.is_told("events_missing began", 1).await;
-    // Late is not lost.
+    // Late events are not lost.
     tracker.set_worker(true);
     receiver.is_told("events_missing ended", 2).await;
     relay.finish().await;

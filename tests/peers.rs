@@ -1,7 +1,8 @@
 //! The relay between real peers: Node and Python services on one side, Bugsink, Kent and Prometheus on the other.
 //!
-//! Rule: what the SDKs say they captured is compared with what the trackers give back, and every test ends with the balance of the relay's books.
-//! Peers are installed on first use into `target/peers/`; one that cannot be had fails the test. These tests know the contract, not the sources.
+//! Rule: each test compares the events that the SDKs say they captured with what the trackers return, and ends with balanced accounts.
+//! Peers are installed into `target/peers/` on first use; one that cannot be installed fails the test. These tests know the contract, not
+//! the sources.
 
 mod support;
 
@@ -37,13 +38,13 @@ use support::eventually::eventually;
 use support::relay::Relay;
 use support::upstream::Upstream as Recorder;
 
-/// The project at Kent; every test has a Kent of its own.
+/// The project at Kent; every test has its own Kent.
 const KENT_PROJECT: u64 = 7;
 
-/// For a service of a few seconds to flush and end.
+/// A timeout for a service of a few seconds to flush and end.
 const A_RUN: Duration = Duration::from_secs(40);
 
-/// For everything acknowledged to be where it belongs, an upstream's restart with the retries it takes included.
+/// A timeout for every acknowledged envelope to arrive, including an upstream's restart and the retries.
 const ARRIVAL: Duration = Duration::from_secs(45);
 
 #[tokio::test]
@@ -94,7 +95,7 @@ async fn the_peers_work_without_the_relay() {
     kent.look().await.expect("Kent answers");
     assert_eq!(kent.arrivals(KENT_PROJECT).count(), 0);
 
-    // Three are stored, five are allowed.
+    // Three events are stored already and the quota is five.
     let beyond = Service::python(&project.dsn, &Plan { errors: 6, pause: Duration::from_millis(200), ..plan })
         .finished(A_RUN)
         .await;
@@ -160,8 +161,8 @@ async fn switches_and_a_killed_tracker_under_traffic_lose_and_double_nothing() {
     relay.stop().await;
 }
 
-/// How many events wait for a Bugsink that is away. More than its five minutes' quota; where that is a stock installation's,
-/// it is waited for.
+/// The number of events for a Bugsink that is down, and its quotas. The events exceed the quota of five minutes; stock quotas only apply to
+/// more than 1,000 events.
 fn queued() -> (usize, Quotas) {
     let number = std::env::var("SWITCHYARD_QUOTA_EVENTS").map_or(251, |n| n.parse().expect("a number of events"));
     (number, if number > 1000 { Quotas::STOCK } else { Quotas { per_5_minutes: 100, per_hour: 1000 } })
@@ -212,7 +213,7 @@ async fn node_keeps_sending_transactions_that_a_bugsink_limits_by_its_kind() {
     let (bugsink, mut kent) = tokio::join!(Bugsink::start(), Kent::start());
     let project = bugsink.project("transactions").await;
     let mut relay = between(&project, &kent).await;
-    // Bugsink has answered the errors by the time of the first transaction, and each of what comes before the next.
+    // Bugsink answers the errors before the first transaction, and each transaction before the next.
     let plan = Plan { errors: 3, transactions: 6, pause: Duration::from_millis(300), ..Plan::default() };
     let node = Service::node(&relay.dsn(), &plan).finished(A_RUN).await;
     assert!(node.status.success());
@@ -229,7 +230,7 @@ async fn node_keeps_sending_transactions_that_a_bugsink_limits_by_its_kind() {
 async fn node_keeps_sending_transactions_that_a_bugsink_of_no_kind_limits() {
     let (bugsink, mut kent) = tokio::join!(Bugsink::start(), Kent::start());
     let project = bugsink.project("limits").await;
-    // Without its kind: what it says of transactions is taken for a limit.
+    // Without its kind the relay takes Bugsink's answers for limits on transactions.
     let dsns = [("bugsink", project.dsn.clone()), ("kent", kent.dsn(KENT_PROJECT))];
     let relay = support::relay::Plan::new(&dsns).upstream("bugsink", "on_rate_limit = \"drop\"").start().await;
     let errors = Service::node(&relay.dsn(), &Plan { errors: 2, ..Plan::default() }).finished(A_RUN).await;
@@ -380,7 +381,7 @@ async fn between(project: &Project, kent: &Kent) -> Relay {
     .await
 }
 
-/// Waits until the services have captured `count` events together, and looks at Kent meanwhile.
+/// Waits until the services have captured `count` events together, and polls Kent meanwhile.
 async fn captured_in_all(services: [&Service; 2], count: usize, kent: &mut Kent) {
     eventually(&format!("{count} events are captured"), A_RUN, async || {
         kent.look().await?;
@@ -390,7 +391,7 @@ async fn captured_in_all(services: [&Service; 2], count: usize, kent: &mut Kent)
     .await;
 }
 
-/// Fails unless Bugsink has every error of `runs`, whole, once, and nothing else.
+/// Fails unless Bugsink has every error of `runs` intact, once, and nothing else.
 async fn assert_stored(bugsink: &Bugsink, project: &Project, runs: &[(&str, &[Captured])]) {
     let errors: Vec<(&str, &Captured)> = of_kind(runs, "error");
     eventually("Bugsink has every error", ARRIVAL, async || match bugsink.stored(project).await? {
@@ -408,7 +409,7 @@ async fn assert_stored(bugsink: &Bugsink, project: &Project, runs: &[(&str, &[Ca
     }
 }
 
-/// Fails unless Kent has every error and transaction of `runs`, whole, once, and no others.
+/// Fails unless Kent has every error and transaction of `runs` intact, once, and no others.
 async fn assert_arrived(kent: &mut Kent, runs: &[(&str, &[Captured])]) {
     for (kind, item) in [("error", "event"), ("transaction", "transaction")] {
         let expected: BTreeMap<String, usize> =
@@ -431,7 +432,7 @@ async fn assert_arrived(kent: &mut Kent, runs: &[(&str, &[Captured])]) {
     }
 }
 
-/// Fails unless every envelope that names a key in its header names the upstream's, the only one that belongs there.
+/// Fails unless every key in an envelope's header is the upstream's.
 fn assert_addressed_to(kent: &Kent, key: &str) {
     let keys =
         kent.arrivals(KENT_PROJECT).filter_map(|arrival| arrival.envelope_header["trace"]["public_key"].as_str());
@@ -447,7 +448,7 @@ fn assert_same_bodies(stored: &[Value], kent: &Kent) {
     }
 }
 
-/// Waits until a scrape has brought the value.
+/// Waits until a scraped expression has this value.
 async fn assert_scraped(prometheus: &Prometheus, expression: &str, expected: f64) {
     eventually(&format!("{expression} is {expected}"), ARRIVAL, async || match prometheus.query(expression).await? {
         value if value == expected => Ok(()),

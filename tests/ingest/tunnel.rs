@@ -1,4 +1,4 @@
-//! The tunnel of browser SDKs, and events as images.
+//! The tunnel of browser SDKs, and events that are sent as image requests.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -9,7 +9,7 @@ use crate::support::relay::SOON;
 use crate::support::wire::{exchange, head, post};
 use crate::{front, front_of, keyed};
 
-/// An envelope with a `dsn` of its own.
+/// An error envelope with this `dsn` in its header.
 fn with_dsn(id: &str, dsn: &str) -> String {
     let envelope = envelopes::error(id);
     let (header, rest) = envelope.split_once('\n').expect("a header line");
@@ -22,7 +22,7 @@ fn with_dsn(id: &str, dsn: &str) -> String {
 async fn a_tunnel_takes_envelopes_for_configured_projects_only() {
     let (relay, upstream) = front_of(|plan| plan.server("tunnel = \"/monitoring/tunnel\"")).await;
     let ours = relay.dsn();
-    // A page sends the cookies and the password of its own site along; they are none of ours.
+    // A page sends its own site's cookies and password along; the relay ignores them.
     let foreign = [("authorization", "Basic c2hvcDpzZWNyZXQ="), ("cookie", "a=b"), ("content-type", "text/plain")];
     for path in ["/monitoring/tunnel", "/monitoring/tunnel/", "//monitoring//tunnel?o=1&p=2&sentry_key=other"] {
         let id = new_id();

@@ -1,4 +1,4 @@
-//! What SDKs are told of the limits of upstreams: nothing, unless no upstream in use takes the data.
+//! SDKs learn of an upstream's limit only when no upstream in use takes the data.
 
 use serde_json::Value;
 
@@ -10,14 +10,14 @@ use crate::support::upstream::{Reply, Upstream};
 
 const DROP: &str = "on_rate_limit = \"drop\"";
 
-/// A relay with the upstreams `a`, the primary, and `b`, which drop what is limited: nothing waits for minutes.
+/// A relay with the primary `a` and the upstream `b`. Both drop limited items, so that nothing waits for minutes.
 async fn pair(shape: impl FnOnce(Plan) -> Plan) -> (Relay, Upstream, Upstream) {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let plan = Plan::new(&[("a", a.dsn("cafe", 7)), ("b", b.dsn("beef", 8))]).upstream("a", DROP).upstream("b", DROP);
     (shape(plan).start().await, a, b)
 }
 
-/// The upstream, named so in the configuration, answers 200 with this limit to something that is not limited.
+/// Makes the upstream with this name answer an unlimited item with 200 and this limit.
 async fn limits(relay: &Relay, (name, upstream): (&str, &Upstream), limit: &str) {
     upstream.then([Reply::with_header(200, "x-sentry-rate-limits", limit)]);
     assert_eq!(relay.send(envelope(&new_id(), "client_report", "{}")).await.status(), 200);
@@ -28,7 +28,7 @@ async fn limits(relay: &Relay, (name, upstream): (&str, &Upstream), limit: &str)
     .await;
 }
 
-/// Sends it; returns the status, the categories that the answer limits, and the longest wait.
+/// Sends an envelope; returns the status, the limited categories in the answer, and its `Retry-After`.
 async fn answer(relay: &Relay, envelope: String) -> (u16, Vec<String>, Option<u64>) {
     let answer = relay.send(envelope).await;
     let wait = header(&answer, "retry-after").map(|text| text.parse().expect("seconds"));
@@ -47,7 +47,7 @@ async fn sdks_learn_of_limits_only_when_no_upstream_takes_the_data() {
     assert_eq!((status, told), (429, vec!["error".to_owned()]));
     assert!(wait.is_some_and(|wait| (300..=600).contains(&wait)), "the shorter of two: {wait:?}");
     assert_eq!(answer(&relay, envelope(&new_id(), "transaction", "{}")).await, TAKEN, "a takes it");
-    // What depends on the event goes with it, the rest goes on.
+    // Items that depend on the event are dropped with it, the rest goes on.
     let id = new_id();
     let mixed = envelopes::error(&id) + &item("user_report", "{}") + &item("session", "{}");
     let (status, told, _) = answer(&relay, mixed).await;
@@ -81,7 +81,7 @@ async fn a_shadow_outside_the_mirror_does_not_hide_the_primarys_limit() {
     let (status, told, _) = answer(&relay, envelope(&new_id(), "session", "{}")).await;
     assert_eq!((status, told), (429, vec!["session".to_owned()]));
     assert_eq!((a.taken_count(), b.taken_count()), (1, 0));
-    // With the other one as primary it is taken.
+    // With the other upstream as primary the session is taken.
     relay.flip_to("b").await;
     assert_eq!(answer(&relay, envelope(&new_id(), "session", "{}")).await, TAKEN);
     relay.finish().await;
@@ -142,7 +142,7 @@ async fn held_items_go_out_and_sdks_are_told_nothing_when_the_limit_ends() {
     let upstream = Upstream::start().await;
     let relay = Plan::new(&[("tracker", upstream.dsn("cafe", 7))]).start().await;
     let (mut accepted, mut id) = (vec![], new_id());
-    // What was refused comes again, and is no repeat.
+    // A refused event is sent again and is no repeat.
     let mut send = async || {
         let status = relay.send(envelopes::error(&id)).await.status().as_u16();
         if status == 200 {

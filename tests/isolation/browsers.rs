@@ -1,4 +1,4 @@
-//! The key of a project that browsers use is in every page: whoever sends with it at random fills nothing for the others.
+//! The key of a project that browsers use is in every page, so anyone can flood it. The flood fills nothing for the others.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use crate::support::relay::{Plan, Relay, SOON};
 use crate::support::upstream::Upstream;
 
 const APP: &str = "0badc0de0badc0de0badc0de0badc0de";
-/// What `feedback` has as burst where browsers bring the limit; ten come back each second.
+/// The burst of the default limit on `feedback`, which refills by ten each second.
 const BURST: usize = 100;
 
-/// A relay with the projects `shop` and `app`; `more` stands in the section of `app`.
+/// A relay with the projects `shop` and `app`; `more` goes into the section of `app`.
 async fn two(more: &str) -> (Relay, Upstream) {
     let upstream = Upstream::start().await;
     let dsn = upstream.dsn("beef", 8);
@@ -22,17 +22,17 @@ async fn two(more: &str) -> (Relay, Upstream) {
     (relay, upstream)
 }
 
-/// The answer's status to a feedback for this project, with the origin of a page or without.
+/// Sends a feedback to a project, with or without the origin of a page; returns the status.
 async fn send(relay: &Relay, (id, key): (u8, &str), origin: bool) -> u16 {
     let request = relay.post(&format!("/api/{id}/envelope/?sentry_key={key}"), envelope(&new_id(), "feedback", "{}"));
     let request = if origin { request.header("origin", "https://shop.example") } else { request };
     request.send().await.expect("an answer").status().as_u16()
 }
 
-/// Sends a burst and more with the origin of a page; returns how many were refused.
+/// Sends more than a burst with the origin of a page; returns the number of refusals.
 async fn flood(relay: &Relay, of: (u8, &str)) -> usize {
     let mut refused = 0;
-    // Meanwhile the bucket fills: more than a burst is needed to empty it.
+    // The bucket refills meanwhile, so it takes more than a burst to empty it.
     for _ in 0..BURST * 8 {
         refused += usize::from(send(relay, of, true).await == 429);
         if refused > 9 {
@@ -47,7 +47,7 @@ async fn seen(relay: &Relay) -> Vec<bool> {
     projects.iter().map(|project| project["browsers"].as_bool().expect("a flag")).collect()
 }
 
-/// How long 99 of 100 feedbacks of `app` took at most to be taken.
+/// The 99th percentile of the time to an answer for a feedback of `app`; all must be taken.
 async fn of_app(relay: &Relay, count: usize) -> Duration {
     let mut took = vec![];
     for _ in 0..count {
@@ -64,13 +64,13 @@ async fn a_page_brings_limits_to_its_own_project_alone() {
     let (relay, upstream) = two("").await;
     let alone = of_app(&relay, 200).await;
     assert_eq!(seen(&relay).await, [false, false]);
-    // A key that is not let in says nothing.
+    // A request with a wrong key does not mark the project as one that browsers use.
     assert_eq!(send(&relay, (2, KEY), true).await, 403);
     let (refused, beside) = tokio::join!(flood(&relay, (1, KEY)), of_app(&relay, 200));
     eprintln!("p99 of app: {alone:?} alone, {beside:?} beside the flood; {refused} of the flood refused");
     assert_eq!(refused, 10);
     assert_eq!(seen(&relay).await, [true, false]);
-    // More of app than the burst of a limit: it has none.
+    // `app` has no limit, so it may send more than a burst.
     of_app(&relay, BURST).await;
     let samples = relay.balanced(SOON).await;
     let limited = samples.sum("switchyard_refused_items_total", &[("project", "shop"), ("reason", "rate_limited")]);

@@ -1,4 +1,4 @@
-//! The journal's files, and other processes on the machine: they cannot read them, and a reader does not make them grow.
+//! The journal's files and other processes of the machine: others cannot read the files, and a reader does not make them grow.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -18,7 +18,7 @@ fn modes(home: &Path) -> [u32; 5] {
     FILES.map(|name| fs::metadata(home.join(name)).expect(name).permissions().mode() & 0o777)
 }
 
-/// Sends an event of 64 KiB; returns the status and the body of the answer, which tells strangers nothing of the machine.
+/// Sends an event of 64 KiB; returns the status and body of the answer, which must not reveal anything about the machine.
 async fn send(relay: &Relay) -> (u16, String) {
     let payload = serde_json::json!({ "message": "x".repeat(64 << 10) }).to_string();
     let answer = relay.send(envelope(&new_id(), "event", &payload)).await;
@@ -81,7 +81,7 @@ async fn a_lasting_reader_is_named_and_does_not_grow_the_wal_without_bound() {
     relay.finish().await;
 }
 
-/// The bytes that the journal takes on the disk, as `du` counts them.
+/// The bytes that the journal occupies on disk, as `du` counts them.
 fn on_disk(home: &Path) -> u64 {
     let taken = |path: &Path| fs::metadata(path).map_or(0, |file| file.blocks() * 512);
     let bodies = fs::read_dir(home.join("journal.db-bodies")).expect("the folder of bodies");
@@ -89,7 +89,7 @@ fn on_disk(home: &Path) -> u64 {
     bodies + FILES[..4].iter().map(|name| taken(&home.join(name))).sum::<u64>()
 }
 
-/// Waits until the status says what the files take, within two pages.
+/// Waits until the status shows the size of the files, within two pages, and at least `least` bytes.
 async fn says_what_the_files_take(relay: &Relay, least: u64) {
     eventually("the status says what du says", SOON, async || {
         let (before, said) = (on_disk(&relay.home()), relay.status().await["journal"]["size_bytes"].as_u64());

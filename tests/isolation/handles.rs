@@ -1,5 +1,5 @@
-//! Open files: large bodies that never come to their end, over many connections or many streams of a few, leave the files that
-//! operators, the journal and another project need.
+//! Open files: endless large bodies, over many connections or many streams of a few, leave the files that operators, the journal and
+//! another project need.
 
 use std::fs;
 
@@ -15,13 +15,13 @@ use crate::support::wire::{Wire, exchange, head, post};
 
 const APP: &str = "0b0e5ca1ab1e0ddba11c0ffee0decade";
 const SITE: &str = "0b0e5ca1ab1e0ddba11c0ffee0decadf";
-/// How many files the relay may have open.
+/// The relay's limit of open files.
 const FILES: usize = 256;
-/// What is announced of each body that does not end, and what comes of it.
+/// The announced length of an endless body, and the bytes that arrive.
 const ANNOUNCED: usize = 9 << 20;
 const COMES: usize = 1_100_000;
 
-/// A relay with few files, and a connection of the project that is not attacking.
+/// A relay with a low limit of open files, and a connection of the project that does not attack.
 async fn scene(upstream: &Upstream) -> (Relay, Wire) {
     let section = |name: &str, id: u64, key: &str| {
         let dsn = upstream.dsn(&format!("0{id}"), id);
@@ -38,7 +38,7 @@ async fn scene(upstream: &Upstream) -> (Relay, Wire) {
     (relay, wire)
 }
 
-/// The attacker's keys, one after the other.
+/// A path with one of the attacker's two keys in turn.
 fn path(turn: usize) -> String {
     if turn.is_multiple_of(2) {
         format!("/api/1/envelope/?sentry_version=7&sentry_key={KEY}")
@@ -51,7 +51,7 @@ fn open_files(relay: &Relay) -> usize {
     fs::read_dir(format!("/proc/{}/fd", relay.pid())).expect("a running process").count()
 }
 
-/// Waits until so many bodies are on their way through files.
+/// Waits until `count` bodies go through files.
 async fn bodies_in_files(relay: &Relay, count: usize) {
     eventually("the bodies are in files", 2 * SOON, async || {
         let bodies = fs::read_dir(relay.home().join("journal.db-bodies")).expect("the folder of bodies").count();
@@ -60,7 +60,7 @@ async fn bodies_in_files(relay: &Relay, count: usize) {
     .await;
 }
 
-/// Ten events and ten bodies that go through files, each of which is taken. Operators are answered on new connections meanwhile.
+/// Sends ten small and ten large bodies, each of which must be taken, and opens new connections to the admin listener meanwhile.
 async fn served(relay: &Relay, wire: &mut Wire) -> Times {
     let mut times = Times::default();
     for _ in 0..10 {
@@ -79,7 +79,7 @@ async fn served(relay: &Relay, wire: &mut Wire) -> Times {
     times
 }
 
-/// Everything of the other project was taken, and no file was missing for anything.
+/// Fails unless everything of the other project was taken and no file was missing.
 async fn ends_well(relay: Relay, upstream: &Upstream) {
     let log = relay.log();
     assert!(!log.contains("Too many open files") && !log.contains("could not be accepted"), "{log}");
@@ -101,7 +101,7 @@ async fn endless_large_bodies_leave_files_for_operators_and_another_project() {
         wire.offer(&vec![b'x'; COMES]).await;
         wire
     };
-    // More than there are places for connections: the last ones wait to be accepted.
+    // More connections than the relay accepts: the last ones wait.
     let mut wires: Vec<Wire> = vec![];
     for turn in 0..124 {
         match tokio::time::timeout(SOON / 10, begin(turn)).await {

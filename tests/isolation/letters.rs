@@ -1,4 +1,4 @@
-//! Dead letters: those of one project do not push out those of another.
+//! Dead letters of one project do not push out those of another.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use crate::support::envelopes::{self, envelope, new_id};
 use crate::support::relay::{Plan, Relay};
 use crate::support::upstream::{Reply, Upstream};
 
-/// Sends so many events of the project `app`, and returns how long the slowest answer took.
+/// Sends `count` events of the project `app`; returns the longest time to an answer.
 async fn send_as_app(relay: &Relay, count: usize) -> Duration {
     let mut slowest = Duration::ZERO;
     for _ in 0..count {
@@ -34,7 +34,7 @@ async fn thousands_of_refused_events_leave_the_dead_letters_of_another_project()
     let before = send_as_app(&relay, 17).await;
     relay.balanced(Duration::from_secs(30)).await;
 
-    // 4,000 events of 1 KiB, of which the bound on letters leaves half.
+    // 4,000 events of 1 KiB; the bound on dead letters keeps half of them.
     let payload = serde_json::json!({ "message": "x".repeat(1 << 10) }).to_string();
     for _ in 0..100 {
         join_all((0..40).map(|_| relay.send(envelope(&new_id(), "event", &payload)))).await;

@@ -1,4 +1,4 @@
-//! The memory for bodies: one project fills its share with bodies that come slowly, and another is served meanwhile.
+//! The memory for bodies: one project fills its share with slow bodies, and another is served meanwhile.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use crate::support::relay::{Plan, SOON};
 use crate::support::upstream::Upstream;
 use crate::support::wire::{Wire, head};
 
-/// Bodies that are announced with this length and never come to their end.
+/// The bytes that arrive of a body that never ends.
 const SMALL: usize = 60_000;
 const LARGE: usize = 700_000;
 const CRUMB: usize = 2_000;
 
-/// Bodies under way: as many as it takes to fill the room, and more.
+/// Begins `count` bodies and sends `length` bytes of each.
 async fn slowly(address: &str, path: &str, count: usize, length: usize) -> Vec<Wire> {
     let announced = head("POST", path, &[("content-length", &(length + 1000).to_string())]);
     let begin = async |()| {
@@ -29,7 +29,7 @@ async fn slowly(address: &str, path: &str, count: usize, length: usize) -> Vec<W
     futures_util::future::join_all((0..count).map(|_| begin(()))).await
 }
 
-/// Brings a byte of each now and then, so that none is given up.
+/// Sends a byte of each body now and then, so that none times out.
 async fn go_on(wires: &mut [Wire]) {
     let mut turns = interval(Duration::from_millis(200));
     loop {
@@ -55,7 +55,7 @@ async fn one_key_that_fills_the_memory_for_bodies_leaves_another_served() {
         ("small bodies of one client without a key", "/tunnel", 300, SMALL),
     ] {
         let mut wires = slowly(&relay.address(), path, count, length).await;
-        // What room is left between them.
+        // Crumbs fill the gaps that larger bodies leave.
         wires.extend(slowly(&relay.address(), path, 100, CRUMB).await);
         let attacked = tokio::select! {
             attacked = second.events(100) => attacked,
@@ -68,10 +68,10 @@ async fn one_key_that_fills_the_memory_for_bodies_leaves_another_served() {
     assert_eq!(upstream.taken_count(), 400);
 }
 
-/// What all bodies may have in memory together, and connections that would bring nine times as much.
+/// The limit of memory for all bodies, and the number of connections that would send nine times as much.
 const ROOM: u64 = 8 << 20;
 const CONNECTIONS: usize = 300;
-/// What 300 connections of HTTP/2 take without bodies, and what the allocator keeps, in an unoptimised build.
+/// The memory of 300 HTTP/2 connections without bodies, and what the allocator keeps, in an unoptimised build.
 const BESIDE: u64 = 24 << 20;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! Envelopes of one project that an upstream cannot digest, and what the deliveries of another project notice of them.
+//! Envelopes of one project that an upstream cannot digest, and their effect on the deliveries of another project.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,16 +11,16 @@ use crate::support::eventually::eventually;
 use crate::support::relay::{Plan, Relay, SOON};
 use crate::support::upstream::{Reply, Seen, Upstream};
 
-/// The key of the project `web`, which everybody knows: it stands in the pages.
+/// The key of the project `web`, which is public: it is in every page.
 const WEB_KEY: &str = "00000000000000000000000000000bad";
-/// How often `shop` has something to send.
+/// The interval between events of `shop`.
 const PACE: Duration = Duration::from_millis(100);
 
 fn is_poison(seen: &Seen) -> bool {
     seen.body.windows(6).any(|word| word == b"poison")
 }
 
-/// A relay with two projects, `shop` and `web`, and one upstream, which gives this answer to poison.
+/// A relay with the projects `shop` and `web`, and one upstream that gives this answer to poison.
 async fn scene(answer: Reply, lines: &[&str]) -> (Upstream, Relay) {
     let upstream = Upstream::start().await;
     upstream.when(move |seen| is_poison(seen).then(|| answer.clone()));
@@ -33,7 +33,7 @@ async fn scene(answer: Reply, lines: &[&str]) -> (Upstream, Relay) {
     (upstream, relay)
 }
 
-/// `web` sends so many envelopes that its upstream cannot digest.
+/// Sends `count` poisonous envelopes of `web`.
 async fn poison(relay: &Relay, count: usize) {
     for _ in 0..count {
         let envelope = envelopes::envelope(&new_id(), "event", "{\"message\":\"poison\"}");
@@ -42,12 +42,12 @@ async fn poison(relay: &Relay, count: usize) {
     }
 }
 
-/// What `shop` has sent, and when.
+/// The ids of the events that `shop` has sent, with their times.
 #[derive(Default)]
 struct Shop(Vec<(String, Instant)>);
 
 impl Shop {
-    /// Sends one event each [`PACE`] until `is_over` says so; `also` is done before each.
+    /// Sends one event each [`PACE`] until `is_over` returns true for their number; runs `also` before each.
     async fn send(&mut self, relay: &Relay, mut also: impl AsyncFnMut(), mut is_over: impl AsyncFnMut(usize) -> bool) {
         let mut turns = interval(PACE);
         for count in 0.. {
@@ -61,7 +61,7 @@ impl Shop {
         }
     }
 
-    /// Everything it sent is there. Prints how many deliveries there were and how late the slowest hundredth was.
+    /// Waits until everything it sent is delivered. Prints the number of deliveries and the 99th percentile of their delay.
     async fn has_everything(&self, upstream: &Upstream, within: Duration, when: &str) {
         eventually("everything of the other project is delivered", within, async || {
             let have: BTreeSet<String> = upstream.taken_ids().into_iter().collect();
@@ -83,7 +83,7 @@ impl Shop {
 
 async fn nothing() {}
 
-/// What `shop` sees of its upstream without any attacker.
+/// Prints the figures of `shop` without an attacker.
 async fn baseline(upstream: &Upstream, relay: &Relay) {
     let mut shop = Shop::default();
     shop.send(relay, nothing, async |count| count == 50).await;
@@ -116,7 +116,7 @@ async fn poison_of_one_project_becomes_dead_letters_and_the_other_project_is_del
     relay.finish().await;
 }
 
-/// Poison that gets this answer all the time, and `shop` beside it.
+/// Sends poison that always gets this answer, and events of `shop` meanwhile.
 async fn an_attacker_keeps_sending(answer: Reply, lines: &[&str], when: &str) {
     let (upstream, mut relay) = scene(answer, lines).await;
     baseline(&upstream, &relay).await;

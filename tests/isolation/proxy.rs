@@ -1,4 +1,4 @@
-//! The way to the primary: one client keeps all the requests that it may have there waiting, and another one is served meanwhile.
+//! Requests to the primary: one client holds all the places that it may have, and another client is served meanwhile.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::support::relay::{Plan, SOON};
 use crate::support::upstream::Upstream;
 use crate::support::wire::{Wire, exchange, head};
 
-/// The answers that a client gets that is not the attacker, one after the other.
+/// The times to the answers for a client other than the attacker.
 async fn asks(address: &str) -> Times {
     let mut times = Times::default();
     for _ in 0..100 {
@@ -29,7 +29,7 @@ async fn one_client_that_trickles_uploads_leaves_another_answered() {
     let relay = plan.more(&second::project(&[("tracker", upstream.dsn("beef", 8))])).start().await;
     let second = Second::of(&relay);
     let (calm, calm_asks) = (second.events(100).await, asks(&relay.address()).await);
-    // What a client claims stands before what its proxy has seen.
+    // The address that the proxy has seen comes last, after the client's own claim.
     let upload = |turn: usize| {
         let chain = format!("198.51.100.{}, 203.0.113.7", turn + 1);
         let headers = [("content-length", "1000000"), ("x-forwarded-for", &*chain)];

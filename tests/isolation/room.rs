@@ -1,4 +1,4 @@
-//! Room in the journal: one project fills it while the primary fails, and what the others send is taken and delivered.
+//! Room in the journal: one project fills it while the primary fails, and other projects' envelopes are taken and delivered.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::support::wire::{Wire, head};
 
 const APP: &str = "0b0e5ca1ab1e0ddba11c0ffee0decade";
 const SITE: &str = "0b0e5ca1ab1e0ddba11c0ffee0decadf";
-/// What the attacker sends: in memory, and in a file.
+/// The size of the attacker's bodies: in memory, and in a file.
 const SMALL: usize = 64 << 10;
 const LARGE: usize = 3 << 20;
 
@@ -28,7 +28,7 @@ fn others(upstream: &Upstream) -> String {
     section("app", 2, APP) + &section("site", 3, SITE)
 }
 
-/// Sends an event with so many bytes of text; returns its id and the status of the answer.
+/// Sends an event with `bytes` bytes of text; returns its id and the status of the answer.
 async fn send(relay: &Relay, (id, key): (u64, &str), bytes: usize) -> (String, u16) {
     let event = new_id();
     let payload = format!(r#"{{"message":"{}"}}"#, "x".repeat(bytes));
@@ -44,7 +44,7 @@ async fn send(relay: &Relay, (id, key): (u64, &str), bytes: usize) -> (String, u
     (event, answer.status().as_u16())
 }
 
-/// Sends until it is refused, ten times in a row; returns how many bytes of it were taken.
+/// Sends until ten envelopes in a row are refused; returns the number of bytes taken.
 async fn fill(relay: &Relay, project: (u64, &str), bytes: usize) -> usize {
     let (mut taken, mut refused) = (0, 0);
     while refused < 10 {
@@ -57,7 +57,7 @@ async fn fill(relay: &Relay, project: (u64, &str), bytes: usize) -> usize {
     taken
 }
 
-/// The two others send 30 events each, and every one is taken. Returns how long the answers took.
+/// Sends 30 events of each other project, all of which must be taken; returns the times to the answers.
 async fn both(relay: &Relay, sent: &mut BTreeSet<String>) -> Times {
     let mut times = Times::default();
     for _ in 0..30 {
@@ -72,7 +72,7 @@ async fn both(relay: &Relay, sent: &mut BTreeSet<String>) -> Times {
     times
 }
 
-/// The attacker goes on, whatever it is told.
+/// Sends for the attacker forever, whatever the answers.
 async fn go_on_sending(relay: &Relay, project: (u64, &str)) {
     loop {
         send(relay, project, SMALL).await;
@@ -140,7 +140,7 @@ async fn one_key_that_fills_its_share_with_large_bodies_leaves_others_delivered(
     one_key_fills_the_journal(LARGE).await;
 }
 
-/// Bodies that are under way and never come to their end, a file each.
+/// Begins bodies that never end, each of which is in a file.
 async fn files_under_way(relay: &Relay, count: usize) -> Vec<Wire> {
     let path = format!("/api/1/envelope/?sentry_version=7&sentry_key={KEY}");
     let announced = head("POST", &path, &[("content-length", &(LARGE + 1000).to_string())]);
@@ -181,7 +181,7 @@ async fn open_files_of_one_key_leave_room_for_large_bodies_of_others() {
     relay.finish().await;
 }
 
-/// Brings one more byte.
+/// Sends one more byte.
 async fn go_on(mut wire: Wire) -> Wire {
     wire.offer(b"x").await;
     wire

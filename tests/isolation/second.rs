@@ -1,4 +1,4 @@
-//! The second project, which an attack on the first must not silence: what it sends, and how long its answers take.
+//! The second project, which an attack on the first must not silence: its events, and the times to its answers.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub(crate) fn project(upstreams: &[(&str, String)]) -> String {
     format!("[[projects]]\nname = \"app\"\nid = \"2\"\npublic_key = \"{KEY}\"\n[projects.upstreams]\n{dsns}")
 }
 
-/// How long answers took.
+/// Times to answers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Times(Vec<Duration>);
 
@@ -32,7 +32,7 @@ impl Times {
     }
 }
 
-/// Prints both.
+/// Prints the 99th percentile with and without the attack.
 pub(crate) fn compare(what: &str, calm: &Times, attacked: &Times) {
     eprintln!("{what}: the other's p99 {:?}, {:?} without", attacked.p99(), calm.p99());
 }
@@ -47,7 +47,7 @@ impl Second {
         Self { address: relay.address() }
     }
 
-    /// Sends so many events of 4 KiB, one after the other, each of which must be taken.
+    /// Sends `count` events of 4 KiB one after the other, each of which must be taken.
     pub(crate) async fn events(&self, count: usize) -> Times {
         let mut times = Times::default();
         let mut wire = Wire::connect(&self.address).await;

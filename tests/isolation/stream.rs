@@ -1,4 +1,4 @@
-//! An upstream whose answers never end, in one way or another, and what clients and the other upstream notice of it.
+//! An upstream whose answers never end, and its effect on clients and the other upstream.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,34 +18,34 @@ use crate::support::net;
 use crate::support::relay::{Plan, Relay, SOON};
 use crate::support::upstream::Upstream;
 
-/// More than the buffers of both sockets hold besides what is read of one answer.
+/// More bytes than the buffers of both sockets and the read part of one answer hold.
 const BOUND: usize = 32 << 20;
-/// How long an answer that is cut off holds its place among the requests under way.
+/// The time for which an answer that is cut off keeps its place among the requests under way.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How many requests are under way at once, unless configured.
+/// The default maximum of requests under way.
 const AT_ONCE: usize = 8;
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
 
-/// How an answer has no end.
+/// The form of an answer without an end.
 #[derive(Clone, Copy)]
 struct Endless {
-    /// What it begins with.
+    /// The beginning.
     start: &'static str,
-    /// What it goes on with.
+    /// The part that repeats forever.
     more: &'static str,
-    /// Over TLS, in records of so many bytes.
+    /// The size of TLS records in bytes; `None` without TLS.
     records: Option<usize>,
 }
 
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
 
-/// An upstream that streams until it is told to behave.
+/// An upstream that streams endless answers until `well` is set.
 struct Streamer {
     port: u16,
     well: Arc<AtomicBool>,
-    /// The most that was written into one connection.
+    /// The most bytes that were written into one connection.
     most: Arc<AtomicUsize>,
-    /// How many answers without an end were cut off.
+    /// The number of endless answers that were cut off.
     cut: Arc<AtomicUsize>,
     authority: Option<TempDir>,
     _tasks: JoinSet<()>,
@@ -89,7 +89,7 @@ impl Streamer {
     }
 }
 
-/// A server's side of TLS, and the folder with the certificate to trust.
+/// The server's side of TLS, and a folder with its certificate.
 fn tls() -> (TlsAcceptor, TempDir) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let folder = TempDir::with_prefix("switchyard-").expect("a folder");
@@ -114,7 +114,7 @@ async fn connection(stream: TcpStream, acceptor: Option<TlsAcceptor>, endless: E
     }
 }
 
-/// Answers each request; returns how much was written once the other side has had enough.
+/// Answers each request; returns the number of bytes written when the other side closes.
 async fn answers(mut stream: impl AsyncRead + AsyncWrite + Unpin, endless: Endless, well: &AtomicBool) -> usize {
     let more = endless.more.repeat(if endless.records.is_some() { 1 } else { 4096 / endless.more.len() + 1 });
     let mut request = vec![0; 64 * 1024];
@@ -144,7 +144,7 @@ async fn answers(mut stream: impl AsyncRead + AsyncWrite + Unpin, endless: Endle
     }
 }
 
-/// The relay with the streamer and a good upstream.
+/// A relay with the streamer and a good upstream.
 async fn scene(endless: Endless) -> (Streamer, Upstream, Relay) {
     let (streamer, good) = (Streamer::start(endless).await, Upstream::start().await);
     let mut plan = Plan::new(&[("good", good.dsn("cafe", 7)), ("endless", streamer.dsn("cafe"))]);
@@ -155,7 +155,7 @@ async fn scene(endless: Endless) -> (Streamer, Upstream, Relay) {
     (streamer, good, plan.start().await)
 }
 
-/// An answer whose head has no end is an error that says so, the connection closes, nobody else notices, and nothing is lost.
+/// Fails unless an endless head is reported as an error, the connection closes, nobody else notices, and nothing is lost.
 async fn no_head_goes_on_forever(what: &str, endless: Endless) {
     let (streamer, good, relay) = scene(endless).await;
     streamer.well.store(true, Ordering::SeqCst);
@@ -205,8 +205,8 @@ async fn early_hints_in_tls_records_of_one_byte_are_felt_by_nobody_else() {
     no_head_goes_on_forever("one-byte records", Endless { start: "", more, records: Some(1) }).await;
 }
 
-/// An answer whose body has no end is an answer all the same: its status counts, and the connection closes. Its place rests, so that
-/// few such answers are asked for.
+/// Fails unless an endless body counts by its status and the connection closes. Its place stays taken for a while, which bounds the number
+/// of such answers.
 async fn no_body_goes_on_forever(what: &str, endless: Endless) {
     let (streamer, good, relay) = scene(endless).await;
     let second = Second::of(&relay);

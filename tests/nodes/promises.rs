@@ -1,4 +1,4 @@
-//! What is promised of a journal, kept by the backend in memory.
+//! The promises of a journal, checked for the backend in memory.
 
 use std::ptr;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::telemetry::ledger::Ledger;
 use crate::toy::{Cluster, Node};
 use crate::units::ByteSize;
 
-/// One node after another, of one state that outlives them.
+/// One node after another on a state that outlives them.
 struct Alone(Cluster);
 
 impl Backend for Alone {
@@ -28,7 +28,7 @@ fn in_memory(max: ByteSize) -> Box<dyn Backend> {
 
 contract::suite!(in_memory);
 
-/// Several nodes of one state.
+/// Several nodes on one state.
 struct Together(Cluster, Vec<Arc<Node>>);
 
 impl Together {

@@ -1,4 +1,4 @@
-//! Whole relays on the backend in memory: two in this process, each with a runtime, ports and a configuration of its own.
+//! Whole relays on the backend in memory: two in this process, each with its own runtime, ports and configuration.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -24,12 +24,12 @@ use crate::toy::Cluster;
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
-/// The upstreams `a` and `b`, and what the relays share.
+/// The upstreams `a` and `b`, and the state that the relays share.
 struct Scene {
     a: Upstream,
     b: Upstream,
     cluster: Cluster,
-    /// A node of the test's own, to look through.
+    /// A node of the test, which only reads.
     looker: Arc<dyn Journal>,
     accounts: Ledger,
 }
@@ -40,7 +40,7 @@ struct Relay {
     admin_port: u16,
     owner: u64,
     client: reqwest::Client,
-    /// Cancelled to end it as a loss of power does.
+    /// Cancelled to end the relay like a loss of power.
     power: CancellationToken,
     thread: Option<JoinHandle<()>>,
     _home: TempDir,
@@ -53,7 +53,7 @@ impl Scene {
         Self { a: Upstream::start().await, b: Upstream::start().await, cluster, looker, accounts }
     }
 
-    /// Starts a relay, and waits until it is ready.
+    /// Starts a relay and waits until it is ready.
     async fn relay(&self) -> Relay {
         let home = TempDir::with_prefix("switchyard-").expect("a folder");
         let (port, admin_port) = (net::free_port(), net::free_port());
@@ -88,15 +88,15 @@ impl Scene {
         relay
     }
 
-    /// What waits for an upstream.
+    /// The quantity that waits for an upstream.
     async fn waiting(&self, name: &str) -> u64 {
         let target = self.looker.target(name).await.expect("a target");
         self.looker.backlog(target).await.expect("a backlog").quantities.iter().map(|(.., quantity)| quantity).sum()
     }
 
-    /// Accepted and returned = delivered, dropped and pending, of an upstream; how much was accepted and delivered.
+    /// Waits until an upstream's accounts balance: accepted + returned = delivered + dropped + pending. Returns accepted and delivered.
     async fn balanced(&self, name: &str) -> (u64, u64) {
-        // What is settled between the two looks is seen by one of them.
+        // A settlement between reading the accounts and the backlog shows in one of them, so this retries.
         eventually("the accounts balance", SOON, async || {
             let accounts = self.accounts.accounts();
             let own =
@@ -114,7 +114,7 @@ impl Scene {
         .await
     }
 
-    /// Waits until each upstream has taken exactly these, once each, and the accounts say so.
+    /// Waits until each upstream has taken exactly these ids, once each, and its accounts balance.
     async fn delivered(&self, mut ids: Vec<String>) {
         ids.sort();
         for (name, upstream) in [("a", &self.a), ("b", &self.b)] {
@@ -142,7 +142,7 @@ impl Relay {
         assert_eq!(answer.status(), StatusCode::OK);
     }
 
-    /// Sends so many errors; their ids.
+    /// Sends `count` errors; returns their ids.
     async fn send_errors(&self, count: usize) -> Vec<String> {
         let ids: Vec<String> = (0..count).map(|_| envelopes::new_id()).collect();
         for id in &ids {
@@ -155,7 +155,7 @@ impl Relay {
         net::json(&self.client, &self.admin("/api/status")).await.expect("a status")
     }
 
-    /// Ends it with all that it does, as a loss of power would.
+    /// Ends the relay and all its tasks, like a loss of power.
     fn lose_power(&mut self) {
         self.power.cancel();
         self.thread.take().expect("it runs").join().expect("it ran");
@@ -283,7 +283,7 @@ async fn an_unsettled_outcome_is_counted_and_its_record_delivered_again() {
 #[tokio::test]
 async fn a_relay_that_cannot_extend_a_lease_asks_again_before_it_ends() {
     let scene = Scene::begin().await;
-    // A worker asks for the first time fifteen seconds after it began, and the answer comes when the lease would have ended.
+    // A worker first asks for an extension after fifteen seconds, and the answer comes when the lease would have ended.
     scene.cluster.set_leases(Duration::from_secs(33), 1);
     let relay = scene.relay().await;
     scene.a.always(Reply::Slow(Duration::from_secs(36)));

@@ -1,4 +1,4 @@
-//! Real balancers in front of the relay: haproxy and nginx, which pass connections on with a header of the PROXY protocol.
+//! Real balancers in front of the relay: haproxy and nginx, which forward connections with a PROXY protocol header.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -18,9 +18,9 @@ use crate::support::relay::{Plan, SOON};
 use crate::support::upstream::Upstream;
 use crate::support::wire::post;
 
-/// Where the client is.
+/// The address of the client.
 const CLIENT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 5);
-/// Where the balancers are, as the relay sees it.
+/// The address of the balancers, as the relay sees it.
 const BALANCER: &str = "127.0.0.4";
 
 fn haproxy(home: &Path, relay: u16, ports: [u16; 2]) -> Command {
@@ -55,7 +55,7 @@ fn nginx(home: &Path, relay: u16, port: u16) -> Command {
     command
 }
 
-/// What came back for an event sent from [`CLIENT`].
+/// Sends an event from [`CLIENT`]; returns the answer.
 async fn send(port: u16) -> Result<String, String> {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind((CLIENT, 0).into()).expect("an address of this machine");
@@ -85,7 +85,7 @@ async fn trackers_learn_the_client_behind_haproxy_and_nginx() {
     for (number, port) in ports.into_iter().enumerate() {
         let answer = eventually("the balancer serves", SOON, async || {
             let answer = send(port).await?;
-            // A balancer that has not looked at its server yet has none.
+            // A balancer that has not checked its server yet sends no answer.
             if answer.is_empty() { Err(haproxy.last_words()) } else { Ok(answer) }
         });
         let answer = answer.await;

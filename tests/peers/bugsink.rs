@@ -1,9 +1,9 @@
-//! Bugsink, a real self-hosted tracker whose API gives stored events back: started, filled with projects, read, killed, started again.
+//! Bugsink, a real self-hosted tracker with an API for stored events: it is started, filled with projects, read, killed and restarted.
 //!
 //! Rule: each instance has its own folder and port, so tests do not see one another's events. It does not know the relay.
 //!
-//! Learned by running 2.6.1: it stores events only (the rest is answered 200 and forgotten), keeps one copy per event id, lets an
-//! envelope header's `dsn` win over the request's key, and its `event_id` is hyphenated in its own answers but not in the event's data.
+//! Learned by running 2.6.1: it stores events only (everything else gets 200 and is discarded), keeps one copy per event id, prefers an
+//! envelope header's `dsn` to the request's key, and hyphenates `event_id` in its own answers but not in the event's data.
 
 use std::fs;
 use std::path::Path;
@@ -20,7 +20,7 @@ use crate::support::eventually::eventually;
 use crate::support::net;
 use crate::support::process::Process;
 
-/// How many events an instance takes before it answers 429, over all projects and for each of them.
+/// The number of events that an instance takes before it answers 429, for all projects together and for each.
 #[derive(Clone, Copy)]
 pub(crate) struct Quotas {
     /// Events in any five minutes; 1,000 in a stock installation.
@@ -30,9 +30,9 @@ pub(crate) struct Quotas {
 }
 
 impl Quotas {
-    /// More than a test sends.
+    /// Quotas that no test reaches.
     pub(crate) const OUT_OF_THE_WAY: Self = Self { per_5_minutes: 1_000_000, per_hour: 1_000_000 };
-    /// Of a stock installation.
+    /// The quotas of a stock installation.
     pub(crate) const STOCK: Self = Self { per_5_minutes: 1000, per_hour: 5000 };
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct Bugsink {
 /// A project of an instance.
 pub(crate) struct Project {
     id: String,
-    /// What an SDK or an upstream is given.
+    /// The DSN for an SDK or an upstream.
     pub(crate) dsn: String,
 }
 
@@ -81,9 +81,9 @@ impl Bugsink {
     pub(crate) async fn start_again(&mut self) {
         assert!(self.process.is_none(), "Bugsink runs already");
         let mut gunicorn = Command::new(install::bugsink().join("gunicorn"));
-        // One worker and threads: its database is a file. Its control socket would be one path for all instances.
+        // One worker with threads, because the database is a file. The control socket would be the same path for all instances.
         gunicorn.args(["--workers", "1", "--threads", "4", "--no-control-socket"]);
-        // An orderly end waits this long for clients that keep a connection and ask nothing.
+        // An orderly stop waits this long for idle connections.
         gunicorn.args(["--graceful-timeout", "2"]);
         gunicorn.args(["--bind", &format!("127.0.0.1:{}", self.port), "bugsink.wsgi"]);
         gunicorn.current_dir(self.home.path());
@@ -97,25 +97,25 @@ impl Bugsink {
         self.process = Some(process);
     }
 
-    /// Ends it in order: requests that have begun are answered.
+    /// Stops it in order: requests that have begun are answered.
     pub(crate) async fn stop(&mut self) {
         let process = self.process.take().expect("a running Bugsink");
         let status = process.stop(Duration::from_secs(20)).await;
         assert!(status.success(), "Bugsink ended with {status}");
     }
 
-    /// Ends it at once, master and workers, whatever they are doing.
+    /// Kills it at once, master and workers.
     pub(crate) fn kill(&mut self) {
         self.process.take().expect("a running Bugsink").kill();
     }
 
-    /// Changes the quotas from the next start on.
+    /// Sets the quotas for the next start.
     pub(crate) fn reconfigure(&self, quotas: Quotas) {
         configure(self.home.path(), self.port, quotas);
     }
 
-    /// Makes the minute that it asks to wait at its quota two seconds, from the next start on. What is over the quota and when is
-    /// still its own decision.
+    /// Shortens the minute that Bugsink asks clients to wait at its quota to two seconds, from the next start on. It still decides itself
+    /// which events exceed the quota.
     pub(crate) fn shorten_pauses(&self) {
         let middleware = r#"
 class ShortPauses:
@@ -134,8 +134,8 @@ MIDDLEWARE = ["bugsink_conf.ShortPauses"] + list(MIDDLEWARE)
         append(self.home.path(), middleware);
     }
 
-    /// Makes its five minutes forty seconds and its hour eight minutes, from the next start on, so that a stock installation's
-    /// quotas can be waited for.
+    /// Shortens its five minutes to forty seconds and its hour to eight minutes, from the next start on, so that a test can wait for stock
+    /// quotas.
     pub(crate) fn shorten_periods(&self) {
         let middleware = r#"
 class ShortPeriods:
@@ -172,13 +172,13 @@ MIDDLEWARE = ["bugsink_conf.ShortPeriods"] + list(MIDDLEWARE)
         Project { id: made, dsn: project["dsn"].as_str().expect("a project's DSN").to_owned() }
     }
 
-    /// How many different events it has stored for `project`: cheap enough to poll.
+    /// The number of distinct events stored for `project`; cheap enough to poll.
     pub(crate) async fn stored(&self, project: &Project) -> Result<u64, String> {
         let answer = self.get(&self.api(&format!("projects/{}/", project.id))).await?;
         answer["stored_event_count"].as_u64().ok_or_else(|| format!("no count of events in {answer}"))
     }
 
-    /// Every event stored for `project`, of all issues, as the SDK sent it.
+    /// All events stored for `project`, across issues, as the SDK sent them.
     pub(crate) async fn events(&self, project: &Project) -> Vec<Value> {
         let mut events = Vec::new();
         for issue in self.all(&self.api(&format!("issues/?project={}", project.id))).await {
@@ -192,7 +192,7 @@ MIDDLEWARE = ["bugsink_conf.ShortPeriods"] + list(MIDDLEWARE)
         events
     }
 
-    /// Gives a part of a stored event another text, in its database.
+    /// Changes the text of a part of a stored event in the database.
     pub(crate) fn change(&self, id: &str, part: &str, value: &str) {
         let script = "import json, sqlite3, sys\nid, part, value = sys.argv[1:]\nbase = sqlite3.connect('db.sqlite3', timeout=20)\n\
                       at = \"WHERE replace(event_id, '-', '') = ?\"\n\
@@ -204,7 +204,7 @@ MIDDLEWARE = ["bugsink_conf.ShortPeriods"] + list(MIDDLEWARE)
         assert_eq!(said.trim(), "1", "rows of that event");
     }
 
-    /// What lets its API be asked.
+    /// The token of its API.
     pub(crate) fn token(&self) -> &str {
         &self.token
     }
@@ -219,7 +219,7 @@ MIDDLEWARE = ["bugsink_conf.ShortPeriods"] + list(MIDDLEWARE)
         assert_eq!(said.trim(), "1", "rows of that event");
     }
 
-    /// The values that events have for a tag; no API tells them, so the database is asked.
+    /// The values of a tag over all events. No API returns them, so they come from the database.
     pub(crate) fn tag_values(&self, key: &str) -> Vec<String> {
         let script = "import sqlite3, sys\nquery = 'SELECT DISTINCT v.value FROM tags_tagvalue v JOIN tags_tagkey k ON v.key_id = k.id \
                       WHERE k.key = ? ORDER BY v.value'\n\
@@ -237,7 +237,7 @@ MIDDLEWARE = ["bugsink_conf.ShortPeriods"] + list(MIDDLEWARE)
         net::json(&self.client, url).await
     }
 
-    /// The results of a listing, page after page.
+    /// The results of a listing, over all pages.
     async fn all(&self, first: &str) -> Vec<Value> {
         let mut results = Vec::new();
         let mut next = Some(first.to_owned());
@@ -249,7 +249,7 @@ MIDDLEWARE = ["bugsink_conf.ShortPeriods"] + list(MIDDLEWARE)
         results
     }
 
-    /// Creates one of `kind` and returns its id.
+    /// Creates an object of `kind` and returns its id.
     async fn create(&self, kind: &str, body: &Value) -> String {
         let answer =
             self.client.post(self.api(&format!("{kind}/"))).json(body).send().await.expect("an answer of Bugsink");
@@ -261,7 +261,7 @@ MIDDLEWARE = ["bugsink_conf.ShortPeriods"] + list(MIDDLEWARE)
     }
 }
 
-/// An empty installation, made once and copied for each instance: the migrations take longer than everything else together.
+/// Builds an empty installation once, to be copied for each instance: the migrations take longer than everything else together.
 fn migrate(place: &Path) {
     let programs = install::bugsink();
     let bugsink = |program: &str, arguments: &[&str]| {

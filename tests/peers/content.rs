@@ -1,4 +1,4 @@
-//! What Bugsink holds of every recorded error event, read back by its API and compared with what was sent.
+//! Every recorded error event, read back from Bugsink by its API and compared with what was sent.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use crate::support::eventually::eventually;
 use crate::support::relay::{Plan, Relay};
 use crate::support::upstream::Upstream;
 
-/// For everything acknowledged to be stored.
+/// A timeout for every acknowledged event to be stored.
 const ARRIVAL: Duration = Duration::from_secs(45);
-/// Several looks at a real tracker, on a busy machine.
+/// A timeout for several checks of a real tracker on a busy machine.
 const A_WHILE: Duration = Duration::from_secs(90);
 
-/// What differs between an event as it was sent and the tracker's copy of it.
+/// The differences between a sent event and the tracker's copy.
 fn differing(stored: &[Value], sent: &[u8]) -> Vec<Difference> {
     let event: Value = serde_json::from_slice(sent).expect("a recorded event");
     let copy = stored.iter().find(|stored| stored["event_id"] == event["event_id"]).expect("an event that is stored");
@@ -61,7 +61,7 @@ async fn bugsink_holds_every_recorded_event_and_a_changed_field_is_named() {
     relay.finish().await;
 }
 
-/// Waits until so many events are found there, at least so many of them compared, and so many differ.
+/// Waits until `stored` events are found, at least `at_least` are compared, and `differing` differ.
 async fn compared(relay: &Relay, stored: u64, at_least: u64, differing: u64) {
     eventually("they are compared", A_WHILE, async || {
         let own = relay.upstream("bugsink").await["verification"].clone();
@@ -73,7 +73,7 @@ async fn compared(relay: &Relay, stored: u64, at_least: u64, differing: u64) {
     .await;
 }
 
-/// Lets the relay look for events so long after they were taken.
+/// Replaces the setting `before` by `after` and waits until the file is loaded.
 async fn settle(relay: &Relay, before: &str, after: &str) {
     let loaded = async || relay.status().await["config"]["loaded_at"].clone();
     let loaded_before = loaded().await;
@@ -105,11 +105,11 @@ async fn the_report_compares_every_event_in_bugsink_and_names_the_changed_field(
     for body in bodies {
         assert_eq!(relay.post(&path, body).send().await.expect("an answer").status(), 200);
     }
-    // With so much room, every one of them.
+    // The budget is large enough to compare every event.
     compared(&relay, number, number, 0).await;
     let (_, report) = relay.verb(&["report"]).await;
     assert!(report.contains("none differs") && !report.contains("fails content"), "{report}");
-    // What changes before it is looked for.
+    // An event that changes before the relay looks for it.
     settle(&relay, "settle = \"1s\"", "settle = \"1h\"").await;
     let id = new_id();
     let event = json!({"event_id": id, "message": "a new kind of event", "level": "error", "release": "shop@1"});

@@ -1,4 +1,4 @@
-//! A real forward proxy on the way to the upstreams: tinyproxy, with and without a password.
+//! A real forward proxy in front of the upstreams: tinyproxy, with and without a password.
 
 use std::fs;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use crate::support::relay::{Plan, Relay, SOON};
 use crate::support::tls::{self, Front, Pair};
 use crate::support::upstream::Upstream;
 
-/// As it is written in an address, and as it is.
+/// The password as written in a URL, and its plain form.
 const PASSWORD: [&str; 2] = ["hunter%32", "hunter2"];
 
 struct Tinyproxy {
@@ -25,7 +25,7 @@ struct Tinyproxy {
 }
 
 impl Tinyproxy {
-    /// One with these lines besides the usual ones.
+    /// Starts a proxy with these lines besides the usual ones.
     async fn start(lines: &str) -> Self {
         let (port, home) = (free_port(), TempDir::with_prefix("tinyproxy-").expect("a folder"));
         let config = format!("Port {port}\nListen 127.0.0.1\nTimeout 60\nMaxClients 50\nLogLevel Info\n{lines}\n");
@@ -45,7 +45,7 @@ impl Tinyproxy {
     }
 }
 
-/// A relay with an upstream by http and one by https.
+/// A plan of a relay with one upstream over HTTP and one over HTTPS.
 struct Scene {
     plain: Upstream,
     secure: Upstream,
@@ -68,7 +68,7 @@ fn via(upstream: &Upstream) -> usize {
     upstream.seen().iter().filter(|seen| seen.headers.contains_key("via")).count()
 }
 
-/// `check --online` in this environment.
+/// Runs `check --online` with these environment variables.
 async fn check(relay: &Relay, variables: &[(&'static str, PathBuf)], json: bool) -> String {
     let (config, variables) = (relay.config(), variables.to_vec());
     let run = tokio::task::spawn_blocking(move || {
@@ -125,7 +125,7 @@ async fn an_upstream_may_have_its_own_proxy_or_none_and_exceptions_go_directly()
     relay.balanced(SOON).await;
     assert_eq!((via(&scene.plain), scene.secure.taken_count()), (3, 3));
     assert!(!general.log().contains("Request (") && own.log().contains("Request ("));
-    // What the file says of one upstream changes live; without a line, the environment counts.
+    // A change of an upstream's proxy is live after a reload; without the option the environment counts.
     let file = fs::read_to_string(relay.config()).expect("the file");
     let file = file.replace(&format!("proxy = \"http://127.0.0.1:{}\"", own.port), "proxy = \"none\"");
     relay.replace_config(&file.replacen("proxy = \"none\"\n\n[[", "\n[[", 1));

@@ -1,7 +1,7 @@
-//! Where the peers' programs come from: the ordinary package clients, once, into `target/peers/`.
+//! Installs the peers' programs once into `target/peers/`, with the ordinary package clients.
 //!
-//! Rule: versions are named here and nowhere else; what was installed before is used again; what cannot be installed fails the test with the
-//! client's own words. It starts none of them.
+//! Rule: versions are named only here; earlier installations are reused; a failed installation fails the test with the client's own
+//! message. It starts no peer.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -11,7 +11,7 @@ use std::process::Command;
 const BUGSINK: &str = "bugsink==2.6.2";
 const KENT: &str = "kent==2.2.0";
 const PYTHON_SDK: &str = "sentry-sdk==2.75.0";
-/// Brings the SDK itself.
+/// Installs the SDK as well.
 const OPENTELEMETRY: &str = "opentelemetry-exporter-otlp-proto-http==1.45.2";
 const OLD_PYTHON_SDK: &str = "sentry-sdk==1.5.12";
 const RAVEN: &str = "raven==6.10.0";
@@ -41,7 +41,7 @@ pub(crate) fn python_with_opentelemetry() -> PathBuf {
     python_programs("opentelemetry", OPENTELEMETRY).join("python")
 }
 
-/// The same of the last version that posted errors to the store endpoint.
+/// A Python interpreter that can import the last `sentry_sdk` that posted errors to the store endpoint.
 pub(crate) fn python_with_old_sdk() -> PathBuf {
     python_programs("python-old-sdk", OLD_PYTHON_SDK).join("python")
 }
@@ -66,18 +66,18 @@ pub(crate) fn sentry_cli() -> PathBuf {
     node_packages("sentry-cli", &CLI).join(".bin/sentry-cli")
 }
 
-/// A `node_modules` folder with `@sentry/browser` and what it takes to steer a browser.
+/// A `node_modules` folder with `@sentry/browser` and the packages that drive a browser.
 pub(crate) fn browser_modules() -> PathBuf {
     node_packages("browser-sdk", &BROWSER_SDK)
 }
 
-/// The folders of what steers a browser and of what examines the pages in it, for NODE_PATH.
+/// The folders of the packages that drive a browser and that check pages in it, for NODE_PATH.
 pub(crate) fn looking_modules() -> OsString {
     let folders = [browser_modules(), node_packages("axe", &AXE)];
     std::env::join_paths(folders).expect("folders without a colon")
 }
 
-/// The folder with the program of a page, `page.js`, with everything it imports bundled.
+/// The folder with `page.js`, the bundled program of a page.
 pub(crate) fn bundled(page: &Path) -> PathBuf {
     let modules = browser_modules();
     let source = fs::read_to_string(page).expect("a page's program");
@@ -88,17 +88,18 @@ pub(crate) fn bundled(page: &Path) -> PathBuf {
     })
 }
 
-/// The path of a program that only Debian's package manager can bring whole, with the libraries it needs.
+/// The path of a program that comes only as a Debian package with libraries.
 ///
 /// # Panics
-/// When it is missing: says which package has it.
+/// When it is missing; the message names the package.
 pub(crate) fn debian(program: &str, package: &str) -> PathBuf {
     let paths = ["/usr/bin", "/usr/sbin"].map(|folder| Path::new(folder).join(program));
     let path = paths.into_iter().find(|path| path.is_file());
     path.unwrap_or_else(|| panic!("this test needs {program}: apt-get install {package}"))
 }
 
-/// The path of `prometheus` or `promtool`: the machine's own, else from Debian's package, unpacked and not installed, so that no service starts.
+/// The path of `prometheus` or `promtool`: the machine's own, or one unpacked from Debian's package without installing, so that no service
+/// starts.
 pub(crate) fn prometheus(program: &str) -> PathBuf {
     if let Some(own) = on_path(program) {
         return own;
@@ -121,7 +122,7 @@ pub(crate) fn prometheus(program: &str) -> PathBuf {
 
 /// The folder `target/peers/<name>`, built by `build` unless it was built from the same `recipe` before.
 ///
-/// One build at a time, over all threads and processes: a lock file beside the folders is held meanwhile.
+/// One build runs at a time across all threads and processes, guarded by a lock file beside the folders.
 pub(crate) fn ready(name: &str, recipe: &str, build: impl FnOnce(&Path)) -> PathBuf {
     let peers = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("peers");
     fs::create_dir_all(&peers).expect("target/peers");
@@ -129,7 +130,7 @@ pub(crate) fn ready(name: &str, recipe: &str, build: impl FnOnce(&Path)) -> Path
     lock.lock().expect("the lock of target/peers");
     let place = peers.join(name);
     let marker = place.join(".ready");
-    // Virtual environments know their own path, so a folder that was moved is built again.
+    // Virtual environments contain their own path, so a moved folder is built again.
     let recipe = format!("{recipe}\n{}\n", place.display());
     if fs::read_to_string(&marker).is_ok_and(|built| built == recipe) {
         return place;
@@ -146,7 +147,7 @@ pub(crate) fn ready(name: &str, recipe: &str, build: impl FnOnce(&Path)) -> Path
 /// Runs `command` to its end and returns its output.
 ///
 /// # Panics
-/// When it cannot be started or fails: says that `peer` is needed and what happened.
+/// When it cannot be started or fails; the message says that `peer` is needed and why.
 pub(crate) fn run(peer: &str, command: &mut Command) -> String {
     try_run(command).unwrap_or_else(|reason| panic!("this test needs {peer}: {reason}"))
 }

@@ -1,7 +1,7 @@
-//! Kent, a stand-in tracker that shows each item with its envelope's header exactly as it received them.
+//! Kent, a stand-in tracker that shows each item and its envelope's header exactly as they arrived.
 //!
-//! Rule: nothing that arrived is lost to the test. Kent keeps only its last 100 entries, so each look remembers what it saw, and a look that
-//! may have come too late fails the test. It does not know the relay.
+//! Rule: no arrival is lost to the test. Kent keeps only its last 100 entries, so each look stores what it saw, and a look that may come
+//! too late fails the test. It does not know the relay.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -16,7 +16,7 @@ use crate::support::eventually::eventually;
 use crate::support::net;
 use crate::support::process::Process;
 
-/// How many entries Kent keeps.
+/// The number of entries that Kent keeps.
 const KEPT: usize = 100;
 
 /// One item as it arrived.
@@ -24,7 +24,7 @@ const KEPT: usize = 100;
 pub(crate) struct Arrival {
     /// The project of the request's path.
     pub(crate) project: u64,
-    /// The header of the envelope that it came in.
+    /// The header of the item's envelope.
     pub(crate) envelope_header: Value,
     /// The item's own header.
     pub(crate) item_header: Value,
@@ -38,7 +38,7 @@ impl Arrival {
         self.item_header["type"].as_str().unwrap_or_default()
     }
 
-    /// The event id of the envelope, in its spelling; empty when it has none.
+    /// The event id of the envelope as it was spelled; empty when it has none.
     pub(crate) fn event_id(&self) -> &str {
         self.envelope_header["event_id"].as_str().unwrap_or_default()
     }
@@ -72,7 +72,7 @@ impl Kent {
         format!("http://anykey@127.0.0.1:{}/{project}", self.port)
     }
 
-    /// Remembers what has arrived since the last look. Call it at least once per 100 items.
+    /// Stores what has arrived since the last look. Call it at least once per 100 items.
     ///
     /// # Errors
     /// When Kent does not answer.
@@ -93,12 +93,12 @@ impl Kent {
         Ok(())
     }
 
-    /// Everything seen so far that came for `project`, oldest first.
+    /// Everything seen so far for `project`, oldest first.
     pub(crate) fn arrivals(&self, project: u64) -> impl Iterator<Item = &Arrival> {
         self.seen.iter().map(|(_, arrival)| arrival).filter(move |arrival| arrival.project == project)
     }
 
-    /// How often each event id was seen in an item of `kind` for `project`.
+    /// The number of times each event id was seen in an item of `kind` for `project`.
     pub(crate) fn times(&self, project: u64, kind: &str) -> BTreeMap<String, usize> {
         let mut times = BTreeMap::new();
         for arrival in self.arrivals(project).filter(|arrival| arrival.kind() == kind) {
@@ -107,7 +107,7 @@ impl Kent {
         times
     }
 
-    /// Forgets everything, here and there.
+    /// Forgets everything here and in Kent.
     pub(crate) async fn flush(&mut self) {
         let answer = self.client.post(self.url("flush/")).send().await.expect("an answer of Kent");
         assert!(answer.status().is_success(), "Kent refused to flush: {}", answer.status());

@@ -1,6 +1,6 @@
 //! A real Prometheus that scrapes one address each second, and its linter.
 //!
-//! Rule: what it answers comes from its own scrapes, never from the test. It does not know which metrics there are.
+//! Rule: its answers come from its own scrapes, never from the test. It does not know the metrics.
 
 use std::fs;
 use std::io::Write as _;
@@ -26,7 +26,7 @@ pub(crate) struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts one that scrapes `http://<target>/metrics` as job `switchyard`, and waits until a scrape has succeeded.
+    /// Starts a Prometheus that scrapes `http://<target>/metrics` as job `switchyard`; returns after a successful scrape.
     pub(crate) async fn scraping(target: &str) -> Self {
         let home = TempDir::with_prefix("prometheus-").expect("a folder for Prometheus");
         let config = format!(
@@ -58,13 +58,13 @@ impl Prometheus {
     /// The value of an expression that yields one number.
     ///
     /// # Errors
-    /// When it yields none or several, or Prometheus refuses the expression.
+    /// When it yields none or several numbers, or Prometheus refuses the expression.
     pub(crate) async fn query(&self, expression: &str) -> Result<f64, String> {
         query(&self.client, self.port, expression).await
     }
 }
 
-/// What `promtool check metrics` has against a scrape's text.
+/// Checks the text of a scrape with `promtool check metrics`.
 ///
 /// # Errors
 /// Its complaints.
@@ -72,7 +72,7 @@ pub(crate) fn check_metrics(text: &str) -> Result<(), String> {
     let mut promtool = Command::new(install::prometheus("promtool"));
     promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut promtool = promtool.spawn().expect("promtool");
-    // Taken out of the child, so that it is closed when everything was written.
+    // Taken out of the child so that dropping it closes the pipe.
     let mut input = promtool.stdin.take().expect("promtool's input");
     input.write_all(text.as_bytes()).expect("promtool reads everything");
     drop(input);

@@ -1,8 +1,8 @@
-//! The relay between real peers: the first upstream is the primary, every one has a `kind`.
+//! The relay between real peers: the first upstream is the primary, and each has a `kind`.
 
 use crate::support::relay::{Plan, Relay};
 
-/// An upstream as the configuration names it.
+/// An upstream of the configuration.
 pub(crate) struct Upstream<'a> {
     /// Its name in the configuration, in labels and in `primary`.
     pub(crate) name: &'a str,

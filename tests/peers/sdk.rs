@@ -1,6 +1,6 @@
-//! Services that report through real SDKs: the programs of `fixtures/clients`, run with a plan, and what they say they captured.
+//! Services that report through real SDKs: programs of `fixtures/clients`, run with a plan, and the events they say they captured.
 //!
-//! Rule: an event counts as sent when the SDK gave its id away, not when anybody received it. It does not know who answers at the DSN.
+//! Rule: an event counts as sent once the SDK returned its id, whether anybody received it or not. It does not know who answers at the DSN.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use super::install;
 use crate::support::eventually::eventually;
 use crate::support::process::Process;
 
-/// What a service does before it flushes and ends.
+/// The work of a service before it flushes and ends.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Plan {
     /// Exceptions to capture, with the messages `msg-0`, `msg-1`, …
@@ -24,7 +24,7 @@ pub(crate) struct Plan {
     pub(crate) transactions: u32,
     /// Whether transactions carry a profile (Node only).
     pub(crate) profile: bool,
-    /// The time between two of them.
+    /// The pause between two of them.
     pub(crate) pause: Duration,
 }
 
@@ -39,11 +39,11 @@ pub(crate) struct Captured {
     pub(crate) message: String,
 }
 
-/// What a service had done when it ended.
+/// The result of a service's run.
 pub(crate) struct Run {
     /// In the order of capture.
     pub(crate) captured: Vec<Captured>,
-    /// Success when the SDK could flush everything in time.
+    /// Success if the SDK flushed everything in time.
     pub(crate) status: ExitStatus,
 }
 
@@ -80,7 +80,7 @@ impl Service {
             "pause_ms": u64::try_from(plan.pause.as_millis()).expect("a short pause"),
         });
         command.arg(plan.to_string());
-        // What an SDK would read from the environment of whoever runs the tests.
+        // SDKs would read these from the environment of the test run.
         for variable in
             ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "SENTRY_ENVIRONMENT", "SENTRY_RELEASE"]
         {
@@ -91,7 +91,7 @@ impl Service {
         Self { name, home, process }
     }
 
-    /// What it has captured so far.
+    /// The events captured so far.
     pub(crate) fn captured(&self) -> Vec<Captured> {
         let said = fs::read_to_string(self.home.path().join("captured")).expect("a service's output");
         let whole = said.rfind('\n').map_or("", |end| &said[..end]);
@@ -110,7 +110,7 @@ impl Service {
     }
 }
 
-/// Fails unless `event` carries everything that the service `name` put into the error it `captured`.
+/// Fails unless `event` has everything that the service `name` put into the error it `captured`.
 pub(crate) fn assert_intact(name: &str, captured: &Captured, event: &Value) {
     let Captured { event_id, message, .. } = captured;
     let turn = message.strip_prefix("msg-").expect("an error's message");
@@ -128,7 +128,7 @@ pub(crate) fn assert_intact(name: &str, captured: &Captured, event: &Value) {
         json!({ "number": number, "note": "snowman \u{2603}, quote \", tab \t" }),
         "{event}"
     );
-    // A list from Node, a list in an object from Python: both are right.
+    // Node sends a list, Python a list in an object; both are valid.
     let crumbs = event["breadcrumbs"].as_array().or_else(|| event["breadcrumbs"]["values"].as_array());
     let crumb = crumbs.and_then(|crumbs| crumbs.iter().find(|crumb| crumb["message"] == *format!("before {message}")));
     let crumb = crumb.unwrap_or_else(|| panic!("no breadcrumb in {event}"));

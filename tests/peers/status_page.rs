@@ -1,4 +1,4 @@
-//! The status page under a path of a real nginx: every link, form and redirect leads to where the page is.
+//! The status page under a path of a real nginx: every link, form and redirect stays below that path.
 
 use std::fs;
 use std::path::Path;
@@ -22,7 +22,7 @@ fn nginx(home: &Path, admin: &str, port: u16) -> Command {
     let folders: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("  {kind}_temp_path {};\n", home.join(kind).display()))
         .concat();
-    // As the handbook shows it.
+    // The configuration block as the handbook shows it.
     let page = include_str!("../../deploy/handbook/operate.md");
     let location = page.split("```nginx\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a block of nginx");
     let location = location.replace("127.0.0.1:8485", admin);
@@ -36,7 +36,7 @@ fn nginx(home: &Path, admin: &str, port: u16) -> Command {
     command
 }
 
-/// A browser on a page.
+/// A browser at a page.
 struct Browser {
     client: Client,
     at: Url,
@@ -52,7 +52,7 @@ impl Browser {
         self.text = answer.text().await.expect("a page");
     }
 
-    /// Sends the form with this action, and follows the redirect. The page must have the form.
+    /// Sends the form with this action, which the page must have, and follows the redirect.
     async fn send(&mut self, action: &str, fields: &[(&str, &str)]) -> Response {
         assert!(self.text.contains(&format!("action=\"{action}\"")), "{action} in {}", self.text);
         let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
@@ -65,7 +65,7 @@ impl Browser {
         self.at = to;
         if let Some(cookie) = answer.headers().get("set-cookie") {
             let cookie = cookie.to_str().expect("ASCII");
-            // Without a path a browser gives it to the folder of the form alone.
+            // Without a path a browser limits the cookie to the folder of the form.
             assert!(!cookie.contains("Path="), "{cookie}");
             self.cookie = cookie.split(';').next().expect("a cookie").to_owned();
         }

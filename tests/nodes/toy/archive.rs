@@ -1,11 +1,11 @@
-//! The records that are still kept.
+//! Records that are still kept.
 
 use super::*;
 pub(super) use crate::journal::archive::Fate;
 use crate::journal::archive::{Comparison, Kept, Unequal};
 use crate::protocol::event_id::EventId;
 
-/// How many records one step looks at.
+/// The maximum number of records that one step visits.
 const STEP: usize = 1000;
 
 impl Archive for Node {
@@ -50,7 +50,7 @@ impl Archive for Node {
 }
 
 impl State {
-    /// The next step of a walk, and where to go on after it.
+    /// The records of the next step of a walk, and the cursor after them; `None` when the walk is at its end.
     fn step(&self, after: Cursor) -> (impl Iterator<Item = &Stored>, Option<Cursor>) {
         let behind = || self.records.range(after.number() + 1..);
         let last = behind().nth(STEP - 1).map(|(id, _)| Cursor::from_number(*id));

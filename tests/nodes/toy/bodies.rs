@@ -1,4 +1,4 @@
-//! Large bodies: in memory, too, and counted as room while no record has them.
+//! Large bodies: kept in memory too, and counted as room while no record has them.
 
 use std::io;
 use std::ops::Range;
@@ -9,14 +9,14 @@ use super::*;
 use crate::journal::bodies::Draft;
 use crate::journal::body::{Body, LargeBody, Pieces, Source};
 
-/// The bodies of no record, by their numbers.
+/// The bodies that no record has yet, by number.
 #[derive(Debug, Default)]
 pub(super) struct Drafts {
     last: u64,
     taken: BTreeMap<u64, Taken>,
 }
 
-/// What one of them takes.
+/// The room of such a body.
 #[derive(Debug)]
 struct Taken {
     owner: u64,
@@ -24,12 +24,12 @@ struct Taken {
     bytes: u64,
 }
 
-/// The room of a body of no record. It is given back when this is dropped.
+/// The room of a body that no record has yet; dropping it frees the room.
 #[derive(Debug)]
 struct Room {
     cluster: Cluster,
     number: u64,
-    /// A record has the body, and counts it.
+    /// Set once a record has the body and counts its room.
     is_kept: AtomicBool,
 }
 
@@ -106,7 +106,7 @@ impl Pieces for Open {
 
 impl Drop for Room {
     fn drop(&mut self) {
-        // Who drops the last handle on the body of a record may hold the lock.
+        // A thread that drops the last handle of a record's body may hold the lock.
         if !*self.is_kept.get_mut() {
             self.cluster.lock().drafts.taken.remove(&self.number);
         }
@@ -114,13 +114,13 @@ impl Drop for Room {
 }
 
 impl Drafts {
-    /// What a body takes already.
+    /// The room that a body takes already, in bytes.
     pub(super) fn taken_by(&self, body: &Body) -> u64 {
         let taken = room_of(body).and_then(|room| self.taken.get(&room.number));
         taken.map_or(0, |taken| taken.bytes)
     }
 
-    /// A record has that body from now on.
+    /// Moves a body's room to the record that now has it.
     pub(super) fn keep(&mut self, body: &Body) {
         if let Some(room) = room_of(body) {
             room.is_kept.store(true, Ordering::Release);
@@ -128,17 +128,17 @@ impl Drafts {
         }
     }
 
-    /// Gives back what a node has taken that is gone.
+    /// Frees the room of a node that is gone.
     pub(super) fn bury(&mut self, owner: u64) {
         self.taken.retain(|_, taken| taken.owner != owner);
     }
 
-    /// What is taken for nobody that is known.
+    /// The bytes that are taken for no known project.
     pub(super) fn of_nobody(&self) -> u64 {
         self.taken.values().filter(|taken| taken.project.is_none()).map(|taken| taken.bytes).sum()
     }
 
-    /// What is taken for projects.
+    /// The bytes that are taken for each project.
     pub(super) fn takers(&self) -> BTreeMap<Arc<str>, u64> {
         let mut takers = BTreeMap::new();
         for Taken { project, bytes, .. } in self.taken.values() {

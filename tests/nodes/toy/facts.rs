@@ -1,4 +1,4 @@
-//! What is known of the past, by the hour where that is asked for.
+//! Facts about the past: switches, losses and evidence, some of them by the hour.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! Submissions come in, and go when all have settled them and nothing else needs them.
+//! Submissions are appended, and records are pruned once every target has settled them and nothing else needs them.
 
 use super::*;
 
@@ -26,7 +26,7 @@ impl Log for Node {
 
     fn append(&self, submission: Submission) -> BoxFuture<'_, Result<RecordId, JournalError>> {
         Box::pin(async move {
-            // The last handle on a body is not dropped under the lock, which giving back its room takes.
+            // Dropping the last handle on a body takes the lock to free its room, so it must not happen under the lock.
             let _body = submission.body.clone();
             self.now(|state| state.append(submission))
         })
@@ -97,13 +97,13 @@ impl State {
         Ok(id)
     }
 
-    /// Those of these keys that a record has which was accepted then or later.
+    /// The keys among these that belong to a record accepted at `since` or later.
     fn taken(&self, keys: &[u128], since: Timestamp) -> Vec<u128> {
         let recent = || self.records.values().filter(|stored| stored.record.accepted_at >= since);
         keys.iter().copied().filter(|key| recent().any(|stored| stored.keys.contains(key))).collect()
     }
 
-    /// Whether nobody needs a record any more.
+    /// Whether a record may be pruned: no target waits for it and no dead letter needs it.
     pub(super) fn may_go(&self, id: u64) -> bool {
         let waits = |standing: &Standing| matches!(standing, Standing::Waiting(_));
         let is_settled = self.records.get(&id).is_some_and(|stored| !stored.standing.values().any(waits));

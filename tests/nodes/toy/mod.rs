@@ -1,8 +1,8 @@
-//! A backend that several relays share: all of it in the memory of this process, behind one lock that every call takes.
+//! A backend that several relays share, in the memory of this process, behind one lock that every call takes.
 //!
-//! It is to be obviously right, and nothing else: what waits is found by a look at every record. Each node is a [`Node`] with a name, and
-//! with an owner number and a ledger of its own. Every change of an account goes to the ledgers of all. A node that is gone says nothing of it: its
-//! leases end, or whoever knows that it is gone calls [`Cluster::bury`].
+//! Its only aim is to be obviously right: it finds waiting records by visiting every record. A [`Node`] has a name, an owner number and a
+//! ledger. Every change of an account goes to the ledgers of all nodes. A node that dies says nothing: its leases expire, or a test that
+//! knows of its death calls [`Cluster::bury`].
 
 mod archive;
 mod bodies;
@@ -34,7 +34,7 @@ use crate::policy::outcome::{DropReason, Outcome};
 use crate::protocol::category::{Category, Quantities};
 use crate::telemetry::ledger::{Account, AccountKey, Ledger, Posting};
 
-/// What the nodes share.
+/// The state that nodes share.
 #[derive(Clone, Debug)]
 pub(crate) struct Cluster(Arc<Mutex<State>>);
 
@@ -52,28 +52,28 @@ pub(crate) struct Node {
 #[derive(Debug)]
 struct State {
     clock: Clock,
-    /// The most that bodies and records may take.
+    /// The maximum room of bodies and records, in bytes.
     max: u64,
     nodes: BTreeMap<u64, Member>,
-    /// Whether it takes no settlement.
+    /// Whether every settlement fails.
     is_broken: bool,
-    /// How long a lease lasts.
+    /// The duration of a lease.
     lease_time: Duration,
-    /// How many calls that extend leases it still fails, and how many it has answered.
+    /// The number of lease extensions that will still fail, and of those that succeeded.
     extensions: (u32, u32),
-    /// The last number that was given to a node.
+    /// The last number given to a node.
     owner: u64,
-    /// The last number that was given to a lease.
+    /// The last number given to a lease.
     lease: u64,
-    /// The last number that was given to a record.
+    /// The last number given to a record.
     last: u64,
     targets: Targets,
     records: BTreeMap<u64, Stored>,
-    /// By the hour and whose account it is.
+    /// By hour and account.
     accounts: BTreeMap<(u64, AccountKey), Account>,
-    /// What the call under way posts, each with its hour.
+    /// The postings of the current call, each with its hour.
     news: Vec<(u64, Posting)>,
-    /// The targets of which it wakes the workers.
+    /// The targets whose workers the current call wakes.
     woken: BTreeSet<TargetId>,
     projects: BTreeSet<Arc<str>>,
     drafts: bodies::Drafts,
@@ -83,7 +83,7 @@ struct State {
     plane: plane::Kept,
 }
 
-/// What is known of a node.
+/// The state of a node.
 #[derive(Debug)]
 struct Member {
     name: String,
@@ -91,25 +91,25 @@ struct Member {
     replaced: CancellationToken,
     ledger: Ledger,
     changed: BTreeMap<TargetId, Arc<Notify>>,
-    /// The limits under which something came to it lately.
+    /// The limits that it has used lately.
     busy: BTreeSet<crate::journal::pace::Limited>,
-    /// In what its file differs from the common part.
+    /// The settings in which its file differs from the common part.
     differs: Vec<String>,
 }
 
-/// A record, and how it stands with the targets that know of it.
+/// A record, and its standing with each target that knows of it.
 #[derive(Debug)]
 struct Stored {
     record: Arc<Record>,
     keys: Vec<u128>,
     standing: BTreeMap<TargetId, Standing>,
-    /// The targets that it, or part of it, never reached.
+    /// The targets that never got the record, or a part of it.
     missed: BTreeMap<TargetId, archive::Fate>,
 }
 
 #[derive(Debug)]
 enum Standing {
-    /// The target was not to get it.
+    /// The target was not meant to get it.
     Withheld(DropReason),
     Waiting(Waiting),
     Settled,
@@ -117,9 +117,9 @@ enum Standing {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// `None` as long as it was never tried.
+    /// The time of the next try; `None` before the first.
     due: Option<Timestamp>,
-    /// A backfill has taken it up, and nobody has tried it since.
+    /// Whether a backfill took it up and nobody has tried it since.
     is_backfilled: bool,
     progress: Progress,
     quantities: Quantities,
@@ -127,7 +127,7 @@ struct Waiting {
 }
 
 impl Cluster {
-    /// Without nodes and records, for `max` bytes.
+    /// A cluster without nodes and records, with room for `max` bytes.
     pub(crate) fn new(max: u64) -> Self {
         Self(Arc::new(Mutex::new(State {
             clock: Clock::system(),
@@ -153,7 +153,7 @@ impl Cluster {
         })))
     }
 
-    /// A further node, in place of an earlier one of its name. Its ledger begins with the totals.
+    /// Adds a node, which replaces an earlier one of its name. Its ledger begins with the totals.
     pub(crate) fn join(&self, name: &str, ledger: Ledger) -> Node {
         let state = &mut *self.lock();
         let earlier = state.nodes.iter().find(|(_, member)| member.name == name).map(|(owner, _)| *owner);
@@ -178,28 +178,28 @@ impl Cluster {
         Node { cluster: self.clone(), name, owner: state.owner, is_closed: AtomicBool::new(false), replaced }
     }
 
-    /// Takes everything away from a node: what it leased can be leased again, and what it says from now on counts no more.
+    /// Removes a node: its leases are free again, and its later calls fail.
     pub(crate) fn bury(&self, owner: u64) {
         self.lock().bury(owner);
     }
 
-    /// Takes no settlement from now on, or takes them again.
+    /// Makes every settlement fail, or succeed again.
     pub(crate) fn set_broken(&self, is_broken: bool) {
         self.lock().is_broken = is_broken;
     }
 
-    /// Gives leases for so long from now on, and fails so many calls that extend them.
+    /// Sets the duration of new leases, and makes the next `failures` extensions fail.
     pub(crate) fn set_leases(&self, lease_time: Duration, failures: u32) {
         let mut state = self.lock();
         (state.lease_time, state.extensions) = (lease_time, (failures, 0));
     }
 
-    /// How many calls that extend leases it is still to fail, and how many it has answered.
+    /// The number of lease extensions that will still fail, and of those that succeeded.
     pub(crate) fn extensions(&self) -> (u32, u32) {
         self.lock().extensions
     }
 
-    /// Ends all leases, as time does.
+    /// Ends all leases, as if their time had passed.
     pub(crate) fn end_leases(&self) {
         let state = &mut *self.lock();
         let now = Instant::now();
@@ -210,7 +210,7 @@ impl Cluster {
         state.publish();
     }
 
-    /// How many leases a node has.
+    /// The number of leases that a node holds.
     pub(crate) fn leased_by(&self, owner: u64) -> usize {
         self.lock().all_waiting().filter(|waiting| waiting.lease.is_some_and(|lease| lease.owner == owner)).count()
     }
@@ -221,17 +221,17 @@ impl Cluster {
 }
 
 impl Node {
-    /// Its number.
+    /// The owner number of the node.
     pub(crate) fn owner(&self) -> u64 {
         self.owner
     }
 
-    /// Its name.
+    /// The name of the node.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Makes one call, in one go.
+    /// Runs a call under the lock.
     fn now<T>(&self, act: impl FnOnce(&mut State) -> Result<T, JournalError>) -> Result<T, JournalError> {
         let mut state = self.cluster.lock();
         if self.is_closed.load(Ordering::Acquire) || !state.nodes.contains_key(&self.owner) {
@@ -243,7 +243,7 @@ impl Node {
         answer
     }
 
-    /// Makes one call when it is first polled. Who drops it before that has not made it.
+    /// Runs a call when the future is first polled; dropping it before that has no effect.
     fn call<'a, T>(
         &'a self,
         act: impl FnOnce(&mut State) -> Result<T, JournalError> + Send + 'a,
@@ -267,7 +267,7 @@ impl Journal for Node {
 }
 
 impl State {
-    /// Takes everything away from a node, and forgets it.
+    /// Removes a node and its leases; returns the token that tells it of its replacement.
     fn bury(&mut self, owner: u64) -> Option<CancellationToken> {
         let member = self.nodes.remove(&owner);
         self.drafts.bury(owner);
@@ -279,7 +279,7 @@ impl State {
         member.map(|member| member.replaced)
     }
 
-    /// Notes so much of an outcome in the account of a target, or of the intake.
+    /// Posts an outcome in the account of a target; without a target, in that of the intake.
     fn post(
         &mut self,
         at: Timestamp,
@@ -295,7 +295,7 @@ impl State {
         }
     }
 
-    /// Notes that a target will not get so much of a record, and what it is to be told of that.
+    /// Posts that a target will not get a part of a record, and records the loss for its client report.
     fn drop_of(&mut self, (at, target): (Timestamp, TargetId), record: &Record, reason: DropReason, much: &Quantities) {
         self.post(at, Some(target), &record.project, Outcome::Dropped(reason), much);
         let Some(reason) = reason.reported_as() else { return };
@@ -307,7 +307,7 @@ impl State {
         }
     }
 
-    /// Tells every node what the call did.
+    /// Applies the call's postings to the accounts and the ledgers of all nodes, and wakes the workers.
     fn publish(&mut self) {
         let news = std::mem::take(&mut self.news);
         for (hour, posting) in &news {
@@ -321,7 +321,7 @@ impl State {
         }
     }
 
-    /// What waits, for all targets.
+    /// Everything that waits, for all targets.
     fn all_waiting(&mut self) -> impl Iterator<Item = &mut Waiting> {
         let all = self.records.values_mut().flat_map(|stored| stored.standing.values_mut());
         all.filter_map(|standing| match standing {
@@ -330,7 +330,7 @@ impl State {
         })
     }
 
-    /// What waits for a target, in the order of acceptance.
+    /// Everything that waits for a target, in the order of acceptance.
     fn waiting(&mut self, target: TargetId) -> impl Iterator<Item = (u64, &Arc<Record>, &mut Waiting)> {
         self.records.iter_mut().filter_map(move |(id, stored)| match stored.standing.get_mut(&target) {
             Some(Standing::Waiting(waiting)) => Some((*id, &stored.record, waiting)),

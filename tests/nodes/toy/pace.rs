@@ -1,4 +1,4 @@
-//! What nodes tell each other.
+//! The pace that nodes share: limits, refusals and outages of upstreams.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::policy::standing::{Share, Standing};
 
 use super::{Node, State};
 
-/// What is kept of it.
+/// The standing of each target.
 #[derive(Debug, Default)]
 pub(super) struct Kept(BTreeMap<TargetId, Standing>);
 

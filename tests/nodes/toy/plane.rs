@@ -1,4 +1,4 @@
-//! What nodes share besides the records. One leads until it is gone: it need not ask again.
+//! The control plane that nodes share. A node leads until it is gone; its term needs no renewal.
 
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
@@ -7,15 +7,15 @@ use tokio::sync::watch;
 use super::*;
 use crate::journal::plane::Plane;
 
-/// What is kept of it.
+/// The shared primary, the common part of the configuration, and the term.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     revision: watch::Sender<i64>,
     primary: Option<String>,
-    /// The name of the node that made it that.
+    /// The name of the node that set the primary.
     set_by: String,
     common: Option<String>,
-    /// The owner number of the node that leads, or led last.
+    /// The owner number of the current or last leader.
     leader: u64,
     epoch: i64,
 }
@@ -30,7 +30,7 @@ impl Kept {
         self.leader == owner
     }
 
-    /// Refuses what is done under a term that is over.
+    /// Refuses an action under an earlier term.
     pub(super) fn check(&self, epoch: Option<Epoch>) -> Result<(), JournalError> {
         match epoch {
             Some(Epoch(epoch)) if epoch != self.epoch => Err(JournalError::Failed("another node leads".into())),

@@ -1,4 +1,4 @@
-//! What waits is leased, settled, put off, given up.
+//! Waiting records are leased, settled, put off or given up.
 
 use super::archive::Fate;
 use super::*;
@@ -141,7 +141,7 @@ impl State {
         claims
     }
 
-    /// What waits under a lease, if that still holds.
+    /// The entry under a lease; `None` when the lease no longer holds.
     fn held(&mut self, lease: &Lease) -> Option<&mut Waiting> {
         match self.records.get_mut(&lease.record.number())?.standing.get_mut(&lease.target)? {
             Standing::Waiting(waiting) if waiting.lease.is_some_and(|kept| kept.number == lease.number) => {

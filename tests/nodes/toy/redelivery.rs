@@ -8,7 +8,7 @@ use crate::policy::outcome::Cause;
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     letters: BTreeMap<u64, Letter>,
-    /// The last number that was given to one.
+    /// The last number given to a letter.
     letter: u64,
     backfills: BTreeMap<TargetId, Backfill>,
 }
@@ -37,17 +37,17 @@ impl Kept {
         self.letters.insert(self.letter, letter);
     }
 
-    /// Whether a record is that of a dead letter.
+    /// Whether a record belongs to a dead letter.
     pub(super) fn needs(&self, record: u64) -> bool {
         self.letters.values().any(|letter| letter.record.number() == record)
     }
 
-    /// How many dead letters there are of a target.
+    /// The number of a target's dead letters.
     pub(super) fn count(&self, target: TargetId) -> u64 {
         self.letters.values().filter(|letter| letter.target == target).count() as u64
     }
 
-    /// The oldest that are meant.
+    /// The oldest letters that `pick` selects.
     fn meant(&self, pick: &Pick, limit: usize) -> Vec<Letter> {
         self.letters.values().filter(|letter| pick.means(letter)).take(limit).cloned().collect()
     }
@@ -129,7 +129,7 @@ fn lacks(scope: &Scope, stored: &Stored) -> bool {
 }
 
 impl State {
-    /// Lets one record wait again at a target, by all that was refused of it; how many letters that were.
+    /// Makes a record wait again at a target with everything that was refused of it; returns the number of letters.
     fn retry(&mut self, target: TargetId, id: u64, refused: &[Letter]) -> usize {
         let Some(stored) = self.records.get_mut(&id) else { return 0 };
         if matches!(stored.standing.get(&target), Some(Standing::Waiting(_))) {
@@ -154,7 +154,7 @@ impl State {
         refused.len()
     }
 
-    /// Takes up records until so many wait that are not being tried.
+    /// Takes up records until `most` records wait without a lease.
     fn go_on(&mut self, backfill: &mut Backfill, most: usize) {
         let (now, target, scope) = (self.clock.now(), backfill.scope.target, backfill.scope.clone());
         let idle = self.waiting(target).filter(|(_, _, waiting)| waiting.lease.is_none()).count();

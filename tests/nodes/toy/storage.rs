@@ -1,14 +1,14 @@
-//! The room, and whose it is. What is delivered gives way; what waits never does.
+//! Room and its shares. Delivered records give way; waiting ones never do.
 
 use std::time::Duration;
 
 use super::*;
 use crate::journal::body::Body;
 
-/// What a record takes besides its body.
+/// The room that a record takes besides its body, in bytes.
 const OVERHEAD: u64 = 256;
 
-/// What a record with this body takes.
+/// The room of a record with this body, in bytes.
 pub(super) fn room_of(body: &Body) -> u64 {
     body.len() + OVERHEAD
 }
@@ -68,7 +68,7 @@ fn full() -> JournalError {
 }
 
 impl State {
-    /// The nodes, as one of them tells it.
+    /// The nodes as the node `own` reports them.
     fn known(&mut self, own: u64) -> Vec<crate::journal::Node> {
         let leases: Vec<u64> =
             self.all_waiting().filter_map(|waiting| waiting.lease).map(|lease| lease.owner).collect();
@@ -93,7 +93,7 @@ impl State {
         self.takers().values().sum::<u64>() + self.drafts.of_nobody()
     }
 
-    /// What each project takes.
+    /// The bytes that each project takes.
     fn takers(&self) -> BTreeMap<Arc<str>, u64> {
         let mut takers = self.drafts.takers();
         for stored in self.records.values() {
@@ -102,12 +102,12 @@ impl State {
         takers
     }
 
-    /// The part of each project, when there are several.
+    /// The share of each project; `None` with a single project.
     fn part(&self) -> Option<u64> {
         (self.projects.len() > 1).then(|| self.max / 2 / self.projects.len() as u64)
     }
 
-    /// Makes room for so much more of a project.
+    /// Prunes records until `need` more bytes of a project fit.
     pub(super) fn make_room(&mut self, project: Option<&Arc<str>>, need: u64) -> Result<(), JournalError> {
         loop {
             let (used, left) = (self.used(), self.left_for_others(project, need));
@@ -122,7 +122,7 @@ impl State {
         }
     }
 
-    /// What a project that is beyond its part has to leave free.
+    /// The bytes that a project over its share must leave free.
     fn left_for_others(&self, project: Option<&Arc<str>>, need: u64) -> u64 {
         let Some(part) = self.part().filter(|_| self.used() + need > self.max / 2) else { return 0 };
         let takers = self.takers();

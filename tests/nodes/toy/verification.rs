@@ -1,4 +1,4 @@
-//! No event is looked for: the relays on this backend have no tracker with an API.
+//! No verification: the relays on this backend have no tracker with an API.
 
 use super::*;
 use crate::journal::verification::{Batch, Contents, Missing, Notes, PutOff, Repair, Sampled, Standing, Taken};
