@@ -1,4 +1,4 @@
-//! The journal in PostgreSQL: held to the promises of every port, and shared by whole relays.
+//! The journal in PostgreSQL: checked against the promises of every port, and shared by whole relays.
 
 use switchyard::{clock, journal, policy, protocol, telemetry, units};
 

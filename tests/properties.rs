@@ -1,7 +1,7 @@
-//! Laws that hold for any bytes whatsoever, tried with generated ones and with every seed of the fuzzers.
+//! Laws that hold for any bytes, checked with generated ones and with every seed of the fuzzers.
 //!
-//! The laws are in `properties/`, and `fuzz/` calls the very same functions: what holds here is what is fuzzed there. A finding of a
-//! fuzzer becomes a seed in `fixtures/fuzz/<law>/`, which is tried here from then on.
+//! The laws are in `properties/`, and `fuzz/` calls the same functions. A fuzzer's finding becomes a seed in `fixtures/fuzz/<law>/`, which
+//! is checked here from then on.
 
 #[path = "properties/laws.rs"]
 mod laws;
@@ -13,7 +13,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::Value;
 
-/// Runs a law on every file of these folders of `fixtures`. There must be some.
+/// Runs a law on every file of these folders of `fixtures`; each must have files.
 fn holds_for_seeds(law: fn(&[u8]), folders: &[&str]) {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
     for folder in folders {
@@ -43,7 +43,7 @@ fn every_law_holds_for_every_seed() {
     holds_for_seeds(laws::content, &["fuzz/content"]);
 }
 
-/// Text of the pieces that a format is made of, in any order.
+/// Text made of a format's building blocks in any order.
 fn pieces(pieces: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
     vec(proptest::sample::select(pieces), 0..24).prop_map(|words| words.concat().into_bytes())
 }
@@ -186,7 +186,7 @@ const FORM: &[&str] = &[
     "\0",
 ];
 
-/// Names of an event's parts with values of any type, in both forms that an event has.
+/// An event with known names and values of any type, in both of its forms.
 fn any_event() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),

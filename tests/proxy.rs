@@ -1,7 +1,7 @@
-//! What only a tracker can answer: passed on to the primary, and to nobody else.
+//! Requests that only a tracker can answer go to the primary and to nobody else.
 //!
-//! Rule: everything goes through the public listener of the real daemon; what it passes on is compared with what a tracker gets
-//! without it, and ingestion must not notice. sentry-cli is the real one.
+//! Rule: every request goes through the public listener of the real daemon. Forwarded requests are compared with those that a tracker gets
+//! directly, and ingestion must not notice. sentry-cli is the real one.
 
 #[path = "peers/install.rs"]
 #[expect(dead_code, reason = "shared with the tests of other peers")]
@@ -38,7 +38,7 @@ async fn between_of(shape: impl FnOnce(Plan) -> Plan) -> (Relay, Upstream, Upstr
     (relay, a, b)
 }
 
-/// What arrived and is no envelope, as method and path.
+/// The requests that are no envelopes, as method and path.
 fn calls(upstream: &Upstream) -> Vec<String> {
     proxied(upstream).iter().map(|seen| format!("{} {}", seen.method, seen.path)).collect()
 }
@@ -56,7 +56,7 @@ async fn requests(relay: &Relay, project: &str, code: &str) -> f64 {
 async fn sentry_cli_works_at_the_relays_address_and_follows_the_primary() {
     let (relay, a, b) = between().await;
     let project = Project::new();
-    // Sentry names itself in full, or the path below the address that it was asked at: then the upload comes here, too.
+    // Sentry names its full URL, or a path below the address of the request; then the upload comes here too.
     answers_as_sentry(&a, "/organizations/shop/chunk-upload/");
     answers_as_sentry(&b, &format!("http://{}/api/0/organizations/shop/chunk-upload/", b.address()));
     let run = async |arguments: &[&str]| project.cli(&relay.address(), &relay.dsn(), arguments).await;
@@ -182,7 +182,7 @@ async fn requests_and_answers_pass_with_listed_headers_only() {
     ];
     assert_eq!(names, expected);
     assert_eq!(arrived.headers["x-forwarded-for"], "127.0.0.1");
-    // The connection is kept, and a redirect is the client's to follow.
+    // The connection is kept, and the client must follow a redirect itself.
     wire.send(&head("GET", "/api/0/", &[])).await;
     let answer = wire.answer().await;
     assert_eq!((answer.status, answer.header("location")), (302, "http://127.0.0.1:1/login/"));
@@ -194,7 +194,7 @@ async fn requests_and_answers_pass_with_listed_headers_only() {
     assert_eq!(calls(&a)[1..], ["GET /api/0/", "DELETE /api/0/projects/shop/web/", "PATCH /api/0/projects/shop/web/"]);
     assert_eq!(b.seen().len(), 0);
     assert_eq!((requests(&relay, "", "404").await, requests(&relay, "", "other").await), (1.0, 1.0));
-    // What is compressed is decoded: trackers know different encodings.
+    // A compressed request is decoded, because trackers know different encodings.
     let packed = zstd::encode_all(&b"{\"a\":1}"[..], 0).expect("memory");
     let answer = exchange(&relay.address(), &post("/api/0/x/", &[("content-encoding", "zstd")], &packed)).await;
     assert_eq!(answer.status, 200);
@@ -225,7 +225,7 @@ async fn the_crash_report_dialog_is_the_primarys_under_its_own_dsn() {
     }
     assert_eq!(arrived[1].body, "name=A&email=a%40b.c&comments=It+broke");
     assert_eq!(arrived[1].headers["origin"], "https://shop.example");
-    // A visitor's browser adds the password of the site; it is no tracker's business.
+    // A visitor's browser adds the site's password, which is not passed on to the tracker.
     let protected = [("authorization", "Basic c3RhZ2luZzpzZWNyZXQ=")];
     assert_eq!(exchange(&relay.address(), &head("GET", &path(&ours), &protected)).await.status, 200);
     assert!(!proxied(&a)[2].headers.contains_key("authorization"));
@@ -254,7 +254,7 @@ async fn unknown_routes_of_a_project_reach_its_primary_under_its_id_there() {
     relay.finish().await;
 }
 
-/// A tracker by hand: the next connection, with the head of its request read.
+/// A tracker by hand: accepts a connection and reads the head of its request.
 async fn taken(listener: &TcpListener) -> (TcpStream, String) {
     let (mut stream, _) = timeout(SOON, listener.accept()).await.expect("a connection in time").expect("a connection");
     let mut read = vec![];
@@ -281,7 +281,7 @@ async fn bodies_pass_piece_by_piece_in_both_directions() {
     let (mut tracker, request) = taken(&listener).await;
     assert!(request.starts_with("PUT /prefix/api/0/x/ HTTP/1.1\r\n"), "{request}");
     assert!(request.contains("content-length: 10\r\n"), "{request}");
-    // The other half is sent only when the first has arrived.
+    // The client sends the second half only when the first has arrived.
     if !request.ends_with("first") {
         reads(&mut tracker, "first").await;
     }
@@ -297,7 +297,7 @@ async fn bodies_pass_piece_by_piece_in_both_directions() {
     }
     tracker.write_all(b"done").await.expect("the rest");
     reads(&mut client, "done").await;
-    // An answer that breaks off breaks off for the client too: it must not take it for whole.
+    // An answer that breaks off breaks off for the client too, so that it is not taken for complete.
     client.write_all(&head("GET", "/api/0/y/", &[])).await.expect("a second request");
     let (mut tracker, _) = taken(&listener).await;
     tracker.write_all(format!("{answer}well").as_bytes()).await.expect("half an answer");
@@ -310,7 +310,8 @@ async fn bodies_pass_piece_by_piece_in_both_directions() {
     relay.finish().await;
 }
 
-/// A tracker by hand behind a relay that keeps idle connections for a second, a client that asks it, and the client's request there.
+/// A relay that keeps idle connections for a second, with a tracker by hand; the connection of a client; and the relay's connection to the
+/// tracker.
 async fn download() -> (Relay, TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
     let address = listener.local_addr().expect("an address");
@@ -330,7 +331,7 @@ async fn a_connection_is_not_idle_while_the_primarys_answer_comes_in_pieces() {
     while !said.ends_with(b"\r\n\r\n") {
         assert!(client.read_buf(&mut said).await.expect("a head") > 0);
     }
-    // Each pause is longer than an idle connection is kept.
+    // Each pause is longer than the timeout of an idle connection.
     let mut pauses = interval(Duration::from_millis(1500));
     for _ in 0..5 {
         pauses.tick().await;
@@ -422,7 +423,7 @@ async fn a_hung_primary_holds_up_only_its_places_and_no_ingestion() {
     let samples = relay.samples().await.expect("metrics");
     assert_eq!((refused(&samples, "upstream_timeout"), refused(&samples, "overloaded")), (64.0, 16.0));
     assert_eq!(ask(1).await, 504, "the places are free again");
-    // One client keeps no more than half of them.
+    // One client holds at most half of the places.
     let statuses = futures_util::future::join_all((0..40).map(|_| ask(1))).await;
     let count = |code: u16| statuses.iter().filter(|status| **status == code).count();
     assert_eq!((count(504), count(503)), (32, 8), "{statuses:?}");
@@ -459,14 +460,14 @@ async fn no_request_reaches_another_host_or_leaves_the_api() {
         (head("GET", "/api/0/..%2f..%2fadmin/", &[]), 400),
         (head("GET", "/api/0/..\\..\\admin/", &[]), 400),
         (head("GET", &format!("http://{evil}/elsewhere/"), &[]), 404),
-        // The root is our own, whatever host it names.
+        // The root is the relay's own, whatever host the request names.
         (head("GET", &format!("http://{evil}"), &[]), 200),
         (head("GET", "/", &[]), 200),
         (head("GET", "/api/", &[]), 404),
         (head("GET", "/organizations/shop/", &[]), 404),
         (head("CONNECT", &evil, &[]), 404),
         (head("TRACE", "/api/0/x/", &[]), 405),
-        // These have a good path: they go to the primary, whatever host they name.
+        // These have a valid path and go to the primary, whatever host they name.
         (head("GET", &format!("http://{evil}/api/0/absolute/"), &[]), 200),
         (head("GET", &format!("http://user:pass@{evil}/api/0/userinfo/"), &[]), 200),
         (head("GET", &format!("//{evil}/api/0/"), &[]), 404),

@@ -1,5 +1,5 @@
-//! What each kind of tracker needs otherwise than the others: a scripted tracker that behaves as the real one does, and what it has
-//! in the end. A generic upstream beside it must get everything as it was sent.
+//! The special needs of each kind of tracker: a scripted tracker behaves like the real one, and a generic upstream beside it must get
+//! everything as it was sent.
 
 mod support;
 
@@ -13,10 +13,10 @@ use support::samples::Samples;
 use support::upstream::{Reply, Seen, Upstream};
 use tokio::time::Instant;
 
-/// What Bugsink says with its every answer.
+/// The limit in each of Bugsink's answers.
 const BUGSINKS_LIMIT: &str = "86400:transaction;span:organization";
 
-/// A relay with an upstream of this kind, and a generic one beside it.
+/// A relay with an upstream of this kind and a generic one.
 async fn relay_to(kind: &str, lines: &[&str]) -> (Upstream, Upstream, Relay) {
     let (tracker, generic) = (Upstream::start().await, Upstream::start().await);
     let plan = Plan::new(&[("tracker", tracker.dsn("4e3", 11)), ("generic", generic.dsn("0ld", 22))])
@@ -63,7 +63,7 @@ async fn has_seen(upstream: &Upstream, count: usize, within: Duration) {
     .await;
 }
 
-/// What GlitchTip 5.2 stores of a request: it stops at a blank line and at a type that it does not know.
+/// The items of a request that GlitchTip 5.2 stores: it stops at a blank line and at an unknown type.
 fn glitchtip_stores(seen: &Seen) -> Vec<String> {
     const KNOWN: &str = "event transaction session sessions check_in log attachment user_report client_report replay_event \
                          replay_recording profile span";
@@ -134,7 +134,7 @@ async fn events_that_cost_glitchtip_a_batch_are_counted_and_reported() {
     for part in harmless.into_iter().chain(poison) {
         send(&relay, &[part]).await;
     }
-    // A name that is there twice, in spellings that no SDK uses.
+    // A name that occurs twice, in spellings that no SDK uses.
     let long = "r".repeat(300);
     for (kind, payload) in [
         ("event", format!("{{\"\\u0072elease\":\"{long}\"}}")),
@@ -169,7 +169,7 @@ async fn a_storm_of_events_that_cost_glitchtip_a_batch_holds_nobody_up() {
     has_seen(&generic, 50, SOON).await;
     let told = relay.upstream("tracker").await["poison"].clone();
     assert_eq!(told[0]["cause"], "its release has more than 255 characters", "{told}");
-    // One has its turn in a minute; a stop loses none of those that wait.
+    // One event has its turn each minute; a stop loses none of the waiting ones.
     relay.stop().await;
     let taken = ids().len();
     assert!((30..=31).contains(&taken), "{taken}");
@@ -198,7 +198,7 @@ async fn a_release_too_long_for_glitchtip_is_cut_when_configured() {
     assert_eq!(seen[1].bytes, items(sent.as_bytes())[1].bytes);
     assert_eq!(generic.taken()[0].body, sent.as_bytes(), "nobody else gets it changed");
     assert_eq!(samples.sum("switchyard_mended_envelopes_total", &[("upstream", "tracker")]), 1.0);
-    // Spelled as no SDK does, and there twice: the last one counts.
+    // In a spelling that no SDK uses, and twice: the last one counts.
     let twice = format!("{{\"release\":\"a\",\"\\u0072elease\":\"{}\"}}", "r".repeat(300));
     let sent = format!("{{\"event_id\":\"{}\"}}\n{{\"type\":\"event\"}}\n{twice}\n", new_id());
     assert_eq!(relay.send(sent).await.status(), 200);
@@ -212,7 +212,7 @@ async fn a_release_too_long_for_glitchtip_is_cut_when_configured() {
 #[tokio::test(flavor = "multi_thread")]
 async fn glitchtip_is_left_alone_for_30_seconds_after_a_wrong_key() {
     let (tracker, generic, relay) = relay_to("glitchtip", &[]).await;
-    // It refuses a wrong key, and for 30 seconds after it everybody.
+    // The tracker refuses a wrong key, and for 30 seconds afterwards everybody.
     let last_wrong = std::sync::Mutex::new(None::<Instant>);
     tracker.when(move |seen| {
         let mut last_wrong = last_wrong.lock().expect("no panic");
@@ -309,7 +309,7 @@ async fn items_that_bugsink_never_stores_are_unsupported_and_limit_nothing() {
     relay.finish().await;
 }
 
-/// Three events with ids of their own, and something that belongs to none of them.
+/// Three events with ids of their own, and an item that belongs to none of them.
 fn three_events() -> ([String; 3], Vec<(&'static str, Value)>) {
     let ids = [new_id(), new_id(), new_id()];
     let event = |n: usize| ("event", json!({ "event_id": ids[n], "message": format!("event {n}") }));

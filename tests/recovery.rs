@@ -1,4 +1,4 @@
-//! What is done after trouble: looking at dead letters and sending them again, giving an upstream what it missed.
+//! Recovery after trouble: viewing dead letters and sending them again, and backfilling an upstream.
 //!
 //! Rule: everything goes through the command line and the listeners of the real daemon; every test ends with balanced accounts.
 

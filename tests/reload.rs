@@ -1,4 +1,4 @@
-//! A configuration that changes while the relay runs: the switch of the primary above all. Nothing is restarted, no request fails.
+//! Changes of the configuration while the relay runs, above all a switch of the primary: no restart, no failed request.
 
 mod support;
 
@@ -30,7 +30,7 @@ fn edit(relay: &Relay, old: &str, new: &str) {
     relay.replace_config(&before.replace(old, new));
 }
 
-/// Waits until the status is so.
+/// Waits until the status matches.
 async fn shows(relay: &Relay, what: &str, look: impl Fn(&serde_json::Value) -> bool) {
     eventually(what, Duration::from_secs(5), async || {
         let status = relay.status().await;
@@ -39,7 +39,7 @@ async fn shows(relay: &Relay, what: &str, look: impl Fn(&serde_json::Value) -> b
     .await;
 }
 
-/// Everything arrived there exactly once.
+/// Fails unless the upstream has taken each of these ids exactly once and nothing else.
 fn has_each_once(upstream: &Upstream, ids: &[String]) {
     let (mut have, mut expected) = (upstream.taken_ids(), ids.to_vec());
     have.sort();
@@ -48,7 +48,7 @@ fn has_each_once(upstream: &Upstream, ids: &[String]) {
     assert_eq!(have, expected);
 }
 
-/// Waits until `name` is live as primary and returns how long that took.
+/// Waits until `name` is the live primary; returns the time that took.
 async fn live(relay: &Relay, name: &str) -> Duration {
     let (began, mut turns) = (Instant::now(), interval(Duration::from_millis(5)));
     loop {
@@ -243,7 +243,7 @@ async fn sighup_loads_the_file_and_the_secrets_it_names_again() {
     relay.finish().await;
 }
 
-/// The signals that a process does not leave to the system, a bit each.
+/// The signals that a process handles itself, one bit each.
 fn caught(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or("0");
@@ -254,7 +254,7 @@ fn caught(pid: u32) -> u64 {
 async fn a_sighup_during_the_start_reloads_when_the_relay_is_ready() {
     let (a, b) = two_upstreams().await;
     let mut relay = plan(&a, &b).prepare();
-    // Who has the file for a moment keeps the start waiting.
+    // A lock on the file keeps the relay from starting.
     let journal = rusqlite::Connection::open(relay.home().join("journal.db")).expect("a file");
     journal.execute_batch("BEGIN EXCLUSIVE").expect("the lock");
     relay.launch();
@@ -457,7 +457,7 @@ async fn a_restored_upstream_is_served_when_its_earlier_requests_have_ended() {
     let (a, b) = two_upstreams().await;
     let pause = Duration::from_secs(3);
     b.always(Reply::Slow(pause));
-    // It gets one request at a time.
+    // Bugsink gets one request at a time.
     let relay = plan(&a, &b).upstream("b", "kind = \"bugsink\"").start().await;
     let with_b = fs::read_to_string(relay.config()).expect("the configuration");
     let dsn = format!("b = \"{}\"\n", b.dsn("key-b", 22));
@@ -487,7 +487,7 @@ async fn the_file_may_be_replaced_written_in_place_or_a_symbolic_link() {
     file.write_all(named("a").as_bytes()).expect("the new text");
     drop(file);
     shows(&relay, "written in place", |status| status["primary"] == "a").await;
-    // As Kubernetes mounts a ConfigMap: a link to a link that is exchanged.
+    // Like a ConfigMap that Kubernetes mounts: a link to a link that is exchanged.
     let home = relay.home();
     for name in ["a", "b"] {
         fs::create_dir(home.join(name)).expect("a folder");

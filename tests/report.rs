@@ -1,5 +1,5 @@
-//! The report: its every number against what the upstreams recorded, over 48 hours that are simulated; and the accounts it rests
-//! on, which balance whatever happens.
+//! The report: every number is compared with the upstreams' records over 48 simulated hours. The accounts behind it balance whatever
+//! happens.
 
 mod support;
 
@@ -36,10 +36,10 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const BOTH: [&str; 2] = ["sentry", "glitchtip"];
 
-/// What happened in the simulation, written down beside the relay.
+/// The test's own record of what happened in the simulation.
 #[derive(Default)]
 struct Diary {
-    /// When each envelope was sent, by its event id, in milliseconds; and its category.
+    /// The time of sending in milliseconds and the category of each envelope, by event id.
     sent: BTreeMap<String, (u64, &'static str)>,
     repeats: u64,
     refused_requests: u64,
@@ -67,7 +67,7 @@ impl Diary {
     }
 }
 
-/// An hour of traffic in steps of 20 minutes, each brought to its end before the next.
+/// An hour of traffic in steps of 20 minutes; each step ends before the next begins.
 async fn an_hour(relay: &Simulation, diary: &mut Diary, upstreams: &[&str]) {
     for _ in 0..3 {
         diary.error(relay).await;
@@ -77,7 +77,7 @@ async fn an_hour(relay: &Simulation, diary: &mut Diary, upstreams: &[&str]) {
     }
 }
 
-/// How long it took from the sending of each to its 2xx at an upstream, in seconds, sorted.
+/// The seconds from sending each envelope to its 2xx at an upstream, sorted.
 fn lags(relay: &Simulation, diary: &Diary, upstream: &Upstream) -> Vec<f64> {
     let lag = |seen: &Seen| (relay.at(seen.at) - diary.sent[&seen.event_id()].0) as f64 / 1000.0;
     let mut lags: Vec<f64> = upstream.taken().iter().map(lag).collect();
@@ -122,7 +122,7 @@ async fn every_number_of_a_report_is_what_the_upstreams_recorded() {
     for _ in 0..6 {
         an_hour(&relay, &mut diary, &BOTH).await;
     }
-    // An outage of three hours at the candidate: seven at once open its circuit.
+    // An outage of three hours at the candidate; seven envelopes at once open its circuit.
     glitchtip.go_down().await;
     let outage_from = relay.now();
     for _ in 0..7 {
@@ -142,7 +142,7 @@ async fn every_number_of_a_report_is_what_the_upstreams_recorded() {
     relay.state("glitchtip", "limited").await;
     an_hour(&relay, &mut diary, &["sentry"]).await;
     relay.drained("glitchtip", &glitchtip, diary.sent.len()).await;
-    // Repeats, a request that is no envelope, one envelope that each refuses.
+    // A repeat, an invalid request, and an envelope that each upstream refuses.
     let again = diary.error(&relay).await;
     assert_eq!(relay.send(envelopes::error(&again)).await, 200);
     assert_eq!(relay.send("no envelope").await, 400);
@@ -154,7 +154,7 @@ async fn every_number_of_a_report_is_what_the_upstreams_recorded() {
     sentry.then([Reply::Status(413, vec![], "cannot".into())]);
     let missed_by_sentry = diary.transaction(&relay).await;
     relay.quiet(&BOTH).await;
-    // Down for ten minutes, in order.
+    // The relay is stopped for ten minutes.
     relay.restart(10 * MINUTE).await;
     while relay.elapsed() < 30 * HOUR {
         an_hour(&relay, &mut diary, &BOTH).await;
@@ -174,7 +174,7 @@ async fn every_number_of_a_report_is_what_the_upstreams_recorded() {
     for (name, upstream, limited) in [("sentry", &sentry, 0), ("glitchtip", &glitchtip, 1)] {
         check_upstream(&relay, &diary, of(&report, name), upstream, limited);
     }
-    // The outage, and what it makes of the availability: to the first answer after it.
+    // The outage lasts until the first answer after it, and lowers the availability.
     let glitchtips = of(&report, "glitchtip");
     let outages = glitchtips["outages"].as_array().unwrap();
     assert_eq!(outages.len(), 1, "{outages:?}");
@@ -201,7 +201,7 @@ async fn every_number_of_a_report_is_what_the_upstreams_recorded() {
             { "name": "api", "seen": true, "projects": ["shop"] },
         ])
     );
-    // Who got what.
+    // The comparison of both upstreams.
     let comparison = &report["comparison"];
     assert_eq!((&comparison["compared"], &comparison["complete"]), (&diary.sent.len().into(), &true.into()));
     assert_eq!(ids(&comparison["candidate_missed"]), BTreeSet::from([missed_by_glitchtip]));
@@ -211,7 +211,7 @@ async fn every_number_of_a_report_is_what_the_upstreams_recorded() {
     assert_eq!(switches, ["sentry", "glitchtip"]);
     assert_eq!(failed(&report), ["uptime", "refused", "availability", "lag"]);
     assert_eq!((&report["ready"], relay.cli(&[]).await.0), (&false.into(), 1));
-    // Each says until when it counts: a report on a time that begins when the fault has left this one is not about it.
+    // Each criterion says until when it counts: a report whose window begins later does not include the fault.
     for name in failed(&report) {
         let all = report["criteria"].as_array().expect("a list");
         let one = all.iter().find(|one| one["name"] == name).expect("the criterion");
@@ -222,7 +222,7 @@ async fn every_number_of_a_report_is_what_the_upstreams_recorded() {
         assert!(failed(&before).contains(&name), "{name}: {one}, {before}");
     }
 
-    // Of the last twelve hours there is nothing to complain about.
+    // Nothing is wrong in the last twelve hours.
     let report = relay.report("?since=12h").await;
     assert_eq!(failed(&report), Vec::<&str>::new());
     let (code, text) = relay.cli(&["--since", "12h"]).await;
@@ -232,7 +232,7 @@ async fn every_number_of_a_report_is_what_the_upstreams_recorded() {
     );
     let page = relay.page().await;
     assert!(page.contains("not ready: glitchtip fails uptime, refused, availability, lag"), "{page}");
-    // A chart of each, with the outage as a band and both switches as lines.
+    // A chart for each upstream, with the outage as a band and both switches as lines.
     let charts: Vec<&str> = page.split("<figure>").skip(1).collect();
     assert_eq!(charts.len(), 2, "{page}");
     for (chart, name, outages) in [(charts[0], "sentry", 0), (charts[1], "glitchtip", 1)] {
@@ -248,7 +248,7 @@ async fn every_number_of_a_report_is_what_the_upstreams_recorded() {
     relay.stop().await;
 }
 
-/// Counts, attempts and lags of one upstream against what it recorded.
+/// Compares the report's counts, attempts and lags of an upstream with its records.
 fn check_upstream(relay: &Simulation, diary: &Diary, told: &Value, upstream: &Upstream, limited: usize) {
     let (taken, seen) = (upstream.taken(), upstream.seen());
     for category in told["categories"].as_array().expect("a list") {
@@ -299,7 +299,7 @@ async fn a_report_tells_what_was_refused_and_why_through_restarts() {
     relay.finish().await;
 }
 
-/// Numbers that look random and are the same in each run of the same seed.
+/// Reproducible pseudo-random numbers.
 struct Dice(AtomicU64);
 
 impl Dice {
@@ -307,7 +307,7 @@ impl Dice {
         Self(AtomicU64::new(seed))
     }
 
-    /// One below `n` (Marsaglia's xorshift, which never reaches 0 from another number).
+    /// A number below `n` (Marsaglia's xorshift, which never reaches 0 from another number).
     fn roll(&self, n: u64) -> u64 {
         let mut x = self.0.load(Ordering::Relaxed);
         x ^= x << 13;
@@ -318,7 +318,7 @@ impl Dice {
     }
 }
 
-/// Three of ten requests go wrong, each in its own way; few enough in a row that nothing waits for long.
+/// Makes three of ten answers fail or limit, each in its own way, with so few in a row that nothing waits for long.
 fn go_wrong(upstream: &Upstream, seed: u64) {
     let dice = Dice::new(seed);
     upstream.when(move |_| {
@@ -371,7 +371,7 @@ async fn the_accounts_balance_through_random_faults_restarts_and_reloads() {
                     let (id, kind) = (envelopes::new_id(), ["event", "transaction"][dice.roll(2) as usize]);
                     let session = ["", "{\"type\":\"session\"}\n{}\n"][dice.roll(2) as usize];
                     let answer = relay.send(envelopes::envelope(&id, kind, r#"{"message":"x"}"#) + session).await;
-                    // Every upstream in use may limit one of them: then the other goes alone.
+                    // Every upstream in use may limit one of the two items; then the other goes alone.
                     let told = answer.headers().get("x-sentry-rate-limits").map_or("", |told| told.to_str().unwrap());
                     let limited = |category: &str| told.contains(category);
                     let taken = u64::from(!limited(if kind == "event" { "error" } else { kind }))
@@ -399,7 +399,7 @@ async fn the_accounts_balance_through_random_faults_restarts_and_reloads() {
         let dropped: u64 = told["dropped"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum();
         let taken: BTreeSet<String> = upstream.taken_ids().into_iter().collect();
         let missing = sent.iter().filter(|id| !taken.contains(*id)).count() as u64;
-        // What was taken before a crash and refused after it counts as dropped, so less may be missing than that.
+        // An envelope that was taken before a crash and refused after it counts as dropped, so `missing` may be smaller.
         assert!(missing <= dropped, "seed {seed}, {name}: {missing} are missing, {dropped} are explained: {told}");
         assert_eq!(told["delivered"].as_u64().unwrap() + dropped, items, "seed {seed}, {name}: {told}");
     }

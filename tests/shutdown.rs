@@ -1,4 +1,4 @@
-//! Stopping: what is under way is finished, nobody is reset, the backlog stays, and a restart behind a socket is not noticed.
+//! Stopping: requests under way are finished, no connection is reset, the backlog stays, and a restart behind a socket goes unnoticed.
 
 mod support;
 

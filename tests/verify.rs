@@ -1,4 +1,4 @@
-//! What trackers store of what they took: found out by their APIs, shown, and mended by sending again.
+//! Verification: what trackers store of the events they took, found out by their APIs, shown, and repaired by sending again.
 
 mod support;
 
@@ -17,19 +17,19 @@ use support::glitchtip::{Glitchtip, PLACE, TOKEN};
 use support::relay::{Plan, Relay, SOON};
 use support::upstream::{Reply, Upstream};
 
-/// Several looks, on a busy machine.
+/// A timeout for several checks on a busy machine.
 const A_WHILE: Duration = Duration::from_secs(60);
-/// As short as a real GlitchTip's times would be long.
+/// Times much shorter than a real GlitchTip's.
 const BATCH: Duration = Duration::from_millis(300);
 const MEMORY: Duration = Duration::from_secs(2);
 const QUICK: &str = "[verify]\nsettle = \"1s\"\nrequests = \"50/s\"\n";
 
-/// A relay before a primary that is not asked and a GlitchTip that is.
+/// A relay with a primary without an API section and a GlitchTip with one.
 async fn scene(more: &str) -> (Upstream, Glitchtip, Relay) {
     scene_with("", more).await
 }
 
-/// The same, with a line more in the GlitchTip's section.
+/// Like [`scene`], with another line in the GlitchTip's section.
 async fn scene_with(line: &str, more: &str) -> (Upstream, Glitchtip, Relay) {
     let (primary, glitchtip) = (Upstream::start().await, Glitchtip::start(BATCH, MEMORY).await);
     let remembering = format!("{line}\napi.remembers = \"2s\"");
@@ -44,7 +44,7 @@ async fn verification(relay: &Relay) -> Value {
     relay.upstream("glitchtip").await["verification"].clone()
 }
 
-/// Waits until the figures are these.
+/// Waits until the figures match.
 async fn figures(relay: &Relay, expected: &[(&str, u64)]) {
     eventually(&format!("{expected:?}"), A_WHILE, async || {
         let found = verification(relay).await;
@@ -108,7 +108,7 @@ async fn a_stopped_worker_is_reported_everywhere() {
     let (code, told) = relay.verb(&["verify", "glitchtip"]).await;
     assert_eq!((code, told.contains("20 missing")), (1, true), "{told}");
     assert!(relay.log().contains("it answered with 2xx and does not store the event"));
-    // Late is not lost.
+    // Late events are not lost.
     glitchtip.set_worker(true);
     figures(&relay, &[("stored", 25), ("missing", 0), ("lost", 0)]).await;
     relay.finish().await;
@@ -183,7 +183,7 @@ async fn a_poisonous_event_costs_none_of_100_others() {
     let mut seen = glitchtip.upstream.taken();
     seen.retain(|seen| seen.method == "POST");
     let at = seen.iter().position(|seen| seen.event_id().replace('-', "") == poison).expect("it was sent");
-    // A batch is closed after 2 s: 3 s are left, as exact as the clocks are.
+    // A batch closes after 2 s, and 3 s are left between requests; 2 s allow for inexact clocks.
     let gaps: Vec<Duration> = seen.windows(2).map(|pair| pair[1].at.duration_since(pair[0].at)).collect();
     let beside = gaps.iter().skip(at.saturating_sub(1)).take(if at == 0 { 1 } else { 2 });
     assert!(beside.clone().all(|gap| *gap > Duration::from_secs(2)), "nothing goes with it: {at} {gaps:?}");
@@ -212,7 +212,7 @@ async fn a_glitchtip_6_is_recognised_and_gets_every_event_in_turn() {
     figures(&relay, &[("delivered", 2), ("lost", 1)]).await;
     assert_eq!(poison(&relay).await, 1, "a version 5 is spared");
     glitchtip.set_version("6.1.3");
-    // A relay that begins anew asks anew.
+    // A relay asks for the version again when it starts.
     let mut relay = relay;
     relay.stop().await;
     let asked = || glitchtip.upstream.seen().iter().filter(|seen| seen.path == "/api/settings/").count();
@@ -223,7 +223,7 @@ async fn a_glitchtip_6_is_recognised_and_gets_every_event_in_turn() {
         false => Err(relay.log()),
     })
     .await;
-    // By the time these are found, the answer was heeded.
+    // When these events are found, the relay has used the answer.
     let ids = relay.send_errors(5).await;
     figures(&relay, &[("delivered", 7), ("stored", 6)]).await;
     let id = send(&relay).await;
@@ -254,7 +254,7 @@ async fn a_tracker_whose_api_fails_leaves_events_unknown_until_it_recovers() {
     glitchtip.set_trouble(None);
     let relay = relay.started().await;
     figures(&relay, &[("delivered", 13), ("missing", 0)]).await;
-    // The last events of before the restart are looked for once they are old enough.
+    // Recent events from before the restart are verified once they are old enough.
     eventually("all are found on demand", A_WHILE, async || match relay.verb(&["verify"]).await {
         (0, told) if told.contains("13 of 13 events stored") => Ok(()),
         told => Err(format!("{told:?}")),
@@ -302,7 +302,7 @@ async fn a_look_on_demand_counts_events_that_are_sent_again_as_missing() {
     let (_primary, glitchtip, relay) = scene_with("api.remembers = \"0s\"", "repair = \"auto\"\n").await;
     let ids = relay.send_errors(8).await;
     figures(&relay, &[("stored", 8)]).await;
-    // What is sent again does not get there for now.
+    // Events that are sent again do not arrive for now.
     glitchtip.set_door(Some(Reply::status(503)));
     glitchtip.delete(&ids[2]);
     glitchtip.delete(&ids[5]);
@@ -310,7 +310,7 @@ async fn a_look_on_demand_counts_events_that_are_sent_again_as_missing() {
     let told: Value = serde_json::from_str(&told).expect("JSON");
     assert_eq!((code, &told[0]["stored"], &told[0]["unknown"]), (1, &json!(6), &json!(0)), "{told}");
     let missing = told[0]["missing"].as_array().expect("events");
-    // The relay looks again at the same moment: when it comes first, the verb learns that both were sent again.
+    // The relay may verify at the same time. If it comes first, the verb learns that both were sent again.
     let taken_up = told[0]["taken_up"].as_u64().expect("a count");
     assert!(missing.len() == 2 && taken_up <= 2, "{told}");
     glitchtip.set_door(None);
@@ -351,12 +351,12 @@ async fn send_test_waits_until_its_event_is_stored() {
     };
     let (id, _) = sent(0, "yes").await;
     assert!(glitchtip.stored().contains(&id));
-    // Its API in trouble is no word about the event.
+    // A failing API says nothing about the event.
     glitchtip.set_trouble(Some(Reply::status(401)));
     let (_, words) = sent(0, "unknown").await;
     assert!(words.contains("is not known") && words.contains("token"), "{words}");
     glitchtip.set_trouble(None);
-    // Its worker is down: everything is answered with 200.
+    // The worker is down, and every event gets a 200.
     glitchtip.set_worker(false);
     let (_, words) = sent(1, "no").await;
     assert!(words.contains("took it and does not store it"), "{words}");
@@ -366,7 +366,7 @@ async fn send_test_waits_until_its_event_is_stored() {
 #[tokio::test(flavor = "multi_thread")]
 async fn check_online_tries_token_and_project_and_says_how_to_mend_them() {
     let (_primary, glitchtip, relay) = scene("").await;
-    // An event in its list proves a project.
+    // An event in its list proves that the project is right.
     assert_eq!(relay.verb(&["send-test"]).await.0, 0);
     let stored = glitchtip.stored();
     let (code, told) = relay.verb(&["check", "--online", "--yes"]).await;

@@ -1,4 +1,4 @@
-//! What a real Bugsink stores of what it took: found by its API, and sent again after it was lost there.
+//! Events at a real Bugsink: verified by its API, and sent again after it lost them.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::bugsink::Bugsink;
 use crate::support::eventually::eventually;
 use crate::support::relay::{Plan, Relay};
 
-/// Several looks at a real tracker, on a busy machine.
+/// A timeout for several checks of a real tracker on a busy machine.
 const A_WHILE: Duration = Duration::from_secs(90);
 
 async fn figures(relay: &Relay, expected: &[(&str, u64)]) {

@@ -1,4 +1,4 @@
-//! What is appended together.
+//! Submissions that are appended in one transaction.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What one look does at most, however much there is.
+//! The maximum work of one call, however large the backlog is.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ async fn relay(database: &Database, name: &str) -> (Arc<dyn Journal>, [TargetId;
     (journal, targets)
 }
 
-/// As if the relay had taken so many for `b`, and after them one for `a`, which it says it did long ago.
+/// Inserts `many` records of the relay for `b`, and after them one for `a`, all accepted long ago.
 fn take(database: &Database, many: usize) {
     database.execute(&format!(
         "INSERT INTO project (name) VALUES ('shop') ON CONFLICT DO NOTHING;

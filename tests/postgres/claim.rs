@@ -1,4 +1,4 @@
-//! How much a look for what may be tried reads, and brings into memory.
+//! The number of rows that a claim reads, and the bytes that it brings into memory.
 
 use std::sync::Arc;
 
@@ -15,9 +15,9 @@ use crate::support::postgres::{Database, SESSIONS, Server};
 use crate::support::relay::SOON;
 use crate::telemetry::ledger::Ledger;
 
-/// A body that is kept in a row.
+/// The size of a body that is kept in a row.
 const SIZE: usize = 1_000_000;
-/// What one look brings, in such bodies.
+/// The maximum number of such bodies that one claim brings.
 const MOST: usize = 4;
 
 #[tokio::test]
@@ -43,7 +43,7 @@ async fn records_due_together_are_read_a_few_mebibytes_at_a_time() {
     }
 }
 
-/// A relay leaves so many, and they are handed out as many at once.
+/// The number of records that a relay leaves behind, and the number that one claim may hand out.
 const LEFT: usize = 1500;
 const SLICE: usize = 64;
 
@@ -67,7 +67,7 @@ async fn claims_of_another_relays_backlog_read_only_what_they_hand_out() {
     })
     .await;
     let read = usize::try_from(reads(&database) - before).expect("more than before");
-    // Each once to be chosen, and once with its body. Of what is left a look sees up to 512.
+    // A claim reads each record once to choose it and once for its body. It sees up to 512 leftover records at a time.
     assert!(read < 4 * LEFT, "{read} were read to hand out {LEFT}");
 }
 
@@ -87,7 +87,7 @@ async fn a_record_seen_but_not_claimed_is_found_by_a_later_claim() {
     let journal = subject.journal();
     let first = journal.claim(a, at(9), 1).await.unwrap();
     assert_eq!(first[0].record.id, left[0]);
-    // What another start has left goes first, so this is not handed out at once.
+    // Records that another start has left come first, so this one is not handed out at once.
     left.push(journal.append(submission(at(2), &[a])).await.unwrap());
     let rest = Rest { due: at(20), progress: Progress::default(), quantities: errors(1) };
     journal.settle(&first[0].lease, Settlement { rest: Some(rest), ..Settlement::default() }).await.unwrap();

@@ -1,4 +1,4 @@
-//! One configuration and one leader: whole relays on one database, each with a file of its own.
+//! One configuration and one leader: whole relays on one database, each with its own file.
 
 use std::time::{Duration, Instant};
 
@@ -12,30 +12,30 @@ use crate::support::eventually::eventually;
 use crate::support::relay::{Plan, Relay, SOON};
 use crate::support::upstream::{Seen, Upstream};
 
-/// How long until another relay leads when the one that did is silent: a term, and a moment.
+/// The time until another relay leads after the leader falls silent: a term, with a margin.
 const NEXT_TERM: Duration = Duration::from_secs(8);
-/// How long what is published or switched may take to be live at all.
+/// The time within which a published file or a switch is live at all relays.
 const LIVE: Duration = Duration::from_secs(3);
 
 fn plan(scene: &Scene, name: &str) -> Plan {
     scene.plan(name).top("mirror = true").upstream("a", "max_age = \"2s\"\nclient_reports = \"1s\"")
 }
 
-/// Two relays, of which the first leads.
+/// Two relays, the first of which leads.
 async fn relays(scene: &Scene) -> (Relay, Relay) {
     let one = plan(scene, "one").start().await;
     leads(&one, "one").await;
     (one, plan(scene, "two").start().await)
 }
 
-/// What a relay tells of another one, or of itself.
+/// The entry of the relay `name` in a relay's status.
 async fn told(relay: &Relay, name: &str) -> Value {
     let status = relay.status().await;
     let relays = status["journal"]["relays"].as_array().expect("relays");
     relays.iter().find(|relay| relay["name"] == name).expect("the relay").clone()
 }
 
-/// Waits until a relay tells that one of this name leads.
+/// Waits until a relay reports that `name` leads.
 async fn leads(relay: &Relay, name: &str) {
     eventually("it leads", NEXT_TERM, async || {
         let told = told(relay, name).await;
@@ -44,14 +44,14 @@ async fn leads(relay: &Relay, name: &str) {
     .await;
 }
 
-/// Changes something in a relay's file.
+/// Replaces a text in a relay's file.
 fn edit(relay: &Relay, from: &str, to: &str) {
     let text = std::fs::read_to_string(relay.config()).expect("the configuration");
     assert!(text.contains(from), "{text}");
     relay.replace_config(&text.replace(from, to));
 }
 
-/// Waits until a relay's status is like this.
+/// Waits until a relay's status matches.
 async fn shows(relay: &Relay, what: &str, is_so: impl Fn(&Value) -> bool) {
     eventually(what, LIVE, async || {
         let status = relay.status().await;
@@ -60,14 +60,14 @@ async fn shows(relay: &Relay, what: &str, is_so: impl Fn(&Value) -> bool) {
     .await;
 }
 
-/// Waits until both say so of the mirror.
+/// Waits until both relays report this value of `mirror`.
 async fn mirrored(relays: [&Relay; 2], mirror: bool) {
     for relay in relays {
         shows(relay, "the mirror is that of all", |status| status["mirror"] == mirror).await;
     }
 }
 
-/// Waits until both tell that the file of `two` differs in this.
+/// Waits until both relays report that the file of `two` differs in these settings.
 async fn differs(relays: [&Relay; 2], names: Value) {
     for relay in relays {
         eventually("in what it differs is told", LIVE, async || {
@@ -179,14 +179,14 @@ async fn a_relay_ignores_and_reports_settings_it_cannot_use_and_follows_switches
     shows(&two, "the file is broken still", |status| !status["config"]["error"].is_null()).await;
 }
 
-/// Switches by the admin listener.
+/// Switches the primary through the admin listener.
 async fn switch(relay: &Relay, to: &str) {
     let url = format!("http://{}/api/primary", relay.admin_address());
     let answer = relay.client().post(url).bearer_auth(TOKEN).json(&json!({ "to": to })).send().await;
     assert_eq!(answer.expect("an answer").status(), StatusCode::OK);
 }
 
-/// How long after its answer a switch at one relay is live at the other.
+/// The time from the answer to a switch at one relay until the switch is live at the other.
 async fn live_after(one: &Relay, two: &Relay, to: &str) -> Duration {
     switch(one, to).await;
     let answered = Instant::now();
@@ -217,7 +217,7 @@ async fn a_switch_is_live_at_the_other_relay_at_once_or_by_polling() {
     assert!(looked.iter().all(|took| *took < Duration::from_millis(2500)), "{looked:?}");
 }
 
-/// How many errors an upstream was told that were dropped for it.
+/// The number of dropped errors in the client reports that an upstream got.
 fn told_dropped(upstream: &Upstream) -> u64 {
     let of = |seen: Seen| {
         let items = envelopes::items(&seen.body).into_iter().filter(|item| item.kind == "client_report");

@@ -1,4 +1,4 @@
-//! Bodies stand by the day, and a day that is over is dropped whole.
+//! Bodies are kept by day, and a past day is dropped whole.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::support::relay::SOON;
 use crate::telemetry::ledger::Ledger;
 use crate::units::ByteSize;
 
-/// Behind the day of [`at`], and long ago.
+/// The second after the day of [`at`], which is long past.
 const DAY: u64 = 24 * 3600;
 const MADE: &str = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'body'::regclass";
 const OF_THAT_DAY: &str = "SELECT count(*) FROM pg_class WHERE relname = 'body_0'";
@@ -26,7 +26,7 @@ fn of(seconds: u64, targets: &[TargetId]) -> Submission {
     Submission { body, ..submission(at(seconds), targets) }
 }
 
-/// Appends at these seconds, and settles the first `settled`.
+/// Appends records at these seconds and settles the first `settled`.
 async fn filled(journal: &Arc<dyn Journal>, target: TargetId, seconds: u64, settled: usize) {
     for second in 1..=seconds {
         journal.append(of(second, &[target])).await.unwrap();

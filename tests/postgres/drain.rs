@@ -1,4 +1,4 @@
-//! What it costs to drain what has piled up: pages that statements look at, which are counted, not timed.
+//! The cost of draining a backlog: pages that statements read, which are counted and not timed.
 
 use std::sync::Arc;
 
@@ -13,19 +13,19 @@ use crate::support::postgres::{Database, Server};
 use crate::telemetry::ledger::Ledger;
 use crate::units::ByteSize;
 
-/// What piles up at each relay.
+/// The backlog of each relay, in records.
 const EACH: usize = 3_000;
 
-/// The pages looked at for each slice, settlements included: a statement that hands out returns its slices.
+/// The pages read per slice, settlements included. A statement that hands out slices returns them as its rows.
 const COST: &str =
     "SELECT round(sum(shared_blks_hit + shared_blks_read) / sum(rows) FILTER (WHERE query LIKE '%INSERT INTO slice%'))
     FROM pg_stat_statements WHERE query ~ 'slice|frontier|pending'";
-/// What a slice may cost: several times what it does.
+/// The maximum cost of a slice in pages: several times the usual cost.
 const MOST: i64 = 2_000;
-/// How often it was looked for what could go.
+/// The number of searches for records that may be evicted.
 const LOOKS: &str = "SELECT coalesce(sum(calls), 0) FROM pg_stat_statements WHERE query LIKE 'WITH old AS%'";
 
-/// How many transactions were begun that count.
+/// The number of transactions that count.
 const COMMITS: &str =
     "SELECT coalesce(sum(calls), 0) FROM pg_stat_statements WHERE query LIKE 'UPDATE committed SET before%'";
 
@@ -48,7 +48,7 @@ async fn drain(relay: &Arc<dyn Journal>, target: TargetId) -> usize {
     claims.len()
 }
 
-/// A database of a server that counts what statements look at.
+/// A database of a server that counts the pages that statements read.
 fn counted() -> (Server, Database) {
     let server = Server::start(&["fsync=off", "shared_preload_libraries=pg_stat_statements"]);
     let database = server.database();

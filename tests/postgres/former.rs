@@ -1,4 +1,4 @@
-//! What a server that was the primary still tells counts for nothing: it has what no other one has, and lacks what others have.
+//! Nothing that a former primary says counts: it has data that no other server has, and lacks data that others have.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,23 +15,23 @@ use crate::support::process::Process;
 use crate::support::relay::SOON;
 use crate::telemetry::ledger::Ledger;
 
-/// Commits of what was appended that wait for a standby: chores commit, too.
+/// The number of commits with records that wait for a standby; chores commit too.
 const WAITING_WITH_RECORDS: &str = "SELECT count(*) FROM pg_stat_activity JOIN pg_locks USING (pid)
      WHERE wait_event = 'SyncRep' AND query = 'COMMIT' AND relation = 'record'::regclass AND mode = 'RowExclusiveLock'";
-/// How many commits wait for a standby.
+/// The number of commits that wait for a standby.
 const WAITING: &str = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
 
 fn server() -> Server {
     Server::start(&["fsync=off", "full_page_writes=off"])
 }
 
-/// From now on commits wait for this standby there, or for none.
+/// Makes the server's commits wait for this standby; an empty name makes them wait for none.
 fn wait_for(server: &Server, standby: &str) {
     server.ask(&format!("ALTER SYSTEM SET synchronous_standby_names = '{standby}'"));
     server.ask("SELECT pg_reload_conf()");
 }
 
-/// Something that confirms what is committed there, as a standby of this name.
+/// Starts a process that confirms the server's commits as a standby of this name.
 fn follow(server: &Server, name: &str) -> Process {
     let folder = server.home().join(name);
     std::fs::create_dir(&folder).expect("a folder");
@@ -42,7 +42,7 @@ fn follow(server: &Server, name: &str) -> Process {
     Process::start("pg_receivewal", &mut follow, &server.home().join(format!("{name}.log")), None)
 }
 
-/// A server where commits come to their end with a warning, as the wait for a standby is given up: for as long as this is kept.
+/// Makes a server end its commits with a warning, as when the wait for a standby is cancelled, until this is dropped.
 struct Former {
     server: &'static Server,
     is_over: Arc<AtomicBool>,
@@ -53,7 +53,7 @@ impl Former {
         let is_over = Arc::new(AtomicBool::new(false));
         wait_for(server, "nobody");
         eventually("commits wait", SOON, async || {
-            // Each relay says all the time that it lives.
+            // Each relay renews its sign of life all the time, so there are commits.
             if server.ask(WAITING) == "0" { Err("none does".to_owned()) } else { Ok(()) }
         })
         .await;
@@ -66,7 +66,7 @@ impl Former {
         Self { server, is_over }
     }
 
-    /// It is the primary again.
+    /// Makes the server the primary again.
     fn end(self) {
         wait_for(self.server, "");
     }
@@ -82,7 +82,7 @@ fn one_of(project: &str, target: TargetId) -> Submission {
     Submission { project: project.into(), ..submission(at(1), &[target]) }
 }
 
-/// A server of its own for a test, until the process ends.
+/// A new server that runs until the process ends.
 fn kept() -> &'static Server {
     Box::leak(Box::new(server()))
 }
@@ -116,7 +116,7 @@ async fn a_project_number_that_one_server_alone_gave_is_never_used() {
     let a = journal.target("a").await.unwrap();
     let former = Former::begin(server).await;
     journal.append(one_of("shop", a)).await.expect_err("a record that may be gone");
-    // The one that is the primary has given the number to another one.
+    // The primary has given the number to another project.
     database.execute("UPDATE project SET name = 'other' WHERE name = 'shop'");
     assert_eq!(database.number("SELECT count(*) FROM project WHERE name = 'other'"), 1);
     former.end();
@@ -154,7 +154,7 @@ async fn counts_that_one_server_alone_reports_are_never_posted() {
     let former = Former::begin(server).await;
     database
         .execute("INSERT INTO ledger SELECT hour, incarnation + 1, target, project, category, outcome, 7 FROM ledger");
-    // A session tells what it read when it ends, at the latest.
+    // A session reports its statistics at its end at the latest.
     let looks =
         || database.number("SELECT seq_scan + coalesce(idx_scan, 0) FROM pg_stat_user_tables WHERE relname = 'ledger'");
     let before = looks();
@@ -179,7 +179,7 @@ async fn a_dropped_body_is_removed_although_the_former_primary_lacks_it() {
     let journal: Arc<dyn Journal> = relay(&database, "one");
     let body = written(&journal, &vec![7; 3 << 20]).await.unwrap();
     let former = Former::begin(server).await;
-    // Nothing is found to be removed.
+    // The removal finds no row that it may delete.
     database.execute("UPDATE large SET record = 0");
     drop(body);
     let looks =
@@ -200,7 +200,7 @@ async fn a_dropped_body_is_removed_although_the_former_primary_lacks_it() {
     .await;
 }
 
-/// Lets the relay into one of them alone.
+/// Admits the relay to the server `there` only.
 fn move_to(there: &Server, from: &Server, database: &str) {
     there.ask(&format!("ALTER DATABASE {database} ALLOW_CONNECTIONS true"));
     from.ask(&format!("ALTER DATABASE {database} ALLOW_CONNECTIONS false"));
@@ -221,7 +221,7 @@ async fn a_former_primarys_commit_is_not_taken_for_one_at_the_primary() {
     for _ in 0..5 {
         journal.append(one_of("shop", a)).await.expect("kept by the new primary");
     }
-    // It goes on as if it were the primary.
+    // The former primary goes on as if it were the primary.
     wait_for(&before, "nobody");
     move_to(&before, &after, "t0");
     let returns = async {

@@ -1,4 +1,4 @@
-//! How what a relay takes comes into its hand.
+//! How new records get from an append into a relay's hand.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::support::upstream::Upstream;
 use crate::telemetry::ledger::Ledger;
 use crate::units::ByteSize;
 
-/// How many pieces of bodies were read, which lie apart from their rows when they are not small.
+/// The number of pieces of bodies that were read; larger bodies are stored apart from their rows.
 const READS: &str =
     "SELECT coalesce(sum(s.idx_tup_fetch), 0) FROM pg_class c JOIN pg_stat_all_tables s ON s.relid = c.reltoastrelid
      WHERE c.relname = 'record' OR c.relname LIKE 'body%'";
@@ -25,7 +25,7 @@ fn open(database: &Database, name: &str) -> Arc<dyn Journal> {
     promises::open(database, name, ByteSize::mib(100), Ledger::default())
 }
 
-/// Claims and settles what one claim finds; the numbers of the records.
+/// Claims once and settles everything; returns the numbers of the records.
 async fn deliver(relay: &Arc<dyn Journal>, target: TargetId) -> Vec<u64> {
     let claims = relay.claim(target, at(100), 16).await.unwrap();
     let settled = join_all(claims.iter().map(|claim| relay.settle(&claim.lease, delivered(1)))).await;
@@ -61,7 +61,7 @@ async fn a_relay_delivers_new_records_without_reading_their_bodies() {
         count => Err(count.to_string()),
     })
     .await;
-    // While it starts, what comes is looked for as if it had been left by others.
+    // A starting relay reads new records as if another relay had left them.
     let reads = database.number(READS);
     assert!(reads < 200, "{reads} pieces were read, and there are 1,000 for each upstream");
     let bodies = "SELECT count(*) FROM (SELECT body FROM record UNION ALL SELECT bytes FROM body) AS all_bodies WHERE length(body) > 8000";
@@ -114,7 +114,7 @@ async fn records_beyond_a_relays_memory_are_delivered_once_and_in_order() {
     }
     let mut done = Vec::new();
     eventually("all is delivered", SOON, async || {
-        // More comes while it is drained.
+        // More records come while the backlog is drained.
         for _ in 0..4 {
             if taken.len() < 700 {
                 taken.push(one.append(submission(at(2), &[target])).await.unwrap().number());

@@ -1,4 +1,4 @@
-//! Large bodies that lose one of their two places on the way: the database, or this machine's disk.
+//! Large bodies that lose one of their two places during the upload: the database or the local disk.
 
 use std::fs;
 
@@ -20,7 +20,7 @@ fn body() -> Vec<u8> {
     head.into_bytes().into_iter().chain(payload).chain([b'\n']).collect()
 }
 
-/// Sends it, and loses a place when a part of it is in the database; what it is answered with.
+/// Sends a body and calls `lose` when a part of it is in the database; returns the answer.
 async fn send(scene: &Scene, relay: &Relay, body: &[u8], lose: impl FnOnce()) -> Answer {
     let mut connection = Connection::open(&relay.address()).await.expect("a connection");
     let (first, rest) = body.split_at(2 * MIB);
@@ -36,7 +36,7 @@ async fn send(scene: &Scene, relay: &Relay, body: &[u8], lose: impl FnOnce()) ->
     connection.answer().await.expect("an answer")
 }
 
-/// Waits until both upstreams have it as it was sent, and nothing else is kept in the database.
+/// Waits until both upstreams have the body as it was sent and the database keeps nothing else.
 async fn delivered(scene: &Scene, relay: &Relay, body: &[u8]) {
     for upstream in [&scene.a, &scene.b] {
         eventually("it arrives", SOON, async || match upstream.taken_count() {
@@ -49,7 +49,7 @@ async fn delivered(scene: &Scene, relay: &Relay, body: &[u8]) {
     kept(scene, &format!("1|{}", body.len())).await;
 }
 
-/// Waits until so many large bodies and bytes of them are in the database.
+/// Waits until the database has this number of large bodies and of their bytes.
 async fn kept(scene: &Scene, expected: &str) {
     let sql = "SELECT count(DISTINCT id), coalesce(sum(length(bytes)), 0) FROM large LEFT JOIN piece ON large = id";
     eventually("nothing else is kept", SOON, async || match scene.database.ask(sql) {
@@ -59,7 +59,7 @@ async fn kept(scene: &Scene, expected: &str) {
     .await;
 }
 
-/// A relay on a database over a line.
+/// A relay that reaches its database over a line.
 async fn over(line: &Line, scene: &Scene, change: impl FnOnce(Plan) -> Plan) -> Relay {
     let url = scene.database.url.replace(&Server::shared().port().to_string(), &line.port().to_string());
     change(scene.plan("one").shared(&url, "one")).start().await

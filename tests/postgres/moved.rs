@@ -1,4 +1,4 @@
-//! A journal moves: from one relay's file into a database, back, and to another of its kind, by the verb, as a person does it.
+//! A journal moves with the verb `journal move`: from a file into a database, back, and to another of its kind.
 
 use std::collections::BTreeSet;
 use std::process::{Child, Command, Stdio};
@@ -13,19 +13,19 @@ use crate::support::process::Process;
 use crate::support::relay::{Plan, Relay, SOON};
 use crate::support::upstream::{Reply, Upstream};
 
-/// The line of a configuration that says where the journal is.
+/// The option for a journal in a file.
 const IN_A_FILE: &str = "path = \"journal.db\"";
-/// How long a verb may take.
+/// The timeout of a verb.
 const ENDED: Duration = Duration::from_secs(60);
 
-/// The verb, where the relay runs.
+/// A `journal` verb in the relay's folder.
 fn verb(relay: &Relay, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
     command.args(["--config", "config.toml", "journal"]).args(args).current_dir(relay.home());
     command
 }
 
-/// Runs it to its end; one that hangs is killed with the test.
+/// Runs the verb to its end; a verb that hangs is killed with the test.
 async fn run(relay: &Relay, args: &[&str]) -> (i32, String) {
     let log = relay.home().join("verb.log");
     std::fs::remove_file(&log).ok();
@@ -34,21 +34,21 @@ async fn run(relay: &Relay, args: &[&str]) -> (i32, String) {
     (ended.code().expect("a code"), std::fs::read_to_string(&log).expect("what it told"))
 }
 
-/// Moves, which must work; what was moved.
+/// Moves a journal, which must succeed; returns the counts.
 async fn moved(relay: &Relay, args: &[&str]) -> Value {
     let (code, told) = run(relay, &[&["move", "--json"], args].concat()).await;
     assert_eq!(code, 0, "{told}");
     serde_json::from_str::<Value>(&told).expect("JSON")["moved"].clone()
 }
 
-/// Is refused with code 1 or 74; what it says.
+/// Runs a verb that must end with this code; returns its output.
 async fn refused(relay: &Relay, args: &[&str], code: i32) -> String {
     let (ended, told) = run(relay, args).await;
     assert_eq!(ended, code, "{told}");
     told
 }
 
-/// Lets the relay have its journal there from its next start on.
+/// Changes the place of the journal for the relay's next start.
 fn keep_in(relay: &Relay, before: &str, after: &str) {
     let text = std::fs::read_to_string(relay.config()).expect("the configuration");
     assert!(text.contains(before), "{text}");
@@ -59,7 +59,7 @@ fn in_a_database(database: &Database) -> String {
     format!("url = \"{}\"\nnode = \"one\"\nspill_path = \"spill.db\"\ndurability = \"single\"", database.url)
 }
 
-/// A relay that is started on such a journal ends and says why.
+/// Starts a relay on a journal that it must refuse with this reason.
 async fn expect_no_start(relay: &mut Relay, why: &str) {
     relay.launch();
     let status = relay.ended(SOON).await;
@@ -67,7 +67,7 @@ async fn expect_no_start(relay: &mut Relay, why: &str) {
     assert!(relay.log().contains(why), "{}", relay.log());
 }
 
-/// What a relay tells that has to be the same after a move.
+/// The facts that a move must not change.
 async fn told(relay: &Relay) -> Value {
     let (_, report) = relay.verb(&["report", "--json"]).await;
     let report: Value = serde_json::from_str(&report).expect("a report");
@@ -88,7 +88,7 @@ async fn told(relay: &Relay) -> Value {
     })
 }
 
-/// Waits until an upstream has taken exactly these, once each.
+/// Waits until an upstream has taken exactly these ids, once each.
 async fn taken(relay: &Relay, name: &str, upstream: &Upstream, ids: &[String]) {
     let mut ids = ids.to_vec();
     ids.sort();
@@ -106,7 +106,7 @@ fn large(id: &str) -> String {
     format!("{}{{\"type\":\"attachment\",\"length\":{}}}\n{bytes}\n", envelopes::error(id), bytes.len())
 }
 
-/// A relay with a backlog at `b`, a dead letter of `a`, switches and a large body; what it took.
+/// A relay with a backlog at `b`, a dead letter of `a`, switches and a large body; also the ids that it took.
 async fn filled(a: &Upstream, b: &Upstream) -> (Relay, Vec<String>) {
     b.always(Reply::status(503));
     let relay = Plan::new(&[("a", a.dsn("key", 1)), ("b", b.dsn("key", 1))]).start().await;
@@ -148,7 +148,7 @@ async fn a_journal_moves_into_a_database_and_back_and_everything_is_delivered_on
     ids.extend(relay.send_errors(2).await);
     taken(&relay, "a", &a, &[&in_a[..], &ids[8..]].concat()).await;
 
-    // Half of it is delivered here, and the rest after the way back.
+    // Half of the backlog is delivered here, the rest after the move back.
     relay.stop().await;
     let counts = moved(&relay, &["--to", "back.db"]).await;
     assert_eq!((&counts["records"], &counts["envelopes that wait for b"]), (&10.into(), &10.into()), "{counts}");
@@ -198,13 +198,13 @@ async fn the_records_of_several_relays_move_into_one_file() {
     one.kill();
     two.kill();
     assert!(database.number("SELECT count(*) FROM slice") > 0, "something was in hand");
-    // As if nobody had heard of them for a while. What they have kept since they last reached the database nobody knows.
+    // The relays seem to have been silent for a while, so it is unknown what they have spilled since.
     database.execute("UPDATE node SET alive_until = clock_timestamp() - interval '1 minute'");
     database.execute("UPDATE node SET spilled = 3 WHERE name = 'two'");
     let told = refused(&one, &["move", "--to", "one.db"], 1).await;
     assert!(told.contains("relay one ended without a word, and may keep envelopes on its machine"), "{told}");
     assert!(told.contains("relay two still keeps 3 envelopes on its machine"), "{told}");
-    // As if they had left in order.
+    // The relays seem to have stopped in order.
     database.execute("UPDATE node SET alive_until = '-infinity', spilled = 0");
     let counts = moved(&one, &["--to", "one.db"]).await;
     assert_eq!((&counts["records"], &counts["envelopes that wait for a"]), (&60.into(), &60.into()), "{counts}");
@@ -230,7 +230,7 @@ async fn a_relay_moves_to_another_database_with_its_records_and_primary() {
     relay.stop().await;
     moved(&relay, &["--to", &to.url, "--single"]).await;
     keep_in(&relay, &format!("\"{}\"", from.url), &format!("\"{}\"", to.url));
-    // That of the journal holds.
+    // The primary of the journal holds.
     relay.rewrite_primary("a");
     let relay = relay.started().await;
     assert_eq!(relay.status().await["primary"], "b");
@@ -240,7 +240,7 @@ async fn a_relay_moves_to_another_database_with_its_records_and_primary() {
     relay.finish().await;
 }
 
-/// Whoever writes a row into that table waits, until it is let go.
+/// Makes every insert into the table wait until it is let go.
 fn hold_up(database: &Database, table: &str) {
     database.execute(
         "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(600); RETURN NEW; END'",
@@ -258,7 +258,7 @@ async fn is_held_up(database: &Database) {
     .await;
 }
 
-/// Ends whoever waits, as if it were killed.
+/// Ends the waiting sessions as if their processes were killed.
 fn let_go(database: &Database, table: &str) {
     database.execute(&format!("SELECT pg_terminate_backend(pid) {HELD_UP}"));
     database.execute(&format!("DROP TRIGGER hold ON {table}; DROP FUNCTION hold"));
@@ -271,7 +271,7 @@ async fn a_killed_move_leaves_the_source_unchanged_and_the_target_unused() {
     relay.stop().await;
     let database = Server::shared().database();
     let to = ["--to", &database.url, "--single"];
-    // There is nothing to move in an empty file, but the tables are there afterwards, and a move into them can be held up.
+    // An empty file has nothing to move, but the attempt creates the tables, so that the next move can be held up.
     std::fs::write(relay.home().join("empty.db"), "").expect("an empty file");
     let told = refused(&relay, &[&["move", "--from", "empty.db"], &to[..]].concat(), 1).await;
     assert!(told.contains("there is nothing in"), "{told}");
@@ -360,7 +360,7 @@ async fn a_move_interrupted_between_its_marks_ends_without_moving_again() {
     let first = moved(&relay, &on).await;
     let mark = one.ask("SELECT state FROM meta").trim().replace("moved", "filling");
     two.execute(&format!("UPDATE meta SET state = '{mark}'"));
-    // Whoever moved a large body again would wait for ever.
+    // A move that moved a large body again would wait forever.
     hold_up(&two, "large");
     assert_eq!(moved(&relay, &on).await, first);
     let_go(&two, "large");

@@ -1,4 +1,4 @@
-//! Relays that share a journal keep pace: together they send an upstream no more than one would, and let in no more.
+//! Relays on one journal share their pace: together they send an upstream no more than one relay would, and admit no more.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,14 +16,14 @@ use crate::support::upstream::{Reply, Upstream};
 
 const NAMES: [&str; 3] = ["one", "two", "three"];
 
-/// The upstreams `a`, the primary, and `b`, and three relays that share a journal.
+/// The primary `a`, the upstream `b`, and three relays on one journal.
 struct Scene {
     a: Upstream,
     b: Upstream,
     relays: Vec<Relay>,
 }
 
-/// A relay that reaches `a` in its own way: what all have in common names a variable.
+/// The plan of a relay with its own DSN for `a`, which the common configuration takes from a variable.
 fn plan(name: &str, a: String, b: &Upstream, database: &Database) -> Plan {
     let plan = Plan::new(&[("a", "${A}".to_owned()), ("b", b.dsn("key", 1))]).variable("A", a.into());
     plan.shared(&database.url, name).journal("durability = \"single\"")
@@ -46,14 +46,14 @@ impl Scene {
         Self { a, b, relays }
     }
 
-    /// Waits until all relays say this of `a`.
+    /// Waits until the entry of `a` matches at all relays.
     async fn all_say(&self, what: &str, is_so: impl Fn(&Value) -> bool) {
         for relay in &self.relays {
             says(relay, what, &is_so).await;
         }
     }
 
-    /// Sends so many errors to each relay, and waits until `b` has as many as were ever sent.
+    /// Sends `each` errors to each relay, and waits until `b` has all of them.
     async fn send_to_all(&self, each: usize) {
         let before = self.b.taken_count();
         for relay in &self.relays {
@@ -124,7 +124,7 @@ async fn reloading_one_relay_frees_a_refused_project_at_the_others() {
     scene.a.always(Reply::Ok);
     scene.relays[1].signal(rustix::process::Signal::HUP);
     scene.a_takes(1, SOON).await;
-    // The one that was refused itself waits as after a first refusal: it may be its trouble alone.
+    // The relay that was refused itself waits as after a first refusal, because the fault may be its own.
     for relay in &scene.relays[1..] {
         says(relay, "it is taken again", |a| a["state"] == "up").await;
     }
@@ -149,7 +149,7 @@ async fn a_circuit_opened_at_one_relay_is_open_at_all_and_one_probes() {
     let scene = Scene::begin(|plan| plan).await;
     let asked: Arc<Mutex<Vec<Instant>>> = Arc::default();
     let noted = Arc::clone(&asked);
-    // Questions, too.
+    // Probes count too.
     scene.a.when(move |_| {
         noted.lock().expect("the times").push(Instant::now());
         Some(Reply::status(503))
@@ -166,7 +166,7 @@ async fn a_circuit_opened_at_one_relay_is_open_at_all_and_one_probes() {
     .await;
     let times = asked.lock().expect("the times")[before..].to_vec();
     let gaps: Vec<Duration> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
-    // One circuit waits twice as long after each probe.
+    // A single circuit doubles its wait after each probe.
     let is_one = gaps.iter().zip([1, 2]).all(|(gap, least)| *gap >= Duration::from_secs(least));
     assert!(is_one, "{gaps:?}");
     scene.a.when(|_| None);
@@ -207,7 +207,7 @@ async fn a_relay_that_cannot_reach_an_upstream_keeps_no_other_from_it() {
     .await;
 }
 
-/// How many of so many errors a relay lets in.
+/// Sends `count` errors; returns the number that a relay admits.
 async fn let_in(relay: &Relay, count: usize) -> usize {
     let mut taken = 0;
     for _ in 0..count {
@@ -218,7 +218,7 @@ async fn let_in(relay: &Relay, count: usize) -> usize {
     taken
 }
 
-/// A burst of 60, and one more a second.
+/// A burst of 60, and one more each second.
 const LIMIT: &str = "[limits]\nerror = \"60/m\"";
 
 #[tokio::test]

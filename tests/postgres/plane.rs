@@ -1,4 +1,4 @@
-//! How soon relays on one database hear of what they share besides the journal.
+//! The delay until relays on one database learn of shared changes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ async fn a_switch_is_told_to_every_relay_within_a_quarter_of_a_second() {
     let mut at = one.plane("a", "").await.expect("a primary").revision;
     let mut watches = [one.watch(at - 1), two.watch(at - 1)];
     for watch in &mut watches {
-        // Now it listens.
+        // The watch listens from here on.
         timeout(Duration::from_secs(5), watch.next()).await.expect("the revision is another one");
     }
     for name in ["b", "c", "b"] {

@@ -1,4 +1,4 @@
-//! What is promised of a journal, kept by PostgreSQL.
+//! The promises of a journal, checked for PostgreSQL.
 
 use std::sync::{Arc, OnceLock};
 
@@ -18,7 +18,7 @@ pub(crate) struct Alone {
     pub(crate) max_size: ByteSize,
 }
 
-/// Where the journals' own tasks run: a test's runtime, whose clock the suite moves, ends with it.
+/// The runtime of the journals' own tasks. A test's runtime, whose clock the suite moves, ends with the test.
 fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| Runtime::new().expect("a runtime"))
@@ -34,12 +34,12 @@ impl Backend for Alone {
     }
 }
 
-/// Opens it as this relay.
+/// Opens the journal as the relay `name`.
 pub(crate) fn open(database: &Database, name: &str, max_size: ByteSize, ledger: Ledger) -> Arc<PostgresJournal> {
     open_with(database, (name, Durability::Single), max_size, ledger)
 }
 
-/// The same, where a commit is to be so durable.
+/// Like [`open`], with this durability of commits.
 pub(crate) fn open_with(
     database: &Database,
     (name, durability): (&str, Durability),
@@ -54,7 +54,7 @@ pub(crate) fn open_with(
     Arc::new(opened.join().expect("it is opened").unwrap_or_else(|error| panic!("{error}")))
 }
 
-/// Makes the tables, with a place for bodies of the day that the suite lives in. It is long over, so no relay would make that.
+/// Creates the tables and a partition for the day on which the suite takes place. No relay would create one for a day long past.
 pub(crate) fn of_that_day(database: &Database) {
     drop(open(database, "before", contract::ENOUGH, Ledger::default()));
     database.execute("CREATE TABLE body_0 PARTITION OF body FOR VALUES IN (0)");

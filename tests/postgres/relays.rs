@@ -1,4 +1,4 @@
-//! Whole relays on one database: two processes, each with a file of its own.
+//! Whole relays on one database: two processes, each with its own file.
 
 use std::process::Command;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use crate::support::relay::{Plan, Relay, SOON};
 use crate::support::upstream::{Reply, Upstream};
 
 pub(crate) const TOKEN: &str = "0123456789abcdef0123456789abcdef";
-/// How long the work of a relay that was killed may take to move.
+/// The time within which the work of a killed relay moves to others.
 const MOVED: Duration = Duration::from_secs(17);
 
-/// The upstreams `a`, the primary, and `b`, and the database.
+/// The primary `a`, the upstream `b`, and the database.
 pub(crate) struct Scene {
     pub(crate) a: Upstream,
     pub(crate) b: Upstream,
@@ -37,12 +37,12 @@ impl Scene {
             .admin(&format!("token = \"{TOKEN}\""))
     }
 
-    /// Starts a relay, and waits until it is ready.
+    /// Starts a relay and waits until it is ready.
     async fn relay(&self, name: &str) -> Relay {
         self.plan(name).start().await
     }
 
-    /// Waits until each upstream has taken exactly these, once each, and both relays say so.
+    /// Waits until each upstream has taken exactly these ids, once each, and both relays report it.
     async fn delivered(&self, relays: &[&Relay], mut ids: Vec<String>, within: Duration) {
         ids.sort();
         for (name, upstream) in [("a", &self.a), ("b", &self.b)] {
@@ -67,7 +67,7 @@ impl Scene {
     }
 }
 
-/// Switches by the admin listener.
+/// Switches the primary through the admin listener.
 async fn switch(relay: &Relay, to: &str) {
     let url = format!("http://{}/api/primary", relay.admin_address());
     let order = json!({ "to": to, "reason": "the trial is over" });
@@ -75,7 +75,7 @@ async fn switch(relay: &Relay, to: &str) {
     assert_eq!(answer.status(), StatusCode::OK, "{:?}", answer.text().await);
 }
 
-/// Waits until both have this primary.
+/// Waits until both relays have this primary.
 async fn live(relays: [&Relay; 2], name: &str) {
     eventually("it is live at both", Duration::from_secs(3), async || {
         let primaries = [relays[0].status().await["primary"].clone(), relays[1].status().await["primary"].clone()];
@@ -88,7 +88,7 @@ async fn live(relays: [&Relay; 2], name: &str) {
     .await;
 }
 
-/// The history as a relay tells it, the oldest first: from and to.
+/// The switches in a relay's status, oldest first, each as `from` and `to`.
 async fn history(relay: &Relay) -> Vec<(Value, Value)> {
     let status = relay.status().await;
     let switches = status["switches"].as_array().expect("switches").iter().rev();
@@ -142,9 +142,9 @@ async fn a_switch_at_one_relay_is_live_at_the_other_and_recorded_once() {
     scene.delivered(&[&one, &two], ids, SOON).await;
 }
 
-/// Runs a verb where the folder of the relay can be read alone, as in a container.
+/// Runs a verb with the relay's folder mounted read-only, as in a container.
 fn verb_where_nothing_can_be_written(relay: &Relay, args: &[&str]) -> (bool, String) {
-    // Who is not root may mount in a namespace of users.
+    // A user other than root may mount only in a user namespace.
     let script = r#"unshare -m true 2>/dev/null && how=-m || how=-rm
                     exec unshare "$how" sh -c 'mount --bind . . && mount -o remount,bind,ro . && cd "$PWD" && exec "$0" "$@"' "$0" "$@""#;
     let mut command = Command::new("sh");
@@ -222,7 +222,7 @@ async fn a_relay_whose_name_another_takes_ends_and_says_why() {
     scene.delivered(&[&two], ids, SOON).await;
 }
 
-/// The metrics of relays that share a journal, beside those of `tests/metrics.rs`.
+/// The metrics that only relays with a shared journal have, besides those of `tests/metrics.rs`.
 const SHARED: [&str; 5] = [
     "switchyard_relay_config_differs",
     "switchyard_relay_leads",
@@ -231,7 +231,7 @@ const SHARED: [&str; 5] = [
     "switchyard_spilled_envelopes",
 ];
 
-/// Who shares the journal, as a relay tells it: name, version, whether it lives, and whether it is that relay itself.
+/// The relays on the journal in a relay's status: name, version, whether it is alive, and whether it is the relay itself.
 async fn who(relay: &Relay) -> Value {
     let status = relay.status().await;
     let relays = status["journal"]["relays"].as_array().expect("relays");
@@ -282,7 +282,7 @@ async fn a_stopped_relay_is_not_listed_and_returns_under_its_name() {
     assert_eq!(names().await, ["one", "two"]);
 }
 
-/// The report as a relay tells it, but for the moment at which it was asked for.
+/// The report of a relay without the times of the request.
 async fn report(relay: &Relay) -> Value {
     let url = format!("http://{}/api/report", relay.admin_address());
     let answer = relay.client().get(url).bearer_auth(TOKEN).send().await.expect("an answer");
@@ -291,7 +291,7 @@ async fn report(relay: &Relay) -> Value {
     report
 }
 
-/// Takes out when it was read, and the texts that say how long everything has lasted by then.
+/// Removes the time of the request and the texts with durations up to it.
 fn without_moments(value: &mut Value) {
     match value {
         Value::Object(fields) => {

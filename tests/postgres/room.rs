@@ -1,4 +1,4 @@
-//! What gives way when there is no room, and what never does.
+//! Eviction: the records that give way when room is short, and those that never do.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ fn of(targets: &[TargetId]) -> Submission {
     Submission { body: Body::from(Bytes::from(vec![7; SIZE])), ..submission(at(1), targets) }
 }
 
-/// Appends so many, or until there is no room; returns how many were taken.
+/// Appends up to `most` records until there is no room; returns the number taken.
 async fn fill_up(journal: &Arc<dyn Journal>, targets: &[TargetId], most: usize) -> usize {
     for count in 0..most {
         match journal.append(of(targets)).await {

@@ -1,4 +1,4 @@
-//! Who leads: one relay at a time, and what the journal takes of one that leads no more.
+//! Leadership: one relay leads at a time, and the journal refuses the chores of a former leader.
 
 use std::time::Duration;
 
@@ -18,10 +18,10 @@ use crate::protocol::client_report::Reason;
 use crate::support::eventually::eventually;
 use crate::support::postgres::{Database, Server};
 
-/// What is done once for all.
+/// The chores that the leader does for all relays.
 const CHORES: [&str; 6] = ["expire", "prune", "client report", "canary", "backfill", "verification"];
 
-/// Gives the term to the relay that started last, as if it had asked when there was none.
+/// Gives the term to the relay that started last, as if it had asked for a free one.
 fn pass_on(database: &Database) {
     database.execute(
         "UPDATE term SET epoch = epoch + 1, owner = (SELECT max(incarnation) FROM node), ends = now() + interval '5 seconds'",
@@ -42,7 +42,7 @@ async fn one_relay_leads_at_a_time_and_each_term_has_a_higher_epoch() {
     assert!(second > first);
     let three = relay(&database, "three");
     assert_eq!(three.leads().await, None);
-    // It ends, and says nothing of it.
+    // The relay ends without giving up its term.
     drop(two);
     let third = eventually("a term ends", Duration::from_secs(7), async || {
         three.leads().await.ok_or_else(|| "another leads".to_owned())
@@ -51,7 +51,7 @@ async fn one_relay_leads_at_a_time_and_each_term_has_a_higher_epoch() {
     assert!(third > second);
 }
 
-/// Something for each chore to do: the target that it is about.
+/// Creates work for each chore; returns the target of that work.
 async fn prepare(journal: &PostgresJournal) -> TargetId {
     let (target, shadow) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     let settled = journal.append(submission(at(1), &[target])).await.unwrap();
@@ -79,7 +79,7 @@ fn lost(target: TargetId) -> Loss {
     Loss { target, project: "shop".into(), reason, category, quantity: 2 }
 }
 
-/// A step of a chore.
+/// Runs a step of a chore.
 async fn act(journal: &PostgresJournal, target: TargetId, chore: &str) -> Result<(), JournalError> {
     let ours = || crate::journal::Submission { quantities: Quantities::new(), ..submission(at(50), &[target]) };
     match chore {
@@ -122,7 +122,7 @@ async fn a_term_begins_when_the_transactions_of_the_last_one_have_ended() {
     let epoch = |database: &Database| database.number("SELECT epoch FROM term");
     let one = relay(&database, "one");
     let first = one.leads().await.expect("a term").0;
-    // A transaction of a chore under way.
+    // A chore's transaction is under way.
     let held = database.open();
     held.say(&format!("BEGIN; SELECT 1 FROM term WHERE epoch = {first} FOR KEY SHARE;"));
     eventually("the term is held", Duration::from_secs(5), async || {
@@ -137,7 +137,7 @@ async fn a_term_begins_when_the_transactions_of_the_last_one_have_ended() {
         if database.number(ends) > before { Ok(()) } else { Err("not yet".to_owned()) }
     })
     .await;
-    // It ends.
+    // The term ends.
     database.execute("UPDATE term SET owner = NULL");
     let two = relay(&database, "two");
     assert_eq!(two.leads().await, None, "what was begun may still change something");

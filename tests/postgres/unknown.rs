@@ -1,4 +1,4 @@
-//! Commits of which nobody knew whether they took place.
+//! Commits with an unknown outcome.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::support::relay::SOON;
 use crate::telemetry::ledger::Ledger;
 use crate::units::ByteSize;
 
-/// From now on a commit with a record takes a second.
+/// Makes every commit with a record take a second from now on.
 const SLOW: &str = "
     CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1); RETURN NULL; END';
     CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON record DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow()";
@@ -31,7 +31,7 @@ fn accepted(ledger: &Ledger) -> u64 {
     accounts.iter().filter(|(key, _)| key.upstream.is_none()).map(|(_, account)| account.accepted).sum()
 }
 
-/// A relay on a database over a line, and one record that it has taken.
+/// A relay that reaches its database over a line, and has taken one record.
 pub(crate) struct Scene {
     pub(crate) database: Database,
     pub(crate) line: Line,
@@ -66,7 +66,7 @@ impl Scene {
         self.journal.append(submission(at(1), &[self.target])).await
     }
 
-    /// Appends one that is committed while the line is cut.
+    /// Appends a record that is committed while the line is cut.
     async fn append_into_the_dark(&self) -> Result<RecordId, JournalError> {
         self.append_this_into_the_dark(submission(at(1), &[self.target])).await
     }
@@ -87,12 +87,12 @@ impl Scene {
         appended
     }
 
-    /// Waits until nothing is kept on this machine any more.
+    /// Waits until no record is spilled any more.
     async fn moved(&self) {
         self.keeps(0).await;
     }
 
-    /// Waits until so many are kept on this machine.
+    /// Waits until `count` records are spilled.
     pub(crate) async fn keeps(&self, count: u64) {
         eventually("some are moved, and some are not", SOON, async || {
             let nodes = self.journal.measure().await.map_err(|error| error.to_string())?.nodes;
@@ -141,7 +141,7 @@ async fn a_large_body_of_an_unknown_commit_is_not_kept_twice() {
 async fn a_spilled_record_is_moved_though_another_record_has_its_number() {
     let scene = Scene::begin(true).await;
     scene.append_into_the_dark().await.expect("it is kept on this machine");
-    // As the server has it that has become the primary.
+    // The new primary has another record with this number.
     scene.database.execute("UPDATE record SET accepted_at = accepted_at + 1");
     scene.line.cut(false);
     scene.moved().await;

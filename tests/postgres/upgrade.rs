@@ -1,4 +1,4 @@
-//! Relays of the format before and of this one on one database, and what becomes of what is in it.
+//! Relays of the previous and the current format on one database, and its contents.
 
 use std::process::Command;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use crate::support::postgres::Database;
 use crate::support::relay::{Relay, SOON};
 use crate::support::upstream::Upstream;
 
-/// Of format 1: eleven records that wait for `b`, one of them large, and a dead letter of `a`.
+/// A database of format 1: eleven records that wait for `b`, one of them large, and a dead letter of `a`.
 const DUMP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/postgres/format1.sql");
-/// The relay that was killed counts as alive for 15 seconds, and may be finding out whether `b` is there again.
+/// A killed relay counts as alive for 15 seconds, and may be probing `b`.
 const UNTIL_GONE: Duration = Duration::from_secs(30);
 const FORMAT: &str = "SELECT 10 * format + oldest FROM meta";
 const IN_DAYS: &str = "SELECT count(*) FROM body";
 
-/// Reads the dump as if it had been made just now; the events that are in it.
+/// Loads the dump as if it were new; returns the ids of its events.
 fn before(database: &Database) -> Vec<String> {
     let read =
         Command::new("psql").args(["-q", "-X", "-v", "ON_ERROR_STOP=1", "-d", &database.url, "-f", DUMP]).output();
@@ -60,14 +60,14 @@ async fn a_database_of_the_previous_format_is_upgraded_with_its_contents() {
     assert_eq!(code, 0, "{told}");
     has_taken(&scene.a, &ids[7..8], &relay).await;
 
-    // A relay of the version before could start again, and would look for bodies there.
+    // A relay of the previous version could start again and would look for bodies there.
     ids.extend(relay.send_errors(2).await);
     has_taken(&scene.b, &ids, &relay).await;
     assert_eq!((scene.database.number(IN_DAYS), scene.database.number("SELECT count(body) FROM record")), (0, 12));
 
     assert_eq!(scene.database.number(FORMAT), 21);
     relay.stop().await;
-    // It was away alone, and none of the version before was there meanwhile.
+    // The relay was the only one, and no relay of the previous version ran meanwhile.
     scene.database.execute(
         "UPDATE meta SET earlier = clock_timestamp() - interval '25 hours';
          UPDATE node SET alive_until = clock_timestamp() - interval '2 hours' WHERE format > 1",
@@ -79,7 +79,7 @@ async fn a_database_of_the_previous_format_is_upgraded_with_its_contents() {
         other => Err(format!("{other}\n{}", relay.log())),
     })
     .await;
-    // For a minute one that was just starting may come.
+    // For a minute, a relay of the previous version that was just starting may still join.
     ids.extend(relay.send_errors(1).await);
     has_taken(&scene.b, &ids, &relay).await;
     assert_eq!(scene.database.number(IN_DAYS), 0);
@@ -98,7 +98,8 @@ async fn no_day_is_used_while_a_relay_of_the_previous_format_may_run() {
     let scene = Scene::begin().await;
     let mut ids = before(&scene.database);
     let mut relay = scene.plan("two").start().await;
-    // One is there, one was there less than a day ago, one was while no other looked, for hours or a moment: none ends the upgrade.
+    // An old relay runs; one ran less than a day ago; one may have run while no new relay watched, for hours or for a moment. None of this
+    // ends the upgrade.
     for (earlier, replaced, looked) in
         [("25 hours", false, "0"), ("23 hours", true, "0"), ("25 hours", true, "2 hours"), ("25 hours", true, "0")]
     {
@@ -126,7 +127,7 @@ async fn no_day_is_used_while_a_relay_of_the_previous_format_may_run() {
     relay.finish().await;
 }
 
-/// As a relay of format 1 appends: under an incarnation that says nothing of a format, with the body in the row.
+/// Appends as a relay of format 1 does: its incarnation names no format, and the body is in the row.
 const AS_BEFORE: &str = "WITH entered AS (
          INSERT INTO node (name, version, started_at, alive_until)
          VALUES ('before', '0.1.0', 0, clock_timestamp() + interval '15 seconds') RETURNING incarnation),

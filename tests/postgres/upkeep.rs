@@ -1,4 +1,4 @@
-//! What relays that are gone have left behind, and what is old.
+//! Upkeep of what gone relays have left behind, and of old data.
 
 use crate::contract::{ENOUGH, Subject, at, delivered, eventually, fill};
 use crate::policy::outcome::DropReason;
@@ -6,7 +6,7 @@ use crate::promises::{Alone, open};
 use crate::support::postgres::{Database, Server};
 use crate::telemetry::ledger::Ledger;
 
-/// Rows of incarnations other than 0, and of hours and steps that are old.
+/// The number of rows of incarnations other than 0, and of old hours and steps.
 const LEFT: &str = "SELECT (SELECT count(*) FROM ledger WHERE incarnation <> 0 OR hour BETWEEN 1 AND 9)
     + (SELECT count(*) FROM waiting WHERE incarnation <> 0) + (SELECT count(*) FROM room WHERE incarnation <> 0)
     + (SELECT count(*) FROM latest WHERE incarnation <> 0) + (SELECT count(*) FROM step WHERE at % 3600000 <> 0)
@@ -45,7 +45,7 @@ async fn counts_of_gone_relays_and_of_old_hours_are_summed_up() {
 }
 
 #[tokio::test]
-async fn upkeep_that_finds_nothing_old_takes_no_lock() {
+async fn upkeep_that_finds_nothing_old_waits_for_no_lock() {
     let database = Server::shared().database();
     let subject = Subject::new(Box::new(Alone { database: database.clone(), max_size: ENOUGH }));
     let journal = subject.journal();
@@ -66,7 +66,7 @@ async fn upkeep_that_finds_nothing_old_takes_no_lock() {
     assert_eq!(journal.prune(at(0), 9).await.unwrap(), 0);
 }
 
-/// Three starts of relays that are gone, which have counted that much in the hours that follow: two of each project every hour.
+/// Inserts three gone relays that counted two errors per project in each of the last `hours` hours.
 fn gone(database: &Database, hours: i64, projects: i64) {
     database.execute(&format!(
         "INSERT INTO project (name) SELECT 'p' || p FROM generate_series(1, {projects}) AS p;
@@ -136,7 +136,7 @@ async fn a_relay_starts_however_long_the_accounts_take_to_read() {
     assert_eq!(ledger.accounts().values().map(|account| account.accepted).sum::<u64>(), 600);
 }
 
-/// Incarnations that something is kept of, the own of the journal aside.
+/// The number of incarnations with data, without the journal's own.
 const KEPT: &str = "SELECT count(DISTINCT incarnation) FROM (
     SELECT incarnation FROM node UNION ALL SELECT incarnation FROM committed UNION ALL SELECT incarnation FROM frontier
     UNION ALL SELECT incarnation FROM waiting UNION ALL SELECT incarnation FROM room UNION ALL SELECT incarnation FROM latest
@@ -153,7 +153,7 @@ async fn a_past_start_leaves_nothing_once_its_records_are_gone() {
         subject.crash();
     }
     database.execute("UPDATE node SET alive_until = clock_timestamp() - interval '2 days' WHERE replaced");
-    // A start tidies up at once: the first one has taken something that waits.
+    // A start cleans up at once, but the first relay has a record that waits.
     subject.crash();
     eventually("two are left", async || database.number(KEPT) == 3).await;
     assert_eq!(database.number("SELECT min(incarnation) FROM node"), first);

@@ -1,4 +1,4 @@
-//! The look for events at their upstreams, of events that two relays took: what is wanted when, and what is kept of what was found.
+//! Verification of events that two relays took: which events are wanted when, and how findings are kept.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +34,7 @@ impl Scene {
         Self { one, two, ledger, target, database }
     }
 
-    /// Two events of each relay; their numbers.
+    /// Appends two events at each relay; returns their numbers.
     async fn with_events() -> (Self, [Vec<u64>; 2]) {
         let scene = Self::begin().await;
         let (first, second) =
@@ -42,7 +42,7 @@ impl Scene {
         (scene, [first, second])
     }
 
-    /// Delivers so many records, all at the first relay.
+    /// Delivers `count` records at the first relay.
     async fn deliver(&self, count: usize) {
         let mut left = count;
         eventually("they can be claimed", async || {
@@ -56,13 +56,13 @@ impl Scene {
         self.one.prune(at(0), 0).await.unwrap();
     }
 
-    /// What is wanted now of what was tried by now.
+    /// The events that are wanted now among those tried by now.
     async fn wanted(&self, relay: &PostgresJournal, now: Timestamp) -> Batch {
         let settled = relay.wanted(self.target, Cursor::START, now, 100).await.unwrap().settled;
         relay.wanted(self.target, settled, now, 100).await.unwrap()
     }
 
-    /// Waits until there is something behind the cursor.
+    /// Waits until there are events behind the cursor.
     async fn fresh(&self, relay: &PostgresJournal) -> Batch {
         let mut found = Batch::default();
         eventually("there is something", async || {
@@ -73,7 +73,7 @@ impl Scene {
         found
     }
 
-    /// Notes the same finding of all that is behind the cursor.
+    /// Notes the same finding for all events behind the cursor.
     async fn note_all(&self, finding: Finding, count: usize) {
         let mut left = count;
         while left > 0 {
@@ -88,7 +88,7 @@ impl Scene {
         self.one.note(self.target, Notes { again, ..Notes::default() }).await.unwrap();
     }
 
-    /// The account, and how many are missing.
+    /// The account, and the number of missing events.
     async fn account(&self) -> (Account, u64) {
         self.one.prune(at(0), 0).await.unwrap();
         let account = self.ledger.accounts().into_iter().find(|(key, _)| key.upstream.is_some()).unwrap().1;

@@ -1,4 +1,4 @@
-//! Two relays before a GlitchTip whose API is asked: what either took is found there, also after the relay that looked is gone.
+//! Two relays before a GlitchTip with an API: events of either are verified there, also after the relay that verified is gone.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::support::postgres::Server;
 use crate::support::relay::{Plan, Relay};
 use crate::support::upstream::Upstream;
 
-/// Several looks, on a busy machine.
+/// A timeout for several checks on a busy machine.
 const A_WHILE: Duration = Duration::from_secs(60);
 
-/// Waits until a relay says so of the GlitchTip.
+/// Waits until a relay reports these figures for the GlitchTip.
 async fn figures(relay: &Relay, expected: &[(&str, u64)]) {
     eventually(&format!("{expected:?}"), A_WHILE, async || {
         let found: Value = relay.upstream("glitchtip").await["verification"].clone();
@@ -43,7 +43,7 @@ async fn unverified_events_count_once_after_a_move_into_a_file() {
     figures(&one, &[("delivered", 20), ("stored", 20)]).await;
     one.stop().await;
     two.stop().await;
-    // As if nobody had looked yet for what the second one took.
+    // Undoes the verification of the second relay's events.
     database.execute(
         "UPDATE verification SET reached = incarnation::bigint << 40 WHERE incarnation = (SELECT max(incarnation) FROM node);
          UPDATE ledger SET quantity = quantity - 10
@@ -66,7 +66,7 @@ async fn unverified_events_count_once_after_a_move_into_a_file() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_leader_verifies_and_mends_the_events_of_either_relay() {
     let (database, primary) = (Server::shared().database(), Upstream::start().await);
-    // As short as a real GlitchTip's times would be long.
+    // Times much shorter than a real GlitchTip's.
     let glitchtip = Glitchtip::start(Duration::from_millis(300), Duration::from_secs(2)).await;
     let plan = |node| {
         Plan::new(&[("sentry", primary.dsn("beef", 8)), ("glitchtip", glitchtip.dsn())])

@@ -1,7 +1,7 @@
-//! The laws: each takes any bytes, and panics where the relay would break a promise.
+//! The laws: each takes any bytes and panics where the relay would break a promise.
 //!
-//! Rule: a law knows the public interface of the library and nothing of where its bytes come from: `tests/properties.rs` generates
-//! them, the targets in `tests/fuzz` are given them by libFuzzer.
+//! Rule: a law uses only the library's public interface and does not know where its bytes come from. `tests/properties.rs` generates them;
+//! libFuzzer gives them to the targets in `tests/fuzz`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use switchyard::protocol::event_id::EventId;
 use switchyard::protocol::rate_limits::{self, LONGEST, RateLimit};
 use switchyard::telemetry::ledger::Ledger;
 
-/// What an envelope is made of: the types and payloads of its items.
+/// The types and payloads of an envelope's items.
 fn parts(envelope: &Envelope) -> Vec<(String, Bytes)> {
     envelope.items().iter().map(|item| (item.kind.name().to_owned(), envelope.payload(item))).collect()
 }
@@ -53,13 +53,14 @@ pub(crate) fn envelope(data: &[u8]) {
     if let Some(id) = envelope.event_id() {
         assert_eq!(id.to_string().parse(), Ok(id));
     }
-    // One newline more means nothing.
+    // A newline at the end means nothing.
     let longer = Envelope::parse([data, b"\n"].concat().into()).expect("a newline at the end is allowed");
     assert_eq!(parts(&longer), parts_read);
     selections(&envelope, &parts_read);
 }
 
-/// Every selection of items is an envelope of these items, and counts as they do without the others; together they count as all.
+/// Every selection of items is an envelope of these items, with the quantities that they have without the others. The quantities of all
+/// single items add up to those of the envelope.
 fn selections(envelope: &Envelope, parts_read: &[(String, Bytes)]) {
     let whole = Envelope::parse(envelope.with_items(|_| true)).expect("a selection of all is an envelope");
     assert_eq!(parts(&whole), parts_read);
@@ -78,7 +79,7 @@ fn selections(envelope: &Envelope, parts_read: &[(String, Bytes)]) {
     }
 }
 
-/// How an envelope is cut into pieces changes nothing, nor whether payloads are looked at. The first byte is the size of a piece.
+/// The pieces into which an envelope is cut change nothing, nor does skipping payloads. The first byte is the size of a piece.
 pub(crate) fn pieces(data: &[u8]) {
     let [size, envelope @ ..] = data else { return };
     let size = usize::from(*size) + 1;
@@ -101,7 +102,7 @@ fn scanned(envelope: &[u8], size: usize, skipping: bool) -> Result<Outline, Enve
     scanner.finish()
 }
 
-/// The lines of `data`: `X-Sentry-Auth`, `Authorization`, the query, the key in the path; an empty one is absent.
+/// The lines of `data` are `X-Sentry-Auth`, `Authorization`, the query and the key in the path; an empty line stands for an absent one.
 pub(crate) fn auth(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let mut lines = text.splitn(4, '\n').map(|line| Some(line).filter(|line| !line.is_empty()));
@@ -112,7 +113,7 @@ pub(crate) fn auth(data: &[u8]) {
     assert!(is_token(public_key), "{public_key:?}");
     let plain = |client: &String| client.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',');
     assert!(client.as_ref().is_none_or(plain), "{client:?}");
-    // What was found says the same in the other forms, and twice is once too often.
+    // The same credentials result from the other forms, and two forms at once are an error.
     let client = client.as_ref().map(|client| format!(", sentry_client={client}")).unwrap_or_default();
     let header = format!("Sentry sentry_version=7, sentry_key={public_key}{client}");
     let again = |header: &[&str], authorization: &[&str]| {
@@ -158,10 +159,10 @@ pub(crate) fn rate_limits(data: &[u8]) {
     assert_eq!(rate_limits::parse(&written), limits.iter().map(rounded).collect::<Vec<_>>(), "{written}");
 }
 
-/// More than most bodies here become.
+/// A limit that few bodies here exceed.
 const LIMIT: u64 = 64 * 1024;
 
-/// Decoding stays within its limit, and undoes encoding. The first byte says which encodings are to be undone.
+/// Decoding stays within its limit and undoes encoding. The first byte selects the encodings.
 pub(crate) fn decoder(data: &[u8]) {
     let [which, body @ ..] = data else { return };
     let all = [Encoding::Gzip, Encoding::Deflate, Encoding::Brotli, Encoding::Zstd];
@@ -187,7 +188,7 @@ pub(crate) fn decoder(data: &[u8]) {
     undone(&body, Compression::new(u32::from(which % 10)));
 }
 
-/// What was encoded is decoded to the same.
+/// Decoding restores what was encoded.
 fn undone(text: &Bytes, level: Compression) {
     fn ended(mut encoder: impl std::io::Write, text: &[u8]) {
         encoder.write_all(text).expect("memory");
@@ -212,7 +213,7 @@ pub(crate) fn store(data: &[u8]) {
     assert!(envelope.event_id().is_some());
     let [(kind, payload)] = &parts(&envelope)[..] else { panic!("not one item") };
     assert!(matches!(kind.as_str(), "event" | "transaction"), "{kind}");
-    // Numbers are not read: JSON has no bounds for them, and trackers have their own.
+    // Numbers are not read: JSON does not limit them, and each tracker has its own limits.
     let event: BTreeMap<String, &RawValue> = serde_json::from_slice(payload).expect("an event is JSON");
     let id: Option<String> = event.get("event_id").and_then(|id| serde_json::from_str(id.get()).ok());
     if let Some(Ok(id)) = id.map(|id| id.parse()) {
@@ -223,8 +224,8 @@ pub(crate) fn store(data: &[u8]) {
     }
 }
 
-/// A form, its parts parted by `--b`, becomes an envelope under the id that is answered, or nothing. The first byte is the size of
-/// the pieces it comes in.
+/// A form with the boundary `b` becomes an envelope under the answered id, or nothing. The first byte is the size of the pieces in which it
+/// comes.
 pub(crate) fn multipart(data: &[u8]) {
     let [size, form @ ..] = data else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
@@ -246,7 +247,7 @@ pub(crate) fn multipart(data: &[u8]) {
     }
 }
 
-/// Two events, a line each, are compared within bounds and without harm to a terminal, and an event differs in nothing from itself.
+/// Two events, one per line, are compared within bounds and without harm to a terminal. An event does not differ from itself.
 pub(crate) fn content(data: &[u8]) {
     let mut lines = data.splitn(2, |byte| *byte == b'\n');
     let (sent, copy) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());

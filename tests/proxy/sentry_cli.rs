@@ -1,6 +1,6 @@
 //! The real sentry-cli, and an upstream that answers it as Sentry does.
 //!
-//! Rule: sentry-cli gets an address, a token and a DSN, as a build machine gives them, and knows nothing of what answers there.
+//! Rule: sentry-cli gets an address, a token and a DSN, as on a build machine, and does not know what answers there.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::install;
 use crate::support::upstream::{Reply, Seen, Upstream};
 
-/// The version that the fixtures are recorded with, too.
+/// Also the version with which the fixtures were recorded.
 const PACKAGE: &str = "@sentry/cli@3.8.0";
 
 /// The token that a build machine authenticates with.
@@ -63,7 +63,7 @@ impl Project {
     }
 }
 
-/// Installs it; the binary lies in a package of its own for each platform.
+/// Installs sentry-cli; its binary is in a separate package for each platform.
 fn program() -> PathBuf {
     let place = install::ready("sentry-cli", PACKAGE, |place| {
         let mut npm = Command::new("npm");

@@ -1,4 +1,4 @@
-//! Backfills: after a rollback the old tracker gets what it missed while mirror was off.
+//! Backfills: after a rollback the old tracker gets the events that it missed while the mirror was off.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -18,7 +18,7 @@ use crate::support::upstream::{Reply, Upstream};
 
 const HOUR: i64 = 3600;
 
-/// Sends so many errors as an SDK does whose clock shows `ago` seconds less, with the time of sending in the header.
+/// Sends `count` errors like an SDK whose clock is `ago` seconds behind, with `sent_at` in the header; returns their ids.
 async fn send(relay: &Relay, count: usize, ago: i64) -> Vec<String> {
     let mut ids = Vec::new();
     for _ in 0..count {
@@ -47,7 +47,7 @@ async fn a_backfill_after_a_rollback_delivers_everything_once_and_unshifted() {
     relay.age(Duration::from_secs(HOUR.cast_unsigned()));
     let mut relay = relay.started().await;
 
-    // The rollback. What comes now is for the old one, and comes first.
+    // The rollback: new events go to the old tracker, and before the backfill.
     relay.flip_to("old").await;
     let live = send(&relay, 5, 0).await;
     let counted = verb(&relay, &["backfill", "old", "--since", "6h", "--dry-run", "--json"]).await.json();
@@ -63,7 +63,7 @@ async fn a_backfill_after_a_rollback_delivers_everything_once_and_unshifted() {
     let twice = relay.client().post(&address).json(&order).send().await.expect("an answer");
     assert_eq!(twice.status(), 409);
 
-    // A restart in the middle of it.
+    // A restart during the backfill.
     eventually("some of it is there", SOON, async || match old.taken_count() {
         n if n > 10 => Ok(()),
         n => Err(n.to_string()),
@@ -81,7 +81,7 @@ async fn a_backfill_after_a_rollback_delivers_everything_once_and_unshifted() {
     assert_eq!(taken.iter().collect::<BTreeSet<_>>(), all);
     assert_eq!(taken.len(), 65, "each once");
 
-    // A tracker takes what sent_at lacks to its own clock for an error of the client's, and shifts timestamps by it.
+    // A tracker takes the difference between `sent_at` and its own clock for the client's error and shifts timestamps by it.
     for seen in old.taken() {
         let sent_at = seen.header()["sent_at"].as_str().expect("sent_at").to_owned();
         let sent_at = OffsetDateTime::parse(&sent_at, &Rfc3339).expect("a date");
@@ -101,14 +101,14 @@ async fn a_backfill_after_a_rollback_delivers_everything_once_and_unshifted() {
     relay.finish().await;
 }
 
-/// Has the daemon begin a backfill, and does not wait for its end.
+/// Begins a backfill and does not wait for its end.
 async fn begin(relay: &Relay, upstream: &str) -> Value {
     let ended = verb(relay, &["backfill", upstream, "--since", "1h", "--detach", "--json"]).await;
     assert_eq!(ended.code, 0, "{ended:?}");
     ended.json()
 }
 
-/// Waits until at least so many envelopes wait for the upstream; how many do.
+/// Waits until at least `least` envelopes wait for the upstream; returns their number.
 async fn waiting(relay: &Relay, upstream: &str, least: u64) -> u64 {
     eventually(&format!("{least} wait"), SOON, async || {
         let waits = relay.upstream(upstream).await["backlog"]["envelopes"].as_u64().unwrap_or_default();
@@ -117,7 +117,7 @@ async fn waiting(relay: &Relay, upstream: &str, least: u64) -> u64 {
     .await
 }
 
-/// How many a backfill has handed over to an upstream that is down: four, and one more for each that was under way when it was looked.
+/// Checks the number that a backfill has handed over to an upstream that is down: four, and one more for each delivery that was under way.
 fn handed_over(count: u64, most_under_way: u64) -> u64 {
     assert!((4..=4 + most_under_way).contains(&count), "few at a time: {count}");
     count
@@ -149,7 +149,7 @@ async fn a_backfill_yields_to_live_deliveries_and_spares_a_down_upstream() {
     .await;
     let taken = old.taken_ids();
     let place = |id: &String| taken.iter().position(|taken| taken == id).expect("it is there");
-    // Those that were tried in vain come when their own wait is over.
+    // Envelopes that failed earlier come when their own wait is over.
     let seen = old.seen();
     let untried = live.iter().filter(|id| seen.iter().filter(|seen| seen.event_id() == **id).count() == 1);
     let last = untried.map(place).max().expect("an upstream that is down is asked seldom");
@@ -186,13 +186,13 @@ async fn ctrl_c_cancels_a_backfill_and_the_next_one_resumes_it() {
     let status = eventually("it ends", SOON, async || watching.ended().ok_or_else(|| watching.last_words())).await;
     assert_eq!(status.code(), Some(1), "{}", watching.last_words());
     let said = std::fs::read_to_string(&log).expect("what it said");
-    // It is over: no more comes.
+    // The backfill has ended and hands over no more.
     let before = handed_over(waiting(&relay, "old", 4).await, 1);
     let cancelled = format!("cancelled, {before} of 30 handed over");
     for line in ["30 envelopes of ", &cancelled, "what was handed over is still delivered"] {
         assert!(said.contains(line), "{line}: {said}");
     }
-    // It answers again: what was handed over arrives, and nothing else.
+    // Once the upstream answers again, exactly the envelopes that were handed over arrive.
     old.always(Reply::Ok);
     relay.balanced(Duration::from_secs(20)).await;
     assert_eq!(old.taken_count() as u64, before);
@@ -240,7 +240,7 @@ async fn an_upstream_added_later_gets_earlier_envelopes_once() {
         n => Err(n.to_string()),
     })
     .await;
-    // What it took, and what it refused for good, it has had.
+    // The second backfill skips envelopes that the upstream took or refused for good.
     let all = verb(&relay, &["backfill", "late", "--since", "1h"]).await;
     assert!(all.text().contains("3 envelopes of "), "{all:?}");
     eventually("the other project's", SOON, async || match late.taken_count() {

@@ -1,4 +1,4 @@
-//! Dead letters: shown, exported, retried, forgotten, and kept through restarts.
+//! Dead letters: shown, exported, retried, discarded, and kept through restarts.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::support::eventually::eventually;
 use crate::support::relay::{Plan, Relay, SOON};
 use crate::support::upstream::{Reply, Upstream};
 
-/// A relay with an upstream that refused so many, one after another, and took one more.
+/// A relay whose upstream has refused `count` events and then took one; also the ids.
 async fn with_refused(count: usize) -> (Relay, Upstream, Vec<String>) {
     let upstream = Upstream::start().await;
     let relay = Plan::new(&[("a", upstream.dsn("k3y-0f-a", 1))]).start().await;
@@ -49,7 +49,7 @@ async fn dead_letters_are_shown_readably_and_exported_byte_for_byte() {
     assert_eq!(newest["quantities"], json!({ "error": 1 }));
     let number = newest["id"].to_string();
 
-    // A restart changes nothing of it.
+    // A restart changes nothing.
     relay.kill();
     let relay = relay.started().await;
     assert_eq!(verb(&relay, &["dead-letters", "list", "--json"]).await.json(), all);
@@ -80,7 +80,7 @@ async fn dead_letters_are_shown_readably_and_exported_byte_for_byte() {
     relay.finish().await;
 }
 
-/// Nobody else reads what was exported, and a link at its place is not followed.
+/// Fails unless exported files are private and a link at their place is not followed.
 async fn exported_files_are_private(relay: &Relay, folder: &Path, number: &str) {
     let mode = |path: &Path| std::fs::symlink_metadata(path).expect("a file").permissions().mode() & 0o777;
     let (file, to) = (folder.join(format!("{number}.envelope")), folder.to_str().expect("a path in UTF-8"));
@@ -115,7 +115,7 @@ async fn retried_letters_are_delivered_and_discarded_letters_are_gone() {
     assert_eq!((forgotten.code, forgotten.text().trim()), (0, "1 forgotten"));
     assert_eq!(verb(&relay, &["dead-letters", "discard", &number(2)]).await.code, 1);
 
-    // Still refused: it is a dead letter again, and the accounts know both refusals.
+    // A letter that is refused again is a dead letter again, and the accounts count both refusals.
     upstream.always(Reply::status(400));
     assert_eq!(verb(&relay, &["dead-letters", "retry", "--upstream", "a", "--reason", "poison"]).await.code, 1);
     assert_eq!(verb(&relay, &["dead-letters", "retry", "--reason", "refused"]).await.text().trim(), "2 retried");

@@ -1,4 +1,4 @@
-//! A journal that is full: a shadow's oldest envelopes give way, the primary's never do.
+//! A full journal evicts a shadow's oldest envelopes and never the primary's.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,7 +16,7 @@ fn large(id: &str) -> String {
     envelopes::envelope(id, "event", &payload)
 }
 
-/// Sends an event of 64 KiB.
+/// Sends an event of 64 KiB; returns its id and the answer.
 async fn send(relay: &Relay) -> (String, Response) {
     let id = envelopes::new_id();
     let answer = relay.send(large(&id)).await;
@@ -26,7 +26,7 @@ async fn send(relay: &Relay) -> (String, Response) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shadows_oldest_records_give_way_and_nobody_is_refused() {
     let (primary, mut shadow) = (Upstream::start().await, Upstream::start().await);
-    // One envelope stays with the primary: what it needs is no room that could be made.
+    // The primary does not take one envelope; its room cannot be freed.
     let poison = envelopes::new_id();
     let marked = poison.clone();
     primary.when(move |seen| (seen.event_id() == marked).then(|| Reply::status(503)));
@@ -81,7 +81,7 @@ async fn the_primarys_backlog_never_gives_way_and_service_returns_by_itself() {
         ids.push(id);
         assert!(ids.len() < 100, "6 MiB in a journal of 4 MiB");
     }
-    // What the shadow would give up frees nothing as long as the primary needs it.
+    // Evicting the shadow's copies would free nothing while the primary needs the envelopes.
     let samples = relay.samples().await.expect("metrics");
     assert_eq!(samples.sum("switchyard_dropped_items_total", &[("upstream", "shadow")]), 0.0);
     primary.come_back().await;
@@ -126,7 +126,7 @@ async fn each_projects_own_primary_keeps_its_backlog_through_a_switch() {
     }
     assert!(gone("a", "other").await > 0.0);
     assert_eq!((gone("a", "shop").await, gone("b", "other").await), (0.0, 0.0));
-    // What was the primary is a shadow now.
+    // The former primary is a shadow now.
     relay.flip_to("b").await;
     for _ in 0..60 {
         assert_eq!(send(&relay).await.1.status(), 200);

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::relay::Relay;
 
-/// How a verb ended: exit code, standard output, standard error.
+/// The result of a verb: exit code, standard output, standard error.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) code: i32,
@@ -25,7 +25,7 @@ impl Ended {
     }
 }
 
-/// Runs a verb beside the servers of this test.
+/// Runs a verb while servers of this test keep running.
 pub(crate) async fn verb(relay: &Relay, args: &[&str]) -> Ended {
     let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
     command.args(args).arg("--config").arg(relay.config()).env("NO_COLOR", "1").timeout(Duration::from_secs(60));

@@ -1,4 +1,4 @@
-//! Daily caps of a shadow: they are of a day, outlive restarts and reloads, and hold nothing back from a primary.
+//! Daily caps of a shadow: they last a day, outlive restarts and reloads, and hold nothing back from a primary.
 
 use crate::simulation::Simulation;
 use crate::support::envelopes;
@@ -6,12 +6,12 @@ use crate::support::relay::Plan;
 use crate::support::upstream::Upstream;
 use crate::{BOTH, HOUR, MINUTE};
 
-/// How many errors it got; what it is told of those it did not get has no event id.
+/// The number of errors that an upstream took; its client reports have no event id.
 fn errors(upstream: &Upstream) -> usize {
     upstream.taken_ids().iter().filter(|id| !id.is_empty()).count()
 }
 
-/// Sends errors; how many of them the upstream got.
+/// Sends `count` errors; returns the number that the upstream got.
 async fn of_errors(relay: &Simulation, count: usize, upstream: &Upstream) -> usize {
     let before = errors(upstream);
     for _ in 0..count {
@@ -35,13 +35,13 @@ async fn a_daily_cap_outlives_restarts_reloads_and_a_time_as_primary() {
     relay.rewrite("error = 5", "error = 7").await;
     assert_eq!(of_errors(&relay, 3, &sentry).await, 2);
     assert_eq!(relay.dropped("sentry").await["capped"], 4);
-    // The primary gets all of it, and it counts for the time after.
+    // As the primary the upstream gets everything, and that counts towards the cap afterwards.
     relay.advance(24 * HOUR).await;
     relay.switch("sentry").await;
     assert_eq!(of_errors(&relay, 9, &sentry).await, 9);
     relay.switch("glitchtip").await;
     assert_eq!(of_errors(&relay, 3, &sentry).await, 0);
-    // A cap that comes during the day counts what came before it.
+    // A cap that is added during the day counts the errors before it.
     relay.advance(24 * HOUR).await;
     relay.rewrite("daily_cap = { error = 7 }", "").await;
     assert_eq!(of_errors(&relay, 8, &sentry).await, 8);

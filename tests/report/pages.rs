@@ -1,7 +1,7 @@
-//! The status page and the report in Chromium, in each state that a person meets: nothing in them hinders a screen reader or a phone, and the
-//! pictures are there to be looked at.
+//! The status page and the report in Chromium, in each state that a person meets. Nothing in them hinders a screen reader or a phone, and
+//! pictures of them are kept.
 //!
-//! Rule: what a page must have is asserted; whether it is good to look at is for a person to say, so the place of the pictures is printed.
+//! Rule: the tests assert what a page must have. A person must judge its looks, so the tests print the folder of the pictures.
 
 use std::fs;
 use std::path::Path;
@@ -17,20 +17,20 @@ use crate::support::relay::Plan;
 use crate::support::upstream::{Reply, Upstream};
 use crate::{HOUR, MINUTE, install};
 
-/// The most bytes of a page.
+/// The maximum size of a page, in bytes.
 const LARGEST: u64 = 100_000;
-/// The most sheets of a report.
+/// The maximum number of sheets of a printed report.
 const SHEETS: u64 = 2;
 
-/// The admin token of the relay that one signs in to.
+/// The admin token of the relay in the tests that sign in.
 const TOKEN: &str = "a-token-for-looks-of-the-pages";
 
-/// Looks at both pages, and returns what the browser tells of each look at them.
+/// Opens the status page and the report; returns the browser's findings for each view.
 async fn look(scene: &'static str, relay: &Simulation) -> Vec<Value> {
     look_at(scene, &[("status", ""), ("report", "report")], relay).await
 }
 
-/// The same of these pages, each with its path. Where there is a token, the first is looked at before signing in.
+/// Like [`look`], for these pages with their paths. With a token, the first page is opened before signing in.
 async fn look_at(scene: &'static str, pages: &[(&str, &str)], relay: &Simulation) -> Vec<Value> {
     let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("looks");
     fs::create_dir_all(&pictures).expect("a folder for pictures");
@@ -60,14 +60,14 @@ async fn look_at(scene: &'static str, pages: &[(&str, &str)], relay: &Simulation
     looks
 }
 
-/// A relay between Sentry and GlitchTip.
+/// The plan of a relay between Sentry and GlitchTip.
 fn plan(sentry: &Upstream, glitchtip: &Upstream) -> Plan {
     Plan::new(&[("sentry", sentry.dsn("key-a", 1)), ("glitchtip", glitchtip.dsn("key-b", 2))])
         .upstream("glitchtip", "kind = \"glitchtip\"")
         .more("[report]\nrequire_stored = false")
 }
 
-/// Sends so many errors and half as many transactions.
+/// Sends `errors` errors and half as many transactions.
 async fn traffic(relay: &Simulation, errors: usize) {
     for n in 0..errors {
         assert_eq!(relay.send(envelope(&new_id(), "event", r#"{"message":"a message"}"#)).await, 200);
@@ -78,7 +78,7 @@ async fn traffic(relay: &Simulation, errors: usize) {
     }
 }
 
-/// Half hours with more traffic by day than by night, each brought to its end at these upstreams.
+/// Simulates hours in half-hour steps, with more traffic by day than by night; each step ends before the next begins.
 async fn hours(relay: &Simulation, hours: std::ops::Range<usize>, upstreams: &[&str]) {
     const BY_HOUR: [usize; 24] = [1, 1, 0, 1, 0, 1, 2, 3, 5, 7, 8, 8, 6, 7, 9, 8, 7, 6, 5, 4, 4, 3, 2, 2];
     for half in hours.start * 2..hours.end * 2 {

@@ -1,4 +1,4 @@
-//! Refusals that only pass, as a GlitchTip's after anybody's wrong key, and those that mean it.
+//! Refusals that pass by themselves, like a GlitchTip's after anybody's wrong key, and refusals that last.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::support::upstream::{Reply, Upstream};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The answers that the DSN is wrong, as the report counts them, and whether they fail it.
+/// The number of answers that the report counts as a wrong DSN, and whether they fail it.
 async fn refusals(relay: &Simulation) -> (Value, bool) {
     let report = relay.report("").await;
     let criteria = report["criteria"].as_array().expect("criteria");
@@ -28,14 +28,14 @@ async fn send(relay: &Simulation, count: usize) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_a_lockout_longer_than_a_minute_fails_a_report() {
+async fn a_lockout_that_ends_within_a_minute_fails_no_report() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let plan = Plan::new(&[("a", a.dsn("key-a", 1)), ("b", b.dsn("key-b", 2))]).upstream("b", "kind = \"glitchtip\"");
     let relay = Simulation::start(plan).await;
     send(&relay, 1).await;
     relay.quiet(&["a", "b"]).await;
 
-    // Somebody tried a wrong key there: for 30 seconds it refuses everybody.
+    // Somebody tried a wrong key, so the tracker refuses everybody for 30 seconds.
     let denied = || Reply::Status(403, vec![], "{\"detail\": \"Denied\"}".to_owned());
     b.always(denied());
     send(&relay, 3).await;

@@ -1,7 +1,6 @@
-//! The relay in this process, in time that moves only when the test says so: the front door, the listeners and the journal are
-//! real, the clock is not.
+//! The relay in this process, in simulated time that only the test advances. Front door, listeners and journal are real, the clock is not.
 //!
-//! The journal's threads and the sockets live in real time; `until` waits for them there while the simulated time stands still.
+//! The journal's threads and the sockets run in real time; `until` waits for them while the simulated time stands still.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -23,9 +22,9 @@ use crate::support::envelopes::KEY;
 use crate::support::relay::{Plan, Relay};
 use crate::support::upstream::Upstream;
 
-/// 2026-01-05, midnight: an hour's beginning.
+/// 2026-01-05, midnight: the beginning of an hour.
 const START: Timestamp = Timestamp::from_millis(1_767_571_200_000);
-/// How long real work may take.
+/// The timeout for real work.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Simulation {
@@ -35,17 +34,17 @@ pub(crate) struct Simulation {
     began: Instant,
     running: JoinSet<()>,
     stop: CancellationToken,
-    /// As long as this is there, tokio does not move its paused time by itself.
+    /// Keeps tokio from advancing its paused time by itself while it exists.
     _hold: mpsc::Sender<()>,
 }
 
 impl Simulation {
-    /// A relay by this plan, started at midnight.
+    /// Starts a relay by this plan at midnight.
     pub(crate) async fn start(plan: Plan) -> Self {
         let (hold, held) = mpsc::channel();
         drop(spawn_blocking(move || held.recv().is_ok()));
         let relay = plan.prepare();
-        // Connections that are kept do not outlive hours.
+        // Kept connections would not outlive hours.
         let client = Client::builder().no_proxy().pool_max_idle_per_host(0).build().expect("an HTTP client");
         let (clock, began) = (Clock::simulated(START), Instant::now());
         let (running, stop) = (JoinSet::new(), CancellationToken::new());
@@ -69,7 +68,7 @@ impl Simulation {
         until("it is ready", async || ready.is_cancelled().then_some(())).await;
     }
 
-    /// Stops in order.
+    /// Stops the relay in order.
     pub(crate) async fn stop(mut self) {
         self.end().await;
     }
@@ -81,7 +80,7 @@ impl Simulation {
         }
     }
 
-    /// Stops in order, and starts again when so much time has passed.
+    /// Stops the relay in order and starts it again after this time.
     pub(crate) async fn restart(&mut self, after: Duration) {
         self.end().await;
         advance(after).await;
@@ -93,23 +92,23 @@ impl Simulation {
         self.clock.now().as_millis()
     }
 
-    /// The same of an instant.
+    /// The simulated time of an instant, in milliseconds.
     pub(crate) fn at(&self, instant: Instant) -> u64 {
         self.clock.at(instant).as_millis()
     }
 
-    /// The same of what the relay told.
+    /// A time that the relay reported, in milliseconds.
     pub(crate) fn ms(&self, told: &Value) -> u64 {
         let at: Timestamp = serde_json::from_value(told.clone()).expect("a moment");
         at.as_millis()
     }
 
-    /// How much time has passed.
+    /// The simulated time since the start.
     pub(crate) fn elapsed(&self) -> Duration {
         self.began.elapsed()
     }
 
-    /// Sets the clock, as an administrator or a time server does, and waits until the relay has taken note of it.
+    /// Sets the clock as an administrator or a time server does, and waits until the relay has noticed.
     pub(crate) async fn set_clock(&self, change: impl FnOnce(Timestamp) -> Timestamp) {
         self.clock.set(change(self.clock.now()));
         for _ in 0..3 {
@@ -118,7 +117,7 @@ impl Simulation {
         }
     }
 
-    /// Lets time pass.
+    /// Advances the time.
     pub(crate) async fn advance(&self, duration: Duration) {
         advance(duration).await;
     }
@@ -128,12 +127,12 @@ impl Simulation {
         self.relay.admin_address()
     }
 
-    /// Sends an envelope; the status of the answer.
+    /// Sends an envelope; returns the status of the answer.
     pub(crate) async fn send(&self, envelope: impl Into<reqwest::Body>) -> u16 {
         self.send_to(1, KEY, envelope).await
     }
 
-    /// The same to the project with this id and key.
+    /// Like [`send`](Self::send), to the project with this id and key.
     pub(crate) async fn send_to(&self, project: usize, key: &str, envelope: impl Into<reqwest::Body>) -> u16 {
         let path = format!("/api/{project}/envelope/?sentry_version=7&sentry_key={key}");
         let url = format!("http://{}{path}", self.relay.address());
@@ -153,12 +152,12 @@ impl Simulation {
         all.clone().find(|upstream| upstream["name"] == name).expect("the upstream").clone()
     }
 
-    /// Waits until nothing waits for these, which is so without time passing.
+    /// Waits until nothing waits for these upstreams, without advancing the time.
     pub(crate) async fn quiet(&self, names: &[&str]) {
         until("nothing waits", async || self.is_quiet(names).await.then_some(())).await;
     }
 
-    /// The same, and lets a second pass now and then for what has to wait for its time.
+    /// Waits until nothing waits for these upstreams, and advances the time by a second now and then for retries.
     pub(crate) async fn settled(&self, names: &[&str]) {
         for look in 1..10_000 {
             if self.is_quiet(names).await {
@@ -185,7 +184,7 @@ impl Simulation {
         status
     }
 
-    /// Lets a second pass, and what begins in it come to its end.
+    /// Advances the time by a second and lets the work that begins in it end.
     pub(crate) async fn second(&self) {
         self.steps(Duration::from_secs(1)).await;
     }
@@ -198,7 +197,7 @@ impl Simulation {
         }
     }
 
-    /// Lets time pass, a few seconds at a time, until something is so.
+    /// Advances the time by two seconds at a time until a condition holds.
     pub(crate) async fn seconds_until(&self, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
         for _ in 0..2000 {
             if is_so().await {
@@ -209,7 +208,7 @@ impl Simulation {
         panic!("never: {what}; {}", self.ask("/api/status").await.1);
     }
 
-    /// Lets time pass until it is known of every event that an upstream took whether it stores it.
+    /// Advances the time until every event that an upstream took is verified.
     pub(crate) async fn all_known(&self, name: &str) {
         let is_known = async || {
             let own = self.upstream(name).await["verification"].clone();
@@ -220,7 +219,7 @@ impl Simulation {
         self.steps(Duration::from_secs(2)).await;
     }
 
-    /// Gives the admin listener an order; its answer.
+    /// Posts an order to the admin listener; returns its answer.
     pub(crate) async fn order(&self, path: &str, body: &Value) -> Value {
         let url = format!("http://{}{path}", self.relay.admin_address());
         let order = self.client.post(url).header("content-type", "application/json").body(body.to_string());
@@ -228,17 +227,18 @@ impl Simulation {
         serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}"))
     }
 
-    /// How many envelopes wait for an upstream.
+    /// The number of envelopes that wait for an upstream.
     pub(crate) async fn waiting(&self, name: &str) -> u64 {
         self.upstream(name).await["backlog"]["envelopes"].as_u64().expect("a number")
     }
 
-    /// Waits until the relay says so of an upstream, without time passing.
+    /// Waits until an upstream has this state, without advancing the time.
     pub(crate) async fn state(&self, name: &str, state: &str) {
         until(state, async || (self.upstream(name).await["state"] == state).then_some(())).await;
     }
 
-    /// Lets seconds pass until `count` were taken there: a backlog drains slowly at first. Each second is brought to its end.
+    /// Advances the time by seconds until an upstream has taken `count` envelopes, as a backlog drains slowly at first. The work of each
+    /// second ends before the next.
     pub(crate) async fn drained(&self, name: &str, upstream: &Upstream, count: usize) {
         for _ in 0..7200 {
             let settled = async || (self.waiting(name).await == (count - upstream.taken_count()) as u64).then_some(());
@@ -251,7 +251,7 @@ impl Simulation {
         panic!("{} of {count} were taken", upstream.taken_count());
     }
 
-    /// Waits until that many deliveries are in the journal's evidence: the upkeep does it with its next turn.
+    /// Waits until the journal's evidence has this number of deliveries, which the next upkeep adds.
     pub(crate) async fn kept(&self, at: usize, delivered: usize) {
         let told = async || {
             let told = self.report("").await["upstreams"][at]["attempts"]["delivered"].clone();
@@ -260,24 +260,24 @@ impl Simulation {
         until("the evidence is kept", told).await;
     }
 
-    /// What an upstream did not get, by reason.
+    /// The dropped items of an upstream by reason.
     pub(crate) async fn dropped(&self, name: &str) -> Value {
         self.upstream(name).await["dropped"].clone()
     }
 
-    /// Replaces a part of the configuration, and waits until that is live.
+    /// Replaces a part of the configuration and waits until the change is live.
     pub(crate) async fn rewrite(&self, before: &str, after: &str) {
         let text = self.config();
         assert!(text.contains(before), "{text}");
         self.replace_config(&text.replace(before, after)).await;
     }
 
-    /// The configuration.
+    /// The text of the configuration.
     pub(crate) fn config(&self) -> String {
         std::fs::read_to_string(self.relay.config()).expect("the configuration")
     }
 
-    /// Replaces the configuration, and waits until that is live.
+    /// Replaces the configuration and waits until it is live.
     pub(crate) async fn replace_config(&self, text: &str) {
         let loaded_at = async || {
             let status: Value = serde_json::from_str(&self.ask("/api/status").await.1).expect("a status");
@@ -285,7 +285,7 @@ impl Simulation {
         };
         let then = loaded_at().await;
         self.relay.replace_config(text);
-        // The watch looks again and again, until the file has come to rest.
+        // The file watch checks repeatedly until the file has stopped changing.
         until("it is live", async || {
             advance(Duration::from_millis(100)).await;
             (loaded_at().await != then).then_some(())
@@ -293,7 +293,7 @@ impl Simulation {
         .await;
     }
 
-    /// Makes another upstream the primary, through the admin listener.
+    /// Switches the primary through the admin listener.
     pub(crate) async fn switch(&self, to: &str) {
         let url = format!("http://{}/api/primary", self.relay.admin_address());
         let body = serde_json::json!({ "to": to, "reason": "to see how it goes" }).to_string();
@@ -302,14 +302,14 @@ impl Simulation {
         assert_eq!(answer.status(), 200);
     }
 
-    /// What `/api/report` tells.
+    /// The report from `/api/report`.
     pub(crate) async fn report(&self, query: &str) -> Value {
         let (status, text) = self.ask(&format!("/api/report{query}")).await;
         assert_eq!(status, 200, "{text}");
         serde_json::from_str(&text).expect("a report")
     }
 
-    /// Why `/api/report` tells nothing.
+    /// The reason why `/api/report` refuses a query.
     pub(crate) async fn refusal(&self, query: &str) -> String {
         let (status, text) = self.ask(&format!("/api/report{query}")).await;
         assert_eq!(status, 400, "{text}");
@@ -317,7 +317,7 @@ impl Simulation {
         told["detail"].as_str().expect("why").to_owned()
     }
 
-    /// The page to print.
+    /// The report page.
     pub(crate) async fn page(&self) -> String {
         self.ask("/report").await.1
     }
@@ -327,12 +327,12 @@ impl Simulation {
         self.ask("/").await.1
     }
 
-    /// What `switchyard report` says, and its exit code.
+    /// The exit code and the output of `switchyard report`.
     pub(crate) async fn cli(&self, args: &[&str]) -> (i32, String) {
         self.begin(&[&["report"], args].concat()).await
     }
 
-    /// Runs a verb, which lives in real time; what it says, and its exit code.
+    /// Runs a verb, in real time; returns its exit code and output.
     pub(crate) fn begin(&self, args: &[&str]) -> impl Future<Output = (i32, String)> + use<> {
         let (config, args): (PathBuf, Vec<String>) =
             (self.relay.config(), args.iter().map(|arg| (*arg).to_owned()).collect());
@@ -347,7 +347,7 @@ impl Simulation {
     }
 }
 
-/// Looks again and again, in real time, until there is something.
+/// Checks repeatedly in real time until `look` returns a value.
 async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = std::time::Instant::now() + PATIENCE;
     loop {
@@ -359,7 +359,7 @@ async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     }
 }
 
-/// A moment for the threads that live in real time.
+/// Lets the threads that run in real time proceed for a moment.
 async fn real_moment() {
     spawn_blocking(|| std::thread::sleep(Duration::from_millis(2))).await.expect("a moment");
 }

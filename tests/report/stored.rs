@@ -1,5 +1,5 @@
-//! What a report says of what the candidate stores, against what a scripted GlitchTip holds: through losses inside it, repairs, a
-//! restart and a time in which it cannot be asked, in simulated time.
+//! The report's figures on stored events, compared with a scripted GlitchTip in simulated time: through losses at the tracker, repairs, a
+//! restart and an hour without its API.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::support::relay::Plan;
 use crate::support::upstream::{Reply, Upstream};
 use crate::{HOUR, MINUTE, of};
 
-/// As long as those of a real GlitchTip.
+/// The times of a real GlitchTip.
 const BATCH: Duration = Duration::from_secs(2);
 const MEMORY: Duration = Duration::from_secs(300);
 const CANDIDATE: &str = "glitchtip";
@@ -28,7 +28,7 @@ async fn scene(more: &str) -> (Upstream, Glitchtip, Simulation) {
     (sentry, glitchtip, Simulation::start(plan).await)
 }
 
-/// Sends errors and waits until both upstreams took them; returns their ids.
+/// Sends errors and waits until both upstreams have taken them; returns their ids.
 async fn send(relay: &Simulation, count: usize) -> Vec<String> {
     let mut ids = vec![];
     for _ in 0..count {
@@ -40,7 +40,7 @@ async fn send(relay: &Simulation, count: usize) -> Vec<String> {
     ids
 }
 
-/// Sends one event with this message, and with this release.
+/// Sends an event with this message and release; returns its id.
 async fn send_one(relay: &Simulation, message: &str, release: Option<String>) -> String {
     let id = new_id();
     let event = json!({"event_id": id, "message": message, "level": "error", "release": release});
@@ -48,9 +48,9 @@ async fn send_one(relay: &Simulation, message: &str, release: Option<String>) ->
     id
 }
 
-/// What the tracker itself knows of every event that it took.
+/// The tracker's own record of every event that it took.
 struct Truth {
-    /// How often it answered 200 to it, and how often it stores it.
+    /// The number of times that it answered 200 to the event, and that it stores it.
     events: BTreeMap<String, (u64, u64)>,
 }
 
@@ -71,7 +71,7 @@ impl Truth {
     }
 }
 
-/// Checks every figure of the report's part on what is stored. `given_up`: for good; `open`: those of which nothing can be known.
+/// Checks every figure of the report's part on stored events. `given_up` are lost for good; of `open` nothing can be known.
 fn check(told: &Value, truth: &Truth, given_up: &[&String], open: &[String], recent: u64) {
     let is_open = |id: &str| open.iter().any(|one| one == id);
     let is_given_up = |id: &str| given_up.iter().any(|one| *one == id);
@@ -102,7 +102,7 @@ fn check(told: &Value, truth: &Truth, given_up: &[&String], open: &[String], rec
     assert_eq!(named, absent.map(|(id, _)| id.as_str()).collect::<Vec<_>>(), "those that are missing are named");
 }
 
-/// Lets time pass until it is known of every event whether it is stored, and each that is was compared.
+/// Advances the time until every event is verified and every stored one is compared.
 async fn known(relay: &Simulation) {
     relay.all_known(CANDIDATE).await;
     let all_compared = async || {
@@ -112,7 +112,7 @@ async fn known(relay: &Simulation) {
     relay.seconds_until("what is stored was compared", all_compared).await;
 }
 
-/// An hour with three events, each of them looked for.
+/// An hour with three events, each of them verified.
 async fn an_hour(relay: &Simulation) {
     let until = relay.elapsed() + HOUR;
     send(relay, 3).await;
@@ -131,20 +131,21 @@ async fn part(relay: &Simulation) -> Value {
     of(&report, CANDIDATE)["verification"].clone()
 }
 
-/// One event changes inside, one can never be stored, and a queue is lost and sent again by hand: the first two, by their ids.
+/// An event that changes at the tracker, an event that it can never store, and a lost queue that is repaired by hand; returns the ids of
+/// the first two.
 async fn first_20_hours(relay: &Simulation, glitchtip: &Glitchtip) -> [String; 2] {
     hours(relay, 3).await;
-    // One event changes inside before it is looked for.
+    // An event changes at the tracker before the relay verifies it.
     let changed = send_one(relay, "as it was sent", None).await;
     relay.seconds_until("it is stored", async || glitchtip.stored().contains(&changed)).await;
     glitchtip.change_message(&changed, "as it is there");
     known(relay).await;
     hours(relay, 6).await;
-    // One that it can never store: a dead letter.
+    // An event that the tracker can never store becomes a dead letter.
     let poison = send_one(relay, "poison", Some("r".repeat(300))).await;
     relay.seconds_until("it is given up", async || part(relay).await["given_up"] == 1).await;
     hours(relay, 10).await;
-    // Its worker stops, and its queue is lost.
+    // The worker stops, and the queue is lost.
     glitchtip.set_worker(false);
     send(relay, 10).await;
     known(relay).await;
@@ -160,9 +161,9 @@ async fn first_20_hours(relay: &Simulation, glitchtip: &Glitchtip) -> [String; 2
     [changed, poison]
 }
 
-/// A restart with events that were lost before it, then repair without anybody's word: the event that is sent again in vain.
+/// A restart after a loss, then automatic repair; returns the id of an event that is sent again in vain.
 async fn until_hour_40(relay: &mut Simulation, glitchtip: &Glitchtip) -> String {
-    // Down for ten minutes, with events that it has lost and that nobody has missed yet.
+    // The relay is stopped for ten minutes while lost events are not yet known to be missing.
     glitchtip.set_worker(false);
     send(relay, 4).await;
     relay.restart(10 * MINUTE).await;
@@ -170,7 +171,7 @@ async fn until_hour_40(relay: &mut Simulation, glitchtip: &Glitchtip) -> String 
     glitchtip.set_worker(true);
     known(relay).await;
     assert_eq!(part(relay).await["missing"], 4);
-    // From now on what is missing is sent again without anybody's word, one of them in vain.
+    // From now on missing events are sent again automatically, one of them in vain.
     relay.rewrite("compare = 5000", "compare = 5000\nrepair = \"auto\"").await;
     let vanishing = send(relay, 1).await.remove(0);
     glitchtip.lose_each_time(&vanishing);
@@ -180,9 +181,9 @@ async fn until_hour_40(relay: &mut Simulation, glitchtip: &Glitchtip) -> String 
     vanishing
 }
 
-/// An hour without the API, and events that are missing at the end.
+/// An hour without the API, and missing events at the end.
 async fn until_hour_48(relay: &Simulation, glitchtip: &Glitchtip) {
-    // It cannot be asked for an hour, and is caught up with.
+    // The API fails for an hour, and the relay catches up.
     glitchtip.set_trouble(Some(Reply::status(503)));
     send(relay, 5).await;
     relay.seconds_until("it is said", async || !part(relay).await["trouble"].is_null()).await;
@@ -191,7 +192,7 @@ async fn until_hour_48(relay: &Simulation, glitchtip: &Glitchtip) {
     glitchtip.set_trouble(None);
     known(relay).await;
     hours(relay, 46).await;
-    // Some are missing at the end, some cannot be asked for.
+    // At the end some events are missing and some cannot be verified.
     relay.rewrite("repair = \"auto\"", "repair = \"off\"").await;
     glitchtip.set_worker(false);
     send(relay, 3).await;
@@ -201,7 +202,7 @@ async fn until_hour_48(relay: &Simulation, glitchtip: &Glitchtip) {
     hours(relay, 48).await;
 }
 
-/// Page and command line say what the report says.
+/// Fails unless page and command line say what the report says.
 async fn page_and_command_line_say(relay: &Simulation, told: &Value) {
     let number = |name: &str| told[name].as_u64().expect("a number");
     let line = format!(

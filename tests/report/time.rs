@@ -1,4 +1,4 @@
-//! What waits, and for how long: through a section that is taken out of the file, and a clock that is set.
+//! The time for which envelopes wait: through a section that leaves the file, and changes of the clock.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::support::relay::Plan;
 use crate::support::upstream::{Reply, Upstream};
 use crate::{HOUR, MINUTE};
 
-/// A relay before two upstreams, `count` envelopes waiting for `b`, which is down.
+/// A relay with two upstreams; `count` envelopes wait for `b`, which is down.
 async fn waiting(plan: impl FnOnce(Plan) -> Plan, count: usize) -> (Upstream, Upstream, Simulation) {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     b.always(Reply::status(503));
@@ -58,7 +58,7 @@ async fn a_clock_that_is_wrong_for_a_moment_expires_nothing() {
     let before = relay.elapsed();
     relay.drained("b", &b, 8).await;
     assert!(relay.elapsed() - before < 15 * MINUTE, "it took {:?}", relay.elapsed() - before);
-    // When it goes on like that, it is the time.
+    // When the clock stays so, the new time counts.
     b.always(Reply::status(503));
     assert_eq!(relay.send(envelopes::error(&envelopes::new_id())).await, 200);
     relay.set_clock(|now| now + 100 * HOUR).await;

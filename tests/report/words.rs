@@ -1,4 +1,4 @@
-//! What the report says beside its figures: from when they count, what they mean, and by whom a service was seen.
+//! The report's words beside its figures: when they begin, what they mean, and which project saw a service.
 
 use std::process::Command;
 use std::time::Duration;
@@ -21,7 +21,7 @@ fn criterion<'a>(report: &'a Value, name: &str) -> &'a Value {
     all.iter().find(|criterion| criterion["name"] == name).expect("the criterion")
 }
 
-/// What a verb says on standard output.
+/// The standard output of a verb.
 async fn says(relay: &Relay, verb: &'static str) -> String {
     let config = relay.config();
     let run = tokio::task::spawn_blocking(move || {
@@ -59,7 +59,7 @@ async fn the_table_of_the_report_adds_up_after_a_backfill() {
         withheld["passed"] == true && found.starts_with("0 items, and 3 that a backfill took up since"),
         "{withheld}"
     );
-    // What is kept from it from now on counts by itself.
+    // Items that are withheld after the backfill count by themselves.
     relay.send_errors(1).await;
     relay.balanced(SOON).await;
     let after = report_of(&relay).await;
@@ -103,7 +103,7 @@ async fn a_refused_event_that_is_retried_and_delivered_is_no_refusal() {
         let request = relay.client().post(format!("http://{}/api/dead-letters/retry", relay.admin_address()));
         request.header("content-type", "application/json").body(order.to_string()).send()
     };
-    // One is refused again, and counts again; then both are taken.
+    // One is refused again and counts again; then both are taken.
     b.then([refused()]);
     assert!(retry(json!({ "ids": [id] })).await.expect("an answer").status().is_success());
     let again = async || match criterion_of(&report_of(&relay).await) {
@@ -148,7 +148,7 @@ async fn a_report_on_a_minute_judges_lag_and_says_when_it_begins() {
     let report = relay.report("?since=1m").await;
     let lag = criterion(&report, "lag");
     assert_eq!(lag["passed"], true, "{lag}");
-    // The lag of half a minute, eight minutes ago, is in the hour.
+    // The lag of half a minute, eight minutes ago, lies in the same hour.
     assert_eq!(criterion(&relay.report("?since=9m").await, "lag")["passed"], false);
     let (_, text) = relay.cli(&["--since", "1m"]).await;
     let told = "counted by whole hours: from 5 Jan 2026, 00:00:00 UTC on; lag and losses are judged from 5 Jan 2026, 00:05:00 UTC on; \
@@ -163,7 +163,7 @@ async fn a_verdict_on_minutes_of_48_hours_is_not_ready_anywhere() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let plan = Plan::new(&[("a", a.dsn("key-a", 1)), ("b", b.dsn("key-b", 2))]);
     let relay = Simulation::start(plan.more("[report]\nrequire_stored = false")).await;
-    // It waits for its services for two hours, which show nothing.
+    // The relay waits for its services for two hours, which show nothing.
     relay.advance(2 * HOUR).await;
     for _ in 0..3 {
         relay.advance(Duration::from_secs(1)).await;
@@ -206,9 +206,9 @@ async fn a_window_older_than_the_relay_counts_from_its_first_start() {
     assert!(found.ends_with(", from its first start at 5 Jan 2026, 00:00:00 UTC on"), "{found}");
     let (_, text) = relay.cli(&["--since", "48h"]).await;
     assert!(text.contains("of 1 h since its first start at 5 Jan 2026, 00:00:00 UTC"), "{text}");
-    // It was down for an hour, also where a shorter window begins in it.
+    // An hour without the relay counts in every window that overlaps it.
     relay.restart(HOUR).await;
-    // For two hours status and page say so, too.
+    // Status and page show it for two hours.
     let status = relay.status_page().await;
     assert!(status.contains("items, and what came in 60 min without the relay, which nobody can count"), "{status}");
     assert!(status.contains("the relay did not run for 60 min in the last two hours"), "{status}");
@@ -218,7 +218,7 @@ async fn a_window_older_than_the_relay_counts_from_its_first_start() {
         assert_eq!(report["relay"]["window_seconds"], window, "{query}");
         assert_eq!(criterion(&report, "uptime")["passed"], false, "{query}");
     }
-    // What services sent in that hour nobody can count, and nobody is silent about it.
+    // Nobody can count what services sent in that hour, and the report says so.
     let report = relay.report("?since=48h").await;
     assert_eq!(report["relay"]["gaps"], json!([{ "from": "2026-01-05T01:00:00Z", "to": "2026-01-05T02:00:00Z" }]));
     let lost = criterion(&report, "lost")["found"].as_str().expect("a text").to_owned();
@@ -230,7 +230,7 @@ async fn a_window_older_than_the_relay_counts_from_its_first_start() {
     assert!(text.contains(gap), "{text}");
     let page = relay.page().await;
     assert!(page.contains("It did not run from") && page.contains("nobody can count it"), "{page}");
-    // It counts until it is older than what is looked at.
+    // The gap counts until it is older than the window.
     let uptime = criterion(&report, "uptime");
     assert_eq!(uptime["until"], "2026-01-07T02:00:00Z", "{uptime}");
     assert!(
@@ -254,7 +254,7 @@ async fn a_service_expected_later_has_its_history_and_its_project() {
     for name in ["svc-a", "svc-both"] {
         assert_eq!(relay.send(event(name)).await.status(), 200);
     }
-    // Whoever has the key of `web` can say that it is `svc-b`, or `shop`.
+    // A client with the key of `web` may claim to be `svc-b` or `shop`.
     for name in ["svc-b", "svc-both", "shop/svc-b"] {
         let sent = relay.post(&format!("/api/2/envelope/?sentry_key={WEB}"), event(name)).send().await;
         assert_eq!(sent.expect("an answer").status(), 200);
@@ -312,7 +312,7 @@ async fn a_service_is_seen_wherever_its_name_stands_and_after_many_others() {
         silent => Err(format!("{silent:?}")),
     })
     .await;
-    // What comes from now on is noted as it comes.
+    // A service that sends from now on is noted at once.
     assert_eq!(relay.send(event(0, "svc-none")).await.status(), 200);
     eventually("all are seen", 3 * SOON, async || match told().await {
         silent if silent.is_empty() => Ok(()),

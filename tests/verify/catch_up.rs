@@ -1,5 +1,5 @@
-//! A tracker's API that was down while thousands of events were delivered: what waits is found by few requests, and new events are
-//! looked for meanwhile.
+//! A tracker whose API was down while thousands of events were delivered: few requests find the waiting events, and new events are verified
+//! meanwhile.
 
 use futures_util::future::join_all;
 
@@ -9,10 +9,10 @@ use crate::support::relay::{Relay, SOON};
 use crate::support::upstream::{Reply, Upstream};
 use crate::{A_WHILE, figures, scene, verification};
 
-/// Many times what one step looks for.
+/// Many times the number of events that one step verifies.
 const MANY: usize = 3000;
 
-/// Events that were delivered while the API is down, by their ids.
+/// Delivers events while the API is down; returns their ids.
 async fn behind() -> (Upstream, Glitchtip, Relay, Vec<String>) {
     let (primary, glitchtip, relay) = scene("").await;
     relay.send_errors(1).await;
@@ -38,7 +38,7 @@ async fn one_walk_through_the_list_finds_thousands_of_events() {
     let before = glitchtip.questions();
     glitchtip.set_trouble(None);
     figures(&relay, &[("delivered", all), ("stored", all), ("missing", 0), ("unknown", 0)]).await;
-    // 31 pages, those of the events that came last twice, and the events that are compared.
+    // The relay reads 31 pages, those with the latest events twice, and the events that it compares.
     let asked = glitchtip.questions() - before;
     println!("{asked} questions for {all} events");
     assert!(asked < 150, "{asked} questions for {all} events");
@@ -70,7 +70,7 @@ async fn missing_events_among_thousands_are_found_through_a_restart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_event_is_looked_for_while_thousands_wait() {
     let (_primary, glitchtip, relay, _) = behind().await;
-    // Beyond its first page the list is never read.
+    // The list fails beyond its first page.
     glitchtip.twist(|seen, reply| match seen.query.as_ref().is_some_and(|query| query.contains("cursor=")) {
         true => Reply::status(503),
         false => reply,

@@ -1,4 +1,4 @@
-//! Whether what a tracker stores is what was sent: some of the stored events are compared, and what differs is named everywhere.
+//! Comparison of stored events with what was sent: a sample is compared, and each difference is named everywhere.
 
 use serde_json::{Value, json};
 
@@ -12,12 +12,12 @@ use crate::{A_WHILE, BATCH, MEMORY, verification};
 
 const SECRET: &str = "hunter2-of-a-user";
 
-/// A relay that looks for nothing before it is told to [`look`].
+/// A relay that verifies nothing before [`look`].
 async fn scene(more: &str) -> (Upstream, Glitchtip, Relay) {
     scene_with("", more).await
 }
 
-/// The same, with a line more in the section of the admin listener.
+/// Like [`scene`], with another line in the section of the admin listener.
 async fn scene_with(admin: &str, more: &str) -> (Upstream, Glitchtip, Relay) {
     let (primary, glitchtip) = (Upstream::start().await, Glitchtip::start(BATCH, MEMORY).await);
     let plan = Plan::new(&[("sentry", primary.dsn("beef", 8)), ("glitchtip", glitchtip.dsn())])
@@ -27,7 +27,7 @@ async fn scene_with(admin: &str, more: &str) -> (Upstream, Glitchtip, Relay) {
     (primary, glitchtip, plan.start().await)
 }
 
-/// Lets the relay look for what was sent.
+/// Makes the relay verify what was sent.
 fn look(relay: &Relay) {
     let text = std::fs::read_to_string(relay.config()).expect("the file");
     relay.replace_config(&text.replace("settle = \"1h\"", "settle = \"1s\""));
@@ -51,7 +51,7 @@ async fn send(relay: &Relay, glitchtip: &Glitchtip, messages: &[&str]) -> Vec<St
     ids
 }
 
-/// Waits until so many events are found, and so many of them compared, of which so many differ.
+/// Waits until `stored` events are found, `compared` of them compared, and `differing` of those differ.
 async fn found(relay: &Relay, stored: u64, compared: u64, differing: u64) {
     eventually(&format!("{stored} stored, {compared} compared, {differing} differ"), A_WHILE, async || {
         let own = verification(relay).await;
@@ -127,7 +127,7 @@ async fn unchanged_events_differ_in_nothing() {
     let own = criterion(&told, "content").expect("the criterion");
     assert_eq!(own["passed"], json!(true), "{own}");
     assert!(own["found"].as_str().expect("words").contains("none differs"), "{own}");
-    // Of the 48 hours it has seen seconds, and says so; whoever is content with that writes it.
+    // The candidate was seen for seconds of the 48 hours, and the verdict says so until `min_seen` allows it.
     assert_eq!(told["ready"], json!(false), "{}", told["verdict"]);
     assert!(told["verdict"].as_str().expect("words").contains(" of 48 h only"), "{}", told["verdict"]);
     let text = std::fs::read_to_string(relay.config()).expect("the file");

@@ -1,5 +1,5 @@
-//! A tracker's API that answers late, too much, in another order, or about something else: deliveries do not notice, nothing is called
-//! missing that may be stored, and the trouble is said once with its remedy.
+//! A tracker's API that answers late, too much, in another order or about something else: deliveries do not notice, no event that may be
+//! stored is called missing, and the trouble is reported once with its remedy.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::support::relay::{Relay, SOON};
 use crate::support::upstream::Reply;
 use crate::{A_WHILE, figures, scene, verification};
 
-/// The body of an answer, changed.
+/// An answer with its body changed.
 fn with_body(reply: Reply, change: impl FnOnce(&mut Value)) -> Reply {
     match reply {
         Reply::Status(status, headers, text) => {
@@ -20,7 +20,7 @@ fn with_body(reply: Reply, change: impl FnOnce(&mut Value)) -> Reply {
     }
 }
 
-/// Every event in an answer, alone or in a list.
+/// Applies `change` to every event in an answer, which is one event or a list.
 fn each(body: &mut Value, change: impl Fn(&mut Value)) {
     match body {
         Value::Array(all) => all.iter_mut().for_each(change),
@@ -29,7 +29,7 @@ fn each(body: &mut Value, change: impl Fn(&mut Value)) {
     }
 }
 
-/// Waits until a look on demand finds all of them, which also ends the trouble.
+/// Waits until a look on demand finds all events, which also ends the trouble.
 async fn found_on_demand(relay: &Relay, all: usize) {
     let words = format!("{all} of {all} events stored");
     eventually(&words, A_WHILE, async || match relay.verb(&["verify"]).await {
@@ -71,7 +71,7 @@ async fn endless_pages_are_read_to_a_bound_and_other_events_asked_by_id() {
     relay.send_errors(1).await;
     figures(&relay, &[("stored", 1)]).await;
     let before = glitchtip.questions();
-    // Every page is empty and says that there is another.
+    // Every page is empty and announces another one.
     glitchtip.twist(|seen, reply| match reply {
         Reply::Status(200, _, _) if seen.path.ends_with("/events/") => {
             let next = "<http://t/>; rel=\"next\"; results=\"true\"; cursor=\"0:100:0\"".to_owned();
@@ -86,14 +86,14 @@ async fn endless_pages_are_read_to_a_bound_and_other_events_asked_by_id() {
     relay.finish().await;
 }
 
-/// While the tracker answers so, events are unknown and none is missing, deliveries do not notice, and the trouble is told in these
-/// words; afterwards all are found.
+/// Fails unless, while the tracker answers so, events are unknown and none is missing, deliveries go on and the trouble is reported with
+/// these words; afterwards all events are found.
 async fn unknown_while(words: &str, twist: impl Fn(Reply) -> Reply + Send + Sync + 'static) {
     let (primary, glitchtip, relay) = scene("").await;
     relay.send_errors(1).await;
     figures(&relay, &[("stored", 1)]).await;
     glitchtip.twist(move |_, reply| twist(reply));
-    // So few that each is asked for by its id.
+    // So few events that each is asked for by its id.
     relay.send_errors(2).await;
     relay.balanced(SOON).await;
     assert_eq!(primary.taken_count(), 3, "deliveries do not notice");
@@ -157,7 +157,7 @@ async fn an_expired_token_is_reported_once_and_leaves_no_event_missing() {
     .await;
     let (code, report) = relay.verb(&["report"]).await;
     assert!(code == 1 && report.contains("it does not take the token (401)"), "{report}");
-    // The file gets the new token; the daemon takes it over as any change.
+    // The file gets the new token, and the daemon reloads it like any change.
     glitchtip.set_trouble(None);
     let text = std::fs::read_to_string(relay.config()).expect("the file");
     relay.replace_config(&format!("{text}\n# a new token\n"));
