@@ -393,7 +393,7 @@ fn a_configuration_that_can_be_used_is_summed_up() {
 }
 
 #[test]
-fn all_problems_are_told_at_once_with_their_lines_and_without_secrets() {
+fn all_problems_are_reported_at_once_with_lines_and_without_secrets() {
     let broken =
         CONFIG.replace("\"sentry\"  #", "\"nobody\" #").replace("[admin]", "[admin]\ncolour = 1\ntoken = \"hush\"");
     let (_folder, config) = folder_with(&broken);

@@ -72,7 +72,7 @@ async fn dropped(relay: &Relay, upstream: &str, reason: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn items_expired_in_an_outage_are_told_to_that_upstream_in_one_report() {
+async fn items_expired_in_an_outage_are_reported_to_that_upstream_once() {
     let (mut a, b, relay) = relay_with(&["max_age = \"2s\""], "").await;
     a.go_down().await;
     relay.send_errors(3).await;
@@ -103,7 +103,7 @@ async fn items_expired_in_an_outage_are_told_to_that_upstream_in_one_report() {
 }
 
 #[tokio::test]
-async fn our_limits_are_told_to_every_upstream_and_an_upstreams_limit_to_it() {
+async fn our_limits_are_reported_to_every_upstream_and_an_upstreams_to_it_alone() {
     let limits = "[limits]\ntransaction = { rate = \"1/h\", burst = 1 }\n[limits.storm]\nlimit = 1\nwindow = \"1h\"";
     let (a, b, relay) = relay_with(&["on_rate_limit = \"drop\""], limits).await;
     let crash = || {
@@ -193,7 +193,7 @@ async fn an_upstream_with_reports_off_gets_none_and_mirror_off_is_no_loss() {
 }
 
 #[tokio::test]
-async fn an_upstream_taken_out_of_the_file_is_told_when_it_returns() {
+async fn a_removed_upstream_gets_its_report_when_it_returns() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let plan = Plan::new(&[("a", a.dsn("cafe", 7)), ("b", b.dsn("beef", 8))]);
     let plan = plan.upstream("a", "client_reports = \"1s\"").upstream("b", "client_reports = \"1h\"");

@@ -101,22 +101,22 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_that_never_answers_is_felt_by_nobody_else() {
+async fn an_upstream_that_never_answers_delays_nobody_else() {
     Scene::set().await.stays_unmoved_by(Fault::BlackHole).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_that_resets_every_connection_is_felt_by_nobody_else() {
+async fn an_upstream_that_resets_every_connection_delays_nobody_else() {
     Scene::set().await.stays_unmoved_by(Fault::Reset).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_that_answers_a_byte_at_a_time_is_felt_by_nobody_else() {
+async fn an_upstream_that_answers_byte_by_byte_delays_nobody_else() {
     Scene::set().await.stays_unmoved_by(Fault::Drip(Duration::from_millis(100))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_that_answers_late_is_felt_by_nobody_else() {
+async fn an_upstream_that_answers_late_delays_nobody_else() {
     Scene::set().await.stays_unmoved_by(Fault::Delay(Duration::from_millis(1500))).await;
 }
 
@@ -140,7 +140,7 @@ async fn answers_that_break_off_or_make_no_sense_are_tried_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_that_only_fails_is_felt_by_nobody_else() {
+async fn an_upstream_that_only_fails_delays_nobody_else() {
     let scene = Scene::set().await;
     let before = scene.send(120).await;
     let mut all = vec![before];

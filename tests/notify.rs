@@ -91,7 +91,7 @@ impl Receiver {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn outages_refusals_and_switches_are_told_once_and_failed_messages_again() {
+async fn outages_refusals_and_switches_are_notified_once_and_failures_retried() {
     let (sentry, glitchtip, receiver) = (Upstream::start().await, Upstream::start().await, Receiver::start().await);
     let plan = Plan::new(&[("sentry", sentry.dsn("k", 1)), ("glitchtip", glitchtip.dsn("k", 1))]);
     let relay = plan.more(&receiver.section("")).start().await;
@@ -130,7 +130,7 @@ async fn outages_refusals_and_switches_are_told_once_and_failed_messages_again()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_switch_and_its_undo_are_told_in_order() {
+async fn a_switch_and_its_undo_are_notified_in_order() {
     let (sentry, glitchtip, receiver) = (Upstream::start().await, Upstream::start().await, Receiver::start().await);
     let plan = Plan::new(&[("sentry", sentry.dsn("k", 1)), ("glitchtip", glitchtip.dsn("k", 1))]);
     let relay = plan.more(&receiver.section("events = [\"switch\"]")).start().await;
@@ -147,7 +147,7 @@ async fn a_switch_and_its_undo_are_told_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_the_end_of_an_outage_is_told_after_a_restart() {
+async fn only_the_end_of_an_outage_is_notified_after_a_restart() {
     let (sentry, glitchtip, receiver) = (Upstream::start().await, Upstream::start().await, Receiver::start().await);
     let plan = Plan::new(&[("sentry", sentry.dsn("k", 1)), ("glitchtip", glitchtip.dsn("k", 1))]);
     let mut relay = plan.more(&receiver.section("")).start().await;
@@ -176,7 +176,7 @@ async fn only_the_end_of_an_outage_is_told_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn missing_events_are_told_and_so_is_their_return() {
+async fn missing_events_and_their_return_are_notified() {
     let (sentry, receiver) = (Upstream::start().await, Receiver::start().await);
     let tracker = Glitchtip::start(Duration::from_millis(100), Duration::ZERO).await;
     let relay = Plan::new(&[("sentry", sentry.dsn("k", 1)), ("glitchtip", tracker.dsn())])
@@ -204,7 +204,7 @@ async fn missing_events_are_told_and_so_is_their_return() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_receiver_is_told_only_its_events_and_notify_test_reaches_it() {
+async fn a_receiver_gets_only_its_events_and_notify_test_reaches_it() {
     let (sentry, receiver) = (Upstream::start().await, Receiver::start().await);
     let plan = Plan::new(&[("sentry", sentry.dsn("k", 1))]);
     let section =

@@ -209,7 +209,7 @@ async fn a_bugsink_at_its_quota_pauses_and_loses_and_doubles_nothing() {
 }
 
 #[tokio::test]
-async fn node_keeps_sending_transactions_that_a_bugsink_limits_by_its_kind() {
+async fn node_keeps_sending_transactions_to_a_bugsink_with_its_kind() {
     let (bugsink, mut kent) = tokio::join!(Bugsink::start(), Kent::start());
     let project = bugsink.project("transactions").await;
     let mut relay = between(&project, &kent).await;
@@ -227,7 +227,7 @@ async fn node_keeps_sending_transactions_that_a_bugsink_limits_by_its_kind() {
 }
 
 #[tokio::test]
-async fn node_keeps_sending_transactions_that_a_bugsink_of_no_kind_limits() {
+async fn node_keeps_sending_transactions_to_a_bugsink_without_a_kind() {
     let (bugsink, mut kent) = tokio::join!(Bugsink::start(), Kent::start());
     let project = bugsink.project("limits").await;
     // Without its kind the relay takes Bugsink's answers for limits on transactions.

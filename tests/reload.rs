@@ -222,7 +222,7 @@ async fn a_change_that_needs_a_restart_is_refused_naming_the_field() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sighup_loads_the_file_and_the_secrets_it_names_again() {
+async fn sighup_reloads_the_file_and_the_secrets_it_names() {
     let (a, b) = two_upstreams().await;
     let mut relay = Plan::new(&[("a", a.dsn("key-a", 11)), ("b", "${file:secret}".to_owned())]).prepare();
     fs::write(relay.home().join("secret"), b.dsn("old-key", 22)).expect("a secret");

@@ -274,7 +274,7 @@ fn check_upstream(relay: &Simulation, diary: &Diary, told: &Value, upstream: &Up
 }
 
 #[tokio::test]
-async fn a_report_tells_what_was_refused_and_why_through_restarts() {
+async fn a_report_counts_refused_items_by_reason_through_restarts() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let limits = "[limits]\nsession = { rate = \"1/h\", burst = 1 }\n[limits.storm]\nlimit = 1\nwindow = \"1h\"";
     let plan = Plan::new(&[("a", a.dsn("cafe", 1)), ("b", b.dsn("beef", 2))]).more(limits);

@@ -59,7 +59,7 @@ async fn everything_that_a_cross_origin_browser_sends_reaches_both_upstreams() {
 }
 
 #[tokio::test]
-async fn a_browser_behind_a_tunnel_is_let_in_by_the_envelopes_dsn() {
+async fn a_browser_behind_a_tunnel_is_authenticated_by_the_envelopes_dsn() {
     let between = Between::start().await;
     let tunnel = format!("http://{}/api/1/envelope/", between.relay.address());
     let promises = visit(&between, Some(&tunnel)).await;

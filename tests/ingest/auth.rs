@@ -129,7 +129,7 @@ async fn every_form_of_authentication_is_accepted() {
 }
 
 #[tokio::test]
-async fn a_refused_client_is_told_why_and_is_counted() {
+async fn a_refused_client_gets_a_reason_and_is_counted() {
     let (relay, upstream) = three_projects().await;
     let envelope = "/api/1/envelope/";
     let query = format!("{envelope}?sentry_key={KEY}");

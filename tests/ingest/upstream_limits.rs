@@ -138,7 +138,7 @@ async fn our_limit_holds_for_check_ins_that_every_upstream_limits_too() {
 }
 
 #[tokio::test]
-async fn held_items_go_out_and_sdks_are_told_nothing_when_the_limit_ends() {
+async fn held_items_go_out_and_sdks_send_again_when_the_limit_ends() {
     let upstream = Upstream::start().await;
     let relay = Plan::new(&[("tracker", upstream.dsn("cafe", 7))]).start().await;
     let (mut accepted, mut id) = (vec![], new_id());

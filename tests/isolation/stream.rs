@@ -188,19 +188,19 @@ async fn no_head_goes_on_forever(what: &str, endless: Endless) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn endless_early_hints_are_felt_by_nobody_else() {
+async fn endless_early_hints_delay_nobody_else() {
     let more = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
     no_head_goes_on_forever("endless early hints", Endless { start: "", more, records: None }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn endless_headers_are_felt_by_nobody_else() {
+async fn endless_headers_delay_nobody_else() {
     let endless = Endless { start: "HTTP/1.1 200 OK\r\nx: ", more: "aaaaaaaaaaaaaaaa", records: None };
     no_head_goes_on_forever("an endless header", endless).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn early_hints_in_tls_records_of_one_byte_are_felt_by_nobody_else() {
+async fn early_hints_in_tls_records_of_one_byte_delay_nobody_else() {
     let more = "HTTP/1.1 103 Early Hints\r\n\r\n";
     no_head_goes_on_forever("one-byte records", Endless { start: "", more, records: Some(1) }).await;
 }
@@ -229,18 +229,18 @@ async fn no_body_goes_on_forever(what: &str, endless: Endless) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn endless_chunks_of_one_byte_are_felt_by_nobody_else() {
+async fn endless_chunks_of_one_byte_delay_nobody_else() {
     no_body_goes_on_forever("one-byte chunks", Endless { start: CHUNKED, more: "1\r\nx\r\n", records: None }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn endless_trailers_are_felt_by_nobody_else() {
+async fn endless_trailers_delay_nobody_else() {
     let start = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n";
     no_body_goes_on_forever("endless trailers", Endless { start, more: "x: y\r\n", records: None }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_endless_body_in_tls_records_of_one_byte_is_felt_by_nobody_else() {
+async fn an_endless_body_in_tls_records_of_one_byte_delays_nobody_else() {
     let endless = Endless { start: CHUNKED, more: "1\r\nx\r\n", records: Some(1) };
     no_body_goes_on_forever("a body in one-byte records", endless).await;
 }

@@ -79,7 +79,7 @@ async fn differs(relays: [&Relay; 2], names: Value) {
 }
 
 #[tokio::test]
-async fn the_leaders_file_is_live_at_all_relays_and_all_tell_differing_files() {
+async fn the_leaders_file_is_live_at_all_relays_and_differing_files_are_reported() {
     let scene = Scene::begin().await;
     let (one, two) = relays(&scene).await;
     edit(&one, "mirror = true", "mirror = false");

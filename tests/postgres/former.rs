@@ -92,7 +92,7 @@ fn relay(database: &Database, name: &str) -> Arc<PostgresJournal> {
 }
 
 #[tokio::test]
-async fn an_unreplicated_commit_is_told_to_nobody_as_done() {
+async fn an_unreplicated_commit_is_never_reported_as_done() {
     let server = kept();
     let database = server.database();
     let journal = relay(&database, "one");

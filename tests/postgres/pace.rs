@@ -222,7 +222,7 @@ async fn let_in(relay: &Relay, count: usize) -> usize {
 const LIMIT: &str = "[limits]\nerror = \"60/m\"";
 
 #[tokio::test]
-async fn three_relays_loaded_together_let_in_what_one_would() {
+async fn three_relays_loaded_together_admit_what_one_would() {
     let scene = Scene::begin(|plan| plan.more(LIMIT)).await;
     let begun = Instant::now();
     let [one, two, three] = &scene.relays[..] else { panic!("three relays") };
@@ -237,7 +237,7 @@ async fn three_relays_loaded_together_let_in_what_one_would() {
 }
 
 #[tokio::test]
-async fn relays_that_join_let_in_two_thirds_of_the_limit_more_at_most() {
+async fn relays_that_join_admit_two_thirds_of_the_limit_more_at_most() {
     let scene = Scene::begin(|plan| plan.more(LIMIT)).await;
     let begun = Instant::now();
     let mut sum = 0;

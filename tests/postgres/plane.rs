@@ -18,7 +18,7 @@ pub(crate) fn relay(database: &Database, name: &str) -> Arc<PostgresJournal> {
 }
 
 #[tokio::test]
-async fn a_switch_is_told_to_every_relay_within_a_quarter_of_a_second() {
+async fn a_switch_reaches_every_relay_within_250_ms() {
     let database = Server::shared().database();
     let (one, two) = (relay(&database, "one"), relay(&database, "two"));
     let mut at = one.plane("a", "").await.expect("a primary").revision;
