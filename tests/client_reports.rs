@@ -214,10 +214,10 @@ async fn a_removed_upstream_gets_its_report_when_it_returns() {
         if upstreams == 1 { Ok(()) } else { Err(relay.log()) }
     })
     .await;
-    // What comes after a look at what is to be told: one more report.
+    // A loss after that change is in another report to `a`.
     assert_eq!(relay.send(envelopes::error(&new_id())).await.status(), 429);
     is_told(&a, sums([("ratelimit_backoff", "error", 6)])).await;
-    // Nor does a project forget under another name.
+    // The losses of a project are kept while it has another name.
     relay.replace_config(&both.replace("name = \"shop\"", "name = \"store\""));
     eventually("it is back", SOON, async || match relay.status().await["projects"][0]["name"] == "store" {
         true => Ok(()),

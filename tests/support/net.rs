@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::net::TcpSocket;
 
 const FIRST: u16 = 10_000;
-/// Ends at 24,000, where the ports of `switchyard demo` begin, which runs beside these tests.
+/// The number of ports, up to 24,000, where those of `switchyard demo` begin, which runs beside these tests.
 const COUNT: u16 = 14_000;
 
 /// A free port on 127.0.0.1 between 10,000 and 24,000. No call in this process returns the same port twice.
