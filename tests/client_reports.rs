@@ -172,7 +172,7 @@ async fn an_upstream_with_reports_off_gets_none_and_mirror_off_is_no_loss() {
     let samples = relay.balanced(SOON).await;
     assert!(samples.sum("switchyard_dropped_items_total", &[("upstream", "a"), ("reason", "rate_limited")]) == 1.0);
     assert_eq!(samples.sum("switchyard_dropped_items_total", &[("upstream", "b"), ("reason", "mirror_off")]), 1.0);
-    // When it is to be told from now on, it is told what is dropped from now on.
+    // With reports on from now on, it gets reports of losses from now on.
     eventually("its limit is over", SOON, async || match relay.upstream("a").await["state"] == "limited" {
         true => Err("it is limited".to_owned()),
         false => Ok(()),

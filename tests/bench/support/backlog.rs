@@ -1,7 +1,7 @@
 //! A backlog: both upstreams are down while envelopes come in, then Switchyard is killed, started again, and delivers.
 //!
-//! The cost of an envelope is what accepting the last ones took plus what delivering the first ones took. The same procedure on a
-//! small backlog is what it is compared with, so that all else is equal.
+//! The cost of an envelope is that of accepting the last ones plus that of delivering the first ones. It is compared with the same
+//! procedure on a small backlog, so that all else is equal.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -14,17 +14,17 @@ use super::options::Options;
 use super::rounds::{all_accepted, exact, per};
 use super::sink::{Mode, Sinks};
 
-/// Envelopes over which costs are taken; also the size of the small backlog.
+/// The number of envelopes over which costs are measured; also the size of the small backlog.
 pub(crate) const SAMPLE: u64 = 30_000;
 
-/// What was seen with so many envelopes waiting.
+/// The measurements with a backlog.
 #[derive(Clone, Debug)]
 pub(crate) struct Backlog {
-    /// How many waited for each of the two upstreams.
+    /// The number of envelopes that waited for each of the two upstreams.
     pub waiting: u64,
-    /// Resident bytes before and after the restart, the larger.
+    /// Resident memory in bytes: the larger of the values before and after the restart.
     pub resident: u64,
-    /// From the start of the process to its first answer, with all that waiting.
+    /// The time from the start of the process to its first answer, with the whole backlog.
     pub ready: Duration,
     /// Processor time for accepting one envelope, in µs.
     pub accept_us: f64,
@@ -33,13 +33,13 @@ pub(crate) struct Backlog {
 }
 
 impl Backlog {
-    /// Accepting an envelope and delivering it twice, in µs.
+    /// Processor time for accepting an envelope and delivering it twice, in µs.
     pub(crate) fn cost_us(&self) -> f64 {
         self.accept_us + 2.0 * self.deliver_us
     }
 }
 
-/// Lets `size` envelopes wait and measures.
+/// Builds a backlog of `size` envelopes and measures.
 pub(crate) fn measure(options: &Options, size: u64, place: &Path, sinks: &mut Sinks) -> Result<Backlog> {
     let size = if options.quick { size.min(50_000) } else { size };
     let files = place.join(format!("backlog-{size}"));
@@ -68,7 +68,7 @@ pub(crate) fn measure(options: &Options, size: u64, place: &Path, sinks: &mut Si
     Ok(Backlog { waiting, resident, ready, accept_us, deliver_us })
 }
 
-/// Sends `count` envelopes, bounded in time; how many were accepted.
+/// Sends up to `count` envelopes within a time limit; returns the number accepted.
 fn fill(options: &Options, relay: &Contender, count: u64) -> Result<u64> {
     let tally = load::send(Load {
         target: relay.address,
@@ -83,7 +83,7 @@ fn fill(options: &Options, relay: &Contender, count: u64) -> Result<u64> {
     Ok(tally.accepted)
 }
 
-/// Brings the upstreams back and takes the processor time of a delivery, once they have begun.
+/// Brings the upstreams back and measures the processor time of a delivery once deliveries have begun.
 fn deliver(relay: &Contender, sinks: &mut Sinks) -> Result<f64> {
     let before = sinks.counts()?;
     sinks.set_both(Mode::Up)?;

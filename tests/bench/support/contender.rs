@@ -37,7 +37,7 @@ impl fmt::Display for Kind {
 }
 
 impl Kind {
-    /// The executable.
+    /// The path of the executable.
     pub(crate) fn binary(self) -> Result<PathBuf> {
         match self {
             Self::Switchyard => Ok(env!("CARGO_BIN_EXE_switchyard").into()),
@@ -50,27 +50,27 @@ impl Kind {
 /// A running contender; stopped when dropped.
 pub(crate) struct Contender {
     child: Child,
-    /// Where it takes envelopes.
+    /// The address that takes envelopes.
     pub address: SocketAddr,
-    /// Where Switchyard's admin listener is.
+    /// The address of Switchyard's admin listener.
     pub admin: SocketAddr,
-    /// How long it took from the start of the process to its first answer.
+    /// The time from the start of the process to its first answer.
     pub ready_after: Duration,
     log: PathBuf,
 }
 
 impl Contender {
-    /// Starts `kind` as it comes, in front of the sinks, with its files in `place`, and waits until it answers.
+    /// Starts `kind` with default settings in front of the sinks, with its files in `place`, and waits until it answers.
     pub(crate) fn start(kind: Kind, place: &Path, sinks: &Sinks) -> Result<Self> {
         Self::start_with_room(kind, place, sinks, "1GiB")
     }
 
-    /// The same, with `room` for the journal of Switchyard.
+    /// Like [`start`](Self::start), with `room` as the size limit of Switchyard's journal.
     pub(crate) fn start_with_room(kind: Kind, place: &Path, sinks: &Sinks, room: &str) -> Result<Self> {
         Self::launch(kind, place, sinks, &format!("path = {:?}\nmax_size = \"{room}\"", place.join("data/journal.db")))
     }
 
-    /// Switchyard with its journal in a database.
+    /// Starts Switchyard with its journal in a database.
     pub(crate) fn start_on(url: &str, place: &Path, sinks: &Sinks) -> Result<Self> {
         let spill = place.join("spill.db");
         Self::launch(
@@ -113,12 +113,12 @@ impl Contender {
         Ok(contender)
     }
 
-    /// What its processes take.
+    /// The resources that its processes use.
     pub(crate) fn usage(&self) -> Usage {
         process::usage(self.child.id())
     }
 
-    /// Ends it with no chance to tidy up.
+    /// Kills the process, which has no chance to clean up.
     pub(crate) fn kill(&mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
@@ -150,7 +150,7 @@ impl Contender {
 }
 
 impl Drop for Contender {
-    /// Asks it to end, so that nginx takes its workers along; insists after a while.
+    /// Asks the process to end, so that nginx ends its workers too; kills it after a while.
     fn drop(&mut self) {
         let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
         if let (Some(pid), Ok(None)) = (pid, self.child.try_wait()) {
@@ -165,7 +165,7 @@ impl Drop for Contender {
     }
 }
 
-/// A plain GET over a connection of its own.
+/// Sends a plain GET on a connection of its own and returns the answer.
 pub(crate) fn get(address: SocketAddr, path: &str) -> Result<String> {
     let patience = Duration::from_secs(5);
     let mut stream = TcpStream::connect_timeout(&address, patience)?;
@@ -176,7 +176,7 @@ pub(crate) fn get(address: SocketAddr, path: &str) -> Result<String> {
     Ok(answer)
 }
 
-/// Defaults throughout, but for the journal.
+/// The configuration of Switchyard: defaults except for the journal.
 fn switchyard_config(listen: [SocketAddr; 2], upstreams: [SocketAddr; 2], journal: &str) -> String {
     let ([address, admin], [a, b]) = (listen, upstreams);
     format!(
@@ -200,7 +200,7 @@ b = "http://8c5e2a7f1d934b06b9e3f7a1c6d40582@{b}/1"
     )
 }
 
-/// nginx as fast as it goes: no log, bodies in memory, connections kept open.
+/// The fastest configuration of nginx: no log, bodies in memory, connections kept open.
 fn nginx_config(address: SocketAddr, place: &Path, upstreams: [SocketAddr; 2]) -> String {
     let [a, b] = upstreams;
     let place = place.display();
@@ -236,7 +236,7 @@ http {{
     )
 }
 
-/// The path of nginx, from Debian's package; installed when it is missing and this process may.
+/// The path of nginx from Debian's package, which is installed if it is missing and this process may.
 fn nginx() -> Result<PathBuf> {
     let places = ["/usr/sbin/nginx", "/usr/bin/nginx", "/usr/local/sbin/nginx", "/usr/local/bin/nginx"];
     let found = || places.iter().map(PathBuf::from).find(|path| path.exists());

@@ -1,4 +1,4 @@
-//! The envelopes of the load: 4 KiB, an error event as a Node service sends it, each under an event id of its own.
+//! The envelopes of the load: 4 KiB, an error event as a Node service sends it, each with its own event id.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -7,7 +7,7 @@ use std::time::UNIX_EPOCH;
 /// The key that the load authenticates with.
 pub(crate) const KEY: &str = "b7e1a5c04d9f4e2c8a6b3d5f71920c84";
 
-/// Bytes of an envelope.
+/// The size of an envelope in bytes.
 pub(crate) const SIZE: usize = 4096;
 
 const ID_PLACE: &str = "00000000000000000000000000000000";
@@ -21,7 +21,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// Requests to `target` whose ids differ from those of every other `connection` and of every other run.
+    /// Creates requests to `target` whose ids differ from those of every other `connection` and run.
     pub(crate) fn new(target: SocketAddr, connection: usize, closes: bool) -> Self {
         let body = body();
         let mut text = String::with_capacity(SIZE + 512);

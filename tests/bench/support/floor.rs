@@ -1,5 +1,5 @@
 //! The floor: a child process that accepts with hyper-util, forwards twice with hyper-util's pooled client, then answers.
-//! No parsing, no journal, no policies: what is left is what the HTTP stack alone costs.
+//! No parsing, no journal, no policies: this is the cost of the HTTP stack alone.
 
 use std::convert::Infallible;
 use std::io::{Read, stdin};
@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 
 type Forward = Client<HttpConnector, Full<Bytes>>;
 
-/// The child's part: listens on `listen`, forwards to `a` and `b`, and ends when its input does.
+/// Runs the child: listens on `listen`, forwards to `a` and `b`, and ends when its standard input does.
 pub(crate) fn play(listen: &str, a: &str, b: &str) -> Result<()> {
     let (listen, upstreams) = (listen.parse()?, [a.parse()?, b.parse()?]);
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(async {
@@ -46,7 +46,7 @@ async fn serve(listen: SocketAddr, upstreams: [SocketAddr; 2]) -> Result<()> {
         let client = client.clone();
         tokio::spawn(async move {
             let service = service_fn(move |request| answer(client.clone(), upstreams, request));
-            // A client that goes away concerns nobody else.
+            // A lost client affects nobody else.
             drop(Builder::new(TokioExecutor::new()).http1_only().serve_connection(TokioIo::new(stream), service).await);
         });
     }

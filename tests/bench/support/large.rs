@@ -1,4 +1,4 @@
-//! Large payloads: eight attachments of 100 MiB under way at once, to both upstreams; what Switchyard takes of the memory for them.
+//! Large payloads: the memory of Switchyard with eight attachments of 100 MiB under way at once to both upstreams.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,11 +11,11 @@ use super::contender::{Contender, Kind};
 use super::envelope::KEY;
 use super::sink::{Mode, Sinks};
 
-/// How many attachments, and how large each is.
+/// The number of attachments, and the size of each in MiB.
 const COUNT: u64 = 8;
 const MIB: usize = 100;
 
-/// The most resident bytes while they come in and go out.
+/// The peak of resident memory in bytes while the attachments come in and go out.
 pub(crate) fn measure(place: &Path, sinks: &mut Sinks) -> Result<u64> {
     let files = place.join("large");
     sinks.set_both(Mode::Up)?;
@@ -33,7 +33,7 @@ pub(crate) fn measure(place: &Path, sinks: &mut Sinks) -> Result<u64> {
     Ok(peak)
 }
 
-/// Sends one and waits for its answer.
+/// Sends one attachment and waits for the answer.
 fn send(address: SocketAddr, number: u64) -> Result<()> {
     let block = [b'x'; 64 * 1024];
     let payload = MIB << 20;

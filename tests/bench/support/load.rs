@@ -1,7 +1,7 @@
 //! The load: keep-alive connections (or a new one per request) that send envelopes as fast as they are answered, or at a pace.
 //!
-//! A paced envelope that goes out late because its connection still waits for an answer counts from the moment it was due:
-//! a relay cannot hide a stall by keeping the load from asking.
+//! A paced envelope that goes out late because its connection still waits for an answer counts from the moment it was due, so a relay
+//! cannot hide a stall by keeping the load from sending.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,40 +17,40 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::envelope::Request;
 use super::wire;
 
-/// What to send.
+/// The parameters of a load.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
-    /// Where to.
+    /// The address to send to.
     pub target: SocketAddr,
-    /// How many connections.
+    /// The number of connections.
     pub connections: usize,
-    /// A new connection for each request.
+    /// Whether each request opens a new connection.
     pub fresh: bool,
     /// Envelopes per second; `None` means as fast as they are answered.
     pub pace: Option<u32>,
-    /// When to end: after this time …
+    /// The load ends after this time …
     pub duration: Duration,
     /// … or after this many envelopes.
     pub count: u64,
-    /// How long an answer may take; then the connection is given up.
+    /// The timeout of an answer, after which the connection is given up.
     pub patience: Duration,
 }
 
-/// What came of it.
+/// The results of a load.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     /// Envelopes answered with 200.
     pub accepted: u64,
-    /// Envelopes answered otherwise, late or not at all.
+    /// Envelopes with another answer, a late one or none.
     pub failed: u64,
-    /// The first of these failures.
+    /// The first failure.
     pub failure: Option<String>,
-    /// The time of each answer in µs, sorted.
+    /// The times to the answers in µs, sorted.
     pub latencies: Vec<u32>,
 }
 
 impl Tally {
-    /// The latency in ms that the share `of` of the answers stayed within.
+    /// The latency in ms within which the share `of` of the answers came.
     pub(crate) fn percentile_ms(&self, of: f64) -> f64 {
         #[expect(
             clippy::cast_possible_truncation,
@@ -75,7 +75,7 @@ impl Tally {
     }
 }
 
-/// Sends it all from this thread.
+/// Runs a load on this thread.
 pub(crate) fn send(load: Load) -> Result<Tally> {
     ensure!(load.connections > 0, "a load needs a connection");
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
@@ -115,7 +115,7 @@ async fn connection(load: Load, index: usize, started: Instant, tickets: Arc<Ato
     tally
 }
 
-/// Waits for this connection's next turn and tells since when the envelope's time counts; `None` when the load is over.
+/// Waits for the connection's next turn; returns the time from which the envelope counts, or `None` when the load is over.
 async fn turn(load: &Load, started: Instant, tickets: &AtomicU64) -> Option<Instant> {
     let ticket = tickets.fetch_add(1, Ordering::Relaxed);
     if ticket >= load.count || started.elapsed() >= load.duration {
@@ -130,13 +130,13 @@ async fn turn(load: &Load, started: Instant, tickets: &AtomicU64) -> Option<Inst
         return Some(due);
     }
     sleep_until(due).await;
-    // The timer's own lateness is not the relay's.
+    // The timer's delay is not the relay's.
     Some(Instant::now())
 }
 
 type Wire = Option<(TcpStream, Vec<u8>)>;
 
-/// One request and its answer's status, over the open connection or a new one.
+/// Sends one request over the open connection or a new one; returns the status of the answer.
 async fn exchange(load: &Load, wire: &mut Wire, request: &[u8]) -> Result<u16> {
     let (mut stream, mut buffer) = match wire.take() {
         Some(open) => open,

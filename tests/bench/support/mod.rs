@@ -1,8 +1,8 @@
-//! The bench of relays: contenders as child processes, load from this process, two sinks in a child of their own.
+//! The bench of relays: contenders are child processes, the load comes from this process, and two sinks run in another child.
 //!
-//! Rule: every contender meets the same load, the same sinks and the same machine within one round, and rounds alternate, so that
-//! what else the machine does hits all alike; medians of the rounds are reported. A contender is known by its address and its
-//! process only: nothing here looks into the relay.
+//! Rule: every contender meets the same load, sinks and machine within a round, and rounds alternate, so that other work of the machine
+//! hits all alike. Medians of the rounds are reported. The bench knows a contender by its address and process only and does not look into
+//! the relay.
 #![allow(dead_code, reason = "each bench uses its part")]
 #![expect(clippy::disallowed_methods, reason = "a bench is not the daemon: its tasks die with its runtime")]
 
@@ -35,15 +35,15 @@ use clap::Parser;
 use contender::Kind;
 use options::Options;
 
-/// The argument that makes this executable play a part of the bench instead of running it.
+/// The argument that makes this executable play a role of the bench.
 pub(crate) const ROLE: &str = "--play";
 
-/// The bench for `contenders`, the first being the one judged.
+/// Runs the bench for `contenders`; the first one is judged.
 pub(crate) fn main(contenders: &[Kind]) -> ExitCode {
     play_or(|| bench(&Options::parse(), contenders))
 }
 
-/// Plays a role when started as a child; else runs `bench`.
+/// Plays a role if started as a child; otherwise runs `bench`.
 pub(crate) fn play_or(bench: impl FnOnce() -> Result<bool>) -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     let outcome = match arguments.iter().position(|a| a == ROLE).map(|at| &arguments[at + 1..]) {
@@ -62,7 +62,7 @@ pub(crate) fn play_or(bench: impl FnOnce() -> Result<bool>) -> ExitCode {
     }
 }
 
-/// Measures and prints; `false` when `--strict` was given and a must is missed.
+/// Measures and prints; returns `false` if `--strict` was given and a `must` limit is missed.
 fn bench(options: &Options, contenders: &[Kind]) -> Result<bool> {
     let contenders: Vec<Kind> = contenders.iter().copied().filter(|kind| options.wants(*kind)).collect();
     let place = tempfile::Builder::new().prefix("bench-").tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;

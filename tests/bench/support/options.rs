@@ -1,4 +1,4 @@
-//! What the command line of the bench says.
+//! The command line of the bench.
 
 use std::time::Duration;
 
@@ -55,17 +55,17 @@ impl Options {
         self.only.is_empty() || self.only.contains(&kind)
     }
 
-    /// How many rounds.
+    /// The number of rounds.
     pub(crate) fn rounds(&self) -> usize {
         self.round_count.unwrap_or(if self.quick { 1 } else { 5 }).max(1)
     }
 
-    /// How long the full load of a round lasts.
+    /// The duration of a round's full load.
     pub(crate) fn full_load(&self) -> Duration {
         Duration::from_secs_f64(self.seconds.unwrap_or(if self.quick { 2.0 } else { 5.0 }))
     }
 
-    /// How long each paced part of a round lasts.
+    /// The duration of each paced part of a round.
     pub(crate) fn paced_load(&self) -> Duration {
         Duration::from_secs(if self.quick { 2 } else { 3 })
     }

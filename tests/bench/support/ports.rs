@@ -1,4 +1,4 @@
-//! Ports for the servers of the bench: below the range from which outgoing connections take theirs.
+//! Ports for the servers of the bench, below the ephemeral range from which outgoing connections take theirs.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU16, Ordering};

@@ -1,4 +1,4 @@
-//! What the kernel says of a process and its descendants: processor time and resident memory. Linux only.
+//! The resources of a process and its descendants as the kernel counts them: processor time and resident memory. Linux only.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,20 +6,20 @@ use std::fs;
 /// Microseconds in one tick of `/proc/PID/stat`; the kernel shows 100 ticks a second to programs on every machine.
 const TICK_US: u64 = 10_000;
 
-/// What a tree of processes takes, summed.
+/// The resources of a tree of processes, summed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
     /// Processor time since its start, user and system, all threads, in µs.
     pub cpu_us: u64,
-    /// The part of it that the kernel took.
+    /// The kernel's part of `cpu_us`.
     pub kernel_us: u64,
     /// Resident memory now, in bytes.
     pub resident: u64,
-    /// The most resident memory so far, in bytes.
+    /// The peak of resident memory so far, in bytes.
     pub peak: u64,
 }
 
-/// The usage of `root` and everything it started that still runs.
+/// The usage of `root` and all running processes that it started.
 pub(crate) fn usage(root: u32) -> Usage {
     tree(root).into_iter().fold(Usage::default(), |sum, pid| {
         let one = usage_of(pid);

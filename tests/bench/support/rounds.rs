@@ -1,4 +1,4 @@
-//! The rounds: in each, every contender starts afresh, idles, meets a pace, full load, and an upstream that hangs.
+//! The rounds: in each, every contender starts anew, idles, and meets a paced load, full load, and an upstream that hangs.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,31 +11,31 @@ use super::load::{self, Load, Tally};
 use super::options::Options;
 use super::sink::{Mode, Sinks};
 
-/// Envelopes per second of the paced parts.
+/// The rate of the paced parts, in envelopes per second.
 pub(crate) const PACE: u32 = 1000;
 
-/// What one contender did in one round.
+/// The figures of one contender in one round.
 #[derive(Clone, Debug)]
 pub(crate) struct Round {
-    /// From the start of the process to its first answer.
+    /// The time from the start of the process to its first answer.
     pub ready: Duration,
-    /// Resident bytes before the first envelope.
+    /// Resident memory before the first envelope, in bytes.
     pub idle: u64,
-    /// Resident bytes at the end of the paced part.
+    /// Resident memory at the end of the paced part, in bytes.
     pub paced: u64,
-    /// The most resident bytes up to the end of the full load.
+    /// The peak of resident memory up to the end of the full load, in bytes.
     pub full: u64,
     /// Envelopes per second that both upstreams took, from the first request to the last delivery.
     pub rate: f64,
-    /// Processor time per envelope, in µs, the deliveries included.
+    /// Processor time per envelope in µs, including deliveries.
     pub cpu_us: f64,
-    /// The answer's median and 99th percentile in ms, both upstreams healthy.
+    /// The median and 99th percentile of the time to an answer in ms, with both upstreams healthy.
     pub healthy_ms: [f64; 2],
     /// The same with one upstream hung.
     pub hung_ms: [f64; 2],
 }
 
-/// Runs all rounds; the order of the contenders moves on by one each time.
+/// Runs all rounds; the order of the contenders rotates by one each time.
 pub(crate) fn run(
     options: &Options,
     contenders: &[Kind],
@@ -88,7 +88,7 @@ fn one(options: &Options, kind: Kind, files: &Path, sinks: &mut Sinks) -> Result
     Ok(Round { ready: contender.ready_after, idle, paced, full, rate, cpu_us, healthy_ms, hung_ms })
 }
 
-/// Envelopes per second taken by both upstreams, and the processor time of each in µs.
+/// The envelopes per second that both upstreams took, and the processor time per envelope in µs.
 fn full_load(options: &Options, contender: &Contender, sinks: &mut Sinks) -> Result<(f64, f64)> {
     let (before, cpu, started) = (sinks.counts()?, contender.usage().cpu_us, Instant::now());
     let tally = load::send(Load {
@@ -113,7 +113,7 @@ fn pace(options: &Options, contender: &Contender, patience: Duration) -> Load {
     }
 }
 
-/// Waits until both upstreams have what was accepted.
+/// Waits until both upstreams have taken every accepted envelope.
 pub(crate) fn drained(sinks: &mut Sinks, before: [u64; 2], tally: &Tally) -> Result<()> {
     all_accepted(tally)?;
     let taken = sinks.wait(before, tally.accepted, Duration::from_secs(60))?;
@@ -122,7 +122,7 @@ pub(crate) fn drained(sinks: &mut Sinks, before: [u64; 2], tally: &Tally) -> Res
     Ok(())
 }
 
-/// A figure for a relay that refuses is no figure.
+/// Fails if a relay refused envelopes: its figures would mean nothing.
 pub(crate) fn all_accepted(tally: &Tally) -> Result<()> {
     let first = tally.failure.as_deref().unwrap_or_default();
     ensure!(tally.failed == 0, "{} of {} envelopes failed: {first}", tally.failed, tally.accepted + tally.failed);
@@ -134,7 +134,7 @@ pub(crate) fn per(count: u64, unit: f64) -> f64 {
     exact(count) / unit
 }
 
-/// A count as a fraction: exact below 2⁵³.
+/// A count as a floating-point number, exact below 2⁵³.
 #[expect(clippy::cast_precision_loss, reason = "counts of a bench are far below 2⁵³")]
 pub(crate) fn exact(count: u64) -> f64 {
     count as f64

@@ -1,6 +1,7 @@
-//! Two PostgreSQL servers on this machine: a primary whose every commit waits for the one standby, both with fsync.
+//! Two local PostgreSQL servers: a primary whose every commit waits for the only standby, both with fsync.
 //!
-//! Each is a child of this process and ends with it. Settings are PostgreSQL's own but for what `deploy/cluster/patroni.yaml` sets.
+//! Both are children of this process and end with it. Their settings are PostgreSQL's defaults except for those of
+//! `deploy/cluster/patroni.yaml`.
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
@@ -18,7 +19,7 @@ const SETTINGS: [&str; 3] = ["synchronous_commit=on", "autovacuum_naptime=5s", "
 
 /// The primary and its standby.
 pub(crate) struct Servers {
-    // Dropped first: a standby that goes before its primary makes commits wait, and nobody commits any more.
+    // Dropped first. Its commits stop then, but nobody commits any more.
     standby: Server,
     primary: Server,
 }
@@ -28,17 +29,17 @@ struct Server {
     address: SocketAddr,
 }
 
-/// What the primary counted so far.
+/// The counters of the primary.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Counted {
-    /// Bytes of its log.
+    /// Bytes of WAL.
     pub wal: u64,
     /// Transactions committed.
     pub commits: u64,
 }
 
 impl Servers {
-    /// Starts both, with their files in `place`, and waits until commits wait for the standby.
+    /// Starts both with their files in `place`; returns when commits wait for the standby.
     pub(crate) fn start(place: &Path) -> Result<Self> {
         fs::create_dir_all(place)?;
         open_to_all(place.parent().context("a folder around it")?);
@@ -72,7 +73,7 @@ impl Servers {
         done(copy).context("pg_basebackup")?;
         let standby = Server::start(&data)?;
         let servers = Self { standby, primary };
-        // Each of these alone, as neither is possible within a transaction.
+        // Each is a statement of its own, as neither may run in a transaction.
         servers.ask("postgres", "ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (*)'")?;
         servers.ask("postgres", "SELECT pg_reload_conf()")?;
         let quorum = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'quorum'";
@@ -80,18 +81,18 @@ impl Servers {
         Ok(servers)
     }
 
-    /// A new database; its URL.
+    /// Creates a database; returns its URL.
     pub(crate) fn database(&self, name: &str) -> Result<String> {
         self.ask("postgres", &format!("CREATE DATABASE {name}"))?;
         Ok(format!("postgres://relay@{}/{name}", self.primary.address))
     }
 
-    /// Processor time of both since their start, in µs.
+    /// Processor time of the primary and the standby since their start, in µs.
     pub(crate) fn cpu_us(&self) -> [u64; 2] {
         [&self.primary, &self.standby].map(|server| process::usage(server.child.id()).cpu_us)
     }
 
-    /// What the primary counted so far of a database.
+    /// The counters of the primary for a database.
     pub(crate) fn counted(&self, database: &str) -> Result<Counted> {
         let told = self.ask(
             database,
@@ -130,7 +131,7 @@ impl Server {
 }
 
 impl Drop for Server {
-    /// SIGQUIT: at once, and without leaving anything behind.
+    /// Sends SIGQUIT, which ends the server at once and leaves nothing behind.
     fn drop(&mut self) {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), rustix::process::Signal::QUIT)
             .ok();

@@ -1,6 +1,6 @@
 //! The two upstreams: a child process that takes envelopes as cheaply as possible, counts them, and can go down or hang.
 //!
-//! The bench talks to it over its standard input and output, a line for a line; when its input ends, so does it.
+//! The bench talks to it over standard input and output, one line for each line; it ends when its input does.
 
 use std::io::{BufRead, BufReader, Write, stdin, stdout};
 use std::net::SocketAddr;
@@ -27,17 +27,17 @@ pub(crate) enum Mode {
     Down,
 }
 
-/// The running sinks, seen from the bench. They end when this is dropped.
+/// The running sinks; dropping this ends them.
 pub(crate) struct Sinks {
     child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
-    /// Where the first and the second upstream listen.
+    /// The addresses of the first and the second upstream.
     pub addresses: [SocketAddr; 2],
 }
 
 impl Sinks {
-    /// Starts both, up. They answer with an event id as trackers do, or, with `bare`, with nothing.
+    /// Starts both in the mode [`Mode::Up`]. They answer with an event id as trackers do, or with an empty body if `bare`.
     pub(crate) fn start(bare: bool) -> Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .args([ROLE, if bare { "bare-sink" } else { "sink" }])
@@ -54,7 +54,7 @@ impl Sinks {
         Ok(Self { child, input, output, addresses })
     }
 
-    /// Changes the behaviour of an upstream; it is in force when this returns.
+    /// Changes the mode of an upstream; it is in force when this returns.
     pub(crate) fn set(&mut self, upstream: usize, mode: Mode) -> Result<()> {
         let word = match mode {
             Mode::Up => "up",
@@ -64,20 +64,20 @@ impl Sinks {
         self.ask(&format!("{word} {upstream}")).map(drop)
     }
 
-    /// Changes the behaviour of both.
+    /// Changes the mode of both upstreams.
     pub(crate) fn set_both(&mut self, mode: Mode) -> Result<()> {
         self.set(0, mode)?;
         self.set(1, mode)
     }
 
-    /// How many envelopes each has taken so far.
+    /// The number of envelopes that each upstream has taken.
     pub(crate) fn counts(&mut self) -> Result<[u64; 2]> {
         let line = self.ask("count")?;
         let Some((a, b)) = line.trim().split_once(' ') else { bail!("the sinks said {line:?}") };
         Ok([a.parse()?, b.parse()?])
     }
 
-    /// Waits until both have taken `each` more than `before`; the counts at the end, complete or not.
+    /// Waits until both have taken `each` more than `before`, or until the timeout; returns the last counts.
     pub(crate) fn wait(&mut self, before: [u64; 2], each: u64, patience: Duration) -> Result<[u64; 2]> {
         let deadline = Instant::now() + patience;
         loop {
@@ -101,23 +101,23 @@ impl Sinks {
 
 impl Drop for Sinks {
     fn drop(&mut self) {
-        // It may have ended by itself; then there is nothing to end.
+        // The child may have ended by itself already.
         drop(self.child.kill());
         drop(self.child.wait());
     }
 }
 
-/// The child's part.
+/// Runs the child.
 pub(crate) fn play(bare: bool) -> Result<()> {
     let answer = if bare { EMPTY } else { WITH_ID };
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(answer))
 }
 
-/// What trackers answer.
+/// The answer of trackers.
 const WITH_ID: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 41\r\n\r\n\
     {\"id\":\"fc6d8c0c43fc4630ad850ee518f1b9d0\"}";
 
-/// What nginx needs to keep its mirror's connection open: it drops one whose answer has a body.
+/// nginx closes a mirror's connection whose answer has a body, so this answer has none.
 const EMPTY: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 
 struct Upstream {
@@ -125,7 +125,7 @@ struct Upstream {
     answer: &'static [u8],
     taken: AtomicU64,
     mode: watch::Sender<Mode>,
-    /// What the listener has brought into force.
+    /// The mode that the listener has applied.
     in_force: watch::Sender<Mode>,
 }
 
@@ -145,7 +145,7 @@ async fn serve(answer: &'static [u8]) -> Result<()> {
     }
 }
 
-/// The lines of the standard input, read by a thread of their own; they end with it.
+/// The lines of standard input, read by a thread; the channel closes at their end.
 fn lines() -> mpsc::Receiver<String> {
     let (sender, lines) = mpsc::channel(1);
     std::thread::spawn(move || {

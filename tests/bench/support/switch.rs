@@ -1,4 +1,4 @@
-//! A switch of the primary: from the saved file to the metric that shows it live.
+//! A switch of the primary, timed from the saved file to the metric that shows it live.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use super::contender::{Contender, Kind, get};
 use super::sink::Sinks;
 
-/// The median time of some switches, back and forth.
+/// The median time of several switches back and forth.
 pub(crate) fn measure(times: usize, place: &Path, sinks: &Sinks) -> Result<Duration> {
     let files = place.join("switch");
     let relay = Contender::start(Kind::Switchyard, &files, sinks)?;

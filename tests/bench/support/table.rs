@@ -7,7 +7,7 @@ use super::contender::Kind;
 use super::options::Options;
 use super::verdict::{Limits, Row, Verdict};
 
-/// A table with a line about how it came about.
+/// The table and a line on how it was measured.
 pub(crate) fn text(rows: &[Row], contenders: &[Kind], options: &Options) -> String {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
@@ -40,7 +40,7 @@ pub(crate) fn text(rows: &[Row], contenders: &[Kind], options: &Options) -> Stri
     )
 }
 
-/// The same as JSON.
+/// The rows as JSON.
 pub(crate) fn json(rows: &[Row], options: &Options) -> Result<String> {
     let document = serde_json::json!({
         "rounds": options.rounds(),
@@ -65,7 +65,7 @@ fn bound(limits: &Limits, limit: f64) -> String {
     format!("{} {limit}", if limits.more { "≥" } else { "≤" })
 }
 
-/// Three figures that count.
+/// Formats a number with three significant digits.
 fn number(value: f64) -> String {
     match value {
         v if v >= 100.0 => format!("{v:.0}"),

@@ -1,4 +1,4 @@
-//! The rows of the table and their judgement: the limits of "speed and size", each beside what was measured.
+//! The rows of the table and their verdicts: the limits of "speed and size" beside the measurements.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,43 +11,43 @@ use super::rounds::{PACE, Round, exact};
 
 const MIB: f64 = 1024.0 * 1024.0;
 
-/// How a measure stands to its limits.
+/// The relation of a measurement to its limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Verdict {
     /// The aim is reached.
     Aim,
-    /// The must is kept.
+    /// The requirement is met, the aim is not.
     Must,
-    /// The must is missed.
+    /// The requirement is missed.
     Missed,
 }
 
-/// What is good, and how good it has to be.
+/// The limits of a measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Limits {
-    /// Whether more is better.
+    /// Whether larger values are better.
     pub more: bool,
-    /// What has to be kept.
+    /// The requirement.
     pub must: f64,
-    /// What is aimed at.
+    /// The aim.
     pub aim: f64,
 }
 
 /// One line of the table.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Row {
-    /// What is measured.
+    /// The name of the measurement.
     pub measure: String,
-    /// In what.
+    /// The unit.
     pub unit: &'static str,
-    /// What each contender reached.
+    /// The value of each contender.
     pub values: BTreeMap<String, f64>,
-    /// What is judged when it is not the first contender's value: its ratio to something.
+    /// The ratio to judge; `None` to judge Switchyard's value.
     pub ratio: Option<f64>,
-    /// What it is judged by.
+    /// The limits; `None` for a row that is not judged.
     pub limits: Option<Limits>,
-    /// The judgement.
+    /// The verdict; `None` for a row that is not judged.
     pub verdict: Option<Verdict>,
 }
 
@@ -62,7 +62,7 @@ impl Row {
         self
     }
 
-    /// Judges the ratio, or Switchyard's value when there is none; without either there is nothing to judge.
+    /// Judges the ratio, or Switchyard's value without one; a row with neither has no verdict.
     fn judged(mut self, more: bool, must: f64, aim: f64) -> Self {
         let seen = self.ratio.or_else(|| self.values.get(&Kind::Switchyard.to_string()).copied());
         let reaches = |seen: f64, limit: f64| if more { seen >= limit } else { seen <= limit };
@@ -76,7 +76,7 @@ impl Row {
     }
 }
 
-/// The rows that the rounds give.
+/// The rows from the rounds.
 pub(crate) fn of_rounds(rounds: &BTreeMap<Kind, Vec<Round>>, contenders: &[Kind]) -> Vec<Row> {
     let each = |of: &dyn Fn(&Round) -> f64| -> Vec<(Kind, f64)> {
         let reached = contenders.iter().filter_map(|kind| Some((*kind, median(rounds.get(kind)?.iter().map(of)))));
@@ -93,7 +93,7 @@ pub(crate) fn of_rounds(rounds: &BTreeMap<Kind, Vec<Round>>, contenders: &[Kind]
     let mut rows = vec![
         compared(row("CPU per envelope".into(), "µs", &cpu), &cpu).judged(false, 1.5, 0.9),
         compared(row("accepted and delivered to both".into(), "/s", &rate), &rate).judged(true, 0.8, 1.3),
-        // One decimal of the aim is what the machine's noise lets be told.
+        // The machine's noise allows one decimal of the aim.
         row("p99 with one upstream hung, against healthy".into(), "×", &stalls).judged(false, 1.2, 1.05),
         row(format!("answer at {PACE}/s, healthy: p50"), "ms", &|round| round.healthy_ms[0]),
         row(format!("answer at {PACE}/s, healthy: p99"), "ms", &|round| round.healthy_ms[1]),
@@ -106,12 +106,12 @@ pub(crate) fn of_rounds(rounds: &BTreeMap<Kind, Vec<Round>>, contenders: &[Kind]
     ];
     let sizes =
         contenders.iter().filter_map(|kind| Some((*kind, exact(kind.binary().ok()?.metadata().ok()?.len()) / 1e6)));
-    // The floor is this bench itself: its size says nothing.
+    // The floor is this bench itself, so its size means nothing.
     rows.push(Row::new("binary", "MB", sizes.filter(|(kind, _)| *kind != Kind::Floor)).judged(false, 16.0, 8.0));
     rows
 }
 
-/// The rows that the backlogs give.
+/// The rows from the backlogs.
 pub(crate) fn of_backlog(small: &Backlog, large: &Backlog) -> Vec<Row> {
     let of = |what: &str| format!("{what}, {} waiting", large.waiting);
     let one = |measure, unit, value| Row::new(measure, unit, [(Kind::Switchyard, value)]);

@@ -1,25 +1,25 @@
-//! As much of HTTP/1.1 as the load and the sinks need: where a head ends and how long its body is. Knows no chunked bodies.
+//! The parts of HTTP/1.1 that the load and the sinks need: the end of a head and the length of a body. No chunked bodies.
 
 use anyhow::{Result, bail};
 use memchr::memmem;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-/// What is held of a body whose end has not come.
+/// The maximum number of bytes that are kept of an unfinished body.
 const KEPT: usize = 256 * 1024;
 
-/// A message's head, as far as it matters here.
+/// The fields of a message's head that matter here.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Head {
-    /// The status of an answer; of a request, nothing.
+    /// The status of an answer; 0 for a request.
     pub status: u16,
-    /// The bytes of the body.
+    /// The length of the body in bytes.
     pub body: usize,
-    /// The sender closes after this message.
+    /// Whether the sender closes the connection after this message.
     pub closes: bool,
 }
 
-/// Reads one message, leaving what came after it in `buffer`; `None` when the peer closed before its first byte.
+/// Reads one message and leaves the bytes after it in `buffer`; `None` when the peer closed before the first byte.
 pub(crate) async fn read_message(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<Option<Head>> {
     let (head, length) = loop {
         if let Some(end) = memmem::find(buffer, b"\r\n\r\n") {
