@@ -1,11 +1,11 @@
-//! Connections: to whichever of the servers takes writes, and only where what is committed is on a second machine.
+//! Connections to the server that takes writes, and only if its settings make commits safe.
 //!
-//! Rules: all hosts are tried at the same time, each for a bounded time, and until nothing came from it for three seconds: one that hangs
-//! holds nobody up, and one that is slow lets us in. One that let us in and then committed nothing may be a primary that has lost its
-//! place and does not know it: it is taken again when no other host lets us in. Every connection is looked at before it is used: after an election the settings
-//! are those of another server. A commit that was not waited for ends its connection before it is answered, so whoever made it, and
-//! whatever it was, takes it for none. What was only read may be what one server alone has: it counts once a
-//! [commit that came after it](Connection::make_certain) was waited for.
+//! Rules: all hosts are tried at the same time. A host has ten seconds, and is given up after three seconds of silence, so one that hangs
+//! delays nobody and a slow one still lets us in. The host that hung last may be a former primary that does not know it yet: it is used
+//! only if no other host lets us in. Every new connection is checked before it is used, because after a failover the settings are those of
+//! another server. When a server did not wait for a standby to commit, its warning ends the connection before the commit is answered, so
+//! the caller never takes the commit for done. A read may show what only one server has: it counts after a later commit that was waited for
+//! ([`Connection::make_certain`]).
 
 use std::fmt;
 use std::future::poll_fn;
@@ -37,32 +37,32 @@ use crate::telemetry::ledger::Posting;
 
 use super::fault::{self, Fault};
 
-/// A host that has not let us in may be silent for so many turns in a row.
+/// The number of silent turns in a row after which a host that has not let us in is given up.
 const TURNS: u32 = 3;
 const TURN: Duration = Duration::from_secs(1);
-/// How long that is.
+/// The silence after which such a host is given up.
 pub(super) const SILENCE: Duration = TURN.saturating_mul(TURNS);
-/// How long one address of a host may be silent: less than that, so that the next one is tried.
+/// The connect timeout of one address of a host: shorter than [`SILENCE`], so that the next address is tried.
 const ADDRESS: Duration = Duration::from_secs(2);
-/// How long it may take in all: to prove that we have the password takes seconds where nobody has time for it.
+/// The time limit of a handshake: on a busy machine the proof of the password alone takes seconds.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long what was sent may go unanswered by the server's machine.
+/// How long sent bytes may go unacknowledged by the other machine.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
-/// How long a statement may take, but for a commit that waits for a standby: nothing here takes long.
+/// The time limit of a statement. The wait of a commit for a standby does not count.
 const STATEMENT: Duration = Duration::from_secs(10);
-/// How long a transaction may do nothing: one of a relay that stands still keeps others from what it has locked.
+/// How long a transaction may be idle: the locks of a relay that stands still block others.
 const IDLE: Duration = Duration::from_secs(3);
 
 /// A connection.
 #[derive(Debug)]
 pub(super) struct Connection {
-    /// Its client, with the statements that were prepared on it.
+    /// The client, with the statements that were prepared on it.
     client: ClientWrapper,
-    /// The number of its host.
+    /// The index of its host.
     host: usize,
-    /// Which generation it is of.
+    /// The generation that it was made in; see [`Connector::give_up`].
     generation: u64,
-    /// Notified when something is told on a channel that it listens to.
+    /// Notified when a notification comes on a channel that the connection listens to.
     told: Arc<Notify>,
 }
 
@@ -81,7 +81,7 @@ impl DerefMut for Connection {
 }
 
 impl Connection {
-    /// How many rows a statement changed, which is prepared once.
+    /// Runs a statement, which is prepared once, and returns the number of rows that it changed.
     pub(super) async fn run(&self, sql: &str, params: Params<'_>) -> Result<u64, Fault> {
         let statement = self.client.prepare_cached(sql).await?;
         Ok(self.client.execute(&statement, params).await?)
@@ -111,29 +111,30 @@ impl Connection {
         self.run("UPDATE meta SET oldest = oldest", &[]).await.map(drop)
     }
 
-    /// Notified when something is told on a channel that it listens to.
+    /// Notified when a notification comes on a channel that the connection listens to.
     pub(super) fn told(&self) -> Arc<Notify> {
         Arc::clone(&self.told)
     }
 }
 
-/// What a statement takes.
+/// The parameters of a statement.
 pub(super) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
-/// The connection that writes, for as long as it is known how the transaction before ended.
+/// The connection that writes, and the commits with an unknown outcome.
 #[derive(Default)]
 pub(super) struct Pen {
     pub(super) connection: Option<Connection>,
-    /// One that is being made.
+    /// A connection attempt under way.
     connecting: Option<JoinHandle<Result<Connection, Fault>>>,
     /// The number of the last transaction that was begun.
     pub(super) last: i64,
-    /// The numbers of commits of which nobody knows whether they took place, and what is to be posted should that one be the last.
+    /// The commits with an unknown outcome, by number, each with the postings to make if it turns out to be the last that took place.
     pub(super) unresolved: Vec<(i64, Vec<Posting>)>,
 }
 
 impl Pen {
-    /// A new connection. Who has no time for it any more leaves it to the next one: to be let in may take longer than a transaction may.
+    /// Opens a connection. If the caller drops the future, the next caller gets the attempt: a handshake may take longer than a transaction
+    /// may.
     pub(super) async fn connect(&mut self, connector: &Arc<Connector>) -> Result<Connection, Fault> {
         if let Some(old) = self.connecting.take_if(|connecting| connecting.is_finished())
             && let Ok(Ok(connection)) = old.await
@@ -151,20 +152,20 @@ impl Pen {
     }
 }
 
-/// Makes connections.
+/// Opens connections.
 pub(super) struct Connector {
     hosts: Vec<Config>,
     tls: MakeRustlsConnect,
     durability: Durability,
     runtime: Handle,
     generation: watch::Sender<u64>,
-    /// The host that hung last.
+    /// The index of the host that hung last; `usize::MAX` for none.
     hung: AtomicUsize,
 }
 
-/// Connections that wait to be used.
+/// The pool of connections.
 pub(super) type Pool = managed::Pool<Connections>;
-/// One that is in use.
+/// A connection taken from the pool.
 pub(super) type Pooled = managed::Object<Connections>;
 
 impl fmt::Debug for Connector {
@@ -174,13 +175,13 @@ impl fmt::Debug for Connector {
 }
 
 impl Connector {
-    /// To the servers of `config`. Connections are served on `runtime`.
+    /// A connector to the servers of `config`, whose connections are served on `runtime`.
     pub(super) fn new(config: &Config, tls: MakeRustlsConnect, durability: Durability, runtime: Handle) -> Self {
         let (hosts, generation, hung) = (each_host(config), watch::Sender::new(0), AtomicUsize::new(usize::MAX));
         Self { hosts, tls, durability, runtime, generation, hung }
     }
 
-    /// Gives up all connections: a server that hangs answers on none of them. `hung` is one to a server that did.
+    /// Gives up all connections: a server that hangs answers on none of them. `hung` is a connection to that server.
     pub(super) fn give_up(&self, hung: Option<&Connection>) {
         if let Some(connection) = hung {
             self.hung.store(connection.host, Ordering::Release);
@@ -188,18 +189,18 @@ impl Connector {
         self.generation.send_modify(|generation| *generation += 1);
     }
 
-    /// Whether a connection can still be used.
+    /// Returns whether a connection can still be used.
     pub(super) fn is_good(&self, connection: &Connection) -> bool {
         !connection.is_closed() && connection.generation == *self.generation.borrow()
     }
 
-    /// Whether what is committed is safe by the settings of a server, which may change while it runs.
+    /// Checks whether the settings of a server make commits safe. They may change while it runs.
     pub(super) fn judge(&self, row: &Row) -> Result<(), Fault> {
         let (commit, standbys) = (row.get("synchronous_commit"), row.get("synchronous_standby_names"));
         judge(self.durability, (commit, standbys), || "the database".to_owned())
     }
 
-    /// Makes a call, unless connections are given up meanwhile.
+    /// Awaits a call; fails if connections are given up meanwhile.
     pub(super) async fn unless_given_up<T>(&self, call: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
         let mut generation = self.generation.subscribe();
         tokio::select! {
@@ -208,7 +209,7 @@ impl Connector {
         }
     }
 
-    /// Connects to the first host that lets us in and takes writes; to the one that hung last when no other does.
+    /// Connects to the first host that lets us in and takes writes. Uses the host that hung last only if no other does.
     pub(super) async fn connect(&self) -> Result<Connection, Fault> {
         let hung = self.hung.load(Ordering::Acquire);
         let mut tries: FuturesUnordered<_> = (0..self.hosts.len()).map(|host| self.connect_to(host)).collect();
@@ -217,7 +218,7 @@ impl Connector {
             match tried {
                 Ok(connection) if connection.host == hung => last = Some(connection),
                 Ok(connection) => return Ok(connection),
-                // One that was looked at says more than one that is away.
+                // The reason of a server that was checked says more than that of one that is away.
                 Err(error @ Fault::Open(_)) => why = Some(error),
                 Err(error) => why = why.or(Some(error)),
             }
@@ -243,13 +244,13 @@ impl Connector {
         let client = ClientWrapper::new(client, serving);
         look_at(&client, self.durability, &name_of(config)).await?;
         is_let_in.store(true, Ordering::Release);
-        // Others were given up before this server answered.
+        // Read now: the connections that were given up before this server answered are others.
         let generation = *self.generation.borrow();
         Ok(Connection { client, host, generation, told })
     }
 }
 
-/// What a call answers, or `None` when nothing moves it any more. Its own work, and the time until it is its turn, is no silence.
+/// Awaits a call; `None` when it made no progress for [`SILENCE`]. The time in which it runs, or waits to be scheduled, is no silence.
 async fn while_it_moves<T>(call: impl Future<Output = T>) -> Option<T> {
     let mut call = pin!(call);
     let mut turn = pin!(sleep(TURN));
@@ -264,7 +265,7 @@ async fn while_it_moves<T>(call: impl Future<Output = T>) -> Option<T> {
             return Poll::Ready(None);
         }
         turn.as_mut().reset(Instant::now() + TURN);
-        // Asked so that it wakes this call.
+        // Polled so that the timer wakes this call.
         match turn.as_mut().poll(cx) {
             Poll::Ready(()) | Poll::Pending => Poll::Pending,
         }
@@ -272,8 +273,8 @@ async fn while_it_moves<T>(call: impl Future<Output = T>) -> Option<T> {
     .await
 }
 
-/// Serves a connection until it ends. A commit that was not waited for is told by a warning, which comes before its answer: nobody gets
-/// that any more. Of what it warns when it lets somebody in, a server says nothing about commits.
+/// Serves a connection until it ends. A server warns of a commit that it did not wait for before it answers the commit, so a warning ends
+/// the connection and nobody gets that answer. Warnings during the handshake say nothing about commits.
 async fn serve(
     mut connection: tokio_postgres::Connection<Socket, impl AsyncRead + AsyncWrite + Unpin>,
     is_let_in: Arc<AtomicBool>,
@@ -297,7 +298,7 @@ async fn serve(
     }
 }
 
-/// The connections of a pool.
+/// Manages the connections of a pool.
 #[derive(Debug)]
 pub(super) struct Connections(pub(super) Arc<Connector>);
 
@@ -314,8 +315,9 @@ impl managed::Manager for Connections {
     }
 }
 
-/// Looks whether what is committed there is safe. No statement is compiled there: to compile one takes longer than any of ours. Queues are
-/// read in the order of an index, a part at a time: a plan that gathers all that waits, to sort it, costs more the more there is.
+/// Prepares a session and checks whether its commits are safe. JIT is off: compiling takes longer than any of our statements. Bitmap scans
+/// are off: queues are read in index order, a part at a time, and a plan that gathers and sorts the backlog costs more the longer the
+/// backlog is.
 async fn look_at(client: &Client, durability: Durability, place: &str) -> Result<(), Fault> {
     let (statement, idle, unacknowledged) = (STATEMENT.as_millis(), IDLE.as_millis(), UNACKNOWLEDGED.as_millis());
     client
@@ -329,7 +331,7 @@ async fn look_at(client: &Client, durability: Durability, place: &str) -> Result
     judge(durability, (row.get(0), row.get(1)), || place.to_owned())
 }
 
-/// What [`Connector::judge`] judges by.
+/// The columns that [`Connector::judge`] reads.
 pub(super) const SAFETY: &str = "current_setting('synchronous_commit') AS synchronous_commit,
     current_setting('synchronous_standby_names') AS synchronous_standby_names";
 
@@ -349,7 +351,7 @@ fn judge(
     Err(Fault::Open(OpenError::Unsafe { place: place(), commit: commit.to_owned(), standbys: standbys.to_owned() }))
 }
 
-/// The configuration of each host alone.
+/// Splits a configuration into one for each host.
 fn each_host(config: &Config) -> Vec<Config> {
     let (hosts, ports) = (config.get_hosts(), config.get_ports());
     let port = |at: usize| ports.get(at).or_else(|| ports.first()).copied().unwrap_or(5432);
@@ -379,7 +381,8 @@ fn name_of(host: &Config) -> String {
     }
 }
 
-/// TLS as the URL asks for it: a server that offers it is checked by the authorities of the system.
+/// The TLS configuration. The URL says whether TLS is used. Certificates are checked against the authorities of the system and the built-in
+/// list.
 pub(super) fn tls() -> MakeRustlsConnect {
     let mut roots = rustls::RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -398,7 +401,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_host_that_is_slow_lets_us_in_and_one_that_says_nothing_is_given_up_after_three_seconds() {
+    async fn a_slow_host_lets_us_in_and_a_silent_one_is_given_up_after_three_seconds() {
         let (began, steps) = (Instant::now(), async {
             for _ in 0..4 {
                 sleep(Duration::from_millis(2500)).await;
@@ -412,10 +415,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_relay_that_gets_no_turn_for_long_takes_no_host_for_silent() {
+    async fn a_relay_that_is_not_scheduled_for_long_takes_no_host_for_silent() {
         let (tell, told) = oneshot::channel();
         let late = async {
-            // Nothing runs here for so long, and the host has answered meanwhile.
+            // Nothing here runs for twice the silence, and the host answers meanwhile.
             advance(SILENCE * 2).await;
             tell.send(()).ok();
         };

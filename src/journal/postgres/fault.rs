@@ -1,28 +1,28 @@
-//! What goes wrong with the database, told apart by what can be done about it.
+//! The faults of the database, told apart by what can be done about them.
 
 use tokio_postgres::error::SqlState;
 
 use crate::journal::{JournalError, OpenError};
 
-/// Why a call did not come to its end.
+/// The reason why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Fault {
-    /// The server said so, or the connection ended.
+    /// The server reported an error, or the connection ended.
     #[error("{}", told(.0))]
     Db(#[from] tokio_postgres::Error),
-    /// The server is not as it must be.
+    /// The server, or the journal on it, cannot be used as it is.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The caller is told this.
+    /// An error for the caller.
     #[error(transparent)]
     Journal(#[from] JournalError),
     /// No server takes writes.
     #[error("{0}")]
     Away(String),
-    /// Nobody knows whether a commit took place.
+    /// It is unknown whether a commit took place.
     #[error("nobody knows whether a commit took place")]
     Unknown,
-    /// What is kept on this machine cannot be read.
+    /// Data on this machine cannot be read.
     #[error("{0}")]
     Unreadable(std::io::Error),
     /// The other side of a move ended first, and says why.
@@ -34,14 +34,14 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    /// Whether the same transaction may work when it is tried again at once: another one was in its way, or there is no partition for
-    /// [a day](super::days) any more.
+    /// Returns whether the same transaction may work when it is tried again at once: another one was in its way, or [a day](super::days)
+    /// has no partition any more.
     pub(super) fn is_conflict(&self) -> bool {
         let again = [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED, SqlState::CHECK_VIOLATION];
         self.code().is_some_and(|code| again.contains(code))
     }
 
-    /// Whether somebody had a table for longer than it was waited for.
+    /// Returns whether another session held a lock for too long.
     pub(super) fn is_in_the_way(&self) -> bool {
         let locked = [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED];
         self.code().is_some_and(|code| locked.contains(code))
@@ -51,7 +51,7 @@ impl Fault {
         if let Self::Db(error) = self { error.code() } else { None }
     }
 
-    /// Whether no server takes writes now, or nobody knows whether one did: it may work later.
+    /// Returns whether no server takes writes now, or it is unknown whether one did: the call may work later.
     pub(super) fn is_away(&self) -> bool {
         match self {
             Self::Db(error) => error.is_closed() || error.code().is_none_or(is_of_the_server),
@@ -61,7 +61,8 @@ impl Fault {
     }
 }
 
-/// Whether a server says this of itself and not of the statement: it stops, starts, cannot write, has no room for connections.
+/// Returns whether a server reports this about itself and not about the statement: it stops, starts, cannot write, or has no room for
+/// connections.
 fn is_of_the_server(code: &SqlState) -> bool {
     ["08", "53", "57", "25006"].iter().any(|class| code.code().starts_with(class))
 }
@@ -75,7 +76,7 @@ impl From<Fault> for JournalError {
     }
 }
 
-/// What the server says, in one line.
+/// The error in one line, with the server's message if there is one.
 pub(super) fn told(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
         Some(told) => format!("{} ({})", told.message(), told.code().code()),

@@ -1,7 +1,7 @@
-//! What this relay has in hand of one target: handed out by the database, ready to be claimed, or leased to a worker. No SQL here.
+//! The hand of a target: records that the database has handed out to this relay, ready to be claimed or leased to a worker. No SQL here.
 //!
-//! Rules: what is here has our incarnation as its owner in the database, so no other relay has it. Leases are judged by tokio's clock:
-//! a claim revokes those that have ended, and puts their records off until then. The mutex is held for moments only.
+//! Rules: the records in hand have our incarnation as their owner in the database, so no other relay has them. Leases are judged by tokio's
+//! clock: a claim revokes those that have ended, and their records are due at once. The mutex is held for moments only.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,33 +17,33 @@ use crate::protocol::category::Quantities;
 
 use super::fresh::{Fresh, Kept};
 
-/// The most records that are handed out together.
+/// The most records that are handed out at once.
 pub(super) const SLICE: usize = 64;
-/// The most bytes of bodies that are brought into hand together, but for the first.
+/// The most bytes of bodies that are fetched at once, except for the first body.
 pub(super) const BYTES: usize = 4 << 20;
-/// A worker that asked last such a time ago has something else to do.
+/// How long after its last claim a worker counts as asking.
 const ASKED: Duration = Duration::from_secs(2);
-/// The most settlements of one target that may await their commit: what a crash may repeat.
+/// The most settlements of a target that may await their commit: a crash repeats them.
 pub(super) const MAX_UNCOMMITTED: usize = 64;
 
-/// Which start of a relay took the record of that number.
+/// The incarnation that took the record of this number.
 pub(super) fn incarnation(number: i64) -> i32 {
     i32::try_from(number >> 40).unwrap_or(i32::MAX)
 }
 
-/// What this relay has of one target.
+/// This relay's hand of one target.
 #[derive(Debug)]
 pub(super) struct Hand {
     pub(super) changed: Arc<Notify>,
-    /// There may be more in the database than was looked at.
+    /// Whether the database may have more than was looked at.
     pub(super) more: AtomicBool,
-    /// It is time to look what others have left, whatever is ready here.
+    /// Whether to look for records that other relays have left, even if records are ready here.
     pub(super) is_time: AtomicBool,
-    /// How often something was begun that may make records ours in the database, and not be here should it not come to its end.
+    /// The number of operations so far that may make records ours in the database without bringing them here.
     doubts: AtomicU64,
-    /// How many of these are known to have come to nothing, or to be here.
+    /// The last of these operations up to which all outcomes are known.
     resolved: AtomicU64,
-    /// Held while more is fetched, while what is ready is taken out for a time, and while something is claimed.
+    /// Held while more is fetched, while ready records are withdrawn, and while records are claimed.
     pub(super) fetching: tokio::sync::Mutex<()>,
     state: Mutex<State>,
 }
@@ -51,31 +51,31 @@ pub(super) struct Hand {
 /// The state behind the mutex.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    /// What was due, then what was never tried, then what a backfill took up. What was never tried of one start of a relay is in the order
-    /// of its numbers.
+    /// Due records first, then untried ones, then those of a backfill. Untried records of one incarnation are in the order of their
+    /// numbers.
     pub(super) ready: VecDeque<Ready>,
     leases: HashMap<i64, Leased>,
     last_lease: u64,
-    /// Settlements that await their commit: the records, by the numbers of their leases.
+    /// The records whose settlements await their commit, by the number of the lease.
     settling: HashMap<u64, i64>,
-    /// What a transaction hands out that is under way.
+    /// The records that a transaction under way hands out.
     promised: Vec<i64>,
     /// When the next row in `pending` comes due, as far as is known.
     pub(super) next_due: Option<Timestamp>,
-    /// What this relay has committed and nobody was handed.
+    /// The records that this relay has committed and that were not handed out.
     pub(super) fresh: Fresh,
-    /// Others have taken records that nobody was handed: all is handed out in the order of acceptance then.
+    /// Whether there are records of other relays that were not handed out: then all are handed out in order of acceptance.
     pub(super) has_others: bool,
-    /// When a worker asked last.
+    /// When a worker claimed last.
     asked: Option<Instant>,
 }
 
-/// Where a record that is in hand stands in the database.
+/// Where the database keeps a record that is in hand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Place {
-    /// In a slice.
+    /// In the slice of this number.
     Slice(i64),
-    /// In `pending`, handed out by this turn: a row is given out again and again.
+    /// In `pending`, handed out with this turn: a row may be handed out several times.
     Row(i64),
 }
 
@@ -86,7 +86,7 @@ pub(super) struct Ready {
     pub(super) project: i32,
     pub(super) place: Place,
     pub(super) progress: Progress,
-    /// What is pending for the target.
+    /// The quantities that are pending for the target.
     pub(super) quantities: Quantities,
     pub(super) backfilled: bool,
 }
@@ -97,25 +97,25 @@ impl Ready {
         self.record.id.number().cast_signed()
     }
 
-    /// Whether it was put off, and comes before everything else now.
+    /// Returns whether the record was put off, and so comes first now.
     fn is_due(&self) -> bool {
         matches!(self.place, Place::Row(_)) && !self.backfilled
     }
 
-    /// Whether nobody has tried it.
+    /// Returns whether the record counts as untried.
     fn is_untried(&self) -> bool {
         matches!(self.place, Place::Slice(_))
     }
 
-    /// Whether this goes before another one that is not due: what was never tried before what a backfill took up, and before what the
-    /// same start of a relay took after it.
+    /// Returns whether this goes before `other`, which is not due. An untried record goes before those of a backfill, and before later
+    /// untried records of its incarnation.
     fn goes_before(&self, other: &Self) -> bool {
         let is_of_one_start = incarnation(self.number()) == incarnation(other.number());
         let is_earlier = other.is_untried() && is_of_one_start && self.number() < other.number();
         self.is_untried() && (other.backfilled || is_earlier)
     }
 
-    /// Where the record stands.
+    /// The number and the place of the record.
     pub(super) fn stands(&self) -> (i64, Place) {
         (self.number(), self.place)
     }
@@ -130,7 +130,7 @@ pub(super) struct Leased {
 }
 
 impl Default for Hand {
-    /// Nothing, and nobody has looked yet.
+    /// An empty hand, for which the database was not looked at.
     fn default() -> Self {
         let (changed, is_time, doubts, resolved, fetching, state) = Default::default();
         Self { changed, more: AtomicBool::new(true), is_time, doubts, resolved, fetching, state }
@@ -142,29 +142,29 @@ impl Hand {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins what may make records ours in the database; returns its number.
+    /// Begins an operation that may make records ours in the database; returns its number.
     pub(super) fn doubt(&self) -> u64 {
         self.doubts.fetch_add(1, Ordering::AcqRel) + 1
     }
 
-    /// Whether something begun before this did not come to its end.
+    /// Returns whether the outcome of an operation before this one is unknown.
     pub(super) fn is_doubtful(&self, before: u64) -> bool {
         self.resolved.load(Ordering::Acquire) + 1 < before
     }
 
-    /// This came to its end, and nothing else did.
+    /// Reports that this operation, and no other, has ended.
     pub(super) fn resolve(&self, doubt: u64) {
         let (before, order) = (doubt - 1, Ordering::AcqRel);
-        // When what came before is in doubt, all of it stays so.
+        // While an earlier operation is in doubt, this one stays so.
         self.resolved.compare_exchange(before, doubt, order, Ordering::Acquire).ok();
     }
 
-    /// All that was begun up to this is known.
+    /// Reports that the outcomes of all operations up to this one are known.
     pub(super) fn resolve_all(&self, doubt: u64) {
         self.resolved.fetch_max(doubt, Ordering::AcqRel);
     }
 
-    /// Takes out what leases have ended of. Should that not reach the database, it is looked up there.
+    /// Takes out the records whose leases have ended. If that does not reach the database, they are looked up there.
     pub(super) fn lapse(&self, at: Instant) -> Vec<Ready> {
         let lapsed = self.state().lapse(at);
         if !lapsed.is_empty() {
@@ -173,20 +173,20 @@ impl Hand {
         lapsed
     }
 
-    /// Forgets what is ready: what of it is ours is looked up in the database.
+    /// Forgets the ready records. Those that are ours are looked up in the database.
     pub(super) fn forget(&self) {
         self.doubt();
         self.more.store(true, Ordering::Release);
         self.state().ready.clear();
     }
 
-    /// Tells the worker that there may be more in the database.
+    /// Notifies the worker that the database may have more.
     pub(super) fn wake(&self) {
         self.more.store(true, Ordering::Release);
         self.changed.notify_one();
     }
 
-    /// Whether it has to be looked into the database before something is claimed. What is in doubt may come before what is ready.
+    /// Returns whether the database must be looked at before a claim. Records in doubt may come before those that are ready.
     pub(super) fn lacks(&self, now: Timestamp) -> bool {
         let state = self.state();
         let is_due = state.next_due.is_some_and(|due| due <= now);
@@ -197,12 +197,12 @@ impl Hand {
 }
 
 impl State {
-    /// Takes out what leases have ended of.
+    /// Takes out the records whose leases have ended.
     fn lapse(&mut self, at: Instant) -> Vec<Ready> {
         self.leases.extract_if(|_, leased| leased.ends <= at).map(|(_, leased)| leased.ready).collect()
     }
 
-    /// Makes records ready, each in its place. Claims and commits bring some at the same time, and what was taken last may come first.
+    /// Makes records ready, each in its place. A claim and a commit may bring records at the same time, and the later ones first.
     pub(super) fn bring(&mut self, found: impl IntoIterator<Item = Ready>) {
         let mut due = vec![];
         for ready in found {
@@ -216,7 +216,7 @@ impl State {
         due.into_iter().rev().for_each(|ready| self.ready.push_front(ready));
     }
 
-    /// Leases up to `max` of what is ready.
+    /// Leases up to `max` ready records; none while too many settlements await their commit.
     pub(super) fn take(&mut self, (target, owner): (TargetId, u64), at: Instant, max: usize) -> Vec<Claim> {
         self.asked = Some(at);
         if self.settling.len() >= MAX_UNCOMMITTED {
@@ -235,18 +235,18 @@ impl State {
         claims
     }
 
-    /// Whether a worker asks for what this relay commits.
+    /// Returns whether a worker asks for records that this relay commits.
     pub(super) fn is_asked(&self) -> bool {
         self.asked.is_some_and(|at| at.elapsed() < ASKED)
     }
 
-    /// Whether one asks, and there is room for it.
+    /// Returns whether a worker asks, and what this relay commits may be handed out at once.
     pub(super) fn asks(&self) -> bool {
         self.is_asked() && !self.has_others && self.fresh.is_whole() && self.ready.len() < SLICE
     }
 
-    /// What is to be handed out to this relay of what it has committed, and of what it is about to: as much as a slice holds, for
-    /// a worker that asks, and nothing while others have left something.
+    /// Chooses what to hand out to this relay of the records that it has committed and of `new`, which it is about to commit: as much as a
+    /// slice holds. Empty unless [`State::asks`].
     pub(super) fn promise(&mut self, new: &[Kept]) -> Vec<Kept> {
         if !self.asks() {
             return vec![];
@@ -264,18 +264,18 @@ impl State {
         promised
     }
 
-    /// The bytes of the bodies that are ready.
+    /// The size of the ready bodies, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.ready.iter().map(|ready| ready.record.body.in_memory()).sum()
     }
 
-    /// What was promised is ready, or is not ours.
+    /// Ends the promise, and makes those of its records ready that are ours.
     pub(super) fn keep_promise(&mut self, ready: impl Iterator<Item = Ready>) {
         self.promised.clear();
         self.bring(ready);
     }
 
-    /// Takes out what is leased so, to be settled.
+    /// Takes out the record of this lease to be settled; `None` if the lease is lost.
     pub(super) fn end(&mut self, lease: &Lease) -> Option<Leased> {
         let id = lease.record.number().cast_signed();
         self.leases.get(&id).filter(|leased| leased.number == lease.number)?;
@@ -283,43 +283,43 @@ impl State {
         self.leases.remove(&id)
     }
 
-    /// The settlement of this is committed, or is not.
+    /// Reports that the settlement of this lease is committed, or is not.
     pub(super) fn settled(&mut self, leased: &Leased) {
         self.settling.remove(&leased.number);
     }
 
-    /// What was to be settled could not be: its lease is left to end.
+    /// Puts a lease back whose record could not be settled. It is left to end.
     pub(super) fn give_back(&mut self, leased: Leased) {
         self.leases.insert(leased.ready.number(), leased);
     }
 
-    /// Keeps a lease until then.
+    /// Extends a lease until `ends`; returns whether it still holds.
     pub(super) fn extend(&mut self, lease: &Lease, ends: Instant) -> bool {
         let held = self.leases.get_mut(&lease.record.number().cast_signed()).filter(|held| held.number == lease.number);
         held.map(|held| held.ends = ends).is_some()
     }
 
-    /// Forgets what is ready, of the places for which this holds, and returns it.
+    /// Takes out and returns the ready records for which `which` holds.
     pub(super) fn withdraw(&mut self, which: impl Fn(&Ready) -> bool) -> Vec<Ready> {
         let (gone, stays) = std::mem::take(&mut self.ready).into_iter().partition(which);
         self.ready = stays;
         Vec::from(gone)
     }
 
-    /// The database says that these places are not ours any more: their leases are lost.
+    /// Drops the records for which `is_lost` holds: the database says that they are not ours any more. Their leases are lost.
     pub(super) fn lose(&mut self, is_lost: impl Fn(&Ready) -> bool) {
         self.ready.retain(|ready| !is_lost(ready));
         self.leases.retain(|_, leased| !is_lost(&leased.ready));
     }
 
-    /// The records that are here, or about to be or to go.
+    /// The records that are ready, leased, promised or being settled.
     pub(super) fn known(&self) -> Vec<i64> {
         let here = self.ready.iter().chain(self.leases.values().map(|leased| &leased.ready));
         let moving = self.promised.iter().chain(self.settling.values());
         here.map(Ready::number).chain(moving.copied()).collect()
     }
 
-    /// A row comes due then.
+    /// Reports that a row comes due at this time.
     pub(super) fn note_due(&mut self, due: Timestamp) {
         self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
     }
@@ -330,7 +330,7 @@ mod tests {
     use super::super::fresh::tests::kept;
     use super::*;
 
-    /// The first number of a start of a relay.
+    /// The numbers of two incarnations begin behind these.
     const ONE: u64 = 1 << 40;
     const TWO: u64 = 2 << 40;
 
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_commit_hands_out_before_a_claim_has_brought_what_came_earlier_goes_after_it() {
+    fn records_of_a_commit_go_after_earlier_ones_that_a_claim_brings_later() {
         let mut state = State::default();
         state.bring([row(ONE + 1, false), row(ONE + 2, true)]);
         state.keep_promise([ready(ONE + 9), ready(ONE + 10)].into_iter());
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_forgotten_is_looked_for_before_what_came_after_it_is_claimed() {
+    fn forgotten_records_are_looked_up_before_later_ones_are_claimed() {
         let (hand, now) = (Hand::default(), Timestamp::from_millis(1));
         hand.more.store(false, Ordering::Release);
         hand.state().bring([ready(ONE + 1)]);
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_put_back_goes_where_it_was_whatever_came_meanwhile() {
+    fn a_record_put_back_keeps_its_place() {
         let mut state = State::default();
         state.bring([row(ONE + 1, false), ready(ONE + 2), row(ONE + 3, true)]);
         let withdrawn = state.withdraw(|_| true);

@@ -6,9 +6,9 @@
 //!  workers ◀─claim── what this relay has in hand ◀─fetch───┘
 //! ```
 //!
-//! Rules: each start of a relay is an incarnation, with numbers, rows of accounts and leases of its own. It says that it lives every few
-//! seconds; one that says nothing for fifteen seconds, or whose name another one has taken, is gone, and what it had in hand is
-//! handed out again. Transactions that change accounts come one after another (`work`); others use connections of a pool.
+//! Rules: each start of a relay is an incarnation, with its own record numbers, account rows and leases. It reports twice a second that it
+//! lives. A relay that was silent for fifteen seconds, or whose name another one has taken, is gone, and the records that it had in hand
+//! are handed out again. Transactions that change accounts run one after another (`work`); others use connections of a pool.
 
 mod accounts;
 mod again;
@@ -85,22 +85,22 @@ use others::Others;
 use shared::{Shared, Start};
 pub use transfer::PostgresStore;
 
-/// Connections beside the one that writes, the one that says that this relay lives, and the one that listens.
+/// The number of pooled connections. The writer, the reports that this relay lives, and the listener have connections of their own.
 const CONNECTIONS: usize = 6;
 /// A relay's view of the journal in PostgreSQL.
 #[derive(Debug)]
 pub struct PostgresJournal {
     shared: Arc<Shared>,
     commands: Mutex<Option<mpsc::UnboundedSender<Command>>>,
-    /// Places for submissions that wait for their commit.
+    /// Permits for submissions that wait for their commit.
     places: Semaphore,
     secret: [u8; SECRET],
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl PostgresJournal {
-    /// Joins the journal at `settings.url`, making its tables when there are none, and posts the kept totals to `ledger`. What it does
-    /// runs on the runtime that this is called on.
+    /// Joins the journal at `settings.url` and posts the kept totals to `ledger`. Makes the tables if there are none. The journal's tasks
+    /// run on the calling runtime.
     pub async fn open(settings: &Settings, clock: Clock, ledger: Ledger) -> Result<Self, OpenError> {
         let place = || settings.place();
         Self::join(settings, clock, ledger).await.map_err(|fault| match fault {
@@ -159,19 +159,19 @@ impl PostgresJournal {
         Ok(Self { shared, commands, places: Semaphore::new(INBOX), secret, tasks })
     }
 
-    /// The secret under which the keys of repeats are made: random, made once, the same for all relays.
+    /// The secret for the keys of repeats: random, made once, and the same for all relays.
     pub fn secret(&self) -> [u8; SECRET] {
         self.secret
     }
 
-    /// Hands a command over to be committed.
+    /// Sends a command to be committed.
     fn send(&self, command: Command) -> Result<(), JournalError> {
         let commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
         let sent = commands.as_ref().and_then(|commands| commands.send(command).ok());
         sent.ok_or(JournalError::Closed)
     }
 
-    /// Hands over a command that is answered.
+    /// Sends a command and returns its answer.
     async fn ask<T>(
         &self,
         command: impl FnOnce(oneshot::Sender<Result<T, JournalError>>) -> Command,
@@ -181,7 +181,7 @@ impl PostgresJournal {
         answer.await.unwrap_or(Err(JournalError::Closed))
     }
 
-    /// Returns when everything that was handed over before is committed.
+    /// Returns when everything that was sent before is committed.
     async fn flush(&self) -> Result<(), JournalError> {
         self.ask(Command::Flush).await
     }
@@ -211,7 +211,7 @@ impl Journal for PostgresJournal {
 
 impl Drop for PostgresJournal {
     fn drop(&mut self) {
-        // Without `close` this is as good as a crash.
+        // A drop without `close` is like a crash.
         let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.iter().for_each(JoinHandle::abort);
     }

@@ -1,4 +1,4 @@
-//! What the parts of the backend share.
+//! The state that the parts of the backend share.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -24,41 +24,41 @@ use super::spill::Spill;
 use super::term::{self, Term};
 use super::verification::Passed;
 
-/// How long after it was last heard of this relay hands out nothing more: a little before others may take it for gone.
+/// How long after the database last heard from it a relay stops handing out records: a little before others may take it for gone.
 const DOUBTFUL: Duration = Duration::from_secs(12);
-/// A relay that was not heard for so long was not heard without a gap.
+/// A longer time without being heard is a gap in [`Heard`].
 const GAP: Duration = Duration::from_secs(5);
 
-/// What the parts share.
+/// The state that the parts share.
 pub(super) struct Shared {
     pub(super) settings: Settings,
     pub(super) clock: Clock,
     pub(super) ledger: Ledger,
-    /// Where connections are served and calls are made: a caller that goes away leaves none of them half done.
+    /// The runtime that serves connections and runs calls, so that a caller that goes away leaves none half done.
     pub(super) runtime: Handle,
     pub(super) connector: Arc<Connector>,
     pub(super) pool: Pool,
     pub(super) pen: Arc<tokio::sync::Mutex<Pen>>,
-    /// The number of this start of this relay, and when it was.
+    /// The number of this start of this relay, and its time.
     pub(super) incarnation: i32,
     pub(super) started_at: Timestamp,
-    /// How many relays lived then, this one included.
+    /// The number of live relays at that time, this one included.
     pub(super) joined: u32,
-    /// The last number that was given to a record, without its incarnation.
+    /// The last record number that was given, without its incarnation.
     last: AtomicI64,
-    /// Where submissions are kept while no server takes writes.
+    /// The store for submissions while no server takes writes.
     pub(super) spill: Spill,
-    /// No server took writes when it was last tried.
+    /// Whether no server took writes at the last attempt.
     is_away: AtomicBool,
     term: Term,
     names: ArcSwap<Names>,
     hands: RwLock<HashMap<TargetId, Arc<Hand>>>,
-    /// When the record was accepted that pruning looked at last, and its number.
+    /// The position of pruning: the acceptance time and the number of the last record that it looked at.
     pub(super) pruned: Mutex<(i64, i64)>,
-    /// The days that have a place for bodies of their own, when it was last looked.
+    /// The days that have a partition for bodies, as read last.
     pub(super) days: ArcSwap<Vec<i64>>,
     over: Mutex<Over>,
-    /// The numbers of large bodies that were dropped before a record had them.
+    /// The numbers of large bodies that were dropped before they had a record.
     dropped_bodies: Mutex<Vec<i64>>,
     heard: Mutex<Heard>,
     pub(super) is_closed: AtomicBool,
@@ -69,7 +69,7 @@ pub(super) struct Shared {
     pub(super) room: Room,
     /// Notified when another relay may have told something.
     pub(super) stirred: Notify,
-    /// How far targets had come when it was looked what is to be looked for there.
+    /// The frontiers of targets at times in the past.
     pub(super) passed: Passed,
 }
 
@@ -79,10 +79,10 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-/// When the database heard of this relay.
+/// When the database heard from this relay.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Heard {
-    /// Since when without a gap.
+    /// The beginning of the time without a gap.
     pub(super) since: Instant,
     pub(super) last: Instant,
 }
@@ -93,7 +93,7 @@ impl Heard {
         Self { since: now, last: now }
     }
 
-    /// Notes that it did at that time.
+    /// Reports that the database heard from this relay at this time.
     pub(super) fn note(&mut self, at: Instant) {
         if self.last.elapsed() > GAP {
             self.since = at;
@@ -111,7 +111,7 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// With what was read. No name ever goes, so of two who read at once the one who stores last takes none from the other.
+    /// The names with those that were read. No name is ever removed, so two readers at once take none from each other.
     fn with(&self, targets: &[(i16, Arc<str>)], projects: &[(i32, Arc<str>)]) -> Self {
         let mut names = self.clone();
         if targets.len() > names.targets.len() {
@@ -124,7 +124,7 @@ impl Names {
         names
     }
 
-    /// Whether some of what was read is not known yet.
+    /// Returns whether some of the names that were read are not known yet.
     fn lack(&self, targets: &[(i16, Arc<str>)], projects: &[(i32, Arc<str>)]) -> bool {
         targets.len() > self.targets.len() || projects.iter().any(|(number, _)| !self.projects.contains_key(number))
     }
@@ -151,7 +151,7 @@ impl Names {
     }
 }
 
-/// How a relay begins to share.
+/// The parts to make a [`Shared`] from.
 pub(super) struct Start {
     pub(super) settings: Settings,
     pub(super) clock: Clock,
@@ -201,47 +201,48 @@ impl Shared {
         }
     }
 
-    /// Numbers for so many records; the first of them.
+    /// Reserves `count` record numbers and returns the first.
     pub(super) fn number(&self, count: i64) -> i64 {
         (i64::from(self.incarnation) << 40) + self.last.fetch_add(count, Ordering::AcqRel) + 1
     }
 
-    /// Whether no server took writes when it was last tried.
+    /// Returns whether no server took writes at the last attempt.
     pub(super) fn is_away(&self) -> bool {
         self.is_away.load(Ordering::Acquire)
     }
 
-    /// Notes whether a server takes writes; returns what was noted before.
+    /// Records whether no server takes writes, and returns the previous value.
     pub(super) fn set_away(&self, is_away: bool) -> bool {
         self.is_away.swap(is_away, Ordering::AcqRel)
     }
 
-    /// What is known of the days of bodies that are over.
+    /// What is known of past days of bodies.
     pub(super) fn over(&self) -> MutexGuard<'_, Over> {
         self.over.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The numbers of large bodies that were dropped before a record had them: to be removed.
+    /// The numbers of large bodies that were dropped before they had a record, to be removed.
     pub(super) fn dropped_bodies(&self) -> MutexGuard<'_, Vec<i64>> {
         self.dropped_bodies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When the database heard of this relay.
+    /// When the database heard from this relay.
     pub(super) fn heard(&self) -> MutexGuard<'_, Heard> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the others may take this relay for one that is gone, or will in a moment: it hands out nothing then.
+    /// Returns whether other relays may take this one for gone, now or in a moment. It hands out nothing then.
     pub(super) fn may_be_gone(&self) -> bool {
         self.heard().last.elapsed() > DOUBTFUL
     }
 
-    /// A connection to read by, or to change what is in no account.
+    /// A pooled connection, to read or to change what is in no account.
     pub(super) async fn client(&self) -> Result<super::connect::Pooled, Fault> {
         pooled(&self.pool).await
     }
 
-    /// There is no relay of this name there but another one, unless that server was the primary before this one entered.
+    /// The fault of a change that found no row of this relay: another relay has its name, unless that server was the primary before this
+    /// relay entered.
     pub(super) async fn replaced(&self, client: &Connection) -> Fault {
         match client.make_certain().await {
             Ok(()) => {
@@ -252,18 +253,18 @@ impl Shared {
         }
     }
 
-    /// The term of this relay, if it leads now, and for as long as a step takes.
+    /// The term of this relay if it leads now and for the time of a step; `None` if it does not, or if that is unknown.
     pub(super) async fn leads(&self) -> Option<Epoch> {
         let asks = async { term::ask(&*self.client().await?, self.incarnation).await };
         self.term.lead(self.connector.unless_given_up(asks)).await
     }
 
-    /// The names as they are known here.
+    /// The names that this relay knows.
     pub(super) fn names(&self) -> arc_swap::Guard<Arc<Names>> {
         self.names.load()
     }
 
-    /// Reads the names that were added since. One that another server does not have stands for something else there.
+    /// Reads the names. New ones are made certain: on another server the same number may stand for another name.
     pub(super) async fn know_names(&self) -> Result<(), Fault> {
         let client = self.client().await?;
         let targets = client.query("SELECT id, name FROM target ORDER BY id", &[]).await?;
@@ -280,7 +281,7 @@ impl Shared {
         Ok(())
     }
 
-    /// The number of a project; a new one gets one.
+    /// Returns the number of a project; inserts a new project.
     pub(super) async fn project(&self, name: &str) -> Result<i32, Fault> {
         if let Some(number) = self.names().number(name) {
             return Ok(number);
@@ -292,7 +293,7 @@ impl Shared {
         self.names().number(name).ok_or_else(|| Fault::Failed(format!("the project {name:?} is not kept")))
     }
 
-    /// What this relay has in hand of a target.
+    /// This relay's hand of a target.
     pub(super) fn hand(&self, target: TargetId) -> Arc<Hand> {
         if let Some(hand) = self.hands.read().unwrap_or_else(PoisonError::into_inner).get(&target) {
             return Arc::clone(hand);
@@ -301,20 +302,20 @@ impl Shared {
         Arc::clone(hands.entry(target).or_default())
     }
 
-    /// Those of all targets.
+    /// The hands of all targets.
     pub(super) fn hands(&self) -> Vec<(TargetId, Arc<Hand>)> {
         let hands = self.hands.read().unwrap_or_else(PoisonError::into_inner);
         hands.iter().map(|(target, hand)| (*target, Arc::clone(hand))).collect()
     }
 
-    /// Tells workers that there may be more to claim.
+    /// Notifies workers that there may be more to claim.
     pub(super) fn wake(&self, targets: impl IntoIterator<Item = TargetId>) {
         for target in targets {
             self.hand(target).wake();
         }
     }
 
-    /// Counts a commit, or one that failed.
+    /// Counts a commit with its duration, or an error if it failed.
     pub(super) fn count_commit(&self, took: Duration, worked: bool) {
         let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
         if !worked {
@@ -325,7 +326,7 @@ impl Shared {
         stats.commit_time += took;
     }
 
-    /// What the storage did so far.
+    /// The statistics of the storage so far.
     pub(super) fn stats(&self) -> MutexGuard<'_, Stats> {
         let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
         stats.set_aside = self.set_aside.load(Ordering::Relaxed);
@@ -333,7 +334,7 @@ impl Shared {
     }
 }
 
-/// A connection of a pool.
+/// Takes a connection from a pool.
 pub(super) async fn pooled(pool: &Pool) -> Result<super::connect::Pooled, Fault> {
     use deadpool::managed::PoolError;
     pool.get().await.map_err(|error| match error {
