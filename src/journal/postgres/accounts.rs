@@ -1,8 +1,8 @@
-//! What one transaction changes in the accounts, in what waits and in the room taken.
+//! The changes of one transaction in the accounts, the backlogs and the room taken.
 //!
-//! Rules: rows belong to the incarnation that wrote them, and are added up by whoever reads them. Those of incarnations that are gone
-//! are summed up under the incarnation 0. The ledger is posted every change once, after the commit. What writes the rows is prepared
-//! before: it is sent without a wait, so the commit goes out right behind it.
+//! Rules: rows belong to the incarnation that wrote them; readers add them up. Rows of incarnations that are gone are summed up under the
+//! incarnation 0. The ledger is posted every change once, after the commit. The statements that write the rows are prepared before and sent
+//! without a wait, so the commit goes out right behind them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,12 +26,12 @@ use super::shared::Shared;
 /// The intake's number in the column `target`.
 pub(super) const INTAKE: i16 = -1;
 
-/// What is counted beside the categories in the table `waiting`.
+/// In the table `waiting`, beside the categories: the number of envelopes.
 pub(super) const ENVELOPES: &str = "#envelopes";
-/// See [`ENVELOPES`].
+/// In the table `waiting`, beside the categories: the bytes of their bodies.
 pub(super) const BYTES: &str = "#bytes";
 
-/// Hour, target, project and category of an account.
+/// The hour, target, project and category of an account.
 pub(super) type Whose = (i32, i16, i32, Category);
 
 /// The changes of one transaction.
@@ -41,13 +41,13 @@ pub(super) struct Book {
     waiting: BTreeMap<(i16, i32, &'static str), i64>,
     room: Changes,
     losses: BTreeMap<(i16, i32, Reason, Category), i64>,
-    /// When something was last delivered to a target.
+    /// When something was last delivered, by target.
     latest: BTreeMap<i16, i64>,
-    /// Large bodies with transactions that are lost, whose spans are not counted yet, and how many of those.
+    /// Losses of spans that are not counted yet: the loss with the number of transactions, the project, and the large body to read.
     unread: Vec<(Loss, i32, Body)>,
 }
 
-/// What writes the rows: of accounts, of what waits, of room, of the latest deliveries, of losses.
+/// The statements that write the rows: of accounts, of backlogs, of room, of the latest deliveries, of losses.
 const WRITES: [&str; 5] = [
     "INSERT INTO ledger AS l
      SELECT h, $1, t, p, c, o, q FROM unnest($2::int[], $3::smallint[], $4::int[], $5::text[], $6::text[], $7::bigint[])
@@ -67,7 +67,7 @@ const WRITES: [&str; 5] = [
 pub(super) struct Prepared([Statement; WRITES.len()]);
 
 impl Prepared {
-    /// Prepares them, unless that connection has them.
+    /// Prepares them, unless the connection has them.
     pub(super) async fn on(client: &Connection) -> Result<Self, Fault> {
         let [accounts, waiting, room, latest, losses] = WRITES.map(|sql| client.prepare_cached(sql));
         let all = tokio::try_join!(accounts, waiting, room, latest, losses)?;
@@ -81,7 +81,7 @@ pub(super) fn hour(at: Timestamp) -> i32 {
 }
 
 impl Book {
-    /// Notes a change of an account; `None` is the intake's.
+    /// Notes a change of the accounts of a target; `None` means the intake.
     pub(super) fn note(
         &mut self,
         at: Timestamp,
@@ -103,8 +103,8 @@ impl Book {
         }
     }
 
-    /// Notes that a target does not get this of a record, and what it is to be told of that. `body` is the record's, for the spans of a
-    /// transaction.
+    /// Notes that a target does not get these quantities of a record, and the losses that it is to be told of. `body` is the record's, to
+    /// count the spans of a transaction.
     pub(super) fn note_dropped(
         &mut self,
         at: Timestamp,
@@ -126,12 +126,12 @@ impl Book {
         }
     }
 
-    /// A transaction that cannot be read loses one span.
+    /// Notes lost spans: at least one for each transaction, also if the body cannot be read.
     fn lose_spans(&mut self, project: i32, loss: Loss, spans: u64) {
         self.lose(project, &Loss { quantity: spans.max(loss.quantity), ..loss });
     }
 
-    /// Counts the spans in large bodies that are lost: before [`Book::write`], and on another thread, which reading them blocks.
+    /// Counts the lost spans in large bodies. It comes before [`Book::write`], and reads on a blocking thread.
     pub(super) async fn read_spans(&mut self) {
         for (loss, project, body) in std::mem::take(&mut self.unread) {
             let spans = tasks::blocking(move || spans_in(&body)).await;
@@ -139,13 +139,13 @@ impl Book {
         }
     }
 
-    /// Notes that something was delivered to a target at that time.
+    /// Notes that something was delivered to a target at this time.
     pub(super) fn note_latest(&mut self, target: TargetId, at: i64) {
         let latest = self.latest.entry(target.0.into()).or_insert(at);
         *latest = at.max(*latest);
     }
 
-    /// Notes a loss that is to be told.
+    /// Notes a loss that a report is to tell.
     pub(super) fn lose(&mut self, project: i32, loss: &Loss) {
         if loss.category.can_be_reported() && loss.quantity > 0 {
             let whose = (i16::from(loss.target.0), project, loss.reason, loss.category);
@@ -158,7 +158,7 @@ impl Book {
         self.count(target, project, (1, size.cast_signed()), quantities, 1);
     }
 
-    /// Notes that it waits no more.
+    /// Notes that an envelope of `size` bytes no longer waits for a target.
     pub(super) fn leave(&mut self, target: TargetId, project: i32, size: u64, quantities: &Quantities) {
         self.count(target, project, (-1, -size.cast_signed()), quantities, -1);
     }
@@ -181,22 +181,22 @@ impl Book {
         }
     }
 
-    /// Notes that a project takes so much more room, or so much less.
+    /// Notes that a project takes this much more room, or less if it is negative.
     pub(super) fn take_room(&mut self, project: i32, bytes: i64) {
         *self.room.entry(project).or_default() += bytes;
     }
 
-    /// What it changes in the room taken.
+    /// The changes in the room taken.
     pub(super) fn room(&self) -> &Changes {
         &self.room
     }
 
-    /// Whether something waits no more.
+    /// Returns whether something no longer waits.
     fn settles(&self) -> bool {
         self.waiting.values().any(|quantity| *quantity < 0)
     }
 
-    /// Writes the rows with statements that are prepared: all are sent at once, when this is polled first.
+    /// Writes the rows with prepared statements. The first poll sends them all.
     pub(super) async fn write(&self, client: &Connection, prepared: &Prepared, me: i32) -> Result<(), Fault> {
         let Prepared([accounts, waiting, room, latest, losses]) = prepared;
         tokio::try_join!(
@@ -284,7 +284,8 @@ impl Book {
         shared.ledger.post(&self.postings(shared));
     }
 
-    /// Learns the names of those whose accounts change: another relay may have met a project first. Nothing is posted without a name.
+    /// Reads the names if an account has one that is not known: another relay may have met a project first. Nothing is posted without a
+    /// name.
     pub(super) async fn know_names(&self, shared: &Shared) -> Result<(), Fault> {
         let names = shared.names();
         let is_known = |(_, target, project, _): &Whose| {
@@ -302,7 +303,7 @@ impl Book {
         self.rows.iter().filter_map(posting).collect()
     }
 
-    /// What this transaction has changed in an account so far, for who may book no more than is there.
+    /// The changes of this transaction in an account so far, for callers that may book no more than is there.
     pub(super) fn changed(&self, whose: Whose) -> Account {
         let mut account = Account::default();
         for ((_, outcome), quantity) in self.rows.iter().filter(|((at, _), _)| *at == whose) {
@@ -312,7 +313,7 @@ impl Book {
     }
 }
 
-/// Whose account it is.
+/// The key of an account; `None` if a name is not known.
 pub(super) fn key(shared: &Shared, target: i16, project: i32, category: Category) -> Option<AccountKey> {
     let names = shared.names();
     let upstream = match target {

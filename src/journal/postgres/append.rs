@@ -1,7 +1,7 @@
 //! Submissions become records, within a transaction.
 //!
-//! Rule: a submission of which another relay has taken a key within the window of duplicates is told so, after a commit of its own:
-//! what it repeats is on a second machine.
+//! Rule: a submission is a repeat if one of its keys was taken within the window of duplicates. It is told so after a commit of this relay,
+//! so the record that it repeats is on a second machine.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
@@ -23,21 +23,21 @@ use super::shared::Shared;
 use super::storage;
 use super::work::Work;
 
-/// Windows of duplicates that begin within so many milliseconds are one.
+/// Windows of duplicates that begin within this many milliseconds of each other count as one.
 const SAME_WINDOW: i64 = 60_000;
 
-/// What became of each submission: told after the commit.
+/// The outcome of each submission, to be told after the commit.
 pub(super) type Answers = Vec<Result<RecordId, JournalError>>;
 
-/// What became of submissions, and those of their numbers under which a record was there already.
+/// The outcomes of submissions, and the numbers whose records were there already.
 #[derive(Default)]
 pub(super) struct Appended {
     pub(super) answers: Answers,
     pub(super) there: HashSet<i64>,
 }
 
-/// Writes submissions, under numbers from `numbered` on when it was tried before: one whose commit nobody knew the outcome of may be
-/// there.
+/// Writes submissions, under the numbers from `numbered` on if an earlier attempt had numbers. The records of that attempt may be there:
+/// its outcome may be unknown.
 pub(super) async fn append(
     work: &mut Work,
     submissions: &[&Submission],
@@ -82,7 +82,7 @@ pub(super) async fn append(
         taken.kept.extend(submission.keys.iter().map(|key| (*key, id)));
         answers.push(Ok(RecordId(id.cast_unsigned())));
     }
-    // What went wrong first is told: what comes after it in a transaction only says so.
+    // The first error is returned: what follows it in a transaction only says that the transaction has failed.
     let (written, shared) = tokio::join!(rows.write(work), handout.share(work));
     written.and(shared)?;
     taken.give_back(work, submissions, &answers).await?;
@@ -108,13 +108,13 @@ fn kept_here(shared: &Shared, id: i64, project: i32, submission: &Submission) ->
     Kept { record: Arc::new(record), project }
 }
 
-/// Those of these numbers under which a record is kept.
+/// Of these numbers, those that have a record.
 async fn kept(work: &Work, first: i64, count: i64) -> Result<HashSet<i64>, Fault> {
     let sql = "SELECT id FROM record WHERE id >= $1 AND id < $2";
     Ok(work.query(sql, &[&first, &(first + count)]).await?.iter().map(|row| row.get(0)).collect())
 }
 
-/// Takes the keys of all submissions, as far as nobody has them.
+/// Takes those keys of the submissions that nobody has.
 async fn take_keys(
     work: &Work,
     submissions: &[&Submission],
@@ -130,10 +130,10 @@ async fn take_keys(
     if wanted.is_empty() {
         return Ok(Keys::default());
     }
-    // In one order for everybody, so that no two relays wait for each other.
+    // In the same order everywhere, so that no two relays wait for each other.
     wanted.sort_unstable();
     wanted.dedup_by_key(|wanted| wanted.key);
-    // What was kept on this machine for a while has another window.
+    // A submission that was kept on this machine for a while has another window.
     let newest = wanted.iter().map(|wanted| wanted.since).max().unwrap_or(0);
     let (now, late): (Vec<_>, Vec<_>) = wanted.iter().copied().partition(|wanted| newest - wanted.since < SAME_WINDOW);
     let mut rows = take(work, &now).await?;
@@ -143,7 +143,7 @@ async fn take_keys(
     Ok(Keys { others, ours, kept: HashMap::new() })
 }
 
-/// A key that a submission wants, and the record that it would be.
+/// A key that a submission wants, and the number of the record that it would become.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Wanted {
     key: u128,
@@ -152,13 +152,13 @@ struct Wanted {
     since: i64,
 }
 
-/// Takes these keys, as far as nobody has them; the rows of those that are ours now.
+/// Takes those of these keys that nobody has; returns the rows of the keys that are ours now.
 async fn take(work: &Work, wanted: &[Wanted]) -> Result<Vec<Row>, Fault> {
     let Some(since) = wanted.iter().map(|wanted| wanted.since).min() else { return Ok(vec![]) };
     let keys: Vec<Uuid> = wanted.iter().map(|wanted| Uuid::from_u128(wanted.key)).collect();
     let records: Vec<i64> = wanted.iter().map(|wanted| wanted.record).collect();
     let accepted: Vec<i64> = wanted.iter().map(|wanted| wanted.accepted).collect();
-    // A row that is not changed is locked all the same, and the transaction that does so is waited for.
+    // A row that is not changed is locked all the same, and the transaction that has it is waited for.
     work.query(
         "INSERT INTO key AS k SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[])
          ON CONFLICT (key) DO UPDATE SET record = excluded.record, at = excluded.at WHERE k.at < $4 RETURNING k.key",
@@ -167,24 +167,24 @@ async fn take(work: &Work, wanted: &[Wanted]) -> Result<Vec<Row>, Fault> {
     .await
 }
 
-/// Whose keys they are.
+/// The owners of keys.
 #[derive(Default)]
 struct Keys {
-    /// Those that another relay has, or a group before this one.
+    /// The keys of other relays, or of an earlier group.
     others: HashSet<u128>,
     ours: HashSet<u128>,
-    /// Those of the submissions that were let in so far, and their records.
+    /// The keys of the submissions that were accepted so far, and their records.
     kept: HashMap<u128, i64>,
 }
 
 impl Keys {
-    /// The keys of a submission that others have, or one before it.
+    /// The keys of a submission that others have, or an earlier submission.
     fn repeats_of(&self, submission: &Submission) -> Vec<u128> {
         let is_taken = |key: &&u128| self.others.contains(key) || self.kept.contains_key(key);
         submission.keys.iter().filter(is_taken).copied().collect()
     }
 
-    /// Gives those back of submissions that became no records, or to those behind them with the same key.
+    /// Gives back the keys of submissions that became no records. A key that an accepted submission has too goes to its record.
     async fn give_back(&self, work: &Work, submissions: &[&Submission], answers: &Answers) -> Result<(), Fault> {
         let (mut back, mut given, mut records) = (vec![], vec![], vec![]);
         let refused = submissions.iter().zip(answers).filter(|(_, answer)| answer.is_err());
@@ -209,7 +209,7 @@ impl Keys {
     }
 }
 
-/// Books a submission that is accepted.
+/// Books an accepted submission.
 fn note(work: &mut Work, project: i32, submission: &Submission) {
     let Submission { accepted_at: at, quantities, body, targets, withheld, .. } = submission;
     work.book.note(*at, None, project, Outcome::Accepted, quantities);
@@ -223,7 +223,7 @@ fn note(work: &mut Work, project: i32, submission: &Submission) {
     }
 }
 
-/// The rows of new records, column by column, and of the bodies that stand with those of their day.
+/// The columns of new records, and of the bodies that are kept by day.
 #[derive(Default)]
 struct Rows<'a> {
     ids: Vec<i64>,
@@ -306,7 +306,7 @@ impl<'a> Rows<'a> {
         )
         .await;
         if written.is_err() {
-            // It may be that a day is gone: none is used until the next beat reads which there are.
+            // A day may be gone: none is used until the next beat reads which there are.
             work.shared.days.store(Arc::default());
         }
         written?;

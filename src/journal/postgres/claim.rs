@@ -1,9 +1,9 @@
 //! Hands records of a target out to this relay.
 //!
-//! Rules: it is looked first whether there is anything, which keeps nobody waiting; then in one transaction that has the target to itself
-//! ([`Work::lock`](super::work::Work::lock)). What is due comes first, then what a relay that is gone had, then a slice of
-//! what nobody has tried, in the order of acceptance, then what a backfill took up. Each incarnation's records are taken in the order of
-//! their numbers, and a frontier never passes one that is not committed: within an incarnation they are committed in order.
+//! Rules: a look without a lock first finds out whether there is anything, and delays nobody. The rest is one transaction that has the
+//! target to itself ([`Work::lock`](super::work::Work::lock)). Due records come first, then those that a relay that is gone had in hand,
+//! then a slice of untried ones in order of acceptance, then those of a backfill. Each incarnation's records are taken in the order of
+//! their numbers. A frontier never passes a record that is not committed, because an incarnation commits its records in order.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
@@ -26,12 +26,12 @@ use super::record::{self, NEVER, ms};
 use super::shared::Shared;
 use super::work::{LOCK, LOCKS};
 
-/// How many records are looked at for those that are meant for a target.
+/// The most records behind a frontier that one look reads to find those for a target.
 const LOOK: i64 = 512;
-/// How often in one transaction: the target is let go of in between.
+/// The most such looks in one transaction: the target is released before the next transaction.
 pub(super) const LOOKS: usize = 16;
 
-/// A record that nobody has tried.
+/// A record behind a frontier.
 struct Head {
     id: i64,
     accepted_at: i64,
@@ -39,24 +39,24 @@ struct Head {
     is_meant: bool,
 }
 
-/// A look, in the transaction that has the target to itself.
+/// A look for records, in the transaction that has the target to itself.
 struct Look<'a> {
     shared: &'a Shared,
     tx: Transaction<'a>,
     target: TargetId,
     seen: Seen,
-    /// The most rows that are taken, and those that come due until then.
+    /// The most rows to take, and the time until which they are due.
     max: usize,
     due: i64,
-    /// How many records are ready here, and the bytes of their bodies.
+    /// The number of records that are ready here, and the bytes of their bodies.
     ready: usize,
     bytes: usize,
 }
 
-/// Brings more of a target into hand, of what may be tried now. What is known to be left is noted there.
+/// Brings more records of a target into the hand that may be tried now. Notes there whether more are left.
 pub(super) async fn fetch(shared: &Shared, target: TargetId, now: Timestamp, max: usize) -> Result<(), Fault> {
     let hand = shared.hand(target);
-    // Before the look: who tells of more while it lasts is heard.
+    // Before the look, so that a notification during it is not lost.
     hand.more.store(false, Ordering::Release);
     hand.is_time.store(false, Ordering::Release);
     let doubt = hand.doubt();
@@ -76,7 +76,7 @@ pub(super) async fn fetch(shared: &Shared, target: TargetId, now: Timestamp, max
     Ok(())
 }
 
-/// What is handed out to this relay now. What is ours there and not here is handed out again when there is a doubt.
+/// The records that are handed out to this relay now. In doubt these include records that are ours in the database and not here.
 async fn look(
     shared: &Shared,
     target: TargetId,
@@ -93,10 +93,10 @@ async fn look(
         (state.ready.len(), state.bytes())
     };
     if seen.has_own || seen.has_others {
-        // Should nothing of it be taken now, it is known to be there.
+        // They are there even if none of them is taken now.
         hand.more.store(true, Ordering::Release);
     }
-    // What is enough by its bytes is as good as full.
+    // Enough bytes count as a full hand.
     let ready = if bytes < BYTES { ready } else { ready.max(SLICE) };
     if !is_doubtful && !seen.has_any(due, ready) {
         return Ok(vec![]);
@@ -125,7 +125,8 @@ impl Look<'_> {
         self.target.0.into()
     }
 
-    /// Takes what may be tried, and commits; when the next row comes due then, and up to where what this relay took was handed out.
+    /// Takes records that may be tried, and commits. Also returns when the next row comes due, and the frontier of this relay's own
+    /// records.
     async fn act(mut self, is_doubtful: bool) -> Result<(Vec<Ready>, Option<i64>, Option<i64>), Fault> {
         execute(&self.tx, LOCK, &[&LOCKS, &i32::from(self.target.0)]).await?;
         let again = if is_doubtful { self.take_again().await? } else { vec![] };
@@ -137,7 +138,7 @@ impl Look<'_> {
         Ok((found, next, self.seen.reached))
     }
 
-    /// What may be tried, the first kind of which there is some.
+    /// Takes records of the first kind of which there are any.
     async fn take(&mut self) -> Result<Vec<Ready>, Fault> {
         let (seen, mut found) = (self.seen, vec![]);
         if seen.is_left {
@@ -158,17 +159,17 @@ impl Look<'_> {
         Ok(found)
     }
 
-    /// When the next row comes due that nobody has.
+    /// When the next row without an owner comes due; `None` if there is none.
     async fn next_due(&self) -> Result<Option<i64>, Fault> {
         let sql = "SELECT min(due) FROM pending WHERE target = $1 AND owner IS NULL AND due < $2";
         let rows = query(&self.tx, sql, &[&self.number(), &ms(BACKGROUND)]).await?;
         Ok(rows.first().and_then(|row| row.get(0)))
     }
 
-    /// Takes what is ours there and not here: what did not come to its end.
+    /// Takes the records that are ours in the database and not here: an operation with them did not come to its end.
     async fn take_again(&self) -> Result<Vec<Ready>, Fault> {
         let (me, target) = (self.shared.incarnation, self.number());
-        // With the target to itself: nobody hands out more to this relay meanwhile.
+        // Nobody hands out more to this relay meanwhile, because the target is locked.
         let known = self.shared.hand(self.target).state().known();
         let free = "UPDATE pending SET owner = NULL WHERE target = $1 AND owner = $2 AND record <> ALL($3)";
         execute(&self.tx, free, &[&target, &me, &known]).await?;
@@ -182,7 +183,7 @@ impl Look<'_> {
         Ok(again)
     }
 
-    /// Takes rows that come due in that time.
+    /// Takes rows that come due between `from` and `to`.
     async fn take_rows(&self, from: i64, to: i64) -> Result<Vec<Ready>, Fault> {
         let (target, limit) = (self.number(), i64::try_from(self.max.min(SLICE)).unwrap_or(i64::MAX));
         let mut rows = query(
@@ -218,7 +219,7 @@ impl Look<'_> {
         Ok(ready)
     }
 
-    /// Takes over slices of relays that are gone, until there is as much as one holds.
+    /// Takes over slices of relays that are gone, until there are at least [`SLICE`] records.
     async fn take_over(&self) -> Result<Vec<Ready>, Fault> {
         let mut found = vec![];
         while found.len() < SLICE {
@@ -238,7 +239,7 @@ impl Look<'_> {
         Ok(found)
     }
 
-    /// Takes a slice of what nobody has tried.
+    /// Takes a slice of untried records.
     async fn take_slice(&mut self) -> Result<Vec<Ready>, Fault> {
         let target = self.number();
         execute(&self.tx, places::BEGIN, &[&target]).await?;
@@ -264,13 +265,13 @@ impl Look<'_> {
                 return self.of_slice(row.get(0), records).await;
             }
         }
-        // There is more, and it is gone on with in another transaction.
+        // There is more. Another transaction goes on with it.
         self.shared.hand(self.target).wake();
         Ok(vec![])
     }
 
-    /// What lies behind each frontier, by incarnation: up to so many that are meant for the target, of as many as are looked at. No more
-    /// is read than that.
+    /// The records behind each frontier, by incarnation: at most [`LOOK`] of each, and up to `most` that are meant for the target. No more
+    /// is read.
     async fn heads(&self, most: usize) -> Result<HashMap<i32, VecDeque<Head>>, Fault> {
         let rows = query(
             &self.tx,
@@ -292,7 +293,7 @@ impl Look<'_> {
         Ok(heads)
     }
 
-    /// The records of a slice; those that this relay has committed itself are in memory still, perhaps.
+    /// The records of a slice. Those that this relay has committed itself may still be in memory.
     async fn of_slice(&self, slice: i64, records: Vec<i64>) -> Result<Vec<Ready>, Fault> {
         let mut held: HashMap<i64, Kept> = {
             let hand = self.shared.hand(self.target);
@@ -319,14 +320,15 @@ impl Look<'_> {
     }
 }
 
-/// What a slice is made of, and how far each frontier goes with it.
+/// The records of a new slice, and the new position of each frontier.
 #[derive(Default)]
 struct Chosen {
     records: Vec<i64>,
     reached: HashMap<i32, i64>,
 }
 
-/// The oldest, of each incarnation in the order of their numbers, beside so many bytes that are ready.
+/// Chooses the oldest records, those of each incarnation in the order of their numbers: up to `most`, and up to [`BYTES`] with the `ready`
+/// bytes.
 fn choose(heads: &mut HashMap<i32, VecDeque<Head>>, most: usize, ready: usize) -> Chosen {
     let (mut chosen, mut bytes) = (Chosen::default(), ready as i64);
     loop {

@@ -1,6 +1,6 @@
-//! What arrives together is committed together: one task takes submissions and settlements, and answers after the commit.
+//! Group commit: one task takes the submissions and settlements that arrive together, commits them, and answers after the commit.
 //!
-//! Rule: a commit of which nobody knows whether it took place is tried again, and counts once.
+//! Rule: a commit with an unknown outcome is tried again, and counts once.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -28,32 +28,32 @@ use super::shared::Shared;
 use super::term;
 use super::work::Work;
 
-/// The most that is committed together.
+/// The most commands that are received at once.
 const MOST: usize = 256;
-/// The most submissions that wait for their commit.
+/// The most submissions that may wait for their commit.
 pub(super) const INBOX: usize = 1024;
-/// How often a transaction is tried again that another one was in the way of.
+/// How often a transaction is tried again after a conflict with another one.
 const TRIES: usize = 5;
-/// How long what came is held when no server takes writes: a restart of one that does not move.
+/// How long a group is held when no server takes writes: long enough for a server to restart.
 const HOLD: Duration = Duration::from_secs(5);
-/// How long until it is tried again.
+/// The pause before the next attempt.
 const AGAIN: Duration = Duration::from_millis(200);
-/// How long settlements wait for what they could be committed with.
+/// How long a few settlements wait for commands to be committed with.
 const COMPANY: Duration = Duration::from_millis(5);
 
-/// Something to be committed.
+/// A command to be committed.
 pub(super) enum Command {
     /// A submission.
     Append(Box<Submission>, oneshot::Sender<Result<RecordId, JournalError>>),
-    /// What became of a leased record.
+    /// The settlement of a leased record.
     Settle(Box<Settle>),
-    /// What is told, and the report that tells it.
+    /// Losses to take off, and the report that tells them.
     Report(Report),
-    /// Nothing: answered when what came before is committed.
+    /// Nothing: answered when all earlier commands are committed.
     Flush(oneshot::Sender<Result<(), JournalError>>),
 }
 
-/// What became of a leased record of a target.
+/// The settlement of a leased record of a target.
 pub(super) struct Settle {
     pub(super) target: TargetId,
     pub(super) leased: Leased,
@@ -61,49 +61,49 @@ pub(super) struct Settle {
     pub(super) reply: oneshot::Sender<Result<(), JournalError>>,
 }
 
-/// What upstreams are told of losses: both is kept or neither.
+/// Losses that upstreams are told of, and the report that tells them: both are committed, or neither.
 pub(super) struct Report {
     pub(super) told: Vec<Loss>,
-    /// `None`: it is forgotten.
+    /// The report; `None` forgets the losses without one.
     pub(super) submission: Option<Box<Submission>>,
-    /// The term under which this is told.
+    /// The term under which the losses are told.
     pub(super) epoch: Option<Epoch>,
     pub(super) reply: oneshot::Sender<Result<(), JournalError>>,
 }
 
-/// A submission, and who waits for what becomes of it.
+/// A submission, and the sender for its answer.
 pub(super) type Waiting = (Box<Submission>, oneshot::Sender<Result<RecordId, JournalError>>);
 
-/// What came together.
+/// The commands that are committed together.
 #[derive(Default)]
 struct Group {
     appends: Vec<Waiting>,
     reports: Vec<Report>,
     settles: Vec<Settle>,
     flushes: Vec<oneshot::Sender<Result<(), JournalError>>>,
-    /// The number of the first submission; those of reports come last. What is tried again keeps it.
+    /// The record number of the first submission. Reports have the last numbers. A repeated attempt keeps them.
     first: Option<i64>,
     /// A commit before was to forget losses that nobody is told of.
     forgot: bool,
     handout: Handout,
 }
 
-/// What became of reports.
+/// The outcomes of reports.
 type Told = Vec<Result<(), JournalError>>;
 
-/// What a transaction found, to be answered after its commit.
+/// The results of a transaction, to be answered after its commit.
 #[derive(Default)]
 struct Answers {
     appends: append::Answers,
     reports: Told,
     /// The settlements whose lease is lost, by their place in the group.
     lost: HashSet<usize>,
-    /// The slices that are not ours any more.
+    /// The slices that are no longer ours.
     lost_slices: HashSet<i64>,
 }
 
-/// Commits what comes until nobody is left who could send anything. Settlements alone wait a moment for company: a transaction costs the
-/// same with more in it, and what is submitted meanwhile waits for none that could have held it, too.
+/// Commits commands until no sender is left. A few settlements alone wait a moment for others: a transaction costs the same with more in
+/// it, and a submission that comes in that moment joins it instead of waiting for its end.
 pub(super) async fn run(shared: Arc<Shared>, mut inbox: mpsc::UnboundedReceiver<Command>) {
     let (mut commands, mut waiting, mut end) = (Vec::new(), Vec::new(), Instant::now());
     loop {
@@ -133,14 +133,14 @@ pub(super) async fn run(shared: Arc<Shared>, mut inbox: mpsc::UnboundedReceiver<
 }
 
 impl Group {
-    /// Whether it is a few settlements and nothing else.
+    /// Returns whether the group is a few settlements and nothing else.
     fn can_wait(&self) -> bool {
         let is_alone = self.appends.is_empty() && self.reports.is_empty() && self.flushes.is_empty();
         is_alone && self.settles.len() < MAX_UNCOMMITTED / 2
     }
 
-    /// Commits it. While no server takes writes it is held for a moment, then submissions are kept on this machine, or refused. Returns
-    /// the settlements that are to be tried again.
+    /// Commits the group. When no server takes writes it is held for a moment, then submissions are kept on this machine, or refused.
+    /// Returns the settlements to try again.
     async fn commit(mut self, shared: &Arc<Shared>) -> Vec<Settle> {
         if self.appends.is_empty() && self.reports.is_empty() && self.settles.is_empty() {
             self.answer(shared, Ok(Answers::default()));
@@ -165,13 +165,14 @@ impl Group {
         }
     }
 
-    /// No server takes writes.
+    /// Keeps submissions on this machine, or refuses them, because no server takes writes. Refuses everything else but the settlements,
+    /// which it returns.
     async fn give_up(self, shared: &Arc<Shared>, fault: &Fault) -> Vec<Settle> {
         if !shared.set_away(true) {
             tracing::error!(%fault, "PostgreSQL takes no writes: it is tried again and again");
         }
         let Self { appends, reports, settles, flushes, first, .. } = self;
-        // Begun in their order; small ones are committed together there, too.
+        // Begun in order. The local journal commits small ones together, too.
         join_all((0..).zip(appends).map(async |(at, (mut submission, reply))| {
             let kept = match bodies::local(&submission.body) {
                 Some(body) => {
@@ -189,8 +190,8 @@ impl Group {
         settles
     }
 
-    /// Tries it once, until `end` at the latest: a server that hangs holds up nobody for longer. While no server takes writes it is not
-    /// tried.
+    /// Tries to commit once, until `end` at the latest, so that a server that hangs delays nobody for longer. Fails at once while no server
+    /// takes writes.
     async fn attempt(&mut self, shared: &Arc<Shared>, end: Instant) -> Result<Answers, Fault> {
         let attempt = async {
             let mut work = Work::begin(shared).await?;
@@ -201,7 +202,7 @@ impl Group {
         tried.unwrap_or_else(|_| Err(Fault::Away("the server does not answer".into())))
     }
 
-    /// Refuses reports of a relay that leads no more: another one tells what they tell.
+    /// Refuses reports of a relay that no longer leads: the leader tells the same losses.
     async fn refuse_late(&mut self, work: &Work) -> Result<(), Fault> {
         let Some(epoch) = self.reports.iter().filter_map(|report| report.epoch).max() else { return Ok(()) };
         let is_held = work.holds(epoch).await?;
@@ -229,7 +230,7 @@ impl Group {
             let stand: Vec<_> = all.iter().map(|at| self.settles[*at].leased.ready.stands()).collect();
             places::take_out(work, *target, &stand).await
         };
-        // All are asked of the server at once.
+        // All of it is sent to the server at once.
         let (handout, taken) = (self.handout.make(work), try_join_all(by_target.iter().map(take_out)));
         let ((), taken) = tokio::try_join!(handout, taken)?;
         for ((target, all), taken) in by_target.iter().zip(taken) {
@@ -291,8 +292,9 @@ impl Group {
         }
     }
 
-    /// Takes off what is told by the reports that were appended; says of each what became of it. One that was there was told before. What
-    /// is forgotten without one may have been, by a commit before this one: then it is left to the next time.
+    /// Takes off the losses that appended reports tell; returns the outcome of each report. A report that was there already took its losses
+    /// off before. Losses to be forgotten without a report may have been forgotten by an earlier attempt, so a later one leaves them to the
+    /// next time.
     async fn report(&self, work: &Work, appended: append::Answers, there: &HashSet<i64>) -> Result<Told, Fault> {
         let (mut appended, mut answers) = (appended.into_iter(), Vec::new());
         for report in &self.reports {
@@ -310,7 +312,7 @@ impl Group {
         Ok(answers)
     }
 
-    /// Writes what became of leased records of one target.
+    /// Writes the settlements of one target.
     async fn settle(
         &self,
         work: &mut Work,
@@ -332,7 +334,7 @@ impl Group {
     }
 }
 
-/// What becomes of the records of one target in one transaction.
+/// The outcomes of one target's records in one transaction.
 #[derive(Default)]
 struct Outcomes {
     rests: Vec<(i64, Rest)>,

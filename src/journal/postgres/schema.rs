@@ -1,8 +1,8 @@
 //! The tables, and how they are brought up to date.
 //!
-//! Rules: whoever changes them holds a lock, so relays that start together do not meet. A schema says which formats may work on it:
-//! a relay that is too old or too new for it says so and changes nothing. A step keeps the relays of the version before at work, so
-//! relays are upgraded one after another.
+//! Rules: a relay that changes the tables holds a lock, so relays that start together do not collide. The tables say which formats may work
+//! on them: a relay that is too old says so and changes nothing. After a step the relays of the version before stay at work, so relays are
+//! upgraded one after another.
 
 use std::time::Duration;
 
@@ -22,25 +22,26 @@ pub(super) const FORMAT: i32 = FORMATS.len() as i32;
 const OLDEST: i32 = 1;
 /// The format from which on bodies may be kept [by the day](super::days): relays of an older one would not find them.
 pub(super) const BODIES_BY_DAY: i32 = 2;
-/// The advisory lock of whoever changes the schema: "SwJ1".
+/// The advisory lock of a change of the tables: "SwJ1".
 pub(super) const LOCK: i64 = 0x5377_4a31;
-/// The advisory lock of who moves the journal, which relays ask for when they start: "SwJ>".
+/// The advisory lock of a move of the journal, which starting relays share: "SwJ>".
 pub(super) const MOVING: i64 = 0x5377_4a3e;
-/// How long a step waits for a table, and how often it is tried: whoever comes behind it waits as long.
+/// How long a step waits for a table, and how often it is tried. Sessions behind it wait as long.
 const PATIENCE: &str = "SET LOCAL lock_timeout = '500ms'";
 const TRIES: u32 = 20;
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// What each format added, the first one first.
 ///
-/// A record's number is made of the incarnation that took it, a number that each start of a relay gets, and a sequence within it:
-/// within one incarnation numbers are committed in order, so whoever has read one has seen all before it.
+/// A record's number is made of an incarnation, a number that each start of a relay gets, and a sequence within it. An incarnation commits
+/// its records in the order of their numbers, so a reader that has seen one has seen all before it.
 ///
-/// What waits untried costs no row: `frontier` says for each target and incarnation up to where records were handed out. A `slice` is
-/// what was handed out together and is not settled yet; a row in `pending` is what was put off, or is tried out of order. An owner is
-/// the incarnation that has it. A record is settled for a target when it is at or below the frontier and no slice and no row name it.
+/// An untried record costs no row: `frontier` holds, for each target and incarnation, the number up to which records were handed out. A
+/// `slice` holds records that were handed out together and are not settled. A row in `pending` holds a record that was put off, or is tried
+/// out of order. The owner of a slice or row is the incarnation that has it in hand. A record is settled for a target when it is at or
+/// below the frontier and no slice and no row name it.
 ///
-/// The body of a record stands in `record.body`, in the partition of `body` for the day of its acceptance, or in the pieces of a `large` one.
+/// The body of a record is in `record.body`, in the partition of `body` for the day of its acceptance, or in the pieces of a `large` one.
 /// `meta.earlier` is when a relay of the format before was last seen.
 const FORMATS: [&str; 2] = ["
 CREATE TABLE meta (id integer PRIMARY KEY CHECK (id = 1), format integer NOT NULL, oldest integer NOT NULL, secret bytea NOT NULL, state text);
@@ -176,8 +177,7 @@ ALTER TABLE meta ADD COLUMN earlier timestamptz;
 ALTER TABLE node ADD COLUMN format integer NOT NULL DEFAULT 1;
 "];
 
-/// Lets a relay in that starts, and no move begin before the transaction ends; returns the secret under which the keys of repeats are
-/// made.
+/// Lets a starting relay in, and no move begin before the transaction ends; returns the secret for the keys of repeats.
 pub(super) async fn let_in(tx: &Transaction<'_>, place: &str) -> Result<Vec<u8>, Fault> {
     let place = || place.to_owned();
     let is_free: bool = tx.query_one("SELECT pg_try_advisory_xact_lock_shared($1)", &[&MOVING]).await?.get(0);
@@ -192,7 +192,7 @@ pub(super) async fn let_in(tx: &Transaction<'_>, place: &str) -> Result<Vec<u8>,
     Ok(tx.query_one("SELECT secret FROM meta", &[]).await?.get(0))
 }
 
-/// Makes the tables, or brings them up to date, for a move that nobody but this connection makes.
+/// Makes the tables or brings them up to date, and locks the journal for a move by this connection.
 pub(super) async fn prepare_move(client: &mut Client, place: &str) -> Result<(), Fault> {
     bring_up_to_date(client).await?;
     match client.query_one("SELECT pg_try_advisory_lock($1)", &[&MOVING]).await?.get(0) {
@@ -204,7 +204,7 @@ pub(super) async fn prepare_move(client: &mut Client, place: &str) -> Result<(),
     }
 }
 
-/// What marks the journal.
+/// The state that the journal is marked with.
 pub(super) async fn state(client: &impl GenericClient) -> Result<State, Fault> {
     let row = client.query_one("SELECT state FROM meta", &[]).await?;
     let Some(mark) = row.get::<_, Option<&str>>(0) else { return Ok(State::Ready) };
@@ -213,7 +213,7 @@ pub(super) async fn state(client: &impl GenericClient) -> Result<State, Fault> {
     Ok(if what == MOVED { State::Moved(by) } else { State::Filling(by) })
 }
 
-/// How a state stands in the column.
+/// A state as the column holds it; `None` for no mark.
 pub(super) fn column(state: State) -> Option<String> {
     match state {
         State::New | State::Ready => None,
@@ -224,14 +224,14 @@ pub(super) fn column(state: State) -> Option<String> {
 
 const MOVED: &str = "moved";
 
-/// The tables, but for the one that says what they are.
+/// The names of all tables but `meta`.
 pub(super) fn tables() -> impl Iterator<Item = &'static str> {
     let made = FORMATS.iter().flat_map(|format| format.split("CREATE TABLE ").skip(1));
     made.filter_map(|text| text.split([' ', '(']).next()).filter(|name| *name != "meta")
 }
 
-/// Makes the tables, or brings them up to date. What relays do meanwhile is in the way for moments; who reads a table for long keeps it
-/// from being changed.
+/// Makes the tables or brings them up to date. The transactions of relays are in the way for moments; a session that reads a table for long
+/// blocks the change.
 pub(super) async fn bring_up_to_date(client: &mut Client) -> Result<(), Fault> {
     let mut tries = 1;
     loop {
@@ -282,10 +282,10 @@ async fn try_to_bring_up(client: &mut Client) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Nobody has said yet which upstream is the primary, and nobody leads.
+/// The first rows: no upstream is the primary yet, and nobody leads.
 pub(super) const FIRST_ROWS: &str = "INSERT INTO control VALUES (1, 0); INSERT INTO term VALUES (0)";
 
-/// The format of the tables, and the oldest version that can work on them; `None` when there are none.
+/// The format of the tables, and the oldest format that can work on them; `None` if there are none.
 async fn found(tx: &Transaction<'_>) -> Result<Option<(i32, i32)>, Fault> {
     let is_there: bool = tx.query_one("SELECT to_regclass('meta') IS NOT NULL", &[]).await?.get(0);
     if !is_there {

@@ -1,9 +1,9 @@
-//! One transaction of this relay that changes accounts. They come one after another, as the SQLite backend's do.
+//! One transaction of this relay that changes accounts. Such transactions run one after another, as the SQLite backend's do.
 //!
-//! Rules: what a transaction changes in the accounts it writes itself, in rows of its incarnation that nobody else writes. The postings
-//! go out after the commit. A commit of which nobody knows whether it took place is looked up by its number, over a connection on
-//! which another commit came through: what came before that is on a second machine, too. No two transactions have the same number: a
-//! server that was the primary and the one that is may have seen as many. What a transaction saw of those before counts with its own commit.
+//! Rules: a transaction writes its own changes of the accounts, in rows of its incarnation that nobody else writes. The postings go out
+//! after the commit. A commit with an unknown outcome is looked up by its number, by a later commit that is waited for: what came before
+//! that is on a second machine, too. No two transactions have the same number, because a former primary and the current one may have seen
+//! equally many. What a transaction read of earlier ones counts with its own commit.
 
 use std::collections::BTreeSet;
 use std::pin::pin;
@@ -26,37 +26,37 @@ use super::fault::Fault;
 use super::shared::Shared;
 use super::term::{self, HOLD};
 
-/// The class of the locks that transactions take on targets: "SwJt". They are in memory alone, and end with who takes them.
+/// The class of the advisory locks that transactions take on targets: "SwJt". They are in memory alone, and end with the transaction.
 pub(super) const LOCKS: i32 = 0x5377_4a74;
 /// Takes a target for this transaction alone.
 pub(super) const LOCK: &str = "SELECT pg_advisory_xact_lock($1, $2)";
-/// Takes targets together with others who do.
+/// Takes targets that this transaction shares with others. Skips those that another one has to itself.
 const SHARE: &str = "SELECT t FROM unnest($2::smallint[]) AS u(t) WHERE pg_try_advisory_xact_lock_shared($1, t)";
 
 /// A transaction under way. Dropped without [`Work::commit`] it changes nothing.
 pub(super) struct Work {
     pub(super) shared: Arc<Shared>,
-    /// What it changes in the accounts.
+    /// The changes of the accounts.
     pub(super) book: Book,
-    /// The targets whose workers are woken after the commit.
+    /// The targets whose workers are notified after the commit.
     pub(super) woken: BTreeSet<TargetId>,
-    /// How many looks for room found nothing that could go.
+    /// The number of looks for room that found nothing to remove.
     pub(super) looks_in_vain: usize,
-    /// Whether it wrote dead letters: then there may be too many.
+    /// Whether it wrote dead letters, so that there may be too many.
     pub(super) has_letters: bool,
     pen: OwnedMutexGuard<Pen>,
-    /// Taken out of the pen for as long as nobody knows how this ends.
+    /// The connection, taken out of the pen until the outcome is known.
     connection: Option<Connection>,
-    /// Which transaction of this incarnation it is.
+    /// The number of the transaction within this incarnation.
     number: i64,
-    /// What is to be posted of commits before, of which nobody knew whether they took place: as this server has it.
+    /// The postings of an earlier commit with an unknown outcome that this server has. They are made with this commit.
     owed: Vec<Posting>,
     began: Instant,
 }
 
 impl Work {
-    /// Begins one, after those that were begun before. While no server takes writes it is refused at once: each that tried would keep
-    /// others waiting. So is a step of a chore once another relay leads; the next one cannot until this ends.
+    /// Begins a transaction, after the earlier ones. Fails at once while no server takes writes: each attempt would delay others. A step of
+    /// a chore fails once another relay leads; no other relay can begin to lead until this transaction ends.
     pub(super) async fn begin(shared: &Arc<Shared>) -> Result<Self, Fault> {
         if shared.is_away() {
             return Err(Fault::Away("no server took writes when it was last tried".into()));
@@ -113,7 +113,7 @@ impl Work {
             return Err(shared.replaced(client).await);
         };
         shared.connector.judge(&row)?;
-        // The row of this relay was free, so whatever was under way has ended.
+        // The row of this relay was free, so every earlier transaction has ended.
         let before: i64 = row.get(0);
         let owed = pen.unresolved.iter().find(|(number, _)| *number == before);
         let owed = owed.map(|(_, postings)| postings.clone()).unwrap_or_default();
@@ -149,7 +149,7 @@ impl Work {
         self.connection()?.all(sql, params).await
     }
 
-    /// The only row, if there is one.
+    /// The only row of a statement; `None` if there is none.
     pub(super) async fn query_opt(&self, sql: &str, params: Params<'_>) -> Result<Option<Row>, Fault> {
         self.connection()?.any(sql, params).await
     }
@@ -164,24 +164,23 @@ impl Work {
         self.connection()?.run(sql, params).await
     }
 
-    /// Changes what is not rows: locks, settings, tables.
+    /// Runs statements that change something other than rows: locks, settings, tables.
     pub(super) async fn change(&self, sql: &str) -> Result<(), Fault> {
         Ok(self.connection()?.batch_execute(sql).await?)
     }
 
-    /// Takes what waits for a target for this transaction alone: who hands out, discards or takes up again what waits there does that
-    /// first.
+    /// Takes the backlog of a target for this transaction alone, to hand out, discard or take up records.
     pub(super) async fn lock(&self, target: TargetId) -> Result<(), Fault> {
         self.execute(LOCK, &[&LOCKS, &i32::from(target.0)]).await
     }
 
-    /// Keeps others from having these targets to themselves, as far as nobody has: returns those. Nobody is waited for, and what is read
-    /// after it is what those left who had them before.
+    /// Shares targets with other transactions, so that nobody has them alone; returns those for which that worked. It waits for nobody.
+    /// Later reads see what earlier holders of these targets left.
     pub(super) async fn share(&self, targets: &[i16]) -> Result<Vec<i16>, Fault> {
         Ok(self.query(SHARE, &[&LOCKS, &targets]).await?.iter().map(|row| row.get(0)).collect())
     }
 
-    /// Commits what worked, and takes back what did not.
+    /// Commits if `outcome` is good, else rolls back.
     pub(super) async fn end<T>(self, outcome: Result<T, Fault>) -> Result<T, Fault> {
         match outcome {
             Ok(answer) => self.commit().await.map(|()| answer),
@@ -199,7 +198,7 @@ impl Work {
         let prepared = Prepared::on(self.connection()?).await?;
         let mut postings = self.book.postings(&self.shared);
         postings.extend_from_slice(&self.owed);
-        // Also for whoever drops this while it waits.
+        // Before the commit, in case the future is dropped while it waits.
         self.pen.unresolved.push((self.number, postings));
         let committed = match self.connection.take() {
             Some(connection) => {
@@ -228,7 +227,7 @@ impl Work {
         Ok(())
     }
 
-    /// Takes it back, and keeps the connection.
+    /// Rolls back, and keeps the connection.
     pub(super) async fn roll_back(mut self) {
         if let Some(connection) = self.connection.take()
             && connection.batch_execute("ROLLBACK").await.is_ok()
@@ -237,7 +236,7 @@ impl Work {
         }
     }
 
-    /// Whether the commit took place: then it was the last. The answer itself is given only after a commit that was waited for.
+    /// Looks up whether the commit took place; if so, it was the last. The lookup is itself a commit that is waited for.
     async fn look_up(&mut self) -> Result<(), Fault> {
         let connection = self.pen.connect(&self.shared.connector).await.map_err(|_| Fault::Unknown)?;
         let asked = async {
@@ -250,8 +249,8 @@ impl Work {
     }
 }
 
-/// Sends what writes the rows, and the commit right behind it; `None` when nobody knows how that ended. A row that cannot be written ends
-/// the transaction, and the commit takes it back; one that cannot be sent is followed by none.
+/// Sends the statements that write the rows, and the commit right behind them; `None` if the outcome is unknown. A row that cannot be
+/// written ends the transaction, and the commit rolls it back. After a statement that cannot be sent no commit is sent.
 async fn write_and_commit(
     book: &Book,
     connection: &Connection,
@@ -259,7 +258,7 @@ async fn write_and_commit(
     me: i32,
 ) -> Option<Result<(), Fault>> {
     let mut written = pin!(maybe_done(book.write(connection, prepared, me)));
-    // All rows are sent with the first poll. Nothing is committed after one that could not be sent.
+    // The first poll sends all rows. Nothing is committed after one that could not be sent.
     if poll!(written.as_mut()).is_ready()
         && let Some(Err(_)) = written.as_mut().output_mut()
     {
@@ -271,7 +270,7 @@ async fn write_and_commit(
     written.take_output()
 }
 
-/// Reads what this relay takes of the room: nobody knew how the transaction before ended, which has ended now.
+/// Reads the room that this relay takes: the outcome of the transaction before, which has ended now, may be unknown.
 async fn read_room(connection: &Connection, shared: &Shared) -> Result<(), Fault> {
     let rows =
         connection.query("SELECT project, bytes FROM room WHERE incarnation = $1", &[&shared.incarnation]).await?;
