@@ -1,10 +1,10 @@
-//! Bodies by the day on which their records were accepted: each day is a partition, and to prune a day is to drop it.
+//! Bodies by day: each day of acceptance is a partition, and pruning a day drops it.
 //!
-//! Rules: the day is that of the record's time, whichever relay's clock told it, so nothing else has to be kept. The leader makes the
-//! partitions of today and tomorrow by the database's clock; a body of a day that has none stands with its record. A day goes when it lies
-//! behind what is retained and no record has its body there. The last few bodies move to their records. A day of which much still waits
-//! stays, and what was pruned of it is deleted there. Who drops a day waits for locks for moments only: what comes meanwhile waits as
-//! long.
+//! Rules: the day is that of the record's acceptance, whichever relay's clock told it, so nothing else has to be kept. The leader makes the
+//! partitions of today and tomorrow by the database's clock. A body of a day without a partition is kept with its record. A day is dropped
+//! when it is older than what is retained and no record has its body there. The last few bodies move to their records. A day with many
+//! bodies stays, and bodies of pruned records are deleted there. A transaction that drops a day waits for locks for moments only, because
+//! others wait as long behind it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,27 +22,27 @@ use super::work::Work;
 
 /// Milliseconds of a day.
 const DAY: i64 = 24 * 3_600_000;
-/// Of so few records the bodies move out of a day that could go otherwise, so many at once.
+/// A day that could go but for at most [`FEW`] bodies is emptied into their records, [`STEP`] at a time.
 const FEW: usize = 256;
 const MORE: i64 = FEW as i64 + 1;
 const STEP: i64 = 64;
-/// How long a table is waited for, and how long it is left alone when somebody has it.
+/// How long a lock is waited for, and how long days are left alone after that failed.
 const PATIENCE: &str = "SET LOCAL lock_timeout = '50ms'";
 const LATER: Duration = Duration::from_secs(5);
-/// How many bodies of a day that stays are looked at in one step.
+/// How many bodies of a day that stays one step reads.
 const LOOK: i64 = 1024;
 
-/// The day of a time.
+/// The number of the day of a time.
 pub(super) const fn of(ms: i64) -> i64 {
     ms.div_euclid(DAY)
 }
 
-/// The table of a day.
+/// The name of a day's partition.
 fn partition(day: i64) -> String {
     format!("body_{day}")
 }
 
-/// Reads which days have a partition that can be used: none does while a relay that would not find bodies there may be at work.
+/// Reads which days have a partition that can be used: none while a relay may be at work that would not find bodies there.
 pub(super) async fn read(shared: &Shared) -> Result<(), Fault> {
     let client = shared.client().await?;
     let is_known = "SELECT oldest >= $1 AND coalesce(earlier < clock_timestamp() - interval '1 minute', true)
@@ -53,7 +53,7 @@ pub(super) async fn read(shared: &Shared) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Today by the clock of the database, and the days that have a partition.
+/// Today by the database's clock, and the days that have a partition.
 async fn made(client: &Connection) -> Result<(i64, Vec<i64>), Fault> {
     let made = "SELECT floor(extract(epoch FROM clock_timestamp()) / 86400)::bigint, ARRAY(
              SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
@@ -63,8 +63,8 @@ async fn made(client: &Connection) -> Result<(i64, Vec<i64>), Fault> {
     Ok((row.get(0), names.iter().filter_map(|name| name.strip_prefix("body_")?.parse().ok()).collect()))
 }
 
-/// Makes the partitions of today and tomorrow, once they can be used. What is being written waits for nothing: a partition is made apart.
-/// None is analyzed while it is small: what was planned then would read it from end to end later.
+/// Makes the partitions of today and tomorrow, once they can be used. Each is made apart and then attached, so writers wait for nothing. A
+/// small partition is not analyzed: a plan made then would scan it from end to end later.
 pub(super) async fn make(shared: &Shared, epoch: Epoch) -> Result<(), Fault> {
     let mut pooled = shared.client().await?;
     let (today, made) = made(&pooled).await?;
@@ -88,7 +88,7 @@ pub(super) async fn make(shared: &Shared, epoch: Epoch) -> Result<(), Fault> {
     Ok(tx.commit().await?)
 }
 
-/// Drops the days that ended before that time and that no record needs.
+/// Drops the days that ended before this time and that no record needs.
 pub(super) async fn drop_old(shared: &Arc<Shared>, before: i64) -> Result<(), Fault> {
     if shared.over().not_before > Instant::now() {
         return Ok(());
@@ -122,7 +122,8 @@ async fn drop_one(shared: &Arc<Shared>, day: i64) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Deletes bodies of a day behind that record whose records are gone, of a bounded number; returns behind which the next look begins.
+/// Deletes bodies of a day whose records are gone, of a bounded number behind the record `from`; returns the record behind which the next
+/// step begins, `None` at the end.
 async fn delete_pruned(work: &Work, day: i64, from: i64) -> Result<Option<i64>, Fault> {
     let sql = "WITH looked AS (SELECT record FROM body WHERE day = $1 AND record > $2 ORDER BY record LIMIT $3),
          gone AS (DELETE FROM body WHERE day = $1 AND record IN (
@@ -132,13 +133,13 @@ async fn delete_pruned(work: &Work, day: i64, from: i64) -> Result<Option<i64>, 
     Ok(rows.first().filter(|row| row.get::<_, i64>(1) == LOOK).and_then(|row| row.get(0)))
 }
 
-/// The records that have their bodies there, up to a number.
+/// The records that have their bodies in a day's partition, up to a number.
 const LEFT: &str =
     "SELECT id FROM record r WHERE accepted_at >= $1::bigint * 86400000 AND accepted_at < ($1 + 1) * 86400000
      AND body IS NULL AND large IS NULL AND (SELECT true FROM body b WHERE b.day = $1 AND b.record = r.id) LIMIT $2";
 
-/// Moves the last bodies of a day to their records, or drops it. What a relay writes there that has not looked for a while is seen: it has
-/// come to its end when the lock is there.
+/// Moves the last bodies of a day to their records, or drops the day if there are none. The check under the lock also sees bodies of relays
+/// that have not read the days for a while: their transactions have ended by then.
 async fn close(work: &Work, day: i64) -> Result<(), Fault> {
     let left = work.query(LEFT, &[&day, &STEP]).await?;
     if !left.is_empty() {

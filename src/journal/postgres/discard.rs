@@ -1,8 +1,8 @@
-//! What waits for a target and is dropped for its age.
+//! Discards records of a backlog for their age.
 //!
-//! Rules: it is looked first whether anything is so old, which keeps nobody waiting. What is leased is left alone, and so is what another
-//! relay has in hand. What we have in hand and did not lease is withdrawn for the time. Each incarnation's records go in the order of
-//! their numbers, and of several incarnations the oldest first.
+//! Rules: a look without a lock first finds out whether any record is so old, and delays nobody. Leased records stay, and so do those that
+//! another relay has in hand. Our own ready records are withdrawn meanwhile. Each incarnation's records go in the order of their numbers,
+//! and the oldest goes first.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -25,12 +25,12 @@ use super::settled;
 use super::shared::Shared;
 use super::work::Work;
 
-/// How many untried records of an incarnation one look finds.
+/// The most records behind the frontier of an incarnation that one look reads.
 const LOOK: i64 = 1024;
-/// How many bodies are read at a time, for what is in them.
+/// How many bodies are read at once to count their spans.
 pub(super) const BODIES: usize = 32;
 
-/// A record that may go.
+/// A record that may be discarded.
 struct Candidate {
     id: i64,
     accepted_at: i64,
@@ -40,26 +40,26 @@ struct Candidate {
     is_meant: bool,
 }
 
-/// The records of one incarnation that wait, in the order of their numbers.
+/// The backlog of one incarnation, in the order of numbers.
 #[derive(Default)]
 struct Line {
-    /// Those that were handed out or put off, and that nobody tries.
+    /// Records that were handed out or put off, and that nobody tries.
     placed: VecDeque<Candidate>,
-    /// Those behind the frontier.
+    /// Records behind the frontier.
     untried: VecDeque<Candidate>,
-    /// There are more behind the frontier than were looked at.
+    /// Whether there are more behind the frontier than were read.
     has_more: bool,
 }
 
-/// What goes.
+/// The choice of records to discard.
 #[derive(Default)]
 struct Choice {
     victims: Vec<Candidate>,
-    /// How far the frontiers rise.
+    /// The new positions of frontiers, by incarnation.
     reached: BTreeMap<i32, i64>,
 }
 
-/// Drops up to `limit` records that were accepted before that time, the oldest first; returns how many.
+/// Discards up to `limit` records that were accepted before a time, the oldest first; returns how many.
 pub(super) async fn old(
     shared: &Arc<Shared>,
     target: TargetId,
@@ -70,7 +70,7 @@ pub(super) async fn old(
     }
     let hand = shared.hand(target);
     let _fetching = hand.fetching.lock().await;
-    // Should this not come to its end, what was withdrawn is looked up in the database.
+    // If this fails, the withdrawn records are looked up in the database.
     let doubt = hand.doubt();
     let withdrawn = hand.state().withdraw(|_| true);
     let gone = attempt(shared, target, &withdrawn, plan).await?;
@@ -96,7 +96,7 @@ async fn attempt(
     .await
 }
 
-/// Finds what goes.
+/// Finds the records to discard.
 async fn find(work: &Work, target: TargetId, ready: &[i64], (before, limit): (i64, usize)) -> Result<Choice, Fault> {
     let (number, me) = (i16::from(target.0), work.shared.incarnation);
     work.lock(target).await?;
@@ -107,7 +107,7 @@ async fn find(work: &Work, target: TargetId, ready: &[i64], (before, limit): (i6
         lines.entry(incarnation(candidate.id)).or_default().placed.push_back(candidate);
     }
     let mut choice = Choice::default();
-    // What is left is for the next time: the target is let go of in between.
+    // What is left is for the next call: the target is released in between.
     for _ in 0..LOOKS {
         lines.values_mut().for_each(|line| (line.untried, line.has_more) = (VecDeque::new(), false));
         for candidate in untried(work, number).await? {
@@ -123,7 +123,7 @@ async fn find(work: &Work, target: TargetId, ready: &[i64], (before, limit): (i6
     Ok(choice)
 }
 
-/// Raises the frontiers over what goes and what is not meant for the target.
+/// Raises the frontiers over discarded records and those that are not meant for the target.
 async fn rise(work: &Work, target: i16, reached: BTreeMap<i32, i64>) -> Result<(), Fault> {
     if reached.is_empty() {
         return Ok(());
@@ -138,7 +138,7 @@ async fn rise(work: &Work, target: i16, reached: BTreeMap<i32, i64>) -> Result<(
 }
 
 impl Choice {
-    /// Chooses more. False when it has to be looked behind the frontiers again.
+    /// Chooses more records. Returns `false` if more records behind the frontiers must be read first.
     fn go_on(&mut self, lines: &mut BTreeMap<i32, Line>, before: i64, limit: usize) -> bool {
         while self.victims.len() < limit {
             for (incarnation, line) in lines.iter_mut() {
@@ -173,7 +173,7 @@ impl Line {
 }
 
 impl Candidate {
-    /// Of `id, accepted_at, project, size, quantities, is_meant`.
+    /// Reads a row of `id, accepted_at, project, size, quantities, is_meant`.
     fn read(row: &Row) -> Self {
         Self {
             id: row.get(0),
@@ -186,7 +186,7 @@ impl Candidate {
     }
 }
 
-/// What was handed out or put off and is not being tried: rows that nobody has, what we have and did not lease, and slices of relays
+/// The records that were handed out or put off and that nobody tries: rows without an owner, our own ready records, and slices of relays
 /// that are gone.
 async fn placed(work: &Work, target: i16, ready: &[i64], limit: usize) -> Result<Vec<Candidate>, Fault> {
     let (me, limit) = (work.shared.incarnation, bounded(limit));
@@ -219,7 +219,7 @@ async fn placed(work: &Work, target: i16, ready: &[i64], limit: usize) -> Result
     Ok(all)
 }
 
-/// What lies behind the frontiers, as much as one look finds.
+/// The records behind the frontiers, as many as one look reads.
 async fn untried(work: &Work, target: i16) -> Result<Vec<Candidate>, Fault> {
     let rows = work
         .query(
@@ -234,7 +234,7 @@ async fn untried(work: &Work, target: i16) -> Result<Vec<Candidate>, Fault> {
     Ok(rows.iter().map(Candidate::read).collect())
 }
 
-/// Takes the victims out of where they stand, and posts that the target does not get them.
+/// Takes the discarded records out of their places, and books them as dropped.
 async fn drop_all(
     work: &mut Work,
     target: TargetId,
@@ -269,18 +269,18 @@ async fn drop_all(
     Ok(victims)
 }
 
-/// Whether it counts what is in the body of a record with these: spans are lost with a transaction.
+/// Returns whether the body of a record must be read to count these losses: spans are lost with a transaction.
 pub(super) fn counts_body(lost: &Quantities) -> bool {
     lost.iter().any(|(category, _)| category == Category::Transaction)
 }
 
-/// The bodies of records of which it counts what is in them.
+/// The bodies of records whose spans are to be counted; none for a reason that is not reported.
 pub(super) async fn bodies(work: &Work, reason: DropReason, ids: &[i64]) -> Result<BTreeMap<i64, Body>, Fault> {
     if ids.is_empty() || reason.reported_as().is_none() {
         return Ok(BTreeMap::new());
     }
     let rows = work.query(&format!("SELECT {COLUMNS} FROM {TABLES} WHERE r.id = ANY($1)"), &[&ids]).await?;
-    // One that cannot be read has no spans that anybody knows of.
+    // A body that cannot be read has no spans that can be counted.
     let loaded = rows.iter().filter_map(|row| record::of_row(&work.shared, row).ok());
     Ok(loaded.map(|loaded| (loaded.record.id.number().cast_signed(), loaded.record.body.clone())).collect())
 }

@@ -1,7 +1,7 @@
-//! Making room: the oldest of what waits for shadows alone gives way.
+//! Eviction: the oldest records that wait only for shadows make room.
 //!
-//! Rules: a record goes for all that wait for it, or for nobody. What the primary of its project waits for, what a relay has in hand and
-//! what a dead letter shows stays. Each look is at a bounded number of records, and has the targets to itself.
+//! Rules: a record goes for all targets that it waits for, or for none. A record stays if the primary of its project waits for it, if a
+//! relay has it in hand, or if a dead letter shows it. Each step reads a bounded number of records, and has all targets to itself.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -17,35 +17,35 @@ use super::fault::Fault;
 use super::settled;
 use super::work::{LOCKS, Work};
 
-/// How many records one look is at, and how many of them go at most.
+/// The most records that one step reads, and the most that it evicts.
 const LOOK: i64 = 1024;
 const STEP: usize = 128;
 
-/// A record that waits for a target.
+/// The wait of a record for one target.
 struct Waiting {
     target: TargetId,
     size: u64,
     quantities: Quantities,
-    /// It cannot be given up there.
+    /// Whether the record is in hand, or a dead letter shows it.
     is_held: bool,
 }
 
-/// A record that goes.
+/// A record to evict.
 struct Victim {
     id: i64,
     project: i32,
     waiting: Vec<Waiting>,
 }
 
-/// Drops up to [`STEP`] of the oldest records that can go, of these projects; returns how many. The next call goes on behind them. None
-/// goes until it is known who is the primary.
+/// Evicts up to [`STEP`] of the oldest records of these projects that can go; returns how many. The next call continues behind them. Evicts
+/// none until the primaries are known.
 pub(super) async fn step(work: &mut Work, giving: &HashSet<i32>) -> Result<usize, Fault> {
     let Some(primaries) = work.shared.room.primaries() else { return Ok(0) };
     let lock = "SELECT pg_advisory_xact_lock($1, id) FROM (SELECT id::int FROM target ORDER BY id) AS t";
     work.execute(lock, &[&LOCKS]).await?;
     let mut found = victims(work, giving, &primaries).await?;
     let ids: Vec<i64> = found.iter().map(|victim| victim.id).collect();
-    // What somebody else looks at more closely stays.
+    // A record that another transaction has locked stays.
     let lock = "SELECT id FROM record WHERE id = ANY($1) ORDER BY id FOR UPDATE SKIP LOCKED";
     let ours: HashSet<i64> = work.query(lock, &[&ids]).await?.iter().map(|row| row.get(0)).collect();
     found.retain(|victim| ours.contains(&victim.id));
@@ -61,7 +61,7 @@ pub(super) async fn step(work: &mut Work, giving: &HashSet<i32>) -> Result<usize
     settled::remove(work, &ids, false).await
 }
 
-/// The oldest that can go, behind those that were looked at before; with the last of all it is begun anew.
+/// The oldest records that can go, from the position of the search on. After the last record the search begins anew.
 async fn victims(work: &Work, giving: &HashSet<i32>, primaries: &Primaries) -> Result<Vec<Victim>, Fault> {
     let (at, id) = work.shared.room.search();
     let sql = "SELECT id, accepted_at, project FROM record WHERE (accepted_at, id) > ($1, $2) ORDER BY accepted_at, id LIMIT $3";
@@ -73,7 +73,7 @@ async fn victims(work: &Work, giving: &HashSet<i32>, primaries: &Primaries) -> R
         let (id, project): (i64, i32) = (row.get(0), row.get(2));
         seen = (row.get(1), id);
         let Some(waiting) = waiting.remove(&id) else { continue };
-        // Nobody knows yet who is the primary of a project that another relay has just met.
+        // The primary of a project that another relay has just met is not known yet.
         let Some(name) = work.shared.names().project(project).cloned() else { continue };
         let primary = primaries.of(&name);
         if !waiting.iter().any(|one| one.is_held || Some(one.target) == primary) {
@@ -88,7 +88,7 @@ async fn victims(work: &Work, giving: &HashSet<i32>, primaries: &Primaries) -> R
     Ok(found)
 }
 
-/// By record, for whom it waits.
+/// The targets that each record waits for, by record.
 async fn waiting(work: &Work, records: &[i64]) -> Result<HashMap<i64, Vec<Waiting>>, Fault> {
     let rows = work
         .query(
@@ -106,7 +106,7 @@ async fn waiting(work: &Work, records: &[i64]) -> Result<HashMap<i64, Vec<Waitin
     let mut all: HashMap<i64, Vec<Waiting>> = HashMap::new();
     for row in &rows {
         let target = TargetId(u8::try_from(row.get::<_, i16>(1)).unwrap_or(u8::MAX));
-        // Quantities that cannot be read were counted as nothing when they were met.
+        // Quantities that cannot be read counted as nothing before, too.
         let quantities = row.get::<_, &str>(3).parse().unwrap_or_default();
         let size = row.get::<_, i64>(2).cast_unsigned();
         all.entry(row.get(0)).or_default().push(Waiting { target, size, quantities, is_held: row.get(4) });
@@ -114,7 +114,7 @@ async fn waiting(work: &Work, records: &[i64]) -> Result<HashMap<i64, Vec<Waitin
     Ok(all)
 }
 
-/// Books that nobody gets these.
+/// Books that no target gets these records.
 async fn note(work: &mut Work, victims: &[Victim]) -> Result<(), Fault> {
     let (now, reason) = (work.now(), DropReason::Evicted);
     let is_counted = |victim: &&Victim| victim.waiting.iter().any(|one| discard::counts_body(&one.quantities));
@@ -131,7 +131,7 @@ async fn note(work: &mut Work, victims: &[Victim]) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Says what goes.
+/// Logs what was evicted.
 fn tell(work: &Work, victims: &[Victim]) {
     let mut all: BTreeMap<TargetId, u64> = BTreeMap::new();
     for Waiting { target, .. } in victims.iter().flat_map(|victim| &victim.waiting) {

@@ -1,7 +1,7 @@
-//! What this relay has committed for a target and nobody was handed yet, as far as memory holds it: no body of it is read back. No SQL
-//! here.
+//! The records that this relay has committed for a target and that were not handed out, as far as memory allows: their bodies need not be
+//! read back. No SQL here.
 //!
-//! Rule: nothing here says that a record still waits. The database does, and whoever hands out of this asks it.
+//! Rule: nothing here says that a record still waits. The database does, and is asked before a record of these is handed out.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use crate::journal::Record;
 
 /// The most records of a target that are held.
 const RECORDS: usize = 256;
-/// The most bytes of their bodies, but for the last.
+/// The most bytes of their bodies, except for the last.
 const BYTES: usize = 1 << 20;
 
-/// A record that is kept, and the number of its project.
+/// A record with the number of its project.
 #[derive(Clone, Debug)]
 pub(super) struct Kept {
     pub(super) record: Arc<Record>,
@@ -26,25 +26,25 @@ impl Kept {
         self.record.id.number().cast_signed()
     }
 
-    /// The memory that its body takes.
+    /// The memory that the body takes, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.record.body.in_memory()
     }
 }
 
-/// The newest of them, in the order of their numbers.
+/// The newest of these records, in the order of their numbers.
 #[derive(Debug, Default)]
 pub(super) struct Fresh {
     records: VecDeque<Kept>,
     bytes: usize,
-    /// All that came after this number is here.
+    /// All records that were committed after this number are here, or were handed out.
     since: i64,
-    /// Up to which number records were handed out, as far as is known.
+    /// The number up to which records were handed out, as far as is known.
     reached: i64,
 }
 
 impl Fresh {
-    /// Holds one that was just committed, unless it was handed out; the oldest go when there are too many.
+    /// Adds a record that was just committed, unless it was handed out. Drops the oldest when there are too many.
     pub(super) fn push(&mut self, kept: Kept) {
         if kept.number() <= self.reached {
             return;
@@ -56,7 +56,7 @@ impl Fresh {
         }
     }
 
-    /// Records were handed out up to this number.
+    /// Reports that records were handed out up to this number.
     pub(super) fn note_reached(&mut self, reached: i64) {
         self.reached = self.reached.max(reached);
         while self.records.front().is_some_and(|kept| kept.number() <= reached) {
@@ -64,7 +64,7 @@ impl Fresh {
         }
     }
 
-    /// Up to this number, and to the last that is here, there may be others than those that are here.
+    /// Forgets all records, because there may be others up to this number and up to the last one that is here.
     pub(super) fn interrupt(&mut self, number: i64) {
         let last = self.records.back().map_or(number, Kept::number);
         (self.records, self.bytes) = (VecDeque::new(), 0);
@@ -77,7 +77,7 @@ impl Fresh {
         Some(gone.number())
     }
 
-    /// Whether all that this relay has committed and nobody was handed is here, as far as is known.
+    /// Returns whether all records are here that this relay has committed and that were not handed out, as far as is known.
     pub(super) fn is_whole(&self) -> bool {
         self.reached >= self.since
     }
@@ -90,7 +90,7 @@ impl Fresh {
         self.records.iter()
     }
 
-    /// This record, if it is here.
+    /// The record of this number, if it is here.
     pub(super) fn get(&self, number: i64) -> Option<Kept> {
         let at = self.records.binary_search_by_key(&number, Kept::number).ok()?;
         self.records.get(at).cloned()
@@ -121,7 +121,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_newest_are_held_within_bounds_and_it_is_known_when_some_are_not() {
+    fn the_newest_records_are_held_within_bounds_and_dropped_ones_are_noticed() {
         let mut fresh = Fresh::default();
         (1..=RECORDS as u64).for_each(|number| fresh.push(kept(number, 1)));
         assert!(fresh.is_whole() && fresh.get(1).is_some());
@@ -136,7 +136,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_goes_with_an_interruption_is_missed_until_it_was_handed_out() {
+    fn records_lost_by_an_interruption_are_missed_until_they_were_handed_out() {
         let mut fresh = Fresh::default();
         (1..=100).for_each(|number| fresh.push(kept(number, 1)));
         fresh.interrupt(64);

@@ -1,9 +1,9 @@
-//! What this relay commits it hands out to itself, in the same transaction, when a worker asks for such: the way of a record through this
-//! relay needs no look into the database, and no body is read back.
+//! Hands records that this relay commits out to itself, in the same transaction, when a worker asks for them. Such a record needs no look
+//! into the database, and its body is not read back.
 //!
-//! Rules: who does so shares the target with others who do, and with nobody else ([`Work::share`]); where somebody has it, nothing is handed
-//! out, and nobody waits. The database says what lies behind the frontier: if that is more than is here, nothing is handed out. Of a
-//! transaction that did not come to its end what it handed out is looked up.
+//! Rules: the transaction shares the target with others that do the same, and with nobody else ([`Work::share`]). If one has the target to
+//! itself, nothing is handed out, and nobody waits. The database says which records are behind the frontier; if some of them are not here,
+//! nothing is handed out. What a failed transaction handed out is looked up.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,16 +16,16 @@ use super::hand::{Place, Ready};
 use super::shared::Shared;
 use super::work::Work;
 
-/// How far behind a frontier may be: of what lies farther a part is looked at by who has the time.
+/// How far behind the frontier may be. Records farther behind are left to claims, which read a part at a time.
 const FAR: i64 = 1024;
 
-/// What a transaction keeps, by target, and what of it is handed out.
+/// The records that a transaction writes, by target, and which of them it hands out.
 #[derive(Default)]
 pub(super) struct Handout {
     kept: BTreeMap<TargetId, Vec<Kept>>,
-    /// Whether a worker asks for it, as it was when the first record for it was noted.
+    /// Whether a worker asks, as of the first record that was noted for the target.
     asked: BTreeMap<TargetId, bool>,
-    /// The last of what is kept for targets of which no worker asks: nobody needs it in memory.
+    /// By target, the last record that no worker asks for: such records are not kept in memory.
     unasked: BTreeMap<TargetId, i64>,
     /// The targets that this transaction shares.
     targets: Vec<i16>,
@@ -34,7 +34,7 @@ pub(super) struct Handout {
 }
 
 impl Handout {
-    /// Notes a record that is kept for these targets, which is made when a worker asks for one of them.
+    /// Notes a record for these targets. `make` makes the copy in memory if a worker asks for one of them.
     pub(super) fn note(&mut self, shared: &Shared, (id, targets): (i64, &[TargetId]), make: impl FnOnce() -> Kept) {
         let asks = |target: &TargetId| shared.hand(*target).state().is_asked();
         if !targets.iter().any(|target| *self.asked.entry(*target).or_insert_with(|| asks(target))) {
@@ -47,8 +47,8 @@ impl Handout {
         }
     }
 
-    /// Shares the targets of which something may be handed out. It waits for nobody, so it may go out together with what is written; what
-    /// goes out after it is [made](Self::make) of what those left who had them.
+    /// Shares the targets that records may be handed out for. It waits for nobody, so it may be sent together with the rows. What is sent
+    /// after it is [made](Self::make) of what earlier holders of the targets left.
     pub(super) async fn share(&mut self, work: &Work) -> Result<(), Fault> {
         if work.shared.may_be_gone() {
             return Ok(());
@@ -61,7 +61,7 @@ impl Handout {
         Ok(())
     }
 
-    /// Hands out what workers ask for: of each target what lies behind this relay's frontier, if all of it is here.
+    /// Hands out what workers ask for: for each target the records behind this relay's frontier, if all of them are here.
     pub(super) async fn make(&mut self, work: &Work) -> Result<(), Fault> {
         let (mut targets, mut lasts, mut owners, mut ids) = (vec![], vec![], vec![], vec![]);
         for number in std::mem::take(&mut self.targets) {
@@ -97,7 +97,7 @@ impl Handout {
         Ok(())
     }
 
-    /// After the commit: what was handed out is ready, the rest is fresh, and workers are told.
+    /// After the commit: makes the records ready that were handed out, keeps the others as fresh, and notifies workers.
     pub(super) fn keep(self, shared: &Shared) {
         let Self { kept, unasked, promised, slices, .. } = self;
         interrupt(shared, unasked);
@@ -122,7 +122,7 @@ impl Handout {
         }
     }
 
-    /// The transaction did not come to its end, as far as is known: what became of it is looked up.
+    /// After a transaction that failed, as far as is known: its records are looked up.
     pub(super) fn forget(self, shared: &Shared) {
         interrupt(shared, self.unasked);
         for (target, kept) in self.kept {
@@ -137,7 +137,7 @@ impl Handout {
     }
 }
 
-/// What nobody holds in memory is read back.
+/// Reports records that are not kept in memory: they are read back.
 fn interrupt(shared: &Shared, unasked: BTreeMap<TargetId, i64>) {
     for (target, last) in unasked {
         let hand = shared.hand(target);
@@ -146,13 +146,13 @@ fn interrupt(shared: &Shared, unasked: BTreeMap<TargetId, i64>) {
     }
 }
 
-/// What stands in a slice, of what was promised.
+/// The promised records that are in a slice, as ready ones.
 fn ready(promised: &[Kept], slice: i64, records: &[i64]) -> Vec<Ready> {
     let is_taken = |kept: &&Kept| records.contains(&kept.number());
     promised.iter().filter(is_taken).map(|kept| untried(kept, slice)).collect()
 }
 
-/// A record of a slice, which nobody has tried.
+/// A record of a slice that counts as untried.
 pub(super) fn untried(kept: &Kept, slice: i64) -> Ready {
     let (record, project, place) = (Arc::clone(&kept.record), kept.project, Place::Slice(slice));
     let (progress, quantities) = (Progress::default(), record.quantities.clone());

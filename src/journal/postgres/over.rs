@@ -1,17 +1,17 @@
-//! What a relay that leads knows of the days of bodies that are over.
+//! What the leader knows of past days of bodies.
 //!
-//! Rule: it is of this relay's memory alone, and lost with it: then what was pruned is looked through once more.
+//! Rule: it is kept only in the leader's memory. When it is lost, the bodies of pruned records are looked for once more.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// What is known of the days that are over.
+/// What is known of past days.
 #[derive(Debug)]
 pub(super) struct Over {
-    /// When the next one may be dropped.
+    /// When the next day may be dropped.
     pub(super) not_before: Instant,
-    /// Days of which much still waits, and behind which record the next look at what was pruned of them begins; `None` after the last
-    /// one. What is pruned of them later is deleted singly.
+    /// Days with many bodies left, and the record behind which the next look for bodies of pruned records begins; `None` after the last
+    /// one. Bodies of records that are pruned later are deleted singly.
     pub(super) held: BTreeMap<i64, Option<i64>>,
 }
 
@@ -22,7 +22,7 @@ impl Default for Over {
 }
 
 impl Over {
-    /// Whether what is pruned of a day is left to go with it.
+    /// Returns whether the body of a pruned record is left to go with its day.
     pub(super) fn goes_whole(&self, day: i64, today: i64) -> bool {
         day < today && !self.held.contains_key(&day)
     }

@@ -1,4 +1,4 @@
-//! What there is of a target to be handed out, seen without a lock: who finds nothing keeps nobody waiting.
+//! A look at what a target has to hand out, without a lock: one that finds nothing delays nobody.
 
 use crate::journal::TargetId;
 use crate::journal::backfill::BACKGROUND;
@@ -8,42 +8,42 @@ use super::fault::Fault;
 use super::hand::SLICE;
 use super::record::{NEVER, ms};
 
-/// How many records behind a frontier are looked at for one that is meant for the target.
+/// The most records behind a frontier that are read to find one for the target.
 const LOOK: i64 = 512;
 
-/// What was seen.
+/// What a look found.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seen {
-    /// When the next row comes due that nobody has.
+    /// When the next row without an owner comes due, backfills aside; `None` if there is none.
     pub(super) next_due: Option<i64>,
-    /// Relays that are gone had something in hand.
+    /// Whether relays that are gone had records in hand.
     pub(super) is_left: bool,
-    /// A backfill took something up.
+    /// Whether there are records of a backfill.
     pub(super) has_background: bool,
-    /// Up to where what this relay took was handed out; `None` when it was never looked there.
+    /// The frontier of this relay's own records; `None` if there is none yet.
     pub(super) reached: Option<i64>,
-    /// Nobody was handed something that this relay took.
+    /// Whether there are records of this relay that were not handed out.
     pub(super) has_own: bool,
-    /// Nobody was handed something that others took.
+    /// Whether there are records of other relays that were not handed out.
     pub(super) has_others: bool,
-    /// Frontiers are far behind what is not meant for the target.
+    /// Whether a frontier is far behind, with records that are not meant for the target in between.
     pub(super) is_far: bool,
 }
 
 impl Seen {
-    /// Whether rows are due.
+    /// Returns whether rows are due.
     pub(super) fn is_due(&self, now: i64) -> bool {
         self.next_due.is_some_and(|due| due <= now)
     }
 
-    /// Whether something is untried that may be handed out now, with so many records ready here: of what others have left more is taken
-    /// while there is a flow of our own.
+    /// Returns whether untried records may be handed out now, with `ready` records here. Our own are handed out to an empty hand; those of
+    /// other relays also while our own flow.
     pub(super) fn has_untried(&self, ready: usize) -> bool {
         let has_others = (self.has_others || self.is_far) && ready < SLICE;
         self.reached.is_none() || has_others || (self.has_own && ready == 0)
     }
 
-    /// Whether anything may be handed out now.
+    /// Returns whether anything may be handed out now.
     pub(super) fn has_any(&self, now: i64, ready: usize) -> bool {
         self.is_due(now) || self.is_left || self.has_untried(ready) || (self.has_background && ready == 0)
     }

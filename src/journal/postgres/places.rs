@@ -1,6 +1,6 @@
-//! Where records stand that were handed out or wait for a time: in slices and in rows of `pending`.
+//! The places of records that were handed out or put off: slices, and rows of `pending`.
 //!
-//! Rule: who changes what stands there for others, or takes up again what was settled, has the target to itself ([`Work::lock`]).
+//! Rule: a transaction that changes these for other relays, or takes up settled records again, has the target to itself ([`Work::lock`]).
 
 use std::collections::HashSet;
 
@@ -13,7 +13,7 @@ use super::hand::Place;
 use super::record::{ms, packed};
 use super::work::Work;
 
-/// Of these records, those of which something waits for the target.
+/// Of these records, those that wait for the target.
 pub(super) async fn waits(work: &Work, target: TargetId, records: &[i64]) -> Result<HashSet<i64>, Fault> {
     let rows = work
         .query(
@@ -28,17 +28,17 @@ pub(super) async fn waits(work: &Work, target: TargetId, records: &[i64]) -> Res
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// What was taken out of where it stood.
+/// The records that were taken out of their places.
 #[derive(Debug, Default)]
 pub(super) struct TakenOut {
     of_slices: HashSet<i64>,
     of_rows: HashSet<i64>,
-    /// The slices that are not ours any more.
+    /// The slices that are no longer ours.
     pub(super) lost: HashSet<i64>,
 }
 
 impl TakenOut {
-    /// Whether it stood there, and was ours.
+    /// Returns whether a record was in this place, and was ours.
     pub(super) fn has(&self, (record, place): (i64, Place)) -> bool {
         match place {
             Place::Slice(_) => self.of_slices.contains(&record),
@@ -47,7 +47,7 @@ impl TakenOut {
     }
 }
 
-/// Takes records out of where they stand, as far as that is ours.
+/// Takes those of the records out of their places that are ours.
 pub(super) async fn take_out(work: &Work, target: TargetId, all: &[(i64, Place)]) -> Result<TakenOut, Fault> {
     let (mut slices, mut in_slices, mut turns, mut rows) = (vec![], vec![], vec![], vec![]);
     for (record, place) in all {
@@ -72,7 +72,7 @@ pub(super) async fn take_out(work: &Work, target: TargetId, all: &[(i64, Place)]
     Ok(taken)
 }
 
-/// Takes records out of these slices; what was there, of those that are ours. An empty one goes.
+/// Takes records out of those of these slices that are ours; returns what was taken of each. Removes empty slices.
 async fn out_of_slices(work: &Work, slices: &[i64], records: &[i64]) -> Result<Vec<(i64, Vec<i64>)>, Fault> {
     if slices.is_empty() {
         return Ok(vec![]);
@@ -94,7 +94,7 @@ async fn out_of_slices(work: &Work, slices: &[i64], records: &[i64]) -> Result<V
     Ok(ours.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// Takes these rows out, as far as they are ours by these turns; the records whose rows they were.
+/// Takes out the rows that are ours in these turns; returns their records.
 async fn out_of_rows(work: &Work, target: TargetId, rows: &[i64], turns: &[i64]) -> Result<HashSet<i64>, Fault> {
     if rows.is_empty() {
         return Ok(HashSet::new());
@@ -105,7 +105,7 @@ async fn out_of_rows(work: &Work, target: TargetId, rows: &[i64], turns: &[i64])
     Ok(ours.iter().map(|row| row.get(0)).collect())
 }
 
-/// Writes rows of what waits for a time: nobody has it.
+/// Puts records off: writes a row without an owner for each.
 pub(super) async fn put_off(work: &Work, target: TargetId, rests: &[(i64, Rest)]) -> Result<(), Fault> {
     if rests.is_empty() {
         return Ok(());
@@ -130,7 +130,7 @@ pub(super) async fn put_off(work: &Work, target: TargetId, rests: &[(i64, Rest)]
     .await
 }
 
-/// Notes that a target does not get these records, or part of them, when that is told one by one.
+/// Notes that a target does not get these records, or part of them, for the reasons that are told record by record.
 pub(super) async fn note_missed(
     work: &Work,
     target: TargetId,
@@ -150,11 +150,11 @@ pub(super) async fn note_missed(
     .await
 }
 
-/// Writes where the target begins in what other relays have taken, if that is not written yet.
+/// Writes the missing frontiers of a target, at the beginning of each incarnation.
 pub(super) const BEGIN: &str =
     "INSERT INTO frontier SELECT $1, incarnation, incarnation::bigint << 40 FROM node ON CONFLICT DO NOTHING";
 
-/// Lets go of the rows of relays that are gone: of this target, unless they are of this incarnation.
+/// Releases the rows of a target that relays that are gone own, but for those of this incarnation.
 pub(super) const FREE: &str =
     "UPDATE pending p SET owner = NULL FROM node n WHERE p.target = $1 AND p.owner = n.incarnation
      AND n.incarnation <> $2 AND (n.replaced OR n.gone)";

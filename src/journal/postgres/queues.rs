@@ -1,4 +1,4 @@
-//! What waits is claimed and settled here; what is done about it at once is in [`waiting`](super::waiting).
+//! Claims and settles records of the backlog; the rest of the port is in [`waiting`](super::waiting) and [`discard`](super::discard).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -43,7 +43,7 @@ impl Queues for PostgresJournal {
             }
             let _fetching = hand.fetching.lock().await;
             if self.shared.may_be_gone() {
-                // What is still ours is looked up before anything is handed out again.
+                // Records that are still ours are looked up before any is handed out again.
                 hand.forget();
                 return Ok(vec![]);
             }
@@ -84,7 +84,7 @@ impl Queues for PostgresJournal {
 
     fn next_due(&self, target: TargetId) -> Call<'_, Option<Timestamp>> {
         let hand = self.shared.hand(target);
-        // Of what was just looked for it is known.
+        // After a look that found all, the next due time is known.
         if !hand.more.load(Ordering::Acquire) {
             let due = hand.state().next_due;
             return ready(Ok(due)).boxed();

@@ -1,7 +1,7 @@
-//! How much room is taken and by whom, and whether more fits. In memory: no SQL here.
+//! The room that is taken, by project, and whether more fits. In memory: no SQL here.
 //!
-//! Rules: what others take is what was read last, with each beat. What we take counts from its commit on; what a transaction under way
-//! has changed is laid over that. A body that is being written counts here from its first byte on, until its record counts it.
+//! Rules: the room of other relays is what was read last, with each beat. Our own counts from its commit on; the changes of a transaction
+//! under way are laid over it. A body that is being written counts here from its first byte until its record counts it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::Ordering;
@@ -11,13 +11,13 @@ use crate::journal::shares::Shares;
 use crate::journal::{JournalError, Primaries, Share};
 use crate::units::ByteSize;
 
-/// What is of no project that is known.
+/// Stands for bytes of no known project.
 pub(super) const NOBODY: i32 = 0;
 
-/// What a transaction has changed so far, by project.
+/// The changes of a transaction so far in bytes, by project.
 pub(super) type Changes = BTreeMap<i32, i64>;
 
-/// The room.
+/// The room and its takers.
 #[derive(Debug)]
 pub(super) struct Room(Mutex<State>);
 
@@ -26,28 +26,28 @@ struct State {
     max: u64,
     used: u64,
     shares: Shares,
-    /// How many projects have a number among the shares.
+    /// The number of projects that have a number among the shares.
     known: u32,
     takers: HashMap<i32, Taker>,
     primaries: Option<Primaries>,
-    /// What was refused last for want of any room.
+    /// The project and the bytes that were last refused because there was no room at all.
     refused: Option<(Option<i32>, u64)>,
-    /// What was looked at last for what waits and could go: when it was accepted, and its number.
+    /// The position of the search for records to evict: the acceptance time and the number of the last one that was read.
     search: (i64, i64),
-    /// A long look found nothing that could go.
+    /// Whether a long look found nothing that could go.
     is_barren: bool,
 }
 
-/// What a project takes.
+/// The room that a project takes, in bytes.
 #[derive(Debug, Default)]
 struct Taker {
-    /// Among the shares.
+    /// The project's number among the shares.
     number: Option<u32>,
-    /// By records that this relay counts.
+    /// For records that this relay counts.
     ours: i64,
-    /// By bodies that are being written here.
+    /// For bodies that are being written here.
     drafts: i64,
-    /// By all that others count.
+    /// For all that other relays count.
     others: i64,
 }
 
@@ -58,7 +58,7 @@ impl Taker {
 }
 
 impl Room {
-    /// Of `max` bytes.
+    /// A room of `max` bytes.
     pub(super) fn new(max: u64) -> Self {
         Self(Mutex::new(State {
             max,
@@ -77,7 +77,7 @@ impl Room {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Knows these projects from now on.
+    /// Adds these projects to the shares.
     pub(super) fn know<'a>(&self, projects: impl Iterator<Item = (i32, &'a Arc<str>)>) {
         let state = &mut *self.state();
         for (project, name) in projects {
@@ -90,52 +90,52 @@ impl Room {
         }
     }
 
-    /// Splits it between these projects.
+    /// Divides the room between these projects.
     pub(super) fn split(&self, projects: Vec<Arc<str>>) {
         self.state().shares.split(projects);
     }
 
-    /// Says whose backlog never gives way.
+    /// Sets the primaries, whose backlogs are never evicted.
     pub(super) fn protect(&self, primaries: Primaries) {
         self.state().primaries = Some(primaries);
     }
 
-    /// Whose backlog never gives way, when that was said.
+    /// The primaries, whose backlogs are never evicted; `None` until they are set.
     pub(super) fn primaries(&self) -> Option<Primaries> {
         self.state().primaries.clone()
     }
 
-    /// Bytes in use.
+    /// The bytes in use.
     pub(super) fn used(&self) -> u64 {
         self.state().used
     }
 
-    /// What each project takes.
+    /// The room that each project takes.
     pub(super) fn told(&self) -> Vec<Share> {
         self.state().shares.told()
     }
 
-    /// A transaction was committed that changed this.
+    /// Reports that a transaction with these changes was committed.
     pub(super) fn commit(&self, changes: &Changes) {
         self.state().lay(changes, 1);
     }
 
-    /// What the database says that this relay counts.
+    /// Sets what this relay counts, as the database says.
     pub(super) fn read_ours(&self, read: &HashMap<i32, i64>) {
         self.state().set(read, |taker| &mut taker.ours);
     }
 
-    /// What it says that others count.
+    /// Sets what other relays count, as the database says.
     pub(super) fn read_others(&self, read: &HashMap<i32, i64>) {
         self.state().set(read, |taker| &mut taker.others);
     }
 
-    /// A body that is being written takes so much more, or so much less.
+    /// Reports that a body that is being written takes this much more room, or less if it is negative.
     pub(super) fn draft(&self, project: i32, bytes: i64) {
         self.state().change(project, |taker| taker.drafts += bytes);
     }
 
-    /// Why `need` bytes more of a project do not fit beside what was changed, if they do not.
+    /// The reason why `need` more bytes of a project do not fit beside these changes; `None` if they fit.
     pub(super) fn refusal(&self, changes: &Changes, (project, need): (Option<i32>, u64)) -> Option<JournalError> {
         let state = &mut *self.state();
         state.lay(changes, 1);
@@ -144,7 +144,7 @@ impl Room {
         refusal
     }
 
-    /// The projects of which what is settled gives way for `need` bytes more of a project, those first that come first.
+    /// The projects whose records go for `need` more bytes of a project, in the order in which they go.
     pub(super) fn giving(&self, changes: &Changes, (project, need): (Option<i32>, u64)) -> Vec<HashSet<i32>> {
         let state = &mut *self.state();
         state.lay(changes, 1);
@@ -158,34 +158,34 @@ impl Room {
         giving.iter().map(of).collect()
     }
 
-    /// Notes that so much was refused for want of any room, or that all is well.
+    /// Records what was refused because there was no room at all; `None` after an admission.
     pub(super) fn note_refused(&self, refused: Option<(Option<i32>, u64)>) {
         self.state().refused = refused;
     }
 
-    /// Why what was refused last would be refused again.
+    /// The reason why what was refused last would be refused again.
     pub(super) fn trouble(&self) -> Option<JournalError> {
         let state = self.state();
         let (project, need) = state.refused?;
         state.refusal(project, need).filter(|why| matches!(why, JournalError::Full(_)))
     }
 
-    /// Up to where it was looked for what waits and could go.
+    /// The position of the search for records to evict.
     pub(super) fn search(&self) -> (i64, i64) {
         self.state().search
     }
 
-    /// Notes up to where it was looked.
+    /// Sets the position of the search.
     pub(super) fn go_on(&self, search: (i64, i64)) {
         self.state().search = search;
     }
 
-    /// Whether a long look found nothing that could go, since when nothing was settled here.
+    /// Returns whether a long look found nothing that could go, and nothing was settled here since.
     pub(super) fn is_barren(&self) -> bool {
         self.state().is_barren
     }
 
-    /// Notes how a long look ended, or that another one is worth its while.
+    /// Records whether a long look found nothing; `false` makes the next look a long one again.
     pub(super) fn note_barren(&self, is_barren: bool) {
         self.state().is_barren = is_barren;
     }
@@ -236,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_transaction_has_changed_counts_within_it_alone_until_its_commit() {
+    fn a_transactions_changes_count_only_within_it_until_its_commit() {
         let room = Room::new(1000);
         let name: Arc<str> = "shop".into();
         room.know([(7, &name)].into_iter());

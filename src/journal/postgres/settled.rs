@@ -1,7 +1,7 @@
-//! Records that nobody needs any more go: with time, and when room is short.
+//! Removes records that nobody needs any more: with time, and when room is short.
 //!
-//! Rule: one goes for good when no target waits for it and no dead letter shows it. Its row is locked before that is looked at for the
-//! last time: whoever takes a record up again locks its row, too. Each look is at a bounded number of records.
+//! Rule: a record is removed once no target waits for it and no dead letter shows it. Its row is locked for the last check, and a
+//! transaction that takes a record up again locks the row, too. Each look reads a bounded number of records.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::PoisonError;
@@ -12,18 +12,19 @@ use super::record::ms;
 use super::shared::Shared;
 use super::work::Work;
 
-/// How many records are looked at in one step.
+/// How many records one step reads.
 const LOOK: i64 = 1024;
 
-/// Whether a record is kept that was accepted before that time, seen without a transaction of ours: what comes meanwhile waits for none.
+/// Returns whether there is a record that was accepted before this time. It takes no turn among this relay's transactions, so nothing waits
+/// for it.
 pub(super) async fn has_older(shared: &Shared, before: i64) -> Result<bool, Fault> {
     // The oldest is the first of an index. Whether there is one before a time would be planned as a walk through the table.
     let older = "SELECT coalesce(min(accepted_at) < $1, false) FROM record";
     Ok(shared.client().await?.one(older, &[&before]).await?.get(0))
 }
 
-/// Removes up to `limit` of the records that nobody needs, of a bounded number accepted before `before`, and of these projects if
-/// they are named; the next call goes on behind them.
+/// Removes up to `limit` records that nobody needs, of a bounded number accepted before `before`, and only those of the projects `of` if it
+/// is given. The next call continues behind them.
 pub(super) async fn forget(
     work: &mut Work,
     before: i64,
@@ -61,12 +62,12 @@ pub(super) async fn forget(
     }
     let next = if is_whole || is_limited { seen } else { (i64::MIN, 0) };
     *work.shared.pruned.lock().unwrap_or_else(PoisonError::into_inner) = next;
-    // What is only old may wait for the end of its day. Where room is short it may not.
+    // Bodies of old records may wait for the end of their day. When room is short they may not.
     if found.is_empty() { Ok(0) } else { remove(work, &found, of.is_none()).await }
 }
 
-/// Removes those of these records that nobody has taken up again; returns how many. Their bodies may be left to [go with their
-/// day](days).
+/// Removes those of these records that nobody has taken up again; returns how many. With `leaves_bodies` their bodies may be left to [go
+/// with their day](days).
 pub(super) async fn remove(work: &mut Work, found: &[i64], leaves_bodies: bool) -> Result<usize, Fault> {
     let lock = "SELECT id FROM record WHERE id = ANY($1) ORDER BY id FOR UPDATE SKIP LOCKED";
     let ours: Vec<i64> = work.query(lock, &[&found]).await?.iter().map(|row| row.get(0)).collect();

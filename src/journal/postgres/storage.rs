@@ -1,7 +1,7 @@
-//! The room, and whose it is: what gives way when there is none, and how the journal closes.
+//! The room and its shares: makes room when there is none, and closes the journal.
 //!
-//! Rules: what is settled goes first, then what waits for shadows alone, of projects beyond their part before others. To be told that
-//! there is no room costs a bounded look at what could go; to be let in costs none.
+//! Rules: settled records are removed first, then records that wait only for shadows, of projects beyond their part before others. A
+//! refusal costs a bounded look for records that could go; an admission that finds room costs none.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -23,28 +23,28 @@ use super::settled;
 use super::shared::Shared;
 use super::work::Work;
 
-/// How long it may take to find out whether records are taken: a balancer asks each second.
+/// The time limit for finding out whether records are taken: a load balancer asks every second.
 const PROMPT: Duration = Duration::from_millis(500);
-/// What a record takes besides its body.
+/// The room that a record takes besides its body, in bytes.
 pub(super) const OVERHEAD: u64 = 512;
-/// How many records go in one step.
+/// How many records one step removes.
 const STEP: usize = 64;
-/// How many steps a look for what can go has.
+/// The most steps of a look for records that can go.
 const LOOKS: usize = 8;
-/// How many steps of one transaction may find nothing.
+/// The most steps of one transaction that may find nothing.
 const IN_VAIN: usize = 4 * LOOKS;
 
-/// What a submission takes as a record.
+/// The room that a submission takes as a record, in bytes.
 pub(super) fn room_of(submission: &Submission) -> u64 {
     submission.body.len() + OVERHEAD
 }
 
-/// Whether a record would be taken now, here or in the database.
+/// Checks whether a record would be taken now, on this machine or in the database.
 async fn takes_records(shared: Arc<Shared>) -> Result<(), Fault> {
     if shared.is_replaced.is_cancelled() {
         return Err(Fault::Failed("another relay has taken the name of this one".into()));
     }
-    // What comes while no server takes writes is kept on this machine.
+    // While no server takes writes, submissions are kept on this machine.
     if let Some(spill) = shared.spill.journal().filter(|_| shared.is_away()) {
         return Ok(spill.writable().await?);
     }
@@ -54,13 +54,13 @@ async fn takes_records(shared: Arc<Shared>) -> Result<(), Fault> {
     let answer = timeout(PROMPT, shared.client()).await;
     let answer = answer.unwrap_or_else(|_| Err(Fault::Away("the database does not answer".into())));
     match (answer, shared.spill.journal()) {
-        // Who asks waits for a second at most, and what he sends is held, and kept here if need be.
+        // The caller waits for a second at most. What it sends then is held for a server, and kept on this machine if need be.
         (Err(fault), Some(spill)) if fault.is_away() => Ok(spill.writable().await?),
         (answer, _) => answer.map(drop),
     }
 }
 
-/// Reads how much room others take: with their records, and with bodies that they are writing.
+/// Reads the room that others take: for their records, and for bodies that they are writing.
 pub(super) async fn measure_room(shared: &Shared) -> Result<(), Fault> {
     let sums = "SELECT project, sum(bytes)::bigint FROM (
              SELECT project, bytes FROM room WHERE incarnation <> $1
@@ -73,7 +73,7 @@ pub(super) async fn measure_room(shared: &Shared) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Makes room for so much more of a project, if there is any to be had; else says what the client is told.
+/// Makes room for `need` more bytes of a project. The inner error is the refusal for the client.
 pub(super) async fn admit(work: &mut Work, project: Option<i32>, need: u64) -> Result<Result<(), JournalError>, Fault> {
     let (shared, whose) = (Arc::clone(&work.shared), (project, need));
     if shared.room.refusal(work.book.room(), whose).is_none() {
@@ -94,8 +94,8 @@ pub(super) async fn admit(work: &mut Work, project: Option<i32>, need: u64) -> R
     Ok(refusal.map_or(Ok(()), Err))
 }
 
-/// Removes what is settled, then what waits for shadows alone, until so much more fits; returns how much went. The looks that a
-/// transaction makes in vain are bounded, whatever comes in it.
+/// Removes settled records, then evicts records that wait only for shadows, until the bytes fit; returns how many records went. The steps
+/// of one transaction that find nothing are bounded, however many submissions it has.
 async fn make_room(work: &mut Work, whose: (Option<i32>, u64)) -> Result<usize, Fault> {
     let shared = Arc::clone(&work.shared);
     let most = if shared.room.is_barren() { 1 } else { LOOKS };
@@ -122,7 +122,7 @@ async fn make_room(work: &mut Work, whose: (Option<i32>, u64)) -> Result<usize, 
     Ok(gone)
 }
 
-/// Takes room for a body that is being written: `taken` is called when there is some.
+/// Makes room for more of a body that is being written. Calls `taken` if there is room.
 pub(super) async fn take(
     shared: &Arc<Shared>,
     (project, need): (Option<i32>, u64),
@@ -153,7 +153,7 @@ impl Storage for PostgresJournal {
                 (own.spilled, own.spilled_bytes) = shared.spill.waiting().await;
             }
             let used = shared.room.used();
-            // How much the servers take of which disks is theirs to say.
+            // Only the servers know what they take of which disks.
             let space = Space { used, files: used, disk_free: None };
             Ok(Measures { space, shares: shared.room.told(), stats: *shared.stats(), nodes, standbys })
         })
@@ -164,7 +164,7 @@ impl Storage for PostgresJournal {
             if self.shared.is_closed.load(Ordering::Acquire) {
                 return Err(JournalError::Closed);
             }
-            // When connections are given up it is no call that ends with them: what comes then is taken, too.
+            // Not a `call`, which fails when connections are given up: a submission that comes then is taken all the same.
             let running = super::spawn(&self.shared, takes_records(Arc::clone(&self.shared)));
             running.await.map_or(Err(JournalError::Closed), |taken| taken.map_err(Into::into))
         })

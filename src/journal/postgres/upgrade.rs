@@ -1,9 +1,9 @@
-//! The end of an upgrade: what only the newest format knows is used once no relay of the one before is left.
+//! The end of an upgrade: features of the newest format are used once no relay of the format before is left.
 //!
-//! Rules: a step of [the tables](super::schema) keeps the relays of the version before at work, and for a day after the last of them was
-//! seen they can come back: until then the new ones keep everything as those read it. From then on those are refused when they start.
-//! What one of them counted is [summed up](super::upkeep::merge) once it is gone, by one that was there after it: while nothing of theirs is
-//! left to be summed up, none was at work since a new one was. So a new one may be restarted as often as it likes.
+//! Rules: a step of [the tables](super::schema) leaves the relays of the version before at work. For a day after the last of them was seen
+//! they may come back, so until then the new relays keep everything readable for them. After that they are refused when they start. The
+//! counts of such a relay are [summed up](super::upkeep::merge) once it is gone, by a relay that was there after it. So while none is left
+//! to be summed up, none has been at work since a new one was, and a new one may be restarted as often as it likes.
 
 use tokio_postgres::Transaction;
 
@@ -14,7 +14,7 @@ use super::schema::{FORMAT, LOCK, MOVING};
 use super::shared::Shared;
 use super::term;
 
-/// Notes that a relay of the format before may be at work.
+/// Records that a relay of the format before may be at work.
 pub(super) async fn note_earlier(shared: &Shared) -> Result<(), Fault> {
     let seen = "UPDATE meta SET earlier = clock_timestamp()
          WHERE oldest < $1 AND EXISTS (SELECT 1 FROM node WHERE NOT replaced AND format < $1)";
@@ -22,7 +22,7 @@ pub(super) async fn note_earlier(shared: &Shared) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Notes the same where a relay starts and one of the format before was at work since one of the newest was.
+/// Records the same when a relay starts: one of the format before may have been at work since one of the newest was.
 pub(super) async fn note_unseen(tx: &Transaction<'_>) -> Result<(), Fault> {
     let unseen = "UPDATE meta SET earlier = clock_timestamp()
          WHERE oldest < $1 AND EXISTS (SELECT 1 FROM node WHERE NOT merged AND format < $1)";
@@ -30,8 +30,8 @@ pub(super) async fn note_unseen(tx: &Transaction<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Lets nobody in who knows only the format before, a day after the last one was seen. One that is just starting is seen within the
-/// minute for which nothing of the newest format [is used](super::days::read) yet.
+/// Refuses relays of the format before from now on, a day after the last one was seen. One that is just starting is seen within the minute
+/// in which the newest format [is not used](super::days::read) yet.
 pub(super) async fn finish(shared: &Shared, epoch: Epoch) -> Result<(), Fault> {
     let mut pooled = shared.client().await?;
     let is_over = "SELECT 1 FROM meta WHERE oldest < $1 AND earlier < clock_timestamp() - interval '1 day'";

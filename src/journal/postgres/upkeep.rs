@@ -1,9 +1,10 @@
-//! What the relay that [leads](super::term) does for all, between beats: what relays have left behind that are gone, and what is old.
+//! The upkeep that the [leader](super::term) does for all relays between beats: it tidies up after relays that are gone, and forgets what
+//! is old.
 //!
-//! Rules: sums stay what they are. What relays counted that are gone for good is summed up under the incarnation 0, each row in one
-//! transaction, so whoever adds up the others finds the same. Hours of over 90 days ago become the hour 0 of their incarnation. A step takes
-//! a bounded number of rows, however many there are: the next look takes the next ones. Each transaction holds the term that it is done
-//! under; to bury twice changes nothing.
+//! Rules: sums stay the same. The rows of relays that are gone for good are summed up under the incarnation 0, each in one transaction, so
+//! a relay that adds up the others finds the same. Hours older than 90 days become the hour 0 of their incarnation. A step takes a bounded
+//! number of rows, and the next look takes the next ones. Each transaction holds the leader's term, except the burial, which may happen
+//! twice.
 
 use deadpool_postgres::Transaction;
 
@@ -20,23 +21,23 @@ use super::shared::Shared;
 use super::term;
 use super::verification;
 
-/// How many rows a step sums up at most.
+/// The most rows that a step sums up.
 const STEP: i64 = 20_000;
-/// A step removes bodies until so many bytes are gone: each goes in one piece.
+/// A step removes bodies until this many bytes are gone. Each body goes in one piece.
 const BYTES: i64 = 64 << 20;
 
-/// A table in which an incarnation counts.
+/// A table with counts by incarnation.
 struct Counted {
     table: &'static str,
-    /// Its key but for the incarnation.
+    /// Its key without the incarnation.
     key: &'static str,
-    /// What is added up.
+    /// The column that is added up.
     what: &'static str,
-    /// Where rows of the incarnations `$1` are, `$2` at most.
+    /// The query for rows of the incarnations `$1`, at most `$2`.
     rows: &'static str,
 }
 
-/// All of them. The index of the ledger begins with the hour: it is asked for each hour that is there.
+/// All such tables. The ledger's index begins with the hour, so each hour is queried.
 const COUNTED: [Counted; 3] = [
     Counted {
         table: "ledger",
@@ -62,7 +63,7 @@ const COUNTED: [Counted; 3] = [
     },
 ];
 
-/// Removes bodies that relays were writing which are gone, the first ones.
+/// Removes the first of the unfinished large bodies that relays that are gone have left.
 pub(super) async fn bury(shared: &Shared) -> Result<(), Fault> {
     let sql = "DELETE FROM large WHERE id IN (
             SELECT id FROM (
@@ -73,10 +74,10 @@ pub(super) async fn bury(shared: &Shared) -> Result<(), Fault> {
     shared.client().await?.run(sql, &[&shared.incarnation, &BYTES]).await.map(drop)
 }
 
-/// Sums up what relays counted that are gone for good, the next rows of it.
+/// Sums up the next rows of relays that are gone for good.
 pub(super) async fn merge(shared: &Shared, epoch: Epoch) -> Result<(), Fault> {
     let mut pooled = shared.client().await?;
-    // One that said nothing for an hour can do nothing any more, should it come back.
+    // A relay that was silent for an hour can do nothing any more, even if it comes back.
     let silent = "UPDATE node SET replaced = true WHERE gone AND NOT replaced AND alive_until < clock_timestamp() - interval '1 hour'";
     pooled.execute(silent, &[]).await?;
     let tx = pooled.transaction().await?;
@@ -97,7 +98,7 @@ pub(super) async fn merge(shared: &Shared, epoch: Epoch) -> Result<(), Fault> {
     Ok(tx.commit().await?)
 }
 
-/// Sums up so many rows at most of what these counted in a table; returns how many it were.
+/// Sums up at most `most` rows of these incarnations in a table; returns how many.
 async fn sum_up(tx: &Transaction<'_>, counted: &Counted, gone: &[i32], most: i64) -> Result<i64, Fault> {
     let Counted { table, key, what, rows } = counted;
     let sql = format!(
@@ -111,7 +112,7 @@ async fn sum_up(tx: &Transaction<'_>, counted: &Counted, gone: &[i32], most: i64
     Ok(tx.query_one(&sql, &[&gone, &most]).await?.get(0))
 }
 
-/// Ends it for these, of which nothing else is left.
+/// Ends the summing up of these incarnations, which have no other rows left.
 async fn finish(tx: &Transaction<'_>, gone: &[i32]) -> Result<(), Fault> {
     tx.execute(
         "WITH gone AS (DELETE FROM latest WHERE incarnation = ANY($1) RETURNING target, delivered_at, canary_at)
@@ -127,8 +128,8 @@ async fn finish(tx: &Transaction<'_>, gone: &[i32]) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Forgets incarnations that are gone for good and of which nothing is left. Of each name stays the last that may have kept something
-/// on its machine.
+/// Forgets incarnations that are gone for good and have nothing left. The last one of each name that may keep something on its machine
+/// stays.
 pub(super) async fn forget_drained(shared: &Shared, epoch: Epoch) -> Result<(), Fault> {
     let mut pooled = shared.client().await?;
     let tx = pooled.transaction().await?;
@@ -144,7 +145,7 @@ pub(super) async fn forget_drained(shared: &Shared, epoch: Epoch) -> Result<(), 
         &[],
     )
     .await?;
-    // That a target's events were ever looked for is known all the same.
+    // It stays known that a target's events were ever looked up.
     tx.execute("INSERT INTO verification SELECT DISTINCT target, 0, 0 FROM verification ON CONFLICT DO NOTHING", &[])
         .await?;
     for table in ["committed", "frontier", "verification"] {
@@ -156,7 +157,7 @@ pub(super) async fn forget_drained(shared: &Shared, epoch: Epoch) -> Result<(), 
     Ok(tx.commit().await?)
 }
 
-/// Forgets the evidence that is older than 90 days or more than is kept, and what the first ones of hours so old were.
+/// Forgets the evidence that is older than 90 days, and the oldest beyond the most that is kept. Old hours of the ledger are summed up.
 pub(super) async fn forget(shared: &Shared, epoch: Epoch) -> Result<(), Fault> {
     let now = shared.clock.now();
     let oldest = now - KEPT;
@@ -191,7 +192,7 @@ pub(super) async fn forget(shared: &Shared, epoch: Epoch) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Makes the steps of each hour one when they are over 48 hours old, and forgets what is older than 90 days.
+/// Merges the steps of each hour once they are older than 48 hours, and forgets those older than 90 days.
 async fn forget_steps(tx: &Transaction<'_>, now: Timestamp) -> Result<(), Fault> {
     let fine = i64::from(hour(now - FINE)) * HOUR;
     tx.execute(

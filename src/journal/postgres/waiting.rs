@@ -1,4 +1,4 @@
-//! What waits for a target: counted, let be tried at once, put off when its lease has ended.
+//! The backlog of a target: counts it, makes records due, and puts records off whose leases have ended.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,11 +19,11 @@ use super::record::{NEVER, ms, time};
 use super::shared::Shared;
 use super::work::Work;
 
-/// How many records behind each frontier are looked at for the oldest one that is meant for a target: a worker that asks for more
-/// leaves no others there.
+/// The most records behind each frontier that are read to find the oldest one for a target. A worker that keeps claiming leaves no more
+/// that are not meant for the target.
 const LOOK: i64 = 1024;
 
-/// The next due time of what nobody has, or only a relay that is gone.
+/// The next due time of rows that nobody has, or that only a relay that is gone has; `None` if there are none.
 pub(super) async fn next_due(shared: &Shared, target: TargetId) -> Result<Option<Timestamp>, Fault> {
     let sql = "SELECT least(
              (SELECT min(due) FROM pending WHERE target = $1 AND owner IS NULL AND due < $2),
@@ -35,7 +35,7 @@ pub(super) async fn next_due(shared: &Shared, target: TargetId) -> Result<Option
     Ok(row.get::<_, Option<i64>>(0).map(time))
 }
 
-/// Makes rows due that are not yet, the next ones first, but for those set aside or backfilled; returns how many.
+/// Makes up to `limit` rows due that were put off, the next ones first, but none set aside or backfilled; returns how many.
 pub(super) async fn hasten(shared: &Arc<Shared>, target: TargetId, limit: usize) -> Result<usize, Fault> {
     let now = shared.clock.now();
     let count = Work::run(shared, async |work| make_due(work, target, now, limit).await).await?;
@@ -59,14 +59,14 @@ async fn make_due(work: &mut Work, target: TargetId, now: Timestamp, limit: usiz
     Ok(count as usize)
 }
 
-/// Lets what was set aside be tried again: a relay that starts may be of a version that can read it.
+/// Makes records due that were set aside: a relay that starts may be of a version that can read them.
 pub(super) async fn look_again(shared: &Shared) -> Result<(), Fault> {
     let sql = "UPDATE pending SET due = $1 WHERE due = $2 AND owner IS NULL";
     shared.client().await?.execute(sql, &[&ms(shared.clock.now()), &ms(NEVER)]).await?;
     Ok(())
 }
 
-/// Puts what leases have ended of off until now, with the progress that it had: whoever asks first gets it.
+/// Puts records off until now whose leases have ended, with the progress that they had: the first relay to ask gets them.
 pub(super) async fn pass_by(
     shared: &Arc<Shared>,
     target: TargetId,
@@ -94,14 +94,14 @@ async fn let_go(shared: &Arc<Shared>, target: TargetId, lapsed: &[Ready], now: T
     .await
 }
 
-/// Tells the worker that rows are due from then on.
+/// Notifies the worker that rows come due at this time.
 pub(super) fn tell(shared: &Shared, target: TargetId, due: Timestamp) {
     let hand = shared.hand(target);
     hand.state().note_due(due);
     hand.wake();
 }
 
-/// What waits.
+/// The backlog of a target.
 pub(super) async fn backlog(shared: &Shared, target: TargetId) -> Result<Backlog, Fault> {
     let client = shared.client().await?;
     let number = i16::from(target.0);
@@ -131,7 +131,7 @@ pub(super) async fn backlog(shared: &Shared, target: TargetId) -> Result<Backlog
     Ok(backlog)
 }
 
-/// By how much accounts and what waits differ, in one look.
+/// The difference between the accounts of a target and its backlog, read in one statement.
 pub(super) async fn differences(shared: &Shared, target: TargetId) -> Result<Differences, Fault> {
     let sql = "SELECT project, category, outcome, sum(quantity)::bigint FROM (
             SELECT project, category, outcome, quantity FROM ledger WHERE target = $1
@@ -142,7 +142,7 @@ pub(super) async fn differences(shared: &Shared, target: TargetId) -> Result<Dif
     let names = shared.names();
     let mut all = BTreeMap::<(Arc<str>, Category), (Account, i64)>::new();
     for row in &rows {
-        // What waits is counted in envelopes and bytes, too.
+        // Envelopes and bytes are no categories, and are left out.
         let known = names.project(row.get(0)).cloned().zip(Category::from_name(row.get(1)));
         let Some(key) = known else { continue };
         let ((account, waiting), quantity) = (all.entry(key).or_default(), row.get::<_, i64>(3));
@@ -155,8 +155,8 @@ pub(super) async fn differences(shared: &Shared, target: TargetId) -> Result<Dif
     Ok(differences.filter(|(_, difference)| *difference != 0).collect())
 }
 
-/// When the oldest was accepted of what waits: of each incarnation the first row, but for those backfilled, what is in slices, and the
-/// first one behind the frontier.
+/// When the oldest record of a backlog was accepted: of each incarnation the first row that is not backfilled, the records in slices, and
+/// the first record behind the frontier.
 const OLDEST: &str = "
     SELECT min(accepted_at) FROM (
         SELECT q.accepted_at FROM frontier f CROSS JOIN LATERAL (
