@@ -1,6 +1,6 @@
-//! What was settled, or was not meant for a target, and is to wait there again.
+//! Lets records wait for a target again that were settled, or were not meant for it.
 //!
-//! Rule: whoever takes something up has the target to itself, so nothing waits twice.
+//! Rule: a transaction that takes records up has the target to itself, so no record waits twice.
 
 use crate::clock::Timestamp;
 use crate::journal::{Progress, Rest, TargetId};
@@ -26,7 +26,7 @@ pub(super) struct Again {
     pub(super) quantities: Quantities,
 }
 
-/// Lets records wait again of which nothing waits there, posted as returned.
+/// Lets records wait again of which nothing waits for the target, and posts them as returned.
 pub(super) async fn take_up(work: &mut Work, target: TargetId, all: &[Again]) -> Result<(), Fault> {
     if all.is_empty() {
         return Ok(());
@@ -49,8 +49,8 @@ pub(super) async fn take_up(work: &mut Work, target: TargetId, all: &[Again]) ->
     Ok(())
 }
 
-/// Notes that a backfill takes up a record, at the time when the record was withheld: no more than was withheld then. What came before
-/// the target was there was never withheld, and is told by nothing but its return.
+/// Notes that a backfill takes up a record, in the hour of its acceptance: at most what was withheld then. A record from before the target
+/// was known was never withheld; only its return is posted.
 pub(super) async fn note_backfilled(
     work: &mut Work,
     accepted_at: Timestamp,
@@ -65,7 +65,7 @@ pub(super) async fn note_backfilled(
     Ok(())
 }
 
-/// Notes that a dead letter is retried, at the time of the refusal: no more than was refused then. The refusal was booked when it was
+/// Notes that a dead letter is retried, in the hour of the refusal: at most what was refused then. The refusal was booked when it was
 /// committed, perhaps in the next hour.
 pub(super) async fn note_retried(
     work: &mut Work,
@@ -84,7 +84,7 @@ pub(super) async fn note_retried(
     Ok(())
 }
 
-/// The account of an hour, of all relays, with what this transaction changes.
+/// The account of an hour over all relays, with the changes of this transaction.
 async fn account(work: &Work, whose: Whose) -> Result<Account, Fault> {
     let (hour, target, project, category) = whose;
     let rows = work

@@ -14,9 +14,9 @@ use super::record::{self, COLUMNS, TABLES};
 use super::shared::Shared;
 use super::{PostgresJournal, compare};
 
-/// The most records of a step of a walk.
+/// The most records of one step of a scan.
 const STEP: i64 = 256;
-/// The most bytes of their bodies, but for the first.
+/// The most bytes of their bodies, except for the first body.
 const BYTES: i64 = 1 << 20;
 
 impl Archive for PostgresJournal {
@@ -47,7 +47,7 @@ async fn newest(shared: &Shared, event_id: EventId) -> Result<Option<Arc<Record>
     row.map(|row| record::of_row(shared, &row).map(|loaded| loaded.record)).transpose()
 }
 
-/// In the order of the numbers, which is not that of acceptance where several relays took them.
+/// Reads a step in the order of numbers, which is not that of acceptance if several relays took the records.
 async fn kept(shared: &Shared, after: Cursor) -> Result<Kept, Fault> {
     let sql = format!(
         "SELECT {COLUMNS} FROM (

@@ -1,8 +1,8 @@
-//! Backfills: begun, gone on with, cancelled, counted beforehand.
+//! Backfills: begins, continues and cancels them, and counts their records beforehand.
 //!
-//! Rules: a record is taken up only at or below the frontier of the target, where it counts as settled without a row. The target's bit
-//! is set with the row: it was meant to get the record from then on. A backfill ends with the newest record that each relay had taken
-//! when it began.
+//! Rules: a record is taken up only at or below the frontier of the target, where it counts as settled without a row. Taking it up sets the
+//! target's bit as well: the target is meant to get the record from then on. A backfill ends with the newest record that each relay had
+//! taken when it began.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -21,14 +21,14 @@ use super::record::{NEVER, ms, time};
 use super::shared::Shared;
 use super::work::Work;
 
-/// Records looked at in one step of a backfill.
+/// The most records that one step of a backfill reads.
 const LOOK: i64 = 2048;
-/// Records looked at in one step of a survey.
+/// The most records that one step of a survey reads.
 const SURVEY: i64 = 20_000;
 
 const COLUMNS: &str = "target, projects, since, until, reached, found, taken, started_at, ended_at, cancelled, bounds";
 
-/// A backfill, and the newest records that it is about, one of each relay.
+/// A backfill, and its last record of each incarnation.
 struct Kept {
     backfill: Backfill,
     bounds: Vec<i64>,
@@ -40,7 +40,7 @@ struct Lacking {
     again: Again,
 }
 
-/// Does a step of a target's backfill; returns how it stands then.
+/// Does a step of a target's backfill; returns the backfill after it, `None` if there is none.
 pub(super) async fn step(
     shared: &Arc<Shared>,
     target: TargetId,
@@ -89,7 +89,7 @@ async fn begin(work: &Work, begun: Backfill) -> Result<Kept, Fault> {
     Ok(Kept { backfill: Backfill { until: Cursor::from_number(until.cast_unsigned()), ..begun }, bounds })
 }
 
-/// Takes up some of what lies between where it came to and what the target has behind it.
+/// Takes up records between the backfill's position and the frontiers of the target.
 async fn go_on(work: &mut Work, kept: &mut Kept, most: usize) -> Result<(), Fault> {
     let target = kept.backfill.scope.target;
     pass(work, target).await?;
@@ -105,7 +105,7 @@ async fn go_on(work: &mut Work, kept: &mut Kept, most: usize) -> Result<(), Faul
             &[&i32::from(target.0), &ids],
         )
         .await?;
-    // One that has just been removed is none of them.
+    // Records that have just been removed are left out.
     let meant: HashSet<i64> = meant.iter().map(|row| row.get(0)).collect();
     found.retain(|lacking| meant.contains(&lacking.again.id));
     for Lacking { accepted_at, again } in &found {
@@ -122,7 +122,7 @@ async fn go_on(work: &mut Work, kept: &mut Kept, most: usize) -> Result<(), Faul
     Ok(())
 }
 
-/// Raises the frontiers over what is not meant for the target.
+/// Raises the frontiers over records that are not meant for the target.
 async fn pass(work: &Work, target: TargetId) -> Result<(), Fault> {
     let number = i16::from(target.0);
     work.execute(places::BEGIN, &[&number]).await?;
@@ -138,8 +138,8 @@ async fn pass(work: &Work, target: TargetId) -> Result<(), Fault> {
     ).await
 }
 
-/// How many records wait that are not being tried, counted up to `most`; those set aside do not count, nor what other relays have in
-/// hand.
+/// The number of records that wait and are not being tried, counted up to `most`, without those set aside and those that other relays have
+/// in hand.
 async fn idle(work: &Work, target: TargetId, most: usize) -> Result<usize, Fault> {
     let (number, limit) = (i16::from(target.0), bounded(most));
     work.execute(places::FREE, &[&number, &work.shared.incarnation]).await?;
@@ -159,7 +159,8 @@ async fn idle(work: &Work, target: TargetId, most: usize) -> Result<usize, Fault
     Ok(ready + count.map_or(0, |row| row.get::<_, i64>(0) as usize))
 }
 
-/// Up to `room` records of the scope that the target lacks and has behind it, of a bounded number; and how far that came.
+/// Finds up to `room` records of the scope that the target lacks, below its frontiers, among a bounded number. Also returns the position
+/// reached.
 async fn find(work: &Work, kept: &Kept, room: usize) -> Result<(Vec<Lacking>, i64), Fault> {
     let Backfill { scope, reached, .. } = &kept.backfill;
     let (mut reached, mut found, mut look) = (reached.number().cast_signed(), vec![], LOOK);
@@ -213,7 +214,7 @@ fn lacking(work: &Work, scope: &Scope, row: &Row) -> Option<Lacking> {
     })
 }
 
-/// Counts what a backfill would take up, among a bounded number of records.
+/// Counts the records that a backfill would take up, among a bounded number.
 pub(super) async fn survey(shared: &Shared, scope: &Scope, after: Cursor) -> Result<Survey, Fault> {
     shared.know_names().await?;
     let projects: Vec<i32> = scope.projects.iter().filter_map(|name| shared.names().number(name)).collect();

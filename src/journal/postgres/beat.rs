@@ -1,8 +1,8 @@
-//! What a relay does all the time: it says that it lives, and looks for what others did.
+//! The beat of a relay: it reports that it lives, and looks for what others did.
 //!
-//! Rule: whether a server takes writes is found out here. One that commits nothing for a few seconds is given up, with whatever else
-//! waits for it; the first row that is committed again says that all can go on. That this relay lives is said over a connection of its
-//! own: a relay that has work for all others is not one whose server is away.
+//! Rule: the beat finds out whether a server takes writes. A server that commits nothing for a few seconds is given up, along with
+//! everything else that waits for it; the next row that is committed says that all can go on. The report that this relay lives has a
+//! connection of its own: a relay whose other connections are all busy is not one whose server is away.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,14 +23,14 @@ use super::storage;
 use super::upgrade;
 use super::upkeep;
 
-/// How often a relay says that it lives, and looks for what others did.
+/// How often a relay reports that it lives, and looks for what others did.
 const BEAT: Duration = Duration::from_millis(500);
-/// A server that has not committed one row for so long does not answer.
+/// A server that has not committed one row for this long does not answer.
 pub(super) const SILENT: Duration = Duration::from_secs(4);
-/// How many looks it takes until the accounts of all hours are read anew.
+/// The number of looks after which the accounts of all hours are read anew.
 const ALL_HOURS: u32 = 120;
 
-/// Says again and again that this relay lives.
+/// Reports again and again that this relay lives.
 pub(super) async fn say_alive(shared: Arc<Shared>) {
     let mut own = None;
     loop {
@@ -39,7 +39,7 @@ pub(super) async fn say_alive(shared: Arc<Shared>) {
         let asked = Instant::now();
         if let Err(fault) = say(&shared, &mut own, spilled).await {
             tracing::debug!(%fault, "that this relay lives is said again in a moment");
-            // A server that has no place for one more connection says nothing of those that are there.
+            // A server that has no place for one more connection may serve those that are there.
             if matches!(fault, Fault::Open(_)) || asked.elapsed() >= SILENCE {
                 shared.connector.give_up(own.as_ref());
             }
@@ -50,7 +50,7 @@ pub(super) async fn say_alive(shared: Arc<Shared>) {
     }
 }
 
-/// Says it once, over the connection that is kept for it, or a new one: how long it may take to get that is bounded there.
+/// Reports it once, over the connection that is kept for it, or a new one. The connector bounds the time to get that.
 async fn say(shared: &Shared, own: &mut Option<Connection>, spilled: (u64, u64)) -> Result<(), Fault> {
     let good = own.take().filter(|connection| shared.connector.is_good(connection));
     let pooled;
@@ -60,7 +60,7 @@ async fn say(shared: &Shared, own: &mut Option<Connection>, spilled: (u64, u64))
     };
     let connection = match connection {
         Ok(connection) => &*own.insert(connection),
-        // A server that has no place for one more may answer by one that is there.
+        // A server that has no place for one more connection may answer on one that is there.
         Err(fault) => {
             pooled = shared.client().await.map_err(|_| fault)?;
             &*pooled
@@ -76,7 +76,7 @@ async fn say(shared: &Shared, own: &mut Option<Connection>, spilled: (u64, u64))
 
 /// Looks again and again for what others did.
 pub(super) async fn look(shared: Arc<Shared>, mut others: Others) {
-    // The first one reads all hours, and tidies up.
+    // The first look reads all hours, and tidies up.
     let mut looks = ALL_HOURS - 1;
     loop {
         sleep(BEAT).await;
@@ -88,7 +88,7 @@ pub(super) async fn look(shared: Arc<Shared>, mut others: Others) {
     }
 }
 
-/// Tells of a look that did not come to its end: loudly when the server refuses a statement, which may go on for good.
+/// Logs a look that failed: as a warning when the server refuses a statement, which may go on for good.
 fn tell(fault: &Fault) {
     let is_refused = matches!(fault, Fault::Db(error) if error.code().is_some()) && !fault.is_in_the_way();
     match is_refused.then(|| log::admit("look", "")).flatten() {
@@ -99,7 +99,7 @@ fn tell(fault: &Fault) {
     }
 }
 
-/// One look. What fails keeps nothing else from being done; the first fault is returned.
+/// Looks once. A part that fails keeps no other from being done; the first fault is returned.
 async fn look_once(shared: &Shared, others: &mut Others, has_all_hours: bool) -> Result<(), Fault> {
     let mut looked = Ok(());
     if shared.heard().since.elapsed() > GONE {
@@ -120,11 +120,11 @@ async fn look_once(shared: &Shared, others: &mut Others, has_all_hours: bool) ->
     if let Some(epoch) = shared.leads().await {
         looked = looked.and(tidy_up(shared, epoch, has_all_hours).await);
     }
-    // It may take long: what others wait for comes first.
+    // Last, because it may take long: what others wait for comes first.
     if has_all_hours { looked.and(others.read(shared, true).await) } else { looked }
 }
 
-/// What the relay that leads does for all. What fails keeps nothing else from being done.
+/// Does the leader's upkeep for all relays. A part that fails keeps no other from being done.
 async fn tidy_up(shared: &Shared, epoch: Epoch, has_all_hours: bool) -> Result<(), Fault> {
     let mut done = upkeep::bury(shared).await;
     done = done.and(upkeep::merge(shared, epoch).await);

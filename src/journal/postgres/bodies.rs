@@ -1,8 +1,8 @@
 //! Large bodies: a row in `large`, and their bytes in pieces as they came ([`drafts`](super::drafts)).
 //!
-//! Rules: a body is its relay's until the record that it belongs to is committed, and then goes with that. What is dropped before goes in a
-//! moment, once a server takes writes, and what a relay has left behind that is gone goes with [upkeep](super::upkeep). It is read by tasks
-//! of the journal's own runtime, so any thread may wait for it but those.
+//! Rules: a body belongs to its relay until its record is committed, and then goes with the record. A body that is dropped before is
+//! removed soon, once a server takes writes. Unfinished bodies of a relay that is gone are removed by the [upkeep](super::upkeep). Bodies
+//! are read by tasks of the journal's runtime, so any thread may block on a read except those of that runtime.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -26,19 +26,19 @@ use super::shared::Shared;
 use super::spawn_on;
 use super::work::Work;
 
-/// After so long a body cannot be read: whoever waits for it keeps a thread from everything else.
+/// The time limit for reading a body: the reader blocks a thread meanwhile.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How often it is looked whether bodies were dropped.
+/// How often dropped bodies are looked for.
 const EACH: Duration = Duration::from_millis(500);
-/// From which piece on a range is in pieces: `$1` is the body, `$2` where the range begins.
+/// The position of the first piece of a range: `$1` is the body, `$2` where the range begins.
 pub(super) const FIRST: &str = "(SELECT max(at) FROM piece WHERE large = $1 AND at <= $2)";
 
-/// A body that no record has yet. Dropped without [`Own::keep`] it goes, and gives its room back.
+/// A body that has no record yet. Dropped without [`Own::keep`] it is removed, and gives its room back.
 pub(super) struct Own {
     pub(super) shared: Arc<Shared>,
     pub(super) number: i64,
     pub(super) project: Option<i32>,
-    /// The room it takes.
+    /// The room that it takes, in bytes.
     bytes: AtomicI64,
     is_kept: AtomicBool,
 }
@@ -50,7 +50,7 @@ impl fmt::Debug for Own {
 }
 
 impl Own {
-    /// One that is empty.
+    /// An empty body.
     pub(super) fn new(shared: Arc<Shared>, number: i64, project: Option<i32>) -> Arc<Self> {
         let (bytes, is_kept) = (AtomicI64::new(0), AtomicBool::new(false));
         Arc::new(Self { shared, number, project, bytes, is_kept })
@@ -66,13 +66,13 @@ impl Own {
         self.shared.room.draft(self.project.unwrap_or(NOBODY), -bytes);
     }
 
-    /// Its record has it from now on.
+    /// Reports that its record has the body from now on.
     fn keep(&self) {
         self.is_kept.store(true, Ordering::Release);
         self.give_room_back();
     }
 
-    /// Changes it.
+    /// Runs a statement that changes the body; fails if the body is gone.
     pub(super) async fn write(&self, sql: &str, params: Params<'_>) -> Result<(), Fault> {
         let client = self.shared.client().await?;
         match client.run(sql, params).await? {
@@ -92,7 +92,7 @@ impl Drop for Own {
     }
 }
 
-/// Removes the bodies that were dropped, one after another: each has many pieces.
+/// Removes dropped bodies, one after another, because each has many pieces.
 pub(super) async fn remove_dropped(shared: Arc<Shared>) {
     loop {
         sleep(EACH).await;
@@ -109,13 +109,13 @@ pub(super) async fn remove_dropped(shared: Arc<Shared>) {
 async fn remove(shared: &Shared, number: i64) -> Result<(), Fault> {
     let client = shared.client().await?;
     if client.run("DELETE FROM large WHERE id = $1 AND record IS NULL", &[&number]).await? == 0 {
-        // One that a former primary has lost may be there all the same.
+        // A former primary may lack a body that the current one has.
         client.make_certain().await?;
     }
     Ok(())
 }
 
-/// Where bodies are read.
+/// Reads large bodies.
 #[derive(Clone)]
 struct Shelf {
     pool: Pool,
@@ -155,12 +155,12 @@ impl Shelf {
     }
 }
 
-/// A body as it was written.
+/// A body in the database.
 #[derive(Clone, Debug)]
 struct Stored {
     number: i64,
     shelf: Shelf,
-    /// `None` when a record had it before we did.
+    /// `None` for a body that had a record already when it was read.
     own: Option<Arc<Own>>,
     /// Its copy on this machine, until it has a record.
     local: Option<Arc<LargeBody>>,
@@ -188,14 +188,14 @@ impl Pieces for Stored {
     }
 }
 
-/// The body that was written so far, and its copy on this machine.
+/// The body that was written so far, with its copy on this machine.
 pub(super) fn written(own: Arc<Own>, len: u64, local: Option<Body>) -> Body {
     let local = if let Some(Body::Large(local)) = local { Some(local) } else { None };
     let stored = Stored { number: own.number, shelf: Shelf::of(&own.shared), own: Some(own), local };
     Body::Large(Arc::new(LargeBody::new(len, stored)))
 }
 
-/// The body that is kept under this number.
+/// The body of this number that a record has.
 pub(super) fn kept(shared: &Shared, large: i64, size: u64) -> Body {
     let stored = Stored { number: large, shelf: Shelf::of(shared), own: None, local: None };
     Body::Large(Arc::new(LargeBody::new(size, stored)))
@@ -213,7 +213,7 @@ pub(super) fn number(body: &Body) -> Option<i64> {
     stored(body).map(|stored| stored.number)
 }
 
-/// What can be kept on this machine while no server takes writes: a body that is in memory or has a copy here.
+/// The body as it can be kept on this machine while no server takes writes: one in memory, or the local copy; `None` if there is none.
 pub(super) fn local(body: &Body) -> Option<Body> {
     match stored(body) {
         None => Some(body.clone()),
@@ -221,7 +221,7 @@ pub(super) fn local(body: &Body) -> Option<Body> {
     }
 }
 
-/// The room that a body takes already.
+/// The room that a body takes already, in bytes.
 pub(super) fn taken(body: &Body) -> u64 {
     let own = stored(body).and_then(|stored| stored.own.as_ref());
     own.map_or(0, |own| own.bytes.load(Ordering::Acquire).cast_unsigned())
@@ -234,7 +234,7 @@ pub(super) fn keep(body: &Body) {
     }
 }
 
-/// Those of the large bodies of these submissions that are gone, or have a record already.
+/// Of the large bodies of these submissions, those that are gone or have a record already.
 pub(super) async fn lost(work: &Work, submissions: &[&Submission]) -> Result<HashSet<i64>, Fault> {
     let large = |submission: &&Submission| Some((number(&submission.body)?, submission.body.len().cast_signed()));
     let (larges, sizes): (Vec<i64>, Vec<i64>) = submissions.iter().filter_map(large).unzip();
@@ -246,7 +246,7 @@ pub(super) async fn lost(work: &Work, submissions: &[&Submission]) -> Result<Has
     Ok(work.query(sql, &[&larges, &sizes]).await?.iter().map(|row| row.get(0)).collect())
 }
 
-/// In the transaction: bodies belong to records, which are so large.
+/// In the transaction: gives large bodies of these sizes to their records.
 pub(super) async fn own(work: &Work, (records, larges, sizes): (&[i64], &[Option<i64>], &[i64])) -> Result<(), Fault> {
     let count = larges.iter().flatten().count() as u64;
     if count == 0 {

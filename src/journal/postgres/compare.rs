@@ -1,6 +1,6 @@
-//! Which of the records still kept one target got and another did not, told from the rows themselves.
+//! Compares which of the kept records two targets got, from the rows themselves.
 //!
-//! Rule: one look reads a bounded number of narrow rows, and how targets stand to them as of the same moment.
+//! Rule: one step reads a bounded number of narrow rows, and the state of both targets at the same moment.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -17,15 +17,15 @@ use super::fault::Fault;
 use super::record::{ms, time};
 use super::shared::Shared;
 
-/// Records looked at in one go.
+/// The most records that one step reads.
 const SCAN: i64 = 10_000;
 
-/// Where one target stands to the records of a look.
+/// The state of one target for the records of a step.
 struct Standing {
     bit: i64,
-    /// By incarnation, up to where records were handed out.
+    /// The frontiers, by incarnation.
     reached: HashMap<i64, i64>,
-    /// What was handed out or put off, and is not settled.
+    /// Records that were handed out or put off and are not settled.
     waiting: HashSet<i64>,
     missed: HashMap<i64, Fate>,
 }
@@ -68,7 +68,7 @@ impl Standing {
     }
 }
 
-/// Compares the records accepted since `since` behind `after`, as many as one look takes, without reports of ours.
+/// Compares the records behind `after` that were accepted since `since`, as many as one step reads, without our own reports.
 pub(super) async fn compare(
     shared: &Shared,
     (a, b): (TargetId, TargetId),
@@ -95,7 +95,7 @@ pub(super) async fn compare(
     let (a, b) = (Standing::read(&tx, a, (first, last)).await?, Standing::read(&tx, b, (first, last)).await?);
     tx.commit().await?;
     let (names, nobody): (_, Arc<str>) = (shared.names(), "".into());
-    // Numbers of several relays do not rise with the time of acceptance.
+    // The numbers of several relays are not in the order of acceptance.
     rows.sort_by_key(|row| (row.get::<_, i64>(1), row.get::<_, i64>(0)));
     for row in &rows {
         let (id, accepted_at, targets): (i64, i64, i64) = (row.get(0), row.get(1), row.get(3));

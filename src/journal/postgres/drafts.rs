@@ -1,7 +1,7 @@
 //! Large bodies that are being written, piece by piece.
 //!
-//! Rule: each is written to the database and, unless there is none, to the journal on this machine ([`spill`](super::spill)), too. Should
-//! the database be lost on the way, the body comes to its end on this machine, where its record is kept then.
+//! Rule: each is written to the database and also to the journal on this machine ([`spill`](super::spill)), if there is one. If the
+//! database is lost on the way, the body is finished on this machine, where its record is then kept.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use super::shared::Shared;
 use super::storage;
 use super::{PostgresJournal, call};
 
-/// How long the disk of this machine is waited for while the database has the body, too.
+/// How long this machine's disk is waited for if the database has the body, too.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Bodies for PostgresJournal {
@@ -60,7 +60,7 @@ async fn begin(shared: Arc<Shared>, project: Option<Arc<str>>) -> Result<Writing
     Ok(Writing { own: Own::new(shared, number, project), len: 0 })
 }
 
-/// A body that is written to both places, or to the one of them that is left.
+/// A body that is written to both places, or to the one that is left.
 #[derive(Debug, Default)]
 struct Copies {
     database: Option<Writing>,
@@ -68,7 +68,7 @@ struct Copies {
 }
 
 impl Copies {
-    /// Waits for the disk of this machine: not for long while the database has the body, too.
+    /// Waits for this machine's disk: only for [`PATIENCE`] if the database has the body, too.
     fn within_patience<T>(
         &self,
         step: impl Future<Output = Result<T, JournalError>>,
@@ -83,7 +83,7 @@ impl Copies {
         }
     }
 
-    /// Leaves out a place that failed while the other one works. That the database has no room is told.
+    /// Leaves out a place that failed while the other one works. The caller is told when the database has no room.
     fn judge(&mut self, Step { database, local }: Step) -> Result<(), JournalError> {
         match (database, local) {
             (Ok(()), Err(error)) if self.database.is_some() => {
@@ -101,7 +101,7 @@ impl Copies {
     }
 }
 
-/// What came of a step in both places: nothing goes wrong where there is none.
+/// The results of a step in both places; `Ok` for a place that is not written to.
 struct Step {
     database: Result<(), JournalError>,
     local: Result<(), JournalError>,
@@ -157,7 +157,7 @@ impl Draft for Copies {
     }
 }
 
-/// Says that a large body is kept in one place only from now on.
+/// Logs that a large body is kept in only one place from now on.
 fn tell_alone(place: &'static str, error: &JournalError) {
     if let Some(Line { suppressed }) = log::admit("a large body is kept in one place", place) {
         tracing::warn!(%error, suppressed, "a large body goes on in one place: {place}");
@@ -191,7 +191,7 @@ impl Writing {
         Ok(())
     }
 
-    /// Writes over bytes that were written at `at`.
+    /// Overwrites bytes from the position `at` on that were written before.
     async fn overwrite(&self, at: u64, bytes: Vec<u8>) -> Result<(), JournalError> {
         let own = Arc::clone(&self.own);
         let written = call(&self.own.shared, move |_| async move {
@@ -208,18 +208,18 @@ impl Writing {
         written.await
     }
 
-    /// The body, and its copy on this machine.
+    /// The body, with its copy on this machine.
     fn finish(self, local: Option<Body>) -> Body {
         bodies::written(self.own, self.len, local)
     }
 }
 
-/// The body of a record of the journal on this machine, copied to this one when it is large.
+/// The body of a record of the journal on this machine, copied to the database if it is large.
 pub(super) async fn copied(shared: &Arc<Shared>, record: &Record) -> Result<Body, Fault> {
     if let Body::Memory(_) = &record.body {
         return Ok(record.body.clone());
     }
-    // What will not fit is not copied in part.
+    // A body that does not fit is not copied in part.
     let (project, size) = (shared.project(&record.project).await?, record.body.len());
     storage::take(shared, (Some(project), size), || {}).await?;
     let mut writing = begin(Arc::clone(shared), Some(Arc::clone(&record.project))).await?;

@@ -1,4 +1,4 @@
-//! The evidence as it is read: sums over all relays, since the beginning of an hour.
+//! Reads the evidence: sums over all relays, since the beginning of an hour.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,15 +20,15 @@ pub(super) const HOUR: i64 = 3_600_000;
 
 type ByName<T> = BTreeMap<Arc<str>, T>;
 
-/// One look at the evidence.
+/// A reader of the evidence.
 struct Look<'a> {
     shared: &'a Shared,
     client: Pooled,
-    /// Where it begins.
+    /// The hour that it begins with.
     hour: i32,
 }
 
-/// What is kept of the time since the beginning of that hour.
+/// The evidence since the beginning of an hour.
 pub(super) async fn read(shared: &Shared, since: Timestamp) -> Result<Evidence, Fault> {
     shared.know_names().await?;
     let look = Look { shared, client: shared.client().await?, hour: hour(since) };
@@ -45,7 +45,7 @@ pub(super) async fn read(shared: &Shared, since: Timestamp) -> Result<Evidence, 
 }
 
 impl Look<'_> {
-    /// The name of a target. Rows name none that is not known: targets are never removed.
+    /// The name of a target. All targets in rows are known, because targets are never removed.
     fn name(&self, target: i16) -> Arc<str> {
         self.shared.names().target(target).cloned().unwrap_or_else(|| "unknown".into())
     }
@@ -78,7 +78,7 @@ impl Look<'_> {
         Ok(())
     }
 
-    /// In which hour it last happened, of what counts against an upstream.
+    /// The last hour of each outcome, of misconfigured attempts and of failed canaries, by upstream.
     async fn latest(&self) -> Result<LastHours, Fault> {
         let mut all = LastHours::new();
         for sql in [
@@ -138,7 +138,7 @@ impl Look<'_> {
     }
 }
 
-/// The outages that had not ended by `since`, newest first, at most `limit`.
+/// The outages that had not ended by `since`, the newest first, at most `limit`.
 pub(super) async fn outages(shared: &Shared, since: Timestamp, limit: usize) -> Result<Vec<Outage>, Fault> {
     let client = shared.client().await?;
     let limit = bounded(limit);

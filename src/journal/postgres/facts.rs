@@ -1,4 +1,4 @@
-//! What is known of the past, as it is asked for.
+//! The port of facts: switches, evidence, figures and losses.
 
 use std::collections::HashMap;
 

@@ -1,6 +1,6 @@
-//! Dead letters: written with the settlement that refuses, bounded, listed, retried, forgotten.
+//! Dead letters: written with the settlement that refuses, bounded in number, listed and forgotten.
 //!
-//! Rule: when there are too many, those of the project that has the most go first.
+//! Rule: when there are too many, the oldest of the project that has the most go first.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use super::work::Work;
 /// What [`of_row`] reads of the tables of [`MEANT`].
 pub(super) const COLUMNS: &str = "d.id, d.target, d.record, d.at, d.reason, d.status, d.answer, d.attempts, d.items,
     coalesce(d.quantities, r.quantities), r.project, r.accepted_at, r.event_id, r.size";
-/// The letters that a [`Pick`] means: takes its parts.
+/// The letters that a [`Pick`] means. The parameters are its [`Parts`].
 pub(super) const MEANT: &str = "FROM dead_letter d JOIN record r ON r.id = d.record
     WHERE ($1::bigint IS NULL OR d.id = $1) AND ($2::smallint IS NULL OR d.target = $2)
     AND ($3::text IS NULL OR d.reason = $3) AND r.accepted_at >= $4";
@@ -30,11 +30,11 @@ pub(super) struct New {
     pub(super) record: i64,
     pub(super) project: i32,
     pub(super) refusal: DeadLetter,
-    /// `None`: all of the record.
+    /// The quantities refused; `None` means all of the record.
     pub(super) quantities: Option<Quantities>,
 }
 
-/// Writes it.
+/// Writes a dead letter.
 pub(super) async fn write(work: &mut Work, letter: New) -> Result<(), Fault> {
     let New { target, record, project, refusal, quantities } = letter;
     let DeadLetter { at, reason, status, answer, attempts, items } = refusal;
@@ -59,7 +59,7 @@ pub(super) async fn write(work: &mut Work, letter: New) -> Result<(), Fault> {
     ).await
 }
 
-/// Removes letters until their number and size are within bounds, when this transaction has written any.
+/// Removes letters until their number and size are within bounds, if this transaction has written any.
 pub(super) async fn bound(work: &mut Work) -> Result<(), Fault> {
     if !work.has_letters {
         return Ok(());
@@ -93,7 +93,7 @@ pub(super) async fn list(shared: &Shared, pick: &Pick, before: u64, limit: usize
     Ok(rows.iter().map(|row| of_row(shared, row)).collect())
 }
 
-/// One of them with its record.
+/// A letter with its record.
 pub(super) async fn one(shared: &Shared, id: u64) -> Result<Option<WithRecord>, Fault> {
     let pick = Pick { id: Some(id), ..Pick::default() };
     let Some(letter) = list(shared, &pick, u64::MAX, 1).await?.pop() else { return Ok(None) };
@@ -101,7 +101,7 @@ pub(super) async fn one(shared: &Shared, id: u64) -> Result<Option<WithRecord>, 
     Ok(record.map(|record| (letter, record)))
 }
 
-/// Forgets the oldest of those meant; returns how many.
+/// Forgets the oldest of the letters meant; returns how many.
 pub(super) async fn forget(shared: &Shared, pick: &Pick, limit: usize) -> Result<usize, Fault> {
     let client = shared.client().await?;
     let sql = format!("DELETE FROM dead_letter WHERE id IN (SELECT d.id {MEANT} ORDER BY d.id LIMIT $5)");
@@ -135,7 +135,7 @@ fn of_row(shared: &Shared, row: &Row) -> Letter {
     }
 }
 
-/// What a column counts. What cannot be read is of a record that is set aside when it is claimed.
+/// The quantities in a column. Those that cannot be read are of a record that is set aside when it is claimed.
 pub(super) fn quantities(row: &Row, at: usize) -> Quantities {
     row.get::<_, &str>(at).parse().unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! Submissions come in, and go when all have settled them and nothing else needs them.
+//! The port of the log: appends submissions, and removes records that are settled by all targets and not needed otherwise.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ impl Log for PostgresJournal {
             if self.shared.is_replaced.is_cancelled() {
                 return Err(JournalError::Failed("another relay has taken the name of this one".into()));
             }
-            // A body that is on this machine alone is moved over with its record.
+            // A body that is only on this machine is moved over later, with its record.
             if matches!(submission.body, Body::Large(_)) && bodies::number(&submission.body).is_none() {
                 return self.shared.spill.take(submission, None).await;
             }
@@ -65,7 +65,7 @@ async fn target(shared: &Shared, name: &str) -> Result<TargetId, Fault> {
     }
     let mut pooled = shared.client().await?;
     let tx = pooled.transaction().await?;
-    // Whoever adds one waits for the others: numbers have no gaps.
+    // A relay that adds a target waits for others that do: numbers have no gaps.
     tx.execute("LOCK TABLE target IN SHARE ROW EXCLUSIVE MODE", &[]).await?;
     let count: i64 = tx.query_one("SELECT count(*) FROM target", &[]).await?.get(0);
     let number = i16::try_from(count).unwrap_or(i16::MAX);
@@ -75,7 +75,7 @@ async fn target(shared: &Shared, name: &str) -> Result<TargetId, Fault> {
     }
     if !is_known {
         tx.execute("INSERT INTO target VALUES ($1, $2)", &[&number, &name]).await?;
-        // What was committed before was not meant for it: there is nothing to look at.
+        // Earlier records were not meant for the target, so the frontiers begin behind them.
         tx.execute(
             "INSERT INTO frontier SELECT $1, incarnation, coalesce(
                  (SELECT max(id) FROM record WHERE id >= incarnation::bigint << 40 AND id < (incarnation::bigint + 1) << 40),

@@ -1,5 +1,4 @@
-//! What was lost for targets and is to be told them: added to in the transaction that drops, taken off in the one that appends the
-//! report.
+//! Losses that upstreams are to be told of: added in the transaction that drops, taken off in the one that appends the report.
 
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ use super::fault::Fault;
 use super::shared::Shared;
 use super::work::Work;
 
-/// Counts losses that no record tells of.
+/// Adds losses that no record tells of.
 pub(super) async fn add(shared: &Arc<Shared>, told: &[Loss]) -> Result<(), Fault> {
     Work::run(shared, async |work| {
         for loss in told {
@@ -24,13 +23,13 @@ pub(super) async fn add(shared: &Arc<Shared>, told: &[Loss]) -> Result<(), Fault
     .await
 }
 
-/// All that is to be told.
+/// All losses that are to be told.
 pub(super) async fn read(shared: &Shared) -> Result<Vec<Loss>, Fault> {
     let client = shared.client().await?;
     let sql =
         "SELECT l.target, p.name, l.reason, l.category, l.quantity FROM loss l JOIN project p ON p.id = l.project";
     let rows = client.query(sql, &[]).await?;
-    // What a newer version counts is left to it.
+    // Reasons and categories of a newer version are left to it.
     let loss = |row: &tokio_postgres::Row| {
         Some(Loss {
             target: TargetId(u8::try_from(row.get::<_, i16>(0)).ok()?),
@@ -43,14 +42,14 @@ pub(super) async fn read(shared: &Shared) -> Result<Vec<Loss>, Fault> {
     Ok(rows.iter().filter_map(loss).collect())
 }
 
-/// Takes off what is told.
+/// Takes off the losses that are told.
 pub(super) async fn take_off(work: &Work, told: &[Loss]) -> Result<(), Fault> {
     let mut rows = Vec::new();
     for Loss { target, project, reason, category, quantity } in told {
         let project = work.shared.project(project).await?;
         rows.push((i16::from(target.0), project, *reason, *category, quantity.cast_signed()));
     }
-    // In the order in which drops are counted, so that no two relays wait for each other.
+    // In the order in which drops count losses, so that no two relays wait for each other.
     rows.sort_unstable();
     for (target, project, reason, category, quantity) in rows {
         work.execute(

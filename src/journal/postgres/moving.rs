@@ -1,7 +1,7 @@
-//! What was kept on this machine while no server took writes is moved over ([`spill`](super::spill)).
+//! Moves the submissions over that were kept on this machine while no server took writes ([`spill`](super::spill)).
 //!
-//! Rule: in the order in which it came, once: each has a key of its own, so that a move which was cut off is told as a repeat. What is of a
-//! project that has taken its share of the room, or cannot be read, comes later and holds up nothing else.
+//! Rule: they are moved in order, once: each has a key of its own, so a move that was cut off is recognized as a repeat. A submission that
+//! cannot be read, or whose project has taken its share of the room, is moved later and delays no other.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,16 +26,16 @@ use super::record::ms;
 use super::shared::Shared;
 use super::spill::Kept;
 
-/// How often it is looked whether something can be moved.
+/// How often the mover looks for submissions.
 const EACH: Duration = Duration::from_millis(500);
-/// How much is moved at once.
+/// The most submissions that are moved at once.
 const MOST: usize = 64;
-/// How long what is refused waits because its project has taken its share of the room.
+/// How long a submission waits that is refused because its project has taken its share of the room.
 const NO_SHARE: Duration = Duration::from_secs(5);
-/// How long what cannot be read waits.
+/// How long a submission waits that cannot be read.
 const UNREADABLE: Duration = Duration::from_secs(60);
 
-/// Moves what is kept here whenever a server takes it.
+/// Moves the submissions kept here whenever a server takes them.
 pub(super) async fn run(shared: Arc<Shared>, commands: mpsc::WeakUnboundedSender<Command>) {
     let Some(Kept { journal, target }) = &shared.spill.0 else { return };
     loop {
@@ -58,7 +58,7 @@ pub(super) async fn run(shared: Arc<Shared>, commands: mpsc::WeakUnboundedSender
     }
 }
 
-/// Moves these, in their order.
+/// Moves these submissions, in their order.
 async fn move_over(
     shared: &Arc<Shared>,
     journal: &SqliteJournal,
@@ -89,21 +89,21 @@ async fn move_over(
                 let delivered = claim.record.quantities.clone();
                 settled.push(journal.settle(&claim.lease, Settlement { delivered, ..Settlement::default() }));
             }
-            // Others are not to wait until this project has room again.
+            // Other projects are not to wait until this one has room again.
             Err(JournalError::Share(_)) => {
                 settled.push(journal.settle(&claim.lease, put_off(claim, shared.clock.now() + NO_SHARE)));
             }
             Err(error) => outcome = outcome.and(Err(error.into())),
         }
     }
-    // Begun together, so that the disk is waited for once.
+    // Settled together, so that the disk is waited for once.
     for settled in join_all(settled).await {
         settled?;
     }
     outcome
 }
 
-/// Puts back what was not moved: nobody waits until its leases end.
+/// Puts back the submissions that were not moved, so that nobody waits for their leases to end.
 async fn put_back(shared: &Shared, journal: &SqliteJournal, claims: &[Claim]) {
     let now = shared.clock.now();
     // What was moved has no lease any more.
@@ -115,8 +115,8 @@ fn put_off(claim: &Claim, due: Timestamp) -> Settlement {
     Settlement { rest: Some(Rest { due, progress, quantities }), ..Settlement::default() }
 }
 
-/// What another relay has taken keeps nothing else of a submission from being moved: it was acknowledged. It has been moved when its own
-/// key is taken, and needs not be when all of its items are.
+/// Moves a submission without the keys that another relay has taken: the rest was acknowledged, too. It was moved before if its own key is
+/// taken, and need not be moved if the keys of all its items are.
 async fn without_repeats(
     shared: &Arc<Shared>,
     commands: &mpsc::UnboundedSender<Command>,
@@ -141,7 +141,7 @@ async fn without_repeats(
     answer
 }
 
-/// How many items it has; at most one has each key.
+/// The number of items; each key is of at most one item.
 async fn items(claim: &Claim) -> usize {
     let (body, is_request) = (claim.record.body.clone(), claim.record.client.request.is_some());
     if is_request {
@@ -157,7 +157,7 @@ fn whole((high, low): (u64, u64)) -> u128 {
 
 type Answer = oneshot::Receiver<Result<RecordId, JournalError>>;
 
-/// Hands one over to be committed there, without the keys that others have taken.
+/// Sends a submission to be committed, without the keys that others have taken.
 async fn hand_over(
     shared: &Arc<Shared>,
     commands: &mpsc::UnboundedSender<Command>,
@@ -196,7 +196,7 @@ async fn hand_over(
     Ok(answer)
 }
 
-/// Whether a large body was moved before, with its record: asked before it is copied. Of a small one the commit tells it.
+/// Returns whether a large body was moved before, with its record, so that it is not copied again. For a small body the commit tells it.
 async fn is_moved(shared: &Shared, record: &Record, spilled: &Spilled) -> Result<bool, Fault> {
     let (Body::Large(_), Some(own)) = (&record.body, spilled.keys.last()) else { return Ok(false) };
     let client = shared.client().await?;
@@ -208,12 +208,12 @@ async fn is_moved(shared: &Shared, record: &Record, spilled: &Spilled) -> Result
     Ok(is_moved)
 }
 
-/// Whether the commit of which nobody knew the outcome took place: the record of that number is this one. A server that has become the
-/// primary since may have given the number to another one.
+/// Returns whether a commit with an unknown outcome took place: whether the record of that number is this one. A server that has become the
+/// primary since may have given the number to another record.
 async fn is_there(shared: &Shared, record: &Record, spilled: &Spilled) -> Result<bool, Fault> {
     let Some(number) = spilled.number.map(u64::cast_signed) else { return Ok(false) };
     let client = shared.client().await?;
-    // The last key is that of the move.
+    // The last key is that of the move itself.
     let keys = spilled.keys.split_last().map_or(&[][..], |(_, keys)| keys).iter().copied().map(whole);
     let keys: Vec<u8> = keys.flat_map(u128::to_be_bytes).collect();
     let event_id = record.event_id.map(|id| Uuid::from_u128(id.as_u128()));

@@ -1,7 +1,7 @@
-//! The relays that share the journal: how one enters, says that it lives, and leaves, and who they are.
+//! The relays that share the journal: how one enters, reports that it lives, and leaves, and which relays there are.
 //!
-//! Rules: of each name the last start counts. Who leaves in order, with nothing kept on its machine, is missed by nobody: it was last
-//! alive at the beginning of time. While the database cannot be read a relay knows of itself alone.
+//! Rules: the last start of each name counts. A relay that leaves in order with nothing kept on its machine is missed by nobody: its last
+//! time alive is set to the beginning of time. While the database cannot be read a relay knows only of itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,21 +18,21 @@ use super::schema;
 use super::shared::Shared;
 use super::upgrade;
 
-/// After so long without a word a relay is gone.
+/// The silence after which a relay is gone.
 pub(super) const GONE: Duration = Duration::from_secs(15);
 
-/// How a relay begins.
+/// What a relay gets when it enters.
 pub(super) struct Entered {
     /// The number of this start.
     pub(super) incarnation: i32,
-    /// How many relays live, this one included.
+    /// The number of live relays, this one included.
     pub(super) joined: u32,
-    /// Under which the keys of repeats are made.
+    /// The secret for the keys of repeats.
     pub(super) secret: Vec<u8>,
 }
 
-/// Enters this start of a relay, in place of earlier ones of its name. It is looked whether it may in the same transaction: a move
-/// begins before it or after it.
+/// Enters this start of a relay, in place of earlier ones of its name. The same transaction checks whether it may, so a move begins before
+/// it or after it.
 pub(super) async fn enter(first: &mut Client, (name, place): (&str, &str), now: Timestamp) -> Result<Entered, Fault> {
     let (version, now, gone) = (env!("CARGO_PKG_VERSION"), ms(now), GONE.as_secs_f64());
     let tx = first.transaction().await?;
@@ -55,7 +55,7 @@ pub(super) async fn enter(first: &mut Client, (name, place): (&str, &str), now: 
     Ok(Entered { incarnation, joined, secret })
 }
 
-/// Says that this relay lives, and how many submissions and bytes are kept on its machine: to a server where that is safe.
+/// Reports that this relay lives, and how many submissions and bytes are kept on its machine. Checks that the server's commits are safe.
 pub(super) async fn say_alive(shared: &Shared, client: &Connection, spilled: (u64, u64)) -> Result<(), Fault> {
     let alive = format!(
         "UPDATE node SET alive_until = clock_timestamp() + make_interval(secs => $2), gone = false, spilled = $3, spilled_bytes = $4
@@ -68,15 +68,15 @@ pub(super) async fn say_alive(shared: &Shared, client: &Connection, spilled: (u6
     }
 }
 
-/// Says which relays are gone: those of which nobody heard for a while, in which this relay was heard without a gap. After an outage of the
-/// database nobody was.
+/// Marks relays as gone that were silent for a while. Only called by a relay that itself was heard without a gap for that long: after an
+/// outage of the database none was.
 pub(super) async fn bury_the_silent(shared: &Shared) -> Result<(), Fault> {
     let silent = "UPDATE node SET gone = true WHERE NOT gone AND NOT replaced AND alive_until < clock_timestamp()";
     shared.client().await?.execute(silent, &[]).await?;
     Ok(())
 }
 
-/// Says that this relay is gone: what it had in hand is handed out again at once.
+/// Reports that this relay is gone, so that the records it had in hand are handed out again at once.
 pub(super) async fn leave(shared: Arc<Shared>, spilled: (u64, u64)) -> Result<(), Fault> {
     let client = shared.client().await?;
     let (submissions, bytes) = (spilled.0.cast_signed(), spilled.1.cast_signed());
@@ -90,7 +90,7 @@ pub(super) async fn leave(shared: Arc<Shared>, spilled: (u64, u64)) -> Result<()
 /// The relays, and the standbys of the server.
 pub(super) async fn read(shared: &Shared) -> Result<(Vec<Node>, Vec<Standby>), Fault> {
     let nodes = nodes(shared).await?;
-    // Not every role may see who follows.
+    // Not every role may see the standbys.
     Ok((nodes, standbys(shared).await.unwrap_or_default()))
 }
 

@@ -1,8 +1,8 @@
-//! What was observed is added to the evidence: attempts, lags and outages of upstreams, what the intake did, when relays ran.
+//! Adds observations to the evidence: attempts, lags and outages of upstreams, events of the intake, and the times in which relays ran.
 //!
-//! Rules: one relay after another, so what they add to the same rows in whatever order stands in nobody's way. Every relay's ledger has
-//! the postings of all, so all of them see the same steps: what came is counted by the one that [leads](super::term), and of the lags
-//! the greatest is kept. What comes between the last look of one that leads and the first of the next may be missing in the charts.
+//! Rules: relays write one after another, under a lock, so the order of their rows does not matter. The ledger of each relay has the
+//! postings of all, so all relays see the same steps: only the [leader](super::term) counts them, and of the lags the greatest is kept.
+//! What happens between the last observation of one leader and the first of the next may be missing in the charts.
 
 use crate::journal::TargetId;
 use crate::journal::evidence::Observation;
@@ -18,10 +18,10 @@ use super::record::{ms, plain};
 use super::shared::Shared;
 use super::term;
 
-/// The advisory lock of whoever adds to the evidence: "SwJ2".
+/// The advisory lock of a relay that adds to the evidence: "SwJ2".
 const LOCK: i64 = 0x5377_4a32;
 
-/// Keeps what was observed.
+/// Writes an observation.
 pub(super) async fn write(shared: &Shared, observation: &Observation) -> Result<(), Fault> {
     let Observation { started, now, stopping, upstreams, steps, canaries, .. } = observation;
     let leads = shared.leads().await;
@@ -125,12 +125,12 @@ async fn write_performance(
     Ok(())
 }
 
-/// One that cannot be read counts as empty: it stands for nothing but itself.
+/// A histogram that cannot be read counts as empty: nothing else depends on it.
 pub(super) fn histogram(bytes: &[u8]) -> Lags {
     Lags::decode(bytes).unwrap_or_default()
 }
 
-/// An outage that lasts is not begun twice: a restart does not end it.
+/// Writes the beginning or end of an outage. An outage that lasts does not begin again: a restart does not end it.
 async fn write_change(tx: &Transaction<'_>, target: TargetId, change: &Change) -> Result<(), Fault> {
     let target = i16::from(target.0);
     match change {

@@ -1,8 +1,8 @@
-//! What other relays changed in the accounts, as far as it was read.
+//! The changes that other relays made in the accounts, as far as they were read.
 //!
-//! Rules: a ledger is posted every change once, when it is read. Of each account the hour that is and the one before are known apart, and
-//! all before them as one: what is read and kept is as much as there are accounts, however old they are. What a server shows that was the
-//! primary may never have been committed: it is posted once a commit that came after it was waited for.
+//! Rules: the ledger is posted every change once, when it is read. Of each account the current hour and the one before are known apart, and
+//! all earlier hours as one, so memory is bounded by the number of accounts, however old they are. A former primary may show changes that
+//! were never committed: they are posted after a later commit that was waited for.
 
 use std::collections::BTreeMap;
 
@@ -14,19 +14,20 @@ use super::accounts::{Whose, hour, key};
 use super::fault::Fault;
 use super::shared::Shared;
 
-/// How long it may take to read the accounts of all hours: the whole table is walked.
+/// The time limit for reading the accounts of all hours, which scans the whole table.
 const PATIENCE: &str = "SET LOCAL statement_timeout = '5min'";
 
-/// The changes that others made, as far as they were read: what all other incarnations together say.
+/// The sums over all other incarnations, as they were read last.
 #[derive(Debug, Default)]
 pub(super) struct Others {
     known: BTreeMap<(Whose, Outcome), i64>,
-    /// From that hour on hours are known apart. It never falls, also when the clock is set back: what is one is not told apart again.
+    /// The first hour that is known apart from those before. It never falls, even if the clock is set back: merged hours cannot be told
+    /// apart again.
     apart: i32,
 }
 
 impl Others {
-    /// Reads the accounts of all others, of all hours or of those that are known apart, and posts what changed.
+    /// Reads the accounts of all other incarnations, of all hours or of those known apart, and posts the changes.
     pub(super) async fn read(&mut self, shared: &Shared, has_all_hours: bool) -> Result<(), Fault> {
         self.fold(hour(shared.clock.now()) - 1);
         let since = if has_all_hours { 0 } else { self.apart };
@@ -45,7 +46,7 @@ impl Others {
         let mut news = Vec::new();
         for row in rows {
             let (category, outcome): (&str, &str) = (row.get(3), row.get(4));
-            // What a newer version counts is left to it.
+            // Categories and outcomes of a newer version are left to it.
             let (Some(category), Some(outcome)) = (Category::from_name(category), Outcome::from_name(outcome)) else {
                 continue;
             };
@@ -71,7 +72,7 @@ impl Others {
         Ok(())
     }
 
-    /// Adds hours before that one to the hour 0.
+    /// Merges the hours before this one into the hour 0.
     fn fold(&mut self, apart: i32) {
         if apart <= self.apart {
             return;
@@ -92,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hours_that_are_one_are_not_told_apart_again_when_the_clock_is_set_back() {
+    fn merged_hours_stay_merged_when_the_clock_is_set_back() {
         let whose = |hour| ((hour, 0, 1, Category::Error), Outcome::Accepted);
         let known = [(0, 5), (6, 7), (8, 9)].map(|(hour, quantity)| (whose(hour), quantity));
         let mut others = Others { known: known.into(), apart: 6 };

@@ -1,7 +1,7 @@
-//! What relays tell each other of upstreams and of what they let in.
+//! What relays tell each other of upstreams and of their intake.
 //!
-//! Rules: a row for each upstream says all that is known of it, by the clock of the database. It is changed under its lock, and only by
-//! a lesson that changes something; whoever changes it tells the others at once.
+//! Rules: one row for each upstream holds all that is known of it, with times by the database's clock. It is changed under its lock, and
+//! only by a lesson that changes something. Each change notifies the other relays.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use super::plane::CHANNEL;
 use super::record;
 use super::shared::Shared;
 
-/// The time of the database, as a row says it.
+/// The time of the database, in milliseconds as a row has it.
 const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 
-/// A relay that lives, and the limits under which something came to it lately.
+/// A live relay, and the intake limits that it used lately.
 type Alive = (Relay, Vec<Limited>);
 
 impl Pace for PostgresJournal {
@@ -66,14 +66,14 @@ async fn exchange(shared: &Arc<Shared>, told: Told) -> Result<Heard, Fault> {
     Ok(Heard { relay, share, standings, now, others })
 }
 
-/// Who learns, and who lives.
+/// The relay that learns, and the live relays.
 struct Learner {
     relay: Relay,
     alive: Vec<Relay>,
 }
 
 impl Learner {
-    /// What is known with these lessons; `None` when it is the same as before.
+    /// What is known with these lessons; `None` if they change nothing.
     fn learns(&self, known: &Standing, lessons: &[Lesson], now: Timestamp) -> Option<Standing> {
         let mut next = known.clone();
         next.forget(|relay| self.alive.contains(&relay), now);
@@ -82,7 +82,7 @@ impl Learner {
     }
 }
 
-/// Says under which limits something came lately, when it is not said yet.
+/// Writes the intake limits that were used lately, if they have changed.
 async fn say_busy(shared: &Shared, told: &Told) -> Result<(), Fault> {
     let busy = serde_json::to_string(&told.busy).unwrap_or_default();
     let sql = "UPDATE node SET busy = $2 WHERE incarnation = $1 AND busy <> $2";
@@ -90,7 +90,7 @@ async fn say_busy(shared: &Shared, told: &Told) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The relays that live, the first to start first.
+/// The live relays, the first to start first.
 async fn alive(shared: &Shared) -> Result<Vec<Alive>, Fault> {
     let alive = "SELECT incarnation, busy FROM node WHERE NOT replaced AND NOT gone ORDER BY incarnation";
     let rows = shared.client().await?.all(alive, &[]).await?;
@@ -98,7 +98,7 @@ async fn alive(shared: &Shared) -> Result<Vec<Alive>, Fault> {
     Ok(rows.iter().map(|row| (number(row.get(0)), serde_json::from_str(row.get(1)).unwrap_or_default())).collect())
 }
 
-/// What is known of all upstreams, and the time.
+/// What is known of all upstreams, and the database's time.
 async fn standings(shared: &Shared) -> Result<(BTreeMap<TargetId, Standing>, Timestamp), Fault> {
     let read = format!("SELECT target, known FROM standing UNION ALL SELECT -1, {NOW}::text");
     let (mut standings, mut now) = (BTreeMap::new(), Timestamp::default());
@@ -112,7 +112,7 @@ async fn standings(shared: &Shared) -> Result<(BTreeMap<TargetId, Standing>, Tim
     Ok((standings, now))
 }
 
-/// Takes in lessons under the lock of the upstream's row; returns what is known then, and the time.
+/// Takes in lessons under the lock of the upstream's row; returns what is known then, and the database's time.
 async fn keep(
     shared: &Shared,
     target: TargetId,
@@ -133,7 +133,7 @@ async fn keep(
 async fn locked(tx: &Transaction<'_>, target: i16) -> Result<(Standing, Timestamp), Fault> {
     tx.execute("INSERT INTO standing VALUES ($1, '{}') ON CONFLICT DO NOTHING", &[&target]).await?;
     let known = tx.query_one("SELECT known FROM standing WHERE target = $1 FOR UPDATE", &[&target]).await?;
-    // Read under the lock: it does not go back from one who has it to the next.
+    // Read under the lock, so that the time does not go back from one holder to the next.
     let now: i64 = tx.query_one(&format!("SELECT {NOW}"), &[]).await?.get(0);
     Ok((serde_json::from_str(known.get(0)).unwrap_or_default(), record::time(now)))
 }

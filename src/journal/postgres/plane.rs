@@ -1,7 +1,7 @@
-//! What the relays on one journal share besides it: which upstream is the primary, and the common part of their configuration.
+//! What relays on one journal share besides it: the primary, and the common part of their configuration.
 //!
-//! Rules: both are one row with a revision that rises with each change. Whoever changes it tells the others at once, and they look every
-//! second besides.
+//! Rules: both are in one row, with a revision that rises with each change. A change notifies the other relays, which also look every
+//! second.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,11 +22,11 @@ use super::fault::Fault;
 use super::shared::Shared;
 use super::term;
 
-/// Where a change is told, and what relays learn of upstreams.
+/// The channel for notifications of changes, and of what relays learn of upstreams.
 pub(super) const CHANNEL: &str = "switchyard_control";
-/// How often it is looked whether there was one.
+/// How often a relay looks for a change without a notification.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long a look may take before it is made over another connection.
+/// The time limit of a look. The next one uses another connection.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl ControlPlane for PostgresJournal {
@@ -143,7 +143,7 @@ impl Watch {
         }
     }
 
-    /// The revision, read over a connection that is kept.
+    /// Reads the revision over a connection that is kept.
     async fn look(&mut self) -> Result<i64, Fault> {
         let (connection, is_new) = match self.listening.take().filter(|connection| !connection.is_closed()) {
             Some(connection) => (connection, false),
@@ -155,7 +155,7 @@ impl Watch {
         Ok(revision)
     }
 
-    /// It is listened before the revision is read, so one that comes after that is told.
+    /// Listens before it reads the revision, so that a later change is notified.
     async fn read(&self, connection: &Connection, is_new: bool) -> Result<i64, Fault> {
         if is_new {
             connection.batch_execute(&format!("LISTEN {CHANNEL}")).await?;

@@ -1,6 +1,6 @@
-//! Rows to records.
+//! Records from rows.
 //!
-//! Rule: one that makes no sense is set aside for the target that it was to be handed out to, counted, and said: it blocks nobody.
+//! Rule: a record that cannot be read is set aside for the target that it was to be handed out to, counted, and logged. It blocks nobody.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -20,7 +20,7 @@ use super::fault::Fault;
 use super::fresh::Kept;
 use super::shared::Shared;
 
-/// The due time of a record set aside: never.
+/// The due time of a record that is set aside: never.
 pub(super) const NEVER: Timestamp = Timestamp::from_millis(i64::MAX as u64);
 
 macro_rules! body {
@@ -31,7 +31,7 @@ macro_rules! body {
 
 /// The body of the record `r`, unless it is a large one.
 pub(super) const BODY: &str = body!();
-/// What [`of_row`] reads, of the tables `r` and `p`.
+/// The columns that [`of_row`] reads, of the tables `r` and `p`.
 pub(super) const COLUMNS: &str = concat!(
     "r.id, r.accepted_at, r.project, p.name, r.size, r.quantities, r.event_id, r.client, ",
     body!(),
@@ -63,12 +63,12 @@ pub(super) fn of_row(shared: &Shared, row: &Row) -> Result<Kept, Fault> {
     Ok(Kept { record: Arc::new(record), project })
 }
 
-/// The time of a column.
+/// The time in a column.
 pub(super) const fn time(ms: i64) -> Timestamp {
     Timestamp::from_millis(ms.cast_unsigned())
 }
 
-/// Those of these records that are kept and can be read, or why one cannot.
+/// Loads those of these records that are kept. The inner error is the reason why one cannot be read.
 pub(super) async fn load(
     shared: &Shared,
     tx: &Transaction<'_>,
@@ -82,7 +82,7 @@ pub(super) async fn load(
     Ok(rows.iter().map(|row| (row.get(0), of_row(shared, row))).collect())
 }
 
-/// A record, if it is still kept.
+/// A record; `None` if it is no longer kept.
 pub(super) async fn one(shared: &Shared, record: RecordId) -> Result<Option<Arc<Record>>, Fault> {
     let ids = vec![record.number().cast_signed()];
     let row = shared.client().await?.any(&of_ids(), &[&ids]).await?;
@@ -93,7 +93,7 @@ fn of_ids() -> String {
     format!("SELECT {COLUMNS} FROM {TABLES} WHERE r.id = ANY($1)")
 }
 
-/// The record, if it can be handed out; else it is set aside.
+/// Returns the record if it can be handed out, else sets it aside.
 pub(super) async fn expect(
     shared: &Shared,
     tx: &Transaction<'_>,
@@ -122,7 +122,7 @@ pub(super) const fn ms(at: Timestamp) -> i64 {
     at.as_millis() as i64
 }
 
-/// The positions of items in a column.
+/// The positions of items from a column.
 pub(super) fn items(packed: &[u8]) -> Vec<u16> {
     packed.as_chunks::<2>().0.iter().map(|item| u16::from_le_bytes(*item)).collect()
 }

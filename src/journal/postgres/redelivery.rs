@@ -1,4 +1,4 @@
-//! Redelivery: dead letters and backfills, as the port has them.
+//! The port of redelivery: dead letters and backfills.
 
 use crate::journal::backfill::{Backfill, BackfillStep, Scope, Survey};
 use crate::journal::{Call, Cursor, Letter, Pick, Redelivery, TargetId, WithRecord};

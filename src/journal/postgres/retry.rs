@@ -1,4 +1,4 @@
-//! Dead letters that are retried: their records wait again, due at once.
+//! Retries dead letters: their records wait again, due at once.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,18 +18,18 @@ use super::shared::Shared;
 use super::waiting;
 use super::work::Work;
 
-/// What of one record is retried.
+/// The retry of one record.
 struct Retried {
     again: Again,
     /// The letters.
     ids: Vec<i64>,
-    /// When each was refused, and how much; but for what the upstream took and lost.
+    /// When each letter was refused, and its quantities, but for events that the upstream took and lost.
     refused: Vec<(Timestamp, Quantities)>,
 }
 
 type ByTarget = BTreeMap<TargetId, BTreeMap<i64, Retried>>;
 
-/// Retries the oldest of those meant, but for those of which something waits; returns how many.
+/// Retries the oldest of the letters meant, except for records of which something waits; returns how many letters.
 pub(super) async fn letters(shared: &Arc<Shared>, pick: &Pick, limit: usize) -> Result<usize, Fault> {
     let now = shared.clock.now();
     let retried = Work::run(shared, async |work| attempt(work, pick, limit, now).await).await?;
@@ -60,7 +60,7 @@ async fn attempt(work: &mut Work, pick: &Pick, limit: usize, now: Timestamp) -> 
     Ok(counts)
 }
 
-/// The oldest of those meant, by target and record. Another relay that retries them waits until this is done.
+/// The oldest of the letters meant, by target and record. Another relay that retries them waits for this transaction.
 async fn meant(work: &Work, pick: &Pick, limit: usize, due: Timestamp) -> Result<ByTarget, Fault> {
     let (id, target, reason, since) = pick.parts();
     let limit = bounded(limit);

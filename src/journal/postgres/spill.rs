@@ -1,7 +1,7 @@
-//! Where submissions are kept while no server takes writes: a journal of SQLite on this machine, moved over when one does again.
+//! The store for submissions while no server takes writes: an SQLite journal on this machine, moved over when one does again.
 //!
-//! Rules: what is kept here was acknowledged, and is on this machine's disk alone until it is moved. It is moved in the order in which
-//! it came, once: each gets a key of its own, so that a move which was cut off is told as a repeat. Nobody delivers from here.
+//! Rules: a submission kept here was acknowledged, and is only on this machine's disk until it is moved. Submissions are moved in order,
+//! once: each gets a key of its own, so a move that was cut off is recognized as a repeat. Nothing is delivered from here.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use super::fault::Fault;
 /// The only target of the journal on this machine.
 const CLUSTER: &str = "the cluster";
 
-/// The journal on this machine, unless the configuration wants none.
+/// The journal on this machine; `None` if the configuration wants none.
 #[derive(Debug, Default)]
 pub(super) struct Spill(pub(super) Option<Kept>);
 
@@ -32,7 +32,7 @@ pub(super) struct Kept {
 }
 
 impl Spill {
-    /// Opens the one that the configuration names, with what it still holds.
+    /// Opens the journal that the configuration names, with what it still holds.
     pub(super) async fn open(settings: &Settings, clock: Clock) -> Result<Self, Fault> {
         if !settings.spill {
             return Ok(Self(None));
@@ -44,7 +44,7 @@ impl Spill {
         Ok(Self(Some(Kept { journal, target })))
     }
 
-    /// Keeps a submission here; `number` is the one under which it was tried to be kept there.
+    /// Keeps a submission here. `number` is its record number in the database if an attempt there gave it one.
     pub(super) async fn take(
         &self,
         submission: Box<Submission>,
@@ -70,13 +70,13 @@ impl Spill {
         self.0.as_ref().map(|kept| Arc::clone(&kept.journal))
     }
 
-    /// How many submissions wait here, and their bytes.
+    /// The number of submissions that wait here, and their bytes.
     pub(super) async fn waiting(&self) -> (u64, u64) {
         let Some(Kept { journal, target }) = &self.0 else { return (0, 0) };
         journal.backlog(*target).await.map_or((0, 0), |backlog| (backlog.envelopes, backlog.bytes))
     }
 
-    /// Closes it.
+    /// Closes the journal.
     pub(super) async fn close(&self, patience: Duration) {
         if let Some(Kept { journal, .. }) = &self.0 {
             journal.close(patience).await;

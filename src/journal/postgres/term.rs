@@ -1,8 +1,8 @@
-//! Who leads: one relay at a time, for a term.
+//! The leader: one relay at a time, for a term.
 //!
-//! Rules: a term ends by the clock of the database, or with its relay. Each relay judges its own by its own clock, from before it asked: it
-//! gives it up before the database gives it away. Each new term has a new epoch. A transaction of a chore holds the epoch that it began
-//! under, as a reference to a row holds the row's key: the next term begins when it has ended, and then none can hold that epoch any more.
+//! Rules: a term ends by the database's clock, or with its relay. A relay judges its own term by its own clock, from before it asked, so it
+//! gives the term up before the database gives it away. Each new term has a new epoch. A transaction of a chore holds its epoch like a
+//! foreign key holds the row that it refers to: the next term begins after it has ended, and then no transaction can hold the old epoch.
 
 use std::future::Future;
 use std::sync::{Mutex, PoisonError};
@@ -16,17 +16,17 @@ use crate::journal::term::Epoch;
 use super::connect::{Connection, Params};
 use super::fault::Fault;
 
-/// How long a relay leads after it asked; with half of that left it asks again.
+/// How long a relay leads after it asked. It asks again once half of that is left.
 const TERM: Duration = Duration::from_secs(5);
-/// Holds a term until the transaction ends: finds nothing when there is another one. A renewal is not in the way of it.
+/// Holds a term until the transaction ends; returns no row if there is another term. A renewal does not wait for it.
 pub(super) const HOLD: &str = "SELECT 1 FROM term WHERE epoch = $1 FOR KEY SHARE";
 
-/// The term of this relay: its epoch, and when it ends.
+/// The term of this relay: its epoch and its end; `None` if it does not lead.
 #[derive(Debug, Default)]
 pub(super) struct Term(Mutex<Option<(Epoch, Instant)>>);
 
 impl Term {
-    /// Its epoch, if the relay leads now, and for as long as a step takes: `asks` asks for it with half of the term left.
+    /// The epoch, if the relay leads now and for the time of a step; `None` otherwise. `asks` renews the term once half of it is left.
     pub(super) async fn lead(&self, asks: impl Future<Output = Result<Option<Epoch>, Fault>>) -> Option<Epoch> {
         let asked = Instant::now();
         let known = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -39,11 +39,11 @@ impl Term {
     }
 }
 
-/// Makes its term longer, or begins one when there is none.
+/// Renews the term of a relay, or begins one if there is none; `None` if neither is possible now.
 pub(super) async fn ask(client: &Connection, incarnation: i32) -> Result<Option<Epoch>, Fault> {
     const RENEW: &str = "UPDATE term SET ends = clock_timestamp() + make_interval(secs => $2) WHERE owner = $1
          AND EXISTS (SELECT 1 FROM node WHERE incarnation = $1 AND NOT replaced) RETURNING epoch";
-    // It waits for nobody: while a step of the term before is under way there is no new one.
+    // It skips a locked row: while a step of the term before is under way no new term begins.
     const BEGIN: &str =
         "UPDATE term SET owner = $1, epoch = epoch + 1, ends = clock_timestamp() + make_interval(secs => $2)
          WHERE epoch = (
@@ -62,7 +62,7 @@ pub(super) async fn ask(client: &Connection, incarnation: i32) -> Result<Option<
     Ok(None)
 }
 
-/// Holds a term until the transaction ends; `false` when there is another one.
+/// Holds a term until the transaction ends; `false` if there is another one.
 pub(super) async fn holds(tx: &impl GenericClient, Epoch(epoch): Epoch) -> Result<bool, Fault> {
     Ok(tx.query_opt(HOLD, &[&epoch]).await?.is_some())
 }
