@@ -1,8 +1,8 @@
-//! A journal in PostgreSQL, moved out of or into: one connection, its lock and the marks ([`crate::journal::transfer`]).
+//! Moves a journal in PostgreSQL out or in: one connection with its lock and the marks ([`crate::journal::transfer`]).
 //!
-//! Rules: a lock that the connection holds keeps relays from entering and other moves from beginning. Whoever entered before is seen
-//! in the table `node`; a relay that stands still and comes back later is fenced with the mark. What is moved in belongs to an
-//! incarnation of its own, that no relay ever had; what was counted before belongs to the incarnation 0.
+//! Rules: a lock that the connection holds keeps relays from entering and other moves from beginning. Relays that entered before are seen
+//! in the table `node`; a relay that stands still and comes back later is fenced when the journal is marked. Records that are moved in
+//! belong to an incarnation of their own that no relay had; counts from before belong to the incarnation 0.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -32,7 +32,7 @@ pub struct PostgresStore {
 }
 
 impl PostgresStore {
-    /// Takes the journal at `settings.url`, making its tables when there are none.
+    /// Opens the journal at `settings.url`, and makes its tables if there are none.
     pub async fn open(settings: &Settings) -> Result<Self, TransferError> {
         let place = settings.place();
         let connection = match connected(settings, &place).await {
@@ -56,7 +56,7 @@ async fn connected(settings: &Settings, place: &str) -> Result<Connection, Fault
     let config: tokio_postgres::Config = url.parse()?;
     let connector = Connector::new(&config, connect::tls(), settings.durability, Handle::current());
     let mut connection = connector.connect().await?;
-    // To count all that is there takes its time.
+    // Counting the contents takes long.
     connection.batch_execute("SET statement_timeout = '10min'").await?;
     schema::prepare_move(&mut connection, place).await?;
     Ok(connection)
@@ -85,7 +85,7 @@ impl Store for PostgresStore {
                     "relay {name} is on {place}: stop all relays; one that crashed is taken for gone after 15 seconds"
                 )));
             }
-            // What it said before it lost the database tells nothing of what it has kept since.
+            // The number that a relay reported before it lost the database says nothing of what it has kept since.
             let unsaid =
                 "SELECT name, spilled FROM (SELECT DISTINCT ON (name) * FROM node ORDER BY name, incarnation DESC) AS n
                  WHERE alive_until > '-infinity' ORDER BY name";
@@ -130,7 +130,7 @@ impl Store for PostgresStore {
     }
 }
 
-/// What a relay that did not say that it keeps nothing may still have.
+/// Describes what a relay that did not report an empty machine may still keep.
 fn told_of(name: &str, spilled: i64) -> String {
     match spilled.cast_unsigned() {
         0 => format!(
@@ -143,7 +143,7 @@ fn told_of(name: &str, spilled: i64) -> String {
     }
 }
 
-/// Marks it, and lets no relay go on that was on it before.
+/// Marks the journal, and fences relays that were on it before.
 async fn mark(connection: &Connection, state: State) -> Result<(), Fault> {
     connection.batch_execute("BEGIN").await?;
     connection.run("UPDATE node SET replaced = true WHERE NOT replaced", &[]).await?;

@@ -1,9 +1,9 @@
-//! The look for events at their upstreams ([`crate::journal::verification`]): a cursor for each target and incarnation, and a row for each
-//! event below it that is not known to be stored.
+//! The lookup of events at their upstreams ([`crate::journal::verification`]): a cursor for each target and incarnation, and a row for each
+//! event below the cursor that is not known to be stored.
 //!
-//! Rules: an event that is found at the first look costs no row. A cursor is a record's number: each batch is of one incarnation, the one
-//! with the oldest event that is due. How far a target had come at a time, in each incarnation, is remembered by the relay that looked
-//! then: another one begins to remember when it takes over. Notes are written by whoever has the target to itself.
+//! Rules: an event that the first lookup finds costs no row. A cursor is the number of a record. A batch is of one incarnation, the one
+//! whose next record is the oldest. The positions of a target in each incarnation, at times in the past, are remembered by the relay that
+//! does the lookups; another one begins to remember when it takes over. Notes are written by a transaction that has the target to itself.
 
 use crate::clock::Timestamp;
 use crate::journal::verification::{

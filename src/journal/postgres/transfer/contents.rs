@@ -1,4 +1,4 @@
-//! What is in the database, counted anew from its rows.
+//! The contents of the database, counted from its rows.
 
 use crate::journal::postgres::connect::Connection;
 use crate::journal::postgres::fault::Fault;
@@ -42,7 +42,7 @@ pub(super) async fn read(connection: &Connection) -> Result<Contents, Fault> {
     Ok(contents)
 }
 
-/// What lies behind a frontier, or was handed out to a relay and not settled.
+/// Records behind a frontier, or handed out to a relay and not settled.
 const UNTRIED: &str = "SELECT t.name, count(*) FROM target t JOIN record r ON r.targets & (1::bigint << t.id) <> 0
     LEFT JOIN frontier f ON f.target = t.id AND f.incarnation = (r.id >> 40)::int
     LEFT JOIN (SELECT s.target, u.record FROM slice s CROSS JOIN unnest(s.records) AS u(record)) h

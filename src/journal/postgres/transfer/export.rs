@@ -1,4 +1,4 @@
-//! Tells what is in the database, table by table and record by record, in the order in which these were accepted.
+//! Exports the database, table by table, then record by record in order of acceptance.
 
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;
@@ -18,9 +18,9 @@ use crate::journal::transfer::{
 
 use super::rows;
 
-/// The most bytes of bodies that are read at once, but for the first.
+/// The most bytes of bodies that are read at once, except for the first body.
 const BYTES: i64 = 4 << 20;
-/// So many pieces of a body are read at once.
+/// The number of pieces of a body that are read at once.
 const PIECES: i64 = 4;
 
 /// Tells everything.
@@ -39,12 +39,12 @@ pub(super) async fn run(connection: &Connection, to: &Sender<Entry>) -> Result<(
     telling.say(Part::End).await
 }
 
-/// What stands where, and how far everything came: by target and incarnation.
+/// The positions of the targets, by target and incarnation.
 struct Marks {
     targets: Vec<i16>,
     frontiers: HashMap<(i16, i64), i64>,
     looked: HashMap<(i16, i64), i64>,
-    /// What relays had in hand that are gone.
+    /// The records that relays that are gone had in hand.
     in_hand: HashSet<(i16, i64)>,
 }
 
@@ -65,7 +65,7 @@ impl Marks {
         })
     }
 
-    /// The targets, a bit each, that have come as far as to this record.
+    /// The mask of the targets whose position has reached this record.
     fn come(&self, id: i64, how_far: &HashMap<(i16, i64), i64>) -> i64 {
         let has = |target: &&i16| how_far.get(&(**target, id >> 40)).is_some_and(|reached| *reached >= id);
         self.targets.iter().filter(has).fold(0, |mask, target| mask | 1 << target)
@@ -198,7 +198,7 @@ impl Telling<'_> {
     }
 }
 
-/// The record of a row, without what hangs on it.
+/// The record of a row, without its rows in other tables.
 fn record(row: &Found, marks: &Marks) -> Box<Record> {
     let (id, targets, size) = (row.get::<_, i64>(0), row.get::<_, i64>(3), row.get::<_, i64>(4));
     let body = row.get::<_, Option<Vec<u8>>>(9).filter(|body| body.len() as i64 == size);
@@ -218,7 +218,7 @@ fn record(row: &Found, marks: &Marks) -> Box<Record> {
     })
 }
 
-/// What a relay had in hand that is gone waits as if it had been put off until then.
+/// Exports a record that a relay that is gone had in hand as if it had been put off until its acceptance.
 fn take_back(record: &mut Record, id: i64, marks: &Marks) {
     for target in marks.targets.iter().filter(|target| marks.in_hand.contains(&(**target, id))) {
         let number = Value::Int(i64::from(*target));

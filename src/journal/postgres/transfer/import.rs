@@ -1,4 +1,4 @@
-//! Keeps what comes in empty tables, in transactions of bounded size.
+//! Imports into empty tables, in transactions of bounded size.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,22 +20,22 @@ use crate::protocol::category::Quantities;
 
 use super::rows;
 
-/// So many records, or so many bytes, are committed at once.
+/// The most records, and about the most bytes, of one transaction.
 const RECORDS: usize = 512;
 const BYTES: usize = 4 << 20;
 
-/// The rows of what a target was not tried for, between two numbers.
+/// Writes rows for records between two numbers that were not tried for a target.
 const UNTRIED: &str = "INSERT INTO pending (target, record, due, attempts, strikes)
     SELECT $1::int, id, accepted_at, 0, 0 FROM record
     WHERE id >= $2 AND id < $3 AND targets & (1::bigint << $1::int) <> 0 ON CONFLICT DO NOTHING";
-/// Those of its events that were not looked for.
+/// Writes rows for its events between two numbers that were not looked up.
 const UNLOOKED: &str = "INSERT INTO look (target, record, project, state, due, looks, since, repairs)
     SELECT $1::int, id, project, 0, accepted_at, 0, accepted_at, 0 FROM record r
     WHERE id >= $2 AND id < $3 AND targets & (1::bigint << $1::int) <> 0 AND event_id IS NOT NULL
     AND ' ' || quantities || ' ' LIKE '% error=1 %'
     AND NOT EXISTS (SELECT 1 FROM missed m WHERE m.target = $1::int AND m.record = r.id) ON CONFLICT DO NOTHING";
 
-/// Fills the tables, counting the records.
+/// Fills the tables. `kept` counts the records.
 pub(super) async fn run(
     connection: &Connection,
     by: MoveId,
@@ -55,24 +55,24 @@ pub(super) async fn run(
 
 struct Filling<'a> {
     connection: &'a Connection,
-    /// Whose the records are.
+    /// The incarnation of the imported records.
     incarnation: i32,
-    /// The numbers of projects, by those of the source.
+    /// The numbers of projects here, by their numbers in the source.
     projects: HashMap<i64, i64>,
     targets: Vec<Passing>,
     verified: Vec<i16>,
     /// The number of the last record.
     last: i64,
-    /// What waits and what room is taken.
+    /// The backlogs, and the room taken.
     book: Book,
     batch: Vec<(i64, Box<Record>, Option<i64>)>,
     bytes: usize,
-    /// The large body of the last record, and how much of it has come.
+    /// The number of the last large body, and how many bytes of it have come.
     large: (i64, i64),
 }
 
 impl<'a> Filling<'a> {
-    /// Leaves nothing of what was there.
+    /// Begins to fill the tables: marks the journal, and empties the tables.
     async fn begin(connection: &'a Connection, by: MoveId) -> Result<Self, Fault> {
         let tables: Vec<&str> = schema::tables().collect();
         connection.run("UPDATE meta SET state = $1", &[&schema::column(State::Filling(by))]).await?;
@@ -150,7 +150,7 @@ impl<'a> Filling<'a> {
         self.projects.get(&number).and_then(|own| i32::try_from(*own).ok()).unwrap_or(0)
     }
 
-    /// A row with the numbers of projects as they are here.
+    /// Replaces the numbers of projects in a row with those here.
     fn own(&self, table: &Table, mut row: Row) -> Row {
         for ((_, kind), value) in table.columns.iter().zip(&mut row) {
             if let (Kind::Project, Value::Int(number)) = (kind, &mut *value) {
@@ -266,7 +266,7 @@ impl<'a> Filling<'a> {
             .map(drop)
     }
 
-    /// Of a key that two records have, the later one has it.
+    /// Writes the keys. A key of several records goes to the last one.
     async fn write_keys(&self, batch: &[(i64, Box<Record>, Option<i64>)]) -> Result<(), Fault> {
         let mut all: HashMap<u128, (i64, i64)> = HashMap::new();
         for (id, record, _) in batch {
@@ -279,7 +279,7 @@ impl<'a> Filling<'a> {
         self.connection.run(sql, &[&keys, &ids, &times]).await.map(drop)
     }
 
-    /// Writes how far everything came.
+    /// Ends the import: writes the positions of the targets and the counts.
     async fn end(mut self) -> Result<(), Fault> {
         self.write().await?;
         let (connection, me) = (self.connection, self.incarnation);

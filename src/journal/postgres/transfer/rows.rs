@@ -1,4 +1,4 @@
-//! Rows of tables that are alike in all backends, read and written column by column.
+//! Rows of tables that all backends have alike, read and written column by column.
 
 use tokio_postgres::Row as Found;
 use tokio_postgres::types::ToSql;
@@ -32,7 +32,7 @@ pub(super) fn values(row: &Found, table: &Table, first: usize) -> Row {
     (first..).zip(table.columns).map(value).collect()
 }
 
-/// What a table has here that it has nowhere else: columns, and what stands there.
+/// The columns that a table has only in this backend, and their values.
 fn more(table: &Table) -> (&'static str, &'static str) {
     match table.name {
         "ledger" => (", incarnation", ", 0"),
@@ -42,7 +42,7 @@ fn more(table: &Table) -> (&'static str, &'static str) {
     }
 }
 
-/// Writes rows; those of a table that belongs to records with the record of each.
+/// Writes rows. Those of a table that belongs to records get the number of each record from `records`.
 pub(super) async fn insert(
     connection: &Connection,
     table: &Table,

@@ -7,8 +7,8 @@ use crate::journal::postgres::record::ms;
 use crate::journal::postgres::work::Work;
 use crate::journal::verification::{LOOKING, first_try};
 
-/// Notes that records with errors wait for a target again, each of a project and from a time on: what the cursor has passed is looked
-/// for once more.
+/// Notes that records with errors wait for a target again, each with its project and due time. Those below the cursor are looked up once
+/// more.
 pub(in crate::journal::postgres) async fn look_again(
     work: &Work,
     target: TargetId,

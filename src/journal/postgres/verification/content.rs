@@ -1,6 +1,6 @@
-//! Stored events that were compared with what was sent: counts by the hour, the kinds that were compared, and the newest differences.
+//! The comparison of stored events with what was sent: counts by the hour, the kinds compared, and the newest differences.
 //!
-//! Rule: bounded whatever is noted. What is known of a kind may be forgotten: it is compared once more then.
+//! Rule: the tables are bounded, whatever is noted. A kind may be forgotten, and is then compared once more.
 
 use std::collections::{BTreeMap, HashMap};
 use tokio_postgres::Transaction;
@@ -21,7 +21,7 @@ use crate::telemetry::verification::FieldDifference;
 
 const HOUR: i64 = 3_600_000;
 
-/// Notes what was compared.
+/// Writes the results of comparisons.
 pub(super) async fn write(work: &Work, target: TargetId, compared: &[Compared], now: Timestamp) -> Result<(), Fault> {
     if compared.is_empty() {
         return Ok(());
@@ -106,7 +106,7 @@ async fn write_differences(
     .await
 }
 
-/// Forgets what is too old, and the oldest kinds of those that are too many.
+/// Forgets rows that are too old, and the oldest of too many kinds.
 pub(in crate::journal::postgres) async fn forget(tx: &Transaction<'_>, now: Timestamp) -> Result<(), Fault> {
     let oldest = now - KEPT;
     tx.execute("DELETE FROM compared WHERE hour < $1", &[&hour(oldest)]).await?;
@@ -122,7 +122,7 @@ pub(in crate::journal::postgres) async fn forget(tx: &Transaction<'_>, now: Time
     Ok(())
 }
 
-/// How much was compared in the last 24 hours, and when which kinds were.
+/// The number of comparisons in the last 24 hours and in this hour, and when these kinds were compared last.
 pub(super) async fn sampled(
     shared: &Shared,
     target: TargetId,
@@ -146,7 +146,7 @@ pub(super) async fn sampled(
     Ok(Sampled { day: count(0), hour: count(1), kinds })
 }
 
-/// What was compared since the beginning of that hour.
+/// The comparisons since the beginning of an hour.
 pub(super) async fn contents(shared: &Shared, target: TargetId, since: Timestamp) -> Result<Contents, Fault> {
     shared.know_names().await?;
     let client = shared.client().await?;

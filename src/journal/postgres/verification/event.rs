@@ -1,4 +1,4 @@
-//! Rows to events that an upstream took.
+//! Events that an upstream took, from rows.
 
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -17,7 +17,7 @@ pub(super) async fn know(shared: &Shared, rows: &[Row]) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The event of a row; `None` when it has no id. `state` is that of an event without a row of its own.
+/// The event of a row; `None` if it has no id. `state` is the state of an event without a row in `look`.
 pub(super) fn event(shared: &Shared, row: &Row, state: State) -> Option<Wanted> {
     let own = row.get::<_, Option<i16>>(5);
     let state = if own.is_some() { State::of_row(own) } else { state };

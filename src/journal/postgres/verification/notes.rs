@@ -1,4 +1,4 @@
-//! What was found of events is written: the cursor, the rows, and what is posted.
+//! Writes the results of lookups: the cursor, the rows, and the postings.
 //!
 //! Rule: rows and postings change in one transaction, and nothing changes twice.
 
@@ -18,7 +18,7 @@ use crate::policy::outcome::Outcome;
 
 use super::content;
 
-/// Writes what was found of one target.
+/// Writes the results for one target.
 pub(super) async fn note(shared: &Arc<Shared>, target: TargetId, notes: Notes) -> Result<(), Fault> {
     Work::run(shared, async |work| write(work, target, &notes).await).await
 }
@@ -51,11 +51,11 @@ async fn write(work: &mut Work, target: TargetId, notes: &Notes) -> Result<(), F
 /// How far the look for a target's events came.
 struct Cursors {
     cursors: HashMap<i32, i64>,
-    /// Whether it came so far by these notes.
+    /// Whether these notes moved a cursor.
     is_new: bool,
 }
 
-/// Moves the cursor, if it stands where the notes say.
+/// Moves the cursor if it is where the notes say.
 async fn advance(work: &Work, target: TargetId, fresh: Option<&Advance>) -> Result<Cursors, Fault> {
     let number = i16::from(target.0);
     let rows = work.query("SELECT incarnation, reached FROM verification WHERE target = $1", &[&number]).await?;
@@ -79,7 +79,7 @@ async fn advance(work: &Work, target: TargetId, fresh: Option<&Advance>) -> Resu
     Ok(Cursors { cursors, is_new })
 }
 
-/// A finding of a record.
+/// The result of a lookup of a record.
 struct Found<'a> {
     id: i64,
     finding: &'a Finding,
@@ -87,10 +87,10 @@ struct Found<'a> {
     is_fresh: bool,
 }
 
-/// What is kept of a record that something was found of.
+/// What is kept of a record that was looked up.
 struct Known {
     project: i32,
-    /// Its row's state and how often it was sent again; `None` without a row.
+    /// The state of its row and how often it was repaired; `None` without a row.
     row: Option<(i16, i32)>,
 }
 
@@ -110,7 +110,7 @@ async fn know(work: &Work, target: TargetId, found: &[Found<'_>]) -> Result<Hash
     Ok(rows.iter().map(known).collect())
 }
 
-/// A row as it is to be written.
+/// A row to be written.
 struct Row {
     project: i32,
     state: i16,
@@ -128,9 +128,9 @@ struct Writing {
 }
 
 impl Writing {
-    /// Takes in what was found of a record.
+    /// Takes in the result for a record.
     async fn note(&mut self, work: &mut Work, found: &Found<'_>) -> Result<(), Fault> {
-        // Pruned meanwhile: nobody will ever know, and its row goes when it comes due.
+        // The record was pruned meanwhile: nobody will ever know, and its row goes when it comes due.
         let Some(known) = self.known.get_mut(&found.id) else { return Ok(()) };
         let project = known.project;
         let Some((posted, note)) = found.finding.note(found.is_fresh, known.row.is_some()) else { return Ok(()) };
@@ -158,7 +158,7 @@ impl Writing {
         self.gone.insert(id);
     }
 
-    /// What was lost each time becomes a dead letter, which keeps its record and can be retried.
+    /// Makes a dead letter of an event that was lost each time. The letter keeps the record, and can be retried.
     async fn give_up(&mut self, work: &mut Work, record: i64, why: &str) -> Result<(), Fault> {
         let Some(known) = self.known.get_mut(&record) else { return Ok(()) };
         let Some((_, repairs)) = known.row.take() else { return Ok(()) };
@@ -205,7 +205,7 @@ pub(super) fn post(work: &mut Work, target: TargetId, project: i32, outcome: Out
     work.book.note(now, Some(target), project, outcome, &one_event());
 }
 
-/// Removes a bounded number of due rows whose records are gone. What was missing is lost for good then.
+/// Removes a bounded number of due rows whose records are gone. A missing event is then lost for good.
 async fn forget_gone(work: &mut Work, target: TargetId, now: Timestamp) -> Result<(), Fault> {
     let rows = work
         .query(

@@ -1,6 +1,7 @@
-//! How far a target had come in each incarnation, at times of the past: what a cursor stands for that says up to where all was tried.
+//! The positions that a target had reached in each incarnation, at times in the past. A cursor stands for such positions, up to which all
+//! records were tried.
 //!
-//! Rule: one that was forgotten stands for the one before it. What is said is then too little, and never too much.
+//! Rule: a forgotten cursor stands for the one before it, so it says too little at times, and never too much.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,15 +10,15 @@ use tokio::time::{Duration, Instant};
 
 use crate::journal::{Cursor, TargetId};
 
-/// How far it had come, by incarnation.
+/// The positions that a target had reached, by incarnation.
 pub(super) type Reached = BTreeMap<i32, i64>;
 
-/// The most that are remembered of a target.
+/// The most cursors that are remembered of a target.
 const MOST: usize = 512;
-/// One that comes sooner after another stands for the same.
+/// Positions that come sooner after the last ones get the same cursor.
 const APART: Duration = Duration::from_millis(200);
 
-/// Those of all targets.
+/// The cursors of all targets.
 #[derive(Debug, Default)]
 pub(in crate::journal::postgres) struct Passed(Mutex<HashMap<TargetId, Known>>);
 
@@ -29,7 +30,7 @@ struct Known {
 }
 
 impl Passed {
-    /// Remembers how far it has come now; what stands for it.
+    /// Remembers the positions reached now; returns their cursor.
     pub(super) fn remember(&self, target: TargetId, reached: Reached) -> Cursor {
         let (mut known, now) = (self.0.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
         let known = known.entry(target).or_default();
@@ -39,14 +40,14 @@ impl Passed {
             known.all.insert(known.last, Arc::new(reached));
         }
         if known.all.len() > MOST {
-            // Of the older half every second one goes: the longer ago, the fewer.
+            // Every second one of the older half goes, so the older they are, the fewer are kept.
             let older: Vec<u64> = known.all.keys().copied().take(MOST / 2).skip(1).step_by(2).collect();
             older.iter().for_each(|number| drop(known.all.remove(number)));
         }
         Cursor::from_number(known.last)
     }
 
-    /// What it stands for.
+    /// The positions that a cursor stands for.
     pub(super) fn of(&self, target: TargetId, cursor: Cursor) -> Arc<Reached> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let found = known.get(&target).and_then(|known| known.all.range(..=cursor.number()).next_back());
@@ -59,7 +60,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_was_forgotten_stands_for_the_one_before_it() {
+    async fn a_forgotten_cursor_stands_for_the_one_before_it() {
         let (passed, target) = (Passed::default(), TargetId::new(0));
         assert!(passed.of(target, Cursor::START).is_empty());
         let mut cursors = vec![];

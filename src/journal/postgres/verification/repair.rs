@@ -1,4 +1,4 @@
-//! Missing events wait for their upstream again.
+//! Repair: missing events wait for their upstream again.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::policy::outcome::Outcome;
 
 use super::notes;
 
-/// Lets missing events wait for their upstream again; returns how many. Those that were sent again before go one after the other.
+/// Lets missing events wait for their upstream again; returns how many. Events that were repaired before are sent one after another.
 pub(super) async fn repair(shared: &Arc<Shared>, target: TargetId, repair: Repair) -> Result<usize, Fault> {
     let all = Work::run(shared, async |work| attempt(work, target, &repair).await).await?;
     all.iter().for_each(|again| waiting::tell(shared, target, again.due));
@@ -80,7 +80,7 @@ fn of_row(row: &Row, due: Timestamp) -> Again {
     }
 }
 
-/// When the last of those that go one after the other is sent.
+/// When the last of the events is sent that go one after another.
 async fn last_alone(work: &Work, target: TargetId, repair: &Repair) -> Result<Timestamp, Fault> {
     let sql = "SELECT max(due) FROM look WHERE target = $1 AND state = $2 AND looks = 0 AND repairs > 1";
     let row = work.query_opt(sql, &[&i16::from(target.0), &LOOKING]).await?;

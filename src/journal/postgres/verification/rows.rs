@@ -1,4 +1,4 @@
-//! The rows of events that are not known to be stored: those that are due, put off or missing, and how many there are.
+//! The rows of events that are not known to be stored: due, put off, missing, and their counts.
 
 use std::sync::Arc;
 
@@ -13,11 +13,11 @@ use crate::journal::{RecordId, TargetId, bounded};
 
 use super::event::{event, know};
 
-/// What [`event`] reads, and where from.
+/// The columns that [`event`] reads, and their tables.
 const COLUMNS: &str = "r.id, r.project, r.event_id, r.accepted_at, r.quantities, l.state, l.looks, l.repairs";
 const TABLES: &str = "look l JOIN record r ON r.id = l.record";
 
-/// The events of the rows that are due, of records that are kept, and the records that wait for their upstream.
+/// The events of due rows whose records are kept, and the records of those that wait for their upstream.
 pub(super) async fn due(
     shared: &Shared,
     target: TargetId,
@@ -36,7 +36,7 @@ pub(super) async fn due(
     Ok((again, waits.into_iter().map(|row| RecordId(row.get::<_, i64>(0).cast_unsigned())).collect()))
 }
 
-/// The events whose first look was put off, the newest first. One that is due is handed out with the others that are.
+/// The events whose first lookup was put off, the newest first. A due one comes with [`due`].
 pub(super) async fn put_off(shared: &Shared, target: TargetId, now: Timestamp, limit: usize) -> Result<PutOff, Fault> {
     let client = shared.client().await?;
     let meant = "l.target = $1 AND l.state = $2 AND l.due > $3";
@@ -70,7 +70,7 @@ pub(super) async fn missing(
     Ok(Missing { count, sample: rows.iter().filter_map(|row| event(shared, row, State::Missing)).collect() })
 }
 
-/// How many events are in which state.
+/// The number of events in each state.
 pub(super) async fn standings(shared: &Shared) -> Result<Vec<Standing>, Fault> {
     let sql = "SELECT target, project, count(*) FILTER (WHERE state = 1), count(*) FILTER (WHERE state = 0),
              count(*) FILTER (WHERE state >= 2) FROM look GROUP BY target, project ORDER BY target, project";

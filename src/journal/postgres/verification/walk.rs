@@ -1,4 +1,4 @@
-//! Walks over what a target was meant to get, within one incarnation at a time: never beyond its frontier.
+//! Scans over the records of a target, within one incarnation at a time: never beyond its frontier.
 
 use tokio_postgres::Row;
 
@@ -13,23 +13,23 @@ use super::event::{event, know};
 use super::passed::Reached;
 use super::rows;
 
-/// Records looked at in one go.
+/// The most records that one scan reads.
 const SCAN: usize = 4096;
-/// Set in the cursor of a walk that begins behind the target's cursor in each incarnation.
+/// Set in the cursor of a scan that begins behind the target's cursor in each incarnation.
 const BEHIND: u64 = 1 << 63;
 
-/// How far a target has come in an incarnation.
+/// The positions of a target in an incarnation.
 struct Way {
     incarnation: i32,
-    /// How far the look for its events came.
+    /// The cursor: up to where events were looked up.
     cursor: i64,
-    /// Up to where it was handed out.
+    /// The frontier: up to where records were handed out.
     reached: i64,
-    /// When the first record between the two was accepted, if there is one.
+    /// When the first record between the two was accepted; `None` if there is none.
     first: Option<i64>,
 }
 
-/// In each incarnation, the number of which no record is below.
+/// In each incarnation, the number below all records.
 const BEGINNING: &str = "(f.incarnation::bigint << 40)";
 
 async fn ways(shared: &Shared, target: TargetId) -> Result<Vec<Way>, Fault> {
@@ -46,7 +46,7 @@ async fn ways(shared: &Shared, target: TargetId) -> Result<Vec<Way>, Fault> {
     Ok(rows.iter().map(way).collect())
 }
 
-/// What is to be looked for.
+/// The events to look up.
 pub(super) async fn wanted(
     shared: &Shared,
     target: TargetId,
@@ -70,7 +70,7 @@ pub(super) async fn wanted(
     Ok(batch)
 }
 
-/// Every event that the target took, of the records of one scan of one incarnation.
+/// The events that the target took, of the records of one scan of one incarnation.
 pub(super) async fn taken(
     shared: &Shared,
     target: TargetId,
@@ -105,17 +105,17 @@ pub(super) async fn taken(
     Ok(taken)
 }
 
-/// What a walk over records found.
+/// The result of a scan.
 struct Scan {
     events: Vec<Wanted>,
     waiting: Vec<RecordId>,
-    /// The last record looked at.
+    /// The last record that was read.
     last: i64,
-    /// Whether there are more behind it.
+    /// Whether there are more records behind it.
     more: bool,
 }
 
-/// Walks over the records after `from` and up to `to`, until `limit` events that the target took are found.
+/// Scans the records after `from` and up to `to`, until it has found `limit` events that the target took, or has read [`SCAN`] records.
 async fn scan(shared: &Shared, target: TargetId, (from, to, limit): (i64, i64, usize)) -> Result<Scan, Fault> {
     let (number, bit) = (i16::from(target.0), i32::from(target.0));
     let client = shared.client().await?;
@@ -147,7 +147,7 @@ async fn scan(shared: &Shared, target: TargetId, (from, to, limit): (i64, i64, u
         }
         match (row.get::<_, bool>(9), row.get::<_, bool>(10)) {
             (true, _) => scan.waiting.push(RecordId(scan.last.cast_unsigned())),
-            // It, or part of it, was refused or dropped: the upstream may lack the event.
+            // The record, or part of it, was refused or dropped: the upstream may lack the event.
             (false, true) => {}
             (false, false) => scan.events.extend(event(shared, row, State::Stored)),
         }
