@@ -50,7 +50,7 @@ pub(super) async fn say_alive(shared: Arc<Shared>) {
     }
 }
 
-/// Reports it once, over the connection that is kept for it, or a new one. The connector bounds the time to get that.
+/// Reports once that this relay lives, over the connection that is kept for it, or a new one. The connector bounds the time to open that.
 async fn say(shared: &Shared, own: &mut Option<Connection>, spilled: (u64, u64)) -> Result<(), Fault> {
     let good = own.take().filter(|connection| shared.connector.is_good(connection));
     let pooled;

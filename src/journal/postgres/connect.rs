@@ -244,7 +244,7 @@ impl Connector {
         let client = ClientWrapper::new(client, serving);
         look_at(&client, self.durability, &name_of(config)).await?;
         is_let_in.store(true, Ordering::Release);
-        // Read now: the connections that were given up before this server answered are others.
+        // Read only now: what was given up before this server answered does not concern this connection.
         let generation = *self.generation.borrow();
         Ok(Connection { client, host, generation, told })
     }

@@ -22,7 +22,7 @@ use super::work::Work;
 
 /// Milliseconds of a day.
 const DAY: i64 = 24 * 3_600_000;
-/// A day that could go but for at most [`FEW`] bodies is emptied into their records, [`STEP`] at a time.
+/// A day with at most [`FEW`] bodies left is emptied into their records, [`STEP`] at a time, so that it can go.
 const FEW: usize = 256;
 const MORE: i64 = FEW as i64 + 1;
 const STEP: i64 = 64;

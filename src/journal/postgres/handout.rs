@@ -47,8 +47,8 @@ impl Handout {
         }
     }
 
-    /// Shares the targets that records may be handed out for. It waits for nobody, so it may be sent together with the rows. What is sent
-    /// after it is [made](Self::make) of what earlier holders of the targets left.
+    /// Shares the targets that records may be handed out for. It waits for nobody, so it may be sent together with the rows.
+    /// [`Handout::make`], sent after it, reads what earlier holders of the targets left.
     pub(super) async fn share(&mut self, work: &Work) -> Result<(), Fault> {
         if work.shared.may_be_gone() {
             return Ok(());

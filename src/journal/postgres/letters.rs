@@ -101,7 +101,7 @@ pub(super) async fn one(shared: &Shared, id: u64) -> Result<Option<WithRecord>, 
     Ok(record.map(|record| (letter, record)))
 }
 
-/// Forgets the oldest of the letters meant; returns how many.
+/// Forgets the oldest letters that `pick` means, up to `limit`; returns how many.
 pub(super) async fn forget(shared: &Shared, pick: &Pick, limit: usize) -> Result<usize, Fault> {
     let client = shared.client().await?;
     let sql = format!("DELETE FROM dead_letter WHERE id IN (SELECT d.id {MEANT} ORDER BY d.id LIMIT $5)");

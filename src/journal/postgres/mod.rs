@@ -6,9 +6,9 @@
 //!  workers ◀─claim── what this relay has in hand ◀─fetch───┘
 //! ```
 //!
-//! Rules: each start of a relay is an incarnation, with its own record numbers, account rows and leases. It reports twice a second that it
-//! lives. A relay that was silent for fifteen seconds, or whose name another one has taken, is gone, and the records that it had in hand
-//! are handed out again. Transactions that change accounts run one after another (`work`); others use connections of a pool.
+//! Rules: each start of a relay is an incarnation, with its own record numbers, account rows and leases. A relay reports twice a second
+//! that it lives. One that was silent for fifteen seconds, or whose name another one has taken, is gone, and the records that it had in
+//! hand are handed out again. Transactions that change accounts run one after another (`work`); others use connections of a pool.
 
 mod accounts;
 mod again;

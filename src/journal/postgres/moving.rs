@@ -106,7 +106,7 @@ async fn move_over(
 /// Puts back the submissions that were not moved, so that nobody waits for their leases to end.
 async fn put_back(shared: &Shared, journal: &SqliteJournal, claims: &[Claim]) {
     let now = shared.clock.now();
-    // What was moved has no lease any more.
+    // A submission that was moved has no lease any more, so its settlement changes nothing.
     join_all(claims.iter().map(|claim| journal.settle(&claim.lease, put_off(claim, now)))).await;
 }
 

@@ -1,6 +1,6 @@
 //! What the leader knows of past days of bodies.
 //!
-//! Rule: it is kept only in the leader's memory. When it is lost, the bodies of pruned records are looked for once more.
+//! Rule: this knowledge is only in the leader's memory. When it is lost, the bodies of pruned records are looked for once more.
 
 use std::collections::BTreeMap;
 use std::time::Instant;

@@ -130,7 +130,7 @@ pub(super) async fn put_off(work: &Work, target: TargetId, rests: &[(i64, Rest)]
     .await
 }
 
-/// Notes that a target does not get these records, or part of them, for the reasons that are told record by record.
+/// Notes records that a target does not get, or not in full, if the reason has a [`Fate`].
 pub(super) async fn note_missed(
     work: &Work,
     target: TargetId,
@@ -154,7 +154,7 @@ pub(super) async fn note_missed(
 pub(super) const BEGIN: &str =
     "INSERT INTO frontier SELECT $1, incarnation, incarnation::bigint << 40 FROM node ON CONFLICT DO NOTHING";
 
-/// Releases the rows of a target that relays that are gone own, but for those of this incarnation.
+/// Releases the rows of a target whose owner is gone, but for those of this incarnation.
 pub(super) const FREE: &str =
     "UPDATE pending p SET owner = NULL FROM node n WHERE p.target = $1 AND p.owner = n.incarnation
      AND n.incarnation <> $2 AND (n.replaced OR n.gone)";

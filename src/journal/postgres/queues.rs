@@ -84,7 +84,7 @@ impl Queues for PostgresJournal {
 
     fn next_due(&self, target: TargetId) -> Call<'_, Option<Timestamp>> {
         let hand = self.shared.hand(target);
-        // After a look that found all, the next due time is known.
+        // A look that found nothing more has just read the next due time.
         if !hand.more.load(Ordering::Acquire) {
             let due = hand.state().next_due;
             return ready(Ok(due)).boxed();

@@ -23,13 +23,13 @@ struct Retried {
     again: Again,
     /// The letters.
     ids: Vec<i64>,
-    /// When each letter was refused, and its quantities, but for events that the upstream took and lost.
+    /// The time and the quantities of each refusal. A letter for an event that the upstream took and lost has none.
     refused: Vec<(Timestamp, Quantities)>,
 }
 
 type ByTarget = BTreeMap<TargetId, BTreeMap<i64, Retried>>;
 
-/// Retries the oldest of the letters meant, except for records of which something waits; returns how many letters.
+/// Retries the oldest letters that `pick` means, up to `limit`, unless their records wait; returns how many.
 pub(super) async fn letters(shared: &Arc<Shared>, pick: &Pick, limit: usize) -> Result<usize, Fault> {
     let now = shared.clock.now();
     let retried = Work::run(shared, async |work| attempt(work, pick, limit, now).await).await?;
@@ -60,7 +60,7 @@ async fn attempt(work: &mut Work, pick: &Pick, limit: usize, now: Timestamp) -> 
     Ok(counts)
 }
 
-/// The oldest of the letters meant, by target and record. Another relay that retries them waits for this transaction.
+/// The oldest letters that `pick` means, by target and record. Another relay that retries them waits for this transaction.
 async fn meant(work: &Work, pick: &Pick, limit: usize, due: Timestamp) -> Result<ByTarget, Fault> {
     let (id, target, reason, since) = pick.parts();
     let limit = bounded(limit);

@@ -63,7 +63,7 @@ const COUNTED: [Counted; 3] = [
     },
 ];
 
-/// Removes the first of the unfinished large bodies that relays that are gone have left.
+/// Removes the first of the unfinished large bodies of relays that are gone.
 pub(super) async fn bury(shared: &Shared) -> Result<(), Fault> {
     let sql = "DELETE FROM large WHERE id IN (
             SELECT id FROM (

@@ -44,7 +44,7 @@ struct Marks {
     targets: Vec<i16>,
     frontiers: HashMap<(i16, i64), i64>,
     looked: HashMap<(i16, i64), i64>,
-    /// The records that relays that are gone had in hand.
+    /// The records in the hands of relays that are gone.
     in_hand: HashSet<(i16, i64)>,
 }
 
@@ -218,7 +218,7 @@ fn record(row: &Found, marks: &Marks) -> Box<Record> {
     })
 }
 
-/// Exports a record that a relay that is gone had in hand as if it had been put off until its acceptance.
+/// Exports a record in the hand of a relay that is gone as if it had been put off until its acceptance.
 fn take_back(record: &mut Record, id: i64, marks: &Marks) {
     for target in marks.targets.iter().filter(|target| marks.in_hand.contains(&(**target, id))) {
         let number = Value::Int(i64::from(*target));

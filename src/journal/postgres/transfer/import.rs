@@ -28,7 +28,7 @@ const BYTES: usize = 4 << 20;
 const UNTRIED: &str = "INSERT INTO pending (target, record, due, attempts, strikes)
     SELECT $1::int, id, accepted_at, 0, 0 FROM record
     WHERE id >= $2 AND id < $3 AND targets & (1::bigint << $1::int) <> 0 ON CONFLICT DO NOTHING";
-/// Writes rows for its events between two numbers that were not looked up.
+/// Writes rows for events between two numbers that were not looked up for a target.
 const UNLOOKED: &str = "INSERT INTO look (target, record, project, state, due, looks, since, repairs)
     SELECT $1::int, id, project, 0, accepted_at, 0, accepted_at, 0 FROM record r
     WHERE id >= $2 AND id < $3 AND targets & (1::bigint << $1::int) <> 0 AND event_id IS NOT NULL

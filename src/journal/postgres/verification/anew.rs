@@ -1,4 +1,4 @@
-//! An event that is delivered again is looked for again.
+//! An event that is delivered again is looked up again.
 
 use crate::clock::Timestamp;
 use crate::journal::TargetId;

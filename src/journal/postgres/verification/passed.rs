@@ -1,7 +1,7 @@
 //! The positions that a target had reached in each incarnation, at times in the past. A cursor stands for such positions, up to which all
 //! records were tried.
 //!
-//! Rule: a forgotten cursor stands for the one before it, so it says too little at times, and never too much.
+//! Rule: a forgotten cursor stands for the one before it. Its positions may then be too low, and never too high.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
