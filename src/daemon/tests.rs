@@ -168,5 +168,5 @@ async fn a_round_ends_with_the_step_in_which_the_daemon_is_told_to_stop() {
     let canary = daemon.supervisor.board().canary(&Arc::from("a"), |canary| canary.is_some());
     assert_ne!(canary, Some(true), "no canary is sent");
     assert_eq!(daemon.journal.prune(now - Duration::from_secs(60), 9).await.unwrap(), 1, "nothing was pruned");
-    daemon.stop(Tasks::new()).await;
+    daemon.stop(Serving::default()).await;
 }

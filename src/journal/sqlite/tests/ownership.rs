@@ -91,7 +91,7 @@ async fn a_journal_whose_file_is_gone_takes_nothing_and_delivers_what_waits() {
         std::fs::copy(name(".away"), name("")).unwrap();
         is_refused(&journal, &name("")).await;
         journal.append(submission(at(1), &[a])).await.unwrap_err();
-        journal.ask(|reply| Command::Room(None, 1 << 20, reply)).await.unwrap_err();
+        journal.take_room(None, 1 << 20).await.unwrap_err();
         assert_eq!(drain(&*journal, a).await, 3);
         std::fs::rename(name(".away"), name("")).unwrap();
         eventually("it works again", async || journal.writable().await.is_ok()).await;
