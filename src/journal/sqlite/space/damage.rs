@@ -12,8 +12,8 @@ use rusqlite::{Connection, Error, ErrorCode};
 #[derive(Debug, Default)]
 pub(super) struct Damage {
     stay: BTreeSet<u64>,
-    /// Between these one could not be removed just now.
-    failed: Option<(u64, u64)>,
+    /// Between these one could not be removed just now, and whether that lasts: an error of the disk may pass.
+    failed: Option<(u64, u64, bool)>,
 }
 
 impl Damage {
@@ -24,7 +24,7 @@ impl Damage {
         let mut from = first;
         for end in stay.chain([last + 1]) {
             if let Err(error) = delete.execute([from.cast_signed(), end.cast_signed() - 1]) {
-                self.failed = is_damage(&error).then_some((from, end - 1));
+                self.failed = is_lasting(&error).map(|lasts| (from, end - 1, lasts));
                 return Err(error);
             }
             from = end + 1;
@@ -32,12 +32,13 @@ impl Damage {
         Ok(())
     }
 
-    /// After the rollback: finds what could not be removed. That is what cannot be read; where all can be, none of them is tried again.
+    /// After the rollback: finds what could not be removed. That is what cannot be read; where all can be, and what failed lasts, none of
+    /// them is tried again.
     pub(super) fn find(&mut self, conn: &Connection) {
-        let Some((first, last)) = self.failed.take() else { return };
+        let Some((first, last, lasts)) = self.failed.take() else { return };
         let Ok(all) = numbers(conn, first, last) else { return };
         let mut lost: Vec<u64> = all.iter().copied().filter(|id| !can_be_read(conn, *id)).collect();
-        if lost.is_empty() {
+        if lost.is_empty() && lasts {
             lost = all;
         }
         for id in lost {
@@ -50,8 +51,13 @@ impl Damage {
     }
 }
 
-fn is_damage(error: &Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::SystemIoFailure))
+/// Whether a failure lasts; `None` when it is none of what is stored.
+fn is_lasting(error: &Error) -> Option<bool> {
+    match error.sqlite_error_code()? {
+        ErrorCode::DatabaseCorrupt => Some(true),
+        ErrorCode::SystemIoFailure => Some(false),
+        _ => None,
+    }
 }
 
 fn numbers(conn: &Connection, first: u64, last: u64) -> rusqlite::Result<Vec<u64>> {
