@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use crate::clock::{Clock, Timestamp};
+use crate::journal::term::Epoch;
 use crate::journal::verification::{Batch, PutOff, Repair, Verification, Wanted};
 use crate::journal::{Cursor, Journal, JournalError, TargetId};
 use crate::policy::verification::{self, Frontier, Repairs, Settings};
@@ -28,6 +29,8 @@ mod look;
 mod on_demand;
 mod sample;
 mod side_by_side;
+#[cfg(test)]
+mod tests;
 use catch_up::{Behind, Walks};
 use look::{Looker, Seen};
 pub use on_demand::{Looked, LookedAgain, Outcome};
@@ -113,6 +116,8 @@ struct Upstream {
     walks: Walks,
     /// Whether there may be something that was put off.
     is_behind: bool,
+    /// The term in which it was last looked for.
+    term: Option<Epoch>,
     /// Whether the last step got no word about any event.
     is_silent: bool,
     /// Whether a step is under way.
@@ -143,6 +148,7 @@ impl Verifier {
                     frontier: Frontier::default(),
                     walks: Walks::default(),
                     is_behind: true,
+                    term: None,
                     is_silent: false,
                     busy: false,
                     rests_until: Instant::now(),
@@ -184,6 +190,7 @@ impl Verifier {
     /// Looks for some of the events that are due at an upstream, and notes what was found.
     pub async fn step(&self, name: &Arc<str>) {
         let _busy = Busy { verifier: self, name };
+        self.follow_term(name);
         let Some((tracker, settings, bound)) = self.begin(name) else { return };
         let rest = match self.look(self.journal.verification(), name, &tracker, &settings, bound).await {
             Ok(rest) => rest,
@@ -195,6 +202,16 @@ impl Verifier {
         if let Some(upstream) = self.lock().upstreams.get_mut(name) {
             upstream.rests_until = Instant::now() + rest;
         }
+    }
+
+    /// In the terms of others something may have been put off, and found.
+    fn follow_term(&self, name: &str) {
+        self.with(name, |upstream| {
+            let term = Epoch::current();
+            if std::mem::replace(&mut upstream.term, term) != term {
+                (upstream.is_behind, upstream.walks) = (true, Walks::default());
+            }
+        });
     }
 
     fn begin(&self, name: &Arc<str>) -> Option<(Tracker, Settings, Cursor)> {
