@@ -10,7 +10,6 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use futures_util::{StreamExt as _, stream};
-use serde_json::Value;
 use serde_json::value::RawValue;
 use switchyard::clock::Clock;
 use switchyard::content::{self, Kind, MAX_DIFFERENCES};
@@ -259,8 +258,8 @@ pub(crate) fn content(data: &[u8]) {
             assert!(!text.chars().any(char::is_control), "{text:?}");
         }
     }
-    if let Ok(event) = serde_json::from_slice::<Value>(sent) {
-        let itself = serde_json::json!({ "data": event }).to_string();
-        assert_eq!(content::compare(Kind::Bugsink, sent, itself.as_bytes()).unwrap_or_default(), []);
+    if serde_json::from_slice::<&RawValue>(sent).is_ok() {
+        let itself = [b"{\"data\":", sent, b"}"].concat();
+        assert_eq!(content::compare(Kind::Bugsink, sent, &itself).unwrap_or_default(), []);
     }
 }
