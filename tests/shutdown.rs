@@ -67,6 +67,32 @@ async fn a_request_under_way_when_stopping_is_finished_with_200_and_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_on_its_way_on_a_kept_connection_when_stopping_is_answered_and_is_its_last() {
+    let (_a, mut relay) = one_upstream().await;
+    let post = async |connection: &mut Connection| {
+        let answer = connection.post(&envelopes::error(&envelopes::new_id())).await.expect("an answer");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.is_last()
+    };
+    let mut kept = Vec::new();
+    for _ in 0..5 {
+        let mut connection = Connection::open(&relay.address()).await.expect("a connection");
+        assert!(!post(&mut connection).await, "it is kept");
+        kept.push(connection);
+    }
+    let mut busy = kept.pop().expect("a connection");
+    relay.signal(rustix::process::Signal::TERM);
+    while !post(&mut busy).await {}
+    // The relay stops, and these were idle.
+    let last = futures_util::future::join_all(kept.iter_mut().map(post)).await;
+    assert_eq!(last, [true; 4]);
+    assert!(relay.ended(SOON).await.success(), "{}", relay.log());
+    relay.launch();
+    relay.await_ready().await;
+    relay.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hung_upstream_does_not_keep_the_relay_from_stopping() {
     let (a, mut relay) = one_upstream().await;
     a.always(Reply::Hang);
@@ -157,21 +183,30 @@ async fn restarts_behind_an_inherited_socket_refuse_and_lose_no_request() {
     let socket = TcpListener::bind(("127.0.0.1", relay.port())).expect("the socket");
     relay.launch_activated(&socket);
     relay.await_ready().await;
-    let mut load = Load::start(&relay.address(), Style { senders: 8, pace: None, keep_alive: false });
+    // One kind opens a connection for each request, the other keeps its own and lets it rest.
+    let opens = Style { senders: 8, pace: None, keep_alive: false };
+    let keeps = Style { pace: Some(Duration::from_millis(5)), keep_alive: true, ..opens };
+    let mut loads = [opens, keeps].map(|style| Load::start(&relay.address(), style));
     for _ in 0..3 {
-        load.more(100).await;
+        for load in &mut loads {
+            load.more(100).await;
+        }
         relay.stop().await;
         relay.launch_activated(&socket);
         relay.await_ready().await;
     }
-    load.more(100).await;
-    let sent = load.stop().await;
-    assert_eq!(sent.failures().len(), 0, "{:?}", sent.failures());
-    let longest = sent.0.iter().map(|sent| sent.took).max();
-    println!("{} requests, the longest took {longest:?}", sent.0.len());
+    let mut expected = Vec::new();
+    for mut load in loads {
+        load.more(100).await;
+        let sent = load.stop().await;
+        assert_eq!(sent.failures().len(), 0, "{:?}", sent.failures());
+        println!("{} requests, the longest took {:?}", sent.0.len(), sent.slowest());
+        expected.extend(sent.accepted());
+    }
     relay.balanced(Duration::from_secs(20)).await;
-    let (mut have, expected): (_, Vec<String>) = (a.taken_ids(), sent.accepted().into_iter().collect());
+    let mut have = a.taken_ids();
     have.sort();
+    expected.sort();
     assert_eq!(have, expected, "each once");
     relay.finish().await;
 }

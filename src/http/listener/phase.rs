@@ -14,6 +14,7 @@ use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::{Sleep, sleep};
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Timestamp};
 
@@ -59,6 +60,8 @@ struct Cell {
     /// Holds a permit from the first request on.
     asked: Notify,
     clock: Clock,
+    /// Tells the daemon to stop.
+    stop: CancellationToken,
 }
 
 const BUSY: u64 = u64::MAX;
@@ -71,11 +74,11 @@ const NO_PREFACE: usize = usize::MAX;
 
 impl Phases {
     /// A connection that is idle since now.
-    pub(super) fn new(clock: Clock) -> Self {
+    pub(super) fn new(clock: Clock, stop: CancellationToken) -> Self {
         let (phase, asked) = (AtomicU64::new(clock.now().as_millis() << 1), Notify::new());
         let (preface, line) = <(AtomicUsize, AtomicUsize)>::default();
         let (endless, began) = <(AtomicBool, AtomicBool)>::default();
-        Self(Arc::new(Cell { phase, preface, line, endless, began, asked, clock }))
+        Self(Arc::new(Cell { phase, preface, line, endless, began, asked, clock, stop }))
     }
 
     pub(super) fn phase(&self) -> Phase {
@@ -169,6 +172,13 @@ impl Phases {
 
 /// A request under way; it ends when this is dropped.
 pub(super) struct UnderWay(Phases);
+
+impl UnderWay {
+    /// Whether its connection is to end with it: the daemon stops.
+    pub(super) fn is_last(&self) -> bool {
+        self.0.0.stop.is_cancelled()
+    }
+}
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
@@ -284,9 +294,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Followed<S> {
 mod tests {
     use super::*;
 
+    fn unseen() -> Phases {
+        Phases::new(Clock::system(), CancellationToken::new())
+    }
+
     #[tokio::test]
     async fn a_line_is_measured_over_all_its_pieces_and_each_request_begins_anew() {
-        let phases = Phases::new(Clock::system());
+        let phases = unseen();
         for _ in 0..3 {
             for _ in 0..50 {
                 phases.has_read(&[b'x'; 1024]).unwrap();
@@ -309,7 +323,7 @@ mod tests {
     #[tokio::test]
     async fn http2_looks_after_itself_however_its_preface_comes() {
         for size in 1..=PREFACE.len() {
-            let phases = Phases::new(Clock::system());
+            let phases = unseen();
             for piece in PREFACE.chunks(size) {
                 assert_ne!(phases.phase(), Phase::Busy);
                 phases.has_read(piece).unwrap();
@@ -325,7 +339,7 @@ mod tests {
         let follows_a_byte = [b"\n", PREFACE].concat();
         for bytes in [&PREFACE[..23], b"PRIX / HTTP/1.1\r\n\r\n", b"PRI * HTTP/1.1\r\n\r\n", &follows_a_byte] {
             for size in [1, bytes.len()] {
-                let phases = Phases::new(Clock::system());
+                let phases = unseen();
                 for piece in bytes.chunks(size) {
                     phases.has_read(piece).unwrap();
                     assert!(matches!(phases.phase(), Phase::Head(_)));

@@ -2,7 +2,7 @@
 //!
 //! A request whose body is complete is answered whatever becomes of its connection: a short process hangs up at once, and has
 //! sent it all the same. Nobody is reset: when stopping, what already waits in the listen queue is still served, requests under
-//! way are finished, and idle connections are closed in the orderly way.
+//! way are finished, connections that are kept are served for a moment more, and idle ones are closed in the orderly way.
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use futures_util::future::{BoxFuture, Either};
-use http::{Request, Response, Version};
+use http::{HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -41,6 +41,8 @@ use super::window::{self, Taking, Window};
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may be idle between requests, where no option says so.
 const KEEP_ALIVE: Duration = Duration::from_secs(90);
+/// For how long connections that are kept are still served when stopping: a request may be on its way, and is not sent again.
+const GRACE: Duration = Duration::from_millis(500);
 /// How long a new connection is waited for when stopping: its first request is most likely on its way.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
 /// How often a connection is looked at for both.
@@ -273,11 +275,12 @@ async fn speak(
     }
 }
 
-/// The time to close. A connection is not closed on which nothing was asked yet: hyper would not even read what has arrived,
-/// and its client would lose a request that nobody refused.
+/// The time to close. A connection is not closed while a request is likely to be on its way: hyper would not even read what has
+/// arrived, and its client would lose a request that nobody refused.
 async fn told_to_close(stop: &CancellationToken, phases: &Phases) {
     stop.cancelled().await;
-    drop(tokio::time::timeout(FIRST_REQUEST, phases.first_request()).await);
+    let asked = tokio::time::timeout(FIRST_REQUEST, phases.first_request());
+    drop(tokio::join!(tokio::time::sleep(GRACE), asked));
 }
 
 /// The window of a connection, and what answers its requests.
@@ -301,7 +304,7 @@ async fn requests(
     (clock, keep_alive): (Clock, Duration),
     tasks: Tasks,
 ) -> Option<CutShort> {
-    let phases = Phases::new(clock.clone());
+    let phases = Phases::new(clock.clone(), tasks.stopping().clone());
     let streams = Arc::new(Semaphore::new(MAX_STREAMS as usize));
     let service = service_fn(|request: Request<Incoming>| {
         let under_way = phases.request_began();
@@ -313,9 +316,12 @@ async fn requests(
         let place = (stream, is_http2.then(|| window.request()));
         let answer = answering(request);
         let answer = async move {
-            let answer = answer.await.map(|body| Sent::new(body, under_way));
+            let mut answer = answer.await;
+            if !is_http2 && under_way.is_last() {
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             drop(place);
-            Ok::<_, std::convert::Infallible>(answer)
+            Ok::<_, std::convert::Infallible>(answer.map(|body| Sent::new(body, under_way)))
         };
         if is_to_end { Either::Right(tasks.to_its_end(answer)) } else { Either::Left(answer) }
     });
