@@ -188,6 +188,23 @@ async fn floods_of_headers_and_absurd_request_lines_end_in_answers() {
 }
 
 #[tokio::test]
+async fn what_is_left_of_a_refused_body_is_not_counted_as_a_request() {
+    let (relay, upstream) = front_of(|plan| plan.server("max_body = \"1MiB\"")).await;
+    let body = vec![b'x'; 5 << 20];
+    for _ in 0..10 {
+        let mut wire = Wire::connect(&relay.address()).await;
+        // One chunk: no line ends in what is left.
+        wire.send(&chunked(&keyed("/api/1/envelope/"), &[], &body, body.len())).await;
+        let answer = wire.answer().await;
+        assert_eq!(answer.status, 413, "{answer:?}");
+        wire.ends().await;
+    }
+    assert_eq!((refused(&relay, "malformed").await, refused(&relay, "too_large").await), (0.0, 10.0));
+    relay.finish().await;
+    assert_eq!(upstream.taken_count(), 0);
+}
+
+#[tokio::test]
 async fn both_address_families_are_listened_on() {
     let (relay, upstream) = front_of(Plan::on_both_families).await;
     for host in ["127.0.0.1", "[::1]"] {

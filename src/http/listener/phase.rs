@@ -51,12 +51,14 @@ struct Cell {
     phase: AtomicU64,
     /// How much of the preface has come; [`NO_PREFACE`] when something else did.
     preface: AtomicUsize,
-    /// Bytes of a request line that has not ended.
+    /// Bytes of a request line that has not ended; [`ENDED`] when there is none to end.
     line: AtomicUsize,
     /// Whether one was too long.
     endless: AtomicBool,
     /// Whether there was a request.
     began: AtomicBool,
+    /// Whether the last one has a body that was not read to its end.
+    unread: AtomicBool,
     /// Holds a permit from the first request on.
     asked: Notify,
     clock: Clock,
@@ -77,8 +79,8 @@ impl Phases {
     pub(super) fn new(clock: Clock, stop: CancellationToken) -> Self {
         let (phase, asked) = (AtomicU64::new(clock.now().as_millis() << 1), Notify::new());
         let (preface, line) = <(AtomicUsize, AtomicUsize)>::default();
-        let (endless, began) = <(AtomicBool, AtomicBool)>::default();
-        Self(Arc::new(Cell { phase, preface, line, endless, began, asked, clock, stop }))
+        let (endless, began, unread) = <(AtomicBool, AtomicBool, AtomicBool)>::default();
+        Self(Arc::new(Cell { phase, preface, line, endless, began, unread, asked, clock, stop }))
     }
 
     pub(super) fn phase(&self) -> Phase {
@@ -95,8 +97,9 @@ impl Phases {
     }
 
     /// A request is complete as far as its headers go. It is under way until what is returned is dropped.
-    pub(super) fn request_began(&self) -> UnderWay {
+    pub(super) fn request_began(&self, has_body: bool) -> UnderWay {
         self.set(BUSY);
+        self.0.unread.store(has_body, Ordering::Relaxed);
         self.0.began.store(true, Ordering::Relaxed);
         self.0.asked.notify_one();
         UnderWay(self.clone())
@@ -107,9 +110,15 @@ impl Phases {
         self.0.asked.notified().await;
     }
 
-    /// All of its answer has been handed on.
+    /// All of its body has been read.
+    pub(super) fn body_ended(&self) {
+        self.0.unread.store(false, Ordering::Relaxed);
+    }
+
+    /// All of its answer has been handed on. What is left of a body comes next, and is no request line.
     fn request_ended(&self) {
-        self.0.line.store(0, Ordering::Relaxed);
+        let line = if self.0.unread.load(Ordering::Relaxed) { ENDED } else { 0 };
+        self.0.line.store(line, Ordering::Relaxed);
         self.set(self.0.clock.now().as_millis() << 1);
     }
 
@@ -309,7 +318,7 @@ mod tests {
             assert!(matches!(phases.phase(), Phase::Head(_)));
             // What follows is headers, which are for others to measure.
             phases.has_read(&[b'x'; 2 * LONGEST_LINE]).unwrap();
-            let under_way = phases.request_began();
+            let under_way = phases.request_began(false);
             assert_eq!(phases.phase(), Phase::Busy);
             drop(under_way);
             assert!(matches!(phases.phase(), Phase::Idle(_)));
@@ -321,6 +330,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_left_of_a_body_is_no_request_line() {
+        let phases = unseen();
+        for is_read in [false, true] {
+            let under_way = phases.request_began(true);
+            if is_read {
+                phases.body_ended();
+            }
+            drop(under_way);
+            assert_eq!(phases.has_read(&[b'x'; 2 * LONGEST_LINE]).is_err(), is_read);
+        }
+    }
+
+    #[tokio::test]
     async fn http2_looks_after_itself_however_its_preface_comes() {
         for size in 1..=PREFACE.len() {
             let phases = unseen();
@@ -329,7 +351,7 @@ mod tests {
                 phases.has_read(piece).unwrap();
             }
             phases.has_read(&[0; 2 * LONGEST_LINE]).unwrap();
-            drop(phases.request_began());
+            drop(phases.request_began(false));
             assert_eq!(phases.phase(), Phase::Busy);
         }
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use axum::body::Body;
 use futures_util::future::{BoxFuture, Either};
 use http::{HeaderValue, Request, Response, Version, header};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -32,6 +32,7 @@ use super::doors::{self, Doors, Inside, Place};
 use super::network::Network;
 use super::phase::{Followed, Phase, Phases};
 use super::proxied::NoHeader;
+use super::received::Received;
 use super::sent::Sent;
 use super::socket::Socket;
 use super::tls::{Certificate, HANDSHAKE};
@@ -107,7 +108,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// Answers a request of a connection. It and [`Stream`] are behind pointers so that HTTP is compiled once, and not for each listener
 /// with TLS and without.
-type Answering = Box<dyn Fn(Request<Incoming>) -> BoxFuture<'static, Response<Body>> + Send + Sync>;
+type Answering = Box<dyn Fn(Request<Body>) -> BoxFuture<'static, Response<Body>> + Send + Sync>;
 
 async fn accept(listener: &TcpListener, doors: &Doors) -> Accepted {
     let place = doors.place().await;
@@ -291,7 +292,7 @@ fn answers(app: &impl App, peer: SocketAddr) -> (Window, Answering) {
     let answering: Answering = Box::new(move |request| {
         let app = app.clone();
         // On the heap: it is large, and a connection that waits for its next request has none.
-        Box::pin(async move { app.answer(peer, request.map(Body::new)).await })
+        Box::pin(async move { app.answer(peer, request).await })
     });
     (window, answering)
 }
@@ -307,14 +308,14 @@ async fn requests(
     let phases = Phases::new(clock.clone(), tasks.stopping().clone());
     let streams = Arc::new(Semaphore::new(MAX_STREAMS as usize));
     let service = service_fn(|request: Request<Incoming>| {
-        let under_way = phases.request_began();
+        let under_way = phases.request_began(!request.body().is_end_stream());
         // A connection of HTTP/1.1 stays until its request is answered; one of HTTP/2 does not, and forgets streams that are reset.
         let is_http2 = request.version() == Version::HTTP_2;
         let stream = is_http2.then(|| Arc::clone(&streams).try_acquire_owned().ok()).flatten();
         // Beyond the limit the work ends with its stream.
         let is_to_end = stream.is_some();
         let place = (stream, is_http2.then(|| window.request()));
-        let answer = answering(request);
+        let answer = answering(request.map(|body| Body::new(Received::new(body, phases.clone()))));
         let answer = async move {
             let mut answer = answer.await;
             if !is_http2 && under_way.is_last() {
