@@ -119,13 +119,16 @@ async fn a_hung_upstream_does_not_keep_the_relay_from_stopping() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unfinished_request_does_not_keep_the_relay_from_stopping() {
+async fn an_unfinished_request_does_not_keep_the_relay_from_stopping_and_gets_a_503() {
     let (_a, mut relay) = one_upstream().await;
     let mut slow = Connection::open(&relay.address()).await.expect("a connection");
     slow.write(format!("{}{{", Connection::head(1000)).as_bytes()).await.expect("the beginning of a request");
     relay.send_errors(1).await;
     relay.balanced(SOON).await;
     relay.stop().await;
+    let answer = slow.answer().await.expect("an answer");
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("30")), "{answer:?}");
+    assert!(answer.is_last() && answer.body.contains("stopped"), "{answer:?}");
     relay.launch();
     relay.await_ready().await;
     relay.finish().await;

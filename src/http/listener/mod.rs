@@ -7,7 +7,7 @@ pub(super) mod listen;
 pub mod network;
 mod phase;
 mod proxied;
-mod received;
+pub(super) mod received;
 mod sent;
 pub(super) mod serve;
 mod socket;

@@ -122,6 +122,11 @@ impl Phases {
         self.set(self.0.clock.now().as_millis() << 1);
     }
 
+    /// The token that tells the daemon to stop.
+    pub(super) fn stopping(&self) -> &CancellationToken {
+        &self.0.stop
+    }
+
     fn is_http2(&self) -> bool {
         self.0.phase.load(Ordering::Relaxed) == HTTP2
     }
@@ -185,7 +190,7 @@ pub(super) struct UnderWay(Phases);
 impl UnderWay {
     /// Whether its connection is to end with it: the daemon stops.
     pub(super) fn is_last(&self) -> bool {
-        self.0.0.stop.is_cancelled()
+        self.0.stopping().is_cancelled()
     }
 }
 

@@ -172,7 +172,7 @@ async fn next(body: &mut Body) -> Result<Option<Bytes>, BodyError> {
         let frame = timeout(SILENCE, body.frame()).await.map_err(|_| BodyError::Timeout)?;
         match frame {
             None => return Ok(None),
-            Some(Err(_)) => return Err(BodyError::Disconnected),
+            Some(Err(error)) => return Err(BodyError::of(error)),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) if data.is_empty() => {}
                 Ok(data) => return Ok(Some(data)),

@@ -204,6 +204,7 @@ impl From<BodyError> for ApiError {
             BodyError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Refused::TooLarge),
             BodyError::Timeout => (StatusCode::REQUEST_TIMEOUT, Refused::Timeout),
             BodyError::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, Refused::Overloaded),
+            BodyError::Stopping => (StatusCode::SERVICE_UNAVAILABLE, Refused::Timeout),
             BodyError::Disconnected => (StatusCode::BAD_REQUEST, Refused::Disconnected),
         };
         Self::new(status, reason, error.to_string())

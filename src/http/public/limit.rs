@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::http::listener::received::Stopping;
 use crate::intake::legacy;
 use crate::protocol::item::ItemType;
 
@@ -87,12 +88,20 @@ pub(in crate::http) enum BodyError {
     /// The bodies in memory together have reached their limit: 503.
     #[error("too many bytes are in flight, try again later")]
     Overloaded,
+    /// It was not there when the daemon stopped: 503.
+    #[error("the body did not come before the relay stopped, try again later")]
+    Stopping,
     /// The client left, or its chunks cannot be read: 400, if anybody still listens.
     #[error("the body broke off")]
     Disconnected,
 }
 
 impl BodyError {
+    /// What a body broke off by.
+    pub(super) fn of(error: axum::Error) -> Self {
+        if error.into_inner().is::<Stopping>() { Self::Stopping } else { Self::Disconnected }
+    }
+
     /// The body itself is too large.
     pub(in crate::http) const fn too_large(limit: Limit) -> Self {
         Self::TooLarge { what: "body", limit }

@@ -144,6 +144,7 @@ fn faulty(fault: Fault, limit: Limit) -> ApiError {
         Fault::TooLarge => BodyError::too_large(limit).into(),
         Fault::ClientSilent => BodyError::Timeout.into(),
         Fault::UpstreamSilent => timed_out(),
+        Fault::Stopping => BodyError::Stopping.into(),
         Fault::Broken => BodyError::Disconnected.into(),
     }
 }

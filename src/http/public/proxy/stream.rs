@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::http::public::body::{Pace, SILENCE};
+use crate::http::public::limit::BodyError;
 use crate::tasks::Tasks;
 
 /// How long a client may take nothing of an answer.
@@ -36,8 +37,20 @@ pub(super) enum Fault {
     ClientSilent,
     #[error("the upstream stopped answering")]
     UpstreamSilent,
+    #[error("the daemon stops")]
+    Stopping,
     #[error("the body broke off")]
     Broken,
+}
+
+impl Fault {
+    /// What a client's body broke off by.
+    fn of(error: axum::Error) -> Self {
+        match BodyError::of(error) {
+            BodyError::Stopping => Self::Stopping,
+            _ => Self::Broken,
+        }
+    }
 }
 
 /// How a request gets on, shared between its body, which moves, and who waits for the answer.
@@ -142,7 +155,7 @@ impl Body for Upload {
         this.progress.turn(false);
         Poll::Ready(match next {
             None => None,
-            Some(Err(_)) => Some(Err(this.progress.fail(Fault::Broken))),
+            Some(Err(error)) => Some(Err(this.progress.fail(Fault::of(error)))),
             Some(Ok(frame)) => Some(this.check(frame.data_ref().map_or(0, Bytes::len)).map(|()| frame)),
         })
     }
