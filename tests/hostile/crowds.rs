@@ -6,6 +6,7 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
 
 use super::beside::beside;
 use crate::support::envelopes::{envelope, new_id};
@@ -104,6 +105,36 @@ async fn ten_thousand_answered_connections_cost_only_their_buffers() {
     })
     .await;
     assert!(cost < MOST_USED, "{cost} KiB");
+}
+
+#[tokio::test]
+async fn operators_who_say_nothing_ask_nothing_more_or_read_nothing_keep_no_other_waiting() {
+    let (relay, upstream) = front().await;
+    let to: SocketAddr = relay.admin_address().parse().expect("an address");
+    let ask = |path: &str| head("GET", path, &[]);
+    let begun = async |bytes: &[u8]| {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("a small buffer");
+        let mut stream = socket.connect(to).await.expect("a connection");
+        drop(timeout(Duration::from_millis(100), stream.write_all(bytes)).await);
+        stream
+    };
+    // Each kind takes all places by itself.
+    let attack = async {
+        let mut crowd = vec![];
+        for bytes in [vec![], ask("/healthz"), ask("/metrics").repeat(500)] {
+            for _ in 0..80 {
+                crowd.push(begun(&bytes).await);
+            }
+            let ready = exchange(&relay.admin_address(), &head("GET", "/readyz", &[("connection", "close")])).await;
+            assert_eq!(ready.status, 200, "{ready:?}");
+        }
+        crowd
+    };
+    let (crowd, sent) = beside(&relay, attack).await;
+    drop(crowd);
+    relay.finish().await;
+    assert_eq!(upstream.taken_count(), sent);
 }
 
 /// A relay that is started after this shell command, and a connection to it that has served a request.

@@ -1,19 +1,24 @@
 //! How many connections a listener has at once, in all and of each address.
 //!
 //! Rule: connections never take the files that the journal, the deliveries and the admin listener need, and one client never takes
-//! all connections. The machine itself and trusted proxies, behind which many clients are, have no limit of their own.
+//! all connections. The machine itself and trusted proxies, behind which many clients are, have no limit of their own. An operator
+//! who does nothing keeps no other waiting.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use prometheus::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::sleep;
 
 use super::files::{Files, MOST};
 
 /// With fewer connections than this, an operator is told.
 const FEW: usize = 1024;
+/// How long an operator's connection may do nothing while all places are taken.
+const CROWDED: Duration = Duration::from_secs(1);
 
 /// The way in to one listener, or to several that share it. Cheap to clone; clones are the same doors.
 #[derive(Clone, Debug)]
@@ -23,6 +28,8 @@ pub(in crate::http) struct Doors {
     count: Arc<Mutex<usize>>,
     inside: Arc<Mutex<HashMap<IpAddr, u32>>>,
     open: Option<Gauge>,
+    /// Whether who does nothing gives way when all places are taken.
+    gives_way: bool,
 }
 
 impl Doors {
@@ -33,7 +40,7 @@ impl Doors {
 
     /// Of the admin listener.
     pub(in crate::http) fn of_operators() -> Self {
-        Self::new(Files::allowed().operators(), None)
+        Self { gives_way: true, ..Self::new(Files::allowed().operators(), None) }
     }
 
     /// Of a stand-in upstream.
@@ -43,7 +50,7 @@ impl Doors {
 
     fn new(places: usize, open: Option<Gauge>) -> Self {
         let count = Arc::new(Mutex::new(places));
-        Self { places: Arc::new(Semaphore::new(places)), count, inside: Arc::default(), open }
+        Self { places: Arc::new(Semaphore::new(places)), count, inside: Arc::default(), open, gives_way: false }
     }
 
     /// Leaves so many files to deliveries. Connections that are open stay.
@@ -66,6 +73,28 @@ impl Doors {
             let message = "the files that may be open do not suffice for all deliveries at once: raise the hard limit of open files \
                            (LimitNOFILE, ulimit -Hn), or lower max_in_flight";
             tracing::warn!(deliveries, "{message}");
+        }
+    }
+
+    /// Whether nobody keeps a place here who does nothing: others may wait for it.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.gives_way && self.places.available_permits() == 0
+    }
+
+    /// How long a connection may do nothing: `most`, or less where it is crowded.
+    pub(super) fn patience(&self, most: Duration) -> Duration {
+        if self.is_crowded() { CROWDED.min(most) } else { most }
+    }
+
+    /// Returns when a connection that says nothing must leave.
+    pub(super) async fn outstayed(&self, most: Duration) {
+        if !self.gives_way {
+            return sleep(most).await;
+        }
+        let mut stayed = Duration::ZERO;
+        while stayed < self.patience(most) {
+            sleep(CROWDED).await;
+            stayed += CROWDED;
         }
     }
 

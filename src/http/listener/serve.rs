@@ -152,8 +152,8 @@ async fn connection((stream, peer, _place): Accepted, app: impl App, clock: Cloc
     if let Some(why) = cut_short {
         app.cut_short(why);
     }
-    // Who has too many connections must not keep another place for the time that a proper end takes.
-    if cut_short != Some(CutShort::TooManyConnections) {
+    // Who has too many connections, or gives way, must not keep another place for the time that a proper end takes.
+    if cut_short != Some(CutShort::TooManyConnections) && !app.doors().is_crowded() {
         socket.close().await;
     }
 }
@@ -171,7 +171,8 @@ async fn served(
         return Ok(None);
     };
     let keep_alive = server.map_or(KEEP_ALIVE, |server| server.keep_alive.get());
-    let Some(first) = beginning(socket, app.certificate().is_some(), keep_alive, stop).await? else { return Ok(None) };
+    let outstayed = app.doors().outstayed(keep_alive);
+    let Some(first) = beginning(socket, app.certificate().is_some(), outstayed, stop).await? else { return Ok(None) };
     // On the heap, and only then: a connection on which no request came yet costs a socket and no buffers.
     Ok(Box::pin(speak(first, socket, client, app.clone(), (clock, keep_alive), tasks)).await)
 }
@@ -211,12 +212,12 @@ async fn entry(
 async fn beginning(
     socket: &Socket,
     is_tls: bool,
-    keep_alive: Duration,
+    outstayed: impl Future<Output = ()>,
     stop: &CancellationToken,
 ) -> Result<Option<u8>, CutShort> {
     let beginning = tokio::select! {
         beginning = socket.beginning() => beginning,
-        () = tokio::time::sleep(keep_alive) => None,
+        () = outstayed => None,
         () = soon_after(stop) => None,
     };
     let Some(beginning) = beginning else { return Ok(None) };
@@ -250,7 +251,8 @@ async fn speak(
     tasks: Tasks,
 ) -> Option<CutShort> {
     let Some(certificate) = app.certificate() else {
-        let cut_short = requests(Box::new(socket.clone()), socket, answers(&app, peer), times, tasks).await;
+        let cut_short =
+            requests(Box::new(socket.clone()), (socket, app.doors()), answers(&app, peer), times, tasks).await;
         return cut_short.inspect(|why| {
             if !why.is_answered() {
                 socket.say(why.answer().as_bytes())
@@ -267,7 +269,7 @@ async fn speak(
         () = soon_after(tasks.stopping()) => return None,
     };
     match shaken {
-        Ok(stream) => requests(Box::new(stream), socket, answers(&app, peer), times, tasks).await,
+        Ok(stream) => requests(Box::new(stream), (socket, app.doors()), answers(&app, peer), times, tasks).await,
         Err(error) => {
             // Scanners and clients that trust others: their business, and too many to log.
             tracing::debug!(%error, "a TLS handshake failed");
@@ -300,7 +302,7 @@ fn answers(app: &impl App, peer: SocketAddr) -> (Window, Answering) {
 /// Serves the requests of a connection, which come in `stream`, until it ends.
 async fn requests(
     stream: Box<dyn Stream>,
-    socket: &Socket,
+    (socket, doors): (&Socket, &Doors),
     (window, answering): (Window, Answering),
     (clock, keep_alive): (Clock, Duration),
     tasks: Tasks,
@@ -348,14 +350,14 @@ async fn requests(
                 closing = true;
                 http.as_mut().graceful_shutdown();
             }
-            () = tokio::time::sleep(WATCH) => {
+            () = tokio::time::sleep(doors.patience(WATCH)) => {
                 window.close_unused();
                 match phases.phase() {
                     Phase::Head(since) if clock.now().since(since) >= HEAD_TIMEOUT => return Some(CutShort::Stalled),
-                    _ if socket.blocked_for() >= DEAF_TIMEOUT => return None,
+                    _ if socket.blocked_for() >= doors.patience(DEAF_TIMEOUT) => return None,
                     // What is left of an answer waits for the client.
                     _ if !socket.blocked_for().is_zero() => {}
-                    Phase::Idle(since) if clock.now().since(since) >= keep_alive => return None,
+                    Phase::Idle(since) if clock.now().since(since) >= doors.patience(keep_alive) => return None,
                     _ => {}
                 }
             }
