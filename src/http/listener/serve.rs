@@ -2,7 +2,7 @@
 //!
 //! A request whose body is complete is answered whatever becomes of its connection: a short process hangs up at once, and has
 //! sent it all the same. Nobody is reset: when stopping, what already waits in the listen queue is still served, requests under
-//! way are finished, connections that are kept are served for a moment more, and idle ones are closed in the orderly way.
+//! way are finished, connections that are kept or new are served for a moment more, and idle ones are closed in the orderly way.
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -42,7 +42,7 @@ use super::window::{self, Taking, Window};
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may be idle between requests, where no option says so.
 const KEEP_ALIVE: Duration = Duration::from_secs(90);
-/// For how long connections that are kept are still served when stopping: a request may be on its way, and is not sent again.
+/// For how long clients are still served and let in when stopping: a request may be on its way, and is not sent again.
 const GRACE: Duration = Duration::from_millis(500);
 /// How long a new connection is waited for when stopping: its first request is most likely on its way.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
@@ -85,10 +85,15 @@ pub(in crate::http) trait App: Clone + Send + Sync + 'static {
 /// Serves connections of `listener` until told to stop.
 pub(in crate::http) async fn serve(listener: TcpListener, app: impl App, clock: Clock, tasks: Tasks) {
     let stop = tasks.stopping().clone();
+    // For as long as who has a connection is served, nobody is refused one: a port that is shut costs what SDKs send.
+    let mut told = std::pin::pin!(async {
+        stop.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    });
     loop {
         let accepted = tokio::select! {
             biased;
-            () = stop.cancelled() => break,
+            () = told.as_mut() => break,
             accepted = accept(&listener, app.doors()) => accepted,
         };
         tasks.spawn_detached(connection(accepted, app.clone(), clock.clone(), tasks.clone()));
