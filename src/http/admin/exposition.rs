@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter;
+use std::sync::Arc;
 
 use prometheus::proto::{Metric, MetricFamily, MetricType};
 use prometheus::{GaugeVec, IntCounter, TextEncoder};
@@ -56,16 +57,21 @@ fn without_gone(families: Vec<MetricFamily>, status: &Status) -> Vec<MetricFamil
     families.into_iter().filter_map(only_shown).collect()
 }
 
-/// The accounts of what is configured, and of all that ever had one.
+/// The accounts of each project at each upstream of the configuration, and of all that ever had one, whatever the category.
 fn all_items(admin: &Admin, status: &Status) -> BTreeMap<AccountKey, Items> {
-    let mut all = BTreeMap::<AccountKey, Items>::new();
-    for project in &admin.view.load().routing.projects {
-        for upstream in iter::once(None).chain(project.dsns.keys().cloned().map(Some)) {
-            let key = |category| AccountKey { upstream: upstream.clone(), project: project.name.clone(), category };
-            all.extend(Category::ALL.map(|category| (key(category), Items::default())));
-        }
-    }
-    for (key, account) in admin.ledger.accounts() {
+    let (accounts, view) = (admin.ledger.accounts(), admin.view.load());
+    let ever = accounts.keys().map(|key| (key.upstream.clone(), Arc::clone(&key.project)));
+    let configured = view.routing.projects.iter().flat_map(|project| {
+        let upstreams = iter::once(None).chain(project.dsns.keys().cloned().map(Some));
+        upstreams.map(|upstream| (upstream, Arc::clone(&project.name)))
+    });
+    let owners: BTreeSet<(Option<Arc<str>>, Arc<str>)> = ever.chain(configured).collect();
+    let each = |(upstream, project): (Option<Arc<str>>, Arc<str>)| {
+        let key = |category| AccountKey { upstream: upstream.clone(), project: Arc::clone(&project), category };
+        Category::ALL.map(|category| (key(category), Items::default()))
+    };
+    let mut all: BTreeMap<AccountKey, Items> = owners.into_iter().flat_map(each).collect();
+    for (key, account) in accounts {
         all.entry(key).or_default().account = account;
     }
     for upstream in &status.upstreams {
