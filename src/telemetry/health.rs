@@ -67,6 +67,9 @@ fn of_relay(status: &Status) -> Vec<(Level, String)> {
     if let Some(why) = &status.not_ready {
         reasons.push((Level::LosingData, format!("nothing is accepted, {}", short(why))));
     }
+    if let Some(why) = &status.unread {
+        reasons.push((Level::Degraded, format!("nobody knows what waits, {}", short(why))));
+    }
     if status.difference != 0 {
         let why = format!(
             "the accounts differ by {}, which is a defect",
@@ -251,6 +254,7 @@ mod tests {
             ("/upstreams/0/state", json!("misconfigured")),
             ("/upstreams/0/lately", json!({ "lost": 0, "refused": 2 })),
             ("/upstreams/0/backlog", json!({ "envelopes": 9, "bytes": 9, "oldest_seconds": 301.0 })),
+            ("/unread", json!("the journal failed")),
             ("/config/error", json!("line 3")),
             ("/gaps", json!([{ "from": "2026-01-01T02:00:00Z", "to": "2026-01-01T02:10:00Z" }])),
             ("/journal/relays", json!([relay("two", false, 0)])),

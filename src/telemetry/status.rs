@@ -28,6 +28,9 @@ pub struct Status {
     /// Why not, when not.
     #[serde(default)]
     pub not_ready: Option<String>,
+    /// Why the journal cannot be read, when it cannot: what waits and dead letters are not known then, and told as 0.
+    #[serde(default)]
+    pub unread: Option<String>,
     /// How it goes, in a word and a sentence.
     #[serde(default)]
     pub health: Health,

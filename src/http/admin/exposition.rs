@@ -101,7 +101,7 @@ fn refresh(admin: &Admin, status: &Status, measures: Option<&Measures>) {
     metrics.journal_project_bytes.reset();
     metrics.journal_project_part_bytes.reset();
     for upstream in &status.upstreams {
-        refresh_upstream(admin, upstream);
+        refresh_upstream(admin, upstream, status.unread.is_none());
         let running = |backfill: &&BackfillStatus| backfill.upstream == upstream.name && backfill.state == "running";
         let remaining = status.backfills.iter().find(running).map_or(0, |now| now.found.saturating_sub(now.taken));
         let gauge = metrics.backfill_remaining_envelopes.with_label_values(&[&upstream.name]);
@@ -160,14 +160,17 @@ fn raise(counter: &IntCounter, total: u64) {
     counter.inc_by(total.saturating_sub(counter.get()));
 }
 
-fn refresh_upstream(admin: &Admin, upstream: &UpstreamStatus) {
+fn refresh_upstream(admin: &Admin, upstream: &UpstreamStatus, is_read: bool) {
     let metrics = &admin.metrics;
     let name = upstream.name.as_str();
     let int = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-    metrics.backlog_envelopes.with_label_values(&[name]).set(int(upstream.backlog.envelopes));
-    metrics.backlog_bytes.with_label_values(&[name]).set(int(upstream.backlog.bytes));
-    metrics.backlog_oldest_seconds.with_label_values(&[name]).set(upstream.backlog.oldest_seconds);
-    metrics.dead_letters.with_label_values(&[name]).set(int(upstream.dead_letters));
+    // What is not known stays as it was known last: to an alert on an increase, 0 and back is one.
+    if is_read {
+        metrics.backlog_envelopes.with_label_values(&[name]).set(int(upstream.backlog.envelopes));
+        metrics.backlog_bytes.with_label_values(&[name]).set(int(upstream.backlog.bytes));
+        metrics.backlog_oldest_seconds.with_label_values(&[name]).set(upstream.backlog.oldest_seconds);
+        metrics.dead_letters.with_label_values(&[name]).set(int(upstream.dead_letters));
+    }
     metrics.balance_difference_items.with_label_values(&[name]).set(upstream.difference);
     metrics.primary.with_label_values(&[name]).set(i64::from(upstream.role == "primary"));
     let canary = upstream.canary.as_ref();

@@ -102,9 +102,12 @@ async fn read(admin: &Admin) -> Status {
     let lately = lately::of_all(admin, now).await;
     let mut upstreams = Vec::new();
     let standings = verify::standings(admin).await;
-    let figures = admin.journal.figures().await.unwrap_or_default();
+    let figures = admin.journal.figures().await;
+    let mut unread = figures.as_ref().err().map(ToString::to_string);
+    let figures = figures.unwrap_or_default();
     for (target, name) in targets(admin, &view) {
         let backlog = admin.journal.backlog(target).await;
+        unread = unread.or_else(|| backlog.as_ref().err().map(ToString::to_string));
         let (is_counted, backlog) = (backlog.is_ok(), backlog.unwrap_or_default());
         let missing = verify::missing(&standings, target);
         let figures = figures.get(&target).copied().unwrap_or_default();
@@ -130,6 +133,7 @@ async fn read(admin: &Admin) -> Status {
         now,
         ready: not_ready.is_none(),
         not_ready,
+        unread,
         primary: view.routing.primary.to_string(),
         mirror: view.routing.mirror,
         journal: journal(measures),

@@ -85,7 +85,10 @@ fn first_screen(status: &Status, verdict: &Answer) -> Markup {
         }
         dl.facts {
             div { dt { "Primary" } dd { b { (status.primary) } } dd.muted { "mirror " (if status.mirror { "on" } else { "off" }) } }
-            div { dt { "Waiting" } dd { b { (words::count(waiting)) } } dd.muted { (if waiting == 1 { "envelope" } else { "envelopes" }) } }
+            div { dt { "Waiting" } @match status.unread {
+                Some(_) => { dd.warn { b { "▲ Not known" } } dd.muted { "the journal cannot be read" } }
+                None => { dd { b { (words::count(waiting)) } } dd.muted { (if waiting == 1 { "envelope" } else { "envelopes" }) } }
+            } }
             div {
                 dt { "Lost in the last two hours" }
                 dd.bad[lost > 0 || no_room > 0 || status.not_ready.is_some()] { b { (words::count(lost)) } }
