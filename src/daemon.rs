@@ -321,7 +321,7 @@ impl Daemon {
         notify(NotifyState::Reloading);
         let outcome = match self.control.load(is_asked).await {
             Ok(loaded) => self.take_over(loaded).await,
-            Err(error) => Err(error.render(Form::Plain)),
+            Err(error) => Err(error.render(Form::Log)),
         };
         if let Err(problem) = outcome {
             if is_asked || self.status.error.as_ref() != Some(&problem) {
@@ -340,7 +340,7 @@ impl Daemon {
         let before = self.seen.replace(loaded.fingerprint);
         let is_news = !changes.is_empty() || self.status.error.is_some() || before != self.seen;
         if is_news && !loaded.warnings.is_empty() {
-            tracing::warn!("the configuration is used, but:\n{}", loaded.warnings.render(Form::Plain));
+            tracing::warn!("the configuration is used, but:\n{}", loaded.warnings.render(Form::Log));
         }
         let before = self.config.routing();
         self.apply(loaded.config).await.map_err(|error| error.to_string())?;

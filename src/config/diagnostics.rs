@@ -1,5 +1,7 @@
 //! What is wrong with a configuration file, and how that is shown: with the line and a caret, one line each, or as JSON.
 //!
+//! Of a long line the part around the place is shown: a file may be one line, and everything wrong in it repeats that.
+//!
 //! The rule: no form shows a secret. Messages arrive without any, and the text that is shown has them hidden already.
 
 use std::fmt;
@@ -53,11 +55,18 @@ pub enum Form {
         /// The columns of the terminal.
         width: usize,
     },
-    /// For logs and files: as for terminals, in ASCII, without colour, 100 columns wide.
+    /// For files: as for terminals, in ASCII, without colour, 100 columns wide.
     Plain,
+    /// For the log and the status: the same of the first [`LOGGED`] problems.
+    Log,
     /// One line for each, as compilers write them: `config.toml:12:5: upstreams.sentry.timeout: …`.
     Lines,
 }
+
+/// How many problems the log shows.
+pub const LOGGED: usize = 20;
+/// How many bytes of a line are shown before and behind the beginning of a problem.
+const AROUND: usize = 120;
 
 /// Everything that is wrong with a configuration file, in the order of the file.
 #[derive(Clone, thiserror::Error)]
@@ -110,9 +119,10 @@ impl Problems {
 
     /// All problems and the count, in the form asked for.
     pub fn render(&self, form: Form) -> String {
-        let mut text = String::new();
-        for problem in &self.list {
-            text.push_str(&self.render_one(problem, form));
+        let most = if form == Form::Log { LOGGED } else { usize::MAX };
+        let mut text: String = self.list.iter().take(most).map(|problem| self.render_one(problem, form)).collect();
+        if self.list.len() > most {
+            text += &format!("... and {} more, which `switchyard check` shows\n\n", self.list.len() - most);
         }
         text + &self.summary()
     }
@@ -121,7 +131,7 @@ impl Problems {
         let (theme, width) = match form {
             Form::Graphical { color: true, width } => (GraphicalTheme::unicode(), width),
             Form::Graphical { color: false, width } => (GraphicalTheme::unicode_nocolor(), width),
-            Form::Plain => (GraphicalTheme::none(), 100),
+            Form::Plain | Form::Log => (GraphicalTheme::none(), 100),
             Form::Lines => return self.line(problem),
         };
         let handler = GraphicalReportHandler::new_themed(theme).with_width(width.max(40));
@@ -175,11 +185,13 @@ struct Shown<'a> {
 }
 
 impl Shown<'_> {
-    /// The line the problem stands on, without its end.
+    /// What is shown of the line that the problem stands on, without its end.
     fn line(&self) -> Range<usize> {
         let at = self.problem.span.start;
         let start = self.masked[..at].rfind('\n').map_or(0, |newline| newline + 1);
-        start..start + self.masked[start..].lines().next().map_or(0, str::len)
+        let end = start + self.masked[start..].lines().next().map_or(0, str::len);
+        let (from, to) = (at.saturating_sub(AROUND), at + AROUND);
+        start.max(self.masked.ceil_char_boundary(from))..end.min(self.masked.floor_char_boundary(to))
     }
 }
 
@@ -208,13 +220,14 @@ impl Diagnostic for Shown<'_> {
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        let label = LabeledSpan::new_with_span(None, self.problem.span.clone());
+        let (line, span) = (self.line(), &self.problem.span);
+        let label = LabeledSpan::new_with_span(None, span.start..span.end.min(line.end).max(span.start));
         // There is nothing to point at on an empty line.
-        (!self.line().is_empty()).then(|| Box::new(std::iter::once(label)) as Box<dyn Iterator<Item = LabeledSpan>>)
+        (!line.is_empty()).then(|| Box::new(std::iter::once(label)) as Box<dyn Iterator<Item = LabeledSpan>>)
     }
 }
 
-/// Always the whole line, and nothing of its neighbours.
+/// Always the line, and nothing of its neighbours.
 impl SourceCode for Shown<'_> {
     fn read_span<'a>(
         &'a self,
