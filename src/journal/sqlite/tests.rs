@@ -29,7 +29,7 @@ use crate::journal::contract::subject::{
 };
 use crate::journal::{Archive as _, Cursor, Facts as _, Pick, Progress, Redelivery as _, Rest, Storage as _};
 use crate::units::ByteSize;
-use disk::{Disk, copy_files};
+use disk::{Disk, cap, copy_files};
 
 type Subject = subject::Subject<Disk>;
 
@@ -64,12 +64,6 @@ async fn drain(journal: &dyn Journal, target: TargetId) -> usize {
 
 fn count(path: &Path, sql: &str) -> i64 {
     Connection::open(path).unwrap().query_row(sql, [], |row| row.get(0)).unwrap()
-}
-
-/// Makes the storage refuse to grow beyond that many pages, as a full disk does.
-async fn cap(journal: &SqliteJournal, pages: i64) {
-    let sql = format!("PRAGMA max_page_count = {pages}");
-    journal.write(move |writer, _| writer.conn.query_row(&sql, [], |_| Ok(()))).await.unwrap();
 }
 
 async fn commits(journal: &SqliteJournal) -> u64 {

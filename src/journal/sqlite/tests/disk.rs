@@ -73,3 +73,9 @@ mod promises {
 
     contract::suite!(on_disk);
 }
+
+/// Makes the storage refuse to grow beyond that many pages, as a full disk does.
+pub(super) async fn cap(journal: &SqliteJournal, pages: i64) {
+    let sql = format!("PRAGMA max_page_count = {pages}");
+    journal.write(move |writer, _| writer.conn.query_row(&sql, [], |_| Ok(()))).await.unwrap();
+}
