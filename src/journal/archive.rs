@@ -57,6 +57,16 @@ impl Fate {
         }
     }
 
+    /// For backends: that of a record with that note of a drop, if there is one.
+    pub(in crate::journal) fn of_record(is_meant: bool, missed: Option<&Self>, waits: bool) -> Self {
+        match missed {
+            _ if !is_meant => Self::NotSent,
+            Some(missed) => *missed,
+            None if waits => Self::Pending,
+            None => Self::Delivered,
+        }
+    }
+
     /// For backends: what a note of a drop says.
     pub(in crate::journal) fn noted(reason: &str) -> Self {
         DropReason::from_name(reason).and_then(Self::of).unwrap_or(Self::Dropped(DropReason::Rejected))

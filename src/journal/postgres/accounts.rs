@@ -213,16 +213,13 @@ impl Book {
         if self.rows.is_empty() {
             return Ok(());
         }
-        let (mut hours, mut targets, mut projects) = (vec![], vec![], vec![]);
-        let (mut categories, mut outcomes, mut quantities) = (vec![], vec![], vec![]);
-        for (((hour, target, project, category), outcome), quantity) in &self.rows {
-            hours.push(*hour);
-            targets.push(*target);
-            projects.push(*project);
-            categories.push(category.name());
-            outcomes.push(outcome.name());
-            quantities.push(*quantity);
-        }
+        let keys = || self.rows.keys();
+        let hours: Vec<i32> = keys().map(|((hour, ..), _)| *hour).collect();
+        let targets: Vec<i16> = keys().map(|((_, target, ..), _)| *target).collect();
+        let projects: Vec<i32> = keys().map(|((_, _, project, _), _)| *project).collect();
+        let categories: Vec<&str> = keys().map(|((.., category), _)| category.name()).collect();
+        let outcomes: Vec<&str> = keys().map(|(_, outcome)| outcome.name()).collect();
+        let quantities: Vec<i64> = self.rows.values().copied().collect();
         let params: Params<'_> = &[&me, &hours, &targets, &projects, &categories, &outcomes, &quantities];
         Ok(client.execute(statement, params).await.map(drop)?)
     }
@@ -262,15 +259,12 @@ impl Book {
         if self.losses.is_empty() {
             return Ok(());
         }
-        let (mut targets, mut projects, mut reasons) = (vec![], vec![], vec![]);
-        let (mut categories, mut quantities) = (vec![], vec![]);
-        for ((target, project, reason, category), quantity) in &self.losses {
-            targets.push(*target);
-            projects.push(*project);
-            reasons.push(reason.name());
-            categories.push(category.name());
-            quantities.push(*quantity);
-        }
+        let keys = || self.losses.keys();
+        let targets: Vec<i16> = keys().map(|(target, ..)| *target).collect();
+        let projects: Vec<i32> = keys().map(|(_, project, ..)| *project).collect();
+        let reasons: Vec<&str> = keys().map(|(_, _, reason, _)| reason.name()).collect();
+        let categories: Vec<&str> = keys().map(|(.., category)| category.name()).collect();
+        let quantities: Vec<i64> = self.losses.values().copied().collect();
         let params: Params<'_> = &[&targets, &projects, &reasons, &categories, &quantities];
         Ok(client.execute(statement, params).await.map(drop)?)
     }

@@ -57,14 +57,9 @@ impl Standing {
     }
 
     fn fate(&self, record: i64, targets: i64) -> Fate {
-        if targets & self.bit == 0 {
-            return Fate::NotSent;
-        }
-        if let Some(fate) = self.missed.get(&record) {
-            return *fate;
-        }
         let is_untried = self.reached.get(&(record >> 40)).is_none_or(|reached| record > *reached);
-        if is_untried || self.waiting.contains(&record) { Fate::Pending } else { Fate::Delivered }
+        let waits = is_untried || self.waiting.contains(&record);
+        Fate::of_record(targets & self.bit != 0, self.missed.get(&record), waits)
     }
 }
 

@@ -112,16 +112,13 @@ pub(super) async fn put_off(work: &Work, target: TargetId, rests: &[(i64, Rest)]
     }
     let mut sorted: Vec<&(i64, Rest)> = rests.iter().collect();
     sorted.sort_by_key(|(id, _)| *id);
-    let (mut ids, mut dues, mut attempts, mut strikes) = (vec![], vec![], vec![], vec![]);
-    let (mut items, mut quantities) = (vec![], vec![]);
-    for (id, Rest { due, progress, quantities: much }) in sorted {
-        ids.push(*id);
-        dues.push(ms(*due));
-        attempts.push(progress.attempts.cast_signed());
-        strikes.push(progress.strikes.cast_signed());
-        items.push(progress.items.as_deref().map(packed));
-        quantities.push(much.to_string());
-    }
+    let ids: Vec<i64> = sorted.iter().map(|(id, _)| *id).collect();
+    let rests = || sorted.iter().map(|(_, rest)| rest);
+    let dues: Vec<i64> = rests().map(|rest| ms(rest.due)).collect();
+    let attempts: Vec<i32> = rests().map(|rest| rest.progress.attempts.cast_signed()).collect();
+    let strikes: Vec<i32> = rests().map(|rest| rest.progress.strikes.cast_signed()).collect();
+    let items: Vec<_> = rests().map(|rest| rest.progress.items.as_deref().map(packed)).collect();
+    let quantities: Vec<String> = rests().map(|rest| rest.quantities.to_string()).collect();
     work.execute(
         "INSERT INTO pending (target, record, due, attempts, strikes, items, quantities)
          SELECT $1, * FROM unnest($2::bigint[], $3::bigint[], $4::int[], $5::int[], $6::bytea[], $7::text[])",

@@ -55,16 +55,8 @@ impl Standing {
     }
 
     fn fate(&self, record: i64, targets: i64) -> Fate {
-        if targets & self.bit == 0 {
-            return Fate::NotSent;
-        }
-        if let Some(fate) = self.missed.get(&record) {
-            return *fate;
-        }
-        match record.cast_unsigned() > self.watermark || self.pending.contains(&record) {
-            true => Fate::Pending,
-            false => Fate::Delivered,
-        }
+        let waits = record.cast_unsigned() > self.watermark || self.pending.contains(&record);
+        Fate::of_record(targets & self.bit != 0, self.missed.get(&record), waits)
     }
 }
 

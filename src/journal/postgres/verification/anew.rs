@@ -19,12 +19,9 @@ pub(in crate::journal::postgres) async fn look_again(
     }
     all.sort_by_key(|(id, ..)| *id);
     let now = work.now();
-    let (mut ids, mut projects, mut dues) = (vec![], vec![], vec![]);
-    for (id, project, due) in all {
-        ids.push(id);
-        projects.push(project);
-        dues.push(ms(first_try(due, now)));
-    }
+    let ids: Vec<i64> = all.iter().map(|(id, ..)| *id).collect();
+    let projects: Vec<i32> = all.iter().map(|(_, project, _)| *project).collect();
+    let dues: Vec<i64> = all.iter().map(|(.., due)| ms(first_try(*due, now))).collect();
     work.execute(
         "INSERT INTO look (target, record, project, state, due, looks, since, repairs)
          SELECT $1, r, p, $5, d, 0, d, 0 FROM unnest($2::bigint[], $3::int[], $4::bigint[]) AS u(r, p, d)

@@ -57,12 +57,8 @@ async fn write_sums(
     now: Timestamp,
     sums: BTreeMap<i32, (i64, i64)>,
 ) -> Result<(), Fault> {
-    let (mut projects, mut events, mut differing) = (vec![], vec![], vec![]);
-    for (project, (all, some)) in sums {
-        projects.push(project);
-        events.push(all);
-        differing.push(some);
-    }
+    let projects: Vec<i32> = sums.keys().copied().collect();
+    let (events, differing): (Vec<i64>, Vec<i64>) = sums.into_values().unzip();
     work.execute(
         "INSERT INTO compared AS c SELECT $1, $2, p, e, d FROM unnest($3::int[], $4::bigint[], $5::bigint[]) AS u(p, e, d)
          ON CONFLICT (hour, target, project)
@@ -81,15 +77,9 @@ async fn write_differences(
         return Ok(());
     }
     let number = i16::from(target.0);
-    let (mut projects, mut ids) = (vec![], vec![]);
-    let (mut fields, mut sent, mut there) = (vec![], vec![], vec![]);
-    for (project, event_id, difference) in all {
-        projects.push(*project);
-        ids.push(*event_id);
-        fields.push(plain(&difference.field));
-        sent.push(plain(&difference.sent));
-        there.push(plain(&difference.there));
-    }
+    let (projects, ids): (Vec<i32>, Vec<Uuid>) = all.iter().map(|(project, event_id, _)| (*project, *event_id)).unzip();
+    let texts = |text: fn(&FieldDifference) -> &str| all.iter().map(|(.., of)| plain(text(of))).collect::<Vec<_>>();
+    let (fields, sent, there) = (texts(|of| &of.field), texts(|of| &of.sent), texts(|of| &of.there));
     work.execute(
         "INSERT INTO difference (target, project, event_id, at, field, sent, there)
          SELECT $1, p, e, $2, f, s, t

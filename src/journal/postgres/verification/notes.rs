@@ -179,14 +179,11 @@ impl Writing {
         if self.rows.is_empty() {
             return Ok(());
         }
-        let (mut ids, mut projects, mut states, mut dues, mut looks) = (vec![], vec![], vec![], vec![], vec![]);
-        for (id, row) in self.rows {
-            ids.push(id);
-            projects.push(row.project);
-            states.push(row.state);
-            dues.push(row.due);
-            looks.push(row.looks);
-        }
+        let ids: Vec<i64> = self.rows.keys().copied().collect();
+        let projects: Vec<i32> = self.rows.values().map(|row| row.project).collect();
+        let states: Vec<i16> = self.rows.values().map(|row| row.state).collect();
+        let dues: Vec<i64> = self.rows.values().map(|row| row.due).collect();
+        let looks: Vec<i32> = self.rows.values().map(|row| row.looks).collect();
         work.execute(
             "INSERT INTO look AS l (target, record, project, state, due, looks, since, repairs)
              SELECT $1, r, p, s, d, k, $2, 0
