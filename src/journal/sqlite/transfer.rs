@@ -50,10 +50,10 @@ impl SqliteStore {
     /// Does something with the file on a thread of its own.
     fn with<T: Send + 'static>(
         &self,
-        act: impl FnOnce(&Path) -> Result<T, TransferError> + Send + 'static,
+        act: impl FnOnce(&Path) -> Result<T, Trouble> + Send + 'static,
     ) -> BoxFuture<'_, Result<T, TransferError>> {
         let path = self.path.clone();
-        Box::pin(tasks::blocking(move || act(&path)))
+        Box::pin(tasks::blocking(move || act(&path).map_err(|trouble| told(&path, trouble))))
     }
 }
 
@@ -74,7 +74,7 @@ impl Store for SqliteStore {
     fn contents(&self) -> BoxFuture<'_, Result<Contents, TransferError>> {
         self.with(|path| match schema::state(path)? {
             State::New => Ok(Contents::default()),
-            _ => contents::read(&schema::open_reader(path)?).map_err(|error| failed(path, &error)),
+            _ => Ok(contents::read(&schema::open_reader(path)?)?),
         })
     }
 
@@ -94,12 +94,22 @@ impl Store for SqliteStore {
 
     fn mark(&self, state: State) -> BoxFuture<'_, Result<(), TransferError>> {
         self.with(move |path| {
-            let conn = Connection::open(path).map_err(|error| failed(path, &error))?;
-            marks::set(&conn, state).map_err(|error| failed(path, &error))
+            let conn = Connection::open(path)?;
+            Ok(marks::set(&conn, state)?)
         })
     }
 }
 
-fn failed(path: &Path, error: &dyn std::error::Error) -> TransferError {
-    TransferError::Open(OpenError::Unusable { place: path.display().to_string(), why: error.to_string() })
+/// What goes wrong with the database, with a file or with the move.
+type Trouble = Box<dyn std::error::Error>;
+
+fn told(path: &Path, trouble: Trouble) -> TransferError {
+    let other = match trouble.downcast::<TransferError>() {
+        Ok(error) => return *error,
+        Err(other) => other,
+    };
+    match other.downcast::<OpenError>() {
+        Ok(error) => TransferError::Open(*error),
+        Err(other) => TransferError::Open(schema::unusable(path, &*other)),
+    }
 }

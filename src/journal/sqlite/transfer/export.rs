@@ -15,13 +15,13 @@ use crate::journal::transfer::{
     Body, Entry, OF_RECORDS, PIECE, Part, ROWS, Record, Row, TABLES, Table, Target, TransferError, Value,
 };
 
-use super::failed;
+use super::Trouble;
 
 /// Tells everything.
-pub(super) fn run(path: &Path, conn: &Connection, to: &Sender<Entry>) -> Result<(), TransferError> {
+pub(super) fn run(path: &Path, conn: &Connection, to: &Sender<Entry>) -> Result<(), Trouble> {
     let tell = Telling { path, conn, to };
     let secret = conn.query_row("SELECT secret FROM meta", [], |row| row.get(0));
-    tell.say(Part::Secret(tell.or(secret)?))?;
+    tell.say(Part::Secret(secret?))?;
     let marks = tell.targets()?;
     tell.projects()?;
     for (at, table) in TABLES.iter().enumerate() {
@@ -44,18 +44,14 @@ struct Telling<'a> {
 }
 
 impl Telling<'_> {
-    fn say(&self, part: Part) -> Result<(), TransferError> {
-        self.to.blocking_send(Entry(part)).map_err(|_| TransferError::CutOff)
+    fn say(&self, part: Part) -> Result<(), Trouble> {
+        Ok(self.to.blocking_send(Entry(part)).map_err(|_| TransferError::CutOff)?)
     }
 
-    fn or<T>(&self, read: rusqlite::Result<T>) -> Result<T, TransferError> {
-        read.map_err(|error| failed(self.path, &error))
-    }
-
-    fn targets(&self) -> Result<Vec<Marks>, TransferError> {
+    fn targets(&self) -> Result<Vec<Marks>, Trouble> {
         let sql = "SELECT t.name, t.delivered_at, t.canary_at, t.watermark, v.reached
              FROM target t LEFT JOIN verification v ON v.target = t.id ORDER BY t.id";
-        let mut select = self.or(self.conn.prepare(sql))?;
+        let mut select = self.conn.prepare(sql)?;
         let found = select.query_map([], |row| {
             let (watermark, looked) = (row.get(3)?, row.get::<_, Option<i64>>(4)?);
             let target = Target {
@@ -66,31 +62,31 @@ impl Telling<'_> {
             };
             Ok((target, Marks { watermark, looked: looked.unwrap_or(0) }))
         });
-        let (mut marks, found) = (vec![], self.or(found)?);
+        let (mut marks, found) = (vec![], found?);
         for found in found {
-            let (target, own) = self.or(found)?;
+            let (target, own) = found?;
             marks.push(own);
             self.say(Part::Target(target))?;
         }
         Ok(marks)
     }
 
-    fn projects(&self) -> Result<(), TransferError> {
-        let mut select = self.or(self.conn.prepare("SELECT id, name FROM project ORDER BY id"))?;
-        let found = self.or(select.query_map([], |row| Ok((row.get(0)?, row.get(1)?))))?;
+    fn projects(&self) -> Result<(), Trouble> {
+        let mut select = self.conn.prepare("SELECT id, name FROM project ORDER BY id")?;
+        let found = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
         for found in found {
-            let (number, name) = self.or(found)?;
+            let (number, name) = found?;
             self.say(Part::Project(number, name))?;
         }
         Ok(())
     }
 
-    fn rows(&self, at: usize, table: &Table) -> Result<(), TransferError> {
+    fn rows(&self, at: usize, table: &Table) -> Result<(), Trouble> {
         let sql = format!("SELECT {} FROM {}", columns(table), table.name);
-        let mut select = self.or(self.conn.prepare(&sql))?;
-        let (mut rows, mut told) = (self.or(select.query([]))?, vec![]);
-        while let Some(row) = self.or(rows.next())? {
-            told.push(self.or(values(row, table))?);
+        let mut select = self.conn.prepare(&sql)?;
+        let (mut rows, mut told) = (select.query([])?, vec![]);
+        while let Some(row) = rows.next()? {
+            told.push(values(row, table)?);
             if told.len() == ROWS {
                 self.say(Part::Rows(at, std::mem::take(&mut told)))?;
             }
@@ -98,27 +94,27 @@ impl Telling<'_> {
         self.say(Part::Rows(at, told))
     }
 
-    fn records(&self, marks: &[Marks]) -> Result<(), TransferError> {
+    fn records(&self, marks: &[Marks]) -> Result<(), Trouble> {
         let hanging = OF_RECORDS.map(|table| {
             let (columns, name) = (columns(&table), table.name);
             self.conn.prepare(&format!(
                 "SELECT {columns} FROM {name} WHERE record = ?1 AND target IN (SELECT id FROM target)"
             ))
         });
-        let mut hanging: Vec<Statement<'_>> = self.or(hanging.into_iter().collect())?;
-        let mut select = self.or(self.conn.prepare(
+        let mut hanging: Vec<Statement<'_>> = hanging.into_iter().collect::<Result<_, _>>()?;
+        let mut select = self.conn.prepare(
             "SELECT r.id, r.accepted_at, r.project, r.targets, r.size, r.quantities, r.event_id, r.keys, b.client,
                  length(b.bytes), f.name
              FROM record r LEFT JOIN body b ON b.id = r.id LEFT JOIN file f ON f.record = r.id ORDER BY r.id",
-        ))?;
-        let mut rows = self.or(select.query([]))?;
-        while let Some(row) = self.or(rows.next())? {
-            let (id, kept) = self.or(head(row, marks))?;
+        )?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            let (id, kept) = head(row, marks)?;
             let (mut record, file) = (kept.record, kept.file);
             for (at, (table, select)) in OF_RECORDS.iter().zip(&mut hanging).enumerate() {
-                let mut found = self.or(select.query([id]))?;
-                while let Some(row) = self.or(found.next())? {
-                    record.rows.push((at, self.or(values(row, table))?));
+                let mut found = select.query([id])?;
+                while let Some(row) = found.next()? {
+                    record.rows.push((at, values(row, table)?));
                 }
             }
             match file {
@@ -130,10 +126,11 @@ impl Telling<'_> {
     }
 
     /// A record whose body is in a file.
-    fn take_file(&self, mut record: Box<Record>, name: &str) -> Result<(), TransferError> {
+    fn take_file(&self, mut record: Box<Record>, name: &str) -> Result<(), Trouble> {
         let folder = beside(self.path, BODIES);
         if !folder.is_dir() {
-            return Err(TransferError::Failed(format!("{} is missing: it belongs to the journal", folder.display())));
+            let why = format!("{} is missing: it belongs to the journal", folder.display());
+            return Err(TransferError::Failed(why).into());
         }
         let is_whole = |file: &File| file.metadata().is_ok_and(|meta| meta.len() == record.size.cast_unsigned());
         let file = match File::open(folder.join(name)) {
@@ -141,26 +138,26 @@ impl Telling<'_> {
             // It is set aside there as it would be here.
             Ok(_) => return self.say(Part::Record(record)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return self.say(Part::Record(record)),
-            Err(error) => return Err(TransferError::Failed(format!("the body {name}: {error}"))),
+            Err(error) => return Err(TransferError::Failed(format!("the body {name}: {error}")).into()),
         };
         record.body = Body::Large;
         let size = record.size.cast_unsigned();
         self.say(Part::Record(record))?;
         self.pieces(size, |at, piece| {
-            file.read_exact_at(piece, at).map_err(|error| TransferError::Failed(format!("{name}: {error}")))
+            file.read_exact_at(piece, at).map_err(|error| TransferError::Failed(format!("{name}: {error}")).into())
         })
     }
 
     /// A record whose body is in the database.
-    fn take_row(&self, mut record: Box<Record>, id: i64, length: Option<i64>) -> Result<(), TransferError> {
+    fn take_row(&self, mut record: Box<Record>, id: i64, length: Option<i64>) -> Result<(), Trouble> {
         if length != Some(record.size) {
             return self.say(Part::Record(record));
         }
         let size = record.size.cast_unsigned();
-        let blob = self.or(self.conn.blob_open("main", "body", "bytes", id, true))?;
+        let blob = self.conn.blob_open("main", "body", "bytes", id, true)?;
         if size <= PIECE as u64 {
             let mut bytes = vec![0; size as usize];
-            self.or(blob.read_at_exact(&mut bytes, 0))?;
+            blob.read_at_exact(&mut bytes, 0)?;
             record.body = Body::Here(bytes);
             return self.say(Part::Record(record));
         }
@@ -168,15 +165,11 @@ impl Telling<'_> {
         self.say(Part::Record(record))?;
         self.pieces(size, |at, piece| {
             let at = usize::try_from(at).unwrap_or(usize::MAX);
-            self.or(blob.read_at_exact(piece, at))
+            Ok(blob.read_at_exact(piece, at)?)
         })
     }
 
-    fn pieces(
-        &self,
-        size: u64,
-        read: impl Fn(u64, &mut [u8]) -> Result<(), TransferError>,
-    ) -> Result<(), TransferError> {
+    fn pieces(&self, size: u64, read: impl Fn(u64, &mut [u8]) -> Result<(), Trouble>) -> Result<(), Trouble> {
         for at in (0..size).step_by(PIECE) {
             let mut piece = vec![0; (size - at).min(PIECE as u64) as usize];
             read(at, &mut piece)?;

@@ -21,7 +21,7 @@ use crate::journal::transfer::{
     Value,
 };
 
-use super::failed;
+use super::Trouble;
 
 /// So many bytes, or so many entries, are committed at once.
 const BYTES: usize = 4 << 20;
@@ -43,10 +43,9 @@ pub(super) fn run(
     (by, sync): (MoveId, Sync),
     mut from: Receiver<Entry>,
     kept: &AtomicU64,
-) -> Result<(), TransferError> {
+) -> Result<(), Trouble> {
     empty(path, sync)?;
-    let conn = Connection::open(path).map_err(|error| failed(path, &error))?;
-    let folder = Spool::open(path, sync).map_err(|error| failed(path, &error))?;
+    let (conn, folder) = (Connection::open(path)?, Spool::open(path, sync)?);
     let mut filling = Filling {
         conn: &conn,
         folder,
@@ -56,37 +55,29 @@ pub(super) fn run(
         file: None,
         uncommitted: (0, 0),
     };
-    schema::begin(&conn, by)
-        .and_then(|()| conn.execute_batch("BEGIN IMMEDIATE"))
-        .map_err(|error| failed(path, &error))?;
+    schema::begin(&conn, by)?;
+    conn.execute_batch("BEGIN IMMEDIATE")?;
     while let Some(Entry(part)) = from.blocking_recv() {
-        let told = |trouble: Trouble| failed(path, &*trouble);
         if let Part::End = part {
-            return filling.end().map_err(told);
+            return filling.end();
         }
-        filling.keep(part).map_err(told)?;
+        filling.keep(part)?;
         kept.store(filling.last.cast_unsigned(), Ordering::Relaxed);
     }
-    Err(TransferError::CutOff)
+    Err(TransferError::CutOff.into())
 }
 
 /// Leaves nothing of what was there.
-fn empty(path: &Path, sync: Sync) -> Result<(), TransferError> {
-    let emptied = || {
-        for ending in ["-wal", "-shm", "-journal"] {
-            match std::fs::remove_file(beside(path, ending)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+fn empty(path: &Path, sync: Sync) -> std::io::Result<()> {
+    for ending in ["-wal", "-shm", "-journal"] {
+        match std::fs::remove_file(beside(path, ending)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
         }
-        File::options().write(true).truncate(true).open(path)?.sync_all()?;
-        Spool::open(path, sync)?.clear(&HashSet::new(), 0)
-    };
-    emptied().map_err(|error| failed(path, &error))
+    }
+    File::options().write(true).truncate(true).open(path)?.sync_all()?;
+    Spool::open(path, sync)?.clear(&HashSet::new(), 0)
 }
-
-/// What goes wrong with the database or with a file.
-type Trouble = Box<dyn std::error::Error>;
 
 struct Filling<'c> {
     conn: &'c Connection,
