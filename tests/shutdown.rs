@@ -21,6 +21,13 @@ async fn one_upstream() -> (Upstream, Relay) {
     (a, relay)
 }
 
+/// Posts an error, which must be taken; returns whether the connection ends with the answer.
+async fn is_last(connection: &mut Connection) -> bool {
+    let answer = connection.post(&envelopes::error(&envelopes::new_id())).await.expect("an answer");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.is_last()
+}
+
 /// Waits until new connections are refused.
 async fn refuses(relay: &Relay) {
     eventually("nothing listens any more", SOON, async || match TcpStream::connect(relay.address()).await {
@@ -69,23 +76,18 @@ async fn a_request_under_way_when_stopping_is_finished_with_200_and_kept() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_on_its_way_on_a_kept_connection_when_stopping_is_answered_and_is_its_last() {
     let (_a, mut relay) = one_upstream().await;
-    let post = async |connection: &mut Connection| {
-        let answer = connection.post(&envelopes::error(&envelopes::new_id())).await.expect("an answer");
-        assert_eq!(answer.status, 200, "{answer:?}");
-        answer.is_last()
-    };
     let mut kept = Vec::new();
     for _ in 0..5 {
         let mut connection = Connection::open(&relay.address()).await.expect("a connection");
-        assert!(!post(&mut connection).await, "it is kept");
+        assert!(!is_last(&mut connection).await, "it is kept");
         kept.push(connection);
     }
     let mut busy = kept.pop().expect("a connection");
     relay.signal(rustix::process::Signal::TERM);
-    while !post(&mut busy).await {}
+    while !is_last(&mut busy).await {}
     // The relay stops. Its port is not shut before these are served, which were idle.
     kept.push(Connection::open(&relay.address()).await.expect("a connection"));
-    let last = futures_util::future::join_all(kept.iter_mut().map(post)).await;
+    let last = futures_util::future::join_all(kept.iter_mut().map(is_last)).await;
     assert_eq!(last, [true; 5]);
     assert!(relay.ended(SOON).await.success(), "{}", relay.log());
     relay.launch();
