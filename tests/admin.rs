@@ -132,7 +132,7 @@ async fn a_full_disk_makes_a_relay_unready_but_keeps_it_alive() {
 
 /// The health once so many requests are told that were refused for this reason.
 async fn refused(relay: &Relay, reason: &str, requests: u64) -> Value {
-    eventually("the refusals are told", SOON, async || {
+    eventually("the refusals are told", SOON * 3, async || {
         let status = relay.status().await;
         if status["refused_requests"][reason] == requests {
             Ok(status["health"].clone())

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::header;
+use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::time::advance;
 use tokio_util::sync::CancellationToken;
@@ -36,10 +37,9 @@ fn view(token: &str) -> View {
     View { routing: Arc::new(routing), upstreams, token, open_on_loopback: true, hosts, ..View::default() }
 }
 
-/// The state of an admin listener, and where its orders arrive.
-async fn admin() -> (Admin, mpsc::Receiver<SwitchOrder>) {
+/// The state of an admin listener, where its orders arrive, and the folder of its journal.
+async fn admin() -> (Admin, mpsc::Receiver<SwitchOrder>, TempDir) {
     let (ledger, clock) = (Ledger::default(), Clock::simulated(Timestamp::from_millis(1_767_571_200_000)));
-    // The files stay until the journal closes, and have no names from here on.
     let folder = tempfile::tempdir().unwrap();
     let settings = journal::Settings { path: folder.path().join("journal.db"), ..journal::Settings::default() };
     let journal: Arc<dyn Journal> = Arc::new(SqliteJournal::open(&settings, clock.clone(), ledger.clone()).unwrap());
@@ -52,7 +52,7 @@ async fn admin() -> (Admin, mpsc::Receiver<SwitchOrder>) {
     let verifier = Verifier::new(Arc::clone(&journal), clock.clone(), Board::default());
     let admin = Admin::new((journal, ledger), (Board::default(), verifier), Metrics::new(), clock, readiness, control);
     admin.configure(View { targets, ..view("the-token") });
-    (admin, orders)
+    (admin, orders, folder)
 }
 
 struct Answer {
@@ -104,7 +104,7 @@ async fn post(admin: &Admin, path: &str, cookie: &str, form: &str) -> Answer {
 
 #[tokio::test]
 async fn from_another_machine_pages_ask_for_a_sign_in_and_the_api_for_the_token() {
-    let (admin, _orders) = admin().await;
+    let (admin, _orders, _folder) = admin().await;
     let through_a_proxy = ("x-forwarded-for", "192.0.2.7");
     for (peer, headers) in [(ELSEWHERE, vec![]), ("[2001:db8::7]:40000", vec![]), (HERE, vec![through_a_proxy])] {
         for row in table() {
@@ -140,7 +140,7 @@ async fn from_another_machine_pages_ask_for_a_sign_in_and_the_api_for_the_token(
 
 #[tokio::test]
 async fn on_this_machine_too_what_is_in_events_and_changes_take_the_token_and_all_but_health_a_name_of_ours() {
-    let (admin, _orders) = admin().await;
+    let (admin, _orders, _folder) = admin().await;
     let token = ("authorization", "Bearer the-token");
     for row in table() {
         let told = format!("{} {}", row.method, row.path);
@@ -162,7 +162,7 @@ async fn on_this_machine_too_what_is_in_events_and_changes_take_the_token_and_al
 
 #[tokio::test(start_paused = true)]
 async fn who_signs_in_from_another_machine_reads_and_changes_for_twelve_hours() {
-    let (admin, mut orders) = admin().await;
+    let (admin, mut orders, _folder) = admin().await;
     let signed_in = post(&admin, "/login", "", "token=the-token").await;
     assert_eq!((signed_in.status, &signed_in.headers["location"]), (StatusCode::SEE_OTHER, &"./".parse().unwrap()));
     let cookie = signed_in.cookie();
@@ -196,7 +196,7 @@ async fn who_signs_in_from_another_machine_reads_and_changes_for_twelve_hours() 
 
 #[tokio::test]
 async fn another_token_ends_all_sessions_for_good() {
-    let (admin, mut orders) = admin().await;
+    let (admin, mut orders, _folder) = admin().await;
     let cookie = post(&admin, "/login", "", "token=the-token").await.cookie();
     let with_cookie = [("cookie", cookie.as_str())];
     let form_token = get(&admin, ELSEWHERE, "/", &with_cookie).await.form_token();
@@ -216,7 +216,7 @@ async fn another_token_ends_all_sessions_for_good() {
 
 #[tokio::test(start_paused = true)]
 async fn a_form_is_neither_waited_for_nor_read_without_end() {
-    let (admin, _orders) = admin().await;
+    let (admin, _orders, _folder) = admin().await;
     let form = |body: Body| {
         let request = Request::post("/login").header("content-type", "application/x-www-form-urlencoded");
         let mut request = request.header("host", "relay.test:8485").body(body).unwrap();
