@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::envelopes;
 use crate::support::eventually::eventually;
+use crate::support::fault_proxy::{Fault, FaultProxy};
 use crate::support::load::{Load, Style};
 use crate::support::postgres::{Database, Server};
 use crate::support::relay::{Plan, Relay, SOON};
@@ -344,4 +345,38 @@ async fn a_large_envelope_is_delivered_to_a_tracker_whose_events_are_read() {
         .await;
     }
     relay.finish().await;
+}
+
+#[tokio::test]
+async fn while_the_database_is_out_of_reach_the_status_says_that_nobody_knows_what_waits() {
+    let scene = Scene::begin().await;
+    let port = Server::shared().port().to_string();
+    let proxy = FaultProxy::start(&format!("127.0.0.1:{port}")).await;
+    let url = scene.database.url.replacen(&port, &proxy.address().port().to_string(), 1);
+    let plan = Plan::new(&[("a", scene.a.dsn("key", 1)), ("b", scene.b.dsn("key", 1))]);
+    let relay = plan.shared(&url, "one").journal("durability = \"single\"").start().await;
+    scene.b.always(Reply::status(503));
+    let ids = relay.send_errors(3).await;
+    let waiting = async || {
+        let samples = relay.samples().await.expect("metrics");
+        samples.sum("switchyard_backlog_envelopes", &[("upstream", "b")])
+    };
+    eventually("they wait", SOON, async || {
+        let count = waiting().await;
+        if count == 3.0 { Ok(()) } else { Err(count.to_string()) }
+    })
+    .await;
+    proxy.set(Fault::Reset);
+    let health = eventually("it is told", SOON * 2, async || {
+        let status = relay.status().await;
+        if status["unread"].is_null() { Err(status.to_string()) } else { Ok(status["health"].to_string()) }
+    })
+    .await;
+    assert!(health.contains("nobody knows what waits, the journal failed"), "{health}");
+    let page = crate::support::net::text(relay.client(), &format!("http://{}/", relay.admin_address())).await;
+    assert!(page.as_ref().is_ok_and(|page| page.contains("Not known")), "{page:?}");
+    assert_eq!(waiting().await, 3.0, "the metrics say what was known last");
+    proxy.set(Fault::Pass);
+    scene.b.always(Reply::Ok);
+    scene.delivered(&[&relay], ids, MOVED * 2).await;
 }

@@ -53,6 +53,11 @@ impl FaultProxy {
         Self { address, fault, _tasks: tasks }
     }
 
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The DSN of a project behind the proxy.
     pub(crate) fn dsn(&self, key: &str, project: u64) -> String {
         format!("http://{key}@{}/{project}", self.address)
