@@ -122,7 +122,7 @@ async fn a_full_disk_makes_a_relay_unready_but_keeps_it_alive() {
     assert_eq!(status["ready"], false);
     assert!(status["not_ready"].as_str().expect("a reason").contains("min_free_disk"), "{status}");
     assert!(get(&relay, "/").await.1.contains("nothing is accepted, "));
-    let told = "3 requests were refused in the last two hours because there was no room for what they brought";
+    let told = "3 submissions were refused with 503 in the last two hours (journal_full)";
     let health = refused(&relay, "journal_full", 3).await;
     assert!(health["sentence"].as_str().expect("a sentence").contains(told), "{health}");
     // An event that was refused for want of room is no repeat later: nothing was kept of it.

@@ -38,7 +38,6 @@ const MOST_SEEN: usize = 4096;
 pub(super) struct Observed {
     started: Timestamp,
     at: Option<Timestamp>,
-    counts: IntakeCounts,
     ledger: Ledger,
     /// How the upstreams fared, as far as it was told.
     series: Series,
@@ -52,7 +51,7 @@ impl Observed {
     /// Nothing yet.
     pub(super) fn new(started: Timestamp, ledger: Ledger) -> Self {
         let series = Series::new(&ledger.accounts());
-        Self { started, at: None, counts: IntakeCounts::new(), ledger, series, incidents: Arc::default(), seen: vec![] }
+        Self { started, at: None, ledger, series, incidents: Arc::default(), seen: vec![] }
     }
 
     /// Canaries stopped getting through to an upstream.
@@ -64,18 +63,6 @@ impl Observed {
     fn take_incidents(&mut self) {
         let mut incidents = self.incidents.lock().unwrap_or_else(PoisonError::into_inner);
         self.seen.append(&mut incidents);
-    }
-
-    /// By how much the counts have risen since.
-    fn news(&self, counts: &IntakeCounts) -> Vec<Tally> {
-        let risen =
-            counts.iter().map(|(key, count)| (key, count.saturating_sub(self.counts.get(key).copied().unwrap_or(0))));
-        let tally = |((what, kind), count): (&(&str, String), u64)| Tally {
-            what: (*what).into(),
-            kind: kind.as_str().into(),
-            count,
-        };
-        risen.filter(|(_, count)| *count > 0).map(tally).collect()
     }
 }
 
@@ -153,7 +140,7 @@ impl Daemon {
         let news = self.observations.take();
         match self.observe(now, stopping, &news).await {
             Ok((counts, series)) => {
-                self.observed.counts = counts;
+                self.metrics.note_kept(counts);
                 self.observed.series = series;
                 self.observed.seen.clear();
             }
@@ -177,8 +164,10 @@ impl Daemon {
         let upstreams = news.iter().filter_map(|(name, news)| Some((self.targets.of(name)?, news.clone()))).collect();
         self.observed.seen.extend(self.intake.sightings());
         self.observed.take_incidents();
-        let mut intake = self.observed.news(&counts);
-        intake.extend(self.observed.seen.iter().cloned());
+        let news_of_intake = self.metrics.news_of(&counts).into_iter();
+        let tally =
+            |((what, kind), count): ((&str, String), u64)| Tally { what: what.into(), kind: kind.into(), count };
+        let intake = news_of_intake.map(tally).chain(self.observed.seen.iter().cloned()).collect();
         let waiting = self.waiting().await?;
         let (steps, series) = self.observed.series.look(now, &self.observed.ledger.accounts(), news, &waiting);
         let steps = steps.into_iter().filter_map(|(name, step)| Some((self.targets.of(&name)?, step))).collect();

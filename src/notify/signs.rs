@@ -12,6 +12,7 @@ const FILLING: u64 = 70;
 pub fn of(status: &Status, max_size: u64) -> Vec<Sign> {
     let mut signs: Vec<Sign> = status.upstreams.iter().flat_map(|own| of_upstream(own, status.started_at)).collect();
     signs.extend(of_journal(status, max_size));
+    signs.extend(of_refusals(status));
     if let Some(problem) = &status.config.error {
         let text = format!("the configuration file has a problem and is not in force: {}", first_line(problem));
         signs.push(lasting(Event::ConfigRefused, "", text));
@@ -42,6 +43,7 @@ pub fn over(event: Event, subject: &str) -> String {
         Event::EventsMissing => format!("no event is missing at {subject} any more"),
         Event::DeadLetters => format!("no dead letter of {subject} is left"),
         Event::JournalFilling => "the journal has room again".to_owned(),
+        Event::Refusing => "no submission is refused with 503 any more".to_owned(),
         Event::ConfigRefused => "the configuration file is in force again".to_owned(),
         Event::Switch | Event::Ready | Event::Test => String::new(),
     }
@@ -98,6 +100,13 @@ fn of_journal(status: &Status, max_size: u64) -> Option<Sign> {
     is_filling.then(|| lasting(Event::JournalFilling, "", text()))
 }
 
+/// Told at once, however short it is: what was refused is lost.
+fn of_refusals(status: &Status) -> Option<Sign> {
+    let refused = words::refused_with_503(status).filter(|_| status.refusing)?;
+    let sign = lasting(Event::Refusing, "", format!("{refused}: what they brought is lost"));
+    Some(Sign { kind: Kind::Grows(1), ..sign })
+}
+
 fn of_switch(switch: &SwitchStatus) -> Sign {
     let of = switch.project.as_ref().map_or(String::new(), |project| format!(" of {project}"));
     let from = switch.from.as_ref().map_or(String::new(), |from| format!(", before it was {from}"));
@@ -115,4 +124,30 @@ fn lasting(event: Event, subject: &str, text: String) -> Sign {
 
 fn first_line(text: &str) -> &str {
     text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn submissions_refused_for_want_of_room_are_told_at_once_and_their_end_too() {
+        let status = |refusing: bool| -> Status {
+            let status = json!({
+                "version": "1", "started_at": "2026-01-01T00:00:00Z", "now": "2026-01-01T03:00:00Z", "ready": true, "primary": "a",
+                "mirror": true, "difference": 0, "config": {"path": "c.toml", "loaded_at": "2026-01-01T00:00:00Z", "error": null},
+                "journal": {"size_bytes": 3, "disk_free_bytes": null}, "projects": [], "switches": [], "upstreams": [],
+                "refused_requests": {"project_share": 2}, "refusing": refusing,
+            });
+            serde_json::from_value(status).unwrap()
+        };
+        let signs = of(&status(true), 9);
+        let text =
+            "2 submissions were refused with 503 in the last two hours (project_share): what they brought is lost";
+        assert_eq!((signs.len(), signs[0].event, &*signs[0].text), (1, Event::Refusing, text));
+        assert_eq!(signs[0].kind, Kind::Grows(1), "not after a while only");
+        assert!(of(&status(false), 9).is_empty(), "it is over");
+    }
 }

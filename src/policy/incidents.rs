@@ -24,6 +24,8 @@ pub enum Event {
     DeadLetters,
     /// The journal is nearly full, or cannot take anything.
     JournalFilling,
+    /// Submissions are refused for want of room: they are lost.
+    Refusing,
     /// The configuration file has a problem and is not in force.
     ConfigRefused,
     /// The primary was switched.
@@ -37,12 +39,13 @@ pub enum Event {
 
 impl Event {
     /// All events that can be configured.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::UpstreamDown,
         Self::CanaryFailed,
         Self::EventsMissing,
         Self::DeadLetters,
         Self::JournalFilling,
+        Self::Refusing,
         Self::ConfigRefused,
         Self::Switch,
         Self::Ready,
@@ -56,6 +59,7 @@ impl Event {
             Self::EventsMissing => "events_missing",
             Self::DeadLetters => "dead_letters",
             Self::JournalFilling => "journal_filling",
+            Self::Refusing => "refusing",
             Self::ConfigRefused => "config_refused",
             Self::Switch => "switch",
             Self::Ready => "ready",

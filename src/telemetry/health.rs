@@ -1,8 +1,9 @@
 //! The state of the relay in a word and a sentence: `switchyard status` and the status page begin with it, and `switchyard status
 //! --check` ends with it.
 //!
-//! Rule: data is lost when it is not accepted, or was not in the last two hours for want of room, or when it was dropped in that time
-//! although an upstream should have got it. What only waits is not lost. Knows nothing but the status.
+//! Rule: data is being lost while it is not accepted, and when it was dropped in the last two hours although an upstream should have got
+//! it. What was refused for want of room is named for two hours, and degrades then. What only waits is not lost. Knows nothing but
+//! the status.
 
 use std::time::Duration;
 
@@ -90,18 +91,16 @@ fn of_relay(status: &Status) -> Vec<(Level, String)> {
     reasons
 }
 
-/// What was refused at the door in the last two hours: lost when we had no room for it. With a wrong DSN it may be a service's that
+/// What was refused at the door in the last two hours: lost when we had no room for it, and being lost while that goes on. With a wrong DSN it may be a service's that
 /// nobody hears of; where browsers send, strangers reach the door too, and it is only worth a word.
 fn of_senders(status: &Status) -> impl Iterator<Item = (Level, String)> {
-    let told = |level, requests: u64, why: &str| {
-        let were = words::those(requests, "request", "was", "were");
-        (requests > 0).then(|| (level, format!("{were} refused in the last two hours {why}")))
-    };
-    let level = if status.browsers().next().is_some() { Level::Well } else { Level::Degraded };
-    let no_room = status.turned_away(Refused::is_for_want_of_room);
+    let of_rooms = if status.refusing { Level::LosingData } else { Level::Degraded };
+    let of_dsns = if status.browsers().next().is_some() { Level::Well } else { Level::Degraded };
     let wrong_dsn = status.turned_away(Refused::is_for_its_dsn);
-    let no_room = told(Level::LosingData, no_room, "because there was no room for what they brought");
-    no_room.into_iter().chain(told(level, wrong_dsn, "for a key or project that is not configured, see the log"))
+    let were = words::those(wrong_dsn, "request", "was", "were");
+    let why = "for a key or project that is not configured, see the log";
+    let wrong_dsn = (wrong_dsn > 0).then(|| (of_dsns, format!("{were} refused in the last two hours {why}")));
+    words::refused_with_503(status).map(|told| (of_rooms, told)).into_iter().chain(wrong_dsn)
 }
 
 /// Relays that are gone, what waits on their machines, and whose files differ.
@@ -269,7 +268,6 @@ mod tests {
             "the relay did not run for 5 s in the last two hours, and what services sent then nobody can count.";
         assert!(level == Level::Well && sentence.ends_with(uncounted), "{sentence}");
         let losing = [
-            ("/refused_requests", json!({ "journal_full": 1 })),
             ("/not_ready", json!("the journal is full")),
             ("/upstreams/0/lately", json!({ "lost": 2, "refused": 0 })),
             ("/difference", json!(-1)),
@@ -277,6 +275,17 @@ mod tests {
         for change in losing {
             assert_eq!(status(std::slice::from_ref(&change)).level, Level::LosingData, "{change:?}");
         }
+    }
+
+    #[test]
+    fn submissions_refused_for_want_of_room_are_lost_while_that_goes_on_and_degrade_for_two_hours() {
+        let refused = || ("/refused_requests", json!({ "journal_full": 2304, "project_share": 1, "rate_limited": 7 }));
+        let why = "2,305 submissions were refused with 503 in the last two hours (journal_full and project_share).";
+        let now = status(&[refused(), ("/refusing", json!(true))]);
+        assert_eq!(now, Health { level: Level::LosingData, sentence: format!("Losing data: {why}") });
+        assert_eq!(status(&[refused()]), Health { level: Level::Degraded, sentence: format!("Degraded: {why}") });
+        let limited = ("/refused_requests", json!({ "rate_limited": 7, "malformed": 5 }));
+        assert_eq!(status(&[limited]).level, Level::Well, "limits of ours lose nothing");
     }
 
     #[test]

@@ -3,9 +3,6 @@
 //!
 //! What the [`Ledger`](super::ledger::Ledger) counts is not counted here a second time: [`items`] has it at each scrape.
 
-use std::collections::BTreeMap;
-
-use prometheus::core::Collector as _;
 use prometheus::proto::{self, MetricFamily};
 use prometheus::{Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Registry};
 
@@ -20,8 +17,11 @@ const LAG_SECONDS: &[f64] = &[
     0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 21600.0, 86400.0, 259200.0,
 ];
 
+mod intake;
 pub mod items;
 mod known;
+
+pub use intake::IntakeCounts;
 
 trait Make: Sized {
     fn make(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<Self>;
@@ -63,6 +63,7 @@ macro_rules! metrics {
         #[derive(Clone, Debug)]
         pub struct Metrics {
             registry: Registry,
+            memory: intake::Memory,
             $($(#[doc = $help])+ pub $name: $t,)*
         }
 
@@ -76,7 +77,7 @@ macro_rules! metrics {
                         .expect("names and labels are valid: the golden test reads them all");
                     registry.register(Box::new($name.clone())).expect("every name is there once");
                 )*
-                Self { registry, $($name),* }
+                Self { registry, memory: intake::Memory::default(), $($name),* }
             }
         }
     };
@@ -227,9 +228,6 @@ impl Refused {
     }
 }
 
-/// How often the intake did something: what, and of which kind.
-pub type IntakeCounts = BTreeMap<(&'static str, String), u64>;
-
 /// The status codes that the public listener gives, those of the primary's answers that matter, and one for all others of these.
 const CODES: [&str; 24] = [
     "200", "201", "202", "204", "301", "302", "304", "400", "401", "403", "404", "405", "408", "409", "413", "414",
@@ -279,23 +277,5 @@ impl Metrics {
             .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
             .expect("a new registry has no such collector");
         (self.registry.clone(), process)
-    }
-
-    /// What the intake has done since the start: `duplicate` items by category, `refused` requests and `refused_item`s by reason.
-    pub fn intake_counts(&self) -> IntakeCounts {
-        let counters = [
-            ("duplicate", "category", &self.duplicate_items_total),
-            ("refused", "reason", &self.refused_requests_total),
-            ("refused_item", "reason", &self.refused_items_total),
-        ];
-        let mut counts = IntakeCounts::new();
-        for (what, label, counter) in counters {
-            for metric in counter.collect().iter().flat_map(MetricFamily::get_metric) {
-                let kind = metric.get_label().iter().find(|pair| pair.name() == label);
-                let kind = kind.map(|pair| pair.value().to_owned()).unwrap_or_default();
-                *counts.entry((what, kind)).or_default() += metric.get_counter().get_value() as u64;
-            }
-        }
-        counts
     }
 }

@@ -52,6 +52,9 @@ pub struct Status {
     /// Requests refused as a whole in this hour of the clock and the one before, by reason.
     #[serde(default)]
     pub refused_requests: BTreeMap<String, u64>,
+    /// Whether submissions are being refused for want of room: one was within the last minute.
+    #[serde(default)]
+    pub refusing: bool,
     /// The last storms of identical errors, the most recent first, since the start of the daemon.
     #[serde(default)]
     pub storms: Vec<StormStatus>,

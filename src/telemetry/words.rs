@@ -7,8 +7,9 @@ use crate::policy::outcome::DropReason;
 use crate::protocol::category::Category;
 
 use super::gaps::{self, GapStatus};
+use super::metrics::Refused;
 pub use super::numbers::{count, some, those, verb};
-use super::status::{LimitStatus, RelayStatus, StandbyStatus};
+use super::status::{LimitStatus, RelayStatus, StandbyStatus, Status};
 
 /// How many items were dropped for a reason, and what that means.
 pub fn dropped(reason: &str, items: u64) -> String {
@@ -50,6 +51,15 @@ pub fn ago(now: Timestamp, at: Timestamp) -> String {
 pub fn without_relay(gaps: &[GapStatus]) -> Option<String> {
     let length = gaps::length(gaps);
     (length >= Duration::from_secs(1)).then(|| span(length))
+}
+
+/// What was refused for want of room in the last two hours, and why; `None` when nothing was.
+pub fn refused_with_503(status: &Status) -> Option<String> {
+    let submissions = status.turned_away(Refused::is_for_want_of_room);
+    let meant = Refused::ALL.into_iter().filter(|reason| reason.is_for_want_of_room()).map(Refused::name);
+    let reasons: Vec<&str> = meant.filter(|reason| status.refused_requests.contains_key(*reason)).collect();
+    let were = those(submissions, "submission", "was", "were");
+    (submissions > 0).then(|| format!("{were} refused with 503 in the last two hours ({})", names(&reasons)))
 }
 
 /// Names in a row, with an "and" before the last.

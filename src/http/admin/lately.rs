@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::journal::evidence::Stretch;
+use crate::journal::evidence::{Stretch, Tally};
 use crate::policy::outcome::Cause;
 use crate::protocol::category::Category;
 use crate::telemetry::gaps::GapStatus;
+use crate::telemetry::metrics::IntakeCounts;
 use crate::telemetry::series::{STEP, Step, beginning};
 use crate::telemetry::status::{LatelyStatus, OutageStatus};
 
@@ -31,11 +32,12 @@ pub(super) struct Lately {
 
 /// Nothing when the journal cannot be read: then it says so itself.
 pub(super) async fn of_all(admin: &Admin, now: Timestamp) -> Lately {
+    // Looked at first: what the journal is told meanwhile counts twice for a moment, and is never missing.
+    let unkept = admin.metrics.news_of(&admin.metrics.intake_counts());
     let evidence = admin.journal.evidence(now - HOUR).await.unwrap_or_default();
     let mut all = BTreeMap::<Arc<str>, LatelyStatus>::new();
     let gaps = gaps(admin, &evidence.stretches, now);
-    let refused = evidence.intake.into_iter().filter(|tally| &*tally.what == "refused" && tally.count > 0);
-    let refused = refused.map(|tally| (tally.kind.to_string(), tally.count)).collect();
+    let refused = refused(&evidence.intake, unkept);
     for (key, account) in evidence.accounts {
         let Some(upstream) = key.upstream.filter(|_| Category::counts_items(key.category.name())) else { continue };
         let own = all.entry(upstream).or_default();
@@ -48,6 +50,16 @@ pub(super) async fn of_all(admin: &Admin, now: Timestamp) -> Lately {
         own.per_minute = per_minute(now, steps);
     }
     Lately { upstreams: all, gaps, refused }
+}
+
+/// What was refused as a whole, by reason: as the journal knows it, and what it was not told yet. A full disk keeps it from knowing.
+fn refused(kept: &[Tally], unkept: IntakeCounts) -> BTreeMap<String, u64> {
+    let kept = kept.iter().filter(|tally| &*tally.what == "refused" && tally.count > 0);
+    let mut refused: BTreeMap<String, u64> = kept.map(|tally| (tally.kind.to_string(), tally.count)).collect();
+    for ((_, reason), count) in unkept.into_iter().filter(|((what, _), _)| *what == "refused") {
+        *refused.entry(reason).or_default() += count;
+    }
+    refused
 }
 
 /// When the relay did not run since the beginning of the last hour. Before its first start it did not have to.

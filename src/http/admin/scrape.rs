@@ -142,6 +142,7 @@ async fn read(admin: &Admin) -> Status {
         projects: projects(&view),
         refused: refused(admin, &view),
         refused_requests: lately.refused,
+        refusing: admin.metrics.is_refusing(),
         storms: storms(&view),
         gaps: lately.gaps,
         switches: switches(admin, SWITCHES).await,

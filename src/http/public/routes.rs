@@ -212,7 +212,7 @@ impl PublicApp {
 
     /// Counts every refusal, and logs one of each kind and project a minute.
     fn refused(&self, project: &str, reason: Refused, why: &str, caller: Option<&Caller>) {
-        self.state.metrics.refused_requests_total.with_label_values(&[reason.name()]).inc();
+        self.state.metrics.refused(reason);
         let Some(line) = self.state.damper.admit(&(reason, project.into())) else { return };
         tracing::warn!(
             reason = reason.name(),
