@@ -7,7 +7,9 @@
 
 use std::time::Duration;
 
+use crate::clock::Timestamp;
 use crate::policy::outcome::{Cause, DropReason};
+use crate::protocol::category::Category;
 
 use super::gaps;
 pub use super::level::{Health, Level};
@@ -40,22 +42,53 @@ pub fn judge(status: &Status) -> Health {
 }
 
 fn calm(status: &Status) -> String {
-    let waiting: u64 = status.upstreams.iter().map(|upstream| upstream.backlog.envelopes).sum();
-    let names: Vec<&str> = status.upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
-    let who = match names.as_slice() {
-        [_, _, ..] if !status.mirror => format!("{} takes", status.primary),
-        [one] => format!("{one} takes"),
-        few @ ([] | [_, _] | [_, _, _]) => format!("{} take", words::names(few)),
-        many => format!("all {} upstreams take", many.len()),
-    };
-    let waits = match waiting {
+    let (limited, others): (Vec<_>, Vec<_>) = status.upstreams.iter().partition(|own| limited_until(own).is_some());
+    let waiting = |those: &[&UpstreamStatus]| -> u64 { those.iter().map(|own| own.backlog.envelopes).sum() };
+    let waits = match waiting(&others) {
+        0 if waiting(&limited) > 0 => "nothing else waits".to_owned(),
         0 => "nothing waits".to_owned(),
         n => words::those(n, "envelope", "is under way", "are under way"),
     };
-    let mirror = if status.mirror || names.len() < 2 { "" } else { " and nobody else does, for the mirror is off" };
     let lost = words::without_relay(&status.gaps)
         .map_or("nothing was lost in the last two hours".to_owned(), |length| uncounted(&length));
-    format!("{} is the primary, {who} what comes{mirror}, {waits}, {lost}", status.primary)
+    format!("{} is the primary, {}, {waits}, {lost}", status.primary, takers(status))
+}
+
+/// Who takes what comes, and who limits it until when.
+fn takers(status: &Status) -> String {
+    let all: Vec<&UpstreamStatus> = status.upstreams.iter().filter(|upstream| upstream.role != "removed").collect();
+    let is_alone = !status.mirror && all.len() > 1;
+    let takes = |upstream: &&&UpstreamStatus| {
+        limited_until(upstream).is_none() && (!is_alone || upstream.name == status.primary)
+    };
+    let names: Vec<&str> = all.iter().filter(takes).map(|upstream| upstream.name.as_str()).collect();
+    let mirror = if is_alone { " and nobody else does, for the mirror is off" } else { "" };
+    let who = match names.as_slice() {
+        [] => None,
+        [one] => Some(format!("{one} takes")),
+        few @ ([_, _] | [_, _, _]) => Some(format!("{} take", words::names(few))),
+        most if most.len() < all.len() => Some(format!("{} of {} upstreams take", most.len(), all.len())),
+        many => Some(format!("all {} upstreams take", many.len())),
+    };
+    let limit = |upstream: &&UpstreamStatus| {
+        limited_until(upstream).map(|until| limits(&upstream.name, Some(until)) + &waiting_for(upstream))
+    };
+    let limited = all.iter().filter_map(limit);
+    who.map(|who| format!("{who} what comes{mirror}")).into_iter().chain(limited).collect::<Vec<_>>().join(", ")
+}
+
+/// Until when an upstream that limits us takes nothing of what waits for it; `None` when it takes some of it.
+fn limited_until(upstream: &UpstreamStatus) -> Option<Timestamp> {
+    let is_limited = |category: &str| upstream.limits.iter().any(|limit| limit.category == category);
+    let in_items = upstream.accounts.iter().filter(|account| Category::counts_items(&account.category));
+    let mut waiting = in_items.filter(|account| account.pending > 0);
+    let takes_none = upstream.state == "limited" && waiting.all(|account| is_limited(&account.category));
+    upstream.limits.iter().map(|limit| limit.until).max().filter(|_| takes_none)
+}
+
+fn limits(name: &str, until: Option<Timestamp>) -> String {
+    let until = until.map_or(String::new(), |until| format!(" until {}", until.in_words()));
+    format!("{name} limits what it takes{until}")
 }
 
 /// What nobody can count.
@@ -141,11 +174,7 @@ fn of_upstream(upstream: &UpstreamStatus) -> Vec<(Level, String)> {
         reasons.push((Level::LosingData, sentence));
     }
     if let Some(why) = trouble(upstream) {
-        let waiting = match upstream.backlog.envelopes {
-            0 => String::new(),
-            n => format!(" ({})", words::those(n, "envelope", "waits for it", "wait for it")),
-        };
-        reasons.push((Level::Degraded, why + &waiting));
+        reasons.push((Level::Degraded, why + &waiting_for(upstream)));
     }
     if refused > 0 {
         let items = words::some(refused, "item");
@@ -163,6 +192,13 @@ fn of_upstream(upstream: &UpstreamStatus) -> Vec<(Level, String)> {
     reasons
 }
 
+fn waiting_for(upstream: &UpstreamStatus) -> String {
+    match upstream.backlog.envelopes {
+        0 => String::new(),
+        n => format!(" ({})", words::those(n, "envelope", "waits for it", "wait for it")),
+    }
+}
+
 /// What is wrong with the way to an upstream.
 fn trouble(upstream: &UpstreamStatus) -> Option<String> {
     let name = &upstream.name;
@@ -172,7 +208,7 @@ fn trouble(upstream: &UpstreamStatus) -> Option<String> {
         "down" | "probing" => Some(format!("{name} is down{why}")),
         "failing" => Some(format!("requests to {name} fail{why}")),
         "misconfigured" => Some(format!("{name} does not let us in{why}")),
-        "limited" if oldest > LATE_WHEN_LIMITED => Some(format!("{name} limits what it takes")),
+        "limited" if oldest > LATE_WHEN_LIMITED => Some(limits(name, limited_until(upstream))),
         "up" if oldest > LATE => Some(format!("what waits for {name} is up to {:.0} minutes old", oldest / 60.0)),
         _ => None,
     }
@@ -275,6 +311,42 @@ mod tests {
         for change in losing {
             assert_eq!(status(std::slice::from_ref(&change)).level, Level::LosingData, "{change:?}");
         }
+    }
+
+    #[test]
+    fn an_upstream_that_limits_all_of_what_waits_does_not_take_what_comes() {
+        let limited = |pending: &str| {
+            let limits = json!([{ "category": "error", "until": "2026-01-01T03:15:00Z" }]);
+            let accounts = json!([{ "project": "shop", "category": pending, "accepted": 9, "delivered": 0, "dropped": {},
+                "pending": 9, "difference": 0 }]);
+            let other = json!({ "name": "b", "role": "shadow", "state": "limited", "delivered": 0, "dropped": {}, "dead_letters": 0,
+                "backlog": {"envelopes": 9, "bytes": 9, "oldest_seconds": 20.0}, "last_delivery_at": null, "last_error": null,
+                "limits": limits, "accounts": accounts, "difference": 0 });
+            let mut removed = other.clone();
+            (removed["name"], removed["role"], removed["state"]) = (json!("c"), json!("removed"), json!("removed"));
+            removed["backlog"] = json!({ "envelopes": 0, "bytes": 0, "oldest_seconds": 0.0 });
+            let own = json!({ "name": "a", "role": "primary", "state": "up", "delivered": 5, "dropped": {}, "dead_letters": 0,
+                "backlog": {"envelopes": 0, "bytes": 0, "oldest_seconds": 0.0}, "last_delivery_at": null, "last_error": null,
+                "limits": [], "accounts": [], "difference": 0 });
+            json!([own, other, removed])
+        };
+        let lost = "nothing was lost in the last two hours.";
+        let told = |pending: &str, change: Option<(&str, Value)>| {
+            let mut changes = vec![("/upstreams", limited(pending))];
+            changes.extend(change);
+            status(&changes).sentence
+        };
+        let until = "b limits what it takes until 1 Jan 2026, 03:15:00 UTC";
+        let well = "All well: a is the primary, a";
+        let waits = "(9 envelopes wait for it), nothing else waits";
+        assert_eq!(told("error", None), format!("{well} takes what comes, {until} {waits}, {lost}"));
+        let under_way = "9 envelopes are under way";
+        assert_eq!(told("log_item", None), format!("{well} and b take what comes, {under_way}, {lost}"));
+        let old = json!({ "envelopes": 9, "bytes": 9, "oldest_seconds": 901.0 });
+        let late = format!("Degraded: {until} (9 envelopes wait for it).");
+        assert_eq!(told("error", Some(("/upstreams/1/backlog", old))), late);
+        let alone = told("error", Some(("/mirror", json!(false))));
+        assert!(alone.contains("a takes what comes and nobody else does, for the mirror is off, b limits"), "{alone}");
     }
 
     #[test]
