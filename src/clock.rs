@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use rustix::time::{ClockId, clock_gettime};
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::format_description::well_known::Rfc3339;
@@ -17,6 +18,12 @@ use tokio::time::Instant;
 /// How a person reads a moment.
 const IN_WORDS: &[BorrowedFormatItem<'_>] =
     format_description!("[day padding:none] [month repr:short] [year], [hour]:[minute]:[second] UTC");
+
+/// The clock that nobody sets. On Linux it counts the time that the machine sleeps.
+#[cfg(target_os = "linux")]
+const SINCE_BOOT: ClockId = ClockId::Boottime;
+#[cfg(not(target_os = "linux"))]
+const SINCE_BOOT: ClockId = ClockId::Monotonic;
 
 /// A moment: milliseconds since the Unix epoch, UTC.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -180,6 +187,15 @@ impl Clock {
     /// The time since this clock was made: goes on whatever happens to the system's clock.
     pub fn uptime(&self) -> Duration {
         self.instant_now().saturating_duration_since(self.anchor)
+    }
+
+    /// The time since the machine started, in which it may have slept: whatever is set leaves it alone. A simulated machine never sleeps
+    /// and never stands still: 0.
+    pub fn since_boot(&self) -> Duration {
+        match &self.simulated_by {
+            Some(_) => Duration::ZERO,
+            None => Duration::try_from(clock_gettime(SINCE_BOOT)).unwrap_or_default(),
+        }
     }
 
     /// The tokio instant at which this clock will show `when`; now when that is past.

@@ -30,6 +30,7 @@ use crate::policy::routing::Routing;
 use crate::tasks::Tasks;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::observations::Observations;
+use crate::telemetry::pulse::Pulse;
 use crate::telemetry::status::ConfigStatus;
 
 mod backend;
@@ -37,6 +38,7 @@ mod backfilling;
 mod canary;
 mod caps;
 mod control;
+mod heartbeat;
 pub mod moving;
 mod notifying;
 mod pace_exchange;
@@ -217,8 +219,9 @@ impl Daemon {
         let public = Public::new(intake.clone(), &config.server, metrics.clone(), readiness.clone(), tasks.clone());
         let verifier = Verifier::new(Arc::clone(&journal), clock.clone(), supervisor.board());
         let shown = (supervisor.board(), verifier.clone());
-        let observed = Observed::new(clock.now(), ledger.clone());
-        let admin = Admin::new((Arc::clone(&journal), ledger), shown, metrics.clone(), clock.clone(), readiness, order);
+        let pulse = Pulse::new(clock.now(), clock.since_boot());
+        let (observed, time) = (Observed::new(pulse.clone(), ledger.clone()), (clock.clone(), pulse));
+        let admin = Admin::new((Arc::clone(&journal), ledger), shown, metrics.clone(), time, readiness, order);
         let mut daemon = Self {
             control,
             status: ConfigStatus { path, loaded_at: clock.now(), error: None },
@@ -250,6 +253,7 @@ impl Daemon {
         let (journal, control) = (Arc::clone(&daemon.journal), Arc::clone(&daemon.control));
         backfilling::start(&daemon.tasks, journal, daemon.admin.clone(), control);
         daemon.start_notifying();
+        daemon.start_beating();
         daemon.note_first_primary().await?;
         Ok(daemon)
     }

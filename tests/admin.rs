@@ -7,6 +7,8 @@ mod doors;
 #[path = "admin/pages.rs"]
 mod pages;
 mod support;
+#[path = "admin/truth.rs"]
+mod truth;
 
 use std::fs;
 

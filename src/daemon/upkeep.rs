@@ -19,9 +19,10 @@ use crate::telemetry::ledger::Ledger;
 use crate::telemetry::log;
 use crate::telemetry::metrics::IntakeCounts;
 use crate::telemetry::observations;
+use crate::telemetry::pulse::Pulse;
 use crate::telemetry::series::Series;
 
-use super::{Daemon, notifying};
+use super::{Daemon, heartbeat, notifying};
 
 /// How much is done in one step.
 const STEP: usize = 256;
@@ -36,7 +37,9 @@ const MOST_SEEN: usize = 4096;
 
 /// What was kept last.
 pub(super) struct Observed {
-    started: Timestamp,
+    /// When the stretch began of which the journal was last told.
+    pub(super) started: Timestamp,
+    pub(super) pulse: Pulse,
     at: Option<Timestamp>,
     ledger: Ledger,
     /// How the upstreams fared, as far as it was told.
@@ -49,9 +52,9 @@ pub(super) struct Observed {
 
 impl Observed {
     /// Nothing yet.
-    pub(super) fn new(started: Timestamp, ledger: Ledger) -> Self {
-        let series = Series::new(&ledger.accounts());
-        Self { started, at: None, ledger, series, incidents: Arc::default(), seen: vec![] }
+    pub(super) fn new(pulse: Pulse, ledger: Ledger) -> Self {
+        let (started, series) = (pulse.since(), Series::new(&ledger.accounts()));
+        Self { started, pulse, at: None, ledger, series, incidents: Arc::default(), seen: vec![] }
     }
 
     /// Canaries stopped getting through to an upstream.
@@ -137,6 +140,8 @@ impl Daemon {
     /// Adds to the journal's evidence what was observed since the last time, and that we are alive. What it cannot take now is
     /// told the next time.
     pub(super) async fn keep_observations(&mut self, now: Timestamp, stopping: bool) {
+        // This may be what runs first after the relay stood still.
+        heartbeat::beat(&self.observed.pulse, &self.clock);
         let news = self.observations.take();
         match self.observe(now, stopping, &news).await {
             Ok((counts, series)) => {
@@ -160,6 +165,7 @@ impl Daemon {
         stopping: bool,
         news: &[(Arc<str>, observations::Observed)],
     ) -> Result<(IntakeCounts, Series), JournalError> {
+        self.keep_gaps().await?;
         let counts = self.metrics.intake_counts();
         let upstreams = news.iter().filter_map(|(name, news)| Some((self.targets.of(name)?, news.clone()))).collect();
         self.observed.seen.extend(self.intake.sightings());

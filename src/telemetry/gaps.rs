@@ -1,4 +1,4 @@
-//! Times in which the relay did not run: nobody can count what services sent then.
+//! Times in which the relay did not run, or stood still: nobody can count what services sent then.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 pub struct GapStatus {
     /// From the last sign of life on.
     pub from: Timestamp,
-    /// To the next start.
+    /// To the next start, or until it went on.
     pub to: Timestamp,
 }
 

@@ -12,6 +12,7 @@ pub mod log;
 pub mod metrics;
 pub mod numbers;
 pub mod observations;
+pub mod pulse;
 pub mod report;
 pub mod series;
 pub mod status;

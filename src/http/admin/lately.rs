@@ -24,7 +24,7 @@ const MOST_OUTAGES: usize = 500;
 /// What happened since the beginning of the last hour.
 pub(super) struct Lately {
     pub(super) upstreams: BTreeMap<Arc<str>, LatelyStatus>,
-    /// When the relay did not run.
+    /// When the relay did not run, or stood still.
     pub(super) gaps: Vec<GapStatus>,
     /// Requests refused as a whole, by reason.
     pub(super) refused: BTreeMap<String, u64>,
@@ -65,7 +65,7 @@ fn refused(kept: &[Tally], unkept: IntakeCounts) -> BTreeMap<String, u64> {
 /// When the relay did not run since the beginning of the last hour. Before its first start it did not have to.
 fn gaps(admin: &Admin, stretches: &[Stretch], now: Timestamp) -> Vec<GapStatus> {
     let window = (beginning_of_lately(now).max(running::first_start(admin, stretches)), now);
-    running::gaps(&running::up(stretches, admin.started_at, window), window)
+    running::gaps(&running::up(stretches, admin.pulse.since(), window), window)
 }
 
 fn beginning_of_lately(now: Timestamp) -> Timestamp {

@@ -83,7 +83,7 @@ pub(super) async fn judged(admin: &Admin, since: Timestamp, candidate: Option<&s
     let known_since = since.max(running::first_start(admin, &evidence.stretches));
     let seen_since = running::seen_since(admin, &evidence, &candidate, (known_since, now)).await?;
     let observed_at = evidence.stretches.last().map_or(now, |last| last.to.min(now));
-    let up = running::up(&evidence.stretches, admin.started_at, (since, now));
+    let up = running::up(&evidence.stretches, admin.pulse.since(), (since, now));
     let outages = admin.journal.outages(since, MOST).await?;
     let status = scrape::status(admin).await;
     let sources = Sources {

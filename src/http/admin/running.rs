@@ -29,10 +29,10 @@ pub(super) async fn seen_since(
     Ok(first(&all).map_or(now, |at| at.max(known_since)))
 }
 
-/// When the relay ran. The stretch of this process goes on.
-pub(super) fn up(stretches: &[Stretch], started_at: Timestamp, window: Span) -> Vec<Span> {
+/// When the relay ran. The stretch of this process that began at `own` goes on.
+pub(super) fn up(stretches: &[Stretch], own: Timestamp, window: Span) -> Vec<Span> {
     let ran = stretches.iter().map(|stretch| (stretch.from, stretch.to));
-    span::within(ran.chain([(started_at, window.1)]), window)
+    span::within(ran.chain([(own, window.1)]), window)
 }
 
 /// When it did not run within the window.

@@ -17,6 +17,7 @@ use crate::policy::routing::Routing;
 use crate::policy::storm::Storms;
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::pulse::Pulse;
 use crate::telemetry::report::criteria;
 use crate::telemetry::status::ConfigStatus;
 use crate::units::Secret;
@@ -68,6 +69,7 @@ pub struct Admin {
     pub(super) metrics: Metrics,
     pub(super) clock: Clock,
     pub(super) started_at: Timestamp,
+    pub(super) pulse: Pulse,
     pub(super) readiness: Readiness,
     pub(super) control: Control,
     pub(super) sessions: Sessions,
@@ -87,11 +89,10 @@ impl Admin {
         (journal, ledger): (Arc<dyn Journal>, Ledger),
         (board, verifier): (Board, Verifier),
         metrics: Metrics,
-        clock: Clock,
+        (clock, pulse): (Clock, Pulse),
         readiness: Readiness,
         control: Control,
     ) -> Self {
-        let started_at = clock.now();
         Self {
             view: Arc::default(),
             journal,
@@ -100,7 +101,8 @@ impl Admin {
             verifier,
             metrics,
             clock,
-            started_at,
+            started_at: pulse.since(),
+            pulse,
             readiness,
             control,
             sessions: Sessions::default(),

@@ -105,7 +105,7 @@ pub struct RelayReport {
     pub up_seconds: f64,
     /// The share of it in percent.
     pub uptime_percent: f64,
-    /// How often it was started in it.
+    /// How often it was started in it, or went on after it had stood still.
     pub starts: u64,
     /// How many of those before ended without being told to.
     pub crashes: u64,

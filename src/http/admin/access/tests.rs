@@ -23,6 +23,7 @@ use crate::journal::{self, Journal};
 use crate::policy::routing::Routing;
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::pulse::Pulse;
 use crate::units::Secret;
 
 use super::*;
@@ -50,7 +51,8 @@ async fn admin() -> (Admin, mpsc::Receiver<SwitchOrder>, TempDir) {
     let readiness = Readiness::new(Arc::clone(&journal), CancellationToken::new());
     let (control, orders) = mpsc::channel(1);
     let verifier = Verifier::new(Arc::clone(&journal), clock.clone(), Board::default());
-    let admin = Admin::new((journal, ledger), (Board::default(), verifier), Metrics::new(), clock, readiness, control);
+    let time = (clock.clone(), Pulse::new(clock.now(), clock.since_boot()));
+    let admin = Admin::new((journal, ledger), (Board::default(), verifier), Metrics::new(), time, readiness, control);
     admin.configure(View { targets, ..view("the-token") });
     (admin, orders, folder)
 }

@@ -1,0 +1,53 @@
+//! Notes when the relay stood still: what services sent then nobody can count, as when it does not run.
+
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::clock::Clock;
+use crate::journal::JournalError;
+use crate::journal::evidence::Observation;
+use crate::telemetry::pulse::Pulse;
+use crate::telemetry::words;
+
+use super::Daemon;
+
+/// How often it beats.
+const EACH: Duration = Duration::from_secs(1);
+
+impl Daemon {
+    /// Beats from now on. A task of its own, so that a journal that does not answer makes no beat late.
+    pub(super) fn start_beating(&self) {
+        let (pulse, clock, stop) = (self.observed.pulse.clone(), self.clock.clone(), self.tasks.stopping().clone());
+        self.tasks.spawn("the heartbeat", async move {
+            let mut beats = interval(EACH);
+            beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            while stop.run_until_cancelled(beats.tick()).await.is_some() {
+                beat(&pulse, &clock);
+            }
+        });
+    }
+
+    /// Ends in the journal the stretches after which the relay stood still, and begins the next.
+    pub(super) async fn keep_gaps(&mut self) -> Result<(), JournalError> {
+        while let Some(gap) = self.observed.pulse.untold() {
+            let (started, now) = (self.observed.started, gap.from);
+            let (upstreams, intake, steps, canaries) = (vec![], vec![], vec![], vec![]);
+            // It did not crash.
+            let stopping = true;
+            self.journal.observe(Observation { started, now, stopping, upstreams, intake, steps, canaries }).await?;
+            self.observed.started = gap.to;
+            self.observed.pulse.note_told();
+        }
+        Ok(())
+    }
+}
+
+/// Notes that the relay runs, and whether it stood still.
+pub(super) fn beat(pulse: &Pulse, clock: &Clock) {
+    clock.resync();
+    if let Some(length) = pulse.beat(clock.now(), clock.since_boot()) {
+        let length = words::span(length);
+        tracing::warn!(length, "the relay stood still: what services sent meanwhile is lost unless they sent it again");
+    }
+}
