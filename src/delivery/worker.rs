@@ -108,7 +108,9 @@ pub(super) struct Worker {
     shared: bool,
     /// When it goes on looking for what is not of the project that has its share of the room.
     looks_on: Timestamp,
-    /// When a suspect was last forgiven.
+    /// A suspect is none any more, or a hold ended by a delivery: what waited with it is to be brought forward.
+    forgives: bool,
+    /// When that was last done.
     forgiven: Timestamp,
     /// Of which project something failed last.
     failed_last: Option<Arc<str>>,
@@ -171,6 +173,7 @@ impl Worker {
             held: None,
             shared: false,
             looks_on: Timestamp::default(),
+            forgives: false,
             forgiven: Timestamp::default(),
             failed_last: None,
             routing: Arc::default(),

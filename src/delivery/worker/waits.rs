@@ -20,7 +20,8 @@ use super::Worker;
 
 /// How many records are brought forward at once.
 const STEP: usize = 256;
-/// How often what waits with a suspect is brought forward at most: one that is forgiven again and again must not keep the journal busy.
+/// How often what waits with a suspect or with a hold that ended is brought forward at most: what is forgiven again and again must not
+/// keep the journal busy.
 const FORGIVING: Duration = Duration::from_secs(10);
 
 impl Worker {
@@ -47,6 +48,7 @@ impl Worker {
         self.cooldown.set_back(back);
         self.around.cooldowns.tell(&self.upstream, &self.cooldown);
         self.last_success = self.last_success - back;
+        self.forgiven = self.forgiven - back;
         self.forgone_until = self.forgone_until - back;
         self.mended = true;
         self.publish();
@@ -88,17 +90,17 @@ impl Worker {
         place.or_else(|| self.suspects.crowds(project, self.share(), now))
     }
 
-    /// The upstream took something of the project. What waited with a suspect that is none any more comes forward.
+    /// The upstream took something of the project. What waited with a suspect that is none any more, or with a hold that ends so, comes
+    /// forward.
     pub(super) fn taken(&mut self, project: &Arc<str>, took: Duration, now: Timestamp) {
         // After a reload it had not waited here: others wait still.
         if self.holds.taken(project, now) || self.is_refused(project) {
             self.tell_taken(project);
+            self.forgives = true;
         }
         self.suspects.took(took);
         self.around.watch.counted(self.refusals.taken(project, now), now);
-        if self.suspects.taken(project, now) && now.since(self.forgiven) >= FORGIVING {
-            (self.forgiven, self.mended) = (now, true);
-        }
+        self.forgives |= self.suspects.taken(project, now);
     }
 
     /// Not tried, tried later.
@@ -142,11 +144,14 @@ impl Worker {
         self.holds.mended(now, self.quirks().cool_off);
     }
 
-    /// A new configuration may have mended what a project is held for: its records are tried now, not when the hold would
-    /// have ended, or when the upstream takes note of it. Others that were put off come along, which costs each of them one early
+    /// A new configuration may have mended what a project is held for, or the upstream took something of it: its records are tried now,
+    /// not when the hold would have ended, or when the upstream takes note of it. Others that were put off come along, which costs each of them one early
     /// try.
     async fn end_holds(&mut self, now: Timestamp) {
         self.follow_routing(now);
+        if self.forgives && now.since(self.forgiven) >= FORGIVING {
+            (self.forgives, self.forgiven, self.mended) = (false, now, true);
+        }
         if self.mended && self.holds.last_end(now).is_none() {
             match self.around.journal.hasten(self.target, STEP).await {
                 Ok(count) => self.mended = count == STEP,
