@@ -1,4 +1,4 @@
-//! Bodies on their way in: within a limit of size, which the caller knows before the first byte is read, and a limit of patience.
+//! Incoming bodies, with a limit of size, which the caller sets before the first byte is read, and limits of time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,16 +16,16 @@ use super::room::{Held, Room, SMALL};
 
 /// How long the next bytes of a body may take.
 pub(super) const SILENCE: Duration = Duration::from_secs(10);
-/// For how long it may bring less, whatever it brought before.
+/// How long a body may bring less than [`SLOWEST`], whatever it brought before.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// How a body keeps up. Bringing much at first buys no right to bring a byte now and then later: that would hold the room of a
-/// large body, or a place at the primary, for hours.
+/// The least speed of a body. A fast beginning does not excuse a later drip, which would hold the room of a large body, or a place at
+/// the primary, for hours.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
-    /// Until when more must have come, in time spent waiting for it.
+    /// When the next piece is late, counted in time spent waiting for the body.
     until: Duration,
-    /// For how long less may come.
+    /// How long the body may fall behind.
     grace: Duration,
 }
 
@@ -34,12 +34,12 @@ impl Pace {
         Self::within(GRACE)
     }
 
-    /// Of what must keep up better than others, because it keeps more than memory waiting.
+    /// A pace with another grace: shorter for a body that holds more than memory.
     pub(super) const fn within(grace: Duration) -> Self {
         Self { until: grace, grace }
     }
 
-    /// Whether `bytes` came in time, after `waited` in all.
+    /// Returns whether a piece of `bytes` came in time, after `waited` in total, and sets the time for the next one.
     pub(super) fn keeps(&mut self, bytes: usize, waited: Duration) -> bool {
         let bought = Duration::from_micros((bytes as u64).saturating_mul(1_000_000) / SLOWEST);
         let is_in_time = waited <= self.until;
@@ -48,7 +48,7 @@ impl Pace {
     }
 }
 
-/// The pieces of a body made one. One that came in one piece is not copied.
+/// The joined pieces of a body. A body of one piece is not copied.
 #[derive(Default)]
 pub(super) struct Joined {
     first: Bytes,
@@ -56,7 +56,7 @@ pub(super) struct Joined {
 }
 
 impl Joined {
-    /// Adds a piece, for which there is room in `held`.
+    /// Adds a piece that `held` has room for.
     pub(super) fn push(&mut self, piece: Bytes, held: &Held) {
         if self.first.is_empty() && self.all.is_empty() {
             self.first = piece;
@@ -77,13 +77,13 @@ impl Joined {
     }
 }
 
-/// A body on its way in, of which nothing is read but as the next piece.
+/// An incoming body, read piece by piece.
 pub(in crate::http) struct Incoming {
     body: Body,
     limit: Limit,
     announced: Option<u64>,
     total: u64,
-    /// How long it was waited for.
+    /// The total time spent waiting for the body.
     waited: Duration,
     pace: Pace,
 }
@@ -94,29 +94,29 @@ impl Incoming {
         Self { body, limit, announced, total: 0, waited: Duration::ZERO, pace: Pace::new() }
     }
 
-    /// The most of it.
+    /// The size limit.
     pub(super) const fn limit(&self) -> Limit {
         self.limit
     }
 
-    /// Bytes that came so far.
+    /// The bytes that came so far.
     pub(super) const fn total(&self) -> u64 {
         self.total
     }
 
-    /// What there will be soon: as much again as came so far, or what is left; what is small may become large only when it is.
+    /// The bytes to make room for: twice what came, but at most the announced length, and at most [`SMALL`] until more has come.
     pub(super) fn soon(&self) -> u64 {
         let twice = self.total * 2;
         let soon = if self.total <= SMALL { twice.min(SMALL) } else { twice };
         self.announced.map_or(soon, |length| length.min(soon))
     }
 
-    /// The next bytes. What announces that it is too large is refused before any are read.
+    /// Reads the next bytes; `None` at the end. A body that announces too large a length is refused before any are read.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
         if self.announced.is_some_and(|length| length > self.limit.bytes()) {
             return Err(BodyError::too_large(self.limit));
         }
-        // A client that is gone by now does not undo what it has sent: its connection would tell of an error here.
+        // The body is complete. Reading on would fail if the client has left, which does not undo what it has sent.
         if self.announced == Some(self.total) {
             return Ok(None);
         }
@@ -130,13 +130,13 @@ impl Incoming {
         if self.pace.keeps(piece.len(), self.waited) { Ok(Some(piece)) } else { Err(BodyError::Timeout) }
     }
 
-    /// Makes `held` be room for what came, and for as much again when more is to come, up to `most`; waits for it. Doubling keeps
-    /// both the copies and the visits to the room few.
+    /// Extends `held` to [`Incoming::soon`], at most `most`, when more came than it holds; waits for room. Doubling keeps the copies
+    /// and the calls to the room few.
     pub(super) async fn follow(&mut self, room: &Room, held: &mut Held, most: u64) -> Result<(), BodyError> {
         if self.total > held.bytes() { room.extend(held, self.soon().min(most)).await } else { Ok(()) }
     }
 
-    /// The body as it comes, none of it kept here; `held` becomes room for what came, up to `most`.
+    /// The body as a stream of pieces, which are not kept. `held` grows with what came, up to `most`.
     pub(super) fn pieces(
         self,
         room: Room,
@@ -150,7 +150,7 @@ impl Incoming {
         })
     }
 
-    /// All of it in memory: for the stand-in upstream, which has no files.
+    /// Reads the whole body into memory: for the stand-in upstream, which has no files.
     pub(in crate::http) async fn whole(mut self, room: &Room, held: &mut Held) -> Result<Bytes, BodyError> {
         let mut all = Joined::default();
         while let Some(piece) = self.next().await? {
@@ -160,13 +160,13 @@ impl Incoming {
         Ok(all.into_bytes())
     }
 
-    /// Reads it away, keeping nothing, for as long as it keeps its limits.
+    /// Reads and discards the body as long as it keeps its limits.
     pub(super) async fn discard(mut self) {
         while let Ok(Some(_)) = self.next().await {}
     }
 }
 
-/// The next bytes; trailers are passed over.
+/// Reads the next bytes; skips trailers and empty pieces.
 async fn next(body: &mut Body) -> Result<Option<Bytes>, BodyError> {
     loop {
         let frame = timeout(SILENCE, body.frame()).await.map_err(|_| BodyError::Timeout)?;
@@ -208,21 +208,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_that_is_all_there_takes_its_own_size_and_one_that_is_still_coming_twice_what_came() {
+    async fn a_body_takes_its_announced_size_or_twice_what_came() {
         let mut held = Held::default();
         read(Body::from(vec![0; 5000]), MIB, &mut held).await.unwrap();
         assert_eq!(held.bytes(), 5000);
         let mut held = Held::default();
         read(chunked(vec![&[0; 3000], &[0; 3000], &[0; 1000]]), MIB, &mut held).await.unwrap();
         assert_eq!(held.bytes(), 14_000);
-        // What is small so far takes no more than what is small may have.
+        // A body that is small so far takes no more than a small body may.
         let mut held = Held::default();
         read(chunked(vec![&[0; 40_000]]), MIB, &mut held).await.unwrap();
         assert_eq!(held.bytes(), SMALL);
     }
 
     #[tokio::test]
-    async fn too_much_is_refused_whether_announced_or_not() {
+    async fn a_body_over_its_limit_is_refused_announced_or_not() {
         let mut held = Held::default();
         for body in [Body::from("12345"), chunked(vec![b"123", b"45"])] {
             let error = read(body, 4, &mut held).await.unwrap_err().to_string();
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn the_smaller_limit_counts_and_says_whose_it_is() {
+    fn the_smaller_limit_applies_and_names_its_source() {
         let (option, event) = (Limit::option(MIB, "max_body"), Limit::event());
         assert_eq!((option.or(event), event.or(option)), (option, option));
         assert_eq!(event.to_string(), "2097152 bytes, too many for an event item, whose limit is 1048576");
@@ -246,7 +246,7 @@ mod tests {
         assert!(matches!(read, Err(BodyError::Timeout)));
     }
 
-    /// A body of these pieces, a second between them.
+    /// A body of pieces of these sizes, each after a second.
     fn second_by_second(pieces: impl Iterator<Item = usize> + Send + 'static) -> Body {
         Body::from_stream(stream::unfold(pieces, |mut pieces| async move {
             let next = pieces.next()?;
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_brought_much_at_once_may_not_bring_a_byte_now_and_then_for_ever() {
+    async fn a_fast_beginning_does_not_excuse_a_later_drip() {
         let began = Instant::now();
         let drip = second_by_second(std::iter::once(500_000).chain(std::iter::repeat(1)));
         assert!(matches!(read(drip, MIB, &mut Held::default()).await, Err(BodyError::Timeout)));

@@ -1,5 +1,5 @@
-//! Crash reports and files sent apart from their events: minidumps, Unreal's crashes, attachments. They become envelopes on the
-//! way in, so that the id that is answered is the one that every upstream stores.
+//! Crash reports, and files sent separately from their events: minidumps, Unreal's crashes, attachments. They become envelopes on the
+//! way in, so that every upstream stores the event under the id that the client was told.
 //!
 //! Minidumps and Unreal's crashes are never answered with 429: crash reporters would send them again and again
 //! (getsentry/relay, `relay-server/src/endpoints/minidump.rs`).
@@ -29,7 +29,7 @@ use super::receive::receive;
 use super::room::Held;
 use super::state::Public;
 
-/// The most that a form or file takes of the memory while it passes through: the beginning of a body, a piece of a file, the form's data.
+/// The most room, in bytes, that a form or file takes on its way: for the beginning of a body, a piece of a file, the form's data.
 const IN_PASSING: u64 = 2 * 1024 * 1024;
 
 /// `POST /api/{project}/minidump/`: a form, or the minidump itself.
@@ -52,13 +52,13 @@ pub(super) async fn attachments(State(public): State<Arc<Public>>, path: Segment
 
 type Segments = Result<Path<Vec<(String, String)>>, PathRejection>;
 
-/// The two parameters of a path; what is no text belongs to nobody.
+/// The two parameters of a path; empty where one is missing, and both empty if the path is no UTF-8, which then belongs to no project.
 fn segments(path: Segments) -> [String; 2] {
     let mut values = path.map(|Path(pairs)| pairs).unwrap_or_default().into_iter().map(|(_, value)| value);
     [values.next().unwrap_or_default(), values.next().unwrap_or_default()]
 }
 
-/// What a request brings.
+/// What the body of a request is.
 #[derive(Clone, Copy)]
 enum What {
     Minidump,
@@ -68,7 +68,7 @@ enum What {
 }
 
 async fn take_in(public: &Public, id: &str, key: Option<&str>, request: Request, what: What) -> Response {
-    // Nothing is written for somebody who does not say who it is.
+    // The request itself must name its project: nothing is written before that is checked.
     let terms = Terms { limit: public.room.max_body(), may_name_project: false };
     let Visit { entrance, parts, body, pass } = match admit(public, Some(id), key, terms, request).await {
         Ok(visit) => visit,
@@ -85,7 +85,7 @@ async fn submit(
     body: Incoming,
     what: What,
 ) -> Result<Receipt, ApiError> {
-    // Shared with the pieces, which take it as they come, and kept until what was made of them is taken in.
+    // Shared with the stream of pieces, which extends it, and held until the envelope is taken in.
     let held = Arc::new(Mutex::new(share(public, &entrance, parts)));
     let (id, envelope) = envelope(public, parts, body, what, &held).await?;
     let project = entrance.project().cloned();
@@ -122,7 +122,7 @@ async fn envelope(
     })
 }
 
-/// The body as it comes, or what it holds when it is encoded: that is received first.
+/// The body as it comes. An encoded body is received and decoded first.
 async fn pieces(public: &Public, parts: &Parts, body: Incoming, held: &Arc<Mutex<Held>>) -> Result<Pieces, ApiError> {
     let (encodings, most) = (encodings(&parts.headers)?, IN_PASSING.min(public.room.whole().bytes()));
     if encodings.is_empty() {
@@ -135,13 +135,13 @@ async fn pieces(public: &Public, parts: &Parts, body: Incoming, held: &Arc<Mutex
     Ok(body.pieces().map_err(unreadable).boxed())
 }
 
-/// The boundary of a form; `None` for what is none.
+/// The boundary of a multipart form; `None` if the body is no such form.
 fn boundary(headers: &HeaderMap) -> Option<String> {
     let content_type = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
     multer::parse_boundary(content_type).ok()
 }
 
-/// `UserID` of the query: names the user, the Epic account and the machine.
+/// `UserID` of the query, which names the user, the Epic account and the machine.
 fn user(parts: &Parts) -> Option<String> {
     let mut fields = form_urlencoded::parse(parts.uri.query()?.as_bytes());
     fields.find(|(name, _)| name == "UserID").map(|(_, value)| value.into_owned())
@@ -151,7 +151,7 @@ fn malformed(detail: &str) -> ApiError {
     ApiError::new(StatusCode::BAD_REQUEST, Refused::Malformed, detail)
 }
 
-/// Crash reporters want the id as text, in the spelling with hyphens.
+/// The answer. Crash reporters want the id as text, with hyphens.
 fn answer(what: What, receipt: &Receipt) -> Response {
     match what {
         What::Attachments(_) => StatusCode::CREATED.into_response(),

@@ -1,4 +1,4 @@
-//! Refusals as answers: the only place that maps what went wrong to a status, and the JSON that Sentry's SDKs know,
+//! Refusals as answers. Only here are errors mapped to a status, and to the JSON that Sentry's SDKs know,
 //! `{"detail": "…", "causes": ["…"]}`.
 
 use axum::Json;
@@ -21,16 +21,16 @@ use crate::telemetry::metrics::Refused;
 
 use super::limit::BodyError;
 
-/// Seconds after which a client may try again what we had no room for.
+/// The `Retry-After` of every 503, in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("30");
 
-/// A refusal: what the client is told, and what it is counted as.
+/// A refusal: the client's answer, and the reason under which it is counted.
 #[derive(Debug)]
 pub(super) struct ApiError {
     pub(super) status: StatusCode,
     pub(super) reason: Refused,
     pub(super) detail: String,
-    /// The limits that it is for, when it is for limits.
+    /// The rate limits that caused the refusal; empty for other causes.
     limits: Vec<RateLimit>,
 }
 
@@ -56,7 +56,8 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Tells limits: the categories on any status, and on a 429 the longest wait, too ("Rate Limiting"); an hour at the most.
+/// Adds rate limits to an answer: their categories on any status, and the longest wait on a 429 ("Rate Limiting"). Waits are cut to an
+/// hour.
 pub(super) fn tell_limits(limits: &[RateLimit], response: &mut Response) {
     let told = |limit: &RateLimit| limit.retry_after.min(rate_limits::LONGEST_KEPT);
     let Some(longest) = limits.iter().map(told).max() else { return };
@@ -174,7 +175,7 @@ impl From<CrashError> for ApiError {
     }
 }
 
-/// Why a body did not come to its end, as whoever gave its pieces has said it.
+/// The refusal of a body that broke off, from the error that its stream of pieces gave.
 fn broken_off(why: Box<dyn std::error::Error + Send + Sync>) -> ApiError {
     let why = match why.downcast::<BodyError>() {
         Ok(error) => return (*error).into(),

@@ -1,4 +1,4 @@
-//! The requests of SDKs: from HTTP to a submission, and back to an answer.
+//! The requests of SDKs: turns HTTP into a submission, and its receipt into an answer.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -29,13 +29,13 @@ use super::receive::{DECODED_INLINE, receive, whole};
 use super::room::{Held, Owner, SMALL};
 use super::state::Public;
 
-/// The project a request was for, for the counts: in the extensions of its answer.
+/// The project of a request, kept in the extensions of its answer for the counts.
 #[derive(Clone, Debug)]
 pub(super) struct ForProject(pub(super) Arc<str>);
 
 const X_SENTRY_AUTH: HeaderName = HeaderName::from_static("x-sentry-auth");
 
-/// A transparent image of one pixel: what a page gets for an event that it sent as one (getsentry/relay,
+/// A transparent image of one pixel: the answer to an event that a page sends by loading an image (getsentry/relay,
 /// `relay-server/src/endpoints/store.rs`).
 const PIXEL: &[u8] = b"GIF89a\x01\x00\x01\x00\x00\xff\x00,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x00;";
 
@@ -44,7 +44,7 @@ pub(super) async fn envelope(State(public): State<Arc<Public>>, id: ProjectId, r
     take_in(&public, Some(&project(id)), request, Form::Envelope).await
 }
 
-/// The same, for a request that needs no router to be recognised: `id` is in its path. Also says for which project it was.
+/// As [`envelope`], for a request that bypasses the router; `id` is from its path. Also returns the project, if known.
 pub(super) async fn envelope_for(public: &Public, id: &str, request: Request) -> (Response, Option<Arc<str>>) {
     taken_in(public, Some(id), request, Form::Envelope).await
 }
@@ -54,13 +54,13 @@ pub(super) async fn store(State(public): State<Arc<Public>>, id: ProjectId, requ
     take_in(&public, Some(&project(id)), request, Form::Event).await
 }
 
-/// `POST /api/store/`: the key alone says for which project.
+/// `POST /api/store/`: only the key names the project.
 pub(super) async fn store_without_project(State(public): State<Arc<Public>>, request: Request) -> Response {
     take_in(&public, None, request, Form::Event).await
 }
 
-/// `POST` to the tunnel's path: only the envelope says for which project it is. What the request carries besides belongs to the
-/// site that it passed through.
+/// `POST` to the tunnel's path: only the envelope names the project. Credentials in the headers, and the query, belong to the site
+/// that the request passed through, and are removed.
 pub(super) async fn tunnel(State(public): State<Arc<Public>>, mut request: Request) -> Response {
     for name in ["x-sentry-auth", "authorization"] {
         request.headers_mut().remove(name);
@@ -71,12 +71,12 @@ pub(super) async fn tunnel(State(public): State<Arc<Public>>, mut request: Reque
 
 type ProjectId = Result<Path<String>, PathRejection>;
 
-/// The project id in the path. One that is no text at all is no number either, and refused like any other.
+/// The project id in the path; empty if it is no UTF-8, and then refused as any other that is no number.
 fn project(id: ProjectId) -> String {
     id.map_or_else(|_| String::new(), |Path(id)| id)
 }
 
-/// What a body is.
+/// The form of a body.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
     Envelope,
@@ -97,7 +97,7 @@ impl Form {
     }
 }
 
-/// The most of the body of one event.
+/// The size limit for the body of one event.
 fn longest_event(public: &Public) -> Limit {
     Limit::event().or(public.room.max_body()).or(public.room.whole())
 }
@@ -108,7 +108,7 @@ async fn take_in(public: &Public, id: Option<&str>, request: Request, form: Form
     response
 }
 
-/// The answer, and the project that it is for.
+/// Takes a submission in; returns the answer and the project, if known.
 async fn taken_in(public: &Public, id: Option<&str>, request: Request, form: Form) -> (Response, Option<Arc<str>>) {
     let form = form.of(request.headers());
     let Visit { entrance, parts, body, pass } = match admit(public, id, None, form.terms(public), request).await {
@@ -119,7 +119,7 @@ async fn taken_in(public: &Public, id: Option<&str>, request: Request, form: For
     pass.close(public, &parts, taken.map(|receipt| (receipt.project.clone(), answer(&receipt))))
 }
 
-/// `GET /api/{project}/store/`: the event is in the query, the answer an image for a page to show.
+/// `GET /api/{project}/store/`: the event is in the query, and the answer is an image for a page to show.
 pub(super) async fn pixel(State(public): State<Arc<Public>>, id: ProjectId, request: Request) -> Response {
     picture(&public, Some(&project(id)), request).await
 }
@@ -148,16 +148,16 @@ async fn submit_query(public: &Public, entrance: Entrance, parts: &Parts) -> Res
     Ok(public.intake.submit(entrance, sender(public, parts), envelope.into()).await?)
 }
 
-/// What is known of a route before a body is read.
+/// The rules of a route, known before a body is read.
 #[derive(Clone, Copy)]
 pub(super) struct Terms {
-    /// The most of the body.
+    /// The size limit of the body.
     pub(super) limit: Limit,
-    /// Whether the body may say for which project it is when the request does not.
+    /// Whether the body may name the project when the request does not.
     pub(super) may_name_project: bool,
 }
 
-/// A request that was let in.
+/// A request that was admitted.
 pub(super) struct Visit {
     pub(super) entrance: Entrance,
     pub(super) parts: Parts,
@@ -165,13 +165,13 @@ pub(super) struct Visit {
     pub(super) pass: Pass,
 }
 
-/// What must be given back at the end of a visit, for the counts.
+/// What the metrics need at the end of a request: its project and its timer.
 pub(super) struct Pass {
     project: Option<Arc<str>>,
     timer: HistogramTimer,
 }
 
-/// Lets a request in by its credentials; refuses it after reading its body away. `key` is the one in its path.
+/// Admits a request by its credentials; `key` is the key in its path. Reads and discards the body of a refused request.
 pub(super) async fn admit(
     public: &Public,
     id: Option<&str>,
@@ -192,8 +192,8 @@ pub(super) async fn admit(
             Ok(Visit { entrance, parts, body, pass })
         }
         Err(error) => {
-            // An answer that comes before the body was sent is not read by every SDK. Who asks before sending sends nothing of what
-            // is refused.
+            // Not every SDK reads an answer that comes before it has sent the body. A client that sends `Expect` waits for the answer,
+            // and does not send a refused body.
             if !parts.headers.contains_key(header::EXPECT) {
                 body.discard().await;
             }
@@ -234,7 +234,7 @@ fn authenticate(public: &Public, id: Option<&str>, key: Option<&str>, parts: &Pa
     Ok(public.intake.authenticate(id, credentials(public, parts, key))?)
 }
 
-/// What a request says of itself; `key` is the one in its path.
+/// The credentials of a request, from its headers, its query, and `key`, the key in its path.
 pub(super) fn credentials(public: &Public, parts: &Parts, key: Option<&str>) -> Result<Option<Credentials>, AuthError> {
     let values = |name| parts.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     let is_ours = |key: &str| public.intake.knows_key(key);
@@ -257,7 +257,8 @@ async fn submit(
     Ok(public.intake.submit(entrance, sender(public, parts), body).await?)
 }
 
-/// The envelope around a stored event, for which `held` becomes room before it is made. What is packed in a small one is seldom large.
+/// Wraps a stored event in an envelope, and extends `held` before. It first tries with room for a small event: a packed event is seldom
+/// larger.
 async fn stored(public: &Public, event: Bytes, held: &mut Held) -> Result<Bytes, ApiError> {
     let limit = longest_event(public);
     let mut most = limit.bytes().min(SMALL);
@@ -281,12 +282,13 @@ async fn stored(public: &Public, event: Bytes, held: &mut Held) -> Result<Bytes,
     }
 }
 
-/// What upstreams are told of the sender of a request.
+/// The sender of a request, as upstreams are told.
 pub(super) fn sender(public: &Public, parts: &Parts) -> Client {
     client(&parts.headers, peer::of(parts), &public.server.load().trusted_proxies)
 }
 
-/// The room that a body will take, of the share of its project or of its client. The only project there is shares with nobody.
+/// Empty room for a body, from the share of its project, or of its client while the project is unknown. A single configured project
+/// shares with nobody.
 pub(super) fn share(public: &Public, entrance: &Entrance, parts: &Parts) -> Held {
     match entrance.project() {
         Some(_) if public.intake.routing().projects.len() == 1 => Held::default(),
@@ -295,12 +297,12 @@ pub(super) fn share(public: &Public, entrance: &Entrance, parts: &Parts) -> Held
     }
 }
 
-/// The client whose share a request takes of what is scarce.
+/// The client whose share of room and places a request takes.
 pub(super) fn source(public: &Public, parts: &Parts) -> IpAddr {
     peer::source(&parts.headers, peer::of(parts), &public.server.load().trusted_proxies)
 }
 
-/// The encodings of a body, in the order in which they were applied.
+/// The encodings of a body, in the order in which they are undone: the last applied first.
 pub(super) fn encodings(headers: &HeaderMap) -> Result<Vec<decode::Encoding>, DecodeError> {
     if !headers.contains_key(header::CONTENT_ENCODING) {
         return Ok(vec![]);

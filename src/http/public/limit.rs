@@ -1,4 +1,4 @@
-//! How large a body may be, and why one was not read to its end.
+//! The size limits of bodies, and why a body was not read to its end.
 
 use std::fmt;
 
@@ -6,10 +6,10 @@ use crate::http::listener::received::Stopping;
 use crate::intake::legacy;
 use crate::protocol::item::ItemType;
 
-/// Bytes a second that a body must bring in the long run.
+/// The least bytes per second that a body must bring in the long run.
 pub(super) const SLOWEST: u64 = 4096;
 
-/// The most bytes of a body, and what says so.
+/// The most bytes of a body, and where this limit comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::http) struct Limit {
     bytes: u64,
@@ -25,22 +25,22 @@ enum Of {
 }
 
 impl Limit {
-    /// What an option of the configuration sets.
+    /// The limit that an option of the configuration sets.
     pub(in crate::http) const fn option(bytes: u64, name: &'static str) -> Self {
         Self { bytes, of: Of::Option(name) }
     }
 
-    /// What one such request may have.
+    /// The limit of one request of this kind.
     pub(in crate::http) const fn one(bytes: u64, what: &'static str) -> Self {
         Self { bytes, of: Of::One(what) }
     }
 
-    /// What the body of one stored event may have, packed or not: more than an event, so that its size can be named.
+    /// The limit of one stored event's body, packed or not. It is larger than an event may be, so that a refusal can name the size.
     pub(in crate::http) const fn event() -> Self {
         Self { bytes: legacy::LONGEST, of: Of::Event }
     }
 
-    /// What an endpoint of the primary may be sent.
+    /// The limit of an endpoint of the primary.
     pub(in crate::http) const fn endpoint(bytes: u64) -> Self {
         Self { bytes, of: Of::Endpoint }
     }
@@ -74,15 +74,15 @@ fn event_limit() -> u64 {
 /// Why a body was not read to its end.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::http) enum BodyError {
-    /// It is larger than one body may be: 413.
+    /// The body is over its limit: 413.
     #[error("the {what} has more than {limit}")]
     TooLarge {
-        /// The body, or what was encoded in it.
+        /// The body as sent, or what was decoded from it.
         what: &'static str,
-        /// Its limit.
+        /// The limit that applies.
         limit: Limit,
     },
-    /// Nothing came for too long, or too little: 408.
+    /// Nothing came for too long, or the body came too slowly: 408.
     #[error("the body arrives too slowly: {SLOWEST} bytes a second are expected")]
     Timeout,
     /// The bodies in memory together have reached their limit: 503.

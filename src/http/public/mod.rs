@@ -1,4 +1,4 @@
-//! The public listener, for SDKs: the routes, bodies on their way in, and what only a tracker can answer.
+//! The public listener, for SDKs: the routes, incoming bodies, and requests that only a tracker can answer.
 
 pub(super) mod body;
 mod caller;

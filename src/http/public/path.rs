@@ -1,7 +1,7 @@
-//! Paths in the one spelling that the routes know, and the spellings in which a path could mean another route to an upstream.
+//! Normalises paths to the spelling of the routes, and refuses spellings that an upstream could read as another route.
 //!
-//! The rule: a path is decoded once, here, before it is routed. What a server behind us could still read as an ingest route never
-//! passes the proxy, because it would go around limits, journal and mirror.
+//! The rule: a path is decoded once, here, before it is routed. A path that a server behind us could still read as an ingest route
+//! never passes the proxy, because the request would bypass limits, journal and mirror.
 
 use std::borrow::Cow;
 
@@ -12,18 +12,19 @@ use percent_encoding::percent_decode_str;
 /// Why a path is not passed on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum Spelling {
-    /// An escape that is none, stands for what needs none, or holds another one.
+    /// The path has a percent sign that begins no escape, an escape of a character that needs none, or an escape within an escape.
     #[error("the path has a percent sign that escapes nothing, a plain character, or another escape")]
     Escape,
-    /// A slash or a backslash is escaped where a name cannot have one.
+    /// The path has an escaped backslash, or an escaped slash outside of names below `/api/0/`.
     #[error("the path has an escaped slash or backslash outside of a name below /api/0/")]
     Slash,
-    /// An upstream may take it for an ingest route.
+    /// An upstream may read the path as an ingest route.
     #[error("the path is another spelling of an ingest endpoint, which takes only its own")]
     Ingest,
 }
 
-/// Folds runs of slashes, and decodes what needs no escape (RFC 3986, section 6.2.2.2). A DSN with a slash too many has always worked.
+/// Folds runs of slashes, and decodes characters that need no escape (RFC 3986, section 6.2.2.2). A DSN with a slash too many has
+/// always worked.
 pub(super) fn normalise(uri: &mut Uri) {
     let path = uri.path().as_bytes();
     if !path.contains(&b'%') && !path.windows(2).any(|two| two == b"//") {
@@ -61,7 +62,7 @@ pub(super) fn check(path: &str) -> Result<(), Spelling> {
     if is_ingest(until_query) || is_ingest(&decoded) { Err(Spelling::Ingest) } else { Ok(()) }
 }
 
-/// Whether a decoded path is an ingest route to a server that heeds neither case nor parameters nor what ends a segment.
+/// Returns whether a decoded path is an ingest route to a server that ignores case, parameters, and dots and blanks around a segment.
 fn is_ingest(path: &str) -> bool {
     let segments: Vec<String> = path.split(['/', '\\']).map(meaning).filter(|name| !name.is_empty()).collect();
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
@@ -79,13 +80,13 @@ fn is_ingest(path: &str) -> bool {
     )
 }
 
-/// A segment in lower case, without parameters and without dots and blanks around it.
+/// A segment in lower case, without parameters, and without dots, blanks and control characters around it.
 fn meaning(segment: &str) -> String {
     let name = segment.split(';').next().unwrap_or_default();
     name.trim_matches(|c: char| c == '.' || c.is_whitespace() || c.is_control()).to_ascii_lowercase()
 }
 
-/// The path with what is escaped and needs no escape as it is.
+/// The path, with the escapes of characters that need none decoded.
 fn unescaped(path: &str) -> Cow<'_, str> {
     if !path.contains('%') {
         return path.into();
@@ -109,7 +110,7 @@ fn unescaped(path: &str) -> Cow<'_, str> {
     plain.into()
 }
 
-/// What the escape that begins at `at` stands for.
+/// The byte that the escape at `at` stands for; `None` if it is no escape.
 fn code(text: &str, at: usize) -> Option<u8> {
     let digits = text.get(at + 1..at + 3).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))?;
     u8::from_str_radix(digits, 16).ok()
@@ -189,7 +190,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_path_that_means_an_ingest_route_passes(
+        fn no_disguised_ingest_route_passes(
             route in proptest::sample::select(vec!["api/1/envelope", "api/1/store", "api/store", "api/7/csp-report", "api/1/cron/x", "api/1/otlp/v1/logs", "api/1/playstation", "api/1/upload"]),
             how in proptest::collection::vec(0u8..30, 24),
             slash in proptest::sample::select(vec!["/", "//", "%2F", "/%2f", ";a=b/", "./", "%20/", "%09/", "%5C"]),

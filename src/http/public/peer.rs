@@ -1,8 +1,8 @@
-//! Who sent a request, as upstreams are told it: the client's address, its `User-Agent` and `Origin`, and nothing else.
+//! The sender of a request, as upstreams are told: the client's address, its `User-Agent` and `Origin`, and nothing else.
 //!
-//! The address is the first of `CF-Connecting-IP`, `X-Vercel-Forwarded-For`, `X-Sentry-Forwarded-For`, `X-Forwarded-For` that holds
-//! one, when the peer is a trusted proxy, else the peer itself (getsentry/relay, `relay-server/src/extractors/forwarded_for.rs`).
-//! Trackers put the first of the chain in the place of `{{auto}}` in `user.ip_address`.
+//! The address is that of the peer. If the peer is a trusted proxy, the addresses of the first of `CF-Connecting-IP`,
+//! `X-Vercel-Forwarded-For`, `X-Sentry-Forwarded-For`, `X-Forwarded-For` that holds any precede it (getsentry/relay,
+//! `relay-server/src/extractors/forwarded_for.rs`). Trackers replace `{{auto}}` in `user.ip_address` by the first of this chain.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -19,9 +19,9 @@ const FORWARDED: [HeaderName; 4] = [
     HeaderName::from_static("x-sentry-forwarded-for"),
     HeaderName::from_static("x-forwarded-for"),
 ];
-/// Longer values are no use to anybody and would be kept with every record. Browsers within apps have long names.
+/// The longest value in bytes: it is kept with every record. Browsers within apps have long names.
 const LONGEST: usize = 2048;
-/// Addresses of a chain that are kept, the client's first.
+/// The most addresses of a chain that are read.
 const MOST: usize = 16;
 
 /// Who is at the other end of the connection.
@@ -52,8 +52,8 @@ pub(super) fn client(headers: &HeaderMap, peer: IpAddr, trusted: &[Network]) -> 
     }
 }
 
-/// The client whose share of something scarce a request takes: the last address of the chain that is no trusted proxy's. What stands
-/// before it, anybody may have written.
+/// The client whose share of room and places a request takes: the last address of the chain that is no trusted proxy's. The client may
+/// have made up the addresses before it.
 pub(super) fn source(headers: &HeaderMap, peer: IpAddr, trusted: &[Network]) -> IpAddr {
     let mut source = peer;
     if Network::any_contains(trusted, peer) {
@@ -70,13 +70,13 @@ pub(super) fn source(headers: &HeaderMap, peer: IpAddr, trusted: &[Network]) -> 
     doors::client(source)
 }
 
-/// The addresses in all lines of a header, in their order. What is no address (`unknown`, a name) says nothing and is left out.
+/// The addresses in all lines of a header, in order. Words that are no address (`unknown`, a name) are left out.
 fn chain(headers: &HeaderMap, name: &HeaderName) -> Vec<IpAddr> {
     let lines = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).filter_map(address).take(MOST).collect()
 }
 
-/// An address with or without its port, its brackets or its zone.
+/// Reads an address with or without port, brackets or zone.
 fn address(text: &str) -> Option<IpAddr> {
     let text = text.trim().trim_matches('"');
     let ip = |text: &str| text.split('%').next().unwrap_or_default().parse::<IpAddr>().ok();
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_is_of_the_last_address_that_no_trusted_proxy_has() {
+    fn a_request_counts_against_the_last_address_that_is_no_trusted_proxy() {
         let trusted = ["10.0.0.0/8".parse().unwrap()];
         let source = |peer: &str, pairs: &[(&'static str, &str)]| {
             let pairs = pairs.iter().map(|(name, value)| ((*name).parse().unwrap(), value.parse().unwrap()));
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_read_in_every_spelling_and_nothing_else_is_passed_on() {
+    fn every_spelling_of_an_address_is_read_and_other_words_are_dropped() {
         let proxy: IpAddr = "10.0.0.9".parse().unwrap();
         for (sent, read) in [
             ("203.0.113.7:4711", "203.0.113.7, "),

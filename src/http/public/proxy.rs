@@ -1,8 +1,7 @@
 //! Requests that only a tracker can answer go to the primary: the crash-report dialog, and the API that sentry-cli speaks.
 //!
-//! Bodies pass in both directions as they come, redirects are handed back. What arrives here never waits in the journal and is
-//! never counted in the accounts; a primary that hangs keeps its own few places and nothing else (getsentry/relay,
-//! `relay-server/src/endpoints/forward.rs`).
+//! Bodies pass in both directions as they come, and redirects are handed back. These requests never enter the journal or the accounts.
+//! A primary that hangs holds a few places of its own and nothing else (getsentry/relay, `relay-server/src/endpoints/forward.rs`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,8 +95,8 @@ fn limit(path: &str) -> Limit {
     Limit::endpoint(mib * MIB)
 }
 
-/// The body as it comes, and its length as far as it is known. An encoded one is received and decoded first: `content-encoding` is
-/// not passed on, since few trackers know all encodings.
+/// The body to pass on as it comes, and its length if known. An encoded body is received and decoded first, and `content-encoding` is
+/// not passed on, because few trackers know all encodings.
 async fn outgoing(
     public: &Public,
     parts: &Parts,
@@ -128,7 +127,7 @@ fn answered(answer: http::Response<Answer>, patience: Duration, place: Place, ta
     response
 }
 
-/// No answer came: what exactly went wrong is for the log, not for clients.
+/// The refusal when no answer came. The cause is for the log, not for clients.
 fn unanswered(public: &Public, upstream: &str, error: &NoAnswer) -> ApiError {
     let failure = failed("the primary cannot be reached");
     if let Some(line) = public.damper.admit(&(failure.reason, upstream.into())) {

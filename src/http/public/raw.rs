@@ -1,7 +1,7 @@
-//! Requests that are no envelopes: security and NEL reports, check-ins by URL, OTLP, log drains. They are kept as they came and
-//! made again at each upstream.
+//! Requests that are no envelopes: security and NEL reports, check-ins by URL, OTLP, log drains. They are stored as they came, and sent
+//! as such requests to each upstream.
 //!
-//! Check-ins are never answered with 429: what pings them would take that for a failure of its own (getsentry/relay,
+//! Check-ins are never answered with 429: the job that sends them would take that for a failure of its own (getsentry/relay,
 //! `relay-server/src/endpoints/monitor.rs`).
 
 use std::sync::Arc;
@@ -22,13 +22,13 @@ use super::limit::Limit;
 use super::receive::{receive, whole};
 use super::state::Public;
 
-/// Longer header values are no use to anybody and would be kept with every record.
+/// The longest header value in bytes; longer ones are left out, because values are kept with every record.
 const LONGEST_VALUE: usize = 512;
 
-/// A request to one of the endpoints.
+/// Takes in a request to one of the endpoints.
 pub(super) async fn take_in(public: Arc<Public>, endpoint: Endpoint, request: Request) -> Response {
     let path = request.uri().path().to_owned();
-    // The route has seen to it that both are there.
+    // The route has both.
     let (id, tail) = path.strip_prefix("/api/").and_then(|rest| rest.split_once('/')).unwrap_or_default();
     let kept = RawRequest::new(endpoint, request.method() == Method::GET, tail, request.uri().query());
     let (key, terms) = (RawRequest::key(endpoint, tail), terms(&public, endpoint));
@@ -85,8 +85,8 @@ fn kept_headers(endpoint: Endpoint, headers: &HeaderMap) -> Vec<(Box<str>, Box<s
     endpoint.headers().iter().filter_map(|name| Some(((*name).into(), value(name)?.into()))).collect()
 }
 
-/// What each endpoint's clients expect. OTLP's want a response message of their own encoding; the empty one says that all was
-/// taken (OpenTelemetry's "OTLP Specification", "Full Success").
+/// The answer that each endpoint's clients expect. OTLP clients want a response message in their own encoding; an empty one says that
+/// all was taken (OpenTelemetry's "OTLP Specification", "Full Success").
 fn answer(endpoint: Endpoint, content_type: &str) -> Response {
     match endpoint {
         Endpoint::Cron => StatusCode::ACCEPTED.into_response(),

@@ -1,9 +1,9 @@
-//! The body of a request, read and decoded: in memory as long as it is small, through a file of the journal beyond that. The one
-//! way in for bodies of every route, but for those that are passed on as they come.
+//! Reads and decodes the body of a request: in memory while it is small, through a file of the journal beyond that. The bodies of all
+//! routes come in here, except those that are passed on as they come.
 //!
-//! Rule: what one body takes of the memory is bounded whatever its size, and taken as the body comes; its limit bounds it as sent
-//! and as decoded. When there is no more memory a body goes on through a file, too. Encoded bytes are decoded after they are all
-//! there, so that a slow client keeps no decoder.
+//! Rule: a body takes room as it comes, up to a bound that does not depend on its size; its limit applies as sent and as decoded. A body
+//! that finds no more room goes through a file, too. An encoded body is decoded once it is complete, so that a slow client holds no
+//! decoder.
 
 use std::sync::Arc;
 
@@ -22,15 +22,15 @@ use super::limit::{BodyError, Limit};
 use super::room::{Held, Room, SMALL};
 use super::state::Public;
 
-/// Bodies of up to this many bytes in one encoding are decoded where they are read; all others on a thread of their own: of a few
-/// bytes in several encodings much may come in between.
+/// Bodies of up to this many bytes in one encoding are decoded where they are read, all others on a thread of their own. With several
+/// encodings, a few bytes may become many in between.
 pub(super) const DECODED_INLINE: usize = 128 * 1024;
-/// What a body takes of the memory while it goes through a file.
+/// The room, in bytes, that a body takes while it goes through a file.
 const STREAMED: u64 = 512 * 1024;
-/// The same when there is no room for that: what is written at once, and a piece as it comes.
+/// The same when there is no room for [`STREAMED`]: for one write, and for one piece.
 const SQUEEZED: u64 = 2 * SMALL;
 
-/// Reads a body and undoes its encodings. `held` is the room that it takes then.
+/// Reads a body and undoes its encodings. Extends `held` to the room that the body takes.
 pub(super) async fn receive(
     public: &Public,
     incoming: Incoming,
@@ -42,7 +42,7 @@ pub(super) async fn receive(
     if encodings.is_empty() { Ok(body) } else { decoded(public, body, encodings, limit, held).await }
 }
 
-/// A body that has to be in memory as a whole, read back when it went through a file: of what is known to be small.
+/// Returns a body as bytes in memory, read back if it went through a file. Only for bodies with a small limit.
 pub(super) async fn whole(public: &Public, body: Body, held: &mut Held) -> Result<Bytes, ApiError> {
     if let Body::Memory(bytes) = body {
         return Ok(bytes);
@@ -67,7 +67,7 @@ async fn read(public: &Public, mut incoming: Incoming, held: &mut Held) -> Resul
     Ok(writer.finish().await?)
 }
 
-/// The way through a file, in steps as large as there is room for beside `others`, and what it takes of the memory.
+/// Returns a writer to a file, whose steps fit into the room beside `others` bytes, and the room in bytes that it takes.
 async fn through_a_file(public: &Public, held: &mut Held, others: u64) -> Result<(BodyWriter, u64), BodyError> {
     let writer = BodyWriter::new(Arc::clone(public.intake.journal()), held.project()).beyond(0);
     let [wanted, least] = [STREAMED, SQUEEZED].map(|takes| takes.min(public.room.keep()));
@@ -78,7 +78,7 @@ async fn through_a_file(public: &Public, held: &mut Held, others: u64) -> Result
     Ok((writer.in_steps_of(SMALL), least))
 }
 
-/// What may be held in memory of a body, and the piece that was too much, for this body or for all of them together.
+/// Reads a body into memory. Returns its bytes, and the piece that was too much for one body or for the room; `None` at the body's end.
 async fn gather(room: &Room, incoming: &mut Incoming, held: &mut Held) -> Result<(Bytes, Option<Bytes>), BodyError> {
     let (keep, mut all) = (room.keep(), Joined::default());
     while let Some(piece) = incoming.next().await? {
@@ -96,7 +96,7 @@ async fn gather(room: &Room, incoming: &mut Incoming, held: &mut Held) -> Result
     Ok((all.into_bytes(), None))
 }
 
-/// Decodes where it is quick, and elsewhere where it is not.
+/// Decodes a small body at once, and others on a thread of their own.
 async fn decoded(
     public: &Public,
     body: Body,
@@ -127,7 +127,7 @@ async fn decoded(
     Ok(packed.unpack(size, writer).await?)
 }
 
-/// Decodes into memory for which there is room now; `None` when that is too little. What is small then has its room in any case.
+/// Decodes into the room that is free now; `None` if it is too little for the result. Waits for room for a small result.
 async fn decoded_at_once(
     room: &Room,
     bytes: &Bytes,
@@ -151,7 +151,7 @@ async fn decoded_at_once(
     }
 }
 
-/// Why a body cannot be decoded, with the limit that it does not keep.
+/// The refusal of a body that cannot be decoded; names the limit if the body is over it.
 fn refusal(error: DecodeError, limit: Limit) -> ApiError {
     match error {
         DecodeError::TooLarge { .. } => BodyError::TooLarge { what: "decoded body", limit }.into(),

@@ -1,9 +1,9 @@
 //! Room for bodies in memory: `max_inflight_bytes` for all of them together.
 //!
-//! Rule: the last quarter of it is for small bodies alone, and the quarter before that for those that go through files, so that
-//! however many large ones come, and however slowly, small ones are taken. It is given to what came, not to what was announced.
-//! No project takes more than it leaves to the others, neither with small bodies nor with large ones; before the project is known,
-//! no client.
+//! Rule: the last quarter of the room is for small bodies alone, and the quarter before it also for bodies that go through files. So
+//! small bodies are taken however many large ones come, and however slowly. Bodies take room for what came, not for what they announce.
+//! No project takes more than it leaves to the others, neither with small bodies nor with large ones. While the project is unknown, this
+//! holds for the client.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,9 +19,9 @@ use crate::units::ByteSize;
 use super::limit::{BodyError, Limit};
 use super::shares::Shares;
 
-/// How long a body waits for others to leave memory.
+/// How long a body waits for room.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long one that waits does not look again after it has looked in vain.
+/// How long a body that was woken in vain does not look for room again: twice as long each time, between these two.
 const SHORTEST_NAP: Duration = Duration::from_millis(4);
 const LONGEST_NAP: Duration = Duration::from_millis(128);
 /// Bodies of up to this size may take the last of the room.
@@ -42,40 +42,40 @@ enum Class {
     #[default]
     Small,
     Large,
-    /// What connections of HTTP/2 may bring before it is read.
+    /// The windows of HTTP/2 connections.
     Windows,
 }
 
 #[derive(Debug)]
 struct Free {
     shares: Mutex<Shares<(Owner, Class)>>,
-    /// Notified when it becomes more.
+    /// Notified when room is given back.
     more: Notify,
 }
 
 impl Free {
-    /// Nobody panics while holding it.
+    /// Nobody panics while holding the lock.
     fn shares(&self) -> MutexGuard<'_, Shares<(Owner, Class)>> {
         self.shares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Room taken; given back when dropped.
+/// Room that was taken; dropping it gives it back.
 #[derive(Debug, Default)]
 pub(in crate::http) struct Held {
     of: Option<Arc<Free>>,
-    /// Whose share it is; of a body that is nobody's in particular, none.
+    /// Whose share the room is taken from; `None` for nobody's.
     account: Option<(Owner, Class)>,
     bytes: u64,
 }
 
 impl Held {
-    /// Nothing yet, of this owner's share.
+    /// No room yet; it will be taken from the owner's share.
     pub(super) fn of(owner: Owner) -> Self {
         Self { of: None, account: Some((owner, Class::default())), bytes: 0 }
     }
 
-    /// Nothing yet, of this owner's share of the windows of connections.
+    /// No room yet; it will be taken from the owner's share of windows.
     pub(super) fn of_window(owner: Owner) -> Self {
         Self { of: None, account: Some((owner, Class::Windows)), bytes: 0 }
     }
@@ -90,12 +90,12 @@ impl Held {
         self.owner().and_then(Owner::project)
     }
 
-    /// How much it is, in bytes.
+    /// The size of the room in bytes.
     pub(super) const fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Gives back what is more than `bytes`.
+    /// Gives back the room beyond `bytes`.
     pub(super) fn shrink(&mut self, bytes: u64) {
         let surplus = self.bytes.saturating_sub(bytes);
         if let Some(free) = self.of.as_ref().filter(|_| surplus > 0) {
@@ -119,31 +119,31 @@ impl Room {
         Self { free, total, max_body: max_body.get(), turns: Turns::default() }
     }
 
-    /// What one body may have, wherever it is kept.
+    /// The limit of one body, wherever it is kept.
     pub(super) const fn max_body(&self) -> Limit {
         Limit::option(self.max_body, "max_body")
     }
 
-    /// What one may have that has to be in memory as a whole.
+    /// The limit of a body that has to be in memory as a whole: half of the room.
     pub(super) const fn whole(&self) -> Limit {
         Limit::option(self.total / 2, "one body under max_inflight_bytes")
     }
 
-    /// The most of one body that stays in memory: so much of it encoded and so much decoded leave a quarter of a small room.
+    /// The most bytes of one body that stay in memory: 1 MiB, or a quarter of a small room, so that a body fits encoded and decoded into
+    /// the half that is for large bodies.
     pub(super) fn keep(&self) -> u64 {
         (IN_MEMORY as u64).min(self.total / 4)
     }
 
-    /// Makes `held` be room for `bytes`; waits for others to leave memory.
+    /// Extends `held` to `bytes`; a large body leaves a quarter of the room. Waits up to [`PATIENCE`] for room.
     ///
-    /// There is no queue, whose first would take all that is free: a large body would keep small ones, for which there is room,
-    /// from coming in.
+    /// There is no queue: a large body at its head would keep out small ones for which there is room.
     pub(super) async fn extend(&self, held: &mut Held, bytes: u64) -> Result<(), BodyError> {
         self.take_or_wait(held, bytes, if bytes <= SMALL { 0 } else { self.total / 4 }).await
     }
 
-    /// Makes `held` be room for a window of that size, or a quarter of a small room; waits for others to leave memory. Windows leave
-    /// an eighth of the room, and those of one client half of it.
+    /// Extends `held` to a window of `bytes`, or a quarter of a small room; waits up to [`PATIENCE`] for room. Windows leave an eighth of
+    /// the room, and those of one client half of it.
     pub(super) async fn window(&self, held: &mut Held, bytes: u64) -> Result<(), BodyError> {
         self.take_or_wait(held, bytes.min(self.total / 4), self.total / 8).await
     }
@@ -153,7 +153,7 @@ impl Room {
             return Ok(());
         }
         let waiting = async {
-            // Whoever is woken in vain sleeps for a while: many who wait must cost those next to nothing who come and go meanwhile.
+            // A body that is woken in vain sleeps for a while, so that many waiting bodies cost those that come and go next to nothing.
             let mut nap = Duration::ZERO;
             loop {
                 let mut more = std::pin::pin!(self.free.more.notified());
@@ -169,12 +169,12 @@ impl Room {
         timeout(PATIENCE, waiting).await.map_err(|_| BodyError::Overloaded)
     }
 
-    /// Makes `held` be room for `bytes` of a body that stays in memory, large as it is, if there is that much now.
+    /// Extends `held` to `bytes` for a large body that stays in memory, if that leaves half of the room now. Returns whether it did.
     pub(super) fn keep_now(&self, held: &mut Held, bytes: u64) -> bool {
         self.take(held, bytes, self.total / 2)
     }
 
-    /// Makes `held` be room for `bytes` of one that passes through a file, if there is that much now.
+    /// Extends `held` to `bytes` for a body that goes through a file, if that leaves a quarter of the room now. Returns whether it did.
     pub(super) fn pass_now(&self, held: &mut Held, bytes: u64) -> bool {
         self.take(held, bytes, self.total / 4)
     }
@@ -196,14 +196,14 @@ impl Room {
         let Some((owner, Class::Small)) = held.account.as_ref().filter(|_| held.bytes + more > SMALL) else {
             return shares.take(held.account.as_ref(), more, left);
         };
-        // What was small and becomes large counts among what is large, all of it.
+        // A small body that becomes large moves to the large ones with all of its room.
         let large = Some((owner.clone(), Class::Large));
         shares.give_back(held.account.as_ref(), held.bytes);
         if shares.take(large.as_ref(), held.bytes + more, left) {
             held.account = large;
             return true;
         }
-        // It was taken before, and nobody else had a turn meanwhile.
+        // The room was taken before, and the lock was held since.
         shares.take_back(held.account.as_ref(), held.bytes);
         false
     }
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_large_leaves_half_of_the_room_or_a_quarter_when_it_passes_through_a_file() {
+    async fn a_large_body_leaves_half_of_the_room_or_a_quarter_through_a_file() {
         let room = room(1024 * KIB);
         let (mut kept, mut passing, mut small) = (Held::default(), Held::default(), Held::default());
         assert!(!room.keep_now(&mut kept, 513 * KIB) && room.keep_now(&mut kept, 512 * KIB));
@@ -252,13 +252,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_large_never_takes_the_last_quarter_and_is_told_to_come_back() {
+    async fn a_large_body_never_takes_the_last_quarter_and_is_refused() {
         let room = room(1024 * KIB);
         let (mut large, mut other) = (Held::default(), Held::default());
         room.extend(&mut large, 768 * KIB).await.unwrap();
         assert!(matches!(room.extend(&mut other, 65 * KIB).await, Err(BodyError::Overloaded)));
         room.extend(&mut other, 64 * KIB).await.unwrap();
-        // What was small and becomes large has to fit as well.
+        // A small body that becomes large has to fit as well.
         assert!(matches!(room.extend(&mut other, 65 * KIB).await, Err(BodyError::Overloaded)));
         drop(large);
         room.extend(&mut other, 65 * KIB).await.unwrap();
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_project_takes_what_is_left_for_the_others_and_its_large_bodies_leave_its_small_ones_theirs() {
+    async fn a_project_leaves_room_for_others_and_for_its_own_small_bodies() {
         let room = room(1024 * KIB);
         let of = |name: &str| Held::of(Owner::Project(name.into()));
         let fill = async |name: &str, bytes: u64| {
@@ -286,14 +286,14 @@ mod tests {
         assert_eq!((others, free(&room)), (128, 128 * KIB));
         let mut client = Held::of(Owner::Client([203, 0, 113, 7].into()));
         room.extend(&mut client, 64 * KIB).await.unwrap();
-        // One that cannot become large keeps what it has.
+        // A body that cannot become large keeps its room.
         assert!(room.extend(&mut client, 65 * KIB).await.is_err());
         drop((client, _others, _small, _large));
         assert_eq!(free(&room), 1024 * KIB);
     }
 
     #[tokio::test]
-    async fn room_that_is_needed_no_longer_can_be_given_back_early() {
+    async fn room_can_be_given_back_early() {
         let room = room(1024 * KIB);
         let mut held = Held::default();
         room.extend(&mut held, 80 * KIB).await.unwrap();
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_waits_costs_those_who_come_and_go_next_to_nothing() {
+    async fn a_waiting_body_costs_others_next_to_nothing() {
         let room = room(1024 * KIB);
         let (mut first, mut large, looks) = (Held::default(), Held::default(), std::cell::Cell::new(0));
         room.extend(&mut first, 700 * KIB).await.unwrap();
@@ -324,7 +324,7 @@ mod tests {
             }
             drop(first);
         };
-        // Each is polled when it is woken itself, and not with the other.
+        // Each future is polled only when it is woken itself.
         let both = FuturesUnordered::from_iter([waiting.boxed_local(), others.boxed_local()]);
         both.collect::<Vec<()>>().await;
         let looks = looks.get();
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_large_body_that_waits_keeps_no_small_one_waiting_and_gets_the_room_that_comes_free() {
+    async fn a_waiting_large_body_delays_no_small_one_and_gets_freed_room() {
         let room = room(1024 * KIB);
         let (mut first, mut large, mut small) = (Held::default(), Held::default(), Held::default());
         room.extend(&mut first, 500 * KIB).await.unwrap();

@@ -1,4 +1,4 @@
-//! Every route that SDKs reach on one page, and what all its answers have in common.
+//! All routes that SDKs reach, and what all answers have in common.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -33,7 +33,7 @@ use super::room::{Held, Owner};
 use super::state::Public;
 use super::{crash, ingest, path, proxy, raw};
 
-/// What SDKs reach.
+/// The routes that SDKs reach.
 fn routes(state: Arc<Public>) -> Router {
     let mut routes = Router::new();
     for (path, handler) in [
@@ -89,7 +89,7 @@ fn raw(endpoint: Endpoint) -> MethodRouter<Arc<Public>> {
     }
 }
 
-/// Takes GET beside what is there. HEAD would be answered like GET, and is no submission.
+/// Adds GET to the methods. HEAD is refused: it is no submission, and would be handled like GET.
 fn and_get<T: 'static>(
     routes: MethodRouter<Arc<Public>>,
     handler: impl Handler<T, Arc<Public>>,
@@ -97,10 +97,10 @@ fn and_get<T: 'static>(
     routes.get(handler).head(wrong_method)
 }
 
-/// Where monitors look by habit. The tunnel may have this path.
+/// The path that monitors ask by habit. The tunnel may have it instead.
 const HEALTH: &str = "/healthz";
 
-/// What monitors and people find at the root: the name, and nothing that tells more.
+/// The answer at the root to monitors and people: the name, and nothing more.
 async fn greet() -> &'static str {
     "switchyard\n"
 }
@@ -131,8 +131,8 @@ pub async fn serve_public(listener: TcpListener, state: Public, clock: Clock, ta
     serve(listener, PublicApp { routes: routes(Arc::clone(&state)), state }, clock, tasks).await;
 }
 
-/// The project id in the path, when the request sends an envelope in the usual spelling. Nearly every request does, and need not
-/// go through the router.
+/// The project id in the path, if the request sends an envelope in the usual spelling. Nearly every request does, and bypasses the
+/// router.
 fn project_of_envelope(request: &Request<Body>) -> Option<&str> {
     let path = request.uri().path().strip_prefix("/api/")?;
     let id = path.strip_suffix('/').unwrap_or(path).strip_suffix("/envelope")?;
@@ -227,7 +227,7 @@ impl PublicApp {
     }
 }
 
-/// The answer to a browser that asks before it sends (getsentry/relay, `relay-server/src/middlewares/cors.rs`).
+/// The answer to a browser's preflight request (getsentry/relay, `relay-server/src/middlewares/cors.rs`).
 fn preflight() -> Response {
     let headers = [
         (header::ACCESS_CONTROL_ALLOW_METHODS, "POST"),
@@ -241,7 +241,7 @@ fn preflight() -> Response {
     (StatusCode::OK, headers).into_response()
 }
 
-/// What a tracker has said of it, in an answer passed on, stands.
+/// Adds the headers of all answers; those that a tracker has set in a proxied answer stay.
 fn share(response: &mut Response) {
     let headers = response.headers_mut();
     for (name, value) in SHARED {

@@ -1,12 +1,12 @@
-//! Shares out something scarce among those who want it.
+//! Shares a scarce resource among its holders.
 //!
-//! Rule: nobody takes more than is left for the others, except one piece that everybody may have. So one alone gets half, two get
-//! a third each, and there is always something for the next one. Knows neither what is shared nor who they are.
+//! Rule: no holder takes more than it leaves free, except that everybody may have one piece. So a single holder gets half, and two that
+//! take by turns get a third each. Knows neither the resource nor the holders.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// What is left, and who has how much of the rest.
+/// How much is free, and how much each holder has.
 #[derive(Debug)]
 pub(super) struct Shares<K> {
     free: u64,
@@ -15,7 +15,7 @@ pub(super) struct Shares<K> {
 }
 
 impl<K: Hash + Eq + Clone> Shares<K> {
-    /// All of it is free; `piece` is what everybody may have.
+    /// Shares of which `total` is free; `piece` is what everybody may have.
     pub(super) fn new(total: u64, piece: u64) -> Self {
         Self { free: total, piece, held: HashMap::new() }
     }
@@ -25,8 +25,7 @@ impl<K: Hash + Eq + Clone> Shares<K> {
         self.free
     }
 
-    /// Takes `amount` when `left` is left after that, and for somebody also when that is no more than their share. Nobody in
-    /// particular has none.
+    /// Takes `amount` if `left` stays free and the holder's share allows it; `None` has no share to keep to. Returns whether it did.
     pub(super) fn take(&mut self, somebody: Option<&K>, amount: u64, left: u64) -> bool {
         let Some(rest) = self.free.checked_sub(amount).filter(|rest| *rest >= left) else { return false };
         if let Some(key) = somebody {
@@ -40,7 +39,7 @@ impl<K: Hash + Eq + Clone> Shares<K> {
         true
     }
 
-    /// Takes again what was given back just now, whatever else is so.
+    /// Takes again what was given back just now, without any check.
     pub(super) fn take_back(&mut self, somebody: Option<&K>, amount: u64) {
         self.free -= amount;
         if let Some(key) = somebody.filter(|_| amount > 0) {
@@ -64,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_is_alone_gets_half_and_there_is_always_something_for_the_next_one() {
+    fn a_single_holder_gets_half_and_each_next_one_half_of_the_rest() {
         let mut shares = Shares::new(64, 1);
         let mut most = |key: &str| (0..).take_while(|_| shares.take(Some(&key.to_owned()), 1, 0)).count();
         assert_eq!(["a", "b", "c", "d"].map(&mut most), [32, 16, 8, 4]);
@@ -73,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_back_can_be_taken_and_nobody_is_remembered_who_has_nothing() {
+    fn what_is_given_back_can_be_taken_and_empty_holders_are_forgotten() {
         let mut shares = Shares::new(10, 1);
         assert!(shares.take(Some(&"a"), 5, 0) && !shares.take(Some(&"a"), 1, 0));
         shares.give_back(Some(&"a"), 5);

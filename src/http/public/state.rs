@@ -29,14 +29,14 @@ pub struct Public {
     pub(super) server: Arc<ArcSwap<Server>>,
     pub(super) doors: Doors,
     pub(super) metrics: Metrics,
-    /// For the lines about refusals, by reason and by project, or by the upstream that did not answer.
+    /// Limits the log lines about refusals, by reason and by project, or by the upstream that did not answer.
     pub(super) damper: Damper<(Refused, Box<str>)>,
     pub(super) readiness: Readiness,
     pub(super) tunnel: Option<TunnelPath>,
 }
 
 impl Public {
-    /// The public listener's state. Answers of the primary are passed on in `tasks`.
+    /// Creates the state. Answers of the primary are passed on in `tasks`.
     pub fn new(intake: Intake, server: &Server, metrics: Metrics, readiness: Readiness, tasks: Tasks) -> Self {
         Self {
             intake,
@@ -52,7 +52,7 @@ impl Public {
         }
     }
 
-    /// Follows a changed configuration. New connections are served with `certificate`, or without TLS when there is none.
+    /// Applies a changed configuration. New connections are served with `certificate`, or without TLS if there is none.
     pub fn configure(
         &self,
         server: &Server,

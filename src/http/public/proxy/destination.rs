@@ -1,7 +1,7 @@
-//! Where a request goes that only a tracker can answer: to the address of a configured DSN, below its path prefix and `/api/`.
+//! The destination of a request that only a tracker can answer: the address of a configured DSN, below its path prefix and `/api/`.
 //!
-//! The rule: nothing that a client sends has a say in the host, and nothing leads out of `/api/`. What names a project of ours
-//! (a project id in the path, a key, the `dsn` of the crash-report dialog) becomes the primary's name of it. Opens no connection.
+//! The rule: nothing that a client sends decides the host, and no path leads out of `/api/`. Whatever names a project of ours (a
+//! project id in the path, a key, the `dsn` of the crash-report dialog) is replaced by the primary's name of it. Opens no connection.
 
 use std::sync::Arc;
 
@@ -15,32 +15,32 @@ use crate::policy::routing::{Project, PublicKey, Routing};
 use crate::protocol::auth::{self, AuthError, Credentials};
 use crate::protocol::dsn::Dsn;
 
-/// How often a path may be encoded in itself.
+/// The most rounds of decoding a path; the last must change nothing.
 const DEPTH: usize = 4;
 
-/// Where to.
+/// Where a request goes.
 #[derive(Debug)]
 pub(super) struct Destination {
-    /// The primary it is, by name.
+    /// The name of the primary.
     pub(super) upstream: Arc<str>,
     pub(super) url: Url,
-    /// What becomes of the client's key.
+    /// The replacement of the client's key; `None` if there is none to replace.
     pub(super) rekey: Option<Rekey>,
 }
 
-/// Why a request goes nowhere.
+/// Why a request has no destination.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum NoDestination {
-    /// It is for nothing below `/api/`: 404.
+    /// The path names nothing below `/api/`: 404.
     #[error("no such endpoint")]
     Nowhere,
-    /// Its path climbs, in one spelling or another: 400.
+    /// The path has dots as segments, however encoded, or backslashes, or leads elsewhere: 400.
     #[error("the path must not have dots as segments, nor backslashes")]
     Leaves,
-    /// Its path could mean another to the primary: 400.
+    /// The primary could read the path as another one: 400.
     #[error(transparent)]
     Spelling(#[from] Spelling),
-    /// The dialog's `dsn` is none of ours: 404, as Sentry answers.
+    /// The dialog's `dsn` belongs to no configured project: 404, as Sentry answers.
     #[error("the dsn in the query belongs to no configured project")]
     UnknownDsn,
     /// The key is not that of the project in the path: 403.
@@ -49,12 +49,12 @@ pub(super) enum NoDestination {
     /// The authentication cannot be read: 401.
     #[error(transparent)]
     Unreadable(#[from] AuthError),
-    /// The primary is no project's upstream: 502.
+    /// The configuration has no DSN at the primary: 502.
     #[error("the primary has no address")]
     NoAddress,
 }
 
-/// Where a request for `path` and `query` goes. The client's credentials are looked at only when the path names a project.
+/// Finds the destination of a request for `path` and `query`. The client's credentials are read only if the path names a project.
 pub(super) fn find(
     routing: &Routing,
     path: &str,
@@ -88,8 +88,8 @@ pub(super) fn find(
     Ok(Destination { rekey, ..to((upstream, dsn), &path, query.as_deref())? })
 }
 
-/// The crash-report dialog (Sentry, `src/sentry/web/frontend/error_page_embed.py`): the `dsn` of its query says for which project.
-/// One that is a tracker's already, because the dialog's script was told it, stays.
+/// The destination of the crash-report dialog (Sentry, `src/sentry/web/frontend/error_page_embed.py`): the `dsn` in its query names the
+/// project. A project's DSN at its primary is accepted, too, because the dialog's script is told that one.
 fn dialog(routing: &Routing, path: &str, query: Option<&str>) -> Result<Destination, NoDestination> {
     let sent = form_urlencoded::parse(query.unwrap_or_default().as_bytes()).filter(|(name, _)| name == "dsn").last();
     let Some((_, sent)) = sent else { return to(shared(routing)?, path, query) };
@@ -114,7 +114,7 @@ fn own<'a>(routing: &'a Routing, project: &'a Project) -> Result<Address<'a>, No
     project.dsns.get(primary).map(|dsn| (primary, dsn)).ok_or(NoDestination::NoAddress)
 }
 
-/// The address of the primary for what belongs to no project: that of the first project of the file which has a DSN there.
+/// The address of the global primary, for requests of no project: that of the first configured project with a DSN there.
 fn shared(routing: &Routing) -> Result<Address<'_>, NoDestination> {
     let mut dsns = routing.projects.iter().filter_map(|project| project.dsns.get(&routing.primary));
     dsns.next().map(|dsn| (&routing.primary, dsn)).ok_or(NoDestination::NoAddress)
@@ -124,7 +124,7 @@ fn to((upstream, dsn): Address<'_>, path: &str, query: Option<&str>) -> Result<D
     let base = format!("{}://{}{}", dsn.scheme(), dsn.authority(), dsn.prefix());
     let parsed = |text: &str| Url::parse(text).map_err(|_| NoDestination::Leaves);
     let (base, mut url) = (parsed(&base)?, parsed(&format!("{base}{path}"))?);
-    // Whatever a URL library makes of a path, it must not lead elsewhere.
+    // However the URL library reads the path, the result must keep the host and stay below `/api/`.
     if url.origin() != base.origin() || !url.path().starts_with(&format!("{}/api/", dsn.prefix())) {
         return Err(NoDestination::Leaves);
     }
@@ -132,8 +132,8 @@ fn to((upstream, dsn): Address<'_>, path: &str, query: Option<&str>) -> Result<D
     Ok(Destination { upstream: Arc::clone(upstream), url, rekey: None })
 }
 
-/// Whether some server on the way could take the path for one that climbs: dots as segments, however often they are encoded.
-/// Encoded slashes alone are names of releases.
+/// Returns whether a server on the way could find dots as segments in the path, however often they are encoded, or a backslash.
+/// Encoded slashes alone are fine: names of releases have them.
 fn leaves(path: &str) -> bool {
     if path.contains('\\') {
         return true;
@@ -153,7 +153,7 @@ fn leaves(path: &str) -> bool {
     true
 }
 
-/// The query with another value for `name`, wherever it stands; everything else as it is.
+/// Replaces every value of `name` in a query; everything else stays as it is.
 fn with_parameter(query: &str, name: &str, value: &str) -> String {
     let is_it = |pair: &str| form_urlencoded::parse(pair.as_bytes()).next().is_some_and(|(have, _)| have == name);
     let encoded = || form_urlencoded::Serializer::new(String::new()).append_pair(name, value).finish();
@@ -161,14 +161,14 @@ fn with_parameter(query: &str, name: &str, value: &str) -> String {
     pairs.collect::<Vec<_>>().join("&")
 }
 
-/// The client's key, and the one that the primary knows instead.
+/// The client's key, and the primary's key that replaces it.
 pub(super) struct Rekey {
     from: String,
     to: String,
 }
 
 impl Rekey {
-    /// A value of `X-Sentry-Auth` or `Authorization` with the key exchanged.
+    /// A value of `X-Sentry-Auth` or `Authorization`, with the key replaced.
     pub(super) fn header(&self, value: &str) -> String {
         match auth::basic(value) {
             Some((user, _)) if user == self.from => format!("Basic {}", BASE64.encode(format!("{}:", self.to))),
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn the_api_is_the_global_primarys_and_a_projects_own_routes_are_its_primarys() {
+    fn api_requests_go_to_the_global_primary_and_project_routes_to_the_projects() {
         assert_eq!(
             found("/api/0/projects/", Some("cursor=1:0:0")),
             "https://a.test:9000/pre/fix/api/0/projects/?cursor=1:0:0"
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_becomes_the_primarys_and_a_foreign_one_is_refused() {
+    fn a_key_becomes_the_primarys_and_a_foreign_key_is_refused() {
         let found = with_key("/api/1/later/", Some("a=%2F&sentry_key=one&sentry_version=7"), Some("one")).unwrap();
         assert_eq!(found.url.query(), Some("a=%2F&sentry_key=aa&sentry_version=7"));
         let rekey = found.rekey.unwrap();
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_leads_out_of_the_api() {
+    fn no_path_leads_out_of_the_api() {
         for path in ["/", "/api", "/api/", "/elsewhere/", "", "*", "/apis/0/", "/API/0/"] {
             assert_eq!(refused(path), NoDestination::Nowhere, "{path}");
         }
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn another_spelling_of_an_ingest_route_goes_nowhere() {
+    fn another_spelling_of_an_ingest_route_is_refused() {
         for path in
             ["/api/1/Envelope/", "/api/1/envelope;x/", "/api/1%2Fenvelope/", "/api/1/envelop%2565/", "/api/0/a%5Cb/"]
         {
@@ -312,7 +312,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_path_at_all_leads_elsewhere(path in "/api/[ -~]{0,40}", query in proptest::option::of("[ -~]{0,20}")) {
+        fn no_path_leads_away_from_the_configured_addresses(path in "/api/[ -~]{0,40}", query in proptest::option::of("[ -~]{0,20}")) {
             if let Ok(found) = with_key(&path, query.as_deref(), None) {
                 let url = found.url.as_str();
                 let leads_home = ["https://a.test:9000/pre/fix/api/", "http://b.test/api/"].iter().any(|home| url.starts_with(home));

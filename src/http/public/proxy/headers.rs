@@ -1,8 +1,8 @@
-//! What of a request's and an answer's headers passes the proxy: what is on a list here, each with its reason, and nothing else.
+//! The headers of requests and answers that pass the proxy: only those on the lists here, which give the reasons.
 //!
-//! A new header is more often an order to a web server between us than anything a client of a tracker needs: `X-Accel-Redirect`
-//! and `X-Sendfile` make one serve files, `X-Original-URL` makes a framework route another path. Cookies stay out, because a browser
-//! sends those of everything that shares our host.
+//! An unlisted header is more often an order to a web server on the way than something that a client of a tracker needs:
+//! `X-Accel-Redirect` and `X-Sendfile` make one serve files, `X-Original-URL` makes a framework route another path. Cookies stay out,
+//! because a browser sends those of everything on our host.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
@@ -10,26 +10,26 @@ use crate::protocol::auth;
 
 use super::destination::Rekey;
 
-/// What a tracker may learn of a request.
+/// The headers of a request that a tracker gets.
 const OF_A_REQUEST: [&str; 20] = [
-    // What the client can read.
+    // What the client accepts.
     "accept",
     "accept-charset",
     "accept-encoding",
     "accept-language",
-    // Who it is: sentry-cli's token, an SDK's key.
+    // Who the client is: sentry-cli's token, an SDK's key.
     "authorization",
     "x-sentry-auth",
     "user-agent",
-    // Where the crash-report dialog stands; Sentry compares it with the project's allowed domains.
+    // Which page shows the crash-report dialog; Sentry compares it with the project's allowed domains.
     "origin",
     "referer",
     "x-requested-with",
-    // What the body is. Its length and encoding are said anew.
+    // What the body is. Its length is set anew, and its encoding is undone.
     "content-type",
     "content-disposition",
     "content-language",
-    // Whether it has the answer already, and which part of it it wants.
+    // Whether the client has the answer already, and which part of it the client wants.
     "cache-control",
     "if-match",
     "if-modified-since",
@@ -39,7 +39,7 @@ const OF_A_REQUEST: [&str; 20] = [
     "range",
 ];
 
-/// What a client may learn of an answer, besides all that begins with [`SENTRY`].
+/// The headers of an answer that a client gets, besides all that begin with [`SENTRY`].
 const OF_AN_ANSWER: [&str; 30] = [
     // What the body is.
     "content-type",
@@ -49,7 +49,7 @@ const OF_AN_ANSWER: [&str; 30] = [
     "content-disposition",
     "content-range",
     "accept-ranges",
-    // Whether it may be kept.
+    // Whether the answer may be cached.
     "cache-control",
     "etag",
     "last-modified",
@@ -57,28 +57,28 @@ const OF_AN_ANSWER: [&str; 30] = [
     "age",
     "date",
     "vary",
-    // Where to go on: pages of a list, a redirect, a later time, another method.
+    // What to request next: a page of a list, a redirect, at a later time, by another method.
     "link",
     "location",
     "retry-after",
     "allow",
     "x-hits",
     "x-max-hits",
-    // Who in a browser may read it.
+    // Which sites may read the answer in a browser.
     "access-control-allow-headers",
     "access-control-allow-methods",
     "access-control-allow-origin",
     "access-control-expose-headers",
     "access-control-max-age",
     "cross-origin-resource-policy",
-    // What a browser must not do with it.
+    // What a browser must not do with the answer.
     "content-security-policy",
     "referrer-policy",
     "x-content-type-options",
     "x-frame-options",
 ];
 
-/// Limits, errors and announcements of Sentry's API.
+/// The prefix of the headers with limits, errors and announcements of Sentry's API.
 const SENTRY: &str = "x-sentry-";
 
 /// The headers of a request as the primary gets it.
@@ -97,8 +97,8 @@ pub(super) fn to_client(from: &HeaderMap) -> HeaderMap {
     only(from, |name| OF_AN_ANSWER.contains(&name) || name.starts_with(SENTRY))
 }
 
-/// Exchanges the client's key for the primary's, and takes out the `Basic` of the site around us: a user and a password that are no
-/// business of a tracker's. Without a password it is a key of Sentry's API.
+/// Replaces the client's key by the primary's, and removes `Basic` credentials with a password, which are meant for the site around us
+/// and not for a tracker. Without a password they are a key of Sentry's API.
 fn keep_ours(headers: &mut HeaderMap, rekey: Option<&Rekey>) {
     for name in [HeaderName::from_static("x-sentry-auth"), header::AUTHORIZATION] {
         let Some(value) = headers.get(&name).and_then(|value| value.to_str().ok()) else { continue };
@@ -111,7 +111,7 @@ fn keep_ours(headers: &mut HeaderMap, rekey: Option<&Rekey>) {
     }
 }
 
-/// The headers of these names, but for what the message itself says is of one connection (RFC 9110, section 7.6.1).
+/// The headers whose names pass, without those that `Connection` names (RFC 9110, section 7.6.1).
 fn only(from: &HeaderMap, passes: impl Fn(&str) -> bool) -> HeaderMap {
     let named = from.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
     let named: Vec<String> = named.flat_map(|value| value.split(',')).map(|n| n.trim().to_ascii_lowercase()).collect();
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_concerns_the_tracker_passes_and_nothing_of_the_connection() {
+    fn a_request_keeps_only_listed_headers() {
         let request = map(&[
             ("authorization", "Bearer sntrys_x"),
             ("connection", "keep-alive, X-Private"),
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_keeps_its_lines_but_those_about_the_trackers_site() {
+    fn an_answer_keeps_only_listed_headers() {
         let answer = map(&[
             ("link", "<https://t.test/api/0/x/>; rel=next"),
             ("location", "https://t.test/login/"),

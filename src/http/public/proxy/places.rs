@@ -1,4 +1,4 @@
-//! The places at the primary for requests that only it can answer, and how each upstream is asked.
+//! The places at the primary for requests that only it can answer, and how to send them to each upstream.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -19,23 +19,23 @@ use crate::telemetry::metrics::Refused;
 
 use super::stream::Upload;
 
-/// How an upstream is asked.
+/// How to send requests to an upstream.
 #[derive(Clone, Debug)]
 pub(super) struct Manner {
     pub(super) connections: Connections<Upload>,
-    /// Its `timeout`.
+    /// The upstream's `timeout`.
     pub(super) patience: Duration,
-    /// Its `headers`.
+    /// The upstream's `headers`.
     pub(super) own: Headers,
 }
 
-/// The way to the primary for what only it can answer. Cheap to clone; clones share everything.
+/// The proxy of requests that only the primary can answer. Cheap to clone; clones share everything.
 #[derive(Clone, Debug)]
 pub(in crate::http::public) struct Proxy {
     places: Arc<Mutex<Shares<IpAddr>>>,
-    /// How many there are.
+    /// The number of all places.
     most: u64,
-    /// How each upstream is to be asked.
+    /// How to send to each upstream, by its name.
     manners: Arc<ArcSwap<BTreeMap<Arc<str>, Manner>>>,
     pub(super) tasks: Tasks,
 }
@@ -46,8 +46,8 @@ impl Proxy {
         Self { places: Arc::new(Mutex::new(Shares::new(most, 1))), most, manners: Arc::default(), tasks }
     }
 
-    /// How each upstream is asked from now on. No connection is kept: one that its server has closed meanwhile, as GlitchTip's does
-    /// after each answer, would cost a request whose body cannot be sent twice.
+    /// Sets how to send to each upstream. No connection is kept: if the server closes it meanwhile, as GlitchTip's does after each
+    /// answer, a request would fail whose body cannot be sent twice.
     pub(in crate::http::public) fn configure(&self, upstreams: &BTreeMap<Arc<str>, Settings>) {
         let manner = |settings: &Settings| Manner {
             connections: Connections::new(settings, 0),
@@ -89,12 +89,12 @@ impl Drop for Place {
     }
 }
 
-/// Nobody panics while holding it.
+/// Nobody panics while holding the lock.
 fn lock(places: &Mutex<Shares<IpAddr>>) -> MutexGuard<'_, Shares<IpAddr>> {
     places.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The primary does not answer as it should.
+/// The refusal when the primary fails: 502.
 pub(super) fn failed(detail: &'static str) -> ApiError {
     ApiError::new(StatusCode::BAD_GATEWAY, Refused::UpstreamFailed, detail)
 }

@@ -1,6 +1,6 @@
-//! The two bodies of a proxied request, passed on piece by piece: the client's within a limit, both within a limit of patience.
+//! The bodies of a proxied request and its answer, passed on piece by piece. The client's has a size limit, both have time limits.
 //!
-//! Whom a request waits for, the client or the primary, is known at every moment: only who keeps the other waiting runs out of time.
+//! At every moment the request waits either for the client or for the primary, and only that side runs out of time.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,16 +19,16 @@ use crate::http::public::body::{Pace, SILENCE};
 use crate::http::public::limit::BodyError;
 use crate::tasks::Tasks;
 
-/// How long a client may take nothing of an answer.
+/// How long a client may read nothing of an answer.
 const DEAF: Duration = Duration::from_secs(60);
-/// The first pieces of an answer may be as small as they like.
+/// The number of pieces of an answer that may be of any size.
 const FEW: usize = 4096;
-/// The further ones have at least so many bytes on average: a stream of single bytes would keep the processor from everybody else.
+/// The least average size, in bytes, of all further pieces: a stream of single bytes would keep the processor from everybody else.
 const LEAST_PIECE: usize = 64;
-/// How often a wait is looked at.
+/// The longest time between two checks of a wait.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Why a request cannot be passed on to its end.
+/// Why a request or its answer was not passed on to the end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum Fault {
     #[error("the body is too large")]
@@ -59,10 +59,10 @@ pub(super) struct Progress(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
-    /// Whether the client has to bring more; otherwise it is the primary's turn.
+    /// Whether the request waits for the client; otherwise it waits for the primary.
     on_client: bool,
     since: Instant,
-    /// How long the client was waited for in all.
+    /// The total time spent waiting for the client.
     waited: Duration,
     fault: Option<Fault>,
 }
@@ -72,12 +72,12 @@ impl Progress {
         Self(Mutex::new(State { on_client: false, since: Instant::now(), waited: Duration::ZERO, fault: None }))
     }
 
-    /// What went wrong with the client's body.
+    /// The fault of the client's body, if it has failed.
     pub(super) fn fault(&self) -> Option<Fault> {
         self.state().fault
     }
 
-    /// Returns when one side has kept the other waiting for too long; `patience` is the primary's.
+    /// Waits until one side has kept the other waiting for too long: the client for [`SILENCE`], the primary for `patience`.
     pub(super) async fn stalled(&self, patience: Duration) -> Fault {
         loop {
             let (on_client, since) = {
@@ -108,7 +108,7 @@ impl Progress {
         fault
     }
 
-    /// Nobody panics while holding it.
+    /// Nobody panics while holding the lock.
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -125,7 +125,7 @@ pub(super) struct Upload {
 }
 
 impl Upload {
-    /// `length` is what is known of it.
+    /// `length` is what is known of the body's length.
     pub(super) fn new(body: Incoming, length: SizeHint, limit: u64, progress: Arc<Progress>) -> Self {
         Self { body, length, passed: 0, limit, pace: Pace::within(SILENCE), progress }
     }
@@ -164,7 +164,7 @@ impl Body for Upload {
         self.length.exact() == Some(self.passed)
     }
 
-    /// What the client has announced, less what has passed.
+    /// The announced length, less the bytes that have passed.
     fn size_hint(&self) -> SizeHint {
         self.length.exact().map_or_else(SizeHint::new, |length| SizeHint::with_exact(length - self.passed.min(length)))
     }
@@ -175,8 +175,8 @@ pub(super) trait Answer: Body<Data = Bytes, Error: Send> + Send + Unpin + 'stati
 
 impl<B: Body<Data = Bytes, Error: Send> + Send + Unpin + 'static> Answer for B {}
 
-/// The primary's answer on its way to the client, fetched by a task of its own: a client that takes nothing of it would otherwise keep
-/// its place among the requests under way, and the connection to the primary, for as long as it likes.
+/// Passes the primary's answer to the client. A task of its own fetches it: otherwise a client that reads nothing would keep its place
+/// and the connection to the primary for as long as it likes.
 pub(super) fn download(body: impl Answer, patience: Duration, place: impl Send + 'static, tasks: &Tasks) -> Incoming {
     let (tell, told) = mpsc::channel(1);
     tasks.spawn_detached(async move {
@@ -188,13 +188,13 @@ pub(super) fn download(body: impl Answer, patience: Duration, place: impl Send +
         match told.recv().await.unwrap_or(Err(Fault::Broken)) {
             Ok(Some(piece)) => Some((Ok(piece), Some(told))),
             Ok(None) => None,
-            // The client must not take what it has for the whole.
+            // The client must not take a part of the answer for the whole.
             Err(fault) => Some((Err(fault), None)),
         }
     }))
 }
 
-/// Hands over piece by piece, and `None` at the end of a whole answer; less when one of the two sides gives up.
+/// Sends the answer piece by piece, then `None` if it is complete. Stops early when one of the two sides gives up.
 async fn fetch(mut body: impl Answer, patience: Duration, tell: &mpsc::Sender<Result<Option<Bytes>, Fault>>) {
     let (mut pieces, mut bytes) = (0, 0);
     loop {
@@ -212,7 +212,7 @@ async fn fetch(mut body: impl Answer, patience: Duration, tell: &mpsc::Sender<Re
                     bytes += data.len();
                     if pieces > FEW + bytes / LEAST_PIECE { Err(Fault::Broken) } else { Ok(Some(data)) }
                 }
-                // Trailers end here.
+                // Trailers are not passed on.
                 Err(_) => continue,
             },
         };
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_keeps_the_other_waiting_runs_out_of_time() {
+    async fn the_side_that_keeps_the_other_waiting_runs_out_of_time() {
         let progress = Arc::new(Progress::new());
         let began = Instant::now();
         assert_eq!(progress.stalled(Duration::from_secs(30)).await, Fault::UpstreamSilent);
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_brings_a_byte_now_and_then_runs_out_of_time() {
+    async fn a_client_that_drips_bytes_runs_out_of_time() {
         let drip = stream::unfold((), |()| async {
             sleep(Duration::from_secs(5)).await;
             Some((Ok::<_, std::io::Error>(Bytes::from_static(b"x")), ()))
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_takes_nothing_loses_its_place_and_does_not_take_what_it_has_for_the_whole() {
+    async fn a_client_that_reads_nothing_loses_its_place_and_gets_an_error() {
         let (places, patience) = (Arc::new(Semaphore::new(1)), Duration::from_secs(30));
         let pieces = stream::iter((0..9).map(|_| Ok::<_, std::io::Error>(Bytes::from_static(b"x"))));
         let body = Incoming::from_stream(pieces);
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_place_comes_free_with_the_end_of_the_answer_or_of_the_client() {
+    async fn a_place_is_freed_when_the_answer_or_the_client_ends() {
         let (places, patience) = (Arc::new(Semaphore::new(1)), Duration::from_secs(30));
         let answer = download(Incoming::from("whole"), patience, place(&places).await, &Tasks::new());
         assert_eq!(answer.collect().await.unwrap().to_bytes(), "whole");
