@@ -19,7 +19,7 @@ impl Readiness {
         Self { journal, draining }
     }
 
-    /// Why not, when not. An upstream's outage is no reason.
+    /// Why the daemon is not ready; `None` if it is. An upstream's outage is no reason.
     pub async fn not_ready(&self) -> Option<String> {
         if self.draining.is_cancelled() {
             return Some("shutting down".to_owned());

@@ -17,24 +17,24 @@ use super::listener::network::Network;
 pub struct Server {
     /// The addresses listened on. Node resolves `localhost` to IPv4 or IPv6, so both by default.
     pub listen: Vec<SocketAddr>,
-    /// The peers whose `X-Forwarded-For` is believed, and whose PROXY protocol headers are: addresses and ranges.
+    /// The peers whose `X-Forwarded-For` and PROXY protocol headers are trusted: addresses and ranges.
     pub trusted_proxies: Vec<Network>,
-    /// Whether those begin each connection with a header of the PROXY protocol, version 1 or 2.
+    /// Whether trusted proxies begin each connection with a header of the PROXY protocol, version 1 or 2.
     pub proxy_protocol: bool,
     /// How long a connection may be idle between requests.
     pub keep_alive: Period,
-    /// The most connections of one address at once, but for this machine's own and those of trusted proxies.
+    /// The most connections of one address at once. This machine and trusted proxies have no such limit.
     pub max_connections_per_address: NonZeroU32,
     /// A path that takes envelopes whose own `dsn` names the project: the `tunnel` of browser SDKs. None by default.
     pub tunnel: Option<TunnelPath>,
     /// The largest body, as sent and as decoded.
     pub max_body: ByteSize,
-    /// All bodies in memory together, of which no project takes more than it leaves to the others; one over 1 MiB goes through a file
+    /// The most bytes of all bodies in memory. No project takes more than it leaves to the others. A body over 1 MiB goes through a file
     /// beside the journal.
     pub max_inflight_bytes: ByteSize,
-    /// The file with the certificate, in PEM form, its chain below it: with one, all addresses speak TLS.
+    /// The file with the certificate and its chain, in PEM form. With a certificate, all addresses speak TLS.
     pub tls_cert: Option<PathBuf>,
-    /// The file with its key, in PEM form.
+    /// The file with the certificate's key, in PEM form.
     pub tls_key: Option<PathBuf>,
 }
 
@@ -55,7 +55,7 @@ impl Default for Server {
     }
 }
 
-/// The path of the tunnel: below the root, and not among the API's.
+/// The path of the tunnel, neither the root nor below `/api/`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct TunnelPath(String);
@@ -95,8 +95,8 @@ impl<'de> Deserialize<'de> for TunnelPath {
 pub struct Admin {
     /// The address listened on.
     pub listen: SocketAddr,
-    /// Asked for as `Authorization: Bearer`, or to sign in on the status page. With a token set, changes and the contents of events
-    /// need it from everywhere, and everything else needs it from other machines.
+    /// The token, sent as `Authorization: Bearer` or by signing in on the status page. If a token is set, changes and the contents of
+    /// events need it from everywhere, and everything else needs it from other machines.
     pub token: Option<Secret>,
     /// Whether status, report and metrics can be read without the token from this machine.
     pub open_on_loopback: bool,

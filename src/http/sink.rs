@@ -1,6 +1,6 @@
 //! A stand-in upstream: takes what SDKs and relays send, answers like Sentry, and remembers what arrived.
 //!
-//! For `switchyard sink` and `switchyard demo`. It keeps a bounded log and nothing on disk, and trusts nobody's text.
+//! For `switchyard sink` and `switchyard demo`. It keeps a bounded log and nothing on disk, and makes all received text safe to print.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -35,23 +35,23 @@ use super::public::body::Incoming;
 use super::public::limit::Limit;
 use super::public::room::{Held, Room};
 
-/// The largest body, as sent and as decoded: what a relay takes by default, and room for what it adds.
+/// The largest body, as sent and as decoded: the default of a relay, and more for what a relay adds.
 const MAX_BODY: ByteSize = ByteSize::mib(208);
-/// All bodies in memory together: the largest is to fit beside the quarter that is for small ones.
+/// The room for all bodies in memory: the largest body fits beside the quarter for small ones.
 const MAX_INFLIGHT: ByteSize = ByteSize::mib(288);
-/// How many arrivals are remembered; the oldest are forgotten first.
+/// The most arrivals that are remembered; the oldest are dropped first.
 const REMEMBERED: usize = 10_000;
-/// How many characters of an event's words are kept.
+/// The most characters of a text that are kept.
 const SUMMARY: usize = 160;
-/// What a 429 asks for.
+/// The wait that a 429 asks for.
 const COOLDOWN: Duration = Duration::from_secs(60);
 
 /// How a sink answers.
 #[derive(Clone, Copy, Debug)]
 pub struct Behaviour {
-    /// The status of every answer to a submission that is well formed.
+    /// The status of every answer to a well-formed submission.
     pub status: StatusCode,
-    /// How long it waits before it answers.
+    /// How long the sink waits before it answers.
     pub delay: Duration,
 }
 
@@ -64,11 +64,11 @@ impl Default for Behaviour {
 /// One item that arrived.
 #[derive(Clone, Debug, Serialize)]
 pub struct Arrival {
-    /// When.
+    /// When it arrived.
     pub at: Timestamp,
     /// The sink's name.
     pub sink: Arc<str>,
-    /// The project of the path.
+    /// The project in the path.
     pub project: String,
     /// The item's type.
     #[serde(rename = "type")]
@@ -77,9 +77,9 @@ pub struct Arrival {
     pub event_id: Option<String>,
     /// The payload's size.
     pub bytes: usize,
-    /// What it is about, when it says so: exception, message, transaction, monitor.
+    /// A text about the item, if its payload has one: exception, message, transaction, monitor.
     pub summary: Option<String>,
-    /// The status it was answered with.
+    /// The status of the answer.
     pub answer: u16,
 }
 
@@ -98,12 +98,12 @@ pub struct Sink {
 #[derive(Debug, Default)]
 struct Log {
     arrivals: VecDeque<Arrival>,
-    /// How many ever arrived.
+    /// The number of all arrivals, forgotten ones included.
     total: u64,
 }
 
 impl Sink {
-    /// A sink that nothing has reached yet.
+    /// A sink without arrivals.
     pub fn new(name: &str, behaviour: Behaviour, clock: Clock) -> Self {
         let room = Room::new(MAX_BODY, MAX_INFLIGHT);
         Self {
@@ -117,13 +117,13 @@ impl Sink {
         }
     }
 
-    /// Takes connections of `listener` until `tasks` are told to stop. Stopped, it can be served again.
+    /// Serves connections of `listener` until `tasks` are told to stop. A clone can be served after that.
     pub async fn serve(self, listener: TcpListener, tasks: Tasks) {
         let clock = self.clock.clone();
         serve(listener, self, clock, tasks).await;
     }
 
-    /// The arrivals after the first `seen`, as far as they are remembered, and how many there ever were.
+    /// The remembered arrivals after the first `seen`, and the number of all arrivals.
     pub fn since(&self, seen: u64) -> (Vec<Arrival>, u64) {
         let log = self.lock();
         let new = usize::try_from(log.total.saturating_sub(seen)).unwrap_or(usize::MAX);
@@ -131,7 +131,7 @@ impl Sink {
         (log.arrivals.iter().skip(skip).cloned().collect(), log.total)
     }
 
-    /// Waits until something arrives that nobody was told of yet.
+    /// Waits for an arrival since the last call.
     pub async fn changed(&self) {
         self.stirred.notified().await;
     }
@@ -167,7 +167,7 @@ impl Sink {
             return Err((StatusCode::METHOD_NOT_ALLOWED, "only POST is taken".to_owned()));
         }
         let bad = |error: &dyn std::error::Error| (StatusCode::BAD_REQUEST, error.to_string());
-        // Held until the answer is made: it is what bounds the bodies in memory.
+        // Held until the answer is made, because it bounds the bodies in memory.
         let mut held = Held::default();
         let body = incoming(body).whole(&self.room, &mut held).await;
         let body = body.map_err(|error| (StatusCode::PAYLOAD_TOO_LARGE, error.to_string()))?;
@@ -190,7 +190,7 @@ impl Sink {
         Ok(self.answer(envelope.event_id()))
     }
 
-    /// A request that is no envelope is remembered by its endpoint's name.
+    /// Takes a request that is no envelope, and remembers it by its endpoint's name.
     async fn take_other(&self, project: &str, endpoint: &str, body: Body) -> Response {
         let body = incoming(body).whole(&self.room, &mut Held::default()).await;
         let arrival = Arrival {
@@ -262,7 +262,7 @@ fn text<'a>(headers: &'a http::HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-/// What an item is about, in its own words.
+/// A text about an item, from its payload; `None` if the payload has none.
 fn summary(kind: &ItemType, payload: &Bytes) -> Option<String> {
     if !matches!(kind, ItemType::Event | ItemType::Transaction | ItemType::CheckIn | ItemType::Feedback) {
         return None;
@@ -280,7 +280,7 @@ fn summary(kind: &ItemType, payload: &Bytes) -> Option<String> {
     }
 }
 
-/// The last exception of a chain is the one that was seen.
+/// Type and value of the last exception in the chain, which is the one that was seen.
 fn exception(payload: &Value) -> Option<String> {
     let values = payload.pointer("/exception/values").or_else(|| payload.get("exception"))?;
     let last = values.as_array()?.last()?;
@@ -291,12 +291,12 @@ fn exception(payload: &Value) -> Option<String> {
     }
 }
 
-/// A text that can be shown on a terminal.
+/// A text that is safe to print to a terminal, cut to [`SUMMARY`] characters.
 fn harmless(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SUMMARY).collect()
 }
 
-/// A body within the limit.
+/// A body with the sink's limit.
 fn incoming(body: Body) -> Incoming {
     Incoming::new(body, Limit::endpoint(MAX_BODY.get()))
 }
@@ -322,7 +322,7 @@ mod tests {
     const EVENT: &str = "{\"event_id\":\"9ec79c33ec9942ab8353589fcb2e04dc\"}\n{\"type\":\"event\"}\n{\"exception\":{\"values\":[{\"type\":\"E\",\"value\":\"no\\u001b[2J\"}]}}";
 
     #[tokio::test]
-    async fn an_event_is_taken_and_remembered_in_words() {
+    async fn an_event_is_taken_and_summarised() {
         let sink = sink(Behaviour::default());
         assert_eq!(answer(&sink, "/api/7/envelope/", Some("k"), EVENT).await.0, StatusCode::OK);
         let (arrivals, total) = sink.since(0);
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_sentry_refuses_is_refused() {
+    async fn requests_that_sentry_refuses_are_refused() {
         let sink = sink(Behaviour::default());
         assert_eq!(answer(&sink, "/api/7/envelope/", None, EVENT).await.0, StatusCode::UNAUTHORIZED);
         assert_eq!(answer(&sink, "/api/7/envelope/", Some("k"), "nonsense").await.0, StatusCode::BAD_REQUEST);
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_envelope_is_remembered_by_its_endpoint() {
+    async fn a_request_that_is_no_envelope_is_remembered_by_its_endpoint() {
         let sink = sink(Behaviour::default());
         for (path, kind) in [("/api/7/cron/nightly/k/", "cron"), ("/api/7/integration/vercel/logs", "vercel")] {
             assert_eq!(answer(&sink, path, None, "{}").await.0, StatusCode::OK);
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_relay_takes_by_default_is_taken() {
+    async fn the_largest_default_body_of_a_relay_is_taken() {
         let sink = sink(Behaviour::default());
         let attachment = 200 << 20;
         let head = format!("{{}}\n{{\"type\":\"attachment\",\"length\":{attachment}}}\n");
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_log_is_bounded_and_says_how_many_there_were() {
+    async fn the_log_is_bounded_and_counts_all_arrivals() {
         let sink = sink(Behaviour::default());
         for _ in 0..3 {
             let envelope = Envelope::parse(Bytes::from_static(EVENT.as_bytes())).unwrap();
