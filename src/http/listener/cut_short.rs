@@ -1,11 +1,11 @@
 //! Connections that end before there was a request to answer, and what their clients are told.
 //!
-//! Rule: a client that speaks HTTP gets a status and the JSON that it knows of other refusals. The HTTP implementation finds out
-//! what is malformed, and answers that without a word of its own: [`CutShort::of_answer`] knows its answer.
+//! Rule: a client that speaks HTTP gets a status and the JSON of other refusals. hyper finds malformed requests, and answers them with a
+//! bare status; [`CutShort::of_answer`] recognises that answer.
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
-/// Browsers may read every answer, refusals included.
+/// The headers of every answer: browsers may read all of them, refusals included.
 pub(in crate::http) const SHARED: [(HeaderName, HeaderValue); 3] = [
     (header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")),
     (
@@ -22,24 +22,24 @@ pub(in crate::http) enum CutShort {
     Stalled,
     /// The request line is too long.
     EndlessLine,
-    /// A trusted proxy has not begun with a header of the PROXY protocol.
+    /// A trusted proxy did not begin with a header of the PROXY protocol.
     NoProxyHeader,
-    /// Somebody else has, or it is not expected.
+    /// A header of the PROXY protocol came from somebody else, or is not expected.
     StrayProxyHeader,
-    /// Its client has too many connections.
+    /// The client has too many connections.
     TooManyConnections,
     /// Something other than TLS on an address that speaks TLS.
     NoTls,
-    /// What came is no request.
+    /// The bytes are no request.
     Malformed,
     /// The headers are too many, or too long.
     TooManyHeaders,
-    /// A connection of HTTP/2 found no room for what it brings. It has no request yet that could be answered.
+    /// An HTTP/2 connection found no room for its window. It has no request that could be answered.
     NoRoom,
 }
 
 impl CutShort {
-    /// What the HTTP implementation could not read, if it is that.
+    /// The reason for a parse error of hyper; `None` for other errors.
     pub(super) fn of_error(error: &hyper::Error) -> Option<Self> {
         if error.is_parse_too_large() {
             return Some(Self::TooManyHeaders);
@@ -47,13 +47,13 @@ impl CutShort {
         error.is_parse().then_some(Self::Malformed)
     }
 
-    /// What the HTTP implementation says by an answer that begins like this.
+    /// The reason for an answer that hyper gives by itself, from its first bytes; `None` for other answers.
     pub(super) fn of_answer(head: &[u8]) -> Option<Self> {
         let status = head.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
         [Self::Malformed, Self::TooManyHeaders].into_iter().find(|why| why.status().as_str().as_bytes() == status)
     }
 
-    /// Whether the HTTP implementation has answered it already, or no answer could be understood.
+    /// Whether hyper has answered already, or the client would not understand an answer.
     pub(super) const fn is_answered(self) -> bool {
         matches!(self, Self::Malformed | Self::TooManyHeaders | Self::NoRoom)
     }
@@ -90,8 +90,8 @@ impl CutShort {
         }
     }
 
-    /// What the client is told. In place of an answer of the HTTP implementation's it goes its way, through TLS; else it is said in
-    /// plain text, and behind TLS not at all.
+    /// The whole answer in HTTP/1.1. Where it replaces an answer of hyper's it goes through TLS as that would. Else it is sent in plain
+    /// text, and not at all once TLS is spoken.
     pub(super) fn answer(self) -> String {
         let body = format!("{{\"detail\":\"{}\",\"causes\":[]}}\r\n", self.detail());
         let (status, length) = (self.status(), body.len());
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_answers_of_the_http_implementation_are_known() {
+    fn answers_that_hyper_gives_by_itself_are_recognised() {
         assert_eq!(CutShort::of_answer(b"HTTP/1.1 400 Bad Request\r\n"), Some(CutShort::Malformed));
         assert_eq!(CutShort::of_answer(b"HTTP/1.1 431 Request"), Some(CutShort::TooManyHeaders));
         for other in [&b"HTTP/1.1 200 OK"[..], b"HTTP/1.1 4", b"PRI * HTTP/2.0", b""] {

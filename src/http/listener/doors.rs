@@ -1,4 +1,4 @@
-//! How many connections a listener has at once, in all and of each address.
+//! Limits the connections of a listener, in total and per address.
 //!
 //! Rule: connections never take the files that the journal, the deliveries and the admin listener need, and one client never takes
 //! all connections. The machine itself and trusted proxies, behind which many clients are, have no limit of their own. An operator
@@ -15,16 +15,16 @@ use tokio::time::sleep;
 
 use super::files::{Files, MOST};
 
-/// With fewer connections than this, an operator is told.
+/// With fewer possible connections than this, a warning is logged.
 const FEW: usize = 1024;
 /// How long an operator's connection may do nothing while all places are taken.
 const CROWDED: Duration = Duration::from_secs(1);
 
-/// The way in to one listener, or to several that share it. Cheap to clone; clones are the same doors.
+/// The limits of one listener, or of several that share them. Cheap to clone; clones are the same doors.
 #[derive(Clone, Debug)]
 pub(in crate::http) struct Doors {
     places: Arc<Semaphore>,
-    /// How many places there are.
+    /// The number of all places.
     count: Arc<Mutex<usize>>,
     inside: Arc<Mutex<HashMap<IpAddr, u32>>>,
     open: Option<Gauge>,
@@ -33,17 +33,17 @@ pub(in crate::http) struct Doors {
 }
 
 impl Doors {
-    /// Of listeners that SDKs reach. `open` follows how many connections there are.
+    /// The doors of listeners that SDKs reach. `open` follows the number of connections.
     pub(in crate::http) fn of_clients(open: Gauge) -> Self {
         Self::new(Files::allowed().clients(0).0, Some(open))
     }
 
-    /// Of the admin listener.
+    /// The doors of the admin listener.
     pub(in crate::http) fn of_operators() -> Self {
         Self { gives_way: true, ..Self::new(Files::allowed().operators(), None) }
     }
 
-    /// Of a stand-in upstream.
+    /// The doors of a stand-in upstream.
     pub(in crate::http) fn of_relays() -> Self {
         Self::new(MOST, None)
     }
@@ -53,7 +53,7 @@ impl Doors {
         Self { places: Arc::new(Semaphore::new(places)), count, inside: Arc::default(), open, gives_way: false }
     }
 
-    /// Leaves so many files to deliveries. Connections that are open stay.
+    /// Leaves this many files to deliveries. Open connections stay.
     pub(in crate::http) fn leave(&self, deliveries: usize) {
         let (wanted, is_enough) = Files::allowed().clients(deliveries);
         let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
@@ -104,12 +104,12 @@ impl Doors {
         Place::new(permit, self.open.clone())
     }
 
-    /// A place for one more connection, if there is one now.
+    /// A place for one more connection; `None` if none is free now.
     pub(super) fn place_now(&self) -> Option<Place> {
         Some(Place::new(Arc::clone(&self.places).try_acquire_owned().ok()?, self.open.clone()))
     }
 
-    /// Lets one more connection of `address` in, unless `most` are inside.
+    /// Lets one more connection of `address` in; `None` if `most` are inside.
     pub(super) fn enter(&self, address: IpAddr, most: u32) -> Option<Inside> {
         let client = client(address);
         let mut inside = self.inside();
@@ -122,7 +122,7 @@ impl Doors {
         Some(Inside { doors: self.clone(), client })
     }
 
-    /// Nobody panics while holding it.
+    /// Nobody panics while holding the lock.
     fn inside(&self) -> MutexGuard<'_, HashMap<IpAddr, u32>> {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -141,7 +141,7 @@ impl Place {
         Self { _permit: permit, open, is_taken: false }
     }
 
-    /// Counts the connection that it is for.
+    /// Counts the connection that takes the place.
     pub(super) fn taken(mut self) -> Self {
         self.is_taken = true;
         self.open.iter().for_each(Gauge::inc);
@@ -157,7 +157,7 @@ impl Drop for Place {
     }
 }
 
-/// A connection that was let in; it leaves when this is dropped.
+/// A connection that was let in; dropping this lets it out.
 #[derive(Debug)]
 pub(super) struct Inside {
     doors: Doors,
@@ -176,7 +176,7 @@ impl Drop for Inside {
     }
 }
 
-/// Who is counted as one: an address of IPv4, or a network of IPv6 as one household has it.
+/// The client that an address counts for: the address in IPv4; in IPv6 its /64 network, as one household has it.
 pub(in crate::http) fn client(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn each_address_has_its_own_number_and_who_leaves_makes_room() {
+    fn each_address_has_its_own_limit_and_a_closed_connection_frees_a_place() {
         let doors = Doors::new(9, None);
         let enter = |address: &str| doors.enter(ip(address), 2);
         let (first, second) = (enter("203.0.113.7"), enter("::ffff:203.0.113.7"));
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_of_ipv6_is_one_client() {
+    fn an_ipv6_network_is_one_client() {
         assert_eq!(client(ip("2001:db8:1:2:3:4:5:6")), client(ip("2001:db8:1:2::9")));
         assert_ne!(client(ip("2001:db8:1:2::9")), client(ip("2001:db8:1:3::9")));
         assert_eq!(client(ip("::ffff:10.0.0.9")), ip("10.0.0.9"));

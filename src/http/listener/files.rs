@@ -1,4 +1,4 @@
-//! How many of the files that the process may have open connections from SDKs get: what nothing else needs.
+//! Divides the files that the process may have open: connections from SDKs get what nothing else needs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use rustix::process::{Resource, getrlimit};
 use crate::delivery::settings::Settings;
 use crate::tasks;
 
-/// Files that are open whatever happens, and those of a few short tasks: the journal, the listeners, the runtime, notifications.
+/// Files that are always open, and those of a few short tasks: the journal, the listeners, the runtime, notifications.
 const ALWAYS: usize = 48;
 /// The most connections of operators: people, scrapers and health checks.
 const OPERATORS: usize = 64;
@@ -16,15 +16,15 @@ const OPERATORS: usize = 64;
 const PROXIED: usize = 64;
 /// The most connections of one listener.
 pub(super) const MOST: usize = 16_384;
-/// So many files stay free of connections from SDKs, or half of all where there are few.
+/// The least number of files that connections from SDKs leave free, or half of all if that is less.
 const RESERVED: usize = 2048;
 
-/// How many files may be open.
+/// The number of files that may be open.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::http) struct Files(usize);
 
 impl Files {
-    /// As the system allows this process.
+    /// The number that the system allows this process.
     pub(in crate::http) fn allowed() -> Self {
         Self(getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX))
     }
@@ -39,18 +39,18 @@ impl Files {
         (self.0 / 16).clamp(4, PROXIED)
     }
 
-    /// The most connections of SDKs beside so many files of deliveries, and whether everything else has the files that it may need.
+    /// The most connections of SDKs beside this many files of deliveries, and whether everything else has the files that it may need.
     pub(super) fn clients(self, deliveries: usize) -> (usize, bool) {
         let needed = ALWAYS + self.operators() + self.proxied() + tasks::threads(self.0) + deliveries;
         let left = self.0.saturating_sub(needed.max(RESERVED.min(self.0 / 2)));
-        // Some connections there must be.
+        // SDKs get some connections in any case.
         let least = (self.0 / 4).max(1);
         (left.clamp(least, MOST.max(least)).min(MOST), left >= least)
     }
 }
 
-/// The files that deliveries may have open: for each request that may be under way a connection and a body, and two connections more
-/// for the questions to a tracker's API.
+/// The files that deliveries may have open: a connection and a body for each request that may be in flight, and per upstream two more
+/// connections for questions to a tracker's API.
 pub(in crate::http) fn of_deliveries(upstreams: &BTreeMap<Arc<str>, Settings>) -> usize {
     upstreams.values().map(|settings| 2 * usize::from(settings.max_in_flight.get()) + 2).sum()
 }
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_takes_more_than_there_is() {
+    fn all_needs_together_fit_into_the_files_there_are() {
         for files in 256..5000 {
             let files = Files(files);
             let (clients, is_enough) = files.clients(18);

@@ -1,6 +1,6 @@
-//! Listening sockets: taken over from systemd when it gives them, else bound here.
+//! Listening sockets: taken over from systemd if it gives them, else bound here.
 //!
-//! With socket activation (sd_listen_fds(3)) the sockets outlive the process: who connects during a restart waits in the
+//! With socket activation (sd_listen_fds(3)) the sockets outlive the process: a client that connects during a restart waits in the
 //! kernel's queue and is not refused.
 
 use std::io;
@@ -11,17 +11,17 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, ipproto, sockopt};
 use tokio::net::TcpListener;
 
-/// How many connections may wait to be accepted.
+/// The most connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// The listeners of one process: those systemd gave, looked up by address. By default none was given.
+/// The listeners that systemd gave to the process, looked up by address. By default there are none.
 #[derive(Debug, Default)]
 pub struct Listeners {
     inherited: Vec<std::net::TcpListener>,
 }
 
 impl Listeners {
-    /// Takes what systemd gave, if anything.
+    /// Takes the sockets from systemd, if there are any.
     pub fn inherit() -> io::Result<Self> {
         let mut fds = ListenFd::from_env();
         let mut inherited = Vec::new();
@@ -31,8 +31,8 @@ impl Listeners {
         Ok(Self { inherited })
     }
 
-    /// The listeners at `addresses`, or the one that cannot be listened on, and why. On a machine without IPv6 its loopback address is left
-    /// out beside one of IPv4: nobody could connect to it.
+    /// Returns the listeners at `addresses`, or the first address that cannot be listened on, and why. On a machine without IPv6, `[::1]`
+    /// is left out if an IPv4 address is listed, too: nobody could connect to it.
     pub fn bind_all(&mut self, addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, (SocketAddr, io::Error)> {
         let mut bound = Vec::with_capacity(addresses.len());
         for &address in addresses {
@@ -47,7 +47,7 @@ impl Listeners {
         Ok(bound)
     }
 
-    /// The listener at `address`: the inherited one, or a new one.
+    /// Returns the listener at `address`: the inherited one, or a new one.
     fn bind(&mut self, address: SocketAddr) -> io::Result<TcpListener> {
         let at = self.inherited.iter().position(|l| l.local_addr().is_ok_and(|have| have == address));
         let listener = match at {
@@ -58,13 +58,13 @@ impl Listeners {
         TcpListener::from_std(listener)
     }
 
-    /// The addresses that systemd gave and nobody asked for.
+    /// The addresses of the sockets from systemd that are not used.
     pub fn unused(&self) -> Vec<SocketAddr> {
         self.inherited.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 }
 
-/// Whether `why` says that the machine has no IPv6, or has it turned off, where `address` is its loopback address.
+/// Whether `address` is the loopback address of IPv6, and `why` says that the machine has no IPv6 or has it turned off.
 fn is_without_ipv6(address: SocketAddr, why: &io::Error) -> bool {
     let signs = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL];
     address.ip() == Ipv6Addr::LOCALHOST && signs.iter().any(|sign| why.raw_os_error() == Some(sign.raw_os_error()))
@@ -76,7 +76,7 @@ fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     if address.is_ipv6() {
-        // "[::]" beside "0.0.0.0" must not be refused because it already means both.
+        // Otherwise "[::]" means both families and is refused beside "0.0.0.0".
         sockopt::set_ipv6_v6only(&socket, true)?;
     }
     rustix::net::bind(&socket, &address)?;
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_loopback_address_of_ipv6_may_be_missing_and_only_because_there_is_no_ipv6() {
+    fn only_the_ipv6_loopback_may_be_missing_and_only_without_ipv6() {
         let is_without = |address: &str, errno: Errno| is_without_ipv6(address.parse().unwrap(), &errno.into());
         assert!(is_without("[::1]:8484", Errno::AFNOSUPPORT) && is_without("[::1]:8484", Errno::ADDRNOTAVAIL));
         assert!(!is_without("[::1]:8484", Errno::ADDRINUSE) && !is_without("[::1]:84", Errno::ACCESS));
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_that_is_taken_is_named() {
+    async fn an_address_in_use_is_named() {
         let mut listeners = Listeners { inherited: vec![] };
         let free = SocketAddr::from(([127, 0, 0, 1], 0));
         let taken = bind(free).and_then(|listener| listener.local_addr().map(|address| (listener, address)));

@@ -1,4 +1,4 @@
-//! Sockets: who may connect, TLS, and the connections on which requests come. It knows no route.
+//! Sockets: who may connect, TLS, and the connections that bring requests. Knows no route.
 
 pub(super) mod cut_short;
 pub(super) mod doors;

@@ -1,6 +1,6 @@
 //! Addresses and ranges of them, as `trusted_proxies` lists them.
 //!
-//! Rule: an IPv4 address means the same however it is written. One that is mapped into IPv6 is taken for itself.
+//! Rule: an IPv4 address means the same however it is written. An IPv4-mapped IPv6 address is read as the IPv4 address.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use std::str::FromStr;
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// The bits before an IPv4 address that is mapped into IPv6.
+/// The number of bits before the IPv4 address in an IPv4-mapped IPv6 address.
 const MAPPED: u8 = 96;
 
 /// One address or a range: `10.0.0.1`, `10.0.0.0/8`, `fd00::/8`.
@@ -17,13 +17,13 @@ const MAPPED: u8 = 96;
 pub struct Network(IpNet);
 
 impl Network {
-    /// Whether any of `networks` holds `address`.
+    /// Returns whether any of `networks` contains `address`.
     pub fn any_contains(networks: &[Self], address: IpAddr) -> bool {
         let address = address.to_canonical();
         networks.iter().any(|network| network.0.contains(&address))
     }
 
-    /// Whether it holds every address of its family.
+    /// Returns whether the network contains every address of its family.
     pub fn is_everything(self) -> bool {
         self.0.prefix_len() == 0
     }
@@ -53,7 +53,7 @@ impl FromStr for Network {
     }
 }
 
-/// The range of IPv4 that is meant by a mapped one.
+/// The IPv4 range that an IPv4-mapped range means; `None` for other ranges.
 fn unmapped(range: IpNet) -> Option<IpNet> {
     let (IpNet::V6(mapped), length) = (range, range.prefix_len().checked_sub(MAPPED)?) else { return None };
     Some(Ipv4Net::new(mapped.addr().to_ipv4_mapped()?, length).ok()?.into())
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn mapped_addresses_and_ranges_are_those_of_ipv4() {
+    fn mapped_addresses_and_ranges_are_read_as_ipv4() {
         for network in ["::ffff:10.0.0.9", "10.0.0.9", "::ffff:10.0.0.0/104", "10.0.0.0/8"] {
             assert!(holds(network, "10.0.0.9") && holds(network, "::ffff:10.0.0.9"), "{network}");
         }
@@ -102,14 +102,14 @@ mod tests {
     }
 
     #[test]
-    fn it_is_written_as_it_was_read() {
+    fn a_network_is_written_as_it_was_read() {
         for text in ["10.0.0.9", "10.0.0.0/8", "fd00::/8", "2001:db8::7"] {
             assert_eq!(text.parse::<Network>().unwrap().to_string(), text);
         }
     }
 
     #[test]
-    fn what_is_no_range_says_what_is_meant() {
+    fn a_malformed_range_is_refused_with_a_hint() {
         let wrong = |text: &str| text.parse::<Network>().unwrap_err();
         assert!(wrong("10.1.2.3/8").ends_with("\"10.0.0.0/8\" is the whole range"), "{}", wrong("10.1.2.3/8"));
         assert!(wrong("fd00::1/8").ends_with("\"fd00::/8\" is the whole range"));

@@ -1,6 +1,6 @@
-//! What goes on on one connection, seen from the bytes that are read: whose turn it is, since when, and whether a request line
-//! ever ends. Looks at requests before the HTTP implementation does, behind TLS where there is any; understands none. Has the
-//! last word where that implementation answers by itself.
+//! The phase of one connection, from the bytes that are read: whether it is idle, reads a head or is busy, since when, and whether a
+//! request line is too long. Sees the bytes before hyper does, after TLS if there is any, and parses no requests. Replaces the answers
+//! that hyper gives by itself.
 
 use std::io;
 use std::pin::Pin;
@@ -21,39 +21,39 @@ use crate::clock::{Clock, Timestamp};
 use super::cut_short::CutShort;
 use super::window::Window;
 
-/// With these bytes begins a connection of HTTP/2, and no other (RFC 9113, section 3.4).
+/// The first bytes of an HTTP/2 connection, and of no other (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// The longest request line: less than the HTTP implementation keeps of a head, which would call it too many headers.
+/// The longest request line, in bytes: less than hyper's limit for a head, which hyper would report as too many headers.
 const LONGEST_LINE: usize = 60 * 1024;
 
-/// How long the end of a connection of HTTP/2 is withheld. Its implementation forgets the requests that came with the end.
+/// How long the end of an HTTP/2 connection is withheld: its implementation forgets the requests that came with the end.
 const WITHHELD: Duration = Duration::from_millis(20);
 
-/// What goes on between requests.
+/// The phase of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Phase {
-    /// Nothing since then.
+    /// Idle since then.
     Idle(Timestamp),
-    /// A request has begun to come in then, and its headers are not complete.
+    /// A request began to come in then, and its headers are not complete.
     Head(Timestamp),
-    /// A request is being answered, or the connection speaks HTTP/2, which looks after itself.
+    /// A request is being answered, or the connection speaks HTTP/2, which has its own keep-alive.
     Busy,
 }
 
-/// The phase of a connection, shared between who reads and who watches.
+/// The phase of a connection, shared between the stream that reads it and the task that watches it.
 #[derive(Clone, Debug)]
 pub(super) struct Phases(Arc<Cell>);
 
 #[derive(Debug)]
 struct Cell {
-    /// The phase as one number: the moment in the upper bits, [`HEAD`] in the lowest.
+    /// The phase as one number: [`BUSY`], [`HTTP2`], or the time in milliseconds in the upper bits and [`HEAD`] in the lowest.
     phase: AtomicU64,
-    /// How much of the preface has come; [`NO_PREFACE`] when something else did.
+    /// The bytes of the preface that have come; [`NO_PREFACE`] if others came.
     preface: AtomicUsize,
     /// Bytes of a request line that has not ended; [`ENDED`] when there is none to end.
     line: AtomicUsize,
-    /// Whether one was too long.
+    /// Whether a request line was too long.
     endless: AtomicBool,
     /// Whether there was a request.
     began: AtomicBool,
@@ -71,7 +71,7 @@ const HTTP2: u64 = u64::MAX - 1;
 const HEAD: u64 = 1;
 /// In place of a length: the line has ended.
 const ENDED: usize = usize::MAX;
-/// In place of a length, too.
+/// In place of a length: the connection did not begin with the preface.
 const NO_PREFACE: usize = usize::MAX;
 
 impl Phases {
@@ -91,7 +91,7 @@ impl Phases {
         }
     }
 
-    /// Whether the connection was ended because of a request line that did not.
+    /// Whether the connection was ended because a request line was too long.
     pub(super) fn has_endless_line(&self) -> bool {
         self.0.endless.load(Ordering::Relaxed)
     }
@@ -105,7 +105,7 @@ impl Phases {
         UnderWay(self.clone())
     }
 
-    /// Returns when a request has begun on this connection, now or at any time before. For one caller.
+    /// Waits for the first request of this connection; returns at once if it has begun before. For one caller.
     pub(super) async fn first_request(&self) {
         self.0.asked.notified().await;
     }
@@ -131,7 +131,7 @@ impl Phases {
         self.0.phase.load(Ordering::Relaxed) == HTTP2
     }
 
-    /// Whether nothing that is written now can be the answer to a request: the HTTP implementation found that what came is none.
+    /// Whether no request has begun, so that what is written now is hyper's own answer to bytes that are no request.
     fn is_before_requests(&self) -> bool {
         !self.0.began.load(Ordering::Relaxed) && !self.is_http2()
     }
@@ -142,7 +142,8 @@ impl Phases {
         }
     }
 
-    /// Idle becomes head with the first byte; the whole preface of HTTP/2 ends the watch. An error ends the connection.
+    /// Reports bytes that were read. The first byte turns idle to head, and the whole preface of HTTP/2 ends the watch. An error, for too
+    /// long a request line, ends the connection.
     fn has_read(&self, bytes: &[u8]) -> io::Result<()> {
         let phase = self.0.phase.load(Ordering::Relaxed);
         if phase == BUSY || phase == HTTP2 || bytes.is_empty() {
@@ -158,7 +159,7 @@ impl Phases {
         self.has_read_of_line(bytes)
     }
 
-    /// Whether the preface is whole with these bytes. The HTTP implementation looks for it in what comes first, as long as that may be it.
+    /// Returns whether these bytes complete the preface. As hyper does, looks for it only in the first bytes of the connection.
     fn ends_preface(&self, bytes: &[u8]) -> bool {
         let before = self.0.preface.load(Ordering::Relaxed);
         let Some(rest) = PREFACE.get(before..) else { return false };
@@ -184,7 +185,7 @@ impl Phases {
     }
 }
 
-/// A request under way; it ends when this is dropped.
+/// A request under way; dropping this ends it.
 pub(super) struct UnderWay(Phases);
 
 impl UnderWay {
@@ -200,16 +201,16 @@ impl Drop for UnderWay {
     }
 }
 
-/// A stream whose phase is followed.
+/// A stream that keeps track of its phase.
 pub(super) struct Followed<S> {
     stream: S,
     phases: Phases,
-    /// What is left to be said in place of an answer of the HTTP implementation's own.
+    /// The unwritten rest of our answer that replaces one of hyper's own.
     instead: Option<Bytes>,
-    /// Until when the end is withheld.
+    /// Withholds the end until it fires.
     end: Option<Pin<Box<Sleep>>>,
     window: Window,
-    /// Room for the window is waited for.
+    /// The wait for room for the window.
     opening: Option<BoxFuture<'static, io::Result<()>>>,
 }
 
@@ -218,7 +219,7 @@ impl<S> Followed<S> {
         Self { stream, phases, instead: None, end: None, window, opening: None }
     }
 
-    /// Ready when a connection of HTTP/2 may be read.
+    /// Ready when an HTTP/2 connection may be read.
     fn poll_window(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.opening.is_none() && self.window.is_open() {
             return Poll::Ready(Ok(()));
@@ -231,8 +232,8 @@ impl<S> Followed<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Followed<S> {
-    /// Writes our answer in place of `theirs`, when that is one that the HTTP implementation gives by itself; ready when all of
-    /// ours is written. `None` when it is another.
+    /// Writes our answer in place of `theirs`, if that is one that hyper gives by itself; ready when all of ours is written. `None` if
+    /// `theirs` is another.
     fn poll_instead(&mut self, cx: &mut Context<'_>, theirs: &[u8]) -> Option<Poll<io::Result<()>>> {
         if !self.phases.is_before_requests() {
             return None;
@@ -264,7 +265,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Followed<S> {
         let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
         let is_end = read.is_err() || (buf.filled().len() == before && buf.remaining() > 0);
         if is_end && self.end.is_none() && self.phases.is_http2() {
-            // Nothing is lost by asking again: what has ended is still at its end then.
+            // Reading again later loses nothing: the stream is still at its end then.
             ready!(self.end.insert(Box::pin(sleep(WITHHELD))).as_mut().poll(cx));
         }
         read?;
@@ -321,7 +322,7 @@ mod tests {
             }
             phases.has_read(b" HTTP/1.1\r\nhost: x\r\n").unwrap();
             assert!(matches!(phases.phase(), Phase::Head(_)));
-            // What follows is headers, which are for others to measure.
+            // Headers follow, which hyper limits.
             phases.has_read(&[b'x'; 2 * LONGEST_LINE]).unwrap();
             let under_way = phases.request_began(false);
             assert_eq!(phases.phase(), Phase::Busy);
@@ -362,7 +363,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_the_whole_preface_at_the_beginning_of_a_connection_is_no_http2() {
+    async fn only_the_whole_preface_at_the_beginning_is_http2() {
         let follows_a_byte = [b"\n", PREFACE].concat();
         for bytes in [&PREFACE[..23], b"PRIX / HTTP/1.1\r\n\r\n", b"PRI * HTTP/1.1\r\n\r\n", &follows_a_byte] {
             for size in [1, bytes.len()] {

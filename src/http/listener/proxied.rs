@@ -1,14 +1,14 @@
-//! The PROXY protocol: whom a proxy in front of the listener connects for, versions 1 and 2
+//! The PROXY protocol, versions 1 and 2, by which a proxy in front of the listener names the client that it connects for
 //! (<https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>).
 //!
-//! Rule: only proxies that are trusted may say so, and they must. A header is short, comes at once and stands before everything
-//! else, TLS included. Knows bytes and addresses, no sockets.
+//! Rule: only trusted proxies may send a header, and they must. A header is short, comes at once and precedes everything else, TLS
+//! included. Knows bytes and addresses, no sockets.
 
 use std::net::SocketAddr;
 
 use proxy_header::{Error, ParseConfig, Protocol, ProxyHeader};
 
-/// The longest header: the addresses, and what a proxy says besides of TLS and names.
+/// The longest header, in bytes: the addresses, and what a proxy adds about TLS and names.
 pub(super) const LONGEST: usize = 1024;
 
 const V1: &[u8] = b"PROXY ";
@@ -17,18 +17,18 @@ const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// A header of the PROXY protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Header {
-    /// Its length in bytes.
+    /// The header's length in bytes.
     pub(super) length: usize,
-    /// The client that the proxy connects for; `None` when the proxy connects for itself, as it does to see whether we are there.
+    /// The client that the proxy connects for; `None` if the proxy connects for itself, as for a health check.
     pub(super) client: Option<SocketAddr>,
 }
 
-/// Whether there is a header at the beginning of `bytes`, whole or not.
+/// Returns whether `bytes` begin with a header, whole or not.
 pub(super) fn is_header(bytes: &[u8]) -> bool {
     bytes.starts_with(V1) || bytes.starts_with(V2)
 }
 
-/// The header at the beginning of `bytes`; `Ok(None)` while it is not whole, an error when there is none.
+/// Reads the header at the beginning of `bytes`; `Ok(None)` while it is not whole, an error if there is none.
 pub(super) fn header(bytes: &[u8]) -> Result<Option<Header>, NoHeader> {
     if ![V1, V2].iter().any(|beginning| bytes.starts_with(beginning) || beginning.starts_with(bytes)) {
         return Err(NoHeader);
@@ -39,14 +39,14 @@ pub(super) fn header(bytes: &[u8]) -> Result<Option<Header>, NoHeader> {
             let stream = header.proxied_address().filter(|address| address.protocol == Protocol::Stream);
             Ok(Some(Header { length, client: stream.map(|address| address.source) }))
         }
-        // A header of version 1 is a line: what is missing in one that has ended does not come any more.
+        // A header of version 1 is one line: nothing more of it comes after its end.
         Err(Error::BufferTooShort) if bytes.starts_with(V1) && bytes.contains(&b'\n') => Err(NoHeader),
         Err(Error::BufferTooShort) if bytes.len() < LONGEST => Ok(None),
         Err(_) => Err(NoHeader),
     }
 }
 
-/// What came is no header of the PROXY protocol, or one that is too long.
+/// The bytes are no header of the PROXY protocol, or one that is too long.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct NoHeader;
 
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn the_client_is_read_of_both_versions() {
+    fn the_client_is_read_from_both_versions() {
         let v4 = client(b"PROXY TCP4 203.0.113.7 10.0.0.1 4711 443\r\nGET / HTTP/1.1\r\n");
         assert_eq!(v4, Some("203.0.113.7:4711".parse().unwrap()));
         let v6 = client(b"PROXY TCP6 2001:db8::7 2001:db8::1 4711 443\r\n");
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none_is_none() {
+    fn bytes_that_are_no_header_are_refused() {
         for bytes in [&b"GET / HTTP/1.1\r\n"[..], b"PROXY TCP4 nonsense\r\n", b"\x16\x03\x01", &v2(7, 0x11, &[0; 12])] {
             assert_eq!(header(bytes), Err(NoHeader), "{bytes:?}");
         }
@@ -100,7 +100,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_header_is_read_back_and_no_part_of_one_is_taken_for_the_whole(
+        fn every_header_is_read_back_and_no_part_of_one_is_whole(
             source: SocketAddr,
             v1: bool,
             rest: Vec<u8>,
@@ -122,7 +122,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic_or_read_beyond_them(mut bytes: Vec<u8>, beginning in 0..3_usize) {
+        fn no_bytes_make_the_parser_panic_or_read_beyond_them(mut bytes: Vec<u8>, beginning in 0..3_usize) {
             let beginning: &[u8] = [&b""[..], V1, V2][beginning];
             bytes.splice(0..0, beginning.iter().copied());
             if let Ok(Some(header)) = header(&bytes) {

@@ -1,6 +1,6 @@
 //! The body of an answer on its way to the client.
 //!
-//! Rule: its request is under way until the body has been handed on, all of it, or is not to be sent any more.
+//! Rule: a request is under way until all of its answer's body has been handed on, or the body is given up.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,7 +10,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::phase::UnderWay;
 
-/// A body, and the request that ends with it.
+/// A body; dropping it ends its request.
 pub(super) struct Sent {
     body: Body,
     _under_way: UnderWay,

@@ -40,45 +40,45 @@ use super::window::{self, Taking, Window};
 
 /// How long the headers of a request may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may be idle between requests, where no option says so.
+/// How long a connection may be idle between requests, if no option sets it.
 const KEEP_ALIVE: Duration = Duration::from_secs(90);
 /// For how long clients are still served and let in when stopping: a request may be on its way, and is not sent again.
 const GRACE: Duration = Duration::from_millis(500);
 /// How long a new connection is waited for when stopping: its first request is most likely on its way.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
-/// How often a connection is looked at for both.
+/// The time between two checks of a connection's timeouts.
 const WATCH: Duration = Duration::from_secs(3);
-/// Requests under way on one connection of HTTP/2, those included whose streams are gone.
+/// The most streams of one HTTP/2 connection, and the most of its requests that are handled to the end if their streams go.
 const MAX_STREAMS: u32 = 64;
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a client may take nothing of an answer.
+/// How long a client may read nothing of an answer.
 const DEAF_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What answers the requests of a listener.
+/// Answers the requests of a listener.
 pub(in crate::http) trait App: Clone + Send + Sync + 'static {
     /// Answers one request of `peer`.
     fn answer(&self, peer: SocketAddr, request: Request<Body>) -> impl Future<Output = Response<Body>> + Send;
 
-    /// The way in; while it is full, connections wait in the listen queue.
+    /// The limits of connections; while no place is free, connections wait in the listen queue.
     fn doors(&self) -> &Doors;
 
-    /// Takes room for so many bytes that a connection of this client may bring before they are read, where that is counted.
+    /// Takes room for this many unread bytes of a connection of this client. By default nothing is counted.
     fn room(&self, _client: IpAddr, _bytes: u64) -> Taking {
         Box::pin(std::future::ready(Some(Box::new(()) as window::Room)))
     }
 
-    /// What clients may do, where there are options for it.
+    /// The options for clients; `None` if there are none.
     fn server(&self) -> Option<Arc<Server>> {
         None
     }
 
-    /// What new connections are served with; without one they speak plain HTTP.
+    /// The certificate of new connections; `None` for plain HTTP.
     fn certificate(&self) -> Option<Arc<Certificate>> {
         None
     }
 
-    /// Told of a connection that had no request to answer.
+    /// Reports a connection that ended without a request to answer.
     fn cut_short(&self, _why: CutShort) {}
 }
 
@@ -98,7 +98,7 @@ pub(in crate::http) async fn serve(listener: TcpListener, app: impl App, clock: 
         };
         tasks.spawn_detached(connection(accepted, app.clone(), clock.clone(), tasks.clone()));
     }
-    // Whoever connected before the listener closes must not be reset by its closing.
+    // Closing the listener would reset the connections that wait in its queue.
     for accepted in std::iter::from_fn(|| accept_waiting(&listener, app.doors())) {
         tasks.spawn_detached(connection(accepted, app.clone(), clock.clone(), tasks.clone()));
     }
@@ -121,7 +121,7 @@ async fn accept(listener: &TcpListener, doors: &Doors) -> Accepted {
         match listener.accept().await {
             Ok((stream, peer)) => return (stream, peer, place.taken()),
             Err(error) => {
-                // Out of file descriptors, most likely: those in use come free again.
+                // Most likely there are no more file descriptors: those in use come free again.
                 if let Some(Line { suppressed }) = log::admit("accept", "") {
                     tracing::warn!(%error, suppressed, "a connection could not be accepted");
                 }
@@ -131,12 +131,12 @@ async fn accept(listener: &TcpListener, doors: &Doors) -> Accepted {
     }
 }
 
-/// Who waits in the kernel's queue now. The runtime is not asked: it may not have heard of the last ones yet.
+/// Accepts a connection that waits in the kernel's queue now. The runtime is not asked: it may not have heard of the last ones yet.
 fn accept_waiting(listener: &TcpListener, doors: &Doors) -> Option<Accepted> {
     let place = doors.place_now()?;
     loop {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        // The address comes with the socket: one that has gone again has none any more, and may have sent a request all the same.
+        // The address comes with the socket: a client that has left has none any more, but may have sent a request.
         let (stream, peer) = rustix::net::acceptfrom_with(listener, flags).ok()?;
         let Some(peer) = peer.and_then(|peer| SocketAddr::try_from(peer).ok()) else { continue };
         return Some((TcpStream::from_std(stream.into()).ok()?, peer, place.taken()));
@@ -144,7 +144,7 @@ fn accept_waiting(listener: &TcpListener, doors: &Doors) -> Option<Accepted> {
 }
 
 async fn connection((stream, peer, _place): Accepted, app: impl App, clock: Clock, tasks: Tasks) {
-    // Answers are small and complete; waiting for more of them helps nobody.
+    // Answers are small and complete; Nagle's algorithm would only delay them.
     drop(stream.set_nodelay(true));
     let socket = Socket::new(stream, clock.clone());
     let cut_short = match served(&socket, peer, &app, clock, tasks).await {
@@ -163,7 +163,8 @@ async fn connection((stream, peer, _place): Accepted, app: impl App, clock: Cloc
     }
 }
 
-/// Lets a connection in and serves it until it ends; tells what it was cut short by when that was said already.
+/// Lets a connection in and serves it until it ends. `Ok` holds why it was cut short if no answer is due any more; an error is to be
+/// answered.
 async fn served(
     socket: &Socket,
     peer: SocketAddr,
@@ -182,7 +183,8 @@ async fn served(
     Ok(Box::pin(speak(first, socket, client, app.clone(), (clock, keep_alive), tasks)).await)
 }
 
-/// Who a connection is from, and what it takes at the doors. `None` when a proxy says nothing before it goes.
+/// Returns the client of a connection, and what counts it at the doors. `None` if a trusted proxy leaves without a word, or the daemon
+/// stops.
 async fn entry(
     socket: &Socket,
     peer: SocketAddr,
@@ -212,8 +214,8 @@ async fn entry(
     inside.map(|inside| Some((client, Some(inside)))).ok_or(CutShort::TooManyConnections)
 }
 
-/// Waits for the beginning of a connection, and where that is not the business of TLS for the head of its first request, which
-/// has as long as any. `None` when nothing comes in time: nothing was asked, and nothing is to be answered.
+/// Waits for the beginning of a connection and, without TLS, for the head of its first request, at most [`HEAD_TIMEOUT`]. Returns the
+/// first byte; `None` if nothing comes in time, and no answer is due.
 async fn beginning(
     socket: &Socket,
     is_tls: bool,
@@ -240,13 +242,13 @@ async fn beginning(
     }
 }
 
-/// A while after the daemon was told to stop.
+/// Waits until [`FIRST_REQUEST`] after the daemon was told to stop.
 async fn soon_after(stop: &CancellationToken) {
     stop.cancelled().await;
     tokio::time::sleep(FIRST_REQUEST).await;
 }
 
-/// Serves a connection, behind TLS where there is a certificate.
+/// Serves a connection, with TLS if there is a certificate.
 async fn speak(
     first: u8,
     socket: &Socket,
@@ -276,7 +278,7 @@ async fn speak(
     match shaken {
         Ok(stream) => requests(Box::new(stream), (socket, app.doors()), answers(&app, peer), times, tasks).await,
         Err(error) => {
-            // Scanners and clients that trust others: their business, and too many to log.
+            // Scanners, and clients that do not trust the certificate, are too many for a warning each.
             tracing::debug!(%error, "a TLS handshake failed");
             None
         }
@@ -291,7 +293,7 @@ async fn told_to_close(stop: &CancellationToken, phases: &Phases) {
     drop(tokio::join!(tokio::time::sleep(GRACE), asked));
 }
 
-/// The window of a connection, and what answers its requests.
+/// Returns the window of a connection, and the function that answers its requests.
 fn answers(app: &impl App, peer: SocketAddr) -> (Window, Answering) {
     let (asked, client) = (app.clone(), doors::client(peer.ip()));
     let window = Window::new(move || asked.room(client, window::OF_CONNECTION.into()));
@@ -304,7 +306,7 @@ fn answers(app: &impl App, peer: SocketAddr) -> (Window, Answering) {
     (window, answering)
 }
 
-/// Serves the requests of a connection, which come in `stream`, until it ends.
+/// Serves the requests that come in `stream`, until the connection ends.
 async fn requests(
     stream: Box<dyn Stream>,
     (socket, doors): (&Socket, &Doors),
@@ -319,7 +321,7 @@ async fn requests(
         // A connection of HTTP/1.1 stays until its request is answered; one of HTTP/2 does not, and forgets streams that are reset.
         let is_http2 = request.version() == Version::HTTP_2;
         let stream = is_http2.then(|| Arc::clone(&streams).try_acquire_owned().ok()).flatten();
-        // Beyond the limit the work ends with its stream.
+        // A request beyond the limit ends with its stream.
         let is_to_end = stream.is_some();
         let place = (stream, is_http2.then(|| window.request()));
         let answer = answering(request.map(|body| Body::new(Received::new(body, phases.clone()))));
@@ -344,8 +346,7 @@ async fn requests(
     let mut closing = false;
     loop {
         tokio::select! {
-            // How a connection ends is the client's business, unless by what was no request; requests are counted where they are
-            // answered.
+            // The end of a connection is reported only if it was cut short. Requests are counted where they are answered.
             ended = http.as_mut() => {
                 let crowded = || window.found_no_room().then_some(CutShort::NoRoom);
                 let endless = phases.has_endless_line().then_some(CutShort::EndlessLine);

@@ -1,9 +1,9 @@
-//! One client's socket: knows how long the client has taken nothing, and closes so that the client gets to read our answer.
+//! A client's socket: knows how long the client has read nothing, and closes so that the client gets to read our answer.
 //!
-//! Closing a socket with unread bytes makes the kernel send a reset, on which SDKs lose the answer and may loop; so what is
-//! left is read and thrown away for a moment first.
+//! Closing a socket with unread bytes makes the kernel send a reset, on which SDKs lose the answer and may loop. So the unread bytes
+//! are read and discarded for a moment first.
 //!
-//! A client that is gone gets no answer, and that is no error: what it has sent before may still wait in the kernel and is read.
+//! Writing to a client that has left is no error at first: what it sent before may still wait in the kernel, and is read.
 
 use std::io;
 use std::pin::Pin;
@@ -28,20 +28,20 @@ const LINGER_BYTES: usize = 256 * 1024 * 1024;
 /// How long a client may send nothing meanwhile.
 const SILENCE: Duration = Duration::from_secs(2);
 
-/// How much is said to a client that is gone before that counts as an error: the rest of a handshake and an answer of our own,
-/// not what the primary answers.
+/// The bytes that are written to a client that has left before that is an error: enough for the rest of a handshake and an answer of
+/// our own, not for those of the primary.
 const UNHEARD: usize = 64 * 1024;
 
-/// So much of a request's head is waited for where it is: in the kernel, which takes less for it than the HTTP implementation.
+/// How many bytes of a request's head are left in the kernel until it is complete: the kernel takes less memory for them than hyper.
 const PEEKED: usize = proxied::LONGEST;
 
-/// What came first on a connection.
+/// The first bytes of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Beginning {
     pub(super) first: u8,
-    /// There is a request's head in it, or more of one than is waited for.
+    /// Whether they hold a whole head of a request, or as much of one as is waited for.
     pub(super) is_whole: bool,
-    /// It is a header of the PROXY protocol.
+    /// Whether they begin a header of the PROXY protocol.
     pub(super) is_proxied: bool,
 }
 
@@ -53,7 +53,7 @@ impl Beginning {
     }
 }
 
-/// A socket shared between the HTTP implementation, which reads and writes, and us, who watch and close.
+/// A socket, shared between hyper, which reads and writes, and the task that watches and closes it.
 #[derive(Clone, Debug)]
 pub(super) struct Socket {
     stream: Arc<TcpStream>,
@@ -61,12 +61,12 @@ pub(super) struct Socket {
     clock: Clock,
 }
 
-/// What became of what we had to say.
+/// The state of writing to the client.
 #[derive(Debug, Default)]
 struct Said {
-    /// Since when there was no room for it, in milliseconds; 0 when there was.
+    /// Since when the kernel takes no more bytes, in milliseconds; 0 if it does.
     blocked: AtomicU64,
-    /// Bytes for a client that is gone.
+    /// The bytes written for a client that has left.
     unheard: AtomicUsize,
 }
 
@@ -75,7 +75,7 @@ impl Socket {
         Self { stream: Arc::new(stream), said: Arc::default(), clock }
     }
 
-    /// How long the client has taken nothing of what we have to say.
+    /// How long the client has read nothing while bytes wait to be written; zero if none wait.
     pub(super) fn blocked_for(&self) -> Duration {
         match self.said.blocked.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
@@ -83,18 +83,18 @@ impl Socket {
         }
     }
 
-    /// What there is to read, once there is something. It stays there to be read.
+    /// Waits for the first bytes, and leaves them to be read; `None` if the connection ends without.
     pub(super) async fn beginning(&self) -> Option<Beginning> {
         self.peek(|head, _| Beginning::of(head)).await
     }
 
-    /// The same, once it is worth a look of the HTTP implementation's.
+    /// As [`Socket::beginning`], but waits until hyper can make something of the bytes, or no more come.
     pub(super) async fn whole_beginning(&self) -> Option<Beginning> {
-        // Nothing more comes of a side that is closed.
+        // A client that has closed its side sends nothing more.
         self.peek(|head, is_all| Beginning::of(head).filter(|beginning| beginning.is_whole || is_all)).await
     }
 
-    /// Takes a header of the PROXY protocol off the connection, once it is whole; `None` when nothing comes.
+    /// Waits for a whole header of the PROXY protocol, and reads it; `None` if the connection ends before anything came.
     pub(super) async fn proxy_header(&self) -> Option<Result<Header, NoHeader>> {
         let found = self.peek(|head, is_all| match proxied::header(head) {
             Ok(None) => is_all.then_some(Err(NoHeader)),
@@ -106,17 +106,17 @@ impl Socket {
             Err(none) => return Some(Err(none)),
         };
         let mut taken = [0; PEEKED];
-        // All of it is there: it was seen.
+        // All of the header is there: it was peeked.
         let read = self.stream.try_read(&mut taken[..header.length]).ok()?;
         (read == header.length).then_some(Ok(header))
     }
 
-    /// What `look` makes of the bytes that are there, once it makes something of them. It is told whether they are all that come.
+    /// Peeks at the bytes that are there until `look` makes something of them. `look` is told whether they are all that come.
     async fn peek<T>(&self, look: impl Fn(&[u8], bool) -> Option<T>) -> Option<T> {
         loop {
             let ready = self.stream.ready(Interest::READABLE).await.ok()?;
             let peeked = self.stream.try_io(Interest::READABLE, || {
-                // Not a part of the connection while it waits.
+                // In here, so that the buffer is no part of the future while the connection waits.
                 let mut head = [0; PEEKED];
                 let (read, _) = rustix::net::recv(&*self.stream, &mut head, RecvFlags::PEEK)?;
                 if read == 0 {
@@ -132,14 +132,14 @@ impl Socket {
         }
     }
 
-    /// Writes a last answer to a client that gets no other; it gets lost where there is no room for it.
+    /// Writes a last answer to a client that gets no other. It is lost if the kernel has no room for it.
     pub(super) fn say(&self, answer: &[u8]) {
         drop(self.stream.try_write(answer));
     }
 
-    /// Ends the connection from our side, then reads away what the client still sends, within bounds.
+    /// Ends the connection from our side, then reads and discards what the client still sends, within bounds.
     pub(super) async fn close(self) {
-        // A client that is gone already needs no end.
+        // This fails if the client has left already, which does not matter.
         rustix::net::shutdown(&*self.stream, Shutdown::Write).unwrap_or(());
         let drain = async {
             // Taken only now: an array would be a part of every connection from its beginning.
@@ -156,7 +156,7 @@ impl Socket {
         drop(timeout(LINGER, drain).await);
     }
 
-    /// Writes `bytes`, in all, by `attempt`.
+    /// Writes by `attempt`, which has `bytes` to write in total.
     fn poll_say(
         &self,
         cx: &mut Context<'_>,
@@ -185,7 +185,7 @@ impl Socket {
     }
 }
 
-/// Whether there is nobody any more to whom something can be said.
+/// Whether the error says that the client has left.
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
@@ -196,7 +196,7 @@ impl AsyncRead for Socket {
             ready!(self.stream.poll_read_ready(cx))?;
             let (before, room) = (buf.filled().len(), buf.remaining());
             let read = self.stream.try_io(Interest::READABLE, || match self.stream.try_read_buf(buf)? {
-                // Where there was room for more, nothing more is there: the next look waits for news, and does not ask the kernel.
+                // A read that leaves room in the buffer took all there was: the next read waits for news, and does not ask the kernel.
                 read if 0 < read && read < room => Err(io::ErrorKind::WouldBlock.into()),
                 _ => Ok(()),
             });
@@ -244,7 +244,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_takes_nothing_is_seen_and_so_is_when_it_does_again() {
+    async fn the_time_that_a_client_reads_nothing_counts_until_it_reads_again() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_client_sent_before_it_went_is_read_and_it_is_not_told_much() {
+    async fn bytes_sent_before_a_client_left_are_read_and_few_are_written() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let mut socket = Socket::new(listener.accept().await.unwrap().0, Clock::system());
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_head_is_waited_for_where_it_is_until_it_is_whole_or_nothing_more_comes() {
+    async fn a_head_stays_in_the_kernel_until_it_is_whole_or_ends() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         for (rest, whole) in [(&b"host: x\r\n\r\n"[..], true), (&[b'x'; PEEKED], true), (b"", false)] {
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();

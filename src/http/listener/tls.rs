@@ -1,4 +1,4 @@
-//! TLS for the public listener: the certificate, as files hold it, and the handshake. HTTP is none of its business.
+//! TLS for the public listener: the certificate, read from files, and the handshake. Knows no HTTP.
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -17,10 +17,10 @@ use crate::delivery::transport::tls::{certificates, read};
 
 use super::socket::Socket;
 
-/// What the first byte of a TLS connection is: a handshake record (RFC 8446, section 5.1).
+/// The first byte of a TLS connection, which announces a handshake record (RFC 8446, section 5.1).
 pub(super) const HANDSHAKE: u8 = 0x16;
 
-/// A certificate with its key, fit to be served. Shows neither.
+/// A certificate with its key, ready to be served. `Debug` shows neither.
 #[derive(Clone)]
 pub struct Certificate {
     config: Arc<ServerConfig>,
@@ -43,7 +43,7 @@ impl Certificate {
     ///
     /// # Errors
     ///
-    /// When a file cannot be read, holds nothing of the kind, or the two do not belong together.
+    /// When a file cannot be read, or holds no certificate or no key, or the key is not that of the certificate.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, CertificateError> {
         let read_certificate = read(certificate).map_err(CertificateError::Certificate)?;
         let read_key = read(key).map_err(CertificateError::Key)?;
@@ -55,12 +55,12 @@ impl Certificate {
         Ok(Self { config: Arc::new(server(chain, private)?), content: hasher.finish() })
     }
 
-    /// A number that differs between different certificates and says nothing about them.
+    /// A hash of both files, which differs between certificates and reveals nothing about them.
     pub fn content(&self) -> u64 {
         self.content
     }
 
-    /// Shakes hands with a client that has begun to.
+    /// Does the handshake with a client that has begun one.
     pub(super) async fn accept(&self, socket: Socket) -> io::Result<TlsStream<Socket>> {
         TlsAcceptor::from(Arc::clone(&self.config)).accept(socket).await
     }
@@ -115,18 +115,18 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_and_its_key_load_and_are_told_from_others() {
+    fn a_certificate_loads_with_its_key_and_differs_from_others() {
         let (a, b) = (pair(), pair());
         let loaded = load(&a.0, &a.1).unwrap();
         assert_eq!(loaded, load(&a.0, &a.1).unwrap());
         assert_ne!(loaded, load(&b.0, &b.1).unwrap());
         assert_eq!(format!("{loaded:?}"), "Certificate");
-        // A chain may have more than one, and a file more than the chain.
+        // A chain may have several certificates, and a file more than PEM.
         assert!(load(&format!("{}{}", a.0, b.0), &format!("# a remark\n{}", a.1)).is_ok());
     }
 
     #[test]
-    fn what_cannot_be_served_says_which_file_is_at_fault() {
+    fn a_refused_certificate_names_the_file_at_fault() {
         let (a, b) = (pair(), pair());
         for (certificate, key, file, why) in [
             ("", &*a.1, "Certificate", "holds no certificate"),

@@ -1,21 +1,21 @@
-//! What of a connection of HTTP/2 may be under way before its requests read it. It takes room as what they have read does.
+//! The window of an HTTP/2 connection: the bytes that may arrive before its requests read them. They take room as read bytes do.
 //!
-//! Rule: nothing is read of such a connection until there is room for its window, and the room is given back when there are no requests.
-//! A connection that finds none in time ends. HTTP/1.1 needs no window: what is not read there stays in the kernel.
+//! Rule: an HTTP/2 connection is not read until there is room for its window, and the room is given back when there are no requests. A
+//! connection that finds no room in time ends. HTTP/1.1 needs no window: unread bytes stay in the kernel.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::BoxFuture;
 
-/// What of one body may be under way.
+/// The window of one body, in bytes.
 pub(super) const OF_STREAM: u32 = 64 << 10;
-/// The same of all bodies of a connection. One body that waits leaves room for another.
+/// The window of all bodies of a connection, in bytes. One body that waits leaves room for another.
 pub(super) const OF_CONNECTION: u32 = 128 << 10;
 
-/// Room that was taken; dropped, it is given back.
+/// Room that was taken; dropping it gives it back.
 pub(in crate::http) type Room = Box<dyn Send>;
-/// Takes room once there is some; `None` when that takes too long.
+/// Waits for room and takes it; `None` if that takes too long.
 pub(in crate::http) type Taking = BoxFuture<'static, Option<Room>>;
 
 /// The window of one connection. Cheap to clone; clones are the same window.
@@ -36,7 +36,7 @@ struct State {
 }
 
 impl Window {
-    /// One that takes its room so, and has none yet.
+    /// A window without room, which `take` gets for it.
     pub(super) fn new(take: impl Fn() -> Taking + Send + Sync + 'static) -> Self {
         Self(Arc::new(Inner { take: Box::new(take), state: Mutex::default() }))
     }
@@ -46,7 +46,7 @@ impl Window {
         self.state().room.is_some()
     }
 
-    /// Takes the room.
+    /// Waits for room and takes it; an error if there is none in time.
     pub(super) async fn open(self) -> io::Result<()> {
         let room = (self.0.take)().await;
         let mut state = self.state();
@@ -58,18 +58,18 @@ impl Window {
         }
     }
 
-    /// Whether the connection was ended for want of room.
+    /// Whether the connection was ended because it found no room.
     pub(super) fn found_no_room(&self) -> bool {
         self.state().found_no_room
     }
 
-    /// A request has begun.
+    /// Reports that a request has begun.
     pub(super) fn request(&self) -> UnderWay {
         self.state().requests += 1;
         UnderWay(self.clone())
     }
 
-    /// Gives the room back when there are no requests: what was read then were signs of life.
+    /// Gives the room back if there are no requests: what was read meanwhile were pings and the like.
     pub(super) fn close_unused(&self) {
         let mut state = self.state();
         if state.requests == 0 {
@@ -77,13 +77,13 @@ impl Window {
         }
     }
 
-    /// Nobody panics while holding it.
+    /// Nobody panics while holding the lock.
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A request under way; it ends when this is dropped.
+/// A request under way; dropping this ends it.
 pub(super) struct UnderWay(Window);
 
 impl Drop for UnderWay {
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_window_has_room_while_there_are_requests_and_says_when_it_found_none() {
+    async fn a_window_has_room_during_requests_and_reports_when_it_found_none() {
         let room = Arc::new(());
         let taken = Arc::clone(&room);
         let window = Window::new(move || Box::pin(std::future::ready(Some(Box::new(Arc::clone(&taken)) as Room))));
