@@ -1,4 +1,4 @@
-//! A card for each upstream on the status page: whether it is well, what waits for it, what went wrong and what to do about it.
+//! A card for each upstream on the status page: its state, its backlog, what went wrong and what to do about it.
 
 use maud::{Markup, html};
 
@@ -11,7 +11,7 @@ use super::chart::{Scale, Window, chart};
 use super::forms::Viewer;
 use super::layout::{tone, when};
 
-/// The card.
+/// The card of an upstream.
 pub(super) fn card(
     status: &Status,
     upstream: &UpstreamStatus,
@@ -66,7 +66,7 @@ fn figures(status: &Status, upstream: &UpstreamStatus) -> Markup {
     }
 }
 
-/// What is delivered in a minute.
+/// The items delivered per minute, in words.
 fn pace(per_minute: f64) -> String {
     match per_minute {
         none if none < 0.05 => "0".to_owned(),
@@ -75,7 +75,7 @@ fn pace(per_minute: f64) -> String {
     }
 }
 
-/// How long what waits will take at the present pace.
+/// How long the backlog takes at the present pace, in words; empty if that is not known.
 fn remaining(upstream: &UpstreamStatus) -> String {
     let pace = upstream.lately.per_minute;
     if upstream.state != "up" || pace <= 0.0 {

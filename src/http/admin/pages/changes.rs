@@ -1,6 +1,7 @@
-//! What the forms of the pages do: sign in and out, switch the primary, retry and discard dead letters, end a backfill.
+//! The actions of the pages' forms: sign in and out, switch the primary, retry and discard dead letters, cancel a backfill, and send
+//! missing events again.
 //!
-//! Rule: each asks for what the API asks for, of the same functions, and ends with the status page and a word on what came of it.
+//! Rule: each calls the same functions as the API, and ends with the status page and a sentence on the outcome.
 
 use std::net::IpAddr;
 
@@ -67,7 +68,7 @@ pub(in crate::http::admin) async fn sign_out(State(admin): State<Admin>, change:
 
 fn with_cookie(value: &str, seconds: u64, is_secure: bool, mut response: Response) -> Response {
     let secure = if is_secure { "; Secure" } else { "" };
-    // Without a path it is for the folder of the page, as the browser sees it: for nobody else behind the same proxy.
+    // Without a path the cookie is for the folder of the page, as the browser sees it, and for no other site behind the same proxy.
     let cookie = format!("{COOKIE}={value}; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}");
     if let Ok(cookie) = HeaderValue::try_from(cookie) {
         response.headers_mut().insert(header::SET_COOKIE, cookie);
@@ -75,7 +76,7 @@ fn with_cookie(value: &str, seconds: u64, is_secure: bool, mut response: Respons
     response
 }
 
-/// The status page, with what came of a change.
+/// Redirects to the status page with the outcome of a change, or shows why it failed.
 fn done(outcome: Result<Outcome, Refused>) -> Response {
     match outcome {
         Ok(outcome) => Redirect::to(&format!("./?done={}", outcome.name())).into_response(),
@@ -138,7 +139,7 @@ async fn change_letter(admin: &Admin, fields: &Fields, retry: bool) -> Response 
     }))
 }
 
-/// The number of a dead letter.
+/// The number of the dead letter in the fields.
 fn number(fields: &Fields) -> Result<u64, Refused> {
     fields.get("id").parse().map_err(|_| (StatusCode::BAD_REQUEST, "That is no number of a dead letter.".to_owned()))
 }
@@ -163,7 +164,7 @@ pub(in crate::http::admin) async fn cancel_backfill(State(admin): State<Admin>, 
     done(backfill::stop(&admin, change.fields.get("upstream")).await.map(|_| Outcome::Cancelled))
 }
 
-/// Sends again whatever is missing: the journal knows nothing older than it retains.
+/// Sends all missing events again that the journal still retains.
 pub(in crate::http::admin) async fn repair(State(admin): State<Admin>, change: Change) -> Response {
     let sent = verify::send_again(&admin, change.fields.get("upstream"), Timestamp::default(), false).await;
     done(sent.map(|_| Outcome::Repaired))

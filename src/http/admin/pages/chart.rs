@@ -1,6 +1,7 @@
-//! A chart of an upstream over time as SVG: accepted and delivered, what waited, lags, with its outages and the switches.
+//! A chart of an upstream over time as SVG: items accepted and delivered, the backlog, lags, outages and switches.
 //!
-//! Rule: drawn here, without scripts; small whatever is in it, because many steps become one point; said in words as well.
+//! Rule: a chart is drawn here, without scripts. It stays small, because many steps become one point. Its figures are also given in
+//! words.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -18,7 +19,7 @@ pub(super) const SPAN: Duration = Duration::from_secs(48 * 3600);
 const MOST_POINTS: u64 = 192;
 const HOUR: Duration = Duration::from_secs(3600);
 const WIDTH: u64 = 576;
-/// Top and height of the three parts: items, envelopes that wait, lags. The captions between them stand where page.css says.
+/// Top and height of the three parts: items, waiting envelopes, lags. page.css places the captions between them.
 const PARTS: [(u64, u64); 3] = [(20, 70), (110, 34), (164, 34)];
 const HEIGHT: u64 = 199;
 
@@ -31,7 +32,7 @@ pub(super) struct Window {
     from: Timestamp,
     to: Timestamp,
     points: u64,
-    /// What one point stands for.
+    /// The length of time that one point stands for.
     point: Duration,
 }
 
@@ -60,10 +61,10 @@ impl Window {
     }
 }
 
-/// What the heights of the three parts stand for. Charts that stand side by side share it.
+/// The values at the full heights of the three parts. Charts side by side share them.
 ///
-/// Of what is delivered after an outage twice the most that was accepted is shown, and the rest cut off: else the days before and after it
-/// are a level line.
+/// Delivered items are cut off at twice the most accepted items: otherwise the peak after an outage would make the days before and after
+/// it a level line.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Scale {
     items: u64,
@@ -72,7 +73,7 @@ pub(super) struct Scale {
 }
 
 impl Scale {
-    /// Room for every one of these.
+    /// The scale on which all these steps fit.
     pub(super) fn of<'a>(window: Window, all: impl IntoIterator<Item = &'a [Step]>) -> Self {
         let (mut accepted, mut scale) = (0, Self::default());
         for lines in all.into_iter().map(|steps| Lines::of(window, steps)) {
@@ -98,7 +99,7 @@ impl Lines {
         [&self.accepted, &self.delivered, &self.waiting, &self.lag]
     }
 
-    /// The steps on their points. Of counts the sum, of what is measured the most.
+    /// Joins the steps to points: counts are summed up, of measured values the highest is taken.
     fn of(window: Window, steps: &[Step]) -> Self {
         let empty = vec![0; usize::try_from(window.points).unwrap_or(2)];
         let mut lines = Self { accepted: empty.clone(), delivered: empty.clone(), waiting: empty.clone(), lag: empty };
@@ -115,7 +116,7 @@ impl Lines {
     }
 }
 
-/// The chart of one upstream. The lines are stretched to the width there is, the words beside them are not.
+/// The chart of one upstream. The lines stretch to the available width, the texts beside them do not.
 pub(super) fn chart(
     (window, scale): (Window, Scale),
     steps: &[Step],
@@ -160,13 +161,13 @@ pub(super) fn chart(
     }
 }
 
-/// What the drawing cannot say without colours.
+/// The legend, which explains the drawing without colours.
 fn legend(window: Window, outages: &[OutageStatus], switches: &[&SwitchStatus]) -> String {
     let mut told = vec!["line: accepted".to_owned(), "area: delivered".to_owned()];
     if !outages.is_empty() {
         told.push(format!("band: {}", words::some(outages.len() as u64, "outage")));
     }
-    // The newest come first.
+    // The newest switches come first.
     let shown = switches.iter().take(3).rev();
     let shown: Vec<String> =
         shown.map(|switch| format!("to {}, {}", switch.to, words::ago(window.to, switch.at))).collect();
@@ -180,7 +181,7 @@ fn legend(window: Window, outages: &[OutageStatus], switches: &[&SwitchStatus]) 
     told.join(" · ")
 }
 
-/// The time of all outages as one path.
+/// The time of all outages as one path; `None` if there is none in the window.
 fn bands(window: Window, outages: &[OutageStatus]) -> Option<String> {
     let mut within = vec![false; usize::try_from(WIDTH).unwrap_or(0) + 2];
     for outage in outages {
@@ -201,7 +202,7 @@ fn bands(window: Window, outages: &[OutageStatus]) -> Option<String> {
     (!path.is_empty()).then_some(path)
 }
 
-/// When it begins, its middle and its end.
+/// The labels of the beginning, the middle and the end of the window.
 fn axis(window: Window) -> Markup {
     let length = window.to.since(window.from);
     let ago = |length: Duration| match length.as_secs() {
@@ -212,12 +213,12 @@ fn axis(window: Window) -> Markup {
     html! { p.axis { span { (ago(length)) } span { (ago(length / 2)) } span { "now" } } }
 }
 
-/// One figure above the other shares no scale with it: each part says its own.
+/// A part of a chart. The parts share no scale, so each states its own.
 struct Part<'a> {
     title: String,
     lines: &'a [(&'a str, &'a Line)],
     scale: u64,
-    /// How a value is told.
+    /// Puts a value into words.
     told: fn(u64) -> String,
 }
 
@@ -226,7 +227,7 @@ impl Part<'_> {
         self.lines.iter().map(|(_, line)| most(line)).max().unwrap_or(0)
     }
 
-    /// What the whole height stands for.
+    /// The value at the full height.
     fn scale(&self) -> u64 {
         if self.scale == 0 { self.most().max(1) } else { self.scale }
     }
@@ -253,7 +254,7 @@ impl Part<'_> {
     }
 }
 
-/// A lag in milliseconds.
+/// Puts a lag in milliseconds into words.
 fn lag(millis: u64) -> String {
     words::span(Duration::from_millis(millis))
 }
@@ -312,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chart_stays_small_whatever_is_in_it_and_says_its_figures_in_words() {
+    fn a_chart_stays_small_and_gives_its_figures_in_words() {
         let steps: Vec<Step> = (0..600).map(step).collect();
         const MINUTE: Duration = Duration::from_secs(60);
         let outage = OutageStatus { from: NOW - Duration::from_secs(9000), to: None, cause: "<refused>".to_owned() };
@@ -371,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_delivered_after_an_outage_does_not_make_the_rest_a_level_line() {
+    fn a_peak_after_an_outage_does_not_make_the_rest_a_level_line() {
         let window = Window::until(NOW);
         let steps = [Step { accepted: 20, delivered: 500, waiting: 0, ..step(8) }];
         let scale = Scale::of(window, [steps.as_slice()]);

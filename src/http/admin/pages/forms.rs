@@ -1,8 +1,8 @@
-//! What of the pages changes something, without scripts: who is signed in, buttons and confirmations, and what came of it.
+//! The parts of the pages for changes, without scripts: sign-in, buttons, confirmations and outcomes.
 //!
-//! Rule: addresses are relative, and all pages stand on one level, so that they work under any path of a proxy. A page shows forms
-//! to nobody but who is signed in, each with the form token of the session. Nothing of a request is shown
-//! again: what came of a change is one of a few sentences, with what the status says. It changes nothing itself.
+//! Rule: addresses are relative, and all pages are on one level, so that they work under any path of a proxy. Only signed-in viewers see
+//! forms for changes; each form that changes something carries the form token of the session. The status page shows nothing of a request
+//! again: an outcome is one of a few sentences, with figures from the status. Nothing is changed here.
 
 use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
@@ -22,21 +22,21 @@ use crate::vocabulary::vocabulary;
 
 use super::layout::document;
 
-/// For how long the page shows what came of a change, in seconds.
+/// How long the page shows the outcome of a change, in seconds.
 const SHOWN: u32 = 20;
 
-/// Who looks at the status page, and after what.
+/// The viewer of the status page, and the outcome of the change before.
 pub(super) struct Viewer {
-    /// Of somebody who is signed in.
+    /// The session, if the viewer is signed in.
     pub(super) session: Option<Session>,
-    /// Whether there is a token with which one may sign in.
+    /// Whether there is a token to sign in with.
     pub(super) has_token: bool,
-    /// What the last change came to.
+    /// The outcome of the change that led to the page.
     pub(super) outcome: Option<Outcome>,
 }
 
 vocabulary! {
-    /// What a change came to, by its name in the address of the page.
+    /// The outcome of a change, by its name in the address of the page.
     pub(super) enum Outcome {
         Switched = "switched",
         Unchanged = "unchanged",
@@ -71,8 +71,8 @@ impl Outcome {
 }
 
 impl Viewer {
-    /// How a browser is to look again, without scripts not so often: what was unfolded folds. What came of a change goes from the
-    /// page by itself.
+    /// Makes the browser reload the page. Without scripts that is seldom, because unfolded parts fold again. An outcome disappears after
+    /// [`SHOWN`].
     pub(super) fn refresh(&self) -> Markup {
         html! {
             @if self.is_live() { noscript { meta http-equiv="refresh" content="60"; } }
@@ -80,12 +80,12 @@ impl Viewer {
         }
     }
 
-    /// Whether the page may look again by itself.
+    /// Whether the page may keep itself up to date.
     pub(super) const fn is_live(&self) -> bool {
         self.outcome.is_none()
     }
 
-    /// What came of a change, who is signed in, and what can be changed.
+    /// The outcome of a change, the sign-in, and the buttons for changes.
     pub(super) fn bar(&self, status: &Status) -> Markup {
         let shadows = status.upstreams.iter().filter(|upstream| upstream.role == "shadow");
         html! {
@@ -108,12 +108,12 @@ impl Viewer {
         }
     }
 
-    /// Stands above the buttons of a table.
+    /// The heading of the column of buttons in a table.
     pub(super) fn heading(&self) -> Markup {
         html! { @if self.session.is_some() { th { "Action" } } }
     }
 
-    /// What can be done about a dead letter.
+    /// The buttons for a dead letter.
     pub(super) fn letter(&self, letter: &LetterSummary) -> Markup {
         html! {
             @if let Some(session) = &self.session {
@@ -127,7 +127,7 @@ impl Viewer {
         }
     }
 
-    /// What can be done about events that an upstream took and does not store.
+    /// The button for events that an upstream took and does not store.
     pub(super) fn repair(&self, upstream: &UpstreamStatus) -> Markup {
         let missing = upstream.verification.as_ref().map_or(0, |own| own.missing);
         html! {
@@ -140,7 +140,7 @@ impl Viewer {
         }
     }
 
-    /// What can be done about a backfill.
+    /// The button for a running backfill.
     pub(super) fn backfill(&self, upstream: &str, state: &str) -> Markup {
         html! {
             @if let Some(session) = &self.session {
@@ -156,18 +156,18 @@ impl Viewer {
     }
 }
 
-/// What tells the forms of a session from all others.
+/// The hidden field with the form token of a session.
 fn sealed(session: &Session) -> Markup {
     html! { input type="hidden" name="csrf" value=(session.form_token); }
 }
 
-/// A page that does not look again by itself.
+/// A page that does not reload by itself.
 fn page(status: StatusCode, title: &str, body: &Markup) -> Response {
     let body = html! { body.narrow { main { h1 { (title) } (body) } } };
     (status, answer::html(document(&format!("Switchyard: {title}"), &Markup::default(), &body))).into_response()
 }
 
-/// The page on which one signs in; `wrong` is what was wrong with the last try.
+/// The sign-in page; `wrong` says why the last try failed.
 pub(in crate::http::admin) fn sign_in(status: StatusCode, has_token: bool, wrong: Option<&str>) -> Response {
     let body = html! {
         @if let Some(wrong) = wrong { div.banner.bad role="alert" { (wrong) } }
@@ -188,7 +188,7 @@ pub(in crate::http::admin) fn sign_in(status: StatusCode, has_token: bool, wrong
     page(status, "Sign in", &body)
 }
 
-/// A form that is not accepted.
+/// The page for a form that is not accepted.
 pub(in crate::http::admin) fn denied(why: Denied) -> Response {
     let body = html! {
         div.banner.bad role="alert" { (why) }
@@ -198,7 +198,7 @@ pub(in crate::http::admin) fn denied(why: Denied) -> Response {
     page(why.status(), "Not accepted", &body)
 }
 
-/// A change that could not be made.
+/// The page for a change that could not be made.
 pub(super) fn failed(status: StatusCode, why: &str) -> Response {
     let body = html! {
         div.banner.bad role="alert" { (why) }
@@ -207,7 +207,7 @@ pub(super) fn failed(status: StatusCode, why: &str) -> Response {
     page(status, "Nothing was changed", &body)
 }
 
-/// What it means to make `to` the primary, and the button that does it.
+/// The page with the consequences of making `to` the primary, and the button for it.
 pub(super) fn switch(
     session: &Session,
     status: &Status,
@@ -229,7 +229,7 @@ pub(super) fn switch(
     page(StatusCode::OK, &title, &body)
 }
 
-/// What the report says of it, and what does not hold.
+/// The report's verdict on the upstream, and the criteria that do not hold.
 fn of_report(report: Option<&Report>) -> Markup {
     html! {
         @match report {
@@ -247,7 +247,7 @@ fn of_report(report: Option<&Report>) -> Markup {
     }
 }
 
-/// What speaks against it.
+/// The reasons against the switch.
 fn readiness(view: &View, to: &UpstreamStatus) -> Markup {
     let unknown = follow(view).filter(|project| !project.dsns.contains_key(to.name.as_str()));
     let unknown: Vec<&str> = unknown.map(|project| &*project.name).collect();
@@ -304,7 +304,7 @@ fn names(projects: &[&Project]) -> String {
     projects.iter().map(|project| &*project.name).collect::<Vec<_>>().join(", ")
 }
 
-/// What it means to discard a dead letter, and the button that does it.
+/// The page with the consequences of discarding a dead letter, and the button for it.
 pub(super) fn discard(session: &Session, letter: &LetterSummary) -> Response {
     let body = html! {
         p {

@@ -1,4 +1,4 @@
-//! What all pages share: the document around them, the style, the script, times and switches as they show them.
+//! The common parts of all pages: the document around them, the style, the script, times and switches.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -24,7 +24,7 @@ pub(in crate::http::admin) static SCRIPT_SOURCE: LazyLock<String> = LazyLock::ne
     format!("'sha256-{}'", BASE64_STANDARD.encode(digest))
 });
 
-/// A document: `head` stands in its head behind title and style, so that a style in it goes before the common one.
+/// A document. `head` follows title and style, so that a style in it overrides the common one.
 pub(super) fn document(title: &str, head: &Markup, body: &Markup) -> String {
     let page = html! {
         (DOCTYPE)
@@ -65,14 +65,14 @@ pub(super) fn table_of_switches(switches: &[SwitchStatus]) -> Markup {
     }
 }
 
-/// Counts by reason or kind.
+/// Counts by reason or kind, in words.
 pub(super) fn reasons(counts: &BTreeMap<String, u64>) -> String {
     let told = counts.iter().filter(|(_, n)| **n > 0).map(|(kind, n)| format!("{kind} {}", words::count(*n)));
     let told: Vec<String> = told.collect();
     if told.is_empty() { "0".to_owned() } else { told.join(", ") }
 }
 
-/// A time as so long ago, with the exact one at hand.
+/// A time as an age in words, with the exact time as its title.
 pub(super) fn when(now: Timestamp, at: Timestamp) -> Markup {
     html! { time datetime=(at) title=(at.in_words()) { (words::ago(now, at)) } }
 }

@@ -1,7 +1,7 @@
 //! Asks the report whether another upstream may be made the primary, and remembers the answer.
 //!
-//! Rule: a report reads the evidence of its whole time, and the page is looked at every few seconds, so an answer serves for a
-//! minute, unless the primary or the upstreams change.
+//! Rule: a report reads the evidence of its whole time, and the page is loaded every few seconds, so an answer is kept for a minute,
+//! unless the primary or the upstreams change.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::http::admin::report::{self, NoReport};
 use crate::http::admin::state::{Admin, View};
 use crate::http::admin::verdict::{Answer, Known};
 
-/// How long an answer serves.
+/// How long an answer is kept.
 const SERVES: Duration = Duration::from_secs(60);
 
 /// The answer, not older than a minute.
@@ -18,7 +18,7 @@ pub(super) async fn answer(admin: &Admin) -> Answer {
     let (now, view) = (admin.clock.now(), admin.view());
     let primary = view.routing.primary.to_string();
     let upstreams: Vec<String> = view.upstreams.keys().map(ToString::to_string).collect();
-    // Whoever comes meanwhile waits for this answer, and makes no report of their own.
+    // A request that comes meanwhile waits for this answer, and makes no report of its own.
     let mut last = admin.verdict.lock().await;
     if let Some(known) = &*last {
         let is_fresh = known.at <= now && now.since(known.at) < SERVES;

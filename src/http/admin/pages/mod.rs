@@ -1,4 +1,4 @@
-//! The pages of the admin listener: the status page, the report, and what their forms change.
+//! The pages of the admin listener: the status page, the report, and their forms.
 
 mod cards;
 pub(super) mod changes;

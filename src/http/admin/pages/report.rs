@@ -11,12 +11,12 @@ use crate::telemetry::words;
 use super::chart::{Scale, Window, chart};
 use super::layout::{document, reasons, switches};
 
-/// What a printer gets: light, small, and no table or chart torn apart.
+/// The style for printing: light, small, and without page breaks in rows and charts.
 const PRINT: &str = "@media print{:root{color-scheme:light;--good:#1a7f37;--bad:#c11b27;--warn:#8a5a00;--muted:#57606a;--page:#fff;--text:#1f2328}
 @page{margin:12mm}body{margin:0;padding:0;max-width:none;font-size:9.5px;line-height:1.3}h1{font-size:1.4em}h2{break-after:avoid;margin:.9em 0 .2em}
 tr,figure{break-inside:avoid}th,td{padding:.1rem .4rem}nav{display:none}.pair{grid-template-columns:1fr 1fr}svg{margin:0}}";
 
-/// The reports there are, where it is not clear which one is meant.
+/// The list of reports, if it is not clear which one is meant.
 pub(super) fn choice(why: &str, candidates: &[&str]) -> String {
     let body = html! {
         body {
@@ -31,7 +31,7 @@ pub(super) fn choice(why: &str, candidates: &[&str]) -> String {
     document("Switchyard: reports", &html! {}, &body)
 }
 
-/// The page.
+/// The page of a report.
 pub(super) fn render(report: &Report, history: &History) -> String {
     let body = html! {
             body {
@@ -65,7 +65,7 @@ fn head(report: &Report) -> Markup {
     }
 }
 
-/// The primary and the candidate side by side, on one scale. Others follow.
+/// The charts of the primary and the candidate side by side, then those of others, all on one scale.
 fn charts(report: &Report, history: &History) -> Markup {
     let window = Window::new(report.since, report.now);
     let scale = Scale::of(window, report.upstreams.iter().map(|upstream| history.of(&upstream.name).0));
@@ -99,7 +99,7 @@ fn criteria(report: &Report) -> Markup {
     }
 }
 
-/// The name of a figure, and how it is told of an upstream.
+/// The name of a figure, and its value for an upstream in words.
 type Figure<'a> = (&'a str, &'a dyn Fn(&UpstreamReport) -> String);
 
 /// A row for each figure and a column for each upstream, so that a phone shows two of them whole.
@@ -195,7 +195,7 @@ fn upstream_part(upstream: &UpstreamReport) -> Markup {
     }
 }
 
-/// What comparing stored events with what was sent showed.
+/// The result of comparing stored events with the sent ones.
 fn content_part(upstream: &str, content: &ContentReport) -> Markup {
     html! {
         p.bad[content.is_bad()] { "Content: " (content.told()) "." }

@@ -1,6 +1,6 @@
-//! The status page: the status as a person reads it. The first screen says how it goes; what is looked up now and then is folded.
+//! The status page. The first screen says how it goes; details that are seldom needed are folded.
 //!
-//! Rule: it works without scripts. The few lines of [`SCRIPT`] look again without flicker and without closing what is open.
+//! Rule: the page works without scripts. [`SCRIPT`] only reloads it without flicker and without folding open parts.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ use super::layout::{SCRIPT, document, reasons, table_of_switches, when};
 /// The most accounts that are shown one by one.
 const MOST_ACCOUNTS: usize = 120;
 
-/// The page.
+/// The status page.
 pub(super) fn render(
     status: &Status,
     history: &History,
@@ -59,7 +59,7 @@ pub(super) fn render(
     document(&title, &viewer.refresh(), &body)
 }
 
-/// How it goes, readable across the room.
+/// The first screen: health, and the most important figures, readable across the room.
 fn first_screen(status: &Status, verdict: &Answer) -> Markup {
     let class = match status.health.level {
         Level::Well => "verdict good",
@@ -113,7 +113,7 @@ fn alarms(status: &Status) -> Markup {
     }
 }
 
-/// A part that is folded, with a table in it.
+/// A folded part with a table.
 fn folded(id: &str, title: &str, count: usize, content: &Markup) -> Markup {
     html! {
         details id=(id) {
@@ -124,7 +124,7 @@ fn folded(id: &str, title: &str, count: usize, content: &Markup) -> Markup {
     }
 }
 
-/// The accounts of each project, as far as a person reads them; of many projects what they are together.
+/// The accounts of each project; if there are more than [`MOST_ACCOUNTS`], their sums over all projects.
 fn accounts(status: &Status) -> Markup {
     let all: Vec<(&str, &AccountStatus)> =
         status.upstreams.iter().flat_map(|one| one.accounts.iter().map(move |own| (one.name.as_str(), own))).collect();
@@ -152,7 +152,7 @@ fn accounts(status: &Status) -> Markup {
     folded("accounts", "Accounts", shown.len(), &content)
 }
 
-/// By upstream and category.
+/// The sums of accounts by upstream and category.
 fn together<'a>(all: &[(&'a str, &'a AccountStatus)]) -> BTreeMap<(&'a str, &'a str), AccountStatus> {
     let mut sums = BTreeMap::new();
     for (upstream, account) in all {
@@ -284,7 +284,7 @@ fn projects(status: &Status) -> Markup {
     folded("projects", "Projects", status.projects.len(), &content)
 }
 
-/// Who shares the journal.
+/// The relays that share the journal, and its standbys.
 fn relays(status: &Status) -> Markup {
     let (relays, standbys) = (&status.journal.relays, &status.journal.standbys);
     let content = html! {
