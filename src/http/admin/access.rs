@@ -1,11 +1,11 @@
-//! Who asks on the admin listener, and what proves it: to read, change by program, look at a page, change by a form of a page. Which
-//! route takes which proof stands in the table in [`routes`](super::routes).
+//! Access to the admin listener: the proofs that a request may read, change by program, look at a page, or change by a form of a page.
+//! The table in [`routes`](super::routes) says which route needs which proof.
 //!
 //! Rule: without a token, everything is free on this machine and nothing from elsewhere. With a token, every change and every look at
-//! the contents of events takes it, or a session that began with it. Other reads take it from elsewhere, and on this machine if
-//! `open_on_loopback` is off. Only known host names are answered without either, see [`host`]. A browser sends along what it has of
-//! us on behalf of any page that is open in it: its changes take a session, the form token of that session, and an origin that is our own. What is refused is refused before
-//! its body is read, and changes nothing.
+//! the contents of events needs it, or a session that began with it. Other reads need it from elsewhere, and on this machine if
+//! `open_on_loopback` is off. Requests without either are answered only under known host names, see [`host`]. A browser sends our cookie
+//! on behalf of any page that is open in it: its changes need a session, the form token of that session, and an origin that is our own.
+//! A refused request changes nothing, and of its body only a form is read.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -29,15 +29,15 @@ use super::session::{Session, is_same};
 
 /// The cookie of a session.
 pub(super) const COOKIE: &str = "switchyard_session";
-/// Where programs on our pages send the token that forms carry in a field.
+/// The header in which scripts on our pages send the form token, which forms carry in a field.
 const FORM_TOKEN: &str = "x-csrf-token";
-/// The largest form.
+/// The largest form, in bytes.
 const LARGEST_FORM: usize = 8 << 10;
-/// How long it may take to come.
+/// How long a form may take to arrive.
 const FORM_PATIENCE: Duration = Duration::from_secs(10);
-/// Fields of a form that are looked at.
+/// The most fields of a form that are read.
 const MOST_FIELDS: usize = 16;
-/// Cookies of our name that are looked at: who shares our host can add some.
+/// The most cookies of our name that are read: other sites on our host can add some.
 const MOST_COOKIES: usize = 4;
 
 /// Proof that the request may read.
@@ -49,21 +49,21 @@ pub(super) struct ContentReader;
 /// Proof that the request may change something.
 pub(super) struct Changer;
 
-/// Who looks at a page.
+/// Proof that the request may look at pages.
 pub(super) struct Visitor {
-    /// Of somebody who is signed in.
+    /// The session, if the visitor is signed in.
     pub(super) session: Option<Session>,
 }
 
-/// A form that was sent by one of our pages, or by a program: of nobody that is known.
+/// A form from one of our pages or from a program, whose sender need not be signed in.
 pub(super) struct Form {
     pub(super) fields: Fields,
     pub(super) peer: IpAddr,
-    /// Whether the browser talks TLS to whatever stands before us.
+    /// Whether the browser speaks TLS with a proxy in front of us.
     pub(super) is_secure: bool,
 }
 
-/// A form that somebody who is signed in has sent from one of our pages.
+/// A form that a signed-in visitor has sent from one of our pages.
 pub(super) struct Change {
     pub(super) fields: Fields,
     pub(super) session: Session,
@@ -100,7 +100,7 @@ impl FromRequestParts<Admin> for Changer {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, admin: &Admin) -> Result<Self, Response> {
-        // A page from anywhere can make a browser on this machine send a POST; browsers always say that they are one.
+        // Any page can make a browser on this machine send a POST. Browsers always send one of these headers with it.
         let is_browser = ["origin", "sec-fetch-site", "referer"].iter().any(|name| parts.headers.contains_key(*name));
         let is_free = is_free(parts, admin) && !is_browser;
         if is_free || has_token(&parts.headers, admin) || is_of_our_page(parts, admin) {
@@ -149,7 +149,7 @@ impl FromRequest<Admin> for Change {
     }
 }
 
-/// Answers only those who call us by a name of ours, or prove who they are.
+/// Answers only requests that name a host of ours, or prove who asks.
 pub(super) async fn only_known_hosts(State(admin): State<Admin>, request: Request<Body>, next: Next) -> Response {
     let is_ours = host::is_ours(request.uri(), request.headers(), &admin.view.load().hosts)
         || is_known(request.headers(), &admin);
@@ -161,7 +161,7 @@ pub(super) async fn only_known_hosts(State(admin): State<Admin>, request: Reques
     refuse(StatusCode::MISDIRECTED_REQUEST, why)
 }
 
-/// The session that a request belongs to.
+/// The session that a request belongs to; `None` without a valid cookie.
 fn session(headers: &HeaderMap, admin: &Admin) -> Option<Session> {
     let view = admin.view.load();
     let token = view.token.as_ref()?;
@@ -171,7 +171,7 @@ fn session(headers: &HeaderMap, admin: &Admin) -> Option<Session> {
     ours.map(|(_, value)| value).find_map(|value| admin.sessions.find(value, token, admin.clock.uptime()))
 }
 
-/// Whether a program on one of our pages has sent it.
+/// Whether a script on one of our pages has sent the request.
 fn is_of_our_page(parts: &Parts, admin: &Admin) -> bool {
     let form_token = parts.headers.get(FORM_TOKEN).and_then(|value| value.to_str().ok());
     let session = session(&parts.headers, admin);
@@ -179,7 +179,7 @@ fn is_of_our_page(parts: &Parts, admin: &Admin) -> bool {
     is_ours && is_same_origin(parts)
 }
 
-/// Whether nothing says that another site's page has sent it.
+/// Whether no header says that another site's page has sent the request.
 fn is_same_origin(parts: &Parts) -> bool {
     let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()?.parse().ok());
     let host: Option<Authority> = parts.uri.authority().cloned().or(host);
@@ -190,7 +190,7 @@ fn is_same_origin(parts: &Parts) -> bool {
     says("origin", &is_ours) && says("sec-fetch-site", &|site| site == "same-origin")
 }
 
-/// Whether an `Origin` is that of the pages at this `Host`. `null` is nobody's.
+/// Whether an `Origin` is that of the pages at this `Host`. `null` never is.
 fn is_origin_of(origin: &str, host: &Authority) -> bool {
     let Ok(origin) = origin.parse::<Uri>() else { return false };
     let default = match origin.scheme_str() {
@@ -218,7 +218,7 @@ async fn read(parts: &Parts, body: Body) -> Result<Fields, Denied> {
     }
     let bytes = tokio::time::timeout(FORM_PATIENCE, to_bytes(body, LARGEST_FORM)).await;
     let bytes = bytes.map_err(|_| Denied::TooSlow)?;
-    // What was announced fits: what fails without a length is most likely too much.
+    // A body with an announced length fits, and has failed otherwise. A body without one is most likely too large.
     let failed = if length.is_some() { Denied::NoForm } else { Denied::TooLarge };
     bytes.map(|bytes| Fields::parse(&bytes)).map_err(|_| failed)
 }
@@ -227,7 +227,7 @@ async fn read(parts: &Parts, body: Body) -> Result<Fields, Denied> {
 pub(super) struct Fields(Vec<(String, String)>);
 
 impl Fields {
-    /// What is no field in it is left out.
+    /// Reads the first [`MOST_FIELDS`] fields.
     pub(super) fn parse(text: &[u8]) -> Self {
         Self(form_urlencoded::parse(text).take(MOST_FIELDS).map(|(k, v)| (k.into_owned(), v.into_owned())).collect())
     }
@@ -243,24 +243,24 @@ fn peer(parts: &Parts) -> IpAddr {
     peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.ip().to_canonical())
 }
 
-/// Whether it comes from this machine, and is not passed on for somebody else by a proxy on it.
+/// Whether the request comes from this machine, and no proxy on it has passed it on.
 fn is_local(parts: &Parts) -> bool {
     let is_passed_on =
         ["forwarded", "x-forwarded-for", "x-real-ip", "via"].iter().any(|name| parts.headers.contains_key(*name));
     peer(parts).is_loopback() && !is_passed_on
 }
 
-/// Whether everything is free to whoever asks: no token is set, and the request comes from this machine.
+/// Whether the request may do everything without a proof: no token is set, and the request comes from this machine.
 fn is_free(parts: &Parts, admin: &Admin) -> bool {
     is_local(parts) && admin.view.load().token.is_none()
 }
 
-/// Whether the status is free to whoever asks.
+/// Whether the request may read the status without a proof.
 fn is_free_to_read(parts: &Parts, admin: &Admin) -> bool {
     is_free(parts, admin) || (is_local(parts) && admin.view.load().open_on_loopback)
 }
 
-/// Whether somebody asks who has the token, or has signed in with it.
+/// Whether the request carries the token, or the cookie of a session.
 fn is_known(headers: &HeaderMap, admin: &Admin) -> bool {
     has_token(headers, admin) || session(headers, admin).is_some()
 }

@@ -1,11 +1,11 @@
-//! Answers of the admin listener that are all alike: a refusal, a page.
+//! The common answers of the admin listener: a refusal, a page.
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
 use serde_json::json;
 
-/// Why something cannot be done: the status and the words.
+/// Why a request is refused: the status and the reason in words.
 pub(super) type Refused = (StatusCode, String);
 
 pub(super) fn refuse(status: StatusCode, detail: &str) -> Response {

@@ -1,7 +1,7 @@
-//! What programs ask of the admin listener: metrics, health, status, the report, and switching the primary. What they ask of dead
-//! letters, backfills and verification stands with these.
+//! The API of the admin listener: metrics, health, status, the report, and switching the primary. Dead letters, backfills and
+//! verification have their own modules.
 //!
-//! Who may ask is told by the table in [`routes`](super::routes).
+//! The table in [`routes`](super::routes) says who may ask.
 
 use axum::Json;
 use axum::extract::{Query, State};

@@ -1,4 +1,4 @@
-//! Backfills on the admin listener: begun, counted, shown, cancelled. The daemon goes on with them, a little at a time.
+//! Backfills on the admin listener: begins, counts, shows and cancels them. The daemon carries them out in small steps.
 
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ pub(super) async fn cancel(State(admin): State<Admin>, Json(end): Json<BackfillE
     ended.map_or_else(|(status, why)| refuse(status, &why), |ended| Json(ended).into_response())
 }
 
-/// Ends the backfill of an upstream.
+/// Cancels the backfill of an upstream.
 pub(super) async fn stop(admin: &Admin, upstream: &str) -> Result<BackfillStatus, Refused> {
     let none = || (StatusCode::NOT_FOUND, format!("no backfill of {upstream} is running"));
     let target = target(admin, upstream).ok_or_else(none)?;
@@ -58,7 +58,7 @@ pub(super) async fn stop(admin: &Admin, upstream: &str) -> Result<BackfillStatus
     ended.map(|backfill| status(admin, &backfill)).ok_or_else(none)
 }
 
-/// Counts what there is, and begins unless that was all that was asked. `None` when one is running.
+/// Counts the records of `scope`, and begins the backfill unless `dry_run` is set. `None` if it cannot begin because one is running.
 async fn run(admin: &Admin, scope: Scope, dry_run: bool) -> Result<Option<BackfillStatus>, JournalError> {
     let running = admin.journal.backfills().await?;
     if !dry_run && running.iter().any(|other| other.scope.target == scope.target && other.is_running()) {
@@ -93,7 +93,7 @@ async fn run(admin: &Admin, scope: Scope, dry_run: bool) -> Result<Option<Backfi
     Ok(Some(shown))
 }
 
-/// What is asked for, as far as it can be had, and why not all of it; else why none of it.
+/// The scope of an order, cut to what can be had, and a note if it was cut; an error if nothing can be had.
 fn scope(admin: &Admin, order: &BackfillOrder) -> Result<(Scope, Option<String>), String> {
     let view = admin.view();
     let name = order.upstream.as_str();

@@ -8,7 +8,7 @@ pub(super) enum Denied {
     /// There is no session, or it has ended.
     #[error("You are not signed in, or your session has ended. Sign in, and do it again.")]
     SignedOut,
-    /// The browser says that another page has sent it.
+    /// The browser says that another site's page has sent the form.
     #[error(
         "This was sent from another site. Open the status page itself and do it there. If that is what you did, a proxy in between \
          must pass on the header Host as it came."
@@ -17,13 +17,13 @@ pub(super) enum Denied {
     /// The form token is not that of the session.
     #[error("This form belongs to another session, or to none. Go back to the status page and do it there.")]
     OtherForm,
-    /// It is no form, or not all of it came.
+    /// The body is no form, or not all of it came.
     #[error("This is no form of the status page.")]
     NoForm,
-    /// It is larger than any form of ours.
+    /// The form is larger than any of ours.
     #[error("This form is larger than 8 KiB.")]
     TooLarge,
-    /// It did not come in time.
+    /// The form did not come in time.
     #[error("This form took longer than 10 seconds to arrive. Send it again.")]
     TooSlow,
 }

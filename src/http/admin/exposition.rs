@@ -1,4 +1,4 @@
-//! The metrics as Prometheus reads them, brought up to date with the status and the accounts.
+//! The metrics for Prometheus, brought up to date from the status and the accounts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter;
@@ -133,7 +133,7 @@ fn refresh(admin: &Admin, status: &Status, measures: Option<&Measures>) {
     metrics.config_last_reload_success_timestamp_seconds.set(status.config.loaded_at.as_secs_f64());
 }
 
-/// Who shares the journal; nothing where one machine has it.
+/// Sets the metrics of the relays that share the journal, and of its standbys; none for a single relay.
 fn refresh_relays(metrics: &Metrics, journal: &JournalStatus) {
     metrics.relay_up.reset();
     metrics.relay_leases.reset();

@@ -1,15 +1,15 @@
 //! Which host names the admin listener answers to.
 //!
-//! Rule: a page can make its own name resolve to this machine, and then its browser lets it read what we answer (DNS rebinding). It
-//! calls us by that name, so only loopback's names and configured names are answered. Addresses are answered as well: nobody can
-//! make a browser believe that a page came from an address that did not serve it.
+//! Rule: a page can make its own host name resolve to this machine, and its browser then lets it read our answers (DNS rebinding). Its
+//! requests carry that name, so only `localhost` and configured names are answered. Addresses are answered as well: nobody can make a
+//! browser believe that a page came from an address that did not serve it.
 
 use std::net::IpAddr;
 
 use http::uri::Authority;
 use http::{HeaderMap, Uri, header};
 
-/// Whether every host that a request names is one of ours. A request that names none is not.
+/// Whether a request names a host, and every host that it names is one of ours.
 pub(super) fn is_ours(uri: &Uri, headers: &HeaderMap, configured: &[String]) -> bool {
     let in_headers = headers.get_all(header::HOST).iter().map(|host| host.to_str().ok()?.parse::<Authority>().ok());
     let mut named = uri.authority().cloned().map(Some).into_iter().chain(in_headers).peekable();
@@ -25,7 +25,7 @@ fn is_answered(host: &str, configured: &[String]) -> bool {
     ["localhost"].into_iter().chain(configured.iter().map(String::as_str)).any(|own| own.eq_ignore_ascii_case(name))
 }
 
-/// Whether a text is the name of a host, and nothing else.
+/// Whether a text is a host name, and not an address or anything else.
 pub fn is_name(text: &str) -> bool {
     let is_label = |label: &str| {
         let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn other_names_no_name_and_two_of_which_one_is_another_are_not() {
+    fn an_unknown_host_no_host_and_a_second_unknown_one_are_not_answered() {
         for hosts in [
             vec!["evil.test"],
             vec!["evil.test:8485"],
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_a_name_alone() {
+    fn a_host_name_is_neither_an_address_nor_part_of_a_url() {
         assert!(["relay.example.org", "relay", "a_b-c.d"].into_iter().all(is_name));
         for text in ["", "http://relay", "relay:80", "*.example.org", "relay/", "a..b", "relay.", "127.0.0.1", "::1"] {
             assert!(!is_name(text), "{text}");

@@ -62,7 +62,7 @@ fn refused(kept: &[Tally], unkept: IntakeCounts) -> BTreeMap<String, u64> {
     refused
 }
 
-/// When the relay did not run since the beginning of the last hour. Before its first start it did not have to.
+/// When the relay did not run since the beginning of the last hour. The time before its first start does not count.
 fn gaps(admin: &Admin, stretches: &[Stretch], now: Timestamp) -> Vec<GapStatus> {
     let window = (beginning_of_lately(now).max(running::first_start(admin, stretches)), now);
     running::gaps(&running::up(stretches, admin.pulse.since(), window), window)
@@ -72,7 +72,7 @@ fn beginning_of_lately(now: Timestamp) -> Timestamp {
     Timestamp::from_millis((now - HOUR).hour() * 3_600_000)
 }
 
-/// What was delivered in each step since the beginning of the last hour.
+/// The items delivered in each step since the beginning of the last hour.
 fn delivered(now: Timestamp, steps: &[Step]) -> Vec<u64> {
     let mut at = beginning_of_lately(now);
     let mut delivered = vec![];
@@ -83,7 +83,7 @@ fn delivered(now: Timestamp, steps: &[Step]) -> Vec<u64> {
     delivered
 }
 
-/// What is delivered in a minute now: of this step and the one before.
+/// The items delivered per minute, averaged over this step and the one before.
 fn per_minute(now: Timestamp, steps: &[Step]) -> f64 {
     let from = beginning(now) - STEP;
     let delivered: u64 = steps.iter().filter(|step| step.at >= from).map(|step| step.delivered).sum();
@@ -92,7 +92,7 @@ fn per_minute(now: Timestamp, steps: &[Step]) -> f64 {
     delivered / now.since(from).as_secs_f64() * 60.0
 }
 
-/// What charts are drawn of: on the status page of 48 hours, on a report of its time.
+/// The data of charts: of 48 hours on the status page, of a report's whole time in the report.
 #[derive(Default)]
 pub(super) struct History {
     steps: BTreeMap<Arc<str>, Vec<Step>>,
@@ -100,7 +100,7 @@ pub(super) struct History {
 }
 
 impl History {
-    /// The time since then.
+    /// Reads the data since `since`; empty if the journal cannot be read.
     pub(super) async fn read(admin: &Admin, since: Timestamp) -> Self {
         let steps = admin.journal.evidence(since).await.unwrap_or_default().steps;
         let mut outages = BTreeMap::<String, Vec<OutageStatus>>::new();

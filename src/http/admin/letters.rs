@@ -1,7 +1,7 @@
-//! Dead letters on the admin listener: listed, shown, given out as they are, retried and forgotten.
+//! Dead letters on the admin listener: lists, shows, exports, retries and discards them.
 //!
-//! Rule: what is shown for reading holds no key; the bytes of an envelope are given out as they were accepted. Files are read
-//! aside, a piece at a time.
+//! Rule: the keys in an envelope's header are hidden where it is shown; an exported envelope has the bytes that were accepted. Files are
+//! read on other threads, a piece at a time.
 
 use axum::Json;
 use axum::body::Body as Answer;
@@ -19,14 +19,14 @@ use crate::telemetry::letters::{LetterDetail, LetterItem, LetterPage, LetterPick
 use super::answer::{Refused, refuse};
 use super::state::Admin;
 
-/// How many are listed when nothing is asked, and at most.
+/// How many dead letters are listed by default, and at most.
 const LISTED: usize = 50;
 const MOST_LISTED: usize = 1000;
-/// How many are changed in one step.
+/// How many dead letters are changed in one step.
 const STEP: usize = 256;
-/// How much of a payload is shown.
+/// The most bytes of a payload that are shown.
 const SHOWN: u64 = 2000;
-/// How many items are shown.
+/// The most items of an envelope that are shown.
 const ITEMS: usize = 100;
 
 /// The query of the list.
@@ -64,7 +64,7 @@ pub(super) async fn show(State(admin): State<Admin>, Path(id): Path<u64>) -> Res
     }
 }
 
-/// The body as it was accepted.
+/// Answers with the body as it was accepted.
 pub(super) async fn envelope(State(admin): State<Admin>, Path(id): Path<u64>) -> Response {
     let body = match admin.journal.letter(id).await {
         Ok(Some((_, record))) => match &record.body {
@@ -89,7 +89,7 @@ fn changed(done: Result<LettersChanged, Refused>) -> Response {
     done.map_or_else(|(status, why)| refuse(status, &why), |done| Json(done).into_response())
 }
 
-/// Retries what is meant, or forgets it.
+/// Retries or discards the dead letters that `pick` names.
 pub(super) async fn change(admin: &Admin, pick: &LetterPick, retry: bool) -> Result<LettersChanged, Refused> {
     let mut done = LettersChanged::default();
     for one in picks(admin, pick)? {
@@ -102,7 +102,7 @@ pub(super) async fn change(admin: &Admin, pick: &LetterPick, retry: bool) -> Res
     }
 }
 
-/// What is retried must be young enough to be delivered.
+/// Retries or discards the dead letters of one pick, in steps. Those older than their upstream's `max_age` are not retried.
 async fn change_some(admin: &Admin, mut pick: Pick, retry: bool) -> Result<LettersChanged, JournalError> {
     let everything = pick.clone();
     if let Some(max_age) = pick.target.filter(|_| retry).and_then(|target| max_age(admin, target)) {
@@ -128,7 +128,7 @@ fn max_age(admin: &Admin, target: TargetId) -> Option<std::time::Duration> {
     view.upstreams.get(view.targets.name(target)?).copied()
 }
 
-/// What the journal is asked for: each upstream by itself, since each has its own `max_age`.
+/// The picks for the journal: one for each id and upstream, because each upstream has its own `max_age`.
 fn picks(admin: &Admin, pick: &LetterPick) -> Result<Vec<Pick>, Refused> {
     let LetterPick { ids, all, upstream, reason } = pick;
     if ids.is_empty() && !all && upstream.is_none() && reason.is_none() {
@@ -149,18 +149,18 @@ fn picks(admin: &Admin, pick: &LetterPick) -> Result<Vec<Pick>, Refused> {
     Ok(ids.into_iter().flat_map(|id| targets.iter().map(move |target| (id, *target))).map(pick).collect())
 }
 
-/// The target of an upstream, those no longer configured included.
+/// The target of an upstream, which need not be configured any more.
 fn target(admin: &Admin, name: &str) -> Result<TargetId, Refused> {
     admin.view.load().targets.of(name).ok_or_else(|| (StatusCode::NOT_FOUND, format!("{name:?} is no upstream")))
 }
 
-/// The newest of all, for the status page.
+/// The newest dead letters of all upstreams, for the status page.
 pub(super) async fn newest(admin: &Admin, limit: usize) -> Vec<LetterSummary> {
     let letters = admin.journal.letters(Pick::default(), u64::MAX, limit).await.unwrap_or_default();
     letters.iter().map(summary).collect()
 }
 
-/// One of them.
+/// The dead letter of this id.
 pub(super) async fn one(admin: &Admin, id: u64) -> Result<LetterSummary, Refused> {
     let pick = Pick { id: Some(id), ..Pick::default() };
     let letters = admin.journal.letters(pick, u64::MAX, 1).await.map_err(|error| unavailable(&error))?;
@@ -185,7 +185,7 @@ fn summary(letter: &Letter) -> LetterSummary {
     }
 }
 
-/// Reads what is shown of the body: to be called aside.
+/// Reads what is shown of the body. Blocks while it reads a file.
 fn detail(letter: &Letter, record: &Record) -> LetterDetail {
     let user_agent = record.client.user_agent.as_deref().map(str::to_owned);
     let is_refused =

@@ -1,4 +1,4 @@
-//! The admin listener, for operators: who may do what, the API, the pages.
+//! The admin listener, for operators: access, the API, the pages.
 
 mod access;
 mod answer;

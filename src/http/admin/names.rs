@@ -1,7 +1,6 @@
-//! Looks for names of services in the records that are kept.
+//! Searches the kept records for names of services.
 //!
-//! Rule: the records are searched once for a name. What comes later the intake notes, because it has room for every expected
-//! name.
+//! Rule: the records are searched for a name once. The intake notes what comes later, because it has room for every expected name.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,20 +12,21 @@ use crate::intake::sightings::names_in;
 use crate::journal::{Cursor, Journal, JournalError, Record};
 use crate::tasks;
 
-/// By the keys of which projects a service was seen, and when last.
+/// The projects by whose keys a service was seen, with the last time.
 pub(super) type Seen = BTreeMap<Arc<str>, Timestamp>;
 
-/// Names that were looked for in what is kept, and who sent them.
+/// The names that were searched for, and the projects that sent them.
 #[derive(Debug, Default)]
 pub(super) struct Names(Mutex<BTreeMap<Box<str>, Seen>>);
 
-/// Whether a name is that of a service of this project, as `shop/api` is.
+/// Whether a name is that of a service of this project, as `shop/api` is of `shop`.
 pub(super) fn is_behind(name: &str, project: &str) -> bool {
     name.strip_prefix(project).is_some_and(|rest| rest.starts_with('/'))
 }
 
 impl Names {
-    /// Who sent these names, as far as that is kept or was when they were first looked for. Others than `expected` are forgotten.
+    /// Returns which projects sent these names in the records that were kept when they were first searched for. Forgets names that are
+    /// not `expected`.
     pub(super) async fn find(
         &self,
         journal: &Arc<dyn Journal>,
@@ -43,7 +43,7 @@ impl Names {
     }
 }
 
-/// Searches all that is kept, in steps between which others are served.
+/// Searches all kept records, in steps between which others are served.
 async fn search(
     journal: &Arc<dyn Journal>,
     names: Vec<Box<str>>,

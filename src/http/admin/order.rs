@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::answer::Refused;
 
-/// Longer reasons and names are cut.
+/// The most characters of reasons and names; longer ones are cut.
 pub(super) const LONGEST_WORDS: usize = 500;
 
 /// An order to make another upstream the primary.
@@ -14,13 +14,13 @@ pub(super) const LONGEST_WORDS: usize = 500;
 pub struct SwitchOrder {
     /// The upstream that is to be the primary.
     pub to: String,
-    /// Why, in the words of who orders it.
+    /// Why, in the author's words.
     pub reason: Option<String>,
     /// Who orders it.
     pub author: Option<String>,
-    /// Whether whoever orders it edits the file; if not, the daemon does.
+    /// Whether the author edits the configuration file; if not, the daemon does.
     pub announced: bool,
-    /// Where the outcome goes.
+    /// The channel for the outcome.
     pub reply: oneshot::Sender<Result<(), SwitchRefusal>>,
 }
 
@@ -28,11 +28,11 @@ pub struct SwitchOrder {
 #[derive(Clone, Debug, thiserror::Error, Serialize)]
 #[error("{detail}")]
 pub struct SwitchRefusal {
-    /// What is wrong and how to mend it.
+    /// What is wrong and how to fix it.
     pub detail: String,
 }
 
-/// The way to whoever carries out orders.
+/// The channel to the task that carries out orders.
 pub(super) type Control = mpsc::Sender<SwitchOrder>;
 
 /// The body of `POST /api/primary`.
@@ -46,7 +46,7 @@ pub(super) struct SwitchBody {
     pub(super) announced: bool,
 }
 
-/// Has a switch carried out: it is live when this returns, unless it is only announced.
+/// Orders a switch and waits for the outcome. A successful switch is live then, unless it was only announced.
 pub(super) async fn send(control: &Control, body: SwitchBody) -> Result<(), Refused> {
     let cut = |text: Option<String>| text.map(|text| text.chars().take(LONGEST_WORDS).collect::<String>());
     let (reply, outcome) = oneshot::channel();

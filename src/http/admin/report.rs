@@ -1,4 +1,4 @@
-//! Gathers the report: status, evidence, outages and the comparison of what is kept; then the criteria of `[report]` judge it.
+//! Gathers the report: status, evidence, outages and the comparison of the kept records. The criteria of `[report]` then judge it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -34,19 +34,19 @@ use super::{running, scrape, services};
 const MOST: usize = 1000;
 /// The most records listed as missed by one upstream.
 const SAMPLE: usize = 50;
-/// The most looks at the records that are kept, ten thousand each.
+/// The most steps of the comparison, of ten thousand records each.
 const LOOKS: usize = 100;
 
-/// Where several relays share the journal, a stretch of so short ago may be that of one that runs.
+/// If several relays share the journal, a stretch that ended less than this ago may be that of a live relay.
 const MAY_GO_ON: Duration = Duration::from_secs(30);
 
-/// What counts against an upstream besides what was dropped for it.
+/// The facts that count against an upstream besides dropped items.
 const OF_A_FAULT: [&str; 2] = [CANARY_FAILED, Verdict::Misconfigured.name()];
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NoReport {
-    /// It is not clear of whom.
+    /// It is not clear which upstream is the candidate.
     #[error("{0}")]
     Candidate(String),
     /// The journal does not answer.
@@ -54,7 +54,7 @@ pub(super) enum NoReport {
     Journal(#[from] JournalError),
 }
 
-/// What a report is made of, besides the status.
+/// The data that a report is made of.
 struct Sources {
     since: Timestamp,
     window: Span,
@@ -63,18 +63,18 @@ struct Sources {
     outages: Vec<Outage>,
     /// When the relay ran, within the window.
     up: Vec<Span>,
-    /// What deliveries are to stay below.
+    /// The lag that deliveries must stay below.
     max_lag: Duration,
 }
 
-/// The report of the time since `since`.
+/// Makes the report of the time since `since`.
 pub(super) async fn report(admin: &Admin, since: Timestamp, candidate: Option<&str>) -> Result<Report, NoReport> {
     let mut report = judged(admin, since, candidate).await?;
     report.comparison = compare(admin, &report.primary, &report.candidate, since).await?;
     Ok(report)
 }
 
-/// The same without the comparison, which reads every record that is kept and which no criterion rests on.
+/// As [`report`], without the comparison, which reads every kept record and on which no criterion rests.
 pub(super) async fn judged(admin: &Admin, since: Timestamp, candidate: Option<&str>) -> Result<Report, NoReport> {
     let admin = &admin.of_now();
     let (now, view) = (admin.clock.now(), admin.view());
@@ -98,7 +98,7 @@ pub(super) async fn judged(admin: &Admin, since: Timestamp, candidate: Option<&s
     let mut upstreams: Vec<UpstreamReport> =
         sources.status.upstreams.iter().map(|upstream| sources.upstream(upstream, &candidate)).collect();
     for upstream in &mut upstreams {
-        // Refusals of now count until it is known that they only pass.
+        // Present refusals count until it is known that they are temporary.
         let in_doubt = admin.board.report(&upstream.name).map_or(0, |report| report.in_doubt);
         *upstream.attempts.entry(Verdict::Misconfigured.name().to_owned()).or_default() += in_doubt;
         upstream.verification = verify::report(admin, upstream, &sources.evidence, &sources.status, since).await?;
@@ -131,7 +131,8 @@ pub(super) async fn judged(admin: &Admin, since: Timestamp, candidate: Option<&s
 }
 
 impl Admin {
-    /// The report's verdict on the only candidate there is: its name, whether it is ready, and the verdict in words.
+    /// The report's verdict on the only candidate: its name, whether it is ready, and the verdict in words. `None` without a single
+    /// candidate, or if the journal cannot be read.
     pub async fn verdict(&self) -> Option<(String, bool, String)> {
         let since = self.clock.now() - self.view().report.window.get();
         let report = judged(self, since, None).await.ok()?;
@@ -139,12 +140,12 @@ impl Admin {
     }
 }
 
-/// Who may be judged: every upstream but the primary.
+/// The upstreams that may be judged: all but the primary.
 pub(super) fn candidates(view: &View) -> Vec<&str> {
     view.upstreams.keys().map(|name| &**name).filter(|name| *name != &*view.routing.primary).collect()
 }
 
-/// The upstream that is meant, or the only one that is not the primary.
+/// The named upstream, or the only one that is not the primary.
 fn the_candidate(view: &View, named: Option<&str>) -> Result<String, NoReport> {
     let primary = &*view.routing.primary;
     let others = candidates(view);
@@ -212,7 +213,7 @@ impl Sources {
         let own: Vec<&Outage> = self.outages.iter().filter(|outage| *outage.upstream == *status.name).collect();
         let spans = own.iter().map(|outage| (outage.from, outage.to.unwrap_or(self.window.1)));
         let down = span::within(spans, self.window);
-        // What was down while the relay was, nobody knows.
+        // Nobody knows what was down while the relay was down.
         let outage_seconds: f64 =
             self.up.iter().map(|up| span::length(&span::within(down.iter().copied(), *up)).as_secs_f64()).sum();
         let up_seconds = span::length(&self.up).as_secs_f64();
@@ -245,14 +246,14 @@ impl Sources {
         }
     }
 
-    /// What is known of an upstream finer than by the hour.
+    /// The figures of an upstream that are finer than by the hour.
     fn within(&self, name: &str) -> Option<WithinReport> {
         let (steps, later) = (self.evidence.steps.get(name), self.evidence.later_lags.get(name));
         let (steps, later) = (steps.map_or(&[][..], Vec::as_slice), later.cloned().unwrap_or_default());
         WithinReport::new(self.since, self.window.1, steps, &later)
     }
 
-    /// In which hour what counts against it last happened.
+    /// When each fact that counts against an upstream last happened: the beginning of that hour or step.
     fn latest(&self, name: &str) -> BTreeMap<String, Timestamp> {
         let own = self.evidence.latest.iter().filter(|((upstream, _), _)| **upstream == *name);
         let mut latest: BTreeMap<String, Timestamp> = own.map(|((_, what), at)| (what.to_string(), *at)).collect();
@@ -265,7 +266,7 @@ impl Sources {
         latest
     }
 
-    /// How often canaries stopped getting through.
+    /// How often canaries began to fail.
     fn canaries_failed(&self, upstream: &str) -> u64 {
         let own = self.evidence.intake.iter().filter(|tally| &*tally.what == CANARY_FAILED && *tally.kind == *upstream);
         own.map(|tally| tally.count).sum()
@@ -313,7 +314,7 @@ fn told(outage: &Outage) -> OutageStatus {
     OutageStatus { from: outage.from, to: outage.to, cause: outage.cause.to_string() }
 }
 
-/// Compares what the journal still keeps, in steps between which others are served.
+/// Compares the records that the journal still keeps, in steps between which others are served.
 async fn compare(
     admin: &Admin,
     primary: &str,
@@ -345,7 +346,7 @@ fn add(report: &mut ComparisonReport, part: Comparison) {
         match (unequal.a, unequal.b) {
             (Fate::Delivered, why) => miss(&mut report.candidate_missed, unequal, why),
             (why, Fate::Delivered) => miss(&mut report.primary_missed, unequal, why),
-            // Neither got it, each for its own reason.
+            // Neither upstream got the record, each for its own reason.
             _ => {}
         }
     }
@@ -362,7 +363,7 @@ fn miss(missed: &mut MissedReport, record: Unequal, why: Fate) {
     }
 }
 
-/// What `/report` and `/api/report` may be asked.
+/// The query of `/report` and `/api/report`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReportQuery {
@@ -371,13 +372,13 @@ pub(super) struct ReportQuery {
 }
 
 impl ReportQuery {
-    /// Whether it says who is to be judged.
+    /// Whether the query names a candidate.
     pub(super) const fn names_one(&self) -> bool {
         self.candidate.is_some()
     }
 }
 
-/// `with_values`: whether who asks may read what is in events.
+/// Makes the report that a query asks for; without values from events unless `with_values` is set.
 pub(super) async fn asked(admin: &Admin, query: &ReportQuery, with_values: bool) -> Result<Report, NoReport> {
     let window = query.since.unwrap_or(admin.view.load().report.window);
     let mut report = report(admin, admin.clock.now() - window.get(), query.candidate.as_deref()).await?;

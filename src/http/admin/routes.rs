@@ -1,4 +1,4 @@
-//! Every route that operators reach, on one page: who may ask for it, and what answers. And what a browser may do with the answers.
+//! All routes that operators reach: who may ask for each, and what answers. Also what a browser may do with the answers.
 
 use std::net::SocketAddr;
 use std::sync::LazyLock;
@@ -23,23 +23,23 @@ use super::pages::{self, changes};
 use super::state::Admin;
 use super::{api, backfill, letters, verify};
 
-/// Who may ask for a route. All but [`Who::Anybody`] call us by a name of ours or prove who they are; [`access`](super::access) has
-/// the rest.
+/// Who may ask for a route. All but [`Who::Anybody`] must name a host of ours or prove who they are; [`access`](super::access) has the
+/// rest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Who {
-    /// Everyone, by whatever name they call us: no check of the host.
+    /// Everyone, without a check of the host.
     Anybody,
-    /// Who is about to sign in.
+    /// A visitor who is about to sign in.
     Guest,
-    /// Who may read figures and names.
+    /// A reader of figures and names.
     Reader,
-    /// Who may read what is in events.
+    /// A reader of the contents of events.
     ContentReader,
-    /// Who may change something by program.
+    /// A program that may change something.
     Changer,
-    /// Who looks at a page: its function takes a `Visitor`.
+    /// A visitor of a page: its function takes a `Visitor`.
     Visitor,
-    /// Who has signed in and sends a form of a page: its function takes a `Change`.
+    /// A signed-in visitor who sends a form of a page: its function takes a `Change`.
     Form,
 }
 
@@ -60,7 +60,7 @@ fn post<T: 'static>(path: &'static str, who: Who, answer: impl Handler<T, Admin>
     Row { method: Method::POST, path, who, answer: routing::post(answer) }
 }
 
-/// Every route.
+/// All routes.
 pub(super) fn table() -> Vec<Row> {
     use Who::{Anybody, Changer, ContentReader, Form, Guest, Reader, Visitor};
     vec![
@@ -98,7 +98,7 @@ pub(super) fn table() -> Vec<Row> {
 }
 
 impl Row {
-    /// What answers those who may ask.
+    /// The handler, behind the check of who asks.
     fn guarded(self, admin: &Admin) -> MethodRouter<Admin> {
         let Self { answer, who, .. } = self;
         match who {
@@ -110,7 +110,7 @@ impl Row {
     }
 }
 
-/// What operators reach.
+/// The routes that operators reach.
 pub(super) fn operators(state: Admin) -> Router {
     let (open, named): (Vec<Row>, Vec<Row>) = table().into_iter().partition(|row| row.who == Who::Anybody);
     let add = |router: Router<Admin>, row: Row| router.route(row.path, row.guarded(&state));
@@ -141,7 +141,7 @@ impl App for AdminApp {
     }
 }
 
-/// One script, the status page's own, may run, and may look here again.
+/// The content security policy: only the status page's own script may run, and may fetch only from here.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let policy = format!(
         "default-src 'none'; style-src 'unsafe-inline'; script-src {}; connect-src 'self'; form-action 'self'; base-uri 'none'; \
@@ -151,7 +151,7 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     HeaderValue::try_from(policy).unwrap_or_else(|_| HeaderValue::from_static("default-src 'none'"))
 });
 
-/// What a browser may do with what operators get: show it, keep none of it, and send forms to where it came from.
+/// Limits what a browser may do with an answer: show it, store nothing of it, and send forms only to here.
 fn confine(response: &mut Response) {
     response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, POLICY.clone());
     for (name, value) in [

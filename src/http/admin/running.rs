@@ -13,7 +13,7 @@ pub(super) fn first_start(admin: &Admin, stretches: &[Stretch]) -> Timestamp {
     stretches.first().map_or(admin.started_at, |stretch| stretch.from).min(admin.started_at)
 }
 
-/// From when on the candidate was seen: something came for it before, or it is known no longer than that.
+/// Since when the candidate was seen: from its first step on, but not before `known_since`; `now` if it has no step.
 pub(super) async fn seen_since(
     admin: &Admin,
     evidence: &Evidence,
@@ -24,7 +24,7 @@ pub(super) async fn seen_since(
     if first(evidence).is_some_and(|at| at <= known_since) {
         return Ok(known_since);
     }
-    // It may have been quiet when this time began.
+    // The candidate may have been quiet when this time began.
     let all = admin.journal.evidence(Timestamp::default()).await?;
     Ok(first(&all).map_or(now, |at| at.max(known_since)))
 }
@@ -35,7 +35,7 @@ pub(super) fn up(stretches: &[Stretch], own: Timestamp, window: Span) -> Vec<Spa
     span::within(ran.chain([(own, window.1)]), window)
 }
 
-/// When it did not run within the window.
+/// When the relay did not run within the window.
 pub(super) fn gaps(up: &[Span], window: Span) -> Vec<GapStatus> {
     span::gaps(up, window).into_iter().map(|(from, to)| GapStatus { from, to }).collect()
 }

@@ -28,19 +28,19 @@ use super::verify::{self, Missing};
 
 /// How many switches are shown.
 const SWITCHES: usize = 20;
-/// How far back outages are shown, how many are looked at, and how many of each upstream are shown.
+/// How far back outages are shown, how many are read, and how many of each upstream are shown.
 const OUTAGES: Duration = Duration::from_secs(24 * 3600);
 const MOST_OUTAGES: usize = 200;
 const SHOWN_OUTAGES: usize = 5;
-/// For how long it is told that a project sent what others are lost with.
+/// How long the status tells that a project sent events with which others are lost.
 const POISON_TOLD: Duration = Duration::from_secs(24 * 3600);
 
-/// How often the figures are read again when they do not add up: accounts and backlog are read one after the other, and what
-/// is accepted in between looks like a difference.
+/// How often the figures are read at most if they do not add up: accounts and backlog are read one after the other, and items that are
+/// accepted in between look like a difference.
 const READS: usize = 4;
 
 impl Admin {
-    /// Everything that the journal keeps as evidence; nothing when it cannot be read.
+    /// All evidence that the journal keeps; empty if the journal cannot be read.
     pub async fn evidence(&self) -> Evidence {
         self.journal.evidence(Timestamp::default()).await.unwrap_or_default()
     }
@@ -59,7 +59,7 @@ pub(super) async fn status(admin: &Admin) -> Status {
             break;
         }
         let before = std::mem::replace(&mut status, read(admin).await);
-        // A difference that stands still is one: nothing was accepted or settled while it was read.
+        // A difference that two reads find alike is real: nothing was accepted or settled in between.
         if stands_still(&before, &status) || look_closely(admin, &mut status).await {
             break;
         }
@@ -73,7 +73,7 @@ fn stands_still(before: &Status, after: &Status) -> bool {
     before.eq(after)
 }
 
-/// Has the journal tell the differences as of one moment, where it can.
+/// Takes over the differences that the journal reads at one moment. Returns whether the journal could read them.
 async fn look_closely(admin: &Admin, status: &mut Status) -> bool {
     let view = admin.view();
     for (target, name) in targets(admin, &view) {
@@ -114,7 +114,7 @@ async fn read(admin: &Admin) -> Status {
         upstreams.push(upstream(admin, &view, &name, (&backlog, &missing, figures), now));
         if let Some(upstream) = upstreams.last_mut() {
             if !is_counted {
-                // What waits could not be counted, and is nothing that the accounts could differ from.
+                // The backlog could not be counted, so the accounts cannot differ from it.
                 upstream.difference = 0;
                 upstream.accounts.iter_mut().for_each(|account| account.difference = 0);
             }
@@ -186,7 +186,7 @@ fn share(share: Share) -> ShareStatus {
     ShareStatus { name: share.project.to_string(), bytes: share.bytes, part_bytes: share.part }
 }
 
-/// The targets of configured upstreams, and those for which something still waits.
+/// The targets of configured upstreams, and those of others that still have a backlog.
 fn targets(admin: &Admin, view: &View) -> Vec<(TargetId, Arc<str>)> {
     let still_waits = |name: &str| admin.ledger.of(name).iter().any(|(_, account)| account.expected_pending() != 0);
     let shown = view.targets.iter().filter(|(_, name)| view.upstreams.contains_key(*name) || still_waits(name));
@@ -249,7 +249,7 @@ fn poison(report: &Report, now: Timestamp) -> Vec<PoisonStatus> {
     recent.map(told).collect()
 }
 
-/// What waits there of projects that have no DSN there.
+/// The backlog of an upstream for projects that have no DSN there.
 fn stranded(view: &View, name: &Arc<str>, accounts: &[AccountStatus]) -> Vec<StrandedStatus> {
     let has_dsn = |project: &str| view.routing.project(project).is_some_and(|project| project.dsns.contains_key(name));
     let mut items = BTreeMap::<&str, u64>::new();
@@ -292,7 +292,7 @@ fn limits(report: &Report, now: Timestamp) -> Vec<LimitStatus> {
     running.map(|(category, until)| LimitStatus { category: category.to_string(), until: *until }).collect()
 }
 
-/// The accounts of an upstream against what is counted as waiting for it.
+/// The accounts of an upstream, compared with its backlog.
 fn accounts(admin: &Admin, name: &Arc<str>, backlog: &Backlog, missing: &Missing) -> Vec<AccountStatus> {
     let mut pending: BTreeMap<(Arc<str>, Category), u64> = BTreeMap::new();
     for (project, category, quantity) in &backlog.quantities {
@@ -333,7 +333,7 @@ fn projects(view: &View) -> Vec<ProjectStatus> {
     view.routing.projects.iter().map(row).collect()
 }
 
-/// What the metrics say of items that were not accepted.
+/// The items that were not accepted, from the metrics.
 fn refused(admin: &Admin, view: &View) -> Vec<RefusedStatus> {
     let mut all = vec![];
     for project in &view.routing.projects {

@@ -1,7 +1,7 @@
 //! The services that a report expects: which were seen, and by the keys of which projects.
 //!
-//! Rule: the intake notes names as they come, and has room for expected ones. A name that is expected only later may have found
-//! no room, so the records that are kept are searched for it, once.
+//! Rule: the intake notes names as they come, and has room for expected ones. A name that is expected only later may have found no
+//! room, so the kept records are searched for it, once.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::telemetry::report::ServiceReport;
 use super::names::is_behind;
 use super::state::{Admin, View};
 
-/// The expected services, each with what is known of it since then.
+/// The expected services, each with what is known of it since `since`.
 pub(super) async fn services(
     admin: &Admin,
     view: &View,
@@ -42,8 +42,8 @@ pub(super) async fn services(
     Ok(services)
 }
 
-/// Whether a service was seen, and by the keys of which projects. The name of a project means that project, one behind it as in
-/// `shop/api` a service of it, and any other name a service of whichever project.
+/// Whether a service was seen, and by the keys of which projects. The name of a project means that project. A name as `shop/api` means
+/// a service of the project `shop`, and any other name a service of any project.
 fn service(evidence: &Evidence, name: &str, projects: &[Arc<str>]) -> ServiceReport {
     let has = |what: &str, kind: &str| {
         evidence.intake.iter().any(|tally| &*tally.what == what && &*tally.kind == kind && tally.count > 0)
@@ -60,6 +60,6 @@ fn service(evidence: &Evidence, name: &str, projects: &[Arc<str>]) -> ServiceRep
         () => has("seen", &format!("{project}/{name}")),
     };
     let by: Vec<String> = projects.iter().filter(by).map(|project| project.to_string()).collect();
-    // What an older version kept does not name the project.
+    // Evidence of an older version does not name the project.
     ServiceReport { name: name.to_owned(), seen: !by.is_empty() || has("service", name), projects: by }
 }

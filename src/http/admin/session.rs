@@ -1,8 +1,8 @@
-//! Sessions of the status page: a cookie proves that its holder has given the token, and holds nothing of the token.
+//! Sessions of the status page: a cookie proves that its holder has given the token, and contains nothing of the token.
 //!
-//! Rule: a session costs no memory while it lasts. What is kept is bounded: the key, which is drawn with the first session, the
-//! sessions that were ended before their time, and how many wrong tokens came lately. A restart, another token and a new key end
-//! all sessions. It knows no pages and no requests.
+//! Rule: a session costs no memory while it lasts. What is kept is bounded: the key, which is generated with the first session, the
+//! sessions that were ended early, and the number of recent wrong tokens. A restart, another token and a new key end all sessions. Knows
+//! no pages and no requests.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,11 +17,11 @@ use crate::units::Secret;
 
 /// How long a session lasts.
 pub(super) const LIFE: Duration = Duration::from_secs(12 * 60 * 60);
-/// Sessions ended before their time that are remembered; with more of them, a new key ends all.
+/// The most early ended sessions that are remembered; with more of them, a new key ends all sessions.
 const MOST_ENDED: usize = 256;
-/// Wrong tokens that may come within [`WINDOW`], from all clients together.
+/// The number of wrong tokens within [`WINDOW`], from all clients together, that blocks signing in.
 const MOST_WRONG: u32 = 10;
-/// The time, from the first wrong token on, after which one may try again.
+/// How long wrong tokens count, from the first one on.
 const WINDOW: Duration = Duration::from_secs(60);
 
 /// All sessions. Cheap to clone.
@@ -31,41 +31,41 @@ pub(super) struct Sessions(Arc<Mutex<Kept>>);
 #[derive(Debug, Default)]
 struct Kept {
     key: Option<hmac::Key>,
-    /// When they would have ended by themselves, and their ids.
+    /// The sessions that were ended early: when each would have expired, and its id.
     ended: Vec<(Duration, Uuid)>,
     guesses: Guesses,
 }
 
-/// Somebody who is signed in.
+/// The session of a signed-in visitor.
 pub(super) struct Session {
     until: Duration,
     id: Uuid,
-    /// What the forms of this session carry, and no other's.
+    /// The token that the forms of this session carry, and no others.
     pub(super) form_token: String,
 }
 
-/// Why nobody was signed in.
+/// Why a sign-in failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum SignInError {
-    /// The token is another one.
+    /// The token is wrong.
     Wrong,
-    /// Too many wrong ones came: the right one is not looked at either, for so long.
+    /// Too many wrong tokens came: for this long, even the right one is refused.
     TooMany(Duration),
     /// The system gives no random numbers.
     NoKey,
 }
 
 impl Session {
-    /// Whether a form that carries `form_token` is of this session.
+    /// Whether `form_token` is that of this session.
     pub(super) fn is_of(&self, form_token: &str) -> bool {
         is_same(&self.form_token, form_token)
     }
 }
 
 impl Sessions {
-    /// Begins a session for whoever gives the right token; the value of its cookie.
+    /// Begins a session if the right token is given. Returns the value of its cookie.
     ///
-    /// `now` here and elsewhere is a time that only goes on, [`Clock::uptime`](crate::clock::Clock::uptime).
+    /// `now` here and below is the monotonic time of [`Clock::uptime`](crate::clock::Clock::uptime).
     pub(super) fn begin(&self, given: &str, token: &Secret, now: Duration) -> Result<String, SignInError> {
         let mut kept = self.kept();
         kept.guesses.wait(now).map_or(Ok(()), |wait| Err(SignInError::TooMany(wait)))?;
@@ -84,7 +84,7 @@ impl Sessions {
         Ok(format!("{claim}.{}", seal(key, "session", &claim, token)))
     }
 
-    /// The session of a cookie, if it is one and lasts.
+    /// The session of a cookie; `None` if the cookie is not genuine, or the session has ended.
     pub(super) fn find(&self, cookie: &str, token: &Secret, now: Duration) -> Option<Session> {
         let (claimed, sealed) = cookie.rsplit_once('.')?;
         let kept = self.kept();
@@ -98,7 +98,7 @@ impl Sessions {
         lasts.then(|| Session { until, id, form_token: seal(key, "form", claimed, token) })
     }
 
-    /// Ends a session before its time.
+    /// Ends a session early.
     pub(super) fn end(&self, session: &Session, now: Duration) {
         let mut kept = self.kept();
         kept.ended.retain(|(until, _)| now < *until);
@@ -124,7 +124,7 @@ impl Kept {
     }
 }
 
-/// Whether the token `given` is the right one, told in the same time for every wrong one of its length.
+/// Whether the token `given` is the right one. The check takes the same time for every token of the same length.
 pub(super) fn is_same(right: &str, given: &str) -> bool {
     right.as_bytes().ct_eq(given.as_bytes()).into()
 }
@@ -133,7 +133,7 @@ fn claim(until: Duration, id: Uuid) -> String {
     format!("{}.{}", until.as_secs(), id.simple())
 }
 
-/// What only this process can say of a claim, for one purpose and under one token. No claim holds a line end.
+/// The HMAC of a claim for one purpose and under one token, which only this process can make. No claim contains a line end.
 fn seal(key: &hmac::Key, purpose: &str, claim: &str, token: &Secret) -> String {
     let mut context = hmac::Context::with_key(key);
     for part in [purpose, "\n", claim, "\n", token.expose()] {
@@ -142,7 +142,7 @@ fn seal(key: &hmac::Key, purpose: &str, claim: &str, token: &Secret) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(context.sign())
 }
 
-/// The wrong tokens of late.
+/// The recent wrong tokens.
 #[derive(Debug, Default)]
 struct Guesses {
     since: Duration,
@@ -150,7 +150,7 @@ struct Guesses {
 }
 
 impl Guesses {
-    /// How long nobody may try, when too many were wrong.
+    /// How long nobody may sign in, because too many tokens were wrong; `None` if everybody may.
     fn wait(&self, now: Duration) -> Option<Duration> {
         let left = (self.since + WINDOW).checked_sub(now).filter(|left| !left.is_zero());
         left.filter(|_| self.wrong >= MOST_WRONG)
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn no_cookie_is_taken_that_was_not_given_out_by_this_process_under_this_token() {
+    fn only_cookies_of_this_process_and_this_token_are_accepted() {
         let (sessions, right) = (Sessions::default(), token("the-right-one"));
         assert!(sessions.find("43200.0.x", &right, NOW).is_none(), "before there is a key");
         let cookie = sessions.begin("the-right-one", &right, NOW).unwrap();
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn two_sessions_of_one_moment_are_two_and_one_that_was_ended_leaves_the_other() {
+    fn ending_a_session_leaves_another_of_the_same_moment() {
         let (sessions, right) = (Sessions::default(), token("t"));
         let (one, two) = (sessions.begin("t", &right, NOW).unwrap(), sessions.begin("t", &right, NOW).unwrap());
         let first = sessions.find(&one, &right, NOW).unwrap();
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn ended_sessions_are_forgotten_when_they_would_have_ended_and_too_many_of_them_end_all() {
+    fn ended_sessions_are_forgotten_at_expiry_and_too_many_end_all() {
         let (sessions, right) = (Sessions::default(), token("t"));
         let begin = |now| sessions.find(&sessions.begin("t", &right, now).unwrap(), &right, now).unwrap();
         (0..MOST_ENDED).for_each(|_| sessions.end(&begin(NOW), NOW));
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn after_ten_wrong_tokens_in_a_minute_nobody_may_try_until_it_has_passed() {
+    fn ten_wrong_tokens_within_a_minute_block_signing_in_for_its_rest() {
         let (sessions, right) = (Sessions::default(), token("t"));
         let at = |secs| NOW + Duration::from_secs(secs);
         for second in 0..10 {

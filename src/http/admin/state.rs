@@ -27,28 +27,28 @@ use super::order::Control;
 use super::session::Sessions;
 use super::verdict::Last;
 
-/// What of the configuration the admin listener shows.
+/// The parts of the configuration that the admin listener shows or needs.
 #[derive(Clone, Debug, Default)]
 pub struct View {
-    /// Who gets what.
+    /// Which upstreams get what.
     pub routing: Arc<Routing>,
     /// The targets that the journal knows.
     pub targets: Targets,
     /// The configured upstreams, each with its `max_age`.
     pub upstreams: BTreeMap<Arc<str>, Duration>,
-    /// What each of them is spared while it is not the primary, in words; absent, nothing.
+    /// What each upstream gets while it is not the primary, in words; absent if it gets everything.
     pub spared: BTreeMap<Arc<str>, String>,
-    /// What a candidate must achieve.
+    /// The criteria for a candidate.
     pub report: criteria::Settings,
     /// Whether canaries are sent.
     pub canaries: bool,
     /// How long delivered envelopes are kept.
     pub retain: Duration,
-    /// The file and its state.
+    /// The configuration file and its state.
     pub config: ConfigStatus,
     /// The token of the admin listener.
     pub token: Option<Secret>,
-    /// Whether this machine may read without it.
+    /// Whether this machine may read without the token.
     pub open_on_loopback: bool,
     /// The host names that the admin listener answers to.
     pub hosts: Vec<String>,
@@ -75,16 +75,16 @@ pub struct Admin {
     pub(super) sessions: Sessions,
     /// Notified when a backfill begins.
     pub(super) backfill_begun: Arc<Notify>,
-    /// Held while the metrics are brought up to date and written: two at once would count what is new twice.
+    /// Held while the metrics are brought up to date and written: two at once would count new items twice.
     pub(super) scraping: Arc<tokio::sync::Mutex<()>>,
-    /// Whether the candidate is ready, as the page said last.
+    /// The last answer of the status page on whether the candidate is ready.
     pub(super) verdict: Arc<Last>,
-    /// Names of services that were looked for in what is kept.
+    /// The names of services that were searched for in the kept records.
     pub(super) kept_names: Arc<Names>,
 }
 
 impl Admin {
-    /// The admin listener's state; it shows nothing until [`Admin::configure`].
+    /// Creates the state; it shows nothing until [`Admin::configure`].
     pub fn new(
         (journal, ledger): (Arc<dyn Journal>, Ledger),
         (board, verifier): (Board, Verifier),
@@ -113,7 +113,7 @@ impl Admin {
         }
     }
 
-    /// Follows a changed configuration, or a changed state of its file. Another token ends all sessions.
+    /// Applies a changed configuration, or a changed state of its file. Another token ends all sessions.
     pub fn configure(&self, view: View) {
         let token = view.token.clone();
         let before = self.view.swap(Arc::new(view));
@@ -122,12 +122,12 @@ impl Admin {
         }
     }
 
-    /// Waits until a backfill is begun.
+    /// Waits until a backfill has begun.
     pub async fn backfill_begun(&self) {
         self.backfill_begun.notified().await;
     }
 
-    /// The same under the configuration of now, whatever comes into force meanwhile: a report tells of one.
+    /// A copy that keeps the present configuration, whatever comes into force meanwhile: a report is about one configuration.
     pub(super) fn of_now(&self) -> Self {
         Self { view: Arc::new(ArcSwap::new(self.view.load_full())), ..self.clone() }
     }

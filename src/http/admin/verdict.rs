@@ -1,11 +1,11 @@
-//! May we switch: the report's verdict in a sentence for the status page.
+//! The answer to "May we switch?" on the status page: the report's verdict in a sentence.
 
 use maud::{Markup, html};
 use tokio::sync::Mutex;
 
 use crate::clock::Timestamp;
 
-/// The answer that was given last.
+/// The last answer.
 pub(super) type Last = Mutex<Option<Known>>;
 
 /// An answer, and what it depends on.
@@ -38,7 +38,7 @@ pub(super) enum Answer {
 }
 
 impl Answer {
-    /// The answer on the first screen, with the way to the report that it rests on.
+    /// The answer on the first screen, with a link to the report that it rests on.
     pub(super) fn shown(&self) -> Markup {
         html! {
             @match self {
@@ -61,7 +61,7 @@ impl Answer {
     }
 }
 
-/// The verdict without its first word, which the answer says already.
+/// The verdict without the part before the colon, which the answer says already.
 fn reason(verdict: &str) -> &str {
     verdict.split_once(": ").map_or(verdict, |(_, reason)| reason)
 }

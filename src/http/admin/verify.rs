@@ -1,4 +1,4 @@
-//! Whether trackers store what they took: shown, looked up on demand, and mended by sending again.
+//! Whether trackers store the events that they took: shows it, looks events up on demand, and sends missing ones again.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -30,27 +30,27 @@ use super::state::Admin;
 
 /// The most missing events that are listed.
 const LISTED: usize = 50;
-/// The most that are sent again in one step of an order.
+/// The most events that are sent again in one step of an order.
 const STEP: usize = 1000;
 
-/// The time of which the status tells what was compared.
+/// How far back the status counts comparisons.
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// How many events are missing at an upstream, by project.
+/// The number of missing events at an upstream, by project.
 pub(super) type Missing = BTreeMap<Arc<str>, u64>;
 
-/// How many events of each target are in which state; nothing while the journal does not answer.
+/// The number of events in each state, by target and project; empty while the journal does not answer.
 pub(super) async fn standings(admin: &Admin) -> Vec<Standing> {
     admin.journal.verification().standings().await.unwrap_or_default()
 }
 
-/// Those missing at one target.
+/// The events missing at one target.
 pub(super) fn missing(standings: &[Standing], target: TargetId) -> Missing {
     let own = standings.iter().filter(|standing| standing.target == target);
     own.map(|standing| (Arc::clone(&standing.project), standing.missing)).collect()
 }
 
-/// How it stands with one upstream; `None` where there is no API to ask.
+/// The verification of one upstream; `None` if there is no API to ask.
 pub(super) async fn status(
     admin: &Admin,
     upstream: &UpstreamStatus,
@@ -78,7 +78,7 @@ pub(super) async fn status(
     })
 }
 
-/// Whether stored events are compared with what was sent.
+/// Whether stored events are compared with the sent ones.
 fn compares(admin: &Admin) -> bool {
     admin.verifier.settings().compare > 0
 }
@@ -102,7 +102,7 @@ fn content_status(admin: &Admin, contents: &Contents) -> ContentStatus {
     status
 }
 
-/// Of how many events of an account nobody knows whether they are stored.
+/// The number of delivered events of an account that nobody knows to be stored, missing or lost.
 fn unknown(account: &AccountStatus) -> u64 {
     account.delivered.saturating_sub(account.stored + account.missing + account.lost)
 }
@@ -125,7 +125,7 @@ pub(super) fn refresh(metrics: &Metrics, upstream: &UpstreamStatus) {
     }
 }
 
-/// Looks for some of the events that are asked for.
+/// Looks up some of the events of an order.
 pub(super) async fn look(State(admin): State<Admin>, Json(order): Json<VerifyOrder>) -> Response {
     let VerifyOrder { upstream, since, after } = order;
     let name = Arc::from(upstream.as_str());
@@ -146,7 +146,7 @@ pub(super) async fn look(State(admin): State<Admin>, Json(order): Json<VerifyOrd
     }
 }
 
-/// Looks once more for events that a look did not find.
+/// Looks up events once more that a look did not find.
 pub(super) async fn look_again(State(admin): State<Admin>, Json(order): Json<AgainOrder>) -> Response {
     let AgainOrder { upstream, after, events } = order;
     let ids: Result<HashSet<EventId>, _> = events.iter().map(|id| id.parse()).collect();
@@ -169,7 +169,7 @@ pub(super) async fn look_again(State(admin): State<Admin>, Json(order): Json<Aga
     }
 }
 
-/// Compares one event as it was sent with the tracker's copy.
+/// Compares one event, as it was sent, with the tracker's copy.
 pub(super) async fn compare(State(admin): State<Admin>, Json(order): Json<CompareOrder>) -> Response {
     let CompareOrder { upstream, event_id } = order;
     let Ok(id) = event_id.parse() else {
@@ -202,7 +202,7 @@ pub(super) async fn repair(State(admin): State<Admin>, Json(order): Json<RepairO
     }
 }
 
-/// Sends the missing events of an upstream again that were accepted since then.
+/// Sends the missing events of an upstream again that were accepted since `since`; if `dry_run` is set, only counts and lists them.
 pub(super) async fn send_again(
     admin: &Admin,
     upstream: &str,
@@ -248,7 +248,7 @@ fn told(event: &Wanted) -> NotFound {
     }
 }
 
-/// What the report says of an upstream; `None` where there is no API to ask.
+/// The verification of an upstream for the report; `None` if there is no API to ask.
 pub(super) async fn report(
     admin: &Admin,
     upstream: &UpstreamReport,
@@ -277,7 +277,7 @@ pub(super) async fn report(
     let pick = Pick { target: Some(target), reason: Some(LOST_BY_TRACKER.into()), since, ..Pick::default() };
     let letters = admin.journal.letters(pick, u64::MAX, usize::MAX).await?;
     let (given_up, given_up_at) = (letters.len() as u64, letters.iter().map(|letter| letter.accepted_at).max());
-    // What was lost and sent again is among the delivered once more.
+    // A lost event that was sent again is counted as delivered once more; one that was given up was not sent again.
     let expected = (delivered - recent).saturating_sub(lost) + given_up;
     #[expect(clippy::cast_precision_loss, reason = "a share is shown with three digits")]
     let stored_percent = if expected == 0 { 0.0 } else { stored.min(expected) as f64 / expected as f64 * 100.0 };
@@ -297,8 +297,7 @@ pub(super) async fn report(
     }))
 }
 
-/// What comparing showed in that time, or in the last day where that is longer and nothing was compared in it; `None` where it is
-/// turned off.
+/// The comparisons since `since`. If there are none and the last day is longer, those of the last day; `None` if comparing is off.
 async fn content(
     admin: &Admin,
     upstream: &str,
@@ -327,7 +326,7 @@ async fn content(
     Ok(Some(ContentReport { trouble, accept_drift, ..ContentReport::new(since, &counts, differences) }))
 }
 
-/// How many events were accepted so recently that it is too early to look for them, or to look a second time.
+/// The number of events that were accepted so recently that it is too early for a look, or for a second one.
 async fn recent(admin: &Admin, target: TargetId, since: Timestamp) -> Result<u64, JournalError> {
     let early = since.max(admin.clock.now() - admin.verifier.settings().settle.get() * 3);
     let (mut count, mut after) = (0, None);

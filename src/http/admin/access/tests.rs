@@ -1,4 +1,4 @@
-//! Requests from other machines, and sessions that grow old: what no test on this machine and on this day can do at the front door.
+//! Requests from other machines, and sessions that expire: no test can bring these through a real listener.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -91,7 +91,7 @@ async fn get(admin: &Admin, peer: &str, path: &str, headers: &[(&str, &str)]) ->
     ask(admin, peer, request, "").await
 }
 
-/// A request for a row of the table, under an authority that goes before the header `host`.
+/// Sends a request for a row of the table, under an authority that takes precedence over the header `host`.
 async fn ask_for(admin: &Admin, peer: &str, authority: &str, row: &Row, headers: &[(&str, &str)]) -> Answer {
     let path = row.path.replace("{id}", "1");
     let uri = if authority.is_empty() { path } else { format!("http://{authority}{path}") };
@@ -154,7 +154,7 @@ async fn on_this_machine_too_what_is_in_events_and_changes_take_the_token_and_al
             Who::Reader => assert!(!is_refused(&without) && !is_refused(&with), "{told}"),
             Who::ContentReader | Who::Changer => assert!(is_refused(&without) && !is_refused(&with), "{told}"),
             Who::Form => assert!(is_refused(&without) && is_refused(&with), "{told}"),
-            // Some pages are for those alone who have signed in.
+            // Some pages are only for signed-in visitors.
             Who::Visitor => {}
         }
         let status = ask_for(&admin, HERE, "evil.test", &row, &[]).await.status;
