@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn each_address_has_its_own_limit_and_a_closed_connection_frees_a_place() {
+    fn each_address_has_its_own_limit_and_closing_frees_a_place() {
         let doors = Doors::new(9, None);
         let enter = |address: &str| doors.enter(ip(address), 2);
         let (first, second) = (enter("203.0.113.7"), enter("::ffff:203.0.113.7"));

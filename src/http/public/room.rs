@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_large_body_leaves_half_of_the_room_or_a_quarter_through_a_file() {
+    async fn a_large_body_leaves_half_the_room_or_a_quarter_through_a_file() {
         let room = room(1024 * KIB);
         let (mut kept, mut passing, mut small) = (Held::default(), Held::default(), Held::default());
         assert!(!room.keep_now(&mut kept, 513 * KIB) && room.keep_now(&mut kept, 512 * KIB));

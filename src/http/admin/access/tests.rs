@@ -232,7 +232,7 @@ async fn a_form_is_neither_waited_for_nor_read_without_end() {
 }
 
 #[test]
-fn an_origin_is_ours_when_its_host_and_port_are_those_that_were_asked() {
+fn an_origin_is_ours_if_its_host_and_port_were_asked() {
     let ours = |origin: &str, host: &str| is_origin_of(origin, &host.parse().unwrap());
     for (origin, host) in [
         ("http://relay.test:8485", "relay.test:8485"),

@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peak_after_an_outage_does_not_make_the_rest_a_level_line() {
+    fn a_peak_after_an_outage_does_not_flatten_the_rest() {
         let window = Window::until(NOW);
         let steps = [Step { accepted: 20, delivered: 500, waiting: 0, ..step(8) }];
         let scale = Scale::of(window, [steps.as_slice()]);

@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn the_dialogs_dsn_becomes_the_primarys() {
+    fn the_dsn_of_the_dialog_becomes_the_primarys() {
         let dialog =
             |dsn: &str| with_key("/api/embed/error-page/", Some(&format!("eventId=1&dsn={dsn}&title=a%20b")), None);
         let url = |dsn: &str| dialog(dsn).unwrap().url.to_string();
